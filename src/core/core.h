@@ -1,0 +1,184 @@
+/* core: what every other folder stands on. It knows nothing of models.
+ *
+ * Errors, checked sizes, memory (heap and mapped), byte buffers, the log, clocks, random numbers and the thread pool.
+ * Nothing here prints, exits or aborts. Unless a function says otherwise it may be called from any thread, and two
+ * calls on the same object must not overlap.
+ */
+#ifndef HYPURA_CORE_H
+#define HYPURA_CORE_H
+
+#include <hypura/error.h>
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define PRINTF_LIKE(text, arguments) __attribute__((format(printf, text, arguments)))
+
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
+
+/* Fills the error (which may be NULL) and returns the status, so that "return error_set(error, ...)" is one statement.
+ * A message that does not fit is cut at a UTF-8 character. */
+hypura_status error_set(hypura_error *error, hypura_status status, const char *format, ...) PRINTF_LIKE(3, 4);
+
+/* As error_set with HYPURA_ERROR_IO, with the text of an errno value at the end: "FORMAT...: No such file". */
+hypura_status error_set_errno(hypura_error *error, int number, const char *format, ...) PRINTF_LIKE(3, 4);
+
+/* Puts a context before the message that is there: "CONTEXT: message". Returns the error's status. */
+hypura_status error_prefix(hypura_error *error, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* ---- checked sizes ----------------------------------------------------------------------------------------------- */
+
+/* False, with *out untouched, when the result does not fit. */
+static inline bool size_add(size_t *out, size_t a, size_t b)
+{
+    size_t sum;
+    if (__builtin_add_overflow(a, b, &sum))
+        return false;
+    *out = sum;
+    return true;
+}
+
+static inline bool size_multiply(size_t *out, size_t a, size_t b)
+{
+    size_t product;
+    if (__builtin_mul_overflow(a, b, &product))
+        return false;
+    *out = product;
+    return true;
+}
+
+/* alignment is a power of two; value + alignment must not overflow. */
+static inline uint64_t align_down(uint64_t value, uint64_t alignment)
+{
+    return value & ~(alignment - 1);
+}
+
+static inline uint64_t align_up(uint64_t value, uint64_t alignment)
+{
+    return align_down(value + alignment - 1, alignment);
+}
+
+#define COUNT_OF(array) (sizeof(array) / sizeof((array)[0]))
+#define MIN(a, b) ((a) < (b) ? (a) : (b))
+#define MAX(a, b) ((a) > (b) ? (a) : (b))
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+/* Heap memory for count elements, zeroed. *out is NULL and the status OK when count is 0. "what" is the noun in the
+ * error. */
+hypura_status memory_allocate(void **out, size_t count, size_t size, const char *what, hypura_error *error);
+
+/* Changes an array to hold count elements; new ones are zeroed. *array may be NULL, old_count is what it holds now. */
+hypura_status memory_resize(void **array, size_t old_count, size_t count, size_t size, const char *what,
+                            hypura_error *error);
+
+void memory_free(void *memory);
+
+/* Typed allocation: ALLOCATE(&layers, count, "layer table", error). */
+#define ALLOCATE(pointer, count, what, error)                                                                          \
+    memory_allocate((void **)(pointer), (count), sizeof(**(pointer)), (what), (error))
+
+/* A copy of a string; NULL in gives NULL out. */
+hypura_status string_copy(char **out, const char *text, hypura_error *error);
+
+/* Address space without memory behind it: pages take memory when first touched and are zero. Aligned to 2 MiB so that
+ * huge pages are possible; they are asked for when huge is true. Never swapped in ahead. Free with memory_unmap. */
+hypura_status memory_map(void **out, size_t bytes, bool huge, const char *what, hypura_error *error);
+void memory_unmap(void *address, size_t bytes);
+
+/* Gives the memory behind whole pages inside [address, address + bytes) back to the system at once. They read as zero
+ * afterwards. */
+void memory_decommit(void *address, size_t bytes);
+
+size_t memory_page_size(void);
+
+/* Bytes of this process that are in memory now, and the most that ever were. 0 when the system does not say. */
+uint64_t memory_resident_bytes(void);
+uint64_t memory_peak_resident_bytes(void);
+
+/* ---- growing bytes ----------------------------------------------------------------------------------------------- */
+
+/* A byte string that grows. An append that finds no memory, or would pass limit, sets failed and does nothing from then
+ * on, so that a caller checks once at the end. data is NUL-terminated when not NULL. Zero-initialise; free when done.
+ */
+struct buffer {
+    char *data;
+    size_t size;
+    size_t capacity;
+    size_t limit; /* 0: none */
+    bool failed;
+};
+
+void buffer_append(struct buffer *buffer, const void *bytes, size_t size);
+void buffer_append_string(struct buffer *buffer, const char *text);
+void buffer_append_char(struct buffer *buffer, char c);
+void buffer_append_format(struct buffer *buffer, const char *format, ...) PRINTF_LIKE(2, 3);
+void buffer_clear(struct buffer *buffer); /* keeps the memory */
+void buffer_free(struct buffer *buffer);
+
+/* ---- log --------------------------------------------------------------------------------------------------------- */
+
+enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARNING, LOG_ERROR };
+
+/* Where log lines go; none by default. Set once at start. The sink may be called from any thread. */
+typedef void (*log_sink)(void *context, enum log_level level, const char *message);
+void log_set_sink(log_sink sink, void *context);
+void log_write(enum log_level level, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* ---- clock ------------------------------------------------------------------------------------------------------- */
+
+uint64_t clock_nanoseconds(void); /* monotonic */
+static inline double clock_seconds_since(uint64_t start_nanoseconds)
+{
+    return (double)(clock_nanoseconds() - start_nanoseconds) * 1e-9;
+}
+
+/* ---- random numbers ---------------------------------------------------------------------------------------------- */
+
+/* xoshiro256++ (Blackman and Vigna, 2019), seeded through splitmix64: the same seed gives the same numbers everywhere.
+ */
+struct random {
+    uint64_t state[4];
+};
+
+void random_seed(struct random *random, uint64_t seed);
+uint64_t random_next(struct random *random);
+double random_uniform(struct random *random); /* [0, 1) with 53 bits */
+double random_normal(struct random *random);  /* mean 0, deviation 1 */
+
+/* ---- text -------------------------------------------------------------------------------------------------------- */
+
+/* "12.3 GiB" into text; returns text. Room for 32 bytes is enough. */
+char *format_bytes(char *text, size_t room, double bytes);
+
+/* Parses "4G", "512MiB", "1.5g", "1000000" (binary multiples; K M G T, optionally followed by "B" or "iB"). */
+hypura_status parse_bytes(const char *text, uint64_t *bytes, hypura_error *error);
+
+/* ---- threads ----------------------------------------------------------------------------------------------------- */
+
+/* A pool of workers for short parallel sections. The calling thread is worker 0 and takes its share.
+ *
+ * A section is a number of independent tasks that workers claim in order from a counter, so that a worker that lost its
+ * core delays nobody but its current task. A task's result must depend on its index only, never on which worker ran it:
+ * that is what keeps every output equal for every thread count.
+ *
+ * Between sections workers spin for some microseconds and then sleep, so that a pool that waits for the disk costs
+ * nothing. One thread at a time may call thread_pool_run on a pool; a task must not call it. */
+struct thread_pool;
+
+typedef void (*thread_task)(void *context, size_t index, size_t worker);
+
+/* threads from 1 to 256, the caller's included. */
+hypura_status thread_pool_create(struct thread_pool **out, size_t threads, hypura_error *error);
+void thread_pool_destroy(struct thread_pool *pool);
+size_t thread_pool_threads(const struct thread_pool *pool);
+
+/* Runs task(context, 0 .. count - 1, worker) and returns when all have returned. worker is below thread_pool_threads.
+ */
+void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, size_t count);
+
+/* Cores that this process may use (affinity mask and cgroup quota considered). At least 1. */
+size_t thread_usable_cores(void);
+
+#endif

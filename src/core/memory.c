@@ -1,0 +1,170 @@
+#include "core/core.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <unistd.h>
+#ifdef __APPLE__
+#include <mach/mach.h>
+#endif
+
+#define HUGE_PAGE ((size_t)2 << 20)
+
+static hypura_status no_memory(hypura_error *error, size_t count, size_t size, const char *what)
+{
+    return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the %s (%zu elements of %zu bytes)", what, count, size);
+}
+
+hypura_status memory_allocate(void **out, size_t count, size_t size, const char *what, hypura_error *error)
+{
+    size_t bytes;
+    if (count == 0) {
+        *out = NULL;
+        return HYPURA_OK;
+    }
+    if (!size_multiply(&bytes, count, size))
+        return no_memory(error, count, size, what);
+    void *memory = calloc(count, size);
+    if (!memory)
+        return no_memory(error, count, size, what);
+    *out = memory;
+    return HYPURA_OK;
+}
+
+hypura_status memory_resize(void **array, size_t old_count, size_t count, size_t size, const char *what,
+                            hypura_error *error)
+{
+    size_t bytes;
+    if (!size_multiply(&bytes, count, size))
+        return no_memory(error, count, size, what);
+    void *memory = realloc(*array, bytes ? bytes : 1);
+    if (!memory)
+        return no_memory(error, count, size, what);
+    if (count > old_count)
+        memset((char *)memory + old_count * size, 0, (count - old_count) * size);
+    *array = memory;
+    return HYPURA_OK;
+}
+
+void memory_free(void *memory)
+{
+    free(memory);
+}
+
+hypura_status string_copy(char **out, const char *text, hypura_error *error)
+{
+    if (!text) {
+        *out = NULL;
+        return HYPURA_OK;
+    }
+    char *copy = strdup(text);
+    if (!copy)
+        return no_memory(error, strlen(text), 1, "copy of a string");
+    *out = copy;
+    return HYPURA_OK;
+}
+
+size_t memory_page_size(void)
+{
+    static size_t size;
+    if (size == 0)
+        size = (size_t)sysconf(_SC_PAGESIZE);
+    return size;
+}
+
+hypura_status memory_map(void **out, size_t bytes, bool huge, const char *what, hypura_error *error)
+{
+    size_t padded;
+    if (bytes == 0 || !size_add(&padded, bytes, HUGE_PAGE + memory_page_size()))
+        return no_memory(error, bytes, 1, what);
+    bytes = (size_t)align_up(bytes, memory_page_size());
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+#ifdef MAP_NORESERVE
+    flags |= MAP_NORESERVE;
+#endif
+    char *whole = mmap(NULL, bytes + HUGE_PAGE, PROT_READ | PROT_WRITE, flags, -1, 0);
+    if (whole == MAP_FAILED)
+        return error_set(error, HYPURA_ERROR_MEMORY, "no address space for the %s (%zu bytes): %s", what, bytes,
+                         strerror(errno));
+    /* mmap only promises a page; cut the ends off so that the middle starts at a huge page. */
+    char *start = (char *)align_up((uintptr_t)whole, HUGE_PAGE);
+    size_t before = (size_t)(start - whole);
+    if (before)
+        munmap(whole, before);
+    munmap(start + bytes, HUGE_PAGE - before);
+#ifdef MADV_HUGEPAGE
+    madvise(start, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+#else
+    (void)huge;
+#endif
+    *out = start;
+    return HYPURA_OK;
+}
+
+void memory_unmap(void *address, size_t bytes)
+{
+    if (address)
+        munmap(address, (size_t)align_up(bytes, memory_page_size()));
+}
+
+void memory_decommit(void *address, size_t bytes)
+{
+    uintptr_t page = memory_page_size();
+    uintptr_t start = (uintptr_t)align_up((uintptr_t)address, page);
+    uintptr_t end = (uintptr_t)align_down((uintptr_t)address + bytes, page);
+    if (end <= start)
+        return;
+#ifdef __APPLE__
+    /* MADV_DONTNEED does not free on macOS; a fresh mapping in the same place does. */
+    mmap((void *)start, end - start, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+#else
+    madvise((void *)start, end - start, MADV_DONTNEED);
+#endif
+}
+
+uint64_t memory_resident_bytes(void)
+{
+#ifdef __APPLE__
+    struct mach_task_basic_info info;
+    mach_msg_type_number_t count = MACH_TASK_BASIC_INFO_COUNT;
+    if (task_info(mach_task_self(), MACH_TASK_BASIC_INFO, (task_info_t)&info, &count) != KERN_SUCCESS)
+        return 0;
+    return info.resident_size;
+#else
+    FILE *file = fopen("/proc/self/statm", "r");
+    if (!file)
+        return 0;
+    unsigned long long size, resident;
+    int found = fscanf(file, "%llu %llu", &size, &resident);
+    fclose(file);
+    return found == 2 ? resident * memory_page_size() : 0;
+#endif
+}
+
+uint64_t memory_peak_resident_bytes(void)
+{
+    struct rusage usage;
+    if (getrusage(RUSAGE_SELF, &usage))
+        return 0;
+#ifdef __APPLE__
+    return (uint64_t)usage.ru_maxrss;
+#else
+    /* VmHWM is exact where ru_maxrss may carry a value over from before exec. */
+    FILE *file = fopen("/proc/self/status", "r");
+    if (file) {
+        char line[128];
+        unsigned long long kib;
+        while (fgets(line, sizeof line, file)) {
+            if (sscanf(line, "VmHWM: %llu", &kib) == 1) {
+                fclose(file);
+                return kib * 1024;
+            }
+        }
+        fclose(file);
+    }
+    return (uint64_t)usage.ru_maxrss * 1024;
+#endif
+}

@@ -1,0 +1,48 @@
+#include "core/core.h"
+
+#include <ctype.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+
+char *format_bytes(char *text, size_t room, double bytes)
+{
+    static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    size_t unit = 0;
+    while (fabs(bytes) >= 1024 && unit + 1 < COUNT_OF(units)) {
+        bytes /= 1024;
+        unit++;
+    }
+    snprintf(text, room,
+             unit == 0 || bytes >= 100 ? "%.0f %s"
+             : bytes >= 10             ? "%.1f %s"
+                                       : "%.2f %s",
+             bytes, units[unit]);
+    return text;
+}
+
+hypura_status parse_bytes(const char *text, uint64_t *bytes, hypura_error *error)
+{
+    char *end;
+    double value = isdigit((unsigned char)text[0]) || text[0] == '.' ? strtod(text, &end) : (end = (char *)text, -1.0);
+    if (value < 0 || end == text || !isfinite(value))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a size: expected a number such as 512M or 4G",
+                         text);
+    static const char letters[] = "kmgt";
+    double multiple = 1;
+    for (int i = 0; letters[i]; i++) {
+        if (tolower((unsigned char)*end) == letters[i]) {
+            multiple = ldexp(1, 10 * (i + 1));
+            end++;
+            break;
+        }
+    }
+    if (*end && strcasecmp(end, "b") != 0 && strcasecmp(end, "ib") != 0)
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "\"%.40s\" is not a size: after the number expected K, M, G or T", text);
+    if (value * multiple >= 0x1p63)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is too large a size", text);
+    *bytes = (uint64_t)(value * multiple);
+    return HYPURA_OK;
+}

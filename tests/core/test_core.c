@@ -1,0 +1,152 @@
+#include "test.h"
+
+#include "core/core.h"
+#include "core/half.h"
+
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+static void sizes_overflow_is_seen(void **state)
+{
+    (void)state;
+    size_t out = 7;
+    assert_false(size_multiply(&out, SIZE_MAX, 2));
+    assert_false(size_add(&out, SIZE_MAX, 1));
+    assert_int_equal(out, 7);
+    assert_true(size_multiply(&out, 6, 7));
+    assert_int_equal(out, 42);
+}
+
+static void byte_sizes_parse(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        uint64_t bytes;
+    } good[] = {{"0", 0},     {"1000", 1000}, {"4G", 4ull << 30}, {"1.5g", 3ull << 29}, {"512MiB", 512ull << 20},
+                {"2kB", 2048}};
+    static const char *const bad[] = {"", "G", "-1", "4X", "4GX", "nan", "inf", "1e30", "99999999999T"};
+    for (size_t i = 0; i < COUNT_OF(good); i++) {
+        uint64_t bytes = 1;
+        assert_ok(parse_bytes(good[i].text, &bytes, &test_error));
+        assert_int_equal(bytes, good[i].bytes);
+    }
+    for (size_t i = 0; i < COUNT_OF(bad); i++) {
+        uint64_t bytes;
+        assert_int_equal(parse_bytes(bad[i], &bytes, &test_error), HYPURA_ERROR_ARGUMENT);
+    }
+}
+
+static void halves_round_trip(void **state)
+{
+    (void)state;
+    for (uint32_t i = 0; i < 65536; i++) {
+        float value = half_to_float((uint16_t)i);
+        if (isnan(value))
+            assert_true(isnan(half_to_float(float_to_half(value))));
+        else
+            assert_int_equal(float_to_half(value), i);
+        float brain = bfloat_to_float((uint16_t)i);
+        if (!isnan(brain))
+            assert_int_equal(float_to_bfloat(brain), i);
+    }
+    assert_int_equal(float_to_half(65519.0f), 0x7bff);
+    assert_int_equal(float_to_half(65520.0f), 0x7c00);
+    assert_int_equal(float_to_half(0x1p-25f), 0);
+    assert_int_equal(float_to_half(0x1.8p-25f), 1);
+}
+
+static void a_cut_message_stays_utf8(void **state)
+{
+    (void)state;
+    char text[600];
+    for (size_t i = 0; i + 2 < sizeof text; i += 2)
+        memcpy(text + i, "\xc3\xa9", 2);
+    text[598] = 0;
+    error_set(&test_error, HYPURA_ERROR_IO, "x%s", text);
+    size_t length = strlen(test_error.message);
+    assert_int_equal((length - 1) % 2, 0);
+}
+
+static void buffer_respects_its_limit(void **state)
+{
+    (void)state;
+    struct buffer buffer = {.limit = 10};
+    buffer_append_string(&buffer, "12345");
+    buffer_append_format(&buffer, "%d", 67890);
+    assert_false(buffer.failed);
+    assert_string_equal(buffer.data, "1234567890");
+    buffer_append_char(&buffer, 'x');
+    assert_true(buffer.failed);
+    assert_int_equal(buffer.size, 10);
+    buffer_free(&buffer);
+}
+
+static void decommitted_memory_reads_zero(void **state)
+{
+    (void)state;
+    void *memory = NULL;
+    assert_ok(memory_map(&memory, 3 << 20, false, "test", &test_error));
+    memset(memory, 1, 3 << 20);
+    memory_decommit(memory, 3 << 20);
+    for (size_t i = 0; i < 3 << 20; i += 4096)
+        assert_int_equal(((char *)memory)[i], 0);
+    memory_unmap(memory, 3 << 20);
+}
+
+struct tally {
+    atomic_uint ran[1000];
+};
+
+static void count_task(void *context, size_t index, size_t worker)
+{
+    struct tally *tally = context;
+    assert_true(worker < 8);
+    atomic_fetch_add(&tally->ran[index], 1);
+}
+
+static void every_task_runs_once(void **state)
+{
+    (void)state;
+    for (size_t threads = 1; threads <= 8; threads *= 2) {
+        struct thread_pool *pool = NULL;
+        assert_ok(thread_pool_create(&pool, threads, &test_error));
+        for (size_t round = 0; round < 2000; round++) {
+            static struct tally tally;
+            memset(&tally, 0, sizeof tally);
+            size_t count = round % 20 == 0 ? 1000 : round % 7;
+            thread_pool_run(pool, count_task, &tally, count);
+            for (size_t i = 0; i < 1000; i++)
+                assert_int_equal(atomic_load(&tally.ran[i]), i < count);
+        }
+        thread_pool_destroy(pool);
+    }
+}
+
+static void random_numbers_repeat(void **state)
+{
+    (void)state;
+    struct random a, b;
+    random_seed(&a, 42);
+    random_seed(&b, 42);
+    double sum = 0, squares = 0;
+    for (int i = 0; i < 10000; i++) {
+        double value = random_normal(&a);
+        assert_true(value == random_normal(&b));
+        sum += value;
+        squares += value * value;
+    }
+    assert_true(fabs(sum / 10000) < 0.05 && fabs(squares / 10000 - 1) < 0.05);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(sizes_overflow_is_seen),    cmocka_unit_test(byte_sizes_parse),
+        cmocka_unit_test(halves_round_trip),         cmocka_unit_test(a_cut_message_stays_utf8),
+        cmocka_unit_test(buffer_respects_its_limit), cmocka_unit_test(decommitted_memory_reads_zero),
+        cmocka_unit_test(every_task_runs_once),      cmocka_unit_test(random_numbers_repeat),
+    };
+    return cmocka_run_group_tests_name("core", tests, NULL, NULL);
+}

@@ -1,0 +1,33 @@
+/* What every test file includes: cmocka, and assertions that show hypura's own error sentence when they fail. */
+#ifndef HYPURA_TEST_H
+#define HYPURA_TEST_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#include "core/core.h"
+
+static hypura_error test_error __attribute__((unused));
+
+#define assert_ok(call)                                                                                                \
+    do {                                                                                                               \
+        if ((call) != HYPURA_OK)                                                                                       \
+            fail_msg("%s: %s", #call, test_error.message);                                                             \
+    } while (0)
+
+/* The path of a file that the repository carries for tests; valid until the next call. */
+__attribute__((unused)) static const char *test_data(const char *name)
+{
+    static char path[4096];
+    const char *folder = getenv("HYPURA_TEST_DATA");
+    snprintf(path, sizeof path, "%s/%s", folder ? folder : "tests/data", name);
+    return path;
+}
+
+#endif
