@@ -1,0 +1,198 @@
+/* compute: the mathematics of a transformer on the CPU, for any tensor type, on any instruction set.
+ *
+ * It knows tensors, not models: it is handed pointers to weights in the layout of the file and never asks where they
+ * came from. One table of function pointers is chosen at run time for the instruction set (plain C, AVX2, AVX-512 with
+ * VNNI, NEON with dot product); the plain C of every kernel stays as the reference that the others are tested against.
+ *
+ * The order of float sums, which makes results equal to the last bit for every thread count, every way to cut a prompt
+ * into batches, and between matrix-vector and matrix-matrix kernels:
+ *   - Quantised types. Inside a block (a super-block of 256 where the type has them) everything is an exact integer.
+ * Per output, starting at 0 and in block order:  sum = fmaf(dw * dx, (float)integer, sum),  and where the type has
+ * minima directly after it  sum = fmaf(-(mw * dx), (float)minimum_integer, sum);  dw, mw: the block's float scales, dx:
+ * the scale of the activation block; dw * dx is rounded to float first.
+ *   - F32, F16, BF16. Sixteen partial sums, number i taking elements i, i + 16, i + 32 ... in order by fmaf, then
+ * folded in halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+ *   - Attention walks positions in blocks that start at multiples of ATTENTION_BLOCK, whatever the batch.
+ * A kernel that cannot keep an order (a hardware instruction with its own rounding) must be used for every shape of its
+ * type on that machine, so that the rule holds within a machine.
+ *
+ * Threads: a struct compute is used by one thread at a time; it spreads work over its own pool.
+ */
+#ifndef HYPURA_COMPUTE_H
+#define HYPURA_COMPUTE_H
+
+#include "core/core.h"
+#include "format/format.h"
+
+/* ---- the machine ------------------------------------------------------------------------------------------------- */
+
+enum instruction_set {
+    INSTRUCTIONS_PLAIN,  /* plain C */
+    INSTRUCTIONS_AVX2,   /* AVX2, FMA, F16C */
+    INSTRUCTIONS_AVX512, /* AVX-512 F, BW, DQ, VL, VNNI; BF16 used where present */
+    INSTRUCTIONS_NEON    /* Armv8.2 with dot product; i8mm used where present */
+};
+
+/* The best that this machine runs; HYPURA_INSTRUCTIONS=plain|avx2|avx512|neon in the environment asks for a lesser one.
+ */
+enum instruction_set compute_best_instructions(void);
+bool compute_has_instructions(enum instruction_set set);
+const char *compute_instructions_name(enum instruction_set set);
+
+struct compute;
+
+/* threads includes the caller. The scratch that it allocates itself is bounded by compute_scratch_bytes(threads). */
+hypura_status compute_create(struct compute **out, size_t threads, enum instruction_set set, hypura_error *error);
+void compute_destroy(struct compute *compute);
+struct thread_pool *compute_pool(struct compute *compute);
+enum instruction_set compute_instructions(const struct compute *compute);
+uint64_t compute_scratch_bytes(size_t threads);
+
+/* ---- weights times activations ----------------------------------------------------------------------------------- */
+
+/* rows x columns in the layout of the file: row r starts at data + r * row_bytes. data needs no alignment. */
+struct matrix {
+    const uint8_t *data;
+    enum tensor_type type;
+    size_t rows;
+    size_t columns;
+    size_t row_bytes;
+};
+
+/* Whether matmul takes weights of this type. */
+bool compute_supports(enum tensor_type type);
+
+/* Activations: float rows and, made on first need, the copies that the kernels of each kind of weight want (8-bit
+ * blocks of 32 or 256, or bfloat16). Memory is taken once, at creation, for max_rows x max_columns. */
+struct activation;
+
+hypura_status activation_create(struct activation **out, size_t max_rows, size_t max_columns, hypura_error *error);
+void activation_destroy(struct activation *activation);
+uint64_t activation_bytes(size_t max_rows, size_t max_columns);
+
+/* Points it at rows x columns floats (row r at values + r * stride), which must stay until the next call; forgets
+ * copies. */
+void activation_set(struct activation *activation, const float *values, size_t rows, size_t columns, size_t stride);
+
+/* output[output_rows[t]][r] = sum over c of weights[r][c] * input[input_rows[t]][c], for t below tokens.
+ * input_rows and output_rows may be NULL: t itself. Every output row belongs to one job. bias, when not NULL, has one
+ * float a weight row and is added last. */
+struct matmul {
+    struct matrix weights;
+    struct activation *input;
+    const uint32_t *input_rows;
+    size_t tokens;
+    float *output;
+    size_t output_stride; /* floats from one output row to the next */
+    const uint32_t *output_rows;
+    const float *bias;
+};
+
+/* Runs all jobs as one parallel section (after one more that prepares activations, where there are many rows). Jobs
+ * that share an activation share its copies. Jobs with no tokens are allowed. */
+void compute_matmul(struct compute *compute, const struct matmul *jobs, size_t count);
+
+/* elements values of a row, from blocks to floats; elements is a multiple of the type's block size. */
+void compute_dequantize(enum tensor_type type, const void *blocks, float *out, size_t elements);
+
+/* ---- rows of floats ---------------------------------------------------------------------------------------------- */
+
+/* All of these work on [rows][columns] with rows adjacent, in parallel when there is enough to do. weight and bias may
+ * be NULL. out may be the input. */
+void compute_rms_norm(struct compute *compute, float *out, const float *in, const float *weight, size_t rows,
+                      size_t columns, float epsilon);
+void compute_layer_norm(struct compute *compute, float *out, const float *in, const float *weight, const float *bias,
+                        size_t rows, size_t columns, float epsilon);
+void compute_add(struct compute *compute, float *out, const float *a, const float *b, size_t count);
+void compute_scale(struct compute *compute, float *out, const float *in, float factor, size_t count);
+
+enum glu_kind {
+    GLU_SILU,     /* silu(gate) * up */
+    GLU_GELU,     /* gelu by tanh, as Gemma */
+    GLU_GELU_ERF, /* exact gelu */
+    GLU_RELU,
+    GLU_OAI /* gpt-oss: gate clamped to at most limit, up to +-limit, gate * sigmoid(alpha * gate) * (up + 1) */
+};
+
+/* out[r][c] = activation(gate[r][c]) * up[r][c]; strides in floats. alpha and limit are for GLU_OAI. */
+void compute_glu(struct compute *compute, enum glu_kind kind, float *out, size_t out_stride, const float *gate,
+                 size_t gate_stride, const float *up, size_t up_stride, size_t rows, size_t columns, float alpha,
+                 float limit);
+
+/* Elementwise activations without a gate, in place. */
+enum activation_function {
+    FUNCTION_SILU,
+    FUNCTION_GELU,
+    FUNCTION_GELU_ERF,
+    FUNCTION_RELU,
+    FUNCTION_RELU_SQUARED,
+    FUNCTION_SIGMOID,
+    FUNCTION_SOFTPLUS
+};
+void compute_function(struct compute *compute, enum activation_function function, float *values, size_t count);
+
+/* Soft cap: cap * tanh(value / cap), in place. */
+void compute_soft_cap(struct compute *compute, float *values, size_t count, float cap);
+
+/* Softmax of each row, in place. */
+void compute_softmax(struct compute *compute, float *values, size_t rows, size_t columns);
+
+/* ---- rotary positions -------------------------------------------------------------------------------------------- */
+
+enum rope_layout {
+    ROPE_NORMAL, /* pairs (0, 1), (2, 3) ... : llama */
+    ROPE_NEOX    /* pairs (i, i + size / 2) : qwen, most others */
+};
+
+/* Turns the first rotary elements of each head in place. values: [rows], each with heads heads of head_size floats,
+ * rows row_stride floats apart. table: [rows][rotary / 2][2], cosine then sine, with any scaling multiplied in. */
+void compute_rope(struct compute *compute, enum rope_layout layout, float *values, size_t rows, size_t row_stride,
+                  size_t heads, size_t head_size, size_t rotary, const float *table);
+
+/* ---- attention --------------------------------------------------------------------------------------------------- */
+
+/* Positions a block of the online softmax. KV capacities are multiples of it, so that a block never wraps. */
+#define ATTENTION_BLOCK 64
+
+/* Bytes of one head's row of size values in a KV cache of this type: F32, F16, BF16, Q8_0 or Q4_0; 0 when it cannot be.
+ */
+size_t attention_row_bytes(enum tensor_type type, size_t size);
+
+/* Converts rows x columns floats (rows stride floats apart) to cache rows of the type, out_stride bytes apart. */
+void attention_store(enum tensor_type type, const float *values, size_t rows, size_t columns, size_t stride, void *out,
+                     size_t out_stride);
+
+/* The rows of a batch that belong to one sequence, and its cache in this layer. */
+struct attention_sequence {
+    size_t first_row; /* of query and output */
+    size_t rows;
+    const uint8_t *keys;
+    const uint8_t *values;
+    size_t capacity; /* position p is at index p % capacity; a multiple of ATTENTION_BLOCK */
+};
+
+struct attention {
+    const float *query;        /* [rows][heads][key_size] */
+    float *output;             /* [rows][heads][value_size] */
+    const uint32_t *positions; /* [rows]; row r sees positions up to its own */
+    size_t heads, kv_heads;    /* head h reads kv head h / (heads / kv_heads) */
+    size_t key_size, value_size;
+    enum tensor_type key_type, value_type;
+    size_t key_position_bytes, key_head_bytes;     /* from one position, one kv head, to the next */
+    size_t value_position_bytes, value_head_bytes; /* MLA: values are a prefix of the keys */
+    float scale;
+    float soft_cap;     /* 0: none */
+    uint32_t window;    /* 0: none; else row at p sees positions above p - window */
+    uint32_t chunk;     /* 0: none; else row at p sees positions of its own chunk, p / chunk, only */
+    const float *sinks; /* [heads] logits that take part in the softmax and bring no value; or NULL */
+    bool bidirectional; /* encoders: a row sees every position up to its sequence's last row */
+    const struct attention_sequence *sequences;
+    size_t sequence_count;
+};
+
+/* Flash attention: scores are never materialised for more than a block of positions. Keys and values of the batch's own
+ * positions must be in the cache already. Scratch is bounded by attention_scratch_bytes. */
+void compute_attention(struct compute *compute, const struct attention *attention);
+uint64_t attention_scratch_bytes(size_t threads, size_t heads, size_t key_size, size_t value_size);
+
+#endif
