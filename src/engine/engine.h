@@ -1,0 +1,94 @@
+/* engine: the forward pass and what stands around it: KV cache, mixture of experts, sampling, generation.
+ *
+ * One forward pass serves every architecture, resident or streamed, one token or a thousand: it reads the description
+ * of the model (model/), asks the store for units, and calls compute. An engine owns the model, the plan, the store,
+ * the compute pool and the caches of all sequences.
+ *
+ * Determinism: logits depend on the file and the tokens before a position, not on the budget, the tier, the arrival
+ * order, the thread count or how tokens were cut into batches.
+ *
+ * Threads: one thread at a time uses an engine; engine_cancel, engine_statistics and engine_set_budget may be called
+ * from any thread while it runs.
+ */
+#ifndef HYPURA_ENGINE_H
+#define HYPURA_ENGINE_H
+
+#include "core/core.h"
+#include "model/model.h"
+#include "plan/plan.h"
+#include "store/store.h"
+
+struct engine;
+
+struct engine_options {
+    uint64_t budget;          /* bytes for the whole process; 0: chosen */
+    uint32_t context;         /* positions a sequence; 0: chosen */
+    uint32_t sequences;       /* 0: 1 */
+    uint32_t chunk;           /* most tokens a batch; 0: chosen */
+    size_t threads;           /* 0: the cores that this process may use */
+    enum tensor_type kv_type; /* TENSOR_F32 is 0: set by engine_default_options to F16 */
+    enum store_reader reader;
+    const char *trace_path;  /* records the routing, or NULL */
+    store_progress progress; /* while weights are loaded */
+    void *progress_context;
+};
+
+void engine_default_options(struct engine_options *options);
+
+hypura_status engine_open(struct engine **out, const char *path, const struct engine_options *options,
+                          hypura_error *error);
+void engine_close(struct engine *engine);
+
+const struct model *engine_model(const struct engine *engine);
+const struct plan *engine_plan(const struct engine *engine);
+const struct hardware *engine_hardware(const struct engine *engine);
+struct store *engine_store(struct engine *engine);
+
+/* Plans without loading: what engine_open would do on this machine, for inspect. The result is freed with plan_free. */
+hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
+                               const struct engine_options *options, hypura_error *error);
+
+/* Tokens of one or more sequences that pass through the weights together. */
+struct engine_batch {
+    size_t count; /* at most engine_plan()->chunk */
+    const int32_t *tokens;
+    const uint32_t *positions; /* within a sequence they follow one another, from the number of positions held */
+    const uint32_t *sequences; /* below options.sequences; tokens of a sequence are adjacent. NULL: all 0 */
+    const bool *want_logits;   /* NULL: of the last token only */
+};
+
+/* Runs a batch. Token ids and positions are checked. After an error (HYPURA_ERROR_CANCELLED included) the sequences
+ * hold the positions that they held before. */
+hypura_status engine_forward(struct engine *engine, const struct engine_batch *batch, hypura_error *error);
+
+/* Logits [vocabulary] of the batch's index-th token that wanted them, counted among those; valid until the next
+ * forward. */
+const float *engine_logits(const struct engine *engine, size_t index);
+
+/* Final hidden states of all tokens of the batch, normed: [count][embedding]; for embeddings. */
+const float *engine_hidden(const struct engine *engine);
+
+/* Positions that a sequence holds, and forgetting all from a position on. Recurrent and windowed layers cannot go back:
+ * then the sequence is cleared, and false says so. */
+uint32_t engine_positions(const struct engine *engine, uint32_t sequence);
+bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t positions);
+
+/* Makes a running forward return HYPURA_ERROR_CANCELLED within about a layer's time, and the next ones at once, until
+ * called with false. Async-signal-safe. */
+void engine_cancel(struct engine *engine, bool cancel);
+
+/* A new budget for the whole process, while running; the pool follows. An error says the smallest that works. */
+hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_error *error);
+
+struct engine_statistics {
+    double load_seconds;
+    uint64_t prompt_tokens, generated_tokens; /* batches of several tokens, of one */
+    double prompt_seconds, decode_seconds;
+    uint64_t peak_rss_bytes;
+    uint64_t budget_bytes;
+    uint64_t bytes_gpu, bytes_ram, bytes_storage; /* of the weights, by tier now: storage is what is in no memory */
+    struct store_statistics store;
+};
+void engine_statistics(struct engine *engine, struct engine_statistics *out);
+
+#endif

@@ -1,0 +1,239 @@
+/* model: what a file describes: its architecture as a row of a table, hyper-parameters, tensors by role, the units that
+ * move between tiers, and (in headers of their own, included here) the vocabulary and the chat template.
+ *
+ * A model holds no weights. It owns the open struct gguf. Everything is read-only after model_open and may be used from
+ * any thread.
+ */
+#ifndef HYPURA_MODEL_H
+#define HYPURA_MODEL_H
+
+#include "core/core.h"
+#include "format/format.h"
+
+/* ---- mechanisms that a row of the architecture table chooses from -------------------------------------------------
+ */
+
+enum norm_kind { NORM_RMS, NORM_LAYER };
+
+enum rope_style { ROPE_STYLE_NONE, ROPE_STYLE_NORMAL, ROPE_STYLE_NEOX };
+
+enum rope_scaling { ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_YARN, ROPE_SCALING_LONGROPE };
+
+enum ffn_activation { FFN_SILU, FFN_GELU, FFN_OAI };
+
+enum router_gate {
+    ROUTER_SOFTMAX,          /* softmax over all experts, then the best k */
+    ROUTER_SOFTMAX_SELECTED, /* best k of the logits, softmax over those */
+    ROUTER_SIGMOID           /* sigmoid, selection bias added for choosing only */
+};
+
+enum layer_kind {
+    LAYER_ATTENTION, /* full or sliding-window attention */
+    LAYER_LATENT,    /* MLA: compressed keys and values */
+    LAYER_RECURRENT  /* gated delta net: a state instead of a cache */
+};
+
+/* ---- tensors by role -----------------------------------------------------------------------------------------------
+ */
+
+/* What a tensor is for. The GGUF name of each ("blk.%d.attn_q.weight") stands in one table in tensors.c. */
+enum tensor_role {
+    /* of the whole model */
+    ROLE_TOKEN_EMBEDDING,
+    ROLE_TOKEN_EMBEDDING_NORM,
+    ROLE_OUTPUT_NORM,
+    ROLE_OUTPUT_NORM_BIAS,
+    ROLE_OUTPUT,
+    ROLE_OUTPUT_BIAS,
+    ROLE_ROPE_FACTORS,
+    ROLE_ROPE_FACTORS_LONG,
+    ROLE_ROPE_FACTORS_SHORT,
+    /* of a layer */
+    ROLE_ATTENTION_NORM,
+    ROLE_ATTENTION_NORM_BIAS,
+    ROLE_ATTENTION_Q,
+    ROLE_ATTENTION_Q_BIAS,
+    ROLE_ATTENTION_K,
+    ROLE_ATTENTION_K_BIAS,
+    ROLE_ATTENTION_V,
+    ROLE_ATTENTION_V_BIAS,
+    ROLE_ATTENTION_QKV,
+    ROLE_ATTENTION_QKV_BIAS,
+    ROLE_ATTENTION_GATE,
+    ROLE_ATTENTION_Q_NORM,
+    ROLE_ATTENTION_K_NORM,
+    ROLE_ATTENTION_OUTPUT,
+    ROLE_ATTENTION_OUTPUT_BIAS,
+    ROLE_ATTENTION_POST_NORM,
+    ROLE_ATTENTION_SINKS,
+    ROLE_ATTENTION_Q_A,
+    ROLE_ATTENTION_Q_A_NORM,
+    ROLE_ATTENTION_Q_B,
+    ROLE_ATTENTION_KV_A,
+    ROLE_ATTENTION_KV_A_NORM,
+    ROLE_ATTENTION_KV_B,
+    ROLE_ATTENTION_K_B,
+    ROLE_ATTENTION_V_B,
+    ROLE_RECURRENT_IN,
+    ROLE_RECURRENT_CONV,
+    ROLE_RECURRENT_DT_BIAS,
+    ROLE_RECURRENT_A,
+    ROLE_RECURRENT_BETA_ALPHA,
+    ROLE_RECURRENT_ALPHA,
+    ROLE_RECURRENT_BETA,
+    ROLE_RECURRENT_NORM,
+    ROLE_RECURRENT_OUT,
+    ROLE_FFN_NORM,
+    ROLE_FFN_NORM_BIAS,
+    ROLE_FFN_GATE,
+    ROLE_FFN_UP,
+    ROLE_FFN_UP_BIAS,
+    ROLE_FFN_DOWN,
+    ROLE_FFN_DOWN_BIAS,
+    ROLE_FFN_POST_NORM,
+    ROLE_ROUTER,
+    ROLE_ROUTER_BIAS,
+    ROLE_ROUTER_SELECTION_BIAS,
+    ROLE_EXPERT_GATE,
+    ROLE_EXPERT_GATE_BIAS,
+    ROLE_EXPERT_UP,
+    ROLE_EXPERT_UP_BIAS,
+    ROLE_EXPERT_GATE_UP,
+    ROLE_EXPERT_DOWN,
+    ROLE_EXPERT_DOWN_BIAS,
+    ROLE_SHARED_ROUTER,
+    ROLE_SHARED_GATE,
+    ROLE_SHARED_UP,
+    ROLE_SHARED_DOWN,
+    ROLE_COUNT
+};
+
+const char *tensor_role_name(enum tensor_role role); /* "attention q", for reports */
+
+/* ---- units ---------------------------------------------------------------------------------------------------------
+ */
+
+/* The smallest thing that moves between tiers: one tensor, or one expert of one layer (its slices of the gate, up and
+ * down tensors together). Numbered from 0: first the tensors of the model and of the layers in the order of their use
+ * in a forward pass, then the experts, layer by layer. */
+typedef uint32_t unit_number;
+#define NO_UNIT UINT32_MAX
+
+enum unit_kind { UNIT_TENSOR, UNIT_EXPERT };
+
+#define UNIT_MAX_SLICES 3
+
+struct unit_slice {
+    enum tensor_role role;
+    const struct gguf_tensor *tensor;
+    uint32_t file;   /* of the split files */
+    uint64_t offset; /* in that file; no alignment beyond the block's */
+    uint64_t bytes;
+};
+
+struct unit {
+    enum unit_kind kind;
+    int32_t layer;         /* -1: of the whole model */
+    int32_t expert;        /* -1: not an expert */
+    enum tensor_role role; /* of a tensor; of an expert ROLE_EXPERT_DOWN */
+    uint32_t slice_count;
+    struct unit_slice slices[UNIT_MAX_SLICES];
+    uint64_t bytes; /* sum of the slices */
+};
+
+/* ---- the model -----------------------------------------------------------------------------------------------------
+ */
+
+struct model_layer {
+    enum layer_kind kind;
+    uint32_t heads;
+    uint32_t kv_heads;
+    uint32_t window; /* sliding window; 0: full attention */
+    bool rope;       /* false: a layer without positions */
+    bool rope_local; /* uses the sliding-window rope base (Gemma 3) */
+    bool moe;
+    uint32_t feed_forward;           /* of a dense layer */
+    unit_number tensors[ROLE_COUNT]; /* NO_UNIT where absent; expert tensors are in experts */
+    unit_number first_expert;        /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
+};
+
+/* Plain numbers, as read from the metadata and completed with the architecture's defaults. */
+struct model_parameters {
+    uint32_t layers; /* that a forward pass runs; trailing prediction blocks are not counted */
+    uint32_t context;
+    uint32_t embedding;
+    uint32_t vocabulary;
+    uint32_t key_size;
+    uint32_t value_size;
+    float norm_epsilon;
+    /* experts */
+    uint32_t experts, experts_used, expert_feed_forward;
+    uint32_t shared_experts, shared_feed_forward;
+    uint32_t dense_leading_layers;
+    uint32_t expert_groups, expert_groups_used;
+    enum router_gate router_gate;
+    bool router_normalise;
+    float router_scale;
+    /* rope */
+    uint32_t rotary;
+    float rope_base, rope_base_local;
+    enum rope_scaling rope_scaling;
+    float rope_factor; /* scaling divides positions by it */
+    uint32_t rope_original_context;
+    float yarn_extrapolation, yarn_attention, yarn_beta_fast, yarn_beta_slow, yarn_log_multiplier;
+    /* attention */
+    float attention_scale; /* of query times key */
+    float attention_soft_cap, output_soft_cap;
+    float embedding_scale, residual_scale, output_scale; /* 1: none */
+    uint32_t attention_chunk;
+    float attention_temperature_scale; /* Mistral 3, Llama 4; 0: none */
+    uint32_t attention_temperature_floor;
+    /* MLA */
+    uint32_t q_rank, kv_rank, rope_key_size, latent_key_size, latent_value_size;
+    /* recurrent */
+    uint32_t recurrent_conv, recurrent_heads_k, recurrent_heads_v, recurrent_state, recurrent_inner;
+};
+
+/* A row of the architecture table: what cannot be read from the metadata. */
+struct architecture {
+    const char *name; /* general.architecture */
+    const char *title;
+    enum norm_kind norm;
+    enum rope_style rope;
+    enum ffn_activation activation;
+    enum router_gate router_gate;
+    bool router_normalise;
+    bool qk_norm_before_rope; /* per head, where the tensors are there */
+    bool parallel_residual;
+    bool norm_after; /* also norms the output of attention and of the feed forward */
+    uint32_t flags;  /* mechanisms of single families, ARCHITECTURE_... in architecture.h */
+};
+
+struct model;
+
+/* Opens a GGUF file and understands it. An architecture that is not supported gets a sentence that names it and lists
+ * those that are; a missing tensor or a shape that does not fit names the tensor, what was found and what was expected.
+ */
+hypura_status model_open(struct model **out, const char *path, hypura_error *error);
+void model_close(struct model *model);
+
+const struct gguf *model_file(const struct model *model);
+const char *model_name(const struct model *model); /* general.name, or the file's name without its folder and ending */
+const struct architecture *model_architecture(const struct model *model);
+const struct model_parameters *model_parameters(const struct model *model);
+const struct model_layer *model_layer(const struct model *model, uint32_t layer);
+unit_number model_tensor(const struct model *model,
+                         enum tensor_role role); /* of the whole model; NO_UNIT where absent */
+
+uint32_t model_unit_count(const struct model *model);
+const struct unit *model_unit(const struct model *model, unit_number unit);
+uint64_t model_bytes(const struct model *model); /* of all units */
+
+/* Whether the output matrix is the token embedding. */
+bool model_tied_output(const struct model *model);
+
+/* Architectures in the table, for lists in error messages and reports. */
+size_t architecture_count(void);
+const struct architecture *architecture_at(size_t index);
+
+#endif

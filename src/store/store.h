@@ -1,0 +1,112 @@
+/* store: the narrow waist. Compute asks for units and never knows which tier they come from.
+ *
+ * The store owns the memory of all weights: units that the plan pins are loaded once, at store_load; the others stream
+ * through one pool, read by direct I/O (io_uring, or a pool of pread threads) into slots. It decides what to evict,
+ * keeps demand reads ahead of guesses, retries short reads, counts everything. A slice lands in its slot with the
+ * aligned range of the file that encloses it; nothing is copied, so a slice's address has no alignment of its own.
+ *
+ * The streamed tensors of a dense model have a known order of use: the store keeps a ring of them in memory ahead of
+ * the last one that was asked for, across layer and token boundaries, without being told. Experts are wanted by name.
+ *
+ * Threads: all functions may be called from the thread that runs the forward pass; store_cancel, store_statistics and
+ * store_resize from any.
+ */
+#ifndef HYPURA_STORE_H
+#define HYPURA_STORE_H
+
+#include "core/core.h"
+#include "model/model.h"
+#include "plan/plan.h"
+
+enum store_reader { STORE_READER_AUTO, STORE_READER_URING, STORE_READER_THREADS };
+
+struct store_options {
+    enum store_reader reader;
+    bool allow_buffered;  /* file systems without direct I/O: read through the page cache and drop it behind; else an
+                             error */
+    uint32_t block_bytes; /* of one read; 0: the hardware's */
+    uint32_t depth;       /* reads in flight; 0: the hardware's */
+    const struct hardware *hardware; /* copied */
+};
+
+struct store;
+
+/* Opens the model's files and reserves address space. The model and the plan must outlive the store. */
+hypura_status store_open(struct store **out, const struct model *model, const struct plan *plan,
+                         const struct store_options *options, hypura_error *error);
+void store_close(struct store *store); /* waits for reads in flight */
+
+/* Reads all pinned units; progress (may be NULL) is called with bytes done and of how many, and may return false to
+ * stop. */
+typedef bool (*store_progress)(void *context, uint64_t done, uint64_t total);
+hypura_status store_load(struct store *store, store_progress progress, void *context, hypura_error *error);
+
+/* ---- what the forward pass calls -----------------------------------------------------------------------------------
+ */
+
+/* Where a unit's slices are, in the order of model_unit(unit)->slices. Valid while the unit is held. */
+struct store_view {
+    const uint8_t *slices[UNIT_MAX_SLICES];
+};
+
+/* Will be needed now: misses are submitted in this order, as one batch. Each wanted unit must be got and put once;
+ * wanting a unit that is there protects it from eviction until then. Wants beyond what the pool holds wait in a queue.
+ */
+hypura_status store_want(struct store *store, const unit_number *units, size_t count, hypura_error *error);
+
+/* True when store_get would not block. */
+bool store_ready(struct store *store, unit_number unit);
+
+/* Waits until one of these wanted units is there and gives its index. */
+hypura_status store_wait_any(struct store *store, const unit_number *units, size_t count, size_t *index,
+                             hypura_error *error);
+
+/* Waits for the unit, holds it and shows where it is. Without a want before, wants it first. */
+hypura_status store_get(struct store *store, unit_number unit, struct store_view *view, hypura_error *error);
+void store_put(struct store *store, unit_number unit);
+
+/* Drops wants that will not be got (after an error or a cancel). */
+void store_forget(struct store *store, const unit_number *units, size_t count);
+
+/* Part of one tensor that is not held (rows of the token embedding): a direct read of its own. */
+hypura_status store_read(struct store *store, unit_number unit, uint64_t offset, uint64_t bytes, void *out,
+                         hypura_error *error);
+
+/* A guess: these units may be needed soon, with these probabilities. Costs idle bandwidth only. */
+void store_predict(struct store *store, const unit_number *units, const float *probabilities, size_t count);
+
+/* A token (or chunk) is done: ages statistics, lets guesses expire. */
+void store_advance(struct store *store);
+
+/* ---- from any thread ------------------------------------------------------------------------------------------------
+ */
+
+/* Makes every waiting and later call fail with HYPURA_ERROR_CANCELLED until it is called with false. Async-signal-safe.
+ */
+void store_cancel(struct store *store, bool cancel);
+
+struct store_statistics {
+    uint64_t bytes_read;     /* from storage since store_load, everything */
+    uint64_t bytes_loaded;   /* by store_load */
+    uint64_t bytes_demanded; /* because a unit was needed */
+    uint64_t bytes_guessed;  /* read on a guess */
+    uint64_t bytes_wasted;   /* guessed and evicted unused */
+    uint64_t expert_hits, expert_misses;
+    uint64_t guesses, guesses_used;
+    uint64_t stall_nanoseconds;           /* spent waiting in store_get and store_wait_any */
+    uint64_t read_nanoseconds;            /* with at least one read in flight */
+    uint64_t pool_bytes, pool_bytes_used; /* now */
+    uint64_t resident_bytes;
+    const char *reader; /* "io_uring" or "threads" */
+    bool direct;
+};
+void store_statistics(struct store *store, struct store_statistics *out);
+
+/* Where a unit is now. */
+enum unit_state { UNIT_ON_STORAGE, UNIT_IN_FLIGHT, UNIT_CACHED, UNIT_PINNED };
+enum unit_state store_unit_state(struct store *store, unit_number unit);
+
+/* Changes the size of the pool while running; units in use stay until they are put. */
+hypura_status store_resize(struct store *store, uint64_t pool_bytes, hypura_error *error);
+
+#endif
