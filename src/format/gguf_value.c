@@ -1,0 +1,182 @@
+#include "format/format_private.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+size_t gguf_scalar_bytes(uint32_t type)
+{
+    switch (type) {
+    case GGUF_UINT8:
+    case GGUF_INT8:
+    case GGUF_BOOL:
+        return 1;
+    case GGUF_UINT16:
+    case GGUF_INT16:
+        return 2;
+    case GGUF_UINT32:
+    case GGUF_INT32:
+    case GGUF_FLOAT32:
+        return 4;
+    case GGUF_UINT64:
+    case GGUF_INT64:
+    case GGUF_FLOAT64:
+        return 8;
+    default:
+        return 0;
+    }
+}
+
+static enum gguf_value_type element_type(const struct gguf_value *value)
+{
+    return value->type == GGUF_ARRAY ? value->element_type : value->type;
+}
+
+/* An integer of any width as sign and magnitude, so that one range check serves both signs. */
+static bool read_integer(const struct gguf_value *value, uint64_t index, bool *negative, uint64_t *magnitude)
+{
+    if (index >= value->count)
+        return false;
+    int64_t number;
+    switch (element_type(value)) {
+    case GGUF_UINT8:
+        number = ((const uint8_t *)value->data)[index];
+        break;
+    case GGUF_BOOL:
+        number = ((const bool *)value->data)[index];
+        break;
+    case GGUF_INT8:
+        number = ((const int8_t *)value->data)[index];
+        break;
+    case GGUF_UINT16:
+        number = ((const uint16_t *)value->data)[index];
+        break;
+    case GGUF_INT16:
+        number = ((const int16_t *)value->data)[index];
+        break;
+    case GGUF_UINT32:
+        number = ((const uint32_t *)value->data)[index];
+        break;
+    case GGUF_INT32:
+        number = ((const int32_t *)value->data)[index];
+        break;
+    case GGUF_INT64:
+        number = ((const int64_t *)value->data)[index];
+        break;
+    case GGUF_UINT64:
+        *negative = false;
+        *magnitude = ((const uint64_t *)value->data)[index];
+        return true;
+    default:
+        return false;
+    }
+    *negative = number < 0;
+    *magnitude = number < 0 ? -(uint64_t)number : (uint64_t)number;
+    return true;
+}
+
+bool gguf_value_uint64(const struct gguf_value *value, uint64_t index, uint64_t *out)
+{
+    bool negative;
+    uint64_t magnitude;
+    if (!read_integer(value, index, &negative, &magnitude) || negative)
+        return false;
+    *out = magnitude;
+    return true;
+}
+
+static bool value_int64(const struct gguf_value *value, uint64_t index, int64_t *out)
+{
+    bool negative;
+    uint64_t magnitude;
+    if (!read_integer(value, index, &negative, &magnitude) || magnitude > (uint64_t)INT64_MAX + negative)
+        return false;
+    *out = negative ? (int64_t)-magnitude : (int64_t)magnitude;
+    return true;
+}
+
+static bool value_double(const struct gguf_value *value, uint64_t index, double *out)
+{
+    if (index >= value->count)
+        return false;
+    if (element_type(value) == GGUF_FLOAT32) {
+        *out = ((const float *)value->data)[index];
+        return true;
+    }
+    if (element_type(value) == GGUF_FLOAT64) {
+        *out = ((const double *)value->data)[index];
+        return true;
+    }
+    bool negative;
+    uint64_t magnitude;
+    if (!read_integer(value, index, &negative, &magnitude))
+        return false;
+    *out = negative ? -(double)magnitude : (double)magnitude;
+    return true;
+}
+
+/* A value that the typed getters may convert: there, a scalar, and a bool only where a bool is asked for. */
+static const struct gguf_value *find_number(const struct gguf *file, const char *key)
+{
+    const struct gguf_value *value = gguf_find(file, key);
+    return value && value->type != GGUF_ARRAY && value->type != GGUF_BOOL ? value : NULL;
+}
+
+bool gguf_get_uint64(const struct gguf *file, const char *key, uint64_t *out)
+{
+    const struct gguf_value *value = find_number(file, key);
+    return value && gguf_value_uint64(value, 0, out);
+}
+
+bool gguf_get_uint32(const struct gguf *file, const char *key, uint32_t *out)
+{
+    uint64_t wide;
+    if (!gguf_get_uint64(file, key, &wide) || wide > UINT32_MAX)
+        return false;
+    *out = (uint32_t)wide;
+    return true;
+}
+
+bool gguf_get_int64(const struct gguf *file, const char *key, int64_t *out)
+{
+    const struct gguf_value *value = find_number(file, key);
+    return value && value_int64(value, 0, out);
+}
+
+bool gguf_get_float(const struct gguf *file, const char *key, float *out)
+{
+    const struct gguf_value *value = find_number(file, key);
+    double wide;
+    if (!value || !value_double(value, 0, &wide) || (isfinite(wide) && fabs(wide) > FLT_MAX))
+        return false;
+    *out = (float)wide;
+    return true;
+}
+
+bool gguf_get_bool(const struct gguf *file, const char *key, bool *out)
+{
+    const struct gguf_value *value = gguf_find(file, key);
+    if (!value || value->type != GGUF_BOOL)
+        return false;
+    *out = *(const bool *)value->data;
+    return true;
+}
+
+bool gguf_get_string(const struct gguf *file, const char *key, struct gguf_string *out)
+{
+    const struct gguf_value *value = gguf_find(file, key);
+    if (!value || value->type != GGUF_STRING)
+        return false;
+    *out = *(const struct gguf_string *)value->data;
+    return true;
+}
+
+bool gguf_element_int64(const struct gguf_value *array, uint64_t index, int64_t *out)
+{
+    return array->type == GGUF_ARRAY && value_int64(array, index, out);
+}
+
+bool gguf_element_double(const struct gguf_value *array, uint64_t index, double *out)
+{
+    return array->type == GGUF_ARRAY && value_double(array, index, out);
+}
