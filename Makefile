@@ -1,0 +1,47 @@
+# The front door. Meson does the work: see meson.build and docs/architecture.md.
+#
+#   make            build/hypura
+#   make demo       set up, build, answer a question from the embedded model under half its memory
+#   make check      set up, build, run the quick tests; make check-all runs the long ones too
+#   make bench      the kernel benchmark
+#   make install    program, library, header, man page, completions, embedded model (PREFIX, DESTDIR)
+#   make setup      install the system packages that are missing
+
+BUILD  ?= build
+PREFIX ?= /usr/local
+
+.PHONY: all setup demo check check-all bench install format clean
+
+all: $(BUILD)/build.ninja
+	@ninja -C $(BUILD)
+
+$(BUILD)/build.ninja:
+	@meson setup $(BUILD) --prefix $(PREFIX)
+
+setup:
+	@scripts/setup
+
+demo: setup
+	@$(MAKE) --no-print-directory all
+	@scripts/demo $(BUILD)/hypura
+
+check: setup
+	@$(MAKE) --no-print-directory all
+	@scripts/check $(BUILD) quick
+
+check-all: setup
+	@$(MAKE) --no-print-directory all
+	@scripts/check $(BUILD) quick long
+
+bench: all
+	@$(BUILD)/bench/kernels
+
+install: all
+	@meson configure $(BUILD) --prefix $(PREFIX)
+	@meson install -C $(BUILD)
+
+format:
+	@git ls-files '*.c' '*.h' | xargs clang-format -i
+
+clean:
+	@rm -rf $(BUILD)
