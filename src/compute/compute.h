@@ -10,8 +10,10 @@
  * Per output, starting at 0 and in block order:  sum = fmaf(dw * dx, (float)integer, sum),  and where the type has
  * minima directly after it  sum = fmaf(-(mw * dx), (float)minimum_integer, sum);  dw, mw: the block's float scales, dx:
  * the scale of the activation block; dw * dx is rounded to float first.
- *   - F32, F16, BF16. Sixteen partial sums, number i taking elements i, i + 16, i + 32 ... in order by fmaf, then
- * folded in halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+ *   - F32, F16. Sixteen partial sums, number i taking elements i, i + 16, i + 32 ... in order by fmaf, then folded in
+ * halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
+ *   - BF16. Activations are rounded to bfloat16. Sixteen partial sums, number i taking elements 2i + 1 and 2i of every 32
+ * in this order by fmaf (what a hardware dot product of pairs does), then folded likewise.
  *   - Attention walks positions in blocks that start at multiples of ATTENTION_BLOCK, whatever the batch.
  * A kernel that cannot keep an order (a hardware instruction with its own rounding) must be used for every shape of its
  * type on that machine, so that the rule holds within a machine.

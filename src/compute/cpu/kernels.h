@@ -1,0 +1,141 @@
+/* kernels: the private contract of the compute folder, between matmul.c, which splits work, and the kernels, which do
+ * it. compute.h states the order of float sums that all of them keep.
+ *
+ * A kernel table holds, for every tensor type, the best kernels of one instruction set. Filling starts with plain C and
+ * goes up: each instruction set overwrites the entries that it has a kernel of its own for.
+ */
+#ifndef HYPURA_COMPUTE_KERNELS_H
+#define HYPURA_COMPUTE_KERNELS_H
+
+#include "compute/compute.h"
+#include "compute/cpu/blocks.h"
+
+/* ---- activations ------------------------------------------------------------------------------------------------- */
+
+/* What a kernel reads of an activation row. */
+enum activation_kind {
+    ACTIVATION_FLOAT,  /* F32 and F16 weights: the caller's floats */
+    ACTIVATION_BFLOAT, /* BF16 weights */
+    ACTIVATION_Q8_32,  /* types with blocks of 32 (and NVFP4) */
+    ACTIVATION_Q8_256, /* types with super-blocks of 256 */
+    ACTIVATION_KINDS
+};
+
+/* Columns of a copy are padded with zeros to a multiple of this, so that kernels may read whole vectors of it (of a
+ * copy; never of weights or of the caller's floats). */
+#define ACTIVATION_PADDING 256
+
+/* One prepared row.
+ * Q8_32:  value = scales[c / 32] * quants[c], scale = (greatest magnitude of the block) / 127, quant = nearest to even
+ *         of value * (127 / greatest magnitude); sums[c / 32] = sum of the quants of a block.
+ * Q8_256: the same with blocks of 256; sums[c / 16] = sum of 16 quants.
+ * Quants are in -127..127, in the order of the columns, and start on 64 bytes. */
+struct activation_row {
+    const float *floats;
+    const uint16_t *bfloats;
+    const int8_t *quants;
+    const float *scales;
+    const int16_t *sums;
+};
+
+struct activation {
+    size_t max_rows, max_columns;
+    const float *values;
+    size_t rows, columns, stride;
+    bool ready[ACTIVATION_KINDS];
+
+    /* Strides are in elements, from one row to the next, for the columns of now. Q8 arrays are indexed by
+     * kind - ACTIVATION_Q8_32. */
+    uint16_t *bfloats;
+    int8_t *quants[2];
+    float *scales[2];
+    int16_t *sums[2];
+    size_t bfloat_stride, quant_stride, scale_stride[2], sum_stride[2];
+
+    void *memory;
+    size_t memory_bytes;
+};
+
+/* A row of a kind that was prepared. */
+static inline struct activation_row activation_row(const struct activation *activation, enum activation_kind kind,
+                                                   size_t row)
+{
+    struct activation_row out = {0};
+    if (kind == ACTIVATION_FLOAT) {
+        out.floats = activation->values + row * activation->stride;
+    } else if (kind == ACTIVATION_BFLOAT) {
+        out.bfloats = activation->bfloats + row * activation->bfloat_stride;
+    } else {
+        size_t i = kind - ACTIVATION_Q8_32;
+        out.quants = activation->quants[i] + row * activation->quant_stride;
+        out.scales = activation->scales[i] + row * activation->scale_stride[i];
+        out.sums = activation->sums[i] + row * activation->sum_stride[i];
+    }
+    return out;
+}
+
+struct kernel_table;
+
+/* Makes rows [first, first + count) of a copy. The caller sets ready. */
+void activation_prepare_rows(struct activation *activation, const struct kernel_table *kernels,
+                             enum activation_kind kind, size_t first, size_t count);
+
+/* ---- kernels ----------------------------------------------------------------------------------------------------- */
+
+/* out[r] = weights row r times x, for rows adjacent rows that lie row_bytes apart. */
+typedef void gemv_kernel(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                         const struct activation_row *x);
+
+/* The part [first_row, first_row + rows) x [first_token, first_token + tokens) of a job, without the bias. Writes
+ * job->output. Its copies are ready. scratch: GEMM_SCRATCH_BYTES, aligned to 64, the worker's own. Every output has the
+ * bits that the gemv kernel of the same table gives. */
+typedef void gemm_kernel(const struct matmul *job, size_t first_row, size_t rows, size_t first_token, size_t tokens,
+                         void *scratch);
+
+#define GEMM_SCRATCH_BYTES ((size_t)512 << 10)
+
+/* elements is a multiple of the block size. */
+typedef void dequantize_kernel(float *out, const uint8_t *blocks, size_t elements);
+
+struct kernel {
+    enum activation_kind activation;
+    dequantize_kernel *dequantize; /* NULL: the type is not supported */
+    gemv_kernel *gemv;
+    gemm_kernel *gemm;        /* NULL: gemv for each token */
+    size_t gemm_least_tokens; /* fewer go through gemv */
+    size_t gemm_task_rows;    /* rows of a part that a task gets, but for the last */
+    size_t gemm_task_tokens;  /* tokens of a part; 0: all */
+};
+
+struct kernel_table {
+    enum instruction_set instructions;
+    struct kernel types[TENSOR_TYPE_COUNT];
+
+    /* One row of columns floats into its copy, padding included. */
+    void (*prepare_bfloat)(uint16_t *out, const float *values, size_t columns);
+    void (*prepare_q8_32)(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns);
+    void (*prepare_q8_256)(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns);
+};
+
+/* The table of an instruction set that the machine has; it lives for ever. */
+const struct kernel_table *kernel_table_get(enum instruction_set set);
+
+/* Each fills in what it has; in this order, the later over the earlier. */
+void kernels_plain(struct kernel_table *table);
+
+/* ---- compute ----------------------------------------------------------------------------------------------------- */
+
+struct compute {
+    struct thread_pool *pool;
+    size_t threads;
+    enum instruction_set instructions;
+    const struct kernel_table *kernels;
+    uint8_t *scratch; /* GEMM_SCRATCH_BYTES a worker */
+};
+
+/* Whether the processor has BF16 dot products (AVX512_BF16). */
+bool cpu_has_avx512_bf16(void);
+/* Whether the processor has 8-bit matrix products (Arm i8mm). */
+bool cpu_has_i8mm(void);
+
+#endif

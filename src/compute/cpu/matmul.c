@@ -1,0 +1,226 @@
+/* struct compute, and how a set of matrix products is cut into tasks. */
+#include "compute/cpu/kernels.h"
+
+#include <string.h>
+
+/* Weights that a decode task reads: long enough that the claim of a task and the first misses of its rows do not show,
+ * short enough that the last task of a section keeps nobody waiting for long. */
+#define GEMV_TASK_BYTES ((size_t)128 << 10)
+
+/* Rows that one pass of gemv takes while several tokens use them: they stay in the first-level cache in between. */
+#define GEMV_BLOCK_BYTES ((size_t)16 << 10)
+
+/* More rows of activations than this are prepared in a parallel section of their own. */
+#define PREPARE_ALONE_ROWS 4
+
+#define SECTION_JOBS 256
+
+hypura_status compute_create(struct compute **out, size_t threads, enum instruction_set set, hypura_error *error)
+{
+    if (!compute_has_instructions(set))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "this machine has no %s instructions",
+                         compute_instructions_name(set));
+    struct compute *compute;
+    hypura_status status = ALLOCATE(&compute, 1, "compute", error);
+    if (status)
+        return status;
+    status = thread_pool_create(&compute->pool, threads, error);
+    if (!status) {
+        void *scratch;
+        status = memory_map(&scratch, threads * GEMM_SCRATCH_BYTES, false, "scratch of the kernels", error);
+        compute->scratch = status ? NULL : scratch;
+    }
+    if (status) {
+        thread_pool_destroy(compute->pool);
+        memory_free(compute);
+        return status;
+    }
+    compute->threads = threads;
+    compute->instructions = set;
+    compute->kernels = kernel_table_get(set);
+    *out = compute;
+    return HYPURA_OK;
+}
+
+void compute_destroy(struct compute *compute)
+{
+    if (!compute)
+        return;
+    thread_pool_destroy(compute->pool);
+    memory_unmap(compute->scratch, compute->threads * GEMM_SCRATCH_BYTES);
+    memory_free(compute);
+}
+
+struct thread_pool *compute_pool(struct compute *compute)
+{
+    return compute->pool;
+}
+
+enum instruction_set compute_instructions(const struct compute *compute)
+{
+    return compute->instructions;
+}
+
+uint64_t compute_scratch_bytes(size_t threads)
+{
+    return threads * GEMM_SCRATCH_BYTES;
+}
+
+bool compute_supports(enum tensor_type type)
+{
+    return (unsigned)type < TENSOR_TYPE_COUNT && kernel_table_get(INSTRUCTIONS_PLAIN)->types[type].gemv;
+}
+
+void compute_dequantize(enum tensor_type type, const void *blocks, float *out, size_t elements)
+{
+    kernel_table_get(compute_best_instructions())->types[type].dequantize(out, blocks, elements);
+}
+
+/* ---- one section --------------------------------------------------------------------------------------------------
+ */
+
+/* How a job is cut: tasks cover its rows, and for gemm its tokens too. */
+struct cut {
+    size_t first_task;
+    size_t task_rows;
+    size_t task_tokens;
+    size_t row_tasks;
+    bool gemm;
+};
+
+struct section {
+    const struct compute *compute;
+    const struct matmul *jobs;
+    size_t count;
+    struct cut cuts[SECTION_JOBS];
+};
+
+static const struct kernel *job_kernel(const struct compute *compute, const struct matmul *job)
+{
+    return &compute->kernels->types[job->weights.type];
+}
+
+static size_t divide_up(size_t a, size_t b)
+{
+    return (a + b - 1) / b;
+}
+
+static size_t cut_job(const struct compute *compute, const struct matmul *job, size_t first_task, struct cut *cut)
+{
+    *cut = (struct cut){.first_task = first_task};
+    if (job->tokens == 0 || job->weights.rows == 0)
+        return 0;
+    const struct kernel *kernel = job_kernel(compute, job);
+    cut->gemm = kernel->gemm && job->tokens >= kernel->gemm_least_tokens;
+    if (cut->gemm) {
+        cut->task_rows = kernel->gemm_task_rows;
+        cut->task_tokens = kernel->gemm_task_tokens ? MIN(kernel->gemm_task_tokens, job->tokens) : job->tokens;
+    } else {
+        size_t rows = GEMV_TASK_BYTES / MAX(job->weights.row_bytes, (size_t)1) & ~(size_t)15;
+        /* A small matrix still gives every thread something. */
+        size_t share = align_up(divide_up(job->weights.rows, compute->threads), 16);
+        cut->task_rows = MAX(MIN(rows, share), (size_t)16);
+        cut->task_tokens = job->tokens;
+    }
+    cut->row_tasks = divide_up(job->weights.rows, cut->task_rows);
+    return cut->row_tasks * divide_up(job->tokens, cut->task_tokens);
+}
+
+static size_t input_row(const struct matmul *job, size_t token)
+{
+    return job->input_rows ? job->input_rows[token] : token;
+}
+
+static float *output_row(const struct matmul *job, size_t token)
+{
+    return job->output + (job->output_rows ? job->output_rows[token] : token) * job->output_stride;
+}
+
+static void run_gemv(const struct matmul *job, const struct kernel *kernel, size_t first_row, size_t rows)
+{
+    const struct matrix *weights = &job->weights;
+    size_t step = rows;
+    if (job->tokens > 1)
+        step = MAX(GEMV_BLOCK_BYTES / MAX(weights->row_bytes, (size_t)1) & ~(size_t)15, (size_t)16);
+    for (size_t r = first_row; r < first_row + rows; r += step) {
+        for (size_t token = 0; token < job->tokens; token++) {
+            struct activation_row x = activation_row(job->input, kernel->activation, input_row(job, token));
+            kernel->gemv(output_row(job, token) + r, weights->data + r * weights->row_bytes, weights->row_bytes,
+                         MIN(step, first_row + rows - r), weights->columns, &x);
+        }
+    }
+}
+
+static void run_task(void *context, size_t index, size_t worker)
+{
+    const struct section *section = context;
+    size_t low = 0, high = section->count;
+    while (high - low > 1) {
+        size_t middle = (low + high) / 2;
+        if (section->cuts[middle].first_task <= index)
+            low = middle;
+        else
+            high = middle;
+    }
+    const struct matmul *job = &section->jobs[low];
+    const struct cut *cut = &section->cuts[low];
+    const struct kernel *kernel = job_kernel(section->compute, job);
+    index -= cut->first_task;
+    size_t first_row = index % cut->row_tasks * cut->task_rows;
+    size_t rows = MIN(cut->task_rows, job->weights.rows - first_row);
+    size_t first_token = index / cut->row_tasks * cut->task_tokens;
+    size_t tokens = MIN(cut->task_tokens, job->tokens - first_token);
+    if (cut->gemm)
+        kernel->gemm(job, first_row, rows, first_token, tokens,
+                     section->compute->scratch + worker * GEMM_SCRATCH_BYTES);
+    else
+        run_gemv(job, kernel, first_row, rows);
+    if (job->bias)
+        for (size_t token = first_token; token < first_token + tokens; token++)
+            for (size_t r = first_row; r < first_row + rows; r++)
+                output_row(job, token)[r] += job->bias[r];
+}
+
+/* ---- preparing activations ----------------------------------------------------------------------------------------
+ */
+
+struct preparation {
+    const struct compute *compute;
+    struct activation *activation;
+    enum activation_kind kind;
+};
+
+static void prepare_task(void *context, size_t index, size_t worker)
+{
+    (void)worker;
+    const struct preparation *preparation = context;
+    activation_prepare_rows(preparation->activation, preparation->compute->kernels, preparation->kind, index, 1);
+}
+
+static void prepare(struct compute *compute, const struct matmul *job)
+{
+    struct preparation preparation = {compute, job->input, job_kernel(compute, job)->activation};
+    struct activation *activation = job->input;
+    if (job->tokens == 0 || activation->ready[preparation.kind])
+        return;
+    if (activation->rows > PREPARE_ALONE_ROWS)
+        thread_pool_run(compute->pool, prepare_task, &preparation, activation->rows);
+    else
+        activation_prepare_rows(activation, compute->kernels, preparation.kind, 0, activation->rows);
+    activation->ready[preparation.kind] = true;
+}
+
+void compute_matmul(struct compute *compute, const struct matmul *jobs, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        prepare(compute, &jobs[i]);
+    struct section section = {.compute = compute};
+    for (size_t first = 0; first < count; first += SECTION_JOBS) {
+        section.jobs = jobs + first;
+        section.count = MIN(count - first, (size_t)SECTION_JOBS);
+        size_t tasks = 0;
+        for (size_t i = 0; i < section.count; i++)
+            tasks += cut_job(compute, &section.jobs[i], tasks, &section.cuts[i]);
+        thread_pool_run(compute->pool, run_task, &section, tasks);
+    }
+}

@@ -1,0 +1,83 @@
+/* Which instruction set this machine has, and the kernel table of each. */
+#include "compute/cpu/kernels.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+static bool has_avx512(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#endif
+
+bool cpu_has_avx512_bf16(void)
+{
+#if defined(__x86_64__)
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+#else
+    return false;
+#endif
+}
+
+bool compute_has_instructions(enum instruction_set set)
+{
+    switch (set) {
+    case INSTRUCTIONS_PLAIN:
+        return true;
+#if defined(__x86_64__)
+    case INSTRUCTIONS_AVX2:
+        return has_avx2();
+    case INSTRUCTIONS_AVX512:
+        return has_avx512();
+#endif
+    default:
+        return false;
+    }
+}
+
+static const char *const names[] = {"plain", "avx2", "avx512", "neon"};
+
+const char *compute_instructions_name(enum instruction_set set)
+{
+    return (unsigned)set < COUNT_OF(names) ? names[set] : "unknown";
+}
+
+enum instruction_set compute_best_instructions(void)
+{
+    const char *wish = getenv("HYPURA_INSTRUCTIONS");
+    enum instruction_set best = INSTRUCTIONS_PLAIN;
+    for (unsigned set = 0; set < COUNT_OF(names); set++) {
+        if (!compute_has_instructions(set))
+            continue;
+        if (wish && strcmp(wish, names[set]) == 0)
+            return set;
+        best = set;
+    }
+    return best;
+}
+
+static struct kernel_table tables[COUNT_OF(names)];
+static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
+
+static void fill_tables(void)
+{
+    for (unsigned set = 0; set < COUNT_OF(names); set++) {
+        tables[set].instructions = set;
+        kernels_plain(&tables[set]);
+    }
+}
+
+const struct kernel_table *kernel_table_get(enum instruction_set set)
+{
+    pthread_once(&tables_once, fill_tables);
+    return &tables[set];
+}
