@@ -1,0 +1,135 @@
+/* A routing trace says what was written, and a damaged one says where it is damaged. */
+#include "test.h"
+
+#include "store/trace.h"
+
+#include <string.h>
+#include <unistd.h>
+
+static char path[64];
+
+static int set_up(void **state)
+{
+    (void)state;
+    strcpy(path, "/tmp/hypura-test-trace-XXXXXX");
+    int file = mkstemp(path);
+    assert_true(file >= 0);
+    close(file);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    unlink(path);
+    return 0;
+}
+
+static struct trace_layer layers[2] = {{1, 4096}, {3, 8192}};
+static const struct trace_shape shape = {"a model", 2, 300, 2, layers};
+
+static struct trace_writer *write_two_passes(void)
+{
+    struct trace_writer *writer;
+    assert_ok(trace_writer_create(&writer, path, &shape, &test_error));
+    const uint32_t three[2][6] = {{0, 1, 2, 3, 299, 4}, {5, 6, 7, 8, 9, 256}};
+    assert_ok(trace_writer_begin(writer, 3, &test_error));
+    assert_ok(trace_writer_layer(writer, 3, three[1], &test_error));
+    assert_ok(trace_writer_layer(writer, 1, three[0], &test_error));
+    assert_ok(trace_writer_end(writer, &test_error));
+    const uint32_t one[2] = {11, 12};
+    assert_ok(trace_writer_begin(writer, 1, &test_error));
+    assert_ok(trace_writer_layer(writer, 1, one, &test_error));
+    assert_ok(trace_writer_layer(writer, 3, one, &test_error));
+    assert_ok(trace_writer_end(writer, &test_error));
+    return writer;
+}
+
+static void what_was_written_is_read(void **state)
+{
+    (void)state;
+    struct trace_writer *writer = write_two_passes();
+    /* A pass that was not ended leaves nothing behind. */
+    assert_ok(trace_writer_begin(writer, 2, &test_error));
+    assert_ok(trace_writer_close(writer, &test_error));
+    struct trace *trace;
+    assert_ok(trace_read(&trace, path, &test_error));
+    assert_string_equal(trace->shape.name, "a model");
+    assert_int_equal(trace->shape.layer_count, 2);
+    assert_int_equal(trace->shape.experts, 300);
+    assert_int_equal(trace->shape.used, 2);
+    assert_int_equal(trace->shape.layers[1].layer, 3);
+    assert_int_equal(trace->shape.layers[1].expert_bytes, 8192);
+    assert_int_equal(trace->pass_count, 2);
+    assert_int_equal(trace->tokens, 4);
+    const uint16_t first[12] = {0, 1, 2, 3, 299, 4, 5, 6, 7, 8, 9, 256};
+    const uint16_t second[4] = {11, 12, 11, 12};
+    assert_int_equal(trace->passes[0].tokens, 3);
+    assert_memory_equal(trace->passes[0].experts, first, sizeof first);
+    assert_memory_equal(trace->passes[1].experts, second, sizeof second);
+    trace_free(trace);
+}
+
+static void wrong_calls_are_refused(void **state)
+{
+    (void)state;
+    struct trace_writer *writer;
+    const uint32_t experts[2] = {0, 300};
+    assert_ok(trace_writer_create(&writer, path, &shape, &test_error));
+    assert_int_equal(trace_writer_end(writer, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(trace_writer_begin(writer, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_ok(trace_writer_begin(writer, 1, &test_error));
+    assert_int_equal(trace_writer_layer(writer, 2, experts, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(trace_writer_layer(writer, 1, experts, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(trace_writer_end(writer, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_ok(trace_writer_close(writer, &test_error));
+    struct trace_shape wrong = shape;
+    wrong.used = 301;
+    assert_int_equal(trace_writer_create(&writer, path, &wrong, &test_error), HYPURA_ERROR_FORMAT);
+    assert_int_equal(trace_writer_create(&writer, "/nowhere/at/all", &shape, &test_error), HYPURA_ERROR_IO);
+}
+
+static void every_cut_and_every_flip_is_survived(void **state)
+{
+    (void)state;
+    assert_ok(trace_writer_close(write_two_passes(), &test_error));
+    uint8_t good[256];
+    FILE *file = fopen(path, "rb");
+    size_t size = fread(good, 1, sizeof good, file);
+    fclose(file);
+    size_t first_pass = 28 + 7 + 2 * 12, second_pass = first_pass + 4 + 24;
+    assert_int_equal(size, second_pass + 4 + 8);
+    for (size_t cut = 0; cut < size; cut++) {
+        file = fopen(path, "wb");
+        fwrite(good, 1, cut, file);
+        fclose(file);
+        struct trace *trace = NULL;
+        hypura_status status = trace_read(&trace, path, &test_error);
+        assert_int_equal(status == HYPURA_OK, cut == first_pass || cut == second_pass);
+        trace_free(trace);
+    }
+    for (size_t at = 0; at < size; at++) {
+        uint8_t damaged[256];
+        memcpy(damaged, good, size);
+        damaged[at] ^= 0xff;
+        file = fopen(path, "wb");
+        fwrite(damaged, 1, size, file);
+        fclose(file);
+        struct trace *trace = NULL;
+        hypura_status status = trace_read(&trace, path, &test_error);
+        assert_true(status == HYPURA_OK || status == HYPURA_ERROR_FORMAT);
+        if (at < 12)
+            assert_int_equal(status, HYPURA_ERROR_FORMAT);
+        trace_free(trace);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(what_was_written_is_read, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(wrong_calls_are_refused, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(every_cut_and_every_flip_is_survived, set_up, tear_down),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
