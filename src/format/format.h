@@ -4,7 +4,10 @@
  * the metadata only; tensor data is never touched here: it is described by (file, offset, bytes) and read by the store.
  * The text of strings and the values of arrays live as long as the struct gguf they belong to.
  *
- * A file is not trusted. Every count is checked against the bytes that are left before anything is allocated for it.
+ * A file is not trusted. Every count is checked against the bytes that are left before anything is allocated for it,
+ * and against limits that no model comes near: 256 MiB of metadata, 65536 metadata keys, 2^20 tensors a file. Names are
+ * not empty. A name that is there twice, a tensor that does not lie in its file, and anything else that contradicts the
+ * specification is refused with a sentence; tensors that share bytes are allowed.
  */
 #ifndef HYPURA_FORMAT_H
 #define HYPURA_FORMAT_H
@@ -48,7 +51,9 @@ enum tensor_type {
     TENSOR_TQ2_0 = 35,
     TENSOR_MXFP4 = 39,
     TENSOR_NVFP4 = 40,
-    TENSOR_TYPE_COUNT = 41
+    TENSOR_Q1_0 = 41,
+    TENSOR_Q2_0 = 42,
+    TENSOR_TYPE_COUNT = 43
 };
 
 struct tensor_type_info {
@@ -140,7 +145,7 @@ bool gguf_get_float(const struct gguf *file, const char *key, float *out);
 bool gguf_get_bool(const struct gguf *file, const char *key, bool *out);
 bool gguf_get_string(const struct gguf *file, const char *key, struct gguf_string *out);
 
-/* One element of an array, converted likewise; false when index is past the end. */
+/* One element of an array, converted likewise (a bool counts as 0 or 1); false when index is past the end. */
 bool gguf_element_int64(const struct gguf_value *array, uint64_t index, int64_t *out);
 bool gguf_element_double(const struct gguf_value *array, uint64_t index, double *out);
 
@@ -157,8 +162,9 @@ struct gguf_writer;
 /* alignment: a power of two of at least 8, 0 for the usual 32. */
 hypura_status gguf_writer_create(struct gguf_writer **out, const char *path, uint32_t alignment, hypura_error *error);
 
-/* One metadata value; for strings data is a struct gguf_string[count]. array: write it as an array even when count
- * is 1. */
+/* One metadata value; for strings data is a struct gguf_string[count]. array: write it as an array, of any count;
+ * without it count is 1. A name that was added before is refused by the first write or finish. general.alignment is
+ * written by the writer when it is not 32; adding the same value again is harmless. */
 hypura_status gguf_writer_add(struct gguf_writer *writer, const char *key, enum gguf_value_type type, const void *data,
                               uint64_t count, bool array, hypura_error *error);
 hypura_status gguf_writer_add_uint32(struct gguf_writer *writer, const char *key, uint32_t value, hypura_error *error);

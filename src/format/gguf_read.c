@@ -12,9 +12,11 @@
 
 #define READ_BYTES ((size_t)256 << 10)
 
-/* No model's metadata comes near this (the largest vocabularies make 20 MiB). The bound keeps a damaged count from
- * taking gigabytes of weights for an array. */
-#define MAX_HEADER_BYTES ((uint64_t)512 << 20)
+/* No model comes near these (the largest vocabularies make 20 MiB of metadata). They keep a damaged count in a large
+ * file from taking gigabytes of weights for names. */
+#define MAX_HEADER_BYTES ((uint64_t)256 << 20)
+#define MAX_VALUES 65536
+#define MAX_TENSORS (1u << 20)
 
 /* The least that one entry of each table takes in the file. */
 #define LEAST_VALUE_BYTES 13  /* key length, type, one byte */
@@ -74,7 +76,7 @@ static hypura_status take(struct reader *reader, void *out, uint64_t bytes, cons
         if (reader->file_bytes > MAX_HEADER_BYTES)
             return bad(reader,
                        "at offset %" PRIu64 " the %s takes the metadata past %" PRIu64
-                       " MiB, which no model needs; the file is damaged",
+                       " MiB, more than any model needs; the file is damaged",
                        reader->position, what, MAX_HEADER_BYTES >> 20);
         return bad(reader,
                    "the file is truncated: at offset %" PRIu64 " expected %" PRIu64 " bytes of %s, found %" PRIu64,
@@ -189,9 +191,11 @@ static hypura_status take_value(struct reader *reader, struct gguf_value *value)
     hypura_status status = take_string(reader, &value->key, GGUF_MAX_KEY_BYTES, "metadata key");
     if (status)
         return status;
+    uint64_t offset = reader->position;
+    if (value->key.size == 0)
+        return bad(reader, "at offset %" PRIu64 " a metadata key is empty", offset - 8);
     char name[NAME_TEXT_ROOM];
     name_text(name, value->key.data, value->key.size);
-    uint64_t offset = reader->position;
     uint32_t type;
     status = take_uint32(reader, &type, "value type");
     if (status)
@@ -225,9 +229,11 @@ static hypura_status take_tensor(struct reader *reader, struct gguf_tensor *tens
     hypura_status status = take_string(reader, &tensor->name, GGUF_MAX_KEY_BYTES, "tensor name");
     if (status)
         return status;
+    uint64_t offset = reader->position;
+    if (tensor->name.size == 0)
+        return bad(reader, "at offset %" PRIu64 " a tensor name is empty", offset - 8);
     char name[NAME_TEXT_ROOM];
     name_text(name, tensor->name.data, tensor->name.size);
-    uint64_t offset = reader->position;
     status = take_uint32(reader, &tensor->dimension_count, "dimension count");
     if (status)
         return status;
@@ -291,7 +297,7 @@ static hypura_status check_magic(struct reader *reader, struct gguf_header *head
         return status;
     if (header->version == 1)
         return error_set(reader->error, HYPURA_ERROR_UNSUPPORTED,
-                         "%s: GGUF version 1 at offset 4, which was used for some weeks of 2023; expected version 2 "
+                         "%s: GGUF version 1 at offset 4, which was in use for some weeks of 2023; expected 2 "
                          "or 3: convert the model again",
                          reader->path);
     if (header->version != 0 && (header->version & 0xffff) == 0)
@@ -378,12 +384,17 @@ static hypura_status read_header(struct reader *reader, struct gguf_header *head
     if (status || (status = take_uint64(reader, &tensors, "tensor count")) ||
         (status = take_uint64(reader, &values, "metadata count")))
         return status;
-    if (tensors > bytes_left(reader) / LEAST_TENSOR_BYTES)
-        return bad(reader, "at offset 8 the tensor count is %" PRIu64 "; what follows has room for %" PRIu64, tensors,
-                   bytes_left(reader) / LEAST_TENSOR_BYTES);
-    if (values > bytes_left(reader) / LEAST_VALUE_BYTES)
-        return bad(reader, "at offset 16 the metadata count is %" PRIu64 "; what follows has room for %" PRIu64, values,
-                   bytes_left(reader) / LEAST_VALUE_BYTES);
+    uint64_t most = MIN(bytes_left(reader) / LEAST_TENSOR_BYTES, MAX_TENSORS);
+    if (tensors > most)
+        return bad(reader,
+                   "at offset 8 the tensor count is %" PRIu64 "; expected at most %" PRIu64 " in a file of this size",
+                   tensors, most);
+    most = MIN(bytes_left(reader) / LEAST_VALUE_BYTES, MAX_VALUES);
+    if (values > most)
+        return bad(reader,
+                   "at offset 16 the metadata count is %" PRIu64 "; expected at most %" PRIu64
+                   " in a file of this size",
+                   values, most);
     header->tensor_count = (size_t)tensors;
     header->value_count = (size_t)values;
     if ((status = take_values(reader, header)) || (status = find_alignment(reader, header)))

@@ -36,6 +36,8 @@ static const struct tensor_type_info types[TENSOR_TYPE_COUNT] = {
     [TENSOR_TQ2_0] = {"TQ2_0", 256, 66},
     [TENSOR_MXFP4] = {"MXFP4", 32, 17},
     [TENSOR_NVFP4] = {"NVFP4", 64, 36},
+    [TENSOR_Q1_0] = {"Q1_0", 128, 18},
+    [TENSOR_Q2_0] = {"Q2_0", 64, 18},
 };
 
 const struct tensor_type_info *tensor_type_info(uint32_t type)
@@ -57,6 +59,10 @@ bool tensor_type_by_name(const char *name, enum tensor_type *type)
 bool tensor_row_bytes(enum tensor_type type, uint64_t elements, uint64_t *bytes)
 {
     const struct tensor_type_info *info = tensor_type_info(type);
-    return info && elements % info->block_size == 0 &&
-           !__builtin_mul_overflow(elements / info->block_size, (uint64_t)info->block_bytes, bytes);
+    uint64_t product;
+    if (!info || elements % info->block_size ||
+        __builtin_mul_overflow(elements / info->block_size, (uint64_t)info->block_bytes, &product))
+        return false;
+    *bytes = product;
+    return true;
 }
