@@ -1,0 +1,175 @@
+/* The memory limit that counts is the tightest on the way up, whichever version of cgroups and however it is mounted.
+ */
+#include "test.h"
+
+#include "hw/hw_private.h"
+
+#include <errno.h>
+#include <ftw.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB ((uint64_t)1 << 20)
+
+static char machine[256];
+
+static void put(const char *path, const char *text)
+{
+    char whole[1024];
+    snprintf(whole, sizeof whole, "%s/%s", machine, path);
+    for (char *slash = strchr(whole + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        assert_true(mkdir(whole, 0700) == 0 || errno == EEXIST);
+        *slash = '/';
+    }
+    FILE *file = fopen(whole, "w");
+    assert_non_null(file);
+    fputs(text, file);
+    fclose(file);
+}
+
+static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *where)
+{
+    (void)info;
+    (void)kind;
+    (void)where;
+    return remove(path);
+}
+
+static int make_machine(void **state)
+{
+    (void)state;
+    const char *folder = getenv("TMPDIR");
+    snprintf(machine, sizeof machine, "%s/hypura-cgroup-XXXXXX", folder ? folder : "/tmp");
+    return mkdtemp(machine) ? 0 : -1;
+}
+
+static int remove_machine(void **state)
+{
+    (void)state;
+    return nftw(machine, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+static void version_2_takes_the_group_with_least_room(void **state)
+{
+    (void)state;
+    put("proc/self/cgroup", "0::/user.slice/session.scope\n");
+    put("proc/self/mountinfo", "25 1 8:1 / / rw - ext4 /dev/sda1 rw\n"
+                               "31 25 0:28 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n");
+    /* 4 GiB of which little is used, below a parent that allows 8 GiB and has 6 GiB of other people's memory. */
+    put("sys/fs/cgroup/user.slice/session.scope/memory.max", "4294967296\n");
+    put("sys/fs/cgroup/user.slice/session.scope/memory.current", "104857600\n");
+    put("sys/fs/cgroup/user.slice/memory.max", "8589934592\n");
+    put("sys/fs/cgroup/user.slice/memory.current", "7516192768\n");
+    put("sys/fs/cgroup/user.slice/memory.stat",
+        "anon 1\ninactive_file 1073741824\nactive_file 0\nslab_reclaimable 0\n");
+    uint64_t limit, used;
+    hw_cgroup_memory(machine, &limit, &used);
+    assert_int_equal(limit, 8192 * MIB);
+    assert_int_equal(used, 6144 * MIB);
+}
+
+static void version_2_counts_high_as_a_limit(void **state)
+{
+    (void)state;
+    put("proc/self/cgroup", "0::/job\n");
+    put("proc/self/mountinfo", "31 25 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+    put("sys/fs/cgroup/job/memory.max", "max\n");
+    put("sys/fs/cgroup/job/memory.high", "1073741824\n");
+    put("sys/fs/cgroup/job/memory.current", "4096\n");
+    uint64_t limit, used;
+    hw_cgroup_memory(machine, &limit, &used);
+    assert_int_equal(limit, 1024 * MIB);
+    assert_int_equal(used, 4096);
+}
+
+static void no_limit_is_said_so(void **state)
+{
+    (void)state;
+    put("proc/self/cgroup", "9:name=systemd:/\n4:memory:/a\n0::/\n");
+    put("proc/self/mountinfo", "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
+                               "41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n");
+    put("sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n");
+    put("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712\n");
+    put("sys/fs/cgroup/memory/a/memory.usage_in_bytes", "123456789\n");
+    uint64_t limit = 1, used = 1;
+    hw_cgroup_memory(machine, &limit, &used);
+    assert_int_equal(limit, UINT64_MAX);
+    assert_int_equal(used, 0);
+}
+
+static void version_1_is_walked_up_too(void **state)
+{
+    (void)state;
+    put("proc/self/cgroup", "5:cpu,cpuacct:/other\n4:memory:/outer/inner\n");
+    put("proc/self/mountinfo", "35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n");
+    put("sys/fs/cgroup/memory/outer/inner/memory.limit_in_bytes", "2147483648\n");
+    put("sys/fs/cgroup/memory/outer/inner/memory.usage_in_bytes", "1048576\n");
+    put("sys/fs/cgroup/memory/outer/memory.limit_in_bytes", "1073741824\n");
+    put("sys/fs/cgroup/memory/outer/memory.usage_in_bytes", "10485760\n");
+    put("sys/fs/cgroup/memory/outer/memory.stat",
+        "inactive_file 7\ntotal_inactive_file 2097152\ntotal_active_file 1048576\n");
+    uint64_t limit, used;
+    hw_cgroup_memory(machine, &limit, &used);
+    assert_int_equal(limit, 1024 * MIB);
+    assert_int_equal(used, 7 * MIB);
+}
+
+/* A container sees the host's path of its group in /proc/self/cgroup but mounts only its own part of the tree. */
+static void a_container_finds_its_own_group(void **state)
+{
+    (void)state;
+    put("proc/self/cgroup", "4:memory:/docker/c0ffee/sub\n");
+    put("proc/self/mountinfo",
+        "35 31 0:32 /docker/c0ffee /sys/fs/cgroup/memory\\040here ro - cgroup cgroup rw,memory\n");
+    put("sys/fs/cgroup/memory here/memory.limit_in_bytes", "536870912\n");
+    put("sys/fs/cgroup/memory here/memory.usage_in_bytes", "0\n");
+    put("sys/fs/cgroup/memory here/sub/memory.limit_in_bytes", "268435456\n");
+    put("sys/fs/cgroup/memory here/sub/memory.usage_in_bytes", "0\n");
+    uint64_t limit, used;
+    hw_cgroup_memory(machine, &limit, &used);
+    assert_int_equal(limit, 256 * MIB);
+
+    put("proc/self/cgroup", "4:memory:/../../escaped\n");
+    hw_cgroup_memory(machine, &limit, &used);
+    assert_int_equal(limit, 512 * MIB);
+}
+
+static void files_that_are_missing_or_nonsense_mean_no_limit(void **state)
+{
+    (void)state;
+    uint64_t limit = 1, used = 1;
+    hw_cgroup_memory(machine, &limit, &used);
+    assert_int_equal(limit, UINT64_MAX);
+    put("proc/self/cgroup", "no colons here\n0::\n::::\n4:memory\n");
+    put("proc/self/mountinfo", "garbage\n1 2 3\n31 25 0:28 / /cg rw - cgroup2 x rw\n");
+    put("cg/memory.max", "many\n");
+    hw_cgroup_memory(machine, &limit, &used);
+    assert_int_equal(limit, UINT64_MAX);
+    assert_int_equal(used, 0);
+}
+
+static void free_memory_counts_what_the_kernel_would_drop(void **state)
+{
+    (void)state;
+    put("proc/meminfo", "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable:   12000000 kB\n");
+    struct hardware hardware = {0};
+    hw_detect_memory(&hardware, machine);
+    assert_int_equal(hardware.memory_total, (uint64_t)16000000 * 1024);
+    assert_int_equal(hardware.memory_available, (uint64_t)12000000 * 1024);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(version_2_takes_the_group_with_least_room, make_machine, remove_machine),
+        cmocka_unit_test_setup_teardown(version_2_counts_high_as_a_limit, make_machine, remove_machine),
+        cmocka_unit_test_setup_teardown(no_limit_is_said_so, make_machine, remove_machine),
+        cmocka_unit_test_setup_teardown(version_1_is_walked_up_too, make_machine, remove_machine),
+        cmocka_unit_test_setup_teardown(a_container_finds_its_own_group, make_machine, remove_machine),
+        cmocka_unit_test_setup_teardown(files_that_are_missing_or_nonsense_mean_no_limit, make_machine, remove_machine),
+        cmocka_unit_test_setup_teardown(free_memory_counts_what_the_kernel_would_drop, make_machine, remove_machine),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
