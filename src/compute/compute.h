@@ -14,7 +14,8 @@
  * halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
  *   - BF16. Activations are rounded to bfloat16. Sixteen partial sums, number i taking elements 2i + 1 and 2i of every 32
  * in this order by fmaf (what a hardware dot product of pairs does), then folded likewise.
- *   - Attention walks positions in blocks that start at multiples of ATTENTION_BLOCK, whatever the batch.
+ *   - Attention walks positions in blocks that start at multiples of ATTENTION_BLOCK, whatever the batch
+ * (cpu/attention.h says the rest).
  * A kernel that cannot keep an order (a hardware instruction with its own rounding) must be used for every shape of its
  * type on that machine, so that the rule holds within a machine.
  *
@@ -156,6 +157,9 @@ void compute_rope(struct compute *compute, enum rope_layout layout, float *value
 /* Positions a block of the online softmax. KV capacities are multiples of it, so that a block never wraps. */
 #define ATTENTION_BLOCK 64
 
+/* The greatest key_size and value_size. */
+#define ATTENTION_MAX_SIZE 640
+
 /* Bytes of one head's row of size values in a KV cache of this type: F32, F16, BF16, Q8_0 or Q4_0; 0 when it cannot be.
  */
 size_t attention_row_bytes(enum tensor_type type, size_t size);
@@ -193,8 +197,7 @@ struct attention {
 };
 
 /* Flash attention: scores are never materialised for more than a block of positions. Keys and values of the batch's own
- * positions must be in the cache already. Scratch is bounded by attention_scratch_bytes. */
+ * positions must be in the cache already. Works in the scratch of the struct compute. */
 void compute_attention(struct compute *compute, const struct attention *attention);
-uint64_t attention_scratch_bytes(size_t threads, size_t heads, size_t key_size, size_t value_size);
 
 #endif

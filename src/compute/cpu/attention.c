@@ -1,0 +1,192 @@
+#include "compute/cpu/attention.h"
+#include "compute/cpu/kernels.h"
+
+/* A worker's scratch holds the tile that it works on and, in the last part, states of spans that wait for their merge.
+ */
+#define TILE_FLOATS ((size_t)(384 << 10) / sizeof(float))
+#define SPAN_FLOATS (GEMM_SCRATCH_BYTES / sizeof(float) - TILE_FLOATS)
+
+/* More queries share one unpacking of keys and values, but fill the second-level cache. */
+#define TILE_QUERIES ((size_t)96)
+
+/* Spans are spread over threads when there are fewer tiles than this a thread. */
+#define TILES_PER_THREAD 4
+
+struct attention_range attention_row_range(const struct attention *attention, const struct attention_sequence *sequence,
+                                           size_t row)
+{
+    const uint32_t *positions = attention->positions + sequence->first_row;
+    uint32_t own = positions[row];
+    struct attention_range range = {0, attention->bidirectional ? positions[sequence->rows - 1] : own};
+    if (attention->window > 0 && own >= attention->window)
+        range.first = own - attention->window + 1;
+    if (attention->chunk > 0)
+        range.first = MAX(range.first, own - own % attention->chunk);
+    return range;
+}
+
+static struct attention_range tile_range(const struct attention_tile *tile)
+{
+    size_t group = tile->attention->heads / tile->attention->kv_heads;
+    size_t row = tile->first / group;
+    size_t last_row = (tile->first + tile->count - 1) / group;
+    struct attention_range range = attention_row_range(tile->attention, tile->sequence, row);
+    while (row++ < last_row) {
+        struct attention_range other = attention_row_range(tile->attention, tile->sequence, row);
+        range.first = MIN(range.first, other.first);
+        range.last = MAX(range.last, other.last);
+    }
+    return range;
+}
+
+/* ---- the work of one call ---------------------------------------------------------------------------------------- */
+
+struct plan {
+    const struct attention *attention;
+    const struct attention_kernels *kernels;
+    struct compute *compute;
+    size_t tile_queries;
+
+    /* Spread over spans: the tile, and the first of the spans that are on their way, with its slot. */
+    const struct attention_tile *tile;
+    size_t first_span, first_slot, state_floats;
+};
+
+static size_t sequence_tiles(const struct plan *plan, const struct attention_sequence *sequence)
+{
+    size_t group = plan->attention->heads / plan->attention->kv_heads;
+    return (sequence->rows * group + plan->tile_queries - 1) / plan->tile_queries * plan->attention->kv_heads;
+}
+
+/* Tiles are numbered by sequence, kv head, queries from the last to the first: the longest walks come first. */
+static struct attention_tile tile_at(const struct plan *plan, size_t index)
+{
+    const struct attention *a = plan->attention;
+    const struct attention_sequence *sequence = a->sequences;
+    for (; index >= sequence_tiles(plan, sequence); sequence++)
+        index -= sequence_tiles(plan, sequence);
+    size_t queries = sequence->rows * (a->heads / a->kv_heads);
+    size_t across = sequence_tiles(plan, sequence) / a->kv_heads;
+    size_t first = (across - 1 - index % across) * plan->tile_queries;
+    return (struct attention_tile){.attention = a,
+                                   .sequence = sequence,
+                                   .kv_head = index / across,
+                                   .first = first,
+                                   .count = MIN(plan->tile_queries, queries - first)};
+}
+
+static float *worker_scratch(const struct plan *plan, size_t worker)
+{
+    return (float *)(plan->compute->scratch + worker * GEMM_SCRATCH_BYTES);
+}
+
+static void attend_span(const struct plan *plan, const struct attention_tile *tile, struct attention_range range,
+                        size_t span, float *state, float *work)
+{
+    uint32_t start = (uint32_t)(span * ATTENTION_SPAN);
+    plan->kernels->attend(tile, MAX(range.first, start), MIN(range.last, start + (ATTENTION_SPAN - 1)), state, work);
+}
+
+static void run_tile(void *context, size_t index, size_t worker)
+{
+    const struct plan *plan = context;
+    struct attention_tile tile = tile_at(plan, index);
+    struct attention_range range = tile_range(&tile);
+    size_t floats = attention_state_floats(tile.count, plan->attention->value_size);
+    float *state = worker_scratch(plan, worker);
+    float *next = state + floats;
+    float *work = next + floats;
+    size_t span = range.first / ATTENTION_SPAN;
+    attend_span(plan, &tile, range, span, state, work);
+    while (span++ < range.last / ATTENTION_SPAN) {
+        attend_span(plan, &tile, range, span, next, work);
+        plan->kernels->merge(state, next, tile.count, plan->attention->value_size);
+    }
+    plan->kernels->finish(&tile, state);
+}
+
+/* ---- few tiles, many positions ----------------------------------------------------------------------------------- */
+
+/* States of waiting spans go round the workers' scratch. */
+static float *span_state(const struct plan *plan, size_t slot)
+{
+    size_t threads = plan->compute->threads;
+    return worker_scratch(plan, slot % threads) + TILE_FLOATS + slot / threads * plan->state_floats;
+}
+
+static void run_span(void *context, size_t index, size_t worker)
+{
+    const struct plan *plan = context;
+    attend_span(plan, plan->tile, tile_range(plan->tile), plan->first_span + index,
+                span_state(plan, plan->first_slot + index), worker_scratch(plan, worker));
+}
+
+/* Waves of as many spans as there are slots. Slot 0 keeps what was merged, from one wave to the next. */
+static void run_tile_by_spans(struct plan *plan, const struct attention_tile *tile)
+{
+    struct attention_range range = tile_range(tile);
+    size_t value_size = plan->attention->value_size;
+    plan->tile = tile;
+    plan->state_floats = attention_state_floats(tile->count, value_size);
+    plan->first_span = range.first / ATTENTION_SPAN;
+    plan->first_slot = 0;
+    size_t slots = SPAN_FLOATS / plan->state_floats * plan->compute->threads;
+    size_t end = range.last / ATTENTION_SPAN + 1;
+    while (plan->first_span < end) {
+        size_t count = MIN(slots - plan->first_slot, end - plan->first_span);
+        thread_pool_run(plan->compute->pool, run_span, plan, count);
+        for (size_t i = MAX(plan->first_slot, (size_t)1); i < plan->first_slot + count; i++)
+            plan->kernels->merge(span_state(plan, 0), span_state(plan, i), tile->count, value_size);
+        plan->first_span += count;
+        plan->first_slot = 1;
+    }
+    plan->kernels->finish(tile, span_state(plan, 0));
+}
+
+/* ---- the call ---------------------------------------------------------------------------------------------------- */
+
+static const struct attention_kernels *kernels_of(const struct compute *compute)
+{
+    switch (compute_instructions(compute)) {
+#if defined(__x86_64__)
+    case INSTRUCTIONS_AVX2:
+        return &attention_kernels_avx2;
+    case INSTRUCTIONS_AVX512:
+        return &attention_kernels_avx512;
+#elif defined(__aarch64__)
+    case INSTRUCTIONS_NEON:
+        return &attention_kernels_neon;
+#endif
+    default:
+        return &attention_kernels_plain;
+    }
+}
+
+/* The most queries, up to TILE_QUERIES, whose tile fits the scratch: two states and the work, and two slots of spans.
+ * ATTENTION_MAX_SIZE is such that some always do. */
+static size_t choose_tile_queries(const struct attention *a)
+{
+    size_t query = attention_state_floats(1, a->value_size);
+    size_t fixed = attention_work_floats(0, a->key_size, a->value_size);
+    size_t each = 2 * query + attention_work_floats(1, a->key_size, a->value_size) - fixed;
+    return MIN(MIN((TILE_FLOATS - fixed) / each, SPAN_FLOATS / 2 / query), TILE_QUERIES);
+}
+
+void compute_attention(struct compute *compute, const struct attention *attention)
+{
+    struct plan plan = {.attention = attention,
+                        .kernels = kernels_of(compute),
+                        .compute = compute,
+                        .tile_queries = choose_tile_queries(attention)};
+    size_t tiles = 0;
+    for (size_t i = 0; i < attention->sequence_count; i++)
+        tiles += sequence_tiles(&plan, &attention->sequences[i]);
+    if (tiles >= TILES_PER_THREAD * compute->threads || compute->threads == 1) {
+        thread_pool_run(compute->pool, run_tile, &plan, tiles);
+        return;
+    }
+    for (size_t i = 0; i < tiles; i++) {
+        struct attention_tile tile = tile_at(&plan, i);
+        run_tile_by_spans(&plan, &tile);
+    }
+}

@@ -1,0 +1,329 @@
+#include "compute/cpu/attention.h"
+#include "compute/cpu/lanes.h"
+
+#include <float.h>
+
+#define BLOCK ATTENTION_BLOCK
+#define BLOCK_VECTORS (BLOCK / LANES)
+
+/* The maximum of a query that has seen nothing: finite, so that differences from it are numbers. */
+#define NOTHING (-FLT_MAX)
+
+/* ---- products ---------------------------------------------------------------------------------------------------- */
+
+/* out[i][j] = start + sum over k from first to end, in order, of a[i][k] * b[k][j], for rows x vectors * 16 outputs,
+ * where start is 0, or out[i][j] * factors[i] when factors is not NULL. */
+struct product {
+    float *out;
+    size_t out_stride;
+    const float *a;
+    size_t a_stride;
+    const float *b;
+    size_t b_stride;
+    size_t first, end;
+    const float *factors;
+};
+
+static inline __attribute__((always_inline)) void product_tile(const struct product *p, size_t row, size_t column,
+                                                               const size_t rows, const size_t vectors)
+{
+    lanes sums[LANES_TILE_ROWS][LANES_TILE_VECTORS];
+    const float *a = p->a + row * p->a_stride;
+    const float *b = p->b + column;
+    float *out = p->out + row * p->out_stride + column;
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < vectors; j++)
+            sums[i][j] = p->factors ? lanes_multiply(lanes_load(out + i * p->out_stride + j * LANES),
+                                                     lanes_all(p->factors[row + i]))
+                                    : lanes_all(0.0f);
+    for (size_t k = p->first; k < p->end; k++) {
+        lanes right[LANES_TILE_VECTORS];
+        for (size_t j = 0; j < vectors; j++)
+            right[j] = lanes_load(b + k * p->b_stride + j * LANES);
+        for (size_t i = 0; i < rows; i++) {
+            lanes left = lanes_all(a[i * p->a_stride + k]);
+            for (size_t j = 0; j < vectors; j++)
+                sums[i][j] = lanes_fma(left, right[j], sums[i][j]);
+        }
+    }
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < vectors; j++)
+            lanes_store(out + i * p->out_stride + j * LANES, sums[i][j]);
+}
+
+static void product_rows(const struct product *p, size_t row, size_t rows, size_t column, size_t vectors)
+{
+#define TILE(r)                                                                                                        \
+    case r:                                                                                                            \
+        if (vectors == LANES_TILE_VECTORS)                                                                             \
+            product_tile(p, row, column, r, LANES_TILE_VECTORS);                                                       \
+        else                                                                                                           \
+            for (size_t j = 0; j < vectors; j++)                                                                       \
+                product_tile(p, row, column + j * LANES, r, 1);                                                        \
+        break
+    switch (rows) {
+        TILE(1);
+        TILE(2);
+        TILE(3);
+        TILE(4);
+#if LANES_TILE_ROWS == 6
+        TILE(5);
+        TILE(6);
+#endif
+    }
+#undef TILE
+}
+
+static void product(const struct product *p, size_t rows, size_t vectors)
+{
+    for (size_t j = 0; j < vectors; j += LANES_TILE_VECTORS)
+        for (size_t i = 0; i < rows; i += LANES_TILE_ROWS)
+            product_rows(p, i, MIN(rows - i, (size_t)LANES_TILE_ROWS), j * LANES,
+                         MIN(vectors - j, (size_t)LANES_TILE_VECTORS));
+}
+
+/* ---- cache rows to floats ---------------------------------------------------------------------------------------- */
+
+static void unpack_block_of_32(float *out, const int8_t *quants, float scale)
+{
+    lanes_store(out, lanes_multiply(lanes_from_int8(quants), lanes_all(scale)));
+    lanes_store(out + LANES, lanes_multiply(lanes_from_int8(quants + LANES), lanes_all(scale)));
+}
+
+/* size floats of a cache row; the rest up to a multiple of 16 is zero. */
+static void unpack_row(enum tensor_type type, float *out, const uint8_t *row, size_t size)
+{
+    size_t whole = size / LANES * LANES;
+    size_t c = 0;
+    switch (type) {
+    case TENSOR_F16:
+        for (; c < whole; c += LANES)
+            lanes_store(out + c, lanes_from_half((const uint16_t *)row + c));
+        for (; c < size; c++)
+            out[c] = half_to_float(((const uint16_t *)row)[c]);
+        break;
+    case TENSOR_BF16:
+        for (; c < whole; c += LANES)
+            lanes_store(out + c, lanes_from_bfloat((const uint16_t *)row + c));
+        for (; c < size; c++)
+            out[c] = bfloat_to_float(((const uint16_t *)row)[c]);
+        break;
+    case TENSOR_Q8_0:
+        for (; c < size; c += 32, row += 34) {
+            uint16_t scale;
+            memcpy(&scale, row, sizeof scale);
+            unpack_block_of_32(out + c, (const int8_t *)row + 2, half_to_float(scale));
+        }
+        break;
+    case TENSOR_Q4_0:
+        for (; c < size; c += 32, row += 18) {
+            uint16_t scale;
+            int8_t quants[32];
+            memcpy(&scale, row, sizeof scale);
+            for (size_t i = 0; i < 16; i++) {
+                quants[i] = (int8_t)((row[2 + i] & 15) - 8);
+                quants[i + 16] = (int8_t)((row[2 + i] >> 4) - 8);
+            }
+            unpack_block_of_32(out + c, quants, half_to_float(scale));
+        }
+        break;
+    default:
+        memcpy(out, row, size * sizeof *out);
+        c = size;
+        break;
+    }
+    for (; c % LANES; c++)
+        out[c] = 0.0f;
+}
+
+/* Columns of keys: out[d][j] = element d of position j, for count positions; the others are zero. */
+static void unpack_keys(const struct attention *a, float *out, const uint8_t *keys, size_t count, float *row)
+{
+    for (size_t j = 0; j < count; j++) {
+        unpack_row(a->key_type, row, keys + j * a->key_position_bytes, a->key_size);
+        for (size_t d = 0; d < a->key_size; d++)
+            out[d * BLOCK + j] = row[d];
+    }
+    for (size_t d = 0; d < a->key_size; d++)
+        for (size_t j = count; j < BLOCK; j++)
+            out[d * BLOCK + j] = 0.0f;
+}
+
+/* ---- the walk over positions ------------------------------------------------------------------------------------- */
+
+/* Scales, caps and masks the scores of a query, whose positions in this block are from to end. */
+static float mask_scores(const struct attention *a, float *scores, size_t from, size_t end)
+{
+    lanes most = lanes_all(-INFINITY);
+    for (size_t v = 0; v < BLOCK_VECTORS; v++) {
+        lanes s = lanes_multiply(lanes_load(scores + v * LANES), lanes_all(a->scale));
+        if (a->soft_cap > 0.0f)
+            s = lanes_multiply(lanes_tanh(lanes_divide(s, lanes_all(a->soft_cap))), lanes_all(a->soft_cap));
+        lanes_store(scores + v * LANES, s);
+    }
+    for (size_t j = 0; j < from; j++)
+        scores[j] = -INFINITY;
+    for (size_t j = end; j < BLOCK; j++)
+        scores[j] = -INFINITY;
+    for (size_t v = 0; v < BLOCK_VECTORS; v++)
+        most = lanes_max(lanes_load(scores + v * LANES), most);
+    return lanes_fold_max(most);
+}
+
+/* Scores to weights, in place; returns their sum. */
+static float weigh_scores(float *scores, float maximum)
+{
+    lanes sum = lanes_all(0.0f);
+    for (size_t v = 0; v < BLOCK_VECTORS; v++) {
+        lanes e = lanes_exp(lanes_subtract(lanes_load(scores + v * LANES), lanes_all(maximum)));
+        lanes_store(scores + v * LANES, e);
+        sum = lanes_add(sum, e);
+    }
+    return lanes_fold_add(sum);
+}
+
+static float exp_of(float a)
+{
+    float e[LANES];
+    lanes_store(e, lanes_exp(lanes_all(a)));
+    return e[0];
+}
+
+struct walk {
+    const struct attention_tile *tile;
+    float *maxima, *sums, *values; /* the state */
+    size_t value_floats;
+    float *query, *scores, *factors, *keys_block, *values_block;
+};
+
+static void start(struct walk *walk)
+{
+    const struct attention_tile *tile = walk->tile;
+    const struct attention *a = tile->attention;
+    size_t group = a->heads / a->kv_heads;
+    for (size_t i = 0; i < tile->count; i++) {
+        size_t row = tile->sequence->first_row + (tile->first + i) / group;
+        size_t head = tile->kv_head * group + (tile->first + i) % group;
+        memcpy(walk->query + i * a->key_size, a->query + (row * a->heads + head) * a->key_size,
+               a->key_size * sizeof(float));
+        walk->maxima[i] = NOTHING;
+        walk->sums[i] = 0.0f;
+    }
+    memset(walk->values, 0, tile->count * walk->value_floats * sizeof(float));
+}
+
+/* The softmax of one block: scores become weights, maxima and sums go on, factors are what the values shrink by. */
+static void advance(struct walk *walk, uint32_t position)
+{
+    const struct attention_tile *tile = walk->tile;
+    const struct attention *a = tile->attention;
+    size_t group = a->heads / a->kv_heads;
+    struct attention_range range = {1, 0};
+    size_t range_row = SIZE_MAX;
+    for (size_t i = 0; i < tile->count; i++) {
+        size_t row = (tile->first + i) / group;
+        float *scores = walk->scores + i * BLOCK;
+        if (row != range_row)
+            range = attention_row_range(a, tile->sequence, row);
+        range_row = row;
+        size_t from = range.first > position ? MIN(range.first - position, (uint32_t)BLOCK) : 0;
+        size_t end = range.last < position ? 0 : MIN((size_t)(range.last - position) + 1, (size_t)BLOCK);
+        if (from >= end) {
+            memset(scores, 0, BLOCK * sizeof *scores);
+            walk->factors[i] = 1.0f;
+            continue;
+        }
+        float maximum = mask_scores(a, scores, from, end);
+        maximum = maximum > walk->maxima[i] ? maximum : walk->maxima[i];
+        walk->factors[i] = exp_of(walk->maxima[i] - maximum);
+        walk->maxima[i] = maximum;
+        walk->sums[i] = fmaf(walk->sums[i], walk->factors[i], weigh_scores(scores, maximum));
+    }
+}
+
+static void attend(const struct attention_tile *tile, uint32_t first, uint32_t last, float *state, float *work)
+{
+    const struct attention *a = tile->attention;
+    const struct attention_sequence *sequence = tile->sequence;
+    size_t count = tile->count;
+    struct walk walk = {.tile = tile, .value_floats = attention_value_floats(a->value_size)};
+    walk.maxima = state;
+    walk.sums = walk.maxima + count;
+    walk.values = walk.sums + count;
+    walk.keys_block = work;
+    walk.values_block = walk.keys_block + BLOCK * a->key_size;
+    walk.query = walk.values_block + BLOCK * walk.value_floats;
+    walk.scores = walk.query + count * a->key_size;
+    walk.factors = walk.scores + count * BLOCK;
+    start(&walk);
+
+    const uint8_t *keys = sequence->keys + tile->kv_head * a->key_head_bytes;
+    const uint8_t *values = sequence->values + tile->kv_head * a->value_head_bytes;
+    for (uint32_t position = first - first % BLOCK; position <= last; position += BLOCK) {
+        size_t index = position % sequence->capacity;
+        size_t from = position < first ? first - position : 0;
+        size_t end = MIN((size_t)(last - position) + 1, (size_t)BLOCK);
+
+        unpack_keys(a, walk.keys_block, keys + index * a->key_position_bytes, end, walk.values_block);
+        product(&(struct product){walk.scores, BLOCK, walk.query, a->key_size, walk.keys_block, BLOCK, 0, a->key_size,
+                                  NULL},
+                count, BLOCK_VECTORS);
+        advance(&walk, position);
+        for (size_t j = from; j < end; j++)
+            unpack_row(a->value_type, walk.values_block + j * walk.value_floats,
+                       values + (index + j) * a->value_position_bytes, a->value_size);
+        product(&(struct product){walk.values, walk.value_floats, walk.scores, BLOCK, walk.values_block,
+                                  walk.value_floats, from, end, walk.factors},
+                count, walk.value_floats / LANES);
+    }
+}
+
+static void merge(float *into, const float *from, size_t count, size_t value_size)
+{
+    size_t size = attention_value_floats(value_size);
+    for (size_t i = 0; i < count; i++) {
+        float *values = into + 2 * count + i * size;
+        const float *more = from + 2 * count + i * size;
+        if (from[i] == NOTHING)
+            continue;
+        if (into[i] == NOTHING) {
+            into[i] = from[i];
+            into[count + i] = from[count + i];
+            memcpy(values, more, size * sizeof *values);
+            continue;
+        }
+        float maximum = from[i] > into[i] ? from[i] : into[i];
+        float keep = exp_of(into[i] - maximum);
+        float take = exp_of(from[i] - maximum);
+        into[i] = maximum;
+        into[count + i] = fmaf(from[count + i], take, into[count + i] * keep);
+        for (size_t c = 0; c < size; c += LANES)
+            lanes_store(values + c, lanes_fma(lanes_load(more + c), lanes_all(take),
+                                              lanes_multiply(lanes_load(values + c), lanes_all(keep))));
+    }
+}
+
+static void finish(const struct attention_tile *tile, const float *state)
+{
+    const struct attention *a = tile->attention;
+    size_t group = a->heads / a->kv_heads;
+    size_t size = attention_value_floats(a->value_size);
+    for (size_t i = 0; i < tile->count; i++) {
+        size_t row = tile->sequence->first_row + (tile->first + i) / group;
+        size_t head = tile->kv_head * group + (tile->first + i) % group;
+        float sum = state[tile->count + i];
+        float factor = 1.0f;
+        if (a->sinks) {
+            float maximum = a->sinks[head] > state[i] ? a->sinks[head] : state[i];
+            factor = exp_of(state[i] - maximum);
+            sum = fmaf(sum, factor, exp_of(a->sinks[head] - maximum));
+        }
+        factor = sum > 0.0f ? factor / sum : 0.0f;
+        const float *values = state + 2 * tile->count + i * size;
+        float *out = a->output + (row * a->heads + head) * a->value_size;
+        for (size_t c = 0; c < a->value_size; c++)
+            out[c] = values[c] * factor;
+    }
+}
+
+const struct attention_kernels VARIANT(attention_kernels) = {.attend = attend, .merge = merge, .finish = finish};

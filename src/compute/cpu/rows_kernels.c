@@ -1,0 +1,226 @@
+#include "compute/cpu/lanes.h"
+#include "compute/cpu/rows.h"
+
+/* Runs body for count elements, sixteen at a time; the last few go through copies of part of a row, so that every
+ * element sees the same arithmetic wherever it stands. */
+#define FOR_LANES(i, count) for (size_t i = 0; i < (count); i += LANES)
+
+static inline lanes load_some(const float *from, size_t i, size_t count, float fill)
+{
+    return count - i >= LANES ? lanes_load(from + i) : lanes_load_part(from + i, count - i, fill);
+}
+
+static inline void store_some(float *to, size_t i, size_t count, lanes a)
+{
+    if (count - i >= LANES)
+        lanes_store(to + i, a);
+    else
+        lanes_store_part(to + i, a, count - i);
+}
+
+static float sum_of_squares(const float *in, size_t columns, float mean)
+{
+    lanes sum = lanes_all(0.0f);
+    FOR_LANES(i, columns)
+    {
+        lanes a = lanes_subtract(load_some(in, i, columns, mean), lanes_all(mean));
+        sum = lanes_fma(a, a, sum);
+    }
+    return lanes_fold_add(sum);
+}
+
+static void rms_norm(float *out, const float *in, const float *weight, size_t columns, float epsilon)
+{
+    float factor = 1.0f / sqrtf(sum_of_squares(in, columns, 0.0f) / (float)columns + epsilon);
+    FOR_LANES(i, columns)
+    {
+        lanes a = lanes_multiply(load_some(in, i, columns, 0.0f), lanes_all(factor));
+        if (weight)
+            a = lanes_multiply(a, load_some(weight, i, columns, 0.0f));
+        store_some(out, i, columns, a);
+    }
+}
+
+static void layer_norm(float *out, const float *in, const float *weight, const float *bias, size_t columns,
+                       float epsilon)
+{
+    lanes sum = lanes_all(0.0f);
+    FOR_LANES(i, columns)
+    sum = lanes_add(sum, load_some(in, i, columns, 0.0f));
+    float mean = lanes_fold_add(sum) / (float)columns;
+    float factor = 1.0f / sqrtf(sum_of_squares(in, columns, mean) / (float)columns + epsilon);
+    FOR_LANES(i, columns)
+    {
+        lanes a = lanes_subtract(load_some(in, i, columns, 0.0f), lanes_all(mean));
+        a = lanes_multiply(a, lanes_all(factor));
+        if (weight)
+            a = lanes_multiply(a, load_some(weight, i, columns, 0.0f));
+        if (bias)
+            a = lanes_add(a, load_some(bias, i, columns, 0.0f));
+        store_some(out, i, columns, a);
+    }
+}
+
+static void add(float *out, const float *a, const float *b, size_t count)
+{
+    FOR_LANES(i, count)
+    store_some(out, i, count, lanes_add(load_some(a, i, count, 0.0f), load_some(b, i, count, 0.0f)));
+}
+
+static void scale(float *out, const float *in, float factor, size_t count)
+{
+    FOR_LANES(i, count)
+    store_some(out, i, count, lanes_multiply(load_some(in, i, count, 0.0f), lanes_all(factor)));
+}
+
+static inline lanes silu(lanes a)
+{
+    return lanes_multiply(a, lanes_sigmoid(a));
+}
+
+/* x / 2 * (1 + tanh u) with u = sqrt(2 / pi) * (x + 0.044715 x^3) is x * sigmoid(2 u), which does not cancel. */
+static inline lanes gelu(lanes a)
+{
+    lanes cube = lanes_multiply(lanes_multiply(a, a), a);
+    lanes u = lanes_fma(lanes_all(0.044715f), cube, a);
+    return lanes_multiply(a, lanes_sigmoid(lanes_multiply(lanes_all(1.5957691216f), u)));
+}
+
+static inline lanes relu(lanes a)
+{
+    return lanes_max(a, lanes_all(0.0f));
+}
+
+static inline lanes each(lanes a, float (*function)(float))
+{
+    float values[LANES];
+    lanes_store(values, a);
+    for (size_t i = 0; i < LANES; i++)
+        values[i] = function(values[i]);
+    return lanes_load(values);
+}
+
+static float gelu_erf(float a)
+{
+    return 0.5f * a * (1.0f + erff(a * 0.70710678f));
+}
+
+static float softplus(float a)
+{
+    return (a > 0.0f ? a : 0.0f) + log1pf(expf(-fabsf(a)));
+}
+
+static void glu(enum glu_kind kind, float *out, const float *gate, const float *up, size_t count, float alpha,
+                float limit)
+{
+    FOR_LANES(i, count)
+    {
+        lanes g = load_some(gate, i, count, 0.0f);
+        lanes u = load_some(up, i, count, 0.0f);
+        switch (kind) {
+        case GLU_SILU:
+            g = silu(g);
+            break;
+        case GLU_GELU:
+            g = gelu(g);
+            break;
+        case GLU_GELU_ERF:
+            g = each(g, gelu_erf);
+            break;
+        case GLU_RELU:
+            g = relu(g);
+            break;
+        case GLU_OAI:
+            g = lanes_min(g, lanes_all(limit));
+            u = lanes_max(lanes_min(u, lanes_all(limit)), lanes_all(-limit));
+            g = lanes_multiply(g, lanes_sigmoid(lanes_multiply(lanes_all(alpha), g)));
+            u = lanes_add(u, lanes_all(1.0f));
+            break;
+        }
+        store_some(out, i, count, lanes_multiply(g, u));
+    }
+}
+
+static void function(enum activation_function function, float *values, size_t count)
+{
+    FOR_LANES(i, count)
+    {
+        lanes a = load_some(values, i, count, 0.0f);
+        switch (function) {
+        case FUNCTION_SILU:
+            a = silu(a);
+            break;
+        case FUNCTION_GELU:
+            a = gelu(a);
+            break;
+        case FUNCTION_GELU_ERF:
+            a = each(a, gelu_erf);
+            break;
+        case FUNCTION_RELU:
+            a = relu(a);
+            break;
+        case FUNCTION_RELU_SQUARED:
+            a = relu(a);
+            a = lanes_multiply(a, a);
+            break;
+        case FUNCTION_SIGMOID:
+            a = lanes_sigmoid(a);
+            break;
+        case FUNCTION_SOFTPLUS:
+            a = each(a, softplus);
+            break;
+        }
+        store_some(values, i, count, a);
+    }
+}
+
+static void soft_cap(float *values, size_t count, float cap)
+{
+    FOR_LANES(i, count)
+    {
+        lanes a = lanes_tanh(lanes_divide(load_some(values, i, count, 0.0f), lanes_all(cap)));
+        store_some(values, i, count, lanes_multiply(a, lanes_all(cap)));
+    }
+}
+
+static void softmax(float *values, size_t columns)
+{
+    lanes most = lanes_all(-INFINITY);
+    FOR_LANES(i, columns)
+    most = lanes_max(load_some(values, i, columns, -INFINITY), most);
+    lanes greatest = lanes_all(lanes_fold_max(most));
+    lanes sum = lanes_all(0.0f);
+    FOR_LANES(i, columns)
+    {
+        lanes e = lanes_exp(lanes_subtract(load_some(values, i, columns, -INFINITY), greatest));
+        sum = lanes_add(sum, e);
+        store_some(values, i, columns, e);
+    }
+    scale(values, values, 1.0f / lanes_fold_add(sum), columns);
+}
+
+static void rope(enum rope_layout layout, float *head, size_t rotary, const float *table)
+{
+    size_t pairs = rotary / 2;
+    size_t step = layout == ROPE_NORMAL ? 2 : 1;
+    size_t apart = layout == ROPE_NORMAL ? 1 : pairs;
+    for (size_t i = 0; i < pairs; i++) {
+        float *x = head + i * step;
+        float cosine = table[2 * i], sine = table[2 * i + 1];
+        float a = x[0], b = x[apart];
+        x[0] = a * cosine - b * sine;
+        x[apart] = a * sine + b * cosine;
+    }
+}
+
+const struct row_kernels VARIANT(row_kernels) = {
+    .rms_norm = rms_norm,
+    .layer_norm = layer_norm,
+    .add = add,
+    .scale = scale,
+    .glu = glu,
+    .function = function,
+    .soft_cap = soft_cap,
+    .softmax = softmax,
+    .rope = rope,
+};
