@@ -74,6 +74,14 @@ static void fill_tables(void)
         tables[set].instructions = set;
         kernels_plain(&tables[set]);
     }
+#if defined(__x86_64__)
+    struct kernel_table *avx512 = &tables[INSTRUCTIONS_AVX512];
+    kernels_avx512_floats(avx512);
+    kernels_avx512_blocks(avx512);
+    kernels_avx512_super(avx512);
+    if (cpu_has_avx512_bf16())
+        kernels_avx512_bf16(avx512);
+#endif
 }
 
 const struct kernel_table *kernel_table_get(enum instruction_set set)

@@ -1,0 +1,71 @@
+/* What the AVX-512 kernels share: sums across the lanes of several registers at once, and rows taken in fours. */
+#ifndef HYPURA_COMPUTE_AVX512_H
+#define HYPURA_COMPUTE_AVX512_H
+
+#include "compute/cpu/kernels.h"
+
+#include <immintrin.h>
+#include <string.h>
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+/* How far ahead of the rows in work their memory is asked for. Four rows at a time are four short streams, which the
+ * hardware's own prefetch follows badly; but rows are adjacent, so that one linear stream covers all of them. */
+#define PREFETCH_BYTES 6144
+
+static ALWAYS_INLINE void prefetch_lines(const uint8_t *from, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *)from + i, _MM_HINT_T0);
+}
+
+/* In 128-bit lane k: the sums over lane k of a, b, c and d. */
+static ALWAYS_INLINE __m512i sum_lanes_4(__m512i a, __m512i b, __m512i c, __m512i d)
+{
+    __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+    __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+    return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+}
+
+/* The sums of a, b, c and d. */
+static ALWAYS_INLINE __m128i sum_4(__m512i a, __m512i b, __m512i c, __m512i d)
+{
+    __m512i lanes = sum_lanes_4(a, b, c, d);
+    __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(lanes), _mm512_extracti64x4_epi64(lanes, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
+/* Four rows, the last one several times where fewer are left. */
+struct four_rows {
+    const uint8_t *at[4];
+};
+
+static ALWAYS_INLINE struct four_rows four_rows(const uint8_t *weights, size_t row_bytes, size_t first, size_t rows)
+{
+    struct four_rows out;
+    for (size_t i = 0; i < 4; i++)
+        out.at[i] = weights + MIN(first + i, rows - 1) * row_bytes;
+    return out;
+}
+
+static ALWAYS_INLINE void store_4(float *out, __m128 sums, size_t left)
+{
+    if (left >= 4)
+        _mm_storeu_ps(out, sums);
+    else
+        _mm_mask_storeu_ps(out, (__mmask8)((1u << left) - 1), sums);
+}
+
+/* Two 16-byte halves of a register pair [a b c d] [e f g h] as [a c e g] and [b d f h]: the low and the high halves of
+ * four blocks of 32. */
+static ALWAYS_INLINE __m512i even_lanes(__m512i a, __m512i b)
+{
+    return _mm512_shuffle_i64x2(a, b, _MM_SHUFFLE(2, 0, 2, 0));
+}
+
+static ALWAYS_INLINE __m512i odd_lanes(__m512i a, __m512i b)
+{
+    return _mm512_shuffle_i64x2(a, b, _MM_SHUFFLE(3, 1, 3, 1));
+}
+
+#endif

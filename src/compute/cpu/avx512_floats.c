@@ -1,0 +1,160 @@
+/* AVX-512: matrix times vector for F32 and F16, four rows at a time, and the copies of activations. */
+#include "compute/cpu/avx512.h"
+
+typedef __m512 load_function(const uint8_t *row, size_t column);
+typedef __m512 load_part_function(const uint8_t *row, size_t column, __mmask16 mask);
+
+/* 8 + 8, 4 + 4, 2 + 2, 1 + 1 */
+static ALWAYS_INLINE float fold(__m512 lanes)
+{
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                                     const struct activation_row *x, size_t element_bytes, load_function *load,
+                                     load_part_function *load_part)
+{
+    for (size_t r = 0; r < rows; r += 4) {
+        struct four_rows at = four_rows(weights, row_bytes, r, rows);
+        const uint8_t *ahead = weights + r * row_bytes + PREFETCH_BYTES;
+        __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+        size_t c = 0;
+        for (; c + 16 <= columns; c += 16) {
+            prefetch_lines(ahead, 64 * element_bytes);
+            ahead += 64 * element_bytes;
+            __m512 values = _mm512_loadu_ps(x->floats + c);
+            for (int i = 0; i < 4; i++)
+                sums[i] = _mm512_fmadd_ps(load(at.at[i], c), values, sums[i]);
+        }
+        if (c < columns) {
+            __mmask16 mask = (__mmask16)((1u << (columns - c)) - 1);
+            __m512 values = _mm512_maskz_loadu_ps(mask, x->floats + c);
+            for (int i = 0; i < 4; i++)
+                sums[i] = _mm512_fmadd_ps(load_part(at.at[i], c, mask), values, sums[i]);
+        }
+        for (size_t i = 0; i < MIN(rows - r, (size_t)4); i++)
+            out[r + i] = fold(sums[i]);
+    }
+}
+
+static ALWAYS_INLINE __m512 load_f32(const uint8_t *row, size_t column)
+{
+    return _mm512_loadu_ps(row + 4 * column);
+}
+
+static ALWAYS_INLINE __m512 load_part_f32(const uint8_t *row, size_t column, __mmask16 mask)
+{
+    return _mm512_maskz_loadu_ps(mask, row + 4 * column);
+}
+
+static ALWAYS_INLINE __m512 load_f16(const uint8_t *row, size_t column)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(row + 2 * column)));
+}
+
+static ALWAYS_INLINE __m512 load_part_f16(const uint8_t *row, size_t column, __mmask16 mask)
+{
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, row + 2 * column));
+}
+
+static void gemv_f32(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                     const struct activation_row *x)
+{
+    float_gemv(out, weights, row_bytes, rows, columns, x, 4, load_f32, load_part_f32);
+}
+
+static void gemv_f16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                     const struct activation_row *x)
+{
+    float_gemv(out, weights, row_bytes, rows, columns, x, 2, load_f16, load_part_f16);
+}
+
+static void dequantize_f16(float *out, const uint8_t *blocks, size_t elements)
+{
+    size_t i = 0;
+    for (; i + 16 <= elements; i += 16)
+        _mm512_storeu_ps(out + i, load_f16(blocks, i));
+    if (i < elements) {
+        __mmask16 mask = (__mmask16)((1u << (elements - i)) - 1);
+        _mm512_mask_storeu_ps(out + i, mask, load_part_f16(blocks, i, mask));
+    }
+}
+
+/* ---- activations --------------------------------------------------------------------------------------------------
+ */
+
+static ALWAYS_INLINE __m512 load_values(const float *values, size_t column, size_t columns)
+{
+    if (column + 16 <= columns)
+        return _mm512_loadu_ps(values + column);
+    if (column >= columns)
+        return _mm512_setzero_ps();
+    return _mm512_maskz_loadu_ps((__mmask16)((1u << (columns - column)) - 1), values + column);
+}
+
+/* Blocks of 16 * vectors values. */
+static ALWAYS_INLINE void prepare(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns,
+                                  size_t vectors, size_t vectors_a_sum)
+{
+    const __m512 one_and_a_half = _mm512_set1_ps(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the integer */
+    size_t padded = align_up(columns, ACTIVATION_PADDING);
+    for (size_t c = 0; c < padded; c += 16 * vectors) {
+        __m512 in[16], greatest = _mm512_setzero_ps();
+        for (size_t i = 0; i < vectors; i++) {
+            in[i] = load_values(values, c + 16 * i, columns);
+            greatest = _mm512_max_ps(_mm512_abs_ps(in[i]), greatest);
+        }
+        float most = _mm512_reduce_max_ps(greatest);
+        *scales++ = most / 127.0f;
+        __m512 inverse = _mm512_set1_ps(most > 0 ? 127.0f / most : 0);
+        int sum = 0;
+        for (size_t i = 0; i < vectors; i++) {
+            __m512i bits = _mm512_castps_si512(_mm512_add_ps(_mm512_mul_ps(in[i], inverse), one_and_a_half));
+            __m128i bytes = _mm512_cvtepi32_epi8(bits);
+            _mm_storeu_si128((void *)(quants + c + 16 * i), bytes);
+            sum += _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes));
+            if ((i + 1) % vectors_a_sum == 0) {
+                *sums++ = (int16_t)sum;
+                sum = 0;
+            }
+        }
+    }
+}
+
+static void prepare_q8_32(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns)
+{
+    prepare(quants, scales, sums, values, columns, 2, 2);
+}
+
+static void prepare_q8_256(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns)
+{
+    prepare(quants, scales, sums, values, columns, 16, 1);
+}
+
+static void prepare_bfloat(uint16_t *out, const float *values, size_t columns)
+{
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff), infinity = _mm512_set1_epi32(0x7f800000);
+    for (size_t c = 0; c < align_up(columns, ACTIVATION_PADDING); c += 16) {
+        __m512i bits = _mm512_castps_si512(load_values(values, c, columns));
+        __m512i top = _mm512_srli_epi32(bits, 16);
+        __m512i odd = _mm512_and_si512(top, _mm512_set1_epi32(1));
+        __m512i rounded =
+            _mm512_srli_epi32(_mm512_add_epi32(_mm512_add_epi32(bits, _mm512_set1_epi32(0x7fff)), odd), 16);
+        __mmask16 nan = _mm512_cmpgt_epi32_mask(_mm512_and_si512(bits, magnitude), infinity);
+        rounded = _mm512_mask_or_epi32(rounded, nan, top, _mm512_set1_epi32(0x40));
+        _mm256_storeu_si256((void *)(out + c), _mm512_cvtepi32_epi16(rounded));
+    }
+}
+
+void kernels_avx512_floats(struct kernel_table *table)
+{
+    table->types[TENSOR_F32].gemv = gemv_f32;
+    table->types[TENSOR_F16].gemv = gemv_f16;
+    table->types[TENSOR_F16].dequantize = dequantize_f16;
+    table->prepare_q8_32 = prepare_q8_32;
+    table->prepare_q8_256 = prepare_q8_256;
+    table->prepare_bfloat = prepare_bfloat;
+}

@@ -1,0 +1,244 @@
+/* AVX-512 with VNNI: matrix times vector for super-blocks of 256.
+ *
+ * Four rows at a time: the integers of their blocks end up side by side in one register, so that a block's float work
+ * is done once for four rows. Inside a block, bytes are multiplied to 16-bit pairs (which cannot overflow: quants have
+ * at most 6 bits) and those by their 16-bit scales into 32-bit sums. */
+#include "compute/cpu/avx512.h"
+
+struct super_activation {
+    __m512i quants[4];
+    __m256i sums; /* of 16 */
+    const int16_t *sums_at;
+};
+
+/* What a step computes for four rows of one block. */
+struct super_result {
+    __m128i integer, minimum;
+    __m128 d, m;
+};
+
+typedef struct super_result super_step(const struct four_rows *rows, const struct super_activation *x);
+
+static ALWAYS_INLINE void super_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                                     const struct activation_row *x, size_t block_bytes, super_step *step, bool minima)
+{
+    for (size_t r = 0; r < rows; r += 4) {
+        struct four_rows at = four_rows(weights, row_bytes, r, rows);
+        const uint8_t *ahead = weights + r * row_bytes + PREFETCH_BYTES;
+        __m128 sum = _mm_setzero_ps();
+        for (size_t b = 0; b < columns / 256; b++) {
+            struct super_activation block;
+            for (int i = 0; i < 4; i++)
+                block.quants[i] = _mm512_loadu_si512(x->quants + 256 * b + 64 * i);
+            block.sums = _mm256_loadu_si256((const void *)(x->sums + 16 * b));
+            prefetch_lines(ahead, 4 * block_bytes);
+            ahead += 4 * block_bytes;
+            struct super_result result = step(&at, &block);
+            __m128 scale = _mm_set1_ps(x->scales[b]);
+            sum = _mm_fmadd_ps(_mm_mul_ps(result.d, scale), _mm_cvtepi32_ps(result.integer), sum);
+            if (minima)
+                sum = _mm_fnmadd_ps(_mm_mul_ps(result.m, scale), _mm_cvtepi32_ps(result.minimum), sum);
+            for (int i = 0; i < 4; i++)
+                at.at[i] += block_bytes;
+        }
+        store_4(out + r, sum, rows - r);
+    }
+}
+
+#define SUPER_GEMV(name, block, step, minima)                                                                          \
+    static void name(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,                \
+                     const struct activation_row *x)                                                                   \
+    {                                                                                                                  \
+        super_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block), step, minima);                     \
+    }
+
+static ALWAYS_INLINE __m512i twice(const uint8_t *bytes)
+{
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)bytes));
+}
+
+/* The halves d of four blocks, at an offset. */
+static ALWAYS_INLINE __m128 four_halves(const struct four_rows *rows, size_t offset)
+{
+    uint16_t d[4];
+    for (int i = 0; i < 4; i++)
+        memcpy(&d[i], rows->at[i] + offset, sizeof d[i]);
+    return _mm_cvtph_ps(_mm_setr_epi16((short)d[0], (short)d[1], (short)d[2], (short)d[3], 0, 0, 0, 0));
+}
+
+/* ---- Q4_K, Q5_K ---------------------------------------------------------------------------------------------------
+ */
+
+/* Both start with the same 16 bytes: d, dmin and 6-bit scales and minima. Unpacks four rows at once, a row a lane. */
+struct k_header {
+    __m512i scales; /* eight 16-bit scales a lane */
+    __m128i minimum;
+    __m128 d, m;
+};
+
+static ALWAYS_INLINE struct k_header k_header(const struct four_rows *rows, const struct super_activation *x)
+{
+    __m512i raw = _mm512_castsi128_si512(_mm_loadu_si128((const void *)rows->at[0]));
+    raw = _mm512_inserti32x4(raw, _mm_loadu_si128((const void *)rows->at[1]), 1);
+    raw = _mm512_inserti32x4(raw, _mm_loadu_si128((const void *)rows->at[2]), 2);
+    raw = _mm512_inserti32x4(raw, _mm_loadu_si128((const void *)rows->at[3]), 3);
+    /* 32-bit words of a lane: d and dmin; scales 0-3; minima 0-3 (each with 2 high bits of 4-7 on top); low halves of
+     * scales and minima 4-7. */
+    __m512i low = _mm512_and_si512(raw, _mm512_set1_epi8(63));
+    __m512i high = _mm512_srlv_epi32(_mm512_shuffle_epi32(raw, (_MM_PERM_ENUM)_MM_SHUFFLE(3, 3, 3, 3)),
+                                     _mm512_set1_epi64(4ll)); /* words 0 and 2 shifted by 4 */
+    high = _mm512_and_si512(high, _mm512_set1_epi8(15));
+    __m512i top = _mm512_and_si512(_mm512_srli_epi32(raw, 2), _mm512_set1_epi8(48));
+    high = _mm512_or_si512(high, top);
+    __m512i scales = _mm512_unpacklo_epi32(low, high); /* words 2, 3: scales */
+    __m512i minima = _mm512_unpackhi_epi32(low, high); /* words 0, 1: minima */
+    __m512i zero = _mm512_setzero_si512();
+    struct k_header out;
+    out.scales = _mm512_unpackhi_epi8(scales, zero);
+
+    __m128i sums = _mm_hadd_epi16(_mm256_castsi256_si128(x->sums), _mm256_extracti128_si256(x->sums, 1));
+    __m512i products = _mm512_madd_epi16(_mm512_unpacklo_epi8(minima, zero), _mm512_broadcast_i32x4(sums));
+    products = _mm512_add_epi32(products, _mm512_shuffle_epi32(products, (_MM_PERM_ENUM)_MM_SHUFFLE(2, 3, 0, 1)));
+    products = _mm512_add_epi32(products, _mm512_shuffle_epi32(products, (_MM_PERM_ENUM)_MM_SHUFFLE(1, 0, 3, 2)));
+    __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+    out.minimum = _mm512_castsi512_si128(_mm512_permutexvar_epi32(first, products));
+
+    __m128i halves = _mm512_castsi512_si128(_mm512_permutexvar_epi32(first, raw));
+    halves = _mm_shuffle_epi8(halves, _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    __m256 floats = _mm256_cvtph_ps(halves);
+    out.d = _mm256_castps256_ps128(floats);
+    out.m = _mm256_extractf128_ps(floats, 1);
+    return out;
+}
+
+/* Byte pairs of lane-wise scales: for 64 elements, scale 2j in the low and 2j + 1 in the high half of the register. */
+static ALWAYS_INLINE __m512i k_scale(__m512i row_scales, int j)
+{
+    __m256i low = _mm256_set1_epi16((short)(0x0100 + 0x0202 * (2 * j)));
+    __m256i high = _mm256_set1_epi16((short)(0x0100 + 0x0202 * (2 * j + 1)));
+    return _mm512_shuffle_epi8(row_scales, _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+}
+
+static ALWAYS_INLINE __m512i row_lane(__m512i rows, int row)
+{
+    switch (row) {
+    case 0:
+        return _mm512_shuffle_i64x2(rows, rows, _MM_SHUFFLE(0, 0, 0, 0));
+    case 1:
+        return _mm512_shuffle_i64x2(rows, rows, _MM_SHUFFLE(1, 1, 1, 1));
+    case 2:
+        return _mm512_shuffle_i64x2(rows, rows, _MM_SHUFFLE(2, 2, 2, 2));
+    default:
+        return _mm512_shuffle_i64x2(rows, rows, _MM_SHUFFLE(3, 3, 3, 3));
+    }
+}
+
+static ALWAYS_INLINE __m512i k_nibbles(const uint8_t *qs)
+{
+    const __m512i shift = _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4);
+    return _mm512_and_si512(_mm512_srlv_epi64(twice(qs), shift), _mm512_set1_epi8(15));
+}
+
+static ALWAYS_INLINE __m512i q4_k_row(const uint8_t *block, __m512i scales, const struct super_activation *x)
+{
+    const uint8_t *qs = block + offsetof(struct block_q4_k, qs);
+    __m512i sum = _mm512_setzero_si512();
+    for (int j = 0; j < 4; j++) {
+        __m512i pairs = _mm512_maddubs_epi16(k_nibbles(qs + 32 * j), x->quants[j]);
+        sum = _mm512_dpwssd_epi32(sum, pairs, k_scale(scales, j));
+    }
+    return sum;
+}
+
+static ALWAYS_INLINE __m512i q5_k_row(const uint8_t *block, __m512i scales, const struct super_activation *x)
+{
+    const uint8_t *qs = block + offsetof(struct block_q5_k, qs);
+    __m512i bits = twice(block + offsetof(struct block_q5_k, qh));
+    __m512i sum = _mm512_setzero_si512();
+    for (int j = 0; j < 4; j++) {
+        /* Bit 2j of the low and 2j + 1 of the high half come to bit 4. */
+        long long low = (4 - 2 * j) & 63, high = (3 - 2 * j) & 63;
+        __m512i fifth = _mm512_rolv_epi64(bits, _mm512_setr_epi64(low, low, low, low, high, high, high, high));
+        __m512i quants = _mm512_ternarylogic_epi64(fifth, _mm512_set1_epi8(16), k_nibbles(qs + 32 * j), 0xea);
+        sum = _mm512_dpwssd_epi32(sum, _mm512_maddubs_epi16(quants, x->quants[j]), k_scale(scales, j));
+    }
+    return sum;
+}
+
+static ALWAYS_INLINE struct super_result q4_k_step(const struct four_rows *rows, const struct super_activation *x)
+{
+    struct k_header header = k_header(rows, x);
+    __m512i sums[4];
+    for (int r = 0; r < 4; r++)
+        sums[r] = q4_k_row(rows->at[r], row_lane(header.scales, r), x);
+    return (struct super_result){sum_4(sums[0], sums[1], sums[2], sums[3]), header.minimum, header.d, header.m};
+}
+
+static ALWAYS_INLINE struct super_result q5_k_step(const struct four_rows *rows, const struct super_activation *x)
+{
+    struct k_header header = k_header(rows, x);
+    __m512i sums[4];
+    for (int r = 0; r < 4; r++)
+        sums[r] = q5_k_row(rows->at[r], row_lane(header.scales, r), x);
+    return (struct super_result){sum_4(sums[0], sums[1], sums[2], sums[3]), header.minimum, header.d, header.m};
+}
+
+SUPER_GEMV(gemv_q4_k, block_q4_k, q4_k_step, true)
+SUPER_GEMV(gemv_q5_k, block_q5_k, q5_k_step, true)
+
+/* ---- scales of 16 elements ----------------------------------------------------------------------------------------
+ */
+
+/* Sixteen 16-bit scales: for 64 elements, scale 4j + k in 128-bit lane k. */
+static ALWAYS_INLINE __m512i scale_16(__m512i scales, int j)
+{
+    const __m512i first = _mm512_setr_epi32(0, 0, 0, 0, 0x10001, 0x10001, 0x10001, 0x10001, 0x20002, 0x20002, 0x20002,
+                                            0x20002, 0x30003, 0x30003, 0x30003, 0x30003);
+    return _mm512_permutexvar_epi16(_mm512_add_epi16(first, _mm512_set1_epi16((short)(4 * j))), scales);
+}
+
+/* ---- Q6_K ---------------------------------------------------------------------------------------------------------
+ */
+
+static ALWAYS_INLINE __m512i q6_k_row(const uint8_t *block, const struct super_activation *x)
+{
+    const __m512i mask4 = _mm512_set1_epi8(15), mask2 = _mm512_set1_epi8(48);
+    const __m512i rotate0 = _mm512_setr_epi64(4, 4, 4, 4, 2, 2, 2, 2);
+    const __m512i rotate1 = _mm512_setr_epi64(0, 0, 0, 0, 62, 62, 62, 62);
+    __m256i bytes = _mm256_cvtepi8_epi16(_mm_loadu_si128((const void *)(block + offsetof(struct block_q6_k, scales))));
+    __m512i scales = _mm512_castsi256_si512(bytes);
+    __m512i sum = _mm512_setzero_si512();
+    for (int half = 0; half < 2; half++) {
+        __m512i low = _mm512_loadu_si512(block + 64 * half);
+        __m512i high = twice(block + offsetof(struct block_q6_k, qh) + 32 * half);
+        __m512i a =
+            _mm512_ternarylogic_epi64(_mm512_rolv_epi64(high, rotate0), mask2, _mm512_and_si512(low, mask4), 0xea);
+        __m512i b = _mm512_ternarylogic_epi64(_mm512_rolv_epi64(high, rotate1), mask2,
+                                              _mm512_and_si512(_mm512_srli_epi16(low, 4), mask4), 0xea);
+        sum = _mm512_dpwssd_epi32(sum, _mm512_maddubs_epi16(a, x->quants[2 * half]), scale_16(scales, 2 * half));
+        sum =
+            _mm512_dpwssd_epi32(sum, _mm512_maddubs_epi16(b, x->quants[2 * half + 1]), scale_16(scales, 2 * half + 1));
+    }
+    /* The quants are 32 too high. */
+    __m256i offset = _mm256_slli_epi32(_mm256_madd_epi16(bytes, x->sums), 5);
+    return _mm512_sub_epi32(sum, _mm512_zextsi256_si512(offset));
+}
+
+static ALWAYS_INLINE struct super_result q6_k_step(const struct four_rows *rows, const struct super_activation *x)
+{
+    __m512i sums[4];
+    for (int r = 0; r < 4; r++)
+        sums[r] = q6_k_row(rows->at[r], x);
+    struct super_result result = {.integer = sum_4(sums[0], sums[1], sums[2], sums[3]),
+                                  .d = four_halves(rows, offsetof(struct block_q6_k, d))};
+    return result;
+}
+
+SUPER_GEMV(gemv_q6_k, block_q6_k, q6_k_step, false)
+
+void kernels_avx512_super(struct kernel_table *table)
+{
+    table->types[TENSOR_Q4_K].gemv = gemv_q4_k;
+    table->types[TENSOR_Q5_K].gemv = gemv_q5_k;
+    table->types[TENSOR_Q6_K].gemv = gemv_q6_k;
+}
