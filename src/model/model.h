@@ -13,8 +13,6 @@
 /* ---- mechanisms that a row of the architecture table chooses from -------------------------------------------------
  */
 
-enum norm_kind { NORM_RMS, NORM_LAYER };
-
 enum rope_style { ROPE_STYLE_NONE, ROPE_STYLE_NORMAL, ROPE_STYLE_NEOX };
 
 enum rope_scaling { ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_YARN, ROPE_SCALING_LONGROPE };
@@ -38,34 +36,25 @@ enum layer_kind {
 
 /* What a tensor is for. The GGUF name of each ("blk.%d.attn_q.weight") stands in one table in tensors.c. */
 enum tensor_role {
-    /* of the whole model */
+    /* of the whole model, before the layers */
     ROLE_TOKEN_EMBEDDING,
     ROLE_TOKEN_EMBEDDING_NORM,
-    ROLE_OUTPUT_NORM,
-    ROLE_OUTPUT_NORM_BIAS,
-    ROLE_OUTPUT,
-    ROLE_OUTPUT_BIAS,
+    ROLE_TOKEN_EMBEDDING_NORM_BIAS,
     ROLE_ROPE_FACTORS,
     ROLE_ROPE_FACTORS_LONG,
     ROLE_ROPE_FACTORS_SHORT,
-    /* of a layer */
+    /* of a layer, in the order of their use */
     ROLE_ATTENTION_NORM,
     ROLE_ATTENTION_NORM_BIAS,
+    ROLE_ATTENTION_QKV,
+    ROLE_ATTENTION_QKV_BIAS,
     ROLE_ATTENTION_Q,
     ROLE_ATTENTION_Q_BIAS,
     ROLE_ATTENTION_K,
     ROLE_ATTENTION_K_BIAS,
     ROLE_ATTENTION_V,
     ROLE_ATTENTION_V_BIAS,
-    ROLE_ATTENTION_QKV,
-    ROLE_ATTENTION_QKV_BIAS,
     ROLE_ATTENTION_GATE,
-    ROLE_ATTENTION_Q_NORM,
-    ROLE_ATTENTION_K_NORM,
-    ROLE_ATTENTION_OUTPUT,
-    ROLE_ATTENTION_OUTPUT_BIAS,
-    ROLE_ATTENTION_POST_NORM,
-    ROLE_ATTENTION_SINKS,
     ROLE_ATTENTION_Q_A,
     ROLE_ATTENTION_Q_A_NORM,
     ROLE_ATTENTION_Q_B,
@@ -73,38 +62,49 @@ enum tensor_role {
     ROLE_ATTENTION_KV_A_NORM,
     ROLE_ATTENTION_KV_B,
     ROLE_ATTENTION_K_B,
+    ROLE_ATTENTION_Q_NORM,
+    ROLE_ATTENTION_K_NORM,
+    ROLE_ATTENTION_SINKS,
     ROLE_ATTENTION_V_B,
-    ROLE_RECURRENT_IN,
-    ROLE_RECURRENT_CONV,
-    ROLE_RECURRENT_DT_BIAS,
-    ROLE_RECURRENT_A,
     ROLE_RECURRENT_BETA_ALPHA,
     ROLE_RECURRENT_ALPHA,
     ROLE_RECURRENT_BETA,
+    ROLE_RECURRENT_CONV,
+    ROLE_RECURRENT_DT_BIAS,
+    ROLE_RECURRENT_A,
     ROLE_RECURRENT_NORM,
     ROLE_RECURRENT_OUT,
+    ROLE_ATTENTION_OUTPUT,
+    ROLE_ATTENTION_OUTPUT_BIAS,
+    ROLE_ATTENTION_POST_NORM,
     ROLE_FFN_NORM,
     ROLE_FFN_NORM_BIAS,
     ROLE_FFN_GATE,
+    ROLE_FFN_GATE_BIAS,
     ROLE_FFN_UP,
     ROLE_FFN_UP_BIAS,
     ROLE_FFN_DOWN,
     ROLE_FFN_DOWN_BIAS,
-    ROLE_FFN_POST_NORM,
     ROLE_ROUTER,
     ROLE_ROUTER_BIAS,
     ROLE_ROUTER_SELECTION_BIAS,
-    ROLE_EXPERT_GATE,
-    ROLE_EXPERT_GATE_BIAS,
-    ROLE_EXPERT_UP,
-    ROLE_EXPERT_UP_BIAS,
-    ROLE_EXPERT_GATE_UP,
-    ROLE_EXPERT_DOWN,
-    ROLE_EXPERT_DOWN_BIAS,
     ROLE_SHARED_ROUTER,
     ROLE_SHARED_GATE,
     ROLE_SHARED_UP,
     ROLE_SHARED_DOWN,
+    ROLE_EXPERT_GATE_BIAS,
+    ROLE_EXPERT_UP_BIAS,
+    ROLE_EXPERT_DOWN_BIAS,
+    ROLE_EXPERT_GATE_UP,
+    ROLE_EXPERT_GATE,
+    ROLE_EXPERT_UP,
+    ROLE_EXPERT_DOWN,
+    ROLE_FFN_POST_NORM,
+    /* of the whole model, after the layers */
+    ROLE_OUTPUT_NORM,
+    ROLE_OUTPUT_NORM_BIAS,
+    ROLE_OUTPUT,
+    ROLE_OUTPUT_BIAS,
     ROLE_COUNT
 };
 
@@ -150,7 +150,7 @@ struct model_layer {
     uint32_t kv_heads;
     uint32_t window; /* sliding window; 0: full attention */
     bool rope;       /* false: a layer without positions */
-    bool rope_local; /* uses the sliding-window rope base (Gemma 3) */
+    bool rope_local; /* uses the rope base of sliding layers, unscaled (Gemma 3) */
     bool moe;
     uint32_t feed_forward;           /* of a dense layer */
     unit_number tensors[ROLE_COUNT]; /* NO_UNIT where absent; expert tensors are in experts */
@@ -163,50 +163,64 @@ struct model_parameters {
     uint32_t context;
     uint32_t embedding;
     uint32_t vocabulary;
-    uint32_t key_size;
+    uint32_t key_size; /* of a head */
     uint32_t value_size;
     float norm_epsilon;
     /* experts */
     uint32_t experts, experts_used, expert_feed_forward;
-    uint32_t shared_experts, shared_feed_forward;
+    uint32_t shared_feed_forward; /* of all shared experts together; 0: none */
     uint32_t dense_leading_layers;
-    uint32_t expert_groups, expert_groups_used;
+    uint32_t expert_groups, expert_groups_used; /* 0: not grouped */
     enum router_gate router_gate;
-    bool router_normalise;
-    float router_scale;
+    bool router_normalise; /* chosen weights are divided by their sum */
+    float router_scale;    /* then multiplied by this */
     /* rope */
-    uint32_t rotary;
+    uint32_t rotary; /* elements of a head that turn */
     float rope_base, rope_base_local;
     enum rope_scaling rope_scaling;
-    float rope_factor; /* scaling divides positions by it */
+    float rope_factor; /* positions are divided by it; 1: not scaled */
     uint32_t rope_original_context;
-    float yarn_extrapolation, yarn_attention, yarn_beta_fast, yarn_beta_slow, yarn_log_multiplier;
+    float rope_attention_factor; /* what cosine and sine are multiplied by, YaRN's own share included */
+    float yarn_extrapolation, yarn_beta_fast, yarn_beta_slow;
     /* attention */
-    float attention_scale; /* of query times key */
-    float attention_soft_cap, output_soft_cap;
-    float embedding_scale, residual_scale, output_scale; /* 1: none */
-    uint32_t attention_chunk;
-    float attention_temperature_scale; /* Mistral 3, Llama 4; 0: none */
-    uint32_t attention_temperature_floor;
-    /* MLA */
-    uint32_t q_rank, kv_rank, rope_key_size, latent_key_size, latent_value_size;
-    /* recurrent */
-    uint32_t recurrent_conv, recurrent_heads_k, recurrent_heads_v, recurrent_state, recurrent_inner;
+    float attention_scale;                               /* of query times key */
+    float attention_soft_cap, output_soft_cap;           /* 0: none */
+    float embedding_scale, residual_scale, output_scale; /* factors; 1: none */
+    float attention_temperature_scale;                   /* 0: none. Queries at position p are multiplied by */
+    float attention_temperature_floor,
+        attention_temperature_offset; /* 1 + scale * ln(1 + floor((p + offset) / floor)) */
+    /* MLA: heads of latent_key_size (of which the last rotary elements turn) and latent_value_size */
+    uint32_t q_rank, kv_rank, latent_key_size, latent_value_size;
+    /* gated delta net */
+    uint32_t recurrent_conv; /* positions that the convolution sees */
+    uint32_t recurrent_heads_k, recurrent_heads_v;
+    uint32_t recurrent_key_size, recurrent_value_size; /* of a head; the state is one matrix of both a value head */
 };
 
-/* A row of the architecture table: what cannot be read from the metadata. */
+enum architecture_flag {
+    ARCHITECTURE_EMBEDDING_SCALED = 1 << 0,    /* embeddings are multiplied by the square root of their width */
+    ARCHITECTURE_FFN_NORM_NAMED_POST = 1 << 1, /* the norm before the feed forward is called post_attention_norm */
+    ARCHITECTURE_QUERY_GATED = 1 << 2,         /* attn_q holds a query and an output gate for each head */
+    ARCHITECTURE_LATENT = 1 << 3,              /* MLA in every layer */
+    ARCHITECTURE_RECURRENT = 1 << 4,           /* all layers but every full_attention_interval-th are recurrent */
+    ARCHITECTURE_RECURRENT_HEADS_TILED = 1
+                                         << 5, /* value head v reads key head v % key heads, else v / (values / keys) */
+    ARCHITECTURE_LOCAL_ROPE = 1 << 6           /* sliding layers have a rope base of their own and no scaling */
+};
+
+/* A row of the architecture table: what cannot be read from the metadata. Where a tensor is optional (biases, norms of
+ * queries and keys, shared experts) its presence in the file decides, not the row. */
 struct architecture {
     const char *name; /* general.architecture */
     const char *title;
-    enum norm_kind norm;
     enum rope_style rope;
     enum ffn_activation activation;
-    enum router_gate router_gate;
-    bool router_normalise;
-    bool qk_norm_before_rope; /* per head, where the tensors are there */
-    bool parallel_residual;
-    bool norm_after; /* also norms the output of attention and of the feed forward */
-    uint32_t flags;  /* mechanisms of single families, ARCHITECTURE_... in architecture.h */
+    enum router_gate router_gate; /* unless expert_gating_func says */
+    bool router_normalise;        /* unless expert_weights_norm says */
+    uint32_t window_pattern;      /* of n layers the last sees everything, the others a window; 0: none slides */
+    uint32_t no_rope_interval;    /* every n-th layer has no positions; 0: all have */
+    uint32_t wide_scale_layers;   /* a model of this many layers scales attention by embedding / heads, not key size */
+    uint32_t flags;
 };
 
 struct model;

@@ -1,0 +1,388 @@
+#include "model/model_private.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Far above every published model; a number beyond is a broken file, and sizes computed from these never overflow 64
+ * bits. */
+#define MAX_LAYERS 4096u
+#define MAX_WIDTH (1u << 20)
+#define MAX_HEADS 65536u
+#define MAX_EXPERTS 65536u
+#define MAX_VOCABULARY (1u << 24)
+
+/* ---- reading keys of the architecture ------------------------------------------------------------------------------
+ */
+
+struct reader {
+    const struct gguf *file;
+    const struct architecture *architecture;
+    char key[160];
+};
+
+static const char *key(struct reader *reader, const char *name)
+{
+    snprintf(reader->key, sizeof reader->key, "%s.%s", reader->architecture->name, name);
+    return reader->key;
+}
+
+static bool has_float(struct reader *reader, const char *name, float *out)
+{
+    return gguf_get_float(reader->file, key(reader, name), out);
+}
+
+/* A number that may be absent, between 1 and most where it is there. */
+static hypura_status optional_number(struct reader *reader, const char *name, uint32_t most, uint32_t *out,
+                                     hypura_error *error)
+{
+    uint64_t value;
+    if (!gguf_find(reader->file, key(reader, name)))
+        return HYPURA_OK;
+    if (!gguf_get_uint64(reader->file, key(reader, name), &value))
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is not a number",
+                         gguf_file_path(reader->file, 0), reader->key);
+    if (value > most)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is %" PRIu64 "; at most %u is sensible",
+                         gguf_file_path(reader->file, 0), reader->key, value, most);
+    *out = (uint32_t)value;
+    return HYPURA_OK;
+}
+
+static hypura_status needed_number(struct reader *reader, const char *name, uint32_t most, uint32_t *out,
+                                   hypura_error *error)
+{
+    uint32_t value = 0;
+    hypura_status status = optional_number(reader, name, most, &value, error);
+    if (status)
+        return status;
+    if (value == 0)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is missing or zero",
+                         gguf_file_path(reader->file, 0), key(reader, name));
+    *out = value;
+    return HYPURA_OK;
+}
+
+/* A number of each layer: one for all, or an array with one a layer. */
+static hypura_status layer_number(struct reader *reader, const char *name, uint32_t layer, uint32_t most, uint32_t *out,
+                                  hypura_error *error)
+{
+    const struct gguf_value *value = gguf_find(reader->file, key(reader, name));
+    if (!value || value->type != GGUF_ARRAY)
+        return optional_number(reader, name, most, out, error);
+    int64_t number;
+    if (!gguf_element_int64(value, layer, &number) || number < 0 || number > most)
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s: metadata '%s' has no number from 0 to %u for layer %u; it has %" PRIu64 " elements",
+                         gguf_file_path(reader->file, 0), reader->key, most, layer, value->count);
+    *out = (uint32_t)number;
+    return HYPURA_OK;
+}
+
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        hypura_status try_status = (call);                                                                             \
+        if (try_status)                                                                                                \
+            return try_status;                                                                                         \
+    } while (0)
+
+hypura_status model_read_layer_count(const struct gguf *file, const struct architecture *architecture, uint32_t *layers,
+                                     hypura_error *error)
+{
+    struct reader reader = {.file = file, .architecture = architecture};
+    uint32_t count = 0, predicting = 0;
+    TRY(needed_number(&reader, "block_count", MAX_LAYERS, &count, error));
+    TRY(optional_number(&reader, "nextn_predict_layers", MAX_LAYERS, &predicting, error));
+    if (predicting >= count)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: all %u layers are said to be prediction layers (%u)",
+                         gguf_file_path(file, 0), count, predicting);
+    *layers = count - predicting;
+    return HYPURA_OK;
+}
+
+/* ---- rope ----------------------------------------------------------------------------------------------------------
+ */
+
+static hypura_status read_rope(struct reader *reader, struct model_parameters *p, hypura_error *error)
+{
+    p->rope_base = 10000.0f;
+    p->rope_base_local = 10000.0f;
+    has_float(reader, "rope.freq_base", &p->rope_base);
+    has_float(reader, "rope.freq_base_swa", &p->rope_base_local);
+    p->rope_original_context = p->context;
+    TRY(optional_number(reader, "rope.scaling.original_context_length", UINT32_MAX, &p->rope_original_context, error));
+
+    float factor = 0.0f;
+    if (!has_float(reader, "rope.scaling.factor", &factor))
+        has_float(reader, "rope.scale_linear", &factor);
+    p->rope_scaling = ROPE_SCALING_LINEAR;
+    struct gguf_string type;
+    if (gguf_get_string(reader->file, key(reader, "rope.scaling.type"), &type)) {
+        if (strcmp(type.data, "none") == 0)
+            p->rope_scaling = ROPE_SCALING_NONE;
+        else if (strcmp(type.data, "linear") == 0)
+            p->rope_scaling = ROPE_SCALING_LINEAR;
+        else if (strcmp(type.data, "yarn") == 0)
+            p->rope_scaling = ROPE_SCALING_YARN;
+        else if (strcmp(type.data, "longrope") == 0)
+            p->rope_scaling = ROPE_SCALING_LONGROPE;
+        else
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                             "%s: rope scaling '%s' is not known; none, linear, yarn and longrope are",
+                             gguf_file_path(reader->file, 0), type.data);
+    }
+    p->rope_factor = factor > 0.0f && p->rope_scaling != ROPE_SCALING_NONE ? factor : 1.0f;
+    if (p->rope_factor == 1.0f && p->rope_scaling == ROPE_SCALING_LINEAR)
+        p->rope_scaling = ROPE_SCALING_NONE;
+
+    float own = 1.0f, yarn = 1.0f, log_multiplier = 0.0f;
+    p->yarn_extrapolation = 1.0f;
+    p->yarn_beta_fast = 32.0f;
+    p->yarn_beta_slow = 1.0f;
+    has_float(reader, "rope.scaling.attn_factor", &own);
+    has_float(reader, "rope.scaling.yarn_attn_factor", &yarn);
+    has_float(reader, "rope.scaling.yarn_ext_factor", &p->yarn_extrapolation);
+    has_float(reader, "rope.scaling.yarn_beta_fast", &p->yarn_beta_fast);
+    has_float(reader, "rope.scaling.yarn_beta_slow", &p->yarn_beta_slow);
+    bool has_multiplier = has_float(reader, "rope.scaling.yarn_log_multiplier", &log_multiplier);
+    p->rope_attention_factor = own * yarn;
+    if (p->rope_scaling == ROPE_SCALING_YARN) {
+        /* YaRN (Peng et al., 2023) lowers the temperature of attention by 0.1 ln(s) + 1 on both sides of the product.
+         * Models with a multiplier of their own (DeepSeek, Mistral 3) take it into the attention scale instead. */
+        float stretch = 0.1f * logf(p->rope_factor);
+        if (!has_multiplier || log_multiplier == 0.0f)
+            p->rope_attention_factor *= 1.0f + stretch;
+        if (reader->architecture->flags & ARCHITECTURE_LATENT) {
+            /* The converter wrote 0.1 x the model's mscale_all_dim. */
+            float scale = 1.0f + stretch * (log_multiplier / 0.1f);
+            p->attention_scale *= scale * scale;
+        }
+    }
+    return HYPURA_OK;
+}
+
+/* ---- experts -------------------------------------------------------------------------------------------------------
+ */
+
+static uint32_t first_dimension(const struct model *model, enum tensor_role role)
+{
+    for (uint32_t i = 0; i < model->parameters.layers; i++) {
+        const struct gguf_tensor *tensor = model->layer_tensors[i][role];
+        if (tensor)
+            return (uint32_t)MIN(tensor->dimensions[0], MAX_WIDTH);
+    }
+    return 0;
+}
+
+static hypura_status read_experts(struct model *model, struct reader *reader, hypura_error *error)
+{
+    struct model_parameters *p = &model->parameters;
+    TRY(optional_number(reader, "expert_count", MAX_EXPERTS, &p->experts, error));
+    p->router_gate = model->architecture->router_gate;
+    p->router_normalise = model->architecture->router_normalise;
+    p->router_scale = 1.0f;
+    if (p->experts == 0)
+        return HYPURA_OK;
+    TRY(needed_number(reader, "expert_used_count", p->experts, &p->experts_used, error));
+    /* Converters disagree on which key holds the width of an expert; the tensors themselves do not. */
+    p->expert_feed_forward = first_dimension(model, ROLE_EXPERT_DOWN);
+    p->shared_feed_forward = first_dimension(model, ROLE_SHARED_DOWN);
+    TRY(optional_number(reader, "leading_dense_block_count", MAX_LAYERS, &p->dense_leading_layers, error));
+
+    uint32_t gate = 0;
+    TRY(optional_number(reader, "expert_gating_func", 1000, &gate, error));
+    if (gate == 1)
+        p->router_gate = ROUTER_SOFTMAX;
+    else if (gate == 2)
+        p->router_gate = ROUTER_SIGMOID;
+    else if (gate == 3)
+        p->router_gate = ROUTER_SOFTMAX_SELECTED;
+    else if (gate != 0)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: expert gating function %u is not known; 1, 2 and 3 are",
+                         gguf_file_path(reader->file, 0), gate);
+    gguf_get_bool(reader->file, key(reader, "expert_weights_norm"), &p->router_normalise);
+    has_float(reader, "expert_weights_scale", &p->router_scale);
+    if (p->router_scale == 0.0f)
+        p->router_scale = 1.0f;
+
+    TRY(optional_number(reader, "expert_group_count", MAX_EXPERTS, &p->expert_groups, error));
+    TRY(optional_number(reader, "expert_group_used_count", MAX_EXPERTS, &p->expert_groups_used, error));
+    if (p->expert_groups <= 1) {
+        p->expert_groups = p->expert_groups_used = 0;
+    } else if (p->experts % p->expert_groups != 0 || p->expert_groups_used == 0 ||
+               p->expert_groups_used > p->expert_groups ||
+               (uint64_t)p->experts / p->expert_groups * p->expert_groups_used < p->experts_used) {
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s: %u experts in %u groups, %u groups used and %u experts used do not fit together",
+                         gguf_file_path(reader->file, 0), p->experts, p->expert_groups, p->expert_groups_used,
+                         p->experts_used);
+    }
+    return HYPURA_OK;
+}
+
+/* ---- recurrent layers ----------------------------------------------------------------------------------------------
+ */
+
+static hypura_status read_recurrent(struct reader *reader, struct model_parameters *p, hypura_error *error)
+{
+    uint32_t inner = 0;
+    TRY(needed_number(reader, "ssm.conv_kernel", 64, &p->recurrent_conv, error));
+    TRY(needed_number(reader, "ssm.state_size", MAX_WIDTH, &p->recurrent_key_size, error));
+    TRY(needed_number(reader, "ssm.group_count", MAX_HEADS, &p->recurrent_heads_k, error));
+    TRY(needed_number(reader, "ssm.time_step_rank", MAX_HEADS, &p->recurrent_heads_v, error));
+    TRY(needed_number(reader, "ssm.inner_size", MAX_WIDTH, &inner, error));
+    if (inner % p->recurrent_heads_v != 0 || p->recurrent_heads_v % p->recurrent_heads_k != 0 || p->recurrent_conv < 2)
+        return error_set(
+            error, HYPURA_ERROR_FORMAT,
+            "%s: recurrent layers of width %u with %u value heads, %u key heads and a convolution of %u do "
+            "not fit together",
+            gguf_file_path(reader->file, 0), inner, p->recurrent_heads_v, p->recurrent_heads_k, p->recurrent_conv);
+    p->recurrent_value_size = inner / p->recurrent_heads_v;
+    return HYPURA_OK;
+}
+
+/* ---- layers --------------------------------------------------------------------------------------------------------
+ */
+
+/* Whether a layer slides its window: as the file says layer by layer, or in the architecture's pattern. */
+static bool layer_slides(struct reader *reader, uint32_t layer)
+{
+    const struct gguf_value *value = gguf_find(reader->file, key(reader, "attention.sliding_window_pattern"));
+    int64_t slides;
+    if (value && value->type == GGUF_ARRAY && gguf_element_int64(value, layer, &slides))
+        return slides != 0;
+    uint32_t pattern = reader->architecture->window_pattern;
+    return pattern && layer % pattern < pattern - 1;
+}
+
+static hypura_status read_layers(struct model *model, struct reader *reader, hypura_error *error)
+{
+    const struct architecture *a = model->architecture;
+    const struct model_parameters *p = &model->parameters;
+    uint32_t window = 0, interval = 4;
+    if (a->window_pattern)
+        TRY(optional_number(reader, "attention.sliding_window", UINT32_MAX, &window, error));
+    if (a->flags & ARCHITECTURE_RECURRENT)
+        TRY(needed_number(reader, "full_attention_interval", MAX_LAYERS, &interval, error));
+    for (uint32_t i = 0; i < p->layers; i++) {
+        struct model_layer *layer = &model->layers[i];
+        TRY(layer_number(reader, "attention.head_count", i, MAX_HEADS, &layer->heads, error));
+        layer->kv_heads = layer->heads;
+        TRY(layer_number(reader, "attention.head_count_kv", i, MAX_HEADS, &layer->kv_heads, error));
+        TRY(layer_number(reader, "feed_forward_length", i, MAX_WIDTH, &layer->feed_forward, error));
+        if (a->flags & ARCHITECTURE_LATENT)
+            layer->kind = LAYER_LATENT;
+        else if ((a->flags & ARCHITECTURE_RECURRENT) && (i + 1) % interval != 0)
+            layer->kind = LAYER_RECURRENT;
+        else
+            layer->kind = LAYER_ATTENTION;
+        layer->window = layer_slides(reader, i) ? window : 0;
+        layer->rope = a->rope != ROPE_STYLE_NONE && !(a->no_rope_interval && (i + 1) % a->no_rope_interval == 0);
+        layer->rope_local = layer->window && (a->flags & ARCHITECTURE_LOCAL_ROPE);
+        layer->moe = model->layer_tensors[i][ROLE_ROUTER] != NULL;
+        if (layer->moe && p->experts == 0)
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s: layer %u has a router, but '%s' is missing",
+                             gguf_file_path(reader->file, 0), i, key(reader, "expert_count"));
+        if (layer->kind != LAYER_RECURRENT && (layer->heads == 0 || layer->kv_heads == 0))
+            return error_set(error, HYPURA_ERROR_FORMAT,
+                             "%s: layer %u has %u heads and %u key heads; both must be there",
+                             gguf_file_path(reader->file, 0), i, layer->heads, layer->kv_heads);
+        if (layer->kind == LAYER_ATTENTION && layer->heads % layer->kv_heads != 0)
+            return error_set(error, HYPURA_ERROR_FORMAT,
+                             "%s: %u heads of layer %u are not a multiple of its %u key heads",
+                             gguf_file_path(reader->file, 0), layer->heads, i, layer->kv_heads);
+        if (!layer->moe && layer->feed_forward == 0)
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is missing or zero for layer %u",
+                             gguf_file_path(reader->file, 0), key(reader, "feed_forward_length"), i);
+    }
+    return HYPURA_OK;
+}
+
+/* ---- everything ----------------------------------------------------------------------------------------------------
+ */
+
+static hypura_status read_heads(struct model *model, struct reader *reader, hypura_error *error)
+{
+    struct model_parameters *p = &model->parameters;
+    uint32_t heads = 0;
+    TRY(layer_number(reader, "attention.head_count", 0, MAX_HEADS, &heads, error));
+    p->key_size = p->value_size = heads ? p->embedding / heads : 0;
+    TRY(optional_number(reader, "attention.key_length", MAX_WIDTH, &p->key_size, error));
+    TRY(optional_number(reader, "attention.value_length", MAX_WIDTH, &p->value_size, error));
+    uint32_t head = p->key_size;
+    p->rotary = p->key_size;
+    if (model->architecture->flags & ARCHITECTURE_LATENT) {
+        p->latent_key_size = p->key_size;
+        p->latent_value_size = p->value_size;
+        TRY(optional_number(reader, "attention.key_length_mla", MAX_WIDTH, &p->latent_key_size, error));
+        TRY(optional_number(reader, "attention.value_length_mla", MAX_WIDTH, &p->latent_value_size, error));
+        TRY(optional_number(reader, "attention.q_lora_rank", MAX_WIDTH, &p->q_rank, error));
+        TRY(needed_number(reader, "attention.kv_lora_rank", MAX_WIDTH, &p->kv_rank, error));
+        head = p->latent_key_size;
+    }
+    TRY(optional_number(reader, "rope.dimension_count", MAX_WIDTH, &p->rotary, error));
+    if (head == 0 || p->value_size == 0 || p->rotary % 2 != 0 || p->rotary > head)
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s: heads with keys of %u, values of %u and %u rotary elements make no sense",
+                         gguf_file_path(reader->file, 0), head, p->value_size, p->rotary);
+
+    p->attention_scale = 1.0f / sqrtf((float)head);
+    if (model->architecture->wide_scale_layers == p->layers && heads)
+        p->attention_scale = 1.0f / sqrtf((float)p->embedding / (float)heads);
+    float scale = 0.0f;
+    if (has_float(reader, "attention.scale", &scale) && scale != 0.0f)
+        p->attention_scale = scale;
+    has_float(reader, "attn_logit_softcapping", &p->attention_soft_cap);
+    return HYPURA_OK;
+}
+
+static void read_factors(struct reader *reader, struct model_parameters *p)
+{
+    float logits = 0.0f;
+    p->embedding_scale = p->residual_scale = p->output_scale = 1.0f;
+    if (reader->architecture->flags & ARCHITECTURE_EMBEDDING_SCALED)
+        p->embedding_scale = sqrtf((float)p->embedding);
+    has_float(reader, "embedding_scale", &p->embedding_scale);
+    has_float(reader, "residual_scale", &p->residual_scale);
+    if (has_float(reader, "logit_scale", &logits) && logits != 0.0f)
+        p->output_scale = 1.0f / logits; /* Granite, the only family with the key here, divides */
+    has_float(reader, "final_logit_softcapping", &p->output_soft_cap);
+    if (p->embedding_scale == 0.0f)
+        p->embedding_scale = 1.0f;
+    if (p->residual_scale == 0.0f)
+        p->residual_scale = 1.0f;
+
+    has_float(reader, "attention.temperature_scale", &p->attention_temperature_scale);
+    p->attention_temperature_floor = (float)p->rope_original_context;
+}
+
+hypura_status model_read_parameters(struct model *model, hypura_error *error)
+{
+    struct reader reader = {.file = model->file, .architecture = model->architecture};
+    struct model_parameters *p = &model->parameters;
+    const char *path = gguf_file_path(model->file, 0);
+    TRY(needed_number(&reader, "context_length", UINT32_MAX, &p->context, error));
+    TRY(needed_number(&reader, "embedding_length", MAX_WIDTH, &p->embedding, error));
+
+    const struct gguf_tensor *embedding = model->tensors[ROLE_TOKEN_EMBEDDING];
+    if (!embedding)
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s: tensor 'token_embd.weight' is missing; is this a vocabulary only?", path);
+    if (embedding->dimensions[1] == 0 || embedding->dimensions[1] > MAX_VOCABULARY)
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s: the token embedding has %" PRIu64 " rows; 1 to %u are sensible", path,
+                         embedding->dimensions[1], MAX_VOCABULARY);
+    p->vocabulary = (uint32_t)embedding->dimensions[1];
+
+    p->norm_epsilon = 1e-5f;
+    if (!has_float(&reader, "attention.layer_norm_rms_epsilon", &p->norm_epsilon))
+        has_float(&reader, "attention.layer_norm_epsilon", &p->norm_epsilon);
+    TRY(read_heads(model, &reader, error));
+    TRY(read_rope(&reader, p, error));
+    read_factors(&reader, p);
+    TRY(read_experts(model, &reader, error));
+    if (model->architecture->flags & ARCHITECTURE_RECURRENT)
+        TRY(read_recurrent(&reader, p, error));
+    return read_layers(model, &reader, error);
+}

@@ -1,0 +1,86 @@
+#include "model/model_private.h"
+
+static void add_slice(struct unit *unit, enum tensor_role role, const struct gguf_tensor *tensor, uint64_t start,
+                      uint64_t bytes)
+{
+    struct unit_slice *slice = &unit->slices[unit->slice_count++];
+    *slice = (struct unit_slice){
+        .role = role, .tensor = tensor, .file = tensor->file, .offset = tensor->offset + start, .bytes = bytes};
+    unit->bytes += bytes;
+}
+
+static bool is_expert_role(enum tensor_role role)
+{
+    return role == ROLE_EXPERT_GATE || role == ROLE_EXPERT_UP || role == ROLE_EXPERT_GATE_UP ||
+           role == ROLE_EXPERT_DOWN;
+}
+
+static unit_number add_tensor(struct model *model, const struct gguf_tensor *tensor, enum tensor_role role,
+                              int32_t layer)
+{
+    struct unit *unit = &model->units[model->unit_count];
+    *unit = (struct unit){.kind = UNIT_TENSOR, .layer = layer, .expert = -1, .role = role};
+    add_slice(unit, role, tensor, 0, tensor->bytes);
+    model->bytes += unit->bytes;
+    return model->unit_count++;
+}
+
+static void add_experts(struct model *model, uint32_t number)
+{
+    static const enum tensor_role order[] = {ROLE_EXPERT_GATE_UP, ROLE_EXPERT_GATE, ROLE_EXPERT_UP, ROLE_EXPERT_DOWN};
+    uint32_t experts = model->parameters.experts;
+    model->layers[number].first_expert = model->unit_count;
+    for (uint32_t e = 0; e < experts; e++) {
+        struct unit *unit = &model->units[model->unit_count++];
+        *unit = (struct unit){
+            .kind = UNIT_EXPERT, .layer = (int32_t)number, .expert = (int32_t)e, .role = ROLE_EXPERT_DOWN};
+        for (size_t i = 0; i < COUNT_OF(order); i++) {
+            const struct gguf_tensor *tensor = model->layer_tensors[number][order[i]];
+            if (tensor) /* the shape was checked: experts matrices of the same size */
+                add_slice(unit, order[i], tensor, tensor->bytes / experts * e, tensor->bytes / experts);
+        }
+        model->bytes += unit->bytes;
+    }
+}
+
+/* The numbering is the order of use: what comes before the layers, each layer, what comes after, then experts. */
+hypura_status model_make_units(struct model *model, hypura_error *error)
+{
+    uint32_t layers = model->parameters.layers;
+    size_t count = 0;
+    for (int role = 0; role < ROLE_COUNT; role++)
+        count += model->tensors[role] != NULL;
+    for (uint32_t i = 0; i < layers; i++) {
+        for (int role = 0; role < ROLE_COUNT; role++)
+            count += model->layer_tensors[i][role] && !is_expert_role(role);
+        count += model->layers[i].moe ? model->parameters.experts : 0;
+    }
+    if (count >= NO_UNIT)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: %zu tensors and experts are too many",
+                         gguf_file_path(model->file, 0), count);
+    hypura_status status = ALLOCATE(&model->units, count, "table of units", error);
+    if (status)
+        return status;
+
+    for (int role = 0; role < ROLE_COUNT; role++)
+        model->tensor_units[role] = NO_UNIT;
+    for (int role = 0; role < ROLE_ATTENTION_NORM; role++)
+        if (model->tensors[role])
+            model->tensor_units[role] = add_tensor(model, model->tensors[role], role, -1);
+    for (uint32_t i = 0; i < layers; i++) {
+        struct model_layer *layer = &model->layers[i];
+        layer->first_expert = NO_UNIT;
+        for (int role = 0; role < ROLE_COUNT; role++) {
+            const struct gguf_tensor *tensor = model->layer_tensors[i][role];
+            layer->tensors[role] =
+                tensor && !is_expert_role(role) ? add_tensor(model, tensor, role, (int32_t)i) : NO_UNIT;
+        }
+    }
+    for (int role = ROLE_OUTPUT_NORM; role < ROLE_COUNT; role++)
+        if (model->tensors[role])
+            model->tensor_units[role] = add_tensor(model, model->tensors[role], role, -1);
+    for (uint32_t i = 0; i < layers; i++)
+        if (model->layers[i].moe)
+            add_experts(model, i);
+    return HYPURA_OK;
+}

@@ -1,0 +1,274 @@
+#include "test.h"
+
+#include "model/model.h"
+
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+static struct model *open_data(const char *name)
+{
+    char relative[256];
+    snprintf(relative, sizeof relative, "oracle/models/%s.gguf", name);
+    struct model *model = NULL;
+    assert_ok(model_open(&model, test_data(relative), &test_error));
+    return model;
+}
+
+static void reads_llama(void **state)
+{
+    (void)state;
+    struct model *model = open_data("llama");
+    const struct model_parameters *p = model_parameters(model);
+    assert_string_equal(model_architecture(model)->name, "llama");
+    assert_string_equal(model_name(model), "llama");
+    assert_int_equal(p->layers, 3);
+    assert_int_equal(p->embedding, 96);
+    assert_int_equal(p->vocabulary, 448);
+    assert_int_equal(p->key_size, 32);
+    assert_int_equal(p->rotary, 32);
+    assert_int_equal(p->experts, 0);
+    assert_true(p->attention_scale == 1.0f / sqrtf(32.0f));
+    assert_int_equal(model_layer(model, 2)->kv_heads, 2);
+    assert_int_equal(model_layer(model, 2)->feed_forward, 160);
+    assert_false(model_layer(model, 0)->moe);
+    assert_null(model_layer(model, 3));
+    assert_false(model_tied_output(model));
+    model_close(model);
+}
+
+static void ties_the_output_where_there_is_none(void **state)
+{
+    (void)state;
+    struct model *model = open_data("llama-tied");
+    assert_true(model_tied_output(model));
+    assert_int_equal(model_tensor(model, ROLE_OUTPUT), NO_UNIT);
+    assert_true(model_parameters(model)->norm_epsilon > 0.01f);
+    model_close(model);
+}
+
+static void reads_yarn(void **state)
+{
+    (void)state;
+    struct model *model = open_data("mistral3");
+    const struct model_parameters *p = model_parameters(model);
+    assert_int_equal(p->rope_scaling, ROPE_SCALING_YARN);
+    assert_true(p->rope_factor == 16.0f);
+    assert_int_equal(p->rope_original_context, 16);
+    assert_true(p->attention_temperature_floor == 16.0f);
+    model_close(model);
+}
+
+/* Every byte of every tensor is in exactly one unit, and the order is that of use. */
+static void units_cover_the_file(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama", "qwen3", "mixtral", "qwen3moe", "q-mixtral-Q4_K-Q4_K-Q6_K"};
+    for (size_t n = 0; n < COUNT_OF(names); n++) {
+        struct model *model = open_data(names[n]);
+        const struct gguf *file = model_file(model);
+        uint64_t in_tensors = 0, in_units = 0;
+        for (size_t i = 0; i < gguf_tensor_count(file); i++)
+            in_tensors += gguf_tensor_at(file, i)->bytes;
+        int32_t layer = -1;
+        bool experts = false;
+        for (uint32_t u = 0; u < model_unit_count(model); u++) {
+            const struct unit *unit = model_unit(model, u);
+            uint64_t bytes = 0;
+            for (uint32_t s = 0; s < unit->slice_count; s++) {
+                const struct unit_slice *slice = &unit->slices[s];
+                bytes += slice->bytes;
+                assert_true(slice->offset >= slice->tensor->offset);
+                assert_true(slice->offset + slice->bytes <= slice->tensor->offset + slice->tensor->bytes);
+            }
+            assert_int_equal(bytes, unit->bytes);
+            in_units += bytes;
+            if (unit->kind == UNIT_EXPERT && !experts) {
+                experts = true;
+                layer = -1;
+            }
+            assert_int_equal(unit->kind, experts ? UNIT_EXPERT : UNIT_TENSOR);
+            if (unit->layer >= 0) {
+                assert_true(unit->layer >= layer);
+                layer = unit->layer;
+            }
+        }
+        assert_int_equal(in_units, in_tensors);
+        assert_int_equal(in_units, model_bytes(model));
+        model_close(model);
+    }
+}
+
+static void experts_are_slices_of_their_tensors(void **state)
+{
+    (void)state;
+    struct model *model = open_data("qwen3moe");
+    const struct model_layer *layer = model_layer(model, 1);
+    assert_true(layer->moe);
+    for (uint32_t e = 0; e < 10; e++) {
+        const struct unit *unit = model_unit(model, layer->first_expert + e);
+        assert_int_equal(unit->expert, e);
+        assert_int_equal(unit->layer, 1);
+        assert_int_equal(unit->slice_count, 3);
+        assert_int_equal(unit->slices[0].role, ROLE_EXPERT_GATE);
+        assert_int_equal(unit->slices[2].role, ROLE_EXPERT_DOWN);
+        for (uint32_t s = 0; s < 3; s++)
+            assert_int_equal(unit->slices[s].offset - unit->slices[s].tensor->offset, e * 96u * 32u * 2u);
+    }
+    model_close(model);
+}
+
+/* ---- files that are not right --------------------------------------------------------------------------------------
+ */
+
+struct variant {
+    const char *architecture;
+    const char *without; /* a tensor that is left out */
+    const char *extra;   /* a tensor too many */
+    uint32_t heads, embedding, vocabulary_rows;
+};
+
+static const char *write_variant(const struct variant *variant)
+{
+    static char path[] = "/tmp/hypura-test-model-XXXXXX.gguf";
+    strcpy(path, "/tmp/hypura-test-model-XXXXXX.gguf");
+    int descriptor = mkstemps(path, 5);
+    assert_true(descriptor >= 0);
+    close(descriptor);
+    struct gguf_writer *writer;
+    char key[64];
+    assert_ok(gguf_writer_create(&writer, path, 0, &test_error));
+    assert_ok(gguf_writer_add_string(writer, "general.architecture", variant->architecture, &test_error));
+    static const struct {
+        const char *name;
+        uint32_t value;
+    } numbers[] = {{"context_length", 128}, {"block_count", 1}, {"feed_forward_length", 24}};
+    for (size_t i = 0; i < COUNT_OF(numbers); i++) {
+        snprintf(key, sizeof key, "%s.%s", variant->architecture, numbers[i].name);
+        assert_ok(gguf_writer_add_uint32(writer, key, numbers[i].value, &test_error));
+    }
+    snprintf(key, sizeof key, "%s.embedding_length", variant->architecture);
+    assert_ok(gguf_writer_add_uint32(writer, key, variant->embedding, &test_error));
+    snprintf(key, sizeof key, "%s.attention.head_count", variant->architecture);
+    assert_ok(gguf_writer_add_uint32(writer, key, variant->heads, &test_error));
+    const struct {
+        const char *name;
+        uint64_t columns, rows;
+    } tensors[] = {{"token_embd.weight", 16, variant->vocabulary_rows},
+                   {"output_norm.weight", 16, 1},
+                   {"blk.0.attn_norm.weight", 16, 1},
+                   {"blk.0.attn_q.weight", 16, 16},
+                   {"blk.0.attn_k.weight", 16, 16},
+                   {"blk.0.attn_v.weight", 16, 16},
+                   {"blk.0.attn_output.weight", 16, 16},
+                   {"blk.0.ffn_norm.weight", 16, 1},
+                   {"blk.0.ffn_gate.weight", 16, 24},
+                   {"blk.0.ffn_up.weight", 16, 24},
+                   {"blk.0.ffn_down.weight", 24, 16},
+                   {variant->extra, 16, 1}};
+    uint64_t bytes = 0;
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t i = 0; i < COUNT_OF(tensors); i++) {
+            if (!tensors[i].name || (variant->without && strcmp(tensors[i].name, variant->without) == 0))
+                continue;
+            uint64_t dimensions[] = {tensors[i].columns, tensors[i].rows};
+            bytes = tensors[i].columns * tensors[i].rows * 4;
+            static const uint8_t zeros[16 * 1024];
+            assert_true(bytes <= sizeof zeros);
+            if (pass == 0)
+                assert_ok(gguf_writer_add_tensor(writer, tensors[i].name, TENSOR_F32, tensors[i].rows == 1 ? 1 : 2,
+                                                 dimensions, &test_error));
+            else
+                assert_ok(gguf_writer_write(writer, zeros, bytes, &test_error));
+        }
+    }
+    assert_ok(gguf_writer_finish(writer, &test_error));
+    gguf_writer_destroy(writer);
+    return path;
+}
+
+static void refuses(const struct variant *variant, hypura_status status, const char *word)
+{
+    struct model *model = NULL;
+    const char *path = write_variant(variant);
+    hypura_status found = model_open(&model, path, &test_error);
+    unlink(path);
+    assert_int_equal(found, status);
+    assert_null(model);
+    if (!strstr(test_error.message, word))
+        fail_msg("'%s' does not name '%s'", test_error.message, word);
+}
+
+static const struct variant good = {"llama", NULL, NULL, 2, 16, 32};
+
+static void opens_what_the_writer_wrote(void **state)
+{
+    (void)state;
+    struct model *model = NULL;
+    const char *path = write_variant(&good);
+    assert_ok(model_open(&model, path, &test_error));
+    unlink(path);
+    assert_non_null(strstr(model_name(model), "hypura-test-model-"));
+    assert_null(strstr(model_name(model), ".gguf"));
+    model_close(model);
+}
+
+static void names_what_is_wrong(void **state)
+{
+    (void)state;
+    struct variant variant = good;
+    variant.architecture = "mamba17";
+    refuses(&variant, HYPURA_ERROR_UNSUPPORTED, "mamba17");
+    refuses(&variant, HYPURA_ERROR_UNSUPPORTED, "qwen3moe"); /* what there is instead */
+
+    variant = good;
+    variant.without = "blk.0.attn_k.weight";
+    refuses(&variant, HYPURA_ERROR_FORMAT, "blk.0.attn_k.weight");
+    variant.without = "output_norm.weight";
+    refuses(&variant, HYPURA_ERROR_FORMAT, "output_norm.weight");
+    variant.without = "token_embd.weight";
+    refuses(&variant, HYPURA_ERROR_FORMAT, "token_embd.weight");
+
+    variant = good;
+    variant.extra = "blk.0.attn_magic.weight"; /* left out, it would change the answer silently */
+    refuses(&variant, HYPURA_ERROR_UNSUPPORTED, "blk.0.attn_magic.weight");
+
+    variant = good;
+    variant.embedding = 32;
+    refuses(&variant, HYPURA_ERROR_FORMAT, "[16, 32]");
+    variant.embedding = 0;
+    refuses(&variant, HYPURA_ERROR_FORMAT, "embedding_length");
+    variant.embedding = UINT32_MAX;
+    refuses(&variant, HYPURA_ERROR_FORMAT, "embedding_length");
+
+    variant = good;
+    variant.heads = 0;
+    refuses(&variant, HYPURA_ERROR_FORMAT, "head");
+    variant.heads = 3; /* keys of 5 elements cannot turn in pairs */
+    refuses(&variant, HYPURA_ERROR_FORMAT, "rotary");
+}
+
+static void every_role_has_a_name(void **state)
+{
+    (void)state;
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        assert_non_null(tensor_role_name(role));
+        for (int other = 0; other < role; other++)
+            assert_string_not_equal(tensor_role_name(role), tensor_role_name(other));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(reads_llama),
+        cmocka_unit_test(ties_the_output_where_there_is_none),
+        cmocka_unit_test(reads_yarn),
+        cmocka_unit_test(units_cover_the_file),
+        cmocka_unit_test(experts_are_slices_of_their_tensors),
+        cmocka_unit_test(opens_what_the_writer_wrote),
+        cmocka_unit_test(names_what_is_wrong),
+        cmocka_unit_test(every_role_has_a_name),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
