@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Models beyond memory: hypura beside llama.cpp, both in a memory cgroup of the same size, with a cold cache.
+#
+#   bench/oversize.sh [-t THREADS] [-r ROUNDS] [-n GENERATED_TOKENS] [-f "25 50 75"] MODEL.gguf...
+#
+# -f: memory as per cent of the file. LLAMA_COMPLETION names llama.cpp's command (default: llama-completion on the PATH; may
+# hold several words), HYPURA the program. Run as root, so that the page cache can be dropped. Prints a Markdown table.
+set -euo pipefail
+here=$(dirname "$0")
+threads=2 rounds=1 generate=24 fractions="25 50 75"
+while getopts t:r:n:f: option; do
+    case $option in
+    t) threads=$OPTARG ;;
+    r) rounds=$OPTARG ;;
+    n) generate=$OPTARG ;;
+    f) fractions=$OPTARG ;;
+    *) exit 2 ;;
+    esac
+done
+shift $((OPTIND - 1))
+[ $# -gt 0 ] || { sed -n '2,8p' "$0"; exit 2; }
+read -r -a llama <<<"${LLAMA_COMPLETION:-llama-completion}"
+hypura=${HYPURA:-$here/../build/hypura}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+text="The kernel keeps a table of open files for each process. What does it say about the ship, the sea and nine small numbers?"
+
+cold() { sync; echo 3 >/proc/sys/vm/drop_caches; }
+
+run_hypura() { # model bytes
+    cold
+    if "$here/in-cgroup" "$2" "$hypura" run "$1" --memory "$2" --threads "$threads" --raw --prompt "$text" --context 512 \
+        --max-tokens "$generate" --ignore-eos --temperature 0.9 --seed 7 --no-state --stats "$work/stats" >"$work/out" 2>"$work/err"; then
+        python3 -c 'import json,sys
+d = json.load(open(sys.argv[1]))
+print(d["decode_tokens_per_second"], d["peak_rss_bytes"] / d["budget_bytes"], d.get("share_of_limit", 0))' "$work/stats"
+    else
+        echo "0 0 0"
+    fi
+}
+
+run_llama() { # model bytes
+    cold
+    "$here/in-cgroup" "$2" "${llama[@]}" -m "$1" -t "$threads" -c 512 -n "$generate" --ignore-eos --temp 0.9 -s 7 -no-cnv \
+        --no-repack -p "$text" >"$work/out" 2>"$work/err" || true
+    # "eval time = ... ms / N runs ( ... ms per token, X tokens per second)", the line that is not the prompt's
+    sed -n 's/.*[^t] eval time = .*( *[0-9.]* ms per token, *\([0-9.]*\) tokens per second).*/\1/p' "$work/err" "$work/out" |
+        tail -n 1 | grep . || echo 0
+}
+
+echo "| model | memory | hypura, tokens/s | llama.cpp mmap | ratio | peak / budget | share of the limit |"
+echo "|---|---|---|---|---|---|---|"
+for model in "$@"; do
+    size=$(stat -L -c %s "$model")
+    for fraction in $fractions; do
+        bytes=$((size * fraction / 100))
+        for ((round = 0; round < rounds; round++)); do
+            echo "$(run_hypura "$model" "$bytes") $(run_llama "$model" "$bytes")"
+        done | python3 -c '
+import statistics, sys
+rows = [list(map(float, line.split())) for line in sys.stdin]
+median = lambda i: statistics.median(row[i] for row in rows)
+ratios = [row[0] / row[3] for row in rows if row[3] > 0]
+print(f"| {sys.argv[1]} | {sys.argv[2]} % | {median(0):.2f} | {median(3):.2f} "
+      f"| {statistics.median(ratios):.2f} |" if ratios else f"| {sys.argv[1]} | {sys.argv[2]} % | {median(0):.2f} | did not run | |",
+      f"{median(1):.3f} | {median(2):.2f} |")' "$(basename "$model" .gguf)" "$fraction"
+    done
+done

@@ -1,0 +1,210 @@
+/* hypura bench: how fast a model runs here, beside what the memory allows. */
+#include "cli/cli.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+static uint32_t prompt_tokens = 512, generated_tokens = 128, context_fill, repeat = 3;
+static bool as_json;
+
+static const struct option_row bench_rows[] = {
+    {"prompt-tokens", "N", OPTION_COUNT, &prompt_tokens, "length of the prompt (default: 512; 0: skip it)"},
+    {"gen-tokens", "N", OPTION_COUNT, &generated_tokens, "tokens to decode (default: 128; 0: skip it)"},
+    {"context-fill", "N", OPTION_COUNT, &context_fill, "tokens that are in the context before (default: 0)"},
+    {"repeat", "N", OPTION_COUNT, &repeat, "rounds; the median counts (default: 3)"},
+    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
+    {0},
+};
+
+static int32_t random_token(struct random *random, uint32_t vocabulary)
+{
+    return (int32_t)(random_next(random) % vocabulary);
+}
+
+/* Random tokens from position first on, in chunks. */
+static hypura_status feed(struct engine *engine, struct random *random, uint32_t first, uint32_t count,
+                          hypura_error *error)
+{
+    uint32_t chunk = engine_plan(engine)->chunk, vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    int32_t *tokens;
+    uint32_t *positions;
+    hypura_status status = ALLOCATE(&tokens, chunk, "tokens", error);
+    if (status)
+        return status;
+    status = ALLOCATE(&positions, chunk, "positions", error);
+    for (uint32_t done = 0; !status && done < count;) {
+        uint32_t now = MIN(chunk, count - done);
+        for (uint32_t i = 0; i < now; i++) {
+            tokens[i] = random_token(random, vocabulary);
+            positions[i] = first + done + i;
+        }
+        struct engine_batch batch = {.count = now, .tokens = tokens, .positions = positions};
+        status = engine_forward(engine, &batch, error);
+        done += now;
+    }
+    memory_free(tokens);
+    memory_free(positions);
+    return status;
+}
+
+static hypura_status decode(struct engine *engine, struct random *random, uint32_t first, uint32_t count,
+                            hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    for (uint32_t i = 0; !status && i < count; i++) {
+        int32_t token = random_token(random, model_parameters(engine_model(engine))->vocabulary);
+        uint32_t position = first + i;
+        struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
+        status = engine_forward(engine, &batch, error);
+    }
+    return status;
+}
+
+struct rounds {
+    double *speeds; /* tokens a second */
+    double median, least, most;
+};
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static void summarise(struct rounds *rounds, uint32_t count)
+{
+    qsort(rounds->speeds, count, sizeof *rounds->speeds, compare_doubles);
+    rounds->least = rounds->speeds[0];
+    rounds->most = rounds->speeds[count - 1];
+    rounds->median =
+        count % 2 ? rounds->speeds[count / 2] : 0.5 * (rounds->speeds[count / 2 - 1] + rounds->speeds[count / 2]);
+}
+
+static hypura_status measure(struct engine *engine, struct rounds *prompt, struct rounds *decoding, double *memory,
+                             hypura_error *error)
+{
+    struct random random;
+    random_seed(&random, compute_options.seed);
+    /* One round that is not counted: pages, caches and clocks settle. */
+    hypura_status status = feed(engine, &random, 0, MIN(8u, engine_plan(engine)->chunk), error);
+    for (uint32_t round = 0; !status && round < repeat; round++) {
+        engine_truncate(engine, 0, 0);
+        status = feed(engine, &random, 0, context_fill, error);
+        uint64_t start = clock_nanoseconds();
+        if (!status)
+            status = feed(engine, &random, context_fill, prompt_tokens, error);
+        prompt->speeds[round] = prompt_tokens / clock_seconds_since(start);
+        /* Decoding starts from the fill, not from the prompt: that is what a reader expects of two separate figures. */
+        engine_truncate(engine, 0, 0);
+        if (!status)
+            status = feed(engine, &random, 0, context_fill, error);
+        start = clock_nanoseconds();
+        if (!status)
+            status = decode(engine, &random, context_fill, generated_tokens, error);
+        decoding->speeds[round] = generated_tokens / clock_seconds_since(start);
+        /* The limit is measured between the rounds, since other users of the machine come and go. */
+        *memory = MAX(*memory, hardware_measure_memory(engine_threads(engine)));
+    }
+    if (!status) {
+        summarise(prompt, repeat);
+        summarise(decoding, repeat);
+    }
+    return status;
+}
+
+/* Bytes of weights that one decoded token reads from memory: all tensors but the embedding's rows, and the experts
+ * used. */
+static double bytes_per_token(const struct model *model)
+{
+    const struct model_parameters *p = model_parameters(model);
+    double bytes = 0;
+    for (unit_number u = 0; u < model_unit_count(model); u++) {
+        const struct unit *unit = model_unit(model, u);
+        if (unit->kind == UNIT_EXPERT)
+            bytes += (double)unit->bytes * p->experts_used / p->experts;
+        else if (unit->role != ROLE_TOKEN_EMBEDDING || model_tied_output(model))
+            bytes += (double)unit->bytes;
+    }
+    return bytes;
+}
+
+static void print_speed(const char *name, uint32_t tokens, const struct rounds *rounds)
+{
+    if (tokens)
+        printf("%-8s %6u tokens  %10.2f tokens/s  (%.2f to %.2f)\n", name, tokens, rounds->median, rounds->least,
+               rounds->most);
+}
+
+static int report(struct engine *engine, const struct rounds *prompt, const struct rounds *decoding, double memory)
+{
+    double share = memory > 0 ? decoding->median * bytes_per_token(engine_model(engine)) / memory : 0;
+    if (as_json) {
+        json_t *json = statistics_json(engine);
+        json_object_set_new(json, "prompt_tokens", json_integer(prompt_tokens));
+        json_object_set_new(json, "generated_tokens", json_integer(generated_tokens));
+        json_object_set_new(json, "context_fill", json_integer(context_fill));
+        json_object_set_new(json, "repeat", json_integer(repeat));
+        json_object_set_new(json, "prompt_tokens_per_second", json_real(prompt->median));
+        json_object_set_new(json, "prompt_tokens_per_second_least", json_real(prompt->least));
+        json_object_set_new(json, "prompt_tokens_per_second_most", json_real(prompt->most));
+        json_object_set_new(json, "decode_tokens_per_second", json_real(decoding->median));
+        json_object_set_new(json, "decode_tokens_per_second_least", json_real(decoding->least));
+        json_object_set_new(json, "decode_tokens_per_second_most", json_real(decoding->most));
+        json_object_set_new(json, "memory_bytes_per_second", json_real(memory));
+        json_object_set_new(json, "share_of_memory_bandwidth", json_real(share));
+        print_json(json);
+        json_decref(json);
+        return EXIT_OK;
+    }
+    char text[32];
+    printf("%s, %s, %zu threads\n", model_name(engine_model(engine)), plan_mode_name(engine_plan(engine)->mode),
+           engine_threads(engine));
+    print_speed("prompt", prompt_tokens, prompt);
+    print_speed("decode", generated_tokens, decoding);
+    if (generated_tokens)
+        printf("Decoding moved %.0f %% of what the memory gave in this run (%s/s).\n", 100 * share,
+               format_bytes(text, sizeof text, memory));
+    return EXIT_OK;
+}
+
+static int run(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    struct engine *engine = NULL;
+    struct rounds prompt = {0}, decoding = {0};
+    double memory = 0;
+    uint64_t needed = (uint64_t)context_fill + MAX(MAX(prompt_tokens, generated_tokens), 8u);
+    if (repeat == 0 || needed > UINT32_MAX)
+        return report_usage(&command_bench, "--repeat must be at least 1, and the lengths fit a context");
+    if (compute_options.context == 0)
+        compute_options.context = (uint32_t)needed;
+    hypura_status status = open_engine(&engine, count ? arguments[0] : NULL, &error);
+    if (!status) {
+        interrupts_cancel(engine);
+        status = ALLOCATE(&prompt.speeds, repeat, "figures", &error);
+    }
+    if (!status)
+        status = ALLOCATE(&decoding.speeds, repeat, "figures", &error);
+    if (!status)
+        status = measure(engine, &prompt, &decoding, &memory, &error);
+    int result = status ? report_error(&error) : report(engine, &prompt, &decoding, memory);
+    if (!status && !write_statistics(engine))
+        result = EXIT_FAILED;
+    interrupts_cancel(NULL);
+    engine_close(engine);
+    memory_free(prompt.speeds);
+    memory_free(decoding.speeds);
+    return result;
+}
+
+const struct command command_bench = {
+    .name = "bench",
+    .arguments = "[MODEL]",
+    .summary = "measure how fast a model reads prompts and decodes",
+    .details =
+        "Runs random tokens. The memory's bandwidth is measured in the same run, so that the share of it that decoding "
+        "reached can be stated.",
+    .options = {bench_rows, compute_option_rows},
+    .most = 1,
+    .run = run,
+};

@@ -1,0 +1,128 @@
+/* cli: the program. One file a command; this header is what the commands share.
+ *
+ * A command describes its options in tables; parsing, --help and the shell completions all come from these, so that
+ * they cannot drift apart. Only an answer goes to standard output; progress, notes and errors go to standard error.
+ */
+#ifndef HYPURA_CLI_H
+#define HYPURA_CLI_H
+
+#include "core/core.h"
+#include "engine/engine.h"
+
+#include <jansson.h>
+#include <stdio.h>
+
+/* Exit statuses of the program. */
+enum {
+    EXIT_OK = 0,
+    EXIT_FAILED = 1,
+    EXIT_USAGE = 2,
+    EXIT_INTERRUPTED = 130 /* as a shell reports SIGINT */
+};
+
+enum option_kind {
+    OPTION_FLAG,  /* bool: present or not */
+    OPTION_TEXT,  /* const char * */
+    OPTION_TEXTS, /* struct texts: may be given several times */
+    OPTION_BYTES, /* uint64_t: "4G" */
+    OPTION_COUNT, /* uint32_t */
+    OPTION_SEED,  /* uint64_t */
+    OPTION_NUMBER /* float */
+};
+
+struct texts {
+    const char **items;
+    size_t count;
+};
+
+struct option_row {
+    const char *name;     /* without the dashes */
+    const char *argument; /* "SIZE" for the help; NULL for a flag */
+    enum option_kind kind;
+    void *target; /* where the value goes; what stands there before is the default */
+    const char *help;
+};
+
+/* A table that ends with a row without a name. */
+struct command {
+    const char *name;
+    const char *arguments;               /* "[MODEL]" */
+    const char *summary;                 /* one line, lower case, no full stop */
+    const char *details;                 /* paragraphs for --help, or NULL */
+    const struct option_row *options[4]; /* tables, NULL after the last */
+    size_t least, most;                  /* positional arguments */
+    int (*run)(size_t count, char **arguments);
+};
+
+extern const struct command command_run, command_inspect, command_tokenize, command_template, command_perplexity,
+    command_logits, command_synth, command_profile, command_iobench, command_replay, command_bench, command_completion,
+    command_manual;
+
+extern const struct command *const commands[];
+extern const size_t command_count;
+
+/* Parses and runs one command; returns the exit status. */
+int command_main(const struct command *command, int count, char **arguments);
+void command_help(const struct command *command, FILE *out);
+
+/* "hypura: SENTENCE" on standard error; returns the exit status for the error. */
+int report_error(const hypura_error *error);
+int report_usage(const struct command *command, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* ---- options of every command that computes
+ * --------------------------------------------------------------------------- */
+
+struct compute_options {
+    uint64_t memory;
+    uint32_t threads;
+    uint32_t context;
+    uint32_t chunk;
+    const char *kv_type;
+    const char *reader;
+    uint64_t seed;
+    const char *stats;
+    bool progress;
+};
+
+extern struct compute_options compute_options;
+extern const struct option_row compute_option_rows[]; /* --memory --threads --context ... --seed --stats */
+
+/* Opens a model under these options, with a progress line while it loads. path may be NULL: the embedded model. */
+hypura_status open_engine(struct engine **out, const char *path, hypura_error *error);
+
+/* The engine options that the command line asked for. */
+hypura_status engine_options_of(struct engine_options *out, hypura_error *error);
+
+/* Writes --stats, when asked for. Returns false after reporting that it could not. */
+bool write_statistics(struct engine *engine);
+
+/* One JSON object with the project's stable keys. */
+json_t *statistics_json(struct engine *engine);
+
+/* Prints a JSON value to standard output, with a newline. */
+void print_json(const json_t *value);
+
+/* The model that runs when none is named: $HYPURA_MODEL, else the embedded one beside the program or where it was
+ * installed. NULL with an error when it is not found. */
+const char *default_model_path(hypura_error *error);
+
+/* ---- interrupts
+ * -------------------------------------------------------------------------------------------------------- */
+
+/* From now on the first SIGINT cancels the engine and sets interrupted(); the second ends the program. */
+void interrupts_cancel(struct engine *engine);
+bool interrupted(void);
+
+/* ---- reading and drawing
+ * ------------------------------------------------------------------------------------------------ */
+
+/* All of a file, or of standard input for "-"; NUL-terminated; at most limit bytes. */
+hypura_status read_whole_file(const char *path, uint64_t limit, char **text, size_t *size, hypura_error *error);
+
+/* A bar a layer: what is pinned in memory, what is cached, what is on disk. */
+void draw_tier_map(FILE *out, struct engine *engine);
+
+/* Whether colours and redrawn lines make sense there. */
+bool is_terminal(FILE *file);
+
+#endif

@@ -1,0 +1,126 @@
+/* What every command that computes shares: its options, opening a model with a progress line, and the statistics. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <string.h>
+
+struct compute_options compute_options = {.kv_type = "f16", .reader = "auto", .seed = 0};
+
+const struct option_row compute_option_rows[] = {
+    {"memory", "SIZE", OPTION_BYTES, &compute_options.memory,
+     "bound for everything that the process holds, such as 8G (default: what is free, less a head-room)"},
+    {"threads", "N", OPTION_COUNT, &compute_options.threads,
+     "threads that compute (default: the cores of this machine)"},
+    {"context", "N", OPTION_COUNT, &compute_options.context,
+     "tokens that the model can look back on (default: chosen)"},
+    {"chunk", "N", OPTION_COUNT, &compute_options.chunk,
+     "tokens of a prompt that pass each layer together (default: chosen)"},
+    {"kv-type", "TYPE", OPTION_TEXT, &compute_options.kv_type,
+     "precision of the KV cache: f32, f16, q8_0, q4_0 (default: f16)"},
+    {"reader", "KIND", OPTION_TEXT, &compute_options.reader,
+     "how weights are read: auto, io_uring, threads (default: auto)"},
+    {"seed", "N", OPTION_SEED, &compute_options.seed, "of the random numbers (default: 0); same seed, same text"},
+    {"stats", "FILE", OPTION_TEXT, &compute_options.stats, "write statistics there as one JSON object"},
+    {"progress", NULL, OPTION_FLAG, &compute_options.progress,
+     "show a line with speed, disk, hit rate and stalls while it runs"},
+    {0},
+};
+
+hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
+{
+    engine_default_options(out);
+    out->budget = compute_options.memory;
+    out->threads = compute_options.threads;
+    out->context = compute_options.context;
+    out->chunk = compute_options.chunk;
+    if (!tensor_type_by_name(compute_options.kv_type, &out->kv_type) ||
+        (out->kv_type != TENSOR_F32 && out->kv_type != TENSOR_F16 && out->kv_type != TENSOR_Q8_0 &&
+         out->kv_type != TENSOR_Q4_0))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--kv-type %s: expected f32, f16, q8_0 or q4_0",
+                         compute_options.kv_type);
+    if (strcmp(compute_options.reader, "auto") == 0)
+        out->reader = STORE_READER_AUTO;
+    else if (strcmp(compute_options.reader, "io_uring") == 0)
+        out->reader = STORE_READER_URING;
+    else if (strcmp(compute_options.reader, "threads") == 0)
+        out->reader = STORE_READER_THREADS;
+    else
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--reader %s: expected auto, io_uring or threads",
+                         compute_options.reader);
+    return HYPURA_OK;
+}
+
+struct load_progress {
+    uint64_t start;
+    uint64_t last;
+    bool drawn;
+};
+
+static bool show_load(void *context, uint64_t done, uint64_t total)
+{
+    struct load_progress *progress = context;
+    uint64_t now = clock_nanoseconds();
+    /* Quick loads stay silent. */
+    if (now - progress->start > 500000000u && now - progress->last > 100000000u && total > 0) {
+        char a[32], b[32], rate[32];
+        double seconds = (double)(now - progress->start) * 1e-9;
+        fprintf(stderr, "\r\033[Kloading %s of %s (%.0f %%), %s/s", format_bytes(a, sizeof a, (double)done),
+                format_bytes(b, sizeof b, (double)total), 100.0 * (double)done / (double)total,
+                format_bytes(rate, sizeof rate, (double)done / seconds));
+        fflush(stderr);
+        progress->last = now;
+        progress->drawn = true;
+    }
+    return !interrupted();
+}
+
+hypura_status open_engine(struct engine **out, const char *path, hypura_error *error)
+{
+    struct engine_options options;
+    hypura_status status = engine_options_of(&options, error);
+    if (status)
+        return status;
+    if (!path && !(path = default_model_path(error)))
+        return error->status;
+    struct load_progress progress = {.start = clock_nanoseconds()};
+    if (is_terminal(stderr)) {
+        options.progress = show_load;
+        options.progress_context = &progress;
+    }
+    status = engine_open(out, path, &options, error);
+    if (progress.drawn)
+        fprintf(stderr, "\r\033[K");
+    return status;
+}
+
+json_t *statistics_json(struct engine *engine)
+{
+    struct engine_statistics s;
+    engine_statistics(engine, &s);
+    const struct plan *plan = engine_plan(engine);
+    return json_pack(
+        "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+        "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
+        (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
+        (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
+        "decode_seconds", s.decode_seconds, "prompt_tokens_per_second",
+        s.prompt_seconds > 0 ? (double)s.prompt_tokens / s.prompt_seconds : 0.0, "decode_tokens_per_second",
+        s.decode_seconds > 0 ? (double)s.generated_tokens / s.decode_seconds : 0.0, "bytes_read",
+        (json_int_t)s.store.bytes_read, "bytes_demanded", (json_int_t)s.store.bytes_demanded, "bytes_guessed",
+        (json_int_t)s.store.bytes_guessed, "bytes_wasted", (json_int_t)s.store.bytes_wasted, "expert_hits",
+        (json_int_t)s.store.expert_hits, "expert_misses", (json_int_t)s.store.expert_misses, "peak_rss_bytes",
+        (json_int_t)s.peak_rss_bytes, "budget_bytes", (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu,
+        "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage);
+}
+
+bool write_statistics(struct engine *engine)
+{
+    if (!compute_options.stats)
+        return true;
+    json_t *json = statistics_json(engine);
+    int failed = !json || json_dump_file(json, compute_options.stats, JSON_INDENT(2));
+    json_decref(json);
+    if (failed)
+        fprintf(stderr, "hypura: cannot write %s: %s\n", compute_options.stats, strerror(errno));
+    return !failed;
+}

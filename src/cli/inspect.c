@@ -1,0 +1,289 @@
+/* hypura inspect: what a file holds, and where its weights would live on this machine. */
+#include "cli/cli.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+static bool list_tensors, as_json;
+
+static const struct option_row inspect_rows[] = {
+    {"tensors", NULL, OPTION_FLAG, &list_tensors, "list every tensor with its type, shape, size and place"},
+    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
+    {0},
+};
+
+static const char *const tier_names[] = {"gpu", "ram", "storage"};
+
+struct role_bytes {
+    uint64_t bytes;
+    uint32_t count;
+};
+
+static void sum_roles(const struct model *model, struct role_bytes roles[ROLE_COUNT])
+{
+    memset(roles, 0, sizeof *roles * ROLE_COUNT);
+    for (unit_number u = 0; u < model_unit_count(model); u++) {
+        const struct unit *unit = model_unit(model, u);
+        for (uint32_t s = 0; s < unit->slice_count; s++) {
+            roles[unit->slices[s].role].bytes += unit->slices[s].bytes;
+            roles[unit->slices[s].role].count++;
+        }
+    }
+}
+
+static void describe_value(const struct gguf_value *value, struct buffer *out)
+{
+    int64_t whole;
+    double number;
+    if (value->type == GGUF_STRING) {
+        const struct gguf_string *string = value->data;
+        size_t shown = MIN(string->size, (size_t)70);
+        for (size_t i = 0; i < shown; i++)
+            buffer_append_char(out, (unsigned char)string->data[i] < 32 ? ' ' : string->data[i]);
+        if (shown < string->size)
+            buffer_append_format(out, "... (%zu bytes)", string->size);
+    } else if (value->type == GGUF_ARRAY) {
+        buffer_append_format(out, "[%" PRIu64 "]", value->count);
+        for (uint64_t i = 0; i < MIN(value->count, (uint64_t)6); i++) {
+            if (gguf_element_int64(value, i, &whole))
+                buffer_append_format(out, " %" PRId64, whole);
+            else if (gguf_element_double(value, i, &number))
+                buffer_append_format(out, " %g", number);
+        }
+    } else if (gguf_element_int64(value, 0, &whole)) {
+        buffer_append_format(out, "%" PRId64, whole);
+    } else if (gguf_element_double(value, 0, &number)) {
+        buffer_append_format(out, "%g", number);
+    }
+}
+
+static void print_metadata(const struct gguf *file)
+{
+    printf("\nMetadata (GGUF version %u, %zu values)\n", gguf_version(file), gguf_value_count(file));
+    struct buffer text = {0};
+    for (size_t i = 0; i < gguf_value_count(file); i++) {
+        const struct gguf_value *value = gguf_value_at(file, i);
+        buffer_clear(&text);
+        describe_value(value, &text);
+        printf("  %-44.*s %s\n", (int)value->key.size, value->key.data, text.data ? text.data : "");
+    }
+    buffer_free(&text);
+}
+
+static void print_sizes(const struct model *model)
+{
+    struct role_bytes roles[ROLE_COUNT];
+    sum_roles(model, roles);
+    char text[32];
+    printf("\nSize by role\n");
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        if (roles[role].count)
+            printf("  %-28s %10s  %5.1f %%  %u %s\n", tensor_role_name((enum tensor_role)role),
+                   format_bytes(text, sizeof text, (double)roles[role].bytes),
+                   100.0 * (double)roles[role].bytes / (double)model_bytes(model), roles[role].count,
+                   roles[role].count == 1 ? "piece" : "pieces");
+    }
+    printf("  %-28s %10s\n", "all", format_bytes(text, sizeof text, (double)model_bytes(model)));
+}
+
+static void print_tensors(const struct model *model, const struct plan *plan)
+{
+    printf("\nUnits\n");
+    for (unit_number u = 0; u < model_unit_count(model); u++) {
+        const struct unit *unit = model_unit(model, u);
+        if (unit->kind == UNIT_EXPERT) {
+            char text[32];
+            printf("  layer %d expert %-3d %39s %10s  %s\n", unit->layer, unit->expert, "",
+                   format_bytes(text, sizeof text, (double)unit->bytes), tier_names[plan->tiers[u]]);
+            continue;
+        }
+        const struct gguf_tensor *tensor = unit->slices[0].tensor;
+        char shape[96], text[32];
+        size_t used = 0;
+        for (uint32_t d = 0; d < tensor->dimension_count; d++)
+            used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%" PRIu64, d ? " x " : "",
+                                     tensor->dimensions[d]);
+        printf("  %-36.*s %-8s %-20s %10s  %s\n", (int)tensor->name.size, tensor->name.data,
+               tensor_type_info(tensor->type)->name, shape, format_bytes(text, sizeof text, (double)unit->bytes),
+               tier_names[plan->tiers[u]]);
+    }
+}
+
+static void sum_tiers(const struct model *model, const struct plan *plan, uint64_t tiers[3])
+{
+    tiers[0] = tiers[1] = tiers[2] = 0;
+    for (unit_number u = 0; u < model_unit_count(model); u++)
+        tiers[plan->tiers[u]] += model_unit(model, u)->bytes;
+}
+
+static void print_plan(const struct model *model, const struct hardware *hardware, const struct plan *plan)
+{
+    uint64_t tiers[3];
+    char a[32], b[32];
+    sum_tiers(model, plan, tiers);
+    printf("\nPlan for this machine: %s\n", plan_mode_name(plan->mode));
+    printf("  %s\n", plan->reason);
+    printf("  %-28s %10s   the least that works is %s\n", "memory budget",
+           format_bytes(a, sizeof a, (double)plan->budget), format_bytes(b, sizeof b, (double)plan->smallest_budget));
+    const struct {
+        const char *name;
+        uint64_t bytes;
+    } uses[] = {{"weights that stay", plan->resident_bytes},
+                {"ring for streamed tensors", plan->ring_bytes},
+                {"expert cache", plan->expert_cache_bytes},
+                {"KV cache", plan->kv_bytes},
+                {"scratch", plan->scratch_bytes},
+                {"program and vocabulary", plan->overhead_bytes}};
+    for (size_t i = 0; i < COUNT_OF(uses); i++) {
+        if (uses[i].bytes)
+            printf("    %-26s %10s\n", uses[i].name, format_bytes(a, sizeof a, (double)uses[i].bytes));
+    }
+    printf("  %-28s %10s in RAM, %s on disk\n", "weights", format_bytes(a, sizeof a, (double)tiers[TIER_RAM]),
+           format_bytes(b, sizeof b, (double)tiers[TIER_STORAGE]));
+    printf("  %-28s %u tokens, KV in %s, prompts in chunks of %u\n", "context", plan->positions,
+           tensor_type_info(plan->kv_type)->name, plan->chunk);
+    printf("  %-28s %.2f tokens/s, bound by %s%s\n", "expected", plan->predicted_tokens_per_second,
+           plan_bound_name(plan->bound),
+           hardware->measured ? "" : " (speeds are careful guesses: \"hypura profile\" measures them)");
+    if (plan->predicted_bytes_per_token > 0)
+        printf("  %-28s %10s\n", "read from disk a token", format_bytes(a, sizeof a, plan->predicted_bytes_per_token));
+}
+
+static json_t *plan_json(const struct model *model, const struct plan *plan)
+{
+    uint64_t tiers[3];
+    sum_tiers(model, plan, tiers);
+    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, s:f, s:f}",
+                     "mode", plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound),
+                     "budget_bytes", (json_int_t)plan->budget, "smallest_budget_bytes",
+                     (json_int_t)plan->smallest_budget, "resident_bytes", (json_int_t)plan->resident_bytes,
+                     "ring_bytes", (json_int_t)plan->ring_bytes, "expert_cache_bytes",
+                     (json_int_t)plan->expert_cache_bytes, "kv_bytes", (json_int_t)plan->kv_bytes, "scratch_bytes",
+                     (json_int_t)plan->scratch_bytes, "overhead_bytes", (json_int_t)plan->overhead_bytes, "bytes_gpu",
+                     (json_int_t)tiers[TIER_GPU], "bytes_ram", (json_int_t)tiers[TIER_RAM], "bytes_storage",
+                     (json_int_t)tiers[TIER_STORAGE], "context", (int)plan->positions, "chunk", (int)plan->chunk,
+                     "kv_type", tensor_type_info(plan->kv_type)->name, "decode_tokens_per_second",
+                     plan->predicted_tokens_per_second, "bytes_read_per_token", plan->predicted_bytes_per_token);
+}
+
+static json_t *metadata_json(const struct gguf *file)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < gguf_value_count(file); i++) {
+        const struct gguf_value *value = gguf_value_at(file, i);
+        const struct gguf_string *string = value->data;
+        int64_t whole;
+        double number;
+        json_t *json;
+        if (value->type == GGUF_STRING)
+            json = json_stringn(string->data, string->size);
+        else if (value->type == GGUF_ARRAY)
+            json = json_pack("{s:I}", "count", (json_int_t)value->count);
+        else if (value->type == GGUF_BOOL)
+            json = json_boolean(gguf_element_int64(value, 0, &whole) && whole);
+        else if (value->type != GGUF_FLOAT32 && value->type != GGUF_FLOAT64 && gguf_element_int64(value, 0, &whole))
+            json = json_integer(whole);
+        else
+            json = gguf_element_double(value, 0, &number) ? json_real(number) : NULL;
+        json_object_set_new(object, value->key.data, json ? json : json_null());
+    }
+    return object;
+}
+
+static json_t *tensors_json(const struct model *model, const struct plan *plan)
+{
+    json_t *array = json_array();
+    for (unit_number u = 0; u < model_unit_count(model); u++) {
+        const struct unit *unit = model_unit(model, u);
+        for (uint32_t s = 0; s < unit->slice_count; s++) {
+            const struct gguf_tensor *tensor = unit->slices[s].tensor;
+            json_t *shape = json_array();
+            for (uint32_t d = 0; d < tensor->dimension_count; d++)
+                json_array_append_new(shape, json_integer((json_int_t)tensor->dimensions[d]));
+            json_array_append_new(
+                array, json_pack("{s:s, s:s, s:o, s:i, s:i, s:I, s:I, s:s}", "name", tensor->name.data, "type",
+                                 tensor_type_info(tensor->type)->name, "shape", shape, "layer", unit->layer, "expert",
+                                 unit->expert, "offset", (json_int_t)unit->slices[s].offset, "bytes",
+                                 (json_int_t)unit->slices[s].bytes, "tier", tier_names[plan->tiers[u]]));
+        }
+    }
+    return array;
+}
+
+static void print_summary(const struct model *model)
+{
+    const struct model_parameters *p = model_parameters(model);
+    char text[32];
+    printf("%s: %s (%s), %s in %zu %s\n", model_name(model), model_architecture(model)->title,
+           model_architecture(model)->name, format_bytes(text, sizeof text, (double)model_bytes(model)),
+           gguf_file_count(model_file(model)), gguf_file_count(model_file(model)) == 1 ? "file" : "files");
+    printf("  %u layers, embedding %u, vocabulary %u, trained for %u tokens\n", p->layers, p->embedding, p->vocabulary,
+           p->context);
+    if (p->experts)
+        printf("  %u experts a layer, %u used for a token\n", p->experts, p->experts_used);
+}
+
+static int print_all(const struct model *model, const struct hardware *hardware, const struct plan *plan)
+{
+    print_summary(model);
+    print_metadata(model_file(model));
+    print_sizes(model);
+    if (list_tensors)
+        print_tensors(model, plan);
+    print_plan(model, hardware, plan);
+    return EXIT_OK;
+}
+
+static int print_all_json(const struct model *model, const struct plan *plan)
+{
+    json_t *sizes = json_object();
+    struct role_bytes roles[ROLE_COUNT];
+    sum_roles(model, roles);
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        if (roles[role].count)
+            json_object_set_new(sizes, tensor_role_name((enum tensor_role)role),
+                                json_integer((json_int_t)roles[role].bytes));
+    }
+    const struct model_parameters *p = model_parameters(model);
+    json_t *json =
+        json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:o, s:o, s:o}", "model", model_name(model), "architecture",
+                  model_architecture(model)->name, "bytes", (json_int_t)model_bytes(model), "layers", (int)p->layers,
+                  "experts", (int)p->experts, "experts_used", (int)p->experts_used, "vocabulary", (int)p->vocabulary,
+                  "sizes", sizes, "plan", plan_json(model, plan), "metadata", metadata_json(model_file(model)));
+    if (json && list_tensors)
+        json_object_set_new(json, "tensors", tensors_json(model, plan));
+    print_json(json);
+    json_decref(json);
+    return EXIT_OK;
+}
+
+static int run(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    struct engine_options options;
+    struct model *model = NULL;
+    struct plan *plan = NULL;
+    struct hardware hardware;
+    int result = EXIT_FAILED;
+    const char *path = count ? arguments[0] : default_model_path(&error);
+    if (!path || engine_options_of(&options, &error) || model_open(&model, path, &error) ||
+        hardware_detect(&hardware, path, &error) || engine_plan_only(&plan, model, &hardware, &options, &error))
+        result = report_error(&error);
+    else
+        result = as_json ? print_all_json(model, plan) : print_all(model, &hardware, plan);
+    plan_free(plan);
+    model_close(model);
+    return result;
+}
+
+const struct command command_inspect = {
+    .name = "inspect",
+    .arguments = "[MODEL]",
+    .summary = "show what a model holds and where its weights would live here",
+    .details =
+        "Reads the metadata only. The plan is the one that \"hypura run\" would follow with the same options: which "
+        "weights stay in memory, which are read from the disk, how fast that should be and why.",
+    .options = {inspect_rows, compute_option_rows},
+    .most = 1,
+    .run = run,
+};

@@ -1,0 +1,103 @@
+/* hypura logits: the raw output of the model after each of some tokens. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+static const char *token_text, *out_path;
+
+static const struct option_row logits_rows[] = {
+    {"tokens", "IDS", OPTION_TEXT, &token_text, "token ids, separated by commas, such as 1,306,4658"},
+    {"out", "FILE", OPTION_TEXT, &out_path, "where the logits go: float32, little endian, [tokens][vocabulary]"},
+    {0},
+};
+
+static hypura_status parse_tokens(const char *text, int32_t **tokens, size_t *count, hypura_error *error)
+{
+    size_t room = 1;
+    for (const char *p = text; *p; p++)
+        room += *p == ',';
+    hypura_status status = ALLOCATE(tokens, room, "tokens", error);
+    for (*count = 0; !status && *count < room;) {
+        char *end;
+        errno = 0;
+        long value = strtol(text, &end, 10);
+        if (end == text || errno || value < 0 || value > INT32_MAX || (*end && *end != ','))
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "--tokens: \"%.20s\" is not a list of token ids", text);
+        (*tokens)[(*count)++] = (int32_t)value;
+        text = end + (*end == ',');
+        if (!*end)
+            break;
+    }
+    return status;
+}
+
+static hypura_status write_logits(struct engine *engine, const int32_t *tokens, size_t count, FILE *file,
+                                  hypura_error *error)
+{
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    size_t chunk = engine_plan(engine)->chunk;
+    uint32_t *positions;
+    bool *want;
+    hypura_status status = ALLOCATE(&positions, chunk, "positions", error);
+    if (status)
+        return status;
+    status = ALLOCATE(&want, chunk, "positions", error);
+    for (size_t first = 0; !status && first < count; first += chunk) {
+        size_t now = MIN(chunk, count - first);
+        for (size_t i = 0; i < now; i++) {
+            positions[i] = (uint32_t)(first + i);
+            want[i] = true;
+        }
+        struct engine_batch batch = {
+            .count = now, .tokens = tokens + first, .positions = positions, .want_logits = want};
+        status = engine_forward(engine, &batch, error);
+        for (size_t i = 0; !status && i < now; i++) {
+            if (fwrite(engine_logits(engine, i), sizeof(float), vocabulary, file) != vocabulary)
+                status = error_set_errno(error, errno, "cannot write %s", out_path);
+        }
+    }
+    memory_free(positions);
+    memory_free(want);
+    return status;
+}
+
+static int run(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    if (!token_text || !out_path)
+        return report_usage(&command_logits, "--tokens and --out are needed");
+    int32_t *tokens = NULL;
+    size_t token_count = 0;
+    struct engine *engine = NULL;
+    FILE *file = NULL;
+    hypura_status status = parse_tokens(token_text, &tokens, &token_count, &error);
+    if (!status && compute_options.context == 0)
+        compute_options.context = (uint32_t)MAX(token_count, (size_t)1);
+    if (!status)
+        status = open_engine(&engine, count ? arguments[0] : NULL, &error);
+    if (!status) {
+        interrupts_cancel(engine);
+        file = fopen(out_path, "wb");
+        if (!file)
+            status = error_set_errno(&error, errno, "cannot create %s", out_path);
+    }
+    if (!status)
+        status = write_logits(engine, tokens, token_count, file, &error);
+    if (file && fclose(file) && !status)
+        status = error_set_errno(&error, errno, "cannot write %s", out_path);
+    bool written = status || write_statistics(engine);
+    interrupts_cancel(NULL);
+    engine_close(engine);
+    memory_free(tokens);
+    return status ? report_error(&error) : written ? EXIT_OK : EXIT_FAILED;
+}
+
+const struct command command_logits = {
+    .name = "logits",
+    .arguments = "[MODEL] --tokens IDS --out FILE",
+    .summary = "write the logits after each of some tokens to a file",
+    .options = {logits_rows, compute_option_rows},
+    .most = 1,
+    .run = run,
+};

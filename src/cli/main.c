@@ -1,0 +1,56 @@
+#include "cli/cli.h"
+
+#include <string.h>
+
+const struct command *const commands[] = {
+    &command_run,        &command_inspect,    &command_bench,  &command_profile,  &command_iobench,
+    &command_replay,     &command_logits,     &command_synth,  &command_tokenize, &command_template,
+    &command_perplexity, &command_completion, &command_manual,
+};
+const size_t command_count = COUNT_OF(commands);
+
+static void print_help(FILE *out)
+{
+    fprintf(out, "hypura runs GGUF language models that do not fit in memory, at the speed of the disk,\n"
+                 "and models that do fit at the speed of the memory.\n\n"
+                 "Usage: hypura COMMAND [OPTION]... [ARGUMENT]...\n\n");
+    for (size_t i = 0; i < command_count; i++)
+        fprintf(out, "  %-12s %s\n", commands[i]->name, commands[i]->summary);
+    fprintf(out,
+            "\nStart here:\n"
+            "  hypura run                              talk to the embedded model\n"
+            "  hypura run model.gguf --memory 8G       a model of any size in 8 GiB\n"
+            "  hypura inspect model.gguf               where its weights would live here, and how fast it would be\n"
+            "\n\"hypura COMMAND --help\" tells everything about a command.\n");
+}
+
+int main(int count, char **arguments)
+{
+    if (count < 2) {
+        print_help(stderr);
+        return EXIT_USAGE;
+    }
+    const char *name = arguments[1];
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
+        if (strcmp(name, "help") == 0 && count > 2) {
+            for (size_t i = 0; i < command_count; i++) {
+                if (strcmp(commands[i]->name, arguments[2]) == 0) {
+                    command_help(commands[i], stdout);
+                    return EXIT_OK;
+                }
+            }
+        }
+        print_help(stdout);
+        return EXIT_OK;
+    }
+    if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
+        puts("hypura " HYPURA_VERSION);
+        return EXIT_OK;
+    }
+    for (size_t i = 0; i < command_count; i++) {
+        if (strcmp(commands[i]->name, name) == 0)
+            return command_main(commands[i], count - 2, arguments + 2);
+    }
+    fprintf(stderr, "hypura: there is no command \"%s\"; \"hypura --help\" lists them\n", name);
+    return EXIT_USAGE;
+}

@@ -1,0 +1,101 @@
+/* hypura manual: the man page, from the same tables as --help. */
+#include "cli/cli.h"
+
+#include <ctype.h>
+#include <string.h>
+
+/* Text for roff: dashes that can be copied, no line that begins like a request. */
+static void print_text(const char *text)
+{
+    bool line_start = true;
+    for (; *text; text++) {
+        if (line_start && (*text == '.' || *text == '\''))
+            fputs("\\&", stdout);
+        if (*text == '-')
+            fputs("\\-", stdout);
+        else if (*text == '\\')
+            fputs("\\e", stdout);
+        else
+            putchar(*text);
+        line_start = *text == '\n';
+    }
+}
+
+static void print_option(const struct option_row *row)
+{
+    printf(".TP\n\\fB\\-\\-");
+    print_text(row->name);
+    printf("\\fR");
+    if (row->argument)
+        printf(" \\fI%s\\fR", row->argument);
+    putchar('\n');
+    print_text(row->help);
+    printf(".\n");
+}
+
+static void print_command(const struct command *command)
+{
+    printf(".SS \"hypura %s ", command->name);
+    for (const char *c = command->arguments; *c; c++)
+        printf(*c == '-' ? "\\-" : *c == '"' ? "\"\"" : "%c", *c);
+    printf("\"\n");
+    putchar(toupper((unsigned char)command->summary[0]));
+    print_text(command->summary + 1);
+    printf(".\n");
+    if (command->details) {
+        printf(".PP\n");
+        print_text(command->details);
+        printf("\n");
+    }
+    for (size_t t = 0; t < COUNT_OF(command->options) && command->options[t]; t++) {
+        if (command->options[t] == compute_option_rows) {
+            printf(".PP\nAnd the options of all commands that compute, below.\n");
+            continue;
+        }
+        for (const struct option_row *row = command->options[t]; row->name; row++)
+            print_option(row);
+    }
+}
+
+static int run(size_t count, char **arguments)
+{
+    (void)count;
+    (void)arguments;
+    printf(
+        ".TH HYPURA 1 \"\" \"hypura " HYPURA_VERSION "\" \"User Commands\"\n"
+        ".SH NAME\nhypura \\- run language models that do not fit in memory\n"
+        ".SH SYNOPSIS\n.B hypura\n.I command\n[\\fIoption\\fR]... [\\fIargument\\fR]...\n"
+        ".SH DESCRIPTION\n"
+        "hypura runs GGUF language models that exceed memory. It keeps in RAM what is read most, reads the rest from "
+        "the\n"
+        "disk ahead of need with direct I/O, and computes while it reads. Of a mixture of experts it reads only the\n"
+        "experts that the router chose and keeps the hot ones. Models that fit run from memory.\n"
+        ".PP\nWhere a command takes \\fIMODEL\\fR and none is named, it uses the embedded model.\n"
+        ".SH COMMANDS\n");
+    for (size_t i = 0; i < command_count; i++)
+        print_command(commands[i]);
+    printf(".SH OPTIONS OF ALL COMMANDS THAT COMPUTE\n");
+    for (const struct option_row *row = compute_option_rows; row->name; row++)
+        print_option(row);
+    printf(".SH STATISTICS\n"
+           "\\fB\\-\\-stats\\fR and \\fB\\-\\-json\\fR use these keys: model, mode, threads, prompt_tokens, "
+           "generated_tokens,\n"
+           "load_seconds, prompt_seconds, decode_seconds, prompt_tokens_per_second, decode_tokens_per_second, "
+           "bytes_read,\n"
+           "bytes_demanded, bytes_guessed, bytes_wasted, expert_hits, expert_misses, peak_rss_bytes, budget_bytes, "
+           "bytes_gpu,\n"
+           "bytes_ram, bytes_storage.\n"
+           ".SH ENVIRONMENT\n"
+           ".TP\n.B HYPURA_MODEL\nThe model that runs when none is named.\n"
+           ".TP\n.B HYPURA_INSTRUCTIONS\nplain, avx2, avx512 or neon: compute with a lesser instruction set than the "
+           "best one.\n"
+           ".SH EXIT STATUS\n0: done. 1: it failed. 2: wrong usage. 130: interrupted.\n");
+    return EXIT_OK;
+}
+
+const struct command command_manual = {
+    .name = "manual",
+    .arguments = "",
+    .summary = "print the manual page, for man",
+    .run = run,
+};

@@ -1,0 +1,123 @@
+/* Small things that several commands need: interrupts, files, the default model. */
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+#ifdef __APPLE__
+#include <mach-o/dyld.h>
+#endif
+
+#define EMBEDDED_MODEL "manpage-moe-24m-Q4_K_M.gguf"
+
+static struct engine *engine_to_cancel;
+static volatile sig_atomic_t interrupt_count;
+
+static void on_interrupt(int number)
+{
+    (void)number;
+    if (interrupt_count++)
+        _exit(EXIT_INTERRUPTED);
+    if (engine_to_cancel)
+        engine_cancel(engine_to_cancel, true);
+}
+
+void interrupts_cancel(struct engine *engine)
+{
+    engine_to_cancel = engine;
+    struct sigaction action = {.sa_handler = on_interrupt};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
+}
+
+bool interrupted(void)
+{
+    return interrupt_count != 0;
+}
+
+bool is_terminal(FILE *file)
+{
+    return isatty(fileno(file)) == 1;
+}
+
+void print_json(const json_t *value)
+{
+    json_dumpf(value, stdout, JSON_INDENT(2));
+    putchar('\n');
+}
+
+hypura_status read_whole_file(const char *path, uint64_t limit, char **text, size_t *size, hypura_error *error)
+{
+    bool standard_input = strcmp(path, "-") == 0;
+    FILE *file = standard_input ? stdin : fopen(path, "rb");
+    if (!file)
+        return error_set_errno(error, errno, "cannot open %s", path);
+    struct buffer buffer = {.limit = (size_t)limit};
+    char piece[65536];
+    size_t got;
+    while ((got = fread(piece, 1, sizeof piece, file)) > 0 && !buffer.failed)
+        buffer_append(&buffer, piece, got);
+    int failed = ferror(file) ? errno : 0;
+    if (!standard_input)
+        fclose(file);
+    buffer_append(&buffer, "", 0);
+    if (failed || buffer.failed) {
+        buffer_free(&buffer);
+        if (failed)
+            return error_set_errno(error, failed, "cannot read %s", path);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%s is larger than %llu bytes, the most that is read from it",
+                         path, (unsigned long long)limit);
+    }
+    *text = buffer.data;
+    *size = buffer.size;
+    return HYPURA_OK;
+}
+
+/* The folder of the program itself, with symbolic links followed; false when the system does not say. */
+static bool program_folder(char *folder, size_t room)
+{
+#ifdef __APPLE__
+    char path[PATH_MAX];
+    uint32_t length = sizeof path;
+    char real[PATH_MAX];
+    if (_NSGetExecutablePath(path, &length) || !realpath(path, real) || strlen(real) >= room)
+        return false;
+    strcpy(folder, real);
+#else
+    ssize_t length = readlink("/proc/self/exe", folder, room - 1);
+    if (length <= 0)
+        return false;
+    folder[length] = 0;
+#endif
+    char *slash = strrchr(folder, '/');
+    if (!slash)
+        return false;
+    *slash = 0;
+    return true;
+}
+
+const char *default_model_path(hypura_error *error)
+{
+    static char path[PATH_MAX + 64];
+    const char *chosen = getenv("HYPURA_MODEL");
+    if (chosen && *chosen)
+        return chosen;
+    char folder[PATH_MAX];
+    if (program_folder(folder, sizeof folder)) {
+        static const char *const beside[] = {"../share/hypura/models", "../models"};
+        for (size_t i = 0; i < COUNT_OF(beside); i++) {
+            snprintf(path, sizeof path, "%s/%s/" EMBEDDED_MODEL, folder, beside[i]);
+            if (access(path, R_OK) == 0)
+                return path;
+        }
+    }
+    snprintf(path, sizeof path, "%s/" EMBEDDED_MODEL, HYPURA_MODEL_FOLDER);
+    if (access(path, R_OK) == 0)
+        return path;
+    error_set(error, HYPURA_ERROR_IO,
+              "no model was named and the embedded one is not at %s; name a GGUF file or set HYPURA_MODEL", path);
+    return NULL;
+}

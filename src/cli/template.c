@@ -1,0 +1,105 @@
+/* hypura template: what a chat looks like to the model. */
+#include "model/template.h"
+#include "cli/cli.h"
+#include "model/vocabulary.h"
+
+#include <string.h>
+#include <time.h>
+
+static const char *messages_path = "-", *tools_path;
+static bool no_generation_prompt, show_source;
+
+static const struct option_row template_rows[] = {
+    {"messages", "FILE", OPTION_TEXT, &messages_path, "JSON array of messages (default: standard input)"},
+    {"tools", "FILE", OPTION_TEXT, &tools_path, "JSON array of tool descriptions, as in OpenAI's API"},
+    {"no-generation-prompt", NULL, OPTION_FLAG, &no_generation_prompt, "do not end with what starts an answer"},
+    {"source", NULL, OPTION_FLAG, &show_source, "print the template itself instead"},
+    {0},
+};
+
+#define MESSAGES_LIMIT ((uint64_t)64 << 20)
+
+static hypura_status load_json_array(const char *path, json_t **out, hypura_error *error)
+{
+    char *text;
+    size_t size;
+    hypura_status status = read_whole_file(path, MESSAGES_LIMIT, &text, &size, error);
+    if (status)
+        return status;
+    json_error_t problem;
+    json_t *json = json_loadb(text, size, 0, &problem);
+    memory_free(text);
+    if (!json_is_array(json)) {
+        status = json ? error_set(error, HYPURA_ERROR_ARGUMENT, "%s: expected a JSON array", path)
+                      : error_set(error, HYPURA_ERROR_ARGUMENT, "%s: line %d, column %d: %s", path, problem.line,
+                                  problem.column, problem.text);
+        json_decref(json);
+        return status;
+    }
+    *out = json;
+    return HYPURA_OK;
+}
+
+static hypura_status render(const struct gguf *file, const struct vocabulary *vocabulary, hypura_error *error)
+{
+    struct gguf_string source = {chat_template_default, strlen(chat_template_default)};
+    gguf_get_string(file, "tokenizer.chat_template", &source);
+    if (show_source) {
+        fwrite(source.data, 1, source.size, stdout);
+        putchar('\n');
+        return HYPURA_OK;
+    }
+    struct chat_template *template = NULL;
+    json_t *messages = NULL, *tools = NULL;
+    struct rendered_text text = {0};
+    hypura_status status = chat_template_parse(&template, source.data, source.size, error);
+    if (!status)
+        status = load_json_array(messages_path, &messages, error);
+    if (!status && tools_path)
+        status = load_json_array(tools_path, &tools, error);
+    if (!status) {
+        struct chat_input input = {
+            .messages = messages,
+            .tools = tools,
+            .add_generation_prompt = !no_generation_prompt,
+            .bos_text = vocabulary_text(vocabulary, vocabulary_special(vocabulary, SPECIAL_BOS)).data,
+            .eos_text = vocabulary_text(vocabulary, vocabulary_special(vocabulary, SPECIAL_EOS)).data,
+            .now = (int64_t)time(NULL)};
+        status = chat_render(template, &input, &text, error);
+    }
+    if (!status)
+        fwrite(text.text, 1, text.size, stdout);
+    rendered_text_free(&text);
+    json_decref(messages);
+    json_decref(tools);
+    chat_template_free(template);
+    return status;
+}
+
+static int run(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    struct gguf *file = NULL;
+    struct vocabulary *vocabulary = NULL;
+    const char *path = count ? arguments[0] : default_model_path(&error);
+    hypura_status status = path ? gguf_open(&file, path, &error) : error.status;
+    if (!status)
+        status = vocabulary_open(&vocabulary, file, &error);
+    if (!status)
+        status = render(file, vocabulary, &error);
+    vocabulary_close(vocabulary);
+    gguf_close(file);
+    return status ? report_error(&error) : EXIT_OK;
+}
+
+const struct command command_template = {
+    .name = "template",
+    .arguments = "[MODEL]",
+    .summary = "turn JSON messages into the prompt text that the model sees",
+    .details =
+        "Messages are a JSON array of objects with \"role\" and \"content\". A model without a template of its own "
+        "gets ChatML.",
+    .options = {template_rows},
+    .most = 1,
+    .run = run,
+};

@@ -1,0 +1,84 @@
+/* generate: text from an engine, for one request or for many that share each pass over the weights.
+ *
+ * A generator runs requests on the engine's sequences. Each step is one batch: one token of every sequence that
+ * decodes, and as many prompt tokens of the others as the chunk has room for. A sequence that is free keeps its tokens,
+ * so that the next turn of a chat only computes what is new.
+ *
+ * Ownership: the generator borrows the engine and the vocabulary; a request's prompt is copied, its sampler and its
+ * strings are borrowed until its done callback has returned. Requests without a free sequence wait in a queue.
+ *
+ * Threads: generator_step on one thread; the others from any, also from inside callbacks. Callbacks run on the thread
+ * of the step.
+ */
+#ifndef HYPURA_GENERATE_H
+#define HYPURA_GENERATE_H
+
+#include "engine/engine.h"
+#include "engine/sampler.h"
+#include "model/vocabulary.h"
+
+enum finish_reason {
+    FINISH_STOP,      /* an end-of-generation token or a stop string */
+    FINISH_LENGTH,    /* max_tokens, or the context is full */
+    FINISH_CANCELLED, /* by a callback, generator_cancel or engine_cancel */
+    FINISH_ERROR      /* the error says why */
+};
+
+/* One token, given out as soon as it is chosen. */
+struct generated_token {
+    int32_t id;
+    const char *text; /* whole UTF-8 characters that are safe to show now: may be empty, may be of several tokens */
+    size_t size;
+    const float *logits; /* [vocabulary], as the model gave them; NULL for the last piece of text, which is no token */
+};
+
+struct generation_result {
+    enum finish_reason reason;
+    int32_t stop_token;      /* that ended it, or NO_TOKEN */
+    const char *stop_string; /* of the request, or NULL */
+    uint32_t prompt_tokens;  /* all of them */
+    uint32_t cached_tokens;  /* of these, already in the sequence's cache */
+    uint32_t generated_tokens;
+    uint64_t prompt_nanoseconds; /* from the first batch to the first token */
+    uint64_t decode_nanoseconds; /* from there to the end */
+    uint64_t queue_nanoseconds;  /* from submission to the first batch */
+    hypura_error error;
+};
+
+struct generation_request {
+    const int32_t *tokens;
+    size_t count;
+    uint32_t max_tokens; /* 0: until the model ends it or the context is full */
+    struct sampler *sampler;
+    const char *const *stops; /* strings that end the answer and are not part of it */
+    size_t stop_count;
+    bool ignore_end;   /* end-of-generation tokens are text like any other */
+    bool show_special; /* control tokens have their text in the output */
+
+    /* Return false to end the generation. */
+    bool (*on_token)(void *context, const struct generated_token *token);
+    void (*on_done)(void *context, const struct generation_result *result);
+    void *context;
+};
+
+struct generator;
+
+hypura_status generator_create(struct generator **out, struct engine *engine, const struct vocabulary *vocabulary,
+                               hypura_error *error);
+/* Ends running and waiting requests as cancelled. */
+void generator_destroy(struct generator *generator);
+
+/* A prompt that is empty, has ids out of range or does not fit the context is refused here. id may be NULL. */
+hypura_status generator_submit(struct generator *generator, const struct generation_request *request, uint64_t *id,
+                               hypura_error *error);
+void generator_cancel(struct generator *generator, uint64_t id);
+
+/* Runs one batch. False when there was nothing to do. */
+bool generator_step(struct generator *generator);
+
+struct generator_load {
+    uint32_t running, waiting;
+};
+void generator_load(struct generator *generator, struct generator_load *out);
+
+#endif

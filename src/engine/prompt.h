@@ -1,0 +1,21 @@
+/* prompt: a chat, or plain text, as the tokens that the model is given. Special tokens are made from what the template
+ * writes, never from what a user wrote. */
+#ifndef HYPURA_PROMPT_H
+#define HYPURA_PROMPT_H
+
+#include "format/format.h"
+#include "model/template.h"
+#include "model/vocabulary.h"
+
+/* The model's own chat template (a variant by name, such as "tool_use", when it has that one), or ChatML when it has
+ * none. */
+hypura_status prompt_open_template(struct chat_template **out, const struct gguf *file, const char *variant,
+                                   hypura_error *error);
+
+/* Renders and tokenizes a chat; bos_text and eos_text of the input are filled in here. The rendered text goes to *text
+ * when that is not NULL (free it with rendered_text_free). */
+hypura_status prompt_from_chat(const struct chat_template *template, const struct vocabulary *vocabulary,
+                               const struct chat_input *input, struct token_array *tokens, struct rendered_text *text,
+                               hypura_error *error);
+
+#endif
