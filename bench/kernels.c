@@ -46,6 +46,7 @@ static void read_task(void *context, size_t index, size_t worker)
     const uint64_t *words = (const void *)(reading->data + index * READ_TASK);
     uint64_t a = 0, b = 0, c = 0, d = 0;
     for (size_t i = 0; i < READ_TASK / sizeof *words; i += 8) {
+        __builtin_prefetch(words + i + 1024);
         a += words[i] ^ words[i + 1];
         b += words[i + 2] ^ words[i + 3];
         c += words[i + 4] ^ words[i + 5];

@@ -9,10 +9,8 @@
 
 #define ALWAYS_INLINE inline __attribute__((always_inline))
 
-/* How far ahead of the rows in work their memory is asked for. Four rows at a time are four short streams, which the
- * hardware's own prefetch follows badly; but rows are adjacent, so that one linear stream covers all of them. */
-#define PREFETCH_BYTES 6144
-
+/* While four rows are in work, the next four are asked for, in the order of memory. Four rows side by side are four
+ * short streams, which the hardware's own prefetch follows badly. */
 static ALWAYS_INLINE void prefetch_lines(const uint8_t *from, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += 64)

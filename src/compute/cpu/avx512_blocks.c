@@ -64,7 +64,7 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
     size_t blocks = columns / 32;
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        const uint8_t *ahead = weights + r * row_bytes + PREFETCH_BYTES;
+        const uint8_t *ahead = weights + (r + 4) * row_bytes;
         __m128 sum = _mm_setzero_ps();
         size_t b = 0;
         for (; b + STEP <= blocks; b += STEP) {

@@ -24,7 +24,7 @@ static ALWAYS_INLINE void super_gemv(float *out, const uint8_t *weights, size_t 
 {
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        const uint8_t *ahead = weights + r * row_bytes + PREFETCH_BYTES;
+        const uint8_t *ahead = weights + (r + 4) * row_bytes;
         __m128 sum = _mm_setzero_ps();
         for (size_t b = 0; b < columns / 256; b++) {
             struct super_activation block;
