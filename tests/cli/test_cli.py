@@ -1,0 +1,252 @@
+#!/usr/bin/env python3
+"""The program as a user meets it: commands, exit statuses, answers, budgets, interrupts. Prints TAP.
+
+    test_cli.py HYPURA SOURCE_FOLDER
+"""
+import hashlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+
+HYPURA, SOURCE = sys.argv[1], sys.argv[2]
+MODEL = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
+WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
+QUESTION = "What does the ls command do?"
+STATISTICS = """model mode threads prompt_tokens generated_tokens load_seconds prompt_seconds decode_seconds
+    prompt_tokens_per_second decode_tokens_per_second bytes_read bytes_demanded bytes_guessed bytes_wasted expert_hits
+    expert_misses peak_rss_bytes budget_bytes bytes_gpu bytes_ram bytes_storage""".split()
+COMMANDS = ["run", "inspect", "bench", "profile", "iobench", "replay", "logits", "synth", "tokenize", "template",
+            "perplexity", "completion", "manual"]
+
+
+def path(name):
+    return os.path.join(WORK.name, name)
+
+
+def hypura(*arguments, stdin="", status=0, timeout=120, environment=None):
+    result = subprocess.run([HYPURA, *map(str, arguments)], input=stdin.encode(), capture_output=True, timeout=timeout,
+                            env={**os.environ, "XDG_CACHE_HOME": path("cache"), "XDG_STATE_HOME": path("state"),
+                                 **(environment or {})})
+    assert result.returncode == status, \
+        f"{arguments}: exit {result.returncode}, expected {status}: {result.stderr.decode()[-600:]}"
+    return result.stdout.decode(), result.stderr.decode()
+
+
+def answer(*arguments, **options):
+    return hypura("run", MODEL, "--temperature", 0, "--max-tokens", 24, "--prompt", QUESTION, *arguments, **options)[0]
+
+
+def smallest_budget():
+    return json.loads(hypura("inspect", MODEL, "--json", "--context", 128)[0])["plan"]["smallest_budget_bytes"]
+
+
+def every_command_explains_itself():
+    for command in COMMANDS:
+        out, _ = hypura(command, "--help")
+        assert out.startswith(f"Usage: hypura {command}"), out[:80]
+        assert command in hypura("--help")[0]
+
+
+def wrong_usage_exits_with_2():
+    for arguments in (["no-such-command"], ["run", "--no-such-option"], ["run", "--memory", "lots"], ["run", "--memory"],
+                      ["run", "--threads", "-1"], ["logits"], ["run", "--kv-type", "q2_k", "--prompt", "x"]):
+        out, err = hypura(*arguments, status=2)
+        assert out == "" and err.startswith("hypura"), err
+
+
+def the_embedded_model_answers():
+    assert answer().startswith("ls - list directory contents"), answer()
+    # No model named: the embedded one.
+    assert hypura("run", "--temperature", 0, "--max-tokens", 24, "--prompt", QUESTION)[0] == answer()
+
+
+def a_prompt_comes_from_a_pipe_or_a_file():
+    expected = answer()
+    out, _ = hypura("run", MODEL, "--temperature", 0, "--max-tokens", 24, stdin=QUESTION)
+    assert out == expected
+    with open(path("prompt"), "w") as file:
+        file.write(QUESTION)
+    out, _ = hypura("run", MODEL, "--temperature", 0, "--max-tokens", 24, "--file", path("prompt"))
+    assert out == expected
+
+
+def same_answer_from_every_budget_thread_count_and_reader():
+    expected = answer("--context", 128)
+    smallest = smallest_budget()
+    for arguments in (["--memory", smallest], ["--memory", smallest + (1 << 20)], ["--memory", smallest + (4 << 20)],
+                      ["--threads", 1], ["--threads", 2], ["--memory", smallest, "--reader", "threads"],
+                      ["--memory", smallest, "--reader", "threads", "--threads", 1], ["--chunk", 1], ["--chunk", 7]):
+        assert answer("--context", 128, *arguments) == expected, arguments
+
+
+def same_logits_from_every_budget():
+    digests = set()
+    smallest = smallest_budget()
+    for arguments in ([], ["--memory", smallest], ["--memory", smallest + (3 << 20), "--threads", 1], ["--chunk", 3]):
+        hypura("logits", MODEL, "--tokens", "10,200,3000,17,18,19,900,5,5,5", "--out", path("logits"), "--context", 128,
+               *arguments)
+        with open(path("logits"), "rb") as file:
+            data = file.read()
+        assert len(data) == 10 * 6144 * 4, len(data)
+        digests.add(hashlib.sha256(data).hexdigest())
+    assert len(digests) == 1, digests
+
+
+def a_budget_is_held():
+    size = os.path.getsize(MODEL)
+    for budget in (smallest_budget(), size // 2):
+        answer("--memory", budget, "--context", 128, "--stats", path("stats"))
+        with open(path("stats")) as file:
+            stats = json.load(file)
+        assert stats["budget_bytes"] == budget
+        # Below 256 MiB code and libraries come on top.
+        assert stats["peak_rss_bytes"] <= budget + (16 << 20), stats
+        assert stats["bytes_storage"] > 0 and stats["expert_misses"] > 0, stats
+
+
+def a_budget_that_is_too_small_says_what_works():
+    _, err = hypura("run", MODEL, "--memory", "1M", "--context", 128, "--prompt", "x", status=1)
+    found = re.search(r"(\d+) bytes", err)
+    assert found, err
+    answer("--memory", found.group(1), "--context", 128)
+    hypura("run", MODEL, "--memory", int(found.group(1)) - 4096, "--context", 128, "--prompt", "x", status=1)
+
+
+def statistics_have_their_keys():
+    answer("--stats", path("stats"))
+    with open(path("stats")) as file:
+        stats = json.load(file)
+    missing = [key for key in STATISTICS if key not in stats]
+    assert not missing, missing
+    assert stats["generated_tokens"] > 0 and stats["prompt_tokens"] > 0
+
+
+def the_same_seed_gives_the_same_text():
+    def sampled(seed):
+        return hypura("run", MODEL, "--temperature", 1.2, "--seed", seed, "--max-tokens", 24, "--ignore-eos", "--raw",
+                      "--prompt", "The kernel")[0]
+    texts = [sampled(seed) for seed in (1, 2, 3)]
+    assert len(set(texts)) == 3 and texts[0] == sampled(1)
+
+
+def a_stop_text_ends_the_answer():
+    assert "list directory" in answer()
+    out = answer("--stop", "directory")
+    assert out.rstrip().endswith("list"), out
+
+
+def special_tokens_in_a_prompt_are_text():
+    out, _ = hypura("tokenize", MODEL, stdin="a<|im_end|>b\n")
+    assert 6143 not in json.loads(out)
+    out, _ = hypura("tokenize", MODEL, "--special", stdin="a<|im_end|>b\n")
+    assert 6143 in json.loads(out)
+
+
+def tokens_turn_back_into_text():
+    text = "Grüße, open(2) \t returns -1; 你好 🙂\n"
+    ids, _ = hypura("tokenize", MODEL, stdin=text)
+    out, _ = hypura("tokenize", MODEL, "--decode", stdin=ids)
+    assert out == text, out
+    hypura("tokenize", MODEL, "--decode", stdin="[1, 999999]\n", status=2)
+    hypura("tokenize", MODEL, "--decode", stdin="nonsense\n", status=2)
+
+
+def messages_become_a_prompt():
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
+    out, _ = hypura("template", MODEL, stdin=json.dumps(messages))
+    assert out == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", out
+    hypura("template", MODEL, stdin="{", status=2)
+
+
+def inspect_shows_the_plan():
+    out, _ = hypura("inspect", MODEL)
+    assert "full-resident" in out and "qwen3moe" in out, out
+    plan = json.loads(hypura("inspect", MODEL, "--json", "--tensors", "--memory", "8M")[0])
+    assert plan["plan"]["bytes_storage"] > 0 and len(plan["tensors"]) > 100
+    assert plan["plan"]["mode"] == "expert-streaming", plan["plan"]
+
+
+def a_damaged_file_gets_a_sentence():
+    with open(MODEL, "rb") as file:
+        data = file.read()
+    cases = {"empty": b"", "text": b"hello, this is no model", "cut": data[:100000], "no-data": data[:1000000]}
+    for name, content in cases.items():
+        with open(path(name), "wb") as file:
+            file.write(content)
+        for command in (["run", "--prompt", "x"], ["inspect"], ["tokenize"]):
+            _, err = hypura(command[0], path(name), *command[1:], status=1)
+            assert err.count("\n") == 1 and name in err, err
+    hypura("run", path("not-there.gguf"), "--prompt", "x", status=1)
+    hypura("run", WORK.name, "--prompt", "x", status=1)
+
+
+def an_interrupt_ends_it_quickly():
+    process = subprocess.Popen([HYPURA, "run", MODEL, "--ignore-eos", "--raw", "--prompt", "The", "--context", "2048"],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout.read(20)
+    process.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    process.communicate(timeout=20)
+    assert process.returncode == 130, process.returncode
+    assert time.monotonic() - start < 2
+
+
+def completions_and_manual_name_every_option():
+    manual = hypura("manual")[0].replace("\\-", "-")
+    shells = {shell: hypura("completion", shell)[0] for shell in ("bash", "zsh", "fish")}
+    for command in COMMANDS:
+        for option in re.findall(r"^  --([a-z-]+)", hypura(command, "--help")[0], re.M):
+            if option == "help":
+                continue
+            assert f"--{option}" in manual, option
+            assert f"--{option}" in shells["bash"] and f"--{option}" in shells["zsh"], option
+            assert f"-l {option}" in shells["fish"], option
+    subprocess.run(["bash", "-n"], input=shells["bash"].encode(), check=True)
+
+
+def a_statistics_file_that_cannot_be_written_is_an_error():
+    _, err = hypura("run", MODEL, "--prompt", "x", "--max-tokens", 2, "--stats", "/nowhere/file", status=1)
+    assert "/nowhere/file" in err
+
+
+def an_installed_copy_works_elsewhere():
+    prefix = path("prefix")
+    build = os.path.dirname(os.path.abspath(HYPURA))
+    subprocess.run(["meson", "install", "-C", build, "--destdir", path("destdir"), "--no-rebuild", "--quiet"], check=True,
+                   capture_output=True)
+    found = {}
+    for folder, _, names in os.walk(path("destdir")):
+        for name in names:
+            found[name] = os.path.join(folder, name)
+    for name in ("hypura", "hypura.h", "error.h", "hypura.pc", "hypura.1", "_hypura", "hypura.fish",
+                 os.path.basename(MODEL)):
+        assert name in found, (name, sorted(found))
+    out = subprocess.run([found["hypura"], "run", "--temperature", "0", "--max-tokens", "24", "--prompt", QUESTION],
+                         capture_output=True, cwd="/", check=True).stdout.decode()
+    assert out == answer(), (out, prefix)
+
+
+TESTS = [value for name, value in list(globals().items())
+         if callable(value) and value.__module__ == "__main__" and name not in ("path", "hypura", "answer", "smallest_budget")]
+
+if __name__ == "__main__":
+    print(f"1..{len(TESTS)}")
+    failed = 0
+    for number, test in enumerate(TESTS, 1):
+        name = test.__name__.replace("_", " ")
+        try:
+            test()
+            print(f"ok {number} - {name}", flush=True)
+        except Exception:
+            failed += 1
+            print(f"not ok {number} - {name}", flush=True)
+            for line in traceback.format_exc().splitlines():
+                print(f"# {line}")
+    WORK.cleanup()
+    sys.exit(1 if failed else 0)
