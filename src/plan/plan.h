@@ -2,7 +2,22 @@
  *
  * The planner is handed a model, what the machine was measured to do (hw) and a budget; it answers with a tier for
  * every unit, the pool for units that stream, KV and batch sizes, the speed that it expects and what binds it. The four
- * modes are names for answers, not separate engines. It allocates no weights and reads none.
+ * modes are names for answers, not separate engines. It allocates no weights and reads none. Everything here is a
+ * function of its arguments; a struct plan is read-only once made and may be used from any thread.
+ *
+ * What goes where. Reading less per token is all that counts. A dense tensor is used by every token, so a byte of it
+ * in memory saves a byte read; a byte of an expert saves at most as much, and on the average the share of experts
+ * that a token uses. So dense tensors are pinned first, experts share what is left through a cache. Among dense tensors
+ * all bytes are worth the same, hence whole kinds are kept in an order that keeps reads large and regular: norms,
+ * biases and everything tiny (always), routers, attention, then shared experts, output matrix and dense feed forward
+ * together. Of the last kind that fits in part the subset with the most bytes is found exactly (see pack.c), and what
+ * streams of it is spread evenly over the depth. Experts are pinned only when all fit: a cache that is as large keeps
+ * at least as many hits and follows the text.
+ *
+ * The ring. Streamed tensors pass through a ring of ring_bytes in order of use. The forward pass holds the streamed
+ * tensors of one step at most (plan_step) at a time; the ring has room for the largest step and the largest single
+ * tensor beside it, so an allocator that walks around it always finds a place for the next one. The expert cache has
+ * room for at least two experts: the forward pass puts an expert before it waits for the next.
  */
 #ifndef HYPURA_PLAN_H
 #define HYPURA_PLAN_H
@@ -14,56 +29,70 @@
 enum tier {
     TIER_GPU,    /* pinned in device memory */
     TIER_RAM,    /* pinned in memory */
-    TIER_STORAGE /* read into the pool when needed */
+    TIER_STORAGE /* read when needed: through the ring (plan_in_ring), the expert cache, or by rows */
 };
 
+/* What streams: nothing; experts only; feed forward, shared experts or the output matrix as well (or, in a model
+ * without experts, alone); attention too. */
 enum plan_mode { PLAN_FULL_RESIDENT, PLAN_EXPERT_STREAMING, PLAN_DENSE_STREAMING, PLAN_FULL_STREAMING };
-const char *plan_mode_name(enum plan_mode mode); /* "full-resident", ... */
+const char *plan_mode_name(enum plan_mode mode); /* "full-resident", "expert-streaming", "dense-ffn-streaming", ... */
 
 enum plan_bound { BOUND_COMPUTE, BOUND_MEMORY, BOUND_DISK };
-const char *plan_bound_name(enum plan_bound bound);
+const char *plan_bound_name(enum plan_bound bound); /* "compute", "memory", "disk" */
 
-/* What the engine will hold besides weights: it knows, the planner asks. chunk: tokens a batch. */
+/* What the engine will hold besides weights: it knows, the planner asks. chunk: tokens a batch. Both grow with their
+ * arguments. Either may be NULL: nothing. */
 struct plan_working_set {
     uint64_t (*kv_bytes)(const void *context, uint32_t positions, uint32_t sequences, enum tensor_type kv_type);
     uint64_t (*scratch_bytes)(const void *context, uint32_t chunk, uint32_t positions);
     const void *context;
 };
 
+/* Below this budget code and libraries come on top of it; from here on they are part of it. */
+#define PLAN_SMALL_BUDGET ((uint64_t)256 << 20)
+
 struct plan_request {
-    uint64_t budget;    /* bytes for everything that the process holds; 0: what is free, less a head-room */
-    uint64_t overhead;  /* bytes that the process holds already and keeps: code, libraries, metadata, vocabulary */
-    uint32_t positions; /* context length asked for; 0: the model's own, or less when the budget wants that */
-    uint32_t sequences; /* parallel sequences, at least 1 */
-    uint32_t chunk;     /* tokens a batch; 0: chosen */
-    enum tensor_type kv_type; /* F16 unless asked otherwise */
+    uint64_t budget;   /* bytes for everything that the process holds; 0: what is free, less a head-room */
+    uint64_t overhead; /* bytes that the process holds already and keeps: code, libraries, metadata, vocabulary */
+    uint64_t code;     /* of these, code and libraries (hardware_code_bytes) */
+    uint32_t
+        positions; /* context length asked for; 0: the model's own up to 4096, or less when the budget wants that */
+    uint32_t sequences;       /* parallel sequences; 0: 1 */
+    uint32_t chunk;           /* tokens a batch; 0: chosen */
+    enum tensor_type kv_type; /* kept as asked: a smaller one changes the answer */
     struct plan_working_set working_set;
 };
 
 struct plan {
     enum plan_mode mode;
     enum plan_bound bound;
-    uint8_t *tiers; /* [model_unit_count]: enum tier */
+    uint32_t unit_count;
+    uint8_t *tiers;   /* [unit_count]: enum tier */
+    uint8_t *in_ring; /* [unit_count]: see plan_in_ring */
     uint32_t positions, sequences, chunk;
     enum tensor_type kv_type;
     bool embedding_rows; /* the token embedding is not held: single rows are read when a token needs them */
 
+    /* overhead + reserve + resident + pool + KV + scratch is at most the budget. */
     uint64_t budget;         /* total, as asked or chosen */
-    uint64_t overhead_bytes; /* code, libraries, metadata */
+    uint64_t overhead_bytes; /* what the request said, without code when that comes on top */
+    uint64_t code_on_top;    /* code and libraries that are not part of a budget below PLAN_SMALL_BUDGET */
+    uint64_t reserve_bytes;  /* page tables and allocator's slack, from PLAN_SMALL_BUDGET on */
     uint64_t resident_bytes; /* pinned units, as they lie in memory (page padding included) */
-    uint64_t pool_bytes;     /* for streamed units; every slot is slot_bytes */
+    uint64_t pool_bytes;     /* for streamed units: ring_bytes + expert_cache_bytes */
     uint64_t kv_bytes;
     uint64_t scratch_bytes;
-    uint64_t smallest_budget; /* the least that this model runs with, at this context */
+    uint64_t smallest_budget; /* the least that this model runs with, at the context asked for */
 
-    /* The pool: ring slots first (streamed tensors, in order of use), the rest is the expert cache. */
-    uint32_t ring_units; /* most streamed tensors in memory at once */
-    uint64_t ring_bytes;
-    uint64_t expert_cache_bytes;
+    uint32_t ring_units;         /* most streamed tensors in the ring at once */
+    uint64_t ring_bytes;         /* 0: no tensor streams */
+    uint64_t expert_cache_bytes; /* 0: no expert streams */
+    uint64_t expert_bytes;       /* of all experts, as they lie in memory */
     uint64_t expert_cycle_bytes; /* what one token touches of streamed experts: a cache under it is under the cliff */
 
     double predicted_tokens_per_second;
     double predicted_bytes_per_token; /* from storage */
+    double predicted_hit_rate;        /* of the expert cache; 1 when no expert streams */
     char reason[400];                 /* why this mode, in a sentence or two */
 };
 
@@ -71,6 +100,14 @@ struct plan {
 hypura_status plan_make(struct plan **out, const struct model *model, const struct hardware *hardware,
                         const struct plan_request *request, hypura_error *error);
 void plan_free(struct plan *plan);
+
+/* Whether a unit of TIER_STORAGE is a tensor that every token reads whole, in order of unit numbers. The others are
+ * experts, tensors that no forward pass uses, and a token embedding that is read by rows only. */
+bool plan_in_ring(const struct plan *plan, unit_number unit);
+
+/* Tensors of one layer with the same step may be held together (q, k, v; gate, up); the number has no other meaning.
+ * The forward pass puts one step's streamed tensors before it gets the next step's. */
+uint32_t plan_step(enum tensor_role role);
 
 /* Bytes that a unit takes in memory when it was read by direct I/O: each slice with the aligned range that encloses it.
  */

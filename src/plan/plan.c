@@ -1,0 +1,291 @@
+/* From a budget to a plan: what is not weights is taken off, the rest is placed. */
+#include "plan/plan_private.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Context and chunk when nobody asked: the first of each that leaves enough for the weights. */
+#define DEFAULT_POSITIONS 4096u
+#define LEAST_POSITIONS 512u
+#define DEFAULT_CHUNK 512u
+#define LEAST_CHUNK 8u
+
+/* Page tables take 1/512 of what is mapped where huge pages are refused; the allocator's slack is about as much. */
+#define RESERVE_SHARE 256u
+
+const char *plan_mode_name(enum plan_mode mode)
+{
+    static const char *const names[] = {"full-resident", "expert-streaming", "dense-ffn-streaming", "full-streaming"};
+    return (size_t)mode < COUNT_OF(names) ? names[mode] : "unknown";
+}
+
+const char *plan_bound_name(enum plan_bound bound)
+{
+    static const char *const names[] = {"compute", "memory", "disk"};
+    return (size_t)bound < COUNT_OF(names) ? names[bound] : "unknown";
+}
+
+void plan_free(struct plan *plan)
+{
+    if (!plan)
+        return;
+    memory_free(plan->tiers);
+    memory_free(plan->in_ring);
+    memory_free(plan);
+}
+
+bool plan_in_ring(const struct plan *plan, unit_number unit)
+{
+    return unit < plan->unit_count && plan->in_ring[unit];
+}
+
+/* What one choice of context and chunk needs besides weights. */
+struct setting {
+    uint32_t positions, chunk;
+    uint64_t kv, scratch;
+};
+
+struct planner {
+    const struct plan_table *table;
+    const struct hardware *hardware;
+    const struct plan_request *request;
+    uint64_t budget, overhead, reserve;
+    uint64_t code_on_top;
+    uint64_t smallest_capacity, resident_capacity;
+    struct setting least; /* the cheapest that is allowed */
+};
+
+static uint32_t sequences(const struct plan_request *request)
+{
+    return MAX(request->sequences, 1u);
+}
+
+static struct setting make_setting(const struct plan_request *request, uint32_t positions, uint32_t chunk)
+{
+    const struct plan_working_set *set = &request->working_set;
+    struct setting setting = {.positions = positions, .chunk = chunk};
+    if (set->kv_bytes)
+        setting.kv = set->kv_bytes(set->context, positions, sequences(request), request->kv_type);
+    if (set->scratch_bytes)
+        setting.scratch = set->scratch_bytes(set->context, chunk, positions);
+    return setting;
+}
+
+static uint64_t add(uint64_t a, uint64_t b)
+{
+    return a > UINT64_MAX - b ? UINT64_MAX : a + b;
+}
+
+static uint32_t most_positions(const struct planner *planner)
+{
+    if (planner->request->positions)
+        return planner->request->positions;
+    uint32_t trained = planner->table->context ? planner->table->context : DEFAULT_POSITIONS;
+    return MIN(trained, DEFAULT_POSITIONS);
+}
+
+static uint32_t least_positions(const struct planner *planner)
+{
+    return planner->request->positions ? planner->request->positions : MIN(most_positions(planner), LEAST_POSITIONS);
+}
+
+/* Nothing is gained by a batch that is longer than the context. */
+static uint32_t most_chunk(const struct planner *planner, uint32_t positions)
+{
+    return planner->request->chunk ? planner->request->chunk : MIN(DEFAULT_CHUNK, MAX(positions, LEAST_CHUNK));
+}
+
+static uint32_t least_chunk(const struct planner *planner)
+{
+    return planner->request->chunk ? planner->request->chunk : LEAST_CHUNK;
+}
+
+static void set_budget(struct planner *planner, uint64_t budget)
+{
+    const struct plan_request *request = planner->request;
+    bool small = budget < PLAN_SMALL_BUDGET;
+    planner->budget = budget;
+    planner->code_on_top = small ? MIN(request->code, request->overhead) : 0;
+    planner->overhead = request->overhead - planner->code_on_top;
+    planner->reserve = small ? 0 : budget / RESERVE_SHARE;
+}
+
+/* Of the budget, for weights, KV cache and scratch. */
+static uint64_t available(const struct planner *planner)
+{
+    uint64_t taken = add(planner->overhead, planner->reserve);
+    return planner->budget > taken ? planner->budget - taken : 0;
+}
+
+static uint64_t for_weights(const struct planner *planner, const struct setting *setting)
+{
+    uint64_t taken = add(setting->kv, setting->scratch), room = available(planner);
+    return room > taken ? room - taken : 0;
+}
+
+/* The least budget with which the cheapest setting runs. from: not below this, for budgets that must include code. */
+static uint64_t smallest_budget(struct planner *planner, uint64_t from)
+{
+    uint64_t working = add(add(planner->smallest_capacity, planner->least.kv), planner->least.scratch);
+    set_budget(planner, 0);
+    uint64_t needed = add(working, planner->overhead);
+    if (from < PLAN_SMALL_BUDGET && needed < PLAN_SMALL_BUDGET)
+        return needed;
+    set_budget(planner, PLAN_SMALL_BUDGET);
+    needed = MAX(add(working, planner->overhead), PLAN_SMALL_BUDGET - PLAN_SMALL_BUDGET / RESERVE_SHARE);
+    /* The least B with B - B / RESERVE_SHARE >= needed. */
+    uint64_t budget = add(needed, needed / (RESERVE_SHARE - 1));
+    while (budget != UINT64_MAX && budget - budget / RESERVE_SHARE < needed)
+        budget++;
+    while (budget > PLAN_SMALL_BUDGET && budget - 1 - (budget - 1) / RESERVE_SHARE >= needed)
+        budget--;
+    return MAX(budget, PLAN_SMALL_BUDGET);
+}
+
+/* With at least this much for the KV cache and the scratch it is worth less context and shorter batches to have all
+ * weights in memory. */
+#define RESIDENT_POSITIONS 2048u
+#define RESIDENT_CHUNK 128u
+
+/* Whether a setting leaves enough for the weights. When they stream, more for them is less to read: then the KV cache
+ * gets an eighth and the scratch a sixteenth, unless nothing smaller is allowed. */
+static bool acceptable(const struct planner *planner, const struct setting *setting, bool resident)
+{
+    uint64_t weights = for_weights(planner, setting), room = available(planner);
+    bool last_positions = setting->positions == least_positions(planner);
+    bool last_chunk = setting->chunk == least_chunk(planner);
+    if (resident)
+        return weights >= planner->resident_capacity &&
+               setting->positions >= MIN(RESIDENT_POSITIONS, most_positions(planner)) &&
+               setting->chunk >= MIN(RESIDENT_CHUNK, most_chunk(planner, setting->positions));
+    return weights >= planner->smallest_capacity && (last_positions || setting->kv <= room / 8) &&
+           (last_chunk || setting->scratch <= room / 16);
+}
+
+/* The longest context, then the longest chunk, that is acceptable; false when none is. */
+static bool choose_setting(const struct planner *planner, bool resident, struct setting *out)
+{
+    for (uint32_t positions = most_positions(planner);; positions = MAX(positions / 2, least_positions(planner))) {
+        for (uint32_t chunk = most_chunk(planner, positions);; chunk = MAX(chunk / 2, least_chunk(planner))) {
+            *out = make_setting(planner->request, positions, chunk);
+            if (acceptable(planner, out, resident))
+                return true;
+            if (chunk == least_chunk(planner))
+                break;
+        }
+        if (positions == least_positions(planner))
+            return false;
+    }
+}
+
+static void describe(struct plan *plan, const struct plan_table *table)
+{
+    uint64_t weights = 0;
+    for (uint32_t i = 0; i < table->count; i++)
+        weights += table->units[i].priority == PRIORITY_UNUSED ? 0 : table->units[i].footprint;
+    uint64_t held = plan->resident_bytes + plan->pool_bytes;
+    char all[32], room[32], cache[32], stream[32];
+    format_bytes(all, sizeof all, (double)weights);
+    format_bytes(room, sizeof room, (double)held);
+    format_bytes(cache, sizeof cache, (double)plan->expert_cache_bytes);
+    format_bytes(stream, sizeof stream, plan->predicted_bytes_per_token);
+    char experts[160] = "";
+    if (plan->expert_cache_bytes)
+        snprintf(experts, sizeof experts,
+                 "experts are read when the router asks for them, through a cache of %s (%.0f %% of all)%s", cache,
+                 100.0 * (double)plan->expert_cache_bytes / (double)MAX(plan->expert_bytes, (uint64_t)1),
+                 plan->expert_cache_bytes < plan->expert_cycle_bytes ? ", less than one token uses" : "");
+    switch (plan->mode) {
+    case PLAN_FULL_RESIDENT:
+        snprintf(plan->reason, sizeof plan->reason, "All weights (%s) fit in the budget%s.", all,
+                 plan->embedding_rows ? " but the token embedding, of which single rows are read" : "");
+        break;
+    case PLAN_EXPERT_STREAMING:
+        snprintf(plan->reason, sizeof plan->reason,
+                 "The weights take %s, of which %s can be in memory: all that every token uses stays, %s.", all, room,
+                 experts);
+        break;
+    case PLAN_DENSE_STREAMING:
+        snprintf(plan->reason, sizeof plan->reason,
+                 "The weights take %s, of which %s can be in memory: attention stays, %s are read for every token%s%s.",
+                 all, room, stream, *experts ? "; " : "", experts);
+        break;
+    case PLAN_FULL_STREAMING:
+        snprintf(plan->reason, sizeof plan->reason,
+                 "The weights take %s, of which %s can be in memory, too little even for attention: %s are read for "
+                 "every token%s%s.",
+                 all, room, stream, *experts ? "; " : "", experts);
+        break;
+    }
+}
+
+static hypura_status too_small(struct planner *planner, hypura_error *error)
+{
+    /* A budget that must include code asks for the least that does: one below PLAN_SMALL_BUDGET may work as well, but
+     * only because it means something else. */
+    uint64_t asked = planner->budget, smallest = smallest_budget(planner, asked);
+    char have[32];
+    format_bytes(have, sizeof have, (double)asked);
+    return error_set(error, HYPURA_ERROR_MEMORY,
+                     "a memory budget of %s (%" PRIu64 " bytes) is too small for this model with a context of %u: the "
+                     "smallest that works is %" PRIu64 " bytes (%" PRIu64 "M)",
+                     have, asked, least_positions(planner), smallest, (smallest + ((1 << 20) - 1)) >> 20);
+}
+
+hypura_status plan_make_units(struct plan **out, const struct plan_table *table, const struct hardware *hardware,
+                              const struct plan_request *request, hypura_error *error)
+{
+    struct planner planner = {.table = table, .hardware = hardware, .request = request};
+    planner.smallest_capacity = plan_smallest_capacity(table);
+    planner.resident_capacity = plan_resident_capacity(table);
+    planner.least = make_setting(request, least_positions(&planner), least_chunk(&planner));
+    uint64_t smallest = smallest_budget(&planner, 0);
+    set_budget(&planner, request->budget ? request->budget : hardware_default_budget(hardware));
+
+    struct setting setting;
+    if (!choose_setting(&planner, true, &setting) && !choose_setting(&planner, false, &setting))
+        return too_small(&planner, error);
+
+    struct plan *plan = NULL;
+    hypura_status status = ALLOCATE(&plan, 1, "plan", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&plan->tiers, table->count, "plan", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&plan->in_ring, table->count, "plan", error);
+    struct placement placement = {0};
+    if (status == HYPURA_OK) {
+        placement.tiers = plan->tiers;
+        placement.in_ring = plan->in_ring;
+        uint64_t lookahead = (uint64_t)hardware->storage.block_bytes * hardware->storage.depth;
+        status = plan_place(table, for_weights(&planner, &setting), lookahead, &placement, error);
+    }
+    if (status != HYPURA_OK) {
+        plan_free(plan);
+        return status;
+    }
+
+    plan->unit_count = table->count;
+    plan->mode = placement.mode;
+    plan->positions = setting.positions;
+    plan->sequences = sequences(request);
+    plan->chunk = setting.chunk;
+    plan->kv_type = request->kv_type;
+    plan->embedding_rows = placement.embedding_rows;
+    plan->budget = planner.budget;
+    plan->overhead_bytes = planner.overhead;
+    plan->code_on_top = planner.code_on_top;
+    plan->reserve_bytes = planner.reserve;
+    plan->resident_bytes = placement.resident_bytes;
+    plan->ring_bytes = placement.ring_bytes;
+    plan->ring_units = placement.ring_units;
+    plan->expert_cache_bytes = placement.expert_cache_bytes;
+    plan->pool_bytes = placement.ring_bytes + placement.expert_cache_bytes;
+    plan->kv_bytes = setting.kv;
+    plan->scratch_bytes = setting.scratch;
+    plan->smallest_budget = smallest;
+    plan_predict(plan, table, hardware);
+    describe(plan, table);
+    *out = plan;
+    return HYPURA_OK;
+}

@@ -1,0 +1,79 @@
+/* Plans for real models: reads a model into the planner's table. */
+#include "plan/plan_private.h"
+
+void plan_table_free(struct plan_table *table)
+{
+    memory_free(table->units);
+    table->units = NULL;
+}
+
+hypura_status plan_table_make(struct plan_table *out, const struct model *model, hypura_error *error)
+{
+    const struct model_parameters *parameters = model_parameters(model);
+    struct plan_table table = {.count = model_unit_count(model),
+                               .experts = parameters->experts,
+                               .experts_used = MIN(parameters->experts_used, parameters->experts),
+                               .context = parameters->context,
+                               .tied_output = model_tied_output(model),
+                               .embedding_unit = model_tensor(model, ROLE_TOKEN_EMBEDDING)};
+    hypura_status status = ALLOCATE(&table.units, table.count, "planner's units", error);
+    if (status != HYPURA_OK)
+        return status;
+    for (unit_number number = 0; number < table.count; number++) {
+        const struct unit *unit = model_unit(model, number);
+        struct plan_unit *row = &table.units[number];
+        row->footprint = plan_unit_footprint(unit);
+        row->layer = unit->layer;
+        row->step = plan_step(unit->role);
+        if (unit->layer >= 0 && (uint32_t)unit->layer >= parameters->layers)
+            row->priority = PRIORITY_UNUSED;
+        else if (unit->kind == UNIT_EXPERT)
+            row->priority = PRIORITY_EXPERT;
+        else
+            row->priority = plan_role_priority(unit->role, unit->bytes);
+    }
+    if (table.embedding_unit != NO_UNIT) {
+        struct plan_unit *embedding = &table.units[table.embedding_unit];
+        const struct unit *unit = model_unit(model, table.embedding_unit);
+        /* Read in whole pages, and most rows lie across two. */
+        uint64_t row = parameters->vocabulary ? unit->bytes / parameters->vocabulary : 0;
+        table.embedding_row_bytes = align_up(row, STORAGE_ALIGNMENT) + STORAGE_ALIGNMENT;
+        if (!table.tied_output && embedding->priority != PRIORITY_ALWAYS)
+            embedding->priority = PRIORITY_ROWS;
+    }
+    *out = table;
+    return HYPURA_OK;
+}
+
+hypura_status plan_make(struct plan **out, const struct model *model, const struct hardware *hardware,
+                        const struct plan_request *request, hypura_error *error)
+{
+    struct plan_table table;
+    hypura_status status = plan_table_make(&table, model, error);
+    if (status != HYPURA_OK)
+        return status;
+    status = plan_make_units(out, &table, hardware, request, error);
+    plan_table_free(&table);
+    return status;
+}
+
+hypura_status plan_tokens_per_second_with(const struct model *model, const struct hardware *hardware,
+                                          const struct plan_request *request, int64_t more_bytes, double *out,
+                                          hypura_error *error)
+{
+    struct plan_request changed = *request;
+    uint64_t budget = request->budget ? request->budget : hardware_default_budget(hardware);
+    if (more_bytes < 0)
+        changed.budget = budget - MIN(budget, (uint64_t)0 - (uint64_t)more_bytes);
+    else
+        changed.budget = budget > UINT64_MAX - (uint64_t)more_bytes ? UINT64_MAX : budget + (uint64_t)more_bytes;
+    /* 0 would ask for the default. */
+    changed.budget = MAX(changed.budget, (uint64_t)1);
+    struct plan *plan;
+    hypura_status status = plan_make(&plan, model, hardware, &changed, error);
+    if (status != HYPURA_OK)
+        return status;
+    *out = plan->predicted_tokens_per_second;
+    plan_free(plan);
+    return HYPURA_OK;
+}

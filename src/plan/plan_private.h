@@ -1,0 +1,89 @@
+/* The parts of plan, for each other and for their tests. */
+#ifndef HYPURA_PLAN_PRIVATE_H
+#define HYPURA_PLAN_PRIVATE_H
+
+#include "plan/plan.h"
+
+/* In which order units earn their place in memory. The three of PRIORITY_REST are one group to the packer, which
+ * prefers the earlier ones between choices of equal size. */
+enum plan_priority {
+    PRIORITY_ALWAYS, /* too small to be worth a read */
+    PRIORITY_ROUTER,
+    PRIORITY_ATTENTION,
+    PRIORITY_SHARED,
+    PRIORITY_OUTPUT,
+    PRIORITY_FEED_FORWARD,
+    PRIORITY_EXPERT,
+    PRIORITY_ROWS, /* token embedding that is not the output too: a row a token */
+    PRIORITY_UNUSED
+};
+
+/* What the planner wants to know of a unit. */
+struct plan_unit {
+    uint64_t footprint;
+    enum plan_priority priority;
+    int32_t layer;
+    uint32_t step;
+};
+
+/* And of a model. Tests write these by hand. */
+struct plan_table {
+    struct plan_unit *units; /* by unit number */
+    uint32_t count;
+    uint32_t experts, experts_used; /* of a MoE layer; 0 without experts */
+    uint32_t context;               /* trained */
+    bool tied_output;
+    uint32_t embedding_unit; /* NO_UNIT: none */
+    uint64_t embedding_row_bytes;
+};
+
+enum plan_priority plan_role_priority(enum tensor_role role, uint64_t bytes);
+
+/* Where everything goes when capacity bytes are there for weights: pinned units, ring and expert cache. */
+struct placement {
+    enum plan_mode mode;
+    uint8_t *tiers, *in_ring; /* [count], the caller's */
+    bool embedding_rows;
+    uint64_t resident_bytes, ring_bytes, expert_cache_bytes;
+    uint32_t ring_units;
+    uint64_t dense_bytes_per_token; /* streamed tensors */
+};
+
+/* capacity is at least plan_smallest_capacity. lookahead: bytes that the ring should have room for ahead of the tensor
+ * in use, where the capacity allows. */
+hypura_status plan_place(const struct plan_table *table, uint64_t capacity, uint64_t lookahead, struct placement *out,
+                         hypura_error *error);
+
+/* The least capacity that plan_place accepts, and the least with which nothing streams. */
+uint64_t plan_smallest_capacity(const struct plan_table *table);
+uint64_t plan_resident_capacity(const struct plan_table *table);
+
+/* ---- packing ------------------------------------------------------------------------------------------------------
+ */
+
+/* A number of units of one size. */
+struct pack_class {
+    uint64_t size;
+    uint32_t count;
+    uint32_t taken; /* result */
+};
+
+/* Takes the units with the largest sum of sizes that fits in capacity; between equal sums, more of the earlier classes.
+ * Returns the sum. Exact, unless the search would pass a limit of steps that no real model comes near (some dozen
+ * different sizes with dozens of units each); then at least as good as taking greedily, class by class. */
+uint64_t plan_pack(struct pack_class *classes, size_t count, uint64_t capacity);
+
+/* ---- plan ----------------------------------------------------------------------------------------------------------
+ */
+
+hypura_status plan_make_units(struct plan **out, const struct plan_table *table, const struct hardware *hardware,
+                              const struct plan_request *request, hypura_error *error);
+
+/* Fills the predicted_ fields and what binds. */
+void plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware);
+
+/* Reads a model into a table; free with plan_table_free. */
+hypura_status plan_table_make(struct plan_table *out, const struct model *model, hypura_error *error);
+void plan_table_free(struct plan_table *table);
+
+#endif

@@ -1,0 +1,132 @@
+/* Tables of units made by hand, so that planning is tested without a file. */
+#ifndef FAKE_MODEL_H
+#define FAKE_MODEL_H
+
+#include "plan/plan_private.h"
+
+#include <string.h>
+
+#define KIB ((uint64_t)1 << 10)
+#define MIB ((uint64_t)1 << 20)
+#define GIB ((uint64_t)1 << 30)
+
+#define FAKE_UNITS 8192
+
+struct fake {
+    struct plan_table table;
+    struct plan_unit units[FAKE_UNITS];
+};
+
+static inline void fake_add(struct fake *fake, enum tensor_role role, int32_t layer, uint64_t footprint)
+{
+    struct plan_unit *unit = &fake->units[fake->table.count++];
+    *unit = (struct plan_unit){.footprint = footprint,
+                               .priority = plan_role_priority(role, footprint),
+                               .layer = layer,
+                               .step = plan_step(role)};
+}
+
+/* The shape of a transformer. Sizes in bytes; 0: there is none. */
+struct fake_shape {
+    uint32_t layers;
+    uint64_t norm, q, k, output_projection, gate, down;
+    uint32_t experts, experts_used;
+    uint64_t router, expert;
+    uint64_t embedding, output; /* output 0: tied */
+};
+
+static inline void fake_build(struct fake *fake, const struct fake_shape *shape)
+{
+    memset(fake, 0, sizeof *fake);
+    fake->table.units = fake->units;
+    fake->table.context = 131072;
+    fake->table.experts = shape->experts;
+    fake->table.experts_used = shape->experts_used;
+    fake->table.embedding_unit = 0;
+    fake->table.embedding_row_bytes = 8192;
+    fake->table.tied_output = shape->output == 0;
+    fake_add(fake, ROLE_TOKEN_EMBEDDING, -1, shape->embedding);
+    fake->units[0].priority = shape->output ? PRIORITY_ROWS : PRIORITY_OUTPUT;
+    for (int32_t layer = 0; layer < (int32_t)shape->layers; layer++) {
+        fake_add(fake, ROLE_ATTENTION_NORM, layer, shape->norm);
+        fake_add(fake, ROLE_ATTENTION_Q, layer, shape->q);
+        fake_add(fake, ROLE_ATTENTION_K, layer, shape->k);
+        fake_add(fake, ROLE_ATTENTION_V, layer, shape->k);
+        fake_add(fake, ROLE_ATTENTION_OUTPUT, layer, shape->output_projection);
+        fake_add(fake, ROLE_FFN_NORM, layer, shape->norm);
+        if (shape->gate) {
+            fake_add(fake, ROLE_FFN_GATE, layer, shape->gate);
+            fake_add(fake, ROLE_FFN_UP, layer, shape->gate);
+            fake_add(fake, ROLE_FFN_DOWN, layer, shape->down);
+        }
+        if (shape->experts)
+            fake_add(fake, ROLE_ROUTER, layer, shape->router);
+    }
+    fake_add(fake, ROLE_OUTPUT_NORM, -1, shape->norm);
+    if (shape->output)
+        fake_add(fake, ROLE_OUTPUT, -1, shape->output);
+    for (int32_t layer = 0; layer < (int32_t)shape->layers; layer++) {
+        for (uint32_t expert = 0; expert < shape->experts; expert++) {
+            fake_add(fake, ROLE_EXPERT_DOWN, layer, shape->expert);
+            fake->units[fake->table.count - 1].priority = PRIORITY_EXPERT;
+        }
+    }
+}
+
+static const struct fake_shape fake_dense = {.layers = 80,
+                                             .norm = 36 * KIB,
+                                             .q = 36 * MIB,
+                                             .k = 4 * MIB + 512 * KIB,
+                                             .output_projection = 36 * MIB,
+                                             .gate = 126 * MIB,
+                                             .down = 184 * MIB,
+                                             .embedding = 564 * MIB,
+                                             .output = 822 * MIB};
+
+static const struct fake_shape fake_experts = {.layers = 48,
+                                               .norm = 12 * KIB,
+                                               .q = 5 * MIB,
+                                               .k = 640 * KIB,
+                                               .output_projection = 5 * MIB,
+                                               .experts = 128,
+                                               .experts_used = 8,
+                                               .router = 1 * MIB,
+                                               .expert = 2700 * KIB,
+                                               .embedding = 170 * MIB,
+                                               .output = 250 * MIB};
+
+/* As small as the embedded model. */
+static const struct fake_shape fake_tiny = {.layers = 8,
+                                            .norm = 4 * KIB,
+                                            .q = 84 * KIB,
+                                            .k = 28 * KIB,
+                                            .output_projection = 84 * KIB,
+                                            .experts = 16,
+                                            .experts_used = 2,
+                                            .router = 24 * KIB,
+                                            .expert = 92 * KIB,
+                                            .embedding = 2 * MIB};
+
+static inline uint64_t fake_kv(const void *context, uint32_t positions, uint32_t sequences, enum tensor_type type)
+{
+    (void)type;
+    return (uint64_t)positions * sequences * *(const uint32_t *)context;
+}
+
+static inline uint64_t fake_scratch(const void *context, uint32_t chunk, uint32_t positions)
+{
+    (void)context;
+    return (uint64_t)chunk * 100 * KIB + positions * 4;
+}
+
+static inline struct hardware fake_hardware(void)
+{
+    return (struct hardware){.memory_total = 256 * GIB,
+                             .memory_available = 200 * GIB,
+                             .cgroup_limit = UINT64_MAX,
+                             .memory_bytes_per_second = 40e9,
+                             .compute_bytes_per_second = 20e9,
+                             .storage = {.bytes_per_second = 2e9, .block_bytes = MIB, .depth = 16}};
+}
+
+#endif

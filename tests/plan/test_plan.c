@@ -1,0 +1,298 @@
+/* From budgets to plans: the accounts add up, modes change in order, and the smallest budget is exactly that. */
+#include "test.h"
+
+#include "fake_model.h"
+
+static const uint32_t kv_position_bytes = 96 * 1024;
+static const uint32_t tiny_position_bytes = 1024;
+
+static uint64_t tiny_scratch(const void *context, uint32_t chunk, uint32_t positions)
+{
+    (void)context;
+    return chunk * 8 * KIB + positions * 4 + 64 * KIB;
+}
+
+static struct plan_request make_request(uint64_t budget)
+{
+    return (struct plan_request){.budget = budget,
+                                 .overhead = 30 * MIB,
+                                 .code = 10 * MIB,
+                                 .kv_type = TENSOR_F16,
+                                 .working_set = {fake_kv, fake_scratch, &kv_position_bytes}};
+}
+
+static struct plan_request make_tiny_request(uint64_t budget)
+{
+    return (struct plan_request){.budget = budget,
+                                 .overhead = 12 * MIB,
+                                 .code = 10 * MIB,
+                                 .kv_type = TENSOR_F16,
+                                 .working_set = {fake_kv, tiny_scratch, &tiny_position_bytes}};
+}
+
+static void check_account(const struct plan *plan, const struct plan_request *request, const struct fake *fake)
+{
+    assert_int_equal(plan->budget, request->budget);
+    assert_true(plan->overhead_bytes + plan->reserve_bytes + plan->resident_bytes + plan->pool_bytes + plan->kv_bytes +
+                    plan->scratch_bytes <=
+                plan->budget);
+    assert_int_equal(plan->pool_bytes, plan->ring_bytes + plan->expert_cache_bytes);
+    assert_int_equal(plan->overhead_bytes + plan->code_on_top, request->overhead);
+    if (plan->budget >= PLAN_SMALL_BUDGET)
+        assert_int_equal(plan->code_on_top, 0);
+    assert_true(plan->smallest_budget <= plan->budget);
+    const struct plan_working_set *set = &request->working_set;
+    assert_int_equal(plan->kv_bytes, set->kv_bytes(set->context, plan->positions, plan->sequences, plan->kv_type));
+    assert_int_equal(plan->scratch_bytes, set->scratch_bytes(set->context, plan->chunk, plan->positions));
+    assert_true(strlen(plan->reason) > 20 && strlen(plan->reason) < sizeof plan->reason - 1);
+
+    uint64_t resident = 0;
+    bool experts = false, attention = false, tensors = false;
+    for (uint32_t i = 0; i < plan->unit_count; i++) {
+        resident += plan->tiers[i] == TIER_RAM ? fake->units[i].footprint : 0;
+        experts |= plan->tiers[i] == TIER_STORAGE && fake->units[i].priority == PRIORITY_EXPERT;
+        tensors |= plan_in_ring(plan, i);
+        attention |= plan_in_ring(plan, i) && fake->units[i].priority <= PRIORITY_ATTENTION;
+    }
+    assert_int_equal(resident, plan->resident_bytes);
+    enum plan_mode mode = attention ? PLAN_FULL_STREAMING
+                          : tensors ? PLAN_DENSE_STREAMING
+                          : experts ? PLAN_EXPERT_STREAMING
+                                    : PLAN_FULL_RESIDENT;
+    assert_int_equal(plan->mode, mode);
+    assert_int_equal(plan->expert_cache_bytes > 0, experts);
+    assert_int_equal(plan->ring_bytes > 0, tensors);
+    assert_true(plan->predicted_tokens_per_second > 0);
+    assert_true(plan->predicted_hit_rate >= 0 && plan->predicted_hit_rate <= 1);
+}
+
+/* More memory never reads more for a token, at a given context and chunk. */
+static void sweep(const struct fake_shape *shape, struct plan_request request, uint64_t to)
+{
+    static struct fake fake;
+    fake_build(&fake, shape);
+    struct hardware hardware = fake_hardware();
+    request.positions = 1024;
+    request.chunk = 32;
+    struct plan *plan;
+    request.budget = to;
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    assert_int_equal(plan->mode, PLAN_FULL_RESIDENT);
+    uint64_t smallest = plan->smallest_budget;
+    plan_free(plan);
+    double before = 0;
+    enum plan_mode mode = PLAN_FULL_STREAMING;
+    for (int i = 0; i <= 100; i++) {
+        request.budget = smallest + (to - smallest) / 100 * (uint64_t)i;
+        assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+        check_account(plan, &request, &fake);
+        assert_int_equal(plan->smallest_budget, smallest);
+        assert_true(plan->mode <= mode);
+        mode = plan->mode;
+        /* A tensor's worth of slack: a mode change may re-pack, never more. */
+        if (i > 0)
+            assert_true(plan->predicted_bytes_per_token <= before + (double)shape->down);
+        before = plan->predicted_bytes_per_token;
+        plan_free(plan);
+    }
+    assert_int_equal(mode, PLAN_FULL_RESIDENT);
+}
+
+static void more_memory_reads_less(void **state)
+{
+    (void)state;
+    sweep(&fake_dense, make_request(0), 60 * GIB);
+    sweep(&fake_experts, make_request(0), 24 * GIB);
+    sweep(&fake_tiny, make_tiny_request(0), 40 * MIB);
+}
+
+static void check_smallest(const struct fake_shape *shape, struct plan_request request, uint64_t plenty)
+{
+    static struct fake fake;
+    fake_build(&fake, shape);
+    struct hardware hardware = fake_hardware();
+    struct plan *plan;
+    request.budget = plenty;
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    uint64_t smallest = plan->smallest_budget;
+    plan_free(plan);
+
+    request.budget = smallest;
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    check_account(plan, &request, &fake);
+    assert_int_equal(plan->smallest_budget, smallest);
+    plan_free(plan);
+
+    request.budget = smallest - 1;
+    plan = NULL;
+    assert_int_equal(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error), HYPURA_ERROR_MEMORY);
+    assert_null(plan);
+    char number[32];
+    snprintf(number, sizeof number, "%llu", (unsigned long long)smallest);
+    assert_non_null(strstr(test_error.message, number));
+}
+
+static void the_smallest_budget_works_and_one_byte_less_does_not(void **state)
+{
+    (void)state;
+    struct plan_request request = make_request(0);
+    check_smallest(&fake_dense, request, 100 * GIB);
+    check_smallest(&fake_experts, request, 100 * GIB);
+    check_smallest(&fake_tiny, make_tiny_request(0), GIB);
+    request.positions = 32768;
+    request.sequences = 3;
+    check_smallest(&fake_experts, request, 100 * GIB);
+    request.chunk = 1024;
+    check_smallest(&fake_dense, request, 100 * GIB);
+    /* Just above the line from which code counts. */
+    struct fake_shape shape = fake_tiny;
+    shape.embedding = 240 * MIB;
+    check_smallest(&shape, make_tiny_request(0), GIB);
+}
+
+static void modes_follow_the_budget(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    struct hardware hardware = fake_hardware();
+    const struct {
+        const struct fake_shape *shape;
+        uint64_t budget;
+        enum plan_mode mode;
+    } cases[] = {
+        {&fake_dense, 60 * GIB, PLAN_FULL_RESIDENT},     {&fake_dense, 30 * GIB, PLAN_DENSE_STREAMING},
+        {&fake_dense, 10 * GIB, PLAN_DENSE_STREAMING},   {&fake_dense, 5 * GIB, PLAN_FULL_STREAMING},
+        {&fake_experts, 24 * GIB, PLAN_FULL_RESIDENT},   {&fake_experts, 8 * GIB, PLAN_EXPERT_STREAMING},
+        {&fake_experts, 2 * GIB, PLAN_EXPERT_STREAMING},
+    };
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        fake_build(&fake, cases[i].shape);
+        struct plan_request request = make_request(cases[i].budget);
+        struct plan *plan;
+        assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+        check_account(plan, &request, &fake);
+        assert_int_equal(plan->mode, cases[i].mode);
+        plan_free(plan);
+    }
+    assert_string_equal(plan_mode_name(PLAN_DENSE_STREAMING), "dense-ffn-streaming");
+    assert_string_equal(plan_bound_name(BOUND_DISK), "disk");
+}
+
+static void the_embedding_is_held_last(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    fake_build(&fake, &fake_experts);
+    struct hardware hardware = fake_hardware();
+    struct plan_request request = make_request(0);
+    request.positions = 1024;
+    request.chunk = 32;
+    bool rows_at_first = false;
+    for (uint64_t budget = 15 * GIB; budget < 19 * GIB; budget += 50 * MIB) {
+        request.budget = budget;
+        struct plan *plan;
+        assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+        assert_int_equal(plan->embedding_rows, plan->tiers[0] == TIER_STORAGE);
+        assert_false(plan_in_ring(plan, 0));
+        if (plan->mode == PLAN_FULL_RESIDENT)
+            rows_at_first |= plan->embedding_rows;
+        else
+            assert_true(plan->embedding_rows);
+        plan_free(plan);
+    }
+    assert_true(rows_at_first);
+}
+
+/* A tied embedding is the output matrix: streamed whole, and read by rows as well. */
+static void a_tied_embedding_that_streams_is_read_by_rows_too(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    struct fake_shape shape = fake_dense;
+    shape.output = 0;
+    fake_build(&fake, &shape);
+    struct hardware hardware = fake_hardware();
+    struct plan_request request = make_request(0);
+    request.positions = 1024;
+    request.chunk = 32;
+    request.budget = 100 * GIB;
+    struct plan *plan;
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    assert_false(plan->embedding_rows);
+    request.budget = 6 * GIB;
+    plan_free(plan);
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    assert_int_equal(plan->embedding_rows, plan_in_ring(plan, 0));
+    plan_free(plan);
+}
+
+static void context_and_chunk_are_kept_when_asked_for(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    fake_build(&fake, &fake_dense);
+    struct hardware hardware = fake_hardware();
+    struct plan_request request = make_request(12 * GIB);
+    request.positions = 16384;
+    request.chunk = 100;
+    request.sequences = 2;
+    struct plan *plan;
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    assert_int_equal(plan->positions, 16384);
+    assert_int_equal(plan->chunk, 100);
+    assert_int_equal(plan->sequences, 2);
+    plan_free(plan);
+    /* Chosen: 4096 where there is room, less where weights need it more. */
+    request = make_request(60 * GIB);
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    assert_int_equal(plan->positions, 4096);
+    plan_free(plan);
+    fake.table.context = 1000;
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    assert_int_equal(plan->positions, 1000);
+    plan_free(plan);
+    fake.table.context = 131072;
+    request.budget = 2 * GIB;
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    assert_true(plan->positions < 4096 && plan->positions >= 512);
+    plan_free(plan);
+}
+
+static void no_budget_means_what_the_machine_can_spare(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    fake_build(&fake, &fake_experts);
+    struct hardware hardware = fake_hardware();
+    hardware.cgroup_limit = 6 * GIB;
+    struct plan_request request = make_request(0);
+    struct plan *plan;
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    assert_int_equal(plan->budget, hardware_default_budget(&hardware));
+    assert_true(plan->budget < 6 * GIB);
+    assert_int_equal(plan->mode, PLAN_EXPERT_STREAMING);
+    plan_free(plan);
+}
+
+static void footprints_are_the_enclosing_pages(void **state)
+{
+    (void)state;
+    struct unit unit = {.slice_count = 2,
+                        .slices = {{.offset = 4096, .bytes = 4096}, {.offset = 4095 + 8192, .bytes = 2}}};
+    assert_int_equal(plan_unit_footprint(&unit), 4096 + 8192);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(more_memory_reads_less),
+        cmocka_unit_test(the_smallest_budget_works_and_one_byte_less_does_not),
+        cmocka_unit_test(modes_follow_the_budget),
+        cmocka_unit_test(the_embedding_is_held_last),
+        cmocka_unit_test(a_tied_embedding_that_streams_is_read_by_rows_too),
+        cmocka_unit_test(context_and_chunk_are_kept_when_asked_for),
+        cmocka_unit_test(no_budget_means_what_the_machine_can_spare),
+        cmocka_unit_test(footprints_are_the_enclosing_pages),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
