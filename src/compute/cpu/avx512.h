@@ -2,20 +2,7 @@
 #ifndef HYPURA_COMPUTE_AVX512_H
 #define HYPURA_COMPUTE_AVX512_H
 
-#include "compute/cpu/kernels.h"
-
-#include <immintrin.h>
-#include <string.h>
-
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-
-/* While four rows are in work, the next four are asked for, in the order of memory. Four rows side by side are four
- * short streams, which the hardware's own prefetch follows badly. */
-static ALWAYS_INLINE void prefetch_lines(const uint8_t *from, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i += 64)
-        _mm_prefetch((const char *)from + i, _MM_HINT_T0);
-}
+#include "compute/cpu/avx2.h"
 
 /* In 128-bit lane k: the sums over lane k of a, b, c and d. */
 static ALWAYS_INLINE __m512i sum_lanes_4(__m512i a, __m512i b, __m512i c, __m512i d)
@@ -33,17 +20,9 @@ static ALWAYS_INLINE __m128i sum_4(__m512i a, __m512i b, __m512i c, __m512i d)
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
-/* Four rows, the last one several times where fewer are left. */
-struct four_rows {
-    const uint8_t *at[4];
-};
-
-static ALWAYS_INLINE struct four_rows four_rows(const uint8_t *weights, size_t row_bytes, size_t first, size_t rows)
+static ALWAYS_INLINE float fold(__m512 lanes)
 {
-    struct four_rows out;
-    for (size_t i = 0; i < 4; i++)
-        out.at[i] = weights + MIN(first + i, rows - 1) * row_bytes;
-    return out;
+    return fold_16(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
 }
 
 static ALWAYS_INLINE void store_4(float *out, __m128 sums, size_t left)

@@ -2,24 +2,16 @@
  * fused operation: the order of compute.h. (It takes subnormal numbers as zero; plain C does not.) */
 #include "compute/cpu/avx512.h"
 
-static ALWAYS_INLINE float fold(__m512 lanes)
-{
-    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
 static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                       const struct activation_row *x)
 {
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        const uint8_t *ahead = weights + (r + 4) * row_bytes;
+        ahead.next = weights + (r + 4) * row_bytes;
         __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
         for (size_t c = 0; c < columns; c += 32) {
-            prefetch_lines(ahead, 256);
-            ahead += 256;
+            prefetch_more(&ahead, 256);
             __mmask32 mask = columns - c >= 32 ? (__mmask32)-1 : (__mmask32)((1u << (columns - c)) - 1);
             __m512bh values = (__m512bh)_mm512_loadu_si512(x->bfloats + c);
             for (int i = 0; i < 4; i++) {

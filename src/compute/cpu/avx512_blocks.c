@@ -62,14 +62,14 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
                                       blocks_scales *scales)
 {
     size_t blocks = columns / 32;
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        const uint8_t *ahead = weights + (r + 4) * row_bytes;
+        ahead.next = weights + (r + 4) * row_bytes;
         __m128 sum = _mm_setzero_ps();
         size_t b = 0;
         for (; b + STEP <= blocks; b += STEP) {
-            prefetch_lines(ahead, 4 * STEP * block_bytes);
-            ahead += 4 * STEP * block_bytes;
+            prefetch_more(&ahead, 4 * STEP * block_bytes);
             sum = blocks_step(sum, &at, x, b, STEP, offset, dot, scales);
             for (int i = 0; i < 4; i++)
                 at.at[i] += STEP * block_bytes;

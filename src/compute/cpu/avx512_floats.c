@@ -4,27 +4,18 @@
 typedef __m512 load_function(const uint8_t *row, size_t column);
 typedef __m512 load_part_function(const uint8_t *row, size_t column, __mmask16 mask);
 
-/* 8 + 8, 4 + 4, 2 + 2, 1 + 1 */
-static ALWAYS_INLINE float fold(__m512 lanes)
-{
-    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));
-    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
-    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
-}
-
 static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                                      const struct activation_row *x, size_t element_bytes, load_function *load,
                                      load_part_function *load_part)
 {
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        const uint8_t *ahead = weights + (r + 4) * row_bytes;
+        ahead.next = weights + (r + 4) * row_bytes;
         __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
         size_t c = 0;
         for (; c + 16 <= columns; c += 16) {
-            prefetch_lines(ahead, 64 * element_bytes);
-            ahead += 64 * element_bytes;
+            prefetch_more(&ahead, 64 * element_bytes);
             __m512 values = _mm512_loadu_ps(x->floats + c);
             for (int i = 0; i < 4; i++)
                 sums[i] = _mm512_fmadd_ps(load(at.at[i], c), values, sums[i]);

@@ -22,17 +22,17 @@ typedef struct super_result super_step(const struct four_rows *rows, const struc
 static ALWAYS_INLINE void super_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                                      const struct activation_row *x, size_t block_bytes, super_step *step, bool minima)
 {
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        const uint8_t *ahead = weights + (r + 4) * row_bytes;
+        ahead.next = weights + (r + 4) * row_bytes;
         __m128 sum = _mm_setzero_ps();
         for (size_t b = 0; b < columns / 256; b++) {
             struct super_activation block;
             for (int i = 0; i < 4; i++)
                 block.quants[i] = _mm512_loadu_si512(x->quants + 256 * b + 64 * i);
             block.sums = _mm256_loadu_si256((const void *)(x->sums + 16 * b));
-            prefetch_lines(ahead, 4 * block_bytes);
-            ahead += 4 * block_bytes;
+            prefetch_more(&ahead, 4 * block_bytes);
             struct super_result result = step(&at, &block);
             __m128 scale = _mm_set1_ps(x->scales[b]);
             sum = _mm_fmadd_ps(_mm_mul_ps(result.d, scale), _mm_cvtepi32_ps(result.integer), sum);
@@ -55,15 +55,6 @@ static ALWAYS_INLINE void super_gemv(float *out, const uint8_t *weights, size_t 
 static ALWAYS_INLINE __m512i twice(const uint8_t *bytes)
 {
     return _mm512_broadcast_i64x4(_mm256_loadu_si256((const void *)bytes));
-}
-
-/* The halves d of four blocks, at an offset. */
-static ALWAYS_INLINE __m128 four_halves(const struct four_rows *rows, size_t offset)
-{
-    uint16_t d[4];
-    for (int i = 0; i < 4; i++)
-        memcpy(&d[i], rows->at[i] + offset, sizeof d[i]);
-    return _mm_cvtph_ps(_mm_setr_epi16((short)d[0], (short)d[1], (short)d[2], (short)d[3], 0, 0, 0, 0));
 }
 
 /* ---- Q4_K, Q5_K ---------------------------------------------------------------------------------------------------

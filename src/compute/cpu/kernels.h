@@ -122,6 +122,8 @@ const struct kernel_table *kernel_table_get(enum instruction_set set);
 
 /* Each fills in what it has; in this order, the later over the earlier. */
 void kernels_plain(struct kernel_table *table);
+void kernels_avx2_floats(struct kernel_table *table);
+void kernels_avx2_quantized(struct kernel_table *table);
 void kernels_avx512_floats(struct kernel_table *table);
 void kernels_avx512_bf16(struct kernel_table *table);
 void kernels_avx512_blocks(struct kernel_table *table);

@@ -3,9 +3,11 @@
 
 #include <string.h>
 
-/* Weights that a decode task reads: long enough that the claim of a task and the first misses of its rows do not show,
- * short enough that the last task of a section keeps nobody waiting for long. */
-#define GEMV_TASK_BYTES ((size_t)128 << 10)
+/* The least weights that a decode task reads. Tasks start large and get smaller towards the end of a section (guided
+ * self-scheduling): each start costs some cold misses, which large tasks have fewer of, and the last ones decide how
+ * long one thread waits for another. */
+#define GEMV_LEAST_TASK_BYTES ((size_t)48 << 10)
+#define GEMV_MOST_TASKS 2048
 
 /* Rows that one pass of gemv takes while several tokens use them: they stay in the first-level cache in between. */
 #define GEMV_BLOCK_BYTES ((size_t)16 << 10)
@@ -79,13 +81,14 @@ void compute_dequantize(enum tensor_type type, const void *blocks, float *out, s
 /* ---- one section --------------------------------------------------------------------------------------------------
  */
 
-/* How a job is cut: tasks cover its rows, and for gemm its tokens too. */
+/* How a job is cut. gemm: tasks of task_rows x task_tokens. gemv: task i has rows [bounds[i], bounds[i + 1]). */
 struct cut {
     size_t first_task;
+    bool gemm;
     size_t task_rows;
     size_t task_tokens;
     size_t row_tasks;
-    bool gemm;
+    const uint32_t *bounds;
 };
 
 struct section {
@@ -93,6 +96,9 @@ struct section {
     const struct matmul *jobs;
     size_t count;
     struct cut cuts[SECTION_JOBS];
+    uint32_t bounds[GEMV_MOST_TASKS + 2 * SECTION_JOBS];
+    size_t bound_count;
+    uint64_t gemv_bytes; /* of the jobs that are not cut yet */
 };
 
 static const struct kernel *job_kernel(const struct compute *compute, const struct matmul *job)
@@ -105,23 +111,46 @@ static size_t divide_up(size_t a, size_t b)
     return (a + b - 1) / b;
 }
 
-static size_t cut_job(const struct compute *compute, const struct matmul *job, size_t first_task, struct cut *cut)
+static bool goes_through_gemm(const struct kernel *kernel, const struct matmul *job)
+{
+    return kernel->gemm && job->tokens >= kernel->gemm_least_tokens;
+}
+
+static uint64_t matrix_bytes(const struct matrix *matrix)
+{
+    return (uint64_t)matrix->rows * matrix->row_bytes;
+}
+
+static size_t cut_for_gemv(struct section *section, const struct matrix *weights, struct cut *cut)
+{
+    size_t row = 0, tasks = 0, row_bytes = MAX(weights->row_bytes, (size_t)1);
+    cut->bounds = &section->bounds[section->bound_count];
+    section->bounds[section->bound_count++] = 0;
+    while (row < weights->rows) {
+        uint64_t bytes = MAX(section->gemv_bytes / (2 * section->compute->threads), (uint64_t)GEMV_LEAST_TASK_BYTES);
+        size_t rows = MAX((size_t)(bytes / row_bytes) & ~(size_t)15, (size_t)16);
+        /* When the table is full, what is left of each job is one task. */
+        if (rows > weights->rows - row || section->bound_count >= GEMV_MOST_TASKS)
+            rows = weights->rows - row;
+        row += rows;
+        tasks++;
+        section->bounds[section->bound_count++] = (uint32_t)row;
+        section->gemv_bytes -= (uint64_t)rows * weights->row_bytes;
+    }
+    return tasks;
+}
+
+static size_t cut_job(struct section *section, const struct matmul *job, size_t first_task, struct cut *cut)
 {
     *cut = (struct cut){.first_task = first_task};
     if (job->tokens == 0 || job->weights.rows == 0)
         return 0;
-    const struct kernel *kernel = job_kernel(compute, job);
-    cut->gemm = kernel->gemm && job->tokens >= kernel->gemm_least_tokens;
-    if (cut->gemm) {
-        cut->task_rows = kernel->gemm_task_rows;
-        cut->task_tokens = kernel->gemm_task_tokens ? MIN(kernel->gemm_task_tokens, job->tokens) : job->tokens;
-    } else {
-        size_t rows = GEMV_TASK_BYTES / MAX(job->weights.row_bytes, (size_t)1) & ~(size_t)15;
-        /* A small matrix still gives every thread something. */
-        size_t share = align_up(divide_up(job->weights.rows, compute->threads), 16);
-        cut->task_rows = MAX(MIN(rows, share), (size_t)16);
-        cut->task_tokens = job->tokens;
-    }
+    const struct kernel *kernel = job_kernel(section->compute, job);
+    cut->gemm = goes_through_gemm(kernel, job);
+    if (!cut->gemm)
+        return cut_for_gemv(section, &job->weights, cut);
+    cut->task_rows = kernel->gemm_task_rows;
+    cut->task_tokens = kernel->gemm_task_tokens ? MIN(kernel->gemm_task_tokens, job->tokens) : job->tokens;
     cut->row_tasks = divide_up(job->weights.rows, cut->task_rows);
     return cut->row_tasks * divide_up(job->tokens, cut->task_tokens);
 }
@@ -166,10 +195,16 @@ static void run_task(void *context, size_t index, size_t worker)
     const struct cut *cut = &section->cuts[low];
     const struct kernel *kernel = job_kernel(section->compute, job);
     index -= cut->first_task;
-    size_t first_row = index % cut->row_tasks * cut->task_rows;
-    size_t rows = MIN(cut->task_rows, job->weights.rows - first_row);
-    size_t first_token = index / cut->row_tasks * cut->task_tokens;
-    size_t tokens = MIN(cut->task_tokens, job->tokens - first_token);
+    size_t first_row, rows, first_token = 0, tokens = job->tokens;
+    if (cut->gemm) {
+        first_row = index % cut->row_tasks * cut->task_rows;
+        rows = MIN(cut->task_rows, job->weights.rows - first_row);
+        first_token = index / cut->row_tasks * cut->task_tokens;
+        tokens = MIN(cut->task_tokens, job->tokens - first_token);
+    } else {
+        first_row = cut->bounds[index];
+        rows = cut->bounds[index + 1] - first_row;
+    }
     if (cut->gemm)
         kernel->gemm(job, first_row, rows, first_token, tokens,
                      section->compute->scratch + worker * GEMM_SCRATCH_BYTES);
@@ -214,13 +249,20 @@ void compute_matmul(struct compute *compute, const struct matmul *jobs, size_t c
 {
     for (size_t i = 0; i < count; i++)
         prepare(compute, &jobs[i]);
-    struct section section = {.compute = compute};
+    struct section section;
+    section.compute = compute;
     for (size_t first = 0; first < count; first += SECTION_JOBS) {
         section.jobs = jobs + first;
         section.count = MIN(count - first, (size_t)SECTION_JOBS);
+        section.bound_count = 0;
+        section.gemv_bytes = 0;
+        for (size_t i = 0; i < section.count; i++)
+            if (section.jobs[i].tokens > 0 &&
+                !goes_through_gemm(job_kernel(compute, &section.jobs[i]), &section.jobs[i]))
+                section.gemv_bytes += matrix_bytes(&section.jobs[i].weights);
         size_t tasks = 0;
         for (size_t i = 0; i < section.count; i++)
-            tasks += cut_job(compute, &section.jobs[i], tasks, &section.cuts[i]);
+            tasks += cut_job(&section, &section.jobs[i], tasks, &section.cuts[i]);
         thread_pool_run(compute->pool, run_task, &section, tasks);
     }
 }

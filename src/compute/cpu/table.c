@@ -75,6 +75,10 @@ static void fill_tables(void)
         kernels_plain(&tables[set]);
     }
 #if defined(__x86_64__)
+    for (unsigned set = INSTRUCTIONS_AVX2; set <= INSTRUCTIONS_AVX512; set++) {
+        kernels_avx2_floats(&tables[set]);
+        kernels_avx2_quantized(&tables[set]);
+    }
     struct kernel_table *avx512 = &tables[INSTRUCTIONS_AVX512];
     kernels_avx512_floats(avx512);
     kernels_avx512_blocks(avx512);

@@ -1,0 +1,201 @@
+/* AVX2: matrix times vector for F32, F16 and BF16, four rows at a time, and the copies of activations. */
+#include "compute/cpu/avx2.h"
+
+/* Sixteen columns of a row, in two registers. */
+struct sixteen {
+    __m256 low, high;
+};
+typedef struct sixteen load_function(const uint8_t *row);
+
+static ALWAYS_INLINE struct sixteen load_f32(const uint8_t *row)
+{
+    return (struct sixteen){_mm256_loadu_ps((const void *)row), _mm256_loadu_ps((const void *)(row + 32))};
+}
+
+static ALWAYS_INLINE struct sixteen load_f16(const uint8_t *row)
+{
+    return (struct sixteen){_mm256_cvtph_ps(load_128(row)), _mm256_cvtph_ps(load_128(row + 16))};
+}
+
+static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                                     const struct activation_row *x, size_t element_bytes, load_function *load)
+{
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    for (size_t r = 0; r < rows; r += 4) {
+        struct four_rows at = four_rows(weights, row_bytes, r, rows);
+        ahead.next = weights + (r + 4) * row_bytes;
+        struct sixteen sums[4];
+        for (int i = 0; i < 4; i++)
+            sums[i].low = sums[i].high = _mm256_setzero_ps();
+        for (size_t c = 0; c < columns; c += 16) {
+            prefetch_more(&ahead, 64 * element_bytes);
+            /* The last few columns from copies padded with zeros. */
+            uint8_t weight_copy[4][64] = {0};
+            float copy[16] = {0};
+            const float *values = x->floats + c;
+            if (columns - c < 16) {
+                memcpy(copy, values, (columns - c) * sizeof *copy);
+                values = copy;
+                for (int i = 0; i < 4; i++) {
+                    memcpy(weight_copy[i], at.at[i], (columns - c) * element_bytes);
+                    at.at[i] = weight_copy[i];
+                }
+            }
+            __m256 low = _mm256_loadu_ps(values), high = _mm256_loadu_ps(values + 8);
+            for (int i = 0; i < 4; i++) {
+                struct sixteen row = load(at.at[i]);
+                sums[i].low = _mm256_fmadd_ps(row.low, low, sums[i].low);
+                sums[i].high = _mm256_fmadd_ps(row.high, high, sums[i].high);
+                at.at[i] += 16 * element_bytes;
+            }
+        }
+        for (size_t i = 0; i < MIN(rows - r, (size_t)4); i++)
+            out[r + i] = fold_16(sums[i].low, sums[i].high);
+    }
+}
+
+static void gemv_f32(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                     const struct activation_row *x)
+{
+    float_gemv(out, weights, row_bytes, rows, columns, x, 4, load_f32);
+}
+
+static void gemv_f16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                     const struct activation_row *x)
+{
+    float_gemv(out, weights, row_bytes, rows, columns, x, 2, load_f16);
+}
+
+/* ---- BF16 ---------------------------------------------------------------------------------------------------------
+ */
+
+/* Eight pairs onto eight sums: the odd column of each, then the even one. */
+static ALWAYS_INLINE __m256 add_pairs(__m256 sum, __m256i weights, __m256i x)
+{
+    const __m256i odd = _mm256_set1_epi32((int)0xffff0000u);
+    sum = _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_and_si256(weights, odd)),
+                          _mm256_castsi256_ps(_mm256_and_si256(x, odd)), sum);
+    return _mm256_fmadd_ps(_mm256_castsi256_ps(_mm256_slli_epi32(weights, 16)),
+                           _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), sum);
+}
+
+static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                      const struct activation_row *x)
+{
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    for (size_t r = 0; r < rows; r += 4) {
+        struct four_rows at = four_rows(weights, row_bytes, r, rows);
+        ahead.next = weights + (r + 4) * row_bytes;
+        struct sixteen sums[4];
+        for (int i = 0; i < 4; i++)
+            sums[i].low = sums[i].high = _mm256_setzero_ps();
+        for (size_t c = 0; c < columns; c += 32) {
+            prefetch_more(&ahead, 256);
+            uint8_t copy[4][64] = {0};
+            if (columns - c < 32)
+                for (int i = 0; i < 4; i++) {
+                    memcpy(copy[i], at.at[i], (columns - c) * 2);
+                    at.at[i] = copy[i];
+                }
+            __m256i low = load_256(x->bfloats + c), high = load_256(x->bfloats + c + 16);
+            for (int i = 0; i < 4; i++) {
+                sums[i].low = add_pairs(sums[i].low, load_256(at.at[i]), low);
+                sums[i].high = add_pairs(sums[i].high, load_256(at.at[i] + 32), high);
+                at.at[i] += 64;
+            }
+        }
+        for (size_t i = 0; i < MIN(rows - r, (size_t)4); i++)
+            out[r + i] = fold_16(sums[i].low, sums[i].high);
+    }
+}
+
+static void dequantize_f16(float *out, const uint8_t *blocks, size_t elements)
+{
+    size_t i = 0;
+    for (; i + 8 <= elements; i += 8)
+        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(load_128(blocks + 2 * i)));
+    for (; i < elements; i++) {
+        uint16_t half;
+        memcpy(&half, blocks + 2 * i, sizeof half);
+        out[i] = _cvtsh_ss(half);
+    }
+}
+
+/* ---- activations --------------------------------------------------------------------------------------------------
+ */
+
+static ALWAYS_INLINE float greatest_of(__m256 values)
+{
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(values), _mm256_extractf128_ps(values, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* Four times eight rounded values as 32 bytes. */
+static ALWAYS_INLINE __m256i quantize_32(const float *values, __m256 inverse)
+{
+    const __m256 one_and_a_half = _mm256_set1_ps(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the integer */
+    __m256i rounded[4];
+    for (int i = 0; i < 4; i++) {
+        __m256 sum = _mm256_add_ps(_mm256_mul_ps(_mm256_loadu_ps(values + 8 * i), inverse), one_and_a_half);
+        rounded[i] = _mm256_sub_epi32(_mm256_castps_si256(sum), _mm256_castps_si256(one_and_a_half));
+    }
+    __m256i bytes =
+        _mm256_packs_epi16(_mm256_packs_epi32(rounded[0], rounded[1]), _mm256_packs_epi32(rounded[2], rounded[3]));
+    return _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+}
+
+static ALWAYS_INLINE void prepare(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns,
+                                  size_t block)
+{
+    for (size_t c = 0; c < align_up(columns, ACTIVATION_PADDING); c += block) {
+        float copy[256];
+        const float *in = values + c;
+        if (c + block > columns) {
+            size_t count = c < columns ? columns - c : 0;
+            memset(copy, 0, sizeof copy);
+            memcpy(copy, values + MIN(c, columns), count * sizeof *copy);
+            in = copy;
+        }
+        __m256 greatest = _mm256_setzero_ps();
+        for (size_t i = 0; i < block; i += 8)
+            greatest = _mm256_max_ps(_mm256_andnot_ps(_mm256_set1_ps(-0.0f), _mm256_loadu_ps(in + i)), greatest);
+        float most = greatest_of(greatest);
+        *scales++ = most / 127.0f;
+        __m256 inverse = _mm256_set1_ps(most > 0 ? 127.0f / most : 0);
+        for (size_t i = 0; i < block; i += 32) {
+            __m256i bytes = quantize_32(in + i, inverse);
+            _mm256_storeu_si256((void *)(quants + c + i), bytes);
+            __m256i fours = _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_set1_epi8(1), bytes), _mm256_set1_epi16(1));
+            __m256i eights = _mm256_hadd_epi32(fours, fours);
+            __m256i sixteens = _mm256_hadd_epi32(eights, eights);
+            int low = _mm256_extract_epi32(sixteens, 0), high = _mm256_extract_epi32(sixteens, 4);
+            if (block == 32) {
+                *sums++ = (int16_t)(low + high);
+            } else {
+                *sums++ = (int16_t)low;
+                *sums++ = (int16_t)high;
+            }
+        }
+    }
+}
+
+static void prepare_q8_32(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns)
+{
+    prepare(quants, scales, sums, values, columns, 32);
+}
+
+static void prepare_q8_256(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns)
+{
+    prepare(quants, scales, sums, values, columns, 256);
+}
+
+void kernels_avx2_floats(struct kernel_table *table)
+{
+    table->types[TENSOR_F32].gemv = gemv_f32;
+    table->types[TENSOR_F16].gemv = gemv_f16;
+    table->types[TENSOR_BF16].gemv = gemv_bf16;
+    table->types[TENSOR_F16].dequantize = dequantize_f16;
+    table->prepare_q8_32 = prepare_q8_32;
+    table->prepare_q8_256 = prepare_q8_256;
+}

@@ -1,0 +1,146 @@
+/* AVX2: matrix times vector for all quantised types. One block of four rows at a time: the integers come out side by
+ * side, so that the float work of a block is done once for four rows. */
+#include "compute/cpu/avx2_parts.h"
+
+typedef struct operands part_function(const uint8_t *block, int j, __m256i x);
+typedef __m256i words_function(const uint8_t *block);
+typedef __m128 floats_function(const struct four_rows *rows);
+
+/* The sums of a, b, c and d. */
+static ALWAYS_INLINE __m128i sum_4(__m256i a, __m256i b, __m256i c, __m256i d)
+{
+    __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+    __m256i sums = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    return _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+}
+
+static ALWAYS_INLINE void store_4(float *out, __m128 sums, size_t left)
+{
+    float values[4];
+    _mm_storeu_ps(values, sums);
+    memcpy(out, values, MIN(left, (size_t)4) * sizeof *out);
+}
+
+/* ---- super-blocks of 256 ------------------------------------------------------------------------------------------
+ */
+
+/* Sixteen products of pairs with two scales, 2j and 2j + 1. */
+static ALWAYS_INLINE __m256i scale_pair(__m256i scales, int j)
+{
+    __m256i lane = j < 4 ? _mm256_permute4x64_epi64(scales, 0x44) : _mm256_permute4x64_epi64(scales, 0xee);
+    short first = (short)(0x0100 + 0x0404 * (j % 4)), second = (short)(first + 0x0202);
+    return _mm256_shuffle_epi8(lane, _mm256_set_m128i(_mm_set1_epi16(second), _mm_set1_epi16(first)));
+}
+
+static ALWAYS_INLINE __m256i super_dot(const uint8_t *block, const int8_t *x, __m256i sums, int offset,
+                                       part_function *part, words_function *scales)
+{
+    __m256i scale = scales(block);
+    __m256i sum = _mm256_setzero_si256();
+    for (int j = 0; j < 8; j++) {
+        struct operands operands = part(block, j, load_256(x + 32 * j));
+        __m256i pairs = _mm256_maddubs_epi16(operands.magnitude, operands.x);
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, scale_pair(scale, j)));
+    }
+    if (offset)
+        sum = _mm256_sub_epi32(sum, _mm256_mullo_epi32(_mm256_madd_epi16(scale, sums), _mm256_set1_epi32(offset)));
+    return sum;
+}
+
+static ALWAYS_INLINE void super_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                                     const struct activation_row *x, size_t block_bytes, int offset,
+                                     part_function *part, words_function *scales, floats_function *d,
+                                     words_function *minima, floats_function *m)
+{
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    for (size_t r = 0; r < rows; r += 4) {
+        struct four_rows at = four_rows(weights, row_bytes, r, rows);
+        ahead.next = weights + (r + 4) * row_bytes;
+        __m128 sum = _mm_setzero_ps();
+        for (size_t b = 0; b < columns / 256; b++) {
+            prefetch_more(&ahead, 4 * block_bytes);
+            const int8_t *quants = x->quants + 256 * b;
+            __m256i sums = load_256(x->sums + 16 * b), dots[4];
+            for (int i = 0; i < 4; i++)
+                dots[i] = super_dot(at.at[i], quants, sums, offset, part, scales);
+            __m128 scale = _mm_set1_ps(x->scales[b]);
+            sum = _mm_fmadd_ps(_mm_mul_ps(d(&at), scale), _mm_cvtepi32_ps(sum_4(dots[0], dots[1], dots[2], dots[3])),
+                               sum);
+            if (minima) {
+                for (int i = 0; i < 4; i++)
+                    dots[i] = _mm256_madd_epi16(minima(at.at[i]), sums);
+                sum = _mm_fnmadd_ps(_mm_mul_ps(m(&at), scale),
+                                    _mm_cvtepi32_ps(sum_4(dots[0], dots[1], dots[2], dots[3])), sum);
+            }
+            for (int i = 0; i < 4; i++)
+                at.at[i] += block_bytes;
+        }
+        store_4(out + r, sum, rows - r);
+    }
+}
+
+#define SUPER_GEMV(name, offset, part, scales, d, minima, m)                                                           \
+    static void gemv_##name(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,         \
+                            const struct activation_row *x)                                                            \
+    {                                                                                                                  \
+        super_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block_##name), offset, part, scales, d,    \
+                   minima, m);                                                                                         \
+    }
+
+SUPER_GEMV(q4_k, 0, part_q4_k, scales_k, d_first, minima_k, m_k)
+SUPER_GEMV(q5_k, 0, part_q5_k, scales_k, d_first, minima_k, m_k)
+SUPER_GEMV(q6_k, 32, part_q6_k, scales_q6_k, d_q6_k, NULL, NULL)
+
+/* ---- blocks of 32 -------------------------------------------------------------------------------------------------
+ */
+
+static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                                      const struct activation_row *x, size_t block_bytes, int offset,
+                                      part_function *part, floats_function *d, floats_function *m)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    for (size_t r = 0; r < rows; r += 4) {
+        struct four_rows at = four_rows(weights, row_bytes, r, rows);
+        ahead.next = weights + (r + 4) * row_bytes;
+        __m128 sum = _mm_setzero_ps();
+        for (size_t b = 0; b < columns / 32; b++) {
+            prefetch_more(&ahead, 4 * block_bytes);
+            __m256i quants = load_256(x->quants + 32 * b), dots[4];
+            for (int i = 0; i < 4; i++) {
+                struct operands operands = part(at.at[i], 0, quants);
+                dots[i] = _mm256_madd_epi16(_mm256_maddubs_epi16(operands.magnitude, operands.x), ones);
+            }
+            __m128i integer = sum_4(dots[0], dots[1], dots[2], dots[3]);
+            if (offset)
+                integer = _mm_sub_epi32(integer, _mm_set1_epi32(offset * x->sums[b]));
+            __m128 scale = _mm_set1_ps(x->scales[b]);
+            sum = _mm_fmadd_ps(_mm_mul_ps(d(&at), scale), _mm_cvtepi32_ps(integer), sum);
+            if (m)
+                sum = _mm_fmadd_ps(_mm_mul_ps(m(&at), scale), _mm_set1_ps(x->sums[b]), sum);
+            for (int i = 0; i < 4; i++)
+                at.at[i] += block_bytes;
+        }
+        store_4(out + r, sum, rows - r);
+    }
+}
+
+#define BLOCKS_GEMV(name, offset, part, d, m)                                                                          \
+    static void gemv_##name(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,         \
+                            const struct activation_row *x)                                                            \
+    {                                                                                                                  \
+        blocks_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block_##name), offset, part, d, m);       \
+    }
+
+BLOCKS_GEMV(q4_0, 8, part_q4_0, d_first, NULL)
+BLOCKS_GEMV(q8_0, 0, part_q8_0, d_first, NULL)
+
+void kernels_avx2_quantized(struct kernel_table *table)
+{
+    table->types[TENSOR_Q4_0].gemv = gemv_q4_0;
+    table->types[TENSOR_Q8_0].gemv = gemv_q8_0;
+    table->types[TENSOR_Q4_K].gemv = gemv_q4_k;
+    table->types[TENSOR_Q5_K].gemv = gemv_q5_k;
+    table->types[TENSOR_Q6_K].gemv = gemv_q6_k;
+}
