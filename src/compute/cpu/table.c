@@ -1,4 +1,5 @@
 /* Which instruction set this machine has, and the kernel table of each. */
+#include "compute/cpu/gemm.h"
 #include "compute/cpu/kernels.h"
 
 #include <pthread.h>
@@ -83,6 +84,7 @@ static void fill_tables(void)
     kernels_avx512_floats(avx512);
     kernels_avx512_blocks(avx512);
     kernels_avx512_super(avx512);
+    gemm_kernels_avx512(avx512);
     if (cpu_has_avx512_bf16())
         kernels_avx512_bf16(avx512);
 #endif

@@ -1,0 +1,143 @@
+#include "compute/cpu/gemm.h"
+
+#include <string.h>
+
+size_t panel_step_bytes(enum tensor_type type)
+{
+    const struct tensor_type_info *info = tensor_type_info(type);
+    return (size_t)PANEL_COLUMNS / info->block_size * info->block_bytes;
+}
+
+/* The scratch of a task: panels, the sums of all its outputs, and as many columns of activations as still fit. */
+struct work {
+    const struct panel_kernels *kernels;
+    const struct matmul *job;
+    const struct panel_type *type;
+    size_t first_row, rows, groups;
+    size_t first_token, tokens, tile_tokens;
+    size_t segments; /* of 256 columns */
+    struct panel *panels;
+    float *sums; /* [groups][tokens][GROUP_ROWS] */
+    uint8_t *tiles;
+};
+
+static size_t blocks_in(const struct work *work, size_t segment)
+{
+    return MIN((work->job->weights.columns - segment * PANEL_COLUMNS) / 32, (size_t)8);
+}
+
+static void pack_token(const struct work *work, size_t token, size_t segment, uint8_t *quants, struct tile_side *side)
+{
+    const struct matmul *job = work->job;
+    bool blocks = work->type->kind <= PANEL_BLOCKS_MINIMA;
+    size_t row = job->input_rows ? job->input_rows[token] : token;
+    struct activation_row x = activation_row(job->input, blocks ? ACTIVATION_Q8_32 : ACTIVATION_Q8_256, row);
+    work->kernels->pack(quants, x.quants + segment * PANEL_COLUMNS);
+    if (blocks) {
+        for (size_t i = 0; i < 8; i++) {
+            side->scales[i] = x.scales[segment * 8 + i];
+            side->block_sums[i] = (float)x.sums[segment * 8 + i];
+        }
+        return;
+    }
+    const int16_t *sums = x.sums + segment * 16;
+    side->scales[0] = x.scales[segment];
+    if (work->type->kind == PANEL_PARTS_8_MINIMA)
+        for (size_t i = 0; i < 8; i++)
+            side->sums[i] = (int16_t)(sums[2 * i] + sums[2 * i + 1]);
+    else
+        memcpy(side->sums, sums, sizeof side->sums);
+}
+
+/* Segments first to first + count of all tokens: [segment][token of tile after tile]. */
+static void pack(const struct work *work, size_t first, size_t count)
+{
+    for (size_t s = 0; s < count; s++) {
+        for (size_t t = 0; t < work->tokens; t += work->tile_tokens) {
+            size_t tokens = MIN(work->tile_tokens, work->tokens - t);
+            uint8_t *tile = work->tiles + (s * work->tokens + t) * TILE_TOKEN_BYTES;
+            struct tile_side *sides = (struct tile_side *)(tile + tokens * PANEL_COLUMNS);
+            for (size_t i = 0; i < tokens; i++)
+                pack_token(work, work->first_token + t + i, first + s, tile + i * PANEL_COLUMNS, &sides[i]);
+        }
+    }
+}
+
+static void make_panels(const struct work *work, size_t row, size_t count, size_t segment)
+{
+    const struct matrix *weights = &work->job->weights;
+    size_t offset = segment * panel_step_bytes(weights->type);
+    size_t last = work->first_row + work->rows - 1;
+    for (size_t p = 0; p < count; p++) {
+        const uint8_t *rows[PANEL_ROWS];
+        for (size_t i = 0; i < PANEL_ROWS; i++) /* past the end: the last row again, for nobody */
+            rows[i] = weights->data + MIN(row + p * PANEL_ROWS + i, last) * weights->row_bytes + offset;
+        work->type->make(&work->panels[p], rows, blocks_in(work, segment));
+    }
+}
+
+static void multiply_group(const struct work *work, size_t group, size_t first_segment, size_t segments)
+{
+    size_t row = group * GROUP_ROWS;
+    size_t panels = (MIN(work->rows - row, (size_t)GROUP_ROWS) + PANEL_ROWS - 1) / PANEL_ROWS;
+    float *sums = work->sums + group * work->tokens * GROUP_ROWS;
+    for (size_t s = 0; s < segments; s++) {
+        make_panels(work, work->first_row + row, panels, first_segment + s);
+        for (size_t t = 0; t < work->tokens; t += work->tile_tokens)
+            work->kernels->multiply(
+                work->type->kind, work->panels, panels, work->tiles + (s * work->tokens + t) * TILE_TOKEN_BYTES,
+                MIN(work->tile_tokens, work->tokens - t), blocks_in(work, first_segment + s), sums + t * GROUP_ROWS);
+    }
+}
+
+static void write_outputs(const struct work *work)
+{
+    const struct matmul *job = work->job;
+    for (size_t t = 0; t < work->tokens; t++) {
+        size_t token = work->first_token + t;
+        float *out =
+            job->output + (job->output_rows ? job->output_rows[token] : token) * job->output_stride + work->first_row;
+        for (size_t group = 0; group < work->groups; group++) {
+            size_t row = group * GROUP_ROWS;
+            memcpy(out + row, work->sums + (group * work->tokens + t) * GROUP_ROWS,
+                   MIN(work->rows - row, (size_t)GROUP_ROWS) * sizeof(float));
+        }
+    }
+}
+
+void gemm_by_panels(const struct panel_kernels *kernels, const struct matmul *job, size_t first_row, size_t rows,
+                    size_t first_token, size_t tokens, void *scratch)
+{
+    struct work work = {.kernels = kernels,
+                        .job = job,
+                        .type = &kernels->types[job->weights.type],
+                        .first_row = first_row,
+                        .rows = rows,
+                        .groups = (rows + GROUP_ROWS - 1) / GROUP_ROWS,
+                        .first_token = first_token,
+                        .tokens = tokens,
+                        .segments = (job->weights.columns + PANEL_COLUMNS - 1) / PANEL_COLUMNS};
+    /* Tiles of about one size: eight tokens are 4 + 4, not 6 + 2. */
+    size_t tiles = (tokens + TILE_TOKENS - 1) / TILE_TOKENS;
+    work.tile_tokens = (tokens + tiles - 1) / tiles;
+    size_t sums_bytes = work.groups * tokens * GROUP_ROWS * sizeof(float);
+    work.panels = scratch;
+    work.sums = (float *)(work.panels + GROUP_PANELS);
+    work.tiles = (uint8_t *)work.sums + sums_bytes;
+    memset(work.sums, 0, sums_bytes);
+
+    size_t room = GEMM_SCRATCH_BYTES - GROUP_PANELS * sizeof(struct panel) - sums_bytes;
+    size_t step = room / (tokens * TILE_TOKEN_BYTES);
+    for (size_t first = 0; first < work.segments; first += step) {
+        size_t count = MIN(step, work.segments - first);
+        pack(&work, first, count);
+        for (size_t group = 0; group < work.groups; group++)
+            multiply_group(&work, group, first, count);
+    }
+    write_outputs(&work);
+}
+
+_Static_assert(GROUP_PANELS * sizeof(struct panel) + GEMM_TASK_ROWS * GEMM_TASK_TOKENS * sizeof(float) +
+                       GEMM_TASK_TOKENS * TILE_TOKEN_BYTES <=
+                   GEMM_SCRATCH_BYTES,
+               "a task of the greatest size has room for one segment");

@@ -1,0 +1,109 @@
+#include "test.h"
+
+#include "compute/compute.h"
+
+#include <math.h>
+#include <string.h>
+
+/* What matrix times matrix promises beyond test_kernels: the bits of matrix times vector, for sizes at which it cuts
+ * rows, columns and tokens into tasks, groups, panels, tiles and segments, none of which comes out even. */
+
+struct shape {
+    enum tensor_type type;
+    size_t rows, columns, tokens;
+};
+
+static const struct shape shapes[] = {
+    {TENSOR_Q4_0, 261, 2880, 199}, {TENSOR_Q8_0, 40, 8224, 193}, {TENSOR_Q4_K, 261, 2816, 199},
+    {TENSOR_Q6_K, 261, 2816, 197}, {TENSOR_Q5_K, 130, 1280, 61}, {TENSOR_F16, 67, 2049, 199},
+    {TENSOR_BF16, 67, 2049, 199},  {TENSOR_F32, 67, 2049, 199},  {TENSOR_Q4_K, 17, 15360, 13},
+    {TENSOR_Q4_0, 17, 14368, 13},
+};
+
+static uint8_t *random_weights(struct random *random, const struct shape *shape, uint64_t row_bytes)
+{
+    const struct tensor_type_info *info = tensor_type_info(shape->type);
+    uint8_t *data = malloc(shape->rows * row_bytes);
+    assert_non_null(data);
+    for (size_t b = 0; b < shape->rows * row_bytes / info->block_bytes; b++) {
+        uint8_t *block = data + b * info->block_bytes;
+        float values[256];
+        bool finite;
+        do {
+            finite = true;
+            for (size_t i = 0; i < info->block_bytes; i++)
+                block[i] = (uint8_t)(random_next(random) >> 32);
+            compute_dequantize(shape->type, block, values, info->block_size);
+            for (size_t i = 0; i < info->block_size; i++)
+                finite &= fabsf(values[i]) < 1e6f;
+        } while (!finite);
+    }
+    return data;
+}
+
+static void multiply(const struct shape *shape, const uint8_t *weights, uint64_t row_bytes, const float *input,
+                     float *output, enum instruction_set set, size_t threads, size_t batch)
+{
+    struct compute *compute;
+    struct activation *activation;
+    assert_ok(compute_create(&compute, threads, set, &test_error));
+    assert_ok(activation_create(&activation, batch, shape->columns, &test_error));
+    for (size_t first = 0; first < shape->tokens; first += batch) {
+        size_t tokens = MIN(batch, shape->tokens - first);
+        activation_set(activation, input + first * shape->columns, tokens, shape->columns, shape->columns);
+        compute_matmul(compute,
+                       &(struct matmul){.weights = {weights, shape->type, shape->rows, shape->columns, row_bytes},
+                                        .input = activation,
+                                        .tokens = tokens,
+                                        .output = output + first * shape->rows,
+                                        .output_stride = shape->rows},
+                       1);
+    }
+    activation_destroy(activation);
+    compute_destroy(compute);
+}
+
+static void products_of_any_size_have_the_bits_of_vectors(void **state)
+{
+    (void)state;
+    struct random random;
+    random_seed(&random, 11);
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        const struct shape *shape = &shapes[i];
+        uint64_t row_bytes;
+        assert_true(tensor_row_bytes(shape->type, shape->columns, &row_bytes));
+        uint8_t *weights = random_weights(&random, shape, row_bytes);
+        size_t outputs = shape->rows * shape->tokens;
+        float *input = malloc(shape->tokens * shape->columns * sizeof *input);
+        float *vectors = malloc(outputs * sizeof *vectors), *output = malloc(outputs * sizeof *output);
+        assert_true(input && vectors && output);
+        for (size_t j = 0; j < shape->tokens * shape->columns; j++)
+            input[j] = (float)random_normal(&random);
+        multiply(shape, weights, row_bytes, input, vectors, compute_best_instructions(), 2, 1);
+        for (int set = INSTRUCTIONS_PLAIN + 1; set <= INSTRUCTIONS_NEON; set++) {
+            if (!compute_has_instructions((enum instruction_set)set))
+                continue;
+            for (size_t threads = 1; threads <= 2; threads++) {
+                memset(output, 0xff, outputs * sizeof *output);
+                multiply(shape, weights, row_bytes, input, output, (enum instruction_set)set, threads,
+                         threads == 1 ? shape->tokens : shape->tokens / 2);
+                for (size_t j = 0; j < outputs; j++)
+                    if (!(output[j] == vectors[j]))
+                        fail_msg("%s by %s, %zu x %zu, %zu threads: row %zu of token %zu is %a, expected %a",
+                                 tensor_type_info(shape->type)->name,
+                                 compute_instructions_name((enum instruction_set)set), shape->rows, shape->columns,
+                                 threads, j % shape->rows, j / shape->rows, (double)output[j], (double)vectors[j]);
+            }
+        }
+        free(weights);
+        free(input);
+        free(vectors);
+        free(output);
+    }
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(products_of_any_size_have_the_bits_of_vectors)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
