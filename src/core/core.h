@@ -149,6 +149,11 @@ double random_normal(struct random *random);  /* mean 0, deviation 1 */
 
 /* ---- text -------------------------------------------------------------------------------------------------------- */
 
+/* Bytes start .. end - 1 of a text. */
+struct text_range {
+    size_t start, end;
+};
+
 /* "12.3 GiB" into text; returns text. Room for 32 bytes is enough. */
 char *format_bytes(char *text, size_t room, double bytes);
 

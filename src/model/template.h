@@ -18,17 +18,9 @@
 #ifndef HYPURA_MODEL_TEMPLATE_H
 #define HYPURA_MODEL_TEMPLATE_H
 
-#include <hypura/error.h>
+#include "core/core.h"
 
 #include <jansson.h>
-#include <stdbool.h>
-#include <stddef.h>
-#include <stdint.h>
-
-/* Bytes start .. end - 1 of a text. */
-struct text_range {
-    size_t start, end;
-};
 
 /* What a rendering gives. text is UTF-8 when its inputs were, NUL-terminated (it may hold NUL bytes before). user: the
  * ranges that came from the variables, sorted, apart from each other, none empty. They say only that no special token

@@ -141,12 +141,12 @@ static bool touches_plain(const struct partition *p, size_t start, size_t size)
     size_t low = 0, high = p->plain_count;
     while (low < high) { /* the first range that ends behind start */
         size_t middle = low + (high - low) / 2;
-        if (p->plain[middle].start + p->plain[middle].size <= start)
+        if (p->plain[middle].end <= start)
             low = middle + 1;
         else
             high = middle;
     }
-    return low < p->plain_count && p->plain[low].start < start + size && p->plain[low].size;
+    return low < p->plain_count && p->plain[low].start < start + size;
 }
 
 static bool is_space(char c)
@@ -348,13 +348,13 @@ hypura_status vocabulary_tokenize_ranges(const struct vocabulary *v, const char 
 {
     size_t end = 0;
     for (size_t i = 0; i < plain_count; i++) {
-        if (plain[i].start < end || plain[i].start > size || plain[i].size > size - plain[i].start)
+        if (plain[i].start < end || plain[i].end <= plain[i].start || plain[i].end > size)
             return error_set(
                 error, HYPURA_ERROR_ARGUMENT,
-                "range %zu of plain text (%zu bytes at %zu) is not behind the one before and in the text of "
+                "range %zu of plain text (bytes %zu to %zu) is not behind the one before, not empty and in the text of "
                 "%zu bytes",
-                i, plain[i].size, plain[i].start, size);
-        end = plain[i].start + plain[i].size;
+                i, plain[i].start, plain[i].end, size);
+        end = plain[i].end;
     }
     struct partition p = {.vocabulary = v,
                           .text = text,
