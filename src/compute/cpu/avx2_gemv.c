@@ -88,9 +88,21 @@ static ALWAYS_INLINE void super_gemv(float *out, const uint8_t *weights, size_t 
                    minima, m);                                                                                         \
     }
 
-SUPER_GEMV(q4_k, 0, part_q4_k, scales_k, d_first, minima_k, m_k)
-SUPER_GEMV(q5_k, 0, part_q5_k, scales_k, d_first, minima_k, m_k)
+SUPER_GEMV(q2_k, 0, part_q2_k, scales_q2_k, d_q2_k, minima_q2_k, m_q2_k)
+SUPER_GEMV(q3_k, 4, part_q3_k, scales_q3_k, d_q3_k, NULL, NULL)
+SUPER_GEMV(q4_k, 0, part_q4_k, scales_k, d_first, minima_k, m_second)
+SUPER_GEMV(q5_k, 0, part_q5_k, scales_k, d_first, minima_k, m_second)
 SUPER_GEMV(q6_k, 32, part_q6_k, scales_q6_k, d_q6_k, NULL, NULL)
+SUPER_GEMV(iq4_xs, 0, part_iq4_xs, scales_iq4_xs, d_first, NULL, NULL)
+SUPER_GEMV(tq1_0, 1, part_tq1_0, scales_one, d_tq1_0, NULL, NULL)
+SUPER_GEMV(tq2_0, 1, part_tq2_0, scales_one, d_tq2_0, NULL, NULL)
+SUPER_GEMV(iq2_xxs, 0, part_iq2_xxs, scales_iq2_xxs, d_eighth, NULL, NULL)
+SUPER_GEMV(iq2_xs, 0, part_iq2_xs, scales_iq2_xs, d_eighth, NULL, NULL)
+SUPER_GEMV(iq2_s, 0, part_iq2_s, scales_iq2_s, d_eighth, NULL, NULL)
+SUPER_GEMV(iq3_xxs, 0, part_iq3_xxs, scales_iq3_xxs, d_quarter, NULL, NULL)
+SUPER_GEMV(iq3_s, 0, part_iq3_s, scales_iq3_s, d_first, NULL, NULL)
+SUPER_GEMV(iq1_s, 9, part_iq1_s, scales_iq1_s, d_eighth, NULL, NULL)
+SUPER_GEMV(iq1_m, 9, part_iq1_m, scales_iq1_m, d_iq1_m, NULL, NULL)
 
 /* ---- blocks of 32 -------------------------------------------------------------------------------------------------
  */
@@ -134,13 +146,35 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
     }
 
 BLOCKS_GEMV(q4_0, 8, part_q4_0, d_first, NULL)
+BLOCKS_GEMV(q4_1, 0, part_q4_1, d_first, m_second)
+BLOCKS_GEMV(q5_0, 16, part_q5_0, d_first, NULL)
+BLOCKS_GEMV(q5_1, 0, part_q5_1, d_first, m_second)
 BLOCKS_GEMV(q8_0, 0, part_q8_0, d_first, NULL)
+BLOCKS_GEMV(iq4_nl, 0, part_iq4_nl, d_first, NULL)
+BLOCKS_GEMV(mxfp4, 0, part_mxfp4, d_mxfp4, NULL)
 
 void kernels_avx2_quantized(struct kernel_table *table)
 {
     table->types[TENSOR_Q4_0].gemv = gemv_q4_0;
+    table->types[TENSOR_Q4_1].gemv = gemv_q4_1;
+    table->types[TENSOR_Q5_0].gemv = gemv_q5_0;
+    table->types[TENSOR_Q5_1].gemv = gemv_q5_1;
     table->types[TENSOR_Q8_0].gemv = gemv_q8_0;
+    table->types[TENSOR_IQ4_NL].gemv = gemv_iq4_nl;
+    table->types[TENSOR_MXFP4].gemv = gemv_mxfp4;
+    table->types[TENSOR_Q2_K].gemv = gemv_q2_k;
+    table->types[TENSOR_Q3_K].gemv = gemv_q3_k;
     table->types[TENSOR_Q4_K].gemv = gemv_q4_k;
     table->types[TENSOR_Q5_K].gemv = gemv_q5_k;
     table->types[TENSOR_Q6_K].gemv = gemv_q6_k;
+    table->types[TENSOR_IQ1_S].gemv = gemv_iq1_s;
+    table->types[TENSOR_IQ1_M].gemv = gemv_iq1_m;
+    table->types[TENSOR_IQ2_XXS].gemv = gemv_iq2_xxs;
+    table->types[TENSOR_IQ2_XS].gemv = gemv_iq2_xs;
+    table->types[TENSOR_IQ2_S].gemv = gemv_iq2_s;
+    table->types[TENSOR_IQ3_XXS].gemv = gemv_iq3_xxs;
+    table->types[TENSOR_IQ3_S].gemv = gemv_iq3_s;
+    table->types[TENSOR_IQ4_XS].gemv = gemv_iq4_xs;
+    table->types[TENSOR_TQ1_0].gemv = gemv_tq1_0;
+    table->types[TENSOR_TQ2_0].gemv = gemv_tq2_0;
 }

@@ -1,5 +1,6 @@
 /* Which instruction set this machine has, and the kernel table of each. */
 #include "compute/cpu/gemm.h"
+#include "compute/cpu/grids.h"
 #include "compute/cpu/kernels.h"
 
 #include <pthread.h>
@@ -9,7 +10,8 @@
 #if defined(__x86_64__)
 static bool has_avx2(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
+           __builtin_cpu_supports("popcnt");
 }
 
 static bool has_avx512(void)
@@ -71,6 +73,7 @@ static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 
 static void fill_tables(void)
 {
+    grids_expand();
     for (unsigned set = 0; set < COUNT_OF(names); set++) {
         tables[set].instructions = set;
         kernels_plain(&tables[set]);

@@ -5,6 +5,7 @@
 
 #include "compute/compute.h"
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* A block of 32 or a super-block of 256. Element i is
@@ -24,7 +25,7 @@ struct unpacker {
     bool minima;
 };
 
-/* NULL when the type is not a quantised one that compute knows. */
+/* NULL when the type is not a quantised one that compute knows. The codebooks must be expanded (kernel_table_get). */
 const struct unpacker *unpacker_find(enum tensor_type type);
 
 #endif

@@ -1,0 +1,33 @@
+/* The codebooks of the IQ types: facts of the format (ggml), stored packed and expanded once, when the first kernel
+ * table is filled. */
+#ifndef HYPURA_COMPUTE_GRIDS_H
+#define HYPURA_COMPUTE_GRIDS_H
+
+#include <stdint.h>
+
+/* Entries of eight bytes, the first element in the lowest byte; IQ2: 8, 25 or 43. IQ1: 0, 8 or 16, which is eight times
+ * -1, 0 or 1, plus 8. */
+extern uint64_t grid_iq2_xxs[256], grid_iq2_xs[512], grid_iq2_s[1024], grid_iq1[2048];
+/* Entries of four bytes. */
+extern uint32_t grid_iq3_xxs[256], grid_iq3_s[512];
+
+/* Sixteen values that four bits stand for. */
+extern const int8_t codebook_iq4[16];
+extern const int8_t codebook_e2m1[16]; /* twice the value of the 4-bit float E2M1 */
+
+void grids_expand(void);
+
+/* Eight sign bits from seven: the eighth makes the number of ones even. */
+static inline uint8_t even_signs(uint32_t seven)
+{
+    return (uint8_t)(seven | (uint32_t)__builtin_parity(seven) << 7);
+}
+
+/* The same four times, from the low 28 bits. */
+static inline uint32_t even_signs_4(uint32_t bits)
+{
+    return (uint32_t)even_signs(bits & 127) | (uint32_t)even_signs(bits >> 7 & 127) << 8 |
+           (uint32_t)even_signs(bits >> 14 & 127) << 16 | (uint32_t)even_signs(bits >> 21 & 127) << 24;
+}
+
+#endif
