@@ -91,6 +91,10 @@ void memory_unmap(void *address, size_t bytes);
  * afterwards. */
 void memory_decommit(void *address, size_t bytes);
 
+/* Asks for huge pages, or for none, in whole pages of mapped memory. Without them memory is taken page by page, so that
+ * what lies beside a range that is used stays without memory. */
+void memory_set_huge(void *address, size_t bytes, bool huge);
+
 size_t memory_page_size(void);
 
 /* Bytes of this process that are in memory now, and the most that ever were. 0 when the system does not say. */

@@ -95,13 +95,20 @@ hypura_status memory_map(void **out, size_t bytes, bool huge, const char *what, 
     if (before)
         munmap(whole, before);
     munmap(start + bytes, HUGE_PAGE - before);
-#ifdef MADV_HUGEPAGE
-    madvise(start, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-#else
-    (void)huge;
-#endif
+    memory_set_huge(start, bytes, huge);
     *out = start;
     return HYPURA_OK;
+}
+
+void memory_set_huge(void *address, size_t bytes, bool huge)
+{
+#ifdef MADV_HUGEPAGE
+    madvise(address, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+#else
+    (void)address;
+    (void)bytes;
+    (void)huge;
+#endif
 }
 
 void memory_unmap(void *address, size_t bytes)

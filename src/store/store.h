@@ -8,6 +8,9 @@
  * The streamed tensors of a dense model have a known order of use: the store keeps a ring of them in memory ahead of
  * the last one that was asked for, across layer and token boundaries, without being told. Experts are wanted by name.
  *
+ * A pool of one slot is enough: wants that find no room wait in a queue, and whichever unit store_get is called for is
+ * read next. Only a caller that holds units and leaves no room for the next gets an error.
+ *
  * Threads: all functions may be called from the thread that runs the forward pass; store_cancel, store_statistics and
  * store_resize from any.
  */
@@ -26,7 +29,7 @@ struct store_options {
                              error */
     uint32_t block_bytes; /* of one read; 0: the hardware's */
     uint32_t depth;       /* reads in flight; 0: the hardware's */
-    const struct hardware *hardware; /* copied */
+    const struct hardware *hardware; /* or NULL; not kept */
 };
 
 struct store;
@@ -57,18 +60,20 @@ hypura_status store_want(struct store *store, const unit_number *units, size_t c
 /* True when store_get would not block. */
 bool store_ready(struct store *store, unit_number unit);
 
-/* Waits until one of these wanted units is there and gives its index. */
+/* Waits until one of these wanted units is there, or its read has failed, and gives its index; store_get then shows the
+ * unit or says what went wrong. */
 hypura_status store_wait_any(struct store *store, const unit_number *units, size_t count, size_t *index,
                              hypura_error *error);
 
-/* Waits for the unit, holds it and shows where it is. Without a want before, wants it first. */
+/* Waits for the unit, holds it and shows where it is. Without a want before, wants it first. After an error of
+ * HYPURA_ERROR_IO the want is used up, and the next get reads again; after others it stands until store_forget. */
 hypura_status store_get(struct store *store, unit_number unit, struct store_view *view, hypura_error *error);
 void store_put(struct store *store, unit_number unit);
 
 /* Drops wants that will not be got (after an error or a cancel). */
 void store_forget(struct store *store, const unit_number *units, size_t count);
 
-/* Part of one tensor that is not held (rows of the token embedding): a direct read of its own. */
+/* Part of one tensor, which may be one that is never held (rows of the token embedding): a direct read of its own. */
 hypura_status store_read(struct store *store, unit_number unit, uint64_t offset, uint64_t bytes, void *out,
                          hypura_error *error);
 

@@ -1,0 +1,199 @@
+/* store/internal (private): what the files of the store share.
+ *
+ * A unit is pinned (in the arena, loaded once), in the ring (a streamed tensor), in the cache (a streamed expert), or
+ * never held.
+ * Everything here is guarded by io_mutex; functions want it held unless they say otherwise.
+ */
+#ifndef HYPURA_STORE_INTERNAL_H
+#define HYPURA_STORE_INTERNAL_H
+
+#include "store/io.h"
+#include "store/policy.h"
+#include "store/store.h"
+
+enum unit_place {
+    PLACE_PINNED,
+    PLACE_RING,
+    PLACE_CACHE,
+    PLACE_STORAGE /* read in parts only */
+};
+
+enum unit_stage {
+    STAGE_ABSENT,
+    STAGE_WAITING, /* wanted, in the queue for room */
+    STAGE_READING,
+    STAGE_READY,
+    STAGE_FAILED /* wanted, and store_get will say what went wrong */
+};
+
+struct stored_unit {
+    uint8_t place, stage;
+    uint8_t slot_class;
+    uint8_t skips; /* of a ring unit: passes in a row that did not ask for it, at most SKIPS */
+    bool guessed;  /* brought by a guess and not needed since */
+    uint32_t item; /* pinned: first slice in pinned_slices; ring and cache: index there */
+    uint32_t slot; /* of the cache */
+    uint32_t wants, holds;
+    unit_number next_waiting;
+    uint8_t *memory;
+    struct failure *failure; /* when failed; NULL: there was no memory for it */
+};
+
+struct waiting_list {
+    unit_number first, last;
+};
+
+/* ---- the ring: streamed tensors in their known order ---------------------------------------------------------------
+ */
+
+/* A unit that was passed over this often in a row is not read ahead any more until it is asked for. */
+#define SKIPS 2u
+
+struct ring_entry {
+    unit_number unit;
+    uint64_t position, bytes; /* in the ring's memory, while it is there */
+    uint32_t lower, higher;   /* neighbours by position */
+    struct transfer transfer;
+};
+
+struct ring {
+    uint32_t count;
+    struct ring_entry *entries; /* in the order of use */
+    uint8_t *memory;
+    uint64_t reserved, capacity; /* bytes of address space, bytes that may be used */
+    uint64_t committed;          /* end of what may have memory behind it; above capacity while a shrink is under way */
+    uint64_t window;             /* read ahead at most so many bytes */
+    uint64_t largest, total, used;
+    uint32_t lowest; /* entry */
+    uint32_t cursor; /* entry that was asked for last */
+    struct waiting_list waiting;
+};
+
+/* ---- the cache: slots for streamed experts --------------------------------------------------------------------------
+ */
+
+struct slot {
+    unit_number unit; /* NO_UNIT: empty */
+    bool online;      /* within the budget */
+    uint32_t next;    /* in the list of free or of offline slots */
+    struct transfer transfer;
+};
+
+/* Units of nearly the same size share slots of the size of the largest of them. */
+struct slot_class {
+    uint64_t stride;
+    uint32_t unit_count;
+    unit_number *units;  /* by item */
+    uint64_t unit_bytes; /* of all of them */
+    struct slot *slots;  /* [unit_count]: more could not be used */
+    uint8_t *memory;
+    uint32_t online, target; /* slots; online is above target while a shrink is under way */
+    uint32_t free, offline;  /* lists */
+    struct cache_policy *policy;
+    struct waiting_list waiting;
+};
+
+#define MAX_CLASSES 4u
+
+/* ---- the store --------------------------------------------------------------------------------------------------- */
+
+struct store {
+    const void *model;
+    const struct unit *(*unit)(const void *model, unit_number unit);
+    uint32_t unit_count;
+    struct stored_unit *units;
+    struct store_file *files;
+    uint32_t file_count;
+    struct io *io;
+    pthread_mutex_t *mutex;
+    pthread_cond_t changed; /* a unit became ready, failed, or can be had */
+    uint32_t waiters;
+    atomic_bool cancelled;
+
+    uint8_t *arena;
+    uint64_t arena_bytes;
+    uint8_t **pinned_slices;
+    struct transfer *load; /* until it is loaded */
+    uint32_t load_count, load_left;
+    struct failure load_failure;
+    bool loaded, loading;
+
+    struct ring ring;
+    struct slot_class classes[MAX_CLASSES];
+    uint32_t class_count;
+    uint64_t cache_used; /* bytes of units in slots */
+    uint64_t ring_share; /* what the plan gave the ring */
+    uint64_t pool_bytes;
+
+    uint8_t *bounce;                    /* for store_read */
+    struct io_counters loaded_counters; /* when the load was done */
+    uint64_t rows_read;
+    struct store_statistics counts; /* the fields that are counted as things happen */
+};
+
+/* What a store is made of; store_open fills it from a model, tests from plain files. */
+struct store_source {
+    const void *model;
+    const struct unit *(*unit)(const void *model, unit_number unit);
+    uint32_t unit_count;
+    const uint8_t *tiers;
+    const uint8_t *in_ring; /* of the tensors of TIER_STORAGE, which ones are held at all */
+    const char *const *paths;
+    uint32_t file_count;
+    uint64_t ring_bytes, expert_cache_bytes;
+};
+
+hypura_status store_open_source(struct store **out, const struct store_source *source,
+                                const struct store_options *options, const struct io_fault *fault, hypura_error *error);
+
+/* waiting.c */
+void waiting_append(struct store *store, struct waiting_list *list, unit_number unit);
+void waiting_prepend(struct store *store, struct waiting_list *list, unit_number unit);
+void waiting_remove(struct store *store, struct waiting_list *list, unit_number unit);
+
+/* pinned.c: not locked, before anything else runs. */
+hypura_status pinned_prepare(struct store *store, hypura_error *error);
+void pinned_finished(struct store *store, struct transfer *transfer);
+
+/* A transfer for a unit at memory. */
+void transfer_for_unit(struct store *store, struct transfer *transfer, unit_number unit, uint8_t *memory,
+                       enum priority priority);
+
+uint64_t unit_footprint(const struct store *store, unit_number unit);
+
+/* Waits until something changes, for at most some milliseconds: store_cancel, which a signal handler may call, wakes
+ * nobody. */
+void store_wait_locked(struct store *store);
+
+/* A unit's transfer ended without bringing it; wants go back to the queue, or fail. True: it waits again. */
+bool unit_not_brought(struct store *store, unit_number unit, struct transfer *transfer);
+
+/* ring.c */
+hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *error);
+void ring_free(struct store *store);
+void ring_want(struct store *store, unit_number unit);
+void ring_ask(struct store *store, unit_number unit);      /* moves the cursor */
+void ring_pump(struct store *store);                       /* something changed: starts what can be started */
+void ring_released(struct store *store, unit_number unit); /* no longer held or wanted */
+void ring_unwanted(struct store *store, unit_number unit); /* while it is read */
+void ring_finished(struct store *store, unit_number unit);
+/* Room for a unit that is waited for, at the cost of others that are wanted but not held. False: it cannot be had
+ * before something is put. */
+bool ring_force(struct store *store, unit_number unit);
+void ring_set_capacity(struct store *store, uint64_t bytes);
+
+/* cache.c: the same for experts. */
+hypura_status cache_prepare(struct store *store, uint64_t bytes, hypura_error *error);
+void cache_free(struct store *store);
+uint64_t cache_total(const struct store *store); /* bytes that hold every expert */
+uint64_t cache_least(const struct store *store); /* bytes with which it can work: cache_set_capacity wants them */
+void cache_want(struct store *store, unit_number unit);
+void cache_guess(struct store *store, unit_number unit);
+void cache_pump(struct store *store, struct slot_class *slot_class);
+void cache_released(struct store *store, unit_number unit); /* no longer held or wanted */
+void cache_unwanted(struct store *store, unit_number unit); /* while it is read */
+void cache_finished(struct store *store, unit_number unit);
+bool cache_force(struct store *store, unit_number unit);
+void cache_set_capacity(struct store *store, uint64_t bytes);
+
+#endif

@@ -1,0 +1,502 @@
+#include "store/io.h"
+
+#include "store/reader.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <time.h>
+
+/* A read that the system answers with "not now", or that brings nothing, is tried again this often, with pauses that
+ * grow from 50 us to 2 ms: about a quarter of a second in all. */
+#define MAX_ATTEMPTS 150u
+
+/* One read of some bytes. */
+struct piece {
+    struct transfer *transfer;
+    uint32_t segment, attempts;
+    uint64_t position; /* in the segment */
+    uint32_t bytes;
+    uint32_t submitted; /* bytes asked of the system, less than bytes only when a test wants a short read */
+    int32_t result;
+    enum priority priority; /* when it was sent */
+    struct piece *next;     /* in a list */
+};
+
+struct queue {
+    struct transfer *first, *last;
+};
+
+struct io {
+    pthread_mutex_t mutex;
+    pthread_cond_t started;
+    pthread_t thread;
+    bool running; /* the thread has a reader, or failed to get one */
+    bool stop, sleeping;
+    atomic_bool hold;
+    hypura_status start_status;
+    hypura_error start_error;
+    struct io_options options;
+    struct io_fault fault;
+    struct reader *reader;
+
+    struct queue queues[PRIORITY_COUNT];
+    uint32_t unfinished[PRIORITY_COUNT]; /* transfers queued or in flight */
+    uint32_t in_flight, guesses_in_flight;
+    struct piece *pieces; /* [depth] */
+    struct piece *free_pieces;
+    struct piece *again; /* to be submitted again, oldest first */
+    struct reader_read *batch;
+    struct reader_result *results;
+    uint64_t busy_since;
+    struct io_counters counters;
+};
+
+/* ---- queues ------------------------------------------------------------------------------------------------------ */
+
+static void enqueue(struct io *io, struct transfer *transfer)
+{
+    struct queue *queue = &io->queues[transfer->priority];
+    transfer->next = NULL;
+    transfer->previous = queue->last;
+    if (queue->last)
+        queue->last->next = transfer;
+    else
+        queue->first = transfer;
+    queue->last = transfer;
+}
+
+static void dequeue(struct io *io, struct transfer *transfer)
+{
+    struct queue *queue = &io->queues[transfer->priority];
+    if (transfer->previous)
+        transfer->previous->next = transfer->next;
+    else
+        queue->first = transfer->next;
+    if (transfer->next)
+        transfer->next->previous = transfer->previous;
+    else
+        queue->last = transfer->previous;
+    transfer->next = transfer->previous = NULL;
+}
+
+static void wake(struct io *io)
+{
+    if (io->sleeping && io->in_flight < io->options.depth) {
+        io->sleeping = false; /* one wake is enough */
+        io->reader->operations->wake(io->reader);
+    }
+}
+
+void io_start(struct io *io, struct transfer *transfer)
+{
+    transfer->state = TRANSFER_QUEUED;
+    transfer->abandoned = false;
+    transfer->next_segment = 0;
+    transfer->next_position = 0;
+    transfer->in_flight = 0;
+    transfer->bytes_read = 0;
+    transfer->failure.kind = FAILURE_NONE;
+    io->unfinished[transfer->priority]++;
+    enqueue(io, transfer);
+    wake(io);
+}
+
+void io_promote(struct io *io, struct transfer *transfer, enum priority priority)
+{
+    if (transfer->state == TRANSFER_IDLE || transfer->priority == priority)
+        return;
+    if (transfer->state == TRANSFER_QUEUED)
+        dequeue(io, transfer);
+    io->unfinished[transfer->priority]--;
+    io->unfinished[priority]++;
+    transfer->priority = priority;
+    if (transfer->state == TRANSFER_QUEUED)
+        enqueue(io, transfer);
+    wake(io);
+}
+
+static void set_idle(struct io *io, struct transfer *transfer)
+{
+    transfer->state = TRANSFER_IDLE;
+    io->unfinished[transfer->priority]--;
+}
+
+bool io_abandon(struct io *io, struct transfer *transfer)
+{
+    if (transfer->state == TRANSFER_QUEUED) {
+        dequeue(io, transfer);
+        transfer->state = TRANSFER_SENT;
+    }
+    transfer->abandoned = true;
+    if (transfer->in_flight > 0)
+        return false;
+    set_idle(io, transfer);
+    return true;
+}
+
+bool io_busy(const struct io *io)
+{
+    return io->unfinished[PRIORITY_DEMAND] + io->unfinished[PRIORITY_AHEAD] > 0;
+}
+
+void io_counters(const struct io *io, struct io_counters *out)
+{
+    *out = io->counters;
+    if (io->in_flight > 0)
+        out->busy_nanoseconds += clock_nanoseconds() - io->busy_since;
+}
+
+void io_hold(struct io *io, bool hold)
+{
+    atomic_store(&io->hold, hold);
+}
+
+pthread_mutex_t *io_mutex(struct io *io)
+{
+    return &io->mutex;
+}
+
+const char *io_reader_name(const struct io *io)
+{
+    return io->reader->operations->name;
+}
+
+/* ---- the I/O thread: handing out --------------------------------------------------------------------------------- */
+
+/* The transfer whose block goes next. Guesses get a part of the depth, and that only while nothing else is wanted: what
+ * is in flight when a demand comes delays it. */
+static struct transfer *next_transfer(struct io *io)
+{
+    if (io->stop || atomic_load_explicit(&io->hold, memory_order_relaxed))
+        return NULL;
+    if (io->queues[PRIORITY_DEMAND].first)
+        return io->queues[PRIORITY_DEMAND].first;
+    if (io->queues[PRIORITY_AHEAD].first)
+        return io->queues[PRIORITY_AHEAD].first;
+    if (io_busy(io) || io->guesses_in_flight >= MAX(io->options.depth / 4, 1u))
+        return NULL;
+    return io->queues[PRIORITY_GUESS].first;
+}
+
+static void add_to_batch(struct io *io, struct piece *piece, size_t *count)
+{
+    const struct segment *segment = &piece->transfer->segments[piece->segment];
+    piece->submitted = piece->bytes;
+    piece->result = 0;
+    if (io->fault.inject) {
+        int number =
+            io->fault.inject(io->fault.context, segment->file, segment->offset + piece->position, &piece->submitted);
+        piece->result = -number;
+    }
+    io->batch[(*count)++] = (struct reader_read){.descriptor = io->options.files[segment->file].descriptor,
+                                                 .bytes = piece->submitted,
+                                                 .offset = segment->offset + piece->position,
+                                                 .memory = segment->memory + piece->position,
+                                                 .tag = piece};
+}
+
+/* Cuts the next block off a transfer. */
+static void take_block(struct io *io, struct transfer *transfer, struct piece *piece)
+{
+    const struct segment *segment = &transfer->segments[transfer->next_segment];
+    uint64_t left = segment->bytes - transfer->next_position;
+    piece->transfer = transfer;
+    piece->segment = transfer->next_segment;
+    piece->position = transfer->next_position;
+    piece->attempts = 0;
+    piece->priority = transfer->priority;
+    piece->bytes = (uint32_t)MIN(left, (uint64_t)io->options.block_bytes);
+    transfer->next_position += piece->bytes;
+    transfer->in_flight++;
+    if (transfer->next_position == segment->bytes) {
+        transfer->next_position = 0;
+        if (++transfer->next_segment == transfer->segment_count) {
+            dequeue(io, transfer);
+            transfer->state = TRANSFER_SENT;
+        }
+    }
+    if (io->in_flight++ == 0)
+        io->busy_since = clock_nanoseconds();
+    io->guesses_in_flight += piece->priority == PRIORITY_GUESS;
+}
+
+static size_t fill_batch(struct io *io)
+{
+    size_t count = 0;
+    for (; io->again; io->again = io->again->next)
+        add_to_batch(io, io->again, &count);
+    while (io->in_flight < io->options.depth) {
+        struct transfer *transfer = next_transfer(io);
+        if (!transfer)
+            break;
+        struct piece *piece = io->free_pieces;
+        io->free_pieces = piece->next;
+        take_block(io, transfer, piece);
+        add_to_batch(io, piece, &count);
+    }
+    return count;
+}
+
+/* ---- the I/O thread: taking back --------------------------------------------------------------------------------- */
+
+static void finish_piece(struct io *io, struct piece *piece)
+{
+    struct transfer *transfer = piece->transfer;
+    io->guesses_in_flight -= piece->priority == PRIORITY_GUESS;
+    if (--io->in_flight == 0)
+        io->counters.busy_nanoseconds += clock_nanoseconds() - io->busy_since;
+    piece->next = io->free_pieces;
+    io->free_pieces = piece;
+    if (--transfer->in_flight == 0 && transfer->state == TRANSFER_SENT) {
+        set_idle(io, transfer);
+        io->options.finished(io->options.context, transfer);
+    }
+}
+
+/* Nothing more of this transfer is sent; the first failure stays. */
+static void fail_piece(struct io *io, struct piece *piece, struct failure failure)
+{
+    struct transfer *transfer = piece->transfer;
+    if (transfer->failure.kind == FAILURE_NONE) {
+        const struct segment *segment = &transfer->segments[piece->segment];
+        failure.file = segment->file;
+        failure.offset = segment->offset + piece->position;
+        transfer->failure = failure;
+    }
+    if (transfer->state == TRANSFER_QUEUED) {
+        dequeue(io, transfer);
+        transfer->state = TRANSFER_SENT;
+    }
+    finish_piece(io, piece);
+}
+
+static void try_again(struct io *io, struct piece *piece)
+{
+    struct piece **end = &io->again;
+    while (*end)
+        end = &(*end)->next;
+    piece->next = NULL;
+    *end = piece;
+}
+
+static bool retriable(int number)
+{
+    return number == EINTR || number == EAGAIN || number == EBUSY || number == ENOMEM;
+}
+
+/* Where the file ends now; the size when it was opened says nothing about today. */
+static uint64_t file_bytes_now(const struct store_file *file)
+{
+    struct stat status;
+    return fstat(file->descriptor, &status) == 0 ? (uint64_t)status.st_size : file->bytes;
+}
+
+static void take_back(struct io *io, struct piece *piece, int32_t result)
+{
+    struct transfer *transfer = piece->transfer;
+    const struct segment *segment = &transfer->segments[piece->segment];
+    const struct store_file *file = &io->options.files[segment->file];
+    uint64_t needed = segment->needed > piece->position ? MIN(segment->needed - piece->position, piece->bytes) : 0;
+
+    if (result > 0) {
+        io->counters.bytes[piece->priority] += (uint32_t)result;
+        transfer->bytes_read += (uint32_t)result;
+    }
+    if (transfer->abandoned || transfer->failure.kind != FAILURE_NONE) {
+        finish_piece(io, piece);
+    } else if (result < 0) {
+        if (retriable(-result) && ++piece->attempts < MAX_ATTEMPTS)
+            try_again(io, piece);
+        else
+            fail_piece(io, piece,
+                       (struct failure){.kind = FAILURE_SYSTEM, .number = -result, .expected = piece->bytes});
+    } else if ((uint32_t)result >= needed) {
+        finish_piece(io, piece);
+    } else {
+        /* Short: the file became shorter, or the system stopped early. A direct read goes on at a block's start. */
+        uint64_t at = segment->offset + piece->position, end = file_bytes_now(file);
+        if (end < at + needed) {
+            fail_piece(
+                io, piece,
+                (struct failure){.kind = FAILURE_TRUNCATED, .expected = needed, .found = end > at ? end - at : 0});
+            return;
+        }
+        uint32_t whole = (uint32_t)align_down((uint32_t)result, IO_ALIGNMENT);
+        piece->position += whole;
+        piece->bytes -= whole;
+        piece->attempts = whole > 0 ? 0 : piece->attempts + 1;
+        if (piece->attempts < MAX_ATTEMPTS)
+            try_again(io, piece);
+        else
+            fail_piece(io, piece, (struct failure){.kind = FAILURE_SYSTEM, .number = EIO, .expected = piece->bytes});
+    }
+}
+
+/* Keeps the page cache from becoming a second pool where reads go through it. */
+static void drop_behind(const struct io *io, const struct piece *piece)
+{
+#ifdef POSIX_FADV_DONTNEED
+    const struct segment *segment = &piece->transfer->segments[piece->segment];
+    const struct store_file *file = &io->options.files[segment->file];
+    if (!file->direct)
+        posix_fadvise(file->descriptor, (off_t)(segment->offset + piece->position), piece->bytes, POSIX_FADV_DONTNEED);
+#else
+    (void)io;
+    (void)piece;
+#endif
+}
+
+static void pause_before_retry(const struct io *io)
+{
+    uint32_t attempts = 0;
+    for (const struct piece *piece = io->again; piece; piece = piece->next)
+        attempts = MAX(attempts, piece->attempts);
+    if (attempts > 0) {
+        struct timespec pause = {.tv_nsec = MIN(50000L * (long)attempts, 2000000L)};
+        nanosleep(&pause, NULL);
+    }
+}
+
+/* Reads for which a test wants an error are not given to the system. */
+static size_t pull_injected(struct io *io, size_t count, size_t *results)
+{
+    size_t kept = 0;
+    *results = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct piece *piece = io->batch[i].tag;
+        if (piece->result < 0 || piece->submitted == 0)
+            io->results[(*results)++] = (struct reader_result){piece, piece->result};
+        else
+            io->batch[kept++] = io->batch[i];
+    }
+    return kept;
+}
+
+static void io_loop(struct io *io)
+{
+    pthread_mutex_lock(&io->mutex);
+    for (;;) {
+        pause_before_retry(io);
+        size_t count = fill_batch(io);
+        if (io->stop && io->in_flight == 0)
+            break;
+        size_t found;
+        count = pull_injected(io, count, &found);
+        io->sleeping = true;
+        pthread_mutex_unlock(&io->mutex);
+        io->reader->operations->submit(io->reader, io->batch, count);
+        if (found == 0)
+            found = io->reader->operations->wait(io->reader, io->results, io->options.depth);
+        for (size_t i = 0; i < found; i++)
+            drop_behind(io, io->results[i].tag);
+        pthread_mutex_lock(&io->mutex);
+        io->sleeping = false;
+        for (size_t i = 0; i < found; i++)
+            take_back(io, io->results[i].tag, io->results[i].result);
+    }
+    pthread_mutex_unlock(&io->mutex);
+}
+
+static hypura_status create_reader(struct io *io, hypura_error *error)
+{
+    hypura_status status = HYPURA_ERROR_UNSUPPORTED;
+    if (io->options.reader != STORE_READER_THREADS)
+        status = reader_uring_create(&io->reader, io->options.depth, error);
+    if (status && io->options.reader == STORE_READER_AUTO) {
+        log_write(LOG_INFO, "%s; reading with threads instead", error ? error->message : "the system refuses io_uring");
+        status = reader_threads_create(&io->reader, io->options.depth, error);
+    } else if (io->options.reader == STORE_READER_THREADS) {
+        status = reader_threads_create(&io->reader, io->options.depth, error);
+    }
+    return status;
+}
+
+static void *thread_main(void *argument)
+{
+    struct io *io = argument;
+    /* The reader is made by the thread that uses it: io_uring can be quicker when it knows that there is only one. */
+    hypura_error error;
+    hypura_status status = create_reader(io, &error);
+    pthread_mutex_lock(&io->mutex);
+    io->start_status = status;
+    io->start_error = error;
+    io->running = true;
+    pthread_cond_signal(&io->started);
+    pthread_mutex_unlock(&io->mutex);
+    if (status == HYPURA_OK) {
+        io_loop(io);
+        io->reader->operations->destroy(io->reader);
+    }
+    return NULL;
+}
+
+/* ---- life -------------------------------------------------------------------------------------------------------- */
+
+static void io_free(struct io *io)
+{
+    pthread_cond_destroy(&io->started);
+    pthread_mutex_destroy(&io->mutex);
+    memory_free(io->pieces);
+    memory_free(io->batch);
+    memory_free(io->results);
+    memory_free(io);
+}
+
+hypura_status io_create(struct io **out, const struct io_options *options, hypura_error *error)
+{
+    struct io *io;
+    hypura_status status = ALLOCATE(&io, 1, "reader", error);
+    if (status)
+        return status;
+    io->options = *options;
+    if (options->fault)
+        io->fault = *options->fault;
+    pthread_mutex_init(&io->mutex, NULL);
+    pthread_cond_init(&io->started, NULL);
+    if ((status = ALLOCATE(&io->pieces, options->depth, "reads in flight", error)) ||
+        (status = ALLOCATE(&io->batch, options->depth, "reads in flight", error)) ||
+        (status = ALLOCATE(&io->results, options->depth, "reads in flight", error))) {
+        io_free(io);
+        return status;
+    }
+    for (uint32_t i = 0; i < options->depth; i++) {
+        io->pieces[i].next = io->free_pieces;
+        io->free_pieces = &io->pieces[i];
+    }
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, (size_t)256 << 10);
+    int failed = pthread_create(&io->thread, &attributes, thread_main, io);
+    pthread_attr_destroy(&attributes);
+    if (failed) {
+        io_free(io);
+        return error_set_errno(error, failed, "cannot start the thread that reads");
+    }
+    pthread_mutex_lock(&io->mutex);
+    while (!io->running)
+        pthread_cond_wait(&io->started, &io->mutex);
+    status = io->start_status;
+    pthread_mutex_unlock(&io->mutex);
+    if (status) {
+        if (error)
+            *error = io->start_error;
+        pthread_join(io->thread, NULL);
+        io_free(io);
+        return status;
+    }
+    *out = io;
+    return HYPURA_OK;
+}
+
+void io_destroy(struct io *io)
+{
+    if (!io)
+        return;
+    pthread_mutex_lock(&io->mutex);
+    io->stop = true;
+    io->reader->operations->wake(io->reader);
+    pthread_mutex_unlock(&io->mutex);
+    pthread_join(io->thread, NULL);
+    io_free(io);
+}

@@ -1,0 +1,143 @@
+/* store/io (private): files, and transfers from them into memory.
+ *
+ * A transfer is one unit's worth of reading: up to three ranges of files, each into its own place. One I/O thread cuts
+ * transfers into blocks, keeps a number of blocks in flight, retries what came short, and reports each transfer once,
+ * when none of its blocks is in flight any more. Blocks of a transfer of higher priority always go first.
+ *
+ * One mutex guards the whole store; the I/O thread holds it except while it talks to the system. Functions that say
+ * "locked" want it held.
+ */
+#ifndef HYPURA_STORE_IO_H
+#define HYPURA_STORE_IO_H
+
+#include "core/core.h"
+#include "hw/hw.h"
+#include "model/model.h"
+#include "store/store.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+/* Direct reads have offsets, lengths and memory that are multiples of this. */
+#define IO_ALIGNMENT STORAGE_ALIGNMENT
+
+/* ---- files ------------------------------------------------------------------------------------------------------- */
+
+struct store_file {
+    char *path;
+    int descriptor;
+    bool direct;
+    uint64_t bytes; /* when it was opened */
+};
+
+/* Opens for direct reads where the file system allows it. */
+hypura_status store_file_open(struct store_file *file, const char *path, bool allow_buffered, hypura_error *error);
+void store_file_close(struct store_file *file);
+
+/* ---- transfers --------------------------------------------------------------------------------------------------- */
+
+struct segment {
+    uint32_t file;
+    uint64_t offset; /* aligned */
+    uint64_t bytes;  /* aligned; may reach past the end of the file */
+    uint64_t needed; /* the bytes up to the end of the last slice in it; at least these must arrive */
+    uint8_t *memory; /* aligned */
+};
+
+/* The ranges that enclose a unit's slices, neighbours joined, and where each slice is, counted from the memory of the
+ * first. Ranges follow one another in memory. memory is left NULL. */
+struct unit_layout {
+    uint32_t segment_count;
+    struct segment segments[UNIT_MAX_SLICES];
+    uint64_t slice_position[UNIT_MAX_SLICES];
+    uint64_t footprint; /* sum of the segments' bytes */
+};
+
+void unit_layout_make(struct unit_layout *out, const struct unit *unit);
+
+enum priority {
+    PRIORITY_DEMAND, /* somebody needs it now */
+    PRIORITY_AHEAD,  /* will certainly be needed */
+    PRIORITY_GUESS,
+    PRIORITY_COUNT
+};
+
+enum transfer_state { TRANSFER_IDLE, TRANSFER_QUEUED, TRANSFER_SENT /* all blocks handed out */ };
+
+struct failure {
+    enum { FAILURE_NONE, FAILURE_SYSTEM, FAILURE_TRUNCATED } kind;
+    int number; /* errno */
+    uint32_t file;
+    uint64_t offset, expected, found;
+};
+
+struct transfer {
+    unit_number unit; /* for whoever is told; not looked at here */
+    struct segment segments[UNIT_MAX_SLICES];
+    uint32_t segment_count;
+    enum priority priority;
+    enum transfer_state state;
+    bool abandoned;
+    uint32_t next_segment; /* and the place in it, of the next block */
+    uint64_t next_position;
+    uint32_t in_flight;
+    uint64_t bytes_read;
+    struct failure failure;
+    struct transfer *next, *previous; /* in its queue */
+};
+
+/* A seam for tests: called before a read is submitted; may lower *bytes (a short read; 0 reads as the end of the file),
+ * or answer an errno instead of reading. */
+struct io_fault {
+    int (*inject)(void *context, uint32_t file, uint64_t offset, uint32_t *bytes);
+    void *context;
+};
+
+struct io_counters {
+    uint64_t bytes[PRIORITY_COUNT]; /* read, by the priority that they were read under */
+    uint64_t busy_nanoseconds;
+};
+
+struct io_options {
+    enum store_reader reader;
+    uint32_t block_bytes, depth;
+    const struct store_file *files; /* outlive the io */
+    uint32_t file_count;
+    const struct io_fault *fault; /* or NULL; copied */
+    /* Locked, on the I/O thread: every block has come back. transfer->abandoned and transfer->failure say how it went.
+     * The transfer is idle and may be started again. */
+    void (*finished)(void *context, struct transfer *transfer);
+    void *context;
+};
+
+struct io;
+
+hypura_status io_create(struct io **out, const struct io_options *options, hypura_error *error);
+
+/* Waits for what is in flight; transfers that are queued are dropped without a report. */
+void io_destroy(struct io *io);
+
+pthread_mutex_t *io_mutex(struct io *io);
+const char *io_reader_name(const struct io *io);
+
+/* Nothing new is read while set. Async-signal-safe; what was held back goes on with the next io_start or io_promote. */
+void io_hold(struct io *io, bool hold);
+
+/* Locked. Queues an idle transfer, whose segments and priority are set. */
+void io_start(struct io *io, struct transfer *transfer);
+
+/* Locked. Moves a transfer that runs to another priority, behind those that are there. */
+void io_promote(struct io *io, struct transfer *transfer, enum priority priority);
+
+/* Locked. Sends no more blocks of it. True when it is idle now, without a report; else it is reported, abandoned, when
+ * the blocks in flight are back. */
+bool io_abandon(struct io *io, struct transfer *transfer);
+
+/* Locked. Transfers of demand and ahead in the queues or in flight: the drive is not idle. */
+bool io_busy(const struct io *io);
+void io_counters(const struct io *io, struct io_counters *out);
+
+/* Fills an error with what happened to a transfer. */
+hypura_status failure_error(const struct failure *failure, const struct store_file *files, hypura_error *error);
+
+#endif

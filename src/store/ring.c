@@ -1,0 +1,379 @@
+/* The ring: streamed tensors, which a forward pass uses in the order of their numbers, over and over.
+ *
+ * The cursor is the tensor that was asked for last. Tensors after it are read ahead in their order, as many as the
+ * window holds. Room comes from what is used farthest in the future, which in a cyclic order is what was used last; so
+ * memory beyond the window keeps part of the tensors for the next cycle, as the optimal policy would.
+ *
+ * Tensors differ in size, so room is a place in one stretch of memory: the gap, or the neighbouring tensors that may
+ * go, whose loss costs least.
+ */
+#include "store/internal.h"
+
+#define NO_ENTRY UINT32_MAX
+
+static struct stored_unit *entry_unit(struct store *store, uint32_t entry)
+{
+    return &store->units[store->ring.entries[entry].unit];
+}
+
+/* Steps until an entry is used: 0 is the one after the cursor. */
+static uint32_t distance(const struct ring *ring, uint32_t entry)
+{
+    return (entry + ring->count - 1 - ring->cursor) % ring->count;
+}
+
+hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *error)
+{
+    struct ring *ring = &store->ring;
+    ring->waiting = (struct waiting_list){NO_UNIT, NO_UNIT};
+    ring->lowest = NO_ENTRY;
+    for (unit_number i = 0; i < store->unit_count; i++)
+        ring->count += store->units[i].place == PLACE_RING;
+    if (ring->count == 0)
+        return HYPURA_OK;
+    hypura_status status = ALLOCATE(&ring->entries, ring->count, "streamed tensors", error);
+    if (status)
+        return status;
+    uint32_t entry = 0;
+    for (unit_number i = 0; i < store->unit_count; i++) {
+        if (store->units[i].place != PLACE_RING)
+            continue;
+        store->units[i].item = entry;
+        ring->entries[entry].unit = i;
+        ring->entries[entry].bytes = align_up(unit_footprint(store, i), memory_page_size());
+        ring->largest = MAX(ring->largest, ring->entries[entry].bytes);
+        ring->total += ring->entries[entry].bytes;
+        entry++;
+    }
+    ring->cursor = ring->count - 1;
+    ring->reserved = ring->total + ring->largest;
+    ring->window = MIN(bytes, ring->reserved);
+    if (bytes < ring->largest)
+        return error_set(error, HYPURA_ERROR_MEMORY,
+                         "a ring of %llu bytes does not hold the largest streamed tensor: the smallest that works has "
+                         "%llu",
+                         (unsigned long long)bytes, (unsigned long long)ring->largest);
+    status = memory_map((void **)&ring->memory, ring->reserved, false, "streamed tensors", error);
+    if (!status)
+        ring_set_capacity(store, bytes);
+    return status;
+}
+
+void ring_free(struct store *store)
+{
+    memory_unmap(store->ring.memory, store->ring.reserved);
+    memory_free(store->ring.entries);
+}
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+static void link_entry(struct ring *ring, uint32_t number, uint64_t position)
+{
+    struct ring_entry *entry = &ring->entries[number];
+    uint32_t lower = NO_ENTRY, higher = ring->lowest;
+    while (higher != NO_ENTRY && ring->entries[higher].position < position) {
+        lower = higher;
+        higher = ring->entries[higher].higher;
+    }
+    entry->position = position;
+    entry->lower = lower;
+    entry->higher = higher;
+    if (lower == NO_ENTRY)
+        ring->lowest = number;
+    else
+        ring->entries[lower].higher = number;
+    if (higher != NO_ENTRY)
+        ring->entries[higher].lower = number;
+    ring->used += entry->bytes;
+}
+
+static void unlink_entry(struct ring *ring, uint32_t number)
+{
+    struct ring_entry *entry = &ring->entries[number];
+    if (entry->lower == NO_ENTRY)
+        ring->lowest = entry->higher;
+    else
+        ring->entries[entry->lower].higher = entry->higher;
+    if (entry->higher != NO_ENTRY)
+        ring->entries[entry->higher].lower = entry->lower;
+    ring->used -= entry->bytes;
+}
+
+static bool is_above(const struct ring *ring, uint32_t entry)
+{
+    return ring->entries[entry].position + ring->entries[entry].bytes > ring->capacity;
+}
+
+/* A shrink is done when nothing lies above the capacity any more. */
+static void finish_shrink(struct ring *ring)
+{
+    if (ring->committed <= ring->capacity)
+        return;
+    for (uint32_t i = ring->lowest; i != NO_ENTRY; i = ring->entries[i].higher) {
+        if (is_above(ring, i))
+            return;
+    }
+    memory_set_huge(ring->memory + ring->capacity, ring->committed - ring->capacity, false);
+    memory_decommit(ring->memory + ring->capacity, ring->committed - ring->capacity);
+    ring->committed = ring->capacity;
+}
+
+static void evict(struct store *store, uint32_t number)
+{
+    struct stored_unit *unit = entry_unit(store, number);
+    unlink_entry(&store->ring, number);
+    unit->stage = STAGE_ABSENT;
+    unit->memory = NULL;
+    finish_shrink(&store->ring);
+}
+
+/* ---- room -------------------------------------------------------------------------------------------------------- */
+
+/* Whether an entry that is there may go: it is used no sooner than after so many steps. */
+static bool may_go(struct store *store, uint32_t entry, uint32_t nearest, bool force)
+{
+    const struct stored_unit *unit = entry_unit(store, entry);
+    if (unit->stage != STAGE_READY || unit->holds > 0)
+        return false;
+    return force || (unit->wants == 0 && distance(&store->ring, entry) >= nearest);
+}
+
+/* The cheapest place for some bytes: between two entries that stay, everything in between goes. */
+struct place {
+    uint64_t position;
+    uint32_t first, end; /* entries that must go, by position; end is the one that stays, or NO_ENTRY */
+    double cost;         /* bytes lost, weighed by how soon they are used */
+    uint64_t gap;        /* of two places that cost the same, the tighter is better */
+};
+
+static bool find_place(struct store *store, uint64_t bytes, uint32_t nearest, bool force, struct place *best)
+{
+    struct ring *ring = &store->ring;
+    bool found = false;
+    uint32_t first = ring->lowest, end = ring->lowest;
+    uint64_t start = 0;
+    double cost = 0;
+    /* [start, stop) is what the entries from first up to end leave when they go; both ends only move up. */
+    for (;;) {
+        uint64_t stop = end == NO_ENTRY ? ring->capacity : MIN(ring->entries[end].position, ring->capacity);
+        if (stop >= start && stop - start >= bytes) {
+            if (!found || cost < best->cost || (cost <= best->cost && stop - start < best->gap))
+                *best = (struct place){start, first, end, cost, stop - start};
+            found = true;
+            if (first == end) { /* an empty gap: the next one */
+                if (end == NO_ENTRY)
+                    return found;
+                start = ring->entries[end].position + ring->entries[end].bytes;
+                first = end = ring->entries[end].higher;
+                cost = 0;
+            } else { /* do with one less */
+                const struct ring_entry *entry = &ring->entries[first];
+                cost -= (double)entry->bytes * (ring->count - distance(ring, first));
+                start = entry->position + entry->bytes;
+                first = entry->higher;
+            }
+        } else if (end == NO_ENTRY) {
+            return found;
+        } else if (may_go(store, end, nearest, force)) {
+            cost += (double)ring->entries[end].bytes * (ring->count - distance(ring, end));
+            end = ring->entries[end].higher;
+        } else {
+            start = ring->entries[end].position + ring->entries[end].bytes;
+            first = end = ring->entries[end].higher;
+            cost = 0;
+        }
+    }
+}
+
+static bool start(struct store *store, uint32_t number, enum priority priority, uint32_t nearest, bool force)
+{
+    struct ring *ring = &store->ring;
+    struct ring_entry *entry = &ring->entries[number];
+    struct place place;
+    if (!find_place(store, entry->bytes, nearest, force, &place))
+        return false;
+    for (uint32_t i = place.first; i != place.end;) {
+        uint32_t next = ring->entries[i].higher;
+        bool wanted = entry_unit(store, i)->wants > 0;
+        evict(store, i);
+        if (wanted) {
+            entry_unit(store, i)->stage = STAGE_WAITING;
+            waiting_append(store, &ring->waiting, ring->entries[i].unit);
+        }
+        i = next;
+    }
+    link_entry(ring, number, place.position);
+    struct stored_unit *unit = entry_unit(store, number);
+    unit->stage = STAGE_READING;
+    unit->memory = ring->memory + place.position;
+    transfer_for_unit(store, &entry->transfer, entry->unit, unit->memory, priority);
+    io_start(store->io, &entry->transfer);
+    return true;
+}
+
+/* Stops reading ahead what is used last, to make room for what is needed now. */
+static bool abandon_farthest(struct store *store)
+{
+    struct ring *ring = &store->ring;
+    uint32_t farthest = NO_ENTRY;
+    for (uint32_t i = ring->lowest; i != NO_ENTRY; i = ring->entries[i].higher) {
+        const struct stored_unit *unit = entry_unit(store, i);
+        if (unit->stage == STAGE_READING && unit->wants == 0 && !ring->entries[i].transfer.abandoned &&
+            (farthest == NO_ENTRY || distance(ring, i) > distance(ring, farthest)))
+            farthest = i;
+    }
+    if (farthest == NO_ENTRY)
+        return false;
+    if (io_abandon(store->io, &ring->entries[farthest].transfer))
+        evict(store, farthest);
+    return true;
+}
+
+static bool is_draining(const struct ring *ring)
+{
+    for (uint32_t i = ring->lowest; i != NO_ENTRY; i = ring->entries[i].higher) {
+        if (ring->entries[i].transfer.abandoned && ring->entries[i].transfer.state != TRANSFER_IDLE)
+            return true;
+    }
+    return false;
+}
+
+/* ---- reading ahead ----------------------------------------------------------------------------------------------- */
+
+static void read_ahead(struct store *store)
+{
+    struct ring *ring = &store->ring;
+    uint64_t ahead = 0;
+    for (uint32_t steps = 0; steps + 1 < ring->count && ahead < ring->window; steps++) {
+        uint32_t number = (ring->cursor + 1 + steps) % ring->count;
+        const struct stored_unit *unit = entry_unit(store, number);
+        if (unit->stage == STAGE_ABSENT) {
+            if (unit->skips >= SKIPS)
+                continue;
+            if (!start(store, number, PRIORITY_AHEAD, steps + 1, false))
+                return;
+        }
+        ahead += ring->entries[number].bytes;
+    }
+}
+
+void ring_pump(struct store *store)
+{
+    struct ring *ring = &store->ring;
+    while (ring->waiting.first != NO_UNIT) {
+        uint32_t number = store->units[ring->waiting.first].item;
+        /* For what is needed now anything may go that nobody asked for. */
+        waiting_remove(store, &ring->waiting, ring->entries[number].unit);
+        while (!start(store, number, PRIORITY_DEMAND, 0, false)) {
+            if (is_draining(ring) || !abandon_farthest(store)) {
+                waiting_prepend(store, &ring->waiting, ring->entries[number].unit);
+                return;
+            }
+        }
+    }
+    if (ring->count > 0 && !atomic_load(&store->cancelled))
+        read_ahead(store);
+}
+
+void ring_want(struct store *store, unit_number number)
+{
+    struct stored_unit *unit = &store->units[number];
+    struct ring_entry *entry = &store->ring.entries[unit->item];
+    if (unit->stage == STAGE_READING && !entry->transfer.abandoned) {
+        io_promote(store->io, &entry->transfer, PRIORITY_DEMAND);
+    } else if (unit->stage == STAGE_ABSENT) {
+        unit->stage = STAGE_WAITING;
+        waiting_append(store, &store->ring.waiting, number);
+    }
+}
+
+void ring_ask(struct store *store, unit_number number)
+{
+    struct ring *ring = &store->ring;
+    uint32_t entry = store->units[number].item;
+    /* What lies between was passed over, unless this is a step back: then a pass began anew or was cut short. */
+    uint32_t steps = distance(ring, entry);
+    if (entry != ring->cursor && steps < ring->count / 2 + 1) {
+        for (uint32_t i = 0; i < steps; i++) {
+            struct stored_unit *passed = entry_unit(store, (ring->cursor + 1 + i) % ring->count);
+            if (passed->wants == 0 && passed->skips < SKIPS)
+                passed->skips++;
+        }
+    }
+    store->units[number].skips = 0;
+    ring->cursor = entry;
+}
+
+void ring_released(struct store *store, unit_number number)
+{
+    const struct stored_unit *unit = &store->units[number];
+    if (unit->stage == STAGE_READY && is_above(&store->ring, unit->item))
+        evict(store, unit->item);
+    ring_pump(store);
+}
+
+void ring_unwanted(struct store *store, unit_number number)
+{
+    io_promote(store->io, &store->ring.entries[store->units[number].item].transfer, PRIORITY_AHEAD);
+}
+
+void ring_finished(struct store *store, unit_number number)
+{
+    struct stored_unit *unit = &store->units[number];
+    struct ring *ring = &store->ring;
+    struct transfer *transfer = &ring->entries[unit->item].transfer;
+    if (transfer->abandoned || transfer->failure.kind != FAILURE_NONE) {
+        evict(store, unit->item);
+        if (unit_not_brought(store, number, transfer))
+            waiting_append(store, &ring->waiting, number);
+    } else {
+        unit->stage = STAGE_READY;
+        if (unit->wants == 0 && is_above(ring, unit->item))
+            evict(store, unit->item);
+    }
+    /* A failed read is not tried again ahead of need, or a broken drive would be asked without end. */
+    if (transfer->failure.kind != FAILURE_NONE)
+        unit->skips = SKIPS;
+    ring_pump(store);
+}
+
+bool ring_force(struct store *store, unit_number number)
+{
+    struct ring *ring = &store->ring;
+    waiting_remove(store, &ring->waiting, number);
+    waiting_prepend(store, &ring->waiting, number);
+    ring_pump(store);
+    if (store->units[number].stage != STAGE_WAITING)
+        return true;
+    for (uint32_t i = ring->lowest; i != NO_ENTRY; i = ring->entries[i].higher) {
+        if (entry_unit(store, i)->stage == STAGE_READING)
+            return true; /* something will change */
+    }
+    waiting_remove(store, &ring->waiting, number);
+    if (start(store, store->units[number].item, PRIORITY_DEMAND, 0, true))
+        return true;
+    waiting_prepend(store, &ring->waiting, number);
+    return false;
+}
+
+void ring_set_capacity(struct store *store, uint64_t bytes)
+{
+    struct ring *ring = &store->ring;
+    bytes = align_down(MIN(bytes, ring->reserved), memory_page_size());
+    ring->capacity = bytes;
+    if (bytes >= ring->committed) {
+        memory_set_huge(ring->memory + ring->committed, bytes - ring->committed, true);
+        ring->committed = bytes;
+        return;
+    }
+    for (uint32_t i = ring->lowest; i != NO_ENTRY;) {
+        uint32_t next = ring->entries[i].higher;
+        const struct stored_unit *unit = entry_unit(store, i);
+        if (is_above(ring, i) && unit->wants == 0 && unit->holds == 0 && !ring->entries[i].transfer.abandoned) {
+            if (unit->stage == STAGE_READY || io_abandon(store->io, &ring->entries[i].transfer))
+                evict(store, i);
+        }
+        i = next;
+    }
+    finish_shrink(ring);
+}

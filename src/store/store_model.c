@@ -1,0 +1,31 @@
+/* What the store needs to know of a model and its plan. */
+#include "store/internal.h"
+
+static const struct unit *unit_of_model(const void *model, unit_number unit)
+{
+    return model_unit(model, unit);
+}
+
+hypura_status store_open(struct store **out, const struct model *model, const struct plan *plan,
+                         const struct store_options *options, hypura_error *error)
+{
+    const struct gguf *file = model_file(model);
+    struct store_source source = {.model = model,
+                                  .unit = unit_of_model,
+                                  .unit_count = model_unit_count(model),
+                                  .tiers = plan->tiers,
+                                  .in_ring = plan->in_ring,
+                                  .file_count = (uint32_t)gguf_file_count(file),
+                                  .ring_bytes = plan->ring_bytes,
+                                  .expert_cache_bytes = plan->expert_cache_bytes};
+    const char **paths;
+    hypura_status status = ALLOCATE(&paths, source.file_count, "files", error);
+    if (status)
+        return status;
+    for (uint32_t i = 0; i < source.file_count; i++)
+        paths[i] = gguf_file_path(file, i);
+    source.paths = paths;
+    status = store_open_source(out, &source, options, NULL, error);
+    memory_free(paths);
+    return status;
+}

@@ -1,0 +1,300 @@
+/* Nothing that a drive does makes the store hang or hand out wrong bytes. */
+#include "fixture.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdatomic.h>
+
+static const struct store_options readers[2] = {
+    {.reader = STORE_READER_AUTO, .block_bytes = 16384, .depth = 8},
+    {.reader = STORE_READER_THREADS, .block_bytes = 16384, .depth = 4},
+};
+
+static const struct fixture_shape mixed = {
+    .tensors = 16, .layers = 2, .experts = 16, .tensor_bytes = 150000, .slice_bytes = 9000};
+
+struct mischief {
+    struct random random;
+    atomic_int number; /* errno to answer; 0: none */
+    unsigned every;    /* only every n-th read */
+    atomic_uint count;
+    bool short_reads;
+    atomic_uint sleep_microseconds; /* before each read */
+};
+
+static int play(void *context, uint32_t file, uint64_t offset, uint32_t *bytes)
+{
+    (void)file;
+    (void)offset;
+    struct mischief *mischief = context;
+    unsigned sleep_microseconds = atomic_load(&mischief->sleep_microseconds);
+    if (sleep_microseconds)
+        usleep(sleep_microseconds);
+    if (atomic_fetch_add(&mischief->count, 1) % MAX(mischief->every, 1u) != 0)
+        return 0;
+    if (mischief->short_reads) {
+        /* Whole blocks, parts of one, and nothing at all. */
+        uint64_t dice = random_next(&mischief->random);
+        *bytes = dice % 4 == 0 ? 0 : (uint32_t)align_down(random_next(&mischief->random) % *bytes, 512);
+    }
+    return atomic_load(&mischief->number);
+}
+
+struct world {
+    struct fixture fixture;
+    struct mischief mischief;
+    struct io_fault fault;
+    uint64_t largest_tensor, largest_expert;
+};
+
+static struct store *open_world(struct world *world, size_t reader)
+{
+    fixture_make(&world->fixture, &mixed);
+    footprints(&world->fixture, UNIT_TENSOR, &world->largest_tensor);
+    footprints(&world->fixture, UNIT_EXPERT, &world->largest_expert);
+    world->fault = (struct io_fault){play, &world->mischief};
+    random_seed(&world->mischief.random, 11);
+    return open_store(&world->fixture, 3 * world->largest_tensor, 4 * world->largest_expert, &readers[reader],
+                      &world->fault);
+}
+
+static void use_everything(struct store *store, const struct fixture *fixture)
+{
+    unit_number experts[32];
+    for (unit_number i = 0; i < fixture->tensors; i++)
+        get_and_check(store, fixture, i);
+    for (uint32_t i = 0; i < 32; i++)
+        experts[i] = fixture->tensors + i;
+    assert_ok(store_want(store, experts, 32, &test_error));
+    for (uint32_t i = 0; i < 32; i++)
+        get_and_check(store, fixture, experts[i]);
+}
+
+static void short_reads_are_completed(void **state)
+{
+    (void)state;
+    for (size_t reader = 0; reader < COUNT_OF(readers); reader++) {
+        struct world world = {.mischief = {.short_reads = true, .every = 2}};
+        struct store *store = open_world(&world, reader);
+        use_everything(store, &world.fixture);
+        store_close(store);
+        fixture_free(&world.fixture);
+    }
+}
+
+static void passing_refusals_are_tried_again(void **state)
+{
+    (void)state;
+    const int numbers[] = {EAGAIN, EINTR, EBUSY, ENOMEM};
+    for (size_t i = 0; i < COUNT_OF(numbers); i++) {
+        struct world world = {.mischief = {.number = numbers[i], .every = 3}};
+        struct store *store = open_world(&world, i % 2);
+        use_everything(store, &world.fixture);
+        store_close(store);
+        fixture_free(&world.fixture);
+    }
+}
+
+static void a_read_error_is_told_and_nothing_hangs(void **state)
+{
+    (void)state;
+    const int numbers[] = {EIO, ENOMEM};
+    for (size_t i = 0; i < COUNT_OF(numbers); i++) {
+        struct world world = {0};
+        struct store *store = open_world(&world, i);
+        const struct fixture *fixture = &world.fixture;
+        struct store_view view;
+        get_and_check(store, fixture, 0);
+        get_and_check(store, fixture, 20);
+        usleep(50000); /* what was read ahead is there */
+        atomic_store(&world.mischief.number, numbers[i]);
+        const unit_number wanted[] = {30, 31, 32, 33, 34, 20};
+        assert_ok(store_want(store, wanted, COUNT_OF(wanted), &test_error));
+        for (size_t left = COUNT_OF(wanted); left-- > 0;) {
+            hypura_status status = store_get(store, wanted[left], &view, &test_error);
+            if (wanted[left] == 20) {
+                assert_int_equal(status, HYPURA_OK);
+                store_put(store, 20);
+                continue;
+            }
+            assert_int_equal(status, HYPURA_ERROR_IO);
+            assert_non_null(strstr(test_error.message, "hypura-test-store"));
+            assert_non_null(strstr(test_error.message, "offset"));
+            assert_non_null(strstr(test_error.message, strerror(numbers[i])));
+        }
+        assert_int_equal(store_get(store, 12, &view, &test_error), HYPURA_ERROR_IO);
+        /* A failure is settled: who waits for any of several hears of it. */
+        const unit_number failing = 35;
+        size_t index = 7;
+        assert_ok(store_want(store, &failing, 1, &test_error));
+        assert_ok(store_wait_any(store, &failing, 1, &index, &test_error));
+        assert_int_equal(index, 0);
+        assert_int_equal(store_get(store, failing, &view, &test_error), HYPURA_ERROR_IO);
+        /* The drive is well again, and so is the store. */
+        atomic_store(&world.mischief.number, 0);
+        use_everything(store, fixture);
+        store_close(store);
+        fixture_free(&world.fixture);
+    }
+}
+
+static void loading_tells_a_read_error(void **state)
+{
+    (void)state;
+    struct fixture fixture;
+    struct fixture_shape shape = mixed;
+    shape.pin_tensors = shape.pin_experts = true;
+    fixture_make(&fixture, &shape);
+    struct mischief mischief = {.number = EIO, .every = 20};
+    const struct io_fault fault = {play, &mischief};
+    struct store_source source = fixture_source(&fixture, 0, 0);
+    struct store *store;
+    assert_ok(store_open_source(&store, &source, &readers[0], &fault, &test_error));
+    assert_int_equal(store_load(store, NULL, NULL, &test_error), HYPURA_ERROR_IO);
+    assert_non_null(strstr(test_error.message, "offset"));
+    store_close(store);
+    fixture_free(&fixture);
+}
+
+static void a_file_that_became_shorter_is_an_error(void **state)
+{
+    (void)state;
+    for (size_t reader = 0; reader < COUNT_OF(readers); reader++) {
+        struct world world = {0};
+        struct store *store = open_world(&world, reader);
+        struct store_view view;
+        const unit_number last = world.fixture.count - 1;
+        const struct unit_slice *slice = &world.fixture.units[last].slices[0];
+        assert_int_equal(truncate(world.fixture.paths[slice->file], (off_t)(slice->offset + 100)), 0);
+        assert_int_equal(store_get(store, last, &view, &test_error), HYPURA_ERROR_IO);
+        assert_non_null(strstr(test_error.message, "shorter"));
+        assert_non_null(strstr(test_error.message, world.fixture.paths[slice->file]));
+        get_and_check(store, &world.fixture, 0);
+        uint8_t byte;
+        for (unit_number i = 0; i < world.fixture.tensors; i++) /* tensors lie before the experts */
+            assert_ok(store_read(store, i, 0, 1, &byte, &test_error));
+        assert_int_equal(truncate(world.fixture.paths[1], 10), 0);
+        assert_int_equal(store_read(store, 3, 0, 1, &byte, &test_error), HYPURA_ERROR_IO);
+        assert_non_null(strstr(test_error.message, "shorter"));
+        store_close(store);
+        fixture_free(&world.fixture);
+    }
+}
+
+/* ---- other threads ----------------------------------------------------------------------------------------------- */
+
+static void *cancel_soon(void *store)
+{
+    usleep(30000);
+    store_cancel(store, true);
+    return NULL;
+}
+
+static void a_cancel_from_another_thread_ends_a_wait(void **state)
+{
+    (void)state;
+    for (size_t reader = 0; reader < COUNT_OF(readers); reader++) {
+        struct world world = {0};
+        struct store *store = open_world(&world, reader);
+        const unit_number wanted[] = {20, 21, 22, 23, 24, 25, 26, 27};
+        for (int by_any = 0; by_any < 2; by_any++) {
+            atomic_store(&world.mischief.sleep_microseconds, 20000);
+            assert_ok(store_want(store, wanted, COUNT_OF(wanted), &test_error));
+            pthread_t thread;
+            assert_int_equal(pthread_create(&thread, NULL, cancel_soon, store), 0);
+            uint64_t start = clock_nanoseconds();
+            struct store_view view;
+            size_t index;
+            hypura_status status = by_any ? store_wait_any(store, wanted + 6, 2, &index, &test_error)
+                                          : store_get(store, wanted[6], &view, &test_error);
+            double seconds = clock_seconds_since(start);
+            pthread_join(thread, NULL);
+            assert_int_equal(status, HYPURA_ERROR_CANCELLED);
+            assert_true(seconds < 0.1 + 0.03);
+            assert_int_equal(store_want(store, wanted, 1, &test_error), HYPURA_ERROR_CANCELLED);
+            assert_int_equal(store_get(store, 0, &view, &test_error), HYPURA_ERROR_CANCELLED);
+            store_forget(store, wanted, COUNT_OF(wanted));
+            atomic_store(&world.mischief.sleep_microseconds, 0);
+            store_cancel(store, false);
+            use_everything(store, &world.fixture);
+        }
+        /* Closing does not wait for what is only wanted. */
+        assert_ok(store_want(store, wanted, COUNT_OF(wanted), &test_error));
+        store_close(store);
+        fixture_free(&world.fixture);
+    }
+}
+
+struct resizer {
+    struct store *store;
+    struct world *world;
+    atomic_bool stop;
+    unsigned resizes;
+};
+
+static void *resize_often(void *argument)
+{
+    struct resizer *resizer = argument;
+    struct random random;
+    random_seed(&random, 17);
+    uint64_t least = resizer->world->largest_tensor + resizer->world->largest_expert;
+    while (!atomic_load(&resizer->stop)) {
+        uint64_t bytes = least + random_next(&random) % (3 * least);
+        if (random_next(&random) % 4 == 0)
+            bytes *= 8;
+        hypura_error error;
+        if (store_resize(resizer->store, bytes, &error) == HYPURA_OK)
+            resizer->resizes++;
+        struct store_statistics statistics;
+        store_statistics(resizer->store, &statistics);
+        store_unit_state(resizer->store, 20);
+        usleep(300);
+    }
+    return NULL;
+}
+
+static void the_pool_changes_size_under_load(void **state)
+{
+    (void)state;
+    struct world world = {0};
+    struct store *store = open_world(&world, 0);
+    assert_int_equal(store_resize(store, world.largest_tensor, &test_error), HYPURA_ERROR_MEMORY);
+    struct resizer resizer = {.store = store, .world = &world};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, resize_often, &resizer), 0);
+    for (int i = 0; i < 40; i++)
+        use_everything(store, &world.fixture);
+    atomic_store(&resizer.stop, true);
+    pthread_join(thread, NULL);
+    assert_true(resizer.resizes > 0);
+    /* Down to the least with a unit in use: it stays until it is put. */
+    struct store_view view;
+    uint64_t least = world.largest_tensor + world.largest_expert;
+    assert_ok(store_resize(store, 20 * least, &test_error));
+    use_everything(store, &world.fixture);
+    assert_ok(store_get(store, 20, &view, &test_error));
+    assert_ok(store_resize(store, least, &test_error));
+    assert_true(is_right(&world.fixture, 20, &view));
+    store_put(store, 20);
+    usleep(50000);
+    struct store_statistics statistics;
+    store_statistics(store, &statistics);
+    assert_true(statistics.pool_bytes_used <= least);
+    use_everything(store, &world.fixture);
+    store_close(store);
+    fixture_free(&world.fixture);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(short_reads_are_completed),
+        cmocka_unit_test(passing_refusals_are_tried_again),
+        cmocka_unit_test(a_read_error_is_told_and_nothing_hangs),
+        cmocka_unit_test(loading_tells_a_read_error),
+        cmocka_unit_test(a_file_that_became_shorter_is_an_error),
+        cmocka_unit_test(a_cancel_from_another_thread_ends_a_wait),
+        cmocka_unit_test(the_pool_changes_size_under_load),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
