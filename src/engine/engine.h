@@ -43,6 +43,7 @@ const struct model *engine_model(const struct engine *engine);
 const struct plan *engine_plan(const struct engine *engine);
 const struct hardware *engine_hardware(const struct engine *engine);
 struct store *engine_store(struct engine *engine);
+size_t engine_threads(const struct engine *engine);
 
 /* Plans without loading: what engine_open would do on this machine, for inspect. The result is freed with plan_free. */
 hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
@@ -50,11 +51,17 @@ hypura_status engine_plan_only(struct plan **out, const struct model *model, con
 
 /* Tokens of one or more sequences that pass through the weights together. */
 struct engine_batch {
-    size_t count; /* at most engine_plan()->chunk */
+    size_t count; /* 1 to engine_plan()->chunk */
     const int32_t *tokens;
     const uint32_t *positions; /* within a sequence they follow one another, from the number of positions held */
-    const uint32_t *sequences; /* below options.sequences; tokens of a sequence are adjacent. NULL: all 0 */
+    const uint32_t *sequences; /* below plan->sequences; tokens of a sequence are adjacent. NULL: all 0 */
     const bool *want_logits;   /* NULL: of the last token only */
+
+    /* Called with each token that wants logits, in order, while the output matrix is held; false stops with
+     * HYPURA_ERROR_CANCELLED. Without it at most engine_logits_rows tokens may want them, and engine_logits gives them
+     * afterwards. */
+    bool (*on_logits)(void *context, size_t index, const float *logits);
+    void *on_logits_context;
 };
 
 /* Runs a batch. Token ids and positions are checked. After an error (HYPURA_ERROR_CANCELLED included) the sequences
@@ -64,6 +71,9 @@ hypura_status engine_forward(struct engine *engine, const struct engine_batch *b
 /* Logits [vocabulary] of the batch's index-th token that wanted them, counted among those; valid until the next
  * forward. */
 const float *engine_logits(const struct engine *engine, size_t index);
+
+/* Logits that are kept at once: at least one for each sequence. */
+size_t engine_logits_rows(const struct engine *engine);
 
 /* Final hidden states of all tokens of the batch, normed: [count][embedding]; for embeddings. */
 const float *engine_hidden(const struct engine *engine);

@@ -155,7 +155,7 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
             p->rope_attention_factor *= 1.0f + stretch;
         if (reader->architecture->flags & ARCHITECTURE_LATENT) {
             /* The converter wrote 0.1 x the model's mscale_all_dim. */
-            float scale = 1.0f + stretch * (log_multiplier / 0.1f);
+            float scale = p->rope_attention_factor * (1.0f + stretch * (log_multiplier / 0.1f));
             p->attention_scale *= scale * scale;
         }
     }

@@ -1,0 +1,205 @@
+#include "engine/engine_private.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Queries come with an output gate (Qwen 3 Next): of each head first the query, then the gate. */
+static bool is_gated(const struct engine *engine)
+{
+    return model_architecture(engine->model)->flags & ARCHITECTURE_QUERY_GATED;
+}
+
+static void take_queries(struct engine *engine, size_t heads, size_t size)
+{
+    struct scratch *s = &engine->scratch;
+    for (size_t h = 0; h < engine->rows * heads; h++)
+        memcpy(s->query + h * size, s->query_raw + 2 * h * size, size * sizeof(float));
+}
+
+static void apply_gates(struct engine *engine, size_t heads, size_t size)
+{
+    struct scratch *s = &engine->scratch;
+    for (size_t h = 0; h < engine->rows * heads; h++) {
+        const float *gate = s->query_raw + (2 * h + 1) * size;
+        for (size_t i = 0; i < size; i++)
+            s->attended[h * size + i] *= 1.0f / (1.0f + expf(-gate[i]));
+    }
+}
+
+/* Queries, keys and values of all rows: three matrices, or the parts of one. */
+static hypura_status project(struct engine *engine, const struct model_layer *layer, struct held *held,
+                             hypura_error *error)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    size_t widths[3] = {(size_t)layer->heads * p->key_size, (size_t)layer->kv_heads * p->key_size,
+                        (size_t)layer->kv_heads * p->value_size};
+    float *outputs[3] = {s->query, s->key, s->value};
+    if (is_gated(engine)) {
+        widths[0] *= 2;
+        outputs[0] = s->query_raw;
+    }
+    struct matmul jobs[3] = {0};
+    const unit_number *tensors = layer->tensors;
+    if (tensors[ROLE_ATTENTION_QKV] != NO_UNIT) {
+        struct matrix matrix;
+        const float *bias;
+        TRY(hold_matrix(engine, held, tensors[ROLE_ATTENTION_QKV], &matrix, error));
+        TRY(hold_vector(engine, held, tensors[ROLE_ATTENTION_QKV_BIAS], &bias, error));
+        size_t first = 0;
+        for (int i = 0; i < 3; i++) {
+            jobs[i].weights = matrix_rows(&matrix, first, widths[i]);
+            jobs[i].bias = bias ? bias + first : NULL;
+            first += widths[i];
+        }
+    } else {
+        static const enum tensor_role roles[3] = {ROLE_ATTENTION_Q, ROLE_ATTENTION_K, ROLE_ATTENTION_V};
+        for (int i = 0; i < 3; i++) {
+            TRY(hold_matrix(engine, held, tensors[roles[i]], &jobs[i].weights, error));
+            TRY(hold_vector(engine, held, tensors[roles[i] + 1], &jobs[i].bias, error));
+        }
+    }
+    for (int i = 0; i < 3; i++) {
+        jobs[i].input = s->input;
+        jobs[i].tokens = engine->rows;
+        jobs[i].output = outputs[i];
+        jobs[i].output_stride = widths[i];
+    }
+    compute_matmul(engine->compute, jobs, 3);
+    return HYPURA_OK;
+}
+
+/* Norms of queries and keys: of each head, or of all heads as one row (OLMoE), as the length of the tensor says. */
+static hypura_status norm_heads(struct engine *engine, float *values, unit_number weight, size_t heads, size_t size,
+                                hypura_error *error)
+{
+    if (weight == NO_UNIT)
+        return HYPURA_OK;
+    uint64_t length = model_unit(engine->model, weight)->slices[0].tensor->dimensions[0];
+    size_t rows = engine->rows * heads * size / (size_t)length;
+    return norm(engine, values, values, weight, NO_UNIT, rows, (size_t)length, error);
+}
+
+/* Longer contexts get sharper attention: queries grow with the logarithm of their position. */
+static void scale_queries_by_position(struct engine *engine, size_t width)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    if (p->attention_temperature_scale == 0.0f)
+        return;
+    for (size_t r = 0; r < engine->rows; r++) {
+        double steps = floor((engine->scratch.positions[r] + (double)p->attention_temperature_offset) /
+                             p->attention_temperature_floor);
+        float factor = (float)(log(steps + 1.0) * p->attention_temperature_scale + 1.0);
+        float *query = engine->scratch.query + r * width;
+        compute_scale(engine->compute, query, query, factor, width);
+    }
+}
+
+static void turn(struct engine *engine, const struct model_layer *layer)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    if (!layer->rope)
+        return;
+    enum rope_layout layout = model_architecture(engine->model)->rope == ROPE_STYLE_NORMAL ? ROPE_NORMAL : ROPE_NEOX;
+    const float *table = s->rope[layer->rope_local];
+    compute_rope(engine->compute, layout, s->query, engine->rows, (size_t)layer->heads * p->key_size, layer->heads,
+                 p->key_size, p->rotary, table);
+    compute_rope(engine->compute, layout, s->key, engine->rows, (size_t)layer->kv_heads * p->key_size, layer->kv_heads,
+                 p->key_size, p->rotary, table);
+}
+
+static void attend(struct engine *engine, uint32_t number, const float *sinks)
+{
+    const struct model_layer *layer = model_layer(engine->model, number);
+    const struct model_parameters *p = model_parameters(engine->model);
+    const struct kv_layer *kv = &engine->kv.layers[number];
+    struct scratch *s = &engine->scratch;
+    for (uint32_t i = 0; i < engine->span_count; i++) {
+        const struct span *span = &s->spans[i];
+        kv_cache_write(&engine->kv, number, span->sequence, s->positions[span->first_row], span->rows,
+                       s->key + span->first_row * kv->heads * kv->key_size,
+                       s->value + span->first_row * kv->heads * kv->value_size);
+        s->attention[i] = (struct attention_sequence){.first_row = span->first_row,
+                                                      .rows = span->rows,
+                                                      .keys = kv_cache_keys(&engine->kv, number, span->sequence),
+                                                      .values = kv_cache_values(&engine->kv, number, span->sequence),
+                                                      .capacity = kv->capacity};
+    }
+    struct attention attention = {.query = s->query,
+                                  .output = s->attended,
+                                  .positions = s->positions,
+                                  .heads = layer->heads,
+                                  .kv_heads = layer->kv_heads,
+                                  .key_size = kv->key_size,
+                                  .value_size = kv->value_size,
+                                  .key_type = engine->kv.type,
+                                  .value_type = engine->kv.type,
+                                  .key_position_bytes = kv->key_position_bytes,
+                                  .key_head_bytes = kv->key_head_bytes,
+                                  .value_position_bytes = kv->value_position_bytes,
+                                  .value_head_bytes = kv->value_head_bytes,
+                                  .scale = p->attention_scale,
+                                  .soft_cap = p->attention_soft_cap,
+                                  .window = layer->window,
+                                  .sinks = sinks,
+                                  .sequences = s->attention,
+                                  .sequence_count = engine->span_count};
+    compute_attention(engine->compute, &attention);
+}
+
+hypura_status project_rows(struct engine *engine, const struct model_layer *layer, enum tensor_role role, bool bias,
+                           const float *values, float *out, hypura_error *error)
+{
+    struct scratch *s = &engine->scratch;
+    struct held held = {0};
+    struct matmul job = {.input = s->input, .tokens = engine->rows, .output = out};
+    hypura_status status = hold_matrix(engine, &held, layer->tensors[role], &job.weights, error);
+    if (!status && bias)
+        status = hold_vector(engine, &held, layer->tensors[role + 1], &job.bias, error);
+    if (!status) {
+        job.output_stride = job.weights.rows;
+        if (values)
+            activation_set(s->input, values, engine->rows, job.weights.columns, job.weights.columns);
+        compute_matmul(engine->compute, &job, 1);
+    }
+    release(engine, &held);
+    return status;
+}
+
+static hypura_status attention_steps(struct engine *engine, uint32_t number, struct held *held, hypura_error *error)
+{
+    const struct model_layer *layer = model_layer(engine->model, number);
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    TRY(norm(engine, s->normed, s->hidden, layer->tensors[ROLE_ATTENTION_NORM],
+             layer->tensors[ROLE_ATTENTION_NORM_BIAS], engine->rows, p->embedding, error));
+    activation_set(s->input, s->normed, engine->rows, p->embedding, p->embedding);
+    TRY(project(engine, layer, held, error));
+    release(engine, held);
+    if (is_gated(engine))
+        take_queries(engine, layer->heads, p->key_size);
+
+    TRY(norm_heads(engine, s->query, layer->tensors[ROLE_ATTENTION_Q_NORM], layer->heads, p->key_size, error));
+    TRY(norm_heads(engine, s->key, layer->tensors[ROLE_ATTENTION_K_NORM], layer->kv_heads, p->key_size, error));
+    turn(engine, layer);
+    scale_queries_by_position(engine, (size_t)layer->heads * p->key_size);
+
+    const float *sinks;
+    TRY(hold_vector(engine, held, layer->tensors[ROLE_ATTENTION_SINKS], &sinks, error));
+    attend(engine, number, sinks);
+    release(engine, held);
+
+    if (is_gated(engine))
+        apply_gates(engine, layer->heads, p->value_size);
+    TRY(project_rows(engine, layer, ROLE_ATTENTION_OUTPUT, true, s->attended, s->branch, error));
+    return add_branch(engine, layer->tensors[ROLE_ATTENTION_POST_NORM], error);
+}
+
+hypura_status attention_layer(struct engine *engine, uint32_t layer, hypura_error *error)
+{
+    struct held held = {0};
+    hypura_status status = attention_steps(engine, layer, &held, error);
+    release(engine, &held);
+    return status;
+}

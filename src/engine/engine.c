@@ -1,0 +1,307 @@
+#include "engine/engine_private.h"
+
+/* The longest context anybody asks for, and the largest batch: byte counts stay far from 64 bits. */
+#define MAX_POSITIONS (1u << 24)
+#define MAX_CHUNK 16384u
+#define MAX_SEQUENCES 1024u
+#define MAX_THREADS 256u
+
+void engine_default_options(struct engine_options *options)
+{
+    *options = (struct engine_options){.kv_type = TENSOR_F16, .reader = STORE_READER_AUTO};
+}
+
+/* ---- planning ------------------------------------------------------------------------------------------------------
+ */
+
+static uint64_t planned_kv_bytes(const void *context, uint32_t positions, uint32_t sequences, enum tensor_type type)
+{
+    return kv_cache_bytes(context, positions, sequences, type);
+}
+
+static uint64_t planned_scratch_bytes(const void *context, uint32_t chunk, uint32_t positions)
+{
+    (void)positions;
+    return scratch_bytes(context, chunk);
+}
+
+static hypura_status check_options(const struct engine_options *options, hypura_error *error)
+{
+    if (options->context > MAX_POSITIONS)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a context of %u positions; at most %u are possible",
+                         options->context, MAX_POSITIONS);
+    if (options->chunk > MAX_CHUNK)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "batches of %u tokens; at most %u are possible", options->chunk,
+                         MAX_CHUNK);
+    if (options->sequences > MAX_SEQUENCES)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%u sequences; at most %u are possible", options->sequences,
+                         MAX_SEQUENCES);
+    if (options->threads > MAX_THREADS)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%zu threads; at most %u are possible", options->threads,
+                         MAX_THREADS);
+    return HYPURA_OK;
+}
+
+/* Every tensor's type must have a kernel; better said now than in the middle of a pass. */
+static hypura_status check_types(const struct model *model, hypura_error *error)
+{
+    for (uint32_t u = 0; u < model_unit_count(model); u++) {
+        const struct unit *unit = model_unit(model, u);
+        for (uint32_t i = 0; i < unit->slice_count; i++) {
+            const struct gguf_tensor *tensor = unit->slices[i].tensor;
+            if (compute_supports(tensor->type))
+                continue;
+            const struct tensor_type_info *info = tensor_type_info(tensor->type);
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                             "%s: tensor '%s' is of type %s, which this program cannot compute with",
+                             gguf_file_path(model_file(model), tensor->file), tensor->name.data,
+                             info && info->name ? info->name : "?");
+        }
+    }
+    return HYPURA_OK;
+}
+
+static hypura_status check_heads(const struct model *model, hypura_error *error)
+{
+    const struct model_parameters *p = model_parameters(model);
+    size_t key = p->key_size, value = p->value_size;
+    if (model_layer(model, 0)->kind == LAYER_LATENT) {
+        key = MAX(p->latent_key_size, p->kv_rank + p->rotary);
+        value = MAX(p->latent_value_size, p->kv_rank);
+    }
+    if (key > ATTENTION_MAX_SIZE || value > ATTENTION_MAX_SIZE)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s: attention heads of %zu and %zu elements; at most %d are possible",
+                         gguf_file_path(model_file(model), 0), key, value, ATTENTION_MAX_SIZE);
+    if (p->recurrent_value_size > RECURRENT_MAX_SIZE)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: recurrent heads of %u elements; at most %u are possible",
+                         gguf_file_path(model_file(model), 0), p->recurrent_value_size, RECURRENT_MAX_SIZE);
+    return HYPURA_OK;
+}
+
+static size_t choose_threads(const struct engine_options *options, const struct hardware *hardware)
+{
+    return options->threads ? options->threads : MIN(MAX(hardware->cores, (size_t)1), (size_t)MAX_THREADS);
+}
+
+static hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
+                               const struct model *model, const struct hardware *hardware,
+                               const struct engine_options *options, hypura_error *error)
+{
+    TRY(check_options(options, error));
+    TRY(check_types(model, error));
+    TRY(check_heads(model, error));
+    geometry_make(geometry, model, choose_threads(options, hardware), MAX(options->sequences, 1u));
+    *request = (struct plan_request){
+        .budget = options->budget,
+        .overhead = memory_resident_bytes(),
+        .code = hardware_code_bytes(),
+        .positions = options->context,
+        .sequences = geometry->sequences,
+        .chunk = geometry->windows && options->chunk > WINDOW_SLACK ? WINDOW_SLACK : options->chunk,
+        .kv_type = options->kv_type,
+        .working_set = {.kv_bytes = planned_kv_bytes, .scratch_bytes = planned_scratch_bytes, .context = geometry}};
+    TRY(plan_make(out, model, hardware, request, error));
+    if (!geometry->windows || (*out)->chunk <= WINDOW_SLACK)
+        return HYPURA_OK;
+    /* Rings of sliding windows have room for this many tokens beyond the window. */
+    plan_free(*out);
+    *out = NULL;
+    request->chunk = WINDOW_SLACK;
+    return plan_make(out, model, hardware, request, error);
+}
+
+hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
+                               const struct engine_options *options, hypura_error *error)
+{
+    struct plan_request request;
+    struct geometry geometry;
+    struct plan *plan = NULL;
+    TRY(make_plan(&plan, &request, &geometry, model, hardware, options, error));
+    *out = plan;
+    return HYPURA_OK;
+}
+
+/* ---- opening -------------------------------------------------------------------------------------------------------
+ */
+
+static hypura_status open_trace(struct engine *engine, const char *path, hypura_error *error)
+{
+    struct trace_shape shape;
+    TRY(trace_shape_of_model(&shape, engine->model, error));
+    hypura_status status = trace_writer_create(&engine->trace, path, &shape, error);
+    trace_shape_free(&shape);
+    return status;
+}
+
+/* Rope factors stand in tensors: LongRoPE has two sets, for contexts up to the original length and beyond. */
+static hypura_status open_rope(struct engine *engine, hypura_error *error)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    unit_number unit = model_tensor(engine->model, ROLE_ROPE_FACTORS);
+    if (unit == NO_UNIT)
+        unit =
+            model_tensor(engine->model, engine->plan->positions > p->rope_original_context ? ROLE_ROPE_FACTORS_LONG
+                                                                                           : ROLE_ROPE_FACTORS_SHORT);
+    struct held held = {0};
+    const float *factors;
+    hypura_status status = hold_vector(engine, &held, unit, &factors, error);
+    if (!status)
+        status = rope_table_create(&engine->rope, p, false, factors, error);
+    release(engine, &held);
+    bool local = false;
+    for (uint32_t i = 0; i < p->layers; i++)
+        local = local || model_layer(engine->model, i)->rope_local;
+    if (!status && local)
+        status = rope_table_create(&engine->rope_local, p, true, NULL, error);
+    return status;
+}
+
+static hypura_status open_parts(struct engine *engine, const struct engine_options *options, hypura_error *error)
+{
+    TRY(make_plan(&engine->plan, &engine->request, &engine->geometry, engine->model, &engine->hardware, options,
+                  error));
+    const struct plan *plan = engine->plan;
+    if (plan->chunk == 0 || plan->chunk > MAX_CHUNK || plan->positions == 0 || plan->positions > MAX_POSITIONS ||
+        plan->sequences != engine->geometry.sequences)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a plan for %u tokens a batch and %u positions cannot be",
+                         plan->chunk, plan->positions);
+    atomic_store(&engine->budget, plan->budget);
+    TRY(compute_create(&engine->compute, engine->geometry.threads, compute_best_instructions(), error));
+    TRY(scratch_create(&engine->scratch, &engine->geometry, plan->chunk, error));
+    TRY(kv_cache_create(&engine->kv, &engine->geometry, plan->positions, plan->kv_type, error));
+    struct store_options store = {.reader = options->reader, .allow_buffered = true, .hardware = &engine->hardware};
+    TRY(store_open(&engine->store, engine->model, plan, &store, error));
+    if (options->trace_path)
+        TRY(open_trace(engine, options->trace_path, error));
+    TRY(store_load(engine->store, options->progress, options->progress_context, error));
+    return open_rope(engine, error);
+}
+
+hypura_status engine_open(struct engine **out, const char *path, const struct engine_options *options,
+                          hypura_error *error)
+{
+    struct engine *engine;
+    uint64_t start = clock_nanoseconds();
+    TRY(ALLOCATE(&engine, 1, "engine", error));
+    hypura_status status = model_open(&engine->model, path, error);
+    if (!status)
+        status = hardware_detect(&engine->hardware, path, error);
+    if (!status)
+        status = open_parts(engine, options, error);
+    if (status) {
+        engine_close(engine);
+        return status;
+    }
+    engine->load_seconds = clock_seconds_since(start);
+    *out = engine;
+    return HYPURA_OK;
+}
+
+void engine_close(struct engine *engine)
+{
+    if (!engine)
+        return;
+    /* What the trace lost by a full disk was said by the pass that wrote it. */
+    trace_writer_close(engine->trace, NULL);
+    if (engine->store)
+        store_close(engine->store);
+    rope_table_destroy(&engine->rope);
+    rope_table_destroy(&engine->rope_local);
+    kv_cache_destroy(&engine->kv);
+    scratch_destroy(&engine->scratch);
+    compute_destroy(engine->compute);
+    plan_free(engine->plan);
+    model_close(engine->model);
+    memory_free(engine);
+}
+
+/* ---- looking in ----------------------------------------------------------------------------------------------------
+ */
+
+const struct model *engine_model(const struct engine *engine)
+{
+    return engine->model;
+}
+
+const struct plan *engine_plan(const struct engine *engine)
+{
+    return engine->plan;
+}
+
+const struct hardware *engine_hardware(const struct engine *engine)
+{
+    return &engine->hardware;
+}
+
+struct store *engine_store(struct engine *engine)
+{
+    return engine->store;
+}
+
+size_t engine_threads(const struct engine *engine)
+{
+    return engine->geometry.threads;
+}
+
+uint32_t engine_positions(const struct engine *engine, uint32_t sequence)
+{
+    return sequence < engine->kv.sequences ? engine->kv.held[sequence] : 0;
+}
+
+bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t positions)
+{
+    if (sequence >= engine->kv.sequences || positions >= engine->kv.held[sequence])
+        return true;
+    bool kept = kv_cache_can_truncate(&engine->kv, sequence, positions);
+    engine->kv.held[sequence] = kept ? positions : 0;
+    if (engine->kv.held[sequence] == 0)
+        engine->kv.reached[sequence] = 0;
+    return kept;
+}
+
+void engine_cancel(struct engine *engine, bool cancel)
+{
+    atomic_store(&engine->cancelled, cancel);
+    store_cancel(engine->store, cancel);
+}
+
+hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_error *error)
+{
+    const struct plan *plan = engine->plan;
+    uint64_t fixed = plan->budget - MIN(plan->budget, plan->pool_bytes);
+    if (plan->pool_bytes == 0 && bytes < fixed) {
+        char text[32];
+        return error_set(error, HYPURA_ERROR_MEMORY,
+                         "all weights are in memory for good; the least without loading the model anew is %s",
+                         format_bytes(text, sizeof text, (double)fixed));
+    }
+    if (plan->pool_bytes) {
+        hypura_status status = bytes > fixed ? store_resize(engine->store, bytes - fixed, error)
+                                             : error_set(error, HYPURA_ERROR_MEMORY, "no room for a pool is left");
+        if (status)
+            return error_prefix(error, "a budget of %.1f MiB, of which %.1f MiB are taken by what stays in memory",
+                                (double)bytes / 1048576.0, (double)fixed / 1048576.0);
+    }
+    atomic_store(&engine->budget, bytes);
+    return HYPURA_OK;
+}
+
+void engine_statistics(struct engine *engine, struct engine_statistics *out)
+{
+    *out = (struct engine_statistics){
+        .load_seconds = engine->load_seconds,
+        .prompt_tokens = atomic_load(&engine->prompt_tokens),
+        .generated_tokens = atomic_load(&engine->generated_tokens),
+        .prompt_seconds = (double)atomic_load(&engine->prompt_nanoseconds) * 1e-9,
+        .decode_seconds = (double)atomic_load(&engine->decode_nanoseconds) * 1e-9,
+        .peak_rss_bytes = memory_peak_resident_bytes(),
+        .budget_bytes = atomic_load(&engine->budget),
+    };
+    store_statistics(engine->store, &out->store);
+    for (uint32_t u = 0; u < model_unit_count(engine->model); u++) {
+        enum unit_state state = store_unit_state(engine->store, u);
+        bool in_memory = state == UNIT_CACHED || state == UNIT_PINNED;
+        *(in_memory ? &out->bytes_ram : &out->bytes_storage) += model_unit(engine->model, u)->bytes;
+    }
+}

@@ -1,0 +1,270 @@
+/* Shared by the files of the forward pass; nobody else includes it.
+ *
+ *   engine.c           opening, closing, budgets, statistics
+ *   forward.c          batch checks, embeddings, the walk over the layers, logits
+ *   weights.c          holding units of the store while they are used
+ *   scratch.c          every buffer of the pass, sized from the chunk
+ *   kv_cache.c         keys and values of all sequences, and how far each reaches
+ *   rope_table.c       angles of the batch's positions
+ *   attention_layer.c  queries, keys, values, attention, output
+ *   latent_layer.c     the same for multi-head latent attention (DeepSeek)
+ *   recurrent_layer.c  the same for gated delta nets (Qwen 3 Next)
+ *   ffn.c              dense feed forward
+ *   router.c, moe.c    which experts, and their work in the order of arrival
+ */
+#ifndef HYPURA_ENGINE_PRIVATE_H
+#define HYPURA_ENGINE_PRIVATE_H
+
+#include "compute/compute.h"
+#include "engine/engine.h"
+#include "store/trace.h"
+
+#include <stdatomic.h>
+
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        hypura_status try_status = (call);                                                                             \
+        if (try_status)                                                                                                \
+            return try_status;                                                                                         \
+    } while (0)
+
+/* ---- geometry: what all byte counts follow from -------------------------------------------------------------------
+ */
+
+/* Rows of logits that one product with the output matrix gives; a batch that wants more gets them in turns. */
+#define LOGITS_ROWS 8u
+
+/* Positions that a sliding window's ring holds beyond the window: the most tokens of a batch in such a model. */
+#define WINDOW_SLACK 512u
+
+/* Queries of latent attention are as wide as the cache's rows; so many heads of them are worked on at once. */
+#define LATENT_HEADS 4096u
+
+/* The widest value head of a recurrent layer. */
+#define RECURRENT_MAX_SIZE 1024u
+
+struct geometry {
+    const struct model *model;
+    size_t threads;
+    uint32_t sequences;
+    uint32_t logits_rows;
+    bool windows; /* some layer has a sliding window */
+    /* Widths: the greatest over the layers, in floats. */
+    size_t query, query_raw, key, value, attended, projected, feed_forward, vector;
+    /* Latent layers: rows worked on at once, and what their heads need. */
+    uint32_t latent_rows;
+    size_t latents, latent_query, latent_attended, heads, latent_head;
+};
+
+void geometry_make(struct geometry *out, const struct model *model, size_t threads, uint32_t sequences);
+
+/* ---- scratch -------------------------------------------------------------------------------------------------------
+ */
+
+struct span {
+    uint32_t sequence;
+    uint32_t first_row, rows;
+};
+
+/* Sizes in elements: C tokens a batch, E embedding, K experts used. */
+struct scratch {
+    void *memory;
+    size_t bytes;
+    uint32_t chunk;
+    float *hidden; /* [C][E] the residual stream */
+    float *normed; /* [C][E] */
+    float *branch; /* [C][E] what a layer adds */
+    float *query, *query_raw, *key, *value, *attended;
+    float *rope[2];         /* [C][rotary] of the usual base, of the local one */
+    float *gate, *up;       /* [C][feed forward], or [expert_rows][expert feed forward] */
+    float *vectors[4];      /* small tensors that are not F32, as floats */
+    float *logits;          /* [logits_rows][vocabulary] */
+    uint8_t *embedding_row; /* as in the file */
+    /* latent attention: the queries against the cache's rows, and what came back, of latent_rows rows */
+    float *latents; /* [C][kv_rank + rotary] where whole keys are made of them */
+    float *latent_query, *latent_attended;
+    uint32_t *head_rows; /* [heads][latent_rows] rows of a head among rows x heads */
+    struct activation *latent_input;
+    uint32_t *positions;                  /* [C] */
+    uint32_t *wanted;                     /* [C] rows whose logits were asked for */
+    struct span *spans;                   /* [sequences] */
+    struct attention_sequence *attention; /* [sequences] */
+    /* experts */
+    uint32_t expert_rows;      /* that gate and up hold at once */
+    float *router;             /* [C][experts] logits, then probabilities */
+    float *selection;          /* [C][experts] what the choice is made on */
+    uint32_t *chosen;          /* [C][K] in the router's order */
+    float *chosen_weights;     /* [C][K] */
+    float *expert_out;         /* [C][K][E] */
+    float *shared_out;         /* [C][E] of the shared experts */
+    float *shared_weights;     /* [C] */
+    uint32_t *expert_first;    /* [experts + 1] into rows, by expert */
+    uint32_t *expert_token;    /* [C * K] rows of each expert: the token ... */
+    uint32_t *expert_slot;     /* [C * K] ... and the row of expert_out */
+    uint32_t *identity;        /* [expert_rows] 0, 1, 2 ... */
+    unit_number *expert_units; /* [experts] still to come */
+    struct matmul *jobs;       /* [2 x experts] */
+    struct activation *input;  /* [C] rows that several matrices read */
+    struct activation *inner;  /* [expert_rows or C] rows that the down matrices read */
+};
+
+hypura_status scratch_create(struct scratch *out, const struct geometry *geometry, uint32_t chunk, hypura_error *error);
+void scratch_destroy(struct scratch *scratch);
+uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk);
+
+/* ---- KV cache ------------------------------------------------------------------------------------------------------
+ */
+
+struct kv_layer {
+    uint32_t heads;
+    size_t key_size, value_size;
+    size_t capacity; /* positions of a sequence, a multiple of ATTENTION_BLOCK; 0: the layer has no cache */
+    size_t key_head_bytes, value_head_bytes;
+    size_t key_position_bytes, value_position_bytes;
+    uint64_t keys, values; /* offsets of sequence 0 in the cache */
+    uint32_t window;
+    bool values_in_keys; /* MLA: values are the first elements of the keys */
+    /* A recurrent layer has two states of so many floats instead: the one that holds, and the one being made. */
+    size_t state_floats;
+    uint64_t states;
+};
+
+struct kv_cache {
+    enum tensor_type type;
+    uint32_t sequences;
+    uint32_t layer_count;
+    uint32_t capacity; /* positions of a sequence */
+    struct kv_layer *layers;
+    uint8_t *memory;
+    uint64_t bytes;
+    uint32_t *held;    /* [sequences] positions that are there */
+    uint8_t *state;    /* [sequences] which of the two states holds */
+    uint32_t *reached; /* [sequences] the most positions that were ever written since the sequence was empty */
+};
+
+hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
+                              enum tensor_type type, hypura_error *error);
+void kv_cache_destroy(struct kv_cache *cache);
+uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences, enum tensor_type type);
+
+/* Writes rows of keys and values ([row][heads][size]) of one sequence from a position on. */
+void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position, uint32_t rows,
+                    const float *keys, const float *values);
+const uint8_t *kv_cache_keys(const struct kv_cache *cache, uint32_t layer, uint32_t sequence);
+const uint8_t *kv_cache_values(const struct kv_cache *cache, uint32_t layer, uint32_t sequence);
+
+/* The state that holds, and the one to write; kv_cache_commit makes the written ones hold. Before a sequence's first
+ * position the former is zero. */
+float *kv_cache_state(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool next);
+
+/* A batch is done: the sequence holds so many positions more. */
+void kv_cache_commit(struct kv_cache *cache, uint32_t sequence, uint32_t rows);
+
+/* Whether positions below this one are still there, all that a window needs included. */
+bool kv_cache_can_truncate(const struct kv_cache *cache, uint32_t sequence, uint32_t positions);
+
+/* ---- rope ----------------------------------------------------------------------------------------------------------
+ */
+
+struct rope_table {
+    uint32_t half; /* rotary / 2 */
+    double *frequency;
+    double magnitude; /* of cosine and sine */
+};
+
+/* factors: one a frequency, that divides it, or NULL. local: the base of sliding layers, without scaling. */
+hypura_status rope_table_create(struct rope_table *out, const struct model_parameters *parameters, bool local,
+                                const float *factors, hypura_error *error);
+void rope_table_destroy(struct rope_table *table);
+void rope_table_fill(const struct rope_table *table, float *out, const uint32_t *positions, size_t rows);
+
+/* ---- the engine ----------------------------------------------------------------------------------------------------
+ */
+
+struct engine {
+    struct model *model;
+    struct hardware hardware;
+    struct plan *plan;
+    struct store *store;
+    struct compute *compute;
+    struct geometry geometry;
+    struct scratch scratch;
+    struct kv_cache kv;
+    struct rope_table rope, rope_local;
+    struct trace_writer *trace;
+    struct plan_request request;
+
+    /* The batch that is running. */
+    size_t rows;
+    uint32_t span_count;
+    size_t wanted;
+
+    atomic_bool cancelled;
+    _Atomic uint64_t budget;
+    double load_seconds;
+    _Atomic uint64_t prompt_tokens, generated_tokens, prompt_nanoseconds, decode_nanoseconds;
+};
+
+/* ---- weights -------------------------------------------------------------------------------------------------------
+ */
+
+#define HELD_MAX 16
+
+/* The units of one step, released together. Zero-initialised. */
+struct held {
+    unit_number units[HELD_MAX];
+    uint32_t count;
+    uint32_t vectors;
+};
+
+/* The matrix of a tensor with two dimensions (or one, as one row). */
+hypura_status hold_matrix(struct engine *engine, struct held *held, unit_number unit, struct matrix *out,
+                          hypura_error *error);
+
+/* A small tensor as floats; NULL for NO_UNIT. */
+hypura_status hold_vector(struct engine *engine, struct held *held, unit_number unit, const float **out,
+                          hypura_error *error);
+void release(struct engine *engine, struct held *held);
+
+/* Rows first to first + rows of a matrix. */
+struct matrix matrix_rows(const struct matrix *matrix, size_t first, size_t rows);
+
+/* A matrix that starts at data, of columns x rows. */
+struct matrix matrix_at(const uint8_t *data, enum tensor_type type, size_t columns, size_t rows);
+
+/* Norms by the tensors of a role and of the role after it (its bias), into out. */
+hypura_status norm(struct engine *engine, float *out, const float *in, unit_number weight, unit_number bias,
+                   size_t rows, size_t columns, hypura_error *error);
+
+/* Adds what a layer gave to the residual stream: normed where the model has a norm there, and scaled. */
+hypura_status add_branch(struct engine *engine, unit_number post_norm, hypura_error *error);
+
+/* ---- layers --------------------------------------------------------------------------------------------------------
+ */
+
+/* Each reads scratch.hidden and adds to it. */
+hypura_status attention_layer(struct engine *engine, uint32_t layer, hypura_error *error);
+hypura_status latent_layer(struct engine *engine, uint32_t layer, hypura_error *error);
+hypura_status recurrent_layer(struct engine *engine, uint32_t layer, hypura_error *error);
+hypura_status feed_forward_layer(struct engine *engine, uint32_t layer, hypura_error *error);
+
+/* Rows of values (NULL: those that the input activation holds already) through the matrix of a role, with the bias of
+ * the role after it where there is one, into out. */
+hypura_status project_rows(struct engine *engine, const struct model_layer *layer, enum tensor_role role, bool bias,
+                           const float *values, float *out, hypura_error *error);
+
+/* From scratch.normed (set as input activation) to scratch.branch. */
+hypura_status dense_feed_forward(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,
+                                 enum tensor_role up, enum tensor_role down, size_t width, float *out,
+                                 hypura_error *error);
+hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_error *error);
+
+enum glu_kind feed_forward_glu(const struct model *model);
+#define OAI_ALPHA 1.702f /* gpt-oss */
+#define OAI_LIMIT 7.0f
+
+/* Chooses experts for rows of logits [rows][experts], which become probabilities. bias may be NULL. */
+void router_choose(struct compute *compute, const struct model_parameters *parameters, float *logits, float *selection,
+                   const float *selection_bias, size_t rows, uint32_t *chosen, float *weights);
+
+#endif

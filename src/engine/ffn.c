@@ -1,0 +1,95 @@
+#include "engine/engine_private.h"
+
+enum glu_kind feed_forward_glu(const struct model *model)
+{
+    switch (model_architecture(model)->activation) {
+    case FFN_GELU:
+        return GLU_GELU;
+    case FFN_OAI:
+        return GLU_OAI;
+    case FFN_SILU:
+        break;
+    }
+    return GLU_SILU;
+}
+
+/* Gate and up as two matrices, or as the halves of the up matrix (Phi 3). */
+static hypura_status open_gate(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,
+                               enum tensor_role up, size_t width, struct matmul jobs[2], struct held *held,
+                               hypura_error *error)
+{
+    const float *up_bias = NULL;
+    bool dense = up == ROLE_FFN_UP; /* only dense layers have biases here */
+    if (layer->tensors[gate] != NO_UNIT) {
+        TRY(hold_matrix(engine, held, layer->tensors[gate], &jobs[0].weights, error));
+        TRY(hold_matrix(engine, held, layer->tensors[up], &jobs[1].weights, error));
+        if (dense) {
+            TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_GATE_BIAS], &jobs[0].bias, error));
+            TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_UP_BIAS], &jobs[1].bias, error));
+        }
+        return HYPURA_OK;
+    }
+    struct matrix both;
+    TRY(hold_matrix(engine, held, layer->tensors[up], &both, error));
+    if (dense)
+        TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_UP_BIAS], &up_bias, error));
+    for (int i = 0; i < 2; i++) {
+        jobs[i].weights = matrix_rows(&both, i * width, width);
+        jobs[i].bias = up_bias ? up_bias + i * width : NULL;
+    }
+    return HYPURA_OK;
+}
+
+static hypura_status dense_steps(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,
+                                 enum tensor_role up, enum tensor_role down, size_t width, float *out,
+                                 struct held *held, hypura_error *error)
+{
+    struct scratch *s = &engine->scratch;
+    struct matmul jobs[2] = {0};
+    TRY(open_gate(engine, layer, gate, up, width, jobs, held, error));
+    for (int i = 0; i < 2; i++) {
+        jobs[i].input = s->input;
+        jobs[i].tokens = engine->rows;
+        jobs[i].output = i == 0 ? s->gate : s->up;
+        jobs[i].output_stride = width;
+    }
+    compute_matmul(engine->compute, jobs, 2);
+    release(engine, held);
+    compute_glu(engine->compute, feed_forward_glu(engine->model), s->gate, width, s->gate, width, s->up, width,
+                engine->rows, width, OAI_ALPHA, OAI_LIMIT);
+
+    struct matmul job = {.input = s->inner, .tokens = engine->rows, .output = out};
+    TRY(hold_matrix(engine, held, layer->tensors[down], &job.weights, error));
+    if (down == ROLE_FFN_DOWN)
+        TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_DOWN_BIAS], &job.bias, error));
+    job.output_stride = job.weights.rows;
+    activation_set(s->inner, s->gate, engine->rows, width, width);
+    compute_matmul(engine->compute, &job, 1);
+    return HYPURA_OK;
+}
+
+hypura_status dense_feed_forward(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,
+                                 enum tensor_role up, enum tensor_role down, size_t width, float *out,
+                                 hypura_error *error)
+{
+    struct held held = {0};
+    hypura_status status = dense_steps(engine, layer, gate, up, down, width, out, &held, error);
+    release(engine, &held);
+    return status;
+}
+
+hypura_status feed_forward_layer(struct engine *engine, uint32_t number, hypura_error *error)
+{
+    const struct model_layer *layer = model_layer(engine->model, number);
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    TRY(norm(engine, s->normed, s->hidden, layer->tensors[ROLE_FFN_NORM], layer->tensors[ROLE_FFN_NORM_BIAS],
+             engine->rows, p->embedding, error));
+    activation_set(s->input, s->normed, engine->rows, p->embedding, p->embedding);
+    if (layer->moe)
+        TRY(moe_feed_forward(engine, number, error));
+    else
+        TRY(dense_feed_forward(engine, layer, ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, layer->feed_forward, s->branch,
+                               error));
+    return add_branch(engine, layer->tensors[ROLE_FFN_POST_NORM], error);
+}

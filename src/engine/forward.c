@@ -1,0 +1,216 @@
+#include "engine/engine_private.h"
+
+#include <inttypes.h>
+
+/* ---- the batch -----------------------------------------------------------------------------------------------------
+ */
+
+/* Checks tokens and positions, and cuts the batch into spans of one sequence each. Nothing is changed on an error. */
+static hypura_status read_batch(struct engine *engine, const struct engine_batch *batch, hypura_error *error)
+{
+    struct scratch *s = &engine->scratch;
+    uint32_t vocabulary = model_parameters(engine->model)->vocabulary;
+    if (batch->count == 0 || batch->count > s->chunk)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a batch of %zu tokens; 1 to %u are possible", batch->count,
+                         s->chunk);
+    engine->rows = batch->count;
+    engine->span_count = 0;
+    engine->wanted = 0;
+    for (uint32_t r = 0; r < batch->count; r++) {
+        uint32_t sequence = batch->sequences ? batch->sequences[r] : 0;
+        if (batch->tokens[r] < 0 || (uint32_t)batch->tokens[r] >= vocabulary)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "token %d is not one of the %u of the vocabulary",
+                             batch->tokens[r], vocabulary);
+        if (sequence >= engine->kv.sequences)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "sequence %u; there are %u", sequence, engine->kv.sequences);
+        struct span *span = engine->span_count ? &s->spans[engine->span_count - 1] : NULL;
+        if (!span || span->sequence != sequence) {
+            for (uint32_t i = 0; i < engine->span_count; i++)
+                if (s->spans[i].sequence == sequence)
+                    return error_set(error, HYPURA_ERROR_ARGUMENT, "tokens of sequence %u are not adjacent", sequence);
+            span = &s->spans[engine->span_count++];
+            *span = (struct span){.sequence = sequence, .first_row = r};
+        }
+        uint32_t expected = engine->kv.held[sequence] + span->rows;
+        if (batch->positions[r] != expected)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "position %u of sequence %u; the next is %u",
+                             batch->positions[r], sequence, expected);
+        if (expected >= engine->plan->positions)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "the context of %u positions is full",
+                             engine->plan->positions);
+        span->rows++;
+        s->positions[r] = expected;
+        if (batch->want_logits ? batch->want_logits[r] : r + 1 == batch->count)
+            s->wanted[engine->wanted++] = r;
+    }
+    if (!batch->on_logits && engine->wanted > engine->geometry.logits_rows)
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "%zu tokens want logits and none takes them as they come; %u can be kept", engine->wanted,
+                         engine->geometry.logits_rows);
+    return HYPURA_OK;
+}
+
+/* ---- embeddings ----------------------------------------------------------------------------------------------------
+ */
+
+static hypura_status embed_rows(struct engine *engine, const int32_t *tokens, struct held *held, hypura_error *error)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    unit_number unit = model_tensor(engine->model, ROLE_TOKEN_EMBEDDING);
+    const struct gguf_tensor *tensor = model_unit(engine->model, unit)->slices[0].tensor;
+    struct matrix matrix = matrix_at(NULL, tensor->type, p->embedding, p->vocabulary);
+    if (!engine->plan->embedding_rows)
+        TRY(hold_matrix(engine, held, unit, &matrix, error));
+    for (size_t r = 0; r < engine->rows; r++) {
+        uint64_t offset = (uint64_t)tokens[r] * matrix.row_bytes;
+        const uint8_t *row = matrix.data ? matrix.data + offset : s->embedding_row;
+        if (!matrix.data)
+            TRY(store_read(engine->store, unit, offset, matrix.row_bytes, s->embedding_row, error));
+        compute_dequantize(matrix.type, row, s->hidden + r * p->embedding, p->embedding);
+    }
+    return HYPURA_OK;
+}
+
+static hypura_status embed(struct engine *engine, const int32_t *tokens, hypura_error *error)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    struct held held = {0};
+    hypura_status status = embed_rows(engine, tokens, &held, error);
+    release(engine, &held);
+    if (status)
+        return status;
+    if (p->embedding_scale != 1.0f)
+        compute_scale(engine->compute, s->hidden, s->hidden, p->embedding_scale, engine->rows * p->embedding);
+    return HYPURA_OK;
+}
+
+/* ---- logits --------------------------------------------------------------------------------------------------------
+ */
+
+static hypura_status output_rows(struct engine *engine, const struct engine_batch *batch, struct held *held,
+                                 hypura_error *error)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    unit_number unit = model_tensor(engine->model, ROLE_OUTPUT);
+    if (unit == NO_UNIT)
+        unit = model_tensor(engine->model, ROLE_TOKEN_EMBEDDING);
+    struct matmul job = {.input = s->input, .output = s->logits, .output_stride = p->vocabulary};
+    TRY(hold_matrix(engine, held, unit, &job.weights, error));
+    TRY(hold_vector(engine, held, model_tensor(engine->model, ROLE_OUTPUT_BIAS), &job.bias, error));
+    for (size_t first = 0; first < engine->wanted; first += job.tokens) {
+        job.tokens = MIN(engine->wanted - first, (size_t)engine->geometry.logits_rows);
+        job.input_rows = s->wanted + first;
+        size_t count = job.tokens * p->vocabulary;
+        compute_matmul(engine->compute, &job, 1);
+        if (p->output_scale != 1.0f)
+            compute_scale(engine->compute, s->logits, s->logits, p->output_scale, count);
+        if (p->output_soft_cap != 0.0f)
+            compute_soft_cap(engine->compute, s->logits, count, p->output_soft_cap);
+        for (size_t i = 0; batch->on_logits && i < job.tokens; i++)
+            if (!batch->on_logits(batch->on_logits_context, first + i, s->logits + i * p->vocabulary))
+                return error_set(error, HYPURA_ERROR_CANCELLED, "stopped while logits were read");
+    }
+    return HYPURA_OK;
+}
+
+static hypura_status output(struct engine *engine, const struct engine_batch *batch, hypura_error *error)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    TRY(norm(engine, s->normed, s->hidden, model_tensor(engine->model, ROLE_OUTPUT_NORM),
+             model_tensor(engine->model, ROLE_OUTPUT_NORM_BIAS), engine->rows, p->embedding, error));
+    if (engine->wanted == 0)
+        return HYPURA_OK;
+    struct held held = {0};
+    activation_set(s->input, s->normed, engine->rows, p->embedding, p->embedding);
+    hypura_status status = output_rows(engine, batch, &held, error);
+    release(engine, &held);
+    return status;
+}
+
+/* ---- the pass ------------------------------------------------------------------------------------------------------
+ */
+
+static hypura_status check_cancel(struct engine *engine, hypura_error *error)
+{
+    if (atomic_load_explicit(&engine->cancelled, memory_order_relaxed))
+        return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
+    return HYPURA_OK;
+}
+
+static hypura_status run_layers(struct engine *engine, hypura_error *error)
+{
+    for (uint32_t i = 0; i < model_parameters(engine->model)->layers; i++) {
+        TRY(check_cancel(engine, error));
+        switch (model_layer(engine->model, i)->kind) {
+        case LAYER_ATTENTION:
+            TRY(attention_layer(engine, i, error));
+            break;
+        case LAYER_LATENT:
+            TRY(latent_layer(engine, i, error));
+            break;
+        case LAYER_RECURRENT:
+            TRY(recurrent_layer(engine, i, error));
+            break;
+        }
+        TRY(feed_forward_layer(engine, i, error));
+    }
+    return HYPURA_OK;
+}
+
+static hypura_status run_batch(struct engine *engine, const struct engine_batch *batch, hypura_error *error)
+{
+    struct scratch *s = &engine->scratch;
+    TRY(check_cancel(engine, error));
+    TRY(read_batch(engine, batch, error));
+    if (engine->trace)
+        TRY(trace_writer_begin(engine->trace, (uint32_t)engine->rows, error));
+    rope_table_fill(&engine->rope, s->rope[0], s->positions, engine->rows);
+    if (engine->rope_local.half)
+        rope_table_fill(&engine->rope_local, s->rope[1], s->positions, engine->rows);
+    for (uint32_t i = 0; i < engine->span_count; i++) {
+        uint32_t sequence = s->spans[i].sequence;
+        engine->kv.reached[sequence] = MAX(engine->kv.reached[sequence], engine->kv.held[sequence] + s->spans[i].rows);
+    }
+    TRY(embed(engine, batch->tokens, error));
+    TRY(run_layers(engine, error));
+    TRY(output(engine, batch, error));
+    if (engine->trace)
+        TRY(trace_writer_end(engine->trace, error));
+    return HYPURA_OK;
+}
+
+hypura_status engine_forward(struct engine *engine, const struct engine_batch *batch, hypura_error *error)
+{
+    uint64_t start = clock_nanoseconds();
+    TRY(run_batch(engine, batch, error));
+    bool prompt = false;
+    for (uint32_t i = 0; i < engine->span_count; i++) {
+        const struct span *span = &engine->scratch.spans[i];
+        kv_cache_commit(&engine->kv, span->sequence, span->rows);
+        prompt = prompt || span->rows > 1;
+    }
+    store_advance(engine->store);
+    uint64_t taken = clock_nanoseconds() - start;
+    atomic_fetch_add(prompt ? &engine->prompt_tokens : &engine->generated_tokens, engine->rows);
+    atomic_fetch_add(prompt ? &engine->prompt_nanoseconds : &engine->decode_nanoseconds, taken);
+    return HYPURA_OK;
+}
+
+const float *engine_logits(const struct engine *engine, size_t index)
+{
+    return engine->scratch.logits + index * model_parameters(engine->model)->vocabulary;
+}
+
+size_t engine_logits_rows(const struct engine *engine)
+{
+    return engine->geometry.logits_rows;
+}
+
+const float *engine_hidden(const struct engine *engine)
+{
+    return engine->scratch.normed;
+}

@@ -1,0 +1,186 @@
+#include "engine/engine_private.h"
+
+/* What a layer keeps of a position: heads of keys and values. */
+static void layer_shape(struct kv_layer *out, const struct model *model, uint32_t number, enum tensor_type type,
+                        uint32_t positions)
+{
+    const struct model_layer *layer = model_layer(model, number);
+    const struct model_parameters *p = model_parameters(model);
+    *out = (struct kv_layer){.heads = layer->kv_heads, .key_size = p->key_size, .value_size = p->value_size};
+    out->window = layer->window;
+    if (layer->kind == LAYER_RECURRENT) {
+        size_t inner = (size_t)p->recurrent_heads_v * p->recurrent_value_size;
+        size_t channels = inner + 2 * (size_t)p->recurrent_heads_k * p->recurrent_key_size;
+        *out = (struct kv_layer){.state_floats = inner * p->recurrent_key_size + channels * (p->recurrent_conv - 1)};
+        return;
+    }
+    if (layer->kind == LAYER_LATENT) {
+        /* A file with the older, undivided matrix gives whole keys and values. */
+        bool whole = layer->tensors[ROLE_ATTENTION_KV_B] != NO_UNIT;
+        out->heads = whole ? layer->heads : 1;
+        out->key_size = whole ? p->latent_key_size : (size_t)p->kv_rank + p->rotary;
+        out->value_size = whole ? p->latent_value_size : p->kv_rank;
+        out->values_in_keys = !whole;
+    }
+    uint64_t capacity = positions;
+    if (layer->window)
+        capacity = MIN(capacity, (uint64_t)layer->window + WINDOW_SLACK);
+    out->capacity = (size_t)align_up(capacity, ATTENTION_BLOCK);
+    out->key_head_bytes = attention_row_bytes(type, out->key_size);
+    out->value_head_bytes = attention_row_bytes(type, out->value_size);
+    out->key_position_bytes = out->heads * out->key_head_bytes;
+    out->value_position_bytes = out->heads * out->value_head_bytes;
+    if (out->values_in_keys) {
+        out->value_head_bytes = out->key_head_bytes;
+        out->value_position_bytes = out->key_position_bytes;
+    }
+}
+
+/* Every field is bounded by the reader of the metadata (2^20 wide, 2^16 heads), so that only the sum over the layers
+ * can pass 64 bits. */
+static bool add_region(uint64_t *total, uint64_t positions, uint64_t bytes, uint64_t sequences)
+{
+    uint64_t region;
+    return !__builtin_mul_overflow(positions, bytes, &region) && !__builtin_mul_overflow(region, sequences, &region) &&
+           region < (UINT64_C(1) << 60) && !__builtin_add_overflow(*total, align_up(region, 64), total);
+}
+
+/* Gives a layer its regions behind *total. */
+static bool lay_out(struct kv_layer *layer, uint32_t sequences, uint64_t *total)
+{
+    layer->keys = *total;
+    if (!add_region(total, layer->capacity, layer->key_position_bytes, sequences))
+        return false;
+    layer->values = layer->values_in_keys ? layer->keys : *total;
+    if (!layer->values_in_keys && !add_region(total, layer->capacity, layer->value_position_bytes, sequences))
+        return false;
+    layer->states = *total;
+    return add_region(total, 2 * sizeof(float), layer->state_floats, sequences);
+}
+
+uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences, enum tensor_type type)
+{
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++) {
+        struct kv_layer layer;
+        layer_shape(&layer, geometry->model, i, type, positions);
+        if (!lay_out(&layer, sequences, &total))
+            return UINT64_MAX;
+    }
+    return align_up(total, memory_page_size());
+}
+
+hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
+                              enum tensor_type type, hypura_error *error)
+{
+    uint32_t layers = model_parameters(geometry->model)->layers;
+    *out =
+        (struct kv_cache){.type = type, .sequences = geometry->sequences, .layer_count = layers, .capacity = positions};
+    TRY(ALLOCATE(&out->layers, layers, "table of caches", error));
+    TRY(ALLOCATE(&out->held, geometry->sequences, "table of sequences", error));
+    TRY(ALLOCATE(&out->reached, geometry->sequences, "table of sequences", error));
+    TRY(ALLOCATE(&out->state, geometry->sequences, "table of sequences", error));
+    uint64_t offset = 0;
+    for (uint32_t i = 0; i < layers; i++) {
+        struct kv_layer *layer = &out->layers[i];
+        layer_shape(layer, geometry->model, i, type, positions);
+        if (layer->capacity && (!layer->key_head_bytes || !layer->value_head_bytes)) {
+            const struct tensor_type_info *info = tensor_type_info(type);
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                             "a KV cache of type %s cannot hold heads of %zu and %zu elements; f16 can",
+                             info && info->name ? info->name : "?", layer->key_size, layer->value_size);
+        }
+        if (!lay_out(layer, geometry->sequences, &offset))
+            return error_set(error, HYPURA_ERROR_MEMORY, "a KV cache of %u positions is too large", positions);
+    }
+    void *memory;
+    TRY(memory_map(&memory, (size_t)offset, false, "KV cache", error));
+    out->memory = memory;
+    out->bytes = offset;
+    return HYPURA_OK;
+}
+
+void kv_cache_destroy(struct kv_cache *cache)
+{
+    if (cache->memory)
+        memory_unmap(cache->memory, (size_t)cache->bytes);
+    memory_free(cache->layers);
+    memory_free(cache->held);
+    memory_free(cache->reached);
+    memory_free(cache->state);
+    *cache = (struct kv_cache){0};
+}
+
+static uint8_t *key_region(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
+{
+    const struct kv_layer *l = &cache->layers[layer];
+    return cache->memory + l->keys + (uint64_t)sequence * l->capacity * l->key_position_bytes;
+}
+
+static uint8_t *value_region(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
+{
+    const struct kv_layer *l = &cache->layers[layer];
+    return cache->memory + l->values + (uint64_t)sequence * l->capacity * l->value_position_bytes;
+}
+
+const uint8_t *kv_cache_keys(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
+{
+    return key_region(cache, layer, sequence);
+}
+
+const uint8_t *kv_cache_values(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
+{
+    return value_region(cache, layer, sequence);
+}
+
+void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position, uint32_t rows,
+                    const float *keys, const float *values)
+{
+    const struct kv_layer *l = &cache->layers[layer];
+    uint8_t *key_memory = key_region(cache, layer, sequence);
+    uint8_t *value_memory = value_region(cache, layer, sequence);
+    while (rows) { /* a ring may end within the rows */
+        size_t index = position % l->capacity;
+        uint32_t run = (uint32_t)MIN((size_t)rows, l->capacity - index);
+        attention_store(cache->type, keys, (size_t)run * l->heads, l->key_size, l->key_size,
+                        key_memory + index * l->key_position_bytes, l->key_head_bytes);
+        keys += (size_t)run * l->heads * l->key_size;
+        if (!l->values_in_keys) {
+            attention_store(cache->type, values, (size_t)run * l->heads, l->value_size, l->value_size,
+                            value_memory + index * l->value_position_bytes, l->value_head_bytes);
+            values += (size_t)run * l->heads * l->value_size;
+        }
+        position += run;
+        rows -= run;
+    }
+}
+
+float *kv_cache_state(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool next)
+{
+    const struct kv_layer *l = &cache->layers[layer];
+    float *states = (float *)(void *)(cache->memory + l->states) + 2 * (size_t)sequence * l->state_floats;
+    return states + (size_t)(cache->state[sequence] ^ next) * l->state_floats;
+}
+
+void kv_cache_commit(struct kv_cache *cache, uint32_t sequence, uint32_t rows)
+{
+    cache->held[sequence] += rows;
+    cache->state[sequence] ^= 1;
+}
+
+/* In a ring the position p is gone once p + capacity was written. The next token, at "positions", sees back to
+ * positions - window + 1. */
+bool kv_cache_can_truncate(const struct kv_cache *cache, uint32_t sequence, uint32_t positions)
+{
+    for (uint32_t i = 0; i < cache->layer_count; i++) {
+        const struct kv_layer *l = &cache->layers[i];
+        if (l->state_floats && positions > 0)
+            return false; /* a state does not go back */
+        if (!l->window || l->capacity >= cache->capacity)
+            continue;
+        uint64_t first = positions >= l->window ? positions - l->window + 1 : 0;
+        if (first < positions && first + l->capacity < cache->reached[sequence])
+            return false;
+    }
+    return true;
+}

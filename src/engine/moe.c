@@ -1,0 +1,269 @@
+#include "engine/engine_private.h"
+
+#include <string.h>
+
+/* Which experts each row wants, by the router of the layer. */
+static hypura_status route(struct engine *engine, const struct model_layer *layer, struct held *held,
+                           hypura_error *error)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    const float *selection_bias;
+    struct matmul job = {.input = s->input, .tokens = engine->rows, .output = s->router, .output_stride = p->experts};
+    TRY(hold_matrix(engine, held, layer->tensors[ROLE_ROUTER], &job.weights, error));
+    TRY(hold_vector(engine, held, layer->tensors[ROLE_ROUTER_BIAS], &job.bias, error));
+    TRY(hold_vector(engine, held, layer->tensors[ROLE_ROUTER_SELECTION_BIAS], &selection_bias, error));
+    compute_matmul(engine->compute, &job, 1);
+    router_choose(engine->compute, p, s->router, s->selection, selection_bias, engine->rows, s->chosen,
+                  s->chosen_weights);
+    return HYPURA_OK;
+}
+
+/* Sorts the rows' choices by expert, and lists the experts that are needed in units[]. */
+static uint32_t group_by_expert(struct engine *engine, const struct model_layer *layer)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    size_t choices = engine->rows * p->experts_used;
+    uint32_t *first = s->expert_first;
+    memset(first, 0, (p->experts + 1) * sizeof *first);
+    for (size_t i = 0; i < choices; i++)
+        first[s->chosen[i] + 1]++;
+    uint32_t needed = 0;
+    for (uint32_t e = 0; e < p->experts; e++) {
+        if (first[e + 1])
+            s->expert_units[needed++] = layer->first_expert + e;
+        first[e + 1] += first[e];
+    }
+    /* Filling moves first[e] to its end, which is where the next begins: the table is shifted back afterwards. */
+    for (size_t i = 0; i < choices; i++) {
+        uint32_t place = first[s->chosen[i]]++;
+        s->expert_token[place] = (uint32_t)(i / p->experts_used);
+        s->expert_slot[place] = (uint32_t)i;
+    }
+    memmove(first + 1, first, p->experts * sizeof *first);
+    first[0] = 0;
+    return needed;
+}
+
+/* Small tensors of all experts of a layer. */
+struct expert_biases {
+    const float *gate, *up, *down;
+};
+
+/* Experts whose weights are there, computed together: every product of the first kind, the gate, every product of the
+ * second kind. Each writes rows of its own, so that which experts share a call changes nothing. */
+struct expert_group {
+    uint32_t count;
+    uint32_t rows;
+    uint32_t experts[64];
+    struct store_view views[64];
+};
+
+static void compute_group(struct engine *engine, const struct model_layer *layer, const struct expert_group *group,
+                          const struct expert_biases *biases)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    size_t width = p->expert_feed_forward;
+    const struct unit *unit = model_unit(engine->model, layer->first_expert);
+    bool fused = unit->slices[0].role == ROLE_EXPERT_GATE_UP;
+    uint32_t down = unit->slice_count - 1;
+    uint32_t row = 0;
+    for (uint32_t i = 0; i < group->count; i++) {
+        uint32_t e = group->experts[i], first = s->expert_first[e], rows = s->expert_first[e + 1] - first;
+        const uint8_t *const *slices = group->views[i].slices;
+        struct matmul job = {
+            .input = s->input, .input_rows = s->expert_token + first, .tokens = rows, .output_stride = width};
+        struct matrix gate = matrix_at(slices[0], unit->slices[0].tensor->type, p->embedding, width);
+        job.weights = gate;
+        job.output = s->gate + row * width;
+        job.bias = biases->gate ? biases->gate + e * width : NULL;
+        s->jobs[2 * i] = job;
+        if (fused)
+            job.weights.data += width * gate.row_bytes;
+        else
+            job.weights = matrix_at(slices[1], unit->slices[1].tensor->type, p->embedding, width);
+        job.output = s->up + row * width;
+        job.bias = biases->up ? biases->up + e * width : NULL;
+        s->jobs[2 * i + 1] = job;
+        row += rows;
+    }
+    compute_matmul(engine->compute, s->jobs, 2 * group->count);
+    compute_glu(engine->compute, feed_forward_glu(engine->model), s->gate, width, s->gate, width, s->up, width, row,
+                width, OAI_ALPHA, OAI_LIMIT);
+
+    activation_set(s->inner, s->gate, row, width, width);
+    row = 0;
+    for (uint32_t i = 0; i < group->count; i++) {
+        uint32_t e = group->experts[i], first = s->expert_first[e], rows = s->expert_first[e + 1] - first;
+        s->jobs[i] = (struct matmul){
+            .weights = matrix_at(group->views[i].slices[down], unit->slices[down].tensor->type, width, p->embedding),
+            .input = s->inner,
+            .input_rows = s->identity + row,
+            .tokens = rows,
+            .output = s->expert_out,
+            .output_stride = p->embedding,
+            .output_rows = s->expert_slot + first,
+            .bias = biases->down ? biases->down + (size_t)e * p->embedding : NULL};
+        row += rows;
+    }
+    compute_matmul(engine->compute, s->jobs, group->count);
+}
+
+/* Takes those of the waiting experts that are there, as many as the buffers hold, out of units[]. */
+static hypura_status take_ready(struct engine *engine, const struct model_layer *layer, uint32_t *waiting,
+                                struct expert_group *group, hypura_error *error)
+{
+    struct scratch *s = &engine->scratch;
+    uint32_t kept = 0;
+    hypura_status status = HYPURA_OK;
+    group->count = group->rows = 0;
+    for (uint32_t i = 0; i < *waiting; i++) {
+        unit_number unit = s->expert_units[i];
+        uint32_t e = unit - layer->first_expert;
+        uint32_t rows = s->expert_first[e + 1] - s->expert_first[e];
+        if (!status && group->count < COUNT_OF(group->experts) && group->rows + rows <= s->expert_rows &&
+            store_ready(engine->store, unit)) {
+            status = store_get(engine->store, unit, &group->views[group->count], error);
+            if (!status) {
+                group->experts[group->count++] = e;
+                group->rows += rows;
+                continue;
+            }
+        }
+        s->expert_units[kept++] = unit;
+    }
+    *waiting = kept;
+    return status;
+}
+
+static void put_group(struct engine *engine, const struct model_layer *layer, struct expert_group *group)
+{
+    for (uint32_t i = 0; i < group->count; i++)
+        store_put(engine->store, layer->first_expert + group->experts[i]);
+    group->count = 0;
+}
+
+/* Hits first, then misses as they arrive. */
+static hypura_status run_experts(struct engine *engine, const struct model_layer *layer, uint32_t *waiting,
+                                 const struct expert_biases *biases, hypura_error *error)
+{
+    struct expert_group group = {0};
+    hypura_status status = HYPURA_OK;
+    while (!status && *waiting) {
+        status = take_ready(engine, layer, waiting, &group, error);
+        if (!status && group.count)
+            compute_group(engine, layer, &group, biases);
+        bool none = group.count == 0;
+        put_group(engine, layer, &group);
+        size_t index;
+        if (!status && none)
+            status = store_wait_any(engine->store, engine->scratch.expert_units, *waiting, &index, error);
+    }
+    return status;
+}
+
+/* ---- shared experts ------------------------------------------------------------------------------------------------
+ */
+
+/* Every token passes them, so they run while the reads of the chosen ones are under way. Where they have a router of
+ * their own (Qwen), its sigmoid weighs them. */
+static hypura_status run_shared(struct engine *engine, const struct model_layer *layer, hypura_error *error)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    if (p->shared_feed_forward == 0)
+        return HYPURA_OK;
+    bool weighed = layer->tensors[ROLE_SHARED_ROUTER] != NO_UNIT;
+    if (weighed) {
+        TRY(project_rows(engine, layer, ROLE_SHARED_ROUTER, false, NULL, s->shared_weights, error));
+        compute_function(engine->compute, FUNCTION_SIGMOID, s->shared_weights, engine->rows);
+    }
+    TRY(dense_feed_forward(engine, layer, ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, p->shared_feed_forward,
+                           s->shared_out, error));
+    for (size_t r = 0; weighed && r < engine->rows; r++) {
+        float *row = s->shared_out + r * p->embedding;
+        compute_scale(engine->compute, row, row, s->shared_weights[r], p->embedding);
+    }
+    return HYPURA_OK;
+}
+
+/* ---- the sum -------------------------------------------------------------------------------------------------------
+ */
+
+struct mix {
+    const struct scratch *scratch;
+    size_t width, used;
+    bool shared;
+};
+
+/* In the router's order, whichever expert came first. */
+static void mix_row(void *context, size_t row, size_t worker)
+{
+    const struct mix *mix = context;
+    (void)worker;
+    float *out = mix->scratch->branch + row * mix->width;
+    for (size_t i = 0; i < mix->used; i++) {
+        const float *expert = mix->scratch->expert_out + (row * mix->used + i) * mix->width;
+        float weight = mix->scratch->chosen_weights[row * mix->used + i];
+        if (i == 0)
+            for (size_t c = 0; c < mix->width; c++)
+                out[c] = weight * expert[c];
+        else
+            for (size_t c = 0; c < mix->width; c++)
+                out[c] += weight * expert[c];
+    }
+    if (mix->shared)
+        for (size_t c = 0; c < mix->width; c++)
+            out[c] += mix->scratch->shared_out[row * mix->width + c];
+}
+
+static void mix_experts(struct engine *engine)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct mix mix = {.scratch = &engine->scratch, .width = p->embedding, .used = p->experts_used};
+    mix.shared = p->shared_feed_forward != 0;
+    if (engine->rows == 1)
+        mix_row(&mix, 0, 0);
+    else
+        thread_pool_run(compute_pool(engine->compute), mix_row, &mix, engine->rows);
+}
+
+static hypura_status hold_biases(struct engine *engine, const struct model_layer *layer, struct held *held,
+                                 struct expert_biases *out, hypura_error *error)
+{
+    TRY(hold_vector(engine, held, layer->tensors[ROLE_EXPERT_GATE_BIAS], &out->gate, error));
+    TRY(hold_vector(engine, held, layer->tensors[ROLE_EXPERT_UP_BIAS], &out->up, error));
+    return hold_vector(engine, held, layer->tensors[ROLE_EXPERT_DOWN_BIAS], &out->down, error);
+}
+
+hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_error *error)
+{
+    const struct model_layer *layer = model_layer(engine->model, number);
+    struct scratch *s = &engine->scratch;
+    struct expert_biases biases = {0};
+    struct held held = {0};
+    uint32_t waiting = 0;
+    hypura_status status = route(engine, layer, &held, error);
+    release(engine, &held);
+    if (!status && engine->trace)
+        status = trace_writer_layer(engine->trace, number, s->chosen, error);
+    if (!status) {
+        waiting = group_by_expert(engine, layer);
+        status = store_want(engine->store, s->expert_units, waiting, error);
+    }
+    if (!status)
+        status = run_shared(engine, layer, error);
+    if (!status)
+        status = hold_biases(engine, layer, &held, &biases, error);
+    if (!status)
+        status = run_experts(engine, layer, &waiting, &biases, error);
+    release(engine, &held);
+    if (status) {
+        store_forget(engine->store, s->expert_units, waiting);
+        return status;
+    }
+    mix_experts(engine);
+    return HYPURA_OK;
+}

@@ -1,0 +1,56 @@
+#include "engine/engine_private.h"
+
+#include <math.h>
+
+#define TWO_PI 6.283185307179586
+
+/* YaRN (Peng et al., 2023): the pair whose angle makes this many turns within the original context. */
+static double turning_pair(const struct model_parameters *p, double turns)
+{
+    return p->rotary * log(p->rope_original_context / (turns * TWO_PI)) / (2.0 * log(p->rope_base));
+}
+
+/* The share of a pair's frequency that is left unscaled: 1 for quick pairs, 0 for slow ones, a ramp between. */
+static double yarn_unscaled(const struct model_parameters *p, uint32_t pair)
+{
+    double low = fmax(0.0, floor(turning_pair(p, p->yarn_beta_fast)));
+    double high = fmin(p->rotary - 1.0, ceil(turning_pair(p, p->yarn_beta_slow)));
+    double ramp = (pair - low) / fmax(0.001, high - low);
+    return (1.0 - fmin(1.0, fmax(0.0, ramp))) * p->yarn_extrapolation;
+}
+
+hypura_status rope_table_create(struct rope_table *out, const struct model_parameters *p, bool local,
+                                const float *factors, hypura_error *error)
+{
+    *out = (struct rope_table){.half = p->rotary / 2, .magnitude = local ? 1.0 : p->rope_attention_factor};
+    TRY(ALLOCATE(&out->frequency, out->half, "rope frequencies", error));
+    double base = local ? p->rope_base_local : p->rope_base;
+    for (uint32_t pair = 0; pair < out->half; pair++) {
+        double frequency = pow(base, -2.0 * pair / p->rotary);
+        if (!local) {
+            if (factors)
+                frequency /= factors[pair];
+            double scaled = frequency / p->rope_factor;
+            double unscaled = p->rope_scaling == ROPE_SCALING_YARN ? yarn_unscaled(p, pair) : 0.0;
+            frequency = scaled * (1.0 - unscaled) + frequency * unscaled;
+        }
+        out->frequency[pair] = frequency;
+    }
+    return HYPURA_OK;
+}
+
+void rope_table_destroy(struct rope_table *table)
+{
+    memory_free(table->frequency);
+    *table = (struct rope_table){0};
+}
+
+void rope_table_fill(const struct rope_table *table, float *out, const uint32_t *positions, size_t rows)
+{
+    for (size_t r = 0; r < rows; r++)
+        for (uint32_t pair = 0; pair < table->half; pair++) {
+            double angle = positions[r] * table->frequency[pair];
+            *out++ = (float)(cos(angle) * table->magnitude);
+            *out++ = (float)(sin(angle) * table->magnitude);
+        }
+}

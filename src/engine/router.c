@@ -1,0 +1,133 @@
+#include "engine/engine_private.h"
+
+#include <math.h>
+
+/* The sum of the chosen weights is not let below this (the smallest normal half-precision number), as everybody
+ * does it: routers of sigmoids may give nearly nothing. */
+#define LEAST_SUM 6.103515625e-5f
+
+/* Rows that one task takes. */
+#define ROWS_A_TASK 8
+
+struct router {
+    const struct model_parameters *parameters;
+    float *logits, *selection;
+    const float *bias;
+    size_t rows;
+    uint32_t *chosen;
+    float *weights;
+};
+
+static void softmax(float *values, size_t count)
+{
+    float most = values[0], sum = 0.0f;
+    for (size_t i = 1; i < count; i++)
+        most = MAX(most, values[i]);
+    for (size_t i = 0; i < count; i++) {
+        values[i] = expf(values[i] - most);
+        sum += values[i];
+    }
+    for (size_t i = 0; i < count; i++)
+        values[i] /= sum;
+}
+
+/* The greatest that was not taken yet; of equal ones the first. Taken ones become minus infinity. */
+static uint32_t take_greatest(float *values, size_t count)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < count; i++)
+        if (values[i] > values[best])
+            best = i;
+    values[best] = -INFINITY;
+    return (uint32_t)best;
+}
+
+/* Group-limited choice (DeepSeek V3): a group counts as much as its two best experts together; experts of groups that
+ * are not among the best are out. */
+static void mask_groups(const struct model_parameters *p, float *selection)
+{
+    size_t size = p->experts / p->expert_groups;
+    for (uint32_t left = p->expert_groups - p->expert_groups_used; left; left--) {
+        uint32_t worst = 0;
+        float worst_score = INFINITY;
+        for (uint32_t g = 0; g < p->expert_groups; g++) {
+            const float *group = selection + g * size;
+            float first = -INFINITY, second = -INFINITY;
+            for (size_t i = 0; i < size; i++) {
+                if (group[i] > first) {
+                    second = first;
+                    first = group[i];
+                } else if (group[i] > second) {
+                    second = group[i];
+                }
+            }
+            float score = size > 1 ? first + second : first;
+            /* Of equal groups the later goes first, so that ties stay with the lower index. */
+            if (first > -INFINITY && score <= worst_score) {
+                worst_score = score;
+                worst = g;
+            }
+        }
+        for (size_t i = 0; i < size; i++)
+            selection[worst * size + i] = -INFINITY;
+    }
+}
+
+static void choose(const struct router *router, size_t row)
+{
+    const struct model_parameters *p = router->parameters;
+    size_t experts = p->experts, used = p->experts_used;
+    float *probabilities = router->logits + row * experts;
+    float *selection = router->selection + row * experts;
+    uint32_t *chosen = router->chosen + row * used;
+    float *weights = router->weights + row * used;
+    if (p->router_gate == ROUTER_SOFTMAX)
+        softmax(probabilities, experts);
+    else if (p->router_gate == ROUTER_SIGMOID)
+        for (size_t i = 0; i < experts; i++)
+            probabilities[i] = 1.0f / (1.0f + expf(-probabilities[i]));
+    for (size_t i = 0; i < experts; i++)
+        selection[i] = router->bias ? probabilities[i] + router->bias[i] : probabilities[i];
+    if (p->expert_groups)
+        mask_groups(p, selection);
+
+    float sum = 0.0f;
+    for (size_t i = 0; i < used; i++) {
+        chosen[i] = take_greatest(selection, experts);
+        weights[i] = probabilities[chosen[i]];
+    }
+    if (p->router_gate == ROUTER_SOFTMAX_SELECTED)
+        softmax(weights, used);
+    for (size_t i = 0; i < used; i++)
+        sum += weights[i];
+    sum = MAX(sum, LEAST_SUM);
+    for (size_t i = 0; i < used; i++) {
+        if (p->router_normalise)
+            weights[i] /= sum;
+        weights[i] *= p->router_scale;
+    }
+}
+
+static void choose_rows(void *context, size_t index, size_t worker)
+{
+    const struct router *router = context;
+    (void)worker;
+    for (size_t row = index * ROWS_A_TASK; row < MIN((index + 1) * ROWS_A_TASK, router->rows); row++)
+        choose(router, row);
+}
+
+void router_choose(struct compute *compute, const struct model_parameters *parameters, float *logits, float *selection,
+                   const float *selection_bias, size_t rows, uint32_t *chosen, float *weights)
+{
+    struct router router = {.parameters = parameters,
+                            .logits = logits,
+                            .selection = selection,
+                            .bias = selection_bias,
+                            .rows = rows,
+                            .chosen = chosen,
+                            .weights = weights};
+    if (rows == 1)
+        choose(&router, 0);
+    else
+        thread_pool_run(compute_pool(compute), choose_rows, &router, (rows + ROWS_A_TASK - 1) / ROWS_A_TASK);
+}
