@@ -115,7 +115,6 @@ static hypura_status make_gates(struct engine *engine, const struct model_layer 
                                 float *decay, hypura_error *error)
 {
     const struct model_parameters *p = model_parameters(engine->model);
-    struct scratch *s = &engine->scratch;
     size_t heads = p->recurrent_heads_v, group = heads / p->recurrent_heads_k;
     float *raw = beta + 2 * engine->rows * heads;
     const float *bias, *a;
