@@ -17,6 +17,33 @@ static ALWAYS_INLINE struct sixteen load_f16(const uint8_t *row)
     return (struct sixteen){_mm256_cvtph_ps(load_128(row)), _mm256_cvtph_ps(load_128(row + 16))};
 }
 
+/* The last columns of four rows, fewer than a whole step, in copies padded with zeros. */
+struct tail {
+    uint8_t rows[4][64];
+    float x[16];
+};
+
+static void tail_rows(struct tail *tail, struct four_rows *at, size_t bytes)
+{
+    memset(tail, 0, sizeof *tail);
+    for (int i = 0; i < 4; i++) {
+        memcpy(tail->rows[i], at->at[i], bytes);
+        at->at[i] = tail->rows[i];
+    }
+}
+
+static ALWAYS_INLINE void float_step(struct sixteen *sums, struct four_rows *at, const float *x, size_t element_bytes,
+                                     load_function *load)
+{
+    __m256 low = _mm256_loadu_ps(x), high = _mm256_loadu_ps(x + 8);
+    for (int i = 0; i < 4; i++) {
+        struct sixteen row = load(at->at[i]);
+        sums[i].low = _mm256_fmadd_ps(row.low, low, sums[i].low);
+        sums[i].high = _mm256_fmadd_ps(row.high, high, sums[i].high);
+        at->at[i] += 16 * element_bytes;
+    }
+}
+
 static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                                      const struct activation_row *x, size_t element_bytes, load_function *load)
 {
@@ -27,27 +54,16 @@ static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t 
         struct sixteen sums[4];
         for (int i = 0; i < 4; i++)
             sums[i].low = sums[i].high = _mm256_setzero_ps();
-        for (size_t c = 0; c < columns; c += 16) {
+        size_t c = 0;
+        for (; c + 16 <= columns; c += 16) {
             prefetch_more(&ahead, 64 * element_bytes);
-            /* The last few columns from copies padded with zeros. */
-            uint8_t weight_copy[4][64] = {0};
-            float copy[16] = {0};
-            const float *values = x->floats + c;
-            if (columns - c < 16) {
-                memcpy(copy, values, (columns - c) * sizeof *copy);
-                values = copy;
-                for (int i = 0; i < 4; i++) {
-                    memcpy(weight_copy[i], at.at[i], (columns - c) * element_bytes);
-                    at.at[i] = weight_copy[i];
-                }
-            }
-            __m256 low = _mm256_loadu_ps(values), high = _mm256_loadu_ps(values + 8);
-            for (int i = 0; i < 4; i++) {
-                struct sixteen row = load(at.at[i]);
-                sums[i].low = _mm256_fmadd_ps(row.low, low, sums[i].low);
-                sums[i].high = _mm256_fmadd_ps(row.high, high, sums[i].high);
-                at.at[i] += 16 * element_bytes;
-            }
+            float_step(sums, &at, x->floats + c, element_bytes, load);
+        }
+        if (c < columns) {
+            struct tail tail;
+            tail_rows(&tail, &at, (columns - c) * element_bytes);
+            memcpy(tail.x, x->floats + c, (columns - c) * sizeof *tail.x);
+            float_step(sums, &at, tail.x, element_bytes, load);
         }
         for (size_t i = 0; i < MIN(rows - r, (size_t)4); i++)
             out[r + i] = fold_16(sums[i].low, sums[i].high);
@@ -79,6 +95,16 @@ static ALWAYS_INLINE __m256 add_pairs(__m256 sum, __m256i weights, __m256i x)
                            _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), sum);
 }
 
+static ALWAYS_INLINE void bf16_step(struct sixteen *sums, struct four_rows *at, const uint16_t *x)
+{
+    __m256i low = load_256(x), high = load_256(x + 16);
+    for (int i = 0; i < 4; i++) {
+        sums[i].low = add_pairs(sums[i].low, load_256(at->at[i]), low);
+        sums[i].high = add_pairs(sums[i].high, load_256(at->at[i] + 32), high);
+        at->at[i] += 64;
+    }
+}
+
 static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                       const struct activation_row *x)
 {
@@ -89,20 +115,15 @@ static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size
         struct sixteen sums[4];
         for (int i = 0; i < 4; i++)
             sums[i].low = sums[i].high = _mm256_setzero_ps();
-        for (size_t c = 0; c < columns; c += 32) {
+        size_t c = 0;
+        for (; c + 32 <= columns; c += 32) {
             prefetch_more(&ahead, 256);
-            uint8_t copy[4][64] = {0};
-            if (columns - c < 32)
-                for (int i = 0; i < 4; i++) {
-                    memcpy(copy[i], at.at[i], (columns - c) * 2);
-                    at.at[i] = copy[i];
-                }
-            __m256i low = load_256(x->bfloats + c), high = load_256(x->bfloats + c + 16);
-            for (int i = 0; i < 4; i++) {
-                sums[i].low = add_pairs(sums[i].low, load_256(at.at[i]), low);
-                sums[i].high = add_pairs(sums[i].high, load_256(at.at[i] + 32), high);
-                at.at[i] += 64;
-            }
+            bf16_step(sums, &at, x->bfloats + c);
+        }
+        if (c < columns) {
+            struct tail tail;
+            tail_rows(&tail, &at, (columns - c) * 2);
+            bf16_step(sums, &at, x->bfloats + c);
         }
         for (size_t i = 0; i < MIN(rows - r, (size_t)4); i++)
             out[r + i] = fold_16(sums[i].low, sums[i].high);

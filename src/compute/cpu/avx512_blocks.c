@@ -5,6 +5,7 @@
  * are one operation a block. Quants are made unsigned by adding an offset; what that adds to the sum is taken off by
  * the sums of the activations. */
 #include "compute/cpu/avx512.h"
+#include "compute/cpu/grids.h"
 
 #define STEP 4 /* blocks */
 
@@ -34,7 +35,8 @@ static ALWAYS_INLINE __m512i lanes_of_16(const int16_t *values)
 
 /* Four blocks onto the sums of four rows; only the first valid ones count. */
 static ALWAYS_INLINE __m128 blocks_step(__m128 sum, const struct four_rows *rows, const struct activation_row *x,
-                                        size_t b, size_t valid, int offset, blocks_dot *dot, blocks_scales *scales)
+                                        size_t b, size_t valid, int offset, blocks_dot *dot, blocks_scales *scales,
+                                        blocks_scales *minima)
 {
     struct blocks_activation four;
     four.quants[0] = _mm512_loadu_si512(x->quants + 32 * b);
@@ -44,22 +46,30 @@ static ALWAYS_INLINE __m128 blocks_step(__m128 sum, const struct four_rows *rows
     four.sums = lanes_of_16(x->sums + b);
     __m512i integers =
         sum_lanes_4(dot(rows->at[0], &four), dot(rows->at[1], &four), dot(rows->at[2], &four), dot(rows->at[3], &four));
-    integers = _mm512_sub_epi32(integers, _mm512_mullo_epi32(four.sums, _mm512_set1_epi32(offset)));
-    __m512 values = _mm512_cvtepi32_ps(integers);
-    __m512 factors = _mm512_mul_ps(scales(rows), lanes_of(x->scales + b));
-    sum = _mm_fmadd_ps(_mm512_castps512_ps128(factors), _mm512_castps512_ps128(values), sum);
-    if (valid > 1)
-        sum = _mm_fmadd_ps(_mm512_extractf32x4_ps(factors, 1), _mm512_extractf32x4_ps(values, 1), sum);
-    if (valid > 2)
-        sum = _mm_fmadd_ps(_mm512_extractf32x4_ps(factors, 2), _mm512_extractf32x4_ps(values, 2), sum);
-    if (valid > 3)
-        sum = _mm_fmadd_ps(_mm512_extractf32x4_ps(factors, 3), _mm512_extractf32x4_ps(values, 3), sum);
+    if (offset)
+        integers = _mm512_sub_epi32(integers, _mm512_mullo_epi32(four.sums, _mm512_set1_epi32(offset)));
+    __m512 scale = lanes_of(x->scales + b);
+    __m512 values = _mm512_cvtepi32_ps(integers), factors = _mm512_mul_ps(scales(rows), scale);
+    __m512 totals = _mm512_cvtepi32_ps(four.sums), minimum_factors = totals;
+    if (minima)
+        minimum_factors = _mm512_mul_ps(minima(rows), scale);
+#define BLOCK(k)                                                                                                       \
+    if (valid > (k)) {                                                                                                 \
+        sum = _mm_fmadd_ps(_mm512_extractf32x4_ps(factors, k), _mm512_extractf32x4_ps(values, k), sum);                \
+        if (minima)                                                                                                    \
+            sum = _mm_fmadd_ps(_mm512_extractf32x4_ps(minimum_factors, k), _mm512_extractf32x4_ps(totals, k), sum);    \
+    }
+    BLOCK(0)
+    BLOCK(1)
+    BLOCK(2)
+    BLOCK(3)
+#undef BLOCK
     return sum;
 }
 
 static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                                       const struct activation_row *x, size_t block_bytes, int offset, blocks_dot *dot,
-                                      blocks_scales *scales)
+                                      blocks_scales *scales, blocks_scales *minima)
 {
     size_t blocks = columns / 32;
     struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
@@ -70,7 +80,7 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
         size_t b = 0;
         for (; b + STEP <= blocks; b += STEP) {
             prefetch_more(&ahead, 4 * STEP * block_bytes);
-            sum = blocks_step(sum, &at, x, b, STEP, offset, dot, scales);
+            sum = blocks_step(sum, &at, x, b, STEP, offset, dot, scales, minima);
             for (int i = 0; i < 4; i++)
                 at.at[i] += STEP * block_bytes;
         }
@@ -81,17 +91,17 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
                 memcpy(copy[i], at.at[i], (blocks - b) * block_bytes);
                 at.at[i] = copy[i];
             }
-            sum = blocks_step(sum, &at, x, b, blocks - b, offset, dot, scales);
+            sum = blocks_step(sum, &at, x, b, blocks - b, offset, dot, scales, minima);
         }
         store_4(out + r, sum, rows - r);
     }
 }
 
-#define BLOCKS_GEMV(name, block, offset, dot, scales)                                                                  \
+#define BLOCKS_GEMV(name, block, offset, dot, scales, minima)                                                          \
     static void name(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,                \
                      const struct activation_row *x)                                                                   \
     {                                                                                                                  \
-        blocks_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block), offset, dot, scales);             \
+        blocks_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block), offset, dot, scales, minima);     \
     }
 
 /* Joins for two rows each what a 16-bit permutation picks: words 4k and 4k + 1 of one, 4k + 2 and 4k + 3 of the other,
@@ -138,7 +148,7 @@ static ALWAYS_INLINE __m512i q4_0_dot(const uint8_t *blocks, const struct blocks
     return dot_nibbles(quants_18(blocks), x);
 }
 
-BLOCKS_GEMV(gemv_q4_0, block_q4_0, 8, q4_0_dot, scales_18)
+BLOCKS_GEMV(gemv_q4_0, block_q4_0, 8, q4_0_dot, scales_18, NULL)
 
 /* ---- Q8_0 ---------------------------------------------------------------------------------------------------------
  */
@@ -174,10 +184,191 @@ static ALWAYS_INLINE __m512 q8_0_scales(const struct four_rows *rows)
     return join_halves(rows01, rows23);
 }
 
-BLOCKS_GEMV(gemv_q8_0, block_q8_0, 128, q8_0_dot, q8_0_scales)
+BLOCKS_GEMV(gemv_q8_0, block_q8_0, 128, q8_0_dot, q8_0_scales, NULL)
+
+/* ---- Q4_1, Q5_0, Q5_1 ---------------------------------------------------------------------------------------------
+ */
+
+/* Four words of each of four rows, in the low (or high) halves of registers: word k of the rows side by side in 128-bit
+ * lane k, as floats. */
+static ALWAYS_INLINE __m512 transpose_halves(__m128i a, __m128i b)
+{
+    return _mm512_cvtph_ps(_mm256_set_m128i(_mm_unpackhi_epi32(a, b), _mm_unpacklo_epi32(a, b)));
+}
+
+typedef __m128i row_words(const uint8_t *blocks);
+
+static ALWAYS_INLINE __m512 low_words(const struct four_rows *rows, row_words *words)
+{
+    return transpose_halves(_mm_unpacklo_epi16(words(rows->at[0]), words(rows->at[1])),
+                            _mm_unpacklo_epi16(words(rows->at[2]), words(rows->at[3])));
+}
+
+static ALWAYS_INLINE __m512 high_words(const struct four_rows *rows, row_words *words)
+{
+    return transpose_halves(_mm_unpackhi_epi16(words(rows->at[0]), words(rows->at[1])),
+                            _mm_unpackhi_epi16(words(rows->at[2]), words(rows->at[3])));
+}
+
+/* Four blocks of size words, of which two loads at words 0 and shift cover all: eight words from first on of each. */
+static ALWAYS_INLINE __m512i quant_words(const uint8_t *blocks, int size, int shift, int first)
+{
+    int a = first, b = size + first, c = 2 * size + first, d = 32 + 3 * size + first - shift;
+#define EIGHT(w)                                                                                                       \
+    (short)((w) + 7), (short)((w) + 6), (short)((w) + 5), (short)((w) + 4), (short)((w) + 3), (short)((w) + 2),        \
+        (short)((w) + 1), (short)(w)
+#define IN_SECOND(w) ((w) + 7 < 32 ? (w) : 32 + (w)-shift)
+    const __m512i index = _mm512_set_epi16(EIGHT(d), EIGHT(IN_SECOND(c)), EIGHT(b), EIGHT(a));
+#undef IN_SECOND
+#undef EIGHT
+    return _mm512_permutex2var_epi16(_mm512_loadu_si512(blocks), index, _mm512_loadu_si512(blocks + 2 * shift));
+}
+
+/* One word of each of the four blocks, twice: those at first, then those at second. */
+static ALWAYS_INLINE __m128i single_words(const uint8_t *blocks, int size, int shift, int first, int second)
+{
+#define WORD(w) (short)((w) < 32 ? (w) : 32 + (w)-shift)
+    const __m128i index =
+        _mm_setr_epi16(WORD(first), WORD(size + first), WORD(2 * size + first), WORD(3 * size + first), WORD(second),
+                       WORD(size + second), WORD(2 * size + second), WORD(3 * size + second));
+#undef WORD
+    return _mm512_castsi512_si128(_mm512_permutex2var_epi16(_mm512_loadu_si512(blocks), _mm512_castsi128_si512(index),
+                                                            _mm512_loadu_si512(blocks + 2 * shift)));
+}
+
+/* The fifth bits: those of the first sixteen elements of the four blocks are in their words at qh, then the rest. */
+static ALWAYS_INLINE __m512i dot_five_bits(__m512i bytes, __m128i qh, const struct blocks_activation *x)
+{
+    const __m512i mask = _mm512_set1_epi8(15), sixteen = _mm512_set1_epi8(16);
+    __m512i low = _mm512_and_si512(bytes, mask), high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
+    low = _mm512_mask_add_epi8(low, (__mmask64)_mm_cvtsi128_si64(qh), low, sixteen);
+    high = _mm512_mask_add_epi8(high, (__mmask64)_mm_extract_epi64(qh, 1), high, sixteen);
+    return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), low, x->low), high, x->high);
+}
+
+static ALWAYS_INLINE __m512i q4_1_dot(const uint8_t *blocks, const struct blocks_activation *x)
+{
+    return dot_nibbles(quant_words(blocks, 10, 8, 2), x);
+}
+
+static ALWAYS_INLINE __m128i q4_1_words(const uint8_t *blocks)
+{
+    return single_words(blocks, 10, 8, 0, 1);
+}
+
+static ALWAYS_INLINE __m512 q4_1_scales(const struct four_rows *rows)
+{
+    return low_words(rows, q4_1_words);
+}
+
+static ALWAYS_INLINE __m512 q4_1_minima(const struct four_rows *rows)
+{
+    return high_words(rows, q4_1_words);
+}
+
+static ALWAYS_INLINE __m512i q5_0_dot(const uint8_t *blocks, const struct blocks_activation *x)
+{
+    return dot_five_bits(quant_words(blocks, 11, 12, 3), single_words(blocks, 11, 12, 1, 2), x);
+}
+
+static ALWAYS_INLINE __m128i q5_0_words(const uint8_t *blocks)
+{
+    return single_words(blocks, 11, 12, 0, 0);
+}
+
+static ALWAYS_INLINE __m512 q5_0_scales(const struct four_rows *rows)
+{
+    return low_words(rows, q5_0_words);
+}
+
+static ALWAYS_INLINE __m512i q5_1_dot(const uint8_t *blocks, const struct blocks_activation *x)
+{
+    return dot_five_bits(quant_words(blocks, 12, 16, 4), single_words(blocks, 12, 16, 2, 3), x);
+}
+
+static ALWAYS_INLINE __m128i q5_1_words(const uint8_t *blocks)
+{
+    return single_words(blocks, 12, 16, 0, 1);
+}
+
+static ALWAYS_INLINE __m512 q5_1_scales(const struct four_rows *rows)
+{
+    return low_words(rows, q5_1_words);
+}
+
+static ALWAYS_INLINE __m512 q5_1_minima(const struct four_rows *rows)
+{
+    return high_words(rows, q5_1_words);
+}
+
+BLOCKS_GEMV(gemv_q4_1, block_q4_1, 0, q4_1_dot, q4_1_scales, q4_1_minima)
+BLOCKS_GEMV(gemv_q5_0, block_q5_0, 16, q5_0_dot, q5_0_scales, NULL)
+BLOCKS_GEMV(gemv_q5_1, block_q5_1, 0, q5_1_dot, q5_1_scales, q5_1_minima)
+
+/* ---- IQ4_NL, MXFP4 ------------------------------------------------------------------------------------------------
+ */
+
+/* A codebook raised by an offset, so that it has no signs, in every lane. */
+static ALWAYS_INLINE __m512i raised_codebook(const int8_t *codebook, int offset)
+{
+    __m128i values = _mm_add_epi8(load_128((const void *)codebook), _mm_set1_epi8((char)offset));
+    return _mm512_broadcast_i32x4(values);
+}
+
+static ALWAYS_INLINE __m512i dot_codes(__m512i bytes, __m512i codebook, const struct blocks_activation *x)
+{
+    const __m512i mask = _mm512_set1_epi8(15);
+    __m512i low = _mm512_shuffle_epi8(codebook, _mm512_and_si512(bytes, mask));
+    __m512i high = _mm512_shuffle_epi8(codebook, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask));
+    return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), low, x->low), high, x->high);
+}
+
+static ALWAYS_INLINE __m512i iq4_nl_dot(const uint8_t *blocks, const struct blocks_activation *x)
+{
+    return dot_codes(quants_18(blocks), raised_codebook(codebook_iq4, 128), x);
+}
+
+static ALWAYS_INLINE __m512i mxfp4_dot(const uint8_t *blocks, const struct blocks_activation *x)
+{
+    __m512i bytes = _mm512_castsi128_si512(load_128(blocks + 1));
+    bytes = _mm512_inserti32x4(bytes, load_128(blocks + 18), 1);
+    bytes = _mm512_inserti32x4(bytes, load_128(blocks + 35), 2);
+    bytes = _mm512_inserti32x4(bytes, load_128(blocks + 52), 3);
+    return dot_codes(bytes, raised_codebook(codebook_e2m1, 12), x);
+}
+
+/* The exponents are bytes 0, 17, 34 and 51: byte k of 128-bit lane k, which goes to 32-bit word "row" of the lane. */
+static ALWAYS_INLINE __m512i mxfp4_exponents(const uint8_t *blocks, int row)
+{
+    const int none = (int)0x80808080u;
+#define LANE(k)                                                                                                        \
+    _mm_setr_epi32(row == 0 ? (k)-256 : none, row == 1 ? (k)-256 : none, row == 2 ? (k)-256 : none,                    \
+                   row == 3 ? (k)-256 : none)
+    __m512i index = _mm512_inserti32x4(_mm512_castsi128_si512(LANE(0)), LANE(1), 1);
+    index = _mm512_inserti32x4(_mm512_inserti32x4(index, LANE(2), 2), LANE(3), 3);
+#undef LANE
+    return _mm512_shuffle_epi8(_mm512_loadu_si512(blocks), index);
+}
+
+static ALWAYS_INLINE __m512 mxfp4_scales(const struct four_rows *rows)
+{
+    __m512i e = _mm512_or_si512(_mm512_or_si512(mxfp4_exponents(rows->at[0], 0), mxfp4_exponents(rows->at[1], 1)),
+                                _mm512_or_si512(mxfp4_exponents(rows->at[2], 2), mxfp4_exponents(rows->at[3], 3)));
+    __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    __mmask16 subnormal = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+    return _mm512_castsi512_ps(_mm512_mask_sllv_epi32(normal, subnormal, _mm512_set1_epi32(0x00200000), e));
+}
+
+BLOCKS_GEMV(gemv_iq4_nl, block_iq4_nl, 128, iq4_nl_dot, scales_18, NULL)
+BLOCKS_GEMV(gemv_mxfp4, block_mxfp4, 12, mxfp4_dot, mxfp4_scales, NULL)
 
 void kernels_avx512_blocks(struct kernel_table *table)
 {
     table->types[TENSOR_Q4_0].gemv = gemv_q4_0;
+    table->types[TENSOR_Q4_1].gemv = gemv_q4_1;
+    table->types[TENSOR_Q5_0].gemv = gemv_q5_0;
+    table->types[TENSOR_Q5_1].gemv = gemv_q5_1;
     table->types[TENSOR_Q8_0].gemv = gemv_q8_0;
+    table->types[TENSOR_IQ4_NL].gemv = gemv_iq4_nl;
+    table->types[TENSOR_MXFP4].gemv = gemv_mxfp4;
 }
