@@ -127,6 +127,7 @@ static void cpu_caches(struct hardware *out)
         snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu0/cache/index%d/size", index);
         if (!known || !hw_read_text(path, size, sizeof size) || strncmp(type, "Instruction", 11) == 0)
             continue;
+        size[strcspn(size, "\n")] = '\0';
         uint64_t bytes = 0;
         if (parse_bytes(size, &bytes, NULL) != HYPURA_OK)
             continue;

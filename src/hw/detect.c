@@ -11,6 +11,8 @@ hypura_status hardware_detect(struct hardware *out, const char *path, hypura_err
     /* Two channels of DDR4, and what one core gets out of its kernels: most machines do better. */
     found.memory_bytes_per_second = 20e9;
     found.compute_bytes_per_second = MIN(5e9 * (double)found.cores, found.memory_bytes_per_second);
+    found.multiply_adds_per_second = 20e9 * (double)found.cores;
+    hw_load_profile(&found);
     *out = found;
     return HYPURA_OK;
 }

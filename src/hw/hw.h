@@ -1,12 +1,18 @@
 /* hw: what the machine is and how fast: CPU, memory, storage, and where the cgroup draws the line.
  *
- * hardware_detect is quick (no measurement) and fills speeds with careful defaults. Sizes of memory are read anew at
- * every call. Nothing here keeps state; every function may be called from any thread.
+ * hardware_detect is quick (no measurement): speeds come from the profile of this machine and drive when one is cached,
+ * else they are careful defaults; sizes of memory are read anew at every call. hardware_profile measures, and caches.
+ * Profiles are JSON files in the user's cache folder (XDG_CACHE_HOME/hypura), one a machine and drive, replaced as a
+ * whole; one that cannot be understood is as good as none. Nothing here keeps state; every function may be called from
+ * any thread.
+ *
+ * Only drives are written to here, and only where hardware_profile needs a file to read and was given none.
  */
 #ifndef HYPURA_HW_H
 #define HYPURA_HW_H
 
 #include "core/core.h"
+#include "format/format.h"
 
 /* Every direct read starts, ends and lands at multiples of this. A file system that wants more counts as one without
  * direct I/O. */
@@ -30,13 +36,21 @@ struct storage {
     bool direct_supported;   /* O_DIRECT (F_NOCACHE on macOS) works on this file system */
     bool direct_pays;        /* and is at least as quick */
     uint32_t alignment;      /* that direct reads need at least, of offsets and memory: 512 or 4096 */
-    double bytes_per_second; /* best seen at the chosen size and depth */
+    double bytes_per_second; /* seen at the chosen size and half the chosen depth; into huge pages */
     double latency_seconds;  /* of one 4 KiB random read at depth 1 */
     uint32_t block_bytes;    /* chosen for the reader */
     uint32_t depth;
     struct storage_sample samples[STORAGE_MAX_SAMPLES];
     size_t sample_count;
 };
+
+/* Weights of one type through the matrix-vector kernel, all cores: bytes of weights a second. */
+struct kernel_speed {
+    enum tensor_type type;
+    double bytes_per_second;
+};
+
+#define HARDWARE_MAX_KERNELS 16
 
 struct hardware {
     char cpu[128];
@@ -49,7 +63,10 @@ struct hardware {
     uint64_t cgroup_used;            /* in that group, page cache that can be dropped not counted; 0 without a limit */
     double memory_bytes_per_second;  /* all cores reading */
     double compute_bytes_per_second; /* quantised weights through the matrix-vector kernels, all cores */
-    bool measured;                   /* speeds come from a profile, not from defaults */
+    double multiply_adds_per_second; /* of long prompts: quantised weights times many tokens, all cores */
+    struct kernel_speed kernels[HARDWARE_MAX_KERNELS];
+    size_t kernel_count;
+    bool measured; /* speeds come from a profile, not from defaults */
     struct storage storage;
 };
 
@@ -58,6 +75,28 @@ hypura_status hardware_detect(struct hardware *out, const char *path, hypura_err
 
 /* The storage part alone, for one file of several: what lies under path and whether direct reads work there. */
 hypura_status hardware_detect_storage(struct storage *out, const char *path, hypura_error *error);
+
+/* Bytes a second of the kernel for a type: measured where it was, else compute_bytes_per_second. */
+double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type type);
+
+/* What is going on ("storage: direct random reads of 64 KiB") and how much of the whole is done, from 0 to 1. Returns
+ * false to stop. */
+typedef bool (*hardware_progress)(void *context, const char *what, double done);
+
+/* Measures the machine and the drive that path is on, in less than 20 seconds, and caches the result where it can.
+ * path: a file of 64 MiB or more is read itself; for a smaller one, or a folder, a nameless temporary file of up to
+ * 1 GiB (at most a tenth of what is free) is written beside it, read, and gone at the end, however that comes. */
+hypura_status hardware_profile(struct hardware *out, const char *path, hardware_progress progress, void *context,
+                               hypura_error *error);
+
+/* Called after every sample of a bench. Returns false to stop. */
+typedef bool (*storage_visitor)(void *context, const struct storage_sample *sample, size_t done, size_t total);
+
+/* The storage part at length: every block size from 4 KiB to 4 MiB at every depth from 1 to 64, random and sequential,
+ * direct and through the page cache, each for this many seconds (0: 1). Fills everything of *out, and keeps no profile.
+ * The file is read only; its pages in the page cache are dropped. */
+hypura_status hardware_iobench(struct storage *out, const char *path, double seconds, storage_visitor visit,
+                               void *context, hypura_error *error);
 
 /* What a process may take by default: the least of free memory and the room in the cgroup, less a head-room. */
 uint64_t hardware_default_budget(const struct hardware *hardware);

@@ -27,4 +27,61 @@ void hw_walk_mounts(const char *root, mount_visitor visit, void *context);
 /* The tightest memory limit on the way from this process's cgroup to the top, and what that group uses. */
 void hw_cgroup_memory(const char *root, uint64_t *limit, uint64_t *used);
 
+/* ---- measuring ----------------------------------------------------------------------------------------------------
+ */
+
+/* One run of reads, into memory that nobody looks at. */
+struct read_run {
+    int file;
+    uint64_t file_bytes; /* at least one block */
+    uint32_t block_bytes, depth;
+    bool sequential;
+    bool once;           /* no block twice: through the page cache the second time would be memory's speed */
+    bool threads;        /* without io_uring even where there is one */
+    uint64_t seed;       /* where random reads go */
+    double seconds;      /* at least this long and some rounds of the queue, or until the file is used up */
+    void *memory;        /* aligned for direct reads */
+    size_t memory_bytes; /* at least one block; reads in flight share it when it is less than depth blocks */
+};
+
+/* Runs it. bytes_per_second counts whole reads only. */
+hypura_status hw_run_reads(const struct read_run *run, double *bytes_per_second, hypura_error *error);
+
+/* The block that read number lands on: all of them once, in an order without a pattern, when random. */
+uint64_t hw_read_block(const struct read_run *run, uint64_t number);
+
+/* Samples of an opened file, and block size and depth chosen by them. */
+struct storage_bench {
+    struct storage *storage; /* detected; samples, choice and speeds are filled in */
+    const char *path;        /* that is read */
+    int file;              /* instead of path when not -1: a file without a name. It is opened again by /proc/self/fd */
+    bool thorough;         /* every depth, not every second */
+    double seconds;        /* a sample */
+    double limit_seconds;  /* no more samples after this; 0: none */
+    storage_visitor visit; /* may be NULL */
+    void *context;
+};
+hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *error);
+
+/* From samples to block size and depth: of those that come within a few percent of the best random direct read the one
+ * with the least in flight (at least 4 deep if there is one), then twice its depth. Fills block_bytes, depth,
+ * bytes_per_second, latency_seconds and direct_pays. */
+void hw_choose_reads(struct storage *storage);
+
+/* Memory first: kernels may correct it upwards. */
+hypura_status hw_measure_memory(struct hardware *out, hypura_error *error);
+hypura_status hw_measure_kernels(struct hardware *out, hypura_error *error);
+
+/* ---- cached profiles ----------------------------------------------------------------------------------------------
+ */
+
+/* Fills the speeds from the cached profile of this machine and drive; false, with *hardware untouched, without one. */
+bool hw_load_profile(struct hardware *hardware);
+
+/* Errors when the cache folder cannot be made or written. */
+hypura_status hw_save_profile(const struct hardware *hardware, hypura_error *error);
+
+/* Where that profile is; false when there is no place for it. */
+bool hw_profile_path(const struct hardware *hardware, char *path, size_t room);
+
 #endif

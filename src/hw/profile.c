@@ -1,0 +1,189 @@
+/* The whole measurement: memory, kernels, storage; then it is cached. */
+#include "hw/hw_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define MIB ((uint64_t)1 << 20)
+
+/* A file below this fits in a drive's own cache. */
+#define LARGE_FILE (64 * MIB)
+#define LARGEST_TEMPORARY (1024 * MIB)
+#define SMALLEST_TEMPORARY (16 * MIB)
+
+/* Of the 20 seconds: writing a file to read, and samples. Memory and kernels take 3. */
+#define WRITE_SECONDS 3.0
+#define SAMPLE_SECONDS 0.07
+#define STORAGE_SECONDS 11.0
+
+/* Parts of the progress bar. */
+#define DONE_MEMORY 0.05
+#define DONE_KERNELS 0.2
+#define DONE_FILE 0.3
+
+struct profiling {
+    hardware_progress progress;
+    void *context;
+};
+
+static bool tell(const struct profiling *profiling, const char *what, double done)
+{
+    return !profiling->progress || profiling->progress(profiling->context, what, done);
+}
+
+static bool tell_sample(void *context, const struct storage_sample *sample, size_t done, size_t total)
+{
+    char what[96], block[32];
+    format_bytes(block, sizeof block, sample->block_bytes);
+    snprintf(what, sizeof what, "storage: %s %s reads of %s, %u in flight", sample->direct ? "direct" : "cached",
+             sample->sequential ? "sequential" : "random", block, sample->depth);
+    return tell(context, what, DONE_FILE + (1 - DONE_FILE) * (double)done / (double)total);
+}
+
+/* A file without a name, so that nothing is left whatever happens. */
+static int open_nameless(const char *folder)
+{
+#ifdef O_TMPFILE
+    int file = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
+    if (file >= 0)
+        return file;
+#endif
+    char path[1200];
+    if (snprintf(path, sizeof path, "%s/.hypura-profile-XXXXXX", folder) >= (int)sizeof path) {
+        errno = ENAMETOOLONG;
+        return -1;
+    }
+    int named = mkstemp(path);
+    if (named >= 0)
+        unlink(path);
+    return named;
+}
+
+/* Random bytes: drives and file systems that compress must not see a pattern. */
+static hypura_status fill_file(int file, uint64_t bytes, const char *folder, hypura_error *error)
+{
+    const size_t piece = 4 * MIB;
+    uint64_t *words = NULL;
+    hypura_status status = ALLOCATE(&words, piece / sizeof *words, "temporary file", error);
+    if (status != HYPURA_OK)
+        return status;
+    struct random random;
+    random_seed(&random, clock_nanoseconds());
+    for (size_t i = 0; i < piece / sizeof *words; i++)
+        words[i] = random_next(&random);
+    uint64_t started = clock_nanoseconds(), written = 0;
+    while (written < bytes && (written < SMALLEST_TEMPORARY || clock_seconds_since(started) < WRITE_SECONDS)) {
+        /* No two pieces alike, for drives that look for copies. */
+        for (size_t i = 0; i < piece / sizeof *words; i += 64)
+            words[i] = random_next(&random);
+        for (size_t done = 0; done < piece;) {
+            ssize_t size = write(file, (char *)words + done, piece - done);
+            if (size <= 0 && errno != EINTR) {
+                status = error_set_errno(error, size < 0 ? errno : ENOSPC,
+                                         "cannot write a temporary file to read from in %s", folder);
+                memory_free(words);
+                return status;
+            }
+            done += size > 0 ? (size_t)size : 0;
+        }
+        written += piece;
+        /* Starts writing out at once, so that the flush at the end has little left to do. */
+#ifdef __linux__
+        sync_file_range(file, (off_t)(written - piece), (off_t)piece, SYNC_FILE_RANGE_WRITE);
+#endif
+    }
+    memory_free(words);
+    if (fsync(file))
+        return error_set_errno(error, errno, "cannot write a temporary file to read from in %s", folder);
+    return HYPURA_OK;
+}
+
+static hypura_status make_file(int *out, const char *folder, hypura_error *error)
+{
+    struct statvfs space;
+    if (statvfs(folder, &space))
+        return error_set_errno(error, errno, "cannot look at %s", folder);
+    uint64_t available = (uint64_t)space.f_bavail * space.f_frsize;
+    uint64_t bytes = MIN(available / 10, LARGEST_TEMPORARY) / (4 * MIB) * (4 * MIB);
+    if (bytes < SMALLEST_TEMPORARY)
+        return error_set(error, HYPURA_ERROR_IO, "%s has no room for a file to measure with: name a large file instead",
+                         folder);
+    int file = open_nameless(folder);
+    if (file < 0)
+        return error_set_errno(error, errno, "cannot make a temporary file in %s: name a large file instead", folder);
+    hypura_status status = fill_file(file, bytes, folder, error);
+    if (status != HYPURA_OK) {
+        close(file);
+        return status;
+    }
+    *out = file;
+    return HYPURA_OK;
+}
+
+static hypura_status measure_storage(struct hardware *found, const char *path, const struct profiling *profiling,
+                                     hypura_error *error)
+{
+    struct stat info;
+    if (stat(path, &info))
+        return error_set_errno(error, errno, "cannot look at %s", path);
+    struct storage_bench bench = {.storage = &found->storage,
+                                  .path = path,
+                                  .file = -1,
+                                  .seconds = SAMPLE_SECONDS,
+                                  .limit_seconds = STORAGE_SECONDS,
+                                  .visit = tell_sample,
+                                  .context = (void *)profiling};
+    bool large = S_ISREG(info.st_mode) && (uint64_t)info.st_size >= LARGE_FILE;
+    if (!large) {
+        if (!tell(profiling, "storage: writing a temporary file", DONE_KERNELS))
+            return error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
+        char folder[1024];
+        snprintf(folder, sizeof folder, "%s", path);
+        if (!S_ISDIR(info.st_mode)) {
+            char *slash = strrchr(folder, '/');
+            snprintf(slash ? slash + (slash == folder) : folder, 2, "%s", slash ? "" : ".");
+        }
+        hypura_status status = make_file(&bench.file, folder, error);
+        if (status != HYPURA_OK)
+            return status;
+    }
+    hypura_status status = hw_bench_storage(&bench, error);
+    if (bench.file >= 0)
+        close(bench.file);
+    return status;
+}
+
+hypura_status hardware_profile(struct hardware *out, const char *path, hardware_progress progress, void *context,
+                               hypura_error *error)
+{
+    struct profiling profiling = {progress, context};
+    struct hardware found;
+    hypura_status status = hardware_detect(&found, path, error);
+    if (status != HYPURA_OK)
+        return status;
+    if (!tell(&profiling, "memory", 0))
+        return error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
+    status = hw_measure_memory(&found, error);
+    if (status == HYPURA_OK && !tell(&profiling, "kernels", DONE_MEMORY))
+        status = error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
+    if (status == HYPURA_OK)
+        status = hw_measure_kernels(&found, error);
+    if (status == HYPURA_OK)
+        status = measure_storage(&found, path, &profiling, error);
+    if (status != HYPURA_OK)
+        return status;
+    found.measured = true;
+    /* Figures that cannot be kept are still figures. */
+    hypura_error problem;
+    if (hw_save_profile(&found, &problem) != HYPURA_OK)
+        log_write(LOG_WARNING, "the profile was not kept: %s", problem.message);
+    tell(&profiling, "done", 1);
+    *out = found;
+    return HYPURA_OK;
+}

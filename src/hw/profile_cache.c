@@ -1,0 +1,269 @@
+/* Profiles on disk: one JSON file a machine and drive, named by a hash of what tells them apart. A file is believed
+ * only when all of it makes sense. */
+#include "hw/hw_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* To be raised when a field is added or measured in another way: older files are then ignored. */
+#define PROFILE_VERSION 1
+
+/* A full set of samples takes some 15 KiB. */
+#define LARGEST_PROFILE ((off_t)1 << 20)
+
+static void append(char *text, size_t room, const char *name, const char *value)
+{
+    size_t used = strlen(text);
+    snprintf(text + used, room - used, "%s%s=%s", used ? " " : "", name, value);
+}
+
+/* What would make other figures likely: the processor, the memory's size, the machine (its identity goes in as a hash
+ * only) and the drive. */
+static void fingerprint(const struct hardware *hardware, char *text, size_t room)
+{
+    char number[64], identity[64];
+    text[0] = '\0';
+    append(text, room, "cpu", hardware->cpu);
+    append(text, room, "instructions", hardware->instructions);
+    snprintf(number, sizeof number, "%zu", hardware->cores);
+    append(text, room, "cores", number);
+    snprintf(number, sizeof number, "%.0f", round((double)hardware->memory_total / (double)(1 << 30)));
+    append(text, room, "memory", number);
+    append(text, room, "file_system", hardware->storage.file_system);
+    append(text, room, "device", hardware->storage.device);
+    if (hardware->storage.device[0]) {
+        char path[256], model[128];
+        snprintf(path, sizeof path, "/sys/class/block/%s/device/model", hardware->storage.device);
+        if (hw_read_text(path, model, sizeof model)) {
+            model[strcspn(model, "\n")] = '\0';
+            append(text, room, "model", model);
+        }
+    }
+    if (!hw_read_text("/etc/machine-id", identity, sizeof identity) && gethostname(identity, sizeof identity))
+        identity[0] = '\0';
+    identity[sizeof identity - 1] = '\0';
+    uint64_t hash = 14695981039346656037u;
+    for (const char *c = identity; *c; c++)
+        hash = (hash ^ (uint8_t)*c) * 1099511628211u;
+    snprintf(number, sizeof number, "%08x", (unsigned)(hash ^ hash >> 32));
+    append(text, room, "machine", number);
+}
+
+static bool cache_folder(char *path, size_t room)
+{
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int size;
+    if (cache && cache[0] == '/') /* the specification says that others are to be ignored */
+        size = snprintf(path, room, "%s/hypura", cache);
+    else if (home && home[0] == '/')
+        size = snprintf(path, room, "%s/.cache/hypura", home);
+    else
+        return false;
+    return size < (int)room;
+}
+
+bool hw_profile_path(const struct hardware *hardware, char *path, size_t room)
+{
+    char folder[3000], text[1024];
+    if (!cache_folder(folder, sizeof folder))
+        return false;
+    fingerprint(hardware, text, sizeof text);
+    uint64_t hash = 14695981039346656037u; /* FNV-1a */
+    for (const char *c = text; *c; c++)
+        hash = (hash ^ (uint8_t)*c) * 1099511628211u;
+    return snprintf(path, room, "%s/profile-%016llx.json", folder, (unsigned long long)hash) < (int)room;
+}
+
+/* ---- reading -------------------------------------------------------------------------------------------------------
+ */
+
+static bool get_speed(const json_t *object, const char *key, double *out)
+{
+    const json_t *value = json_object_get(object, key);
+    double number = json_number_value(value);
+    if (!json_is_number(value) || !isfinite(number) || number <= 0 || number > 1e18)
+        return false;
+    *out = number;
+    return true;
+}
+
+static bool get_number(const json_t *object, const char *key, uint32_t least, uint32_t most, uint32_t *out)
+{
+    const json_t *value = json_object_get(object, key);
+    json_int_t number = json_integer_value(value);
+    if (!json_is_integer(value) || number < (json_int_t)least || number > (json_int_t)most)
+        return false;
+    *out = (uint32_t)number;
+    return true;
+}
+
+static bool get_bool(const json_t *object, const char *key, bool *out)
+{
+    const json_t *value = json_object_get(object, key);
+    if (!json_is_boolean(value))
+        return false;
+    *out = json_is_true(value);
+    return true;
+}
+
+static bool get_reads(const json_t *object, uint32_t *block_bytes, uint32_t *depth)
+{
+    return get_number(object, "block_bytes", STORAGE_ALIGNMENT, 64u << 20, block_bytes) &&
+           *block_bytes % STORAGE_ALIGNMENT == 0 && get_number(object, "depth", 1, 1024, depth);
+}
+
+static bool get_storage(const json_t *object, struct storage *storage)
+{
+    if (!get_reads(object, &storage->block_bytes, &storage->depth) ||
+        !get_bool(object, "direct_pays", &storage->direct_pays) ||
+        !get_speed(object, "bytes_per_second", &storage->bytes_per_second) ||
+        !get_speed(object, "latency_seconds", &storage->latency_seconds))
+        return false;
+    storage->direct_pays &= storage->direct_supported;
+    const json_t *samples = json_object_get(object, "samples");
+    if (!json_is_array(samples) || json_array_size(samples) > STORAGE_MAX_SAMPLES)
+        return false;
+    storage->sample_count = json_array_size(samples);
+    for (size_t i = 0; i < storage->sample_count; i++) {
+        const json_t *row = json_array_get(samples, i);
+        struct storage_sample *sample = &storage->samples[i];
+        if (!get_reads(row, &sample->block_bytes, &sample->depth) || !get_bool(row, "direct", &sample->direct) ||
+            !get_bool(row, "sequential", &sample->sequential) ||
+            !get_speed(row, "bytes_per_second", &sample->bytes_per_second))
+            return false;
+    }
+    return true;
+}
+
+static bool get_kernels(const json_t *object, struct hardware *hardware)
+{
+    if (!json_is_object(object) || json_object_size(object) > HARDWARE_MAX_KERNELS)
+        return false;
+    hardware->kernel_count = 0;
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)object, name, value)
+    {
+        struct kernel_speed *kernel = &hardware->kernels[hardware->kernel_count++];
+        if (!tensor_type_by_name(name, &kernel->type) || !get_speed(object, name, &kernel->bytes_per_second))
+            return false;
+    }
+    return true;
+}
+
+static bool get_profile(const json_t *root, const char *text, struct hardware *hardware)
+{
+    uint32_t version;
+    const char *written = json_string_value(json_object_get(root, "fingerprint"));
+    return get_number(root, "version", PROFILE_VERSION, PROFILE_VERSION, &version) && written &&
+           !strcmp(written, text) && get_speed(root, "memory_bytes_per_second", &hardware->memory_bytes_per_second) &&
+           get_speed(root, "compute_bytes_per_second", &hardware->compute_bytes_per_second) &&
+           get_speed(root, "multiply_adds_per_second", &hardware->multiply_adds_per_second) &&
+           get_kernels(json_object_get(root, "kernels"), hardware) &&
+           get_storage(json_object_get(root, "storage"), &hardware->storage);
+}
+
+bool hw_load_profile(struct hardware *hardware)
+{
+    char path[4096], text[1024];
+    if (!hw_profile_path(hardware, path, sizeof path))
+        return false;
+    fingerprint(hardware, text, sizeof text);
+    FILE *file = fopen(path, "r");
+    if (!file)
+        return false;
+    struct stat info;
+    json_t *root = NULL;
+    if (fstat(fileno(file), &info) == 0 && S_ISREG(info.st_mode) && info.st_size <= LARGEST_PROFILE)
+        root = json_loadf(file, JSON_REJECT_DUPLICATES, NULL);
+    fclose(file);
+    struct hardware *loaded = NULL;
+    bool good = root && ALLOCATE(&loaded, 1, "profile", NULL) == HYPURA_OK;
+    if (good) {
+        *loaded = *hardware;
+        good = get_profile(root, text, loaded);
+        if (good) {
+            *hardware = *loaded;
+            hardware->measured = true;
+        }
+    }
+    memory_free(loaded);
+    json_decref(root);
+    return good;
+}
+
+/* ---- writing -------------------------------------------------------------------------------------------------------
+ */
+
+static json_t *put_storage(const struct storage *storage)
+{
+    json_t *samples = json_array();
+    for (size_t i = 0; i < storage->sample_count; i++) {
+        const struct storage_sample *sample = &storage->samples[i];
+        json_array_append_new(samples, json_pack("{s:i, s:i, s:b, s:b, s:f}", "block_bytes", (int)sample->block_bytes,
+                                                 "depth", (int)sample->depth, "direct", sample->direct, "sequential",
+                                                 sample->sequential, "bytes_per_second", sample->bytes_per_second));
+    }
+    return json_pack("{s:i, s:i, s:b, s:f, s:f, s:o}", "block_bytes", (int)storage->block_bytes, "depth",
+                     (int)storage->depth, "direct_pays", storage->direct_pays, "bytes_per_second",
+                     storage->bytes_per_second, "latency_seconds", storage->latency_seconds, "samples", samples);
+}
+
+static json_t *put_profile(const struct hardware *hardware)
+{
+    char text[1024];
+    fingerprint(hardware, text, sizeof text);
+    json_t *kernels = json_object();
+    for (size_t i = 0; i < hardware->kernel_count; i++) {
+        const struct tensor_type_info *info = tensor_type_info(hardware->kernels[i].type);
+        json_object_set_new(kernels, info->name, json_real(hardware->kernels[i].bytes_per_second));
+    }
+    return json_pack("{s:i, s:s, s:f, s:f, s:f, s:o, s:o}", "version", PROFILE_VERSION, "fingerprint", text,
+                     "memory_bytes_per_second", hardware->memory_bytes_per_second, "compute_bytes_per_second",
+                     hardware->compute_bytes_per_second, "multiply_adds_per_second", hardware->multiply_adds_per_second,
+                     "kernels", kernels, "storage", put_storage(&hardware->storage));
+}
+
+static hypura_status make_folders(char *path, hypura_error *error)
+{
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        bool made = mkdir(path, 0700) == 0 || errno == EEXIST;
+        hypura_status status = made ? HYPURA_OK : error_set_errno(error, errno, "cannot make the folder %s", path);
+        *slash = '/';
+        if (!made)
+            return status;
+    }
+    return HYPURA_OK;
+}
+
+hypura_status hw_save_profile(const struct hardware *hardware, hypura_error *error)
+{
+    char path[4096], partial[4200];
+    if (!hw_profile_path(hardware, path, sizeof path))
+        return error_set(error, HYPURA_ERROR_IO, "neither XDG_CACHE_HOME nor HOME names a folder to keep it in");
+    hypura_status status = make_folders(path, error);
+    if (status != HYPURA_OK)
+        return status;
+    snprintf(partial, sizeof partial, "%s.XXXXXX", path);
+    int file = mkstemp(partial);
+    if (file < 0)
+        return error_set_errno(error, errno, "cannot write %s", partial);
+    json_t *root = put_profile(hardware);
+    bool written = root && json_dumpfd(root, file, JSON_INDENT(1) | JSON_SORT_KEYS) == 0 && fsync(file) == 0;
+    int problem = errno;
+    written &= close(file) == 0;
+    json_decref(root);
+    if (written && rename(partial, path) == 0)
+        return HYPURA_OK;
+    problem = written ? errno : problem;
+    unlink(partial);
+    return error_set_errno(error, problem, "cannot write %s", path);
+}

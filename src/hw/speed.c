@@ -1,0 +1,166 @@
+/* How fast the cores read memory, and weights through the kernels. */
+#include "compute/compute.h"
+#include "hw/hw_private.h"
+
+#include <string.h>
+
+#define MIB ((size_t)1 << 20)
+
+/* Enough to be out of every cache, little enough for a small machine. */
+static size_t test_bytes(const struct hardware *hardware, size_t most)
+{
+    size_t wanted = MAX(64 * MIB, (size_t)(4 * hardware->cache_l3));
+    size_t room = (size_t)MIN(hardware->memory_available / 8, (uint64_t)most);
+    return MAX(MIN(wanted, room), 8 * MIB);
+}
+
+struct summing {
+    const uint64_t *words;
+    size_t piece; /* words a task */
+    uint64_t *sums;
+};
+
+/* Eight sums, so that a processor waits for memory and not for its own additions. */
+static void sum_piece(void *context, size_t index, size_t worker)
+{
+    const struct summing *summing = context;
+    const uint64_t *words = summing->words + index * summing->piece;
+    uint64_t sums[8] = {0};
+    for (size_t i = 0; i < summing->piece; i += 8)
+        for (size_t j = 0; j < 8; j++)
+            sums[j] += words[i + j];
+    for (size_t j = 1; j < 8; j++)
+        sums[0] += sums[j];
+    /* A line of its own for each worker, and a store that keeps the sum from being thought away. */
+    summing->sums[worker * 8] += sums[0];
+}
+
+hypura_status hw_measure_memory(struct hardware *out, hypura_error *error)
+{
+    size_t bytes = test_bytes(out, 256 * MIB) / MIB * MIB;
+    struct thread_pool *pool = NULL;
+    void *memory = NULL;
+    struct summing summing = {.piece = MIB / sizeof(uint64_t)};
+    hypura_status status = thread_pool_create(&pool, MIN(out->cores, (size_t)256), error);
+    if (status == HYPURA_OK)
+        status = memory_map(&memory, bytes, true, "memory test", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&summing.sums, out->cores * 8, "memory test", error);
+    if (status == HYPURA_OK) {
+        memset(memory, 1, bytes);
+        summing.words = memory;
+        double best = 0;
+        uint64_t started = clock_nanoseconds();
+        for (int round = 0; round < 3 || (round < 30 && clock_seconds_since(started) < 0.4); round++) {
+            uint64_t start = clock_nanoseconds();
+            thread_pool_run(pool, sum_piece, &summing, bytes / MIB);
+            best = MAX(best, (double)bytes / clock_seconds_since(start));
+        }
+        out->memory_bytes_per_second = best;
+    }
+    memory_unmap(memory, bytes);
+    memory_free(summing.sums);
+    thread_pool_destroy(pool);
+    return status;
+}
+
+#define KERNEL_COLUMNS 4096
+#define PROMPT_TOKENS 128
+#define PROMPT_ROWS 1024
+
+struct kernel_test {
+    struct compute *compute;
+    struct activation *activation;
+    uint8_t *weights;
+    size_t weight_bytes;
+    float *input, *output;
+    size_t output_floats;
+};
+
+/* Best time of some runs: other programs can only make it worse. */
+static double time_matmul(const struct kernel_test *test, enum tensor_type type, size_t rows, size_t row_bytes,
+                          size_t tokens)
+{
+    struct matmul job = {.weights = {test->weights, type, rows, KERNEL_COLUMNS, row_bytes},
+                         .input = test->activation,
+                         .tokens = tokens,
+                         .output = test->output,
+                         .output_stride = rows};
+    double best = 0;
+    uint64_t started = clock_nanoseconds();
+    for (int round = 0; round < 3 || (round < 50 && clock_seconds_since(started) < 0.15); round++) {
+        activation_set(test->activation, test->input, tokens, KERNEL_COLUMNS, KERNEL_COLUMNS);
+        uint64_t start = clock_nanoseconds();
+        compute_matmul(test->compute, &job, 1);
+        double seconds = clock_seconds_since(start);
+        best = round == 0 ? seconds : MIN(best, seconds);
+    }
+    return MAX(best, 1e-9);
+}
+
+static void time_kernels(const struct kernel_test *test, struct hardware *out)
+{
+    static const enum tensor_type types[] = {TENSOR_Q4_K,  TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_Q8_0, TENSOR_Q4_0,
+                                             TENSOR_MXFP4, TENSOR_F16,  TENSOR_BF16, TENSOR_F32};
+    double slowest = 0;
+    out->kernel_count = 0;
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        uint64_t row_bytes;
+        if (!compute_supports(types[i]) || !tensor_row_bytes(types[i], KERNEL_COLUMNS, &row_bytes))
+            continue;
+        size_t rows = MIN(test->weight_bytes / (size_t)row_bytes, test->output_floats);
+        double speed = (double)rows * (double)row_bytes / time_matmul(test, types[i], rows, (size_t)row_bytes, 1);
+        /* Where a kernel fetches ahead better than a plain sum it is the better measure of the memory. */
+        out->memory_bytes_per_second = MAX(out->memory_bytes_per_second, speed);
+        out->kernels[out->kernel_count++] = (struct kernel_speed){types[i], speed};
+        /* The plan of a model of unknown mixture counts with the slowest of the usual ones. */
+        if (types[i] == TENSOR_Q4_K || types[i] == TENSOR_Q6_K)
+            slowest = slowest > 0 ? MIN(slowest, speed) : speed;
+        if (types[i] == TENSOR_Q4_K)
+            out->multiply_adds_per_second = (double)PROMPT_ROWS * KERNEL_COLUMNS * PROMPT_TOKENS /
+                                            time_matmul(test, types[i], PROMPT_ROWS, (size_t)row_bytes, PROMPT_TOKENS);
+    }
+    if (slowest > 0)
+        out->compute_bytes_per_second = slowest;
+}
+
+hypura_status hw_measure_kernels(struct hardware *out, hypura_error *error)
+{
+    struct kernel_test test = {.weight_bytes = test_bytes(out, 160 * MIB)};
+    test.output_floats = MAX((size_t)PROMPT_ROWS * PROMPT_TOKENS, test.weight_bytes / 1024);
+    void *weights = NULL;
+    hypura_status status = memory_map(&weights, test.weight_bytes, true, "kernel test", error);
+    if (status == HYPURA_OK)
+        status = compute_create(&test.compute, MIN(out->cores, (size_t)256), compute_best_instructions(), error);
+    if (status == HYPURA_OK)
+        status = activation_create(&test.activation, PROMPT_TOKENS, KERNEL_COLUMNS, error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&test.input, (size_t)PROMPT_TOKENS * KERNEL_COLUMNS, "kernel test", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&test.output, test.output_floats, "kernel test", error);
+    if (status == HYPURA_OK) {
+        /* 0x2a2a is a small normal number in every float format, so no kernel meets infinities or denormals. */
+        memset(weights, 0x2a, test.weight_bytes);
+        test.weights = weights;
+        for (size_t i = 0; i < (size_t)PROMPT_TOKENS * KERNEL_COLUMNS; i++)
+            test.input[i] = (float)(i % 17) - 8;
+        time_kernels(&test, out);
+    }
+    memory_free(test.output);
+    memory_free(test.input);
+    if (test.activation)
+        activation_destroy(test.activation);
+    if (test.compute)
+        compute_destroy(test.compute);
+    memory_unmap(weights, test.weight_bytes);
+    return status;
+}
+
+double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type type)
+{
+    for (size_t i = 0; i < hardware->kernel_count; i++) {
+        if (hardware->kernels[i].type == type)
+            return hardware->kernels[i].bytes_per_second;
+    }
+    return hardware->compute_bytes_per_second;
+}

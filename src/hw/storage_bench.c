@@ -1,0 +1,261 @@
+/* Which block size and how many reads in flight a drive wants. */
+#include "hw/hw_private.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static const uint32_t block_sizes[] = {4096, 16384, 65536, 262144, 524288, 1u << 20, 2u << 20, 4u << 20};
+static const uint32_t all_depths[] = {1, 2, 4, 8, 16, 32, 64};
+static const uint32_t some_depths[] = {1, 4, 16, 64};
+static const uint32_t few_depths[] = {1, 16};
+
+/* Memory for reads in flight. More would be more honest at the largest sizes, and more than a small machine has. Huge
+ * pages, as the pool has them: into small ones the same drive reads at a third of the speed where every page becomes an
+ * entry of the request's scatter list (virtio). */
+#define READ_MEMORY ((size_t)64 << 20)
+
+/* Two speeds this near are the same on a machine that does other things too; then the one with less in flight wins. */
+#define AS_GOOD 0.97
+
+/* Twice as many reads in flight as the drive needs at least, so that a reader that is late to ask for more does not let
+ * it idle; up to this. */
+#define DEEPEST 64u
+
+/* Few huge reads are as quick in a bench, which has nothing else to do than to follow one with the next. */
+#define SHALLOW 4u
+
+static double in_flight(const struct storage_sample *sample)
+{
+    return (double)sample->block_bytes * sample->depth;
+}
+
+void hw_choose_reads(struct storage *storage)
+{
+    double best_direct = 0, best_cached = 0, best = 0;
+    for (size_t i = 0; i < storage->sample_count; i++) {
+        const struct storage_sample *sample = &storage->samples[i];
+        double *side = sample->direct ? &best_direct : &best_cached;
+        *side = MAX(*side, sample->bytes_per_second);
+    }
+    storage->direct_pays = storage->direct_supported && best_direct >= AS_GOOD * best_cached;
+    for (size_t i = 0; i < storage->sample_count; i++) {
+        const struct storage_sample *sample = &storage->samples[i];
+        if (sample->direct == storage->direct_supported && !sample->sequential)
+            best = MAX(best, sample->bytes_per_second);
+    }
+    const struct storage_sample *chosen = NULL;
+    for (size_t i = 0; i < storage->sample_count; i++) {
+        const struct storage_sample *sample = &storage->samples[i];
+        if (sample->direct != storage->direct_supported || sample->sequential)
+            continue;
+        if (sample->block_bytes == 4096 && sample->depth == 1)
+            storage->latency_seconds = 4096 / sample->bytes_per_second;
+        if (sample->bytes_per_second < AS_GOOD * best)
+            continue;
+        bool deep = sample->depth >= SHALLOW;
+        bool chosen_deep = chosen && chosen->depth >= SHALLOW;
+        if (!chosen || (deep && !chosen_deep) ||
+            (deep == chosen_deep && (in_flight(sample) < in_flight(chosen) ||
+                                     (in_flight(sample) <= in_flight(chosen) && sample->depth > chosen->depth))))
+            chosen = sample;
+    }
+    if (chosen) {
+        storage->block_bytes = chosen->block_bytes;
+        storage->depth = MIN(2 * chosen->depth, DEEPEST);
+        storage->bytes_per_second = chosen->bytes_per_second;
+    }
+}
+
+struct bench_state {
+    const struct storage_bench *bench;
+    int files[2]; /* through the page cache, direct; -1: cannot be */
+    uint64_t file_bytes;
+    void *memory;
+    uint64_t started;
+    size_t total;
+    uint64_t seed;
+};
+
+static hypura_status take_sample(struct bench_state *state, struct storage_sample *sample, double seconds,
+                                 hypura_error *error)
+{
+    int file = state->files[sample->direct];
+    struct read_run run = {.file = file,
+                           .file_bytes = state->file_bytes,
+                           .block_bytes = sample->block_bytes,
+                           .depth = sample->depth,
+                           .sequential = sample->sequential,
+                           .once = !sample->direct,
+                           .seed = state->seed++ * 7919,
+                           .seconds = seconds,
+                           .memory = state->memory,
+                           .memory_bytes = READ_MEMORY};
+#ifdef POSIX_FADV_DONTNEED
+    if (!sample->direct)
+        posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+#endif
+    return hw_run_reads(&run, &sample->bytes_per_second, error);
+}
+
+static bool time_is_up(const struct bench_state *state)
+{
+    return state->bench->limit_seconds > 0 && clock_seconds_since(state->started) > state->bench->limit_seconds;
+}
+
+static hypura_status sample_grid(struct bench_state *state, bool direct, bool sequential, const uint32_t *depths,
+                                 size_t depth_count, hypura_error *error)
+{
+    struct storage *storage = state->bench->storage;
+    if (state->files[direct] < 0)
+        return HYPURA_OK;
+    for (size_t i = 0; i < depth_count; i++) {
+        for (size_t j = 0; j < COUNT_OF(block_sizes); j++) {
+            if (time_is_up(state) || block_sizes[j] > state->file_bytes || storage->sample_count == STORAGE_MAX_SAMPLES)
+                continue;
+            struct storage_sample *sample = &storage->samples[storage->sample_count];
+            *sample = (struct storage_sample){
+                .block_bytes = block_sizes[j], .depth = depths[i], .direct = direct, .sequential = sequential};
+            hypura_status status = take_sample(state, sample, state->bench->seconds, error);
+            if (status != HYPURA_OK)
+                return status;
+            storage->sample_count++;
+            if (state->bench->visit &&
+                !state->bench->visit(state->bench->context, sample, storage->sample_count, state->total))
+                return error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
+        }
+    }
+    return HYPURA_OK;
+}
+
+/* A short sample of a shared machine may be lucky or not: those that look best are taken again, twice, and the middle
+ * one of the three counts. */
+static hypura_status look_again(struct bench_state *state, hypura_error *error)
+{
+    struct storage *storage = state->bench->storage;
+    bool direct = state->files[1] >= 0;
+    double best = 0;
+    for (size_t i = 0; i < storage->sample_count; i++) {
+        if (storage->samples[i].direct == direct && !storage->samples[i].sequential)
+            best = MAX(best, storage->samples[i].bytes_per_second);
+    }
+    for (size_t i = 0; i < storage->sample_count && !time_is_up(state); i++) {
+        struct storage_sample *sample = &storage->samples[i];
+        if (sample->direct != direct || sample->sequential || sample->bytes_per_second < 0.9 * best)
+            continue;
+        struct storage_sample again[2] = {*sample, *sample};
+        for (size_t j = 0; j < 2; j++) {
+            hypura_status status = take_sample(state, &again[j], state->bench->seconds, error);
+            if (status != HYPURA_OK)
+                return status;
+        }
+        double a = sample->bytes_per_second, b = again[0].bytes_per_second, c = again[1].bytes_per_second;
+        sample->bytes_per_second = fmax(fmin(a, b), fmin(fmax(a, b), c));
+    }
+    return HYPURA_OK;
+}
+
+static hypura_status run_bench(struct bench_state *state, hypura_error *error)
+{
+    const uint32_t *depths = state->bench->thorough ? all_depths : some_depths;
+    size_t depth_count = state->bench->thorough ? COUNT_OF(all_depths) : COUNT_OF(some_depths);
+    size_t count = 2 * COUNT_OF(few_depths);
+    if (state->files[1] >= 0)
+        count += depth_count + COUNT_OF(some_depths);
+    state->total = count * COUNT_OF(block_sizes);
+    hypura_status status = sample_grid(state, true, false, depths, depth_count, error);
+    if (status == HYPURA_OK)
+        status = sample_grid(state, false, false, few_depths, COUNT_OF(few_depths), error);
+    if (status == HYPURA_OK)
+        status = sample_grid(state, false, true, few_depths, COUNT_OF(few_depths), error);
+    if (status == HYPURA_OK)
+        status = look_again(state, error);
+    if (status == HYPURA_OK)
+        status = sample_grid(state, true, true, some_depths, COUNT_OF(some_depths), error);
+    if (status == HYPURA_OK)
+        hw_choose_reads(state->bench->storage);
+    return status;
+}
+
+static int open_again(const struct storage_bench *bench, bool direct)
+{
+    char name[64];
+    const char *path = bench->path;
+    if (bench->file >= 0) {
+#ifdef __APPLE__
+        snprintf(name, sizeof name, "/dev/fd/%d", bench->file);
+#else
+        snprintf(name, sizeof name, "/proc/self/fd/%d", bench->file);
+#endif
+        path = name;
+    }
+#ifdef __APPLE__
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file >= 0 && direct)
+        fcntl(file, F_NOCACHE, 1);
+    return file;
+#else
+    return open(path, O_RDONLY | O_CLOEXEC | (direct ? O_DIRECT : 0));
+#endif
+}
+
+hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *error)
+{
+    struct bench_state state = {.bench = bench, .files = {-1, -1}, .started = clock_nanoseconds()};
+    struct stat info;
+    state.files[0] = open_again(bench, false);
+    if (state.files[0] < 0)
+        return error_set_errno(error, errno, "cannot open %s", bench->path);
+    hypura_status status = HYPURA_OK;
+    if (fstat(state.files[0], &info)) {
+        status = error_set_errno(error, errno, "cannot look at %s", bench->path);
+    } else if (!S_ISREG(info.st_mode) || (uint64_t)info.st_size < block_sizes[0]) {
+        status =
+            error_set(error, HYPURA_ERROR_ARGUMENT, "%s is no file of at least %u bytes", bench->path, block_sizes[0]);
+    } else {
+        state.file_bytes = align_down((uint64_t)info.st_size, STORAGE_ALIGNMENT);
+        if (bench->storage->direct_supported)
+            state.files[1] = open_again(bench, true);
+        status = memory_map(&state.memory, READ_MEMORY, true, "buffers of the storage bench", error);
+        /* A page that a read is the first to touch may come as a small one. */
+        for (size_t i = 0; status == HYPURA_OK && i < READ_MEMORY; i += STORAGE_ALIGNMENT)
+            ((volatile char *)state.memory)[i] = 0;
+    }
+    bench->storage->sample_count = 0;
+    if (status == HYPURA_OK)
+        status = run_bench(&state, error);
+    if (status != HYPURA_OK && status != HYPURA_ERROR_CANCELLED && state.memory)
+        error_prefix(error, "%s", bench->path);
+#ifdef POSIX_FADV_DONTNEED
+    posix_fadvise(state.files[0], 0, 0, POSIX_FADV_DONTNEED);
+#endif
+    memory_unmap(state.memory, READ_MEMORY);
+    close(state.files[0]);
+    if (state.files[1] >= 0)
+        close(state.files[1]);
+    return status;
+}
+
+hypura_status hardware_iobench(struct storage *out, const char *path, double seconds, storage_visitor visit,
+                               void *context, hypura_error *error)
+{
+    struct storage storage;
+    hypura_status status = hardware_detect_storage(&storage, path, error);
+    if (status != HYPURA_OK)
+        return status;
+    struct storage_bench bench = {.storage = &storage,
+                                  .path = path,
+                                  .file = -1,
+                                  .thorough = true,
+                                  .seconds = seconds > 0 ? seconds : 1,
+                                  .visit = visit,
+                                  .context = context};
+    status = hw_bench_storage(&bench, error);
+    if (status == HYPURA_OK)
+        *out = storage;
+    return status;
+}

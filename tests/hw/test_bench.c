@@ -1,0 +1,195 @@
+/* The benches read what they should, choose sensibly, and leave nothing behind. */
+#include "test.h"
+
+#include "hw/hw_private.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define MIB ((size_t)1 << 20)
+#define FILE_BYTES (8 * MIB + 5000)
+
+static char path[300];
+
+static int make_file(void **state)
+{
+    (void)state;
+    const char *temporary = getenv("TMPDIR");
+    snprintf(path, sizeof path, "%s/hypura-bench-XXXXXX", temporary ? temporary : "/tmp");
+    int file = mkstemp(path);
+    if (file < 0 || ftruncate(file, (off_t)FILE_BYTES))
+        return -1;
+    static char piece[MIB];
+    for (size_t i = 0; i < FILE_BYTES / MIB; i++) {
+        memset(piece, (int)i + 1, sizeof piece);
+        if (pwrite(file, piece, sizeof piece, (off_t)(i * MIB)) != (ssize_t)sizeof piece)
+            return -1;
+    }
+    return close(file);
+}
+
+static int remove_file(void **state)
+{
+    (void)state;
+    return unlink(path);
+}
+
+static void every_block_is_read_once_before_any_twice(void **state)
+{
+    (void)state;
+    static uint8_t seen[4096];
+    for (uint64_t blocks = 1; blocks < 300; blocks += blocks < 20 ? 1 : 37) {
+        for (int sequential = 0; sequential < 2; sequential++) {
+            struct read_run run = {
+                .file_bytes = blocks * 4096 + 7, .block_bytes = 4096, .sequential = sequential, .seed = 12345};
+            memset(seen, 0, sizeof seen);
+            for (uint64_t i = 0; i < blocks; i++) {
+                uint64_t block = hw_read_block(&run, i);
+                assert_true(block < blocks);
+                assert_int_equal(seen[block]++, 0);
+            }
+        }
+    }
+}
+
+static struct read_run make_run(int file, char *memory, bool threads)
+{
+    return (struct read_run){.file = file,
+                             .file_bytes = FILE_BYTES,
+                             .block_bytes = MIB,
+                             .depth = 3,
+                             .once = true,
+                             .threads = threads,
+                             .seconds = 100, /* the end of the file comes first */
+                             .memory = memory,
+                             .memory_bytes = 16 * MIB};
+}
+
+static void reads_bring_the_files_bytes(void **state)
+{
+    (void)state;
+    int file = open(path, O_RDONLY);
+    assert_true(file >= 0);
+    for (int threads = 0; threads < 2; threads++) {
+        void *memory;
+        assert_ok(memory_map(&memory, 16 * MIB, false, "test", &test_error));
+        struct read_run run = make_run(file, memory, threads);
+        double speed = 0;
+        assert_ok(hw_run_reads(&run, &speed, &test_error));
+        assert_true(speed > 0);
+        /* Each slot holds one block of the file, whole; a thread that came late may have found nothing to do. */
+        const uint8_t *bytes = memory;
+        size_t used = 0;
+        for (size_t slot = 0; slot < 3; slot++) {
+            used += bytes[slot * MIB] != 0;
+            assert_true(bytes[slot * MIB] <= 8);
+            for (size_t i = 0; i < MIB; i++)
+                assert_int_equal(bytes[slot * MIB + i], bytes[slot * MIB]);
+        }
+        assert_true(used > 0);
+        memory_unmap(memory, 16 * MIB);
+    }
+    close(file);
+}
+
+static void a_file_that_shrank_is_an_error(void **state)
+{
+    (void)state;
+    int file = open(path, O_RDONLY);
+    assert_true(file >= 0);
+    static char memory[16 * MIB];
+    for (int threads = 0; threads < 2; threads++) {
+        struct read_run run = make_run(file, memory, threads);
+        run.file_bytes = 100 * MIB;
+        double speed = 42;
+        assert_int_equal(hw_run_reads(&run, &speed, &test_error), HYPURA_ERROR_IO);
+        assert_non_null(strstr(test_error.message, "offset"));
+        assert_true(speed > 41 && speed < 43);
+    }
+    close(file);
+    struct read_run nonsense = make_run(-1, memory, false);
+    nonsense.depth = 0;
+    assert_int_equal(hw_run_reads(&nonsense, &(double){0}, &test_error), HYPURA_ERROR_ARGUMENT);
+}
+
+static bool count_samples(void *context, const struct storage_sample *sample, size_t done, size_t total)
+{
+    size_t *count = context;
+    assert_true(sample->bytes_per_second > 0);
+    assert_true(done == ++*count && done <= total);
+    return true;
+}
+
+static bool stop_at_third(void *context, const struct storage_sample *sample, size_t done, size_t total)
+{
+    (void)context;
+    (void)sample;
+    (void)total;
+    return done < 3;
+}
+
+static void the_bench_covers_the_grid_and_chooses(void **state)
+{
+    (void)state;
+    struct storage storage;
+    size_t count = 0;
+    assert_ok(hardware_iobench(&storage, path, 1e-6, count_samples, &count, &test_error));
+    assert_int_equal(storage.sample_count, count);
+    size_t smallest = 0, largest = 0, deepest = 0;
+    for (size_t i = 0; i < count; i++) {
+        smallest += storage.samples[i].block_bytes == 4096;
+        largest += storage.samples[i].block_bytes == 4 * MIB;
+        deepest += storage.samples[i].depth == 64;
+        assert_true(storage.direct_supported || !storage.samples[i].direct);
+    }
+    assert_true(smallest > 0 && largest == smallest);
+    assert_int_equal(deepest > 0, storage.direct_supported);
+    assert_true(storage.bytes_per_second > 0 && storage.latency_seconds > 0);
+
+    storage.block_bytes = 1;
+    assert_int_equal(hardware_iobench(&storage, path, 1e-6, stop_at_third, NULL, &test_error), HYPURA_ERROR_CANCELLED);
+    assert_int_equal(storage.block_bytes, 1);
+    assert_int_equal(hardware_iobench(&storage, "/", 1e-6, NULL, NULL, &test_error), HYPURA_ERROR_ARGUMENT);
+}
+
+static void add_sample(struct storage *storage, uint32_t block, uint32_t depth, bool direct, bool sequential,
+                       double speed)
+{
+    storage->samples[storage->sample_count++] = (struct storage_sample){block, depth, direct, sequential, speed};
+}
+
+static void the_least_in_flight_of_the_best_is_chosen(void **state)
+{
+    (void)state;
+    struct storage storage = {.direct_supported = true};
+    add_sample(&storage, 4096, 1, true, false, 40.96e6);
+    add_sample(&storage, 262144, 4, true, false, 1.5e9);
+    add_sample(&storage, 262144, 16, true, false, 1.98e9);
+    add_sample(&storage, 1 << 20, 4, true, false, 1.99e9);
+    add_sample(&storage, 4 << 20, 64, true, false, 2.0e9);
+    add_sample(&storage, 1 << 20, 1, true, true, 5e9);
+    add_sample(&storage, 1 << 20, 1, false, false, 1.2e9);
+    hw_choose_reads(&storage);
+    assert_int_equal(storage.block_bytes, 262144);
+    assert_int_equal(storage.depth, 32);
+    assert_true(storage.latency_seconds > 99e-6 && storage.latency_seconds < 101e-6);
+    assert_true(storage.direct_pays);
+    /* A drive that is quicker through the page cache. */
+    add_sample(&storage, 1 << 20, 16, false, true, 6e9);
+    hw_choose_reads(&storage);
+    assert_false(storage.direct_pays);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_block_is_read_once_before_any_twice),
+        cmocka_unit_test(reads_bring_the_files_bytes),
+        cmocka_unit_test(a_file_that_shrank_is_an_error),
+        cmocka_unit_test(the_bench_covers_the_grid_and_chooses),
+        cmocka_unit_test(the_least_in_flight_of_the_best_is_chosen),
+    };
+    return cmocka_run_group_tests(tests, make_file, remove_file);
+}

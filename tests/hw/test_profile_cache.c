@@ -1,0 +1,235 @@
+/* Profiles are kept, found again, and not believed when anything about them is odd. */
+#include "test.h"
+
+#include "hw/hw_private.h"
+
+#include <dirent.h>
+#include <ftw.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static char folder[256];
+
+static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *where)
+{
+    (void)info;
+    (void)kind;
+    (void)where;
+    return remove(path);
+}
+
+static int make_folder(void **state)
+{
+    (void)state;
+    const char *temporary = getenv("TMPDIR");
+    snprintf(folder, sizeof folder, "%s/hypura-profile-XXXXXX", temporary ? temporary : "/tmp");
+    if (!mkdtemp(folder))
+        return -1;
+    char cache[300];
+    snprintf(cache, sizeof cache, "%s/deep/cache", folder);
+    return setenv("XDG_CACHE_HOME", cache, 1);
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    return nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+static struct hardware machine(void)
+{
+    struct hardware hardware = {.cpu = "Test CPU \"quoted\"",
+                                .instructions = "AVX2",
+                                .cores = 6,
+                                .memory_total = (uint64_t)32 << 30,
+                                .memory_bytes_per_second = 1,
+                                .compute_bytes_per_second = 2,
+                                .storage = {.file_system = "ext4", .device = "nvme0n1p2", .direct_supported = true}};
+    return hardware;
+}
+
+static struct hardware measured(void)
+{
+    struct hardware hardware = machine();
+    hardware.memory_bytes_per_second = 41.5e9;
+    hardware.compute_bytes_per_second = 30.25e9;
+    hardware.multiply_adds_per_second = 123e9;
+    hardware.kernels[0] = (struct kernel_speed){TENSOR_Q4_K, 33e9};
+    hardware.kernels[1] = (struct kernel_speed){TENSOR_F32, 40e9};
+    hardware.kernel_count = 2;
+    hardware.measured = true;
+    hardware.storage.block_bytes = 524288;
+    hardware.storage.depth = 12;
+    hardware.storage.bytes_per_second = 2.5e9;
+    hardware.storage.latency_seconds = 80e-6;
+    hardware.storage.direct_pays = true;
+    for (size_t i = 0; i < STORAGE_MAX_SAMPLES; i++)
+        hardware.storage.samples[hardware.storage.sample_count++] =
+            (struct storage_sample){4096 << i % 10, 1 + (uint32_t)i % 64, i % 2, i % 3 == 0, 1e8 + (double)i};
+    return hardware;
+}
+
+static void assert_near(double a, double b)
+{
+    assert_true(a >= b * (1 - 1e-12) && a <= b * (1 + 1e-12));
+}
+
+static void what_is_kept_is_found(void **state)
+{
+    (void)state;
+    struct hardware saved = measured(), loaded = machine();
+    assert_false(hw_load_profile(&loaded));
+    assert_ok(hw_save_profile(&saved, &test_error));
+    loaded.memory_available = 12345;
+    assert_true(hw_load_profile(&loaded));
+    assert_true(loaded.measured);
+    assert_int_equal(loaded.memory_available, 12345); /* memory is never remembered */
+    assert_near(loaded.memory_bytes_per_second, 41.5e9);
+    assert_near(loaded.compute_bytes_per_second, 30.25e9);
+    assert_near(loaded.multiply_adds_per_second, 123e9);
+    assert_near(hardware_kernel_speed(&loaded, TENSOR_Q4_K), 33e9);
+    assert_near(hardware_kernel_speed(&loaded, TENSOR_F32), 40e9);
+    assert_near(hardware_kernel_speed(&loaded, TENSOR_Q6_K), 30.25e9);
+    assert_int_equal(loaded.storage.block_bytes, 524288);
+    assert_int_equal(loaded.storage.depth, 12);
+    assert_near(loaded.storage.bytes_per_second, 2.5e9);
+    assert_near(loaded.storage.latency_seconds, 80e-6);
+    assert_true(loaded.storage.direct_pays);
+    assert_int_equal(loaded.storage.sample_count, STORAGE_MAX_SAMPLES);
+    for (size_t i = 0; i < STORAGE_MAX_SAMPLES; i++) {
+        const struct storage_sample *a = &saved.storage.samples[i], *b = &loaded.storage.samples[i];
+        assert_true(a->block_bytes == b->block_bytes && a->depth == b->depth && a->direct == b->direct &&
+                    a->sequential == b->sequential);
+        assert_near(b->bytes_per_second, a->bytes_per_second);
+    }
+}
+
+static void another_machine_or_drive_has_another_profile(void **state)
+{
+    (void)state;
+    struct hardware saved = measured();
+    assert_ok(hw_save_profile(&saved, &test_error));
+    struct hardware other = machine();
+    strcpy(other.storage.device, "sda1");
+    assert_false(hw_load_profile(&other));
+    other = machine();
+    other.cores = 7;
+    assert_false(hw_load_profile(&other));
+    other = machine();
+    assert_true(hw_load_profile(&other));
+}
+
+static void replace_text(const char *path, const char *from, const char *to)
+{
+    static char text[100000], changed[100000];
+    FILE *file = fopen(path, "r");
+    assert_non_null(file);
+    text[fread(text, 1, sizeof text - 1, file)] = '\0';
+    fclose(file);
+    char *at = strstr(text, from);
+    if (!at)
+        fail_msg("%s is not in the profile", from);
+    snprintf(changed, sizeof changed, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
+    file = fopen(path, "w");
+    assert_non_null(file);
+    fputs(changed, file);
+    fclose(file);
+}
+
+static void damage_is_noticed_and_repaired(void **state)
+{
+    (void)state;
+    static const char *const damages[][2] = {
+        {"{", ""},
+        {"\"version\": 1", "\"version\": 2"},
+        {"\"version\": 1", "\"version\": \"1\""},
+        {"cores=6", "cores=8"},
+        {"\"depth\": 12", "\"depth\": 0"},
+        {"\"depth\": 12", "\"depth\": 1e3"},
+        {"\"block_bytes\": 524288", "\"block_bytes\": 524289"},
+        {"\"block_bytes\": 524288", "\"block_bytes\": -4096"},
+        {"\"block_bytes\": 524288", "\"block_bytes\": 99999999999999999999"},
+        {"\"Q4_K\"", "\"Q4_X\""},
+        {"\"direct_pays\": true", "\"direct_pays\": 1"},
+        {"\"memory_bytes_per_second\": 41500000000.0", "\"memory_bytes_per_second\": 0"},
+        {"\"memory_bytes_per_second\": 41500000000.0", "\"memory_bytes_per_second\": -1.5"},
+        {"\"samples\": [", "\"samples\": [7, "},
+        {"\"samples\": [", "\"samplez\": ["},
+    };
+    struct hardware saved = measured();
+    char path[4096];
+    assert_true(hw_profile_path(&saved, path, sizeof path));
+    for (size_t i = 0; i < COUNT_OF(damages); i++) {
+        assert_ok(hw_save_profile(&saved, &test_error));
+        replace_text(path, damages[i][0], damages[i][1]);
+        struct hardware loaded = machine(), before = machine();
+        if (hw_load_profile(&loaded))
+            fail_msg("%s was believed", damages[i][1]);
+        assert_memory_equal(&loaded, &before, sizeof loaded);
+    }
+    assert_ok(hw_save_profile(&saved, &test_error));
+    struct hardware loaded = machine();
+    assert_true(hw_load_profile(&loaded));
+}
+
+static void every_cut_of_a_profile_is_refused(void **state)
+{
+    (void)state;
+    struct hardware saved = measured();
+    saved.storage.sample_count = 3;
+    char path[4096];
+    assert_true(hw_profile_path(&saved, path, sizeof path));
+    assert_ok(hw_save_profile(&saved, &test_error));
+    struct stat info;
+    assert_int_equal(stat(path, &info), 0);
+    /* The last characters may be a newline or two. */
+    for (off_t size = info.st_size - 3; size >= 0; size -= 7) {
+        assert_int_equal(truncate(path, size), 0);
+        struct hardware loaded = machine();
+        assert_false(hw_load_profile(&loaded));
+    }
+}
+
+static void nothing_else_is_left_in_the_folder(void **state)
+{
+    (void)state;
+    struct hardware saved = measured();
+    assert_ok(hw_save_profile(&saved, &test_error));
+    assert_ok(hw_save_profile(&saved, &test_error));
+    char path[4096];
+    assert_true(hw_profile_path(&saved, path, sizeof path));
+    *strrchr(path, '/') = '\0';
+    DIR *listing = opendir(path);
+    assert_non_null(listing);
+    int files = 0;
+    for (struct dirent *entry; (entry = readdir(listing));)
+        files += entry->d_name[0] != '.';
+    closedir(listing);
+    assert_int_equal(files, 1);
+}
+
+static void a_cache_that_cannot_be_written_is_an_error_that_names_it(void **state)
+{
+    (void)state;
+    setenv("XDG_CACHE_HOME", "/dev/null/here", 1);
+    struct hardware saved = measured();
+    assert_int_equal(hw_save_profile(&saved, &test_error), HYPURA_ERROR_IO);
+    assert_non_null(strstr(test_error.message, "/dev/null"));
+    struct hardware loaded = machine();
+    assert_false(hw_load_profile(&loaded));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(what_is_kept_is_found, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(another_machine_or_drive_has_another_profile, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(damage_is_noticed_and_repaired, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(every_cut_of_a_profile_is_refused, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(nothing_else_is_left_in_the_folder, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(a_cache_that_cannot_be_written_is_an_error_that_names_it, make_folder,
+                                        remove_folder),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
