@@ -32,7 +32,7 @@ static void pack_token(const struct work *work, size_t token, size_t segment, ui
     bool blocks = work->type->kind <= PANEL_BLOCKS_MINIMA;
     size_t row = job->input_rows ? job->input_rows[token] : token;
     struct activation_row x = activation_row(job->input, blocks ? ACTIVATION_Q8_32 : ACTIVATION_Q8_256, row);
-    work->kernels->pack(quants, x.quants + segment * PANEL_COLUMNS);
+    work->kernels->pack(work->type->kind, quants, x.quants + segment * PANEL_COLUMNS);
     if (blocks) {
         for (size_t i = 0; i < 8; i++) {
             side->scales[i] = x.scales[segment * 8 + i];
@@ -90,13 +90,21 @@ static void multiply_group(const struct work *work, size_t group, size_t first_s
     }
 }
 
+static float *output_row(const struct matmul *job, size_t token)
+{
+    return job->output + (job->output_rows ? job->output_rows[token] : token) * job->output_stride;
+}
+
 static void write_outputs(const struct work *work)
 {
     const struct matmul *job = work->job;
     for (size_t t = 0; t < work->tokens; t++) {
         size_t token = work->first_token + t;
-        float *out =
-            job->output + (job->output_rows ? job->output_rows[token] : token) * job->output_stride + work->first_row;
+        float *out = output_row(job, token) + work->first_row;
+        /* Stores wait for their cache lines: ask early. */
+        if (t + 2 < work->tokens)
+            for (size_t row = 0; row < work->rows; row += 16)
+                __builtin_prefetch(output_row(job, token + 2) + work->first_row + row, 1);
         for (size_t group = 0; group < work->groups; group++) {
             size_t row = group * GROUP_ROWS;
             memcpy(out + row, work->sums + (group * work->tokens + t) * GROUP_ROWS,

@@ -25,8 +25,9 @@
 struct panel {
     _Alignas(64) int8_t quants[PANEL_COLUMNS / 4][PANEL_ROWS][4];
     int32_t scales[16][PANEL_ROWS]; /* of parts of a super-block */
-    /* What integer sums start from: takes back the bias of activations where the kernel wants them unsigned. Index 0
-     * for a super-block, else a block of 32; d and m likewise. */
+    /* What integer sums start from: takes back the bias of activations where the kernel wants them unsigned; types with
+     * minima have unsigned quants and no need of it. Index 0 for a super-block, else a block of 32; d and m likewise.
+     */
     int32_t start[8][PANEL_ROWS];
     float d[8][PANEL_ROWS];
     float m[8][PANEL_ROWS];
@@ -68,7 +69,7 @@ struct panel_type {
 struct panel_kernels {
     const struct panel_type *types; /* [TENSOR_TYPE_COUNT] */
     /* Quants of 256 columns into a tile. */
-    void (*pack)(uint8_t *out, const int8_t *quants);
+    void (*pack)(enum panel_kind kind, uint8_t *out, const int8_t *quants);
     /* c[t * GROUP_ROWS + r] goes on, for tokens of a tile and panels * 16 rows. */
     void (*multiply)(enum panel_kind kind, const struct panel *panels, size_t count, const uint8_t *tile, size_t tokens,
                      size_t blocks, float *c);
@@ -81,7 +82,7 @@ void gemm_by_panels(const struct panel_kernels *kernels, const struct matmul *jo
 size_t panel_step_bytes(enum tensor_type type);
 
 #define GEMM_TASK_ROWS 256
-#define GEMM_TASK_TOKENS 192
+#define GEMM_TASK_TOKENS 256
 
 /* Each fills in the gemm entries that it has. */
 void gemm_kernels_avx512(struct kernel_table *table);

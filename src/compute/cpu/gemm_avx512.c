@@ -1,5 +1,6 @@
-/* The panels of gemm.h multiplied by VNNI. The dot product instruction takes unsigned bytes on one side: activations
- * are packed with 128 added, and the sums of a panel start at minus what that adds. */
+/* The panels of gemm.h multiplied by VNNI. The dot product instruction takes unsigned bytes on one side: the quants of
+ * types with minima are; for the others activations are packed with 128 added, and the sums of a panel start at minus
+ * what that adds. */
 #include "compute/cpu/gemm.h"
 #include "compute/cpu/gemm_panels_avx512.h"
 
@@ -7,16 +8,21 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-static void pack(uint8_t *out, const int8_t *quants)
+INLINE bool has_minima(const enum panel_kind kind)
 {
-    __m512i bias = _mm512_set1_epi8((char)0x80);
+    return kind == PANEL_BLOCKS_MINIMA || kind == PANEL_PARTS_8_MINIMA || kind == PANEL_PARTS_16_MINIMA;
+}
+
+static void pack(enum panel_kind kind, uint8_t *out, const int8_t *quants)
+{
+    __m512i bias = _mm512_set1_epi8(has_minima(kind) ? 0 : (char)0x80);
     for (size_t i = 0; i < PANEL_COLUMNS; i += 64)
         _mm512_storeu_si512(out + i, _mm512_xor_si512(_mm512_loadu_si512(quants + i), bias));
 }
 
 /* sums[t][p] += four columns a step of tokens times panels, for quads steps. */
 INLINE void dot(__m512i (*sums)[4], const struct panel *panels, const int count, const uint8_t *quants,
-                const int tokens, size_t quad, const int quads)
+                const int tokens, size_t quad, const int quads, const bool minima)
 {
 #pragma GCC unroll 8
     for (int q = 0; q < quads; q++) {
@@ -31,7 +37,8 @@ INLINE void dot(__m512i (*sums)[4], const struct panel *panels, const int count,
             __m512i x = _mm512_set1_epi32(four);
 #pragma GCC unroll 4
             for (int p = 0; p < count; p++)
-                sums[t][p] = _mm512_dpbusd_epi32(sums[t][p], x, w[p]);
+                sums[t][p] =
+                    minima ? _mm512_dpbusd_epi32(sums[t][p], w[p], x) : _mm512_dpbusd_epi32(sums[t][p], x, w[p]);
         }
     }
 }
@@ -46,10 +53,10 @@ INLINE void super_block(const struct panel *panels, const int count, const uint8
     for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
         for (int p = 0; p < count; p++)
-            total[t][p] = _mm512_load_si512(panels[p].start[0]);
+            total[t][p] = minima ? _mm512_setzero_si512() : _mm512_load_si512(panels[p].start[0]);
     if (parts == 1) {
         for (int quad = 0; quad < 64; quad += 8)
-            dot(total, panels, count, tile, tokens, (size_t)quad, 8);
+            dot(total, panels, count, tile, tokens, (size_t)quad, 8, minima);
     } else {
         for (int part = 0; part < parts; part++) {
             __m512i sums[TILE_TOKENS][4];
@@ -58,7 +65,7 @@ INLINE void super_block(const struct panel *panels, const int count, const uint8
 #pragma GCC unroll 4
                 for (int p = 0; p < count; p++)
                     sums[t][p] = _mm512_setzero_si512();
-            dot(sums, panels, count, tile, tokens, (size_t)(part * (64 / parts)), 64 / parts);
+            dot(sums, panels, count, tile, tokens, (size_t)(part * (64 / parts)), 64 / parts, minima);
 #pragma GCC unroll 4
             for (int p = 0; p < count; p++) {
                 __m512i scale = _mm512_load_si512(panels[p].scales[part]);
@@ -111,8 +118,8 @@ INLINE void blocks_of_32(const struct panel *panels, const int count, const uint
         for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
             for (int p = 0; p < count; p++)
-                sums[t][p] = _mm512_load_si512(panels[p].start[block]);
-        dot(sums, panels, count, tile, tokens, block * 8, 8);
+                sums[t][p] = minima ? _mm512_setzero_si512() : _mm512_load_si512(panels[p].start[block]);
+        dot(sums, panels, count, tile, tokens, block * 8, 8, minima);
 #pragma GCC unroll 4
         for (int p = 0; p < count; p++) {
             __m512 d = _mm512_load_ps(panels[p].d[block]);

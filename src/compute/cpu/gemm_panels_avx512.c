@@ -130,7 +130,6 @@ static void q4_k(struct panel *out, const uint8_t *const rows[16], size_t blocks
             put(out, column + 32, _mm512_and_si512(_mm512_srli_epi16(q[j], 4), low));
         }
     }
-    start_parts(out, 8);
 }
 
 static void q5_k(struct panel *out, const uint8_t *const rows[16], size_t blocks)
@@ -154,7 +153,6 @@ static void q5_k(struct panel *out, const uint8_t *const rows[16], size_t blocks
         put(out, column + 32,
             _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi16(pair, 4), low), _mm512_and_si512(second, fifth)));
     }
-    start_parts(out, 8);
 }
 
 static void q6_k(struct panel *out, const uint8_t *const rows[16], size_t blocks)

@@ -1,6 +1,10 @@
 /* Which instruction set this machine has, and the kernel table of each. */
 #include "compute/cpu/gemm.h"
+<<<<<<< HEAD
 #include "compute/cpu/grids.h"
+=======
+#include "compute/cpu/gemm_floats.h"
+>>>>>>> 6e234f0 (Multiply matrices by matrices of F32, F16 and BF16 in blocks)
 #include "compute/cpu/kernels.h"
 
 #include <pthread.h>
@@ -82,14 +86,18 @@ static void fill_tables(void)
     for (unsigned set = INSTRUCTIONS_AVX2; set <= INSTRUCTIONS_AVX512; set++) {
         kernels_avx2_floats(&tables[set]);
         kernels_avx2_quantized(&tables[set]);
+        gemm_floats_avx2(&tables[set]);
     }
     struct kernel_table *avx512 = &tables[INSTRUCTIONS_AVX512];
     kernels_avx512_floats(avx512);
     kernels_avx512_blocks(avx512);
     kernels_avx512_super(avx512);
     gemm_kernels_avx512(avx512);
-    if (cpu_has_avx512_bf16())
+    gemm_floats_avx512(avx512);
+    if (cpu_has_avx512_bf16()) {
         kernels_avx512_bf16(avx512);
+        gemm_bf16_avx512(avx512);
+    }
 #endif
 }
 

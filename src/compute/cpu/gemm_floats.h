@@ -1,0 +1,22 @@
+/* gemm_floats: matrix times matrix for F32, F16 and BF16 weights, built once for each instruction set (see lanes.h),
+ * and for the processor's BF16 dot product.
+ *
+ * Each output has sixteen partial sums, as compute.h says, so a tile of rows x tokens walks the columns with a vector
+ * of partial sums an output. Columns are cut into steps that leave weights and activations of a tile in the first-level
+ * cache; between steps the partial sums of a block of rows x tokens wait in scratch. */
+#ifndef HYPURA_COMPUTE_GEMM_FLOATS_H
+#define HYPURA_COMPUTE_GEMM_FLOATS_H
+
+#include "compute/cpu/kernels.h"
+
+#define FLOATS_BLOCK_ROWS ((size_t)128)
+#define FLOATS_BLOCK_TOKENS ((size_t)48)
+
+/* Each fills in the gemm entries of these types. */
+void gemm_floats_plain(struct kernel_table *table);
+void gemm_floats_avx2(struct kernel_table *table);
+void gemm_floats_avx512(struct kernel_table *table);
+void gemm_floats_neon(struct kernel_table *table);
+void gemm_bf16_avx512(struct kernel_table *table);
+
+#endif
