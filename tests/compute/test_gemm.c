@@ -14,10 +14,15 @@ struct shape {
 };
 
 static const struct shape shapes[] = {
-    {TENSOR_Q4_0, 261, 2880, 199}, {TENSOR_Q8_0, 40, 8224, 193}, {TENSOR_Q4_K, 261, 2816, 199},
-    {TENSOR_Q6_K, 261, 2816, 197}, {TENSOR_Q5_K, 130, 1280, 61}, {TENSOR_F16, 67, 2049, 199},
-    {TENSOR_BF16, 67, 2049, 199},  {TENSOR_F32, 67, 2049, 199},  {TENSOR_Q4_K, 17, 15360, 13},
-    {TENSOR_Q4_0, 17, 14368, 13},
+    {TENSOR_F32, 67, 2049, 199},   {TENSOR_F16, 67, 2049, 199},    {TENSOR_BF16, 67, 2049, 199},
+    {TENSOR_Q4_0, 261, 2880, 261}, {TENSOR_Q4_0, 17, 14368, 13},   {TENSOR_Q4_1, 85, 1056, 37},
+    {TENSOR_Q5_0, 85, 1056, 37},   {TENSOR_Q5_1, 85, 1056, 37},    {TENSOR_Q8_0, 40, 8224, 259},
+    {TENSOR_IQ4_NL, 85, 1056, 37}, {TENSOR_MXFP4, 85, 2880, 37},   {TENSOR_Q2_K, 85, 1280, 37},
+    {TENSOR_Q3_K, 85, 1280, 37},   {TENSOR_Q4_K, 261, 2816, 263},  {TENSOR_Q4_K, 17, 15360, 13},
+    {TENSOR_Q5_K, 130, 1280, 61},  {TENSOR_Q6_K, 261, 2816, 197},  {TENSOR_IQ1_S, 85, 1280, 37},
+    {TENSOR_IQ1_M, 85, 1280, 37},  {TENSOR_IQ2_XXS, 85, 1280, 37}, {TENSOR_IQ2_XS, 85, 1280, 37},
+    {TENSOR_IQ2_S, 85, 1280, 37},  {TENSOR_IQ3_XXS, 85, 1280, 37}, {TENSOR_IQ3_S, 85, 1280, 37},
+    {TENSOR_IQ4_XS, 85, 1280, 37}, {TENSOR_TQ1_0, 85, 1280, 37},   {TENSOR_TQ2_0, 85, 1280, 37},
 };
 
 static uint8_t *random_weights(struct random *random, const struct shape *shape, uint64_t row_bytes)

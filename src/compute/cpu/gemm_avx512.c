@@ -208,7 +208,32 @@ static void multiply(enum panel_kind kind, const struct panel *panels, size_t co
     kinds[kind](panels, count, tile, tokens, blocks, c);
 }
 
-static const struct panel_kernels kernels = {.types = panel_types_avx512, .pack = pack, .multiply = multiply};
+static const struct panel_type panel_types[TENSOR_TYPE_COUNT] = {
+    [TENSOR_Q4_0] = {panel_q4_0_avx512, PANEL_BLOCKS},
+    [TENSOR_Q4_1] = {panel_q4_1_avx512, PANEL_BLOCKS_MINIMA},
+    [TENSOR_Q5_0] = {panel_q5_0_avx512, PANEL_BLOCKS},
+    [TENSOR_Q5_1] = {panel_q5_1_avx512, PANEL_BLOCKS_MINIMA},
+    [TENSOR_Q8_0] = {panel_q8_0_avx512, PANEL_BLOCKS},
+    [TENSOR_IQ4_NL] = {panel_iq4_nl_avx512, PANEL_BLOCKS},
+    [TENSOR_MXFP4] = {panel_mxfp4_avx512, PANEL_BLOCKS},
+    [TENSOR_Q2_K] = {panel_q2_k_avx512, PANEL_PARTS_16_MINIMA},
+    [TENSOR_Q3_K] = {panel_q3_k_avx512, PANEL_PARTS_16},
+    [TENSOR_Q4_K] = {panel_q4_k_avx512, PANEL_PARTS_8_MINIMA},
+    [TENSOR_Q5_K] = {panel_q5_k_avx512, PANEL_PARTS_8_MINIMA},
+    [TENSOR_Q6_K] = {panel_q6_k_avx512, PANEL_PARTS_16},
+    [TENSOR_IQ1_S] = {panel_iq1_s_avx512, PANEL_PARTS_8},
+    [TENSOR_IQ1_M] = {panel_iq1_m_avx512, PANEL_PARTS_16},
+    [TENSOR_IQ2_XXS] = {panel_iq2_xxs_avx512, PANEL_PARTS_8},
+    [TENSOR_IQ2_XS] = {panel_iq2_xs_avx512, PANEL_PARTS_16},
+    [TENSOR_IQ2_S] = {panel_iq2_s_avx512, PANEL_PARTS_16},
+    [TENSOR_IQ3_XXS] = {panel_iq3_xxs_avx512, PANEL_PARTS_8},
+    [TENSOR_IQ3_S] = {panel_iq3_s_avx512, PANEL_PARTS_8},
+    [TENSOR_IQ4_XS] = {panel_iq4_xs_avx512, PANEL_PARTS_8},
+    [TENSOR_TQ1_0] = {panel_tq1_0_avx512, PANEL_WHOLE},
+    [TENSOR_TQ2_0] = {panel_tq2_0_avx512, PANEL_WHOLE},
+};
+
+static const struct panel_kernels kernels = {.types = panel_types, .pack = pack, .multiply = multiply};
 
 static void gemm(const struct matmul *job, size_t first_row, size_t rows, size_t first_token, size_t tokens,
                  void *scratch)
@@ -219,7 +244,7 @@ static void gemm(const struct matmul *job, size_t first_row, size_t rows, size_t
 void gemm_kernels_avx512(struct kernel_table *table)
 {
     for (size_t type = 0; type < TENSOR_TYPE_COUNT; type++) {
-        if (!panel_types_avx512[type].make)
+        if (!panel_types[type].make)
             continue;
         struct kernel *kernel = &table->types[type];
         kernel->gemm = gemm;

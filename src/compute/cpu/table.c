@@ -1,10 +1,7 @@
 /* Which instruction set this machine has, and the kernel table of each. */
 #include "compute/cpu/gemm.h"
-<<<<<<< HEAD
-#include "compute/cpu/grids.h"
-=======
 #include "compute/cpu/gemm_floats.h"
->>>>>>> 6e234f0 (Multiply matrices by matrices of F32, F16 and BF16 in blocks)
+#include "compute/cpu/grids.h"
 #include "compute/cpu/kernels.h"
 
 #include <pthread.h>
