@@ -189,7 +189,7 @@ static bool start(struct store *store, uint32_t number, enum priority priority, 
 {
     struct ring *ring = &store->ring;
     struct ring_entry *entry = &ring->entries[number];
-    struct place place;
+    struct place place = {0};
     if (!find_place(store, entry->bytes, nearest, force, &place))
         return false;
     for (uint32_t i = place.first; i != place.end;) {
