@@ -1,0 +1,206 @@
+/* Logits are a function of the file and the tokens: the same bits from every tier, thread count, reader, cache size and
+ * way to cut a prompt into batches. */
+#include "reference.h"
+
+#define PROMPT 24
+
+struct run {
+    bool limited; /* to the smallest budget, and "more" above it */
+    uint64_t more;
+    size_t threads, batch;
+    enum store_reader reader;
+    enum tensor_type kv_type;
+    uint32_t sequences;
+};
+
+static const struct run usual = {false, 0, 2, SIZE_MAX, STORE_READER_AUTO, TENSOR_F16, 1};
+
+static const char *const models[] = {
+    "llama",        "llama-tied",       "mixtral",   "qwen3moe", "q-llama-Q4_K_M",
+    "qwen2moe",     "phi3-longrope",    "gemma2",    "gpt-oss",  "q-mixtral-Q4_K-Q4_K-Q6_K",
+    "deepseek2-v3", "deepseek2-legacy", "qwen3next", "qwen35"};
+
+static int resident; /* runs under a budget in which nothing streamed */
+
+static struct engine *open_run(const char *name, const struct run *run)
+{
+    char relative[256];
+    struct engine_options options;
+    struct engine *engine = NULL;
+    snprintf(relative, sizeof relative, "oracle/models/%s.gguf", name);
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = run->threads;
+    options.reader = run->reader;
+    options.kv_type = run->kv_type;
+    options.sequences = run->sequences;
+    /* What the process holds besides moves a little from run to run, and the smallest budget with it: it is looked for
+     * from below. */
+    options.budget = run->limited ? 128 << 10 : 0;
+    hypura_status status;
+    while ((status = engine_open(&engine, test_data(relative), &options, &test_error))) {
+        if (status != HYPURA_ERROR_MEMORY || !run->limited || options.budget > 64 << 20)
+            fail_msg("%s: %s", name, test_error.message);
+        options.budget += 64 << 10;
+    }
+    if (run->more) {
+        engine_close(engine);
+        options.budget += run->more;
+        assert_ok(engine_open(&engine, test_data(relative), &options, &test_error));
+    }
+    return engine;
+}
+
+static void prompt_of(int32_t *tokens, size_t count)
+{
+    struct random random;
+    random_seed(&random, 7);
+    for (size_t i = 0; i < count; i++)
+        tokens[i] = (int32_t)(random_next(&random) % 300);
+}
+
+/* Logits of a prompt and of three tokens after it, one by one. */
+static float *run_prompt(const char *name, const struct run *run)
+{
+    int32_t tokens[PROMPT + 3];
+    prompt_of(tokens, COUNT_OF(tokens));
+    struct engine *engine = open_run(name, run);
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    float *logits = calloc(COUNT_OF(tokens) * vocabulary, sizeof *logits);
+    feed(engine, run->sequences - 1, tokens, PROMPT, run->batch, logits);
+    feed(engine, run->sequences - 1, tokens + PROMPT, 3, 1, logits + PROMPT * vocabulary);
+    if (run->limited) {
+        struct engine_statistics statistics;
+        engine_statistics(engine, &statistics);
+        const struct plan *plan = engine_plan(engine);
+        assert_true(plan->resident_bytes + plan->pool_bytes + plan->kv_bytes + plan->scratch_bytes <=
+                    statistics.budget_bytes);
+        if (plan->mode == PLAN_FULL_RESIDENT)
+            resident++;
+        else
+            assert_true(statistics.store.bytes_demanded > 0);
+    }
+    engine_close(engine);
+    return logits;
+}
+
+static void assert_same(const char *name, const float *expected, const struct run *run, const char *what)
+{
+    char relative[256];
+    snprintf(relative, sizeof relative, "oracle/models/%s.gguf", name);
+    struct model *model = NULL;
+    assert_ok(model_open(&model, test_data(relative), &test_error));
+    size_t bytes = (PROMPT + 3) * (size_t)model_parameters(model)->vocabulary * sizeof(float);
+    model_close(model);
+    float *logits = run_prompt(name, run);
+    if (memcmp(expected, logits, bytes) != 0)
+        fail_msg("%s: other bits %s", name, what);
+    free(logits);
+}
+
+static void same_bits_from_every_budget(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < COUNT_OF(models); m++) {
+        float *expected = run_prompt(models[m], &usual);
+        struct run run = usual;
+        run.limited = true;
+        resident = 0;
+        assert_same(models[m], expected, &run, "from the smallest budget");
+        run.reader = STORE_READER_THREADS;
+        assert_same(models[m], expected, &run, "from the smallest budget, read by threads");
+        assert_int_equal(resident, 0);
+        run.batch = 5;
+        for (int step = 1; step <= 2; step++) {
+            run.more = (uint64_t)step * 100000;
+            run.reader = step % 2 ? STORE_READER_AUTO : STORE_READER_THREADS;
+            run.threads = 1 + (size_t)step % 3;
+            assert_same(models[m], expected, &run, "from a budget between");
+        }
+        free(expected);
+    }
+}
+
+static void same_bits_for_every_batch(void **state)
+{
+    (void)state;
+    static const size_t batches[] = {1, 3, 7, PROMPT - 1};
+    for (size_t m = 0; m < COUNT_OF(models); m++) {
+        float *expected = run_prompt(models[m], &usual);
+        for (size_t b = 0; b < COUNT_OF(batches); b++) {
+            struct run run = usual;
+            run.batch = batches[b];
+            run.threads = 1 + b % 3;
+            run.sequences = 1 + (uint32_t)b;
+            assert_same(models[m], expected, &run, "for other batches, threads and sequences");
+        }
+        free(expected);
+    }
+}
+
+static void same_bits_for_every_cache_type(void **state)
+{
+    (void)state;
+    static const enum tensor_type types[] = {TENSOR_F32, TENSOR_Q8_0, TENSOR_Q4_0};
+    static const char *const names[] = {"llama", "qwen3moe", "gemma2"};
+    for (size_t m = 0; m < COUNT_OF(names); m++)
+        for (size_t t = 0; t < COUNT_OF(types); t++) {
+            struct run run = usual;
+            run.kv_type = types[t];
+            float *expected = run_prompt(names[m], &run);
+            run.batch = 5;
+            run.threads = 3;
+            assert_same(names[m], expected, &run, "with a cache of this type");
+            free(expected);
+        }
+}
+
+/* Sequences that share batches do not see each other. */
+static void sequences_are_apart(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"qwen3moe", "gemma2", "deepseek2-v3", "qwen3next"};
+    for (size_t m = 0; m < COUNT_OF(names); m++) {
+        float *expected = run_prompt(names[m], &usual);
+        struct run run = usual;
+        run.sequences = 3;
+        struct engine *engine = open_run(names[m], &run);
+        size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+        int32_t prompt[PROMPT];
+        prompt_of(prompt, PROMPT);
+        float *logits = calloc(9 * vocabulary, sizeof *logits);
+        for (uint32_t step = 0; step < PROMPT / 3; step++) {
+            /* three tokens of sequence 1, then other tokens of 0 and 2 */
+            int32_t tokens[6];
+            uint32_t positions[6], sequences[6] = {0, 1, 1, 1, 2, 2};
+            bool want[6];
+            for (uint32_t i = 0; i < 6; i++) {
+                uint32_t s = sequences[i];
+                positions[i] = engine_positions(engine, s) + (s == 1 ? i - 1 : s == 2 ? i - 4 : 0);
+                tokens[i] = s == 1 ? prompt[positions[i]] : (int32_t)(step * 6 + i) % 300;
+                want[i] = true;
+            }
+            struct engine_batch batch = {
+                .count = 6, .tokens = tokens, .positions = positions, .sequences = sequences, .want_logits = want};
+            assert_ok(engine_forward(engine, &batch, &test_error));
+            for (uint32_t i = 0; i < 3; i++)
+                if (memcmp(engine_logits(engine, 1 + i), expected + (step * 3 + i) * vocabulary,
+                           vocabulary * sizeof(float)) != 0)
+                    fail_msg("%s: other bits beside other sequences, at position %u", names[m], step * 3 + i);
+        }
+        free(logits);
+        free(expected);
+        engine_close(engine);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(same_bits_from_every_budget),
+        cmocka_unit_test(same_bits_for_every_batch),
+        cmocka_unit_test(same_bits_for_every_cache_type),
+        cmocka_unit_test(sequences_are_apart),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
