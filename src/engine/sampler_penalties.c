@@ -18,6 +18,8 @@ void penalize_repeats(struct sampler *s, float *logits)
     if (o->repeat_penalty == 1 && o->frequency_penalty == 0 && o->presence_penalty == 0)
         return;
     size_t count = last_tokens(s, o->repeat_last_n);
+    if (count == 0)
+        return;
     const int32_t *tokens = s->history + s->history_count - count;
     for (size_t i = 0; i < count; i++)
         s->counts[tokens[i]]++;

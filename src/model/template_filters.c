@@ -417,7 +417,10 @@ static struct value attribute_path(struct jinja *j, struct value item, struct va
 static struct arguments rest_of(args a, size_t from)
 {
     size_t skip = MIN(from, a->count);
-    return (struct arguments){.positional = a->positional + skip, .count = a->count - skip, .named = a->named};
+    struct arguments rest = {.count = a->count - skip, .named = a->named};
+    if (rest.count)
+        rest.positional = a->positional + skip;
+    return rest;
 }
 
 static struct value filter_map(struct jinja *j, struct value self, args a)

@@ -80,6 +80,7 @@ struct string {
 
 struct list {
     enum list_type type;
+    const char *view; /* of a LIST_VIEW: "dict_items", ... */
     struct value *items;
     size_t count, capacity;
 };

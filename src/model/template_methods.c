@@ -672,6 +672,7 @@ static struct value list_copy(struct jinja *j, struct value self, args a)
 static struct value dict_view(struct jinja *j, struct value self, bool keys, bool values)
 {
     struct value list = list_new(&j->w, LIST_VIEW, self.dict->count);
+    list.list->view = keys && values ? "dict_items" : keys ? "dict_keys" : "dict_values";
     jinja_step(j, self.dict->count);
     for (size_t i = 0; i < self.dict->count; i++) {
         const struct dict_entry *entry = &self.dict->entries[i];

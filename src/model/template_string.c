@@ -347,9 +347,10 @@ void value_write_repr(struct jinja *j, struct builder *b, struct value value, si
     case VALUE_LIST:
         if (value.list->type == LIST_TUPLE)
             write_items(j, b, value.list, "(", ")", depth);
-        else if (value.list->type == LIST_VIEW)
-            write_items(j, b, value.list, "dict_view([", "])", depth);
-        else if (value.list->type == LIST_GENERATOR)
+        else if (value.list->type == LIST_VIEW) {
+            builder_text(b, value.list->view);
+            write_items(j, b, value.list, "([", "])", depth);
+        } else if (value.list->type == LIST_GENERATOR)
             builder_text(b, "<generator object>");
         else
             write_items(j, b, value.list, "[", "]", depth);

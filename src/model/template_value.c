@@ -195,7 +195,7 @@ const char *value_type_name(struct value value)
         case LIST_RANGE:
             return "range";
         case LIST_VIEW:
-            return "dict_view";
+            return value.list->view;
         case LIST_GENERATOR:
             return "generator";
         }

@@ -71,10 +71,10 @@ static void check_ranges(const struct rendered_text *text)
 }
 
 /* One line of a file of vectors: what it renders to, or the message it refuses with. */
-static void check_vector(const char *source, const json_t *line)
+static void check_vector(const char *source, const json_t *variables, const json_t *line)
 {
     struct rendered_text text = {0};
-    hypura_status status = render(source, json_object_get(line, "variables"), &text);
+    hypura_status status = render(source, variables, &text);
     const char *expected = text_of(line, "rendered"), *error = text_of(line, "error");
     if (error) {
         if (status != HYPURA_ERROR_FORMAT || !strstr(test_error.message, "line ") || !strstr(test_error.message, error))
@@ -98,8 +98,18 @@ static void test_published_templates_render_as_jinja2_does(void **state)
         const json_t *line = json_array_get(lines, i);
         char name[200];
         snprintf(name, sizeof name, "oracle/templates/%s", text_of(line, "template"));
-        check_vector(read_text(test_data(name)), line);
+        check_vector(read_text(test_data(name)), json_object_get(line, "variables"), line);
     }
+    json_decref(lines);
+}
+
+static void test_the_language_is_that_of_jinja2(void **state)
+{
+    (void)state;
+    json_t *lines = read_lines(test_data("jinja.jsonl"));
+    const json_t *variables = json_object_get(json_array_get(lines, 0), "variables");
+    for (size_t i = 1; i < json_array_size(lines); i++)
+        check_vector(text_of(json_array_get(lines, i), "source"), variables, json_array_get(lines, i));
     json_decref(lines);
 }
 
@@ -349,6 +359,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_published_templates_render_as_jinja2_does),
+        cmocka_unit_test(test_the_language_is_that_of_jinja2),
         cmocka_unit_test(test_chats_render_as_the_reference_server_does),
         cmocka_unit_test(test_bytes_know_whether_a_user_wrote_them),
         cmocka_unit_test(test_a_role_may_be_part_of_a_token_when_it_is_a_word),
