@@ -51,6 +51,7 @@ struct command {
     const char *details;                 /* paragraphs for --help, or NULL */
     const struct option_row *options[4]; /* tables, NULL after the last */
     size_t least, most;                  /* positional arguments */
+    void (*prepare)(void);               /* sets defaults before options are parsed, or NULL */
     int (*run)(size_t count, char **arguments);
 };
 

@@ -167,6 +167,8 @@ int command_main(const struct command *command, int count, char **arguments)
     hypura_error error = {0};
     size_t positional = 0;
     bool options_end = false;
+    if (command->prepare)
+        command->prepare();
     for (int i = 0; i < count; i++) {
         char *argument = arguments[i];
         if (options_end || argument[0] != '-' || argument[1] == 0) {

@@ -32,30 +32,47 @@ static hypura_status parse_tokens(const char *text, int32_t **tokens, size_t *co
     return status;
 }
 
+struct logits_file {
+    FILE *file;
+    size_t vocabulary;
+    int failed; /* errno */
+};
+
+static bool write_row(void *context, size_t index, const float *logits)
+{
+    (void)index;
+    struct logits_file *out = context;
+    if (fwrite(logits, sizeof *logits, out->vocabulary, out->file) == out->vocabulary)
+        return true;
+    out->failed = errno;
+    return false;
+}
+
 static hypura_status write_logits(struct engine *engine, const int32_t *tokens, size_t count, FILE *file,
                                   hypura_error *error)
 {
-    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    struct logits_file out = {.file = file, .vocabulary = model_parameters(engine_model(engine))->vocabulary};
     size_t chunk = engine_plan(engine)->chunk;
-    uint32_t *positions;
-    bool *want;
+    uint32_t *positions = NULL;
+    bool *want = NULL;
     hypura_status status = ALLOCATE(&positions, chunk, "positions", error);
-    if (status)
-        return status;
-    status = ALLOCATE(&want, chunk, "positions", error);
+    if (!status)
+        status = ALLOCATE(&want, chunk, "positions", error);
     for (size_t first = 0; !status && first < count; first += chunk) {
         size_t now = MIN(chunk, count - first);
         for (size_t i = 0; i < now; i++) {
             positions[i] = (uint32_t)(first + i);
             want[i] = true;
         }
-        struct engine_batch batch = {
-            .count = now, .tokens = tokens + first, .positions = positions, .want_logits = want};
+        struct engine_batch batch = {.count = now,
+                                     .tokens = tokens + first,
+                                     .positions = positions,
+                                     .want_logits = want,
+                                     .on_logits = write_row,
+                                     .on_logits_context = &out};
         status = engine_forward(engine, &batch, error);
-        for (size_t i = 0; !status && i < now; i++) {
-            if (fwrite(engine_logits(engine, i), sizeof(float), vocabulary, file) != vocabulary)
-                status = error_set_errno(error, errno, "cannot write %s", out_path);
-        }
+        if (out.failed)
+            status = error_set_errno(error, out.failed, "cannot write %s", out_path);
     }
     memory_free(positions);
     memory_free(want);

@@ -45,7 +45,7 @@ static int run(size_t count, char **arguments)
 {
     hypura_error error = {0};
     struct engine *engine = NULL;
-    struct vocabulary *vocabulary = NULL;
+    const struct vocabulary *vocabulary = NULL;
     struct token_array tokens = {0};
     struct perplexity result;
     char *text = NULL;
@@ -56,7 +56,7 @@ static int run(size_t count, char **arguments)
     if (!status)
         status = open_engine(&engine, count > 1 ? arguments[0] : NULL, &error);
     if (!status)
-        status = vocabulary_open(&vocabulary, model_file(engine_model(engine)), &error);
+        status = engine_vocabulary(&vocabulary, engine, &error);
     if (!status)
         status = vocabulary_tokenize(vocabulary, text, size, TOKENIZE_ADD_SPECIAL, &tokens, &error);
     if (!status) {
@@ -72,7 +72,6 @@ static int run(size_t count, char **arguments)
     int exit_status = status ? report_error(&error) : write_statistics(engine) ? EXIT_OK : EXIT_FAILED;
     interrupts_cancel(NULL);
     token_array_free(&tokens);
-    vocabulary_close(vocabulary);
     engine_close(engine);
     memory_free(text);
     return exit_status;

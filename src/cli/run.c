@@ -30,15 +30,43 @@ static const struct option_row run_rows[] = {
     {0},
 };
 
+static const char *sampler_steps;
+static uint32_t repeat_last_n;
+
 static const struct option_row sampling_rows[] = {
     {"temperature", "X", OPTION_NUMBER, &sampling.temperature, "0 takes the likeliest token (default: 0.8)"},
     {"temp", "X", OPTION_NUMBER, &sampling.temperature, "the same"},
+    {"dynamic-range", "X", OPTION_NUMBER, &sampling.dynamic_range,
+     "let the temperature move by so much with the entropy (default: 0)"},
+    {"dynamic-exponent", "X", OPTION_NUMBER, &sampling.dynamic_exponent, "how it moves (default: 1)"},
     {"top-k", "N", OPTION_COUNT, &sampling.top_k, "only the N likeliest tokens; 0: all (default: 40)"},
     {"top-p", "X", OPTION_NUMBER, &sampling.top_p, "only the likeliest tokens that make up X together (default: 0.95)"},
     {"min-p", "X", OPTION_NUMBER, &sampling.min_p,
      "only tokens at least X times as likely as the likeliest (default: 0.05)"},
+    {"typical", "X", OPTION_NUMBER, &sampling.typical_p, "only tokens of typical surprise; 1: off (default: 1)"},
+    {"top-n-sigma", "X", OPTION_NUMBER, &sampling.top_n_sigma,
+     "only logits within X standard deviations of the best; 0: off (default: 0)"},
+    {"xtc-probability", "X", OPTION_NUMBER, &sampling.xtc_probability,
+     "chance to leave out the likeliest choices; 0: off (default: 0)"},
+    {"xtc-threshold", "X", OPTION_NUMBER, &sampling.xtc_threshold,
+     "what counts as a likely choice there (default: 0.1)"},
     {"repeat-penalty", "X", OPTION_NUMBER, &sampling.repeat_penalty,
      "make recent tokens less likely; 1: off (default: 1)"},
+    {"frequency-penalty", "X", OPTION_NUMBER, &sampling.frequency_penalty,
+     "taken off a token's logit for each time it was seen (default: 0)"},
+    {"presence-penalty", "X", OPTION_NUMBER, &sampling.presence_penalty, "taken off once (default: 0)"},
+    {"repeat-last-n", "N", OPTION_COUNT, &repeat_last_n, "how many tokens back the penalties look (default: 64)"},
+    {"dry-multiplier", "X", OPTION_NUMBER, &sampling.dry_multiplier,
+     "strength of DRY against repetitions; 0: off (default: 0)"},
+    {"dry-base", "X", OPTION_NUMBER, &sampling.dry_base, "how it grows with their length (default: 1.75)"},
+    {"dry-allowed-length", "N", OPTION_COUNT, &sampling.dry_allowed_length, "repetitions that are let be (default: 2)"},
+    {"mirostat", "N", OPTION_COUNT, &sampling.mirostat,
+     "2: aim at a constant surprise instead of cutting (default: 0)"},
+    {"mirostat-tau", "X", OPTION_NUMBER, &sampling.mirostat_tau, "the surprise, in bits (default: 5)"},
+    {"mirostat-eta", "X", OPTION_NUMBER, &sampling.mirostat_eta, "how fast it is corrected (default: 0.1)"},
+    {"samplers", "NAMES", OPTION_TEXT, &sampler_steps,
+     "the steps and their order, with ; between: penalties, dry, top_n_sigma, top_k, typ_p, top_p, min_p, xtc, "
+     "temperature"},
     {0},
 };
 
@@ -46,7 +74,7 @@ static const struct option_row sampling_rows[] = {
 
 struct conversation {
     struct engine *engine;
-    struct vocabulary *vocabulary;
+    const struct vocabulary *vocabulary;
     struct chat_template *template;
     struct sampler *sampler;
     struct generator *generator;
@@ -101,6 +129,7 @@ static hypura_status run_turn(struct conversation *chat, const char *text, size_
                                          .on_token = show_token,
                                          .on_done = note_done,
                                          .context = chat};
+    sampler_reset(chat->sampler);
     buffer_clear(&chat->answer);
     chat->done = false;
     if (!status)
@@ -180,7 +209,10 @@ static hypura_status open_conversation(struct conversation *chat, const char *pa
         return status;
     const struct gguf *file = model_file(engine_model(chat->engine));
     sampling.seed = compute_options.seed;
-    status = vocabulary_open(&chat->vocabulary, file, error);
+    sampling.repeat_last_n = (int32_t)MIN(repeat_last_n, (uint32_t)INT32_MAX);
+    if (sampler_steps && (status = sampler_parse_steps(&sampling, sampler_steps, error)))
+        return status;
+    status = engine_vocabulary(&chat->vocabulary, chat->engine, error);
     if (!status && !raw)
         status = prompt_open_template(&chat->template, file, NULL, error);
     if (!status)
@@ -199,10 +231,15 @@ static void close_conversation(struct conversation *chat)
     generator_destroy(chat->generator);
     sampler_destroy(chat->sampler);
     chat_template_free(chat->template);
-    vocabulary_close(chat->vocabulary);
     engine_close(chat->engine);
     json_decref(chat->messages);
     buffer_free(&chat->answer);
+}
+
+static void prepare(void)
+{
+    sampler_default_options(&sampling);
+    repeat_last_n = (uint32_t)sampling.repeat_last_n;
 }
 
 static int run(size_t count, char **arguments)
@@ -254,5 +291,6 @@ const struct command command_run = {
         "Ctrl-C ends an answer, twice the program.",
     .options = {run_rows, sampling_rows, compute_option_rows},
     .most = 1,
+    .prepare = prepare,
     .run = run,
 };

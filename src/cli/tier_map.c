@@ -86,7 +86,7 @@ void draw_tier_map(FILE *out, struct engine *engine)
     fputc('\n', out);
     draw_row(out, "embedding", &rows[layers], widest, colour);
     for (uint32_t layer = 0; layer < layers; layer++) {
-        char name[16];
+        char name[24];
         snprintf(name, sizeof name, "layer %u", layer);
         draw_row(out, name, &rows[layer], widest, colour);
     }

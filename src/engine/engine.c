@@ -96,6 +96,7 @@ static hypura_status make_plan(struct plan **out, struct plan_request *request, 
         .budget = options->budget,
         .overhead = memory_resident_bytes(),
         .code = hardware_code_bytes(),
+        .wobble = 64 << 10,
         .positions = options->context,
         .sequences = geometry->sequences,
         .chunk = geometry->windows && options->chunk > WINDOW_SLACK ? WINDOW_SLACK : options->chunk,
@@ -117,9 +118,14 @@ hypura_status engine_plan_only(struct plan **out, const struct model *model, con
     struct plan_request request;
     struct geometry geometry;
     struct plan *plan = NULL;
-    TRY(make_plan(&plan, &request, &geometry, model, hardware, options, error));
-    *out = plan;
-    return HYPURA_OK;
+    struct vocabulary *vocabulary = NULL;
+    /* The budget of a run includes it. */
+    vocabulary_open(&vocabulary, model_file(model), NULL);
+    hypura_status status = make_plan(&plan, &request, &geometry, model, hardware, options, error);
+    vocabulary_close(vocabulary);
+    if (!status)
+        *out = plan;
+    return status;
 }
 
 /* ---- opening -------------------------------------------------------------------------------------------------------
@@ -186,6 +192,8 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
     TRY(ALLOCATE(&engine, 1, "engine", error));
     hypura_status status = model_open(&engine->model, path, error);
     if (!status)
+        vocabulary_open(&engine->vocabulary, model_file(engine->model), &engine->vocabulary_error);
+    if (!status)
         status = hardware_detect(&engine->hardware, path, error);
     if (!status)
         status = open_parts(engine, options, error);
@@ -212,6 +220,7 @@ void engine_close(struct engine *engine)
     scratch_destroy(&engine->scratch);
     compute_destroy(engine->compute);
     plan_free(engine->plan);
+    vocabulary_close(engine->vocabulary);
     model_close(engine->model);
     memory_free(engine);
 }
@@ -237,6 +246,14 @@ const struct hardware *engine_hardware(const struct engine *engine)
 struct store *engine_store(struct engine *engine)
 {
     return engine->store;
+}
+
+hypura_status engine_vocabulary(const struct vocabulary **out, const struct engine *engine, hypura_error *error)
+{
+    if (!engine->vocabulary)
+        return error_set(error, engine->vocabulary_error.status, "%s", engine->vocabulary_error.message);
+    *out = engine->vocabulary;
+    return HYPURA_OK;
 }
 
 size_t engine_threads(const struct engine *engine)

@@ -15,6 +15,7 @@
 
 #include "core/core.h"
 #include "model/model.h"
+#include "model/vocabulary.h"
 #include "plan/plan.h"
 #include "store/store.h"
 
@@ -43,6 +44,10 @@ const struct model *engine_model(const struct engine *engine);
 const struct plan *engine_plan(const struct engine *engine);
 const struct hardware *engine_hardware(const struct engine *engine);
 struct store *engine_store(struct engine *engine);
+
+/* The model's vocabulary, which the engine owns since it is part of the budget. A model without one that is understood
+ * still runs on token ids: then this fails with the reason. */
+hypura_status engine_vocabulary(const struct vocabulary **out, const struct engine *engine, hypura_error *error);
 size_t engine_threads(const struct engine *engine);
 
 /* Plans without loading: what engine_open would do on this machine, for inspect. The result is freed with plan_free. */

@@ -183,6 +183,8 @@ void rope_table_fill(const struct rope_table *table, float *out, const uint32_t 
 
 struct engine {
     struct model *model;
+    struct vocabulary *vocabulary; /* NULL: vocabulary_error says why */
+    hypura_error vocabulary_error;
     struct hardware hardware;
     struct plan *plan;
     struct store *store;

@@ -270,6 +270,9 @@ static void start_waiting_tasks(struct generator *generator)
         slot->held = engine_positions(generator->engine, sequence);
         task->fed = task->result.cached_tokens = slot->held;
         task->started = clock_nanoseconds();
+        /* Penalties look back into the prompt too. */
+        for (uint32_t i = 0; i < task->result.prompt_tokens; i++)
+            sampler_accept(task->request.sampler, task->tokens[i]);
     }
 }
 

@@ -12,7 +12,7 @@
 
 struct hypura_model {
     struct engine *engine;
-    struct vocabulary *vocabulary;
+    const struct vocabulary *vocabulary;
     struct chat_template *template;
     struct generator *generator;
     char plan[600];
@@ -50,7 +50,7 @@ hypura_status hypura_open(hypura_model **out, const char *path, const hypura_opt
         return status;
     status = engine_open(&model->engine, path, &engine_options, error);
     if (!status)
-        status = vocabulary_open(&model->vocabulary, model_file(engine_model(model->engine)), error);
+        status = engine_vocabulary(&model->vocabulary, model->engine, error);
     if (!status)
         status = prompt_open_template(&model->template, model_file(engine_model(model->engine)), NULL, error);
     if (!status)
@@ -72,7 +72,6 @@ void hypura_close(hypura_model *model)
         return;
     generator_destroy(model->generator);
     chat_template_free(model->template);
-    vocabulary_close(model->vocabulary);
     engine_close(model->engine);
     memory_free(model);
 }

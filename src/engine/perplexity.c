@@ -34,12 +34,24 @@ struct batch_memory {
     int32_t *tokens;
     uint32_t *positions;
     bool *want;
+    struct sums *sums;
+    const int32_t *wanted; /* [index]: the token that follows the index-th one that wants logits */
+    size_t vocabulary;
 };
 
-static hypura_status run_window(struct engine *engine, const int32_t *tokens, uint32_t window, int32_t bos,
-                                struct batch_memory *memory, struct sums *sums, hypura_error *error)
+static bool count_logits(void *context, size_t index, const float *logits)
 {
-    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    struct batch_memory *memory = context;
+    double value = surprise(logits, memory->vocabulary, memory->wanted[index]);
+    memory->sums->total += value;
+    memory->sums->squares += value * value;
+    memory->sums->count++;
+    return true;
+}
+
+static hypura_status run_window(struct engine *engine, const int32_t *tokens, uint32_t window, int32_t bos,
+                                struct batch_memory *memory, hypura_error *error)
+{
     uint32_t chunk = engine_plan(engine)->chunk, half = window / 2;
     engine_truncate(engine, 0, 0);
     for (uint32_t first = 0; first < window; first += chunk) {
@@ -51,20 +63,16 @@ static hypura_status run_window(struct engine *engine, const int32_t *tokens, ui
             memory->positions[i] = first + i;
             memory->want[i] = first + i >= half && first + i + 1 < window;
         }
-        struct engine_batch batch = {
-            .count = now, .tokens = memory->tokens, .positions = memory->positions, .want_logits = memory->want};
+        memory->wanted = tokens + MAX(first, half) + 1;
+        struct engine_batch batch = {.count = now,
+                                     .tokens = memory->tokens,
+                                     .positions = memory->positions,
+                                     .want_logits = memory->want,
+                                     .on_logits = count_logits,
+                                     .on_logits_context = memory};
         hypura_status status = engine_forward(engine, &batch, error);
         if (status)
             return status;
-        size_t index = 0;
-        for (uint32_t i = 0; i < now; i++) {
-            if (!memory->want[i])
-                continue;
-            double value = surprise(engine_logits(engine, index++), vocabulary, tokens[first + i + 1]);
-            sums->total += value;
-            sums->squares += value * value;
-            sums->count++;
-        }
     }
     return HYPURA_OK;
 }
@@ -79,18 +87,18 @@ hypura_status perplexity_measure(struct engine *engine, const int32_t *tokens, s
     if (count < window)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the text has %zu tokens: at least one window of %u is needed",
                          count, window);
-    struct batch_memory memory = {0};
+    struct sums sums = {0};
+    struct batch_memory memory = {.sums = &sums, .vocabulary = model_parameters(engine_model(engine))->vocabulary};
     size_t chunk = engine_plan(engine)->chunk;
     hypura_status status = ALLOCATE(&memory.tokens, chunk, "batch", error);
     if (!status)
         status = ALLOCATE(&memory.positions, chunk, "batch", error);
     if (!status)
         status = ALLOCATE(&memory.want, chunk, "batch", error);
-    struct sums sums = {0};
     struct perplexity result = {0};
     size_t windows = count / window;
     for (size_t w = 0; !status && w < windows; w++) {
-        status = run_window(engine, tokens + w * window, window, bos, &memory, &sums, error);
+        status = run_window(engine, tokens + w * window, window, bos, &memory, error);
         if (status)
             break;
         conclude(&sums, &result);

@@ -13,21 +13,26 @@ void stop_matcher_free(struct stop_matcher *matcher)
     buffer_free(&matcher->out);
 }
 
-/* Where the earliest stop string begins, or SIZE_MAX. Of two that begin together the longer text is cut the same. */
+/* Where the stop string begins that is complete first, or SIZE_MAX; of two that end together the longer one. To go by the end
+ * makes the answer independent of how the text was cut into pieces. */
 static size_t find_stop(const struct stop_matcher *matcher, const char **stop)
 {
-    size_t best = SIZE_MAX;
+    size_t begin = SIZE_MAX, end = SIZE_MAX;
     for (size_t i = 0; i < matcher->count; i++) {
         size_t length = strlen(matcher->stops[i]);
         if (length == 0 || length > matcher->held.size)
             continue;
         const char *found = memmem(matcher->held.data, matcher->held.size, matcher->stops[i], length);
-        if (found && (size_t)(found - matcher->held.data) < best) {
-            best = (size_t)(found - matcher->held.data);
+        if (!found)
+            continue;
+        size_t at = (size_t)(found - matcher->held.data);
+        if (at + length < end || (at + length == end && at < begin)) {
+            begin = at;
+            end = at + length;
             *stop = matcher->stops[i];
         }
     }
-    return best;
+    return begin;
 }
 
 /* Bytes at the end that are the beginning of some stop string. */

@@ -7,7 +7,7 @@
 
 /* Context and chunk when nobody asked: the first of each that leaves enough for the weights. */
 #define DEFAULT_POSITIONS 4096u
-#define LEAST_POSITIONS 512u
+#define LEAST_POSITIONS 256u
 #define DEFAULT_CHUNK 512u
 #define LEAST_CHUNK 8u
 
@@ -224,7 +224,7 @@ static hypura_status too_small(struct planner *planner, hypura_error *error)
 {
     /* A budget that must include code asks for the least that does: one below PLAN_SMALL_BUDGET may work as well, but
      * only because it means something else. */
-    uint64_t asked = planner->budget, smallest = smallest_budget(planner, asked);
+    uint64_t asked = planner->budget, smallest = add(smallest_budget(planner, asked), planner->request->wobble);
     char have[32];
     format_bytes(have, sizeof have, (double)asked);
     return error_set(error, HYPURA_ERROR_MEMORY,
@@ -240,7 +240,7 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     planner.smallest_capacity = plan_smallest_capacity(table);
     planner.resident_capacity = plan_resident_capacity(table);
     planner.least = make_setting(request, least_positions(&planner), least_chunk(&planner));
-    uint64_t smallest = smallest_budget(&planner, 0);
+    uint64_t smallest = add(smallest_budget(&planner, 0), request->wobble);
     set_budget(&planner, request->budget ? request->budget : hardware_default_budget(hardware));
 
     struct setting setting;

@@ -55,6 +55,7 @@ struct plan_request {
     uint64_t budget;   /* bytes for everything that the process holds; 0: what is free, less a head-room */
     uint64_t overhead; /* bytes that the process holds already and keeps: code, libraries, metadata, vocabulary */
     uint64_t code;     /* of these, code and libraries (hardware_code_bytes) */
+    uint64_t wobble;   /* by which they may differ from run to run: the smallest budget that is told has room for it */
     uint32_t
         positions; /* context length asked for; 0: the model's own up to 4096, or less when the budget wants that */
     uint32_t sequences;       /* parallel sequences; 0: 1 */

@@ -1,0 +1,256 @@
+/* hypura profile: what this machine is and how fast, as pictures; hypura iobench: the storage part at length. */
+#include "cli/cli.h"
+
+#include <math.h>
+#include <string.h>
+
+static bool force, as_json, bench_json;
+static float bench_seconds = 1;
+
+static const struct option_row profile_rows[] = {
+    {"force", NULL, OPTION_FLAG, &force, "measure again, although a profile is cached"},
+    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
+    {0},
+};
+
+static const struct option_row iobench_rows[] = {
+    {"seconds", "X", OPTION_NUMBER, &bench_seconds, "for each combination (default: 1)"},
+    {"json", NULL, OPTION_FLAG, &bench_json, "print one JSON object instead"},
+    {0},
+};
+
+static bool show_progress(void *context, const char *what, double done)
+{
+    (void)context;
+    if (is_terminal(stderr)) {
+        fprintf(stderr, "\r\033[K%3.0f %%  %s", 100 * done, what);
+        fflush(stderr);
+    }
+    return true;
+}
+
+static void clear_line(void)
+{
+    if (is_terminal(stderr))
+        fprintf(stderr, "\r\033[K");
+}
+
+/* Eighths of a cell. */
+static void draw_bar(double share, int width)
+{
+    static const char *const parts[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
+    int eighths = (int)(share * width * 8 + 0.5), cells = 0;
+    for (; eighths >= 8; eighths -= 8, cells++)
+        fputs("█", stdout);
+    if (eighths > 0) {
+        fputs(parts[eighths], stdout);
+        cells++;
+    }
+    printf("%*s", width - cells, "");
+}
+
+static const struct storage_sample *find_sample(const struct storage *storage, uint32_t block, uint32_t depth,
+                                                bool direct, bool sequential)
+{
+    for (size_t i = 0; i < storage->sample_count; i++) {
+        const struct storage_sample *s = &storage->samples[i];
+        if (s->block_bytes == block && s->depth == depth && s->direct == direct && s->sequential == sequential)
+            return s;
+    }
+    return NULL;
+}
+
+/* One table: a row a block size, a column a depth, and a bar for the best of the row. */
+static void draw_table(const struct storage *storage, bool direct, bool sequential, double best)
+{
+    static const uint32_t depths[] = {1, 2, 4, 8, 16, 32, 64};
+    char text[32];
+    bool any = false;
+    for (uint32_t block = 4096; block <= (4u << 20); block *= 2) {
+        double row_best = 0;
+        for (size_t d = 0; d < COUNT_OF(depths); d++) {
+            const struct storage_sample *sample = find_sample(storage, block, depths[d], direct, sequential);
+            if (sample)
+                row_best = fmax(row_best, sample->bytes_per_second);
+        }
+        if (row_best <= 0)
+            continue;
+        if (!any) {
+            printf("\n  %s %s reads, MB/s\n  %10s", direct ? "Direct" : "Buffered",
+                   sequential ? "sequential" : "random", "");
+            for (size_t d = 0; d < COUNT_OF(depths); d++)
+                printf("  depth %-2u", depths[d]);
+            printf("\n");
+            any = true;
+        }
+        printf("  %10s", format_bytes(text, sizeof text, block));
+        for (size_t d = 0; d < COUNT_OF(depths); d++) {
+            const struct storage_sample *sample = find_sample(storage, block, depths[d], direct, sequential);
+            if (sample)
+                printf("  %8.0f", sample->bytes_per_second / 1e6);
+            else
+                printf("  %8s", "");
+        }
+        printf("  ");
+        draw_bar(row_best / best, 24);
+        printf("\n");
+    }
+}
+
+static void print_storage(const struct storage *storage)
+{
+    char text[32];
+    double best = 1;
+    for (size_t i = 0; i < storage->sample_count; i++)
+        best = fmax(best, storage->samples[i].bytes_per_second);
+    printf("\nStorage under %s: %s%s%s\n", storage->path, storage->file_system, storage->device[0] ? " on " : "",
+           storage->device);
+    for (int direct = 1; direct >= 0; direct--) {
+        for (int sequential = 0; sequential < 2; sequential++)
+            draw_table(storage, direct, sequential, best);
+    }
+    printf("\n  Chosen for the reader: blocks of %s, %u in flight: %.2f GB/s.",
+           format_bytes(text, sizeof text, storage->block_bytes), storage->depth, storage->bytes_per_second / 1e9);
+    if (storage->latency_seconds > 0)
+        printf(" One 4 KiB read takes %.0f us.", storage->latency_seconds * 1e6);
+    printf("\n  %s\n", !storage->direct_supported
+                           ? "This file system has no direct I/O: reads pass the page cache and are dropped behind."
+                       : storage->direct_pays
+                           ? "Direct I/O pays on this drive."
+                           : "Direct I/O is no quicker on this drive than the page cache, but does not use memory.");
+}
+
+static json_t *storage_json(const struct storage *storage)
+{
+    json_t *samples = json_array();
+    for (size_t i = 0; i < storage->sample_count; i++) {
+        const struct storage_sample *s = &storage->samples[i];
+        json_array_append_new(samples, json_pack("{s:i, s:i, s:b, s:b, s:f}", "block_bytes", (int)s->block_bytes,
+                                                 "depth", (int)s->depth, "direct", s->direct, "sequential",
+                                                 s->sequential, "bytes_per_second", s->bytes_per_second));
+    }
+    return json_pack("{s:s, s:s, s:s, s:b, s:b, s:i, s:i, s:i, s:f, s:f, s:o}", "path", storage->path, "file_system",
+                     storage->file_system, "device", storage->device, "direct_supported", storage->direct_supported,
+                     "direct_pays", storage->direct_pays, "alignment", (int)storage->alignment, "block_bytes",
+                     (int)storage->block_bytes, "depth", (int)storage->depth, "bytes_per_second",
+                     storage->bytes_per_second, "latency_seconds", storage->latency_seconds, "samples", samples);
+}
+
+static void print_machine(const struct hardware *h)
+{
+    char a[32], b[32];
+    printf("CPU      %s, %zu %s, %s\n", h->cpu, h->cores, h->cores == 1 ? "core" : "cores", h->instructions);
+    printf("         caches: %s L1 and %s L2 a core,", format_bytes(a, sizeof a, (double)h->cache_l1),
+           format_bytes(b, sizeof b, (double)h->cache_l2));
+    printf(" %s L3\n", format_bytes(a, sizeof a, (double)h->cache_l3));
+    printf("Memory   %s, %s free, read at %.1f GB/s\n", format_bytes(a, sizeof a, (double)h->memory_total),
+           format_bytes(b, sizeof b, (double)h->memory_available), h->memory_bytes_per_second / 1e9);
+    if (h->cgroup_limit != UINT64_MAX)
+        printf("         this process may use %s (control group), %s are used\n",
+               format_bytes(a, sizeof a, (double)h->cgroup_limit), format_bytes(b, sizeof b, (double)h->cgroup_used));
+    if (h->kernel_count)
+        printf("\nWeights through the kernels of decoding, GB/s\n");
+    for (size_t i = 0; i < h->kernel_count; i++) {
+        printf("  %-8s %6.1f  ", tensor_type_info(h->kernels[i].type)->name, h->kernels[i].bytes_per_second / 1e9);
+        draw_bar(fmin(1, h->kernels[i].bytes_per_second / h->memory_bytes_per_second), 40);
+        printf(" %3.0f %% of the memory\n", 100 * h->kernels[i].bytes_per_second / h->memory_bytes_per_second);
+    }
+    if (h->multiply_adds_per_second > 0)
+        printf("Prompts: %.2f T multiply-adds/s\n", h->multiply_adds_per_second / 1e12);
+}
+
+static json_t *machine_json(const struct hardware *h)
+{
+    json_t *kernels = json_object();
+    for (size_t i = 0; i < h->kernel_count; i++)
+        json_object_set_new(kernels, tensor_type_info(h->kernels[i].type)->name,
+                            json_real(h->kernels[i].bytes_per_second));
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:f, s:f, s:o, s:b, s:o}", "cpu", h->cpu,
+                     "instructions", h->instructions, "cores", (json_int_t)h->cores, "cache_l1_bytes",
+                     (json_int_t)h->cache_l1, "cache_l2_bytes", (json_int_t)h->cache_l2, "cache_l3_bytes",
+                     (json_int_t)h->cache_l3, "memory_bytes", (json_int_t)h->memory_total, "memory_available_bytes",
+                     (json_int_t)h->memory_available, "cgroup_limit_bytes",
+                     h->cgroup_limit == UINT64_MAX ? json_null() : json_integer((json_int_t)h->cgroup_limit),
+                     "memory_bytes_per_second", h->memory_bytes_per_second, "compute_bytes_per_second",
+                     h->compute_bytes_per_second, "multiply_adds_per_second", h->multiply_adds_per_second, "kernels",
+                     kernels, "measured", h->measured, "storage", storage_json(&h->storage));
+}
+
+static int run_profile(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    struct hardware hardware;
+    const char *path = count ? arguments[0] : ".";
+    hypura_status status = hardware_detect(&hardware, path, &error);
+    if (!status && (force || !hardware.measured)) {
+        status = hardware_profile(&hardware, path, show_progress, NULL, &error);
+        clear_line();
+    }
+    if (status)
+        return report_error(&error);
+    if (as_json) {
+        json_t *json = machine_json(&hardware);
+        print_json(json);
+        json_decref(json);
+        return EXIT_OK;
+    }
+    print_machine(&hardware);
+    print_storage(&hardware.storage);
+    return EXIT_OK;
+}
+
+static bool show_sample(void *context, const struct storage_sample *sample, size_t done, size_t total)
+{
+    (void)context;
+    char text[32];
+    if (is_terminal(stderr)) {
+        fprintf(stderr, "\r\033[K%zu of %zu: %s %s reads of %s, %u in flight: %.0f MB/s", done, total,
+                sample->direct ? "direct" : "buffered", sample->sequential ? "sequential" : "random",
+                format_bytes(text, sizeof text, sample->block_bytes), sample->depth, sample->bytes_per_second / 1e6);
+        fflush(stderr);
+    }
+    return true;
+}
+
+static int run_iobench(size_t count, char **arguments)
+{
+    (void)count;
+    hypura_error error = {0};
+    struct storage storage;
+    if (bench_seconds <= 0)
+        return report_usage(&command_iobench, "--seconds must be above 0");
+    hypura_status status = hardware_iobench(&storage, arguments[0], bench_seconds, show_sample, NULL, &error);
+    clear_line();
+    if (status)
+        return report_error(&error);
+    if (bench_json) {
+        json_t *json = storage_json(&storage);
+        print_json(json);
+        json_decref(json);
+        return EXIT_OK;
+    }
+    print_storage(&storage);
+    return EXIT_OK;
+}
+
+const struct command command_profile = {
+    .name = "profile",
+    .arguments = "[PATH]",
+    .summary = "measure this machine: memory, kernels, and the drive that a path is on",
+    .details =
+        "Takes less than 20 seconds and is cached for each machine and drive; planning uses it from then on. PATH is a "
+        "model or a folder (default: here). Nothing is written to the drive when PATH is a large file.",
+    .options = {profile_rows},
+    .most = 1,
+    .run = run_profile,
+};
+
+const struct command command_iobench = {
+    .name = "iobench",
+    .arguments = "FILE",
+    .summary = "measure a drive at length: every block size at every depth",
+    .options = {iobench_rows},
+    .least = 1,
+    .most = 1,
+    .run = run_iobench,
+};

@@ -1,0 +1,264 @@
+/* hypura synth: GGUF files of any geometry with random weights, for tests and benchmarks. */
+#include "model/synth.h"
+#include "cli/cli.h"
+#include "store/trace.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char *preset_name = "tiny-moe", *architecture, *type, *model_title;
+static uint32_t layers, embedding, heads, kv_heads, head_size, feed_forward, experts, experts_used, vocabulary, context,
+    threads;
+static uint64_t seed;
+static float skew = -1, stickiness = -1;
+static bool list_presets, no_check, as_json;
+
+static const struct option_row synth_rows[] = {
+    {"preset", "NAME", OPTION_TEXT, &preset_name, "the geometry to start from (default: tiny-moe); see --list"},
+    {"list", NULL, OPTION_FLAG, &list_presets, "list the presets"},
+    {"type", "TYPE", OPTION_TEXT, &type, "of the weights: Q4_K_M, Q5_K_M or a tensor type such as Q8_0"},
+    {"seed", "N", OPTION_SEED, &seed, "of the random numbers (default: 0); same options, same bytes"},
+    {"skew", "X", OPTION_NUMBER, &skew, "how uneven experts are used: rank to the power of -X (default: 0.5)"},
+    {"stickiness", "X", OPTION_NUMBER, &stickiness,
+     "how much a token uses the experts of those before, 0 to 1 (default: 0.4)"},
+    {"name", "TEXT", OPTION_TEXT, &model_title, "general.name"},
+    {"arch", "NAME", OPTION_TEXT, &architecture, "llama, qwen2, qwen3, qwen3moe, gpt-oss"},
+    {"layers", "N", OPTION_COUNT, &layers, "instead of the preset's"},
+    {"embedding", "N", OPTION_COUNT, &embedding, "size of the hidden state"},
+    {"heads", "N", OPTION_COUNT, &heads, "attention heads"},
+    {"kv-heads", "N", OPTION_COUNT, &kv_heads, "heads of keys and values"},
+    {"head-size", "N", OPTION_COUNT, &head_size, "size of a head"},
+    {"feed-forward", "N", OPTION_COUNT, &feed_forward, "width of a layer, or of an expert"},
+    {"experts", "N", OPTION_COUNT, &experts, "experts a layer; 0: dense"},
+    {"experts-used", "N", OPTION_COUNT, &experts_used, "experts that a token uses"},
+    {"vocabulary", "N", OPTION_COUNT, &vocabulary, "tokens"},
+    {"context", "N", OPTION_COUNT, &context, "tokens that the model claims to look back on"},
+    {"threads", "N", OPTION_COUNT, &threads, "threads that make weights (default: the cores of this machine)"},
+    {"no-check", NULL, OPTION_FLAG, &no_check, "do not run the model to see how its experts are used"},
+    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
+    {0},
+};
+
+/* Tokens that the check runs; one pass reads every expert at most once. */
+#define CHECK_TOKENS 256
+
+struct expert_use {
+    double entropy;   /* of the use over a layer's experts, 1: even; mean over the layers */
+    double overlap;   /* share of a token's experts that the token before used too */
+    double by_chance; /* that share for tokens that are far apart */
+    double most_used; /* the most used expert's use over the mean, mean over the layers */
+    uint32_t tokens;
+};
+
+static uint32_t shared_experts(const uint16_t *a, const uint16_t *b, uint32_t used)
+{
+    uint32_t same = 0;
+    for (uint32_t i = 0; i < used; i++) {
+        for (uint32_t j = 0; j < used; j++)
+            same += a[i] == b[j];
+    }
+    return same;
+}
+
+static hypura_status summarise(const struct trace *trace, struct expert_use *out, hypura_error *error)
+{
+    const struct trace_shape *shape = &trace->shape;
+    const struct trace_pass *pass = &trace->passes[0];
+    uint32_t *counts;
+    hypura_status status = ALLOCATE(&counts, shape->experts, "counts", error);
+    if (status)
+        return status;
+    uint32_t half = pass->tokens / 2;
+    *out = (struct expert_use){.tokens = pass->tokens};
+    for (uint32_t layer = 0; layer < shape->layer_count; layer++) {
+        const uint16_t *chosen = pass->experts + (size_t)layer * pass->tokens * shape->used;
+        memset(counts, 0, shape->experts * sizeof *counts);
+        double entropy = 0, near = 0, far = 0;
+        uint32_t most = 0, uses = pass->tokens * shape->used;
+        for (uint32_t i = 0; i < uses; i++)
+            most = MAX(most, ++counts[chosen[i]]);
+        for (uint32_t e = 0; e < shape->experts; e++) {
+            double share = (double)counts[e] / uses;
+            entropy -= share > 0 ? share * log(share) : 0;
+        }
+        for (uint32_t t = 1; t < pass->tokens; t++) {
+            const uint16_t *here = chosen + (size_t)t * shape->used;
+            near += shared_experts(here, here - shape->used, shape->used);
+            far += shared_experts(here, chosen + (size_t)((t + half) % pass->tokens) * shape->used, shape->used);
+        }
+        out->entropy += entropy / log(shape->experts) / shape->layer_count;
+        out->overlap += near / ((pass->tokens - 1.0) * shape->used) / shape->layer_count;
+        out->by_chance += far / ((pass->tokens - 1.0) * shape->used) / shape->layer_count;
+        out->most_used += (double)most * shape->experts / uses / shape->layer_count;
+    }
+    memory_free(counts);
+    return HYPURA_OK;
+}
+
+/* Runs one chunk of varied tokens and looks at what the routers chose. */
+static hypura_status check_experts(const char *path, struct expert_use *out, hypura_error *error)
+{
+    char trace_path[] = "/tmp/hypura-trace-XXXXXX";
+    int descriptor = mkstemp(trace_path);
+    if (descriptor < 0)
+        return error_set(error, HYPURA_ERROR_IO, "cannot create a temporary file in /tmp");
+    close(descriptor);
+    struct engine_options options;
+    struct engine *engine = NULL;
+    struct trace *trace = NULL;
+    engine_default_options(&options);
+    options.context = CHECK_TOKENS;
+    options.chunk = CHECK_TOKENS;
+    options.threads = threads;
+    options.trace_path = trace_path;
+    int32_t tokens[CHECK_TOKENS];
+    uint32_t positions[CHECK_TOKENS];
+    struct random random;
+    hypura_status status = engine_open(&engine, path, &options, error);
+    if (!status) {
+        random_seed(&random, seed + 1);
+        for (uint32_t i = 0; i < CHECK_TOKENS; i++) {
+            tokens[i] = (int32_t)(random_next(&random) % model_parameters(engine_model(engine))->vocabulary);
+            positions[i] = i;
+        }
+        struct engine_batch batch = {.count = CHECK_TOKENS, .tokens = tokens, .positions = positions};
+        status = engine_forward(engine, &batch, error);
+    }
+    engine_close(engine); /* the trace is complete only now */
+    if (!status)
+        status = trace_read(&trace, trace_path, error);
+    if (!status && trace->pass_count)
+        status = summarise(trace, out, error);
+    trace_free(trace);
+    unlink(trace_path);
+    return status;
+}
+
+static bool show_progress(void *context, uint64_t done, uint64_t total)
+{
+    const uint64_t *start = context;
+    char a[32], b[32], rate[32];
+    if (is_terminal(stderr) && clock_seconds_since(*start) > 0.5) {
+        fprintf(stderr, "\r\033[Kwriting %s of %s, %s/s", format_bytes(a, sizeof a, (double)done),
+                format_bytes(b, sizeof b, (double)total),
+                format_bytes(rate, sizeof rate, (double)done / clock_seconds_since(*start)));
+        fflush(stderr);
+    }
+    return true;
+}
+
+static int print_presets(void)
+{
+    for (size_t i = 0; i < synth_preset_count(); i++) {
+        const struct synth_preset *preset = synth_preset_at(i);
+        printf("  %-18s %-8s %s\n", preset->name, preset->type, preset->description);
+    }
+    return EXIT_OK;
+}
+
+static void override(uint32_t *target, uint32_t value)
+{
+    if (value)
+        *target = value;
+}
+
+static void set_options(struct synth_options *options, const struct synth_preset *preset)
+{
+    synth_default_options(options, preset);
+    struct synth_geometry *g = &options->geometry;
+    if (architecture)
+        g->architecture = architecture;
+    override(&g->layers, layers);
+    override(&g->embedding, embedding);
+    override(&g->heads, heads);
+    override(&g->kv_heads, kv_heads);
+    override(&g->head_size, head_size);
+    override(&g->feed_forward, feed_forward);
+    override(&g->vocabulary, vocabulary);
+    override(&g->context, context);
+    override(&g->experts_used, experts_used);
+    if (experts != UINT32_MAX)
+        g->experts = experts;
+    if (type)
+        options->type = type;
+    if (model_title)
+        options->name = model_title;
+    options->seed = seed;
+    options->skew = skew;
+    options->stickiness = stickiness;
+    options->threads = threads;
+}
+
+static void print_result(const char *path, uint64_t bytes, double seconds, const struct expert_use *use)
+{
+    char size[32], rate[32];
+    if (as_json) {
+        json_t *json =
+            json_pack("{s:s, s:I, s:f}", "model", path, "bytes", (json_int_t)bytes, "write_seconds", seconds);
+        if (use->tokens) {
+            json_object_set_new(json, "expert_entropy", json_real(use->entropy));
+            json_object_set_new(json, "expert_overlap", json_real(use->overlap));
+            json_object_set_new(json, "expert_overlap_by_chance", json_real(use->by_chance));
+            json_object_set_new(json, "expert_most_used", json_real(use->most_used));
+        }
+        print_json(json);
+        json_decref(json);
+        return;
+    }
+    printf("%s: %s of weights, written at %s/s\n", path, format_bytes(size, sizeof size, (double)bytes),
+           format_bytes(rate, sizeof rate, (double)bytes / seconds));
+    if (use->tokens)
+        printf("Experts over %u varied tokens: entropy of their use %.3f (1 is even), the most used %.1f times the "
+               "mean; a token "
+               "shares %.0f %% of its experts with the one before (%.0f %% with one far away).\n",
+               use->tokens, use->entropy, use->most_used, 100 * use->overlap, 100 * use->by_chance);
+}
+
+static void prepare(void)
+{
+    experts = UINT32_MAX; /* 0 means dense */
+}
+
+static int run(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    if (list_presets)
+        return print_presets();
+    if (count == 0)
+        return report_usage(&command_synth, "the file to write is missing");
+    const struct synth_preset *preset = synth_preset(preset_name);
+    if (!preset)
+        return report_usage(&command_synth, "there is no preset \"%s\"; --list shows them", preset_name);
+    struct synth_options options;
+    struct expert_use use = {0};
+    uint64_t bytes = 0, start = clock_nanoseconds();
+    set_options(&options, preset);
+    hypura_status status = synth_bytes(&bytes, &options, &error);
+    if (!status)
+        status = synth_write(arguments[0], &options, show_progress, &start, &error);
+    double seconds = clock_seconds_since(start);
+    if (is_terminal(stderr))
+        fprintf(stderr, "\r\033[K");
+    if (!status && options.geometry.experts && !no_check)
+        status = check_experts(arguments[0], &use, &error);
+    if (status)
+        return report_error(&error);
+    print_result(arguments[0], bytes, seconds, &use);
+    return EXIT_OK;
+}
+
+const struct command command_synth = {
+    .name = "synth",
+    .arguments = "OUT.gguf",
+    .summary = "write a model of any geometry with random weights",
+    .details = "For tests and benchmarks: real geometry, no sense. The experts of a mixture are used as unevenly and "
+               "as locally in "
+               "time as asked for; afterwards the model is run to report how they are.",
+    .options = {synth_rows},
+    .most = 1,
+    .prepare = prepare,
+    .run = run,
+};
