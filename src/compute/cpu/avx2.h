@@ -73,6 +73,15 @@ static ALWAYS_INLINE __m128 four_halves(const struct four_rows *rows, size_t off
     return _mm_cvtph_ps(four_words(rows, offset));
 }
 
+/* The sums of a, b, c and d. */
+static ALWAYS_INLINE __m128i sum_4_256(__m256i a, __m256i b, __m256i c, __m256i d)
+{
+    __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+    __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+    __m256i sums = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
+    return _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+}
+
 /* 8 + 8, 4 + 4, 2 + 2, 1 + 1 */
 static ALWAYS_INLINE float fold_16(__m256 low, __m256 high)
 {

@@ -6,15 +6,6 @@ typedef struct operands part_function(const uint8_t *block, int j, __m256i x);
 typedef __m256i words_function(const uint8_t *block);
 typedef __m128 floats_function(const struct four_rows *rows);
 
-/* The sums of a, b, c and d. */
-static ALWAYS_INLINE __m128i sum_4(__m256i a, __m256i b, __m256i c, __m256i d)
-{
-    __m256i ab = _mm256_add_epi32(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
-    __m256i cd = _mm256_add_epi32(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
-    __m256i sums = _mm256_add_epi32(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
-    return _mm_add_epi32(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-}
-
 static ALWAYS_INLINE void store_4(float *out, __m128 sums, size_t left)
 {
     float values[4];
@@ -65,13 +56,13 @@ static ALWAYS_INLINE void super_gemv(float *out, const uint8_t *weights, size_t 
             for (int i = 0; i < 4; i++)
                 dots[i] = super_dot(at.at[i], quants, sums, offset, part, scales);
             __m128 scale = _mm_set1_ps(x->scales[b]);
-            sum = _mm_fmadd_ps(_mm_mul_ps(d(&at), scale), _mm_cvtepi32_ps(sum_4(dots[0], dots[1], dots[2], dots[3])),
-                               sum);
+            sum = _mm_fmadd_ps(_mm_mul_ps(d(&at), scale),
+                               _mm_cvtepi32_ps(sum_4_256(dots[0], dots[1], dots[2], dots[3])), sum);
             if (minima) {
                 for (int i = 0; i < 4; i++)
                     dots[i] = _mm256_madd_epi16(minima(at.at[i]), sums);
                 sum = _mm_fnmadd_ps(_mm_mul_ps(m(&at), scale),
-                                    _mm_cvtepi32_ps(sum_4(dots[0], dots[1], dots[2], dots[3])), sum);
+                                    _mm_cvtepi32_ps(sum_4_256(dots[0], dots[1], dots[2], dots[3])), sum);
             }
             for (int i = 0; i < 4; i++)
                 at.at[i] += block_bytes;
@@ -124,7 +115,7 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
                 struct operands operands = part(at.at[i], 0, quants);
                 dots[i] = _mm256_madd_epi16(_mm256_maddubs_epi16(operands.magnitude, operands.x), ones);
             }
-            __m128i integer = sum_4(dots[0], dots[1], dots[2], dots[3]);
+            __m128i integer = sum_4_256(dots[0], dots[1], dots[2], dots[3]);
             if (offset)
                 integer = _mm_sub_epi32(integer, _mm_set1_epi32(offset * x->sums[b]));
             __m128 scale = _mm_set1_ps(x->scales[b]);

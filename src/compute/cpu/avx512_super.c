@@ -3,12 +3,12 @@
  * Four rows at a time: the integers of their blocks end up side by side in one register, so that a block's float work
  * is done once for four rows. Inside a block, bytes are multiplied to 16-bit pairs (which cannot overflow: quants have
  * at most 6 bits) and those by their 16-bit scales into 32-bit sums. */
+#include "compute/cpu/avx2_parts.h"
 #include "compute/cpu/avx512.h"
 
 struct super_activation {
     __m512i quants[4];
     __m256i sums; /* of 16 */
-    const int16_t *sums_at;
 };
 
 /* What a step computes for four rows of one block. */
@@ -227,9 +227,165 @@ static ALWAYS_INLINE struct super_result q6_k_step(const struct four_rows *rows,
 
 SUPER_GEMV(gemv_q6_k, block_q6_k, q6_k_step, false)
 
+/* ---- Q2_K, Q3_K, TQ2_0 --------------------------------------------------------------------------------------------
+ */
+
+/* Elements 64j to 64j + 63 of two bits each. */
+static ALWAYS_INLINE __m512i two_bits_64(const uint8_t *qs, int j)
+{
+    int shift = 4 * (j % 2);
+    const __m512i shifts = _mm512_setr_epi64(shift, shift, shift, shift, shift + 2, shift + 2, shift + 2, shift + 2);
+    return _mm512_and_si512(_mm512_srlv_epi64(twice(qs + 32 * (j / 2)), shifts), _mm512_set1_epi8(3));
+}
+
+static ALWAYS_INLINE struct super_result q2_k_step(const struct four_rows *rows, const struct super_activation *x)
+{
+    __m512i sums[4];
+    __m256i minima[4];
+    for (int r = 0; r < 4; r++) {
+        const uint8_t *block = rows->at[r];
+        __m512i scales = _mm512_castsi256_si512(scales_q2_k(block));
+        sums[r] = _mm512_setzero_si512();
+        for (int j = 0; j < 4; j++) {
+            __m512i pairs = _mm512_maddubs_epi16(two_bits_64(block + offsetof(struct block_q2_k, qs), j), x->quants[j]);
+            sums[r] = _mm512_dpwssd_epi32(sums[r], pairs, scale_16(scales, j));
+        }
+        minima[r] = _mm256_madd_epi16(minima_q2_k(block), x->sums);
+    }
+    return (struct super_result){sum_4(sums[0], sums[1], sums[2], sums[3]),
+                                 sum_4_256(minima[0], minima[1], minima[2], minima[3]), d_q2_k(rows), m_q2_k(rows)};
+}
+
+static ALWAYS_INLINE __m512i q3_k_row(const uint8_t *block, const struct super_activation *x)
+{
+    __m256i words = scales_q3_k(block);
+    __m512i scales = _mm512_castsi256_si512(words), high = twice(block), sum = _mm512_setzero_si512();
+    for (int j = 0; j < 4; j++) {
+        /* Bits 2j and 2j + 1 come to bit 2. */
+        long long first = (2 - 2 * j) & 63, second = (1 - 2 * j) & 63;
+        const __m512i rotate = _mm512_setr_epi64(first, first, first, first, second, second, second, second);
+        __m512i quants = _mm512_ternarylogic_epi64(_mm512_rolv_epi64(high, rotate), _mm512_set1_epi8(4),
+                                                   two_bits_64(block + offsetof(struct block_q3_k, qs), j), 0xea);
+        sum = _mm512_dpwssd_epi32(sum, _mm512_maddubs_epi16(quants, x->quants[j]), scale_16(scales, j));
+    }
+    /* The quants are 4 too high. */
+    return _mm512_sub_epi32(sum, _mm512_zextsi256_si512(_mm256_slli_epi32(_mm256_madd_epi16(words, x->sums), 2)));
+}
+
+/* Without scales, and 1 too high. */
+static ALWAYS_INLINE __m512i tq2_0_row(const uint8_t *block, const struct super_activation *x)
+{
+    __m512i sum = _mm512_zextsi256_si512(_mm256_madd_epi16(x->sums, _mm256_set1_epi16(-1)));
+    for (int j = 0; j < 4; j++)
+        sum = _mm512_dpbusd_epi32(sum, two_bits_64(block, j), x->quants[j]);
+    return sum;
+}
+
+static ALWAYS_INLINE __m512i tq1_0_row(const uint8_t *block, const struct super_activation *x)
+{
+    const __m256i zero = _mm256_setzero_si256();
+    __m512i sum = _mm512_zextsi256_si512(_mm256_madd_epi16(x->sums, _mm256_set1_epi16(-1)));
+    for (int j = 0; j < 4; j++) {
+        __m512i quants = _mm512_inserti64x4(_mm512_castsi256_si512(part_tq1_0(block, 2 * j, zero).magnitude),
+                                            part_tq1_0(block, 2 * j + 1, zero).magnitude, 1);
+        sum = _mm512_dpbusd_epi32(sum, quants, x->quants[j]);
+    }
+    return sum;
+}
+
+/* A step of rows that share nothing but the activation. */
+#define EACH_ROW_STEP(name, row, floats)                                                                               \
+    static ALWAYS_INLINE struct super_result name(const struct four_rows *rows, const struct super_activation *x)      \
+    {                                                                                                                  \
+        struct super_result result = {                                                                                 \
+            .integer = sum_4(row(rows->at[0], x), row(rows->at[1], x), row(rows->at[2], x), row(rows->at[3], x)),      \
+            .d = floats(rows)};                                                                                        \
+        return result;                                                                                                 \
+    }
+
+EACH_ROW_STEP(q3_k_step, q3_k_row, d_q3_k)
+EACH_ROW_STEP(tq1_0_step, tq1_0_row, d_tq1_0)
+EACH_ROW_STEP(tq2_0_step, tq2_0_row, d_tq2_0)
+
+SUPER_GEMV(gemv_q2_k, block_q2_k, q2_k_step, true)
+SUPER_GEMV(gemv_q3_k, block_q3_k, q3_k_step, false)
+SUPER_GEMV(gemv_tq1_0, block_tq1_0, tq1_0_step, false)
+SUPER_GEMV(gemv_tq2_0, block_tq2_0, tq2_0_step, false)
+
+/* ---- IQ4_XS -------------------------------------------------------------------------------------------------------
+ */
+
+/* Scales of four rows, a row a lane, as sixteen-bit words. */
+static ALWAYS_INLINE __m512i iq4_xs_scales(__m512i raw)
+{
+    /* Bytes 2-3 have two high bits of each, bytes 4-7 a low half of each. */
+    const __m512i low_at =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(4, -1, 4, -1, 5, -1, 5, -1, 6, -1, 6, -1, 7, -1, 7, -1));
+    const __m512i high_at = _mm512_broadcast_i32x4(_mm_set1_epi16(0x0302));
+    const __m512i low_shift = _mm512_set1_epi32(0x00040000);
+    const __m512i high_shift = _mm512_broadcast_i32x4(_mm_setr_epi16(0, 2, 4, 6, 8, 10, 12, 14));
+    __m512i low = _mm512_srlv_epi16(_mm512_shuffle_epi8(raw, low_at), low_shift);
+    __m512i high = _mm512_srlv_epi16(_mm512_shuffle_epi8(raw, high_at), high_shift);
+    high = _mm512_slli_epi16(_mm512_and_si512(high, _mm512_set1_epi16(3)), 4);
+    low = _mm512_and_si512(low, _mm512_set1_epi16(15));
+    return _mm512_sub_epi16(_mm512_or_si512(low, high), _mm512_set1_epi16(32));
+}
+
+/* Scales of parts 4 * group to 4 * group + 3, each in one lane, from the 32-bit scales of two rows. */
+static ALWAYS_INLINE __m512i iq4_xs_lanes(__m512i two_rows, int row, int group)
+{
+    const __m512i index = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+    return _mm512_permutexvar_epi32(_mm512_add_epi32(index, _mm512_set1_epi32(8 * row + 4 * group)), two_rows);
+}
+
+static ALWAYS_INLINE struct super_result iq4_xs_step(const struct four_rows *rows, const struct super_activation *x)
+{
+    const __m512i mask = _mm512_set1_epi8(15);
+    /* Raised by 128, which what the sums start from takes back. */
+    const __m512i codebook =
+        _mm512_broadcast_i32x4(_mm_xor_si128(load_128((const void *)codebook_iq4), _mm_set1_epi8(-128)));
+    __m256i totals = _mm256_mullo_epi32(_mm256_madd_epi16(x->sums, _mm256_set1_epi16(1)), _mm256_set1_epi32(-128));
+    __m512i start[2], low[2], high[2];
+    for (int g = 0; g < 2; g++) {
+        const __m512i index = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+        start[g] = _mm512_maskz_permutexvar_epi32(0x1111, _mm512_add_epi32(index, _mm512_set1_epi32(4 * g)),
+                                                  _mm512_castsi256_si512(totals));
+        low[g] = even_lanes(x->quants[2 * g], x->quants[2 * g + 1]);
+        high[g] = odd_lanes(x->quants[2 * g], x->quants[2 * g + 1]);
+    }
+    __m512i raw = _mm512_castsi128_si512(_mm_loadl_epi64((const void *)rows->at[0]));
+    raw = _mm512_inserti32x4(raw, _mm_loadl_epi64((const void *)rows->at[1]), 1);
+    raw = _mm512_inserti32x4(raw, _mm_loadl_epi64((const void *)rows->at[2]), 2);
+    raw = _mm512_inserti32x4(raw, _mm_loadl_epi64((const void *)rows->at[3]), 3);
+    __m512i words = iq4_xs_scales(raw);
+    __m512i scales[2] = {_mm512_cvtepi16_epi32(_mm512_castsi512_si256(words)),
+                         _mm512_cvtepi16_epi32(_mm512_extracti64x4_epi64(words, 1))};
+    __m512i sums[4];
+    for (int r = 0; r < 4; r++) {
+        sums[r] = _mm512_setzero_si512();
+        for (int g = 0; g < 2; g++) {
+            __m512i bytes = _mm512_loadu_si512(rows->at[r] + offsetof(struct block_iq4_xs, qs) + 64 * g);
+            __m512i a = _mm512_shuffle_epi8(codebook, _mm512_and_si512(bytes, mask));
+            __m512i b = _mm512_shuffle_epi8(codebook, _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask));
+            __m512i dot = _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(start[g], a, low[g]), b, high[g]);
+            dot = _mm512_mullo_epi32(dot, iq4_xs_lanes(scales[r / 2], r % 2, g));
+            sums[r] = _mm512_add_epi32(sums[r], dot);
+        }
+    }
+    struct super_result result = {.integer = sum_4(sums[0], sums[1], sums[2], sums[3]), .d = d_first(rows)};
+    return result;
+}
+
+SUPER_GEMV(gemv_iq4_xs, block_iq4_xs, iq4_xs_step, false)
+
 void kernels_avx512_super(struct kernel_table *table)
 {
+    table->types[TENSOR_Q2_K].gemv = gemv_q2_k;
+    table->types[TENSOR_Q3_K].gemv = gemv_q3_k;
     table->types[TENSOR_Q4_K].gemv = gemv_q4_k;
     table->types[TENSOR_Q5_K].gemv = gemv_q5_k;
     table->types[TENSOR_Q6_K].gemv = gemv_q6_k;
+    table->types[TENSOR_IQ4_XS].gemv = gemv_iq4_xs;
+    table->types[TENSOR_TQ1_0].gemv = gemv_tq1_0;
+    table->types[TENSOR_TQ2_0].gemv = gemv_tq2_0;
 }
