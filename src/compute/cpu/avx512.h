@@ -20,6 +20,14 @@ static ALWAYS_INLINE __m128i sum_4(__m512i a, __m512i b, __m512i c, __m512i d)
     return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
+/* Sixteen 16-bit scales: for 64 elements, scale 4j + k in 128-bit lane k. */
+static ALWAYS_INLINE __m512i scale_16(__m512i scales, int j)
+{
+    const __m512i first = _mm512_setr_epi32(0, 0, 0, 0, 0x10001, 0x10001, 0x10001, 0x10001, 0x20002, 0x20002, 0x20002,
+                                            0x20002, 0x30003, 0x30003, 0x30003, 0x30003);
+    return _mm512_permutexvar_epi16(_mm512_add_epi16(first, _mm512_set1_epi16((short)(4 * j))), scales);
+}
+
 static ALWAYS_INLINE float fold(__m512 lanes)
 {
     return fold_16(_mm512_castps512_ps256(lanes), _mm512_extractf32x8_ps(lanes, 1));

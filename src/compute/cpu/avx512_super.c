@@ -177,17 +177,6 @@ static ALWAYS_INLINE struct super_result q5_k_step(const struct four_rows *rows,
 SUPER_GEMV(gemv_q4_k, block_q4_k, q4_k_step, true)
 SUPER_GEMV(gemv_q5_k, block_q5_k, q5_k_step, true)
 
-/* ---- scales of 16 elements ----------------------------------------------------------------------------------------
- */
-
-/* Sixteen 16-bit scales: for 64 elements, scale 4j + k in 128-bit lane k. */
-static ALWAYS_INLINE __m512i scale_16(__m512i scales, int j)
-{
-    const __m512i first = _mm512_setr_epi32(0, 0, 0, 0, 0x10001, 0x10001, 0x10001, 0x10001, 0x20002, 0x20002, 0x20002,
-                                            0x20002, 0x30003, 0x30003, 0x30003, 0x30003);
-    return _mm512_permutexvar_epi16(_mm512_add_epi16(first, _mm512_set1_epi16((short)(4 * j))), scales);
-}
-
 /* ---- Q6_K ---------------------------------------------------------------------------------------------------------
  */
 
