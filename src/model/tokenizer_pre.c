@@ -27,6 +27,7 @@
     "$+<=>\\^`|~"
 #define HAN_LETTER "\xD6"
 #define HAN "\xD6\xD7"
+#define JOINER "\xD8"
 
 #define LOWER_CONTRACTION "'(?:[stmd]|re|ve|ll)"
 #define CONTRACTION "'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])"
@@ -98,11 +99,10 @@ RULES(granite_multilingual) = {{"[^\\r\\n" LETTER NUMBER "]?[" NOT_LOWER MARK "]
                                 "]*(?:" CONTRACTION ")?|[" NUMBER "]{1,3}|" CASED_TAIL,
                                 false},
                                END};
-/* Groups of three digits counted from the right, of runs that end at the end of a word; \G goes on where the group
- * before ended, so that the look ahead runs once a run. */
-RULES(tiny_aya) = {{"(?<![0-9])[0-9]{1,3}(?=(?:[0-9]{3})*+\\b)|\\G(?<=[0-9])[0-9]{3}", false},
-                   {MARKED_WORD "[" NUMBER "]{1,3}|" CASED_TAIL, false},
-                   END};
+/* Groups of three digits counted from the right. What stands before a run goes with its first group. */
+#define DIGIT_GROUPS                                                                                                   \
+    "[^" NUMBER "]*(?:(?<![" NUMBER "])[" NUMBER "]{1,2}(?=(?:[" NUMBER "]{3})*+(?![" NUMBER "]))|[" NUMBER "]{3})"
+RULES(tiny_aya) = {{DIGIT_GROUPS, false}, {MARKED_WORD "[" NUMBER "]{1,3}|" CASED_TAIL, false}, END};
 RULES(superbpe) = {
     {"[" NUMBER "]+", false}, {"(?<![0-9])[0-9]{1,2}(?=(?:[0-9]{3})++(?![0-9]))|[0-9]{3}(?=[0-9])", false}, END};
 RULES(kimi_k2) = {{"[" HAN "]+|[^\\r\\n" LETTER HAN_LETTER NUMBER "]?[" LETTER "]+(?:" CONTRACTION ")?|[" NUMBER
@@ -152,9 +152,7 @@ RULES(youtu) = {{"[\\x{AC00}-\\x{D7A3}\\x{3131}-\\x{318E}]+|[\\x{FF01}\\x{2026}\
                 {MARKED_WORD "[" NUMBER "]|" CASED_TAIL, false},
                 END};
 RULES(afmoe) = {
-    /* Groups of three digits counted from the right. What stands before a run goes with its first group. */
-    {"[^" NUMBER "]*(?:(?<![" NUMBER "])[" NUMBER "]{1,2}(?=(?:[" NUMBER "]{3})*+(?![" NUMBER "]))|[" NUMBER "]{3})",
-     false},
+    {DIGIT_GROUPS, false},
     {"(?:(?![" SPACES "])[\\x{4E00}-\\x{9FFF}\\x{3400}-\\x{4DBF}\\x{8C48}-\\x{FAFF}\\x{3040}-\\x{30FF}"
      "\\x{FF65}-\\x{FF9F}\\x{2F00}-\\x{2FDF}\\x{E40}-\\x{EFF}\\x{1780}-\\x{17FF}\\x{1000}-\\x{109F}\\x{AA60}-\\x{AA7F}"
      "\\x{A9E0}-\\x{A9FF}\\x{AC00}-\\x{D7AF}\\x{1100}-\\x{11FF}])+",
@@ -171,8 +169,11 @@ RULES(chameleon) = {{"<sentinel:[0-9]+>", false},
                     {"[" PUNCTUATION "!-/:-@\\[-`{-~]", false},
                     {GPT2_PATTERN, false},
                     END};
+RULES(k2_horizon) = {{CONTRACTION "|[^\\r\\n" LETTER NUMBER "]?[" LETTER MARK JOINER "]+|[" NUMBER "]{1,3}|" OTHER
+                                  "[\\r\\n]*|" LINE_ENDS TRAILING_SPACE,
+                      false},
+                     END};
 RULES(lines) = {{LINES, false}, END};
-RULES(whitespace) = {{"\\S+", false}, END};
 
 static const struct pre_tokenizer table[] = {
     {"default", default_rules, 0},
@@ -255,6 +256,7 @@ static const struct pre_tokenizer table[] = {
     {"bailingmoe", bailing, PRE_KEEP_SPACES},
     {"bailingmoe2", bailing, PRE_KEEP_SPACES},
     {"llada-moe", bailing, PRE_KEEP_SPACES},
+    {"k2-horizon", k2_horizon, PRE_KEEP_SPACES | PRE_JOINERS},
     {"seed-coder", seed_coder, PRE_KEEP_SPACES},
     {"exaone-moe", exaone_moe, 0},
     {"poro-chat", bloom, PRE_KEEP_SPACES},
@@ -264,8 +266,8 @@ static const struct pre_tokenizer table[] = {
     {"chameleon", chameleon, PRE_KEEP_SPACES | PRE_ADD_BOS},
     {"gemma4", lines, PRE_CHARACTERS | PRE_ESCAPE_SPACES | PRE_FORCE_BOS | PRE_WHOLE_LINE_FEEDS},
     {"granite-embed-multi-311m", lines, PRE_CHARACTERS | PRE_ESCAPE_SPACES | PRE_FORCE_BOS | PRE_WHOLE_LINE_FEEDS},
+    {"mmbert", lines, PRE_CHARACTERS | PRE_ESCAPE_SPACES | PRE_WHOLE_LINE_FEEDS},
     {"sarvam-moe", lines, PRE_CHARACTERS | PRE_ESCAPE_SPACES | PRE_KEEP_SPACES},
-    {"whitespace", whitespace, PRE_CHARACTERS},
 };
 
 const struct pre_tokenizer *pre_tokenizer_find(const char *name, size_t size)

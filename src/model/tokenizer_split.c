@@ -10,7 +10,7 @@ struct splitter {
     bool utf8[SPLIT_MAX_RULES];
     bool compiled[SPLIT_MAX_RULES]; /* to machine code */
     size_t count;
-    bool han;
+    bool han, joiners;
 };
 
 /* ---- characters -------------------------------------------------------------------------------------------------- */
@@ -36,7 +36,8 @@ bool utf8_read(const char *text, size_t size, uint32_t *character, size_t *lengt
             return false;
         value = value << 6 | ((uint8_t)text[i] & 0x3F);
     }
-    if (value > 0x10FFFF)
+    static const uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};
+    if (value > 0x10FFFF || value < least[wanted])
         return false;
     *character = value;
     *length = wanted;
@@ -69,15 +70,17 @@ static bool is_han(uint32_t c)
 }
 
 /* The byte that a class rule sees. */
-static uint8_t classify(uint32_t c, bool han)
+static uint8_t classify(const struct splitter *splitter, uint32_t c)
 {
     if (c < 0x80)
         return (uint8_t)c;
     if (utf8_is_space(c))
         return '\v';
+    if (splitter->joiners && (c == 0x200C || c == 0x200D))
+        return 0xD8;
     utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
     bool letter = category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
-    if (han && is_han(c))
+    if (splitter->han && is_han(c))
         return letter ? 0xD6 : 0xD7;
     if (letter)
         return 0xD2;
@@ -101,6 +104,7 @@ hypura_status splitter_create(struct splitter **out, const struct pre_tokenizer 
     if (status != HYPURA_OK)
         return status;
     splitter->han = pre->flags & PRE_HAN;
+    splitter->joiners = pre->flags & PRE_JOINERS;
     for (const struct split_rule *rule = pre->rules; rule->pattern; rule++) {
         size_t i = splitter->count++;
         int number;
@@ -175,7 +179,7 @@ static hypura_status read_text(const struct splitter *splitter, const char *text
             character = 0xFFFD;
         if (character >= 0xD800 && character <= 0xDFFF)
             *surrogates = true;
-        out->classes[characters++] = classify(character, splitter->han);
+        out->classes[characters++] = classify(splitter, character);
         bytes += utf8_write(out->text + bytes, character);
         at += length;
     }

@@ -20,7 +20,8 @@ enum pre_tokenizer_flag {
     PRE_NO_BOS = 32,           /* no BOS unless the file names one */
     PRE_FORCE_BOS = 64,        /* whatever the file says */
     PRE_HAN = 128,             /* the rule tells Chinese characters from other letters */
-    PRE_WHOLE_LINE_FEEDS = 256 /* a word of line feeds only is one token if there is one */
+    PRE_JOINERS = 256,      /* the rule tells zero width joiners from other characters */
+    PRE_WHOLE_LINE_FEEDS = 512 /* a word of line feeds only is one token if there is one */
 };
 
 struct split_rule {
@@ -72,8 +73,8 @@ void split_text_free(struct split_text *text);
 
 /* ---- characters -------------------------------------------------------------------------------------------------- */
 
-/* One character of a text that need not be UTF-8. Lax as llama.cpp is: long forms and surrogates are taken for what
- * they spell. False, and one byte, when it is none. size is at least 1. */
+/* One character of a text that need not be UTF-8. Surrogates are taken for characters, as llama.cpp takes them. False,
+ * and one byte, when it is none. size is at least 1. */
 bool utf8_read(const char *text, size_t size, uint32_t *character, size_t *length);
 
 /* Writes up to 4 bytes, returns how many. */
