@@ -142,12 +142,35 @@ static hypura_status escape_spaces(struct tokenizer *t, struct buffer *out, cons
                        : HYPURA_OK;
 }
 
+static bool begins_with_space(const char *text, size_t size)
+{
+    return text[0] == ' ' || (size >= SPACE_SYMBOL_SIZE && memcmp(text, SPACE_SYMBOL, SPACE_SYMBOL_SIZE) == 0);
+}
+
+/* The same, with a space put before every line that begins with something else. */
+static hypura_status escape_lines(struct tokenizer *t, struct buffer *out, const char *text, size_t size)
+{
+    hypura_status status = HYPURA_OK;
+    for (size_t at = 0; at < size && status == HYPURA_OK;) {
+        const char *end = memchr(text + at, '\n', size - at);
+        size_t length = end ? (size_t)(end - text) - at : size - at;
+        if (length && !begins_with_space(text + at, length))
+            buffer_append(out, SPACE_SYMBOL, SPACE_SYMBOL_SIZE);
+        status = escape_spaces(t, out, text + at, length);
+        if (end)
+            buffer_append_char(out, '\n');
+        at += length + (end ? 1 : 0);
+    }
+    return status;
+}
+
 hypura_status tokenize_bpe(struct tokenizer *t, const char *text, size_t size)
 {
     hypura_status status = HYPURA_OK;
     struct buffer escaped = {0};
     if (t->vocabulary->escape_spaces) {
-        status = escape_spaces(t, &escaped, text, size);
+        bool lines = t->vocabulary->pre->flags & PRE_SPACE_LINES;
+        status = lines ? escape_lines(t, &escaped, text, size) : escape_spaces(t, &escaped, text, size);
         text = escaped.data;
         size = escaped.size;
     }

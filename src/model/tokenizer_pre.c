@@ -173,6 +173,8 @@ RULES(k2_horizon) = {{CONTRACTION "|[^\\r\\n" LETTER NUMBER "]?[" LETTER MARK JO
                                   "[\\r\\n]*|" LINE_ENDS TRAILING_SPACE,
                       false},
                      END};
+/* A word begins at every U+2581. */
+RULES(space_words) = {{LINES, false}, {"\\x{2581}[^\\x{2581}]*", true}, END};
 RULES(lines) = {{LINES, false}, END};
 
 static const struct pre_tokenizer table[] = {
@@ -236,8 +238,8 @@ static const struct pre_tokenizer table[] = {
     {"spark2_5", spark, PRE_KEEP_SPACES},
     {"youtu", youtu, PRE_KEEP_SPACES | PRE_WHOLE_WORDS},
     {"afmoe", afmoe, PRE_KEEP_SPACES},
-    {"glm4", llama3, PRE_NO_BOS},
-    {"glm5", llama3, PRE_NO_BOS},
+    {"glm4", llama3, PRE_NO_BOS | PRE_WHOLE_WORDS},
+    {"glm5", llama3, PRE_NO_BOS | PRE_WHOLE_WORDS},
     {"chatglm-bpe", llama3, PRE_NO_BOS},
     {"dbrx", llama3, 0},
     {"smaug-bpe", llama3, 0},
@@ -266,7 +268,7 @@ static const struct pre_tokenizer table[] = {
     {"chameleon", chameleon, PRE_KEEP_SPACES | PRE_ADD_BOS},
     {"gemma4", lines, PRE_CHARACTERS | PRE_ESCAPE_SPACES | PRE_FORCE_BOS | PRE_WHOLE_LINE_FEEDS},
     {"granite-embed-multi-311m", lines, PRE_CHARACTERS | PRE_ESCAPE_SPACES | PRE_FORCE_BOS | PRE_WHOLE_LINE_FEEDS},
-    {"mmbert", lines, PRE_CHARACTERS | PRE_ESCAPE_SPACES | PRE_WHOLE_LINE_FEEDS},
+    {"mmbert", space_words, PRE_CHARACTERS | PRE_ESCAPE_SPACES | PRE_WHOLE_LINE_FEEDS | PRE_SPACE_LINES},
     {"sarvam-moe", lines, PRE_CHARACTERS | PRE_ESCAPE_SPACES | PRE_KEEP_SPACES},
 };
 

@@ -79,6 +79,11 @@ static uint8_t classify(const struct splitter *splitter, uint32_t c)
     if (splitter->joiners && (c == 0x200C || c == 0x200D))
         return 0xD8;
     utf8proc_category_t category = utf8proc_category((utf8proc_int32_t)c);
+    /* What Unicode 15.1 has added, which the tables of llama.cpp know and those of utf8proc 2.8 do not. */
+    if (c >= 0x2EBF0 && c <= 0x2EE5D)
+        category = UTF8PROC_CATEGORY_LO;
+    else if ((c >= 0x2FFC && c <= 0x2FFF) || c == 0x31EF)
+        category = UTF8PROC_CATEGORY_SO;
     bool letter = category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO;
     if (splitter->han && is_han(c))
         return letter ? 0xD6 : 0xD7;

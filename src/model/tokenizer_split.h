@@ -20,7 +20,8 @@ enum pre_tokenizer_flag {
     PRE_NO_BOS = 32,           /* no BOS unless the file names one */
     PRE_FORCE_BOS = 64,        /* whatever the file says */
     PRE_HAN = 128,             /* the rule tells Chinese characters from other letters */
-    PRE_JOINERS = 256,      /* the rule tells zero width joiners from other characters */
+    PRE_JOINERS = 256,         /* the rule tells zero width joiners from other characters */
+    PRE_SPACE_LINES = 1024,    /* a line that begins without a space gets one */
     PRE_WHOLE_LINE_FEEDS = 512 /* a word of line feeds only is one token if there is one */
 };
 

@@ -124,7 +124,6 @@ static const char *const ends[] = {
     "end" SPACE_SYMBOL "of" SPACE_SYMBOL "sentence\xEF\xBD\x9C>",
     "[e~[",
     "<|ifm|im_end|>",
-    "<|plamo:eos|>",
 };
 
 static int32_t find_text(const struct vocabulary *v, const char *text)
