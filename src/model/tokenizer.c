@@ -146,7 +146,12 @@ static bool touches_plain(const struct partition *p, size_t start, size_t size)
         else
             high = middle;
     }
-    return low < p->plain_count && p->plain[low].start < start + size;
+    while (low < p->plain_count && p->plain[low].start < start + size) {
+        if (p->plain[low].end > p->plain[low].start)
+            return true;
+        low++;
+    }
+    return false;
 }
 
 static bool is_space(char c)
@@ -348,10 +353,10 @@ hypura_status vocabulary_tokenize_ranges(const struct vocabulary *v, const char 
 {
     size_t end = 0;
     for (size_t i = 0; i < plain_count; i++) {
-        if (plain[i].start < end || plain[i].end <= plain[i].start || plain[i].end > size)
+        if (plain[i].start < end || plain[i].end < plain[i].start || plain[i].end > size)
             return error_set(
                 error, HYPURA_ERROR_ARGUMENT,
-                "range %zu of plain text (bytes %zu to %zu) is not behind the one before, not empty and in the text of "
+                "range %zu of plain text (bytes %zu to %zu) is not behind the one before and in the text of "
                 "%zu bytes",
                 i, plain[i].start, plain[i].end, size);
         end = plain[i].end;

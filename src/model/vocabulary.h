@@ -105,7 +105,7 @@ hypura_status vocabulary_tokenize(const struct vocabulary *vocabulary, const cha
                                   struct token_array *tokens, hypura_error *error);
 
 /* As vocabulary_tokenize with TOKENIZE_PARSE_SPECIAL of a rendered chat prompt, but no special token is made from
- * bytes of which any lies in one of the plain ranges (user content; ascending, apart, none empty, inside the text). In
+ * bytes of which any lies in one of the plain ranges (user content; ascending, not overlapping, inside the text). In
  * them also those tokens are text that the file marks as control tokens and that plain text otherwise may make
  * (<|start|> of gpt-oss), so that no user content can end its turn or begin another. */
 hypura_status vocabulary_tokenize_ranges(const struct vocabulary *vocabulary, const char *text, size_t size,

@@ -51,8 +51,8 @@ static struct token_array tokenize_content(const struct vocabulary *v, const cha
     buffer_append_string(&text, before);
     buffer_append_string(&text, content);
     buffer_append_string(&text, after);
-    struct text_range plain = {strlen(before), strlen(content)};
-    assert_ok(vocabulary_tokenize_ranges(v, text.data, text.size, 0, &plain, 1, &tokens, &test_error));
+    struct text_range plain[] = {{0, 0}, {strlen(before), strlen(before) + strlen(content)}};
+    assert_ok(vocabulary_tokenize_ranges(v, text.data, text.size, 0, plain, 2, &tokens, &test_error));
     vocabulary_detokenize(v, tokens.ids, tokens.count, DETOKENIZE_SHOW_SPECIAL, &back);
     assert_string_equal(back.data, text.data);
     buffer_free(&text);
@@ -118,7 +118,7 @@ static void ranges_outside_the_text_are_refused(void **state)
     (void)state;
     struct opened opened = open_model("oracle/tokenizer/models/qwen2.gguf");
     const struct text_range wrong[][2] = {
-        {{0, 6}, {6, 0}}, {{2, 2}, {3, 1}}, {{6, 0}, {0, 0}}, {{1, SIZE_MAX}, {0, 0}}};
+        {{0, 6}, {6, 6}}, {{2, 4}, {3, 4}}, {{6, 6}, {6, 6}}, {{3, 2}, {4, 4}}, {{1, SIZE_MAX}, {5, 5}}};
     struct token_array tokens = {0};
     for (size_t i = 0; i < COUNT_OF(wrong); i++)
         assert_int_equal(
