@@ -63,30 +63,50 @@ static void pack(const struct work *work, size_t first, size_t count)
     }
 }
 
-static void make_panels(const struct work *work, size_t row, size_t count, size_t segment)
+/* Asks for the bytes of the panel after this one: the next columns of the same rows, or the first columns of a panel of
+ * the next group. The processor does not guess so many short runs by itself. */
+static void prefetch_panel(const struct work *work, size_t row, size_t segment)
+{
+    const struct matrix *weights = &work->job->weights;
+    size_t bytes = panel_step_bytes(weights->type);
+    size_t offset = segment * bytes;
+    size_t end = MIN(row + PANEL_ROWS, work->first_row + work->rows);
+    bytes = MIN(bytes, weights->row_bytes - offset);
+    for (; row < end; row++) {
+        const uint8_t *from = weights->data + row * weights->row_bytes + offset;
+        for (size_t byte = 0; byte < bytes + 63; byte += 64)
+            __builtin_prefetch(from + MIN(byte, bytes - 1));
+    }
+}
+
+static void make_panel(const struct work *work, struct panel *out, size_t row, size_t segment)
 {
     const struct matrix *weights = &work->job->weights;
     size_t offset = segment * panel_step_bytes(weights->type);
     size_t last = work->first_row + work->rows - 1;
-    for (size_t p = 0; p < count; p++) {
-        const uint8_t *rows[PANEL_ROWS];
-        for (size_t i = 0; i < PANEL_ROWS; i++) /* past the end: the last row again, for nobody */
-            rows[i] = weights->data + MIN(row + p * PANEL_ROWS + i, last) * weights->row_bytes + offset;
-        work->type->make(&work->panels[p], rows, blocks_in(work, segment));
-    }
+    const uint8_t *rows[PANEL_ROWS];
+    for (size_t i = 0; i < PANEL_ROWS; i++) /* past the end: the last row again, for nobody */
+        rows[i] = weights->data + MIN(row + i, last) * weights->row_bytes + offset;
+    work->type->make(out, rows, blocks_in(work, segment));
 }
 
 static void multiply_group(const struct work *work, size_t group, size_t first_segment, size_t segments)
 {
-    size_t row = group * GROUP_ROWS;
-    size_t panels = (MIN(work->rows - row, (size_t)GROUP_ROWS) + PANEL_ROWS - 1) / PANEL_ROWS;
+    size_t row = work->first_row + group * GROUP_ROWS;
+    size_t panels = (MIN(work->first_row + work->rows - row, (size_t)GROUP_ROWS) + PANEL_ROWS - 1) / PANEL_ROWS;
     float *sums = work->sums + group * work->tokens * GROUP_ROWS;
-    for (size_t s = 0; s < segments; s++) {
-        make_panels(work, work->first_row + row, panels, first_segment + s);
+    for (size_t segment = first_segment; segment < first_segment + segments; segment++) {
+        bool last = segment + 1 == first_segment + segments;
+        for (size_t p = 0; p < panels; p++) {
+            size_t panel_row = row + p * PANEL_ROWS;
+            make_panel(work, &work->panels[p], panel_row, segment);
+            prefetch_panel(work, panel_row + (last ? GROUP_ROWS : 0), last ? first_segment : segment + 1);
+        }
+        const uint8_t *tiles = work->tiles + (segment - first_segment) * work->tokens * TILE_TOKEN_BYTES;
         for (size_t t = 0; t < work->tokens; t += work->tile_tokens)
-            work->kernels->multiply(
-                work->type->kind, work->panels, panels, work->tiles + (s * work->tokens + t) * TILE_TOKEN_BYTES,
-                MIN(work->tile_tokens, work->tokens - t), blocks_in(work, first_segment + s), sums + t * GROUP_ROWS);
+            work->kernels->multiply(work->type->kind, work->panels, panels, tiles + t * TILE_TOKEN_BYTES,
+                                    MIN(work->tile_tokens, work->tokens - t), blocks_in(work, segment),
+                                    sums + t * GROUP_ROWS);
     }
 }
 
