@@ -209,28 +209,28 @@ static void multiply(enum panel_kind kind, const struct panel *panels, size_t co
 }
 
 static const struct panel_type panel_types[TENSOR_TYPE_COUNT] = {
-    [TENSOR_Q4_0] = {panel_q4_0_avx512, PANEL_BLOCKS},
-    [TENSOR_Q4_1] = {panel_q4_1_avx512, PANEL_BLOCKS_MINIMA},
-    [TENSOR_Q5_0] = {panel_q5_0_avx512, PANEL_BLOCKS},
-    [TENSOR_Q5_1] = {panel_q5_1_avx512, PANEL_BLOCKS_MINIMA},
-    [TENSOR_Q8_0] = {panel_q8_0_avx512, PANEL_BLOCKS},
-    [TENSOR_IQ4_NL] = {panel_iq4_nl_avx512, PANEL_BLOCKS},
-    [TENSOR_MXFP4] = {panel_mxfp4_avx512, PANEL_BLOCKS},
-    [TENSOR_Q2_K] = {panel_q2_k_avx512, PANEL_PARTS_16_MINIMA},
-    [TENSOR_Q3_K] = {panel_q3_k_avx512, PANEL_PARTS_16},
-    [TENSOR_Q4_K] = {panel_q4_k_avx512, PANEL_PARTS_8_MINIMA},
-    [TENSOR_Q5_K] = {panel_q5_k_avx512, PANEL_PARTS_8_MINIMA},
-    [TENSOR_Q6_K] = {panel_q6_k_avx512, PANEL_PARTS_16},
-    [TENSOR_IQ1_S] = {panel_iq1_s_avx512, PANEL_PARTS_8},
-    [TENSOR_IQ1_M] = {panel_iq1_m_avx512, PANEL_PARTS_16},
-    [TENSOR_IQ2_XXS] = {panel_iq2_xxs_avx512, PANEL_PARTS_8},
-    [TENSOR_IQ2_XS] = {panel_iq2_xs_avx512, PANEL_PARTS_16},
-    [TENSOR_IQ2_S] = {panel_iq2_s_avx512, PANEL_PARTS_16},
-    [TENSOR_IQ3_XXS] = {panel_iq3_xxs_avx512, PANEL_PARTS_8},
-    [TENSOR_IQ3_S] = {panel_iq3_s_avx512, PANEL_PARTS_8},
-    [TENSOR_IQ4_XS] = {panel_iq4_xs_avx512, PANEL_PARTS_8},
-    [TENSOR_TQ1_0] = {panel_tq1_0_avx512, PANEL_WHOLE},
-    [TENSOR_TQ2_0] = {panel_tq2_0_avx512, PANEL_WHOLE},
+    [TENSOR_Q4_0] = {panel_q4_0_avx512, PANEL_BLOCKS, 4},
+    [TENSOR_Q4_1] = {panel_q4_1_avx512, PANEL_BLOCKS_MINIMA, 4},
+    [TENSOR_Q5_0] = {panel_q5_0_avx512, PANEL_BLOCKS, 4},
+    [TENSOR_Q5_1] = {panel_q5_1_avx512, PANEL_BLOCKS_MINIMA, 4},
+    [TENSOR_Q8_0] = {panel_q8_0_avx512, PANEL_BLOCKS, 3},
+    [TENSOR_IQ4_NL] = {panel_iq4_nl_avx512, PANEL_BLOCKS, 4},
+    [TENSOR_MXFP4] = {panel_mxfp4_avx512, PANEL_BLOCKS, 2},
+    [TENSOR_Q2_K] = {panel_q2_k_avx512, PANEL_PARTS_16_MINIMA, 2},
+    [TENSOR_Q3_K] = {panel_q3_k_avx512, PANEL_PARTS_16, 2},
+    [TENSOR_Q4_K] = {panel_q4_k_avx512, PANEL_PARTS_8_MINIMA, 2},
+    [TENSOR_Q5_K] = {panel_q5_k_avx512, PANEL_PARTS_8_MINIMA, 3},
+    [TENSOR_Q6_K] = {panel_q6_k_avx512, PANEL_PARTS_16, 3},
+    [TENSOR_IQ1_S] = {panel_iq1_s_avx512, PANEL_PARTS_8, 8},
+    [TENSOR_IQ1_M] = {panel_iq1_m_avx512, PANEL_PARTS_16, 4},
+    [TENSOR_IQ2_XXS] = {panel_iq2_xxs_avx512, PANEL_PARTS_8, 8},
+    [TENSOR_IQ2_XS] = {panel_iq2_xs_avx512, PANEL_PARTS_16, 8},
+    [TENSOR_IQ2_S] = {panel_iq2_s_avx512, PANEL_PARTS_16, 8},
+    [TENSOR_IQ3_XXS] = {panel_iq3_xxs_avx512, PANEL_PARTS_8, 8},
+    [TENSOR_IQ3_S] = {panel_iq3_s_avx512, PANEL_PARTS_8, 12},
+    [TENSOR_IQ4_XS] = {panel_iq4_xs_avx512, PANEL_PARTS_8, 2},
+    [TENSOR_TQ1_0] = {panel_tq1_0_avx512, PANEL_WHOLE, 20},
+    [TENSOR_TQ2_0] = {panel_tq2_0_avx512, PANEL_WHOLE, 3},
 };
 
 static const struct panel_kernels kernels = {.types = panel_types, .pack = pack, .multiply = multiply};
@@ -248,7 +248,7 @@ void gemm_kernels_avx512(struct kernel_table *table)
             continue;
         struct kernel *kernel = &table->types[type];
         kernel->gemm = gemm;
-        kernel->gemm_least_tokens = 2;
+        kernel->gemm_least_tokens = panel_types[type].least_tokens;
         kernel->gemm_task_rows = GEMM_TASK_ROWS;
         kernel->gemm_task_tokens = GEMM_TASK_TOKENS;
     }

@@ -158,7 +158,7 @@ void gemm_bf16_avx512(struct kernel_table *table)
 {
     struct kernel *kernel = &table->types[TENSOR_BF16];
     kernel->gemm = gemm;
-    kernel->gemm_least_tokens = 2;
+    kernel->gemm_least_tokens = 3;
     kernel->gemm_task_rows = FLOATS_BLOCK_ROWS;
     kernel->gemm_task_tokens = 0;
 }

@@ -214,7 +214,7 @@ void VARIANT(gemm_floats)(struct kernel_table *table)
     for (size_t i = 0; i < COUNT_OF(types); i++) {
         struct kernel *kernel = &table->types[types[i]];
         kernel->gemm = gemm;
-        kernel->gemm_least_tokens = 2;
+        kernel->gemm_least_tokens = 6;
         kernel->gemm_task_rows = FLOATS_BLOCK_ROWS;
         kernel->gemm_task_tokens = 0;
     }
