@@ -1,0 +1,347 @@
+/* What the engine promises besides the right logits: errors that leave everything as it was, going back, cancelling,
+ * traces, budgets. */
+#include "reference.h"
+
+#include "hw/hw.h"
+#include "store/trace.h"
+
+#include <sys/wait.h>
+#include <unistd.h>
+
+static const char *model_path(const char *name)
+{
+    char relative[256];
+    snprintf(relative, sizeof relative, "oracle/models/%s.gguf", name);
+    return test_data(relative);
+}
+
+static struct engine *open_model(const char *name, uint32_t context, uint32_t sequences)
+{
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.context = context;
+    options.sequences = sequences;
+    options.threads = 2;
+    assert_ok(engine_open(&engine, model_path(name), &options, &test_error));
+    return engine;
+}
+
+static void fill(int32_t *tokens, size_t count, uint64_t seed)
+{
+    struct random random;
+    random_seed(&random, seed);
+    for (size_t i = 0; i < count; i++)
+        tokens[i] = (int32_t)(random_next(&random) % 300);
+}
+
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
+
+static void refuse(struct engine *engine, const struct engine_batch *batch, const char *word)
+{
+    uint32_t before = engine_positions(engine, 0);
+    assert_int_equal(engine_forward(engine, batch, &test_error), HYPURA_ERROR_ARGUMENT);
+    if (!strstr(test_error.message, word))
+        fail_msg("'%s' does not say '%s'", test_error.message, word);
+    assert_int_equal(engine_positions(engine, 0), before);
+}
+
+static void refuses_what_makes_no_sense(void **state)
+{
+    (void)state;
+    struct engine *engine = open_model("llama", 64, 2);
+    int32_t tokens[70] = {1, 2, 3};
+    uint32_t positions[70] = {0, 1, 2}, sequences[70] = {0, 0, 0};
+    struct engine_batch batch = {.count = 3, .tokens = tokens, .positions = positions, .sequences = sequences};
+    assert_ok(engine_forward(engine, &batch, &test_error));
+    refuse(engine, &batch, "position 0 of sequence 0; the next is 3");
+    for (uint32_t i = 0; i < 3; i++)
+        positions[i] = 3 + i;
+    batch.count = 0;
+    refuse(engine, &batch, "0 tokens");
+    batch.count = 3;
+    tokens[1] = 448;
+    refuse(engine, &batch, "448");
+    tokens[1] = -1;
+    refuse(engine, &batch, "-1");
+    tokens[1] = 2;
+    sequences[2] = 2;
+    refuse(engine, &batch, "sequence 2");
+    sequences[1] = 1;
+    sequences[2] = 0;
+    positions[1] = 0;
+    positions[2] = 4;
+    refuse(engine, &batch, "not adjacent");
+    for (uint32_t i = 0; i < 70; i++) {
+        sequences[i] = 0;
+        positions[i] = 3 + i;
+    }
+    batch.count = 62;
+    refuse(engine, &batch, "context of 64 positions is full");
+    batch.count = 61;
+    assert_ok(engine_forward(engine, &batch, &test_error));
+    bool want[20];
+    memset(want, true, sizeof want);
+    struct engine_batch many = {
+        .count = 20, .tokens = tokens, .positions = sequences, .sequences = sequences, .want_logits = want};
+    uint32_t other[20], from_zero[20];
+    for (uint32_t i = 0; i < 20; i++) {
+        other[i] = 1;
+        from_zero[i] = i;
+    }
+    many.sequences = other;
+    many.positions = from_zero;
+    assert_true(engine_logits_rows(engine) < 20);
+    refuse(engine, &many, "logits");
+    engine_close(engine);
+}
+
+static void names_files_that_are_not_models(void **state)
+{
+    (void)state;
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    assert_int_not_equal(engine_open(&engine, "/nonexistent.gguf", &options, &test_error), HYPURA_OK);
+    assert_non_null(strstr(test_error.message, "/nonexistent.gguf"));
+    options.context = UINT32_MAX;
+    assert_int_equal(engine_open(&engine, model_path("llama"), &options, &test_error), HYPURA_ERROR_ARGUMENT);
+    engine_default_options(&options);
+    options.budget = 1000;
+    assert_int_equal(engine_open(&engine, model_path("llama"), &options, &test_error), HYPURA_ERROR_MEMORY);
+    assert_non_null(strstr(test_error.message, "smallest"));
+    engine_default_options(&options);
+    options.kv_type = TENSOR_Q8_0; /* heads of 48 are not whole blocks of 32 */
+    assert_int_equal(engine_open(&engine, model_path("qwen3"), &options, &test_error), HYPURA_ERROR_UNSUPPORTED);
+    assert_null(engine);
+}
+
+/* ---- going back -------------------------------------------------------------------------------------------------- */
+
+static void forgets_and_continues(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        bool goes_back;
+    } cases[] = {{"llama", true}, {"mixtral", true}, {"deepseek2-v3", true}, {"gemma2", true}, {"qwen3next", false}};
+    for (size_t c = 0; c < COUNT_OF(cases); c++) {
+        struct engine *engine = open_model(cases[c].name, 256, 1);
+        size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+        int32_t tokens[40], others[20];
+        fill(tokens, 40, 1);
+        fill(others, 20, 2);
+        float *expected = calloc(40 * vocabulary, sizeof *expected), *again = calloc(40 * vocabulary, sizeof *again);
+        feed(engine, 0, tokens, 40, 16, expected);
+        assert_true(engine_truncate(engine, 0, 0)); /* nothing is left to remember */
+        feed(engine, 0, tokens, 20, 16, again);
+        feed(engine, 0, others, 20, 16, again);
+        assert_true(engine_truncate(engine, 0, 40));
+        assert_int_equal(engine_truncate(engine, 0, 20), cases[c].goes_back);
+        assert_int_equal(engine_positions(engine, 0), cases[c].goes_back ? 20 : 0);
+        uint32_t held = engine_positions(engine, 0);
+        feed(engine, 0, tokens + held, 40 - held, 16, again + held * vocabulary);
+        assert_memory_equal(again + 20 * vocabulary, expected + 20 * vocabulary, 20 * vocabulary * sizeof *again);
+        free(expected);
+        free(again);
+        engine_close(engine);
+    }
+}
+
+/* A sliding window's ring has forgotten what lies far behind; then the sequence is cleared and that is said. */
+static void windows_go_back_a_little(void **state)
+{
+    (void)state;
+    enum { COUNT = 1500 };
+    struct engine *engine = open_model("gemma2", 2048, 1);
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    int32_t *tokens = calloc(COUNT, sizeof *tokens);
+    fill(tokens, COUNT, 3);
+    float *expected = calloc(COUNT * vocabulary, sizeof *expected), *again = calloc(COUNT * vocabulary, sizeof *again);
+    feed(engine, 0, tokens, COUNT, 1000, expected);
+    assert_true(engine_truncate(engine, 0, COUNT - 100));
+    feed(engine, 0, tokens + COUNT - 100, 100, 7, again);
+    assert_memory_equal(again, expected + (COUNT - 100) * vocabulary, 100 * vocabulary * sizeof *again);
+    assert_false(engine_truncate(engine, 0, 100));
+    assert_int_equal(engine_positions(engine, 0), 0);
+    feed(engine, 0, tokens, COUNT, 333, again);
+    assert_memory_equal(again, expected, COUNT * vocabulary * sizeof *again);
+    free(tokens);
+    free(expected);
+    free(again);
+    engine_close(engine);
+}
+
+/* ---- cancelling -------------------------------------------------------------------------------------------------- */
+
+static bool stop_at_once(void *context, size_t index, const float *logits)
+{
+    (void)context;
+    (void)index;
+    (void)logits;
+    return false;
+}
+
+static void a_stopped_batch_never_happened(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"qwen3moe", "gemma2", "qwen3next"};
+    for (size_t n = 0; n < COUNT_OF(names); n++) {
+        struct engine *engine = open_model(names[n], 256, 1);
+        size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+        int32_t tokens[30], others[10];
+        uint32_t positions[10];
+        fill(tokens, 30, 4);
+        fill(others, 10, 5);
+        float *expected = calloc(30 * vocabulary, sizeof *expected), *again = calloc(30 * vocabulary, sizeof *again);
+        feed(engine, 0, tokens, 30, 10, expected);
+        engine_truncate(engine, 0, 0);
+        feed(engine, 0, tokens, 10, 10, again);
+        for (uint32_t i = 0; i < 10; i++)
+            positions[i] = 10 + i;
+        struct engine_batch batch = {.count = 10, .tokens = others, .positions = positions, .on_logits = stop_at_once};
+        assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_CANCELLED);
+        batch.on_logits = NULL;
+        engine_cancel(engine, true);
+        assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_CANCELLED);
+        engine_cancel(engine, false);
+        assert_int_equal(engine_positions(engine, 0), 10);
+        feed(engine, 0, tokens + 10, 20, 10, again + 10 * vocabulary);
+        assert_memory_equal(again, expected, 30 * vocabulary * sizeof *again);
+        free(expected);
+        free(again);
+        engine_close(engine);
+    }
+}
+
+/* ---- traces ------------------------------------------------------------------------------------------------------ */
+
+static void records_the_routing(void **state)
+{
+    (void)state;
+    char path[] = "/tmp/hypura-test-trace-XXXXXX";
+    close(mkstemp(path));
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.context = 64;
+    options.trace_path = path;
+    assert_ok(engine_open(&engine, model_path("qwen3moe"), &options, &test_error));
+    int32_t tokens[12];
+    fill(tokens, 12, 6);
+    float *logits = calloc(12 * 352, sizeof *logits);
+    feed(engine, 0, tokens, 12, 5, logits);
+    engine_close(engine);
+    struct trace *trace = NULL;
+    assert_ok(trace_read(&trace, path, &test_error));
+    assert_int_equal(trace->pass_count, 3);
+    assert_int_equal(trace->tokens, 12);
+    assert_int_equal(trace->shape.layer_count, 2);
+    assert_int_equal(trace->shape.experts, 10);
+    assert_int_equal(trace->shape.used, 3);
+    for (size_t t = 0; t < 2 * 5; t++) { /* three different experts a token */
+        const uint16_t *chosen = trace->passes[0].experts + 3 * t;
+        assert_true(chosen[0] < 10 && chosen[1] < 10 && chosen[2] < 10);
+        assert_true(chosen[0] != chosen[1] && chosen[0] != chosen[2] && chosen[1] != chosen[2]);
+    }
+    trace_free(trace);
+    unlink(path);
+    free(logits);
+}
+
+/* ---- budgets ----------------------------------------------------------------------------------------------------- */
+
+/* In a process of its own, since memory that was ever touched counts. */
+static void hold_the_budget(uint64_t budget)
+{
+    char path[4096];
+    struct engine_options options;
+    struct engine *engine = NULL;
+    snprintf(path, sizeof path, "%s/manpage-moe-24m-Q4_K_M.gguf", getenv("HYPURA_MODELS"));
+    engine_default_options(&options);
+    options.context = 512;
+    options.budget = budget;
+    options.threads = 2;
+    assert_ok(engine_open(&engine, path, &options, &test_error));
+    const struct plan *plan = engine_plan(engine);
+    int32_t tokens[500];
+    uint32_t positions[500];
+    fill(tokens, 500, 7);
+    for (uint32_t done = 0, now; done < 500; done += now) {
+        now = done < 400 ? MIN(400 - done, plan->chunk) : 1;
+        for (uint32_t i = 0; i < now; i++)
+            positions[i] = done + i;
+        struct engine_batch batch = {.count = now, .tokens = tokens + done, .positions = positions};
+        assert_ok(engine_forward(engine, &batch, &test_error));
+    }
+    struct engine_statistics statistics;
+    engine_statistics(engine, &statistics);
+    uint64_t code = budget < PLAN_SMALL_BUDGET ? hardware_code_bytes() : 0;
+    print_message("budget %.1f MiB (%s): peak %.1f MiB, of which code %.1f MiB\n", (double)budget / 1048576,
+                  plan_mode_name(plan->mode), (double)statistics.peak_rss_bytes / 1048576, (double)code / 1048576);
+    assert_true(statistics.peak_rss_bytes <= budget + code);
+    engine_close(engine);
+}
+
+static void stays_within_the_budget(void **state)
+{
+    (void)state;
+    if (!getenv("HYPURA_MODELS"))
+        skip();
+    static const uint64_t budgets[] = {9 << 20, 12 << 20, 16 << 20, 300 << 20};
+    for (size_t i = 0; i < COUNT_OF(budgets); i++) {
+        fflush(NULL);
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            hold_the_budget(budgets[i]);
+            fflush(NULL);
+            _exit(0);
+        }
+        int status;
+        assert_int_equal(waitpid(child, &status, 0), child);
+        assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    }
+}
+
+static void budgets_move_while_running(void **state)
+{
+    (void)state;
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = 2;
+    struct engine *whole = open_model("qwen3moe", 256, 1);
+    int32_t tokens[60];
+    fill(tokens, 60, 8);
+    float *expected = calloc(60 * 352, sizeof *expected), *logits = calloc(60 * 352, sizeof *logits);
+    feed(whole, 0, tokens, 60, 20, expected);
+    engine_close(whole);
+    options.budget = 1 << 20;
+    while (engine_open(&engine, model_path("qwen3moe"), &options, &test_error) == HYPURA_ERROR_MEMORY)
+        options.budget += 64 << 10;
+    assert_non_null(engine);
+    feed(engine, 0, tokens, 20, 20, logits);
+    assert_ok(engine_set_budget(engine, options.budget + (200 << 10), &test_error));
+    feed(engine, 0, tokens + 20, 20, 20, logits + 20 * 352);
+    assert_ok(engine_set_budget(engine, options.budget, &test_error));
+    feed(engine, 0, tokens + 40, 20, 20, logits + 40 * 352);
+    assert_memory_equal(logits, expected, 60 * 352 * sizeof *logits);
+    assert_int_equal(engine_set_budget(engine, 100 << 10, &test_error), HYPURA_ERROR_MEMORY);
+    free(expected);
+    free(logits);
+    engine_close(engine);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(stays_within_the_budget), /* first: what other tests leave behind counts too */
+        cmocka_unit_test(refuses_what_makes_no_sense),    cmocka_unit_test(names_files_that_are_not_models),
+        cmocka_unit_test(forgets_and_continues),          cmocka_unit_test(windows_go_back_a_little),
+        cmocka_unit_test(a_stopped_batch_never_happened), cmocka_unit_test(records_the_routing),
+        cmocka_unit_test(budgets_move_while_running),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
