@@ -98,6 +98,10 @@ typedef bool (*storage_visitor)(void *context, const struct storage_sample *samp
 hypura_status hardware_iobench(struct storage *out, const char *path, double seconds, storage_visitor visit,
                                void *context, hypura_error *error);
 
+/* How fast so many threads read memory now. Takes up to half a second and up to 256 MiB while it runs. */
+hypura_status hardware_measure_memory(const struct hardware *hardware, size_t threads, double *bytes_per_second,
+                                      hypura_error *error);
+
 /* What a process may take by default: the least of free memory and the room in the cgroup, less a head-room. */
 uint64_t hardware_default_budget(const struct hardware *hardware);
 

@@ -68,8 +68,7 @@ hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *
  * bytes_per_second, latency_seconds and direct_pays. */
 void hw_choose_reads(struct storage *storage);
 
-/* Memory first: kernels may correct it upwards. */
-hypura_status hw_measure_memory(struct hardware *out, hypura_error *error);
+/* After the memory: kernels may correct its speed upwards. */
 hypura_status hw_measure_kernels(struct hardware *out, hypura_error *error);
 
 /* ---- cached profiles ----------------------------------------------------------------------------------------------

@@ -169,7 +169,7 @@ hypura_status hardware_profile(struct hardware *out, const char *path, hardware_
         return status;
     if (!tell(&profiling, "memory", 0))
         return error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
-    status = hw_measure_memory(&found, error);
+    status = hardware_measure_memory(&found, found.cores, &found.memory_bytes_per_second, error);
     if (status == HYPURA_OK && !tell(&profiling, "kernels", DONE_MEMORY))
         status = error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
     if (status == HYPURA_OK)

@@ -35,17 +35,18 @@ static void sum_piece(void *context, size_t index, size_t worker)
     summing->sums[worker * 8] += sums[0];
 }
 
-hypura_status hw_measure_memory(struct hardware *out, hypura_error *error)
+hypura_status hardware_measure_memory(const struct hardware *hardware, size_t threads, double *bytes_per_second,
+                                      hypura_error *error)
 {
-    size_t bytes = test_bytes(out, 256 * MIB) / MIB * MIB;
+    size_t bytes = test_bytes(hardware, 256 * MIB) / MIB * MIB;
     struct thread_pool *pool = NULL;
     void *memory = NULL;
     struct summing summing = {.piece = MIB / sizeof(uint64_t)};
-    hypura_status status = thread_pool_create(&pool, MIN(out->cores, (size_t)256), error);
+    hypura_status status = thread_pool_create(&pool, MIN(threads, (size_t)256), error);
     if (status == HYPURA_OK)
         status = memory_map(&memory, bytes, true, "memory test", error);
     if (status == HYPURA_OK)
-        status = ALLOCATE(&summing.sums, out->cores * 8, "memory test", error);
+        status = ALLOCATE(&summing.sums, threads * 8, "memory test", error);
     if (status == HYPURA_OK) {
         memset(memory, 1, bytes);
         summing.words = memory;
@@ -56,7 +57,7 @@ hypura_status hw_measure_memory(struct hardware *out, hypura_error *error)
             thread_pool_run(pool, sum_piece, &summing, bytes / MIB);
             best = MAX(best, (double)bytes / clock_seconds_since(start));
         }
-        out->memory_bytes_per_second = best;
+        *bytes_per_second = best;
     }
     memory_unmap(memory, bytes);
     memory_free(summing.sums);

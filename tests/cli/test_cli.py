@@ -21,7 +21,7 @@ QUESTION = "What does the ls command do?"
 STATISTICS = """model mode threads prompt_tokens generated_tokens load_seconds prompt_seconds decode_seconds
     prompt_tokens_per_second decode_tokens_per_second bytes_read bytes_demanded bytes_guessed bytes_wasted expert_hits
     expert_misses peak_rss_bytes budget_bytes bytes_gpu bytes_ram bytes_storage""".split()
-COMMANDS = ["run", "inspect", "bench", "logits", "tokenize", "template",
+COMMANDS = ["run", "inspect", "bench", "profile", "iobench", "logits", "tokenize", "template",
             "perplexity", "completion", "manual"]
 
 
@@ -115,7 +115,7 @@ def a_budget_that_is_too_small_says_what_works():
     found = re.search(r"works is (\d+) bytes", err)
     assert found, err
     answer("--memory", found.group(1), "--context", 128)
-    hypura("run", MODEL, "--memory", int(found.group(1)) - (256 << 10), "--context", 128, "--prompt", "x", status=1)
+    hypura("run", MODEL, "--memory", int(found.group(1)) - (512 << 10), "--context", 128, "--prompt", "x", status=1)
 
 
 def statistics_have_their_keys():
