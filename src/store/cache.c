@@ -89,8 +89,37 @@ static void find_classes(struct store *store, const struct sized *units, uint32_
     }
 }
 
+/* The policy sees the layers that have experts of this class, numbered from 0 in the order of a pass. */
+static hypura_status make_policy(struct store *store, struct slot_class *slot_class, const char *name,
+                                 hypura_error *error)
+{
+    uint32_t *group_of = NULL, *group_of_layer = NULL;
+    uint32_t layers = 0, groups = 0;
+    for (uint32_t i = 0; i < slot_class->unit_count; i++)
+        layers = MAX(layers, (uint32_t)store->unit(store->model, slot_class->units[i])->layer + 1);
+    hypura_status status = ALLOCATE(&group_of, slot_class->unit_count, "cache policy", error);
+    if (!status)
+        status = ALLOCATE(&group_of_layer, layers, "cache policy", error);
+    if (!status) {
+        for (uint32_t i = 0; i < slot_class->unit_count; i++)
+            group_of_layer[store->unit(store->model, slot_class->units[i])->layer] = 1;
+        for (uint32_t layer = 0; layer < layers; layer++) {
+            uint32_t there = group_of_layer[layer];
+            group_of_layer[layer] = groups;
+            groups += there;
+        }
+        for (uint32_t i = 0; i < slot_class->unit_count; i++)
+            group_of[i] = group_of_layer[store->unit(store->model, slot_class->units[i])->layer];
+        struct policy_shape shape = {slot_class->unit_count, groups, group_of};
+        status = policy_create(&slot_class->policy, name, &shape, error);
+    }
+    memory_free(group_of);
+    memory_free(group_of_layer);
+    return status;
+}
+
 static hypura_status prepare_class(struct store *store, struct slot_class *slot_class, const struct sized *units,
-                                   hypura_error *error)
+                                   const char *policy, hypura_error *error)
 {
     uint32_t count = slot_class->unit_count;
     size_t reserved;
@@ -102,8 +131,6 @@ static hypura_status prepare_class(struct store *store, struct slot_class *slot_
     if (!status)
         status = ALLOCATE(&slot_class->units, count, "slots of the expert cache", error);
     if (!status)
-        status = policy_lru_create(&slot_class->policy, count, error);
-    if (!status)
         status = memory_map((void **)&slot_class->memory, reserved, false, "expert cache", error);
     if (status)
         return status;
@@ -114,6 +141,9 @@ static hypura_status prepare_class(struct store *store, struct slot_class *slot_
         unit->item = i;
         slot_class->units[i] = units[i].unit;
     }
+    status = make_policy(store, slot_class, policy, error);
+    if (status)
+        return status;
     for (uint32_t i = count; i-- > 0;) {
         slot_class->slots[i].unit = NO_UNIT;
         slot_class->slots[i].next = slot_class->offline;
@@ -122,7 +152,7 @@ static hypura_status prepare_class(struct store *store, struct slot_class *slot_
     return HYPURA_OK;
 }
 
-hypura_status cache_prepare(struct store *store, uint64_t bytes, hypura_error *error)
+hypura_status cache_prepare(struct store *store, uint64_t bytes, const char *policy, hypura_error *error)
 {
     uint32_t count = 0;
     struct sized *units;
@@ -142,7 +172,7 @@ hypura_status cache_prepare(struct store *store, uint64_t bytes, hypura_error *e
         find_classes(store, units, count, bytes);
         uint32_t first = 0;
         for (uint32_t i = 0; i < store->class_count && !status; i++) {
-            status = prepare_class(store, &store->classes[i], units + first, error);
+            status = prepare_class(store, &store->classes[i], units + first, policy, error);
             first += store->classes[i].unit_count;
         }
         if (!status && bytes < cache_least(store))
@@ -406,6 +436,15 @@ bool cache_force(struct store *store, unit_number number)
     waiting_append(store, &slot_class->waiting, other);
     cache_pump(store, slot_class);
     return true;
+}
+
+void cache_advance(struct store *store)
+{
+    for (uint32_t i = 0; i < store->class_count; i++) {
+        struct cache_policy *policy = store->classes[i].policy;
+        if (policy->operations->pass)
+            policy->operations->pass(policy);
+    }
 }
 
 void cache_set_capacity(struct store *store, uint64_t bytes)

@@ -183,7 +183,8 @@ bool ring_force(struct store *store, unit_number unit);
 void ring_set_capacity(struct store *store, uint64_t bytes);
 
 /* cache.c: the same for experts. */
-hypura_status cache_prepare(struct store *store, uint64_t bytes, hypura_error *error);
+hypura_status cache_prepare(struct store *store, uint64_t bytes, const char *policy, hypura_error *error);
+void cache_advance(struct store *store); /* a pass is done */
 void cache_free(struct store *store);
 uint64_t cache_total(const struct store *store); /* bytes that hold every expert */
 uint64_t cache_least(const struct store *store); /* bytes with which it can work: cache_set_capacity wants them */

@@ -1,47 +1,89 @@
-#include "store/policy.h"
+#include "store/policy_internal.h"
 
-/* Least recently used: a list, newest first. */
+#include <stdio.h>
+#include <string.h>
 
-struct lru_link {
-    uint32_t newer, older;
+static const struct {
+    const char *name;
+    hypura_status (*create)(struct cache_policy **out, const struct policy_shape *shape, hypura_error *error);
+} policies[] = {
+    {"cycle", policy_cycle_create},
+    {"lru", policy_lru_create},
+    {"lfu", policy_lfu_create},
+    {"s3fifo", policy_s3fifo_create},
 };
+
+size_t policy_count(void)
+{
+    return COUNT_OF(policies);
+}
+
+const char *policy_name(size_t index)
+{
+    return policies[index].name;
+}
+
+hypura_status policy_create(struct cache_policy **out, const char *name, const struct policy_shape *shape,
+                            hypura_error *error)
+{
+    char known[128] = "";
+    for (size_t i = 0; i < COUNT_OF(policies); i++) {
+        if (!name || strcmp(name, policies[i].name) == 0)
+            return policies[i].create(out, shape, error);
+        size_t used = strlen(known);
+        snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", policies[i].name);
+    }
+    return error_set(error, HYPURA_ERROR_ARGUMENT, "no cache policy \"%s\": expected one of %s", name, known);
+}
+
+/* ---- lists ------------------------------------------------------------------------------------------------------- */
+
+void list_clear(struct item_list *list)
+{
+    list->newest = list->oldest = NO_ITEM;
+    list->count = 0;
+}
+
+void list_add(struct item_list *list, struct item_link *links, uint32_t item)
+{
+    links[item] = (struct item_link){NO_ITEM, list->newest};
+    if (list->newest == NO_ITEM)
+        list->oldest = item;
+    else
+        links[list->newest].newer = item;
+    list->newest = item;
+    list->count++;
+}
+
+void list_drop(struct item_list *list, struct item_link *links, uint32_t item)
+{
+    const struct item_link *link = &links[item];
+    if (link->newer == NO_ITEM)
+        list->newest = link->older;
+    else
+        links[link->newer].older = link->older;
+    if (link->older == NO_ITEM)
+        list->oldest = link->newer;
+    else
+        links[link->older].newer = link->newer;
+    list->count--;
+}
+
+/* ---- least recently used ----------------------------------------------------------------------------------------- */
 
 struct lru {
     struct cache_policy policy;
-    struct lru_link *links;
+    struct item_link *links;
     bool *present;
-    uint32_t newest, oldest;
+    struct item_list list;
 };
-
-static void unlink_item(struct lru *lru, uint32_t item)
-{
-    struct lru_link *link = &lru->links[item];
-    if (link->newer == NO_ITEM)
-        lru->newest = link->older;
-    else
-        lru->links[link->newer].older = link->older;
-    if (link->older == NO_ITEM)
-        lru->oldest = link->newer;
-    else
-        lru->links[link->older].newer = link->newer;
-}
-
-static void link_newest(struct lru *lru, uint32_t item)
-{
-    lru->links[item] = (struct lru_link){NO_ITEM, lru->newest};
-    if (lru->newest == NO_ITEM)
-        lru->oldest = item;
-    else
-        lru->links[lru->newest].newer = item;
-    lru->newest = item;
-}
 
 static void lru_access(struct cache_policy *policy, uint32_t item)
 {
     struct lru *lru = (struct lru *)policy;
     if (lru->present[item]) {
-        unlink_item(lru, item);
-        link_newest(lru, item);
+        list_drop(&lru->list, lru->links, item);
+        list_add(&lru->list, lru->links, item);
     }
 }
 
@@ -49,20 +91,20 @@ static void lru_insert(struct cache_policy *policy, uint32_t item)
 {
     struct lru *lru = (struct lru *)policy;
     lru->present[item] = true;
-    link_newest(lru, item);
+    list_add(&lru->list, lru->links, item);
 }
 
 static void lru_remove(struct cache_policy *policy, uint32_t item)
 {
     struct lru *lru = (struct lru *)policy;
     lru->present[item] = false;
-    unlink_item(lru, item);
+    list_drop(&lru->list, lru->links, item);
 }
 
 static uint32_t lru_victim(struct cache_policy *policy, policy_may_go may_go, void *context)
 {
     struct lru *lru = (struct lru *)policy;
-    uint32_t item = lru->oldest;
+    uint32_t item = lru->list.oldest;
     while (item != NO_ITEM && !may_go(context, item))
         item = lru->links[item].newer;
     return item;
@@ -83,16 +125,16 @@ static const struct cache_policy_operations lru_operations = {.name = "lru",
                                                               .victim = lru_victim,
                                                               .destroy = lru_destroy};
 
-hypura_status policy_lru_create(struct cache_policy **out, uint32_t count, hypura_error *error)
+hypura_status policy_lru_create(struct cache_policy **out, const struct policy_shape *shape, hypura_error *error)
 {
     struct lru *lru;
     hypura_status status = ALLOCATE(&lru, 1, "cache policy", error);
     if (status)
         return status;
     lru->policy.operations = &lru_operations;
-    lru->newest = lru->oldest = NO_ITEM;
-    if ((status = ALLOCATE(&lru->links, count, "cache policy", error)) ||
-        (status = ALLOCATE(&lru->present, count, "cache policy", error))) {
+    list_clear(&lru->list);
+    if ((status = ALLOCATE(&lru->links, shape->count, "cache policy", error)) ||
+        (status = ALLOCATE(&lru->present, shape->count, "cache policy", error))) {
         lru_destroy(&lru->policy);
         return status;
     }

@@ -1,8 +1,15 @@
 /* store/policy: which of the cached units goes when room is needed.
  *
  * A policy sees items, numbered from 0 to count - 1, and never memory or files, so that the same code decides in the
- * store and in a replay of a trace. It is told of every access, whether the item was there or not, and of what comes in
- * and goes out.
+ * store and in a replay of a trace. Items belong to groups, the layers of a model, which a pass visits in order. A
+ * policy is told of every access, whether the item was there or not, and of what comes in and goes out.
+ *
+ *   lru     least recently used goes.
+ *   lfu     least often used goes; uses count less the longer they are past (half after 64 passes).
+ *   s3fifo  a small queue in front of a main one, ghosts of what left the small one (Yang et al., SOSP 2023).
+ *   cycle   what will probably be used last goes: steps until its layer comes again, plus whole passes, by how often it
+ *           was used. It bends towards recency or frequency as the routing wants, and it has no cliff: a cache that is
+ *           smaller than what one pass touches keeps what is used most instead of losing everything in turn.
  */
 #ifndef HYPURA_STORE_POLICY_H
 #define HYPURA_STORE_POLICY_H
@@ -18,11 +25,16 @@ typedef bool (*policy_may_go)(void *context, uint32_t item);
 
 struct cache_policy_operations {
     const char *name;
-    void (*access)(struct cache_policy *policy, uint32_t item); /* needed, there or not */
+    void (*access)(struct cache_policy *policy, uint32_t item); /* needed, there or not; once a pass */
     void (*insert)(struct cache_policy *policy, uint32_t item); /* came in; was not in */
     void (*remove)(struct cache_policy *policy, uint32_t item); /* went; was in */
     /* The item that should go first among those that may, or NO_ITEM. */
     uint32_t (*victim)(struct cache_policy *policy, policy_may_go may_go, void *context);
+    void (*pass)(struct cache_policy *policy); /* a pass is done; NULL: not of interest */
+    /* Uses a pass of an item, from 0 to 1, as far back as the policy remembers; and setting them at the start from what
+     * was learnt in an earlier run. NULL: the policy keeps no such thing. */
+    float (*rate)(const struct cache_policy *policy, uint32_t item);
+    void (*set_rate)(struct cache_policy *policy, uint32_t item, float uses_a_pass);
     void (*destroy)(struct cache_policy *policy);
 };
 
@@ -30,6 +42,18 @@ struct cache_policy {
     const struct cache_policy_operations *operations;
 };
 
-hypura_status policy_lru_create(struct cache_policy **out, uint32_t count, hypura_error *error);
+struct policy_shape {
+    uint32_t count;
+    uint32_t groups;          /* at least 1 */
+    const uint32_t *group_of; /* [count]; need not outlive the call */
+};
+
+/* The policies by name, the default first. */
+size_t policy_count(void);
+const char *policy_name(size_t index);
+
+/* name NULL: the default. An unknown name gets a sentence that lists the known ones. */
+hypura_status policy_create(struct cache_policy **out, const char *name, const struct policy_shape *shape,
+                            hypura_error *error);
 
 #endif

@@ -108,6 +108,8 @@ static hypura_status check_units(const struct store *store, hypura_error *error)
         if (unit->slice_count == 0 || unit->slice_count > UNIT_MAX_SLICES)
             return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u has %u slices: expected 1 to %d", i,
                              unit->slice_count, UNIT_MAX_SLICES);
+        if (unit->kind == UNIT_EXPERT && unit->layer < 0)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is an expert of no layer", i);
         for (uint32_t j = 0; j < unit->slice_count; j++) {
             const struct unit_slice *slice = &unit->slices[j];
             if (slice->file >= store->file_count || slice->bytes == 0)
@@ -190,7 +192,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     if (!status)
         status = ring_prepare(store, source->ring_bytes, error);
     if (!status)
-        status = cache_prepare(store, source->expert_cache_bytes, error);
+        status = cache_prepare(store, source->expert_cache_bytes, options->cache_policy, error);
     if (status) {
         store_close(store);
         return status;
@@ -570,7 +572,9 @@ void store_predict(struct store *store, const unit_number *units, const float *p
 
 void store_advance(struct store *store)
 {
-    (void)store;
+    pthread_mutex_lock(store->mutex);
+    cache_advance(store);
+    pthread_mutex_unlock(store->mutex);
 }
 
 /* ---- from any thread --------------------------------------------------------------------------------------------- */

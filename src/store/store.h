@@ -29,6 +29,7 @@ struct store_options {
                              error */
     uint32_t block_bytes; /* of one read; 0: the hardware's */
     uint32_t depth;       /* reads in flight; 0: the hardware's */
+    const char *cache_policy;        /* for experts, by name (policy.h); NULL: the default */
     const struct hardware *hardware; /* or NULL; not kept */
 };
 

@@ -1,0 +1,257 @@
+/* Policies against traces whose best answer is known, and against a plain implementation of Belady's rule. */
+#include "test.h"
+
+#include "store/policy.h"
+#include "store/replay.h"
+
+#include <string.h>
+#include <unistd.h>
+
+static struct trace *make_trace(uint32_t layers, uint32_t experts, uint32_t used, size_t passes, uint32_t tokens,
+                                uint32_t (*choose)(struct random *random, size_t pass, uint32_t layer, uint32_t which))
+{
+    struct trace *trace;
+    struct random random;
+    random_seed(&random, 5);
+    assert_ok(ALLOCATE(&trace, 1, "test", &test_error));
+    assert_ok(ALLOCATE(&trace->shape.layers, layers, "test", &test_error));
+    assert_ok(ALLOCATE(&trace->passes, passes, "test", &test_error));
+    assert_ok(ALLOCATE(&trace->choice, (size_t)layers * used * tokens * passes, "test", &test_error));
+    trace->shape.layer_count = layers;
+    trace->shape.experts = experts;
+    trace->shape.used = used;
+    trace->pass_count = passes;
+    for (uint32_t i = 0; i < layers; i++)
+        trace->shape.layers[i] = (struct trace_layer){i, 100};
+    uint16_t *at = trace->choice;
+    for (size_t pass = 0; pass < passes; pass++) {
+        trace->passes[pass] = (struct trace_pass){tokens, at};
+        for (uint32_t layer = 0; layer < layers; layer++) {
+            for (uint32_t i = 0; i < tokens * used; i++)
+                *at++ = (uint16_t)(choose(&random, pass, layer, i) % experts);
+        }
+    }
+    return trace;
+}
+
+static double hit_rate(const struct trace *trace, const char *policy, uint64_t slots, size_t warm)
+{
+    struct replay_result result;
+    assert_ok(replay_run(trace, policy, slots * 100, warm, &result, &test_error));
+    assert_int_equal(result.bytes_missed, result.misses * 100);
+    return (double)result.hits / (double)(result.hits + result.misses);
+}
+
+/* The same experts in every pass: a cycle. */
+static uint32_t same(struct random *random, size_t pass, uint32_t layer, uint32_t which)
+{
+    (void)random;
+    (void)pass;
+    return layer + which;
+}
+
+static void a_cycle_larger_than_the_cache(void **state)
+{
+    (void)state;
+    struct trace *trace = make_trace(10, 16, 2, 100, 1, same);
+    /* 20 experts go round through 15 slots: LRU loses every one just before it comes again. The best keeps what it can:
+     * one place must take what comes in, so 14 of 20 can stay. */
+    assert_true(hit_rate(trace, "lru", 15, 10) < 1e-9);
+    assert_true(hit_rate(trace, "belady", 15, 10) > 0.69);
+    assert_true(hit_rate(trace, "cycle", 15, 10) > 0.65);
+    assert_true(hit_rate(trace, "cycle", 20, 10) > 1 - 1e-9);
+    assert_true(hit_rate(trace, "lru", 20, 10) > 1 - 1e-9);
+    trace_free(trace);
+}
+
+/* Every layer has four favourites; the rest comes at random. */
+static uint32_t favourites(struct random *random, size_t pass, uint32_t layer, uint32_t which)
+{
+    (void)pass;
+    uint32_t dice = (uint32_t)random_next(random);
+    if (which == 0)
+        return layer * 3 + dice % 4;
+    return dice % 64;
+}
+
+static void policies_that_count_keep_favourites(void **state)
+{
+    (void)state;
+    struct trace *trace = make_trace(8, 64, 2, 2000, 1, favourites);
+    double best = hit_rate(trace, "belady", 32, 200);
+    /* 32 slots hold the favourites of 8 layers, half of all uses; their first slot is needed for the rest. */
+    assert_true(hit_rate(trace, "lfu", 32, 200) > 0.45);
+    assert_true(hit_rate(trace, "cycle", 32, 200) > 0.42);
+    assert_true(hit_rate(trace, "lru", 32, 200) < 0.40);
+    for (size_t i = 0; i < replay_policy_count(); i++) {
+        double rate = hit_rate(trace, replay_policy_name(i), 32, 200);
+        assert_true(rate > 0 && rate <= best);
+        /* A cache that holds all misses each once. */
+        struct replay_result result;
+        assert_ok(replay_run(trace, replay_policy_name(i), replay_total_bytes(trace), 0, &result, &test_error));
+        assert_true(result.misses <= 8 * 64);
+        /* One that holds none never hits, and ends. */
+        assert_ok(replay_run(trace, replay_policy_name(i), 99, 0, &result, &test_error));
+        assert_int_equal(result.hits, 0);
+    }
+    trace_free(trace);
+}
+
+/* Belady's rule written the slow way: of what is not in use, that with the farthest next use goes. */
+static uint64_t slow_belady(const struct trace *trace, uint32_t slots)
+{
+    uint32_t layers = trace->shape.layer_count, experts = trace->shape.experts, used = trace->shape.used;
+    uint32_t count = layers * experts;
+    bool *present = calloc(count, 1);
+    uint32_t there = 0;
+    uint64_t hits = 0;
+    for (size_t step = 0; step < trace->pass_count * layers; step++) {
+        uint32_t layer = (uint32_t)(step % layers);
+        const uint16_t *chosen = trace->passes[step / layers].experts + layer * used;
+        for (uint32_t i = 0; i < used; i++)
+            hits += present[layer * experts + chosen[i]];
+        for (uint32_t i = 0; i < used; i++) {
+            if (present[layer * experts + chosen[i]])
+                continue;
+            if (there == slots) {
+                uint32_t victim = NO_ITEM;
+                size_t farthest = 0;
+                for (uint32_t item = 0; item < count; item++) {
+                    bool in_use = false;
+                    for (uint32_t j = 0; j < used; j++)
+                        in_use |= item == layer * experts + chosen[j];
+                    if (!present[item] || in_use)
+                        continue;
+                    size_t next = step + 1;
+                    for (; next < trace->pass_count * layers; next++) {
+                        const uint16_t *then = trace->passes[next / layers].experts + next % layers * used;
+                        bool found = false;
+                        for (uint32_t j = 0; j < used; j++)
+                            found |= next % layers * experts + then[j] == item;
+                        if (found)
+                            break;
+                    }
+                    if (victim == NO_ITEM || next > farthest) {
+                        victim = item;
+                        farthest = next;
+                    }
+                }
+                present[victim] = false;
+                there--;
+            }
+            present[layer * experts + chosen[i]] = true;
+            there++;
+        }
+    }
+    free(present);
+    return hits;
+}
+
+static uint32_t two_of_many(struct random *random, size_t pass, uint32_t layer, uint32_t which)
+{
+    (void)pass;
+    (void)layer;
+    uint32_t dice = (uint32_t)random_next(random);
+    return which * 6 + dice % 12 * (dice >> 8) % 6; /* two different experts of 12 */
+}
+
+static void belady_is_belady(void **state)
+{
+    (void)state;
+    struct trace *trace = make_trace(3, 12, 2, 120, 1, two_of_many);
+    for (uint32_t slots = 3; slots < 20; slots += 4) {
+        struct replay_result result;
+        assert_ok(replay_run(trace, "belady", slots * 100, 0, &result, &test_error));
+        assert_int_equal(result.hits + result.misses, 3 * 2 * 120);
+        assert_int_equal(result.hits, slow_belady(trace, slots));
+    }
+    trace_free(trace);
+}
+
+static void tokens_of_a_pass_share_their_experts(void **state)
+{
+    (void)state;
+    struct trace *trace = make_trace(2, 8, 2, 1, 50, two_of_many);
+    struct replay_result result;
+    assert_ok(replay_run(trace, "lru", replay_total_bytes(trace), 0, &result, &test_error));
+    assert_true(result.hits == 0 && result.misses <= 2 * 8);
+    trace_free(trace);
+}
+
+static void an_unknown_policy_is_named(void **state)
+{
+    (void)state;
+    struct trace *trace = make_trace(2, 8, 2, 1, 1, same);
+    struct replay_result result;
+    assert_int_equal(replay_run(trace, "fifo", 100, 0, &result, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_non_null(strstr(test_error.message, "cycle, lru"));
+    trace_free(trace);
+}
+
+/* What may not go does not go, for any policy, and what was removed is not given. */
+static bool is_odd(void *context, uint32_t item)
+{
+    (void)context;
+    return item % 2;
+}
+
+static bool is_none(void *context, uint32_t item)
+{
+    (void)context;
+    (void)item;
+    return false;
+}
+
+static void victims_are_there_and_may_go(void **state)
+{
+    (void)state;
+    uint32_t group_of[60];
+    for (uint32_t i = 0; i < COUNT_OF(group_of); i++)
+        group_of[i] = i / 10;
+    struct policy_shape shape = {COUNT_OF(group_of), 6, group_of};
+    for (size_t p = 0; p < policy_count(); p++) {
+        struct cache_policy *policy;
+        struct random random;
+        random_seed(&random, 4);
+        bool present[COUNT_OF(group_of)] = {0};
+        assert_ok(policy_create(&policy, policy_name(p), &shape, &test_error));
+        const struct cache_policy_operations *operations = policy->operations;
+        assert_string_equal(operations->name, policy_name(p));
+        assert_int_equal(operations->victim(policy, is_odd, NULL), NO_ITEM);
+        for (int step = 0; step < 5000; step++) {
+            uint32_t item = (uint32_t)(random_next(&random) % COUNT_OF(group_of)), odd = 0, all = 0;
+            operations->access(policy, item);
+            if (!present[item])
+                operations->insert(policy, item);
+            present[item] = true;
+            for (uint32_t i = 0; i < COUNT_OF(group_of); i++) {
+                odd += present[i] && i % 2;
+                all += present[i];
+            }
+            assert_int_equal(operations->victim(policy, is_none, NULL), NO_ITEM);
+            uint32_t victim = operations->victim(policy, is_odd, NULL);
+            assert_int_equal(victim == NO_ITEM, odd == 0);
+            if (all > 30 && victim != NO_ITEM) {
+                assert_true(present[victim] && victim % 2);
+                operations->remove(policy, victim);
+                present[victim] = false;
+            }
+            if (step % 20 == 0 && operations->pass)
+                operations->pass(policy);
+        }
+        operations->destroy(policy);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_cycle_larger_than_the_cache),
+        cmocka_unit_test(policies_that_count_keep_favourites),
+        cmocka_unit_test(belady_is_belady),
+        cmocka_unit_test(tokens_of_a_pass_share_their_experts),
+        cmocka_unit_test(an_unknown_policy_is_named),
+        cmocka_unit_test(victims_are_there_and_may_go),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
