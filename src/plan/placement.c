@@ -4,8 +4,9 @@
  * experts only, 2: feed forward, shared experts and output too, 3: attention too, 4: routers too). The first level that
  * fits is taken: it keeps the kinds in their order. Within a level a limit says how large a streamed tensor may be;
  * larger ones are pinned. That matters because the ring must hold the largest: to pin one huge output matrix can cost
- * less memory than to stream it. For one limit it never pays to pin a smaller tensor for the ring's sake, because the
- * ring shrinks by at most what the tensor takes; so trying every size as the limit misses nothing. */
+ * less memory than to stream it. Under one limit it does not pay to pin a smaller tensor for the ring's sake: the
+ * ring shrinks by at most what the tensor takes (but where three tensors of a step are nearly equal; such models lose a
+ * tensor's worth at most). So trying every size as the limit misses nothing. */
 #include "plan/plan_private.h"
 
 #include <string.h>
@@ -58,7 +59,7 @@ struct demand {
 static struct demand find_demand(const struct plan_table *table, int level, uint64_t limit)
 {
     struct demand demand = {0};
-    uint64_t step_bytes = 0, largest_step = 0, largest_expert = 0;
+    uint64_t step_bytes = 0, step_units = 0, largest_step = 0, scattered = 0, largest_expert = 0;
     const struct plan_unit *previous = NULL;
     for (uint32_t i = 0; i < table->count; i++) {
         const struct plan_unit *unit = &table->units[i];
@@ -74,14 +75,17 @@ static struct demand find_demand(const struct plan_table *table, int level, uint
         }
         /* Units are numbered in order of use, so a step's tensors that stream follow one another. */
         if (!previous || previous->layer != unit->layer || previous->step != unit->step)
-            step_bytes = 0;
+            step_bytes = step_units = 0;
+        /* The n - 1 tensors that are held leave n gaps, of which one must be large enough. */
+        step_units++;
+        scattered = MAX(scattered, step_bytes + step_units * unit->footprint);
         step_bytes += unit->footprint;
         largest_step = MAX(largest_step, step_bytes);
         demand.largest = MAX(demand.largest, unit->footprint);
         demand.free_to_stream += unit->footprint;
         previous = unit;
     }
-    demand.ring = largest_step + demand.largest;
+    demand.ring = MAX(largest_step + demand.largest, scattered);
     if (level == 0)
         demand.pinned += demand.experts;
     else

@@ -9,6 +9,7 @@
 #define DEFAULT_POSITIONS 4096u
 #define LEAST_POSITIONS 256u
 #define DEFAULT_CHUNK 512u
+#define LONGEST_CHUNK 4096u
 #define LEAST_CHUNK 8u
 
 /* Page tables take 1/512 of what is mapped where huge pages are refused; the allocator's slack is about as much. */
@@ -53,6 +54,7 @@ struct planner {
     uint64_t budget, overhead, reserve;
     uint64_t code_on_top;
     uint64_t smallest_capacity, resident_capacity;
+    uint32_t wanted_chunk;
     struct setting least; /* the cheapest that is allowed */
 };
 
@@ -77,30 +79,6 @@ static uint64_t add(uint64_t a, uint64_t b)
     return a > UINT64_MAX - b ? UINT64_MAX : a + b;
 }
 
-static uint32_t most_positions(const struct planner *planner)
-{
-    if (planner->request->positions)
-        return planner->request->positions;
-    uint32_t trained = planner->table->context ? planner->table->context : DEFAULT_POSITIONS;
-    return MIN(trained, DEFAULT_POSITIONS);
-}
-
-static uint32_t least_positions(const struct planner *planner)
-{
-    return planner->request->positions ? planner->request->positions : MIN(most_positions(planner), LEAST_POSITIONS);
-}
-
-/* Nothing is gained by a batch that is longer than the context. */
-static uint32_t most_chunk(const struct planner *planner, uint32_t positions)
-{
-    return planner->request->chunk ? planner->request->chunk : MIN(DEFAULT_CHUNK, MAX(positions, LEAST_CHUNK));
-}
-
-static uint32_t least_chunk(const struct planner *planner)
-{
-    return planner->request->chunk ? planner->request->chunk : LEAST_CHUNK;
-}
-
 static void set_budget(struct planner *planner, uint64_t budget)
 {
     const struct plan_request *request = planner->request;
@@ -122,6 +100,50 @@ static uint64_t for_weights(const struct planner *planner, const struct setting 
 {
     uint64_t taken = add(setting->kv, setting->scratch), room = available(planner);
     return room > taken ? room - taken : 0;
+}
+
+static uint32_t most_positions(const struct planner *planner)
+{
+    if (planner->request->positions)
+        return planner->request->positions;
+    uint32_t trained = planner->table->context ? planner->table->context : DEFAULT_POSITIONS;
+    return MIN(trained, DEFAULT_POSITIONS);
+}
+
+static uint32_t least_positions(const struct planner *planner)
+{
+    return planner->request->positions ? planner->request->positions : MIN(most_positions(planner), LEAST_POSITIONS);
+}
+
+/* A chunk reads what streams once, however long it is. It is long enough when its computation takes longer than that,
+ * with as much again because neither is ever quite even. */
+static uint32_t wanted_chunk(const struct planner *planner)
+{
+    const struct hardware *hardware = planner->hardware;
+    const struct plan_table *table = planner->table;
+    double used = table->experts ? (double)table->experts_used / table->experts : 0, work = 0;
+    for (uint32_t i = 0; i < table->count; i++) {
+        if (table->units[i].priority <= PRIORITY_EXPERT)
+            work += (double)table->units[i].elements * (table->units[i].priority == PRIORITY_EXPERT ? used : 1);
+    }
+    uint64_t room = available(planner);
+    double streamed = planner->resident_capacity > room ? (double)(planner->resident_capacity - room) : 0;
+    double tokens = 2 * streamed / hardware->storage.bytes_per_second * hardware->multiply_adds_per_second;
+    uint32_t chunk = DEFAULT_CHUNK;
+    while (chunk < LONGEST_CHUNK && chunk * work < tokens)
+        chunk *= 2;
+    return chunk;
+}
+
+/* Nothing is gained by a batch that is longer than the context. */
+static uint32_t most_chunk(const struct planner *planner, uint32_t positions)
+{
+    return planner->request->chunk ? planner->request->chunk : MIN(planner->wanted_chunk, MAX(positions, LEAST_CHUNK));
+}
+
+static uint32_t least_chunk(const struct planner *planner)
+{
+    return planner->request->chunk ? planner->request->chunk : LEAST_CHUNK;
 }
 
 /* The least budget with which the cheapest setting runs. from: not below this, for budgets that must include code. */
@@ -242,6 +264,7 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     planner.least = make_setting(request, least_positions(&planner), least_chunk(&planner));
     uint64_t smallest = add(smallest_budget(&planner, 0), request->wobble);
     set_budget(&planner, request->budget ? request->budget : hardware_default_budget(hardware));
+    planner.wanted_chunk = wanted_chunk(&planner);
 
     struct setting setting;
     if (!choose_setting(&planner, true, &setting) && !choose_setting(&planner, false, &setting))
@@ -284,7 +307,11 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     plan->kv_bytes = setting.kv;
     plan->scratch_bytes = setting.scratch;
     plan->smallest_budget = smallest;
-    plan_predict(plan, table, hardware);
+    status = plan_predict(plan, table, hardware, request->uses, error);
+    if (status != HYPURA_OK) {
+        plan_free(plan);
+        return status;
+    }
     describe(plan, table);
     *out = plan;
     return HYPURA_OK;

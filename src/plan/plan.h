@@ -15,9 +15,10 @@
  * at least as many hits and follows the text.
  *
  * The ring. Streamed tensors pass through a ring of ring_bytes in order of use. The forward pass holds the streamed
- * tensors of one step at most (plan_step) at a time; the ring has room for the largest step and the largest single
- * tensor beside it, so an allocator that walks around it always finds a place for the next one. The expert cache has
- * room for at least two experts: the forward pass puts an expert before it waits for the next.
+ * tensors of one step at most (plan_step) at a time. The ring has room for the largest step and the largest single
+ * tensor beside it, so that the next one is on its way while a step is computed; and for any tensor of a step when
+ * those before it lie where they like. The expert cache has room for at least two experts: the forward pass puts an
+ * expert before it waits for the next.
  */
 #ifndef HYPURA_PLAN_H
 #define HYPURA_PLAN_H
@@ -61,6 +62,7 @@ struct plan_request {
     uint32_t sequences;       /* parallel sequences; 0: 1 */
     uint32_t chunk;           /* tokens a batch; 0: chosen */
     enum tensor_type kv_type; /* kept as asked: a smaller one changes the answer */
+    const uint64_t *uses;     /* [model_unit_count] how often each expert was used in earlier runs; NULL: not known */
     struct plan_working_set working_set;
 };
 
@@ -91,10 +93,11 @@ struct plan {
     uint64_t expert_bytes;       /* of all experts, as they lie in memory */
     uint64_t expert_cycle_bytes; /* what one token touches of streamed experts: a cache under it is under the cliff */
 
-    double predicted_tokens_per_second;
-    double predicted_bytes_per_token; /* from storage */
-    double predicted_hit_rate;        /* of the expert cache; 1 when no expert streams */
-    char reason[400];                 /* why this mode, in a sentence or two */
+    double predicted_tokens_per_second; /* of an answer, one sequence */
+    double predicted_bytes_per_token;   /* from storage */
+    double predicted_compute_seconds;   /* of a token, all weights in memory */
+    double predicted_hit_rate;          /* of the expert cache; 1 when no expert streams */
+    char reason[400];                   /* why this mode, in a sentence or two */
 };
 
 /* An error of HYPURA_ERROR_MEMORY says the smallest budget that works. */

@@ -7,10 +7,22 @@ void plan_table_free(struct plan_table *table)
     table->units = NULL;
 }
 
-hypura_status plan_table_make(struct plan_table *out, const struct model *model, hypura_error *error)
+static void measure_work(struct plan_unit *row, const struct unit *unit, const struct hardware *hardware)
+{
+    for (uint32_t i = 0; i < unit->slice_count; i++) {
+        const struct unit_slice *slice = &unit->slices[i];
+        const struct tensor_type_info *info = tensor_type_info(slice->tensor->type);
+        row->elements += slice->bytes / info->block_bytes * info->block_size;
+        row->compute_seconds += (double)slice->bytes / hardware_kernel_speed(hardware, slice->tensor->type);
+    }
+}
+
+hypura_status plan_table_make(struct plan_table *out, const struct model *model, const struct hardware *hardware,
+                              hypura_error *error)
 {
     const struct model_parameters *parameters = model_parameters(model);
     struct plan_table table = {.count = model_unit_count(model),
+                               .layers = parameters->layers,
                                .experts = parameters->experts,
                                .experts_used = MIN(parameters->experts_used, parameters->experts),
                                .context = parameters->context,
@@ -24,6 +36,8 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
         struct plan_unit *row = &table.units[number];
         row->footprint = plan_unit_footprint(unit);
         row->layer = unit->layer;
+        row->expert = unit->kind == UNIT_EXPERT ? unit->expert : -1;
+        measure_work(row, unit, hardware);
         row->step = plan_step(unit->role);
         if (unit->layer >= 0 && (uint32_t)unit->layer >= parameters->layers)
             row->priority = PRIORITY_UNUSED;
@@ -49,7 +63,7 @@ hypura_status plan_make(struct plan **out, const struct model *model, const stru
                         const struct plan_request *request, hypura_error *error)
 {
     struct plan_table table;
-    hypura_status status = plan_table_make(&table, model, error);
+    hypura_status status = plan_table_make(&table, model, hardware, error);
     if (status != HYPURA_OK)
         return status;
     status = plan_make_units(out, &table, hardware, request, error);

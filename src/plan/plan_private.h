@@ -2,6 +2,7 @@
 #ifndef HYPURA_PLAN_PRIVATE_H
 #define HYPURA_PLAN_PRIVATE_H
 
+#include "plan/estimate.h"
 #include "plan/plan.h"
 
 /* In which order units earn their place in memory. The three of PRIORITY_REST are one group to the packer, which
@@ -21,8 +22,11 @@ enum plan_priority {
 /* What the planner wants to know of a unit. */
 struct plan_unit {
     uint64_t footprint;
+    uint64_t elements;      /* multiplications and additions for a token */
+    double compute_seconds; /* for one token, from memory */
     enum plan_priority priority;
     int32_t layer;
+    int32_t expert; /* in its layer; -1: a tensor */
     uint32_t step;
 };
 
@@ -30,6 +34,7 @@ struct plan_unit {
 struct plan_table {
     struct plan_unit *units; /* by unit number */
     uint32_t count;
+    uint32_t layers;
     uint32_t experts, experts_used; /* of a MoE layer; 0 without experts */
     uint32_t context;               /* trained */
     bool tied_output;
@@ -79,11 +84,27 @@ uint64_t plan_pack(struct pack_class *classes, size_t count, uint64_t capacity);
 hypura_status plan_make_units(struct plan **out, const struct plan_table *table, const struct hardware *hardware,
                               const struct plan_request *request, hypura_error *error);
 
-/* Fills the predicted_ fields and what binds. */
-void plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware);
+/* Fills the predicted_ fields and what binds. uses: see struct plan_request. */
+hypura_status plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware,
+                           const uint64_t *uses, hypura_error *error);
+
+/* The share of expert uses that a cache of this many bytes serves. */
+hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes, const uint64_t *uses,
+                            hypura_error *error);
+
+/* What a layer takes besides its matrices: norms, rope, softmax, and a dozen parallel sections to open and close. */
+#define LAYER_SECONDS 40e-6
+
+/* Which of the three binds a processor and a drive that were busy for so long out of a time. */
+enum plan_bound plan_bound_of(double compute_seconds, double seconds, const struct hardware *hardware);
+
+hypura_status estimate_units(struct estimate *out, const struct plan *plan, const struct plan_table *table,
+                             const struct hardware *hardware, estimate_next next, void *context, uint32_t warm_passes,
+                             hypura_error *error);
 
 /* Reads a model into a table; free with plan_table_free. */
-hypura_status plan_table_make(struct plan_table *out, const struct model *model, hypura_error *error);
+hypura_status plan_table_make(struct plan_table *out, const struct model *model, const struct hardware *hardware,
+                              hypura_error *error);
 void plan_table_free(struct plan_table *table);
 
 #endif

@@ -128,8 +128,7 @@ static void replace_text(const char *path, const char *from, const char *to)
     text[fread(text, 1, sizeof text - 1, file)] = '\0';
     fclose(file);
     char *at = strstr(text, from);
-    if (!at)
-        fail_msg("%s is not in the profile", from);
+    assert_non_null(at);
     snprintf(changed, sizeof changed, "%.*s%s%s", (int)(at - text), text, to, at + strlen(from));
     file = fopen(path, "w");
     assert_non_null(file);

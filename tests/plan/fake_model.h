@@ -21,6 +21,9 @@ static inline void fake_add(struct fake *fake, enum tensor_role role, int32_t la
 {
     struct plan_unit *unit = &fake->units[fake->table.count++];
     *unit = (struct plan_unit){.footprint = footprint,
+                               .elements = footprint * 16 / 9, /* Q4_K */
+                               .compute_seconds = (double)footprint / 20e9,
+                               .expert = -1,
                                .priority = plan_role_priority(role, footprint),
                                .layer = layer,
                                .step = plan_step(role)};
@@ -40,6 +43,7 @@ static inline void fake_build(struct fake *fake, const struct fake_shape *shape)
     memset(fake, 0, sizeof *fake);
     fake->table.units = fake->units;
     fake->table.context = 131072;
+    fake->table.layers = shape->layers;
     fake->table.experts = shape->experts;
     fake->table.experts_used = shape->experts_used;
     fake->table.embedding_unit = 0;
@@ -69,6 +73,7 @@ static inline void fake_build(struct fake *fake, const struct fake_shape *shape)
         for (uint32_t expert = 0; expert < shape->experts; expert++) {
             fake_add(fake, ROLE_EXPERT_DOWN, layer, shape->expert);
             fake->units[fake->table.count - 1].priority = PRIORITY_EXPERT;
+            fake->units[fake->table.count - 1].expert = (int32_t)expert;
         }
     }
 }
@@ -121,12 +126,14 @@ static inline uint64_t fake_scratch(const void *context, uint32_t chunk, uint32_
 
 static inline struct hardware fake_hardware(void)
 {
-    return (struct hardware){.memory_total = 256 * GIB,
-                             .memory_available = 200 * GIB,
-                             .cgroup_limit = UINT64_MAX,
-                             .memory_bytes_per_second = 40e9,
-                             .compute_bytes_per_second = 20e9,
-                             .storage = {.bytes_per_second = 2e9, .block_bytes = MIB, .depth = 16}};
+    return (struct hardware){
+        .memory_total = 256 * GIB,
+        .memory_available = 200 * GIB,
+        .cgroup_limit = UINT64_MAX,
+        .memory_bytes_per_second = 40e9,
+        .compute_bytes_per_second = 20e9,
+        .multiply_adds_per_second = 200e9,
+        .storage = {.bytes_per_second = 2e9, .latency_seconds = 1e-4, .block_bytes = MIB, .depth = 16}};
 }
 
 #endif

@@ -45,12 +45,14 @@ static uint64_t scratch_bytes(const void *context, uint32_t chunk, uint32_t posi
 
 static struct hardware machine(void)
 {
-    return (struct hardware){.memory_total = 4096 * MIB,
-                             .memory_available = 2048 * MIB,
-                             .cgroup_limit = UINT64_MAX,
-                             .memory_bytes_per_second = 40e9,
-                             .compute_bytes_per_second = 20e9,
-                             .storage = {.bytes_per_second = 1e9, .block_bytes = MIB, .depth = 8}};
+    return (struct hardware){
+        .memory_total = 4096 * MIB,
+        .memory_available = 2048 * MIB,
+        .cgroup_limit = UINT64_MAX,
+        .memory_bytes_per_second = 40e9,
+        .compute_bytes_per_second = 20e9,
+        .multiply_adds_per_second = 100e9,
+        .storage = {.bytes_per_second = 1e9, .latency_seconds = 1e-4, .block_bytes = MIB, .depth = 8}};
 }
 
 static struct plan_request request_for(uint64_t budget)

@@ -1,0 +1,46 @@
+/* plan/estimate: a small discrete-event simulation of a run, for hardware that need not be at hand.
+ *
+ * The same pipeline as the engine's: one processor that goes through the tensors in order, one drive that reads what
+ * was demanded first and ahead of need when it is idle, the ring of streamed tensors, the expert cache (least recently
+ * used goes first), a layer's hits computed while its misses arrive. Which experts are used comes from a recorded or
+ * made-up routing, handed in pass by pass. Nothing is read or computed; times come from the figures in struct hardware.
+ */
+#ifndef HYPURA_PLAN_ESTIMATE_H
+#define HYPURA_PLAN_ESTIMATE_H
+
+#include "plan/plan.h"
+
+/* Tokens that go through the layers together, as a trace records them. */
+struct estimate_pass {
+    uint32_t tokens;         /* 1: a step of an answer; more: a chunk of a prompt */
+    uint32_t positions;      /* in the KV cache before the pass */
+    const uint16_t *experts; /* [MoE layers in order][tokens][experts_used]; NULL for a model without experts */
+};
+
+/* Gives the next pass, valid until the next call; false at the end. */
+typedef bool (*estimate_next)(void *context, struct estimate_pass *pass);
+
+/* Sums over passes of one token, and over longer ones. */
+struct estimate_part {
+    uint64_t passes, tokens;
+    double seconds;
+    double compute_seconds; /* the processor was busy */
+    double disk_seconds;    /* the drive was busy */
+    double bytes_read;
+    uint64_t expert_hits, expert_misses; /* a pass uses each expert of a layer once */
+};
+
+struct estimate {
+    struct estimate_part prompt, decode;
+    double tokens_per_second; /* of decoding */
+    double share_of_limit;    /* what the busier of drive and processor could do at best over what was done; 0 to 1 */
+    enum plan_bound bound;    /* while decoding */
+};
+
+/* The plan is of this model; its budget is what is simulated. warm_passes: so many passes are not counted, while the
+ * cache fills. An expert number that the model does not have is an error. */
+hypura_status estimate_run(struct estimate *out, const struct plan *plan, const struct model *model,
+                           const struct hardware *hardware, estimate_next next, void *context, uint32_t warm_passes,
+                           hypura_error *error);
+
+#endif

@@ -1,0 +1,211 @@
+/* Predicted speeds follow from bytes and bandwidths, and a plan is never worse than leaving it to the page cache. */
+#include "test.h"
+
+#include "fake_model.h"
+
+#include <math.h>
+
+static const uint32_t kv_position_bytes = 32 * 1024;
+
+static struct plan_request make_request(uint64_t budget)
+{
+    return (struct plan_request){.budget = budget,
+                                 .overhead = 30 * MIB,
+                                 .code = 10 * MIB,
+                                 .positions = 1024,
+                                 .chunk = 64,
+                                 .kv_type = TENSOR_F16,
+                                 .working_set = {fake_kv, fake_scratch, &kv_position_bytes}};
+}
+
+static void assert_within(double value, double expected, double share)
+{
+    if (fabs(value - expected) > share * fabs(expected))
+        fail_msg("%g is not within %g %% of %g", value, 100 * share, expected);
+}
+
+static struct plan *plan_for(struct fake *fake, const struct hardware *hardware, uint64_t budget, const uint64_t *uses)
+{
+    struct plan_request request = make_request(budget);
+    request.uses = uses;
+    struct plan *plan;
+    assert_ok(plan_make_units(&plan, &fake->table, hardware, &request, &test_error));
+    return plan;
+}
+
+static void a_streamed_dense_model_runs_at_the_speed_of_the_disk(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    fake_build(&fake, &fake_dense);
+    struct hardware hardware = fake_hardware();
+    for (uint64_t gib = 6; gib < 36; gib += 5) {
+        struct plan *plan = plan_for(&fake, &hardware, gib * GIB, NULL);
+        assert_int_equal(plan->bound, BOUND_DISK);
+        uint64_t streamed = 0;
+        for (uint32_t i = 0; i < fake.table.count; i++)
+            streamed += plan_in_ring(plan, i) ? fake.units[i].footprint : 0;
+        assert_within(plan->predicted_bytes_per_token, (double)streamed, 0.001);
+        assert_within(plan->predicted_tokens_per_second, 2e9 / (double)streamed, 0.01);
+        plan_free(plan);
+    }
+    struct plan *plan = plan_for(&fake, &hardware, 60 * GIB, NULL);
+    assert_int_equal(plan->bound, BOUND_COMPUTE);
+    assert_within(plan->predicted_tokens_per_second, 1 / plan->predicted_compute_seconds, 0.001);
+    /* Kernels at the memory's speed. */
+    plan_free(plan);
+    hardware.compute_bytes_per_second = hardware.memory_bytes_per_second;
+    plan = plan_for(&fake, &hardware, 60 * GIB, NULL);
+    assert_int_equal(plan->bound, BOUND_MEMORY);
+    plan_free(plan);
+}
+
+static void experts_overlap_hits_with_misses_but_not_the_whole_token(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    fake_build(&fake, &fake_experts);
+    struct hardware hardware = fake_hardware();
+    for (uint64_t gib = 3; gib < 16; gib += 3) {
+        struct plan *plan = plan_for(&fake, &hardware, gib * GIB, NULL);
+        double reads = plan->predicted_bytes_per_token / 2e9, compute = plan->predicted_compute_seconds;
+        double token = 1 / plan->predicted_tokens_per_second;
+        assert_true(token >= fmax(reads, compute));
+        assert_true(token <= reads + compute + 48 * 1e-4 + 1e-3);
+        plan_free(plan);
+    }
+}
+
+static void hit_rates_follow_the_statistics(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    static uint64_t uses[FAKE_UNITS];
+    struct fake_shape shape = fake_experts;
+    shape.layers = 2;
+    fake_build(&fake, &shape);
+    double rate;
+    /* Of each layer's 128 experts 16 get nine tenths of the uses. */
+    for (uint32_t i = 0; i < fake.table.count; i++)
+        uses[i] = fake.units[i].priority != PRIORITY_EXPERT ? 0 : fake.units[i].expert % 8 == 0 ? 63 : 1;
+    assert_ok(plan_hit_rate(&rate, &fake.table, 32 * shape.expert, uses, &test_error));
+    assert_within(rate, 0.9, 0.001);
+    assert_ok(plan_hit_rate(&rate, &fake.table, 16 * shape.expert, uses, &test_error));
+    assert_within(rate, 0.45, 0.001);
+    assert_ok(plan_hit_rate(&rate, &fake.table, 0, uses, &test_error));
+    assert_true(rate <= 0);
+    assert_ok(plan_hit_rate(&rate, &fake.table, 256 * shape.expert, uses, &test_error));
+    assert_true(rate >= 1);
+    /* Statistics that are all zero are none. */
+    memset(uses, 0, sizeof uses);
+    double without;
+    assert_ok(plan_hit_rate(&rate, &fake.table, 64 * shape.expert, uses, &test_error));
+    assert_ok(plan_hit_rate(&without, &fake.table, 64 * shape.expert, NULL, &test_error));
+    assert_true(rate > 0.25 && rate <= without && rate >= without);
+}
+
+/* flash-moe's figures for 512 experts a layer; Mixtral's experts are used almost evenly. */
+static void without_statistics_hit_rates_are_careful(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    struct fake_shape shape = fake_experts;
+    shape.layers = 4;
+    shape.experts = 512;
+    fake_build(&fake, &shape);
+    static const double published[][2] = {{16, 0.49}, {32, 0.59}, {64, 0.68}, {128, 0.71}};
+    double before = 0;
+    for (size_t i = 0; i < COUNT_OF(published); i++) {
+        double rate;
+        assert_ok(plan_hit_rate(&rate, &fake.table, (uint64_t)published[i][0] * 4 * shape.expert, NULL, &test_error));
+        assert_true(rate <= published[i][1] && rate > published[i][1] - 0.2 && rate > before);
+        before = rate;
+    }
+    shape.experts = 8;
+    fake_build(&fake, &shape);
+    double rate;
+    assert_ok(plan_hit_rate(&rate, &fake.table, 16 * shape.expert, NULL, &test_error));
+    assert_within(rate, 0.5, 0.1);
+}
+
+/* The page cache keeps what was used last: of a cycle that does not fit nothing is left when it comes round again; of
+ * experts it keeps as much as memory is left beside what every token uses. It gets the same disk, and no page faults.
+ */
+static double naive_bytes_per_token(const struct plan_table *table, uint64_t memory)
+{
+    double used = table->experts ? (double)table->experts_used / table->experts : 0;
+    uint64_t dense = 0, experts = 0;
+    for (uint32_t i = 0; i < table->count; i++) {
+        dense += table->units[i].priority < PRIORITY_EXPERT ? table->units[i].footprint : 0;
+        experts += table->units[i].priority == PRIORITY_EXPERT ? table->units[i].footprint : 0;
+    }
+    double cycle = (double)dense + used * (double)experts;
+    if (memory >= dense + experts)
+        return 0;
+    if ((double)memory < cycle)
+        return cycle;
+    double rate;
+    assert_ok(plan_hit_rate(&rate, table, memory - dense, NULL, &test_error));
+    return used * (double)experts * (1 - rate);
+}
+
+static void never_worse_than_the_page_cache(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    struct hardware hardware = fake_hardware();
+    const struct fake_shape *shapes[] = {&fake_dense, &fake_experts};
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        fake_build(&fake, shapes[i]);
+        struct plan *plan = plan_for(&fake, &hardware, 100 * GIB, NULL);
+        uint64_t all = plan->resident_bytes, smallest = plan->smallest_budget;
+        plan_free(plan);
+        for (int percent = 5; percent <= 150; percent++) {
+            uint64_t budget = all / 100 * (uint64_t)percent;
+            if (budget < smallest)
+                continue;
+            plan = plan_for(&fake, &hardware, budget, NULL);
+            /* Page tables, and the row of the embedding, are the same for both. */
+            uint64_t memory =
+                budget - plan->overhead_bytes - plan->reserve_bytes - plan->kv_bytes - plan->scratch_bytes;
+            double naive = naive_bytes_per_token(&fake.table, memory);
+            if (plan->predicted_bytes_per_token > naive + 8192 + 1)
+                fail_msg("%d %%: %.0f bytes a token, and the page cache reads %.0f", percent,
+                         plan->predicted_bytes_per_token, naive);
+            plan_free(plan);
+        }
+    }
+}
+
+static void long_chunks_where_the_disk_is_slow(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    fake_build(&fake, &fake_dense);
+    struct hardware hardware = fake_hardware();
+    struct plan_request request = make_request(16 * GIB);
+    request.chunk = 0;
+    request.positions = 8192;
+    struct plan *plan;
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    assert_int_equal(plan->chunk, 512);
+    plan_free(plan);
+    hardware.storage.bytes_per_second = 60e6;
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    assert_true(plan->chunk > 512 && plan->chunk <= 4096);
+    assert_true(plan->scratch_bytes <= GIB);
+    plan_free(plan);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_streamed_dense_model_runs_at_the_speed_of_the_disk),
+        cmocka_unit_test(experts_overlap_hits_with_misses_but_not_the_whole_token),
+        cmocka_unit_test(hit_rates_follow_the_statistics),
+        cmocka_unit_test(without_statistics_hit_rates_are_careful),
+        cmocka_unit_test(never_worse_than_the_page_cache),
+        cmocka_unit_test(long_chunks_where_the_disk_is_slow),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
