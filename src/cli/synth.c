@@ -23,7 +23,7 @@ static const struct option_row synth_rows[] = {
     {"seed", "N", OPTION_SEED, &seed, "of the random numbers (default: 0); same options, same bytes"},
     {"skew", "X", OPTION_NUMBER, &skew, "how uneven experts are used: rank to the power of -X (default: 0.5)"},
     {"stickiness", "X", OPTION_NUMBER, &stickiness,
-     "how much a token uses the experts of those before, 0 to 1 (default: 0.4)"},
+     "how much a token uses the experts of those before, 0 to 1 (default: 0.7)"},
     {"name", "TEXT", OPTION_TEXT, &model_title, "general.name"},
     {"arch", "NAME", OPTION_TEXT, &architecture, "llama, qwen2, qwen3, qwen3moe, gpt-oss"},
     {"layers", "N", OPTION_COUNT, &layers, "instead of the preset's"},
