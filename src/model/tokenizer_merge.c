@@ -257,18 +257,33 @@ static hypura_status append_part(struct tokenizer *t, const char *text, size_t s
     return status;
 }
 
-hypura_status tokenize_sentencepiece(struct tokenizer *t, const char *text, size_t size, bool space_before)
+/* Whether a broken character before it takes the first bytes of what stands at a place. The place is at least 3. */
+static bool is_swallowed(const char *text, size_t at)
 {
-    buffer_clear(&t->text);
-    if (space_before)
-        buffer_append(&t->text, SPACE_SYMBOL, SPACE_SYMBOL_SIZE);
-    hypura_status status = escape_spaces(t, &t->text, text, size);
-    if (status == HYPURA_OK)
-        status = tokenizer_reserve_parts(t, t->text.size);
-    if (status != HYPURA_OK || !t->text.size)
+    return utf8_size((uint8_t)text[at - 1]) > 1 || utf8_size((uint8_t)text[at - 2]) > 2 ||
+           utf8_size((uint8_t)text[at - 3]) > 3;
+}
+
+/* The end of the stretch at start that merges with nothing behind it. Long texts fall into words like this, and a heap
+ * of a word is faster than one of the text. */
+static size_t independent_end(const struct vocabulary *v, const char *text, size_t size, size_t start)
+{
+    for (size_t at = start + SPACE_SYMBOL_SIZE; at + SPACE_SYMBOL_SIZE <= size; at++) {
+        const char *space = memmem(text + at, size - at, SPACE_SYMBOL, SPACE_SYMBOL_SIZE);
+        if (!space)
+            break;
+        at = (size_t)(space - text);
+        if (!v->before_inner_space[(uint8_t)text[at - 1]] && !is_swallowed(text, at))
+            return at;
+    }
+    return size;
+}
+
+static hypura_status tokenize_stretch(struct tokenizer *t, const char *text, size_t size)
+{
+    hypura_status status = tokenizer_reserve_parts(t, size);
+    if (status != HYPURA_OK)
         return status;
-    text = t->text.data;
-    size = t->text.size;
     size_t count = 0;
     for (size_t at = 0; at < size; count++) {
         size_t length = MIN(utf8_size((uint8_t)text[at]), size - at);
@@ -280,5 +295,19 @@ hypura_status tokenize_sentencepiece(struct tokenizer *t, const char *text, size
     status = merge_neighbours(t, text, count);
     for (int32_t i = 0; i >= 0 && status == HYPURA_OK; i = t->parts[i].next)
         status = append_part(t, text + t->parts[i].start, t->parts[i].size);
+    return status;
+}
+
+hypura_status tokenize_sentencepiece(struct tokenizer *t, const char *text, size_t size, bool space_before)
+{
+    buffer_clear(&t->text);
+    if (space_before)
+        buffer_append(&t->text, SPACE_SYMBOL, SPACE_SYMBOL_SIZE);
+    hypura_status status = escape_spaces(t, &t->text, text, size);
+    for (size_t start = 0; start < t->text.size && status == HYPURA_OK;) {
+        size_t end = independent_end(t->vocabulary, t->text.data, t->text.size, start);
+        status = tokenize_stretch(t, t->text.data + start, end - start);
+        start = end;
+    }
     return status;
 }

@@ -199,6 +199,16 @@ static void find_byte_tokens(struct vocabulary *v)
     }
 }
 
+static void find_inner_spaces(struct vocabulary *v)
+{
+    for (uint32_t i = 0; i < v->count; i++) {
+        const char *text = v->tokens[i].data, *end = text + v->tokens[i].size;
+        for (const char *at = text + 1; at < end; at++)
+            if ((size_t)(end - at) >= SPACE_SYMBOL_SIZE && memcmp(at, SPACE_SYMBOL, SPACE_SYMBOL_SIZE) == 0)
+                v->before_inner_space[(uint8_t)at[-1]] = true;
+    }
+}
+
 /* Tokens that are looked for in a text before it is cut: control tokens and words of their own. */
 static hypura_status index_partition(struct vocabulary *v, hypura_error *error)
 {
@@ -225,6 +235,7 @@ static hypura_status read_kind(struct vocabulary *v, const struct gguf *file, co
     switch (v->kind) {
     case VOCABULARY_SENTENCEPIECE:
         v->add_bos = v->add_space_prefix = v->escape_spaces = true;
+        find_inner_spaces(v);
         break;
     case VOCABULARY_BPE:
         status = read_pre_tokenizer(v, file, strcmp(row->model, "gemma4") == 0, error);

@@ -99,8 +99,8 @@ enum tokenize_flag {
     TOKENIZE_PARSE_SPECIAL = 2 /* the text of a control token becomes that token; else it is plain text */
 };
 
-/* Appends the tokens of a text; it may hold NULs and need not be UTF-8. On failure the array is as it was. User-defined
- * tokens of the file are found in any text: to the model they are words. */
+/* Appends the tokens of a text of at most 256 MiB; it may hold NULs and need not be UTF-8. On failure the array is as
+ * it was. User-defined tokens of the file are found in any text: to the model they are words. */
 hypura_status vocabulary_tokenize(const struct vocabulary *vocabulary, const char *text, size_t size, uint32_t flags,
                                   struct token_array *tokens, hypura_error *error);
 

@@ -138,6 +138,10 @@ struct vocabulary {
     symbol_id byte_symbols[256];     /* of the character that stands for a byte */
     int32_t single_byte_tokens[256]; /* token whose text is that one byte */
 
+    /* SentencePiece: bytes that stand right before a space inside a token. Where another byte stands before a space, no
+     * merge goes across. */
+    bool before_inner_space[256];
+
     /* WordPiece */
     bool lowercase, strip_accents;
 
