@@ -2,52 +2,10 @@
 #ifndef HYPURA_COMPUTE_AVX2_H
 #define HYPURA_COMPUTE_AVX2_H
 
-#include "compute/cpu/kernels.h"
+#include "compute/cpu/four_rows.h"
 
 #include <immintrin.h>
 #include <string.h>
-
-#define ALWAYS_INLINE inline __attribute__((always_inline))
-
-/* Four rows, the last one several times where fewer are left. */
-struct four_rows {
-    const uint8_t *at[4];
-};
-
-static ALWAYS_INLINE struct four_rows four_rows(const uint8_t *weights, size_t row_bytes, size_t first, size_t rows)
-{
-    struct four_rows out;
-    for (size_t i = 0; i < 4; i++)
-        out.at[i] = weights + MIN(first + i, rows - 1) * row_bytes;
-    return out;
-}
-
-/* While four rows are in work, the next four are asked for, in the order of memory. Four rows side by side are four
- * short streams, which the hardware's own prefetch follows badly. */
-struct prefetch {
-    const uint8_t *next, *end;
-};
-
-static ALWAYS_INLINE void prefetch_lines(const uint8_t *from, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i += 64)
-        _mm_prefetch((const char *)from + i, _MM_HINT_T0);
-}
-
-/* The starts of the first rows at once, since nobody asked for them before. The caller sets next for each four. */
-static ALWAYS_INLINE struct prefetch prefetch_start(const uint8_t *weights, size_t row_bytes, size_t rows)
-{
-    for (size_t r = 0; r < MIN(rows, (size_t)4); r++)
-        prefetch_lines(weights + r * row_bytes, MIN(row_bytes, (size_t)2048));
-    return (struct prefetch){weights, weights + rows * row_bytes};
-}
-
-static ALWAYS_INLINE void prefetch_more(struct prefetch *prefetch, size_t bytes)
-{
-    if (prefetch->next < prefetch->end)
-        prefetch_lines(prefetch->next, bytes);
-    prefetch->next += bytes;
-}
 
 static ALWAYS_INLINE __m128i load_128(const uint8_t *bytes)
 {

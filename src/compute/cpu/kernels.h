@@ -129,6 +129,8 @@ void kernels_avx512_bf16(struct kernel_table *table);
 void kernels_avx512_blocks(struct kernel_table *table);
 void kernels_avx512_super(struct kernel_table *table);
 void kernels_avx512_grids(struct kernel_table *table);
+void kernels_neon_floats(struct kernel_table *table);
+void kernels_neon_quantized(struct kernel_table *table);
 
 /* ---- compute ----------------------------------------------------------------------------------------------------- */
 

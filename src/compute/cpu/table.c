@@ -7,6 +7,11 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 #if defined(__x86_64__)
 static bool has_avx2(void)
@@ -32,6 +37,37 @@ bool cpu_has_avx512_bf16(void)
 #endif
 }
 
+#if defined(__aarch64__)
+/* Bits of AT_HWCAP and AT_HWCAP2 (Linux, uapi/asm/hwcap.h); names of features on macOS. */
+#define ARM_DOT_PRODUCT ((unsigned long)1 << 20)
+#define ARM_I8MM ((unsigned long)1 << 13)
+
+static bool arm_has(bool second, unsigned long bit, const char *feature)
+{
+#if defined(__linux__)
+    (void)feature;
+    return getauxval(second ? AT_HWCAP2 : AT_HWCAP) & bit;
+#elif defined(__APPLE__)
+    (void)second, (void)bit;
+    int value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(feature, &value, &size, NULL, 0) == 0 && value;
+#else
+    (void)second, (void)bit, (void)feature;
+    return false;
+#endif
+}
+#endif
+
+bool cpu_has_i8mm(void)
+{
+#if defined(__aarch64__)
+    return arm_has(true, ARM_I8MM, "hw.optional.arm.FEAT_I8MM");
+#else
+    return false;
+#endif
+}
+
 bool compute_has_instructions(enum instruction_set set)
 {
     switch (set) {
@@ -42,6 +78,9 @@ bool compute_has_instructions(enum instruction_set set)
         return has_avx2();
     case INSTRUCTIONS_AVX512:
         return has_avx512();
+#elif defined(__aarch64__)
+    case INSTRUCTIONS_NEON:
+        return arm_has(false, ARM_DOT_PRODUCT, "hw.optional.arm.FEAT_DotProd");
 #endif
     default:
         return false;
@@ -96,6 +135,10 @@ static void fill_tables(void)
         kernels_avx512_bf16(avx512);
         gemm_bf16_avx512(avx512);
     }
+#elif defined(__aarch64__)
+    kernels_neon_floats(&tables[INSTRUCTIONS_NEON]);
+    kernels_neon_quantized(&tables[INSTRUCTIONS_NEON]);
+    gemm_floats_neon(&tables[INSTRUCTIONS_NEON]);
 #endif
 }
 

@@ -1,0 +1,49 @@
+/* Rows taken in fours, as most kernels do: where the four rows are, and memory asked for ahead of them. */
+#ifndef HYPURA_COMPUTE_FOUR_ROWS_H
+#define HYPURA_COMPUTE_FOUR_ROWS_H
+
+#include "compute/cpu/kernels.h"
+
+#define ALWAYS_INLINE inline __attribute__((always_inline))
+
+/* Four rows, the last one several times where fewer are left. */
+struct four_rows {
+    const uint8_t *at[4];
+};
+
+static ALWAYS_INLINE struct four_rows four_rows(const uint8_t *weights, size_t row_bytes, size_t first, size_t rows)
+{
+    struct four_rows out;
+    for (size_t i = 0; i < 4; i++)
+        out.at[i] = weights + MIN(first + i, rows - 1) * row_bytes;
+    return out;
+}
+
+/* While four rows are in work, the next four are asked for, in the order of memory. Four rows side by side are four
+ * short streams, which the hardware's own prefetch follows badly. */
+struct prefetch {
+    const uint8_t *next, *end;
+};
+
+static ALWAYS_INLINE void prefetch_lines(const uint8_t *from, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(from + i);
+}
+
+/* The starts of the first rows at once, since nobody asked for them before. The caller sets next for each four. */
+static ALWAYS_INLINE struct prefetch prefetch_start(const uint8_t *weights, size_t row_bytes, size_t rows)
+{
+    for (size_t r = 0; r < MIN(rows, (size_t)4); r++)
+        prefetch_lines(weights + r * row_bytes, MIN(row_bytes, (size_t)2048));
+    return (struct prefetch){weights, weights + rows * row_bytes};
+}
+
+static ALWAYS_INLINE void prefetch_more(struct prefetch *prefetch, size_t bytes)
+{
+    if (prefetch->next < prefetch->end)
+        prefetch_lines(prefetch->next, bytes);
+    prefetch->next += bytes;
+}
+
+#endif

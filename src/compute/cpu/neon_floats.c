@@ -1,0 +1,210 @@
+/* NEON: matrix times vector for F32, F16 and BF16, four rows at a time, and the copies of activations. */
+#include "compute/cpu/neon.h"
+
+/* Sixteen columns of a row. */
+typedef float32x4x4_t load_function(const uint8_t *row);
+
+static ALWAYS_INLINE float32x4x4_t load_f32(const uint8_t *row)
+{
+    float32x4x4_t out;
+    for (int i = 0; i < 4; i++)
+        out.val[i] = vreinterpretq_f32_u8(vld1q_u8(row + 16 * i));
+    return out;
+}
+
+static ALWAYS_INLINE float32x4x4_t load_f16(const uint8_t *row)
+{
+    float16x8_t low = vreinterpretq_f16_u8(vld1q_u8(row)), high = vreinterpretq_f16_u8(vld1q_u8(row + 16));
+    return (float32x4x4_t){{vcvt_f32_f16(vget_low_f16(low)), vcvt_high_f32_f16(low), vcvt_f32_f16(vget_low_f16(high)),
+                            vcvt_high_f32_f16(high)}};
+}
+
+/* 8 + 8, 4 + 4, 2 + 2, 1 + 1 */
+static ALWAYS_INLINE float fold_16(float32x4x4_t lanes)
+{
+    float32x4_t four = vaddq_f32(vaddq_f32(lanes.val[0], lanes.val[2]), vaddq_f32(lanes.val[1], lanes.val[3]));
+    float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+
+/* The last columns of four rows, fewer than a whole step, in copies padded with zeros. */
+struct tail {
+    uint8_t rows[4][64];
+    float x[16];
+};
+
+static void tail_rows(struct tail *tail, struct four_rows *at, size_t bytes)
+{
+    memset(tail, 0, sizeof *tail);
+    for (int i = 0; i < 4; i++) {
+        memcpy(tail->rows[i], at->at[i], bytes);
+        at->at[i] = tail->rows[i];
+    }
+}
+
+static ALWAYS_INLINE void float_step(float32x4x4_t *sums, struct four_rows *at, const float *x, size_t element_bytes,
+                                     load_function *load)
+{
+    float32x4x4_t values = load_f32((const uint8_t *)x);
+    for (int i = 0; i < 4; i++) {
+        float32x4x4_t row = load(at->at[i]);
+        for (int k = 0; k < 4; k++)
+            sums[i].val[k] = vfmaq_f32(sums[i].val[k], row.val[k], values.val[k]);
+        at->at[i] += 16 * element_bytes;
+    }
+}
+
+static ALWAYS_INLINE void clear(float32x4x4_t *sums)
+{
+    for (int i = 0; i < 4; i++)
+        for (int k = 0; k < 4; k++)
+            sums[i].val[k] = vdupq_n_f32(0);
+}
+
+static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                                     const struct activation_row *x, size_t element_bytes, load_function *load)
+{
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    for (size_t r = 0; r < rows; r += 4) {
+        struct four_rows at = four_rows(weights, row_bytes, r, rows);
+        ahead.next = weights + (r + 4) * row_bytes;
+        float32x4x4_t sums[4];
+        clear(sums);
+        size_t c = 0;
+        for (; c + 16 <= columns; c += 16) {
+            prefetch_more(&ahead, 64 * element_bytes);
+            float_step(sums, &at, x->floats + c, element_bytes, load);
+        }
+        if (c < columns) {
+            struct tail tail;
+            tail_rows(&tail, &at, (columns - c) * element_bytes);
+            memcpy(tail.x, x->floats + c, (columns - c) * sizeof *tail.x);
+            float_step(sums, &at, tail.x, element_bytes, load);
+        }
+        for (size_t i = 0; i < MIN(rows - r, (size_t)4); i++)
+            out[r + i] = fold_16(sums[i]);
+    }
+}
+
+static void gemv_f32(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                     const struct activation_row *x)
+{
+    float_gemv(out, weights, row_bytes, rows, columns, x, 4, load_f32);
+}
+
+static void gemv_f16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                     const struct activation_row *x)
+{
+    float_gemv(out, weights, row_bytes, rows, columns, x, 2, load_f16);
+}
+
+/* ---- BF16 ---------------------------------------------------------------------------------------------------------
+ */
+
+/* Four pairs onto four sums: the odd column of each, then the even one. */
+static ALWAYS_INLINE float32x4_t add_pairs(float32x4_t sum, uint32x4_t weights, uint32x4_t x)
+{
+    const uint32x4_t odd = vdupq_n_u32(0xffff0000u);
+    sum = vfmaq_f32(sum, vreinterpretq_f32_u32(vandq_u32(weights, odd)), vreinterpretq_f32_u32(vandq_u32(x, odd)));
+    return vfmaq_f32(sum, vreinterpretq_f32_u32(vshlq_n_u32(weights, 16)), vreinterpretq_f32_u32(vshlq_n_u32(x, 16)));
+}
+
+static ALWAYS_INLINE void bf16_step(float32x4x4_t *sums, struct four_rows *at, const uint16_t *x)
+{
+    for (int k = 0; k < 4; k++) {
+        uint32x4_t values = vreinterpretq_u32_u16(vld1q_u16(x + 8 * k));
+        for (int i = 0; i < 4; i++) {
+            uint32x4_t row = vreinterpretq_u32_u8(vld1q_u8(at->at[i] + 16 * k));
+            sums[i].val[k] = add_pairs(sums[i].val[k], row, values);
+        }
+    }
+    for (int i = 0; i < 4; i++)
+        at->at[i] += 64;
+}
+
+static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                      const struct activation_row *x)
+{
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    for (size_t r = 0; r < rows; r += 4) {
+        struct four_rows at = four_rows(weights, row_bytes, r, rows);
+        ahead.next = weights + (r + 4) * row_bytes;
+        float32x4x4_t sums[4];
+        clear(sums);
+        size_t c = 0;
+        for (; c + 32 <= columns; c += 32) {
+            prefetch_more(&ahead, 256);
+            bf16_step(sums, &at, x->bfloats + c);
+        }
+        if (c < columns) {
+            struct tail tail;
+            tail_rows(&tail, &at, (columns - c) * 2);
+            bf16_step(sums, &at, x->bfloats + c);
+        }
+        for (size_t i = 0; i < MIN(rows - r, (size_t)4); i++)
+            out[r + i] = fold_16(sums[i]);
+    }
+}
+
+/* ---- activations --------------------------------------------------------------------------------------------------
+ */
+
+static ALWAYS_INLINE int8x16_t quantize_16(const float *values, float inverse)
+{
+    int32x4_t rounded[4];
+    for (int i = 0; i < 4; i++)
+        rounded[i] = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(values + 4 * i), inverse));
+    int16x8_t low = vcombine_s16(vqmovn_s32(rounded[0]), vqmovn_s32(rounded[1]));
+    int16x8_t high = vcombine_s16(vqmovn_s32(rounded[2]), vqmovn_s32(rounded[3]));
+    return vcombine_s8(vqmovn_s16(low), vqmovn_s16(high));
+}
+
+static ALWAYS_INLINE void prepare(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns,
+                                  size_t block, size_t part)
+{
+    for (size_t c = 0; c < align_up(columns, ACTIVATION_PADDING); c += block) {
+        float copy[256];
+        const float *in = values + c;
+        if (c + block > columns) {
+            size_t count = c < columns ? columns - c : 0;
+            memset(copy, 0, sizeof copy);
+            memcpy(copy, values + MIN(c, columns), count * sizeof *copy);
+            in = copy;
+        }
+        float32x4_t greatest = vdupq_n_f32(0);
+        for (size_t i = 0; i < block; i += 4)
+            greatest = vmaxnmq_f32(greatest, vabsq_f32(vld1q_f32(in + i)));
+        float most = vmaxnmvq_f32(greatest);
+        *scales++ = most / 127.0f;
+        float inverse = most > 0 ? 127.0f / most : 0;
+        int sum = 0;
+        for (size_t i = 0; i < block; i += 16) {
+            int8x16_t bytes = quantize_16(in + i, inverse);
+            vst1q_s8(quants + c + i, bytes);
+            sum += vaddlvq_s8(bytes);
+            if ((i + 16) % part == 0) {
+                *sums++ = (int16_t)sum;
+                sum = 0;
+            }
+        }
+    }
+}
+
+static void prepare_q8_32(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns)
+{
+    prepare(quants, scales, sums, values, columns, 32, 32);
+}
+
+static void prepare_q8_256(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns)
+{
+    prepare(quants, scales, sums, values, columns, 256, 16);
+}
+
+void kernels_neon_floats(struct kernel_table *table)
+{
+    table->types[TENSOR_F32].gemv = gemv_f32;
+    table->types[TENSOR_F16].gemv = gemv_f16;
+    table->types[TENSOR_BF16].gemv = gemv_bf16;
+    table->prepare_q8_32 = prepare_q8_32;
+    table->prepare_q8_256 = prepare_q8_256;
+}
