@@ -10,8 +10,8 @@
 #include <unistd.h>
 
 static const char *preset_name = "tiny-moe", *architecture, *type, *model_title;
-static uint32_t layers, embedding, heads, kv_heads, head_size, feed_forward, experts, experts_used, vocabulary, context,
-    threads;
+static uint32_t layers, embedding, heads, kv_heads, head_size, feed_forward, experts, experts_used, vocabulary,
+    context_length, threads;
 static uint64_t seed;
 static float skew = -1, stickiness = -1;
 static bool list_presets, no_check, as_json;
@@ -35,7 +35,7 @@ static const struct option_row synth_rows[] = {
     {"experts", "N", OPTION_COUNT, &experts, "experts a layer; 0: dense"},
     {"experts-used", "N", OPTION_COUNT, &experts_used, "experts that a token uses"},
     {"vocabulary", "N", OPTION_COUNT, &vocabulary, "tokens"},
-    {"context", "N", OPTION_COUNT, &context, "tokens that the model claims to look back on"},
+    {"context", "N", OPTION_COUNT, &context_length, "tokens that the model claims to look back on"},
     {"threads", "N", OPTION_COUNT, &threads, "threads that make weights (default: the cores of this machine)"},
     {"no-check", NULL, OPTION_FLAG, &no_check, "do not run the model to see how its experts are used"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
@@ -178,7 +178,7 @@ static void set_options(struct synth_options *options, const struct synth_preset
     override(&g->head_size, head_size);
     override(&g->feed_forward, feed_forward);
     override(&g->vocabulary, vocabulary);
-    override(&g->context, context);
+    override(&g->context, context_length);
     override(&g->experts_used, experts_used);
     if (experts != UINT32_MAX)
         g->experts = experts;
