@@ -82,6 +82,7 @@ struct compute_options {
     const char *reader;
     uint64_t seed;
     const char *stats;
+    const char *trace; /* hypura run only */
     bool progress;
 };
 
@@ -110,7 +111,8 @@ const char *default_model_path(hypura_error *error);
 /* ---- interrupts
  * -------------------------------------------------------------------------------------------------------- */
 
-/* From now on the first SIGINT cancels the engine and sets interrupted(); the second ends the program. */
+/* From now on the first SIGINT cancels the engine and sets interrupted(); the second ends the program. NULL: before the
+ * engine is closed. */
 void interrupts_cancel(struct engine *engine);
 bool interrupted(void);
 

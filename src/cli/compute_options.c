@@ -33,6 +33,7 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
     out->threads = compute_options.threads;
     out->context = compute_options.context;
     out->chunk = compute_options.chunk;
+    out->trace_path = compute_options.trace;
     if (!tensor_type_by_name(compute_options.kv_type, &out->kv_type) ||
         (out->kv_type != TENSOR_F32 && out->kv_type != TENSOR_F16 && out->kv_type != TENSOR_Q8_0 &&
          out->kv_type != TENSOR_Q4_0))

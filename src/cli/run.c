@@ -26,6 +26,7 @@ static const struct option_row run_rows[] = {
     {"max-tokens", "N", OPTION_COUNT, &max_tokens, "end the answer after N tokens (default: when the model ends it)"},
     {"stop", "TEXT", OPTION_TEXTS, &stops, "end the answer before this text; may be given several times"},
     {"ignore-eos", NULL, OPTION_FLAG, &ignore_end, "go on after the model ended its answer"},
+    {"trace", "FILE", OPTION_TEXT, &compute_options.trace, "record which experts were chosen, for hypura replay"},
     {"map", NULL, OPTION_FLAG, &draw_map, "afterwards show where the weights are, and the figures of the run"},
     {0},
 };

@@ -28,6 +28,8 @@ static void on_interrupt(int number)
 void interrupts_cancel(struct engine *engine)
 {
     engine_to_cancel = engine;
+    if (engine)
+        interrupt_count = 0;
     struct sigaction action = {.sa_handler = on_interrupt};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);

@@ -21,7 +21,7 @@ QUESTION = "What does the ls command do?"
 STATISTICS = """model mode threads prompt_tokens generated_tokens load_seconds prompt_seconds decode_seconds
     prompt_tokens_per_second decode_tokens_per_second bytes_read bytes_demanded bytes_guessed bytes_wasted expert_hits
     expert_misses peak_rss_bytes budget_bytes bytes_gpu bytes_ram bytes_storage""".split()
-COMMANDS = ["run", "inspect", "bench", "profile", "iobench", "logits", "synth", "tokenize", "template",
+COMMANDS = ["run", "inspect", "bench", "profile", "iobench", "replay", "logits", "synth", "tokenize", "template",
             "perplexity", "completion", "manual"]
 
 
@@ -195,6 +195,38 @@ def an_interrupt_ends_it_quickly():
     process.communicate(timeout=20)
     assert process.returncode == 130, process.returncode
     assert time.monotonic() - start < 2
+
+
+def a_recorded_routing_replays():
+    answer("--trace", path("trace"))
+    result = json.loads(hypura("replay", path("trace"), "--memory", "2M,6M,20M", "--json")[0])
+    rates = {(row["policy"], row["cache_bytes"] >> 20): row["hit_rate"] for row in result["results"]}
+    policies = {policy for policy, _ in rates}
+    assert "belady" in policies and len(policies) > 2, policies
+    for policy in policies:
+        assert rates[policy, 2] <= rates[policy, 6] <= rates[policy, 20], rates
+        assert rates[policy, 6] <= rates["belady", 6] + 1e-9, rates
+    assert "belady" in hypura("replay", path("trace"))[0]
+    hypura("replay", MODEL, status=1)
+
+
+def a_synthetic_model_runs():
+    hypura("synth", "--preset", "tiny-mixtral", "--type", "Q8_0", "--seed", 3, path("tiny.gguf"))
+    one = hypura("run", path("tiny.gguf"), "--raw", "--prompt", "a", "--max-tokens", 8, "--ignore-eos")[0]
+    hypura("synth", "--preset", "tiny-mixtral", "--type", "Q8_0", "--seed", 3, path("tiny.gguf"))
+    assert hypura("run", path("tiny.gguf"), "--raw", "--prompt", "a", "--max-tokens", 8, "--ignore-eos")[0] == one
+    assert "mixtral-8x7b" in hypura("synth", "--list")[0]
+    hypura("synth", "--preset", "nothing", path("x.gguf"), status=2)
+    hypura("synth", "--heads", 7, path("x.gguf"), status=2)
+    assert not os.path.exists(path("x.gguf"))
+
+
+def a_drive_and_a_machine_are_measured():
+    profile = json.loads(hypura("profile", MODEL, "--json")[0])
+    assert profile["memory_bytes_per_second"] > 1e8 and profile["storage"]["bytes_per_second"] > 1e5
+    start = time.monotonic()
+    assert "Memory" in hypura("profile", MODEL)[0]
+    assert time.monotonic() - start < 2, "the profile was not cached"
 
 
 def completions_and_manual_name_every_option():
