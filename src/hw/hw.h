@@ -79,6 +79,10 @@ hypura_status hardware_detect_storage(struct storage *out, const char *path, hyp
 /* Bytes a second of the kernel for a type: measured where it was, else compute_bytes_per_second. */
 double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type type);
 
+/* Bytes a second of reads of one size with so many in flight: between the measured samples, or without any by the
+ * latency of one read and the best bandwidth. */
+double hardware_read_speed(const struct storage *storage, uint64_t block_bytes, uint32_t depth);
+
 /* What is going on ("storage: direct random reads of 64 KiB") and how much of the whole is done, from 0 to 1. Returns
  * false to stop. */
 typedef bool (*hardware_progress)(void *context, const char *what, double done);

@@ -71,6 +71,75 @@ void hw_choose_reads(struct storage *storage)
     }
 }
 
+/* ---- what the samples say of other sizes ---------------------------------------------------------------------------
+ */
+
+/* The nearest sampled size and depth on each side: sides[0] not above, sides[1] not below. */
+struct neighbours {
+    const struct storage_sample *corners[2][2]; /* [depth side][size side] */
+};
+
+static bool nearer(const struct storage_sample *sample, const struct storage_sample *best, bool above_depth,
+                   bool above_size)
+{
+    if (!best)
+        return true;
+    if (sample->depth != best->depth)
+        return (sample->depth < best->depth) == above_depth;
+    return (sample->block_bytes < best->block_bytes) == above_size;
+}
+
+static struct neighbours find_neighbours(const struct storage *storage, double size, double depth)
+{
+    struct neighbours found = {0};
+    for (size_t i = 0; i < storage->sample_count; i++) {
+        const struct storage_sample *sample = &storage->samples[i];
+        if (sample->sequential || sample->direct != storage->direct_supported)
+            continue;
+        for (int d = 0; d < 2; d++) {
+            for (int s = 0; s < 2; s++) {
+                bool fits_depth = d ? sample->depth >= depth : sample->depth <= depth;
+                bool fits_size = s ? sample->block_bytes >= size : sample->block_bytes <= size;
+                if (fits_depth && fits_size && nearer(sample, found.corners[d][s], d, s))
+                    found.corners[d][s] = sample;
+            }
+        }
+    }
+    return found;
+}
+
+/* Between two points on logarithmic scales; either may be missing. */
+static double between(double x, double x0, double y0, double x1, double y1)
+{
+    if (y0 <= 0 || y1 <= 0)
+        return MAX(y0, y1);
+    if (x1 <= x0)
+        return y0;
+    double share = log(x / x0) / log(x1 / x0);
+    return y0 * pow(y1 / y0, MIN(MAX(share, 0.0), 1.0));
+}
+
+double hardware_read_speed(const struct storage *storage, uint64_t block_bytes, uint32_t depth)
+{
+    double size = (double)MAX(block_bytes, (uint64_t)STORAGE_ALIGNMENT), deep = MAX(depth, 1u);
+    struct neighbours near = find_neighbours(storage, size, deep);
+    double speeds[2] = {0}, depths[2] = {0};
+    for (int d = 0; d < 2; d++) {
+        const struct storage_sample *low = near.corners[d][0], *high = near.corners[d][1];
+        speeds[d] = between(size, low ? low->block_bytes : 0, low ? low->bytes_per_second : 0,
+                            high ? high->block_bytes : 0, high ? high->bytes_per_second : 0);
+        depths[d] = low ? low->depth : high ? high->depth : 0;
+    }
+    double speed = between(deep, depths[0], speeds[0], depths[1], speeds[1]);
+    if (speed > 0)
+        return speed;
+    double latency = storage->latency_seconds + size / storage->bytes_per_second;
+    return MIN(storage->bytes_per_second, deep * size / latency);
+}
+
+/* ---- measuring ------------------------------------------------------------------------------------------------------
+ */
+
 struct bench_state {
     const struct storage_bench *bench;
     int files[2]; /* through the page cache, direct; -1: cannot be */

@@ -85,8 +85,10 @@ struct simulation {
 
     double now;  /* of the processor */
     double disk; /* until when the drive's time is spent; behind now: it was idle */
+    double ring_speed;
     struct ring ring;
     struct cache cache;
+    struct estimate_cache other_cache;
     uint32_t *moe_layers; /* first expert's unit of each MoE layer, in order */
     uint32_t moe_layer_count;
     uint32_t *layer_of;  /* [layers] index into moe_layers; NOBODY */
@@ -100,9 +102,9 @@ static const struct plan_unit *unit_at(const struct simulation *s, uint32_t unit
     return &s->table->units[unit];
 }
 
-static void read_bytes(struct simulation *s, double bytes)
+static void read_bytes(struct simulation *s, double bytes, double speed)
 {
-    double seconds = bytes / s->hardware->storage.bytes_per_second;
+    double seconds = bytes / speed;
     s->disk += seconds;
     s->part->disk_seconds += seconds;
     s->part->bytes_read += bytes;
@@ -130,7 +132,7 @@ static void read_ahead(struct simulation *s, double until, uint64_t wanted)
             return;
         /* In pieces of what is in flight at once, so that a demand need not wait for more. */
         double piece = fmin(ring->left, most);
-        read_bytes(s, piece);
+        read_bytes(s, piece, s->ring_speed);
         ring->left -= piece;
         if (ring->left < 1)
             ring->left = 0;
@@ -183,6 +185,14 @@ static void use_tensor(struct simulation *s, uint32_t unit, uint32_t tokens)
         wake_drive(s);
 }
 
+/* True for a hit; a miss comes in. */
+static bool find_expert(struct simulation *s, uint32_t unit)
+{
+    if (s->other_cache.use)
+        return s->other_cache.use(s->other_cache.context, unit);
+    return cache_use(&s->cache, s->table, unit);
+}
+
 static void use_experts(struct simulation *s, const struct estimate_pass *pass, uint32_t number)
 {
     const struct plan_table *table = s->table;
@@ -194,24 +204,29 @@ static void use_experts(struct simulation *s, const struct estimate_pass *pass, 
         s->tokens_of[chosen[i]]++;
 
     read_ahead(s, s->now, UINT64_MAX);
-    double hits = 0;
-    bool idle = s->disk <= s->now;
+    double hits = 0, bytes = 0;
     for (uint32_t i = 0; i < table->experts; i++) {
         uint32_t unit = first + i;
         if (!s->tokens_of[i])
             continue;
-        if (s->plan->tiers[unit] != TIER_STORAGE || cache_use(&s->cache, table, unit)) {
-            s->part->expert_hits += s->plan->tiers[unit] == TIER_STORAGE;
+        bool cached = s->plan->tiers[unit] == TIER_STORAGE;
+        if (!cached || find_expert(s, unit)) {
+            s->part->expert_hits += cached;
             hits += unit_seconds(s, unit, s->tokens_of[i]);
             continue;
         }
         s->part->expert_misses++;
-        wake_drive(s);
-        if (misses == 0 && idle)
-            s->disk += s->hardware->storage.latency_seconds;
-        read_bytes(s, (double)unit_at(s, unit)->footprint);
-        s->arrival[misses] = s->disk;
+        bytes += (double)unit_at(s, unit)->footprint;
         s->waiting[misses++] = unit;
+    }
+    if (misses) {
+        /* One batch; its experts arrive one after the other. */
+        double speed = plan_expert_speed(&s->hardware->storage, bytes / misses, unit_at(s, first)->slices, misses);
+        wake_drive(s);
+        for (uint32_t i = 0; i < misses; i++) {
+            read_bytes(s, (double)unit_at(s, s->waiting[i])->footprint, speed);
+            s->arrival[i] = s->disk;
+        }
     }
     compute(s, hits);
     for (uint32_t i = 0; i < misses; i++) {
@@ -228,8 +243,8 @@ static void run_pass(struct simulation *s, const struct estimate_pass *pass)
                        ((double)pass->positions + pass->tokens);
     if (s->plan->embedding_rows) {
         wake_drive(s);
-        s->disk += s->hardware->storage.latency_seconds;
-        read_bytes(s, (double)table->embedding_row_bytes * pass->tokens);
+        read_bytes(s, (double)table->embedding_row_bytes * pass->tokens,
+                   hardware_read_speed(&s->hardware->storage, table->embedding_row_bytes, pass->tokens));
         s->now = fmax(s->now, s->disk);
     }
     int32_t layer = -1;
@@ -341,15 +356,20 @@ static void conclude(struct estimate *out, const struct hardware *hardware)
 }
 
 hypura_status estimate_units(struct estimate *out, const struct plan *plan, const struct plan_table *table,
-                             const struct hardware *hardware, estimate_next next, void *context, uint32_t warm_passes,
-                             hypura_error *error)
+                             const struct hardware *hardware, const struct estimate_source *source,
+                             uint32_t warm_passes, hypura_error *error)
 {
     struct estimate result = {0};
     struct estimate_part ignored = {0};
-    struct simulation simulation = {.plan = plan, .table = table, .hardware = hardware, .part = &ignored};
+    struct simulation simulation = {.plan = plan,
+                                    .table = table,
+                                    .hardware = hardware,
+                                    .part = &ignored,
+                                    .other_cache = source->cache,
+                                    .ring_speed = plan_ring_speed(table, plan, &hardware->storage)};
     hypura_status status = simulation_make(&simulation, error);
     struct estimate_pass pass;
-    for (uint64_t number = 0; status == HYPURA_OK && next(context, &pass); number++) {
+    for (uint64_t number = 0; status == HYPURA_OK && source->next(source->context, &pass); number++) {
         status = check_pass(&simulation, &pass, error);
         if (status != HYPURA_OK)
             break;
@@ -365,14 +385,14 @@ hypura_status estimate_units(struct estimate *out, const struct plan *plan, cons
 }
 
 hypura_status estimate_run(struct estimate *out, const struct plan *plan, const struct model *model,
-                           const struct hardware *hardware, estimate_next next, void *context, uint32_t warm_passes,
+                           const struct hardware *hardware, const struct estimate_source *source, uint32_t warm_passes,
                            hypura_error *error)
 {
     struct plan_table table;
     hypura_status status = plan_table_make(&table, model, hardware, error);
     if (status != HYPURA_OK)
         return status;
-    status = estimate_units(out, plan, &table, hardware, next, context, warm_passes, error);
+    status = estimate_units(out, plan, &table, hardware, source, warm_passes, error);
     plan_table_free(&table);
     return status;
 }

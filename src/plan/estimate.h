@@ -17,8 +17,18 @@ struct estimate_pass {
     const uint16_t *experts; /* [MoE layers in order][tokens][experts_used]; NULL for a model without experts */
 };
 
-/* Gives the next pass, valid until the next call; false at the end. */
-typedef bool (*estimate_next)(void *context, struct estimate_pass *pass);
+/* An expert cache of the caller's (the store's policies stand above this folder): true when the unit was there; when it
+ * was not it comes in. */
+struct estimate_cache {
+    bool (*use)(void *context, unit_number unit); /* NULL: the least recently used goes first */
+    void *context;
+};
+
+struct estimate_source {
+    bool (*next)(void *context, struct estimate_pass *pass); /* valid until the next call; false at the end */
+    void *context;
+    struct estimate_cache cache;
+};
 
 /* Sums over passes of one token, and over longer ones. */
 struct estimate_part {
@@ -40,7 +50,7 @@ struct estimate {
 /* The plan is of this model; its budget is what is simulated. warm_passes: so many passes are not counted, while the
  * cache fills. An expert number that the model does not have is an error. */
 hypura_status estimate_run(struct estimate *out, const struct plan *plan, const struct model *model,
-                           const struct hardware *hardware, estimate_next next, void *context, uint32_t warm_passes,
+                           const struct hardware *hardware, const struct estimate_source *source, uint32_t warm_passes,
                            hypura_error *error);
 
 #endif

@@ -35,6 +35,7 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
         const struct unit *unit = model_unit(model, number);
         struct plan_unit *row = &table.units[number];
         row->footprint = plan_unit_footprint(unit);
+        row->slices = unit->slice_count;
         row->layer = unit->layer;
         row->expert = unit->kind == UNIT_EXPERT ? unit->expert : -1;
         measure_work(row, unit, hardware);

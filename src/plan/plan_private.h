@@ -22,6 +22,7 @@ enum plan_priority {
 /* What the planner wants to know of a unit. */
 struct plan_unit {
     uint64_t footprint;
+    uint32_t slices;        /* read one by one */
     uint64_t elements;      /* multiplications and additions for a token */
     double compute_seconds; /* for one token, from memory */
     enum plan_priority priority;
@@ -95,12 +96,18 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
 /* What a layer takes besides its matrices: norms, rope, softmax, and a dozen parallel sections to open and close. */
 #define LAYER_SECONDS 40e-6
 
+/* Bytes a second when the misses of one layer are read: so many experts at once, of so many bytes and slices each. */
+double plan_expert_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts);
+
+/* Bytes a second of reading ahead: as many tensors at once as the ring has room for beside the one in use. */
+double plan_ring_speed(const struct plan_table *table, const struct plan *plan, const struct storage *storage);
+
 /* Which of the three binds a processor and a drive that were busy for so long out of a time. */
 enum plan_bound plan_bound_of(double compute_seconds, double seconds, const struct hardware *hardware);
 
 hypura_status estimate_units(struct estimate *out, const struct plan *plan, const struct plan_table *table,
-                             const struct hardware *hardware, estimate_next next, void *context, uint32_t warm_passes,
-                             hypura_error *error);
+                             const struct hardware *hardware, const struct estimate_source *source,
+                             uint32_t warm_passes, hypura_error *error);
 
 /* Reads a model into a table; free with plan_table_free. */
 hypura_status plan_table_make(struct plan_table *out, const struct model *model, const struct hardware *hardware,

@@ -95,10 +95,33 @@ enum plan_bound plan_bound_of(double compute_seconds, double seconds, const stru
                                                                                                         : BOUND_COMPUTE;
 }
 
+double plan_expert_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts)
+{
+    double slice = expert_bytes / MAX(slices, 1u), block = MIN(slice, (double)storage->block_bytes);
+    double reads = ceil(slice / MAX(block, 1.0)) * MAX(slices, 1u) * experts;
+    return hardware_read_speed(storage, (uint64_t)block, (uint32_t)MIN(reads, (double)storage->depth));
+}
+
+double plan_ring_speed(const struct plan_table *table, const struct plan *plan, const struct storage *storage)
+{
+    double bytes = 0;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < table->count; i++) {
+        bytes += plan->in_ring[i] ? (double)table->units[i].footprint : 0;
+        count += plan->in_ring[i];
+    }
+    if (count == 0)
+        return storage->bytes_per_second;
+    double mean = bytes / count, block = MIN(mean, (double)storage->block_bytes);
+    double ahead = MAX((double)plan->ring_bytes - mean, block);
+    return hardware_read_speed(storage, (uint64_t)block, (uint32_t)MIN(ahead / block, (double)storage->depth));
+}
+
 struct layer_cost {
     double compute;        /* of tensors */
     double expert_compute; /* of all experts together */
     double expert_bytes;
+    uint32_t slices; /* of an expert */
 };
 
 /* The mean time of a layer's experts, when each of `used` misses with probability miss. */
@@ -109,12 +132,12 @@ static double experts_seconds(const struct layer_cost *layer, const struct plan_
     uint32_t used = table->experts_used;
     double mean = 0, probability = pow(1 - miss, used);
     if (miss >= 1)
-        return storage->latency_seconds + used * one_bytes / storage->bytes_per_second + one_compute;
+        return used * one_bytes / plan_expert_speed(storage, one_bytes, layer->slices, used) + one_compute;
     for (uint32_t misses = 0; misses <= used; misses++) {
         double compute = (used - misses) * one_compute, seconds = compute;
         if (misses) {
             /* All but the last miss are computed while the next ones arrive. */
-            double reads = storage->latency_seconds + misses * one_bytes / storage->bytes_per_second;
+            double reads = misses * one_bytes / plan_expert_speed(storage, one_bytes, layer->slices, misses);
             seconds = MAX(compute + (misses - 1) * one_compute, reads) + one_compute;
         }
         mean += probability * seconds;
@@ -135,6 +158,7 @@ static void add_up(struct layer_cost *layers, const struct plan_table *table)
             continue;
         layer->expert_compute += unit->compute_seconds;
         layer->expert_bytes += (double)unit->footprint;
+        layer->slices = unit->slices;
     }
 }
 
@@ -172,7 +196,8 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
     compute += cache_reads;
     with_experts += cache_reads;
 
-    double token = MAX(with_experts, (ring_bytes + missed) / storage->bytes_per_second);
+    double reads = ring_bytes / plan_ring_speed(table, plan, storage) + missed / storage->bytes_per_second;
+    double token = MAX(with_experts, reads);
     plan->predicted_bytes_per_token = ring_bytes + missed;
     if (plan->embedding_rows) {
         token += storage->latency_seconds;

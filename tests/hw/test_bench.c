@@ -182,6 +182,34 @@ static void the_least_in_flight_of_the_best_is_chosen(void **state)
     assert_false(storage.direct_pays);
 }
 
+static void assert_speed(const struct storage *storage, uint64_t block, uint32_t depth, double expected)
+{
+    double speed = hardware_read_speed(storage, block, depth);
+    assert_true(speed > expected * 0.999 && speed < expected * 1.001);
+}
+
+static void speeds_between_samples_are_between_them(void **state)
+{
+    (void)state;
+    struct storage storage = {.direct_supported = true, .bytes_per_second = 2e9, .latency_seconds = 100e-6};
+    /* Without samples: the latency, then the bandwidth. */
+    assert_speed(&storage, 4096, 1, 4096 / (100e-6 + 4096 / 2e9));
+    assert_speed(&storage, 1 << 20, 64, 2e9);
+    static const uint32_t sizes[] = {4096, 65536, 1 << 20}, depths[] = {1, 16};
+    for (size_t d = 0; d < COUNT_OF(depths); d++)
+        for (size_t s = 0; s < COUNT_OF(sizes); s++)
+            add_sample(&storage, sizes[s], depths[d], true, false, 1e8 * (double)(1 << 2 * s) * (double)(1 + 3 * d));
+    add_sample(&storage, 65536, 4, true, true, 9e12); /* of another kind */
+    add_sample(&storage, 65536, 4, false, false, 9e12);
+    assert_speed(&storage, 4096, 1, 1e8);
+    assert_speed(&storage, 65536, 16, 16e8);
+    assert_speed(&storage, 16384, 1, 2e8);       /* half way to 65536 */
+    assert_speed(&storage, 4096, 4, 2e8);        /* half way to 16 */
+    assert_speed(&storage, 16384, 4, 4e8);       /* both */
+    assert_speed(&storage, 1, 1, 1e8);           /* beyond the smallest */
+    assert_speed(&storage, 64 << 20, 256, 64e8); /* and the largest */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -189,6 +217,7 @@ int main(void)
         cmocka_unit_test(reads_bring_the_files_bytes),
         cmocka_unit_test(a_file_that_shrank_is_an_error),
         cmocka_unit_test(the_bench_covers_the_grid_and_chooses),
+        cmocka_unit_test(speeds_between_samples_are_between_them),
         cmocka_unit_test(the_least_in_flight_of_the_best_is_chosen),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);

@@ -21,6 +21,7 @@ static inline void fake_add(struct fake *fake, enum tensor_role role, int32_t la
 {
     struct plan_unit *unit = &fake->units[fake->table.count++];
     *unit = (struct plan_unit){.footprint = footprint,
+                               .slices = 1,
                                .elements = footprint * 16 / 9, /* Q4_K */
                                .compute_seconds = (double)footprint / 20e9,
                                .expert = -1,
@@ -74,6 +75,7 @@ static inline void fake_build(struct fake *fake, const struct fake_shape *shape)
             fake_add(fake, ROLE_EXPERT_DOWN, layer, shape->expert);
             fake->units[fake->table.count - 1].priority = PRIORITY_EXPERT;
             fake->units[fake->table.count - 1].expert = (int32_t)expert;
+            fake->units[fake->table.count - 1].slices = 3;
         }
     }
 }

@@ -81,7 +81,8 @@ static void dense_streaming_takes_the_longer_of_reading_and_computing(void **sta
             static struct routing routing;
             routing = make_routing(&fake_dense, 30, 1);
             struct estimate estimate;
-            assert_ok(estimate_units(&estimate, plan, &fake.table, &hardware, next_pass, &routing, 10, &test_error));
+            assert_ok(estimate_units(&estimate, plan, &fake.table, &hardware,
+                                     &(struct estimate_source){next_pass, &routing, {0}}, 10, &test_error));
             assert_int_equal(estimate.decode.tokens, 20);
             /* A ring's worth may be read before or after the passes that count. */
             assert_true(fabs(estimate.decode.bytes_read / 20 - plan->predicted_bytes_per_token) <=
@@ -105,7 +106,8 @@ static void a_resident_model_reads_nothing(void **state)
     static struct routing routing;
     routing = make_routing(&fake_experts, 5, 1);
     struct estimate estimate;
-    assert_ok(estimate_units(&estimate, plan, &fake.table, &hardware, next_pass, &routing, 0, &test_error));
+    assert_ok(estimate_units(&estimate, plan, &fake.table, &hardware,
+                             &(struct estimate_source){next_pass, &routing, {0}}, 0, &test_error));
     assert_true(estimate.decode.bytes_read <= 0);
     assert_int_equal(estimate.decode.expert_misses, 0);
     assert_int_equal(estimate.bound, BOUND_COMPUTE);
@@ -163,7 +165,8 @@ static void the_cache_hits_as_a_cache_does(void **state)
         routing = make_routing(&fake_experts, 60, 1);
         routing.hot = 30;
         struct estimate estimate;
-        assert_ok(estimate_units(&estimate, plan, &fake.table, &hardware, next_pass, &routing, 0, &test_error));
+        assert_ok(estimate_units(&estimate, plan, &fake.table, &hardware,
+                                 &(struct estimate_source){next_pass, &routing, {0}}, 0, &test_error));
         assert_int_equal(estimate.decode.expert_misses, count_misses(&fake, plan->expert_cache_bytes, 60));
         assert_int_equal(estimate.decode.expert_hits + estimate.decode.expert_misses, 60 * 48 * 8);
         double expected = (double)estimate.decode.expert_misses * (double)fake_experts.expert +
@@ -193,7 +196,8 @@ static void the_prediction_agrees_with_the_simulation(void **state)
         static struct routing routing;
         routing = make_routing(&fake_experts, 400, 1);
         struct estimate estimate;
-        assert_ok(estimate_units(&estimate, plan, &fake.table, &hardware, next_pass, &routing, 200, &test_error));
+        assert_ok(estimate_units(&estimate, plan, &fake.table, &hardware,
+                                 &(struct estimate_source){next_pass, &routing, {0}}, 200, &test_error));
         assert_within(plan->predicted_tokens_per_second, estimate.tokens_per_second, 0.1);
         plan_free(plan);
     }
@@ -209,11 +213,37 @@ static void a_chunk_reads_every_streamed_byte_once(void **state)
     static struct routing routing;
     routing = make_routing(&fake_experts, 2, 64);
     struct estimate estimate;
-    assert_ok(estimate_units(&estimate, plan, &fake.table, &hardware, next_pass, &routing, 0, &test_error));
+    assert_ok(estimate_units(&estimate, plan, &fake.table, &hardware,
+                             &(struct estimate_source){next_pass, &routing, {0}}, 0, &test_error));
     assert_int_equal(estimate.prompt.tokens, 128);
     assert_int_equal(estimate.decode.tokens, 0);
     assert_true(estimate.prompt.expert_misses <= 2 * 48 * 128);
     assert_true(estimate.prompt.expert_misses >= 2 * 48 * 100);
+    plan_free(plan);
+}
+
+static bool never_there(void *context, unit_number unit)
+{
+    (void)unit;
+    ++*(uint64_t *)context;
+    return false;
+}
+
+static void another_cache_may_decide(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    fake_build(&fake, &fake_experts);
+    struct hardware hardware = fake_hardware();
+    struct plan *plan = plan_for(&fake, &hardware, 12 * GIB);
+    static struct routing routing;
+    routing = make_routing(&fake_experts, 3, 1);
+    uint64_t asked = 0;
+    struct estimate estimate;
+    struct estimate_source source = {next_pass, &routing, {never_there, &asked}};
+    assert_ok(estimate_units(&estimate, plan, &fake.table, &hardware, &source, 0, &test_error));
+    assert_int_equal(asked, 3 * 48 * 8);
+    assert_int_equal(estimate.decode.expert_misses, asked);
     plan_free(plan);
 }
 
@@ -228,11 +258,13 @@ static void nonsense_in_a_routing_is_refused(void **state)
     struct estimate estimate;
     routing = make_routing(&fake_experts, 2, 1);
     routing.experts = 500;
-    assert_int_equal(estimate_units(&estimate, plan, &fake.table, &hardware, next_pass, &routing, 0, &test_error),
+    assert_int_equal(estimate_units(&estimate, plan, &fake.table, &hardware,
+                                    &(struct estimate_source){next_pass, &routing, {0}}, 0, &test_error),
                      HYPURA_ERROR_ARGUMENT);
     routing = make_routing(&fake_experts, 2, 1);
     routing.tokens = 0;
-    assert_int_equal(estimate_units(&estimate, plan, &fake.table, &hardware, next_pass, &routing, 0, &test_error),
+    assert_int_equal(estimate_units(&estimate, plan, &fake.table, &hardware,
+                                    &(struct estimate_source){next_pass, &routing, {0}}, 0, &test_error),
                      HYPURA_ERROR_ARGUMENT);
     plan_free(plan);
 }
@@ -245,6 +277,7 @@ int main(void)
         cmocka_unit_test(the_cache_hits_as_a_cache_does),
         cmocka_unit_test(the_prediction_agrees_with_the_simulation),
         cmocka_unit_test(a_chunk_reads_every_streamed_byte_once),
+        cmocka_unit_test(another_cache_may_decide),
         cmocka_unit_test(nonsense_in_a_routing_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
