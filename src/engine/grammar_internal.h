@@ -1,0 +1,90 @@
+/* Private to grammar*.c. */
+#ifndef HYPURA_GRAMMAR_INTERNAL_H
+#define HYPURA_GRAMMAR_INTERNAL_H
+
+#include "engine/grammar.h"
+
+/* ---- the tree of a rule -------------------------------------------------------------------------------------------
+ */
+
+enum term_kind { TERM_BYTES, TERM_CLASS, TERM_SEQUENCE, TERM_CHOICE, TERM_REPEAT, TERM_RULE };
+
+struct code_range {
+    uint32_t low, high; /* code points, both included */
+};
+
+#define NO_TERM UINT32_MAX
+#define REPEAT_UNBOUNDED UINT32_MAX
+
+/* Terms refer to one another by index. */
+struct term {
+    enum term_kind kind;
+    uint32_t first;     /* sequence, choice: the first child; repeat: what; rule: which */
+    uint32_t next;      /* of the children of a sequence or choice */
+    uint32_t low, high; /* repeat: how often; class: its ranges; bytes: offset and end in the bytes */
+};
+
+struct rule {
+    char *name;
+    uint32_t hash; /* of the name */
+    uint32_t body; /* a term, or NO_TERM while it is not defined */
+    int line;      /* of its first mention */
+};
+
+struct grammar_tree {
+    struct term *terms;
+    uint32_t term_count, term_capacity;
+    struct code_range *ranges;
+    uint32_t range_count, range_capacity;
+    struct buffer bytes;
+    struct rule *rules;
+    uint32_t rule_count, rule_capacity;
+};
+
+hypura_status grammar_tree_parse(struct grammar_tree *tree, const char *text, size_t size, hypura_error *error);
+void grammar_tree_free(struct grammar_tree *tree);
+
+/* ---- the network --------------------------------------------------------------------------------------------------
+ */
+
+enum state_kind {
+    STATE_BYTES, /* a byte from low to high leads to next */
+    STATE_SET,   /* a byte in the set leads to next */
+    STATE_SPLIT, /* next and other, for nothing */
+    STATE_CALL,  /* through the rule that begins at other, then to next */
+    STATE_END,   /* of a rule */
+};
+
+struct network_state {
+    uint8_t kind, low, high;
+    uint32_t next, other; /* of STATE_SET: other is the set */
+};
+
+struct byte_set {
+    uint32_t bits[8];
+};
+
+struct grammar {
+    struct network_state *states;
+    uint32_t state_count, state_capacity;
+    struct byte_set *sets;
+    uint32_t set_count, set_capacity;
+    uint32_t start;
+};
+
+hypura_status grammar_compile(struct grammar **out, const struct grammar_tree *tree, hypura_error *error);
+
+/* ---- patterns -----------------------------------------------------------------------------------------------------
+ */
+
+/* Appends what stands between the quotes of a JSON string that a regular expression of a schema matches, as GBNF. */
+hypura_status grammar_pattern_text(struct buffer *text, const char *pattern, hypura_error *error);
+
+/* Appends a GBNF literal. */
+void grammar_write_literal(struct buffer *text, const char *bytes, size_t size);
+
+/* Grows an array by doubling so that one more element fits, up to a limit. */
+hypura_status grammar_grow(void **array, uint32_t count, uint32_t *capacity, size_t size, uint32_t limit,
+                           hypura_error *error);
+
+#endif
