@@ -84,69 +84,154 @@ static void product(const struct product *p, size_t rows, size_t vectors)
 
 /* ---- cache rows to floats ---------------------------------------------------------------------------------------- */
 
-static void unpack_block_of_32(float *out, const int8_t *quants, float scale)
+/* A reader of one type has sixteen elements of a cache row, from element c, a multiple of 16. */
+static inline __attribute__((always_inline)) lanes read_16(const enum tensor_type type, const uint8_t *row, size_t c)
 {
-    lanes_store(out, lanes_multiply(lanes_from_int8(quants), lanes_all(scale)));
-    lanes_store(out + LANES, lanes_multiply(lanes_from_int8(quants + LANES), lanes_all(scale)));
-}
-
-/* size floats of a cache row; the rest up to a multiple of 16 is zero. */
-static void unpack_row(enum tensor_type type, float *out, const uint8_t *row, size_t size)
-{
-    size_t whole = size / LANES * LANES;
-    size_t c = 0;
+    uint16_t scale;
     switch (type) {
     case TENSOR_F16:
-        for (; c < whole; c += LANES)
-            lanes_store(out + c, lanes_from_half((const uint16_t *)row + c));
-        for (; c < size; c++)
-            out[c] = half_to_float(((const uint16_t *)row)[c]);
-        break;
+        return lanes_from_half((const uint16_t *)(const void *)(row + 2 * c));
     case TENSOR_BF16:
-        for (; c < whole; c += LANES)
-            lanes_store(out + c, lanes_from_bfloat((const uint16_t *)row + c));
-        for (; c < size; c++)
-            out[c] = bfloat_to_float(((const uint16_t *)row)[c]);
-        break;
+        return lanes_from_bfloat((const uint16_t *)(const void *)(row + 2 * c));
     case TENSOR_Q8_0:
-        for (; c < size; c += 32, row += 34) {
-            uint16_t scale;
-            memcpy(&scale, row, sizeof scale);
-            unpack_block_of_32(out + c, (const int8_t *)row + 2, half_to_float(scale));
-        }
-        break;
-    case TENSOR_Q4_0:
-        for (; c < size; c += 32, row += 18) {
-            uint16_t scale;
-            int8_t quants[32];
-            memcpy(&scale, row, sizeof scale);
-            for (size_t i = 0; i < 16; i++) {
-                quants[i] = (int8_t)((row[2 + i] & 15) - 8);
-                quants[i + 16] = (int8_t)((row[2 + i] >> 4) - 8);
-            }
-            unpack_block_of_32(out + c, quants, half_to_float(scale));
-        }
-        break;
-    default:
-        memcpy(out, row, size * sizeof *out);
-        c = size;
-        break;
+        row += c / 32 * 34;
+        memcpy(&scale, row, sizeof scale);
+        return lanes_multiply(lanes_from_int8((const int8_t *)row + 2 + c % 32), lanes_all(lanes_one_from_half(scale)));
+    case TENSOR_Q4_0: {
+        int8_t quants[LANES];
+        row += c / 32 * 18;
+        memcpy(&scale, row, sizeof scale);
+        for (size_t i = 0; i < LANES; i++)
+            quants[i] = (int8_t)((row[2 + i] >> (c % 32 ? 4 : 0) & 15) - 8);
+        return lanes_multiply(lanes_from_int8(quants), lanes_all(lanes_one_from_half(scale)));
     }
-    for (; c % LANES; c++)
-        out[c] = 0.0f;
+    default:
+        return lanes_load((const float *)(const void *)(row + 4 * c));
+    }
 }
 
-/* Columns of keys: out[d][j] = element d of position j, for count positions; the others are zero. */
-static void unpack_keys(const struct attention *a, float *out, const uint8_t *keys, size_t count, float *row)
+/* The elements past the last whole sixteen, which only plain types have; the rest is zero. */
+static lanes read_last(enum tensor_type type, const uint8_t *row, size_t c, size_t size)
 {
-    for (size_t j = 0; j < count; j++) {
-        unpack_row(a->key_type, row, keys + j * a->key_position_bytes, a->key_size);
-        for (size_t d = 0; d < a->key_size; d++)
-            out[d * BLOCK + j] = row[d];
+    float out[LANES] = {0};
+    for (size_t i = 0; c + i < size; i++) {
+        uint16_t half;
+        if (type == TENSOR_F32) {
+            memcpy(&out[i], row + 4 * (c + i), sizeof out[i]);
+            continue;
+        }
+        memcpy(&half, row + 2 * (c + i), sizeof half);
+        out[i] = type == TENSOR_F16 ? half_to_float(half) : bfloat_to_float(half);
     }
-    for (size_t d = 0; d < a->key_size; d++)
-        for (size_t j = count; j < BLOCK; j++)
-            out[d * BLOCK + j] = 0.0f;
+    return lanes_load(out);
+}
+
+/* Asks for the same elements in the next block of positions, which the processor does not guess in time; once in every
+ * cache line. */
+static inline __attribute__((always_inline)) void prefetch_16(const enum tensor_type type, const uint8_t *row, size_t c,
+                                                              size_t stride)
+{
+    size_t per_line = type == TENSOR_F32 ? 16 : type == TENSOR_F16 || type == TENSOR_BF16 ? 32 : 64;
+    size_t byte = type == TENSOR_F32                          ? 4 * c
+                  : type == TENSOR_F16 || type == TENSOR_BF16 ? 2 * c
+                  : type == TENSOR_Q8_0                       ? c / 32 * 34
+                                                              : c / 32 * 18;
+    if (c % per_line == 0)
+        __builtin_prefetch((const void *)((uintptr_t)row + BLOCK * stride + byte));
+}
+
+/* Values: out[j][d], for positions first to end, padded with zeros to whole vectors. */
+static inline __attribute__((always_inline)) void unpack_rows(const enum tensor_type type, float *out,
+                                                              const uint8_t *rows, size_t stride, size_t size,
+                                                              size_t first, size_t end)
+{
+    size_t out_stride = attention_value_floats(size);
+    for (size_t j = first; j < end; j++) {
+        size_t c = 0;
+        for (; c + LANES <= size; c += LANES) {
+            prefetch_16(type, rows + j * stride, c, stride);
+            lanes_store(out + j * out_stride + c, read_16(type, rows + j * stride, c));
+        }
+        if (c < size)
+            lanes_store(out + j * out_stride + c, read_last(type, rows + j * stride, c, size));
+    }
+}
+
+/* Sixteen positions by sixteen elements, turned. */
+static inline __attribute__((always_inline)) void unpack_square(const enum tensor_type type, float *out,
+                                                                const uint8_t *rows, size_t stride, size_t c)
+{
+    lanes square[LANES];
+#pragma GCC unroll 16
+    for (size_t i = 0; i < LANES; i++) {
+        prefetch_16(type, rows + i * stride, c, stride);
+        square[i] = read_16(type, rows + i * stride, c);
+    }
+    lanes_transpose(square);
+#pragma GCC unroll 16
+    for (size_t i = 0; i < LANES; i++)
+        lanes_store(out + i * BLOCK, square[i]);
+}
+
+/* The same where there are fewer positions or elements: zeros for positions, nothing for elements. */
+static void unpack_edge(enum tensor_type type, float *out, const uint8_t *rows, size_t stride, size_t c, size_t count,
+                        size_t size)
+{
+    lanes square[LANES];
+    for (size_t i = 0; i < LANES; i++)
+        square[i] = i >= count          ? lanes_all(0.0f)
+                    : c + LANES <= size ? read_16(type, rows + i * stride, c)
+                                        : read_last(type, rows + i * stride, c, size);
+    lanes_transpose(square);
+    for (size_t i = 0; i < MIN(size - c, (size_t)LANES); i++)
+        lanes_store(out + i * BLOCK, square[i]);
+}
+
+/* Keys turned: out[d][j], for positions up to end; those up to the next sixteen are zero, what follows is old. */
+static inline __attribute__((always_inline)) void
+unpack_columns(const enum tensor_type type, float *out, const uint8_t *rows, size_t stride, size_t size, size_t end)
+{
+    for (size_t j = 0; j < end; j += LANES) {
+        for (size_t c = 0; c < size; c += LANES) {
+            if (j + LANES <= end && c + LANES <= size)
+                unpack_square(type, out + c * BLOCK + j, rows + j * stride, stride, c);
+            else
+                unpack_edge(type, out + c * BLOCK + j, rows + j * stride, stride, c, MIN(end - j, (size_t)LANES), size);
+        }
+    }
+}
+
+#define FOR_TYPE(type, call)                                                                                           \
+    switch (type) {                                                                                                    \
+    case TENSOR_F16:                                                                                                   \
+        call(TENSOR_F16);                                                                                              \
+        break;                                                                                                         \
+    case TENSOR_BF16:                                                                                                  \
+        call(TENSOR_BF16);                                                                                             \
+        break;                                                                                                         \
+    case TENSOR_Q8_0:                                                                                                  \
+        call(TENSOR_Q8_0);                                                                                             \
+        break;                                                                                                         \
+    case TENSOR_Q4_0:                                                                                                  \
+        call(TENSOR_Q4_0);                                                                                             \
+        break;                                                                                                         \
+    default:                                                                                                           \
+        call(TENSOR_F32);                                                                                              \
+        break;                                                                                                         \
+    }
+
+static void unpack_values(const struct attention *a, float *out, const uint8_t *rows, size_t first, size_t end)
+{
+#define CALL(type) unpack_rows(type, out, rows, a->value_position_bytes, a->value_size, first, end)
+    FOR_TYPE(a->value_type, CALL)
+#undef CALL
+}
+
+static void unpack_keys(const struct attention *a, float *out, const uint8_t *rows, size_t end)
+{
+#define CALL(type) unpack_columns(type, out, rows, a->key_position_bytes, a->key_size, end)
+    FOR_TYPE(a->key_type, CALL)
+#undef CALL
 }
 
 /* ---- the walk over positions ------------------------------------------------------------------------------------- */
@@ -264,14 +349,12 @@ static void attend(const struct attention_tile *tile, uint32_t first, uint32_t l
         size_t from = position < first ? first - position : 0;
         size_t end = MIN((size_t)(last - position) + 1, (size_t)BLOCK);
 
-        unpack_keys(a, walk.keys_block, keys + index * a->key_position_bytes, end, walk.values_block);
+        unpack_keys(a, walk.keys_block, keys + index * a->key_position_bytes, end);
         product(&(struct product){walk.scores, BLOCK, walk.query, a->key_size, walk.keys_block, BLOCK, 0, a->key_size,
                                   NULL},
-                count, BLOCK_VECTORS);
+                count, (end + LANES - 1) / LANES);
         advance(&walk, position);
-        for (size_t j = from; j < end; j++)
-            unpack_row(a->value_type, walk.values_block + j * walk.value_floats,
-                       values + (index + j) * a->value_position_bytes, a->value_size);
+        unpack_values(a, walk.values_block, values + index * a->value_position_bytes, from, end);
         product(&(struct product){walk.values, walk.value_floats, walk.scores, BLOCK, walk.values_block,
                                   walk.value_floats, from, end, walk.factors},
                 count, walk.value_floats / LANES);

@@ -76,6 +76,11 @@ static inline lanes lanes_min(lanes a, lanes b)
     return _mm512_min_ps(a, b);
 }
 
+static inline float lanes_one_from_half(uint16_t half)
+{
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
+}
+
 static inline lanes lanes_from_half(const uint16_t *from)
 {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
@@ -120,6 +125,40 @@ static inline float lanes_fold_add(lanes a)
 static inline float lanes_fold_max(lanes a)
 {
     return _mm512_reduce_max_ps(a);
+}
+
+static inline void lanes_transpose(lanes a[LANES])
+{
+    __m512 b[LANES];
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES; i += 4) {
+#pragma GCC unroll 8
+        for (int j = 0; j < 2; j++) {
+            __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + 2 + j]);
+            a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    }
+    /* a[4 g + j] has column 4 l + j of rows 4 g .. 4 g + 3 in its 128-bit lane l. */
+#pragma GCC unroll 8
+    for (int j = 0; j < 4; j++) {
+        b[j] = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x44);
+        b[4 + j] = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xee);
+        b[8 + j] = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x44);
+        b[12 + j] = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xee);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < 4; j++) {
+        a[j] = _mm512_shuffle_f32x4(b[j], b[8 + j], 0x88);
+        a[4 + j] = _mm512_shuffle_f32x4(b[j], b[8 + j], 0xdd);
+        a[8 + j] = _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0x88);
+        a[12 + j] = _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0xdd);
+    }
 }
 
 #elif !defined(PLAIN_KERNELS) && defined(__AVX2__)
@@ -191,6 +230,11 @@ static inline lanes lanes_min(lanes x, lanes y)
     return LANES_EACH(_mm256_min_ps);
 }
 
+static inline float lanes_one_from_half(uint16_t half)
+{
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
+}
+
 static inline lanes lanes_from_half(const uint16_t *from)
 {
     return (lanes){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from)),
@@ -248,6 +292,50 @@ static inline float lanes_fold_max(lanes x)
     __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
     __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+static inline void lanes_eight_transpose(__m256 a[8])
+{
+    __m256 b[8];
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+    }
+    for (int j = 0; j < 4; j++) {
+        b[j] = _mm256_permute2f128_ps(a[j], a[4 + j], 0x20);
+        b[4 + j] = _mm256_permute2f128_ps(a[j], a[4 + j], 0x31);
+    }
+    memcpy(a, b, sizeof b);
+}
+
+static inline void lanes_transpose(lanes x[LANES])
+{
+    for (int left = 0; left < 2; left++) {
+        __m256 top[8], bottom[8];
+        for (int i = 0; i < 8; i++) {
+            top[i] = left ? x[i].b : x[i].a;
+            bottom[i] = left ? x[8 + i].b : x[8 + i].a;
+        }
+        lanes_eight_transpose(top);
+        lanes_eight_transpose(bottom);
+        /* Columns 0 to 7 wait in the halves that have been read. */
+        for (int i = 0; i < 8; i++) {
+            if (left) {
+                __m256 waiting = x[8 + i].a;
+                x[8 + i] = (lanes){top[i], bottom[i]};
+                x[i].b = waiting;
+            } else {
+                x[i].a = top[i];
+                x[8 + i].a = bottom[i];
+            }
+        }
+    }
 }
 
 #elif !defined(PLAIN_KERNELS) && defined(__aarch64__)
@@ -333,6 +421,11 @@ static inline lanes lanes_min(lanes x, lanes y)
     return LANES_EACH(lanes_four_min);
 }
 
+static inline float lanes_one_from_half(uint16_t half)
+{
+    return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(half))), 0);
+}
+
 static inline lanes lanes_from_half(const uint16_t *from)
 {
     float16x8_t low = vreinterpretq_f16_u16(vld1q_u16(from));
@@ -385,6 +478,26 @@ static inline float lanes_fold_add(lanes x)
 static inline float lanes_fold_max(lanes x)
 {
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(x.a, x.c), vmaxq_f32(x.b, x.d)));
+}
+
+static inline void lanes_transpose(lanes x[LANES])
+{
+    float in[LANES][LANES];
+    for (int i = 0; i < LANES; i++)
+        lanes_store(in[i], x[i]);
+    for (int j = 0; j < LANES; j += 4) {
+        float32x4_t out[4][4];
+        for (int i = 0; i < LANES; i += 4) {
+            float32x4x2_t low = vtrnq_f32(vld1q_f32(&in[i][j]), vld1q_f32(&in[i + 1][j]));
+            float32x4x2_t high = vtrnq_f32(vld1q_f32(&in[i + 2][j]), vld1q_f32(&in[i + 3][j]));
+            out[0][i / 4] = vcombine_f32(vget_low_f32(low.val[0]), vget_low_f32(high.val[0]));
+            out[1][i / 4] = vcombine_f32(vget_low_f32(low.val[1]), vget_low_f32(high.val[1]));
+            out[2][i / 4] = vcombine_f32(vget_high_f32(low.val[0]), vget_high_f32(high.val[0]));
+            out[3][i / 4] = vcombine_f32(vget_high_f32(low.val[1]), vget_high_f32(high.val[1]));
+        }
+        for (int k = 0; k < 4; k++)
+            x[j + k] = (lanes){out[k][0], out[k][1], out[k][2], out[k][3]};
+    }
 }
 
 #else
@@ -453,6 +566,11 @@ static inline lanes lanes_min(lanes x, lanes y)
     LANES_EACH(x.v[i] < y.v[i] ? x.v[i] : y.v[i]);
 }
 
+static inline float lanes_one_from_half(uint16_t half)
+{
+    return half_to_float(half);
+}
+
 static inline lanes lanes_from_half(const uint16_t *from)
 {
     LANES_EACH(half_to_float(from[i]));
@@ -486,6 +604,15 @@ static inline float lanes_fold_add(lanes x)
         for (int i = 0; i < half; i++)
             x.v[i] += x.v[i + half];
     return x.v[0];
+}
+
+static inline void lanes_transpose(lanes x[LANES])
+{
+    lanes copy[LANES];
+    memcpy(copy, x, sizeof copy);
+    for (int i = 0; i < LANES; i++)
+        for (int j = 0; j < LANES; j++)
+            x[i].v[j] = copy[j].v[i];
 }
 
 static inline float lanes_fold_max(lanes x)
