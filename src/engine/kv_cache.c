@@ -26,10 +26,11 @@ static void layer_shape(struct kv_layer *out, const struct model *model, uint32_
     if (layer->window)
         capacity = MIN(capacity, (uint64_t)layer->window + WINDOW_SLACK);
     out->capacity = (size_t)align_up(capacity, ATTENTION_BLOCK);
-    out->key_head_bytes = attention_row_bytes(type, out->key_size);
-    out->value_head_bytes = attention_row_bytes(type, out->value_size);
-    out->key_position_bytes = out->heads * out->key_head_bytes;
-    out->value_position_bytes = out->heads * out->value_head_bytes;
+    /* Head by head, so that attention, which takes the positions of one head, reads memory in order. */
+    out->key_position_bytes = attention_row_bytes(type, out->key_size);
+    out->value_position_bytes = attention_row_bytes(type, out->value_size);
+    out->key_head_bytes = out->capacity * out->key_position_bytes;
+    out->value_head_bytes = out->capacity * out->value_position_bytes;
     if (out->values_in_keys) {
         out->value_head_bytes = out->key_head_bytes;
         out->value_position_bytes = out->key_position_bytes;
@@ -49,10 +50,10 @@ static bool add_region(uint64_t *total, uint64_t positions, uint64_t bytes, uint
 static bool lay_out(struct kv_layer *layer, uint32_t sequences, uint64_t *total)
 {
     layer->keys = *total;
-    if (!add_region(total, layer->capacity, layer->key_position_bytes, sequences))
+    if (!add_region(total, layer->heads, layer->key_head_bytes, sequences))
         return false;
     layer->values = layer->values_in_keys ? layer->keys : *total;
-    if (!layer->values_in_keys && !add_region(total, layer->capacity, layer->value_position_bytes, sequences))
+    if (!layer->values_in_keys && !add_region(total, layer->heads, layer->value_head_bytes, sequences))
         return false;
     layer->states = *total;
     return add_region(total, 2 * sizeof(float), layer->state_floats, sequences);
@@ -84,7 +85,7 @@ hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geome
     for (uint32_t i = 0; i < layers; i++) {
         struct kv_layer *layer = &out->layers[i];
         layer_shape(layer, geometry->model, i, type, positions);
-        if (layer->capacity && (!layer->key_head_bytes || !layer->value_head_bytes)) {
+        if (layer->capacity && (!layer->key_position_bytes || !layer->value_position_bytes)) {
             const struct tensor_type_info *info = tensor_type_info(type);
             return error_set(error, HYPURA_ERROR_UNSUPPORTED,
                              "a KV cache of type %s cannot hold heads of %zu and %zu elements; f16 can",
@@ -114,13 +115,13 @@ void kv_cache_destroy(struct kv_cache *cache)
 static uint8_t *key_region(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
 {
     const struct kv_layer *l = &cache->layers[layer];
-    return cache->memory + l->keys + (uint64_t)sequence * l->capacity * l->key_position_bytes;
+    return cache->memory + l->keys + (uint64_t)sequence * l->heads * l->key_head_bytes;
 }
 
 static uint8_t *value_region(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
 {
     const struct kv_layer *l = &cache->layers[layer];
-    return cache->memory + l->values + (uint64_t)sequence * l->capacity * l->value_position_bytes;
+    return cache->memory + l->values + (uint64_t)sequence * l->heads * l->value_head_bytes;
 }
 
 const uint8_t *kv_cache_keys(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
@@ -142,12 +143,17 @@ void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, u
     while (rows) { /* a ring may end within the rows */
         size_t index = position % l->capacity;
         uint32_t run = (uint32_t)MIN((size_t)rows, l->capacity - index);
-        attention_store(cache->type, keys, (size_t)run * l->heads, l->key_size, l->key_size,
-                        key_memory + index * l->key_position_bytes, l->key_head_bytes);
+        for (size_t head = 0; head < l->heads; head++)
+            attention_store(cache->type, keys + head * l->key_size, run, l->key_size, l->heads * l->key_size,
+                            key_memory + head * l->key_head_bytes + index * l->key_position_bytes,
+                            l->key_position_bytes);
         keys += (size_t)run * l->heads * l->key_size;
         if (!l->values_in_keys) {
-            attention_store(cache->type, values, (size_t)run * l->heads, l->value_size, l->value_size,
-                            value_memory + index * l->value_position_bytes, l->value_head_bytes);
+            for (size_t head = 0; head < l->heads; head++)
+                attention_store(cache->type, values + head * l->value_size, run, l->value_size,
+                                l->heads * l->value_size,
+                                value_memory + head * l->value_head_bytes + index * l->value_position_bytes,
+                                l->value_position_bytes);
             values += (size_t)run * l->heads * l->value_size;
         }
         position += run;
