@@ -253,6 +253,7 @@ static bool layer_slides(struct reader *reader, uint32_t layer)
     if (value && value->type == GGUF_ARRAY && gguf_element_int64(value, layer, &slides))
         return slides != 0;
     uint32_t pattern = reader->architecture->window_pattern;
+    gguf_get_uint32(reader->file, reader->key, &pattern);
     return pattern && layer % pattern < pattern - 1;
 }
 

@@ -333,7 +333,7 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
 {
     const struct model_layer *layer = &model->layers[number];
     const struct gguf_tensor *const *tensors = model->layer_tensors[number];
-    enum tensor_role needed[16];
+    enum tensor_role needed[ROLE_COUNT];
     size_t count = 0;
     needed[count++] = ROLE_ATTENTION_NORM;
     needed[count++] = ROLE_FFN_NORM;

@@ -9,6 +9,27 @@
 #include <math.h>
 #include <string.h>
 
+/* A sanitizer's own memory is many times that of the small models, and grows. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#else
+#define SANITIZED 0
+#endif
+
+/* "llama" is a file of the reference set, "embedded" the model that the program carries. Valid until the next call. */
+__attribute__((unused)) static const char *model_path(const char *name)
+{
+    static char path[4096];
+    char relative[256];
+    if (strcmp(name, "embedded") == 0) {
+        const char *folder = getenv("HYPURA_MODELS");
+        snprintf(path, sizeof path, "%s/manpage-moe-24m-Q4_K_M.gguf", folder ? folder : "models");
+        return path;
+    }
+    snprintf(relative, sizeof relative, "oracle/models/%s.gguf", name);
+    return test_data(relative);
+}
+
 struct reference {
     uint32_t tokens, vocabulary, generated;
     int32_t *prompt, *continuation;
@@ -48,6 +69,22 @@ __attribute__((unused)) static void reference_free(struct reference *reference)
     free(reference->continuation);
     free(reference->margins);
     free(reference->logits);
+}
+
+/* Opens under the smallest budget that works, which is what the refusal of a smaller one says. It moves a little from
+ * one try to the next, with what the process holds besides. */
+__attribute__((unused)) static struct engine *open_smallest(const char *path, struct engine_options *options)
+{
+    struct engine *engine = NULL;
+    options->budget = 1000;
+    for (int tries = 0; engine_open(&engine, path, options, &test_error); tries++) {
+        unsigned long long smallest;
+        const char *number = strstr(test_error.message, "the smallest that works is ");
+        if (!number || sscanf(number, "the smallest that works is %llu bytes", &smallest) != 1 || tries == 20)
+            fail_msg("%s: %s", path, test_error.message);
+        options->budget = smallest + (SANITIZED ? 2 << 20 : 0);
+    }
+    return engine;
 }
 
 struct copied_logits {
