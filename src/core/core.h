@@ -95,6 +95,9 @@ void memory_decommit(void *address, size_t bytes);
  * what lies beside a range that is used stays without memory. */
 void memory_set_huge(void *address, size_t bytes, bool huge);
 
+/* Takes the memory behind whole pages in the range now instead of at first touch, where the system can; a hint. */
+void memory_populate(void *address, size_t bytes);
+
 size_t memory_page_size(void);
 
 /* Bytes of this process that are in memory now, and the most that ever were. 0 when the system does not say. */

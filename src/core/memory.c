@@ -111,6 +111,16 @@ void memory_set_huge(void *address, size_t bytes, bool huge)
 #endif
 }
 
+void memory_populate(void *address, size_t bytes)
+{
+#ifdef MADV_POPULATE_WRITE
+    madvise(address, bytes, MADV_POPULATE_WRITE);
+#else
+    (void)address;
+    (void)bytes;
+#endif
+}
+
 void memory_unmap(void *address, size_t bytes)
 {
     if (address)

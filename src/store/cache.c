@@ -275,20 +275,35 @@ static void evict(struct store *store, struct slot_class *slot_class, unit_numbe
 struct candidate_context {
     const struct store *store;
     const struct slot_class *slot_class;
+    bool even_expected;  /* also what a guess expects to be needed soon */
+    bool only_neglected; /* only what was not needed lately */
 };
 
-static bool is_unused(void *context, uint32_t item)
+/* "Lately" is this pass and the one before. */
+#define LATELY 2u
+
+static bool may_go(void *context, uint32_t item)
 {
     const struct candidate_context *candidate = context;
-    const struct stored_unit *unit = &candidate->store->units[candidate->slot_class->units[item]];
-    return unit->wants == 0 && unit->holds == 0;
+    const struct store *store = candidate->store;
+    const struct stored_unit *unit = &store->units[candidate->slot_class->units[item]];
+    return unit->wants == 0 && unit->holds == 0 && (candidate->even_expected || unit->due <= store->step) &&
+           (!candidate->only_neglected || unit->last_pass + LATELY <= store->pass);
+}
+
+static unit_number ask_policy(struct slot_class *slot_class, struct candidate_context context)
+{
+    uint32_t item = slot_class->policy->operations->victim(slot_class->policy, may_go, &context);
+    return item == NO_ITEM ? NO_UNIT : slot_class->units[item];
 }
 
 static unit_number find_victim(struct store *store, struct slot_class *slot_class)
 {
-    struct candidate_context context = {store, slot_class};
-    uint32_t item = slot_class->policy->operations->victim(slot_class->policy, is_unused, &context);
-    return item == NO_ITEM ? NO_UNIT : slot_class->units[item];
+    unit_number victim = ask_policy(slot_class, (struct candidate_context){.store = store, .slot_class = slot_class});
+    if (victim == NO_UNIT)
+        victim = ask_policy(
+            slot_class, (struct candidate_context){.store = store, .slot_class = slot_class, .even_expected = true});
+    return victim;
 }
 
 static bool have_free_slot(struct store *store, struct slot_class *slot_class)
@@ -318,7 +333,8 @@ static void start(struct store *store, struct slot_class *slot_class, unit_numbe
 /* A read that nobody wants any more, if there is one: no more of it is sent, and its slot comes free, perhaps later. */
 static void abandon_unwanted(struct store *store, struct slot_class *slot_class)
 {
-    for (uint32_t i = 0; i < slot_class->unit_count; i++) {
+    /* What is read to warm the cache up lies in falling order of worth. */
+    for (uint32_t i = slot_class->unit_count; i-- > 0;) {
         struct slot *slot = &slot_class->slots[i];
         if (slot->unit == NO_UNIT || store->units[slot->unit].stage != STAGE_READING ||
             store->units[slot->unit].wants > 0 || slot->transfer.abandoned)
@@ -364,15 +380,40 @@ void cache_want(struct store *store, unit_number number)
     }
 }
 
-void cache_guess(struct store *store, unit_number number)
+bool cache_guess(struct store *store, unit_number number, float probability)
 {
     struct stored_unit *unit = &store->units[number];
     struct slot_class *slot_class = &store->classes[unit->slot_class];
-    if (unit->stage != STAGE_ABSENT || slot_class->free == NO_SLOT || slot_class->waiting.first != NO_UNIT)
-        return;
+    if (unit->stage != STAGE_ABSENT || slot_class->waiting.first != NO_UNIT)
+        return false;
+    if (slot_class->free == NO_SLOT) {
+        unit_number victim = ask_policy(
+            slot_class, (struct candidate_context){.store = store, .slot_class = slot_class, .only_neglected = true});
+        if (victim == NO_UNIT || cache_rate(store, victim) > probability / 2)
+            return false;
+        evict(store, slot_class, victim);
+        if (slot_class->free == NO_SLOT)
+            return false;
+    }
     store->counts.guesses++;
     unit->guessed = true;
     start(store, slot_class, number, PRIORITY_GUESS);
+    return true;
+}
+
+float cache_rate(const struct store *store, unit_number number)
+{
+    const struct stored_unit *unit = &store->units[number];
+    const struct cache_policy *policy = store->classes[unit->slot_class].policy;
+    return policy->operations->rate ? policy->operations->rate(policy, unit->item) : 0;
+}
+
+void cache_set_rate(struct store *store, unit_number number, float uses_a_pass)
+{
+    const struct stored_unit *unit = &store->units[number];
+    struct cache_policy *policy = store->classes[unit->slot_class].policy;
+    if (policy->operations->set_rate)
+        policy->operations->set_rate(policy, unit->item, uses_a_pass);
 }
 
 void cache_released(struct store *store, unit_number number)

@@ -35,6 +35,8 @@ struct stored_unit {
     uint32_t slot; /* of the cache */
     uint32_t wants, holds;
     unit_number next_waiting;
+    uint32_t last_pass; /* that needed it */
+    uint64_t due;       /* step for which it is expected: until then it goes only when nothing else may */
     uint8_t *memory;
     struct failure *failure; /* when failed; NULL: there was no memory for it */
 };
@@ -95,6 +97,38 @@ struct slot_class {
 
 #define MAX_CLASSES 4u
 
+/* ---- guesses ----------------------------------------------------------------------------------------------------- */
+
+#define MAX_GUESSES 256u
+
+/* Passes with and without guesses are timed against each other. */
+struct guess_arm {
+    double mean; /* of log(seconds), newer ones count more */
+    uint32_t samples;
+};
+
+struct guesses {
+    enum store_guessing mode;
+    unit_number open[MAX_GUESSES]; /* guessed, not due yet */
+    uint32_t open_count;
+    bool on, offered;    /* in this pass */
+    uint64_t pass_start; /* 0: nothing was asked for in this pass */
+    uint64_t wants, last_wants;
+    struct guess_arm arms[2];
+    uint32_t turn;
+};
+
+/* ---- what is remembered of earlier runs ---------------------------------------------------------------------------
+ */
+
+struct usage {
+    char *path;
+    uint64_t fingerprint; /* of the model's layout */
+    uint32_t count;       /* experts */
+    unit_number first;    /* experts are numbered one after the other */
+    uint16_t *rates;      /* uses a pass * 65535, of earlier runs */
+};
+
 /* ---- the store --------------------------------------------------------------------------------------------------- */
 
 struct store {
@@ -122,6 +156,11 @@ struct store {
     struct slot_class classes[MAX_CLASSES];
     uint32_t class_count;
     uint64_t cache_used; /* bytes of units in slots */
+    uint32_t layers;     /* of the model, at least 1 */
+    uint32_t pass;       /* from FIRST_PASS on */
+    uint64_t step;       /* pass * layers + layer that was wanted last */
+    struct guesses guesses;
+    struct usage usage;
     uint64_t ring_share; /* what the plan gave the ring */
     uint64_t pool_bytes;
 
@@ -189,12 +228,28 @@ void cache_free(struct store *store);
 uint64_t cache_total(const struct store *store); /* bytes that hold every expert */
 uint64_t cache_least(const struct store *store); /* bytes with which it can work: cache_set_capacity wants them */
 void cache_want(struct store *store, unit_number unit);
-void cache_guess(struct store *store, unit_number unit);
+/* Reads an absent expert as a guess, when there is a slot for it: a free one, or one whose expert was needed neither
+ * lately nor, going by the past, half as probably. */
+bool cache_guess(struct store *store, unit_number unit, float probability);
+float cache_rate(const struct store *store, unit_number unit); /* uses a pass, by the policy's memory; 0: none */
+void cache_set_rate(struct store *store, unit_number unit, float uses_a_pass);
 void cache_pump(struct store *store, struct slot_class *slot_class);
 void cache_released(struct store *store, unit_number unit); /* no longer held or wanted */
 void cache_unwanted(struct store *store, unit_number unit); /* while it is read */
 void cache_finished(struct store *store, unit_number unit);
 bool cache_force(struct store *store, unit_number unit);
 void cache_set_capacity(struct store *store, uint64_t bytes);
+
+/* guess.c */
+#define FIRST_PASS 16u                                    /* so that what was never needed was not needed lately */
+void guess_wanted(struct store *store, unit_number unit); /* before it is wanted */
+void guess_expire(struct store *store);                   /* after a batch of wants */
+void guess_pass_done(struct store *store);
+
+/* usage.c: not locked. */
+hypura_status usage_prepare(struct store *store, const char *path, hypura_error *error);
+void usage_warm(struct store *store); /* locked: reads what was used most in earlier runs, while the drive is idle */
+void usage_save(struct store *store);
+void usage_free(struct store *store);
 
 #endif

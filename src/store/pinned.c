@@ -3,6 +3,8 @@
 
 #include <stdlib.h>
 
+#define POPULATE_BYTES ((uint64_t)32 << 20)
+
 struct pinned_slice {
     const struct unit_slice *slice;
     uint32_t place; /* in store->pinned_slices */
@@ -131,6 +133,7 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
 {
     pthread_mutex_lock(store->mutex);
     if (store->loaded) {
+        usage_warm(store);
         pthread_mutex_unlock(store->mutex);
         return HYPURA_OK;
     }
@@ -139,8 +142,18 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
     store->load_left = store->load_count;
     for (uint32_t i = 0; i < store->load_count; i++)
         io_start(store->io, &store->load[i]);
+    uint64_t populated = 0;
     while (store->load_left > 0) {
-        store_wait_locked(store);
+        if (populated < store->arena_bytes && !stopped) {
+            /* This thread has nothing to do, and clearing fresh pages would keep the I/O thread from the drive. */
+            uint64_t bytes = MIN(POPULATE_BYTES, store->arena_bytes - populated);
+            pthread_mutex_unlock(store->mutex);
+            memory_populate(store->arena + populated, bytes);
+            pthread_mutex_lock(store->mutex);
+            populated += bytes;
+        } else {
+            store_wait_locked(store);
+        }
         uint64_t done = bytes_done(store);
         if (progress && !stopped) {
             pthread_mutex_unlock(store->mutex);
@@ -161,6 +174,7 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
         memory_free(store->load);
         store->load = NULL;
         io_counters(store->io, &store->loaded_counters);
+        usage_warm(store);
     }
     pthread_mutex_unlock(store->mutex);
     if (!status && progress)

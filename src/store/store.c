@@ -170,6 +170,9 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     store->unit = source->unit;
     store->unit_count = source->unit_count;
     store->ring_share = source->ring_bytes;
+    store->guesses.mode = options->guessing;
+    store->guesses.on = options->guessing != STORE_GUESSING_OFF;
+    store->pass = FIRST_PASS;
     store->bounce = aligned_alloc(IO_ALIGNMENT, BOUNCE_BYTES);
     if (!store->bounce)
         status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for small reads");
@@ -180,6 +183,9 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     if (!status)
         status = check_units(store, error);
     if (!status) {
+        store->layers = 1;
+        for (unit_number i = 0; i < store->unit_count; i++)
+            store->layers = (uint32_t)MAX((int64_t)store->layers, (int64_t)store->unit(store->model, i)->layer + 1);
         for (unit_number i = 0; i < store->unit_count; i++)
             store->units[i].place = source->tiers[i] != TIER_STORAGE                    ? PLACE_PINNED
                                     : store->unit(store->model, i)->kind == UNIT_EXPERT ? PLACE_CACHE
@@ -193,6 +199,8 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
         status = ring_prepare(store, source->ring_bytes, error);
     if (!status)
         status = cache_prepare(store, source->expert_cache_bytes, options->cache_policy, error);
+    if (!status && options->usage_path)
+        status = usage_prepare(store, options->usage_path, error);
     if (status) {
         store_close(store);
         return status;
@@ -207,6 +215,8 @@ void store_close(struct store *store)
     if (!store)
         return;
     io_destroy(store->io);
+    usage_save(store);
+    usage_free(store);
     for (unit_number i = 0; store->units && i < store->unit_count; i++)
         free(store->units[i].failure);
     cache_free(store);
@@ -252,10 +262,12 @@ static hypura_status check_whole_unit(const struct store *store, unit_number uni
 static void want_locked(struct store *store, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
-    if (unit->place == PLACE_RING)
+    if (unit->place == PLACE_RING) {
         ring_want(store, number);
-    else
+    } else {
+        guess_wanted(store, number);
         cache_want(store, number);
+    }
     unit->wants++;
 }
 
@@ -281,6 +293,7 @@ hypura_status store_want(struct store *store, const unit_number *units, size_t c
         if (store->units[units[i]].place != PLACE_PINNED)
             want_locked(store, units[i]);
     }
+    guess_expire(store);
     pump(store);
     pthread_mutex_unlock(store->mutex);
     return HYPURA_OK;
@@ -558,21 +571,10 @@ hypura_status store_read(struct store *store, unit_number number, uint64_t offse
     return HYPURA_OK;
 }
 
-void store_predict(struct store *store, const unit_number *units, const float *probabilities, size_t count)
-{
-    if (!store->loaded || atomic_load(&store->cancelled))
-        return;
-    pthread_mutex_lock(store->mutex);
-    for (size_t i = 0; i < count; i++) {
-        if (units[i] < store->unit_count && store->units[units[i]].place == PLACE_CACHE && probabilities[i] >= 0.5f)
-            cache_guess(store, units[i]);
-    }
-    pthread_mutex_unlock(store->mutex);
-}
-
 void store_advance(struct store *store)
 {
     pthread_mutex_lock(store->mutex);
+    guess_pass_done(store);
     cache_advance(store);
     pthread_mutex_unlock(store->mutex);
 }
@@ -601,6 +603,7 @@ void store_statistics(struct store *store, struct store_statistics *out)
     result.pool_bytes = store->pool_bytes;
     result.pool_bytes_used = store->ring.used + store->cache_used;
     result.resident_bytes = store->arena_bytes;
+    result.guessing = store->guesses.on;
     result.reader = io_reader_name(store->io);
     result.direct = true;
     for (uint32_t i = 0; i < store->file_count; i++)

@@ -23,17 +23,26 @@
 
 enum store_reader { STORE_READER_AUTO, STORE_READER_URING, STORE_READER_THREADS };
 
+/* AUTO: passes with and without guesses are timed against each other, and guessing goes on only while it pays. */
+enum store_guessing { STORE_GUESSING_AUTO, STORE_GUESSING_OFF, STORE_GUESSING_ON };
+
 struct store_options {
     enum store_reader reader;
     bool allow_buffered;  /* file systems without direct I/O: read through the page cache and drop it behind; else an
                              error */
     uint32_t block_bytes; /* of one read; 0: the hardware's */
     uint32_t depth;       /* reads in flight; 0: the hardware's */
-    const char *cache_policy;        /* for experts, by name (policy.h); NULL: the default */
+    const char *cache_policy; /* for experts, by name (policy.h); NULL: the default */
+    enum store_guessing guessing;
+    const char *usage_path;          /* file that remembers which experts were used, from run to run; NULL: none */
     const struct hardware *hardware; /* or NULL; not kept */
 };
 
 struct store;
+
+/* Where a model's usage is remembered: $XDG_STATE_HOME/hypura/usage/..., else under ~/.local/state. False when neither
+ * is known or the path does not fit. The folder is made when something is saved. */
+bool store_usage_path(const struct model *model, char *path, size_t room);
 
 /* Opens the model's files and reserves address space. The model and the plan must outlive the store. */
 hypura_status store_open(struct store **out, const struct model *model, const struct plan *plan,
@@ -78,10 +87,12 @@ void store_forget(struct store *store, const unit_number *units, size_t count);
 hypura_status store_read(struct store *store, unit_number unit, uint64_t offset, uint64_t bytes, void *out,
                          hypura_error *error);
 
-/* A guess: these units may be needed soon, with these probabilities. Costs idle bandwidth only. */
+/* A guess: these experts, of layers yet to come in this pass or the next, may be needed, with these probabilities (from
+ * 0 to 1; the likeliest first). They are read while nothing else is, into slots whose experts were not needed lately,
+ * and given up when their layer has wanted others. Those that are there already are kept until then. */
 void store_predict(struct store *store, const unit_number *units, const float *probabilities, size_t count);
 
-/* A token (or chunk) is done: ages statistics, lets guesses expire. */
+/* A pass (one token, or one chunk) is done: what was used before it counts less. */
 void store_advance(struct store *store);
 
 /* ---- from any thread ------------------------------------------------------------------------------------------------
@@ -98,11 +109,12 @@ struct store_statistics {
     uint64_t bytes_guessed;  /* read on a guess */
     uint64_t bytes_wasted;   /* guessed and evicted unused */
     uint64_t expert_hits, expert_misses;
-    uint64_t guesses, guesses_used;
+    uint64_t guesses, guesses_used;       /* precision: used of all; recall: used of used and expert_misses */
     uint64_t stall_nanoseconds;           /* spent waiting in store_get and store_wait_any */
     uint64_t read_nanoseconds;            /* with at least one read in flight */
     uint64_t pool_bytes, pool_bytes_used; /* now */
     uint64_t resident_bytes;
+    bool guessing;      /* guesses are being read: they pay, or it is being found out */
     const char *reader; /* "io_uring" or "threads" */
     bool direct;
 };

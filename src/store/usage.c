@@ -1,0 +1,200 @@
+/* What is remembered from run to run: how often each expert was used.
+ *
+ * File format, little endian: "HYPUSAGE", u32 version 1, u32 experts, u64 fingerprint of the model's layout, then for
+ * each expert u16: uses a pass * 65535. A file that does not fit is ignored and replaced. */
+#include "store/internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define HEADER_BYTES 24u
+
+/* A run shorter than this says too little to replace what earlier ones said. */
+#define LEAST_PASSES 16u
+
+static uint64_t hash(uint64_t hash, const void *bytes, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        hash = (hash ^ ((const uint8_t *)bytes)[i]) * 0x100000001b3u; /* FNV-1a */
+    return hash;
+}
+
+static uint64_t hash_units(const void *model, const struct unit *(*at)(const void *model, unit_number unit),
+                           uint32_t count)
+{
+    uint64_t value = 0xcbf29ce484222325u;
+    for (unit_number i = 0; i < count; i++) {
+        const struct unit *unit = at(model, i);
+        for (uint32_t j = 0; j < unit->slice_count; j++) {
+            uint64_t words[3] = {unit->slices[j].file, unit->slices[j].offset, unit->slices[j].bytes};
+            value = hash(value, words, sizeof words);
+        }
+    }
+    return value;
+}
+
+static const struct unit *unit_of_model(const void *model, unit_number unit)
+{
+    return model_unit(model, unit);
+}
+
+bool store_usage_path(const struct model *model, char *path, size_t room)
+{
+    uint64_t value = hash_units(model, unit_of_model, model_unit_count(model));
+    const char *name = model_name(model), *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    value = hash(value, name, strlen(name));
+    int length;
+    if (state && state[0] == '/')
+        length = snprintf(path, room, "%s/hypura/usage/%016" PRIx64, state, value);
+    else if (home && home[0] == '/')
+        length = snprintf(path, room, "%s/.local/state/hypura/usage/%016" PRIx64, home, value);
+    else
+        return false;
+    return length > 0 && (size_t)length < room;
+}
+
+static void make_header(const struct usage *usage, uint8_t header[HEADER_BYTES])
+{
+    memcpy(header, "HYPUSAGE", 8);
+    const uint64_t words[2] = {1 | (uint64_t)usage->count << 32, usage->fingerprint};
+    for (unsigned i = 0; i < 16; i++)
+        header[8 + i] = (uint8_t)(words[i / 8] >> (8 * (i % 8)));
+}
+
+static void load(struct usage *usage)
+{
+    FILE *file = fopen(usage->path, "rb");
+    if (!file)
+        return;
+    uint8_t header[HEADER_BYTES], expected[HEADER_BYTES], more;
+    make_header(usage, expected);
+    size_t bytes = (size_t)usage->count * 2;
+    uint8_t *rates = malloc(bytes);
+    if (rates && fread(header, sizeof header, 1, file) == 1 && memcmp(header, expected, sizeof header) == 0 &&
+        fread(rates, 1, bytes, file) == bytes && fread(&more, 1, 1, file) == 0) {
+        for (uint32_t i = 0; i < usage->count; i++)
+            usage->rates[i] = (uint16_t)(rates[2 * i] | rates[2 * i + 1] << 8);
+    } else {
+        log_write(LOG_INFO, "%s does not fit the model: it is ignored", usage->path);
+    }
+    free(rates);
+    fclose(file);
+}
+
+hypura_status usage_prepare(struct store *store, const char *path, hypura_error *error)
+{
+    struct usage *usage = &store->usage;
+    usage->first = NO_UNIT;
+    for (unit_number i = 0; i < store->unit_count; i++) {
+        if (store->unit(store->model, i)->kind == UNIT_EXPERT) {
+            usage->first = MIN(usage->first, i);
+            usage->count = i - usage->first + 1;
+        }
+    }
+    if (store->class_count == 0)
+        return HYPURA_OK;
+    usage->fingerprint = hash_units(store->model, store->unit, store->unit_count);
+    hypura_status status = ALLOCATE(&usage->rates, usage->count, "expert usage", error);
+    if (!status)
+        status = string_copy(&usage->path, path, error);
+    if (status)
+        return status;
+    load(usage);
+    for (uint32_t i = 0; i < usage->count; i++) {
+        if (store->units[usage->first + i].place == PLACE_CACHE)
+            cache_set_rate(store, usage->first + i, (float)usage->rates[i] / 65535);
+    }
+    return HYPURA_OK;
+}
+
+struct rated {
+    unit_number unit;
+    uint16_t rate;
+};
+
+static int by_rate(const void *left, const void *right)
+{
+    const struct rated *a = left, *b = right;
+    if (a->rate != b->rate)
+        return a->rate > b->rate ? -1 : 1;
+    return a->unit < b->unit ? -1 : a->unit > b->unit;
+}
+
+void usage_warm(struct store *store)
+{
+    const struct usage *usage = &store->usage;
+    struct rated *rated = usage->path ? malloc(usage->count * sizeof *rated) : NULL;
+    if (!rated)
+        return;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < usage->count; i++) {
+        if (usage->rates[i] > 0 && store->units[usage->first + i].place == PLACE_CACHE)
+            rated[count++] = (struct rated){usage->first + i, usage->rates[i]};
+    }
+    qsort(rated, count, sizeof *rated, by_rate);
+    for (uint32_t i = 0; i < count; i++)
+        cache_guess(store, rated[i].unit, 0);
+    free(rated);
+}
+
+/* ---- saving ------------------------------------------------------------------------------------------------------ */
+
+static bool make_folders(char *path)
+{
+    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = '\0';
+        bool made = mkdir(path, 0777) == 0 || errno == EEXIST;
+        *slash = '/';
+        if (!made)
+            return false;
+    }
+    return true;
+}
+
+static bool write_file(const struct usage *usage, const char *path)
+{
+    uint8_t header[HEADER_BYTES];
+    make_header(usage, header);
+    FILE *file = fopen(path, "wb");
+    if (!file)
+        return false;
+    bool good = fwrite(header, sizeof header, 1, file) == 1;
+    for (uint32_t i = 0; good && i < usage->count; i++) {
+        const uint8_t bytes[2] = {(uint8_t)usage->rates[i], (uint8_t)(usage->rates[i] >> 8)};
+        good = fwrite(bytes, sizeof bytes, 1, file) == 1;
+    }
+    return (fclose(file) == 0) && good;
+}
+
+void usage_save(struct store *store)
+{
+    struct usage *usage = &store->usage;
+    if (!usage->path || store->pass < FIRST_PASS + LEAST_PASSES)
+        return;
+    for (uint32_t i = 0; i < usage->count; i++) {
+        if (store->units[usage->first + i].place == PLACE_CACHE)
+            usage->rates[i] = (uint16_t)(MIN(cache_rate(store, usage->first + i), 1.0f) * 65535 + 0.5f);
+    }
+    /* Another process may save the same: whole files replace one another. */
+    size_t room = strlen(usage->path) + 32;
+    char *temporary = malloc(room);
+    if (!temporary)
+        return;
+    snprintf(temporary, room, "%s.%ld", usage->path, (long)getpid());
+    if (!make_folders(temporary) || !write_file(usage, temporary) || rename(temporary, usage->path) != 0) {
+        log_write(LOG_WARNING, "cannot remember which experts were used in %s: %s", usage->path, strerror(errno));
+        unlink(temporary);
+    }
+    free(temporary);
+}
+
+void usage_free(struct store *store)
+{
+    memory_free(store->usage.path);
+    memory_free(store->usage.rates);
+}

@@ -1,0 +1,270 @@
+/* Guesses cost only what is idle: they wait for demands, take no slot that was needed lately, and stop when they do not
+ * pay. And what was used most in one run is there at the start of the next. */
+#include "fixture.h"
+
+#include <stdatomic.h>
+#include <sys/stat.h>
+
+/* 4 layers of 16 experts. */
+static const struct fixture_shape shape = {
+    .tensors = 2, .layers = 4, .experts = 16, .tensor_bytes = 5000, .slice_bytes = 20000, .pin_tensors = true};
+
+struct world {
+    struct fixture fixture;
+    struct store *store;
+    uint64_t largest;
+    atomic_uint sleep_microseconds;
+    struct io_fault fault;
+};
+
+static int sleep_first(void *context, uint32_t file, uint64_t offset, uint32_t *bytes)
+{
+    (void)file;
+    (void)offset;
+    (void)bytes;
+    unsigned microseconds = atomic_load(&((struct world *)context)->sleep_microseconds);
+    if (microseconds)
+        usleep(microseconds);
+    return 0;
+}
+
+static void open_world(struct world *world, uint64_t slots, enum store_guessing guessing, const char *usage)
+{
+    *world = (struct world){0};
+    fixture_make(&world->fixture, &shape);
+    footprints(&world->fixture, UNIT_EXPERT, &world->largest);
+    world->fault = (struct io_fault){sleep_first, world};
+    struct store_options options = {.block_bytes = 16384, .depth = 8, .guessing = guessing, .usage_path = usage};
+    world->store = open_store(&world->fixture, 0, slots * world->largest, &options, &world->fault);
+}
+
+static void close_world(struct world *world)
+{
+    store_close(world->store);
+    fixture_free(&world->fixture);
+}
+
+static unit_number expert(uint32_t layer, uint32_t number)
+{
+    return shape.tensors + layer * shape.experts + number;
+}
+
+static void predict(struct world *world, unit_number unit, float probability)
+{
+    store_predict(world->store, &unit, &probability, 1);
+}
+
+static bool is_cached(struct world *world, unit_number unit)
+{
+    return store_unit_state(world->store, unit) == UNIT_CACHED;
+}
+
+static void wait_until_cached(struct world *world, unit_number unit)
+{
+    for (int i = 0; i < 500 && !is_cached(world, unit); i++)
+        usleep(1000);
+    assert_true(is_cached(world, unit));
+}
+
+static struct store_statistics statistics(struct world *world)
+{
+    struct store_statistics result;
+    store_statistics(world->store, &result);
+    return result;
+}
+
+static void a_right_guess_is_a_hit(void **state)
+{
+    (void)state;
+    struct world world;
+    open_world(&world, 20, STORE_GUESSING_ON, NULL);
+    unit_number right = expert(1, 3);
+    get_and_check(world.store, &world.fixture, expert(0, 0));
+    predict(&world, right, 0.8f);
+    wait_until_cached(&world, right);
+    get_and_check(world.store, &world.fixture, right);
+    struct store_statistics found = statistics(&world);
+    assert_int_equal(found.guesses, 1);
+    assert_int_equal(found.guesses_used, 1);
+    assert_int_equal(found.expert_hits, 1);
+    assert_int_equal(found.expert_misses, 1);
+    assert_int_equal(found.bytes_guessed, footprint(&world.fixture, right));
+    assert_int_equal(found.bytes_wasted, 0);
+    assert_int_equal(found.bytes_read, found.bytes_demanded + found.bytes_guessed);
+    /* What is hardly probable is not read, nor is what the arguments get wrong. */
+    predict(&world, expert(2, 0), 0.01f);
+    predict(&world, world.fixture.count, 1);
+    predict(&world, 0, 1);
+    assert_int_equal(statistics(&world).guesses, 1);
+    close_world(&world);
+}
+
+static void a_guess_that_came_too_late_is_given_up(void **state)
+{
+    (void)state;
+    struct world world;
+    open_world(&world, 20, STORE_GUESSING_ON, NULL);
+    unit_number wrong = expert(1, 3), wanted = expert(1, 5);
+    get_and_check(world.store, &world.fixture, expert(0, 0));
+    atomic_store(&world.sleep_microseconds, 5000);
+    predict(&world, wrong, 0.8f);
+    assert_ok(store_want(world.store, &wanted, 1, &test_error)); /* its layer wants another one */
+    atomic_store(&world.sleep_microseconds, 0);
+    get_and_check(world.store, &world.fixture, wanted);
+    usleep(20000);
+    assert_int_equal(store_unit_state(world.store, wrong), UNIT_ON_STORAGE);
+    struct store_statistics found = statistics(&world);
+    assert_int_equal(found.guesses_used, 0);
+    assert_true(found.bytes_guessed < footprint(&world.fixture, wrong));
+    assert_int_equal(found.bytes_wasted, found.bytes_guessed);
+    close_world(&world);
+}
+
+static void what_was_needed_lately_stays(void **state)
+{
+    (void)state;
+    struct world world;
+    open_world(&world, 8, STORE_GUESSING_ON, NULL);
+    for (uint32_t i = 0; i < 8; i++)
+        get_and_check(world.store, &world.fixture, expert(0, i));
+    predict(&world, expert(1, 0), 1);
+    assert_int_equal(statistics(&world).guesses, 0);
+    /* Some passes later they may go, one at a time: guesses get an eighth of the slots. */
+    for (int i = 0; i < 3; i++)
+        store_advance(world.store);
+    predict(&world, expert(1, 0), 1);
+    predict(&world, expert(1, 1), 1);
+    wait_until_cached(&world, expert(1, 0));
+    assert_int_equal(statistics(&world).guesses, 1);
+    close_world(&world);
+}
+
+static void what_is_expected_stays_until_its_layer_was_there(void **state)
+{
+    (void)state;
+    struct world world;
+    open_world(&world, 8, STORE_GUESSING_ON, NULL);
+    for (uint32_t pass = 0; pass < 10; pass++) {
+        for (uint32_t i = 0; i < 7; i++)
+            get_and_check(world.store, &world.fixture, expert(1, i));
+        store_advance(world.store);
+    }
+    get_and_check(world.store, &world.fixture, expert(3, 9)); /* used once: the next to go */
+    store_advance(world.store);
+    predict(&world, expert(3, 9), 0.9f);
+    get_and_check(world.store, &world.fixture, expert(1, 10));
+    assert_true(is_cached(&world, expert(3, 9)));
+    get_and_check(world.store, &world.fixture, expert(3, 10)); /* its layer: it was not wanted */
+    get_and_check(world.store, &world.fixture, expert(3, 11));
+    get_and_check(world.store, &world.fixture, expert(3, 12));
+    assert_false(is_cached(&world, expert(3, 9)));
+    close_world(&world);
+}
+
+/* Passes that are slower, or quicker, while guesses are read. */
+static unsigned guessed_passes(struct world *world, bool costs)
+{
+    unsigned with_guesses = 0;
+    for (uint32_t pass = 0; pass < 150; pass++) {
+        bool guessing = statistics(world).guessing;
+        with_guesses += pass >= 50 && guessing;
+        for (uint32_t layer = 0; layer < 2; layer++) {
+            predict(world, expert(layer + 1, pass % 16), 0.5f);
+            get_and_check(world->store, &world->fixture, expert(layer, (pass * 3) % 16));
+        }
+        if (guessing == costs)
+            usleep(4000);
+        store_advance(world->store);
+    }
+    return with_guesses;
+}
+
+static void guesses_that_do_not_pay_stop(void **state)
+{
+    (void)state;
+    for (int costs = 0; costs < 2; costs++) {
+        struct world world;
+        open_world(&world, 64, STORE_GUESSING_AUTO, NULL);
+        unsigned with_guesses = guessed_passes(&world, costs);
+        assert_true(costs ? with_guesses < 30 : with_guesses > 70);
+        close_world(&world);
+    }
+    struct world world;
+    open_world(&world, 64, STORE_GUESSING_OFF, NULL);
+    assert_int_equal(guessed_passes(&world, false), 0);
+    assert_int_equal(statistics(&world).guesses, 0);
+    close_world(&world);
+}
+
+/* ---- from run to run --------------------------------------------------------------------------------------------- */
+
+static void run_passes(struct world *world, uint32_t passes)
+{
+    for (uint32_t pass = 0; pass < passes; pass++) {
+        for (uint32_t layer = 0; layer < 4; layer++) {
+            get_and_check(world->store, &world->fixture, expert(layer, 2)); /* a favourite */
+            get_and_check(world->store, &world->fixture, expert(layer, (pass * 7 + layer) % 16));
+        }
+        store_advance(world->store);
+    }
+}
+
+static void the_next_run_starts_with_what_was_used_most(void **state)
+{
+    (void)state;
+    char folder[] = "/tmp/hypura-test-usage-XXXXXX", path[128];
+    assert_non_null(mkdtemp(folder));
+    snprintf(path, sizeof path, "%s/a/b/usage", folder);
+    struct world world;
+    struct stat info;
+    open_world(&world, 10, STORE_GUESSING_AUTO, path);
+    run_passes(&world, 5);
+    close_world(&world);
+    assert_int_not_equal(stat(path, &info), 0); /* too short a run to say anything */
+
+    open_world(&world, 10, STORE_GUESSING_AUTO, path);
+    run_passes(&world, 100);
+    close_world(&world);
+    assert_int_equal(stat(path, &info), 0);
+    assert_int_equal(info.st_size, 24 + 2 * 64);
+
+    open_world(&world, 10, STORE_GUESSING_AUTO, path);
+    for (uint32_t layer = 0; layer < 4; layer++)
+        wait_until_cached(&world, expert(layer, 2));
+    for (uint32_t layer = 0; layer < 4; layer++)
+        get_and_check(world.store, &world.fixture, expert(layer, 2));
+    struct store_statistics found = statistics(&world);
+    assert_int_equal(found.expert_hits, 4);
+    assert_int_equal(found.guesses, 10);
+    assert_int_equal(found.guesses_used, 4);
+    close_world(&world);
+
+    /* A file that does not fit is as none. */
+    assert_int_equal(truncate(path, 100), 0);
+    open_world(&world, 10, STORE_GUESSING_AUTO, path);
+    usleep(10000);
+    assert_int_equal(statistics(&world).guesses, 0);
+    run_passes(&world, 30);
+    close_world(&world);
+    assert_int_equal(stat(path, &info), 0);
+    assert_int_equal(info.st_size, 24 + 2 * 64);
+    unlink(path);
+    char *slash;
+    while ((slash = strrchr(path, '/')) && slash >= path + strlen(folder)) {
+        *slash = '\0';
+        rmdir(path);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_right_guess_is_a_hit),
+        cmocka_unit_test(a_guess_that_came_too_late_is_given_up),
+        cmocka_unit_test(what_was_needed_lately_stays),
+        cmocka_unit_test(what_is_expected_stays_until_its_layer_was_there),
+        cmocka_unit_test(guesses_that_do_not_pay_stop),
+        cmocka_unit_test(the_next_run_starts_with_what_was_used_most),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
