@@ -11,8 +11,10 @@
 #include <liburing.h>
 #endif
 
-/* A run that stops by time still fills the queue so many times, so that its start and end do not count. */
+/* A run that stops by time still fills the queue so many times, so that its start and end do not count; unless the
+ * drive is so slow that this would take for ever. */
 #define LEAST_ROUNDS 2
+#define LONG_SECONDS 0.3
 
 static uint64_t greatest_common_divisor(uint64_t a, uint64_t b)
 {
@@ -50,8 +52,9 @@ static void *read_memory(const struct read_run *run, uint32_t slot)
 
 static bool go_on(const struct read_run *run, uint64_t number, uint64_t started)
 {
+    double seconds = clock_seconds_since(started);
     return number < read_limit(run) &&
-           (number < (uint64_t)LEAST_ROUNDS * run->depth || clock_seconds_since(started) < run->seconds);
+           (seconds < run->seconds || (number < (uint64_t)LEAST_ROUNDS * run->depth && seconds < LONG_SECONDS));
 }
 
 static hypura_status read_failed(const struct read_run *run, uint64_t number, int problem, hypura_error *error)
