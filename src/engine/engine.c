@@ -173,6 +173,7 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
         return error_set(error, HYPURA_ERROR_ARGUMENT, "a plan for %u tokens a batch and %u positions cannot be",
                          plan->chunk, plan->positions);
     atomic_store(&engine->budget, plan->budget);
+    engine->guess.ranks = guess_ranks(model_parameters(engine->model));
     TRY(compute_create(&engine->compute, engine->geometry.threads, compute_best_instructions(), error));
     TRY(scratch_create(&engine->scratch, &engine->geometry, plan->chunk, error));
     TRY(kv_cache_create(&engine->kv, &engine->geometry, plan->positions, plan->kv_type, error));

@@ -11,6 +11,7 @@
  *   recurrent_layer.c  the same for gated delta nets (Qwen 3 Next)
  *   ffn.c              dense feed forward
  *   router.c, moe.c    which experts, and their work in the order of arrival
+ *   guess.c            which experts the next layer may choose
  */
 #ifndef HYPURA_ENGINE_PRIVATE_H
 #define HYPURA_ENGINE_PRIVATE_H
@@ -90,14 +91,18 @@ struct scratch {
     struct span *spans;                   /* [sequences] */
     struct attention_sequence *attention; /* [sequences] */
     /* experts */
-    uint32_t expert_rows;      /* that gate and up hold at once */
-    float *router;             /* [C][experts] logits, then probabilities */
-    float *selection;          /* [C][experts] what the choice is made on */
-    uint32_t *chosen;          /* [C][K] in the router's order */
-    float *chosen_weights;     /* [C][K] */
-    float *expert_out;         /* [C][K][E] */
-    float *shared_out;         /* [C][E] of the shared experts */
-    float *shared_weights;     /* [C] */
+    uint32_t expert_rows;  /* that gate and up hold at once */
+    float *router;         /* [C][experts] logits, then probabilities */
+    float *selection;      /* [C][experts] what the choice is made on */
+    uint32_t *chosen;      /* [C][K] in the router's order */
+    float *chosen_weights; /* [C][K] */
+    float *expert_out;     /* [C][K][E] */
+    float *shared_out;     /* [C][E] of the shared experts */
+    float *shared_weights; /* [C] */
+    /* guesses, of GUESS_ROWS rows at most: [rows][ranks] */
+    uint32_t *guessed;
+    float *guessed_weights;
+    struct activation *guess_input;
     uint32_t *expert_first;    /* [experts + 1] into rows, by expert */
     uint32_t *expert_token;    /* [C * K] rows of each expert: the token ... */
     uint32_t *expert_slot;     /* [C * K] ... and the row of expert_out */
@@ -178,6 +183,19 @@ hypura_status rope_table_create(struct rope_table *out, const struct model_param
 void rope_table_destroy(struct rope_table *table);
 void rope_table_fill(const struct rope_table *table, float *out, const uint32_t *positions, size_t rows);
 
+/* ---- guesses -------------------------------------------------------------------------------------------------------
+ */
+
+/* Batches of more tokens are not guessed token by token. */
+#define GUESS_ROWS 4u
+#define GUESS_MAX_RANKS 64u
+
+struct guess {
+    uint32_t ranks;       /* experts that are guessed for a token: its own number, and as many that nearly made it */
+    uint32_t layer, rows; /* of the last guess; no rows: there is none */
+    uint32_t made[GUESS_MAX_RANKS], right[GUESS_MAX_RANKS];
+};
+
 /* ---- the engine ----------------------------------------------------------------------------------------------------
  */
 
@@ -194,6 +212,7 @@ struct engine {
     struct kv_cache kv;
     struct rope_table rope, rope_local;
     struct trace_writer *trace;
+    struct guess guess;
     struct plan_request request;
 
     /* The batch that is running. */
@@ -264,6 +283,11 @@ hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_er
 enum glu_kind feed_forward_glu(const struct model *model);
 #define OAI_ALPHA 1.702f /* gpt-oss */
 #define OAI_LIMIT 7.0f
+
+/* Offers the store a guess of what the layer after this one will choose, and counts how a guess came true. */
+hypura_status guess_next(struct engine *engine, uint32_t number, hypura_error *error);
+void guess_check(struct engine *engine, uint32_t number);
+uint32_t guess_ranks(const struct model_parameters *parameters);
 
 /* Chooses experts for rows of logits [rows][experts], which become probabilities. bias may be NULL. */
 void router_choose(struct compute *compute, const struct model_parameters *parameters, float *logits, float *selection,

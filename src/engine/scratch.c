@@ -127,6 +127,8 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
             CUT(shared_out, c * p->embedding);
             CUT(shared_weights, c);
         }
+        CUT(guessed, GUESS_ROWS * guess_ranks(p));
+        CUT(guessed_weights, GUESS_ROWS * guess_ranks(p));
         CUT(expert_first, experts + 1);
         CUT(expert_token, c * used);
         CUT(expert_slot, c * used);
@@ -147,12 +149,18 @@ static size_t latent_input_rows(const struct geometry *g, uint32_t chunk)
     return MIN(chunk, g->latent_rows) * g->heads;
 }
 
+static uint64_t guess_input_bytes(const struct geometry *g)
+{
+    return activation_bytes(GUESS_ROWS, model_parameters(g->model)->embedding);
+}
+
 uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk)
 {
     struct scratch layout = {0};
     return align_up(lay_out(&layout, geometry, chunk, NULL), memory_page_size()) +
            activation_bytes(chunk, geometry->projected) + activation_bytes(layout.expert_rows, inner_width(geometry)) +
            (geometry->latent_rows ? activation_bytes(latent_input_rows(geometry, chunk), geometry->latent_head) : 0) +
+           (model_parameters(geometry->model)->experts ? guess_input_bytes(geometry) : 0) +
            compute_scratch_bytes(geometry->threads);
 }
 
@@ -170,6 +178,8 @@ hypura_status scratch_create(struct scratch *out, const struct geometry *geometr
         out->identity[i] = i;
     if (geometry->latent_rows)
         TRY(activation_create(&out->latent_input, latent_input_rows(geometry, chunk), geometry->latent_head, error));
+    if (model_parameters(geometry->model)->experts)
+        TRY(activation_create(&out->guess_input, GUESS_ROWS, model_parameters(geometry->model)->embedding, error));
     TRY(activation_create(&out->input, chunk, geometry->projected, error));
     return activation_create(&out->inner, out->expert_rows, inner_width(geometry), error);
 }
@@ -179,6 +189,7 @@ void scratch_destroy(struct scratch *scratch)
     activation_destroy(scratch->input);
     activation_destroy(scratch->inner);
     activation_destroy(scratch->latent_input);
+    activation_destroy(scratch->guess_input);
     if (scratch->memory)
         memory_unmap(scratch->memory, scratch->bytes);
     *scratch = (struct scratch){0};
