@@ -59,6 +59,8 @@ struct grammar_vocabulary {
     bool *own_ends;
     size_t count;
     int32_t *order;   /* the tokens with bytes, sorted by them */
+    char *bytes;      /* theirs, one after another: a mask reads all of them */
+    size_t *starts;   /* [ordered + 1] */
     uint16_t *common; /* how many bytes each shares with the one before it */
     size_t ordered;
     size_t longest;
@@ -121,8 +123,21 @@ hypura_status grammar_vocabulary_create(struct grammar_vocabulary **out, const s
         if (pieces[i].size && pieces[i].size < UINT16_MAX && !ends[i])
             keys[v->ordered++] = (struct sort_key){head_of(&pieces[i]), (int32_t)i, &pieces[i]};
     qsort(keys, v->ordered, sizeof *keys, compare_keys);
+    size_t bytes = 0;
+    for (size_t i = 0; i < v->ordered; i++)
+        bytes += keys[i].piece->size;
+    status = ALLOCATE(&v->bytes, bytes, "grammar", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&v->starts, v->ordered + 1, "grammar", error);
+    if (status != HYPURA_OK) {
+        memory_free(keys);
+        grammar_vocabulary_free(v);
+        return status;
+    }
     for (size_t i = 0; i < v->ordered; i++) {
         v->order[i] = keys[i].token;
+        memcpy(v->bytes + v->starts[i], keys[i].piece->bytes, keys[i].piece->size);
+        v->starts[i + 1] = v->starts[i] + keys[i].piece->size;
         v->longest = MAX(v->longest, keys[i].piece->size);
         size_t common = 0;
         while (i && common < keys[i].piece->size && common < keys[i - 1].piece->size &&
@@ -141,6 +156,8 @@ void grammar_vocabulary_free(struct grammar_vocabulary *v)
         return;
     memory_free(v->order);
     memory_free(v->common);
+    memory_free(v->bytes);
+    memory_free(v->starts);
     memory_free(v->own_ends);
     memory_free(v);
 }
@@ -533,19 +550,22 @@ static void fill_mask(struct grammar_matcher *m, uint32_t *mask)
     m->trail[0] = m->current;
     for (size_t i = 0; i < v->ordered && !m->failed; i++) {
         size_t common = v->common[i];
-        const struct token_piece *piece = &v->pieces[v->order[i]];
         if (common > alive) /* the dead byte is shared */
             continue;
+        const char *bytes = v->bytes + v->starts[i];
+        size_t size = v->starts[i + 1] - v->starts[i];
         size_t at = common;
         uint32_t state = m->trail[at];
-        while (at < piece->size) {
-            state = step(m, state, (unsigned char)piece->bytes[at]);
+        while (at < size) {
+            unsigned byte = (unsigned char)bytes[at];
+            const uint32_t *steps = m->states[state].steps;
+            state = steps && steps[byte] != UNKNOWN ? steps[byte] : step(m, state, byte);
             if (state == DEAD)
                 break;
             m->trail[++at] = state;
         }
         alive = at;
-        if (at == piece->size)
+        if (at == size)
             mask[v->order[i] / 32] |= 1u << (v->order[i] % 32);
     }
     for (size_t i = 0; i < v->count && m->states[m->current].complete; i++)
