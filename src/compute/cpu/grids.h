@@ -11,6 +11,11 @@ extern uint64_t grid_iq2_xxs[256], grid_iq2_xs[512], grid_iq2_s[1024], grid_iq1[
 /* Entries of four bytes. */
 extern uint32_t grid_iq3_xxs[256], grid_iq3_s[512];
 
+/* The same packed. IQ2 and IQ1: two bits an element, the first lowest. IQ3: three bits an element, the first and third
+ * from bits 0 and 4 on, the second and fourth from bits 8 and 12 on, so that a word splits into bytes easily. */
+extern const uint16_t packed_iq2_xxs[256], packed_iq2_xs[512], packed_iq2_s[1024], packed_iq1[2048];
+extern const uint16_t packed_iq3_xxs[256], packed_iq3_s[512];
+
 /* Sixteen values that four bits stand for. */
 extern const int8_t codebook_iq4[16];
 extern const int8_t codebook_e2m1[16]; /* twice the value of the 4-bit float E2M1 */
