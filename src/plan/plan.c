@@ -242,6 +242,20 @@ static void describe(struct plan *plan, const struct plan_table *table)
     }
 }
 
+/* Somebody who asks for more than there is gets it, and hears of it: the system may kill or swap. */
+static void warn_of_too_much(const struct plan *plan, const struct hardware *hardware)
+{
+    uint64_t there = hardware->memory_available ? hardware->memory_available : hardware->memory_total;
+    if (hardware->cgroup_limit != UINT64_MAX)
+        there = MIN(there, hardware->cgroup_limit - MIN(hardware->cgroup_used, hardware->cgroup_limit));
+    uint64_t wanted = plan->resident_bytes + plan->pool_bytes + plan->kv_bytes + plan->scratch_bytes;
+    if (there == 0 || wanted <= there)
+        return;
+    char more[32], less[32];
+    log_write(LOG_WARNING, "the memory budget lets %s be used, and only %s are free here",
+              format_bytes(more, sizeof more, (double)wanted), format_bytes(less, sizeof less, (double)there));
+}
+
 static hypura_status too_small(struct planner *planner, hypura_error *error)
 {
     /* A budget that must include code asks for the least that does: one below PLAN_SMALL_BUDGET may work as well, but
@@ -313,6 +327,7 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
         return status;
     }
     describe(plan, table);
+    warn_of_too_much(plan, hardware);
     *out = plan;
     return HYPURA_OK;
 }

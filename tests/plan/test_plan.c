@@ -274,6 +274,32 @@ static void no_budget_means_what_the_machine_can_spare(void **state)
     plan_free(plan);
 }
 
+static void count_warnings(void *context, enum log_level level, const char *message)
+{
+    (void)message;
+    *(int *)context += level == LOG_WARNING;
+}
+
+static void more_than_there_is_is_warned_of(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    fake_build(&fake, &fake_experts);
+    struct hardware hardware = fake_hardware();
+    struct plan_request request = make_request(6 * GIB);
+    struct plan *plan;
+    int warnings = 0;
+    log_set_sink(count_warnings, &warnings);
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    plan_free(plan);
+    assert_int_equal(warnings, 0);
+    hardware.cgroup_limit = 5 * GIB;
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    plan_free(plan);
+    assert_int_equal(warnings, 1);
+    log_set_sink(NULL, NULL);
+}
+
 static void footprints_are_the_enclosing_pages(void **state)
 {
     (void)state;
@@ -292,6 +318,7 @@ int main(void)
         cmocka_unit_test(a_tied_embedding_that_streams_is_read_by_rows_too),
         cmocka_unit_test(context_and_chunk_are_kept_when_asked_for),
         cmocka_unit_test(no_budget_means_what_the_machine_can_spare),
+        cmocka_unit_test(more_than_there_is_is_warned_of),
         cmocka_unit_test(footprints_are_the_enclosing_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
