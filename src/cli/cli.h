@@ -80,6 +80,8 @@ struct compute_options {
     uint32_t chunk;
     const char *kv_type;
     const char *reader;
+    const char *guess;
+    bool no_state;
     uint64_t seed;
     const char *stats;
     const char *trace; /* hypura run only */

@@ -4,7 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
-struct compute_options compute_options = {.kv_type = "f16", .reader = "auto", .seed = 0};
+struct compute_options compute_options = {.kv_type = "f16", .reader = "auto", .guess = "auto", .seed = 0};
 
 const struct option_row compute_option_rows[] = {
     {"memory", "SIZE", OPTION_BYTES, &compute_options.memory,
@@ -19,6 +19,10 @@ const struct option_row compute_option_rows[] = {
      "precision of the KV cache: f32, f16, q8_0, q4_0 (default: f16)"},
     {"reader", "KIND", OPTION_TEXT, &compute_options.reader,
      "how weights are read: auto, io_uring, threads (default: auto)"},
+    {"guess", "KIND", OPTION_TEXT, &compute_options.guess,
+     "read experts ahead on a guess: auto (while it pays), on, off (default: auto)"},
+    {"no-state", NULL, OPTION_FLAG, &compute_options.no_state,
+     "do not remember from run to run which experts a model uses"},
     {"seed", "N", OPTION_SEED, &compute_options.seed, "of the random numbers (default: 0); same seed, same text"},
     {"stats", "FILE", OPTION_TEXT, &compute_options.stats, "write statistics there as one JSON object"},
     {"progress", NULL, OPTION_FLAG, &compute_options.progress,
@@ -48,6 +52,15 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
     else
         return error_set(error, HYPURA_ERROR_ARGUMENT, "--reader %s: expected auto, io_uring or threads",
                          compute_options.reader);
+    if (strcmp(compute_options.guess, "auto") == 0)
+        out->guessing = STORE_GUESSING_AUTO;
+    else if (strcmp(compute_options.guess, "on") == 0)
+        out->guessing = STORE_GUESSING_ON;
+    else if (strcmp(compute_options.guess, "off") == 0)
+        out->guessing = STORE_GUESSING_OFF;
+    else
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--guess %s: expected auto, on or off", compute_options.guess);
+    out->remember_usage = !compute_options.no_state;
     return HYPURA_OK;
 }
 

@@ -177,7 +177,13 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
     TRY(compute_create(&engine->compute, engine->geometry.threads, compute_best_instructions(), error));
     TRY(scratch_create(&engine->scratch, &engine->geometry, plan->chunk, error));
     TRY(kv_cache_create(&engine->kv, &engine->geometry, plan->positions, plan->kv_type, error));
-    struct store_options store = {.reader = options->reader, .allow_buffered = true, .hardware = &engine->hardware};
+    char usage[4096];
+    bool remember = options->remember_usage && store_usage_path(engine->model, usage, sizeof usage);
+    struct store_options store = {.reader = options->reader,
+                                  .allow_buffered = true,
+                                  .guessing = options->guessing,
+                                  .usage_path = remember ? usage : NULL,
+                                  .hardware = &engine->hardware};
     TRY(store_open(&engine->store, engine->model, plan, &store, error));
     if (options->trace_path)
         TRY(open_trace(engine, options->trace_path, error));

@@ -29,6 +29,8 @@ struct engine_options {
     size_t threads;           /* 0: the cores that this process may use */
     enum tensor_type kv_type; /* TENSOR_F32 is 0: set by engine_default_options to F16 */
     enum store_reader reader;
+    enum store_guessing guessing;
+    bool remember_usage;     /* which experts were used, from run to run, in the user's state folder */
     const char *trace_path;  /* records the routing, or NULL */
     store_progress progress; /* while weights are loaded */
     void *progress_context;
