@@ -1,6 +1,7 @@
 #include "test.h"
 
 #include "compute/compute.h"
+#include "compute/cpu/gemm.h"
 
 #include <math.h>
 #include <string.h>
@@ -24,6 +25,29 @@ static const struct shape shapes[] = {
     {TENSOR_IQ2_S, 85, 1280, 37},  {TENSOR_IQ3_XXS, 85, 1280, 37}, {TENSOR_IQ3_S, 85, 1280, 37},
     {TENSOR_IQ4_XS, 85, 1280, 37}, {TENSOR_TQ1_0, 85, 1280, 37},   {TENSOR_TQ2_0, 85, 1280, 37},
 };
+
+/* Every way to multiply panels that this machine has, also where a table would take a better one. */
+static const struct panel_multiplier *multipliers[4];
+static panel_maker *const *makers[4];
+static size_t multiplier_count;
+
+static void find_multipliers(void)
+{
+#if defined(__x86_64__)
+    if (compute_has_instructions(INSTRUCTIONS_AVX2))
+        multipliers[multiplier_count++] = &panel_multiplier_avx2;
+    if (cpu_has_avx_vnni())
+        multipliers[multiplier_count++] = &panel_multiplier_avx_vnni;
+    if (compute_has_instructions(INSTRUCTIONS_AVX512)) {
+        multipliers[multiplier_count++] = &panel_multiplier_avx512;
+        makers[multiplier_count] = panel_makers_avx512;
+        multipliers[multiplier_count++] = &panel_multiplier_avx512;
+    }
+#elif defined(__aarch64__)
+    if (compute_has_instructions(INSTRUCTIONS_NEON))
+        multipliers[multiplier_count++] = &panel_multiplier_neon;
+#endif
+}
 
 static uint8_t *random_weights(struct random *random, const struct shape *shape, uint64_t row_bytes)
 {
@@ -68,10 +92,44 @@ static void multiply(const struct shape *shape, const uint8_t *weights, uint64_t
     compute_destroy(compute);
 }
 
+/* All tokens at once and whole tasks, past any threshold. */
+static void multiply_panels(const struct shape *shape, const uint8_t *weights, uint64_t row_bytes, const float *input,
+                            float *output, size_t index)
+{
+    struct activation *activation;
+    assert_ok(activation_create(&activation, shape->tokens, shape->columns, &test_error));
+    activation_set(activation, input, shape->tokens, shape->columns, shape->columns);
+    const struct kernel_table *kernels = kernel_table_get(compute_best_instructions());
+    activation_prepare_rows(activation, kernels, kernels->types[shape->type].activation, 0, shape->tokens);
+    struct matmul job = {.weights = {weights, shape->type, shape->rows, shape->columns, row_bytes},
+                         .input = activation,
+                         .tokens = shape->tokens,
+                         .output = output,
+                         .output_stride = shape->rows};
+    void *scratch = aligned_alloc(64, GEMM_SCRATCH_BYTES);
+    assert_non_null(scratch);
+    for (size_t row = 0; row < shape->rows; row += GEMM_TASK_ROWS)
+        for (size_t token = 0; token < shape->tokens; token += GEMM_TASK_TOKENS)
+            gemm_by_panels(multipliers[index], makers[index], &job, row, MIN(shape->rows - row, (size_t)GEMM_TASK_ROWS),
+                           token, MIN(shape->tokens - token, (size_t)GEMM_TASK_TOKENS), scratch);
+    free(scratch);
+    activation_destroy(activation);
+}
+
+static void compare(const struct shape *shape, const float *output, const float *expected, const char *how)
+{
+    for (size_t j = 0; j < shape->rows * shape->tokens; j++)
+        if (!(output[j] == expected[j]))
+            fail_msg("%s by %s, %zu x %zu: row %zu of token %zu is %a, expected %a",
+                     tensor_type_info(shape->type)->name, how, shape->rows, shape->columns, j % shape->rows,
+                     j / shape->rows, (double)output[j], (double)expected[j]);
+}
+
 static void products_of_any_size_have_the_bits_of_vectors(void **state)
 {
     (void)state;
     struct random random;
+    find_multipliers();
     random_seed(&random, 11);
     for (size_t i = 0; i < COUNT_OF(shapes); i++) {
         const struct shape *shape = &shapes[i];
@@ -92,13 +150,13 @@ static void products_of_any_size_have_the_bits_of_vectors(void **state)
                 memset(output, 0xff, outputs * sizeof *output);
                 multiply(shape, weights, row_bytes, input, output, (enum instruction_set)set, threads,
                          threads == 1 ? shape->tokens : shape->tokens / 2);
-                for (size_t j = 0; j < outputs; j++)
-                    if (!(output[j] == vectors[j]))
-                        fail_msg("%s by %s, %zu x %zu, %zu threads: row %zu of token %zu is %a, expected %a",
-                                 tensor_type_info(shape->type)->name,
-                                 compute_instructions_name((enum instruction_set)set), shape->rows, shape->columns,
-                                 threads, j % shape->rows, j / shape->rows, (double)output[j], (double)vectors[j]);
+                compare(shape, output, vectors, compute_instructions_name((enum instruction_set)set));
             }
+        }
+        for (size_t m = 0; m < multiplier_count && panel_kind(shape->type) != PANEL_NONE; m++) {
+            memset(output, 0xff, outputs * sizeof *output);
+            multiply_panels(shape, weights, row_bytes, input, output, m);
+            compare(shape, output, vectors, "panels");
         }
         free(weights);
         free(input);

@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-size_t panel_step_bytes(enum tensor_type type)
+/* Bytes of 256 columns of a row. */
+static size_t step_bytes(enum tensor_type type)
 {
     const struct tensor_type_info *info = tensor_type_info(type);
     return (size_t)PANEL_COLUMNS / info->block_size * info->block_bytes;
@@ -10,9 +11,10 @@ size_t panel_step_bytes(enum tensor_type type)
 
 /* The scratch of a task: panels, the sums of all its outputs, and as many columns of activations as still fit. */
 struct work {
-    const struct panel_kernels *kernels;
+    const struct panel_multiplier *multiplier;
+    panel_maker *make; /* NULL: plain C */
     const struct matmul *job;
-    const struct panel_type *type;
+    enum panel_kind kind;
     size_t first_row, rows, groups;
     size_t first_token, tokens, tile_tokens;
     size_t segments; /* of 256 columns */
@@ -29,10 +31,10 @@ static size_t blocks_in(const struct work *work, size_t segment)
 static void pack_token(const struct work *work, size_t token, size_t segment, uint8_t *quants, struct tile_side *side)
 {
     const struct matmul *job = work->job;
-    bool blocks = work->type->kind <= PANEL_BLOCKS_MINIMA;
+    bool blocks = work->kind == PANEL_BLOCKS || work->kind == PANEL_BLOCKS_MINIMA;
     size_t row = job->input_rows ? job->input_rows[token] : token;
     struct activation_row x = activation_row(job->input, blocks ? ACTIVATION_Q8_32 : ACTIVATION_Q8_256, row);
-    work->kernels->pack(work->type->kind, quants, x.quants + segment * PANEL_COLUMNS);
+    work->multiplier->pack(work->kind, quants, x.quants + segment * PANEL_COLUMNS);
     if (blocks) {
         for (size_t i = 0; i < 8; i++) {
             side->scales[i] = x.scales[segment * 8 + i];
@@ -42,7 +44,7 @@ static void pack_token(const struct work *work, size_t token, size_t segment, ui
     }
     const int16_t *sums = x.sums + segment * 16;
     side->scales[0] = x.scales[segment];
-    if (work->type->kind == PANEL_PARTS_8_MINIMA)
+    if (work->kind == PANEL_PARTS_8_MINIMA)
         for (size_t i = 0; i < 8; i++)
             side->sums[i] = (int16_t)(sums[2 * i] + sums[2 * i + 1]);
     else
@@ -68,7 +70,7 @@ static void pack(const struct work *work, size_t first, size_t count)
 static void prefetch_panel(const struct work *work, size_t row, size_t segment)
 {
     const struct matrix *weights = &work->job->weights;
-    size_t bytes = panel_step_bytes(weights->type);
+    size_t bytes = step_bytes(weights->type);
     size_t offset = segment * bytes;
     size_t end = MIN(row + PANEL_ROWS, work->first_row + work->rows);
     bytes = MIN(bytes, weights->row_bytes - offset);
@@ -82,12 +84,15 @@ static void prefetch_panel(const struct work *work, size_t row, size_t segment)
 static void make_panel(const struct work *work, struct panel *out, size_t row, size_t segment)
 {
     const struct matrix *weights = &work->job->weights;
-    size_t offset = segment * panel_step_bytes(weights->type);
+    size_t offset = segment * step_bytes(weights->type);
     size_t last = work->first_row + work->rows - 1;
     const uint8_t *rows[PANEL_ROWS];
     for (size_t i = 0; i < PANEL_ROWS; i++) /* past the end: the last row again, for nobody */
         rows[i] = weights->data + MIN(row + i, last) * weights->row_bytes + offset;
-    work->type->make(out, rows, blocks_in(work, segment));
+    if (work->make)
+        work->make(out, rows, blocks_in(work, segment));
+    else
+        panel_make(weights->type, out, rows, blocks_in(work, segment));
 }
 
 static void multiply_group(const struct work *work, size_t group, size_t first_segment, size_t segments)
@@ -104,9 +109,9 @@ static void multiply_group(const struct work *work, size_t group, size_t first_s
         }
         const uint8_t *tiles = work->tiles + (segment - first_segment) * work->tokens * TILE_TOKEN_BYTES;
         for (size_t t = 0; t < work->tokens; t += work->tile_tokens)
-            work->kernels->multiply(work->type->kind, work->panels, panels, tiles + t * TILE_TOKEN_BYTES,
-                                    MIN(work->tile_tokens, work->tokens - t), blocks_in(work, segment),
-                                    sums + t * GROUP_ROWS);
+            work->multiplier->multiply(work->kind, work->panels, panels, tiles + t * TILE_TOKEN_BYTES,
+                                       MIN(work->tile_tokens, work->tokens - t), blocks_in(work, segment),
+                                       sums + t * GROUP_ROWS);
     }
 }
 
@@ -133,12 +138,13 @@ static void write_outputs(const struct work *work)
     }
 }
 
-void gemm_by_panels(const struct panel_kernels *kernels, const struct matmul *job, size_t first_row, size_t rows,
-                    size_t first_token, size_t tokens, void *scratch)
+void gemm_by_panels(const struct panel_multiplier *multiplier, panel_maker *const *makers, const struct matmul *job,
+                    size_t first_row, size_t rows, size_t first_token, size_t tokens, void *scratch)
 {
-    struct work work = {.kernels = kernels,
+    struct work work = {.multiplier = multiplier,
+                        .make = makers ? makers[job->weights.type] : NULL,
                         .job = job,
-                        .type = &kernels->types[job->weights.type],
+                        .kind = panel_kind(job->weights.type),
                         .first_row = first_row,
                         .rows = rows,
                         .groups = (rows + GROUP_ROWS - 1) / GROUP_ROWS,

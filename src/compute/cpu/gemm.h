@@ -48,44 +48,52 @@ struct tile_side {
 
 /* The shapes of types. */
 enum panel_kind {
+    PANEL_NONE,           /* not a quantised type */
     PANEL_BLOCKS,         /* eight blocks of 32 */
     PANEL_BLOCKS_MINIMA,  /* and a minimum each */
     PANEL_WHOLE,          /* a super-block without scales of parts */
     PANEL_PARTS_8,        /* eight parts of 32 */
     PANEL_PARTS_8_MINIMA, /* and a minimum each */
     PANEL_PARTS_16,       /* sixteen parts of 16 */
-    PANEL_PARTS_16_MINIMA,
-    PANEL_KINDS
+    PANEL_PARTS_16_MINIMA
 };
+
+enum panel_kind panel_kind(enum tensor_type type);
 
 /* blocks: what is there of the eight blocks of 32; 8 for a super-block. rows[i]: the first block of row i. */
 typedef void panel_maker(struct panel *out, const uint8_t *const rows[PANEL_ROWS], size_t blocks);
 
-struct panel_type {
-    panel_maker *make; /* NULL: not this type */
-    enum panel_kind kind;
-    size_t least_tokens; /* by measurement: fewer are quicker one by one */
-};
+/* The same for any type, in plain C. */
+void panel_make(enum tensor_type type, struct panel *out, const uint8_t *const rows[PANEL_ROWS], size_t blocks);
 
-struct panel_kernels {
-    const struct panel_type *types; /* [TENSOR_TYPE_COUNT] */
+/* The part that an instruction set brings. */
+struct panel_multiplier {
     /* Quants of 256 columns into a tile. */
     void (*pack)(enum panel_kind kind, uint8_t *out, const int8_t *quants);
-    /* c[t * GROUP_ROWS + r] goes on, for tokens of a tile and panels * 16 rows. */
-    void (*multiply)(enum panel_kind kind, const struct panel *panels, size_t count, const uint8_t *tile, size_t tokens,
-                     size_t blocks, float *c);
+    /* out[t * GROUP_ROWS + r] goes on, for tokens of a tile and panels * 16 rows. */
+    void (*multiply)(enum panel_kind kind, const struct panel *panels, size_t panel_count, const uint8_t *tile,
+                     size_t tokens, size_t blocks, float *out);
 };
 
-void gemm_by_panels(const struct panel_kernels *kernels, const struct matmul *job, size_t first_row, size_t rows,
-                    size_t first_token, size_t tokens, void *scratch);
+extern const struct panel_multiplier panel_multiplier_avx2;
+extern const struct panel_multiplier panel_multiplier_avx_vnni;
+extern const struct panel_multiplier panel_multiplier_avx512;
+extern const struct panel_multiplier panel_multiplier_neon;
 
-/* Bytes of 256 columns of a row, and blocks among them at the end of a row. */
-size_t panel_step_bytes(enum tensor_type type);
+extern panel_maker *const panel_makers_avx512[TENSOR_TYPE_COUNT];
 
+/* makers: [TENSOR_TYPE_COUNT], NULL where the instruction set has none and plain C stands in; or NULL itself. */
+void gemm_by_panels(const struct panel_multiplier *multiplier, panel_maker *const *makers, const struct matmul *job,
+                    size_t first_row, size_t rows, size_t first_token, size_t tokens, void *scratch);
+
+/* The greatest task. */
 #define GEMM_TASK_ROWS 256
 #define GEMM_TASK_TOKENS 256
 
-/* Each fills in the gemm entries that it has. */
-void gemm_kernels_avx512(struct kernel_table *table);
+/* Each fills in the gemm entries of quantised types. */
+void gemm_panels_avx2(struct kernel_table *table);
+void gemm_panels_avx_vnni(struct kernel_table *table);
+void gemm_panels_avx512(struct kernel_table *table);
+void gemm_panels_neon(struct kernel_table *table);
 
 #endif

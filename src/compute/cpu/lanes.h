@@ -8,6 +8,7 @@
 #define HYPURA_LANES_H
 
 #include <math.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -63,6 +64,12 @@ static inline lanes lanes_divide(lanes a, lanes b)
 static inline lanes lanes_fma(lanes a, lanes b, lanes c)
 {
     return _mm512_fmadd_ps(a, b, c);
+}
+
+/* c - a * b, rounded once. */
+static inline lanes lanes_fma_negated(lanes a, lanes b, lanes c)
+{
+    return _mm512_fnmadd_ps(a, b, c);
 }
 
 /* a > b ? a : b, so that b comes out where either is not a number. */
@@ -218,6 +225,11 @@ static inline lanes lanes_divide(lanes x, lanes y)
 static inline lanes lanes_fma(lanes x, lanes y, lanes z)
 {
     return (lanes){_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b)};
+}
+
+static inline lanes lanes_fma_negated(lanes x, lanes y, lanes z)
+{
+    return (lanes){_mm256_fnmadd_ps(x.a, y.a, z.a), _mm256_fnmadd_ps(x.b, y.b, z.b)};
 }
 
 static inline lanes lanes_max(lanes x, lanes y)
@@ -401,6 +413,12 @@ static inline lanes lanes_fma(lanes x, lanes y, lanes z)
                    vfmaq_f32(z.d, x.d, y.d)};
 }
 
+static inline lanes lanes_fma_negated(lanes x, lanes y, lanes z)
+{
+    return (lanes){vfmsq_f32(z.a, x.a, y.a), vfmsq_f32(z.b, x.b, y.b), vfmsq_f32(z.c, x.c, y.c),
+                   vfmsq_f32(z.d, x.d, y.d)};
+}
+
 static inline float32x4_t lanes_four_max(float32x4_t x, float32x4_t y)
 {
     return vbslq_f32(vcgtq_f32(x, y), x, y);
@@ -554,6 +572,11 @@ static inline lanes lanes_divide(lanes x, lanes y)
 static inline lanes lanes_fma(lanes x, lanes y, lanes z)
 {
     LANES_EACH(fmaf(x.v[i], y.v[i], z.v[i]));
+}
+
+static inline lanes lanes_fma_negated(lanes x, lanes y, lanes z)
+{
+    LANES_EACH(fmaf(-x.v[i], y.v[i], z.v[i]));
 }
 
 static inline lanes lanes_max(lanes x, lanes y)

@@ -37,6 +37,16 @@ static bool has_avx512(void)
 }
 #endif
 
+bool cpu_has_avx_vnni(void)
+{
+#if defined(__x86_64__)
+    unsigned a, b, c, d;
+    return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+#else
+    return false;
+#endif
+}
+
 bool cpu_has_avx512_bf16(void)
 {
 #if defined(__x86_64__)
@@ -132,13 +142,16 @@ static void fill_tables(void)
         kernels_avx2_floats(&tables[set]);
         kernels_avx2_quantized(&tables[set]);
         gemm_floats_avx2(&tables[set]);
+        gemm_panels_avx2(&tables[set]);
+        if (cpu_has_avx_vnni())
+            gemm_panels_avx_vnni(&tables[set]);
     }
     struct kernel_table *avx512 = &tables[INSTRUCTIONS_AVX512];
     kernels_avx512_floats(avx512);
     kernels_avx512_blocks(avx512);
     kernels_avx512_super(avx512);
     kernels_avx512_grids(avx512);
-    gemm_kernels_avx512(avx512);
+    gemm_panels_avx512(avx512);
     gemm_floats_avx512(avx512);
     if (cpu_has_avx512_bf16()) {
         kernels_avx512_bf16(avx512);
@@ -148,6 +161,7 @@ static void fill_tables(void)
     kernels_neon_floats(&tables[INSTRUCTIONS_NEON]);
     kernels_neon_quantized(&tables[INSTRUCTIONS_NEON]);
     gemm_floats_neon(&tables[INSTRUCTIONS_NEON]);
+    gemm_panels_neon(&tables[INSTRUCTIONS_NEON]);
 #endif
 }
 

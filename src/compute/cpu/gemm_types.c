@@ -1,0 +1,131 @@
+/* Which types matrix times matrix takes, how their panels are made in plain C, and what each instruction set adds. */
+#include "compute/cpu/gemm.h"
+#include "compute/cpu/unpack.h"
+
+#include <string.h>
+
+enum panel_kind panel_kind(enum tensor_type type)
+{
+    static const enum panel_kind kinds[TENSOR_TYPE_COUNT] = {
+        [TENSOR_Q4_0] = PANEL_BLOCKS,         [TENSOR_Q4_1] = PANEL_BLOCKS_MINIMA,   [TENSOR_Q5_0] = PANEL_BLOCKS,
+        [TENSOR_Q5_1] = PANEL_BLOCKS_MINIMA,  [TENSOR_Q8_0] = PANEL_BLOCKS,          [TENSOR_IQ4_NL] = PANEL_BLOCKS,
+        [TENSOR_MXFP4] = PANEL_BLOCKS,        [TENSOR_Q2_K] = PANEL_PARTS_16_MINIMA, [TENSOR_Q3_K] = PANEL_PARTS_16,
+        [TENSOR_Q4_K] = PANEL_PARTS_8_MINIMA, [TENSOR_Q5_K] = PANEL_PARTS_8_MINIMA,  [TENSOR_Q6_K] = PANEL_PARTS_16,
+        [TENSOR_IQ1_S] = PANEL_PARTS_8,       [TENSOR_IQ1_M] = PANEL_PARTS_16,       [TENSOR_IQ2_XXS] = PANEL_PARTS_8,
+        [TENSOR_IQ2_XS] = PANEL_PARTS_16,     [TENSOR_IQ2_S] = PANEL_PARTS_16,       [TENSOR_IQ3_XXS] = PANEL_PARTS_8,
+        [TENSOR_IQ3_S] = PANEL_PARTS_8,       [TENSOR_IQ4_XS] = PANEL_PARTS_8,       [TENSOR_TQ1_0] = PANEL_WHOLE,
+        [TENSOR_TQ2_0] = PANEL_WHOLE,
+    };
+    return kinds[type];
+}
+
+/* ---- plain C ----------------------------------------------------------------------------------------------------- */
+
+static int32_t quant_sum(const int8_t *quants, size_t count)
+{
+    int32_t sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += quants[i];
+    return sum;
+}
+
+/* Block index (0 for a super-block) of one row. */
+static void put_row(struct panel *out, const struct unpacked *block, enum panel_kind kind, size_t index, size_t row,
+                    size_t elements)
+{
+    for (size_t c = 0; c < elements; c += 4)
+        memcpy(out->quants[index * 8 + c / 4][row], block->quants + c, 4);
+    out->d[index][row] = block->d;
+    out->m[index][row] = block->m;
+    out->start[index][row] = -128 * quant_sum(block->quants, elements);
+    if (kind == PANEL_BLOCKS || kind == PANEL_BLOCKS_MINIMA || kind == PANEL_WHOLE)
+        return;
+    size_t parts = kind == PANEL_PARTS_8 || kind == PANEL_PARTS_8_MINIMA ? 8 : 16;
+    int32_t start = 0;
+    for (size_t part = 0; part < parts; part++) {
+        int16_t scale = block->scales[part * 16 / parts];
+        out->scales[part][row] = scale;
+        out->minima[part / 2][row][part % 2] = block->minima[part * 16 / parts];
+        start -= 128 * scale * quant_sum(block->quants + part * (256 / parts), 256 / parts);
+    }
+    out->start[0][row] = start;
+}
+
+void panel_make(enum tensor_type type, struct panel *out, const uint8_t *const rows[PANEL_ROWS], size_t blocks)
+{
+    const struct unpacker *unpacker = unpacker_find(type);
+    size_t count = unpacker->elements == 32 ? blocks : 1;
+    for (size_t row = 0; row < PANEL_ROWS; row++) {
+        for (size_t i = 0; i < count; i++) {
+            struct unpacked block;
+            unpacker->unpack(&block, rows[row] + i * unpacker->bytes);
+            put_row(out, &block, panel_kind(type), i, row, unpacker->elements);
+        }
+    }
+}
+
+/* ---- instruction sets -------------------------------------------------------------------------------------------- */
+
+/* Panels that plain C makes cost about as much as so many tokens one by one. */
+#define PLAIN_LEAST_TOKENS 32
+
+static void fill(struct kernel_table *table, gemm_kernel *gemm, const uint8_t *least_tokens)
+{
+    for (unsigned type = 0; type < TENSOR_TYPE_COUNT; type++) {
+        if (panel_kind(type) == PANEL_NONE)
+            continue;
+        struct kernel *kernel = &table->types[type];
+        kernel->gemm = gemm;
+        kernel->gemm_least_tokens = least_tokens ? least_tokens[type] : PLAIN_LEAST_TOKENS;
+        kernel->gemm_task_rows = GEMM_TASK_ROWS;
+        kernel->gemm_task_tokens = GEMM_TASK_TOKENS;
+    }
+}
+
+#define GEMM(name, multiplier, makers)                                                                                 \
+    static void name(const struct matmul *job, size_t first_row, size_t rows, size_t first_token, size_t tokens,       \
+                     void *scratch)                                                                                    \
+    {                                                                                                                  \
+        gemm_by_panels(&multiplier, makers, job, first_row, rows, first_token, tokens, scratch);                       \
+    }
+
+#if defined(__x86_64__)
+
+/* By measurement: fewer tokens are quicker one by one. */
+static const uint8_t least_avx512[TENSOR_TYPE_COUNT] = {
+    [TENSOR_Q4_0] = 4,   [TENSOR_Q4_1] = 4,  [TENSOR_Q5_0] = 4,    [TENSOR_Q5_1] = 4,   [TENSOR_Q8_0] = 3,
+    [TENSOR_IQ4_NL] = 4, [TENSOR_MXFP4] = 2, [TENSOR_Q2_K] = 2,    [TENSOR_Q3_K] = 2,   [TENSOR_Q4_K] = 2,
+    [TENSOR_Q5_K] = 3,   [TENSOR_Q6_K] = 3,  [TENSOR_IQ1_S] = 8,   [TENSOR_IQ1_M] = 4,  [TENSOR_IQ2_XXS] = 8,
+    [TENSOR_IQ2_XS] = 8, [TENSOR_IQ2_S] = 8, [TENSOR_IQ3_XXS] = 8, [TENSOR_IQ3_S] = 12, [TENSOR_IQ4_XS] = 2,
+    [TENSOR_TQ1_0] = 20, [TENSOR_TQ2_0] = 3,
+};
+
+GEMM(gemm_avx2, panel_multiplier_avx2, NULL)
+GEMM(gemm_avx_vnni, panel_multiplier_avx_vnni, NULL)
+GEMM(gemm_avx512, panel_multiplier_avx512, panel_makers_avx512)
+
+void gemm_panels_avx2(struct kernel_table *table)
+{
+    fill(table, gemm_avx2, NULL);
+}
+
+void gemm_panels_avx_vnni(struct kernel_table *table)
+{
+    fill(table, gemm_avx_vnni, NULL);
+}
+
+void gemm_panels_avx512(struct kernel_table *table)
+{
+    fill(table, gemm_avx512, least_avx512);
+}
+
+#elif defined(__aarch64__)
+
+GEMM(gemm_neon, panel_multiplier_neon, NULL)
+
+void gemm_panels_neon(struct kernel_table *table)
+{
+    fill(table, gemm_neon, NULL);
+}
+
+#endif
