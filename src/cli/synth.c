@@ -79,8 +79,9 @@ static hypura_status summarise(const struct trace *trace, struct expert_use *out
         double entropy = 0, near = 0, far = 0;
         uint32_t most = 0, uses = pass->tokens * shape->used;
         for (uint32_t i = 0; i < uses; i++)
-            most = MAX(most, ++counts[chosen[i]]);
+            counts[chosen[i]]++;
         for (uint32_t e = 0; e < shape->experts; e++) {
+            most = MAX(most, counts[e]);
             double share = (double)counts[e] / uses;
             entropy -= share > 0 ? share * log(share) : 0;
         }
