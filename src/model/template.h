@@ -65,6 +65,7 @@ struct chat_input {
     const char *eos_text;       /* the text of the token that ends a text, or NULL: "" */
     int64_t now;                /* as for chat_template_render */
     bool close_last_answer;     /* see chat_render */
+    bool adapt;                 /* see chat_render */
 };
 
 /* Renders a chat. messages, tools, add_generation_prompt, bos_token and eos_token are the template's variables of those
@@ -73,6 +74,9 @@ struct chat_input {
  * When the last message is the assistant's and has no tool calls, it is taken as the beginning of the answer, as
  * llama.cpp's server does: the messages before it are rendered with a generation prompt and its content follows, for
  * the model to go on. With close_last_answer it is a message like any other.
+ *
+ * With adapt, messages may come as any client sends them: arguments of calls as text or as objects, content as text, as
+ * a list of parts or null. They are given to the template in the form that it takes. Without, they are left alone.
  *
  * Many templates write the BOS text at their start, and many tokenizers add BOS themselves; only one may. A caller
  * whose tokenizer adds it passes the text through chat_strip_bos, as llama.cpp does. */

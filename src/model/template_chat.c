@@ -2,6 +2,7 @@
 #include "core/core.h"
 #include "model/template.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 const char chat_template_default[] =
@@ -109,10 +110,139 @@ static const json_t *begun_answer(const struct chat_input *input)
     return last;
 }
 
+/* ---- messages as a template wants them ----------------------------------------------------------------------------
+ */
+
+enum { ADAPT_OBJECTS = 1, ADAPT_STRINGS = 2, ADAPT_FLAT_CONTENT = 4 };
+
+static bool has_parts(const json_t *messages)
+{
+    for (size_t i = 0; i < json_array_size(messages); i++)
+        if (json_is_array(json_object_get(json_array_get(messages, i), "content")))
+            return true;
+    return false;
+}
+
+static bool has_calls(const json_t *messages)
+{
+    for (size_t i = 0; i < json_array_size(messages); i++)
+        if (json_array_size(json_object_get(json_array_get(messages, i), "tool_calls")))
+            return true;
+    return false;
+}
+
+/* The text of all parts, one a line. */
+static json_t *flat_content(const json_t *parts)
+{
+    struct buffer text = {0};
+    bool first = true;
+    for (size_t i = 0; i < json_array_size(parts); i++) {
+        const json_t *part = json_object_get(json_array_get(parts, i), "text");
+        if (!json_is_string(part))
+            continue;
+        if (!first)
+            buffer_append_char(&text, '\n');
+        first = false;
+        buffer_append(&text, json_string_value(part), json_string_length(part));
+    }
+    json_t *content = text.failed ? NULL : json_stringn(text.data ? text.data : "", text.size);
+    buffer_free(&text);
+    return content;
+}
+
+/* The arguments of a call as an object, or as text. */
+static void adapt_arguments(json_t *message, int how)
+{
+    json_t *calls = json_object_get(message, "tool_calls"), *call;
+    size_t i;
+    json_array_foreach(calls, i, call)
+    {
+        json_t *function = json_object_get(call, "function"), *owner = function ? function : call;
+        json_t *arguments = json_object_get(owner, "arguments");
+        if ((how & ADAPT_OBJECTS) && json_is_string(arguments)) {
+            json_t *object =
+                json_loadb(json_string_value(arguments), json_string_length(arguments), JSON_ALLOW_NUL, NULL);
+            if (object)
+                json_object_set_new(owner, "arguments", object);
+        } else if ((how & ADAPT_STRINGS) && json_is_object(arguments)) {
+            char *text = json_dumps(arguments, JSON_REAL_PRECISION(15));
+            json_object_set_new(owner, "arguments", json_string(text ? text : ""));
+            free(text);
+        }
+    }
+}
+
+static json_t *adapt_messages(const json_t *messages, int how)
+{
+    json_t *copy = json_deep_copy(messages), *message;
+    size_t i;
+    json_array_foreach(copy, i, message)
+    {
+        json_t *content = json_object_get(message, "content");
+        if (!content || json_is_null(content))
+            json_object_set_new(message, "content", json_string(""));
+        else if ((how & ADAPT_FLAT_CONTENT) && json_is_array(content))
+            json_object_set_new(message, "content", flat_content(content));
+        adapt_arguments(message, how);
+    }
+    return copy;
+}
+
+static hypura_status render_messages(const struct chat_template *template, const struct chat_input *input,
+                                     struct rendered_text *out, hypura_error *error)
+{
+    json_t *variables = json_object(), *trusted = json_object();
+    hypura_status status = collect(input, variables, trusted, error);
+    if (status == HYPURA_OK)
+        status = chat_template_render(template, variables, trusted, input->now, out, error);
+    json_decref(variables);
+    json_decref(trusted);
+    return status;
+}
+
+/* Whether a template writes the text of a content that is a list of parts, and not the list as Python prints it. */
+static bool takes_parts(const struct chat_template *template, const struct chat_input *input)
+{
+    static const char probe[] = "a7f3probe";
+    struct chat_input question = *input;
+    struct rendered_text text = {0};
+    json_t *messages = json_pack("[{s:s, s:[{s:s, s:s}]}]", "role", "user", "content", "type", "text", "text", probe);
+    question.messages = messages;
+    bool takes = render_messages(template, &question, &text, NULL) == HYPURA_OK && strstr(text.text, probe) &&
+                 !strstr(text.text, "'text'");
+    rendered_text_free(&text);
+    json_decref(messages);
+    return takes;
+}
+
+/* Renders what was given, or with adapt what the template can take. */
+static hypura_status render_adapted(const struct chat_template *template, const struct chat_input *input,
+                                    struct rendered_text *out, hypura_error *error)
+{
+    if (!input->adapt || !json_is_array(input->messages))
+        return render_messages(template, input, out, error);
+    bool flat = has_parts(input->messages) && !takes_parts(template, input);
+    int how = (flat ? ADAPT_FLAT_CONTENT : 0) | ADAPT_OBJECTS;
+    struct chat_input adapted = *input;
+    json_t *messages = adapt_messages(input->messages, how);
+    adapted.messages = messages;
+    hypura_status status = render_messages(template, &adapted, out, error);
+    json_decref(messages);
+    if (status != HYPURA_ERROR_FORMAT || !has_calls(input->messages))
+        return status;
+    /* A template that puts the arguments beside other text wants them as text. */
+    messages = adapt_messages(input->messages, (how & ADAPT_FLAT_CONTENT) | ADAPT_STRINGS);
+    adapted.messages = messages;
+    if (render_messages(template, &adapted, out, NULL) == HYPURA_OK)
+        status = HYPURA_OK;
+    json_decref(messages);
+    return status;
+}
+
 hypura_status chat_render(const struct chat_template *template, const struct chat_input *input,
                           struct rendered_text *out, hypura_error *error)
 {
-    json_t *variables = json_object(), *trusted = json_object(), *earlier = NULL;
+    json_t *earlier = NULL;
     struct chat_input complete = *input;
     struct rendered_text rendered = {0};
     const json_t *answer = begun_answer(input);
@@ -122,17 +252,13 @@ hypura_status chat_render(const struct chat_template *template, const struct cha
         complete.messages = earlier;
         complete.add_generation_prompt = true;
     }
-    hypura_status status = collect(&complete, variables, trusted, error);
-    if (status == HYPURA_OK)
-        status = chat_template_render(template, variables, trusted, input->now, &rendered, error);
+    hypura_status status = render_adapted(template, &complete, &rendered, error);
     if (status == HYPURA_OK && answer)
         status = append_answer(&rendered, answer, chat_template_mentions(template, "<|channel|>"), error);
     if (status == HYPURA_OK)
         *out = rendered;
     else
         rendered_text_free(&rendered);
-    json_decref(variables);
-    json_decref(trusted);
     json_decref(earlier);
     return status;
 }

@@ -265,6 +265,42 @@ static void test_a_begun_answer_is_left_open(void **state)
     json_decref(messages);
 }
 
+static void expect_adapted(const char *source, const char *messages, const char *expected)
+{
+    struct chat_template *template;
+    struct rendered_text text;
+    json_t *json = json_loads(messages, 0, NULL);
+    struct chat_input input = {.messages = json, .adapt = true};
+    assert_non_null(json);
+    assert_ok(chat_template_parse(&template, source, strlen(source), &test_error));
+    assert_ok(chat_render(template, &input, &text, &test_error));
+    assert_string_equal(text.text, expected);
+    check_ranges(&text);
+    rendered_text_free(&text);
+    chat_template_free(template);
+    json_decref(json);
+}
+
+static void test_messages_are_adapted_to_the_template(void **state)
+{
+    (void)state;
+    const char *as_text = "[{\"role\":\"assistant\",\"content\":null,\"tool_calls\":[{\"function\":{\"name\":\"f\","
+                          "\"arguments\":\"{\\\"a\\\": 1}\"}}]}]";
+    const char *as_object =
+        "[{\"role\":\"assistant\",\"tool_calls\":[{\"function\":{\"name\":\"f\",\"arguments\":{\"a\":1}}}]}]";
+    const char *wants_object = "{{ messages[0].content }}{{ messages[0].tool_calls[0].function.arguments | tojson }}";
+    const char *wants_text = "{{ messages[0].content + messages[0].tool_calls[0].function.arguments }}";
+    expect_adapted(wants_object, as_text, "{\"a\": 1}");
+    expect_adapted(wants_object, as_object, "{\"a\": 1}");
+    expect_adapted(wants_text, as_text, "{\"a\": 1}");
+    expect_adapted(wants_text, as_object, "{\"a\": 1}");
+    const char *parts =
+        "[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"a\"},{\"type\":\"text\",\"text\":\"b\"}]}]";
+    expect_adapted("{{ messages[0].content }}", parts, "a\nb");
+    expect_adapted("{{ '<' + messages[0].content + '>' }}", parts, "<a\nb>");
+    expect_adapted("{% for p in messages[0].content %}[{{ p.text }}]{% endfor %}", parts, "[a][b]");
+}
+
 /* ---- refusals -----------------------------------------------------------------------------------------------------
  */
 
@@ -365,6 +401,7 @@ int main(void)
         cmocka_unit_test(test_a_role_may_be_part_of_a_token_when_it_is_a_word),
         cmocka_unit_test(test_bos_is_stripped_only_where_the_template_wrote_it),
         cmocka_unit_test(test_a_begun_answer_is_left_open),
+        cmocka_unit_test(test_messages_are_adapted_to_the_template),
         cmocka_unit_test(test_errors_name_the_line),
         cmocka_unit_test(test_a_template_cannot_take_the_machine),
         cmocka_unit_test(test_broken_templates_do_no_harm),
