@@ -243,7 +243,7 @@ static void describe(struct plan *plan, const struct plan_table *table)
 }
 
 /* Somebody who asks for more than there is gets it, and hears of it: the system may kill or swap. */
-static void warn_of_too_much(const struct plan *plan, const struct hardware *hardware)
+void plan_warn_of_too_much(const struct plan *plan, const struct hardware *hardware)
 {
     uint64_t there = hardware->memory_available ? hardware->memory_available : hardware->memory_total;
     if (hardware->cgroup_limit != UINT64_MAX)
@@ -327,7 +327,6 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
         return status;
     }
     describe(plan, table);
-    warn_of_too_much(plan, hardware);
     *out = plan;
     return HYPURA_OK;
 }

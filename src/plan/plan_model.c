@@ -60,8 +60,8 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
     return HYPURA_OK;
 }
 
-hypura_status plan_make(struct plan **out, const struct model *model, const struct hardware *hardware,
-                        const struct plan_request *request, hypura_error *error)
+static hypura_status make(struct plan **out, const struct model *model, const struct hardware *hardware,
+                          const struct plan_request *request, hypura_error *error)
 {
     struct plan_table table;
     hypura_status status = plan_table_make(&table, model, hardware, error);
@@ -69,6 +69,15 @@ hypura_status plan_make(struct plan **out, const struct model *model, const stru
         return status;
     status = plan_make_units(out, &table, hardware, request, error);
     plan_table_free(&table);
+    return status;
+}
+
+hypura_status plan_make(struct plan **out, const struct model *model, const struct hardware *hardware,
+                        const struct plan_request *request, hypura_error *error)
+{
+    hypura_status status = make(out, model, hardware, request, error);
+    if (status == HYPURA_OK)
+        plan_warn_of_too_much(*out, hardware);
     return status;
 }
 
@@ -85,7 +94,7 @@ hypura_status plan_tokens_per_second_with(const struct model *model, const struc
     /* 0 would ask for the default. */
     changed.budget = MAX(changed.budget, (uint64_t)1);
     struct plan *plan;
-    hypura_status status = plan_make(&plan, model, hardware, &changed, error);
+    hypura_status status = make(&plan, model, hardware, &changed, error);
     if (status != HYPURA_OK)
         return status;
     *out = plan->predicted_tokens_per_second;

@@ -291,12 +291,12 @@ static void more_than_there_is_is_warned_of(void **state)
     int warnings = 0;
     log_set_sink(count_warnings, &warnings);
     assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
-    plan_free(plan);
+    plan_warn_of_too_much(plan, &hardware);
     assert_int_equal(warnings, 0);
     hardware.cgroup_limit = 5 * GIB;
-    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
-    plan_free(plan);
+    plan_warn_of_too_much(plan, &hardware);
     assert_int_equal(warnings, 1);
+    plan_free(plan);
     log_set_sink(NULL, NULL);
 }
 
