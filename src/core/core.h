@@ -13,7 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define PRINTF_LIKE(text, arguments) __attribute__((format(printf, text, arguments)))
+#define PRINTF_LIKE(text, arguments) __attribute__((format(printf, text, arguments), nonnull(text)))
 
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
 
