@@ -81,7 +81,9 @@ def same_answer_from_every_budget_thread_count_and_reader():
     smallest = smallest_budget()
     for arguments in (["--memory", smallest], ["--memory", smallest + (1 << 20)], ["--memory", smallest + (4 << 20)],
                       ["--threads", 1], ["--threads", 2], ["--memory", smallest, "--reader", "threads"],
-                      ["--memory", smallest, "--reader", "threads", "--threads", 1], ["--chunk", 1], ["--chunk", 7]):
+                      ["--memory", smallest, "--reader", "threads", "--threads", 1], ["--chunk", 1], ["--chunk", 7],
+                      ["--memory", smallest + (2 << 20), "--guess", "on", "--no-state"],
+                      ["--memory", smallest + (2 << 20), "--guess", "off"]):
         assert answer("--context", 128, *arguments) == expected, arguments
 
 
@@ -195,6 +197,15 @@ def an_interrupt_ends_it_quickly():
     process.communicate(timeout=20)
     assert process.returncode == 130, process.returncode
     assert time.monotonic() - start < 2
+
+
+def usage_is_remembered_unless_told_not_to():
+    fresh = {"XDG_STATE_HOME": path("fresh-state")}
+    answer("--memory", "8M", "--context", 128, "--no-state", environment=fresh)
+    assert not os.path.exists(path("fresh-state"))
+    answer("--memory", "8M", "--context", 128, environment=fresh)
+    found = [name for _, _, names in os.walk(path("fresh-state")) for name in names]
+    assert len(found) == 1, found
 
 
 def a_recorded_routing_replays():
