@@ -1,0 +1,125 @@
+/* hypura serve: the HTTP server. */
+#include "cli/cli.h"
+#include "server/server.h"
+
+#include <limits.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct server_options serving;
+static const char *port_text, *keep_alive_text;
+static struct texts origins;
+
+static const struct option_row serve_rows[] = {
+    {"host", "HOST", OPTION_TEXT, &serving.host, "address to listen on (default: 127.0.0.1)"},
+    {"port", "N", OPTION_TEXT, &port_text, "port to listen on; 0: any that is free (default: 11434)"},
+    {"models", "DIR", OPTION_TEXT, &serving.model_folder,
+     "folder of models (default: $HYPURA_MODELS, else ~/.local/share/hypura/models)"},
+    {"parallel", "N", OPTION_COUNT, &serving.parallel, "answers that are written at the same time (default: 4)"},
+    {"queue", "N", OPTION_COUNT, &serving.queue, "requests that may wait; further ones get 503 (default: 512)"},
+    {"keep-alive", "SECONDS", OPTION_TEXT, &keep_alive_text,
+     "how long an unused model stays in memory; -1: for good (default: 300)"},
+    {"api-key", "KEY", OPTION_TEXT, &serving.api_key,
+     "ask every request for this key (default: $HYPURA_API_KEY, else none)"},
+    {"cors", "ORIGIN", OPTION_TEXTS, &origins,
+     "let pages of this origin call, such as https://example.org, or * for all; may be given several times"},
+    {"allow-remote", NULL, OPTION_FLAG, &serving.allow_remote,
+     "listen on an address that other machines reach, without a key"},
+    {"body-limit", "SIZE", OPTION_BYTES, &serving.body_limit, "most bytes of a request (default: 32M)"},
+    {"connections", "N", OPTION_COUNT, &serving.connections, "most connections at once (default: 1024)"},
+    {"request-time", "SECONDS", OPTION_COUNT, &serving.request_seconds,
+     "how long a request may take to arrive (default: 120)"},
+    {"log-prompts", NULL, OPTION_FLAG, &serving.log_prompts, "write what users ask into the log"},
+    {0},
+};
+
+static void prepare(void)
+{
+    server_default_options(&serving);
+}
+
+static void on_signal(int number)
+{
+    (void)number;
+    server_stop();
+}
+
+static void say_where(void *context, uint16_t port)
+{
+    (void)context;
+    printf("http://%s:%u\n", strchr(serving.host, ':') ? "[::1]" : serving.host, port);
+    fflush(stdout);
+}
+
+static bool read_whole(const char *text, long least, long most, long *out)
+{
+    char *end;
+    long value = strtol(text, &end, 10);
+    if (end == text || *end || value < least || value > most)
+        return false;
+    *out = value;
+    return true;
+}
+
+static int run(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    static char folder[PATH_MAX];
+    long port = serving.port, keep_alive = (long)serving.keep_alive;
+    if (port_text && !read_whole(port_text, 0, 65535, &port))
+        return report_usage(&command_serve, "--port: \"%s\" is not a port", port_text);
+    if (keep_alive_text && !read_whole(keep_alive_text, -1, INT_MAX, &keep_alive))
+        return report_usage(&command_serve, "--keep-alive: \"%s\" is not a number of seconds", keep_alive_text);
+    if (serving.parallel < 1 || serving.parallel > 256 || serving.connections < 1 || serving.request_seconds < 1)
+        return report_usage(&command_serve, "--parallel is 1 to 256, --connections and --request-time at least 1");
+    serving.port = (uint16_t)port;
+    serving.keep_alive = keep_alive;
+    if (!serving.model_folder) {
+        if (model_folder_default(folder, sizeof folder, &error))
+            return report_error(&error);
+        serving.model_folder = folder;
+    }
+    if (!serving.api_key)
+        serving.api_key = getenv("HYPURA_API_KEY");
+    if (serving.api_key && !*serving.api_key)
+        serving.api_key = NULL;
+    /* The embedded model is there for whoever names none. */
+    const char *embedded = default_model_path(NULL);
+    const char **models;
+    if (ALLOCATE(&models, count + 1, "model list", &error))
+        return report_error(&error);
+    for (size_t i = 0; i < count; i++)
+        models[serving.model_count++] = arguments[i];
+    if (embedded)
+        models[serving.model_count++] = embedded;
+    serving.models = models;
+    serving.preload = count > 0;
+    serving.origins = origins.items;
+    serving.origin_count = origins.count;
+    hypura_status status = engine_options_of(&serving.engine, &error);
+    if (!status) {
+        struct sigaction action = {.sa_handler = on_signal};
+        sigemptyset(&action.sa_mask);
+        sigaction(SIGINT, &action, NULL);
+        sigaction(SIGTERM, &action, NULL);
+        status = server_run(&serving, say_where, NULL, &error);
+    }
+    memory_free(models);
+    return status ? report_error(&error) : EXIT_OK;
+}
+
+const struct command command_serve = {
+    .name = "serve",
+    .arguments = "[MODEL]...",
+    .summary = "answer over HTTP, as Ollama and OpenAI do",
+    .details =
+        "Serves the models that are named, those of the model folder and the embedded one; each is loaded when it "
+        "is asked for. --context is the context of each answer, of which --parallel are held at once. The address "
+        "goes to standard output once requests are taken, the log to standard error. Ctrl-C ends it after the "
+        "answers in work, twice at once.",
+    .options = {serve_rows, compute_option_rows},
+    .most = 64,
+    .prepare = prepare,
+    .run = run,
+};

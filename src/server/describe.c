@@ -1,0 +1,128 @@
+/* What a model's file says of itself, for lists. Reading the metadata of a large vocabulary takes a while, so the last
+ * answers are kept. */
+#include "model/model.h"
+#include "server/server_private.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define KEPT 64
+
+struct description {
+    char *path;
+    uint64_t bytes;
+    int64_t modified;
+    char family[64];
+    char quantisation[24];
+    char parameters[24];
+    char digest[65];
+};
+
+static struct description kept[KEPT];
+static size_t next_kept;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+/* general.file_type, as llama.cpp numbers it (enum llama_ftype). */
+static const char *quantisation_name(uint32_t type)
+{
+    static const char *const names[] = {"F32",    "F16",    "Q4_0",  "Q4_1",    NULL,     NULL,     NULL,     "Q8_0",
+                                        "Q5_0",   "Q5_1",   "Q2_K",  "Q3_K_S",  "Q3_K_M", "Q3_K_L", "Q4_K_S", "Q4_K_M",
+                                        "Q5_K_S", "Q5_K_M", "Q6_K",  "IQ2_XXS", "IQ2_XS", "Q2_K_S", "IQ3_XS", "IQ3_XXS",
+                                        "IQ1_S",  "IQ4_NL", "IQ3_S", "IQ3_M",   "IQ2_S",  "IQ2_M",  "IQ4_XS", "IQ1_M",
+                                        "BF16",   NULL,     NULL,    NULL,      "TQ1_0",  "TQ2_0",  "MXFP4"};
+    return type < COUNT_OF(names) && names[type] ? names[type] : "unknown";
+}
+
+static void describe(struct description *out, const char *path)
+{
+    struct gguf *file = NULL;
+    struct sha256 sha;
+    sha256_start(&sha);
+    sha256_add(&sha, &out->bytes, sizeof out->bytes);
+    strcpy(out->family, "unknown");
+    strcpy(out->quantisation, "unknown");
+    if (gguf_open(&file, path, NULL) == HYPURA_OK) {
+        struct gguf_string family;
+        uint32_t type;
+        double elements = 0;
+        if (gguf_get_string(file, "general.architecture", &family))
+            snprintf(out->family, sizeof out->family, "%s", family.data);
+        if (gguf_get_uint32(file, "general.file_type", &type))
+            snprintf(out->quantisation, sizeof out->quantisation, "%s", quantisation_name(type));
+        for (size_t i = 0; i < gguf_tensor_count(file); i++) {
+            const struct gguf_tensor *tensor = gguf_tensor_at(file, i);
+            double product = 1;
+            for (int d = 0; d < GGUF_MAX_DIMENSIONS; d++)
+                product *= (double)tensor->dimensions[d];
+            elements += product;
+            sha256_add(&sha, tensor->name.data, tensor->name.size);
+            sha256_add(&sha, &tensor->offset, sizeof tensor->offset);
+            sha256_add(&sha, &tensor->bytes, sizeof tensor->bytes);
+        }
+        for (size_t i = 0; i < gguf_value_count(file); i++)
+            sha256_add(&sha, gguf_value_at(file, i)->key.data, gguf_value_at(file, i)->key.size);
+        gguf_close(file);
+        const char *unit = elements >= 1e9 ? "B" : elements >= 1e6 ? "M" : "K";
+        double scale = elements >= 1e9 ? 1e9 : elements >= 1e6 ? 1e6 : 1e3;
+        snprintf(out->parameters, sizeof out->parameters, "%.1f%s", elements / scale, unit);
+    }
+    sha256_finish(&sha, out->digest);
+}
+
+static void description_of(const struct model_entry *entry, struct description *out)
+{
+    pthread_mutex_lock(&mutex);
+    size_t i = 0;
+    while (i < KEPT && !(kept[i].path && strcmp(kept[i].path, entry->path) == 0 && kept[i].bytes == entry->bytes &&
+                         kept[i].modified == entry->modified))
+        i++;
+    if (i == KEPT) {
+        i = next_kept++ % KEPT;
+        memory_free(kept[i].path);
+        kept[i] = (struct description){.bytes = entry->bytes, .modified = entry->modified};
+        if (string_copy(&kept[i].path, entry->path, NULL) == HYPURA_OK)
+            describe(&kept[i], entry->path);
+    }
+    *out = kept[i];
+    out->path = NULL;
+    pthread_mutex_unlock(&mutex);
+}
+
+json_t *model_details(const struct model_entry *entry)
+{
+    struct description d;
+    description_of(entry, &d);
+    const char *parent = json_string_value(json_object_get(entry->manifest, "from"));
+    json_t *family = json_string(d.family);
+    if (!family)
+        family = json_string("unknown");
+    return json_pack("{s:s, s:s, s:O, s:[o], s:s, s:s}", "parent_model", parent ? parent : "", "format", "gguf",
+                     "family", family, "families", family, "parameter_size", d.parameters, "quantization_level",
+                     d.quantisation);
+}
+
+void model_digest(const struct model_entry *entry, char out[65])
+{
+    struct description d;
+    description_of(entry, &d);
+    strcpy(out, d.digest);
+    char *manifest = entry->manifest ? json_dumps(entry->manifest, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
+    if (!manifest)
+        return;
+    struct sha256 sha;
+    sha256_start(&sha);
+    sha256_add(&sha, d.digest, 64);
+    sha256_add(&sha, manifest, strlen(manifest));
+    sha256_finish(&sha, out);
+    free(manifest);
+}
+
+json_t *model_tags_entry(const struct model_entry *entry)
+{
+    char modified[40], digest[65];
+    time_text(modified, sizeof modified, entry->modified, 0);
+    model_digest(entry, digest);
+    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:o}", "name", entry->name, "model", entry->name, "modified_at",
+                     modified, "size", (json_int_t)entry->bytes, "digest", digest, "details", model_details(entry));
+}

@@ -1,0 +1,54 @@
+/* One HTTP request and its answer. The HTTP thread reads the one and sends the other; the worker, or a download, writes
+ * the answer in between. Functions may be called from any thread unless they say otherwise. */
+#ifndef HYPURA_SERVER_EXCHANGE_H
+#define HYPURA_SERVER_EXCHANGE_H
+
+#include "core/core.h"
+
+#include <jansson.h>
+
+struct server;
+struct exchange;
+
+enum api { API_OLLAMA, API_OPENAI, API_ANTHROPIC };
+
+#define TYPE_JSON "application/json; charset=utf-8"
+#define TYPE_NDJSON "application/x-ndjson"
+#define TYPE_EVENTS "text/event-stream"
+
+/* ---- reading; the HTTP thread, in a handler ---- */
+struct server *exchange_server(const struct exchange *exchange);
+const char *exchange_id(const struct exchange *exchange);
+const char *exchange_rest(const struct exchange *exchange); /* of the path, behind a route that ends with a slash */
+
+/* The body as a JSON object, owned by the exchange; NULL when it is none: then the answer is given already. */
+json_t *exchange_json(struct exchange *exchange);
+
+/* ---- answering ---- */
+
+/* Whoever answers later than in the handler holds the exchange until then. */
+void exchange_hold(struct exchange *exchange);
+void exchange_release(struct exchange *exchange);
+
+/* A whole answer. */
+void exchange_reply(struct exchange *exchange, unsigned status, const char *type, const char *text, size_t size);
+void exchange_reply_json(struct exchange *exchange, unsigned status, json_t *json); /* takes the reference */
+
+/* An error in the shape of the API that was called; in a stream that has begun, as its last piece. */
+void exchange_fail(struct exchange *exchange, unsigned status, const char *message);
+void exchange_fail_with(struct exchange *exchange, const hypura_error *error);
+unsigned status_of_error(const hypura_error *error);
+
+/* An answer in pieces. exchange_write begins it, and is false when nobody listens any more. */
+bool exchange_write(struct exchange *exchange, const char *type, const char *text, size_t size);
+bool exchange_write_line(struct exchange *exchange, json_t *json); /* NDJSON; takes the reference */
+/* A server-sent event; event may be NULL. Takes the reference. */
+bool exchange_write_event(struct exchange *exchange, const char *event, json_t *json);
+void exchange_end(struct exchange *exchange);
+
+/* False once the client has closed its end. */
+bool exchange_alive(struct exchange *exchange);
+bool exchange_begun(struct exchange *exchange);     /* some of the answer was given */
+size_t exchange_backlog(struct exchange *exchange); /* bytes that wait to be sent */
+
+#endif

@@ -1,0 +1,661 @@
+#include "server/generation.h"
+#include "engine/grammar.h"
+#include "engine/prompt.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+/* ---- making one ----------------------------------------------------------------------------------------------------
+ */
+
+static void refuse_job(struct job *job, unsigned status, const char *message)
+{
+    if (status == 503)
+        atomic_fetch_add(&exchange_server(job->exchange)->counters.refused, 1);
+    exchange_fail(job->exchange, status, message);
+    generation_free((struct generation *)job);
+}
+
+static void start_job(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds);
+static void cancel_job(struct job *job, struct loaded_model *loaded);
+
+struct generation *generation_create(struct exchange *exchange, const struct dialect *dialect, bool stream_default)
+{
+    json_t *json = exchange_json(exchange);
+    hypura_error error = {0};
+    struct generation *generation;
+    if (!json)
+        return NULL;
+    const json_t *model = json_object_get(json, "model"), *stream = json_object_get(json, "stream");
+    if (!json_is_string(model) || !*json_string_value(model)) {
+        exchange_fail(exchange, 400, "model is required");
+        return NULL;
+    }
+    if (stream && !json_is_boolean(stream) && !json_is_null(stream)) {
+        exchange_fail(exchange, 400, "\"stream\" must be true or false");
+        return NULL;
+    }
+    if (ALLOCATE(&generation, 1, "request", &error)) {
+        exchange_fail_with(exchange, &error);
+        return NULL;
+    }
+    generation->job.exchange = exchange;
+    exchange_hold(exchange);
+    generation->job.needs_model = true;
+    generation->job.start = start_job;
+    generation->job.cancel = cancel_job;
+    generation->job.refuse = refuse_job;
+    generation->dialect = dialect;
+    generation->model_name = json_string_value(model);
+    generation->stream = stream && !json_is_null(stream) ? json_is_true(stream) : stream_default;
+    generation->count = 1;
+    generation->top_logprobs = -1;
+    generation->start = clock_nanoseconds();
+    generation->created = (int64_t)time(NULL);
+    generation->variables = json_object();
+    sampler_default_options(&generation->sampling);
+    if (getentropy(&generation->sampling.seed, sizeof generation->sampling.seed))
+        generation->sampling.seed = generation->start;
+    hypura_status status =
+        registry_find(exchange_server(exchange)->registry, generation->model_name, &generation->job.model, &error);
+    if (status) {
+        exchange_fail(exchange, status == HYPURA_ERROR_IO ? 404 : 400, error.message);
+        generation_free(generation);
+        return NULL;
+    }
+    return generation;
+}
+
+void generation_free(struct generation *generation)
+{
+    if (!generation)
+        return;
+    for (size_t i = 0; generation->choices && i < generation->count; i++) {
+        struct choice *choice = &generation->choices[i];
+        sampler_destroy(choice->sampler);
+        grammar_matcher_free(choice->matcher);
+        chat_parser_free(choice->parser);
+        buffer_free(&choice->content);
+        buffer_free(&choice->reasoning);
+        json_decref(choice->calls);
+        json_decref(choice->logprobs);
+        json_decref(choice->ids);
+    }
+    memory_free(generation->choices);
+    grammar_free(generation->grammar);
+    token_array_free(&generation->prompt);
+    memory_free(generation->biases);
+    memory_free(generation->stops);
+    json_decref(generation->messages);
+    json_decref(generation->tools);
+    json_decref(generation->variables);
+    json_decref(generation->state);
+    model_entry_free(&generation->job.model);
+    exchange_release(generation->job.exchange);
+    memory_free(generation);
+}
+
+void generation_refuse(struct generation *generation, const char *message)
+{
+    refuse_job(&generation->job, 400, message);
+}
+
+void generation_submit(struct generation *generation)
+{
+    if (exchange_server(generation->job.exchange)->options.log_prompts) {
+        char *text = generation->messages ? json_dumps(generation->messages, JSON_COMPACT) : NULL;
+        server_log("info",
+                   text               ? text
+                   : generation->text ? generation->text
+                                      : "",
+                   "id=%s prompt=true", exchange_id(generation->job.exchange));
+        free(text);
+    }
+    worker_submit(exchange_server(generation->job.exchange)->worker, &generation->job);
+}
+
+/* ---- the prompt ----------------------------------------------------------------------------------------------------
+ */
+
+static hypura_status append_ids(struct generation *generation, const json_t *ids, hypura_error *error)
+{
+    size_t i;
+    json_t *id;
+    json_array_foreach(ids, i, id)
+    {
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "element %zu of the tokens is no token", i);
+        hypura_status status = token_array_append(&generation->prompt, (int32_t)json_integer_value(id), error);
+        if (status)
+            return status;
+    }
+    return HYPURA_OK;
+}
+
+static hypura_status append_special(struct generation *generation, enum special_token which, hypura_error *error)
+{
+    int32_t id = vocabulary_special(generation->loaded->vocabulary, which);
+    if (id == NO_TOKEN)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "model '%s' does not support insert",
+                         generation->loaded->entry.name);
+    return token_array_append(&generation->prompt, id, error);
+}
+
+static hypura_status append_text(struct generation *generation, const char *text, uint32_t flags, hypura_error *error)
+{
+    return vocabulary_tokenize(generation->loaded->vocabulary, text, strlen(text), flags, &generation->prompt, error);
+}
+
+/* Fill in the middle: the text around the place, each behind its token. */
+static hypura_status make_insert(struct generation *generation, hypura_error *error)
+{
+    hypura_status status = append_special(generation, SPECIAL_FIM_PREFIX, error);
+    if (!status)
+        status = append_text(generation, generation->text, 0, error);
+    if (!status)
+        status = append_special(generation, SPECIAL_FIM_SUFFIX, error);
+    if (!status)
+        status = append_text(generation, generation->suffix, 0, error);
+    if (!status)
+        status = append_special(generation, SPECIAL_FIM_MIDDLE, error);
+    return status;
+}
+
+static hypura_status render(struct generation *generation, hypura_error *error)
+{
+    struct loaded_model *loaded = generation->loaded;
+    struct rendered_text rendered = {0};
+    struct chat_template *tools_template = NULL;
+    const struct chat_template *template = loaded->template;
+    hypura_status status = HYPURA_OK;
+    if (generation->tools) {
+        status = prompt_open_template(&tools_template, model_file(engine_model(loaded->engine)), "tool_use", error);
+        template = tools_template;
+    }
+    struct chat_input input = {.messages = generation->messages,
+                               .tools = generation->tools,
+                               .variables = generation->variables,
+                               .add_generation_prompt = true,
+                               .now = (int64_t)time(NULL)};
+    if (!status)
+        status = prompt_from_chat(template, loaded->vocabulary, &input, &generation->prompt, &rendered, error);
+    if (!status)
+        chat_format_detect(&generation->format, template, &rendered);
+    rendered_text_free(&rendered);
+    chat_template_free(tools_template);
+    return status;
+}
+
+/* Drops the oldest message that is not the system's, as long as one is left to answer. */
+static bool drop_oldest(json_t *messages)
+{
+    size_t count = json_array_size(messages);
+    for (size_t i = 0; i + 1 < count; i++) {
+        const char *role = json_string_value(json_object_get(json_array_get(messages, i), "role"));
+        if (role && strcmp(role, "system") != 0)
+            return json_array_remove(messages, i) == 0;
+    }
+    return false;
+}
+
+static void cut_prompt(struct generation *generation, uint32_t positions)
+{
+    struct token_array *prompt = &generation->prompt;
+    size_t most = positions - 1, first = MIN((size_t)generation->keep_first, most / 2);
+    /* The beginning and the end stay; room for an answer of a quarter of the context is made. */
+    size_t last = most - first > positions / 4 ? most - first - positions / 4 : 1;
+    memmove(prompt->ids + first, prompt->ids + prompt->count - last, last * sizeof *prompt->ids);
+    prompt->count = first + last;
+}
+
+static hypura_status make_prompt(struct generation *generation, hypura_error *error)
+{
+    uint32_t positions = engine_plan(generation->loaded->engine)->positions;
+    if (generation->positions)
+        positions = MAX(MIN(positions, generation->positions), 2u);
+    for (;;) {
+        hypura_status status = HYPURA_OK;
+        generation->prompt.count = 0;
+        if (generation->tokens_before)
+            status = append_ids(generation, generation->tokens_before, error);
+        if (!status && generation->messages)
+            status = render(generation, error);
+        else if (!status && generation->tokens)
+            status = append_ids(generation, generation->tokens, error);
+        else if (!status && generation->suffix)
+            status = make_insert(generation, error);
+        else if (!status)
+            status = append_text(generation, generation->text, TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, error);
+        if (status)
+            return status;
+        if (generation->prompt.count < positions)
+            break;
+        if (generation->keep_first == UINT32_MAX)
+            return error_set(error, HYPURA_ERROR_ARGUMENT,
+                             "This model's maximum context length is %u tokens. However, your messages resulted in "
+                             "%zu tokens. Please reduce the length of the messages.",
+                             positions, generation->prompt.count);
+        if (!generation->messages || !drop_oldest(generation->messages)) {
+            cut_prompt(generation, positions);
+            break;
+        }
+    }
+    uint32_t room = positions - (uint32_t)generation->prompt.count;
+    if (generation->positions && (generation->max_tokens == 0 || generation->max_tokens > room))
+        generation->max_tokens = room;
+    return HYPURA_OK;
+}
+
+static hypura_status make_grammar(struct generation *generation, hypura_error *error)
+{
+    if (!generation->schema && !generation->any_json)
+        return HYPURA_OK;
+    hypura_status status = worker_grammar_vocabulary(generation->loaded, error);
+    if (!status)
+        status = generation->schema ? grammar_from_schema(&generation->grammar, generation->schema, error)
+                                    : grammar_json(&generation->grammar, error);
+    return status;
+}
+
+/* ---- the answer ----------------------------------------------------------------------------------------------------
+ */
+
+/* Keeps and, in a stream, writes a piece of an answer. */
+static void take_delta(void *context, const struct chat_delta *delta)
+{
+    struct choice *choice = context;
+    struct generation *generation = choice->generation;
+    switch (delta->kind) {
+    case CHAT_CONTENT:
+        buffer_append(&choice->content, delta->text, delta->size);
+        break;
+    case CHAT_REASONING:
+        buffer_append(&choice->reasoning, delta->text, delta->size);
+        break;
+    case CHAT_TOOL_CALL: {
+        json_t *arguments = json_loadb(delta->text, delta->size, 0, NULL);
+        if (!choice->calls)
+            choice->calls = json_array();
+        char id[16];
+        random_hex(id, 12);
+        json_t *call = json_pack("{s:s, s:o, s:o}", "name", delta->name, "arguments",
+                                 arguments ? arguments : json_object(), "id", json_sprintf("call_%s", id));
+        json_array_append_new(choice->calls, call);
+        break;
+    }
+    }
+    if (generation->stream)
+        generation->dialect->delta(generation, choice, delta);
+}
+
+static json_t *logprob_json(const struct vocabulary *vocabulary, int32_t token, float logprob)
+{
+    struct buffer piece = {0};
+    vocabulary_piece(vocabulary, token, true, &piece);
+    json_t *bytes = json_array();
+    for (size_t i = 0; i < piece.size; i++)
+        json_array_append_new(bytes, json_integer((unsigned char)piece.data[i]));
+    json_t *text = buffer_json(&piece);
+    buffer_free(&piece);
+    return json_pack("{s:o, s:f, s:o}", "token", text, "logprob", isfinite(logprob) ? (double)logprob : -9999.0,
+                     "bytes", bytes);
+}
+
+static void note_logprobs(struct choice *choice, const struct generated_token *token)
+{
+    struct generation *generation = choice->generation;
+    const struct vocabulary *vocabulary = generation->loaded->vocabulary;
+    struct token_logprob top[20];
+    size_t count = (size_t)generation->top_logprobs;
+    float own = logits_logprobs(token->logits, vocabulary_size(vocabulary), token->id, top, count);
+    json_t *entry = logprob_json(vocabulary, token->id, own), *list = json_array();
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(list, logprob_json(vocabulary, top[i].token, top[i].logprob));
+    json_object_set_new(entry, "top_logprobs", list);
+    json_array_append_new(choice->logprobs, entry);
+}
+
+static bool on_token(void *context, const struct generated_token *token)
+{
+    struct choice *choice = context;
+    struct generation *generation = choice->generation;
+    const struct vocabulary *vocabulary = generation->loaded->vocabulary;
+    size_t size = token->size;
+    bool end = token->id != NO_TOKEN && vocabulary_is_end_of_generation(vocabulary, token->id);
+    choice->ended = choice->ended || end;
+    if (choice->ended && choice->parser && size) {
+        /* Marks are control tokens, so their text is shown; that of the end is no part of the answer. */
+        struct buffer piece = {0};
+        for (int32_t id = end ? token->id : choice->result.stop_token; id != NO_TOKEN; id = NO_TOKEN)
+            vocabulary_piece(vocabulary, id, true, &piece);
+        if (piece.size && size >= piece.size && memcmp(token->text + size - piece.size, piece.data, piece.size) == 0)
+            size -= piece.size;
+        buffer_free(&piece);
+    }
+    if (end)
+        choice->result.stop_token = token->id;
+    if (token->id != NO_TOKEN && !end) {
+        if (choice->logprobs)
+            note_logprobs(choice, token);
+        if (choice->ids)
+            json_array_append_new(choice->ids, json_integer(token->id));
+    }
+    if (size && choice->parser)
+        chat_parser_push(choice->parser, token->text, size, NULL);
+    else if (size)
+        take_delta(choice, &(struct chat_delta){.kind = CHAT_CONTENT, .text = token->text, .size = size});
+    return exchange_alive(generation->job.exchange);
+}
+
+static void finish_generation(struct generation *generation)
+{
+    struct server *server = exchange_server(generation->job.exchange);
+    const hypura_error *failed = NULL;
+    bool cancelled = false;
+    for (size_t i = 0; i < generation->count; i++) {
+        struct choice *choice = &generation->choices[i];
+        if (choice->result.reason == FINISH_ERROR)
+            failed = &choice->result.error;
+        cancelled |= choice->result.reason == FINISH_CANCELLED;
+        atomic_fetch_add(&server->counters.generated_tokens, choice->result.generated_tokens);
+        atomic_fetch_add(&server->counters.prompt_tokens, choice->result.prompt_tokens);
+        atomic_fetch_add(&server->counters.cached_tokens, choice->result.cached_tokens);
+        if (choice->content.failed || choice->reasoning.failed)
+            cancelled = true;
+    }
+    if (failed)
+        exchange_fail_with(generation->job.exchange, failed);
+    else if (cancelled)
+        exchange_fail(generation->job.exchange, atomic_load(&server->stopping) ? 503 : 499,
+                      atomic_load(&server->stopping) ? "the server is shutting down" : "the client went away");
+    else
+        generation->dialect->end(generation);
+    atomic_fetch_add(cancelled ? &server->counters.cancelled : &server->counters.answers, 1);
+    worker_done(server->worker, &generation->job);
+    generation_free(generation);
+}
+
+static void on_done(void *context, const struct generation_result *result)
+{
+    struct choice *choice = context;
+    struct generation *generation = choice->generation;
+    bool whole = result->reason == FINISH_STOP || result->reason == FINISH_LENGTH;
+    choice->result = *result;
+    choice->done = true;
+    if (choice->parser && whole)
+        chat_parser_finish(choice->parser, NULL);
+    if (generation->stream && whole)
+        generation->dialect->end_choice(generation, choice);
+    if (--generation->remaining == 0)
+        finish_generation(generation);
+}
+
+static hypura_status make_choice(struct generation *generation, struct choice *choice, hypura_error *error)
+{
+    struct loaded_model *loaded = generation->loaded;
+    struct sampler_options options = generation->sampling;
+    options.seed += choice->index;
+    choice->generation = generation;
+    choice->result.stop_token = NO_TOKEN;
+    hypura_status status = sampler_create(&choice->sampler, &options, vocabulary_size(loaded->vocabulary), error);
+    if (!status && generation->grammar) {
+        status = grammar_matcher_create(&choice->matcher, generation->grammar, loaded->grammar, error);
+        if (!status) {
+            struct token_constraint constraint = grammar_matcher_constraint(choice->matcher);
+            sampler_set_constraint(choice->sampler, &constraint);
+        }
+    }
+    /* A constrained answer is what was asked for, whatever it looks like. */
+    bool marks = generation->messages && !generation->grammar &&
+                 (generation->format.think_start || generation->format.channels || generation->tools);
+    if (!status && marks)
+        status = chat_parser_create(&choice->parser, &generation->format, generation->tools, take_delta, choice, error);
+    if (generation->top_logprobs >= 0)
+        choice->logprobs = json_array();
+    if (generation->want_ids)
+        choice->ids = json_array();
+    return status;
+}
+
+static hypura_status begin(struct generation *generation, hypura_error *error)
+{
+    hypura_status status = make_prompt(generation, error);
+    if (!status)
+        status = make_grammar(generation, error);
+    if (!status)
+        status = ALLOCATE(&generation->choices, generation->count, "answers", error);
+    for (size_t i = 0; !status && i < generation->count; i++) {
+        generation->choices[i].index = i;
+        status = make_choice(generation, &generation->choices[i], error);
+    }
+    return status;
+}
+
+static void start_job(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds)
+{
+    struct generation *generation = (struct generation *)job;
+    struct worker *worker = exchange_server(job->exchange)->worker;
+    hypura_error error = {0};
+    generation->loaded = loaded;
+    generation->load_nanoseconds = load_nanoseconds;
+    hypura_status status = begin(generation, &error);
+    size_t submitted = 0;
+    generation->remaining = generation->count;
+    for (; !status && submitted < generation->count; submitted++) {
+        struct choice *choice = &generation->choices[submitted];
+        struct generation_request request = {.tokens = generation->prompt.ids,
+                                             .count = generation->prompt.count,
+                                             .max_tokens = generation->max_tokens,
+                                             .sampler = choice->sampler,
+                                             .stops = generation->stops,
+                                             .stop_count = generation->stop_count,
+                                             .show_special = choice->parser != NULL,
+                                             .on_token = on_token,
+                                             .on_done = on_done,
+                                             .context = choice};
+        status = generator_submit(loaded->generator, &request, &choice->number, &error);
+        if (status)
+            break;
+    }
+    if (status && submitted == 0) {
+        exchange_fail_with(job->exchange, &error);
+        generation_free(generation);
+        return;
+    }
+    worker_keep(worker, job);
+    if (status) {
+        /* Some answers are on their way; without the others they are of no use. */
+        for (size_t i = submitted; i < generation->count; i++) {
+            generation->choices[i].result = (struct generation_result){.reason = FINISH_ERROR, .error = error};
+            generation->remaining--;
+        }
+        cancel_job(job, loaded);
+    }
+}
+
+static void cancel_job(struct job *job, struct loaded_model *loaded)
+{
+    struct generation *generation = (struct generation *)job;
+    for (size_t i = 0; i < generation->count; i++) {
+        if (!generation->choices[i].done && generation->choices[i].number)
+            generator_cancel(loaded->generator, generation->choices[i].number);
+    }
+}
+
+/* ---- for dialects --------------------------------------------------------------------------------------------------
+ */
+
+const char *finish_name(const struct choice *choice)
+{
+    return choice->result.reason == FINISH_LENGTH ? "length" : "stop";
+}
+
+json_t *buffer_json(const struct buffer *buffer)
+{
+    const char *text = buffer->data ? buffer->data : "";
+    json_t *json = json_stringn(text, buffer->size);
+    /* One token may be part of a character. */
+    return json ? json : json_string("\xEF\xBF\xBD");
+}
+
+json_t *fresh_logprobs(struct choice *choice)
+{
+    if (!choice->logprobs)
+        return NULL;
+    json_t *fresh = json_array();
+    for (; choice->logprobs_given < json_array_size(choice->logprobs); choice->logprobs_given++)
+        json_array_append(fresh, json_array_get(choice->logprobs, choice->logprobs_given));
+    return fresh;
+}
+
+uint32_t prompt_tokens(const struct generation *generation)
+{
+    return (uint32_t)generation->prompt.count;
+}
+
+uint32_t generated_tokens(const struct generation *generation)
+{
+    uint32_t sum = 0;
+    for (size_t i = 0; i < generation->count; i++)
+        sum += generation->choices[i].result.generated_tokens;
+    return sum;
+}
+
+/* ---- reading JSON --------------------------------------------------------------------------------------------------
+ */
+
+bool read_float(const json_t *object, const char *key, float *out, hypura_error *error)
+{
+    const json_t *value = json_object_get(object, key);
+    if (!value || json_is_null(value))
+        return true;
+    if (!json_is_number(value) || !isfinite((float)json_number_value(value))) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "option \"%s\" must be a number", key);
+        return false;
+    }
+    *out = (float)json_number_value(value);
+    return true;
+}
+
+bool read_count(const json_t *object, const char *key, uint32_t *out, hypura_error *error)
+{
+    const json_t *value = json_object_get(object, key);
+    if (!value || json_is_null(value))
+        return true;
+    double number = json_number_value(value);
+    if (!json_is_number(value) || !(number >= 0 && number <= INT32_MAX) || floor(number) != number) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "option \"%s\" must be a whole number, not negative", key);
+        return false;
+    }
+    *out = (uint32_t)number;
+    return true;
+}
+
+bool read_stops(struct generation *generation, const json_t *value, hypura_error *error)
+{
+    if (!value || json_is_null(value))
+        return true;
+    size_t count = json_is_array(value) ? json_array_size(value) : 1;
+    if (count > 64) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"stop\" has %zu texts; at most 64 are possible", count);
+        return false;
+    }
+    memory_free(generation->stops);
+    generation->stops = NULL;
+    generation->stop_count = 0;
+    if (ALLOCATE(&generation->stops, count, "stop texts", error))
+        return false;
+    for (size_t i = 0; i < count; i++) {
+        const char *stop = json_string_value(json_is_array(value) ? json_array_get(value, i) : value);
+        if (!stop) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"stop\" must be a text or an array of texts");
+            return false;
+        }
+        if (*stop)
+            generation->stops[generation->stop_count++] = stop;
+    }
+    return true;
+}
+
+bool read_seed(struct generation *generation, const json_t *value, hypura_error *error)
+{
+    if (!value || json_is_null(value))
+        return true;
+    if (!json_is_number(value)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "option \"seed\" must be a whole number");
+        return false;
+    }
+    if (json_number_value(value) >= 0)
+        generation->sampling.seed = (uint64_t)(int64_t)fmin(json_number_value(value), 9e18);
+    return true;
+}
+
+bool read_format(struct generation *generation, const json_t *value, hypura_error *error)
+{
+    const char *name = json_string_value(value);
+    if (!value || json_is_null(value) || (name && !*name))
+        return true;
+    if (name && strcmp(name, "json") == 0) {
+        generation->any_json = true;
+        return true;
+    }
+    const char *type = json_string_value(json_object_get(value, "type"));
+    if (type && strcmp(type, "text") == 0)
+        return true;
+    if (type && strcmp(type, "json_object") == 0) {
+        generation->any_json = true;
+        return true;
+    }
+    if (type && strcmp(type, "json_schema") == 0) {
+        const json_t *inner = json_object_get(value, "json_schema"), *outer = json_object_get(value, "schema");
+        generation->schema = inner ? json_object_get(inner, "schema") : outer;
+        if (!json_is_object(generation->schema)) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"json_schema\" has no schema");
+            return false;
+        }
+        return true;
+    }
+    if (!json_is_object(value)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "invalid format: expected \"json\" or a JSON schema");
+        return false;
+    }
+    generation->schema = value;
+    return true;
+}
+
+json_t *content_text(const json_t *content, hypura_error *error)
+{
+    if (!content || json_is_null(content))
+        return json_string("");
+    if (json_is_string(content))
+        return json_incref((json_t *)content);
+    if (!json_is_array(content)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "a message's \"content\" must be a text or an array of parts");
+        return NULL;
+    }
+    struct buffer text = {0};
+    size_t i;
+    json_t *part;
+    json_array_foreach(content, i, part)
+    {
+        const char *type = json_string_value(json_object_get(part, "type"));
+        const json_t *words = json_object_get(part, "text");
+        if (!words)
+            words = json_object_get(part, "refusal");
+        if (json_is_string(part))
+            words = part;
+        if (!json_is_string(words)) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "this server takes text only: a part of type \"%.40s\" was sent",
+                      type ? type : "?");
+            buffer_free(&text);
+            return NULL;
+        }
+        buffer_append(&text, json_string_value(words), json_string_length(words));
+    }
+    json_t *json = buffer_json(&text);
+    buffer_free(&text);
+    return json;
+}

@@ -1,0 +1,108 @@
+/* One request for text, whatever API it came by: what was asked, and its answers while they are written. The API's file
+ * fills it in on the HTTP thread and hands it over; everything after that happens on the worker's thread. */
+#ifndef HYPURA_SERVER_GENERATION_H
+#define HYPURA_SERVER_GENERATION_H
+
+#include "engine/sampler.h"
+#include "model/chat_output.h"
+#include "server/server_private.h"
+#include "server/worker.h"
+
+struct generation;
+
+/* One answer; a request may ask for several. */
+struct choice {
+    struct generation *generation;
+    size_t index;
+    struct sampler *sampler;
+    struct grammar_matcher *matcher;
+    struct chat_parser *parser; /* NULL: all is content */
+    struct buffer content, reasoning;
+    json_t *calls;    /* array of {"name", "arguments": object} */
+    json_t *logprobs; /* array of {"token", "logprob", "bytes", "top_logprobs"}, or NULL */
+    size_t logprobs_given;
+    json_t *ids; /* of the tokens, for context; or NULL */
+    uint64_t number;
+    struct generation_result result;
+    bool ended; /* by a token that ends an answer */
+    bool done;
+};
+
+/* How an API writes what happens. In a stream every delta is written as it comes, else end writes all. */
+struct dialect {
+    void (*delta)(struct generation *generation, struct choice *choice, const struct chat_delta *delta);
+    void (*end_choice)(struct generation *generation, struct choice *choice);
+    void (*end)(struct generation *generation);
+};
+
+struct generation {
+    struct job job; /* first */
+    const struct dialect *dialect;
+    const char *model_name; /* as it was asked for; the exchange's */
+
+    /* what was asked; strings and JSON without a word about it belong to the exchange's JSON */
+    bool stream;
+    json_t *messages;            /* owned; NULL: a text */
+    json_t *tools;               /* owned, or NULL */
+    json_t *variables;           /* owned: of the template */
+    const char *text;            /* without messages: as it is */
+    const char *suffix;          /* fill in the middle, or NULL */
+    const json_t *tokens_before; /* "context" of Ollama, or NULL */
+    const json_t *tokens;        /* a prompt of token ids, or NULL */
+    struct sampler_options sampling;
+    struct logit_bias *biases; /* owned */
+    const char **stops;        /* owned array */
+    size_t stop_count;
+    uint32_t max_tokens;
+    size_t count;         /* of answers */
+    uint32_t positions;   /* num_ctx; 0: all there are */
+    uint32_t keep_first;  /* tokens that stay when a text is cut to fit; UINT32_MAX: refuse instead */
+    const json_t *schema; /* owned by the request, or NULL */
+    bool any_json;
+    int32_t top_logprobs; /* -1: none */
+    bool want_ids;
+    bool echo;
+
+    /* while it runs */
+    struct loaded_model *loaded;
+    struct token_array prompt;
+    struct grammar *grammar;
+    struct chat_format format;
+    struct choice *choices;
+    size_t remaining;
+    uint64_t start, load_nanoseconds;
+    int64_t created; /* seconds since 1970 */
+    char id[40];
+    bool begun;    /* the dialect's: its first chunk was written */
+    json_t *state; /* the dialect's own; owned */
+};
+
+/* A generation for this request, or NULL when the answer is given already: the body is no object, the model is unknown,
+ * "stream" is no boolean. */
+struct generation *generation_create(struct exchange *exchange, const struct dialect *dialect, bool stream_default);
+void generation_free(struct generation *generation);
+
+/* Answers with 400 and frees it. */
+void generation_refuse(struct generation *generation, const char *message);
+
+void generation_submit(struct generation *generation);
+
+/* ---- reading JSON: false after having filled message with what is wrong ---- */
+bool read_float(const json_t *object, const char *key, float *out, hypura_error *error);
+bool read_count(const json_t *object, const char *key, uint32_t *out, hypura_error *error);
+bool read_stops(struct generation *generation, const json_t *value, hypura_error *error);
+/* "json", a schema, {"type": "json_object"}, {"type": "json_schema", ...} */
+bool read_format(struct generation *generation, const json_t *value, hypura_error *error);
+bool read_seed(struct generation *generation, const json_t *value, hypura_error *error);
+/* Text of a content that is a string or an array of parts; NULL with an error for images and the like. New reference.
+ */
+json_t *content_text(const json_t *content, hypura_error *error);
+
+/* ---- for dialects ---- */
+const char *finish_name(const struct choice *choice); /* "stop", "length" */
+json_t *buffer_json(const struct buffer *buffer);     /* a JSON string */
+json_t *fresh_logprobs(struct choice *choice);        /* since the last call; NULL: not asked for */
+uint32_t prompt_tokens(const struct generation *generation);
+uint32_t generated_tokens(const struct generation *generation);
+
+#endif

@@ -1,0 +1,58 @@
+/* The models that are known by name: GGUF files of the model folder, manifests beside them, and files named on the
+ * command line. Functions may be called from any thread. */
+#ifndef HYPURA_SERVER_REGISTRY_H
+#define HYPURA_SERVER_REGISTRY_H
+
+#include "server/server.h"
+
+/* A model that was asked for. */
+struct model_entry {
+    char *name;       /* "manpage-moe-24m-Q4_K_M:latest" */
+    char *path;       /* of the (first) GGUF file */
+    json_t *manifest; /* what /api/create added: system, parameters, messages, template, license; NULL: nothing */
+    uint64_t bytes;   /* of all its files */
+    int64_t modified; /* seconds since 1970 */
+    bool in_folder;
+};
+
+void model_entry_free(struct model_entry *entry);
+
+/* The name as it is stored: with a tag. False when it is not one. */
+bool model_name_complete(const char *name, char *out, size_t room);
+
+/* HYPURA_ERROR_IO when there is none of that name. An empty name, and NULL, find the first of the command line. */
+hypura_status registry_find(struct registry *registry, const char *name, struct model_entry *out, hypura_error *error);
+
+hypura_status registry_copy(struct registry *registry, const char *from, const char *to, hypura_error *error);
+
+/* A new name for a model's file, with a manifest. Takes no reference. */
+hypura_status registry_create(struct registry *registry, const char *name, const struct model_entry *from,
+                              const json_t *manifest, hypura_error *error);
+
+const char *registry_folder(const struct registry *registry);
+hypura_status registry_make_folder(struct registry *registry, hypura_error *error);
+
+/* The file of a name in the folder: FOLDER/ENCODED-NAME.ENDING. The name is complete. */
+void registry_path(const struct registry *registry, const char *name, const char *ending, char *out, size_t room);
+
+/* ---- describe.c: what a file says of itself; remembered as long as the file stays as it is ---- */
+
+/* {"parent_model", "format", "family", "families", "parameter_size", "quantization_level"}; a new reference. */
+json_t *model_details(const struct model_entry *entry);
+/* 64 hexadecimal digits that change with the file's metadata, size or manifest. Not of all of its bytes, which would
+ * take minutes. */
+void model_digest(const struct model_entry *entry, char out[65]);
+json_t *model_tags_entry(const struct model_entry *entry);
+
+/* ---- sha256.c (FIPS 180-4) ---- */
+struct sha256 {
+    uint32_t state[8];
+    uint64_t bytes;
+    uint8_t block[64];
+};
+
+void sha256_start(struct sha256 *sha);
+void sha256_add(struct sha256 *sha, const void *data, size_t size);
+void sha256_finish(struct sha256 *sha, char out[65]); /* hexadecimal */
+
+#endif

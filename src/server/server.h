@@ -1,0 +1,79 @@
+/* server: HTTP in front of the engine: Ollama's API, OpenAI's, Anthropic's messages, metrics, events and a page.
+ *
+ * One thread (libmicrohttpd's) speaks HTTP: it reads requests, checks them, answers what needs no model, and puts the
+ * rest as jobs into a bounded queue. One thread, the worker, owns the engine: it loads and unloads models and runs the
+ * generator, whose every step is one batch over all answers in work. Answers flow back through the exchange of their
+ * request, which is suspended while there is nothing to send. A third thread ticks: it feeds the events, ends requests
+ * that take too long to arrive, and each download has one of its own.
+ *
+ * Shapes: Ollama's API (docs/api.md of that project), OpenAI's and Anthropic's API references; what is ours is told in
+ * docs/api.md here.
+ *
+ * Nothing that a request says becomes a path: models are found by name in the model folder, and names are made of
+ * letters, digits, ".", "_", "-", "/" and ":" that are encoded into file names.
+ */
+#ifndef HYPURA_SERVER_H
+#define HYPURA_SERVER_H
+
+#include "engine/engine.h"
+
+#include <jansson.h>
+
+struct server_options {
+    const char *host; /* "127.0.0.1" */
+    uint16_t port;    /* 0: any that is free */
+    const char *model_folder;
+    const char *const *models; /* files served besides those of the folder */
+    size_t model_count;
+    bool preload;                 /* the first of these at once, not when it is asked for */
+    struct engine_options engine; /* budget, context, threads ... of every model that is loaded */
+    uint32_t parallel;            /* answers in work at once */
+    uint32_t queue;               /* requests that may wait */
+    const char *api_key;          /* NULL: none asked for */
+    const char *const *origins;   /* of pages that may call; "*": all */
+    size_t origin_count;
+    bool allow_remote;        /* a host that is not loopback without a key */
+    int64_t keep_alive;       /* seconds that an unused model stays; negative: for good */
+    uint64_t body_limit;      /* bytes of a request */
+    uint32_t connections;     /* open at once */
+    uint32_t request_seconds; /* that a request may take to arrive */
+    bool log_prompts;
+};
+
+void server_default_options(struct server_options *options);
+
+/* Serves until server_stop; ready (may be NULL) is called with the port once connections are taken. */
+hypura_status server_run(const struct server_options *options, void (*ready)(void *context, uint16_t port),
+                         void *context, hypura_error *error);
+
+/* Asks server_run to end: no new requests, answers in work have ten seconds; the second call ends these too.
+ * Async-signal-safe. */
+void server_stop(void);
+
+/* ---- the model folder, for the commands that work without a server --------------------------------------------------
+ */
+
+/* $HYPURA_MODELS, else $XDG_DATA_HOME/hypura/models, else ~/.local/share/hypura/models, into path. */
+hypura_status model_folder_default(char *path, size_t room, hypura_error *error);
+
+struct registry;
+
+/* files: models outside of the folder. Both are copied. The folder need not exist. */
+hypura_status registry_open(struct registry **out, const char *folder, const char *const *files, size_t count,
+                            hypura_error *error);
+void registry_close(struct registry *registry);
+
+/* {"models": [...]} as GET /api/tags gives it; a new reference. */
+json_t *registry_tags(struct registry *registry);
+
+hypura_status registry_delete(struct registry *registry, const char *name, hypura_error *error);
+
+/* Progress of a download: one object of POST /api/pull's answer, borrowed. False ends the download. */
+typedef bool (*pull_progress)(void *context, const json_t *event);
+
+/* Downloads a model: a URL of a GGUF file, "hf.co/USER/REPOSITORY[:QUANTISATION]", or a name of Ollama's library. What
+ * was left by a download that broke off is taken up again. The engine options say what "fits" means. */
+hypura_status registry_pull(struct registry *registry, const char *reference, const struct engine_options *options,
+                            pull_progress progress, void *context, hypura_error *error);
+
+#endif

@@ -1,0 +1,87 @@
+/* What the files of the server share. */
+#ifndef HYPURA_SERVER_PRIVATE_H
+#define HYPURA_SERVER_PRIVATE_H
+
+#include "server/exchange.h"
+#include "server/registry.h"
+#include "server/server.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+struct worker;
+
+/* Counted since the start, for /metrics. */
+struct server_counters {
+    atomic_ullong requests, refused, failed, prompt_tokens, generated_tokens, cached_tokens, answers, cancelled;
+};
+
+struct server {
+    struct server_options options;
+    struct registry *registry;
+    struct worker *worker;
+    struct events *events;
+    struct server_counters counters;
+    uint64_t start;
+    atomic_uint pulls; /* downloads in work */
+    atomic_bool stopping;
+};
+
+struct route {
+    const char *method;
+    const char *path; /* one that ends with a slash takes every path below it */
+    enum api api;
+    bool open; /* without a key */
+    void (*handle)(struct exchange *exchange);
+};
+
+extern const struct route routes[];
+extern const size_t route_count;
+
+/* ---- logs ---- */
+void server_log(const char *level, const char *message, const char *format, ...) PRINTF_LIKE(3, 4);
+
+/* ---- small things ---- */
+void random_hex(char *out, size_t digits);                                    /* and a NUL */
+void time_text(char *out, size_t room, int64_t seconds, int64_t nanoseconds); /* RFC 3339, UTC */
+void now_text(char *out, size_t room);
+
+/* Reads "5m", "1h30m", "300ms", a number of seconds; negative: for good. False when it is neither. */
+bool duration_of_json(const json_t *value, int64_t *nanoseconds);
+
+/* Whether a Go template only gives the prompt: no other can be run here. */
+bool template_is_plain(const char *text);
+
+/* ---- handlers, by file ---- */
+void handle_root(struct exchange *exchange);
+void handle_version(struct exchange *exchange);
+void handle_tags(struct exchange *exchange);
+void handle_ps(struct exchange *exchange);
+void handle_show(struct exchange *exchange);
+void handle_copy(struct exchange *exchange);
+void handle_delete(struct exchange *exchange);
+void handle_create(struct exchange *exchange);
+void handle_pull(struct exchange *exchange);
+void handle_push(struct exchange *exchange);
+void handle_ollama_generate(struct exchange *exchange);
+void handle_ollama_chat(struct exchange *exchange);
+void handle_embed(struct exchange *exchange);
+void handle_embeddings_old(struct exchange *exchange);
+void handle_openai_models(struct exchange *exchange);
+void handle_openai_model(struct exchange *exchange);
+void handle_openai_chat(struct exchange *exchange);
+void handle_openai_completions(struct exchange *exchange);
+void handle_openai_embeddings(struct exchange *exchange);
+void handle_openai_responses(struct exchange *exchange);
+void handle_messages(struct exchange *exchange);
+void handle_metrics(struct exchange *exchange);
+void handle_memory(struct exchange *exchange);
+void handle_events(struct exchange *exchange);
+void handle_page(struct exchange *exchange);
+
+/* ---- events.c ---- */
+hypura_status events_create(struct events **out, struct server *server, hypura_error *error);
+void events_destroy(struct events *events);
+void events_tick(struct events *events);
+
+#endif

@@ -1,0 +1,467 @@
+#!/usr/bin/env python3
+"""The server as its clients meet it: shapes, streams, errors, limits, disconnects. Prints TAP. All on 127.0.0.1.
+
+    test_server.py HYPURA SOURCE_FOLDER
+"""
+import concurrent.futures
+import http.client
+import json
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+
+HYPURA, SOURCE = sys.argv[1], sys.argv[2]
+FILE = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
+MODEL = "manpage-moe-24m-Q4_K_M"
+WORK = tempfile.TemporaryDirectory(prefix="hypura-server-test-")
+QUESTION = "What does the ls command do?"
+ANSWER = "ls - list directory contents"
+TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
+
+
+class Server:
+    def __init__(self, *arguments, environment=None, folder="models"):
+        self.folder = os.path.join(WORK.name, folder)
+        self.log = open(os.path.join(WORK.name, "log"), "a+")
+        env = {**os.environ, "XDG_CACHE_HOME": WORK.name, "XDG_STATE_HOME": WORK.name, **(environment or {})}
+        self.process = subprocess.Popen([HYPURA, "serve", "--port", "0", "--models", self.folder, *map(str, arguments)],
+                                        stdout=subprocess.PIPE, stderr=self.log, env=env)
+        line = self.process.stdout.readline().decode()
+        assert line.startswith("http://"), (line, self.logged()[-500:])
+        self.port = int(line.rsplit(":", 1)[1])
+
+    def logged(self):
+        self.log.flush()
+        with open(self.log.name) as file:
+            return file.read()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(timeout=30)
+        self.process.stdout.close()
+        self.log.close()
+        return status
+
+    def connection(self, timeout=60):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def request(self, method, path, body=None, headers=None):
+        connection = self.connection()
+        data = body if body is None or isinstance(body, (bytes, str)) else json.dumps(body)
+        connection.request(method, path, data, headers or {})
+        response = connection.getresponse()
+        text = response.read()
+        connection.close()
+        return response.status, dict((k.lower(), v) for k, v in response.getheaders()), text
+
+    def json(self, method, path, body=None, status=200, headers=None):
+        got, _, text = self.request(method, path, body, headers)
+        assert got == status, (path, got, text[:300])
+        return json.loads(text) if text else None
+
+    def post(self, path, body, status=200, headers=None):
+        return self.json("POST", path, body, status, headers)
+
+    def lines(self, path, body):
+        status, headers, text = self.request("POST", path, body)
+        assert status == 200, (status, text[:300])
+        assert headers["content-type"] == "application/x-ndjson", headers
+        return [json.loads(line) for line in text.splitlines()]
+
+
+SERVER = None
+GREEDY = {"temperature": 0, "num_predict": 24, "repeat_penalty": 1}
+
+
+def smallest_budget():
+    out = subprocess.run([HYPURA, "inspect", FILE, "--json", "--context", "512"], capture_output=True, check=True).stdout
+    return json.loads(out)["plan"]["smallest_budget_bytes"]
+
+
+def chat(text=QUESTION, **more):
+    return {"model": MODEL, "messages": [{"role": "user", "content": text}], "options": GREEDY, **more}
+
+
+def check_fields(value, fields):
+    for name, kind in fields.items():
+        assert name in value, (name, value)
+        assert isinstance(value[name], kind) and not (kind is int and isinstance(value[name], bool)), (name, value[name])
+
+
+def check_details(details):
+    check_fields(details, {"parent_model": str, "format": str, "family": str, "families": list, "parameter_size": str,
+                           "quantization_level": str})
+    assert details["family"] == "qwen3moe" and details["quantization_level"] == "Q4_K_M", details
+
+
+FIGURES = {"total_duration": int, "load_duration": int, "prompt_eval_count": int, "prompt_eval_duration": int,
+           "eval_count": int, "eval_duration": int}
+
+
+# ---- Ollama ---------------------------------------------------------------------------------------------------------
+
+def it_says_that_it_is_there():
+    status, headers, text = SERVER.request("GET", "/")
+    assert status == 200 and text == b"Ollama is running" and len(headers["x-request-id"]) == 16
+    status, _, text = SERVER.request("HEAD", "/")
+    assert status == 200 and text == b""
+    assert re.match(r"\d+\.\d+\.\d+", SERVER.json("GET", "/api/version")["version"])
+
+
+def models_are_listed_and_shown():
+    entry = next(m for m in SERVER.json("GET", "/api/tags")["models"] if m["name"] == MODEL + ":latest")
+    check_fields(entry, {"name": str, "model": str, "modified_at": str, "size": int, "digest": str, "details": dict})
+    assert TIME.match(entry["modified_at"]) and re.match(r"^[0-9a-f]{64}$", entry["digest"])
+    assert entry["size"] == os.path.getsize(FILE)
+    check_details(entry["details"])
+    show = SERVER.post("/api/show", {"model": MODEL})
+    check_fields(show, {"modelfile": str, "parameters": str, "template": str, "details": dict, "model_info": dict,
+                        "capabilities": list, "modified_at": str})
+    assert show["model_info"]["general.architecture"] == "qwen3moe" and "completion" in show["capabilities"]
+    assert show["model_info"]["tokenizer.ggml.tokens"] is None and "<|im_start|>" in show["template"]
+    verbose = SERVER.post("/api/show", {"name": MODEL, "verbose": True})
+    assert len(verbose["model_info"]["tokenizer.ggml.tokens"]) == 6144 and verbose["tensors"][0]["shape"]
+
+
+def an_answer_comes_whole():
+    answer = SERVER.post("/api/generate", {"model": MODEL, "prompt": QUESTION, "stream": False, "options": GREEDY})
+    check_fields(answer, {"model": str, "created_at": str, "response": str, "done": bool, "done_reason": str,
+                          "context": list, **FIGURES})
+    assert answer["response"].startswith(ANSWER) and answer["done"] is True and answer["done_reason"] == "length"
+    assert answer["eval_count"] == 24 and TIME.match(answer["created_at"]) and answer["model"] == MODEL
+    assert len(answer["context"]) == answer["prompt_eval_count"] + 24
+    whole = SERVER.post("/api/chat", chat(stream=False))
+    check_fields(whole, {"model": str, "created_at": str, "message": dict, "done": bool, "done_reason": str, **FIGURES})
+    assert whole["message"] == {"role": "assistant", "content": answer["response"]}, whole
+
+
+def an_answer_comes_in_pieces():
+    for path, body in (("/api/generate", {"model": MODEL, "prompt": QUESTION, "options": GREEDY}), ("/api/chat", chat())):
+        lines = SERVER.lines(path, body)
+        assert len(lines) > 10
+        texts = []
+        for line in lines[:-1]:
+            assert line["done"] is False and TIME.match(line["created_at"]) and "done_reason" not in line
+            texts.append(line["message"]["content"] if path == "/api/chat" else line["response"])
+        assert "".join(texts).startswith(ANSWER), texts
+        check_fields(lines[-1], {"done": bool, "done_reason": str, **FIGURES})
+        assert lines[-1]["done"] is True
+
+
+def the_same_seed_gives_the_same_answer():
+    options = {"temperature": 4, "top_k": 0, "top_p": 1, "seed": 7, "num_predict": 20}
+    texts = {SERVER.post("/api/chat", chat(stream=False, options=options))["message"]["content"] for _ in range(3)}
+    assert len(texts) == 1
+    others = {SERVER.post("/api/chat", chat(stream=False, options={**options, "seed": s}))["message"]["content"]
+              for s in range(4)}
+    assert len(others) > 1
+
+
+def context_goes_on():
+    first = SERVER.post("/api/generate", {"model": MODEL, "prompt": QUESTION, "stream": False, "options": GREEDY})
+    second = SERVER.post("/api/generate", {"model": MODEL, "prompt": "And rm?", "context": first["context"],
+                                           "stream": False, "options": GREEDY})
+    assert second["prompt_eval_count"] > first["prompt_eval_count"] + 24
+
+
+def raw_prompts_have_no_template():
+    answer = SERVER.post("/api/generate", {"model": MODEL, "prompt": "ls - list", "raw": True, "stream": False,
+                                           "options": GREEDY})
+    assert answer["prompt_eval_count"] <= 4 and "context" not in answer, answer
+    SERVER.post("/api/generate", {"model": MODEL, "prompt": "x", "raw": True, "system": "y"}, 400)
+
+
+def stop_texts_end_an_answer():
+    answer = SERVER.post("/api/chat", chat(stream=False, options={**GREEDY, "stop": ["directory"]}))
+    assert answer["message"]["content"] == "ls - list " and answer["done_reason"] == "stop", answer
+
+
+def logprobs_are_told():
+    answer = SERVER.post("/api/chat", chat(stream=False, logprobs=True, top_logprobs=3))
+    assert len(answer["logprobs"]) == 24
+    for entry in answer["logprobs"]:
+        assert entry["logprob"] <= 0 and len(entry["top_logprobs"]) == 3 and entry["token"] == entry["top_logprobs"][0]["token"]
+    assert "".join(e["token"] for e in answer["logprobs"]) == answer["message"]["content"]
+    SERVER.post("/api/chat", chat(logprobs=True, top_logprobs=21), 400)
+
+
+def a_format_binds():
+    schema = {"type": "object", "properties": {"name": {"type": "string", "maxLength": 8}, "many": {"type": "boolean"}},
+              "required": ["name", "many"]}
+    for seed in range(3):
+        answer = SERVER.post("/api/chat", chat(stream=False, format=schema, options={"seed": seed}))
+        value = json.loads(answer["message"]["content"])
+        assert isinstance(value["many"], bool) and len(value["name"]) <= 8, value
+    assert "error" in SERVER.post("/api/chat", chat(format=7), 400)
+
+
+def models_load_and_unload_on_request():
+    loaded = SERVER.post("/api/generate", {"model": MODEL, "keep_alive": "10m"})
+    assert loaded["done_reason"] == "load" and loaded["response"] == "" and loaded["done"] is True
+    running = SERVER.json("GET", "/api/ps")["models"]
+    assert len(running) == 1
+    check_fields(running[0], {"name": str, "model": str, "size": int, "digest": str, "details": dict, "expires_at": str,
+                              "size_vram": int, "context_length": int})
+    assert SERVER.post("/api/chat", {"model": MODEL, "messages": [], "keep_alive": 0})["done_reason"] == "unload"
+    assert SERVER.json("GET", "/api/ps")["models"] == []
+    SERVER.post("/api/generate", {"model": MODEL, "prompt": "x", "keep_alive": "soon"}, 400)
+    SERVER.post("/api/chat", chat(stream=False, keep_alive=0.2))
+    time.sleep(0.6)
+    assert SERVER.json("GET", "/api/ps")["models"] == []
+
+
+def embeddings_have_length_one():
+    answer = SERVER.post("/api/embed", {"model": MODEL, "input": ["list files", "remove files", "list files"]})
+    check_fields(answer, {"model": str, "embeddings": list, "total_duration": int, "load_duration": int,
+                          "prompt_eval_count": int})
+    a, b, c = answer["embeddings"]
+    assert a == c and a != b and len(a) == 256 and abs(math.sqrt(sum(x * x for x in a)) - 1) < 1e-5
+    old = SERVER.post("/api/embeddings", {"model": MODEL, "prompt": "list files"})["embedding"]
+    assert max(abs(x - y) for x, y in zip(a, old)) < 1e-6
+    assert SERVER.post("/api/embed", {"model": MODEL, "input": []})["embeddings"] == []
+    SERVER.post("/api/embed", {"model": MODEL, "input": 5}, 400)
+    SERVER.post("/api/embed", {"model": MODEL, "input": "x " * 2000, "truncate": False}, 400)
+
+
+def models_are_made_copied_and_deleted():
+    SERVER.lines("/api/create", {"model": "brief", "from": MODEL, "system": "Be brief.",
+                                 "parameters": {"temperature": 0, "num_predict": 3, "stop": ["zzz"]}})
+    assert SERVER.post("/api/chat", {**chat(stream=False), "model": "brief", "options": {}})["eval_count"] == 3
+    shown = SERVER.post("/api/show", {"model": "brief"})
+    assert shown["system"] == "Be brief." and "num_predict 3" in re.sub(" +", " ", shown["parameters"])
+    assert SERVER.request("POST", "/api/copy", {"source": "brief", "destination": "team/brief:v2"})[0] == 200
+    assert SERVER.request("DELETE", "/api/delete", {"model": "brief"})[0] == 200
+    SERVER.post("/api/show", {"model": "brief"}, 404)
+    names = {m["name"] for m in SERVER.json("GET", "/api/tags")["models"]}
+    assert "team/brief:v2" in names and "brief:latest" not in names
+    assert SERVER.post("/api/chat", {**chat(stream=False), "model": "team/brief:v2", "options": {}})["eval_count"] == 3
+    made = SERVER.post("/api/create", {"model": "file", "stream": False, "modelfile":
+                                       f'FROM {MODEL}\nSYSTEM """One\nTwo"""\nPARAMETER temperature 0\nPARAMETER stop "\\n"\n'})
+    assert made == {"status": "success"} and SERVER.post("/api/show", {"model": "file"})["system"] == "One\nTwo"
+    for name in ("team/brief:v2", "file"):
+        assert SERVER.request("DELETE", "/api/delete", {"model": name})[0] == 200
+    for body in ({"from": MODEL, "template": "{{ if .System }}x{{ end }}"}, {"from": MODEL, "adapters": {"a": "b"}},
+                 {"from": MODEL, "modelfile": "WHATEVER x"}, {}):
+        SERVER.post("/api/create", {"model": "bad", **body}, 400)
+    SERVER.post("/api/copy", {"source": "nothing", "destination": "x"}, 404)
+    SERVER.json("DELETE", "/api/delete", {"model": MODEL}, 400)
+    assert os.path.exists(FILE)
+
+
+# ---- errors and hostile input ---------------------------------------------------------------------------------------
+
+def wrong_requests_get_sentences():
+    for path, body, status in (
+            ("/api/chat", {"messages": []}, 400), ("/api/chat", chat(stream="yes"), 400),
+            ("/api/chat", {**chat(), "model": "nothing"}, 404), ("/api/chat", {**chat(), "messages": "hi"}, 400),
+            ("/api/chat", {**chat(), "messages": [{"role": "robot", "content": "x"}]}, 400),
+            ("/api/chat", {**chat(), "messages": [{"role": "user", "content": "x", "images": ["aGk="]}]}, 400),
+            ("/api/generate", {"model": MODEL, "prompt": "x", "images": ["aGk="]}, 400),
+            ("/api/generate", {"model": MODEL, "prompt": "x", "template": "{{ range .Messages }}"}, 400),
+            ("/api/generate", {"model": MODEL, "prompt": "x", "options": {"temperature": "hot"}}, 400),
+            ("/api/generate", {"model": MODEL, "prompt": "x", "options": {"top_p": 7}}, 400),
+            ("/api/generate", {"model": MODEL, "prompt": 5}, 400), ("/api/show", {}, 400)):
+        error = SERVER.post(path, body, status)
+        assert isinstance(error["error"], str) and error["error"], error
+    assert SERVER.request("GET", "/api/nothing")[0] == 404
+    status, headers, _ = SERVER.request("GET", "/api/chat")
+    assert status == 405 and headers["allow"] == "POST"
+
+
+def unknown_options_are_only_noted():
+    SERVER.post("/api/chat", chat(stream=False, options={**GREEDY, "num_gpu": 1}))
+    assert "option=num_gpu" in SERVER.logged()
+
+
+def bodies_that_are_no_json():
+    for body in (b"", b"{", b"[]", b"\xff\xfe", b'{"model": "\xc3\x28"}', b"[" * 100000, b'{"a":' * 5000, b"null", b'"x"',
+                 b'{"model": 1e999}'):
+        status, _, text = SERVER.request("POST", "/api/chat", body)
+        assert status == 400 and json.loads(text)["error"], (body[:20], status, text)
+
+
+def names_do_not_reach_files():
+    for name in ("../../etc/passwd", "/etc/passwd", "..", "a/../b", "a\\b", "a b", ".hidden", "x" * 300, "a:b:c", "a//b",
+                 "%2e%2e/x"):
+        for path, body in (("/api/show", {"model": name}), ("/api/chat", {**chat(), "model": name})):
+            assert SERVER.request("POST", path, body)[0] in (400, 404), name
+        assert SERVER.request("POST", "/api/copy", {"source": MODEL, "destination": name})[0] == 400, name
+    assert not os.path.exists(SERVER.folder) or all(f.endswith((".gguf", ".json")) for f in os.listdir(SERVER.folder))
+
+
+def large_bodies_are_refused():
+    connection = SERVER.connection()
+    connection.putrequest("POST", "/api/chat")
+    connection.putheader("Content-Length", str(40 << 20))
+    connection.endheaders()
+    piece = b"x" * (1 << 20)
+    for _ in range(40):
+        connection.send(piece)
+    assert connection.getresponse().status == 413
+    connection.close()
+    # Without a length it is found out on the way.
+    connection = SERVER.connection()
+    connection.request("POST", "/api/chat", iter([piece] * 33), {"Transfer-Encoding": "chunked"}, encode_chunked=True)
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def long_headers_and_paths_are_refused():
+    assert SERVER.request("GET", "/" + "a" * 100000)[0] in (414, 431)
+    assert SERVER.request("GET", "/", headers={"X-Long": "a" * 100000})[0] in (413, 431)
+
+
+def prompts_longer_than_the_context_are_cut():
+    answer = SERVER.post("/api/chat", chat("word " * 3000, stream=False))
+    assert 0 < answer["prompt_eval_count"] < 512, answer["prompt_eval_count"]
+    history = [{"role": "user", "content": "old " * 200}, {"role": "assistant", "content": "yes"}] * 4
+    body = {**chat(stream=False), "messages": history + [{"role": "user", "content": QUESTION}]}
+    assert SERVER.post("/api/chat", body)["message"]["content"]
+
+
+def pages_of_other_sites_may_not_call():
+    assert SERVER.request("GET", "/api/tags", headers={"Origin": "https://evil.example"})[0] == 403
+    assert SERVER.request("GET", "/api/tags", headers={"Host": "evil.example"})[0] == 403
+    assert SERVER.request("OPTIONS", "/api/chat", headers={"Origin": "https://evil.example"})[0] == 403
+    own = f"http://127.0.0.1:{SERVER.port}"
+    assert SERVER.request("GET", "/api/tags", headers={"Origin": own})[0] == 200
+
+
+def a_client_that_leaves_stops_its_answer():
+    for stream in (True, False):
+        connection = SERVER.connection()
+        body = chat(stream=stream, options={"temperature": 1, "num_predict": 400, "seed": 1, "stop": [], "num_ctx": 512},
+                    format={"type": "string", "minLength": 3000})
+        connection.request("POST", "/api/chat", json.dumps(body))
+        time.sleep(0.3 if not stream else 0)
+        if stream:
+            connection.getresponse().readline()
+        connection.sock.close() if connection.sock else None
+        connection.close()
+        start = time.time()
+        SERVER.post("/api/embed", {"model": MODEL, "input": "x"})  # waits until nothing else runs
+        assert time.time() - start < 5
+    assert "broken_off=true" in SERVER.logged() or "status=499" in SERVER.logged()
+
+
+def half_a_request_is_no_request():
+    for text in (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n{", b"GE", b"\0\0\0\0\r\n\r\n",
+                 b"GET / HTTP/9.9\r\n\r\n", b"POST /api/chat HTTP/1.1\r\nContent-Length: -5\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", SERVER.port), timeout=0.3) as s:
+            s.sendall(text)
+            s.shutdown(socket.SHUT_WR)
+            try:
+                s.recv(1000)
+            except OSError:
+                pass
+    assert SERVER.request("GET", "/")[0] == 200
+
+
+def many_at_once_get_the_same():
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: SERVER.post("/api/chat", chat(stream=False))["message"]["content"], range(16)))
+    assert len(set(answers)) == 1 and answers[0].startswith(ANSWER), set(answers)
+
+
+def requests_that_trickle_are_ended():
+    server = Server("--request-time", 1)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as s:
+        start, ended = time.time(), False
+        try:
+            for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"a" * 200:
+                s.sendall(bytes([byte]))
+                time.sleep(0.05)
+        except OSError:
+            ended = True
+        assert ended and time.time() - start < 8
+    server.stop()
+
+
+def a_full_queue_says_so():
+    server = Server("--queue", 1, "--parallel", 1, "--context", 512)
+    server.post("/api/generate", {"model": MODEL})
+    body = chat(stream=False, options={"num_predict": 60, "seed": 1}, format={"type": "string", "minLength": 2000})
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        results = list(pool.map(lambda _: server.request("POST", "/api/chat", body), range(6)))
+    statuses = [r[0] for r in results]
+    assert 200 in statuses and 503 in statuses, statuses
+    refused = next(json.loads(r[2]) for r in results if r[0] == 503)
+    assert refused == {"error": "server busy, please try again.  maximum pending requests exceeded"}
+    assert server.stop() == 0
+
+
+def keys_and_origins_open_the_door():
+    server = Server("--cors", "https://page.example", environment={"HYPURA_API_KEY": "secret"})
+    assert server.request("GET", "/")[0] == 200
+    for headers in ({}, {"Authorization": "Bearer secre"}, {"Authorization": "Bearer secrets"}, {"x-api-key": ""}):
+        status, got, text = server.request("GET", "/api/tags", headers=headers)
+        assert status == 401 and "error" in json.loads(text) and got["www-authenticate"] == "Bearer", status
+    for headers in ({"Authorization": "Bearer secret"}, {"x-api-key": "secret"}):
+        assert server.request("GET", "/api/tags", headers=headers)[0] == 200
+    page = {"Origin": "https://page.example"}
+    status, headers, _ = server.request("OPTIONS", "/api/chat", headers={**page, "Access-Control-Request-Method": "POST"})
+    assert status == 204 and headers["access-control-allow-origin"] == "https://page.example"
+    assert server.request("GET", "/api/tags", headers={"Origin": "https://other.example"})[0] in (401, 403)
+    server.stop()
+
+
+def other_hosts_want_a_key():
+    result = subprocess.run([HYPURA, "serve", "--host", "0.0.0.0", "--port", "0"], capture_output=True, timeout=20,
+                            env={**os.environ, "HYPURA_API_KEY": ""})
+    assert result.returncode == 2 and b"--api-key" in result.stderr, result.stderr
+
+
+def it_stops_after_the_answers_in_work():
+    server = Server("--context", 512)
+    results = []
+    body = chat(stream=False, options={"num_predict": 40, "seed": 1}, format={"type": "string", "minLength": 2000})
+    server.post("/api/generate", {"model": MODEL})
+    thread = threading.Thread(target=lambda: results.append(server.request("POST", "/api/chat", body)))
+    thread.start()
+    time.sleep(0.2)
+    assert server.stop() == 0
+    thread.join()
+    assert results[0][0] == 200, results
+
+
+def prompts_stay_out_of_the_log():
+    SERVER.post("/api/chat", chat("unmistakable-words", stream=False))
+    assert "unmistakable-words" not in SERVER.logged()
+
+
+TESTS = [value for name, value in list(globals().items())
+         if callable(value) and getattr(value, "__module__", "") == "__main__" and
+         name not in ("Server", "smallest_budget", "chat", "check_fields", "check_details")]
+
+if __name__ == "__main__":
+    budget = max(os.path.getsize(FILE) // 2, smallest_budget() + (6 << 20))
+    SERVER = Server("--memory", budget, "--context", 512, "--parallel", 2)
+    print(f"1..{len(TESTS)}")
+    failed = 0
+    for number, test in enumerate(TESTS, 1):
+        name = test.__name__.replace("_", " ")
+        try:
+            start = time.time()
+            test()
+            print(f"ok {number} - {name} # {time.time() - start:.2f} s", flush=True)
+        except Exception:
+            failed += 1
+            print(f"not ok {number} - {name}", flush=True)
+            for line in traceback.format_exc().splitlines():
+                print(f"# {line}")
+            if SERVER.process.poll() is not None:
+                print(f"Bail out! the server ended: {SERVER.logged()[-2000:]}")
+                sys.exit(1)
+    if SERVER.stop() != 0:
+        failed += 1
+        print("# the server ended with a failure")
+    WORK.cleanup()
+    sys.exit(1 if failed else 0)
