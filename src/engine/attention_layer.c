@@ -172,17 +172,19 @@ static hypura_status attention_steps(struct engine *engine, uint32_t number, str
     const struct model_layer *layer = model_layer(engine->model, number);
     const struct model_parameters *p = model_parameters(engine->model);
     struct scratch *s = &engine->scratch;
-    TRY(norm(engine, s->normed, s->hidden, layer->tensors[ROLE_ATTENTION_NORM],
-             layer->tensors[ROLE_ATTENTION_NORM_BIAS], engine->rows, p->embedding, error));
-    activation_set(s->input, s->normed, engine->rows, p->embedding, p->embedding);
+    TRY(set_input(engine, layer, ROLE_ATTENTION_NORM, error));
     TRY(project(engine, layer, held, error));
     release(engine, held);
     if (is_gated(engine))
         take_queries(engine, layer->heads, p->key_size);
 
+    bool turn_first = model_architecture(engine->model)->flags & ARCHITECTURE_QK_NORM_AFTER_ROPE;
+    if (turn_first)
+        turn(engine, layer);
     TRY(norm_heads(engine, s->query, layer->tensors[ROLE_ATTENTION_Q_NORM], layer->heads, p->key_size, error));
     TRY(norm_heads(engine, s->key, layer->tensors[ROLE_ATTENTION_K_NORM], layer->kv_heads, p->key_size, error));
-    turn(engine, layer);
+    if (!turn_first)
+        turn(engine, layer);
     scale_queries_by_position(engine, (size_t)layer->heads * p->key_size);
 
     const float *sinks;

@@ -257,6 +257,10 @@ struct matrix matrix_at(const uint8_t *data, enum tensor_type type, size_t colum
 hypura_status norm(struct engine *engine, float *out, const float *in, unit_number weight, unit_number bias,
                    size_t rows, size_t columns, hypura_error *error);
 
+/* The residual stream, through the norm of a role where the layer has it, as scratch.normed and input activation. */
+hypura_status set_input(struct engine *engine, const struct model_layer *layer, enum tensor_role role,
+                        hypura_error *error);
+
 /* Adds what a layer gave to the residual stream: normed where the model has a norm there, and scaled. */
 hypura_status add_branch(struct engine *engine, unit_number post_norm, hypura_error *error);
 

@@ -81,11 +81,8 @@ hypura_status dense_feed_forward(struct engine *engine, const struct model_layer
 hypura_status feed_forward_layer(struct engine *engine, uint32_t number, hypura_error *error)
 {
     const struct model_layer *layer = model_layer(engine->model, number);
-    const struct model_parameters *p = model_parameters(engine->model);
     struct scratch *s = &engine->scratch;
-    TRY(norm(engine, s->normed, s->hidden, layer->tensors[ROLE_FFN_NORM], layer->tensors[ROLE_FFN_NORM_BIAS],
-             engine->rows, p->embedding, error));
-    activation_set(s->input, s->normed, engine->rows, p->embedding, p->embedding);
+    TRY(set_input(engine, layer, ROLE_FFN_NORM, error));
     if (layer->moe)
         TRY(moe_feed_forward(engine, number, error));
     else

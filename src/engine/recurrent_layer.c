@@ -183,9 +183,8 @@ static hypura_status recurrent_steps(struct engine *engine, uint32_t number, str
                             .decay = decay,
                             .output = s->attended};
     net.channels = net.inner + 2 * net.heads_k * net.key_size;
-    TRY(norm(engine, s->normed, s->hidden, layer->tensors[ROLE_ATTENTION_NORM],
-             layer->tensors[ROLE_ATTENTION_NORM_BIAS], engine->rows, p->embedding, error));
-    TRY(project_rows(engine, layer, ROLE_ATTENTION_QKV, false, s->normed, s->query_raw, error));
+    TRY(set_input(engine, layer, ROLE_ATTENTION_NORM, error));
+    TRY(project_rows(engine, layer, ROLE_ATTENTION_QKV, false, NULL, s->query_raw, error));
     TRY(project_rows(engine, layer, ROLE_ATTENTION_GATE, false, NULL, s->value, error));
     TRY(make_gates(engine, layer, held, beta, decay, error));
 

@@ -94,6 +94,20 @@ hypura_status norm(struct engine *engine, float *out, const float *in, unit_numb
     return status;
 }
 
+hypura_status set_input(struct engine *engine, const struct model_layer *layer, enum tensor_role role,
+                        hypura_error *error)
+{
+    struct scratch *s = &engine->scratch;
+    size_t width = model_parameters(engine->model)->embedding;
+    if (layer->tensors[role] == NO_UNIT)
+        memcpy(s->normed, s->hidden, engine->rows * width * sizeof *s->normed);
+    else
+        TRY(norm(engine, s->normed, s->hidden, layer->tensors[role], layer->tensors[role + 1], engine->rows, width,
+                 error));
+    activation_set(s->input, s->normed, engine->rows, width, width);
+    return HYPURA_OK;
+}
+
 hypura_status add_branch(struct engine *engine, unit_number post_norm, hypura_error *error)
 {
     const struct model_parameters *p = model_parameters(engine->model);

@@ -205,7 +205,9 @@ enum architecture_flag {
     ARCHITECTURE_RECURRENT = 1 << 4,           /* all layers but every full_attention_interval-th are recurrent */
     ARCHITECTURE_RECURRENT_HEADS_TILED = 1
                                          << 5, /* value head v reads key head v % key heads, else v / (values / keys) */
-    ARCHITECTURE_LOCAL_ROPE = 1 << 6           /* sliding layers have a rope base of their own and no scaling */
+    ARCHITECTURE_LOCAL_ROPE = 1 << 6,          /* sliding layers have a rope base of their own and no scaling */
+    ARCHITECTURE_QK_NORM_AFTER_ROPE = 1 << 7,
+    ARCHITECTURE_NORMS_BEHIND = 1 << 8 /* no norms before attention and feed forward, only behind them */
 };
 
 /* A row of the architecture table: what cannot be read from the metadata. Where a tensor is optional (biases, norms of

@@ -335,8 +335,9 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
     const struct gguf_tensor *const *tensors = model->layer_tensors[number];
     enum tensor_role needed[ROLE_COUNT];
     size_t count = 0;
-    needed[count++] = ROLE_ATTENTION_NORM;
-    needed[count++] = ROLE_FFN_NORM;
+    bool behind = model->architecture->flags & ARCHITECTURE_NORMS_BEHIND;
+    needed[count++] = behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM;
+    needed[count++] = behind ? ROLE_FFN_POST_NORM : ROLE_FFN_NORM;
     switch (layer->kind) {
     case LAYER_ATTENTION:
         needed[count++] = ROLE_ATTENTION_OUTPUT;
