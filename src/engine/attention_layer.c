@@ -26,20 +26,25 @@ static void apply_gates(struct engine *engine, size_t heads, size_t size)
     }
 }
 
+static bool reads_own_keys(const struct engine *engine, const struct model_layer *layer)
+{
+    return model_layer(engine->model, layer->kv_source) == layer;
+}
+
 /* Queries, keys and values of all rows: three matrices, or the parts of one. */
 static hypura_status project(struct engine *engine, const struct model_layer *layer, struct held *held,
                              hypura_error *error)
 {
-    const struct model_parameters *p = model_parameters(engine->model);
     struct scratch *s = &engine->scratch;
-    size_t widths[3] = {(size_t)layer->heads * p->key_size, (size_t)layer->kv_heads * p->key_size,
-                        (size_t)layer->kv_heads * p->value_size};
+    size_t widths[3] = {(size_t)layer->heads * layer->key_size, (size_t)layer->kv_heads * layer->key_size,
+                        (size_t)layer->kv_heads * layer->value_size};
     float *outputs[3] = {s->query, s->key, s->value};
     if (is_gated(engine)) {
         widths[0] *= 2;
         outputs[0] = s->query_raw;
     }
     struct matmul jobs[3] = {0};
+    int count = 3;
     const unit_number *tensors = layer->tensors;
     if (tensors[ROLE_ATTENTION_QKV] != NO_UNIT) {
         struct matrix matrix;
@@ -54,18 +59,21 @@ static hypura_status project(struct engine *engine, const struct model_layer *la
         }
     } else {
         static const enum tensor_role roles[3] = {ROLE_ATTENTION_Q, ROLE_ATTENTION_K, ROLE_ATTENTION_V};
-        for (int i = 0; i < 3; i++) {
+        count = !reads_own_keys(engine, layer) ? 1 : tensors[ROLE_ATTENTION_V] == NO_UNIT ? 2 : 3;
+        for (int i = 0; i < count; i++) {
             TRY(hold_matrix(engine, held, tensors[roles[i]], &jobs[i].weights, error));
             TRY(hold_vector(engine, held, tensors[roles[i] + 1], &jobs[i].bias, error));
         }
     }
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < count; i++) {
         jobs[i].input = s->input;
         jobs[i].tokens = engine->rows;
         jobs[i].output = outputs[i];
         jobs[i].output_stride = widths[i];
     }
-    compute_matmul(engine->compute, jobs, 3);
+    compute_matmul(engine->compute, jobs, (size_t)count);
+    if (count == 2) /* values are the keys, before these are normed and turned */
+        memcpy(s->value, s->key, engine->rows * widths[2] * sizeof *s->value);
     return HYPURA_OK;
 }
 
@@ -103,27 +111,31 @@ static void turn(struct engine *engine, const struct model_layer *layer)
         return;
     enum rope_layout layout = model_architecture(engine->model)->rope == ROPE_STYLE_NORMAL ? ROPE_NORMAL : ROPE_NEOX;
     const float *table = s->rope[layer->rope_local];
-    compute_rope(engine->compute, layout, s->query, engine->rows, (size_t)layer->heads * p->key_size, layer->heads,
-                 p->key_size, p->rotary, table);
-    compute_rope(engine->compute, layout, s->key, engine->rows, (size_t)layer->kv_heads * p->key_size, layer->kv_heads,
-                 p->key_size, p->rotary, table);
+    size_t size = layer->key_size, rotary = layer->rope_local ? p->rotary_local : p->rotary;
+    compute_rope(engine->compute, layout, s->query, engine->rows, layer->heads * size, layer->heads, size, rotary,
+                 table);
+    if (reads_own_keys(engine, layer))
+        compute_rope(engine->compute, layout, s->key, engine->rows, layer->kv_heads * size, layer->kv_heads, size,
+                     rotary, table);
 }
 
 static void attend(struct engine *engine, uint32_t number, const float *sinks)
 {
     const struct model_layer *layer = model_layer(engine->model, number);
     const struct model_parameters *p = model_parameters(engine->model);
-    const struct kv_layer *kv = &engine->kv.layers[number];
+    uint32_t source = layer->kv_source;
+    const struct kv_layer *kv = &engine->kv.layers[source];
     struct scratch *s = &engine->scratch;
     for (uint32_t i = 0; i < engine->span_count; i++) {
         const struct span *span = &s->spans[i];
-        kv_cache_write(&engine->kv, number, span->sequence, s->positions[span->first_row], span->rows,
-                       s->key + span->first_row * kv->heads * kv->key_size,
-                       s->value + span->first_row * kv->heads * kv->value_size);
+        if (source == number)
+            kv_cache_write(&engine->kv, number, span->sequence, s->positions[span->first_row], span->rows,
+                           s->key + span->first_row * kv->heads * kv->key_size,
+                           s->value + span->first_row * kv->heads * kv->value_size);
         s->attention[i] = (struct attention_sequence){.first_row = span->first_row,
                                                       .rows = span->rows,
-                                                      .keys = kv_cache_keys(&engine->kv, number, span->sequence),
-                                                      .values = kv_cache_values(&engine->kv, number, span->sequence),
+                                                      .keys = kv_cache_keys(&engine->kv, source, span->sequence),
+                                                      .values = kv_cache_values(&engine->kv, source, span->sequence),
                                                       .capacity = kv->capacity};
     }
     struct attention attention = {.query = s->query,
@@ -176,16 +188,20 @@ static hypura_status attention_steps(struct engine *engine, uint32_t number, str
     TRY(project(engine, layer, held, error));
     release(engine, held);
     if (is_gated(engine))
-        take_queries(engine, layer->heads, p->key_size);
+        take_queries(engine, layer->heads, layer->key_size);
 
     bool turn_first = model_architecture(engine->model)->flags & ARCHITECTURE_QK_NORM_AFTER_ROPE;
     if (turn_first)
         turn(engine, layer);
-    TRY(norm_heads(engine, s->query, layer->tensors[ROLE_ATTENTION_Q_NORM], layer->heads, p->key_size, error));
-    TRY(norm_heads(engine, s->key, layer->tensors[ROLE_ATTENTION_K_NORM], layer->kv_heads, p->key_size, error));
+    TRY(norm_heads(engine, s->query, layer->tensors[ROLE_ATTENTION_Q_NORM], layer->heads, layer->key_size, error));
+    if (reads_own_keys(engine, layer))
+        TRY(norm_heads(engine, s->key, layer->tensors[ROLE_ATTENTION_K_NORM], layer->kv_heads, layer->key_size, error));
+    if (model_architecture(engine->model)->flags & ARCHITECTURE_VALUE_NORM)
+        compute_rms_norm(engine->compute, s->value, s->value, NULL, engine->rows * layer->kv_heads, layer->value_size,
+                         p->norm_epsilon);
     if (!turn_first)
         turn(engine, layer);
-    scale_queries_by_position(engine, (size_t)layer->heads * p->key_size);
+    scale_queries_by_position(engine, (size_t)layer->heads * layer->key_size);
 
     const float *sinks;
     TRY(hold_vector(engine, held, layer->tensors[ROLE_ATTENTION_SINKS], &sinks, error));
@@ -193,7 +209,7 @@ static hypura_status attention_steps(struct engine *engine, uint32_t number, str
     release(engine, held);
 
     if (is_gated(engine))
-        apply_gates(engine, layer->heads, p->value_size);
+        apply_gates(engine, layer->heads, layer->value_size);
     TRY(project_rows(engine, layer, ROLE_ATTENTION_OUTPUT, true, s->attended, s->branch, error));
     return add_branch(engine, layer->tensors[ROLE_ATTENTION_POST_NORM], error);
 }

@@ -65,6 +65,10 @@ static hypura_status check_heads(const struct model *model, hypura_error *error)
 {
     const struct model_parameters *p = model_parameters(model);
     size_t key = p->key_size, value = p->value_size;
+    for (uint32_t i = 0; i < p->layers; i++) {
+        key = MAX(key, model_layer(model, i)->key_size);
+        value = MAX(value, model_layer(model, i)->value_size);
+    }
     if (model_layer(model, 0)->kind == LAYER_LATENT) {
         key = MAX(p->latent_key_size, p->kv_rank + p->rotary);
         value = MAX(p->latent_value_size, p->kv_rank);

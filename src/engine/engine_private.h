@@ -50,6 +50,7 @@ struct geometry {
     uint32_t sequences;
     uint32_t logits_rows;
     bool windows; /* some layer has a sliding window */
+    bool shared;  /* some layer adds shared experts, or a dense feed forward, to its experts */
     /* Widths: the greatest over the layers, in floats. */
     size_t query, query_raw, key, value, attended, projected, feed_forward, vector;
     /* Latent layers: rows worked on at once, and what their heads need. */
@@ -287,6 +288,10 @@ hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_er
 enum glu_kind feed_forward_glu(const struct model *model);
 #define OAI_ALPHA 1.702f /* gpt-oss */
 #define OAI_LIMIT 7.0f
+
+/* What a router with scales of its own reads, from the residual stream. */
+hypura_status router_input(struct engine *engine, const struct model_layer *layer, const float *state, float *out,
+                           hypura_error *error);
 
 /* Offers the store a guess of what the layer after this one will choose, and counts how a guess came true. */
 hypura_status guess_next(struct engine *engine, uint32_t number, hypura_error *error);

@@ -78,6 +78,20 @@ hypura_status dense_feed_forward(struct engine *engine, const struct model_layer
     return status;
 }
 
+/* Some models multiply the whole residual stream by one learnt number (Gemma 4). */
+static hypura_status scale_layer(struct engine *engine, const struct model_layer *layer, hypura_error *error)
+{
+    struct scratch *s = &engine->scratch;
+    struct held held = {0};
+    const float *factor;
+    hypura_status status = hold_vector(engine, &held, layer->tensors[ROLE_LAYER_SCALE], &factor, error);
+    if (!status && factor)
+        compute_scale(engine->compute, s->hidden, s->hidden, *factor,
+                      engine->rows * model_parameters(engine->model)->embedding);
+    release(engine, &held);
+    return status;
+}
+
 hypura_status feed_forward_layer(struct engine *engine, uint32_t number, hypura_error *error)
 {
     const struct model_layer *layer = model_layer(engine->model, number);
@@ -88,5 +102,6 @@ hypura_status feed_forward_layer(struct engine *engine, uint32_t number, hypura_
     else
         TRY(dense_feed_forward(engine, layer, ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, layer->feed_forward, s->branch,
                                error));
-    return add_branch(engine, layer->tensors[ROLE_FFN_POST_NORM], error);
+    TRY(add_branch(engine, layer->tensors[ROLE_FFN_POST_NORM], error));
+    return scale_layer(engine, layer, error);
 }

@@ -67,12 +67,15 @@ static hypura_status route_ahead(struct engine *engine, const struct model_layer
     struct scratch *s = &engine->scratch;
     size_t count = engine->rows * parameters.embedding;
     const float *state = s->hidden, *selection_bias;
-    if (parameters.shared_feed_forward) {
+    if (engine->geometry.shared) {
         compute_add(engine->compute, s->branch, s->hidden, s->shared_out, count);
         state = s->branch;
     }
-    TRY(norm(engine, s->branch, state, next->tensors[ROLE_FFN_NORM], next->tensors[ROLE_FFN_NORM_BIAS], engine->rows,
-             parameters.embedding, error));
+    if (next->tensors[ROLE_ROUTER_SCALE] != NO_UNIT)
+        TRY(router_input(engine, next, state, s->branch, error));
+    else
+        TRY(norm(engine, s->branch, state, next->tensors[ROLE_FFN_NORM], next->tensors[ROLE_FFN_NORM_BIAS],
+                 engine->rows, parameters.embedding, error));
     struct matmul job = {
         .input = s->guess_input, .tokens = engine->rows, .output = s->router, .output_stride = parameters.experts};
     TRY(hold_matrix(engine, held, next->tensors[ROLE_ROUTER], &job.weights, error));

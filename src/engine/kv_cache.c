@@ -6,8 +6,12 @@ static void layer_shape(struct kv_layer *out, const struct model *model, uint32_
 {
     const struct model_layer *layer = model_layer(model, number);
     const struct model_parameters *p = model_parameters(model);
-    *out = (struct kv_layer){.heads = layer->kv_heads, .key_size = p->key_size, .value_size = p->value_size};
+    *out = (struct kv_layer){.heads = layer->kv_heads, .key_size = layer->key_size, .value_size = layer->value_size};
     out->window = layer->window;
+    if (layer->kind == LAYER_ATTENTION && layer->kv_source != number) {
+        *out = (struct kv_layer){0}; /* reads another layer's */
+        return;
+    }
     if (layer->kind == LAYER_RECURRENT) {
         size_t inner = (size_t)p->recurrent_heads_v * p->recurrent_value_size;
         size_t channels = inner + 2 * (size_t)p->recurrent_heads_k * p->recurrent_key_size;

@@ -1,6 +1,17 @@
 #include "engine/engine_private.h"
 
+#include <math.h>
 #include <string.h>
+
+/* Gemma 4's router reads the residual stream through a norm and scales of its own. */
+hypura_status router_input(struct engine *engine, const struct model_layer *layer, const float *state, float *out,
+                           hypura_error *error)
+{
+    size_t width = model_parameters(engine->model)->embedding;
+    TRY(norm(engine, out, state, layer->tensors[ROLE_ROUTER_SCALE], NO_UNIT, engine->rows, width, error));
+    compute_scale(engine->compute, out, out, 1.0f / sqrtf((float)width), engine->rows * width);
+    return HYPURA_OK;
+}
 
 /* Which experts each row wants, by the router of the layer. */
 static hypura_status route(struct engine *engine, const struct model_layer *layer, struct held *held,
@@ -8,6 +19,11 @@ static hypura_status route(struct engine *engine, const struct model_layer *laye
 {
     const struct model_parameters *p = model_parameters(engine->model);
     struct scratch *s = &engine->scratch;
+    bool own_input = layer->tensors[ROLE_ROUTER_SCALE] != NO_UNIT;
+    if (own_input) {
+        TRY(router_input(engine, layer, s->hidden, s->branch, error));
+        activation_set(s->input, s->branch, engine->rows, p->embedding, p->embedding);
+    }
     const float *selection_bias;
     struct matmul job = {.input = s->input, .tokens = engine->rows, .output = s->router, .output_stride = p->experts};
     TRY(hold_matrix(engine, held, layer->tensors[ROLE_ROUTER], &job.weights, error));
@@ -16,6 +32,13 @@ static hypura_status route(struct engine *engine, const struct model_layer *laye
     compute_matmul(engine->compute, &job, 1);
     router_choose(engine->compute, p, s->router, s->selection, selection_bias, engine->rows, s->chosen,
                   s->chosen_weights);
+    if (own_input)
+        activation_set(s->input, s->normed, engine->rows, p->embedding, p->embedding);
+    release(engine, held);
+    const float *scales; /* of what an expert gives */
+    TRY(hold_vector(engine, held, layer->tensors[ROLE_EXPERT_SCALE], &scales, error));
+    for (size_t i = 0; scales && i < engine->rows * p->experts_used; i++)
+        s->chosen_weights[i] *= scales[s->chosen[i]];
     return HYPURA_OK;
 }
 
@@ -180,6 +203,15 @@ static hypura_status run_shared(struct engine *engine, const struct model_layer 
 {
     const struct model_parameters *p = model_parameters(engine->model);
     struct scratch *s = &engine->scratch;
+    if (layer->tensors[ROLE_FFN_UP] != NO_UNIT) {
+        /* A dense feed forward beside the experts, which have norms of their own. */
+        TRY(dense_feed_forward(engine, layer, ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, layer->feed_forward,
+                               s->shared_out, error));
+        if (layer->tensors[ROLE_FFN_DENSE_POST_NORM] != NO_UNIT)
+            TRY(norm(engine, s->shared_out, s->shared_out, layer->tensors[ROLE_FFN_DENSE_POST_NORM], NO_UNIT,
+                     engine->rows, p->embedding, error));
+        return HYPURA_OK;
+    }
     if (p->shared_feed_forward == 0)
         return HYPURA_OK;
     bool weighed = layer->tensors[ROLE_SHARED_ROUTER] != NO_UNIT;
@@ -226,15 +258,25 @@ static void mix_row(void *context, size_t row, size_t worker)
             out[c] += mix->scratch->shared_out[row * mix->width + c];
 }
 
-static void mix_experts(struct engine *engine)
+static hypura_status mix_experts(struct engine *engine, const struct model_layer *layer, hypura_error *error)
 {
     const struct model_parameters *p = model_parameters(engine->model);
-    struct mix mix = {.scratch = &engine->scratch, .width = p->embedding, .used = p->experts_used};
-    mix.shared = p->shared_feed_forward != 0;
+    struct scratch *s = &engine->scratch;
+    struct mix mix = {.scratch = s, .width = p->embedding, .used = p->experts_used};
+    bool shared = p->shared_feed_forward != 0 || layer->tensors[ROLE_FFN_UP] != NO_UNIT;
+    bool normed = layer->tensors[ROLE_EXPERT_POST_NORM] != NO_UNIT;
+    mix.shared = shared && !normed;
     if (engine->rows == 1)
         mix_row(&mix, 0, 0);
     else
         thread_pool_run(compute_pool(engine->compute), mix_row, &mix, engine->rows);
+    if (!normed)
+        return HYPURA_OK;
+    TRY(norm(engine, s->branch, s->branch, layer->tensors[ROLE_EXPERT_POST_NORM], NO_UNIT, engine->rows, p->embedding,
+             error));
+    if (shared)
+        compute_add(engine->compute, s->branch, s->branch, s->shared_out, engine->rows * p->embedding);
+    return HYPURA_OK;
 }
 
 static hypura_status hold_biases(struct engine *engine, const struct model_layer *layer, struct held *held,
@@ -263,6 +305,8 @@ hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_er
     }
     if (!status)
         status = run_shared(engine, layer, error);
+    if (!status && layer->tensors[ROLE_EXPERT_NORM] != NO_UNIT)
+        status = set_input(engine, layer, ROLE_EXPERT_NORM, error);
     if (!status)
         status = hold_biases(engine, layer, &held, &biases, error);
     if (!status)
@@ -272,6 +316,5 @@ hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_er
         store_forget(engine->store, s->expert_units, waiting);
         return status;
     }
-    mix_experts(engine);
-    return HYPURA_OK;
+    return mix_experts(engine, layer, error);
 }

@@ -22,11 +22,12 @@ static double yarn_unscaled(const struct model_parameters *p, uint32_t pair)
 hypura_status rope_table_create(struct rope_table *out, const struct model_parameters *p, bool local,
                                 const float *factors, hypura_error *error)
 {
-    *out = (struct rope_table){.half = p->rotary / 2, .magnitude = local ? 1.0 : p->rope_attention_factor};
+    uint32_t rotary = local ? p->rotary_local : p->rotary;
+    *out = (struct rope_table){.half = rotary / 2, .magnitude = local ? 1.0 : p->rope_attention_factor};
     TRY(ALLOCATE(&out->frequency, out->half, "rope frequencies", error));
     double base = local ? p->rope_base_local : p->rope_base;
     for (uint32_t pair = 0; pair < out->half; pair++) {
-        double frequency = pow(base, -2.0 * pair / p->rotary);
+        double frequency = pow(base, -2.0 * pair / rotary);
         if (!local) {
             if (factors)
                 frequency /= factors[pair];

@@ -46,7 +46,8 @@ void geometry_make(struct geometry *out, const struct model *model, size_t threa
     for (uint32_t i = 0; i < p->layers; i++) {
         const struct model_layer *layer = model_layer(model, i);
         out->windows = out->windows || layer->window;
-        if (!layer->moe)
+        out->shared = out->shared || p->shared_feed_forward || (layer->moe && layer->tensors[ROLE_FFN_UP] != NO_UNIT);
+        if (!layer->moe || layer->tensors[ROLE_FFN_UP] != NO_UNIT)
             out->feed_forward = MAX(out->feed_forward, (size_t)layer->feed_forward);
         if (layer->kind == LAYER_LATENT) {
             latent_widths(out, p, layer);
@@ -56,12 +57,12 @@ void geometry_make(struct geometry *out, const struct model *model, size_t threa
             recurrent_widths(out, p);
             continue;
         }
-        out->query = MAX(out->query, (size_t)layer->heads * p->key_size);
-        out->key = MAX(out->key, (size_t)layer->kv_heads * p->key_size);
-        out->value = MAX(out->value, (size_t)layer->kv_heads * p->value_size);
-        out->attended = MAX(out->attended, (size_t)layer->heads * p->value_size);
+        out->query = MAX(out->query, (size_t)layer->heads * layer->key_size);
+        out->key = MAX(out->key, (size_t)layer->kv_heads * layer->key_size);
+        out->value = MAX(out->value, (size_t)layer->kv_heads * layer->value_size);
+        out->attended = MAX(out->attended, (size_t)layer->heads * layer->value_size);
         if (model_architecture(model)->flags & ARCHITECTURE_QUERY_GATED)
-            out->query_raw = MAX(out->query_raw, 2 * (size_t)layer->heads * p->key_size);
+            out->query_raw = MAX(out->query_raw, 2 * (size_t)layer->heads * layer->key_size);
     }
     out->projected = MAX(out->projected, out->attended);
 }
@@ -98,7 +99,7 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     CUT(value, c * g->value);
     CUT(attended, c * g->attended);
     CUT(rope[0], c * p->rotary);
-    CUT(rope[1], c * p->rotary);
+    CUT(rope[1], c * p->rotary_local);
     size_t gate = MAX(c * g->feed_forward, s->expert_rows * (size_t)p->expert_feed_forward);
     CUT(gate, gate);
     CUT(up, gate);
@@ -123,7 +124,7 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
         CUT(chosen, c * used);
         CUT(chosen_weights, c * used);
         CUT(expert_out, c * used * p->embedding);
-        if (p->shared_feed_forward) {
+        if (g->shared) {
             CUT(shared_out, c * p->embedding);
             CUT(shared_weights, c);
         }

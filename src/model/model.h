@@ -79,19 +79,24 @@ enum tensor_role {
     ROLE_ATTENTION_POST_NORM,
     ROLE_FFN_NORM,
     ROLE_FFN_NORM_BIAS,
+    ROLE_ROUTER_SCALE,
+    ROLE_ROUTER,
+    ROLE_ROUTER_BIAS,
+    ROLE_ROUTER_SELECTION_BIAS,
     ROLE_FFN_GATE,
     ROLE_FFN_GATE_BIAS,
     ROLE_FFN_UP,
     ROLE_FFN_UP_BIAS,
     ROLE_FFN_DOWN,
     ROLE_FFN_DOWN_BIAS,
-    ROLE_ROUTER,
-    ROLE_ROUTER_BIAS,
-    ROLE_ROUTER_SELECTION_BIAS,
+    ROLE_FFN_DENSE_POST_NORM, /* of a dense feed forward beside experts */
     ROLE_SHARED_ROUTER,
     ROLE_SHARED_GATE,
     ROLE_SHARED_UP,
     ROLE_SHARED_DOWN,
+    ROLE_EXPERT_NORM,
+    ROLE_EXPERT_NORM_BIAS,
+    ROLE_EXPERT_SCALE,
     ROLE_EXPERT_GATE_BIAS,
     ROLE_EXPERT_UP_BIAS,
     ROLE_EXPERT_DOWN_BIAS,
@@ -99,7 +104,9 @@ enum tensor_role {
     ROLE_EXPERT_GATE,
     ROLE_EXPERT_UP,
     ROLE_EXPERT_DOWN,
+    ROLE_EXPERT_POST_NORM,
     ROLE_FFN_POST_NORM,
+    ROLE_LAYER_SCALE,
     /* of the whole model, after the layers */
     ROLE_OUTPUT_NORM,
     ROLE_OUTPUT_NORM_BIAS,
@@ -148,9 +155,11 @@ struct model_layer {
     enum layer_kind kind;
     uint32_t heads;
     uint32_t kv_heads;
-    uint32_t window; /* sliding window; 0: full attention */
-    bool rope;       /* false: a layer without positions */
-    bool rope_local; /* uses the rope base of sliding layers, unscaled (Gemma 3) */
+    uint32_t key_size, value_size; /* of a head, of LAYER_ATTENTION */
+    uint32_t kv_source;            /* the layer whose keys and values it reads; itself, unless they are shared */
+    uint32_t window;               /* sliding window; 0: full attention */
+    bool rope;                     /* false: a layer without positions */
+    bool rope_local;               /* uses the rope base of sliding layers, unscaled (Gemma 3) */
     bool moe;
     uint32_t feed_forward;           /* of a dense layer */
     unit_number tensors[ROLE_COUNT]; /* NO_UNIT where absent; expert tensors are in experts */
@@ -175,7 +184,7 @@ struct model_parameters {
     bool router_normalise; /* chosen weights are divided by their sum */
     float router_scale;    /* then multiplied by this */
     /* rope */
-    uint32_t rotary; /* elements of a head that turn */
+    uint32_t rotary, rotary_local; /* elements of a head that turn */
     float rope_base, rope_base_local;
     enum rope_scaling rope_scaling;
     float rope_factor; /* positions are divided by it; 1: not scaled */
@@ -207,7 +216,9 @@ enum architecture_flag {
                                          << 5, /* value head v reads key head v % key heads, else v / (values / keys) */
     ARCHITECTURE_LOCAL_ROPE = 1 << 6,          /* sliding layers have a rope base of their own and no scaling */
     ARCHITECTURE_QK_NORM_AFTER_ROPE = 1 << 7,
-    ARCHITECTURE_NORMS_BEHIND = 1 << 8 /* no norms before attention and feed forward, only behind them */
+    ARCHITECTURE_VALUE_NORM = 1 << 9, /* values are normed, and are the keys where there is no matrix for them */
+    ARCHITECTURE_ATTENTION_UNSCALED = 1 << 10, /* unless attention.scale says */
+    ARCHITECTURE_NORMS_BEHIND = 1 << 8         /* no norms before attention and feed forward, only behind them */
 };
 
 /* A row of the architecture table: what cannot be read from the metadata. Where a tensor is optional (biases, norms of

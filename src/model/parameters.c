@@ -257,13 +257,39 @@ static bool layer_slides(struct reader *reader, uint32_t layer)
     return pattern && layer % pattern < pattern - 1;
 }
 
+/* The last layers may read the keys and values of the last one before them that looks as far back (Gemma 4). */
+static hypura_status share_keys(struct model *model, struct reader *reader, uint32_t number, uint32_t first_shared,
+                                hypura_error *error)
+{
+    struct model_layer *layer = &model->layers[number];
+    if (number < first_shared)
+        return HYPURA_OK;
+    for (uint32_t i = first_shared; i-- > 0;) {
+        const struct model_layer *source = &model->layers[i];
+        if ((source->window != 0) != (layer->window != 0))
+            continue;
+        if (source->kv_heads != layer->kv_heads)
+            break;
+        layer->kv_source = i;
+        return HYPURA_OK;
+    }
+    return error_set(error, HYPURA_ERROR_FORMAT, "%s: layer %u shares keys, but no layer before layer %u has such keys",
+                     gguf_file_path(reader->file, 0), number, first_shared);
+}
+
 static hypura_status read_layers(struct model *model, struct reader *reader, hypura_error *error)
 {
     const struct architecture *a = model->architecture;
     const struct model_parameters *p = &model->parameters;
-    uint32_t window = 0, interval = 4;
+    uint32_t window = 0, interval = 4, shared = 0;
+    uint32_t window_key = p->key_size, window_value = p->value_size;
     if (a->window_pattern)
         TRY(optional_number(reader, "attention.sliding_window", UINT32_MAX, &window, error));
+    if (window) {
+        TRY(optional_number(reader, "attention.key_length_swa", MAX_WIDTH, &window_key, error));
+        TRY(optional_number(reader, "attention.value_length_swa", MAX_WIDTH, &window_value, error));
+    }
+    TRY(optional_number(reader, "attention.shared_kv_layers", p->layers, &shared, error));
     if (a->flags & ARCHITECTURE_RECURRENT)
         TRY(needed_number(reader, "full_attention_interval", MAX_LAYERS, &interval, error));
     for (uint32_t i = 0; i < p->layers; i++) {
@@ -281,6 +307,9 @@ static hypura_status read_layers(struct model *model, struct reader *reader, hyp
         layer->window = layer_slides(reader, i) ? window : 0;
         layer->rope = a->rope != ROPE_STYLE_NONE && !(a->no_rope_interval && (i + 1) % a->no_rope_interval == 0);
         layer->rope_local = layer->window && (a->flags & ARCHITECTURE_LOCAL_ROPE);
+        layer->key_size = layer->window ? window_key : p->key_size;
+        layer->value_size = layer->window ? window_value : p->value_size;
+        layer->kv_source = i;
         layer->moe = model->layer_tensors[i][ROLE_ROUTER] != NULL;
         if (layer->moe && p->experts == 0)
             return error_set(error, HYPURA_ERROR_FORMAT, "%s: layer %u has a router, but '%s' is missing",
@@ -293,6 +322,13 @@ static hypura_status read_layers(struct model *model, struct reader *reader, hyp
             return error_set(error, HYPURA_ERROR_FORMAT,
                              "%s: %u heads of layer %u are not a multiple of its %u key heads",
                              gguf_file_path(reader->file, 0), layer->heads, i, layer->kv_heads);
+        TRY(share_keys(model, reader, i, p->layers - shared, error));
+        uint32_t rotary = layer->rope_local ? p->rotary_local : p->rotary;
+        if (layer->kind == LAYER_ATTENTION && layer->rope &&
+            (rotary > layer->key_size || rotary % 2 != 0 || layer->value_size == 0))
+            return error_set(error, HYPURA_ERROR_FORMAT,
+                             "%s: layer %u has heads with keys of %u, values of %u and %u rotary elements",
+                             gguf_file_path(reader->file, 0), i, layer->key_size, layer->value_size, rotary);
         if (!layer->moe && layer->feed_forward == 0)
             return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is missing or zero for layer %u",
                              gguf_file_path(reader->file, 0), key(reader, "feed_forward_length"), i);
@@ -328,7 +364,11 @@ static hypura_status read_heads(struct model *model, struct reader *reader, hypu
                          "%s: heads with keys of %u, values of %u and %u rotary elements make no sense",
                          gguf_file_path(reader->file, 0), head, p->value_size, p->rotary);
 
+    p->rotary_local = p->rotary;
+    TRY(optional_number(reader, "rope.dimension_count_swa", MAX_WIDTH, &p->rotary_local, error));
     p->attention_scale = 1.0f / sqrtf((float)head);
+    if (model->architecture->flags & ARCHITECTURE_ATTENTION_UNSCALED)
+        p->attention_scale = 1.0f;
     if (model->architecture->wide_scale_layers == p->layers && heads)
         p->attention_scale = 1.0f / sqrtf((float)p->embedding / (float)heads);
     float scale = 0.0f;

@@ -7,6 +7,7 @@
 /* What a dimension of a tensor must be. */
 enum extent {
     NOTHING, /* the tensor has no such dimension */
+    ONE,
     EMBEDDING,
     VOCABULARY,
     HEADS,
@@ -117,6 +118,13 @@ static const struct role_row roles[ROLE_COUNT] = {
     [ROLE_EXPERT_GATE] = {"expert gate", "ffn_gate_exps.weight", true, {EMBEDDING, EXPERT_WIDTH, EXPERTS}},
     [ROLE_EXPERT_UP] = {"expert up", "ffn_up_exps.weight", true, {EMBEDDING, EXPERT_WIDTH, EXPERTS}},
     [ROLE_EXPERT_DOWN] = {"expert down", "ffn_down_exps.weight", true, {EXPERT_WIDTH, EMBEDDING, EXPERTS}},
+    [ROLE_ROUTER_SCALE] = {"router scale", "ffn_gate_inp.scale", true, {EMBEDDING}},
+    [ROLE_FFN_DENSE_POST_NORM] = {"ffn dense post norm", "post_ffw_norm_1.weight", true, {EMBEDDING}},
+    [ROLE_EXPERT_NORM] = {"expert norm", "pre_ffw_norm_2.weight", true, {EMBEDDING}},
+    [ROLE_EXPERT_NORM_BIAS] = {"expert norm bias", "pre_ffw_norm_2.bias", true, {EMBEDDING}},
+    [ROLE_EXPERT_SCALE] = {"expert scale", "ffn_down_exps.scale", true, {EXPERTS}},
+    [ROLE_EXPERT_POST_NORM] = {"expert post norm", "post_ffw_norm_2.weight", true, {EMBEDDING}},
+    [ROLE_LAYER_SCALE] = {"layer scale", "layer_output_scale.weight", true, {ONE}},
     [ROLE_FFN_POST_NORM] = {"ffn post norm", "post_ffw_norm.weight", true, {EMBEDDING}},
 
     [ROLE_OUTPUT_NORM] = {"output norm", "output_norm.weight", false, {EMBEDDING}},
@@ -201,13 +209,14 @@ hypura_status model_find_tensors(struct model *model, hypura_error *error)
 static uint64_t extent_value(enum extent extent, const struct model *model, const struct model_layer *layer)
 {
     const struct model_parameters *p = &model->parameters;
-    uint64_t queries = layer ? (uint64_t)layer->heads * p->key_size : 0;
-    uint64_t keys = layer ? (uint64_t)layer->kv_heads * p->key_size : 0;
-    uint64_t values = layer ? (uint64_t)layer->kv_heads * p->value_size : 0;
+    uint64_t queries = layer ? (uint64_t)layer->heads * layer->key_size : 0;
+    uint64_t keys = layer ? (uint64_t)layer->kv_heads * layer->key_size : 0;
+    uint64_t values = layer ? (uint64_t)layer->kv_heads * layer->value_size : 0;
     uint64_t inner = (uint64_t)p->recurrent_heads_v * p->recurrent_value_size;
     uint64_t channels = inner + 2 * (uint64_t)p->recurrent_heads_k * p->recurrent_key_size;
     switch (extent) {
     case NOTHING:
+    case ONE:
         return 1;
     case EMBEDDING:
         return p->embedding;
@@ -228,11 +237,10 @@ static uint64_t extent_value(enum extent extent, const struct model *model, cons
     case ATTENDED:
         if (layer->kind == LAYER_LATENT)
             return (uint64_t)layer->heads * p->latent_value_size;
-        return (uint64_t)layer->heads * p->value_size;
+        return (uint64_t)layer->heads * layer->value_size;
     case QUERY_NORM:
-        return p->key_size;
     case KEY_NORM:
-        return p->key_size;
+        return layer->key_size;
     case FEED_FORWARD:
     case FEED_FORWARD_UP:
         return layer->feed_forward;
@@ -343,8 +351,10 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
         needed[count++] = ROLE_ATTENTION_OUTPUT;
         if (!tensors[ROLE_ATTENTION_QKV]) {
             needed[count++] = ROLE_ATTENTION_Q;
-            needed[count++] = ROLE_ATTENTION_K;
-            needed[count++] = ROLE_ATTENTION_V;
+            if (layer->kv_source == number)
+                needed[count++] = ROLE_ATTENTION_K;
+            if (layer->kv_source == number && !(model->architecture->flags & ARCHITECTURE_VALUE_NORM))
+                needed[count++] = ROLE_ATTENTION_V;
         }
         break;
     case LAYER_LATENT:

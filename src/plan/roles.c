@@ -37,6 +37,13 @@ enum plan_priority plan_role_priority(enum tensor_role role, uint64_t bytes)
     case ROLE_FFN_UP_BIAS:
     case ROLE_FFN_DOWN_BIAS:
     case ROLE_FFN_POST_NORM:
+    case ROLE_FFN_DENSE_POST_NORM:
+    case ROLE_ROUTER_SCALE:
+    case ROLE_EXPERT_NORM:
+    case ROLE_EXPERT_NORM_BIAS:
+    case ROLE_EXPERT_SCALE:
+    case ROLE_EXPERT_POST_NORM:
+    case ROLE_LAYER_SCALE:
     case ROLE_ROUTER_BIAS:
     case ROLE_ROUTER_SELECTION_BIAS:
         return PRIORITY_ALWAYS;
