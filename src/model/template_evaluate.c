@@ -185,7 +185,7 @@ struct value jinja_slice(struct jinja *j, struct value target, struct value star
         value_fail_undefined(j, target);
     bool is_list = target.kind == VALUE_LIST && target.list->type <= LIST_RANGE;
     if (!is_list && target.kind != VALUE_STRING)
-        return value_undefined(&j->w, "%s object cannot be sliced", value_type_name(target));
+        jinja_fail(&j->w, "'%s' object is not subscriptable", value_type_name(target));
     int64_t count = (int64_t)(is_list ? target.list->count : string_length(target.string));
     if (step.kind == VALUE_NONE)
         step = value_integer(1);

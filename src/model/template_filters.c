@@ -155,9 +155,22 @@ static struct value filter_format(struct jinja *j, struct value self, args a)
     return string_format_percent(j, value_string(j, self), argument);
 }
 
+/* Words are runs of letters, digits and "_". */
 static struct value filter_wordcount(struct jinja *j, struct value self, args a)
 {
-    return value_integer((int64_t)method(j, self, "split", a).list->count);
+    const struct string *s = value_string(j, self);
+    int64_t count = 0;
+    bool in_word = false;
+    (void)a;
+    for (size_t at = 0; at < s->size;) {
+        size_t next = utf8_next(s->bytes, s->size, at, NULL);
+        struct value character = string_part(&j->w, s, at, next);
+        bool word = s->bytes[at] == '_' || value_is_true(j, method(j, character, "isalnum", &(struct arguments){0}));
+        count += word && !in_word;
+        in_word = word;
+        at = next;
+    }
+    return value_integer(count);
 }
 
 static struct value filter_center(struct jinja *j, struct value self, args a)
