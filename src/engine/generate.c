@@ -372,7 +372,7 @@ static bool next_token(struct generator *generator, struct slot *slot, const flo
     struct generated_token token = {.id = task->last_token, .logits = logits};
     bool end = !task->request.ignore_end && vocabulary_is_end_of_generation(vocabulary, token.id);
     buffer_clear(&task->text);
-    if (!end || task->request.show_special)
+    if (!end)
         token_decoder_push(&task->decoder, token.id, &task->text);
     if (!give_text(task, &token, reason))
         return false;

@@ -53,7 +53,7 @@ struct generation_request {
     const char *const *stops; /* strings that end the answer and are not part of it */
     size_t stop_count;
     bool ignore_end;   /* end-of-generation tokens are text like any other */
-    bool show_special; /* control tokens have their text in the output */
+    bool show_special; /* control tokens have their text in the output, but for the one that ends it */
 
     /* Return false to end the generation. */
     bool (*on_token)(void *context, const struct generated_token *token);

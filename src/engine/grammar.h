@@ -61,6 +61,14 @@ hypura_status grammar_vocabulary_create(struct grammar_vocabulary **out, const s
                                         const bool *ends, size_t count, hypura_error *error);
 void grammar_vocabulary_free(struct grammar_vocabulary *vocabulary);
 
+/* The same from a model's vocabulary, which is not needed afterwards. */
+struct vocabulary;
+hypura_status grammar_vocabulary_read(struct grammar_vocabulary **out, const struct vocabulary *vocabulary,
+                                      hypura_error *error);
+
+/* The bytes of all tokens, as sampler_options.pieces wants them; they live as long as the vocabulary. */
+const struct token_piece *grammar_vocabulary_pieces(const struct grammar_vocabulary *vocabulary);
+
 /* ---- matching -----------------------------------------------------------------------------------------------------
  */
 

@@ -74,6 +74,23 @@ struct grammar {
 
 hypura_status grammar_compile(struct grammar **out, const struct grammar_tree *tree, hypura_error *error);
 
+/* ---- vocabulary ---------------------------------------------------------------------------------------------------
+ */
+
+struct grammar_vocabulary {
+    const struct token_piece *pieces;
+    bool *ends;
+    size_t count;
+    int32_t *order;   /* the tokens with bytes, sorted by them */
+    uint16_t *common; /* how many bytes each shares with the one before it */
+    char *bytes;      /* theirs, one after another: a mask reads all of them */
+    size_t *starts;   /* [ordered + 1] */
+    size_t ordered;
+    size_t longest;
+    struct token_piece *own_pieces; /* when they were read from a model's vocabulary, with their bytes */
+    struct buffer own_bytes;
+};
+
 /* ---- patterns -----------------------------------------------------------------------------------------------------
  */
 

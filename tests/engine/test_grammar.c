@@ -3,6 +3,7 @@
 #include "test.h"
 
 #include "engine/grammar.h"
+#include "model/vocabulary.h"
 
 #include <math.h>
 #include <string.h>
@@ -333,6 +334,73 @@ static void test_a_sampler_obeys_a_grammar(void **state)
     grammar_vocabulary_free(vocabulary);
 }
 
+static void test_a_models_tokens_write_json(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"oracle/models/llama.gguf", "oracle/models/qwen2.gguf"};
+    struct grammar *grammar;
+    assert_ok(grammar_json(&grammar, &test_error));
+    for (size_t i = 0; i < COUNT_OF(models); i++) {
+        struct gguf *file;
+        struct vocabulary *model_vocabulary;
+        struct grammar_vocabulary *vocabulary;
+        struct sampler_options options;
+        assert_ok(gguf_open(&file, test_data(models[i]), &test_error));
+        assert_ok(vocabulary_open(&model_vocabulary, file, &test_error));
+        assert_ok(grammar_vocabulary_read(&vocabulary, model_vocabulary, &test_error));
+        size_t count = vocabulary_size(model_vocabulary);
+        const struct token_piece *texts = grammar_vocabulary_pieces(vocabulary);
+        float *logits = calloc(count, sizeof *logits);
+        sampler_default_options(&options);
+        options.top_k = 0;
+        options.top_p = 1;
+        options.min_p = 0;
+        for (int round = 0; round < 10; round++) {
+            struct sampler *sampler;
+            struct grammar_matcher *m;
+            struct random random;
+            struct buffer text = {0};
+            options.seed = (uint64_t)round;
+            random_seed(&random, options.seed);
+            assert_ok(sampler_create(&sampler, &options, count, &test_error));
+            assert_ok(grammar_matcher_create(&m, grammar, vocabulary, &test_error));
+            struct token_constraint constraint = grammar_matcher_constraint(m);
+            sampler_set_constraint(sampler, &constraint);
+            for (int length = 0; length < 3000; length++) {
+                int32_t token;
+                for (size_t k = 0; k < count; k++) {
+                    logits[k] = (float)random_normal(&random);
+                    if (texts[k].size == 1 && strchr("}]\"", texts[k].bytes[0]))
+                        logits[k] += (float)length / 10;
+                }
+                assert_ok(sampler_sample(sampler, logits, &token, &test_error));
+                if (vocabulary_is_end_of_generation(model_vocabulary, token))
+                    break;
+                assert_true(texts[token].size > 0);
+                buffer_append(&text, texts[token].bytes, texts[token].size);
+            }
+            buffer_append_char(&text, 0);
+            if (grammar_matcher_is_complete(m)) {
+                json_error_t error;
+                json_t *value = json_loads(text.data, JSON_ALLOW_NUL, &error);
+                if (!json_is_object(value))
+                    fail_msg("not a JSON object: %s (%s)", text.data, error.text);
+                json_decref(value);
+            } else {
+                assert_int_equal(match(grammar, text.data), BEGUN);
+            }
+            buffer_free(&text);
+            grammar_matcher_free(m);
+            sampler_destroy(sampler);
+        }
+        free(logits);
+        grammar_vocabulary_free(vocabulary);
+        vocabulary_close(model_vocabulary);
+        gguf_close(file);
+    }
+    grammar_free(grammar);
+}
+
 static void test_nesting_is_followed_as_deep_as_it_goes(void **state)
 {
     (void)state;
@@ -631,6 +699,7 @@ int main(void)
         cmocka_unit_test(test_errors_say_what_and_where),
         cmocka_unit_test(test_json_mode_writes_json_objects),
         cmocka_unit_test(test_a_sampler_obeys_a_grammar),
+        cmocka_unit_test(test_a_models_tokens_write_json),
         cmocka_unit_test(test_nesting_is_followed_as_deep_as_it_goes),
         cmocka_unit_test(test_ambiguity_is_bounded),
         cmocka_unit_test(test_long_texts_are_followed),
