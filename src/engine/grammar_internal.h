@@ -91,6 +91,38 @@ struct grammar_vocabulary {
     struct buffer own_bytes;
 };
 
+/* ---- schemas ------------------------------------------------------------------------------------------------------
+ */
+
+struct known_schema {
+    const json_t *schema;
+    unsigned rule;
+};
+
+struct schema_writer {
+    const json_t *root;
+    struct buffer *out;
+    unsigned rules;
+    struct known_schema *known; /* what a $ref led to */
+    uint32_t known_count, known_capacity;
+    json_t *owned; /* array of the schemas that were made by merging */
+    int nesting;
+    hypura_error *error;
+};
+
+hypura_status schema_refuse(const struct schema_writer *w, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* These append an expression for a schema of that type. */
+hypura_status schema_write_constant(struct schema_writer *w, const json_t *value, struct buffer *expression);
+hypura_status schema_write_enum(struct schema_writer *w, const json_t *values, struct buffer *expression);
+hypura_status schema_write_number(struct schema_writer *w, const json_t *schema, bool integer, struct buffer *e);
+hypura_status schema_write_string(struct schema_writer *w, const json_t *schema, struct buffer *e);
+
+/* A pair such as minItems and maxItems; *high is -1 without the latter. */
+hypura_status schema_read_counts(const struct schema_writer *w, const json_t *schema, const char *least,
+                                 const char *most, json_int_t *low, json_int_t *high);
+void schema_write_repeat(struct buffer *e, json_int_t low, json_int_t high);
+
 /* ---- patterns -----------------------------------------------------------------------------------------------------
  */
 

@@ -1,10 +1,6 @@
 /* From a JSON schema to GBNF. Keywords: https://json-schema.org/draft/2020-12. */
 #include "engine/grammar_internal.h"
 
-#include <inttypes.h>
-#include <math.h>
-#include <stdarg.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,56 +25,15 @@ static const char json_rules[] =
     "array ::= \"[\" ws (value ws (\",\" ws value ws)*)? \"]\"\n"
     "value ::= object | array | string | number | boolean | null\n";
 
-struct known_schema {
-    const json_t *schema;
-    unsigned rule;
-};
-
-struct writer {
-    const json_t *root;
-    struct buffer *out;
-    unsigned rules;
-    struct known_schema *known; /* what a $ref led to */
-    uint32_t known_count, known_capacity;
-    json_t *owned; /* array of the schemas that were made by merging */
-    int nesting;
-    hypura_error *error;
-};
-
-static hypura_status visit(struct writer *w, const json_t *schema, struct buffer *expression);
-
-PRINTF_LIKE(2, 3) static hypura_status refuse(const struct writer *w, const char *format, ...)
-{
-    char message[400];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(message, sizeof message, format, arguments);
-    va_end(arguments);
-    return error_set(w->error, HYPURA_ERROR_UNSUPPORTED, "%s", message);
-}
-
-void grammar_write_literal(struct buffer *text, const char *bytes, size_t size)
-{
-    buffer_append_char(text, '"');
-    for (size_t i = 0; i < size; i++) {
-        char c = bytes[i];
-        if (c == '"' || c == '\\')
-            buffer_append_format(text, "\\%c", c);
-        else if ((unsigned char)c < 0x20 || c == 0x7f)
-            buffer_append_format(text, "\\x%02x", (unsigned)c);
-        else
-            buffer_append_char(text, c);
-    }
-    buffer_append_char(text, '"');
-}
+static hypura_status visit(struct schema_writer *w, const json_t *schema, struct buffer *expression);
 
 /* "NAME ::= EXPRESSION" goes out; the expression is freed. */
-static unsigned new_rule(struct writer *w)
+static unsigned new_rule(struct schema_writer *w)
 {
     return w->rules++;
 }
 
-static void end_rule(struct writer *w, unsigned rule, struct buffer *expression)
+static void end_rule(struct schema_writer *w, unsigned rule, struct buffer *expression)
 {
     if (expression->failed)
         w->out->failed = true;
@@ -88,304 +43,14 @@ static void end_rule(struct writer *w, unsigned rule, struct buffer *expression)
     buffer_free(expression);
 }
 
-/* ---- constants ----------------------------------------------------------------------------------------------------
- */
-
-static hypura_status write_constant(struct writer *w, const json_t *value, struct buffer *expression)
-{
-    char *text;
-    if (json_is_real(value)) {
-        char number[40];
-        snprintf(number, sizeof number, "%.15g", json_real_value(value));
-        if (strtod(number, NULL) != json_real_value(value))
-            snprintf(number, sizeof number, "%.17g", json_real_value(value));
-        grammar_write_literal(expression, number, strlen(number));
-        return HYPURA_OK;
-    }
-    text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT);
-    if (!text)
-        return error_set(w->error, HYPURA_ERROR_MEMORY, "no memory for a constant of the JSON schema");
-    grammar_write_literal(expression, text, strlen(text));
-    free(text);
-    return HYPURA_OK;
-}
-
-static hypura_status write_enum(struct writer *w, const json_t *values, struct buffer *expression)
-{
-    size_t count = json_array_size(values);
-    hypura_status status = HYPURA_OK;
-    if (count == 0)
-        return refuse(w, "the JSON schema has an %s without values", "enum");
-    buffer_append_string(expression, "(");
-    for (size_t i = 0; i < count && status == HYPURA_OK; i++) {
-        buffer_append_string(expression, i ? " | " : "");
-        status = write_constant(w, json_array_get(values, i), expression);
-    }
-    buffer_append_string(expression, ")");
-    return status;
-}
-
-/* ---- numbers ------------------------------------------------------------------------------------------------------
- */
-
-static void write_digits(struct buffer *e, size_t count)
-{
-    if (count == 1)
-        buffer_append_string(e, " [0-9]");
-    else if (count)
-        buffer_append_format(e, " [0-9]{%zu}", count);
-}
-
-static bool all(const char *digits, size_t count, char digit)
-{
-    for (size_t i = 0; i < count; i++)
-        if (digits[i] != digit)
-            return false;
-    return true;
-}
-
-/* Numbers of one length from low to high. */
-static void write_same_length(struct buffer *e, const char *low, const char *high, size_t count)
-{
-    static const char zeros[] = "00000000000000000000", nines[] = "99999999999999999999";
-    if (count == 0) {
-        buffer_append_string(e, "\"\"");
-        return;
-    }
-    bool low_open = all(low + 1, count - 1, '0'), high_open = all(high + 1, count - 1, '9');
-    if (low[0] == high[0]) {
-        buffer_append_format(e, "\"%c\"", low[0]);
-        if (count > 1) {
-            buffer_append_string(e, " (");
-            write_same_length(e, low + 1, high + 1, count - 1);
-            buffer_append_string(e, ")");
-        }
-        return;
-    }
-    char first = (char)(low[0] + !low_open), last = (char)(high[0] - !high_open);
-    const char *between = "";
-    if (!low_open) {
-        buffer_append_format(e, "\"%c\" (", low[0]);
-        write_same_length(e, low + 1, nines, count - 1);
-        buffer_append_string(e, ")");
-        between = " | ";
-    }
-    if (first <= last) {
-        buffer_append_format(e, "%s[%c-%c]", between, first, last);
-        write_digits(e, count - 1);
-        between = " | ";
-    }
-    if (!high_open) {
-        buffer_append_format(e, "%s\"%c\" (", between, high[0]);
-        write_same_length(e, zeros, high + 1, count - 1);
-        buffer_append_string(e, ")");
-    }
-}
-
-/* Numbers from low up to high; to 16 digits when high is UINT64_MAX. */
-static void write_magnitudes(struct buffer *e, uint64_t low, uint64_t high)
-{
-    static const char nines[] = "99999999999999999999", ones[] = "10000000000000000000";
-    char a[24], b[24];
-    size_t low_count = (size_t)snprintf(a, sizeof a, "%" PRIu64, low), high_count;
-    bool open = high == UINT64_MAX;
-    high_count = open ? MAX(low_count, (size_t)16) : (size_t)snprintf(b, sizeof b, "%" PRIu64, high);
-    buffer_append_string(e, "(");
-    for (size_t count = low_count; count <= high_count; count++) {
-        buffer_append_string(e, count > low_count ? " | " : "");
-        write_same_length(e, count == low_count ? a : ones, count == high_count && !open ? b : nines, count);
-    }
-    buffer_append_string(e, ")");
-}
-
-struct bounds {
-    bool has_low, has_high;
-    int64_t low, high;
-};
-
-static void write_integers(struct buffer *e, const struct bounds *bounds)
-{
-    bool negative = !bounds->has_low || bounds->low < 0, positive = !bounds->has_high || bounds->high >= 0;
-    buffer_append_string(e, "(");
-    if (negative) {
-        uint64_t most = bounds->has_low ? (uint64_t)0 - (uint64_t)bounds->low : UINT64_MAX;
-        uint64_t least = bounds->has_high && bounds->high < 0 ? (uint64_t)0 - (uint64_t)bounds->high : 1;
-        buffer_append_string(e, "\"-\" ");
-        write_magnitudes(e, least, most);
-    }
-    buffer_append_string(e, negative && positive ? " | " : "");
-    if (positive)
-        write_magnitudes(e, bounds->has_low && bounds->low > 0 ? (uint64_t)bounds->low : 0,
-                         bounds->has_high ? (uint64_t)bounds->high : UINT64_MAX);
-    buffer_append_string(e, ")");
-}
-
-/* minimum and its kin, drawn in to integers. */
-static hypura_status read_bounds(const struct writer *w, const json_t *schema, struct bounds *bounds)
-{
-    static const char *const names[] = {"minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"};
-    *bounds = (struct bounds){0};
-    for (size_t i = 0; i < COUNT_OF(names); i++) {
-        const json_t *value = json_object_get(schema, names[i]);
-        if (!value)
-            continue;
-        if (!json_is_number(value))
-            return refuse(w, "the \"%s\" of the JSON schema is not a number", names[i]);
-        double number = json_number_value(value);
-        bool low = i < 2, exclusive = i % 2;
-        if (!(fabs(number) < 1e15))
-            return refuse(w, "the \"%s\" of the JSON schema is more than 15 digits long", names[i]);
-        int64_t whole = (int64_t)(low ? ceil(number) : floor(number));
-        if (exclusive && (double)whole == number)
-            whole += low ? 1 : -1;
-        if (low) {
-            bounds->low = bounds->has_low ? MAX(bounds->low, whole) : whole;
-            bounds->has_low = true;
-        } else {
-            bounds->high = bounds->has_high ? MIN(bounds->high, whole) : whole;
-            bounds->has_high = true;
-        }
-    }
-    if (bounds->has_low && bounds->has_high && bounds->low > bounds->high)
-        return refuse(w, "no number of the JSON schema lies between its %s", "minimum and maximum");
-    return HYPURA_OK;
-}
-
-static hypura_status write_number(struct writer *w, const json_t *schema, bool integer, struct buffer *e)
-{
-    struct bounds bounds;
-    hypura_status status = read_bounds(w, schema, &bounds);
-    if (status != HYPURA_OK)
-        return status;
-    if (!bounds.has_low && !bounds.has_high) {
-        buffer_append_string(e, integer ? "integer" : "number");
-        return HYPURA_OK;
-    }
-    buffer_append_string(e, "(");
-    write_integers(e, &bounds);
-    if (!integer) {
-        /* With a fraction: n.x lies between n and n + 1, and -n.x between -n - 1 and -n. */
-        struct bounds up = bounds, down = bounds;
-        up.low = bounds.has_low ? MAX(bounds.low, 0) : 0;
-        up.has_low = true;
-        up.high = bounds.high - 1;
-        if (!up.has_high || up.high >= up.low) {
-            buffer_append_string(e, " | ");
-            write_integers(e, &up);
-            buffer_append_string(e, " \".\" [0-9]{1,16}");
-        }
-        /* m = n of -n.x: from -high, at least 0, to -low - 1. */
-        int64_t least = bounds.has_high ? MAX(-bounds.high, 0) : 0;
-        down = (struct bounds){.has_low = true, .low = least, .has_high = bounds.has_low, .high = -bounds.low - 1};
-        if (!down.has_high || down.high >= down.low) {
-            buffer_append_string(e, " | \"-\" ");
-            write_integers(e, &down);
-            buffer_append_string(e, " \".\" [0-9]{1,16}");
-        }
-    }
-    buffer_append_string(e, ")");
-    return HYPURA_OK;
-}
-
-/* ---- strings ------------------------------------------------------------------------------------------------------
- */
-
-/* A count such as minLength; otherwise when it is not there. */
-static hypura_status read_count(const struct writer *w, const json_t *schema, const char *name, json_int_t otherwise,
-                                json_int_t *out)
-{
-    const json_t *value = json_object_get(schema, name);
-    *out = otherwise;
-    if (!value)
-        return HYPURA_OK;
-    double number = json_is_number(value) ? json_number_value(value) : -1;
-    if (!(number >= 0 && number <= 100000) || number != floor(number))
-        return refuse(w, "the \"%s\" of the JSON schema is not a whole number up to 100000", name);
-    *out = (json_int_t)number;
-    return HYPURA_OK;
-}
-
-static hypura_status read_counts(const struct writer *w, const json_t *schema, const char *least, const char *most,
-                                 json_int_t *low, json_int_t *high)
-{
-    *high = -1;
-    hypura_status status = read_count(w, schema, least, 0, low);
-    if (status == HYPURA_OK)
-        status = read_count(w, schema, most, -1, high);
-    if (status == HYPURA_OK && *high >= 0 && *high < *low)
-        return refuse(w, "the \"%s\" of the JSON schema is more than its maximum", least);
-    return status;
-}
-
-static void write_repeat(struct buffer *e, json_int_t low, json_int_t high)
-{
-    if (high < 0)
-        buffer_append_format(e, "{%lld,}", (long long)low);
-    else
-        buffer_append_format(e, "{%lld,%lld}", (long long)low, (long long)high);
-}
-
-#define DATE_TEXT                                                                                                      \
-    "[0-9]{4} \"-\" ((\"0\" [13578] | \"1\" [02]) \"-\" (\"0\" [1-9] | [12] [0-9] | \"3\" [01]) | "                    \
-    "(\"0\" [469] | \"11\") \"-\" (\"0\" [1-9] | [12] [0-9] | \"30\") | "                                              \
-    "\"02-\" (\"0\" [1-9] | \"1\" [0-9] | \"2\" [0-8]))"
-#define TIME_TEXT                                                                                                      \
-    "([01] [0-9] | \"2\" [0-3]) \":\" [0-5] [0-9] \":\" [0-5] [0-9] (\".\" [0-9]{1,9})? "                              \
-    "(\"Z\" | [-+] ([01] [0-9] | \"2\" [0-3]) \":\" [0-5] [0-9])"
-#define BYTE_TEXT "(\"25\" [0-5] | \"2\" [0-4] [0-9] | \"1\" [0-9]{2} | [1-9]? [0-9])"
-
-static const char *find_format(const char *name)
-{
-    static const char *const formats[][2] = {
-        {"date", DATE_TEXT},
-        {"time", TIME_TEXT},
-        {"date-time", DATE_TEXT " \"T\" " TIME_TEXT},
-        {"uuid", "hex{8} \"-\" hex{4} \"-\" hex{4} \"-\" hex{4} \"-\" hex{12}"},
-        {"ipv4", BYTE_TEXT " (\".\" " BYTE_TEXT "){3}"},
-    };
-    for (size_t i = 0; name && i < COUNT_OF(formats); i++)
-        if (strcmp(formats[i][0], name) == 0)
-            return formats[i][1];
-    return NULL;
-}
-
-static hypura_status write_string(struct writer *w, const json_t *schema, struct buffer *e)
-{
-    json_int_t low, high;
-    hypura_status status = read_counts(w, schema, "minLength", "maxLength", &low, &high);
-    if (status != HYPURA_OK)
-        return status;
-    const char *pattern = json_string_value(json_object_get(schema, "pattern"));
-    const char *format = find_format(json_string_value(json_object_get(schema, "format")));
-    bool counted = low > 0 || high >= 0;
-    if ((pattern != NULL) + (format != NULL) + counted > 1)
-        return refuse(w, "the JSON schema has more than one of %s for one string, which is not supported",
-                      "pattern, format and minLength or maxLength");
-    if (!pattern && !format && !counted) {
-        buffer_append_string(e, "string");
-        return HYPURA_OK;
-    }
-    buffer_append_string(e, "\"\\\"\" ");
-    if (pattern) {
-        status = grammar_pattern_text(e, pattern, w->error);
-    } else if (format) {
-        buffer_append_string(e, format);
-    } else {
-        buffer_append_string(e, "char");
-        write_repeat(e, low, high);
-    }
-    buffer_append_string(e, " \"\\\"\"");
-    return status;
-}
-
 /* ---- arrays -------------------------------------------------------------------------------------------------------
  */
 
-static hypura_status write_array(struct writer *w, const json_t *schema, struct buffer *e)
+static hypura_status write_array(struct schema_writer *w, const json_t *schema, struct buffer *e)
 {
     const json_t *items = json_object_get(schema, "items"), *prefix = json_object_get(schema, "prefixItems");
     json_int_t low, high;
-    hypura_status status = read_counts(w, schema, "minItems", "maxItems", &low, &high);
+    hypura_status status = schema_read_counts(w, schema, "minItems", "maxItems", &low, &high);
     if (status != HYPURA_OK)
         return status;
     if (json_is_array(items)) { /* the form of draft 7 */
@@ -397,7 +62,7 @@ static hypura_status write_array(struct writer *w, const json_t *schema, struct 
         fixed = MIN(fixed, high);
     bool more = prefix ? items && !json_is_false(items) : !json_is_false(items);
     if (status == HYPURA_OK && low > fixed && !more)
-        return refuse(w, "the JSON schema wants %s than its prefixItems", "more items");
+        return schema_refuse(w, "the JSON schema wants %s than its prefixItems", "more items");
     struct buffer list = {0};
     for (json_int_t i = 0; i < fixed && status == HYPURA_OK; i++) {
         buffer_append_string(&list, i ? "\",\" ws " : "");
@@ -416,10 +81,10 @@ static hypura_status write_array(struct writer *w, const json_t *schema, struct 
         json_int_t least = MAX(low - fixed, 0), most = high < 0 ? -1 : high - fixed;
         if (fixed) {
             buffer_append_format(&list, "(\",\" ws r%u)", item);
-            write_repeat(&list, least, most);
+            schema_write_repeat(&list, least, most);
         } else {
             buffer_append_format(&list, "(r%u (\",\" ws r%u)", item, item);
-            write_repeat(&list, MAX(least - 1, 0), most < 0 ? -1 : most - 1);
+            schema_write_repeat(&list, MAX(least - 1, 0), most < 0 ? -1 : most - 1);
             buffer_append_string(&list, least ? ")" : ")?");
         }
     }
@@ -501,7 +166,7 @@ static bool is_plain_text(const char *text)
 }
 
 /* Members with other names than the listed ones, as a rule. */
-static hypura_status write_additional(struct writer *w, const json_t *schema, const char **names, size_t count,
+static hypura_status write_additional(struct schema_writer *w, const json_t *schema, const char **names, size_t count,
                                       unsigned *rule)
 {
     struct buffer body = {0};
@@ -515,10 +180,11 @@ static hypura_status write_additional(struct writer *w, const json_t *schema, co
         size_t kept = 0;
         for (size_t i = 0; i < count && status == HYPURA_OK; i++) {
             if (strlen(names[i]) >= 80)
-                status = refuse(w,
-                                "the JSON schema has additional properties beside \"%.80s...\": names of 80 bytes or "
-                                "more are not supported there",
-                                names[i]);
+                status =
+                    schema_refuse(w,
+                                  "the JSON schema has additional properties beside \"%.80s...\": names of 80 bytes or "
+                                  "more are not supported there",
+                                  names[i]);
             else if (is_plain_text(names[i])) /* others cannot come out of plain characters */
                 sorted[kept++] = names[i];
         }
@@ -549,12 +215,12 @@ struct property {
     unsigned rule;
 };
 
-static hypura_status write_property(struct writer *w, struct property *property)
+static hypura_status write_property(struct schema_writer *w, struct property *property)
 {
     struct buffer body = {0};
     json_t *name = json_string(property->name);
     property->rule = new_rule(w);
-    hypura_status status = name ? write_constant(w, name, &body)
+    hypura_status status = name ? schema_write_constant(w, name, &body)
                                 : error_set(w->error, HYPURA_ERROR_MEMORY, "no memory for the JSON schema");
     json_decref(name);
     buffer_append_string(&body, " ws \":\" ws ");
@@ -568,7 +234,7 @@ static hypura_status write_property(struct writer *w, struct property *property)
 }
 
 /* The members in order, with commas between those that are there. */
-static void write_members(struct writer *w, const struct property *properties, size_t count, bool more,
+static void write_members(struct schema_writer *w, const struct property *properties, size_t count, bool more,
                           unsigned additional, struct buffer *e)
 {
     /* after: what may follow once there was a member, as rules from the last to the first. */
@@ -604,7 +270,7 @@ static void write_members(struct writer *w, const struct property *properties, s
     buffer_append_format(e, "\"{\" ws r%u \"}\"", before);
 }
 
-static hypura_status write_object(struct writer *w, const json_t *schema, struct buffer *e)
+static hypura_status write_object(struct schema_writer *w, const json_t *schema, struct buffer *e)
 {
     const json_t *listed = json_object_get(schema, "properties"), *required = json_object_get(schema, "required");
     const json_t *others = json_object_get(schema, "additionalProperties");
@@ -612,7 +278,7 @@ static hypura_status write_object(struct writer *w, const json_t *schema, struct
     struct property *properties = NULL;
     const char **names = NULL;
     if ((listed && !json_is_object(listed)) || (required && !json_is_array(required)))
-        return refuse(w, "the \"%s\" of the JSON schema is not of the right type", "properties or required");
+        return schema_refuse(w, "the \"%s\" of the JSON schema is not of the right type", "properties or required");
     bool more = others ? !json_is_false(others) : room == 0;
     if (room == 0 && more && !json_is_object(others)) {
         buffer_append_string(e, "object");
@@ -630,9 +296,9 @@ static hypura_status write_object(struct writer *w, const json_t *schema, struct
     for (size_t i = 0; i < json_array_size(required) && status == HYPURA_OK; i++) {
         const char *name = json_string_value(json_array_get(required, i));
         if (!name)
-            status = refuse(w, "the JSON schema has a \"%s\" that is not a list of names", "required");
+            status = schema_refuse(w, "the JSON schema has a \"%s\" that is not a list of names", "required");
         else if (!json_object_get(listed, name) && json_is_false(others))
-            status = refuse(w, "the JSON schema requires \"%s\" but does not allow it", name);
+            status = schema_refuse(w, "the JSON schema requires \"%s\" but does not allow it", name);
         else if (!json_object_get(listed, name))
             properties[count++] = (struct property){name, json_is_object(others) ? others : NULL, true, 0};
     }
@@ -654,11 +320,11 @@ static hypura_status write_object(struct writer *w, const json_t *schema, struct
  */
 
 /* The schema that "#/a/b" names. */
-static hypura_status resolve(const struct writer *w, const char *reference, const json_t **out)
+static hypura_status resolve(const struct schema_writer *w, const char *reference, const json_t **out)
 {
     if (reference[0] != '#' || (reference[1] && reference[1] != '/'))
-        return refuse(w, "the JSON schema refers to \"%s\": only references within it (#/...) are supported",
-                      reference);
+        return schema_refuse(w, "the JSON schema refers to \"%s\": only references within it (#/...) are supported",
+                             reference);
     const json_t *at = w->root;
     for (const char *part = reference + 1; *part && at;) {
         char name[256];
@@ -673,13 +339,13 @@ static hypura_status resolve(const struct writer *w, const char *reference, cons
         at = json_is_array(at) ? json_array_get(at, (size_t)strtoul(name, NULL, 10)) : json_object_get(at, name);
     }
     if (!at)
-        return refuse(w, "the JSON schema refers to \"%s\", which it does not have", reference);
+        return schema_refuse(w, "the JSON schema refers to \"%s\", which it does not have", reference);
     *out = at;
     return HYPURA_OK;
 }
 
 /* The same schema is one rule, so that it may refer to itself. */
-static hypura_status write_reference(struct writer *w, const char *reference, struct buffer *e)
+static hypura_status write_reference(struct schema_writer *w, const char *reference, struct buffer *e)
 {
     const json_t *target;
     hypura_status status = resolve(w, reference, &target);
@@ -714,19 +380,19 @@ static bool is_annotation(const char *key)
 }
 
 /* Adds what one schema asks for to another that is an object of our own. */
-static hypura_status merge(struct writer *w, json_t *into, const json_t *from)
+static hypura_status merge(struct schema_writer *w, json_t *into, const json_t *from)
 {
     const char *key;
     json_t *value;
     if (!json_is_object(from))
-        return refuse(w, "the JSON schema has an %s that is not an object", "allOf or anyOf");
+        return schema_refuse(w, "the JSON schema has an %s that is not an object", "allOf or anyOf");
     const char *reference = json_string_value(json_object_get(from, "$ref"));
     hypura_status status = HYPURA_OK;
     if (reference) {
         const json_t *target;
         status = resolve(w, reference, &target);
         if (status == HYPURA_OK && ++w->nesting > MAX_NESTING)
-            return refuse(w, "the JSON schema is nested %s", "too deeply");
+            return schema_refuse(w, "the JSON schema is nested %s", "too deeply");
         if (status == HYPURA_OK)
             status = merge(w, into, target);
         w->nesting--;
@@ -747,7 +413,7 @@ static hypura_status merge(struct writer *w, json_t *into, const json_t *from)
             json_t *schema;
             json_object_foreach(value, name, schema) if (json_object_get(both, name) &&
                                                          !json_equal(json_object_get(both, name), schema)) status =
-                refuse(w, "the JSON schema describes \"%s\" twice in its allOf", name);
+                schema_refuse(w, "the JSON schema describes \"%s\" twice in its allOf", name);
             failed = json_object_update(both, value) | json_object_set_new(into, key, both);
         } else if (strcmp(key, "required") == 0 && json_is_array(there)) {
             json_t *both = json_copy(there);
@@ -756,7 +422,7 @@ static hypura_status merge(struct writer *w, json_t *into, const json_t *from)
                     failed |= json_array_append(both, json_array_get(value, i));
             failed |= json_object_set_new(into, key, both);
         } else if (!json_equal(there, value)) {
-            status = refuse(w, "the JSON schema says two things about \"%s\" in its allOf or anyOf", key);
+            status = schema_refuse(w, "the JSON schema says two things about \"%s\" in its allOf or anyOf", key);
         }
         if (failed)
             status = error_set(w->error, HYPURA_ERROR_MEMORY, "no memory for the JSON schema");
@@ -765,7 +431,7 @@ static hypura_status merge(struct writer *w, json_t *into, const json_t *from)
 }
 
 /* A copy without some keys, owned by the writer. */
-static hypura_status copy_without(struct writer *w, const json_t *schema, const char *key, json_t **out)
+static hypura_status copy_without(struct schema_writer *w, const json_t *schema, const char *key, json_t **out)
 {
     json_t *copy = json_copy((json_t *)schema);
     if (!copy || json_array_append_new(w->owned, copy) != 0)
@@ -784,12 +450,13 @@ static bool is_plain(const json_t *schema)
     return true;
 }
 
-static hypura_status write_alternatives(struct writer *w, const json_t *schema, const char *key, struct buffer *e)
+static hypura_status write_alternatives(struct schema_writer *w, const json_t *schema, const char *key,
+                                        struct buffer *e)
 {
     const json_t *list = json_object_get(schema, key);
     json_t *rest = NULL;
     if (json_array_size(list) == 0)
-        return refuse(w, "the \"%s\" of the JSON schema is not a list of schemas", key);
+        return schema_refuse(w, "the \"%s\" of the JSON schema is not a list of schemas", key);
     hypura_status status = copy_without(w, schema, key, &rest);
     buffer_append_string(e, "(");
     for (size_t i = 0; i < json_array_size(list) && status == HYPURA_OK; i++) {
@@ -810,7 +477,7 @@ static hypura_status write_alternatives(struct writer *w, const json_t *schema, 
     return status;
 }
 
-static hypura_status write_all(struct writer *w, const json_t *schema, const char *key, struct buffer *e)
+static hypura_status write_all(struct schema_writer *w, const json_t *schema, const char *key, struct buffer *e)
 {
     const json_t *list = json_object_get(schema, key);
     json_t *both = NULL;
@@ -823,7 +490,7 @@ static hypura_status write_all(struct writer *w, const json_t *schema, const cha
 /* ---- schemas ------------------------------------------------------------------------------------------------------
  */
 
-static hypura_status check_keywords(const struct writer *w, const json_t *schema)
+static hypura_status check_keywords(const struct schema_writer *w, const json_t *schema)
 {
     static const char *const known[] = {"type",
                                         "enum",
@@ -857,7 +524,7 @@ static hypura_status check_keywords(const struct writer *w, const json_t *schema
         for (size_t i = 0; i < COUNT_OF(known) && !fine; i++)
             fine = strcmp(known[i], key) == 0;
         if (!fine)
-            return refuse(w, "the keyword \"%s\" of the JSON schema is not supported", key);
+            return schema_refuse(w, "the keyword \"%s\" of the JSON schema is not supported", key);
     }
     return HYPURA_OK;
 }
@@ -877,26 +544,26 @@ static const char *guess_type(const json_t *schema)
     return "any";
 }
 
-static hypura_status write_type(struct writer *w, const json_t *schema, const char *type, struct buffer *e)
+static hypura_status write_type(struct schema_writer *w, const json_t *schema, const char *type, struct buffer *e)
 {
     if (strcmp(type, "object") == 0)
         return write_object(w, schema, e);
     if (strcmp(type, "array") == 0)
         return write_array(w, schema, e);
     if (strcmp(type, "string") == 0)
-        return write_string(w, schema, e);
+        return schema_write_string(w, schema, e);
     if (strcmp(type, "number") == 0 || strcmp(type, "integer") == 0)
-        return write_number(w, schema, type[0] == 'i', e);
+        return schema_write_number(w, schema, type[0] == 'i', e);
     if (strcmp(type, "boolean") == 0 || strcmp(type, "null") == 0)
         buffer_append_string(e, type);
     else if (strcmp(type, "any") == 0)
         buffer_append_string(e, "value");
     else
-        return refuse(w, "the JSON schema has the type \"%s\", which JSON has not", type);
+        return schema_refuse(w, "the JSON schema has the type \"%s\", which JSON has not", type);
     return HYPURA_OK;
 }
 
-static hypura_status write_types(struct writer *w, const json_t *schema, struct buffer *e)
+static hypura_status write_types(struct schema_writer *w, const json_t *schema, struct buffer *e)
 {
     const json_t *type = json_object_get(schema, "type");
     hypura_status status = HYPURA_OK;
@@ -915,7 +582,7 @@ static hypura_status write_types(struct writer *w, const json_t *schema, struct 
     return status;
 }
 
-static hypura_status visit_object(struct writer *w, const json_t *schema, struct buffer *e)
+static hypura_status visit_object(struct schema_writer *w, const json_t *schema, struct buffer *e)
 {
     hypura_status status = check_keywords(w, schema);
     if (status != HYPURA_OK)
@@ -939,25 +606,26 @@ static hypura_status visit_object(struct writer *w, const json_t *schema, struct
     if (json_object_get(schema, "oneOf"))
         return write_alternatives(w, schema, "oneOf", e);
     if (json_object_get(schema, "const"))
-        return write_constant(w, json_object_get(schema, "const"), e);
+        return schema_write_constant(w, json_object_get(schema, "const"), e);
     if (json_object_get(schema, "enum"))
-        return write_enum(w, json_object_get(schema, "enum"), e);
+        return schema_write_enum(w, json_object_get(schema, "enum"), e);
     return write_types(w, schema, e);
 }
 
 /* Appends an expression for what a schema describes. */
-static hypura_status visit(struct writer *w, const json_t *schema, struct buffer *expression)
+static hypura_status visit(struct schema_writer *w, const json_t *schema, struct buffer *expression)
 {
     if (json_is_true(schema)) {
         buffer_append_string(expression, "value");
         return HYPURA_OK;
     }
     if (!json_is_object(schema))
-        return refuse(w, "a JSON schema must be an object or true, not %s", json_is_false(schema) ? "false" : "this");
+        return schema_refuse(w, "a JSON schema must be an object or true, not %s",
+                             json_is_false(schema) ? "false" : "this");
     if (++w->nesting > MAX_NESTING)
-        return refuse(w, "the JSON schema is nested %s", "more than 100 levels deep");
+        return schema_refuse(w, "the JSON schema is nested %s", "more than 100 levels deep");
     if (w->out->size > MAX_TEXT || expression->size > MAX_TEXT || w->out->failed || expression->failed)
-        return refuse(w, "the JSON schema is %s", "too large");
+        return schema_refuse(w, "the JSON schema is %s", "too large");
     hypura_status status = visit_object(w, schema, expression);
     w->nesting--;
     return status;
@@ -965,7 +633,7 @@ static hypura_status visit(struct writer *w, const json_t *schema, struct buffer
 
 hypura_status grammar_schema_text(struct buffer *text, const json_t *schema, hypura_error *error)
 {
-    struct writer w = {.root = schema, .out = text, .owned = json_array(), .error = error};
+    struct schema_writer w = {.root = schema, .out = text, .owned = json_array(), .error = error};
     struct buffer root = {0};
     buffer_append_string(text, json_rules);
     hypura_status status = visit(&w, schema, &root);
@@ -973,7 +641,7 @@ hypura_status grammar_schema_text(struct buffer *text, const json_t *schema, hyp
     buffer_append(text, root.data ? root.data : "", root.size);
     buffer_append_string(text, "\n");
     if (status == HYPURA_OK && (text->failed || root.failed || text->size > MAX_TEXT))
-        status = refuse(&w, "the JSON schema is %s", "too large");
+        status = schema_refuse(&w, "the JSON schema is %s", "too large");
     buffer_free(&root);
     memory_free(w.known);
     json_decref(w.owned);

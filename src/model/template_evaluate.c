@@ -471,6 +471,13 @@ struct value jinja_call_builtin(struct jinja *j, const struct builtin *builtin, 
     return builtin->call(j, self, &bound);
 }
 
+struct value jinja_call_method(struct jinja *j, struct value self, const char *name, const struct arguments *a)
+{
+    struct value text = value_from_string(value_string(j, self));
+    const struct string *name_string = value_from_text(&j->w, name).string;
+    return jinja_call_builtin(j, jinja_find_method(text, name_string), text, a);
+}
+
 struct value jinja_call(struct jinja *j, struct value function, const struct arguments *arguments)
 {
     if (function.kind == VALUE_UNDEFINED)

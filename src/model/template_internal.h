@@ -162,6 +162,7 @@ _Noreturn void value_fail_undefined(struct jinja *j, struct value value);
 
 struct value list_new(struct workspace *w, enum list_type type, size_t capacity);
 void list_append(struct workspace *w, struct list *list, struct value item);
+void list_turn_round(struct list *list);
 struct value dict_new(struct workspace *w);
 struct value *dict_find(struct jinja *j, const struct dict *dict, struct value key);
 struct value *dict_find_text(const struct dict *dict, const char *text, size_t size);
@@ -389,6 +390,8 @@ struct value jinja_binary(struct jinja *j, enum operation operation, struct valu
 struct value jinja_call(struct jinja *j, struct value function, const struct arguments *arguments);
 struct value jinja_call_builtin(struct jinja *j, const struct builtin *builtin, struct value self,
                                 const struct arguments *arguments);
+/* The method of that name, which must exist, of a value as text. */
+struct value jinja_call_method(struct jinja *j, struct value self, const char *name, const struct arguments *arguments);
 struct value jinja_call_macro(struct jinja *j, const struct callable *macro, const struct arguments *arguments);
 struct value jinja_call_loop(struct jinja *j, struct loop *loop, const struct arguments *arguments);
 struct arguments jinja_arguments(struct jinja *j, const struct node *first);
@@ -401,8 +404,10 @@ void scope_set(struct jinja *j, const struct string *name, struct value value);
 void jinja_execute(struct jinja *j, const struct node *program);
 
 /* The tables. NULL when there is no such thing. */
+const struct builtin *jinja_find_sequence_filter(const struct string *name);
 const struct builtin *jinja_find_filter(const struct string *name);
 const struct builtin *jinja_find_test(const struct string *name);
+const struct builtin *jinja_find_string_method(const struct string *name);
 const struct builtin *jinja_find_method(struct value self, const struct string *name);
 const struct builtin *jinja_find_global(const struct string *name);
 const struct builtin *builtin_find(const struct builtin *table, size_t count, const struct string *name);

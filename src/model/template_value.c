@@ -421,6 +421,15 @@ void list_append(struct workspace *w, struct list *list, struct value item)
     list->items[list->count++] = item;
 }
 
+void list_turn_round(struct list *list)
+{
+    for (size_t i = 0; i < list->count / 2; i++) {
+        struct value swap = list->items[i];
+        list->items[i] = list->items[list->count - 1 - i];
+        list->items[list->count - 1 - i] = swap;
+    }
+}
+
 struct list jinja_iterate(struct jinja *j, struct value value)
 {
     switch (value.kind) {
