@@ -1,7 +1,9 @@
 /* The kernel benchmark behind "make bench": for every tensor type and instruction set, how fast weights pass through
  * matrix times vector (bytes a second, beside the memory bandwidth measured in the same run) and matrix times matrix
- * (operations a second). Weights are more than the caches hold. Each figure is the median of rounds; the bandwidth is
- * measured anew around each, because on shared machines it drifts. */
+ * (operations a second, two for each weight and token, beside what the processor can do at most). Weights are more than
+ * the caches hold. Each figure is the median of rounds; the bandwidth is measured anew around each, because on shared
+ * machines it drifts. */
+#include "compute/cpu/kernels.h"
 #include "compute/compute.h"
 #include "format/format.h"
 
@@ -66,6 +68,33 @@ static double read_bandwidth(struct compute *compute, const uint8_t *data, size_
     for (size_t i = 0; i < COUNT_OF(reading.sums); i++)
         sink += reading.sums[i];
     return (double)bytes / seconds;
+}
+
+/* ---- peak ---------------------------------------------------------------------------------------------------------
+ */
+
+#define PEAK_CALLS 400
+
+static void peak_task(void *context, size_t index, size_t worker)
+{
+    (void)index, (void)worker;
+    uint64_t (*peak)(void) = *(uint64_t(**)(void))context;
+    for (int i = 0; i < PEAK_CALLS; i++)
+        peak();
+}
+
+/* Operations a second of all threads, the best of some rounds; 0 when peak is NULL. */
+static double peak_rate(struct compute *compute, uint64_t (*peak)(void))
+{
+    double best = 0;
+    for (int round = 0; peak && round < 15; round++) {
+        size_t tasks = thread_pool_threads(compute_pool(compute));
+        double operations = (double)(peak() * PEAK_CALLS * tasks);
+        uint64_t start = clock_nanoseconds();
+        thread_pool_run(compute_pool(compute), peak_task, &peak, tasks);
+        best = fmax(best, operations / clock_seconds_since(start));
+    }
+    return best;
 }
 
 /* ---- weights ------------------------------------------------------------------------------------------------------
@@ -188,6 +217,9 @@ static hypura_status run_set(const struct options *options, enum instruction_set
     hypura_status status = compute_create(&compute, options->threads, set, error);
     if (status)
         return status;
+    const struct kernel_table *table = kernel_table_get(set);
+    double bytes_peak = peak_rate(compute, table->peak_bytes), floats_peak = peak_rate(compute, table->peak_floats);
+    double bfloats_peak = table->peak_bfloats ? peak_rate(compute, table->peak_bfloats) : floats_peak;
     for (unsigned type = 0; type < TENSOR_TYPE_COUNT && !status; type++) {
         const struct tensor_type_info *info = tensor_type_info(type);
         if (!compute_supports(type) || !listed(options->types, info->name))
@@ -196,15 +228,20 @@ static hypura_status run_set(const struct options *options, enum instruction_set
         status = measure(options, compute, type, data, &figures, error);
         if (status)
             break;
+        enum activation_kind kind = table->types[type].activation;
+        double peak = kind == ACTIVATION_FLOAT ? floats_peak : kind == ACTIVATION_BFLOAT ? bfloats_peak : bytes_peak;
+        double prompt_share = peak > 0 ? figures.prompt / peak : 0;
         if (options->json)
             printf("%s\n  {\"instructions\": \"%s\", \"type\": \"%s\", \"threads\": %zu, "
                    "\"decode_bytes_per_second\": %.4g, \"memory_bytes_per_second\": %.4g, \"decode_share\": %.3f, "
-                   "\"prompt_operations_per_second\": %.4g}",
+                   "\"prompt_operations_per_second\": %.4g, \"peak_operations_per_second\": %.4g, "
+                   "\"prompt_share\": %.3f}",
                    *first ? "[" : ",", compute_instructions_name(set), info->name, options->threads, figures.decode,
-                   figures.bandwidth, figures.decode_share, figures.prompt);
+                   figures.bandwidth, figures.decode_share, figures.prompt, peak, prompt_share);
         else
-            printf("%-8s %-8s %10.1f %10.1f %9.2f %12.1f\n", compute_instructions_name(set), info->name,
-                   figures.decode * 1e-9, figures.bandwidth * 1e-9, figures.decode_share, figures.prompt * 1e-9);
+            printf("%-8s %-8s %10.1f %10.1f %9.2f %12.1f %10.1f %9.2f\n", compute_instructions_name(set), info->name,
+                   figures.decode * 1e-9, figures.bandwidth * 1e-9, figures.decode_share, figures.prompt * 1e-9,
+                   peak * 1e-9, prompt_share);
         fflush(stdout);
         *first = false;
     }
@@ -286,13 +323,13 @@ int main(int argc, char **argv)
     void *data;
     if (memory_map(&data, options.bytes, true, "weights", &error))
         return fail(&error);
-    if (!options.json)
-        printf("%zu threads, rows of %zu, %zu MiB of weights, prompts of %zu tokens\n"
-               "%-8s %-8s %10s %10s %9s %12s\n",
-               options.threads, options.columns, options.bytes >> 20, options.tokens, "set", "type", "decode", "memory",
-               "share", "prompt");
-    if (!options.json)
-        printf("%-8s %-8s %10s %10s %9s %12s\n", "", "", "GB/s", "GB/s", "", "GOP/s");
+    if (!options.json) {
+        printf("%zu threads, rows of %zu, %zu MiB of weights, prompts of %zu tokens\n", options.threads,
+               options.columns, options.bytes >> 20, options.tokens);
+        printf("%-8s %-8s %10s %10s %9s %12s %10s %9s\n", "set", "type", "decode", "memory", "share", "prompt", "peak",
+               "share");
+        printf("%-8s %-8s %10s %10s %9s %12s %10s\n", "", "", "GB/s", "GB/s", "", "GOP/s", "GOP/s");
+    }
     bool first = true;
     for (unsigned set = INSTRUCTIONS_PLAIN; set <= INSTRUCTIONS_NEON; set++) {
         if (!compute_has_instructions(set) || !listed(options.sets, compute_instructions_name(set)))

@@ -115,10 +115,18 @@ struct kernel_table {
     void (*prepare_bfloat)(uint16_t *out, const float *values, size_t columns);
     void (*prepare_q8_32)(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns);
     void (*prepare_q8_256)(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns);
+
+    /* What the processor can do at most, for the benchmark: each does some microseconds of nothing but products of
+     * bytes, floats or bfloats, and returns the multiplications and additions. NULL where there is nothing special. */
+    uint64_t (*peak_bytes)(void);
+    uint64_t (*peak_floats)(void);
+    uint64_t (*peak_bfloats)(void);
 };
 
 /* The table of an instruction set that the machine has; it lives for ever. */
 const struct kernel_table *kernel_table_get(enum instruction_set set);
+/* That of compute_best_instructions() when it was first asked for. */
+const struct kernel_table *kernel_table_best(void);
 
 /* Each fills in what it has; in this order, the later over the earlier. */
 void kernels_plain(struct kernel_table *table);
@@ -131,6 +139,14 @@ void kernels_avx512_super(struct kernel_table *table);
 void kernels_avx512_grids(struct kernel_table *table);
 void kernels_neon_floats(struct kernel_table *table);
 void kernels_neon_quantized(struct kernel_table *table);
+
+uint64_t peak_bytes_avx2(void);
+uint64_t peak_floats_avx2(void);
+uint64_t peak_bytes_avx512(void);
+uint64_t peak_floats_avx512(void);
+uint64_t peak_bfloats_avx512(void);
+uint64_t peak_bytes_neon(void);
+uint64_t peak_floats_neon(void);
 
 /* ---- compute ----------------------------------------------------------------------------------------------------- */
 

@@ -75,7 +75,7 @@ bool compute_supports(enum tensor_type type)
 
 void compute_dequantize(enum tensor_type type, const void *blocks, float *out, size_t elements)
 {
-    kernel_table_get(compute_best_instructions())->types[type].dequantize(out, blocks, elements);
+    kernel_table_best()->types[type].dequantize(out, blocks, elements);
 }
 
 /* ---- one section --------------------------------------------------------------------------------------------------

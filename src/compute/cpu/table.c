@@ -128,11 +128,13 @@ enum instruction_set compute_best_instructions(void)
 }
 
 static struct kernel_table tables[COUNT_OF(names)];
+static const struct kernel_table *best_table;
 static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 
 static void fill_tables(void)
 {
     grids_expand();
+    best_table = &tables[compute_best_instructions()];
     for (unsigned set = 0; set < COUNT_OF(names); set++) {
         tables[set].instructions = set;
         kernels_plain(&tables[set]);
@@ -141,12 +143,16 @@ static void fill_tables(void)
     for (unsigned set = INSTRUCTIONS_AVX2; set <= INSTRUCTIONS_AVX512; set++) {
         kernels_avx2_floats(&tables[set]);
         kernels_avx2_quantized(&tables[set]);
+        tables[set].peak_bytes = peak_bytes_avx2;
+        tables[set].peak_floats = peak_floats_avx2;
         gemm_floats_avx2(&tables[set]);
         gemm_panels_avx2(&tables[set]);
         if (cpu_has_avx_vnni())
             gemm_panels_avx_vnni(&tables[set]);
     }
     struct kernel_table *avx512 = &tables[INSTRUCTIONS_AVX512];
+    avx512->peak_bytes = peak_bytes_avx512;
+    avx512->peak_floats = peak_floats_avx512;
     kernels_avx512_floats(avx512);
     kernels_avx512_blocks(avx512);
     kernels_avx512_super(avx512);
@@ -154,13 +160,17 @@ static void fill_tables(void)
     gemm_panels_avx512(avx512);
     gemm_floats_avx512(avx512);
     if (cpu_has_avx512_bf16()) {
+        avx512->peak_bfloats = peak_bfloats_avx512;
         kernels_avx512_bf16(avx512);
         gemm_bf16_avx512(avx512);
     }
 #elif defined(__aarch64__)
-    kernels_neon_floats(&tables[INSTRUCTIONS_NEON]);
-    kernels_neon_quantized(&tables[INSTRUCTIONS_NEON]);
-    gemm_floats_neon(&tables[INSTRUCTIONS_NEON]);
+    struct kernel_table *neon = &tables[INSTRUCTIONS_NEON];
+    neon->peak_bytes = peak_bytes_neon;
+    neon->peak_floats = peak_floats_neon;
+    kernels_neon_floats(neon);
+    kernels_neon_quantized(neon);
+    gemm_floats_neon(neon);
     gemm_panels_neon(&tables[INSTRUCTIONS_NEON]);
 #endif
 }
@@ -169,4 +179,10 @@ const struct kernel_table *kernel_table_get(enum instruction_set set)
 {
     pthread_once(&tables_once, fill_tables);
     return &tables[set];
+}
+
+const struct kernel_table *kernel_table_best(void)
+{
+    pthread_once(&tables_once, fill_tables);
+    return best_table;
 }

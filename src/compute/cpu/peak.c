@@ -1,0 +1,124 @@
+/* How fast the processor can multiply at all: loops of nothing but the instructions that the kernels live on, with
+ * enough independent sums to keep every unit busy. Built for each instruction set. */
+#include "compute/cpu/kernels.h"
+
+#define SUMS 16
+#define STEPS 256
+
+static volatile float sink_float;
+
+#if defined(__AVX512VNNI__) && !defined(__AVX512BF16__)
+#include <immintrin.h>
+
+uint64_t peak_bytes_avx512(void)
+{
+    __m512i sums[SUMS], a = _mm512_set1_epi32((int)(uintptr_t)&sink_float), b = _mm512_set1_epi8(3);
+    for (int i = 0; i < SUMS; i++)
+        sums[i] = _mm512_set1_epi32(i);
+    for (int step = 0; step < STEPS; step++)
+        for (int i = 0; i < SUMS; i++)
+            sums[i] = _mm512_dpbusd_epi32(sums[i], a, b);
+    for (int i = 1; i < SUMS; i++)
+        sums[0] = _mm512_add_epi32(sums[0], sums[i]);
+    sink_float = (float)_mm512_reduce_add_epi32(sums[0]);
+    return (uint64_t)STEPS * SUMS * 128;
+}
+
+uint64_t peak_floats_avx512(void)
+{
+    __m512 sums[SUMS], a = _mm512_set1_ps(sink_float), b = _mm512_set1_ps(0.5f);
+    for (int i = 0; i < SUMS; i++)
+        sums[i] = _mm512_set1_ps((float)i);
+    for (int step = 0; step < STEPS; step++)
+        for (int i = 0; i < SUMS; i++)
+            sums[i] = _mm512_fmadd_ps(a, b, sums[i]);
+    for (int i = 1; i < SUMS; i++)
+        sums[0] = _mm512_add_ps(sums[0], sums[i]);
+    sink_float = _mm512_reduce_add_ps(sums[0]);
+    return (uint64_t)STEPS * SUMS * 32;
+}
+
+#elif defined(__AVX512BF16__)
+#include <immintrin.h>
+
+uint64_t peak_bfloats_avx512(void)
+{
+    __m512 sums[SUMS];
+    __m512bh a = (__m512bh)_mm512_set1_epi16((short)(uintptr_t)&sink_float), b = (__m512bh)_mm512_set1_epi16(0x3f00);
+    for (int i = 0; i < SUMS; i++)
+        sums[i] = _mm512_set1_ps((float)i);
+    for (int step = 0; step < STEPS; step++)
+        for (int i = 0; i < SUMS; i++)
+            sums[i] = _mm512_dpbf16_ps(sums[i], a, b);
+    for (int i = 1; i < SUMS; i++)
+        sums[0] = _mm512_add_ps(sums[0], sums[i]);
+    sink_float = _mm512_reduce_add_ps(sums[0]);
+    return (uint64_t)STEPS * SUMS * 64;
+}
+
+#elif defined(__AVX2__)
+#include <immintrin.h>
+
+#define FEW_SUMS 12
+
+uint64_t peak_bytes_avx2(void)
+{
+    __m256i sums[FEW_SUMS], a = _mm256_set1_epi8((char)(uintptr_t)&sink_float), ones = _mm256_set1_epi16(1);
+    for (int i = 0; i < FEW_SUMS; i++)
+        sums[i] = _mm256_set1_epi32(i);
+    for (int step = 0; step < STEPS; step++)
+        for (int i = 0; i < FEW_SUMS; i++)
+            sums[i] = _mm256_add_epi32(sums[i], _mm256_madd_epi16(_mm256_maddubs_epi16(a, sums[i]), ones));
+    for (int i = 1; i < FEW_SUMS; i++)
+        sums[0] = _mm256_add_epi32(sums[0], sums[i]);
+    sink_float = (float)_mm256_extract_epi32(sums[0], 0);
+    return (uint64_t)STEPS * FEW_SUMS * 64;
+}
+
+uint64_t peak_floats_avx2(void)
+{
+    __m256 sums[FEW_SUMS], a = _mm256_set1_ps(sink_float), b = _mm256_set1_ps(0.5f);
+    for (int i = 0; i < FEW_SUMS; i++)
+        sums[i] = _mm256_set1_ps((float)i);
+    for (int step = 0; step < STEPS; step++)
+        for (int i = 0; i < FEW_SUMS; i++)
+            sums[i] = _mm256_fmadd_ps(a, b, sums[i]);
+    for (int i = 1; i < FEW_SUMS; i++)
+        sums[0] = _mm256_add_ps(sums[0], sums[i]);
+    sink_float = _mm256_cvtss_f32(sums[0]);
+    return (uint64_t)STEPS * FEW_SUMS * 16;
+}
+
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
+
+uint64_t peak_bytes_neon(void)
+{
+    int32x4_t sums[SUMS];
+    int8x16_t a = vdupq_n_s8((int8_t)(uintptr_t)&sink_float), b = vdupq_n_s8(3);
+    for (int i = 0; i < SUMS; i++)
+        sums[i] = vdupq_n_s32(i);
+    for (int step = 0; step < STEPS; step++)
+        for (int i = 0; i < SUMS; i++)
+            sums[i] = vdotq_s32(sums[i], a, b);
+    for (int i = 1; i < SUMS; i++)
+        sums[0] = vaddq_s32(sums[0], sums[i]);
+    sink_float = (float)vaddvq_s32(sums[0]);
+    return (uint64_t)STEPS * SUMS * 32;
+}
+
+uint64_t peak_floats_neon(void)
+{
+    float32x4_t sums[SUMS], a = vdupq_n_f32(sink_float), b = vdupq_n_f32(0.5f);
+    for (int i = 0; i < SUMS; i++)
+        sums[i] = vdupq_n_f32((float)i);
+    for (int step = 0; step < STEPS; step++)
+        for (int i = 0; i < SUMS; i++)
+            sums[i] = vfmaq_f32(sums[i], a, b);
+    for (int i = 1; i < SUMS; i++)
+        sums[0] = vaddq_f32(sums[0], sums[i]);
+    sink_float = vaddvq_f32(sums[0]);
+    return (uint64_t)STEPS * SUMS * 8;
+}
+
+#endif
