@@ -130,9 +130,13 @@ static void q4_k(struct unpacked *out, const uint8_t *bytes)
     start(out, block->d);
     out->m = half_to_float(block->dmin);
     scales_6bit(out, block->scales);
-    for (int i = 0; i < 256; i++) {
-        uint8_t pair = block->qs[i / 64 * 32 + i % 32];
-        out->quants[i] = (int8_t)(i % 64 < 32 ? pair & 15 : pair >> 4);
+    for (int part = 0; part < 4; part++) {
+        int8_t *quants = out->quants + 64 * part;
+        const uint8_t *qs = block->qs + 32 * part;
+        for (int j = 0; j < 32; j++) {
+            quants[j] = (int8_t)(qs[j] & 15);
+            quants[j + 32] = (int8_t)(qs[j] >> 4);
+        }
     }
 }
 
@@ -142,10 +146,14 @@ static void q5_k(struct unpacked *out, const uint8_t *bytes)
     start(out, block->d);
     out->m = half_to_float(block->dmin);
     scales_6bit(out, block->scales);
-    for (int i = 0; i < 256; i++) {
-        uint8_t pair = block->qs[i / 64 * 32 + i % 32];
-        int high = block->qh[i % 32] >> (i / 32) & 1;
-        out->quants[i] = (int8_t)((i % 64 < 32 ? pair & 15 : pair >> 4) | high << 4);
+    for (int part = 0; part < 4; part++) {
+        int8_t *quants = out->quants + 64 * part;
+        const uint8_t *qs = block->qs + 32 * part;
+        for (int j = 0; j < 32; j++) {
+            uint8_t high = (uint8_t)(block->qh[j] >> (2 * part));
+            quants[j] = (int8_t)((qs[j] & 15) | (high & 1) << 4);
+            quants[j + 32] = (int8_t)(qs[j] >> 4 | (high & 2) << 3);
+        }
     }
 }
 
@@ -155,12 +163,28 @@ static void q6_k(struct unpacked *out, const uint8_t *bytes)
     start(out, block->d);
     for (int i = 0; i < 16; i++)
         out->scales[i] = block->scales[i];
-    for (int i = 0; i < 256; i++) {
-        int half = i / 128, part = i % 128 / 32, j = i % 32;
-        uint8_t pair = block->ql[half * 64 + part % 2 * 32 + j];
-        int low = part < 2 ? pair & 15 : pair >> 4;
-        int high = block->qh[half * 32 + j] >> (2 * part) & 3;
-        out->quants[i] = (int8_t)((low | high << 4) - 32);
+    for (int half = 0; half < 2; half++) {
+        int8_t *quants = out->quants + 128 * half;
+        const uint8_t *ql = block->ql + 64 * half, *qh = block->qh + 32 * half;
+        for (int j = 0; j < 32; j++) {
+            quants[j] = (int8_t)(((ql[j] & 15) | (qh[j] & 3) << 4) - 32);
+            quants[j + 32] = (int8_t)(((ql[j + 32] & 15) | (qh[j] & 12) << 2) - 32);
+            quants[j + 64] = (int8_t)((ql[j] >> 4 | (qh[j] & 48)) - 32);
+            quants[j + 96] = (int8_t)((ql[j + 32] >> 4 | (qh[j] & 192) >> 2) - 32);
+        }
+    }
+}
+
+/* Two-bit quants: byte j of a half holds, from its low bits up, element j of the half's four parts of 32. */
+static void two_bits(int8_t *out, const uint8_t *qs, int offset)
+{
+    for (int half = 0; half < 2; half++, out += 128, qs += 32) {
+        for (int j = 0; j < 32; j++) {
+            out[j] = (int8_t)((qs[j] & 3) - offset);
+            out[j + 32] = (int8_t)((qs[j] >> 2 & 3) - offset);
+            out[j + 64] = (int8_t)((qs[j] >> 4 & 3) - offset);
+            out[j + 96] = (int8_t)((qs[j] >> 6) - offset);
+        }
     }
 }
 
@@ -173,8 +197,7 @@ static void q2_k(struct unpacked *out, const uint8_t *bytes)
         out->scales[i] = block->scales[i] & 15;
         out->minima[i] = block->scales[i] >> 4;
     }
-    for (int i = 0; i < 256; i++)
-        out->quants[i] = block->qs[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
+    two_bits(out->quants, block->qs, 0);
 }
 
 static void q3_k(struct unpacked *out, const uint8_t *bytes)
@@ -186,11 +209,10 @@ static void q3_k(struct unpacked *out, const uint8_t *bytes)
         int high = block->scales[8 + i % 4] >> (i / 4 * 2) & 3;
         out->scales[i] = (int16_t)((low | high << 4) - 32);
     }
-    for (int i = 0; i < 256; i++) {
-        int low = block->qs[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3;
-        int high = block->hmask[i % 32] >> (i / 32) & 1;
-        out->quants[i] = (int8_t)((low | high << 2) - 4);
-    }
+    two_bits(out->quants, block->qs, 4);
+    for (int part = 0; part < 8; part++)
+        for (int j = 0; j < 32; j++)
+            out->quants[32 * part + j] = (int8_t)(out->quants[32 * part + j] + (block->hmask[j] >> part & 1) * 4);
 }
 
 static void iq4_xs(struct unpacked *out, const uint8_t *bytes)
@@ -220,10 +242,12 @@ static void tq1_0(struct unpacked *out, const uint8_t *bytes)
 {
     const struct block_tq1_0 *block = (const void *)bytes;
     start(out, block->d);
-    for (int i = 0; i < 160; i++)
-        out->quants[i] = ternary_digit(block->qs[i % 32], i / 32);
-    for (int i = 0; i < 80; i++)
-        out->quants[160 + i] = ternary_digit(block->qs[32 + i % 16], i / 16);
+    for (int digit = 0; digit < 5; digit++) {
+        for (int j = 0; j < 32; j++)
+            out->quants[32 * digit + j] = ternary_digit(block->qs[j], digit);
+        for (int j = 0; j < 16; j++)
+            out->quants[160 + 16 * digit + j] = ternary_digit(block->qs[32 + j], digit);
+    }
     for (int i = 0; i < 16; i++)
         out->quants[240 + i] = ternary_digit(block->qh[i % 4], i / 4);
 }
@@ -232,8 +256,7 @@ static void tq2_0(struct unpacked *out, const uint8_t *bytes)
 {
     const struct block_tq2_0 *block = (const void *)bytes;
     start(out, block->d);
-    for (int i = 0; i < 256; i++)
-        out->quants[i] = (int8_t)((block->qs[i / 128 * 32 + i % 32] >> (i % 128 / 32 * 2) & 3) - 1);
+    two_bits(out->quants, block->qs, 1);
 }
 
 /* ---- codebooks ----------------------------------------------------------------------------------------------------
@@ -246,13 +269,16 @@ static uint32_t load_32(const uint8_t *bytes)
     return value;
 }
 
-/* count elements from the lowest byte up, negative where a sign bit is set. */
-static void entry(int8_t *out, uint64_t grid, uint32_t signs, int count)
+/* count elements from the lowest byte up, negative where a sign bit is set. All bytes at once: bit i goes to byte i,
+ * and there makes a mask; inverted and one more is negative, and as no element is 0 nothing is carried. */
+static void entry(int8_t *out, uint64_t grid, uint32_t signs, size_t count)
 {
-    for (int i = 0; i < count; i++) {
-        int value = (int)(grid >> (8 * i) & 255);
-        out[i] = (int8_t)(signs >> i & 1 ? -value : value);
-    }
+    const uint64_t ones = 0x0101010101010101u;
+    uint64_t bits = (signs & 255) * ones & 0x8040201008040201u;
+    uint64_t negative = (bits + 0x7f * ones) >> 7 & ones;
+    uint64_t values = (grid ^ negative * 255) + negative;
+    for (size_t i = 0; i < count; i++)
+        out[i] = (int8_t)(uint8_t)(values >> (8 * i));
 }
 
 /* Scales of IQ2 and IQ3_XXS are (s + 1/2) / 4 or / 2: 2s + 1 with the rest in d. */
