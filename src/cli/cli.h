@@ -81,6 +81,7 @@ struct compute_options {
     const char *kv_type;
     const char *reader;
     const char *guess;
+    const char *cache_policy;
     bool no_state;
     uint64_t seed;
     const char *stats;

@@ -21,6 +21,8 @@ const struct option_row compute_option_rows[] = {
      "how weights are read: auto, io_uring, threads (default: auto)"},
     {"guess", "KIND", OPTION_TEXT, &compute_options.guess,
      "read experts ahead on a guess: auto (while it pays), on, off (default: auto)"},
+    {"cache-policy", "NAME", OPTION_TEXT, &compute_options.cache_policy,
+     "which streamed experts stay in memory: cycle, lru, lfu, s3fifo (default: cycle)"},
     {"no-state", NULL, OPTION_FLAG, &compute_options.no_state,
      "do not remember from run to run which experts a model uses"},
     {"seed", "N", OPTION_SEED, &compute_options.seed, "of the random numbers (default: 0); same seed, same text"},
@@ -38,6 +40,7 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
     out->context = compute_options.context;
     out->chunk = compute_options.chunk;
     out->trace_path = compute_options.trace;
+    out->cache_policy = compute_options.cache_policy;
     if (!tensor_type_by_name(compute_options.kv_type, &out->kv_type) ||
         (out->kv_type != TENSOR_F32 && out->kv_type != TENSOR_F16 && out->kv_type != TENSOR_Q8_0 &&
          out->kv_type != TENSOR_Q4_0))

@@ -185,6 +185,7 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
     bool remember = options->remember_usage && store_usage_path(engine->model, usage, sizeof usage);
     struct store_options store = {.reader = options->reader,
                                   .allow_buffered = true,
+                                  .cache_policy = options->cache_policy,
                                   .guessing = options->guessing,
                                   .usage_path = remember ? usage : NULL,
                                   .hardware = &engine->hardware};

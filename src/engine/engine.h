@@ -30,9 +30,10 @@ struct engine_options {
     enum tensor_type kv_type; /* TENSOR_F32 is 0: set by engine_default_options to F16 */
     enum store_reader reader;
     enum store_guessing guessing;
-    bool remember_usage;     /* which experts were used, from run to run, in the user's state folder */
-    const char *trace_path;  /* records the routing, or NULL */
-    store_progress progress; /* while weights are loaded */
+    const char *cache_policy; /* for streamed experts, by name (store/policy.h); NULL: the default */
+    bool remember_usage;      /* which experts were used, from run to run, in the user's state folder */
+    const char *trace_path;   /* records the routing, or NULL */
+    store_progress progress;  /* while weights are loaded */
     void *progress_context;
 };
 

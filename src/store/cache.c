@@ -256,6 +256,13 @@ static void slot_free(struct slot_class *slot_class, uint32_t number)
     }
 }
 
+void cache_taken(struct store *store, unit_number number)
+{
+    struct stored_unit *unit = &store->units[number];
+    store->classes[unit->slot_class].granted -= unit->granted;
+    unit->granted = false;
+}
+
 /* Takes a unit out of its slot, which is then free. */
 static void evict(struct store *store, struct slot_class *slot_class, unit_number number)
 {
@@ -265,6 +272,7 @@ static void evict(struct store *store, struct slot_class *slot_class, unit_numbe
         slot_class->policy->operations->remove(slot_class->policy, unit->item);
     if (unit->guessed)
         store->counts.bytes_wasted += slot_class->slots[unit->slot].transfer.bytes_read;
+    cache_taken(store, number);
     unit->guessed = false;
     unit->stage = STAGE_ABSENT;
     unit->memory = NULL;
@@ -345,9 +353,21 @@ static void abandon_unwanted(struct store *store, struct slot_class *slot_class)
     }
 }
 
+/* A long prompt wants more of a layer than need be there at once. What was used of it already is the best victim for
+ * the rest, so the rest waits: this much on its way, or not taken yet, keeps drive and cores busy. */
+#define WINDOW_BYTES ((uint64_t)64 << 20)
+#define WINDOW_LEAST 4u
+
+static bool enough_under_way(const struct slot_class *slot_class)
+{
+    return slot_class->granted >= MAX(WINDOW_BYTES / slot_class->stride, (uint64_t)WINDOW_LEAST);
+}
+
 void cache_pump(struct store *store, struct slot_class *slot_class)
 {
     while (slot_class->waiting.first != NO_UNIT) {
+        if (slot_class->free == NO_SLOT && enough_under_way(slot_class))
+            return;
         if (!have_free_slot(store, slot_class)) {
             abandon_unwanted(store, slot_class);
             if (slot_class->free == NO_SLOT)
@@ -356,6 +376,8 @@ void cache_pump(struct store *store, struct slot_class *slot_class)
         unit_number unit = slot_class->waiting.first;
         waiting_remove(store, &slot_class->waiting, unit);
         start(store, slot_class, unit, PRIORITY_DEMAND);
+        store->units[unit].granted = true;
+        slot_class->granted++;
     }
 }
 
@@ -387,9 +409,13 @@ bool cache_guess(struct store *store, unit_number number, float probability)
     if (unit->stage != STAGE_ABSENT || slot_class->waiting.first != NO_UNIT)
         return false;
     if (slot_class->free == NO_SLOT) {
+        /* What is certain to be needed (a long prompt wants all) comes in place of whatever the policy gives, which is
+         * what was just used. */
+        bool certain = probability >= CERTAIN;
         unit_number victim = ask_policy(
-            slot_class, (struct candidate_context){.store = store, .slot_class = slot_class, .only_neglected = true});
-        if (victim == NO_UNIT || cache_rate(store, victim) > probability / 2)
+            slot_class,
+            (struct candidate_context){.store = store, .slot_class = slot_class, .only_neglected = !certain});
+        if (victim == NO_UNIT || (!certain && cache_rate(store, victim) > probability / 2))
             return false;
         evict(store, slot_class, victim);
         if (slot_class->free == NO_SLOT)

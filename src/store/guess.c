@@ -4,7 +4,7 @@
 #include <math.h>
 
 /* Below this a guess is likelier to be wasted than its slot is worth. */
-#define LEAST_PROBABILITY 0.15f
+#define LEAST_PROBABILITY 0.4f
 
 /* Guesses that are open may fill this part of a class's slots. */
 #define SLOTS_A_GUESS 8u
@@ -14,6 +14,16 @@
 #define FIRST_SAMPLES 8u
 #define PERIOD 64u
 #define TRIAL 4u
+
+/* A long prompt is offered as certain to need every expert; what its last chunk did not need it will hardly need now.
+ */
+static bool is_unlikely(const struct store *store, const struct stored_unit *unit, float probability)
+{
+    uint64_t experts = 0;
+    for (uint32_t i = 0; i < store->class_count; i++)
+        experts += store->classes[i].unit_count;
+    return probability >= CERTAIN && 2 * store->guesses.last_wants >= experts && unit->last_pass + 1 < store->pass;
+}
 
 /* Which step a unit's layer will be: in this pass when it is yet to come, else in the next. */
 static uint64_t step_of(const struct store *store, unit_number number)
@@ -50,6 +60,8 @@ void store_predict(struct store *store, const unit_number *units, const float *p
             !(probabilities[i] >= LEAST_PROBABILITY))
             continue;
         struct stored_unit *unit = &store->units[units[i]];
+        if (is_unlikely(store, unit, probabilities[i]))
+            continue;
         uint64_t due = step_of(store, units[i]);
         const struct slot_class *slot_class = &store->classes[unit->slot_class];
         if (unit->stage == STAGE_READY || unit->stage == STAGE_READING) {

@@ -30,6 +30,7 @@ struct stored_unit {
     uint8_t place, stage;
     uint8_t slot_class;
     uint8_t skips; /* of a ring unit: passes in a row that did not ask for it, at most SKIPS */
+    bool granted;  /* room was made for a demand, and it was not taken yet */
     bool guessed;  /* brought by a guess and not needed since */
     uint32_t item; /* pinned: first slice in pinned_slices; ring and cache: index there */
     uint32_t slot; /* of the cache */
@@ -91,6 +92,7 @@ struct slot_class {
     uint8_t *memory;
     uint32_t online, target; /* slots; online is above target while a shrink is under way */
     uint32_t free, offline;  /* lists */
+    uint32_t granted;        /* units that room was made for and that were not taken yet */
     struct cache_policy *policy;
     struct waiting_list waiting;
 };
@@ -229,12 +231,14 @@ uint64_t cache_total(const struct store *store); /* bytes that hold every expert
 uint64_t cache_least(const struct store *store); /* bytes with which it can work: cache_set_capacity wants them */
 void cache_want(struct store *store, unit_number unit);
 /* Reads an absent expert as a guess, when there is a slot for it: a free one, or one whose expert was needed neither
- * lately nor, going by the past, half as probably. */
+ * lately nor, going by the past, half as probably; for what is all but certain, any that is not in use. */
+#define CERTAIN 0.95f
 bool cache_guess(struct store *store, unit_number unit, float probability);
 float cache_rate(const struct store *store, unit_number unit); /* uses a pass, by the policy's memory; 0: none */
 void cache_set_rate(struct store *store, unit_number unit, float uses_a_pass);
 void cache_pump(struct store *store, struct slot_class *slot_class);
 void cache_released(struct store *store, unit_number unit); /* no longer held or wanted */
+void cache_taken(struct store *store, unit_number unit);    /* got, or not wanted any more */
 void cache_unwanted(struct store *store, unit_number unit); /* while it is read */
 void cache_finished(struct store *store, unit_number unit);
 bool cache_force(struct store *store, unit_number unit);

@@ -441,6 +441,8 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
     } else if (!status) {
         unit->wants--;
         unit->holds++;
+        if (unit->place == PLACE_CACHE)
+            cache_taken(store, number);
         show(store, number, view);
     }
     pthread_mutex_unlock(store->mutex);
@@ -491,6 +493,8 @@ void store_forget(struct store *store, const unit_number *units, size_t count)
             else
                 cache_unwanted(store, units[i]);
         }
+        if (unit->place == PLACE_CACHE)
+            cache_taken(store, units[i]);
         released(store, units[i]);
     }
     pthread_mutex_unlock(store->mutex);
