@@ -52,6 +52,7 @@ struct generation *generation_create(struct exchange *exchange, const struct dia
     generation->model_name = json_string_value(model);
     generation->stream = stream && !json_is_null(stream) ? json_is_true(stream) : stream_default;
     generation->count = 1;
+    generation->block = -1;
     generation->top_logprobs = -1;
     generation->start = clock_nanoseconds();
     generation->created = (int64_t)time(NULL);
@@ -93,6 +94,7 @@ void generation_free(struct generation *generation)
     json_decref(generation->tools);
     json_decref(generation->variables);
     json_decref(generation->state);
+    json_decref(generation->forced);
     model_entry_free(&generation->job.model);
     exchange_release(generation->job.exchange);
     memory_free(generation);
@@ -251,6 +253,8 @@ static hypura_status make_prompt(struct generation *generation, hypura_error *er
 
 static hypura_status make_grammar(struct generation *generation, hypura_error *error)
 {
+    if (generation->forced)
+        generation->schema = generation->forced;
     if (!generation->schema && !generation->any_json)
         return HYPURA_OK;
     hypura_status status = worker_grammar_vocabulary(generation->loaded, error);
@@ -287,7 +291,7 @@ static void take_delta(void *context, const struct chat_delta *delta)
         break;
     }
     }
-    if (generation->stream)
+    if (generation->stream && !(generation->forced && delta->kind == CHAT_CONTENT))
         generation->dialect->delta(generation, choice, delta);
 }
 
@@ -378,6 +382,21 @@ static void finish_generation(struct generation *generation)
     generation_free(generation);
 }
 
+/* What was written under the grammar of a forced call is that call. */
+static void take_forced_call(struct choice *choice)
+{
+    json_t *call = json_loadb(choice->content.data ? choice->content.data : "", choice->content.size, 0, NULL);
+    const char *name = json_string_value(json_object_get(call, "name"));
+    char *arguments = json_dumps(json_object_get(call, "arguments"), JSON_COMPACT);
+    if (name && arguments) {
+        buffer_clear(&choice->content);
+        take_delta(choice, &(struct chat_delta){
+                               .kind = CHAT_TOOL_CALL, .text = arguments, .size = strlen(arguments), .name = name});
+    }
+    free(arguments);
+    json_decref(call);
+}
+
 static void on_done(void *context, const struct generation_result *result)
 {
     struct choice *choice = context;
@@ -387,6 +406,8 @@ static void on_done(void *context, const struct generation_result *result)
     choice->done = true;
     if (choice->parser && whole)
         chat_parser_finish(choice->parser, NULL);
+    if (generation->forced && whole)
+        take_forced_call(choice);
     if (generation->stream && whole)
         generation->dialect->end_choice(generation, choice);
     if (--generation->remaining == 0)

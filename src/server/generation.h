@@ -24,7 +24,9 @@ struct choice {
     json_t *ids; /* of the tokens, for context; or NULL */
     uint64_t number;
     struct generation_result result;
-    bool ended; /* by a token that ends an answer */
+    size_t text_offset; /* the dialect's: of the next token in the text */
+    bool begun;         /* the dialect's: its first chunk was written */
+    bool ended;         /* by a token that ends an answer */
     bool done;
 };
 
@@ -62,6 +64,8 @@ struct generation {
     int32_t top_logprobs; /* -1: none */
     bool want_ids;
     bool echo;
+    bool include_usage; /* in the last chunk of a stream */
+    json_t *forced;     /* owned: the schema of a call that must be made, or NULL */
 
     /* while it runs */
     struct loaded_model *loaded;
@@ -73,8 +77,12 @@ struct generation {
     uint64_t start, load_nanoseconds;
     int64_t created; /* seconds since 1970 */
     char id[40];
-    bool begun;    /* the dialect's: its first chunk was written */
-    json_t *state; /* the dialect's own; owned */
+    /* the dialect's own */
+    json_t *state; /* owned */
+    bool begun;
+    int block; /* enum chat_delta_kind of what is being written; -1: nothing */
+    size_t block_index;
+    uint64_t sequence;
 };
 
 /* A generation for this request, or NULL when the answer is given already: the body is no object, the model is unknown,

@@ -758,6 +758,8 @@ static void serve(struct http *http, int listening)
     uint64_t stopped = 0;
     for (unsigned turn = 0;; turn++) {
         nanosleep(&tick, NULL);
+        if (turn % 5 == 0)
+            events_tick(http->server.events);
         if (turn % 20 == 0)
             end_slow_requests(http);
         if (stop_requests && !stopped) {
@@ -813,6 +815,8 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
         status = open_socket(options, &listening, &http->loopback, error);
     if (!status)
         status = worker_create(&server->worker, server, error);
+    if (!status)
+        status = events_create(&server->events, server, error);
     if (!status) {
         http->daemon = MHD_start_daemon(
             MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request, http,
@@ -839,6 +843,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
     worker_stop(server->worker);
     while (atomic_load(&server->pulls))
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
+    events_destroy(server->events);
     if (http->daemon) {
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
         MHD_stop_daemon(http->daemon);

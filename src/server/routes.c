@@ -3,6 +3,7 @@
 
 const struct route routes[] = {
     {"GET", "/", API_OLLAMA, true, handle_root},
+    {"GET", "/metrics", API_OLLAMA, false, handle_metrics},
     {"GET", "/api/version", API_OLLAMA, false, handle_version},
     {"GET", "/api/tags", API_OLLAMA, false, handle_tags},
     {"GET", "/api/ps", API_OLLAMA, false, handle_ps},
@@ -15,5 +16,14 @@ const struct route routes[] = {
     {"DELETE", "/api/delete", API_OLLAMA, false, handle_delete},
     {"POST", "/api/create", API_OLLAMA, false, handle_create},
     {"POST", "/api/push", API_OLLAMA, false, handle_push},
+    {"POST", "/api/hypura/memory", API_OLLAMA, false, handle_memory},
+    {"GET", "/api/hypura/events", API_OLLAMA, false, handle_events},
+    {"GET", "/v1/models", API_OPENAI, false, handle_openai_models},
+    {"GET", "/v1/models/", API_OPENAI, false, handle_openai_model},
+    {"POST", "/v1/chat/completions", API_OPENAI, false, handle_openai_chat},
+    {"POST", "/v1/completions", API_OPENAI, false, handle_openai_completions},
+    {"POST", "/v1/embeddings", API_OPENAI, false, handle_openai_embeddings},
+    {"POST", "/v1/responses", API_OPENAI, false, handle_openai_responses},
+    {"POST", "/v1/messages", API_ANTHROPIC, false, handle_messages},
 };
 const size_t route_count = COUNT_OF(routes);

@@ -256,6 +256,207 @@ def models_are_made_copied_and_deleted():
     assert os.path.exists(FILE)
 
 
+# ---- OpenAI and Anthropic --------------------------------------------------------------------------------------------
+
+WEATHER = {"name": "get_weather", "description": "Weather", "parameters":
+           {"type": "object", "properties": {"city": {"type": "string", "maxLength": 8}}, "required": ["city"]}}
+
+
+def open_chat(**more):
+    return {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 16, **more}
+
+
+def events_of(path, body):
+    """[(event or None, data)] of a stream; data is text when it is no JSON."""
+    status, headers, text = SERVER.request("POST", path, body)
+    assert status == 200 and headers["content-type"] == "text/event-stream", (status, headers, text[:300])
+    events = []
+    for block in text.decode().strip().split("\n\n"):
+        name, data = None, None
+        for line in block.split("\n"):
+            if line.startswith("event: "):
+                name = line[7:]
+            elif line.startswith("data: "):
+                data = line[6:]
+        events.append((name, data if data == "[DONE]" else json.loads(data)))
+    return events
+
+
+def openai_models():
+    listed = SERVER.json("GET", "/v1/models")
+    assert listed["object"] == "list" and any(m["id"] == MODEL for m in listed["data"]), listed
+    one = SERVER.json("GET", "/v1/models/" + MODEL)
+    assert one["id"] == MODEL and one["object"] == "model" and isinstance(one["created"], int) and one["owned_by"]
+    error = SERVER.json("GET", "/v1/models/nothing", status=404)["error"]
+    check_fields(error, {"message": str, "type": str})
+    assert "param" in error and "code" in error
+
+
+def openai_chat():
+    whole = SERVER.post("/v1/chat/completions", open_chat())
+    check_fields(whole, {"id": str, "object": str, "created": int, "model": str, "system_fingerprint": str, "choices": list,
+                         "usage": dict})
+    assert whole["object"] == "chat.completion" and whole["id"].startswith("chatcmpl-")
+    choice = whole["choices"][0]
+    assert choice["index"] == 0 and choice["finish_reason"] == "length" and choice["logprobs"] is None
+    assert choice["message"]["role"] == "assistant" and choice["message"]["content"].startswith(ANSWER)
+    usage = whole["usage"]
+    assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"] and usage["completion_tokens"] == 16
+    two = SERVER.post("/v1/chat/completions", open_chat(n=2, temperature=2, seed=1, logprobs=True, top_logprobs=2))
+    assert [c["index"] for c in two["choices"]] == [0, 1] and len(two["choices"][1]["logprobs"]["content"]) == 16
+    parts = SERVER.post("/v1/chat/completions", open_chat(messages=[
+        {"role": "developer", "content": "Be brief."}, {"role": "user", "content": [{"type": "text", "text": QUESTION}]}]))
+    assert parts["choices"][0]["message"]["content"]
+
+
+def openai_chat_streams():
+    events = events_of("/v1/chat/completions", open_chat(stream=True, stream_options={"include_usage": True}))
+    assert events[-1] == (None, "[DONE]")
+    chunks = [data for _, data in events[:-1]]
+    assert len({c["id"] for c in chunks}) == 1 and {c["object"] for c in chunks} == {"chat.completion.chunk"}
+    assert chunks[0]["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert chunks[0]["usage"] is None and chunks[0]["choices"][0]["finish_reason"] is None
+    text = "".join(c["choices"][0]["delta"].get("content", "") for c in chunks if c["choices"])
+    assert text.startswith(ANSWER), text
+    assert chunks[-2]["choices"][0]["delta"] == {} and chunks[-2]["choices"][0]["finish_reason"] == "length"
+    assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["completion_tokens"] == 16
+    assert all("usage" not in data for _, data in events_of("/v1/chat/completions", open_chat(stream=True))[:-1])
+
+
+def openai_tools_are_called_when_they_must():
+    body = open_chat(tools=[{"type": "function", "function": WEATHER}], max_tokens=100,
+                     tool_choice={"type": "function", "function": {"name": "get_weather"}})
+    choice = SERVER.post("/v1/chat/completions", body)["choices"][0]
+    call = choice["message"]["tool_calls"][0]
+    assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] is None
+    assert call["type"] == "function" and call["function"]["name"] == "get_weather" and call["id"].startswith("call_")
+    assert isinstance(json.loads(call["function"]["arguments"])["city"], str)
+    deltas = [d["choices"][0]["delta"] for _, d in events_of("/v1/chat/completions", {**body, "stream": True})[:-1]]
+    assert any("tool_calls" in d and d["tool_calls"][0]["index"] == 0 for d in deltas), deltas
+    after = [{"role": "user", "content": "Weather?"}, {"role": "assistant", "content": None, "tool_calls": [call]},
+             {"role": "tool", "tool_call_id": call["id"], "content": "sunny"}]
+    assert SERVER.post("/v1/chat/completions", open_chat(messages=after))["choices"]
+    SERVER.post("/v1/chat/completions", open_chat(tools=body["tools"], tool_choice={"function": {"name": "other"}}), 400)
+
+
+def openai_formats_bind():
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    made = SERVER.post("/v1/chat/completions", open_chat(max_tokens=60, response_format={
+        "type": "json_schema", "json_schema": {"name": "x", "schema": schema}}))
+    assert isinstance(json.loads(made["choices"][0]["message"]["content"])["ok"], bool)
+
+
+def openai_completions():
+    made = SERVER.post("/v1/completions", {"model": MODEL, "prompt": "ls - list", "max_tokens": 6, "temperature": 0, "echo": True,
+                                           "logprobs": 2})
+    assert made["object"] == "text_completion" and made["choices"][0]["text"].startswith("ls - list")
+    assert len(made["choices"][0]["logprobs"]["tokens"]) == 6 and made["usage"]["completion_tokens"] == 6
+    events = events_of("/v1/completions", {"model": MODEL, "prompt": [[100, 200]], "max_tokens": 4, "stream": True})
+    assert events[-1] == (None, "[DONE]") and events[-2][1]["choices"][0]["finish_reason"] == "length"
+
+
+def openai_embeddings():
+    made = SERVER.post("/v1/embeddings", {"model": MODEL, "input": ["a", "b"]})
+    assert made["object"] == "list" and [d["index"] for d in made["data"]] == [0, 1] and made["usage"]["total_tokens"] > 0
+    import base64
+    import struct
+    packed = SERVER.post("/v1/embeddings", {"model": MODEL, "input": "a", "encoding_format": "base64"})["data"][0]["embedding"]
+    floats = struct.unpack("<256f", base64.b64decode(packed))
+    assert max(abs(x - y) for x, y in zip(floats, made["data"][0]["embedding"])) < 1e-6
+
+
+def openai_responses():
+    body = {"model": MODEL, "input": QUESTION, "temperature": 0, "max_output_tokens": 16, "instructions": "Be brief."}
+    whole = SERVER.post("/v1/responses", body)
+    assert whole["object"] == "response" and whole["status"] == "incomplete" and whole["usage"]["output_tokens"] == 16
+    text = whole["output"][0]["content"][0]["text"]
+    events = events_of("/v1/responses", {**body, "stream": True})
+    assert [d["sequence_number"] for _, d in events] == list(range(len(events)))
+    assert all(name == d["type"] for name, d in events)
+    assert events[0][0] == "response.created" and events[-1][0] == "response.incomplete"
+    assert "".join(d["delta"] for n, d in events if n == "response.output_text.delta") == text
+    assert events[-1][1]["response"]["output"][0]["content"][0]["text"] == text
+    SERVER.post("/v1/responses", {**body, "previous_response_id": "resp_1"}, 400)
+
+
+def anthropic_messages():
+    body = {"model": MODEL, "max_tokens": 16, "temperature": 0, "system": [{"type": "text", "text": "Be brief."}],
+            "messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]}
+    whole = SERVER.post("/v1/messages", body)
+    assert whole["type"] == "message" and whole["role"] == "assistant" and whole["stop_reason"] == "max_tokens"
+    text = whole["content"][0]["text"]
+    events = events_of("/v1/messages", {**body, "stream": True})
+    names = [n for n, _ in events]
+    assert names[:2] == ["message_start", "content_block_start"] and names[-3:] == ["content_block_stop", "message_delta",
+                                                                                     "message_stop"], names
+    assert "".join(d["delta"]["text"] for n, d in events if n == "content_block_delta") == text
+    assert events[-2][1]["usage"]["output_tokens"] == 16 and all(n == d["type"] for n, d in events)
+    tool = {"name": "get_weather", "input_schema": WEATHER["parameters"]}
+    called = SERVER.post("/v1/messages", {**body, "max_tokens": 100, "tools": [tool], "tool_choice": {"type": "any"}})
+    assert called["stop_reason"] == "tool_use" and isinstance(called["content"][-1]["input"]["city"], str)
+    error = SERVER.post("/v1/messages", {"model": MODEL, "messages": body["messages"]}, 400)
+    assert error["type"] == "error" and error["error"]["type"] == "invalid_request_error"
+
+
+def errors_have_the_shape_of_openai():
+    for body, status in (({"messages": []}, 400), (open_chat(messages=[]), 400), (open_chat(temperature=9), 400),
+                         ({**open_chat(), "model": "nothing"}, 404), (open_chat(n=0), 400),
+                         (open_chat(messages=[{"role": "user", "content": [{"type": "image_url"}]}]), 400),
+                         (open_chat(messages=[{"role": "user", "content": "word " * 3000}]), 400), (b"{", 400)):
+        error = SERVER.json("POST", "/v1/chat/completions", body, status)["error"]
+        check_fields(error, {"message": str, "type": str})
+
+
+# ---- what the server tells of itself --------------------------------------------------------------------------------
+
+def metrics_can_be_parsed():
+    status, headers, text = SERVER.request("GET", "/metrics")
+    assert status == 200 and headers["content-type"].startswith("text/plain; version=0.0.4")
+    values = {}
+    for line in text.decode().splitlines():
+        if not line.startswith("#"):
+            assert re.match(r"^hypura_[a-z_]+ -?[0-9.e+-]+$", line), line
+            name, value = line.split()
+            values[name] = float(value)
+    assert values["hypura_generated_tokens_total"] > 0 and values["hypura_model_loaded"] == 1
+
+
+def the_budget_changes_while_it_runs():
+    before = int(next(line.split()[1] for line in SERVER.request("GET", "/metrics")[2].decode().splitlines()
+                      if line.startswith("hypura_budget_bytes ")).split(".")[0])
+    for budget in (before + (2 << 20), before):
+        changed = SERVER.post("/api/hypura/memory", {"memory": budget})
+        assert changed["budget_bytes"] == budget, changed
+        assert SERVER.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
+    for body in ({"memory": "lots"}, {}, {"memory": 0}, {"memory": 1000}):
+        SERVER.post("/api/hypura/memory", body, 400)
+    assert SERVER.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
+
+
+def events_show_the_machine():
+    connection = SERVER.connection()
+    connection.request("GET", "/api/hypura/events")
+    response = connection.getresponse()
+    assert response.status == 200 and response.getheader("content-type") == "text/event-stream"
+    thread = threading.Thread(target=lambda: SERVER.post("/api/chat", chat(stream=False)))
+    thread.start()
+    seen, name = {}, None
+    while len(seen) < 2 or not any(s["generated_tokens"] for s in seen["state"]):
+        line = response.readline().decode().strip()
+        if line.startswith("event: "):
+            name = line[7:]
+        elif line.startswith("data: "):
+            seen.setdefault(name, []).append(json.loads(line[6:]))
+    thread.join()
+    connection.close()
+    model = next(m for m in seen["model"] if m["model"])
+    state = seen["state"][-1]
+    assert model["layers"] == len(state["layers"]) == 8 and model["experts"] == 12
+    assert all(len(layer["experts"]) == 12 and set(layer["experts"]) <= set("pcfd") for layer in state["layers"]), state
+    check_fields(state["rates"], {"tokens_per_second": float, "disk_bytes_per_second": float, "stall_share": float})
+    check_fields(state, {"memory_bytes": int, "budget_bytes": int, "lit": list, "running": int, "waiting": int})
+
+
 # ---- errors and hostile input ---------------------------------------------------------------------------------------
 
 def wrong_requests_get_sentences():
@@ -439,7 +640,7 @@ def prompts_stay_out_of_the_log():
 
 TESTS = [value for name, value in list(globals().items())
          if callable(value) and getattr(value, "__module__", "") == "__main__" and
-         name not in ("Server", "smallest_budget", "chat", "check_fields", "check_details")]
+         name not in ("Server", "smallest_budget", "chat", "check_fields", "check_details", "open_chat", "events_of")]
 
 if __name__ == "__main__":
     budget = max(os.path.getsize(FILE) // 2, smallest_budget() + (6 << 20))

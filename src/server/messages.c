@@ -1,0 +1,245 @@
+/* Anthropic's /v1/messages. A message is a list of blocks: text, thinking, calls of tools. */
+#include "server/openai.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char *stop_reason(const struct choice *choice)
+{
+    return choice->calls                            ? "tool_use"
+           : choice->result.stop_string             ? "stop_sequence"
+           : choice->result.reason == FINISH_LENGTH ? "max_tokens"
+                                                    : "end_turn";
+}
+
+/* ---- a stream ------------------------------------------------------------------------------------------------------
+ */
+
+static void event(struct generation *generation, const char *type, json_t *json)
+{
+    json_object_set_new(json, "type", json_string(type));
+    exchange_write_event(generation->job.exchange, type, json);
+}
+
+static void begin(struct generation *generation)
+{
+    if (generation->begun)
+        return;
+    generation->begun = true;
+    event(generation, "message_start",
+          json_pack("{s:{s:s, s:s, s:s, s:s, s:[], s:n, s:n, s:{s:I, s:i}}}", "message", "id", generation->id, "type",
+                    "message", "role", "assistant", "model", generation->model_name, "content", "stop_reason",
+                    "stop_sequence", "usage", "input_tokens", (json_int_t)prompt_tokens(generation), "output_tokens",
+                    0));
+}
+
+static void close_block(struct generation *generation)
+{
+    if (generation->block < 0)
+        return;
+    event(generation, "content_block_stop", json_pack("{s:I}", "index", (json_int_t)generation->block_index++));
+    generation->block = -1;
+}
+
+static void open_block(struct generation *generation, enum chat_delta_kind kind, json_t *block)
+{
+    close_block(generation);
+    generation->block = (int)kind;
+    event(generation, "content_block_start",
+          json_pack("{s:I, s:o}", "index", (json_int_t)generation->block_index, "content_block", block));
+}
+
+static void block_delta(struct generation *generation, const char *type, const char *key, json_t *value)
+{
+    event(generation, "content_block_delta",
+          json_pack("{s:I, s:{s:s, s:o}}", "index", (json_int_t)generation->block_index, "delta", "type", type, key,
+                    value));
+}
+
+static void write_delta(struct generation *generation, struct choice *choice, const struct chat_delta *delta)
+{
+    begin(generation);
+    if (delta->kind == CHAT_TOOL_CALL) {
+        json_t *call = json_array_get(choice->calls, json_array_size(choice->calls) - 1);
+        open_block(generation, delta->kind,
+                   json_pack("{s:s, s:O, s:O, s:{}}", "type", "tool_use", "id", json_object_get(call, "id"), "name",
+                             json_object_get(call, "name"), "input"));
+        block_delta(generation, "input_json_delta", "partial_json", json_stringn(delta->text, delta->size));
+        close_block(generation);
+        return;
+    }
+    bool thinking = delta->kind == CHAT_REASONING;
+    if (generation->block != (int)delta->kind)
+        open_block(generation, delta->kind,
+                   thinking ? json_pack("{s:s, s:s, s:s}", "type", "thinking", "thinking", "", "signature", "")
+                            : json_pack("{s:s, s:s}", "type", "text", "text", ""));
+    json_t *text = json_stringn(delta->text, delta->size);
+    block_delta(generation, thinking ? "thinking_delta" : "text_delta", thinking ? "thinking" : "text",
+                text ? text : json_string("\xEF\xBF\xBD"));
+}
+
+static void end_choice(struct generation *generation, struct choice *choice)
+{
+    begin(generation);
+    close_block(generation);
+    event(generation, "message_delta",
+          json_pack("{s:{s:s, s:s?}, s:{s:I, s:I}}", "delta", "stop_reason", stop_reason(choice), "stop_sequence",
+                    choice->result.stop_string, "usage", "input_tokens", (json_int_t)prompt_tokens(generation),
+                    "output_tokens", (json_int_t)choice->result.generated_tokens));
+    event(generation, "message_stop", json_object());
+}
+
+/* ---- a whole answer ------------------------------------------------------------------------------------------------
+ */
+
+static void end(struct generation *generation)
+{
+    struct choice *choice = &generation->choices[0];
+    if (generation->stream) {
+        exchange_end(generation->job.exchange);
+        return;
+    }
+    json_t *content = json_array(), *call;
+    size_t i;
+    if (choice->reasoning.size)
+        json_array_append_new(content, json_pack("{s:s, s:o, s:s}", "type", "thinking", "thinking",
+                                                 buffer_json(&choice->reasoning), "signature", ""));
+    if (choice->content.size || !choice->calls)
+        json_array_append_new(content, json_pack("{s:s, s:o}", "type", "text", "text", buffer_json(&choice->content)));
+    json_array_foreach(choice->calls, i, call) json_array_append_new(
+        content, json_pack("{s:s, s:O, s:O, s:O}", "type", "tool_use", "id", json_object_get(call, "id"), "name",
+                           json_object_get(call, "name"), "input", json_object_get(call, "arguments")));
+    exchange_reply_json(generation->job.exchange, 200,
+                        json_pack("{s:s, s:s, s:s, s:s, s:o, s:s, s:s?, s:{s:I, s:I}}", "id", generation->id, "type",
+                                  "message", "role", "assistant", "model", generation->model_name, "content", content,
+                                  "stop_reason", stop_reason(choice), "stop_sequence", choice->result.stop_string,
+                                  "usage", "input_tokens", (json_int_t)prompt_tokens(generation), "output_tokens",
+                                  (json_int_t)choice->result.generated_tokens));
+}
+
+static const struct dialect dialect = {write_delta, end_choice, end};
+
+/* ---- reading -------------------------------------------------------------------------------------------------------
+ */
+
+/* The blocks of one message: its text, its calls, and the results of calls, which are messages of their own here. */
+static bool read_blocks(struct generation *generation, const char *role, const json_t *blocks, hypura_error *error)
+{
+    struct buffer text = {0};
+    json_t *calls = json_array(), *block;
+    size_t i;
+    bool fine = true;
+    json_array_foreach(blocks, i, block)
+    {
+        const char *type = json_string_value(json_object_get(block, "type"));
+        const json_t *words = json_object_get(block, "text");
+        if (type && strcmp(type, "text") == 0 && json_is_string(words)) {
+            buffer_append(&text, json_string_value(words), json_string_length(words));
+        } else if (type && strcmp(type, "tool_use") == 0 && json_is_string(json_object_get(block, "name"))) {
+            json_t *input = json_object_get(block, "input"), *id = json_object_get(block, "id");
+            json_array_append_new(calls, json_pack("{s:O, s:s, s:{s:O, s:o}}", "id", id ? id : json_null(), "type",
+                                                   "function", "function", "name", json_object_get(block, "name"),
+                                                   "arguments", input ? json_incref(input) : json_object()));
+        } else if (type && strcmp(type, "tool_result") == 0) {
+            json_t *content = content_text(json_object_get(block, "content"), error);
+            fine = fine && add_message(generation, "tool", content);
+            json_t *id = json_object_get(block, "tool_use_id");
+            if (fine && json_is_string(id))
+                json_object_set(json_array_get(generation->messages, json_array_size(generation->messages) - 1),
+                                "tool_call_id", id);
+        } else if (!type || (strcmp(type, "thinking") != 0 && strcmp(type, "redacted_thinking") != 0)) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "this server takes text only: a block of type \"%.40s\" was sent",
+                      type ? type : "?");
+            fine = false;
+        }
+    }
+    if (fine && (text.size || json_array_size(calls))) {
+        add_message(generation, role, buffer_json(&text));
+        if (json_array_size(calls))
+            json_object_set(json_array_get(generation->messages, json_array_size(generation->messages) - 1),
+                            "tool_calls", calls);
+    }
+    json_decref(calls);
+    buffer_free(&text);
+    return fine;
+}
+
+static bool read_tools(struct generation *generation, const json_t *json, hypura_error *error)
+{
+    const json_t *tools = json_object_get(json, "tools"), *choice = json_object_get(json, "tool_choice");
+    size_t i;
+    json_t *tool;
+    if (json_array_size(tools) == 0)
+        return true;
+    generation->tools = json_array();
+    json_array_foreach(tools, i, tool)
+    {
+        json_t *name = json_object_get(tool, "name"), *schema = json_object_get(tool, "input_schema");
+        const char *about = json_string_value(json_object_get(tool, "description"));
+        if (!json_is_string(name) || !json_is_object(schema)) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "tools.%zu: a name and an input_schema are required", i);
+            return false;
+        }
+        json_array_append_new(generation->tools,
+                              json_pack("{s:s, s:{s:O, s:s, s:O}}", "type", "function", "function", "name", name,
+                                        "description", about ? about : "", "parameters", schema));
+    }
+    const char *type = json_string_value(json_object_get(choice, "type"));
+    bool any = type && (strcmp(type, "any") == 0 || strcmp(type, "tool") == 0);
+    return choose_tools(generation, any ? "required" : type, json_string_value(json_object_get(choice, "name")), error);
+}
+
+static bool read_request(struct generation *generation, json_t *json, hypura_error *error)
+{
+    const json_t *messages = json_object_get(json, "messages"), *system = json_object_get(json, "system");
+    const char *thinking = json_string_value(json_object_get(json_object_get(json, "thinking"), "type"));
+    uint32_t most = 0;
+    if (!read_openai_sampling(generation, json, error) || !read_count(json, "max_tokens", &most, error) ||
+        !read_stops(generation, json_object_get(json, "stop_sequences"), error))
+        return false;
+    if (most == 0) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "max_tokens: Field required");
+        return false;
+    }
+    generation->count = 1;
+    generation->max_tokens = most;
+    if (thinking)
+        json_object_set_new(generation->variables, "enable_thinking", json_boolean(strcmp(thinking, "disabled") != 0));
+    if (json_array_size(messages) == 0) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "messages: at least one message is required");
+        return false;
+    }
+    generation->messages = json_array();
+    if (system && !json_is_null(system) && !add_message(generation, "system", content_text(system, error)))
+        return false;
+    size_t i;
+    json_t *message;
+    json_array_foreach(messages, i, message)
+    {
+        const char *role = json_string_value(json_object_get(message, "role"));
+        const json_t *content = json_object_get(message, "content");
+        if (!role || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0)) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "messages.%zu.role: expected user or assistant", i);
+            return false;
+        }
+        if (json_is_array(content) ? !read_blocks(generation, role, content, error)
+                                   : !add_message(generation, role, content_text(content, error)))
+            return false;
+    }
+    return read_tools(generation, json, error);
+}
+
+void handle_messages(struct exchange *exchange)
+{
+    hypura_error error = {0};
+    struct generation *generation = generation_create(exchange, &dialect, false);
+    if (!generation)
+        return;
+    char id[25];
+    random_hex(id, 24);
+    snprintf(generation->id, sizeof generation->id, "msg_%s", id);
+    if (read_request(generation, exchange_json(exchange), &error))
+        generation_submit(generation);
+    else
+        generation_refuse(generation, error.message);
+}

@@ -1,0 +1,134 @@
+/* GET /metrics in Prometheus' text format, version 0.0.4, and POST /api/hypura/memory. */
+#include "server/server_private.h"
+#include "server/worker.h"
+
+#include <string.h>
+
+static void put(struct buffer *out, const char *name, const char *type, const char *help, double value)
+{
+    buffer_append_format(out, "# HELP hypura_%s %s\n# TYPE hypura_%s %s\nhypura_%s %.17g\n", name, help, name, type,
+                         name, value);
+}
+
+static void put_engine(void *context, struct loaded_model *loaded)
+{
+    struct buffer *out = context;
+    put(out, "model_loaded", "gauge", "Whether a model is in memory.", loaded != NULL);
+    if (!loaded)
+        return;
+    struct engine_statistics s;
+    engine_statistics(loaded->engine, &s);
+    put(out, "budget_bytes", "gauge", "Memory budget.", (double)s.budget_bytes);
+    put(out, "weights_ram_bytes", "gauge", "Weights in memory.", (double)s.bytes_ram);
+    put(out, "weights_gpu_bytes", "gauge", "Weights on the GPU.", (double)s.bytes_gpu);
+    put(out, "weights_storage_bytes", "gauge", "Weights in no memory.", (double)s.bytes_storage);
+    put(out, "pool_bytes", "gauge", "Room for weights that stream.", (double)s.store.pool_bytes);
+    put(out, "storage_read_bytes_total", "counter", "Read from storage since the model was loaded.",
+        (double)s.store.bytes_read);
+    put(out, "expert_hits_total", "counter", "Uses of experts that were in memory.", (double)s.store.expert_hits);
+    put(out, "expert_misses_total", "counter", "Uses of experts that had to be read.", (double)s.store.expert_misses);
+    put(out, "stall_seconds_total", "counter", "Time spent waiting for storage.",
+        (double)s.store.stall_nanoseconds * 1e-9);
+    put(out, "decode_seconds_total", "counter", "Time spent on batches of single tokens.", s.decode_seconds);
+    put(out, "prompt_seconds_total", "counter", "Time spent on other batches.", s.prompt_seconds);
+}
+
+void handle_metrics(struct exchange *exchange)
+{
+    struct server *server = exchange_server(exchange);
+    struct server_counters *c = &server->counters;
+    struct buffer out = {0};
+    put(&out, "uptime_seconds", "gauge", "Since the server began.", clock_seconds_since(server->start));
+    put(&out, "requests_total", "counter", "HTTP requests.", (double)atomic_load(&c->requests));
+    put(&out, "requests_refused_total", "counter", "Requests refused before they were served.",
+        (double)atomic_load(&c->refused));
+    put(&out, "requests_failed_total", "counter", "Requests that ended in a server error.",
+        (double)atomic_load(&c->failed));
+    put(&out, "answers_total", "counter", "Answers completed.", (double)atomic_load(&c->answers));
+    put(&out, "answers_cancelled_total", "counter", "Answers that their client left.",
+        (double)atomic_load(&c->cancelled));
+    put(&out, "prompt_tokens_total", "counter", "Tokens of prompts.", (double)atomic_load(&c->prompt_tokens));
+    put(&out, "prompt_tokens_cached_total", "counter", "Tokens of prompts that were in a cache already.",
+        (double)atomic_load(&c->cached_tokens));
+    put(&out, "generated_tokens_total", "counter", "Tokens of answers.", (double)atomic_load(&c->generated_tokens));
+    put(&out, "answers_running", "gauge", "Requests in work.", worker_running(server->worker));
+    put(&out, "requests_waiting", "gauge", "Requests in the queue.", worker_waiting(server->worker));
+    put(&out, "resident_bytes", "gauge", "Memory of the process.", (double)memory_resident_bytes());
+    worker_look(server->worker, put_engine, &out);
+    exchange_reply(exchange, out.failed ? 500 : 200, "text/plain; version=0.0.4; charset=utf-8",
+                   out.data ? out.data : "", out.size);
+    buffer_free(&out);
+}
+
+/* ---- the memory budget ---------------------------------------------------------------------------------------------
+ */
+
+struct budget_job {
+    struct job job; /* first */
+    uint64_t bytes;
+};
+
+static void free_budget_job(struct job *job)
+{
+    exchange_release(job->exchange);
+    memory_free(job);
+}
+
+static void refuse_budget(struct job *job, unsigned status, const char *message)
+{
+    exchange_fail(job->exchange, status, message);
+    free_budget_job(job);
+}
+
+static void reply_budget(struct exchange *exchange, uint64_t bytes, bool reloaded)
+{
+    server_log("info", "memory budget changed", "id=%s bytes=%llu reloaded=%s", exchange_id(exchange),
+               (unsigned long long)bytes, reloaded ? "true" : "false");
+    exchange_reply_json(exchange, 200,
+                        json_pack("{s:I, s:b}", "budget_bytes", (json_int_t)bytes, "reloaded", (int)reloaded));
+}
+
+static void start_reload(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds)
+{
+    hypura_error error = {0};
+    uint64_t bytes = ((struct budget_job *)job)->bytes;
+    (void)loaded;
+    (void)load_nanoseconds;
+    if (worker_reload(exchange_server(job->exchange)->worker, bytes, &error))
+        exchange_fail(job->exchange, 400, error.message);
+    else
+        reply_budget(job->exchange, bytes, true);
+    free_budget_job(job);
+}
+
+/* {"memory": "8G"} or a number of bytes. What the plan cannot follow in place is done by loading the model anew, once
+ * the answers in work are done. */
+void handle_memory(struct exchange *exchange)
+{
+    json_t *json = exchange_json(exchange);
+    const json_t *memory = json_object_get(json, "memory");
+    hypura_error error = {0};
+    uint64_t bytes = 0;
+    struct server *server = exchange_server(exchange);
+    if (!json)
+        return;
+    if (json_is_integer(memory) && json_integer_value(memory) > 0)
+        bytes = (uint64_t)json_integer_value(memory);
+    else if (!json_is_string(memory) || parse_bytes(json_string_value(memory), &bytes, &error) || bytes == 0) {
+        exchange_fail(exchange, 400, "\"memory\" is required: a size such as \"8G\", or a number of bytes");
+        return;
+    }
+    if (worker_set_budget(server->worker, bytes, &error) == HYPURA_OK) {
+        reply_budget(exchange, bytes, false);
+        return;
+    }
+    struct budget_job *job;
+    if (ALLOCATE(&job, 1, "request", &error)) {
+        exchange_fail_with(exchange, &error);
+        return;
+    }
+    job->job = (struct job){.exchange = exchange, .alone = true, .start = start_reload, .refuse = refuse_budget};
+    job->bytes = bytes;
+    exchange_hold(exchange);
+    worker_submit(server->worker, &job->job);
+}

@@ -1,0 +1,230 @@
+#include "server/openai.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_ANSWERS 16
+
+static bool read_biases(struct generation *generation, const json_t *value, hypura_error *error)
+{
+    if (!value || json_is_null(value))
+        return true;
+    size_t count = json_object_size(value), i = 0;
+    if (!json_is_object(value) || count > 1024) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"logit_bias\" must be an object of at most 1024 tokens");
+        return false;
+    }
+    if (ALLOCATE(&generation->biases, count, "biases", error))
+        return false;
+    const char *key;
+    json_t *bias;
+    json_object_foreach((json_t *)value, key, bias)
+    {
+        char *end;
+        long token = strtol(key, &end, 10);
+        if (end == key || *end || token < 0 || token > INT32_MAX || !json_is_number(bias)) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"logit_bias\" maps token ids to numbers");
+            return false;
+        }
+        double number = json_number_value(bias);
+        generation->biases[i++] =
+            (struct logit_bias){(int32_t)token, number <= -100 ? -INFINITY : (float)fmin(number, 100)};
+    }
+    generation->sampling.biases = generation->biases;
+    generation->sampling.bias_count = count;
+    return true;
+}
+
+bool read_openai_sampling(struct generation *generation, const json_t *json, hypura_error *error)
+{
+    struct sampler_options *s = &generation->sampling;
+    uint32_t count = 1;
+    s->temperature = 1;
+    s->top_p = 1;
+    s->top_k = 0;
+    s->min_p = 0;
+    generation->keep_first = UINT32_MAX;
+    if (!(read_float(json, "temperature", &s->temperature, error) && read_float(json, "top_p", &s->top_p, error) &&
+          read_count(json, "top_k", &s->top_k, error) && read_float(json, "min_p", &s->min_p, error) &&
+          read_float(json, "presence_penalty", &s->presence_penalty, error) &&
+          read_float(json, "frequency_penalty", &s->frequency_penalty, error) &&
+          read_float(json, "repetition_penalty", &s->repeat_penalty, error) && read_count(json, "n", &count, error) &&
+          read_seed(generation, json_object_get(json, "seed"), error) &&
+          read_stops(generation, json_object_get(json, "stop"), error) &&
+          read_biases(generation, json_object_get(json, "logit_bias"), error)))
+        return false;
+    if (s->temperature < 0 || s->temperature > 2) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"temperature\" is from 0 to 2");
+        return false;
+    }
+    if (count < 1 || count > MAX_ANSWERS) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"n\" is from 1 to %d", MAX_ANSWERS);
+        return false;
+    }
+    generation->count = count;
+    return true;
+}
+
+bool add_message(struct generation *generation, const char *role, json_t *content)
+{
+    if (!content)
+        return false;
+    json_array_append_new(generation->messages, json_pack("{s:s, s:o}", "role", role, "content", content));
+    return true;
+}
+
+/* Arguments that are no JSON stay text: the template sees what the model once wrote. */
+static json_t *call_for_template(const json_t *call)
+{
+    json_t *copy = json_deep_copy(call), *function = json_object_get(copy, "function");
+    const char *arguments = json_string_value(json_object_get(function, "arguments"));
+    json_t *parsed = arguments ? json_loads(*arguments ? arguments : "{}", 0, NULL) : NULL;
+    if (parsed)
+        json_object_set_new(function, "arguments", parsed);
+    return copy;
+}
+
+bool add_openai_message(struct generation *generation, const json_t *given, hypura_error *error)
+{
+    const char *role = json_string_value(json_object_get(given, "role"));
+    if (role && strcmp(role, "developer") == 0)
+        role = "system";
+    if (!role || (strcmp(role, "system") != 0 && strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0 &&
+                  strcmp(role, "tool") != 0)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT,
+                  "invalid role: %.40s; expected system, developer, user, assistant or tool", role ? role : "none");
+        return false;
+    }
+    json_t *content = content_text(json_object_get(given, "content"), error);
+    if (!content)
+        return false;
+    add_message(generation, role, content);
+    json_t *message = json_array_get(generation->messages, json_array_size(generation->messages) - 1);
+    static const char *const kept[] = {"name", "tool_call_id", "reasoning_content"};
+    for (size_t i = 0; i < COUNT_OF(kept); i++) {
+        json_t *value = json_object_get(given, kept[i]);
+        if (json_is_string(value))
+            json_object_set(message, kept[i], value);
+    }
+    const json_t *calls = json_object_get(given, "tool_calls");
+    if (json_array_size(calls)) {
+        json_t *list = json_array();
+        size_t i;
+        json_t *call;
+        json_array_foreach(calls, i, call) json_array_append_new(list, call_for_template(call));
+        json_object_set_new(message, "tool_calls", list);
+    }
+    return true;
+}
+
+/* {"name": NAME, "arguments": its parameters}, of one tool or of any. */
+static json_t *forced_schema(const json_t *tools, const char *name)
+{
+    json_t *any = json_array();
+    size_t i;
+    json_t *tool;
+    json_array_foreach(tools, i, tool)
+    {
+        const json_t *function = json_object_get(tool, "function");
+        json_t *own = json_object_get(function, "name"), *parameters = json_object_get(function, "parameters");
+        if (!json_is_string(own) || (name && strcmp(json_string_value(own), name) != 0))
+            continue;
+        json_t *arguments =
+            json_is_object(parameters) ? json_deep_copy(parameters) : json_pack("{s:s}", "type", "object");
+        json_array_append_new(any,
+                              json_pack("{s:s, s:{s:{s:O}, s:o}, s:[s, s]}", "type", "object", "properties", "name",
+                                        "const", own, "arguments", arguments, "required", "name", "arguments"));
+    }
+    if (json_array_size(any) == 0) {
+        json_decref(any);
+        return NULL;
+    }
+    return json_pack("{s:o}", "anyOf", any);
+}
+
+bool choose_tools(struct generation *generation, const char *choice, const char *name, hypura_error *error)
+{
+    if (!choice || strcmp(choice, "auto") == 0)
+        return true;
+    if (strcmp(choice, "none") == 0) {
+        json_decref(generation->tools);
+        generation->tools = NULL;
+        return true;
+    }
+    if (strcmp(choice, "required") != 0) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"tool_choice\" is none, auto, required, or names a function");
+        return false;
+    }
+    generation->forced = forced_schema(generation->tools, name);
+    if (!generation->forced)
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"tool_choice\" names a function that is not among the tools");
+    return generation->forced != NULL;
+}
+
+bool read_effort(struct generation *generation, const json_t *effort, hypura_error *error)
+{
+    const char *text = json_string_value(effort);
+    if (!effort || json_is_null(effort))
+        return true;
+    if (!text) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "the reasoning effort must be a text such as \"low\"");
+        return false;
+    }
+    bool on = strcmp(text, "none") != 0;
+    json_object_set_new(generation->variables, "enable_thinking", json_boolean(on));
+    json_object_set_new(generation->variables, "thinking", json_boolean(on));
+    if (on)
+        json_object_set_new(generation->variables, "reasoning_effort", json_string(text));
+    return true;
+}
+
+json_t *openai_usage(const struct generation *generation)
+{
+    uint32_t prompt = prompt_tokens(generation), generated = generated_tokens(generation);
+    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", (json_int_t)prompt, "completion_tokens",
+                     (json_int_t)generated, "total_tokens", (json_int_t)prompt + generated, "prompt_tokens_details",
+                     "cached_tokens", (json_int_t)generation->choices[0].result.cached_tokens);
+}
+
+/* ---- models --------------------------------------------------------------------------------------------------------
+ */
+
+/* A tag that everybody has by default is left out, so that the name is the one that users type. */
+static json_t *model_json(const char *name, int64_t created)
+{
+    size_t length = strlen(name), tag = sizeof ":latest" - 1;
+    if (length > tag && strcmp(name + length - tag, ":latest") == 0)
+        length -= tag;
+    return json_pack("{s:s%, s:s, s:I, s:s}", "id", name, length, "object", "model", "created", (json_int_t)created,
+                     "owned_by", "library");
+}
+
+void handle_openai_models(struct exchange *exchange)
+{
+    json_t *tags = registry_tags(exchange_server(exchange)->registry), *data = json_array(), *entry;
+    size_t i;
+    json_array_foreach(json_object_get(tags, "models"), i, entry)
+    {
+        struct model_entry found;
+        const char *name = json_string_value(json_object_get(entry, "name"));
+        if (registry_find(exchange_server(exchange)->registry, name, &found, NULL))
+            continue;
+        json_array_append_new(data, model_json(found.name, found.modified));
+        model_entry_free(&found);
+    }
+    json_decref(tags);
+    exchange_reply_json(exchange, 200, json_pack("{s:s, s:o}", "object", "list", "data", data));
+}
+
+void handle_openai_model(struct exchange *exchange)
+{
+    struct model_entry found;
+    hypura_error error = {0};
+    if (registry_find(exchange_server(exchange)->registry, exchange_rest(exchange), &found, &error)) {
+        exchange_fail(exchange, error.status == HYPURA_ERROR_IO ? 404 : 400, error.message);
+        return;
+    }
+    exchange_reply_json(exchange, 200, model_json(found.name, found.modified));
+    model_entry_free(&found);
+}

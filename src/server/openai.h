@@ -1,0 +1,23 @@
+/* What OpenAI's and Anthropic's requests have in common when they are read. */
+#ifndef HYPURA_SERVER_OPENAI_H
+#define HYPURA_SERVER_OPENAI_H
+
+#include "server/generation.h"
+
+/* temperature, top_p, penalties, seed, stop, logit_bias, n; with the defaults of OpenAI, not Ollama. */
+bool read_openai_sampling(struct generation *generation, const json_t *json, hypura_error *error);
+
+/* Appends a message of OpenAI's kind to generation->messages: "developer" is "system", parts become text, arguments of
+ * calls become objects, which is what chat templates expect. */
+bool add_openai_message(struct generation *generation, const json_t *given, hypura_error *error);
+bool add_message(struct generation *generation, const char *role, json_t *content); /* takes the content */
+
+/* tool_choice: "none", "auto", "required", or one tool's name. Forced calls are written under a grammar. */
+bool choose_tools(struct generation *generation, const char *choice, const char *name, hypura_error *error);
+
+bool read_effort(struct generation *generation, const json_t *effort, hypura_error *error);
+
+/* {"prompt_tokens", ...}; a new reference. */
+json_t *openai_usage(const struct generation *generation);
+
+#endif

@@ -1,0 +1,211 @@
+/* OpenAI's /v1/chat/completions. */
+#include "server/openai.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static json_t *chunk(const struct generation *generation, json_t *choices)
+{
+    json_t *json = json_pack("{s:s, s:s, s:I, s:s, s:s, s:o}", "id", generation->id, "object", "chat.completion.chunk",
+                             "created", (json_int_t)generation->created, "model", generation->model_name,
+                             "system_fingerprint", "fp_hypura", "choices", choices);
+    if (generation->include_usage)
+        json_object_set_new(json, "usage", json_null());
+    return json;
+}
+
+static void write_choice(struct generation *generation, struct choice *choice, json_t *delta, const char *finish)
+{
+    json_t *logprobs = fresh_logprobs(choice);
+    json_t *one =
+        json_pack("{s:i, s:o, s:o, s:s?}", "index", (int)choice->index, "delta", delta, "logprobs",
+                  logprobs && json_array_size(logprobs) ? json_pack("{s:O}", "content", logprobs) : json_null(),
+                  "finish_reason", finish);
+    json_decref(logprobs);
+    exchange_write_event(generation->job.exchange, NULL, chunk(generation, json_pack("[o]", one)));
+}
+
+/* The first chunk of each answer says who speaks. */
+static void begin(struct generation *generation, struct choice *choice)
+{
+    if (choice->begun)
+        return;
+    choice->begun = true;
+    write_choice(generation, choice, json_pack("{s:s, s:s}", "role", "assistant", "content", ""), NULL);
+}
+
+static json_t *call_json(const struct choice *choice, size_t index, bool streamed)
+{
+    const json_t *call = json_array_get(choice->calls, index);
+    char *arguments = json_dumps(json_object_get(call, "arguments"), JSON_COMPACT);
+    json_t *json =
+        json_pack("{s:O, s:s, s:{s:O, s:s}}", "id", json_object_get(call, "id"), "type", "function", "function", "name",
+                  json_object_get(call, "name"), "arguments", arguments ? arguments : "{}");
+    if (streamed)
+        json_object_set_new(json, "index", json_integer((json_int_t)index));
+    free(arguments);
+    return json;
+}
+
+static void write_delta(struct generation *generation, struct choice *choice, const struct chat_delta *delta)
+{
+    begin(generation, choice);
+    json_t *json = json_object();
+    if (delta->kind == CHAT_TOOL_CALL) {
+        json_object_set_new(json, "tool_calls",
+                            json_pack("[o]", call_json(choice, json_array_size(choice->calls) - 1, true)));
+    } else {
+        json_t *text = json_stringn(delta->text, delta->size);
+        if (!text)
+            text = json_string("\xEF\xBF\xBD");
+        if (delta->kind == CHAT_REASONING) {
+            /* Clients know it by one or the other name. */
+            json_object_set(json, "reasoning_content", text);
+            json_object_set(json, "reasoning", text);
+        } else {
+            json_object_set(json, "content", text);
+        }
+        json_decref(text);
+    }
+    write_choice(generation, choice, json, NULL);
+}
+
+static const char *finish_reason(const struct choice *choice)
+{
+    return choice->calls ? "tool_calls" : finish_name(choice);
+}
+
+static void end_choice(struct generation *generation, struct choice *choice)
+{
+    begin(generation, choice);
+    write_choice(generation, choice, json_object(), finish_reason(choice));
+}
+
+static json_t *whole_choice(struct choice *choice)
+{
+    bool only_calls = choice->calls && choice->content.size == 0;
+    json_t *message = json_pack("{s:s, s:o, s:n}", "role", "assistant", "content",
+                                only_calls ? json_null() : buffer_json(&choice->content), "refusal");
+    if (choice->reasoning.size) {
+        json_object_set_new(message, "reasoning_content", buffer_json(&choice->reasoning));
+        json_object_set_new(message, "reasoning", buffer_json(&choice->reasoning));
+    }
+    if (choice->calls) {
+        json_t *calls = json_array();
+        for (size_t i = 0; i < json_array_size(choice->calls); i++)
+            json_array_append_new(calls, call_json(choice, i, false));
+        json_object_set_new(message, "tool_calls", calls);
+    }
+    json_t *logprobs = fresh_logprobs(choice);
+    return json_pack("{s:i, s:o, s:o, s:s}", "index", (int)choice->index, "message", message, "logprobs",
+                     logprobs ? json_pack("{s:o, s:n}", "content", logprobs, "refusal") : json_null(), "finish_reason",
+                     finish_reason(choice));
+}
+
+static void end(struct generation *generation)
+{
+    struct exchange *exchange = generation->job.exchange;
+    if (generation->stream) {
+        if (generation->include_usage) {
+            json_t *last = chunk(generation, json_array());
+            json_object_set_new(last, "usage", openai_usage(generation));
+            exchange_write_event(exchange, NULL, last);
+        }
+        static const char done[] = "data: [DONE]\n\n";
+        exchange_write(exchange, TYPE_EVENTS, done, sizeof done - 1);
+        exchange_end(exchange);
+        return;
+    }
+    json_t *choices = json_array();
+    for (size_t i = 0; i < generation->count; i++)
+        json_array_append_new(choices, whole_choice(&generation->choices[i]));
+    exchange_reply_json(exchange, 200,
+                        json_pack("{s:s, s:s, s:I, s:s, s:s, s:o, s:o}", "id", generation->id, "object",
+                                  "chat.completion", "created", (json_int_t)generation->created, "model",
+                                  generation->model_name, "system_fingerprint", "fp_hypura", "choices", choices,
+                                  "usage", openai_usage(generation)));
+}
+
+static const struct dialect dialect = {write_delta, end_choice, end};
+
+static bool read_tools(struct generation *generation, const json_t *json, hypura_error *error)
+{
+    const json_t *tools = json_object_get(json, "tools"), *choice = json_object_get(json, "tool_choice");
+    if (tools && !json_is_array(tools) && !json_is_null(tools)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"tools\" must be an array");
+        return false;
+    }
+    if (json_array_size(tools) == 0)
+        return true;
+    size_t i;
+    json_t *tool;
+    json_array_foreach(tools, i, tool)
+    {
+        if (!json_is_string(json_object_get(json_object_get(tool, "function"), "name"))) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "tools[%zu] is no function with a name", i);
+            return false;
+        }
+    }
+    generation->tools = json_deep_copy(tools);
+    const char *name = json_string_value(json_object_get(json_object_get(choice, "function"), "name"));
+    return choose_tools(generation, json_is_object(choice) ? "required" : json_string_value(choice), name, error);
+}
+
+static bool read_request(struct generation *generation, json_t *json, hypura_error *error)
+{
+    const json_t *messages = json_object_get(json, "messages"), *options = json_object_get(json, "stream_options");
+    const json_t *extra = json_object_get(json, "chat_template_kwargs");
+    uint32_t most = 0, top = 0;
+    generation->include_usage = generation->stream && json_is_true(json_object_get(options, "include_usage"));
+    if (!json_is_array(messages) || json_array_size(messages) == 0) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "[] is too short - 'messages'");
+        return false;
+    }
+    if (!read_openai_sampling(generation, json, error) || !read_count(json, "max_tokens", &most, error) ||
+        !read_count(json, "max_completion_tokens", &most, error) ||
+        !read_format(generation, json_object_get(json, "response_format"), error) ||
+        !read_effort(generation, json_object_get(json, "reasoning_effort"), error))
+        return false;
+    generation->max_tokens = most;
+    if (json_is_true(json_object_get(json, "logprobs"))) {
+        if (!read_count(json, "top_logprobs", &top, error))
+            return false;
+        if (top > 20) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"top_logprobs\" is from 0 to 20");
+            return false;
+        }
+        generation->top_logprobs = (int32_t)top;
+    }
+    if (json_is_object(extra))
+        json_object_update(generation->variables, (json_t *)extra);
+    generation->messages = json_array();
+    bool system = false;
+    size_t i;
+    json_t *message;
+    json_array_foreach(messages, i, message)
+    {
+        if (!add_openai_message(generation, message, error))
+            return false;
+        const char *role = json_string_value(json_object_get(json_array_get(generation->messages, i), "role"));
+        system |= strcmp(role, "system") == 0;
+    }
+    const char *own = json_string_value(json_object_get(generation->job.model.manifest, "system"));
+    if (own && *own && !system)
+        json_array_insert_new(generation->messages, 0, json_pack("{s:s, s:s}", "role", "system", "content", own));
+    return read_tools(generation, json, error);
+}
+
+void handle_openai_chat(struct exchange *exchange)
+{
+    hypura_error error = {0};
+    struct generation *generation = generation_create(exchange, &dialect, false);
+    if (!generation)
+        return;
+    char id[25];
+    random_hex(id, 24);
+    snprintf(generation->id, sizeof generation->id, "chatcmpl-%s", id);
+    if (read_request(generation, exchange_json(exchange), &error))
+        generation_submit(generation);
+    else
+        generation_refuse(generation, error.message);
+}

@@ -1,0 +1,332 @@
+/* OpenAI's /v1/responses. An answer is a list of items: reasoning, a message, calls of functions. Nothing is kept
+ * between requests, so that previous_response_id cannot be answered. */
+#include "server/openai.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static json_t *or_null(const json_t *value)
+{
+    return value ? json_incref((json_t *)value) : json_null();
+}
+
+/* The response's object; output is taken over, usage may be NULL. */
+static json_t *response_json(const struct generation *generation, const char *status, json_t *output, json_t *usage)
+{
+    const json_t *request = exchange_json(generation->job.exchange);
+    json_t *tools = json_object_get(request, "tools"), *text = json_object_get(request, "text");
+    json_t *metadata = json_object_get(request, "metadata"), *choice = json_object_get(request, "tool_choice");
+    bool cut = strcmp(status, "incomplete") == 0;
+    json_t *json = json_pack(
+        "{s:s, s:s, s:I, s:s, s:n, s:o, s:o, s:o, s:s, s:o, s:b, s:n, s:{s:n, s:n}, s:b, s:f, s:f, s:s}", "id",
+        generation->id, "object", "response", "created_at", (json_int_t)generation->created, "status", status, "error",
+        "incomplete_details", cut ? json_pack("{s:s}", "reason", "max_output_tokens") : json_null(), "instructions",
+        or_null(json_object_get(request, "instructions")), "max_output_tokens",
+        or_null(json_object_get(request, "max_output_tokens")), "model", generation->model_name, "output", output,
+        "parallel_tool_calls", 1, "previous_response_id", "reasoning", "effort", "summary", "store", 0, "temperature",
+        (double)generation->sampling.temperature, "top_p", (double)generation->sampling.top_p, "truncation",
+        "disabled");
+    json_object_set_new(json, "text", text ? json_incref(text) : json_pack("{s:{s:s}}", "format", "type", "text"));
+    json_object_set_new(json, "tools", json_is_array(tools) ? json_incref(tools) : json_array());
+    json_object_set_new(json, "tool_choice", choice ? json_incref(choice) : json_string("auto"));
+    json_object_set_new(json, "metadata", json_is_object(metadata) ? json_incref(metadata) : json_object());
+    json_object_set_new(json, "usage", usage ? usage : json_null());
+    json_object_set_new(json, "user", json_null());
+    return json;
+}
+
+static json_t *usage_json(const struct generation *generation)
+{
+    uint32_t prompt = prompt_tokens(generation), generated = generated_tokens(generation);
+    return json_pack("{s:I, s:{s:I}, s:I, s:{s:i}, s:I}", "input_tokens", (json_int_t)prompt, "input_tokens_details",
+                     "cached_tokens", (json_int_t)generation->choices[0].result.cached_tokens, "output_tokens",
+                     (json_int_t)generated, "output_tokens_details", "reasoning_tokens", 0, "total_tokens",
+                     (json_int_t)prompt + generated);
+}
+
+/* ---- items ---------------------------------------------------------------------------------------------------------
+ */
+
+static json_t *part_json(const struct buffer *text)
+{
+    return json_pack("{s:s, s:o, s:[], s:[]}", "type", "output_text", "text", buffer_json(text), "annotations",
+                     "logprobs");
+}
+
+static json_t *message_json(const struct generation *generation, const struct choice *choice, bool done)
+{
+    json_t *content = done ? json_pack("[o]", part_json(&choice->content)) : json_array();
+    return json_pack("{s:s, s:o, s:s, s:s, s:o}", "type", "message", "id", json_sprintf("msg_%s", generation->id + 5),
+                     "status", done ? "completed" : "in_progress", "role", "assistant", "content", content);
+}
+
+static json_t *reasoning_json(const struct generation *generation, const struct choice *choice, bool done)
+{
+    json_t *content = done
+                          ? json_pack("[{s:s, s:o}]", "type", "reasoning_text", "text", buffer_json(&choice->reasoning))
+                          : json_array();
+    return json_pack("{s:s, s:o, s:[], s:o}", "type", "reasoning", "id", json_sprintf("rs_%s", generation->id + 5),
+                     "summary", "content", content);
+}
+
+static json_t *call_json(const json_t *call, bool done)
+{
+    char *arguments = json_dumps(json_object_get(call, "arguments"), JSON_COMPACT);
+    const char *id = json_string_value(json_object_get(call, "id"));
+    json_t *json = json_pack("{s:s, s:o, s:s, s:s, s:O, s:s}", "type", "function_call", "id",
+                             json_sprintf("fc_%s", id + 5), "call_id", id, "status", done ? "completed" : "in_progress",
+                             "name", json_object_get(call, "name"), "arguments", done && arguments ? arguments : "");
+    free(arguments);
+    return json;
+}
+
+/* ---- a stream ------------------------------------------------------------------------------------------------------
+ */
+
+static void event(struct generation *generation, const char *type, json_t *json)
+{
+    json_object_set_new(json, "type", json_string(type));
+    json_object_set_new(json, "sequence_number", json_integer((json_int_t)generation->sequence++));
+    exchange_write_event(generation->job.exchange, type, json);
+}
+
+/* An event about the item at hand. */
+static void item_event(struct generation *generation, const char *type, json_t *item, json_t *json)
+{
+    json_object_set_new(json, "output_index", json_integer((json_int_t)generation->block_index));
+    if (item)
+        json_object_set_new(json, "item", item);
+    event(generation, type, json);
+}
+
+static json_t *about(const struct generation *generation, const char *kind, bool content)
+{
+    json_t *json = json_pack("{s:o}", "item_id", json_sprintf("%s_%s", kind, generation->id + 5));
+    if (content)
+        json_object_set_new(json, "content_index", json_integer(0));
+    return json;
+}
+
+static void begin(struct generation *generation)
+{
+    if (generation->begun)
+        return;
+    generation->begun = true;
+    event(generation, "response.created",
+          json_pack("{s:o}", "response", response_json(generation, "in_progress", json_array(), NULL)));
+    event(generation, "response.in_progress",
+          json_pack("{s:o}", "response", response_json(generation, "in_progress", json_array(), NULL)));
+}
+
+static void close_item(struct generation *generation, struct choice *choice)
+{
+    json_t *json;
+    if (generation->block == CHAT_CONTENT) {
+        json = about(generation, "msg", true);
+        json_object_set_new(json, "text", buffer_json(&choice->content));
+        json_object_set_new(json, "logprobs", json_array());
+        item_event(generation, "response.output_text.done", NULL, json);
+        json = about(generation, "msg", true);
+        json_object_set_new(json, "part", part_json(&choice->content));
+        item_event(generation, "response.content_part.done", NULL, json);
+        item_event(generation, "response.output_item.done", message_json(generation, choice, true), json_object());
+    } else if (generation->block == CHAT_REASONING) {
+        json = about(generation, "rs", true);
+        json_object_set_new(json, "text", buffer_json(&choice->reasoning));
+        item_event(generation, "response.reasoning_text.done", NULL, json);
+        item_event(generation, "response.output_item.done", reasoning_json(generation, choice, true), json_object());
+    }
+    if (generation->block >= 0)
+        generation->block_index++;
+    generation->block = -1;
+}
+
+static void open_item(struct generation *generation, struct choice *choice, enum chat_delta_kind kind)
+{
+    close_item(generation, choice);
+    generation->block = (int)kind;
+    if (kind == CHAT_REASONING) {
+        item_event(generation, "response.output_item.added", reasoning_json(generation, choice, false), json_object());
+        return;
+    }
+    struct buffer none = {0};
+    item_event(generation, "response.output_item.added", message_json(generation, choice, false), json_object());
+    json_t *json = about(generation, "msg", true);
+    json_object_set_new(json, "part", part_json(&none));
+    item_event(generation, "response.content_part.added", NULL, json);
+}
+
+static void write_call(struct generation *generation, struct choice *choice)
+{
+    const json_t *call = json_array_get(choice->calls, json_array_size(choice->calls) - 1);
+    json_t *done = call_json(call, true);
+    close_item(generation, choice);
+    item_event(generation, "response.output_item.added", call_json(call, false), json_object());
+    item_event(
+        generation, "response.function_call_arguments.delta", NULL,
+        json_pack("{s:O, s:O}", "item_id", json_object_get(done, "id"), "delta", json_object_get(done, "arguments")));
+    item_event(generation, "response.function_call_arguments.done", NULL,
+               json_pack("{s:O, s:O, s:O}", "item_id", json_object_get(done, "id"), "name",
+                         json_object_get(done, "name"), "arguments", json_object_get(done, "arguments")));
+    item_event(generation, "response.output_item.done", done, json_object());
+    generation->block_index++;
+}
+
+static void write_delta(struct generation *generation, struct choice *choice, const struct chat_delta *delta)
+{
+    begin(generation);
+    if (delta->kind == CHAT_TOOL_CALL) {
+        write_call(generation, choice);
+        return;
+    }
+    bool thinking = delta->kind == CHAT_REASONING;
+    if (generation->block != (int)delta->kind)
+        open_item(generation, choice, delta->kind);
+    json_t *json = about(generation, thinking ? "rs" : "msg", true), *text = json_stringn(delta->text, delta->size);
+    json_object_set_new(json, "delta", text ? text : json_string("\xEF\xBF\xBD"));
+    if (!thinking)
+        json_object_set_new(json, "logprobs", json_array());
+    item_event(generation, thinking ? "response.reasoning_text.delta" : "response.output_text.delta", NULL, json);
+}
+
+static void end_choice(struct generation *generation, struct choice *choice)
+{
+    begin(generation);
+    if (choice->content.size == 0 && !choice->calls)
+        open_item(generation, choice, CHAT_CONTENT);
+    close_item(generation, choice);
+}
+
+static void end(struct generation *generation)
+{
+    struct choice *choice = &generation->choices[0];
+    json_t *output = json_array(), *call;
+    size_t i;
+    if (choice->reasoning.size)
+        json_array_append_new(output, reasoning_json(generation, choice, true));
+    if (choice->content.size || !choice->calls)
+        json_array_append_new(output, message_json(generation, choice, true));
+    json_array_foreach(choice->calls, i, call) json_array_append_new(output, call_json(call, true));
+    bool cut = choice->result.reason == FINISH_LENGTH;
+    json_t *json = response_json(generation, cut ? "incomplete" : "completed", output, usage_json(generation));
+    if (!generation->stream) {
+        exchange_reply_json(generation->job.exchange, 200, json);
+        return;
+    }
+    event(generation, cut ? "response.incomplete" : "response.completed", json_pack("{s:o}", "response", json));
+    exchange_end(generation->job.exchange);
+}
+
+static const struct dialect dialect = {write_delta, end_choice, end};
+
+/* ---- reading -------------------------------------------------------------------------------------------------------
+ */
+
+static bool add_item(struct generation *generation, const json_t *item, hypura_error *error)
+{
+    const char *type = json_string_value(json_object_get(item, "type"));
+    json_t *id = json_object_get(item, "call_id");
+    if (!type || strcmp(type, "message") == 0)
+        return add_openai_message(generation, item, error);
+    if (strcmp(type, "reasoning") == 0)
+        return true;
+    if (strcmp(type, "function_call") == 0) {
+        json_t *name = json_object_get(item, "name");
+        const char *arguments = json_string_value(json_object_get(item, "arguments"));
+        json_t *parsed = arguments ? json_loads(arguments, 0, NULL) : NULL;
+        add_message(generation, "assistant", json_string(""));
+        json_object_set_new(json_array_get(generation->messages, json_array_size(generation->messages) - 1),
+                            "tool_calls",
+                            json_pack("[{s:o, s:s, s:{s:o, s:o}}]", "id", or_null(id), "type", "function", "function",
+                                      "name", or_null(name), "arguments", parsed ? parsed : json_object()));
+        return true;
+    }
+    if (strcmp(type, "function_call_output") == 0) {
+        if (!add_message(generation, "tool", content_text(json_object_get(item, "output"), error)))
+            return false;
+        if (json_is_string(id))
+            json_object_set(json_array_get(generation->messages, json_array_size(generation->messages) - 1),
+                            "tool_call_id", id);
+        return true;
+    }
+    error_set(error, HYPURA_ERROR_ARGUMENT, "input items of type \"%.40s\" are not supported", type);
+    return false;
+}
+
+static bool read_tools(struct generation *generation, const json_t *json, hypura_error *error)
+{
+    const json_t *tools = json_object_get(json, "tools"), *choice = json_object_get(json, "tool_choice");
+    size_t i;
+    json_t *tool;
+    if (json_array_size(tools) == 0)
+        return true;
+    generation->tools = json_array();
+    json_array_foreach(tools, i, tool)
+    {
+        const char *type = json_string_value(json_object_get(tool, "type"));
+        const char *description = json_string_value(json_object_get(tool, "description"));
+        json_t *name = json_object_get(tool, "name"), *parameters = json_object_get(tool, "parameters");
+        if (!type || strcmp(type, "function") != 0 || !json_is_string(name)) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "tools[%zu] is no function with a name", i);
+            return false;
+        }
+        json_array_append_new(
+            generation->tools,
+            json_pack("{s:s, s:{s:O, s:s, s:o}}", "type", "function", "function", "name", name, "description",
+                      description ? description : "", "parameters",
+                      json_is_object(parameters) ? json_incref(parameters) : json_pack("{s:s}", "type", "object")));
+    }
+    return choose_tools(generation, json_is_object(choice) ? "required" : json_string_value(choice),
+                        json_string_value(json_object_get(choice, "name")), error);
+}
+
+static bool read_request(struct generation *generation, json_t *json, hypura_error *error)
+{
+    const json_t *input = json_object_get(json, "input"), *before = json_object_get(json, "previous_response_id");
+    const char *instructions = json_string_value(json_object_get(json, "instructions"));
+    uint32_t most = 0;
+    if (json_is_string(before)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT,
+                  "previous_response_id is not supported: nothing is stored, send the whole conversation");
+        return false;
+    }
+    if (!read_openai_sampling(generation, json, error) || !read_count(json, "max_output_tokens", &most, error) ||
+        !read_format(generation, json_object_get(json_object_get(json, "text"), "format"), error) ||
+        !read_effort(generation, json_object_get(json_object_get(json, "reasoning"), "effort"), error))
+        return false;
+    generation->count = 1;
+    generation->max_tokens = most;
+    generation->messages = json_array();
+    if (instructions)
+        add_message(generation, "system", json_string(instructions));
+    if (json_is_string(input)) {
+        add_message(generation, "user", json_incref((json_t *)input));
+    } else if (json_array_size(input)) {
+        size_t i;
+        json_t *item;
+        json_array_foreach(input, i, item)
+        {
+            if (!add_item(generation, item, error))
+                return false;
+        }
+    } else {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"input\" is required: a text or an array of items");
+        return false;
+    }
+    return read_tools(generation, json, error);
+}
+
+void handle_openai_responses(struct exchange *exchange)
+{
+    hypura_error error = {0};
+    struct generation *generation = generation_create(exchange, &dialect, false);
+    if (!generation)
+        return;
+    char id[25];
+    random_hex(id, 24);
+    snprintf(generation->id, sizeof generation->id, "resp_%s", id);
+    if (read_request(generation, exchange_json(exchange), &error))
+        generation_submit(generation);
+    else
+        generation_refuse(generation, error.message);
+}
