@@ -35,6 +35,7 @@ check-all: setup
 
 bench: all
 	@$(BUILD)/bench/kernels
+	@$(BUILD)/bench/attention
 
 install: all
 	@meson configure $(BUILD) --prefix $(PREFIX)

@@ -15,6 +15,8 @@
 /* More rows of activations than this are prepared in a parallel section of their own. */
 #define PREPARE_ALONE_ROWS 4
 
+#define GEMM_LEAST_TASK_ROWS ((size_t)64)
+
 #define SECTION_JOBS 256
 
 hypura_status compute_create(struct compute **out, size_t threads, enum instruction_set set, hypura_error *error)
@@ -151,8 +153,13 @@ static size_t cut_job(struct section *section, const struct matmul *job, size_t 
         return cut_for_gemv(section, &job->weights, cut);
     cut->task_rows = kernel->gemm_task_rows;
     cut->task_tokens = kernel->gemm_task_tokens ? MIN(kernel->gemm_task_tokens, job->tokens) : job->tokens;
+    size_t token_tasks = divide_up(job->tokens, cut->task_tokens);
+    /* Large tasks unpack and pack less; but every thread wants some. */
+    while (cut->task_rows > GEMM_LEAST_TASK_ROWS &&
+           divide_up(job->weights.rows, cut->task_rows) * token_tasks < 4 * section->compute->threads)
+        cut->task_rows /= 2;
     cut->row_tasks = divide_up(job->weights.rows, cut->task_rows);
-    return cut->row_tasks * divide_up(job->tokens, cut->task_tokens);
+    return cut->row_tasks * token_tasks;
 }
 
 static size_t input_row(const struct matmul *job, size_t token)
