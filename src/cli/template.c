@@ -66,6 +66,10 @@ static hypura_status render(const struct gguf *file, const struct vocabulary *vo
             .eos_text = vocabulary_text(vocabulary, vocabulary_special(vocabulary, SPECIAL_EOS)).data,
             .now = (int64_t)time(NULL)};
         status = chat_render(template, &input, &text, error);
+        /* What the tokenizer adds itself is no part of the text that it is given. */
+        if (!status)
+            chat_strip_bos(&text, vocabulary_adds_bos(vocabulary) ? input.bos_text : NULL,
+                           vocabulary_adds_eos(vocabulary) ? input.eos_text : NULL);
     }
     if (!status)
         fwrite(text.text, 1, text.size, stdout);
