@@ -367,6 +367,7 @@ hypura_status grammar_matcher_create(struct grammar_matcher **out, const struct 
         status = ALLOCATE(&m->trail, vocabulary->longest + 1, "grammar", error);
     if (status == HYPURA_OK && (!grow(m, (void **)&m->states, 0, &m->state_capacity, sizeof *m->states) ||
                                 !grow(m, (void **)&m->frames, 0, &m->frame_capacity, sizeof *m->frames) ||
+                                !grow(m, (void **)&m->places, 0, &m->place_capacity, sizeof *m->places) ||
                                 !grow_index(m, &m->frame_index, &m->frame_slots, 0, &ignored) ||
                                 !grow_index(m, &m->state_index, &m->state_slots, 0, &ignored)))
         status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the states of the grammar");

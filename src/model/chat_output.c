@@ -20,6 +20,7 @@ static const struct mark all_marks[CHAT_MARKS] = {
     {"command-r", "<|START_ACTION|>", "<|END_ACTION|>", CALL_JSON},
     {"llama3", "<|python_tag|>", NULL, CALL_PYTHON},
     {"granite", "<|tool_call|>", NULL, CALL_JSON},
+    {"gemma", "<|tool_call>", "<tool_call|>", CALL_GEMMA},
     {"functionary", "<function=", "</function>", CALL_FUNCTION},
 };
 
@@ -29,6 +30,7 @@ static const char *const think_marks[][2] = {
     {"<thinking>", "</thinking>"},
     {"<seed:think>", "</seed:think>"},
     {"<|START_THINKING|>", "<|END_THINKING|>"},
+    {"<|channel>thought", "<channel|>"},
 };
 
 /* ---- formats ------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@
  * kin; tool calls as JSON in <tool_call> (Hermes, Qwen), as parameters (Qwen3-Coder, GLM, MiniMax), as JSON alone or
  * after
  * <|python_tag|> (Llama 3), after [TOOL_CALLS] (Mistral), in the sections of DeepSeek and Kimi K2, actions of Command
- * R, <function=NAME> (Functionary), and the channels of gpt-oss.
+ * R, <function=NAME> (Functionary), call:NAME{} (Gemma 4), and the channels of gpt-oss.
  *
  * A parser takes the text in pieces and gives out what is certain by then: a piece that may begin a mark is held back
  * until it is decided. A call is given out when it is whole. What looks like a call and cannot be read is content, so

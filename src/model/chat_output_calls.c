@@ -410,6 +410,86 @@ static bool read_python(struct chat_calls *calls, struct view v)
     return added;
 }
 
+/* ---- Gemma 4 ------------------------------------------------------------------------------------------------------
+ */
+
+static const char gemma_quote[] = "<|\"|>";
+
+static void skip(struct view *v, size_t size)
+{
+    v->text += size;
+    v->size -= size;
+}
+
+static bool accept(struct view *v, const char *text)
+{
+    *v = trim(*v);
+    if (!begins_with(*v, text))
+        return false;
+    skip(v, strlen(text));
+    return true;
+}
+
+/* A value as JSON has it, but for keys without quotes and a token of its own as the quote; NULL for anything else. */
+static json_t *read_gemma_value(struct view *v, int depth)
+{
+    struct view head;
+    if (depth > 50)
+        return NULL;
+    if (accept(v, gemma_quote))
+        return split(v, gemma_quote, &head) ? json_stringn(head.text, head.size) : NULL;
+    if (accept(v, "[")) {
+        json_t *list = json_array();
+        bool fine = true;
+        while (fine && !accept(v, "]")) {
+            fine = json_array_append_new(list, read_gemma_value(v, depth + 1)) == 0;
+            fine = fine && (accept(v, ",") || begins_with(trim(*v), "]"));
+        }
+        if (!fine)
+            json_decref(list);
+        return fine ? list : NULL;
+    }
+    if (accept(v, "{")) {
+        json_t *object = json_object();
+        bool fine = true;
+        while (fine && !accept(v, "}")) {
+            bool quoted = accept(v, gemma_quote);
+            fine = split(v, quoted ? gemma_quote : ":", &head) && (!quoted || accept(v, ":"));
+            head = quoted ? head : trim(head);
+            json_t *value = fine ? read_gemma_value(v, depth + 1) : NULL;
+            fine = fine && json_object_setn_new(object, head.text, head.size, value) == 0;
+            fine = fine && (accept(v, ",") || begins_with(trim(*v), "}"));
+        }
+        if (!fine)
+            json_decref(object);
+        return fine ? object : NULL;
+    }
+    size_t size = 0;
+    while (size < v->size && v->text[size] && !strchr(",]}", v->text[size]))
+        size++;
+    json_t *value = read_json(trim((struct view){v->text, size}));
+    if (value)
+        skip(v, size);
+    return value;
+}
+
+/* call:NAME{KEY:VALUE,...} */
+static bool read_gemma(struct chat_calls *calls, struct view v)
+{
+    struct view name, body;
+    if (!accept(&v, "call:"))
+        return false;
+    body = v;
+    if (!split(&body, "{", &name))
+        return false;
+    skip(&v, name.size);
+    name = trim(name);
+    json_t *arguments = read_gemma_value(&v, 0);
+    bool fine = arguments && trim(v).size == 0 && add_call(calls, name.text, name.size, arguments);
+    json_decref(arguments);
+    return fine;
+}
+
 static bool read_function(struct chat_calls *calls, struct view v)
 {
     struct view name;
@@ -451,6 +531,9 @@ bool chat_read_calls(struct chat_calls *calls, enum call_style style, const char
         break;
     case CALL_MINIMAX:
         fine = read_invocations(&found, v, tools);
+        break;
+    case CALL_GEMMA:
+        fine = read_gemma(&found, v);
         break;
     case CALL_FUNCTION:
         fine = read_function(&found, v);

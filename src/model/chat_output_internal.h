@@ -26,6 +26,7 @@ enum call_style {
     CALL_KIMI,     /* functions.NAME:0 and JSON between marks */
     CALL_PYTHON,   /* JSON, name.call(key="value"), or a programme */
     CALL_MINIMAX,  /* <invoke name="..."> */
+    CALL_GEMMA,    /* call:NAME{key:value} */
     CALL_FUNCTION, /* NAME>{...} */
 };
 

@@ -29,8 +29,8 @@ static hypura_status collect(const struct chat_input *input, json_t *variables, 
     if (input->tools)
         failed |= json_object_set(variables, "tools", (json_t *)input->tools);
     failed |= json_object_set_new(trusted, "add_generation_prompt", json_boolean(input->add_generation_prompt));
-    failed |= json_object_set_new(trusted, "bos_token", json_string(input->bos_text ? input->bos_text : ""));
-    failed |= json_object_set_new(trusted, "eos_token", json_string(input->eos_text ? input->eos_text : ""));
+    failed |= json_object_set_new(trusted, "bos_token", json_string_nocheck(input->bos_text ? input->bos_text : ""));
+    failed |= json_object_set_new(trusted, "eos_token", json_string_nocheck(input->eos_text ? input->eos_text : ""));
     if (failed)
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the variables of the chat template");
     return HYPURA_OK;

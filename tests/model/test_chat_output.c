@@ -21,6 +21,7 @@ static const char kimi[] = "<|tool_calls_section_begin|>";
 static const char minimax[] = "<minimax:tool_call> </think>";
 static const char command_r[] = "<|START_ACTION|> <|START_THINKING|> <|END_THINKING|>";
 static const char functionary[] = "<function=";
+static const char gemma[] = "<|tool_call> <tool_call|> <|channel>thought <channel|>";
 static const char granite[] = "<|tool_call|>";
 
 struct example {
@@ -116,6 +117,13 @@ static const struct example examples[] = {
      "\"parameters\": {\"n\": 1}}]<|END_ACTION|>",
      "", "plan", "get {\"n\":1}; "},
     {functionary, "", "<function=get>{\"n\": 1}</function>", "", "", "get {\"n\":1}; "},
+    {gemma, "",
+     "<|channel>thought\nHm.<channel|>Sure.<|tool_call>call:get{s:<|\"|>a, "
+     "{b}<|\"|>,n:-1.5,o:{k:[<|\"|>x<|\"|>,true,null],"
+     "<|\"|>q:<|\"|>:{}}}<tool_call|>",
+     "Sure.", "Hm.", "get {\"s\":\"a, {b}\",\"n\":-1.5,\"o\":{\"k\":[\"x\",true,null],\"q:\":{}}}; "},
+    {gemma, "<|channel>thought\n<channel|>", "<|tool_call>call:now{}<tool_call|>", "", "", "now {}; "},
+    {gemma, "", "<|tool_call>call:get{n:<tool_call|>", "<|tool_call>call:get{n:<tool_call|>", "", ""},
     {granite, "", "<|tool_call|>[{\"name\": \"get\", \"arguments\": {\"n\": 1}}]", "", "", "get {\"n\":1}; "},
 };
 
@@ -205,10 +213,9 @@ static void test_formats_are_seen_from_templates(void **state)
     (void)state;
     static const struct {
         const char *template, *name;
-    } known[] = {{hermes, "hermes"},           {llama, "llama3"},          {mistral, "mistral"},
-                 {harmony, "harmony"},         {deepseek, "deepseek"},     {kimi, "kimi"},
-                 {minimax, "minimax"},         {command_r, "command-r"},   {granite, "granite"},
-                 {functionary, "functionary"}, {"{{ messages }}", "plain"}};
+    } known[] = {{hermes, "hermes"},     {llama, "llama3"}, {mistral, "mistral"},         {harmony, "harmony"},
+                 {deepseek, "deepseek"}, {kimi, "kimi"},    {minimax, "minimax"},         {command_r, "command-r"},
+                 {granite, "granite"},   {gemma, "gemma"},  {functionary, "functionary"}, {"{{ messages }}", "plain"}};
     struct chat_format format;
     for (size_t i = 0; i < COUNT_OF(known); i++) {
         detect(&format, known[i].template, "");
@@ -303,8 +310,16 @@ static void test_any_mixture_is_taken(void **state)
                                         "<｜tool▁calls▁begin｜>",
                                         "<｜tool▁call▁begin｜>",
                                         "<｜tool▁sep｜>",
-                                        "<｜tool▁calls▁end｜>"};
-    static const char *const templates[] = {hermes, llama, mistral, harmony, deepseek, kimi, minimax, command_r};
+                                        "<｜tool▁calls▁end｜>",
+                                        "<|tool_call>",
+                                        "<tool_call|>",
+                                        "call:f{",
+                                        "<|\"|>",
+                                        "a:[1,",
+                                        "}",
+                                        "]",
+                                        "<channel|>"};
+    static const char *const templates[] = {hermes, llama, mistral, harmony, deepseek, kimi, minimax, command_r, gemma};
     json_t *tools = json_loads(tools_text, 0, NULL);
     struct random random;
     random_seed(&random, 17);

@@ -1,0 +1,76 @@
+/* libFuzzer target: bytes up to the first NUL are a grammar in GBNF, or a JSON schema when they begin with "{"; what
+ * comes after is fed to it. */
+#include "engine/grammar.h"
+
+#include <string.h>
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+static struct grammar_vocabulary *vocabulary(void)
+{
+    static struct grammar_vocabulary *all_bytes;
+    static char bytes[256];
+    static struct token_piece pieces[257];
+    static bool ends[257];
+    if (all_bytes)
+        return all_bytes;
+    for (int i = 0; i < 256; i++) {
+        bytes[i] = (char)i;
+        pieces[i] = (struct token_piece){&bytes[i], 1};
+    }
+    ends[256] = true;
+    if (grammar_vocabulary_create(&all_bytes, pieces, ends, 257, NULL) != HYPURA_OK)
+        __builtin_trap();
+    return all_bytes;
+}
+
+static void follow(const struct grammar *grammar, const uint8_t *text, size_t size)
+{
+    struct grammar_matcher *m;
+    uint32_t mask[9] = {0};
+    if (grammar_matcher_create(&m, grammar, vocabulary(), NULL) != HYPURA_OK)
+        return;
+    for (size_t i = 0; i < size; i++) {
+        bool allowed = grammar_matcher_allows(m, text[i]);
+        memset(mask, 0, sizeof mask);
+        hypura_status masked = grammar_matcher_mask(m, mask, NULL);
+        hypura_status status = grammar_matcher_accept(m, text[i], NULL);
+        if (masked == HYPURA_OK &&
+            (allowed != (status == HYPURA_OK) || allowed != (mask[text[i] / 32] >> (text[i] % 32) & 1)))
+            __builtin_trap();
+        if (status != HYPURA_OK)
+            break;
+        /* What can be begun can be completed: something may always follow, or the text is whole. */
+        memset(mask, 0, sizeof mask);
+        uint32_t any = 0;
+        if (grammar_matcher_mask(m, mask, NULL) != HYPURA_OK)
+            break;
+        for (int k = 0; k < 9; k++)
+            any |= mask[k];
+        if (!any)
+            __builtin_trap();
+    }
+    grammar_matcher_free(m);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    const uint8_t *end = memchr(data, 0, size);
+    size_t length = end ? (size_t)(end - data) : size;
+    struct grammar *grammar = NULL;
+    hypura_error error = {0};
+    hypura_status status = HYPURA_OK;
+    if (length && data[0] == '{') {
+        json_t *schema = json_loadb((const char *)data, length, 0, NULL);
+        status = schema ? grammar_from_schema(&grammar, schema, &error) : HYPURA_OK;
+        json_decref(schema);
+    } else {
+        status = grammar_parse(&grammar, (const char *)data, length, &error);
+    }
+    if (status != HYPURA_OK && (error.status != status || !error.message[0]))
+        __builtin_trap();
+    if (status == HYPURA_OK && grammar && end)
+        follow(grammar, end + 1, size - length - 1);
+    grammar_free(grammar);
+    return 0;
+}
