@@ -12,8 +12,8 @@
  * the scale of the activation block; dw * dx is rounded to float first.
  *   - F32, F16. Sixteen partial sums, number i taking elements i, i + 16, i + 32 ... in order by fmaf, then folded in
  * halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
- *   - BF16. Activations are rounded to bfloat16. Sixteen partial sums, number i taking elements 2i + 1 and 2i of every 32
- * in this order by fmaf (what a hardware dot product of pairs does), then folded likewise.
+ *   - BF16. Activations are rounded to bfloat16. Sixteen partial sums, number i taking elements 2i + 1 and 2i of every
+ * 32 in this order by fmaf (what a hardware dot product of pairs does), then folded likewise.
  *   - Attention walks positions in blocks that start at multiples of ATTENTION_BLOCK, whatever the batch
  * (cpu/attention.h says the rest).
  * A kernel that cannot keep an order (a hardware instruction with its own rounding) must be used for every shape of its
@@ -95,7 +95,8 @@ struct matmul {
  * that share an activation share its copies. Jobs with no tokens are allowed. */
 void compute_matmul(struct compute *compute, const struct matmul *jobs, size_t count);
 
-/* elements values of a row, from blocks to floats; elements is a multiple of the type's block size. */
+/* elements values of a row, from blocks to floats; elements is a multiple of the type's block size, and the type one
+ * that compute_supports. */
 void compute_dequantize(enum tensor_type type, const void *blocks, float *out, size_t elements);
 
 /* ---- rows of floats ---------------------------------------------------------------------------------------------- */

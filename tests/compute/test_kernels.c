@@ -282,6 +282,61 @@ static void jobs_share_a_section(void **state)
     product_destroy(&b);
 }
 
+/* More jobs than one section takes, each with rows of its own in one output. */
+static void any_number_of_jobs_runs(void **state)
+{
+    (void)state;
+    struct random random;
+    random_seed(&random, 5);
+    enum { COLUMNS = 64, ROWS = 700 };
+    struct product product = product_create(&random, TENSOR_Q8_0, ROWS, COLUMNS, 1, 0);
+    float *expected = product_run(&product, INSTRUCTIONS_PLAIN, 1, 1);
+    struct compute *compute;
+    struct activation *activation;
+    assert_ok(compute_create(&compute, 2, compute_best_instructions(), &test_error));
+    assert_ok(activation_create(&activation, 1, COLUMNS, &test_error));
+    activation_set(activation, product.input, 1, COLUMNS, COLUMNS);
+    float output[ROWS];
+    struct matmul jobs[ROWS];
+    for (size_t r = 0; r < ROWS; r++) {
+        struct matrix row = product.weights;
+        row.data += r * row.row_bytes;
+        row.rows = 1;
+        jobs[r] =
+            (struct matmul){.weights = row, .input = activation, .tokens = 1, .output = &output[r], .output_stride = 1};
+    }
+    compute_matmul(compute, jobs, ROWS);
+    compare(output, expected, ROWS, "many jobs", TENSOR_Q8_0, compute_instructions(compute));
+    activation_destroy(activation);
+    compute_destroy(compute);
+    free(expected);
+    product_destroy(&product);
+}
+
+static void instructions_can_be_asked_for(void **state)
+{
+    (void)state;
+    const char *before = getenv("HYPURA_INSTRUCTIONS");
+    char *kept = before ? strdup(before) : NULL;
+    unsetenv("HYPURA_INSTRUCTIONS");
+    enum instruction_set best = compute_best_instructions();
+    assert_true(compute_has_instructions(best));
+    setenv("HYPURA_INSTRUCTIONS", "plain", 1);
+    assert_int_equal(compute_best_instructions(), INSTRUCTIONS_PLAIN);
+    setenv("HYPURA_INSTRUCTIONS", "something else", 1);
+    assert_int_equal(compute_best_instructions(), best);
+    if (kept)
+        setenv("HYPURA_INSTRUCTIONS", kept, 1);
+    else
+        unsetenv("HYPURA_INSTRUCTIONS");
+    free(kept);
+
+    struct compute *compute;
+    for (size_t s = 0; s < COUNT_OF(all_sets); s++)
+        if (!compute_has_instructions(all_sets[s]))
+            assert_int_equal(compute_create(&compute, 1, all_sets[s], &test_error), HYPURA_ERROR_ARGUMENT);
+}
+
 static void activations_round_alike(void **state)
 {
     (void)state;
@@ -330,6 +385,8 @@ int main(void)
         cmocka_unit_test(products_are_right),
         cmocka_unit_test(products_have_the_same_bits_everywhere),
         cmocka_unit_test(jobs_share_a_section),
+        cmocka_unit_test(any_number_of_jobs_runs),
+        cmocka_unit_test(instructions_can_be_asked_for),
         cmocka_unit_test(activations_round_alike),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
