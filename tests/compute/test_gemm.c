@@ -46,6 +46,8 @@ static void find_multipliers(void)
 #elif defined(__aarch64__)
     if (compute_has_instructions(INSTRUCTIONS_NEON))
         multipliers[multiplier_count++] = &panel_multiplier_neon;
+    if (cpu_has_i8mm())
+        multipliers[multiplier_count++] = &panel_multiplier_i8mm;
 #endif
 }
 

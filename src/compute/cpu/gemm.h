@@ -79,6 +79,7 @@ extern const struct panel_multiplier panel_multiplier_avx2;
 extern const struct panel_multiplier panel_multiplier_avx_vnni;
 extern const struct panel_multiplier panel_multiplier_avx512;
 extern const struct panel_multiplier panel_multiplier_neon;
+extern const struct panel_multiplier panel_multiplier_i8mm;
 
 extern panel_maker *const panel_makers_avx512[TENSOR_TYPE_COUNT];
 
@@ -95,5 +96,6 @@ void gemm_panels_avx2(struct kernel_table *table);
 void gemm_panels_avx_vnni(struct kernel_table *table);
 void gemm_panels_avx512(struct kernel_table *table);
 void gemm_panels_neon(struct kernel_table *table);
+void gemm_panels_i8mm(struct kernel_table *table);
 
 #endif

@@ -10,7 +10,7 @@
 #define MOST_TOKENS 6
 #define MOST_PANELS 4
 #define PANELS_FOR(tokens) ((tokens) <= 3 ? 4 : 2)
-#elif defined(__AVX2__) && !INTS_BIASED
+#elif (defined(__AVX2__) && !INTS_BIASED) || defined(__ARM_FEATURE_MATMUL_INT8)
 #define MOST_TOKENS 2
 #define MOST_PANELS 1
 #define PANELS_FOR(tokens) 1
@@ -39,10 +39,53 @@ struct tile {
     float *out;
 };
 
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+
+/* Two rows times two tokens over eight columns in one instruction. */
+INLINE int32x4_t multiply_2x2(int32x4_t sum, int8x16_t four, int8x16_t next_four, int8x16_t x, const bool upper)
+{
+    int32x4_t a = vreinterpretq_s32_s8(four), b = vreinterpretq_s32_s8(next_four);
+    return vmmlaq_s32(sum, vreinterpretq_s8_s32(upper ? vzip2q_s32(a, b) : vzip1q_s32(a, b)), x);
+}
+
+INLINE void dot_2x2(ints (*sums)[MOST_PANELS], const struct panel *panel, const struct tile *tile, size_t quad,
+                    const int quads_count)
+{
+    int32x4_t pairs[8]; /* of rows 2 i and 2 i + 1: both tokens of the one, then of the other */
+    for (int i = 0; i < 8; i++)
+        pairs[i] = vdupq_n_s32(0);
+#pragma GCC unroll 4
+    for (int q = 0; q < quads_count; q += 2) {
+        quads w = quads_load(panel->quants[quad + (size_t)q]), next = quads_load(panel->quants[quad + (size_t)q + 1]);
+        const int8_t *from = (const int8_t *)tile->quants + (quad + (size_t)q) * 4;
+        int8x16_t x = vcombine_s8(vld1_s8(from), vld1_s8(from + PANEL_COLUMNS));
+        pairs[0] = multiply_2x2(pairs[0], w.a, next.a, x, false);
+        pairs[1] = multiply_2x2(pairs[1], w.a, next.a, x, true);
+        pairs[2] = multiply_2x2(pairs[2], w.b, next.b, x, false);
+        pairs[3] = multiply_2x2(pairs[3], w.b, next.b, x, true);
+        pairs[4] = multiply_2x2(pairs[4], w.c, next.c, x, false);
+        pairs[5] = multiply_2x2(pairs[5], w.c, next.c, x, true);
+        pairs[6] = multiply_2x2(pairs[6], w.d, next.d, x, false);
+        pairs[7] = multiply_2x2(pairs[7], w.d, next.d, x, true);
+    }
+    sums[0][0] = ints_add(sums[0][0], (ints){vuzp1q_s32(pairs[0], pairs[1]), vuzp1q_s32(pairs[2], pairs[3]),
+                                             vuzp1q_s32(pairs[4], pairs[5]), vuzp1q_s32(pairs[6], pairs[7])});
+    sums[1][0] = ints_add(sums[1][0], (ints){vuzp2q_s32(pairs[0], pairs[1]), vuzp2q_s32(pairs[2], pairs[3]),
+                                             vuzp2q_s32(pairs[4], pairs[5]), vuzp2q_s32(pairs[6], pairs[7])});
+}
+
+#endif
+
 /* sums[t][p] += four columns a step of tokens times panels, for quads steps. */
 INLINE void dot(ints (*sums)[MOST_PANELS], const struct panel *panels, const int count, const struct tile *tile,
                 const int tokens, size_t quad, const int quads_count, const bool minima)
 {
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+    if (tokens == 2) {
+        dot_2x2(sums, panels, tile, quad, quads_count);
+        return;
+    }
+#endif
 #pragma GCC unroll 8
     for (int q = 0; q < quads_count; q++) {
         quads w[MOST_PANELS];
@@ -257,6 +300,8 @@ static void multiply(enum panel_kind kind, const struct panel *panels, size_t co
 
 #if defined(__AVXVNNI__)
 const struct panel_multiplier panel_multiplier_avx_vnni = {
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+const struct panel_multiplier panel_multiplier_i8mm = {
 #else
 const struct panel_multiplier VARIANT(panel_multiplier) = {
 #endif

@@ -122,10 +122,16 @@ void gemm_panels_avx512(struct kernel_table *table)
 #elif defined(__aarch64__)
 
 GEMM(gemm_neon, panel_multiplier_neon, NULL)
+GEMM(gemm_i8mm, panel_multiplier_i8mm, NULL)
 
 void gemm_panels_neon(struct kernel_table *table)
 {
     fill(table, gemm_neon, NULL);
+}
+
+void gemm_panels_i8mm(struct kernel_table *table)
+{
+    fill(table, gemm_i8mm, NULL);
 }
 
 #endif

@@ -172,6 +172,8 @@ static void fill_tables(void)
     kernels_neon_quantized(neon);
     gemm_floats_neon(neon);
     gemm_panels_neon(&tables[INSTRUCTIONS_NEON]);
+    if (cpu_has_i8mm())
+        gemm_panels_i8mm(&tables[INSTRUCTIONS_NEON]);
 #endif
 }
 
