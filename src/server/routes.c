@@ -3,6 +3,8 @@
 
 const struct route routes[] = {
     {"GET", "/", API_OLLAMA, true, handle_root},
+    {"GET", "/ui", API_OLLAMA, true, handle_page},
+    {"GET", "/ui/", API_OLLAMA, true, handle_page},
     {"GET", "/metrics", API_OLLAMA, false, handle_metrics},
     {"GET", "/api/version", API_OLLAMA, false, handle_version},
     {"GET", "/api/tags", API_OLLAMA, false, handle_tags},
@@ -15,6 +17,7 @@ const struct route routes[] = {
     {"POST", "/api/copy", API_OLLAMA, false, handle_copy},
     {"DELETE", "/api/delete", API_OLLAMA, false, handle_delete},
     {"POST", "/api/create", API_OLLAMA, false, handle_create},
+    {"POST", "/api/pull", API_OLLAMA, false, handle_pull},
     {"POST", "/api/push", API_OLLAMA, false, handle_push},
     {"POST", "/api/hypura/memory", API_OLLAMA, false, handle_memory},
     {"GET", "/api/hypura/events", API_OLLAMA, false, handle_events},

@@ -76,4 +76,12 @@ typedef bool (*pull_progress)(void *context, const json_t *event);
 hypura_status registry_pull(struct registry *registry, const char *reference, const struct engine_options *options,
                             pull_progress progress, void *context, hypura_error *error);
 
+/* ---- a running server, for commands that ask it --------------------------------------------------------------------
+ */
+
+/* GET path, or POST body to it; the answer's JSON is a new reference. The server is that of $HYPURA_HOST (host:port or
+ * a URL), else 127.0.0.1:11434; the key that of $HYPURA_API_KEY. HYPURA_ERROR_IO with the server's own words when it
+ * refuses. */
+hypura_status server_ask(const char *path, const char *body, json_t **out, hypura_error *error);
+
 #endif

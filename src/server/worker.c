@@ -378,6 +378,7 @@ static void wait_for_work(struct worker *worker)
         until.tv_nsec %= 1000000000;
     }
     worker->busy = false;
+    worker->running = 0;
     pthread_cond_timedwait(&worker->changed, &worker->mutex, &until);
 }
 

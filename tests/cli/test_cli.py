@@ -22,7 +22,7 @@ STATISTICS = """model mode threads prompt_tokens generated_tokens load_seconds p
     prompt_tokens_per_second decode_tokens_per_second bytes_read bytes_demanded bytes_guessed bytes_wasted expert_hits
     expert_misses peak_rss_bytes budget_bytes bytes_gpu bytes_ram bytes_storage""".split()
 COMMANDS = ["run", "inspect", "bench", "profile", "iobench", "replay", "logits", "synth", "tokenize", "template",
-            "perplexity", "completion", "manual", "serve"]
+            "perplexity", "completion", "manual", "serve", "list", "pull", "rm", "ps", "stop"]
 
 
 def path(name):

@@ -4,7 +4,9 @@
     test_server.py HYPURA SOURCE_FOLDER
 """
 import concurrent.futures
+import hashlib
 import http.client
+import http.server
 import json
 import math
 import os
@@ -457,6 +459,126 @@ def events_show_the_machine():
     check_fields(state, {"memory_bytes": int, "budget_bytes": int, "lit": list, "running": int, "waiting": int})
 
 
+# ---- downloads ------------------------------------------------------------------------------------------------------
+
+class Files(http.server.BaseHTTPRequestHandler):
+    """A hub, a library and a plain file server on loopback; it can break off in the middle."""
+    protocol_version = "HTTP/1.1"
+    break_after = None
+    wrong_digest = False
+    asked = []
+
+    def do_GET(self):
+        with open(FILE, "rb") as file:
+            data = file.read()
+        digest = hashlib.sha256(data).hexdigest() if not Files.wrong_digest else "0" * 64
+        path = self.path.split("?")[0]
+        if path.startswith("/api/models/"):
+            return self.text(json.dumps([{"type": "file", "path": "README.md"}, {"type": "file", "path": "m-Q4_K_M.gguf",
+                                         "size": len(data), "lfs": {"oid": digest}}]).encode())
+        if "/manifests/" in path:
+            return self.text(json.dumps({"layers": [
+                {"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:" + digest, "size": len(data)},
+                {"mediaType": "application/vnd.ollama.image.params", "digest": "sha256:" + "1" * 64}]}).encode())
+        if path.endswith("1" * 64):
+            return self.text(b'{"num_predict": 2}')
+        if path.endswith("/text.gguf"):
+            return self.text(b"no model at all " * 100)
+        if not path.endswith(".gguf") and "/blobs/" not in path:
+            return self.send_error(404)
+        start = int(re.match(r"bytes=(\d+)-", self.headers.get("Range", "bytes=0-")).group(1))
+        Files.asked.append(start)
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        end = len(data) if Files.break_after is None else min(len(data), start + Files.break_after)
+        self.wfile.write(data[start:end])
+        if end < len(data):
+            self.close_connection = True
+            self.connection.shutdown(socket.SHUT_RDWR)
+
+    def text(self, data):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *arguments):
+        pass
+
+
+def models_are_downloaded():
+    files = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Files)
+    files.handle_error = lambda *arguments: None  # clients hang up on purpose
+    threading.Thread(target=files.serve_forever, daemon=True).start()
+    base = f"http://127.0.0.1:{files.server_address[1]}"
+    server = Server("--context", 512, "--memory", "24M", folder="pulled", environment={"HYPURA_HUB": base, "HYPURA_LIBRARY": base})
+
+    def pull(reference, status=200, **more):
+        got, _, text = server.request("POST", "/api/pull", {"model": reference, **more})
+        assert got == status, (got, text)
+        return [json.loads(line) for line in text.splitlines()]
+
+    # A break in the middle is told, and the next try goes on from there.
+    Files.break_after = 9 << 20
+    lines = pull(base + "/files/plain.gguf")
+    assert "error" in lines[-1] and lines[0] == {"status": "pulling manifest"}, lines[-1]
+    Files.break_after = None
+    lines = pull(base + "/files/plain.gguf")
+    assert lines[-1] == {"status": "success"}, lines[-1]
+    assert Files.asked == [0, 9 << 20], Files.asked
+    assert any(line.get("total") == os.path.getsize(FILE) and line["completed"] >= 9 << 20 for line in lines)
+    assert any(line.get("hypura", {}).get("predicted_tokens_per_second", 0) > 0 for line in lines), lines
+    assert server.post("/api/chat", {**chat(stream=False), "model": "plain"})["message"]["content"].startswith(ANSWER)
+    assert pull("hf.co/team/model:Q4_K_M", stream=False) == [{"status": "success"}]
+    assert pull("tiny:v1")[-1] == {"status": "success"}
+    assert server.post("/api/chat", {**chat(stream=False), "model": "tiny:v1", "options": {}})["eval_count"] == 2
+    names = {m["name"] for m in server.json("GET", "/api/tags")["models"]}
+    assert {"plain:latest", "hf.co/team/model:Q4_K_M", "tiny:v1"} <= names, names
+    Files.wrong_digest = True
+    assert "digest mismatch" in pull("wrong:v1")[-1]["error"]
+    Files.wrong_digest = False
+    for reference in ("../x", base + "/", "hf.co/only"):
+        assert "error" in json.loads(server.request("POST", "/api/pull", {"model": reference})[2].splitlines()[-1])
+    assert "error" in pull(base + "/files/missing")[-1]
+    assert "error" in pull(base + "/files/text.gguf")[-1]
+    assert sorted(os.listdir(server.folder)) == ["hf.co+team+model@Q4_K_M.gguf", "plain.gguf", "tiny@v1.gguf", "tiny@v1.json"], \
+        os.listdir(server.folder)
+    server.stop()
+    # What cannot run here is refused before it is downloaded.
+    small = Server("--memory", "1M", folder="small")
+    Files.asked.clear()
+    lines = [json.loads(line) for line in small.request("POST", "/api/pull", {"model": base + "/files/plain.gguf"})[2].splitlines()]
+    assert "cannot run here" in lines[-1]["error"] and "smallest that works" in lines[-1]["error"], lines[-1]
+    assert not any(line.get("completed", 0) > 8 << 20 for line in lines) and os.listdir(small.folder) == []
+    small.stop()
+    files.shutdown()
+
+
+def the_commands_work_without_and_with_a_server():
+    folder = os.path.join(WORK.name, "pulled")
+    environment = {**os.environ, "HYPURA_HOST": f"127.0.0.1:{SERVER.port}"}
+    run = lambda *arguments: subprocess.run([HYPURA, *arguments], capture_output=True, env=environment, timeout=30)
+    listed = json.loads(run("list", "--json", "--models", folder).stdout)["models"]
+    assert any(m["name"] == "plain:latest" for m in listed) and any(m["name"] == MODEL + ":latest" for m in listed)
+    assert b"plain:latest" in run("list", "--models", folder).stdout
+    assert run("rm", "--models", folder, "plain").returncode == 0 and run("rm", "--models", folder, "plain").returncode == 1
+    SERVER.post("/api/generate", {"model": MODEL})
+    assert MODEL.encode() in run("ps").stdout
+    assert run("stop", MODEL).returncode == 0 and MODEL.encode() not in run("ps").stdout
+    environment["HYPURA_HOST"] = "127.0.0.1:1"
+    failed = run("ps")
+    assert failed.returncode == 1 and b"no server answers" in failed.stderr, failed.stderr
+
+
+def the_page_is_served():
+    status, headers, text = SERVER.request("GET", "/ui")
+    assert status == 200 and headers["content-type"].startswith("text/html") and b"</html>" in text
+    assert "default-src 'none'" in headers["content-security-policy"] and b"src=" not in text
+
+
 # ---- errors and hostile input ---------------------------------------------------------------------------------------
 
 def wrong_requests_get_sentences():
@@ -640,7 +762,7 @@ def prompts_stay_out_of_the_log():
 
 TESTS = [value for name, value in list(globals().items())
          if callable(value) and getattr(value, "__module__", "") == "__main__" and
-         name not in ("Server", "smallest_budget", "chat", "check_fields", "check_details", "open_chat", "events_of")]
+         name not in ("Server", "smallest_budget", "chat", "check_fields", "check_details", "open_chat", "events_of", "Files")]
 
 if __name__ == "__main__":
     budget = max(os.path.getsize(FILE) // 2, smallest_budget() + (6 << 20))

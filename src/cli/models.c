@@ -1,0 +1,144 @@
+/* hypura list, pull, rm: the model folder, without a server. */
+#include "cli/cli.h"
+#include "server/server.h"
+
+#include <limits.h>
+#include <string.h>
+
+static const char *folder;
+static bool as_json;
+
+static const struct option_row folder_rows[] = {
+    {"models", "DIR", OPTION_TEXT, &folder,
+     "folder of models (default: $HYPURA_MODELS, else ~/.local/share/hypura/models)"},
+    {0},
+};
+
+static const struct option_row list_rows[] = {
+    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object, as GET /api/tags gives it"},
+    {0},
+};
+
+static hypura_status open_registry(struct registry **out, hypura_error *error)
+{
+    static char path[PATH_MAX];
+    if (!folder) {
+        hypura_status status = model_folder_default(path, sizeof path, error);
+        if (status)
+            return status;
+        folder = path;
+    }
+    const char *embedded = default_model_path(NULL);
+    return registry_open(out, folder, &embedded, embedded ? 1 : 0, error);
+}
+
+static int run_list(size_t count, char **arguments)
+{
+    struct registry *registry;
+    hypura_error error = {0};
+    (void)count, (void)arguments;
+    if (open_registry(&registry, &error))
+        return report_error(&error);
+    json_t *tags = registry_tags(registry), *model;
+    size_t i;
+    if (as_json)
+        print_json(tags);
+    else
+        printf("%-48s %-12s %10s  %s\n", "NAME", "ID", "SIZE", "MODIFIED");
+    json_array_foreach(as_json ? NULL : json_object_get(tags, "models"), i, model)
+    {
+        char size[32];
+        printf("%-48s %.12s %10s  %.10s\n", json_string_value(json_object_get(model, "name")),
+               json_string_value(json_object_get(model, "digest")),
+               format_bytes(size, sizeof size, json_number_value(json_object_get(model, "size"))),
+               json_string_value(json_object_get(model, "modified_at")));
+    }
+    json_decref(tags);
+    registry_close(registry);
+    return EXIT_OK;
+}
+
+static bool show_pull(void *context, const json_t *event)
+{
+    const char *status = json_string_value(json_object_get(event, "status"));
+    double total = json_number_value(json_object_get(event, "total"));
+    double done = json_number_value(json_object_get(event, "completed"));
+    bool *drawn = context, bytes = json_object_get(event, "completed") != NULL;
+    char a[32], b[32];
+    if (bytes && !is_terminal(stderr))
+        return !interrupted();
+    fprintf(stderr, "%s%s", *drawn ? "\r\033[K" : "", status);
+    if (bytes && total > 0)
+        fprintf(stderr, ": %s of %s (%.0f %%)", format_bytes(a, sizeof a, done), format_bytes(b, sizeof b, total),
+                100 * done / total);
+    *drawn = bytes;
+    fprintf(stderr, bytes ? "" : "\n");
+    fflush(stderr);
+    return !interrupted();
+}
+
+static int run_pull(size_t count, char **arguments)
+{
+    struct registry *registry;
+    struct engine_options options;
+    hypura_error error = {0};
+    bool drawn = false;
+    (void)count;
+    if (engine_options_of(&options, &error) || open_registry(&registry, &error))
+        return report_error(&error);
+    interrupts_cancel(NULL);
+    hypura_status status = registry_pull(registry, arguments[0], &options, show_pull, &drawn, &error);
+    if (drawn)
+        fputc('\n', stderr);
+    registry_close(registry);
+    return status ? report_error(&error) : EXIT_OK;
+}
+
+static int run_rm(size_t count, char **arguments)
+{
+    struct registry *registry;
+    hypura_error error = {0};
+    hypura_status status = open_registry(&registry, &error);
+    if (status)
+        return report_error(&error);
+    for (size_t i = 0; !status && i < count; i++) {
+        status = registry_delete(registry, arguments[i], &error);
+        if (!status)
+            printf("deleted '%s'\n", arguments[i]);
+    }
+    registry_close(registry);
+    return status ? report_error(&error) : EXIT_OK;
+}
+
+const struct command command_list = {
+    .name = "list",
+    .arguments = "",
+    .summary = "list the models of the model folder",
+    .options = {list_rows, folder_rows},
+    .run = run_list,
+};
+
+const struct command command_pull = {
+    .name = "pull",
+    .arguments = "MODEL",
+    .summary = "download a model into the model folder",
+    .details =
+        "MODEL is the URL of a GGUF file, hf.co/USER/REPOSITORY or hf.co/USER/REPOSITORY:QUANTISATION, or a name "
+        "of Ollama's library. As soon as the header is there it is checked whether and how fast the model would "
+        "run here, under --memory and --context where they are given. A download that broke off goes on where it "
+        "ended.",
+    .options = {folder_rows, compute_option_rows},
+    .least = 1,
+    .most = 1,
+    .run = run_pull,
+};
+
+const struct command command_rm = {
+    .name = "rm",
+    .arguments = "MODEL...",
+    .summary = "delete models from the model folder",
+    .options = {folder_rows},
+    .least = 1,
+    .most = 64,
+    .run = run_rm,
+};

@@ -1,0 +1,68 @@
+/* hypura ps, stop: a server that runs. */
+#include "cli/cli.h"
+#include "server/server.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char details[] = "The server is that of $HYPURA_HOST (default: 127.0.0.1:11434), with the key "
+                              "$HYPURA_API_KEY where it asks for one.";
+
+static int run_ps(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    json_t *answer, *model;
+    size_t i;
+    (void)count, (void)arguments;
+    if (server_ask("/api/ps", NULL, &answer, &error))
+        return report_error(&error);
+    printf("%-48s %10s %10s  %s\n", "NAME", "SIZE", "CONTEXT", "UNTIL");
+    json_array_foreach(json_object_get(answer, "models"), i, model)
+    {
+        char size[32];
+        const char *name = json_string_value(json_object_get(model, "name"));
+        const char *until = json_string_value(json_object_get(model, "expires_at"));
+        printf("%-48s %10s %10.0f  %.19s\n", name ? name : "?",
+               format_bytes(size, sizeof size, json_number_value(json_object_get(model, "size"))),
+               json_number_value(json_object_get(model, "context_length")), until ? until : "?");
+    }
+    json_decref(answer);
+    return EXIT_OK;
+}
+
+static int run_stop(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    json_t *answer, *request = json_pack("{s:s, s:i, s:b}", "model", arguments[0], "keep_alive", 0, "stream", 0);
+    (void)count;
+    char *body = request ? json_dumps(request, 0) : NULL;
+    json_decref(request);
+    if (!body) {
+        error_set(&error, HYPURA_ERROR_ARGUMENT, "the name is not UTF-8 text");
+        return report_error(&error);
+    }
+    hypura_status status = server_ask("/api/generate", body, &answer, &error);
+    free(body);
+    if (status)
+        return report_error(&error);
+    json_decref(answer);
+    return EXIT_OK;
+}
+
+const struct command command_ps = {
+    .name = "ps",
+    .arguments = "",
+    .summary = "show which model a running server holds",
+    .details = details,
+    .run = run_ps,
+};
+
+const struct command command_stop = {
+    .name = "stop",
+    .arguments = "MODEL",
+    .summary = "let a running server unload a model",
+    .details = details,
+    .least = 1,
+    .most = 1,
+    .run = run_stop,
+};

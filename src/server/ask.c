@@ -1,0 +1,33 @@
+/* Asking a server that runs, for the commands that show and change what it does. */
+#include "server/fetch.h"
+#include "server/server.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+hypura_status server_ask(const char *path, const char *body, json_t **out, hypura_error *error)
+{
+    char url[512];
+    const char *host = getenv("HYPURA_HOST"), *key = getenv("HYPURA_API_KEY");
+    struct buffer text = {0};
+    long status;
+    if (!host || !*host)
+        host = "127.0.0.1:11434";
+    snprintf(url, sizeof url, "%s%s%s", strstr(host, "://") ? "" : "http://", host, path);
+    hypura_status result = fetch_text(url, NULL, key && *key ? key : NULL, body, &text, &status, error);
+    if (result) {
+        buffer_free(&text);
+        return error_prefix(error, "no server answers at %s (\"hypura serve\" starts one)", host);
+    }
+    json_t *json = json_loadb(text.data ? text.data : "", text.size, 0, NULL);
+    const char *reason = json_string_value(json_object_get(json, "error"));
+    if (status != 200 || !json) {
+        result = error_set(error, HYPURA_ERROR_IO, "the server at %s answered with status %ld: %.300s", host, status,
+                           reason ? reason : "what is no JSON");
+        json_decref(json);
+    } else {
+        *out = json;
+    }
+    buffer_free(&text);
+    return result;
+}

@@ -1,0 +1,157 @@
+#define CURL_DISABLE_TYPECHECK
+#include "server/fetch.h"
+
+#include <curl/curl.h>
+#include <dlfcn.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct {
+    void *library;
+    __typeof__(curl_global_init) *global_init;
+    __typeof__(curl_easy_init) *init;
+    __typeof__(curl_easy_setopt) *set;
+    __typeof__(curl_easy_perform) *perform;
+    __typeof__(curl_easy_getinfo) *info;
+    __typeof__(curl_easy_cleanup) *cleanup;
+    __typeof__(curl_easy_strerror) *text;
+    __typeof__(curl_slist_append) *append;
+    __typeof__(curl_slist_free_all) *free_all;
+} curl;
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static bool find(void *library, const char *name, void *pointer)
+{
+    void *symbol = dlsym(library, name);
+    memcpy(pointer, &symbol, sizeof symbol);
+    return symbol != NULL;
+}
+
+static hypura_status load(hypura_error *error)
+{
+    static const char *const names[] = {"libcurl.so.4", "libcurl.4.dylib", "libcurl-gnutls.so.4"};
+    hypura_status status = HYPURA_OK;
+    pthread_mutex_lock(&mutex);
+    void *library = curl.library;
+    for (size_t i = 0; !library && i < COUNT_OF(names); i++)
+        library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        status = error_set(error, HYPURA_ERROR_UNSUPPORTED, "libcurl is not installed, which downloads need");
+    } else if (!curl.library) {
+        if (find(library, "curl_global_init", &curl.global_init) && find(library, "curl_easy_init", &curl.init) &&
+            find(library, "curl_easy_setopt", &curl.set) && find(library, "curl_easy_perform", &curl.perform) &&
+            find(library, "curl_easy_getinfo", &curl.info) && find(library, "curl_easy_cleanup", &curl.cleanup) &&
+            find(library, "curl_easy_strerror", &curl.text) && find(library, "curl_slist_append", &curl.append) &&
+            find(library, "curl_slist_free_all", &curl.free_all) && curl.global_init(CURL_GLOBAL_ALL) == CURLE_OK)
+            curl.library = library;
+        else
+            status = error_set(error, HYPURA_ERROR_UNSUPPORTED, "the libcurl that is installed cannot be used");
+    }
+    pthread_mutex_unlock(&mutex);
+    return status;
+}
+
+struct running {
+    const struct fetch *fetch;
+    CURL *handle;
+    bool begun, restarted, stopped;
+    uint64_t total;
+};
+
+static size_t on_data(char *data, size_t one, size_t size, void *context)
+{
+    struct running *running = context;
+    size *= one;
+    if (!running->begun) {
+        curl_off_t length = -1;
+        long status = 0;
+        running->begun = true;
+        curl.info(running->handle, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
+        curl.info(running->handle, CURLINFO_RESPONSE_CODE, &status);
+        running->restarted = running->fetch->offset > 0 && status == 200;
+        if (length >= 0)
+            running->total = (uint64_t)length + (running->restarted ? 0 : running->fetch->offset);
+    }
+    bool more = running->fetch->take(running->fetch->context, data, size, running->total, running->restarted);
+    running->restarted = false;
+    running->stopped = !more;
+    return more ? size : 0;
+}
+
+static int on_progress(void *context, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
+{
+    struct running *running = context;
+    (void)a, (void)b, (void)c, (void)d;
+    running->stopped = running->fetch->go_on && !running->fetch->go_on(running->fetch->context);
+    return running->stopped;
+}
+
+hypura_status fetch_run(const struct fetch *fetch, long *status, hypura_error *error)
+{
+    *status = 0;
+    hypura_status result = load(error);
+    if (result)
+        return result;
+    struct running running = {.fetch = fetch, .handle = curl.init()};
+    struct curl_slist *headers = NULL;
+    char text[1024], reason[CURL_ERROR_SIZE] = "";
+    if (!running.handle)
+        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for a connection");
+    if (fetch->accept) {
+        snprintf(text, sizeof text, "Accept: %s", fetch->accept);
+        headers = curl.append(headers, text);
+    }
+    if (fetch->key) {
+        snprintf(text, sizeof text, "Authorization: Bearer %s", fetch->key);
+        headers = curl.append(headers, text);
+    }
+    if (fetch->body) {
+        headers = curl.append(headers, "Content-Type: application/json");
+        curl.set(running.handle, CURLOPT_POSTFIELDS, fetch->body);
+    }
+    curl.set(running.handle, CURLOPT_URL, fetch->url);
+    curl.set(running.handle, CURLOPT_HTTPHEADER, headers);
+    curl.set(running.handle, CURLOPT_USERAGENT, "hypura/" HYPURA_VERSION);
+    curl.set(running.handle, CURLOPT_PROTOCOLS_STR, "http,https");
+    curl.set(running.handle, CURLOPT_REDIR_PROTOCOLS_STR, "http,https");
+    curl.set(running.handle, CURLOPT_FOLLOWLOCATION, 1L);
+    curl.set(running.handle, CURLOPT_FAILONERROR, fetch->fail_on_error ? 1L : 0L);
+    curl.set(running.handle, CURLOPT_MAXREDIRS, 8L);
+    curl.set(running.handle, CURLOPT_CONNECTTIMEOUT, 30L);
+    curl.set(running.handle, CURLOPT_LOW_SPEED_LIMIT, 1L);
+    curl.set(running.handle, CURLOPT_LOW_SPEED_TIME, 60L);
+    curl.set(running.handle, CURLOPT_NOSIGNAL, 1L);
+    curl.set(running.handle, CURLOPT_ERRORBUFFER, reason);
+    curl.set(running.handle, CURLOPT_RESUME_FROM_LARGE, (curl_off_t)fetch->offset);
+    curl.set(running.handle, CURLOPT_WRITEFUNCTION, on_data);
+    curl.set(running.handle, CURLOPT_WRITEDATA, &running);
+    curl.set(running.handle, CURLOPT_NOPROGRESS, 0L);
+    curl.set(running.handle, CURLOPT_XFERINFOFUNCTION, on_progress);
+    curl.set(running.handle, CURLOPT_XFERINFODATA, &running);
+    CURLcode code = curl.perform(running.handle);
+    curl.info(running.handle, CURLINFO_RESPONSE_CODE, status);
+    curl.cleanup(running.handle);
+    curl.free_all(headers);
+    if (running.stopped)
+        return error_set(error, HYPURA_ERROR_CANCELLED, "the download was stopped");
+    if (code != CURLE_OK)
+        return error_set(error, HYPURA_ERROR_IO, "%.200s: %s", fetch->url, *reason ? reason : curl.text(code));
+    return HYPURA_OK;
+}
+
+static bool keep_text(void *context, const void *data, size_t size, uint64_t total, bool restarted)
+{
+    struct buffer *out = context;
+    (void)total, (void)restarted;
+    buffer_append(out, data, size);
+    return !out->failed;
+}
+
+hypura_status fetch_text(const char *url, const char *accept, const char *key, const char *body, struct buffer *out,
+                         long *status, hypura_error *error)
+{
+    struct fetch fetch = {.url = url, .accept = accept, .key = key, .body = body, .take = keep_text, .context = out};
+    out->limit = (size_t)16 << 20;
+    return fetch_run(&fetch, status, error);
+}

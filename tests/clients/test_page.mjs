@@ -1,0 +1,124 @@
+// The page at /ui in headless Chromium: a chat is held, the map moves, the slider changes the budget, nothing is
+// complained about. HYPURA_URL names the server; HYPURA_SCREENSHOTS a folder for pictures. Prints TAP.
+import assert from "node:assert/strict";
+import {existsSync} from "node:fs";
+
+const url = process.env.HYPURA_URL, pictures = process.env.HYPURA_SCREENSHOTS;
+const executablePath = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome",
+    process.env.CHROMIUM].find(path => path && existsSync(path));
+let playwright;
+try {
+    playwright = await import("playwright-core");
+} catch { /* skipped below */ }
+if (!playwright || !executablePath) {
+    console.log("1..0 # SKIP playwright-core or chromium is not installed");
+    process.exit(0);
+}
+const browser = await playwright.chromium.launch({executablePath, args: ["--no-sandbox"]});
+const complaints = [], foreign = [];
+const open = async options => {
+    const context = await browser.newContext(options);
+    const page = await context.newPage();
+    page.on("console", message => ["error", "warning"].includes(message.type()) && complaints.push(message.text()));
+    page.on("pageerror", error => complaints.push(String(error)));
+    page.on("request", request => new URL(request.url()).origin !== url && !request.url().startsWith("data:") && foreign.push(request.url()));
+    await page.goto(url + "/ui");
+    await page.waitForFunction(() => document.querySelectorAll("#model option").length > 0);
+    return page;
+};
+const picture = (page, name) => pictures && page.screenshot({path: `${pictures}/${name}.png`});
+const ask = async (page, text) => {
+    await page.fill("#text", text);
+    await page.keyboard.press("Enter");
+    await page.waitForFunction(() => document.querySelector("#send").textContent === "Send" &&
+        document.querySelector(".message:last-child .note")?.textContent, null, {timeout: 60000});
+};
+const tests = [
+    ["a chat is held, by keyboard alone", async () => {
+        const page = await open({viewport: {width: 1280, height: 800}});
+        await page.focus("#text");
+        await ask(page, "What does the ls command do?");
+        await ask(page, "And what does the rm command do?");
+        const texts = await page.$$eval(".message.assistant", list => list.map(e => e.textContent));
+        assert(texts.length === 2 && texts.every(text => text.length > 20), JSON.stringify(texts));
+        assert.match(await page.textContent(".message:last-child .note"), /tokens/);
+        await picture(page, "page-light");
+        await page.click("#again");
+        await page.waitForFunction(() => document.querySelector("#send").textContent === "Send", null, {timeout: 60000});
+        assert.equal((await page.$$(".message")).length, 4);
+        await page.reload();
+        await page.waitForSelector(".message.assistant");
+        assert.equal((await page.$$(".message")).length, 4);
+        await page.click("#new");
+        assert.equal((await page.$$(".message")).length, 0);
+        assert((await page.$$("#chats option")).length >= 2);
+    }],
+    ["the map and the figures move", async () => {
+        const page = await open({viewport: {width: 1280, height: 800}});
+        await page.waitForFunction(() => /8 layers/.test(document.querySelector("#map").getAttribute("aria-label")));
+        const figures = new Set(), labels = new Set(), pixels = new Set();
+        const asked = ask(page, "Explain the tar command at length, with all of its options.");
+        for (let i = 0; i < 12; i++) {
+            figures.add(await page.textContent("#speed"));
+            labels.add(await page.getAttribute("#map", "aria-label"));
+            pixels.add(await page.$eval("#map", canvas => canvas.toDataURL()));
+            await page.waitForTimeout(120);
+        }
+        await asked;
+        assert(figures.size > 1, [...figures].join());
+        assert(pixels.size > 1, "the map never changed");
+        assert.match([...labels][0], /experts/);
+    }],
+    ["the slider changes the budget", async () => {
+        const page = await open({viewport: {width: 1280, height: 800}});
+        await page.waitForFunction(() => !document.querySelector("#budget").disabled && document.querySelector("#budget").max > 2);
+        const before = await page.textContent("#budget-text");
+        await page.focus("#budget");
+        for (let i = 0; i < 30; i++) await page.keyboard.press("ArrowRight");
+        await page.waitForFunction(() => /The budget is/.test(document.querySelector("#budget-note").textContent), null, {timeout: 20000});
+        assert.notEqual(await page.textContent("#budget-text"), before);
+        await ask(page, "What does ls do?");
+    }],
+    ["an answer can be stopped", async () => {
+        const page = await open({viewport: {width: 1280, height: 800}});
+        await page.fill("#text", "Explain the tar command.");
+        await page.click("#send");
+        await page.waitForFunction(() => document.querySelector("#send").textContent === "Stop");
+        await page.click("#send");
+        await page.waitForFunction(() => document.querySelector("#send").textContent === "Send");
+    }],
+    ["it fits 360 pixels, in the dark", async () => {
+        const page = await open({viewport: {width: 360, height: 740}, colorScheme: "dark"});
+        await ask(page, "What does the ls command do?");
+        const width = await page.evaluate(() => document.documentElement.scrollWidth);
+        assert(width <= 360, `the page is ${width} pixels wide`);
+        await picture(page, "page-dark-360");
+        const wide = await open({viewport: {width: 1920, height: 1000}, colorScheme: "dark"});
+        await wide.waitForFunction(() => /8 layers/.test(document.querySelector("#map").getAttribute("aria-label")));
+        await picture(wide, "page-dark-wide");
+    }],
+    ["every control has a name", async () => {
+        const page = await open({viewport: {width: 1280, height: 800}});
+        const nameless = await page.$$eval("button, select, textarea, input", list => list.filter(e =>
+            !(e.textContent.trim() || e.labels?.length || e.getAttribute("aria-label"))).map(e => e.id));
+        assert.deepEqual(nameless, []);
+    }],
+    ["nothing is complained about, nothing is asked of elsewhere", async () => {
+        assert.deepEqual(complaints, []);
+        assert.deepEqual(foreign, []);
+    }],
+];
+console.log(`1..${tests.length}`);
+let failed = 0;
+for (const [i, [name, run]] of tests.entries()) {
+    try {
+        await run();
+        console.log(`ok ${i + 1} - ${name}`);
+    } catch (error) {
+        failed++;
+        console.log(`not ok ${i + 1} - ${name}`);
+        for (const line of String(error.stack ?? error).split("\n")) console.log(`# ${line}`);
+    }
+}
+await browser.close();
+process.exit(failed ? 1 : 0);
