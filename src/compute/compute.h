@@ -201,4 +201,34 @@ struct attention {
  * positions must be in the cache already. Works in the scratch of the struct compute. */
 void compute_attention(struct compute *compute, const struct attention *attention);
 
+/* ---- gated delta nets -------------------------------------------------------------------------------------------- */
+
+#define DELTA_NET_MAX_TAPS 64
+
+/* A recurrent layer (Yang et al., 2024) over rows of one sequence. Instead of a cache each value head keeps one matrix S
+ * of key_size x value_size. A token with key k, value v and query q changes it and is answered by it:
+ *     S = decay S;  S += k (beta (v - k S));  output = q S
+ * Queries, keys and values pass a causal convolution over the last taps inputs and a SiLU first; queries and keys are
+ * then brought to length 1, queries divided by the root of key_size besides.
+ *
+ * Tokens run one after another, columns of the matrices in parallel: how rows are cut into calls changes no bit. */
+struct delta_net {
+    size_t rows;
+    size_t heads_k, heads_v, key_size, value_size;
+    size_t taps;              /* 2 to DELTA_NET_MAX_TAPS */
+    bool tiled;               /* value head h reads key head h % heads_k, else h / (heads_v / heads_k) */
+    float epsilon;            /* least length of a query or key */
+    const float *convolution; /* [channels][taps]; channels: queries, keys, then values of all heads */
+    const float *input;       /* [rows][channels] */
+    float *convolved;         /* [rows][channels], for use inside */
+    const float *beta;        /* [rows][heads_v] */
+    const float *decay;       /* [rows][heads_v] */
+    float *output;            /* [rows][heads_v][value_size] */
+    const float *state;       /* delta_net_state_floats: the matrices, then the last taps - 1 inputs */
+    float *next;              /* the state after the rows; not the same memory */
+};
+
+size_t delta_net_state_floats(size_t heads_k, size_t heads_v, size_t key_size, size_t value_size, size_t taps);
+void compute_delta_net(struct compute *compute, const struct delta_net *net);
+
 #endif

@@ -77,9 +77,6 @@ static hypura_status check_heads(const struct model *model, hypura_error *error)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
                          "%s: attention heads of %zu and %zu elements; at most %d are possible",
                          gguf_file_path(model_file(model), 0), key, value, ATTENTION_MAX_SIZE);
-    if (p->recurrent_value_size > RECURRENT_MAX_SIZE)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: recurrent heads of %u elements; at most %u are possible",
-                         gguf_file_path(model_file(model), 0), p->recurrent_value_size, RECURRENT_MAX_SIZE);
     return HYPURA_OK;
 }
 

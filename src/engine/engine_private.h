@@ -41,9 +41,6 @@
 /* Queries of latent attention are as wide as the cache's rows; so many heads of them are worked on at once. */
 #define LATENT_HEADS 4096u
 
-/* The widest value head of a recurrent layer. */
-#define RECURRENT_MAX_SIZE 1024u
-
 struct geometry {
     const struct model *model;
     size_t threads;

@@ -13,9 +13,9 @@ static void layer_shape(struct kv_layer *out, const struct model *model, uint32_
         return;
     }
     if (layer->kind == LAYER_RECURRENT) {
-        size_t inner = (size_t)p->recurrent_heads_v * p->recurrent_value_size;
-        size_t channels = inner + 2 * (size_t)p->recurrent_heads_k * p->recurrent_key_size;
-        *out = (struct kv_layer){.state_floats = inner * p->recurrent_key_size + channels * (p->recurrent_conv - 1)};
+        *out = (struct kv_layer){.state_floats = delta_net_state_floats(p->recurrent_heads_k, p->recurrent_heads_v,
+                                                                        p->recurrent_key_size, p->recurrent_value_size,
+                                                                        p->recurrent_conv)};
         return;
     }
     if (layer->kind == LAYER_LATENT) {

@@ -1,0 +1,26 @@
+/* delta_net: the private contract between delta_net.c, which splits work over threads, and delta_net_kernels.c, which
+ * is built once for each instruction set. All variants give the same bits: see lanes.h. */
+#ifndef HYPURA_COMPUTE_DELTA_NET_H
+#define HYPURA_COMPUTE_DELTA_NET_H
+
+#include "compute/compute.h"
+
+/* Columns of a matrix, or channels, that one task takes. */
+#define DELTA_COLUMNS 64
+#define DELTA_CHANNELS 128
+
+struct delta_net_kernels {
+    /* The convolution, without its SiLU, of channels first to first + count, for all rows. */
+    void (*convolve)(const struct delta_net *net, size_t first, size_t count);
+    /* Brings the queries and keys of a row to their lengths. */
+    void (*normalise)(const struct delta_net *net, size_t row);
+    /* All rows through columns first to first + count of a value head's matrix. */
+    void (*run)(const struct delta_net *net, size_t head, size_t first, size_t count);
+};
+
+extern const struct delta_net_kernels delta_net_kernels_plain;
+extern const struct delta_net_kernels delta_net_kernels_avx2;
+extern const struct delta_net_kernels delta_net_kernels_avx512;
+extern const struct delta_net_kernels delta_net_kernels_neon;
+
+#endif
