@@ -354,13 +354,16 @@ static void abandon_unwanted(struct store *store, struct slot_class *slot_class)
 }
 
 /* A long prompt wants more of a layer than need be there at once. What was used of it already is the best victim for
- * the rest, so the rest waits: this much on its way, or not taken yet, keeps drive and cores busy. */
+ * the rest, so the rest waits: this much on its way, or not taken yet, keeps drive and cores busy, and no more than a
+ * part of the slots. */
 #define WINDOW_BYTES ((uint64_t)64 << 20)
+#define WINDOW_PART 4u
 #define WINDOW_LEAST 4u
 
 static bool enough_under_way(const struct slot_class *slot_class)
 {
-    return slot_class->granted >= MAX(WINDOW_BYTES / slot_class->stride, (uint64_t)WINDOW_LEAST);
+    uint64_t window = MIN(WINDOW_BYTES / slot_class->stride, (uint64_t)slot_class->target / WINDOW_PART);
+    return slot_class->granted >= MAX(window, (uint64_t)WINDOW_LEAST);
 }
 
 void cache_pump(struct store *store, struct slot_class *slot_class)

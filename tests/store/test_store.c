@@ -441,6 +441,42 @@ static void hits_misses_and_bytes_are_exact(void **state)
     fixture_free(&fixture);
 }
 
+static void a_prompt_keeps_part_of_the_cache(void **state)
+{
+    (void)state;
+    struct fixture fixture;
+    struct fixture_shape shape = mixed;
+    shape.pin_tensors = true;
+    fixture_make(&fixture, &shape);
+    uint64_t largest;
+    footprints(&fixture, UNIT_EXPERT, &largest);
+    /* Half of the experts fit, and every pass wants them all, a layer at a time: an eighth of them is on its way at
+     * once, so that three eighths can stay for the next pass. */
+    struct store *store = open_store(&fixture, 0, 32 * largest, &readers[1], NULL);
+    struct store_statistics before = {0}, after;
+    unit_number wanted[16];
+    for (int i = 0; i < 10; i++) {
+        if (i == 5)
+            store_statistics(store, &before);
+        for (uint32_t layer = 0; layer < 4; layer++) {
+            for (uint32_t j = 0; j < 16; j++)
+                wanted[j] = fixture.tensors + layer * 16 + j;
+            assert_ok(store_want(store, wanted, 16, &test_error));
+            for (uint32_t left = 16; left > 0; left--) {
+                size_t index;
+                assert_ok(store_wait_any(store, wanted, left, &index, &test_error));
+                get_and_check(store, &fixture, wanted[index]);
+                wanted[index] = wanted[left - 1];
+            }
+        }
+        store_advance(store);
+    }
+    store_statistics(store, &after);
+    assert_true(after.expert_hits - before.expert_hits > 5 * 64 / 4);
+    store_close(store);
+    fixture_free(&fixture);
+}
+
 static void a_file_system_without_direct_reads(void **state)
 {
     (void)state;
@@ -489,6 +525,7 @@ int main(void)
         cmocka_unit_test(memory_beyond_the_window_keeps_tensors),
         cmocka_unit_test(a_tensor_that_is_skipped_is_not_read_for_ever),
         cmocka_unit_test(hits_misses_and_bytes_are_exact),
+        cmocka_unit_test(a_prompt_keeps_part_of_the_cache),
         cmocka_unit_test(a_file_system_without_direct_reads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
