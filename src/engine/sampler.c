@@ -115,6 +115,41 @@ static hypura_status copy_breakers(struct sampler *s, const struct sampler_optio
     return status;
 }
 
+static bool penalizes(const struct sampler_options *o)
+{
+    return o->repeat_penalty != 1 || o->frequency_penalty != 0 || o->presence_penalty != 0 || o->dry_multiplier != 0;
+}
+
+/* How many candidates there can be at once: top-k straight from the logits keeps a short list, everything else that
+ * takes tokens away begins with all of them. */
+static size_t most_candidates(const struct sampler_options *o, size_t vocabulary)
+{
+    if (o->temperature <= 0 && o->dynamic_range == 0)
+        return 1;
+    for (size_t i = 0; i < o->step_count && !o->mirostat; i++) {
+        switch (o->steps[i]) {
+        case SAMPLER_TOP_K:
+            if (o->top_k)
+                return MIN((size_t)o->top_k, vocabulary);
+            break;
+        case SAMPLER_PENALTIES:
+        case SAMPLER_DRY:
+            break;
+        case SAMPLER_TOP_N_SIGMA:
+            if (o->top_n_sigma > 0)
+                return vocabulary;
+            break;
+        case SAMPLER_TYPICAL:
+            if (o->typical_p < 1)
+                return vocabulary;
+            break;
+        default:
+            return vocabulary;
+        }
+    }
+    return vocabulary;
+}
+
 hypura_status sampler_create(struct sampler **out, const struct sampler_options *options, size_t vocabulary,
                              hypura_error *error)
 {
@@ -124,6 +159,7 @@ hypura_status sampler_create(struct sampler **out, const struct sampler_options 
         status = ALLOCATE(&s, 1, "sampler", error);
     if (status != HYPURA_OK)
         return status;
+    size_t room = most_candidates(options, vocabulary);
     s->options = *options;
     s->candidates.vocabulary = vocabulary;
     bool keeps_all = options->repeat_last_n < 0 || options->dry_last_n < 0;
@@ -137,10 +173,10 @@ hypura_status sampler_create(struct sampler **out, const struct sampler_options 
     if (status == HYPURA_OK)
         status = ALLOCATE(&s->candidates.logits, vocabulary, "sampler", error);
     if (status == HYPURA_OK)
-        status = ALLOCATE(&s->candidates.items, vocabulary, "sampler", error);
+        status = ALLOCATE(&s->candidates.items, room, "sampler", error);
     if (status == HYPURA_OK)
-        status = ALLOCATE(&s->candidates.spare, vocabulary, "sampler", error);
-    if (status == HYPURA_OK)
+        status = ALLOCATE(&s->candidates.spare, room, "sampler", error);
+    if (status == HYPURA_OK && penalizes(options))
         status = ALLOCATE(&s->counts, vocabulary, "sampler", error);
     if (status == HYPURA_OK)
         status = ALLOCATE(&s->mask, (vocabulary + 31) / 32, "sampler", error);

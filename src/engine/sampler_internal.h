@@ -16,8 +16,8 @@ struct candidates {
     float *logits; /* [vocabulary] */
     size_t vocabulary;
     bool all;
-    struct candidate *items; /* room for vocabulary */
-    struct candidate *spare; /* room for vocabulary, for sorting */
+    struct candidate *items; /* room for as many as the steps can need */
+    struct candidate *spare; /* as much again, for sorting */
     size_t count;
     bool sorted; /* by logit, the likeliest first */
 };
@@ -38,7 +38,7 @@ struct sampler {
     struct buffer tail; /* the last bytes of the text, for breakers of several tokens */
 
     struct candidates candidates;
-    uint32_t *counts;  /* [vocabulary], zero between calls */
+    uint32_t *counts;  /* [vocabulary], zero between calls; NULL without penalties */
     uint32_t *mask;    /* (vocabulary + 31) / 32 words */
     uint32_t *matches; /* of DRY: room for the history */
     size_t match_capacity;
