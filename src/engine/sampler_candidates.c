@@ -123,6 +123,26 @@ void candidates_sort(struct candidates *c, size_t count)
     memcpy(c->items, best, count * sizeof *best);
 }
 
+/* e^x for x <= 0 within two units in the last place, made of operations that every machine rounds alike, so that a
+ * seed gives the same text everywhere; and a loop over it becomes vector code. */
+static float exp_portable(float x)
+{
+    x = MAX(x, -87.0f);
+    float n = (x * 1.44269504f + 12582912.0f) - 12582912.0f; /* to the nearest whole number */
+    float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;   /* x - n ln 2, in two parts */
+    float p = 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    uint32_t scale = (uint32_t)((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &scale, sizeof power);
+    return p * power;
+}
+
 void candidates_softmax(struct candidates *c)
 {
     candidates_list(c);
@@ -131,7 +151,7 @@ void candidates_softmax(struct candidates *c)
         most = MAX(most, c->items[i].logit);
     double sum = 0;
     for (size_t i = 0; i < c->count; i++) {
-        c->items[i].p = expf(c->items[i].logit - most);
+        c->items[i].p = exp_portable(c->items[i].logit - most);
         sum += (double)c->items[i].p;
     }
     float scale = (float)(1 / sum);
@@ -205,12 +225,38 @@ void candidates_top_k(struct candidates *c, size_t k)
     c->sorted = true;
 }
 
+enum { SHORT_LIST = 512 };
+
+/* Top-p without a list of all tokens: true when a short list of the likeliest is enough. */
+static bool top_p_short(struct candidates *c, float p)
+{
+    float most = best_logit(c), *shares = (float *)c->spare;
+    double sums[4] = {0};
+    if (c->vocabulary < SHORT_LIST)
+        return false;
+    for (size_t i = 0; i < c->vocabulary; i++)
+        shares[i] = exp_portable(c->logits[i] - most);
+    for (size_t i = 0; i < c->vocabulary; i++)
+        sums[i % 4] += c->logits[i] > -INFINITY ? (double)shares[i] : 0;
+    double wanted = (double)p * ((sums[0] + sums[1]) + (sums[2] + sums[3])), sum = 0;
+    candidates_top_k(c, SHORT_LIST);
+    for (size_t i = 0; i < c->count; i++) {
+        sum += (double)shares[c->items[i].token];
+        if (sum >= wanted) {
+            truncate_to(c, i + 1);
+            return true;
+        }
+    }
+    c->all = true;
+    return false;
+}
+
 void candidates_top_p(struct candidates *c, float p)
 {
-    if (p >= 1)
+    if (p >= 1 || (c->all && top_p_short(c, p)))
         return;
     candidates_softmax(c);
-    size_t ready = MIN(c->count, (size_t)512);
+    size_t ready = MIN(c->count, (size_t)SHORT_LIST);
     candidates_sort(c, ready);
     double sum = 0;
     for (size_t i = 0; i < c->count; i++) {
