@@ -78,7 +78,7 @@ __attribute__((unused)) static struct engine *open_smallest(const char *path, st
     struct engine *engine = NULL;
     options->budget = 1000;
     for (int tries = 0; engine_open(&engine, path, options, &test_error); tries++) {
-        unsigned long long smallest;
+        unsigned long long smallest = 0;
         const char *number = strstr(test_error.message, "the smallest that works is ");
         if (!number || sscanf(number, "the smallest that works is %llu bytes", &smallest) != 1 || tries == 20)
             fail_msg("%s: %s", path, test_error.message);
