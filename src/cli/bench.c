@@ -116,22 +116,6 @@ static hypura_status measure(struct engine *engine, struct rounds *prompt, struc
     return status;
 }
 
-/* Bytes of weights that one decoded token reads from memory: all tensors but the embedding's rows, and the experts
- * used. */
-static double bytes_per_token(const struct model *model)
-{
-    const struct model_parameters *p = model_parameters(model);
-    double bytes = 0;
-    for (unit_number u = 0; u < model_unit_count(model); u++) {
-        const struct unit *unit = model_unit(model, u);
-        if (unit->kind == UNIT_EXPERT)
-            bytes += (double)unit->bytes * p->experts_used / p->experts;
-        else if (unit->role != ROLE_TOKEN_EMBEDDING || model_tied_output(model))
-            bytes += (double)unit->bytes;
-    }
-    return bytes;
-}
-
 static void print_speed(const char *name, uint32_t tokens, const struct rounds *rounds)
 {
     if (tokens)
@@ -195,7 +179,7 @@ static int run(size_t count, char **arguments)
     if (!status && !write_statistics(engine))
         result = EXIT_FAILED;
     interrupts_cancel(NULL);
-    engine_close(engine);
+    close_engine(engine);
     memory_free(prompt.speeds);
     memory_free(decoding.speeds);
     return result;

@@ -98,6 +98,20 @@ hypura_status open_engine(struct engine **out, const char *path, hypura_error *e
 /* The engine options that the command line asked for. */
 hypura_status engine_options_of(struct engine_options *out, hypura_error *error);
 
+/* Closes it again, and what --progress started. NULL is fine. */
+void close_engine(struct engine *engine);
+
+/* The line of --progress, from a thread of its own. */
+void progress_start(struct engine *engine);
+void progress_stop(void);
+
+/* Bytes of weights that one decoded token reads: all tensors but the embedding's other rows, and the experts used. */
+double bytes_per_token(const struct model *model);
+
+/* The least time that the bytes of decoding take, on the disk or through the memory as they were measured, over the
+ * time that it took: 1 is the limit. Below 0 where nothing was measured or decoded. */
+double share_of_limit(const struct engine *engine, const struct engine_statistics *statistics, enum plan_bound *bound);
+
 /* Writes --stats, when asked for. Returns false after reporting that it could not. */
 bool write_statistics(struct engine *engine);
 

@@ -107,7 +107,15 @@ hypura_status open_engine(struct engine **out, const char *path, hypura_error *e
     status = engine_open(out, path, &options, error);
     if (progress.drawn)
         fprintf(stderr, "\r\033[K");
+    if (!status && compute_options.progress)
+        progress_start(*out);
     return status;
+}
+
+void close_engine(struct engine *engine)
+{
+    progress_stop();
+    engine_close(engine);
 }
 
 json_t *statistics_json(struct engine *engine)
@@ -115,8 +123,11 @@ json_t *statistics_json(struct engine *engine)
     struct engine_statistics s;
     engine_statistics(engine, &s);
     const struct plan *plan = engine_plan(engine);
+    enum plan_bound bound = BOUND_MEMORY;
+    double share = share_of_limit(engine, &s, &bound);
     return json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}",
+        "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+        "s:o, s:s}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -127,7 +138,8 @@ json_t *statistics_json(struct engine *engine)
         (json_int_t)s.store.bytes_guessed, "bytes_wasted", (json_int_t)s.store.bytes_wasted, "expert_hits",
         (json_int_t)s.store.expert_hits, "expert_misses", (json_int_t)s.store.expert_misses, "peak_rss_bytes",
         (json_int_t)s.peak_rss_bytes, "budget_bytes", (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu,
-        "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage);
+        "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage, "share_of_limit",
+        share < 0 ? json_null() : json_real(share), "bound", plan_bound_name(bound));
 }
 
 bool write_statistics(struct engine *engine)

@@ -105,7 +105,7 @@ static int run(size_t count, char **arguments)
         status = error_set_errno(&error, errno, "cannot write %s", out_path);
     bool written = status || write_statistics(engine);
     interrupts_cancel(NULL);
-    engine_close(engine);
+    close_engine(engine);
     memory_free(tokens);
     return status ? report_error(&error) : written ? EXIT_OK : EXIT_FAILED;
 }

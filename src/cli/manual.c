@@ -84,7 +84,7 @@ static int run(size_t count, char **arguments)
            "bytes_read,\n"
            "bytes_demanded, bytes_guessed, bytes_wasted, expert_hits, expert_misses, peak_rss_bytes, budget_bytes, "
            "bytes_gpu,\n"
-           "bytes_ram, bytes_storage.\n"
+           "bytes_ram, bytes_storage, share_of_limit, bound.\n"
            ".SH ENVIRONMENT\n"
            ".TP\n.B HYPURA_MODEL\nThe model that runs when none is named.\n"
            ".TP\n.B HYPURA_INSTRUCTIONS\nplain, avx2, avx512 or neon: compute with a lesser instruction set than the "

@@ -72,7 +72,7 @@ static int run(size_t count, char **arguments)
     int exit_status = status ? report_error(&error) : write_statistics(engine) ? EXIT_OK : EXIT_FAILED;
     interrupts_cancel(NULL);
     token_array_free(&tokens);
-    engine_close(engine);
+    close_engine(engine);
     memory_free(text);
     return exit_status;
 }

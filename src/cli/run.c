@@ -180,6 +180,8 @@ static void print_figures(struct engine *engine)
     char a[32], b[32];
     engine_statistics(engine, &s);
     uint64_t experts = s.store.expert_hits + s.store.expert_misses;
+    enum plan_bound bound = BOUND_MEMORY;
+    double share = share_of_limit(engine, &s, &bound);
     fprintf(stderr, "\n  mode          %s\n", plan_mode_name(engine_plan(engine)->mode));
     if (s.prompt_seconds > 0)
         fprintf(stderr, "  prompt        %llu tokens, %.1f tokens/s\n", (unsigned long long)s.prompt_tokens,
@@ -187,6 +189,8 @@ static void print_figures(struct engine *engine)
     if (s.decode_seconds > 0)
         fprintf(stderr, "  answer        %llu tokens, %.1f tokens/s\n", (unsigned long long)s.generated_tokens,
                 (double)s.generated_tokens / s.decode_seconds);
+    if (share >= 0)
+        fprintf(stderr, "  limit         %.0f %% of what this %s allows\n", 100 * share, plan_bound_name(bound));
     if (experts)
         fprintf(stderr, "  expert hits   %.1f %% of %llu uses\n", 100.0 * (double)s.store.expert_hits / (double)experts,
                 (unsigned long long)experts);
@@ -232,7 +236,7 @@ static void close_conversation(struct conversation *chat)
     generator_destroy(chat->generator);
     sampler_destroy(chat->sampler);
     chat_template_free(chat->template);
-    engine_close(chat->engine);
+    close_engine(chat->engine);
     json_decref(chat->messages);
     buffer_free(&chat->answer);
 }
@@ -270,6 +274,7 @@ static int run(size_t count, char **arguments)
             status = converse(&chat, &error);
     }
     bool written = true;
+    progress_stop();
     if (chat.engine) {
         if (draw_map) {
             draw_tier_map(stderr, chat.engine);

@@ -320,6 +320,7 @@ void engine_statistics(struct engine *engine, struct engine_statistics *out)
         .prompt_tokens = atomic_load(&engine->prompt_tokens),
         .generated_tokens = atomic_load(&engine->generated_tokens),
         .prompt_seconds = (double)atomic_load(&engine->prompt_nanoseconds) * 1e-9,
+        .decode_bytes_read = atomic_load(&engine->decode_bytes_read),
         .decode_seconds = (double)atomic_load(&engine->decode_nanoseconds) * 1e-9,
         .peak_rss_bytes = memory_peak_resident_bytes(),
         .budget_bytes = atomic_load(&engine->budget),

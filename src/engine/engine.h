@@ -102,6 +102,7 @@ struct engine_statistics {
     double load_seconds;
     uint64_t prompt_tokens, generated_tokens; /* batches of several tokens, of one */
     double prompt_seconds, decode_seconds;
+    uint64_t decode_bytes_read; /* from storage, while decoding */
     uint64_t peak_rss_bytes;
     uint64_t budget_bytes;
     uint64_t bytes_gpu, bytes_ram, bytes_storage; /* of the weights, by tier now: storage is what is in no memory */

@@ -221,7 +221,7 @@ struct engine {
     atomic_bool cancelled;
     _Atomic uint64_t budget;
     double load_seconds;
-    _Atomic uint64_t prompt_tokens, generated_tokens, prompt_nanoseconds, decode_nanoseconds;
+    _Atomic uint64_t prompt_tokens, generated_tokens, prompt_nanoseconds, decode_nanoseconds, decode_bytes_read;
 };
 
 /* ---- weights -------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
 QUESTION = "What does the ls command do?"
 STATISTICS = """model mode threads prompt_tokens generated_tokens load_seconds prompt_seconds decode_seconds
     prompt_tokens_per_second decode_tokens_per_second bytes_read bytes_demanded bytes_guessed bytes_wasted expert_hits
-    expert_misses peak_rss_bytes budget_bytes bytes_gpu bytes_ram bytes_storage""".split()
+    expert_misses peak_rss_bytes budget_bytes bytes_gpu bytes_ram bytes_storage share_of_limit bound""".split()
 COMMANDS = ["run", "inspect", "bench", "profile", "iobench", "replay", "logits", "synth", "tokenize", "template",
             "perplexity", "completion", "manual", "serve", "list", "pull", "rm", "ps", "stop"]
 
@@ -230,6 +230,13 @@ def a_synthetic_model_runs():
     hypura("synth", "--preset", "nothing", path("x.gguf"), status=2)
     hypura("synth", "--heads", 7, path("x.gguf"), status=2)
     assert not os.path.exists(path("x.gguf"))
+
+
+def progress_is_shown_beside_the_answer():
+    out, err = hypura("run", MODEL, "--raw", "--prompt", "The", "--ignore-eos", "--max-tokens", 60, "--memory", "10M",
+                      "--context", 256, "--progress", "--no-state")
+    assert "tokens/s, disk" in err and "expert hits" in err, err
+    assert "tokens/s, disk" not in out
 
 
 def a_drive_and_a_machine_are_measured():
