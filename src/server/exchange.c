@@ -1,0 +1,349 @@
+/* The answer of a request, from whoever writes it to the connection that carries it. */
+#include "server/http_private.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+
+/* ---- the answer ----------------------------------------------------------------------------------------------------
+ */
+
+struct server *exchange_server(const struct exchange *exchange)
+{
+    return &exchange->http->server;
+}
+
+const char *exchange_id(const struct exchange *exchange)
+{
+    return exchange->id;
+}
+
+const char *exchange_rest(const struct exchange *exchange)
+{
+    return exchange->rest;
+}
+
+void exchange_hold(struct exchange *exchange)
+{
+    atomic_fetch_add(&exchange->references, 1);
+}
+
+void exchange_release(struct exchange *exchange)
+{
+    if (atomic_fetch_sub(&exchange->references, 1) != 1)
+        return;
+    atomic_fetch_sub(&exchange->http->body_bytes, exchange->body.size);
+    buffer_free(&exchange->body);
+    buffer_free(&exchange->out);
+    json_decref(exchange->json);
+    pthread_mutex_destroy(&exchange->mutex);
+    memory_free(exchange->path);
+    memory_free(exchange);
+}
+
+/* With the mutex held. */
+static void wake(struct exchange *exchange)
+{
+    if (exchange->suspended && !exchange->gone) {
+        exchange->suspended = false;
+        mhd.resume_connection(exchange->connection);
+    }
+}
+
+void exchange_reply(struct exchange *exchange, unsigned status, const char *type, const char *text, size_t size)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    if (!exchange->ready) {
+        buffer_append(&exchange->out, text, size);
+        exchange->status = status;
+        exchange->type = type;
+        exchange->ready = exchange->ended = true;
+        wake(exchange);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+}
+
+void exchange_reply_json(struct exchange *exchange, unsigned status, json_t *json)
+{
+    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    if (text)
+        exchange_reply(exchange, status, TYPE_JSON, text, strlen(text));
+    else
+        exchange_reply(exchange, 500, TYPE_JSON, "{\"error\":\"out of memory\"}", 25);
+    free(text);
+}
+
+bool exchange_write(struct exchange *exchange, const char *type, const char *text, size_t size)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    bool listened = !exchange->gone && !exchange->ended;
+    if (listened) {
+        if (!exchange->ready) {
+            exchange->status = 200;
+            exchange->type = type;
+            exchange->ready = exchange->streaming = true;
+        }
+        buffer_append(&exchange->out, text, size);
+        wake(exchange);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+    return listened;
+}
+
+void exchange_end(struct exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    exchange->ended = true;
+    wake(exchange);
+    pthread_mutex_unlock(&exchange->mutex);
+}
+
+bool exchange_write_line(struct exchange *exchange, json_t *json)
+{
+    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    if (!text)
+        return false;
+    size_t size = strlen(text);
+    text[size] = '\n'; /* in place of the NUL */
+    bool listened = exchange_write(exchange, TYPE_NDJSON, text, size + 1);
+    free(text);
+    return listened;
+}
+
+bool exchange_write_event(struct exchange *exchange, const char *event, json_t *json)
+{
+    char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
+    json_decref(json);
+    struct buffer out = {0};
+    if (event)
+        buffer_append_format(&out, "event: %s\n", event);
+    buffer_append_string(&out, "data: ");
+    buffer_append_string(&out, text ? text : "{}");
+    buffer_append_string(&out, "\n\n");
+    bool listened = !out.failed && exchange_write(exchange, TYPE_EVENTS, out.data, out.size);
+    buffer_free(&out);
+    free(text);
+    return listened;
+}
+
+bool exchange_begun(struct exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    bool begun = exchange->ready;
+    pthread_mutex_unlock(&exchange->mutex);
+    return begun;
+}
+
+size_t exchange_backlog(struct exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    size_t bytes = exchange->out.size - exchange->sent;
+    pthread_mutex_unlock(&exchange->mutex);
+    return bytes;
+}
+
+/* The HTTP thread does not look at a suspended connection, so this does. */
+bool exchange_alive(struct exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    if (!exchange->gone && exchange->socket >= 0) {
+        char byte;
+        ssize_t got = recv(exchange->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
+        if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
+            exchange->socket = -1;
+    }
+    bool alive = !exchange->gone && exchange->socket >= 0;
+    pthread_mutex_unlock(&exchange->mutex);
+    return alive;
+}
+
+static const char *openai_error_type(unsigned status)
+{
+    switch (status) {
+    case 401:
+        return "authentication_error";
+    case 403:
+        return "permission_error";
+    case 404:
+        return "not_found_error";
+    case 429:
+        return "rate_limit_error";
+    default:
+        return status >= 500 ? "server_error" : "invalid_request_error";
+    }
+}
+
+static json_t *error_json(enum api api, unsigned status, const char *message)
+{
+    /* A message may quote bytes of a request or a file. */
+    json_t *text = json_string(message);
+    if (!text)
+        text = json_string("an error whose message is not UTF-8 text");
+    if (api == API_OPENAI)
+        return json_pack("{s:{s:o, s:s, s:n, s:s?}}", "error", "message", text, "type", openai_error_type(status),
+                         "param", "code",
+                         status == 401   ? "invalid_api_key"
+                         : status == 404 ? "not_found"
+                                         : NULL);
+    if (api == API_ANTHROPIC)
+        return json_pack("{s:s, s:{s:s, s:o}}", "type", "error", "error", "type",
+                         status == 503   ? "overloaded_error"
+                         : status >= 500 ? "api_error"
+                                         : openai_error_type(status),
+                         "message", text);
+    return json_pack("{s:o}", "error", text);
+}
+
+void exchange_fail(struct exchange *exchange, unsigned status, const char *message)
+{
+    enum api api = exchange->route ? exchange->route->api : API_OLLAMA;
+    json_t *json = error_json(api, status, message);
+    if (status >= 500)
+        atomic_fetch_add(&exchange->http->server.counters.failed, 1);
+    if (!exchange_begun(exchange)) {
+        exchange_reply_json(exchange, status, json);
+        return;
+    }
+    if (api == API_OLLAMA)
+        exchange_write_line(exchange, json);
+    else
+        exchange_write_event(exchange, api == API_ANTHROPIC ? "error" : NULL, json);
+    exchange_end(exchange);
+}
+
+unsigned status_of_error(const hypura_error *error)
+{
+    switch (error->status) {
+    case HYPURA_ERROR_ARGUMENT:
+    case HYPURA_ERROR_UNSUPPORTED:
+        return 400;
+    case HYPURA_ERROR_CANCELLED:
+        return 499;
+    default:
+        return 500;
+    }
+}
+
+void exchange_fail_with(struct exchange *exchange, const hypura_error *error)
+{
+    exchange_fail(exchange, status_of_error(error), error->message);
+}
+
+json_t *exchange_json(struct exchange *exchange)
+{
+    if (exchange->json)
+        return exchange->json;
+    if (exchange->body.size == 0) {
+        exchange_fail(exchange, 400, "missing request body");
+        return NULL;
+    }
+    json_error_t where;
+    json_t *json = json_loadb(exchange->body.data, exchange->body.size, 0, &where);
+    if (json && json_is_object(json)) {
+        exchange->json = json;
+        return json;
+    }
+    char message[320];
+    if (json)
+        snprintf(message, sizeof message, "the request's body is JSON, but no object");
+    else
+        snprintf(message, sizeof message, "the request's body is not valid JSON: line %d, column %d: %s", where.line,
+                 where.column, where.text);
+    json_decref(json);
+    exchange_fail(exchange, 400, message);
+    return NULL;
+}
+
+/* ---- sending -------------------------------------------------------------------------------------------------------
+ */
+
+static ssize_t read_answer(void *context, uint64_t position, char *out, size_t room)
+{
+    struct exchange *exchange = context;
+    (void)position;
+    pthread_mutex_lock(&exchange->mutex);
+    size_t left = exchange->out.size - exchange->sent;
+    ssize_t given = 0;
+    if (left) {
+        given = (ssize_t)MIN(left, room);
+        memcpy(out, exchange->out.data + exchange->sent, (size_t)given);
+        exchange->sent += (size_t)given;
+        exchange->sent_before += (uint64_t)given;
+        if (exchange->sent == exchange->out.size) {
+            buffer_clear(&exchange->out);
+            exchange->sent = 0;
+        }
+    } else if (exchange->ended) {
+        given = MHD_CONTENT_READER_END_OF_STREAM;
+    } else {
+        exchange->suspended = true;
+        mhd.suspend_connection(exchange->connection);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+    return given;
+}
+
+static enum MHD_Result queue_answer(struct exchange *exchange)
+{
+    struct MHD_Response *response;
+    static char empty[1];
+    bool small = !exchange->streaming && exchange->out.size <= 1024 * 1024;
+    if (small)
+        response = mhd.create_response_from_buffer(exchange->out.size, exchange->out.data ? exchange->out.data : empty,
+                                                   MHD_RESPMEM_MUST_COPY);
+    else
+        response = mhd.create_response_from_callback(exchange->streaming ? MHD_SIZE_UNKNOWN : exchange->out.size, 16384,
+                                                     read_answer, exchange, NULL);
+    if (!response)
+        return MHD_NO;
+    if (small)
+        exchange->sent_before = exchange->out.size;
+    mhd.add_response_header(response, "X-Request-Id", exchange->id);
+    mhd.add_response_header(response, "X-Content-Type-Options", "nosniff");
+    if (exchange->type)
+        mhd.add_response_header(response, "Content-Type", exchange->type);
+    if (exchange->streaming || exchange->status >= 400)
+        mhd.add_response_header(response, "Cache-Control", "no-cache");
+    if (exchange->status == 401)
+        mhd.add_response_header(response, "WWW-Authenticate", "Bearer");
+    if (exchange->status == 503)
+        mhd.add_response_header(response, "Retry-After", "1");
+    if (exchange->status == 405 && exchange->route)
+        mhd.add_response_header(response, "Allow", exchange->route->method);
+    if (exchange->type && strncmp(exchange->type, "text/html", 9) == 0)
+        mhd.add_response_header(response, "Content-Security-Policy",
+                                "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+                                "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+                                "frame-ancestors 'none'");
+    if (exchange->origin[0]) {
+        mhd.add_response_header(response, "Access-Control-Allow-Origin", exchange->origin);
+        mhd.add_response_header(response, "Vary", "Origin");
+        mhd.add_response_header(response, "Access-Control-Expose-Headers", "X-Request-Id");
+        if (exchange->preflight) {
+            mhd.add_response_header(response, "Access-Control-Allow-Methods", "GET, HEAD, POST, DELETE, OPTIONS");
+            mhd.add_response_header(response, "Access-Control-Allow-Headers", "*, Authorization");
+            mhd.add_response_header(response, "Access-Control-Max-Age", "86400");
+        }
+    }
+    enum MHD_Result result = mhd.queue_response(exchange->connection, exchange->status, response);
+    mhd.destroy_response(response);
+    return result;
+}
+
+enum MHD_Result exchange_deliver(struct exchange *exchange)
+{
+    enum MHD_Result result = MHD_YES;
+    pthread_mutex_lock(&exchange->mutex);
+    bool ready = exchange->ready;
+    if (!ready) {
+        exchange->suspended = true;
+        mhd.suspend_connection(exchange->connection);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+    if (ready)
+        result = queue_answer(exchange);
+    return result;
+}

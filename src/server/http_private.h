@@ -1,0 +1,55 @@
+/* HTTP connections and exchanges, as http.c and exchange.c share them. */
+#ifndef HYPURA_SERVER_HTTP_PRIVATE_H
+#define HYPURA_SERVER_HTTP_PRIVATE_H
+
+#include "server/mhd.h"
+#include "server/server_private.h"
+
+struct connection {
+    struct connection *next, *previous;
+    int socket;
+    uint64_t waiting_since; /* for a request to arrive in whole; 0: it did */
+};
+
+struct http {
+    struct server server;
+    struct MHD_Daemon *daemon;
+    pthread_mutex_t mutex; /* the list */
+    struct connection *connections;
+    _Atomic uint64_t body_bytes;
+    bool loopback;
+};
+
+struct exchange {
+    struct http *http;
+    struct MHD_Connection *connection;
+    struct connection *place;
+    const struct route *route;
+    char id[17];
+    char origin[256]; /* that may read the answer, or empty */
+    char *path;
+    const char *rest;
+    atomic_uint references;
+
+    /* the HTTP thread's */
+    struct buffer body;
+    json_t *json;
+    uint64_t discarded, start;
+    unsigned refusal; /* status, once it is clear that the request will not be served */
+    const char *refusal_message;
+    bool handled, preflight;
+
+    pthread_mutex_t mutex; /* all below */
+    struct buffer out;
+    size_t sent;
+    uint64_t sent_before; /* bytes that left the buffer */
+    const char *type;
+    unsigned status;
+    bool ready, streaming, ended, suspended, gone;
+    int socket;
+};
+
+/* Sends what is ready, or sleeps until something is; the HTTP thread. */
+enum MHD_Result exchange_deliver(struct exchange *exchange);
+
+#endif
