@@ -7,7 +7,6 @@
 #include <editline/readline.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char *prompt_text, *prompt_path, *system_text;
@@ -112,7 +111,7 @@ static hypura_status turn_tokens(struct conversation *chat, const char *text, si
     if (!content)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the prompt is not UTF-8 text");
     json_array_append_new(chat->messages, json_pack("{s:s, s:o}", "role", "user", "content", content));
-    struct chat_input input = {.messages = chat->messages, .add_generation_prompt = true, .now = (int64_t)time(NULL)};
+    struct chat_input input = {.messages = chat->messages, .add_generation_prompt = true, .now = prompt_now()};
     return prompt_from_chat(chat->template, chat->vocabulary, &input, tokens, NULL, error);
 }
 

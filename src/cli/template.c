@@ -1,10 +1,10 @@
 /* hypura template: what a chat looks like to the model. */
+#include "engine/prompt.h"
 #include "model/template.h"
 #include "cli/cli.h"
 #include "model/vocabulary.h"
 
 #include <string.h>
-#include <time.h>
 
 static const char *messages_path = "-", *tools_path;
 static bool no_generation_prompt, show_source;
@@ -64,7 +64,7 @@ static hypura_status render(const struct gguf *file, const struct vocabulary *vo
             .add_generation_prompt = !no_generation_prompt,
             .bos_text = vocabulary_text(vocabulary, vocabulary_special(vocabulary, SPECIAL_BOS)).data,
             .eos_text = vocabulary_text(vocabulary, vocabulary_special(vocabulary, SPECIAL_EOS)).data,
-            .now = (int64_t)time(NULL)};
+            .now = prompt_now()};
         status = chat_render(template, &input, &text, error);
         /* What the tokenizer adds itself is no part of the text that it is given. */
         if (!status)

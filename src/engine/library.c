@@ -8,7 +8,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <time.h>
 
 struct hypura_model {
     struct engine *engine;
@@ -159,7 +158,7 @@ hypura_status hypura_chat(hypura_model *model, const char *messages_json, const 
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the messages are no JSON array: %s",
                          parsed ? "expected [{\"role\": ..., \"content\": ...}, ...]" : problem.text);
     }
-    struct chat_input input = {.messages = messages, .add_generation_prompt = true, .now = (int64_t)time(NULL)};
+    struct chat_input input = {.messages = messages, .add_generation_prompt = true, .now = prompt_now()};
     struct token_array tokens = {0};
     hypura_status status = prompt_from_chat(model->template, model->vocabulary, &input, &tokens, NULL, error);
     if (!status)

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 hypura_status prompt_open_template(struct chat_template **out, const struct gguf *file, const char *variant,
                                    hypura_error *error)
@@ -17,6 +18,13 @@ hypura_status prompt_open_template(struct chat_template **out, const struct gguf
         gguf_get_string(file, "tokenizer.chat_template", &source);
     hypura_status status = chat_template_parse(out, source.data, source.size, error);
     return status ? error_prefix(error, "the model's chat template") : HYPURA_OK;
+}
+
+int64_t prompt_now(void)
+{
+    time_t now = time(NULL);
+    struct tm local;
+    return (int64_t)now + (localtime_r(&now, &local) ? local.tm_gmtoff : 0);
 }
 
 /* NULL for a token that the model does not have. */

@@ -12,6 +12,9 @@
 hypura_status prompt_open_template(struct chat_template **out, const struct gguf *file, const char *variant,
                                    hypura_error *error);
 
+/* What chat_input.now wants: seconds of the local wall clock. */
+int64_t prompt_now(void);
+
 /* Renders and tokenizes a chat; bos_text and eos_text of the input are filled in here. The rendered text goes to *text
  * when that is not NULL (free it with rendered_text_free). */
 hypura_status prompt_from_chat(const struct chat_template *template, const struct vocabulary *vocabulary,

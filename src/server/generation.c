@@ -181,7 +181,7 @@ static hypura_status render(struct generation *generation, hypura_error *error)
                                .tools = generation->tools,
                                .variables = generation->variables,
                                .add_generation_prompt = true,
-                               .now = (int64_t)time(NULL)};
+                               .now = prompt_now()};
     if (!status)
         status = prompt_from_chat(template, loaded->vocabulary, &input, &generation->prompt, &rendered, error);
     if (!status)
