@@ -286,6 +286,9 @@ static bool fits_loaded(const struct worker *worker, const struct job *job)
     const struct loaded_model *loaded = &worker->loaded;
     if (!loaded->engine || strcmp(loaded->entry.path, job->model.path) != 0)
         return false;
+    /* A file that was replaced is another model. */
+    if (loaded->entry.bytes != job->model.bytes || loaded->entry.modified != job->model.modified)
+        return false;
     uint32_t positions = engine_plan(loaded->engine)->positions;
     uint32_t most = model_parameters(engine_model(loaded->engine))->context;
     return job->context <= positions || positions >= most;

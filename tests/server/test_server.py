@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -673,6 +674,24 @@ def a_client_that_leaves_stops_its_answer():
         SERVER.post("/api/embed", {"model": MODEL, "input": "x"})  # waits until nothing else runs
         assert time.time() - start < 5
     assert "broken_off=true" in SERVER.logged() or "status=499" in SERVER.logged()
+
+
+def a_file_may_change_or_go_while_it_is_served():
+    os.makedirs(SERVER.folder, exist_ok=True)
+    path = os.path.join(SERVER.folder, "moving.gguf")
+    shutil.copy(FILE, path)
+    ask = lambda status: SERVER.post("/api/chat", {**chat(stream=False), "model": "moving"}, status)
+    loads = lambda: SERVER.logged().count('"model loaded" model=moving:latest')
+    assert ask(200)["message"]["content"].startswith(ANSWER) and loads() == 1
+    assert ask(200) and loads() == 1
+    os.utime(path, (1, 1))
+    assert ask(200)["message"]["content"].startswith(ANSWER) and loads() == 2
+    with open(path, "r+b") as file:
+        file.truncate(1000)
+    assert "moving.gguf" in ask(500)["error"]
+    os.remove(path)
+    assert ask(404)["error"] == "model 'moving' not found"
+    assert SERVER.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
 
 
 def half_a_request_is_no_request():
