@@ -95,8 +95,7 @@ static void scale_queries_by_position(struct engine *engine, size_t width)
     if (p->attention_temperature_scale == 0.0f)
         return;
     for (size_t r = 0; r < engine->rows; r++) {
-        double steps = floor((engine->scratch.positions[r] + (double)p->attention_temperature_offset) /
-                             p->attention_temperature_floor);
+        double steps = floor(engine->scratch.positions[r] / (double)p->attention_temperature_floor);
         float factor = (float)(log(steps + 1.0) * p->attention_temperature_scale + 1.0);
         float *query = engine->scratch.query + r * width;
         compute_scale(engine->compute, query, query, factor, width);

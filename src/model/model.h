@@ -38,8 +38,6 @@ enum layer_kind {
 enum tensor_role {
     /* of the whole model, before the layers */
     ROLE_TOKEN_EMBEDDING,
-    ROLE_TOKEN_EMBEDDING_NORM,
-    ROLE_TOKEN_EMBEDDING_NORM_BIAS,
     ROLE_ROPE_FACTORS,
     ROLE_ROPE_FACTORS_LONG,
     ROLE_ROPE_FACTORS_SHORT,
@@ -177,8 +175,7 @@ struct model_parameters {
     float norm_epsilon;
     /* experts */
     uint32_t experts, experts_used, expert_feed_forward;
-    uint32_t shared_feed_forward; /* of all shared experts together; 0: none */
-    uint32_t dense_leading_layers;
+    uint32_t shared_feed_forward;               /* of all shared experts together; 0: none */
     uint32_t expert_groups, expert_groups_used; /* 0: not grouped */
     enum router_gate router_gate;
     bool router_normalise; /* chosen weights are divided by their sum */
@@ -196,8 +193,7 @@ struct model_parameters {
     float attention_soft_cap, output_soft_cap;           /* 0: none */
     float embedding_scale, residual_scale, output_scale; /* factors; 1: none */
     float attention_temperature_scale;                   /* 0: none. Queries at position p are multiplied by */
-    float attention_temperature_floor,
-        attention_temperature_offset; /* 1 + scale * ln(1 + floor((p + offset) / floor)) */
+    float attention_temperature_floor;                   /* 1 + scale * ln(1 + floor(p / floor)) */
     /* MLA: heads of latent_key_size (of which the last rotary elements turn) and latent_value_size */
     uint32_t q_rank, kv_rank, latent_key_size, latent_value_size;
     /* gated delta net */

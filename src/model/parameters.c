@@ -188,7 +188,6 @@ static hypura_status read_experts(struct model *model, struct reader *reader, hy
     /* Converters disagree on which key holds the width of an expert; the tensors themselves do not. */
     p->expert_feed_forward = first_dimension(model, ROLE_EXPERT_DOWN);
     p->shared_feed_forward = first_dimension(model, ROLE_SHARED_DOWN);
-    TRY(optional_number(reader, "leading_dense_block_count", MAX_LAYERS, &p->dense_leading_layers, error));
 
     uint32_t gate = 0;
     TRY(optional_number(reader, "expert_gating_func", 1000, &gate, error));

@@ -32,7 +32,6 @@ enum extent {
     LATENT_KV_B,
     LATENT_NOPE,
     LATENT_VALUE,
-    LATENT_ATTENDED,
     RECURRENT_CONV,
     RECURRENT_CHANNELS,
     RECURRENT_VALUE_HEADS,
@@ -51,8 +50,6 @@ struct role_row {
 /* Names as GGUF files carry them (gguf-py's tensor names). */
 static const struct role_row roles[ROLE_COUNT] = {
     [ROLE_TOKEN_EMBEDDING] = {"token embedding", "token_embd.weight", false, {EMBEDDING, VOCABULARY}},
-    [ROLE_TOKEN_EMBEDDING_NORM] = {"token embedding norm", "token_embd_norm.weight", false, {EMBEDDING}},
-    [ROLE_TOKEN_EMBEDDING_NORM_BIAS] = {"token embedding norm bias", "token_embd_norm.bias", false, {EMBEDDING}},
     [ROLE_ROPE_FACTORS] = {"rope factors", "rope_freqs.weight", false, {ROTARY_HALF}},
     [ROLE_ROPE_FACTORS_LONG] = {"rope factors long", "rope_factors_long.weight", false, {ROTARY_HALF}},
     [ROLE_ROPE_FACTORS_SHORT] = {"rope factors short", "rope_factors_short.weight", false, {ROTARY_HALF}},
@@ -268,8 +265,6 @@ static uint64_t extent_value(enum extent extent, const struct model *model, cons
         return p->latent_key_size - p->rotary;
     case LATENT_VALUE:
         return p->latent_value_size;
-    case LATENT_ATTENDED:
-        return (uint64_t)layer->heads * p->latent_value_size;
     case RECURRENT_CONV:
         return p->recurrent_conv;
     case RECURRENT_CHANNELS:
@@ -335,6 +330,31 @@ static hypura_status missing(const struct model *model, int32_t layer, enum tens
         snprintf(name, sizeof name, "blk.%d.%s", layer, roles[role].name);
     return error_set(error, HYPURA_ERROR_FORMAT, "%s: tensor '%s' is missing; architecture '%s' needs it",
                      gguf_file_path(model->file, 0), name, model->architecture->name);
+}
+
+/* Whether the forward pass of such a layer reads a tensor of this role: one that it would pass over is refused. */
+static bool is_used(const struct model_layer *layer, enum tensor_role role)
+{
+    if (role >= ROLE_ATTENTION_QKV && role <= ROLE_ATTENTION_OUTPUT_BIAS) {
+        bool both = role == ROLE_ATTENTION_OUTPUT || role == ROLE_ATTENTION_OUTPUT_BIAS;
+        bool latent = role >= ROLE_ATTENTION_Q_A && role <= ROLE_ATTENTION_K_B;
+        bool recurrent = role >= ROLE_RECURRENT_BETA_ALPHA && role <= ROLE_RECURRENT_OUT;
+        switch (layer->kind) {
+        case LAYER_ATTENTION:
+            return !latent && !recurrent && role != ROLE_ATTENTION_GATE && role != ROLE_ATTENTION_V_B;
+        case LAYER_LATENT:
+            return latent || both || role == ROLE_ATTENTION_V_B || role == ROLE_ATTENTION_Q;
+        case LAYER_RECURRENT:
+            return recurrent || role == ROLE_ATTENTION_QKV || role == ROLE_ATTENTION_GATE;
+        }
+    }
+    if (role == ROLE_ATTENTION_NORM_BIAS)
+        return layer->kind != LAYER_LATENT;
+    if (role >= ROLE_ROUTER_SCALE && role <= ROLE_ROUTER_SELECTION_BIAS)
+        return layer->moe;
+    if (role >= ROLE_FFN_DENSE_POST_NORM && role <= ROLE_EXPERT_POST_NORM)
+        return layer->moe;
+    return true;
 }
 
 static hypura_status check_layer(const struct model *model, uint32_t number, hypura_error *error)
@@ -405,6 +425,10 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
         if (!tensors[needed[i]])
             return missing(model, (int32_t)number, needed[i], error);
     for (int role = 0; role < ROLE_COUNT; role++) {
+        if (tensors[role] && !is_used(layer, role))
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                             "%s: layer %u has a tensor '%s', which such a layer does not use here",
+                             gguf_file_path(model->file, tensors[role]->file), number, tensors[role]->name.data);
         hypura_status status = tensors[role] ? check_shape(model, tensors[role], role, layer, error) : HYPURA_OK;
         if (status)
             return status;

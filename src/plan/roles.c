@@ -7,8 +7,6 @@
 enum plan_priority plan_role_priority(enum tensor_role role, uint64_t bytes)
 {
     switch (role) {
-    case ROLE_TOKEN_EMBEDDING_NORM:
-    case ROLE_TOKEN_EMBEDDING_NORM_BIAS:
     case ROLE_OUTPUT_NORM:
     case ROLE_OUTPUT_NORM_BIAS:
     case ROLE_OUTPUT_BIAS:

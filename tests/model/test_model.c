@@ -232,6 +232,8 @@ static void names_what_is_wrong(void **state)
     variant = good;
     variant.extra = "blk.0.attn_magic.weight"; /* left out, it would change the answer silently */
     refuses(&variant, HYPURA_ERROR_UNSUPPORTED, "blk.0.attn_magic.weight");
+    variant.extra = "blk.0.attn_kv_a_norm.weight"; /* known, but of another kind of layer */
+    refuses(&variant, HYPURA_ERROR_UNSUPPORTED, "blk.0.attn_kv_a_norm.weight");
 
     variant = good;
     variant.embedding = 32;
