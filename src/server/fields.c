@@ -1,0 +1,138 @@
+/* Fields that the APIs' requests have in common. */
+#include "server/generation.h"
+
+#include <math.h>
+#include <string.h>
+
+bool read_float(const json_t *object, const char *key, float *out, hypura_error *error)
+{
+    const json_t *value = json_object_get(object, key);
+    if (!value || json_is_null(value))
+        return true;
+    if (!json_is_number(value) || !isfinite((float)json_number_value(value))) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "option \"%s\" must be a number", key);
+        return false;
+    }
+    *out = (float)json_number_value(value);
+    return true;
+}
+
+bool read_count(const json_t *object, const char *key, uint32_t *out, hypura_error *error)
+{
+    const json_t *value = json_object_get(object, key);
+    if (!value || json_is_null(value))
+        return true;
+    double number = json_number_value(value);
+    if (!json_is_number(value) || !(number >= 0 && number <= INT32_MAX) || floor(number) != number) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "option \"%s\" must be a whole number, not negative", key);
+        return false;
+    }
+    *out = (uint32_t)number;
+    return true;
+}
+
+bool read_stops(struct generation *generation, const json_t *value, hypura_error *error)
+{
+    if (!value || json_is_null(value))
+        return true;
+    size_t count = json_is_array(value) ? json_array_size(value) : 1;
+    if (count > 64) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"stop\" has %zu texts; at most 64 are possible", count);
+        return false;
+    }
+    memory_free(generation->stops);
+    generation->stops = NULL;
+    generation->stop_count = 0;
+    if (ALLOCATE(&generation->stops, count, "stop texts", error))
+        return false;
+    for (size_t i = 0; i < count; i++) {
+        const char *stop = json_string_value(json_is_array(value) ? json_array_get(value, i) : value);
+        if (!stop) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"stop\" must be a text or an array of texts");
+            return false;
+        }
+        if (*stop)
+            generation->stops[generation->stop_count++] = stop;
+    }
+    return true;
+}
+
+bool read_seed(struct generation *generation, const json_t *value, hypura_error *error)
+{
+    if (!value || json_is_null(value))
+        return true;
+    if (!json_is_number(value)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "option \"seed\" must be a whole number");
+        return false;
+    }
+    if (json_number_value(value) >= 0)
+        generation->sampling.seed = (uint64_t)(int64_t)fmin(json_number_value(value), 9e18);
+    return true;
+}
+
+bool read_format(struct generation *generation, const json_t *value, hypura_error *error)
+{
+    const char *name = json_string_value(value);
+    if (!value || json_is_null(value) || (name && !*name))
+        return true;
+    if (name && strcmp(name, "json") == 0) {
+        generation->any_json = true;
+        return true;
+    }
+    const char *type = json_string_value(json_object_get(value, "type"));
+    if (type && strcmp(type, "text") == 0)
+        return true;
+    if (type && strcmp(type, "json_object") == 0) {
+        generation->any_json = true;
+        return true;
+    }
+    if (type && strcmp(type, "json_schema") == 0) {
+        const json_t *inner = json_object_get(value, "json_schema"), *outer = json_object_get(value, "schema");
+        generation->schema = inner ? json_object_get(inner, "schema") : outer;
+        if (!json_is_object(generation->schema)) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"json_schema\" has no schema");
+            return false;
+        }
+        return true;
+    }
+    if (!json_is_object(value)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "invalid format: expected \"json\" or a JSON schema");
+        return false;
+    }
+    generation->schema = value;
+    return true;
+}
+
+json_t *content_text(const json_t *content, hypura_error *error)
+{
+    if (!content || json_is_null(content))
+        return json_string("");
+    if (json_is_string(content))
+        return json_incref((json_t *)content);
+    if (!json_is_array(content)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "a message's \"content\" must be a text or an array of parts");
+        return NULL;
+    }
+    struct buffer text = {0};
+    size_t i;
+    json_t *part;
+    json_array_foreach(content, i, part)
+    {
+        const char *type = json_string_value(json_object_get(part, "type"));
+        const json_t *words = json_object_get(part, "text");
+        if (!words)
+            words = json_object_get(part, "refusal");
+        if (json_is_string(part))
+            words = part;
+        if (!json_is_string(words)) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "this server takes text only: a part of type \"%.40s\" was sent",
+                      type ? type : "?");
+            buffer_free(&text);
+            return NULL;
+        }
+        buffer_append(&text, json_string_value(words), json_string_length(words));
+    }
+    json_t *json = buffer_json(&text);
+    buffer_free(&text);
+    return json;
+}
