@@ -155,7 +155,7 @@ static hypura_status converse(struct conversation *chat, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
     using_history();
-    fprintf(stderr, "Talk to %s. An empty line with Ctrl-D ends it; Ctrl-C ends an answer.\n",
+    fprintf(stderr, "Talk to %s. Ctrl-D ends the conversation, Ctrl-C an answer.\n",
             model_name(engine_model(chat->engine)));
     char *line;
     while (!status && (line = readline("> "))) {
