@@ -1,7 +1,7 @@
 /* hypura template: what a chat looks like to the model. */
-#include "engine/prompt.h"
 #include "model/template.h"
 #include "cli/cli.h"
+#include "engine/prompt.h"
 #include "model/vocabulary.h"
 
 #include <string.h>
@@ -59,17 +59,8 @@ static hypura_status render(const struct gguf *file, const struct vocabulary *vo
         status = load_json_array(tools_path, &tools, error);
     if (!status) {
         struct chat_input input = {
-            .messages = messages,
-            .tools = tools,
-            .add_generation_prompt = !no_generation_prompt,
-            .bos_text = vocabulary_text(vocabulary, vocabulary_special(vocabulary, SPECIAL_BOS)).data,
-            .eos_text = vocabulary_text(vocabulary, vocabulary_special(vocabulary, SPECIAL_EOS)).data,
-            .now = prompt_now()};
-        status = chat_render(template, &input, &text, error);
-        /* What the tokenizer adds itself is no part of the text that it is given. */
-        if (!status)
-            chat_strip_bos(&text, vocabulary_adds_bos(vocabulary) ? input.bos_text : NULL,
-                           vocabulary_adds_eos(vocabulary) ? input.eos_text : NULL);
+            .messages = messages, .tools = tools, .add_generation_prompt = !no_generation_prompt, .now = prompt_now()};
+        status = prompt_render_chat(template, vocabulary, &input, &text, error);
     }
     if (!status)
         fwrite(text.text, 1, text.size, stdout);

@@ -34,20 +34,28 @@ static const char *special_text(const struct vocabulary *vocabulary, enum specia
     return id == NO_TOKEN ? NULL : vocabulary_text(vocabulary, id).data;
 }
 
+hypura_status prompt_render_chat(const struct chat_template *template, const struct vocabulary *vocabulary,
+                                 const struct chat_input *input, struct rendered_text *out, hypura_error *error)
+{
+    struct chat_input complete = *input;
+    complete.bos_text = special_text(vocabulary, SPECIAL_BOS);
+    complete.eos_text = special_text(vocabulary, SPECIAL_EOS);
+    hypura_status status = chat_render(template, &complete, out, error);
+    /* The tokenizer adds these itself; a template that writes them too would double them. */
+    if (!status)
+        chat_strip_bos(out, vocabulary_adds_bos(vocabulary) ? complete.bos_text : NULL,
+                       vocabulary_adds_eos(vocabulary) ? complete.eos_text : NULL);
+    return status;
+}
+
 hypura_status prompt_from_chat(const struct chat_template *template, const struct vocabulary *vocabulary,
                                const struct chat_input *input, struct token_array *tokens, struct rendered_text *text,
                                hypura_error *error)
 {
     struct rendered_text rendered = {0};
-    struct chat_input complete = *input;
-    complete.bos_text = special_text(vocabulary, SPECIAL_BOS);
-    complete.eos_text = special_text(vocabulary, SPECIAL_EOS);
-    hypura_status status = chat_render(template, &complete, &rendered, error);
+    hypura_status status = prompt_render_chat(template, vocabulary, input, &rendered, error);
     if (status)
         return status;
-    /* The tokenizer adds these itself; a template that writes them too would double them. */
-    chat_strip_bos(&rendered, vocabulary_adds_bos(vocabulary) ? complete.bos_text : NULL,
-                   vocabulary_adds_eos(vocabulary) ? complete.eos_text : NULL);
     status = vocabulary_tokenize_ranges(vocabulary, rendered.text, rendered.size,
                                         TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, rendered.user,
                                         rendered.user_count, tokens, error);

@@ -15,6 +15,11 @@ hypura_status prompt_open_template(struct chat_template **out, const struct gguf
 /* What chat_input.now wants: seconds of the local wall clock. */
 int64_t prompt_now(void);
 
+/* Renders a chat as the tokenizer is to get it: without the BOS and EOS that it adds itself. bos_text and eos_text of
+ * the input are filled in here. */
+hypura_status prompt_render_chat(const struct chat_template *template, const struct vocabulary *vocabulary,
+                                 const struct chat_input *input, struct rendered_text *out, hypura_error *error);
+
 /* Renders and tokenizes a chat; bos_text and eos_text of the input are filled in here. The rendered text goes to *text
  * when that is not NULL (free it with rendered_text_free). */
 hypura_status prompt_from_chat(const struct chat_template *template, const struct vocabulary *vocabulary,
