@@ -1,0 +1,296 @@
+#include "compute/vulkan/gpu_private.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+hypura_status gpu_lost_error(hypura_error *error)
+{
+    return error_set(error, HYPURA_ERROR_DEVICE, "GPU: the device was lost; its driver reset it or it was removed");
+}
+
+hypura_status gpu_check(struct gpu *gpu, VkResult result, const char *doing, hypura_error *error)
+{
+    if (result == VK_SUCCESS)
+        return HYPURA_OK;
+    if (result == VK_ERROR_DEVICE_LOST) {
+        atomic_store(&gpu->lost, true);
+        return gpu_lost_error(error);
+    }
+    return vk_error(error, result, doing);
+}
+
+void gpu_record_error(struct gpu *gpu, hypura_status status, const char *format, ...)
+{
+    if (gpu->recording.status)
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    gpu->recording.status = status;
+    vsnprintf(gpu->recording.message, sizeof gpu->recording.message, format, arguments);
+    va_end(arguments);
+}
+
+/* ---- command buffers and timelines ------------------------------------------------------------------------------- */
+
+hypura_status command_buffer_create(struct gpu *gpu, uint32_t family, VkCommandPool *pool, VkCommandBuffer *commands,
+                                    hypura_error *error)
+{
+    const VkCommandPoolCreateInfo create = {.sType = VK_STRUCTURE_TYPE_COMMAND_POOL_CREATE_INFO,
+                                            .flags = VK_COMMAND_POOL_CREATE_TRANSIENT_BIT,
+                                            .queueFamilyIndex = family};
+    hypura_status status =
+        gpu_check(gpu, gpu->vk.vkCreateCommandPool(gpu->device, &create, NULL, pool), "making a command pool", error);
+    if (status)
+        return status;
+    const VkCommandBufferAllocateInfo allocate = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_ALLOCATE_INFO,
+                                                  .commandPool = *pool,
+                                                  .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
+                                                  .commandBufferCount = 1};
+    return gpu_check(gpu, gpu->vk.vkAllocateCommandBuffers(gpu->device, &allocate, commands), "making a command buffer",
+                     error);
+}
+
+hypura_status command_buffer_begin(struct gpu *gpu, VkCommandPool pool, VkCommandBuffer commands, hypura_error *error)
+{
+    const VkCommandBufferBeginInfo begin = {.sType = VK_STRUCTURE_TYPE_COMMAND_BUFFER_BEGIN_INFO,
+                                            .flags = VK_COMMAND_BUFFER_USAGE_ONE_TIME_SUBMIT_BIT};
+    hypura_status status =
+        gpu_check(gpu, gpu->vk.vkResetCommandPool(gpu->device, pool, 0), "emptying a command pool", error);
+    return status ? status
+                  : gpu_check(gpu, gpu->vk.vkBeginCommandBuffer(commands, &begin), "opening a command buffer", error);
+}
+
+static hypura_status create_timeline(struct gpu *gpu, VkSemaphore *out, hypura_error *error)
+{
+    const VkSemaphoreTypeCreateInfo type = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_TYPE_CREATE_INFO,
+                                            .semaphoreType = VK_SEMAPHORE_TYPE_TIMELINE};
+    const VkSemaphoreCreateInfo create = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_CREATE_INFO, .pNext = &type};
+    return gpu_check(gpu, gpu->vk.vkCreateSemaphore(gpu->device, &create, NULL, out), "making a semaphore", error);
+}
+
+hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error)
+{
+    if (value == 0)
+        return HYPURA_OK;
+    if (atomic_load(&gpu->lost))
+        return gpu_lost_error(error);
+    const uint64_t seconds = gpu->info.kind == GPU_CPU ? 300 : 10;
+    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+                                      .semaphoreCount = 1,
+                                      .pSemaphores = &timeline,
+                                      .pValues = &value};
+    VkResult result = gpu->vk.vkWaitSemaphores(gpu->device, &wait, seconds * 1000000000u);
+    if (result == VK_TIMEOUT)
+        return error_set(error, HYPURA_ERROR_DEVICE, "GPU: the device hangs: no answer in %u seconds",
+                         (unsigned)seconds);
+    return gpu_check(gpu, result, "waiting for the device", error);
+}
+
+bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value)
+{
+    uint64_t now = 0;
+    return value == 0 ||
+           (gpu->vk.vkGetSemaphoreCounterValue(gpu->device, timeline, &now) == VK_SUCCESS && now >= value);
+}
+
+hypura_status commands_create(struct gpu *gpu, hypura_error *error)
+{
+    hypura_status status = create_timeline(gpu, &gpu->compute_timeline, error);
+    if (!status)
+        status = create_timeline(gpu, &gpu->host_timeline, error);
+    if (!status)
+        status = create_timeline(gpu, &gpu->upload_timeline, error);
+    return status;
+}
+
+void commands_destroy(struct gpu *gpu)
+{
+    for (size_t i = 0; i < GPU_BATCHES; i++) {
+        if (gpu->batches[i].queries)
+            gpu->vk.vkDestroyQueryPool(gpu->device, gpu->batches[i].queries, NULL);
+        if (gpu->batches[i].pool)
+            gpu->vk.vkDestroyCommandPool(gpu->device, gpu->batches[i].pool, NULL);
+    }
+    VkSemaphore timelines[] = {gpu->compute_timeline, gpu->host_timeline, gpu->upload_timeline};
+    for (size_t i = 0; i < COUNT_OF(timelines); i++)
+        if (timelines[i])
+            gpu->vk.vkDestroySemaphore(gpu->device, timelines[i], NULL);
+}
+
+/* ---- batches ----------------------------------------------------------------------------------------------------- */
+
+static hypura_status create_batch(struct gpu *gpu, struct batch *batch, hypura_error *error)
+{
+    hypura_status status = command_buffer_create(gpu, gpu->families[0], &batch->pool, &batch->commands, error);
+    if (status || gpu->timestamp_seconds <= 0)
+        return status;
+    const VkQueryPoolCreateInfo queries = {
+        .sType = VK_STRUCTURE_TYPE_QUERY_POOL_CREATE_INFO, .queryType = VK_QUERY_TYPE_TIMESTAMP, .queryCount = 2};
+    return gpu_check(gpu, gpu->vk.vkCreateQueryPool(gpu->device, &queries, NULL, &batch->queries),
+                     "making a query pool", error);
+}
+
+/* Everything before, on this queue and on the host, is seen by everything after. */
+static void full_barrier(struct gpu *gpu, VkPipelineStageFlags from, VkAccessFlags written, VkPipelineStageFlags to,
+                         VkAccessFlags used)
+{
+    const VkMemoryBarrier barrier = {
+        .sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER, .srcAccessMask = written, .dstAccessMask = used};
+    gpu->vk.vkCmdPipelineBarrier(gpu->open->commands, from, to, 0, 1, &barrier, 0, NULL, 0, NULL);
+}
+
+#define DEVICE_STAGES (VK_PIPELINE_STAGE_COMPUTE_SHADER_BIT | VK_PIPELINE_STAGE_TRANSFER_BIT)
+#define DEVICE_WRITES (VK_ACCESS_SHADER_WRITE_BIT | VK_ACCESS_TRANSFER_WRITE_BIT)
+#define DEVICE_READS (VK_ACCESS_SHADER_READ_BIT | VK_ACCESS_TRANSFER_READ_BIT)
+
+void gpu_begin(struct gpu *gpu)
+{
+    if (gpu->open)
+        return;
+    gpu->recording = (hypura_error){0};
+    hypura_error *error = &gpu->recording;
+    struct batch *batch = &gpu->batches[(gpu->submitted + 1) % GPU_BATCHES];
+    hypura_status status = batch->pool ? HYPURA_OK : create_batch(gpu, batch, error);
+    if (!status)
+        status = timeline_wait(gpu, gpu->compute_timeline, batch->ticket, error);
+    if (!status)
+        status = command_buffer_begin(gpu, batch->pool, batch->commands, error);
+    if (status) {
+        gpu->recording.status = status;
+        return;
+    }
+    gpu->open = batch;
+    if (batch->queries) {
+        gpu->vk.vkCmdResetQueryPool(batch->commands, batch->queries, 0, 2);
+        gpu->vk.vkCmdWriteTimestamp(batch->commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, batch->queries, 0);
+    }
+    full_barrier(gpu, DEVICE_STAGES | VK_PIPELINE_STAGE_HOST_BIT, DEVICE_WRITES | VK_ACCESS_HOST_WRITE_BIT,
+                 DEVICE_STAGES, DEVICE_READS | DEVICE_WRITES);
+}
+
+void gpu_barrier(struct gpu *gpu)
+{
+    if (gpu->open)
+        full_barrier(gpu, DEVICE_STAGES, DEVICE_WRITES, DEVICE_STAGES, DEVICE_READS | DEVICE_WRITES);
+}
+
+void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
+                const void *push, size_t bytes, uint32_t x, uint32_t y, uint32_t z)
+{
+    if (gpu->recording.status || x == 0 || y == 0 || z == 0)
+        return;
+    if (!gpu->open) {
+        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: a kernel was called outside of a batch");
+        return;
+    }
+    if (x > GPU_MAX_GROUPS || y > GPU_MAX_GROUPS || z > GPU_MAX_GROUPS || bytes > GPU_PUSH_BYTES) {
+        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: a kernel was called with %u x %u x %u work groups", x, y, z);
+        return;
+    }
+    VkPipeline pipeline;
+    hypura_status status = pipeline_get(gpu, kernel, constants, constant_count, &pipeline, &gpu->recording);
+    if (status) {
+        gpu->recording.status = status;
+        return;
+    }
+    gpu->vk.vkCmdBindPipeline(gpu->open->commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
+    gpu->vk.vkCmdPushConstants(gpu->open->commands, gpu->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, (uint32_t)bytes, push);
+    gpu->vk.vkCmdDispatch(gpu->open->commands, x, y, z);
+}
+
+void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint64_t bytes)
+{
+    if (!gpu->open || bytes == 0)
+        return;
+    const VkBufferCopy copy = {from.offset, to.offset, bytes};
+    gpu->vk.vkCmdCopyBuffer(gpu->open->commands, from.buffer->buffer, to.buffer->buffer, 1, &copy);
+}
+
+hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host, gpu_ticket wait_upload,
+                         hypura_error *error)
+{
+    struct batch *batch = gpu->open;
+    if (batch) {
+        full_barrier(gpu, DEVICE_STAGES, DEVICE_WRITES, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
+        if (batch->queries)
+            gpu->vk.vkCmdWriteTimestamp(batch->commands, VK_PIPELINE_STAGE_BOTTOM_OF_PIPE_BIT, batch->queries, 1);
+        hypura_error ending;
+        hypura_status status =
+            gpu_check(gpu, gpu->vk.vkEndCommandBuffer(batch->commands), "closing a command buffer", &ending);
+        if (status)
+            gpu_record_error(gpu, status, "%s", ending.message);
+    }
+    gpu->open = NULL;
+    if (gpu->recording.status)
+        return error_set(error, gpu->recording.status, "%s", gpu->recording.message);
+    if (!batch)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: there is no open batch to send");
+    if (atomic_load(&gpu->lost))
+        return gpu_lost_error(error);
+
+    VkSemaphore waits[2];
+    uint64_t values[2], next = gpu->submitted + 1;
+    const VkPipelineStageFlags stages[2] = {DEVICE_STAGES, DEVICE_STAGES};
+    uint32_t count = 0;
+    if (wait_host) {
+        waits[count] = gpu->host_timeline;
+        values[count++] = wait_host;
+    }
+    if (wait_upload) {
+        waits[count] = gpu->upload_timeline;
+        values[count++] = wait_upload;
+    }
+    const VkTimelineSemaphoreSubmitInfo timeline = {.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
+                                                    .waitSemaphoreValueCount = count,
+                                                    .pWaitSemaphoreValues = values,
+                                                    .signalSemaphoreValueCount = 1,
+                                                    .pSignalSemaphoreValues = &next};
+    const VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
+                                 .pNext = &timeline,
+                                 .waitSemaphoreCount = count,
+                                 .pWaitSemaphores = waits,
+                                 .pWaitDstStageMask = stages,
+                                 .commandBufferCount = 1,
+                                 .pCommandBuffers = &batch->commands,
+                                 .signalSemaphoreCount = 1,
+                                 .pSignalSemaphores = &gpu->compute_timeline};
+    pthread_mutex_lock(&gpu->queue_lock);
+    VkResult result = gpu->vk.vkQueueSubmit(gpu->compute_queue, 1, &submit, VK_NULL_HANDLE);
+    pthread_mutex_unlock(&gpu->queue_lock);
+    hypura_status status = gpu_check(gpu, result, "sending a batch", error);
+    if (status)
+        return status;
+    gpu->submitted = batch->ticket = next;
+    if (ticket)
+        *ticket = next;
+    return HYPURA_OK;
+}
+
+hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *error)
+{
+    const VkSemaphoreSignalInfo signal = {
+        .sType = VK_STRUCTURE_TYPE_SEMAPHORE_SIGNAL_INFO, .semaphore = gpu->host_timeline, .value = value};
+    return gpu_check(gpu, gpu->vk.vkSignalSemaphore(gpu->device, &signal), "letting a batch start", error);
+}
+
+hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error)
+{
+    return timeline_wait(gpu, gpu->compute_timeline, ticket, error);
+}
+
+bool gpu_done(struct gpu *gpu, gpu_ticket ticket)
+{
+    return timeline_reached(gpu, gpu->compute_timeline, ticket);
+}
+
+double gpu_batch_seconds(struct gpu *gpu, gpu_ticket ticket)
+{
+    struct batch *batch = &gpu->batches[ticket % GPU_BATCHES];
+    uint64_t times[2];
+    if (ticket == 0 || batch->ticket != ticket || batch == gpu->open || !batch->queries || !gpu_done(gpu, ticket) ||
+        gpu->vk.vkGetQueryPoolResults(gpu->device, batch->queries, 0, 2, sizeof times, times, sizeof times[0],
+                                      VK_QUERY_RESULT_64_BIT))
+        return 0;
+    return (double)((times[1] - times[0]) & gpu->timestamp_mask) * gpu->timestamp_seconds;
+}

@@ -1,0 +1,154 @@
+/* What a device is and can. */
+#include "compute/vulkan/gpu_private.h"
+
+#include <stdio.h>
+#include <string.h>
+
+hypura_status gpu_enumerate(struct vk *vk, VkPhysicalDevice *devices, uint32_t capacity, uint32_t *count,
+                            hypura_error *error)
+{
+    *count = capacity;
+    VkResult result = vk->vkEnumeratePhysicalDevices(vk->instance, count, devices);
+    if (result && result != VK_INCOMPLETE) {
+        *count = 0;
+        /* No driver is installed: a machine without a device, not a failure. */
+        return result == VK_ERROR_INITIALIZATION_FAILED ? HYPURA_OK : vk_error(error, result, "listing devices");
+    }
+    return HYPURA_OK;
+}
+
+bool gpu_device_has(const struct vk *vk, VkPhysicalDevice physical, const char *extension)
+{
+    uint32_t count = 0;
+    VkExtensionProperties *list;
+    if (vk->vkEnumerateDeviceExtensionProperties(physical, NULL, &count, NULL) || count == 0 ||
+        ALLOCATE(&list, count, "Vulkan extensions", NULL))
+        return false;
+    bool has = vk->vkEnumerateDeviceExtensionProperties(physical, NULL, &count, list) == VK_SUCCESS &&
+               vk_has_extension(list, count, extension);
+    memory_free(list);
+    return has;
+}
+
+static void describe_memory(const struct vk *vk, VkPhysicalDevice physical, struct gpu_info *info)
+{
+    VkPhysicalDeviceMemoryBudgetPropertiesEXT budget = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_BUDGET_PROPERTIES_EXT};
+    bool has_budget = gpu_device_has(vk, physical, VK_EXT_MEMORY_BUDGET_EXTENSION_NAME);
+    VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2,
+                                                .pNext = has_budget ? &budget : NULL};
+    vk->vkGetPhysicalDeviceMemoryProperties2(physical, &memory);
+    const VkPhysicalDeviceMemoryProperties *list = &memory.memoryProperties;
+    uint32_t greatest = UINT32_MAX;
+    for (uint32_t i = 0; i < list->memoryHeapCount; i++) {
+        if (list->memoryHeaps[i].flags & VK_MEMORY_HEAP_DEVICE_LOCAL_BIT &&
+            list->memoryHeaps[i].size > info->memory_bytes) {
+            info->memory_bytes = list->memoryHeaps[i].size;
+            greatest = i;
+        }
+    }
+    info->free_bytes = info->memory_bytes;
+    if (has_budget && greatest != UINT32_MAX)
+        info->free_bytes = budget.heapBudget[greatest] > budget.heapUsage[greatest]
+                               ? budget.heapBudget[greatest] - budget.heapUsage[greatest]
+                               : 0;
+    /* A card whose whole memory the host can see is no less a card: its kind decides. */
+    const VkMemoryPropertyFlags both = VK_MEMORY_PROPERTY_DEVICE_LOCAL_BIT | VK_MEMORY_PROPERTY_HOST_VISIBLE_BIT |
+                                       VK_MEMORY_PROPERTY_HOST_COHERENT_BIT;
+    if (info->kind == GPU_INTEGRATED || info->kind == GPU_CPU)
+        for (uint32_t i = 0; i < list->memoryTypeCount; i++)
+            info->unified |=
+                list->memoryTypes[i].heapIndex == greatest && (list->memoryTypes[i].propertyFlags & both) == both;
+}
+
+static enum gpu_kind kind_of(VkPhysicalDeviceType type)
+{
+    switch (type) {
+    case VK_PHYSICAL_DEVICE_TYPE_DISCRETE_GPU:
+        return GPU_DISCRETE;
+    case VK_PHYSICAL_DEVICE_TYPE_INTEGRATED_GPU:
+        return GPU_INTEGRATED;
+    case VK_PHYSICAL_DEVICE_TYPE_CPU:
+        return GPU_CPU;
+    default:
+        return GPU_VIRTUAL;
+    }
+}
+
+/* Adds the name of something that is missing. */
+static void require(struct gpu_info *info, bool has, const char *what)
+{
+    size_t length = strlen(info->lacks);
+    if (!has)
+        snprintf(info->lacks + length, sizeof info->lacks - length, "%s%s", length ? ", " : "", what);
+}
+
+static void describe_features(const struct vk *vk, VkPhysicalDevice physical, struct gpu_info *info)
+{
+    VkPhysicalDeviceShaderIntegerDotProductFeatures dot = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES};
+    VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES};
+    VkPhysicalDeviceVulkan11Features v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_FEATURES,
+                                            .pNext = &v12};
+    VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v11};
+    if (gpu_device_has(vk, physical, VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME))
+        v12.pNext = &dot;
+    vk->vkGetPhysicalDeviceFeatures2(physical, &features);
+    require(info, v12.bufferDeviceAddress, "buffer device addresses");
+    require(info, v12.timelineSemaphore, "timeline semaphores");
+    require(info, v12.storageBuffer8BitAccess, "8-bit storage");
+    require(info, v11.storageBuffer16BitAccess, "16-bit storage");
+    require(info, features.features.shaderInt64, "64-bit integers");
+    require(info, features.features.shaderInt16 && v12.shaderInt8, "8- and 16-bit integers");
+    info->fp16 = v12.shaderFloat16;
+    info->int8_dot = dot.shaderIntegerDotProduct;
+}
+
+void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_info *info)
+{
+    *info = (struct gpu_info){0};
+    VkPhysicalDeviceSubgroupSizeControlProperties subgroups = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES};
+    VkPhysicalDeviceExternalMemoryHostPropertiesEXT external = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_EXTERNAL_MEMORY_HOST_PROPERTIES_EXT};
+    VkPhysicalDeviceVulkan11Properties v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES};
+    VkPhysicalDeviceVulkan12Properties v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES,
+                                              .pNext = &v11};
+    VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2};
+    vk->vkGetPhysicalDeviceProperties(physical, &properties.properties);
+    const VkPhysicalDeviceProperties *basic = &properties.properties;
+    snprintf(info->name, sizeof info->name, "%s", basic->deviceName);
+    info->kind = kind_of(basic->deviceType);
+    info->api_version = basic->apiVersion;
+    info->vendor = basic->vendorID;
+    info->device = basic->deviceID;
+    info->driver_version = basic->driverVersion;
+    if (basic->apiVersion < VK_API_VERSION_1_2) {
+        require(info, false, "Vulkan 1.2");
+        return;
+    }
+    properties.pNext = &v12;
+    if (gpu_device_has(vk, physical, VK_EXT_SUBGROUP_SIZE_CONTROL_EXTENSION_NAME)) {
+        subgroups.pNext = properties.pNext;
+        properties.pNext = &subgroups;
+    }
+    info->host_import = gpu_device_has(vk, physical, VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME);
+    if (info->host_import) {
+        external.pNext = properties.pNext;
+        properties.pNext = &external;
+    }
+    vk->vkGetPhysicalDeviceProperties2(physical, &properties);
+    snprintf(info->driver, sizeof info->driver, "%.120s %.120s", v12.driverName, v12.driverInfo);
+    info->max_allocation = v11.maxMemoryAllocationSize;
+    info->max_range = basic->limits.maxStorageBufferRange;
+    info->shared_bytes = basic->limits.maxComputeSharedMemorySize;
+    info->subgroup_min = subgroups.minSubgroupSize ? subgroups.minSubgroupSize : v11.subgroupSize;
+    info->subgroup_max = subgroups.maxSubgroupSize ? subgroups.maxSubgroupSize : v11.subgroupSize;
+    info->import_alignment = external.minImportedHostPointerAlignment;
+    require(info,
+            v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT &&
+                v11.subgroupSupportedStages & VK_SHADER_STAGE_COMPUTE_BIT,
+            "subgroup arithmetic");
+    describe_memory(vk, physical, info);
+    describe_features(vk, physical, info);
+}

@@ -1,0 +1,152 @@
+/* gpu: the mathematics of a transformer on a Vulkan device, the mirror of compute.h.
+ *
+ * It knows tensors, not models. Vulkan's loader is opened when it is first asked for, so that the program starts on a
+ * machine without one. A build without glslc or Vulkan's headers has HYPURA_VULKAN 0 and of this header only gpu_list,
+ * which finds nothing, and gpu_open, which says why.
+ *
+ * What a device must have: Vulkan 1.2 with buffer device addresses, timeline semaphores, 64-bit integers and storage of
+ * 8 and 16 bits. Everything else (arithmetic in half precision, cooperative matrices, import of host memory) is used
+ * where present. Kernels assume no subgroup size.
+ *
+ * Determinism: on one device and driver the same inputs give the same bits. Sums have a fixed order (no atomics on
+ * floats), which a batch of more than GPU_VECTOR_TOKENS tokens may change, since it goes through other kernels.
+ *
+ * Threads: a struct gpu is used by one thread at a time. gpu_upload, gpu_upload_wait and gpu_upload_done,
+ * gpu_signal_host and gpu_buffer_create and _destroy may be called from any thread besides.
+ *
+ * How a kernel is added:
+ *   1. shaders/NAME.comp: GLSL with shaders/common.glsl, which has the types of addresses and sums over a work group.
+ * It finds its arguments in one block of push constants of at most GPU_PUSH_BYTES: addresses first, then numbers.
+ *   2. A row in meson.build: 'NAME': ['NAME.comp', flags]. Several rows may build one file with different -D flags. The
+ *      row makes enum gpu_kernel's KERNEL_NAME and embeds the SPIR-V.
+ *   3. A function in a .c file of this folder, declared below: it fills a struct of the same layout, with gpu_address
+ * for the addresses (0 for a range without a buffer), and calls gpu_launch (gpu_private.h) with specialisation
+ * constants (constant_id 0, 1, ...) and the number of work groups, each below GPU_MAX_GROUPS.
+ *   4. A test in tests/compute/test_gpu*.c that compares with plain C, under the validation layers.
+ */
+#ifndef HYPURA_GPU_H
+#define HYPURA_GPU_H
+
+#include "compute/compute.h"
+
+/* ---- devices ----------------------------------------------------------------------------------------------------- */
+
+enum gpu_kind { GPU_DISCRETE, GPU_INTEGRATED, GPU_VIRTUAL, GPU_CPU };
+
+struct gpu_info {
+    char name[256], driver[256];
+    enum gpu_kind kind;
+    uint32_t api_version, vendor, device, driver_version;
+    uint64_t memory_bytes; /* of the greatest heap that is local to the device */
+    uint64_t free_bytes;   /* of it, as the driver says; memory_bytes where it does not */
+    bool unified;          /* device memory is host memory, so device buffers are mapped */
+    uint64_t max_allocation, max_range;
+    uint32_t shared_bytes, subgroup_min, subgroup_max;
+    bool fp16, int8_dot, cooperative_matrix, host_import;
+    uint64_t import_alignment; /* of addresses and sizes for gpu_buffer_import */
+    char lacks[160];           /* what hypura needs and the device has not; empty: it can be used */
+};
+
+/* Devices in the loader's order. *count may pass capacity; the first capacity ones are filled in. Without a loader or a
+ * device: *count is 0 and the status OK, and why (may be NULL; room for 512) gets a sentence. */
+hypura_status gpu_list(struct gpu_info *out, size_t capacity, size_t *count, char *why, hypura_error *error);
+
+struct gpu;
+
+struct gpu_options {
+    uint32_t index;             /* in gpu_list's order */
+    const char *pipeline_cache; /* file that keeps compiled kernels; NULL: none */
+    bool validate;              /* run under the validation layers; so does HYPURA_GPU_VALIDATE=1 in the environment */
+    bool separate;              /* treat memory as not shared with the host even where it is: for tests */
+};
+
+hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypura_error *error);
+void gpu_close(struct gpu *gpu); /* waits for what is in flight; buffers must be destroyed before */
+const struct gpu_info *gpu_get_info(const struct gpu *gpu);
+uint64_t gpu_free_bytes(struct gpu *gpu); /* as info's free_bytes, now */
+
+/* How many messages the validation layers had; they go to the log too. */
+uint64_t gpu_validation_messages(const struct gpu *gpu);
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+/* A buffer is one allocation; kernels are handed ranges of it, whose offsets are multiples of GPU_ALIGNMENT for weights
+ * and tensors. */
+#define GPU_ALIGNMENT 256u
+
+enum gpu_memory {
+    GPU_DEVICE,  /* fastest for the device; mapped where memory is unified */
+    GPU_UPLOAD,  /* written by the host, read by the device, small; near the device where there is such memory */
+    GPU_READBACK /* written by the device, read by the host, through its caches */
+};
+
+struct gpu_buffer;
+
+/* HYPURA_ERROR_MEMORY when it does not fit. */
+hypura_status gpu_buffer_create(struct gpu *gpu, struct gpu_buffer **out, uint64_t bytes, enum gpu_memory memory,
+                                hypura_error *error);
+
+/* Host memory as a buffer, where info says host_import: the device reads it in place. It stays the caller's. */
+hypura_status gpu_buffer_import(struct gpu *gpu, struct gpu_buffer **out, void *host, uint64_t bytes,
+                                hypura_error *error);
+
+/* Nothing in flight may use it. */
+void gpu_buffer_destroy(struct gpu *gpu, struct gpu_buffer *buffer);
+void *gpu_buffer_mapped(const struct gpu_buffer *buffer); /* NULL: not mapped */
+uint64_t gpu_buffer_bytes(const struct gpu_buffer *buffer);
+
+struct gpu_range {
+    struct gpu_buffer *buffer; /* NULL: nothing, where that is allowed */
+    uint64_t offset;
+};
+
+/* Tickets of uploads and those of batches are two series; 0 is done. */
+typedef uint64_t gpu_ticket;
+
+/* Copies host bytes into a buffer: at once where it is mapped, else through a staging ring and, where the device has
+ * one, a transfer queue. Returns when the host's bytes may be reused; the ticket is done when they have arrived. On a
+ * device with one queue uploads wait behind batches, so nobody may wait for an upload before the gpu_signal_host that a
+ * submitted batch waits for. */
+hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host, uint64_t bytes, gpu_ticket *ticket,
+                         hypura_error *error);
+hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
+bool gpu_upload_done(struct gpu *gpu, gpu_ticket ticket);
+
+/* Waits for the batches sent so far and copies what they left. */
+hypura_status gpu_download(struct gpu *gpu, struct gpu_range from, void *host, uint64_t bytes, hypura_error *error);
+
+/* ---- commands ---------------------------------------------------------------------------------------------------- */
+
+/* Kernels are recorded in order into the open batch. Those between two calls of gpu_barrier run in any order or at the
+ * same time. gpu_begin opens a batch and may wait for one from long ago; gpu_submit sends it. Several may be in flight;
+ * they run in order, and each sees what those before it wrote.
+ *
+ * Errors while recording are kept for gpu_submit, which then sends nothing. When the device is lost every later call
+ * says so with HYPURA_ERROR_DEVICE. */
+void gpu_begin(struct gpu *gpu);
+void gpu_barrier(struct gpu *gpu);
+
+/* The batch starts when gpu_signal_host has given wait_host or more (0: at once) and the upload wait_upload has
+ * arrived. What the host writes into mapped buffers before that signal is seen. */
+hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host, gpu_ticket wait_upload,
+                         hypura_error *error);
+
+/* value: greater than all before. */
+hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *error);
+
+/* Gives up after 10 seconds (a device that is a CPU: 5 minutes) with an error that says the device hangs. */
+hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
+bool gpu_done(struct gpu *gpu, gpu_ticket ticket);
+
+/* How long a batch that is done took on the device; 0 when that is not known or too long ago. */
+double gpu_batch_seconds(struct gpu *gpu, gpu_ticket ticket);
+
+void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint64_t bytes);
+
+/* ---- rows of floats ---------------------------------------------------------------------------------------------- */
+
+/* As compute_rms_norm: rows adjacent, weight may have no buffer, out may be in. */
+void gpu_rms_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight, uint32_t rows,
+                  uint32_t columns, float epsilon);
+
+#endif

@@ -1,0 +1,133 @@
+/* What the files of this folder share. */
+#ifndef HYPURA_GPU_PRIVATE_H
+#define HYPURA_GPU_PRIVATE_H
+
+#include "compute/vulkan/gpu.h"
+#include "compute/vulkan/kernels.h" /* made by meson: GPU_KERNELS, the names of all kernels */
+#include "compute/vulkan/vk.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+enum gpu_kernel {
+#define KERNEL(name) KERNEL_##name,
+    GPU_KERNELS(KERNEL)
+#undef KERNEL
+        KERNEL_COUNT
+};
+
+/* What every device has. */
+#define GPU_PUSH_BYTES 128u
+#define GPU_MAX_GROUPS 65535u
+#define GPU_MAX_CONSTANTS 8
+
+/* Batches that may be in flight. */
+#define GPU_BATCHES 32
+
+struct pipeline;
+
+struct batch {
+    VkCommandPool pool;
+    VkCommandBuffer commands;
+    VkQueryPool queries; /* none where the queue has no timestamps */
+    gpu_ticket ticket;
+};
+
+/* Parts of the staging ring. */
+#define STAGING_PARTS 4
+#define STAGING_BYTES ((uint64_t)8 << 20)
+
+struct staging {
+    VkCommandPool pool;
+    VkCommandBuffer commands;
+    gpu_ticket ticket; /* of the copy that last used it */
+};
+
+struct gpu {
+    struct vk vk;
+    struct gpu_info info;
+    VkPhysicalDevice physical;
+    VkDevice device;
+    VkPhysicalDeviceMemoryProperties memory;
+    bool memory_budget;
+    double timestamp_seconds; /* of a tick; 0: no timestamps */
+    uint64_t timestamp_mask;
+
+    uint32_t families[2]; /* of the compute and the transfer queue */
+    VkQueue compute_queue, transfer_queue;
+    pthread_mutex_t queue_lock;
+
+    _Atomic uint64_t messages;
+    atomic_bool lost;
+
+    VkPipelineLayout layout;
+    VkPipelineCache cache;
+    char *cache_path;
+    struct pipeline *pipelines[KERNEL_COUNT];
+    bool new_pipelines;
+
+    VkSemaphore compute_timeline, host_timeline, upload_timeline;
+    gpu_ticket submitted; /* the last batch */
+    struct batch batches[GPU_BATCHES];
+    struct batch *open;
+    hypura_error recording; /* the first error since gpu_begin */
+
+    pthread_mutex_t upload_lock;
+    struct gpu_buffer *staging_memory;
+    struct staging staging[STAGING_PARTS];
+    size_t staging_next;
+    gpu_ticket uploaded; /* the last copy sent */
+};
+
+struct gpu_buffer {
+    VkBuffer buffer;
+    VkDeviceMemory memory;
+    VkDeviceAddress address;
+    uint64_t bytes;
+    void *mapped;
+};
+
+/* Runs a kernel on x * y * z work groups with push constants of bytes, and constants 0, 1, ... specialised. */
+void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
+                const void *push, size_t bytes, uint32_t x, uint32_t y, uint32_t z);
+
+/* What a shader reads the range by; 0 without a buffer. */
+static inline uint64_t gpu_address(struct gpu_range range)
+{
+    return range.buffer ? range.buffer->address + range.offset : 0;
+}
+
+/* Keeps an error for gpu_submit. */
+void gpu_record_error(struct gpu *gpu, hypura_status status, const char *format, ...) PRINTF_LIKE(3, 4);
+
+/* The status of a result, after noting a device that was lost. */
+hypura_status gpu_check(struct gpu *gpu, VkResult result, const char *doing, hypura_error *error);
+hypura_status gpu_lost_error(hypura_error *error);
+
+/* ---- parts of a struct gpu, each file its own -------------------------------------------------------------------- */
+
+/* Physical devices of an instance, at most capacity. */
+hypura_status gpu_enumerate(struct vk *vk, VkPhysicalDevice *devices, uint32_t capacity, uint32_t *count,
+                            hypura_error *error);
+void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_info *info);
+bool gpu_device_has(const struct vk *vk, VkPhysicalDevice physical, const char *extension);
+
+hypura_status pipelines_create(struct gpu *gpu, const char *cache_path, hypura_error *error);
+void pipelines_destroy(struct gpu *gpu);
+hypura_status pipeline_get(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
+                           VkPipeline *out, hypura_error *error);
+
+hypura_status commands_create(struct gpu *gpu, hypura_error *error);
+void commands_destroy(struct gpu *gpu);
+hypura_status command_buffer_create(struct gpu *gpu, uint32_t family, VkCommandPool *pool, VkCommandBuffer *commands,
+                                    hypura_error *error);
+hypura_status command_buffer_begin(struct gpu *gpu, VkCommandPool pool, VkCommandBuffer commands, hypura_error *error);
+hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error);
+bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value);
+
+void uploads_destroy(struct gpu *gpu);
+
+/* Host memory that the device copies from. */
+hypura_status gpu_buffer_create_staging(struct gpu *gpu, struct gpu_buffer **out, uint64_t bytes, hypura_error *error);
+
+#endif

@@ -1,0 +1,21 @@
+/* In place of everything else in this folder where the build had no shader compiler or no Vulkan headers. */
+#include "compute/vulkan/gpu.h"
+
+#include <stdio.h>
+
+static const char reason[] = "this hypura was built without Vulkan (no glslc or no Vulkan headers)";
+
+hypura_status gpu_list(struct gpu_info *out, size_t capacity, size_t *count, char *why, hypura_error *error)
+{
+    (void)out, (void)capacity, (void)error;
+    *count = 0;
+    if (why)
+        snprintf(why, sizeof reason, "%s", reason);
+    return HYPURA_OK;
+}
+
+hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypura_error *error)
+{
+    (void)out, (void)options;
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s", reason);
+}

@@ -1,0 +1,157 @@
+/* Copies between the host and memory that is not mapped, through parts of one staging buffer, which take turns. */
+#include "compute/vulkan/gpu_private.h"
+
+#include <string.h>
+
+/* Under upload_lock from here on. */
+
+static hypura_status prepare(struct gpu *gpu, hypura_error *error)
+{
+    if (gpu->staging_memory)
+        return HYPURA_OK;
+    return gpu_buffer_create_staging(gpu, &gpu->staging_memory, STAGING_PARTS * STAGING_BYTES, error);
+}
+
+/* The next part, when the copy that last used it has ended. */
+static hypura_status take_part(struct gpu *gpu, struct staging **part, uint64_t *offset, hypura_error *error)
+{
+    size_t index = gpu->staging_next++ % STAGING_PARTS;
+    *part = &gpu->staging[index];
+    *offset = index * STAGING_BYTES;
+    hypura_status status = HYPURA_OK;
+    if (!(*part)->commands)
+        status = command_buffer_create(gpu, gpu->families[1], &(*part)->pool, &(*part)->commands, error);
+    if (!status)
+        status = timeline_wait(gpu, gpu->upload_timeline, (*part)->ticket, error);
+    return status ? status : command_buffer_begin(gpu, (*part)->pool, (*part)->commands, error);
+}
+
+/* wait: a batch that must have ended first, 0 for none. */
+static hypura_status send(struct gpu *gpu, struct staging *part, struct gpu_range to, struct gpu_range from,
+                          uint64_t bytes, gpu_ticket wait, hypura_error *error)
+{
+    const VkBufferCopy copy = {from.offset, to.offset, bytes};
+    gpu->vk.vkCmdCopyBuffer(part->commands, from.buffer->buffer, to.buffer->buffer, 1, &copy);
+    const VkMemoryBarrier barrier = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
+                                     .srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT,
+                                     .dstAccessMask = VK_ACCESS_HOST_READ_BIT};
+    gpu->vk.vkCmdPipelineBarrier(part->commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_HOST_BIT, 0, 1,
+                                 &barrier, 0, NULL, 0, NULL);
+    hypura_status status =
+        gpu_check(gpu, gpu->vk.vkEndCommandBuffer(part->commands), "closing a command buffer", error);
+    if (status)
+        return status;
+    uint64_t next = gpu->uploaded + 1;
+    const VkPipelineStageFlags stage = VK_PIPELINE_STAGE_TRANSFER_BIT;
+    const VkTimelineSemaphoreSubmitInfo timeline = {.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
+                                                    .waitSemaphoreValueCount = wait ? 1 : 0,
+                                                    .pWaitSemaphoreValues = &wait,
+                                                    .signalSemaphoreValueCount = 1,
+                                                    .pSignalSemaphoreValues = &next};
+    const VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
+                                 .pNext = &timeline,
+                                 .waitSemaphoreCount = wait ? 1 : 0,
+                                 .pWaitSemaphores = &gpu->compute_timeline,
+                                 .pWaitDstStageMask = &stage,
+                                 .commandBufferCount = 1,
+                                 .pCommandBuffers = &part->commands,
+                                 .signalSemaphoreCount = 1,
+                                 .pSignalSemaphores = &gpu->upload_timeline};
+    pthread_mutex_lock(&gpu->queue_lock);
+    VkResult result = gpu->vk.vkQueueSubmit(gpu->transfer_queue, 1, &submit, VK_NULL_HANDLE);
+    pthread_mutex_unlock(&gpu->queue_lock);
+    status = gpu_check(gpu, result, "sending a copy", error);
+    if (!status)
+        gpu->uploaded = part->ticket = next;
+    return status;
+}
+
+static hypura_status upload_part(struct gpu *gpu, struct gpu_range to, const void *host, uint64_t bytes,
+                                 hypura_error *error)
+{
+    struct staging *part;
+    uint64_t offset;
+    hypura_status status = take_part(gpu, &part, &offset, error);
+    if (status)
+        return status;
+    memcpy((uint8_t *)gpu->staging_memory->mapped + offset, host, bytes);
+    return send(gpu, part, to, (struct gpu_range){gpu->staging_memory, offset}, bytes, 0, error);
+}
+
+static hypura_status download_part(struct gpu *gpu, struct gpu_range from, void *host, uint64_t bytes,
+                                   hypura_error *error)
+{
+    struct staging *part;
+    uint64_t offset;
+    hypura_status status = take_part(gpu, &part, &offset, error);
+    if (!status)
+        status = send(gpu, part, (struct gpu_range){gpu->staging_memory, offset}, from, bytes, gpu->submitted, error);
+    if (!status)
+        status = timeline_wait(gpu, gpu->upload_timeline, part->ticket, error);
+    if (!status)
+        memcpy(host, (const uint8_t *)gpu->staging_memory->mapped + offset, bytes);
+    return status;
+}
+
+/* ---- the functions of gpu.h -------------------------------------------------------------------------------------- */
+
+hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host, uint64_t bytes, gpu_ticket *ticket,
+                         hypura_error *error)
+{
+    if (atomic_load(&gpu->lost))
+        return gpu_lost_error(error);
+    if (bytes > to.buffer->bytes || to.offset > to.buffer->bytes - bytes)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: an upload does not lie inside its buffer");
+    if (to.buffer->mapped) {
+        memcpy((uint8_t *)to.buffer->mapped + to.offset, host, bytes);
+        *ticket = 0;
+        return HYPURA_OK;
+    }
+    pthread_mutex_lock(&gpu->upload_lock);
+    hypura_status status = prepare(gpu, error);
+    for (uint64_t done = 0; done < bytes && !status; done += STAGING_BYTES)
+        status = upload_part(gpu, (struct gpu_range){to.buffer, to.offset + done}, (const uint8_t *)host + done,
+                             MIN(bytes - done, STAGING_BYTES), error);
+    if (!status)
+        *ticket = gpu->uploaded;
+    pthread_mutex_unlock(&gpu->upload_lock);
+    return status;
+}
+
+hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error)
+{
+    return timeline_wait(gpu, gpu->upload_timeline, ticket, error);
+}
+
+bool gpu_upload_done(struct gpu *gpu, gpu_ticket ticket)
+{
+    return timeline_reached(gpu, gpu->upload_timeline, ticket);
+}
+
+hypura_status gpu_download(struct gpu *gpu, struct gpu_range from, void *host, uint64_t bytes, hypura_error *error)
+{
+    if (bytes > from.buffer->bytes || from.offset > from.buffer->bytes - bytes)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: a download does not lie inside its buffer");
+    hypura_status status = gpu_wait(gpu, gpu->submitted, error);
+    if (status)
+        return status;
+    if (from.buffer->mapped) {
+        memcpy(host, (const uint8_t *)from.buffer->mapped + from.offset, bytes);
+        return HYPURA_OK;
+    }
+    pthread_mutex_lock(&gpu->upload_lock);
+    status = prepare(gpu, error);
+    for (uint64_t done = 0; done < bytes && !status; done += STAGING_BYTES)
+        status = download_part(gpu, (struct gpu_range){from.buffer, from.offset + done}, (uint8_t *)host + done,
+                               MIN(bytes - done, STAGING_BYTES), error);
+    pthread_mutex_unlock(&gpu->upload_lock);
+    return status;
+}
+
+void uploads_destroy(struct gpu *gpu)
+{
+    for (size_t i = 0; i < STAGING_PARTS; i++)
+        if (gpu->staging[i].pool)
+            gpu->vk.vkDestroyCommandPool(gpu->device, gpu->staging[i].pool, NULL);
+    gpu_buffer_destroy(gpu, gpu->staging_memory);
+}

@@ -1,0 +1,99 @@
+/* Vulkan's functions as a table: the loader is opened when the first device is asked for, so nothing here is linked. */
+#ifndef HYPURA_VK_H
+#define HYPURA_VK_H
+
+#define VK_NO_PROTOTYPES
+#include <vulkan/vulkan_core.h>
+
+#include "core/core.h"
+
+#define VK_GLOBAL_FUNCTIONS(F)                                                                                         \
+    F(vkCreateInstance)                                                                                                \
+    F(vkEnumerateInstanceVersion) F(vkEnumerateInstanceExtensionProperties) F(vkEnumerateInstanceLayerProperties)
+
+#define VK_INSTANCE_FUNCTIONS(F)                                                                                       \
+    F(vkDestroyInstance)                                                                                               \
+    F(vkEnumeratePhysicalDevices)                                                                                      \
+    F(vkGetPhysicalDeviceProperties)                                                                                   \
+    F(vkGetPhysicalDeviceProperties2)                                                                                  \
+    F(vkGetPhysicalDeviceFeatures2)                                                                                    \
+    F(vkGetPhysicalDeviceMemoryProperties2)                                                                            \
+    F(vkGetPhysicalDeviceQueueFamilyProperties)                                                                        \
+    F(vkEnumerateDeviceExtensionProperties)                                                                            \
+    F(vkCreateDevice)                                                                                                  \
+    F(vkGetDeviceProcAddr)
+
+#define VK_DEVICE_FUNCTIONS(F)                                                                                         \
+    F(vkDestroyDevice)                                                                                                 \
+    F(vkGetDeviceQueue)                                                                                                \
+    F(vkDeviceWaitIdle)                                                                                                \
+    F(vkAllocateMemory)                                                                                                \
+    F(vkFreeMemory)                                                                                                    \
+    F(vkMapMemory)                                                                                                     \
+    F(vkCreateBuffer)                                                                                                  \
+    F(vkDestroyBuffer)                                                                                                 \
+    F(vkGetBufferMemoryRequirements)                                                                                   \
+    F(vkBindBufferMemory)                                                                                              \
+    F(vkGetBufferDeviceAddress)                                                                                        \
+    F(vkCreateShaderModule)                                                                                            \
+    F(vkDestroyShaderModule)                                                                                           \
+    F(vkCreatePipelineLayout)                                                                                          \
+    F(vkDestroyPipelineLayout)                                                                                         \
+    F(vkCreatePipelineCache)                                                                                           \
+    F(vkDestroyPipelineCache)                                                                                          \
+    F(vkGetPipelineCacheData)                                                                                          \
+    F(vkCreateComputePipelines)                                                                                        \
+    F(vkDestroyPipeline)                                                                                               \
+    F(vkCreateCommandPool)                                                                                             \
+    F(vkDestroyCommandPool)                                                                                            \
+    F(vkResetCommandPool)                                                                                              \
+    F(vkAllocateCommandBuffers)                                                                                        \
+    F(vkBeginCommandBuffer)                                                                                            \
+    F(vkEndCommandBuffer)                                                                                              \
+    F(vkQueueSubmit)                                                                                                   \
+    F(vkCreateSemaphore)                                                                                               \
+    F(vkDestroySemaphore)                                                                                              \
+    F(vkWaitSemaphores)                                                                                                \
+    F(vkSignalSemaphore)                                                                                               \
+    F(vkGetSemaphoreCounterValue)                                                                                      \
+    F(vkCreateQueryPool)                                                                                               \
+    F(vkDestroyQueryPool)                                                                                              \
+    F(vkGetQueryPoolResults)                                                                                           \
+    F(vkCmdResetQueryPool)                                                                                             \
+    F(vkCmdWriteTimestamp)                                                                                             \
+    F(vkCmdBindPipeline)                                                                                               \
+    F(vkCmdPushConstants)                                                                                              \
+    F(vkCmdDispatch)                                                                                                   \
+    F(vkCmdPipelineBarrier)                                                                                            \
+    F(vkCmdCopyBuffer)
+
+/* One instance and, once opened, one device. */
+struct vk {
+    PFN_vkGetInstanceProcAddr get_instance_function;
+#define MEMBER(name) PFN_##name name;
+    VK_GLOBAL_FUNCTIONS(MEMBER)
+    VK_INSTANCE_FUNCTIONS(MEMBER)
+    VK_DEVICE_FUNCTIONS(MEMBER)
+    PFN_vkGetMemoryHostPointerPropertiesEXT vkGetMemoryHostPointerPropertiesEXT; /* NULL without the extension */
+    PFN_vkCreateDebugUtilsMessengerEXT vkCreateDebugUtilsMessengerEXT;           /* likewise */
+    PFN_vkDestroyDebugUtilsMessengerEXT vkDestroyDebugUtilsMessengerEXT;
+#undef MEMBER
+    VkInstance instance;
+    VkDebugUtilsMessengerEXT messenger;
+};
+
+/* Opens the loader and creates an instance, with the validation layers when validate is true; messages, which must live
+ * as long, counts what they say. HYPURA_ERROR_UNSUPPORTED: no loader on this machine. */
+hypura_status vk_open(struct vk *vk, bool validate, _Atomic uint64_t *messages, hypura_error *error);
+hypura_status vk_load_device(struct vk *vk, VkDevice device, hypura_error *error);
+void vk_close(struct vk *vk);
+
+/* "VK_ERROR_DEVICE_LOST" for the result, in words. */
+const char *vk_result_text(VkResult result);
+
+/* The hypura_status of a result that is not success. */
+hypura_status vk_error(hypura_error *error, VkResult result, const char *doing);
+
+bool vk_has_extension(const VkExtensionProperties *list, uint32_t count, const char *name);
+
+#endif

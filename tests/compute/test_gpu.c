@@ -1,0 +1,260 @@
+/* The device layer: buffers, uploads, batches, tickets, the pipeline cache, and errors; and the first kernels. */
+#include "gpu_test.h"
+
+#include <pthread.h>
+#include <unistd.h>
+
+static void lists_what_it_can_open(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    const struct gpu_info *info = gpu_get_info(gpu);
+    assert_true(info->name[0] && info->memory_bytes > 0 && info->max_allocation > 0 && info->shared_bytes >= 16384);
+    assert_true(info->subgroup_min >= 1 && info->subgroup_min <= info->subgroup_max);
+    assert_string_equal(info->lacks, "");
+    assert_true(gpu_free_bytes(gpu) > 0);
+    struct gpu *other;
+    assert_int_equal(gpu_open(&other, &(struct gpu_options){.index = 99}, &test_error), HYPURA_ERROR_ARGUMENT);
+}
+
+static void copies_there_and_back(struct gpu *gpu, size_t bytes)
+{
+    uint8_t *values = malloc(bytes);
+    assert_non_null(values);
+    struct random random;
+    random_seed(&random, bytes);
+    for (size_t i = 0; i < bytes; i++)
+        values[i] = (uint8_t)(random_next(&random) >> 40);
+    struct gpu_range first = gpu_test_range(gpu, values, bytes), second = gpu_test_range(gpu, NULL, bytes);
+    gpu_begin(gpu);
+    gpu_copy(gpu, second, first, bytes);
+    gpu_test_run(gpu);
+    uint8_t *back = gpu_test_take(gpu, second, bytes);
+    assert_memory_equal(back, values, bytes);
+    gpu_buffer_destroy(gpu, first.buffer);
+    free(back);
+    free(values);
+}
+
+static void uploads_and_downloads(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    copies_there_and_back(gpu, 4);
+    copies_there_and_back(gpu, 1 << 20);
+}
+
+/* As on a card: through the staging ring, more than it holds at once. */
+static void stages_where_memory_is_not_shared(void **state)
+{
+    (void)gpu_or_skip(state);
+    struct gpu *gpu;
+    assert_ok(gpu_open(&gpu, &(struct gpu_options){.separate = true, .validate = true}, &test_error));
+    copies_there_and_back(gpu, 4);
+    copies_there_and_back(gpu, ((size_t)50 << 20) + 4);
+    assert_int_equal(gpu_validation_messages(gpu), 0);
+    gpu_close(gpu);
+}
+
+static void refuses_what_does_not_fit(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct gpu_buffer *buffer = NULL;
+    assert_int_equal(gpu_buffer_create(gpu, &buffer, (uint64_t)1 << 60, GPU_DEVICE, &test_error), HYPURA_ERROR_MEMORY);
+    assert_int_equal(gpu_buffer_create(gpu, &buffer, 0, GPU_DEVICE, &test_error), HYPURA_ERROR_MEMORY);
+    assert_null(buffer);
+    struct gpu_range range = gpu_test_range(gpu, NULL, 64);
+    gpu_ticket ticket;
+    uint8_t bytes[128] = {0};
+    assert_int_equal(gpu_upload(gpu, range, bytes, 128, &ticket, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(gpu_download(gpu, range, bytes, 128, &test_error), HYPURA_ERROR_ARGUMENT);
+    gpu_buffer_destroy(gpu, range.buffer);
+    gpu_begin(gpu);
+    gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, 0, 64, 1e-5f);
+    gpu_test_run(gpu);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+    gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, 1, 64, 1e-5f);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+}
+
+struct signaller {
+    struct gpu *gpu;
+    float *written;
+};
+
+static void *signal_later(void *context)
+{
+    struct signaller *signaller = context;
+    usleep(20000);
+    signaller->written[0] = 3;
+    signaller->written[1] = 4;
+    return gpu_signal_host(signaller->gpu, 1, NULL) == HYPURA_OK ? context : NULL;
+}
+
+/* A batch that was sent before the host wrote its input waits for the host; those sent after it see what it did. */
+static void batches_wait_for_the_host(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct gpu_range in = {0}, out = {0};
+    assert_ok(gpu_buffer_create(gpu, &in.buffer, 8, GPU_UPLOAD, &test_error));
+    assert_ok(gpu_buffer_create(gpu, &out.buffer, 8, GPU_READBACK, &test_error));
+    float *result = gpu_buffer_mapped(out.buffer);
+    gpu_ticket first, second;
+    gpu_begin(gpu);
+    gpu_rms_norm(gpu, out, in, (struct gpu_range){0}, 1, 2, 0);
+    assert_ok(gpu_submit(gpu, &first, 1, 0, &test_error));
+    gpu_begin(gpu);
+    gpu_rms_norm(gpu, out, out, (struct gpu_range){0}, 2, 1, 0);
+    assert_ok(gpu_submit(gpu, &second, 0, 0, &test_error));
+    assert_true(second > first);
+    assert_false(gpu_done(gpu, first));
+    struct signaller signaller = {gpu, gpu_buffer_mapped(in.buffer)};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, signal_later, &signaller), 0);
+    assert_ok(gpu_wait(gpu, second, &test_error));
+    assert_true(gpu_done(gpu, first));
+    assert_true(fabsf(result[0] - 1) < 1e-5f && fabsf(result[1] - 1) < 1e-5f);
+    assert_true(gpu_batch_seconds(gpu, second) >= 0);
+    void *ok;
+    pthread_join(thread, &ok);
+    assert_ptr_equal(ok, &signaller);
+    gpu_buffer_destroy(gpu, in.buffer);
+    gpu_buffer_destroy(gpu, out.buffer);
+}
+
+/* More batches than the gpu has of its own, each on the result of the one before. */
+static void many_batches_run_in_order(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    float values[64];
+    for (size_t i = 0; i < 64; i++)
+        values[i] = (float)i;
+    struct gpu_range range = gpu_test_range(gpu, values, sizeof values);
+    float two[64];
+    for (size_t i = 0; i < 64; i++)
+        two[i] = 2;
+    struct gpu_range weight = gpu_test_range(gpu, two, sizeof two);
+    gpu_ticket ticket = 0;
+    for (int i = 0; i < 100; i++) {
+        gpu_begin(gpu);
+        gpu_rms_norm(gpu, range, range, weight, 1, 64, 0);
+        gpu_barrier(gpu);
+        gpu_rms_norm(gpu, range, range, weight, 1, 64, 0);
+        assert_ok(gpu_submit(gpu, &ticket, 0, 0, &test_error));
+    }
+    float *out = gpu_test_take(gpu, range, sizeof values);
+    double squares = 0;
+    for (size_t i = 0; i < 64; i++)
+        squares += (double)out[i] * (double)out[i] / 64;
+    assert_true(fabs(squares - 4) < 1e-3);
+    assert_true(fabsf(out[63] / out[21] - 3) < 1e-4f);
+    gpu_buffer_destroy(gpu, weight.buffer);
+    free(out);
+}
+
+static void reads_imported_memory_in_place(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    const struct gpu_info *info = gpu_get_info(gpu);
+    if (!info->host_import)
+        skip();
+    size_t bytes = align_up(8192, info->import_alignment);
+    void *host;
+    assert_ok(memory_map(&host, bytes, false, "test memory", &test_error));
+    struct gpu_range in = {0}, out = gpu_test_range(gpu, NULL, 16);
+    hypura_status status = gpu_buffer_import(gpu, &in.buffer, host, bytes, &test_error);
+    assert_int_equal(gpu_buffer_import(gpu, &in.buffer, (uint8_t *)host + 1, bytes, &test_error),
+                     HYPURA_ERROR_ARGUMENT);
+    if (status == HYPURA_OK) { /* a driver may refuse the kind of memory */
+        float *values = host;
+        for (size_t i = 0; i < 4; i++)
+            values[i] = 2;
+        gpu_begin(gpu);
+        gpu_rms_norm(gpu, out, in, (struct gpu_range){0}, 1, 4, 0);
+        gpu_test_run(gpu);
+        gpu_buffer_destroy(gpu, in.buffer);
+        float *result = gpu_test_take(gpu, out, 16);
+        for (size_t i = 0; i < 4; i++)
+            assert_true(fabsf(result[i] - 1) < 1e-5f);
+        free(result);
+    }
+    memory_unmap(host, bytes);
+}
+
+static void norms_rows(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct compute *compute;
+    assert_ok(compute_create(&compute, 1, INSTRUCTIONS_PLAIN, &test_error));
+    struct random random;
+    random_seed(&random, 11);
+    const struct {
+        uint32_t rows, columns;
+    } shapes[] = {{1, 4096}, {5, 24}, {3, 1000}, {2, 1}};
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        uint32_t rows = shapes[i].rows, columns = shapes[i].columns;
+        size_t bytes = (size_t)rows * columns * sizeof(float);
+        float *in = gpu_test_floats(&random, (size_t)rows * columns), *weight = gpu_test_floats(&random, columns);
+        float *expected = malloc(bytes);
+        assert_non_null(expected);
+        for (int with_weight = 0; with_weight < 2; with_weight++) {
+            compute_rms_norm(compute, expected, in, with_weight ? weight : NULL, rows, columns, 1e-5f);
+            struct gpu_range values = gpu_test_range(gpu, in, bytes);
+            struct gpu_range weights = gpu_test_range(gpu, weight, columns * sizeof(float));
+            gpu_begin(gpu);
+            gpu_rms_norm(gpu, values, values, with_weight ? weights : (struct gpu_range){0}, rows, columns, 1e-5f);
+            gpu_test_run(gpu);
+            float *out = gpu_test_take(gpu, values, bytes);
+            assert_true(gpu_test_error(out, expected, (size_t)rows * columns) < 1e-6);
+            gpu_buffer_destroy(gpu, weights.buffer);
+            free(out);
+        }
+        free(in);
+        free(weight);
+        free(expected);
+    }
+    compute_destroy(compute);
+}
+
+static void keeps_compiled_kernels(void **state)
+{
+    (void)gpu_or_skip(state);
+    char path[] = "/tmp/hypura-gpu-cache-XXXXXX";
+    int file = mkstemp(path);
+    assert_true(file >= 0);
+    assert_int_equal(write(file, "not a cache of any driver's, which must not be handed to one", 60), 60);
+    close(file);
+    for (int round = 0; round < 2; round++) {
+        struct gpu *gpu;
+        assert_ok(gpu_open(&gpu, &(struct gpu_options){.pipeline_cache = path, .validate = true}, &test_error));
+        float values[] = {1, 2, 3, 4};
+        struct gpu_range range = gpu_test_range(gpu, values, sizeof values);
+        gpu_begin(gpu);
+        gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, 1, 4, 0);
+        gpu_test_run(gpu);
+        gpu_buffer_destroy(gpu, range.buffer);
+        assert_int_equal(gpu_validation_messages(gpu), 0);
+        gpu_close(gpu);
+        uint32_t size = 0;
+        FILE *cache = fopen(path, "rb");
+        assert_non_null(cache);
+        assert_int_equal(fread(&size, 4, 1, cache), 1);
+        fclose(cache);
+        assert_int_equal(size, 32); /* of Vulkan's header */
+    }
+    unlink(path);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(lists_what_it_can_open),
+        cmocka_unit_test(uploads_and_downloads),
+        cmocka_unit_test(stages_where_memory_is_not_shared),
+        cmocka_unit_test(refuses_what_does_not_fit),
+        cmocka_unit_test(batches_wait_for_the_host),
+        cmocka_unit_test(many_batches_run_in_order),
+        cmocka_unit_test(reads_imported_memory_in_place),
+        cmocka_unit_test(norms_rows),
+        cmocka_unit_test(keeps_compiled_kernels),
+    };
+    return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
+}
