@@ -4,13 +4,16 @@
 #include <math.h>
 #include <stdlib.h>
 
-static uint32_t prompt_tokens = 512, generated_tokens = 128, context_fill, repeat = 3;
+static uint32_t prompt_tokens = 512, generated_tokens = 128, context_fill, parallel = 1, repeat = 3;
 static bool as_json;
+
+#define PARALLEL_MOST 64
 
 static const struct option_row bench_rows[] = {
     {"prompt-tokens", "N", OPTION_COUNT, &prompt_tokens, "length of the prompt (default: 512; 0: skip it)"},
     {"gen-tokens", "N", OPTION_COUNT, &generated_tokens, "tokens to decode (default: 128; 0: skip it)"},
     {"context-fill", "N", OPTION_COUNT, &context_fill, "tokens that are in the context before (default: 0)"},
+    {"parallel", "N", OPTION_COUNT, &parallel, "sequences that decode at once (default: 1)"},
     {"repeat", "N", OPTION_COUNT, &repeat, "rounds; the median counts (default: 3)"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
@@ -21,40 +24,63 @@ static int32_t random_token(struct random *random, uint32_t vocabulary)
     return (int32_t)(random_next(random) % vocabulary);
 }
 
-/* Random tokens from position first on, in chunks. */
-static hypura_status feed(struct engine *engine, struct random *random, uint32_t first, uint32_t count,
-                          hypura_error *error)
+/* Random tokens of a sequence from position first on, in chunks. */
+static hypura_status feed(struct engine *engine, struct random *random, uint32_t sequence, uint32_t first,
+                          uint32_t count, hypura_error *error)
 {
     uint32_t chunk = engine_plan(engine)->chunk, vocabulary = model_parameters(engine_model(engine))->vocabulary;
-    int32_t *tokens;
-    uint32_t *positions;
+    int32_t *tokens = NULL;
+    uint32_t *positions = NULL, *sequences = NULL;
     hypura_status status = ALLOCATE(&tokens, chunk, "tokens", error);
-    if (status)
-        return status;
-    status = ALLOCATE(&positions, chunk, "positions", error);
+    if (!status)
+        status = ALLOCATE(&positions, chunk, "positions", error);
+    if (!status)
+        status = ALLOCATE(&sequences, chunk, "sequences", error);
     for (uint32_t done = 0; !status && done < count;) {
         uint32_t now = MIN(chunk, count - done);
         for (uint32_t i = 0; i < now; i++) {
             tokens[i] = random_token(random, vocabulary);
             positions[i] = first + done + i;
+            sequences[i] = sequence;
         }
-        struct engine_batch batch = {.count = now, .tokens = tokens, .positions = positions};
+        struct engine_batch batch = {.count = now, .tokens = tokens, .positions = positions, .sequences = sequences};
         status = engine_forward(engine, &batch, error);
         done += now;
     }
     memory_free(tokens);
     memory_free(positions);
+    memory_free(sequences);
     return status;
 }
 
+/* So many positions of every sequence, and nothing else. */
+static hypura_status fill_context(struct engine *engine, struct random *random, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    for (uint32_t s = 0; !status && s < parallel; s++) {
+        engine_truncate(engine, s, 0);
+        status = feed(engine, random, s, 0, context_fill, error);
+    }
+    return status;
+}
+
+/* A token of every sequence a step. */
 static hypura_status decode(struct engine *engine, struct random *random, uint32_t first, uint32_t count,
                             hypura_error *error)
 {
+    int32_t tokens[PARALLEL_MOST];
+    uint32_t positions[PARALLEL_MOST], sequences[PARALLEL_MOST];
+    bool want[PARALLEL_MOST];
     hypura_status status = HYPURA_OK;
     for (uint32_t i = 0; !status && i < count; i++) {
-        int32_t token = random_token(random, model_parameters(engine_model(engine))->vocabulary);
-        uint32_t position = first + i;
-        struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
+        for (uint32_t s = 0; s < parallel; s++) {
+            tokens[s] = random_token(random, model_parameters(engine_model(engine))->vocabulary);
+            positions[s] = first + i;
+            sequences[s] = s;
+            want[s] = true;
+        }
+        struct engine_batch batch = {
+            .count = parallel, .tokens = tokens, .positions = positions, .sequences = sequences, .want_logits = want};
         status = engine_forward(engine, &batch, error);
     }
     return status;
@@ -86,26 +112,24 @@ static hypura_status measure(struct engine *engine, struct rounds *prompt, struc
     struct random random;
     random_seed(&random, compute_options.seed);
     /* One round that is not counted: pages, caches and clocks settle. */
-    hypura_status status = feed(engine, &random, 0, MIN(8u, engine_plan(engine)->chunk), error);
+    hypura_status status = feed(engine, &random, 0, 0, MIN(8u, engine_plan(engine)->chunk), error);
     for (uint32_t round = 0; !status && round < repeat; round++) {
-        engine_truncate(engine, 0, 0);
-        status = feed(engine, &random, 0, context_fill, error);
+        status = fill_context(engine, &random, error);
         uint64_t start = clock_nanoseconds();
         if (!status)
-            status = feed(engine, &random, context_fill, prompt_tokens, error);
+            status = feed(engine, &random, 0, context_fill, prompt_tokens, error);
         prompt->speeds[round] = prompt_tokens / clock_seconds_since(start);
         /* Decoding starts from the fill, not from the prompt: that is what a reader expects of two separate figures. */
-        engine_truncate(engine, 0, 0);
         if (!status)
-            status = feed(engine, &random, 0, context_fill, error);
+            status = fill_context(engine, &random, error);
         start = clock_nanoseconds();
         if (!status)
             status = decode(engine, &random, context_fill, generated_tokens, error);
-        decoding->speeds[round] = generated_tokens / clock_seconds_since(start);
+        decoding->speeds[round] = (double)generated_tokens * parallel / clock_seconds_since(start);
         /* The limit is measured between the rounds, since other users of the machine come and go; and only where it is
-         * the limit, since the test needs memory of its own. */
+         * the limit, since the test needs memory of its own: sequences that share a pass are bound by compute. */
         double now = 0;
-        if (!status && engine_plan(engine)->mode == PLAN_FULL_RESIDENT)
+        if (!status && parallel == 1 && engine_plan(engine)->mode == PLAN_FULL_RESIDENT)
             status = hardware_measure_memory(engine_hardware(engine), engine_threads(engine), &now, error);
         *memory = MAX(*memory, now);
     }
@@ -131,6 +155,7 @@ static int report(struct engine *engine, const struct rounds *prompt, const stru
         json_object_set_new(json, "prompt_tokens", json_integer(prompt_tokens));
         json_object_set_new(json, "generated_tokens", json_integer(generated_tokens));
         json_object_set_new(json, "context_fill", json_integer(context_fill));
+        json_object_set_new(json, "parallel", json_integer(parallel));
         json_object_set_new(json, "repeat", json_integer(repeat));
         json_object_set_new(json, "prompt_tokens_per_second", json_real(prompt->median));
         json_object_set_new(json, "prompt_tokens_per_second_least", json_real(prompt->least));
@@ -149,6 +174,8 @@ static int report(struct engine *engine, const struct rounds *prompt, const stru
            engine_threads(engine));
     print_speed("prompt", prompt_tokens, prompt);
     print_speed("decode", generated_tokens, decoding);
+    if (generated_tokens && parallel > 1)
+        printf("The tokens are those of each of %u sequences, the speed is of all together.\n", parallel);
     if (generated_tokens && memory > 0)
         printf("Decoding moved %.0f %% of what the memory gave in this run (%s/s).\n", 100 * share,
                format_bytes(text, sizeof text, memory));
@@ -164,6 +191,9 @@ static int run(size_t count, char **arguments)
     uint64_t needed = (uint64_t)context_fill + MAX(MAX(prompt_tokens, generated_tokens), 8u);
     if (repeat == 0 || needed > UINT32_MAX)
         return report_usage(&command_bench, "--repeat must be at least 1, and the lengths fit a context");
+    if (parallel == 0 || parallel > PARALLEL_MOST)
+        return report_usage(&command_bench, "--parallel %u: expected 1 to %d", parallel, PARALLEL_MOST);
+    compute_options.sequences = parallel;
     if (compute_options.context == 0)
         compute_options.context = (uint32_t)needed;
     hypura_status status = open_engine(&engine, count ? arguments[0] : NULL, &error);

@@ -78,6 +78,7 @@ struct compute_options {
     uint32_t threads;
     uint32_t context;
     uint32_t chunk;
+    uint32_t sequences; /* hypura bench only */
     const char *kv_type;
     const char *reader;
     const char *guess;

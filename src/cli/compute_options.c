@@ -39,6 +39,7 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
     out->threads = compute_options.threads;
     out->context = compute_options.context;
     out->chunk = compute_options.chunk;
+    out->sequences = compute_options.sequences;
     out->trace_path = compute_options.trace;
     out->cache_policy = compute_options.cache_policy;
     if (!tensor_type_by_name(compute_options.kv_type, &out->kv_type) ||

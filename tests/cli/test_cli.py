@@ -232,6 +232,16 @@ def a_synthetic_model_runs():
     assert not os.path.exists(path("x.gguf"))
 
 
+def sequences_are_measured_together():
+    result = json.loads(hypura("bench", MODEL, "--json", "--prompt-tokens", 8, "--gen-tokens", 8, "--context-fill", 5,
+                               "--repeat", 1, "--parallel", 3)[0])
+    assert result["parallel"] == 3 and result["generated_tokens"] == 8, result
+    assert result["decode_tokens_per_second"] > 0, result
+    assert "3 sequences" in hypura("bench", MODEL, "--prompt-tokens", 0, "--gen-tokens", 4, "--repeat", 1, "--parallel", 3)[0]
+    hypura("bench", MODEL, "--parallel", 0, status=2)
+    hypura("bench", MODEL, "--parallel", 65, status=2)
+
+
 def progress_is_shown_beside_the_answer():
     out, err = hypura("run", MODEL, "--raw", "--prompt", "The", "--ignore-eos", "--max-tokens", 60, "--memory", "10M",
                       "--context", 256, "--progress", "--no-state")
