@@ -143,6 +143,52 @@ double gpu_batch_seconds(struct gpu *gpu, gpu_ticket ticket);
 
 void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint64_t bytes);
 
+/* ---- weights times activations ----------------------------------------------------------------------------------- */
+
+/* Whether the two functions below take weights of this type. */
+bool gpu_supports(const struct gpu *gpu, enum tensor_type type);
+
+/* rows x columns in the layout of the file: row r starts at data + r * row_bytes. */
+struct gpu_matrix {
+    struct gpu_range data;
+    enum tensor_type type;
+    uint32_t rows, columns;
+    uint64_t row_bytes;
+};
+
+/* Up to this many tokens each weight is read once and multiplied by all of them; how many are together changes no bit.
+ */
+#define GPU_VECTOR_TOKENS 8u
+
+/* out[t][r] = sum over c of weights[r][c] * in[t][c], plus bias[r] where bias has a buffer, plus what is in out where
+ * accumulate is true. Strides in floats. */
+struct gpu_matmul {
+    struct gpu_matrix weights;
+    struct gpu_range in, out, bias;
+    uint32_t tokens, in_stride, out_stride;
+    bool accumulate;
+};
+
+/* The jobs must not depend on each other. Neighbours that share inputs, type and columns become one dispatch. */
+void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count);
+
+/* Experts of one layer by id, for tokens that have chosen used experts each. */
+#define GPU_NO_SLOT 0xffffffffu
+
+struct gpu_expert_matmul {
+    struct gpu_matrix weights; /* of slot 0; slot s starts s * slot_stride bytes on */
+    uint64_t slot_stride;
+    struct gpu_range
+        slots;             /* uint32 [experts]: the slot of an expert, GPU_NO_SLOT: not here, its rows are left alone */
+    struct gpu_range ids;  /* uint32 [tokens][used] */
+    struct gpu_range in;   /* [tokens][columns], or [tokens][used][columns] where per_choice is true */
+    struct gpu_range out;  /* [tokens][used][rows] */
+    struct gpu_range bias; /* [experts][rows], or without a buffer */
+    uint32_t experts, used, tokens;
+    bool per_choice;
+};
+void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count);
+
 /* ---- rows of floats ---------------------------------------------------------------------------------------------- */
 
 /* As compute_rms_norm: rows adjacent, weight may have no buffer, out may be in. */

@@ -1,0 +1,205 @@
+/* Weights times activations: which kernel, and how its work is cut. */
+#include "compute/vulkan/gpu_private.h"
+
+/* Kernels and demands of the types; chunk as in shaders/types.glsl. */
+#define TYPE(name, chunk, align) [TENSOR_##name] = {KERNEL_matvec_##name, KERNEL_matvec_experts_##name, chunk, align}
+static const struct weight_type {
+    enum gpu_kernel vector, vector_experts;
+    uint16_t chunk;     /* columns an invocation takes at a time; 0: the type is not supported */
+    uint16_t alignment; /* of a row's first byte */
+} weight_types[TENSOR_TYPE_COUNT] = {
+    TYPE(F32, 4, 4),    TYPE(F16, 8, 2),     TYPE(BF16, 8, 2),    TYPE(Q8_0, 8, 2),
+    TYPE(Q4_0, 16, 2),  TYPE(Q4_1, 16, 2),   TYPE(Q5_0, 16, 2),   TYPE(Q5_1, 16, 2),
+    TYPE(Q4_K, 32, 16), TYPE(Q5_K, 32, 16),  TYPE(Q6_K, 32, 2),   TYPE(Q2_K, 16, 4),
+    TYPE(Q3_K, 16, 2),  TYPE(IQ4_XS, 32, 4), TYPE(IQ4_NL, 16, 2), TYPE(MXFP4, 16, 1),
+};
+#undef TYPE
+
+bool gpu_supports(const struct gpu *gpu, enum tensor_type type)
+{
+    (void)gpu;
+    return (unsigned)type < TENSOR_TYPE_COUNT && weight_types[type].chunk != 0;
+}
+
+/* NULL, with the error kept, when the weights cannot be taken as they are. */
+static const struct weight_type *find_type(struct gpu *gpu, const struct gpu_matrix *weights, uint64_t stride)
+{
+    const struct tensor_type_info *info = tensor_type_info(weights->type);
+    if (!gpu_supports(gpu, weights->type)) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: there is no kernel for weights of type %s",
+                         info ? info->name : "?");
+        return NULL;
+    }
+    const struct weight_type *type = &weight_types[weights->type];
+    if (gpu_address(weights->data) % type->alignment || weights->row_bytes % type->alignment ||
+        stride % type->alignment) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: weights of type %s must stand at a multiple of %u bytes",
+                         info->name, type->alignment);
+        return NULL;
+    }
+    if (weights->row_bytes > UINT32_MAX) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: a row of weights has %llu bytes",
+                         (unsigned long long)weights->row_bytes);
+        return NULL;
+    }
+    return type;
+}
+
+static bool is_float(enum tensor_type type)
+{
+    return type == TENSOR_F32 || type == TENSOR_F16 || type == TENSOR_BF16;
+}
+
+/* Whether inputs may be read four at a time, and plain weights 16 bytes at a time. */
+static bool is_wide(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride)
+{
+    if (in % 16 || in_stride % 4)
+        return false;
+    return !is_float(weights->type) || !((gpu_address(weights->data) | weights->row_bytes | slot_stride) % 16);
+}
+
+/* ---- matrix times vector ----------------------------------------------------------------------------------------- */
+
+/* Invocations of a work group: by the columns alone, since the order of sums depends on it. */
+static uint32_t vector_group(const struct weight_type *type, uint32_t columns)
+{
+    uint32_t chunks = (columns + type->chunk - 1) / type->chunk, group = 32;
+    while (group < 128 && group < chunks)
+        group *= 2;
+    return group;
+}
+
+/* Rows of weights a work group: many use what was read of the inputs again, few spread small matrices over the device.
+ */
+static uint32_t vector_rows(uint64_t rows, uint32_t tokens)
+{
+    uint32_t most = tokens == 1 ? 4 : tokens <= 4 ? 2 : 1;
+    while (most > 1 && rows / most < 512)
+        most /= 2;
+    return most;
+}
+
+/* Work groups in two dimensions, since one holds few. */
+static void launch_wide(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
+                        const void *push, size_t bytes, uint64_t groups, uint32_t depth)
+{
+    uint32_t width = (uint32_t)MIN(groups, 16384);
+    gpu_launch(gpu, kernel, constants, constant_count, push, bytes, width, (uint32_t)((groups + width - 1) / width),
+               depth);
+}
+
+#define VECTOR_JOBS 3
+
+static void matvec(struct gpu *gpu, const struct weight_type *type, const struct gpu_matmul *jobs, size_t count,
+                   uint32_t first_token, uint32_t tokens)
+{
+    struct {
+        struct {
+            uint64_t weights, out, bias;
+            uint32_t rows, out_stride;
+        } jobs[VECTOR_JOBS];
+        uint64_t in;
+        uint32_t columns, row_bytes, in_stride, accumulate;
+    } push = {.in = gpu_address(jobs->in) + (uint64_t)first_token * jobs->in_stride * sizeof(float),
+              .columns = jobs->weights.columns,
+              .row_bytes = (uint32_t)jobs->weights.row_bytes,
+              .in_stride = jobs->in_stride,
+              .accumulate = jobs->accumulate};
+    uint64_t rows = 0, groups = 0;
+    for (size_t i = 0; i < count; i++)
+        rows += jobs[i].weights.rows;
+    const uint32_t group_rows = vector_rows(rows, tokens);
+    bool wide = true;
+    for (size_t i = 0; i < count; i++) {
+        push.jobs[i].weights = gpu_address(jobs[i].weights.data);
+        push.jobs[i].out = gpu_address(jobs[i].out) + (uint64_t)first_token * jobs[i].out_stride * sizeof(float);
+        push.jobs[i].bias = gpu_address(jobs[i].bias);
+        push.jobs[i].rows = jobs[i].weights.rows;
+        push.jobs[i].out_stride = jobs[i].out_stride;
+        groups += (jobs[i].weights.rows + group_rows - 1) / group_rows;
+        wide &= is_wide(&jobs[i].weights, 0, push.in, jobs->in_stride);
+    }
+    const uint32_t constants[] = {vector_group(type, push.columns), group_rows, tokens, wide};
+    launch_wide(gpu, type->vector, constants, COUNT_OF(constants), &push, sizeof push, groups, 1);
+}
+
+/* Whether two jobs can be one dispatch. */
+static bool alike(const struct gpu_matmul *a, const struct gpu_matmul *b)
+{
+    return a->weights.type == b->weights.type && a->weights.columns == b->weights.columns &&
+           a->weights.row_bytes == b->weights.row_bytes && gpu_address(a->in) == gpu_address(b->in) &&
+           a->in_stride == b->in_stride && a->tokens == b->tokens && a->accumulate == b->accumulate;
+}
+
+void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
+{
+    for (size_t first = 0, next; first < count; first = next) {
+        const struct weight_type *type = find_type(gpu, &jobs[first].weights, 0);
+        if (!type)
+            return;
+        for (next = first + 1; next < count && next - first < VECTOR_JOBS && alike(&jobs[first], &jobs[next]); next++)
+            if (!find_type(gpu, &jobs[next].weights, 0))
+                return;
+        for (uint32_t token = 0; token < jobs[first].tokens; token += GPU_VECTOR_TOKENS)
+            matvec(gpu, type, jobs + first, next - first, token, MIN(jobs[first].tokens - token, GPU_VECTOR_TOKENS));
+    }
+}
+
+/* ---- experts ----------------------------------------------------------------------------------------------------- */
+
+#define EXPERT_JOBS 2
+
+static void expert_matvec(struct gpu *gpu, const struct weight_type *type, const struct gpu_expert_matmul *jobs,
+                          size_t count)
+{
+    struct {
+        struct {
+            uint64_t weights, out, bias;
+        } jobs[EXPERT_JOBS];
+        uint64_t in, slots, ids, slot_stride;
+        uint32_t rows, columns, row_bytes, used, per_choice;
+    } push = {.in = gpu_address(jobs->in),
+              .slots = gpu_address(jobs->slots),
+              .ids = gpu_address(jobs->ids),
+              .slot_stride = jobs->slot_stride,
+              .rows = jobs->weights.rows,
+              .columns = jobs->weights.columns,
+              .row_bytes = (uint32_t)jobs->weights.row_bytes,
+              .used = jobs->used,
+              .per_choice = jobs->per_choice};
+    uint32_t choices = jobs->tokens * jobs->used;
+    const uint32_t group_rows = vector_rows((uint64_t)push.rows * choices * count, 1);
+    bool wide = true;
+    for (size_t i = 0; i < count; i++) {
+        push.jobs[i].weights = gpu_address(jobs[i].weights.data);
+        push.jobs[i].out = gpu_address(jobs[i].out);
+        push.jobs[i].bias = gpu_address(jobs[i].bias);
+        wide &= is_wide(&jobs[i].weights, jobs->slot_stride, push.in, push.columns);
+    }
+    const uint32_t constants[] = {vector_group(type, push.columns), group_rows, 1, wide};
+    launch_wide(gpu, type->vector_experts, constants, COUNT_OF(constants), &push, sizeof push,
+                (uint64_t)((push.rows + group_rows - 1) / group_rows) * count, choices);
+}
+
+static bool experts_alike(const struct gpu_expert_matmul *a, const struct gpu_expert_matmul *b)
+{
+    return a->weights.type == b->weights.type && a->weights.columns == b->weights.columns &&
+           a->weights.rows == b->weights.rows && a->weights.row_bytes == b->weights.row_bytes &&
+           a->slot_stride == b->slot_stride && gpu_address(a->slots) == gpu_address(b->slots) &&
+           gpu_address(a->ids) == gpu_address(b->ids) && gpu_address(a->in) == gpu_address(b->in) &&
+           a->used == b->used && a->tokens == b->tokens && a->per_choice == b->per_choice;
+}
+
+void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count)
+{
+    for (size_t first = 0, next; first < count; first = next) {
+        const struct weight_type *type = find_type(gpu, &jobs[first].weights, jobs[first].slot_stride);
+        if (!type)
+            return;
+        for (next = first + 1; next < count && next - first < EXPERT_JOBS && experts_alike(&jobs[first], &jobs[next]);
+             next++)
+            if (!find_type(gpu, &jobs[next].weights, jobs[next].slot_stride))
+                return;
+        expert_matvec(gpu, type, jobs + first, next - first);
+    }
+}

@@ -1,0 +1,347 @@
+/* Weights times activations on the GPU, of every type that it takes, against sums in double precision of the values
+ * that plain C decodes. */
+#include "gpu_test.h"
+
+#include "format/format.h"
+
+/* Of a sum of floats in any order, and of inputs rounded to half precision where there are many tokens. */
+#define VECTOR_ERROR 2e-6
+
+/* Random blocks with values that are finite and not too far apart. */
+static uint8_t *random_weights(struct random *random, enum tensor_type type, size_t rows, size_t columns)
+{
+    const struct tensor_type_info *info = tensor_type_info(type);
+    size_t blocks = rows * columns / info->block_size;
+    uint8_t *data = malloc(blocks * info->block_bytes);
+    assert_non_null(data);
+    for (size_t b = 0; b < blocks; b++) {
+        uint8_t *block = data + b * info->block_bytes;
+        float values[256], greatest;
+        do {
+            for (size_t i = 0; i < info->block_bytes; i++)
+                block[i] = (uint8_t)(random_next(random) >> 32);
+            compute_dequantize(type, block, values, info->block_size);
+            greatest = 0;
+            for (size_t i = 0; i < info->block_size; i++)
+                greatest = fabsf(values[i]) <= greatest ? greatest : fabsf(values[i]);
+        } while (!(greatest < 1e3f && greatest > 1e-3f));
+    }
+    return data;
+}
+
+struct product {
+    uint8_t *weights;
+    struct gpu_matrix matrix;
+    float *values; /* of the weights */
+};
+
+static struct product product_create(struct gpu *gpu, struct random *random, enum tensor_type type, uint32_t rows,
+                                     uint32_t columns)
+{
+    struct product product = {.weights = random_weights(random, type, rows, columns)};
+    uint64_t row_bytes;
+    assert_true(tensor_row_bytes(type, columns, &row_bytes));
+    product.matrix =
+        (struct gpu_matrix){gpu_test_range(gpu, product.weights, rows * row_bytes), type, rows, columns, row_bytes};
+    product.values = malloc((size_t)rows * columns * sizeof(float));
+    assert_non_null(product.values);
+    for (uint32_t r = 0; r < rows; r++)
+        compute_dequantize(type, product.weights + r * row_bytes, product.values + (size_t)r * columns, columns);
+    return product;
+}
+
+static void product_destroy(struct gpu *gpu, struct product *product)
+{
+    gpu_buffer_destroy(gpu, product->matrix.data.buffer);
+    free(product->weights);
+    free(product->values);
+}
+
+static double dot(const float *a, const float *b, size_t count)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += (double)a[i] * (double)b[i];
+    return sum;
+}
+
+static const enum tensor_type types[] = {
+    TENSOR_F32,    TENSOR_F16,   TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1,
+    TENSOR_IQ4_NL, TENSOR_MXFP4, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_Q2_K, TENSOR_Q3_K, TENSOR_IQ4_XS};
+
+/* One job over rows that are in_stride and out_stride apart, with what the options say. */
+static void check(struct gpu *gpu, struct random *random, enum tensor_type type, uint32_t rows, uint32_t columns,
+                  uint32_t tokens, bool with_bias, bool accumulate, double bound)
+{
+    struct product product = product_create(gpu, random, type, rows, columns);
+    uint32_t in_stride = columns + (tokens > 1 ? 4 : 0), out_stride = rows + 3;
+    size_t in_count = (size_t)tokens * in_stride, out_count = (size_t)tokens * out_stride;
+    float *in = gpu_test_floats(random, in_count), *bias = gpu_test_floats(random, rows);
+    float *before = gpu_test_floats(random, out_count), *expected = malloc(out_count * sizeof(float));
+    assert_non_null(expected);
+    memcpy(expected, before, out_count * sizeof(float));
+    for (uint32_t t = 0; t < tokens; t++)
+        for (uint32_t r = 0; r < rows; r++) {
+            float *into = &expected[(size_t)t * out_stride + r];
+            *into = (float)(dot(product.values + (size_t)r * columns, in + (size_t)t * in_stride, columns) +
+                            (with_bias ? (double)bias[r] : 0) + (accumulate ? (double)*into : 0));
+        }
+    struct gpu_matmul job = {.weights = product.matrix,
+                             .in = gpu_test_range(gpu, in, in_count * sizeof(float)),
+                             .out = gpu_test_range(gpu, before, out_count * sizeof(float)),
+                             .tokens = tokens,
+                             .in_stride = in_stride,
+                             .out_stride = out_stride,
+                             .accumulate = accumulate};
+    struct gpu_range biases = gpu_test_range(gpu, bias, rows * sizeof(float));
+    if (with_bias)
+        job.bias = biases;
+    gpu_begin(gpu);
+    gpu_matmul(gpu, &job, 1);
+    gpu_test_run(gpu);
+    float *out = gpu_test_take(gpu, job.out, out_count * sizeof(float));
+    double error = gpu_test_error(out, expected, out_count);
+    if (!(error < bound))
+        fail_msg("%s, %u x %u times %u: error %g", tensor_type_info(type)->name, rows, columns, tokens, error);
+    gpu_buffer_destroy(gpu, job.in.buffer);
+    gpu_buffer_destroy(gpu, biases.buffer);
+    product_destroy(gpu, &product);
+    free(in);
+    free(bias);
+    free(before);
+    free(expected);
+    free(out);
+}
+
+static void multiplies_few_tokens(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 21);
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        assert_true(gpu_supports(gpu, types[i]));
+        check(gpu, &random, types[i], 37, 1024, 1, false, false, VECTOR_ERROR);
+        check(gpu, &random, types[i], 9, 256, 3, true, true, VECTOR_ERROR);
+        check(gpu, &random, types[i], 5, 512, 8, true, false, VECTOR_ERROR);
+    }
+    check(gpu, &random, TENSOR_Q8_0, 2100, 4608, 1, false, false, VECTOR_ERROR);
+    check(gpu, &random, TENSOR_Q4_0, 3, 32, 2, false, false, VECTOR_ERROR);
+    assert_false(gpu_supports(gpu, TENSOR_I32));
+}
+
+/* Columns that are no whole number of wide loads. */
+static void multiplies_odd_columns(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 22);
+    const enum tensor_type plain[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16};
+    for (size_t i = 0; i < COUNT_OF(plain); i++) {
+        check(gpu, &random, plain[i], 6, 1, 1, false, false, VECTOR_ERROR);
+        check(gpu, &random, plain[i], 7, 123, 2, true, false, VECTOR_ERROR);
+        check(gpu, &random, plain[i], 3, 1026, 1, false, false, VECTOR_ERROR);
+    }
+}
+
+/* Five jobs on the same inputs, of two types: the bits of each alone. */
+static void many_jobs_give_the_bits_of_each(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 23);
+    const uint32_t columns = 512, tokens = 2, rows[] = {40, 9, 17, 1, 30};
+    const enum tensor_type of[] = {TENSOR_Q4_K, TENSOR_Q4_K, TENSOR_Q6_K, TENSOR_Q4_K, TENSOR_Q4_K};
+    float *in = gpu_test_floats(&random, columns * tokens);
+    struct gpu_range input = gpu_test_range(gpu, in, columns * tokens * sizeof(float));
+    struct product products[5];
+    struct gpu_matmul jobs[5];
+    float *alone[5];
+    for (size_t i = 0; i < 5; i++) {
+        products[i] = product_create(gpu, &random, of[i], rows[i], columns);
+        size_t bytes = rows[i] * tokens * sizeof(float);
+        jobs[i] = (struct gpu_matmul){.weights = products[i].matrix,
+                                      .in = input,
+                                      .out = gpu_test_range(gpu, NULL, bytes),
+                                      .tokens = tokens,
+                                      .in_stride = columns,
+                                      .out_stride = rows[i]};
+        gpu_begin(gpu);
+        gpu_matmul(gpu, &jobs[i], 1);
+        gpu_test_run(gpu);
+        alone[i] = gpu_test_take(gpu, jobs[i].out, bytes);
+        jobs[i].out = gpu_test_range(gpu, NULL, bytes);
+    }
+    gpu_begin(gpu);
+    gpu_matmul(gpu, jobs, 5);
+    gpu_test_run(gpu);
+    for (size_t i = 0; i < 5; i++) {
+        size_t bytes = rows[i] * tokens * sizeof(float);
+        float *out = gpu_test_take(gpu, jobs[i].out, bytes);
+        assert_memory_equal(out, alone[i], bytes);
+        free(out);
+        free(alone[i]);
+        product_destroy(gpu, &products[i]);
+    }
+    gpu_buffer_destroy(gpu, input.buffer);
+    free(in);
+}
+
+/* As many tokens as a batch of few may have, all together and one by one. */
+static void tokens_together_change_no_bit(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 24);
+    const uint32_t columns = 768, rows = 21, tokens = GPU_VECTOR_TOKENS;
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        struct product product = product_create(gpu, &random, types[i], rows, columns);
+        float *in = gpu_test_floats(&random, columns * tokens);
+        struct gpu_matmul job = {.weights = product.matrix,
+                                 .in = gpu_test_range(gpu, in, columns * tokens * sizeof(float)),
+                                 .out = gpu_test_range(gpu, NULL, rows * tokens * sizeof(float)),
+                                 .tokens = tokens,
+                                 .in_stride = columns,
+                                 .out_stride = rows};
+        gpu_begin(gpu);
+        gpu_matmul(gpu, &job, 1);
+        gpu_test_run(gpu);
+        float *together = gpu_test_take(gpu, job.out, rows * tokens * sizeof(float));
+        for (uint32_t t = 0; t < tokens; t++) {
+            struct gpu_matmul one = job;
+            one.tokens = 1;
+            one.in.offset = t * columns * sizeof(float);
+            one.out = gpu_test_range(gpu, NULL, rows * sizeof(float));
+            gpu_begin(gpu);
+            gpu_matmul(gpu, &one, 1);
+            gpu_test_run(gpu);
+            float *out = gpu_test_take(gpu, one.out, rows * sizeof(float));
+            if (memcmp(out, together + t * rows, rows * sizeof(float)) != 0)
+                fail_msg("%s: token %u differs", tensor_type_info(types[i])->name, t);
+            free(out);
+        }
+        gpu_buffer_destroy(gpu, job.in.buffer);
+        product_destroy(gpu, &product);
+        free(together);
+        free(in);
+    }
+}
+
+/* ---- experts ----------------------------------------------------------------------------------------------------- */
+
+#define EXPERTS 6u
+#define USED 2u
+#define SLOTS 4u
+
+/* Gate and up of experts of which two are elsewhere; their rows must stay as they were. */
+static void check_experts(struct gpu *gpu, struct random *random, enum tensor_type type, uint32_t rows,
+                          uint32_t columns, uint32_t tokens, bool per_choice, bool with_bias, double bound)
+{
+    const uint32_t slots[EXPERTS] = {2, GPU_NO_SLOT, 0, 3, GPU_NO_SLOT, 1};
+    /* A slot holds the rows of both matrices and something besides. */
+    uint32_t choices = tokens * USED, in_rows = per_choice ? choices : tokens;
+    struct product pool = product_create(gpu, random, type, SLOTS * 2 * rows, columns);
+    uint64_t matrix_bytes = rows * pool.matrix.row_bytes;
+    uint32_t *ids = malloc(choices * sizeof *ids);
+    assert_non_null(ids);
+    for (uint32_t i = 0; i < choices; i++)
+        ids[i] = i % USED == 0 ? (uint32_t)(random_next(random) % EXPERTS) : (ids[i - 1] + 1) % EXPERTS;
+    float *in = gpu_test_floats(random, (size_t)in_rows * columns), *bias = gpu_test_floats(random, EXPERTS * rows);
+    size_t out_count = (size_t)choices * rows;
+    float *before = gpu_test_floats(random, out_count);
+    struct gpu_expert_matmul jobs[2];
+    for (uint32_t m = 0; m < 2; m++)
+        jobs[m] = (struct gpu_expert_matmul){
+            .weights = {{pool.matrix.data.buffer, m * matrix_bytes}, type, rows, columns, pool.matrix.row_bytes},
+            .slot_stride = 2 * matrix_bytes,
+            .slots = gpu_test_range(gpu, slots, sizeof slots),
+            .ids = gpu_test_range(gpu, ids, choices * sizeof *ids),
+            .in = gpu_test_range(gpu, in, (size_t)in_rows * columns * sizeof(float)),
+            .out = gpu_test_range(gpu, before, out_count * sizeof(float)),
+            .bias = with_bias ? gpu_test_range(gpu, bias, EXPERTS * rows * sizeof(float)) : (struct gpu_range){0},
+            .experts = EXPERTS,
+            .used = USED,
+            .tokens = tokens,
+            .per_choice = per_choice};
+    struct gpu_expert_matmul second = jobs[1];
+    jobs[1].slots = jobs[0].slots;
+    jobs[1].ids = jobs[0].ids;
+    jobs[1].in = jobs[0].in;
+    gpu_begin(gpu);
+    gpu_expert_matmul(gpu, jobs, 2);
+    gpu_test_run(gpu);
+    for (uint32_t m = 0; m < 2; m++) {
+        float *expected = malloc(out_count * sizeof(float));
+        assert_non_null(expected);
+        memcpy(expected, before, out_count * sizeof(float));
+        for (uint32_t choice = 0; choice < choices; choice++) {
+            uint32_t expert = ids[choice], slot = slots[expert];
+            for (uint32_t r = 0; r < rows && slot != GPU_NO_SLOT; r++)
+                expected[(size_t)choice * rows + r] =
+                    (float)(dot(pool.values + ((size_t)slot * 2 * rows + m * rows + r) * columns,
+                                in + (size_t)(per_choice ? choice : choice / USED) * columns, columns) +
+                            (with_bias ? (double)bias[expert * rows + r] : 0));
+        }
+        float *out = gpu_test_take(gpu, jobs[m].out, out_count * sizeof(float));
+        double error = gpu_test_error(out, expected, out_count);
+        if (!(error < bound))
+            fail_msg("experts of %s, matrix %u, %u x %u times %u: error %g", tensor_type_info(type)->name, m, rows,
+                     columns, tokens, error);
+        for (uint32_t choice = 0; choice < choices; choice++)
+            if (slots[ids[choice]] == GPU_NO_SLOT)
+                assert_memory_equal(out + (size_t)choice * rows, before + (size_t)choice * rows, rows * sizeof(float));
+        if (with_bias)
+            gpu_buffer_destroy(gpu, jobs[m].bias.buffer);
+        free(expected);
+        free(out);
+    }
+    const struct gpu_range ranges[] = {jobs[0].slots, jobs[0].ids, jobs[0].in, second.slots, second.ids, second.in};
+    for (size_t i = 0; i < COUNT_OF(ranges); i++)
+        gpu_buffer_destroy(gpu, ranges[i].buffer);
+    product_destroy(gpu, &pool);
+    free(ids);
+    free(in);
+    free(bias);
+    free(before);
+}
+
+static void multiplies_by_experts(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 25);
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        check_experts(gpu, &random, types[i], 13, 256, 1, false, false, VECTOR_ERROR);
+        check_experts(gpu, &random, types[i], 6, 512, 3, true, true, VECTOR_ERROR);
+    }
+}
+
+static void refuses_weights_it_cannot_read(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct gpu_range range = gpu_test_range(gpu, NULL, 4096);
+    struct gpu_matmul job = {.weights = {range, TENSOR_I32, 1, 256, 1024},
+                             .in = range,
+                             .out = range,
+                             .tokens = 1,
+                             .in_stride = 256,
+                             .out_stride = 1};
+    gpu_ticket ticket;
+    gpu_begin(gpu);
+    gpu_matmul(gpu, &job, 1);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_UNSUPPORTED);
+    job.weights = (struct gpu_matrix){{range.buffer, 8}, TENSOR_Q4_K, 1, 256, 144};
+    gpu_begin(gpu);
+    gpu_matmul(gpu, &job, 1);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_UNSUPPORTED);
+    gpu_buffer_destroy(gpu, range.buffer);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(multiplies_few_tokens),           cmocka_unit_test(multiplies_odd_columns),
+        cmocka_unit_test(many_jobs_give_the_bits_of_each), cmocka_unit_test(tokens_together_change_no_bit),
+        cmocka_unit_test(multiplies_by_experts),           cmocka_unit_test(refuses_weights_it_cannot_read),
+    };
+    return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
+}
