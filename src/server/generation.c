@@ -119,6 +119,22 @@ void generation_submit(struct generation *generation)
     worker_submit(exchange_server(generation->job.exchange)->worker, &generation->job);
 }
 
+void generation_handle(struct exchange *exchange, const struct dialect *dialect, const char *id_prefix,
+                       bool (*read)(struct generation *generation, json_t *json, hypura_error *error))
+{
+    hypura_error error = {0};
+    struct generation *generation = generation_create(exchange, dialect, false);
+    if (!generation)
+        return;
+    char id[25];
+    random_hex(id, 24);
+    snprintf(generation->id, sizeof generation->id, "%s%s", id_prefix, id);
+    if (read(generation, exchange_json(exchange), &error))
+        generation_submit(generation);
+    else
+        generation_refuse(generation, error.message);
+}
+
 /* ---- the prompt ----------------------------------------------------------------------------------------------------
  */
 

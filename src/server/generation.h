@@ -90,6 +90,10 @@ struct generation {
 struct generation *generation_create(struct exchange *exchange, const struct dialect *dialect, bool stream_default);
 void generation_free(struct generation *generation);
 
+/* Makes one under an id of its own, has it read the request, and submits it, or refuses it with the error. */
+void generation_handle(struct exchange *exchange, const struct dialect *dialect, const char *id_prefix,
+                       bool (*read)(struct generation *generation, json_t *json, hypura_error *error));
+
 /* Answers with 400 and frees it. */
 void generation_refuse(struct generation *generation, const char *message);
 

@@ -231,15 +231,5 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
 
 void handle_messages(struct exchange *exchange)
 {
-    hypura_error error = {0};
-    struct generation *generation = generation_create(exchange, &dialect, false);
-    if (!generation)
-        return;
-    char id[25];
-    random_hex(id, 24);
-    snprintf(generation->id, sizeof generation->id, "msg_%s", id);
-    if (read_request(generation, exchange_json(exchange), &error))
-        generation_submit(generation);
-    else
-        generation_refuse(generation, error.message);
+    generation_handle(exchange, &dialect, "msg_", read_request);
 }

@@ -228,3 +228,16 @@ void handle_openai_model(struct exchange *exchange)
     exchange_reply_json(exchange, 200, model_json(found.name, found.modified));
     model_entry_free(&found);
 }
+
+void openai_end_stream(struct generation *generation, json_t *last)
+{
+    struct exchange *exchange = generation->job.exchange;
+    static const char done[] = "data: [DONE]\n\n";
+    if (generation->include_usage) {
+        json_object_set_new(last, "usage", openai_usage(generation));
+        exchange_write_event(exchange, NULL, json_incref(last));
+    }
+    json_decref(last);
+    exchange_write(exchange, TYPE_EVENTS, done, sizeof done - 1);
+    exchange_end(exchange);
+}

@@ -20,4 +20,7 @@ bool read_effort(struct generation *generation, const json_t *effort, hypura_err
 /* {"prompt_tokens", ...}; a new reference. */
 json_t *openai_usage(const struct generation *generation);
 
+/* Ends a stream of chunks: with the usage where it was asked for, in a last chunk, which is taken over. */
+void openai_end_stream(struct generation *generation, json_t *last);
+
 #endif

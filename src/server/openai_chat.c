@@ -104,22 +104,14 @@ static json_t *whole_choice(struct choice *choice)
 
 static void end(struct generation *generation)
 {
-    struct exchange *exchange = generation->job.exchange;
     if (generation->stream) {
-        if (generation->include_usage) {
-            json_t *last = chunk(generation, json_array());
-            json_object_set_new(last, "usage", openai_usage(generation));
-            exchange_write_event(exchange, NULL, last);
-        }
-        static const char done[] = "data: [DONE]\n\n";
-        exchange_write(exchange, TYPE_EVENTS, done, sizeof done - 1);
-        exchange_end(exchange);
+        openai_end_stream(generation, chunk(generation, json_array()));
         return;
     }
     json_t *choices = json_array();
     for (size_t i = 0; i < generation->count; i++)
         json_array_append_new(choices, whole_choice(&generation->choices[i]));
-    exchange_reply_json(exchange, 200,
+    exchange_reply_json(generation->job.exchange, 200,
                         json_pack("{s:s, s:s, s:I, s:s, s:s, s:o, s:o}", "id", generation->id, "object",
                                   "chat.completion", "created", (json_int_t)generation->created, "model",
                                   generation->model_name, "system_fingerprint", "fp_hypura", "choices", choices,
@@ -197,15 +189,5 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
 
 void handle_openai_chat(struct exchange *exchange)
 {
-    hypura_error error = {0};
-    struct generation *generation = generation_create(exchange, &dialect, false);
-    if (!generation)
-        return;
-    char id[25];
-    random_hex(id, 24);
-    snprintf(generation->id, sizeof generation->id, "chatcmpl-%s", id);
-    if (read_request(generation, exchange_json(exchange), &error))
-        generation_submit(generation);
-    else
-        generation_refuse(generation, error.message);
+    generation_handle(exchange, &dialect, "chatcmpl-", read_request);
 }

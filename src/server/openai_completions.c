@@ -69,16 +69,8 @@ static void end_choice(struct generation *generation, struct choice *choice)
 
 static void end(struct generation *generation)
 {
-    struct exchange *exchange = generation->job.exchange;
     if (generation->stream) {
-        if (generation->include_usage) {
-            json_t *last = answer(generation, json_array());
-            json_object_set_new(last, "usage", openai_usage(generation));
-            exchange_write_event(exchange, NULL, last);
-        }
-        static const char done[] = "data: [DONE]\n\n";
-        exchange_write(exchange, TYPE_EVENTS, done, sizeof done - 1);
-        exchange_end(exchange);
+        openai_end_stream(generation, answer(generation, json_array()));
         return;
     }
     json_t *choices = json_array();
@@ -95,7 +87,7 @@ static void end(struct generation *generation)
     }
     json_t *json = answer(generation, choices);
     json_object_set_new(json, "usage", openai_usage(generation));
-    exchange_reply_json(exchange, 200, json);
+    exchange_reply_json(generation->job.exchange, 200, json);
 }
 
 static const struct dialect dialect = {write_delta, end_choice, end};
@@ -146,15 +138,5 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
 
 void handle_openai_completions(struct exchange *exchange)
 {
-    hypura_error error = {0};
-    struct generation *generation = generation_create(exchange, &dialect, false);
-    if (!generation)
-        return;
-    char id[25];
-    random_hex(id, 24);
-    snprintf(generation->id, sizeof generation->id, "cmpl-%s", id);
-    if (read_request(generation, exchange_json(exchange), &error))
-        generation_submit(generation);
-    else
-        generation_refuse(generation, error.message);
+    generation_handle(exchange, &dialect, "cmpl-", read_request);
 }

@@ -3,8 +3,10 @@
 
     test_clients.py HYPURA SOURCE_FOLDER SCRIPT.mjs
 
-Without node, or without the packages of package.json (npm install in tests/clients), everything is skipped.
+The packages of package.json are installed first where they are not there yet. Without node, or without packages and the
+registry that has them, everything is skipped.
 """
+import fcntl
 import os
 import shutil
 import signal
@@ -15,11 +17,35 @@ import tempfile
 HYPURA, SOURCE, SCRIPT = sys.argv[1:4]
 
 
+def why_not(here):
+    """None when node and the packages are there, by now."""
+    if not shutil.which("node"):
+        return "node is not installed"
+    # Two tests may come here at once. npm writes the file when it is done.
+    installed = os.path.join(here, "node_modules", ".package-lock.json")
+    with open(os.path.join(here, "package.json")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if os.path.exists(installed):
+            return None
+        if not shutil.which("npm"):
+            return "npm is not installed, and tests/clients has no node_modules"
+        try:
+            made = subprocess.run(["npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--loglevel=error"], cwd=here,
+                                  timeout=240, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        except subprocess.TimeoutExpired:
+            return "npm install takes too long: is the registry within reach?"
+        if made.returncode or not os.path.exists(installed):
+            for line in made.stderr.decode(errors="replace").splitlines()[-10:]:
+                print("# " + line)
+            return "npm install failed in tests/clients"
+    return None
+
+
 def main():
     here = os.path.join(SOURCE, "tests", "clients")
-    node = shutil.which("node")
-    if not node or not os.path.isdir(os.path.join(here, "node_modules")):
-        print("1..0 # SKIP " + ("run npm install in tests/clients first" if node else "node is not installed"))
+    reason = why_not(here)
+    if reason:
+        print("1..0 # SKIP " + reason)
         return 0
     with tempfile.TemporaryDirectory(prefix="hypura-clients-") as work:
         environment = {**os.environ, "XDG_CACHE_HOME": work, "XDG_STATE_HOME": work}
@@ -29,7 +55,7 @@ def main():
                                       stdout=subprocess.PIPE, stderr=log, env=environment)
             try:
                 url = server.stdout.readline().decode().strip()
-                status = subprocess.run([node, os.path.join(here, SCRIPT)], timeout=280,
+                status = subprocess.run(["node", os.path.join(here, SCRIPT)], timeout=280,
                                         env={**environment, "HYPURA_URL": url}).returncode
             finally:
                 server.send_signal(signal.SIGTERM)

@@ -81,11 +81,15 @@ const tests = [
     }],
     ["an answer can be stopped", async () => {
         const page = await open({viewport: {width: 1280, height: 800}});
+        // An answer that would not end by itself before it is stopped.
+        await page.route("**/api/chat", route => route.continue({postData: JSON.stringify({...route.request().postDataJSON(),
+            format: {type: "string", minLength: 5000}})}));
         await page.fill("#text", "Explain the tar command.");
         await page.click("#send");
         await page.waitForFunction(() => document.querySelector("#send").textContent === "Stop");
         await page.click("#send");
         await page.waitForFunction(() => document.querySelector("#send").textContent === "Send");
+        assert((await page.textContent(".message:last-child")).length < 5000);
     }],
     ["it fits 360 pixels, in the dark", async () => {
         const page = await open({viewport: {width: 360, height: 740}, colorScheme: "dark"});
