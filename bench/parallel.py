@@ -69,14 +69,17 @@ def main():
     counts = [1, *(arguments.parallel or [8])]
     rates = {count: [] for count in counts}
     with tempfile.TemporaryDirectory(prefix="hypura-parallel-") as work:
-        servers = [Server(work, arguments.model, count, options.split()) for count in counts]
-        for server in servers:
-            server.rate(8, 0.2)
-        for _ in range(arguments.rounds):
+        servers = []
+        try:
+            for count in counts:
+                servers.append(Server(work, arguments.model, count, options.split()))
+                servers[-1].rate(8, 0.2)
+            for _ in range(arguments.rounds):
+                for server in servers:
+                    rates[server.parallel].append(server.rate(arguments.tokens, arguments.seconds))
+        finally:
             for server in servers:
-                rates[server.parallel].append(server.rate(arguments.tokens, arguments.seconds))
-        for server in servers:
-            server.stop()
+                server.stop()
     one = statistics.median(rates[1])
     for count in counts:
         median = statistics.median(rates[count])

@@ -164,6 +164,12 @@ static hypura_status open_rope(struct engine *engine, hypura_error *error)
     return status;
 }
 
+static size_t expert_places(const struct engine *engine)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    return (size_t)p->layers * p->experts;
+}
+
 static hypura_status open_parts(struct engine *engine, const struct engine_options *options, hypura_error *error)
 {
     TRY(make_plan(&engine->plan, &engine->request, &engine->geometry, engine->model, &engine->hardware, options,
@@ -178,6 +184,7 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
     TRY(compute_create(&engine->compute, engine->geometry.threads, compute_best_instructions(), error));
     TRY(scratch_create(&engine->scratch, &engine->geometry, plan->chunk, error));
     TRY(kv_cache_create(&engine->kv, &engine->geometry, plan->positions, plan->kv_type, error));
+    TRY(ALLOCATE(&engine->used, expert_places(engine), "expert usage", error));
     char usage[4096];
     bool remember = options->remember_usage && store_usage_path(engine->model, usage, sizeof usage);
     struct store_options store = {.reader = options->reader,
@@ -223,6 +230,7 @@ void engine_close(struct engine *engine)
     trace_writer_close(engine->trace, NULL);
     if (engine->store)
         store_close(engine->store);
+    memory_free(engine->used);
     rope_table_destroy(&engine->rope);
     rope_table_destroy(&engine->rope_local);
     kv_cache_destroy(&engine->kv);
@@ -331,4 +339,10 @@ void engine_statistics(struct engine *engine, struct engine_statistics *out)
         bool in_memory = state == UNIT_CACHED || state == UNIT_PINNED;
         *(in_memory ? &out->bytes_ram : &out->bytes_storage) += model_unit(engine->model, u)->bytes;
     }
+}
+
+void engine_take_used(struct engine *engine, bool *used)
+{
+    for (size_t i = 0; i < expert_places(engine); i++)
+        used[i] = atomic_exchange_explicit(&engine->used[i], false, memory_order_relaxed);
 }

@@ -110,4 +110,7 @@ struct engine_statistics {
 };
 void engine_statistics(struct engine *engine, struct engine_statistics *out);
 
+/* Which experts were used since the last call, as used[layer * experts + expert]; from any thread. */
+void engine_take_used(struct engine *engine, bool *used);
+
 #endif

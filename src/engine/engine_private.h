@@ -218,6 +218,7 @@ struct engine {
     uint32_t span_count;
     size_t wanted;
 
+    atomic_bool *used; /* [layers][experts] since somebody asked */
     atomic_bool cancelled;
     _Atomic uint64_t budget;
     double load_seconds;

@@ -69,6 +69,15 @@ static uint32_t group_by_expert(struct engine *engine, const struct model_layer 
     return needed;
 }
 
+/* For engine_take_used. */
+static void note_used(struct engine *engine, uint32_t number, uint32_t count)
+{
+    const struct model_layer *layer = model_layer(engine->model, number);
+    atomic_bool *used = engine->used + (size_t)number * model_parameters(engine->model)->experts;
+    for (uint32_t i = 0; i < count; i++)
+        atomic_store_explicit(&used[engine->scratch.expert_units[i] - layer->first_expert], true, memory_order_relaxed);
+}
+
 /* Small tensors of all experts of a layer. */
 struct expert_biases {
     const float *gate, *up, *down;
@@ -301,6 +310,7 @@ hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_er
     if (!status) {
         guess_check(engine, number);
         waiting = group_by_expert(engine, layer);
+        note_used(engine, number, waiting);
         status = store_want(engine->store, s->expert_units, waiting, error);
     }
     if (!status)

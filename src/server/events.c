@@ -17,8 +17,6 @@ struct events {
 
     /* of the last tick; the ticking thread's */
     char *model;
-    char *map; /* a character for each expert */
-    size_t map_size;
     struct engine_statistics last;
     uint64_t last_time;
 };
@@ -77,28 +75,44 @@ static json_t *model_json(struct loaded_model *loaded)
                      plan->predicted_tokens_per_second);
 }
 
-/* One string a layer, a letter an expert; all of them after one another go to letters. */
-static json_t *map_json(struct loaded_model *loaded, char **letters, size_t *size)
+/* One string a layer, a letter an expert. */
+static json_t *map_json(struct loaded_model *loaded)
 {
     const struct model *model = engine_model(loaded->engine);
     const struct model_parameters *parameters = model_parameters(model);
     struct store *store = engine_store(loaded->engine);
-    struct buffer all = {0};
+    struct buffer letters = {0};
     json_t *layers = json_array();
     for (uint32_t l = 0; l < parameters->layers; l++) {
         const struct model_layer *layer = model_layer(model, l);
         char tensors[2] = {layer_letter(loaded, layer), 0};
-        size_t start = all.size;
+        buffer_clear(&letters);
         if (layer->first_expert != NO_UNIT) {
             for (uint32_t e = 0; e < parameters->experts; e++)
-                buffer_append_char(&all, state_letter(store_unit_state(store, layer->first_expert + e)));
+                buffer_append_char(&letters, state_letter(store_unit_state(store, layer->first_expert + e)));
         }
         json_array_append_new(layers, json_pack("{s:s, s:s%}", "tensors", tensors, "experts",
-                                                all.data ? all.data + start : "", all.size - start));
+                                                letters.data ? letters.data : "", letters.size));
     }
-    *letters = all.data;
-    *size = all.size;
+    buffer_free(&letters);
     return layers;
+}
+
+/* The experts that were used since the last picture. */
+static json_t *lit_json(struct loaded_model *loaded)
+{
+    const struct model_parameters *parameters = model_parameters(engine_model(loaded->engine));
+    size_t size = (size_t)parameters->layers * parameters->experts;
+    json_t *lit = json_array();
+    bool *used;
+    if (ALLOCATE(&used, size, "picture", NULL))
+        return lit;
+    engine_take_used(loaded->engine, used);
+    for (size_t i = 0; i < size; i++)
+        if (used[i])
+            json_array_append_new(lit, json_integer((json_int_t)i));
+    memory_free(used);
+    return lit;
 }
 
 static json_t *rates_json(const struct events *events, const struct engine_statistics *now, double seconds)
@@ -123,15 +137,11 @@ static void look(void *context, struct loaded_model *loaded)
     struct events *events = picture->events;
     uint64_t time = clock_nanoseconds();
     struct engine_statistics now = {0};
-    char *letters = NULL;
-    size_t size = 0;
-    json_t *layers = NULL;
     picture->changed =
         (loaded != NULL) != (events->model != NULL) || (loaded && strcmp(loaded->entry.name, events->model) != 0);
     if (loaded) {
         picture->model = model_json(loaded);
         engine_statistics(loaded->engine, &now);
-        layers = map_json(loaded, &letters, &size);
     }
     if (picture->changed) {
         memory_free(events->model);
@@ -141,22 +151,14 @@ static void look(void *context, struct loaded_model *loaded)
             string_copy(&events->model, loaded->entry.name, NULL);
     }
     double seconds = events->last_time ? (double)(time - events->last_time) * 1e-9 : 0.25;
-    /* An expert that arrived since the last picture was used, or is about to be. */
-    json_t *lit = json_array();
-    for (size_t i = 0; i < size && size == events->map_size && json_array_size(lit) < 4096; i++) {
-        if (letters[i] != events->map[i] && letters[i] != 'd')
-            json_array_append_new(lit, json_integer((json_int_t)i));
-    }
     picture->state =
-        json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "layers", layers ? layers : json_array(),
-                  "lit", lit, "rates", rates_json(events, &now, seconds > 0 ? seconds : 0.25), "memory_bytes",
+        json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "layers",
+                  loaded ? map_json(loaded) : json_array(), "lit", loaded ? lit_json(loaded) : json_array(), "rates",
+                  rates_json(events, &now, seconds > 0 ? seconds : 0.25), "memory_bytes",
                   (json_int_t)memory_resident_bytes(), "budget_bytes", (json_int_t)now.budget_bytes, "bytes_ram",
                   (json_int_t)now.bytes_ram, "bytes_gpu", (json_int_t)now.bytes_gpu, "bytes_storage",
                   (json_int_t)now.bytes_storage, "pool_bytes", (json_int_t)now.store.pool_bytes, "generated_tokens",
                   (json_int_t)now.generated_tokens, "bytes_read", (json_int_t)now.store.bytes_read);
-    memory_free(events->map);
-    events->map = letters;
-    events->map_size = size;
     events->last = now;
     events->last_time = time;
 }
@@ -236,6 +238,5 @@ void events_destroy(struct events *events)
     pthread_mutex_unlock(&events->mutex);
     pthread_mutex_destroy(&events->mutex);
     memory_free(events->model);
-    memory_free(events->map);
     memory_free(events);
 }

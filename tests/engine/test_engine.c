@@ -109,6 +109,32 @@ static void names_files_that_are_not_models(void **state)
     assert_null(engine);
 }
 
+/* One token uses its number of experts in each layer, and is told of once. */
+static void tells_which_experts_were_used(void **state)
+{
+    (void)state;
+    struct engine *engine = open_model("qwen3moe", 64, 1);
+    const struct model_parameters *p = model_parameters(engine_model(engine));
+    bool used[4096];
+    assert_true(p->experts > p->experts_used && p->layers * p->experts <= COUNT_OF(used));
+    int32_t token = 7;
+    uint32_t position = 0;
+    struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
+    assert_ok(engine_forward(engine, &batch, &test_error));
+    engine_take_used(engine, used);
+    for (uint32_t layer = 0; layer < p->layers; layer++) {
+        uint32_t count = 0;
+        for (uint32_t e = 0; e < p->experts; e++)
+            count += used[layer * p->experts + e];
+        bool mixture = model_layer(engine_model(engine), layer)->first_expert != NO_UNIT;
+        assert_int_equal(count, mixture ? p->experts_used : 0);
+    }
+    engine_take_used(engine, used);
+    for (uint32_t i = 0; i < p->layers * p->experts; i++)
+        assert_false(used[i]);
+    engine_close(engine);
+}
+
 /* The least growth over some rounds, since the allocator settles in the first. */
 static void leaves_nothing_behind(void **state)
 {
@@ -349,6 +375,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stays_within_the_budget), /* first: what other tests leave behind counts too */
         cmocka_unit_test(refuses_what_makes_no_sense), cmocka_unit_test(names_files_that_are_not_models),
+        cmocka_unit_test(tells_which_experts_were_used),
         cmocka_unit_test(leaves_nothing_behind),       cmocka_unit_test(forgets_and_continues),
         cmocka_unit_test(windows_go_back_a_little),    cmocka_unit_test(a_stopped_batch_never_happened),
         cmocka_unit_test(records_the_routing),         cmocka_unit_test(budgets_move_while_running),

@@ -443,8 +443,8 @@ def events_show_the_machine():
     assert response.status == 200 and response.getheader("content-type") == "text/event-stream"
     thread = threading.Thread(target=lambda: SERVER.post("/api/chat", chat(stream=False)))
     thread.start()
-    seen, name = {}, None
-    while len(seen) < 2 or not any(s["generated_tokens"] for s in seen["state"]):
+    seen, name, end = {}, None, time.time() + 30
+    while time.time() < end and (len(seen) < 2 or not any(s["generated_tokens"] for s in seen["state"])):
         line = response.readline().decode().strip()
         if line.startswith("event: "):
             name = line[7:]
@@ -458,6 +458,9 @@ def events_show_the_machine():
     assert all(len(layer["experts"]) == 12 and set(layer["experts"]) <= set("pcfd") for layer in state["layers"]), state
     check_fields(state["rates"], {"tokens_per_second": float, "disk_bytes_per_second": float, "stall_share": float})
     check_fields(state, {"memory_bytes": int, "budget_bytes": int, "lit": list, "running": int, "waiting": int})
+    # An answer uses two experts of each layer a token, whether they were in memory or not.
+    lit = {expert for one in seen["state"] for expert in one["lit"]}
+    assert len(lit) >= 16 and {expert // 12 for expert in lit} == set(range(8)), lit
 
 
 # ---- downloads ------------------------------------------------------------------------------------------------------
