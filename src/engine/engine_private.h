@@ -11,7 +11,7 @@
  *   recurrent_layer.c  the same for gated delta nets (Qwen 3 Next)
  *   ffn.c              dense feed forward
  *   router.c, moe.c    which experts, and their work in the order of arrival
- *   guess.c            which experts the next layer may choose
+ *   guess.c            which experts the next layers may choose
  */
 #ifndef HYPURA_ENGINE_PRIVATE_H
 #define HYPURA_ENGINE_PRIVATE_H
@@ -57,6 +57,32 @@ struct geometry {
 
 void geometry_make(struct geometry *out, const struct model *model, size_t threads, uint32_t sequences);
 
+/* ---- guesses -------------------------------------------------------------------------------------------------------
+ */
+
+/* Batches of more tokens are not guessed token by token. */
+#define GUESS_ROWS 4u
+#define GUESS_MAX_RANKS 64u
+
+/* How far ahead. Routers on a state of four layers before still find most of what they will choose; a read of a large
+ * expert takes as long as several layers' computation. */
+#define GUESS_LAYERS 4u
+
+struct look {
+    uint32_t layer, rows; /* no rows: there is none */
+};
+
+struct guess {
+    uint32_t ranks; /* experts that are guessed for a token: its own number, and as many that nearly made it */
+    struct look looks[GUESS_LAYERS][GUESS_LAYERS]; /* by layers ahead less one, by layer that is guessed */
+    uint32_t made[GUESS_LAYERS][GUESS_MAX_RANKS], right[GUESS_LAYERS][GUESS_MAX_RANKS];
+};
+
+struct likely {
+    uint32_t expert;
+    float probability;
+};
+
 /* ---- scratch -------------------------------------------------------------------------------------------------------
  */
 
@@ -97,9 +123,12 @@ struct scratch {
     float *expert_out;     /* [C][K][E] */
     float *shared_out;     /* [C][E] of the shared experts */
     float *shared_weights; /* [C] */
-    /* guesses, of GUESS_ROWS rows at most: [rows][ranks] */
-    uint32_t *guessed;
-    float *guessed_weights;
+    /* guesses, of GUESS_ROWS rows at most */
+    uint32_t *guessed;      /* [GUESS_LAYERS][GUESS_LAYERS][rows][ranks] */
+    float *guessed_weights; /* [rows][ranks] */
+    struct likely *likely;  /* [experts] */
+    unit_number *guess_units;
+    float *guess_probabilities;
     struct activation *guess_input;
     uint32_t *expert_first;    /* [experts + 1] into rows, by expert */
     uint32_t *expert_token;    /* [C * K] rows of each expert: the token ... */
@@ -180,19 +209,6 @@ hypura_status rope_table_create(struct rope_table *out, const struct model_param
                                 const float *factors, hypura_error *error);
 void rope_table_destroy(struct rope_table *table);
 void rope_table_fill(const struct rope_table *table, float *out, const uint32_t *positions, size_t rows);
-
-/* ---- guesses -------------------------------------------------------------------------------------------------------
- */
-
-/* Batches of more tokens are not guessed token by token. */
-#define GUESS_ROWS 4u
-#define GUESS_MAX_RANKS 64u
-
-struct guess {
-    uint32_t ranks;       /* experts that are guessed for a token: its own number, and as many that nearly made it */
-    uint32_t layer, rows; /* of the last guess; no rows: there is none */
-    uint32_t made[GUESS_MAX_RANKS], right[GUESS_MAX_RANKS];
-};
 
 /* ---- the engine ----------------------------------------------------------------------------------------------------
  */
@@ -291,9 +307,12 @@ enum glu_kind feed_forward_glu(const struct model *model);
 hypura_status router_input(struct engine *engine, const struct model_layer *layer, const float *state, float *out,
                            hypura_error *error);
 
-/* Offers the store a guess of what the layer after this one will choose, and counts how a guess came true. */
-hypura_status guess_next(struct engine *engine, uint32_t number, hypura_error *error);
-void guess_check(struct engine *engine, uint32_t number);
+/* After a layer of single tokens: offers the store a guess of what the next layer will choose, and while the drive has
+ * nothing to do of those after it. */
+hypura_status guess_ahead(struct engine *engine, uint32_t number, hypura_error *error);
+/* In a layer of a long batch, once its own experts were wanted: the next one will use all. */
+void guess_prompt(struct engine *engine, uint32_t number);
+void guess_check(struct engine *engine, uint32_t number); /* counts how guesses came true */
 uint32_t guess_ranks(const struct model_parameters *parameters);
 
 /* Chooses experts for rows of logits [rows][experts], which become probabilities. bias may be NULL. */

@@ -177,22 +177,15 @@ static void put_group(struct engine *engine, const struct model_layer *layer, st
     group->count = 0;
 }
 
-/* Hits first, then misses as they arrive. The guess for the next layer is made when there is nothing else to do, or at
- * once when no read is under way that it could follow. */
-static hypura_status run_experts(struct engine *engine, uint32_t number, uint32_t *waiting,
+/* Hits first, then misses as they arrive. */
+static hypura_status run_experts(struct engine *engine, const struct model_layer *layer, uint32_t *waiting,
                                  const struct expert_biases *biases, hypura_error *error)
 {
-    const struct model_layer *layer = model_layer(engine->model, number);
     struct expert_group group = {0};
     hypura_status status = HYPURA_OK;
-    bool guessed = false;
     while (!status && *waiting) {
         status = take_ready(engine, layer, waiting, &group, error);
         bool none = group.count == 0;
-        if (!status && !guessed && (none || *waiting == 0)) {
-            status = guess_next(engine, number, error);
-            guessed = true;
-        }
         if (!status && !none)
             compute_group(engine, layer, &group, biases);
         put_group(engine, layer, &group);
@@ -312,6 +305,7 @@ hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_er
         waiting = group_by_expert(engine, layer);
         note_used(engine, number, waiting);
         status = store_want(engine->store, s->expert_units, waiting, error);
+        guess_prompt(engine, number);
     }
     if (!status)
         status = run_shared(engine, layer, error);
@@ -320,7 +314,7 @@ hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_er
     if (!status)
         status = hold_biases(engine, layer, &held, &biases, error);
     if (!status)
-        status = run_experts(engine, number, &waiting, &biases, error);
+        status = run_experts(engine, layer, &waiting, &biases, error);
     release(engine, &held);
     if (status) {
         store_forget(engine->store, s->expert_units, waiting);

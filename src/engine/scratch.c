@@ -128,8 +128,11 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
             CUT(shared_out, c * p->embedding);
             CUT(shared_weights, c);
         }
-        CUT(guessed, GUESS_ROWS * guess_ranks(p));
+        CUT(guessed, (size_t)GUESS_LAYERS * GUESS_LAYERS * GUESS_ROWS * guess_ranks(p));
         CUT(guessed_weights, GUESS_ROWS * guess_ranks(p));
+        CUT(likely, experts);
+        CUT(guess_units, experts);
+        CUT(guess_probabilities, experts);
         CUT(expert_first, experts + 1);
         CUT(expert_token, c * used);
         CUT(expert_slot, c * used);

@@ -26,6 +26,9 @@ static const uint32_t few_depths[] = {1, 16};
  * it idle; up to this. */
 #define DEEPEST 64u
 
+/* At least so many: slices of experts are smaller than a block that was found best alone. */
+#define SHALLOWEST 8u
+
 /* Few huge reads are as quick in a bench, which has nothing else to do than to follow one with the next. */
 #define SHALLOW 4u
 
@@ -66,7 +69,7 @@ void hw_choose_reads(struct storage *storage)
     }
     if (chosen) {
         storage->block_bytes = chosen->block_bytes;
-        storage->depth = MIN(2 * chosen->depth, DEEPEST);
+        storage->depth = MIN(MAX(2 * chosen->depth, SHALLOWEST), DEEPEST);
         storage->bytes_per_second = chosen->bytes_per_second;
     }
 }

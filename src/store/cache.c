@@ -5,6 +5,9 @@
 
 #define NO_SLOT UINT32_MAX
 
+/* At once, while others wait: a huge page. */
+#define POPULATE_BYTES ((uint64_t)2 << 20)
+
 /* Units share slots when the smaller wastes no more than this part of one. Slices that start at another place in a page
  * take a page more, which is nothing; the two kinds of layers of a Q4_K_M file differ by a tenth or more. */
 #define CLASS_TOLERANCE 32u
@@ -240,6 +243,7 @@ static void slot_offline(struct slot_class *slot_class, uint32_t number)
     memory_set_huge(slot_memory(slot_class, number), slot_class->stride, false);
     memory_decommit(slot_memory(slot_class, number), slot_class->stride);
     slot->online = false;
+    slot->populated = 0;
     slot->next = slot_class->offline;
     slot_class->offline = number;
     slot_class->online--;
@@ -283,20 +287,15 @@ static void evict(struct store *store, struct slot_class *slot_class, unit_numbe
 struct candidate_context {
     const struct store *store;
     const struct slot_class *slot_class;
-    bool even_expected;  /* also what a guess expects to be needed soon */
-    bool only_neglected; /* only what was not needed lately */
+    bool even_expected; /* also what a guess expects to be needed soon */
 };
-
-/* "Lately" is this pass and the one before. */
-#define LATELY 2u
 
 static bool may_go(void *context, uint32_t item)
 {
     const struct candidate_context *candidate = context;
     const struct store *store = candidate->store;
     const struct stored_unit *unit = &store->units[candidate->slot_class->units[item]];
-    return unit->wants == 0 && unit->holds == 0 && (candidate->even_expected || unit->due <= store->step) &&
-           (!candidate->only_neglected || unit->last_pass + LATELY <= store->pass);
+    return unit->wants == 0 && unit->holds == 0 && (candidate->even_expected || unit->due <= store->step);
 }
 
 static unit_number ask_policy(struct slot_class *slot_class, struct candidate_context context)
@@ -330,6 +329,7 @@ static void start(struct store *store, struct slot_class *slot_class, unit_numbe
     uint32_t slot = slot_class->free;
     slot_class->free = slot_class->slots[slot].next;
     slot_class->slots[slot].unit = number;
+    slot_class->slots[slot].populated = slot_class->stride;
     unit->slot = slot;
     unit->stage = STAGE_READING;
     unit->memory = slot_memory(slot_class, slot);
@@ -405,6 +405,14 @@ void cache_want(struct store *store, unit_number number)
     }
 }
 
+/* The policy's own victim makes room for a guess: a right guess puts out what its demand would have put out anyway, and
+ * saves the part of a read for which it is early, about a third; a wrong one costs a read when what it put out is
+ * needed. Other victims, such as what was not used for longest, are what the next layers use. */
+static bool is_worth(float probability, float victim_rate)
+{
+    return probability > 3 * (1 - probability) * victim_rate;
+}
+
 bool cache_guess(struct store *store, unit_number number, float probability)
 {
     struct stored_unit *unit = &store->units[number];
@@ -412,13 +420,9 @@ bool cache_guess(struct store *store, unit_number number, float probability)
     if (unit->stage != STAGE_ABSENT || slot_class->waiting.first != NO_UNIT)
         return false;
     if (slot_class->free == NO_SLOT) {
-        /* What is certain to be needed (a long prompt wants all) comes in place of whatever the policy gives, which is
-         * what was just used. */
-        bool certain = probability >= CERTAIN;
-        unit_number victim = ask_policy(
-            slot_class,
-            (struct candidate_context){.store = store, .slot_class = slot_class, .only_neglected = !certain});
-        if (victim == NO_UNIT || (!certain && cache_rate(store, victim) > probability / 2))
+        unit_number victim =
+            ask_policy(slot_class, (struct candidate_context){.store = store, .slot_class = slot_class});
+        if (victim == NO_UNIT || (probability < CERTAIN && !is_worth(probability, cache_rate(store, victim))))
             return false;
         evict(store, slot_class, victim);
         if (slot_class->free == NO_SLOT)
@@ -515,6 +519,29 @@ void cache_advance(struct store *store)
         if (policy->operations->pass)
             policy->operations->pass(policy);
     }
+}
+
+bool cache_populate(struct store *store)
+{
+    for (uint32_t i = 0; i < store->class_count; i++) {
+        struct slot_class *slot_class = &store->classes[i];
+        uint32_t number = slot_class->free;
+        while (number != NO_SLOT && slot_class->slots[number].populated == slot_class->stride)
+            number = slot_class->slots[number].next;
+        if (number == NO_SLOT)
+            continue;
+        struct slot *slot = &slot_class->slots[number];
+        uint8_t *start = slot_memory(slot_class, number) + slot->populated;
+        uint64_t bytes = MIN(POPULATE_BYTES, slot_class->stride - slot->populated);
+        slot->populated += bytes;
+        pthread_mutex_unlock(store->mutex);
+        memory_populate(start, bytes);
+        pthread_mutex_lock(store->mutex);
+        if (!slot->online)
+            memory_decommit(start, bytes); /* the pool shrank meanwhile */
+        return true;
+    }
+    return false;
 }
 
 void cache_set_capacity(struct store *store, uint64_t bytes)

@@ -1,28 +1,53 @@
 /* Guesses: which experts the next layers may want, read while the drive would be idle. */
 #include "store/internal.h"
 
-#include <math.h>
+#include <string.h>
 
 /* Below this a guess is likelier to be wasted than its slot is worth. */
 #define LEAST_PROBABILITY 0.4f
 
 /* Guesses that are open may fill this part of a class's slots. */
-#define SLOTS_A_GUESS 8u
+#define SLOTS_A_GUESS 4u
 
-/* Each arm is tried this often before they are compared; then the better one runs, and of every PERIOD passes the other
- * one gets TRIAL. */
-#define FIRST_SAMPLES 8u
+/* Experts on their way at once: one that is read, and what follows it without a gap. */
+#define UNDER_WAY 3u
+
+/* Guessing stops when more of what it read was wrong than right, and is tried again for TRIAL passes out of PERIOD. */
 #define PERIOD 64u
-#define TRIAL 4u
+#define TRIAL 8u
+#define FADING 0.9 /* of what earlier passes showed, a pass */
+
+/* Without a miss in so many passes there is nothing to guess for. */
+#define QUIET_PASSES 4u
+
+hypura_status guess_prepare(struct store *store, hypura_error *error)
+{
+    uint32_t experts = 0;
+    for (uint32_t i = 0; i < store->class_count; i++)
+        experts += store->classes[i].unit_count;
+    hypura_status status = ALLOCATE(&store->guesses.open, experts, "guesses", error);
+    if (!status)
+        status = ALLOCATE(&store->guesses.offers, experts, "guesses", error);
+    if (!status)
+        status = ALLOCATE(&store->guesses.warm, experts, "guesses", error);
+    store->guesses.room = experts;
+    store->guesses.trial = TRIAL;
+    return status;
+}
+
+void guess_free(struct store *store)
+{
+    memory_free(store->guesses.open);
+    memory_free(store->guesses.offers);
+    memory_free(store->guesses.warm);
+}
 
 /* A long prompt is offered as certain to need every expert; what its last chunk did not need it will hardly need now.
  */
 static bool is_unlikely(const struct store *store, const struct stored_unit *unit, float probability)
 {
-    uint64_t experts = 0;
-    for (uint32_t i = 0; i < store->class_count; i++)
-        experts += store->classes[i].unit_count;
-    return probability >= CERTAIN && 2 * store->guesses.last_wants >= experts && unit->last_pass + 1 < store->pass;
+    return probability >= CERTAIN && 2 * store->guesses.last_wants >= store->guesses.room &&
+           unit->last_pass + 1 < store->pass;
 }
 
 /* Which step a unit's layer will be: in this pass when it is yet to come, else in the next. */
@@ -48,42 +73,127 @@ static uint32_t open_guesses(const struct store *store, uint8_t slot_class)
     return count;
 }
 
+static bool may_open(const struct store *store, unit_number number)
+{
+    uint8_t slot_class = store->units[number].slot_class;
+    return open_guesses(store, slot_class) < MAX(store->classes[slot_class].target / SLOTS_A_GUESS, 1u);
+}
+
+/* Offers that can be read are read; those that find no slot are dropped, unless they are certain: then a slot will come
+ * free. */
+static bool read_offers(struct store *store)
+{
+    struct guesses *guesses = &store->guesses;
+    uint32_t taken = 0;
+    bool more = true;
+    while (taken < guesses->offer_count && (more = io_unfinished(store->io, PRIORITY_GUESS) < UNDER_WAY)) {
+        const struct offer *offer = &guesses->offers[taken];
+        struct stored_unit *unit = &store->units[offer->unit];
+        if (unit->stage == STAGE_ABSENT && offer->due > store->step) {
+            if (!may_open(store, offer->unit)) {
+                more = false;
+                break;
+            }
+            if (cache_guess(store, offer->unit, offer->probability)) {
+                unit->due = offer->due;
+                guesses->open[guesses->open_count++] = offer->unit;
+            } else if (offer->probability >= CERTAIN) {
+                more = false;
+                break;
+            }
+        }
+        taken++;
+    }
+    guesses->offer_count -= taken;
+    memmove(guesses->offers, guesses->offers + taken, guesses->offer_count * sizeof *guesses->offers);
+    return more;
+}
+
+void guess_pump(struct store *store)
+{
+    struct guesses *guesses = &store->guesses;
+    if (!store->loaded || io_busy(store->io) || atomic_load(&store->cancelled))
+        return;
+    bool more = read_offers(store);
+    while (more && guesses->warm_count > 0 && io_unfinished(store->io, PRIORITY_GUESS) < UNDER_WAY) {
+        unit_number unit = guesses->warm[guesses->warm_next++];
+        guesses->warm_count--;
+        cache_guess(store, unit, 0);
+    }
+}
+
+/* What was guessed for a step and is not expected any more. */
+static void give_up(struct store *store, uint64_t due)
+{
+    struct guesses *guesses = &store->guesses;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < guesses->offer_count; i++) {
+        if (guesses->offers[i].due != due)
+            guesses->offers[kept++] = guesses->offers[i];
+    }
+    guesses->offer_count = kept;
+    for (uint32_t i = 0; i < guesses->open_count; i++) {
+        struct stored_unit *unit = &store->units[guesses->open[i]];
+        if (is_open(unit) && unit->due == due)
+            unit->due = 0;
+    }
+}
+
+/* Offers stay in the order of their steps. */
+static void insert_offer(struct guesses *guesses, struct offer offer)
+{
+    uint32_t at = guesses->offer_count++;
+    for (; at > 0 && guesses->offers[at - 1].due > offer.due; at--)
+        guesses->offers[at] = guesses->offers[at - 1];
+    guesses->offers[at] = offer;
+}
+
 void store_predict(struct store *store, const unit_number *units, const float *probabilities, size_t count)
 {
-    if (!store->loaded || atomic_load(&store->cancelled))
+    if (!store->loaded || atomic_load(&store->cancelled) || count == 0 || units[0] >= store->unit_count ||
+        store->units[units[0]].place != PLACE_CACHE)
         return;
     struct guesses *guesses = &store->guesses;
+    if (guesses->mode == STORE_GUESSING_OFF)
+        return;
     pthread_mutex_lock(store->mutex);
-    guesses->offered = true;
-    for (size_t i = 0; guesses->on && i < count; i++) {
-        if (units[i] >= store->unit_count || store->units[units[i]].place != PLACE_CACHE ||
+    uint64_t due = step_of(store, units[0]);
+    give_up(store, due);
+    for (size_t i = 0; i < count; i++) {
+        if ((!guesses->on && probabilities[i] < CERTAIN) || units[i] >= store->unit_count ||
+            store->units[units[i]].place != PLACE_CACHE || step_of(store, units[i]) != due ||
             !(probabilities[i] >= LEAST_PROBABILITY))
             continue;
         struct stored_unit *unit = &store->units[units[i]];
         if (is_unlikely(store, unit, probabilities[i]))
             continue;
-        uint64_t due = step_of(store, units[i]);
-        const struct slot_class *slot_class = &store->classes[unit->slot_class];
-        if (unit->stage == STAGE_READY || unit->stage == STAGE_READING) {
+        if (unit->stage == STAGE_READY || unit->stage == STAGE_READING)
             unit->due = due;
-        } else if (guesses->open_count < MAX_GUESSES &&
-                   open_guesses(store, unit->slot_class) < MAX(slot_class->target / SLOTS_A_GUESS, 1u) &&
-                   cache_guess(store, units[i], probabilities[i])) {
-            unit->due = due;
-            guesses->open[guesses->open_count++] = units[i];
-        }
+        else if (guesses->offer_count < guesses->room)
+            insert_offer(guesses, (struct offer){units[i], probabilities[i], due});
     }
+    guess_expire(store);
+    guess_pump(store);
     pthread_mutex_unlock(store->mutex);
+}
+
+static double guessed_bytes(const struct store *store, const struct stored_unit *unit)
+{
+    return (double)store->classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;
 }
 
 void guess_wanted(struct store *store, unit_number number)
 {
+    struct guesses *guesses = &store->guesses;
+    struct stored_unit *unit = &store->units[number];
     uint64_t step = (uint64_t)store->pass * store->layers + (uint64_t)store->unit(store->model, number)->layer;
     store->step = MAX(store->step, step);
-    store->units[number].last_pass = store->pass;
-    store->guesses.wants++;
-    if (store->guesses.pass_start == 0)
-        store->guesses.pass_start = clock_nanoseconds();
+    unit->last_pass = store->pass;
+    guesses->wants++;
+    if (unit->guessed)
+        guesses->right += guessed_bytes(store, unit);
+    if (unit->guessed || unit->stage == STAGE_ABSENT)
+        guesses->last_miss = store->pass;
 }
 
 void guess_expire(struct store *store)
@@ -93,9 +203,14 @@ void guess_expire(struct store *store)
     for (uint32_t i = 0; i < guesses->open_count; i++) {
         unit_number number = guesses->open[i];
         struct stored_unit *unit = &store->units[number];
-        if (is_open(unit) && unit->due > store->step)
+        if (!is_open(unit))
+            continue;
+        if (unit->due > store->step) {
             guesses->open[kept++] = number;
-        else if (is_open(unit) && unit->stage == STAGE_READING && unit->wants == 0)
+            continue;
+        }
+        guesses->wrong += guessed_bytes(store, unit);
+        if (unit->stage == STAGE_READING && unit->wants == 0)
             cache_unwanted(store, number);
     }
     guesses->open_count = kept;
@@ -103,38 +218,38 @@ void guess_expire(struct store *store)
 
 /* ---- do they pay? ------------------------------------------------------------------------------------------------ */
 
-static void add_sample(struct guess_arm *arm, double value)
+bool store_wants_guesses(struct store *store, uint32_t ahead)
 {
-    arm->samples++;
-    arm->mean += (value - arm->mean) / MIN(arm->samples, 16u);
-}
-
-static void choose_arm(struct guesses *guesses)
-{
-    const struct guess_arm *arms = guesses->arms;
-    if (guesses->mode != STORE_GUESSING_AUTO) {
-        guesses->on = guesses->mode == STORE_GUESSING_ON;
-    } else if (arms[0].samples < FIRST_SAMPLES || arms[1].samples < FIRST_SAMPLES) {
-        guesses->on = arms[1].samples <= arms[0].samples;
-    } else {
-        bool better = arms[1].mean < arms[0].mean;
-        guesses->on = guesses->turn % PERIOD < TRIAL ? !better : better;
-        guesses->turn++;
+    struct guesses *guesses = &store->guesses;
+    pthread_mutex_lock(store->mutex);
+    bool wants = guesses->on && guesses->last_miss + QUIET_PASSES >= store->pass;
+    if (wants && ahead > 1) {
+        bool idle = guesses->offer_count == 0 && !io_busy(store->io) && io_unfinished(store->io, PRIORITY_GUESS) < 2;
+        bool waited = ahead == 2 && store->counts.stall_nanoseconds > guesses->stall_seen;
+        guesses->stall_seen = store->counts.stall_nanoseconds;
+        wants = idle || waited;
     }
+    pthread_mutex_unlock(store->mutex);
+    return wants;
 }
 
 void guess_pass_done(struct store *store)
 {
     struct guesses *guesses = &store->guesses;
-    /* Only passes of the same kind can be compared: single tokens with single tokens. */
-    bool alike = guesses->wants > 0 && guesses->wants == guesses->last_wants;
-    if (guesses->offered && alike && guesses->pass_start) {
-        add_sample(&guesses->arms[guesses->on], log((double)(clock_nanoseconds() - guesses->pass_start)));
-        choose_arm(guesses);
+    if (guesses->mode == STORE_GUESSING_AUTO) {
+        if (guesses->on) {
+            guesses->on = guesses->wrong <= guesses->right || guesses->trial > 0;
+            guesses->trial -= guesses->trial > 0;
+            guesses->turn = 0;
+        } else if (++guesses->turn >= PERIOD) {
+            guesses->on = true;
+            guesses->trial = TRIAL;
+            guesses->right = guesses->wrong = 0;
+        }
+        guesses->right *= FADING;
+        guesses->wrong *= FADING;
     }
     guesses->last_wants = guesses->wants;
     guesses->wants = 0;
-    guesses->pass_start = 0;
-    guesses->offered = false;
     store->pass++;
 }

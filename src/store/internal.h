@@ -76,9 +76,10 @@ struct ring {
  */
 
 struct slot {
-    unit_number unit; /* NO_UNIT: empty */
-    bool online;      /* within the budget */
-    uint32_t next;    /* in the list of free or of offline slots */
+    unit_number unit;   /* NO_UNIT: empty */
+    bool online;        /* within the budget */
+    uint64_t populated; /* bytes that have memory behind them, or are about to be read into */
+    uint32_t next;      /* in the list of free or of offline slots */
     struct transfer transfer;
 };
 
@@ -101,23 +102,25 @@ struct slot_class {
 
 /* ---- guesses ----------------------------------------------------------------------------------------------------- */
 
-#define MAX_GUESSES 256u
-
-/* Passes with and without guesses are timed against each other. */
-struct guess_arm {
-    double mean; /* of log(seconds), newer ones count more */
-    uint32_t samples;
+struct offer {
+    unit_number unit;
+    float probability;
+    uint64_t due; /* step that may want it */
 };
 
 struct guesses {
     enum store_guessing mode;
-    unit_number open[MAX_GUESSES]; /* guessed, not due yet */
-    uint32_t open_count;
-    bool on, offered;    /* in this pass */
-    uint64_t pass_start; /* 0: nothing was asked for in this pass */
-    uint64_t wants, last_wants;
-    struct guess_arm arms[2];
-    uint32_t turn;
+    uint32_t room;        /* of each list: all experts */
+    struct offer *offers; /* not read yet, the step that comes first first, and of that the likeliest */
+    unit_number *open;    /* read or being read, not due yet */
+    unit_number *warm;    /* used most in earlier runs: from warm_next on, read when there is nothing better */
+    uint32_t offer_count, open_count, warm_next, warm_count;
+    bool on;
+    uint64_t wants, last_wants; /* in this pass, in the one before */
+    double right, wrong;        /* bytes guessed, older ones count less */
+    uint32_t last_miss;         /* pass that did not find everything there, guesses aside */
+    uint64_t stall_seen;        /* when store_wants_guesses was asked last */
+    uint32_t turn, trial;       /* passes since guessing stopped; passes that it goes on for whatever it shows */
 };
 
 /* ---- what is remembered of earlier runs ---------------------------------------------------------------------------
@@ -230,8 +233,8 @@ void cache_free(struct store *store);
 uint64_t cache_total(const struct store *store); /* bytes that hold every expert */
 uint64_t cache_least(const struct store *store); /* bytes with which it can work: cache_set_capacity wants them */
 void cache_want(struct store *store, unit_number unit);
-/* Reads an absent expert as a guess, when there is a slot for it: a free one, or one whose expert was needed neither
- * lately nor, going by the past, half as probably; for what is all but certain, any that is not in use. */
+/* Reads an absent expert as a guess, when there is a slot for it: a free one, or that of the expert which the policy
+ * would give up next, unless that is used too often; for what is all but certain, of any that is not in use. */
 #define CERTAIN 0.95f
 bool cache_guess(struct store *store, unit_number unit, float probability);
 float cache_rate(const struct store *store, unit_number unit); /* uses a pass, by the policy's memory; 0: none */
@@ -243,16 +246,22 @@ void cache_unwanted(struct store *store, unit_number unit); /* while it is read 
 void cache_finished(struct store *store, unit_number unit);
 bool cache_force(struct store *store, unit_number unit);
 void cache_set_capacity(struct store *store, uint64_t bytes);
+/* Puts memory behind a piece of a free slot, while the caller has nothing else to do: clearing fresh pages would keep
+ * the I/O thread from the drive. Lets the lock go meanwhile. False: nothing is left to do. */
+bool cache_populate(struct store *store);
 
 /* guess.c */
-#define FIRST_PASS 16u                                    /* so that what was never needed was not needed lately */
+#define FIRST_PASS 16u /* so that what was never needed was needed long ago */
+hypura_status guess_prepare(struct store *store, hypura_error *error);
+void guess_free(struct store *store);
+void guess_pump(struct store *store);                     /* the drive may be idle: reads what was offered */
 void guess_wanted(struct store *store, unit_number unit); /* before it is wanted */
 void guess_expire(struct store *store);                   /* after a batch of wants */
 void guess_pass_done(struct store *store);
 
 /* usage.c: not locked. */
 hypura_status usage_prepare(struct store *store, const char *path, hypura_error *error);
-void usage_warm(struct store *store); /* locked: reads what was used most in earlier runs, while the drive is idle */
+void usage_warm(struct store *store); /* locked: what was used most in earlier runs is read while the drive is idle */
 void usage_save(struct store *store);
 void usage_free(struct store *store);
 

@@ -140,6 +140,11 @@ bool io_busy(const struct io *io)
     return io->unfinished[PRIORITY_DEMAND] + io->unfinished[PRIORITY_AHEAD] > 0;
 }
 
+uint32_t io_unfinished(const struct io *io, enum priority priority)
+{
+    return io->unfinished[priority];
+}
+
 void io_counters(const struct io *io, struct io_counters *out)
 {
     *out = io->counters;
@@ -174,7 +179,7 @@ static struct transfer *next_transfer(struct io *io)
         return io->queues[PRIORITY_DEMAND].first;
     if (io->queues[PRIORITY_AHEAD].first)
         return io->queues[PRIORITY_AHEAD].first;
-    if (io_busy(io) || io->guesses_in_flight >= MAX(io->options.depth / 4, 1u))
+    if (io_busy(io) || io->guesses_in_flight >= MAX(io->options.depth / 4, 2u))
         return NULL;
     return io->queues[PRIORITY_GUESS].first;
 }

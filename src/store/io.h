@@ -135,6 +135,7 @@ bool io_abandon(struct io *io, struct transfer *transfer);
 
 /* Locked. Transfers of demand and ahead in the queues or in flight: the drive is not idle. */
 bool io_busy(const struct io *io);
+uint32_t io_unfinished(const struct io *io, enum priority priority); /* locked: queued or in flight */
 void io_counters(const struct io *io, struct io_counters *out);
 
 /* Fills an error with what happened to a transfer. */

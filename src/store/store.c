@@ -80,6 +80,7 @@ static void transfer_finished(void *context, struct transfer *transfer)
         ring_finished(store, transfer->unit);
     else
         cache_finished(store, transfer->unit);
+    guess_pump(store);
     if (store->waiters > 0)
         pthread_cond_broadcast(&store->changed);
 }
@@ -199,6 +200,8 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
         status = ring_prepare(store, source->ring_bytes, error);
     if (!status)
         status = cache_prepare(store, source->expert_cache_bytes, options->cache_policy, error);
+    if (!status)
+        status = guess_prepare(store, error);
     if (!status && options->usage_path)
         status = usage_prepare(store, options->usage_path, error);
     if (status) {
@@ -217,6 +220,7 @@ void store_close(struct store *store)
     io_destroy(store->io);
     usage_save(store);
     usage_free(store);
+    guess_free(store);
     for (unit_number i = 0; store->units && i < store->unit_count; i++)
         free(store->units[i].failure);
     cache_free(store);
@@ -359,7 +363,8 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
         } else if (coming > 0 || force(store, units[0])) {
             if (start == 0)
                 start = clock_nanoseconds();
-            store_wait_locked(store);
+            if (!cache_populate(store))
+                store_wait_locked(store);
             continue;
         } else {
             status = no_room(store, units[0], error);
@@ -416,8 +421,10 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
     pthread_mutex_lock(store->mutex);
     if (unit->place == PLACE_RING)
         ring_ask(store, number);
-    if (unit->wants == 0)
+    if (unit->wants == 0) {
         want_locked(store, number);
+        guess_expire(store);
+    }
     pump(store);
     while (!is_settled(unit)) {
         if (atomic_load(&store->cancelled)) {
@@ -432,7 +439,8 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
             break;
         if (start == 0)
             start = clock_nanoseconds();
-        store_wait_locked(store);
+        if (!cache_populate(store))
+            store_wait_locked(store);
     }
     if (start)
         store->counts.stall_nanoseconds += clock_nanoseconds() - start;

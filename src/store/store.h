@@ -23,7 +23,7 @@
 
 enum store_reader { STORE_READER_AUTO, STORE_READER_URING, STORE_READER_THREADS };
 
-/* AUTO: passes with and without guesses are timed against each other, and guessing goes on only while it pays. */
+/* AUTO: guessing goes on while at least half of the bytes that it read were needed. */
 enum store_guessing { STORE_GUESSING_AUTO, STORE_GUESSING_OFF, STORE_GUESSING_ON };
 
 struct store_options {
@@ -87,10 +87,16 @@ void store_forget(struct store *store, const unit_number *units, size_t count);
 hypura_status store_read(struct store *store, unit_number unit, uint64_t offset, uint64_t bytes, void *out,
                          hypura_error *error);
 
-/* A guess: these experts, of layers yet to come in this pass or the next, may be needed, with these probabilities (from
- * 0 to 1; the likeliest first). They are read while nothing else is, into slots whose experts were not needed lately,
- * and given up when their layer has wanted others. Those that are there already are kept until then. */
+/* A guess: these experts of one layer, yet to come in this pass or the next, may be needed, with these probabilities
+ * (from 0 to 1; the likeliest first). They are read while nothing else is, those of the next layer first, into slots
+ * whose experts would go next, and given up when their layer has wanted others or another guess for the
+ * same layer leaves them out. Those that are there already are kept until then. */
 void store_predict(struct store *store, const unit_number *units, const float *probabilities, size_t count);
+
+/* Whether a guess so many layers ahead is worth its making: guesses are on, and something was missing lately; beyond
+ * the next layer when the drive has nothing to do, or, for the layer after it, when the forward pass had to wait since
+ * it was asked last. */
+bool store_wants_guesses(struct store *store, uint32_t ahead);
 
 /* A pass (one token, or one chunk) is done: what was used before it counts less. */
 void store_advance(struct store *store);
@@ -114,7 +120,7 @@ struct store_statistics {
     uint64_t read_nanoseconds;            /* with at least one read in flight */
     uint64_t pool_bytes, pool_bytes_used; /* now */
     uint64_t resident_bytes;
-    bool guessing;      /* guesses are being read: they pay, or it is being found out */
+    bool guessing;      /* guesses are read: they pay, or it is being found out */
     const char *reader; /* "io_uring" or "threads" */
     bool direct;
 };

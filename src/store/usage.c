@@ -138,8 +138,11 @@ void usage_warm(struct store *store)
     }
     qsort(rated, count, sizeof *rated, by_rate);
     for (uint32_t i = 0; i < count; i++)
-        cache_guess(store, rated[i].unit, 0);
+        store->guesses.warm[i] = rated[i].unit;
+    store->guesses.warm_next = 0;
+    store->guesses.warm_count = count;
     free(rated);
+    guess_pump(store);
 }
 
 /* ---- saving ------------------------------------------------------------------------------------------------------ */

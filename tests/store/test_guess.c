@@ -120,22 +120,51 @@ static void a_guess_that_came_too_late_is_given_up(void **state)
     close_world(&world);
 }
 
-static void what_was_needed_lately_stays(void **state)
+static void what_is_needed_often_stays(void **state)
 {
     (void)state;
     struct world world;
-    open_world(&world, 8, STORE_GUESSING_ON, NULL);
-    for (uint32_t i = 0; i < 8; i++)
-        get_and_check(world.store, &world.fixture, expert(0, i));
-    predict(&world, expert(1, 0), 0.9f);
-    assert_int_equal(statistics(&world).guesses, 0);
-    /* Some passes later they may go, one at a time: guesses get an eighth of the slots. */
-    for (int i = 0; i < 3; i++)
+    open_world(&world, 4, STORE_GUESSING_ON, NULL);
+    for (uint32_t pass = 0; pass < 100; pass++) {
+        for (uint32_t i = 0; i < 4; i++)
+            get_and_check(world.store, &world.fixture, expert(0, i));
         store_advance(world.store);
-    predict(&world, expert(1, 0), 0.9f);
-    predict(&world, expert(1, 1), 0.9f);
+    }
+    predict(&world, expert(1, 0), 0.5f);
+    assert_int_equal(statistics(&world).guesses, 0);
+    /* Guesses get a quarter of the slots. */
+    const unit_number units[] = {expert(1, 0), expert(1, 1)};
+    const float probabilities[] = {0.9f, 0.9f};
+    store_predict(world.store, units, probabilities, 2);
     wait_until_cached(&world, expert(1, 0));
     assert_int_equal(statistics(&world).guesses, 1);
+    close_world(&world);
+}
+
+/* A later guess for the same layer takes the place of an earlier one, and nearer layers go first. */
+static void the_last_guess_for_a_layer_counts(void **state)
+{
+    (void)state;
+    struct world world;
+    open_world(&world, 40, STORE_GUESSING_ON, NULL);
+    unit_number wanted = expert(0, 0);
+    atomic_store(&world.sleep_microseconds, 20000);
+    assert_ok(store_want(world.store, &wanted, 1, &test_error)); /* nothing is guessed while this is read */
+    predict(&world, expert(2, 7), 0.9f);
+    predict(&world, expert(1, 3), 0.9f);
+    predict(&world, expert(1, 4), 0.9f);
+    assert_false(store_wants_guesses(world.store, 3));
+    assert_true(store_wants_guesses(world.store, 1));
+    get_and_check(world.store, &world.fixture, wanted);
+    atomic_store(&world.sleep_microseconds, 0);
+    wait_until_cached(&world, expert(1, 4));
+    wait_until_cached(&world, expert(2, 7));
+    assert_int_equal(store_unit_state(world.store, expert(1, 3)), UNIT_ON_STORAGE);
+    assert_int_equal(statistics(&world).guesses, 2);
+    assert_true(store_wants_guesses(world.store, 3));
+    for (int pass = 0; pass < 10; pass++) /* without a miss there is nothing to guess for */
+        store_advance(world.store);
+    assert_false(store_wants_guesses(world.store, 1));
     close_world(&world);
 }
 
@@ -161,19 +190,19 @@ static void what_is_expected_stays_until_its_layer_was_there(void **state)
     close_world(&world);
 }
 
-/* Passes that are slower, or quicker, while guesses are read. */
-static unsigned guessed_passes(struct world *world, bool costs)
+/* Passes whose guesses are all wrong, or right. */
+static unsigned guessed_passes(struct world *world, bool wrong)
 {
     unsigned with_guesses = 0;
     for (uint32_t pass = 0; pass < 150; pass++) {
         bool guessing = statistics(world).guessing;
         with_guesses += pass >= 50 && guessing;
-        for (uint32_t layer = 0; layer < 2; layer++) {
-            predict(world, expert(layer + 1, pass % 16), 0.5f);
-            get_and_check(world->store, &world->fixture, expert(layer, (pass * 3) % 16));
-        }
-        if (guessing == costs)
-            usleep(4000);
+        unit_number next = expert(1, (pass * 3 + 1) % 16), other = expert(1, (pass * 3 + 9) % 16);
+        get_and_check(world->store, &world->fixture, expert(0, (pass * 3) % 16));
+        predict(world, wrong ? other : next, 0.9f);
+        if (guessing)
+            wait_until_cached(world, wrong ? other : next);
+        get_and_check(world->store, &world->fixture, next);
         store_advance(world->store);
     }
     return with_guesses;
@@ -182,17 +211,18 @@ static unsigned guessed_passes(struct world *world, bool costs)
 static void guesses_that_do_not_pay_stop(void **state)
 {
     (void)state;
-    for (int costs = 0; costs < 2; costs++) {
+    for (int wrong = 0; wrong < 2; wrong++) {
         struct world world;
-        open_world(&world, 64, STORE_GUESSING_AUTO, NULL);
-        unsigned with_guesses = guessed_passes(&world, costs);
-        assert_true(costs ? with_guesses < 30 : with_guesses > 70);
+        open_world(&world, 4, STORE_GUESSING_AUTO, NULL);
+        unsigned with_guesses = guessed_passes(&world, wrong);
+        assert_true(wrong ? with_guesses < 30 : with_guesses > 90);
         close_world(&world);
     }
     struct world world;
     open_world(&world, 64, STORE_GUESSING_OFF, NULL);
     assert_int_equal(guessed_passes(&world, false), 0);
     assert_int_equal(statistics(&world).guesses, 0);
+    assert_false(store_wants_guesses(world.store, 1));
     close_world(&world);
 }
 
@@ -231,6 +261,8 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     open_world(&world, 10, STORE_GUESSING_AUTO, path);
     for (uint32_t layer = 0; layer < 4; layer++)
         wait_until_cached(&world, expert(layer, 2));
+    for (int i = 0; i < 500 && statistics(&world).guesses < 10; i++)
+        usleep(1000);
     for (uint32_t layer = 0; layer < 4; layer++)
         get_and_check(world.store, &world.fixture, expert(layer, 2));
     struct store_statistics found = statistics(&world);
@@ -261,7 +293,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_right_guess_is_a_hit),
         cmocka_unit_test(a_guess_that_came_too_late_is_given_up),
-        cmocka_unit_test(what_was_needed_lately_stays),
+        cmocka_unit_test(what_is_needed_often_stays),
+        cmocka_unit_test(the_last_guess_for_a_layer_counts),
         cmocka_unit_test(what_is_expected_stays_until_its_layer_was_there),
         cmocka_unit_test(guesses_that_do_not_pay_stop),
         cmocka_unit_test(the_next_run_starts_with_what_was_used_most),
