@@ -149,10 +149,13 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
     p->rope_attention_factor = own * yarn;
     if (p->rope_scaling == ROPE_SCALING_YARN) {
         /* YaRN (Peng et al., 2023) lowers the temperature of attention by 0.1 ln(s) + 1 on both sides of the product.
-         * Models with a multiplier of their own (DeepSeek, Mistral 3) take it into the attention scale instead. */
+         * Models with a multiplier of their own (mscale_all_dim) divide by the same with it; those with latent
+         * attention take it into the attention scale instead. */
         float stretch = 0.1f * logf(p->rope_factor);
         if (!has_multiplier || log_multiplier == 0.0f)
             p->rope_attention_factor *= 1.0f + stretch;
+        else if (!(reader->architecture->flags & ARCHITECTURE_LATENT))
+            p->rope_attention_factor *= (1.0f + stretch) / (1.0f + stretch * log_multiplier);
         if (reader->architecture->flags & ARCHITECTURE_LATENT) {
             /* The converter wrote 0.1 x the model's mscale_all_dim. */
             float scale = p->rope_attention_factor * (1.0f + stretch * (log_multiplier / 0.1f));
