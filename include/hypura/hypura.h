@@ -44,10 +44,18 @@ HYPURA_API const char *hypura_version(void);
 
 typedef struct hypura_model hypura_model;
 
+/* A LoRA adapter in a GGUF file, made for this model; scale 1 is as it was trained. */
+typedef struct hypura_adapter {
+    const char *path;
+    float scale;
+} hypura_adapter;
+
 typedef struct hypura_options {
-    uint64_t memory;  /* bound for what the process holds; 0: what is free, less a head-room */
-    uint32_t threads; /* 0: the cores that this process may use */
-    uint32_t context; /* tokens that the model can look back on; 0: chosen */
+    uint64_t memory;                /* bound for what the process holds; 0: what is free, less a head-room */
+    uint32_t threads;               /* 0: the cores that this process may use */
+    uint32_t context;               /* tokens that the model can look back on; 0: chosen */
+    const hypura_adapter *adapters; /* adapter_count of them; needed while the model is opened only */
+    size_t adapter_count;
     /* Called while weights are loaded, with bytes done and of how many; false stops. May be NULL. */
     bool (*on_load)(void *context, uint64_t done, uint64_t total);
     void *on_load_context;

@@ -83,6 +83,7 @@ struct compute_options {
     const char *reader;
     const char *guess;
     const char *cache_policy;
+    struct texts adapters;
     bool no_state;
     uint64_t seed;
     const char *stats;

@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 struct compute_options compute_options = {.kv_type = "f16", .reader = "auto", .guess = "auto", .seed = 0};
@@ -23,6 +24,8 @@ const struct option_row compute_option_rows[] = {
      "read experts ahead on a guess: auto (while it pays), on, off (default: auto)"},
     {"cache-policy", "NAME", OPTION_TEXT, &compute_options.cache_policy,
      "which streamed experts stay in memory: cycle, lru, lfu, s3fifo (default: cycle)"},
+    {"lora", "FILE[:SCALE]", OPTION_TEXTS, &compute_options.adapters,
+     "add a LoRA adapter (GGUF), so strongly (default: 1); may be given several times"},
     {"no-state", NULL, OPTION_FLAG, &compute_options.no_state,
      "do not remember from run to run which experts a model uses"},
     {"seed", "N", OPTION_SEED, &compute_options.seed, "of the random numbers (default: 0); same seed, same text"},
@@ -31,6 +34,33 @@ const struct option_row compute_option_rows[] = {
      "show a line with speed, disk, hit rate and stalls while it runs"},
     {0},
 };
+
+/* FILE or FILE:SCALE. They live as long as the program, as the command line does. */
+static hypura_status set_adapters(struct engine_options *out, hypura_error *error)
+{
+    const struct texts *given = &compute_options.adapters;
+    struct engine_adapter *adapters;
+    if (given->count == 0)
+        return HYPURA_OK;
+    hypura_status status = ALLOCATE(&adapters, given->count, "adapters", error);
+    for (size_t i = 0; !status && i < given->count; i++) {
+        char *path, *colon, *end;
+        status = string_copy(&path, given->items[i], error);
+        if (status)
+            break;
+        adapters[i] = (struct engine_adapter){path, 1.0f};
+        if (!(colon = strrchr(path, ':')))
+            continue;
+        float scale = strtof(colon + 1, &end);
+        if (end != colon + 1 && *end == '\0') {
+            adapters[i].scale = scale;
+            *colon = '\0';
+        }
+    }
+    out->adapters = adapters;
+    out->adapter_count = given->count;
+    return status;
+}
 
 hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
 {
@@ -65,7 +95,7 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
     else
         return error_set(error, HYPURA_ERROR_ARGUMENT, "--guess %s: expected auto, on or off", compute_options.guess);
     out->remember_usage = !compute_options.no_state;
-    return HYPURA_OK;
+    return set_adapters(out, error);
 }
 
 struct load_progress {

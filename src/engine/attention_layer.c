@@ -43,7 +43,9 @@ static hypura_status project(struct engine *engine, const struct model_layer *la
         widths[0] *= 2;
         outputs[0] = s->query_raw;
     }
+    static const enum tensor_role roles[3] = {ROLE_ATTENTION_Q, ROLE_ATTENTION_K, ROLE_ATTENTION_V};
     struct matmul jobs[3] = {0};
+    size_t firsts[3] = {0};
     int count = 3;
     const unit_number *tensors = layer->tensors;
     if (tensors[ROLE_ATTENTION_QKV] != NO_UNIT) {
@@ -55,10 +57,10 @@ static hypura_status project(struct engine *engine, const struct model_layer *la
         for (int i = 0; i < 3; i++) {
             jobs[i].weights = matrix_rows(&matrix, first, widths[i]);
             jobs[i].bias = bias ? bias + first : NULL;
+            firsts[i] = first;
             first += widths[i];
         }
     } else {
-        static const enum tensor_role roles[3] = {ROLE_ATTENTION_Q, ROLE_ATTENTION_K, ROLE_ATTENTION_V};
         count = !reads_own_keys(engine, layer) ? 1 : tensors[ROLE_ATTENTION_V] == NO_UNIT ? 2 : 3;
         for (int i = 0; i < count; i++) {
             TRY(hold_matrix(engine, held, tensors[roles[i]], &jobs[i].weights, error));
@@ -72,6 +74,9 @@ static hypura_status project(struct engine *engine, const struct model_layer *la
         jobs[i].output_stride = widths[i];
     }
     compute_matmul(engine->compute, jobs, (size_t)count);
+    for (int i = 0; i < count; i++)
+        adapt(engine, &jobs[i], layer, tensors[ROLE_ATTENTION_QKV] != NO_UNIT ? ROLE_ATTENTION_QKV : roles[i], 0,
+              firsts[i]);
     if (count == 2) /* values are the keys, before these are normed and turned */
         memcpy(s->value, s->key, engine->rows * widths[2] * sizeof *s->value);
     return HYPURA_OK;
@@ -173,6 +178,7 @@ hypura_status project_rows(struct engine *engine, const struct model_layer *laye
         if (values)
             activation_set(s->input, values, engine->rows, job.weights.columns, job.weights.columns);
         compute_matmul(engine->compute, &job, 1);
+        adapt(engine, &job, layer, role, 0, 0);
     }
     release(engine, &held);
     return status;

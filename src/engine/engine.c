@@ -209,6 +209,8 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
     hypura_status status = model_open(&engine->model, path, error);
     if (!status)
         vocabulary_open(&engine->vocabulary, model_file(engine->model), &engine->vocabulary_error);
+    if (!status && options->adapter_count)
+        status = adapters_open(&engine->adapters, engine->model, options->adapters, options->adapter_count, error);
     if (!status)
         status = hardware_detect(&engine->hardware, path, error);
     if (!status)
@@ -236,6 +238,7 @@ void engine_close(struct engine *engine)
     kv_cache_destroy(&engine->kv);
     scratch_destroy(&engine->scratch);
     compute_destroy(engine->compute);
+    adapters_close(engine->adapters);
     plan_free(engine->plan);
     vocabulary_close(engine->vocabulary);
     model_close(engine->model);

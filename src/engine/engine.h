@@ -21,6 +21,12 @@
 
 struct engine;
 
+/* A LoRA adapter in a GGUF file: the model's matrices become W + scale * (alpha / rank) B A, without being touched. */
+struct engine_adapter {
+    const char *path;
+    float scale; /* 1: as trained */
+};
+
 struct engine_options {
     uint64_t budget;          /* bytes for the whole process; 0: chosen */
     uint32_t context;         /* positions a sequence; 0: chosen */
@@ -30,10 +36,12 @@ struct engine_options {
     enum tensor_type kv_type; /* TENSOR_F32 is 0: set by engine_default_options to F16 */
     enum store_reader reader;
     enum store_guessing guessing;
-    const char *cache_policy; /* for streamed experts, by name (store/policy.h); NULL: the default */
-    bool remember_usage;      /* which experts were used, from run to run, in the user's state folder */
-    const char *trace_path;   /* records the routing, or NULL */
-    store_progress progress;  /* while weights are loaded */
+    const char *cache_policy;              /* for streamed experts, by name (store/policy.h); NULL: the default */
+    const struct engine_adapter *adapters; /* added in this order; not kept */
+    size_t adapter_count;
+    bool remember_usage;     /* which experts were used, from run to run, in the user's state folder */
+    const char *trace_path;  /* records the routing, or NULL */
+    store_progress progress; /* while weights are loaded */
     void *progress_context;
 };
 

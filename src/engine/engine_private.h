@@ -3,6 +3,7 @@
  *   engine.c           opening, closing, budgets, statistics
  *   forward.c          batch checks, embeddings, the walk over the layers, logits
  *   weights.c          holding units of the store while they are used
+ *   adapter.c          what LoRA adapters add to the products with weights
  *   scratch.c          every buffer of the pass, sized from the chunk
  *   kv_cache.c         keys and values of all sequences, and how far each reaches
  *   rope_table.c       angles of the batch's positions
@@ -225,6 +226,7 @@ struct engine {
     struct scratch scratch;
     struct kv_cache kv;
     struct rope_table rope, rope_local;
+    struct adapters *adapters; /* NULL: none */
     struct trace_writer *trace;
     struct guess guess;
     struct plan_request request;
@@ -278,6 +280,20 @@ hypura_status set_input(struct engine *engine, const struct model_layer *layer, 
 
 /* Adds what a layer gave to the residual stream: normed where the model has a norm there, and scaled. */
 hypura_status add_branch(struct engine *engine, unit_number post_norm, hypura_error *error);
+
+/* ---- adapters ------------------------------------------------------------------------------------------------------
+ */
+
+struct adapters;
+
+hypura_status adapters_open(struct adapters **out, const struct model *model, const struct engine_adapter *options,
+                            size_t count, hypura_error *error);
+void adapters_close(struct adapters *adapters);
+
+/* After compute_matmul: adds to a job's output what adapters have for the matrix of a role (of an expert of it) whose
+ * row "first" was the job's first. layer NULL: of the whole model. */
+void adapt(struct engine *engine, const struct matmul *job, const struct model_layer *layer, enum tensor_role role,
+           uint32_t expert, size_t first);
 
 /* ---- layers --------------------------------------------------------------------------------------------------------
  */

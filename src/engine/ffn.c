@@ -54,6 +54,9 @@ static hypura_status dense_steps(struct engine *engine, const struct model_layer
         jobs[i].output_stride = width;
     }
     compute_matmul(engine->compute, jobs, 2);
+    bool fused = layer->tensors[gate] == NO_UNIT;
+    adapt(engine, &jobs[0], layer, fused ? up : gate, 0, 0);
+    adapt(engine, &jobs[1], layer, up, 0, fused ? width : 0);
     release(engine, held);
     compute_glu(engine->compute, feed_forward_glu(engine->model), s->gate, width, s->gate, width, s->up, width,
                 engine->rows, width, OAI_ALPHA, OAI_LIMIT);
@@ -65,6 +68,7 @@ static hypura_status dense_steps(struct engine *engine, const struct model_layer
     job.output_stride = job.weights.rows;
     activation_set(s->inner, s->gate, engine->rows, width, width);
     compute_matmul(engine->compute, &job, 1);
+    adapt(engine, &job, layer, down, 0, 0);
     return HYPURA_OK;
 }
 

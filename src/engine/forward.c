@@ -105,6 +105,7 @@ static hypura_status output_rows(struct engine *engine, const struct engine_batc
         job.input_rows = s->wanted + first;
         size_t count = job.tokens * p->vocabulary;
         compute_matmul(engine->compute, &job, 1);
+        adapt(engine, &job, NULL, ROLE_OUTPUT, 0, 0);
         if (p->output_scale != 1.0f)
             compute_scale(engine->compute, s->logits, s->logits, p->output_scale, count);
         if (p->output_soft_cap != 0.0f)

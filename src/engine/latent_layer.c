@@ -175,6 +175,7 @@ static hypura_status attention_on_heads(struct engine *engine, uint32_t number, 
     job.output_stride = job.weights.rows;
     activation_set(s->input, latents, engine->rows, p->kv_rank, width);
     compute_matmul(engine->compute, &job, 1);
+    adapt(engine, &job, layer, ROLE_ATTENTION_KV_B, 0, 0);
     release(engine, held);
     spread_heads(engine, heads, latents, s->query_raw);
     for (uint32_t i = 0; i < engine->span_count; i++) {

@@ -37,6 +37,7 @@ void hypura_default_options(hypura_options *options)
 hypura_status hypura_open(hypura_model **out, const char *path, const hypura_options *options, hypura_error *error)
 {
     struct engine_options engine_options;
+    struct engine_adapter *adapters = NULL;
     engine_default_options(&engine_options);
     engine_options.budget = options->memory;
     engine_options.threads = options->threads;
@@ -47,7 +48,15 @@ hypura_status hypura_open(hypura_model **out, const char *path, const hypura_opt
     hypura_status status = ALLOCATE(&model, 1, "model", error);
     if (status)
         return status;
-    status = engine_open(&model->engine, path, &engine_options, error);
+    if (options->adapter_count)
+        status = ALLOCATE(&adapters, options->adapter_count, "adapters", error);
+    for (size_t i = 0; !status && i < options->adapter_count; i++)
+        adapters[i] = (struct engine_adapter){options->adapters[i].path, options->adapters[i].scale};
+    engine_options.adapters = adapters;
+    engine_options.adapter_count = options->adapter_count;
+    if (!status)
+        status = engine_open(&model->engine, path, &engine_options, error);
+    memory_free(adapters);
     if (!status)
         status = engine_vocabulary(&model->vocabulary, model->engine, error);
     if (!status)

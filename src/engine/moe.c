@@ -30,6 +30,7 @@ static hypura_status route(struct engine *engine, const struct model_layer *laye
     TRY(hold_vector(engine, held, layer->tensors[ROLE_ROUTER_BIAS], &job.bias, error));
     TRY(hold_vector(engine, held, layer->tensors[ROLE_ROUTER_SELECTION_BIAS], &selection_bias, error));
     compute_matmul(engine->compute, &job, 1);
+    adapt(engine, &job, layer, ROLE_ROUTER, 0, 0);
     router_choose(engine->compute, p, s->router, s->selection, selection_bias, engine->rows, s->chosen,
                   s->chosen_weights);
     if (own_input)
@@ -122,6 +123,11 @@ static void compute_group(struct engine *engine, const struct model_layer *layer
         row += rows;
     }
     compute_matmul(engine->compute, s->jobs, 2 * group->count);
+    for (uint32_t i = 0; i < group->count; i++) {
+        adapt(engine, &s->jobs[2 * i], layer, unit->slices[0].role, group->experts[i], 0);
+        adapt(engine, &s->jobs[2 * i + 1], layer, fused ? ROLE_EXPERT_GATE_UP : ROLE_EXPERT_UP, group->experts[i],
+              fused ? width : 0);
+    }
     compute_glu(engine->compute, feed_forward_glu(engine->model), s->gate, width, s->gate, width, s->up, width, row,
                 width, OAI_ALPHA, OAI_LIMIT);
 
@@ -141,6 +147,8 @@ static void compute_group(struct engine *engine, const struct model_layer *layer
         row += rows;
     }
     compute_matmul(engine->compute, s->jobs, group->count);
+    for (uint32_t i = 0; i < group->count; i++)
+        adapt(engine, &s->jobs[i], layer, ROLE_EXPERT_DOWN, group->experts[i], 0);
 }
 
 /* Takes those of the waiting experts that are there, as many as the buffers hold, out of units[]. */

@@ -248,6 +248,9 @@ const struct model_layer *model_layer(const struct model *model, uint32_t layer)
 unit_number model_tensor(const struct model *model,
                          enum tensor_role role); /* of the whole model; NO_UNIT where absent */
 
+/* What a tensor of this name ("blk.3.attn_q.weight") would be in this model; layer -1: of the whole model. */
+bool model_tensor_role(const struct model *model, const char *name, int32_t *layer, enum tensor_role *role);
+
 uint32_t model_unit_count(const struct model *model);
 const struct unit *model_unit(const struct model *model, unit_number unit);
 uint64_t model_bytes(const struct model *model); /* of all units */

@@ -170,6 +170,19 @@ static int find_role(const struct architecture *architecture, const char *name, 
     return -1;
 }
 
+bool model_tensor_role(const struct model *model, const char *name, int32_t *layer, enum tensor_role *role)
+{
+    uint32_t number = 0;
+    const char *rest = name;
+    bool of_layer = split_layer_name(name, &number, &rest);
+    int found = of_layer && number >= model->parameters.layers ? -1 : find_role(model->architecture, rest, of_layer);
+    if (found < 0)
+        return false;
+    *layer = of_layer ? (int32_t)number : -1;
+    *role = (enum tensor_role)found;
+    return true;
+}
+
 /* Left over from old converters and computed by everybody from the rope base. */
 static bool is_needless(const char *name)
 {

@@ -1,0 +1,305 @@
+/* Low-rank adapters (Hu et al., 2021): what a matrix W gives is W x + scale * B (A x), where A and B are thin. They
+ * stay in memory beside weights of any tier, which are read as they stand in the model's file. */
+#include "engine/engine_private.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Tokens and columns of the product that are worked on at once: what bounds the memory. */
+#define ADAPTER_TOKENS 64u
+#define ADAPTER_COLUMNS 1024u
+
+#define MAX_RANK 65536u
+
+/* What one adapter has for one matrix; of experts one after another. */
+struct thin_pair {
+    struct thin_pair *next; /* of another adapter for the same matrix */
+    const struct gguf_tensor *a, *b;
+    uint8_t *data_a, *data_b;
+    float scale;
+};
+
+struct adapters {
+    struct gguf **files;
+    size_t count;
+    uint32_t layers;
+    struct thin_pair **pairs; /* [1 + layers][ROLE_COUNT], the model's own first */
+    size_t rank;              /* the greatest */
+    float *low;               /* [ADAPTER_TOKENS][rank] A x */
+    float *delta;             /* [ADAPTER_TOKENS][ADAPTER_COLUMNS] */
+    struct activation *input; /* of low */
+    uint32_t rows[ADAPTER_TOKENS];
+};
+
+/* ---- loading -------------------------------------------------------------------------------------------------------
+ */
+
+static struct thin_pair **place(struct adapters *adapters, int32_t layer, enum tensor_role role)
+{
+    return &adapters->pairs[(size_t)(layer + 1) * ROLE_COUNT + role];
+}
+
+/* The products that the forward pass offers to adapt(). */
+static bool can_adapt(enum tensor_role role)
+{
+    switch (role) {
+    case ROLE_ATTENTION_QKV:
+    case ROLE_ATTENTION_Q:
+    case ROLE_ATTENTION_K:
+    case ROLE_ATTENTION_V:
+    case ROLE_ATTENTION_GATE:
+    case ROLE_ATTENTION_Q_A:
+    case ROLE_ATTENTION_Q_B:
+    case ROLE_ATTENTION_KV_A:
+    case ROLE_ATTENTION_KV_B:
+    case ROLE_ATTENTION_OUTPUT:
+    case ROLE_RECURRENT_BETA_ALPHA:
+    case ROLE_RECURRENT_ALPHA:
+    case ROLE_RECURRENT_BETA:
+    case ROLE_RECURRENT_OUT:
+    case ROLE_ROUTER:
+    case ROLE_FFN_GATE:
+    case ROLE_FFN_UP:
+    case ROLE_FFN_DOWN:
+    case ROLE_SHARED_ROUTER:
+    case ROLE_SHARED_GATE:
+    case ROLE_SHARED_UP:
+    case ROLE_SHARED_DOWN:
+    case ROLE_EXPERT_GATE_UP:
+    case ROLE_EXPERT_GATE:
+    case ROLE_EXPERT_UP:
+    case ROLE_EXPERT_DOWN:
+    case ROLE_OUTPUT:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static const struct gguf_tensor *base_tensor(const struct model *model, int32_t layer, enum tensor_role role)
+{
+    unit_number unit = NO_UNIT;
+    if (layer < 0) {
+        unit = model_tensor(model, role);
+    } else {
+        const struct model_layer *l = model_layer(model, (uint32_t)layer);
+        bool expert = role >= ROLE_EXPERT_GATE_UP && role <= ROLE_EXPERT_DOWN;
+        unit = !l ? NO_UNIT : expert ? l->first_expert : l->tensors[role];
+    }
+    const struct unit *found = unit == NO_UNIT ? NULL : model_unit(model, unit);
+    for (uint32_t i = 0; found && i < found->slice_count; i++)
+        if (found->slices[i].role == role)
+            return found->slices[i].tensor;
+    return NULL;
+}
+
+static hypura_status read_tensor(const struct gguf *file, const struct gguf_tensor *tensor, uint8_t **out,
+                                 hypura_error *error)
+{
+    const char *path = gguf_file_path(file, tensor->file);
+    TRY(memory_allocate((void **)out, (size_t)tensor->bytes, 1, "adapter", error));
+    FILE *stream = fopen(path, "rb");
+    if (!stream)
+        return error_set_errno(error, errno, "cannot open %s", path);
+    bool whole = fseeko(stream, (off_t)tensor->offset, SEEK_SET) == 0 &&
+                 fread(*out, 1, (size_t)tensor->bytes, stream) == tensor->bytes;
+    fclose(stream);
+    return whole ? HYPURA_OK
+                 : error_set(error, HYPURA_ERROR_IO, "cannot read tensor '%s' of %s", tensor->name.data, path);
+}
+
+static hypura_status check_shapes(const struct gguf *file, const struct gguf_tensor *base, const struct gguf_tensor *a,
+                                  const struct gguf_tensor *b, hypura_error *error)
+{
+    bool fits = a->dimensions[0] == base->dimensions[0] && b->dimensions[1] == base->dimensions[1] &&
+                a->dimensions[1] == b->dimensions[0] && a->dimensions[2] == base->dimensions[2] &&
+                b->dimensions[2] == base->dimensions[2] && a->dimensions[3] == 1 && b->dimensions[3] == 1;
+    if (!fits || a->dimensions[1] > MAX_RANK)
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s: adapter tensors '%s' and '%s' of rank %" PRIu64 " do not fit the model's '%s'",
+                         gguf_file_path(file, 0), a->name.data, b->name.data, a->dimensions[1], base->name.data);
+    if (compute_supports(a->type) && compute_supports(b->type))
+        return HYPURA_OK;
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: '%s' is of a type that this program cannot compute with",
+                     gguf_file_path(file, 0), compute_supports(a->type) ? b->name.data : a->name.data);
+}
+
+/* One ".lora_a" and the ".lora_b" that belongs to it. */
+static hypura_status add_pair(struct adapters *adapters, const struct model *model, const struct gguf *file,
+                              const struct gguf_tensor *a, float alpha, float scale, hypura_error *error)
+{
+    static const char ending[] = ".lora_a";
+    char name[256];
+    size_t length = a->name.size - (sizeof ending - 1);
+    const char *path = gguf_file_path(file, 0);
+    if (length + sizeof ending > sizeof name)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: a tensor's name is too long", path);
+    snprintf(name, sizeof name, "%.*s.lora_b", (int)length, a->name.data);
+    const struct gguf_tensor *b = gguf_tensor_find(file, name);
+    if (!b)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: tensor '%s' is missing", path, name);
+    name[length] = '\0';
+    int32_t layer;
+    enum tensor_role role;
+    const struct gguf_tensor *base =
+        model_tensor_role(model, name, &layer, &role) ? base_tensor(model, layer, role) : NULL;
+    if (!base)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s adapts '%s', which %s does not have", path, name,
+                         model_name(model));
+    if (!can_adapt(role))
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s adapts '%s', which cannot be adapted here: merge it",
+                         path, name);
+    TRY(check_shapes(file, base, a, b, error));
+    struct thin_pair *pair;
+    TRY(ALLOCATE(&pair, 1, "adapter", error));
+    struct thin_pair **where = place(adapters, layer, role);
+    while (*where) /* in the order of the command line, so that sums keep one */
+        where = &(*where)->next;
+    *where = pair;
+    pair->a = a;
+    pair->b = b;
+    pair->scale = alpha != 0.0f ? scale * alpha / (float)a->dimensions[1] : scale;
+    adapters->rank = MAX(adapters->rank, (size_t)a->dimensions[1]);
+    TRY(read_tensor(file, a, &pair->data_a, error));
+    return read_tensor(file, b, &pair->data_b, error);
+}
+
+static bool ends_with(const struct gguf_string *text, const char *ending)
+{
+    size_t length = strlen(ending);
+    return text->size > length && strcmp(text->data + text->size - length, ending) == 0;
+}
+
+static hypura_status check_kind(const struct gguf *file, const struct model *model, hypura_error *error)
+{
+    static const char *const keys[] = {"general.type", "adapter.type", "general.architecture"};
+    const char *const values[] = {"adapter", "lora", model_architecture(model)->name};
+    for (size_t i = 0; i < COUNT_OF(keys); i++) {
+        struct gguf_string found = {"", 0};
+        gguf_get_string(file, keys[i], &found);
+        if (strcmp(found.data, values[i]) != 0)
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s is no adapter for %s: its '%s' is '%s', not '%s'",
+                             gguf_file_path(file, 0), model_name(model), keys[i], found.data, values[i]);
+    }
+    if (gguf_find(file, "adapter.alora.invocation_tokens"))
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s is an activated LoRA, which starts in the middle of a text: only plain ones are supported",
+                         gguf_file_path(file, 0));
+    return HYPURA_OK;
+}
+
+static hypura_status add_file(struct adapters *adapters, const struct model *model, const struct engine_adapter *option,
+                              hypura_error *error)
+{
+    struct gguf *file;
+    TRY(gguf_open(&file, option->path, error));
+    adapters->files[adapters->count++] = file;
+    TRY(check_kind(file, model, error));
+    float alpha = 0.0f;
+    gguf_get_float(file, "adapter.lora.alpha", &alpha);
+    for (size_t i = 0; i < gguf_tensor_count(file); i++) {
+        const struct gguf_tensor *tensor = gguf_tensor_at(file, i);
+        if (ends_with(&tensor->name, ".lora_a"))
+            TRY(add_pair(adapters, model, file, tensor, alpha, option->scale, error));
+        else if (!ends_with(&tensor->name, ".lora_b"))
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has a tensor '%s', which is no part of a LoRA",
+                             option->path, tensor->name.data);
+    }
+    return HYPURA_OK;
+}
+
+hypura_status adapters_open(struct adapters **out, const struct model *model, const struct engine_adapter *options,
+                            size_t count, hypura_error *error)
+{
+    struct adapters *adapters;
+    TRY(ALLOCATE(&adapters, 1, "adapters", error));
+    *out = adapters; /* the engine frees it, after an error too */
+    adapters->layers = model_parameters(model)->layers;
+    TRY(ALLOCATE(&adapters->files, count, "adapters", error));
+    TRY(ALLOCATE(&adapters->pairs, ((size_t)adapters->layers + 1) * ROLE_COUNT, "adapters", error));
+    for (size_t i = 0; i < count; i++)
+        TRY(add_file(adapters, model, &options[i], error));
+    TRY(ALLOCATE(&adapters->low, ADAPTER_TOKENS * adapters->rank, "adapters", error));
+    TRY(ALLOCATE(&adapters->delta, ADAPTER_TOKENS * ADAPTER_COLUMNS, "adapters", error));
+    /* The plan takes what is resident off the budget. */
+    memset(adapters->low, 0, ADAPTER_TOKENS * adapters->rank * sizeof *adapters->low);
+    memset(adapters->delta, 0, sizeof(float[ADAPTER_TOKENS][ADAPTER_COLUMNS]));
+    return activation_create(&adapters->input, ADAPTER_TOKENS, MAX(adapters->rank, (size_t)1), error);
+}
+
+void adapters_close(struct adapters *adapters)
+{
+    if (!adapters)
+        return;
+    for (size_t i = 0; adapters->pairs && i < ((size_t)adapters->layers + 1) * ROLE_COUNT; i++)
+        while (adapters->pairs[i]) {
+            struct thin_pair *pair = adapters->pairs[i];
+            adapters->pairs[i] = pair->next;
+            memory_free(pair->data_a);
+            memory_free(pair->data_b);
+            memory_free(pair);
+        }
+    for (size_t i = 0; i < adapters->count; i++)
+        gguf_close(adapters->files[i]);
+    activation_destroy(adapters->input);
+    memory_free(adapters->files);
+    memory_free(adapters->pairs);
+    memory_free(adapters->low);
+    memory_free(adapters->delta);
+    memory_free(adapters);
+}
+
+/* ---- adding --------------------------------------------------------------------------------------------------------
+ */
+
+static struct matrix thin_matrix(const struct gguf_tensor *tensor, const uint8_t *data, uint32_t expert)
+{
+    return matrix_at(data + tensor->bytes / tensor->dimensions[2] * expert, tensor->type, tensor->dimensions[0],
+                     tensor->dimensions[1]);
+}
+
+/* Some tokens of a job, from the given one on. */
+static void add_pair_to(struct engine *engine, const struct thin_pair *pair, const struct matmul *job, uint32_t expert,
+                        size_t first, size_t token, size_t tokens)
+{
+    struct adapters *adapters = engine->adapters;
+    struct matrix b = thin_matrix(pair->b, pair->data_b, expert);
+    for (size_t i = 0; i < tokens; i++)
+        adapters->rows[i] = job->input_rows ? job->input_rows[token + i] : (uint32_t)(token + i);
+    struct matmul down = {.weights = thin_matrix(pair->a, pair->data_a, expert),
+                          .input = job->input,
+                          .input_rows = adapters->rows,
+                          .tokens = tokens,
+                          .output = adapters->low,
+                          .output_stride = b.columns};
+    compute_matmul(engine->compute, &down, 1);
+    compute_scale(engine->compute, adapters->low, adapters->low, pair->scale, tokens * b.columns);
+    activation_set(adapters->input, adapters->low, tokens, b.columns, b.columns);
+    for (size_t row = 0, rows; row < job->weights.rows; row += rows) {
+        rows = MIN(job->weights.rows - row, (size_t)ADAPTER_COLUMNS);
+        struct matmul up = {.weights = matrix_rows(&b, first + row, rows),
+                            .input = adapters->input,
+                            .tokens = tokens,
+                            .output = adapters->delta,
+                            .output_stride = rows};
+        compute_matmul(engine->compute, &up, 1);
+        for (size_t i = 0; i < tokens; i++) {
+            size_t place_of = job->output_rows ? job->output_rows[token + i] : token + i;
+            float *out = job->output + place_of * job->output_stride + row;
+            compute_add(engine->compute, out, out, adapters->delta + i * rows, rows);
+        }
+    }
+}
+
+void adapt(struct engine *engine, const struct matmul *job, const struct model_layer *layer, enum tensor_role role,
+           uint32_t expert, size_t first)
+{
+    if (!engine->adapters)
+        return;
+    int32_t number = layer ? (int32_t)(layer - model_layer(engine->model, 0)) : -1;
+    for (const struct thin_pair *pair = *place(engine->adapters, number, role); pair; pair = pair->next)
+        for (size_t token = 0; token < job->tokens; token += ADAPTER_TOKENS)
+            add_pair_to(engine, pair, job, expert, first, token, MIN(job->tokens - token, (size_t)ADAPTER_TOKENS));
+}
