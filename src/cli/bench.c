@@ -53,13 +53,14 @@ static hypura_status feed(struct engine *engine, struct random *random, uint32_t
     return status;
 }
 
-/* So many positions of every sequence, and nothing else. */
+/* Leaves the fill in every sequence, no more: of what is there already, where that can be cut. */
 static hypura_status fill_context(struct engine *engine, struct random *random, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
     for (uint32_t s = 0; !status && s < parallel; s++) {
-        engine_truncate(engine, s, 0);
-        status = feed(engine, random, s, 0, context_fill, error);
+        engine_truncate(engine, s, context_fill);
+        uint32_t held = engine_positions(engine, s);
+        status = feed(engine, random, s, held, context_fill - held, error);
     }
     return status;
 }
