@@ -6,6 +6,7 @@
 #include "test.h"
 
 #include "compute/vulkan/gpu.h"
+#include "format/format.h"
 
 #include <math.h>
 #include <string.h>
@@ -115,6 +116,28 @@ UNUSED static float *gpu_test_floats(struct random *random, size_t count)
     for (size_t i = 0; i < count; i++)
         values[i] = (float)random_normal(random);
     return values;
+}
+
+/* Random blocks with values that are finite and not too far apart. */
+UNUSED static uint8_t *gpu_test_weights(struct random *random, enum tensor_type type, size_t rows, size_t columns)
+{
+    const struct tensor_type_info *info = tensor_type_info(type);
+    size_t blocks = rows * columns / info->block_size;
+    uint8_t *data = malloc(blocks * info->block_bytes);
+    assert_non_null(data);
+    for (size_t b = 0; b < blocks; b++) {
+        uint8_t *block = data + b * info->block_bytes;
+        float values[256], greatest;
+        do {
+            for (size_t i = 0; i < info->block_bytes; i++)
+                block[i] = (uint8_t)(random_next(random) >> 32);
+            compute_dequantize(type, block, values, info->block_size);
+            greatest = 0;
+            for (size_t i = 0; i < info->block_size; i++)
+                greatest = fabsf(values[i]) <= greatest ? greatest : fabsf(values[i]);
+        } while (!(greatest < 1e3f && greatest > 1e-3f));
+    }
+    return data;
 }
 
 #endif

@@ -2,32 +2,8 @@
  * that plain C decodes. */
 #include "gpu_test.h"
 
-#include "format/format.h"
-
 /* Of a sum of floats in any order, and of inputs rounded to half precision where there are many tokens. */
 #define VECTOR_ERROR 2e-6
-
-/* Random blocks with values that are finite and not too far apart. */
-static uint8_t *random_weights(struct random *random, enum tensor_type type, size_t rows, size_t columns)
-{
-    const struct tensor_type_info *info = tensor_type_info(type);
-    size_t blocks = rows * columns / info->block_size;
-    uint8_t *data = malloc(blocks * info->block_bytes);
-    assert_non_null(data);
-    for (size_t b = 0; b < blocks; b++) {
-        uint8_t *block = data + b * info->block_bytes;
-        float values[256], greatest;
-        do {
-            for (size_t i = 0; i < info->block_bytes; i++)
-                block[i] = (uint8_t)(random_next(random) >> 32);
-            compute_dequantize(type, block, values, info->block_size);
-            greatest = 0;
-            for (size_t i = 0; i < info->block_size; i++)
-                greatest = fabsf(values[i]) <= greatest ? greatest : fabsf(values[i]);
-        } while (!(greatest < 1e3f && greatest > 1e-3f));
-    }
-    return data;
-}
 
 struct product {
     uint8_t *weights;
@@ -38,7 +14,7 @@ struct product {
 static struct product product_create(struct gpu *gpu, struct random *random, enum tensor_type type, uint32_t rows,
                                      uint32_t columns)
 {
-    struct product product = {.weights = random_weights(random, type, rows, columns)};
+    struct product product = {.weights = gpu_test_weights(random, type, rows, columns)};
     uint64_t row_bytes;
     assert_true(tensor_row_bytes(type, columns, &row_bytes));
     product.matrix =

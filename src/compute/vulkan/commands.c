@@ -107,6 +107,7 @@ hypura_status commands_create(struct gpu *gpu, hypura_error *error)
 void commands_destroy(struct gpu *gpu)
 {
     for (size_t i = 0; i < GPU_BATCHES; i++) {
+        gpu_buffer_destroy(gpu, gpu->batches[i].tables);
         if (gpu->batches[i].queries)
             gpu->vk.vkDestroyQueryPool(gpu->device, gpu->batches[i].queries, NULL);
         if (gpu->batches[i].pool)
@@ -161,6 +162,7 @@ void gpu_begin(struct gpu *gpu)
         return;
     }
     gpu->open = batch;
+    batch->tables_used = batch->last_table = batch->last_table_bytes = 0;
     if (batch->queries) {
         gpu->vk.vkCmdResetQueryPool(batch->commands, batch->queries, 0, 2);
         gpu->vk.vkCmdWriteTimestamp(batch->commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, batch->queries, 0);
@@ -197,6 +199,35 @@ void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constan
     gpu->vk.vkCmdBindPipeline(gpu->open->commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
     gpu->vk.vkCmdPushConstants(gpu->open->commands, gpu->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, (uint32_t)bytes, push);
     gpu->vk.vkCmdDispatch(gpu->open->commands, x, y, z);
+}
+
+/* Tables of all sequences of a batch for each layer. */
+#define TABLES_BYTES ((uint64_t)256 << 10)
+
+uint64_t gpu_table(struct gpu *gpu, const void *table, size_t bytes)
+{
+    struct batch *batch = gpu->open;
+    if (!batch || gpu->recording.status)
+        return 0;
+    if (!batch->tables) {
+        hypura_status status = gpu_buffer_create(gpu, &batch->tables, TABLES_BYTES, GPU_UPLOAD, &gpu->recording);
+        if (status) {
+            gpu->recording.status = status;
+            return 0;
+        }
+    }
+    uint8_t *memory = gpu_buffer_mapped(batch->tables);
+    if (bytes != batch->last_table_bytes || memcmp(memory + batch->last_table, table, bytes) != 0) {
+        if (bytes > TABLES_BYTES - batch->tables_used) {
+            gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: a batch has too many sequences for its tables");
+            return 0;
+        }
+        memcpy(memory + batch->tables_used, table, bytes);
+        batch->last_table = batch->tables_used;
+        batch->last_table_bytes = bytes;
+        batch->tables_used += align_up(bytes, 16);
+    }
+    return batch->tables->address + batch->last_table;
 }
 
 void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint64_t bytes)

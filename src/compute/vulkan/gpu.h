@@ -189,10 +189,145 @@ struct gpu_expert_matmul {
 };
 void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count);
 
+/* out[t] = row tokens[t] (int32) of the embedding, times scale. */
+bool gpu_embed_supports(enum tensor_type type);
+void gpu_embed(struct gpu *gpu, const struct gpu_matrix *embedding, struct gpu_range tokens, struct gpu_range out,
+               uint32_t rows, float scale);
+
 /* ---- rows of floats ---------------------------------------------------------------------------------------------- */
 
-/* As compute_rms_norm: rows adjacent, weight may have no buffer, out may be in. */
+/* As in compute.h: rows adjacent, weight and bias may have no buffer, out may be in. */
 void gpu_rms_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight, uint32_t rows,
                   uint32_t columns, float epsilon);
+void gpu_layer_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight,
+                    struct gpu_range bias, uint32_t rows, uint32_t columns, float epsilon);
+
+/* Rows of columns floats that are out_stride and in_stride apart. */
+void gpu_rms_norm_strided(struct gpu *gpu, struct gpu_range out, uint32_t out_stride, struct gpu_range in,
+                          uint32_t in_stride, struct gpu_range weight, uint32_t rows, uint32_t columns, float epsilon);
+
+/* out = a + scale_b * b */
+void gpu_add(struct gpu *gpu, struct gpu_range out, struct gpu_range a, struct gpu_range b, float scale_b,
+             uint64_t count);
+void gpu_scale(struct gpu *gpu, struct gpu_range out, struct gpu_range in, float factor, uint64_t count);
+void gpu_soft_cap(struct gpu *gpu, struct gpu_range values, uint64_t count, float cap);
+void gpu_function(struct gpu *gpu, enum activation_function function, struct gpu_range values, uint64_t count);
+
+/* out, rows adjacent, may be gate or up where their strides are columns. Strides in floats. */
+void gpu_glu(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate, struct gpu_range up,
+             uint32_t rows, uint32_t columns, uint32_t gate_stride, uint32_t up_stride, float alpha, float limit);
+
+/* values[r][h][i] *= sigmoid(gate), the gate at r * stride + h * head_stride + i: outputs of attention under the gates
+ * that came with the queries. */
+void gpu_gate(struct gpu *gpu, struct gpu_range values, struct gpu_range gates, uint32_t rows, uint32_t heads,
+              uint32_t size, uint32_t stride, uint32_t head_stride);
+
+/* As compute_rope. */
+void gpu_rope(struct gpu *gpu, enum rope_layout layout, struct gpu_range values, uint32_t rows, uint32_t row_stride,
+              uint32_t heads, uint32_t head_size, uint32_t rotary, struct gpu_range table);
+
+/* ---- attention ---------------------------------------------------------------------------------------------------
+ *
+ * A head of a sequence has a region of capacity * position_bytes in the cache, where position_bytes is
+ * attention_row_bytes of the type and size; its heads follow one another; position p is at index p % capacity. Regions
+ * start at multiples of 16 bytes and capacity is a multiple of ATTENTION_BLOCK. What is inside a region is the device's
+ * own layout: of Q8_0 and Q4_0 first the quants of all positions, then the scales of all. */
+
+/* A cache type, and sizes of heads: multiples of 16 (Q8_0, Q4_0: 32) up to ATTENTION_MAX_SIZE. */
+bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t value_size);
+
+/* Rows of a batch that belong to one sequence: those from first_row on stand at positions from first_position on. */
+struct gpu_sequence {
+    uint32_t first_row, rows, first_position, capacity;
+    uint64_t keys, values; /* bytes from the start of the range "cache" to the first heads */
+};
+
+/* Everything between the projections and attention in one launch: heads of queries and keys are normed and turned,
+ * queries also scaled; keys and values go to the cache. Head h of row r of the query starts at r * query_stride + h *
+ * query_head_stride floats (twice the size where gates lie between); heads of keys and values are adjacent. */
+struct gpu_heads {
+    struct gpu_range query, key, value;    /* key without a buffer: the layer reads another's cache */
+    struct gpu_range query_norm, key_norm; /* [key_size]; or none */
+    struct gpu_range query_scales;         /* [rows]; or none */
+    struct gpu_range table;                /* as of compute_rope; or none */
+    struct gpu_range out;                  /* queries, [rows][heads][key_size]; may be query where its strides are so */
+    struct gpu_range cache;
+    uint32_t query_stride, query_head_stride, key_stride, value_stride;
+    bool norm_after_rope, value_norm;
+    bool values_in_keys; /* no values are stored: they are a prefix of the keys */
+    float epsilon;
+    enum rope_layout layout;
+    uint32_t rotary;
+    uint32_t rows, heads, kv_heads, key_size, value_size;
+    enum tensor_type type;
+    uint32_t key_position_bytes, value_position_bytes;
+    const struct gpu_sequence *sequences;
+    uint32_t sequence_count;
+};
+void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads);
+
+/* Writes [rows][heads][size] to the keys, or the values, of the cache. */
+void gpu_kv_store(struct gpu *gpu, enum tensor_type type, struct gpu_range rows, struct gpu_range cache, bool is_values,
+                  const struct gpu_sequence *sequences, uint32_t sequence_count, uint32_t heads, uint32_t size,
+                  uint32_t position_bytes);
+
+/* As struct attention. Row r of a sequence stands at its first_position + r. value_position_bytes is that of the keys
+ * where values are a prefix of the keys. What a row gets does not depend on the other rows of its batch, but a sequence
+ * with up to GPU_VECTOR_TOKENS rows takes another kernel, with other rounding, than one with more. */
+struct gpu_attention {
+    struct gpu_range query, out, cache;
+    struct gpu_range sinks;   /* [heads]; or none */
+    struct gpu_range scratch; /* gpu_attention_scratch_bytes */
+    uint32_t rows, heads, kv_heads, key_size, value_size;
+    enum tensor_type type;
+    uint32_t key_position_bytes, value_position_bytes;
+    float scale, soft_cap;
+    uint32_t window, chunk;
+    bool bidirectional;
+    const struct gpu_sequence *sequences;
+    uint32_t sequence_count;
+};
+
+/* Enough for any batch in which sequences of at most positions have, together, at most so many rows of those with
+ * GPU_VECTOR_TOKENS rows or fewer. rows: of the whole batch, where it may be that all are of such sequences. */
+uint64_t gpu_attention_scratch_bytes(uint32_t rows, uint32_t heads, uint32_t value_size, uint32_t positions);
+void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention);
+
+/* ---- mixtures of experts ----------------------------------------------------------------------------------------- */
+
+/* Logits [rows][experts] to ids and weights [rows][used], as src/engine/router.c; gate is enum router_gate. At most
+ * 1024 experts. */
+struct gpu_router {
+    struct gpu_range logits, selection_bias, expert_scales /* of what an expert gives; or none */, ids, weights;
+    uint32_t rows, experts, used, groups, groups_used;
+    int gate;
+    bool normalise;
+    float scale;
+};
+void gpu_router(struct gpu *gpu, const struct gpu_router *router);
+
+/* out[t] = the sum over i, in order, of weights[t][i] * the row of choice (t, i): that of device_rows where
+ * slots[ids[t][i]] is a slot or slots is none, else that of host_rows; both [rows][used][columns]. Then plus shared[t],
+ * if any, times sigmoid(shared_gates[t]), if any. */
+struct gpu_mix {
+    struct gpu_range out, device_rows, host_rows, ids, weights, slots, shared, shared_gates;
+    uint32_t rows, used, columns;
+};
+void gpu_mix(struct gpu *gpu, const struct gpu_mix *mix);
+
+/* What stands between two layers, in one launch. The branch is the mix when mix.used is not 0, else the floats at
+ * branch; normed by post_norm, if any. hidden = (hidden + scale * branch) * layer_scale[0], if any; then, with norm,
+ * out = rms_norm(hidden) * norm. Of mix only the sources and used count. */
+struct gpu_residual {
+    struct gpu_range hidden, branch, post_norm, layer_scale, norm, out;
+    float scale, epsilon;
+    uint32_t rows, columns;
+    struct gpu_mix mix;
+};
+void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual);
+
+/* hidden += scale * branch; out = rms_norm(hidden) * weight */
+void gpu_add_rms_norm(struct gpu *gpu, struct gpu_range hidden, struct gpu_range branch, float scale,
+                      struct gpu_range out, struct gpu_range weight, uint32_t rows, uint32_t columns, float epsilon);
 
 #endif

@@ -31,6 +31,9 @@ struct batch {
     VkCommandBuffer commands;
     VkQueryPool queries; /* none where the queue has no timestamps */
     gpu_ticket ticket;
+    struct gpu_buffer *tables; /* of gpu_table; made on first need */
+    uint64_t tables_used;
+    uint64_t last_table, last_table_bytes; /* offset of the last table, and its bytes */
 };
 
 /* Parts of the staging ring. */
@@ -96,6 +99,13 @@ static inline uint64_t gpu_address(struct gpu_range range)
 {
     return range.buffer ? range.buffer->address + range.offset : 0;
 }
+
+/* A small table that kernels of the open batch read: copies it to where the device sees it, and gives that address. A
+ * table equal to the last is not copied again. 0 after an error, which is kept. */
+uint64_t gpu_table(struct gpu *gpu, const void *table, size_t bytes);
+
+/* What the first byte of a row of weights of a type that gpu_supports must be a multiple of. */
+uint32_t gpu_weight_alignment(enum tensor_type type);
 
 /* Keeps an error for gpu_submit. */
 void gpu_record_error(struct gpu *gpu, hypura_status status, const char *format, ...) PRINTF_LIKE(3, 4);

@@ -21,6 +21,11 @@ bool gpu_supports(const struct gpu *gpu, enum tensor_type type)
     return (unsigned)type < TENSOR_TYPE_COUNT && weight_types[type].chunk != 0;
 }
 
+uint32_t gpu_weight_alignment(enum tensor_type type)
+{
+    return weight_types[type].alignment;
+}
+
 /* NULL, with the error kept, when the weights cannot be taken as they are. */
 static const struct weight_type *find_type(struct gpu *gpu, const struct gpu_matrix *weights, uint64_t stride)
 {

@@ -1,0 +1,308 @@
+/* What happens between the projections of an attention layer: norms of heads, rope, the cache, attention. */
+#include "compute/vulkan/gpu_private.h"
+
+/* Positions that a work group walks for few queries. */
+#define SPAN 128u
+
+/* Of prompts whose heads are too wide for attend_many a work group walks all. */
+#define ALL_POSITIONS 0x40000000u
+
+/* Sequences with more rows in a batch are prompts. */
+#define FEW_ROWS GPU_VECTOR_TOKENS
+
+/* Sizes that attend_many takes. */
+#define MANY_SIZE 256u
+
+/* Queries of a tile of attend_many. */
+#define MANY_QUERIES 64u
+
+bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t value_size)
+{
+    uint32_t multiple = type == TENSOR_Q8_0 || type == TENSOR_Q4_0 ? 32 : 16;
+    return (type == TENSOR_F32 || type == TENSOR_F16 || type == TENSOR_BF16 || multiple == 32) && key_size > 0 &&
+           value_size > 0 && key_size % multiple == 0 && value_size % multiple == 0 &&
+           MAX(key_size, value_size) <= ATTENTION_MAX_SIZE;
+}
+
+/* The kernel for a type of cache, of a family whose kernels stand together. */
+static enum gpu_kernel of_type(enum tensor_type type, bool many)
+{
+    switch (type) {
+    case TENSOR_F32:
+        return many ? KERNEL_attend_many_f32 : KERNEL_attend_few_f32;
+    case TENSOR_BF16:
+        return many ? KERNEL_attend_many_bf16 : KERNEL_attend_few_bf16;
+    case TENSOR_Q8_0:
+        return many ? KERNEL_attend_many_q8_0 : KERNEL_attend_few_q8_0;
+    case TENSOR_Q4_0:
+        return many ? KERNEL_attend_many_q4_0 : KERNEL_attend_few_q4_0;
+    default:
+        return many ? KERNEL_attend_many_f16 : KERNEL_attend_few_f16;
+    }
+}
+
+/* Elements from one position to the next. */
+static uint32_t row_elements(enum tensor_type type, uint32_t position_bytes)
+{
+    switch (type) {
+    case TENSOR_F32:
+        return position_bytes / 4;
+    case TENSOR_Q8_0:
+        return position_bytes / 34 * 32;
+    case TENSOR_Q4_0:
+        return position_bytes / 18 * 32;
+    default:
+        return position_bytes / 2;
+    }
+}
+
+/* As struct Sequence of cache.glsl. */
+struct sequence_entry {
+    uint64_t keys, values;
+    uint32_t first_row, rows, first_position, capacity;
+};
+
+#define MOST_SEQUENCES 256u
+
+/* The table of those sequences that have few or many rows, or, when both are wanted, of all. */
+static uint64_t sequence_table(struct gpu *gpu, struct gpu_range cache, const struct gpu_sequence *sequences,
+                               uint32_t count, bool few, bool many, uint32_t *taken)
+{
+    struct sequence_entry entries[MOST_SEQUENCES];
+    uint64_t address = gpu_address(cache);
+    *taken = 0;
+    if (count > MOST_SEQUENCES) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u sequences in a batch; %u are possible", count,
+                         MOST_SEQUENCES);
+        return 0;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        const struct gpu_sequence *s = &sequences[i];
+        if (!(s->rows <= FEW_ROWS ? few : many))
+            continue;
+        if (s->capacity == 0 || s->capacity % ATTENTION_BLOCK || (address + s->keys) % 16 ||
+            (address + s->values) % 16) {
+            gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: a cache of %u positions at %llu and %llu", s->capacity,
+                             (unsigned long long)s->keys, (unsigned long long)s->values);
+            return 0;
+        }
+        entries[(*taken)++] = (struct sequence_entry){address + s->keys, address + s->values, s->first_row,
+                                                      s->rows,           s->first_position,   s->capacity};
+    }
+    return *taken ? gpu_table(gpu, entries, *taken * sizeof *entries) : 0;
+}
+
+/* ---- heads ------------------------------------------------------------------------------------------------------- */
+
+void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
+{
+    uint32_t kv_heads = heads->key.buffer ? heads->kv_heads : 0, sequences = 0;
+    uint64_t table = 0;
+    if (!gpu_attention_supports(heads->type, heads->key_size, heads->value_size) || heads->rotary > heads->key_size ||
+        heads->rows > GPU_MAX_GROUPS || heads->heads > UINT16_MAX / 3 || heads->kv_heads > UINT16_MAX / 3) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED,
+                         "GPU: %u rows of %u heads of %u and %u elements, %u of them turned", heads->rows, heads->heads,
+                         heads->key_size, heads->value_size, heads->rotary);
+        return;
+    }
+    if (kv_heads) {
+        table = sequence_table(gpu, heads->cache, heads->sequences, heads->sequence_count, true, true, &sequences);
+        if (!table)
+            return;
+    }
+    const struct {
+        uint64_t query, key, value, query_norm, key_norm, query_scales, table, out, sequences;
+        uint32_t query_stride, query_head_stride, key_stride, value_stride;
+        uint32_t sizes, counts, rotary_and_sequences;
+        float epsilon;
+        uint32_t key_row, value_row;
+    } push = {gpu_address(heads->query),
+              gpu_address(heads->key),
+              gpu_address(heads->value),
+              gpu_address(heads->query_norm),
+              gpu_address(heads->key_norm),
+              gpu_address(heads->query_scales),
+              gpu_address(heads->table),
+              gpu_address(heads->out),
+              table,
+              heads->query_stride,
+              heads->query_head_stride,
+              heads->key_stride,
+              heads->value_stride,
+              heads->key_size | heads->value_size << 16,
+              heads->heads | kv_heads << 16,
+              heads->rotary | sequences << 16,
+              heads->epsilon,
+              row_elements(heads->type, heads->key_position_bytes),
+              row_elements(heads->type, heads->value_position_bytes)};
+    const uint32_t constants[] = {(uint32_t)heads->type, heads->layout == ROPE_NORMAL, heads->norm_after_rope,
+                                  heads->value_norm};
+    uint32_t slots = heads->heads + kv_heads * (heads->values_in_keys ? 1 : 2);
+    gpu_launch(gpu, KERNEL_heads, constants, COUNT_OF(constants), &push, sizeof push, heads->rows, slots, 1);
+}
+
+void gpu_kv_store(struct gpu *gpu, enum tensor_type type, struct gpu_range rows, struct gpu_range cache, bool is_values,
+                  const struct gpu_sequence *sequences, uint32_t sequence_count, uint32_t heads, uint32_t size,
+                  uint32_t position_bytes)
+{
+    /* One side at a time, as keys without norm or rope. */
+    struct gpu_sequence sides[MOST_SEQUENCES];
+    uint32_t last_row = 0, count = MIN(sequence_count, MOST_SEQUENCES);
+    for (uint32_t i = 0; i < count; i++) {
+        sides[i] = sequences[i];
+        if (is_values)
+            sides[i].keys = sequences[i].values;
+        last_row = MAX(last_row, sequences[i].first_row + sequences[i].rows);
+    }
+    gpu_heads(gpu, &(struct gpu_heads){.key = rows,
+                                       .cache = cache,
+                                       .key_stride = heads * size,
+                                       .values_in_keys = true,
+                                       .rows = last_row,
+                                       .kv_heads = heads,
+                                       .key_size = size,
+                                       .value_size = size,
+                                       .type = type,
+                                       .key_position_bytes = position_bytes,
+                                       .value_position_bytes = position_bytes,
+                                       .sequences = sides,
+                                       .sequence_count = sequence_count});
+}
+
+/* ---- attention --------------------------------------------------------------------------------------------------- */
+
+static uint32_t first_seen(const struct gpu_attention *a, uint32_t position)
+{
+    uint32_t first = a->window > 0 && position >= a->window ? position - a->window + 1 : 0;
+    return a->chunk > 0 ? MAX(first, position - position % a->chunk) : first;
+}
+
+/* The most spans that the rows of a sequence with few rows, or of one with many, walk. */
+static uint32_t most_spans(const struct gpu_attention *a, bool few, uint32_t span)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < a->sequence_count; i++) {
+        const struct gpu_sequence *s = &a->sequences[i];
+        if (s->rows == 0 || (s->rows <= FEW_ROWS) != few)
+            continue;
+        uint32_t last = s->first_position + s->rows - 1;
+        most = MAX(most, last / span - first_seen(a, s->first_position) / span + 1);
+    }
+    return most;
+}
+
+uint64_t gpu_attention_scratch_bytes(uint32_t rows, uint32_t heads, uint32_t value_size, uint32_t positions)
+{
+    uint64_t spans = (uint64_t)positions / SPAN + 2;
+    return rows * spans * heads * (value_size + 2) * sizeof(float);
+}
+
+/* A tile's queries: as many as there are, up to what the kernel's registers hold. */
+static uint32_t few_queries(const struct gpu_attention *a, uint32_t rows)
+{
+    uint32_t group = a->heads / a->kv_heads, most = MAX(a->key_size, a->value_size) > 256 ? 4 : 8, queries = 1;
+    while (queries < most && queries < rows * group)
+        queries *= 2;
+    return queries;
+}
+
+static void attend_few(struct gpu *gpu, const struct gpu_attention *a, bool few)
+{
+    const uint32_t span = few ? SPAN : ALL_POSITIONS;
+    uint32_t spans = most_spans(a, few, span), count, rows = 0, last_row = 0;
+    if (spans == 0)
+        return;
+    uint64_t table = sequence_table(gpu, a->cache, a->sequences, a->sequence_count, few, !few, &count);
+    for (uint32_t i = 0; i < a->sequence_count; i++)
+        if ((a->sequences[i].rows <= FEW_ROWS) == few) {
+            rows = MAX(rows, a->sequences[i].rows);
+            last_row = MAX(last_row, a->sequences[i].first_row + a->sequences[i].rows);
+        }
+    uint64_t bytes = (uint64_t)last_row * a->heads * spans * (a->value_size + 2) * sizeof(float);
+    if (spans > 1 && (!a->scratch.buffer || a->scratch.offset + bytes > gpu_buffer_bytes(a->scratch.buffer))) {
+        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: attention over %u spans needs %llu bytes of scratch", spans,
+                         (unsigned long long)bytes);
+        return;
+    }
+    const struct {
+        uint64_t query, out, states, sinks, sequences;
+        uint32_t heads, kv_heads, key_row, value_row;
+        float scale, soft_cap;
+        uint32_t window, chunk, bidirectional, most_spans;
+    } push = {gpu_address(a->query),
+              gpu_address(a->out),
+              gpu_address(a->scratch),
+              gpu_address(a->sinks),
+              table,
+              a->heads,
+              a->kv_heads,
+              row_elements(a->type, a->key_position_bytes),
+              row_elements(a->type, a->value_position_bytes),
+              a->scale,
+              a->soft_cap,
+              a->window,
+              a->chunk,
+              a->bidirectional,
+              spans};
+    uint32_t queries = few_queries(a, rows), group = a->heads / a->kv_heads;
+    const uint32_t constants[] = {a->key_size, a->value_size, queries, spans == 1, span};
+    gpu_launch(gpu, of_type(a->type, false), constants, COUNT_OF(constants), &push, sizeof push, spans,
+               (rows * group + queries - 1) / queries * a->kv_heads, count);
+    if (spans == 1)
+        return;
+    const struct {
+        uint64_t out, states, sinks, sequences;
+        uint32_t heads, most_spans, window, chunk, bidirectional, sequence_count;
+    } merge = {push.out, push.states, push.sinks, table, a->heads, spans, a->window, a->chunk, a->bidirectional, count};
+    const uint32_t merge_constants[] = {a->value_size, span};
+    gpu_barrier(gpu);
+    gpu_launch(gpu, KERNEL_attend_merge, merge_constants, COUNT_OF(merge_constants), &merge, sizeof merge, a->heads,
+               last_row, 1);
+}
+
+static void attend_many(struct gpu *gpu, const struct gpu_attention *a)
+{
+    uint32_t rows = 0, count;
+    for (uint32_t i = 0; i < a->sequence_count; i++)
+        rows = MAX(rows, a->sequences[i].rows);
+    if (rows <= FEW_ROWS)
+        return;
+    uint64_t table = sequence_table(gpu, a->cache, a->sequences, a->sequence_count, false, true, &count);
+    const struct {
+        uint64_t query, out, sinks, sequences;
+        uint32_t heads, kv_heads, key_row, value_row;
+        float scale, soft_cap;
+        uint32_t window, chunk, bidirectional;
+    } push = {gpu_address(a->query),
+              gpu_address(a->out),
+              gpu_address(a->sinks),
+              table,
+              a->heads,
+              a->kv_heads,
+              row_elements(a->type, a->key_position_bytes),
+              row_elements(a->type, a->value_position_bytes),
+              a->scale,
+              a->soft_cap,
+              a->window,
+              a->chunk,
+              a->bidirectional};
+    const uint32_t constants[] = {a->key_size, a->value_size};
+    uint32_t queries = rows * (a->heads / a->kv_heads);
+    gpu_launch(gpu, of_type(a->type, true), constants, COUNT_OF(constants), &push, sizeof push,
+               (queries + MANY_QUERIES - 1) / MANY_QUERIES, a->kv_heads, count);
+}
+
+void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention)
+{
+    if (!gpu_attention_supports(attention->type, attention->key_size, attention->value_size) ||
+        attention->kv_heads == 0 || attention->heads % attention->kv_heads) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: attention of %u heads over %u, of %u and %u elements",
+                         attention->heads, attention->kv_heads, attention->key_size, attention->value_size);
+        return;
+    }
+    attend_few(gpu, attention, true);
+    if (MAX(attention->key_size, attention->value_size) <= MANY_SIZE)
+        attend_many(gpu, attention);
+    else
+        attend_few(gpu, attention, false);
+}

@@ -1,0 +1,108 @@
+/* Mixtures of experts: the choice, the sum of what the chosen gave, and what follows a layer. */
+#include "compute/vulkan/gpu_private.h"
+
+/* As in router.comp. */
+#define MOST_EXPERTS 1024u
+#define MOST_USED 128u
+
+void gpu_router(struct gpu *gpu, const struct gpu_router *router)
+{
+    if (router->experts > MOST_EXPERTS || router->used > MOST_USED || router->used > router->experts ||
+        (router->groups && router->experts % router->groups)) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: a router of %u experts, %u used, in %u groups",
+                         router->experts, router->used, router->groups);
+        return;
+    }
+    const struct {
+        uint64_t logits, selection_bias, expert_scales, ids, weights;
+        uint32_t rows, experts, used, groups, groups_used;
+        float scale;
+    } push = {gpu_address(router->logits),
+              gpu_address(router->selection_bias),
+              gpu_address(router->expert_scales),
+              gpu_address(router->ids),
+              gpu_address(router->weights),
+              router->rows,
+              router->experts,
+              router->used,
+              router->groups,
+              router->groups_used,
+              router->scale};
+    const uint32_t constants[] = {(uint32_t)router->gate, router->normalise};
+    gpu_launch(gpu, KERNEL_router, constants, COUNT_OF(constants), &push, sizeof push,
+               MIN(router->rows, GPU_MAX_GROUPS), 1, 1);
+}
+
+/* MIX_MEMBERS of mix.glsl. */
+struct mix_push {
+    uint64_t device_rows, host_rows, ids, weights, slots, shared, shared_gates;
+    uint32_t used;
+};
+
+static struct mix_push mix_push(const struct gpu_mix *mix)
+{
+    return (struct mix_push){.device_rows = gpu_address(mix->device_rows),
+                             .host_rows = gpu_address(mix->host_rows),
+                             .ids = gpu_address(mix->ids),
+                             .weights = gpu_address(mix->weights),
+                             .slots = gpu_address(mix->slots),
+                             .shared = gpu_address(mix->shared),
+                             .shared_gates = gpu_address(mix->shared_gates),
+                             .used = mix->used};
+}
+
+void gpu_mix(struct gpu *gpu, const struct gpu_mix *mix)
+{
+    struct mix_push experts = mix_push(mix);
+    const struct {
+        uint64_t out, device_rows, host_rows, ids, weights, slots, shared, shared_gates;
+        uint32_t used, rows, columns;
+    } push = {gpu_address(mix->out), experts.device_rows, experts.host_rows,    experts.ids, experts.weights,
+              experts.slots,         experts.shared,      experts.shared_gates, mix->used,   mix->rows,
+              mix->columns};
+    gpu_launch(gpu, KERNEL_mix, NULL, 0, &push, sizeof push, (mix->columns + 255) / 256, MIN(mix->rows, GPU_MAX_GROUPS),
+               1);
+}
+
+void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
+{
+    struct mix_push experts = mix_push(&residual->mix);
+    const struct {
+        uint64_t hidden, branch, post_norm, layer_scale, norm, out;
+        uint64_t device_rows, host_rows, ids, weights, slots, shared, shared_gates;
+        uint32_t used, columns;
+        float scale, epsilon;
+        uint32_t rows;
+    } push = {gpu_address(residual->hidden),
+              gpu_address(residual->branch),
+              gpu_address(residual->post_norm),
+              gpu_address(residual->layer_scale),
+              gpu_address(residual->norm),
+              gpu_address(residual->out),
+              experts.device_rows,
+              experts.host_rows,
+              experts.ids,
+              experts.weights,
+              experts.slots,
+              experts.shared,
+              experts.shared_gates,
+              experts.used,
+              residual->columns,
+              residual->scale,
+              residual->epsilon,
+              residual->rows};
+    gpu_launch(gpu, KERNEL_residual, NULL, 0, &push, sizeof push, MIN(residual->rows, GPU_MAX_GROUPS), 1, 1);
+}
+
+void gpu_add_rms_norm(struct gpu *gpu, struct gpu_range hidden, struct gpu_range branch, float scale,
+                      struct gpu_range out, struct gpu_range weight, uint32_t rows, uint32_t columns, float epsilon)
+{
+    gpu_residual(gpu, &(struct gpu_residual){.hidden = hidden,
+                                             .branch = branch,
+                                             .norm = weight,
+                                             .out = out,
+                                             .scale = scale,
+                                             .epsilon = epsilon,
+                                             .rows = rows,
+                                             .columns = columns});
+}

@@ -1,0 +1,263 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#include "cache.glsl"
+#include "functions.glsl"
+
+/* Attention of few queries, for the bandwidth of memory: positions are cut into spans that start at multiples of SPAN,
+ * and a work group walks one span for the queries of one kv head, QUERIES of them, who share every read. It leaves the
+ * maximum, the sum and the weighted values of each; attend_merge makes outputs of them. With one span it does so itself.
+ *
+ * Scores: a thread has two positions and a quarter of the elements of a piece. Values: a thread has a word's elements
+ * and half of the positions. The tile holds, in turn, keys, the quarters of the scores, values. The order of all sums is
+ * fixed. */
+layout(constant_id = 0) const uint KEY_SIZE = 128;
+layout(constant_id = 1) const uint VALUE_SIZE = 128;
+layout(constant_id = 2) const uint QUERIES = 8; /* a divisor of 8; at most 4 where a size is above 256 */
+layout(constant_id = 3) const bool WHOLE = false; /* one span: outputs, not states */
+layout(constant_id = 4) const uint SPAN = 128;
+
+#define THREADS 128u
+#define TILE_WORDS 64u
+#define MOST_QUERIES 8u
+#define QUERY_FLOATS 2560u
+#define MOST_SUMS 40u /* pieces of the values times queries */
+
+layout(local_size_x = 128) in;
+layout(push_constant) uniform Push
+{
+    Floats query;
+    Floats into;
+    Floats states;
+    Floats sinks;
+    Sequences sequences;
+    uint heads, kv_heads, key_row, value_row;
+    float scale, soft_cap;
+    uint window, chunk, bidirectional;
+    uint most_spans;
+};
+
+#include "attend_range.glsl"
+#include "attend_tile.glsl"
+
+#define KEY_PIECES ((KEY_SIZE + PIECE - 1) / PIECE)
+#define VALUE_PIECES ((VALUE_SIZE + PIECE - 1) / PIECE)
+
+shared vec2 queries[QUERY_FLOATS / 2];
+shared vec4 weights[MOST_QUERIES * BLOCK / 4];
+shared float maxima[THREADS];
+shared float sums[THREADS];
+shared float factors[MOST_QUERIES];
+
+float query_sums[MOST_QUERIES * 2];
+vec2 value_sums[MOST_SUMS];
+
+uint piece_elements(uint size, uint piece)
+{
+    return min(size - piece * PIECE, PIECE);
+}
+
+/* Adds a quarter of a piece of the keys to the scores of two positions. */
+void multiply_keys(uint piece)
+{
+    uint words = piece_elements(KEY_SIZE, piece) / PER_WORD / 4;
+    uint first = gl_LocalInvocationID.x / 32 * words, position = gl_LocalInvocationID.x % 32;
+    for (uint w = first; w < first + words; w++) {
+        vec2 a = tile_numbers(tile[position * TILE_STRIDE + w]);
+        vec2 b = tile_numbers(tile[(position + 32) * TILE_STRIDE + w]);
+        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+#if CACHE == CACHE_F32 || CACHE == CACHE_BF16
+            uint at = q * KEY_SIZE + piece * PIECE + w;
+            float e = queries[at / 2][at % 2];
+            query_sums[2 * q] = fma(e, a.x, query_sums[2 * q]);
+            query_sums[2 * q + 1] = fma(e, b.x, query_sums[2 * q + 1]);
+#else
+            vec2 e = queries[q * (KEY_SIZE / 2) + piece * TILE_WORDS + w];
+            query_sums[2 * q] = fma(e.y, a.y, fma(e.x, a.x, query_sums[2 * q]));
+            query_sums[2 * q + 1] = fma(e.y, b.y, fma(e.x, b.x, query_sums[2 * q + 1]));
+#endif
+        }
+    }
+}
+
+/* Adds half of the positions to the sums of a word of the values. */
+void multiply_values(uint piece)
+{
+    uint word = gl_LocalInvocationID.x % 64, half_block = gl_LocalInvocationID.x / 64;
+    if (word * PER_WORD >= piece_elements(VALUE_SIZE, piece))
+        return;
+    for (uint j = half_block * 8; j < half_block * 8 + 8; j++) {
+        vec2 v[4];
+        [[unroll]] for (uint k = 0; k < 4; k++)
+            v[k] = tile_numbers(tile[(4 * j + k) * TILE_STRIDE + word]);
+        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+            vec4 w = weights[q * (BLOCK / 4) + j];
+            vec2 sum = value_sums[piece * QUERIES + q];
+            [[unroll]] for (uint k = 0; k < 4; k++)
+                sum = fma(vec2(w[k]), v[k], sum);
+            value_sums[piece * QUERIES + q] = sum;
+        }
+    }
+}
+
+void main()
+{
+    uint thread = gl_LocalInvocationID.x;
+    Sequence sequence = sequences.v[gl_WorkGroupID.z];
+    uint group = heads / kv_heads, kv_head = gl_WorkGroupID.y % kv_heads;
+    uint first_query = gl_WorkGroupID.y / kv_heads * QUERIES, query_count = sequence.rows * group;
+    if (first_query >= query_count)
+        return;
+    uint last_query = min(first_query + QUERIES, query_count) - 1;
+    Range range = Range(range_of(sequence, first_query / group).first, range_of(sequence, last_query / group).last);
+    uint span = range_of(sequence, 0).first / SPAN + gl_WorkGroupID.x;
+    if (span > range.last / SPAN || span < range.first / SPAN)
+        return;
+    uint first = max(range.first, span * SPAN), last = min(range.last, span * SPAN + (SPAN - 1));
+    uint64_t keys = sequence.keys + kv_head * cache_head_bytes(sequence.capacity, key_row);
+    uint64_t values = sequence.values + kv_head * cache_head_bytes(sequence.capacity, value_row);
+
+    uint position = first - first % BLOCK, index = position % sequence.capacity;
+    uint end = min(last - position + 1, BLOCK), from = max(first, position) - position;
+    piece_ask(keys, sequence.capacity, key_row, index, 0, piece_elements(KEY_SIZE, 0), from, end);
+    for (uint i = thread; i < QUERIES * KEY_SIZE / 2; i += THREADS) {
+        uint q = min(first_query + i / (KEY_SIZE / 2), last_query);
+        uint at = ((sequence.first_row + q / group) * heads + kv_head * group + q % group) * KEY_SIZE + i % (KEY_SIZE / 2) * 2;
+        queries[i] = vec2(query.v[at], query.v[at + 1]);
+    }
+    [[unroll]] for (uint i = 0; i < VALUE_PIECES * QUERIES; i++)
+        value_sums[i] = vec2(0.0);
+
+    /* The softmax of query "mine", kept by 16 threads alike; positions 4 * lane to 4 * lane + 3 of a block. */
+    uint mine = thread / 16, lane = thread % 16;
+    Range my_range = range_of(sequence, min(first_query + mine, last_query) / group);
+    float maximum = NOTHING, sum = 0.0;
+
+    while (true) {
+        [[unroll]] for (uint i = 0; i < QUERIES * 2; i++)
+            query_sums[i] = 0.0;
+        [[unroll]] for (uint piece = 0; piece < KEY_PIECES; piece++) {
+            piece_place(piece_elements(KEY_SIZE, piece));
+            barrier();
+            if (piece + 1 < KEY_PIECES)
+                piece_ask(keys, sequence.capacity, key_row, index, (piece + 1) * PIECE, piece_elements(KEY_SIZE, piece + 1), from, end);
+            else
+                piece_ask(values, sequence.capacity, value_row, index, 0, piece_elements(VALUE_SIZE, 0), from, end);
+            multiply_keys(piece);
+            barrier();
+        }
+        [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+            uint at = (thread / 32 * QUERIES + q) * BLOCK + thread % 32;
+            tile[at] = floatBitsToUint(query_sums[2 * q]);
+            tile[at + 32] = floatBitsToUint(query_sums[2 * q + 1]);
+        }
+        barrier();
+
+        vec4 scores = vec4(NOTHING);
+        if (mine < QUERIES) {
+            [[unroll]] for (uint k = 0; k < 4; k++) {
+                uint at = mine * BLOCK + 4 * lane + k;
+                float s = uintBitsToFloat(tile[at]);
+                [[unroll]] for (uint quarter = 1; quarter < 4; quarter++)
+                    s += uintBitsToFloat(tile[quarter * QUERIES * BLOCK + at]);
+                s *= scale;
+                if (soft_cap > 0.0)
+                    s = tanh_of(s / soft_cap) * soft_cap;
+                uint p = position + 4 * lane + k;
+                if (p >= max(my_range.first, first) && p <= min(my_range.last, last))
+                    scores[k] = s;
+            }
+        }
+        maxima[thread] = max(max(scores.x, scores.y), max(scores.z, scores.w));
+        barrier();
+        piece_place(piece_elements(VALUE_SIZE, 0));
+        float most = maximum;
+        [[unroll]] for (uint i = 0; i < 16; i++)
+            most = max(most, maxima[mine * 16 + i]);
+        float factor = most > maximum ? exp(maximum - most) : 1.0;
+        maximum = most;
+        vec4 weight;
+        [[unroll]] for (uint k = 0; k < 4; k++)
+            weight[k] = scores[k] > NOTHING ? exp(scores[k] - most) : 0.0;
+        sums[thread] = (weight.x + weight.y) + (weight.z + weight.w);
+        if (mine < QUERIES) {
+            weights[mine * (BLOCK / 4) + lane] = weight;
+            if (lane == 0)
+                factors[mine] = factor;
+        }
+        barrier();
+        float block_sum = 0.0;
+        [[unroll]] for (uint i = 0; i < 16; i++)
+            block_sum += sums[mine * 16 + i];
+        sum = fma(sum, factor, block_sum);
+
+        [[unroll]] for (uint piece = 0; piece < VALUE_PIECES; piece++)
+            [[unroll]] for (uint q = 0; q < QUERIES; q++)
+                value_sums[piece * QUERIES + q] *= factors[q];
+        uint next = position + BLOCK;
+        bool more = next <= last;
+        uint next_index = next % sequence.capacity, next_end = more ? min(last - next + 1, BLOCK) : 0;
+        [[unroll]] for (uint piece = 0; piece < VALUE_PIECES; piece++) {
+            if (piece > 0) {
+                barrier();
+                piece_place(piece_elements(VALUE_SIZE, piece));
+                barrier();
+            }
+            if (piece + 1 < VALUE_PIECES)
+                piece_ask(values, sequence.capacity, value_row, index, (piece + 1) * PIECE, piece_elements(VALUE_SIZE, piece + 1), from, end);
+            else if (more)
+                piece_ask(keys, sequence.capacity, key_row, next_index, 0, piece_elements(KEY_SIZE, 0), 0, next_end);
+            multiply_values(piece);
+        }
+        barrier();
+        if (!more)
+            break;
+        position = next;
+        index = next_index;
+        end = next_end;
+        from = 0;
+    }
+
+    /* The halves of the positions meet in the tile's memory. */
+    uint word = thread % 64;
+    if (thread >= 64)
+        [[unroll]] for (uint piece = 0; piece < VALUE_PIECES; piece++)
+            if (word * PER_WORD < piece_elements(VALUE_SIZE, piece))
+                [[unroll]] for (uint q = 0; q < QUERIES; q++)
+                    [[unroll]] for (uint k = 0; k < PER_WORD; k++)
+                        tile[q * VALUE_SIZE + piece * PIECE + word * PER_WORD + k] = floatBitsToUint(value_sums[piece * QUERIES + q][k]);
+    if (lane == 0 && mine < QUERIES) {
+        uint q = min(first_query + mine, last_query), head = kv_head * group + q % group;
+        if (WHOLE) {
+            /* In the steps of attend_merge, for the same bits. */
+            float most = uint64_t(sinks) != 0 ? max(sinks.v[head], maximum) : maximum;
+            factors[mine] = exp(maximum - most);
+            sum *= factors[mine];
+            if (uint64_t(sinks) != 0)
+                sum += exp(sinks.v[head] - most);
+            sums[mine] = sum > 0.0 ? 1.0 / sum : 0.0;
+        } else if (first_query + mine <= last_query) {
+            uint state = ((sequence.first_row + q / group) * heads + head) * most_spans + gl_WorkGroupID.x;
+            states.v[state * (VALUE_SIZE + 2)] = maximum;
+            states.v[state * (VALUE_SIZE + 2) + 1] = sum;
+        }
+    }
+    barrier();
+    if (thread >= 64)
+        return;
+    [[unroll]] for (uint piece = 0; piece < VALUE_PIECES; piece++)
+        if (word * PER_WORD < piece_elements(VALUE_SIZE, piece))
+            [[unroll]] for (uint q = 0; q < QUERIES; q++) {
+                if (first_query + q > last_query)
+                    continue;
+                uint head = (sequence.first_row + (first_query + q) / group) * heads + kv_head * group + (first_query + q) % group;
+                [[unroll]] for (uint k = 0; k < PER_WORD; k++) {
+                    uint element = piece * PIECE + word * PER_WORD + k;
+                    float value = value_sums[piece * QUERIES + q][k] + uintBitsToFloat(tile[q * VALUE_SIZE + element]);
+                    if (WHOLE)
+                        into.v[head * VALUE_SIZE + element] = (value * factors[q]) * sums[q];
+                    else
+                        states.v[(head * most_spans + gl_WorkGroupID.x) * (VALUE_SIZE + 2) + 2 + element] = value;
+                }
+            }
+}

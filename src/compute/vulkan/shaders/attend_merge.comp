@@ -1,0 +1,83 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#define GROUP 256
+#include "common.glsl"
+#include "cache.glsl"
+
+/* The states that attend_few left of a query become its output. A work group takes a head of a row; an invocation takes
+ * two elements and every PARTS-th span. */
+layout(constant_id = 0) const uint VALUE_SIZE = 128;
+layout(constant_id = 1) const uint SPAN = 128;
+
+#define PARTS 4u
+#define LANES (GROUP / PARTS)
+
+layout(local_size_x = GROUP) in;
+layout(push_constant) uniform Push
+{
+    Floats into;
+    Floats states;
+    Floats sinks;
+    Sequences sequences;
+    uint heads, most_spans, window, chunk, bidirectional, sequence_count;
+};
+
+#include "attend_range.glsl"
+
+layout(buffer_reference, std430, buffer_reference_align = 8) buffer Vec2s
+{
+    vec2 v[];
+};
+
+shared float weights[GROUP];
+shared vec2 parts[GROUP];
+
+void main()
+{
+    uint thread = gl_LocalInvocationID.x, head = gl_WorkGroupID.x, row = gl_WorkGroupID.y;
+    uint s = 0;
+    while (s < sequence_count && row >= sequences.v[s].first_row + sequences.v[s].rows)
+        s++;
+    if (s == sequence_count || row < sequences.v[s].first_row)
+        return; /* a row of a sequence that another kernel takes */
+    Sequence sequence = sequences.v[s];
+    Range range = range_of(sequence, row - sequence.first_row);
+    uint skipped = range.first / SPAN - range_of(sequence, 0).first / SPAN;
+    uint spans = range.last / SPAN - range.first / SPAN + 1;
+    /* Pairs of floats: maximum and sum, then the values. */
+    const uint pairs = VALUE_SIZE / 2, stride = pairs + 1;
+    Vec2s state = Vec2s(uint64_t(states) + ((uint64_t(row) * heads + head) * most_spans + skipped) * stride * 8);
+
+    float most = uint64_t(sinks) != 0 ? sinks.v[head] : NOTHING;
+    for (uint i = thread; i < spans; i += GROUP)
+        most = max(most, state.v[i * stride].x);
+    most = group_max(most);
+    float sum = 0.0;
+    for (uint i = thread; i < spans; i += GROUP)
+        sum = fma(state.v[i * stride].y, exp(state.v[i * stride].x - most), sum);
+    sum = group_sum(sum);
+    if (uint64_t(sinks) != 0)
+        sum += exp(sinks.v[head] - most);
+    float factor = sum > 0.0 ? 1.0 / sum : 0.0;
+
+    uint part = thread / LANES;
+    for (uint pair = thread % LANES; pair < pairs + thread % LANES; pair += LANES) {
+        vec2 value = vec2(0.0);
+        for (uint first = 0; first < spans; first += GROUP) {
+            barrier();
+            weights[thread] = first + thread < spans ? exp(state.v[(first + thread) * stride].x - most) : 0.0;
+            barrier();
+            if (pair < pairs)
+                for (uint i = part; i < min(spans - first, GROUP); i += PARTS)
+                    value = fma(state.v[(first + i) * stride + 1 + pair], vec2(weights[i]), value);
+        }
+        parts[thread] = value;
+        barrier();
+        if (part == 0 && pair < pairs) {
+            for (uint i = 1; i < PARTS; i++)
+                value += parts[thread + i * LANES];
+            into.v[(row * heads + head) * VALUE_SIZE + 2 * pair] = value.x * factor;
+            into.v[(row * heads + head) * VALUE_SIZE + 2 * pair + 1] = value.y * factor;
+        }
+    }
+}

@@ -1,0 +1,37 @@
+/* Functions of one number, as in cpu/rows_kernels.c. */
+float sigmoid(float a)
+{
+    return 1.0 / (1.0 + exp(-a));
+}
+
+/* By exp of a number that is not positive: never infinity over infinity. */
+float tanh_of(float a)
+{
+    float e = exp(-2.0 * abs(a));
+    return sign(a) * (1.0 - e) / (1.0 + e);
+}
+
+float gelu(float a)
+{
+    return a * sigmoid(1.5957691216 * fma(0.044715, a * a * a, a));
+}
+
+/* Abramowitz and Stegun 7.1.26 is good to 1.5e-7. */
+float erf_of(float a)
+{
+    float t = 1.0 / (1.0 + 0.3275911 * abs(a));
+    float poly = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))));
+    return sign(a) * (1.0 - poly * exp(-a * a));
+}
+
+float gelu_erf(float a)
+{
+    return 0.5 * a * (1.0 + erf_of(a * 0.70710678));
+}
+
+float softplus(float a)
+{
+    float e = exp(-abs(a));
+    /* log(1 + e) loses e when it is small */
+    return max(a, 0.0) + (e < 1e-3 ? e * (1.0 - 0.5 * e) : log(1.0 + e));
+}

@@ -1,0 +1,197 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#define GROUP 64
+#include "common.glsl"
+#include "cache.glsl"
+
+/* Everything between the projections and attention. A work group takes one head of one row: heads of the query first,
+ * then of the key, then of the value. A query or key is normed and turned; keys and values go to the cache. */
+layout(constant_id = 0) const uint CACHE = CACHE_F16;
+layout(constant_id = 1) const bool ADJACENT = true;         /* ROPE_NORMAL */
+layout(constant_id = 2) const bool NORM_AFTER_ROPE = false;
+layout(constant_id = 3) const bool VALUE_NORM = false;
+
+#define MOST 640
+
+layout(local_size_x = GROUP) in;
+layout(push_constant) uniform Push
+{
+    Floats query;
+    Floats key;
+    Floats value;
+    Floats query_norm;
+    Floats key_norm;
+    Floats query_scales;
+    Floats table;
+    Floats into;
+    Sequences sequences;
+    uint query_stride, query_head_stride, key_stride, value_stride;
+    uint sizes; /* key_size, value_size << 16 */
+    uint counts; /* heads, kv_heads << 16 */
+    uint rotary_and_sequences; /* rotary, sequence_count << 16 */
+    float epsilon;
+    uint key_row, value_row; /* elements from one position to the next */
+};
+
+shared float head[MOST];
+shared float scales[MOST / 32];
+
+/* Round to nearest even, as core/half.h: what packHalf2x16 does is the driver's choice. */
+uint half_bits(float a)
+{
+    uint bits = floatBitsToUint(a), sign = (bits >> 16) & 0x8000u, magnitude = bits & 0x7fffffffu;
+    if (magnitude > 0x7f800000u)
+        return sign | 0x7e00u;
+    if (magnitude >= 0x477ff000u)
+        return sign | 0x7c00u;
+    if (magnitude < 0x38800000u) {
+        /* Subnormal: a multiple of 2^-24. Adding 1/2 puts its bits last, rounded. */
+        return sign | (floatBitsToUint(uintBitsToFloat(magnitude) + 0.5) - 0x3f000000u);
+    }
+    return sign | ((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13);
+}
+
+uint bfloat_bits(float a)
+{
+    uint bits = floatBitsToUint(a);
+    if ((bits & 0x7fffffffu) > 0x7f800000u)
+        return bits >> 16 | 0x40u;
+    return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
+}
+
+void norm_head(uint size, Floats weight, bool wanted)
+{
+    if (!wanted)
+        return;
+    uint thread = gl_LocalInvocationID.x;
+    float sum = 0.0;
+    for (uint i = thread; i < size; i += GROUP)
+        sum = fma(head[i], head[i], sum);
+    float factor = inversesqrt(group_sum(sum) / float(size) + epsilon);
+    for (uint i = thread; i < size; i += GROUP)
+        head[i] = uint64_t(weight) != 0 ? head[i] * factor * weight.v[i] : head[i] * factor;
+    barrier();
+}
+
+void turn_head(uint row)
+{
+    if (uint64_t(table) == 0)
+        return;
+    uint rotary = rotary_and_sequences & 0xffffu, pairs = rotary / 2;
+    for (uint pair = gl_LocalInvocationID.x; pair < pairs; pair += GROUP) {
+        float cosine = table.v[row * rotary + 2 * pair], sine = table.v[row * rotary + 2 * pair + 1];
+        uint first = ADJACENT ? 2 * pair : pair, second = first + (ADJACENT ? 1 : pairs);
+        float a = head[first], b = head[second];
+        head[first] = a * cosine - b * sine;
+        head[second] = a * sine + b * cosine;
+    }
+    barrier();
+}
+
+/* The element of greatest magnitude of a block, the first of equals. */
+float greatest(uint block)
+{
+    float most = 0.0;
+    for (uint i = 0; i < 32; i++)
+        if (abs(head[block * 32 + i]) > abs(most))
+            most = head[block * 32 + i];
+    return most;
+}
+
+void store_blocks(uint64_t region, uint index, uint capacity, uint size, uint row_elements)
+{
+    uint thread = gl_LocalInvocationID.x, blocks = size / 32;
+    Shorts to = Shorts(region + uint64_t(capacity) * cache_row_bytes(CACHE, row_elements));
+    for (uint b = thread; b < blocks; b += GROUP) {
+        float most = greatest(b);
+        float scale = CACHE == CACHE_Q8_0 ? abs(most) / 127.0 : most / -8.0;
+        to.v[index * (row_elements / 32) + b] = uint16_t(half_bits(scale));
+        scales[b] = scale != 0.0 ? 1.0 / scale : 0.0;
+    }
+    barrier();
+    Uints quants = Uints(region + uint64_t(index) * cache_row_bytes(CACHE, row_elements));
+    if (CACHE == CACHE_Q8_0) {
+        for (uint w = thread; w < size / 4; w += GROUP) {
+            uint word = 0;
+            for (uint i = 0; i < 4; i++)
+                word |= (uint(int(roundEven(head[w * 4 + i] * scales[w / 8]))) & 0xffu) << (8 * i);
+            quants.v[w] = word;
+        }
+    } else {
+        for (uint w = thread; w < size / 8; w += GROUP) {
+            uint word = 0, block = w / 4;
+            for (uint i = 0; i < 4; i++) {
+                uint at = block * 32 + (w % 4) * 4 + i;
+                uint low = uint(min(floor(head[at] * scales[block] + 8.5), 15.0));
+                uint high = uint(min(floor(head[at + 16] * scales[block] + 8.5), 15.0));
+                word |= (low | high << 4) << (8 * i);
+            }
+            quants.v[w] = word;
+        }
+    }
+}
+
+void store(uint64_t region, uint index, uint capacity, uint size, uint row_elements)
+{
+    uint thread = gl_LocalInvocationID.x;
+    if (CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0) {
+        store_blocks(region, index, capacity, size, row_elements);
+        return;
+    }
+    Uints to = Uints(region + uint64_t(index) * cache_row_bytes(CACHE, row_elements));
+    if (CACHE == CACHE_F32)
+        for (uint i = thread; i < size; i += GROUP)
+            to.v[i] = floatBitsToUint(head[i]);
+    else
+        for (uint i = thread; i < size / 2; i += GROUP)
+            to.v[i] = CACHE == CACHE_F16 ? half_bits(head[2 * i]) | half_bits(head[2 * i + 1]) << 16
+                                         : bfloat_bits(head[2 * i]) | bfloat_bits(head[2 * i + 1]) << 16;
+}
+
+void main()
+{
+    uint thread = gl_LocalInvocationID.x, row = gl_WorkGroupID.x, which = gl_WorkGroupID.y;
+    uint heads = counts & 0xffffu, kv_heads = counts >> 16, key_size = sizes & 0xffffu, value_size = sizes >> 16;
+    if (which < heads) {
+        float factor = uint64_t(query_scales) != 0 ? query_scales.v[row] : 1.0;
+        for (uint i = thread; i < key_size; i += GROUP)
+            head[i] = query.v[row * query_stride + which * query_head_stride + i];
+        barrier();
+        if (!NORM_AFTER_ROPE)
+            norm_head(key_size, query_norm, uint64_t(query_norm) != 0);
+        turn_head(row);
+        if (NORM_AFTER_ROPE)
+            norm_head(key_size, query_norm, uint64_t(query_norm) != 0);
+        for (uint i = thread; i < key_size; i += GROUP)
+            into.v[(row * heads + which) * key_size + i] = head[i] * factor;
+        return;
+    }
+    which -= heads;
+    uint s = 0, sequence_count = rotary_and_sequences >> 16;
+    while (s + 1 < sequence_count && row >= sequences.v[s].first_row + sequences.v[s].rows)
+        s++;
+    Sequence sequence = sequences.v[s];
+    if (row - sequence.first_row >= sequence.rows)
+        return;
+    uint index = (sequence.first_position + row - sequence.first_row) % sequence.capacity;
+    if (which < kv_heads) {
+        for (uint i = thread; i < key_size; i += GROUP)
+            head[i] = key.v[row * key_stride + which * key_size + i];
+        barrier();
+        if (!NORM_AFTER_ROPE)
+            norm_head(key_size, key_norm, uint64_t(key_norm) != 0);
+        turn_head(row);
+        if (NORM_AFTER_ROPE)
+            norm_head(key_size, key_norm, uint64_t(key_norm) != 0);
+        uint64_t head_bytes = uint64_t(sequence.capacity) * (cache_row_bytes(CACHE, key_row) + (CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0 ? key_row / 16 : 0));
+        store(sequence.keys + which * head_bytes, index, sequence.capacity, key_size, key_row);
+    } else {
+        which -= kv_heads;
+        for (uint i = thread; i < value_size; i += GROUP)
+            head[i] = value.v[row * value_stride + which * value_size + i];
+        barrier();
+        norm_head(value_size, Floats(uint64_t(0)), VALUE_NORM);
+        uint64_t head_bytes = uint64_t(sequence.capacity) * (cache_row_bytes(CACHE, value_row) + (CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0 ? value_row / 16 : 0));
+        store(sequence.values + which * head_bytes, index, sequence.capacity, value_size, value_row);
+    }
+}

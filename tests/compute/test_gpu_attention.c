@@ -1,0 +1,479 @@
+/* The GPU's attention: heads normed, turned and stored, and the softmax over the positions that a row sees, against
+ * plain C and against doubles; and the same bits whatever the other rows and sequences of a batch. */
+#include "gpu_test.h"
+
+#include "compute/compute.h"
+#include "core/half.h"
+
+#define NONE ((struct gpu_range){0})
+
+static const enum tensor_type types[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_0};
+
+/* Element i of position p of a head's region on the device. */
+static float cache_element(enum tensor_type type, const uint8_t *region, size_t capacity, size_t size, size_t p,
+                           size_t i)
+{
+    uint16_t half;
+    float value;
+    const uint8_t *scales = region + capacity * size / (type == TENSOR_Q4_0 ? 2 : 1);
+    switch (type) {
+    case TENSOR_F16:
+    case TENSOR_BF16:
+        memcpy(&half, region + 2 * (p * size + i), 2);
+        return type == TENSOR_F16 ? half_to_float(half) : bfloat_to_float(half);
+    case TENSOR_Q8_0:
+        memcpy(&half, scales + 2 * (p * size + i) / 32 / 2 * 2, 2);
+        return half_to_float(half) * (float)(int8_t)region[p * size + i];
+    case TENSOR_Q4_0:
+        memcpy(&half, scales + 2 * (p * size + i) / 32 / 2 * 2, 2);
+        return half_to_float(half) *
+               (float)((region[(p * size + i) / 32 * 16 + i % 16] >> (i % 32 < 16 ? 0 : 4) & 15) - 8);
+    default:
+        memcpy(&value, region + 4 * (p * size + i), 4);
+        return value;
+    }
+}
+
+/* The same of a row that attention_store made. */
+static float row_element(enum tensor_type type, const uint8_t *row, size_t i)
+{
+    uint16_t half;
+    float value;
+    switch (type) {
+    case TENSOR_F16:
+    case TENSOR_BF16:
+        memcpy(&half, row + 2 * i, 2);
+        return type == TENSOR_F16 ? half_to_float(half) : bfloat_to_float(half);
+    case TENSOR_Q8_0:
+        memcpy(&half, row + i / 32 * 34, 2);
+        return half_to_float(half) * (float)(int8_t)row[i / 32 * 34 + 2 + i % 32];
+    case TENSOR_Q4_0:
+        memcpy(&half, row + i / 32 * 18, 2);
+        return half_to_float(half) * (float)((row[i / 32 * 18 + 2 + i % 16] >> (i % 32 < 16 ? 0 : 4) & 15) - 8);
+    default:
+        memcpy(&value, row + 4 * i, 4);
+        return value;
+    }
+}
+
+/* Rows of heads as a cache keeps them, in place. */
+static void round_rows(enum tensor_type type, float *values, size_t rows, size_t size)
+{
+    uint8_t *row = malloc(attention_row_bytes(type, size));
+    assert_non_null(row);
+    for (size_t r = 0; r < rows; r++) {
+        attention_store(type, values + r * size, 1, size, size, row, 0);
+        for (size_t i = 0; i < size; i++)
+            values[r * size + i] = row_element(type, row, i);
+    }
+    free(row);
+}
+
+/* ---- heads ------------------------------------------------------------------------------------------------------- */
+
+/* Two sequences, one of which wraps round its ring; queries that come with gates; scales by row. */
+static void makes_heads(struct gpu *gpu, enum tensor_type type, uint32_t size, unsigned parts, struct random *random)
+{
+    enum { HEADS = 6, KV_HEADS = 3, ROWS = 12, CAPACITY = 64 };
+    bool norms = parts & 1, turned = parts & 2, after = parts & 4, value_norm = parts & 8;
+    enum rope_layout layout = parts & 16 ? ROPE_NORMAL : ROPE_NEOX;
+    uint32_t rotary = parts & 1 ? size : size / 2;
+    struct compute *compute;
+    assert_ok(compute_create(&compute, 1, INSTRUCTIONS_PLAIN, &test_error));
+    float *query = gpu_test_floats(random, ROWS * HEADS * 2 * size),
+          *key = gpu_test_floats(random, ROWS * KV_HEADS * size);
+    float *value = gpu_test_floats(random, ROWS * KV_HEADS * size), *table = gpu_test_floats(random, ROWS * rotary);
+    float *query_norm = gpu_test_floats(random, size), *key_norm = gpu_test_floats(random, size);
+    float *scales = gpu_test_floats(random, ROWS);
+    size_t position_bytes = attention_row_bytes(type, size), region = position_bytes * CAPACITY;
+    const struct gpu_sequence sequences[] = {
+        {.first_row = 0, .rows = 11, .first_position = 60, .capacity = CAPACITY, .values = 2 * KV_HEADS * region},
+        {.first_row = 11,
+         .rows = 1,
+         .first_position = 5,
+         .capacity = CAPACITY,
+         .keys = KV_HEADS * region,
+         .values = 3 * KV_HEADS * region}};
+    struct gpu_heads heads = {.query = gpu_test_range(gpu, query, ROWS * HEADS * 2 * size * 4),
+                              .key = gpu_test_range(gpu, key, ROWS * KV_HEADS * size * 4),
+                              .value = gpu_test_range(gpu, value, ROWS * KV_HEADS * size * 4),
+                              .query_norm = norms ? gpu_test_range(gpu, query_norm, size * 4) : NONE,
+                              .key_norm = norms ? gpu_test_range(gpu, key_norm, size * 4) : NONE,
+                              .query_scales = turned ? gpu_test_range(gpu, scales, ROWS * 4) : NONE,
+                              .table = turned ? gpu_test_range(gpu, table, ROWS * rotary * 4) : NONE,
+                              .out = gpu_test_range(gpu, NULL, ROWS * HEADS * size * 4),
+                              .cache = gpu_test_range(gpu, NULL, 4 * KV_HEADS * region),
+                              .query_stride = HEADS * 2 * size,
+                              .query_head_stride = 2 * size,
+                              .key_stride = KV_HEADS * size,
+                              .value_stride = KV_HEADS * size,
+                              .norm_after_rope = after,
+                              .value_norm = value_norm,
+                              .epsilon = 1e-5f,
+                              .layout = layout,
+                              .rotary = rotary,
+                              .rows = ROWS,
+                              .heads = HEADS,
+                              .kv_heads = KV_HEADS,
+                              .key_size = size,
+                              .value_size = size,
+                              .type = type,
+                              .key_position_bytes = (uint32_t)position_bytes,
+                              .value_position_bytes = (uint32_t)position_bytes,
+                              .sequences = sequences,
+                              .sequence_count = 2};
+    gpu_begin(gpu);
+    gpu_heads(gpu, &heads);
+    gpu_test_run(gpu);
+    float *queries = malloc(ROWS * HEADS * size * sizeof *queries);
+    assert_non_null(queries);
+    for (size_t h = 0; h < ROWS * HEADS; h++)
+        memcpy(queries + h * size, query + 2 * h * size, size * sizeof *queries);
+    for (int pass = 0; pass < 2; pass++) {
+        if (norms && pass == after) {
+            compute_rms_norm(compute, queries, queries, query_norm, ROWS * HEADS, size, 1e-5f);
+            compute_rms_norm(compute, key, key, key_norm, ROWS * KV_HEADS, size, 1e-5f);
+        }
+        if (turned && pass != after) {
+            compute_rope(compute, layout, queries, ROWS, HEADS * size, HEADS, size, rotary, table);
+            compute_rope(compute, layout, key, ROWS, KV_HEADS * size, KV_HEADS, size, rotary, table);
+        }
+    }
+    if (value_norm)
+        compute_rms_norm(compute, value, value, NULL, ROWS * KV_HEADS, size, 1e-5f);
+    for (size_t i = 0; turned && i < ROWS * HEADS * size; i++)
+        queries[i] *= scales[i / (HEADS * size)];
+    float *out = gpu_test_take(gpu, heads.out, ROWS * HEADS * size * 4);
+    assert_true(gpu_test_error(out, queries, ROWS * HEADS * size) < 1e-6);
+    uint8_t *cache = gpu_test_take(gpu, heads.cache, 4 * KV_HEADS * region);
+    /* The last digit of a number before it is rounded may put it on the other side: one step of the type. */
+    static const double bounds[] = {
+        [TENSOR_F32] = 1e-6, [TENSOR_F16] = 1e-4, [TENSOR_BF16] = 1e-3, [TENSOR_Q8_0] = 1e-3, [TENSOR_Q4_0] = 1e-2};
+    for (int side = 0; side < 2; side++) {
+        float *expected = side ? value : key, *stored = malloc(ROWS * KV_HEADS * size * sizeof *stored);
+        assert_non_null(stored);
+        round_rows(type, expected, ROWS * KV_HEADS, size);
+        for (size_t r = 0; r < ROWS; r++)
+            for (size_t h = 0; h < KV_HEADS; h++)
+                for (size_t i = 0; i < size; i++) {
+                    const struct gpu_sequence *s = &sequences[r >= 11];
+                    const uint8_t *at = cache + (side ? s->values : s->keys) + h * region;
+                    stored[(r * KV_HEADS + h) * size + i] =
+                        cache_element(type, at, CAPACITY, size, (s->first_position + r - s->first_row) % CAPACITY, i);
+                }
+        double error = gpu_test_error(stored, expected, ROWS * KV_HEADS * size);
+        if (!(error < bounds[type]))
+            fail_msg("type %d, size %u, parts %u, side %d: an error of %g", (int)type, size, parts, side, error);
+        free(stored);
+    }
+    struct gpu_range all[] = {heads.query,    heads.key,          heads.value, heads.query_norm,
+                              heads.key_norm, heads.query_scales, heads.table};
+    for (size_t i = 0; i < COUNT_OF(all); i++)
+        gpu_buffer_destroy(gpu, all[i].buffer);
+    float *floats[] = {query, key, value, table, query_norm, key_norm, scales, queries, out};
+    for (size_t i = 0; i < COUNT_OF(floats); i++)
+        free(floats[i]);
+    free(cache);
+    compute_destroy(compute);
+}
+
+static void heads_are_made_and_stored(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    const uint32_t sizes[] = {64, 80, 96, 128, 256};
+    struct random random;
+    random_seed(&random, 21);
+    unsigned parts = 0;
+    for (size_t t = 0; t < COUNT_OF(types); t++)
+        for (size_t i = 0; i < COUNT_OF(sizes); i++)
+            if (gpu_attention_supports(types[t], sizes[i], sizes[i]))
+                makes_heads(gpu, types[t], sizes[i], parts++, &random);
+    assert_true(parts >= 23);
+}
+
+/* ---- attention --------------------------------------------------------------------------------------------------- */
+
+#define MOST_SEQUENCES 3
+
+struct shape {
+    const char *name;
+    enum tensor_type type;
+    uint32_t heads, kv_heads, key_size, value_size;
+    uint32_t rows[MOST_SEQUENCES], positions[MOST_SEQUENCES]; /* in the cache after the batch */
+    uint32_t capacity;
+    float soft_cap;
+    uint32_t window, chunk;
+    bool sinks, bidirectional, shared;
+};
+
+static const struct shape shapes[] = {
+    {"one row", TENSOR_F16, 8, 2, 128, 128, {1}, {700}, 768, 0, 0, 0, false, false, false},
+    {"one row of one position", TENSOR_F16, 3, 3, 64, 64, {1}, {1}, 64, 0, 0, 0, true, false, false},
+    {"one span", TENSOR_Q8_0, 5, 1, 64, 96, {1}, {100}, 128, 0, 0, 0, false, false, false},
+    {"q8_0, seven heads share", TENSOR_Q8_0, 7, 1, 96, 64, {3}, {1200}, 1216, 0, 0, 0, false, false, false},
+    {"q4_0", TENSOR_Q4_0, 4, 2, 128, 128, {2}, {300}, 320, 0, 0, 0, false, false, false},
+    {"floats", TENSOR_F32, 4, 2, 80, 80, {2}, {200}, 256, 0, 0, 0, false, false, false},
+    {"bfloat", TENSOR_BF16, 6, 3, 80, 80, {5}, {170}, 192, 0, 0, 0, false, false, false},
+    {"wide", TENSOR_F16, 4, 2, 256, 256, {4}, {260}, 320, 0, 0, 0, false, false, false},
+    {"latent", TENSOR_F16, 16, 1, 576, 512, {2}, {280}, 320, 0, 0, 0, false, false, true},
+    {"latent, a prompt", TENSOR_Q8_0, 5, 1, 576, 512, {9}, {140}, 192, 0, 0, 0, false, false, true},
+    {"window in a ring", TENSOR_F16, 4, 2, 64, 64, {6}, {700}, 256, 0, 150, 0, false, false, false},
+    {"chunks", TENSOR_F16, 4, 2, 64, 64, {8}, {516}, 576, 0, 0, 128, false, false, false},
+    {"sinks and soft cap", TENSOR_F16, 4, 2, 64, 64, {7, 1}, {200, 140}, 256, 5, 0, 0, true, false, false},
+    {"three sequences", TENSOR_F16, 6, 2, 128, 128, {1, 40, 1}, {300, 100, 20}, 320, 0, 0, 0, false, false, false},
+    {"a prompt", TENSOR_F16, 8, 2, 128, 128, {70}, {100}, 128, 0, 0, 0, false, false, false},
+    {"a prompt from the start", TENSOR_F16, 3, 3, 64, 64, {65}, {65}, 128, 0, 0, 0, true, false, false},
+    {"a prompt, q8_0", TENSOR_Q8_0, 6, 2, 96, 64, {50}, {200}, 256, 0, 0, 0, false, false, false},
+    {"a prompt, q4_0", TENSOR_Q4_0, 2, 1, 128, 128, {20}, {90}, 128, 0, 0, 0, false, false, false},
+    {"a prompt, floats", TENSOR_F32, 4, 2, 80, 80, {33}, {150}, 192, 5, 0, 0, true, false, false},
+    {"a prompt, bfloat", TENSOR_BF16, 4, 2, 80, 112, {33}, {150}, 192, 0, 0, 0, false, false, false},
+    {"a prompt, wide", TENSOR_F16, 2, 1, 256, 256, {40}, {120}, 128, 0, 0, 0, false, false, false},
+    {"a prompt, window in a ring", TENSOR_F16, 4, 2, 64, 64, {60}, {700}, 256, 0, 100, 0, false, false, false},
+    {"a prompt, chunks", TENSOR_F16, 4, 2, 64, 64, {90}, {300}, 320, 0, 0, 128, false, false, false},
+    {"both directions", TENSOR_F16, 4, 4, 64, 64, {150, 6}, {150, 6}, 192, 0, 0, 0, false, true, false},
+};
+
+struct fixture {
+    const struct shape *shape;
+    struct gpu_attention attention;
+    struct gpu_sequence sequences[MOST_SEQUENCES];
+    uint32_t rows, count;
+    float *query, *sinks;
+    float *keys[MOST_SEQUENCES], *values[MOST_SEQUENCES]; /* [positions][kv_heads][size], as the cache holds them */
+};
+
+/* Stores all positions of a sequence, in pieces that a ring holds. */
+static float *fill(struct gpu *gpu, const struct fixture *f, uint32_t s, bool is_values, struct random *random)
+{
+    const struct shape *shape = f->shape;
+    uint32_t size = is_values ? shape->value_size : shape->key_size, width = size * shape->kv_heads;
+    uint32_t positions = shape->positions[s], piece = shape->capacity;
+    float *plain = gpu_test_floats(random, (size_t)positions * width);
+    for (uint32_t p = 0; p < positions; p += piece) {
+        struct gpu_sequence sequence = f->sequences[s];
+        sequence.first_row = 0;
+        sequence.first_position = p;
+        sequence.rows = MIN(piece, positions - p);
+        struct gpu_range rows = gpu_test_range(gpu, plain + (size_t)p * width, (size_t)sequence.rows * width * 4);
+        gpu_begin(gpu);
+        gpu_kv_store(gpu, shape->type, rows, f->attention.cache, is_values, &sequence, 1, shape->kv_heads, size,
+                     (uint32_t)attention_row_bytes(shape->type, size));
+        gpu_test_run(gpu);
+        gpu_buffer_destroy(gpu, rows.buffer);
+    }
+    round_rows(shape->type, plain, (size_t)positions * shape->kv_heads, size);
+    return plain;
+}
+
+static void setup(struct gpu *gpu, struct fixture *f, const struct shape *shape, struct random *random)
+{
+    *f = (struct fixture){.shape = shape};
+    uint32_t key_bytes = (uint32_t)attention_row_bytes(shape->type, shape->key_size);
+    uint32_t value_bytes = shape->shared ? key_bytes : (uint32_t)attention_row_bytes(shape->type, shape->value_size);
+    uint64_t end = 0, most = 0;
+    for (uint32_t s = 0; s < MOST_SEQUENCES && shape->rows[s]; s++) {
+        struct gpu_sequence *sequence = &f->sequences[f->count++];
+        sequence->first_row = f->rows;
+        sequence->rows = shape->rows[s];
+        sequence->first_position = shape->positions[s] - shape->rows[s];
+        sequence->capacity = shape->capacity;
+        sequence->keys = end;
+        end = align_up(end + (uint64_t)key_bytes * shape->capacity * shape->kv_heads, 64);
+        sequence->values = shape->shared ? sequence->keys : end;
+        if (!shape->shared)
+            end = align_up(end + (uint64_t)value_bytes * shape->capacity * shape->kv_heads, 64);
+        f->rows += shape->rows[s];
+        most = MAX(most, shape->positions[s]);
+    }
+    struct gpu_attention *a = &f->attention;
+    *a = (struct gpu_attention){.rows = f->rows,
+                                .heads = shape->heads,
+                                .kv_heads = shape->kv_heads,
+                                .key_size = shape->key_size,
+                                .value_size = shape->value_size,
+                                .type = shape->type,
+                                .key_position_bytes = key_bytes,
+                                .value_position_bytes = value_bytes,
+                                .scale = 1 / sqrtf((float)shape->key_size),
+                                .soft_cap = shape->soft_cap,
+                                .window = shape->window,
+                                .chunk = shape->chunk,
+                                .bidirectional = shape->bidirectional,
+                                .sequences = f->sequences,
+                                .sequence_count = f->count};
+    /* What no batch wrote is not a number. */
+    uint8_t *garbage = malloc(end);
+    assert_non_null(garbage);
+    memset(garbage, 0xff, end);
+    a->cache = gpu_test_range(gpu, garbage, end);
+    free(garbage);
+    f->query = gpu_test_floats(random, (size_t)f->rows * shape->heads * shape->key_size);
+    f->sinks = gpu_test_floats(random, shape->heads);
+    a->query = gpu_test_range(gpu, f->query, (size_t)f->rows * shape->heads * shape->key_size * 4);
+    a->out = gpu_test_range(gpu, NULL, (size_t)f->rows * shape->heads * shape->value_size * 4);
+    a->sinks = shape->sinks ? gpu_test_range(gpu, f->sinks, shape->heads * 4) : NONE;
+    a->scratch = gpu_test_range(gpu, NULL,
+                                gpu_attention_scratch_bytes(f->rows, shape->heads, shape->value_size, (uint32_t)most));
+    for (uint32_t s = 0; s < f->count; s++) {
+        f->keys[s] = fill(gpu, f, s, false, random);
+        f->values[s] = shape->shared ? NULL : fill(gpu, f, s, true, random);
+    }
+}
+
+static void teardown(struct gpu *gpu, struct fixture *f)
+{
+    struct gpu_range all[] = {f->attention.cache, f->attention.query, f->attention.out, f->attention.sinks,
+                              f->attention.scratch};
+    for (size_t i = 0; i < COUNT_OF(all); i++)
+        gpu_buffer_destroy(gpu, all[i].buffer);
+    for (uint32_t s = 0; s < f->count; s++) {
+        free(f->keys[s]);
+        free(f->values[s]);
+    }
+    free(f->query);
+    free(f->sinks);
+}
+
+static bool sees(const struct shape *shape, uint32_t row, uint32_t position)
+{
+    return (shape->bidirectional || position <= row) && (!shape->window || position + shape->window > row) &&
+           (!shape->chunk || position / shape->chunk == row / shape->chunk);
+}
+
+static void expect_head(const struct fixture *f, uint32_t s, uint32_t row, uint32_t head, float *out)
+{
+    const struct shape *shape = f->shape;
+    uint32_t kv_head = head / (shape->heads / shape->kv_heads), positions = shape->positions[s];
+    uint32_t own = f->sequences[s].first_position + row;
+    const float *query = f->query + ((size_t)(f->sequences[s].first_row + row) * shape->heads + head) * shape->key_size;
+    const float *values = shape->shared ? f->keys[s] : f->values[s];
+    uint32_t stride = shape->shared ? shape->key_size : shape->value_size;
+    double *weights = calloc(positions, sizeof *weights), most = shape->sinks ? f->sinks[head] : -INFINITY, sum = 0;
+    assert_non_null(weights);
+    for (uint32_t p = 0; p < positions; p++) {
+        if (!sees(shape, own, p))
+            continue;
+        for (uint32_t i = 0; i < shape->key_size; i++)
+            weights[p] +=
+                (double)query[i] * (double)f->keys[s][((size_t)p * shape->kv_heads + kv_head) * shape->key_size + i];
+        weights[p] *= (double)f->attention.scale;
+        if (shape->soft_cap > 0)
+            weights[p] = (double)shape->soft_cap * tanh(weights[p] / (double)shape->soft_cap);
+        most = fmax(most, weights[p]);
+    }
+    double result[ATTENTION_MAX_SIZE] = {0};
+    for (uint32_t p = 0; p < positions; p++) {
+        if (!sees(shape, own, p))
+            continue;
+        double weight = exp(weights[p] - most);
+        sum += weight;
+        for (uint32_t i = 0; i < shape->value_size; i++)
+            result[i] += weight * (double)values[((size_t)p * shape->kv_heads + kv_head) * stride + i];
+    }
+    if (shape->sinks)
+        sum += exp((double)f->sinks[head] - most);
+    for (uint32_t i = 0; i < shape->value_size; i++)
+        out[i] = (float)(result[i] / sum);
+    free(weights);
+}
+
+/* The batch again, every row a batch of its own or with those that keep it with the same kernel: the same bits. */
+static void expect_same_bits_in_pieces(struct gpu *gpu, struct fixture *f, const float *expected)
+{
+    size_t width = (size_t)f->shape->heads * f->shape->value_size;
+    for (uint32_t s = 0; s < f->count && !f->shape->bidirectional; s++) {
+        uint32_t rows = f->sequences[s].rows, piece = rows > GPU_VECTOR_TOKENS ? GPU_VECTOR_TOKENS + 1 : 1;
+        struct gpu_sequence part = f->sequences[s];
+        for (uint32_t r = 0; r + piece <= rows; r += piece) {
+            part.first_row = f->sequences[s].first_row + r;
+            part.first_position = f->sequences[s].first_position + r;
+            part.rows = piece;
+            struct gpu_attention attention = f->attention;
+            attention.sequences = &part;
+            attention.sequence_count = 1;
+            gpu_begin(gpu);
+            gpu_attention(gpu, &attention);
+            gpu_test_run(gpu);
+        }
+    }
+    float *out = malloc(f->rows * width * sizeof *out);
+    assert_non_null(out);
+    assert_ok(gpu_download(gpu, f->attention.out, out, f->rows * width * sizeof *out, &test_error));
+    assert_memory_equal(out, expected, f->rows * width * sizeof *out);
+    free(out);
+}
+
+static void attention_is_right_and_repeats(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 77);
+    double worst[2] = {0};
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        const struct shape *shape = &shapes[i];
+        struct fixture f;
+        setup(gpu, &f, shape, &random);
+        gpu_begin(gpu);
+        gpu_attention(gpu, &f.attention);
+        gpu_test_run(gpu);
+        size_t count = (size_t)f.rows * shape->heads * shape->value_size;
+        float *out = malloc(count * sizeof *out), *expected = malloc(count * sizeof *expected);
+        assert_true(out && expected);
+        assert_ok(gpu_download(gpu, f.attention.out, out, count * sizeof *out, &test_error));
+        for (uint32_t s = 0; s < f.count; s++)
+            for (uint32_t r = 0; r < f.sequences[s].rows; r++)
+                for (uint32_t h = 0; h < shape->heads; h++)
+                    expect_head(&f, s, r, h,
+                                expected +
+                                    ((size_t)(f.sequences[s].first_row + r) * shape->heads + h) * shape->value_size);
+        /* Queries and weights of prompts meet the cache in half precision; quants become halves. */
+        bool exact = shape->rows[0] <= GPU_VECTOR_TOKENS && f.count == 1 && shape->type != TENSOR_Q8_0 &&
+                     shape->type != TENSOR_Q4_0;
+        double error = gpu_test_error(out, expected, count), bound = exact ? 2e-6 : 1e-3;
+        worst[!exact] = fmax(worst[!exact], error);
+        if (!(error < bound))
+            fail_msg("%s: an error of %g; %g is allowed", shape->name, error, bound);
+        expect_same_bits_in_pieces(gpu, &f, out);
+        free(out);
+        free(expected);
+        teardown(gpu, &f);
+    }
+    fprintf(stderr, "# attention: largest relative error %.1e of few rows, %.1e of prompts and quantised caches\n",
+            worst[0], worst[1]);
+}
+
+static void attention_refuses_what_it_cannot(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    assert_false(gpu_attention_supports(TENSOR_F16, 72, 64));
+    assert_false(gpu_attention_supports(TENSOR_Q8_0, 80, 64));
+    assert_false(gpu_attention_supports(TENSOR_F16, 1024, 64));
+    assert_false(gpu_attention_supports(TENSOR_Q6_K, 64, 64));
+    struct random random;
+    random_seed(&random, 5);
+    struct fixture f;
+    setup(gpu, &f, &shapes[0], &random);
+    gpu_ticket ticket;
+    f.attention.heads = 7;
+    gpu_begin(gpu);
+    gpu_attention(gpu, &f.attention);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_UNSUPPORTED);
+    f.attention.heads = 8;
+    struct gpu_range scratch = f.attention.scratch;
+    f.attention.scratch = f.attention.sinks;
+    gpu_begin(gpu);
+    gpu_attention(gpu, &f.attention);
+    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+    f.attention.scratch = scratch;
+    teardown(gpu, &f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(heads_are_made_and_stored),
+        cmocka_unit_test(attention_is_right_and_repeats),
+        cmocka_unit_test(attention_refuses_what_it_cannot),
+    };
+    return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
+}

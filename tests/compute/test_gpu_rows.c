@@ -1,0 +1,479 @@
+/* The GPU's kernels on rows of floats, and those of mixtures of experts, against plain C. */
+#include "gpu_test.h"
+
+#include "engine/engine_private.h"
+
+#define NONE ((struct gpu_range){0})
+
+static struct compute *plain(void)
+{
+    struct compute *compute;
+    assert_ok(compute_create(&compute, 1, INSTRUCTIONS_PLAIN, &test_error));
+    return compute;
+}
+
+static float *copy_of(const float *values, size_t count)
+{
+    float *copy = malloc(count * sizeof *copy);
+    assert_non_null(copy);
+    memcpy(copy, values, count * sizeof *copy);
+    return copy;
+}
+
+static struct gpu_range floats(struct gpu *gpu, const float *values, size_t count)
+{
+    return gpu_test_range(gpu, values, count * sizeof(float));
+}
+
+/* The largest errors seen are printed: docs/gpu.md gives them. */
+static double worst;
+
+static void expect_floats(struct gpu *gpu, struct gpu_range range, const float *expected, size_t count, double bound)
+{
+    float *values = gpu_test_take(gpu, range, count * sizeof *values);
+    double error = gpu_test_error(values, expected, count);
+    worst = fmax(worst, error);
+    if (!(error < bound))
+        fail_msg("an error of %g; %g is allowed", error, bound);
+    free(values);
+}
+
+static void print_worst(const char *what)
+{
+    fprintf(stderr, "# %s: largest relative error %.1e\n", what, worst);
+    worst = 0;
+}
+
+static void norms_rows(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct compute *compute = plain();
+    struct random random;
+    random_seed(&random, 1);
+    const uint32_t shapes[][2] = {{1, 4096}, {5, 24}, {3, 1001}, {70, 64}};
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        uint32_t rows = shapes[i][0], columns = shapes[i][1], count = rows * columns;
+        float *in = gpu_test_floats(&random, count), *weight = gpu_test_floats(&random, columns);
+        float *bias = gpu_test_floats(&random, columns), *expected = malloc(count * sizeof *expected);
+        assert_non_null(expected);
+        struct gpu_range weights = floats(gpu, weight, columns), biases = floats(gpu, bias, columns);
+        struct gpu_range first = floats(gpu, in, count), second = floats(gpu, in, count);
+        struct gpu_range wide = gpu_test_range(gpu, NULL, rows * (columns + 3) * sizeof(float));
+        gpu_begin(gpu);
+        gpu_rms_norm_strided(gpu, wide, columns + 3, second, columns, weights, rows, columns, 1e-5f);
+        gpu_layer_norm(gpu, first, first, weights, biases, rows, columns, 1e-5f);
+        gpu_barrier(gpu);
+        gpu_rms_norm_strided(gpu, second, columns, wide, columns + 3, NONE, rows, columns, 1e-6f);
+        gpu_test_run(gpu);
+        compute_layer_norm(compute, expected, in, weight, bias, rows, columns, 1e-5f);
+        expect_floats(gpu, first, expected, count, 1e-6);
+        compute_rms_norm(compute, expected, in, weight, rows, columns, 1e-5f);
+        compute_rms_norm(compute, expected, expected, NULL, rows, columns, 1e-6f);
+        expect_floats(gpu, second, expected, count, 1e-6);
+        gpu_buffer_destroy(gpu, weights.buffer);
+        gpu_buffer_destroy(gpu, biases.buffer);
+        gpu_buffer_destroy(gpu, wide.buffer);
+        free(in);
+        free(weight);
+        free(bias);
+        free(expected);
+    }
+    compute_destroy(compute);
+    print_worst("norms");
+}
+
+/* Every type: what the CPU makes of the same bytes. */
+static void embeds_tokens(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 8);
+    enum { ROWS = 9, VOCABULARY = 5, COLUMNS = 768 };
+    const int32_t tokens[ROWS] = {0, 4, 2, 2, 1, 3, 0, 4, 4};
+    unsigned types = 0;
+    for (unsigned type = 0; type < TENSOR_TYPE_COUNT; type++) {
+        uint64_t row_bytes;
+        if (!gpu_embed_supports((enum tensor_type)type))
+            continue;
+        types++;
+        assert_true(tensor_row_bytes((enum tensor_type)type, COLUMNS, &row_bytes));
+        uint8_t *data = gpu_test_weights(&random, (enum tensor_type)type, VOCABULARY, COLUMNS);
+        float *expected = malloc(ROWS * COLUMNS * sizeof *expected);
+        assert_non_null(expected);
+        for (size_t r = 0; r < ROWS; r++)
+            compute_dequantize((enum tensor_type)type, data + (uint64_t)tokens[r] * row_bytes, expected + r * COLUMNS,
+                               COLUMNS);
+        for (size_t i = 0; i < ROWS * COLUMNS; i++)
+            expected[i] *= 3;
+        struct gpu_matrix matrix = {.data = gpu_test_range(gpu, data, VOCABULARY * row_bytes),
+                                    .type = (enum tensor_type)type,
+                                    .rows = VOCABULARY,
+                                    .columns = COLUMNS,
+                                    .row_bytes = row_bytes};
+        struct gpu_range ids = gpu_test_range(gpu, tokens, sizeof tokens);
+        struct gpu_range out = gpu_test_range(gpu, NULL, ROWS * COLUMNS * sizeof(float));
+        gpu_begin(gpu);
+        gpu_embed(gpu, &matrix, ids, out, ROWS, 3);
+        gpu_test_run(gpu);
+        expect_floats(gpu, out, expected, ROWS * COLUMNS, 1e-6);
+        gpu_buffer_destroy(gpu, matrix.data.buffer);
+        gpu_buffer_destroy(gpu, ids.buffer);
+        free(data);
+        free(expected);
+    }
+    assert_int_equal(types, 16);
+    print_worst("embeddings");
+}
+
+static void works_on_elements(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct compute *compute = plain();
+    struct random random;
+    random_seed(&random, 2);
+    const size_t counts[] = {1, 3, 1023, 5000, 70001};
+    for (size_t i = 0; i < COUNT_OF(counts); i++) {
+        size_t n = counts[i];
+        float *a = gpu_test_floats(&random, n), *b = gpu_test_floats(&random, n), *expected = copy_of(a, n);
+        for (size_t c = 0; c < n; c++)
+            a[c] *= c % 7 ? 1 : 30; /* some where exponentials overflow or vanish */
+        memcpy(expected, a, n * sizeof *a);
+        struct gpu_range x = floats(gpu, a, n), y = floats(gpu, b, n), z = floats(gpu, a, n);
+        gpu_begin(gpu);
+        gpu_add(gpu, x, x, y, 0.5f, n);
+        gpu_soft_cap(gpu, z, n, 30);
+        gpu_barrier(gpu);
+        gpu_scale(gpu, y, x, -3, n);
+        gpu_test_run(gpu);
+        compute_soft_cap(compute, expected, n, 30);
+        expect_floats(gpu, z, expected, n, 1e-6);
+        for (size_t c = 0; c < n; c++)
+            expected[c] = a[c] + 0.5f * b[c];
+        expect_floats(gpu, x, expected, n, 1e-6);
+        compute_scale(compute, expected, expected, -3, n);
+        expect_floats(gpu, y, expected, n, 1e-6);
+        for (int f = FUNCTION_SILU; f <= FUNCTION_SOFTPLUS; f++) {
+            x = floats(gpu, a, n);
+            gpu_begin(gpu);
+            gpu_function(gpu, (enum activation_function)f, x, n);
+            gpu_test_run(gpu);
+            memcpy(expected, a, n * sizeof *a);
+            compute_function(compute, (enum activation_function)f, expected, n);
+            expect_floats(gpu, x, expected, n, 2e-6);
+        }
+        free(a);
+        free(b);
+        free(expected);
+    }
+    compute_destroy(compute);
+    print_worst("elements");
+}
+
+static void multiplies_gates(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct compute *compute = plain();
+    struct random random;
+    random_seed(&random, 3);
+    const uint32_t shapes[][2] = {{1, 14336}, {3, 100}, {33, 1025}};
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        uint32_t rows = shapes[i][0], columns = shapes[i][1], stride = 2 * columns + 1;
+        float *both = gpu_test_floats(&random, (size_t)rows * stride);
+        float *expected = malloc((size_t)rows * columns * sizeof *expected);
+        assert_non_null(expected);
+        for (size_t c = 0; c < (size_t)rows * stride; c++)
+            both[c] *= 4;
+        for (int kind = GLU_SILU; kind <= GLU_OAI; kind++) {
+            struct gpu_range in = floats(gpu, both, (size_t)rows * stride), up = in;
+            struct gpu_range out = gpu_test_range(gpu, NULL, (size_t)rows * columns * sizeof(float));
+            up.offset += columns * sizeof(float);
+            gpu_begin(gpu);
+            gpu_glu(gpu, (enum glu_kind)kind, out, in, up, rows, columns, stride, stride, 1.702f, 7);
+            gpu_test_run(gpu);
+            compute_glu(compute, (enum glu_kind)kind, expected, columns, both, stride, both + columns, stride, rows,
+                        columns, 1.702f, 7);
+            expect_floats(gpu, out, expected, (size_t)rows * columns, 2e-6);
+            gpu_buffer_destroy(gpu, in.buffer);
+        }
+        free(both);
+        free(expected);
+    }
+    compute_destroy(compute);
+    print_worst("glu");
+}
+
+static void gates_and_turns_heads(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct compute *compute = plain();
+    struct random random;
+    random_seed(&random, 4);
+    const uint32_t sizes[] = {64, 80, 96, 128, 256};
+    for (size_t i = 0; i < COUNT_OF(sizes); i++) {
+        uint32_t size = sizes[i], heads = 3, rows = i % 2 ? 1 : 9, width = heads * size;
+        uint32_t rotary = i % 2 ? size : size / 2;
+        float *values = gpu_test_floats(&random, rows * width), *gates = gpu_test_floats(&random, 2 * rows * width);
+        float *table = gpu_test_floats(&random, rows * rotary), *expected = copy_of(values, rows * width);
+        for (int layout = ROPE_NORMAL; layout <= ROPE_NEOX; layout++) {
+            struct gpu_range x = floats(gpu, values, rows * width), g = floats(gpu, gates, 2 * rows * width), y = g;
+            struct gpu_range t = floats(gpu, table, rows * rotary);
+            y.offset += size * sizeof(float);
+            gpu_begin(gpu);
+            gpu_rope(gpu, (enum rope_layout)layout, x, rows, width, heads, size, rotary, t);
+            gpu_barrier(gpu);
+            gpu_gate(gpu, x, y, rows, heads, size, 2 * width, 2 * size);
+            gpu_test_run(gpu);
+            memcpy(expected, values, rows * width * sizeof *values);
+            compute_rope(compute, (enum rope_layout)layout, expected, rows, width, heads, size, rotary, table);
+            for (size_t h = 0; h < (size_t)rows * heads; h++)
+                for (size_t c = 0; c < size; c++)
+                    expected[h * size + c] /= 1 + expf(-gates[(2 * h + 1) * size + c]);
+            expect_floats(gpu, x, expected, rows * width, 1e-6);
+            gpu_buffer_destroy(gpu, g.buffer);
+            gpu_buffer_destroy(gpu, t.buffer);
+        }
+        free(values);
+        free(gates);
+        free(table);
+        free(expected);
+    }
+    compute_destroy(compute);
+    print_worst("rope and gates");
+}
+
+/* ---- mixtures of experts ----------------------------------------------------------------------------------------- */
+
+static void chooses_as(struct gpu *gpu, const struct model_parameters *p, bool bias, bool scales, bool ties,
+                       uint32_t rows, struct random *random)
+{
+    struct compute *compute = plain();
+    size_t count = (size_t)rows * p->experts, choices = (size_t)rows * p->experts_used;
+    float *logits = gpu_test_floats(random, count), *selection = malloc(count * sizeof *selection);
+    float *biases = gpu_test_floats(random, p->experts), *expert_scales = gpu_test_floats(random, p->experts);
+    float *weights = malloc(choices * sizeof *weights);
+    uint32_t *chosen = malloc(choices * sizeof *chosen);
+    assert_true(selection && weights && chosen);
+    for (size_t i = 0; ties && i < count; i++)
+        logits[i] = floorf(logits[i]);
+    struct gpu_router router = {.logits = floats(gpu, logits, count),
+                                .selection_bias = bias ? floats(gpu, biases, p->experts) : NONE,
+                                .expert_scales = scales ? floats(gpu, expert_scales, p->experts) : NONE,
+                                .ids = gpu_test_range(gpu, NULL, choices * sizeof *chosen),
+                                .weights = gpu_test_range(gpu, NULL, choices * sizeof *weights),
+                                .rows = rows,
+                                .experts = p->experts,
+                                .used = p->experts_used,
+                                .groups = p->expert_groups,
+                                .groups_used = p->expert_groups_used,
+                                .gate = (int)p->router_gate,
+                                .normalise = p->router_normalise,
+                                .scale = p->router_scale};
+    gpu_begin(gpu);
+    gpu_router(gpu, &router);
+    gpu_test_run(gpu);
+    router_choose(compute, p, logits, selection, bias ? biases : NULL, rows, chosen, weights);
+    for (size_t i = 0; scales && i < choices; i++)
+        weights[i] *= expert_scales[chosen[i]];
+    uint32_t *ids = gpu_test_take(gpu, router.ids, choices * sizeof *ids);
+    assert_memory_equal(ids, chosen, choices * sizeof *ids);
+    expect_floats(gpu, router.weights, weights, choices, 1e-6);
+    gpu_buffer_destroy(gpu, router.logits.buffer);
+    gpu_buffer_destroy(gpu, router.selection_bias.buffer);
+    gpu_buffer_destroy(gpu, router.expert_scales.buffer);
+    free(ids);
+    free(logits);
+    free(selection);
+    free(biases);
+    free(expert_scales);
+    free(weights);
+    free(chosen);
+    compute_destroy(compute);
+}
+
+static void chooses_experts(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 5);
+    for (int gate = ROUTER_SOFTMAX; gate <= ROUTER_SIGMOID; gate++)
+        for (int normalise = 0; normalise < 2; normalise++) {
+            struct model_parameters p = {.router_gate = (enum router_gate)gate,
+                                         .router_normalise = normalise,
+                                         .router_scale = 2.5f,
+                                         .experts = 8,
+                                         .experts_used = 2};
+            bool bias = gate == ROUTER_SIGMOID;
+            chooses_as(gpu, &p, bias, false, false, 1, &random);
+            p.experts = 300;
+            p.experts_used = 9;
+            chooses_as(gpu, &p, bias, true, false, 37, &random);
+            chooses_as(gpu, &p, false, false, gate == ROUTER_SOFTMAX_SELECTED, 5, &random);
+            p.experts = 256;
+            p.experts_used = 8;
+            p.expert_groups = 8;
+            p.expert_groups_used = 4;
+            chooses_as(gpu, &p, bias, false, false, 33, &random);
+        }
+    print_worst("router");
+}
+
+struct experts {
+    uint32_t rows, used, columns;
+    float *device_rows, *host_rows, *weights, *shared, *gates;
+    uint32_t *ids;
+    struct gpu_mix mix;
+};
+
+#define MIX_EXPERTS 11u
+
+/* Half of the experts are on the device. */
+static void make_experts(struct gpu *gpu, struct experts *e, struct random *random)
+{
+    size_t choices = (size_t)e->rows * e->used;
+    uint32_t slots[MIX_EXPERTS];
+    e->device_rows = gpu_test_floats(random, choices * e->columns);
+    e->host_rows = gpu_test_floats(random, choices * e->columns);
+    e->weights = gpu_test_floats(random, choices);
+    e->shared = gpu_test_floats(random, (size_t)e->rows * e->columns);
+    e->gates = gpu_test_floats(random, e->rows);
+    e->ids = malloc(choices * sizeof *e->ids);
+    assert_non_null(e->ids);
+    for (uint32_t i = 0; i < MIX_EXPERTS; i++)
+        slots[i] = i % 2 ? i / 2 : GPU_NO_SLOT;
+    for (size_t i = 0; i < choices; i++) {
+        e->ids[i] = (uint32_t)(random_next(random) >> 33) % MIX_EXPERTS;
+        /* Rows of the other place may hold anything. */
+        float *elsewhere = e->ids[i] % 2 ? e->host_rows : e->device_rows;
+        for (uint32_t c = 0; c < e->columns; c++)
+            elsewhere[i * e->columns + c] = NAN;
+    }
+    e->mix = (struct gpu_mix){.out = gpu_test_range(gpu, NULL, (size_t)e->rows * e->columns * sizeof(float)),
+                              .device_rows = floats(gpu, e->device_rows, choices * e->columns),
+                              .host_rows = floats(gpu, e->host_rows, choices * e->columns),
+                              .ids = gpu_test_range(gpu, e->ids, choices * sizeof *e->ids),
+                              .weights = floats(gpu, e->weights, choices),
+                              .slots = gpu_test_range(gpu, slots, sizeof slots),
+                              .shared = floats(gpu, e->shared, (size_t)e->rows * e->columns),
+                              .shared_gates = floats(gpu, e->gates, e->rows),
+                              .rows = e->rows,
+                              .used = e->used,
+                              .columns = e->columns};
+}
+
+static void free_experts(struct gpu *gpu, struct experts *e)
+{
+    struct gpu_range all[] = {e->mix.out,     e->mix.device_rows, e->mix.host_rows, e->mix.ids,
+                              e->mix.weights, e->mix.slots,       e->mix.shared,    e->mix.shared_gates};
+    for (size_t i = 0; i < COUNT_OF(all); i++)
+        gpu_buffer_destroy(gpu, all[i].buffer);
+    float *floats_of[] = {e->device_rows, e->host_rows, e->weights, e->shared, e->gates};
+    for (size_t i = 0; i < COUNT_OF(floats_of); i++)
+        free(floats_of[i]);
+    free(e->ids);
+}
+
+static void expected_mix(const struct experts *e, float *out)
+{
+    for (uint32_t t = 0; t < e->rows; t++)
+        for (uint32_t c = 0; c < e->columns; c++) {
+            float sum = 0;
+            for (uint32_t i = t * e->used; i < (t + 1) * e->used; i++)
+                sum += e->weights[i] * (e->ids[i] % 2 ? e->device_rows : e->host_rows)[i * e->columns + c];
+            out[t * e->columns + c] = sum + e->shared[t * e->columns + c] / (1 + expf(-e->gates[t]));
+        }
+}
+
+static void mixes_experts(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 6);
+    const uint32_t shapes[][3] = {{1, 2, 4096}, {7, 9, 300}, {130, 1, 64}};
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        struct experts e = {.rows = shapes[i][0], .used = shapes[i][1], .columns = shapes[i][2]};
+        size_t count = (size_t)e.rows * e.columns;
+        make_experts(gpu, &e, &random);
+        float *expected = malloc(count * sizeof *expected);
+        assert_non_null(expected);
+        expected_mix(&e, expected);
+        gpu_begin(gpu);
+        gpu_mix(gpu, &e.mix);
+        gpu_test_run(gpu);
+        expect_floats(gpu, e.mix.out, expected, count, 1e-6);
+        e.mix.out = NONE;
+        free_experts(gpu, &e);
+        free(expected);
+    }
+    print_worst("mix");
+}
+
+/* Every part of the fused kernel, alone and together, against the steps that it stands for. */
+static void adds_to_the_residual_stream(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct compute *compute = plain();
+    struct random random;
+    random_seed(&random, 7);
+    for (unsigned parts = 0; parts < 16; parts++) {
+        bool experts = parts & 1, post = parts & 2, layer = parts & 4, normed = parts & 8;
+        struct experts e = {.rows = parts % 3 ? 1 : 5, .used = 4, .columns = parts % 2 ? 1000 : 768};
+        size_t count = (size_t)e.rows * e.columns;
+        make_experts(gpu, &e, &random);
+        float *hidden = gpu_test_floats(&random, count), *branch = gpu_test_floats(&random, count);
+        float *post_norm = gpu_test_floats(&random, e.columns), *norm_weight = gpu_test_floats(&random, e.columns);
+        float factor = 0.7f;
+        struct gpu_residual residual = {.hidden = floats(gpu, hidden, count),
+                                        .branch = floats(gpu, branch, count),
+                                        .post_norm = post ? floats(gpu, post_norm, e.columns) : NONE,
+                                        .layer_scale = layer ? floats(gpu, &factor, 1) : NONE,
+                                        .norm = normed ? floats(gpu, norm_weight, e.columns) : NONE,
+                                        .out = e.mix.out,
+                                        .scale = 0.22f,
+                                        .epsilon = 1e-5f,
+                                        .rows = e.rows,
+                                        .columns = e.columns};
+        if (experts)
+            residual.mix = e.mix;
+        gpu_begin(gpu);
+        gpu_residual(gpu, &residual);
+        gpu_test_run(gpu);
+        if (experts)
+            expected_mix(&e, branch);
+        if (post)
+            compute_rms_norm(compute, branch, branch, post_norm, e.rows, e.columns, 1e-5f);
+        for (size_t i = 0; i < count; i++)
+            hidden[i] = (hidden[i] + 0.22f * branch[i]) * (layer ? factor : 1);
+        expect_floats(gpu, residual.hidden, hidden, count, 1e-6);
+        if (normed) {
+            compute_rms_norm(compute, hidden, hidden, norm_weight, e.rows, e.columns, 1e-5f);
+            expect_floats(gpu, residual.out, hidden, count, 1e-6);
+            e.mix.out = NONE;
+        }
+        gpu_buffer_destroy(gpu, residual.branch.buffer);
+        gpu_buffer_destroy(gpu, residual.post_norm.buffer);
+        gpu_buffer_destroy(gpu, residual.layer_scale.buffer);
+        gpu_buffer_destroy(gpu, residual.norm.buffer);
+        free_experts(gpu, &e);
+        free(hidden);
+        free(branch);
+        free(post_norm);
+        free(norm_weight);
+    }
+    compute_destroy(compute);
+    print_worst("residual");
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(norms_rows),
+        cmocka_unit_test(embeds_tokens),
+        cmocka_unit_test(works_on_elements),
+        cmocka_unit_test(multiplies_gates),
+        cmocka_unit_test(gates_and_turns_heads),
+        cmocka_unit_test(chooses_experts),
+        cmocka_unit_test(mixes_experts),
+        cmocka_unit_test(adds_to_the_residual_stream),
+    };
+    return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
+}
