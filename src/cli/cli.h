@@ -75,6 +75,7 @@ int report_usage(const struct command *command, const char *format, ...) PRINTF_
 
 struct compute_options {
     uint64_t memory;
+    const char *memory_file;
     uint32_t threads;
     uint32_t context;
     uint32_t chunk;
@@ -106,6 +107,12 @@ void close_engine(struct engine *engine);
 /* The line of --progress, from a thread of its own. */
 void progress_start(struct engine *engine);
 void progress_stop(void);
+
+/* SIGUSR1 changes the memory budget. Prepare before threads are made, and stop before the engine is closed. */
+void live_memory_prepare(void);
+void live_memory_start(struct engine *engine);
+void live_memory_stop(void);
+hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *error);
 
 /* Bytes of weights that one decoded token reads: all tensors but the embedding's other rows, and the experts used. */
 double bytes_per_token(const struct model *model);

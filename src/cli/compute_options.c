@@ -10,6 +10,8 @@ struct compute_options compute_options = {.kv_type = "f16", .reader = "auto", .g
 const struct option_row compute_option_rows[] = {
     {"memory", "SIZE", OPTION_BYTES, &compute_options.memory,
      "bound for everything that the process holds, such as 8G (default: what is free, less a head-room)"},
+    {"memory-file", "FILE", OPTION_TEXT, &compute_options.memory_file,
+     "take the bound from a file, and again at each SIGUSR1 (without a file that fits it to what is free then)"},
     {"threads", "N", OPTION_COUNT, &compute_options.threads,
      "threads that compute (default: the cores of this machine)"},
     {"context", "N", OPTION_COUNT, &compute_options.context,
@@ -65,7 +67,14 @@ static hypura_status set_adapters(struct engine_options *out, hypura_error *erro
 hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
 {
     engine_default_options(out);
+    if (compute_options.memory && compute_options.memory_file)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--memory and --memory-file exclude each other");
     out->budget = compute_options.memory;
+    if (compute_options.memory_file) {
+        hypura_status status = memory_from_file(&out->budget, compute_options.memory_file, error);
+        if (status)
+            return status;
+    }
     out->threads = compute_options.threads;
     out->context = compute_options.context;
     out->chunk = compute_options.chunk;
@@ -135,9 +144,12 @@ hypura_status open_engine(struct engine **out, const char *path, hypura_error *e
         options.progress = show_load;
         options.progress_context = &progress;
     }
+    live_memory_prepare();
     status = engine_open(out, path, &options, error);
     if (progress.drawn)
         fprintf(stderr, "\r\033[K");
+    if (!status)
+        live_memory_start(*out);
     if (!status && compute_options.progress)
         progress_start(*out);
     return status;
@@ -146,6 +158,7 @@ hypura_status open_engine(struct engine **out, const char *path, hypura_error *e
 void close_engine(struct engine *engine)
 {
     progress_stop();
+    live_memory_stop();
     engine_close(engine);
 }
 

@@ -116,7 +116,8 @@ static void sum_tiers(const struct model *model, const struct plan *plan, uint64
         tiers[plan->tiers[u]] += model_unit(model, u)->bytes;
 }
 
-static void print_plan(const struct model *model, const struct hardware *hardware, const struct plan *plan)
+static void print_plan(const struct model *model, const struct hardware *hardware, const struct plan *plan,
+                       double with_more)
 {
     uint64_t tiers[3];
     char a[32], b[32];
@@ -145,25 +146,31 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
     printf("  %-28s %.2f tokens/s, bound by %s%s\n", "expected", plan->predicted_tokens_per_second,
            plan_bound_name(plan->bound),
            hardware->measured ? "" : " (speeds are careful guesses: \"hypura profile\" measures them)");
+    if (plan->mode == PLAN_FULL_RESIDENT)
+        printf("  %-28s nothing: all weights are in memory\n", "one more GiB would bring");
+    else if (with_more > 0)
+        printf("  %-28s %.2f tokens/s (%+.0f %%)\n", "one more GiB would bring", with_more,
+               100 * (with_more / plan->predicted_tokens_per_second - 1));
     if (plan->predicted_bytes_per_token > 0)
         printf("  %-28s %10s\n", "read from disk a token", format_bytes(a, sizeof a, plan->predicted_bytes_per_token));
 }
 
-static json_t *plan_json(const struct model *model, const struct plan *plan)
+static json_t *plan_json(const struct model *model, const struct plan *plan, double with_more)
 {
     uint64_t tiers[3];
     sum_tiers(model, plan, tiers);
-    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, s:f, s:f}",
-                     "mode", plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound),
-                     "budget_bytes", (json_int_t)plan->budget, "smallest_budget_bytes",
-                     (json_int_t)plan->smallest_budget, "resident_bytes", (json_int_t)plan->resident_bytes,
-                     "ring_bytes", (json_int_t)plan->ring_bytes, "expert_cache_bytes",
-                     (json_int_t)plan->expert_cache_bytes, "kv_bytes", (json_int_t)plan->kv_bytes, "scratch_bytes",
-                     (json_int_t)plan->scratch_bytes, "overhead_bytes", (json_int_t)plan->overhead_bytes, "bytes_gpu",
-                     (json_int_t)tiers[TIER_GPU], "bytes_ram", (json_int_t)tiers[TIER_RAM], "bytes_storage",
-                     (json_int_t)tiers[TIER_STORAGE], "context", (int)plan->positions, "chunk", (int)plan->chunk,
-                     "kv_type", tensor_type_info(plan->kv_type)->name, "decode_tokens_per_second",
-                     plan->predicted_tokens_per_second, "bytes_read_per_token", plan->predicted_bytes_per_token);
+    return json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, s:f, s:f, s:f}", "mode",
+        plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound), "budget_bytes",
+        (json_int_t)plan->budget, "smallest_budget_bytes", (json_int_t)plan->smallest_budget, "resident_bytes",
+        (json_int_t)plan->resident_bytes, "ring_bytes", (json_int_t)plan->ring_bytes, "expert_cache_bytes",
+        (json_int_t)plan->expert_cache_bytes, "kv_bytes", (json_int_t)plan->kv_bytes, "scratch_bytes",
+        (json_int_t)plan->scratch_bytes, "overhead_bytes", (json_int_t)plan->overhead_bytes, "bytes_gpu",
+        (json_int_t)tiers[TIER_GPU], "bytes_ram", (json_int_t)tiers[TIER_RAM], "bytes_storage",
+        (json_int_t)tiers[TIER_STORAGE], "context", (int)plan->positions, "chunk", (int)plan->chunk, "kv_type",
+        tensor_type_info(plan->kv_type)->name, "decode_tokens_per_second", plan->predicted_tokens_per_second,
+        "bytes_read_per_token", plan->predicted_bytes_per_token, "decode_tokens_per_second_with_one_more_gib",
+        with_more);
 }
 
 static json_t *metadata_json(const struct gguf *file)
@@ -223,18 +230,19 @@ static void print_summary(const struct model *model)
         printf("  %u experts a layer, %u used for a token\n", p->experts, p->experts_used);
 }
 
-static int print_all(const struct model *model, const struct hardware *hardware, const struct plan *plan)
+static int print_all(const struct model *model, const struct hardware *hardware, const struct plan *plan,
+                     double with_more)
 {
     print_summary(model);
     print_metadata(model_file(model));
     print_sizes(model);
     if (list_tensors)
         print_tensors(model, plan);
-    print_plan(model, hardware, plan);
+    print_plan(model, hardware, plan, with_more);
     return EXIT_OK;
 }
 
-static int print_all_json(const struct model *model, const struct plan *plan)
+static int print_all_json(const struct model *model, const struct plan *plan, double with_more)
 {
     json_t *sizes = json_object();
     struct role_bytes roles[ROLE_COUNT];
@@ -245,11 +253,11 @@ static int print_all_json(const struct model *model, const struct plan *plan)
                                 json_integer((json_int_t)roles[role].bytes));
     }
     const struct model_parameters *p = model_parameters(model);
-    json_t *json =
-        json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:o, s:o, s:o}", "model", model_name(model), "architecture",
-                  model_architecture(model)->name, "bytes", (json_int_t)model_bytes(model), "layers", (int)p->layers,
-                  "experts", (int)p->experts, "experts_used", (int)p->experts_used, "vocabulary", (int)p->vocabulary,
-                  "sizes", sizes, "plan", plan_json(model, plan), "metadata", metadata_json(model_file(model)));
+    json_t *json = json_pack("{s:s, s:s, s:I, s:i, s:i, s:i, s:i, s:o, s:o, s:o}", "model", model_name(model),
+                             "architecture", model_architecture(model)->name, "bytes", (json_int_t)model_bytes(model),
+                             "layers", (int)p->layers, "experts", (int)p->experts, "experts_used", (int)p->experts_used,
+                             "vocabulary", (int)p->vocabulary, "sizes", sizes, "plan",
+                             plan_json(model, plan, with_more), "metadata", metadata_json(model_file(model)));
     if (json && list_tensors)
         json_object_set_new(json, "tensors", tensors_json(model, plan));
     print_json(json);
@@ -265,12 +273,14 @@ static int run(size_t count, char **arguments)
     struct plan *plan = NULL;
     struct hardware hardware;
     int result = EXIT_FAILED;
+    double with_more = 0;
     const char *path = count ? arguments[0] : default_model_path(&error);
     if (!path || engine_options_of(&options, &error) || model_open(&model, path, &error) ||
-        hardware_detect(&hardware, path, &error) || engine_plan_only(&plan, model, &hardware, &options, &error))
+        hardware_detect(&hardware, path, &error) || engine_plan_only(&plan, model, &hardware, &options, &error) ||
+        engine_speed_with(&with_more, model, &hardware, &options, (int64_t)1 << 30, &error))
         result = report_error(&error);
     else
-        result = as_json ? print_all_json(model, plan) : print_all(model, &hardware, plan);
+        result = as_json ? print_all_json(model, plan, with_more) : print_all(model, &hardware, plan, with_more);
     plan_free(plan);
     model_close(model);
     return result;

@@ -190,6 +190,12 @@ size_t thread_pool_threads(const struct thread_pool *pool);
  */
 void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, size_t count);
 
+/* While set, tasks that have not begun are left out, so that a section ends within a task's time. Async-signal-safe. */
+void thread_pool_skip(struct thread_pool *pool, bool skip);
+
+/* Whether a task was left out since this was asked last: what the sections made since then is worth nothing. */
+bool thread_pool_skipped(struct thread_pool *pool);
+
 /* Cores that this process may use (affinity mask and cgroup quota considered). At least 1. */
 size_t thread_usable_cores(void);
 

@@ -36,6 +36,7 @@ struct thread_pool {
     _Alignas(64) atomic_size_t done;
     _Alignas(64) atomic_uint sleepers;
     atomic_bool stop;
+    atomic_bool skip, skipped;
 
     pthread_mutex_t mutex;
     pthread_cond_t wake;
@@ -50,6 +51,24 @@ static void relax(void)
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+}
+
+static void run_task(struct thread_pool *pool, thread_task task, void *context, size_t index, size_t worker)
+{
+    if (atomic_load_explicit(&pool->skip, memory_order_relaxed))
+        atomic_store(&pool->skipped, true);
+    else
+        task(context, index, worker);
+}
+
+void thread_pool_skip(struct thread_pool *pool, bool skip)
+{
+    atomic_store(&pool->skip, skip);
+}
+
+bool thread_pool_skipped(struct thread_pool *pool)
+{
+    return atomic_exchange(&pool->skipped, false);
 }
 
 /* Takes tasks of one section until none is left. task and context are read only after a claim succeeded: the claim
@@ -68,7 +87,7 @@ static void work(struct thread_pool *pool, unsigned generation, size_t worker)
         } while (!atomic_compare_exchange_weak_explicit(&pool->claim, &claim, claim - 1, memory_order_acq_rel,
                                                         memory_order_acquire));
         size_t count = pool->count;
-        pool->task(pool->context, count - index, worker);
+        run_task(pool, pool->task, pool->context, count - index, worker);
         if (atomic_fetch_add_explicit(&pool->done, 1, memory_order_acq_rel) + 1 == count) {
             pthread_mutex_lock(&pool->mutex);
             if (pool->caller_sleeps)
@@ -196,7 +215,7 @@ void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, 
 {
     if (pool->threads == 1 || count == 1) {
         for (size_t i = 0; i < count; i++)
-            task(context, i, 0);
+            run_task(pool, task, context, i, 0);
     } else if (count > 0) {
         run_one_batch(pool, task, context, count);
     }

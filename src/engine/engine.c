@@ -129,6 +129,19 @@ hypura_status engine_plan_only(struct plan **out, const struct model *model, con
     return status;
 }
 
+hypura_status engine_speed_with(double *tokens_per_second, const struct model *model, const struct hardware *hardware,
+                                const struct engine_options *options, int64_t more_bytes, hypura_error *error)
+{
+    struct plan_request request;
+    struct geometry geometry;
+    struct plan *plan = NULL;
+    TRY(make_plan(&plan, &request, &geometry, model, hardware, options, error));
+    request.budget = plan->budget;
+    request.positions = plan->positions; /* more memory is not to be spent on a longer context */
+    plan_free(plan);
+    return plan_tokens_per_second_with(model, hardware, &request, more_bytes, tokens_per_second, error);
+}
+
 /* ---- opening -------------------------------------------------------------------------------------------------------
  */
 
@@ -300,6 +313,7 @@ bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t position
 void engine_cancel(struct engine *engine, bool cancel)
 {
     atomic_store(&engine->cancelled, cancel);
+    thread_pool_skip(compute_pool(engine->compute), cancel);
     store_cancel(engine->store, cancel);
 }
 

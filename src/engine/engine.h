@@ -65,6 +65,10 @@ size_t engine_threads(const struct engine *engine);
 hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
                                const struct engine_options *options, hypura_error *error);
 
+/* The speed that a plan with so many bytes more (or fewer) expects. */
+hypura_status engine_speed_with(double *tokens_per_second, const struct model *model, const struct hardware *hardware,
+                                const struct engine_options *options, int64_t more_bytes, hypura_error *error);
+
 /* Tokens of one or more sequences that pass through the weights together. */
 struct engine_batch {
     size_t count; /* 1 to engine_plan()->chunk */
@@ -99,7 +103,7 @@ const float *engine_hidden(const struct engine *engine);
 uint32_t engine_positions(const struct engine *engine, uint32_t sequence);
 bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t positions);
 
-/* Makes a running forward return HYPURA_ERROR_CANCELLED within about a layer's time, and the next ones at once, until
+/* Makes a running forward return HYPURA_ERROR_CANCELLED within some milliseconds, and the next ones at once, until
  * called with false. Async-signal-safe. */
 void engine_cancel(struct engine *engine, bool cancel);
 

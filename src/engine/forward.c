@@ -137,7 +137,8 @@ static hypura_status output(struct engine *engine, const struct engine_batch *ba
 
 static hypura_status check_cancel(struct engine *engine, hypura_error *error)
 {
-    if (atomic_load_explicit(&engine->cancelled, memory_order_relaxed))
+    if (atomic_load_explicit(&engine->cancelled, memory_order_relaxed) ||
+        thread_pool_skipped(compute_pool(engine->compute)))
         return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
     return HYPURA_OK;
 }
@@ -165,6 +166,7 @@ static hypura_status run_layers(struct engine *engine, hypura_error *error)
 static hypura_status run_batch(struct engine *engine, const struct engine_batch *batch, hypura_error *error)
 {
     struct scratch *s = &engine->scratch;
+    thread_pool_skipped(compute_pool(engine->compute)); /* in an earlier pass */
     TRY(check_cancel(engine, error));
     TRY(read_batch(engine, batch, error));
     if (engine->trace)
@@ -179,6 +181,7 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
     TRY(embed(engine, batch->tokens, error));
     TRY(run_layers(engine, error));
     TRY(output(engine, batch, error));
+    TRY(check_cancel(engine, error));
     if (engine->trace)
         TRY(trace_writer_end(engine->trace, error));
     return HYPURA_OK;

@@ -188,15 +188,69 @@ def a_damaged_file_gets_a_sentence():
     hypura("run", WORK.name, "--prompt", "x", status=2)
 
 
-def an_interrupt_ends_it_quickly():
-    process = subprocess.Popen([HYPURA, "run", MODEL, "--ignore-eos", "--raw", "--prompt", "The", "--context", "2048"],
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    assert process.stdout.read(20)
+def interrupted(*arguments, wait):
+    """Seconds from SIGINT to the end."""
+    process = subprocess.Popen([HYPURA, "run", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if wait is None:
+        assert process.stdout.read(20)
+    else:
+        time.sleep(wait)
     process.send_signal(signal.SIGINT)
     start = time.monotonic()
     process.communicate(timeout=20)
     assert process.returncode == 130, process.returncode
-    assert time.monotonic() - start < 2
+    return time.monotonic() - start
+
+
+def an_interrupt_ends_an_answer_and_a_long_prompt_within_a_tenth_of_a_second():
+    answering = [MODEL, "--ignore-eos", "--raw", "--prompt", "The", "--context", 2048]
+    # A machine that others load too: the best of some.
+    assert min(interrupted(*answering, wait=None) for _ in range(4)) < 0.1
+    # One layer of this prompt takes longer than that.
+    hypura("synth", "--preset", "llama-8b", "--layers", 2, "--vocabulary", 2000, "--type", "Q4_K", path("wide.gguf"))
+    with open(path("long.txt"), "w") as file:
+        file.write("A long prompt of many words. " * 300)
+    reading = [path("wide.gguf"), "--raw", "--file", path("long.txt"), "--context", 8192, "--memory", "1G", "--threads", 2]
+    assert min(interrupted(*reading, wait=1.5) for _ in range(4)) < 0.1
+
+
+def memory_changes_while_it_runs():
+    with open(path("budget"), "w") as file:
+        file.write("14M\n")
+    arguments = ["run", MODEL, "--raw", "--prompt", "The", "--ignore-eos", "--max-tokens", 400, "--temperature", 0,
+                 "--context", 512, "--no-state"]
+    expected, _ = hypura(*arguments)
+    process = subprocess.Popen([HYPURA, *map(str, arguments), "--memory-file", path("budget"), "--stats", path("changed")],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    out = process.stdout.read(20)
+    with open(path("budget"), "w") as file:
+        file.write("12M")
+    process.send_signal(signal.SIGUSR1)
+    line = process.stderr.readline()
+    assert b"memory is 12.0 MiB from now on" in line, line
+    with open(path("budget"), "w") as file:
+        file.write("1K")
+    process.send_signal(signal.SIGUSR1)
+    line = process.stderr.readline()
+    assert b"stays as it is" in line, line
+    rest, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert (out + rest).decode() == expected
+    assert json.load(open(path("changed")))["budget_bytes"] == 12 << 20
+    # Without a file: what is free.
+    process = subprocess.Popen([HYPURA, *map(str, arguments), "--memory", "10M"], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    assert process.stdout.read(20)
+    process.send_signal(signal.SIGUSR1)
+    assert b"from now on" in process.stderr.readline()
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
+def more_memory_is_worth_something():
+    plan = json.loads(hypura("inspect", MODEL, "--json", "--memory", "10M", "--context", 128)[0])["plan"]
+    assert plan["decode_tokens_per_second_with_one_more_gib"] > plan["decode_tokens_per_second"]
+    assert "one more GiB would bring" in hypura("inspect", MODEL, "--memory", "10M", "--context", 128)[0]
 
 
 def usage_is_remembered_unless_told_not_to():
@@ -293,7 +347,7 @@ def an_installed_copy_works_elsewhere():
 
 
 TESTS = [value for name, value in list(globals().items())
-         if callable(value) and value.__module__ == "__main__" and name not in ("path", "hypura", "answer", "smallest_budget")]
+         if callable(value) and value.__module__ == "__main__" and name not in ("path", "hypura", "answer", "smallest_budget", "interrupted")]
 
 if __name__ == "__main__":
     print(f"1..{len(TESTS)}")

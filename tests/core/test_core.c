@@ -124,6 +124,28 @@ static void every_task_runs_once(void **state)
     }
 }
 
+static void tasks_can_be_left_out(void **state)
+{
+    (void)state;
+    for (size_t threads = 1; threads <= 4; threads += 3) {
+        static struct tally tally;
+        struct thread_pool *pool = NULL;
+        memset(&tally, 0, sizeof tally);
+        assert_ok(thread_pool_create(&pool, threads, &test_error));
+        thread_pool_skip(pool, true);
+        thread_pool_run(pool, count_task, &tally, 100);
+        for (size_t i = 0; i < 100; i++)
+            assert_int_equal(atomic_load(&tally.ran[i]), 0);
+        assert_true(thread_pool_skipped(pool));
+        thread_pool_skip(pool, false);
+        thread_pool_run(pool, count_task, &tally, 100);
+        for (size_t i = 0; i < 100; i++)
+            assert_int_equal(atomic_load(&tally.ran[i]), 1);
+        assert_false(thread_pool_skipped(pool));
+        thread_pool_destroy(pool);
+    }
+}
+
 static void random_numbers_repeat(void **state)
 {
     (void)state;
@@ -146,7 +168,8 @@ int main(void)
         cmocka_unit_test(sizes_overflow_is_seen),    cmocka_unit_test(byte_sizes_parse),
         cmocka_unit_test(halves_round_trip),         cmocka_unit_test(a_cut_message_stays_utf8),
         cmocka_unit_test(buffer_respects_its_limit), cmocka_unit_test(decommitted_memory_reads_zero),
-        cmocka_unit_test(every_task_runs_once),      cmocka_unit_test(random_numbers_repeat),
+        cmocka_unit_test(every_task_runs_once),      cmocka_unit_test(tasks_can_be_left_out),
+        cmocka_unit_test(random_numbers_repeat),
     };
     return cmocka_run_group_tests_name("core", tests, NULL, NULL);
 }

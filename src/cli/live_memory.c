@@ -1,0 +1,96 @@
+/* SIGUSR1: another memory budget while it runs, without losing what was said and computed so far.
+ *
+ * The new budget is what the file of --memory-file says by then; without one it is what this process holds and what is
+ * free beside it, less the usual head-room: what a start without --memory would choose now. A thread waits for the
+ * signal, so that it is answered in the middle of a long prompt too. */
+#include "cli/cli.h"
+#include "hw/hw.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <string.h>
+
+static struct engine *engine_to_change;
+static pthread_t thread;
+static atomic_bool stop;
+
+hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *error)
+{
+    char *text;
+    size_t size;
+    hypura_status status = read_whole_file(path, 4096, &text, &size, error);
+    if (status)
+        return status;
+    text[strcspn(text, " \t\r\n")] = '\0';
+    status = parse_bytes(text, out, error);
+    if (!status && *out == 0)
+        status = error_set(error, HYPURA_ERROR_ARGUMENT, "expected a size such as 8G");
+    memory_free(text);
+    return status ? error_prefix(error, "%s", path) : HYPURA_OK;
+}
+
+static void change(void)
+{
+    hypura_error error;
+    struct hardware hardware;
+    uint64_t bytes = 0;
+    hypura_status status;
+    if (compute_options.memory_file) {
+        status = memory_from_file(&bytes, compute_options.memory_file, &error);
+    } else {
+        const struct model *model = engine_model(engine_to_change);
+        status = hardware_detect(&hardware, gguf_file_path(model_file(model), 0), &error);
+        bytes = status ? 0 : hardware_default_budget(&hardware) + memory_resident_bytes();
+    }
+    if (!status)
+        status = engine_set_budget(engine_to_change, bytes, &error);
+    char text[32];
+    if (status)
+        fprintf(stderr, "hypura: the memory stays as it is: %s\n", error.message);
+    else
+        fprintf(stderr, "hypura: memory is %s from now on\n", format_bytes(text, sizeof text, (double)bytes));
+}
+
+static sigset_t signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    return set;
+}
+
+static void *wait_for_signal(void *argument)
+{
+    (void)argument;
+    sigset_t set = signals();
+    int number;
+    while (sigwait(&set, &number) == 0 && !atomic_load(&stop))
+        change();
+    return NULL;
+}
+
+void live_memory_prepare(void)
+{
+    /* Threads that are made from now on inherit this, so that only the one that waits gets the signal. */
+    sigset_t set = signals();
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+void live_memory_start(struct engine *engine)
+{
+    atomic_store(&stop, false);
+    engine_to_change = engine;
+    if (pthread_create(&thread, NULL, wait_for_signal, NULL))
+        engine_to_change = NULL; /* the signal stays blocked: a run without it is better than none */
+}
+
+void live_memory_stop(void)
+{
+    if (!engine_to_change)
+        return;
+    atomic_store(&stop, true);
+    pthread_kill(thread, SIGUSR1);
+    pthread_join(thread, NULL);
+    engine_to_change = NULL;
+}
