@@ -74,8 +74,8 @@ int report_usage(const struct command *command, const char *format, ...) PRINTF_
  * --------------------------------------------------------------------------- */
 
 struct compute_options {
-    uint64_t memory;
-    const char *memory_file;
+    uint64_t memory, gpu_memory;
+    const char *memory_file, *gpu;
     uint32_t threads;
     uint32_t context;
     uint32_t chunk;

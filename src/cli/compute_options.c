@@ -12,6 +12,10 @@ const struct option_row compute_option_rows[] = {
      "bound for everything that the process holds, such as 8G (default: what is free, less a head-room)"},
     {"memory-file", "FILE", OPTION_TEXT, &compute_options.memory_file,
      "take the bound from a file, and again at each SIGUSR1 (without a file that fits it to what is free then)"},
+    {"gpu", "WHICH", OPTION_TEXT, &compute_options.gpu,
+     "auto, none, or a device's number in \"hypura profile\" (default: $HYPURA_GPU, else auto)"},
+    {"gpu-memory", "SIZE", OPTION_BYTES, &compute_options.gpu_memory,
+     "bound for what is held in the GPU's own memory (default: what is free there, less a head-room)"},
     {"threads", "N", OPTION_COUNT, &compute_options.threads,
      "threads that compute (default: the cores of this machine)"},
     {"context", "N", OPTION_COUNT, &compute_options.context,
@@ -75,6 +79,8 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
         if (status)
             return status;
     }
+    out->gpu = compute_options.gpu;
+    out->gpu_budget = compute_options.gpu_memory;
     out->threads = compute_options.threads;
     out->context = compute_options.context;
     out->chunk = compute_options.chunk;

@@ -116,6 +116,34 @@ static void sum_tiers(const struct model *model, const struct plan *plan, uint64
         tiers[plan->tiers[u]] += model_unit(model, u)->bytes;
 }
 
+static void print_gpu(const struct plan *plan, uint64_t weights)
+{
+    const struct plan_gpu *gpu = plan->gpu;
+    char a[32], b[32];
+    if (!gpu)
+        return;
+    printf("  %-28s %s\n", "on the GPU", gpu->reason);
+    printf("  %-28s %10s\n", "its memory budget", format_bytes(a, sizeof a, (double)gpu->budget));
+    printf("    %-26s %10s   of which %s are experts\n", "weights", format_bytes(a, sizeof a, (double)weights),
+           format_bytes(b, sizeof b, (double)gpu->expert_bytes));
+    printf("    %-26s %10s\n", "KV cache", format_bytes(a, sizeof a, (double)gpu->kv_bytes));
+    printf("    %-26s %10s\n", "scratch", format_bytes(a, sizeof a, (double)gpu->scratch_bytes));
+}
+
+static json_t *gpu_json(const struct plan_gpu *gpu)
+{
+    if (!gpu)
+        return json_null();
+    json_int_t experts = 0;
+    for (uint32_t i = 0; i < gpu->layer_count; i++)
+        experts += gpu->slots[i];
+    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "reason", gpu->reason, "budget_bytes",
+                     (json_int_t)gpu->budget, "resident_bytes", (json_int_t)gpu->resident_bytes, "expert_bytes",
+                     (json_int_t)gpu->expert_bytes, "kv_bytes", (json_int_t)gpu->kv_bytes, "scratch_bytes",
+                     (json_int_t)gpu->scratch_bytes, "layers", (json_int_t)gpu->taken, "experts", experts, "output",
+                     gpu->output);
+}
+
 static void print_plan(const struct model *model, const struct hardware *hardware, const struct plan *plan,
                        double with_more)
 {
@@ -139,8 +167,9 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
         if (uses[i].bytes)
             printf("    %-26s %10s\n", uses[i].name, format_bytes(a, sizeof a, (double)uses[i].bytes));
     }
-    printf("  %-28s %10s in RAM, %s on disk\n", "weights", format_bytes(a, sizeof a, (double)tiers[TIER_RAM]),
-           format_bytes(b, sizeof b, (double)tiers[TIER_STORAGE]));
+    print_gpu(plan, tiers[TIER_GPU]);
+    printf("  %-28s %10s in RAM, %s on disk\n", plan->gpu ? "the other weights" : "weights",
+           format_bytes(a, sizeof a, (double)tiers[TIER_RAM]), format_bytes(b, sizeof b, (double)tiers[TIER_STORAGE]));
     printf("  %-28s %u tokens, KV in %s, prompts in chunks of %u\n", "context", plan->positions,
            tensor_type_info(plan->kv_type)->name, plan->chunk);
     printf("  %-28s %.2f tokens/s, bound by %s%s\n", "expected", plan->predicted_tokens_per_second,
@@ -160,17 +189,17 @@ static json_t *plan_json(const struct model *model, const struct plan *plan, dou
     uint64_t tiers[3];
     sum_tiers(model, plan, tiers);
     return json_pack(
-        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, s:f, s:f, s:f}", "mode",
-        plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound), "budget_bytes",
-        (json_int_t)plan->budget, "smallest_budget_bytes", (json_int_t)plan->smallest_budget, "resident_bytes",
-        (json_int_t)plan->resident_bytes, "ring_bytes", (json_int_t)plan->ring_bytes, "expert_cache_bytes",
-        (json_int_t)plan->expert_cache_bytes, "kv_bytes", (json_int_t)plan->kv_bytes, "scratch_bytes",
-        (json_int_t)plan->scratch_bytes, "overhead_bytes", (json_int_t)plan->overhead_bytes, "bytes_gpu",
-        (json_int_t)tiers[TIER_GPU], "bytes_ram", (json_int_t)tiers[TIER_RAM], "bytes_storage",
+        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, s:f, s:f, s:f, s:o}",
+        "mode", plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound),
+        "budget_bytes", (json_int_t)plan->budget, "smallest_budget_bytes", (json_int_t)plan->smallest_budget,
+        "resident_bytes", (json_int_t)plan->resident_bytes, "ring_bytes", (json_int_t)plan->ring_bytes,
+        "expert_cache_bytes", (json_int_t)plan->expert_cache_bytes, "kv_bytes", (json_int_t)plan->kv_bytes,
+        "scratch_bytes", (json_int_t)plan->scratch_bytes, "overhead_bytes", (json_int_t)plan->overhead_bytes,
+        "bytes_gpu", (json_int_t)tiers[TIER_GPU], "bytes_ram", (json_int_t)tiers[TIER_RAM], "bytes_storage",
         (json_int_t)tiers[TIER_STORAGE], "context", (int)plan->positions, "chunk", (int)plan->chunk, "kv_type",
         tensor_type_info(plan->kv_type)->name, "decode_tokens_per_second", plan->predicted_tokens_per_second,
         "bytes_read_per_token", plan->predicted_bytes_per_token, "decode_tokens_per_second_with_one_more_gib",
-        with_more);
+        with_more, "gpu", gpu_json(plan->gpu));
 }
 
 static json_t *metadata_json(const struct gguf *file)

@@ -25,8 +25,17 @@ static void print_help(FILE *out)
             "\n\"hypura COMMAND --help\" tells everything about a command.\n");
 }
 
+/* hypura serve has a log of its own. */
+static void print_warning(void *context, enum log_level level, const char *message)
+{
+    (void)context;
+    if (level >= LOG_WARNING)
+        fprintf(stderr, "hypura: %s\n", message);
+}
+
 int main(int count, char **arguments)
 {
+    log_set_sink(print_warning, NULL);
     if (count < 2) {
         print_help(stderr);
         return EXIT_USAGE;

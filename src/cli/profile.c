@@ -5,10 +5,13 @@
 #include <string.h>
 
 static bool force, as_json, bench_json;
+static const char *gpu_choice;
 static float bench_seconds = 1;
 
 static const struct option_row profile_rows[] = {
     {"force", NULL, OPTION_FLAG, &force, "measure again, although a profile is cached"},
+    {"gpu", "WHICH", OPTION_TEXT, &gpu_choice,
+     "which GPU to measure: auto, none, or its number (default: $HYPURA_GPU, else auto)"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
 };
@@ -159,13 +162,81 @@ static void print_machine(const struct hardware *h)
         printf("Prompts: %.2f T multiply-adds/s\n", h->multiply_adds_per_second / 1e12);
 }
 
+static const struct hardware_gpu *measured(const struct hardware *h, const struct gpu_info *info)
+{
+    for (size_t i = 0; i < h->gpu_count; i++)
+        if (strcmp(h->gpus[i].info.name, info->name) == 0 && h->gpus[i].info.driver_version == info->driver_version)
+            return &h->gpus[i];
+    return NULL;
+}
+
+static void print_speeds(const struct hardware_gpu *gpu)
+{
+    printf("         memory copied at %.1f GB/s, uploads at %.1f GB/s, a batch there and back takes %.0f us\n",
+           gpu->memory_bytes_per_second / 1e9, gpu->upload_bytes_per_second / 1e9, gpu->turn_seconds * 1e6);
+    for (size_t i = 0; i < gpu->kernel_count; i++) {
+        printf("  %-8s %6.1f  ", tensor_type_info(gpu->kernels[i].type)->name, gpu->kernels[i].bytes_per_second / 1e9);
+        draw_bar(fmin(1, gpu->kernels[i].bytes_per_second / gpu->memory_bytes_per_second), 40);
+        printf(" %3.0f %% of its memory\n", 100 * gpu->kernels[i].bytes_per_second / gpu->memory_bytes_per_second);
+    }
+    printf("         prompts: %.2f T multiply-adds/s\n", gpu->multiply_adds_per_second / 1e12);
+}
+
+static const char *const gpu_kinds[] = {"discrete", "integrated", "virtual", "a program on the CPU"};
+
+/* Only when a GPU is asked for or may be there: to look costs a loader and its drivers. */
+static void print_gpus(const struct hardware *h)
+{
+    struct hardware_gpu chosen;
+    struct gpu_info gpus[HARDWARE_MAX_GPUS];
+    bool found;
+    size_t count = 0;
+    char why[512], text[32];
+    if (hardware_choose_gpu(gpu_choice, &chosen, &found, why, sizeof why, NULL))
+        return;
+    if (!found) {
+        printf("\nGPU      none: %s\n", why);
+        return;
+    }
+    if (gpu_list(gpus, HARDWARE_MAX_GPUS, &count, why, NULL))
+        return;
+    printf("\n");
+    for (size_t i = 0; i < MIN(count, (size_t)HARDWARE_MAX_GPUS); i++) {
+        printf("GPU %zu    %s, %s, %s of memory%s%s%s\n", i, gpus[i].name, gpu_kinds[gpus[i].kind],
+               format_bytes(text, sizeof text, (double)gpus[i].memory_bytes),
+               gpus[i].unified ? ", which is the host's" : "", gpus[i].lacks[0] ? "; cannot be used, lacks " : "",
+               gpus[i].lacks);
+        const struct hardware_gpu *speeds = measured(h, &gpus[i]);
+        if (speeds)
+            print_speeds(speeds);
+    }
+}
+
+static json_t *gpus_json(const struct hardware *h)
+{
+    json_t *array = json_array();
+    for (size_t i = 0; i < h->gpu_count; i++) {
+        const struct hardware_gpu *gpu = &h->gpus[i];
+        json_t *kernels = json_object();
+        for (size_t k = 0; k < gpu->kernel_count; k++)
+            json_object_set_new(kernels, tensor_type_info(gpu->kernels[k].type)->name,
+                                json_real(gpu->kernels[k].bytes_per_second));
+        json_array_append_new(array, json_pack("{s:s, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
+                                               "memory_bytes_per_second", gpu->memory_bytes_per_second,
+                                               "upload_bytes_per_second", gpu->upload_bytes_per_second, "turn_seconds",
+                                               gpu->turn_seconds, "multiply_adds_per_second",
+                                               gpu->multiply_adds_per_second, "kernels", kernels));
+    }
+    return array;
+}
+
 static json_t *machine_json(const struct hardware *h)
 {
     json_t *kernels = json_object();
     for (size_t i = 0; i < h->kernel_count; i++)
         json_object_set_new(kernels, tensor_type_info(h->kernels[i].type)->name,
                             json_real(h->kernels[i].bytes_per_second));
-    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:f, s:f, s:o, s:b, s:o}", "cpu", h->cpu,
+    return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:f, s:f, s:o, s:b, s:o, s:o}", "cpu", h->cpu,
                      "instructions", h->instructions, "cores", (json_int_t)h->cores, "cache_l1_bytes",
                      (json_int_t)h->cache_l1, "cache_l2_bytes", (json_int_t)h->cache_l2, "cache_l3_bytes",
                      (json_int_t)h->cache_l3, "memory_bytes", (json_int_t)h->memory_total, "memory_available_bytes",
@@ -173,7 +244,17 @@ static json_t *machine_json(const struct hardware *h)
                      h->cgroup_limit == UINT64_MAX ? json_null() : json_integer((json_int_t)h->cgroup_limit),
                      "memory_bytes_per_second", h->memory_bytes_per_second, "compute_bytes_per_second",
                      h->compute_bytes_per_second, "multiply_adds_per_second", h->multiply_adds_per_second, "kernels",
-                     kernels, "measured", h->measured, "storage", storage_json(&h->storage));
+                     kernels, "measured", h->measured, "gpus", gpus_json(h), "storage", storage_json(&h->storage));
+}
+
+/* A device that was not there, or not asked for, when the profile was made. */
+static bool needs_gpu(const struct hardware *h)
+{
+    struct hardware_gpu chosen;
+    bool found;
+    char why[512];
+    return !hardware_choose_gpu(gpu_choice, &chosen, &found, why, sizeof why, NULL) && found &&
+           !measured(h, &chosen.info);
 }
 
 static int run_profile(size_t count, char **arguments)
@@ -184,6 +265,11 @@ static int run_profile(size_t count, char **arguments)
     hypura_status status = hardware_detect(&hardware, path, &error);
     if (!status && (force || !hardware.measured)) {
         status = hardware_profile(&hardware, path, show_progress, NULL, &error);
+        if (!status)
+            status = hardware_profile_gpus(&hardware, gpu_choice, show_progress, NULL, &error);
+        clear_line();
+    } else if (!status && needs_gpu(&hardware)) {
+        status = hardware_profile_gpus(&hardware, gpu_choice, show_progress, NULL, &error);
         clear_line();
     }
     if (status)
@@ -195,6 +281,7 @@ static int run_profile(size_t count, char **arguments)
         return EXIT_OK;
     }
     print_machine(&hardware);
+    print_gpus(&hardware);
     print_storage(&hardware.storage);
     return EXIT_OK;
 }

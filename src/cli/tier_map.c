@@ -5,19 +5,29 @@
 
 #define BAR_WIDTH 48
 
-enum place { PLACE_PINNED, PLACE_CACHED, PLACE_STORAGE, PLACE_COUNT };
+enum place { PLACE_GPU, PLACE_PINNED, PLACE_CACHED, PLACE_STORAGE, PLACE_COUNT };
 
-static const char *const marks[PLACE_COUNT] = {"█", "▒", "·"};
-static const char *const colours[PLACE_COUNT] = {"\033[32m", "\033[36m", "\033[90m"};
-static const char *const titles[PLACE_COUNT] = {"in RAM", "cached", "on disk"};
+static const char *const marks[PLACE_COUNT] = {"▓", "█", "▒", "·"};
+static const char *const colours[PLACE_COUNT] = {"\033[35m", "\033[32m", "\033[36m", "\033[90m"};
+static const char *const titles[PLACE_COUNT] = {"on GPU", "in RAM", "cached", "on disk"};
 
 struct layer_bytes {
     uint64_t bytes[PLACE_COUNT];
 };
 
+static uint64_t all_bytes(const struct layer_bytes *layer)
+{
+    uint64_t bytes = 0;
+    for (int place = 0; place < PLACE_COUNT; place++)
+        bytes += layer->bytes[place];
+    return bytes;
+}
+
 static enum place place_of(struct store *store, unit_number unit)
 {
     switch (store_unit_state(store, unit)) {
+    case UNIT_ON_GPU:
+        return PLACE_GPU;
     case UNIT_PINNED:
         return PLACE_PINNED;
     case UNIT_CACHED:
@@ -29,7 +39,7 @@ static enum place place_of(struct store *store, unit_number unit)
 
 static void draw_bar(FILE *out, const struct layer_bytes *layer, uint64_t widest, bool colour)
 {
-    uint64_t total = layer->bytes[0] + layer->bytes[1] + layer->bytes[2];
+    uint64_t total = all_bytes(layer);
     int cells = (int)(((double)total / (double)widest) * BAR_WIDTH + 0.5);
     int drawn = 0;
     uint64_t so_far = 0;
@@ -49,7 +59,7 @@ static void draw_bar(FILE *out, const struct layer_bytes *layer, uint64_t widest
 static void draw_row(FILE *out, const char *name, const struct layer_bytes *layer, uint64_t widest, bool colour)
 {
     char text[32];
-    uint64_t total = layer->bytes[0] + layer->bytes[1] + layer->bytes[2];
+    uint64_t total = all_bytes(layer);
     fprintf(out, "  %-9s ", name);
     draw_bar(out, layer, widest, colour);
     fprintf(out, " %9s, %3.0f %% in memory\n", format_bytes(text, sizeof text, (double)total),
@@ -74,7 +84,7 @@ void draw_tier_map(FILE *out, struct engine *engine)
     }
     uint64_t widest = 1;
     for (size_t row = 0; row <= layers; row++)
-        widest = MAX(widest, rows[row].bytes[0] + rows[row].bytes[1] + rows[row].bytes[2]);
+        widest = MAX(widest, all_bytes(&rows[row]));
 
     bool colour = is_terminal(out);
     fprintf(out, "\nWhere the weights are:");

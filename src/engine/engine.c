@@ -1,10 +1,17 @@
-#include "engine/engine_private.h"
+#include "engine/gpu/pass.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* The longest context anybody asks for, and the largest batch: byte counts stay far from 64 bits. */
 #define MAX_POSITIONS (1u << 24)
 #define MAX_CHUNK 16384u
 #define MAX_SEQUENCES 1024u
 #define MAX_THREADS 256u
+
+/* Of the memory that is free on a GPU, this part is left alone: the driver's own, and other programs'. */
+#define GPU_HEADROOM_SHARE 16u
 
 void engine_default_options(struct engine_options *options)
 {
@@ -85,14 +92,35 @@ static size_t choose_threads(const struct engine_options *options, const struct 
     return options->threads ? options->threads : MIN(MAX(hardware->cores, (size_t)1), (size_t)MAX_THREADS);
 }
 
-static hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
-                               const struct model *model, const struct hardware *hardware,
-                               const struct engine_options *options, hypura_error *error)
+/* What goes to the GPU, before the rest is planned. *out stays NULL when nothing does. */
+static hypura_status plan_for_gpu(struct plan_gpu **out, const struct geometry *geometry, struct gpu *gpu,
+                                  const struct engine_options *options, hypura_error *error)
 {
-    TRY(check_options(options, error));
-    TRY(check_types(model, error));
-    TRY(check_heads(model, error));
-    geometry_make(geometry, model, choose_threads(options, hardware), MAX(options->sequences, 1u));
+    uint8_t *abilities;
+    struct plan_gpu_request request = {.budget = options->gpu_budget,
+                                       .positions = options->context,
+                                       .sequences = geometry->sequences,
+                                       .chunk = options->chunk};
+    if (request.budget == 0)
+        request.budget = gpu_free_bytes(gpu) - gpu_free_bytes(gpu) / GPU_HEADROOM_SHARE;
+    TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));
+    gpu_pass_request(&request, abilities, geometry, gpu, options->kv_type);
+    uint64_t *uses = NULL;
+    char path[4096];
+    if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
+        uses = store_usage_read(geometry->model, path);
+    request.uses = uses;
+    hypura_status status = plan_gpu_make(out, geometry->model, &request, error);
+    memory_free(uses);
+    memory_free(abilities);
+    return status;
+}
+
+static hypura_status plan_rest(struct plan **out, struct plan_request *request, const struct geometry *geometry,
+                               const struct plan_gpu *gpu, const struct hardware_gpu *device,
+                               const struct hardware *hardware, const struct engine_options *options,
+                               hypura_error *error)
+{
     *request = (struct plan_request){
         .budget = options->budget,
         .overhead = memory_resident_bytes(),
@@ -102,15 +130,67 @@ static hypura_status make_plan(struct plan **out, struct plan_request *request, 
         .sequences = geometry->sequences,
         .chunk = geometry->windows && options->chunk > WINDOW_SLACK ? WINDOW_SLACK : options->chunk,
         .kv_type = options->kv_type,
-        .working_set = {.kv_bytes = planned_kv_bytes, .scratch_bytes = planned_scratch_bytes, .context = geometry}};
-    TRY(plan_make(out, model, hardware, request, error));
+        .working_set = {.kv_bytes = planned_kv_bytes, .scratch_bytes = planned_scratch_bytes, .context = geometry},
+        .gpu = gpu,
+        .device = device};
+    TRY(plan_make(out, geometry->model, hardware, request, error));
     if (!geometry->windows || (*out)->chunk <= WINDOW_SLACK)
         return HYPURA_OK;
     /* Rings of sliding windows have room for this many tokens beyond the window. */
     plan_free(*out);
     *out = NULL;
     request->chunk = WINDOW_SLACK;
-    return plan_make(out, model, hardware, request, error);
+    return plan_make(out, geometry->model, hardware, request, error);
+}
+
+static hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
+                               const struct model *model, const struct hardware *hardware,
+                               const struct hardware_gpu *device, struct gpu *gpu, const struct engine_options *options,
+                               hypura_error *error)
+{
+    TRY(check_options(options, error));
+    TRY(check_types(model, error));
+    TRY(check_heads(model, error));
+    geometry_make(geometry, model, choose_threads(options, hardware), MAX(options->sequences, 1u));
+    struct plan_gpu *gpu_plan = NULL;
+    if (gpu)
+        TRY(plan_for_gpu(&gpu_plan, geometry, gpu, options, error));
+    if (gpu && !gpu_plan)
+        log_write(LOG_WARNING, "%s computes nothing: no layer of this model fits there", gpu_get_info(gpu)->name);
+    geometry->on_gpu = gpu_plan ? gpu_plan->layers : NULL;
+    hypura_status status = plan_rest(out, request, geometry, gpu_plan, device, hardware, options, error);
+    if (status)
+        plan_gpu_free(gpu_plan);
+    else
+        (*out)->gpu = gpu_plan;
+    request->gpu = gpu_plan;
+    return status;
+}
+
+/* No device is no error: everything is then computed here, and whoever asked for one hears why. */
+static hypura_status open_gpu(struct gpu **out, struct hardware_gpu *device, const struct hardware *hardware,
+                              const struct engine_options *options, hypura_error *error)
+{
+    char why[512], cache[4096];
+    bool found = false;
+    *out = NULL;
+    if (options->adapter_count)
+        snprintf(why, sizeof why, "adapters are added there only");
+    else
+        TRY(hardware_choose_gpu(options->gpu, device, &found, why, sizeof why, error));
+    if (!found) {
+        if (options->gpu && strcmp(options->gpu, "none") != 0)
+            log_write(LOG_WARNING, "computing on the CPU: %s", why);
+        return HYPURA_OK;
+    }
+    hardware_gpu_speeds(hardware, device);
+    struct gpu_options how = {.index = device->index, .separate = getenv("HYPURA_GPU_SEPARATE") != NULL};
+    if (hardware_gpu_cache_path(device, cache, sizeof cache))
+        how.pipeline_cache = cache;
+    hypura_error problem;
+    if (gpu_open(out, &how, &problem))
+        log_write(LOG_WARNING, "computing on the CPU: %s", problem.message);
+    return HYPURA_OK;
 }
 
 hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
@@ -122,7 +202,13 @@ hypura_status engine_plan_only(struct plan **out, const struct model *model, con
     struct vocabulary *vocabulary = NULL;
     /* The budget of a run includes it. */
     vocabulary_open(&vocabulary, model_file(model), NULL);
-    hypura_status status = make_plan(&plan, &request, &geometry, model, hardware, options, error);
+    struct gpu *gpu = NULL;
+    struct hardware_gpu device;
+    hypura_status status = open_gpu(&gpu, &device, hardware, options, error);
+    if (!status)
+        status = make_plan(&plan, &request, &geometry, model, hardware, gpu ? &device : NULL, gpu, options, error);
+    if (gpu)
+        gpu_close(gpu);
     vocabulary_close(vocabulary);
     if (!status)
         *out = plan;
@@ -135,11 +221,20 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
     struct plan_request request;
     struct geometry geometry;
     struct plan *plan = NULL;
-    TRY(make_plan(&plan, &request, &geometry, model, hardware, options, error));
-    request.budget = plan->budget;
-    request.positions = plan->positions; /* more memory is not to be spent on a longer context */
+    struct gpu *gpu;
+    struct hardware_gpu device;
+    TRY(open_gpu(&gpu, &device, hardware, options, error));
+    hypura_status status =
+        make_plan(&plan, &request, &geometry, model, hardware, gpu ? &device : NULL, gpu, options, error);
+    if (!status) {
+        request.budget = plan->budget;
+        request.positions = plan->positions; /* more memory is not to be spent on a longer context */
+        status = plan_tokens_per_second_with(model, hardware, &request, more_bytes, tokens_per_second, error);
+    }
     plan_free(plan);
-    return plan_tokens_per_second_with(model, hardware, &request, more_bytes, tokens_per_second, error);
+    if (gpu)
+        gpu_close(gpu);
+    return status;
 }
 
 /* ---- opening -------------------------------------------------------------------------------------------------------
@@ -183,10 +278,11 @@ static size_t expert_places(const struct engine *engine)
     return (size_t)p->layers * p->experts;
 }
 
-static hypura_status open_parts(struct engine *engine, const struct engine_options *options, hypura_error *error)
+static hypura_status open_parts(struct engine *engine, const struct hardware_gpu *device,
+                                const struct engine_options *options, hypura_error *error)
 {
-    TRY(make_plan(&engine->plan, &engine->request, &engine->geometry, engine->model, &engine->hardware, options,
-                  error));
+    TRY(make_plan(&engine->plan, &engine->request, &engine->geometry, engine->model, &engine->hardware, device,
+                  engine->gpu, options, error));
     const struct plan *plan = engine->plan;
     if (plan->chunk == 0 || plan->chunk > MAX_CHUNK || plan->positions == 0 || plan->positions > MAX_POSITIONS ||
         plan->sequences != engine->geometry.sequences)
@@ -205,12 +301,56 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
                                   .cache_policy = options->cache_policy,
                                   .guessing = options->guessing,
                                   .usage_path = remember ? usage : NULL,
-                                  .hardware = &engine->hardware};
+                                  .hardware = &engine->hardware,
+                                  .gpu = plan->gpu ? engine->gpu : NULL};
     TRY(store_open(&engine->store, engine->model, plan, &store, error));
     if (options->trace_path)
         TRY(open_trace(engine, options->trace_path, error));
     TRY(store_load(engine->store, options->progress, options->progress_context, error));
-    return open_rope(engine, error);
+    TRY(open_rope(engine, error));
+    return plan->gpu ? gpu_pass_open(engine, engine->gpu, error) : HYPURA_OK;
+}
+
+static void close_parts(struct engine *engine)
+{
+    /* What the trace lost by a full disk was said by the pass that wrote it. */
+    trace_writer_close(engine->trace, NULL);
+    gpu_pass_close(engine);
+    if (engine->store)
+        store_close(engine->store);
+    memory_free(engine->used);
+    rope_table_destroy(&engine->rope);
+    rope_table_destroy(&engine->rope_local);
+    kv_cache_destroy(&engine->kv);
+    scratch_destroy(&engine->scratch);
+    compute_destroy(engine->compute);
+    plan_free(engine->plan);
+    if (engine->gpu)
+        gpu_close(engine->gpu);
+    engine->trace = NULL;
+    engine->used = NULL;
+    engine->store = NULL;
+    engine->compute = NULL;
+    engine->plan = NULL;
+    engine->gpu = NULL;
+}
+
+/* What a GPU refuses is tried again without it. */
+static hypura_status open_somewhere(struct engine *engine, const struct engine_options *options, hypura_error *error)
+{
+    struct hardware_gpu device;
+    hypura_error problem = {0};
+    TRY(open_gpu(&engine->gpu, &device, &engine->hardware, options, error));
+    if (!engine->gpu)
+        return open_parts(engine, NULL, options, error);
+    hypura_status status = open_parts(engine, &device, options, &problem);
+    if (status != HYPURA_ERROR_DEVICE && status != HYPURA_ERROR_MEMORY)
+        return status ? error_set(error, status, "%s", problem.message) : HYPURA_OK;
+    close_parts(engine);
+    status = open_parts(engine, NULL, options, error);
+    if (!status)
+        log_write(LOG_WARNING, "computing on the CPU: %s", problem.message);
+    return status;
 }
 
 hypura_status engine_open(struct engine **out, const char *path, const struct engine_options *options,
@@ -227,7 +367,7 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
     if (!status)
         status = hardware_detect(&engine->hardware, path, error);
     if (!status)
-        status = open_parts(engine, options, error);
+        status = open_somewhere(engine, options, error);
     if (status) {
         engine_close(engine);
         return status;
@@ -241,18 +381,8 @@ void engine_close(struct engine *engine)
 {
     if (!engine)
         return;
-    /* What the trace lost by a full disk was said by the pass that wrote it. */
-    trace_writer_close(engine->trace, NULL);
-    if (engine->store)
-        store_close(engine->store);
-    memory_free(engine->used);
-    rope_table_destroy(&engine->rope);
-    rope_table_destroy(&engine->rope_local);
-    kv_cache_destroy(&engine->kv);
-    scratch_destroy(&engine->scratch);
-    compute_destroy(engine->compute);
+    close_parts(engine);
     adapters_close(engine->adapters);
-    plan_free(engine->plan);
     vocabulary_close(engine->vocabulary);
     model_close(engine->model);
     memory_free(engine);
@@ -274,6 +404,11 @@ const struct plan *engine_plan(const struct engine *engine)
 const struct hardware *engine_hardware(const struct engine *engine)
 {
     return &engine->hardware;
+}
+
+const struct gpu_info *engine_gpu(const struct engine *engine)
+{
+    return engine->pass ? gpu_get_info(engine->gpu) : NULL;
 }
 
 struct store *engine_store(struct engine *engine)
@@ -354,7 +489,9 @@ void engine_statistics(struct engine *engine, struct engine_statistics *out)
     for (uint32_t u = 0; u < model_unit_count(engine->model); u++) {
         enum unit_state state = store_unit_state(engine->store, u);
         bool in_memory = state == UNIT_CACHED || state == UNIT_PINNED;
-        *(in_memory ? &out->bytes_ram : &out->bytes_storage) += model_unit(engine->model, u)->bytes;
+        *(state == UNIT_ON_GPU ? &out->bytes_gpu
+          : in_memory          ? &out->bytes_ram
+                               : &out->bytes_storage) += model_unit(engine->model, u)->bytes;
     }
 }
 

@@ -42,6 +42,8 @@ struct engine_options {
     bool remember_usage;     /* which experts were used, from run to run, in the user's state folder */
     const char *trace_path;  /* records the routing, or NULL */
     store_progress progress; /* while weights are loaded */
+    const char *gpu;     /* "auto", "none", or a device by its number in "hypura profile"; NULL: $HYPURA_GPU, auto */
+    uint64_t gpu_budget; /* bytes of device memory; 0: what is free there, less a head-room */
     void *progress_context;
 };
 
@@ -54,6 +56,9 @@ void engine_close(struct engine *engine);
 const struct model *engine_model(const struct engine *engine);
 const struct plan *engine_plan(const struct engine *engine);
 const struct hardware *engine_hardware(const struct engine *engine);
+
+/* The device that computes a part of the model, or why there is none. */
+const struct gpu_info *engine_gpu(const struct engine *engine); /* NULL: none */
 struct store *engine_store(struct engine *engine);
 
 /* The model's vocabulary, which the engine owns since it is part of the budget. A model without one that is understood

@@ -13,6 +13,7 @@
  *   ffn.c              dense feed forward
  *   router.c, moe.c    which experts, and their work in the order of arrival
  *   guess.c            which experts the next layers may choose
+ *   gpu/               the layers that are computed on the GPU
  */
 #ifndef HYPURA_ENGINE_PRIVATE_H
 #define HYPURA_ENGINE_PRIVATE_H
@@ -44,6 +45,7 @@
 
 struct geometry {
     const struct model *model;
+    const uint8_t *on_gpu; /* [layers] keys and values of the layer are in device memory; NULL: of none */
     size_t threads;
     uint32_t sequences;
     uint32_t logits_rows;
@@ -111,10 +113,11 @@ struct scratch {
     float *latent_query, *latent_attended;
     uint32_t *head_rows; /* [heads][latent_rows] rows of a head among rows x heads */
     struct activation *latent_input;
-    uint32_t *positions;                  /* [C] */
-    uint32_t *wanted;                     /* [C] rows whose logits were asked for */
-    struct span *spans;                   /* [sequences] */
-    struct attention_sequence *attention; /* [sequences] */
+    uint32_t *positions;                   /* [C] */
+    uint32_t *wanted;                      /* [C] rows whose logits were asked for */
+    struct span *spans;                    /* [sequences] */
+    struct attention_sequence *attention;  /* [sequences] */
+    struct gpu_sequence *device_sequences; /* [sequences] */
     /* experts */
     uint32_t expert_rows;  /* that gate and up hold at once */
     float *router;         /* [C][experts] logits, then probabilities */
@@ -155,6 +158,7 @@ struct kv_layer {
     size_t key_head_bytes, value_head_bytes;
     size_t key_position_bytes, value_position_bytes;
     uint64_t keys, values; /* offsets of sequence 0 in the cache */
+    bool on_gpu;           /* its memory is there, and of its own */
     uint32_t window;
     bool values_in_keys; /* MLA: values are the first elements of the keys */
     /* A recurrent layer has two states of so many floats instead: the one that holds, and the one being made. */
@@ -179,6 +183,10 @@ hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geome
                               enum tensor_type type, hypura_error *error);
 void kv_cache_destroy(struct kv_cache *cache);
 uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences, enum tensor_type type);
+
+/* What a layer takes where it has memory of its own; UINT64_MAX when that cannot be said in 64 bits. */
+uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t layer, uint32_t positions, uint32_t sequences,
+                        enum tensor_type type);
 
 /* Writes rows of keys and values ([row][heads][size]) of one sequence from a position on. */
 void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position, uint32_t rows,
@@ -230,6 +238,8 @@ struct engine {
     struct trace_writer *trace;
     struct guess guess;
     struct plan_request request;
+    struct gpu *gpu;       /* NULL: everything is computed here */
+    struct gpu_pass *pass; /* NULL: likewise */
 
     /* The batch that is running. */
     size_t rows;
@@ -314,6 +324,13 @@ hypura_status dense_feed_forward(struct engine *engine, const struct model_layer
                                  enum tensor_role up, enum tensor_role down, size_t width, float *out,
                                  hypura_error *error);
 hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_error *error);
+
+/* The experts in scratch.chosen that are not on the GPU, for the rows of the input activation, into scratch.expert_out.
+ */
+hypura_status run_chosen_experts(struct engine *engine, uint32_t number, hypura_error *error);
+
+/* Device memory for batches of so many tokens, besides weights and caches. */
+uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 
 enum glu_kind feed_forward_glu(const struct model *model);
 #define OAI_ALPHA 1.702f /* gpt-oss */

@@ -1,4 +1,4 @@
-#include "engine/engine_private.h"
+#include "engine/gpu/pass.h"
 
 #include <inttypes.h>
 
@@ -77,6 +77,10 @@ static hypura_status embed(struct engine *engine, const int32_t *tokens, hypura_
     const struct model_parameters *p = model_parameters(engine->model);
     struct scratch *s = &engine->scratch;
     struct held held = {0};
+    bool done;
+    TRY(gpu_pass_embed(engine, tokens, &done, error));
+    if (done)
+        return HYPURA_OK;
     hypura_status status = embed_rows(engine, tokens, &held, error);
     release(engine, &held);
     if (status)
@@ -121,6 +125,11 @@ static hypura_status output(struct engine *engine, const struct engine_batch *ba
 {
     const struct model_parameters *p = model_parameters(engine->model);
     struct scratch *s = &engine->scratch;
+    bool done;
+    TRY(gpu_pass_output(engine, batch, &done, error));
+    if (done)
+        return HYPURA_OK;
+    TRY(gpu_pass_to_host(engine, error));
     TRY(norm(engine, s->normed, s->hidden, model_tensor(engine->model, ROLE_OUTPUT_NORM),
              model_tensor(engine->model, ROLE_OUTPUT_NORM_BIAS), engine->rows, p->embedding, error));
     if (engine->wanted == 0)
@@ -147,6 +156,11 @@ static hypura_status run_layers(struct engine *engine, hypura_error *error)
 {
     for (uint32_t i = 0; i < model_parameters(engine->model)->layers; i++) {
         TRY(check_cancel(engine, error));
+        if (gpu_pass_has(engine, i)) {
+            TRY(gpu_pass_layer(engine, i, error));
+            continue;
+        }
+        TRY(gpu_pass_to_host(engine, error));
         switch (model_layer(engine->model, i)->kind) {
         case LAYER_ATTENTION:
             TRY(attention_layer(engine, i, error));
@@ -178,10 +192,18 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
         uint32_t sequence = s->spans[i].sequence;
         engine->kv.reached[sequence] = MAX(engine->kv.reached[sequence], engine->kv.held[sequence] + s->spans[i].rows);
     }
-    TRY(embed(engine, batch->tokens, error));
-    TRY(run_layers(engine, error));
-    TRY(output(engine, batch, error));
-    TRY(check_cancel(engine, error));
+    gpu_pass_begin(engine);
+    hypura_status status = embed(engine, batch->tokens, error);
+    if (!status)
+        status = run_layers(engine, error);
+    if (!status)
+        status = output(engine, batch, error);
+    if (!status)
+        status = check_cancel(engine, error);
+    if (status) {
+        gpu_pass_abandon(engine);
+        return status;
+    }
     if (engine->trace)
         TRY(trace_writer_end(engine->trace, error));
     return HYPURA_OK;
@@ -211,7 +233,8 @@ hypura_status engine_forward(struct engine *engine, const struct engine_batch *b
 
 const float *engine_logits(const struct engine *engine, size_t index)
 {
-    return engine->scratch.logits + index * model_parameters(engine->model)->vocabulary;
+    const float *there = gpu_pass_logits(engine);
+    return (there ? there : engine->scratch.logits) + index * model_parameters(engine->model)->vocabulary;
 }
 
 size_t engine_logits_rows(const struct engine *engine)
@@ -221,5 +244,6 @@ size_t engine_logits_rows(const struct engine *engine)
 
 const float *engine_hidden(const struct engine *engine)
 {
-    return engine->scratch.normed;
+    const float *there = gpu_pass_hidden(engine);
+    return there ? there : engine->scratch.normed;
 }

@@ -1,4 +1,4 @@
-#include "engine/engine_private.h"
+#include "engine/gpu/pass.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -152,17 +152,19 @@ static bool guesses_by_token(const struct engine *engine)
     return engine->rows <= GUESS_ROWS && !uses_all_experts(engine);
 }
 
-/* Whether a layer's experts are worth guessing, and its router at hand: a read of its own would come too late. */
+/* Whether a layer's experts are worth guessing, and its router at hand: a read of its own would come too late, and what
+ * is on the GPU cannot be asked. */
 static bool can_guess(const struct engine *engine, uint32_t number)
 {
     const struct model_layer *layer = model_layer(engine->model, number);
-    return layer && layer->moe && !plan_in_ring(engine->plan, layer->tensors[ROLE_ROUTER]);
+    return layer && layer->moe && !gpu_pass_has(engine, number) &&
+           !plan_in_ring(engine->plan, layer->tensors[ROLE_ROUTER]);
 }
 
 hypura_status guess_ahead(struct engine *engine, uint32_t number, hypura_error *error)
 {
-    if (engine->plan->expert_cache_bytes == 0 || !can_guess(engine, number + 1) || !guesses_by_token(engine) ||
-        !store_wants_guesses(engine->store, 1))
+    if (engine->plan->expert_cache_bytes == 0 || gpu_pass_has(engine, number) || !can_guess(engine, number + 1) ||
+        !guesses_by_token(engine) || !store_wants_guesses(engine->store, 1))
         return HYPURA_OK;
     TRY(guess_layer(engine, number + 1, 0, error));
     for (uint32_t ahead = 1; ahead < GUESS_LAYERS && can_guess(engine, number + 1 + ahead); ahead++) {
@@ -175,6 +177,7 @@ hypura_status guess_ahead(struct engine *engine, uint32_t number, hypura_error *
 
 void guess_prompt(struct engine *engine, uint32_t number)
 {
-    if (engine->plan->expert_cache_bytes && uses_all_experts(engine) && can_guess(engine, number + 1))
-        guess_all(engine, model_layer(engine->model, number + 1));
+    const struct model_layer *next = model_layer(engine->model, number + 1);
+    if (engine->plan->expert_cache_bytes && uses_all_experts(engine) && next && next->moe)
+        guess_all(engine, next);
 }

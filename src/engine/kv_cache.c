@@ -63,13 +63,22 @@ static bool lay_out(struct kv_layer *layer, uint32_t sequences, uint64_t *total)
     return add_region(total, 2 * sizeof(float), layer->state_floats, sequences);
 }
 
+uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t number, uint32_t positions, uint32_t sequences,
+                        enum tensor_type type)
+{
+    struct kv_layer layer;
+    uint64_t total = 0;
+    layer_shape(&layer, geometry->model, number, type, positions);
+    return lay_out(&layer, sequences, &total) ? total : UINT64_MAX;
+}
+
 uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences, enum tensor_type type)
 {
     uint64_t total = 0;
     for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++) {
         struct kv_layer layer;
         layer_shape(&layer, geometry->model, i, type, positions);
-        if (!lay_out(&layer, sequences, &total))
+        if (!(geometry->on_gpu && geometry->on_gpu[i]) && !lay_out(&layer, sequences, &total))
             return UINT64_MAX;
     }
     return align_up(total, memory_page_size());
@@ -95,13 +104,16 @@ hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geome
                              "a KV cache of type %s cannot hold heads of %zu and %zu elements; f16 can",
                              info && info->name ? info->name : "?", layer->key_size, layer->value_size);
         }
-        if (!lay_out(layer, geometry->sequences, &offset))
+        layer->on_gpu = geometry->on_gpu && geometry->on_gpu[i];
+        if (!layer->on_gpu && !lay_out(layer, geometry->sequences, &offset))
             return error_set(error, HYPURA_ERROR_MEMORY, "a KV cache of %u positions is too large", positions);
     }
+    out->bytes = offset;
+    if (offset == 0)
+        return HYPURA_OK; /* all of it is on the GPU */
     void *memory;
     TRY(memory_map(&memory, (size_t)offset, false, "KV cache", error));
     out->memory = memory;
-    out->bytes = offset;
     return HYPURA_OK;
 }
 

@@ -43,7 +43,8 @@ static hypura_status route(struct engine *engine, const struct model_layer *laye
     return HYPURA_OK;
 }
 
-/* Sorts the rows' choices by expert, and lists the experts that are needed in units[]. */
+/* Sorts the rows' choices by expert, and lists the experts that are needed in units[]. Those on the GPU are left out.
+ */
 static uint32_t group_by_expert(struct engine *engine, const struct model_layer *layer)
 {
     const struct model_parameters *p = model_parameters(engine->model);
@@ -52,7 +53,7 @@ static uint32_t group_by_expert(struct engine *engine, const struct model_layer 
     uint32_t *first = s->expert_first;
     memset(first, 0, (p->experts + 1) * sizeof *first);
     for (size_t i = 0; i < choices; i++)
-        first[s->chosen[i] + 1]++;
+        first[s->chosen[i] + 1] += !store_on_gpu(engine->store, layer->first_expert + s->chosen[i]);
     uint32_t needed = 0;
     for (uint32_t e = 0; e < p->experts; e++) {
         if (first[e + 1])
@@ -61,6 +62,8 @@ static uint32_t group_by_expert(struct engine *engine, const struct model_layer 
     }
     /* Filling moves first[e] to its end, which is where the next begins: the table is shifted back afterwards. */
     for (size_t i = 0; i < choices; i++) {
+        if (store_on_gpu(engine->store, layer->first_expert + s->chosen[i]))
+            continue;
         uint32_t place = first[s->chosen[i]]++;
         s->expert_token[place] = (uint32_t)(i / p->experts_used);
         s->expert_slot[place] = (uint32_t)i;
@@ -295,6 +298,26 @@ static hypura_status hold_biases(struct engine *engine, const struct model_layer
     TRY(hold_vector(engine, held, layer->tensors[ROLE_EXPERT_GATE_BIAS], &out->gate, error));
     TRY(hold_vector(engine, held, layer->tensors[ROLE_EXPERT_UP_BIAS], &out->up, error));
     return hold_vector(engine, held, layer->tensors[ROLE_EXPERT_DOWN_BIAS], &out->down, error);
+}
+
+hypura_status run_chosen_experts(struct engine *engine, uint32_t number, hypura_error *error)
+{
+    const struct model_layer *layer = model_layer(engine->model, number);
+    struct scratch *s = &engine->scratch;
+    struct expert_biases biases = {0};
+    struct held held = {0};
+    uint32_t waiting = group_by_expert(engine, layer);
+    note_used(engine, number, waiting);
+    hypura_status status = store_want(engine->store, s->expert_units, waiting, error);
+    guess_prompt(engine, number);
+    if (!status)
+        status = hold_biases(engine, layer, &held, &biases, error);
+    if (!status)
+        status = run_experts(engine, layer, &waiting, &biases, error);
+    release(engine, &held);
+    if (status)
+        store_forget(engine->store, s->expert_units, waiting);
+    return status;
 }
 
 hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_error *error)

@@ -118,6 +118,8 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     CUT(wanted, c);
     CUT(spans, g->sequences);
     CUT(attention, g->sequences);
+    if (g->on_gpu)
+        CUT(device_sequences, g->sequences);
     if (experts) {
         CUT(router, c * experts);
         CUT(selection, c * experts);

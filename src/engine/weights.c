@@ -1,4 +1,4 @@
-#include "engine/engine_private.h"
+#include "engine/gpu/pass.h"
 
 #include <string.h>
 
@@ -49,6 +49,10 @@ hypura_status hold_vector(struct engine *engine, struct held *held, unit_number 
     TRY(hold(engine, held, unit, &view, error));
     const struct gguf_tensor *tensor = model_unit(engine->model, unit)->slices[0].tensor;
     const uint8_t *data = view.slices[0];
+    if (!data) {
+        *out = gpu_pass_host_vector(engine, unit);
+        return HYPURA_OK;
+    }
     if (tensor->type == TENSOR_F32 && (uintptr_t)data % _Alignof(float) == 0) {
         *out = (const float *)(const void *)data;
         return HYPURA_OK;

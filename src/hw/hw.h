@@ -11,6 +11,7 @@
 #ifndef HYPURA_HW_H
 #define HYPURA_HW_H
 
+#include "compute/vulkan/gpu.h"
 #include "core/core.h"
 #include "format/format.h"
 
@@ -51,6 +52,20 @@ struct kernel_speed {
 };
 
 #define HARDWARE_MAX_KERNELS 16
+#define HARDWARE_MAX_GPUS 8
+
+/* A device that computes (compute/vulkan/gpu.h), and how fast. */
+struct hardware_gpu {
+    uint32_t index; /* in gpu_list's order */
+    struct gpu_info info;
+    double memory_bytes_per_second;
+    double upload_bytes_per_second; /* from memory of the host */
+    double turn_seconds;            /* to send a batch of commands, and to see that it is done */
+    double multiply_adds_per_second;
+    struct kernel_speed kernels[HARDWARE_MAX_KERNELS];
+    size_t kernel_count;
+    bool measured; /* else careful defaults */
+};
 
 struct hardware {
     char cpu[128];
@@ -68,6 +83,8 @@ struct hardware {
     size_t kernel_count;
     bool measured; /* speeds come from a profile, not from defaults */
     struct storage storage;
+    struct hardware_gpu gpus[HARDWARE_MAX_GPUS]; /* those that a profile measured */
+    size_t gpu_count;
 };
 
 /* path: a file or folder on the storage in question. */
@@ -79,13 +96,36 @@ hypura_status hardware_detect_storage(struct storage *out, const char *path, hyp
 /* Bytes a second of the kernel for a type: measured where it was, else compute_bytes_per_second. */
 double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type type);
 
-/* Bytes a second of reads of one size with so many in flight: between the measured samples, or without any by the
- * latency of one read and the best bandwidth. */
-double hardware_read_speed(const struct storage *storage, uint64_t block_bytes, uint32_t depth);
-
 /* What is going on ("storage: direct random reads of 64 KiB") and how much of the whole is done, from 0 to 1. Returns
  * false to stop. */
 typedef bool (*hardware_progress)(void *context, const char *what, double done);
+
+/* Which device computes. choice: "auto" (the best that is no program on the CPU), "none", or its number; NULL: what
+ * HYPURA_GPU in the environment says, else auto. Without one *found is false and why (room bytes) gets a sentence. The
+ * loader of devices is not opened where "auto" would find none. */
+hypura_status hardware_choose_gpu(const char *choice, struct hardware_gpu *out, bool *found, char *why, size_t room,
+                                  hypura_error *error);
+
+/* Fills the speeds of a chosen device from the profile, else with careful defaults. */
+void hardware_gpu_speeds(const struct hardware *hardware, struct hardware_gpu *gpu);
+
+/* Measures a device, in some seconds. */
+hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error);
+
+/* Measures the devices of "auto", or the one that was chosen, and caches that with the profile. */
+hypura_status hardware_profile_gpus(struct hardware *hardware, const char *choice, hardware_progress progress,
+                                    void *context, hypura_error *error);
+
+/* Bytes of weights a second through the matrix-vector kernel of a type. */
+double hardware_gpu_kernel_speed(const struct hardware_gpu *gpu, enum tensor_type type);
+
+/* The file in the user's cache folder where a device's compiled kernels are kept; false when there is no such folder.
+ */
+bool hardware_gpu_cache_path(const struct hardware_gpu *gpu, char *path, size_t room);
+
+/* Bytes a second of reads of one size with so many in flight: between the measured samples, or without any by the
+ * latency of one read and the best bandwidth. */
+double hardware_read_speed(const struct storage *storage, uint64_t block_bytes, uint32_t depth);
 
 /* Measures the machine and the drive that path is on, in less than 20 seconds, and caches the result where it can.
  * path: a file of 64 MiB or more is read itself; for a smaller one, or a folder, a nameless temporary file of up to

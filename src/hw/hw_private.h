@@ -80,6 +80,9 @@ bool hw_load_profile(struct hardware *hardware);
 /* Errors when the cache folder cannot be made or written. */
 hypura_status hw_save_profile(const struct hardware *hardware, hypura_error *error);
 
+/* The user's cache folder of this program; it need not exist. */
+bool hw_cache_folder(char *path, size_t room);
+
 /* Where that profile is; false when there is no place for it. */
 bool hw_profile_path(const struct hardware *hardware, char *path, size_t room);
 

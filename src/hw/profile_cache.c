@@ -56,7 +56,7 @@ static void fingerprint(const struct hardware *hardware, char *text, size_t room
     append(text, room, "machine", number);
 }
 
-static bool cache_folder(char *path, size_t room)
+bool hw_cache_folder(char *path, size_t room)
 {
     const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     int size;
@@ -72,7 +72,7 @@ static bool cache_folder(char *path, size_t room)
 bool hw_profile_path(const struct hardware *hardware, char *path, size_t room)
 {
     char folder[3000], text[1024];
-    if (!cache_folder(folder, sizeof folder))
+    if (!hw_cache_folder(folder, sizeof folder))
         return false;
     fingerprint(hardware, text, sizeof text);
     uint64_t hash = 14695981039346656037u; /* FNV-1a */
@@ -142,20 +142,41 @@ static bool get_storage(const json_t *object, struct storage *storage)
     return true;
 }
 
-static bool get_kernels(const json_t *object, struct hardware *hardware)
+static bool get_kernels(const json_t *object, struct kernel_speed *kernels, size_t *count)
 {
     if (!json_is_object(object) || json_object_size(object) > HARDWARE_MAX_KERNELS)
         return false;
-    hardware->kernel_count = 0;
+    *count = 0;
     const char *name;
     json_t *value;
     json_object_foreach((json_t *)object, name, value)
     {
-        struct kernel_speed *kernel = &hardware->kernels[hardware->kernel_count++];
+        struct kernel_speed *kernel = &kernels[(*count)++];
         if (!tensor_type_by_name(name, &kernel->type) || !get_speed(object, name, &kernel->bytes_per_second))
             return false;
     }
     return true;
+}
+
+/* A device that cannot be understood is left out: the rest is good all the same. */
+static void get_gpus(const json_t *array, struct hardware *hardware)
+{
+    hardware->gpu_count = 0;
+    for (size_t i = 0; i < json_array_size(array) && hardware->gpu_count < HARDWARE_MAX_GPUS; i++) {
+        const json_t *row = json_array_get(array, i);
+        const char *name = json_string_value(json_object_get(row, "name"));
+        struct hardware_gpu *gpu = &hardware->gpus[hardware->gpu_count];
+        *gpu = (struct hardware_gpu){.measured = true};
+        if (!name || snprintf(gpu->info.name, sizeof gpu->info.name, "%s", name) >= (int)sizeof gpu->info.name ||
+            !get_number(row, "driver_version", 0, UINT32_MAX, &gpu->info.driver_version) ||
+            !get_speed(row, "memory_bytes_per_second", &gpu->memory_bytes_per_second) ||
+            !get_speed(row, "upload_bytes_per_second", &gpu->upload_bytes_per_second) ||
+            !get_speed(row, "turn_seconds", &gpu->turn_seconds) ||
+            !get_speed(row, "multiply_adds_per_second", &gpu->multiply_adds_per_second) ||
+            !get_kernels(json_object_get(row, "kernels"), gpu->kernels, &gpu->kernel_count))
+            continue;
+        hardware->gpu_count++;
+    }
 }
 
 static bool get_profile(const json_t *root, const char *text, struct hardware *hardware)
@@ -166,7 +187,7 @@ static bool get_profile(const json_t *root, const char *text, struct hardware *h
            !strcmp(written, text) && get_speed(root, "memory_bytes_per_second", &hardware->memory_bytes_per_second) &&
            get_speed(root, "compute_bytes_per_second", &hardware->compute_bytes_per_second) &&
            get_speed(root, "multiply_adds_per_second", &hardware->multiply_adds_per_second) &&
-           get_kernels(json_object_get(root, "kernels"), hardware) &&
+           get_kernels(json_object_get(root, "kernels"), hardware->kernels, &hardware->kernel_count) &&
            get_storage(json_object_get(root, "storage"), &hardware->storage);
 }
 
@@ -192,6 +213,7 @@ bool hw_load_profile(struct hardware *hardware)
         if (good) {
             *hardware = *loaded;
             hardware->measured = true;
+            get_gpus(json_object_get(root, "gpus"), hardware);
         }
     }
     memory_free(loaded);
@@ -216,19 +238,38 @@ static json_t *put_storage(const struct storage *storage)
                      storage->bytes_per_second, "latency_seconds", storage->latency_seconds, "samples", samples);
 }
 
+static json_t *put_kernels(const struct kernel_speed *kernels, size_t count)
+{
+    json_t *object = json_object();
+    for (size_t i = 0; i < count; i++)
+        json_object_set_new(object, tensor_type_info(kernels[i].type)->name, json_real(kernels[i].bytes_per_second));
+    return object;
+}
+
+static json_t *put_gpus(const struct hardware *hardware)
+{
+    json_t *gpus = json_array();
+    for (size_t i = 0; i < hardware->gpu_count; i++) {
+        const struct hardware_gpu *gpu = &hardware->gpus[i];
+        json_array_append_new(
+            gpus, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name, "driver_version",
+                            (json_int_t)gpu->info.driver_version, "memory_bytes_per_second",
+                            gpu->memory_bytes_per_second, "upload_bytes_per_second", gpu->upload_bytes_per_second,
+                            "turn_seconds", gpu->turn_seconds, "multiply_adds_per_second",
+                            gpu->multiply_adds_per_second, "kernels", put_kernels(gpu->kernels, gpu->kernel_count)));
+    }
+    return gpus;
+}
+
 static json_t *put_profile(const struct hardware *hardware)
 {
     char text[1024];
     fingerprint(hardware, text, sizeof text);
-    json_t *kernels = json_object();
-    for (size_t i = 0; i < hardware->kernel_count; i++) {
-        const struct tensor_type_info *info = tensor_type_info(hardware->kernels[i].type);
-        json_object_set_new(kernels, info->name, json_real(hardware->kernels[i].bytes_per_second));
-    }
-    return json_pack("{s:i, s:s, s:f, s:f, s:f, s:o, s:o}", "version", PROFILE_VERSION, "fingerprint", text,
+    return json_pack("{s:i, s:s, s:f, s:f, s:f, s:o, s:o, s:o}", "version", PROFILE_VERSION, "fingerprint", text,
                      "memory_bytes_per_second", hardware->memory_bytes_per_second, "compute_bytes_per_second",
                      hardware->compute_bytes_per_second, "multiply_adds_per_second", hardware->multiply_adds_per_second,
-                     "kernels", kernels, "storage", put_storage(&hardware->storage));
+                     "kernels", put_kernels(hardware->kernels, hardware->kernel_count), "gpus", put_gpus(hardware),
+                     "storage", put_storage(&hardware->storage));
 }
 
 static hypura_status make_folders(char *path, hypura_error *error)

@@ -263,7 +263,7 @@ static void fill(const struct plan_table *table, int level, uint64_t limit, uint
     for (uint32_t i = 0; i < table->count; i++) {
         enum plan_priority priority = table->units[i].priority;
         bool pinned = priority < PRIORITY_EXPERT || (priority == PRIORITY_EXPERT && level == 0);
-        out->tiers[i] = pinned ? TIER_RAM : TIER_STORAGE;
+        out->tiers[i] = pinned ? TIER_RAM : priority == PRIORITY_GPU ? TIER_GPU : TIER_STORAGE;
         out->in_ring[i] = 0;
     }
     /* Rows of the embedding are worth less than anything else, so it comes in when all the rest is in. */

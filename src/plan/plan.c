@@ -23,7 +23,7 @@ const char *plan_mode_name(enum plan_mode mode)
 
 const char *plan_bound_name(enum plan_bound bound)
 {
-    static const char *const names[] = {"compute", "memory", "disk"};
+    static const char *const names[] = {"compute", "memory", "disk", "gpu"};
     return (size_t)bound < COUNT_OF(names) ? names[bound] : "unknown";
 }
 
@@ -33,6 +33,7 @@ void plan_free(struct plan *plan)
         return;
     memory_free(plan->tiers);
     memory_free(plan->in_ring);
+    plan_gpu_free(plan->gpu);
     memory_free(plan);
 }
 
@@ -278,7 +279,7 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     planner.least = make_setting(request, least_positions(&planner), least_chunk(&planner));
     uint64_t smallest = add(smallest_budget(&planner, 0), request->wobble);
     set_budget(&planner, request->budget ? request->budget : hardware_default_budget(hardware));
-    planner.wanted_chunk = wanted_chunk(&planner);
+    planner.wanted_chunk = request->gpu ? request->gpu->chunk : wanted_chunk(&planner);
 
     struct setting setting;
     if (!choose_setting(&planner, true, &setting) && !choose_setting(&planner, false, &setting))

@@ -28,7 +28,7 @@
 #include "model/model.h"
 
 enum tier {
-    TIER_GPU,    /* pinned in device memory */
+    TIER_GPU,    /* in device memory, computed there */
     TIER_RAM,    /* pinned in memory */
     TIER_STORAGE /* read when needed: through the ring (plan_in_ring), the expert cache, or by rows */
 };
@@ -38,8 +38,8 @@ enum tier {
 enum plan_mode { PLAN_FULL_RESIDENT, PLAN_EXPERT_STREAMING, PLAN_DENSE_STREAMING, PLAN_FULL_STREAMING };
 const char *plan_mode_name(enum plan_mode mode); /* "full-resident", "expert-streaming", "dense-ffn-streaming", ... */
 
-enum plan_bound { BOUND_COMPUTE, BOUND_MEMORY, BOUND_DISK };
-const char *plan_bound_name(enum plan_bound bound); /* "compute", "memory", "disk" */
+enum plan_bound { BOUND_COMPUTE, BOUND_MEMORY, BOUND_DISK, BOUND_GPU };
+const char *plan_bound_name(enum plan_bound bound); /* "compute", "memory", "disk", "gpu" */
 
 /* What the engine will hold besides weights: it knows, the planner asks. chunk: tokens a batch. Both grow with their
  * arguments. Either may be NULL: nothing. */
@@ -48,6 +48,55 @@ struct plan_working_set {
     uint64_t (*scratch_bytes)(const void *context, uint32_t chunk, uint32_t positions);
     const void *context;
 };
+
+/* ---- the GPU -------------------------------------------------------------------------------------------------------
+ *
+ * What is in device memory is computed by the GPU; what is not, by the CPU. It is chosen first, and the rest is planned
+ * as if the model were that much smaller. Every byte that all tokens use is worth the same there, so whole layers are
+ * taken (their attention with its keys and values; norms, router, shared experts, dense feed forward), as many as fit,
+ * from the last one down: neighbours, so that the residual stream changes sides once. The output matrix comes first,
+ * since it follows the last layer. What is left is for the experts of those layers that were used most in earlier runs.
+ */
+
+/* What the pass on the GPU can compute of a layer. */
+enum gpu_ability { GPU_CANNOT, GPU_CAN_BUT_EXPERTS, GPU_CAN };
+
+struct plan_gpu_request {
+    uint64_t budget;         /* of device memory */
+    uint64_t max_allocation; /* of one buffer */
+    const uint8_t *layers;   /* [layers] enum gpu_ability */
+    bool output;             /* the output matrix can be there */
+    uint32_t positions;      /* as in struct plan_request */
+    uint32_t sequences, chunk;
+    enum tensor_type kv_type;
+    const uint64_t *uses;
+    /* What the pass holds besides weights: keys and values of a layer, and buffers for batches of so many tokens. */
+    uint64_t (*kv_bytes)(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
+                         enum tensor_type kv_type);
+    uint64_t (*scratch_bytes)(const void *context, uint32_t chunk, uint32_t positions);
+    const void *context;
+};
+
+struct plan_gpu {
+    uint32_t layer_count, unit_count;
+    uint8_t *layers; /* [layer_count]: computed on the GPU, but experts that are not there */
+    uint32_t *slots; /* [layer_count]: experts of the layer there */
+    uint8_t *units;  /* [unit_count]: in device memory */
+    uint32_t taken;  /* layers */
+    bool output;     /* the output matrix too, and what comes with it */
+    uint32_t chunk;  /* that the scratch has room for */
+    uint64_t budget, resident_bytes, expert_bytes, kv_bytes, scratch_bytes;
+    char reason[300];
+};
+
+/* *out is NULL when not one layer fits. */
+hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct plan_gpu_request *request,
+                            hypura_error *error);
+void plan_gpu_free(struct plan_gpu *plan);
+
+/* Bytes of a unit in device memory: every slice at a multiple of PLAN_GPU_ALIGNMENT. */
+#define PLAN_GPU_ALIGNMENT 256u
+uint64_t plan_gpu_unit_bytes(const struct unit *unit);
 
 /* Below this budget code and libraries come on top of it; from here on they are part of it. */
 #define PLAN_SMALL_BUDGET ((uint64_t)256 << 20)
@@ -64,6 +113,8 @@ struct plan_request {
     enum tensor_type kv_type; /* kept as asked: a smaller one changes the answer */
     const uint64_t *uses;     /* [model_unit_count] how often each expert was used in earlier runs; NULL: not known */
     struct plan_working_set working_set;
+    const struct plan_gpu *gpu;        /* what is on the GPU, and so not in memory; NULL: nothing. Not kept */
+    const struct hardware_gpu *device; /* which one that is */
 };
 
 struct plan {
@@ -98,6 +149,7 @@ struct plan {
     double predicted_compute_seconds;   /* of a token, all weights in memory */
     double predicted_hit_rate;          /* of the expert cache; 1 when no expert streams */
     char reason[400];                   /* why this mode, in a sentence or two */
+    struct plan_gpu *gpu;               /* what is on the GPU; NULL: nothing. Freed with the plan */
 };
 
 /* An error of HYPURA_ERROR_MEMORY says the smallest budget that works. */

@@ -67,7 +67,19 @@ static hypura_status make(struct plan **out, const struct model *model, const st
     hypura_status status = plan_table_make(&table, model, hardware, error);
     if (status != HYPURA_OK)
         return status;
-    status = plan_make_units(out, &table, hardware, request, error);
+    for (unit_number u = 0; request->gpu && u < table.count; u++) {
+        if (request->gpu->units[u])
+            table.units[u].priority = PRIORITY_GPU;
+    }
+    struct plan *plan;
+    status = plan_make_units(&plan, &table, hardware, request, error);
+    if (status == HYPURA_OK && request->gpu) {
+        status = plan_gpu_predict(plan, &table, model, hardware, request, error);
+        if (status != HYPURA_OK)
+            plan_free(plan);
+    }
+    if (status == HYPURA_OK)
+        *out = plan;
     plan_table_free(&table);
     return status;
 }

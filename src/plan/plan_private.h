@@ -16,7 +16,8 @@ enum plan_priority {
     PRIORITY_FEED_FORWARD,
     PRIORITY_EXPERT,
     PRIORITY_ROWS, /* token embedding that is not the output too: a row a token */
-    PRIORITY_UNUSED
+    PRIORITY_UNUSED,
+    PRIORITY_GPU /* in device memory */
 };
 
 /* What the planner wants to know of a unit. */
@@ -91,6 +92,11 @@ void plan_warn_of_too_much(const struct plan *plan, const struct hardware *hardw
 /* Fills the predicted_ fields and what binds. uses: see struct plan_request. */
 hypura_status plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware,
                            const uint64_t *uses, hypura_error *error);
+
+/* The same where a part is on the GPU; after plan_predict, whose hit rate of the cache it takes. */
+hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table, const struct model *model,
+                               const struct hardware *hardware, const struct plan_request *request,
+                               hypura_error *error);
 
 /* The share of expert uses that a cache of this many bytes serves. */
 hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes, const uint64_t *uses,

@@ -1,8 +1,8 @@
 /* store/internal (private): what the files of the store share.
  *
- * A unit is pinned (in the arena, loaded once), in the ring (a streamed tensor), in the cache (a streamed expert), or
- * never held.
- * Everything here is guarded by io_mutex; functions want it held unless they say otherwise.
+ * A unit is pinned (in the arena, loaded once), on the GPU (likewise), in the ring (a streamed tensor), in the cache (a
+ * streamed expert), or never held. Everything here is guarded by io_mutex; functions want it held unless they say
+ * otherwise.
  */
 #ifndef HYPURA_STORE_INTERNAL_H
 #define HYPURA_STORE_INTERNAL_H
@@ -13,6 +13,7 @@
 
 enum unit_place {
     PLACE_PINNED,
+    PLACE_GPU,
     PLACE_RING,
     PLACE_CACHE,
     PLACE_STORAGE /* read in parts only */
@@ -157,6 +158,8 @@ struct store {
     struct failure load_failure;
     bool loaded, loading;
 
+    struct device *device; /* what is on the GPU; NULL: nothing */
+
     struct ring ring;
     struct slot_class classes[MAX_CLASSES];
     uint32_t class_count;
@@ -185,6 +188,7 @@ struct store_source {
     const char *const *paths;
     uint32_t file_count;
     uint64_t ring_bytes, expert_cache_bytes;
+    uint32_t experts; /* a layer; 0 where none is on the GPU */
 };
 
 hypura_status store_open_source(struct store **out, const struct store_source *source,
@@ -198,6 +202,23 @@ void waiting_remove(struct store *store, struct waiting_list *list, unit_number 
 /* pinned.c: not locked, before anything else runs. */
 hypura_status pinned_prepare(struct store *store, hypura_error *error);
 void pinned_finished(struct store *store, struct transfer *transfer);
+
+/* Transfers that load what goes to the GPU name this unit; those of pinned ranges NO_UNIT. */
+#define DEVICE_UNIT (NO_UNIT - 1)
+
+/* device.c: not locked, before anything else runs, but for device_finished and device_show. */
+hypura_status device_prepare(struct store *store, struct gpu *gpu, uint32_t experts, hypura_error *error);
+void device_free(struct store *store);
+hypura_status device_load(struct store *store, store_progress progress, void *context, hypura_error *error);
+uint64_t device_bytes(const struct store *store);
+void device_finished(struct store *store, struct transfer *transfer);
+void device_show(const struct store *store, unit_number unit, struct store_view *view);
+
+/* Pinned or on the GPU: it never moves. */
+static inline bool is_fixed(const struct stored_unit *unit)
+{
+    return unit->place == PLACE_PINNED || unit->place == PLACE_GPU;
+}
 
 /* A transfer for a unit at memory. */
 void transfer_for_unit(struct store *store, struct transfer *transfer, unit_number unit, uint8_t *memory,

@@ -131,6 +131,10 @@ static void abandon_load(struct store *store)
 
 hypura_status store_load(struct store *store, store_progress progress, void *context, hypura_error *error)
 {
+    uint64_t total = store->arena_bytes + device_bytes(store);
+    hypura_status loaded = device_load(store, progress, context, error);
+    if (loaded)
+        return loaded;
     pthread_mutex_lock(store->mutex);
     if (store->loaded) {
         usage_warm(store);
@@ -154,10 +158,10 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
         } else {
             store_wait_locked(store);
         }
-        uint64_t done = bytes_done(store);
+        uint64_t done = device_bytes(store) + bytes_done(store);
         if (progress && !stopped) {
             pthread_mutex_unlock(store->mutex);
-            stopped = !progress(context, done, store->arena_bytes);
+            stopped = !progress(context, done, total);
             pthread_mutex_lock(store->mutex);
         }
         stopped |= atomic_load(&store->cancelled);
@@ -178,6 +182,6 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
     }
     pthread_mutex_unlock(store->mutex);
     if (!status && progress)
-        progress(context, store->arena_bytes, store->arena_bytes);
+        progress(context, total, total);
     return status;
 }

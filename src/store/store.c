@@ -74,7 +74,9 @@ void store_wait_locked(struct store *store)
 static void transfer_finished(void *context, struct transfer *transfer)
 {
     struct store *store = context;
-    if (transfer->unit == NO_UNIT)
+    if (transfer->unit == DEVICE_UNIT)
+        device_finished(store, transfer);
+    else if (transfer->unit == NO_UNIT)
         pinned_finished(store, transfer);
     else if (store->units[transfer->unit].place == PLACE_RING)
         ring_finished(store, transfer->unit);
@@ -188,12 +190,15 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
         for (unit_number i = 0; i < store->unit_count; i++)
             store->layers = (uint32_t)MAX((int64_t)store->layers, (int64_t)store->unit(store->model, i)->layer + 1);
         for (unit_number i = 0; i < store->unit_count; i++)
-            store->units[i].place = source->tiers[i] != TIER_STORAGE                    ? PLACE_PINNED
+            store->units[i].place = source->tiers[i] == TIER_GPU                        ? PLACE_GPU
+                                    : source->tiers[i] == TIER_RAM                      ? PLACE_PINNED
                                     : store->unit(store->model, i)->kind == UNIT_EXPERT ? PLACE_CACHE
                                     : source->in_ring[i]                                ? PLACE_RING
                                                                                         : PLACE_STORAGE;
         status = pinned_prepare(store, error);
     }
+    if (!status && options->gpu)
+        status = device_prepare(store, options->gpu, source->experts, error);
     if (!status)
         status = start_io(store, options, fault, error);
     if (!status)
@@ -225,6 +230,7 @@ void store_close(struct store *store)
         free(store->units[i].failure);
     cache_free(store);
     ring_free(store);
+    device_free(store);
     memory_unmap(store->arena, store->arena_bytes);
     memory_free(store->pinned_slices);
     memory_free(store->load);
@@ -294,7 +300,7 @@ hypura_status store_want(struct store *store, const unit_number *units, size_t c
     /* All are protected before the first takes room, so that no miss puts out a hit of the same batch. */
     pthread_mutex_lock(store->mutex);
     for (size_t i = 0; i < count; i++) {
-        if (store->units[units[i]].place != PLACE_PINNED)
+        if (!is_fixed(&store->units[units[i]]))
             want_locked(store, units[i]);
     }
     guess_expire(store);
@@ -305,14 +311,14 @@ hypura_status store_want(struct store *store, const unit_number *units, size_t c
 
 static bool is_settled(const struct stored_unit *unit)
 {
-    return unit->place == PLACE_PINNED || unit->stage == STAGE_READY || unit->stage == STAGE_FAILED;
+    return is_fixed(unit) || unit->stage == STAGE_READY || unit->stage == STAGE_FAILED;
 }
 
 bool store_ready(struct store *store, unit_number unit)
 {
     if (unit >= store->unit_count || !store->loaded)
         return false;
-    if (store->units[unit].place == PLACE_PINNED)
+    if (is_fixed(&store->units[unit]))
         return true;
     pthread_mutex_lock(store->mutex);
     bool ready = is_settled(&store->units[unit]);
@@ -381,6 +387,11 @@ static void show(const struct store *store, unit_number number, struct store_vie
 {
     const struct stored_unit *stored = &store->units[number];
     const struct unit *unit = store->unit(store->model, number);
+    *view = (struct store_view){0};
+    if (stored->place == PLACE_GPU) {
+        device_show(store, number, view);
+        return;
+    }
     if (stored->place == PLACE_PINNED) {
         for (uint32_t i = 0; i < unit->slice_count; i++)
             view->slices[i] = store->pinned_slices[stored->item + i];
@@ -413,7 +424,7 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
     if (atomic_load_explicit(&store->cancelled, memory_order_relaxed))
         return cancelled_error(error);
     struct stored_unit *unit = &store->units[number];
-    if (unit->place == PLACE_PINNED) {
+    if (is_fixed(unit)) {
         show(store, number, view);
         return HYPURA_OK;
     }
@@ -471,7 +482,7 @@ static void released(struct store *store, unit_number number)
 void store_put(struct store *store, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
-    if (unit->place == PLACE_PINNED)
+    if (is_fixed(unit))
         return;
     pthread_mutex_lock(store->mutex);
     unit->holds--;
@@ -484,7 +495,7 @@ void store_forget(struct store *store, const unit_number *units, size_t count)
     pthread_mutex_lock(store->mutex);
     for (size_t i = 0; i < count; i++) {
         struct stored_unit *unit = &store->units[units[i]];
-        if (unit->place == PLACE_PINNED || unit->wants == 0 || --unit->wants > 0)
+        if (is_fixed(unit) || unit->wants == 0 || --unit->wants > 0)
             continue;
         if (unit->stage == STAGE_WAITING) {
             waiting_remove(store,
@@ -630,7 +641,8 @@ enum unit_state store_unit_state(struct store *store, unit_number number)
         return UNIT_ON_STORAGE;
     const struct stored_unit *unit = &store->units[number];
     pthread_mutex_lock(store->mutex);
-    enum unit_state state = unit->place == PLACE_PINNED    ? (store->loaded ? UNIT_PINNED : UNIT_ON_STORAGE)
+    enum unit_state state = unit->place == PLACE_GPU       ? (store->loaded ? UNIT_ON_GPU : UNIT_ON_STORAGE)
+                            : unit->place == PLACE_PINNED  ? (store->loaded ? UNIT_PINNED : UNIT_ON_STORAGE)
                             : unit->stage == STAGE_READY   ? UNIT_CACHED
                             : unit->stage == STAGE_READING ? UNIT_IN_FLIGHT
                                                            : UNIT_ON_STORAGE;

@@ -8,6 +8,9 @@
  * The streamed tensors of a dense model have a known order of use: the store keeps a ring of them in memory ahead of
  * the last one that was asked for, across layer and token boundaries, without being told. Experts are wanted by name.
  *
+ * Units that the plan puts on the GPU are read once, at store_load, and passed on; no copy stays in memory. Whoever
+ * gets one sees where it is on the device. Experts there stand in slots, as struct store_slots says.
+ *
  * A pool of one slot is enough: wants that find no room wait in a queue, and whichever unit store_get is called for is
  * read next. Only a caller that holds units and leaves no room for the next gets an error.
  *
@@ -17,6 +20,7 @@
 #ifndef HYPURA_STORE_H
 #define HYPURA_STORE_H
 
+#include "compute/vulkan/gpu.h"
 #include "core/core.h"
 #include "model/model.h"
 #include "plan/plan.h"
@@ -36,6 +40,7 @@ struct store_options {
     enum store_guessing guessing;
     const char *usage_path;          /* file that remembers which experts were used, from run to run; NULL: none */
     const struct hardware *hardware; /* or NULL; not kept */
+    struct gpu *gpu; /* for the units that the plan puts there; NULL: there are none. Outlives the store */
 };
 
 struct store;
@@ -43,6 +48,10 @@ struct store;
 /* Where a model's usage is remembered: $XDG_STATE_HOME/hypura/usage/..., else under ~/.local/state. False when neither
  * is known or the path does not fit. The folder is made when something is saved. */
 bool store_usage_path(const struct model *model, char *path, size_t room);
+
+/* How often each expert was used in earlier runs, [model_unit_count], in units without a meaning; NULL when that is not
+ * known. Freed with memory_free. */
+uint64_t *store_usage_read(const struct model *model, const char *path);
 
 /* Opens the model's files and reserves address space. The model and the plan must outlive the store. */
 hypura_status store_open(struct store **out, const struct model *model, const struct plan *plan,
@@ -57,10 +66,24 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
 /* ---- what the forward pass calls -----------------------------------------------------------------------------------
  */
 
-/* Where a unit's slices are, in the order of model_unit(unit)->slices. Valid while the unit is held. */
+/* Where a unit's slices are, in the order of model_unit(unit)->slices: in memory, or on the GPU. Valid while the unit
+ * is held. */
 struct store_view {
     const uint8_t *slices[UNIT_MAX_SLICES];
+    struct gpu_range ranges[UNIT_MAX_SLICES]; /* without a buffer: it is in memory */
 };
+
+/* Experts of a layer on the GPU: slice i of the one in slot s is at slices[i] + s * strides[i]. table: for each expert
+ * of the layer its slot, as 32 bits, or GPU_NO_SLOT. */
+struct store_slots {
+    uint32_t count; /* 0: the layer has none there; the table still says so */
+    struct gpu_range slices[UNIT_MAX_SLICES], table;
+    uint64_t strides[UNIT_MAX_SLICES];
+};
+void store_slots(const struct store *store, uint32_t layer, struct store_slots *out);
+
+/* Whether a unit is on the GPU. */
+bool store_on_gpu(const struct store *store, unit_number unit);
 
 /* Will be needed now: misses are submitted in this order, as one batch. Each wanted unit must be got and put once;
  * wanting a unit that is there protects it from eviction until then. Wants beyond what the pool holds wait in a queue.
@@ -127,7 +150,7 @@ struct store_statistics {
 void store_statistics(struct store *store, struct store_statistics *out);
 
 /* Where a unit is now. */
-enum unit_state { UNIT_ON_STORAGE, UNIT_IN_FLIGHT, UNIT_CACHED, UNIT_PINNED };
+enum unit_state { UNIT_ON_STORAGE, UNIT_IN_FLIGHT, UNIT_CACHED, UNIT_PINNED, UNIT_ON_GPU };
 enum unit_state store_unit_state(struct store *store, unit_number unit);
 
 /* Changes the size of the pool while running; units in use stay until they are put. */

@@ -112,6 +112,39 @@ hypura_status usage_prepare(struct store *store, const char *path, hypura_error 
     return HYPURA_OK;
 }
 
+uint64_t *store_usage_read(const struct model *model, const char *path)
+{
+    struct usage usage = {.first = NO_UNIT};
+    uint32_t units = model_unit_count(model);
+    uint64_t *uses = NULL;
+    bool any = false;
+    for (unit_number i = 0; i < units; i++) {
+        if (model_unit(model, i)->kind == UNIT_EXPERT) {
+            usage.first = MIN(usage.first, i);
+            usage.count = i - usage.first + 1;
+        }
+    }
+    usage.fingerprint = hash_units(model, unit_of_model, units);
+    if (usage.count == 0 || ALLOCATE(&usage.rates, usage.count, "expert usage", NULL) ||
+        string_copy(&usage.path, path, NULL) || ALLOCATE(&uses, units, "expert usage", NULL)) {
+        memory_free(usage.rates);
+        memory_free(usage.path);
+        return NULL;
+    }
+    load(&usage);
+    for (uint32_t i = 0; i < usage.count; i++) {
+        uses[usage.first + i] = usage.rates[i];
+        any |= usage.rates[i] != 0;
+    }
+    memory_free(usage.rates);
+    memory_free(usage.path);
+    if (!any) {
+        memory_free(uses);
+        uses = NULL;
+    }
+    return uses;
+}
+
 struct rated {
     unit_number unit;
     uint16_t rate;

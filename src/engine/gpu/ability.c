@@ -1,0 +1,172 @@
+/* Which layers the GPU can compute, and what that takes there besides weights. */
+#include "engine/gpu/pass.h"
+
+static bool is_vector(enum tensor_role role)
+{
+    switch (role) {
+    case ROLE_ATTENTION_NORM:
+    case ROLE_ATTENTION_QKV_BIAS:
+    case ROLE_ATTENTION_Q_BIAS:
+    case ROLE_ATTENTION_K_BIAS:
+    case ROLE_ATTENTION_V_BIAS:
+    case ROLE_ATTENTION_Q_NORM:
+    case ROLE_ATTENTION_K_NORM:
+    case ROLE_ATTENTION_SINKS:
+    case ROLE_ATTENTION_OUTPUT_BIAS:
+    case ROLE_ATTENTION_POST_NORM:
+    case ROLE_FFN_NORM:
+    case ROLE_ROUTER_BIAS:
+    case ROLE_ROUTER_SELECTION_BIAS:
+    case ROLE_FFN_GATE_BIAS:
+    case ROLE_FFN_UP_BIAS:
+    case ROLE_FFN_DOWN_BIAS:
+    case ROLE_EXPERT_SCALE:
+    case ROLE_EXPERT_GATE_BIAS:
+    case ROLE_EXPERT_UP_BIAS:
+    case ROLE_EXPERT_DOWN_BIAS:
+    case ROLE_FFN_POST_NORM:
+    case ROLE_LAYER_SCALE:
+    case ROLE_OUTPUT_NORM:
+    case ROLE_OUTPUT_BIAS:
+        return true;
+    default:
+        return false;
+    }
+}
+
+static bool is_matrix(enum tensor_role role)
+{
+    switch (role) {
+    case ROLE_ATTENTION_QKV:
+    case ROLE_ATTENTION_Q:
+    case ROLE_ATTENTION_K:
+    case ROLE_ATTENTION_V:
+    case ROLE_ATTENTION_OUTPUT:
+    case ROLE_ROUTER:
+    case ROLE_FFN_GATE:
+    case ROLE_FFN_UP:
+    case ROLE_FFN_DOWN:
+    case ROLE_SHARED_ROUTER:
+    case ROLE_SHARED_GATE:
+    case ROLE_SHARED_UP:
+    case ROLE_SHARED_DOWN:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* Whether a tensor can be used where it is for what it is. A role of neither kind is a mechanism that is not there. */
+static bool can_use(const struct gpu *gpu, const struct model *model, unit_number unit, enum tensor_role role)
+{
+    if (unit == NO_UNIT)
+        return true;
+    const struct gguf_tensor *tensor = model_unit(model, unit)->slices[0].tensor;
+    if (tensor->bytes > gpu_get_info(gpu)->max_allocation)
+        return false;
+    return is_vector(role) ? tensor->type == TENSOR_F32 : is_matrix(role) && gpu_supports(gpu, tensor->type);
+}
+
+/* Parts of a matrix begin at rows: those must be as well placed as a matrix of their own. */
+static bool can_split(const struct model *model, unit_number unit, uint64_t rows)
+{
+    uint64_t row_bytes = 0;
+    const struct gguf_tensor *tensor = model_unit(model, unit)->slices[0].tensor;
+    return tensor_row_bytes(tensor->type, tensor->dimensions[0], &row_bytes) && rows * row_bytes % GPU_ALIGNMENT == 0;
+}
+
+static bool can_attend(const struct geometry *geometry, uint32_t number, enum tensor_type kv_type)
+{
+    const struct model *model = geometry->model;
+    const struct model_layer *layer = model_layer(model, number);
+    uint64_t queries = (uint64_t)layer->heads * layer->key_size, keys = (uint64_t)layer->kv_heads * layer->key_size;
+    if (layer->kind != LAYER_ATTENTION || layer->kv_source != number)
+        return false;
+    for (uint32_t i = number + 1; i < model_parameters(model)->layers; i++)
+        if (model_layer(model, i)->kv_source == number)
+            return false; /* on the CPU, perhaps */
+    if (layer->tensors[ROLE_ATTENTION_QKV] != NO_UNIT &&
+        (!can_split(model, layer->tensors[ROLE_ATTENTION_QKV], queries) ||
+         !can_split(model, layer->tensors[ROLE_ATTENTION_QKV], keys)))
+        return false;
+    if (layer->tensors[ROLE_ATTENTION_QKV] == NO_UNIT && layer->tensors[ROLE_ATTENTION_V] == NO_UNIT)
+        return false; /* values are the keys */
+    return gpu_attention_supports(kv_type, layer->key_size, layer->value_size) &&
+           !(model_architecture(model)->flags & ARCHITECTURE_QUERY_GATED);
+}
+
+static bool can_choose(const struct model *model, const struct model_layer *layer)
+{
+    const struct model_parameters *p = model_parameters(model);
+    if (!layer->moe)
+        return true;
+    /* A dense feed forward beside the experts, or norms and a router input of their own (Gemma 4). */
+    return layer->tensors[ROLE_FFN_UP] == NO_UNIT && layer->tensors[ROLE_ROUTER] != NO_UNIT &&
+           (p->shared_feed_forward == 0 || layer->tensors[ROLE_SHARED_GATE] != NO_UNIT);
+}
+
+static bool can_run_experts(const struct gpu *gpu, const struct model *model, const struct model_layer *layer)
+{
+    if (!layer->moe)
+        return true;
+    const struct model_parameters *p = model_parameters(model);
+    const struct unit *unit = model_unit(model, layer->first_expert);
+    for (uint32_t i = 0; i < unit->slice_count; i++) {
+        uint64_t row_bytes = 0;
+        enum tensor_type type = unit->slices[i].tensor->type;
+        if (!gpu_supports(gpu, type))
+            return false;
+        if (unit->slices[i].role == ROLE_EXPERT_GATE_UP && (!tensor_row_bytes(type, p->embedding, &row_bytes) ||
+                                                            row_bytes * p->expert_feed_forward % GPU_ALIGNMENT != 0))
+            return false;
+    }
+    return true;
+}
+
+static enum gpu_ability ability_of(const struct geometry *geometry, const struct gpu *gpu, uint32_t number,
+                                   enum tensor_type kv_type)
+{
+    const struct model_layer *layer = model_layer(geometry->model, number);
+    if (!can_attend(geometry, number, kv_type) || !can_choose(geometry->model, layer))
+        return GPU_CANNOT;
+    for (int role = 0; role < ROLE_COUNT; role++)
+        if (!can_use(gpu, geometry->model, layer->tensors[role], (enum tensor_role)role))
+            return GPU_CANNOT;
+    return can_run_experts(gpu, geometry->model, layer) ? GPU_CAN : GPU_CAN_BUT_EXPERTS;
+}
+
+static bool can_output(const struct gpu *gpu, const struct model *model)
+{
+    unit_number unit = model_tensor(model, ROLE_OUTPUT);
+    if (unit == NO_UNIT)
+        unit = model_tensor(model, ROLE_TOKEN_EMBEDDING);
+    return can_use(gpu, model, unit, ROLE_FFN_UP) &&
+           can_use(gpu, model, model_tensor(model, ROLE_OUTPUT_NORM), ROLE_OUTPUT_NORM) &&
+           can_use(gpu, model, model_tensor(model, ROLE_OUTPUT_NORM_BIAS), ROLE_OUTPUT_NORM_BIAS) &&
+           can_use(gpu, model, model_tensor(model, ROLE_OUTPUT_BIAS), ROLE_OUTPUT_BIAS);
+}
+
+static uint64_t kv_bytes(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
+                         enum tensor_type kv_type)
+{
+    return kv_layer_bytes(context, layer, positions, sequences, kv_type);
+}
+
+static uint64_t wanted_scratch(const void *context, uint32_t chunk, uint32_t positions)
+{
+    return gpu_pass_scratch_bytes(context, chunk, positions);
+}
+
+void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const struct geometry *geometry,
+                      struct gpu *gpu, enum tensor_type kv_type)
+{
+    for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++)
+        abilities[i] = (uint8_t)ability_of(geometry, gpu, i, kv_type);
+    out->max_allocation = gpu_get_info(gpu)->max_allocation;
+    out->layers = abilities;
+    out->output = can_output(gpu, geometry->model);
+    out->kv_type = kv_type;
+    out->kv_bytes = kv_bytes;
+    out->scratch_bytes = wanted_scratch;
+    out->context = geometry;
+}

@@ -1,0 +1,211 @@
+#include "engine/gpu/pass.h"
+
+#include <string.h>
+
+/* ---- commands ------------------------------------------------------------------------------------------------------
+ */
+
+static void choose(struct engine *engine, const struct model_layer *layer)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct gpu_matmul jobs[2] = {{.weights = pass_matrix(engine, layer->tensors[ROLE_ROUTER]),
+                                  .in = pass_input(engine, layer->tensors[ROLE_FFN_NORM]),
+                                  .out = pass->router,
+                                  .bias = pass_vector(engine, layer->tensors[ROLE_ROUTER_BIAS]),
+                                  .tokens = (uint32_t)engine->rows,
+                                  .in_stride = p->embedding,
+                                  .out_stride = p->experts}};
+    bool weighed = layer->tensors[ROLE_SHARED_ROUTER] != NO_UNIT;
+    if (weighed) {
+        jobs[1] = jobs[0];
+        jobs[1].weights = pass_matrix(engine, layer->tensors[ROLE_SHARED_ROUTER]);
+        jobs[1].bias = (struct gpu_range){0};
+        jobs[1].out = pass->shared_gates;
+        jobs[1].out_stride = 1;
+    }
+    gpu_matmul(pass->gpu, jobs, weighed ? 2 : 1);
+    gpu_barrier(pass->gpu);
+    struct gpu_router router = {.logits = pass->router,
+                                .selection_bias = pass_vector(engine, layer->tensors[ROLE_ROUTER_SELECTION_BIAS]),
+                                .expert_scales = pass_vector(engine, layer->tensors[ROLE_EXPERT_SCALE]),
+                                .ids = pass->chosen,
+                                .weights = pass->weights,
+                                .rows = (uint32_t)engine->rows,
+                                .experts = p->experts,
+                                .used = p->experts_used,
+                                .groups = p->expert_groups,
+                                .groups_used = p->expert_groups_used,
+                                .gate = (int)p->router_gate,
+                                .normalise = p->router_normalise,
+                                .scale = p->router_scale};
+    gpu_router(pass->gpu, &router);
+    gpu_barrier(pass->gpu);
+}
+
+static struct gpu_expert_matmul expert_job(const struct engine *engine, const struct model_layer *layer,
+                                           const struct store_slots *slots, uint32_t slice, uint32_t columns,
+                                           uint32_t rows)
+{
+    const struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    enum tensor_type type = model_unit(engine->model, layer->first_expert)->slices[slice].tensor->type;
+    struct matrix matrix = matrix_at(NULL, type, columns, rows);
+    return (struct gpu_expert_matmul){.weights = {.data = slots->slices[slice],
+                                                  .type = type,
+                                                  .rows = rows,
+                                                  .columns = columns,
+                                                  .row_bytes = matrix.row_bytes},
+                                      .slot_stride = slots->strides[slice],
+                                      .slots = slots->table,
+                                      .ids = pass->chosen,
+                                      .experts = p->experts,
+                                      .used = p->experts_used,
+                                      .tokens = (uint32_t)engine->rows};
+}
+
+static void run_experts(struct engine *engine, uint32_t number)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_layer *layer = model_layer(engine->model, number);
+    const struct model_parameters *p = model_parameters(engine->model);
+    const struct store_slots *slots = &pass->slots[number];
+    const struct unit *unit = model_unit(engine->model, layer->first_expert);
+    uint32_t rows = (uint32_t)engine->rows, inner = p->expert_feed_forward, down = unit->slice_count - 1;
+    bool fused = unit->slices[0].role == ROLE_EXPERT_GATE_UP;
+    if (slots->count == 0)
+        return;
+    struct gpu_expert_matmul jobs[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        jobs[i] = expert_job(engine, layer, slots, fused ? 0 : i, p->embedding, inner);
+        jobs[i].in = pass_input(engine, layer->tensors[ROLE_FFN_NORM]);
+        jobs[i].out = i == 0 ? pass->gate : pass->up;
+        jobs[i].bias = pass_vector(engine, layer->tensors[i == 0 ? ROLE_EXPERT_GATE_BIAS : ROLE_EXPERT_UP_BIAS]);
+    }
+    if (fused)
+        jobs[1].weights.data.offset += inner * jobs[1].weights.row_bytes;
+    gpu_expert_matmul(pass->gpu, jobs, 2);
+    gpu_barrier(pass->gpu);
+    gpu_glu(pass->gpu, feed_forward_glu(engine->model), pass->gate, pass->gate, pass->up, rows * p->experts_used, inner,
+            inner, inner, OAI_ALPHA, OAI_LIMIT);
+    gpu_barrier(pass->gpu);
+    struct gpu_expert_matmul job = expert_job(engine, layer, slots, down, inner, p->embedding);
+    job.in = pass->gate;
+    job.out = pass->expert_out;
+    job.bias = pass_vector(engine, layer->tensors[ROLE_EXPERT_DOWN_BIAS]);
+    job.per_choice = true;
+    gpu_expert_matmul(pass->gpu, &job, 1);
+    gpu_barrier(pass->gpu);
+}
+
+/* What the CPU needs for its share. */
+static void read_back(struct engine *engine, const struct model_layer *layer)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    uint64_t choices = engine->rows * (uint64_t)p->experts_used;
+    gpu_copy(pass->gpu, pass->back_parts.chosen.range, pass->chosen, choices * sizeof(uint32_t));
+    gpu_copy(pass->gpu, pass->back_parts.weights.range, pass->weights, choices * sizeof(float));
+    gpu_copy(pass->gpu, pass->back_parts.normed.range, pass_input(engine, layer->tensors[ROLE_FFN_NORM]),
+             engine->rows * p->embedding * sizeof(float));
+}
+
+hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number next_norm, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_layer *layer = model_layer(engine->model, number);
+    const struct model_parameters *p = model_parameters(engine->model);
+    bool divided = pass->slots[number].count < p->experts;
+    choose(engine, layer);
+    uint64_t value = 0;
+    if (divided || engine->trace) {
+        read_back(engine, layer);
+        TRY(pass_send(pass, error));
+        gpu_ticket routed = pass->last;
+        /* The layer before this one has its turn now that there is work for the device. */
+        pass_record(pass);
+        value = ++pass->signals;
+        if (p->shared_feed_forward)
+            pass_dense(engine, layer, ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, p->shared_feed_forward,
+                       pass->shared_out);
+        gpu_barrier(pass->gpu);
+        run_experts(engine, number);
+        TRY(pass_send(pass, error));
+        TRY(pass_host_share(engine, error));
+        pass->host_share.waiting = true;
+        pass->host_share.layer = number;
+        pass->host_share.routed = routed;
+        pass->host_share.value = value;
+        pass_record(pass);
+        pass->wait_value = value;
+    } else {
+        if (p->shared_feed_forward)
+            pass_dense(engine, layer, ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, p->shared_feed_forward,
+                       pass->shared_out);
+        gpu_barrier(pass->gpu);
+        run_experts(engine, number);
+    }
+    struct gpu_mix mix = {.device_rows = pass->expert_out,
+                          .host_rows = divided ? pass->up_parts.expert_rows.range : (struct gpu_range){0},
+                          .ids = pass->chosen,
+                          .weights = pass->weights,
+                          .slots = pass->slots[number].table,
+                          .shared = p->shared_feed_forward ? pass->shared_out : (struct gpu_range){0},
+                          .rows = (uint32_t)engine->rows,
+                          .used = p->experts_used,
+                          .columns = p->embedding};
+    if (layer->tensors[ROLE_SHARED_ROUTER] != NO_UNIT)
+        mix.shared_gates = pass->shared_gates;
+    pass_add_branch(engine, layer->tensors[ROLE_FFN_POST_NORM], layer->tensors[ROLE_LAYER_SCALE], next_norm, &mix);
+    return HYPURA_OK;
+}
+
+/* ---- the CPU's share ------------------------------------------------------------------------------------------------
+ */
+
+static bool any_in_memory(const struct engine *engine, const struct model_layer *layer, size_t choices)
+{
+    for (size_t i = 0; i < choices; i++)
+        if (!store_on_gpu(engine->store, layer->first_expert + engine->scratch.chosen[i]))
+            return true;
+    return false;
+}
+
+static hypura_status compute_share(struct engine *engine, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    uint32_t number = pass->host_share.layer;
+    const struct model_layer *layer = model_layer(engine->model, number);
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    size_t choices = engine->rows * p->experts_used, width = p->embedding;
+    TRY(gpu_wait(pass->gpu, pass->host_share.routed, error));
+    memcpy(s->chosen, pass->back_parts.chosen.host, choices * sizeof *s->chosen);
+    memcpy(s->chosen_weights, pass->back_parts.weights.host, choices * sizeof *s->chosen_weights);
+    for (size_t i = 0; i < choices; i++)
+        if (s->chosen[i] >= p->experts)
+            return error_set(error, HYPURA_ERROR_DEVICE, "the GPU chose expert %u of %u in layer %u", s->chosen[i],
+                             p->experts, number);
+    if (engine->trace)
+        TRY(trace_writer_layer(engine->trace, number, s->chosen, error));
+    if (!any_in_memory(engine, layer, choices))
+        return HYPURA_OK;
+    memcpy(s->normed, pass->back_parts.normed.host, engine->rows * width * sizeof *s->normed);
+    activation_set(s->input, s->normed, engine->rows, width, width);
+    TRY(run_chosen_experts(engine, number, error));
+    float *rows = pass->up_parts.expert_rows.host;
+    for (size_t i = 0; i < choices; i++)
+        if (!store_on_gpu(engine->store, layer->first_expert + s->chosen[i]))
+            memcpy(rows + i * width, s->expert_out + i * width, width * sizeof *rows);
+    return HYPURA_OK;
+}
+
+hypura_status pass_host_share(struct engine *engine, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    if (!pass->host_share.waiting)
+        return HYPURA_OK;
+    TRY(compute_share(engine, error));
+    pass->host_share.waiting = false;
+    return gpu_signal_host(pass->gpu, pass->host_share.value, error);
+}

@@ -1,0 +1,199 @@
+#include "engine/gpu/pass.h"
+
+static struct gpu_matrix rows_of(const struct gpu_matrix *matrix, uint64_t first, uint64_t rows)
+{
+    struct gpu_matrix part = *matrix;
+    part.data.offset += first * matrix->row_bytes;
+    part.rows = (uint32_t)rows;
+    return part;
+}
+
+static struct gpu_range part_of(struct gpu_range vector, uint64_t first)
+{
+    return vector.buffer ? range_at(vector, first) : vector;
+}
+
+/* Queries, keys and values of all rows: three matrices, or the parts of one. */
+static void project(struct engine *engine, const struct model_layer *layer)
+{
+    struct gpu_pass *pass = engine->pass;
+    const unit_number *tensors = layer->tensors;
+    const uint32_t widths[3] = {layer->heads * layer->key_size, layer->kv_heads * layer->key_size,
+                                layer->kv_heads * layer->value_size};
+    const struct gpu_range outputs[3] = {pass->query, pass->key, pass->value};
+    static const enum tensor_role roles[3] = {ROLE_ATTENTION_Q, ROLE_ATTENTION_K, ROLE_ATTENTION_V};
+    struct gpu_matmul jobs[3] = {0};
+    uint64_t first = 0;
+    for (int i = 0; i < 3; i++) {
+        if (tensors[ROLE_ATTENTION_QKV] != NO_UNIT) {
+            struct gpu_matrix matrix = pass_matrix(engine, tensors[ROLE_ATTENTION_QKV]);
+            jobs[i].weights = rows_of(&matrix, first, widths[i]);
+            jobs[i].bias = part_of(pass_vector(engine, tensors[ROLE_ATTENTION_QKV_BIAS]), first);
+        } else {
+            jobs[i].weights = pass_matrix(engine, tensors[roles[i]]);
+            jobs[i].bias = pass_vector(engine, tensors[roles[i] + 1]);
+        }
+        jobs[i].in = pass_input(engine, tensors[ROLE_ATTENTION_NORM]);
+        jobs[i].in_stride = jobs[i].weights.columns;
+        jobs[i].out = outputs[i];
+        jobs[i].out_stride = widths[i];
+        jobs[i].tokens = (uint32_t)engine->rows;
+        first += widths[i];
+    }
+    gpu_matmul(pass->gpu, jobs, 3);
+    gpu_barrier(pass->gpu);
+}
+
+/* A norm over all heads as one row (OLMoE) is a norm of rows; true when it was one. */
+static bool norm_whole_rows(struct engine *engine, struct gpu_range values, unit_number weight, uint32_t width,
+                            uint32_t head)
+{
+    if (weight == NO_UNIT)
+        return false;
+    uint64_t length = model_unit(engine->model, weight)->slices[0].tensor->dimensions[0];
+    if (length == head || length != width)
+        return false;
+    gpu_rms_norm(engine->pass->gpu, values, values, pass_vector(engine, weight), (uint32_t)engine->rows, width,
+                 model_parameters(engine->model)->norm_epsilon);
+    return true;
+}
+
+/* Where the sequences of the batch are in the cache of a layer. */
+static void find_sequences(const struct engine *engine, uint32_t number, struct gpu_sequence *out)
+{
+    const struct kv_layer *kv = &engine->kv.layers[number];
+    const struct scratch *s = &engine->scratch;
+    uint64_t values = (uint64_t)engine->kv.sequences * kv->heads * kv->key_head_bytes;
+    for (uint32_t i = 0; i < engine->span_count; i++)
+        out[i] =
+            (struct gpu_sequence){.first_row = s->spans[i].first_row,
+                                  .rows = s->spans[i].rows,
+                                  .first_position = s->positions[s->spans[i].first_row],
+                                  .capacity = (uint32_t)kv->capacity,
+                                  .keys = (uint64_t)s->spans[i].sequence * kv->heads * kv->key_head_bytes,
+                                  .values = values + (uint64_t)s->spans[i].sequence * kv->heads * kv->value_head_bytes};
+}
+
+void pass_attention(struct engine *engine, uint32_t number)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_layer *layer = model_layer(engine->model, number);
+    const struct model_parameters *p = model_parameters(engine->model);
+    const struct kv_layer *kv = &engine->kv.layers[number];
+    struct gpu_range cache = {pass->caches[number], 0};
+    const struct gpu_sequence *sequences = engine->scratch.device_sequences;
+    find_sequences(engine, number, engine->scratch.device_sequences);
+    project(engine, layer);
+
+    uint32_t queries = layer->heads * layer->key_size, keys = layer->kv_heads * layer->key_size;
+    unit_number query_norm = layer->tensors[ROLE_ATTENTION_Q_NORM], key_norm = layer->tensors[ROLE_ATTENTION_K_NORM];
+    bool whole = norm_whole_rows(engine, pass->query, query_norm, queries, layer->key_size);
+    whole = norm_whole_rows(engine, pass->key, key_norm, keys, layer->key_size) || whole;
+    if (whole)
+        gpu_barrier(pass->gpu);
+    struct gpu_heads heads = {
+        .query = pass->query,
+        .key = pass->key,
+        .value = pass->value,
+        .query_norm = pass_vector(engine, whole ? NO_UNIT : query_norm),
+        .key_norm = pass_vector(engine, whole ? NO_UNIT : key_norm),
+        .query_scales = p->attention_temperature_scale != 0.0f ? pass->scales : (struct gpu_range){0},
+        .table = layer->rope ? pass->rope[layer->rope_local] : (struct gpu_range){0},
+        .out = pass->query,
+        .cache = cache,
+        .query_stride = queries,
+        .query_head_stride = layer->key_size,
+        .key_stride = keys,
+        .value_stride = layer->kv_heads * layer->value_size,
+        .value_norm = model_architecture(engine->model)->flags & ARCHITECTURE_VALUE_NORM,
+        .norm_after_rope = model_architecture(engine->model)->flags & ARCHITECTURE_QK_NORM_AFTER_ROPE,
+        .epsilon = p->norm_epsilon,
+        .layout = model_architecture(engine->model)->rope == ROPE_STYLE_NORMAL ? ROPE_NORMAL : ROPE_NEOX,
+        .rotary = layer->rope_local ? p->rotary_local : p->rotary,
+        .rows = (uint32_t)engine->rows,
+        .heads = layer->heads,
+        .kv_heads = layer->kv_heads,
+        .key_size = layer->key_size,
+        .value_size = layer->value_size,
+        .type = engine->kv.type,
+        .key_position_bytes = (uint32_t)kv->key_position_bytes,
+        .value_position_bytes = (uint32_t)kv->value_position_bytes,
+        .sequences = sequences,
+        .sequence_count = engine->span_count};
+    gpu_heads(pass->gpu, &heads);
+    gpu_barrier(pass->gpu);
+
+    struct gpu_attention attention = {.query = pass->query,
+                                      .out = pass->attended,
+                                      .cache = cache,
+                                      .sinks = pass_vector(engine, layer->tensors[ROLE_ATTENTION_SINKS]),
+                                      .scratch = pass->attention,
+                                      .rows = (uint32_t)engine->rows,
+                                      .heads = layer->heads,
+                                      .kv_heads = layer->kv_heads,
+                                      .key_size = layer->key_size,
+                                      .value_size = layer->value_size,
+                                      .type = engine->kv.type,
+                                      .key_position_bytes = heads.key_position_bytes,
+                                      .value_position_bytes = heads.value_position_bytes,
+                                      .scale = p->attention_scale,
+                                      .soft_cap = p->attention_soft_cap,
+                                      .window = layer->window,
+                                      .sequences = sequences,
+                                      .sequence_count = engine->span_count};
+    gpu_attention(pass->gpu, &attention);
+    gpu_barrier(pass->gpu);
+
+    struct gpu_matmul output = {.weights = pass_matrix(engine, layer->tensors[ROLE_ATTENTION_OUTPUT]),
+                                .in = pass->attended,
+                                .out = pass->branch,
+                                .bias = pass_vector(engine, layer->tensors[ROLE_ATTENTION_OUTPUT_BIAS]),
+                                .tokens = (uint32_t)engine->rows,
+                                .in_stride = layer->heads * layer->value_size,
+                                .out_stride = p->embedding};
+    gpu_matmul(pass->gpu, &output, 1);
+    gpu_barrier(pass->gpu);
+}
+
+void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
+                enum tensor_role down, size_t width, struct gpu_range out)
+{
+    struct gpu_pass *pass = engine->pass;
+    const unit_number *tensors = layer->tensors;
+    uint32_t rows = (uint32_t)engine->rows, inner = (uint32_t)width;
+    bool dense = up == ROLE_FFN_UP; /* only dense layers have biases here */
+    struct gpu_matmul jobs[2] = {0};
+    if (tensors[gate] != NO_UNIT) {
+        jobs[0].weights = pass_matrix(engine, tensors[gate]);
+        jobs[1].weights = pass_matrix(engine, tensors[up]);
+        jobs[0].bias = pass_vector(engine, dense ? tensors[ROLE_FFN_GATE_BIAS] : NO_UNIT);
+        jobs[1].bias = pass_vector(engine, dense ? tensors[ROLE_FFN_UP_BIAS] : NO_UNIT);
+    } else {
+        struct gpu_matrix both = pass_matrix(engine, tensors[up]);
+        struct gpu_range bias = pass_vector(engine, dense ? tensors[ROLE_FFN_UP_BIAS] : NO_UNIT);
+        for (uint32_t i = 0; i < 2; i++) {
+            jobs[i].weights = rows_of(&both, (uint64_t)i * inner, inner);
+            jobs[i].bias = part_of(bias, (uint64_t)i * inner);
+        }
+    }
+    for (int i = 0; i < 2; i++) {
+        jobs[i].in = pass_input(engine, tensors[ROLE_FFN_NORM]);
+        jobs[i].in_stride = jobs[i].weights.columns;
+        jobs[i].out = i == 0 ? pass->gate : pass->up;
+        jobs[i].out_stride = inner;
+        jobs[i].tokens = rows;
+    }
+    gpu_matmul(pass->gpu, jobs, 2);
+    gpu_barrier(pass->gpu);
+    gpu_glu(pass->gpu, feed_forward_glu(engine->model), pass->gate, pass->gate, pass->up, rows, inner, inner, inner,
+            OAI_ALPHA, OAI_LIMIT);
+    gpu_barrier(pass->gpu);
+    struct gpu_matmul job = {.weights = pass_matrix(engine, tensors[down]),
+                             .in = pass->gate,
+                             .out = out,
+                             .bias = pass_vector(engine, dense ? tensors[ROLE_FFN_DOWN_BIAS] : NO_UNIT),
+                             .tokens = rows,
+                             .in_stride = inner,
+                             .out_stride = model_parameters(engine->model)->embedding};
+    gpu_matmul(pass->gpu, &job, 1);
+}

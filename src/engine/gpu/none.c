@@ -1,0 +1,85 @@
+/* In place of the other files of this folder where the build has no GPU. */
+#include "engine/gpu/pass.h"
+
+void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const struct geometry *geometry,
+                      struct gpu *gpu, enum tensor_type kv_type)
+{
+    (void)out, (void)abilities, (void)geometry, (void)gpu, (void)kv_type;
+}
+
+hypura_status gpu_pass_open(struct engine *engine, struct gpu *gpu, hypura_error *error)
+{
+    (void)engine, (void)gpu;
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
+}
+
+void gpu_pass_close(struct engine *engine)
+{
+    (void)engine;
+}
+
+bool gpu_pass_has(const struct engine *engine, uint32_t layer)
+{
+    (void)engine, (void)layer;
+    return false;
+}
+
+void gpu_pass_begin(struct engine *engine)
+{
+    (void)engine;
+}
+
+void gpu_pass_abandon(struct engine *engine)
+{
+    (void)engine;
+}
+
+hypura_status gpu_pass_embed(struct engine *engine, const int32_t *tokens, bool *done, hypura_error *error)
+{
+    (void)engine, (void)tokens, (void)error;
+    *done = false;
+    return HYPURA_OK;
+}
+
+hypura_status gpu_pass_layer(struct engine *engine, uint32_t layer, hypura_error *error)
+{
+    (void)engine, (void)layer;
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
+}
+
+hypura_status gpu_pass_to_host(struct engine *engine, hypura_error *error)
+{
+    (void)engine, (void)error;
+    return HYPURA_OK;
+}
+
+hypura_status gpu_pass_output(struct engine *engine, const struct engine_batch *batch, bool *done, hypura_error *error)
+{
+    (void)engine, (void)batch, (void)error;
+    *done = false;
+    return HYPURA_OK;
+}
+
+const float *gpu_pass_logits(const struct engine *engine)
+{
+    (void)engine;
+    return NULL;
+}
+
+const float *gpu_pass_hidden(const struct engine *engine)
+{
+    (void)engine;
+    return NULL;
+}
+
+const float *gpu_pass_host_vector(const struct engine *engine, unit_number unit)
+{
+    (void)engine, (void)unit;
+    return NULL;
+}
+
+uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
+{
+    (void)geometry, (void)chunk, (void)positions;
+    return 0;
+}

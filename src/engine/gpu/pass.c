@@ -1,0 +1,511 @@
+#include "engine/gpu/pass.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Layers that one batch of commands holds at most: the device starts on it while the next is recorded. */
+#define LAYERS_A_BATCH 4u
+
+/* ---- buffers ----------------------------------------------------------------------------------------------------- */
+
+struct layout {
+    uint64_t scratch, upload, readback;
+};
+
+static struct gpu_range cut(struct gpu_buffer *buffer, uint64_t *used, uint64_t bytes)
+{
+    struct gpu_range range = {buffer, *used};
+    *used += align_up(MAX(bytes, (uint64_t)1), GPU_ALIGNMENT);
+    return range;
+}
+
+static struct shared_part cut_shared(struct gpu_buffer *buffer, uint64_t *used, uint64_t bytes)
+{
+    struct shared_part part = {.range = cut(buffer, used, bytes)};
+    if (buffer)
+        part.host = (uint8_t *)gpu_buffer_mapped(buffer) + part.range.offset;
+    return part;
+}
+
+/* Without buffers only the sizes count. */
+static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk, uint32_t positions)
+{
+    const struct model_parameters *p = model_parameters(g->model);
+    struct layout used = {0};
+    uint64_t c = chunk, e = p->embedding, f = sizeof(float), choices = c * p->experts_used;
+    uint32_t heads = 1;
+    size_t value = 1;
+    for (uint32_t i = 0; i < p->layers; i++) {
+        heads = MAX(heads, model_layer(g->model, i)->heads);
+        value = MAX(value, (size_t)model_layer(g->model, i)->value_size);
+    }
+    struct gpu_buffer *s = pass->scratch, *u = pass->upload, *b = pass->readback;
+    pass->hidden = cut(s, &used.scratch, c * e * f);
+    pass->normed = cut(s, &used.scratch, c * e * f);
+    pass->branch = cut(s, &used.scratch, c * e * f);
+    pass->query = cut(s, &used.scratch, c * g->query * f);
+    pass->key = cut(s, &used.scratch, c * g->key * f);
+    pass->value = cut(s, &used.scratch, c * g->value * f);
+    pass->attended = cut(s, &used.scratch, c * g->attended * f);
+    pass->attention = cut(s, &used.scratch, gpu_attention_scratch_bytes(chunk, heads, (uint32_t)value, positions));
+    uint64_t inner = MAX(c * g->feed_forward, choices * p->expert_feed_forward);
+    pass->gate = cut(s, &used.scratch, inner * f);
+    pass->up = cut(s, &used.scratch, inner * f);
+    pass->picked = cut(s, &used.scratch, g->logits_rows * e * f);
+    pass->logits = cut(s, &used.scratch, (uint64_t)g->logits_rows * p->vocabulary * f);
+    pass->tokens = cut(s, &used.scratch, c * f);
+    pass->rope[0] = cut(s, &used.scratch, c * p->rotary * f);
+    pass->rope[1] = cut(s, &used.scratch, c * p->rotary_local * f);
+    pass->scales = cut(s, &used.scratch, c * f);
+    if (p->experts) {
+        pass->router = cut(s, &used.scratch, c * p->experts * f);
+        pass->chosen = cut(s, &used.scratch, choices * f);
+        pass->weights = cut(s, &used.scratch, choices * f);
+        pass->expert_out = cut(s, &used.scratch, choices * e * f);
+        pass->shared_out = cut(s, &used.scratch, c * e * f);
+        pass->shared_gates = cut(s, &used.scratch, c * f);
+        pass->up_parts.expert_rows = cut_shared(u, &used.upload, choices * e * f);
+        pass->back_parts.normed = cut_shared(b, &used.readback, c * e * f);
+        pass->back_parts.chosen = cut_shared(b, &used.readback, choices * f);
+        pass->back_parts.weights = cut_shared(b, &used.readback, choices * f);
+    }
+    pass->up_parts.hidden = cut_shared(u, &used.upload, c * e * f);
+    pass->up_parts.tokens = cut_shared(u, &used.upload, c * f);
+    pass->up_parts.rope[0] = cut_shared(u, &used.upload, c * p->rotary * f);
+    pass->up_parts.rope[1] = cut_shared(u, &used.upload, c * p->rotary_local * f);
+    pass->up_parts.scales = cut_shared(u, &used.upload, c * f);
+    pass->back_parts.hidden = cut_shared(b, &used.readback, c * e * f);
+    pass->back_parts.logits = cut_shared(b, &used.readback, (uint64_t)g->logits_rows * p->vocabulary * f);
+    return used;
+}
+
+uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
+{
+    struct gpu_pass pass = {0};
+    struct layout used = lay_out(&pass, geometry, chunk, positions);
+    /* Memory that the host sees may be the device's too. */
+    return used.scratch + used.upload + used.readback;
+}
+
+static hypura_status make_buffers(struct engine *engine, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct plan *plan = engine->plan;
+    struct layout sizes = lay_out(pass, &engine->geometry, plan->chunk, plan->positions);
+    TRY(gpu_buffer_create(pass->gpu, &pass->scratch, sizes.scratch, GPU_DEVICE, error));
+    TRY(gpu_buffer_create(pass->gpu, &pass->upload, sizes.upload, GPU_UPLOAD, error));
+    TRY(gpu_buffer_create(pass->gpu, &pass->readback, sizes.readback, GPU_READBACK, error));
+    lay_out(pass, &engine->geometry, plan->chunk, plan->positions);
+    TRY(ALLOCATE(&pass->caches, engine->kv.layer_count, "table of caches", error));
+    for (uint32_t i = 0; i < engine->kv.layer_count; i++) {
+        uint64_t bytes =
+            kv_layer_bytes(&engine->geometry, i, plan->positions, engine->geometry.sequences, engine->kv.type);
+        if (pass->plan->layers[i])
+            TRY(gpu_buffer_create(pass->gpu, &pass->caches[i], bytes, GPU_DEVICE, error));
+    }
+    return HYPURA_OK;
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------------------
+ */
+
+/* Biases of experts: the CPU needs them for those that are in RAM. */
+static hypura_status copy_vector(struct engine *engine, unit_number unit, hypura_error *error)
+{
+    if (unit == NO_UNIT)
+        return HYPURA_OK;
+    const struct unit *what = model_unit(engine->model, unit);
+    float **out = &engine->pass->host_vectors[unit];
+    TRY(ALLOCATE(out, (size_t)(what->bytes / sizeof **out), "biases of experts", error));
+    return store_read(engine->store, unit, 0, what->bytes, *out, error);
+}
+
+static hypura_status find_units(struct engine *engine, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    uint32_t count = model_unit_count(engine->model), layers = model_parameters(engine->model)->layers;
+    TRY(ALLOCATE(&pass->units, count, "table of units on the GPU", error));
+    TRY(ALLOCATE(&pass->host_vectors, count, "table of units on the GPU", error));
+    TRY(ALLOCATE(&pass->slots, layers, "table of experts on the GPU", error));
+    for (unit_number u = 0; u < count; u++) {
+        struct store_view view;
+        if (!pass->plan->units[u] || model_unit(engine->model, u)->kind == UNIT_EXPERT)
+            continue;
+        TRY(store_get(engine->store, u, &view, error));
+        pass->units[u] = view.ranges[0];
+        store_put(engine->store, u);
+    }
+    for (uint32_t i = 0; i < layers; i++) {
+        const struct model_layer *layer = model_layer(engine->model, i);
+        store_slots(engine->store, i, &pass->slots[i]);
+        if (!pass->plan->layers[i] || !layer->moe || pass->slots[i].count == model_parameters(engine->model)->experts)
+            continue;
+        TRY(copy_vector(engine, layer->tensors[ROLE_EXPERT_GATE_BIAS], error));
+        TRY(copy_vector(engine, layer->tensors[ROLE_EXPERT_UP_BIAS], error));
+        TRY(copy_vector(engine, layer->tensors[ROLE_EXPERT_DOWN_BIAS], error));
+    }
+    return HYPURA_OK;
+}
+
+hypura_status gpu_pass_open(struct engine *engine, struct gpu *gpu, hypura_error *error)
+{
+    TRY(ALLOCATE(&engine->pass, 1, "GPU pass", error));
+    engine->pass->gpu = gpu;
+    engine->pass->plan = engine->plan->gpu;
+    TRY(find_units(engine, error));
+    return make_buffers(engine, error);
+}
+
+void gpu_pass_close(struct engine *engine)
+{
+    struct gpu_pass *pass = engine->pass;
+    if (!pass)
+        return;
+    struct gpu_buffer *buffers[] = {pass->scratch, pass->upload, pass->readback};
+    for (size_t i = 0; i < COUNT_OF(buffers); i++)
+        if (buffers[i])
+            gpu_buffer_destroy(pass->gpu, buffers[i]);
+    for (uint32_t i = 0; pass->caches && i < engine->kv.layer_count; i++)
+        if (pass->caches[i])
+            gpu_buffer_destroy(pass->gpu, pass->caches[i]);
+    for (unit_number u = 0; pass->host_vectors && u < model_unit_count(engine->model); u++)
+        memory_free(pass->host_vectors[u]);
+    memory_free(pass->host_vectors);
+    memory_free(pass->units);
+    memory_free(pass->slots);
+    memory_free(pass->caches);
+    memory_free(pass);
+    engine->pass = NULL;
+}
+
+/* ---- looking things up --------------------------------------------------------------------------------------------
+ */
+
+bool gpu_pass_has(const struct engine *engine, uint32_t layer)
+{
+    return engine->pass && engine->pass->plan->layers[layer];
+}
+
+const float *gpu_pass_host_vector(const struct engine *engine, unit_number unit)
+{
+    return engine->pass ? engine->pass->host_vectors[unit] : NULL;
+}
+
+struct gpu_range range_at(struct gpu_range range, uint64_t floats)
+{
+    range.offset += floats * sizeof(float);
+    return range;
+}
+
+struct gpu_range pass_vector(const struct engine *engine, unit_number unit)
+{
+    return unit == NO_UNIT ? (struct gpu_range){0} : engine->pass->units[unit];
+}
+
+struct gpu_matrix pass_matrix(const struct engine *engine, unit_number unit)
+{
+    const struct gguf_tensor *tensor = model_unit(engine->model, unit)->slices[0].tensor;
+    struct matrix matrix =
+        matrix_at(NULL, tensor->type, tensor->dimensions[0], tensor->dimensions[1] * tensor->dimensions[2]);
+    return (struct gpu_matrix){.data = engine->pass->units[unit],
+                               .type = matrix.type,
+                               .rows = (uint32_t)matrix.rows,
+                               .columns = (uint32_t)matrix.columns,
+                               .row_bytes = matrix.row_bytes};
+}
+
+struct gpu_range pass_input(const struct engine *engine, unit_number norm)
+{
+    return norm == NO_UNIT ? engine->pass->hidden : engine->pass->normed;
+}
+
+unit_number pass_next_norm(const struct engine *engine, uint32_t layer)
+{
+    if (layer + 1 < model_parameters(engine->model)->layers)
+        return gpu_pass_has(engine, layer + 1) ? model_layer(engine->model, layer + 1)->tensors[ROLE_ATTENTION_NORM]
+                                               : NO_UNIT;
+    return engine->pass->plan->output ? model_tensor(engine->model, ROLE_OUTPUT_NORM) : NO_UNIT;
+}
+
+/* ---- batches of commands ------------------------------------------------------------------------------------------
+ */
+
+void pass_record(struct gpu_pass *pass)
+{
+    if (!pass->open)
+        gpu_begin(pass->gpu);
+    pass->open = true;
+}
+
+hypura_status pass_send(struct gpu_pass *pass, hypura_error *error)
+{
+    if (!pass->open)
+        return HYPURA_OK;
+    hypura_status status = gpu_submit(pass->gpu, &pass->last, pass->wait_value, 0, error);
+    pass->open = false;
+    pass->wait_value = 0;
+    pass->recorded = 0;
+    return status;
+}
+
+/* Sends what is open and waits until all is done. */
+static hypura_status finish(struct engine *engine, hypura_error *error)
+{
+    TRY(pass_send(engine->pass, error));
+    TRY(pass_host_share(engine, error));
+    return gpu_wait(engine->pass->gpu, engine->pass->last, error);
+}
+
+void gpu_pass_begin(struct engine *engine)
+{
+    struct gpu_pass *pass = engine->pass;
+    if (!pass)
+        return;
+    pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;
+}
+
+/* Batches that wait for the CPU would wait for ever. */
+void gpu_pass_abandon(struct engine *engine)
+{
+    struct gpu_pass *pass = engine->pass;
+    if (!pass)
+        return;
+    if (pass->open) {
+        /* What was recorded may run at once: nobody reads what it writes. */
+        pass->wait_value = 0;
+        pass_send(pass, NULL);
+    }
+    if (pass->host_share.waiting) {
+        gpu_signal_host(pass->gpu, pass->host_share.value, NULL);
+        pass->host_share.waiting = false;
+    }
+    gpu_wait(pass->gpu, pass->last, NULL);
+}
+
+/* ---- the way there and back ----------------------------------------------------------------------------------------
+ */
+
+/* Sharper attention for far positions: the factors of attention_layer.c. */
+static void fill_scales(const struct engine *engine, float *out)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    for (size_t r = 0; r < engine->rows; r++) {
+        double steps = floor(engine->scratch.positions[r] / (double)p->attention_temperature_floor);
+        out[r] = (float)(log(steps + 1.0) * p->attention_temperature_scale + 1.0);
+    }
+}
+
+static void send_part(struct gpu_pass *pass, struct gpu_range to, const struct shared_part *from, const void *bytes,
+                      size_t count)
+{
+    if (count == 0)
+        return;
+    memcpy(from->host, bytes, count);
+    gpu_copy(pass->gpu, to, from->range, count);
+}
+
+/* What depends on the positions of the batch. */
+static void send_inputs(struct engine *engine)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    const struct scratch *s = &engine->scratch;
+    if (pass->inputs_sent)
+        return;
+    send_part(pass, pass->rope[0], &pass->up_parts.rope[0], s->rope[0], engine->rows * p->rotary * sizeof(float));
+    if (engine->rope_local.half)
+        send_part(pass, pass->rope[1], &pass->up_parts.rope[1], s->rope[1],
+                  engine->rows * p->rotary_local * sizeof(float));
+    if (p->attention_temperature_scale != 0.0f) {
+        fill_scales(engine, pass->up_parts.scales.host);
+        gpu_copy(pass->gpu, pass->scales, pass->up_parts.scales.range, engine->rows * sizeof(float));
+    }
+    pass->inputs_sent = true;
+}
+
+static void norm_hidden(struct engine *engine, unit_number weight)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    if (weight == NO_UNIT)
+        return;
+    gpu_rms_norm(pass->gpu, pass->normed, pass->hidden, pass_vector(engine, weight), (uint32_t)engine->rows,
+                 p->embedding, p->norm_epsilon);
+    gpu_barrier(pass->gpu);
+}
+
+static void to_device(struct engine *engine)
+{
+    struct gpu_pass *pass = engine->pass;
+    size_t bytes = engine->rows * model_parameters(engine->model)->embedding * sizeof(float);
+    pass_record(pass);
+    send_inputs(engine);
+    if (!pass->on_device)
+        send_part(pass, pass->hidden, &pass->up_parts.hidden, engine->scratch.hidden, bytes);
+    gpu_barrier(pass->gpu);
+    pass->on_device = true;
+}
+
+hypura_status gpu_pass_to_host(struct engine *engine, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    if (!pass || !pass->on_device)
+        return HYPURA_OK;
+    size_t bytes = engine->rows * model_parameters(engine->model)->embedding * sizeof(float);
+    pass_record(pass);
+    gpu_copy(pass->gpu, pass->back_parts.hidden.range, pass->hidden, bytes);
+    TRY(finish(engine, error));
+    memcpy(engine->scratch.hidden, pass->back_parts.hidden.host, bytes);
+    pass->on_device = false;
+    return HYPURA_OK;
+}
+
+/* ---- from tokens to logits ----------------------------------------------------------------------------------------
+ */
+
+hypura_status gpu_pass_embed(struct engine *engine, const int32_t *tokens, bool *done, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    unit_number unit = model_tensor(engine->model, ROLE_TOKEN_EMBEDDING);
+    (void)error;
+    *done = false;
+    if (!pass || !pass->plan->units[unit])
+        return HYPURA_OK;
+    struct gpu_matrix matrix = pass_matrix(engine, unit);
+    *done = gpu_embed_supports(matrix.type) && matrix.row_bytes % 4 == 0;
+    if (!*done)
+        return HYPURA_OK;
+    pass_record(pass);
+    send_part(pass, pass->tokens, &pass->up_parts.tokens, tokens, engine->rows * sizeof *tokens);
+    gpu_barrier(pass->gpu);
+    gpu_embed(pass->gpu, &matrix, pass->tokens, pass->hidden, (uint32_t)engine->rows,
+              model_parameters(engine->model)->embedding_scale);
+    gpu_barrier(pass->gpu);
+    pass->on_device = true;
+    return HYPURA_OK;
+}
+
+void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number layer_scale, unit_number next_norm,
+                     const struct gpu_mix *mix)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct gpu_residual residual = {.hidden = pass->hidden,
+                                    .branch = pass->branch,
+                                    .post_norm = pass_vector(engine, post_norm),
+                                    .layer_scale = pass_vector(engine, layer_scale),
+                                    .norm = pass_vector(engine, next_norm),
+                                    .out = pass->normed,
+                                    .scale = p->residual_scale,
+                                    .epsilon = p->norm_epsilon,
+                                    .rows = (uint32_t)engine->rows,
+                                    .columns = p->embedding};
+    if (mix)
+        residual.mix = *mix;
+    gpu_residual(pass->gpu, &residual);
+    gpu_barrier(pass->gpu);
+}
+
+hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_layer *layer = model_layer(engine->model, number);
+    bool arrived = !pass->on_device || !pass->inputs_sent;
+    if (arrived) {
+        to_device(engine);
+        norm_hidden(engine, layer->tensors[ROLE_ATTENTION_NORM]);
+    }
+    pass_record(pass);
+    pass_attention(engine, number);
+    pass_add_branch(engine, layer->tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, layer->tensors[ROLE_FFN_NORM], NULL);
+    unit_number next = pass_next_norm(engine, number);
+    if (layer->moe) {
+        TRY(pass_experts(engine, number, next, error));
+    } else {
+        pass_dense(engine, layer, ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, layer->feed_forward, pass->branch);
+        gpu_barrier(pass->gpu);
+        pass_add_branch(engine, layer->tensors[ROLE_FFN_POST_NORM], layer->tensors[ROLE_LAYER_SCALE], next, NULL);
+    }
+    return ++pass->recorded >= LAYERS_A_BATCH ? pass_send(pass, error) : HYPURA_OK;
+}
+
+/* Rows first to first + count of those whose logits are wanted, as one block. */
+static struct gpu_range pick_rows(struct engine *engine, size_t first, size_t count)
+{
+    struct gpu_pass *pass = engine->pass;
+    const uint32_t *wanted = engine->scratch.wanted + first;
+    uint64_t width = model_parameters(engine->model)->embedding;
+    struct gpu_range from = pass_input(engine, model_tensor(engine->model, ROLE_OUTPUT_NORM));
+    if (wanted[count - 1] - wanted[0] + 1 == count && wanted[0] * width * sizeof(float) % GPU_ALIGNMENT == 0)
+        return range_at(from, wanted[0] * width);
+    for (size_t i = 0; i < count; i++)
+        gpu_copy(pass->gpu, range_at(pass->picked, i * width), range_at(from, wanted[i] * width),
+                 width * sizeof(float));
+    gpu_barrier(pass->gpu);
+    return pass->picked;
+}
+
+static hypura_status logits_of(struct engine *engine, size_t first, size_t count, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    unit_number unit = model_tensor(engine->model, ROLE_OUTPUT);
+    if (unit == NO_UNIT)
+        unit = model_tensor(engine->model, ROLE_TOKEN_EMBEDDING);
+    uint64_t elements = count * (uint64_t)p->vocabulary;
+    pass_record(pass);
+    struct gpu_matmul job = {.weights = pass_matrix(engine, unit),
+                             .in = pick_rows(engine, first, count),
+                             .out = pass->logits,
+                             .bias = pass_vector(engine, model_tensor(engine->model, ROLE_OUTPUT_BIAS)),
+                             .tokens = (uint32_t)count,
+                             .in_stride = p->embedding,
+                             .out_stride = p->vocabulary};
+    gpu_matmul(pass->gpu, &job, 1);
+    gpu_barrier(pass->gpu);
+    if (p->output_scale != 1.0f) {
+        gpu_scale(pass->gpu, pass->logits, pass->logits, p->output_scale, elements);
+        gpu_barrier(pass->gpu);
+    }
+    if (p->output_soft_cap != 0.0f) {
+        gpu_soft_cap(pass->gpu, pass->logits, elements, p->output_soft_cap);
+        gpu_barrier(pass->gpu);
+    }
+    gpu_copy(pass->gpu, pass->back_parts.logits.range, pass->logits, elements * sizeof(float));
+    return finish(engine, error);
+}
+
+hypura_status gpu_pass_output(struct engine *engine, const struct engine_batch *batch, bool *done, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    *done = pass && pass->plan->output && pass->on_device;
+    if (!*done)
+        return HYPURA_OK;
+    pass_record(pass);
+    gpu_copy(pass->gpu, pass->back_parts.hidden.range,
+             pass_input(engine, model_tensor(engine->model, ROLE_OUTPUT_NORM)),
+             engine->rows * p->embedding * sizeof(float));
+    pass->hidden_on_device = true;
+    if (engine->wanted == 0)
+        return finish(engine, error);
+    const float *logits = pass->back_parts.logits.host;
+    for (size_t first = 0, count; first < engine->wanted; first += count) {
+        count = MIN(engine->wanted - first, (size_t)engine->geometry.logits_rows);
+        TRY(logits_of(engine, first, count, error));
+        for (size_t i = 0; batch->on_logits && i < count; i++)
+            if (!batch->on_logits(batch->on_logits_context, first + i, logits + i * p->vocabulary))
+                return error_set(error, HYPURA_ERROR_CANCELLED, "stopped while logits were read");
+    }
+    return HYPURA_OK;
+}
+
+const float *gpu_pass_logits(const struct engine *engine)
+{
+    return engine->pass && engine->pass->hidden_on_device ? engine->pass->back_parts.logits.host : NULL;
+}
+
+const float *gpu_pass_hidden(const struct engine *engine)
+{
+    return engine->pass && engine->pass->hidden_on_device ? engine->pass->back_parts.hidden.host : NULL;
+}

@@ -1,0 +1,129 @@
+/* The forward pass on the GPU, for the layers that the plan put there. Only the files of this folder, forward.c and
+ * engine.c include it.
+ *
+ *   ability.c       which layers it can compute, and how much device memory it wants
+ *   pass.c          opening, closing, batches of commands, the way of the residual stream from one side to the other
+ *   layer.c         attention and dense feed forward as commands
+ *   experts.c       mixture of experts: commands for those that are there, and the CPU's share at the same time
+ *   none.c          in place of them where the build has no GPU
+ *
+ * Commands are recorded layer by layer and sent a few layers at a time, so that the device works while the CPU records.
+ * A layer whose experts are partly in RAM is sent in two batches: one up to the router's choice, whose results the CPU
+ * reads, and one with the experts that are there. The next batch (the weighted sum, and what follows) is sent at once
+ * and waits for the CPU's signal that its own experts' rows are ready.
+ */
+#ifndef HYPURA_ENGINE_GPU_PASS_H
+#define HYPURA_ENGINE_GPU_PASS_H
+
+#include "compute/vulkan/gpu.h"
+#include "engine/engine_private.h"
+
+/* A part of a buffer that both sides see. */
+struct shared_part {
+    struct gpu_range range;
+    void *host;
+};
+
+struct gpu_pass {
+    struct gpu *gpu;
+    const struct plan_gpu *plan;
+    struct gpu_range *units;    /* [unit_count] where each is; experts have slots instead */
+    struct store_slots *slots;  /* [layers] */
+    float **host_vectors;       /* [unit_count] copies of small tensors that experts in RAM need too */
+    struct gpu_buffer **caches; /* [layers] keys and values */
+    struct gpu_buffer *scratch, *upload, *readback;
+
+    /* In device memory, as struct scratch has them. C tokens a batch, E embedding, K experts used. */
+    struct gpu_range hidden, normed, branch, query, key, value, attended, attention, gate, up;
+    struct gpu_range router, chosen, weights, expert_out, shared_out, shared_gates;
+    struct gpu_range picked, logits; /* rows whose logits are wanted */
+    struct gpu_range tokens, rope[2], scales;
+    struct {
+        struct shared_part hidden, tokens, rope[2], scales, expert_rows;
+    } up_parts;
+    struct {
+        struct shared_part hidden, normed, chosen, weights, logits;
+    } back_parts;
+
+    /* The batch that is running. */
+    bool open;           /* commands are being recorded */
+    uint32_t recorded;   /* layers in the open batch */
+    bool on_device;      /* the residual stream is there, else in scratch.hidden */
+    bool inputs_sent;    /* positions' tables are there */
+    uint64_t wait_value; /* that the open batch must wait for */
+    gpu_ticket last;     /* batch */
+    uint64_t signals;    /* values given to batches so far */
+    struct {
+        bool waiting;
+        uint32_t layer;
+        gpu_ticket routed; /* what the CPU reads is there */
+        uint64_t value;    /* to signal when its rows are */
+    } host_share;
+    bool hidden_on_device; /* of the last batch: engine_hidden */
+};
+
+/* ---- what forward.c and engine.c call ---------------------------------------------------------------------------- */
+
+/* Fills what the planner wants to know. abilities: [layers], the caller's. */
+void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const struct geometry *geometry,
+                      struct gpu *gpu, enum tensor_type kv_type);
+
+/* After store_load. */
+hypura_status gpu_pass_open(struct engine *engine, struct gpu *gpu, hypura_error *error);
+void gpu_pass_close(struct engine *engine);
+
+/* Whether a layer is computed there. */
+bool gpu_pass_has(const struct engine *engine, uint32_t layer);
+
+/* Start and end of a batch; an error in between needs gpu_pass_abandon. */
+void gpu_pass_begin(struct engine *engine);
+void gpu_pass_abandon(struct engine *engine);
+
+/* Embeds tokens where the embedding is on the GPU; *done says whether it was. Rows that the GPU cannot read are read
+ * from the file. */
+hypura_status gpu_pass_embed(struct engine *engine, const int32_t *tokens, bool *done, hypura_error *error);
+hypura_status gpu_pass_layer(struct engine *engine, uint32_t layer, hypura_error *error);
+
+/* Brings the residual stream to scratch.hidden, if it is not there. */
+hypura_status gpu_pass_to_host(struct engine *engine, hypura_error *error);
+
+/* Norm and logits, where the output matrix is on the GPU; *done says whether it was. */
+hypura_status gpu_pass_output(struct engine *engine, const struct engine_batch *batch, bool *done, hypura_error *error);
+
+/* Logits and hidden states of the last batch where the GPU made them, else NULL. */
+const float *gpu_pass_logits(const struct engine *engine);
+const float *gpu_pass_hidden(const struct engine *engine);
+
+/* A small tensor of a unit on the GPU that the CPU needs too, as floats. */
+const float *gpu_pass_host_vector(const struct engine *engine, unit_number unit);
+
+/* ---- shared by the files of this folder -------------------------------------------------------------------------- */
+
+/* Opens a batch of commands if none is. */
+void pass_record(struct gpu_pass *pass);
+hypura_status pass_send(struct gpu_pass *pass, hypura_error *error);
+
+struct gpu_range range_at(struct gpu_range range, uint64_t floats);
+struct gpu_matrix pass_matrix(const struct engine *engine, unit_number unit);
+struct gpu_range pass_vector(const struct engine *engine, unit_number unit); /* without a buffer for NO_UNIT */
+
+/* What a layer leaves: its branch, or the sum of its experts, goes to the residual stream, which is normed for whoever
+ * comes next. */
+void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number layer_scale, unit_number next_norm,
+                     const struct gpu_mix *mix);
+
+void pass_attention(struct engine *engine, uint32_t layer);
+void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
+                enum tensor_role down, size_t width, struct gpu_range out);
+hypura_status pass_experts(struct engine *engine, uint32_t layer, unit_number next_norm, hypura_error *error);
+
+/* The norm that reads the residual stream after a layer, on the GPU; NO_UNIT: none. */
+unit_number pass_next_norm(const struct engine *engine, uint32_t layer);
+
+/* What the CPU has to do before the batches that were sent can run. */
+hypura_status pass_host_share(struct engine *engine, hypura_error *error);
+
+/* Where the rows that a matrix reads are: normed, or the residual stream itself where the layer has no norm. */
+struct gpu_range pass_input(const struct engine *engine, unit_number norm);
+
+#endif

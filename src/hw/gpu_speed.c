@@ -1,0 +1,184 @@
+/* How fast a GPU reads its memory, takes data from the host, and multiplies. */
+#include "hw/hw.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MIB ((uint64_t)1 << 20)
+#define COLUMNS 4096u
+#define PROMPT_TOKENS 512u
+#define PROMPT_ROWS 4096u
+#define ROUNDS 5
+
+struct gpu_test {
+    struct gpu *gpu;
+    struct gpu_buffer *weights, *rows; /* rows: inputs and outputs */
+    uint64_t bytes;
+    uint64_t row_floats;
+};
+
+static int shorter_first(const void *a, const void *b)
+{
+    double left = *(const double *)a, right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
+/* The middle one of some runs of a batch; record adds its commands. */
+static hypura_status time_batch(const struct gpu_test *test, void (*record)(const struct gpu_test *test, const void *),
+                                const void *what, double *seconds, hypura_error *error)
+{
+    double times[ROUNDS];
+    hypura_status status = HYPURA_OK;
+    for (int round = -1; round < ROUNDS && !status; round++) {
+        gpu_ticket ticket = 0;
+        gpu_begin(test->gpu);
+        record(test, what);
+        uint64_t start = clock_nanoseconds();
+        status = gpu_submit(test->gpu, &ticket, 0, 0, error);
+        if (!status)
+            status = gpu_wait(test->gpu, ticket, error);
+        if (status || round < 0) /* the first makes the kernels */
+            continue;
+        double device = gpu_batch_seconds(test->gpu, ticket);
+        times[round] = device > 0 ? device : clock_seconds_since(start);
+    }
+    if (!status) {
+        qsort(times, ROUNDS, sizeof *times, shorter_first);
+        *seconds = MAX(times[ROUNDS / 2], 1e-9);
+    }
+    return status;
+}
+
+static void record_copy(const struct gpu_test *test, const void *unused)
+{
+    (void)unused;
+    gpu_copy(test->gpu, (struct gpu_range){test->weights, 0}, (struct gpu_range){test->weights, test->bytes / 2},
+             test->bytes / 2);
+}
+
+static void record_matmul(const struct gpu_test *test, const void *job)
+{
+    (void)test;
+    gpu_matmul(test->gpu, job, 1);
+}
+
+static hypura_status time_matmul(const struct gpu_test *test, enum tensor_type type, uint32_t tokens,
+                                 uint64_t most_rows, uint64_t *bytes, double *seconds, hypura_error *error)
+{
+    uint64_t row_bytes = 0;
+    tensor_row_bytes(type, COLUMNS, &row_bytes);
+    uint32_t rows = (uint32_t)MIN(MIN(test->bytes / row_bytes, most_rows), test->row_floats / tokens);
+    struct gpu_matmul job = {
+        .weights = {.data = {test->weights, 0}, .type = type, .rows = rows, .columns = COLUMNS, .row_bytes = row_bytes},
+        .in = {test->rows, 0},
+        .out = {test->rows, (uint64_t)PROMPT_TOKENS * COLUMNS * sizeof(float)},
+        .tokens = tokens,
+        .in_stride = COLUMNS,
+        .out_stride = rows};
+    *bytes = rows * row_bytes;
+    return time_batch(test, record_matmul, &job, seconds, error);
+}
+
+/* Twice: the first fills the staging ring for the first time. */
+static hypura_status time_upload(const struct gpu_test *test, double *bytes_per_second, hypura_error *error)
+{
+    uint8_t *bytes;
+    size_t piece = (size_t)MIN(16 * MIB, test->bytes);
+    hypura_status status = ALLOCATE(&bytes, piece, "GPU test", error);
+    if (status)
+        return status;
+    memset(bytes, 0x2a, piece); /* no format reads an infinity or a denormal in it */
+    for (int round = 0; round < 2 && !status; round++) {
+        uint64_t start = clock_nanoseconds();
+        gpu_ticket ticket = 0;
+        for (uint64_t at = 0; at + piece <= test->bytes && !status; at += piece)
+            status = gpu_upload(test->gpu, (struct gpu_range){test->weights, at}, bytes, piece, &ticket, error);
+        if (!status)
+            status = gpu_upload_wait(test->gpu, ticket, error);
+        *bytes_per_second = (double)(test->bytes / piece * piece) / MAX(clock_seconds_since(start), 1e-9);
+    }
+    memory_free(bytes);
+    return status;
+}
+
+static hypura_status time_turn(const struct gpu_test *test, double *seconds, hypura_error *error)
+{
+    double times[64];
+    for (size_t i = 0; i < COUNT_OF(times); i++) {
+        gpu_ticket ticket;
+        uint64_t start = clock_nanoseconds();
+        gpu_begin(test->gpu);
+        gpu_copy(test->gpu, (struct gpu_range){test->rows, 0}, (struct gpu_range){test->rows, 4096}, 256);
+        hypura_status status = gpu_submit(test->gpu, &ticket, 0, 0, error);
+        if (!status)
+            status = gpu_wait(test->gpu, ticket, error);
+        if (status)
+            return status;
+        times[i] = clock_seconds_since(start);
+    }
+    qsort(times, COUNT_OF(times), sizeof *times, shorter_first);
+    *seconds = times[COUNT_OF(times) / 2];
+    return HYPURA_OK;
+}
+
+static hypura_status measure(struct gpu_test *test, struct hardware_gpu *out, hypura_error *error)
+{
+    static const enum tensor_type types[] = {TENSOR_F16,  TENSOR_BF16, TENSOR_Q8_0,   TENSOR_Q4_0,  TENSOR_Q4_K,
+                                             TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_IQ4_XS, TENSOR_MXFP4, TENSOR_F32};
+    double seconds;
+    uint64_t bytes;
+    hypura_status status = time_upload(test, &out->upload_bytes_per_second, error);
+    if (!status)
+        status = time_turn(test, &out->turn_seconds, error);
+    if (!status)
+        status = time_batch(test, record_copy, NULL, &seconds, error);
+    if (status)
+        return status;
+    out->memory_bytes_per_second = (double)test->bytes / seconds; /* half is read, half written */
+    out->kernel_count = 0;
+    for (size_t i = 0; i < COUNT_OF(types) && !status; i++) {
+        if (!gpu_supports(test->gpu, types[i]))
+            continue;
+        status = time_matmul(test, types[i], 1, UINT32_MAX, &bytes, &seconds, error);
+        if (!status)
+            out->kernels[out->kernel_count++] = (struct kernel_speed){types[i], (double)bytes / seconds};
+    }
+    if (!status)
+        status = time_matmul(test, TENSOR_Q4_K, PROMPT_TOKENS, PROMPT_ROWS, &bytes, &seconds, error);
+    if (status)
+        return status;
+    uint64_t row_bytes = 1;
+    tensor_row_bytes(TENSOR_Q4_K, COLUMNS, &row_bytes);
+    out->multiply_adds_per_second = (double)(bytes / row_bytes) * COLUMNS * PROMPT_TOKENS / seconds;
+    out->measured = true;
+    return HYPURA_OK;
+}
+
+hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error)
+{
+    struct gpu_test test = {0};
+    bool software = gpu->info.kind == GPU_CPU;
+    char cache[4096];
+    struct gpu_options options = {.index = gpu->index};
+    if (hardware_gpu_cache_path(gpu, cache, sizeof cache))
+        options.pipeline_cache = cache;
+    hypura_status status = gpu_open(&test.gpu, &options, error);
+    if (status)
+        return status;
+    /* Far beyond every cache of a GPU. */
+    test.bytes = align_down(MIN((software ? 16 : 512) * MIB, gpu_free_bytes(test.gpu) / 4), 2 * MIB);
+    test.row_floats = MAX((uint64_t)PROMPT_TOKENS * PROMPT_ROWS, test.bytes / 1024);
+    status = gpu_buffer_create(test.gpu, &test.weights, test.bytes, GPU_DEVICE, error);
+    if (!status)
+        status =
+            gpu_buffer_create(test.gpu, &test.rows,
+                              ((uint64_t)PROMPT_TOKENS * COLUMNS + test.row_floats) * sizeof(float), GPU_DEVICE, error);
+    if (!status)
+        status = measure(&test, gpu, error);
+    if (test.weights)
+        gpu_buffer_destroy(test.gpu, test.weights);
+    if (test.rows)
+        gpu_buffer_destroy(test.gpu, test.rows);
+    gpu_close(test.gpu);
+    return status;
+}

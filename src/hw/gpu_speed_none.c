@@ -1,0 +1,8 @@
+/* In place of gpu_speed.c where the build has no GPU: none is ever chosen. */
+#include "hw/hw.h"
+
+hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error)
+{
+    (void)gpu;
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
+}

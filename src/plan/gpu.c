@@ -1,0 +1,249 @@
+/* What goes into device memory. */
+#include "plan/plan_private.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Context when nobody asked, as in memory. */
+#define DEFAULT_POSITIONS 4096u
+
+/* Tokens a batch, when nobody asked and the device has room: matrix products are bound by arithmetic from here on. */
+#define MOST_CHUNK 1024u
+#define LEAST_CHUNK 64u
+
+uint64_t plan_gpu_unit_bytes(const struct unit *unit)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < unit->slice_count; i++)
+        bytes += align_up(unit->slices[i].bytes, PLAN_GPU_ALIGNMENT);
+    return bytes;
+}
+
+void plan_gpu_free(struct plan_gpu *plan)
+{
+    if (!plan)
+        return;
+    memory_free(plan->layers);
+    memory_free(plan->slots);
+    memory_free(plan->units);
+    memory_free(plan);
+}
+
+struct gpu_planner {
+    const struct model *model;
+    const struct plan_gpu_request *request;
+    struct plan_gpu *plan;
+    uint32_t positions;
+    uint64_t left;
+};
+
+static bool take(struct gpu_planner *planner, uint64_t bytes)
+{
+    if (bytes > planner->left)
+        return false;
+    planner->left -= bytes;
+    return true;
+}
+
+static void take_unit(struct gpu_planner *planner, unit_number unit)
+{
+    if (unit == NO_UNIT || planner->plan->units[unit])
+        return;
+    planner->plan->units[unit] = 1;
+    planner->plan->resident_bytes += plan_gpu_unit_bytes(model_unit(planner->model, unit));
+}
+
+static uint64_t tensor_bytes(const struct model *model, unit_number unit)
+{
+    return unit == NO_UNIT ? 0 : plan_gpu_unit_bytes(model_unit(model, unit));
+}
+
+static void take_output(struct gpu_planner *planner)
+{
+    const struct model *model = planner->model;
+    unit_number output = model_tensor(model, ROLE_OUTPUT);
+    if (output == NO_UNIT)
+        output = model_tensor(model, ROLE_TOKEN_EMBEDDING);
+    const unit_number units[] = {output, model_tensor(model, ROLE_OUTPUT_NORM),
+                                 model_tensor(model, ROLE_OUTPUT_NORM_BIAS), model_tensor(model, ROLE_OUTPUT_BIAS)};
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < COUNT_OF(units); i++)
+        bytes += tensor_bytes(model, units[i]);
+    /* Not at the cost of the layers, which also save the way there and back. */
+    if (!planner->request->output || bytes > planner->left / 2 || !take(planner, bytes))
+        return;
+    for (size_t i = 0; i < COUNT_OF(units); i++)
+        take_unit(planner, units[i]);
+    planner->plan->output = true;
+}
+
+static bool take_layer(struct gpu_planner *planner, uint32_t number)
+{
+    const struct plan_gpu_request *request = planner->request;
+    const struct model_layer *layer = model_layer(planner->model, number);
+    uint64_t kv =
+        request->kv_bytes(request->context, number, planner->positions, MAX(request->sequences, 1u), request->kv_type);
+    uint64_t bytes = kv;
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        uint64_t tensor = tensor_bytes(planner->model, layer->tensors[role]);
+        if (tensor > request->max_allocation)
+            return false;
+        bytes += tensor;
+    }
+    if (kv > request->max_allocation || !take(planner, bytes))
+        return false;
+    for (int role = 0; role < ROLE_COUNT; role++)
+        take_unit(planner, layer->tensors[role]);
+    planner->plan->kv_bytes += kv;
+    planner->plan->layers[number] = 1;
+    planner->plan->taken++;
+    return true;
+}
+
+/* ---- experts ----------------------------------------------------------------------------------------------------- */
+
+struct candidate {
+    uint64_t uses;
+    unit_number unit;
+    uint32_t layer, expert;
+};
+
+/* The most used first; without statistics the first of every layer, then the second of every layer. */
+static int hotter_first(const void *a, const void *b)
+{
+    const struct candidate *left = a, *right = b;
+    if (left->uses != right->uses)
+        return left->uses > right->uses ? -1 : 1;
+    if (left->expert != right->expert)
+        return left->expert < right->expert ? -1 : 1;
+    return (left->layer > right->layer) - (left->layer < right->layer);
+}
+
+static uint64_t largest_slice(const struct unit *unit)
+{
+    uint64_t largest = 0;
+    for (uint32_t i = 0; i < unit->slice_count; i++)
+        largest = MAX(largest, align_up(unit->slices[i].bytes, PLAN_GPU_ALIGNMENT));
+    return largest;
+}
+
+static hypura_status take_experts(struct gpu_planner *planner, hypura_error *error)
+{
+    const struct plan_gpu_request *request = planner->request;
+    struct plan_gpu *plan = planner->plan;
+    uint32_t experts = model_parameters(planner->model)->experts;
+    struct candidate *candidates = NULL;
+    size_t count = 0;
+    if (experts == 0)
+        return HYPURA_OK;
+    hypura_status status =
+        ALLOCATE(&candidates, (size_t)plan->layer_count * experts, "planner's list of experts", error);
+    if (status)
+        return status;
+    for (uint32_t i = 0; i < plan->layer_count; i++) {
+        const struct model_layer *layer = model_layer(planner->model, i);
+        for (uint32_t e = 0; layer->moe && plan->layers[i] && request->layers[i] == GPU_CAN && e < experts; e++) {
+            unit_number unit = layer->first_expert + e;
+            candidates[count++] = (struct candidate){request->uses ? request->uses[unit] : 0, unit, i, e};
+        }
+    }
+    if (count)
+        qsort(candidates, count, sizeof *candidates, hotter_first);
+    for (size_t i = 0; i < count; i++) {
+        const struct unit *unit = model_unit(planner->model, candidates[i].unit);
+        uint32_t *slots = &plan->slots[candidates[i].layer];
+        uint64_t bytes = plan_gpu_unit_bytes(unit);
+        /* A layer's slices of one kind share a buffer. */
+        if ((*slots + 1) * largest_slice(unit) > request->max_allocation || !take(planner, bytes))
+            continue;
+        ++*slots;
+        plan->units[candidates[i].unit] = 1;
+        plan->expert_bytes += bytes;
+    }
+    memory_free(candidates);
+    return HYPURA_OK;
+}
+
+/* ---- all ----------------------------------------------------------------------------------------------------------
+ */
+
+/* The longest batch whose buffers take an eighth of the device at most. */
+static uint32_t choose_chunk(const struct gpu_planner *planner)
+{
+    const struct plan_gpu_request *request = planner->request;
+    if (request->chunk)
+        return request->chunk;
+    uint32_t chunk = MIN(MOST_CHUNK, MAX(planner->positions, LEAST_CHUNK));
+    while (chunk > LEAST_CHUNK &&
+           request->scratch_bytes(request->context, chunk, planner->positions) > request->budget / 8)
+        chunk /= 2;
+    return MAX(chunk, LEAST_CHUNK);
+}
+
+static void describe(const struct gpu_planner *planner)
+{
+    struct plan_gpu *plan = planner->plan;
+    uint32_t experts = 0, all = 0, per_layer = model_parameters(planner->model)->experts;
+    for (uint32_t i = 0; i < plan->layer_count; i++) {
+        experts += plan->slots[i];
+        all += model_layer(planner->model, i)->moe ? per_layer : 0;
+    }
+    char text[32], some[96] = "";
+    if (all)
+        snprintf(some, sizeof some, ", %u of %u experts%s", experts, all,
+                 experts < all ? planner->request->uses ? " (those used most in earlier runs)" : " (none used yet)"
+                               : "");
+    snprintf(plan->reason, sizeof plan->reason, "%u of %u layers%s%s: %s of weights.", plan->taken, plan->layer_count,
+             some, plan->output ? " and the output matrix" : "",
+             format_bytes(text, sizeof text, (double)(plan->resident_bytes + plan->expert_bytes)));
+}
+
+static hypura_status fill(struct gpu_planner *planner, hypura_error *error)
+{
+    const struct plan_gpu_request *request = planner->request;
+    struct plan_gpu *plan = planner->plan;
+    uint32_t trained = model_parameters(planner->model)->context;
+    planner->positions = request->positions;
+    if (planner->positions == 0)
+        planner->positions = trained ? MIN(trained, DEFAULT_POSITIONS) : DEFAULT_POSITIONS;
+    plan->budget = planner->left = request->budget;
+    plan->chunk = choose_chunk(planner);
+    plan->scratch_bytes = request->scratch_bytes(request->context, plan->chunk, planner->positions);
+    if (!take(planner, plan->scratch_bytes))
+        return HYPURA_OK;
+    take_output(planner);
+    for (uint32_t i = plan->layer_count; i-- > 0;)
+        if (request->layers[i] != GPU_CANNOT && !take_layer(planner, i))
+            break;
+    hypura_status status = take_experts(planner, error);
+    if (!status)
+        describe(planner);
+    return status;
+}
+
+hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct plan_gpu_request *request,
+                            hypura_error *error)
+{
+    struct plan_gpu *plan;
+    hypura_status status = ALLOCATE(&plan, 1, "plan for the GPU", error);
+    if (status)
+        return status;
+    plan->layer_count = model_parameters(model)->layers;
+    plan->unit_count = model_unit_count(model);
+    status = ALLOCATE(&plan->layers, plan->layer_count, "plan for the GPU", error);
+    if (!status)
+        status = ALLOCATE(&plan->slots, plan->layer_count, "plan for the GPU", error);
+    if (!status)
+        status = ALLOCATE(&plan->units, plan->unit_count, "plan for the GPU", error);
+    struct gpu_planner planner = {.model = model, .request = request, .plan = plan};
+    if (!status)
+        status = fill(&planner, error);
+    if (status || plan->taken == 0) {
+        plan_gpu_free(plan);
+        plan = NULL;
+    }
+    if (!status)
+        *out = plan;
+    return status;
+}

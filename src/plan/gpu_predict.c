@@ -1,0 +1,133 @@
+/* How fast a plan with a GPU should be: layer by layer the longest of what works at the same time.
+ *
+ * A layer's attention and router come first, on whichever side it is. Then the GPU computes its experts, while the CPU
+ * computes those in memory and the drive reads those that are in neither; the sum waits for all of them. */
+#include "plan/plan_private.h"
+
+#include <math.h>
+
+/* What a layer takes on a GPU besides its weights: a dozen kernels, each of which waits for the one before. */
+#define GPU_LAYER_SECONDS 30e-6
+
+struct work {
+    double gpu_dense, cpu_dense;  /* seconds, of tensors */
+    double gpu_expert;            /* of one, there */
+    double cpu_expert;            /* of one, here */
+    double expert_bytes;          /* of one */
+    double share;                 /* of the uses that the GPU's experts serve */
+    double cpu_bytes, ring_bytes; /* of tensors */
+    uint32_t slices;
+};
+
+static double gpu_seconds(const struct unit *unit, const struct hardware_gpu *device)
+{
+    double seconds = 0;
+    for (uint32_t i = 0; i < unit->slice_count; i++)
+        seconds += (double)unit->slices[i].bytes / hardware_gpu_kernel_speed(device, unit->slices[i].tensor->type);
+    return seconds;
+}
+
+/* What belongs to no layer counts as one of its own, the first. */
+static void add_up(struct work *works, const struct plan *plan, const struct plan_table *table,
+                   const struct model *model, const struct plan_request *request)
+{
+    const struct plan_gpu *gpu = request->gpu;
+    for (uint32_t i = 0; i < table->count; i++) {
+        const struct plan_unit *row = &table->units[i];
+        const struct unit *unit = model_unit(model, i);
+        struct work *work = &works[row->layer + 1];
+        if (row->expert >= 0) {
+            if (work->expert_bytes == 0) {
+                work->gpu_expert = gpu_seconds(unit, request->device);
+                work->cpu_expert = row->compute_seconds;
+                work->expert_bytes = (double)row->footprint;
+                work->slices = row->slices;
+            }
+            continue;
+        }
+        if (gpu->units[i])
+            work->gpu_dense += row->layer < 0 && unit->role == ROLE_TOKEN_EMBEDDING && !table->tied_output
+                                   ? 0
+                                   : gpu_seconds(unit, request->device);
+        else if (row->priority < PRIORITY_EXPERT)
+            work->cpu_dense += row->compute_seconds;
+        if (plan->in_ring[i])
+            work->ring_bytes += (double)row->footprint;
+    }
+    for (uint32_t l = 0; l < gpu->layer_count; l++) {
+        const struct model_layer *layer = model_layer(model, l);
+        double there = 0, all = 0;
+        for (uint32_t e = 0; layer->moe && e < table->experts; e++) {
+            double uses = request->uses ? (double)request->uses[layer->first_expert + e] : 0;
+            all += uses;
+            there += gpu->units[layer->first_expert + e] ? uses : 0;
+        }
+        if (layer->moe)
+            works[l + 1].share = all > 0 ? there / all : (double)gpu->slots[l] / table->experts;
+    }
+}
+
+struct sides {
+    double gpu, cpu, disk;
+};
+
+/* The experts of a layer, which sides compute at once. */
+static struct sides experts(const struct work *work, const struct plan *plan, const struct plan_table *table,
+                            const struct hardware *hardware)
+{
+    double used = table->experts_used, here = used * (1 - work->share), missed = here * (1 - plan->predicted_hit_rate);
+    struct sides sides = {.gpu = used * work->share * work->gpu_expert, .cpu = here * work->cpu_expert};
+    if (missed > 0)
+        sides.disk = missed * work->expert_bytes /
+                         plan_expert_speed(&hardware->storage, work->expert_bytes, work->slices,
+                                           (uint32_t)MAX(ceil(missed), 1.0)) +
+                     MIN(missed, 1.0) * work->cpu_expert;
+    return sides;
+}
+
+hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table, const struct model *model,
+                               const struct hardware *hardware, const struct plan_request *request, hypura_error *error)
+{
+    const struct plan_gpu *gpu = request->gpu;
+    struct work *works;
+    hypura_status status = ALLOCATE(&works, (size_t)gpu->layer_count + 1, "costs of layers", error);
+    if (status)
+        return status;
+    add_up(works, plan, table, model, request);
+    double kv = (double)(plan->kv_bytes + gpu->kv_bytes) / plan->sequences / 2;
+    double kv_there = kv * (double)gpu->kv_bytes / (double)MAX(plan->kv_bytes + gpu->kv_bytes, (uint64_t)1);
+    double seconds = kv_there / request->device->memory_bytes_per_second +
+                     (kv - kv_there) / hardware->memory_bytes_per_second + works[0].gpu_dense + works[0].cpu_dense;
+    struct sides sum = {.gpu = works[0].gpu_dense, .cpu = works[0].cpu_dense};
+    double ring = works[0].ring_bytes, missed = 0;
+    bool there = false;
+    for (uint32_t l = 0; l < gpu->layer_count; l++) {
+        const struct work *work = &works[l + 1];
+        bool now = gpu->layers[l], divided = now && work->expert_bytes > 0 && work->share < 1;
+        struct sides parts = {0};
+        if (work->expert_bytes > 0)
+            parts = experts(work, plan, table, hardware);
+        double fixed = work->gpu_dense + work->cpu_dense + (now ? GPU_LAYER_SECONDS : LAYER_SECONDS);
+        seconds += fixed + MAX(MAX(parts.gpu, parts.cpu), parts.disk);
+        if (divided || now != there)
+            seconds += request->device->turn_seconds;
+        there = now;
+        sum.gpu += parts.gpu + work->gpu_dense + (now ? GPU_LAYER_SECONDS : 0);
+        sum.cpu += parts.cpu + work->cpu_dense + (now ? 0 : LAYER_SECONDS);
+        sum.disk += parts.disk;
+        ring += work->ring_bytes;
+        missed += table->experts_used * (1 - work->share) * (1 - plan->predicted_hit_rate) * work->expert_bytes;
+    }
+    seconds += request->device->turn_seconds; /* the logits come back */
+    memory_free(works);
+    double reads = ring / plan_ring_speed(table, plan, &hardware->storage);
+    sum.disk += reads;
+    seconds = MAX(seconds, reads);
+    plan->predicted_tokens_per_second = seconds > 0 ? 1 / seconds : 0;
+    plan->predicted_compute_seconds = MAX(sum.gpu, sum.cpu);
+    plan->predicted_bytes_per_token = ring + missed + (plan->embedding_rows ? (double)table->embedding_row_bytes : 0);
+    plan->bound = sum.disk > MAX(sum.gpu, sum.cpu) ? BOUND_DISK
+                  : sum.gpu > sum.cpu              ? BOUND_GPU
+                                                   : plan_bound_of(sum.cpu, sum.cpu, hardware);
+    return HYPURA_OK;
+}

@@ -1,0 +1,369 @@
+/* Units on the GPU: tensors side by side in a few large buffers, experts in slots, a layer's slices of one kind in one
+ * buffer. They are read piece by piece into a little memory of the host, and passed on from there. */
+#include "store/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Tensors share buffers of this size; a larger tensor has one of its own. */
+#define BUFFER_BYTES ((uint64_t)1 << 30)
+
+/* Pieces that are read at once, and their size. */
+#define PIECES 4u
+#define PIECE_BYTES ((uint64_t)8 << 20)
+
+struct device_slice {
+    const struct unit_slice *slice;
+    struct gpu_range to;
+};
+
+struct device_layer {
+    uint32_t count;
+    struct gpu_buffer *buffers[UNIT_MAX_SLICES];
+    uint64_t strides[UNIT_MAX_SLICES];
+};
+
+struct device {
+    struct gpu *gpu;
+    struct gpu_buffer **buffers;
+    uint32_t buffer_count;
+    struct device_slice *slices; /* by stored_unit.item, and sorted by place in the files while loading */
+    uint32_t slice_count;
+    struct device_layer *layers; /* [store->layers] */
+    uint32_t experts;
+    uint32_t *slots; /* [layers][experts], as in the table */
+    struct gpu_buffer *table;
+    uint64_t bytes;
+    bool loaded;
+};
+
+/* ---- where everything goes --------------------------------------------------------------------------------------- */
+
+static bool is_expert(const struct store *store, unit_number unit)
+{
+    return store->unit(store->model, unit)->kind == UNIT_EXPERT;
+}
+
+/* Gives every tensor a buffer and a place in it. sizes: of the buffers; NULL counts only. */
+static uint32_t place_tensors(struct store *store, uint64_t *sizes)
+{
+    uint32_t buffers = 0;
+    uint64_t used = 0;
+    for (unit_number i = 0; i < store->unit_count; i++) {
+        if (store->units[i].place != PLACE_GPU || is_expert(store, i))
+            continue;
+        uint64_t bytes = align_up(store->unit(store->model, i)->bytes, GPU_ALIGNMENT);
+        if (buffers == 0 || used + bytes > BUFFER_BYTES) {
+            buffers++;
+            used = 0;
+        }
+        if (sizes) {
+            struct gpu_range *to = &store->device->slices[store->units[i].item].to;
+            to->offset = used;
+            store->units[i].slot = buffers - 1;
+            sizes[buffers - 1] = used + bytes;
+        }
+        used += bytes;
+    }
+    return buffers;
+}
+
+static hypura_status make_tensors(struct store *store, hypura_error *error)
+{
+    struct device *device = store->device;
+    uint64_t *sizes;
+    uint32_t count = place_tensors(store, NULL);
+    hypura_status status = ALLOCATE(&sizes, count, "table of device memory", error);
+    if (!status)
+        status = ALLOCATE(&device->buffers, count, "table of device memory", error);
+    if (!status) {
+        place_tensors(store, sizes);
+        for (; !status && device->buffer_count < count; device->buffer_count += !status)
+            status = gpu_buffer_create(device->gpu, &device->buffers[device->buffer_count], sizes[device->buffer_count],
+                                       GPU_DEVICE, error);
+    }
+    for (unit_number i = 0; !status && i < store->unit_count; i++) {
+        struct stored_unit *unit = &store->units[i];
+        if (unit->place != PLACE_GPU || is_expert(store, i))
+            continue;
+        struct device_slice *slice = &device->slices[unit->item];
+        slice->slice = &store->unit(store->model, i)->slices[0];
+        slice->to.buffer = device->buffers[unit->slot];
+    }
+    memory_free(sizes);
+    return status;
+}
+
+static hypura_status make_layer(struct store *store, uint32_t number, const struct unit *unit, hypura_error *error)
+{
+    struct device *device = store->device;
+    struct device_layer *layer = &device->layers[number];
+    hypura_status status = HYPURA_OK;
+    for (uint32_t s = 0; !status && s < unit->slice_count; s++) {
+        layer->strides[s] = align_up(unit->slices[s].bytes, GPU_ALIGNMENT);
+        status =
+            gpu_buffer_create(device->gpu, &layer->buffers[s], layer->count * layer->strides[s], GPU_DEVICE, error);
+    }
+    return status;
+}
+
+static hypura_status make_experts(struct store *store, hypura_error *error)
+{
+    struct device *device = store->device;
+    size_t entries = (size_t)store->layers * device->experts;
+    hypura_status status = ALLOCATE(&device->slots, entries, "table of experts", error);
+    for (size_t i = 0; !status && i < entries; i++)
+        device->slots[i] = GPU_NO_SLOT;
+    for (unit_number i = 0; !status && i < store->unit_count; i++) {
+        const struct unit *unit = store->unit(store->model, i);
+        if (store->units[i].place != PLACE_GPU || unit->kind != UNIT_EXPERT)
+            continue;
+        struct device_layer *layer = &device->layers[unit->layer];
+        store->units[i].slot = layer->count;
+        device->slots[(size_t)unit->layer * device->experts + (size_t)unit->expert] = layer->count++;
+    }
+    for (unit_number i = 0; !status && i < store->unit_count; i++) {
+        const struct unit *unit = store->unit(store->model, i);
+        if (store->units[i].place != PLACE_GPU || unit->kind != UNIT_EXPERT)
+            continue;
+        struct device_layer *layer = &device->layers[unit->layer];
+        if (!layer->buffers[0])
+            status = make_layer(store, (uint32_t)unit->layer, unit, error);
+        for (uint32_t s = 0; !status && s < unit->slice_count; s++)
+            device->slices[store->units[i].item + s] = (struct device_slice){
+                .slice = &unit->slices[s],
+                .to = {.buffer = layer->buffers[s], .offset = store->units[i].slot * layer->strides[s]}};
+    }
+    if (!status && entries)
+        status = gpu_buffer_create(device->gpu, &device->table, entries * sizeof *device->slots, GPU_DEVICE, error);
+    return status;
+}
+
+hypura_status device_prepare(struct store *store, struct gpu *gpu, uint32_t experts, hypura_error *error)
+{
+    hypura_status status = ALLOCATE(&store->device, 1, "table of device memory", error);
+    if (status)
+        return status;
+    struct device *device = store->device;
+    device->gpu = gpu;
+    device->experts = experts;
+    for (unit_number i = 0; i < store->unit_count; i++) {
+        if (store->units[i].place != PLACE_GPU)
+            continue;
+        const struct unit *unit = store->unit(store->model, i);
+        store->units[i].item = device->slice_count;
+        device->slice_count += unit->slice_count;
+        device->bytes += unit->bytes;
+    }
+    status = ALLOCATE(&device->slices, device->slice_count, "table of device memory", error);
+    if (!status)
+        status = ALLOCATE(&device->layers, store->layers, "table of device memory", error);
+    if (!status)
+        status = make_tensors(store, error);
+    if (!status)
+        status = make_experts(store, error);
+    return status;
+}
+
+void device_free(struct store *store)
+{
+    struct device *device = store->device;
+    if (!device)
+        return;
+    for (uint32_t i = 0; i < device->buffer_count; i++)
+        gpu_buffer_destroy(device->gpu, device->buffers[i]);
+    for (uint32_t i = 0; device->layers && i < store->layers; i++)
+        for (uint32_t s = 0; s < UNIT_MAX_SLICES; s++)
+            if (device->layers[i].buffers[s])
+                gpu_buffer_destroy(device->gpu, device->layers[i].buffers[s]);
+    if (device->table)
+        gpu_buffer_destroy(device->gpu, device->table);
+    memory_free(device->buffers);
+    memory_free(device->slices);
+    memory_free(device->layers);
+    memory_free(device->slots);
+    memory_free(device);
+    store->device = NULL;
+}
+
+/* ---- loading ----------------------------------------------------------------------------------------------------- */
+
+static int by_place(const void *left, const void *right)
+{
+    const struct unit_slice *a = ((const struct device_slice *)left)->slice;
+    const struct unit_slice *b = ((const struct device_slice *)right)->slice;
+    if (a->file != b->file)
+        return a->file < b->file ? -1 : 1;
+    return a->offset < b->offset ? -1 : a->offset > b->offset;
+}
+
+struct piece {
+    struct transfer transfer;
+    const struct device_slice *slice;
+    uint64_t from, bytes; /* of the slice */
+    bool busy;            /* guarded by the store's mutex */
+};
+
+struct loading {
+    struct store *store;
+    struct device_slice *sorted;
+    uint32_t next; /* slice, and how much of it was asked for */
+    uint64_t position;
+    uint8_t *memory;
+    struct piece pieces[PIECES];
+    uint64_t done;
+    gpu_ticket last;
+};
+
+#define PIECE_ROOM (PIECE_BYTES + 2 * IO_ALIGNMENT)
+
+/* Locked. Starts to read the next part of a slice; false when all were asked for. */
+static bool start_piece(struct loading *loading, struct piece *piece)
+{
+    const struct device *device = loading->store->device;
+    if (loading->next == device->slice_count)
+        return false;
+    const struct device_slice *slice = &loading->sorted[loading->next];
+    piece->slice = slice;
+    piece->from = loading->position;
+    piece->bytes = MIN(slice->slice->bytes - loading->position, PIECE_BYTES);
+    uint64_t start = align_down(slice->slice->offset + piece->from, IO_ALIGNMENT);
+    uint64_t end = slice->slice->offset + piece->from + piece->bytes;
+    piece->transfer = (struct transfer){.unit = DEVICE_UNIT, .segment_count = 1};
+    piece->transfer.segments[0] =
+        (struct segment){.file = slice->slice->file,
+                         .offset = start,
+                         .bytes = align_up(end, IO_ALIGNMENT) - start,
+                         .needed = end - start,
+                         .memory = loading->memory + (size_t)(piece - loading->pieces) * PIECE_ROOM};
+    loading->position += piece->bytes;
+    if (loading->position == slice->slice->bytes) {
+        loading->next++;
+        loading->position = 0;
+    }
+    piece->busy = true;
+    io_start(loading->store->io, &piece->transfer);
+    return true;
+}
+
+void device_finished(struct store *store, struct transfer *transfer)
+{
+    struct piece *piece = (struct piece *)(void *)transfer; /* its first member */
+    piece->busy = false;
+    pthread_cond_broadcast(&store->changed);
+}
+
+static hypura_status pass_on(struct loading *loading, struct piece *piece, hypura_error *error)
+{
+    const struct segment *segment = &piece->transfer.segments[0];
+    struct gpu_range to = piece->slice->to;
+    to.offset += piece->from;
+    const uint8_t *from = segment->memory + (piece->slice->slice->offset + piece->from - segment->offset);
+    loading->done += piece->bytes;
+    return gpu_upload(loading->store->device->gpu, to, from, piece->bytes, &loading->last, error);
+}
+
+/* Pieces are taken in order, so that the file is read in order however they arrive. */
+static hypura_status load_pieces(struct loading *loading, store_progress progress, void *context, hypura_error *error)
+{
+    struct store *store = loading->store;
+    uint64_t total = store->device->bytes + store->arena_bytes;
+    hypura_status status = HYPURA_OK;
+    uint32_t turn = 0, running = 0;
+    pthread_mutex_lock(store->mutex);
+    for (; running < PIECES && start_piece(loading, &loading->pieces[running]); running++)
+        ;
+    for (; running > 0 && !status; turn = (turn + 1) % PIECES) {
+        struct piece *piece = &loading->pieces[turn];
+        while (piece->busy)
+            store_wait_locked(store);
+        running--;
+        if (piece->transfer.failure.kind != FAILURE_NONE) {
+            status = failure_error(&piece->transfer.failure, store->files, error);
+            break;
+        }
+        pthread_mutex_unlock(store->mutex);
+        status = pass_on(loading, piece, error);
+        bool stop = progress && !status && !progress(context, loading->done, total);
+        pthread_mutex_lock(store->mutex);
+        if (!status && (stop || atomic_load(&store->cancelled)))
+            status = error_set(error, HYPURA_ERROR_CANCELLED, "loading the weights was cancelled");
+        if (!status)
+            running += start_piece(loading, piece);
+    }
+    for (uint32_t i = 0; i < PIECES; i++) {
+        struct piece *piece = &loading->pieces[i];
+        if (piece->busy && io_abandon(store->io, &piece->transfer))
+            piece->busy = false;
+        while (piece->busy)
+            store_wait_locked(store);
+    }
+    pthread_mutex_unlock(store->mutex);
+    return status;
+}
+
+hypura_status device_load(struct store *store, store_progress progress, void *context, hypura_error *error)
+{
+    struct device *device = store->device;
+    if (!device || device->loaded)
+        return HYPURA_OK;
+    struct loading loading = {.store = store};
+    void *memory = NULL;
+    hypura_status status = ALLOCATE(&loading.sorted, device->slice_count, "table of device memory", error);
+    if (!status)
+        status = memory_map(&memory, PIECES * PIECE_ROOM, false, "memory to load the GPU through", error);
+    if (!status) {
+        loading.memory = memory;
+        memcpy(loading.sorted, device->slices, device->slice_count * sizeof *loading.sorted);
+        qsort(loading.sorted, device->slice_count, sizeof *loading.sorted, by_place);
+        status = load_pieces(&loading, progress, context, error);
+    }
+    if (!status && device->table)
+        status = gpu_upload(device->gpu, (struct gpu_range){device->table, 0}, device->slots,
+                            (uint64_t)store->layers * device->experts * sizeof *device->slots, &loading.last, error);
+    if (!status)
+        status = gpu_upload_wait(device->gpu, loading.last, error);
+    if (!status) {
+        device->loaded = true;
+        pthread_mutex_lock(store->mutex);
+        io_counters(store->io, &store->loaded_counters);
+        pthread_mutex_unlock(store->mutex);
+    }
+    if (memory)
+        memory_unmap(memory, PIECES * PIECE_ROOM);
+    memory_free(loading.sorted);
+    return status;
+}
+
+/* ---- looking in -------------------------------------------------------------------------------------------------- */
+
+uint64_t device_bytes(const struct store *store)
+{
+    return store->device ? store->device->bytes : 0;
+}
+
+void device_show(const struct store *store, unit_number unit, struct store_view *view)
+{
+    for (uint32_t i = 0; i < store->unit(store->model, unit)->slice_count; i++)
+        view->ranges[i] = store->device->slices[store->units[unit].item + i].to;
+}
+
+bool store_on_gpu(const struct store *store, unit_number unit)
+{
+    return unit < store->unit_count && store->units[unit].place == PLACE_GPU;
+}
+
+void store_slots(const struct store *store, uint32_t layer, struct store_slots *out)
+{
+    const struct device *device = store->device;
+    *out = (struct store_slots){0};
+    if (!device || !device->table || layer >= store->layers)
+        return;
+    const struct device_layer *from = &device->layers[layer];
+    out->count = from->count;
+    for (uint32_t s = 0; s < UNIT_MAX_SLICES; s++) {
+        out->slices[s].buffer = from->buffers[s];
+        out->strides[s] = from->strides[s];
+    }
+    out->table = (struct gpu_range){device->table, (uint64_t)layer * device->experts * sizeof *device->slots};
+}

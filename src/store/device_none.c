@@ -1,0 +1,47 @@
+/* In place of device.c where the build has no GPU: the plan puts nothing there. */
+#include "store/internal.h"
+
+hypura_status device_prepare(struct store *store, struct gpu *gpu, uint32_t experts, hypura_error *error)
+{
+    (void)store, (void)gpu, (void)experts;
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
+}
+
+void device_free(struct store *store)
+{
+    (void)store;
+}
+
+hypura_status device_load(struct store *store, store_progress progress, void *context, hypura_error *error)
+{
+    (void)store, (void)progress, (void)context, (void)error;
+    return HYPURA_OK;
+}
+
+uint64_t device_bytes(const struct store *store)
+{
+    (void)store;
+    return 0;
+}
+
+void device_finished(struct store *store, struct transfer *transfer)
+{
+    (void)store, (void)transfer;
+}
+
+void device_show(const struct store *store, unit_number unit, struct store_view *view)
+{
+    (void)store, (void)unit, (void)view;
+}
+
+void store_slots(const struct store *store, uint32_t layer, struct store_slots *out)
+{
+    (void)store, (void)layer;
+    *out = (struct store_slots){0};
+}
+
+bool store_on_gpu(const struct store *store, unit_number unit)
+{
+    (void)store, (void)unit;
+    return false;
+}
