@@ -84,6 +84,8 @@ struct compute_options {
     const char *reader;
     const char *guess;
     const char *cache_policy;
+    const char *overlap;
+    uint32_t depth;
     struct texts adapters;
     bool no_state;
     uint64_t seed;
@@ -117,8 +119,8 @@ hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *er
 /* Bytes of weights that one decoded token reads: all tensors but the embedding's other rows, and the experts used. */
 double bytes_per_token(const struct model *model);
 
-/* The least time that the bytes of decoding take, on the disk or through the memory as they were measured, over the
- * time that it took: 1 is the limit. Below 0 where nothing was measured or decoded. */
+/* The least time that the bytes of decoding take, on the disk (what was guessed wrong not counted) or through the kernels
+ * as they were measured, over the time that it took: 1 is the limit. Below 0 where nothing was measured or decoded. */
 double share_of_limit(const struct engine *engine, const struct engine_statistics *statistics, enum plan_bound *bound);
 
 /* Writes --stats, when asked for. Returns false after reporting that it could not. */

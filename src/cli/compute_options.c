@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct compute_options compute_options = {.kv_type = "f16", .reader = "auto", .guess = "auto", .seed = 0};
+struct compute_options compute_options = {
+    .kv_type = "f16", .reader = "auto", .guess = "auto", .overlap = "on", .seed = 0};
 
 const struct option_row compute_option_rows[] = {
     {"memory", "SIZE", OPTION_BYTES, &compute_options.memory,
@@ -32,6 +33,9 @@ const struct option_row compute_option_rows[] = {
      "which streamed experts stay in memory: cycle, lru, lfu, s3fifo (default: cycle)"},
     {"lora", "FILE[:SCALE]", OPTION_TEXTS, &compute_options.adapters,
      "add a LoRA adapter (GGUF), so strongly (default: 1); may be given several times"},
+    {"depth", "N", OPTION_COUNT, &compute_options.depth, "reads in flight (default: as measured)"},
+    {"overlap", "KIND", OPTION_TEXT, &compute_options.overlap,
+     "compute experts while others are read: on, off (for comparison; default: on)"},
     {"no-state", NULL, OPTION_FLAG, &compute_options.no_state,
      "do not remember from run to run which experts a model uses"},
     {"seed", "N", OPTION_SEED, &compute_options.seed, "of the random numbers (default: 0); same seed, same text"},
@@ -109,6 +113,10 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
         out->guessing = STORE_GUESSING_OFF;
     else
         return error_set(error, HYPURA_ERROR_ARGUMENT, "--guess %s: expected auto, on or off", compute_options.guess);
+    if (strcmp(compute_options.overlap, "on") != 0 && strcmp(compute_options.overlap, "off") != 0)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--overlap %s: expected on or off", compute_options.overlap);
+    out->wait_for_all = strcmp(compute_options.overlap, "off") == 0;
+    out->depth = compute_options.depth;
     out->remember_usage = !compute_options.no_state;
     return set_adapters(out, error);
 }
@@ -177,7 +185,7 @@ json_t *statistics_json(struct engine *engine)
     double share = share_of_limit(engine, &s, &bound);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:o, s:s}",
+        "s:I, s:o, s:s}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -188,8 +196,9 @@ json_t *statistics_json(struct engine *engine)
         (json_int_t)s.store.bytes_guessed, "bytes_wasted", (json_int_t)s.store.bytes_wasted, "expert_hits",
         (json_int_t)s.store.expert_hits, "expert_misses", (json_int_t)s.store.expert_misses, "peak_rss_bytes",
         (json_int_t)s.peak_rss_bytes, "budget_bytes", (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu,
-        "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage, "share_of_limit",
-        share < 0 ? json_null() : json_real(share), "bound", plan_bound_name(bound));
+        "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage, "decode_bytes_read",
+        (json_int_t)s.decode_bytes_read, "share_of_limit", share < 0 ? json_null() : json_real(share), "bound",
+        plan_bound_name(bound));
 }
 
 bool write_statistics(struct engine *engine)

@@ -1,6 +1,9 @@
 /* How near decoding came to what the hardware allows. */
 #include "cli/cli.h"
 
+/* Kernels that come so near to the memory's speed are bound by it. */
+#define BY_MEMORY 0.8
+
 double bytes_per_token(const struct model *model)
 {
     const struct model_parameters *p = model_parameters(model);
@@ -15,14 +18,32 @@ double bytes_per_token(const struct model *model)
     return bytes;
 }
 
+/* With all weights in memory, through kernels as fast as they were measured. */
+static double compute_seconds(const struct engine *engine, uint64_t tokens)
+{
+    const struct model *model = engine_model(engine);
+    const struct model_parameters *p = model_parameters(model);
+    double seconds = 0;
+    for (unit_number u = 0; u < model_unit_count(model); u++) {
+        const struct unit *unit = model_unit(model, u);
+        double uses = unit->kind == UNIT_EXPERT ? (double)p->experts_used / p->experts
+                      : unit->role == ROLE_TOKEN_EMBEDDING && !model_tied_output(model) ? 0
+                                                                                        : 1;
+        for (uint32_t i = 0; i < unit->slice_count; i++)
+            seconds += uses * (double)unit->slices[i].bytes /
+                       hardware_kernel_speed(engine_hardware(engine), unit->slices[i].tensor->type);
+    }
+    return seconds * (double)tokens;
+}
+
 double share_of_limit(const struct engine *engine, const struct engine_statistics *s, enum plan_bound *bound)
 {
     const struct hardware *hardware = engine_hardware(engine);
     if (!hardware->measured || s->decode_seconds <= 0)
         return -1;
     double disk = (double)s->decode_bytes_read / hardware->storage.bytes_per_second;
-    double memory =
-        (double)s->generated_tokens * bytes_per_token(engine_model(engine)) / hardware->memory_bytes_per_second;
-    *bound = disk > memory ? BOUND_DISK : BOUND_MEMORY;
-    return MAX(disk, memory) / s->decode_seconds;
+    double compute = compute_seconds(engine, s->generated_tokens);
+    bool by_memory = hardware->compute_bytes_per_second > BY_MEMORY * hardware->memory_bytes_per_second;
+    *bound = disk > compute ? BOUND_DISK : by_memory ? BOUND_MEMORY : BOUND_COMPUTE;
+    return MAX(disk, compute) / s->decode_seconds;
 }

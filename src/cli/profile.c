@@ -7,6 +7,8 @@
 static bool force, as_json, bench_json;
 static const char *gpu_choice;
 static float bench_seconds = 1;
+static uint64_t bench_block;
+static uint32_t bench_depth;
 
 static const struct option_row profile_rows[] = {
     {"force", NULL, OPTION_FLAG, &force, "measure again, although a profile is cached"},
@@ -18,6 +20,8 @@ static const struct option_row profile_rows[] = {
 
 static const struct option_row iobench_rows[] = {
     {"seconds", "X", OPTION_NUMBER, &bench_seconds, "for each combination (default: 1)"},
+    {"block", "SIZE", OPTION_BYTES, &bench_block, "only random reads of this size, a multiple of 4K (default: many)"},
+    {"depth", "N", OPTION_COUNT, &bench_depth, "with --block: so many in flight (default: 8)"},
     {"json", NULL, OPTION_FLAG, &bench_json, "print one JSON object instead"},
     {0},
 };
@@ -299,6 +303,21 @@ static bool show_sample(void *context, const struct storage_sample *sample, size
     return true;
 }
 
+static int run_point(const char *path)
+{
+    hypura_error error = {0};
+    double speed;
+    uint32_t depth = bench_depth ? bench_depth : 8;
+    if (hardware_iobench_point(&speed, path, (uint32_t)MIN(bench_block, (uint64_t)UINT32_MAX), depth, bench_seconds,
+                               &error))
+        return report_error(&error);
+    if (bench_json)
+        printf("{\"bytes_per_second\": %.0f}\n", speed);
+    else
+        printf("%.0f MB/s\n", speed / 1e6);
+    return EXIT_OK;
+}
+
 static int run_iobench(size_t count, char **arguments)
 {
     (void)count;
@@ -306,6 +325,10 @@ static int run_iobench(size_t count, char **arguments)
     struct storage storage;
     if (bench_seconds <= 0)
         return report_usage(&command_iobench, "--seconds must be above 0");
+    if (bench_depth && !bench_block)
+        return report_usage(&command_iobench, "--depth needs --block");
+    if (bench_block)
+        return run_point(arguments[0]);
     hypura_status status = hardware_iobench(&storage, arguments[0], bench_seconds, show_sample, NULL, &error);
     clear_line();
     if (status)

@@ -294,10 +294,12 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
     TRY(scratch_create(&engine->scratch, &engine->geometry, plan->chunk, error));
     TRY(kv_cache_create(&engine->kv, &engine->geometry, plan->positions, plan->kv_type, error));
     TRY(ALLOCATE(&engine->used, expert_places(engine), "expert usage", error));
+    engine->wait_for_all = options->wait_for_all;
     char usage[4096];
     bool remember = options->remember_usage && store_usage_path(engine->model, usage, sizeof usage);
     struct store_options store = {.reader = options->reader,
                                   .allow_buffered = true,
+                                  .depth = options->depth,
                                   .cache_policy = options->cache_policy,
                                   .guessing = options->guessing,
                                   .usage_path = remember ? usage : NULL,

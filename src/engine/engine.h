@@ -39,6 +39,8 @@ struct engine_options {
     const char *cache_policy;              /* for streamed experts, by name (store/policy.h); NULL: the default */
     const struct engine_adapter *adapters; /* added in this order; not kept */
     size_t adapter_count;
+    uint32_t depth;          /* reads in flight; 0: as measured */
+    bool wait_for_all;       /* compute a layer's experts only when all are there; for comparison */
     bool remember_usage;     /* which experts were used, from run to run, in the user's state folder */
     const char *trace_path;  /* records the routing, or NULL */
     store_progress progress; /* while weights are loaded */
@@ -119,7 +121,7 @@ struct engine_statistics {
     double load_seconds;
     uint64_t prompt_tokens, generated_tokens; /* batches of several tokens, of one */
     double prompt_seconds, decode_seconds;
-    uint64_t decode_bytes_read; /* from storage, while decoding */
+    uint64_t decode_bytes_read; /* from storage, while decoding, without what was guessed wrong */
     uint64_t peak_rss_bytes;
     uint64_t budget_bytes;
     uint64_t bytes_gpu, bytes_ram, bytes_storage; /* of the weights, by tier now: storage is what is in no memory */

@@ -240,6 +240,7 @@ struct engine {
     struct plan_request request;
     struct gpu *gpu;       /* NULL: everything is computed here */
     struct gpu_pass *pass; /* NULL: likewise */
+    bool wait_for_all;
 
     /* The batch that is running. */
     size_t rows;

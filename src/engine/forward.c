@@ -212,8 +212,7 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
 hypura_status engine_forward(struct engine *engine, const struct engine_batch *batch, hypura_error *error)
 {
     uint64_t start = clock_nanoseconds();
-    struct store_statistics before, after;
-    store_statistics(engine->store, &before);
+    uint64_t read_before = store_bytes_used(engine->store);
     TRY(run_batch(engine, batch, error));
     bool prompt = false;
     for (uint32_t i = 0; i < engine->span_count; i++) {
@@ -223,9 +222,8 @@ hypura_status engine_forward(struct engine *engine, const struct engine_batch *b
     }
     store_advance(engine->store);
     uint64_t taken = clock_nanoseconds() - start;
-    store_statistics(engine->store, &after);
-    if (!prompt)
-        atomic_fetch_add(&engine->decode_bytes_read, after.bytes_read - before.bytes_read);
+    if (!prompt) /* may go down: what was wasted now was read before */
+        atomic_fetch_add(&engine->decode_bytes_read, store_bytes_used(engine->store) - read_before);
     atomic_fetch_add(prompt ? &engine->prompt_tokens : &engine->generated_tokens, engine->rows);
     atomic_fetch_add(prompt ? &engine->prompt_nanoseconds : &engine->decode_nanoseconds, taken);
     return HYPURA_OK;

@@ -194,6 +194,10 @@ static hypura_status run_experts(struct engine *engine, const struct model_layer
 {
     struct expert_group group = {0};
     hypura_status status = HYPURA_OK;
+    for (uint32_t i = 0; engine->wait_for_all && !status && i < *waiting; i++) {
+        size_t index;
+        status = store_wait_any(engine->store, engine->scratch.expert_units + i, 1, &index, error);
+    }
     while (!status && *waiting) {
         status = take_ready(engine, layer, waiting, &group, error);
         bool none = group.count == 0;

@@ -13,8 +13,8 @@ void stop_matcher_free(struct stop_matcher *matcher)
     buffer_free(&matcher->out);
 }
 
-/* Where the stop string begins that is complete first, or SIZE_MAX; of two that end together the longer one. To go by the end
- * makes the answer independent of how the text was cut into pieces. */
+/* Where the stop string begins that is complete first, or SIZE_MAX; of two that end together the longer one. To go by
+ * the end makes the answer independent of how the text was cut into pieces. */
 static size_t find_stop(const struct stop_matcher *matcher, const char **stop)
 {
     size_t begin = SIZE_MAX, end = SIZE_MAX;

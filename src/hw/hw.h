@@ -142,6 +142,10 @@ typedef bool (*storage_visitor)(void *context, const struct storage_sample *samp
 hypura_status hardware_iobench(struct storage *out, const char *path, double seconds, storage_visitor visit,
                                void *context, hypura_error *error);
 
+/* Random reads of one size with so many in flight, for so many seconds. */
+hypura_status hardware_iobench_point(double *bytes_per_second, const char *path, uint32_t block_bytes, uint32_t depth,
+                                     double seconds, hypura_error *error);
+
 /* How fast so many threads read memory now. Takes up to half a second and up to 256 MiB while it runs. */
 hypura_status hardware_measure_memory(const struct hardware *hardware, size_t threads, double *bytes_per_second,
                                       hypura_error *error);

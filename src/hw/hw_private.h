@@ -54,8 +54,10 @@ uint64_t hw_read_block(const struct read_run *run, uint64_t number);
 struct storage_bench {
     struct storage *storage; /* detected; samples, choice and speeds are filled in */
     const char *path;        /* that is read */
-    int file;              /* instead of path when not -1: a file without a name. It is opened again by /proc/self/fd */
-    bool thorough;         /* every depth, not every second */
+    int file;      /* instead of path when not -1: a file without a name. It is opened again by /proc/self/fd */
+    bool thorough; /* every depth, not every second */
+    uint32_t block_bytes,
+        depth;             /* only random reads of this size and depth, past the page cache if that can be; 0: many */
     double seconds;        /* a sample */
     double limit_seconds;  /* no more samples after this; 0: none */
     storage_visitor visit; /* may be NULL */

@@ -231,8 +231,21 @@ static hypura_status look_again(struct bench_state *state, hypura_error *error)
     return HYPURA_OK;
 }
 
+static hypura_status run_point(struct bench_state *state, hypura_error *error)
+{
+    struct storage *storage = state->bench->storage;
+    struct storage_sample *sample = &storage->samples[0];
+    *sample = (struct storage_sample){
+        .block_bytes = state->bench->block_bytes, .depth = state->bench->depth, .direct = state->files[1] >= 0};
+    hypura_status status = take_sample(state, sample, state->bench->seconds, error);
+    storage->sample_count = status == HYPURA_OK;
+    return status;
+}
+
 static hypura_status run_bench(struct bench_state *state, hypura_error *error)
 {
+    if (state->bench->depth)
+        return run_point(state, error);
     const uint32_t *depths = state->bench->thorough ? all_depths : some_depths;
     size_t depth_count = state->bench->thorough ? COUNT_OF(all_depths) : COUNT_OF(some_depths);
     size_t count = 2 * COUNT_OF(few_depths);
@@ -309,6 +322,29 @@ hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *
     close(state.files[0]);
     if (state.files[1] >= 0)
         close(state.files[1]);
+    return status;
+}
+
+hypura_status hardware_iobench_point(double *bytes_per_second, const char *path, uint32_t block_bytes, uint32_t depth,
+                                     double seconds, hypura_error *error)
+{
+    struct storage storage;
+    if (block_bytes < STORAGE_ALIGNMENT || block_bytes % STORAGE_ALIGNMENT || block_bytes > READ_MEMORY || depth == 0)
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "reads of %u bytes, %u in flight: expected a multiple of %u up to %zu, and at least one",
+                         block_bytes, depth, STORAGE_ALIGNMENT, READ_MEMORY);
+    hypura_status status = hardware_detect_storage(&storage, path, error);
+    if (status != HYPURA_OK)
+        return status;
+    struct storage_bench bench = {.storage = &storage,
+                                  .path = path,
+                                  .file = -1,
+                                  .block_bytes = block_bytes,
+                                  .depth = depth,
+                                  .seconds = seconds > 0 ? seconds : 1};
+    status = hw_bench_storage(&bench, error);
+    if (status == HYPURA_OK)
+        *bytes_per_second = storage.samples[0].bytes_per_second;
     return status;
 }
 

@@ -635,6 +635,18 @@ void store_statistics(struct store *store, struct store_statistics *out)
     *out = result;
 }
 
+uint64_t store_bytes_used(struct store *store)
+{
+    struct io_counters counters;
+    pthread_mutex_lock(store->mutex);
+    io_counters(store->io, &counters);
+    uint64_t bytes = store->rows_read - store->counts.bytes_wasted;
+    for (int priority = 0; priority < PRIORITY_COUNT; priority++)
+        bytes += counters.bytes[priority];
+    pthread_mutex_unlock(store->mutex);
+    return bytes;
+}
+
 enum unit_state store_unit_state(struct store *store, unit_number number)
 {
     if (number >= store->unit_count)

@@ -149,6 +149,9 @@ struct store_statistics {
 };
 void store_statistics(struct store *store, struct store_statistics *out);
 
+/* bytes_read less bytes_wasted, without the rest. */
+uint64_t store_bytes_used(struct store *store);
+
 /* Where a unit is now. */
 enum unit_state { UNIT_ON_STORAGE, UNIT_IN_FLIGHT, UNIT_CACHED, UNIT_PINNED, UNIT_ON_GPU };
 enum unit_state store_unit_state(struct store *store, unit_number unit);

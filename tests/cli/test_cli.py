@@ -20,7 +20,8 @@ WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
 QUESTION = "What does the ls command do?"
 STATISTICS = """model mode threads prompt_tokens generated_tokens load_seconds prompt_seconds decode_seconds
     prompt_tokens_per_second decode_tokens_per_second bytes_read bytes_demanded bytes_guessed bytes_wasted expert_hits
-    expert_misses peak_rss_bytes budget_bytes bytes_gpu bytes_ram bytes_storage share_of_limit bound""".split()
+    expert_misses peak_rss_bytes budget_bytes bytes_gpu bytes_ram bytes_storage decode_bytes_read share_of_limit
+    bound""".split()
 COMMANDS = ["run", "inspect", "bench", "profile", "iobench", "replay", "logits", "synth", "tokenize", "template",
             "perplexity", "completion", "manual", "serve", "list", "pull", "rm", "ps", "stop"]
 
@@ -55,7 +56,8 @@ def every_command_explains_itself():
 
 def wrong_usage_exits_with_2():
     for arguments in (["no-such-command"], ["run", "--no-such-option"], ["run", "--memory", "lots"], ["run", "--memory"],
-                      ["run", "--threads", "-1"], ["logits"], ["run", "--kv-type", "q2_k", "--prompt", "x"]):
+                      ["run", "--threads", "-1"], ["logits"], ["run", "--kv-type", "q2_k", "--prompt", "x"],
+                      ["run", "--overlap", "perhaps", "--prompt", "x"], ["iobench", "--depth", 3, MODEL]):
         out, err = hypura(*arguments, status=2)
         assert out == "" and err.startswith("hypura"), err
 
@@ -327,6 +329,16 @@ def completions_and_manual_name_every_option():
 def a_statistics_file_that_cannot_be_written_is_an_error():
     _, err = hypura("run", MODEL, "--prompt", "x", "--max-tokens", 2, "--stats", "/nowhere/file", status=1)
     assert "/nowhere/file" in err
+
+
+def reading_one_by_one_and_waiting_for_all_change_no_answer():
+    assert answer("--memory", "12M", "--context", 512, "--depth", 1, "--overlap", "off", "--guess", "off") == answer()
+
+
+def one_block_size_is_measured_alone():
+    assert json.loads(hypura("iobench", MODEL, "--block", "64K", "--depth", 4, "--seconds", 0.05, "--json")[0])[
+        "bytes_per_second"] > 1e6
+    hypura("iobench", MODEL, "--block", "63K", status=2)
 
 
 def an_installed_copy_works_elsewhere():

@@ -152,6 +152,11 @@ static void the_bench_covers_the_grid_and_chooses(void **state)
     assert_int_equal(hardware_iobench(&storage, path, 1e-6, stop_at_third, NULL, &test_error), HYPURA_ERROR_CANCELLED);
     assert_int_equal(storage.block_bytes, 1);
     assert_int_equal(hardware_iobench(&storage, "/", 1e-6, NULL, NULL, &test_error), HYPURA_ERROR_ARGUMENT);
+    double speed = 0;
+    assert_ok(hardware_iobench_point(&speed, path, 12288, 4, 1e-6, &test_error));
+    assert_true(speed > 1e5);
+    assert_int_equal(hardware_iobench_point(&speed, path, 5000, 4, 1e-6, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(hardware_iobench_point(&speed, path, 8192, 0, 1e-6, &test_error), HYPURA_ERROR_ARGUMENT);
 }
 
 static void add_sample(struct storage *storage, uint32_t block, uint32_t depth, bool direct, bool sequential,

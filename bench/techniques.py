@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""What each technique of streaming brings: a model beyond memory, with everything on and with one thing off.
+
+    bench/techniques.py [-f "25 50 75"] [-n TOKENS] [-r ROUNDS] [-v "all guess"] MODEL.gguf...
+
+-f: memory as per cent of the file; -v: some of the rows only (all overlap batching policy guess state). HYPURA names the
+program. Run as root: every run is in a memory cgroup of that size with a cold page cache. Rounds are interleaved, medians
+are printed as a Markdown table. The share is of the limit that the same round showed: the bytes that decoding needed at
+the speed of random reads of the experts' size, measured just before and after, or the same model's time a token with all
+weights in memory, whichever is longer. "state": what an earlier run over another text used is there at the start; all
+other rows start with an empty cache.
+"""
+import getopt
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+HYPURA = os.environ.get("HYPURA", os.path.join(HERE, "../build/hypura"))
+TEXT = "The kernel keeps a table of open files for each process. What does it say about the ship, the sea and nine small numbers?"
+EARLIER = "A lamp stood by the harbour wall, and the wind went over the stones. Count the pages that the printer wrote."
+ROWS = {"all": ("everything on", []), "overlap": ("hits not computed while misses arrive", ["--overlap", "off"]),
+        "batching": ("one read in flight", ["--depth", "1"]), "policy": ("cache: LRU", ["--cache-policy", "lru"]),
+        "guess": ("no guesses", ["--guess", "off"]), "state": ("usage remembered from an earlier run", [])}
+WORK = tempfile.TemporaryDirectory(prefix="hypura-bench-")
+
+
+def cold():
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w") as file:
+        file.write("3")
+
+
+def run(model, memory, tokens, options, text=TEXT, state=False):
+    cold()
+    stats = os.path.join(WORK.name, "stats")
+    command = [HYPURA, "run", model, "--memory", str(memory), "--threads", "2", "--raw", "--prompt", text, "--context", "512",
+               "--max-tokens", str(tokens + 1), "--ignore-eos", "--temperature", "0.9", "--seed", "7", "--stats", stats]
+    result = subprocess.run([os.path.join(HERE, "in-cgroup"), str(memory), *command, *options, *([] if state else ["--no-state"])],
+                            capture_output=True, env={**os.environ, "XDG_STATE_HOME": os.path.join(WORK.name, "state")})
+    if result.returncode:
+        sys.exit(f"{model}: {result.stderr.decode()[-500:]}")
+    with open(stats) as file:
+        return json.load(file), result.stdout
+
+
+def slice_bytes(model):
+    """Of an expert's slices, as far as one read goes."""
+    tensors = json.loads(subprocess.run([HYPURA, "inspect", model, "--tensors", "--json"], capture_output=True,
+                                        check=True).stdout)["tensors"]
+    sizes = [tensor["bytes"] for tensor in tensors if tensor["expert"] >= 0]
+    return min(max(statistics.median(sizes) // 4096 * 4096, 4096), 1 << 20) if sizes else 1 << 20
+
+
+def disk(model, block):
+    out = subprocess.run([HYPURA, "iobench", model, "--block", str(int(block)), "--depth", "8", "--seconds", "0.4", "--json"],
+                         capture_output=True, check=True).stdout
+    return json.loads(out)["bytes_per_second"]
+
+
+def measure(model, percent, tokens, rounds, rows):
+    size = os.stat(model).st_size
+    memory, block = size * percent // 100, slice_bytes(model)
+    found = {row: [] for row in rows}
+    if "state" in rows:
+        run(model, memory, 40, [], EARLIER, True)
+    for _ in range(rounds):
+        resident, answer = run(model, size * 13 // 10 + (256 << 20), tokens, [])
+        compute = resident["decode_seconds"] / resident["generated_tokens"]
+        before = disk(model, block)
+        for row in rows:
+            stats, text = run(model, memory, tokens, ROWS[row][1], state=row == "state")
+            assert text == answer, "the answer differs from that of the resident run"
+            after = disk(model, block)
+            seconds = stats["decode_seconds"] / stats["generated_tokens"]
+            needed = stats["decode_bytes_read"] / stats["generated_tokens"]
+            limit = max(needed / ((before + after) / 2), compute)
+            hits = stats["expert_hits"] / max(stats["expert_hits"] + stats["expert_misses"], 1)
+            found[row].append((1 / seconds, needed / 1e6, limit / seconds, stats["peak_rss_bytes"] / memory, hits, 1 / limit,
+                               seconds))
+            before = after
+    for row in rows:
+        median = [statistics.median(values) for values in zip(*found[row])]
+        ratio = statistics.median(own[0] / base[0] for own, base in zip(found[row], found[rows[0]]))
+        print(f"| {os.path.basename(model).removesuffix('.gguf')} | {percent} % | {ROWS[row][0]} | {median[0]:.2f} | {ratio:.2f} "
+              f"| {median[1]:.0f} | {100 * median[4]:.0f} % | {median[2]:.2f} | {median[3]:.3f} |", flush=True)
+
+
+def main():
+    options, models = getopt.getopt(sys.argv[1:], "f:n:r:v:")
+    options = dict(options)
+    rows = options.get("-v", "all overlap batching policy guess state").split()
+    if not models or any(row not in ROWS for row in rows):
+        sys.exit(__doc__)
+    print("| model | memory | | tokens/s | to the first row | MB needed a token | hits | share of the limit | peak / budget |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for model in models:
+        for percent in options.get("-f", "50").split():
+            measure(model, int(percent), int(options.get("-n", 32)), int(options.get("-r", 3)), rows)
+    WORK.cleanup()
+
+
+if __name__ == "__main__":
+    main()
