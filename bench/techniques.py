@@ -5,9 +5,11 @@
 
 -f: memory as per cent of the file; -v: some of the rows only (all overlap batching policy guess state). HYPURA names the
 program. Run as root: every run is in a memory cgroup of that size with a cold page cache. Rounds are interleaved, medians
-are printed as a Markdown table. The share is of the limit that the same round showed: the bytes that decoding needed at
-the speed of random reads of the experts' size, measured just before and after, or the same model's time a token with all
-weights in memory, whichever is longer. "state": what an earlier run over another text used is there at the start; all
+are printed as a Markdown table. Two shares are of the limit that the same round showed. "Of either": the bytes that decoding
+needed at the speed of random reads of the experts' size, measured just before and after, or the same model's time a token
+with all weights in memory, whichever is longer. "Of both at once": reading and computing share the memory, so the model
+also decodes from memory while random reads go on beside it; the time is then what computing takes so, and what is left to
+read after it at the drive's full speed. "state": what an earlier run over another text used is there at the start; all
 other rows start with an empty cache.
 """
 import getopt
@@ -61,6 +63,21 @@ def disk(model, block):
     return json.loads(out)["bytes_per_second"]
 
 
+def both_at_once(model, size, tokens, block):
+    """The drive's speed and the seconds of a token, each while the other is at work."""
+    stats = os.path.join(WORK.name, "stats")
+    process = subprocess.Popen([HYPURA, "run", model, "--memory", str(size), "--threads", "2", "--raw", "--prompt", TEXT,
+                                "--context", "512", "--max-tokens", str(tokens), "--ignore-eos", "--no-state", "--stats", stats],
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    process.stdout.read(1)
+    speeds = []
+    while process.poll() is None:
+        speeds.append(disk(model, block))
+    with open(stats) as file:
+        found = json.load(file)
+    return statistics.median(speeds[:-1] or speeds), found["decode_seconds"] / found["generated_tokens"]
+
+
 def measure(model, percent, tokens, rounds, rows):
     size = os.stat(model).st_size
     memory, block = size * percent // 100, slice_bytes(model)
@@ -70,6 +87,7 @@ def measure(model, percent, tokens, rounds, rows):
     for _ in range(rounds):
         resident, answer = run(model, size * 13 // 10 + (256 << 20), tokens, [])
         compute = resident["decode_seconds"] / resident["generated_tokens"]
+        disk_beside, compute_beside = both_at_once(model, size * 13 // 10 + (256 << 20), 2 * tokens, block)
         before = disk(model, block)
         for row in rows:
             stats, text = run(model, memory, tokens, ROWS[row][1], state=row == "state")
@@ -77,16 +95,20 @@ def measure(model, percent, tokens, rounds, rows):
             after = disk(model, block)
             seconds = stats["decode_seconds"] / stats["generated_tokens"]
             needed = stats["decode_bytes_read"] / stats["generated_tokens"]
-            limit = max(needed / ((before + after) / 2), compute)
+            speed = (before + after) / 2
+            limit = max(needed / speed, compute)
+            beside = compute_beside + max(needed - compute_beside * disk_beside, 0) / speed
             hits = stats["expert_hits"] / max(stats["expert_hits"] + stats["expert_misses"], 1)
-            found[row].append((1 / seconds, needed / 1e6, limit / seconds, stats["peak_rss_bytes"] / memory, hits, 1 / limit,
-                               seconds))
+            found[row].append((1 / seconds, needed / 1e6, limit / seconds, stats["peak_rss_bytes"] / memory, hits,
+                               beside / seconds, speed / 1e6, 1000 * compute))
             before = after
     for row in rows:
         median = [statistics.median(values) for values in zip(*found[row])]
         ratio = statistics.median(own[0] / base[0] for own, base in zip(found[row], found[rows[0]]))
         print(f"| {os.path.basename(model).removesuffix('.gguf')} | {percent} % | {ROWS[row][0]} | {median[0]:.2f} | {ratio:.2f} "
-              f"| {median[1]:.0f} | {100 * median[4]:.0f} % | {median[2]:.2f} | {median[3]:.3f} |", flush=True)
+              f"| {median[1]:.0f} | {100 * median[4]:.0f} % | {median[2]:.2f} | {median[5]:.2f} | {median[3]:.3f} |", flush=True)
+    print(f"<!-- disk {median[6]:.0f} MB/s, {disk_beside / 1e6:.0f} beside decoding; a token from memory {median[7]:.1f} ms, "
+          f"{1000 * compute_beside:.1f} beside reading -->", flush=True)
 
 
 def main():
@@ -95,8 +117,9 @@ def main():
     rows = options.get("-v", "all overlap batching policy guess state").split()
     if not models or any(row not in ROWS for row in rows):
         sys.exit(__doc__)
-    print("| model | memory | | tokens/s | to the first row | MB needed a token | hits | share of the limit | peak / budget |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("| model | memory | | tokens/s | to the first row | MB needed a token | hits | share of either | of both at once "
+          "| peak / budget |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for model in models:
         for percent in options.get("-f", "50").split():
             measure(model, int(percent), int(options.get("-n", 32)), int(options.get("-r", 3)), rows)
