@@ -20,6 +20,9 @@ static void gpu_test_print(void *context, enum log_level level, const char *mess
         fprintf(stderr, "# %s\n", message);
 }
 
+/* Whether the layers are there, once the group's device is open. */
+static bool gpu_test_layers UNUSED = true;
+
 /* Opens the device that HYPURA_GPU_TEST names by its number, else the first that can be used; *state is NULL when there
  * is none. A device that is not the CPU may be tested without layers where there are none. */
 UNUSED static int gpu_test_open(void **state)
@@ -36,8 +39,10 @@ UNUSED static int gpu_test_open(void **state)
             continue;
         struct gpu *gpu;
         hypura_status status = gpu_open(&gpu, &(struct gpu_options){.index = i, .validate = true}, &test_error);
-        if (status == HYPURA_ERROR_UNSUPPORTED && infos[i].kind != GPU_CPU)
+        if (status == HYPURA_ERROR_UNSUPPORTED && infos[i].kind != GPU_CPU) {
+            gpu_test_layers = false;
             status = gpu_open(&gpu, &(struct gpu_options){.index = i}, &test_error);
+        }
         if (status == HYPURA_OK) {
             *state = gpu;
             return 0;

@@ -47,7 +47,7 @@ static void stages_where_memory_is_not_shared(void **state)
 {
     (void)gpu_or_skip(state);
     struct gpu *gpu;
-    assert_ok(gpu_open(&gpu, &(struct gpu_options){.separate = true, .validate = true}, &test_error));
+    assert_ok(gpu_open(&gpu, &(struct gpu_options){.separate = true, .validate = gpu_test_layers}, &test_error));
     copies_there_and_back(gpu, 4);
     copies_there_and_back(gpu, ((size_t)50 << 20) + 4);
     assert_int_equal(gpu_validation_messages(gpu), 0);
@@ -224,7 +224,8 @@ static void keeps_compiled_kernels(void **state)
     close(file);
     for (int round = 0; round < 2; round++) {
         struct gpu *gpu;
-        assert_ok(gpu_open(&gpu, &(struct gpu_options){.pipeline_cache = path, .validate = true}, &test_error));
+        assert_ok(
+            gpu_open(&gpu, &(struct gpu_options){.pipeline_cache = path, .validate = gpu_test_layers}, &test_error));
         float values[] = {1, 2, 3, 4};
         struct gpu_range range = gpu_test_range(gpu, values, sizeof values);
         gpu_begin(gpu);

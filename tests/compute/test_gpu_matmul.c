@@ -3,7 +3,8 @@
 #include "gpu_test.h"
 
 /* Of a sum of floats in any order, and of inputs rounded to half precision where there are many tokens. */
-#define VECTOR_ERROR 2e-6
+#define VECTOR_ERROR 5e-6
+#define HALF_ERROR 1e-3
 
 struct product {
     uint8_t *weights;
@@ -103,6 +104,27 @@ static void multiplies_few_tokens(void **state)
     check(gpu, &random, TENSOR_Q8_0, 2100, 4608, 1, false, false, VECTOR_ERROR);
     check(gpu, &random, TENSOR_Q4_0, 3, 32, 2, false, false, VECTOR_ERROR);
     assert_false(gpu_supports(gpu, TENSOR_I32));
+}
+
+static double tile_error(struct gpu *gpu, enum tensor_type type)
+{
+    return gpu_get_info(gpu)->cooperative_matrix && type != TENSOR_F32 ? HALF_ERROR : VECTOR_ERROR;
+}
+
+/* Tiles that are full, and edges of all kinds. */
+static void multiplies_many_tokens(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 26);
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        check(gpu, &random, types[i], 70, 512, 41, true, false, tile_error(gpu, types[i]));
+        if (gpu_get_info(gpu)->kind != GPU_CPU || i % 3 == 0)
+            check(gpu, &random, types[i], 129, 256, 130, false, true, tile_error(gpu, types[i]));
+    }
+    check(gpu, &random, TENSOR_Q4_0, 3, 96, 9, false, false, tile_error(gpu, TENSOR_Q4_0));
+    check(gpu, &random, TENSOR_F16, 65, 24, 64, false, false, tile_error(gpu, TENSOR_F16));
+    check(gpu, &random, TENSOR_F16, 5, 27, 12, false, false, VECTOR_ERROR);
 }
 
 /* Columns that are no whole number of wide loads. */
@@ -238,11 +260,17 @@ static void check_experts(struct gpu *gpu, struct random *random, enum tensor_ty
             .used = USED,
             .tokens = tokens,
             .per_choice = per_choice};
+    uint64_t group_bytes = gpu_expert_group_bytes(gpu, EXPERTS, USED, tokens);
+    jobs[0].groups = jobs[1].groups = gpu_test_range(gpu, NULL, group_bytes);
     struct gpu_expert_matmul second = jobs[1];
     jobs[1].slots = jobs[0].slots;
     jobs[1].ids = jobs[0].ids;
     jobs[1].in = jobs[0].in;
     gpu_begin(gpu);
+    if (tokens > GPU_VECTOR_TOKENS) {
+        gpu_expert_group(gpu, jobs[0].ids, jobs[0].groups, EXPERTS, USED, tokens);
+        gpu_barrier(gpu);
+    }
     gpu_expert_matmul(gpu, jobs, 2);
     gpu_test_run(gpu);
     for (uint32_t m = 0; m < 2; m++) {
@@ -270,7 +298,8 @@ static void check_experts(struct gpu *gpu, struct random *random, enum tensor_ty
         free(expected);
         free(out);
     }
-    const struct gpu_range ranges[] = {jobs[0].slots, jobs[0].ids, jobs[0].in, second.slots, second.ids, second.in};
+    const struct gpu_range ranges[] = {jobs[0].slots, jobs[0].ids, jobs[0].in,    second.slots,
+                                       second.ids,    second.in,   jobs[0].groups};
     for (size_t i = 0; i < COUNT_OF(ranges); i++)
         gpu_buffer_destroy(gpu, ranges[i].buffer);
     product_destroy(gpu, &pool);
@@ -288,6 +317,7 @@ static void multiplies_by_experts(void **state)
     for (size_t i = 0; i < COUNT_OF(types); i++) {
         check_experts(gpu, &random, types[i], 13, 256, 1, false, false, VECTOR_ERROR);
         check_experts(gpu, &random, types[i], 6, 512, 3, true, true, VECTOR_ERROR);
+        check_experts(gpu, &random, types[i], 70, 256, 40, i % 2 != 0, i % 3 == 0, tile_error(gpu, types[i]));
     }
 }
 
@@ -315,9 +345,10 @@ static void refuses_weights_it_cannot_read(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(multiplies_few_tokens),           cmocka_unit_test(multiplies_odd_columns),
-        cmocka_unit_test(many_jobs_give_the_bits_of_each), cmocka_unit_test(tokens_together_change_no_bit),
-        cmocka_unit_test(multiplies_by_experts),           cmocka_unit_test(refuses_weights_it_cannot_read),
+        cmocka_unit_test(multiplies_few_tokens),          cmocka_unit_test(multiplies_many_tokens),
+        cmocka_unit_test(multiplies_odd_columns),         cmocka_unit_test(many_jobs_give_the_bits_of_each),
+        cmocka_unit_test(tokens_together_change_no_bit),  cmocka_unit_test(multiplies_by_experts),
+        cmocka_unit_test(refuses_weights_it_cannot_read),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

@@ -234,6 +234,14 @@ void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint6
 {
     if (!gpu->open || bytes == 0)
         return;
+    const struct {
+        uint64_t to, from;
+        uint32_t count;
+    } push = {gpu_address(to), gpu_address(from), (uint32_t)(bytes / 16)};
+    if ((push.to | push.from | bytes) % 16 == 0 && bytes / 16 <= UINT32_MAX) {
+        gpu_launch(gpu, KERNEL_copy, NULL, 0, &push, sizeof push, (uint32_t)MIN((bytes / 16 + 255) / 256, 16384), 1, 1);
+        return;
+    }
     const VkBufferCopy copy = {from.offset, to.offset, bytes};
     gpu->vk.vkCmdCopyBuffer(gpu->open->commands, from.buffer->buffer, to.buffer->buffer, 1, &copy);
 }

@@ -104,6 +104,31 @@ static void describe_features(const struct vk *vk, VkPhysicalDevice physical, st
     info->int8_dot = dot.shaderIntegerDotProduct;
 }
 
+/* Whether subgroups of 32 multiply matrices of 16 x 16 halves into floats. */
+static bool has_cooperative_matrix(const struct vk *vk, VkPhysicalDevice physical, const struct gpu_info *info)
+{
+    if (!gpu_device_has(vk, physical, VK_NV_COOPERATIVE_MATRIX_EXTENSION_NAME) || info->subgroup_min != 32 ||
+        info->subgroup_max != 32 || info->shared_bytes < 48 * 1024)
+        return false;
+    PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesNV get =
+        (PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesNV)vk->get_instance_function(
+            vk->instance, "vkGetPhysicalDeviceCooperativeMatrixPropertiesNV");
+    VkCooperativeMatrixPropertiesNV list[64];
+    uint32_t count = COUNT_OF(list);
+    for (uint32_t i = 0; i < count; i++)
+        list[i] = (VkCooperativeMatrixPropertiesNV){.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_NV};
+    VkResult result = get ? get(physical, &count, list) : VK_ERROR_EXTENSION_NOT_PRESENT;
+    if (result != VK_SUCCESS && result != VK_INCOMPLETE)
+        return false;
+    for (uint32_t i = 0; i < count; i++)
+        if (list[i].MSize == 16 && list[i].NSize == 16 && list[i].KSize == 16 &&
+            list[i].scope == VK_SCOPE_SUBGROUP_NV && list[i].AType == VK_COMPONENT_TYPE_FLOAT16_NV &&
+            list[i].BType == VK_COMPONENT_TYPE_FLOAT16_NV && list[i].CType == VK_COMPONENT_TYPE_FLOAT32_NV &&
+            list[i].DType == VK_COMPONENT_TYPE_FLOAT32_NV)
+            return info->fp16;
+    return false;
+}
+
 void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_info *info)
 {
     *info = (struct gpu_info){0};
@@ -151,4 +176,5 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
             "subgroup arithmetic");
     describe_memory(vk, physical, info);
     describe_features(vk, physical, info);
+    info->cooperative_matrix = has_cooperative_matrix(vk, physical, info);
 }

@@ -97,6 +97,8 @@ static hypura_status create_device(struct gpu *gpu, hypura_error *error)
     VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2,
                                           .pNext = &v11,
                                           .features = {.shaderInt64 = VK_TRUE, .shaderInt16 = VK_TRUE}};
+    VkPhysicalDeviceCooperativeMatrixFeaturesNV matrices = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_NV, .cooperativeMatrix = VK_TRUE};
     const char *extensions[8];
     uint32_t count = 0;
     if (gpu_device_has(&gpu->vk, gpu->physical, "VK_KHR_portability_subset"))
@@ -108,7 +110,13 @@ static hypura_status create_device(struct gpu *gpu, hypura_error *error)
         extensions[count++] = VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME;
     if (gpu->info.int8_dot) {
         extensions[count++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
+        dot.pNext = v12.pNext;
         v12.pNext = &dot;
+    }
+    if (gpu->info.cooperative_matrix) {
+        extensions[count++] = VK_NV_COOPERATIVE_MATRIX_EXTENSION_NAME;
+        matrices.pNext = v12.pNext;
+        v12.pNext = &matrices;
     }
     const VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
                                        .pNext = &features,

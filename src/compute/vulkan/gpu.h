@@ -141,6 +141,7 @@ bool gpu_done(struct gpu *gpu, gpu_ticket ticket);
 /* How long a batch that is done took on the device; 0 when that is not known or too long ago. */
 double gpu_batch_seconds(struct gpu *gpu, gpu_ticket ticket);
 
+/* By a kernel where addresses and bytes are multiples of 16: devices' own copies may be slow. */
 void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint64_t bytes);
 
 /* ---- weights times activations ----------------------------------------------------------------------------------- */
@@ -159,6 +160,9 @@ struct gpu_matrix {
 /* Up to this many tokens each weight is read once and multiplied by all of them; how many are together changes no bit.
  */
 #define GPU_VECTOR_TOKENS 8u
+
+/* More tokens go through tiles. Where the device has cooperative matrices, weights other than F32 and all inputs are
+ * rounded to half precision there, inputs beyond 65504 become that, and sums are floats. */
 
 /* out[t][r] = sum over c of weights[r][c] * in[t][c], plus bias[r] where bias has a buffer, plus what is in out where
  * accumulate is true. Strides in floats. */
@@ -184,10 +188,16 @@ struct gpu_expert_matmul {
     struct gpu_range in;   /* [tokens][columns], or [tokens][used][columns] where per_choice is true */
     struct gpu_range out;  /* [tokens][used][rows] */
     struct gpu_range bias; /* [experts][rows], or without a buffer */
+    struct gpu_range groups; /* what gpu_expert_group made of ids; only for more than GPU_VECTOR_TOKENS tokens */
     uint32_t experts, used, tokens;
     bool per_choice;
 };
 void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count);
+
+/* Sorts choices by expert, so that many tokens share the reading of one; for the same experts, used and tokens. */
+uint64_t gpu_expert_group_bytes(const struct gpu *gpu, uint32_t experts, uint32_t used, uint32_t tokens);
+void gpu_expert_group(struct gpu *gpu, struct gpu_range ids, struct gpu_range groups, uint32_t experts, uint32_t used,
+                      uint32_t tokens);
 
 /* out[t] = row tokens[t] (int32) of the embedding, times scale. */
 bool gpu_embed_supports(enum tensor_type type);

@@ -1,19 +1,25 @@
 /* Weights times activations: which kernel, and how its work is cut. */
 #include "compute/vulkan/gpu_private.h"
 
+#include <stddef.h>
+
 /* Kernels and demands of the types; chunk as in shaders/types.glsl. */
-#define TYPE(name, chunk, align) [TENSOR_##name] = {KERNEL_matvec_##name, KERNEL_matvec_experts_##name, chunk, align}
+#define TYPE_KERNELS(name, cooperative)                                                                                \
+    KERNEL_matvec_##name, KERNEL_matvec_experts_##name, KERNEL_matmat_##name, KERNEL_matmat_experts_##name,            \
+        KERNEL_##cooperative##_##name, KERNEL_##cooperative##_experts_##name
+#define TYPE(name, chunk, align) [TENSOR_##name] = {TYPE_KERNELS(name, matmat_cooperative), chunk, align}
 static const struct weight_type {
-    enum gpu_kernel vector, vector_experts;
+    enum gpu_kernel vector, vector_experts, tile, tile_experts, cooperative, cooperative_experts;
     uint16_t chunk;     /* columns an invocation takes at a time; 0: the type is not supported */
     uint16_t alignment; /* of a row's first byte */
 } weight_types[TENSOR_TYPE_COUNT] = {
-    TYPE(F32, 4, 4),    TYPE(F16, 8, 2),     TYPE(BF16, 8, 2),    TYPE(Q8_0, 8, 2),
-    TYPE(Q4_0, 16, 2),  TYPE(Q4_1, 16, 2),   TYPE(Q5_0, 16, 2),   TYPE(Q5_1, 16, 2),
-    TYPE(Q4_K, 32, 16), TYPE(Q5_K, 32, 16),  TYPE(Q6_K, 32, 2),   TYPE(Q2_K, 16, 4),
-    TYPE(Q3_K, 16, 2),  TYPE(IQ4_XS, 32, 4), TYPE(IQ4_NL, 16, 2), TYPE(MXFP4, 16, 1),
+    TYPE(F16, 8, 2),     TYPE(BF16, 8, 2),    TYPE(Q8_0, 8, 2),   TYPE(Q4_0, 16, 2),
+    TYPE(Q4_1, 16, 2),   TYPE(Q5_0, 16, 2),   TYPE(Q5_1, 16, 2),  TYPE(Q4_K, 32, 16),
+    TYPE(Q5_K, 32, 16),  TYPE(Q6_K, 32, 2),   TYPE(Q2_K, 16, 4),  TYPE(Q3_K, 16, 2),
+    TYPE(IQ4_XS, 32, 4), TYPE(IQ4_NL, 16, 2), TYPE(MXFP4, 16, 1), [TENSOR_F32] = {TYPE_KERNELS(F32, matmat), 4, 4},
 };
 #undef TYPE
+#undef TYPE_KERNELS
 
 bool gpu_supports(const struct gpu *gpu, enum tensor_type type)
 {
@@ -61,6 +67,12 @@ static bool is_wide(const struct gpu_matrix *weights, uint64_t slot_stride, uint
     if (in % 16 || in_stride % 4)
         return false;
     return !is_float(weights->type) || !((gpu_address(weights->data) | weights->row_bytes | slot_stride) % 16);
+}
+
+/* Whether the kernels for many tokens can read them: wide, and in whole chunks. */
+static bool fits_tiles(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride)
+{
+    return is_wide(weights, slot_stride, in, in_stride) && weights->columns % weight_types[weights->type].chunk == 0;
 }
 
 /* ---- matrix times vector ----------------------------------------------------------------------------------------- */
@@ -136,6 +148,52 @@ static bool alike(const struct gpu_matmul *a, const struct gpu_matmul *b)
            a->in_stride == b->in_stride && a->tokens == b->tokens && a->accumulate == b->accumulate;
 }
 
+/* ---- matrix times matrix ----------------------------------------------------------------------------------------- */
+
+/* How tiles are cut: by matrices in hardware, or invocation by invocation. */
+struct tiling {
+    enum gpu_kernel kernel, kernel_experts;
+    uint32_t group, rows, tokens;
+};
+
+static struct tiling choose_tiling(const struct gpu *gpu, const struct weight_type *type, uint32_t tokens)
+{
+    if (gpu->info.cooperative_matrix && type->cooperative != type->tile)
+        return (struct tiling){type->cooperative, type->cooperative_experts, 256, 128,
+                               tokens > 64   ? 128
+                               : tokens > 32 ? 64
+                                             : 32};
+    return (struct tiling){type->tile, type->tile_experts, 128, 64, 32};
+}
+
+struct tile_push {
+    uint64_t weights, in, out, bias;
+    uint32_t rows, columns, row_bytes, tokens, in_stride, out_stride, accumulate;
+    uint32_t per_choice; /* from here on for experts only */
+    uint64_t slots, groups, slot_stride;
+    uint32_t used, experts;
+};
+
+static void matmat(struct gpu *gpu, const struct weight_type *type, const struct gpu_matmul *job)
+{
+    const struct tiling tiling = choose_tiling(gpu, type, job->tokens);
+    const struct tile_push push = {.weights = gpu_address(job->weights.data),
+                                   .in = gpu_address(job->in),
+                                   .out = gpu_address(job->out),
+                                   .bias = gpu_address(job->bias),
+                                   .rows = job->weights.rows,
+                                   .columns = job->weights.columns,
+                                   .row_bytes = (uint32_t)job->weights.row_bytes,
+                                   .tokens = job->tokens,
+                                   .in_stride = job->in_stride,
+                                   .out_stride = job->out_stride,
+                                   .accumulate = job->accumulate};
+    const uint32_t constants[] = {tiling.group, tiling.rows, tiling.tokens};
+    /* Tokens vary fastest: the tiles that run at the same time share weights, which are read from memory once. */
+    gpu_launch(gpu, tiling.kernel, constants, COUNT_OF(constants), &push, offsetof(struct tile_push, per_choice),
+               (job->tokens + tiling.tokens - 1) / tiling.tokens, (push.rows + tiling.rows - 1) / tiling.rows, 1);
+}
+
 void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
 {
     for (size_t first = 0, next; first < count; first = next) {
@@ -145,7 +203,12 @@ void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
         for (next = first + 1; next < count && next - first < VECTOR_JOBS && alike(&jobs[first], &jobs[next]); next++)
             if (!find_type(gpu, &jobs[next].weights, 0))
                 return;
-        for (uint32_t token = 0; token < jobs[first].tokens; token += GPU_VECTOR_TOKENS)
+        bool tiles = jobs[first].tokens > GPU_VECTOR_TOKENS;
+        for (size_t i = first; i < next; i++)
+            tiles &= fits_tiles(&jobs[i].weights, 0, gpu_address(jobs[i].in), jobs[i].in_stride);
+        for (size_t i = first; i < next && tiles; i++)
+            matmat(gpu, type, &jobs[i]);
+        for (uint32_t token = 0; token < jobs[first].tokens && !tiles; token += GPU_VECTOR_TOKENS)
             matvec(gpu, type, jobs + first, next - first, token, MIN(jobs[first].tokens - token, GPU_VECTOR_TOKENS));
     }
 }
@@ -186,6 +249,80 @@ static void expert_matvec(struct gpu *gpu, const struct weight_type *type, const
                 (uint64_t)((push.rows + group_rows - 1) / group_rows) * count, choices);
 }
 
+/* Tokens of a tile: by how many an expert has on average. */
+static uint32_t expert_tile(const struct gpu *gpu, uint32_t experts, uint32_t used, uint32_t tokens)
+{
+    if (!gpu->info.cooperative_matrix)
+        return 32;
+    uint64_t average = (uint64_t)tokens * used / MAX(experts, 1);
+    return average >= 96 ? 128 : average >= 40 ? 64 : 32;
+}
+
+/* As many as there can be: every expert's last tile may be a small one. */
+static uint64_t most_tiles(const struct gpu *gpu, uint32_t experts, uint32_t used, uint32_t tokens)
+{
+    uint64_t choices = (uint64_t)tokens * used;
+    return choices / expert_tile(gpu, experts, used, tokens) + MIN(choices, experts);
+}
+
+uint64_t gpu_expert_group_bytes(const struct gpu *gpu, uint32_t experts, uint32_t used, uint32_t tokens)
+{
+    return sizeof(uint32_t) *
+           (4 + (uint64_t)experts + 1 + (uint64_t)tokens * used + 2 * most_tiles(gpu, experts, used, tokens));
+}
+
+#define MAX_EXPERTS 1024
+
+void gpu_expert_group(struct gpu *gpu, struct gpu_range ids, struct gpu_range groups, uint32_t experts, uint32_t used,
+                      uint32_t tokens)
+{
+    if (experts > MAX_EXPERTS) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: a layer has %u experts, %d are possible", experts,
+                         MAX_EXPERTS);
+        return;
+    }
+    const struct {
+        uint64_t ids, groups;
+        uint32_t experts, choices;
+    } push = {gpu_address(ids), gpu_address(groups), experts, tokens * used};
+    const uint32_t tile = expert_tile(gpu, experts, used, tokens);
+    gpu_launch(gpu, KERNEL_expert_group, &tile, 1, &push, sizeof push, 1, 1, 1);
+}
+
+static void expert_matmat(struct gpu *gpu, const struct weight_type *type, const struct gpu_expert_matmul *job)
+{
+    struct tiling tiling = choose_tiling(gpu, type, 0);
+    tiling.tokens = expert_tile(gpu, job->experts, job->used, job->tokens);
+    const struct tile_push push = {.weights = gpu_address(job->weights.data),
+                                   .in = gpu_address(job->in),
+                                   .out = gpu_address(job->out),
+                                   .bias = gpu_address(job->bias),
+                                   .rows = job->weights.rows,
+                                   .columns = job->weights.columns,
+                                   .row_bytes = (uint32_t)job->weights.row_bytes,
+                                   .in_stride = job->weights.columns,
+                                   .out_stride = job->weights.rows,
+                                   .per_choice = job->per_choice,
+                                   .slots = gpu_address(job->slots),
+                                   .groups = gpu_address(job->groups),
+                                   .slot_stride = job->slot_stride,
+                                   .used = job->used,
+                                   .experts = job->experts};
+    const uint32_t constants[] = {tiling.group, tiling.rows, tiling.tokens};
+    gpu_launch(gpu, tiling.kernel_experts, constants, COUNT_OF(constants), &push, sizeof push,
+               (uint32_t)most_tiles(gpu, job->experts, job->used, job->tokens),
+               (push.rows + tiling.rows - 1) / tiling.rows, 1);
+}
+
+/* Tiles of a device with cooperative matrices are larger than those of the kernels that do without. */
+static bool experts_fit_tiles(const struct gpu *gpu, const struct weight_type *type,
+                              const struct gpu_expert_matmul *job)
+{
+    return job->tokens > GPU_VECTOR_TOKENS && job->groups.buffer &&
+           !(gpu->info.cooperative_matrix && type->cooperative == type->tile) &&
+           fits_tiles(&job->weights, job->slot_stride, gpu_address(job->in), job->weights.columns);
+}
+
 static bool experts_alike(const struct gpu_expert_matmul *a, const struct gpu_expert_matmul *b)
 {
     return a->weights.type == b->weights.type && a->weights.columns == b->weights.columns &&
@@ -205,6 +342,12 @@ void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
              next++)
             if (!find_type(gpu, &jobs[next].weights, jobs[next].slot_stride))
                 return;
-        expert_matvec(gpu, type, jobs + first, next - first);
+        bool tiles = true;
+        for (size_t i = first; i < next; i++)
+            tiles &= experts_fit_tiles(gpu, type, &jobs[i]);
+        for (size_t i = first; i < next && tiles; i++)
+            expert_matmat(gpu, type, &jobs[i]);
+        if (!tiles)
+            expert_matvec(gpu, type, jobs + first, next - first);
     }
 }

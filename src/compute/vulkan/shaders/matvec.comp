@@ -138,8 +138,8 @@ void main()
         float q[ROWS][CHUNK_ELEMENTS], scale[ROWS][RUNS], minimum[ROWS][RUNS];
         [[unroll]] for (uint r = 0; r < ROWS; r++)
             chunk_unpack(fetched[r], chunk, q[r], scale[r], minimum[r]);
-        [[unroll]] for (uint t = 0; t < TOKENS; t++) {
-            [[unroll]] for (uint run = 0; run < RUNS; run++) {
+        [[unroll]] for (uint run = 0; run < RUNS; run++) {
+            [[unroll]] for (uint t = 0; t < TOKENS; t++) {
                 float x[LENGTH];
                 load_inputs(input_row + uint64_t(t) * from_stride * 4, chunk_column(chunk, run), x);
                 float total = 0;

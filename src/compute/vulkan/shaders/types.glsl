@@ -67,14 +67,17 @@ uint load_four(uint64_t row, uint at)
     return words.v[0] >> shift | words.v[(odd + 3u) >> 2] << (31u - shift) << 1;
 }
 
-float byte_float(uint word, uint i)
+// Bits at .. at + count - 1 of each of four bytes, as floats with 2^count added to each: put into the upper bits of a
+// half's mantissa, since conversion of integers is slow on some devices. What was added goes into the minimum.
+vec4 bits_floats(uint word, uint at, uint count)
 {
-    return float(bitfieldExtract(word, int(8u * i), 8));
-}
-
-float signed_byte_float(uint word, uint i)
-{
-    return float(bitfieldExtract(int(word), int(8u * i), 8));
+    uint mask = ((1u << count) - 1u) << (10u - count), offset = (count + 15u) << 10;
+    mask |= mask << 16;
+    offset |= offset << 16;
+    int left = 10 - int(count + at);
+    uint even = left >= 0 ? word << left : word >> -left, odd = left >= 8 ? word << (left - 8) : word >> (8 - left);
+    vec2 a = unpackHalf2x16(even & mask | offset), b = unpackHalf2x16(odd & mask | offset);
+    return vec4(a.x, b.x, a.y, b.y);
 }
 
 // ---- codebooks
@@ -155,10 +158,13 @@ Chunk chunk_fetch(uint64_t row, uint chunk)
 
 void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float scale[RUNS], out float minimum[RUNS])
 {
-    [[unroll]] for (int i = 0; i < 8; i++)
-        q[i] = signed_byte_float(c.quants[i / 4], i % 4);
+    [[unroll]] for (int i = 0; i < 2; i++) {
+        vec4 four = bits_floats(c.quants[i] ^ 0x80808080u, 0, 8);
+        [[unroll]] for (int j = 0; j < 4; j++)
+            q[4 * i + j] = four[j];
+    }
     scale[0] = half_float(c.d);
-    minimum[0] = 0;
+    minimum[0] = scale[0] * (128 + 256);
 }
 
 #elif RUNS == 2 && LENGTH == 8
@@ -180,6 +186,12 @@ void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float sc
 #define HEAD_BYTES 1
 #endif
 struct Chunk { uvec2 quants; uint d, m, high; };
+
+// The four lowest bits, one in each byte.
+uint spread_bits(uint bits)
+{
+    return (bits & 15u) * 0x00204081u & 0x01010101u;
+}
 
 Chunk chunk_fetch(uint64_t row, uint chunk)
 {
@@ -203,22 +215,33 @@ Chunk chunk_fetch(uint64_t row, uint chunk)
 
 void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float scale[RUNS], out float minimum[RUNS])
 {
-    uint high = c.high >> (chunk % 2 * 8);
+#if defined(TYPE_IQ4_NL) || defined(TYPE_MXFP4)
     [[unroll]] for (int i = 0; i < 8; i++) {
         uint both = bitfieldExtract(c.quants[i / 4], 8 * (i % 4), 8);
-        uint first = both & 15u, second = both >> 4;
-#if defined(TYPE_Q5_0) || defined(TYPE_Q5_1)
-        first |= (high >> i & 1u) << 4;
-        second |= (high >> (i + 16) & 1u) << 4;
-#endif
-#if defined(TYPE_IQ4_NL) || defined(TYPE_MXFP4)
-        q[i] = codebook[first];
-        q[i + 8] = codebook[second];
-#else
-        q[i] = float(first);
-        q[i + 8] = float(second);
-#endif
+        q[i] = codebook[both & 15u];
+        q[i + 8] = codebook[both >> 4];
     }
+    const float added = 0;
+#else
+    uint high = c.high >> (chunk % 2 * 8);
+    [[unroll]] for (int i = 0; i < 2; i++) {
+#if defined(TYPE_Q5_0) || defined(TYPE_Q5_1)
+        vec4 first = bits_floats((c.quants[i] & 0x0f0f0f0fu) | spread_bits(high >> (4 * i)) << 4, 0, 5);
+        vec4 second = bits_floats((c.quants[i] >> 4 & 0x0f0f0f0fu) | spread_bits(high >> (4 * i + 16)) << 4, 0, 5);
+#else
+        vec4 first = bits_floats(c.quants[i], 0, 4), second = bits_floats(c.quants[i], 4, 4);
+#endif
+        [[unroll]] for (int j = 0; j < 4; j++) {
+            q[4 * i + j] = first[j];
+            q[4 * i + j + 8] = second[j];
+        }
+    }
+#if defined(TYPE_Q5_0) || defined(TYPE_Q5_1)
+    const float added = 32;
+#else
+    const float added = 16;
+#endif
+#endif
 #if defined(TYPE_MXFP4)
     // The codebook has twice the values, so the scale is 2^(e - 128); its two least values are subnormal, and 0 where the
     // device has none.
@@ -227,11 +250,11 @@ void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float sc
     scale[0] = half_float(c.d);
 #endif
 #if defined(TYPE_Q4_0)
-    minimum[0] = scale[0] * 8;
+    minimum[0] = scale[0] * (8 + added);
 #elif defined(TYPE_Q5_0)
-    minimum[0] = scale[0] * 16;
+    minimum[0] = scale[0] * (16 + added);
 #else
-    minimum[0] = -half_float(c.m);
+    minimum[0] = fma(scale[0], added, -half_float(c.m));
 #endif
     scale[1] = scale[0];
     minimum[1] = minimum[0];
@@ -245,6 +268,9 @@ struct Chunk {
     uvec4 head, quants;
 #if defined(TYPE_Q5_K)
     uvec4 high;
+#define ADDED 32.0
+#else
+#define ADDED 16.0
 #endif
 };
 
@@ -267,19 +293,20 @@ void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float sc
     uint minima = part < 2 ? b & 0x3f3fu : (low >> 4 & 0x0f0fu) | (b >> 2 & 0x3030u);
     vec2 d = unpackHalf2x16(c.head.x);
     [[unroll]] for (int r = 0; r < 2; r++) {
-        scale[r] = d.x * byte_float(scales, r);
-        minimum[r] = d.y * byte_float(minima, r);
+        scale[r] = d.x * float(scales >> (8 * r) & 255u);
+        minimum[r] = fma(scale[r], ADDED, d.y * float(minima >> (8 * r) & 255u));
     }
     [[unroll]] for (int i = 0; i < 4; i++) {
-        uint first = c.quants[i] & 0x0f0f0f0fu, second = c.quants[i] >> 4 & 0x0f0f0f0fu;
 #if defined(TYPE_Q5_K)
         uint high = c.high[i] >> (2 * part);
-        first |= (high & 0x01010101u) << 4;
-        second |= (high >> 1 & 0x01010101u) << 4;
+        vec4 first = bits_floats((c.quants[i] & 0x0f0f0f0fu) | (high << 4 & 0x10101010u), 0, 5);
+        vec4 second = bits_floats((c.quants[i] >> 4 & 0x0f0f0f0fu) | (high << 3 & 0x10101010u), 0, 5);
+#else
+        vec4 first = bits_floats(c.quants[i], 0, 4), second = bits_floats(c.quants[i], 4, 4);
 #endif
         [[unroll]] for (int j = 0; j < 4; j++) {
-            q[4 * i + j] = byte_float(first, j);
-            q[4 * i + j + 16] = byte_float(second, j);
+            q[4 * i + j] = first[j];
+            q[4 * i + j + 16] = second[j];
         }
     }
 }
@@ -335,17 +362,19 @@ void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float sc
 {
     float d = half_float(c.d);
     [[unroll]] for (int p = 0; p < 4; p++) {
-        scale[p] = d * signed_byte_float(c.scales[p], 0);
-        minimum[p] = scale[p] * 32;
+        scale[p] = d * float(bitfieldExtract(int(c.scales[p]), 0, 8));
+        minimum[p] = scale[p] * (32 + 64);
     }
     [[unroll]] for (int i = 0; i < 2; i++) {
         uint low = c.low[i], next = c.low_next[i], high = c.high[i];
         uint parts[4] = {(low & 0x0f0f0f0fu) | (high << 4 & 0x30303030u), (next & 0x0f0f0f0fu) | (high << 2 & 0x30303030u),
                          (low >> 4 & 0x0f0f0f0fu) | (high & 0x30303030u),
                          (next >> 4 & 0x0f0f0f0fu) | (high >> 2 & 0x30303030u)};
-        [[unroll]] for (int p = 0; p < 4; p++)
+        [[unroll]] for (int p = 0; p < 4; p++) {
+            vec4 four = bits_floats(parts[p], 0, 6);
             [[unroll]] for (int j = 0; j < 4; j++)
-                q[8 * p + 4 * i + j] = byte_float(parts[p], j);
+                q[8 * p + 4 * i + j] = four[j];
+        }
     }
 }
 
@@ -382,19 +411,20 @@ Chunk chunk_fetch(uint64_t row, uint chunk)
 void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float scale[RUNS], out float minimum[RUNS])
 {
     [[unroll]] for (int p = 0; p < 4; p++) {
-        uint two = c.quants >> (2 * p) & 0x03030303u;
 #if defined(TYPE_Q2_K)
+        vec4 four = bits_floats(c.quants, 2 * p, 2);
         vec2 d = unpackHalf2x16(c.d);
         scale[p] = d.x * float(c.scales[p] & 15u);
-        minimum[p] = d.y * float(c.scales[p] >> 4);
+        minimum[p] = fma(scale[p], 4.0, d.y * float(c.scales[p] >> 4));
 #else
         uint half_block = chunk % 16 / 8;
-        two |= (c.high >> (4 * half_block + p) & 0x01010101u) << 2;
+        vec4 four = bits_floats((c.quants >> (2 * p) & 0x03030303u) |
+                                    (c.high >> (4 * half_block + p) & 0x01010101u) << 2, 0, 3);
         scale[p] = half_float(c.d) * float(int(c.scales[p]) - 32);
-        minimum[p] = scale[p] * 4;
+        minimum[p] = scale[p] * (4 + 8);
 #endif
         [[unroll]] for (int j = 0; j < 4; j++)
-            q[4 * p + j] = byte_float(two, j);
+            q[4 * p + j] = four[j];
     }
 }
 #endif

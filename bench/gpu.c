@@ -1,0 +1,274 @@
+/* The GPU benchmark: for every tensor type that the GPU takes, how fast weights pass through matrix times vector (bytes
+ * a second, beside what a copy inside the device moves in the same run, read and written bytes counted) and matrix
+ * times matrix (operations a second, two for each weight and token). There are enough matrices that no cache holds
+ * them, and a barrier between each, as in a model. Each figure is the median of rounds. */
+#include "compute/vulkan/gpu.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+struct options {
+    uint32_t device;
+    const char *types; /* comma-separated names, or NULL */
+    uint32_t rows, columns, tokens, prompt, rounds;
+    uint64_t bytes;
+};
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, size_t count)
+{
+    qsort(values, count, sizeof *values, compare);
+    return values[count / 2];
+}
+
+static bool listed(const char *list, const char *name)
+{
+    size_t length = strlen(name);
+    for (const char *at = list; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
+        if (strncasecmp(at, name, length) == 0 && (at[length] == ',' || at[length] == '\0'))
+            return true;
+    return list == NULL;
+}
+
+/* Sends the open batch and gives its time on the device. */
+static hypura_status run(struct gpu *gpu, double *seconds, hypura_error *error)
+{
+    gpu_ticket ticket;
+    hypura_status status = gpu_submit(gpu, &ticket, 0, 0, error);
+    if (!status)
+        status = gpu_wait(gpu, ticket, error);
+    if (!status)
+        *seconds = gpu_batch_seconds(gpu, ticket);
+    return status;
+}
+
+/* Bytes like weights: random, and every half-precision or float value among them finite. */
+static hypura_status fill(struct gpu *gpu, struct gpu_buffer *buffer, uint64_t bytes, hypura_error *error)
+{
+    const uint64_t part = MIN(bytes, (uint64_t)32 << 20);
+    uint8_t *data;
+    hypura_status status = ALLOCATE(&data, part, "weights", error);
+    struct random random;
+    random_seed(&random, 1);
+    for (uint64_t i = 0; i < part && !status; i++)
+        data[i] = (uint8_t)(random_next(&random) >> 32) & (i % 2 ? 0x3f : 0xff);
+    gpu_ticket ticket = 0;
+    for (uint64_t at = 0; at < bytes && !status; at += part)
+        status = gpu_upload(gpu, (struct gpu_range){buffer, at}, data, MIN(part, bytes - at), &ticket, error);
+    if (!status)
+        status = gpu_upload_wait(gpu, ticket, error);
+    memory_free(data);
+    return status;
+}
+
+/* Bytes a second that a copy inside the device reads and writes, and that uploads move. */
+static hypura_status measure_copies(struct gpu *gpu, const struct options *options, struct gpu_buffer *from,
+                                    struct gpu_buffer *to, double *copy, double *upload, hypura_error *error)
+{
+    double times[64], seconds = 0;
+    hypura_status status = HYPURA_OK;
+    for (uint32_t i = 0; i < options->rounds && !status; i++) {
+        gpu_begin(gpu);
+        for (int repeat = 0; repeat < 4; repeat++) {
+            gpu_copy(gpu, (struct gpu_range){to, 0}, (struct gpu_range){from, 0}, options->bytes);
+            gpu_barrier(gpu);
+        }
+        status = run(gpu, &seconds, error);
+        times[i] = 8.0 * (double)options->bytes / seconds;
+    }
+    *copy = status ? 0 : median(times, options->rounds);
+    void *host;
+    const uint64_t part = MIN(options->bytes, (uint64_t)256 << 20);
+    if (!status)
+        status = memory_map(&host, part, true, "upload", error);
+    if (status)
+        return status;
+    memset(host, 1, part);
+    for (uint32_t i = 0; i < options->rounds && !status; i++) {
+        gpu_ticket ticket = 0;
+        uint64_t start = clock_nanoseconds();
+        status = gpu_upload(gpu, (struct gpu_range){to, 0}, host, part, &ticket, error);
+        if (!status)
+            status = gpu_upload_wait(gpu, ticket, error);
+        times[i] = (double)part / clock_seconds_since(start);
+    }
+    *upload = status ? 0 : median(times, options->rounds);
+    memory_unmap(host, part);
+    return status;
+}
+
+/* The median time of one multiplication of a rows x columns matrix by tokens, through count matrices. */
+static hypura_status measure(struct gpu *gpu, const struct options *options, enum tensor_type type, uint32_t tokens,
+                             uint32_t count, uint64_t matrix_bytes, uint64_t row_bytes, struct gpu_buffer *weights,
+                             struct gpu_buffer *in, struct gpu_buffer *out, double *seconds, hypura_error *error)
+{
+    double times[64];
+    hypura_status status = HYPURA_OK;
+    for (uint32_t i = 0; i <= options->rounds && !status; i++) {
+        gpu_begin(gpu);
+        for (uint32_t m = 0; m < count; m++) {
+            const struct gpu_matmul job = {
+                .weights = {{weights, m * matrix_bytes}, type, options->rows, options->columns, row_bytes},
+                .in = {in, 0},
+                .out = {out, 0},
+                .tokens = tokens,
+                .in_stride = options->columns,
+                .out_stride = options->rows};
+            gpu_matmul(gpu, &job, 1);
+            gpu_barrier(gpu);
+        }
+        double total = 0;
+        status = run(gpu, &total, error);
+        times[i ? i - 1 : 0] = total / count; /* the first round compiles and warms up */
+    }
+    if (!status)
+        *seconds = median(times, options->rounds);
+    return status;
+}
+
+static hypura_status bench_type(struct gpu *gpu, const struct options *options, enum tensor_type type,
+                                struct gpu_buffer *weights, struct gpu_buffer *in, struct gpu_buffer *out, double copy,
+                                hypura_error *error)
+{
+    uint64_t row_bytes;
+    if (!tensor_row_bytes(type, options->columns, &row_bytes))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "rows of %u do not suit the type", options->columns);
+    uint64_t matrix_bytes = align_up(row_bytes * options->rows, GPU_ALIGNMENT);
+    uint32_t count = (uint32_t)(options->bytes / matrix_bytes);
+    if (count == 0)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a matrix is larger than --size");
+    double decode = 0, few = 0, prompt = 0;
+    hypura_status status =
+        measure(gpu, options, type, 1, count, matrix_bytes, row_bytes, weights, in, out, &decode, error);
+    if (!status && options->tokens)
+        status =
+            measure(gpu, options, type, options->tokens, count, matrix_bytes, row_bytes, weights, in, out, &few, error);
+    if (!status && options->prompt)
+        status = measure(gpu, options, type, options->prompt, MIN(count, 8), matrix_bytes, row_bytes, weights, in, out,
+                         &prompt, error);
+    if (status)
+        return status;
+    double bytes = (double)(row_bytes * options->rows), operations = 2.0 * options->rows * options->columns;
+    printf("%-8s %9.1f %7.2f %9.1f %9.2f\n", tensor_type_info(type)->name, bytes / decode * 1e-9, bytes / decode / copy,
+           few > 0 ? bytes / few * 1e-9 : 0, prompt > 0 ? operations * options->prompt / prompt * 1e-12 : 0);
+    fflush(stdout);
+    return HYPURA_OK;
+}
+
+static hypura_status bench(struct gpu *gpu, const struct options *options, hypura_error *error)
+{
+    const struct gpu_info *info = gpu_get_info(gpu);
+    struct gpu_buffer *weights = NULL, *other = NULL, *in = NULL, *out = NULL;
+    uint32_t tokens = MAX(MAX(options->tokens, options->prompt), 1);
+    uint64_t in_bytes = (uint64_t)tokens * options->columns * sizeof(float);
+    uint64_t out_bytes = (uint64_t)tokens * options->rows * sizeof(float);
+    double copy = 0, upload = 0;
+    hypura_status status = gpu_buffer_create(gpu, &weights, options->bytes, GPU_DEVICE, error);
+    if (!status)
+        status = gpu_buffer_create(gpu, &other, options->bytes, GPU_DEVICE, error);
+    if (!status)
+        status = gpu_buffer_create(gpu, &in, in_bytes, GPU_DEVICE, error);
+    if (!status)
+        status = gpu_buffer_create(gpu, &out, out_bytes, GPU_DEVICE, error);
+    if (!status)
+        status = fill(gpu, weights, options->bytes, error);
+    if (!status)
+        status = fill(gpu, in, in_bytes, error);
+    if (!status)
+        status = measure_copies(gpu, options, weights, other, &copy, &upload, error);
+    if (!status) {
+        printf("%s, %s\n", info->name, info->driver);
+        printf("copy inside the device %.1f GB/s (read and written), upload %.1f GB/s\n", copy * 1e-9, upload * 1e-9);
+        printf("matrices of %u x %u, %u tokens, prompts of %u tokens\n", options->rows, options->columns,
+               options->tokens, options->prompt);
+        printf("%-8s %9s %7s %9s %9s\n", "type", "1 token", "of copy", "tokens", "prompt");
+        printf("%-8s %9s %7s %9s %9s\n", "", "GB/s", "", "GB/s", "TFLOP/s");
+    }
+    for (unsigned type = 0; type < TENSOR_TYPE_COUNT && !status; type++)
+        if (gpu_supports(gpu, type) && listed(options->types, tensor_type_info(type)->name))
+            status = bench_type(gpu, options, type, weights, in, out, copy, error);
+    struct gpu_buffer *buffers[] = {weights, other, in, out};
+    for (size_t i = 0; i < COUNT_OF(buffers); i++)
+        gpu_buffer_destroy(gpu, buffers[i]);
+    return status;
+}
+
+static const char usage[] = "Usage: gpu [OPTION]...\n"
+                            "Measures matrix times vector and matrix times matrix on a GPU for every tensor type.\n\n"
+                            "  --device N      default 0\n"
+                            "  --types LIST    only these, as Q4_K,Q8_0\n"
+                            "  --rows N        of a matrix (default 14336)\n"
+                            "  --columns N     of a matrix (default 4096)\n"
+                            "  --size BYTES    weights read in one round (default 1G)\n"
+                            "  --rounds N      1 to 63 (default 5)\n"
+                            "  --tokens N      a few at once (default 8; 0: none)\n"
+                            "  --prompt N      tokens of a prompt (default 2048; 0: none)\n";
+
+int main(int argc, char **argv)
+{
+    static const struct option names[] = {
+        {"device", required_argument, NULL, 'd'}, {"types", required_argument, NULL, 't'},
+        {"rows", required_argument, NULL, 'w'},   {"columns", required_argument, NULL, 'c'},
+        {"size", required_argument, NULL, 's'},   {"rounds", required_argument, NULL, 'r'},
+        {"tokens", required_argument, NULL, 'k'}, {"prompt", required_argument, NULL, 'p'},
+        {"help", no_argument, NULL, 'h'},         {0}};
+    struct options options = {
+        .rows = 14336, .columns = 4096, .bytes = (uint64_t)1 << 30, .rounds = 5, .tokens = 8, .prompt = 2048};
+    hypura_error error;
+    for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
+        uint32_t number = optarg ? (uint32_t)strtoul(optarg, NULL, 10) : 0;
+        switch (c) {
+        case 'd':
+            options.device = number;
+            break;
+        case 't':
+            options.types = optarg;
+            break;
+        case 'w':
+            options.rows = number;
+            break;
+        case 'c':
+            options.columns = number;
+            break;
+        case 's':
+            if (parse_bytes(optarg, &options.bytes, &error)) {
+                fprintf(stderr, "gpu: %s\n", error.message);
+                return 1;
+            }
+            break;
+        case 'r':
+            options.rounds = number;
+            break;
+        case 'k':
+            options.tokens = number;
+            break;
+        case 'p':
+            options.prompt = number;
+            break;
+        default:
+            fputs(usage, c == 'h' ? stdout : stderr);
+            return c == 'h' ? 0 : 2;
+        }
+    }
+    if (options.rounds < 1 || options.rounds > 63 || options.columns == 0 || options.rows == 0) {
+        fputs(usage, stderr);
+        return 2;
+    }
+    struct gpu *gpu;
+    hypura_status status = gpu_open(&gpu, &(struct gpu_options){.index = options.device}, &error);
+    if (!status) {
+        status = bench(gpu, &options, &error);
+        gpu_close(gpu);
+    }
+    if (status)
+        fprintf(stderr, "gpu: %s\n", error.message);
+    return status ? 1 : 0;
+}

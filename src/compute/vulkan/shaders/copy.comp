@@ -1,0 +1,16 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+
+layout(local_size_x = 256) in;
+layout(push_constant) uniform Push
+{
+    Uvec4s into, from;
+    uint count;
+};
+
+void main()
+{
+    for (uint i = gl_GlobalInvocationID.x; i < count; i += gl_NumWorkGroups.x * 256)
+        into.v[i] = from.v[i];
+}
