@@ -102,6 +102,8 @@ size_t memory_page_size(void);
 
 /* Bytes of this process that are in memory now, and the most that ever were. 0 when the system does not say. */
 uint64_t memory_resident_bytes(void);
+/* Gives back to the system what was freed, where the C library would keep it for later. */
+void memory_give_back(void);
 uint64_t memory_peak_resident_bytes(void);
 
 /* ---- growing bytes ----------------------------------------------------------------------------------------------- */

@@ -429,6 +429,8 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
     if (!status)
         status = open_socket(options, &listening, &http->loopback, error);
     if (!status)
+        status = conversations_create(&server->conversations, error);
+    if (!status)
         status = worker_create(&server->worker, server, error);
     if (!status)
         status = events_create(&server->events, server, error);
@@ -464,6 +466,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
         mhd.stop_daemon(http->daemon);
     }
     worker_destroy(server->worker);
+    conversations_destroy(server->conversations);
     registry_close(server->registry);
     if (!status)
         server_log("info", "stopped", "requests=%llu", (unsigned long long)atomic_load(&server->counters.requests));

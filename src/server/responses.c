@@ -1,5 +1,5 @@
-/* OpenAI's /v1/responses. An answer is a list of items: reasoning, a message, calls of functions. Nothing is kept
- * between requests, so that previous_response_id cannot be answered. */
+/* OpenAI's /v1/responses. An answer is a list of items: reasoning, a message, calls of functions. Answers are
+ * kept for a while (conversations.c), so that a request can go on from one by its id. */
 #include "server/openai.h"
 
 #include <stdlib.h>
@@ -10,22 +10,29 @@ static json_t *or_null(const json_t *value)
     return value ? json_incref((json_t *)value) : json_null();
 }
 
+static bool is_kept(const json_t *request)
+{
+    return !json_is_false(json_object_get(request, "store"));
+}
+
 /* The response's object; output is taken over, usage may be NULL. */
 static json_t *response_json(const struct generation *generation, const char *status, json_t *output, json_t *usage)
 {
     const json_t *request = exchange_json(generation->job.exchange);
     json_t *tools = json_object_get(request, "tools"), *text = json_object_get(request, "text");
     json_t *metadata = json_object_get(request, "metadata"), *choice = json_object_get(request, "tool_choice");
+    const json_t *before = json_object_get(request, "previous_response_id");
     bool cut = strcmp(status, "incomplete") == 0;
     json_t *json = json_pack(
-        "{s:s, s:s, s:I, s:s, s:n, s:o, s:o, s:o, s:s, s:o, s:b, s:n, s:{s:n, s:n}, s:b, s:f, s:f, s:s}", "id",
+        "{s:s, s:s, s:I, s:s, s:n, s:o, s:o, s:o, s:s, s:o, s:b, s:o, s:{s:o, s:n}, s:b, s:f, s:f, s:s}", "id",
         generation->id, "object", "response", "created_at", (json_int_t)generation->created, "status", status, "error",
         "incomplete_details", cut ? json_pack("{s:s}", "reason", "max_output_tokens") : json_null(), "instructions",
         or_null(json_object_get(request, "instructions")), "max_output_tokens",
         or_null(json_object_get(request, "max_output_tokens")), "model", generation->model_name, "output", output,
-        "parallel_tool_calls", 1, "previous_response_id", "reasoning", "effort", "summary", "store", 0, "temperature",
-        (double)generation->sampling.temperature, "top_p", (double)generation->sampling.top_p, "truncation",
-        "disabled");
+        "parallel_tool_calls", 1, "previous_response_id", or_null(before), "reasoning", "effort",
+        or_null(json_object_get(json_object_get(request, "reasoning"), "effort")), "summary", "store",
+        (int)is_kept(request), "temperature", (double)generation->sampling.temperature, "top_p",
+        (double)generation->sampling.top_p, "truncation", "disabled");
     json_object_set_new(json, "text", text ? json_incref(text) : json_pack("{s:{s:s}}", "format", "type", "text"));
     json_object_set_new(json, "tools", json_is_array(tools) ? json_incref(tools) : json_array());
     json_object_set_new(json, "tool_choice", choice ? json_incref(choice) : json_string("auto"));
@@ -197,6 +204,26 @@ static void end_choice(struct generation *generation, struct choice *choice)
     close_item(generation, choice);
 }
 
+/* The chat with this answer, for whoever goes on from it. */
+static void keep(const struct generation *generation, const struct choice *choice, json_t *response)
+{
+    if (!is_kept(exchange_json(generation->job.exchange)))
+        return;
+    json_t *messages = json_incref(json_object_get(generation->state, "messages")), *call;
+    json_t *answer = json_pack("{s:s, s:o}", "role", "assistant", "content", buffer_json(&choice->content));
+    json_t *calls = json_array();
+    size_t i;
+    json_array_foreach(choice->calls, i, call) json_array_append_new(
+        calls, json_pack("{s:O, s:s, s:{s:O, s:O}}", "id", json_object_get(call, "id"), "type", "function", "function",
+                         "name", json_object_get(call, "name"), "arguments", json_object_get(call, "arguments")));
+    if (i)
+        json_object_set(answer, "tool_calls", calls);
+    json_decref(calls);
+    json_array_append_new(messages, answer);
+    conversations_keep(exchange_server(generation->job.exchange)->conversations, generation->id,
+                       json_deep_copy(response), messages);
+}
+
 static void end(struct generation *generation)
 {
     struct choice *choice = &generation->choices[0];
@@ -209,6 +236,7 @@ static void end(struct generation *generation)
     json_array_foreach(choice->calls, i, call) json_array_append_new(output, call_json(call, true));
     bool cut = choice->result.reason == FINISH_LENGTH;
     json_t *json = response_json(generation, cut ? "incomplete" : "completed", output, usage_json(generation));
+    keep(generation, choice, json);
     if (!generation->stream) {
         exchange_reply_json(generation->job.exchange, 200, json);
         return;
@@ -285,20 +313,20 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
     const json_t *input = json_object_get(json, "input"), *before = json_object_get(json, "previous_response_id");
     const char *instructions = json_string_value(json_object_get(json, "instructions"));
     uint32_t most = 0;
-    if (json_is_string(before)) {
-        error_set(error, HYPURA_ERROR_ARGUMENT,
-                  "previous_response_id is not supported: nothing is stored, send the whole conversation");
-        return false;
-    }
     if (!read_openai_sampling(generation, json, error) || !read_count(json, "max_output_tokens", &most, error) ||
         !read_format(generation, json_object_get(json_object_get(json, "text"), "format"), error) ||
         !read_effort(generation, json_object_get(json_object_get(json, "reasoning"), "effort"), error))
         return false;
     generation->count = 1;
     generation->max_tokens = most;
-    generation->messages = json_array();
-    if (instructions)
-        add_message(generation, "system", json_string(instructions));
+    struct conversations *conversations = exchange_server(generation->job.exchange)->conversations;
+    generation->messages =
+        json_is_string(before) ? conversations_messages(conversations, json_string_value(before)) : json_array();
+    if (!generation->messages) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "Previous response with id '%.60s' not found.",
+                  json_string_value(before));
+        return false;
+    }
     if (json_is_string(input)) {
         add_message(generation, "user", json_incref((json_t *)input));
     } else if (json_array_size(input)) {
@@ -313,10 +341,40 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
         error_set(error, HYPURA_ERROR_ARGUMENT, "\"input\" is required: a text or an array of items");
         return false;
     }
+    /* Instructions hold for one request: who goes on from it gives his own. */
+    generation->state = json_pack("{s:o}", "messages", json_copy(generation->messages));
+    if (instructions)
+        json_array_insert_new(generation->messages, 0,
+                              json_pack("{s:s, s:s}", "role", "system", "content", instructions));
     return read_tools(generation, json, error);
 }
 
 void handle_openai_responses(struct exchange *exchange)
 {
     generation_handle(exchange, &dialect, "resp_", read_request);
+}
+
+static void fail_missing(struct exchange *exchange)
+{
+    char message[128];
+    snprintf(message, sizeof message, "Response with id '%.60s' not found.", exchange_rest(exchange));
+    exchange_fail(exchange, 404, message);
+}
+
+void handle_openai_response(struct exchange *exchange)
+{
+    json_t *response = conversations_response(exchange_server(exchange)->conversations, exchange_rest(exchange));
+    if (response)
+        exchange_reply_json(exchange, 200, response);
+    else
+        fail_missing(exchange);
+}
+
+void handle_openai_response_delete(struct exchange *exchange)
+{
+    const char *id = exchange_rest(exchange);
+    if (conversations_forget(exchange_server(exchange)->conversations, id))
+        exchange_reply_json(exchange, 200, json_pack("{s:s, s:s, s:b}", "id", id, "object", "response", "deleted", 1));
+    else
+        fail_missing(exchange);
 }

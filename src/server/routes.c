@@ -27,6 +27,8 @@ const struct route routes[] = {
     {"POST", "/v1/completions", API_OPENAI, false, handle_openai_completions},
     {"POST", "/v1/embeddings", API_OPENAI, false, handle_openai_embeddings},
     {"POST", "/v1/responses", API_OPENAI, false, handle_openai_responses},
+    {"GET", "/v1/responses/", API_OPENAI, false, handle_openai_response},
+    {"DELETE", "/v1/responses/", API_OPENAI, false, handle_openai_response_delete},
     {"POST", "/v1/messages", API_ANTHROPIC, false, handle_messages},
 };
 const size_t route_count = COUNT_OF(routes);

@@ -21,6 +21,7 @@ struct server {
     struct registry *registry;
     struct worker *worker;
     struct events *events;
+    struct conversations *conversations;
     struct server_counters counters;
     uint64_t start;
     atomic_uint pulls; /* downloads in work */
@@ -73,11 +74,24 @@ void handle_openai_chat(struct exchange *exchange);
 void handle_openai_completions(struct exchange *exchange);
 void handle_openai_embeddings(struct exchange *exchange);
 void handle_openai_responses(struct exchange *exchange);
+void handle_openai_response(struct exchange *exchange);
+void handle_openai_response_delete(struct exchange *exchange);
 void handle_messages(struct exchange *exchange);
 void handle_metrics(struct exchange *exchange);
 void handle_memory(struct exchange *exchange);
 void handle_events(struct exchange *exchange);
 void handle_page(struct exchange *exchange);
+
+/* ---- conversations.c: answers of /v1/responses by their id; from any thread ---- */
+struct conversations;
+hypura_status conversations_create(struct conversations **out, hypura_error *error);
+void conversations_destroy(struct conversations *all);
+/* Takes both references. The oldest make room; one that is too large by itself is not kept. */
+void conversations_keep(struct conversations *all, const char *id, json_t *response, json_t *messages);
+json_t *conversations_messages(struct conversations *all, const char *id); /* a copy; NULL: none of that id */
+json_t *conversations_response(struct conversations *all, const char *id);
+void conversations_clear(struct conversations *all); /* a model needs the memory */
+bool conversations_forget(struct conversations *all, const char *id);
 
 /* ---- events.c ---- */
 hypura_status events_create(struct events **out, struct server *server, hypura_error *error);

@@ -77,7 +77,13 @@ static hypura_status open_loaded(struct worker *worker, struct loaded_model *loa
     options.sequences = worker->server->options.parallel;
     options.progress = go_on_loading;
     options.progress_context = worker;
+    memory_give_back();
     hypura_status status = engine_open(&loaded->engine, loaded->entry.path, &options, error);
+    if (status == HYPURA_ERROR_MEMORY) {
+        conversations_clear(worker->server->conversations);
+        memory_give_back();
+        status = engine_open(&loaded->engine, loaded->entry.path, &options, error);
+    }
     while (status == HYPURA_ERROR_MEMORY && options.sequences > 1) {
         options.sequences /= 2;
         server_log("warning", "the budget is too small for so many answers at once", "parallel=%u", options.sequences);
@@ -144,11 +150,15 @@ hypura_status worker_reload(struct worker *worker, uint64_t budget, hypura_error
     if (status)
         return status;
     status = copy_entry(&again, &entry, error);
-    if (!status)
-        status = load(worker, &entry, context, error);
     if (status) {
+        model_entry_free(&entry);
+        return status;
+    }
+    status = load(worker, &entry, context, error);
+    if (status) {
+        hypura_error ignored = {0}; /* the log has it; whoever asks next tries again */
         worker->budget = before;
-        load(worker, &again, context, NULL);
+        load(worker, &again, context, &ignored);
     }
     model_entry_free(&entry);
     model_entry_free(&again);

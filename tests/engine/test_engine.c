@@ -374,11 +374,11 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stays_within_the_budget), /* first: what other tests leave behind counts too */
-        cmocka_unit_test(refuses_what_makes_no_sense), cmocka_unit_test(names_files_that_are_not_models),
-        cmocka_unit_test(tells_which_experts_were_used),
-        cmocka_unit_test(leaves_nothing_behind),       cmocka_unit_test(forgets_and_continues),
-        cmocka_unit_test(windows_go_back_a_little),    cmocka_unit_test(a_stopped_batch_never_happened),
-        cmocka_unit_test(records_the_routing),         cmocka_unit_test(budgets_move_while_running),
+        cmocka_unit_test(refuses_what_makes_no_sense),    cmocka_unit_test(names_files_that_are_not_models),
+        cmocka_unit_test(tells_which_experts_were_used),  cmocka_unit_test(leaves_nothing_behind),
+        cmocka_unit_test(forgets_and_continues),          cmocka_unit_test(windows_go_back_a_little),
+        cmocka_unit_test(a_stopped_batch_never_happened), cmocka_unit_test(records_the_routing),
+        cmocka_unit_test(budgets_move_while_running),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -382,6 +382,42 @@ def openai_responses():
     SERVER.post("/v1/responses", {**body, "previous_response_id": "resp_1"}, 400)
 
 
+def openai_responses_go_on_from_earlier_ones():
+    body = {"model": MODEL, "temperature": 0, "max_output_tokens": 16}
+    first = SERVER.post("/v1/responses", {**body, "input": QUESTION, "instructions": "Be brief."})
+    assert first["store"] is True and first["previous_response_id"] is None
+    second = SERVER.post("/v1/responses", {**body, "input": "And rm?", "previous_response_id": first["id"]})
+    assert second["previous_response_id"] == first["id"]
+    # The same as the whole conversation at once; the first one's instructions are not carried on.
+    text = first["output"][0]["content"][0]["text"]
+    whole = SERVER.post("/v1/responses", {**body, "input": [{"role": "user", "content": QUESTION},
+                                                            {"role": "assistant", "content": text},
+                                                            {"role": "user", "content": "And rm?"}]})
+    assert whole["usage"]["input_tokens"] == second["usage"]["input_tokens"] and \
+        whole["output"][0]["content"] == second["output"][0]["content"], (whole, second)
+    tool = {"type": "function", **WEATHER}
+    called = SERVER.post("/v1/responses", {**body, "max_output_tokens": 100, "input": "Weather?", "tools": [tool],
+                                           "tool_choice": "required", "previous_response_id": second["id"]})
+    call = called["output"][0]
+    assert call["type"] == "function_call", call
+    after = SERVER.post("/v1/responses", {**body, "previous_response_id": called["id"], "tools": [tool], "input": [
+        {"type": "function_call_output", "call_id": call["call_id"], "output": "sunny"}]})
+    assert after["usage"]["input_tokens"] > called["usage"]["input_tokens"]
+    assert SERVER.json("GET", "/v1/responses/" + first["id"]) == first
+    assert SERVER.json("DELETE", "/v1/responses/" + first["id"])["deleted"] is True
+    SERVER.json("GET", "/v1/responses/" + first["id"], status=404)
+    SERVER.json("DELETE", "/v1/responses/" + first["id"], status=404)
+    assert SERVER.json("GET", "/v1/responses/" + second["id"])["id"] == second["id"]
+    unkept = SERVER.post("/v1/responses", {**body, "input": "x", "store": False})
+    assert unkept["store"] is False
+    SERVER.post("/v1/responses", {**body, "input": "y", "previous_response_id": unkept["id"]}, 400)
+    # The oldest make room: what was not asked for lately is gone, and the server did not keep it all.
+    first = SERVER.post("/v1/responses", {**body, "max_output_tokens": 1, "input": "x"})
+    for i in range(40):
+        SERVER.post("/v1/responses", {**body, "max_output_tokens": 1, "input": "z", "metadata": {"filler": "f" * 150000}})
+    SERVER.json("GET", "/v1/responses/" + first["id"], status=404)
+
+
 def anthropic_messages():
     body = {"model": MODEL, "max_tokens": 16, "temperature": 0, "system": [{"type": "text", "text": "Be brief."}],
             "messages": [{"role": "user", "content": [{"type": "text", "text": QUESTION}]}]}

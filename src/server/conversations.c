@@ -1,0 +1,129 @@
+/* What /v1/responses keeps, so that a request can go on from an earlier answer: in memory, the newest ones, until the
+ * server ends. */
+#include "server/server_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_CONVERSATIONS 1024u
+/* As JSON text: little, beside a model. */
+#define MOST_BYTES ((size_t)4 << 20)
+
+struct conversation {
+    char id[48];
+    json_t *response; /* as it was answered */
+    json_t *messages; /* of the chat, the answer included, the instructions not */
+    size_t bytes;
+};
+
+struct conversations {
+    pthread_mutex_t mutex;
+    struct conversation ring[MOST_CONVERSATIONS]; /* from first on, the oldest first */
+    size_t first, count, bytes;
+};
+
+static struct conversation *at(struct conversations *all, size_t i)
+{
+    return &all->ring[(all->first + i) % MOST_CONVERSATIONS];
+}
+
+static struct conversation *find(struct conversations *all, const char *id)
+{
+    for (size_t i = all->count; i-- > 0;) {
+        if (strcmp(at(all, i)->id, id) == 0)
+            return at(all, i);
+    }
+    return NULL;
+}
+
+/* A conversation that was forgotten keeps its place in the ring, empty. */
+static void empty(struct conversations *all, struct conversation *one)
+{
+    all->bytes -= one->bytes;
+    json_decref(one->response);
+    json_decref(one->messages);
+    *one = (struct conversation){0};
+}
+
+static void drop_oldest(struct conversations *all)
+{
+    empty(all, at(all, 0));
+    all->first = (all->first + 1) % MOST_CONVERSATIONS;
+    all->count--;
+}
+
+void conversations_keep(struct conversations *all, const char *id, json_t *response, json_t *messages)
+{
+    struct conversation fresh = {.response = response, .messages = messages};
+    fresh.bytes = json_dumpb(response, NULL, 0, JSON_COMPACT) + json_dumpb(messages, NULL, 0, JSON_COMPACT);
+    snprintf(fresh.id, sizeof fresh.id, "%s", id);
+    if (fresh.bytes > MOST_BYTES) {
+        json_decref(response);
+        json_decref(messages);
+        return;
+    }
+    pthread_mutex_lock(&all->mutex);
+    all->bytes += fresh.bytes;
+    while (all->count && (all->count == MOST_CONVERSATIONS || all->bytes > MOST_BYTES))
+        drop_oldest(all);
+    *at(all, all->count) = fresh;
+    all->count++;
+    pthread_mutex_unlock(&all->mutex);
+}
+
+json_t *conversations_messages(struct conversations *all, const char *id)
+{
+    pthread_mutex_lock(&all->mutex);
+    const struct conversation *one = find(all, id);
+    json_t *copy = one ? json_deep_copy(one->messages) : NULL;
+    pthread_mutex_unlock(&all->mutex);
+    return copy;
+}
+
+json_t *conversations_response(struct conversations *all, const char *id)
+{
+    pthread_mutex_lock(&all->mutex);
+    const struct conversation *one = find(all, id);
+    json_t *copy = one ? json_deep_copy(one->response) : NULL;
+    pthread_mutex_unlock(&all->mutex);
+    return copy;
+}
+
+bool conversations_forget(struct conversations *all, const char *id)
+{
+    pthread_mutex_lock(&all->mutex);
+    struct conversation *one = *id ? find(all, id) : NULL;
+    bool found = one != NULL;
+    if (found)
+        empty(all, one);
+    pthread_mutex_unlock(&all->mutex);
+    return found;
+}
+
+void conversations_clear(struct conversations *all)
+{
+    pthread_mutex_lock(&all->mutex);
+    while (all->count)
+        drop_oldest(all);
+    pthread_mutex_unlock(&all->mutex);
+}
+
+hypura_status conversations_create(struct conversations **out, hypura_error *error)
+{
+    struct conversations *all;
+    hypura_status status = ALLOCATE(&all, 1, "conversations", error);
+    if (status)
+        return status;
+    pthread_mutex_init(&all->mutex, NULL);
+    *out = all;
+    return HYPURA_OK;
+}
+
+void conversations_destroy(struct conversations *all)
+{
+    if (!all)
+        return;
+    conversations_clear(all);
+    pthread_mutex_destroy(&all->mutex);
+    memory_free(all);
+}
