@@ -11,6 +11,15 @@ struct super_activation {
     __m256i sums; /* of 16 */
 };
 
+static ALWAYS_INLINE struct super_activation super_activation(const struct activation_row *x, size_t block)
+{
+    struct super_activation out;
+    for (int i = 0; i < 4; i++)
+        out.quants[i] = _mm512_loadu_si512(x->quants + 256 * block + 64 * i);
+    out.sums = _mm256_loadu_si256((const void *)(x->sums + 16 * block));
+    return out;
+}
+
 /* What a step computes for four rows of one block. */
 struct super_result {
     __m128i integer, minimum;
@@ -28,10 +37,7 @@ static ALWAYS_INLINE void super_gemv(float *out, const uint8_t *weights, size_t 
         ahead.next = weights + (r + 4) * row_bytes;
         __m128 sum = _mm_setzero_ps();
         for (size_t b = 0; b < columns / 256; b++) {
-            struct super_activation block;
-            for (int i = 0; i < 4; i++)
-                block.quants[i] = _mm512_loadu_si512(x->quants + 256 * b + 64 * i);
-            block.sums = _mm256_loadu_si256((const void *)(x->sums + 16 * b));
+            struct super_activation block = super_activation(x, b);
             prefetch_more(&ahead, 4 * block_bytes);
             struct super_result result = step(&at, &block);
             __m128 scale = _mm_set1_ps(x->scales[b]);
@@ -67,7 +73,7 @@ struct k_header {
     __m128 d, m;
 };
 
-static ALWAYS_INLINE struct k_header k_header(const struct four_rows *rows, const struct super_activation *x)
+static ALWAYS_INLINE struct k_header k_header(const struct four_rows *rows, const int16_t *x_sums)
 {
     __m512i raw = _mm512_castsi128_si512(_mm_loadu_si128((const void *)rows->at[0]));
     raw = _mm512_inserti32x4(raw, _mm_loadu_si128((const void *)rows->at[1]), 1);
@@ -87,7 +93,7 @@ static ALWAYS_INLINE struct k_header k_header(const struct four_rows *rows, cons
     struct k_header out;
     out.scales = _mm512_unpackhi_epi8(scales, zero);
 
-    __m128i sums = _mm_hadd_epi16(_mm256_castsi256_si128(x->sums), _mm256_extracti128_si256(x->sums, 1));
+    __m128i sums = _mm_hadd_epi16(load_128((const void *)x_sums), load_128((const void *)(x_sums + 8)));
     __m512i products = _mm512_madd_epi16(_mm512_unpacklo_epi8(minima, zero), _mm512_broadcast_i32x4(sums));
     products = _mm512_add_epi32(products, _mm512_shuffle_epi32(products, (_MM_PERM_ENUM)_MM_SHUFFLE(2, 3, 0, 1)));
     products = _mm512_add_epi32(products, _mm512_shuffle_epi32(products, (_MM_PERM_ENUM)_MM_SHUFFLE(1, 0, 3, 2)));
@@ -102,80 +108,127 @@ static ALWAYS_INLINE struct k_header k_header(const struct four_rows *rows, cons
     return out;
 }
 
-/* Byte pairs of lane-wise scales: for 64 elements, scale 2j in the low and 2j + 1 in the high half of the register. */
-static ALWAYS_INLINE __m512i k_scale(__m512i row_scales, int j)
+/* The 16-bit scale of a part, twice side by side, for the four rows. */
+struct k_scales {
+    _Alignas(64) uint32_t parts[2][4][4]; /* [part / 4][row][part % 4] */
+};
+
+static ALWAYS_INLINE struct k_scales k_scales(__m512i scales)
 {
-    __m256i low = _mm256_set1_epi16((short)(0x0100 + 0x0202 * (2 * j)));
-    __m256i high = _mm256_set1_epi16((short)(0x0100 + 0x0202 * (2 * j + 1)));
-    return _mm512_shuffle_epi8(row_scales, _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+    struct k_scales out;
+    _mm512_store_si512(out.parts[0], _mm512_unpacklo_epi16(scales, scales));
+    _mm512_store_si512(out.parts[1], _mm512_unpackhi_epi16(scales, scales));
+    return out;
 }
 
-static ALWAYS_INLINE __m512i row_lane(__m512i rows, int row)
+/* A part of 32 onto a row's sum. */
+static ALWAYS_INLINE __m256i k_part(__m256i sum, __m256i quants, __m256i x, uint32_t scale)
 {
-    switch (row) {
-    case 0:
-        return _mm512_shuffle_i64x2(rows, rows, _MM_SHUFFLE(0, 0, 0, 0));
-    case 1:
-        return _mm512_shuffle_i64x2(rows, rows, _MM_SHUFFLE(1, 1, 1, 1));
-    case 2:
-        return _mm512_shuffle_i64x2(rows, rows, _MM_SHUFFLE(2, 2, 2, 2));
-    default:
-        return _mm512_shuffle_i64x2(rows, rows, _MM_SHUFFLE(3, 3, 3, 3));
-    }
+    return _mm256_dpwssd_epi32(sum, _mm256_maddubs_epi16(quants, x), _mm256_set1_epi32((int)scale));
 }
 
-static ALWAYS_INLINE __m512i k_nibbles(const uint8_t *qs)
+static ALWAYS_INLINE __m256i x_part(const struct super_activation *x, int part)
 {
-    const __m512i shift = _mm512_setr_epi64(0, 0, 0, 0, 4, 4, 4, 4);
-    return _mm512_and_si512(_mm512_srlv_epi64(twice(qs), shift), _mm512_set1_epi8(15));
+    return part % 2 ? _mm512_extracti64x4_epi64(x->quants[part / 2], 1) : _mm512_castsi512_si256(x->quants[part / 2]);
 }
 
-static ALWAYS_INLINE __m512i q4_k_row(const uint8_t *block, __m512i scales, const struct super_activation *x)
+/* Parts 2j and 2j + 1 onto the sums of four rows: rows in the inner loop, so that their sums, each a chain of
+ * instructions that wait for each other, go on side by side. */
+static ALWAYS_INLINE void q4_k_parts(__m256i sums[4], const struct four_rows *rows, const struct k_scales *scales,
+                                     const struct super_activation *x)
 {
-    const uint8_t *qs = block + offsetof(struct block_q4_k, qs);
-    __m512i sum = _mm512_setzero_si512();
+    const __m256i mask = _mm256_set1_epi8(15);
+#pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        __m512i pairs = _mm512_maddubs_epi16(k_nibbles(qs + 32 * j), x->quants[j]);
-        sum = _mm512_dpwssd_epi32(sum, pairs, k_scale(scales, j));
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++) {
+            const uint32_t *scale = &scales->parts[j / 2][r][j % 2 * 2];
+            __m256i bytes = _mm256_loadu_si256((const void *)(rows->at[r] + offsetof(struct block_q4_k, qs) + 32 * j));
+            __m256i high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
+            sums[r] = k_part(sums[r], _mm256_and_si256(bytes, mask), x_part(x, 2 * j), scale[0]);
+            sums[r] = k_part(sums[r], high, x_part(x, 2 * j + 1), scale[1]);
+        }
     }
-    return sum;
 }
 
-static ALWAYS_INLINE __m512i q5_k_row(const uint8_t *block, __m512i scales, const struct super_activation *x)
+static ALWAYS_INLINE void q5_k_parts(__m256i sums[4], const struct four_rows *rows, const struct k_scales *scales,
+                                     const struct super_activation *x)
 {
-    const uint8_t *qs = block + offsetof(struct block_q5_k, qs);
-    __m512i bits = twice(block + offsetof(struct block_q5_k, qh));
-    __m512i sum = _mm512_setzero_si512();
+    const __m256i mask = _mm256_set1_epi8(15), sixteen = _mm256_set1_epi8(16);
+    __m256i bits[4];
+    for (int r = 0; r < 4; r++)
+        bits[r] = _mm256_loadu_si256((const void *)(rows->at[r] + offsetof(struct block_q5_k, qh)));
+#pragma GCC unroll 4
     for (int j = 0; j < 4; j++) {
-        /* Bit 2j of the low and 2j + 1 of the high half come to bit 4. */
-        long long low = (4 - 2 * j) & 63, high = (3 - 2 * j) & 63;
-        __m512i fifth = _mm512_rolv_epi64(bits, _mm512_setr_epi64(low, low, low, low, high, high, high, high));
-        __m512i quants = _mm512_ternarylogic_epi64(fifth, _mm512_set1_epi8(16), k_nibbles(qs + 32 * j), 0xea);
-        sum = _mm512_dpwssd_epi32(sum, _mm512_maddubs_epi16(quants, x->quants[j]), k_scale(scales, j));
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++) {
+            const uint32_t *scale = &scales->parts[j / 2][r][j % 2 * 2];
+            __m256i bytes = _mm256_loadu_si256((const void *)(rows->at[r] + offsetof(struct block_q5_k, qs) + 32 * j));
+            /* Bits 2j and 2j + 1 come to bit 4. */
+            __m256i first = j < 2    ? _mm256_slli_epi16(bits[r], 4 - 2 * j)
+                            : j == 2 ? bits[r]
+                                     : _mm256_srli_epi16(bits[r], 2);
+            __m256i second = j < 2 ? _mm256_slli_epi16(bits[r], 3 - 2 * j) : _mm256_srli_epi16(bits[r], 2 * j - 3);
+            __m256i low = _mm256_and_si256(bytes, mask), high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
+            low = _mm256_ternarylogic_epi64(first, sixteen, low, 0xea);
+            high = _mm256_ternarylogic_epi64(second, sixteen, high, 0xea);
+            sums[r] = k_part(sums[r], low, x_part(x, 2 * j), scale[0]);
+            sums[r] = k_part(sums[r], high, x_part(x, 2 * j + 1), scale[1]);
+        }
     }
-    return sum;
 }
 
-static ALWAYS_INLINE struct super_result q4_k_step(const struct four_rows *rows, const struct super_activation *x)
+typedef void k_parts(__m256i sums[4], const struct four_rows *rows, const struct k_scales *scales,
+                     const struct super_activation *x);
+
+/* As super_gemv, but the header of a block is unpacked while the block before is multiplied: its scales go through
+ * memory, from where an instruction takes each for all lanes, and that takes time. */
+static ALWAYS_INLINE void k_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                                 const struct activation_row *x, size_t block_bytes, k_parts *parts)
 {
-    struct k_header header = k_header(rows, x);
-    __m512i sums[4];
-    for (int r = 0; r < 4; r++)
-        sums[r] = q4_k_row(rows->at[r], row_lane(header.scales, r), x);
-    return (struct super_result){sum_4(sums[0], sums[1], sums[2], sums[3]), header.minimum, header.d, header.m};
+    size_t blocks = columns / 256;
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    for (size_t r = 0; r < rows; r += 4) {
+        struct four_rows at = four_rows(weights, row_bytes, r, rows);
+        ahead.next = weights + (r + 4) * row_bytes;
+        __m128 sum = _mm_setzero_ps();
+        struct k_header next = k_header(&at, x->sums);
+        struct k_scales scales[2] = {k_scales(next.scales)};
+        for (size_t b = 0; b < blocks; b++) {
+            struct four_rows now = at;
+            struct k_header header = next;
+            prefetch_more(&ahead, 4 * block_bytes);
+            if (b + 1 < blocks) {
+                for (int i = 0; i < 4; i++)
+                    at.at[i] += block_bytes;
+                next = k_header(&at, x->sums + 16 * (b + 1));
+                scales[(b + 1) % 2] = k_scales(next.scales);
+            }
+            struct super_activation block = super_activation(x, b);
+            __m256i sums[4];
+            for (int i = 0; i < 4; i++)
+                sums[i] = _mm256_setzero_si256();
+            parts(sums, &now, &scales[b % 2], &block);
+            __m128i integer = sum_4_256(sums[0], sums[1], sums[2], sums[3]);
+            __m128 scale = _mm_set1_ps(x->scales[b]);
+            sum = _mm_fmadd_ps(_mm_mul_ps(header.d, scale), _mm_cvtepi32_ps(integer), sum);
+            sum = _mm_fnmadd_ps(_mm_mul_ps(header.m, scale), _mm_cvtepi32_ps(header.minimum), sum);
+        }
+        store_4(out + r, sum, rows - r);
+    }
 }
 
-static ALWAYS_INLINE struct super_result q5_k_step(const struct four_rows *rows, const struct super_activation *x)
+static void gemv_q4_k(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                      const struct activation_row *x)
 {
-    struct k_header header = k_header(rows, x);
-    __m512i sums[4];
-    for (int r = 0; r < 4; r++)
-        sums[r] = q5_k_row(rows->at[r], row_lane(header.scales, r), x);
-    return (struct super_result){sum_4(sums[0], sums[1], sums[2], sums[3]), header.minimum, header.d, header.m};
+    k_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block_q4_k), q4_k_parts);
 }
 
-SUPER_GEMV(gemv_q4_k, block_q4_k, q4_k_step, true)
-SUPER_GEMV(gemv_q5_k, block_q5_k, q5_k_step, true)
+static void gemv_q5_k(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                      const struct activation_row *x)
+{
+    k_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block_q5_k), q5_k_parts);
+}
 
 /* ---- Q6_K ---------------------------------------------------------------------------------------------------------
  */
