@@ -1,5 +1,5 @@
 /* Rows of the cache brought to shared memory. The includer defines CACHE (one of those of cache.glsl), THREADS and
- * TILE_WORDS, the words of a row of the tile.
+ * TILE_WORDS, the words of a row of the tile; with TILE_QUADS the tile is of uvec4s, TILE_STRIDE / 4 a row.
  *
  * A piece is BLOCK positions by at most PIECE elements, brought by every thread of the work group together: first
  * piece_ask, which only starts the reads, and later, once the tile is free, piece_place. In the tile a word is two
@@ -7,7 +7,9 @@
  * one more than are used, so that threads that read a column meet no bank twice. */
 #define BLOCK 64u
 
+#ifndef TILE_STRIDE
 #define TILE_STRIDE (TILE_WORDS + 1u)
+#endif
 
 #if CACHE == CACHE_F32
 #define PER_WORD 1u
@@ -31,7 +33,11 @@
 
 #define QUANTS (CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0)
 
+#ifdef TILE_QUADS
+shared uvec4 tile[BLOCK * TILE_STRIDE / 4];
+#else
 shared uint tile[BLOCK * TILE_STRIDE];
+#endif
 
 uvec4 asked[READS];
 #if CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0
@@ -89,34 +95,39 @@ void piece_place(uint elements)
         uint read = gl_LocalInvocationID.x + i * THREADS, row = read / across, column = read % across;
         if (row >= BLOCK)
             continue;
-        uint at = row * TILE_STRIDE + column * (PER_READ / PER_WORD);
-        uvec4 words = asked[i];
+        uint words[PER_READ / PER_WORD];
+        [[unroll]] for (uint k = 0; k < 4; k++) {
+            uint four = asked[i][k];
 #if CACHE == CACHE_F32 || CACHE == CACHE_F16
-        [[unroll]] for (uint k = 0; k < 4; k++)
-            tile[at + k] = words[k];
+            words[k] = four;
 #elif CACHE == CACHE_BF16
-        [[unroll]] for (uint k = 0; k < 4; k++) {
-            tile[at + 2 * k] = words[k] << 16;
-            tile[at + 2 * k + 1] = words[k] & 0xffff0000u;
-        }
-#elif CACHE == CACHE_Q8_0
-        float scale = unpackHalf2x16(asked_scales[i]).x;
-        [[unroll]] for (uint k = 0; k < 4; k++) {
-            tile[at + 2 * k] = packHalf2x16(two_bytes(words[k], 0) * scale);
-            tile[at + 2 * k + 1] = packHalf2x16(two_bytes(words[k], 16) * scale);
-        }
+            words[2 * k] = four << 16;
+            words[2 * k + 1] = four & 0xffff0000u;
 #else
-        float scale = unpackHalf2x16(asked_scales[i]).x;
-        [[unroll]] for (uint k = 0; k < 4; k++) {
-            tile[at + 2 * k] = packHalf2x16(two_nibbles(words[k], 0) * scale);
-            tile[at + 2 * k + 1] = packHalf2x16(two_nibbles(words[k], 16) * scale);
-            tile[at + 2 * k + 8] = packHalf2x16(two_nibbles(words[k], 4) * scale);
-            tile[at + 2 * k + 9] = packHalf2x16(two_nibbles(words[k], 20) * scale);
+            float scale = unpackHalf2x16(asked_scales[i]).x;
+#if CACHE == CACHE_Q8_0
+            words[2 * k] = packHalf2x16(two_bytes(four, 0) * scale);
+            words[2 * k + 1] = packHalf2x16(two_bytes(four, 16) * scale);
+#else
+            words[2 * k] = packHalf2x16(two_nibbles(four, 0) * scale);
+            words[2 * k + 1] = packHalf2x16(two_nibbles(four, 16) * scale);
+            words[2 * k + 8] = packHalf2x16(two_nibbles(four, 4) * scale);
+            words[2 * k + 9] = packHalf2x16(two_nibbles(four, 20) * scale);
+#endif
+#endif
         }
+        uint at = row * TILE_STRIDE + column * (PER_READ / PER_WORD);
+#ifdef TILE_QUADS
+        [[unroll]] for (uint k = 0; k < PER_READ / PER_WORD; k += 4)
+            tile[(at + k) / 4] = uvec4(words[k], words[k + 1], words[k + 2], words[k + 3]);
+#else
+        [[unroll]] for (uint k = 0; k < PER_READ / PER_WORD; k++)
+            tile[at + k] = words[k];
 #endif
     }
 }
 
+#ifndef TILE_QUADS
 /* A word of the tile as numbers; the second is not used where a word is one. */
 vec2 tile_numbers(uint word)
 {
@@ -133,3 +144,4 @@ vec2 tile_pair(uint row, uint pair)
     return unpackHalf2x16(tile[row * TILE_STRIDE + pair]);
 #endif
 }
+#endif

@@ -1,0 +1,361 @@
+/* What the GPU does between the matrices: attention over long contexts (bytes of the cache a second, beside what a copy
+ * inside the device moves in the same run), attention of prompts (operations a second), and the kernels on rows, whose
+ * time for one token is mostly that of a launch. Layers have caches of their own, so that none is in the device's
+ * caches from the layer before. Each figure is the median of rounds. */
+#include "compute/vulkan/gpu.h"
+
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MOST_ROUNDS = 64 };
+
+struct bench {
+    struct gpu *gpu;
+    uint32_t heads, kv_heads, size, rounds, layers, prompt;
+    struct gpu_buffer *cache, *query, *out, *scratch, *other;
+    uint64_t cache_bytes;
+    double copy;
+};
+
+static int compare(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* Records with a function, sends, and gives the median of the times on the device. */
+typedef void (*record_function)(const struct bench *bench, const void *context);
+
+static hypura_status time_of(const struct bench *bench, record_function record, const void *context, double *seconds,
+                             hypura_error *error)
+{
+    double times[MOST_ROUNDS];
+    for (uint32_t i = 0; i <= bench->rounds; i++) {
+        gpu_ticket ticket;
+        gpu_begin(bench->gpu);
+        record(bench, context);
+        hypura_status status = gpu_submit(bench->gpu, &ticket, 0, 0, error);
+        if (!status)
+            status = gpu_wait(bench->gpu, ticket, error);
+        if (status)
+            return status;
+        times[i ? i - 1 : 0] = gpu_batch_seconds(bench->gpu, ticket); /* the first round compiles */
+    }
+    qsort(times, bench->rounds, sizeof *times, compare);
+    *seconds = times[bench->rounds / 2];
+    return HYPURA_OK;
+}
+
+/* ---- attention --------------------------------------------------------------------------------------------------- */
+
+struct attention_shape {
+    enum tensor_type type;
+    uint32_t rows, sequences, context;
+};
+
+static void record_attention(const struct bench *bench, const void *context)
+{
+    const struct attention_shape *shape = context;
+    struct gpu_sequence sequences[64];
+    uint32_t position_bytes = (uint32_t)attention_row_bytes(shape->type, bench->size);
+    uint32_t capacity = (uint32_t)align_up(shape->context, ATTENTION_BLOCK);
+    uint64_t side = (uint64_t)position_bytes * capacity * bench->kv_heads, layer = 2 * side * shape->sequences;
+    for (uint32_t l = 0; l < bench->layers; l++) {
+        for (uint32_t s = 0; s < shape->sequences; s++)
+            sequences[s] = (struct gpu_sequence){.first_row = s * shape->rows,
+                                                 .rows = shape->rows,
+                                                 .first_position = shape->context - shape->rows,
+                                                 .capacity = capacity,
+                                                 .keys = 2 * s * side,
+                                                 .values = (2 * s + 1) * side};
+        const struct gpu_attention attention = {
+            .query = {bench->query, 0},
+            .out = {bench->out, 0},
+            .cache = {bench->cache, l * layer % (bench->cache_bytes - layer + 1) / 256 * 256},
+            .scratch = {bench->scratch, 0},
+            .rows = shape->rows * shape->sequences,
+            .heads = bench->heads,
+            .kv_heads = bench->kv_heads,
+            .key_size = bench->size,
+            .value_size = bench->size,
+            .type = shape->type,
+            .key_position_bytes = position_bytes,
+            .value_position_bytes = position_bytes,
+            .scale = 0.088f,
+            .sequences = sequences,
+            .sequence_count = shape->sequences};
+        gpu_attention(bench->gpu, &attention);
+        gpu_barrier(bench->gpu);
+    }
+}
+
+static hypura_status bench_attention(const struct bench *bench, hypura_error *error)
+{
+    static const struct attention_shape shapes[] = {
+        {TENSOR_F16, 1, 1, 256},     {TENSOR_F16, 1, 1, 4096},     {TENSOR_F16, 1, 1, 32768},
+        {TENSOR_F16, 1, 1, 131072},  {TENSOR_F16, 1, 16, 4096},    {TENSOR_F16, 8, 1, 32768},
+        {TENSOR_Q8_0, 1, 1, 4096},   {TENSOR_Q8_0, 1, 1, 32768},   {TENSOR_F16, 512, 1, 512},
+        {TENSOR_F16, 2048, 1, 2048}, {TENSOR_F16, 2048, 1, 32768}, {TENSOR_Q8_0, 2048, 1, 2048},
+    };
+    printf("%-6s %6s %6s %8s %10s %9s %8s %9s\n", "cache", "rows", "seqs", "context", "us a layer", "GB/s", "of copy",
+           "TFLOP/s");
+    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+        const struct attention_shape *s = &shapes[i];
+        uint64_t bytes =
+            2 * (uint64_t)attention_row_bytes(s->type, bench->size) * bench->kv_heads * s->context * s->sequences;
+        if (bytes > bench->cache_bytes)
+            continue;
+        double seconds, pairs = (double)s->rows * (s->context - (s->rows - 1) / 2.0) * s->sequences;
+        hypura_status status = time_of(bench, record_attention, s, &seconds, error);
+        if (status)
+            return status;
+        seconds /= bench->layers;
+        printf("%-6s %6u %6u %8u %10.1f %9.1f %8.2f %9.2f\n", tensor_type_info(s->type)->name, s->rows, s->sequences,
+               s->context, seconds * 1e6, (double)bytes / seconds * 1e-9, (double)bytes / seconds / bench->copy,
+               4.0 * pairs * bench->heads * bench->size / seconds * 1e-12);
+        fflush(stdout);
+    }
+    return HYPURA_OK;
+}
+
+/* ---- rows -------------------------------------------------------------------------------------------------------- */
+
+enum { EMBEDDING = 4096, FEED_FORWARD = 14336, EXPERTS = 128, USED = 8, LAUNCHES = 64 };
+
+struct rows_shape {
+    const char *name;
+    uint32_t rows;
+    void (*record)(const struct bench *bench, uint32_t rows);
+};
+
+static struct gpu_range part(const struct bench *bench, uint64_t offset)
+{
+    return (struct gpu_range){bench->other, offset};
+}
+
+/* Regions of the buffer "other", for 2048 rows of FEED_FORWARD floats each. */
+static const uint64_t region = (uint64_t)2048 * FEED_FORWARD * sizeof(float);
+
+static void record_residual(const struct bench *bench, uint32_t rows)
+{
+    gpu_add_rms_norm(bench->gpu, part(bench, 0), part(bench, region), 1, part(bench, 2 * region), part(bench, region),
+                     rows, EMBEDDING, 1e-5f);
+}
+
+static void record_glu(const struct bench *bench, uint32_t rows)
+{
+    gpu_glu(bench->gpu, GLU_SILU, part(bench, 0), part(bench, 0), part(bench, region), rows, FEED_FORWARD, FEED_FORWARD,
+            FEED_FORWARD, 0, 0);
+}
+
+static void record_heads(const struct bench *bench, uint32_t rows)
+{
+    const uint32_t position_bytes = (uint32_t)attention_row_bytes(TENSOR_F16, bench->size);
+    const struct gpu_sequence sequence = {
+        .rows = rows, .capacity = 2048, .values = (uint64_t)2048 * bench->kv_heads * position_bytes};
+    gpu_heads(bench->gpu, &(struct gpu_heads){.query = part(bench, 0),
+                                              .key = part(bench, region),
+                                              .value = part(bench, region),
+                                              .query_norm = part(bench, region),
+                                              .key_norm = part(bench, region),
+                                              .table = part(bench, 2 * region),
+                                              .out = part(bench, 0),
+                                              .cache = {bench->cache, 0},
+                                              .query_stride = bench->heads * bench->size,
+                                              .query_head_stride = bench->size,
+                                              .key_stride = bench->kv_heads * bench->size,
+                                              .value_stride = bench->kv_heads * bench->size,
+                                              .epsilon = 1e-5f,
+                                              .rotary = bench->size,
+                                              .layout = ROPE_NEOX,
+                                              .rows = rows,
+                                              .heads = bench->heads,
+                                              .kv_heads = bench->kv_heads,
+                                              .key_size = bench->size,
+                                              .value_size = bench->size,
+                                              .type = TENSOR_F16,
+                                              .key_position_bytes = position_bytes,
+                                              .value_position_bytes = position_bytes,
+                                              .sequences = &sequence,
+                                              .sequence_count = 1});
+}
+
+static void record_router(const struct bench *bench, uint32_t rows)
+{
+    gpu_router(bench->gpu, &(struct gpu_router){.logits = part(bench, 0),
+                                                .ids = part(bench, region),
+                                                .weights = part(bench, 2 * region),
+                                                .rows = rows,
+                                                .experts = EXPERTS,
+                                                .used = USED,
+                                                .normalise = true,
+                                                .scale = 1});
+}
+
+static void record_mix(const struct bench *bench, uint32_t rows)
+{
+    gpu_residual(bench->gpu, &(struct gpu_residual){.hidden = part(bench, 2 * region),
+                                                    .norm = part(bench, region),
+                                                    .out = part(bench, 2 * region + region / 2),
+                                                    .scale = 1,
+                                                    .epsilon = 1e-5f,
+                                                    .rows = rows,
+                                                    .columns = EMBEDDING,
+                                                    .mix = {.device_rows = part(bench, 0),
+                                                            .ids = part(bench, region),
+                                                            .weights = part(bench, region),
+                                                            .used = USED}});
+}
+
+static void record_rows(const struct bench *bench, const void *context)
+{
+    const struct rows_shape *shape = context;
+    for (int i = 0; i < LAUNCHES; i++) {
+        shape->record(bench, shape->rows);
+        gpu_barrier(bench->gpu);
+    }
+}
+
+static hypura_status bench_rows(const struct bench *bench, hypura_error *error)
+{
+    static const struct {
+        const char *name;
+        void (*record)(const struct bench *bench, uint32_t rows);
+    } kernels[] = {{"add, norm", record_residual},
+                   {"glu", record_glu},
+                   {"norms of heads, rope, cache", record_heads},
+                   {"router", record_router},
+                   {"mix of 8, add, norm", record_mix}};
+    printf("%-28s %10s %5u rows\n", "microseconds a launch", "1 row", bench->prompt);
+    for (size_t i = 0; i < COUNT_OF(kernels); i++) {
+        double seconds[2] = {0};
+        for (int n = 0; n < 2; n++) {
+            const struct rows_shape shape = {kernels[i].name, n ? bench->prompt : 1, kernels[i].record};
+            hypura_status status = time_of(bench, record_rows, &shape, &seconds[n], error);
+            if (status)
+                return status;
+        }
+        printf("%-28s %10.1f %10.1f\n", kernels[i].name, seconds[0] / LAUNCHES * 1e6, seconds[1] / LAUNCHES * 1e6);
+        fflush(stdout);
+    }
+    return HYPURA_OK;
+}
+
+/* ---- the program ------------------------------------------------------------------------------------------------- */
+
+static void record_copy(const struct bench *bench, const void *context)
+{
+    (void)context;
+    gpu_copy(bench->gpu, (struct gpu_range){bench->cache, 0}, (struct gpu_range){bench->cache, bench->cache_bytes / 2},
+             bench->cache_bytes / 2);
+}
+
+static hypura_status run(struct bench *bench, hypura_error *error)
+{
+    const uint32_t most_rows = 2048, width = bench->heads * bench->size;
+    hypura_status status = gpu_buffer_create(bench->gpu, &bench->cache, bench->cache_bytes, GPU_DEVICE, error);
+    if (!status)
+        status = gpu_buffer_create(bench->gpu, &bench->query, (uint64_t)most_rows * width * 4, GPU_DEVICE, error);
+    if (!status)
+        status = gpu_buffer_create(bench->gpu, &bench->out, (uint64_t)most_rows * width * 4, GPU_DEVICE, error);
+    if (!status)
+        status =
+            gpu_buffer_create(bench->gpu, &bench->scratch,
+                              gpu_attention_scratch_bytes(16, bench->heads, bench->size, 131072), GPU_DEVICE, error);
+    if (!status)
+        status = gpu_buffer_create(bench->gpu, &bench->other, 3 * region, GPU_DEVICE, error);
+    double seconds = 0;
+    if (!status)
+        status = time_of(bench, record_copy, NULL, &seconds, error);
+    if (status)
+        return status;
+    bench->copy = (double)bench->cache_bytes / seconds;
+    printf("%s: a copy inside the device moves %.1f GB/s (read and written); %u heads of %u over %u, %u layers\n",
+           gpu_get_info(bench->gpu)->name, bench->copy * 1e-9, bench->heads, bench->size, bench->kv_heads,
+           bench->layers);
+    status = bench_rows(bench, error);
+    return status ? status : bench_attention(bench, error);
+}
+
+static const char usage[] = "Usage: gpu_rows [OPTION]...\n"
+                            "Measures attention and the kernels on rows on a GPU.\n\n"
+                            "  --device N      default 0\n"
+                            "  --heads N       default 32\n"
+                            "  --kv-heads N    default 8\n"
+                            "  --head-size N   default 128\n"
+                            "  --prompt N      rows of a prompt, at most 2048 (default 1024)\n"
+                            "  --layers N      in one round (default 8)\n"
+                            "  --cache BYTES   of all layers (default 2G)\n"
+                            "  --rounds N      1 to 63 (default 5)\n";
+
+int main(int argc, char **argv)
+{
+    static const struct option names[] = {
+        {"device", required_argument, NULL, 'd'},   {"heads", required_argument, NULL, 'a'},
+        {"kv-heads", required_argument, NULL, 'k'}, {"head-size", required_argument, NULL, 's'},
+        {"layers", required_argument, NULL, 'l'},   {"prompt", required_argument, NULL, 'p'},
+        {"cache", required_argument, NULL, 'c'},    {"rounds", required_argument, NULL, 'r'},
+        {"help", no_argument, NULL, 'h'},           {0}};
+    struct bench bench = {.heads = 32,
+                          .kv_heads = 8,
+                          .size = 128,
+                          .rounds = 5,
+                          .layers = 8,
+                          .prompt = 1024,
+                          .cache_bytes = (uint64_t)2 << 30};
+    uint32_t device = 0;
+    hypura_error error;
+    for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {
+        uint32_t number = optarg ? (uint32_t)strtoul(optarg, NULL, 10) : 0;
+        switch (c) {
+        case 'd':
+            device = number;
+            break;
+        case 'a':
+            bench.heads = number;
+            break;
+        case 'k':
+            bench.kv_heads = number;
+            break;
+        case 's':
+            bench.size = number;
+            break;
+        case 'p':
+            bench.prompt = number;
+            break;
+        case 'l':
+            bench.layers = number;
+            break;
+        case 'c':
+            if (parse_bytes(optarg, &bench.cache_bytes, &error)) {
+                fprintf(stderr, "gpu_rows: %s\n", error.message);
+                return 1;
+            }
+            break;
+        case 'r':
+            bench.rounds = number;
+            break;
+        default:
+            fputs(usage, c == 'h' ? stdout : stderr);
+            return c == 'h' ? 0 : 2;
+        }
+    }
+    if (bench.rounds < 1 || bench.rounds >= MOST_ROUNDS || !bench.heads || !bench.kv_heads || !bench.layers ||
+        !bench.prompt || bench.prompt > 2048) {
+        fputs(usage, stderr);
+        return 2;
+    }
+    hypura_status status = gpu_open(&bench.gpu, &(struct gpu_options){.index = device}, &error);
+    if (!status) {
+        status = run(&bench, &error);
+        struct gpu_buffer *buffers[] = {bench.cache, bench.query, bench.out, bench.scratch, bench.other};
+        for (size_t i = 0; i < COUNT_OF(buffers); i++)
+            gpu_buffer_destroy(bench.gpu, buffers[i]);
+        gpu_close(bench.gpu);
+    }
+    if (status)
+        fprintf(stderr, "gpu_rows: %s\n", error.message);
+    return status ? 1 : 0;
+}
