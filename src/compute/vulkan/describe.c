@@ -98,6 +98,7 @@ static void describe_features(const struct vk *vk, VkPhysicalDevice physical, st
     require(info, v12.timelineSemaphore, "timeline semaphores");
     require(info, v12.storageBuffer8BitAccess, "8-bit storage");
     require(info, v11.storageBuffer16BitAccess, "16-bit storage");
+    require(info, info->shared_bytes >= 32768, "32 KiB of shared memory");
     require(info, features.features.shaderInt64, "64-bit integers");
     require(info, features.features.shaderInt16 && v12.shaderInt8, "8- and 16-bit integers");
     info->fp16 = v12.shaderFloat16;
