@@ -194,6 +194,12 @@ struct store_source {
 hypura_status store_open_source(struct store **out, const struct store_source *source,
                                 const struct store_options *options, const struct io_fault *fault, hypura_error *error);
 
+#define BOUNCE_BYTES ((size_t)256 << 10) /* of memory for small reads */
+
+hypura_status store_cancelled_error(hypura_error *error);
+/* Whether there is such a unit, and it may be asked for. */
+hypura_status store_check_unit(const struct store *store, unit_number unit, hypura_error *error);
+
 /* waiting.c */
 void waiting_append(struct store *store, struct waiting_list *list, unit_number unit);
 void waiting_prepend(struct store *store, struct waiting_list *list, unit_number unit);

@@ -2,11 +2,8 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <time.h>
-#include <unistd.h>
 
-#define BOUNCE_BYTES ((size_t)256 << 10)
 #define DEFAULT_BLOCK_BYTES ((uint32_t)1 << 20)
 #define DEFAULT_DEPTH 8u
 #define MAX_BLOCK_BYTES ((uint32_t)64 << 20)
@@ -245,12 +242,12 @@ void store_close(struct store *store)
 
 /* ---- what the forward pass calls --------------------------------------------------------------------------------- */
 
-static hypura_status cancelled_error(hypura_error *error)
+hypura_status store_cancelled_error(hypura_error *error)
 {
     return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
 }
 
-static hypura_status check_unit(const struct store *store, unit_number unit, hypura_error *error)
+hypura_status store_check_unit(const struct store *store, unit_number unit, hypura_error *error)
 {
     if (unit >= store->unit_count)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u: there are %u", unit, store->unit_count);
@@ -262,7 +259,7 @@ static hypura_status check_unit(const struct store *store, unit_number unit, hyp
 /* A unit that is asked for whole. */
 static hypura_status check_whole_unit(const struct store *store, unit_number unit, hypura_error *error)
 {
-    hypura_status status = check_unit(store, unit, error);
+    hypura_status status = store_check_unit(store, unit, error);
     if (!status && store->units[unit].place == PLACE_STORAGE)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is read in parts only: the plan holds no room for it",
                          unit);
@@ -296,7 +293,7 @@ hypura_status store_want(struct store *store, const unit_number *units, size_t c
             return status;
     }
     if (atomic_load(&store->cancelled))
-        return cancelled_error(error);
+        return store_cancelled_error(error);
     /* All are protected before the first takes room, so that no miss puts out a hit of the same batch. */
     pthread_mutex_lock(store->mutex);
     for (size_t i = 0; i < count; i++) {
@@ -361,7 +358,7 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
             found++;
         }
         if (atomic_load(&store->cancelled)) {
-            status = cancelled_error(error);
+            status = store_cancelled_error(error);
         } else if (found < count && !is_settled(&store->units[units[found]])) {
             status = error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is waited for and was not wanted", units[found]);
         } else if (found < count) {
@@ -422,7 +419,7 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
     if (status)
         return status;
     if (atomic_load_explicit(&store->cancelled, memory_order_relaxed))
-        return cancelled_error(error);
+        return store_cancelled_error(error);
     struct stored_unit *unit = &store->units[number];
     if (is_fixed(unit)) {
         show(store, number, view);
@@ -439,7 +436,7 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
     pump(store);
     while (!is_settled(unit)) {
         if (atomic_load(&store->cancelled)) {
-            status = cancelled_error(error);
+            status = store_cancelled_error(error);
             break;
         }
         if (unit->stage == STAGE_WAITING && !force(store, number)) {
@@ -519,183 +516,10 @@ void store_forget(struct store *store, const unit_number *units, size_t count)
     pthread_mutex_unlock(store->mutex);
 }
 
-/* ---- small reads ------------------------------------------------------------------------------------------------- */
-
-/* One aligned range through the bounce buffer. */
-static hypura_status read_piece(struct store *store, uint32_t file, uint64_t offset, size_t bytes, uint8_t *out,
-                                hypura_error *error)
-{
-    const struct store_file *opened = &store->files[file];
-    uint64_t start = align_down(offset, IO_ALIGNMENT);
-    size_t wanted = (size_t)(offset - start) + bytes, whole = (size_t)align_up(wanted, IO_ALIGNMENT), have = 0;
-    for (unsigned attempts = 0; have < wanted;) {
-        ssize_t got = pread(opened->descriptor, store->bounce + have, whole - have, (off_t)(start + have));
-        if (got < 0 && errno != EINTR && (errno != EAGAIN || ++attempts > 1000))
-            return error_set_errno(error, errno, "cannot read %zu bytes at offset %llu of %s", bytes,
-                                   (unsigned long long)offset, opened->path);
-        if (got < 0)
-            continue;
-        if ((size_t)got + have >= wanted) {
-            have += (size_t)got;
-            break;
-        }
-        size_t progress = (size_t)align_down((uint64_t)got, IO_ALIGNMENT);
-        if (progress == 0)
-            return failure_error(&(struct failure){.kind = FAILURE_TRUNCATED,
-                                                   .file = file,
-                                                   .offset = offset,
-                                                   .expected = bytes,
-                                                   .found = start + have + (size_t)got > offset
-                                                                ? start + have + (size_t)got - offset
-                                                                : 0},
-                                 store->files, error);
-        have += progress;
-    }
-    memcpy(out, store->bounce + (offset - start), bytes);
-#ifdef POSIX_FADV_DONTNEED
-    if (!opened->direct)
-        posix_fadvise(opened->descriptor, (off_t)start, (off_t)whole, POSIX_FADV_DONTNEED);
-#endif
-    pthread_mutex_lock(store->mutex);
-    store->rows_read += have;
-    pthread_mutex_unlock(store->mutex);
-    return HYPURA_OK;
-}
-
-hypura_status store_read(struct store *store, unit_number number, uint64_t offset, uint64_t bytes, void *out,
-                         hypura_error *error)
-{
-    hypura_status status = check_unit(store, number, error);
-    if (status)
-        return status;
-    const struct unit *unit = store->unit(store->model, number);
-    const struct unit_slice *slice = &unit->slices[0];
-    if (unit->slice_count != 1 || offset > slice->bytes || bytes > slice->bytes - offset)
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "%llu bytes at %llu of unit %u, which has %llu bytes in %u slices: expected a part of one",
-                         (unsigned long long)bytes, (unsigned long long)offset, number,
-                         (unsigned long long)slice->bytes, unit->slice_count);
-    if (store->units[number].place == PLACE_PINNED) {
-        memcpy(out, store->pinned_slices[store->units[number].item] + offset, bytes);
-        return HYPURA_OK;
-    }
-    uint8_t *to = out;
-    while (bytes > 0) {
-        if (atomic_load(&store->cancelled))
-            return cancelled_error(error);
-        size_t part = (size_t)MIN(bytes, (uint64_t)(BOUNCE_BYTES - IO_ALIGNMENT));
-        status = read_piece(store, slice->file, slice->offset + offset, part, to, error);
-        if (status)
-            return status;
-        to += part;
-        offset += part;
-        bytes -= part;
-    }
-    return HYPURA_OK;
-}
-
 void store_advance(struct store *store)
 {
     pthread_mutex_lock(store->mutex);
     guess_pass_done(store);
     cache_advance(store);
     pthread_mutex_unlock(store->mutex);
-}
-
-/* ---- from any thread --------------------------------------------------------------------------------------------- */
-
-void store_cancel(struct store *store, bool cancel)
-{
-    atomic_store(&store->cancelled, cancel);
-    io_hold(store->io, cancel);
-}
-
-void store_statistics(struct store *store, struct store_statistics *out)
-{
-    struct io_counters counters;
-    pthread_mutex_lock(store->mutex);
-    struct store_statistics result = store->counts;
-    io_counters(store->io, &counters);
-    const struct io_counters *loaded = store->loaded ? &store->loaded_counters : &counters;
-    result.bytes_loaded = loaded->bytes[PRIORITY_DEMAND];
-    result.bytes_demanded = counters.bytes[PRIORITY_DEMAND] - loaded->bytes[PRIORITY_DEMAND] +
-                            counters.bytes[PRIORITY_AHEAD] - loaded->bytes[PRIORITY_AHEAD] + store->rows_read;
-    result.bytes_guessed = counters.bytes[PRIORITY_GUESS] - loaded->bytes[PRIORITY_GUESS];
-    result.bytes_read = result.bytes_demanded + result.bytes_guessed;
-    result.read_nanoseconds = counters.busy_nanoseconds - loaded->busy_nanoseconds;
-    result.pool_bytes = store->pool_bytes;
-    result.pool_bytes_used = store->ring.used + store->cache_used;
-    result.resident_bytes = store->arena_bytes;
-    result.guessing = store->guesses.on;
-    result.reader = io_reader_name(store->io);
-    result.direct = true;
-    for (uint32_t i = 0; i < store->file_count; i++)
-        result.direct &= store->files[i].direct;
-    pthread_mutex_unlock(store->mutex);
-    *out = result;
-}
-
-uint64_t store_bytes_used(struct store *store)
-{
-    struct io_counters counters;
-    pthread_mutex_lock(store->mutex);
-    io_counters(store->io, &counters);
-    uint64_t bytes = store->rows_read - store->counts.bytes_wasted;
-    for (int priority = 0; priority < PRIORITY_COUNT; priority++)
-        bytes += counters.bytes[priority];
-    pthread_mutex_unlock(store->mutex);
-    return bytes;
-}
-
-enum unit_state store_unit_state(struct store *store, unit_number number)
-{
-    if (number >= store->unit_count)
-        return UNIT_ON_STORAGE;
-    const struct stored_unit *unit = &store->units[number];
-    pthread_mutex_lock(store->mutex);
-    enum unit_state state = unit->place == PLACE_GPU       ? (store->loaded ? UNIT_ON_GPU : UNIT_ON_STORAGE)
-                            : unit->place == PLACE_PINNED  ? (store->loaded ? UNIT_PINNED : UNIT_ON_STORAGE)
-                            : unit->stage == STAGE_READY   ? UNIT_CACHED
-                            : unit->stage == STAGE_READING ? UNIT_IN_FLIGHT
-                                                           : UNIT_ON_STORAGE;
-    pthread_mutex_unlock(store->mutex);
-    return state;
-}
-
-/* The ring keeps what the plan gave it, as long as experts can use the rest. */
-static void divide_pool(const struct store *store, uint64_t bytes, uint64_t *ring, uint64_t *cache)
-{
-    if (store->ring.count == 0 || store->class_count == 0) {
-        *ring = store->ring.count ? bytes : 0;
-        *cache = store->class_count ? bytes : 0;
-        return;
-    }
-    uint64_t least = cache_least(store), total = cache_total(store);
-    *ring = MIN(MAX(store->ring_share, store->ring.largest), bytes - least);
-    if (bytes - *ring > total)
-        *ring = bytes - total;
-    *cache = bytes - *ring;
-}
-
-hypura_status store_resize(struct store *store, uint64_t pool_bytes, hypura_error *error)
-{
-    pthread_mutex_lock(store->mutex);
-    uint64_t least = store->ring.largest + cache_least(store);
-    hypura_status status = HYPURA_OK;
-    if (pool_bytes < least) {
-        status = error_set(error, HYPURA_ERROR_MEMORY, "a pool of %llu bytes is too small: the smallest has %llu",
-                           (unsigned long long)pool_bytes, (unsigned long long)least);
-    } else {
-        uint64_t ring, cache;
-        divide_pool(store, pool_bytes, &ring, &cache);
-        store->pool_bytes = pool_bytes;
-        if (store->ring.count)
-            ring_set_capacity(store, ring);
-        if (store->class_count)
-            cache_set_capacity(store, cache);
-        ring_pump(store);
-        pthread_cond_broadcast(&store->changed);
-    }
-    pthread_mutex_unlock(store->mutex);
-    return status;
 }
