@@ -76,7 +76,8 @@ static uint32_t open_guesses(const struct store *store, uint8_t slot_class)
 static bool may_open(const struct store *store, unit_number number)
 {
     uint8_t slot_class = store->units[number].slot_class;
-    return open_guesses(store, slot_class) < MAX(store->classes[slot_class].target / SLOTS_A_GUESS, 1u);
+    return store->guesses.open_count < store->guesses.room &&
+           open_guesses(store, slot_class) < MAX(store->classes[slot_class].target / SLOTS_A_GUESS, 1u);
 }
 
 /* Offers that can be read are read; those that find no slot are dropped, unless they are certain: then a slot will come
