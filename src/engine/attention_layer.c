@@ -158,6 +158,7 @@ static void attend(struct engine *engine, uint32_t number, const float *sinks)
                                   .scale = p->attention_scale,
                                   .soft_cap = p->attention_soft_cap,
                                   .window = layer->window,
+                                  .bidirectional = is_encoder(engine),
                                   .sinks = sinks,
                                   .sequences = s->attention,
                                   .sequence_count = engine->span_count};
@@ -216,7 +217,9 @@ static hypura_status attention_steps(struct engine *engine, uint32_t number, str
     if (is_gated(engine))
         apply_gates(engine, layer->heads, layer->value_size);
     TRY(project_rows(engine, layer, ROLE_ATTENTION_OUTPUT, true, s->attended, s->branch, error));
-    return add_branch(engine, layer->tensors[ROLE_ATTENTION_POST_NORM], error);
+    TRY(add_branch(engine, layer->tensors[ROLE_ATTENTION_POST_NORM], error));
+    return norm_hidden(engine, layer->tensors[ROLE_ATTENTION_SUM_NORM], layer->tensors[ROLE_ATTENTION_SUM_NORM_BIAS],
+                       error);
 }
 
 hypura_status attention_layer(struct engine *engine, uint32_t layer, hypura_error *error)

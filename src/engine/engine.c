@@ -8,6 +8,9 @@
 #define MAX_POSITIONS (1u << 24)
 #define MAX_CHUNK 16384u
 #define MAX_SEQUENCES 1024u
+
+/* Tokens of a text that an encoder takes, unless more are asked for: they all pass together. */
+#define ENCODER_CONTEXT 2048u
 #define MAX_THREADS 256u
 
 /* Of the memory that is free on a GPU, this part is left alone: the driver's own, and other programs'. */
@@ -121,15 +124,22 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
                                const struct hardware *hardware, const struct engine_options *options,
                                hypura_error *error)
 {
+    /* A text passes an encoder as one batch, and nothing reads its cache later. */
+    bool encoder = model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER;
+    uint32_t most = model_parameters(geometry->model)->context, positions = options->context;
+    if (encoder)
+        positions = MIN(positions ? positions : ENCODER_CONTEXT, most);
     *request = (struct plan_request){
         .budget = options->budget,
         .overhead = memory_resident_bytes(),
         .code = hardware_code_bytes(),
         .wobble = 256 << 10,
-        .positions = options->context,
+        .positions = positions,
         .sequences = geometry->sequences,
-        .chunk = geometry->windows && options->chunk > WINDOW_SLACK ? WINDOW_SLACK : options->chunk,
-        .kv_type = options->kv_type,
+        .chunk = encoder                                              ? MIN(positions, MAX_CHUNK)
+                 : geometry->windows && options->chunk > WINDOW_SLACK ? WINDOW_SLACK
+                                                                      : options->chunk,
+        .kv_type = encoder ? TENSOR_F32 : options->kv_type,
         .working_set = {.kv_bytes = planned_kv_bytes, .scratch_bytes = planned_scratch_bytes, .context = geometry},
         .gpu = gpu,
         .device = device};

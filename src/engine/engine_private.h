@@ -10,6 +10,7 @@
  *   attention_layer.c  queries, keys, values, attention, output
  *   latent_layer.c     the same for multi-head latent attention (DeepSeek)
  *   recurrent_layer.c  the same for gated delta nets (Qwen 3 Next)
+ *   encoder.c          what encoders have before the layers, and embeddings of texts
  *   ffn.c              dense feed forward
  *   router.c, moe.c    which experts, and their work in the order of arrival
  *   guess.c            which experts the next layers may choose
@@ -285,6 +286,9 @@ struct matrix matrix_at(const uint8_t *data, enum tensor_type type, size_t colum
 hypura_status norm(struct engine *engine, float *out, const float *in, unit_number weight, unit_number bias,
                    size_t rows, size_t columns, hypura_error *error);
 
+/* The residual stream through a norm, in place; nothing without a tensor. */
+hypura_status norm_hidden(struct engine *engine, unit_number weight, unit_number bias, hypura_error *error);
+
 /* The residual stream, through the norm of a role where the layer has it, as scratch.normed and input activation. */
 hypura_status set_input(struct engine *engine, const struct model_layer *layer, enum tensor_role role,
                         hypura_error *error);
@@ -305,6 +309,15 @@ void adapters_close(struct adapters *adapters);
  * row "first" was the job's first. layer NULL: of the whole model. */
 void adapt(struct engine *engine, const struct matmul *job, const struct model_layer *layer, enum tensor_role role,
            uint32_t expert, size_t first);
+
+/* ---- encoders ------------------------------------------------------------------------------------------------------
+ */
+
+bool is_encoder(const struct engine *engine);
+hypura_status check_encoder_batch(const struct engine *engine, const struct engine_batch *batch, hypura_error *error);
+
+/* Makes scratch.hidden what the first layer of an encoder reads. */
+hypura_status encoder_input(struct engine *engine, hypura_error *error);
 
 /* ---- layers --------------------------------------------------------------------------------------------------------
  */

@@ -40,9 +40,9 @@ static hypura_status open_gate(struct engine *engine, const struct model_layer *
     return HYPURA_OK;
 }
 
-static hypura_status dense_steps(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,
-                                 enum tensor_role up, enum tensor_role down, size_t width, float *out,
-                                 struct held *held, hypura_error *error)
+/* scratch.gate: what the down matrix reads. */
+static hypura_status dense_inner(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,
+                                 enum tensor_role up, size_t width, struct held *held, hypura_error *error)
 {
     struct scratch *s = &engine->scratch;
     struct matmul jobs[2] = {0};
@@ -57,9 +57,35 @@ static hypura_status dense_steps(struct engine *engine, const struct model_layer
     bool fused = layer->tensors[gate] == NO_UNIT;
     adapt(engine, &jobs[0], layer, fused ? up : gate, 0, 0);
     adapt(engine, &jobs[1], layer, up, 0, fused ? width : 0);
-    release(engine, held);
     compute_glu(engine->compute, feed_forward_glu(engine->model), s->gate, width, s->gate, width, s->up, width,
                 engine->rows, width, OAI_ALPHA, OAI_LIMIT);
+    return HYPURA_OK;
+}
+
+/* The same where there is no gate: one matrix, and a function of each element. */
+static hypura_status ungated_inner(struct engine *engine, const struct model_layer *layer, size_t width,
+                                   struct held *held, hypura_error *error)
+{
+    struct scratch *s = &engine->scratch;
+    struct matmul job = {.input = s->input, .tokens = engine->rows, .output = s->gate, .output_stride = width};
+    TRY(hold_matrix(engine, held, layer->tensors[ROLE_FFN_UP], &job.weights, error));
+    TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_UP_BIAS], &job.bias, error));
+    compute_matmul(engine->compute, &job, 1);
+    adapt(engine, &job, layer, ROLE_FFN_UP, 0, 0);
+    compute_function(engine->compute, FUNCTION_GELU, s->gate, engine->rows * width);
+    return HYPURA_OK;
+}
+
+static hypura_status dense_steps(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,
+                                 enum tensor_role up, enum tensor_role down, size_t width, float *out,
+                                 struct held *held, hypura_error *error)
+{
+    struct scratch *s = &engine->scratch;
+    if (model_architecture(engine->model)->flags & ARCHITECTURE_FFN_UNGATED)
+        TRY(ungated_inner(engine, layer, width, held, error));
+    else
+        TRY(dense_inner(engine, layer, gate, up, width, held, error));
+    release(engine, held);
 
     struct matmul job = {.input = s->inner, .tokens = engine->rows, .output = out};
     TRY(hold_matrix(engine, held, layer->tensors[down], &job.weights, error));
@@ -107,6 +133,7 @@ hypura_status feed_forward_layer(struct engine *engine, uint32_t number, hypura_
         TRY(dense_feed_forward(engine, layer, ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, layer->feed_forward, s->branch,
                                error));
     TRY(add_branch(engine, layer->tensors[ROLE_FFN_POST_NORM], error));
+    TRY(norm_hidden(engine, layer->tensors[ROLE_FFN_SUM_NORM], layer->tensors[ROLE_FFN_SUM_NORM_BIAS], error));
     TRY(scale_layer(engine, layer, error));
     return guess_ahead(engine, number, error);
 }

@@ -1,6 +1,7 @@
 #include "engine/gpu/pass.h"
 
 #include <inttypes.h>
+#include <string.h>
 
 /* ---- the batch -----------------------------------------------------------------------------------------------------
  */
@@ -40,14 +41,14 @@ static hypura_status read_batch(struct engine *engine, const struct engine_batch
                              engine->plan->positions);
         span->rows++;
         s->positions[r] = expected;
-        if (batch->want_logits ? batch->want_logits[r] : r + 1 == batch->count)
+        if (batch->want_logits ? batch->want_logits[r] : r + 1 == batch->count && !is_encoder(engine))
             s->wanted[engine->wanted++] = r;
     }
     if (!batch->on_logits && engine->wanted > engine->geometry.logits_rows)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
                          "%zu tokens want logits and none takes them as they come; %u can be kept", engine->wanted,
                          engine->geometry.logits_rows);
-    return HYPURA_OK;
+    return is_encoder(engine) ? check_encoder_batch(engine, batch, error) : HYPURA_OK;
 }
 
 /* ---- embeddings ----------------------------------------------------------------------------------------------------
@@ -87,6 +88,8 @@ static hypura_status embed(struct engine *engine, const int32_t *tokens, hypura_
         return status;
     if (p->embedding_scale != 1.0f)
         compute_scale(engine->compute, s->hidden, s->hidden, p->embedding_scale, engine->rows * p->embedding);
+    if (is_encoder(engine))
+        return encoder_input(engine, error);
     return HYPURA_OK;
 }
 
@@ -130,8 +133,11 @@ static hypura_status output(struct engine *engine, const struct engine_batch *ba
     if (done)
         return HYPURA_OK;
     TRY(gpu_pass_to_host(engine, error));
-    TRY(norm(engine, s->normed, s->hidden, model_tensor(engine->model, ROLE_OUTPUT_NORM),
-             model_tensor(engine->model, ROLE_OUTPUT_NORM_BIAS), engine->rows, p->embedding, error));
+    if (model_tensor(engine->model, ROLE_OUTPUT_NORM) == NO_UNIT) /* an encoder's last layer ends with one */
+        memcpy(s->normed, s->hidden, engine->rows * p->embedding * sizeof *s->normed);
+    else
+        TRY(norm(engine, s->normed, s->hidden, model_tensor(engine->model, ROLE_OUTPUT_NORM),
+                 model_tensor(engine->model, ROLE_OUTPUT_NORM_BIAS), engine->rows, p->embedding, error));
     if (engine->wanted == 0)
         return HYPURA_OK;
     struct held held = {0};

@@ -134,7 +134,11 @@ void generator_destroy(struct generator *generator)
 hypura_status generator_submit(struct generator *generator, const struct generation_request *request, uint64_t *id,
                                hypura_error *error)
 {
-    uint32_t vocabulary = model_parameters(engine_model(generator->engine))->vocabulary;
+    const struct model *model = engine_model(generator->engine);
+    uint32_t vocabulary = model_parameters(model)->vocabulary;
+    if (model_architecture(model)->flags & ARCHITECTURE_ENCODER)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s is an encoder: it gives embeddings (hypura embed), no text", model_name(model));
     if (request->count == 0)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the prompt has no tokens");
     if (request->count >= generator->positions)

@@ -83,7 +83,12 @@ static hypura_status norm_held(struct engine *engine, struct held *held, float *
     const float *scales, *offsets;
     TRY(hold_vector(engine, held, weight, &scales, error));
     TRY(hold_vector(engine, held, bias, &offsets, error));
-    compute_rms_norm(engine->compute, out, in, scales, rows, columns, model_parameters(engine->model)->norm_epsilon);
+    float epsilon = model_parameters(engine->model)->norm_epsilon;
+    if (model_architecture(engine->model)->flags & ARCHITECTURE_LAYER_NORM) {
+        compute_layer_norm(engine->compute, out, in, scales, offsets, rows, columns, epsilon);
+        return HYPURA_OK;
+    }
+    compute_rms_norm(engine->compute, out, in, scales, rows, columns, epsilon);
     for (size_t r = 0; offsets && r < rows; r++)
         compute_add(engine->compute, out + r * columns, out + r * columns, offsets, columns);
     return HYPURA_OK;
@@ -96,6 +101,15 @@ hypura_status norm(struct engine *engine, float *out, const float *in, unit_numb
     hypura_status status = norm_held(engine, &held, out, in, weight, bias, rows, columns, error);
     release(engine, &held);
     return status;
+}
+
+hypura_status norm_hidden(struct engine *engine, unit_number weight, unit_number bias, hypura_error *error)
+{
+    struct scratch *s = &engine->scratch;
+    if (weight == NO_UNIT)
+        return HYPURA_OK;
+    return norm(engine, s->hidden, s->hidden, weight, bias, engine->rows, model_parameters(engine->model)->embedding,
+                error);
 }
 
 hypura_status set_input(struct engine *engine, const struct model_layer *layer, enum tensor_role role,

@@ -145,9 +145,10 @@ bool gguf_get_float(const struct gguf *file, const char *key, float *out);
 bool gguf_get_bool(const struct gguf *file, const char *key, bool *out);
 bool gguf_get_string(const struct gguf *file, const char *key, struct gguf_string *out);
 
-/* One element of an array, converted likewise (a bool counts as 0 or 1); false when index is past the end. */
-bool gguf_element_int64(const struct gguf_value *array, uint64_t index, int64_t *out);
-bool gguf_element_double(const struct gguf_value *array, uint64_t index, double *out);
+/* One element of an array, converted likewise (a bool counts as 0 or 1); false when index is past the end. A scalar is
+ * an array of one. */
+bool gguf_element_int64(const struct gguf_value *value, uint64_t index, int64_t *out);
+bool gguf_element_double(const struct gguf_value *value, uint64_t index, double *out);
 
 size_t gguf_tensor_count(const struct gguf *file);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *file, size_t index);

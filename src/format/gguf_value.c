@@ -171,12 +171,12 @@ bool gguf_get_string(const struct gguf *file, const char *key, struct gguf_strin
     return true;
 }
 
-bool gguf_element_int64(const struct gguf_value *array, uint64_t index, int64_t *out)
+bool gguf_element_int64(const struct gguf_value *value, uint64_t index, int64_t *out)
 {
-    return array->type == GGUF_ARRAY && value_int64(array, index, out);
+    return value_int64(value, index, out);
 }
 
-bool gguf_element_double(const struct gguf_value *array, uint64_t index, double *out)
+bool gguf_element_double(const struct gguf_value *value, uint64_t index, double *out)
 {
-    return array->type == GGUF_ARRAY && value_double(array, index, out);
+    return value_double(value, index, out);
 }

@@ -134,5 +134,5 @@ uint64_t model_bytes(const struct model *model)
 
 bool model_tied_output(const struct model *model)
 {
-    return model->tensor_units[ROLE_OUTPUT] == NO_UNIT;
+    return model->tensor_units[ROLE_OUTPUT] == NO_UNIT && !(model->architecture->flags & ARCHITECTURE_ENCODER);
 }

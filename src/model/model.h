@@ -38,6 +38,10 @@ enum layer_kind {
 enum tensor_role {
     /* of the whole model, before the layers */
     ROLE_TOKEN_EMBEDDING,
+    ROLE_TOKEN_TYPES,
+    ROLE_POSITION_EMBEDDING,
+    ROLE_EMBEDDING_NORM,
+    ROLE_EMBEDDING_NORM_BIAS,
     ROLE_ROPE_FACTORS,
     ROLE_ROPE_FACTORS_LONG,
     ROLE_ROPE_FACTORS_SHORT,
@@ -75,6 +79,8 @@ enum tensor_role {
     ROLE_ATTENTION_OUTPUT,
     ROLE_ATTENTION_OUTPUT_BIAS,
     ROLE_ATTENTION_POST_NORM,
+    ROLE_ATTENTION_SUM_NORM, /* of the residual stream, after attention was added */
+    ROLE_ATTENTION_SUM_NORM_BIAS,
     ROLE_FFN_NORM,
     ROLE_FFN_NORM_BIAS,
     ROLE_ROUTER_SCALE,
@@ -104,6 +110,8 @@ enum tensor_role {
     ROLE_EXPERT_DOWN,
     ROLE_EXPERT_POST_NORM,
     ROLE_FFN_POST_NORM,
+    ROLE_FFN_SUM_NORM, /* of the residual stream, after the feed forward was added */
+    ROLE_FFN_SUM_NORM_BIAS,
     ROLE_LAYER_SCALE,
     /* of the whole model, after the layers */
     ROLE_OUTPUT_NORM,
@@ -214,6 +222,10 @@ enum architecture_flag {
     ARCHITECTURE_QK_NORM_AFTER_ROPE = 1 << 7,
     ARCHITECTURE_VALUE_NORM = 1 << 9, /* values are normed, and are the keys where there is no matrix for them */
     ARCHITECTURE_ATTENTION_UNSCALED = 1 << 10, /* unless attention.scale says */
+    ARCHITECTURE_ENCODER = 1 << 11,            /* every token sees all of its text; there is no output matrix */
+    ARCHITECTURE_LAYER_NORM = 1 << 12,         /* norms take the mean off */
+    ARCHITECTURE_NORMS_OF_SUMS = 1 << 13,      /* norms of the residual stream after each addition, none before */
+    ARCHITECTURE_FFN_UNGATED = 1 << 14,        /* dense feed forward of two matrices */
     ARCHITECTURE_NORMS_BEHIND = 1 << 8         /* no norms before attention and feed forward, only behind them */
 };
 

@@ -10,6 +10,8 @@ enum extent {
     ONE,
     EMBEDDING,
     VOCABULARY,
+    POSITIONS,
+    ANY,
     HEADS,
     QUERIES, /* heads x key size, twice that with an output gate */
     KEYS,
@@ -50,6 +52,10 @@ struct role_row {
 /* Names as GGUF files carry them (gguf-py's tensor names). */
 static const struct role_row roles[ROLE_COUNT] = {
     [ROLE_TOKEN_EMBEDDING] = {"token embedding", "token_embd.weight", false, {EMBEDDING, VOCABULARY}},
+    [ROLE_TOKEN_TYPES] = {"token types", "token_types.weight", false, {EMBEDDING, ANY}},
+    [ROLE_POSITION_EMBEDDING] = {"position embedding", "position_embd.weight", false, {EMBEDDING, POSITIONS}},
+    [ROLE_EMBEDDING_NORM] = {"embedding norm", "token_embd_norm.weight", false, {EMBEDDING}},
+    [ROLE_EMBEDDING_NORM_BIAS] = {"embedding norm bias", "token_embd_norm.bias", false, {EMBEDDING}},
     [ROLE_ROPE_FACTORS] = {"rope factors", "rope_freqs.weight", false, {ROTARY_HALF}},
     [ROLE_ROPE_FACTORS_LONG] = {"rope factors long", "rope_factors_long.weight", false, {ROTARY_HALF}},
     [ROLE_ROPE_FACTORS_SHORT] = {"rope factors short", "rope_factors_short.weight", false, {ROTARY_HALF}},
@@ -90,6 +96,10 @@ static const struct role_row roles[ROLE_COUNT] = {
     [ROLE_ATTENTION_OUTPUT] = {"attention output", "attn_output.weight", true, {ATTENDED, EMBEDDING}},
     [ROLE_ATTENTION_OUTPUT_BIAS] = {"attention output bias", "attn_output.bias", true, {EMBEDDING}},
     [ROLE_ATTENTION_POST_NORM] = {"attention post norm", "post_attention_norm.weight", true, {EMBEDDING}},
+    [ROLE_ATTENTION_SUM_NORM] = {"attention sum norm", "attn_output_norm.weight", true, {EMBEDDING}},
+    [ROLE_ATTENTION_SUM_NORM_BIAS] = {"attention sum norm bias", "attn_output_norm.bias", true, {EMBEDDING}},
+    [ROLE_FFN_SUM_NORM] = {"ffn sum norm", "layer_output_norm.weight", true, {EMBEDDING}},
+    [ROLE_FFN_SUM_NORM_BIAS] = {"ffn sum norm bias", "layer_output_norm.bias", true, {EMBEDDING}},
     [ROLE_FFN_NORM] = {"ffn norm", "ffn_norm.weight", true, {EMBEDDING}},
     [ROLE_FFN_NORM_BIAS] = {"ffn norm bias", "ffn_norm.bias", true, {EMBEDDING}},
     [ROLE_FFN_GATE] = {"ffn gate", "ffn_gate.weight", true, {EMBEDDING, FEED_FORWARD}},
@@ -226,12 +236,15 @@ static uint64_t extent_value(enum extent extent, const struct model *model, cons
     uint64_t channels = inner + 2 * (uint64_t)p->recurrent_heads_k * p->recurrent_key_size;
     switch (extent) {
     case NOTHING:
+    case ANY:
     case ONE:
         return 1;
     case EMBEDDING:
         return p->embedding;
     case VOCABULARY:
         return p->vocabulary;
+    case POSITIONS:
+        return p->context;
     case HEADS:
         return layer->heads;
     case QUERIES:
@@ -315,13 +328,14 @@ static hypura_status check_shape(const struct model *model, const struct gguf_te
         uint64_t found = tensor->dimensions[d];
         if (extents[d] != NOTHING)
             count = d + 1;
-        bool same = found == expected[d];
+        bool same = found == expected[d] || extents[d] == ANY;
         /* Both forms exist; which one it is follows from the length, and the forward pass asks it likewise. */
         if (extents[d] == QUERY_NORM)
             same = same || found == (uint64_t)layer->heads * expected[d];
         if (extents[d] == KEY_NORM)
             same = same || found == (uint64_t)layer->kv_heads * expected[d];
-        if (extents[d] == FEED_FORWARD_UP && !model->layer_tensors[layer - model->layers][ROLE_FFN_GATE])
+        if (extents[d] == FEED_FORWARD_UP && !(model->architecture->flags & ARCHITECTURE_FFN_UNGATED) &&
+            !model->layer_tensors[layer - model->layers][ROLE_FFN_GATE])
             expected[d] *= 2, same = found == expected[d];
         fits = fits && same;
     }
@@ -361,6 +375,8 @@ static bool is_used(const struct model_layer *layer, enum tensor_role role)
             return recurrent || role == ROLE_ATTENTION_QKV || role == ROLE_ATTENTION_GATE;
         }
     }
+    if (role >= ROLE_ATTENTION_SUM_NORM && role <= ROLE_ATTENTION_SUM_NORM_BIAS)
+        return layer->kind == LAYER_ATTENTION;
     if (role == ROLE_ATTENTION_NORM_BIAS)
         return layer->kind != LAYER_LATENT;
     if (role >= ROLE_ROUTER_SCALE && role <= ROLE_ROUTER_SELECTION_BIAS)
@@ -377,8 +393,9 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
     enum tensor_role needed[ROLE_COUNT];
     size_t count = 0;
     bool behind = model->architecture->flags & ARCHITECTURE_NORMS_BEHIND;
-    needed[count++] = behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM;
-    needed[count++] = behind ? ROLE_FFN_POST_NORM : ROLE_FFN_NORM;
+    bool of_sums = model->architecture->flags & ARCHITECTURE_NORMS_OF_SUMS;
+    needed[count++] = of_sums ? ROLE_ATTENTION_SUM_NORM : behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM;
+    needed[count++] = of_sums ? ROLE_FFN_SUM_NORM : behind ? ROLE_FFN_POST_NORM : ROLE_FFN_NORM;
     switch (layer->kind) {
     case LAYER_ATTENTION:
         needed[count++] = ROLE_ATTENTION_OUTPUT;
@@ -451,7 +468,7 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
 
 hypura_status model_check_tensors(const struct model *model, hypura_error *error)
 {
-    if (!model->tensors[ROLE_OUTPUT_NORM])
+    if (!model->tensors[ROLE_OUTPUT_NORM] && !(model->architecture->flags & ARCHITECTURE_ENCODER))
         return missing(model, -1, ROLE_OUTPUT_NORM, error);
     for (int role = 0; role < ROLE_COUNT; role++)
         if (model->tensors[role]) {

@@ -7,6 +7,13 @@
 enum plan_priority plan_role_priority(enum tensor_role role, uint64_t bytes)
 {
     switch (role) {
+    case ROLE_TOKEN_TYPES:
+    case ROLE_EMBEDDING_NORM:
+    case ROLE_EMBEDDING_NORM_BIAS:
+    case ROLE_ATTENTION_SUM_NORM:
+    case ROLE_ATTENTION_SUM_NORM_BIAS:
+    case ROLE_FFN_SUM_NORM:
+    case ROLE_FFN_SUM_NORM_BIAS:
     case ROLE_OUTPUT_NORM:
     case ROLE_OUTPUT_NORM_BIAS:
     case ROLE_OUTPUT_BIAS:

@@ -1,6 +1,4 @@
-/* Embeddings, by Ollama's two requests and OpenAI's: the final hidden states of a text, pooled and brought to length 1.
- *
- * Pooling is the model's own where it names one (ARCHITECTURE.pooling_type: 1 mean, 2 first, 3 last), else the mean. */
+/* Embeddings, by Ollama's two requests and OpenAI's. */
 #include "server/server_private.h"
 #include "server/worker.h"
 
@@ -36,57 +34,19 @@ static void refuse(struct job *job, unsigned status, const char *message)
     embedding_free((struct embedding *)job);
 }
 
-static uint32_t pooling_type(const struct loaded_model *loaded)
-{
-    const struct model *model = engine_model(loaded->engine);
-    char key[128];
-    uint32_t type = 0;
-    snprintf(key, sizeof key, "%s.pooling_type", model_architecture(model)->name);
-    gguf_get_uint32(model_file(model), key, &type);
-    return type;
-}
-
-/* Runs the tokens through sequence 0 and pools their hidden states into sum. */
-static hypura_status pool(struct loaded_model *loaded, const struct token_array *tokens, double *sum, size_t width,
-                          hypura_error *error)
-{
-    const struct plan *plan = engine_plan(loaded->engine);
-    uint32_t type = pooling_type(loaded);
-    uint32_t *positions;
-    hypura_status status = ALLOCATE(&positions, plan->chunk, "positions", error);
-    memset(sum, 0, width * sizeof *sum);
-    for (size_t at = 0; !status && at < tokens->count;) {
-        size_t count = MIN((size_t)plan->chunk, tokens->count - at);
-        for (size_t i = 0; i < count; i++)
-            positions[i] = (uint32_t)(at + i);
-        struct engine_batch batch = {.count = count, .tokens = tokens->ids + at, .positions = positions};
-        status = engine_forward(loaded->engine, &batch, error);
-        for (size_t i = 0; !status && i < count; i++) {
-            const float *hidden = engine_hidden(loaded->engine) + i * width;
-            bool counts = type == 2 ? at + i == 0 : type == 3 ? at + i + 1 == tokens->count : true;
-            for (size_t d = 0; counts && d < width; d++)
-                sum[d] += (double)hidden[d];
-        }
-        at += count;
-    }
-    engine_truncate(loaded->engine, 0, 0);
-    memory_free(positions);
-    return status;
-}
-
-static json_t *vector_json(const struct embedding *embedding, double *vector, size_t width)
+static json_t *vector_json(const struct embedding *embedding, const float *vector, size_t width)
 {
     static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     double length = 0;
     if (embedding->dimensions && embedding->dimensions < width)
         width = embedding->dimensions;
     for (size_t d = 0; d < width; d++)
-        length += vector[d] * vector[d];
+        length += (double)vector[d] * (double)vector[d];
     length = length > 0 ? sqrt(length) : 1;
     if (!embedding->base64) {
         json_t *array = json_array();
         for (size_t d = 0; d < width; d++)
-            json_array_append_new(array, json_real((double)(float)(vector[d] / length)));
+            json_array_append_new(array, json_real((double)(float)((double)vector[d] / length)));
         return array;
     }
     /* Little-endian floats, as OpenAI gives them. */
@@ -94,7 +54,7 @@ static json_t *vector_json(const struct embedding *embedding, double *vector, si
     uint32_t bits = 0;
     int held = 0;
     for (size_t i = 0; i < width * 4; i++) {
-        float value = (float)(vector[i / 4] / length);
+        float value = (float)((double)vector[i / 4] / length);
         uint32_t word;
         memcpy(&word, &value, sizeof word);
         bits = bits << 8 | (word >> (8 * (i % 4)) & 255);
@@ -162,24 +122,22 @@ static void start(struct job *job, struct loaded_model *loaded, uint64_t load_na
     struct embedding *embedding = (struct embedding *)job;
     size_t width = model_parameters(engine_model(loaded->engine))->embedding;
     hypura_error error = {0};
-    double *sum = NULL;
+    float *vector = NULL;
     uint64_t all_tokens = 0;
     json_t *vectors = json_array();
     hypura_status status = worker_clear_sequences(loaded, &error);
     if (!status)
-        status = ALLOCATE(&sum, width, "embedding", &error);
+        status = ALLOCATE(&vector, width, "embedding", &error);
     for (size_t i = 0; !status && i < embedding->count; i++) {
         struct token_array tokens = {0};
         status = tokens_of(embedding, loaded, i, &tokens, &error);
         if (!status && !exchange_alive(job->exchange))
             status = error_set(&error, HYPURA_ERROR_CANCELLED, "the client went away");
-        if (!status && tokens.count)
-            status = pool(loaded, &tokens, sum, width, &error);
-        else if (!status)
-            memset(sum, 0, width * sizeof *sum);
+        if (!status)
+            status = engine_embed(loaded->engine, tokens.ids, tokens.count, vector, &error);
         all_tokens += tokens.count;
         if (!status)
-            json_array_append_new(vectors, vector_json(embedding, sum, width));
+            json_array_append_new(vectors, vector_json(embedding, vector, width));
         token_array_free(&tokens);
     }
     if (status)
@@ -188,7 +146,7 @@ static void start(struct job *job, struct loaded_model *loaded, uint64_t load_na
         exchange_reply_json(job->exchange, 200, reply_json(embedding, vectors, all_tokens, load_nanoseconds));
     atomic_fetch_add(&exchange_server(job->exchange)->counters.prompt_tokens, all_tokens);
     json_decref(vectors);
-    memory_free(sum);
+    memory_free(vector);
     embedding_free(embedding);
 }
 

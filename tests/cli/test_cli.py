@@ -22,7 +22,7 @@ STATISTICS = """model mode threads prompt_tokens generated_tokens load_seconds p
     prompt_tokens_per_second decode_tokens_per_second bytes_read bytes_demanded bytes_guessed bytes_wasted expert_hits
     expert_misses peak_rss_bytes budget_bytes bytes_gpu bytes_ram bytes_storage decode_bytes_read share_of_limit
     bound""".split()
-COMMANDS = ["run", "inspect", "bench", "profile", "iobench", "replay", "logits", "synth", "tokenize", "template",
+COMMANDS = ["run", "inspect", "bench", "profile", "iobench", "replay", "logits", "embed", "synth", "tokenize", "template",
             "perplexity", "completion", "manual", "serve", "list", "pull", "rm", "ps", "stop"]
 
 
@@ -174,6 +174,22 @@ def inspect_shows_the_plan():
     plan = json.loads(hypura("inspect", MODEL, "--json", "--tensors", "--memory", "10M")[0])
     assert plan["plan"]["bytes_storage"] > 0 and len(plan["tensors"]) > 100
     assert plan["plan"]["mode"] == "expert-streaming", plan["plan"]
+    assert plan["metadata"]["qwen3moe.block_count"] > 1 and plan["metadata"]["qwen3moe.rope.freq_base"] > 1, plan
+    assert "qwen3moe.block_count                         %d\n" % plan["metadata"]["qwen3moe.block_count"] in out, out
+
+
+def texts_become_vectors():
+    encoder = os.path.join(SOURCE, "tests/data/embed/nomic-bert.gguf")
+    with open(encoder.replace(".gguf", ".json")) as file:
+        reference = json.load(file)
+    found = json.loads(hypura("embed", encoder, *reference["texts"], "--json")[0])
+    for expected, vector in zip(reference["embeddings"], found, strict=True):
+        assert max(abs(a - b) for a, b in zip(expected, vector, strict=True)) < 1e-5
+    lines = hypura("embed", encoder, stdin="\n".join(reference["texts"]))[0].splitlines()
+    assert [[float(x) for x in line.split()] for line in lines] == found
+    assert len(json.loads(hypura("embed", MODEL, "a text", "--json")[0])[0]) > 64
+    assert "is an encoder" in hypura("run", encoder, "--prompt", "x", status=1)[1]
+    hypura("embed", encoder, "x " * 1000, status=1)
 
 
 def a_damaged_file_gets_a_sentence():

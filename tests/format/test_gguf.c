@@ -194,7 +194,8 @@ static void numbers_convert_when_they_fit(void **state)
     assert_true(gguf_element_int64(gguf_find(file, "array.bool"), 3, &i64));
     assert_int_equal(i64, 1);
     assert_false(gguf_element_double(gguf_find(file, "array.string"), 0, &wide));
-    assert_false(gguf_element_int64(gguf_find(file, "plain.u32"), 0, &i64));
+    assert_true(gguf_element_int64(gguf_find(file, "plain.u32"), 0, &i64));
+    assert_false(gguf_element_int64(gguf_find(file, "plain.u32"), 1, &i64));
     gguf_close(file);
 }
 

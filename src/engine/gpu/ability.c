@@ -92,7 +92,7 @@ static bool can_attend(const struct geometry *geometry, uint32_t number, enum te
     if (layer->tensors[ROLE_ATTENTION_QKV] == NO_UNIT && layer->tensors[ROLE_ATTENTION_V] == NO_UNIT)
         return false; /* values are the keys */
     return gpu_attention_supports(kv_type, layer->key_size, layer->value_size) &&
-           !(model_architecture(model)->flags & ARCHITECTURE_QUERY_GATED);
+           !(model_architecture(model)->flags & (ARCHITECTURE_QUERY_GATED | ARCHITECTURE_ENCODER));
 }
 
 static bool can_choose(const struct model *model, const struct model_layer *layer)
@@ -137,6 +137,8 @@ static enum gpu_ability ability_of(const struct geometry *geometry, const struct
 
 static bool can_output(const struct gpu *gpu, const struct model *model)
 {
+    if (model_architecture(model)->flags & ARCHITECTURE_ENCODER)
+        return false;
     unit_number unit = model_tensor(model, ROLE_OUTPUT);
     if (unit == NO_UNIT)
         unit = model_tensor(model, ROLE_TOKEN_EMBEDDING);

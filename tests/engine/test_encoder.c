@@ -1,0 +1,131 @@
+/* Embeddings: small encoders against llama.cpp's vectors, from every tier, and those of models that write. */
+#include "reference.h"
+
+#include <jansson.h>
+
+static const char *const encoders[] = {"bert", "nomic-bert"};
+
+static struct engine *open_model(const char *path, bool smallest, uint32_t chunk)
+{
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.threads = smallest ? 1 : 2;
+    options.context = 512;
+    options.chunk = chunk;
+    if (smallest)
+        return open_smallest(path, &options);
+    assert_ok(engine_open(&engine, path, &options, &test_error));
+    return engine;
+}
+
+static const char *encoder_path(const char *name, const char *ending)
+{
+    static char relative[256];
+    snprintf(relative, sizeof relative, "embed/%s%s", name, ending);
+    return test_data(relative);
+}
+
+static size_t embed(struct engine *engine, const char *text, float *out)
+{
+    const struct vocabulary *vocabulary;
+    struct token_array tokens = {0};
+    assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
+    assert_ok(vocabulary_tokenize(vocabulary, text, strlen(text), TOKENIZE_ADD_SPECIAL, &tokens, &test_error));
+    assert_ok(engine_embed(engine, tokens.ids, tokens.count, out, &test_error));
+    token_array_free(&tokens);
+    return model_parameters(engine_model(engine))->embedding;
+}
+
+static void agree_with_the_reference(void **state)
+{
+    (void)state;
+    for (size_t e = 0; e < COUNT_OF(encoders); e++) {
+        json_t *reference = json_load_file(encoder_path(encoders[e], ".json"), 0, NULL);
+        assert_non_null(reference);
+        struct engine *engine = open_model(encoder_path(encoders[e], ".gguf"), false, 0);
+        struct engine *streaming = open_model(encoder_path(encoders[e], ".gguf"), true, 0);
+        assert_int_not_equal(engine_plan(streaming)->mode, PLAN_FULL_RESIDENT);
+        size_t i;
+        json_t *text;
+        json_array_foreach(json_object_get(reference, "texts"), i, text)
+        {
+            float found[64], streamed[64];
+            double most = 0;
+            size_t width = embed(engine, json_string_value(text), found);
+            embed(streaming, json_string_value(text), streamed);
+            assert_memory_equal(found, streamed, width * sizeof *found);
+            const json_t *expected = json_array_get(json_object_get(reference, "embeddings"), i);
+            assert_int_equal(json_array_size(expected), width);
+            for (size_t d = 0; d < width; d++)
+                most = fmax(most, fabs(json_real_value(json_array_get(expected, d)) - (double)found[d]));
+            print_message("%-12s %6.2g  %.40s\n", encoders[e], most, json_string_value(text));
+            /* The reference looks BERT's GELU up in a table of half-precision numbers. */
+            assert_true(most < (strcmp(encoders[e], "bert") == 0 ? 1e-3 : 1e-5));
+        }
+        engine_close(engine);
+        engine_close(streaming);
+        json_decref(reference);
+    }
+}
+
+static void a_token_sees_what_follows(void **state)
+{
+    (void)state;
+    struct engine *engine = open_model(encoder_path("bert", ".gguf"), false, 0);
+    assert_int_equal(engine_pooling(engine), POOLING_FIRST);
+    float one[64], other[64];
+    size_t width = embed(engine, "hello world", one);
+    embed(engine, "hello disk", other);
+    assert_memory_not_equal(one, other, width * sizeof *one);
+    engine_close(engine);
+}
+
+static void encoders_write_no_text(void **state)
+{
+    (void)state;
+    struct engine *engine = open_model(encoder_path("nomic-bert", ".gguf"), false, 0);
+    int32_t tokens[] = {2, 6, 3};
+    uint32_t positions[] = {0, 1, 2};
+    bool want[] = {false, false, true};
+    struct engine_batch batch = {.count = 3, .tokens = tokens, .positions = positions, .want_logits = want};
+    assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(test_error.message, "is an encoder"));
+    batch.want_logits = NULL;
+    assert_ok(engine_forward(engine, &batch, &test_error));
+    for (size_t i = 0; i < 3; i++)
+        positions[i] += 3;
+    assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_non_null(strstr(test_error.message, "one batch"));
+    engine_close(engine);
+}
+
+/* A model that writes gives embeddings too, and how the text was cut changes nothing. */
+static void any_model_embeds(void **state)
+{
+    (void)state;
+    float whole[256], cut[256];
+    struct engine *engine = open_model(model_path("qwen3"), false, 0);
+    assert_int_equal(engine_pooling(engine), POOLING_MEAN);
+    size_t width = embed(engine, "The model is larger than the memory of this machine.", whole);
+    double length = 0;
+    for (size_t d = 0; d < width; d++)
+        length += (double)whole[d] * (double)whole[d];
+    assert_true(fabs(length - 1) < 1e-5);
+    engine_close(engine);
+    engine = open_model(model_path("qwen3"), false, 3);
+    embed(engine, "The model is larger than the memory of this machine.", cut);
+    assert_memory_equal(whole, cut, width * sizeof *whole);
+    engine_close(engine);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(agree_with_the_reference),
+        cmocka_unit_test(a_token_sees_what_follows),
+        cmocka_unit_test(encoders_write_no_text),
+        cmocka_unit_test(any_model_embeds),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
