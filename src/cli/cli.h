@@ -136,6 +136,11 @@ void print_json(const json_t *value);
  * installed. NULL with an error when it is not found. */
 const char *default_model_path(hypura_error *error);
 
+/* A model's file and vocabulary, without its weights. path NULL: the default model. Both are to be closed after an
+ * error too; NULL before. */
+hypura_status open_vocabulary(struct gguf **file, struct vocabulary **vocabulary, const char *path,
+                              hypura_error *error);
+
 /* ---- interrupts
  * -------------------------------------------------------------------------------------------------------- */
 
@@ -149,6 +154,11 @@ bool interrupted(void);
 
 /* All of a file, or of standard input for "-"; NUL-terminated; at most limit bytes. */
 hypura_status read_whole_file(const char *path, uint64_t limit, char **text, size_t *size, hypura_error *error);
+
+/* NAME=VALUE as the members of an object: JSON where the value is JSON, else text. NULL when there are none. */
+hypura_status template_variables(const struct texts *given, json_t **out, hypura_error *error);
+#define TEMPLATE_VARIABLES_HELP                                                                                        \
+    "a variable of the chat template, such as enable_thinking=false; may be given several times"
 
 /* A bar a layer: what is pinned in memory, what is cached, what is on disk. */
 void draw_tier_map(FILE *out, struct engine *engine);

@@ -1,8 +1,8 @@
 /* hypura run: answers from a model, once or in a conversation. */
 #include "cli/cli.h"
+#include "cli/sampling.h"
 #include "engine/generate.h"
 #include "engine/prompt.h"
-#include "engine/sampler.h"
 
 #include <editline/readline.h>
 #include <stdlib.h>
@@ -12,8 +12,7 @@
 static const char *prompt_text, *prompt_path, *system_text;
 static bool interactive, raw, draw_map, ignore_end;
 static uint32_t max_tokens;
-static struct sampler_options sampling;
-static struct texts stops;
+static struct texts stops, variables;
 
 static const struct option_row run_rows[] = {
     {"prompt", "TEXT", OPTION_TEXT, &prompt_text, "what to say to the model"},
@@ -24,49 +23,10 @@ static const struct option_row run_rows[] = {
     {"raw", NULL, OPTION_FLAG, &raw, "no chat template: the model goes on with the text as it is"},
     {"max-tokens", "N", OPTION_COUNT, &max_tokens, "end the answer after N tokens (default: when the model ends it)"},
     {"stop", "TEXT", OPTION_TEXTS, &stops, "end the answer before this text; may be given several times"},
+    {"var", "NAME=VALUE", OPTION_TEXTS, &variables, TEMPLATE_VARIABLES_HELP},
     {"ignore-eos", NULL, OPTION_FLAG, &ignore_end, "go on after the model ended its answer"},
     {"trace", "FILE", OPTION_TEXT, &compute_options.trace, "record which experts were chosen, for hypura replay"},
     {"map", NULL, OPTION_FLAG, &draw_map, "afterwards show where the weights are, and the figures of the run"},
-    {0},
-};
-
-static const char *sampler_steps;
-static uint32_t repeat_last_n;
-
-static const struct option_row sampling_rows[] = {
-    {"temperature", "X", OPTION_NUMBER, &sampling.temperature, "0 takes the likeliest token (default: 0.8)"},
-    {"temp", "X", OPTION_NUMBER, &sampling.temperature, "the same"},
-    {"dynamic-range", "X", OPTION_NUMBER, &sampling.dynamic_range,
-     "let the temperature move by so much with the entropy (default: 0)"},
-    {"dynamic-exponent", "X", OPTION_NUMBER, &sampling.dynamic_exponent, "how it moves (default: 1)"},
-    {"top-k", "N", OPTION_COUNT, &sampling.top_k, "only the N likeliest tokens; 0: all (default: 40)"},
-    {"top-p", "X", OPTION_NUMBER, &sampling.top_p, "only the likeliest tokens that make up X together (default: 0.95)"},
-    {"min-p", "X", OPTION_NUMBER, &sampling.min_p,
-     "only tokens at least X times as likely as the likeliest (default: 0.05)"},
-    {"typical", "X", OPTION_NUMBER, &sampling.typical_p, "only tokens of typical surprise; 1: off (default: 1)"},
-    {"top-n-sigma", "X", OPTION_NUMBER, &sampling.top_n_sigma,
-     "only logits within X standard deviations of the best; 0: off (default: 0)"},
-    {"xtc-probability", "X", OPTION_NUMBER, &sampling.xtc_probability,
-     "chance to leave out the likeliest choices; 0: off (default: 0)"},
-    {"xtc-threshold", "X", OPTION_NUMBER, &sampling.xtc_threshold,
-     "what counts as a likely choice there (default: 0.1)"},
-    {"repeat-penalty", "X", OPTION_NUMBER, &sampling.repeat_penalty,
-     "make recent tokens less likely; 1: off (default: 1)"},
-    {"frequency-penalty", "X", OPTION_NUMBER, &sampling.frequency_penalty,
-     "taken off a token's logit for each time it was seen (default: 0)"},
-    {"presence-penalty", "X", OPTION_NUMBER, &sampling.presence_penalty, "taken off once (default: 0)"},
-    {"repeat-last-n", "N", OPTION_COUNT, &repeat_last_n, "how many tokens back the penalties look (default: 64)"},
-    {"dry-multiplier", "X", OPTION_NUMBER, &sampling.dry_multiplier,
-     "strength of DRY against repetitions; 0: off (default: 0)"},
-    {"dry-base", "X", OPTION_NUMBER, &sampling.dry_base, "how it grows with their length (default: 1.75)"},
-    {"dry-allowed-length", "N", OPTION_COUNT, &sampling.dry_allowed_length, "repetitions that are let be (default: 2)"},
-    {"mirostat", "N", OPTION_COUNT, &sampling.mirostat,
-     "2: aim at a constant surprise instead of cutting (default: 0)"},
-    {"mirostat-tau", "X", OPTION_NUMBER, &sampling.mirostat_tau, "the surprise, in bits (default: 5)"},
-    {"mirostat-eta", "X", OPTION_NUMBER, &sampling.mirostat_eta, "how fast it is corrected (default: 0.1)"},
-    {"samplers", "NAMES", OPTION_TEXT, &sampler_steps,
-     "the steps and their order, with ; between: penalties, dry, top_n_sigma, top_k, typ_p, top_p, min_p, xtc, "
-     "temperature"},
     {0},
 };
 
@@ -76,9 +36,9 @@ struct conversation {
     struct engine *engine;
     const struct vocabulary *vocabulary;
     struct chat_template *template;
-    struct sampler *sampler;
+    struct sampling sampling;
     struct generator *generator;
-    json_t *messages;
+    json_t *messages, *variables;
     struct buffer answer;
     struct generation_result result;
     bool done;
@@ -111,7 +71,8 @@ static hypura_status turn_tokens(struct conversation *chat, const char *text, si
     if (!content)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the prompt is not UTF-8 text");
     json_array_append_new(chat->messages, json_pack("{s:s, s:o}", "role", "user", "content", content));
-    struct chat_input input = {.messages = chat->messages, .add_generation_prompt = true, .now = prompt_now()};
+    struct chat_input input = {
+        .messages = chat->messages, .variables = chat->variables, .add_generation_prompt = true, .now = prompt_now()};
     return prompt_from_chat(chat->template, chat->vocabulary, &input, tokens, NULL, error);
 }
 
@@ -122,14 +83,14 @@ static hypura_status run_turn(struct conversation *chat, const char *text, size_
     struct generation_request request = {.tokens = tokens.ids,
                                          .count = tokens.count,
                                          .max_tokens = max_tokens,
-                                         .sampler = chat->sampler,
+                                         .sampler = chat->sampling.sampler,
                                          .stops = stops.items,
                                          .stop_count = stops.count,
                                          .ignore_end = ignore_end,
                                          .on_token = show_token,
                                          .on_done = note_done,
                                          .context = chat};
-    sampler_reset(chat->sampler);
+    sampling_start(&chat->sampling);
     buffer_clear(&chat->answer);
     chat->done = false;
     if (!status)
@@ -208,19 +169,17 @@ static void print_figures(struct engine *engine)
 
 static hypura_status open_conversation(struct conversation *chat, const char *path, hypura_error *error)
 {
-    hypura_status status = open_engine(&chat->engine, path, error);
+    hypura_status status = template_variables(&variables, &chat->variables, error);
+    if (!status)
+        status = open_engine(&chat->engine, path, error);
     if (status)
         return status;
     const struct gguf *file = model_file(engine_model(chat->engine));
-    sampling.seed = compute_options.seed;
-    sampling.repeat_last_n = (int32_t)MIN(repeat_last_n, (uint32_t)INT32_MAX);
-    if (sampler_steps && (status = sampler_parse_steps(&sampling, sampler_steps, error)))
-        return status;
     status = engine_vocabulary(&chat->vocabulary, chat->engine, error);
     if (!status && !raw)
         status = prompt_open_template(&chat->template, file, NULL, error);
     if (!status)
-        status = sampler_create(&chat->sampler, &sampling, vocabulary_size(chat->vocabulary), error);
+        status = sampling_open(&chat->sampling, chat->vocabulary, error);
     if (!status)
         status = generator_create(&chat->generator, chat->engine, chat->vocabulary, error);
     chat->messages = json_array();
@@ -233,17 +192,12 @@ static void close_conversation(struct conversation *chat)
 {
     interrupts_cancel(NULL);
     generator_destroy(chat->generator);
-    sampler_destroy(chat->sampler);
+    sampling_close(&chat->sampling);
     chat_template_free(chat->template);
     close_engine(chat->engine);
     json_decref(chat->messages);
+    json_decref(chat->variables);
     buffer_free(&chat->answer);
-}
-
-static void prepare(void)
-{
-    sampler_default_options(&sampling);
-    repeat_last_n = (uint32_t)sampling.repeat_last_n;
 }
 
 static int run(size_t count, char **arguments)
@@ -296,6 +250,6 @@ const struct command command_run = {
         "Ctrl-C ends an answer, twice the program.",
     .options = {run_rows, sampling_rows, compute_option_rows},
     .most = 1,
-    .prepare = prepare,
+    .prepare = sampling_prepare,
     .run = run,
 };

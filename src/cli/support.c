@@ -101,6 +101,32 @@ static bool program_folder(char *folder, size_t room)
     return true;
 }
 
+hypura_status template_variables(const struct texts *given, json_t **out, hypura_error *error)
+{
+    json_t *object = given->count ? json_object() : NULL;
+    for (size_t i = 0; i < given->count; i++) {
+        const char *equals = strchr(given->items[i], '=');
+        if (!equals || equals == given->items[i]) {
+            json_decref(object);
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "--var %s: expected NAME=VALUE", given->items[i]);
+        }
+        json_t *value = json_loads(equals + 1, JSON_DECODE_ANY, NULL);
+        if (!value)
+            value = json_string(equals + 1);
+        json_object_setn_new(object, given->items[i], (size_t)(equals - given->items[i]), value);
+    }
+    *out = object;
+    return HYPURA_OK;
+}
+
+hypura_status open_vocabulary(struct gguf **file, struct vocabulary **vocabulary, const char *path, hypura_error *error)
+{
+    if (!path && !(path = default_model_path(error)))
+        return error->status;
+    hypura_status status = gguf_open(file, path, error);
+    return status ? status : vocabulary_open(vocabulary, *file, error);
+}
+
 const char *default_model_path(hypura_error *error)
 {
     static char path[PATH_MAX + 64];

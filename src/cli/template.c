@@ -7,11 +7,13 @@
 #include <string.h>
 
 static const char *messages_path = "-", *tools_path;
+static struct texts variables;
 static bool no_generation_prompt, show_source;
 
 static const struct option_row template_rows[] = {
     {"messages", "FILE", OPTION_TEXT, &messages_path, "JSON array of messages (default: standard input)"},
     {"tools", "FILE", OPTION_TEXT, &tools_path, "JSON array of tool descriptions, as in OpenAI's API"},
+    {"var", "NAME=VALUE", OPTION_TEXTS, &variables, TEMPLATE_VARIABLES_HELP},
     {"no-generation-prompt", NULL, OPTION_FLAG, &no_generation_prompt, "do not end with what starts an answer"},
     {"source", NULL, OPTION_FLAG, &show_source, "print the template itself instead"},
     {0},
@@ -50,16 +52,21 @@ static hypura_status render(const struct gguf *file, const struct vocabulary *vo
         return HYPURA_OK;
     }
     struct chat_template *template = NULL;
-    json_t *messages = NULL, *tools = NULL;
+    json_t *messages = NULL, *tools = NULL, *others = NULL;
     struct rendered_text text = {0};
     hypura_status status = chat_template_parse(&template, source.data, source.size, error);
     if (!status)
         status = load_json_array(messages_path, &messages, error);
     if (!status && tools_path)
         status = load_json_array(tools_path, &tools, error);
+    if (!status)
+        status = template_variables(&variables, &others, error);
     if (!status) {
-        struct chat_input input = {
-            .messages = messages, .tools = tools, .add_generation_prompt = !no_generation_prompt, .now = prompt_now()};
+        struct chat_input input = {.messages = messages,
+                                   .tools = tools,
+                                   .variables = others,
+                                   .add_generation_prompt = !no_generation_prompt,
+                                   .now = prompt_now()};
         status = prompt_render_chat(template, vocabulary, &input, &text, error);
     }
     if (!status)
@@ -67,6 +74,7 @@ static hypura_status render(const struct gguf *file, const struct vocabulary *vo
     rendered_text_free(&text);
     json_decref(messages);
     json_decref(tools);
+    json_decref(others);
     chat_template_free(template);
     return status;
 }
@@ -76,10 +84,7 @@ static int run(size_t count, char **arguments)
     hypura_error error = {0};
     struct gguf *file = NULL;
     struct vocabulary *vocabulary = NULL;
-    const char *path = count ? arguments[0] : default_model_path(&error);
-    hypura_status status = path ? gguf_open(&file, path, &error) : error.status;
-    if (!status)
-        status = vocabulary_open(&vocabulary, file, &error);
+    hypura_status status = open_vocabulary(&file, &vocabulary, count ? arguments[0] : NULL, &error);
     if (!status)
         status = render(file, vocabulary, &error);
     vocabulary_close(vocabulary);

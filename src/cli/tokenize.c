@@ -71,10 +71,7 @@ static int run(size_t count, char **arguments)
     hypura_error error = {0};
     struct gguf *file = NULL;
     struct vocabulary *vocabulary = NULL;
-    const char *path = count ? arguments[0] : default_model_path(&error);
-    hypura_status status = path ? gguf_open(&file, path, &error) : error.status;
-    if (!status)
-        status = vocabulary_open(&vocabulary, file, &error);
+    hypura_status status = open_vocabulary(&file, &vocabulary, count ? arguments[0] : NULL, &error);
     char *line = NULL;
     size_t room = 0;
     ssize_t length;

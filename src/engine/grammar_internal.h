@@ -94,6 +94,8 @@ struct grammar_vocabulary {
 /* ---- schemas ------------------------------------------------------------------------------------------------------
  */
 
+#define SCHEMA_MAX_NESTING 100
+
 struct known_schema {
     const json_t *schema;
     unsigned rule;
@@ -112,11 +114,35 @@ struct schema_writer {
 
 hypura_status schema_refuse(const struct schema_writer *w, const char *format, ...) PRINTF_LIKE(2, 3);
 
+/* Appends an expression for a schema of any kind. */
+hypura_status schema_write(struct schema_writer *w, const json_t *schema, struct buffer *expression);
+
+/* "NAME ::= EXPRESSION" goes out; the expression is freed. */
+unsigned schema_new_rule(struct schema_writer *w);
+void schema_end_rule(struct schema_writer *w, unsigned rule, struct buffer *expression);
+
+/* grammar_schema_references.c: $ref, anyOf and oneOf, allOf. */
+hypura_status schema_write_reference(struct schema_writer *w, const char *reference, struct buffer *e);
+hypura_status schema_write_alternatives(struct schema_writer *w, const json_t *schema, const char *key,
+                                        struct buffer *e);
+hypura_status schema_write_all(struct schema_writer *w, const json_t *schema, const char *key, struct buffer *e);
+
+hypura_status schema_resolve(const struct schema_writer *w, const char *reference, const json_t **out);
+hypura_status schema_merge(struct schema_writer *w, json_t *into, const json_t *from);
+hypura_status schema_copy_without(struct schema_writer *w, const json_t *schema, const char *key, json_t **out);
+bool schema_is_annotation(const char *key);
+bool schema_is_plain(const json_t *schema); /* nothing in it constrains */
+
+/* grammar_schema_objects.c */
+bool schema_is_required(const json_t *required, const char *name);
+const char *schema_name_at(const json_t *names, size_t i);
+
 /* These append an expression for a schema of that type. */
 hypura_status schema_write_constant(struct schema_writer *w, const json_t *value, struct buffer *expression);
 hypura_status schema_write_enum(struct schema_writer *w, const json_t *values, struct buffer *expression);
 hypura_status schema_write_number(struct schema_writer *w, const json_t *schema, bool integer, struct buffer *e);
 hypura_status schema_write_string(struct schema_writer *w, const json_t *schema, struct buffer *e);
+hypura_status schema_write_object(struct schema_writer *w, const json_t *schema, struct buffer *e);
 
 /* A pair such as minItems and maxItems; *high is -1 without the latter. */
 hypura_status schema_read_counts(const struct schema_writer *w, const json_t *schema, const char *least,

@@ -168,6 +168,41 @@ def messages_become_a_prompt():
     hypura("template", MODEL, stdin="{", status=2)
 
 
+def answers_keep_to_a_grammar():
+    with open(path("schema"), "w") as file:
+        json.dump({"type": "object", "properties": {"name": {"type": "string", "maxLength": 20},
+                                                    "level": {"type": "integer", "minimum": 1, "maximum": 9}},
+                   "required": ["name", "level"]}, file)
+    for seed in range(3):
+        arguments = ["--max-tokens", 200, "--temperature", 2, "--top-k", 0, "--seed", seed, "--prompt", QUESTION]
+        value = json.loads(hypura("run", MODEL, "--format", path("schema"), *arguments)[0])
+        assert set(value) == {"name", "level"} and 1 <= value["level"] <= 9, value
+    with open(path("grammar"), "w") as file:
+        file.write('root ::= "yes" | "no"\n')
+    assert hypura("run", MODEL, "--grammar", path("grammar"), "--prompt", QUESTION)[0] in ("yes\n", "no\n")
+    assert hypura("run", MODEL, "--format", "json", "--max-tokens", 8, "--prompt", QUESTION)[0].startswith("{")
+    with open(path("grammar"), "w") as file:
+        file.write("root ::= (\n")
+    assert path("grammar") in hypura("run", MODEL, "--grammar", path("grammar"), "--prompt", "x", status=1)[1]
+    hypura("run", MODEL, "--grammar", path("schema"), "--format", "json", "--prompt", "x", status=1)
+
+
+def tokens_are_biased():
+    first = json.loads(hypura("tokenize", MODEL, stdin="ls")[0])[0]
+    usual = answer()
+    assert answer("--logit-bias", f"{first}:-inf")[:2] != "ls" and usual[:2] == "ls"
+    assert answer("--logit-bias", f"{first}:0") == usual
+    for wrong in ("x:1", "3", "3:y", "-1:2", "99999999:1"):
+        hypura("run", MODEL, "--logit-bias", wrong, "--prompt", "x", status=1)
+
+
+def templates_take_variables():
+    messages = '[{"role": "user", "content": "Hi"}]'
+    plain = hypura("template", MODEL, stdin=messages)[0]
+    assert hypura("template", MODEL, "--var", "unused=1", stdin=messages)[0] == plain
+    hypura("template", MODEL, "--var", "nonsense", stdin=messages, status=1)
+
+
 def inspect_shows_the_plan():
     out, _ = hypura("inspect", MODEL)
     assert "full-resident" in out and "qwen3moe" in out, out

@@ -1,0 +1,156 @@
+/* How hypura run chooses tokens: the options, and the grammar that an answer must keep to. */
+#include "cli/sampling.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct sampler_options options;
+static const char *steps, *grammar_path, *format;
+static uint32_t repeat_last_n, dry_last_n;
+static struct texts biases, breakers;
+
+const struct option_row sampling_rows[] = {
+    {"temperature", "X", OPTION_NUMBER, &options.temperature, "0 takes the likeliest token (default: 0.8)"},
+    {"temp", "X", OPTION_NUMBER, &options.temperature, "the same"},
+    {"dynamic-range", "X", OPTION_NUMBER, &options.dynamic_range,
+     "let the temperature move by so much with the entropy (default: 0)"},
+    {"dynamic-exponent", "X", OPTION_NUMBER, &options.dynamic_exponent, "how it moves (default: 1)"},
+    {"top-k", "N", OPTION_COUNT, &options.top_k, "only the N likeliest tokens; 0: all (default: 40)"},
+    {"top-p", "X", OPTION_NUMBER, &options.top_p, "only the likeliest tokens that make up X together (default: 0.95)"},
+    {"min-p", "X", OPTION_NUMBER, &options.min_p,
+     "only tokens at least X times as likely as the likeliest (default: 0.05)"},
+    {"typical", "X", OPTION_NUMBER, &options.typical_p, "only tokens of typical surprise; 1: off (default: 1)"},
+    {"top-n-sigma", "X", OPTION_NUMBER, &options.top_n_sigma,
+     "only logits within X standard deviations of the best; 0: off (default: 0)"},
+    {"xtc-probability", "X", OPTION_NUMBER, &options.xtc_probability,
+     "chance to leave out the likeliest choices; 0: off (default: 0)"},
+    {"xtc-threshold", "X", OPTION_NUMBER, &options.xtc_threshold,
+     "what counts as a likely choice there (default: 0.1)"},
+    {"repeat-penalty", "X", OPTION_NUMBER, &options.repeat_penalty,
+     "make recent tokens less likely; 1: off (default: 1)"},
+    {"frequency-penalty", "X", OPTION_NUMBER, &options.frequency_penalty,
+     "taken off a token's logit for each time it was seen (default: 0)"},
+    {"presence-penalty", "X", OPTION_NUMBER, &options.presence_penalty, "taken off once (default: 0)"},
+    {"repeat-last-n", "N", OPTION_COUNT, &repeat_last_n, "how many tokens back the penalties look (default: 64)"},
+    {"dry-multiplier", "X", OPTION_NUMBER, &options.dry_multiplier,
+     "strength of DRY against repetitions; 0: off (default: 0)"},
+    {"dry-base", "X", OPTION_NUMBER, &options.dry_base, "how it grows with their length (default: 1.75)"},
+    {"dry-allowed-length", "N", OPTION_COUNT, &options.dry_allowed_length, "repetitions that are let be (default: 2)"},
+    {"dry-last-n", "N", OPTION_COUNT, &dry_last_n, "how many tokens back DRY looks (default: all)"},
+    {"dry-breaker", "TEXT", OPTION_TEXTS, &breakers,
+     "a text that no repetition crosses; may be given several times (default: line feed, :, \", *)"},
+    {"mirostat", "N", OPTION_COUNT, &options.mirostat, "2: aim at a constant surprise instead of cutting (default: 0)"},
+    {"mirostat-tau", "X", OPTION_NUMBER, &options.mirostat_tau, "the surprise, in bits (default: 5)"},
+    {"mirostat-eta", "X", OPTION_NUMBER, &options.mirostat_eta, "how fast it is corrected (default: 0.1)"},
+    {"samplers", "NAMES", OPTION_TEXT, &steps,
+     "the steps and their order, with ; between: penalties, dry, top_n_sigma, top_k, typ_p, top_p, min_p, xtc, "
+     "temperature"},
+    {"logit-bias", "ID:X", OPTION_TEXTS, &biases,
+     "add X to the logit of a token, -inf bans it; may be given several times"},
+    {"grammar", "FILE", OPTION_TEXT, &grammar_path, "the answer keeps to this grammar (GBNF)"},
+    {"format", "json|FILE", OPTION_TEXT, &format, "the answer is a JSON object, or JSON of the schema in the file"},
+    {0},
+};
+
+#define GRAMMAR_LIMIT ((uint64_t)4 << 20)
+
+void sampling_prepare(void)
+{
+    sampler_default_options(&options);
+    repeat_last_n = (uint32_t)options.repeat_last_n;
+    dry_last_n = UINT32_MAX;
+}
+
+/* "13:-0.5" */
+static hypura_status parse_bias(const char *text, uint32_t vocabulary, struct logit_bias *out, hypura_error *error)
+{
+    char *end;
+    long token = strtol(text, &end, 10);
+    if (end != text && *end == ':' && token >= 0 && token < (long)vocabulary) {
+        const char *number = end + 1;
+        float bias = strtof(number, &end);
+        if (end != number && *end == '\0' && !isnan(bias)) {
+            *out = (struct logit_bias){(int32_t)token, bias};
+            return HYPURA_OK;
+        }
+    }
+    return error_set(error, HYPURA_ERROR_ARGUMENT,
+                     "--logit-bias %s: expected ID:X with an id from 0 to %u, and a number", text, vocabulary - 1);
+}
+
+static hypura_status read_grammar(struct grammar **out, hypura_error *error)
+{
+    const char *path = grammar_path ? grammar_path : format;
+    char *text;
+    size_t size;
+    if (!grammar_path && strcmp(format, "json") == 0)
+        return grammar_json(out, error);
+    hypura_status status = read_whole_file(path, GRAMMAR_LIMIT, &text, &size, error);
+    if (status)
+        return status;
+    if (grammar_path) {
+        status = grammar_parse(out, text, size, error);
+    } else {
+        json_error_t problem;
+        json_t *schema = json_loadb(text, size, JSON_DECODE_ANY, &problem);
+        status = schema ? grammar_from_schema(out, schema, error)
+                        : error_set(error, HYPURA_ERROR_ARGUMENT, "line %d, column %d: %s", problem.line,
+                                    problem.column, problem.text);
+        json_decref(schema);
+    }
+    memory_free(text);
+    return status ? error_prefix(error, "%s", path) : HYPURA_OK;
+}
+
+hypura_status sampling_open(struct sampling *sampling, const struct vocabulary *vocabulary, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    uint32_t size = vocabulary_size(vocabulary);
+    options.seed = compute_options.seed;
+    options.repeat_last_n = (int32_t)MIN(repeat_last_n, (uint32_t)INT32_MAX);
+    options.dry_last_n = dry_last_n == UINT32_MAX ? -1 : (int32_t)MIN(dry_last_n, (uint32_t)INT32_MAX);
+    if (breakers.count) {
+        options.dry_breakers = breakers.items;
+        options.dry_breaker_count = breakers.count;
+    }
+    if (grammar_path && format)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--grammar and --format exclude each other");
+    if (steps)
+        status = sampler_parse_steps(&options, steps, error);
+    if (!status && biases.count)
+        status = ALLOCATE(&sampling->biases, biases.count, "logit biases", error);
+    for (size_t i = 0; !status && i < biases.count; i++)
+        status = parse_bias(biases.items[i], size, &sampling->biases[i], error);
+    options.biases = sampling->biases;
+    options.bias_count = biases.count;
+    bool constrained = grammar_path || format;
+    if (!status && (constrained || options.dry_multiplier != 0.0f))
+        status = grammar_vocabulary_read(&sampling->vocabulary, vocabulary, error);
+    if (!status && sampling->vocabulary)
+        options.pieces = grammar_vocabulary_pieces(sampling->vocabulary);
+    if (!status && constrained)
+        status = read_grammar(&sampling->grammar, error);
+    if (!status && constrained)
+        status = grammar_matcher_create(&sampling->matcher, sampling->grammar, sampling->vocabulary, error);
+    return status ? status : sampler_create(&sampling->sampler, &options, size, error);
+}
+
+void sampling_start(struct sampling *sampling)
+{
+    sampler_reset(sampling->sampler);
+    if (!sampling->matcher)
+        return;
+    grammar_matcher_reset(sampling->matcher);
+    struct token_constraint constraint = grammar_matcher_constraint(sampling->matcher);
+    sampler_set_constraint(sampling->sampler, &constraint);
+}
+
+void sampling_close(struct sampling *sampling)
+{
+    sampler_destroy(sampling->sampler);
+    grammar_matcher_free(sampling->matcher);
+    grammar_free(sampling->grammar);
+    grammar_vocabulary_free(sampling->vocabulary);
+    memory_free(sampling->biases);
+}

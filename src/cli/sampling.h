@@ -1,0 +1,28 @@
+/* How a command that generates chooses tokens: options of the command line, a sampler, and a grammar. */
+#ifndef HYPURA_CLI_SAMPLING_H
+#define HYPURA_CLI_SAMPLING_H
+
+#include "cli/cli.h"
+#include "engine/grammar.h"
+#include "engine/sampler.h"
+#include "model/vocabulary.h"
+
+extern const struct option_row sampling_rows[];
+
+/* Zero-initialised before sampling_open; closed after an error too. */
+struct sampling {
+    struct sampler *sampler;
+    struct grammar *grammar;
+    struct grammar_vocabulary *vocabulary;
+    struct grammar_matcher *matcher; /* NULL: nothing constrains the answer */
+    struct logit_bias *biases;
+};
+
+void sampling_prepare(void); /* defaults, before options are parsed */
+hypura_status sampling_open(struct sampling *sampling, const struct vocabulary *vocabulary, hypura_error *error);
+void sampling_close(struct sampling *sampling);
+
+/* Before each answer. */
+void sampling_start(struct sampling *sampling);
+
+#endif
