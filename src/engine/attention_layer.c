@@ -93,14 +93,14 @@ static hypura_status norm_heads(struct engine *engine, float *values, unit_numbe
     return norm(engine, values, values, weight, NO_UNIT, rows, (size_t)length, error);
 }
 
-/* Longer contexts get sharper attention: queries grow with the logarithm of their position. */
-static void scale_queries_by_position(struct engine *engine, size_t width)
+void scale_queries_by_position(struct engine *engine, const struct model_layer *layer, size_t width)
 {
     const struct model_parameters *p = model_parameters(engine->model);
-    if (p->attention_temperature_scale == 0.0f)
+    if (!layer->sharpened)
         return;
     for (size_t r = 0; r < engine->rows; r++) {
-        double steps = floor(engine->scratch.positions[r] / (double)p->attention_temperature_floor);
+        double position = engine->scratch.positions[r] + (double)p->attention_temperature_offset;
+        double steps = floor(position / (double)p->attention_temperature_floor);
         float factor = (float)(log(steps + 1.0) * p->attention_temperature_scale + 1.0);
         float *query = engine->scratch.query + r * width;
         compute_scale(engine->compute, query, query, factor, width);
@@ -158,6 +158,7 @@ static void attend(struct engine *engine, uint32_t number, const float *sinks)
                                   .scale = p->attention_scale,
                                   .soft_cap = p->attention_soft_cap,
                                   .window = layer->window,
+                                  .chunk = layer->chunk,
                                   .bidirectional = is_encoder(engine),
                                   .sinks = sinks,
                                   .sequences = s->attention,
@@ -185,6 +186,13 @@ hypura_status project_rows(struct engine *engine, const struct model_layer *laye
     return status;
 }
 
+/* Llama 4 with 128 experts (Maverick) is trained without, and its files do not say. */
+static bool norms_plainly(const struct engine *engine, const struct model_layer *layer)
+{
+    return (model_architecture(engine->model)->flags & ARCHITECTURE_QK_NORM_PLAIN) && layer->rope &&
+           model_parameters(engine->model)->experts != 128;
+}
+
 static hypura_status attention_steps(struct engine *engine, uint32_t number, struct held *held, hypura_error *error)
 {
     const struct model_layer *layer = model_layer(engine->model, number);
@@ -207,7 +215,13 @@ static hypura_status attention_steps(struct engine *engine, uint32_t number, str
                          p->norm_epsilon);
     if (!turn_first)
         turn(engine, layer);
-    scale_queries_by_position(engine, (size_t)layer->heads * layer->key_size);
+    if (norms_plainly(engine, layer)) {
+        compute_rms_norm(engine->compute, s->query, s->query, NULL, engine->rows * layer->heads, layer->key_size,
+                         p->norm_epsilon);
+        compute_rms_norm(engine->compute, s->key, s->key, NULL, engine->rows * layer->kv_heads, layer->key_size,
+                         p->norm_epsilon);
+    }
+    scale_queries_by_position(engine, layer, (size_t)layer->heads * layer->key_size);
 
     const float *sinks;
     TRY(hold_vector(engine, held, layer->tensors[ROLE_ATTENTION_SINKS], &sinks, error));
@@ -218,7 +232,7 @@ static hypura_status attention_steps(struct engine *engine, uint32_t number, str
         apply_gates(engine, layer->heads, layer->value_size);
     TRY(project_rows(engine, layer, ROLE_ATTENTION_OUTPUT, true, s->attended, s->branch, error));
     TRY(add_branch(engine, layer->tensors[ROLE_ATTENTION_POST_NORM], error));
-    return norm_hidden(engine, layer->tensors[ROLE_ATTENTION_SUM_NORM], layer->tensors[ROLE_ATTENTION_SUM_NORM_BIAS],
+    return norm_sum(engine, layer->tensors[ROLE_ATTENTION_SUM_NORM], layer->tensors[ROLE_ATTENTION_SUM_NORM_BIAS],
                        error);
 }
 

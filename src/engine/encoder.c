@@ -40,7 +40,7 @@ hypura_status encoder_input(struct engine *engine, hypura_error *error)
     hypura_status status = complete_embeddings(engine, &held, error);
     release(engine, &held);
     if (!status)
-        status = norm_hidden(engine, model_tensor(engine->model, ROLE_EMBEDDING_NORM),
+        status = norm_sum(engine, model_tensor(engine->model, ROLE_EMBEDDING_NORM),
                              model_tensor(engine->model, ROLE_EMBEDDING_NORM_BIAS), error);
     return status;
 }

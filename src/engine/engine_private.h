@@ -287,7 +287,7 @@ hypura_status norm(struct engine *engine, float *out, const float *in, unit_numb
                    size_t rows, size_t columns, hypura_error *error);
 
 /* The residual stream through a norm, in place; nothing without a tensor. */
-hypura_status norm_hidden(struct engine *engine, unit_number weight, unit_number bias, hypura_error *error);
+hypura_status norm_sum(struct engine *engine, unit_number weight, unit_number bias, hypura_error *error);
 
 /* The residual stream, through the norm of a role where the layer has it, as scratch.normed and input activation. */
 hypura_status set_input(struct engine *engine, const struct model_layer *layer, enum tensor_role role,
@@ -332,6 +332,10 @@ hypura_status feed_forward_layer(struct engine *engine, uint32_t layer, hypura_e
  * the role after it where there is one, into out. */
 hypura_status project_rows(struct engine *engine, const struct model_layer *layer, enum tensor_role role, bool bias,
                            const float *values, float *out, hypura_error *error);
+
+/* Longer contexts get sharper attention: in some layers queries, of so many floats a row, grow with the logarithm of
+ * their position. */
+void scale_queries_by_position(struct engine *engine, const struct model_layer *layer, size_t width);
 
 /* From scratch.normed (set as input activation) to scratch.branch. */
 hypura_status dense_feed_forward(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,

@@ -133,7 +133,7 @@ hypura_status feed_forward_layer(struct engine *engine, uint32_t number, hypura_
         TRY(dense_feed_forward(engine, layer, ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, layer->feed_forward, s->branch,
                                error));
     TRY(add_branch(engine, layer->tensors[ROLE_FFN_POST_NORM], error));
-    TRY(norm_hidden(engine, layer->tensors[ROLE_FFN_SUM_NORM], layer->tensors[ROLE_FFN_SUM_NORM_BIAS], error));
+    TRY(norm_sum(engine, layer->tensors[ROLE_FFN_SUM_NORM], layer->tensors[ROLE_FFN_SUM_NORM_BIAS], error));
     TRY(scale_layer(engine, layer, error));
     return guess_ahead(engine, number, error);
 }

@@ -26,6 +26,7 @@ static hypura_status make_queries(struct engine *engine, const struct model_laye
                  model_architecture(engine->model)->rope == ROPE_STYLE_NORMAL ? ROPE_NORMAL : ROPE_NEOX,
                  s->query + (p->latent_key_size - p->rotary), engine->rows, (size_t)layer->heads * p->latent_key_size,
                  layer->heads, p->latent_key_size, p->rotary, s->rope[0]);
+    scale_queries_by_position(engine, layer, (size_t)layer->heads * p->latent_key_size);
     return HYPURA_OK;
 }
 

@@ -96,6 +96,21 @@ struct expert_group {
     struct store_view views[64];
 };
 
+/* Weights of what experts read: their products are linear, so the weight can come after them. */
+static void weigh_inputs(struct engine *engine, const struct expert_group *group)
+{
+    struct scratch *s = &engine->scratch;
+    size_t width = model_parameters(engine->model)->expert_feed_forward, row = 0;
+    for (uint32_t i = 0; i < group->count; i++)
+        for (uint32_t at = s->expert_first[group->experts[i]]; at < s->expert_first[group->experts[i] + 1]; at++) {
+            float weight = s->chosen_weights[s->expert_slot[at]];
+            float *rows[] = {s->gate + row * width, s->up + row * width};
+            for (size_t half = 0; half < COUNT_OF(rows); half++)
+                compute_scale(engine->compute, rows[half], rows[half], weight, width);
+            row++;
+        }
+}
+
 static void compute_group(struct engine *engine, const struct model_layer *layer, const struct expert_group *group,
                           const struct expert_biases *biases)
 {
@@ -131,6 +146,8 @@ static void compute_group(struct engine *engine, const struct model_layer *layer
         adapt(engine, &s->jobs[2 * i + 1], layer, fused ? ROLE_EXPERT_GATE_UP : ROLE_EXPERT_UP, group->experts[i],
               fused ? width : 0);
     }
+    if (model_architecture(engine->model)->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED)
+        weigh_inputs(engine, group);
     compute_glu(engine->compute, feed_forward_glu(engine->model), s->gate, width, s->gate, width, s->up, width, row,
                 width, OAI_ALPHA, OAI_LIMIT);
 
@@ -252,6 +269,7 @@ struct mix {
     const struct scratch *scratch;
     size_t width, used;
     bool shared;
+    bool weighed; /* already, at the input */
 };
 
 /* In the router's order, whichever expert came first. */
@@ -262,7 +280,7 @@ static void mix_row(void *context, size_t row, size_t worker)
     float *out = mix->scratch->branch + row * mix->width;
     for (size_t i = 0; i < mix->used; i++) {
         const float *expert = mix->scratch->expert_out + (row * mix->used + i) * mix->width;
-        float weight = mix->scratch->chosen_weights[row * mix->used + i];
+        float weight = mix->weighed ? 1.0f : mix->scratch->chosen_weights[row * mix->used + i];
         if (i == 0)
             for (size_t c = 0; c < mix->width; c++)
                 out[c] = weight * expert[c];
@@ -283,6 +301,7 @@ static hypura_status mix_experts(struct engine *engine, const struct model_layer
     bool shared = p->shared_feed_forward != 0 || layer->tensors[ROLE_FFN_UP] != NO_UNIT;
     bool normed = layer->tensors[ROLE_EXPERT_POST_NORM] != NO_UNIT;
     mix.shared = shared && !normed;
+    mix.weighed = model_architecture(engine->model)->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED;
     if (engine->rows == 1)
         mix_row(&mix, 0, 0);
     else

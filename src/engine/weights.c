@@ -103,7 +103,7 @@ hypura_status norm(struct engine *engine, float *out, const float *in, unit_numb
     return status;
 }
 
-hypura_status norm_hidden(struct engine *engine, unit_number weight, unit_number bias, hypura_error *error)
+hypura_status norm_sum(struct engine *engine, unit_number weight, unit_number bias, hypura_error *error)
 {
     struct scratch *s = &engine->scratch;
     if (weight == NO_UNIT)

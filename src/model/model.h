@@ -164,6 +164,8 @@ struct model_layer {
     uint32_t key_size, value_size; /* of a head, of LAYER_ATTENTION */
     uint32_t kv_source;            /* the layer whose keys and values it reads; itself, unless they are shared */
     uint32_t window;               /* sliding window; 0: full attention */
+    uint32_t chunk;                /* attention within chunks of so many positions; 0: not */
+    bool sharpened;                /* queries are scaled by attention_temperature_scale */
     bool rope;                     /* false: a layer without positions */
     bool rope_local;               /* uses the rope base of sliding layers, unscaled (Gemma 3) */
     bool moe;
@@ -201,7 +203,8 @@ struct model_parameters {
     float attention_soft_cap, output_soft_cap;           /* 0: none */
     float embedding_scale, residual_scale, output_scale; /* factors; 1: none */
     float attention_temperature_scale;                   /* 0: none. Queries at position p are multiplied by */
-    float attention_temperature_floor;                   /* 1 + scale * ln(1 + floor(p / floor)) */
+    float attention_temperature_floor;                   /* 1 + scale * ln(1 + floor((p + offset) / floor)) */
+    float attention_temperature_offset;
     /* MLA: heads of latent_key_size (of which the last rotary elements turn) and latent_value_size */
     uint32_t q_rank, kv_rank, latent_key_size, latent_value_size;
     /* gated delta net */
@@ -226,7 +229,10 @@ enum architecture_flag {
     ARCHITECTURE_LAYER_NORM = 1 << 12,         /* norms take the mean off */
     ARCHITECTURE_NORMS_OF_SUMS = 1 << 13,      /* norms of the residual stream after each addition, none before */
     ARCHITECTURE_FFN_UNGATED = 1 << 14,        /* dense feed forward of two matrices */
-    ARCHITECTURE_NORMS_BEHIND = 1 << 8         /* no norms before attention and feed forward, only behind them */
+    ARCHITECTURE_CHUNKED = 1 << 15,            /* layers with positions see their chunk only, the others grow sharper */
+    ARCHITECTURE_QK_NORM_PLAIN = 1 << 16,      /* queries and keys with positions are normed after rope, no weights */
+    ARCHITECTURE_EXPERT_INPUT_WEIGHED = 1 << 17, /* an expert's weight multiplies what it reads, not what it gives */
+    ARCHITECTURE_NORMS_BEHIND = 1 << 8           /* no norms before attention and feed forward, only behind them */
 };
 
 /* A row of the architecture table: what cannot be read from the metadata. Where a tensor is optional (biases, norms of

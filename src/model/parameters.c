@@ -13,6 +13,8 @@
 #define MAX_EXPERTS 65536u
 #define MAX_VOCABULARY (1u << 24)
 
+#define CHUNK_OF_ATTENTION 8192u /* Llama 4 */
+
 /* ---- reading keys of the architecture ------------------------------------------------------------------------------
  */
 
@@ -308,6 +310,9 @@ static hypura_status read_layers(struct model *model, struct reader *reader, hyp
             layer->kind = LAYER_ATTENTION;
         layer->window = layer_slides(reader, i) ? window : 0;
         layer->rope = a->rope != ROPE_STYLE_NONE && !(a->no_rope_interval && (i + 1) % a->no_rope_interval == 0);
+        bool chunked = a->flags & ARCHITECTURE_CHUNKED;
+        layer->chunk = chunked && layer->rope ? CHUNK_OF_ATTENTION : 0;
+        layer->sharpened = p->attention_temperature_scale != 0.0f && !(chunked && layer->rope);
         layer->rope_local = layer->window && (a->flags & ARCHITECTURE_LOCAL_ROPE);
         layer->key_size = layer->window ? window_key : p->key_size;
         layer->value_size = layer->window ? window_value : p->value_size;
@@ -397,7 +402,15 @@ static void read_factors(struct reader *reader, struct model_parameters *p)
         p->residual_scale = 1.0f;
 
     has_float(reader, "attention.temperature_scale", &p->attention_temperature_scale);
-    p->attention_temperature_floor = (float)p->rope_original_context;
+    uint32_t floor_length = p->rope_original_context;
+    if (reader->architecture->flags & ARCHITECTURE_CHUNKED) {
+        /* Llama 4's own, which its files do not say. */
+        p->attention_temperature_scale = 0.1f;
+        p->attention_temperature_offset = 1.0f;
+        floor_length = CHUNK_OF_ATTENTION;
+    }
+    gguf_get_uint32(reader->file, key(reader, "attention.temperature_length"), &floor_length);
+    p->attention_temperature_floor = (float)MAX(floor_length, 1u);
 }
 
 hypura_status model_read_parameters(struct model *model, hypura_error *error)

@@ -92,7 +92,8 @@ static bool can_attend(const struct geometry *geometry, uint32_t number, enum te
     if (layer->tensors[ROLE_ATTENTION_QKV] == NO_UNIT && layer->tensors[ROLE_ATTENTION_V] == NO_UNIT)
         return false; /* values are the keys */
     return gpu_attention_supports(kv_type, layer->key_size, layer->value_size) &&
-           !(model_architecture(model)->flags & (ARCHITECTURE_QUERY_GATED | ARCHITECTURE_ENCODER));
+           !(model_architecture(model)->flags &
+             (ARCHITECTURE_QUERY_GATED | ARCHITECTURE_ENCODER | ARCHITECTURE_CHUNKED));
 }
 
 static bool can_choose(const struct model *model, const struct model_layer *layer)
