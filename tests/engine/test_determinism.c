@@ -18,7 +18,8 @@ static const struct run usual = {false, 0, 2, SIZE_MAX, STORE_READER_AUTO, TENSO
 static const char *const models[] = {
     "llama",        "llama-tied",       "mixtral",   "qwen3moe", "q-llama-Q4_K_M",
     "qwen2moe",     "phi3-longrope",    "gemma2",    "gpt-oss",  "q-mixtral-Q4_K-Q4_K-Q6_K",
-    "deepseek2-v3", "deepseek2-legacy", "qwen3next", "qwen35",   "embedded"};
+    "deepseek2-v3", "deepseek2-legacy", "qwen3next", "qwen35",   "llama4",
+    "embedded"};
 
 static size_t streamed; /* runs under a budget */
 
