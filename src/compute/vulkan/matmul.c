@@ -88,9 +88,9 @@ static uint32_t vector_group(const struct weight_type *type, uint32_t columns)
 
 /* Rows of weights a work group: many use what was read of the inputs again, few spread small matrices over the device.
  */
-static uint32_t vector_rows(uint64_t rows, uint32_t tokens)
+static uint32_t vector_rows(uint64_t rows)
 {
-    uint32_t most = tokens == 1 ? 4 : tokens <= 4 ? 2 : 1;
+    uint32_t most = 4;
     while (most > 1 && rows / most < 512)
         most /= 2;
     return most;
@@ -125,7 +125,7 @@ static void matvec(struct gpu *gpu, const struct weight_type *type, const struct
     uint64_t rows = 0, groups = 0;
     for (size_t i = 0; i < count; i++)
         rows += jobs[i].weights.rows;
-    const uint32_t group_rows = vector_rows(rows, tokens);
+    const uint32_t group_rows = vector_rows(rows);
     bool wide = true;
     for (size_t i = 0; i < count; i++) {
         push.jobs[i].weights = gpu_address(jobs[i].weights.data);
@@ -153,17 +153,17 @@ static bool alike(const struct gpu_matmul *a, const struct gpu_matmul *b)
 /* How tiles are cut: by matrices in hardware, or invocation by invocation. */
 struct tiling {
     enum gpu_kernel kernel, kernel_experts;
-    uint32_t group, rows, tokens;
+    uint32_t rows, tokens; /* of a tile */
 };
 
 static struct tiling choose_tiling(const struct gpu *gpu, const struct weight_type *type, uint32_t tokens)
 {
     if (gpu->info.cooperative_matrix && type->cooperative != type->tile)
-        return (struct tiling){type->cooperative, type->cooperative_experts, 256, 128,
+        return (struct tiling){type->cooperative, type->cooperative_experts, 128,
                                tokens > 64   ? 128
                                : tokens > 32 ? 64
                                              : 32};
-    return (struct tiling){type->tile, type->tile_experts, 128, 64, 32};
+    return (struct tiling){type->tile, type->tile_experts, 64, 32};
 }
 
 struct tile_push {
@@ -188,9 +188,9 @@ static void matmat(struct gpu *gpu, const struct weight_type *type, const struct
                                    .in_stride = job->in_stride,
                                    .out_stride = job->out_stride,
                                    .accumulate = job->accumulate};
-    const uint32_t constants[] = {tiling.group, tiling.rows, tiling.tokens};
+
     /* Tokens vary fastest: the tiles that run at the same time share weights, which are read from memory once. */
-    gpu_launch(gpu, tiling.kernel, constants, COUNT_OF(constants), &push, offsetof(struct tile_push, per_choice),
+    gpu_launch(gpu, tiling.kernel, &tiling.tokens, 1, &push, offsetof(struct tile_push, per_choice),
                (job->tokens + tiling.tokens - 1) / tiling.tokens, (push.rows + tiling.rows - 1) / tiling.rows, 1);
 }
 
@@ -236,7 +236,7 @@ static void expert_matvec(struct gpu *gpu, const struct weight_type *type, const
               .used = jobs->used,
               .per_choice = jobs->per_choice};
     uint32_t choices = jobs->tokens * jobs->used;
-    const uint32_t group_rows = vector_rows((uint64_t)push.rows * choices * count, 1);
+    const uint32_t group_rows = vector_rows((uint64_t)push.rows * choices * count);
     bool wide = true;
     for (size_t i = 0; i < count; i++) {
         push.jobs[i].weights = gpu_address(jobs[i].weights.data);
@@ -308,8 +308,8 @@ static void expert_matmat(struct gpu *gpu, const struct weight_type *type, const
                                    .slot_stride = job->slot_stride,
                                    .used = job->used,
                                    .experts = job->experts};
-    const uint32_t constants[] = {tiling.group, tiling.rows, tiling.tokens};
-    gpu_launch(gpu, tiling.kernel_experts, constants, COUNT_OF(constants), &push, sizeof push,
+
+    gpu_launch(gpu, tiling.kernel_experts, &tiling.tokens, 1, &push, sizeof push,
                (uint32_t)most_tiles(gpu, job->experts, job->used, job->tokens),
                (push.rows + tiling.rows - 1) / tiling.rows, 1);
 }

@@ -12,10 +12,18 @@
 #include "cooperative.glsl"
 #endif
 
-layout(local_size_x_id = 0) in;
-layout(constant_id = 0) const uint GROUP = 128;
-layout(constant_id = 1) const uint TILE_ROWS = 64;
-layout(constant_id = 2) const uint TILE_TOKENS = 32;
+// Only tokens vary.
+#ifdef COOPERATIVE
+#define GROUP 256
+#define TILE_ROWS 128
+#define MAX_TOKENS 128
+#else
+#define GROUP 128
+#define TILE_ROWS 64
+#define MAX_TOKENS 32
+#endif
+layout(local_size_x = GROUP) in;
+layout(constant_id = 0) const uint TILE_TOKENS = 32;
 #define DEPTH 64
 
 layout(push_constant) uniform Push
@@ -43,7 +51,7 @@ layout(push_constant) uniform Push
 #define RUNS_USED RUNS
 #endif
 #define ROW_CHUNKS (SPAN / CHUNK_ELEMENTS)
-const uint ITEMS = TILE_ROWS * ROW_CHUNKS / GROUP;
+#define ITEMS (TILE_ROWS * ROW_CHUNKS / GROUP)
 
 uint64_t tile_weights; // where the tile's rows start
 uint tile_last_row;    // the last that exists
@@ -104,6 +112,7 @@ void store_chunk(Chunk chunk, uint i, uint step)
 
 // ---- inputs: 16 times four columns a token
 
+#define MAX_INPUTS (MAX_TOKENS * (DEPTH / 4) / GROUP)
 const uint INPUTS = TILE_TOKENS * (DEPTH / 4) / GROUP;
 uint tile_tokens;
 
@@ -123,8 +132,9 @@ void store_input(vec4 four, uint i, uint step)
     if (token >= tile_tokens || input_column(step) * 4 >= columns)
         four = vec4(0);
 #ifdef COOPERATIVE
-    four = clamp(four, vec4(-65504), vec4(65504));
-    token_tile[token * STRIDE + column] = uvec2(packHalf2x16(four.xy), packHalf2x16(four.zw));
+    const f16vec2 most = f16vec2(65504);
+    token_tile[token * STRIDE + column] = uvec2(packFloat2x16(clamp(f16vec2(four.xy), -most, most)),
+                                                packFloat2x16(clamp(f16vec2(four.zw), -most, most)));
 #else
     [[unroll]] for (uint n = 0; n < 4; n++)
         token_tile[token * STRIDE + column * 4 + n] = four[n];
@@ -167,16 +177,27 @@ void write_result(uint row, uint token, float sum)
 }
 
 #ifdef COOPERATIVE
-// Eight subgroups, four along the rows.
+// Eight subgroups, four along the rows of a tile of 128. Each has two times TOKEN_PARTS matrices of sums, up to four; they
+// have names of their own, since arrays of matrices do not stay in registers everywhere.
 #define ROW_SUBGROUPS 4
 #define TOKEN_SUBGROUPS 2
-const uint ROW_PARTS = TILE_ROWS / ROW_SUBGROUPS / 16;
 const uint TOKEN_PARTS = TILE_TOKENS / TOKEN_SUBGROUPS / 16;
+#define EACH_PART(DO) DO(0, sums_00, sums_10) DO(1, sums_01, sums_11) DO(2, sums_02, sums_12) DO(3, sums_03, sums_13)
 shared float results[8 * 256];
+
+void write_part(uint row, uint token)
+{
+    subgroupMemoryBarrierShared();
+    subgroupBarrier();
+    for (uint i = gl_SubgroupInvocationID; i < 256; i += gl_SubgroupSize)
+        write_result(row + i % 16, token + i / 16, results[gl_SubgroupID * 256 + i]);
+    subgroupMemoryBarrierShared();
+    subgroupBarrier();
+}
 #else
 // Each invocation has four rows and four tokens, far enough apart that neighbours read neighbouring banks.
-const uint ROW_LANES = TILE_ROWS / 4;
-const uint TOKEN_LANES = GROUP / ROW_LANES;
+#define ROW_LANES (TILE_ROWS / 4)
+#define TOKEN_LANES (GROUP / ROW_LANES)
 #endif
 
 void main()
@@ -206,8 +227,8 @@ void main()
     uint64_t item_rows[ITEMS];
     [[unroll]] for (uint i = 0; i < ITEMS; i++)
         item_rows[i] = tile_weights + uint64_t(tile_first_row + min(item_row(i), tile_last_row)) * row_bytes;
-    uint input_rows[INPUTS];
-    [[unroll]] for (uint i = 0; i < INPUTS; i++) {
+    uint input_rows[MAX_INPUTS];
+    [[unroll]] for (uint i = 0; i < MAX_INPUTS; i++) {
         uint row = choice_of(min(input_token(i), tile_tokens - 1));
 #ifdef EXPERTS
         row = per_choice != 0 ? row : row / used;
@@ -216,12 +237,10 @@ void main()
     }
 
 #ifdef COOPERATIVE
-    uint row_part = gl_SubgroupID % ROW_SUBGROUPS * ROW_PARTS * 16;
+    uint row_part = gl_SubgroupID % ROW_SUBGROUPS * 32;
     uint token_part = gl_SubgroupID / ROW_SUBGROUPS * TOKEN_PARTS * 16;
-    Sums sums[ROW_PARTS][TOKEN_PARTS];
-    [[unroll]] for (uint r = 0; r < ROW_PARTS; r++)
-        [[unroll]] for (uint t = 0; t < TOKEN_PARTS; t++)
-            sums[r][t] = Sums(0.0);
+#define DECLARE(t, first, second) Sums first = Sums(0.0), second = Sums(0.0);
+    EACH_PART(DECLARE)
 #else
     uint row_lane = gl_LocalInvocationID.x % ROW_LANES, token_lane = gl_LocalInvocationID.x / ROW_LANES;
     float sums[4][4];
@@ -232,35 +251,40 @@ void main()
 
     uint steps = (columns + DEPTH - 1) / DEPTH, last_chunk = columns / CHUNK_ELEMENTS - 1, last_column = columns / 4 - 1;
     Chunk chunks[ITEMS];
-    vec4 inputs[INPUTS];
+    vec4 inputs[MAX_INPUTS];
     [[unroll]] for (uint i = 0; i < ITEMS; i++)
         chunks[i] = chunk_fetch(item_rows[i], min(item_chunk(i, 0), last_chunk));
-    [[unroll]] for (uint i = 0; i < INPUTS; i++)
-        inputs[i] = from.v[input_rows[i] + min(input_column(0), last_column)];
+    [[unroll]] for (uint i = 0; i < MAX_INPUTS; i++)
+        if (i < INPUTS)
+            inputs[i] = from.v[input_rows[i] + min(input_column(0), last_column)];
 
     for (uint step = 0; step < steps; step++) {
         [[unroll]] for (uint i = 0; i < ITEMS; i++)
             store_chunk(chunks[i], i, step);
-        [[unroll]] for (uint i = 0; i < INPUTS; i++)
-            store_input(inputs[i], i, step);
+        [[unroll]] for (uint i = 0; i < MAX_INPUTS; i++)
+            if (i < INPUTS)
+                store_input(inputs[i], i, step);
         barrier();
         if (step + 1 < steps) {
             [[unroll]] for (uint i = 0; i < ITEMS; i++)
                 chunks[i] = chunk_fetch(item_rows[i], min(item_chunk(i, step + 1), last_chunk));
-            [[unroll]] for (uint i = 0; i < INPUTS; i++)
-                inputs[i] = from.v[input_rows[i] + min(input_column(step + 1), last_column)];
+            [[unroll]] for (uint i = 0; i < MAX_INPUTS; i++)
+                if (i < INPUTS)
+                    inputs[i] = from.v[input_rows[i] + min(input_column(step + 1), last_column)];
         }
 #ifdef COOPERATIVE
         [[unroll]] for (uint k = 0; k < DEPTH; k += 16) {
-            Rows row_parts[ROW_PARTS];
-            [[unroll]] for (uint r = 0; r < ROW_PARTS; r++)
-                LOAD_ROWS(row_parts[r], row_tile, (row_part + r * 16) * STRIDE + k / 4, STRIDE);
-            [[unroll]] for (uint t = 0; t < TOKEN_PARTS; t++) {
-                Tokens token_parts;
-                LOAD_TOKENS(token_parts, token_tile, (token_part + t * 16) * STRIDE + k / 4, STRIDE);
-                [[unroll]] for (uint r = 0; r < ROW_PARTS; r++)
-                    sums[r][t] = MULTIPLY_ADD(row_parts[r], token_parts, sums[r][t]);
-            }
+            Rows upper, lower;
+            Tokens token_matrix;
+            LOAD_ROWS(upper, row_tile, row_part * STRIDE + k / 4, STRIDE);
+            LOAD_ROWS(lower, row_tile, (row_part + 16) * STRIDE + k / 4, STRIDE);
+#define MULTIPLY(t, first, second)                                                                                     \
+    if (t < TOKEN_PARTS) {                                                                                             \
+        LOAD_TOKENS(token_matrix, token_tile, (token_part + t * 16) * STRIDE + k / 4, STRIDE);                         \
+        first = MULTIPLY_ADD(upper, token_matrix, first);                                                              \
+        second = MULTIPLY_ADD(lower, token_matrix, second);                                                            \
+    }
+            EACH_PART(MULTIPLY)
         }
 #else
         for (uint k = 0; k < DEPTH; k++) {
@@ -278,17 +302,14 @@ void main()
     }
 
 #ifdef COOPERATIVE
-    [[unroll]] for (uint r = 0; r < ROW_PARTS; r++) {
-        [[unroll]] for (uint t = 0; t < TOKEN_PARTS; t++) {
-            STORE_SUMS(sums[r][t], results, gl_SubgroupID * 256, 16);
-            subgroupMemoryBarrierShared();
-            subgroupBarrier();
-            for (uint i = gl_SubgroupInvocationID; i < 256; i += gl_SubgroupSize)
-                write_result(row_part + r * 16 + i % 16, token_part + t * 16 + i / 16, results[gl_SubgroupID * 256 + i]);
-            subgroupMemoryBarrierShared();
-            subgroupBarrier();
-        }
+#define WRITE(t, first, second)                                                                                        \
+    if (t < TOKEN_PARTS) {                                                                                             \
+        STORE_SUMS(first, results, gl_SubgroupID * 256, 16);                                                           \
+        write_part(row_part, token_part + t * 16);                                                                     \
+        STORE_SUMS(second, results, gl_SubgroupID * 256, 16);                                                          \
+        write_part(row_part + 16, token_part + t * 16);                                                                \
     }
+    EACH_PART(WRITE)
 #else
     [[unroll]] for (uint r = 0; r < 4; r++)
         [[unroll]] for (uint t = 0; t < 4; t++)
