@@ -3,9 +3,11 @@
 #include "model/model.h"
 #include "server/server_private.h"
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define KEPT 64
 
@@ -32,6 +34,28 @@ static const char *quantisation_name(uint32_t type)
                                         "IQ1_S",  "IQ4_NL", "IQ3_S", "IQ3_M",   "IQ2_S",  "IQ2_M",  "IQ4_XS", "IQ1_M",
                                         "BF16",   NULL,     NULL,    NULL,      "TQ1_0",  "TQ2_0",  "MXFP4"};
     return type < COUNT_OF(names) && names[type] ? names[type] : "unknown";
+}
+
+/* Some bytes of every tensor: another training of the same model is another version. */
+static void add_samples(struct sha256 *sha, const struct gguf *file)
+{
+    int opened = -1;
+    size_t index = SIZE_MAX;
+    for (size_t i = 0; i < gguf_tensor_count(file); i++) {
+        const struct gguf_tensor *tensor = gguf_tensor_at(file, i);
+        char sample[64];
+        size_t size = (size_t)MIN(tensor->bytes, sizeof sample);
+        if (tensor->file != index) {
+            if (opened >= 0)
+                close(opened);
+            index = tensor->file;
+            opened = open(gguf_file_path(file, index), O_RDONLY | O_CLOEXEC);
+        }
+        ssize_t got = pread(opened, sample, size, (off_t)(tensor->offset + (tensor->bytes - size) / 2));
+        sha256_add(sha, sample, got > 0 ? (size_t)got : 0);
+    }
+    if (opened >= 0)
+        close(opened);
 }
 
 static void describe(struct description *out, const char *path)
@@ -62,6 +86,7 @@ static void describe(struct description *out, const char *path)
         }
         for (size_t i = 0; i < gguf_value_count(file); i++)
             sha256_add(&sha, gguf_value_at(file, i)->key.data, gguf_value_at(file, i)->key.size);
+        add_samples(&sha, file);
         gguf_close(file);
         const char *unit = elements >= 1e9 ? "B" : elements >= 1e6 ? "M" : "K";
         double scale = elements >= 1e9 ? 1e9 : elements >= 1e6 ? 1e6 : 1e3;

@@ -282,13 +282,22 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
     *state = NULL;
 }
 
-/* A request that trickles in is never idle; this ends it all the same. */
+/* The client has closed its half, so that no request will come any more. */
+static bool has_left(int socket)
+{
+    char byte;
+    return recv(socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
+}
+
+/* A request that trickles in is never idle; this ends it all the same. And libmicrohttpd keeps a connection whose
+ * client has closed its half after an answer until it has been idle for long. */
 static void end_slow_requests(struct http *http)
 {
     uint64_t now = clock_nanoseconds(), most = (uint64_t)http->server.options.request_seconds * 1000000000u;
     pthread_mutex_lock(&http->mutex);
     for (struct connection *place = http->connections; place; place = place->next) {
-        if (place->waiting_since && now > place->waiting_since + most) {
+        uint64_t since = place->waiting_since;
+        if (since && (now > since + most || (now > since + 1000000000u && has_left(place->socket)))) {
             shutdown(place->socket, SHUT_RDWR);
             place->waiting_since = 0;
         }
@@ -422,6 +431,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
     pthread_mutex_init(&http->mutex, NULL);
     log_set_sink(write_log, NULL);
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of the write */
     allow_files(options->connections);
     status = mhd_load(error);
     if (!status)

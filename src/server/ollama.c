@@ -15,21 +15,16 @@ static json_t *chunk(const struct generation *generation, bool done)
     return json_pack("{s:s, s:s, s:b}", "model", generation->model_name, "created_at", now, "done", (int)done);
 }
 
-static json_t *call_json(const struct chat_delta *delta)
-{
-    json_t *arguments = json_loadb(delta->text, delta->size, 0, NULL);
-    return json_pack("{s:{s:i, s:s, s:o}}", "function", "index", (int)delta->index, "name", delta->name, "arguments",
-                     arguments ? arguments : json_object());
-}
-
-static json_t *kept_calls(const struct choice *choice)
+/* The calls from first on. */
+static json_t *calls_json(const struct choice *choice, size_t first)
 {
     json_t *calls = json_array();
-    size_t i;
-    json_t *call;
-    json_array_foreach(choice->calls, i, call) json_array_append_new(
-        calls, json_pack("{s:{s:i, s:O, s:O}}", "function", "index", (int)i, "name", json_object_get(call, "name"),
-                         "arguments", json_object_get(call, "arguments")));
+    for (size_t i = first; i < json_array_size(choice->calls); i++) {
+        const json_t *call = json_array_get(choice->calls, i);
+        json_array_append_new(calls, json_pack("{s:O, s:{s:i, s:O, s:O}}", "id", json_object_get(call, "id"),
+                                               "function", "index", (int)i, "name", json_object_get(call, "name"),
+                                               "arguments", json_object_get(call, "arguments")));
+    }
     return calls;
 }
 
@@ -54,7 +49,7 @@ static void write_delta(struct generation *generation, struct choice *choice, co
     if (chat) {
         json_t *message = json_pack("{s:s, s:s}", "role", "assistant", "content", "");
         if (delta->kind == CHAT_TOOL_CALL)
-            json_object_set_new(message, "tool_calls", json_pack("[o]", call_json(delta)));
+            json_object_set_new(message, "tool_calls", calls_json(choice, json_array_size(choice->calls) - 1));
         else
             set_text(message, delta->kind == CHAT_REASONING ? "thinking" : "content", delta->text, delta->size);
         json_object_set_new(line, "message", message);
@@ -95,7 +90,7 @@ static void end(struct generation *generation)
         target = json_pack("{s:s, s:o}", "role", "assistant", "content", text);
         json_object_set_new(line, "message", target);
         if (!generation->stream && choice->calls)
-            json_object_set_new(target, "tool_calls", kept_calls(choice));
+            json_object_set_new(target, "tool_calls", calls_json(choice, 0));
     } else {
         json_object_set_new(line, "response", text);
     }
@@ -274,8 +269,11 @@ static bool read_common(struct generation *generation, json_t *json, hypura_erro
         }
         generation->top_logprobs = (int32_t)top;
     }
-    return read_options(generation, options, error) &&
-           read_format(generation, json_object_get(json, "format"), error) &&
+    if (!read_options(generation, options, error))
+        return false;
+    if (json_is_false(json_object_get(json, "truncate")))
+        generation->keep_first = UINT32_MAX;
+    return read_format(generation, json_object_get(json, "format"), error) &&
            read_think(generation, json_object_get(json, "think"), error);
 }
 
@@ -411,11 +409,14 @@ void handle_ollama_generate(struct exchange *exchange)
 
 static json_t *one_message(const json_t *given, hypura_error *error)
 {
-    const char *role = json_string_value(json_object_get(given, "role"));
-    if (!role || (strcmp(role, "system") != 0 && strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0 &&
+    const char *said = json_string_value(json_object_get(given, "role"));
+    char role[12] = "";
+    for (size_t i = 0; said && said[i] && i < sizeof role - 1; i++)
+        role[i] = (char)(said[i] >= 'A' && said[i] <= 'Z' ? said[i] - 'A' + 'a' : said[i]);
+    if (!said || (strcmp(role, "system") != 0 && strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0 &&
                   strcmp(role, "tool") != 0)) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "invalid role: %.40s; expected system, user, assistant or tool",
-                  role ? role : "none");
+                  said ? said : "none");
         return NULL;
     }
     if (has_images(given, error))
@@ -424,6 +425,7 @@ static json_t *one_message(const json_t *given, hypura_error *error)
     if (!content)
         return NULL;
     json_t *copy = json_copy((json_t *)given);
+    json_object_set_new(copy, "role", json_string(role));
     json_object_set_new(copy, "content", content);
     json_object_del(copy, "images");
     json_t *thinking = json_object_get(copy, "thinking"), *name = json_object_get(copy, "tool_name");

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 void handle_root(struct exchange *exchange)
 {
@@ -146,8 +147,11 @@ static json_t *modelfile(const struct model_entry *entry)
 {
     struct buffer text = {0};
     const char *system = json_string_value(json_object_get(entry->manifest, "system"));
+    const char *adapter = json_string_value(json_object_get(entry->manifest, "adapter"));
     const char *slash = strrchr(entry->path, '/');
     buffer_append_format(&text, "# Modelfile of %s\nFROM %s\n", entry->name, slash ? slash + 1 : entry->path);
+    if (adapter)
+        buffer_append_format(&text, "ADAPTER %s\n", adapter);
     if (system)
         buffer_append_format(&text, "SYSTEM \"\"\"%s\"\"\"\n", system);
     parameter_lines(&text, json_object_get(entry->manifest, "parameters"), "PARAMETER ", " ");
@@ -201,8 +205,11 @@ void handle_show(struct exchange *exchange)
                   "details", model_details(&entry), "model_info", model_info(file, verbose), "capabilities",
                   capabilities(file, &template), "modified_at", modified);
     json_t *system = json_object_get(entry.manifest, "system"), *license = json_object_get(entry.manifest, "license");
+    json_t *messages = json_object_get(entry.manifest, "messages");
     if (system)
         json_object_set(reply, "system", system);
+    if (messages)
+        json_object_set(reply, "messages", messages);
     struct gguf_string file_license;
     if (!license && gguf_get_string(file, "general.license", &file_license))
         json_object_set_new(reply, "license", json_stringn(file_license.data, file_license.size));
@@ -361,12 +368,30 @@ static bool read_modelfile(const char *text, json_t *fields, hypura_error *error
     return fine;
 }
 
-static bool check_fields(const json_t *fields, hypura_error *error)
+/* The name of a file in the model folder's "adapters", and nothing else. */
+static bool check_adapter(const struct registry *registry, const char *name, hypura_error *error)
+{
+    char path[4096];
+    size_t length = strlen(name);
+    bool plain = *name != '.' && length < 256 &&
+                 strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == length;
+    if (plain && registry_adapter(registry, name, path, sizeof path) && access(path, R_OK) == 0)
+        return true;
+    error_set(error, HYPURA_ERROR_ARGUMENT,
+              "ADAPTER names a GGUF file in the folder \"adapters\" of the model folder, by its name alone");
+    return false;
+}
+
+static bool check_fields(const struct registry *registry, const json_t *fields, hypura_error *error)
 {
     const json_t *adapters = json_object_get(fields, "adapters"), *adapter = json_object_get(fields, "adapter");
     const char *template = json_string_value(json_object_get(fields, "template"));
-    if (json_object_size(adapters) || json_string_length(adapter)) {
-        error_set(error, HYPURA_ERROR_UNSUPPORTED, "ADAPTER is not supported: merge it into the model's file first");
+    if (json_string_length(adapter) && !check_adapter(registry, json_string_value(adapter), error))
+        return false;
+    if (json_object_size(adapters)) {
+        error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                  "\"adapters\" is not supported: put the file into the folder \"adapters\" of the model folder, and "
+                  "name it as \"adapter\", or by ADAPTER in a Modelfile");
         return false;
     }
     if (json_object_size(json_object_get(fields, "files"))) {
@@ -390,7 +415,7 @@ static bool check_fields(const json_t *fields, hypura_error *error)
 /* Fields of the request over those of the Modelfile over those of the model that it comes from. */
 static json_t *make_manifest(const json_t *base, const json_t *fields, const char *from)
 {
-    static const char *const keys[] = {"system", "template", "license", "messages"};
+    static const char *const keys[] = {"system", "template", "license", "messages", "adapter"};
     json_t *manifest = base ? json_deep_copy(base) : json_object();
     json_object_del(manifest, "file");
     for (size_t i = 0; i < COUNT_OF(keys); i++) {
@@ -431,7 +456,7 @@ void handle_create(struct exchange *exchange)
     hypura_status status = HYPURA_OK;
     if (!from || !*from)
         status = error_set(&error, HYPURA_ERROR_ARGUMENT, "FROM is missing: the name of a model that is there");
-    if (!status && !check_fields(fields, &error))
+    if (!status && !check_fields(registry, fields, &error))
         status = error.status;
     if (!status)
         status = registry_find(registry, from, &entry, &error);

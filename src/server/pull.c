@@ -1,4 +1,6 @@
-/* Downloads of models: where a reference leads, the check whether the model would run here, the bytes, their digest. */
+/* Downloads of models: the check whether the model would run here, the bytes, their digest. */
+#include "server/pull_source.h"
+
 #include "server/fetch.h"
 #include "server/server_private.h"
 
@@ -7,7 +9,6 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
@@ -17,20 +18,13 @@
 #define LAST_CHECK ((uint64_t)256 << 20)
 #define MAX_PULLS 4
 
-/* Where the bytes are. */
-struct source {
-    char url[2048];
-    char name[256];   /* complete */
-    char digest[65];  /* SHA-256 in hexadecimal, or empty */
-    json_t *manifest; /* what came with it, or NULL */
-};
-
 struct pull {
     struct registry *registry;
     const struct engine_options *options;
     pull_progress progress;
     void *context;
     struct source source;
+    size_t part; /* the one in work; the rest is about it */
     char path[PATH_MAX], partial[PATH_MAX];
     int file;
     uint64_t have, total, next_check, last_told;
@@ -45,176 +39,12 @@ static bool tell(const struct pull *pull, json_t *event)
     return more;
 }
 
-/* ---- references ----------------------------------------------------------------------------------------------------
- */
-
-static const char *base_of(const char *variable, const char *otherwise)
+static const struct source_part *part_of(const struct pull *pull)
 {
-    const char *chosen = getenv(variable);
-    return chosen && *chosen ? chosen : otherwise;
+    return &pull->source.parts[pull->part];
 }
 
-/* A name out of a URL's last part; what no name can hold becomes a dash. */
-static bool name_of_url(const char *url, char *out, size_t room)
-{
-    char stem[200];
-    size_t length = strcspn(url, "?#"), start = length;
-    while (start > 0 && url[start - 1] != '/')
-        start--;
-    snprintf(stem, sizeof stem, "%.*s", (int)MIN(length - start, sizeof stem - 1), url + start);
-    char *dot = strrchr(stem, '.');
-    if (dot && strcasecmp(dot, ".gguf") == 0)
-        *dot = 0;
-    for (char *c = stem; *c; c++) {
-        bool plain = (*c >= 'a' && *c <= 'z') || (*c >= 'A' && *c <= 'Z') || (*c >= '0' && *c <= '9') || *c == '_' ||
-                     (c > stem && (*c == '.' || *c == '-'));
-        *c = plain ? *c : c > stem ? '-' : 'x';
-    }
-    return model_name_complete(stem, out, room);
-}
-
-static hypura_status get_json(const char *url, const char *accept, json_t **out, hypura_error *error)
-{
-    struct buffer text = {0};
-    long status;
-    hypura_status result = fetch_text(url, accept, NULL, NULL, &text, &status, error);
-    if (!result && status != 200)
-        result = error_set(error, HYPURA_ERROR_IO,
-                           status == 404 || status == 401 ? "pull model manifest: file does not exist: %.200s"
-                                                          : "%.200s did not answer as expected",
-                           url);
-    json_error_t where;
-    if (!result && !(*out = json_loadb(text.data ? text.data : "", text.size, 0, &where)))
-        result = error_set(error, HYPURA_ERROR_FORMAT, "%.200s answered with what is no JSON: %s", url, where.text);
-    buffer_free(&text);
-    return result;
-}
-
-static bool contains(const char *text, const char *part)
-{
-    return strcasestr(text, part) != NULL;
-}
-
-/* hf.co/USER/REPOSITORY[:QUANTISATION]: the list of its files says which there are, and their digests. */
-static hypura_status find_in_hub(struct source *out, const char *reference, hypura_error *error)
-{
-    char repository[200], url[512];
-    const char *base = base_of("HYPURA_HUB", "https://huggingface.co"), *wanted = strchr(reference, ':');
-    snprintf(repository, sizeof repository, "%.*s", (int)strcspn(reference, ":"), reference);
-    const char *slash = strchr(repository, '/');
-    if (!slash || strchr(slash + 1, '/') || strstr(repository, ".."))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "expected hf.co/USER/REPOSITORY or hf.co/USER/REPOSITORY:FILE");
-    snprintf(url, sizeof url, "%s/api/models/%s/tree/main?recursive=true", base, repository);
-    json_t *files = NULL, *file, *chosen = NULL;
-    hypura_status status = get_json(url, NULL, &files, error);
-    if (status)
-        return status;
-    size_t i;
-    int best = -1;
-    json_array_foreach(files, i, file)
-    {
-        const char *path = json_string_value(json_object_get(file, "path"));
-        size_t length = path ? strlen(path) : 0;
-        if (length < 5 || strcasecmp(path + length - 5, ".gguf") != 0 || contains(path, "mmproj"))
-            continue;
-        int rank = wanted                     ? (contains(path, wanted + 1) ? 2 : -1)
-                   : contains(path, "Q4_K_M") ? 2
-                   : contains(path, "Q4")     ? 1
-                                              : 0;
-        if (rank > best) {
-            best = rank;
-            chosen = file;
-        }
-    }
-    const char *path = json_string_value(json_object_get(chosen, "path"));
-    const char *digest = json_string_value(json_object_get(json_object_get(chosen, "lfs"), "oid"));
-    if (!path)
-        status = error_set(error, HYPURA_ERROR_IO, "%s has no GGUF file%s%s", repository, wanted ? " for " : "",
-                           wanted ? wanted + 1 : "");
-    else if (strstr(path, "-of-"))
-        status = error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                           "%s is split into several files: download all of them into the model folder", path);
-    char name[256];
-    snprintf(name, sizeof name, "hf.co/%s%s", repository, wanted ? wanted : "");
-    if (!status && !model_name_complete(name, out->name, sizeof out->name))
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "invalid model name");
-    if (!status) {
-        snprintf(out->url, sizeof out->url, "%s/%s/resolve/main/%s", base, repository, path);
-        snprintf(out->digest, sizeof out->digest, "%s", digest && strlen(digest) == 64 ? digest : "");
-    }
-    json_decref(files);
-    return status;
-}
-
-/* Small layers of a model in Ollama's library: parameters and a system message. */
-static void add_layer(struct source *out, const char *base, const char *type, const char *digest)
-{
-    char url[1024];
-    struct buffer text = {0};
-    long status;
-    snprintf(url, sizeof url, "%s/blobs/%s", base, digest);
-    bool system = contains(type, ".system"), parameters = contains(type, ".params");
-    if ((system || parameters) && fetch_text(url, NULL, NULL, NULL, &text, &status, NULL) == HYPURA_OK &&
-        status == 200) {
-        if (!out->manifest)
-            out->manifest = json_object();
-        json_t *value = parameters ? json_loadb(text.data ? text.data : "", text.size, 0, NULL)
-                                   : json_stringn(text.data ? text.data : "", text.size);
-        if (value)
-            json_object_set_new(out->manifest, parameters ? "parameters" : "system", value);
-    }
-    buffer_free(&text);
-}
-
-/* NAME[:TAG] or USER/NAME[:TAG] of Ollama's library: an image manifest whose model layer is the GGUF file. */
-static hypura_status find_in_library(struct source *out, const char *reference, hypura_error *error)
-{
-    char base[512], url[768];
-    if (!model_name_complete(reference, out->name, sizeof out->name))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "invalid model name");
-    size_t length = strcspn(out->name, ":");
-    snprintf(base, sizeof base, "%s/v2/%s%.*s", base_of("HYPURA_LIBRARY", "https://registry.ollama.ai"),
-             memchr(out->name, '/', length) ? "" : "library/", (int)length, out->name);
-    snprintf(url, sizeof url, "%s/manifests/%s", base, out->name + length + 1);
-    json_t *image = NULL, *layer;
-    hypura_status status = get_json(url, "application/vnd.docker.distribution.manifest.v2+json", &image, error);
-    size_t i;
-    json_array_foreach(json_object_get(image, "layers"), i, layer)
-    {
-        const char *type = json_string_value(json_object_get(layer, "mediaType"));
-        const char *digest = json_string_value(json_object_get(layer, "digest"));
-        if (!type || !digest || strncmp(digest, "sha256:", 7) != 0 || strlen(digest) != 71 ||
-            strspn(digest + 7, "0123456789abcdef") != 64)
-            continue;
-        if (strcmp(type, "application/vnd.ollama.image.model") == 0) {
-            snprintf(out->url, sizeof out->url, "%s/blobs/%s", base, digest);
-            strcpy(out->digest, digest + 7);
-        } else {
-            add_layer(out, base, type, digest);
-        }
-    }
-    json_decref(image);
-    if (!status && !out->url[0])
-        status = error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s holds no GGUF file", out->name);
-    return status;
-}
-
-static hypura_status find_source(struct source *out, const char *reference, hypura_error *error)
-{
-    static const char *const hubs[] = {"hf.co/", "huggingface.co/"};
-    for (size_t i = 0; i < COUNT_OF(hubs); i++) {
-        if (strncmp(reference, hubs[i], strlen(hubs[i])) == 0)
-            return find_in_hub(out, reference + strlen(hubs[i]), error);
-    }
-    if (strncmp(reference, "https://", 8) != 0 && strncmp(reference, "http://", 7) != 0)
-        return find_in_library(out, reference, error);
-    if (strlen(reference) >= sizeof out->url || !name_of_url(reference, out->name, sizeof out->name))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the URL must end in the name of a GGUF file");
-    strcpy(out->url, reference);
-    return HYPURA_OK;
-}
-
-/* ---- the check -----------------------------------------------------------------------------------------------------
+/* ---- the check ------------------------------------------------------------------------------------------------------
  */
 
 /* A file as long as the model will be, with the bytes that are there: enough for whoever reads the header only. */
@@ -270,7 +100,9 @@ static hypura_status plan_of(const struct pull *pull, const char *path, hypura_e
 static bool check_header(struct pull *pull)
 {
     char path[PATH_MAX];
-    if (pull->checked || pull->total == 0 || pull->have < MIN(pull->next_check, pull->total))
+    /* What the parts of a split model hold is known when all are here. */
+    if (pull->checked || pull->source.part_count > 1 || pull->total == 0 ||
+        pull->have < MIN(pull->next_check, pull->total))
         return true;
     snprintf(path, sizeof path, "%.*s.check", (int)sizeof path - 8, pull->partial);
     hypura_error error = {0};
@@ -288,7 +120,7 @@ static bool check_header(struct pull *pull)
     return status == HYPURA_OK;
 }
 
-/* ---- the bytes -----------------------------------------------------------------------------------------------------
+/* ---- the bytes ------------------------------------------------------------------------------------------------------
  */
 
 static bool tell_bytes(struct pull *pull, bool always)
@@ -298,11 +130,15 @@ static bool tell_bytes(struct pull *pull, bool always)
         return true;
     pull->last_told = now;
     char status[64], digest[80];
-    snprintf(status, sizeof status, "pulling %.12s", pull->source.digest[0] ? pull->source.digest : pull->source.name);
-    snprintf(digest, sizeof digest, "sha256:%s", pull->source.digest);
-    json_t *event = json_pack("{s:s, s:I, s:I}", "status", status, "total", (json_int_t)pull->total, "completed",
-                              (json_int_t)pull->have);
-    if (pull->source.digest[0])
+    snprintf(status, sizeof status, "pulling %.12s",
+             part_of(pull)->digest[0] ? part_of(pull)->digest : pull->source.name);
+    snprintf(digest, sizeof digest, "sha256:%s", part_of(pull)->digest);
+    json_t *event = json_pack("{s:s}", "status", status);
+    if (pull->total) { /* known once the first bytes are here */
+        json_object_set_new(event, "total", json_integer((json_int_t)pull->total));
+        json_object_set_new(event, "completed", json_integer((json_int_t)pull->have));
+    }
+    if (part_of(pull)->digest[0])
         json_object_set_new(event, "digest", json_string(digest));
     return tell(pull, event);
 }
@@ -314,6 +150,8 @@ static bool has_room(struct pull *pull)
     if (pull->total == 0 || fstatvfs(pull->file, &info))
         return true;
     uint64_t left = (uint64_t)info.f_bavail * info.f_frsize, wanted = pull->total - MIN(pull->have, pull->total);
+    for (size_t i = pull->part + 1; i < pull->source.part_count; i++)
+        wanted += pull->source.parts[i].bytes;
     if (wanted <= left)
         return true;
     error_set(&pull->error, HYPURA_ERROR_IO, "%s are left to download, and only %s are free in %s",
@@ -356,7 +194,7 @@ static bool go_on(void *context)
 
 static hypura_status verify(struct pull *pull, hypura_error *error)
 {
-    if (!pull->source.digest[0])
+    if (!part_of(pull)->digest[0])
         return HYPURA_OK;
     tell(pull, json_pack("{s:s}", "status", "verifying sha256 digest"));
     char *piece, digest[65];
@@ -375,11 +213,12 @@ static hypura_status verify(struct pull *pull, hypura_error *error)
     }
     sha256_finish(&sha, digest);
     memory_free(piece);
-    if (!status && strcmp(digest, pull->source.digest) != 0) {
+    if (!status && strcmp(digest, part_of(pull)->digest) != 0) {
         unlink(pull->partial);
         status = error_set(error, HYPURA_ERROR_FORMAT,
-                           "digest mismatch, file must be downloaded again: want sha256:%s, got sha256:%s",
-                           pull->source.digest, digest);
+                           "digest mismatch, file must be downloaded again: want "
+                           "sha256:%s, got sha256:%s",
+                           part_of(pull)->digest, digest);
     }
     return status;
 }
@@ -395,7 +234,7 @@ static hypura_status download(struct pull *pull, hypura_error *error)
     if (fstat(pull->file, &info) == 0)
         pull->have = (uint64_t)info.st_size;
     pull->next_check = FIRST_CHECK;
-    struct fetch fetch = {.url = pull->source.url,
+    struct fetch fetch = {.url = part_of(pull)->url,
                           .offset = pull->have,
                           .fail_on_error = true,
                           .take = take_bytes,
@@ -411,7 +250,7 @@ static hypura_status download(struct pull *pull, hypura_error *error)
     }
     /* 416: there is nothing behind what is here already. */
     if (!result && status != 200 && status != 206 && !(status == 416 && pull->have))
-        return error_set(error, HYPURA_ERROR_IO, "%.200s answered with status %ld", pull->source.url, status);
+        return error_set(error, HYPURA_ERROR_IO, "%.200s answered with status %ld", part_of(pull)->url, status);
     if (result == HYPURA_ERROR_IO && status == 416 && pull->have)
         result = HYPURA_OK;
     if (!result && pull->total && pull->have != pull->total)
@@ -420,30 +259,76 @@ static hypura_status download(struct pull *pull, hypura_error *error)
     return result;
 }
 
-/* A file that is whole becomes the model; one that cannot be read is thrown away. */
-static hypura_status install(struct pull *pull, hypura_error *error)
+/* The path of a part once it is whole, and while it is not. */
+static void set_part(struct pull *pull, size_t part)
+{
+    size_t count = pull->source.part_count;
+    pull->part = part;
+    pull->have = pull->total = 0;
+    registry_path(pull->registry, pull->source.name, "gguf", pull->path, sizeof pull->path);
+    if (count > 1) {
+        char *ending = strrchr(pull->path, '.');
+        snprintf(ending, sizeof pull->path - (size_t)(ending - pull->path), "-%05zu-of-%05zu.gguf", part + 1, count);
+    }
+    snprintf(pull->partial, sizeof pull->partial, "%.*s.partial", (int)sizeof pull->partial - 16, pull->path);
+}
+
+static void close_file(struct pull *pull)
+{
+    if (pull->file >= 0)
+        close(pull->file);
+    pull->file = -1;
+}
+
+/* One part, up to a whole file that has its digest but not its name yet. */
+static hypura_status fetch_part(struct pull *pull, size_t part, hypura_error *error)
 {
     struct gguf *file;
-    char checked[PATH_MAX + 16];
-    hypura_status status = verify(pull, error);
-    if (status)
-        return status;
-    snprintf(checked, sizeof checked, "%s", pull->partial);
-    status = gguf_open(&file, checked, error);
-    if (status) {
+    set_part(pull, part);
+    hypura_status status = download(pull, error);
+    if (status && pull->file >= 0 && pull->have == 0)
         unlink(pull->partial);
-        return status;
+    if (!status)
+        status = verify(pull, error);
+    if (!status && fsync(pull->file))
+        status = error_set_errno(error, errno, "cannot write %s", pull->partial);
+    /* One that cannot be read is thrown away; of a split model that shows when all have their names. */
+    if (!status && pull->source.part_count == 1) {
+        status = gguf_open(&file, pull->partial, error);
+        if (status)
+            unlink(pull->partial);
+        else
+            gguf_close(file);
     }
-    gguf_close(file);
-    tell(pull, json_pack("{s:s}", "status", "writing manifest"));
-    if (fsync(pull->file) || rename(pull->partial, pull->path))
-        return error_set_errno(error, errno, "cannot make %s", pull->path);
+    close_file(pull);
+    return status;
+}
+
+/* Whole files become the model; the first part, by which it is found, at last. */
+static hypura_status install(struct pull *pull, hypura_error *error)
+{
     char manifest[PATH_MAX];
+    struct gguf *file;
+    hypura_status status = HYPURA_OK;
+    tell(pull, json_pack("{s:s}", "status", "writing manifest"));
     registry_path(pull->registry, pull->source.name, "json", manifest, sizeof manifest);
-    if (pull->source.manifest && json_dump_file(pull->source.manifest, manifest, JSON_INDENT(2)))
-        return error_set_errno(error, errno, "cannot write %s", manifest);
-    tell(pull, json_pack("{s:s}", "status", "success"));
-    return HYPURA_OK;
+    if (pull->source.manifest)
+        status = registry_write_manifest(manifest, pull->source.manifest, error);
+    for (size_t i = pull->source.part_count; !status && i-- > 0;) {
+        set_part(pull, i);
+        if (rename(pull->partial, pull->path))
+            status = error_set_errno(error, errno, "cannot make %s", pull->path);
+    }
+    if (!status && pull->source.part_count > 1) {
+        status = gguf_open(&file, pull->path, error);
+        if (!status)
+            gguf_close(file);
+        for (size_t i = 0; status && i < pull->source.part_count; i++) {
+            set_part(pull, i);
+            unlink(pull->path);
+        }
+    }
+    return status;
 }
 
 hypura_status registry_pull(struct registry *registry, const char *reference, const struct engine_options *options,
@@ -456,26 +341,21 @@ hypura_status registry_pull(struct registry *registry, const char *reference, co
     *pull =
         (struct pull){.registry = registry, .options = options, .progress = progress, .context = context, .file = -1};
     tell(pull, json_pack("{s:s}", "status", "pulling manifest"));
-    status = find_source(&pull->source, reference, error);
+    status = source_find(&pull->source, reference, error);
     if (!status)
         status = registry_make_folder(registry, error);
-    if (!status) {
-        registry_path(registry, pull->source.name, "gguf", pull->path, sizeof pull->path);
-        registry_path(registry, pull->source.name, "gguf.partial", pull->partial, sizeof pull->partial);
-        status = download(pull, error);
-    }
+    for (size_t i = 0; !status && i < pull->source.part_count; i++)
+        status = fetch_part(pull, i, error);
     if (!status)
         status = install(pull, error);
-    if (status && pull->file >= 0 && pull->have == 0)
-        unlink(pull->partial);
-    if (pull->file >= 0)
-        close(pull->file);
-    json_decref(pull->source.manifest);
+    if (!status)
+        tell(pull, json_pack("{s:s}", "status", "success"));
+    source_free(&pull->source);
     memory_free(pull);
     return status;
 }
 
-/* ---- POST /api/pull ------------------------------------------------------------------------------------------------
+/* ---- POST /api/pull -------------------------------------------------------------------------------------------------
  */
 
 struct request {

@@ -292,8 +292,7 @@ hypura_status registry_make_folder(struct registry *registry, hypura_error *erro
     return HYPURA_OK;
 }
 
-/* The manifest appears as a whole or not at all. */
-static hypura_status write_manifest(const char *path, const json_t *manifest, hypura_error *error)
+hypura_status registry_write_manifest(const char *path, const json_t *manifest, hypura_error *error)
 {
     char partial[PATH_MAX];
     if (snprintf(partial, sizeof partial, "%s.partial", path) >= (int)sizeof partial)
@@ -331,7 +330,7 @@ hypura_status registry_create(struct registry *registry, const char *name, const
         if (strstr(real, "-00001-of-") || link(real, file))
             json_object_set_new(full, "file", json_string(real));
     }
-    status = write_manifest(description, full, error);
+    status = registry_write_manifest(description, full, error);
     pthread_mutex_unlock(&registry->mutex);
     json_decref(full);
     return status;
@@ -376,6 +375,12 @@ hypura_status registry_delete(struct registry *registry, const char *name, hypur
     pthread_mutex_unlock(&registry->mutex);
     model_entry_free(&entry);
     return status;
+}
+
+bool registry_adapter(const struct registry *registry, const char *name, char *out, size_t room)
+{
+    int length = snprintf(out, room, "%s/adapters/%s", registry->folder, name);
+    return length > 0 && (size_t)length < room;
 }
 
 const char *registry_folder(const struct registry *registry)

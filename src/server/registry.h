@@ -29,6 +29,12 @@ hypura_status registry_copy(struct registry *registry, const char *from, const c
 hypura_status registry_create(struct registry *registry, const char *name, const struct model_entry *from,
                               const json_t *manifest, hypura_error *error);
 
+/* FOLDER/adapters/NAME; false when it does not fit. */
+bool registry_adapter(const struct registry *registry, const char *name, char *out, size_t room);
+
+/* The file appears as a whole or not at all. */
+hypura_status registry_write_manifest(const char *path, const json_t *manifest, hypura_error *error);
+
 const char *registry_folder(const struct registry *registry);
 hypura_status registry_make_folder(struct registry *registry, hypura_error *error);
 
@@ -39,8 +45,8 @@ void registry_path(const struct registry *registry, const char *name, const char
 
 /* {"parent_model", "format", "family", "families", "parameter_size", "quantization_level"}; a new reference. */
 json_t *model_details(const struct model_entry *entry);
-/* 64 hexadecimal digits that change with the file's metadata, size or manifest. Not of all of its bytes, which would
- * take minutes. */
+/* 64 hexadecimal digits that change with the file's metadata, its size, a sample of each of its tensors, or the
+ * manifest. Not of all of its bytes, which would take minutes. */
 void model_digest(const struct model_entry *entry, char out[65]);
 json_t *model_tags_entry(const struct model_entry *entry);
 

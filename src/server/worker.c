@@ -68,6 +68,14 @@ static bool go_on_loading(void *context, uint64_t done, uint64_t total)
     return !stop;
 }
 
+/* The file of the adapter that /api/create gave the model, or an empty text. */
+static void adapter_path(const struct worker *worker, const struct model_entry *entry, char *path, size_t room)
+{
+    const char *name = json_string_value(json_object_get(entry->manifest, "adapter"));
+    if (!name || !registry_adapter(worker->server->registry, name, path, room))
+        *path = 0;
+}
+
 static hypura_status open_loaded(struct worker *worker, struct loaded_model *loaded, uint32_t context,
                                  hypura_error *error)
 {
@@ -77,6 +85,13 @@ static hypura_status open_loaded(struct worker *worker, struct loaded_model *loa
     options.sequences = worker->server->options.parallel;
     options.progress = go_on_loading;
     options.progress_context = worker;
+    char adapter[4096];
+    struct engine_adapter adapters[] = {{adapter, 1}};
+    adapter_path(worker, &loaded->entry, adapter, sizeof adapter);
+    if (*adapter) {
+        options.adapters = adapters;
+        options.adapter_count = 1;
+    }
     memory_give_back();
     hypura_status status = engine_open(&loaded->engine, loaded->entry.path, &options, error);
     if (status == HYPURA_ERROR_MEMORY) {
@@ -298,6 +313,11 @@ static bool fits_loaded(const struct worker *worker, const struct job *job)
         return false;
     /* A file that was replaced is another model. */
     if (loaded->entry.bytes != job->model.bytes || loaded->entry.modified != job->model.modified)
+        return false;
+    char own[4096], wanted[4096];
+    adapter_path(worker, &loaded->entry, own, sizeof own);
+    adapter_path(worker, &job->model, wanted, sizeof wanted);
+    if (strcmp(own, wanted) != 0)
         return false;
     uint32_t positions = engine_plan(loaded->engine)->positions;
     uint32_t most = model_parameters(engine_model(loaded->engine))->context;

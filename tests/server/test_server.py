@@ -14,12 +14,15 @@ import re
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import traceback
+
+import gguf_file
 
 HYPURA, SOURCE = sys.argv[1], sys.argv[2]
 FILE = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
@@ -31,12 +34,12 @@ TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
 
 
 class Server:
-    def __init__(self, *arguments, environment=None, folder="models"):
+    def __init__(self, *arguments, environment=None, folder="models", before=None):
         self.folder = os.path.join(WORK.name, folder)
         self.log = open(os.path.join(WORK.name, "log"), "a+")
         env = {**os.environ, "XDG_CACHE_HOME": WORK.name, "XDG_STATE_HOME": WORK.name, **(environment or {})}
         self.process = subprocess.Popen([HYPURA, "serve", "--port", "0", "--models", self.folder, *map(str, arguments)],
-                                        stdout=subprocess.PIPE, stderr=self.log, env=env)
+                                        stdout=subprocess.PIPE, stderr=self.log, env=env, preexec_fn=before)
         line = self.process.stdout.readline().decode()
         assert line.startswith("http://"), (line, self.logged()[-500:])
         self.port = int(line.rsplit(":", 1)[1])
@@ -182,6 +185,12 @@ def raw_prompts_have_no_template():
     SERVER.post("/api/generate", {"model": MODEL, "prompt": "x", "raw": True, "system": "y"}, 400)
 
 
+def roles_may_be_written_large():
+    body = chat(stream=False)
+    body["messages"][0]["role"] = "User"
+    assert SERVER.post("/api/chat", body)["message"]["content"].startswith(ANSWER)
+
+
 def stop_texts_end_an_answer():
     answer = SERVER.post("/api/chat", chat(stream=False, options={**GREEDY, "stop": ["directory"]}))
     assert answer["message"]["content"] == "ls - list " and answer["done_reason"] == "stop", answer
@@ -246,17 +255,59 @@ def models_are_made_copied_and_deleted():
     names = {m["name"] for m in SERVER.json("GET", "/api/tags")["models"]}
     assert "team/brief:v2" in names and "brief:latest" not in names
     assert SERVER.post("/api/chat", {**chat(stream=False), "model": "team/brief:v2", "options": {}})["eval_count"] == 3
+    SERVER.lines("/api/create", {"model": "spoken", "from": MODEL, "messages": [{"role": "user", "content": "Hi"}]})
+    assert SERVER.post("/api/show", {"model": "spoken"})["messages"] == [{"role": "user", "content": "Hi"}]
+    assert SERVER.request("DELETE", "/api/delete", {"model": "spoken"})[0] == 200
     made = SERVER.post("/api/create", {"model": "file", "stream": False, "modelfile":
                                        f'FROM {MODEL}\nSYSTEM """One\nTwo"""\nPARAMETER temperature 0\nPARAMETER stop "\\n"\n'})
     assert made == {"status": "success"} and SERVER.post("/api/show", {"model": "file"})["system"] == "One\nTwo"
     for name in ("team/brief:v2", "file"):
         assert SERVER.request("DELETE", "/api/delete", {"model": name})[0] == 200
     for body in ({"from": MODEL, "template": "{{ if .System }}x{{ end }}"}, {"from": MODEL, "adapters": {"a": "b"}},
+                 {"from": MODEL, "adapter": "../x.gguf"}, {"from": MODEL, "adapter": "missing.gguf"},
                  {"from": MODEL, "modelfile": "WHATEVER x"}, {}):
         SERVER.post("/api/create", {"model": "bad", **body}, 400)
     SERVER.post("/api/copy", {"source": "nothing", "destination": "x"}, 404)
     SERVER.json("DELETE", "/api/delete", {"model": MODEL}, 400)
     assert os.path.exists(FILE)
+
+
+def models_take_an_adapter():
+    """One that changes a matrix much changes the answer, and only that of the model that has it."""
+    folder = os.path.join(SERVER.folder, "adapters")
+    os.makedirs(folder, exist_ok=True)
+    values = [gguf_file.string_value("general.architecture", "qwen3moe"), gguf_file.string_value("general.type", "adapter"),
+              gguf_file.string_value("adapter.type", "lora"), gguf_file.value("adapter.lora.alpha", 6, "f", 64.0)]
+    numbers = lambda count: struct.pack(f"<{count}f", *(math.sin(i * 1.7) for i in range(count)))
+    gguf_file.write(os.path.join(folder, "odd.gguf"), values, [
+        ("blk.0.attn_output.weight.lora_a", (512, 1), 0, numbers(512)),
+        ("blk.0.attn_output.weight.lora_b", (1, 256), 0, numbers(256))])
+    made = SERVER.post("/api/create", {"model": "odd", "stream": False, "modelfile": f"FROM {MODEL}\nADAPTER odd.gguf\n"})
+    assert made == {"status": "success"} and "ADAPTER odd.gguf" in SERVER.post("/api/show", {"model": "odd"})["modelfile"]
+    ask = lambda name: SERVER.post("/api/chat", {**chat(stream=False), "model": name})["message"]["content"]
+    assert ask(MODEL).startswith(ANSWER)
+    other = ask("odd")
+    assert not other.startswith(ANSWER), other
+    assert ask(MODEL).startswith(ANSWER) and ask("odd") == other
+    assert SERVER.request("DELETE", "/api/delete", {"model": "odd"})[0] == 200
+    shutil.rmtree(folder)
+
+
+def a_digest_names_a_version():
+    """Other weights under the same metadata are another version; a copy is the same one."""
+    os.makedirs(SERVER.folder, exist_ok=True)
+    path = os.path.join(SERVER.folder, "twin.gguf")
+    digest = lambda name: next(m["digest"] for m in SERVER.json("GET", "/api/tags")["models"] if m["name"] == name + ":latest")
+    shutil.copy(FILE, path)
+    assert digest("twin") == digest(MODEL)
+    values, tensors = gguf_file.read(FILE)
+    name, dimensions, kind, data = tensors[40]
+    tensors[40] = (name, dimensions, kind, bytes(byte ^ 1 for byte in data))
+    gguf_file.write(path, values, tensors)
+    assert os.path.getsize(path) == os.path.getsize(FILE)
+    os.utime(path, (5, 5))
+    assert digest("twin") != digest(MODEL)
+    os.remove(path)
 
 
 # ---- OpenAI and Anthropic --------------------------------------------------------------------------------------------
@@ -362,7 +413,6 @@ def openai_embeddings():
     made = SERVER.post("/v1/embeddings", {"model": MODEL, "input": ["a", "b"]})
     assert made["object"] == "list" and [d["index"] for d in made["data"]] == [0, 1] and made["usage"]["total_tokens"] > 0
     import base64
-    import struct
     packed = SERVER.post("/v1/embeddings", {"model": MODEL, "input": "a", "encoding_format": "base64"})["data"][0]["embedding"]
     floats = struct.unpack("<256f", base64.b64decode(packed))
     assert max(abs(x - y) for x, y in zip(floats, made["data"][0]["embedding"])) < 1e-6
@@ -506,6 +556,7 @@ class Files(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     break_after = None
     wrong_digest = False
+    parts = []
     asked = []
 
     def do_GET(self):
@@ -513,6 +564,13 @@ class Files(http.server.BaseHTTPRequestHandler):
             data = file.read()
         digest = hashlib.sha256(data).hexdigest() if not Files.wrong_digest else "0" * 64
         path = self.path.split("?")[0]
+        if path.startswith("/api/models/team/split"):
+            return self.text(json.dumps([{"path": "sub/" + os.path.basename(part), "size": os.path.getsize(part)}
+                                         for part in Files.parts]).encode())
+        part = next((part for part in Files.parts if path.endswith("/" + os.path.basename(part))), None)
+        if part:
+            with open(part, "rb") as file:
+                data = file.read()
         if path.startswith("/api/models/"):
             return self.text(json.dumps([{"type": "file", "path": "README.md"}, {"type": "file", "path": "m-Q4_K_M.gguf",
                                          "size": len(data), "lfs": {"oid": digest}}]).encode())
@@ -578,8 +636,22 @@ def models_are_downloaded():
     names = {m["name"] for m in server.json("GET", "/api/tags")["models"]}
     assert {"plain:latest", "hf.co/team/model:Q4_K_M", "tiny:v1"} <= names, names
     Files.wrong_digest = True
-    assert "digest mismatch" in pull("wrong:v1")[-1]["error"]
+    lines = pull("wrong:v1")
+    assert "digest mismatch" in lines[-1]["error"], lines[-1]
     Files.wrong_digest = False
+    # A split model comes with all of its parts, or not at all.
+    os.makedirs(os.path.join(WORK.name, "parts"))
+    Files.parts = gguf_file.split(FILE, os.path.join(WORK.name, "parts"), "m-Q8_0", 3)
+    for reference, name in (("hf.co/team/split:Q8_0", "hf.co/team/split:Q8_0"), (base + "/files/m-Q8_0-00001-of-00003.gguf", "m-Q8_0")):
+        lines = pull(reference)
+        assert lines[-1] == {"status": "success"}, lines[-1]
+        assert {line["total"] for line in lines if "total" in line} == {os.path.getsize(part) for part in Files.parts}
+        assert server.post("/api/chat", {**chat(stream=False), "model": name})["message"]["content"].startswith(ANSWER)
+        assert server.request("DELETE", "/api/delete", {"model": name})[0] == 200
+    assert "first part" in pull(base + "/files/m-Q8_0-00002-of-00003.gguf")[-1]["error"]
+    lost = Files.parts.pop()
+    assert "00003-of-00003" in pull("hf.co/team/split:Q8_0")[-1]["error"]
+    Files.parts = []
     for reference in ("../x", base + "/", "hf.co/only"):
         assert "error" in json.loads(server.request("POST", "/api/pull", {"model": reference})[2].splitlines()[-1])
     assert "error" in pull(base + "/files/missing")[-1]
@@ -683,6 +755,7 @@ def long_headers_and_paths_are_refused():
 
 
 def prompts_longer_than_the_context_are_cut():
+    SERVER.post("/api/chat", chat("word " * 3000, stream=False, truncate=False), 400)
     answer = SERVER.post("/api/chat", chat("word " * 3000, stream=False))
     assert 0 < answer["prompt_eval_count"] < 512, answer["prompt_eval_count"]
     history = [{"role": "user", "content": "old " * 200}, {"role": "assistant", "content": "yes"}] * 4

@@ -1,0 +1,412 @@
+#!/usr/bin/env python3
+"""What goes wrong around the server: disks that fill, kills, files that go, clients that hang, push or flood. Prints TAP.
+
+    test_faults.py HYPURA SOURCE_FOLDER [long]
+"""
+import glob
+import hashlib
+import http.server
+import json
+import os
+import resource
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import traceback
+
+from test_server import ANSWER, FILE, GREEDY, QUESTION, WORK, Server
+
+MIB = 1 << 20
+
+
+def resident(server):
+    with open(f"/proc/{server.process.pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
+
+
+def open_files(server):
+    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
+
+
+def settles(what, seconds=10):
+    """Whether it comes true in time."""
+    end = time.time() + seconds
+    while time.time() < end:
+        if what():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def chat(model, **more):
+    return {"model": model, "messages": [{"role": "user", "content": QUESTION}], "options": GREEDY, **more}
+
+
+class Source(http.server.BaseHTTPRequestHandler):
+    """Gives the model as a file, with ranges; waits at half of it for the gate."""
+    protocol_version = "HTTP/1.1"
+    gate = threading.Event()
+    reached = threading.Event()
+
+    def do_GET(self):
+        with open(FILE, "rb") as file:
+            data = file.read()
+        start = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("Content-Length", str(len(data) - start))
+        self.end_headers()
+        half = len(data) // 2
+        try:
+            if start < half:
+                self.wfile.write(data[start:half])
+                Source.reached.set()
+                Source.gate.wait(20)
+            self.wfile.write(data[max(start, half):])
+        except OSError:
+            self.close_connection = True
+
+    def log_message(self, *arguments):
+        pass
+
+
+class Files:
+    """A file server for the length of a test."""
+
+    def __enter__(self):
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Source)
+        self.server.daemon_threads = True
+        self.server.handle_error = lambda *arguments: None
+        Source.gate.clear()
+        Source.reached.clear()
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        return f"http://127.0.0.1:{self.server.server_address[1]}/m.gguf"
+
+    def __exit__(self, *arguments):
+        Source.gate.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+def pull(server, url):
+    status, _, text = server.request("POST", "/api/pull", {"model": url})
+    assert status == 200, (status, text)
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def same_file(path):
+    with open(path, "rb") as a, open(FILE, "rb") as b:
+        return hashlib.sha256(a.read()).digest() == hashlib.sha256(b.read()).digest()
+
+
+# ---- disks ----------------------------------------------------------------------------------------------------------
+
+def a_write_that_fails_ends_a_download_which_goes_on_later():
+    with Files() as url:
+        Source.gate.set()
+        limited = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (6 * MIB, 6 * MIB))
+        server = Server("--context", 512, folder="limited", before=limited)
+        last = pull(server, url)[-1]
+        assert "cannot write" in last["error"] and "too large" in last["error"], last
+        assert server.request("GET", "/")[0] == 200
+        assert all(m["name"] != "m:latest" for m in server.json("GET", "/api/tags")["models"])
+        assert server.stop() == 0
+        server = Server("--context", 512, folder="limited")
+        assert pull(server, url)[-1] == {"status": "success"}
+        assert same_file(os.path.join(server.folder, "m.gguf")) and os.listdir(server.folder) == ["m.gguf"]
+        assert server.stop() == 0
+
+
+def a_disk_that_fills_ends_a_download_which_goes_on_later():
+    folder = os.path.join(WORK.name, "small-disk")
+    os.makedirs(folder)
+    made = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", folder], capture_output=True)
+    if made.returncode:
+        return "mounting is not allowed here"
+    try:
+        with Files() as url:
+            server = Server("--context", 512, folder="small-disk")
+            lines = []
+            thread = threading.Thread(target=lambda: lines.extend(pull(server, url)))
+            thread.start()
+            assert Source.reached.wait(20)
+            filler = os.path.join(folder, "filler")
+            with open(filler, "wb") as file:
+                file.write(b"x" * (11 * MIB))
+            Source.gate.set()
+            thread.join(20)
+            assert "No space left" in lines[-1]["error"], lines[-1]
+            # Said before anything is fetched, now that it can be known.
+            assert "are free" in pull(server, url)[-1]["error"]
+            os.remove(filler)
+            assert pull(server, url)[-1] == {"status": "success"}
+            assert same_file(os.path.join(folder, "m.gguf"))
+            # No room for a manifest: nothing half-written is left, and what was there stays.
+            server.lines("/api/create", {"model": "small", "from": "m", "system": "One."})
+            with open(filler, "wb") as file:
+                try:
+                    while True:
+                        file.write(b"x" * 65536)
+                        file.flush()
+                except OSError:
+                    pass
+            status, _, text = server.request("POST", "/api/create", {"model": "small", "from": "m", "system": "Two. " * 9999})
+            assert status == 500 and "cannot write" in json.loads(text)["error"], (status, text)
+            assert server.post("/api/show", {"model": "small"})["system"] == "One."
+            assert not glob.glob(folder + "/*.partial"), os.listdir(folder)
+            assert server.stop() == 0
+    finally:
+        subprocess.run(["umount", "-l", folder])
+
+
+# ---- kills ----------------------------------------------------------------------------------------------------------
+
+def a_kill_leaves_nothing_half_written():
+    with Files() as url:
+        server = Server("--context", 512, folder="killed")
+        thread = threading.Thread(target=lambda: server.request("POST", "/api/pull", {"model": url}))
+        thread.daemon = True
+        hook, threading.excepthook = threading.excepthook, lambda arguments: None  # it loses its connection
+        thread.start()
+        assert Source.reached.wait(20)
+        server.process.kill()
+        server.process.wait()
+        thread.join(20)
+        threading.excepthook = hook
+        Source.gate.set()
+        # The same port at once, no half of a model in the list, and the rest of the file.
+        again = Server("--context", 512, "--port", server.port, folder="killed")
+        assert all(m["name"] != "m:latest" for m in again.json("GET", "/api/tags")["models"])
+        again.json("POST", "/api/show", {"model": "m"}, 404)
+        lines = pull(again, url)
+        assert lines[-1] == {"status": "success"} and same_file(os.path.join(again.folder, "m.gguf"))
+        assert again.post("/api/chat", chat("m", stream=False))["message"]["content"].startswith(ANSWER)
+        for i in range(8):
+            again.process.kill() if i == 7 else again.lines("/api/create", {"model": f"made{i}", "from": "m", "system": "x" * 50000})
+        again.process.wait()
+        server = Server("--context", 512, folder="killed")
+        names = {m["name"] for m in server.json("GET", "/api/tags")["models"]}
+        assert {f"made{i}:latest" for i in range(7)} <= names, names
+        for path in glob.glob(server.folder + "/*.json"):
+            with open(path) as file:
+                assert len(json.load(file)["system"]) == 50000
+        assert server.stop() == 0
+
+
+def a_kill_in_the_middle_of_many_writes():
+    """Whenever the kill comes: each model that is listed is whole."""
+    folder = "killed-often"
+    for round in range(6):
+        server = Server("--context", 512, folder=folder)
+        stop = threading.Event()
+
+        def create(number):
+            try:
+                for i in range(10000):
+                    if stop.is_set():
+                        return
+                    server.request("POST", "/api/create", {"model": f"m{number}-{i % 5}", "from": "manpage-moe-24m-Q4_K_M",
+                                                           "system": str(i) * 20000, "stream": False})
+            except Exception:
+                pass
+        threads = [threading.Thread(target=create, args=(n,)) for n in range(3)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.1 + 0.07 * round)
+        server.process.kill()
+        server.process.wait()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        for path in glob.glob(server.folder + "/*.json"):
+            with open(path) as file:
+                json.load(file)
+    server = Server("--context", 512, folder=folder)
+    for model in server.json("GET", "/api/tags")["models"]:
+        assert server.post("/api/show", {"model": model["name"]})["details"]["family"] == "qwen3moe"
+    assert server.stop() == 0
+
+
+# ---- files that go while they are read ---------------------------------------------------------------------------------
+
+def stream_of(server, model, count):
+    connection = server.connection()
+    connection.request("POST", "/api/chat", json.dumps(chat(model, format={"type": "string", "minLength": 4000},
+                                                            options={"num_predict": count, "seed": 1, "temperature": 1})))
+    return connection, connection.getresponse()
+
+
+def a_file_that_goes_in_mid_stream():
+    folder = os.path.join(WORK.name, "going")
+    os.makedirs(folder)
+    server = Server("--context", 512, "--memory", "16M", "--parallel", 1, folder="going")
+    shutil.copy(FILE, os.path.join(folder, "going.gguf"))
+    connection, response = stream_of(server, "going", 200)
+    assert json.loads(response.readline())["done"] is False
+    os.remove(os.path.join(folder, "going.gguf"))
+    lines = [json.loads(line) for line in response.read().splitlines()]
+    assert lines[-1]["done"] is True and lines[-1]["eval_count"] == 200, lines[-1]
+    server.json("POST", "/api/chat", chat("going"), 404)
+    # One that is cut short cannot be read on: that is said, in the stream, and the server lives.
+    path = os.path.join(folder, "cut.gguf")
+    shutil.copy(FILE, path)
+    connection, response = stream_of(server, "cut", 400)
+    assert json.loads(response.readline())["done"] is False
+    os.truncate(path, 3 * MIB)
+    lines = [json.loads(line) for line in response.read().splitlines()]
+    assert "cut.gguf" in lines[-1].get("error", ""), lines[-1]
+    os.remove(path)
+    assert server.post("/api/chat", chat("manpage-moe-24m-Q4_K_M", stream=False))["message"]["content"].startswith(ANSWER)
+    assert server.stop() == 0
+
+
+# ---- clients ---------------------------------------------------------------------------------------------------------
+
+def bodies_that_trickle_are_ended():
+    server = Server("--request-time", 1)
+    before = open_files(server)
+    sockets = []
+    for _ in range(50):
+        s = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        s.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+        sockets.append(s)
+    ended = 0
+    start = time.time()
+    while ended < len(sockets) and time.time() - start < 10:
+        time.sleep(0.1)
+        ended = 0
+        for s in sockets:
+            try:
+                s.sendall(b" ")
+            except OSError:
+                ended += 1
+    assert ended == len(sockets), ended
+    for s in sockets:
+        s.close()
+    assert server.request("GET", "/")[0] == 200
+    assert settles(lambda: open_files(server) <= before), (before, open_files(server))
+    assert server.stop() == 0
+
+
+def clients_that_close_their_half():
+    server = Server("--context", 512)
+    server.post("/api/generate", {"model": "manpage-moe-24m-Q4_K_M"})
+    before = open_files(server)
+    body = json.dumps(chat("manpage-moe-24m-Q4_K_M")).encode()
+    for text, whole in ((b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"Ollama is running"),
+                        (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body, None),
+                        (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n" + body, None),
+                        (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", None)):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as s:
+            s.sendall(text)
+            s.shutdown(socket.SHUT_WR)
+            answer = b""
+            try:
+                while piece := s.recv(65536):  # it is ended, with an answer or without
+                    answer += piece
+            except ConnectionError:
+                pass
+            assert not whole or whole in answer, (text, answer)
+    assert settles(lambda: open_files(server) <= before), (before, open_files(server))
+    assert server.post("/api/chat", chat("manpage-moe-24m-Q4_K_M", stream=False))["message"]["content"].startswith(ANSWER)
+    assert server.stop() == 0
+
+
+def bodies_of_100_megabytes():
+    server = Server()
+    server.request("GET", "/")
+    before = resident(server)
+    for length in (True, False):
+        s = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+        s.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\n" +
+                  (b"Content-Length: 104857600\r\n\r\n" if length else b"Transfer-Encoding: chunked\r\n\r\n"))
+        for _ in range(100):
+            s.sendall(b"x" * MIB if length else b"100000\r\n" + b"x" * MIB + b"\r\n")
+        if not length:
+            s.sendall(b"0\r\n\r\n")
+        assert s.recv(65536).startswith(b"HTTP/1.1 413"), length
+        s.close()
+        # With a length nothing of it is kept; without, what came before the limit is, until the answer.
+        assert settles(lambda: resident(server) < before + 6 * MIB), (before, resident(server))
+    assert server.stop() == 0
+
+
+def ten_thousand_connections():
+    wanted, hard = 10000, resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    if hard != resource.RLIM_INFINITY and hard < wanted + 1000:
+        return f"only {hard} files may be open here"
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + 1000, hard))
+    server = Server("--connections", wanted + 100, "--context", 512)
+    server.post("/api/generate", {"model": "manpage-moe-24m-Q4_K_M"})
+    before, files = resident(server), open_files(server)
+    sockets = []
+    for _ in range(wanted):
+        s = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        s.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        sockets.append(s)
+    for s in sockets:
+        assert b"Ollama is running" in s.recv(4096)
+    print(f"# {wanted} connections take {(resident(server) - before) / wanted / 1024:.1f} KiB each")
+    assert server.post("/api/chat", chat("manpage-moe-24m-Q4_K_M", stream=False))["message"]["content"].startswith(ANSWER)
+    for s in sockets:
+        s.close()
+    assert settles(lambda: open_files(server) <= files + 1, 30), (files, open_files(server))
+    assert server.request("GET", "/")[0] == 200
+    assert server.stop() == 0
+    # More than are allowed: those that were let in are served, and the others once these are gone.
+    server = Server("--connections", 200)
+    sockets = []
+    for _ in range(600):
+        s = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        s.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        sockets.append(s)
+    assert all(b"Ollama is running" in s.recv(4096) for s in sockets)
+    for s in sockets:
+        s.close()
+    assert server.request("GET", "/")[0] == 200
+    assert server.stop() == 0
+
+
+def nobody_reads_the_answer():
+    """Answers that pile up unread are bounded by their length, and go when their clients go."""
+    server = Server("--context", 2048, "--parallel", 4)
+    server.post("/api/generate", {"model": "manpage-moe-24m-Q4_K_M"})
+    before = open_files(server)
+    streams = [stream_of(server, "manpage-moe-24m-Q4_K_M", 1500) for _ in range(8)]
+    time.sleep(1)
+    assert server.request("GET", "/api/ps")[0] == 200
+    for connection, response in streams:
+        response.close()
+        connection.close()
+    assert settles(lambda: open_files(server) <= before, 20), (before, open_files(server))
+    assert server.post("/api/chat", chat("manpage-moe-24m-Q4_K_M", stream=False))["message"]["content"].startswith(ANSWER)
+    assert server.stop() == 0
+
+
+QUICK = [a_write_that_fails_ends_a_download_which_goes_on_later, a_disk_that_fills_ends_a_download_which_goes_on_later,
+         a_kill_leaves_nothing_half_written, a_file_that_goes_in_mid_stream, bodies_that_trickle_are_ended,
+         clients_that_close_their_half]
+LONG = [a_kill_in_the_middle_of_many_writes, bodies_of_100_megabytes, ten_thousand_connections, nobody_reads_the_answer]
+
+if __name__ == "__main__":
+    tests = LONG if sys.argv[3:] == ["long"] else QUICK
+    print(f"1..{len(tests)}")
+    failed = 0
+    for number, test in enumerate(tests, 1):
+        name = test.__name__.replace("_", " ")
+        try:
+            start = time.time()
+            skipped = test()
+            print(f"ok {number} - {name} # {'SKIP ' + skipped if skipped else f'{time.time() - start:.2f} s'}", flush=True)
+        except Exception:
+            failed += 1
+            print(f"not ok {number} - {name}", flush=True)
+            for line in traceback.format_exc().splitlines():
+                print(f"# {line}")
+    WORK.cleanup()
+    sys.exit(1 if failed else 0)
