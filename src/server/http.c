@@ -428,6 +428,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
     struct server *server = &http->server;
     server->options = *options;
     server->start = clock_nanoseconds();
+    server->start_bytes = memory_resident_bytes();
     pthread_mutex_init(&http->mutex, NULL);
     log_set_sink(write_log, NULL);
     signal(SIGPIPE, SIG_IGN);

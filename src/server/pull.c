@@ -382,8 +382,13 @@ static void *run(void *context)
     struct request *request = context;
     struct server *server = exchange_server(request->exchange);
     hypura_error error = {0};
+    /* The model in memory now would make room for this one. */
+    struct engine_options options = server->options.engine;
+    uint64_t resident = memory_resident_bytes();
+    if (options.budget)
+        options.budget += resident - MIN(resident, server->start_bytes);
     hypura_status status =
-        registry_pull(server->registry, request->reference, &server->options.engine, write_progress, request, &error);
+        registry_pull(server->registry, request->reference, &options, write_progress, request, &error);
     if (status)
         exchange_fail_with(request->exchange, &error);
     else

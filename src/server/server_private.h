@@ -24,6 +24,7 @@ struct server {
     struct conversations *conversations;
     struct server_counters counters;
     uint64_t start;
+    uint64_t start_bytes; /* resident before any model was loaded */
     atomic_uint pulls; /* downloads in work */
     atomic_bool stopping;
 };
