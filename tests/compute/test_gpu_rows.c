@@ -416,7 +416,8 @@ static void adds_to_the_residual_stream(void **state)
     random_seed(&random, 7);
     for (unsigned parts = 0; parts < 16; parts++) {
         bool experts = parts & 1, post = parts & 2, layer = parts & 4, normed = parts & 8;
-        struct experts e = {.rows = parts % 3 ? 1 : 5, .used = 4, .columns = parts % 2 ? 1000 : 768};
+        static const uint32_t columns[] = {1000, 768, 5120, 999, 9000};
+        struct experts e = {.rows = parts % 3 ? 1 : 5, .used = 6, .columns = columns[parts % 5]};
         size_t count = (size_t)e.rows * e.columns;
         make_experts(gpu, &e, &random);
         float *hidden = gpu_test_floats(&random, count), *branch = gpu_test_floats(&random, count);

@@ -13,10 +13,7 @@
 /* Sizes that attend_many takes. */
 #define MANY_SIZE 256u
 
-/* Sizes that attend_cooperative takes. */
-#define COOPERATIVE_SIZE 128u
-
-/* Queries of a tile of both. */
+/* Queries of a tile of attend_many. */
 #define MANY_QUERIES 64u
 
 bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t value_size)
@@ -27,31 +24,21 @@ bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t v
            MAX(key_size, value_size) <= ATTENTION_MAX_SIZE;
 }
 
-/* The kernels of a type of cache; cooperative is KERNEL_COUNT where there is none. */
-struct attend_kernels {
-    enum gpu_kernel few, many, cooperative;
-};
-
-static struct attend_kernels kernels_of(enum tensor_type type)
+/* The kernel for a type of cache. */
+static enum gpu_kernel kernel_of(enum tensor_type type, bool many)
 {
-#define KERNELS(name, cooperative)                                                                                     \
-    (struct attend_kernels)                                                                                            \
-    {                                                                                                                  \
-        KERNEL_attend_few_##name, KERNEL_attend_many_##name, cooperative                                               \
-    }
     switch (type) {
     case TENSOR_F32:
-        return KERNELS(f32, KERNEL_COUNT);
+        return many ? KERNEL_attend_many_f32 : KERNEL_attend_few_f32;
     case TENSOR_BF16:
-        return KERNELS(bf16, KERNEL_COUNT);
+        return many ? KERNEL_attend_many_bf16 : KERNEL_attend_few_bf16;
     case TENSOR_Q8_0:
-        return KERNELS(q8_0, KERNEL_attend_cooperative_q8_0);
+        return many ? KERNEL_attend_many_q8_0 : KERNEL_attend_few_q8_0;
     case TENSOR_Q4_0:
-        return KERNELS(q4_0, KERNEL_attend_cooperative_q4_0);
+        return many ? KERNEL_attend_many_q4_0 : KERNEL_attend_few_q4_0;
     default:
-        return KERNELS(f16, KERNEL_attend_cooperative_f16);
+        return many ? KERNEL_attend_many_f16 : KERNEL_attend_few_f16;
     }
-#undef KERNELS
 }
 
 /* Elements from one position to the next. */
@@ -149,7 +136,7 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
               row_elements(heads->type, heads->key_position_bytes),
               row_elements(heads->type, heads->value_position_bytes)};
     const uint32_t constants[] = {(uint32_t)heads->type, heads->layout == ROPE_NORMAL, heads->norm_after_rope,
-                                  heads->value_norm};
+                                  heads->value_norm, (MAX(heads->key_size, heads->value_size) + 63) / 64};
     uint32_t slots = heads->heads + kv_heads * (heads->values_in_keys ? 1 : 2);
     gpu_launch(gpu, KERNEL_heads, constants, COUNT_OF(constants), &push, sizeof push, heads->rows, slots, 1);
 }
@@ -259,7 +246,7 @@ static void attend_few(struct gpu *gpu, const struct gpu_attention *a, bool few)
               spans};
     uint32_t queries = few_queries(a, rows), group = a->heads / a->kv_heads;
     const uint32_t constants[] = {a->key_size, a->value_size, queries, spans == 1, span};
-    gpu_launch(gpu, kernels_of(a->type).few, constants, COUNT_OF(constants), &push, sizeof push, spans,
+    gpu_launch(gpu, kernel_of(a->type, false), constants, COUNT_OF(constants), &push, sizeof push, spans,
                (rows * group + queries - 1) / queries * a->kv_heads, count);
     if (spans == 1)
         return;
@@ -301,11 +288,8 @@ static void attend_many(struct gpu *gpu, const struct gpu_attention *a)
               a->bidirectional};
     const uint32_t constants[] = {a->key_size, a->value_size};
     uint32_t queries = rows * (a->heads / a->kv_heads);
-    struct attend_kernels kernels = kernels_of(a->type);
-    bool cooperative = gpu->info.cooperative_matrix && kernels.cooperative != KERNEL_COUNT &&
-                       MAX(a->key_size, a->value_size) <= COOPERATIVE_SIZE;
-    gpu_launch(gpu, cooperative ? kernels.cooperative : kernels.many, constants, COUNT_OF(constants), &push,
-               sizeof push, (queries + MANY_QUERIES - 1) / MANY_QUERIES, a->kv_heads, count);
+    gpu_launch(gpu, kernel_of(a->type, true), constants, COUNT_OF(constants), &push, sizeof push,
+               (queries + MANY_QUERIES - 1) / MANY_QUERIES, a->kv_heads, count);
 }
 
 void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention)

@@ -107,6 +107,9 @@ uint64_t gpu_table(struct gpu *gpu, const void *table, size_t bytes);
 /* What the first byte of a row of weights of a type that gpu_supports must be a multiple of. */
 uint32_t gpu_weight_alignment(enum tensor_type type);
 
+/* STEPS of norm.comp and residual.comp; addresses: all of them and strides in bytes, or-ed. */
+uint32_t gpu_row_steps(uint32_t columns, uint64_t addresses);
+
 /* Keeps an error for gpu_submit. */
 void gpu_record_error(struct gpu *gpu, hypura_status status, const char *format, ...) PRINTF_LIKE(3, 4);
 

@@ -91,7 +91,10 @@ void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
               residual->scale,
               residual->epsilon,
               residual->rows};
-    gpu_launch(gpu, KERNEL_residual, NULL, 0, &push, sizeof push, MIN(residual->rows, GPU_MAX_GROUPS), 1, 1);
+    uint64_t together = push.hidden | push.branch | push.post_norm | push.norm | push.out | push.device_rows |
+                        push.host_rows | push.shared;
+    const uint32_t steps = experts.used > MOST_USED ? 0 : gpu_row_steps(residual->columns, together);
+    gpu_launch(gpu, KERNEL_residual, &steps, 1, &push, sizeof push, MIN(residual->rows, GPU_MAX_GROUPS), 1, 1);
 }
 
 void gpu_add_rms_norm(struct gpu *gpu, struct gpu_range hidden, struct gpu_range branch, float scale,

@@ -7,6 +7,16 @@ static uint32_t row_groups(uint32_t rows)
     return MIN(rows, GPU_MAX_GROUPS);
 }
 
+/* Fours of floats that an invocation of norm.comp or residual.comp may hold, and invocations. */
+#define MOST_STEPS 8u
+#define ROW_GROUP 256u
+
+uint32_t gpu_row_steps(uint32_t columns, uint64_t addresses)
+{
+    uint32_t steps = (columns / 4 + ROW_GROUP - 1) / ROW_GROUP;
+    return columns % 4 || addresses % 16 || steps > MOST_STEPS ? 0 : steps;
+}
+
 static void norm(struct gpu *gpu, bool layer, struct gpu_range out, uint32_t out_stride, struct gpu_range in,
                  uint32_t in_stride, struct gpu_range weight, struct gpu_range bias, uint32_t rows, uint32_t columns,
                  float epsilon)
@@ -17,7 +27,8 @@ static void norm(struct gpu *gpu, bool layer, struct gpu_range out, uint32_t out
         float epsilon;
     } push = {gpu_address(out), gpu_address(in), gpu_address(weight), gpu_address(bias), rows, columns, out_stride,
               in_stride,        epsilon};
-    const uint32_t constants[] = {layer};
+    uint64_t together = push.out | push.in | push.weight | push.bias | (out_stride | in_stride) * sizeof(float);
+    const uint32_t constants[] = {layer, gpu_row_steps(columns, together)};
     gpu_launch(gpu, KERNEL_norm, constants, COUNT_OF(constants), &push, sizeof push, row_groups(rows), 1, 1);
 }
 

@@ -62,7 +62,8 @@ void multiply_keys(uint piece)
 {
     uint words = piece_elements(KEY_SIZE, piece) / PER_WORD / 4;
     uint first = gl_LocalInvocationID.x / 32 * words, position = gl_LocalInvocationID.x % 32;
-    for (uint w = first; w < first + words; w++) {
+    for (uint k = 0; k < words; k++) {
+        uint w = first + k;
         vec2 a = tile_numbers(tile[position * TILE_STRIDE + w]);
         vec2 b = tile_numbers(tile[(position + 32) * TILE_STRIDE + w]);
         [[unroll]] for (uint q = 0; q < QUERIES; q++) {

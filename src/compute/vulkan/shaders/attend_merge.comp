@@ -11,6 +11,7 @@ layout(constant_id = 1) const uint SPAN = 128;
 
 #define PARTS 4u
 #define LANES (GROUP / PARTS)
+#define AHEAD 8u /* spans of a part that are read before their weights are known */
 
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
@@ -48,27 +49,40 @@ void main()
     const uint pairs = VALUE_SIZE / 2, stride = pairs + 1;
     Vec2s state = Vec2s(uint64_t(states) + ((uint64_t(row) * heads + head) * most_spans + skipped) * stride * 8);
 
-    float most = uint64_t(sinks) != 0 ? sinks.v[head] : NOTHING;
-    for (uint i = thread; i < spans; i += GROUP)
+    uint part = thread / LANES, lane = thread % LANES;
+    vec2 values[AHEAD];
+    [[unroll]] for (uint k = 0; k < AHEAD; k++)
+        values[k] = k * PARTS + part < spans && lane < pairs ? state.v[(k * PARTS + part) * stride + 1 + lane] : vec2(0.0);
+    vec2 own = thread < spans ? state.v[thread * stride] : vec2(NOTHING, 0.0);
+    float sink = uint64_t(sinks) != 0 ? sinks.v[head] : NOTHING;
+
+    float most = max(sink, own.x);
+    for (uint i = thread + GROUP; i < spans; i += GROUP)
         most = max(most, state.v[i * stride].x);
     most = group_max(most);
-    float sum = 0.0;
-    for (uint i = thread; i < spans; i += GROUP)
+    float sum = own.y * exp(own.x - most);
+    for (uint i = thread + GROUP; i < spans; i += GROUP)
         sum = fma(state.v[i * stride].y, exp(state.v[i * stride].x - most), sum);
     sum = group_sum(sum);
     if (uint64_t(sinks) != 0)
-        sum += exp(sinks.v[head] - most);
+        sum += exp(sink - most);
     float factor = sum > 0.0 ? 1.0 / sum : 0.0;
 
-    uint part = thread / LANES;
-    for (uint pair = thread % LANES; pair < pairs + thread % LANES; pair += LANES) {
+    for (uint pair = lane; pair < pairs + lane; pair += LANES) {
         vec2 value = vec2(0.0);
         for (uint first = 0; first < spans; first += GROUP) {
             barrier();
-            weights[thread] = first + thread < spans ? exp(state.v[(first + thread) * stride].x - most) : 0.0;
+            float maximum = first == 0 ? own.x : first + thread < spans ? state.v[(first + thread) * stride].x : NOTHING;
+            weights[thread] = first + thread < spans ? exp(maximum - most) : 0.0;
             barrier();
+            uint start = part;
+            if (first == 0 && pair == lane) {
+                [[unroll]] for (uint k = 0; k < AHEAD; k++)
+                    value = fma(values[k], vec2(weights[k * PARTS + part]), value);
+                start += AHEAD * PARTS;
+            }
             if (pair < pairs)
-                for (uint i = part; i < min(spans - first, GROUP); i += PARTS)
+                for (uint i = start; i < min(spans - first, GROUP); i += PARTS)
                     value = fma(state.v[(first + i) * stride + 1 + pair], vec2(weights[i]), value);
         }
         parts[thread] = value;

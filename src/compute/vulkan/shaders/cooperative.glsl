@@ -9,5 +9,4 @@
 #define LOAD_ROWS(to, from, at, stride) coopMatLoadNV(to, from, at, stride, false)
 #define LOAD_TOKENS(to, from, at, stride) coopMatLoadNV(to, from, at, stride, true)
 #define STORE_SUMS(from, to, at, stride) coopMatStoreNV(from, to, at, stride, true)
-#define STORE_ROWS(from, to, at, stride) coopMatStoreNV(from, to, at, stride, false)
 #define MULTIPLY_ADD coopMatMulAddNV

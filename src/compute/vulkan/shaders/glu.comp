@@ -19,10 +19,15 @@ layout(push_constant) uniform Push
 void main()
 {
     uint first = gl_WorkGroupID.x * 1024 + gl_LocalInvocationID.x;
-    for (uint row = gl_WorkGroupID.y; row < rows; row += gl_NumWorkGroups.y)
-        for (uint c = first; c < min(columns, first + 1024); c += 256) {
-            float g = gate.v[row * gate_stride + c];
-            float u = up.v[row * up_stride + c];
+    for (uint row = gl_WorkGroupID.y; row < rows; row += gl_NumWorkGroups.y) {
+        float gates[4], ups[4]; /* all read before the first is written, so that one wait does */
+        [[unroll]] for (uint i = 0; i < 4; i++) {
+            uint c = min(first + i * 256, columns - 1);
+            gates[i] = gate.v[row * gate_stride + c];
+            ups[i] = up.v[row * up_stride + c];
+        }
+        [[unroll]] for (uint i = 0; i < 4; i++) {
+            float g = gates[i], u = ups[i];
             switch (KIND) {
             case 0:
                 g *= sigmoid(g);
@@ -42,6 +47,8 @@ void main()
                 g *= sigmoid(alpha * g);
                 break;
             }
-            into.v[row * columns + c] = g * u;
+            if (first + i * 256 < columns)
+                into.v[row * columns + first + i * 256] = g * u;
         }
+    }
 }

@@ -10,8 +10,10 @@ layout(constant_id = 0) const uint CACHE = CACHE_F16;
 layout(constant_id = 1) const bool ADJACENT = true;         /* ROPE_NORMAL */
 layout(constant_id = 2) const bool NORM_AFTER_ROPE = false;
 layout(constant_id = 3) const bool VALUE_NORM = false;
+layout(constant_id = 4) const uint STEPS = 2; /* elements of a head an invocation */
 
 #define MOST 640
+#define MOST_STEPS 10
 
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
@@ -59,31 +61,33 @@ uint bfloat_bits(float a)
     return (bits + 0x7fffu + (bits >> 16 & 1u)) >> 16;
 }
 
-void norm_head(uint size, Floats weight, bool wanted)
+/* What an invocation needs of memory, asked for at once. */
+float raw[MOST_STEPS], norms[MOST_STEPS];
+vec2 angles[MOST_STEPS]; /* cosine and sine of pairs */
+
+void norm_head(uint size)
 {
-    if (!wanted)
-        return;
     uint thread = gl_LocalInvocationID.x;
     float sum = 0.0;
     for (uint i = thread; i < size; i += GROUP)
         sum = fma(head[i], head[i], sum);
     float factor = inversesqrt(group_sum(sum) / float(size) + epsilon);
-    for (uint i = thread; i < size; i += GROUP)
-        head[i] = uint64_t(weight) != 0 ? head[i] * factor * weight.v[i] : head[i] * factor;
+    [[unroll]] for (uint i = 0; i < STEPS; i++)
+        if (thread + i * GROUP < size)
+            head[thread + i * GROUP] *= factor * norms[i];
     barrier();
 }
 
-void turn_head(uint row)
+void turn_head(uint pairs)
 {
-    if (uint64_t(table) == 0)
-        return;
-    uint rotary = rotary_and_sequences & 0xffffu, pairs = rotary / 2;
-    for (uint pair = gl_LocalInvocationID.x; pair < pairs; pair += GROUP) {
-        float cosine = table.v[row * rotary + 2 * pair], sine = table.v[row * rotary + 2 * pair + 1];
-        uint first = ADJACENT ? 2 * pair : pair, second = first + (ADJACENT ? 1 : pairs);
-        float a = head[first], b = head[second];
-        head[first] = a * cosine - b * sine;
-        head[second] = a * sine + b * cosine;
+    [[unroll]] for (uint i = 0; i < (STEPS + 1) / 2; i++) {
+        uint pair = gl_LocalInvocationID.x + i * GROUP;
+        if (pair < pairs) {
+            uint first = ADJACENT ? 2 * pair : pair, second = first + (ADJACENT ? 1 : pairs);
+            float a = head[first], b = head[second];
+            head[first] = a * angles[i].x - b * angles[i].y;
+            head[second] = a * angles[i].y + b * angles[i].x;
+        }
     }
     barrier();
 }
@@ -151,47 +155,59 @@ void store(uint64_t region, uint index, uint capacity, uint size, uint row_eleme
 void main()
 {
     uint thread = gl_LocalInvocationID.x, row = gl_WorkGroupID.x, which = gl_WorkGroupID.y;
-    uint heads = counts & 0xffffu, kv_heads = counts >> 16, key_size = sizes & 0xffffu, value_size = sizes >> 16;
-    if (which < heads) {
-        float factor = uint64_t(query_scales) != 0 ? query_scales.v[row] : 1.0;
-        for (uint i = thread; i < key_size; i += GROUP)
-            head[i] = query.v[row * query_stride + which * query_head_stride + i];
-        barrier();
-        if (!NORM_AFTER_ROPE)
-            norm_head(key_size, query_norm, uint64_t(query_norm) != 0);
-        turn_head(row);
-        if (NORM_AFTER_ROPE)
-            norm_head(key_size, query_norm, uint64_t(query_norm) != 0);
-        for (uint i = thread; i < key_size; i += GROUP)
-            into.v[(row * heads + which) * key_size + i] = head[i] * factor;
+    uint heads = counts & 0xffffu, kv_heads = counts >> 16;
+    bool is_query = which < heads, is_value = which >= heads + kv_heads;
+    which -= is_query ? 0 : is_value ? heads + kv_heads : heads;
+    uint size = is_value ? sizes >> 16 : sizes & 0xffffu;
+    Floats source = is_query ? query : is_value ? value : key;
+    uint at = is_query   ? row * query_stride + which * query_head_stride
+              : is_value ? row * value_stride + which * size
+                         : row * key_stride + which * size;
+    Floats weight = is_query ? query_norm : key_norm;
+    bool weighted = !is_value && uint64_t(weight) != 0;
+    bool normed = is_value ? VALUE_NORM : weighted;
+    uint rotary = is_value || uint64_t(table) == 0 ? 0 : rotary_and_sequences & 0xffffu;
+
+    [[unroll]] for (uint i = 0; i < STEPS; i++) {
+        uint element = thread + i * GROUP;
+        raw[i] = element < size ? source.v[at + element] : 0.0;
+        norms[i] = weighted && element < size ? weight.v[element] : 1.0;
+    }
+    [[unroll]] for (uint i = 0; i < (STEPS + 1) / 2; i++) {
+        uint pair = thread + i * GROUP;
+        if (pair < rotary / 2)
+            angles[i] = vec2(table.v[row * rotary + 2 * pair], table.v[row * rotary + 2 * pair + 1]);
+    }
+    float factor = is_query && uint64_t(query_scales) != 0 ? query_scales.v[row] : 1.0;
+    Sequence sequence;
+    if (!is_query) {
+        uint s = 0, sequence_count = rotary_and_sequences >> 16;
+        sequence = sequences.v[0];
+        while (s + 1 < sequence_count && row >= sequence.first_row + sequence.rows)
+            sequence = sequences.v[++s];
+        if (row - sequence.first_row >= sequence.rows)
+            return;
+    }
+    [[unroll]] for (uint i = 0; i < STEPS; i++)
+        if (thread + i * GROUP < size)
+            head[thread + i * GROUP] = raw[i];
+    barrier();
+    if (normed && !NORM_AFTER_ROPE)
+        norm_head(size);
+    if (rotary > 0)
+        turn_head(rotary / 2);
+    if (normed && NORM_AFTER_ROPE)
+        norm_head(size);
+    if (is_query) {
+        for (uint i = thread; i < size; i += GROUP)
+            into.v[(row * heads + which) * size + i] = head[i] * factor;
         return;
     }
-    which -= heads;
-    uint s = 0, sequence_count = rotary_and_sequences >> 16;
-    while (s + 1 < sequence_count && row >= sequences.v[s].first_row + sequences.v[s].rows)
-        s++;
-    Sequence sequence = sequences.v[s];
-    if (row - sequence.first_row >= sequence.rows)
-        return;
+    uint row_elements = is_value ? value_row : key_row;
+    uint64_t head_bytes = uint64_t(sequence.capacity) *
+                          (cache_row_bytes(CACHE, row_elements) +
+                           (CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0 ? row_elements / 16 : 0));
     uint index = (sequence.first_position + row - sequence.first_row) % sequence.capacity;
-    if (which < kv_heads) {
-        for (uint i = thread; i < key_size; i += GROUP)
-            head[i] = key.v[row * key_stride + which * key_size + i];
-        barrier();
-        if (!NORM_AFTER_ROPE)
-            norm_head(key_size, key_norm, uint64_t(key_norm) != 0);
-        turn_head(row);
-        if (NORM_AFTER_ROPE)
-            norm_head(key_size, key_norm, uint64_t(key_norm) != 0);
-        uint64_t head_bytes = uint64_t(sequence.capacity) * (cache_row_bytes(CACHE, key_row) + (CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0 ? key_row / 16 : 0));
-        store(sequence.keys + which * head_bytes, index, sequence.capacity, key_size, key_row);
-    } else {
-        which -= kv_heads;
-        for (uint i = thread; i < value_size; i += GROUP)
-            head[i] = value.v[row * value_stride + which * value_size + i];
-        barrier();
-        norm_head(value_size, Floats(uint64_t(0)), VALUE_NORM);
-        uint64_t head_bytes = uint64_t(sequence.capacity) * (cache_row_bytes(CACHE, value_row) + (CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0 ? value_row / 16 : 0));
-        store(sequence.values + which * head_bytes, index, sequence.capacity, value_size, value_row);
-    }
+    store((is_value ? sequence.values : sequence.keys) + which * head_bytes, index, sequence.capacity, size,
+          row_elements);
 }

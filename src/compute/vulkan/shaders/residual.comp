@@ -7,7 +7,15 @@
 /* What stands between two layers' matrices, a work group a row:
  *   branch = the mix of experts, or what is in branch; normed by post_norm
  *   hidden = (hidden + scale * branch) * layer_scale
- *   into = norm of hidden */
+ *   into = norm of hidden
+ * One token is one row, whose time is that of waiting for memory. So a row of up to STEPS fours of floats an invocation
+ * stays in registers, and everything that is read is asked for at once. With STEPS 0 a row may have any length. */
+layout(constant_id = 0) const uint STEPS = 0;
+
+#define MOST_STEPS 8
+#define MOST_USED 128
+#define AHEAD 4 /* experts whose rows are read at once */
+
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
 {
@@ -23,7 +31,10 @@ layout(push_constant) uniform Push
     uint rows;
 };
 
-void do_row(uint row)
+shared uvec2 source_rows[MOST_USED];
+shared float source_weights[MOST_USED];
+
+void row_in_memory(uint row)
 {
     uint64_t first = uint64_t(row) * columns * 4;
     Floats hidden_row = Floats(uint64_t(hidden) + first), branch_row = Floats(uint64_t(branch) + first);
@@ -62,8 +73,95 @@ void do_row(uint row)
         into_row.v[c] = hidden_row.v[c] * factor * norm.v[c];
 }
 
+vec4 held[MOST_STEPS]; /* the branch */
+
+bool inside(uint i)
+{
+    return (gl_LocalInvocationID.x + i * GROUP) * 4 < columns;
+}
+
+vec4 four_of(uint64_t row, uint i)
+{
+    return inside(i) ? Vec4s(row).v[gl_LocalInvocationID.x + i * GROUP] : vec4(0.0);
+}
+
+void mix_row(uint row)
+{
+    barrier();
+    for (uint n = gl_LocalInvocationID.x; n < used; n += GROUP) {
+        uint choice = row * used + n;
+        bool here = uint64_t(slots) == 0 || slots.v[ids.v[choice]] != NO_SLOT;
+        uint64_t from = (here ? uint64_t(device_rows) : uint64_t(host_rows)) + uint64_t(choice) * columns * 4;
+        source_rows[n] = unpackUint2x32(from);
+        source_weights[n] = weights.v[choice];
+    }
+    barrier();
+    [[unroll]] for (uint i = 0; i < STEPS; i++)
+        held[i] = vec4(0.0);
+    for (uint n = 0; n < used; n += AHEAD) {
+        vec4 values[AHEAD * MOST_STEPS];
+        [[unroll]] for (uint k = 0; k < AHEAD; k++)
+            [[unroll]] for (uint i = 0; i < STEPS; i++)
+                values[k * MOST_STEPS + i] = four_of(packUint2x32(source_rows[min(n + k, used - 1)]), i);
+        [[unroll]] for (uint k = 0; k < AHEAD; k++)
+            if (n + k < used)
+                [[unroll]] for (uint i = 0; i < STEPS; i++)
+                    held[i] = fma(vec4(source_weights[n + k]), values[k * MOST_STEPS + i], held[i]);
+    }
+    if (uint64_t(shared_rows) != 0) {
+        float gate = uint64_t(shared_gates) != 0 ? 1.0 / (1.0 + exp(-shared_gates.v[row])) : 1.0;
+        uint64_t from = uint64_t(shared_rows) + uint64_t(row) * columns * 4;
+        [[unroll]] for (uint i = 0; i < STEPS; i++)
+            held[i] = fma(four_of(from, i), vec4(gate), held[i]);
+    }
+}
+
+void row_in_registers(uint row)
+{
+    uint64_t first = uint64_t(row) * columns * 4;
+    vec4 before[MOST_STEPS], post[MOST_STEPS], after[MOST_STEPS];
+    float layer = uint64_t(layer_scale) != 0 ? layer_scale.v[0] : 1.0;
+    [[unroll]] for (uint i = 0; i < STEPS; i++) {
+        before[i] = four_of(uint64_t(hidden) + first, i);
+        if (uint64_t(norm) != 0)
+            after[i] = four_of(uint64_t(norm), i);
+        if (uint64_t(post_norm) != 0)
+            post[i] = four_of(uint64_t(post_norm), i);
+        if (used == 0)
+            held[i] = four_of(uint64_t(branch) + first, i);
+    }
+    if (used > 0)
+        mix_row(row);
+    float factor = scale;
+    if (uint64_t(post_norm) != 0) {
+        float sum = 0.0;
+        [[unroll]] for (uint i = 0; i < STEPS; i++)
+            sum += dot(held[i], held[i]);
+        factor *= inversesqrt(group_sum(sum) / float(columns) + epsilon);
+        [[unroll]] for (uint i = 0; i < STEPS; i++)
+            held[i] *= post[i];
+    }
+    float sum = 0.0;
+    [[unroll]] for (uint i = 0; i < STEPS; i++) {
+        before[i] = fma(held[i], vec4(factor), before[i]) * layer;
+        sum += dot(before[i], before[i]);
+        if (inside(i))
+            Vec4s(uint64_t(hidden) + first).v[gl_LocalInvocationID.x + i * GROUP] = before[i];
+    }
+    if (uint64_t(norm) == 0)
+        return;
+    factor = inversesqrt(group_sum(sum) / float(columns) + epsilon);
+    [[unroll]] for (uint i = 0; i < STEPS; i++)
+        if (inside(i))
+            Vec4s(uint64_t(into) + first).v[gl_LocalInvocationID.x + i * GROUP] = before[i] * factor * after[i];
+}
+
 void main()
 {
-    for (uint row = gl_WorkGroupID.x; row < rows; row += gl_NumWorkGroups.x)
-        do_row(row);
+    for (uint row = gl_WorkGroupID.x; row < rows; row += gl_NumWorkGroups.x) {
+        if (STEPS > 0)
+            row_in_registers(row);
+        else
+            row_in_memory(row);
+    }
 }
