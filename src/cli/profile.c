@@ -176,7 +176,7 @@ static const struct hardware_gpu *measured(const struct hardware *h, const struc
 
 static void print_speeds(const struct hardware_gpu *gpu)
 {
-    printf("         memory copied at %.1f GB/s, uploads at %.1f GB/s, a batch there and back takes %.0f us\n",
+    printf("         memory read at %.1f GB/s, uploads at %.1f GB/s, a batch there and back takes %.0f us\n",
            gpu->memory_bytes_per_second / 1e9, gpu->upload_bytes_per_second / 1e9, gpu->turn_seconds * 1e6);
     for (size_t i = 0; i < gpu->kernel_count; i++) {
         printf("  %-8s %6.1f  ", tensor_type_info(gpu->kernels[i].type)->name, gpu->kernels[i].bytes_per_second / 1e9);

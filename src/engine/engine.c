@@ -13,9 +13,6 @@
 #define ENCODER_CONTEXT 2048u
 #define MAX_THREADS 256u
 
-/* Of the memory that is free on a GPU, this part is left alone: the driver's own, and other programs'. */
-#define GPU_HEADROOM_SHARE 16u
-
 void engine_default_options(struct engine_options *options)
 {
     *options = (struct engine_options){.kv_type = TENSOR_F16, .reader = STORE_READER_AUTO};
@@ -95,30 +92,6 @@ static size_t choose_threads(const struct engine_options *options, const struct 
     return options->threads ? options->threads : MIN(MAX(hardware->cores, (size_t)1), (size_t)MAX_THREADS);
 }
 
-/* What goes to the GPU, before the rest is planned. *out stays NULL when nothing does. */
-static hypura_status plan_for_gpu(struct plan_gpu **out, const struct geometry *geometry, struct gpu *gpu,
-                                  const struct engine_options *options, hypura_error *error)
-{
-    uint8_t *abilities;
-    struct plan_gpu_request request = {.budget = options->gpu_budget,
-                                       .positions = options->context,
-                                       .sequences = geometry->sequences,
-                                       .chunk = options->chunk};
-    if (request.budget == 0)
-        request.budget = gpu_free_bytes(gpu) - gpu_free_bytes(gpu) / GPU_HEADROOM_SHARE;
-    TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));
-    gpu_pass_request(&request, abilities, geometry, gpu, options->kv_type);
-    uint64_t *uses = NULL;
-    char path[4096];
-    if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
-        uses = store_usage_read(geometry->model, path);
-    request.uses = uses;
-    hypura_status status = plan_gpu_make(out, geometry->model, &request, error);
-    memory_free(uses);
-    memory_free(abilities);
-    return status;
-}
-
 static hypura_status plan_rest(struct plan **out, struct plan_request *request, const struct geometry *geometry,
                                const struct plan_gpu *gpu, const struct hardware_gpu *device,
                                const struct hardware *hardware, const struct engine_options *options,
@@ -143,6 +116,8 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
         .working_set = {.kv_bytes = planned_kv_bytes, .scratch_bytes = planned_scratch_bytes, .context = geometry},
         .gpu = gpu,
         .device = device};
+    if (gpu && device->info.unified)
+        request->overhead += gpu->resident_bytes + gpu->expert_bytes + gpu->kv_bytes + gpu->scratch_bytes;
     TRY(plan_make(out, geometry->model, hardware, request, error));
     if (!geometry->windows || (*out)->chunk <= WINDOW_SLACK)
         return HYPURA_OK;
@@ -164,9 +139,9 @@ static hypura_status make_plan(struct plan **out, struct plan_request *request, 
     geometry_make(geometry, model, choose_threads(options, hardware), MAX(options->sequences, 1u));
     struct plan_gpu *gpu_plan = NULL;
     if (gpu)
-        TRY(plan_for_gpu(&gpu_plan, geometry, gpu, options, error));
+        TRY(gpu_pass_plan(&gpu_plan, geometry, gpu, hardware, options, error));
     if (gpu && !gpu_plan)
-        log_write(LOG_WARNING, "%s computes nothing: no layer of this model fits there", gpu_get_info(gpu)->name);
+        log_write(LOG_WARNING, "%s computes nothing: no layer of this model fits there", device->info.name);
     geometry->on_gpu = gpu_plan ? gpu_plan->layers : NULL;
     hypura_status status = plan_rest(out, request, geometry, gpu_plan, device, hardware, options, error);
     if (status)
@@ -175,32 +150,6 @@ static hypura_status make_plan(struct plan **out, struct plan_request *request, 
         (*out)->gpu = gpu_plan;
     request->gpu = gpu_plan;
     return status;
-}
-
-/* No device is no error: everything is then computed here, and whoever asked for one hears why. */
-static hypura_status open_gpu(struct gpu **out, struct hardware_gpu *device, const struct hardware *hardware,
-                              const struct engine_options *options, hypura_error *error)
-{
-    char why[512], cache[4096];
-    bool found = false;
-    *out = NULL;
-    if (options->adapter_count)
-        snprintf(why, sizeof why, "adapters are added there only");
-    else
-        TRY(hardware_choose_gpu(options->gpu, device, &found, why, sizeof why, error));
-    if (!found) {
-        if (options->gpu && strcmp(options->gpu, "none") != 0)
-            log_write(LOG_WARNING, "computing on the CPU: %s", why);
-        return HYPURA_OK;
-    }
-    hardware_gpu_speeds(hardware, device);
-    struct gpu_options how = {.index = device->index, .separate = getenv("HYPURA_GPU_SEPARATE") != NULL};
-    if (hardware_gpu_cache_path(device, cache, sizeof cache))
-        how.pipeline_cache = cache;
-    hypura_error problem;
-    if (gpu_open(out, &how, &problem))
-        log_write(LOG_WARNING, "computing on the CPU: %s", problem.message);
-    return HYPURA_OK;
 }
 
 hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
@@ -214,11 +163,11 @@ hypura_status engine_plan_only(struct plan **out, const struct model *model, con
     vocabulary_open(&vocabulary, model_file(model), NULL);
     struct gpu *gpu = NULL;
     struct hardware_gpu device;
-    hypura_status status = open_gpu(&gpu, &device, hardware, options, error);
+    hypura_status status = gpu_pass_open_device(&gpu, &device, hardware, options, error);
     if (!status)
         status = make_plan(&plan, &request, &geometry, model, hardware, gpu ? &device : NULL, gpu, options, error);
     if (gpu)
-        gpu_close(gpu);
+        gpu_pass_close_device(gpu);
     vocabulary_close(vocabulary);
     if (!status)
         *out = plan;
@@ -233,7 +182,7 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
     struct plan *plan = NULL;
     struct gpu *gpu;
     struct hardware_gpu device;
-    TRY(open_gpu(&gpu, &device, hardware, options, error));
+    TRY(gpu_pass_open_device(&gpu, &device, hardware, options, error));
     hypura_status status =
         make_plan(&plan, &request, &geometry, model, hardware, gpu ? &device : NULL, gpu, options, error);
     if (!status) {
@@ -243,7 +192,7 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
     }
     plan_free(plan);
     if (gpu)
-        gpu_close(gpu);
+        gpu_pass_close_device(gpu);
     return status;
 }
 
@@ -338,7 +287,7 @@ static void close_parts(struct engine *engine)
     compute_destroy(engine->compute);
     plan_free(engine->plan);
     if (engine->gpu)
-        gpu_close(engine->gpu);
+        gpu_pass_close_device(engine->gpu);
     engine->trace = NULL;
     engine->used = NULL;
     engine->store = NULL;
@@ -350,12 +299,11 @@ static void close_parts(struct engine *engine)
 /* What a GPU refuses is tried again without it. */
 static hypura_status open_somewhere(struct engine *engine, const struct engine_options *options, hypura_error *error)
 {
-    struct hardware_gpu device;
     hypura_error problem = {0};
-    TRY(open_gpu(&engine->gpu, &device, &engine->hardware, options, error));
+    TRY(gpu_pass_open_device(&engine->gpu, &engine->device, &engine->hardware, options, error));
     if (!engine->gpu)
         return open_parts(engine, NULL, options, error);
-    hypura_status status = open_parts(engine, &device, options, &problem);
+    hypura_status status = open_parts(engine, &engine->device, options, &problem);
     if (status != HYPURA_ERROR_DEVICE && status != HYPURA_ERROR_MEMORY)
         return status ? error_set(error, status, "%s", problem.message) : HYPURA_OK;
     close_parts(engine);
@@ -418,9 +366,14 @@ const struct hardware *engine_hardware(const struct engine *engine)
     return &engine->hardware;
 }
 
+bool engine_lost(const struct engine *engine)
+{
+    return atomic_load(&engine->lost);
+}
+
 const struct gpu_info *engine_gpu(const struct engine *engine)
 {
-    return engine->pass ? gpu_get_info(engine->gpu) : NULL;
+    return engine->pass ? &engine->device.info : NULL;
 }
 
 struct store *engine_store(struct engine *engine)

@@ -59,8 +59,12 @@ const struct model *engine_model(const struct engine *engine);
 const struct plan *engine_plan(const struct engine *engine);
 const struct hardware *engine_hardware(const struct engine *engine);
 
-/* The device that computes a part of the model, or why there is none. */
-const struct gpu_info *engine_gpu(const struct engine *engine); /* NULL: none */
+/* The device that computes a part of the model; NULL: none. */
+const struct gpu_info *engine_gpu(const struct engine *engine);
+
+/* Whether that device was lost: then every forward pass fails with HYPURA_ERROR_DEVICE, until the model is opened anew,
+ * with the device if it is back, without it if not. From any thread. */
+bool engine_lost(const struct engine *engine);
 struct store *engine_store(struct engine *engine);
 
 /* The model's vocabulary, which the engine owns since it is part of the budget. A model without one that is understood

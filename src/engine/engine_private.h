@@ -239,9 +239,11 @@ struct engine {
     struct trace_writer *trace;
     struct guess guess;
     struct plan_request request;
-    struct gpu *gpu;       /* NULL: everything is computed here */
+    struct gpu *gpu; /* NULL: everything is computed here */
+    struct hardware_gpu device;
     struct gpu_pass *pass; /* NULL: likewise */
     bool wait_for_all;
+    atomic_bool lost; /* the GPU */
 
     /* The batch that is running. */
     size_t rows;

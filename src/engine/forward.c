@@ -208,6 +208,8 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
         status = check_cancel(engine, error);
     if (status) {
         gpu_pass_abandon(engine);
+        if (status == HYPURA_ERROR_DEVICE)
+            atomic_store(&engine->lost, true);
         return status;
     }
     if (engine->trace)

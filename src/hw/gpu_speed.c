@@ -142,6 +142,9 @@ static hypura_status measure(struct gpu_test *test, struct hardware_gpu *out, hy
         status = time_matmul(test, types[i], 1, UINT32_MAX, &bytes, &seconds, error);
         if (!status)
             out->kernels[out->kernel_count++] = (struct kernel_speed){types[i], (double)bytes / seconds};
+        /* Some drivers copy at a part of what their memory gives to kernels. */
+        if (!status)
+            out->memory_bytes_per_second = MAX(out->memory_bytes_per_second, (double)bytes / seconds);
     }
     if (!status)
         status = time_matmul(test, TENSOR_Q4_K, PROMPT_TOKENS, PROMPT_ROWS, &bytes, &seconds, error);

@@ -12,6 +12,9 @@
 #define MOST_CHUNK 1024u
 #define LEAST_CHUNK 64u
 
+/* Of the budget, at most this part is for experts that come for a long batch. */
+#define VISIT_SHARE 4u
+
 uint64_t plan_gpu_unit_bytes(const struct unit *unit)
 {
     uint64_t bytes = 0;
@@ -128,6 +131,28 @@ static uint64_t largest_slice(const struct unit *unit)
     return largest;
 }
 
+/* Where not all experts fit, a part of the room is for those that come for a long batch: the scratch's. */
+static void take_visits(struct gpu_planner *planner, const struct candidate *candidates, size_t count)
+{
+    uint64_t all = 0, largest = 0, slice = 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct unit *unit = model_unit(planner->model, candidates[i].unit);
+        all += plan_gpu_unit_bytes(unit);
+        /* Layers may differ in every slice. */
+        largest = MAX(largest, UNIT_MAX_SLICES * largest_slice(unit));
+        slice = MAX(slice, largest_slice(unit));
+    }
+    if (all <= planner->left || largest == 0)
+        return;
+    uint64_t slots =
+        MIN(planner->request->budget / VISIT_SHARE / (2 * largest), planner->request->max_allocation / slice);
+    slots = MIN(slots, (uint64_t)model_parameters(planner->model)->experts);
+    if (slots == 0 || !take(planner, 2 * slots * largest))
+        return;
+    planner->plan->visit_slots = (uint32_t)slots;
+    planner->plan->scratch_bytes += 2 * slots * largest;
+}
+
 static hypura_status take_experts(struct gpu_planner *planner, hypura_error *error)
 {
     const struct plan_gpu_request *request = planner->request;
@@ -148,6 +173,7 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
             candidates[count++] = (struct candidate){request->uses ? request->uses[unit] : 0, unit, i, e};
         }
     }
+    take_visits(planner, candidates, count);
     if (count)
         qsort(candidates, count, sizeof *candidates, hotter_first);
     for (size_t i = 0; i < count; i++) {

@@ -79,12 +79,13 @@ struct plan_gpu_request {
 
 struct plan_gpu {
     uint32_t layer_count, unit_count;
-    uint8_t *layers; /* [layer_count]: computed on the GPU, but experts that are not there */
-    uint32_t *slots; /* [layer_count]: experts of the layer there */
-    uint8_t *units;  /* [unit_count]: in device memory */
-    uint32_t taken;  /* layers */
-    bool output;     /* the output matrix too, and what comes with it */
-    uint32_t chunk;  /* that the scratch has room for */
+    uint8_t *layers;      /* [layer_count]: computed on the GPU, but experts that are not there */
+    uint32_t *slots;      /* [layer_count]: experts of the layer there */
+    uint8_t *units;       /* [unit_count]: in device memory */
+    uint32_t taken;       /* layers */
+    bool output;          /* the output matrix too, and what comes with it */
+    uint32_t chunk;       /* that the scratch has room for */
+    uint32_t visit_slots; /* experts that can come for one long batch; twice that many have room */
     uint64_t budget, resident_bytes, expert_bytes, kv_bytes, scratch_bytes;
     char reason[300];
 };

@@ -133,6 +133,7 @@ struct usage {
     uint32_t count;       /* experts */
     unit_number first;    /* experts are numbered one after the other */
     uint16_t *rates;      /* uses a pass * 65535, of earlier runs */
+    uint32_t *counts;     /* passes that used an expert outside of the cache; NULL: nobody says */
 };
 
 /* ---- the store --------------------------------------------------------------------------------------------------- */

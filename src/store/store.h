@@ -121,6 +121,10 @@ void store_predict(struct store *store, const unit_number *units, const float *p
  * it was asked last. */
 bool store_wants_guesses(struct store *store, uint32_t ahead);
 
+/* These experts are used in this pass. What is wanted is known; this is for those that are not, on the GPU say, so that
+ * their use is remembered from run to run too. */
+void store_note_uses(struct store *store, const unit_number *units, size_t count);
+
 /* A pass (one token, or one chunk) is done: what was used before it counts less. */
 void store_advance(struct store *store);
 

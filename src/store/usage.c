@@ -96,12 +96,14 @@ hypura_status usage_prepare(struct store *store, const char *path, hypura_error 
             usage->count = i - usage->first + 1;
         }
     }
-    if (store->class_count == 0)
+    if (store->class_count == 0 && !store->device)
         return HYPURA_OK;
     usage->fingerprint = hash_units(store->model, store->unit, store->unit_count);
     hypura_status status = ALLOCATE(&usage->rates, usage->count, "expert usage", error);
     if (!status)
         status = string_copy(&usage->path, path, error);
+    if (!status && store->device)
+        status = ALLOCATE(&usage->counts, usage->count, "expert usage", error);
     if (status)
         return status;
     load(usage);
@@ -143,6 +145,22 @@ uint64_t *store_usage_read(const struct model *model, const char *path)
         uses = NULL;
     }
     return uses;
+}
+
+void store_note_uses(struct store *store, const unit_number *units, size_t count)
+{
+    struct usage *usage = &store->usage;
+    if (!usage->counts)
+        return;
+    pthread_mutex_lock(store->mutex);
+    for (size_t i = 0; i < count; i++) {
+        struct stored_unit *unit = &store->units[units[i]];
+        if (!is_fixed(unit) || unit->last_pass == store->pass)
+            continue;
+        unit->last_pass = store->pass;
+        usage->counts[units[i] - usage->first]++;
+    }
+    pthread_mutex_unlock(store->mutex);
 }
 
 struct rated {
@@ -212,9 +230,12 @@ void usage_save(struct store *store)
     struct usage *usage = &store->usage;
     if (!usage->path || store->pass < FIRST_PASS + LEAST_PASSES)
         return;
+    float passes = (float)(store->pass - FIRST_PASS);
     for (uint32_t i = 0; i < usage->count; i++) {
         if (store->units[usage->first + i].place == PLACE_CACHE)
             usage->rates[i] = (uint16_t)(MIN(cache_rate(store, usage->first + i), 1.0f) * 65535 + 0.5f);
+        else if (usage->counts)
+            usage->rates[i] = (uint16_t)(MIN((float)usage->counts[i] / passes, 1.0f) * 65535 + 0.5f);
     }
     /* Another process may save the same: whole files replace one another. */
     size_t room = strlen(usage->path) + 32;
@@ -233,4 +254,5 @@ void usage_free(struct store *store)
 {
     memory_free(store->usage.path);
     memory_free(store->usage.rates);
+    memory_free(store->usage.counts);
 }

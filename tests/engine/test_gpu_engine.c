@@ -2,6 +2,7 @@
  * is where, and clean when the device refuses or is lost. Without a device the tests say skipped. */
 #include "reference.h"
 
+#include "compute/vulkan/gpu_private.h"
 #include "engine/gpu/pass.h"
 
 #include <stdlib.h>
@@ -53,6 +54,7 @@ static struct engine *open_with(const char *name, const struct setting *setting)
     engine_default_options(&options);
     options.context = 256;
     options.threads = 2;
+    options.chunk = 64; /* so that a smaller budget means fewer weights, not shorter batches */
     options.kv_type = setting->kv_type;
     options.gpu = number;
     options.gpu_budget = setting->gpu_budget ? setting->gpu_budget : (uint64_t)512 << 20;
@@ -121,11 +123,280 @@ static void agrees_with_the_reference(void **state)
     assert_int_equal(failures, 0);
 }
 
+/* ---- a model on both sides --------------------------------------------------------------------------------------- */
+
+#define PROMPT 20
+#define TOKENS (PROMPT + 4)
+
+static void prompt_of(int32_t *tokens)
+{
+    struct random random;
+    random_seed(&random, 11);
+    for (size_t i = 0; i < TOKENS; i++)
+        tokens[i] = (int32_t)(random_next(&random) % 300);
+}
+
+static float *run_tokens(struct engine *engine)
+{
+    int32_t tokens[TOKENS];
+    prompt_of(tokens);
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    float *logits = calloc(TOKENS * vocabulary, sizeof *logits);
+    feed(engine, 0, tokens, PROMPT, SIZE_MAX, logits);
+    feed(engine, 0, tokens + PROMPT, TOKENS - PROMPT, 1, logits + PROMPT * vocabulary);
+    return logits;
+}
+
+static float *run_on_cpu(const char *name, size_t *vocabulary)
+{
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = 2;
+    options.gpu = "none";
+    assert_ok(engine_open(&engine, model_path(name), &options, &test_error));
+    assert_null(engine_gpu(engine));
+    *vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    float *logits = run_tokens(engine);
+    engine_close(engine);
+    return logits;
+}
+
+static uint32_t experts_there(const struct engine *engine)
+{
+    uint32_t experts = 0;
+    for (uint32_t i = 0; engine->plan->gpu && i < engine->plan->gpu->layer_count; i++)
+        experts += engine->plan->gpu->slots[i];
+    return experts;
+}
+
+/* The CPU rounds activations to 8 bits for quantised weights, so a router may choose otherwise now and then. */
+static double most_kl(const char *name)
+{
+    return strcmp(name, "embedded") == 0 ? 3e-2 : 2e-3;
+}
+
+/* Layers and experts on the GPU, others in memory: whatever the division, near the CPU's logits, and twice the same. */
+static void divides_a_model(void **state)
+{
+    (void)state;
+    device_or_skip();
+    static const char *const names[] = {"embedded", "mixtral", "gpt-oss", "qwen2moe", "deepseek2-v3"};
+    uint32_t divided = 0, some_layers = 0;
+    for (size_t m = 0; m < COUNT_OF(names); m++) {
+        size_t vocabulary;
+        float *expected = run_on_cpu(names[m], &vocabulary);
+        struct setting setting = {.kv_type = TENSOR_F16};
+        struct engine *engine = open_with(names[m], &setting);
+        const struct plan_gpu *whole = engine->plan->gpu;
+        bool any = whole != NULL; /* latent attention stays on the CPU */
+        uint64_t fixed = any ? whole->scratch_bytes : 0;
+        uint64_t rest = any ? whole->resident_bytes + whole->kv_bytes + whole->expert_bytes : 0;
+        close_silent(engine);
+        for (uint64_t eighths = 2; any && eighths <= 6; eighths += 4) {
+            setting.gpu_budget = fixed + rest * eighths / 8;
+            float *logits[2];
+            for (int again = 0; again < 2; again++) {
+                engine = open_with(names[m], &setting);
+                divided += experts_there(engine) > 0;
+                some_layers += engine->plan->gpu && engine->plan->gpu->taken < model_parameters(engine->model)->layers;
+                if (engine->plan->gpu) {
+                    const struct plan_gpu *gpu = engine->plan->gpu;
+                    assert_true(gpu->resident_bytes + gpu->expert_bytes + gpu->kv_bytes + gpu->scratch_bytes <=
+                                gpu->budget);
+                }
+                logits[again] = run_tokens(engine);
+                close_silent(engine);
+            }
+            struct distance d = measure(expected, logits[0], TOKENS, vocabulary);
+            print_message("%s, %llu eighths: most %g, KL %g\n", names[m], (unsigned long long)eighths, d.most,
+                          d.kl_mean);
+            assert_true(d.kl_mean < most_kl(names[m]));
+            assert_memory_equal(logits[0], logits[1], TOKENS * vocabulary * sizeof(float));
+            free(logits[0]);
+            free(logits[1]);
+        }
+        free(expected);
+    }
+    assert_true(divided > 0 && some_layers > 0);
+}
+
+/* A long batch brings the experts of memory to the GPU, where that is quicker. */
+static void experts_visit(void **state)
+{
+    (void)state;
+    device_or_skip();
+    static const char *const names[] = {"embedded", "mixtral", "gpt-oss"};
+    uint32_t visited = 0;
+    for (size_t m = 0; m < COUNT_OF(names); m++) {
+        size_t vocabulary;
+        float *expected = run_on_cpu(names[m], &vocabulary);
+        struct setting setting = {.kv_type = TENSOR_F16};
+        struct engine *engine = open_with(names[m], &setting);
+        const struct plan_gpu *whole = engine->plan->gpu;
+        uint64_t fixed = whole->scratch_bytes + whole->resident_bytes + whole->kv_bytes, experts = whole->expert_bytes;
+        close_silent(engine);
+        for (uint64_t eighths = 1; eighths <= 4; eighths += 3) {
+            setting.gpu_budget = fixed + experts * eighths / 8;
+            engine = open_with(names[m], &setting);
+            engine->device.upload_bytes_per_second = 1e18;
+            float *logits = run_tokens(engine);
+            struct distance d = measure(expected, logits, TOKENS, vocabulary);
+            print_message("%s: %u visits, KL %g\n", names[m], engine->pass->visit_turn, d.kl_mean);
+            visited += engine->pass->visit_turn;
+            assert_true(d.kl_mean < most_kl(names[m]));
+            free(logits);
+            close_silent(engine);
+        }
+        free(expected);
+    }
+    assert_true(visited > 0);
+}
+
+/* GPU, memory and drive all hold a part, under a budget for each. */
+static void three_tiers(void **state)
+{
+    (void)state;
+    device_or_skip();
+    setenv("HYPURA_GPU_SEPARATE", "1", 1);
+    size_t vocabulary;
+    float *expected = run_on_cpu("embedded", &vocabulary);
+    struct engine_options options;
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = 2;
+    options.gpu = number;
+    options.gpu_budget = (uint64_t)9 << 20;
+    struct engine *engine = open_smallest(model_path("embedded"), &options);
+    assert_non_null(engine_gpu(engine));
+    float *logits = run_tokens(engine);
+    struct distance d = measure(expected, logits, TOKENS, vocabulary);
+    struct engine_statistics statistics;
+    engine_statistics(engine, &statistics);
+    print_message("on the GPU %llu, in memory %llu, on the drive %llu; read %llu: KL %g\n",
+                  (unsigned long long)statistics.bytes_gpu, (unsigned long long)statistics.bytes_ram,
+                  (unsigned long long)statistics.bytes_storage, (unsigned long long)statistics.store.bytes_demanded,
+                  d.kl_mean);
+    assert_true(d.kl_mean < most_kl("embedded"));
+    assert_true(statistics.bytes_gpu > 0 && statistics.bytes_ram > 0 && statistics.bytes_storage > 0);
+    assert_true(statistics.store.bytes_demanded > 0);
+    free(logits);
+    free(expected);
+    close_silent(engine);
+    unsetenv("HYPURA_GPU_SEPARATE");
+}
+
+/* Sequences that share batches do not see each other. */
+static void sequences_are_apart(void **state)
+{
+    (void)state;
+    device_or_skip();
+    int32_t tokens[TOKENS];
+    prompt_of(tokens);
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = 2;
+    options.sequences = 2;
+    options.gpu = number;
+    options.gpu_budget = (uint64_t)512 << 20;
+    assert_ok(engine_open(&engine, model_path("mixtral"), &options, &test_error));
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    float *alone = calloc(6 * vocabulary, sizeof *alone);
+    for (uint32_t i = 0; i < 6; i++)
+        feed(engine, 1, tokens + i, 1, 1, alone + i * vocabulary);
+    engine_truncate(engine, 1, 0);
+    for (uint32_t i = 0; i < 6; i++) {
+        int32_t both[2] = {(int32_t)(100 + i), tokens[i]};
+        uint32_t positions[2] = {i, i}, sequences[2] = {0, 1};
+        bool want[2] = {true, true};
+        struct engine_batch batch = {
+            .count = 2, .tokens = both, .positions = positions, .sequences = sequences, .want_logits = want};
+        assert_ok(engine_forward(engine, &batch, &test_error));
+        assert_memory_equal(engine_logits(engine, 1), alone + i * vocabulary, vocabulary * sizeof(float));
+    }
+    free(alone);
+    close_silent(engine);
+}
+
+/* ---- what can go wrong ------------------------------------------------------------------------------------------- */
+
+static void no_such_device(void **state)
+{
+    (void)state;
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.context = 256;
+    options.gpu = "99";
+    assert_ok(engine_open(&engine, model_path("llama"), &options, &test_error));
+    assert_null(engine_gpu(engine));
+    engine_close(engine);
+    options.gpu = "fast";
+    assert_int_equal(engine_open(&engine, model_path("llama"), &options, &test_error), HYPURA_ERROR_ARGUMENT);
+}
+
+static void device_is_lost(void **state)
+{
+    (void)state;
+    device_or_skip();
+    struct setting setting = {.kv_type = TENSOR_F16};
+    struct engine *engine = open_with("mixtral", &setting);
+    int32_t token = 5;
+    uint32_t position = 0;
+    struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
+    assert_ok(engine_forward(engine, &batch, &test_error));
+    assert_false(engine_lost(engine));
+    atomic_store(&engine->gpu->lost, true);
+    position = 1;
+    for (int again = 0; again < 2; again++) {
+        assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_DEVICE);
+        assert_non_null(strstr(test_error.message, "lost"));
+        assert_true(engine_lost(engine));
+        assert_int_equal(engine_positions(engine, 0), 1);
+    }
+    atomic_store(&engine->gpu->lost, false); /* so that it is closed as one that is there */
+    close_silent(engine);
+}
+
+/* A cancelled batch leaves no batch waiting for the CPU's share, and the next one runs. */
+static void cancelled_in_between(void **state)
+{
+    (void)state;
+    device_or_skip();
+    struct setting setting = {.gpu_budget = (uint64_t)9 << 20, .kv_type = TENSOR_F16};
+    struct engine *engine = open_with("embedded", &setting);
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    int32_t token = 5;
+    uint32_t position = 0;
+    struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
+    store_cancel(engine->store, true);
+    assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_CANCELLED);
+    store_cancel(engine->store, false);
+    assert_ok(engine_forward(engine, &batch, &test_error));
+    float *first = calloc(vocabulary, sizeof *first);
+    memcpy(first, engine_logits(engine, 0), vocabulary * sizeof *first);
+    engine_truncate(engine, 0, 0);
+    assert_ok(engine_forward(engine, &batch, &test_error));
+    assert_memory_equal(first, engine_logits(engine, 0), vocabulary * sizeof *first);
+    free(first);
+    close_silent(engine);
+}
+
 int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(agrees_with_the_reference),
+        cmocka_unit_test(divides_a_model),
+        cmocka_unit_test(experts_visit),
+        cmocka_unit_test(three_tiers),
+        cmocka_unit_test(sequences_are_apart),
+        cmocka_unit_test(no_such_device),
+        cmocka_unit_test(device_is_lost),
+        cmocka_unit_test(cancelled_in_between),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

@@ -1,6 +1,12 @@
 /* Which layers the GPU can compute, and what that takes there besides weights. */
 #include "engine/gpu/pass.h"
 
+/* What else an architecture may say is a mechanism that this pass does not have. */
+#define KNOWN_FLAGS                                                                                                    \
+    ((uint32_t)(ARCHITECTURE_EMBEDDING_SCALED | ARCHITECTURE_FFN_NORM_NAMED_POST | ARCHITECTURE_LOCAL_ROPE |           \
+                ARCHITECTURE_QK_NORM_AFTER_ROPE | ARCHITECTURE_VALUE_NORM | ARCHITECTURE_ATTENTION_UNSCALED |          \
+                ARCHITECTURE_NORMS_BEHIND))
+
 static bool is_vector(enum tensor_role role)
 {
     switch (role) {
@@ -92,8 +98,7 @@ static bool can_attend(const struct geometry *geometry, uint32_t number, enum te
     if (layer->tensors[ROLE_ATTENTION_QKV] == NO_UNIT && layer->tensors[ROLE_ATTENTION_V] == NO_UNIT)
         return false; /* values are the keys */
     return gpu_attention_supports(kv_type, layer->key_size, layer->value_size) &&
-           !(model_architecture(model)->flags &
-             (ARCHITECTURE_QUERY_GATED | ARCHITECTURE_ENCODER | ARCHITECTURE_CHUNKED));
+           !(model_architecture(model)->flags & ~KNOWN_FLAGS) && layer->chunk == 0;
 }
 
 static bool can_choose(const struct model *model, const struct model_layer *layer)

@@ -64,12 +64,11 @@ static struct gpu_expert_matmul expert_job(const struct engine *engine, const st
                                       .tokens = (uint32_t)engine->rows};
 }
 
-static void run_experts(struct engine *engine, uint32_t number)
+void pass_run_experts(struct engine *engine, uint32_t number, const struct store_slots *slots)
 {
     struct gpu_pass *pass = engine->pass;
     const struct model_layer *layer = model_layer(engine->model, number);
     const struct model_parameters *p = model_parameters(engine->model);
-    const struct store_slots *slots = &pass->slots[number];
     const struct unit *unit = model_unit(engine->model, layer->first_expert);
     uint32_t rows = (uint32_t)engine->rows, inner = p->expert_feed_forward, down = unit->slice_count - 1;
     bool fused = unit->slices[0].role == ROLE_EXPERT_GATE_UP;
@@ -115,7 +114,8 @@ hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number n
     struct gpu_pass *pass = engine->pass;
     const struct model_layer *layer = model_layer(engine->model, number);
     const struct model_parameters *p = model_parameters(engine->model);
-    bool divided = pass->slots[number].count < p->experts;
+    bool missing = pass->slots[number].count < p->experts, visits = missing && pass_should_visit(engine, number);
+    bool divided = missing && !visits;
     choose(engine, layer);
     uint64_t value = 0;
     if (divided || engine->trace) {
@@ -129,7 +129,7 @@ hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number n
             pass_dense(engine, layer, ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, p->shared_feed_forward,
                        pass->shared_out);
         gpu_barrier(pass->gpu);
-        run_experts(engine, number);
+        pass_run_experts(engine, number, &pass->slots[number]);
         TRY(pass_send(pass, error));
         TRY(pass_host_share(engine, error));
         pass->host_share.waiting = true;
@@ -143,13 +143,15 @@ hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number n
             pass_dense(engine, layer, ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, p->shared_feed_forward,
                        pass->shared_out);
         gpu_barrier(pass->gpu);
-        run_experts(engine, number);
+        pass_run_experts(engine, number, &pass->slots[number]);
+        if (visits)
+            TRY(pass_visit(engine, number, error));
     }
     struct gpu_mix mix = {.device_rows = pass->expert_out,
                           .host_rows = divided ? pass->up_parts.expert_rows.range : (struct gpu_range){0},
                           .ids = pass->chosen,
                           .weights = pass->weights,
-                          .slots = pass->slots[number].table,
+                          .slots = visits ? (struct gpu_range){0} : pass->slots[number].table,
                           .shared = p->shared_feed_forward ? pass->shared_out : (struct gpu_range){0},
                           .rows = (uint32_t)engine->rows,
                           .used = p->experts_used,
@@ -171,6 +173,17 @@ static bool any_in_memory(const struct engine *engine, const struct model_layer 
     return false;
 }
 
+static void note_uses(struct engine *engine, const struct model_layer *layer, size_t choices)
+{
+    unit_number units[64];
+    for (size_t first = 0, count; first < choices; first += count) {
+        count = MIN(choices - first, COUNT_OF(units));
+        for (size_t i = 0; i < count; i++)
+            units[i] = layer->first_expert + engine->scratch.chosen[first + i];
+        store_note_uses(engine->store, units, count);
+    }
+}
+
 static hypura_status compute_share(struct engine *engine, hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
@@ -188,6 +201,7 @@ static hypura_status compute_share(struct engine *engine, hypura_error *error)
                              p->experts, number);
     if (engine->trace)
         TRY(trace_writer_layer(engine->trace, number, s->chosen, error));
+    note_uses(engine, layer, choices);
     if (!any_in_memory(engine, layer, choices))
         return HYPURA_OK;
     memcpy(s->normed, pass->back_parts.normed.host, engine->rows * width * sizeof *s->normed);

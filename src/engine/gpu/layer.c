@@ -97,7 +97,7 @@ void pass_attention(struct engine *engine, uint32_t number)
         .value = pass->value,
         .query_norm = pass_vector(engine, whole ? NO_UNIT : query_norm),
         .key_norm = pass_vector(engine, whole ? NO_UNIT : key_norm),
-        .query_scales = p->attention_temperature_scale != 0.0f ? pass->scales : (struct gpu_range){0},
+        .query_scales = layer->sharpened ? pass->scales : (struct gpu_range){0},
         .table = layer->rope ? pass->rope[layer->rope_local] : (struct gpu_range){0},
         .out = pass->query,
         .cache = cache,

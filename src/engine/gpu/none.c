@@ -1,10 +1,31 @@
 /* In place of the other files of this folder where the build has no GPU. */
 #include "engine/gpu/pass.h"
 
-void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const struct geometry *geometry,
-                      struct gpu *gpu, enum tensor_type kv_type)
+#include <string.h>
+
+hypura_status gpu_pass_open_device(struct gpu **out, struct hardware_gpu *device, const struct hardware *hardware,
+                                   const struct engine_options *options, hypura_error *error)
 {
-    (void)out, (void)abilities, (void)geometry, (void)gpu, (void)kv_type;
+    char why[512];
+    bool found;
+    (void)hardware;
+    *out = NULL;
+    TRY(hardware_choose_gpu(options->gpu, device, &found, why, sizeof why, error));
+    if (options->gpu && strcmp(options->gpu, "none") != 0)
+        log_write(LOG_WARNING, "computing on the CPU: %s", why);
+    return HYPURA_OK;
+}
+
+void gpu_pass_close_device(struct gpu *gpu)
+{
+    (void)gpu;
+}
+
+hypura_status gpu_pass_plan(struct plan_gpu **out, const struct geometry *geometry, struct gpu *gpu,
+                            const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
+{
+    (void)out, (void)geometry, (void)gpu, (void)hardware, (void)options, (void)error;
+    return HYPURA_OK;
 }
 
 hypura_status gpu_pass_open(struct engine *engine, struct gpu *gpu, hypura_error *error)

@@ -69,6 +69,8 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
         pass->back_parts.chosen = cut_shared(b, &used.readback, choices * f);
         pass->back_parts.weights = cut_shared(b, &used.readback, choices * f);
     }
+    for (int i = 0; i < 2 && p->experts; i++)
+        pass->visits[i].table = cut_shared(u, &used.upload, p->experts * sizeof(uint32_t));
     pass->up_parts.hidden = cut_shared(u, &used.upload, c * e * f);
     pass->up_parts.tokens = cut_shared(u, &used.upload, c * f);
     pass->up_parts.rope[0] = cut_shared(u, &used.upload, c * p->rotary * f);
@@ -96,6 +98,7 @@ static hypura_status make_buffers(struct engine *engine, hypura_error *error)
     TRY(gpu_buffer_create(pass->gpu, &pass->upload, sizes.upload, GPU_UPLOAD, error));
     TRY(gpu_buffer_create(pass->gpu, &pass->readback, sizes.readback, GPU_READBACK, error));
     lay_out(pass, &engine->geometry, plan->chunk, plan->positions);
+    TRY(pass_make_visits(engine, error));
     TRY(ALLOCATE(&pass->caches, engine->kv.layer_count, "table of caches", error));
     for (uint32_t i = 0; i < engine->kv.layer_count; i++) {
         uint64_t bytes =
@@ -165,6 +168,10 @@ void gpu_pass_close(struct engine *engine)
     for (size_t i = 0; i < COUNT_OF(buffers); i++)
         if (buffers[i])
             gpu_buffer_destroy(pass->gpu, buffers[i]);
+    for (size_t i = 0; i < COUNT_OF(pass->visits); i++)
+        for (size_t s = 0; s < UNIT_MAX_SLICES; s++)
+            if (pass->visits[i].buffers[s])
+                gpu_buffer_destroy(pass->gpu, pass->visits[i].buffers[s]);
     for (uint32_t i = 0; pass->caches && i < engine->kv.layer_count; i++)
         if (pass->caches[i])
             gpu_buffer_destroy(pass->gpu, pass->caches[i]);
@@ -241,9 +248,10 @@ hypura_status pass_send(struct gpu_pass *pass, hypura_error *error)
 {
     if (!pass->open)
         return HYPURA_OK;
-    hypura_status status = gpu_submit(pass->gpu, &pass->last, pass->wait_value, 0, error);
+    hypura_status status = gpu_submit(pass->gpu, &pass->last, pass->wait_value, pass->wait_upload, error);
     pass->open = false;
     pass->wait_value = 0;
+    pass->wait_upload = 0;
     pass->recorded = 0;
     return status;
 }
@@ -290,7 +298,8 @@ static void fill_scales(const struct engine *engine, float *out)
 {
     const struct model_parameters *p = model_parameters(engine->model);
     for (size_t r = 0; r < engine->rows; r++) {
-        double steps = floor(engine->scratch.positions[r] / (double)p->attention_temperature_floor);
+        double position = engine->scratch.positions[r] + (double)p->attention_temperature_offset;
+        double steps = floor(position / (double)p->attention_temperature_floor);
         out[r] = (float)(log(steps + 1.0) * p->attention_temperature_scale + 1.0);
     }
 }

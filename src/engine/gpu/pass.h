@@ -1,10 +1,12 @@
 /* The forward pass on the GPU, for the layers that the plan put there. Only the files of this folder, forward.c and
  * engine.c include it.
  *
+ *   open.c          which device, and what the planner puts there
  *   ability.c       which layers it can compute, and how much device memory it wants
  *   pass.c          opening, closing, batches of commands, the way of the residual stream from one side to the other
  *   layer.c         attention and dense feed forward as commands
  *   experts.c       mixture of experts: commands for those that are there, and the CPU's share at the same time
+ *   visit.c         experts from RAM that come to the GPU for one long batch
  *   none.c          in place of them where the build has no GPU
  *
  * Commands are recorded layer by layer and sent a few layers at a time, so that the device works while the CPU records.
@@ -24,6 +26,14 @@ struct shared_part {
     void *host;
 };
 
+/* Room for a group of experts that come for one batch only. */
+struct visit {
+    struct gpu_buffer *buffers[UNIT_MAX_SLICES];
+    uint64_t strides[UNIT_MAX_SLICES];
+    struct shared_part table; /* [experts] slots */
+    gpu_ticket used;          /* by this batch */
+};
+
 struct gpu_pass {
     struct gpu *gpu;
     const struct plan_gpu *plan;
@@ -32,6 +42,8 @@ struct gpu_pass {
     float **host_vectors;       /* [unit_count] copies of small tensors that experts in RAM need too */
     struct gpu_buffer **caches; /* [layers] keys and values */
     struct gpu_buffer *scratch, *upload, *readback;
+    struct visit visits[2];
+    uint32_t visit_turn;
 
     /* In device memory, as struct scratch has them. C tokens a batch, E embedding, K experts used. */
     struct gpu_range hidden, normed, branch, query, key, value, attended, attention, gate, up;
@@ -46,13 +58,14 @@ struct gpu_pass {
     } back_parts;
 
     /* The batch that is running. */
-    bool open;           /* commands are being recorded */
-    uint32_t recorded;   /* layers in the open batch */
-    bool on_device;      /* the residual stream is there, else in scratch.hidden */
-    bool inputs_sent;    /* positions' tables are there */
-    uint64_t wait_value; /* that the open batch must wait for */
-    gpu_ticket last;     /* batch */
-    uint64_t signals;    /* values given to batches so far */
+    bool open;              /* commands are being recorded */
+    uint32_t recorded;      /* layers in the open batch */
+    bool on_device;         /* the residual stream is there, else in scratch.hidden */
+    bool inputs_sent;       /* positions' tables are there */
+    uint64_t wait_value;    /* that the open batch must wait for */
+    gpu_ticket wait_upload; /* likewise */
+    gpu_ticket last;        /* batch */
+    uint64_t signals;       /* values given to batches so far */
     struct {
         bool waiting;
         uint32_t layer;
@@ -63,6 +76,15 @@ struct gpu_pass {
 };
 
 /* ---- what forward.c and engine.c call ---------------------------------------------------------------------------- */
+
+/* No device is no error: *out is NULL, everything is then computed here, and whoever asked for one hears why. */
+hypura_status gpu_pass_open_device(struct gpu **out, struct hardware_gpu *device, const struct hardware *hardware,
+                                   const struct engine_options *options, hypura_error *error);
+void gpu_pass_close_device(struct gpu *gpu);
+
+/* What goes to the device, before the rest is planned; *out stays NULL when nothing does. */
+hypura_status gpu_pass_plan(struct plan_gpu **out, const struct geometry *geometry, struct gpu *gpu,
+                            const struct hardware *hardware, const struct engine_options *options, hypura_error *error);
 
 /* Fills what the planner wants to know. abilities: [layers], the caller's. */
 void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const struct geometry *geometry,
@@ -116,6 +138,14 @@ void pass_attention(struct engine *engine, uint32_t layer);
 void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
                 enum tensor_role down, size_t width, struct gpu_range out);
 hypura_status pass_experts(struct engine *engine, uint32_t layer, unit_number next_norm, hypura_error *error);
+
+/* The experts of a layer that stand in slots, for the rows of the batch. */
+void pass_run_experts(struct engine *engine, uint32_t layer, const struct store_slots *slots);
+
+/* The layer's other experts, brought there for this batch: whether that is quicker, and doing it. */
+bool pass_should_visit(const struct engine *engine, uint32_t layer);
+hypura_status pass_visit(struct engine *engine, uint32_t layer, hypura_error *error);
+hypura_status pass_make_visits(struct engine *engine, hypura_error *error);
 
 /* The norm that reads the residual stream after a layer, on the GPU; NO_UNIT: none. */
 unit_number pass_next_norm(const struct engine *engine, uint32_t layer);

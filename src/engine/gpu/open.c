@@ -1,0 +1,75 @@
+/* Which device computes, and what goes there. */
+#include "engine/gpu/pass.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Of the memory that is free on a GPU, this part is left alone: the driver's own, and other programs'. */
+#define GPU_HEADROOM_SHARE 16u
+
+/* Where memory is shared with the host, what the GPU holds is a part of the budget for memory. */
+static uint64_t gpu_budget(struct gpu *gpu, const struct hardware *hardware, const struct engine_options *options)
+{
+    uint64_t memory = options->budget ? options->budget : hardware_default_budget(hardware), free = gpu_free_bytes(gpu);
+    uint64_t room = free - free / GPU_HEADROOM_SHARE;
+    if (gpu_get_info(gpu)->unified)
+        room = MIN(room, memory / 4 * 3);
+    return options->gpu_budget && !gpu_get_info(gpu)->unified ? options->gpu_budget
+           : options->gpu_budget                              ? MIN(room, options->gpu_budget)
+                                                              : room;
+}
+
+/* What goes to the GPU, before the rest is planned. *out stays NULL when nothing does. */
+hypura_status gpu_pass_plan(struct plan_gpu **out, const struct geometry *geometry, struct gpu *gpu,
+                            const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
+{
+    uint8_t *abilities;
+    struct plan_gpu_request request = {.budget = gpu_budget(gpu, hardware, options),
+                                       .positions = options->context,
+                                       .sequences = geometry->sequences,
+                                       .chunk = options->chunk};
+    TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));
+    gpu_pass_request(&request, abilities, geometry, gpu, options->kv_type);
+    uint64_t *uses = NULL;
+    char path[4096];
+    if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
+        uses = store_usage_read(geometry->model, path);
+    request.uses = uses;
+    hypura_status status = plan_gpu_make(out, geometry->model, &request, error);
+    memory_free(uses);
+    memory_free(abilities);
+    return status;
+}
+
+/* No device is no error: everything is then computed here, and whoever asked for one hears why. */
+hypura_status gpu_pass_open_device(struct gpu **out, struct hardware_gpu *device, const struct hardware *hardware,
+                                   const struct engine_options *options, hypura_error *error)
+{
+    char why[512], cache[4096];
+    bool found = false;
+    *out = NULL;
+    if (options->adapter_count)
+        snprintf(why, sizeof why, "adapters are added there only");
+    else
+        TRY(hardware_choose_gpu(options->gpu, device, &found, why, sizeof why, error));
+    if (!found) {
+        if (options->gpu && strcmp(options->gpu, "none") != 0)
+            log_write(LOG_WARNING, "computing on the CPU: %s", why);
+        return HYPURA_OK;
+    }
+    hardware_gpu_speeds(hardware, device);
+    struct gpu_options how = {.index = device->index, .separate = getenv("HYPURA_GPU_SEPARATE") != NULL};
+    if (hardware_gpu_cache_path(device, cache, sizeof cache))
+        how.pipeline_cache = cache;
+    hypura_error problem;
+    device->info.unified = device->info.unified && !how.separate;
+    if (gpu_open(out, &how, &problem))
+        log_write(LOG_WARNING, "computing on the CPU: %s", problem.message);
+    return HYPURA_OK;
+}
+
+void gpu_pass_close_device(struct gpu *gpu)
+{
+    gpu_close(gpu);
+}

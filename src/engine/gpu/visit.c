@@ -1,0 +1,114 @@
+/* Prompts on a model with experts on both sides: a long batch uses nearly every expert many times, and to bring an
+ * expert to the GPU can take less time than to compute so many rows of it here. Experts come in groups into two buffers
+ * in turn: while the GPU computes one group the next is on its way. */
+#include "engine/gpu/pass.h"
+
+#include <string.h>
+
+static uint64_t elements_of(const struct unit *unit)
+{
+    uint64_t elements = 0;
+    for (uint32_t i = 0; i < unit->slice_count; i++) {
+        const struct tensor_type_info *info = tensor_type_info(unit->slices[i].tensor->type);
+        elements += unit->slices[i].bytes / info->block_bytes * info->block_size;
+    }
+    return elements;
+}
+
+bool pass_should_visit(const struct engine *engine, uint32_t number)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    const struct model_layer *layer = model_layer(engine->model, number);
+    const struct gpu_pass *pass = engine->pass;
+    double choices = (double)engine->rows * p->experts_used;
+    if (pass->plan->visit_slots == 0 || engine->rows <= GPU_VECTOR_TOKENS || choices < 2.0 * p->experts ||
+        engine->trace)
+        return false;
+    const struct unit *unit = model_unit(engine->model, layer->first_expert);
+    double missing = p->experts - pass->slots[number].count;
+    double upload = missing * (double)unit->bytes / engine->device.upload_bytes_per_second;
+    double here =
+        missing * choices / p->experts * (double)elements_of(unit) / engine->hardware.multiply_adds_per_second;
+    return upload < here;
+}
+
+hypura_status pass_make_visits(struct engine *engine, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct unit *largest[UNIT_MAX_SLICES] = {0};
+    if (pass->plan->visit_slots == 0)
+        return HYPURA_OK;
+    for (uint32_t i = 0; i < pass->plan->layer_count; i++) {
+        const struct model_layer *layer = model_layer(engine->model, i);
+        const struct unit *unit = layer->moe ? model_unit(engine->model, layer->first_expert) : NULL;
+        for (uint32_t s = 0; unit && s < unit->slice_count; s++)
+            if (!largest[s] || unit->slices[s].bytes > largest[s]->slices[s].bytes)
+                largest[s] = unit;
+    }
+    for (int b = 0; b < 2; b++)
+        for (uint32_t s = 0; s < UNIT_MAX_SLICES && largest[s]; s++) {
+            pass->visits[b].strides[s] = align_up(largest[s]->slices[s].bytes, GPU_ALIGNMENT);
+            TRY(gpu_buffer_create(pass->gpu, &pass->visits[b].buffers[s],
+                                  pass->visits[b].strides[s] * pass->plan->visit_slots, GPU_DEVICE, error));
+        }
+    return HYPURA_OK;
+}
+
+static hypura_status bring(struct engine *engine, const unit_number *units, uint32_t count, struct visit *visit,
+                           hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    uint32_t brought = 0;
+    hypura_status status = store_want(engine->store, units, count, error);
+    if (status)
+        return status;
+    for (; brought < count && !status; brought += !status) {
+        struct store_view view;
+        const struct unit *unit = model_unit(engine->model, units[brought]);
+        status = store_get(engine->store, units[brought], &view, error);
+        if (status)
+            break;
+        for (uint32_t s = 0; s < unit->slice_count && !status; s++)
+            status = gpu_upload(pass->gpu, (struct gpu_range){visit->buffers[s], brought * visit->strides[s]},
+                                view.slices[s], unit->slices[s].bytes, &pass->wait_upload, error);
+        store_put(engine->store, units[brought]);
+    }
+    if (status && brought < count)
+        store_forget(engine->store, units + brought + 1, count - brought - 1);
+    return status;
+}
+
+hypura_status pass_visit(struct engine *engine, uint32_t number, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_layer *layer = model_layer(engine->model, number);
+    const struct model_parameters *p = model_parameters(engine->model);
+    unit_number *units = engine->scratch.expert_units;
+    uint32_t missing = 0;
+    for (uint32_t e = 0; e < p->experts; e++)
+        if (!store_on_gpu(engine->store, layer->first_expert + e))
+            units[missing++] = layer->first_expert + e;
+    for (uint32_t first = 0, count; first < missing; first += count) {
+        struct visit *visit = &pass->visits[pass->visit_turn++ % 2];
+        count = MIN(missing - first, pass->plan->visit_slots);
+        TRY(pass_send(pass, error));
+        TRY(pass_host_share(engine, error));
+        TRY(gpu_wait(pass->gpu, visit->used, error));
+        TRY(bring(engine, units + first, count, visit, error));
+        uint32_t *table = visit->table.host;
+        memset(table, 0xff, p->experts * sizeof *table); /* GPU_NO_SLOT */
+        struct store_slots slots = {.count = count, .table = visit->table.range};
+        for (uint32_t i = 0; i < count; i++)
+            table[units[first + i] - layer->first_expert] = i;
+        for (uint32_t s = 0; s < UNIT_MAX_SLICES; s++) {
+            slots.slices[s].buffer = visit->buffers[s];
+            slots.strides[s] = visit->strides[s];
+        }
+        pass_record(pass);
+        pass_run_experts(engine, number, &slots);
+        TRY(pass_send(pass, error));
+        visit->used = pass->last;
+    }
+    pass_record(pass);
+    return HYPURA_OK;
+}
