@@ -16,7 +16,8 @@ static hypura_status add_part(struct source *source, const char *url, const char
     struct source_part part = {.bytes = bytes};
     if ((size_t)snprintf(part.url, sizeof part.url, "%s", url) >= sizeof part.url)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the address %.60s... is too long", url);
-    snprintf(part.digest, sizeof part.digest, "%s", digest && strlen(digest) == 64 ? digest : "");
+    if (digest && strlen(digest) == 64 && strspn(digest, "0123456789abcdef") == 64)
+        strcpy(part.digest, digest);
     hypura_status status = memory_resize((void **)&source->parts, source->part_count, source->part_count + 1,
                                          sizeof part, "download", error);
     if (!status)

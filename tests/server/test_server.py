@@ -571,9 +571,11 @@ class Files(http.server.BaseHTTPRequestHandler):
         if part:
             with open(part, "rb") as file:
                 data = file.read()
+        if path.startswith("/api/models/team/odd"):
+            digest = "a" + "\u00e9" * 31 + "a"  # 64 bytes, no digest, and cut in the middle of a character
         if path.startswith("/api/models/"):
             return self.text(json.dumps([{"type": "file", "path": "README.md"}, {"type": "file", "path": "m-Q4_K_M.gguf",
-                                         "size": len(data), "lfs": {"oid": digest}}]).encode())
+                                         "size": len(data), "lfs": {"oid": digest}}], ensure_ascii=False).encode())
         if "/manifests/" in path:
             return self.text(json.dumps({"layers": [
                 {"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:" + digest, "size": len(data)},
@@ -631,6 +633,8 @@ def models_are_downloaded():
     assert any(line.get("hypura", {}).get("predicted_tokens_per_second", 0) > 0 for line in lines), lines
     assert server.post("/api/chat", {**chat(stream=False), "model": "plain"})["message"]["content"].startswith(ANSWER)
     assert pull("hf.co/team/model:Q4_K_M", stream=False) == [{"status": "success"}]
+    assert pull("hf.co/team/odd")[-1] == {"status": "success"}
+    assert server.request("DELETE", "/api/delete", {"model": "hf.co/team/odd"})[0] == 200
     assert pull("tiny:v1")[-1] == {"status": "success"}
     assert server.post("/api/chat", {**chat(stream=False), "model": "tiny:v1", "options": {}})["eval_count"] == 2
     names = {m["name"] for m in server.json("GET", "/api/tags")["models"]}
