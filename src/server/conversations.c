@@ -6,13 +6,14 @@
 #include <string.h>
 
 #define MOST_CONVERSATIONS 1024u
-/* As JSON text: little, beside a model. */
+/* Little, beside a model. */
 #define MOST_BYTES ((size_t)4 << 20)
 
 struct conversation {
     char id[48];
-    json_t *response; /* as it was answered */
-    json_t *messages; /* of the chat, the answer included, the instructions not */
+    /* JSON text: as objects, many small messages take many times what is counted. */
+    char *response; /* as it was answered */
+    char *messages; /* of the chat, the answer included, the instructions not */
     size_t bytes;
 };
 
@@ -40,8 +41,8 @@ static struct conversation *find(struct conversations *all, const char *id)
 static void empty(struct conversations *all, struct conversation *one)
 {
     all->bytes -= one->bytes;
-    json_decref(one->response);
-    json_decref(one->messages);
+    free(one->response);
+    free(one->messages);
     *one = (struct conversation){0};
 }
 
@@ -52,14 +53,15 @@ static void drop_oldest(struct conversations *all)
     all->count--;
 }
 
-void conversations_keep(struct conversations *all, const char *id, json_t *response, json_t *messages)
+void conversations_keep(struct conversations *all, const char *id, const json_t *response, const json_t *messages)
 {
-    struct conversation fresh = {.response = response, .messages = messages};
-    fresh.bytes = json_dumpb(response, NULL, 0, JSON_COMPACT) + json_dumpb(messages, NULL, 0, JSON_COMPACT);
+    struct conversation fresh = {.response = json_dumps(response, JSON_COMPACT),
+                                 .messages = json_dumps(messages, JSON_COMPACT)};
+    fresh.bytes = (fresh.response ? strlen(fresh.response) : 0) + (fresh.messages ? strlen(fresh.messages) : 0);
     snprintf(fresh.id, sizeof fresh.id, "%s", id);
-    if (fresh.bytes > MOST_BYTES) {
-        json_decref(response);
-        json_decref(messages);
+    if (!fresh.response || !fresh.messages || fresh.bytes > MOST_BYTES) {
+        free(fresh.response);
+        free(fresh.messages);
         return;
     }
     pthread_mutex_lock(&all->mutex);
@@ -71,22 +73,27 @@ void conversations_keep(struct conversations *all, const char *id, json_t *respo
     pthread_mutex_unlock(&all->mutex);
 }
 
+static json_t *read_text(const char *text)
+{
+    return text ? json_loads(text, JSON_ALLOW_NUL, NULL) : NULL;
+}
+
 json_t *conversations_messages(struct conversations *all, const char *id)
 {
     pthread_mutex_lock(&all->mutex);
     const struct conversation *one = find(all, id);
-    json_t *copy = one ? json_deep_copy(one->messages) : NULL;
+    json_t *messages = read_text(one ? one->messages : NULL);
     pthread_mutex_unlock(&all->mutex);
-    return copy;
+    return messages;
 }
 
 json_t *conversations_response(struct conversations *all, const char *id)
 {
     pthread_mutex_lock(&all->mutex);
     const struct conversation *one = find(all, id);
-    json_t *copy = one ? json_deep_copy(one->response) : NULL;
+    json_t *response = read_text(one ? one->response : NULL);
     pthread_mutex_unlock(&all->mutex);
-    return copy;
+    return response;
 }
 
 bool conversations_forget(struct conversations *all, const char *id)

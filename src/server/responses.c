@@ -205,11 +205,11 @@ static void end_choice(struct generation *generation, struct choice *choice)
 }
 
 /* The chat with this answer, for whoever goes on from it. */
-static void keep(const struct generation *generation, const struct choice *choice, json_t *response)
+static void keep(const struct generation *generation, const struct choice *choice, const json_t *response)
 {
     if (!is_kept(exchange_json(generation->job.exchange)))
         return;
-    json_t *messages = json_incref(json_object_get(generation->state, "messages")), *call;
+    json_t *messages = json_object_get(generation->state, "messages"), *call;
     json_t *answer = json_pack("{s:s, s:o}", "role", "assistant", "content", buffer_json(&choice->content));
     json_t *calls = json_array();
     size_t i;
@@ -220,8 +220,7 @@ static void keep(const struct generation *generation, const struct choice *choic
         json_object_set(answer, "tool_calls", calls);
     json_decref(calls);
     json_array_append_new(messages, answer);
-    conversations_keep(exchange_server(generation->job.exchange)->conversations, generation->id,
-                       json_deep_copy(response), messages);
+    conversations_keep(exchange_server(generation->job.exchange)->conversations, generation->id, response, messages);
 }
 
 static void end(struct generation *generation)

@@ -25,7 +25,7 @@ struct server {
     struct server_counters counters;
     uint64_t start;
     uint64_t start_bytes; /* resident before any model was loaded */
-    atomic_uint pulls; /* downloads in work */
+    atomic_uint pulls;    /* downloads in work */
     atomic_bool stopping;
 };
 
@@ -87,8 +87,8 @@ void handle_page(struct exchange *exchange);
 struct conversations;
 hypura_status conversations_create(struct conversations **out, hypura_error *error);
 void conversations_destroy(struct conversations *all);
-/* Takes both references. The oldest make room; one that is too large by itself is not kept. */
-void conversations_keep(struct conversations *all, const char *id, json_t *response, json_t *messages);
+/* The oldest make room; one that is too large by itself is not kept. */
+void conversations_keep(struct conversations *all, const char *id, const json_t *response, const json_t *messages);
 json_t *conversations_messages(struct conversations *all, const char *id); /* a copy; NULL: none of that id */
 json_t *conversations_response(struct conversations *all, const char *id);
 void conversations_clear(struct conversations *all); /* a model needs the memory */
