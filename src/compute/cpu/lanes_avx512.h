@@ -1,0 +1,155 @@
+/* lanes.h in AVX-512, which includes this. */
+#ifndef HYPURA_LANES_AVX512_H
+#define HYPURA_LANES_AVX512_H
+
+#include <immintrin.h>
+
+#define VARIANT(name) name##_avx512
+#define LANES_TILE_ROWS 6
+#define LANES_TILE_VECTORS 4
+
+typedef __m512 lanes;
+
+static inline lanes lanes_all(float value)
+{
+    return _mm512_set1_ps(value);
+}
+
+static inline lanes lanes_load(const float *from)
+{
+    return _mm512_loadu_ps(from);
+}
+
+static inline void lanes_store(float *to, lanes a)
+{
+    _mm512_storeu_ps(to, a);
+}
+
+static inline lanes lanes_add(lanes a, lanes b)
+{
+    return _mm512_add_ps(a, b);
+}
+
+static inline lanes lanes_subtract(lanes a, lanes b)
+{
+    return _mm512_sub_ps(a, b);
+}
+
+static inline lanes lanes_multiply(lanes a, lanes b)
+{
+    return _mm512_mul_ps(a, b);
+}
+
+static inline lanes lanes_divide(lanes a, lanes b)
+{
+    return _mm512_div_ps(a, b);
+}
+
+static inline lanes lanes_fma(lanes a, lanes b, lanes c)
+{
+    return _mm512_fmadd_ps(a, b, c);
+}
+
+/* c - a * b, rounded once. */
+static inline lanes lanes_fma_negated(lanes a, lanes b, lanes c)
+{
+    return _mm512_fnmadd_ps(a, b, c);
+}
+
+/* a > b ? a : b, so that b comes out where either is not a number. */
+static inline lanes lanes_max(lanes a, lanes b)
+{
+    return _mm512_max_ps(a, b);
+}
+
+static inline lanes lanes_min(lanes a, lanes b)
+{
+    return _mm512_min_ps(a, b);
+}
+
+static inline float lanes_one_from_half(uint16_t half)
+{
+    return _mm_cvtss_f32(_mm_cvtph_ps(_mm_cvtsi32_si128(half)));
+}
+
+static inline lanes lanes_from_half(const uint16_t *from)
+{
+    return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from));
+}
+
+static inline lanes lanes_from_bfloat(const uint16_t *from)
+{
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)from));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+static inline lanes lanes_from_int8(const int8_t *from)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)from)));
+}
+
+/* a times 2 to the power of the integer in the low bits of n, which was made by adding 1.5 * 2^23; |integer| <= 150. */
+static inline lanes lanes_times_power(lanes a, lanes n)
+{
+    __m512i whole = _mm512_sub_epi32(_mm512_castps_si512(n), _mm512_set1_epi32(0x4b400000));
+    __m512i half = _mm512_srai_epi32(whole, 1);
+    __m512i rest = _mm512_sub_epi32(whole, half);
+    __m512i bias = _mm512_set1_epi32(127);
+    __m512 first = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(half, bias), 23));
+    __m512 second = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(rest, bias), 23));
+    return _mm512_mul_ps(_mm512_mul_ps(a, first), second);
+}
+
+static inline __m256 lanes_halves_add(__m512 a)
+{
+    return _mm256_add_ps(_mm512_castps512_ps256(a), _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a), 1)));
+}
+
+static inline float lanes_fold_add(lanes a)
+{
+    __m256 eight = lanes_halves_add(a);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+static inline float lanes_fold_max(lanes a)
+{
+    return _mm512_reduce_max_ps(a);
+}
+
+static inline void lanes_transpose(lanes a[LANES])
+{
+    __m512 b[LANES];
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES; i += 2) {
+        b[i] = _mm512_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_ps(a[i], a[i + 1]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < LANES; i += 4) {
+#pragma GCC unroll 8
+        for (int j = 0; j < 2; j++) {
+            __m512d low = _mm512_castps_pd(b[i + j]), high = _mm512_castps_pd(b[i + 2 + j]);
+            a[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(low, high));
+            a[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(low, high));
+        }
+    }
+    /* a[4 g + j] has column 4 l + j of rows 4 g .. 4 g + 3 in its 128-bit lane l. */
+#pragma GCC unroll 8
+    for (int j = 0; j < 4; j++) {
+        b[j] = _mm512_shuffle_f32x4(a[j], a[4 + j], 0x44);
+        b[4 + j] = _mm512_shuffle_f32x4(a[j], a[4 + j], 0xee);
+        b[8 + j] = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0x44);
+        b[12 + j] = _mm512_shuffle_f32x4(a[8 + j], a[12 + j], 0xee);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < 4; j++) {
+        a[j] = _mm512_shuffle_f32x4(b[j], b[8 + j], 0x88);
+        a[4 + j] = _mm512_shuffle_f32x4(b[j], b[8 + j], 0xdd);
+        a[8 + j] = _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0x88);
+        a[12 + j] = _mm512_shuffle_f32x4(b[4 + j], b[12 + j], 0xdd);
+    }
+}
+
+#endif
