@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -62,7 +63,7 @@ static hypura_status set_adapters(struct engine_options *out, hypura_error *erro
         if (!(colon = strrchr(path, ':')))
             continue;
         float scale = strtof(colon + 1, &end);
-        if (end != colon + 1 && *end == '\0') {
+        if (end != colon + 1 && *end == '\0' && isfinite(scale)) {
             adapters[i].scale = scale;
             *colon = '\0';
         }
