@@ -205,11 +205,10 @@ void compute_attention(struct compute *compute, const struct attention *attentio
 
 #define DELTA_NET_MAX_TAPS 64
 
-/* A recurrent layer (Yang et al., 2024) over rows of one sequence. Instead of a cache each value head keeps one matrix S
- * of key_size x value_size. A token with key k, value v and query q changes it and is answered by it:
- *     S = decay S;  S += k (beta (v - k S));  output = q S
- * Queries, keys and values pass a causal convolution over the last taps inputs and a SiLU first; queries and keys are
- * then brought to length 1, queries divided by the root of key_size besides.
+/* A recurrent layer (Yang et al., 2024) over rows of one sequence. Instead of a cache each value head keeps one matrix
+ * S of key_size x value_size. A token with key k, value v and query q changes it and is answered by it: S = decay S;  S
+ * += k (beta (v - k S));  output = q S Queries, keys and values pass a causal convolution over the last taps inputs and
+ * a SiLU first; queries and keys are then brought to length 1, queries divided by the root of key_size besides.
  *
  * Tokens run one after another, columns of the matrices in parallel: how rows are cut into calls changes no bit. */
 struct delta_net {

@@ -233,7 +233,7 @@ static hypura_status attention_steps(struct engine *engine, uint32_t number, str
     TRY(project_rows(engine, layer, ROLE_ATTENTION_OUTPUT, true, s->attended, s->branch, error));
     TRY(add_branch(engine, layer->tensors[ROLE_ATTENTION_POST_NORM], error));
     return norm_sum(engine, layer->tensors[ROLE_ATTENTION_SUM_NORM], layer->tensors[ROLE_ATTENTION_SUM_NORM_BIAS],
-                       error);
+                    error);
 }
 
 hypura_status attention_layer(struct engine *engine, uint32_t layer, hypura_error *error)

@@ -41,7 +41,7 @@ hypura_status encoder_input(struct engine *engine, hypura_error *error)
     release(engine, &held);
     if (!status)
         status = norm_sum(engine, model_tensor(engine->model, ROLE_EMBEDDING_NORM),
-                             model_tensor(engine->model, ROLE_EMBEDDING_NORM_BIAS), error);
+                          model_tensor(engine->model, ROLE_EMBEDDING_NORM_BIAS), error);
     return status;
 }
 

@@ -46,7 +46,6 @@ struct generator {
 
     pthread_mutex_t mutex; /* guards the queue, next_id, and task->cancelled */
     struct task *first, *last;
-    uint32_t waiting;
     uint64_t next_id;
 };
 
@@ -177,7 +176,6 @@ hypura_status generator_submit(struct generator *generator, const struct generat
     else
         generator->first = task;
     generator->last = task;
-    generator->waiting++;
     pthread_mutex_unlock(&generator->mutex);
     return HYPURA_OK;
 }
@@ -192,15 +190,6 @@ void generator_cancel(struct generator *generator, uint64_t id)
         if (task)
             task->cancelled |= task->id == id;
     }
-    pthread_mutex_unlock(&generator->mutex);
-}
-
-void generator_load(struct generator *generator, struct generator_load *out)
-{
-    pthread_mutex_lock(&generator->mutex);
-    *out = (struct generator_load){.waiting = generator->waiting};
-    for (uint32_t s = 0; s < generator->slot_count; s++)
-        out->running += generator->slots[s].task != NULL;
     pthread_mutex_unlock(&generator->mutex);
 }
 
@@ -242,7 +231,6 @@ static struct task *take_from_queue(struct generator *generator)
         if (!generator->first)
             generator->last = NULL;
         task->next = NULL;
-        generator->waiting--;
     }
     return task;
 }

@@ -76,9 +76,4 @@ void generator_cancel(struct generator *generator, uint64_t id);
 /* Runs one batch. False when there was nothing to do. */
 bool generator_step(struct generator *generator);
 
-struct generator_load {
-    uint32_t running, waiting;
-};
-void generator_load(struct generator *generator, struct generator_load *out);
-
 #endif

@@ -25,11 +25,6 @@ static const struct recipe recipes[TENSOR_TYPE_COUNT] = {
     [TENSOR_MXFP4] = {2.926f, 0},
 };
 
-bool synth_blocks_supported(enum tensor_type type)
-{
-    return recipes[type].unit > 0;
-}
-
 bool synth_tail_supported(enum tensor_type type)
 {
     return recipes[type].tail > 0;

@@ -7,8 +7,7 @@
 
 /* ---- random blocks ----------------------------------------------------------------------------------------------- */
 
-/* Blocks whose values, decoded, have a mean of about 0 and this deviation. False: the type cannot be made. */
-bool synth_blocks_supported(enum tensor_type type);
+/* Blocks whose values, decoded, have a mean of about 0 and this deviation. */
 void synth_random_blocks(struct random *random, enum tensor_type type, unsigned char *out, uint64_t blocks,
                          float deviation);
 

@@ -339,12 +339,6 @@ enum vocabulary_kind vocabulary_kind(const struct vocabulary *v)
     return v->kind;
 }
 
-const char *vocabulary_kind_name(enum vocabulary_kind kind)
-{
-    static const char *const names[] = {"SentencePiece", "BPE", "WordPiece", "Unigram"};
-    return names[kind];
-}
-
 const char *vocabulary_pre_tokenizer(const struct vocabulary *v)
 {
     return v->pre ? v->pre->name : "";

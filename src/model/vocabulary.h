@@ -60,7 +60,6 @@ hypura_status vocabulary_open(struct vocabulary **out, const struct gguf *file, 
 void vocabulary_close(struct vocabulary *vocabulary);
 
 enum vocabulary_kind vocabulary_kind(const struct vocabulary *vocabulary);
-const char *vocabulary_kind_name(enum vocabulary_kind kind);               /* "SentencePiece" */
 const char *vocabulary_pre_tokenizer(const struct vocabulary *vocabulary); /* "qwen2"; "" for kinds without one */
 uint32_t vocabulary_size(const struct vocabulary *vocabulary);
 

@@ -383,16 +383,3 @@ hypura_status estimate_units(struct estimate *out, const struct plan *plan, cons
     *out = result;
     return HYPURA_OK;
 }
-
-hypura_status estimate_run(struct estimate *out, const struct plan *plan, const struct model *model,
-                           const struct hardware *hardware, const struct estimate_source *source, uint32_t warm_passes,
-                           hypura_error *error)
-{
-    struct plan_table table;
-    hypura_status status = plan_table_make(&table, model, hardware, error);
-    if (status != HYPURA_OK)
-        return status;
-    status = estimate_units(out, plan, &table, hardware, source, warm_passes, error);
-    plan_table_free(&table);
-    return status;
-}

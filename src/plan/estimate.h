@@ -47,10 +47,4 @@ struct estimate {
     enum plan_bound bound;    /* while decoding */
 };
 
-/* The plan is of this model; its budget is what is simulated. warm_passes: so many passes are not counted, while the
- * cache fills. An expert number that the model does not have is an error. */
-hypura_status estimate_run(struct estimate *out, const struct plan *plan, const struct model *model,
-                           const struct hardware *hardware, const struct estimate_source *source, uint32_t warm_passes,
-                           hypura_error *error);
-
 #endif

@@ -114,6 +114,8 @@ double plan_ring_speed(const struct plan_table *table, const struct plan *plan, 
 /* Which of the three binds a processor and a drive that were busy for so long out of a time. */
 enum plan_bound plan_bound_of(double compute_seconds, double seconds, const struct hardware *hardware);
 
+/* The plan is of this table; its budget is what is simulated. warm_passes: so many passes are not counted, while the
+ * cache fills. An expert number that the model does not have is an error. */
 hypura_status estimate_units(struct estimate *out, const struct plan *plan, const struct plan_table *table,
                              const struct hardware *hardware, const struct estimate_source *source,
                              uint32_t warm_passes, hypura_error *error);

@@ -312,7 +312,8 @@ static bool fits_loaded(const struct worker *worker, const struct job *job)
     if (!loaded->engine || strcmp(loaded->entry.path, job->model.path) != 0)
         return false;
     /* A file that was replaced is another model, and one whose GPU is gone answers nobody. */
-    if (engine_lost(loaded->engine) || loaded->entry.bytes != job->model.bytes || loaded->entry.modified != job->model.modified)
+    if (engine_lost(loaded->engine) || loaded->entry.bytes != job->model.bytes ||
+        loaded->entry.modified != job->model.modified)
         return false;
     char own[4096], wanted[4096];
     adapter_path(worker, &loaded->entry, own, sizeof own);
