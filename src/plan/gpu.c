@@ -73,8 +73,9 @@ static void take_output(struct gpu_planner *planner)
     uint64_t bytes = 0;
     for (size_t i = 0; i < COUNT_OF(units); i++)
         bytes += tensor_bytes(model, units[i]);
-    /* Not at the cost of the layers, which also save the way there and back. */
-    if (!planner->request->output || bytes > planner->left / 2 || !take(planner, bytes))
+    /* Not at the cost of the layers, which also save the way there and back; nor behind a last layer on the CPU. */
+    if (!planner->request->output || planner->request->layers[planner->plan->layer_count - 1] == GPU_CANNOT ||
+        bytes > planner->left / 2 || !take(planner, bytes))
         return;
     for (size_t i = 0; i < COUNT_OF(units); i++)
         take_unit(planner, units[i]);
@@ -99,7 +100,7 @@ static bool take_layer(struct gpu_planner *planner, uint32_t number)
     for (int role = 0; role < ROLE_COUNT; role++)
         take_unit(planner, layer->tensors[role]);
     planner->plan->kv_bytes += kv;
-    planner->plan->layers[number] = 1;
+    planner->plan->layers[number] = request->layers[number];
     planner->plan->taken++;
     return true;
 }
@@ -168,7 +169,7 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
         return status;
     for (uint32_t i = 0; i < plan->layer_count; i++) {
         const struct model_layer *layer = model_layer(planner->model, i);
-        for (uint32_t e = 0; layer->moe && plan->layers[i] && request->layers[i] == GPU_CAN && e < experts; e++) {
+        for (uint32_t e = 0; layer->moe && plan->layers[i] == GPU_CAN && e < experts; e++) {
             unit_number unit = layer->first_expert + e;
             candidates[count++] = (struct candidate){request->uses ? request->uses[unit] : 0, unit, i, e};
         }

@@ -79,7 +79,7 @@ struct plan_gpu_request {
 
 struct plan_gpu {
     uint32_t layer_count, unit_count;
-    uint8_t *layers;      /* [layer_count]: computed on the GPU, but experts that are not there */
+    uint8_t *layers;      /* [layer_count] enum gpu_ability: computed on the GPU, but experts that are not there */
     uint32_t *slots;      /* [layer_count]: experts of the layer there */
     uint8_t *units;       /* [unit_count]: in device memory */
     uint32_t taken;       /* layers */

@@ -321,8 +321,10 @@ hypura_status device_load(struct store *store, store_progress progress, void *co
     if (!status && device->table)
         status = gpu_upload(device->gpu, (struct gpu_range){device->table, 0}, device->slots,
                             (uint64_t)store->layers * device->experts * sizeof *device->slots, &loading.last, error);
+    /* After an error too: nothing may be on its way to buffers that are given back. */
+    hypura_status arrived = gpu_upload_wait(device->gpu, loading.last, status ? NULL : error);
     if (!status)
-        status = gpu_upload_wait(device->gpu, loading.last, error);
+        status = arrived;
     if (!status) {
         device->loaded = true;
         pthread_mutex_lock(store->mutex);

@@ -2,6 +2,8 @@
  * that plain C decodes. */
 #include "gpu_test.h"
 
+#include "compute/vulkan/gpu_private.h"
+
 /* Of a sum of floats in any order, and of inputs rounded to half precision where there are many tokens. */
 #define VECTOR_ERROR 5e-6
 #define HALF_ERROR 1e-3
@@ -260,7 +262,7 @@ static void check_experts(struct gpu *gpu, struct random *random, enum tensor_ty
             .used = USED,
             .tokens = tokens,
             .per_choice = per_choice};
-    uint64_t group_bytes = gpu_expert_group_bytes(gpu, EXPERTS, USED, tokens);
+    uint64_t group_bytes = gpu_expert_group_bytes(EXPERTS, USED, tokens);
     jobs[0].groups = jobs[1].groups = gpu_test_range(gpu, NULL, group_bytes);
     struct gpu_expert_matmul second = jobs[1];
     jobs[1].slots = jobs[0].slots;
@@ -319,6 +321,9 @@ static void multiplies_by_experts(void **state)
         check_experts(gpu, &random, types[i], 6, 512, 3, true, true, VECTOR_ERROR);
         check_experts(gpu, &random, types[i], 70, 256, 40, i % 2 != 0, i % 3 == 0, tile_error(gpu, types[i]));
     }
+    /* Too narrow for tiles, and more choices than work groups in a row. */
+    check_experts(gpu, &random, TENSOR_F16, 3, 30, GPU_MAX_GROUPS / USED + 40, false, true, VECTOR_ERROR);
+    check_experts(gpu, &random, TENSOR_F16, 2, 30, GPU_MAX_GROUPS / USED + 40, true, false, VECTOR_ERROR);
 }
 
 static void refuses_weights_it_cannot_read(void **state)

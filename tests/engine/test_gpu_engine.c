@@ -9,10 +9,12 @@
 
 static int device = -1;
 static char number[16];
+static unsigned complaints; /* of the validation layers, also while an engine closes */
 
 static void print_log(void *context, enum log_level level, const char *message)
 {
     (void)context;
+    complaints += strstr(message, "Vulkan validation") != NULL;
     if (level >= LOG_WARNING)
         fprintf(stderr, "# %s\n", message);
 }
@@ -385,6 +387,57 @@ static void cancelled_in_between(void **state)
     close_silent(engine);
 }
 
+static bool stop_soon(void *context, uint64_t done, uint64_t total)
+{
+    (void)done, (void)total;
+    return ++*(int *)context < 3;
+}
+
+/* What was on its way when the user stopped has arrived before its buffers are given back. */
+static void cancelled_while_loading(void **state)
+{
+    (void)state;
+    device_or_skip();
+    int calls = 0;
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = 2;
+    options.gpu = number;
+    options.gpu_budget = (uint64_t)512 << 20;
+    options.progress = stop_soon;
+    options.progress_context = &calls;
+    setenv("HYPURA_GPU_SEPARATE", "1", 1);
+    complaints = 0;
+    assert_int_equal(engine_open(&engine, model_path("embedded"), &options, &test_error), HYPURA_ERROR_CANCELLED);
+    unsetenv("HYPURA_GPU_SEPARATE");
+    assert_int_equal(calls, 3);
+    assert_int_equal(complaints, 0);
+}
+
+/* Experts that there is no kernel for stay with the CPU, whatever an upload would take. */
+static void unknown_types_do_not_visit(void **state)
+{
+    (void)state;
+    device_or_skip();
+    struct setting setting = {.kv_type = TENSOR_F16};
+    struct engine *engine = open_with("embedded", &setting);
+    const struct plan_gpu *whole = engine->plan->gpu;
+    setting.gpu_budget = whole->scratch_bytes + whole->resident_bytes + whole->kv_bytes + whole->expert_bytes / 2;
+    close_silent(engine);
+    engine = open_with("embedded", &setting);
+    assert_true(engine->plan->gpu && engine->plan->gpu->visit_slots > 0);
+    engine->device.upload_bytes_per_second = 1e18;
+    engine->rows = 64;
+    uint32_t last = engine->plan->gpu->layer_count - 1;
+    assert_int_equal(engine->plan->gpu->layers[last], GPU_CAN);
+    assert_true(pass_should_visit(engine, last));
+    engine->plan->gpu->layers[last] = GPU_CAN_BUT_EXPERTS;
+    assert_false(pass_should_visit(engine, last));
+    close_silent(engine);
+}
+
 int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
@@ -397,6 +450,8 @@ int main(void)
         cmocka_unit_test(no_such_device),
         cmocka_unit_test(device_is_lost),
         cmocka_unit_test(cancelled_in_between),
+        cmocka_unit_test(cancelled_while_loading),
+        cmocka_unit_test(unknown_types_do_not_visit),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

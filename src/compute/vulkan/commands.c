@@ -47,8 +47,14 @@ hypura_status command_buffer_create(struct gpu *gpu, uint32_t family, VkCommandP
                                                   .commandPool = *pool,
                                                   .level = VK_COMMAND_BUFFER_LEVEL_PRIMARY,
                                                   .commandBufferCount = 1};
-    return gpu_check(gpu, gpu->vk.vkAllocateCommandBuffers(gpu->device, &allocate, commands), "making a command buffer",
-                     error);
+    status = gpu_check(gpu, gpu->vk.vkAllocateCommandBuffers(gpu->device, &allocate, commands),
+                       "making a command buffer", error);
+    if (status) {
+        gpu->vk.vkDestroyCommandPool(gpu->device, *pool, NULL);
+        *pool = VK_NULL_HANDLE;
+        *commands = VK_NULL_HANDLE;
+    }
+    return status;
 }
 
 hypura_status command_buffer_begin(struct gpu *gpu, VkCommandPool pool, VkCommandBuffer commands, hypura_error *error)
@@ -80,11 +86,18 @@ hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t valu
                                       .semaphoreCount = 1,
                                       .pSemaphores = &timeline,
                                       .pValues = &value};
-    VkResult result = gpu->vk.vkWaitSemaphores(gpu->device, &wait, seconds * 1000000000u);
-    if (result == VK_TIMEOUT)
-        return error_set(error, HYPURA_ERROR_DEVICE, "GPU: the device hangs: no answer in %u seconds",
-                         (unsigned)seconds);
-    return gpu_check(gpu, result, "waiting for the device", error);
+    /* A slow device may have far to go: it hangs when it ends nothing for so long. */
+    uint64_t reached = 0, before;
+    VkResult result = gpu->vk.vkGetSemaphoreCounterValue(gpu->device, timeline, &reached);
+    do {
+        before = reached;
+        if (!result)
+            result = gpu->vk.vkWaitSemaphores(gpu->device, &wait, seconds * 1000000000u);
+        if (result != VK_TIMEOUT)
+            return gpu_check(gpu, result, "waiting for the device", error);
+        result = gpu->vk.vkGetSemaphoreCounterValue(gpu->device, timeline, &reached);
+    } while (result || reached > before);
+    return error_set(error, HYPURA_ERROR_DEVICE, "GPU: the device hangs: no answer in %u seconds", (unsigned)seconds);
 }
 
 bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value)

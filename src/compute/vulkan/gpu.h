@@ -106,7 +106,7 @@ typedef uint64_t gpu_ticket;
 /* Copies host bytes into a buffer: at once where it is mapped, else through a staging ring and, where the device has
  * one, a transfer queue. Returns when the host's bytes may be reused; the ticket is done when they have arrived. On a
  * device with one queue uploads wait behind batches, so nobody may wait for an upload before the gpu_signal_host that a
- * submitted batch waits for. */
+ * submitted batch waits for. After an error the ticket is that of the parts that are on their way. */
 hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host, uint64_t bytes, gpu_ticket *ticket,
                          hypura_error *error);
 hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
@@ -134,7 +134,8 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
 /* value: greater than all before. */
 hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *error);
 
-/* Gives up after 10 seconds (a device that is a CPU: 5 minutes) with an error that says the device hangs. */
+/* Gives up when no batch ends for 10 seconds (a device that is a CPU: 5 minutes) with an error that says the device
+ * hangs. */
 hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
 bool gpu_done(struct gpu *gpu, gpu_ticket ticket);
 
@@ -194,8 +195,9 @@ struct gpu_expert_matmul {
 };
 void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count);
 
-/* Sorts choices by expert, so that many tokens share the reading of one; for the same experts, used and tokens. */
-uint64_t gpu_expert_group_bytes(const struct gpu *gpu, uint32_t experts, uint32_t used, uint32_t tokens);
+/* Sorts choices by expert, so that many tokens share the reading of one; for the same experts and used, and so many
+ * tokens at most. */
+uint64_t gpu_expert_group_bytes(uint32_t experts, uint32_t used, uint32_t tokens);
 void gpu_expert_group(struct gpu *gpu, struct gpu_range ids, struct gpu_range groups, uint32_t experts, uint32_t used,
                       uint32_t tokens);
 

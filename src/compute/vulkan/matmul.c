@@ -218,29 +218,31 @@ void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
 #define EXPERT_JOBS 2
 
 static void expert_matvec(struct gpu *gpu, const struct weight_type *type, const struct gpu_expert_matmul *jobs,
-                          size_t count)
+                          size_t count, uint32_t first_token, uint32_t tokens)
 {
+    const uint64_t first_choice = (uint64_t)first_token * jobs->used;
     struct {
         struct {
             uint64_t weights, out, bias;
         } jobs[EXPERT_JOBS];
         uint64_t in, slots, ids, slot_stride;
         uint32_t rows, columns, row_bytes, used, per_choice;
-    } push = {.in = gpu_address(jobs->in),
+    } push = {.in = gpu_address(jobs->in) +
+                    (jobs->per_choice ? first_choice : first_token) * jobs->weights.columns * sizeof(float),
               .slots = gpu_address(jobs->slots),
-              .ids = gpu_address(jobs->ids),
+              .ids = gpu_address(jobs->ids) + first_choice * sizeof(uint32_t),
               .slot_stride = jobs->slot_stride,
               .rows = jobs->weights.rows,
               .columns = jobs->weights.columns,
               .row_bytes = (uint32_t)jobs->weights.row_bytes,
               .used = jobs->used,
               .per_choice = jobs->per_choice};
-    uint32_t choices = jobs->tokens * jobs->used;
+    uint32_t choices = tokens * jobs->used;
     const uint32_t group_rows = vector_rows((uint64_t)push.rows * choices * count);
     bool wide = true;
     for (size_t i = 0; i < count; i++) {
         push.jobs[i].weights = gpu_address(jobs[i].weights.data);
-        push.jobs[i].out = gpu_address(jobs[i].out);
+        push.jobs[i].out = gpu_address(jobs[i].out) + first_choice * push.rows * sizeof(float);
         push.jobs[i].bias = gpu_address(jobs[i].bias);
         wide &= is_wide(&jobs[i].weights, jobs->slot_stride, push.in, push.columns);
     }
@@ -249,26 +251,28 @@ static void expert_matvec(struct gpu *gpu, const struct weight_type *type, const
                 (uint64_t)((push.rows + group_rows - 1) / group_rows) * count, choices);
 }
 
+#define LEAST_TILE 32u
+
 /* Tokens of a tile: by how many an expert has on average. */
 static uint32_t expert_tile(const struct gpu *gpu, uint32_t experts, uint32_t used, uint32_t tokens)
 {
     if (!gpu->info.cooperative_matrix)
-        return 32;
+        return LEAST_TILE;
     uint64_t average = (uint64_t)tokens * used / MAX(experts, 1);
-    return average >= 96 ? 128 : average >= 40 ? 64 : 32;
+    return average >= 96 ? 128 : average >= 40 ? 64 : LEAST_TILE;
 }
 
 /* As many as there can be: every expert's last tile may be a small one. */
-static uint64_t most_tiles(const struct gpu *gpu, uint32_t experts, uint32_t used, uint32_t tokens)
+static uint64_t most_tiles(uint32_t tile, uint32_t experts, uint32_t used, uint32_t tokens)
 {
     uint64_t choices = (uint64_t)tokens * used;
-    return choices / expert_tile(gpu, experts, used, tokens) + MIN(choices, experts);
+    return choices / tile + MIN(choices, experts);
 }
 
-uint64_t gpu_expert_group_bytes(const struct gpu *gpu, uint32_t experts, uint32_t used, uint32_t tokens)
+uint64_t gpu_expert_group_bytes(uint32_t experts, uint32_t used, uint32_t tokens)
 {
     return sizeof(uint32_t) *
-           (4 + (uint64_t)experts + 1 + (uint64_t)tokens * used + 2 * most_tiles(gpu, experts, used, tokens));
+           (4 + (uint64_t)experts + 1 + (uint64_t)tokens * used + 2 * most_tiles(LEAST_TILE, experts, used, tokens));
 }
 
 #define MAX_EXPERTS 1024
@@ -310,7 +314,7 @@ static void expert_matmat(struct gpu *gpu, const struct weight_type *type, const
                                    .experts = job->experts};
 
     gpu_launch(gpu, tiling.kernel_experts, &tiling.tokens, 1, &push, sizeof push,
-               (uint32_t)most_tiles(gpu, job->experts, job->used, job->tokens),
+               (uint32_t)most_tiles(tiling.tokens, job->experts, job->used, job->tokens),
                (push.rows + tiling.rows - 1) / tiling.rows, 1);
 }
 
@@ -347,7 +351,8 @@ void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
             tiles &= experts_fit_tiles(gpu, type, &jobs[i]);
         for (size_t i = first; i < next && tiles; i++)
             expert_matmat(gpu, type, &jobs[i]);
-        if (!tiles)
-            expert_matvec(gpu, type, jobs + first, next - first);
+        const uint32_t most = MAX(GPU_MAX_GROUPS / MAX(jobs[first].used, 1u), 1u);
+        for (uint32_t token = 0; token < jobs[first].tokens && !tiles; token += most)
+            expert_matvec(gpu, type, jobs + first, next - first, token, MIN(jobs[first].tokens - token, most));
     }
 }

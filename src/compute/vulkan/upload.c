@@ -112,8 +112,7 @@ hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host,
     for (uint64_t done = 0; done < bytes && !status; done += STAGING_BYTES)
         status = upload_part(gpu, (struct gpu_range){to.buffer, to.offset + done}, (const uint8_t *)host + done,
                              MIN(bytes - done, STAGING_BYTES), error);
-    if (!status)
-        *ticket = gpu->uploaded;
+    *ticket = gpu->uploaded;
     pthread_mutex_unlock(&gpu->upload_lock);
     return status;
 }

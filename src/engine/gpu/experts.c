@@ -41,6 +41,10 @@ static void choose(struct engine *engine, const struct model_layer *layer)
                                 .scale = p->router_scale};
     gpu_router(pass->gpu, &router);
     gpu_barrier(pass->gpu);
+    if (engine->rows <= GPU_VECTOR_TOKENS)
+        return;
+    gpu_expert_group(pass->gpu, pass->chosen, pass->groups, p->experts, p->experts_used, (uint32_t)engine->rows);
+    gpu_barrier(pass->gpu);
 }
 
 static struct gpu_expert_matmul expert_job(const struct engine *engine, const struct model_layer *layer,
@@ -59,6 +63,7 @@ static struct gpu_expert_matmul expert_job(const struct engine *engine, const st
                                       .slot_stride = slots->strides[slice],
                                       .slots = slots->table,
                                       .ids = pass->chosen,
+                                      .groups = pass->groups,
                                       .experts = p->experts,
                                       .used = p->experts_used,
                                       .tokens = (uint32_t)engine->rows};

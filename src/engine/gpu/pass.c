@@ -61,6 +61,7 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
         pass->router = cut(s, &used.scratch, c * p->experts * f);
         pass->chosen = cut(s, &used.scratch, choices * f);
         pass->weights = cut(s, &used.scratch, choices * f);
+        pass->groups = cut(s, &used.scratch, gpu_expert_group_bytes(p->experts, p->experts_used, chunk));
         pass->expert_out = cut(s, &used.scratch, choices * e * f);
         pass->shared_out = cut(s, &used.scratch, c * e * f);
         pass->shared_gates = cut(s, &used.scratch, c * f);
@@ -288,6 +289,8 @@ void gpu_pass_abandon(struct engine *engine)
         pass->host_share.waiting = false;
     }
     gpu_wait(pass->gpu, pass->last, NULL);
+    gpu_upload_wait(pass->gpu, pass->wait_upload, NULL);
+    pass->wait_upload = 0;
 }
 
 /* ---- the way there and back ----------------------------------------------------------------------------------------

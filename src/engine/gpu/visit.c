@@ -21,8 +21,8 @@ bool pass_should_visit(const struct engine *engine, uint32_t number)
     const struct model_layer *layer = model_layer(engine->model, number);
     const struct gpu_pass *pass = engine->pass;
     double choices = (double)engine->rows * p->experts_used;
-    if (pass->plan->visit_slots == 0 || engine->rows <= GPU_VECTOR_TOKENS || choices < 2.0 * p->experts ||
-        engine->trace)
+    if (pass->plan->layers[number] != GPU_CAN || pass->plan->visit_slots == 0 || engine->rows <= GPU_VECTOR_TOKENS ||
+        choices < 2.0 * p->experts || engine->trace)
         return false;
     const struct unit *unit = model_unit(engine->model, layer->first_expert);
     double missing = p->experts - pass->slots[number].count;
@@ -40,7 +40,8 @@ hypura_status pass_make_visits(struct engine *engine, hypura_error *error)
         return HYPURA_OK;
     for (uint32_t i = 0; i < pass->plan->layer_count; i++) {
         const struct model_layer *layer = model_layer(engine->model, i);
-        const struct unit *unit = layer->moe ? model_unit(engine->model, layer->first_expert) : NULL;
+        bool may = layer->moe && pass->plan->layers[i] == GPU_CAN;
+        const struct unit *unit = may ? model_unit(engine->model, layer->first_expert) : NULL;
         for (uint32_t s = 0; unit && s < unit->slice_count; s++)
             if (!largest[s] || unit->slices[s].bytes > largest[s]->slices[s].bytes)
                 largest[s] = unit;
@@ -73,8 +74,8 @@ static hypura_status bring(struct engine *engine, const unit_number *units, uint
                                 view.slices[s], unit->slices[s].bytes, &pass->wait_upload, error);
         store_put(engine->store, units[brought]);
     }
-    if (status && brought < count)
-        store_forget(engine->store, units + brought + 1, count - brought - 1);
+    if (status)
+        store_forget(engine->store, units + brought, count - brought);
     return status;
 }
 
