@@ -207,8 +207,8 @@ static void equals_the_merged_model(void **state)
         assert_ok(model_open(&model, base, &test_error));
         size_t count = PROMPT * (size_t)model_parameters(model)->vocabulary;
         model_close(model);
-        print_message("%-18s from the merged %8.2g, from the plain %8.2g\n", models[m], most_apart(with, merged, count),
-                      most_apart(with, without, count));
+        print_message("# %-18s from the merged %8.2g, from the plain %8.2g\n", models[m],
+                      most_apart(with, merged, count), most_apart(with, without, count));
         assert_true(most_apart(with, merged, count) < 1e-3);
         assert_true(most_apart(with, without, count) > 1);
         assert_memory_equal(with, streamed, count * sizeof *with);

@@ -110,7 +110,7 @@ static void same_bits_from_every_budget(void **state)
         }
         free(expected);
     }
-    print_message("%zu of %zu runs under a budget streamed\n", streamed, 4 * COUNT_OF(models));
+    print_message("# %zu of %zu runs under a budget streamed\n", streamed, 4 * COUNT_OF(models));
     assert_true(SANITIZED || streamed >= COUNT_OF(models)); /* the smallest models may fit in what is left to chance */
 }
 

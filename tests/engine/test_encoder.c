@@ -59,7 +59,7 @@ static void agree_with_the_reference(void **state)
             assert_int_equal(json_array_size(expected), width);
             for (size_t d = 0; d < width; d++)
                 most = fmax(most, fabs(json_real_value(json_array_get(expected, d)) - (double)found[d]));
-            print_message("%-12s %6.2g  %.40s\n", encoders[e], most, json_string_value(text));
+            print_message("# %-12s %6.2g  %.40s\n", encoders[e], most, json_string_value(text));
             /* The reference looks BERT's GELU up in a table of half-precision numbers. */
             assert_true(most < (strcmp(encoders[e], "bert") == 0 ? 1e-3 : 1e-5));
         }

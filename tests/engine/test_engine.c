@@ -316,7 +316,7 @@ static void hold_the_budget(uint64_t budget)
     struct engine_statistics statistics;
     engine_statistics(engine, &statistics);
     uint64_t code = budget < PLAN_SMALL_BUDGET ? hardware_code_bytes() : 0;
-    print_message("budget %.1f MiB (%s): peak %.1f MiB, of which code %.1f MiB\n", (double)budget / 1048576,
+    print_message("# budget %.1f MiB (%s): peak %.1f MiB, of which code %.1f MiB\n", (double)budget / 1048576,
                   plan_mode_name(plan->mode), (double)statistics.peak_rss_bytes / 1048576, (double)code / 1048576);
     assert_true(statistics.peak_rss_bytes <= budget + code);
     engine_close(engine);

@@ -86,7 +86,7 @@ static double distance_of(const char *name, const struct setting *setting, uint3
     float *logits = calloc((size_t)reference.tokens * reference.vocabulary, sizeof *logits);
     feed(engine, 0, reference.prompt, reference.tokens, setting->batch, logits);
     struct distance d = measure(reference.logits, logits, reference.tokens, reference.vocabulary);
-    print_message("%-28s batch %-3zu layers %u: most %8.2g  KL %8.2g  top-1 %.3f\n", name,
+    print_message("# %-28s batch %-3zu layers %u: most %8.2g  KL %8.2g  top-1 %.3f\n", name,
                   setting->batch == SIZE_MAX ? 0 : setting->batch, *layers, d.most, d.kl_mean, d.top);
     free(logits);
     reference_free(&reference);
@@ -212,7 +212,7 @@ static void divides_a_model(void **state)
                 close_silent(engine);
             }
             struct distance d = measure(expected, logits[0], TOKENS, vocabulary);
-            print_message("%s, %llu eighths: most %g, KL %g\n", names[m], (unsigned long long)eighths, d.most,
+            print_message("# %s, %llu eighths: most %g, KL %g\n", names[m], (unsigned long long)eighths, d.most,
                           d.kl_mean);
             assert_true(d.kl_mean < most_kl(names[m]));
             assert_memory_equal(logits[0], logits[1], TOKENS * vocabulary * sizeof(float));
@@ -245,7 +245,7 @@ static void experts_visit(void **state)
             engine->device.upload_bytes_per_second = 1e18;
             float *logits = run_tokens(engine);
             struct distance d = measure(expected, logits, TOKENS, vocabulary);
-            print_message("%s: %u visits, KL %g\n", names[m], engine->pass->visit_turn, d.kl_mean);
+            print_message("# %s: %u visits, KL %g\n", names[m], engine->pass->visit_turn, d.kl_mean);
             visited += engine->pass->visit_turn;
             assert_true(d.kl_mean < most_kl(names[m]));
             free(logits);
@@ -276,7 +276,7 @@ static void three_tiers(void **state)
     struct distance d = measure(expected, logits, TOKENS, vocabulary);
     struct engine_statistics statistics;
     engine_statistics(engine, &statistics);
-    print_message("on the GPU %llu, in memory %llu, on the drive %llu; read %llu: KL %g\n",
+    print_message("# on the GPU %llu, in memory %llu, on the drive %llu; read %llu: KL %g\n",
                   (unsigned long long)statistics.bytes_gpu, (unsigned long long)statistics.bytes_ram,
                   (unsigned long long)statistics.bytes_storage, (unsigned long long)statistics.store.bytes_demanded,
                   d.kl_mean);

@@ -86,7 +86,7 @@ static void check_reference(const char *name, const char *ending, bool exact)
     float *logits = calloc((size_t)reference.tokens * reference.vocabulary, sizeof *logits);
     feed(engine, 0, reference.prompt, reference.tokens, SIZE_MAX, logits);
     struct distance d = measure(reference.logits, logits, reference.tokens, reference.vocabulary);
-    print_message("%-28s %-16s most %8.2g  KL %8.2g  top-1 %.3f\n", name, ending, d.most, d.kl_mean, d.top);
+    print_message("# %-28s %-16s most %8.2g  KL %8.2g  top-1 %.3f\n", name, ending, d.most, d.kl_mean, d.top);
     if (exact && d.most > tolerance.exact)
         complain("%s: logits are up to %g from exact ones; %g is what rounding explains\n", name, d.most,
                  tolerance.exact);
@@ -136,7 +136,7 @@ static void agrees_with_the_reference(void **state)
             check_reference(names[i], ".bin", false);
             checked++;
         } else {
-            print_message("%-28s left out: %s\n", names[i], test_error.message);
+            print_message("# %-28s left out: %s\n", names[i], test_error.message);
             assert_non_null(getenv("HYPURA_ORACLE")); /* the repository carries only what is supported */
         }
         free(names[i]);
@@ -163,7 +163,7 @@ static void caches_of_all_types(void **state)
             float *logits = calloc((size_t)reference.tokens * reference.vocabulary, sizeof *logits);
             feed(engine, 0, reference.prompt, reference.tokens, SIZE_MAX, logits);
             struct distance d = measure(reference.logits, logits, reference.tokens, reference.vocabulary);
-            print_message("%s, cache type %d: most %g, KL %g\n", models[m], types[t].type, d.most, d.kl_mean);
+            print_message("# %s, cache type %d: most %g, KL %g\n", models[m], types[t].type, d.most, d.kl_mean);
             assert_true(d.most < types[t].most);
             assert_true(d.most > before); /* it is another type indeed */
             before = d.most;
