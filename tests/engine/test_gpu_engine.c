@@ -416,6 +416,27 @@ static void cancelled_while_loading(void **state)
     assert_int_equal(complaints, 0);
 }
 
+/* More sequences than a batch on the GPU can have: it is not given any layer. */
+static void too_many_sequences(void **state)
+{
+    (void)state;
+    device_or_skip();
+    struct engine_options options;
+    engine_default_options(&options);
+    options.context = 64;
+    options.threads = 2;
+    options.chunk = 64;
+    options.gpu = number;
+    options.gpu_budget = (uint64_t)512 << 20;
+    for (uint32_t more = 0; more < 2; more++) {
+        struct engine *engine = NULL;
+        options.sequences = GPU_MAX_SEQUENCES + more;
+        assert_ok(engine_open(&engine, model_path("mixtral"), &options, &test_error));
+        assert_int_equal(engine_gpu(engine) == NULL, more);
+        close_silent(engine);
+    }
+}
+
 /* Experts that there is no kernel for stay with the CPU, whatever an upload would take. */
 static void unknown_types_do_not_visit(void **state)
 {
@@ -451,6 +472,7 @@ int main(void)
         cmocka_unit_test(device_is_lost),
         cmocka_unit_test(cancelled_in_between),
         cmocka_unit_test(cancelled_while_loading),
+        cmocka_unit_test(too_many_sequences),
         cmocka_unit_test(unknown_types_do_not_visit),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);

@@ -62,18 +62,16 @@ struct sequence_entry {
     uint32_t first_row, rows, first_position, capacity;
 };
 
-#define MOST_SEQUENCES 256u
-
 /* The table of those sequences that have few or many rows, or, when both are wanted, of all. */
 static uint64_t sequence_table(struct gpu *gpu, struct gpu_range cache, const struct gpu_sequence *sequences,
                                uint32_t count, bool few, bool many, uint32_t *taken)
 {
-    struct sequence_entry entries[MOST_SEQUENCES];
+    struct sequence_entry entries[GPU_MAX_SEQUENCES];
     uint64_t address = gpu_address(cache);
     *taken = 0;
-    if (count > MOST_SEQUENCES) {
+    if (count > GPU_MAX_SEQUENCES) {
         gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u sequences in a batch; %u are possible", count,
-                         MOST_SEQUENCES);
+                         GPU_MAX_SEQUENCES);
         return 0;
     }
     for (uint32_t i = 0; i < count; i++) {
@@ -146,8 +144,8 @@ void gpu_kv_store(struct gpu *gpu, enum tensor_type type, struct gpu_range rows,
                   uint32_t position_bytes)
 {
     /* One side at a time, as keys without norm or rope. */
-    struct gpu_sequence sides[MOST_SEQUENCES];
-    uint32_t last_row = 0, count = MIN(sequence_count, MOST_SEQUENCES);
+    struct gpu_sequence sides[GPU_MAX_SEQUENCES];
+    uint32_t last_row = 0, count = MIN(sequence_count, GPU_MAX_SEQUENCES);
     for (uint32_t i = 0; i < count; i++) {
         sides[i] = sequences[i];
         if (is_values)

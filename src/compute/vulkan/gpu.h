@@ -11,8 +11,8 @@
  * Determinism: on one device and driver the same inputs give the same bits. Sums have a fixed order (no atomics on
  * floats), which a batch of more than GPU_VECTOR_TOKENS tokens may change, since it goes through other kernels.
  *
- * Threads: a struct gpu is used by one thread at a time. gpu_upload, gpu_upload_wait and gpu_upload_done,
- * gpu_signal_host and gpu_buffer_create and _destroy may be called from any thread besides.
+ * Threads: a struct gpu is used by one thread at a time. gpu_upload, gpu_upload_wait, gpu_signal_host and
+ * gpu_buffer_create and _destroy may be called from any thread besides.
  *
  * How a kernel is added:
  *   1. shaders/NAME.comp: GLSL with shaders/common.glsl, which has the types of addresses and sums over a work group.
@@ -110,7 +110,6 @@ typedef uint64_t gpu_ticket;
 hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host, uint64_t bytes, gpu_ticket *ticket,
                          hypura_error *error);
 hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
-bool gpu_upload_done(struct gpu *gpu, gpu_ticket ticket);
 
 /* Waits for the batches sent so far and copies what they left. */
 hypura_status gpu_download(struct gpu *gpu, struct gpu_range from, void *host, uint64_t bytes, hypura_error *error);
@@ -247,6 +246,9 @@ void gpu_rope(struct gpu *gpu, enum rope_layout layout, struct gpu_range values,
 
 /* A cache type, and sizes of heads: multiples of 16 (Q8_0, Q4_0: 32) up to ATTENTION_MAX_SIZE. */
 bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t value_size);
+
+/* In one batch. */
+#define GPU_MAX_SEQUENCES 256u
 
 /* Rows of a batch that belong to one sequence: those from first_row on stand at positions from first_position on. */
 struct gpu_sequence {

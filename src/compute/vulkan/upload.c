@@ -122,11 +122,6 @@ hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *
     return timeline_wait(gpu, gpu->upload_timeline, ticket, error);
 }
 
-bool gpu_upload_done(struct gpu *gpu, gpu_ticket ticket)
-{
-    return timeline_reached(gpu, gpu->upload_timeline, ticket);
-}
-
 hypura_status gpu_download(struct gpu *gpu, struct gpu_range from, void *host, uint64_t bytes, hypura_error *error)
 {
     if (bytes > from.buffer->bytes || from.offset > from.buffer->bytes - bytes)

@@ -98,7 +98,8 @@ static bool can_attend(const struct geometry *geometry, uint32_t number, enum te
     if (layer->tensors[ROLE_ATTENTION_QKV] == NO_UNIT && layer->tensors[ROLE_ATTENTION_V] == NO_UNIT)
         return false; /* values are the keys */
     return gpu_attention_supports(kv_type, layer->key_size, layer->value_size) &&
-           !(model_architecture(model)->flags & ~KNOWN_FLAGS) && layer->chunk == 0;
+           geometry->sequences <= GPU_MAX_SEQUENCES && !(model_architecture(model)->flags & ~KNOWN_FLAGS) &&
+           layer->chunk == 0;
 }
 
 static bool can_choose(const struct model *model, const struct model_layer *layer)

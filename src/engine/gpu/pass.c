@@ -47,7 +47,9 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->key = cut(s, &used.scratch, c * g->key * f);
     pass->value = cut(s, &used.scratch, c * g->value * f);
     pass->attended = cut(s, &used.scratch, c * g->attended * f);
-    pass->attention = cut(s, &used.scratch, gpu_attention_scratch_bytes(chunk, heads, (uint32_t)value, positions));
+    /* Only sequences with few rows leave parts there, at their rows: a sequence alone has few or none. */
+    uint32_t parts = g->sequences > 1 ? chunk : MIN(chunk, GPU_VECTOR_TOKENS);
+    pass->attention = cut(s, &used.scratch, gpu_attention_scratch_bytes(parts, heads, (uint32_t)value, positions));
     uint64_t inner = MAX(c * g->feed_forward, choices * p->expert_feed_forward);
     pass->gate = cut(s, &used.scratch, inner * f);
     pass->up = cut(s, &used.scratch, inner * f);
