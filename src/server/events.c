@@ -32,6 +32,8 @@ struct picture {
 static char state_letter(enum unit_state state)
 {
     switch (state) {
+    case UNIT_ON_GPU:
+        return 'g';
     case UNIT_PINNED:
         return 'p';
     case UNIT_CACHED:
@@ -43,7 +45,7 @@ static char state_letter(enum unit_state state)
     }
 }
 
-/* The tensors of a layer in one letter: pinned, in the ring, or on disk when most of their bytes are. */
+/* The tensors of a layer in one letter: where most of their bytes are. */
 static char layer_letter(struct loaded_model *loaded, const struct model_layer *layer)
 {
     struct store *store = engine_store(loaded->engine);
@@ -55,7 +57,7 @@ static char layer_letter(struct loaded_model *loaded, const struct model_layer *
             bytes[(size_t)state_letter(store_unit_state(store, unit))] += model_unit(model, unit)->bytes;
     }
     char best = 'p';
-    for (const char *c = "pcfd"; *c; c++)
+    for (const char *c = "gcfd"; *c; c++)
         best = bytes[(size_t)*c] > bytes[(size_t)best] ? *c : best;
     return best;
 }

@@ -549,6 +549,27 @@ def events_show_the_machine():
     assert len(lit) >= 16 and {expert // 12 for expert in lit} == set(range(8)), lit
 
 
+def events_show_what_is_on_a_gpu():
+    environment = {"HYPURA_GPU": "0"}
+    plan = json.loads(subprocess.run([HYPURA, "inspect", FILE, "--json", "--context", "512"], capture_output=True,
+                                     env={**os.environ, **environment}).stdout or "{}").get("plan", {})
+    if not plan.get("gpu"):
+        return print("# no device that can compute")
+    server = Server(FILE, "--context", 512, environment=environment)
+    server.post("/api/chat", {**chat(stream=False), "options": {"num_predict": 2}})
+    connection = server.connection()
+    connection.request("GET", "/api/hypura/events")
+    response = connection.getresponse()
+    state = {}
+    while "bytes_gpu" not in state:  # the model comes first
+        line = response.readline().decode()
+        if line.startswith("data: "):
+            state = json.loads(line[6:])
+    connection.close()
+    assert state["bytes_gpu"] > 0 and any("g" in layer["experts"] for layer in state["layers"]), state
+    server.stop()
+
+
 # ---- downloads ------------------------------------------------------------------------------------------------------
 
 class Files(http.server.BaseHTTPRequestHandler):
