@@ -121,7 +121,7 @@ double bytes_per_token(const struct model *model);
 
 /* The least time that the bytes of decoding take, on the disk (what was guessed wrong not counted) or through the
  * kernels as they were measured, over the time that it took: 1 is the limit. Below 0 where nothing was measured or
- * decoded. */
+ * decoded, or a GPU computes a part. */
 double share_of_limit(const struct engine *engine, const struct engine_statistics *statistics, enum plan_bound *bound);
 
 /* Writes --stats, when asked for. Returns false after reporting that it could not. */

@@ -39,7 +39,7 @@ static double compute_seconds(const struct engine *engine, uint64_t tokens)
 double share_of_limit(const struct engine *engine, const struct engine_statistics *s, enum plan_bound *bound)
 {
     const struct hardware *hardware = engine_hardware(engine);
-    if (!hardware->measured || s->decode_seconds <= 0)
+    if (!hardware->measured || s->decode_seconds <= 0 || engine_gpu(engine))
         return -1;
     double disk = (double)s->decode_bytes_read / hardware->storage.bytes_per_second;
     double compute = compute_seconds(engine, s->generated_tokens);
