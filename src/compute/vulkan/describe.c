@@ -166,7 +166,6 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
     vk->vkGetPhysicalDeviceProperties2(physical, &properties);
     snprintf(info->driver, sizeof info->driver, "%.120s %.120s", v12.driverName, v12.driverInfo);
     info->max_allocation = v11.maxMemoryAllocationSize;
-    info->max_range = basic->limits.maxStorageBufferRange;
     info->shared_bytes = basic->limits.maxComputeSharedMemorySize;
     info->subgroup_min = subgroups.minSubgroupSize ? subgroups.minSubgroupSize : v11.subgroupSize;
     info->subgroup_max = subgroups.maxSubgroupSize ? subgroups.maxSubgroupSize : v11.subgroupSize;

@@ -82,9 +82,6 @@ static hypura_status create_device(struct gpu *gpu, hypura_error *error)
     hypura_status status = choose_queues(gpu, queues, &queue_count, &transfer_index, error);
     if (status)
         return status;
-    VkPhysicalDeviceShaderIntegerDotProductFeatures dot = {
-        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES,
-        .shaderIntegerDotProduct = VK_TRUE};
     VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
                                             .bufferDeviceAddress = VK_TRUE,
                                             .timelineSemaphore = VK_TRUE,
@@ -108,11 +105,6 @@ static hypura_status create_device(struct gpu *gpu, hypura_error *error)
         extensions[count++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
     if (gpu->info.host_import)
         extensions[count++] = VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME;
-    if (gpu->info.int8_dot) {
-        extensions[count++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
-        dot.pNext = v12.pNext;
-        v12.pNext = &dot;
-    }
     if (gpu->info.cooperative_matrix) {
         extensions[count++] = VK_NV_COOPERATIVE_MATRIX_EXTENSION_NAME;
         matrices.pNext = v12.pNext;

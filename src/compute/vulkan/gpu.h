@@ -40,7 +40,7 @@ struct gpu_info {
     uint64_t memory_bytes; /* of the greatest heap that is local to the device */
     uint64_t free_bytes;   /* of it, as the driver says; memory_bytes where it does not */
     bool unified;          /* device memory is host memory, so device buffers are mapped */
-    uint64_t max_allocation, max_range;
+    uint64_t max_allocation;
     uint32_t shared_bytes, subgroup_min, subgroup_max;
     bool fp16, int8_dot, cooperative_matrix, host_import;
     uint64_t import_alignment; /* of addresses and sizes for gpu_buffer_import */
@@ -309,8 +309,11 @@ void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention);
 
 /* ---- mixtures of experts ----------------------------------------------------------------------------------------- */
 
-/* Logits [rows][experts] to ids and weights [rows][used], as src/engine/router.c; gate is enum router_gate. At most
- * 1024 experts. */
+/* The most that a router chooses from, and chooses; as in router.comp. */
+#define GPU_ROUTER_EXPERTS 1024u
+#define GPU_ROUTER_USED 128u
+
+/* Logits [rows][experts] to ids and weights [rows][used], as src/engine/router.c; gate is enum router_gate. */
 struct gpu_router {
     struct gpu_range logits, selection_bias, expert_scales /* of what an expert gives; or none */, ids, weights;
     uint32_t rows, experts, used, groups, groups_used;

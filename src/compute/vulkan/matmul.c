@@ -275,14 +275,12 @@ uint64_t gpu_expert_group_bytes(uint32_t experts, uint32_t used, uint32_t tokens
            (4 + (uint64_t)experts + 1 + (uint64_t)tokens * used + 2 * most_tiles(LEAST_TILE, experts, used, tokens));
 }
 
-#define MAX_EXPERTS 1024
-
 void gpu_expert_group(struct gpu *gpu, struct gpu_range ids, struct gpu_range groups, uint32_t experts, uint32_t used,
                       uint32_t tokens)
 {
-    if (experts > MAX_EXPERTS) {
-        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: a layer has %u experts, %d are possible", experts,
-                         MAX_EXPERTS);
+    if (experts > GPU_ROUTER_EXPERTS) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: a layer has %u experts, %u are possible", experts,
+                         GPU_ROUTER_EXPERTS);
         return;
     }
     const struct {

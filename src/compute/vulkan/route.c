@@ -1,13 +1,9 @@
 /* Mixtures of experts: the choice, the sum of what the chosen gave, and what follows a layer. */
 #include "compute/vulkan/gpu_private.h"
 
-/* As in router.comp. */
-#define MOST_EXPERTS 1024u
-#define MOST_USED 128u
-
 void gpu_router(struct gpu *gpu, const struct gpu_router *router)
 {
-    if (router->experts > MOST_EXPERTS || router->used > MOST_USED || router->used > router->experts ||
+    if (router->experts > GPU_ROUTER_EXPERTS || router->used > GPU_ROUTER_USED || router->used > router->experts ||
         (router->groups && router->experts % router->groups)) {
         gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: a router of %u experts, %u used, in %u groups",
                          router->experts, router->used, router->groups);
@@ -93,7 +89,7 @@ void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
               residual->rows};
     uint64_t together = push.hidden | push.branch | push.post_norm | push.norm | push.out | push.device_rows |
                         push.host_rows | push.shared;
-    const uint32_t steps = experts.used > MOST_USED ? 0 : gpu_row_steps(residual->columns, together);
+    const uint32_t steps = experts.used > GPU_ROUTER_USED ? 0 : gpu_row_steps(residual->columns, together);
     gpu_launch(gpu, KERNEL_residual, &steps, 1, &push, sizeof push, MIN(residual->rows, GPU_MAX_GROUPS), 1, 1);
 }
 

@@ -108,7 +108,8 @@ static bool can_choose(const struct model *model, const struct model_layer *laye
     if (!layer->moe)
         return true;
     /* A dense feed forward beside the experts, or norms and a router input of their own (Gemma 4). */
-    return layer->tensors[ROLE_FFN_UP] == NO_UNIT && layer->tensors[ROLE_ROUTER] != NO_UNIT &&
+    return p->experts <= GPU_ROUTER_EXPERTS && p->experts_used <= GPU_ROUTER_USED &&
+           layer->tensors[ROLE_FFN_UP] == NO_UNIT && layer->tensors[ROLE_ROUTER] != NO_UNIT &&
            (p->shared_feed_forward == 0 || layer->tensors[ROLE_SHARED_GATE] != NO_UNIT);
 }
 
