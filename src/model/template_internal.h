@@ -157,6 +157,7 @@ double value_as_number(struct value value);
 int64_t value_as_integer(struct value value); /* of a boolean or an integer */
 bool value_equal(struct jinja *j, struct value a, struct value b);
 int value_compare(struct jinja *j, struct value a, struct value b, const char *operation); /* <0, 0, >0 */
+int value_compare_numbers(struct value a, struct value b);                                 /* <0, 0, >0 */
 bool value_contains(struct jinja *j, struct value container, struct value item);
 _Noreturn void value_fail_undefined(struct jinja *j, struct value value);
 
@@ -387,6 +388,8 @@ void jinja_enter(struct jinja *j);             /* counts depth; leave with j->de
 
 struct value jinja_evaluate(struct jinja *j, const struct node *node);
 struct value jinja_binary(struct jinja *j, enum operation operation, struct value a, struct value b);
+struct value jinja_negate(struct jinja *j, struct value number);
+bool jinja_compare(struct jinja *j, enum operation operation, struct value a, struct value b);
 struct value jinja_call(struct jinja *j, struct value function, const struct arguments *arguments);
 struct value jinja_call_builtin(struct jinja *j, const struct builtin *builtin, struct value self,
                                 const struct arguments *arguments);
@@ -408,6 +411,7 @@ const struct builtin *jinja_find_sequence_filter(const struct string *name);
 const struct builtin *jinja_find_filter(const struct string *name);
 const struct builtin *jinja_find_test(const struct string *name);
 const struct builtin *jinja_find_string_method(const struct string *name);
+const struct builtin *jinja_find_letter_method(const struct string *name);
 const struct builtin *jinja_find_method(struct value self, const struct string *name);
 const struct builtin *jinja_find_global(const struct string *name);
 const struct builtin *builtin_find(const struct builtin *table, size_t count, const struct string *name);

@@ -1,0 +1,143 @@
+/* Dicts of the template language: entries in order of insertion, found by an open-addressed index. */
+#include "model/template_internal.h"
+
+#include <string.h>
+
+struct value dict_new(struct workspace *w)
+{
+    return (struct value){.kind = VALUE_DICT, .dict = jinja_allocate(w, sizeof(struct dict))};
+}
+
+/* FNV-1a; numbers that are equal hash alike. */
+static uint64_t hash_bytes(const void *bytes, size_t size)
+{
+    const unsigned char *at = bytes;
+    uint64_t hash = 0xcbf29ce484222325u;
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ at[i]) * 0x100000001b3u;
+    return hash ^ (hash >> 29);
+}
+
+static uint64_t hash_value(struct workspace *w, struct value key, size_t depth)
+{
+    switch (key.kind) {
+    case VALUE_STRING:
+        return hash_bytes(key.string->bytes, key.string->size);
+    case VALUE_BOOLEAN:
+    case VALUE_INTEGER:
+    case VALUE_FLOAT: {
+        double number = value_as_number(key) + 0.0; /* no negative zero */
+        return hash_bytes(&number, sizeof number);
+    }
+    case VALUE_LIST:
+        if (key.list->type == LIST_TUPLE && depth < 50) {
+            uint64_t hash = key.list->count;
+            for (size_t i = 0; i < key.list->count; i++)
+                hash = hash * 31 + hash_value(w, key.list->items[i], depth + 1);
+            return hash;
+        }
+        jinja_fail(w, "unhashable type: '%s'", value_type_name(key));
+    case VALUE_DICT:
+        jinja_fail(w, "unhashable type: 'dict'");
+    default:
+        return (uint64_t)key.kind;
+    }
+}
+
+static bool keys_equal(const struct value *a, const struct value *b)
+{
+    if (a->kind == VALUE_STRING && b->kind == VALUE_STRING)
+        return a->string->size == b->string->size && memcmp(a->string->bytes, b->string->bytes, a->string->size) == 0;
+    if (value_is_number(*a) && value_is_number(*b))
+        return value_compare_numbers(*a, *b) == 0;
+    if (a->kind == VALUE_LIST && b->kind == VALUE_LIST && a->list->count == b->list->count) {
+        for (size_t i = 0; i < a->list->count; i++)
+            if (!keys_equal(&a->list->items[i], &b->list->items[i]))
+                return false;
+        return true;
+    }
+    return a->kind == b->kind && (a->kind == VALUE_NONE || a->kind == VALUE_UNDEFINED);
+}
+
+static size_t find_entry(const struct dict *dict, const struct value *key, uint64_t hash)
+{
+    if (!dict->slots) {
+        for (size_t i = 0; i < dict->count; i++)
+            if (dict->entries[i].hash == hash && keys_equal(&dict->entries[i].key, key))
+                return i;
+        return SIZE_MAX;
+    }
+    for (size_t slot = hash & (dict->slot_count - 1); dict->slots[slot]; slot = (slot + 1) & (dict->slot_count - 1)) {
+        size_t i = dict->slots[slot] - 1;
+        if (dict->entries[i].hash == hash && keys_equal(&dict->entries[i].key, key))
+            return i;
+    }
+    return SIZE_MAX;
+}
+
+static void index_entry(struct dict *dict, size_t i)
+{
+    size_t slot = dict->entries[i].hash & (dict->slot_count - 1);
+    while (dict->slots[slot])
+        slot = (slot + 1) & (dict->slot_count - 1);
+    dict->slots[slot] = (uint32_t)i + 1;
+}
+
+static void index_all(struct workspace *w, struct dict *dict)
+{
+    dict->slots = NULL;
+    if (dict->capacity <= 8)
+        return;
+    dict->slot_count = dict->capacity * 2;
+    dict->slots = jinja_allocate(w, dict->slot_count * sizeof *dict->slots);
+    for (size_t i = 0; i < dict->count; i++)
+        index_entry(dict, i);
+}
+
+struct value *dict_find(struct jinja *j, const struct dict *dict, struct value key)
+{
+    size_t i = find_entry(dict, &key, hash_value(&j->w, key, 0));
+    return i == SIZE_MAX ? NULL : &dict->entries[i].value;
+}
+
+struct value *dict_find_text(const struct dict *dict, const char *text, size_t size)
+{
+    struct string string = {.bytes = text, .size = size};
+    struct value key = value_from_string(&string);
+    size_t i = find_entry(dict, &key, hash_bytes(text, size));
+    return i == SIZE_MAX ? NULL : &dict->entries[i].value;
+}
+
+void dict_set(struct workspace *w, struct dict *dict, struct value key, struct value value)
+{
+    uint64_t hash = hash_value(w, key, 0);
+    size_t i = find_entry(dict, &key, hash);
+    if (i != SIZE_MAX) {
+        dict->entries[i].value = value;
+        return;
+    }
+    if (dict->count == dict->capacity) {
+        size_t capacity = MAX(dict->capacity * 2, (size_t)8);
+        struct dict_entry *entries = jinja_allocate(w, capacity * sizeof *entries);
+        if (dict->count)
+            memcpy(entries, dict->entries, dict->count * sizeof *entries);
+        dict->entries = entries;
+        dict->capacity = capacity;
+        index_all(w, dict);
+    }
+    dict->entries[dict->count] = (struct dict_entry){key, value, hash};
+    if (dict->slots)
+        index_entry(dict, dict->count);
+    dict->count++;
+}
+
+bool dict_remove(struct workspace *w, struct dict *dict, struct value key)
+{
+    size_t i = find_entry(dict, &key, hash_value(w, key, 0));
+    if (i == SIZE_MAX)
+        return false;
+    memmove(&dict->entries[i], &dict->entries[i + 1], (dict->count - i - 1) * sizeof *dict->entries);
+    dict->count--;
+    index_all(w, dict);
+    return true;
+}
