@@ -138,9 +138,6 @@ void compute_function(struct compute *compute, enum activation_function function
 /* Soft cap: cap * tanh(value / cap), in place. */
 void compute_soft_cap(struct compute *compute, float *values, size_t count, float cap);
 
-/* Softmax of each row, in place. */
-void compute_softmax(struct compute *compute, float *values, size_t rows, size_t columns);
-
 /* ---- rotary positions -------------------------------------------------------------------------------------------- */
 
 enum rope_layout {

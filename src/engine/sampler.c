@@ -209,27 +209,6 @@ void sampler_destroy(struct sampler *s)
     memory_free(s);
 }
 
-hypura_status sampler_clone(struct sampler **out, const struct sampler *s, hypura_error *error)
-{
-    struct sampler_options options = s->options;
-    options.biases = s->biases;
-    options.dry_breakers = (const char *const *)s->breakers;
-    struct sampler *copy;
-    hypura_status status = sampler_create(&copy, &options, s->candidates.vocabulary, error);
-    if (status != HYPURA_OK)
-        return status;
-    copy->random = s->random;
-    copy->mu = s->mu;
-    for (size_t i = 0; i < s->history_count; i++)
-        sampler_accept(copy, s->history[i]);
-    if (copy->history_count != s->history_count) {
-        sampler_destroy(copy);
-        return error_set(error, HYPURA_ERROR_MEMORY, "no memory to copy a sampler");
-    }
-    *out = copy;
-    return HYPURA_OK;
-}
-
 void sampler_reset(struct sampler *s)
 {
     random_seed(&s->random, s->options.seed);

@@ -101,9 +101,6 @@ hypura_status sampler_create(struct sampler **out, const struct sampler_options 
                              hypura_error *error);
 void sampler_destroy(struct sampler *sampler);
 
-/* A sampler in the same state, without the constraint. */
-hypura_status sampler_clone(struct sampler **out, const struct sampler *sampler, hypura_error *error);
-
 /* Back to the state after sampler_create; the constraint is forgotten. */
 void sampler_reset(struct sampler *sampler);
 

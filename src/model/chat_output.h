@@ -70,9 +70,4 @@ hypura_status chat_parser_push(struct chat_parser *parser, const char *text, siz
 /* The answer is over: gives out what was held back. */
 hypura_status chat_parser_finish(struct chat_parser *parser, hypura_error *error);
 
-/* A whole answer as a message: an object with role, content (null when there are only calls), reasoning_content and
- * tool_calls (each with type and function: name, and arguments as text) where there are such. */
-hypura_status chat_output_message(json_t **out, const struct chat_format *format, const json_t *tools, const char *text,
-                                  size_t size, hypura_error *error);
-
 #endif

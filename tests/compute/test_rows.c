@@ -16,18 +16,7 @@ static void fill(float *values, size_t count, double spread)
         values[i] = (float)(random_normal(&numbers) * spread);
 }
 
-enum function_under_test {
-    RMS_NORM,
-    LAYER_NORM,
-    ADD,
-    SCALE,
-    GLU,
-    FUNCTION,
-    SOFT_CAP,
-    SOFTMAX,
-    ROPE,
-    FUNCTIONS_UNDER_TEST
-};
+enum function_under_test { RMS_NORM, LAYER_NORM, ADD, SCALE, GLU, FUNCTION, SOFT_CAP, ROPE, FUNCTIONS_UNDER_TEST };
 
 #define ROWS 37
 #define COLUMNS 1030
@@ -60,9 +49,6 @@ static void run(struct compute *compute, enum function_under_test function, int 
         break;
     case SOFT_CAP:
         compute_soft_cap(compute, out, rows * columns, 3.0f);
-        break;
-    case SOFTMAX:
-        compute_softmax(compute, out, rows, columns);
         break;
     case ROPE:
         compute_rope(compute, (enum rope_layout)kind, out, rows, columns, 2, columns / 2, columns / 4 / 2 * 2, other);
@@ -131,17 +117,13 @@ static void expect_row(enum function_under_test function, int kind, size_t row, 
     const float *x = in + row * columns;
     const float *y = other + row * columns;
     float *e = expected + row * columns;
-    double mean = 0, squares = 0, sum = 0, most = -INFINITY;
-    for (size_t c = 0; c < columns; c++) {
+    double mean = 0, squares = 0;
+    for (size_t c = 0; c < columns; c++)
         mean += x[c] / (double)columns;
-        most = fmax(most, x[c]);
-    }
     if (function == RMS_NORM)
         mean = 0;
-    for (size_t c = 0; c < columns; c++) {
+    for (size_t c = 0; c < columns; c++)
         squares += (x[c] - mean) * (x[c] - mean);
-        sum += exp(x[c] - most);
-    }
     double factor = 1 / sqrt(squares / (double)columns + 1e-5);
     for (size_t c = 0; c < columns; c++) {
         double value = x[c];
@@ -158,8 +140,6 @@ static void expect_row(enum function_under_test function, int kind, size_t row, 
             value = activated((enum activation_function)kind, x[c]);
         else if (function == SOFT_CAP)
             value = 3 * tanh(x[c] / 3.0);
-        else if (function == SOFTMAX)
-            value = exp(x[c] - most) / sum;
         e[c] = (float)value;
     }
     if (function != ROPE)
@@ -179,7 +159,7 @@ static void expect_row(enum function_under_test function, int kind, size_t row, 
 static void every_function_is_right_and_repeats(void **state)
 {
     (void)state;
-    static const int kinds[FUNCTIONS_UNDER_TEST] = {2, 3, 1, 1, 5, 7, 1, 1, 2};
+    static const int kinds[FUNCTIONS_UNDER_TEST] = {2, 3, 1, 1, 5, 7, 1, 2};
     static const size_t columns[] = {1, 7, 16, 40, 513, COLUMNS};
     struct compute *reference;
     assert_ok(compute_create(&reference, 1, INSTRUCTIONS_PLAIN, &test_error));
@@ -196,8 +176,10 @@ static void every_function_is_right_and_repeats(void **state)
                 run(reference, (enum function_under_test)function, kind, ROWS, columns[i]);
                 for (size_t row = 0; row < ROWS; row++)
                     expect_row((enum function_under_test)function, kind, row, columns[i]);
+                /* What a rotation takes away may be far larger than what is left. */
+                float tolerance = function == ROPE ? 1e-5f : 2e-6f;
                 for (size_t j = 0; j < count; j++)
-                    if (!(fabsf(out[j] - expected[j]) <= 2e-6f * (1 + fabsf(expected[j]))))
+                    if (!(fabsf(out[j] - expected[j]) <= tolerance * (1 + fabsf(expected[j]))))
                         fail_msg("function %d kind %d columns %zu at %zu: %.9g, expected %.9g", function, kind,
                                  columns[i], j, (double)out[j], (double)expected[j]);
                 memcpy(plain, out, sizeof plain);
@@ -231,12 +213,6 @@ static void extremes_stay_numbers(void **state)
     memcpy(copy, values, sizeof copy);
     compute_soft_cap(compute, copy, COUNT_OF(copy), 30.0f);
     assert_true(copy[0] == -30.0f && copy[5] == 30.0f);
-    memcpy(copy, values, sizeof copy);
-    compute_softmax(compute, copy, 1, COUNT_OF(copy));
-    assert_true(copy[0] == 0.0f && copy[5] == 1.0f);
-    float masked[] = {-INFINITY, 1.0f, -INFINITY};
-    compute_softmax(compute, masked, 1, COUNT_OF(masked));
-    assert_true(masked[0] == 0.0f && masked[1] == 1.0f && masked[2] == 0.0f);
     compute_destroy(compute);
 }
 

@@ -155,36 +155,52 @@ static void note(void *context, const struct chat_delta *delta)
     buffer_append_string(&seen->calls, "; ");
 }
 
+static const char *buffer_text(const struct buffer *buffer)
+{
+    return buffer->size ? buffer->data : "";
+}
+
 static void expect_text(const struct buffer *found, const char *expected, const char *what, const char *output)
 {
-    const char *text = found->size ? found->data : "";
+    const char *text = buffer_text(found);
     if (strlen(expected) != found->size || strcmp(text, expected) != 0)
         fail_msg("%s of \"%s\": expected \"%s\", got \"%s\"", what, output, expected, text);
 }
 
-/* Feeds an output in pieces of about `piece` bytes that end at characters. */
-static void check(const struct example *example, const json_t *tools, size_t piece)
+/* What is seen of an output that is fed in pieces of about `piece` bytes that end at characters. */
+static void take_apart(struct seen *seen, const struct chat_format *format, const json_t *tools, const char *output,
+                       size_t size, size_t piece)
 {
-    struct chat_format format;
     struct chat_parser *parser;
-    struct seen seen = {0};
-    detect(&format, example->template, example->prompt);
-    assert_ok(chat_parser_create(&parser, &format, tools, note, &seen, &test_error));
-    for (size_t at = 0, size = strlen(example->output); at < size;) {
+    assert_ok(chat_parser_create(&parser, format, tools, note, seen, &test_error));
+    for (size_t at = 0; at < size;) {
         size_t end = MIN(at + piece, size);
-        while (end < size && ((unsigned char)example->output[end] & 0xc0) == 0x80)
+        while (end < size && ((unsigned char)output[end] & 0xc0) == 0x80)
             end++;
-        assert_ok(chat_parser_push(parser, example->output + at, end - at, &test_error));
+        assert_ok(chat_parser_push(parser, output + at, end - at, &test_error));
         at = end;
     }
     assert_ok(chat_parser_finish(parser, &test_error));
+    chat_parser_free(parser);
+}
+
+static void seen_free(struct seen *seen)
+{
+    buffer_free(&seen->content);
+    buffer_free(&seen->reasoning);
+    buffer_free(&seen->calls);
+}
+
+static void check(const struct example *example, const json_t *tools, size_t piece)
+{
+    struct chat_format format;
+    struct seen seen = {0};
+    detect(&format, example->template, example->prompt);
+    take_apart(&seen, &format, tools, example->output, strlen(example->output), piece);
     expect_text(&seen.content, example->content, "content", example->output);
     expect_text(&seen.reasoning, example->reasoning, "reasoning", example->output);
     expect_text(&seen.calls, example->calls, "calls", example->output);
-    buffer_free(&seen.content);
-    buffer_free(&seen.reasoning);
-    buffer_free(&seen.calls);
-    chat_parser_free(parser);
+    seen_free(&seen);
 }
 
 static void test_answers_are_taken_apart_whole_and_in_pieces(void **state)
@@ -257,22 +273,6 @@ static void test_content_streams_as_it_comes(void **state)
     json_decref(tools);
 }
 
-static void test_a_whole_answer_is_a_message(void **state)
-{
-    (void)state;
-    struct chat_format format;
-    json_t *tools = json_loads(tools_text, 0, NULL), *message;
-    const char *output = "<think>Hm</think><tool_call>{\"name\":\"now\",\"arguments\":{}}</tool_call>";
-    detect(&format, hermes, "");
-    assert_ok(chat_output_message(&message, &format, tools, output, strlen(output), &test_error));
-    char *text = json_dumps(message, JSON_COMPACT);
-    assert_string_equal(text, "{\"role\":\"assistant\",\"content\":null,\"reasoning_content\":\"Hm\",\"tool_calls\":["
-                              "{\"type\":\"function\",\"function\":{\"name\":\"now\",\"arguments\":\"{}\"}}]}");
-    free(text);
-    json_decref(message);
-    json_decref(tools);
-}
-
 /* Any mixture of marks and text is taken without harm, and what it gives does not depend on the pieces. */
 static void test_any_mixture_is_taken(void **state)
 {
@@ -326,34 +326,20 @@ static void test_any_mixture_is_taken(void **state)
     for (int round = 0; round < 400; round++) {
         struct chat_format format;
         struct buffer output = {0};
-        json_t *whole, *again;
         for (size_t i = 0, count = 1 + random_next(&random) % 12; i < count; i++)
             buffer_append_string(&output, parts[random_next(&random) % COUNT_OF(parts)]);
         detect(&format, templates[random_next(&random) % COUNT_OF(templates)],
                random_next(&random) % 2 ? "<think>" : "");
-        assert_ok(chat_output_message(&whole, &format, tools, output.data, output.size, &test_error));
-        struct seen seen = {0};
-        struct chat_parser *parser;
-        assert_ok(chat_parser_create(&parser, &format, tools, note, &seen, &test_error));
-        for (size_t at = 0; at < output.size;) {
-            size_t end = at + 1;
-            while (end < output.size && ((unsigned char)output.data[end] & 0xc0) == 0x80)
-                end++;
-            assert_ok(chat_parser_push(parser, output.data + at, end - at, &test_error));
-            at = end;
-        }
-        assert_ok(chat_parser_finish(parser, &test_error));
-        again = json_object_get(whole, "content");
-        expect_text(&seen.content, json_is_string(again) ? json_string_value(again) : "", "content", output.data);
-        again = json_object_get(whole, "reasoning_content");
-        expect_text(&seen.reasoning, again ? json_string_value(again) : "", "reasoning", output.data);
-        assert_int_equal(seen.count, json_array_size(json_object_get(whole, "tool_calls")));
-        chat_parser_free(parser);
-        buffer_free(&seen.content);
-        buffer_free(&seen.reasoning);
-        buffer_free(&seen.calls);
+        struct seen whole = {0}, pieces = {0};
+        take_apart(&whole, &format, tools, output.data, output.size, output.size);
+        take_apart(&pieces, &format, tools, output.data, output.size, 1);
+        expect_text(&pieces.content, buffer_text(&whole.content), "content", output.data);
+        expect_text(&pieces.reasoning, buffer_text(&whole.reasoning), "reasoning", output.data);
+        expect_text(&pieces.calls, buffer_text(&whole.calls), "calls", output.data);
+        assert_int_equal(pieces.count, whole.count);
+        seen_free(&whole);
+        seen_free(&pieces);
         buffer_free(&output);
-        json_decref(whole);
     }
     json_decref(tools);
 }
@@ -365,7 +351,6 @@ int main(void)
         cmocka_unit_test(test_without_tools_calls_are_content),
         cmocka_unit_test(test_formats_are_seen_from_templates),
         cmocka_unit_test(test_content_streams_as_it_comes),
-        cmocka_unit_test(test_a_whole_answer_is_a_message),
         cmocka_unit_test(test_any_mixture_is_taken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -150,11 +150,6 @@ static void run_glu(const struct row_job *job, size_t row)
                       job->up + row * job->up_stride, job->columns, job->alpha, job->limit);
 }
 
-static void run_softmax(const struct row_job *job, size_t row)
-{
-    job->kernels->softmax(job->out + row * job->columns, job->columns);
-}
-
 static void run_rope(const struct row_job *job, size_t row)
 {
     size_t rotary = job->columns / job->heads;
@@ -204,11 +199,6 @@ void compute_glu(struct compute *compute, enum glu_kind kind, float *out, size_t
                                         .alpha = alpha,
                                         .limit = limit,
                                         .glu = kind});
-}
-
-void compute_softmax(struct compute *compute, float *values, size_t rows, size_t columns)
-{
-    for_rows(compute, &(struct row_job){.run = run_softmax, .rows = rows, .columns = columns, .out = values});
 }
 
 void compute_rope(struct compute *compute, enum rope_layout layout, float *values, size_t rows, size_t row_stride,

@@ -15,7 +15,6 @@ struct row_kernels {
                 float limit);
     void (*function)(enum activation_function function, float *values, size_t count);
     void (*soft_cap)(float *values, size_t count, float cap);
-    void (*softmax)(float *values, size_t columns);
     void (*rope)(enum rope_layout layout, float *head, size_t rotary, const float *table);
 };
 

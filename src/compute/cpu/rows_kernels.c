@@ -183,22 +183,6 @@ static void soft_cap(float *values, size_t count, float cap)
     }
 }
 
-static void softmax(float *values, size_t columns)
-{
-    lanes most = lanes_all(-INFINITY);
-    FOR_LANES(i, columns)
-    most = lanes_max(load_some(values, i, columns, -INFINITY), most);
-    lanes greatest = lanes_all(lanes_fold_max(most));
-    lanes sum = lanes_all(0.0f);
-    FOR_LANES(i, columns)
-    {
-        lanes e = lanes_exp(lanes_subtract(load_some(values, i, columns, -INFINITY), greatest));
-        sum = lanes_add(sum, e);
-        store_some(values, i, columns, e);
-    }
-    scale(values, values, 1.0f / lanes_fold_add(sum), columns);
-}
-
 static void rope(enum rope_layout layout, float *head, size_t rotary, const float *table)
 {
     size_t pairs = rotary / 2;
@@ -221,6 +205,5 @@ const struct row_kernels VARIANT(row_kernels) = {
     .glu = glu,
     .function = function,
     .soft_cap = soft_cap,
-    .softmax = softmax,
     .rope = rope,
 };
