@@ -55,7 +55,7 @@ struct planner {
     uint64_t budget, overhead, reserve;
     uint64_t code_on_top;
     uint64_t smallest_capacity, resident_capacity;
-    uint32_t wanted_chunk;
+    uint32_t wanted_chunk, needed_chunk;
     struct setting least; /* the cheapest that is allowed */
 };
 
@@ -116,21 +116,41 @@ static uint32_t least_positions(const struct planner *planner)
     return planner->request->positions ? planner->request->positions : MIN(most_positions(planner), LEAST_POSITIONS);
 }
 
-/* A chunk reads what streams once, however long it is. It is long enough when its computation takes longer than that,
- * with as much again because neither is ever quite even. */
-static uint32_t wanted_chunk(const struct planner *planner)
+/* Of the expert cache this much passes the layer at work and the next one; the rest is still there a chunk later. */
+#define PASSING_EXPERTS 8u
+
+/* What a long chunk reads: what has no room, and of the experts those that go while a layer needs theirs. */
+static double chunk_bytes(const struct planner *planner)
+{
+    uint64_t room = available(planner), all = 0, largest = 0;
+    if (planner->resident_capacity <= room)
+        return 0;
+    uint64_t missing = planner->resident_capacity - room;
+    for (uint32_t i = 0; i < planner->table->count; i++) {
+        const struct plan_unit *unit = &planner->table->units[i];
+        if (unit->priority != PRIORITY_EXPERT)
+            continue;
+        all += unit->footprint;
+        largest = MAX(largest, unit->footprint);
+    }
+    uint64_t cache = all > missing ? all - missing : 0;
+    return (double)(missing + MIN(cache, PASSING_EXPERTS * largest));
+}
+
+/* However long a chunk is, it reads that once. It is long enough when its computation takes longer, with as much again
+ * because neither is ever quite even. */
+static uint32_t needed_chunk(const struct planner *planner)
 {
     const struct hardware *hardware = planner->hardware;
     const struct plan_table *table = planner->table;
     double used = table->experts ? (double)table->experts_used / table->experts : 0, work = 0;
     for (uint32_t i = 0; i < table->count; i++) {
-        if (table->units[i].priority <= PRIORITY_EXPERT)
+        /* Only a prompt's last token passes the output matrix. */
+        if (table->units[i].priority <= PRIORITY_EXPERT && table->units[i].priority != PRIORITY_OUTPUT)
             work += (double)table->units[i].elements * (table->units[i].priority == PRIORITY_EXPERT ? used : 1);
     }
-    uint64_t room = available(planner);
-    double streamed = planner->resident_capacity > room ? (double)(planner->resident_capacity - room) : 0;
-    double tokens = 2 * streamed / hardware->storage.bytes_per_second * hardware->multiply_adds_per_second;
-    uint32_t chunk = DEFAULT_CHUNK;
+    double tokens = 2 * chunk_bytes(planner) / hardware->storage.bytes_per_second * hardware->multiply_adds_per_second;
+    uint32_t chunk = LEAST_CHUNK;
     while (chunk < LONGEST_CHUNK && chunk * work < tokens)
         chunk *= 2;
     return chunk;
@@ -172,7 +192,8 @@ static uint64_t smallest_budget(struct planner *planner, uint64_t from)
 #define RESIDENT_CHUNK 128u
 
 /* Whether a setting leaves enough for the weights. When they stream, more for them is less to read: then the KV cache
- * gets an eighth and the scratch a sixteenth, unless nothing smaller is allowed. */
+ * gets an eighth and the scratch a sixteenth, unless nothing smaller is allowed; an eighth as well while a shorter chunk
+ * would wait for the disk. */
 static bool acceptable(const struct planner *planner, const struct setting *setting, bool resident)
 {
     uint64_t weights = for_weights(planner, setting), room = available(planner);
@@ -183,7 +204,7 @@ static bool acceptable(const struct planner *planner, const struct setting *sett
                setting->positions >= MIN(RESIDENT_POSITIONS, most_positions(planner)) &&
                setting->chunk >= MIN(RESIDENT_CHUNK, most_chunk(planner, setting->positions));
     return weights >= planner->smallest_capacity && (last_positions || setting->kv <= room / 8) &&
-           (last_chunk || setting->scratch <= room / 16);
+           (last_chunk || setting->scratch <= room / (setting->chunk <= planner->needed_chunk ? 8 : 16));
 }
 
 /* The longest context, then the longest chunk, that is acceptable; false when none is. */
@@ -279,7 +300,8 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     planner.least = make_setting(request, least_positions(&planner), least_chunk(&planner));
     uint64_t smallest = add(smallest_budget(&planner, 0), request->wobble);
     set_budget(&planner, request->budget ? request->budget : hardware_default_budget(hardware));
-    planner.wanted_chunk = request->gpu ? request->gpu->chunk : wanted_chunk(&planner);
+    planner.needed_chunk = needed_chunk(&planner);
+    planner.wanted_chunk = request->gpu ? request->gpu->chunk : MAX(planner.needed_chunk, DEFAULT_CHUNK);
 
     struct setting setting;
     if (!choose_setting(&planner, true, &setting) && !choose_setting(&planner, false, &setting))
