@@ -54,6 +54,7 @@ typedef struct hypura_options {
     uint64_t memory;                /* bound for what the process holds; 0: what is free, less a head-room */
     const char *gpu;                /* "auto", "none" or a device's number; NULL: $HYPURA_GPU, else auto */
     uint64_t gpu_memory;            /* bound for what is held in the GPU's memory; 0: what is free there, less a part */
+    bool gpu_fixed;                 /* experts stay on the side where they are when the model is opened */
     uint32_t threads;               /* 0: the cores that this process may use */
     uint32_t context;               /* tokens that the model can look back on; 0: chosen */
     const hypura_adapter *adapters; /* adapter_count of them; needed while the model is opened only */

@@ -87,7 +87,7 @@ struct compute_options {
     const char *overlap;
     uint32_t depth;
     struct texts adapters;
-    bool no_state;
+    bool no_state, gpu_fixed;
     uint64_t seed;
     const char *stats;
     const char *trace; /* hypura run only */

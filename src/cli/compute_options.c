@@ -18,6 +18,8 @@ const struct option_row compute_option_rows[] = {
      "auto, none, or a device's number in \"hypura profile\" (default: $HYPURA_GPU, else auto)"},
     {"gpu-memory", "SIZE", OPTION_BYTES, &compute_options.gpu_memory,
      "bound for what is held in the GPU's own memory (default: what is free there, less a head-room)"},
+    {"gpu-fixed", NULL, OPTION_FLAG, &compute_options.gpu_fixed,
+     "experts stay on the side where they are at the start (else the GPU gets those that are used most)"},
     {"threads", "N", OPTION_COUNT, &compute_options.threads,
      "threads that compute (default: the cores of this machine)"},
     {"context", "N", OPTION_COUNT, &compute_options.context,
@@ -86,6 +88,7 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
     }
     out->gpu = compute_options.gpu;
     out->gpu_budget = compute_options.gpu_memory;
+    out->gpu_fixed = compute_options.gpu_fixed;
     out->threads = compute_options.threads;
     out->context = compute_options.context;
     out->chunk = compute_options.chunk;
@@ -186,7 +189,7 @@ json_t *statistics_json(struct engine *engine)
     double share = share_of_limit(engine, &s, &bound);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:o, s:s}",
+        "s:I, s:I, s:o, s:s}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -195,11 +198,11 @@ json_t *statistics_json(struct engine *engine)
         s.decode_seconds > 0 ? (double)s.generated_tokens / s.decode_seconds : 0.0, "bytes_read",
         (json_int_t)s.store.bytes_read, "bytes_demanded", (json_int_t)s.store.bytes_demanded, "bytes_guessed",
         (json_int_t)s.store.bytes_guessed, "bytes_wasted", (json_int_t)s.store.bytes_wasted, "expert_hits",
-        (json_int_t)s.store.expert_hits, "expert_misses", (json_int_t)s.store.expert_misses, "peak_rss_bytes",
-        (json_int_t)s.peak_rss_bytes, "budget_bytes", (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu,
-        "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage, "decode_bytes_read",
-        (json_int_t)s.decode_bytes_read, "share_of_limit", share < 0 ? json_null() : json_real(share), "bound",
-        plan_bound_name(bound));
+        (json_int_t)s.store.expert_hits, "expert_misses", (json_int_t)s.store.expert_misses, "expert_moves",
+        (json_int_t)s.store.expert_moves, "peak_rss_bytes", (json_int_t)s.peak_rss_bytes, "budget_bytes",
+        (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu, "bytes_ram", (json_int_t)s.bytes_ram,
+        "bytes_storage", (json_int_t)s.bytes_storage, "decode_bytes_read", (json_int_t)s.decode_bytes_read,
+        "share_of_limit", share < 0 ? json_null() : json_real(share), "bound", plan_bound_name(bound));
 }
 
 bool write_statistics(struct engine *engine)

@@ -46,6 +46,7 @@ struct engine_options {
     store_progress progress; /* while weights are loaded */
     const char *gpu;     /* "auto", "none", or a device by its number in "hypura profile"; NULL: $HYPURA_GPU, auto */
     uint64_t gpu_budget; /* bytes of device memory; 0: what is free there, less a head-room */
+    bool gpu_fixed;      /* experts stay on the side where they are when the model is opened */
     void *progress_context;
 };
 

@@ -42,6 +42,7 @@ hypura_status hypura_open(hypura_model **out, const char *path, const hypura_opt
     engine_options.budget = options->memory;
     engine_options.gpu = options->gpu;
     engine_options.gpu_budget = options->gpu_memory;
+    engine_options.gpu_fixed = options->gpu_fixed;
     engine_options.threads = options->threads;
     engine_options.context = options->context;
     engine_options.progress = options->on_load;

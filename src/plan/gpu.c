@@ -189,6 +189,8 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
         plan->expert_bytes += bytes;
     }
     memory_free(candidates);
+    for (uint32_t i = 0; i < plan->layer_count; i++)
+        plan->moves |= request->moves && plan->slots[i] > 0 && plan->slots[i] < experts;
     return HYPURA_OK;
 }
 

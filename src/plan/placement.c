@@ -86,6 +86,8 @@ static struct demand find_demand(const struct plan_table *table, int level, uint
         previous = unit;
     }
     demand.ring = MAX(largest_step + demand.largest, scattered);
+    if (table->experts_move) /* one more, for the time between */
+        demand.experts += largest_expert;
     if (level == 0)
         demand.pinned += demand.experts;
     else
@@ -268,8 +270,10 @@ static void fill(const struct plan_table *table, int level, uint64_t limit, uint
     }
     /* Rows of the embedding are worth less than anything else, so it comes in when all the rest is in. */
     uint32_t embedding = table->embedding_unit;
-    if (level == 0 && embedding != NO_UNIT && table->units[embedding].priority == PRIORITY_ROWS &&
-        table->units[embedding].footprint <= spare) {
+    uint64_t kept = table->experts_move && level == 1 ? demand.experts - demand.expert_cache : 0;
+    if (level == (table->experts_move ? 1 : 0) && embedding != NO_UNIT &&
+        table->units[embedding].priority == PRIORITY_ROWS && kept <= spare &&
+        table->units[embedding].footprint <= spare - kept) {
         out->tiers[embedding] = TIER_RAM;
         spare -= table->units[embedding].footprint;
     }
@@ -301,7 +305,7 @@ hypura_status plan_place(const struct plan_table *table, uint64_t capacity, uint
         status = ALLOCATE(&grouping.priorities, count, "planner's sizes", error);
     if (status == HYPURA_OK)
         status = ALLOCATE(&seen, count, "planner's sizes", error);
-    for (int level = 0; status == HYPURA_OK && level < LEVELS && !fits; level++) {
+    for (int level = table->experts_move ? 1 : 0; status == HYPURA_OK && level < LEVELS && !fits; level++) {
         struct cost best = {0};
         uint64_t best_limit = 0, limit = UINT64_MAX;
         do {

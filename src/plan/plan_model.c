@@ -71,6 +71,12 @@ static hypura_status make(struct plan **out, const struct model *model, const st
         if (request->gpu->units[u])
             table.units[u].priority = PRIORITY_GPU;
     }
+    table.experts_move = request->gpu && request->gpu->moves;
+    for (unit_number u = 0; table.experts_move && u < table.count; u++) {
+        /* Slots have one size, and slices begin anywhere in a page. */
+        if (table.units[u].priority == PRIORITY_EXPERT)
+            table.units[u].footprint += (uint64_t)table.units[u].slices * STORAGE_ALIGNMENT;
+    }
     struct plan *plan;
     status = plan_make_units(&plan, &table, hardware, request, error);
     if (status == HYPURA_OK && request->gpu) {

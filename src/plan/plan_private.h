@@ -40,6 +40,7 @@ struct plan_table {
     uint32_t experts, experts_used; /* of a MoE layer; 0 without experts */
     uint32_t context;               /* trained */
     bool tied_output;
+    bool experts_move;       /* between GPU and memory: they are not pinned */
     uint32_t embedding_unit; /* NO_UNIT: none */
     uint64_t embedding_row_bytes;
 };

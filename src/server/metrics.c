@@ -27,6 +27,8 @@ static void put_engine(void *context, struct loaded_model *loaded)
         (double)s.store.bytes_read);
     put(out, "expert_hits_total", "counter", "Uses of experts that were in memory.", (double)s.store.expert_hits);
     put(out, "expert_misses_total", "counter", "Uses of experts that had to be read.", (double)s.store.expert_misses);
+    put(out, "expert_moves_total", "counter", "Experts that came to the GPU while running.",
+        (double)s.store.expert_moves);
     put(out, "stall_seconds_total", "counter", "Time spent waiting for storage.",
         (double)s.store.stall_nanoseconds * 1e-9);
     put(out, "decode_seconds_total", "counter", "Time spent on batches of single tokens.", s.decode_seconds);

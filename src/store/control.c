@@ -14,7 +14,7 @@ void store_statistics(struct store *store, struct store_statistics *out)
     struct store_statistics result = store->counts;
     io_counters(store->io, &counters);
     const struct io_counters *loaded = store->loaded ? &store->loaded_counters : &counters;
-    result.bytes_loaded = loaded->bytes[PRIORITY_DEMAND];
+    result.bytes_loaded = loaded->bytes[PRIORITY_DEMAND] + loaded->bytes[PRIORITY_AHEAD];
     result.bytes_demanded = counters.bytes[PRIORITY_DEMAND] - loaded->bytes[PRIORITY_DEMAND] +
                             counters.bytes[PRIORITY_AHEAD] - loaded->bytes[PRIORITY_AHEAD] + store->rows_read;
     result.bytes_guessed = counters.bytes[PRIORITY_GUESS] - loaded->bytes[PRIORITY_GUESS];

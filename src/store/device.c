@@ -27,7 +27,7 @@ struct device {
     struct gpu *gpu;
     struct gpu_buffer **buffers;
     uint32_t buffer_count;
-    struct device_slice *slices; /* by stored_unit.item, and sorted by place in the files while loading */
+    struct device_slice *slices; /* by stored_unit.device_item, and sorted by place in the files while loading */
     uint32_t slice_count;
     struct device_layer *layers; /* [store->layers] */
     uint32_t experts;
@@ -58,9 +58,9 @@ static uint32_t place_tensors(struct store *store, uint64_t *sizes)
             used = 0;
         }
         if (sizes) {
-            struct gpu_range *to = &store->device->slices[store->units[i].item].to;
+            struct gpu_range *to = &store->device->slices[store->units[i].device_item].to;
             to->offset = used;
-            store->units[i].slot = buffers - 1;
+            store->units[i].device_slot = buffers - 1;
             sizes[buffers - 1] = used + bytes;
         }
         used += bytes;
@@ -86,9 +86,9 @@ static hypura_status make_tensors(struct store *store, hypura_error *error)
         struct stored_unit *unit = &store->units[i];
         if (unit->place != PLACE_GPU || is_expert(store, i))
             continue;
-        struct device_slice *slice = &device->slices[unit->item];
+        struct device_slice *slice = &device->slices[unit->device_item];
         slice->slice = &store->unit(store->model, i)->slices[0];
-        slice->to.buffer = device->buffers[unit->slot];
+        slice->to.buffer = device->buffers[unit->device_slot];
     }
     memory_free(sizes);
     return status;
@@ -119,7 +119,7 @@ static hypura_status make_experts(struct store *store, hypura_error *error)
         if (store->units[i].place != PLACE_GPU || unit->kind != UNIT_EXPERT)
             continue;
         struct device_layer *layer = &device->layers[unit->layer];
-        store->units[i].slot = layer->count;
+        store->units[i].device_slot = layer->count;
         device->slots[(size_t)unit->layer * device->experts + (size_t)unit->expert] = layer->count++;
     }
     for (unit_number i = 0; !status && i < store->unit_count; i++) {
@@ -130,9 +130,9 @@ static hypura_status make_experts(struct store *store, hypura_error *error)
         if (!layer->buffers[0])
             status = make_layer(store, (uint32_t)unit->layer, unit, error);
         for (uint32_t s = 0; !status && s < unit->slice_count; s++)
-            device->slices[store->units[i].item + s] = (struct device_slice){
+            device->slices[store->units[i].device_item + s] = (struct device_slice){
                 .slice = &unit->slices[s],
-                .to = {.buffer = layer->buffers[s], .offset = store->units[i].slot * layer->strides[s]}};
+                .to = {.buffer = layer->buffers[s], .offset = store->units[i].device_slot * layer->strides[s]}};
     }
     if (!status && entries)
         status = gpu_buffer_create(device->gpu, &device->table, entries * sizeof *device->slots, GPU_DEVICE, error);
@@ -151,7 +151,7 @@ hypura_status device_prepare(struct store *store, struct gpu *gpu, uint32_t expe
         if (store->units[i].place != PLACE_GPU)
             continue;
         const struct unit *unit = store->unit(store->model, i);
-        store->units[i].item = device->slice_count;
+        store->units[i].device_item = device->slice_count;
         device->slice_count += unit->slice_count;
         device->bytes += unit->bytes;
     }
@@ -267,7 +267,7 @@ static hypura_status pass_on(struct loading *loading, struct piece *piece, hypur
 static hypura_status load_pieces(struct loading *loading, store_progress progress, void *context, hypura_error *error)
 {
     struct store *store = loading->store;
-    uint64_t total = store->device->bytes + store->arena_bytes;
+    uint64_t total = store->device->bytes + store->arena_bytes + cache_load_bytes(store);
     hypura_status status = HYPURA_OK;
     uint32_t turn = 0, running = 0;
     pthread_mutex_lock(store->mutex);
@@ -318,9 +318,8 @@ hypura_status device_load(struct store *store, store_progress progress, void *co
         qsort(loading.sorted, device->slice_count, sizeof *loading.sorted, by_place);
         status = load_pieces(&loading, progress, context, error);
     }
-    if (!status && device->table)
-        status = gpu_upload(device->gpu, (struct gpu_range){device->table, 0}, device->slots,
-                            (uint64_t)store->layers * device->experts * sizeof *device->slots, &loading.last, error);
+    if (!status)
+        status = device_send_table(store, error);
     /* After an error too: nothing may be on its way to buffers that are given back. */
     hypura_status arrived = gpu_upload_wait(device->gpu, loading.last, status ? NULL : error);
     if (!status)
@@ -337,6 +336,64 @@ hypura_status device_load(struct store *store, store_progress progress, void *co
     return status;
 }
 
+/* ---- experts that change sides ----------------------------------------------------------------------------------- */
+
+/* Of one upload, so that others have their turn. */
+#define BRING_BYTES ((uint64_t)8 << 20)
+
+static uint32_t *table_entry(const struct store *store, unit_number unit)
+{
+    const struct unit *what = store->unit(store->model, unit);
+    return &store->device->slots[(size_t)what->layer * store->device->experts + (size_t)what->expert];
+}
+
+uint32_t device_slots(const struct store *store, uint32_t layer)
+{
+    return store->device && store->device->table ? store->device->layers[layer].count : 0;
+}
+
+void device_leave(struct store *store, unit_number out)
+{
+    *table_entry(store, out) = GPU_NO_SLOT;
+}
+
+void device_come(struct store *store, unit_number in, unit_number out)
+{
+    store->units[in].device_item = store->units[out].device_item;
+    store->units[in].device_slot = store->units[out].device_slot;
+    *table_entry(store, in) = store->units[in].device_slot;
+}
+
+hypura_status device_send_table(struct store *store, hypura_error *error)
+{
+    const struct device *device = store->device;
+    uint64_t bytes = (uint64_t)store->layers * device->experts * sizeof *device->slots;
+    gpu_ticket ticket = 0;
+    if (!device->table)
+        return HYPURA_OK;
+    hypura_status status =
+        gpu_upload(device->gpu, (struct gpu_range){device->table, 0}, device->slots, bytes, &ticket, error);
+    return status ? status : gpu_upload_wait(device->gpu, ticket, error);
+}
+
+hypura_status device_bring(struct store *store, unit_number in, unit_number out, const struct store_view *view,
+                           hypura_error *error)
+{
+    const struct device *device = store->device;
+    const struct unit *unit = store->unit(store->model, in);
+    hypura_status status = HYPURA_OK;
+    gpu_ticket ticket = 0;
+    for (uint32_t s = 0; s < unit->slice_count && !status; s++) {
+        struct gpu_range to = device->slices[store->units[out].device_item + s].to;
+        for (uint64_t done = 0; done < unit->slices[s].bytes && !status; done += BRING_BYTES)
+            status = gpu_upload(device->gpu, (struct gpu_range){to.buffer, to.offset + done}, view->slices[s] + done,
+                                MIN(unit->slices[s].bytes - done, BRING_BYTES), &ticket, error);
+    }
+    /* After an error too: the memory that is read from is about to be let go. */
+    hypura_status arrived = gpu_upload_wait(device->gpu, ticket, status ? NULL : error);
+    return status ? status : arrived;
+}
+
 /* ---- looking in -------------------------------------------------------------------------------------------------- */
 
 uint64_t device_bytes(const struct store *store)
@@ -347,7 +404,7 @@ uint64_t device_bytes(const struct store *store)
 void device_show(const struct store *store, unit_number unit, struct store_view *view)
 {
     for (uint32_t i = 0; i < store->unit(store->model, unit)->slice_count; i++)
-        view->ranges[i] = store->device->slices[store->units[unit].item + i].to;
+        view->ranges[i] = store->device->slices[store->units[unit].device_item + i].to;
 }
 
 bool store_on_gpu(const struct store *store, unit_number unit)

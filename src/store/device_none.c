@@ -45,3 +45,40 @@ bool store_on_gpu(const struct store *store, unit_number unit)
     (void)store, (void)unit;
     return false;
 }
+
+hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error *error)
+{
+    (void)store, (void)experts, (void)error;
+    return HYPURA_OK;
+}
+
+bool moves_has(const struct store *store, unit_number unit)
+{
+    (void)store, (void)unit;
+    return false;
+}
+
+void moves_note(struct store *store, unit_number unit)
+{
+    (void)store, (void)unit;
+}
+
+void moves_expect(struct store *store, unit_number unit, float uses_a_pass)
+{
+    (void)store, (void)unit, (void)uses_a_pass;
+}
+
+void moves_pass_done(struct store *store)
+{
+    (void)store;
+}
+
+void moves_stop(struct store *store)
+{
+    (void)store;
+}
+
+void moves_free(struct store *store)
+{
+    (void)store;
+}

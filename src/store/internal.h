@@ -30,11 +30,12 @@ enum unit_stage {
 struct stored_unit {
     uint8_t place, stage;
     uint8_t slot_class;
-    uint8_t skips; /* of a ring unit: passes in a row that did not ask for it, at most SKIPS */
-    bool granted;  /* room was made for a demand, and it was not taken yet */
-    bool guessed;  /* brought by a guess and not needed since */
-    uint32_t item; /* pinned: first slice in pinned_slices; ring and cache: index there */
-    uint32_t slot; /* of the cache */
+    uint8_t skips;                     /* of a ring unit: passes in a row that did not ask for it, at most SKIPS */
+    bool granted;                      /* room was made for a demand, and it was not taken yet */
+    bool guessed;                      /* brought by a guess and not needed since */
+    uint32_t item;                     /* pinned: first slice in pinned_slices; ring and cache: index there */
+    uint32_t slot;                     /* of the cache */
+    uint32_t device_item, device_slot; /* on the GPU: first slice, and slot of its layer or buffer */
     uint32_t wants, holds;
     unit_number next_waiting;
     uint32_t last_pass; /* that needed it */
@@ -87,9 +88,11 @@ struct slot {
 /* Units of nearly the same size share slots of the size of the largest of them. */
 struct slot_class {
     uint64_t stride;
-    uint32_t unit_count;
+    uint32_t unit_count; /* those on the GPU that may come here too */
+    uint32_t here;       /* not on the GPU: whichever move, so many */
+    uint32_t most;       /* slots that can be used: one for each of them, and one for a move */
     unit_number *units;  /* by item */
-    uint64_t unit_bytes; /* of all of them */
+    uint64_t unit_bytes; /* of those that are not on the GPU */
     struct slot *slots;  /* [unit_count]: more could not be used */
     uint8_t *memory;
     uint32_t online, target; /* slots; online is above target while a shrink is under way */
@@ -100,6 +103,7 @@ struct slot_class {
 };
 
 #define MAX_CLASSES 4u
+#define NO_SLOT UINT32_MAX
 
 /* ---- guesses ----------------------------------------------------------------------------------------------------- */
 
@@ -136,6 +140,28 @@ struct usage {
     uint32_t *counts;     /* passes that used an expert outside of the cache; NULL: nobody says */
 };
 
+/* ---- experts that change sides ----------------------------------------------------------------------------------- */
+
+#define MOST_MOVES 32u
+
+struct move {
+    unit_number in, out; /* of one layer: what comes to the GPU, and what leaves it a slot */
+    enum { MOVE_WAITS, MOVE_SENDS, MOVE_SENT } state;
+};
+
+enum move_phase { MOVES_NONE, MOVES_LEAVING, MOVES_COMING };
+
+struct moves {
+    uint32_t *heat;     /* [layers][experts] uses, older ones count less; NULL: nothing moves */
+    unit_number *first; /* [layers] expert; NO_UNIT where none can move */
+    uint32_t experts, passes, limit, count;
+    enum move_phase phase;
+    struct move list[MOST_MOVES];
+    pthread_t thread;
+    pthread_cond_t work;
+    bool running, stop, failed;
+};
+
 /* ---- the store --------------------------------------------------------------------------------------------------- */
 
 struct store {
@@ -160,6 +186,7 @@ struct store {
     bool loaded, loading;
 
     struct device *device; /* what is on the GPU; NULL: nothing */
+    struct moves moves;
 
     struct ring ring;
     struct slot_class classes[MAX_CLASSES];
@@ -190,6 +217,7 @@ struct store_source {
     uint32_t file_count;
     uint64_t ring_bytes, expert_cache_bytes;
     uint32_t experts; /* a layer; 0 where none is on the GPU */
+    bool moves;       /* experts of layers that have some on the GPU change sides */
 };
 
 hypura_status store_open_source(struct store **out, const struct store_source *source,
@@ -220,12 +248,34 @@ hypura_status device_load(struct store *store, store_progress progress, void *co
 uint64_t device_bytes(const struct store *store);
 void device_finished(struct store *store, struct transfer *transfer);
 void device_show(const struct store *store, unit_number unit, struct store_view *view);
+uint32_t device_slots(const struct store *store, uint32_t layer); /* experts of a layer that can be there */
+/* An expert leaves its slot to another of its layer; first the table says that the slot is empty, then whose it is. */
+void device_leave(struct store *store, unit_number out);
+void device_come(struct store *store, unit_number in, unit_number out);
+hypura_status device_send_table(struct store *store, hypura_error *error); /* while nothing on the GPU reads it */
+/* Copies an expert in memory to where another one was; from any thread, not locked. */
+hypura_status device_bring(struct store *store, unit_number in, unit_number out, const struct store_view *view,
+                           hypura_error *error);
+
+/* moves.c */
+hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error *error); /* after device_prepare */
+bool moves_has(const struct store *store, unit_number unit); /* an expert that may change sides */
+void moves_note(struct store *store, unit_number unit);      /* one use */
+void moves_expect(struct store *store, unit_number unit, float uses_a_pass);
+void moves_pass_done(struct store *store); /* not locked */
+void moves_stop(struct store *store);      /* not locked */
+void moves_free(struct store *store);
 
 /* Pinned or on the GPU: it never moves. */
 static inline bool is_fixed(const struct stored_unit *unit)
 {
     return unit->place == PLACE_PINNED || unit->place == PLACE_GPU;
 }
+
+void make_condition(pthread_cond_t *condition); /* for store_wait_locked */
+
+/* Where a unit is that is there. */
+void store_show(const struct store *store, unit_number unit, struct store_view *view);
 
 /* A transfer for a unit at memory. */
 void transfer_for_unit(struct store *store, struct transfer *transfer, unit_number unit, uint8_t *memory,
@@ -259,6 +309,14 @@ hypura_status cache_prepare(struct store *store, uint64_t bytes, const char *pol
 void cache_advance(struct store *store); /* a pass is done */
 void cache_free(struct store *store);
 uint64_t cache_total(const struct store *store); /* bytes that hold every expert */
+/* Slots of each class for so many bytes; false when there is not enough for one each. */
+bool cache_share_out(const struct store *store, uint64_t bytes, uint32_t targets[MAX_CLASSES]);
+bool cache_holds_all(const struct store *store);
+/* Where it holds all, and experts move, so that they are not pinned: what is read before the first pass, reading that,
+ * and how much is there; more is on the way. */
+uint64_t cache_load_bytes(const struct store *store);
+void cache_fill(struct store *store);
+uint64_t cache_filled(const struct store *store, bool *more);
 uint64_t cache_least(const struct store *store); /* bytes with which it can work: cache_set_capacity wants them */
 void cache_want(struct store *store, unit_number unit);
 /* Reads an absent expert as a guess, when there is a slot for it: a free one, or that of the expert which the policy
@@ -273,6 +331,7 @@ void cache_taken(struct store *store, unit_number unit);    /* got, or not wante
 void cache_unwanted(struct store *store, unit_number unit); /* while it is read */
 void cache_finished(struct store *store, unit_number unit);
 bool cache_force(struct store *store, unit_number unit);
+void cache_drop(struct store *store, unit_number unit); /* nobody wants it here any more */
 void cache_set_capacity(struct store *store, uint64_t bytes);
 /* Puts memory behind a piece of a free slot, while the caller has nothing else to do: clearing fresh pages would keep
  * the I/O thread from the drive. Lets the lock go meanwhile. False: nothing is left to do. */

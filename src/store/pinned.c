@@ -129,17 +129,41 @@ static void abandon_load(struct store *store)
     }
 }
 
+/* Locked. Experts that would be pinned if they did not move. */
+static hypura_status load_cache(struct store *store, store_progress progress, void *context, uint64_t done,
+                                uint64_t total, hypura_error *error)
+{
+    bool more, stopped = false;
+    cache_fill(store);
+    for (;;) {
+        uint64_t filled = cache_filled(store, &more);
+        if (!more || stopped)
+            break;
+        if (!cache_populate(store))
+            store_wait_locked(store);
+        if (progress) {
+            pthread_mutex_unlock(store->mutex);
+            stopped = !progress(context, MIN(done + filled, total), total);
+            pthread_mutex_lock(store->mutex);
+        }
+        stopped |= atomic_load(&store->cancelled);
+    }
+    return stopped ? error_set(error, HYPURA_ERROR_CANCELLED, "loading the weights was cancelled") : HYPURA_OK;
+}
+
 hypura_status store_load(struct store *store, store_progress progress, void *context, hypura_error *error)
 {
-    uint64_t total = store->arena_bytes + device_bytes(store);
+    uint64_t total = store->arena_bytes + device_bytes(store) + cache_load_bytes(store);
     hypura_status loaded = device_load(store, progress, context, error);
     if (loaded)
         return loaded;
     pthread_mutex_lock(store->mutex);
     if (store->loaded) {
+        hypura_status status = load_cache(store, progress, context, device_bytes(store), total, error);
+        io_counters(store->io, &store->loaded_counters);
         usage_warm(store);
         pthread_mutex_unlock(store->mutex);
-        return HYPURA_OK;
+        return status;
     }
     bool stopped = false;
     store->load_failure.kind = FAILURE_NONE;
@@ -177,6 +201,7 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
         store->loaded = true;
         memory_free(store->load);
         store->load = NULL;
+        status = load_cache(store, progress, context, store->arena_bytes + device_bytes(store), total, error);
         io_counters(store->io, &store->loaded_counters);
         usage_warm(store);
     }

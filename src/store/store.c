@@ -147,7 +147,7 @@ static hypura_status start_io(struct store *store, const struct store_options *o
     return status;
 }
 
-static void make_condition(pthread_cond_t *condition)
+void make_condition(pthread_cond_t *condition)
 {
     pthread_condattr_t attributes;
     pthread_condattr_init(&attributes);
@@ -196,6 +196,8 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     }
     if (!status && options->gpu)
         status = device_prepare(store, options->gpu, source->experts, error);
+    if (!status && options->gpu && source->moves)
+        status = moves_prepare(store, source->experts, error);
     if (!status)
         status = start_io(store, options, fault, error);
     if (!status)
@@ -219,6 +221,7 @@ void store_close(struct store *store)
 {
     if (!store)
         return;
+    moves_stop(store);
     io_destroy(store->io);
     usage_save(store);
     usage_free(store);
@@ -227,6 +230,7 @@ void store_close(struct store *store)
         free(store->units[i].failure);
     cache_free(store);
     ring_free(store);
+    moves_free(store);
     device_free(store);
     memory_unmap(store->arena, store->arena_bytes);
     memory_free(store->pinned_slices);
@@ -380,7 +384,7 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
     return status;
 }
 
-static void show(const struct store *store, unit_number number, struct store_view *view)
+void store_show(const struct store *store, unit_number number, struct store_view *view)
 {
     const struct stored_unit *stored = &store->units[number];
     const struct unit *unit = store->unit(store->model, number);
@@ -422,7 +426,7 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
         return store_cancelled_error(error);
     struct stored_unit *unit = &store->units[number];
     if (is_fixed(unit)) {
-        show(store, number, view);
+        store_show(store, number, view);
         return HYPURA_OK;
     }
     uint64_t start = 0;
@@ -459,7 +463,7 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
         unit->holds++;
         if (unit->place == PLACE_CACHE)
             cache_taken(store, number);
-        show(store, number, view);
+        store_show(store, number, view);
     }
     pthread_mutex_unlock(store->mutex);
     return status;
@@ -522,4 +526,5 @@ void store_advance(struct store *store)
     guess_pass_done(store);
     cache_advance(store);
     pthread_mutex_unlock(store->mutex);
+    moves_pass_done(store);
 }

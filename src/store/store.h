@@ -9,7 +9,9 @@
  * the last one that was asked for, across layer and token boundaries, without being told. Experts are wanted by name.
  *
  * Units that the plan puts on the GPU are read once, at store_load, and passed on; no copy stays in memory. Whoever
- * gets one sees where it is on the device. Experts there stand in slots, as struct store_slots says.
+ * gets one sees where it is on the device. Experts there stand in slots, as struct store_slots says; where the plan
+ * lets them change sides, store_advance gives slots of rarely used ones to those that are used more. So what
+ * store_on_gpu says holds until the next store_advance, when nothing on the GPU may be running.
  *
  * A pool of one slot is enough: wants that find no room wait in a queue, and whichever unit store_get is called for is
  * read next. Only a caller that holds units and leaves no room for the next gets an error.
@@ -143,6 +145,7 @@ struct store_statistics {
     uint64_t bytes_wasted;   /* guessed and evicted unused */
     uint64_t expert_hits, expert_misses;
     uint64_t guesses, guesses_used;       /* precision: used of all; recall: used of used and expert_misses */
+    uint64_t expert_moves;                /* experts that came to the GPU while running */
     uint64_t stall_nanoseconds;           /* spent waiting in store_get and store_wait_any */
     uint64_t read_nanoseconds;            /* with at least one read in flight */
     uint64_t pool_bytes, pool_bytes_used; /* now */

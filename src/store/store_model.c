@@ -18,7 +18,8 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .file_count = (uint32_t)gguf_file_count(file),
                                   .ring_bytes = plan->ring_bytes,
                                   .expert_cache_bytes = plan->expert_cache_bytes,
-                                  .experts = model_parameters(model)->experts};
+                                  .experts = model_parameters(model)->experts,
+                                  .moves = plan->gpu && plan->gpu->moves};
     const char **paths;
     hypura_status status = ALLOCATE(&paths, source.file_count, "files", error);
     if (status)

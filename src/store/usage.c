@@ -108,8 +108,9 @@ hypura_status usage_prepare(struct store *store, const char *path, hypura_error 
         return status;
     load(usage);
     for (uint32_t i = 0; i < usage->count; i++) {
-        if (store->units[usage->first + i].place == PLACE_CACHE)
+        if (store->units[usage->first + i].place == PLACE_CACHE || moves_has(store, usage->first + i))
             cache_set_rate(store, usage->first + i, (float)usage->rates[i] / 65535);
+        moves_expect(store, usage->first + i, (float)usage->rates[i] / 65535);
     }
     return HYPURA_OK;
 }
@@ -150,12 +151,11 @@ uint64_t *store_usage_read(const struct model *model, const char *path)
 void store_note_uses(struct store *store, const unit_number *units, size_t count)
 {
     struct usage *usage = &store->usage;
-    if (!usage->counts)
-        return;
     pthread_mutex_lock(store->mutex);
     for (size_t i = 0; i < count; i++) {
         struct stored_unit *unit = &store->units[units[i]];
-        if (!is_fixed(unit) || unit->last_pass == store->pass)
+        moves_note(store, units[i]);
+        if (!usage->counts || unit->last_pass == store->pass || !(is_fixed(unit) || moves_has(store, units[i])))
             continue;
         unit->last_pass = store->pass;
         usage->counts[units[i] - usage->first]++;
@@ -232,7 +232,7 @@ void usage_save(struct store *store)
         return;
     float passes = (float)(store->pass - FIRST_PASS);
     for (uint32_t i = 0; i < usage->count; i++) {
-        if (store->units[usage->first + i].place == PLACE_CACHE)
+        if (store->units[usage->first + i].place == PLACE_CACHE && !moves_has(store, usage->first + i))
             usage->rates[i] = (uint16_t)(MIN(cache_rate(store, usage->first + i), 1.0f) * 65535 + 0.5f);
         else if (usage->counts)
             usage->rates[i] = (uint16_t)(MIN((float)usage->counts[i] / passes, 1.0f) * 65535 + 0.5f);

@@ -20,7 +20,7 @@ WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
 QUESTION = "What does the ls command do?"
 STATISTICS = """model mode threads prompt_tokens generated_tokens load_seconds prompt_seconds decode_seconds
     prompt_tokens_per_second decode_tokens_per_second bytes_read bytes_demanded bytes_guessed bytes_wasted expert_hits
-    expert_misses peak_rss_bytes budget_bytes bytes_gpu bytes_ram bytes_storage decode_bytes_read share_of_limit
+    expert_misses expert_moves peak_rss_bytes budget_bytes bytes_gpu bytes_ram bytes_storage decode_bytes_read share_of_limit
     bound""".split()
 COMMANDS = ["run", "inspect", "bench", "profile", "iobench", "replay", "logits", "embed", "synth", "tokenize", "template",
             "perplexity", "completion", "manual", "serve", "list", "pull", "rm", "ps", "stop"]

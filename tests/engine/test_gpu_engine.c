@@ -1,77 +1,6 @@
 /* The forward pass with a part of the model on a GPU, under the validation layers: near the reference's logits whatever
  * is where, and clean when the device refuses or is lost. Without a device the tests say skipped. */
-#include "reference.h"
-
-#include "compute/vulkan/gpu_private.h"
-#include "engine/gpu/pass.h"
-
-#include <stdlib.h>
-
-static int device = -1;
-static char number[16];
-static unsigned complaints; /* of the validation layers, also while an engine closes */
-
-static void print_log(void *context, enum log_level level, const char *message)
-{
-    (void)context;
-    complaints += strstr(message, "Vulkan validation") != NULL;
-    if (level >= LOG_WARNING)
-        fprintf(stderr, "# %s\n", message);
-}
-
-static int find_device(void **state)
-{
-    (void)state;
-    struct gpu_info infos[8];
-    size_t count;
-    char why[512] = "";
-    const char *wanted = getenv("HYPURA_GPU_TEST");
-    log_set_sink(print_log, NULL);
-    assert_ok(gpu_list(infos, COUNT_OF(infos), &count, why, &test_error));
-    for (size_t i = 0; i < count && i < COUNT_OF(infos) && device < 0; i++)
-        if (wanted ? (size_t)atoi(wanted) == i : infos[i].lacks[0] == '\0')
-            device = (int)i;
-    if (device < 0)
-        fprintf(stderr, "# no GPU to test: %s\n", why);
-    snprintf(number, sizeof number, "%d", device);
-    return 0;
-}
-
-#define device_or_skip()                                                                                               \
-    do {                                                                                                               \
-        if (device < 0)                                                                                                \
-            skip();                                                                                                    \
-    } while (0)
-
-struct setting {
-    uint64_t gpu_budget, budget;
-    size_t batch;
-    enum tensor_type kv_type;
-};
-
-static struct engine *open_with(const char *name, const struct setting *setting)
-{
-    struct engine_options options;
-    struct engine *engine = NULL;
-    engine_default_options(&options);
-    options.context = 256;
-    options.threads = 2;
-    options.chunk = 64; /* so that a smaller budget means fewer weights, not shorter batches */
-    options.kv_type = setting->kv_type;
-    options.gpu = number;
-    options.gpu_budget = setting->gpu_budget ? setting->gpu_budget : (uint64_t)512 << 20;
-    options.budget = setting->budget;
-    if (engine_open(&engine, model_path(name), &options, &test_error))
-        fail_msg("%s: %s", name, test_error.message);
-    return engine;
-}
-
-static void close_silent(struct engine *engine)
-{
-    if (engine->gpu)
-        assert_int_equal(gpu_validation_messages(engine->gpu), 0);
-    engine_close(engine);
-}
+#include "gpu_engine.h"
 
 /* Mean KL divergence of a run from exact logits. */
 static double distance_of(const char *name, const struct setting *setting, uint32_t *layers)
@@ -127,56 +56,12 @@ static void agrees_with_the_reference(void **state)
 
 /* ---- a model on both sides --------------------------------------------------------------------------------------- */
 
-#define PROMPT 20
-#define TOKENS (PROMPT + 4)
-
-static void prompt_of(int32_t *tokens)
-{
-    struct random random;
-    random_seed(&random, 11);
-    for (size_t i = 0; i < TOKENS; i++)
-        tokens[i] = (int32_t)(random_next(&random) % 300);
-}
-
-static float *run_tokens(struct engine *engine)
-{
-    int32_t tokens[TOKENS];
-    prompt_of(tokens);
-    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
-    float *logits = calloc(TOKENS * vocabulary, sizeof *logits);
-    feed(engine, 0, tokens, PROMPT, SIZE_MAX, logits);
-    feed(engine, 0, tokens + PROMPT, TOKENS - PROMPT, 1, logits + PROMPT * vocabulary);
-    return logits;
-}
-
-static float *run_on_cpu(const char *name, size_t *vocabulary)
-{
-    struct engine_options options;
-    struct engine *engine = NULL;
-    engine_default_options(&options);
-    options.context = 256;
-    options.threads = 2;
-    options.gpu = "none";
-    assert_ok(engine_open(&engine, model_path(name), &options, &test_error));
-    assert_null(engine_gpu(engine));
-    *vocabulary = model_parameters(engine_model(engine))->vocabulary;
-    float *logits = run_tokens(engine);
-    engine_close(engine);
-    return logits;
-}
-
 static uint32_t experts_there(const struct engine *engine)
 {
     uint32_t experts = 0;
     for (uint32_t i = 0; engine->plan->gpu && i < engine->plan->gpu->layer_count; i++)
         experts += engine->plan->gpu->slots[i];
     return experts;
-}
-
-/* The CPU rounds activations to 8 bits for quantised weights, so a router may choose otherwise now and then. */
-static double most_kl(const char *name)
-{
-    return strcmp(name, "embedded") == 0 ? 3e-2 : 2e-3;
 }
 
 /* Layers and experts on the GPU, others in memory: whatever the division, near the CPU's logits, and twice the same. */

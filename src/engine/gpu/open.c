@@ -28,7 +28,8 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, const struct geometry *geomet
     struct plan_gpu_request request = {.budget = gpu_budget(gpu, hardware, options),
                                        .positions = options->context,
                                        .sequences = geometry->sequences,
-                                       .chunk = options->chunk};
+                                       .chunk = options->chunk,
+                                       .moves = !options->gpu_fixed};
     TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));
     gpu_pass_request(&request, abilities, geometry, gpu, options->kv_type);
     uint64_t *uses = NULL;

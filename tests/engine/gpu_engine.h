@@ -1,0 +1,136 @@
+/* An engine with a part of its model on a GPU: shared by the tests that have one. */
+#ifndef HYPURA_TEST_GPU_ENGINE_H
+#define HYPURA_TEST_GPU_ENGINE_H
+
+#include "reference.h"
+
+#include "compute/vulkan/gpu_private.h"
+#include "engine/gpu/pass.h"
+
+#include <stdlib.h>
+
+#define UNUSED __attribute__((unused))
+
+static int device = -1;
+static char number[16];
+UNUSED static unsigned complaints; /* of the validation layers, also while an engine closes */
+
+UNUSED static void print_log(void *context, enum log_level level, const char *message)
+{
+    (void)context;
+    complaints += strstr(message, "Vulkan validation") != NULL;
+    if (level >= LOG_WARNING)
+        fprintf(stderr, "# %s\n", message);
+}
+
+UNUSED static int find_device(void **state)
+{
+    (void)state;
+    struct gpu_info infos[8];
+    size_t count;
+    char why[512] = "";
+    const char *wanted = getenv("HYPURA_GPU_TEST");
+    log_set_sink(print_log, NULL);
+    assert_ok(gpu_list(infos, COUNT_OF(infos), &count, why, &test_error));
+    for (size_t i = 0; i < count && i < COUNT_OF(infos) && device < 0; i++)
+        if (wanted ? (size_t)atoi(wanted) == i : infos[i].lacks[0] == '\0')
+            device = (int)i;
+    if (device < 0)
+        fprintf(stderr, "# no GPU to test: %s\n", why);
+    snprintf(number, sizeof number, "%d", device);
+    return 0;
+}
+
+#define device_or_skip()                                                                                               \
+    do {                                                                                                               \
+        if (device < 0)                                                                                                \
+            skip();                                                                                                    \
+    } while (0)
+
+struct setting {
+    uint64_t gpu_budget, budget;
+    size_t batch;
+    enum tensor_type kv_type;
+    bool fixed, smallest; /* experts do not move; the smallest budget of memory that works */
+};
+
+UNUSED static struct engine *open_with(const char *name, const struct setting *setting)
+{
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = 2;
+    options.chunk = 64; /* so that a smaller budget means fewer weights, not shorter batches */
+    options.kv_type = setting->kv_type;
+    options.gpu = number;
+    options.gpu_budget = setting->gpu_budget ? setting->gpu_budget : (uint64_t)512 << 20;
+    options.budget = setting->budget;
+    options.gpu_fixed = setting->fixed;
+    if (setting->smallest)
+        return open_smallest(model_path(name), &options);
+    if (engine_open(&engine, model_path(name), &options, &test_error))
+        fail_msg("%s: %s", name, test_error.message);
+    return engine;
+}
+
+UNUSED static void close_silent(struct engine *engine)
+{
+    if (engine->gpu)
+        assert_int_equal(gpu_validation_messages(engine->gpu), 0);
+    engine_close(engine);
+}
+
+#define PROMPT 20
+#define TOKENS (PROMPT + 4)
+
+UNUSED static void prompt_of(int32_t *tokens)
+{
+    struct random random;
+    random_seed(&random, 11);
+    for (size_t i = 0; i < TOKENS; i++)
+        tokens[i] = (int32_t)(random_next(&random) % 300);
+}
+
+UNUSED static float *run_tokens(struct engine *engine)
+{
+    int32_t tokens[TOKENS];
+    prompt_of(tokens);
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    float *logits = calloc(TOKENS * vocabulary, sizeof *logits);
+    feed(engine, 0, tokens, PROMPT, SIZE_MAX, logits);
+    feed(engine, 0, tokens + PROMPT, TOKENS - PROMPT, 1, logits + PROMPT * vocabulary);
+    return logits;
+}
+
+UNUSED static float *run_tokens_on_cpu(const char *name, const int32_t *tokens, size_t count, size_t *vocabulary)
+{
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = 2;
+    options.gpu = "none";
+    assert_ok(engine_open(&engine, model_path(name), &options, &test_error));
+    assert_null(engine_gpu(engine));
+    *vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    float *logits = calloc(count * *vocabulary, sizeof *logits);
+    feed(engine, 0, tokens, count, SIZE_MAX, logits);
+    engine_close(engine);
+    return logits;
+}
+
+UNUSED static float *run_on_cpu(const char *name, size_t *vocabulary)
+{
+    int32_t tokens[TOKENS];
+    prompt_of(tokens);
+    return run_tokens_on_cpu(name, tokens, TOKENS, vocabulary);
+}
+
+/* The CPU rounds activations to 8 bits for quantised weights, so a router may choose otherwise now and then. */
+UNUSED static double most_kl(const char *name)
+{
+    return strcmp(name, "embedded") == 0 ? 3e-2 : 2e-3;
+}
+
+#endif
