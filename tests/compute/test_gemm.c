@@ -148,10 +148,11 @@ static void products_of_any_size_have_the_bits_of_vectors(void **state)
         for (int set = INSTRUCTIONS_PLAIN + 1; set <= INSTRUCTIONS_NEON; set++) {
             if (!compute_has_instructions((enum instruction_set)set))
                 continue;
-            for (size_t threads = 1; threads <= 2; threads++) {
+            /* Many at once, and few: what is left over are other numbers of few. */
+            const size_t batches[] = {shape->tokens, shape->tokens / 2, FEW_MOST_TOKENS, 7, 2};
+            for (size_t b = 0; b < COUNT_OF(batches); b++) {
                 memset(output, 0xff, outputs * sizeof *output);
-                multiply(shape, weights, row_bytes, input, output, (enum instruction_set)set, threads,
-                         threads == 1 ? shape->tokens : shape->tokens / 2);
+                multiply(shape, weights, row_bytes, input, output, (enum instruction_set)set, 1 + b % 2, batches[b]);
                 compare(shape, output, vectors, compute_instructions_name((enum instruction_set)set));
             }
         }

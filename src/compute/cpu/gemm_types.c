@@ -91,13 +91,14 @@ static void fill(struct kernel_table *table, gemm_kernel *gemm, const uint8_t *l
 
 #if defined(__x86_64__)
 
-/* By measurement: fewer tokens are quicker one by one. */
+/* By measurement: fewer tokens are quicker one by one, or as a few (FEW). */
+#define FEW (FEW_MOST_TOKENS + 1)
 static const uint8_t least_avx512[TENSOR_TYPE_COUNT] = {
-    [TENSOR_Q4_0] = 4,    [TENSOR_Q4_1] = 4,  [TENSOR_Q5_0] = 4,     [TENSOR_Q5_1] = 4,   [TENSOR_Q8_0] = 3,
-    [TENSOR_IQ4_NL] = 4,  [TENSOR_MXFP4] = 2, [TENSOR_Q2_K] = 2,     [TENSOR_Q3_K] = 2,   [TENSOR_Q4_K] = 2,
-    [TENSOR_Q5_K] = 3,    [TENSOR_Q6_K] = 3,  [TENSOR_IQ1_S] = 7,    [TENSOR_IQ1_M] = 6,  [TENSOR_IQ2_XXS] = 13,
-    [TENSOR_IQ2_XS] = 10, [TENSOR_IQ2_S] = 8, [TENSOR_IQ3_XXS] = 16, [TENSOR_IQ3_S] = 14, [TENSOR_IQ4_XS] = 2,
-    [TENSOR_TQ1_0] = 7,   [TENSOR_TQ2_0] = 3,
+    [TENSOR_Q4_0] = FEW,   [TENSOR_Q4_1] = FEW,  [TENSOR_Q5_0] = FEW,   [TENSOR_Q5_1] = FEW, [TENSOR_Q8_0] = FEW,
+    [TENSOR_IQ4_NL] = FEW, [TENSOR_MXFP4] = FEW, [TENSOR_Q2_K] = 2,     [TENSOR_Q3_K] = 2,   [TENSOR_Q4_K] = FEW,
+    [TENSOR_Q5_K] = FEW,   [TENSOR_Q6_K] = FEW,  [TENSOR_IQ1_S] = 7,    [TENSOR_IQ1_M] = 6,  [TENSOR_IQ2_XXS] = 13,
+    [TENSOR_IQ2_XS] = 10,  [TENSOR_IQ2_S] = 8,   [TENSOR_IQ3_XXS] = 16, [TENSOR_IQ3_S] = 14, [TENSOR_IQ4_XS] = FEW,
+    [TENSOR_TQ1_0] = 7,    [TENSOR_TQ2_0] = 3,
 };
 
 GEMM(gemm_avx2, panel_multiplier_avx2, NULL)

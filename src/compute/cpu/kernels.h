@@ -94,6 +94,13 @@ typedef void gemm_kernel(const struct matmul *job, size_t first_row, size_t rows
 
 #define GEMM_SCRATCH_BYTES ((size_t)512 << 10)
 
+/* The same for all tokens of a job, which are FEW_MOST_TOKENS at most, and rows a multiple of FEW_ROWS: weights are
+ * unpacked once for all of them, and used from registers. */
+typedef void few_kernel(const struct matmul *job, size_t first_row, size_t rows);
+
+#define FEW_MOST_TOKENS ((size_t)16)
+#define FEW_ROWS ((size_t)16)
+
 /* elements is a multiple of the block size. */
 typedef void dequantize_kernel(float *out, const uint8_t *blocks, size_t elements);
 
@@ -101,8 +108,9 @@ struct kernel {
     enum activation_kind activation;
     dequantize_kernel *dequantize; /* NULL: the type is not supported */
     gemv_kernel *gemv;
-    gemm_kernel *gemm;        /* NULL: gemv for each token */
-    size_t gemm_least_tokens; /* fewer go through gemv */
+    few_kernel *few;          /* for two tokens or more; NULL: gemv for each token */
+    gemm_kernel *gemm;        /* NULL: none */
+    size_t gemm_least_tokens; /* fewer go through few, or gemv */
     size_t gemm_task_rows;    /* rows of a part that a task gets, but for the last */
     size_t gemm_task_tokens;  /* tokens of a part; 0: all */
 };
@@ -137,6 +145,8 @@ void kernels_avx512_bf16(struct kernel_table *table);
 void kernels_avx512_blocks(struct kernel_table *table);
 void kernels_avx512_super(struct kernel_table *table);
 void kernels_avx512_grids(struct kernel_table *table);
+void kernels_few_blocks_avx512(struct kernel_table *table);
+void kernels_few_super_avx512(struct kernel_table *table);
 void kernels_neon_floats(struct kernel_table *table);
 void kernels_neon_quantized(struct kernel_table *table);
 

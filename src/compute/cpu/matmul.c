@@ -3,11 +3,11 @@
 
 #include <string.h>
 
-/* The least weights that a decode task reads. Tasks start large and get smaller towards the end of a section (guided
- * self-scheduling): each start costs some cold misses, which large tasks have fewer of, and the last ones decide how
- * long one thread waits for another. */
-#define GEMV_LEAST_TASK_BYTES ((size_t)48 << 10)
-#define GEMV_MOST_TASKS 2048
+/* The least work of a decode task, in bytes of weights that one token uses. Tasks start large and get smaller towards
+ * the end of a section (guided self-scheduling): each start costs some cold misses, which large tasks have fewer of,
+ * and the last ones decide how long one thread waits for another. */
+#define LEAST_TASK_WORK ((size_t)48 << 10)
+#define DECODE_MOST_TASKS 2048
 
 /* Rows that one pass of gemv takes while several tokens use them: they stay in the first-level cache in between. */
 #define GEMV_BLOCK_BYTES ((size_t)16 << 10)
@@ -83,10 +83,13 @@ void compute_dequantize(enum tensor_type type, const void *blocks, float *out, s
 /* ---- one section --------------------------------------------------------------------------------------------------
  */
 
-/* How a job is cut. gemm: tasks of task_rows x task_tokens. gemv: task i has rows [bounds[i], bounds[i + 1]). */
+/* Which kernel a job goes through. */
+enum path { PATH_GEMV, PATH_FEW, PATH_GEMM };
+
+/* How a job is cut. gemm: tasks of task_rows x task_tokens. Else task i has rows [bounds[i], bounds[i + 1]). */
 struct cut {
     size_t first_task;
-    bool gemm;
+    enum path path;
     size_t task_rows;
     size_t task_tokens;
     size_t row_tasks;
@@ -98,9 +101,9 @@ struct section {
     const struct matmul *jobs;
     size_t count;
     struct cut cuts[SECTION_JOBS];
-    uint32_t bounds[GEMV_MOST_TASKS + 2 * SECTION_JOBS];
+    uint32_t bounds[DECODE_MOST_TASKS + 2 * SECTION_JOBS];
     size_t bound_count;
-    uint64_t gemv_bytes; /* of the jobs that are not cut yet */
+    uint64_t work; /* of the jobs that are not cut yet, but for those through gemm */
 };
 
 static const struct kernel *job_kernel(const struct compute *compute, const struct matmul *job)
@@ -113,31 +116,39 @@ static size_t divide_up(size_t a, size_t b)
     return (a + b - 1) / b;
 }
 
-static bool goes_through_gemm(const struct kernel *kernel, const struct matmul *job)
+static enum path job_path(const struct kernel *kernel, const struct matmul *job)
 {
-    return kernel->gemm && job->tokens >= kernel->gemm_least_tokens;
+    if (kernel->gemm && job->tokens >= kernel->gemm_least_tokens)
+        return PATH_GEMM;
+    if (kernel->few && job->tokens > 1 && job->tokens <= FEW_MOST_TOKENS)
+        return PATH_FEW;
+    return PATH_GEMV;
 }
 
-static uint64_t matrix_bytes(const struct matrix *matrix)
+/* What a row costs, in bytes of weights that one token uses: unpacking for several costs about as much as using it for
+ * three. */
+static uint64_t row_work(enum path path, const struct matmul *job)
 {
-    return (uint64_t)matrix->rows * matrix->row_bytes;
+    size_t bytes = MAX(job->weights.row_bytes, (size_t)1);
+    return path == PATH_FEW ? bytes * (3 + job->tokens) / 4 + 1 : bytes * job->tokens;
 }
 
-static size_t cut_for_gemv(struct section *section, const struct matrix *weights, struct cut *cut)
+static size_t cut_rows(struct section *section, const struct matmul *job, struct cut *cut)
 {
-    size_t row = 0, tasks = 0, row_bytes = MAX(weights->row_bytes, (size_t)1);
+    size_t row = 0, tasks = 0;
+    uint64_t each = row_work(cut->path, job);
     cut->bounds = &section->bounds[section->bound_count];
     section->bounds[section->bound_count++] = 0;
-    while (row < weights->rows) {
-        uint64_t bytes = MAX(section->gemv_bytes / (2 * section->compute->threads), (uint64_t)GEMV_LEAST_TASK_BYTES);
-        size_t rows = MAX((size_t)(bytes / row_bytes) & ~(size_t)15, (size_t)16);
+    while (row < job->weights.rows) {
+        uint64_t work = MAX(section->work / (2 * section->compute->threads), (uint64_t)LEAST_TASK_WORK);
+        size_t rows = MAX((size_t)(work / each) & ~(size_t)15, (size_t)16);
         /* When the table is full, what is left of each job is one task. */
-        if (rows > weights->rows - row || section->bound_count >= GEMV_MOST_TASKS)
-            rows = weights->rows - row;
+        if (rows > job->weights.rows - row || section->bound_count >= DECODE_MOST_TASKS)
+            rows = job->weights.rows - row;
         row += rows;
         tasks++;
         section->bounds[section->bound_count++] = (uint32_t)row;
-        section->gemv_bytes -= (uint64_t)rows * weights->row_bytes;
+        section->work -= rows * each;
     }
     return tasks;
 }
@@ -148,9 +159,9 @@ static size_t cut_job(struct section *section, const struct matmul *job, size_t 
     if (job->tokens == 0 || job->weights.rows == 0)
         return 0;
     const struct kernel *kernel = job_kernel(section->compute, job);
-    cut->gemm = goes_through_gemm(kernel, job);
-    if (!cut->gemm)
-        return cut_for_gemv(section, &job->weights, cut);
+    cut->path = job_path(kernel, job);
+    if (cut->path != PATH_GEMM)
+        return cut_rows(section, job, cut);
     cut->task_rows = kernel->gemm_task_rows;
     cut->task_tokens = kernel->gemm_task_tokens ? MIN(kernel->gemm_task_tokens, job->tokens) : job->tokens;
     size_t token_tasks = divide_up(job->tokens, cut->task_tokens);
@@ -187,6 +198,16 @@ static void run_gemv(const struct matmul *job, const struct kernel *kernel, size
     }
 }
 
+/* What is left of sixteen rows at the end of a matrix goes token by token. */
+static void run_few(const struct matmul *job, const struct kernel *kernel, size_t first_row, size_t rows)
+{
+    size_t whole = rows & ~(FEW_ROWS - 1);
+    if (whole)
+        kernel->few(job, first_row, whole);
+    if (rows > whole)
+        run_gemv(job, kernel, first_row + whole, rows - whole);
+}
+
 static void run_task(void *context, size_t index, size_t worker)
 {
     const struct section *section = context;
@@ -203,7 +224,7 @@ static void run_task(void *context, size_t index, size_t worker)
     const struct kernel *kernel = job_kernel(section->compute, job);
     index -= cut->first_task;
     size_t first_row, rows, first_token = 0, tokens = job->tokens;
-    if (cut->gemm) {
+    if (cut->path == PATH_GEMM) {
         first_row = index % cut->row_tasks * cut->task_rows;
         rows = MIN(cut->task_rows, job->weights.rows - first_row);
         first_token = index / cut->row_tasks * cut->task_tokens;
@@ -212,9 +233,11 @@ static void run_task(void *context, size_t index, size_t worker)
         first_row = cut->bounds[index];
         rows = cut->bounds[index + 1] - first_row;
     }
-    if (cut->gemm)
+    if (cut->path == PATH_GEMM)
         kernel->gemm(job, first_row, rows, first_token, tokens,
                      section->compute->scratch + worker * GEMM_SCRATCH_BYTES);
+    else if (cut->path == PATH_FEW)
+        run_few(job, kernel, first_row, rows);
     else
         run_gemv(job, kernel, first_row, rows);
     if (job->bias)
@@ -262,11 +285,13 @@ void compute_matmul(struct compute *compute, const struct matmul *jobs, size_t c
         section.jobs = jobs + first;
         section.count = MIN(count - first, (size_t)SECTION_JOBS);
         section.bound_count = 0;
-        section.gemv_bytes = 0;
-        for (size_t i = 0; i < section.count; i++)
-            if (section.jobs[i].tokens > 0 &&
-                !goes_through_gemm(job_kernel(compute, &section.jobs[i]), &section.jobs[i]))
-                section.gemv_bytes += matrix_bytes(&section.jobs[i].weights);
+        section.work = 0;
+        for (size_t i = 0; i < section.count; i++) {
+            const struct matmul *job = &section.jobs[i];
+            enum path path = job_path(job_kernel(compute, job), job);
+            if (job->tokens > 0 && path != PATH_GEMM)
+                section.work += job->weights.rows * row_work(path, job);
+        }
         size_t tasks = 0;
         for (size_t i = 0; i < section.count; i++)
             tasks += cut_job(&section, &section.jobs[i], tasks, &section.cuts[i]);

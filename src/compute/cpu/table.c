@@ -157,6 +157,8 @@ static void fill_tables(void)
     kernels_avx512_blocks(avx512);
     kernels_avx512_super(avx512);
     kernels_avx512_grids(avx512);
+    kernels_few_blocks_avx512(avx512);
+    kernels_few_super_avx512(avx512);
     gemm_panels_avx512(avx512);
     gemm_floats_avx512(avx512);
     if (cpu_has_avx512_bf16()) {
