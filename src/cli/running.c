@@ -52,7 +52,7 @@ static int run_stop(size_t count, char **arguments)
 const struct command command_ps = {
     .name = "ps",
     .arguments = "",
-    .summary = "show which model a running server holds",
+    .summary = "show which models a running server holds",
     .details = details,
     .run = run_ps,
 };

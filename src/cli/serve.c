@@ -16,7 +16,9 @@ static const struct option_row serve_rows[] = {
     {"port", "N", OPTION_TEXT, &port_text, "port to listen on; 0: any that is free (default: 11434)"},
     {"models", "DIR", OPTION_TEXT, &serving.model_folder,
      "folder of models (default: $HYPURA_MODELS, else ~/.local/share/hypura/models)"},
-    {"parallel", "N", OPTION_COUNT, &serving.parallel, "answers that are written at the same time (default: 4)"},
+    {"parallel", "N", OPTION_COUNT, &serving.parallel, "answers that each model writes at the same time (default: 4)"},
+    {"max-loaded", "N", OPTION_COUNT, &serving.most_loaded,
+     "most models in memory at once, as far as the budget goes (default: 4)"},
     {"queue", "N", OPTION_COUNT, &serving.queue, "requests that may wait; further ones get 503 (default: 512)"},
     {"keep-alive", "SECONDS", OPTION_TEXT, &keep_alive_text,
      "how long an unused model stays in memory; -1: for good (default: 300)"},
@@ -73,6 +75,8 @@ static int run(size_t count, char **arguments)
         return report_usage(&command_serve, "--keep-alive: \"%s\" is not a number of seconds", keep_alive_text);
     if (serving.parallel < 1 || serving.parallel > 256 || serving.connections < 1 || serving.request_seconds < 1)
         return report_usage(&command_serve, "--parallel is 1 to 256, --connections and --request-time at least 1");
+    if (serving.most_loaded < 1 || serving.most_loaded > SERVER_MOST_LOADED)
+        return report_usage(&command_serve, "--max-loaded is 1 to %d", SERVER_MOST_LOADED);
     serving.port = (uint16_t)port;
     serving.keep_alive = keep_alive;
     if (!serving.model_folder) {
@@ -115,7 +119,8 @@ const struct command command_serve = {
     .summary = "answer over HTTP, as Ollama and OpenAI do",
     .details =
         "Serves the models that are named, those of the model folder and the embedded one; each is loaded when it "
-        "is asked for. --context is the context of each answer, of which --parallel are held at once. The address "
+        "is asked for, beside others where --memory has room for both. --context is the context of each answer, of "
+        "which --parallel are held at once. The address "
         "goes to standard output once requests are taken, the log to standard error. Ctrl-C ends it after the "
         "answers in work, twice at once.",
     .options = {serve_rows, compute_option_rows},

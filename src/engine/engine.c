@@ -104,7 +104,7 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
         positions = MIN(positions ? positions : ENCODER_CONTEXT, most);
     *request = (struct plan_request){
         .budget = options->budget,
-        .overhead = memory_resident_bytes(),
+        .overhead = memory_resident_bytes() + options->reserved,
         .code = hardware_code_bytes(),
         .wobble = 256 << 10,
         .positions = positions,

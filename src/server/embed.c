@@ -1,5 +1,5 @@
 /* Embeddings, by Ollama's two requests and OpenAI's. */
-#include "server/server_private.h"
+#include "server/generation.h"
 #include "server/worker.h"
 
 #include <math.h>
@@ -7,8 +7,21 @@
 #include <string.h>
 
 #define MAX_INPUTS 2048
+#define SMALL_ANSWER ((size_t)64 << 10) /* numbers: it is written at once */
+#define PIECE_BYTES ((size_t)16 << 10)
 
 enum embed_style { EMBED_OLLAMA, EMBED_OLLAMA_OLD, EMBED_OPENAI };
+
+/* Vectors on their way to the client. As text they take several times as much, so they become text as they are sent. */
+struct answer {
+    enum embed_style style;
+    bool base64;
+    size_t count, width;
+    float *values; /* [count][width], each of length 1 */
+    size_t next;   /* number to be written */
+    bool begun;
+    char *begin, *end; /* around the vectors */
+};
 
 struct embedding {
     struct job job; /* first */
@@ -18,11 +31,150 @@ struct embedding {
     size_t count;
     uint32_t dimensions; /* 0: all */
     bool truncate, base64;
-    uint64_t start;
+    uint64_t start, load_nanoseconds, tokens;
+    float *vector; /* as the model gave it */
+    size_t done;   /* inputs */
+    struct answer *answer;
 };
+
+/* ---- the answer ----------------------------------------------------------------------------------------------------
+ */
+
+static void answer_free(void *context)
+{
+    struct answer *answer = context;
+    if (!answer)
+        return;
+    memory_free(answer->values);
+    free(answer->begin);
+    free(answer->end);
+    memory_free(answer);
+}
+
+/* Little-endian floats, as OpenAI gives them. */
+static void write_base64(struct buffer *out, const float *values, size_t width)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    uint32_t bits = 0, word = 0;
+    int held = 0;
+    size_t written = 0;
+    for (size_t i = 0; i < width * 4; i++) {
+        memcpy(&word, &values[i / 4], sizeof word);
+        bits = bits << 8 | (word >> (8 * (i % 4)) & 255);
+        for (held += 8; held >= 6; held -= 6, written++)
+            buffer_append_char(out, digits[bits >> (held - 6) & 63]);
+    }
+    if (held) {
+        buffer_append_char(out, digits[bits << (6 - held) & 63]);
+        written++;
+    }
+    for (; written % 4; written++)
+        buffer_append_char(out, '=');
+}
+
+static void begin_vector(const struct answer *answer, struct buffer *out, size_t index)
+{
+    if (index)
+        buffer_append_char(out, ',');
+    if (answer->style == EMBED_OPENAI)
+        buffer_append_format(out, "{\"object\":\"embedding\",\"index\":%zu,\"embedding\":", index);
+    buffer_append_char(out, answer->base64 ? '"' : '[');
+}
+
+static void end_vector(const struct answer *answer, struct buffer *out)
+{
+    buffer_append_char(out, answer->base64 ? '"' : ']');
+    if (answer->style == EMBED_OPENAI)
+        buffer_append_char(out, '}');
+}
+
+/* Nine digits are enough for a float to be read as the same one. */
+static bool write_piece(void *context, struct buffer *out)
+{
+    struct answer *answer = context;
+    size_t all = answer->count * answer->width, start = out->size;
+    if (!answer->begun)
+        buffer_append_string(out, answer->begin);
+    answer->begun = true;
+    while (answer->next < all && out->size - start < PIECE_BYTES) {
+        size_t at = answer->next % answer->width;
+        float value = answer->values[answer->next];
+        if (at == 0)
+            begin_vector(answer, out, answer->next / answer->width);
+        if (answer->base64) {
+            write_base64(out, answer->values + answer->next, answer->width);
+            answer->next += answer->width;
+        } else {
+            buffer_append_format(out, at ? ",%.9g" : "%.9g", isfinite(value) ? (double)value : 0.0);
+            answer->next++;
+        }
+        if (answer->next % answer->width == 0)
+            end_vector(answer, out);
+    }
+    if (answer->next < all)
+        return true;
+    buffer_append_string(out, answer->end);
+    return false;
+}
+
+/* The model's name and figures as JSON, cut where the vectors belong. */
+static bool write_frame(struct embedding *embedding)
+{
+    struct answer *answer = embedding->answer;
+    json_t *name = json_string(embedding->model_name);
+    char *model = name ? json_dumps(name, JSON_ENCODE_ANY) : NULL;
+    struct buffer begin = {0}, end = {0};
+    unsigned long long tokens = embedding->tokens;
+    if (embedding->style == EMBED_OLLAMA_OLD) {
+        buffer_append_string(&begin, "{\"embedding\":");
+        buffer_append_string(&end, answer->count ? "}" : "[]}");
+    } else if (embedding->style == EMBED_OLLAMA) {
+        buffer_append_format(&begin, "{\"model\":%s,\"embeddings\":[", model ? model : "null");
+        buffer_append_format(&end, "],\"total_duration\":%llu,\"load_duration\":%llu,\"prompt_eval_count\":%llu}",
+                             (unsigned long long)(clock_nanoseconds() - embedding->start),
+                             (unsigned long long)embedding->load_nanoseconds, tokens);
+    } else {
+        buffer_append_string(&begin, "{\"object\":\"list\",\"data\":[");
+        buffer_append_format(&end, "],\"model\":%s,\"usage\":{\"prompt_tokens\":%llu,\"total_tokens\":%llu}}",
+                             model ? model : "null", tokens, tokens);
+    }
+    json_decref(name);
+    free(model);
+    answer->begin = begin.data;
+    answer->end = end.data;
+    return !begin.failed && !end.failed;
+}
+
+static void reply(struct embedding *embedding)
+{
+    struct exchange *exchange = embedding->job.exchange;
+    struct answer *answer = embedding->answer;
+    if (!write_frame(embedding)) {
+        exchange_fail(exchange, 500, "no memory for the answer");
+        return;
+    }
+    if (answer->count * answer->width > SMALL_ANSWER) {
+        embedding->answer = NULL;
+        exchange_reply_pieces(exchange, TYPE_JSON, write_piece, answer_free, answer);
+        return;
+    }
+    struct buffer text = {0};
+    while (write_piece(answer, &text))
+        ;
+    if (text.failed)
+        exchange_fail(exchange, 500, "no memory for the answer");
+    else
+        exchange_reply(exchange, 200, TYPE_JSON, text.data, text.size);
+    buffer_free(&text);
+}
+
+/* ---- the job --------------------------------------------------------------------------------------------------------
+ */
 
 static void embedding_free(struct embedding *embedding)
 {
+    answer_free(embedding->answer);
+    memory_free(embedding->vector);
     model_entry_free(&embedding->job.model);
     exchange_release(embedding->job.exchange);
     memory_free(embedding);
@@ -32,42 +184,6 @@ static void refuse(struct job *job, unsigned status, const char *message)
 {
     exchange_fail(job->exchange, status, message);
     embedding_free((struct embedding *)job);
-}
-
-static json_t *vector_json(const struct embedding *embedding, const float *vector, size_t width)
-{
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    double length = 0;
-    if (embedding->dimensions && embedding->dimensions < width)
-        width = embedding->dimensions;
-    for (size_t d = 0; d < width; d++)
-        length += (double)vector[d] * (double)vector[d];
-    length = length > 0 ? sqrt(length) : 1;
-    if (!embedding->base64) {
-        json_t *array = json_array();
-        for (size_t d = 0; d < width; d++)
-            json_array_append_new(array, json_real((double)(float)((double)vector[d] / length)));
-        return array;
-    }
-    /* Little-endian floats, as OpenAI gives them. */
-    struct buffer text = {0};
-    uint32_t bits = 0;
-    int held = 0;
-    for (size_t i = 0; i < width * 4; i++) {
-        float value = (float)((double)vector[i / 4] / length);
-        uint32_t word;
-        memcpy(&word, &value, sizeof word);
-        bits = bits << 8 | (word >> (8 * (i % 4)) & 255);
-        for (held += 8; held >= 6; held -= 6)
-            buffer_append_char(&text, digits[bits >> (held - 6) & 63]);
-    }
-    if (held)
-        buffer_append_char(&text, digits[bits << (6 - held) & 63]);
-    while (text.size % 4)
-        buffer_append_char(&text, '=');
-    json_t *json = json_stringn(text.data ? text.data : "", text.size);
-    buffer_free(&text);
-    return json;
 }
 
 static hypura_status tokens_of(const struct embedding *embedding, struct loaded_model *loaded, size_t index,
@@ -100,65 +216,107 @@ static hypura_status tokens_of(const struct embedding *embedding, struct loaded_
     return status;
 }
 
-static json_t *reply_json(const struct embedding *embedding, json_t *vectors, uint64_t tokens, uint64_t load)
+static hypura_status prepare(struct embedding *embedding, struct loaded_model *loaded, hypura_error *error)
 {
-    if (embedding->style == EMBED_OLLAMA_OLD)
-        return json_pack("{s:O}", "embedding", json_array_get(vectors, 0));
-    if (embedding->style == EMBED_OLLAMA)
-        return json_pack("{s:s, s:O, s:I, s:I, s:I}", "model", embedding->model_name, "embeddings", vectors,
-                         "total_duration", (json_int_t)(clock_nanoseconds() - embedding->start), "load_duration",
-                         (json_int_t)load, "prompt_eval_count", (json_int_t)tokens);
-    json_t *data = json_array();
-    size_t i;
-    json_t *vector;
-    json_array_foreach(vectors, i, vector) json_array_append_new(
-        data, json_pack("{s:s, s:O, s:I}", "object", "embedding", "embedding", vector, "index", (json_int_t)i));
-    return json_pack("{s:s, s:o, s:s, s:{s:I, s:I}}", "object", "list", "data", data, "model", embedding->model_name,
-                     "usage", "prompt_tokens", (json_int_t)tokens, "total_tokens", (json_int_t)tokens);
+    struct exchange *exchange = embedding->job.exchange;
+    size_t width = model_parameters(engine_model(loaded->engine))->embedding, count = embedding->count, values;
+    uint64_t limit = exchange_server(exchange)->options.body_limit;
+    hypura_status status = ALLOCATE(&embedding->vector, width, "embedding", error);
+    if (!status)
+        status = ALLOCATE(&embedding->answer, 1, "embeddings", error);
+    if (status)
+        return status;
+    if (embedding->dimensions && embedding->dimensions < width)
+        width = embedding->dimensions;
+    if (!size_multiply(&values, count, width) || values > limit / sizeof(float))
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "%zu vectors of %zu numbers are more than one answer may hold (%llu bytes, as a request): ask "
+                         "for fewer at once",
+                         count, width, (unsigned long long)limit);
+    if (!exchange_reserve(exchange, values * sizeof(float)))
+        return error_set(error, HYPURA_ERROR_MEMORY, "server busy, please try again.  too many large answers at once");
+    *embedding->answer =
+        (struct answer){.style = embedding->style, .base64 = embedding->base64, .count = count, .width = width};
+    status = ALLOCATE(&embedding->answer->values, values, "embeddings", error);
+    return status ? status : loaded_clear_sequences(loaded, error);
+}
+
+/* Cut to the numbers that were asked for, and of length 1 again. */
+static void keep_vector(struct embedding *embedding)
+{
+    const struct answer *answer = embedding->answer;
+    float *out = answer->values + embedding->done * answer->width;
+    double length = 0;
+    for (size_t d = 0; d < answer->width; d++)
+        length += (double)embedding->vector[d] * (double)embedding->vector[d];
+    length = length > 0 ? sqrt(length) : 1;
+    for (size_t d = 0; d < answer->width; d++)
+        out[d] = (float)((double)embedding->vector[d] / length);
+}
+
+static hypura_status embed_next(struct embedding *embedding, struct loaded_model *loaded, hypura_error *error)
+{
+    struct token_array tokens = {0};
+    hypura_status status = tokens_of(embedding, loaded, embedding->done, &tokens, error);
+    if (!status && !exchange_alive(embedding->job.exchange))
+        status = error_set(error, HYPURA_ERROR_CANCELLED, "the client went away");
+    if (!status)
+        status = engine_embed(loaded->engine, tokens.ids, tokens.count, embedding->vector, error);
+    if (!status) {
+        embedding->tokens += tokens.count;
+        keep_vector(embedding);
+        embedding->done++;
+    }
+    token_array_free(&tokens);
+    return status;
+}
+
+static void end_with(struct embedding *embedding, const hypura_error *error)
+{
+    if (error->status == HYPURA_ERROR_MEMORY)
+        exchange_fail(embedding->job.exchange, 503, error->message);
+    else if (error->status)
+        exchange_fail_with(embedding->job.exchange, error);
+    else
+        reply(embedding);
+    atomic_fetch_add(&exchange_server(embedding->job.exchange)->counters.prompt_tokens, embedding->tokens);
+    embedding_free(embedding);
+}
+
+/* A text at a time, so that answers of other models go on in between. */
+static void step(struct job *job, struct loaded_model *loaded)
+{
+    struct embedding *embedding = (struct embedding *)job;
+    hypura_error error = {0};
+    if (embed_next(embedding, loaded, &error) == HYPURA_OK && embedding->done < embedding->count)
+        return;
+    worker_done(exchange_server(job->exchange)->worker, job);
+    end_with(embedding, &error);
 }
 
 static void start(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds)
 {
     struct embedding *embedding = (struct embedding *)job;
-    size_t width = model_parameters(engine_model(loaded->engine))->embedding;
     hypura_error error = {0};
-    float *vector = NULL;
-    uint64_t all_tokens = 0;
-    json_t *vectors = json_array();
-    hypura_status status = worker_clear_sequences(loaded, &error);
-    if (!status)
-        status = ALLOCATE(&vector, width, "embedding", &error);
-    for (size_t i = 0; !status && i < embedding->count; i++) {
-        struct token_array tokens = {0};
-        status = tokens_of(embedding, loaded, i, &tokens, &error);
-        if (!status && !exchange_alive(job->exchange))
-            status = error_set(&error, HYPURA_ERROR_CANCELLED, "the client went away");
-        if (!status)
-            status = engine_embed(loaded->engine, tokens.ids, tokens.count, vector, &error);
-        all_tokens += tokens.count;
-        if (!status)
-            json_array_append_new(vectors, vector_json(embedding, vector, width));
-        token_array_free(&tokens);
-    }
-    if (status)
-        exchange_fail_with(job->exchange, &error);
+    embedding->load_nanoseconds = load_nanoseconds;
+    if (prepare(embedding, loaded, &error) || embedding->count == 0)
+        end_with(embedding, &error);
     else
-        exchange_reply_json(job->exchange, 200, reply_json(embedding, vectors, all_tokens, load_nanoseconds));
-    atomic_fetch_add(&exchange_server(job->exchange)->counters.prompt_tokens, all_tokens);
-    json_decref(vectors);
-    memory_free(vector);
-    embedding_free(embedding);
+        worker_keep(exchange_server(job->exchange)->worker, job, loaded);
 }
 
-/* One text, texts, token ids, or arrays of token ids. */
+/* ---- the requests ---------------------------------------------------------------------------------------------------
+ */
+
+/* One text, texts, token ids, or arrays of token ids. OpenAI's may not be empty. */
 static bool check_inputs(struct embedding *embedding, const json_t *inputs)
 {
-    bool one = json_is_string(inputs);
+    bool openai = embedding->style == EMBED_OPENAI;
     embedding->inputs = inputs;
     embedding->count = 1;
-    if (one)
-        return true;
-    if (!json_is_array(inputs))
+    if (json_is_string(inputs))
+        return !openai || json_string_length(inputs);
+    if (!json_is_array(inputs) || (openai && json_array_size(inputs) == 0))
         return false;
     if (json_is_integer(json_array_get(inputs, 0)))
         return true;
@@ -169,10 +327,42 @@ static bool check_inputs(struct embedding *embedding, const json_t *inputs)
     json_t *each;
     json_array_foreach(inputs, i, each)
     {
-        if (!json_is_string(each) && !(json_is_array(each) && embedding->style == EMBED_OPENAI))
+        if (!json_is_string(each) && !(json_is_array(each) && openai))
             return false;
     }
     return true;
+}
+
+static hypura_status read_fields(struct embedding *embedding, const json_t *json, hypura_error *error)
+{
+    const json_t *keep_alive = json_object_get(json, "keep_alive"),
+                 *encoding = json_object_get(json, "encoding_format");
+    const json_t *dimensions = json_object_get(json, "dimensions");
+    const char *name = json_string_value(encoding);
+    bool old = embedding->style == EMBED_OLLAMA_OLD;
+    if (embedding->style == EMBED_OPENAI && encoding && !json_is_null(encoding)) {
+        if (!name || (strcmp(name, "float") != 0 && strcmp(name, "base64") != 0))
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "\"encoding_format\" is \"float\" or \"base64\"");
+        embedding->base64 = strcmp(name, "base64") == 0;
+    }
+    if (!old && dimensions && !json_is_null(dimensions)) {
+        if (!read_count(json, "dimensions", &embedding->dimensions, error))
+            return error->status;
+        if (embedding->dimensions == 0)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "\"dimensions\" is at least 1");
+    }
+    if (keep_alive && !json_is_null(keep_alive)) {
+        if (!duration_of_json(keep_alive, &embedding->job.keep_alive))
+            return error_set(error, HYPURA_ERROR_ARGUMENT,
+                             "invalid keep_alive: expected a duration such as \"5m\", or seconds");
+        embedding->job.keep_alive_given = true;
+    }
+    if (!read_count(json_object_get(json, "options"), "num_ctx", &embedding->job.context, error))
+        return error->status;
+    embedding->truncate = embedding->style != EMBED_OPENAI && !json_is_false(json_object_get(json, "truncate"));
+    if (!check_inputs(embedding, json_object_get(json, old ? "prompt" : "input")))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "invalid input type");
+    return HYPURA_OK;
 }
 
 static void handle(struct exchange *exchange, enum embed_style style)
@@ -191,21 +381,14 @@ static void handle(struct exchange *exchange, enum embed_style style)
         exchange_fail_with(exchange, &error);
         return;
     }
-    const json_t *inputs = json_object_get(json, style == EMBED_OLLAMA_OLD ? "prompt" : "input");
-    const json_t *keep_alive = json_object_get(json, "keep_alive"), *size = json_object_get(json, "dimensions");
-    const char *encoding = json_string_value(json_object_get(json, "encoding_format"));
-    embedding->job =
-        (struct job){.exchange = exchange, .needs_model = true, .alone = true, .start = start, .refuse = refuse};
+    embedding->job = (struct job){
+        .exchange = exchange, .needs_model = true, .alone = true, .start = start, .step = step, .refuse = refuse};
     exchange_hold(exchange);
     embedding->style = style;
     embedding->model_name = model;
     embedding->start = clock_nanoseconds();
-    embedding->truncate = style != EMBED_OPENAI && !json_is_false(json_object_get(json, "truncate"));
-    embedding->base64 = encoding && strcmp(encoding, "base64") == 0;
-    embedding->dimensions = (uint32_t)MIN(MAX(json_integer_value(size), 0), INT32_MAX);
-    embedding->job.keep_alive_given = keep_alive && duration_of_json(keep_alive, &embedding->job.keep_alive);
-    if (!check_inputs(embedding, inputs)) {
-        refuse(&embedding->job, 400, "invalid input type");
+    if (read_fields(embedding, json, &error)) {
+        refuse(&embedding->job, 400, error.message);
         return;
     }
     hypura_status status = registry_find(exchange_server(exchange)->registry, model, &embedding->job.model, &error);

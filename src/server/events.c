@@ -8,25 +8,42 @@
 #define MAX_LISTENERS 32
 #define MAX_BACKLOG (1 << 20) /* a listener that does not read is dropped */
 
+/* One who listens, and to what. */
+struct listener {
+    struct exchange *exchange;
+    char *model;       /* that was asked for; NULL: the one that was used last */
+    uint64_t told;     /* the number of the model that it was told of */
+    uint64_t told_all; /* the sum of all numbers by then */
+    bool begun;
+};
+
+/* What is remembered of a model from one tick to the next. */
+struct before {
+    uint64_t number, time;
+    struct engine_statistics statistics;
+};
+
 struct events {
     struct server *server;
     pthread_mutex_t mutex;
-    struct exchange *listeners[MAX_LISTENERS];
-    bool fresh[MAX_LISTENERS]; /* has not been told of the model yet */
+    struct listener listeners[MAX_LISTENERS];
     size_t count;
-
-    /* of the last tick; the ticking thread's */
-    char *model;
-    struct engine_statistics last;
-    uint64_t last_time;
+    struct before before[SERVER_MOST_LOADED]; /* the ticking thread's */
 };
 
-/* What one look at the engine gives. */
+/* What one look at a model gives. */
 struct picture {
+    uint64_t number;
+    char *name;
+    json_t *model, *state;
+};
+
+struct pictures {
     struct events *events;
-    json_t *model; /* NULL: none is loaded */
-    json_t *state;
-    bool changed;
+    struct picture items[SERVER_MOST_LOADED];
+    struct before before[SERVER_MOST_LOADED];
+    size_t count;
+    uint64_t all; /* the sum of the numbers: another one when another model is loaded or one has gone */
 };
 
 static char state_letter(enum unit_state state)
@@ -117,9 +134,8 @@ static json_t *lit_json(struct loaded_model *loaded)
     return lit;
 }
 
-static json_t *rates_json(const struct events *events, const struct engine_statistics *now, double seconds)
+static json_t *rates_json(const struct engine_statistics *last, const struct engine_statistics *now, double seconds)
 {
-    const struct engine_statistics *last = &events->last;
     double generated = (double)(now->generated_tokens - MIN(last->generated_tokens, now->generated_tokens));
     double prompt = (double)(now->prompt_tokens - MIN(last->prompt_tokens, now->prompt_tokens));
     double read = (double)(now->store.bytes_read - MIN(last->store.bytes_read, now->store.bytes_read));
@@ -133,89 +149,144 @@ static json_t *rates_json(const struct events *events, const struct engine_stati
                      stalls * 1e-9 / seconds);
 }
 
+static json_t *state_json(struct loaded_model *loaded, const struct engine_statistics *now, json_t *rates)
+{
+    return json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "layers",
+                     loaded ? map_json(loaded) : json_array(), "lit", loaded ? lit_json(loaded) : json_array(), "rates",
+                     rates, "model_budget_bytes", (json_int_t)(loaded ? loaded->bytes : 0), "bytes_ram",
+                     (json_int_t)now->bytes_ram, "bytes_gpu", (json_int_t)now->bytes_gpu, "bytes_storage",
+                     (json_int_t)now->bytes_storage, "pool_bytes", (json_int_t)now->store.pool_bytes,
+                     "generated_tokens", (json_int_t)now->generated_tokens, "bytes_read",
+                     (json_int_t)now->store.bytes_read);
+}
+
 static void look(void *context, struct loaded_model *loaded)
 {
-    struct picture *picture = context;
-    struct events *events = picture->events;
-    uint64_t time = clock_nanoseconds();
-    struct engine_statistics now = {0};
-    picture->changed =
-        (loaded != NULL) != (events->model != NULL) || (loaded && strcmp(loaded->entry.name, events->model) != 0);
-    if (loaded) {
-        picture->model = model_json(loaded);
-        engine_statistics(loaded->engine, &now);
-    }
-    if (picture->changed) {
-        memory_free(events->model);
-        events->model = NULL;
-        events->last = now;
-        if (loaded)
-            string_copy(&events->model, loaded->entry.name, NULL);
-    }
-    double seconds = events->last_time ? (double)(time - events->last_time) * 1e-9 : 0.25;
-    picture->state =
-        json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "layers",
-                  loaded ? map_json(loaded) : json_array(), "lit", loaded ? lit_json(loaded) : json_array(), "rates",
-                  rates_json(events, &now, seconds > 0 ? seconds : 0.25), "memory_bytes",
-                  (json_int_t)memory_resident_bytes(), "budget_bytes", (json_int_t)now.budget_bytes, "bytes_ram",
-                  (json_int_t)now.bytes_ram, "bytes_gpu", (json_int_t)now.bytes_gpu, "bytes_storage",
-                  (json_int_t)now.bytes_storage, "pool_bytes", (json_int_t)now.store.pool_bytes, "generated_tokens",
-                  (json_int_t)now.generated_tokens, "bytes_read", (json_int_t)now.store.bytes_read);
-    events->last = now;
-    events->last_time = time;
+    struct pictures *pictures = context;
+    struct picture *picture = &pictures->items[pictures->count];
+    struct before *now = &pictures->before[pictures->count];
+    const struct before *last = NULL;
+    if (string_copy(&picture->name, loaded->entry.name, NULL))
+        return;
+    for (size_t i = 0; i < SERVER_MOST_LOADED; i++)
+        last = pictures->events->before[i].number == loaded->number ? &pictures->events->before[i] : last;
+    now->number = picture->number = loaded->number;
+    now->time = clock_nanoseconds();
+    engine_statistics(loaded->engine, &now->statistics);
+    double seconds = last ? (double)(now->time - last->time) * 1e-9 : 0.25;
+    picture->model = model_json(loaded);
+    picture->state = state_json(
+        loaded, &now->statistics,
+        rates_json(last ? &last->statistics : &now->statistics, &now->statistics, seconds > 0 ? seconds : 0.25));
+    pictures->all += loaded->number;
+    pictures->count++;
 }
 
 static void drop(struct events *events, size_t i)
 {
-    exchange_end(events->listeners[i]);
-    exchange_release(events->listeners[i]);
-    events->count--;
-    events->listeners[i] = events->listeners[events->count];
-    events->fresh[i] = events->fresh[events->count];
+    exchange_end(events->listeners[i].exchange);
+    exchange_release(events->listeners[i].exchange);
+    memory_free(events->listeners[i].model);
+    events->listeners[i] = events->listeners[--events->count];
+}
+
+/* The picture that somebody listens to; NULL: its model is not loaded. */
+static const struct picture *picture_for(const struct pictures *pictures, const struct listener *listener)
+{
+    for (size_t i = 0; i < pictures->count; i++) {
+        if (!listener->model || strcmp(listener->model, pictures->items[i].name) == 0)
+            return &pictures->items[i];
+    }
+    return NULL;
+}
+
+static bool tell(const struct pictures *pictures, struct listener *listener, const json_t *loaded, json_t *none)
+{
+    const struct picture *picture = picture_for(pictures, listener);
+    uint64_t number = picture ? picture->number : 0;
+    struct exchange *exchange = listener->exchange;
+    if (!exchange_alive(exchange) || exchange_backlog(exchange) >= MAX_BACKLOG)
+        return false;
+    if (!listener->begun || listener->told != number || listener->told_all != pictures->all) {
+        json_t *model = picture ? json_copy(picture->model) : json_pack("{s:n}", "model");
+        json_object_set(model, "loaded", (json_t *)loaded);
+        if (!exchange_write_event(exchange, "model", model))
+            return false;
+        listener->begun = true;
+        listener->told = number;
+        listener->told_all = pictures->all;
+    }
+    return exchange_write_event(exchange, "state", json_incref(picture ? picture->state : none));
+}
+
+/* What holds for all models. */
+static void add_common(struct server *server, json_t *state)
+{
+    json_object_set_new(state, "memory_bytes", json_integer((json_int_t)memory_resident_bytes()));
+    json_object_set_new(state, "budget_bytes", json_integer((json_int_t)loaded_budget(server->models)));
+    json_object_set_new(state, "running", json_integer(worker_running(server->worker)));
+    json_object_set_new(state, "waiting", json_integer(worker_waiting(server->worker)));
 }
 
 void events_tick(struct events *events)
 {
     pthread_mutex_lock(&events->mutex);
-    if (events->count) {
-        struct picture picture = {.events = events};
-        struct server *server = events->server;
-        worker_look(server->worker, look, &picture);
-        json_object_set_new(picture.state, "running", json_integer(worker_running(server->worker)));
-        json_object_set_new(picture.state, "waiting", json_integer(worker_waiting(server->worker)));
+    struct pictures *pictures;
+    if (events->count && ALLOCATE(&pictures, 1, "pictures", NULL) == HYPURA_OK) {
+        struct engine_statistics nothing = {0};
+        pictures->events = events;
+        loaded_each(events->server->models, look, pictures);
+        memcpy(events->before, pictures->before, sizeof events->before);
+        json_t *loaded = json_array(), *none = state_json(NULL, &nothing, rates_json(&nothing, &nothing, 0.25));
+        add_common(events->server, none);
+        for (size_t i = 0; i < pictures->count; i++) {
+            json_array_append_new(loaded, json_string(pictures->items[i].name));
+            add_common(events->server, pictures->items[i].state);
+        }
         for (size_t i = events->count; i-- > 0;) {
-            struct exchange *listener = events->listeners[i];
-            bool alive = exchange_alive(listener) && exchange_backlog(listener) < MAX_BACKLOG;
-            if (alive && (picture.changed || events->fresh[i]))
-                alive = exchange_write_event(listener, "model",
-                                             picture.model ? json_incref(picture.model) : json_pack("{s:n}", "model"));
-            events->fresh[i] = false;
-            if (alive)
-                alive = exchange_write_event(listener, "state", json_incref(picture.state));
-            if (!alive)
+            if (!tell(pictures, &events->listeners[i], loaded, none))
                 drop(events, i);
         }
-        json_decref(picture.model);
-        json_decref(picture.state);
+        for (size_t i = 0; i < pictures->count; i++) {
+            json_decref(pictures->items[i].model);
+            json_decref(pictures->items[i].state);
+            memory_free(pictures->items[i].name);
+        }
+        json_decref(loaded);
+        json_decref(none);
+        memory_free(pictures);
     }
     pthread_mutex_unlock(&events->mutex);
 }
 
+/* ?model=NAME: of that one, whatever was used last. */
 void handle_events(struct exchange *exchange)
 {
     struct events *events = exchange_server(exchange)->events;
+    const char *asked = exchange_argument(exchange, "model");
+    char name[256];
+    struct listener fresh = {.exchange = exchange};
+    if (asked && *asked && !model_name_complete(asked, name, sizeof name)) {
+        exchange_fail(exchange, 400, "invalid model name");
+        return;
+    }
+    if (asked && *asked && string_copy(&fresh.model, name, NULL)) {
+        exchange_fail(exchange, 500, "no memory for a listener");
+        return;
+    }
     pthread_mutex_lock(&events->mutex);
     bool room = events->count < MAX_LISTENERS;
     if (room) {
         static const char hello[] = ": four times a second\n\n";
         exchange_hold(exchange);
         exchange_write(exchange, TYPE_EVENTS, hello, sizeof hello - 1);
-        events->listeners[events->count] = exchange;
-        events->fresh[events->count++] = true;
+        events->listeners[events->count++] = fresh;
     }
     pthread_mutex_unlock(&events->mutex);
-    if (!room)
+    if (!room) {
+        memory_free(fresh.model);
         exchange_fail(exchange, 503, "server busy, please try again.  too many listeners");
+    }
 }
 
 hypura_status events_create(struct events **out, struct server *server, hypura_error *error)
@@ -239,6 +310,5 @@ void events_destroy(struct events *events)
         drop(events, events->count - 1);
     pthread_mutex_unlock(&events->mutex);
     pthread_mutex_destroy(&events->mutex);
-    memory_free(events->model);
     memory_free(events);
 }

@@ -24,6 +24,11 @@ const char *exchange_rest(const struct exchange *exchange)
     return exchange->rest;
 }
 
+const char *exchange_argument(const struct exchange *exchange, const char *name)
+{
+    return mhd.lookup_connection_value(exchange->connection, MHD_GET_ARGUMENT_KIND, name);
+}
+
 void exchange_hold(struct exchange *exchange)
 {
     atomic_fetch_add(&exchange->references, 1);
@@ -33,7 +38,9 @@ void exchange_release(struct exchange *exchange)
 {
     if (atomic_fetch_sub(&exchange->references, 1) != 1)
         return;
-    atomic_fetch_sub(&exchange->http->body_bytes, exchange->body.size);
+    atomic_fetch_sub(&exchange->http->body_bytes, exchange->body.size + atomic_load(&exchange->reserved));
+    if (exchange->end)
+        exchange->end(exchange->context);
     buffer_free(&exchange->body);
     buffer_free(&exchange->out);
     json_decref(exchange->json);
@@ -73,6 +80,36 @@ void exchange_reply_json(struct exchange *exchange, unsigned status, json_t *jso
     else
         exchange_reply(exchange, 500, TYPE_JSON, "{\"error\":\"out of memory\"}", 25);
     free(text);
+}
+
+void exchange_reply_pieces(struct exchange *exchange, const char *type, bool (*more)(void *context, struct buffer *out),
+                           void (*end)(void *context), void *context)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    bool taken = !exchange->ready;
+    if (taken) {
+        exchange->status = 200;
+        exchange->type = type;
+        exchange->ready = exchange->streaming = true;
+        exchange->more = more;
+        exchange->end = end;
+        exchange->context = context;
+        wake(exchange);
+    }
+    pthread_mutex_unlock(&exchange->mutex);
+    if (!taken)
+        end(context);
+}
+
+bool exchange_reserve(struct exchange *exchange, uint64_t bytes)
+{
+    struct http *http = exchange->http;
+    if (atomic_fetch_add(&http->body_bytes, bytes) + bytes > BODIES_LIMIT * http->server.options.body_limit) {
+        atomic_fetch_sub(&http->body_bytes, bytes);
+        return false;
+    }
+    atomic_fetch_add(&exchange->reserved, bytes);
+    return true;
 }
 
 bool exchange_write(struct exchange *exchange, const char *type, const char *text, size_t size)
@@ -265,9 +302,15 @@ static ssize_t read_answer(void *context, uint64_t position, char *out, size_t r
     struct exchange *exchange = context;
     (void)position;
     pthread_mutex_lock(&exchange->mutex);
+    if (exchange->out.size == exchange->sent && exchange->more && !exchange->more(exchange->context, &exchange->out)) {
+        exchange->more = NULL;
+        exchange->ended = true;
+    }
     size_t left = exchange->out.size - exchange->sent;
     ssize_t given = 0;
-    if (left) {
+    if (exchange->out.failed) {
+        given = MHD_CONTENT_READER_END_WITH_ERROR;
+    } else if (left) {
         given = (ssize_t)MIN(left, room);
         memcpy(out, exchange->out.data + exchange->sent, (size_t)given);
         exchange->sent += (size_t)given;

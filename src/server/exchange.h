@@ -20,6 +20,7 @@ enum api { API_OLLAMA, API_OPENAI, API_ANTHROPIC };
 struct server *exchange_server(const struct exchange *exchange);
 const char *exchange_id(const struct exchange *exchange);
 const char *exchange_rest(const struct exchange *exchange); /* of the path, behind a route that ends with a slash */
+const char *exchange_argument(const struct exchange *exchange, const char *name); /* of the path's query; or NULL */
 
 /* The body as a JSON object, owned by the exchange; NULL when it is none: then the answer is given already. */
 json_t *exchange_json(struct exchange *exchange);
@@ -33,6 +34,14 @@ void exchange_release(struct exchange *exchange);
 /* A whole answer. */
 void exchange_reply(struct exchange *exchange, unsigned status, const char *type, const char *text, size_t size);
 void exchange_reply_json(struct exchange *exchange, unsigned status, json_t *json); /* takes the reference */
+
+/* A whole answer that is written as it is sent: more adds a piece to out, and is false after the last one; end frees
+ * the context. Both on the HTTP thread, end perhaps on another. */
+void exchange_reply_pieces(struct exchange *exchange, const char *type, bool (*more)(void *context, struct buffer *out),
+                           void (*end)(void *context), void *context);
+
+/* Memory that an answer holds until it is sent, which all requests share; false: there is none left. */
+bool exchange_reserve(struct exchange *exchange, uint64_t bytes);
 
 /* An error in the shape of the API that was called; in a stream that has begun, as its last piece. */
 void exchange_fail(struct exchange *exchange, unsigned status, const char *message);

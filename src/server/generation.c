@@ -273,7 +273,7 @@ static hypura_status make_grammar(struct generation *generation, hypura_error *e
         generation->schema = generation->forced;
     if (!generation->schema && !generation->any_json)
         return HYPURA_OK;
-    hypura_status status = worker_grammar_vocabulary(generation->loaded, error);
+    hypura_status status = loaded_grammar_vocabulary(generation->loaded, error);
     if (!status)
         status = generation->schema ? grammar_from_schema(&generation->grammar, generation->schema, error)
                                     : grammar_json(&generation->grammar, error);
@@ -502,7 +502,7 @@ static void start_job(struct job *job, struct loaded_model *loaded, uint64_t loa
         generation_free(generation);
         return;
     }
-    worker_keep(worker, job);
+    worker_keep(worker, job, loaded);
     if (status) {
         /* Some answers are on their way; without the others they are of no use. */
         for (size_t i = submitted; i < generation->count; i++) {

@@ -20,7 +20,6 @@
 #define IDLE_SECONDS 60                                /* that a connection may stay silent */
 #define DISCARD_LIMIT ((uint64_t)1 << 30)              /* of a body that is refused: read, so that the answer is seen */
 #define GRACE_NANOSECONDS ((uint64_t)10 * 1000000000u) /* of answers in work when the server stops */
-#define BODIES_LIMIT ((uint64_t)4)                     /* all bodies in memory, in units of the limit of one */
 
 static volatile sig_atomic_t stop_requests;
 
@@ -402,6 +401,7 @@ void server_default_options(struct server_options *options)
     *options = (struct server_options){.host = "127.0.0.1",
                                        .port = 11434,
                                        .parallel = 4,
+                                       .most_loaded = 4,
                                        .queue = 512,
                                        .keep_alive = 300,
                                        .body_limit = (uint64_t)32 << 20,
@@ -442,6 +442,8 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
     if (!status)
         status = conversations_create(&server->conversations, error);
     if (!status)
+        status = loaded_create(&server->models, server, error);
+    if (!status)
         status = worker_create(&server->worker, server, error);
     if (!status)
         status = events_create(&server->events, server, error);
@@ -477,6 +479,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
         mhd.stop_daemon(http->daemon);
     }
     worker_destroy(server->worker);
+    loaded_destroy(server->models);
     conversations_destroy(server->conversations);
     registry_close(server->registry);
     if (!status)

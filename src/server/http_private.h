@@ -5,6 +5,9 @@
 #include "server/mhd.h"
 #include "server/server_private.h"
 
+/* Bodies and answers in memory, in units of the limit of one body. */
+#define BODIES_LIMIT ((uint64_t)4)
+
 struct connection {
     struct connection *next, *previous;
     int socket;
@@ -35,6 +38,7 @@ struct exchange {
     struct buffer body;
     json_t *json;
     uint64_t discarded, start;
+    _Atomic uint64_t reserved;
     unsigned refusal; /* status, once it is clear that the request will not be served */
     const char *refusal_message;
     bool handled, preflight;
@@ -46,6 +50,9 @@ struct exchange {
     const char *type;
     unsigned status;
     bool ready, streaming, ended, suspended, gone;
+    bool (*more)(void *context, struct buffer *out); /* of an answer that is written as it is sent; NULL: no more */
+    void (*end)(void *context);
+    void *context;
     int socket;
 };
 

@@ -10,29 +10,85 @@ static void put(struct buffer *out, const char *name, const char *type, const ch
                          name, value);
 }
 
-static void put_engine(void *context, struct loaded_model *loaded)
-{
-    struct buffer *out = context;
-    put(out, "model_loaded", "gauge", "Whether a model is in memory.", loaded != NULL);
-    if (!loaded)
-        return;
+/* ---- of each model -------------------------------------------------------------------------------------------------
+ */
+
+struct model_figures {
+    char *name; /* as a label's value */
     struct engine_statistics s;
-    engine_statistics(loaded->engine, &s);
-    put(out, "budget_bytes", "gauge", "Memory budget.", (double)s.budget_bytes);
-    put(out, "weights_ram_bytes", "gauge", "Weights in memory.", (double)s.bytes_ram);
-    put(out, "weights_gpu_bytes", "gauge", "Weights on the GPU.", (double)s.bytes_gpu);
-    put(out, "weights_storage_bytes", "gauge", "Weights in no memory.", (double)s.bytes_storage);
-    put(out, "pool_bytes", "gauge", "Room for weights that stream.", (double)s.store.pool_bytes);
-    put(out, "storage_read_bytes_total", "counter", "Read from storage since the model was loaded.",
-        (double)s.store.bytes_read);
-    put(out, "expert_hits_total", "counter", "Uses of experts that were in memory.", (double)s.store.expert_hits);
-    put(out, "expert_misses_total", "counter", "Uses of experts that had to be read.", (double)s.store.expert_misses);
-    put(out, "expert_moves_total", "counter", "Experts that came to the GPU while running.",
-        (double)s.store.expert_moves);
-    put(out, "stall_seconds_total", "counter", "Time spent waiting for storage.",
-        (double)s.store.stall_nanoseconds * 1e-9);
-    put(out, "decode_seconds_total", "counter", "Time spent on batches of single tokens.", s.decode_seconds);
-    put(out, "prompt_seconds_total", "counter", "Time spent on other batches.", s.prompt_seconds);
+    double bytes;
+};
+
+struct figures {
+    struct model_figures items[SERVER_MOST_LOADED];
+    size_t count;
+};
+
+static void take_figures(void *context, struct loaded_model *loaded)
+{
+    struct figures *figures = context;
+    struct model_figures *one = &figures->items[figures->count];
+    /* Names have no character that a label's value could not. */
+    if (figures->count == SERVER_MOST_LOADED || string_copy(&one->name, loaded->entry.name, NULL))
+        return;
+    engine_statistics(loaded->engine, &one->s);
+    one->bytes = (double)loaded->bytes;
+    figures->count++;
+}
+
+static double figure(const struct model_figures *one, int which)
+{
+    const struct engine_statistics *s = &one->s;
+    const double values[] = {one->bytes,
+                             (double)s->bytes_ram,
+                             (double)s->bytes_gpu,
+                             (double)s->bytes_storage,
+                             (double)s->store.pool_bytes,
+                             (double)s->store.bytes_read,
+                             (double)s->store.expert_hits,
+                             (double)s->store.expert_misses,
+                             (double)s->store.expert_moves,
+                             (double)s->store.stall_nanoseconds * 1e-9,
+                             s->decode_seconds,
+                             s->prompt_seconds};
+    return values[which];
+}
+
+static void put_models(struct buffer *out, struct loaded_models *models)
+{
+    static const struct {
+        const char *name, *type, *help;
+    } rows[] = {{"model_bytes", "gauge", "Share of the memory budget."},
+                {"weights_ram_bytes", "gauge", "Weights in memory."},
+                {"weights_gpu_bytes", "gauge", "Weights on the GPU."},
+                {"weights_storage_bytes", "gauge", "Weights in no memory."},
+                {"pool_bytes", "gauge", "Room for weights that stream."},
+                {"storage_read_bytes_total", "counter", "Read from storage since the model was loaded."},
+                {"expert_hits_total", "counter", "Uses of experts that were in memory."},
+                {"expert_misses_total", "counter", "Uses of experts that had to be read."},
+                {"expert_moves_total", "counter", "Experts that came to the GPU while running."},
+                {"stall_seconds_total", "counter", "Time spent waiting for storage."},
+                {"decode_seconds_total", "counter", "Time spent on batches of single tokens."},
+                {"prompt_seconds_total", "counter", "Time spent on other batches."}};
+    struct figures *figures;
+    if (ALLOCATE(&figures, 1, "figures", NULL)) {
+        out->failed = true;
+        return;
+    }
+    loaded_each(models, take_figures, figures);
+    put(out, "models_loaded", "gauge", "Models in memory.", (double)figures->count);
+    put(out, "budget_bytes", "gauge", "Memory budget; 0: chosen when a model is loaded.",
+        (double)loaded_budget(models));
+    for (size_t r = 0; figures->count && r < COUNT_OF(rows); r++) {
+        buffer_append_format(out, "# HELP hypura_%s %s\n# TYPE hypura_%s %s\n", rows[r].name, rows[r].help,
+                             rows[r].name, rows[r].type);
+        for (size_t i = 0; i < figures->count; i++)
+            buffer_append_format(out, "hypura_%s{model=\"%s\"} %.17g\n", rows[r].name, figures->items[i].name,
+                                 figure(&figures->items[i], (int)r));
+    }
+    for (size_t i = 0; i < figures->count; i++)
+        memory_free(figures->items[i].name);
+    memory_free(figures);
 }
 
 void handle_metrics(struct exchange *exchange)
@@ -56,7 +112,7 @@ void handle_metrics(struct exchange *exchange)
     put(&out, "answers_running", "gauge", "Requests in work.", worker_running(server->worker));
     put(&out, "requests_waiting", "gauge", "Requests in the queue.", worker_waiting(server->worker));
     put(&out, "resident_bytes", "gauge", "Memory of the process.", (double)memory_resident_bytes());
-    worker_look(server->worker, put_engine, &out);
+    put_models(&out, server->models);
     exchange_reply(exchange, out.failed ? 500 : 200, "text/plain; version=0.0.4; charset=utf-8",
                    out.data ? out.data : "", out.size);
     buffer_free(&out);
@@ -96,7 +152,7 @@ static void start_reload(struct job *job, struct loaded_model *loaded, uint64_t 
     uint64_t bytes = ((struct budget_job *)job)->bytes;
     (void)loaded;
     (void)load_nanoseconds;
-    if (worker_reload(exchange_server(job->exchange)->worker, bytes, &error))
+    if (loaded_reload(exchange_server(job->exchange)->models, bytes, &error))
         exchange_fail(job->exchange, 400, error.message);
     else
         reply_budget(job->exchange, bytes, true);
@@ -120,7 +176,7 @@ void handle_memory(struct exchange *exchange)
         exchange_fail(exchange, 400, "\"memory\" is required: a size such as \"8G\", or a number of bytes");
         return;
     }
-    if (worker_set_budget(server->worker, bytes, &error) == HYPURA_OK) {
+    if (loaded_set_budget(server->models, bytes, &error) == HYPURA_OK) {
         reply_budget(exchange, bytes, false);
         return;
     }

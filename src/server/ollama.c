@@ -295,8 +295,13 @@ static void start_load(struct job *job, struct loaded_model *loaded, uint64_t lo
     bool unload = job->keep_alive_given && job->keep_alive == 0;
     json_t *line = chunk(generation, true);
     (void)load_nanoseconds;
-    if (unload && !loaded)
-        worker_unload(exchange_server(job->exchange)->worker);
+    struct loaded_models *models = exchange_server(job->exchange)->models;
+    struct loaded_model *other = unload ? loaded_find_file(models, &job->model) : NULL;
+    (void)loaded;
+    if (other) {
+        loaded_unload(models, other);
+        loaded_spread(models);
+    }
     if (chat)
         json_object_set_new(line, "message", json_pack("{s:s, s:s}", "role", "assistant", "content", ""));
     else

@@ -3,7 +3,7 @@
 
 #include "engine/engine.h"
 #include "model/template.h"
-#include "server/worker.h"
+#include "server/loaded.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -30,7 +30,7 @@ void handle_tags(struct exchange *exchange)
 
 void handle_ps(struct exchange *exchange)
 {
-    exchange_reply_json(exchange, 200, worker_ps(exchange_server(exchange)->worker));
+    exchange_reply_json(exchange, 200, loaded_ps(exchange_server(exchange)->models));
 }
 
 /* "model", or "name" as older clients say. NULL when the answer is given. */

@@ -104,6 +104,21 @@ void model_entry_free(struct model_entry *entry)
     *entry = (struct model_entry){0};
 }
 
+hypura_status model_entry_copy(struct model_entry *out, const struct model_entry *entry, hypura_error *error)
+{
+    struct model_entry copy = *entry;
+    copy.name = copy.path = NULL;
+    copy.manifest = json_incref(entry->manifest);
+    hypura_status status = string_copy(&copy.name, entry->name, error);
+    if (!status)
+        status = string_copy(&copy.path, entry->path, error);
+    if (status)
+        model_entry_free(&copy);
+    else
+        *out = copy;
+    return status;
+}
+
 /* Bytes of all files of a split model, by their names alone. */
 static bool file_bytes(const char *path, uint64_t *bytes, int64_t *modified)
 {

@@ -16,6 +16,7 @@ struct model_entry {
 };
 
 void model_entry_free(struct model_entry *entry);
+hypura_status model_entry_copy(struct model_entry *out, const struct model_entry *entry, hypura_error *error);
 
 /* The name as it is stored: with a tag. False when it is not one. */
 bool model_name_complete(const char *name, char *out, size_t room);

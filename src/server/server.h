@@ -1,10 +1,10 @@
 /* server: HTTP in front of the engine: Ollama's API, OpenAI's, Anthropic's messages, metrics, events and a page.
  *
  * One thread (libmicrohttpd's) speaks HTTP: it reads requests, checks them, answers what needs no model, and puts the
- * rest as jobs into a bounded queue. One thread, the worker, owns the engine: it loads and unloads models and runs the
- * generator, whose every step is one batch over all answers in work. Answers flow back through the exchange of their
- * request, which is suspended while there is nothing to send. A third thread ticks: it feeds the events, ends requests
- * that take too long to arrive, and each download has one of its own.
+ * rest as jobs into a bounded queue. One thread, the worker, owns the engines of all loaded models and runs their
+ * generators in turn, whose every step is one batch over all answers in work; a model is opened on a thread of its own.
+ * Answers flow back through the exchange of their request, which is suspended while there is nothing to send. Another
+ * thread ticks: it feeds the events, ends requests that take too long to arrive, and each download has one of its own.
  *
  * Shapes: Ollama's API (docs/api.md of that project), OpenAI's and Anthropic's API references; what is ours is told in
  * docs/api.md here.
@@ -19,6 +19,8 @@
 
 #include <jansson.h>
 
+#define SERVER_MOST_LOADED 16
+
 struct server_options {
     const char *host; /* "127.0.0.1" */
     uint16_t port;    /* 0: any that is free */
@@ -27,7 +29,8 @@ struct server_options {
     size_t model_count;
     bool preload;                 /* the first of these at once, not when it is asked for */
     struct engine_options engine; /* budget, context, threads ... of every model that is loaded */
-    uint32_t parallel;            /* answers in work at once */
+    uint32_t parallel;            /* answers in work at once, of each model */
+    uint32_t most_loaded;         /* models in memory at once, at most SERVER_MOST_LOADED */
     uint32_t queue;               /* requests that may wait */
     const char *api_key;          /* NULL: none asked for */
     const char *const *origins;   /* of pages that may call; "*": all */

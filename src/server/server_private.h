@@ -10,6 +10,7 @@
 #include <stdatomic.h>
 
 struct worker;
+struct loaded_models;
 
 /* Counted since the start, for /metrics. */
 struct server_counters {
@@ -19,6 +20,7 @@ struct server_counters {
 struct server {
     struct server_options options;
     struct registry *registry;
+    struct loaded_models *models;
     struct worker *worker;
     struct events *events;
     struct conversations *conversations;

@@ -1,5 +1,4 @@
 #include "server/worker.h"
-#include "engine/prompt.h"
 #include "server/server_private.h"
 
 #include <string.h>
@@ -7,8 +6,22 @@
 
 #define MAX_ACTIVE 1024
 
+/* A model that is on its way, for a job that waits for it. */
+struct loading {
+    struct job *job; /* NULL: there is none */
+    uint64_t since;
+    bool started;   /* else it waits for room */
+    bool try_again; /* somebody has made room, perhaps */
+    bool threaded;
+    pthread_t thread;
+    struct loaded_model *fresh;
+    hypura_status status;
+    hypura_error error;
+};
+
 struct worker {
     struct server *server;
+    struct loaded_models *models;
     pthread_t thread;
     bool started;
 
@@ -18,213 +31,14 @@ struct worker {
     uint32_t waiting;
     uint32_t running;
     bool stop, busy;
+    bool load_ended, arrived;
 
-    /* Only the worker's thread changes these, and holds look_mutex while it does. */
-    pthread_mutex_t look_mutex;
-    struct loaded_model loaded;
-    uint64_t expires; /* monotonic; UINT64_MAX: never */
-    uint64_t budget;
-
-    struct job *active[MAX_ACTIVE]; /* kept jobs; the worker's thread */
+    /* the worker's thread */
+    struct loading loading;
+    struct job *active[MAX_ACTIVE]; /* kept jobs */
     uint32_t active_count;
+    bool stuck; /* none of the queue can start before something is done */
 };
-
-/* ---- models --------------------------------------------------------------------------------------------------------
- */
-
-static void free_loaded(struct loaded_model *loaded)
-{
-    generator_destroy(loaded->generator);
-    grammar_vocabulary_free(loaded->grammar);
-    chat_template_free(loaded->template);
-    engine_close(loaded->engine);
-    memory_free(loaded->pieces);
-    memory_free(loaded->piece_bytes);
-    memory_free(loaded->ends);
-    model_entry_free(&loaded->entry);
-    *loaded = (struct loaded_model){0};
-}
-
-void worker_unload(struct worker *worker)
-{
-    if (!worker->loaded.engine)
-        return;
-    server_log("info", "model unloaded", "model=%s", worker->loaded.entry.name);
-    pthread_mutex_lock(&worker->look_mutex);
-    struct loaded_model old = worker->loaded;
-    worker->loaded = (struct loaded_model){0};
-    pthread_mutex_unlock(&worker->look_mutex);
-    free_loaded(&old);
-}
-
-static bool go_on_loading(void *context, uint64_t done, uint64_t total)
-{
-    struct worker *worker = context;
-    (void)done;
-    (void)total;
-    pthread_mutex_lock(&worker->mutex);
-    bool stop = worker->stop;
-    pthread_mutex_unlock(&worker->mutex);
-    return !stop;
-}
-
-/* The file of the adapter that /api/create gave the model, or an empty text. */
-static void adapter_path(const struct worker *worker, const struct model_entry *entry, char *path, size_t room)
-{
-    const char *name = json_string_value(json_object_get(entry->manifest, "adapter"));
-    if (!name || !registry_adapter(worker->server->registry, name, path, room))
-        *path = 0;
-}
-
-static hypura_status open_loaded(struct worker *worker, struct loaded_model *loaded, uint32_t context,
-                                 hypura_error *error)
-{
-    struct engine_options options = worker->server->options.engine;
-    options.budget = worker->budget;
-    options.context = MAX(options.context, context);
-    options.sequences = worker->server->options.parallel;
-    options.progress = go_on_loading;
-    options.progress_context = worker;
-    char adapter[4096];
-    struct engine_adapter adapters[] = {{adapter, 1}};
-    adapter_path(worker, &loaded->entry, adapter, sizeof adapter);
-    if (*adapter) {
-        options.adapters = adapters;
-        options.adapter_count = 1;
-    }
-    memory_give_back();
-    hypura_status status = engine_open(&loaded->engine, loaded->entry.path, &options, error);
-    if (status == HYPURA_ERROR_MEMORY) {
-        conversations_clear(worker->server->conversations);
-        memory_give_back();
-        status = engine_open(&loaded->engine, loaded->entry.path, &options, error);
-    }
-    while (status == HYPURA_ERROR_MEMORY && options.sequences > 1) {
-        options.sequences /= 2;
-        server_log("warning", "the budget is too small for so many answers at once", "parallel=%u", options.sequences);
-        status = engine_open(&loaded->engine, loaded->entry.path, &options, error);
-    }
-    if (!status)
-        status = engine_vocabulary(&loaded->vocabulary, loaded->engine, error);
-    if (!status)
-        status = prompt_open_template(&loaded->template, model_file(engine_model(loaded->engine)), NULL, error);
-    if (!status)
-        status = generator_create(&loaded->generator, loaded->engine, loaded->vocabulary, error);
-    return status;
-}
-
-/* Takes the entry over. */
-static hypura_status load(struct worker *worker, struct model_entry *entry, uint32_t context, hypura_error *error)
-{
-    struct loaded_model fresh = {.entry = *entry};
-    *entry = (struct model_entry){0};
-    worker_unload(worker);
-    hypura_status status = open_loaded(worker, &fresh, context, error);
-    if (status) {
-        server_log("error", error->message, "model=%s", fresh.entry.name);
-        free_loaded(&fresh);
-        return status;
-    }
-    struct engine_statistics s;
-    engine_statistics(fresh.engine, &s);
-    const struct plan *plan = engine_plan(fresh.engine);
-    server_log("info", "model loaded", "model=%s mode=%s context=%u parallel=%u budget=%llu seconds=%.3f",
-               fresh.entry.name, plan_mode_name(plan->mode), plan->positions, plan->sequences,
-               (unsigned long long)plan->budget, s.load_seconds);
-    pthread_mutex_lock(&worker->look_mutex);
-    worker->loaded = fresh;
-    worker->expires = UINT64_MAX;
-    pthread_mutex_unlock(&worker->look_mutex);
-    return HYPURA_OK;
-}
-
-static hypura_status copy_entry(struct model_entry *out, const struct model_entry *entry, hypura_error *error)
-{
-    struct model_entry copy = *entry;
-    copy.name = copy.path = NULL;
-    copy.manifest = json_incref(entry->manifest);
-    hypura_status status = string_copy(&copy.name, entry->name, error);
-    if (!status)
-        status = string_copy(&copy.path, entry->path, error);
-    if (status)
-        model_entry_free(&copy);
-    else
-        *out = copy;
-    return status;
-}
-
-hypura_status worker_reload(struct worker *worker, uint64_t budget, hypura_error *error)
-{
-    struct model_entry entry, again;
-    uint64_t before = worker->budget;
-    worker->budget = budget;
-    if (!worker->loaded.engine)
-        return HYPURA_OK;
-    uint32_t context = engine_plan(worker->loaded.engine)->positions;
-    hypura_status status = copy_entry(&entry, &worker->loaded.entry, error);
-    if (status)
-        return status;
-    status = copy_entry(&again, &entry, error);
-    if (status) {
-        model_entry_free(&entry);
-        return status;
-    }
-    status = load(worker, &entry, context, error);
-    if (status) {
-        hypura_error ignored = {0}; /* the log has it; whoever asks next tries again */
-        worker->budget = before;
-        load(worker, &again, context, &ignored);
-    }
-    model_entry_free(&entry);
-    model_entry_free(&again);
-    return status;
-}
-
-hypura_status worker_clear_sequences(struct loaded_model *loaded, hypura_error *error)
-{
-    struct generator *fresh;
-    hypura_status status = generator_create(&fresh, loaded->engine, loaded->vocabulary, error);
-    if (status)
-        return status;
-    generator_destroy(loaded->generator);
-    loaded->generator = fresh;
-    for (uint32_t s = 0; s < engine_plan(loaded->engine)->sequences; s++)
-        engine_truncate(loaded->engine, s, 0);
-    return HYPURA_OK;
-}
-
-hypura_status worker_grammar_vocabulary(struct loaded_model *loaded, hypura_error *error)
-{
-    if (loaded->grammar)
-        return HYPURA_OK;
-    uint32_t count = vocabulary_size(loaded->vocabulary);
-    struct buffer bytes = {0};
-    hypura_status status = HYPURA_OK;
-    if (!loaded->pieces)
-        status = ALLOCATE(&loaded->pieces, count, "token texts", error);
-    if (!status && !loaded->ends)
-        status = ALLOCATE(&loaded->ends, count, "token ends", error);
-    if (status)
-        return status;
-    for (uint32_t i = 0; i < count; i++) {
-        size_t before = bytes.size;
-        vocabulary_piece(loaded->vocabulary, (int32_t)i, false, &bytes);
-        loaded->pieces[i].size = bytes.size - before;
-        loaded->ends[i] = vocabulary_is_end_of_generation(loaded->vocabulary, (int32_t)i);
-    }
-    if (bytes.failed) {
-        buffer_free(&bytes);
-        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the texts of %u tokens", count);
-    }
-    memory_free(loaded->piece_bytes);
-    loaded->piece_bytes = bytes.data;
-    const char *at = bytes.data ? bytes.data : "";
-    for (uint32_t i = 0; i < count; i++) {
-        loaded->pieces[i].bytes = at;
-        at += loaded->pieces[i].size;
-    }
-    return grammar_vocabulary_create(&loaded->grammar, loaded->pieces, loaded->ends, count, error);
-}
 
 /* ---- jobs ----------------------------------------------------------------------------------------------------------
  */
@@ -241,6 +55,7 @@ void worker_submit(struct worker *worker, struct job *job)
             worker->first = job;
         worker->last = job;
         worker->waiting++;
+        worker->arrived = true;
         pthread_cond_signal(&worker->changed);
     }
     pthread_mutex_unlock(&worker->mutex);
@@ -277,106 +92,261 @@ void worker_preload(struct worker *worker)
         worker_submit(worker, job);
 }
 
-void worker_keep(struct worker *worker, struct job *job)
+static void set_expiry(struct worker *worker, struct loaded_model *loaded, const struct job *job)
 {
-    /* Never more than sequences, of which the engine has 1024 at most. */
-    if (worker->active_count < MAX_ACTIVE)
-        worker->active[worker->active_count++] = job;
+    loaded_keep(worker->models, loaded, job->keep_alive_given ? &job->keep_alive : NULL);
 }
 
-static void set_expiry(struct worker *worker, const struct job *job)
+static void tell_running(struct worker *worker)
 {
-    int64_t keep = job->keep_alive_given ? job->keep_alive
-                   : worker->server->options.keep_alive < 0
-                       ? -1
-                       : (int64_t)MIN((uint64_t)worker->server->options.keep_alive, (uint64_t)INT32_MAX) * 1000000000;
-    pthread_mutex_lock(&worker->look_mutex);
-    worker->expires = keep < 0 ? UINT64_MAX : clock_nanoseconds() + (uint64_t)keep;
-    pthread_mutex_unlock(&worker->look_mutex);
+    pthread_mutex_lock(&worker->mutex);
+    worker->running = worker->active_count;
+    pthread_mutex_unlock(&worker->mutex);
+}
+
+void worker_keep(struct worker *worker, struct job *job, struct loaded_model *loaded)
+{
+    /* Never more than sequences, of which an engine has 1024 at most and the server offers 256; take counts them. */
+    worker->active[worker->active_count++] = job;
+    job->loaded = loaded;
+    loaded->active++;
+    loaded->alone = job->alone;
+    tell_running(worker);
 }
 
 void worker_done(struct worker *worker, struct job *job)
 {
+    struct loaded_model *loaded = job->loaded;
     for (uint32_t i = 0; i < worker->active_count; i++) {
         if (worker->active[i] == job) {
             worker->active[i] = worker->active[--worker->active_count];
             break;
         }
     }
-    set_expiry(worker, job);
+    loaded->alone = worker->stuck = false;
+    if (--loaded->active == 0)
+        worker->loading.try_again = true;
+    tell_running(worker);
+    set_expiry(worker, loaded, job);
 }
 
-static bool fits_loaded(const struct worker *worker, const struct job *job)
+static bool is_wanted(const struct job *job)
 {
-    const struct loaded_model *loaded = &worker->loaded;
-    if (!loaded->engine || strcmp(loaded->entry.path, job->model.path) != 0)
-        return false;
-    /* A file that was replaced is another model, and one whose GPU is gone answers nobody. */
-    if (engine_lost(loaded->engine) || loaded->entry.bytes != job->model.bytes ||
-        loaded->entry.modified != job->model.modified)
-        return false;
-    char own[4096], wanted[4096];
-    adapter_path(worker, &loaded->entry, own, sizeof own);
-    adapter_path(worker, &job->model, wanted, sizeof wanted);
-    if (strcmp(own, wanted) != 0)
-        return false;
-    uint32_t positions = engine_plan(loaded->engine)->positions;
-    uint32_t most = model_parameters(engine_model(loaded->engine))->context;
-    return job->context <= positions || positions >= most;
+    return !job->exchange || exchange_alive(job->exchange);
 }
 
-static void start(struct worker *worker, struct job *job)
+static void start(struct worker *worker, struct job *job, struct loaded_model *loaded, uint64_t since)
 {
-    uint64_t before = clock_nanoseconds();
-    hypura_error error = {0};
-    if (job->exchange && !exchange_alive(job->exchange)) {
+    if (!is_wanted(job)) {
         job->refuse(job, 499, "the client went away");
         return;
     }
-    if (job->needs_model && !fits_loaded(worker, job)) {
-        struct model_entry entry;
-        hypura_status status = copy_entry(&entry, &job->model, &error);
-        if (!status)
-            status = load(worker, &entry, job->context, &error);
-        if (status) {
-            job->refuse(job, status == HYPURA_ERROR_CANCELLED ? 503 : 500, error.message);
-            return;
-        }
-    }
     uint32_t kept = worker->active_count;
     struct job settings = *job; /* the job itself is gone when it did not keep itself */
-    job->start(job, job->needs_model ? &worker->loaded : NULL, clock_nanoseconds() - before);
-    if (worker->active_count == kept && settings.needs_model)
-        set_expiry(worker, &settings);
+    uint64_t now = clock_nanoseconds();
+    if (loaded)
+        set_expiry(worker, loaded, job);
+    job->start(job, loaded, now - MIN(since, now));
+    if (worker->active_count == kept && loaded)
+        set_expiry(worker, loaded, &settings);
 }
 
-/* The next job, when it can start now. */
-static struct job *take(struct worker *worker)
+/* ---- loading --------------------------------------------------------------------------------------------------------
+ */
+
+static bool go_on_loading(void *context, uint64_t done, uint64_t total)
 {
-    struct job *job = worker->first;
-    if (!job)
-        return NULL;
-    bool idle = worker->active_count == 0;
-    bool other_model = job->needs_model && !fits_loaded(worker, job);
-    uint32_t sequences = worker->loaded.engine ? engine_plan(worker->loaded.engine)->sequences : 1;
-    if (!idle && (job->alone || other_model || worker->active_count >= sequences)) {
-        /* One that nobody waits for any more need not wait itself. */
-        if (!job->exchange || exchange_alive(job->exchange))
-            return NULL;
-    }
-    worker->first = job->next;
-    if (!worker->first)
-        worker->last = NULL;
-    worker->waiting--;
+    struct worker *worker = context;
+    (void)done;
+    (void)total;
+    pthread_mutex_lock(&worker->mutex);
+    bool stop = worker->stop;
+    pthread_mutex_unlock(&worker->mutex);
+    return !stop;
+}
+
+static void *open_model(void *context)
+{
+    struct worker *worker = context;
+    struct loading *loading = &worker->loading;
+    loading->status =
+        loaded_open(worker->models, loading->fresh, loading->job->context, go_on_loading, worker, &loading->error);
+    pthread_mutex_lock(&worker->mutex);
+    worker->load_ended = true;
+    pthread_cond_signal(&worker->changed);
+    pthread_mutex_unlock(&worker->mutex);
+    return NULL;
+}
+
+/* The job is nobody's afterwards. */
+static struct job *end_loading(struct worker *worker)
+{
+    struct job *job = worker->loading.job;
+    worker->loading = (struct loading){0};
+    worker->stuck = false;
     return job;
 }
 
-static void cancel_abandoned(struct worker *worker)
+static void start_loading(struct worker *worker)
 {
+    struct loading *loading = &worker->loading;
+    struct model_entry entry;
+    hypura_error error = {0};
+    hypura_status status = model_entry_copy(&entry, &loading->job->model, &error);
+    if (!status)
+        status = loaded_prepare(worker->models, &loading->fresh, &entry, &error);
+    if (status) {
+        struct job *job = end_loading(worker);
+        job->refuse(job, 500, error.message);
+        return;
+    }
+    loading->started = true;
+    loading->threaded = pthread_create(&loading->thread, NULL, open_model, worker) == 0;
+    if (!loading->threaded)
+        open_model(worker);
+}
+
+/* Loads the model that a job waits for, as soon as there is room for it. */
+static void try_loading(struct worker *worker)
+{
+    struct loading *loading = &worker->loading;
+    if (!is_wanted(loading->job)) {
+        struct job *job = end_loading(worker);
+        job->refuse(job, 499, "the client went away");
+        return;
+    }
+    if (!loading->try_again)
+        return;
+    loading->try_again = false;
+    if (loaded_make_room(worker->models, &loading->job->model, loading->job->context))
+        start_loading(worker);
+}
+
+static void finish_loading(struct worker *worker)
+{
+    struct loading *loading = &worker->loading;
+    pthread_mutex_lock(&worker->mutex);
+    worker->load_ended = false;
+    pthread_mutex_unlock(&worker->mutex);
+    if (loading->threaded)
+        pthread_join(loading->thread, NULL);
+    struct loaded_model *fresh = loading->fresh;
+    if (!loading->status) {
+        uint64_t since = loading->since;
+        struct job *job = end_loading(worker);
+        loaded_add(worker->models, fresh);
+        start(worker, job, fresh, since);
+        return;
+    }
+    loaded_discard(worker->models, fresh);
+    loading->fresh = NULL;
+    /* The plan thought that it fits. */
+    if (loading->status == HYPURA_ERROR_MEMORY && loaded_drop_oldest(worker->models)) {
+        loading->started = false;
+        loading->try_again = true;
+        return;
+    }
+    char message[sizeof loading->error.message];
+    unsigned status = loading->status == HYPURA_ERROR_CANCELLED ? 503 : 500;
+    memcpy(message, loading->error.message, sizeof message);
+    struct job *job = end_loading(worker);
+    loaded_spread(worker->models);
+    job->refuse(job, status, message);
+}
+
+/* ---- the queue ------------------------------------------------------------------------------------------------------
+ */
+
+enum turn {
+    TURN_NOW,
+    TURN_LOAD,  /* now, but its model is to be loaded first */
+    TURN_LATER, /* others may pass */
+    TURN_NONE   /* nobody may pass */
+};
+
+/* full: models for which somebody waits already. */
+static enum turn turn_of(struct worker *worker, const struct job *job, struct loaded_model **full, uint32_t *full_count)
+{
+    const struct loading *loading = &worker->loading;
+    bool named = job->model.path != NULL;
+    if (!named)
+        return worker->active_count == 0 && !loading->job ? TURN_NOW : TURN_NONE;
+    struct loaded_model *loaded = job->needs_model ? loaded_find(worker->models, &job->model, job->context)
+                                                   : loaded_find_file(worker->models, &job->model);
+    if (!loaded && loading->job)
+        return TURN_LATER;
+    if (!loaded)
+        return job->needs_model ? TURN_LOAD : TURN_NOW;
+    for (uint32_t i = 0; i < *full_count; i++) {
+        if (full[i] == loaded)
+            return TURN_LATER;
+    }
+    bool room =
+        job->alone ? loaded->active == 0 : !loaded->alone && loaded->active < engine_plan(loaded->engine)->sequences;
+    if (room && worker->active_count < MAX_ACTIVE)
+        return TURN_NOW;
+    full[(*full_count)++] = loaded;
+    return TURN_LATER;
+}
+
+/* The next job that can start now, or have its model loaded now. */
+static struct job *take(struct worker *worker, bool *load)
+{
+    struct loaded_model *full[SERVER_MOST_LOADED];
+    uint32_t full_count = 0;
+    /* One that waits for room is passed by nobody. */
+    if (worker->loading.job && !worker->loading.started)
+        return NULL;
+    if (worker->stuck && !worker->arrived && (!worker->first || is_wanted(worker->first)))
+        return NULL;
+    worker->stuck = worker->arrived = false;
+    for (struct job *job = worker->first, *before = NULL; job; before = job, job = job->next) {
+        enum turn turn = turn_of(worker, job, full, &full_count);
+        /* One that nobody waits for any more need not wait itself. */
+        if (turn > TURN_LOAD && job == worker->first && !is_wanted(job))
+            turn = TURN_NOW;
+        if (turn <= TURN_LOAD) {
+            *(before ? &before->next : &worker->first) = job->next;
+            if (!job->next)
+                worker->last = before;
+            worker->waiting--;
+            *load = turn == TURN_LOAD;
+            return job;
+        }
+        if (turn == TURN_NONE)
+            break;
+    }
+    worker->stuck = true;
+    return NULL;
+}
+
+static void run_job(struct worker *worker, struct job *job, bool load)
+{
+    uint64_t now = clock_nanoseconds();
+    if (load) {
+        worker->loading = (struct loading){.job = job, .since = now, .try_again = true};
+        return;
+    }
+    start(worker, job, job->needs_model ? loaded_find(worker->models, &job->model, job->context) : NULL, now);
+}
+
+/* One batch of each model that has something to do. */
+static void step(struct worker *worker)
+{
+    for (uint32_t i = 0; i < loaded_count(worker->models); i++) {
+        struct loaded_model *loaded = loaded_at(worker->models, i);
+        if (loaded->active && !loaded->alone)
+            generator_step(loaded->generator);
+    }
+    for (uint32_t i = worker->active_count; i-- > 0;) {
+        struct job *job = worker->active[i];
+        if (job->step)
+            job->step(job, job->loaded);
+    }
     for (uint32_t i = 0; i < worker->active_count; i++) {
         struct job *job = worker->active[i];
-        if (!exchange_alive(job->exchange))
-            job->cancel(job, &worker->loaded);
+        if (!job->step && !exchange_alive(job->exchange))
+            job->cancel(job, job->loaded);
     }
 }
 
@@ -398,66 +368,81 @@ static void refuse_all(struct worker *worker)
     }
 }
 
-static void wait_for_work(struct worker *worker)
+/* With the mutex. next: when a model is to be unloaded. */
+static void wait_for_work(struct worker *worker, uint64_t next)
 {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 1;
     uint64_t now = clock_nanoseconds();
-    if (worker->loaded.engine && worker->expires < now + 1000000000u) {
-        uint64_t rest = worker->expires > now ? worker->expires - now : 0;
-        until.tv_sec -= 1;
-        until.tv_nsec += (long)rest;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-    }
-    worker->busy = false;
-    worker->running = 0;
+    uint64_t wait = next > now ? MIN(next - now, (uint64_t)1000000000u) : 0;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += (long)wait;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    worker->busy = worker->loading.job != NULL;
     pthread_cond_timedwait(&worker->changed, &worker->mutex, &until);
+}
+
+static void end_all(struct worker *worker)
+{
+    struct loading *loading = &worker->loading;
+    if (loading->started) {
+        if (loading->threaded)
+            pthread_join(loading->thread, NULL);
+        loaded_discard(worker->models, loading->fresh);
+    }
+    if (loading->job) {
+        struct job *job = end_loading(worker);
+        job->refuse(job, 503, "the server is shutting down");
+    }
+    refuse_all(worker);
+    for (uint32_t i = worker->active_count; i-- > 0;) {
+        struct job *job = worker->active[i];
+        if (job->step) {
+            worker_done(worker, job);
+            job->refuse(job, 503, "the server is shutting down");
+        }
+    }
+    while (loaded_count(worker->models)) {
+        struct loaded_model *loaded = loaded_at(worker->models, 0);
+        /* Answers in work end while their model is still there. */
+        generator_destroy(loaded->generator);
+        loaded->generator = NULL;
+        loaded_unload(worker->models, loaded);
+    }
 }
 
 static void *work(void *context)
 {
     struct worker *worker = context;
+    uint64_t next = UINT64_MAX;
     for (;;) {
+        bool load = false;
         pthread_mutex_lock(&worker->mutex);
-        if (!worker->first && worker->active_count == 0 && !worker->stop)
-            wait_for_work(worker);
-        bool stop = worker->stop;
-        struct job *job = stop ? NULL : take(worker);
-        worker->busy = job || worker->active_count;
-        worker->running = worker->active_count;
+        struct job *job = worker->stop ? NULL : take(worker, &load);
+        bool to_try = worker->loading.job && !worker->loading.started && worker->loading.try_again;
+        if (!job && !worker->stop && !worker->active_count && !worker->load_ended && !to_try)
+            wait_for_work(worker, next);
+        bool stop = worker->stop, ended = worker->load_ended;
+        worker->busy = job || worker->active_count || worker->loading.job;
         pthread_mutex_unlock(&worker->mutex);
         if (stop)
             break;
-        if (job) {
-            start(worker, job);
-            continue;
-        }
-        if (worker->active_count) {
-            generator_step(worker->loaded.generator);
-            cancel_abandoned(worker);
-        } else if (worker->loaded.engine && clock_nanoseconds() >= worker->expires) {
-            worker_unload(worker);
-        }
+        if (job)
+            run_job(worker, job, load);
+        if (ended)
+            finish_loading(worker);
+        if (worker->loading.job && !worker->loading.started)
+            try_loading(worker);
+        if (worker->active_count && !job)
+            step(worker);
+        next = loaded_expire(worker->models);
     }
-    refuse_all(worker);
-    /* Answers in work end while their model is still there. */
-    generator_destroy(worker->loaded.generator);
-    worker->loaded.generator = NULL;
-    worker_unload(worker);
+    end_all(worker);
     return NULL;
 }
 
 /* ---- looking in ----------------------------------------------------------------------------------------------------
  */
-
-void worker_look(struct worker *worker, void (*look)(void *context, struct loaded_model *loaded), void *context)
-{
-    pthread_mutex_lock(&worker->look_mutex);
-    look(context, worker->loaded.engine ? &worker->loaded : NULL);
-    pthread_mutex_unlock(&worker->look_mutex);
-}
 
 uint32_t worker_waiting(struct worker *worker)
 {
@@ -483,54 +468,6 @@ bool worker_is_idle(struct worker *worker)
     return idle;
 }
 
-json_t *worker_ps(struct worker *worker)
-{
-    json_t *models = json_array();
-    pthread_mutex_lock(&worker->look_mutex);
-    if (worker->loaded.engine) {
-        const struct model_entry *entry = &worker->loaded.entry;
-        struct engine_statistics s;
-        struct timespec now;
-        char expires[40], digest[65];
-        engine_statistics(worker->loaded.engine, &s);
-        clock_gettime(CLOCK_REALTIME, &now);
-        uint64_t ticks = clock_nanoseconds();
-        /* For good is told as a century, since clients parse a time. */
-        uint64_t rest = worker->expires == UINT64_MAX ? (uint64_t)100 * 365 * 86400 * 1000000000u
-                        : worker->expires > ticks     ? worker->expires - ticks
-                                                      : 0;
-        time_text(expires, sizeof expires, (int64_t)now.tv_sec + (int64_t)(rest / 1000000000u), 0);
-        model_digest(entry, digest);
-        json_array_append_new(models, json_pack("{s:s, s:s, s:I, s:s, s:o, s:s, s:I, s:I}", "name", entry->name,
-                                                "model", entry->name, "size", (json_int_t)entry->bytes, "digest",
-                                                digest, "details", model_details(entry), "expires_at", expires,
-                                                "size_vram", (json_int_t)s.bytes_gpu, "context_length",
-                                                (json_int_t)engine_plan(worker->loaded.engine)->positions));
-    }
-    pthread_mutex_unlock(&worker->look_mutex);
-    return json_pack("{s:o}", "models", models);
-}
-
-hypura_status worker_set_budget(struct worker *worker, uint64_t bytes, hypura_error *error)
-{
-    hypura_status status = HYPURA_OK;
-    pthread_mutex_lock(&worker->look_mutex);
-    if (worker->loaded.engine)
-        status = engine_set_budget(worker->loaded.engine, bytes, error);
-    if (!status)
-        worker->budget = bytes;
-    pthread_mutex_unlock(&worker->look_mutex);
-    return status;
-}
-
-uint64_t worker_budget(struct worker *worker)
-{
-    pthread_mutex_lock(&worker->look_mutex);
-    uint64_t budget = worker->budget;
-    pthread_mutex_unlock(&worker->look_mutex);
-    return budget;
-}
-
 /* ---- beginning and end ---------------------------------------------------------------------------------------------
  */
 
@@ -541,10 +478,8 @@ hypura_status worker_create(struct worker **out, struct server *server, hypura_e
     if (status)
         return status;
     worker->server = server;
-    worker->budget = server->options.engine.budget;
-    worker->expires = UINT64_MAX;
+    worker->models = server->models;
     pthread_mutex_init(&worker->mutex, NULL);
-    pthread_mutex_init(&worker->look_mutex, NULL);
     pthread_cond_init(&worker->changed, NULL);
     *out = worker;
     int failed = pthread_create(&worker->thread, NULL, work, worker);
@@ -572,7 +507,6 @@ void worker_destroy(struct worker *worker)
         return;
     worker_stop(worker);
     pthread_mutex_destroy(&worker->mutex);
-    pthread_mutex_destroy(&worker->look_mutex);
     pthread_cond_destroy(&worker->changed);
     memory_free(worker);
 }

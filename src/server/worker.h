@@ -1,28 +1,16 @@
-/* The thread that owns the engine. It takes jobs in the order of their arrival, loads the model that the next one asks
- * for once the answers of another are done, and runs the generator. */
+/* The thread that computes. It takes jobs in the order of their arrival, has models loaded that they ask for, and runs
+ * the generators of all loaded models in turn: two at once would only take the cores from one another.
+ *
+ * A job waits for its model to have room for it; jobs for other models pass it meanwhile. A model is loaded on a thread
+ * of its own, while answers of others go on. Only where a model has to wait until others make room for it, nobody
+ * passes: its turn would never come. */
 #ifndef HYPURA_SERVER_WORKER_H
 #define HYPURA_SERVER_WORKER_H
 
-#include "engine/generate.h"
-#include "engine/grammar.h"
-#include "model/template.h"
 #include "server/exchange.h"
-#include "server/registry.h"
+#include "server/loaded.h"
 
 struct worker;
-
-/* The model in memory; the worker's thread only, except that engine and entry may be read inside worker_look. */
-struct loaded_model {
-    struct model_entry entry;
-    struct engine *engine;
-    const struct vocabulary *vocabulary;
-    struct chat_template *template;
-    struct generator *generator;
-    struct grammar_vocabulary *grammar; /* made when first needed */
-    char *piece_bytes;
-    struct token_piece *pieces;
-    bool *ends;
-};
 
 struct job {
     struct job *next;
@@ -32,19 +20,23 @@ struct job {
     int64_t keep_alive;    /* nanoseconds; negative: for good */
     bool keep_alive_given; /* else the server's */
     bool needs_model;
-    bool alone; /* not while answers are in work */
+    bool alone; /* not while answers of its model are in work; where it names no model, of any */
 
     /* On the worker's thread. A job is over, and its memory the worker's no more, when start returns, unless it called
      * worker_keep; then when it calls worker_done. loaded is NULL where no model is needed. */
     void (*start)(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds);
-    /* Of a job that was kept: its client has gone. */
+    /* Of a job that was kept and does not use the generator, again and again; such a job is alone. Or NULL. */
+    void (*step)(struct job *job, struct loaded_model *loaded);
+    /* Of a job that was kept and uses the generator: its client has gone. */
     void (*cancel)(struct job *job, struct loaded_model *loaded);
-    /* The job cannot start: say so, and free it. */
+    /* The job cannot start, or go on: say so, and free it. */
     void (*refuse)(struct job *job, unsigned status, const char *message);
+
+    struct loaded_model *loaded; /* the worker's: while it is kept */
 };
 
 hypura_status worker_create(struct worker **out, struct server *server, hypura_error *error);
-void worker_stop(struct worker *worker); /* ends all jobs, unloads the model and waits for the thread */
+void worker_stop(struct worker *worker); /* ends all jobs, unloads the models and waits for the thread */
 void worker_destroy(struct worker *worker);
 bool worker_is_idle(struct worker *worker);
 
@@ -55,24 +47,11 @@ void worker_submit(struct worker *worker, struct job *job);
 void worker_preload(struct worker *worker);
 
 /* ---- the worker's thread ---- */
-void worker_keep(struct worker *worker, struct job *job);
+void worker_keep(struct worker *worker, struct job *job, struct loaded_model *loaded);
 void worker_done(struct worker *worker, struct job *job);
-/* Sequences hold nothing afterwards: for what runs the engine without the generator. */
-hypura_status worker_clear_sequences(struct loaded_model *loaded, hypura_error *error);
-hypura_status worker_grammar_vocabulary(struct loaded_model *loaded, hypura_error *error);
-void worker_unload(struct worker *worker);
-hypura_status worker_reload(struct worker *worker, uint64_t budget, hypura_error *error);
 
 /* ---- any thread ---- */
-
-/* Calls look with the model, which stays while it does; NULL when none is loaded. */
-void worker_look(struct worker *worker, void (*look)(void *context, struct loaded_model *loaded), void *context);
-json_t *worker_ps(struct worker *worker);
 uint32_t worker_waiting(struct worker *worker);
 uint32_t worker_running(struct worker *worker);
-
-/* At once where the plan allows it. HYPURA_ERROR_MEMORY: only by loading the model anew. */
-hypura_status worker_set_budget(struct worker *worker, uint64_t bytes, hypura_error *error);
-uint64_t worker_budget(struct worker *worker); /* 0: chosen when a model is loaded */
 
 #endif

@@ -22,6 +22,7 @@ void store_statistics(struct store *store, struct store_statistics *out)
     result.read_nanoseconds = counters.busy_nanoseconds - loaded->busy_nanoseconds;
     result.pool_bytes = store->pool_bytes;
     result.pool_bytes_used = store->ring.used + store->cache_used;
+    result.pool_least_bytes = store->ring.largest + cache_least(store);
     result.resident_bytes = store->arena_bytes;
     result.guessing = store->guesses.on;
     result.reader = io_reader_name(store->io);

@@ -149,6 +149,7 @@ struct store_statistics {
     uint64_t stall_nanoseconds;           /* spent waiting in store_get and store_wait_any */
     uint64_t read_nanoseconds;            /* with at least one read in flight */
     uint64_t pool_bytes, pool_bytes_used; /* now */
+    uint64_t pool_least_bytes;            /* that store_resize takes */
     uint64_t resident_bytes;
     bool guessing;      /* guesses are read: they pay, or it is being found out */
     const char *reader; /* "io_uring" or "threads" */

@@ -96,6 +96,20 @@ def chat(text=QUESTION, **more):
     return {"model": MODEL, "messages": [{"role": "user", "content": text}], "options": GREEDY, **more}
 
 
+def is_instrumented():
+    """Whether sanitizers were built in, which take memory of their own."""
+    with open(HYPURA, "rb") as file:
+        program = file.read()
+    return b"__asan_init" in program or b"__tsan_init" in program
+
+
+def assert_resident(server, budget):
+    """That the process holds no more than its budget, and code on top of small ones."""
+    with open(f"/proc/{server.process.pid}/status") as status:
+        resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
+    assert is_instrumented() or resident <= budget + (16 << 20), (resident, budget)
+
+
 def check_fields(value, fields):
     for name, kind in fields.items():
         assert name in value, (name, value)
@@ -418,6 +432,46 @@ def openai_embeddings():
     assert max(abs(x - y) for x, y in zip(floats, made["data"][0]["embedding"])) < 1e-6
 
 
+def embeddings_are_written_as_they_are_sent():
+    """Many at once are held as numbers, not as text, and bounded."""
+    import base64
+    server = Server(os.path.join(SOURCE, "tests", "data", "embed", "bert.gguf"), "--context", 64)
+    inputs = [chr(97 + i % 26) * (1 + i % 5) for i in range(2048)]
+    status, headers, text = server.request("POST", "/v1/embeddings", {"model": "bert", "input": inputs})
+    assert status == 200 and headers["content-type"].startswith("application/json") and "content-length" not in headers
+    many = json.loads(text)
+    assert [d["index"] for d in many["data"]] == list(range(2048)) and {len(d["embedding"]) for d in many["data"]} == {64}
+    check_fields(many, {"object": str, "data": list, "model": str, "usage": dict})
+    few = server.post("/v1/embeddings", {"model": "bert", "input": inputs[7:10]})
+    assert [d["embedding"] for d in few["data"]] == [d["embedding"] for d in many["data"][7:10]]
+    packed = server.post("/v1/embeddings", {"model": "bert", "input": inputs, "encoding_format": "base64"})["data"]
+    for text, numbers in zip(packed, many["data"]):
+        assert struct.unpack("<64f", base64.b64decode(text["embedding"])) == tuple(
+            struct.unpack("<f", struct.pack("<f", x))[0] for x in numbers["embedding"])
+    cut = server.post("/api/embed", {"model": "bert", "input": inputs, "dimensions": 8})
+    assert {len(v) for v in cut["embeddings"]} == {8} and cut["prompt_eval_count"] == many["usage"]["total_tokens"]
+    assert abs(sum(x * x for x in cut["embeddings"][5]) - 1) < 1e-5
+    for body in ({"encoding_format": "hex"}, {"dimensions": 0}, {"dimensions": "all"}, {"input": ["a"] * 2049}, {"input": ""}, {"input": []}):
+        error = server.post("/v1/embeddings", {"model": "bert", "input": "a", **body}, 400)["error"]
+        assert error["type"] == "invalid_request_error", error
+    # Clients that do not read hold up nobody.
+    sockets = []
+    for _ in range(4):
+        s = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        body = json.dumps({"model": "bert", "input": inputs}).encode()
+        s.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        sockets.append(s)
+    assert server.post("/api/embed", {"model": "bert", "input": "a"})["embeddings"]
+    for s in sockets:
+        s.close()
+    assert server.stop() == 0
+    server = Server(os.path.join(SOURCE, "tests", "data", "embed", "bert.gguf"), "--context", 64, "--body-limit", "100K")
+    error = server.post("/v1/embeddings", {"model": "bert", "input": inputs}, 400)["error"]["message"]
+    assert "2048 vectors of 64 numbers" in error, error
+    assert server.post("/v1/embeddings", {"model": "bert", "input": inputs[:300]})["data"]
+    assert server.stop() == 0
+
+
 def openai_responses():
     body = {"model": MODEL, "input": QUESTION, "temperature": 0, "max_output_tokens": 16, "instructions": "Be brief."}
     whole = SERVER.post("/v1/responses", body)
@@ -504,10 +558,11 @@ def metrics_can_be_parsed():
     values = {}
     for line in text.decode().splitlines():
         if not line.startswith("#"):
-            assert re.match(r"^hypura_[a-z_]+ -?[0-9.e+-]+$", line), line
+            assert re.match(r'^hypura_[a-z_]+({model="[^"]+"})? -?[0-9.e+-]+$', line), line
             name, value = line.split()
             values[name] = float(value)
-    assert values["hypura_generated_tokens_total"] > 0 and values["hypura_model_loaded"] == 1
+    assert values["hypura_generated_tokens_total"] > 0 and values["hypura_models_loaded"] == 1
+    assert values['hypura_expert_hits_total{model="%s:latest"}' % MODEL] > 0
 
 
 def the_budget_changes_while_it_runs():
@@ -918,7 +973,7 @@ def prompts_stay_out_of_the_log():
 
 TESTS = [value for name, value in list(globals().items())
          if callable(value) and getattr(value, "__module__", "") == "__main__" and
-         name not in ("Server", "smallest_budget", "chat", "check_fields", "check_details", "open_chat", "events_of", "Files")]
+         name not in ("Server", "smallest_budget", "is_instrumented", "assert_resident", "chat", "check_fields", "check_details", "open_chat", "events_of", "Files")]
 
 if __name__ == "__main__":
     budget = max(os.path.getsize(FILE) // 2, smallest_budget() + (6 << 20))

@@ -1,0 +1,104 @@
+/* The models in memory. They share one budget, and the cores: the worker runs them in turn.
+ *
+ * What a model is given. The first takes what it can use of the budget. Another one takes what is left, when it is in
+ * memory as a whole then. When it is not, a small one (at most a quarter of the budget) is made room for out of the
+ * pools of models that stream, none of which loses more than half; otherwise models that nobody uses go, the one that
+ * was used longest ago first, until it fits or those that are left hold no more than a quarter. One that is in use
+ * never goes: then the request waits. Memory that becomes free goes to pools.
+ *
+ * Threads: the list is the worker's. Others look through loaded_each, and set the budget. loaded_open may run on a
+ * thread of its own, one at a time. */
+#ifndef HYPURA_SERVER_LOADED_H
+#define HYPURA_SERVER_LOADED_H
+
+#include "engine/generate.h"
+#include "engine/grammar.h"
+#include "model/template.h"
+#include "server/registry.h"
+
+#include <stdatomic.h>
+
+struct loaded_model {
+    struct model_entry entry;
+    struct engine *engine;
+    const struct vocabulary *vocabulary;
+    struct chat_template *template;
+    struct generator *generator;
+    struct grammar_vocabulary *grammar; /* made when first needed */
+    char *piece_bytes;
+    struct token_piece *pieces;
+    bool *ends;
+
+    /* the worker's */
+    atomic_uint active; /* requests in work */
+    bool alone;         /* one that bears no other */
+
+    /* its place among the others */
+    uint64_t number;    /* of its loading: another one each time */
+    uint64_t expires;   /* monotonic; UINT64_MAX: never */
+    uint64_t used;      /* when last */
+    uint64_t bytes;     /* of the budget: what it holds, and what it may come to hold */
+    uint64_t gpu_bytes; /* of device memory */
+    uint64_t streamed;  /* bytes that a pool could hold at most */
+    uint64_t opened_pool;
+    uint64_t engine_budget; /* as its engine sees it */
+};
+
+struct server;
+struct loaded_models;
+
+hypura_status loaded_create(struct loaded_models **out, struct server *server, hypura_error *error);
+void loaded_destroy(struct loaded_models *models); /* none may be loaded */
+
+/* ---- the worker's thread ---- */
+
+/* The one that answers for an entry with so much context (0: any); NULL: none. */
+struct loaded_model *loaded_find(struct loaded_models *models, const struct model_entry *entry, uint32_t context);
+
+/* The one of an entry's file, whatever its context; NULL: none. */
+struct loaded_model *loaded_find_file(struct loaded_models *models, const struct model_entry *entry);
+
+uint32_t loaded_count(const struct loaded_models *models);
+struct loaded_model *loaded_at(struct loaded_models *models, uint32_t index);
+
+/* Whether a model can be opened now. Models that nobody uses may have gone then. False: once others are done. */
+bool loaded_make_room(struct loaded_models *models, const struct model_entry *entry, uint32_t context);
+
+/* Unloads the one that was used longest ago of those that nobody uses; false: there is none. */
+bool loaded_drop_oldest(struct loaded_models *models);
+
+/* A model to be opened; takes the entry over. */
+hypura_status loaded_prepare(struct loaded_models *models, struct loaded_model **out, struct model_entry *entry,
+                             hypura_error *error);
+/* On any thread, between loaded_prepare and loaded_add or loaded_discard. */
+hypura_status loaded_open(struct loaded_models *models, struct loaded_model *fresh, uint32_t context,
+                          store_progress progress, void *progress_context, hypura_error *error);
+void loaded_add(struct loaded_models *models, struct loaded_model *fresh);
+void loaded_discard(struct loaded_models *models, struct loaded_model *fresh);
+
+void loaded_unload(struct loaded_models *models, struct loaded_model *model);
+/* What is free goes to the pools, unless a model is being opened. */
+void loaded_spread(struct loaded_models *models);
+/* It was used now. keep: nanoseconds that it stays, negative: for good; NULL: as the server was told. */
+void loaded_keep(struct loaded_models *models, struct loaded_model *model, const int64_t *keep);
+/* Unloads those whose time is over; the next time when there is one to unload, UINT64_MAX: never. */
+uint64_t loaded_expire(struct loaded_models *models);
+
+/* Unloads all and opens the one that was used last under another budget; the old one, if that does not work. */
+hypura_status loaded_reload(struct loaded_models *models, uint64_t budget, hypura_error *error);
+
+/* Sequences hold nothing afterwards: for what runs the engine without the generator. */
+hypura_status loaded_clear_sequences(struct loaded_model *loaded, hypura_error *error);
+hypura_status loaded_grammar_vocabulary(struct loaded_model *loaded, hypura_error *error);
+
+/* ---- any thread ---- */
+
+/* Calls look with each, the one that was used last first; they stay while it does. */
+void loaded_each(struct loaded_models *models, void (*look)(void *context, struct loaded_model *loaded), void *context);
+json_t *loaded_ps(struct loaded_models *models);
+
+/* At once where that is possible. HYPURA_ERROR_MEMORY: only by loading anew. */
+hypura_status loaded_set_budget(struct loaded_models *models, uint64_t bytes, hypura_error *error);
+uint64_t loaded_budget(struct loaded_models *models); /* 0: chosen when the first model is loaded */
+
+#endif

@@ -1,0 +1,270 @@
+/* Who gets how much of the memory. */
+#include "server/loaded_private.h"
+
+/* Of the budget: a model that takes no more is small, and is let in beside a large one. */
+#define SMALL_SHARE 4
+/* Memory comes and goes a little beside the models. */
+#define WOBBLE ((uint64_t)512 << 10)
+
+/* The one that was used longest ago, but after that time; NULL: there is none. */
+static struct loaded_model *oldest(const struct loaded_models *models, bool idle, uint64_t after)
+{
+    struct loaded_model *found = NULL;
+    for (uint32_t i = 0; i < models->count; i++) {
+        struct loaded_model *model = models->items[i];
+        if ((!idle || model->active == 0) && model->used > after && (!found || model->used < found->used))
+            found = model;
+    }
+    return found;
+}
+
+/* ---- the budget -----------------------------------------------------------------------------------------------------
+ */
+
+/* What models hold, and those that are in use; with the mutex. */
+static uint64_t held_bytes(const struct loaded_models *models, bool busy_only)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < models->count; i++)
+        bytes += !busy_only || models->items[i]->active ? models->items[i]->bytes : 0;
+    return bytes;
+}
+
+struct share {
+    uint64_t total, held, busy;
+};
+
+static struct share look_at_share(struct loaded_models *models)
+{
+    pthread_mutex_lock(&models->mutex);
+    struct share share = {models->total, held_bytes(models, false), held_bytes(models, true)};
+    pthread_mutex_unlock(&models->mutex);
+    return share;
+}
+
+static uint64_t free_bytes(const struct loaded_models *models)
+{
+    int64_t taken = (int64_t)(models->base + held_bytes(models, false)) + models->aside;
+    return (int64_t)models->total > taken ? (uint64_t)((int64_t)models->total - taken) : 0;
+}
+
+/* What the pool of a model could do without. */
+static uint64_t can_give(const struct loaded_model *model, bool to_the_least)
+{
+    struct store_statistics s;
+    store_statistics(engine_store(model->engine), &s);
+    uint64_t floor = to_the_least ? s.pool_least_bytes : MAX(s.pool_least_bytes, model->opened_pool / 2);
+    return s.pool_bytes > floor ? s.pool_bytes - floor : 0;
+}
+
+static bool change_pool(struct loaded_model *model, int64_t bytes)
+{
+    uint64_t budget = (uint64_t)((int64_t)model->engine_budget + bytes);
+    if (engine_set_budget(model->engine, budget, NULL))
+        return false;
+    model->engine_budget = budget;
+    model->bytes = (uint64_t)((int64_t)model->bytes + bytes);
+    server_log("info", "pool changed", "model=%s by=%lld", model->entry.name, (long long)bytes);
+    return true;
+}
+
+/* Takes so much from pools, with the mutex: of models that nobody uses first, and of those the ones that were used
+ * longest ago. */
+static bool take_from_pools(struct loaded_models *models, uint64_t bytes, bool to_the_least)
+{
+    for (int pass = 0; pass < 2 && bytes; pass++) {
+        struct loaded_model *model;
+        for (uint64_t after = 0; bytes && (model = oldest(models, pass == 0, after)); after = model->used) {
+            uint64_t part = MIN(bytes, can_give(model, to_the_least));
+            if (part && change_pool(model, -(int64_t)part))
+                bytes -= part;
+        }
+    }
+    return bytes == 0;
+}
+
+/* With the mutex. The one that was used last first. */
+static void spread(struct loaded_models *models)
+{
+    uint64_t before = UINT64_MAX;
+    if (models->opening)
+        return; /* that is its own */
+    for (uint32_t i = 0; i < models->count; i++) {
+        struct loaded_model *model = NULL;
+        for (uint32_t k = 0; k < models->count; k++) {
+            struct loaded_model *each = models->items[k];
+            if (each->used < before && (!model || each->used > model->used))
+                model = each;
+        }
+        if (!model)
+            return;
+        before = model->used;
+        struct store_statistics s;
+        store_statistics(engine_store(model->engine), &s);
+        uint64_t part = s.pool_bytes && s.pool_bytes < model->streamed ? model->streamed - s.pool_bytes : 0;
+        part = MIN(part, free_bytes(models));
+        if (part >= WOBBLE)
+            change_pool(model, (int64_t)part);
+    }
+}
+
+void loaded_spread(struct loaded_models *models)
+{
+    pthread_mutex_lock(&models->mutex);
+    spread(models);
+    pthread_mutex_unlock(&models->mutex);
+}
+
+hypura_status loaded_set_budget(struct loaded_models *models, uint64_t bytes, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    pthread_mutex_lock(&models->mutex);
+    if (models->opening) {
+        status = error_set(error, HYPURA_ERROR_MEMORY, "a model is being loaded");
+    } else if (models->count && bytes < models->total) {
+        uint64_t less = models->total - bytes, free = free_bytes(models), pools = 0;
+        for (uint32_t i = 0; i < models->count; i++)
+            pools += can_give(models->items[i], true);
+        if (less > free && less - free > pools)
+            status = error_set(error, HYPURA_ERROR_MEMORY, "more than that is in memory for good");
+        else if (less > free && !take_from_pools(models, less - free, true))
+            status = error_set(error, HYPURA_ERROR_MEMORY, "the pools cannot be made so small");
+    }
+    if (!status) {
+        models->budget = models->total = bytes;
+        spread(models);
+    }
+    pthread_mutex_unlock(&models->mutex);
+    return status;
+}
+
+uint64_t loaded_budget(struct loaded_models *models)
+{
+    pthread_mutex_lock(&models->mutex);
+    uint64_t bytes = models->count ? models->total : models->budget;
+    pthread_mutex_unlock(&models->mutex);
+    return bytes;
+}
+
+/* ---- opening --------------------------------------------------------------------------------------------------------
+ */
+
+/* Others may come to hold more than they hold now: that is theirs already. */
+void loaded_options(struct loaded_models *models, uint32_t context, struct engine_options *options)
+{
+    *options = models->server->options.engine;
+    uint64_t resident = memory_resident_bytes();
+    pthread_mutex_lock(&models->mutex);
+    uint64_t promised = models->base + held_bytes(models, false), gpu = 0;
+    options->budget = models->budget;
+    if (models->count) {
+        options->budget = models->total;
+        options->reserved = promised - MIN(promised, resident);
+    }
+    for (uint32_t i = 0; i < models->count; i++)
+        gpu += models->items[i]->gpu_bytes;
+    pthread_mutex_unlock(&models->mutex);
+    if (options->gpu_budget)
+        options->gpu_budget -= MIN(gpu, options->gpu_budget - 1);
+    options->context = MAX(options->context, context);
+    options->sequences = models->server->options.parallel;
+}
+
+/* What a plan takes of its budget, and of that, what the model itself would. */
+struct fit {
+    hypura_status status;
+    bool whole; /* nothing would be read while it runs */
+    uint64_t taken, own;
+};
+
+static struct fit plan_fit(struct loaded_models *models, const struct model *model, const struct hardware *hardware,
+                           uint32_t context, uint64_t extra)
+{
+    struct engine_options options;
+    struct plan *plan;
+    loaded_options(models, context, &options);
+    options.budget += extra;
+    struct fit fit = {.status = engine_plan_only(&plan, model, hardware, &options, NULL)};
+    if (fit.status)
+        return fit;
+    fit.own = plan->resident_bytes + plan->pool_bytes + plan->kv_bytes + plan->scratch_bytes;
+    fit.taken = fit.own + plan->overhead_bytes + plan->reserve_bytes;
+    fit.whole = plan->mode == PLAN_FULL_RESIDENT;
+    plan_free(plan);
+    return fit;
+}
+
+/* Out of the pools of others, for one that is small. */
+static bool take_for(struct loaded_models *models, const struct model *model, const struct hardware *hardware,
+                     uint32_t context)
+{
+    uint64_t pools = 0, total = loaded_budget(models);
+    for (uint32_t i = 0; i < models->count; i++)
+        pools += can_give(models->items[i], false);
+    if (!pools)
+        return false;
+    struct fit fit = plan_fit(models, model, hardware, context, pools);
+    if (fit.status || !fit.whole || fit.own > total / SMALL_SHARE)
+        return false;
+    uint64_t missing = fit.taken - MIN(fit.taken, total) + WOBBLE;
+    pthread_mutex_lock(&models->mutex);
+    bool taken = take_from_pools(models, MIN(missing, pools), false);
+    pthread_mutex_unlock(&models->mutex);
+    return taken;
+}
+
+static bool make_room(struct loaded_models *models, const struct model *model, const struct hardware *hardware,
+                      uint32_t context)
+{
+    uint32_t most = models->server->options.most_loaded;
+    for (bool asked_pools = false; models->count;) {
+        struct fit fit = plan_fit(models, model, hardware, context, 0);
+        struct share share = look_at_share(models);
+        if (models->count < most) {
+            if (fit.whole)
+                return true;
+            if (!asked_pools && take_for(models, model, hardware, context)) {
+                asked_pools = true;
+                continue;
+            }
+            if (!fit.status && share.held <= share.total / SMALL_SHARE)
+                return true;
+        }
+        if (!oldest(models, true, 0))
+            return false;
+        /* Where the large one is in use it does not help that others go. */
+        if (share.busy > share.total / SMALL_SHARE &&
+            !plan_fit(models, model, hardware, context, share.held - share.busy).whole)
+            return false;
+        loaded_drop_oldest(models);
+    }
+    return true;
+}
+
+bool loaded_make_room(struct loaded_models *models, const struct model_entry *entry, uint32_t context)
+{
+    struct loaded_model *old = loaded_find_file(models, entry);
+    if (old && old->active)
+        return false;
+    if (old)
+        loaded_unload(models, old);
+    if (models->count == 0)
+        return true;
+    struct model *model = NULL;
+    struct hardware *hardware = NULL;
+    bool room = true; /* what is wrong with the file is said when it is opened */
+    if (model_open(&model, entry->path, NULL) == HYPURA_OK && ALLOCATE(&hardware, 1, "hardware", NULL) == HYPURA_OK &&
+        hardware_detect(hardware, entry->path, NULL) == HYPURA_OK)
+        room = make_room(models, model, hardware, context);
+    memory_free(hardware);
+    model_close(model);
+    return room;
+}
+
+bool loaded_drop_oldest(struct loaded_models *models)
+{
+    struct loaded_model *model = oldest(models, true, 0);
+    if (model)
+        loaded_unload(models, model);
+    return model != NULL;
+}

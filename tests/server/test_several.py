@@ -1,0 +1,310 @@
+#!/usr/bin/env python3
+"""Several models in memory at once, under one budget: who stays, who gives, who waits. Prints TAP.
+
+    test_several.py HYPURA SOURCE_FOLDER
+"""
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import traceback
+
+import test_server
+from test_server import ANSWER, FILE, MODEL, SOURCE, WORK, Server, chat, smallest_budget
+
+ENCODER = os.path.join(SOURCE, "tests", "data", "embed", "bert.gguf")
+MIB = 1 << 20
+STREAMING = smallest_budget() + 15 * MIB  # the model streams in it, with the encoder beside it
+
+
+class Several(Server):
+    """With a log of its own, the encoder as "bert", and a second file of the model as "twin"."""
+
+    def __init__(self, *arguments, environment=None):
+        folder = os.path.join(WORK.name, "several")
+        os.makedirs(folder, exist_ok=True)
+        if not os.path.exists(os.path.join(folder, "twin.gguf")):
+            shutil.copy(FILE, os.path.join(folder, "twin.gguf"))
+        with open(os.path.join(WORK.name, "log"), "w"):
+            pass
+        super().__init__("--context", 512, "--parallel", 2, *arguments, environment=environment, folder="several")
+        shutil.copy(ENCODER, os.path.join(folder, "bert.gguf"))
+
+    def loads(self, name):
+        return self.logged().count(f'"model loaded" model={name}:latest ')
+
+    def running(self):
+        return {m["name"].split(":")[0]: m for m in self.json("GET", "/api/ps")["models"]}
+
+    def answer(self, model=MODEL, **more):
+        text = self.post("/api/chat", {**chat(stream=False, **more), "model": model})["message"]["content"]
+        assert text.startswith(ANSWER), text
+
+    def embed(self, **more):
+        vectors = self.post("/api/embed", {"model": "bert", "input": ["a b", "c"], **more})["embeddings"]
+        assert len(vectors) == 2 and len(vectors[0]) == 64
+        return vectors
+
+    def resident(self):
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
+
+
+def long_answer(server, model, seed=1, count=120):
+    """A stream that does not end by itself, begun."""
+    connection = server.connection()
+    connection.request("POST", "/api/chat", json.dumps({**chat(
+        format={"type": "string", "minLength": 20000}, options={"num_predict": count, "seed": seed, "temperature": 1}), "model": model}))
+    response = connection.getresponse()
+    assert json.loads(response.readline())["done"] is False
+    return connection, response
+
+
+def in_background(what):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(what()))
+    thread.start()
+    return thread, results
+
+
+def pool(server):
+    text = server.request("GET", "/metrics")[2].decode()
+    return int(float(re.search(r'^hypura_pool_bytes{model="%s:latest"} (.*)$' % MODEL, text, re.M).group(1)))
+
+
+def a_chat_and_an_encoder_take_turns():
+    """Each is loaded once: the pool of the one that streams makes room, and grows again afterwards."""
+    server = Several("--memory", STREAMING)
+    server.answer()
+    before = pool(server)
+    assert before > 0
+    vectors = server.embed()
+    after = pool(server)
+    assert after < before, (before, after)
+    for _ in range(5):
+        server.answer()
+        assert server.embed() == vectors
+    assert server.loads(MODEL) == server.loads("bert") == 1, server.logged()
+    running = server.running()
+    assert set(running) == {MODEL, "bert"}
+    assert 0 < running["bert"]["size"] < running[MODEL]["size"]
+    test_server.assert_resident(server, STREAMING)
+    assert server.post("/api/generate", {"model": "bert", "keep_alive": 0})["done_reason"] == "unload"
+    assert set(server.running()) == {MODEL} and pool(server) > after
+    server.answer()
+    assert server.loads(MODEL) == 1
+    assert server.stop() == 0
+
+
+def large_ones_take_turns():
+    """What does not fit beside another replaces it."""
+    server = Several("--memory", STREAMING)
+    for name in (MODEL, "twin", MODEL):
+        server.answer(name)
+        assert set(server.running()) == {name}, server.running()
+    assert server.loads(MODEL) == 2 and server.loads("twin") == 1
+    assert server.stop() == 0
+    # With room for all of them they stay.
+    server = Several("--memory", "200M")
+    for name in (MODEL, "twin", "bert") * 2:
+        server.embed() if name == "bert" else server.answer(name)
+    assert set(server.running()) == {MODEL, "twin", "bert"}
+    assert server.loads(MODEL) == server.loads("twin") == server.loads("bert") == 1
+    assert server.stop() == 0
+
+
+def the_one_that_was_used_last_stays():
+    server = Several("--memory", "200M", "--max-loaded", 2)
+    server.answer()
+    server.answer("twin")
+    server.answer()
+    server.embed()
+    assert set(server.running()) == {MODEL, "bert"}
+    server.answer("twin")
+    assert set(server.running()) == {"bert", "twin"}
+    assert server.stop() == 0
+
+
+def one_in_use_is_not_taken_away():
+    """A request for a model that has no room waits until the answer in work is done, and is served then."""
+    server = Several("--memory", STREAMING)
+    connection, response = long_answer(server, MODEL)
+    thread, results = in_background(lambda: server.request("POST", "/api/chat", {**chat(stream=False), "model": "twin"}))
+    lines = [json.loads(line) for line in response.read().splitlines()]
+    assert lines[-1]["done"] is True and lines[-1]["eval_count"] == 120, lines[-1]
+    thread.join(60)
+    assert results[0][0] == 200 and json.loads(results[0][2])["message"]["content"].startswith(ANSWER)
+    log = server.logged()
+    assert log.index(f'"model unloaded" model={MODEL}') < log.index('"model loaded" model=twin')
+    assert set(server.running()) == {"twin"}
+    # One whose client leaves while it waits is not loaded for.
+    connection, response = long_answer(server, "twin")
+    waiting = server.connection()
+    waiting.request("POST", "/api/chat", json.dumps(chat(stream=False)))
+    time.sleep(0.1)
+    waiting.close()
+    response.read()
+    server.answer("twin")
+    assert server.loads(MODEL) == 1 and server.loads("twin") == 1
+    assert server.stop() == 0
+
+
+def answers_of_different_models_go_on_together():
+    server = Several("--memory", "300M", "--context", 2048)
+    server.answer()
+    first, a = long_answer(server, MODEL, count=400)
+    second, b = long_answer(server, "twin", count=400)
+    # Both are in the middle of their answers, and texts are embedded meanwhile.
+    assert int(re.search(r"^hypura_answers_running (\d+)", server.request("GET", "/metrics")[2].decode(), re.M).group(1)) == 2
+    server.embed()
+    assert server.post("/api/embed", {"model": "bert", "input": ["a b c"] * 20})["prompt_eval_count"] > 60
+    texts = []
+    for response in (a, b):
+        lines = [json.loads(line) for line in response.read().splitlines()]
+        assert lines[-1]["eval_count"] == 400, lines[-1]
+        texts.append("".join(line["message"]["content"] for line in lines))
+    assert texts[0] == texts[1]  # the same weights, seed and prompt
+    # Requests beyond what one model takes at once do not hold up another one.
+    streams = [long_answer(server, MODEL, seed, 400) for seed in (1, 2)]
+    thread, results = in_background(lambda: server.request("POST", "/api/chat", chat(stream=False)))
+    server.answer("twin")
+    server.embed()
+    assert not results
+    for connection, response in streams:
+        response.read()
+    thread.join(60)
+    assert results[0][0] == 200
+    assert server.stop() == 0
+
+
+def each_has_its_own_time():
+    server = Several("--memory", "200M")
+    server.answer(keep_alive=-1)
+    server.embed(keep_alive=0.3)
+    running = server.running()
+    assert running["bert"]["expires_at"] < running[MODEL]["expires_at"]
+    time.sleep(0.7)
+    assert set(server.running()) == {MODEL}
+    server.embed(keep_alive="10m")
+    server.answer(keep_alive="1ms")
+    time.sleep(0.2)
+    assert set(server.running()) == {"bert"}
+    environment = {**os.environ, "HYPURA_HOST": f"127.0.0.1:{server.port}"}
+    run = lambda *arguments: subprocess.run([test_server.HYPURA, *arguments], capture_output=True, env=environment, timeout=30)
+    server.answer()
+    listed = run("ps").stdout.decode()
+    assert "bert:latest" in listed and MODEL + ":latest" in listed
+    assert run("stop", "bert").returncode == 0
+    assert set(server.running()) == {MODEL}
+    server.post("/api/generate", {"model": "bert", "keep_alive": 0})  # one that is not there stays away
+    assert set(server.running()) == {MODEL}
+    assert server.stop() == 0
+
+
+def names_of_one_file_share_it():
+    server = Several("--memory", "200M")
+    server.lines("/api/create", {"model": "brief", "from": "twin", "system": "Be brief.", "parameters": {"num_predict": 3}})
+    server.answer("twin")
+    path = os.path.join(server.folder, "twin.gguf")
+    os.remove(os.path.join(server.folder, "brief.gguf"))
+    with open(os.path.join(server.folder, "brief.json"), "r+") as file:
+        manifest = {**json.load(file), "file": path}
+        file.seek(0)
+        json.dump(manifest, file)
+        file.truncate()
+    assert server.post("/api/chat", {**chat(stream=False, options={}), "model": "brief"})["eval_count"] == 3
+    assert set(server.running()) == {"twin"}
+    assert server.request("DELETE", "/api/delete", {"model": "brief"})[0] == 200 and os.path.exists(path)
+    # More context than was loaded loads that one anew, and nobody else.
+    server.embed()
+    server.answer("twin", options={**test_server.GREEDY, "num_ctx": 1024})
+    assert server.running()["twin"]["context_length"] == 1024 and server.loads("twin") == 2 and server.loads("bert") == 1
+    assert server.stop() == 0
+
+
+def the_budget_of_all_changes():
+    server = Several("--memory", STREAMING)
+    server.answer()
+    server.embed()
+    small = pool(server)
+    assert server.post("/api/hypura/memory", {"memory": STREAMING + 2 * MIB}) == {"budget_bytes": STREAMING + 2 * MIB, "reloaded": False}
+    large = pool(server)
+    assert large > small + MIB
+    assert server.post("/api/hypura/memory", {"memory": STREAMING})["reloaded"] is False
+    assert abs(pool(server) - small) < MIB
+    server.answer()
+    server.embed()
+    assert server.loads(MODEL) == server.loads("bert") == 1
+    # Less than all of them need: the one that was used last is kept.
+    server.answer()
+    least = smallest_budget() + MIB
+    changed = server.post("/api/hypura/memory", {"memory": least})
+    assert changed == {"budget_bytes": least, "reloaded": True} and set(server.running()) == {MODEL}
+    server.answer()
+    test_server.assert_resident(server, least)
+    server.post("/api/hypura/memory", {"memory": 1000}, 400)
+    server.answer()
+    assert server.stop() == 0
+
+
+def each_has_a_picture():
+    server = Several("--memory", "200M")
+    server.answer()
+    server.embed()
+
+    def first(path):
+        connection = server.connection()
+        connection.request("GET", path)
+        response = connection.getresponse()
+        assert response.status == 200, response.status
+        seen, name = {}, None
+        while len(seen) < 2:
+            line = response.readline().decode().strip()
+            if line.startswith("event: "):
+                name = line[7:]
+            elif line.startswith("data: "):
+                seen[name] = json.loads(line[6:])
+        return connection, response, seen
+
+    _, _, last = first("/api/hypura/events")
+    assert last["model"]["model"] == "bert:latest" and last["model"]["loaded"] == ["bert:latest", MODEL + ":latest"]
+    _, _, chosen = first(f"/api/hypura/events?model={MODEL}")
+    assert chosen["model"]["model"] == MODEL + ":latest" and len(chosen["state"]["layers"]) == 8
+    assert chosen["state"]["budget_bytes"] == 200 * MIB > chosen["state"]["model_budget_bytes"] > 0
+    connection, response, none = first("/api/hypura/events?model=twin")
+    assert none["model"]["model"] is None and len(none["model"]["loaded"]) == 2 and none["state"]["layers"] == []
+    # It is told when it comes.
+    server.answer("twin")
+    while True:
+        line = response.readline().decode()
+        if line.startswith("data: ") and '"architecture"' in line:
+            break
+    assert json.loads(line[6:])["model"] == "twin:latest"
+    assert server.request("GET", "/api/hypura/events?model=../x")[0] == 400
+    assert server.stop() == 0
+
+
+TESTS = [a_chat_and_an_encoder_take_turns, large_ones_take_turns, the_one_that_was_used_last_stays, one_in_use_is_not_taken_away,
+         answers_of_different_models_go_on_together, each_has_its_own_time, names_of_one_file_share_it, the_budget_of_all_changes,
+         each_has_a_picture]
+
+if __name__ == "__main__":
+    print(f"1..{len(TESTS)}")
+    failed = 0
+    for number, test in enumerate(TESTS, 1):
+        name = test.__name__.replace("_", " ")
+        try:
+            start = time.time()
+            test()
+            print(f"ok {number} - {name} # {time.time() - start:.2f} s", flush=True)
+        except Exception:
+            failed += 1
+            print(f"not ok {number} - {name}", flush=True)
+            for line in traceback.format_exc().splitlines():
+                print(f"# {line}")
+    WORK.cleanup()
+    sys.exit(1 if failed else 0)
