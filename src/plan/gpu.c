@@ -135,19 +135,24 @@ static uint64_t largest_slice(const struct unit *unit)
 /* Where not all experts fit, a part of the room is for those that come for a long batch: the scratch's. */
 static void take_visits(struct gpu_planner *planner, const struct candidate *candidates, size_t count)
 {
-    uint64_t all = 0, largest = 0, slice = 0;
+    uint64_t all = 0, largest = 0, slice = 0, slices[UNIT_MAX_SLICES] = {0};
     for (size_t i = 0; i < count; i++) {
         const struct unit *unit = model_unit(planner->model, candidates[i].unit);
         all += plan_gpu_unit_bytes(unit);
         /* Layers may differ in every slice. */
-        largest = MAX(largest, UNIT_MAX_SLICES * largest_slice(unit));
-        slice = MAX(slice, largest_slice(unit));
+        for (uint32_t s = 0; s < unit->slice_count; s++)
+            slices[s] = MAX(slices[s], align_up(unit->slices[s].bytes, PLAN_GPU_ALIGNMENT));
+    }
+    for (uint32_t s = 0; s < UNIT_MAX_SLICES; s++) {
+        largest += slices[s];
+        slice = MAX(slice, slices[s]);
     }
     if (all <= planner->left || largest == 0)
         return;
     uint64_t slots =
         MIN(planner->request->budget / VISIT_SHARE / (2 * largest), planner->request->max_allocation / slice);
     slots = MIN(slots, (uint64_t)model_parameters(planner->model)->experts);
+    slots = MIN(slots, planner->left / 2 / (2 * largest)); /* the other half is for those that stay */
     if (slots == 0 || !take(planner, 2 * slots * largest))
         return;
     planner->plan->visit_slots = (uint32_t)slots;

@@ -131,14 +131,14 @@ static void experts_visit(void **state)
             float *logits = run_tokens(engine);
             struct distance d = measure(expected, logits, TOKENS, vocabulary);
             print_message("# %s: %u visits, KL %g\n", names[m], engine->pass->visit_turn, d.kl_mean);
-            visited += engine->pass->visit_turn;
+            visited += engine->pass->visit_turn > 0;
             assert_true(d.kl_mean < most_kl(names[m]));
             free(logits);
             close_silent(engine);
         }
         free(expected);
     }
-    assert_true(visited > 0);
+    assert_true(visited >= COUNT_OF(names)); /* of each with enough room */
 }
 
 /* GPU, memory and drive all hold a part, under a budget for each. */
