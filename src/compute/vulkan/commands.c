@@ -4,8 +4,11 @@
 #include <stdio.h>
 #include <string.h>
 
-hypura_status gpu_lost_error(hypura_error *error)
+hypura_status gpu_lost_error(const struct gpu *gpu, hypura_error *error)
 {
+    if (atomic_load(&gpu->hung))
+        return error_set(error, HYPURA_ERROR_DEVICE, "GPU: the device hangs: no answer in %u seconds",
+                         gpu->patience_seconds);
     return error_set(error, HYPURA_ERROR_DEVICE, "GPU: the device was lost; its driver reset it or it was removed");
 }
 
@@ -15,7 +18,7 @@ hypura_status gpu_check(struct gpu *gpu, VkResult result, const char *doing, hyp
         return HYPURA_OK;
     if (result == VK_ERROR_DEVICE_LOST) {
         atomic_store(&gpu->lost, true);
-        return gpu_lost_error(error);
+        return gpu_lost_error(gpu, error);
     }
     return vk_error(error, result, doing);
 }
@@ -80,8 +83,7 @@ hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t valu
     if (value == 0)
         return HYPURA_OK;
     if (atomic_load(&gpu->lost))
-        return gpu_lost_error(error);
-    const uint64_t seconds = gpu->info.kind == GPU_CPU ? 300 : 10;
+        return gpu_lost_error(gpu, error);
     const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
                                       .semaphoreCount = 1,
                                       .pSemaphores = &timeline,
@@ -92,12 +94,14 @@ hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t valu
     do {
         before = reached;
         if (!result)
-            result = gpu->vk.vkWaitSemaphores(gpu->device, &wait, seconds * 1000000000u);
+            result = gpu->vk.vkWaitSemaphores(gpu->device, &wait, gpu->patience_seconds * (uint64_t)1000000000);
         if (result != VK_TIMEOUT)
             return gpu_check(gpu, result, "waiting for the device", error);
         result = gpu->vk.vkGetSemaphoreCounterValue(gpu->device, timeline, &reached);
     } while (result || reached > before);
-    return error_set(error, HYPURA_ERROR_DEVICE, "GPU: the device hangs: no answer in %u seconds", (unsigned)seconds);
+    atomic_store(&gpu->hung, true);
+    atomic_store(&gpu->lost, true);
+    return gpu_lost_error(gpu, error);
 }
 
 bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value)
@@ -274,12 +278,14 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
             gpu_record_error(gpu, status, "%s", ending.message);
     }
     gpu->open = NULL;
-    if (gpu->recording.status)
-        return error_set(error, gpu->recording.status, "%s", gpu->recording.message);
+    if (gpu->recording.status) /* a device that has no memory left for its work cannot go on */
+        return error_set(error,
+                         gpu->recording.status == HYPURA_ERROR_MEMORY ? HYPURA_ERROR_DEVICE : gpu->recording.status,
+                         "%s", gpu->recording.message);
     if (!batch)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: there is no open batch to send");
     if (atomic_load(&gpu->lost))
-        return gpu_lost_error(error);
+        return gpu_lost_error(gpu, error);
 
     VkSemaphore waits[2];
     uint64_t values[2], next = gpu->submitted + 1;
@@ -288,6 +294,7 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
     if (wait_host) {
         waits[count] = gpu->host_timeline;
         values[count++] = wait_host;
+        gpu->host_awaited = MAX(gpu->host_awaited, wait_host);
     }
     if (wait_upload) {
         waits[count] = gpu->upload_timeline;
@@ -310,9 +317,9 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
     pthread_mutex_lock(&gpu->queue_lock);
     VkResult result = gpu->vk.vkQueueSubmit(gpu->compute_queue, 1, &submit, VK_NULL_HANDLE);
     pthread_mutex_unlock(&gpu->queue_lock);
-    hypura_status status = gpu_check(gpu, result, "sending a batch", error);
-    if (status)
-        return status;
+    hypura_error problem;
+    if (gpu_check(gpu, result, "sending a batch", &problem))
+        return error_set(error, HYPURA_ERROR_DEVICE, "%s", problem.message);
     gpu->submitted = batch->ticket = next;
     if (ticket)
         *ticket = next;

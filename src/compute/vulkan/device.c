@@ -163,8 +163,11 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
         status = choose_device(gpu, options, error);
     if (!status)
         status = create_device(gpu, error);
-    if (!status)
+    if (!status) {
+        gpu->patience_seconds = gpu->info.kind == GPU_CPU ? 300 : 10;
+        fault_install(gpu);
         status = commands_create(gpu, error);
+    }
     if (!status)
         status = pipelines_create(gpu, options->pipeline_cache, error);
     if (status)
@@ -174,10 +177,34 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
     return status;
 }
 
+/* Waits for what was sent, as long as the device gets on with it. */
+static void drain(struct gpu *gpu)
+{
+    uint64_t signalled = 0;
+    if (!gpu->host_timeline || !gpu->upload_timeline || atomic_load(&gpu->lost))
+        return;
+    /* What waits for a signal that nobody will give. */
+    if (!gpu->vk.vkGetSemaphoreCounterValue(gpu->device, gpu->host_timeline, &signalled) &&
+        signalled < gpu->host_awaited)
+        gpu_signal_host(gpu, gpu->host_awaited, NULL);
+    timeline_wait(gpu, gpu->compute_timeline, gpu->submitted, NULL);
+    timeline_wait(gpu, gpu->upload_timeline, gpu->uploaded, NULL);
+}
+
+/* Devices that hang: what they use cannot be given back before the process ends. */
+static struct gpu *_Atomic abandoned;
+
 void gpu_close(struct gpu *gpu)
 {
     if (!gpu)
         return;
+    if (gpu->device)
+        drain(gpu);
+    if (atomic_load(&gpu->hung)) {
+        log_write(LOG_WARNING, "%s hangs: what it holds is free again when this process has ended", gpu->info.name);
+        gpu->abandoned = atomic_exchange(&abandoned, gpu);
+        return;
+    }
     if (gpu->device && gpu->vk.vkDestroyDevice) {
         if (gpu->vk.vkDeviceWaitIdle)
             gpu->vk.vkDeviceWaitIdle(gpu->device);

@@ -61,7 +61,9 @@ struct gpu_options {
 };
 
 hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypura_error *error);
-void gpu_close(struct gpu *gpu); /* waits for what is in flight; buffers must be destroyed before */
+
+/* Waits for what is in flight; buffers must be destroyed before. Of a device that hangs nothing is given back. */
+void gpu_close(struct gpu *gpu);
 const struct gpu_info *gpu_get_info(const struct gpu *gpu);
 uint64_t gpu_free_bytes(struct gpu *gpu); /* as info's free_bytes, now */
 
@@ -120,8 +122,9 @@ hypura_status gpu_download(struct gpu *gpu, struct gpu_range from, void *host, u
  * same time. gpu_begin opens a batch and may wait for one from long ago; gpu_submit sends it. Several may be in flight;
  * they run in order, and each sees what those before it wrote.
  *
- * Errors while recording are kept for gpu_submit, which then sends nothing. When the device is lost every later call
- * says so with HYPURA_ERROR_DEVICE. */
+ * Errors while recording are kept for gpu_submit, which then sends nothing; for want of memory too the device cannot go
+ * on, and the status is HYPURA_ERROR_DEVICE. When the device is lost, or hangs, every later call says so with
+ * HYPURA_ERROR_DEVICE. */
 void gpu_begin(struct gpu *gpu);
 void gpu_barrier(struct gpu *gpu);
 

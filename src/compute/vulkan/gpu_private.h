@@ -61,7 +61,11 @@ struct gpu {
     pthread_mutex_t queue_lock;
 
     _Atomic uint64_t messages;
-    atomic_bool lost;
+    atomic_bool lost; /* nothing is asked of it any more */
+    atomic_bool hung; /* why: it ended nothing for patience_seconds, so what it was given is still in use */
+    uint32_t patience_seconds;
+    uint64_t host_awaited; /* the greatest host signal that a batch waits for */
+    struct gpu *abandoned; /* the one that was before */
 
     VkPipelineLayout layout;
     VkPipelineCache cache;
@@ -115,7 +119,7 @@ void gpu_record_error(struct gpu *gpu, hypura_status status, const char *format,
 
 /* The status of a result, after noting a device that was lost. */
 hypura_status gpu_check(struct gpu *gpu, VkResult result, const char *doing, hypura_error *error);
-hypura_status gpu_lost_error(hypura_error *error);
+hypura_status gpu_lost_error(const struct gpu *gpu, hypura_error *error);
 
 /* ---- parts of a struct gpu, each file its own -------------------------------------------------------------------- */
 
@@ -137,6 +141,8 @@ hypura_status command_buffer_create(struct gpu *gpu, uint32_t family, VkCommandP
 hypura_status command_buffer_begin(struct gpu *gpu, VkCommandPool pool, VkCommandBuffer commands, hypura_error *error);
 hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error);
 bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value);
+
+void fault_install(struct gpu *gpu);
 
 void uploads_destroy(struct gpu *gpu);
 

@@ -172,9 +172,10 @@ void gpu_buffer_destroy(struct gpu *gpu, struct gpu_buffer *buffer)
 {
     if (!buffer)
         return;
-    if (buffer->buffer)
+    bool in_use = atomic_load(&gpu->hung); /* perhaps, and for ever */
+    if (buffer->buffer && !in_use)
         gpu->vk.vkDestroyBuffer(gpu->device, buffer->buffer, NULL);
-    if (buffer->memory)
+    if (buffer->memory && !in_use)
         gpu->vk.vkFreeMemory(gpu->device, buffer->memory, NULL); /* unmaps it */
     memory_free(buffer);
 }

@@ -99,7 +99,7 @@ hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host,
                          hypura_error *error)
 {
     if (atomic_load(&gpu->lost))
-        return gpu_lost_error(error);
+        return gpu_lost_error(gpu, error);
     if (bytes > to.buffer->bytes || to.offset > to.buffer->bytes - bytes)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: an upload does not lie inside its buffer");
     if (to.buffer->mapped) {

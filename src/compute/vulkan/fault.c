@@ -1,0 +1,47 @@
+/* A seam for tests: HYPURA_GPU_FAULT makes a device that works fail. "allocation:N": the N-th allocation of memory from
+ * now on and all after it find no room. "submit:N": the device is lost with the N-th submission. "hang:N": from the
+ * N-th on nothing that is sent ends. Counted over all devices of the process, from when one was opened last. */
+#include "compute/vulkan/gpu_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static _Atomic long left;
+static bool hangs;
+static PFN_vkAllocateMemory allocate;
+static PFN_vkQueueSubmit submit;
+
+static bool is_due(void)
+{
+    return atomic_fetch_sub(&left, 1) <= 1;
+}
+
+static VkResult VKAPI_PTR failing_allocate(VkDevice device, const VkMemoryAllocateInfo *info,
+                                           const VkAllocationCallbacks *callbacks, VkDeviceMemory *out)
+{
+    return is_due() ? VK_ERROR_OUT_OF_DEVICE_MEMORY : allocate(device, info, callbacks, out);
+}
+
+static VkResult VKAPI_PTR failing_submit(VkQueue queue, uint32_t count, const VkSubmitInfo *infos, VkFence fence)
+{
+    if (!is_due())
+        return submit(queue, count, infos, fence);
+    return hangs ? VK_SUCCESS : VK_ERROR_DEVICE_LOST;
+}
+
+void fault_install(struct gpu *gpu)
+{
+    const char *fault = getenv("HYPURA_GPU_FAULT"), *colon = fault ? strchr(fault, ':') : NULL;
+    if (!colon)
+        return;
+    atomic_store(&left, strtol(colon + 1, NULL, 10));
+    hangs = strncmp(fault, "hang:", 5) == 0;
+    if (strncmp(fault, "allocation:", 11) == 0) {
+        allocate = gpu->vk.vkAllocateMemory;
+        gpu->vk.vkAllocateMemory = failing_allocate;
+    } else if (hangs || strncmp(fault, "submit:", 7) == 0) {
+        submit = gpu->vk.vkQueueSubmit;
+        gpu->vk.vkQueueSubmit = failing_submit;
+        gpu->patience_seconds = hangs ? 1 : gpu->patience_seconds;
+    }
+}
