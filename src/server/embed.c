@@ -333,6 +333,13 @@ static bool check_inputs(struct embedding *embedding, const json_t *inputs)
     return true;
 }
 
+static void fail_find(struct embedding *embedding, const hypura_error *error)
+{
+    exchange_fail_as(embedding->job.exchange, error->status == HYPURA_ERROR_IO ? 404 : 400, "model_not_found",
+                     error->message);
+    embedding_free(embedding);
+}
+
 static hypura_status read_fields(struct embedding *embedding, const json_t *json, hypura_error *error)
 {
     const json_t *keep_alive = json_object_get(json, "keep_alive"),
@@ -393,7 +400,7 @@ static void handle(struct exchange *exchange, enum embed_style style)
     }
     hypura_status status = registry_find(exchange_server(exchange)->registry, model, &embedding->job.model, &error);
     if (status)
-        refuse(&embedding->job, status == HYPURA_ERROR_IO ? 404 : 400, error.message);
+        fail_find(embedding, &error);
     else
         worker_submit(exchange_server(exchange)->worker, &embedding->job);
 }

@@ -197,7 +197,8 @@ bool exchange_alive(struct exchange *exchange)
     return alive;
 }
 
-static const char *openai_error_type(unsigned status)
+/* The types of Anthropic's errors. */
+static const char *anthropic_error_type(unsigned status)
 {
     switch (status) {
     case 401:
@@ -206,38 +207,36 @@ static const char *openai_error_type(unsigned status)
         return "permission_error";
     case 404:
         return "not_found_error";
-    case 429:
-        return "rate_limit_error";
+    case 413:
+        return "request_too_large";
+    case 503:
+        return "overloaded_error";
     default:
-        return status >= 500 ? "server_error" : "invalid_request_error";
+        return status >= 500 ? "api_error" : "invalid_request_error";
     }
 }
 
-static json_t *error_json(enum api api, unsigned status, const char *message)
+static json_t *error_json(const struct exchange *exchange, enum api api, unsigned status, const char *code,
+                          const char *message)
 {
     /* A message may quote bytes of a request or a file. */
     json_t *text = json_string(message);
     if (!text)
         text = json_string("an error whose message is not UTF-8 text");
     if (api == API_OPENAI)
-        return json_pack("{s:{s:o, s:s, s:n, s:s?}}", "error", "message", text, "type", openai_error_type(status),
-                         "param", "code",
-                         status == 401   ? "invalid_api_key"
-                         : status == 404 ? "not_found"
-                                         : NULL);
+        return json_pack("{s:{s:o, s:s, s:n, s:s?}}", "error", "message", text, "type",
+                         status >= 500 ? "server_error" : "invalid_request_error", "param", "code",
+                         status == 401 ? "invalid_api_key" : code);
     if (api == API_ANTHROPIC)
-        return json_pack("{s:s, s:{s:s, s:o}}", "type", "error", "error", "type",
-                         status == 503   ? "overloaded_error"
-                         : status >= 500 ? "api_error"
-                                         : openai_error_type(status),
-                         "message", text);
+        return json_pack("{s:s, s:{s:s, s:o}, s:s}", "type", "error", "error", "type", anthropic_error_type(status),
+                         "message", text, "request_id", exchange->id);
     return json_pack("{s:o}", "error", text);
 }
 
-void exchange_fail(struct exchange *exchange, unsigned status, const char *message)
+void exchange_fail_as(struct exchange *exchange, unsigned status, const char *code, const char *message)
 {
     enum api api = exchange->route ? exchange->route->api : API_OLLAMA;
-    json_t *json = error_json(api, status, message);
+    json_t *json = error_json(exchange, api, status, code, message);
     if (status >= 500)
         atomic_fetch_add(&exchange->http->server.counters.failed, 1);
     if (!exchange_begun(exchange)) {
@@ -249,6 +248,11 @@ void exchange_fail(struct exchange *exchange, unsigned status, const char *messa
     else
         exchange_write_event(exchange, api == API_ANTHROPIC ? "error" : NULL, json);
     exchange_end(exchange);
+}
+
+void exchange_fail(struct exchange *exchange, unsigned status, const char *message)
+{
+    exchange_fail_as(exchange, status, NULL, message);
 }
 
 unsigned status_of_error(const hypura_error *error)

@@ -45,6 +45,7 @@ bool exchange_reserve(struct exchange *exchange, uint64_t bytes);
 
 /* An error in the shape of the API that was called; in a stream that has begun, as its last piece. */
 void exchange_fail(struct exchange *exchange, unsigned status, const char *message);
+void exchange_fail_as(struct exchange *exchange, unsigned status, const char *code, const char *message); /* OpenAI's */
 void exchange_fail_with(struct exchange *exchange, const hypura_error *error);
 unsigned status_of_error(const hypura_error *error);
 

@@ -63,7 +63,7 @@ struct generation *generation_create(struct exchange *exchange, const struct dia
     hypura_status status =
         registry_find(exchange_server(exchange)->registry, generation->model_name, &generation->job.model, &error);
     if (status) {
-        exchange_fail(exchange, status == HYPURA_ERROR_IO ? 404 : 400, error.message);
+        exchange_fail_as(exchange, status == HYPURA_ERROR_IO ? 404 : 400, "model_not_found", error.message);
         generation_free(generation);
         return NULL;
     }
@@ -251,7 +251,8 @@ static hypura_status make_prompt(struct generation *generation, hypura_error *er
             return status;
         if (generation->prompt.count < positions)
             break;
-        if (generation->keep_first == UINT32_MAX)
+        generation->too_long = generation->keep_first == UINT32_MAX;
+        if (generation->too_long)
             return error_set(error, HYPURA_ERROR_ARGUMENT,
                              "This model's maximum context length is %u tokens. However, your messages resulted in "
                              "%zu tokens. Please reduce the length of the messages.",
@@ -288,6 +289,7 @@ static void take_delta(void *context, const struct chat_delta *delta)
 {
     struct choice *choice = context;
     struct generation *generation = choice->generation;
+    choice->last = delta->kind;
     switch (delta->kind) {
     case CHAT_CONTENT:
         buffer_append(&choice->content, delta->text, delta->size);
@@ -367,6 +369,7 @@ static bool on_token(void *context, const struct generated_token *token)
         chat_parser_push(choice->parser, token->text, size, NULL);
     else if (size)
         take_delta(choice, &(struct chat_delta){.kind = CHAT_CONTENT, .text = token->text, .size = size});
+    choice->reasoning_tokens += token->id != NO_TOKEN && choice->last == CHAT_REASONING;
     return exchange_alive(generation->job.exchange);
 }
 
@@ -386,7 +389,9 @@ static void finish_generation(struct generation *generation)
         if (choice->content.failed || choice->reasoning.failed)
             cancelled = true;
     }
-    if (failed)
+    if (failed && generation->dialect->fail && exchange_begun(generation->job.exchange))
+        generation->dialect->fail(generation, failed->message);
+    else if (failed)
         exchange_fail_with(generation->job.exchange, failed);
     else if (cancelled)
         exchange_fail(generation->job.exchange, atomic_load(&server->stopping) ? 503 : 499,
@@ -498,7 +503,8 @@ static void start_job(struct job *job, struct loaded_model *loaded, uint64_t loa
             break;
     }
     if (status && submitted == 0) {
-        exchange_fail_with(job->exchange, &error);
+        exchange_fail_as(job->exchange, status_of_error(&error),
+                         generation->too_long ? "context_length_exceeded" : NULL, error.message);
         generation_free(generation);
         return;
     }
@@ -558,5 +564,13 @@ uint32_t generated_tokens(const struct generation *generation)
     uint32_t sum = 0;
     for (size_t i = 0; i < generation->count; i++)
         sum += generation->choices[i].result.generated_tokens;
+    return sum;
+}
+
+uint32_t reasoning_tokens(const struct generation *generation)
+{
+    uint32_t sum = 0;
+    for (size_t i = 0; i < generation->count; i++)
+        sum += generation->choices[i].reasoning_tokens;
     return sum;
 }

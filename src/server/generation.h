@@ -24,9 +24,11 @@ struct choice {
     json_t *ids; /* of the tokens, for context; or NULL */
     uint64_t number;
     struct generation_result result;
-    size_t text_offset; /* the dialect's: of the next token in the text */
-    bool begun;         /* the dialect's: its first chunk was written */
-    bool ended;         /* by a token that ends an answer */
+    uint32_t reasoning_tokens;
+    enum chat_delta_kind last; /* of what was written */
+    size_t text_offset;        /* the dialect's: of the next token in the text */
+    bool begun;                /* the dialect's: its first chunk was written */
+    bool ended;                /* by a token that ends an answer */
     bool done;
 };
 
@@ -35,6 +37,8 @@ struct dialect {
     void (*delta)(struct generation *generation, struct choice *choice, const struct chat_delta *delta);
     void (*end_choice)(struct generation *generation, struct choice *choice);
     void (*end)(struct generation *generation);
+    /* Ends a stream that has begun with an error; NULL: as the API ends all of them. */
+    void (*fail)(struct generation *generation, const char *message);
 };
 
 struct generation {
@@ -64,6 +68,7 @@ struct generation {
     int32_t top_logprobs; /* -1: none */
     bool want_ids;
     bool echo;
+    bool too_long;      /* the prompt, for the context */
     bool include_usage; /* in the last chunk of a stream */
     json_t *forced;     /* owned: the schema of a call that must be made, or NULL */
 
@@ -116,5 +121,6 @@ json_t *buffer_json(const struct buffer *buffer);     /* a JSON string */
 json_t *fresh_logprobs(struct choice *choice);        /* since the last call; NULL: not asked for */
 uint32_t prompt_tokens(const struct generation *generation);
 uint32_t generated_tokens(const struct generation *generation);
+uint32_t reasoning_tokens(const struct generation *generation); /* of these */
 
 #endif

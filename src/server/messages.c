@@ -12,6 +12,42 @@ static const char *stop_reason(const struct choice *choice)
                                                     : "end_turn";
 }
 
+/* What was cached by request; nothing is. The rest is of services that are not offered. */
+static json_t *usage_json(const struct generation *generation, uint32_t generated, bool whole)
+{
+    json_t *json = json_pack("{s:I, s:I, s:i, s:i, s:{s:I}, s:n}", "input_tokens",
+                             (json_int_t)prompt_tokens(generation), "output_tokens", (json_int_t)generated,
+                             "cache_creation_input_tokens", 0, "cache_read_input_tokens", 0, "output_tokens_details",
+                             "thinking_tokens", (json_int_t)reasoning_tokens(generation), "server_tool_use");
+    if (whole) {
+        json_object_set_new(json, "cache_creation", json_null());
+        json_object_set_new(json, "service_tier", json_string("standard"));
+        json_object_set_new(json, "inference_geo", json_null());
+        json_object_set_new(json, "speed", json_null());
+    }
+    return json;
+}
+
+static json_t *message_json(const struct generation *generation, json_t *content, const struct choice *ended)
+{
+    return json_pack("{s:s, s:s, s:s, s:s, s:o, s:s?, s:s?, s:n, s:n, s:o}", "id", generation->id, "type", "message",
+                     "role", "assistant", "model", generation->model_name, "content", content, "stop_reason",
+                     ended ? stop_reason(ended) : NULL, "stop_sequence", ended ? ended->result.stop_string : NULL,
+                     "stop_details", "container", "usage",
+                     usage_json(generation, ended ? ended->result.generated_tokens : 0, true));
+}
+
+static json_t *call_json(const json_t *call, json_t *input)
+{
+    return json_pack("{s:s, s:O, s:O, s:o, s:{s:s}}", "type", "tool_use", "id", json_object_get(call, "id"), "name",
+                     json_object_get(call, "name"), "input", input, "caller", "type", "direct");
+}
+
+static json_t *text_json(json_t *text)
+{
+    return json_pack("{s:s, s:o, s:n}", "type", "text", "text", text, "citations");
+}
+
 /* ---- a stream ------------------------------------------------------------------------------------------------------
  */
 
@@ -26,11 +62,7 @@ static void begin(struct generation *generation)
     if (generation->begun)
         return;
     generation->begun = true;
-    event(generation, "message_start",
-          json_pack("{s:{s:s, s:s, s:s, s:s, s:[], s:n, s:n, s:{s:I, s:i}}}", "message", "id", generation->id, "type",
-                    "message", "role", "assistant", "model", generation->model_name, "content", "stop_reason",
-                    "stop_sequence", "usage", "input_tokens", (json_int_t)prompt_tokens(generation), "output_tokens",
-                    0));
+    event(generation, "message_start", json_pack("{s:o}", "message", message_json(generation, json_array(), NULL)));
 }
 
 static void close_block(struct generation *generation)
@@ -61,9 +93,7 @@ static void write_delta(struct generation *generation, struct choice *choice, co
     begin(generation);
     if (delta->kind == CHAT_TOOL_CALL) {
         json_t *call = json_array_get(choice->calls, json_array_size(choice->calls) - 1);
-        open_block(generation, delta->kind,
-                   json_pack("{s:s, s:O, s:O, s:{}}", "type", "tool_use", "id", json_object_get(call, "id"), "name",
-                             json_object_get(call, "name"), "input"));
+        open_block(generation, delta->kind, call_json(call, json_object()));
         block_delta(generation, "input_json_delta", "partial_json", json_stringn(delta->text, delta->size));
         close_block(generation);
         return;
@@ -72,7 +102,7 @@ static void write_delta(struct generation *generation, struct choice *choice, co
     if (generation->block != (int)delta->kind)
         open_block(generation, delta->kind,
                    thinking ? json_pack("{s:s, s:s, s:s}", "type", "thinking", "thinking", "", "signature", "")
-                            : json_pack("{s:s, s:s}", "type", "text", "text", ""));
+                            : text_json(json_string("")));
     json_t *text = json_stringn(delta->text, delta->size);
     block_delta(generation, thinking ? "thinking_delta" : "text_delta", thinking ? "thinking" : "text",
                 text ? text : json_string("\xEF\xBF\xBD"));
@@ -83,9 +113,9 @@ static void end_choice(struct generation *generation, struct choice *choice)
     begin(generation);
     close_block(generation);
     event(generation, "message_delta",
-          json_pack("{s:{s:s, s:s?}, s:{s:I, s:I}}", "delta", "stop_reason", stop_reason(choice), "stop_sequence",
-                    choice->result.stop_string, "usage", "input_tokens", (json_int_t)prompt_tokens(generation),
-                    "output_tokens", (json_int_t)choice->result.generated_tokens));
+          json_pack("{s:{s:s, s:s?, s:n, s:n}, s:o}", "delta", "stop_reason", stop_reason(choice), "stop_sequence",
+                    choice->result.stop_string, "stop_details", "container", "usage",
+                    usage_json(generation, choice->result.generated_tokens, false)));
     event(generation, "message_stop", json_object());
 }
 
@@ -105,19 +135,13 @@ static void end(struct generation *generation)
         json_array_append_new(content, json_pack("{s:s, s:o, s:s}", "type", "thinking", "thinking",
                                                  buffer_json(&choice->reasoning), "signature", ""));
     if (choice->content.size || !choice->calls)
-        json_array_append_new(content, json_pack("{s:s, s:o}", "type", "text", "text", buffer_json(&choice->content)));
-    json_array_foreach(choice->calls, i, call) json_array_append_new(
-        content, json_pack("{s:s, s:O, s:O, s:O}", "type", "tool_use", "id", json_object_get(call, "id"), "name",
-                           json_object_get(call, "name"), "input", json_object_get(call, "arguments")));
-    exchange_reply_json(generation->job.exchange, 200,
-                        json_pack("{s:s, s:s, s:s, s:s, s:o, s:s, s:s?, s:{s:I, s:I}}", "id", generation->id, "type",
-                                  "message", "role", "assistant", "model", generation->model_name, "content", content,
-                                  "stop_reason", stop_reason(choice), "stop_sequence", choice->result.stop_string,
-                                  "usage", "input_tokens", (json_int_t)prompt_tokens(generation), "output_tokens",
-                                  (json_int_t)choice->result.generated_tokens));
+        json_array_append_new(content, text_json(buffer_json(&choice->content)));
+    json_array_foreach(choice->calls, i, call)
+        json_array_append_new(content, call_json(call, json_incref(json_object_get(call, "arguments"))));
+    exchange_reply_json(generation->job.exchange, 200, message_json(generation, content, choice));
 }
 
-static const struct dialect dialect = {write_delta, end_choice, end};
+static const struct dialect dialect = {write_delta, end_choice, end, NULL};
 
 /* ---- reading -------------------------------------------------------------------------------------------------------
  */

@@ -114,7 +114,7 @@ static void end(struct generation *generation)
     }
 }
 
-static const struct dialect dialect = {write_delta, end_choice, end};
+static const struct dialect dialect = {write_delta, end_choice, end, NULL};
 
 /* ---- what is read --------------------------------------------------------------------------------------------------
  */

@@ -162,6 +162,12 @@ static json_t *modelfile(const struct model_entry *entry)
 
 static json_t *capabilities(const struct gguf *file, const struct gguf_string *template)
 {
+    struct gguf_string architecture;
+    char pooling[128] = "";
+    if (gguf_get_string(file, "general.architecture", &architecture))
+        snprintf(pooling, sizeof pooling, "%s.pooling_type", architecture.data);
+    if (gguf_find(file, pooling))
+        return json_pack("[s]", "embedding");
     json_t *list = json_pack("[s]", "completion");
     const char *text = template->data ? template->data : "";
     if (strstr(text, "tools"))

@@ -182,9 +182,10 @@ bool read_effort(struct generation *generation, const json_t *effort, hypura_err
 json_t *openai_usage(const struct generation *generation)
 {
     uint32_t prompt = prompt_tokens(generation), generated = generated_tokens(generation);
-    return json_pack("{s:I, s:I, s:I, s:{s:I}}", "prompt_tokens", (json_int_t)prompt, "completion_tokens",
+    return json_pack("{s:I, s:I, s:I, s:{s:I}, s:{s:I}}", "prompt_tokens", (json_int_t)prompt, "completion_tokens",
                      (json_int_t)generated, "total_tokens", (json_int_t)prompt + generated, "prompt_tokens_details",
-                     "cached_tokens", (json_int_t)generation->choices[0].result.cached_tokens);
+                     "cached_tokens", (json_int_t)generation->choices[0].result.cached_tokens,
+                     "completion_tokens_details", "reasoning_tokens", (json_int_t)reasoning_tokens(generation));
 }
 
 /* ---- models --------------------------------------------------------------------------------------------------------
@@ -222,7 +223,7 @@ void handle_openai_model(struct exchange *exchange)
     struct model_entry found;
     hypura_error error = {0};
     if (registry_find(exchange_server(exchange)->registry, exchange_rest(exchange), &found, &error)) {
-        exchange_fail(exchange, error.status == HYPURA_ERROR_IO ? 404 : 400, error.message);
+        exchange_fail_as(exchange, error.status == HYPURA_ERROR_IO ? 404 : 400, "model_not_found", error.message);
         return;
     }
     exchange_reply_json(exchange, 200, model_json(found.name, found.modified));

@@ -17,10 +17,10 @@ static json_t *chunk(const struct generation *generation, json_t *choices)
 static void write_choice(struct generation *generation, struct choice *choice, json_t *delta, const char *finish)
 {
     json_t *logprobs = fresh_logprobs(choice);
-    json_t *one =
-        json_pack("{s:i, s:o, s:o, s:s?}", "index", (int)choice->index, "delta", delta, "logprobs",
-                  logprobs && json_array_size(logprobs) ? json_pack("{s:O}", "content", logprobs) : json_null(),
-                  "finish_reason", finish);
+    json_t *one = json_pack(
+        "{s:i, s:o, s:o, s:s?}", "index", (int)choice->index, "delta", delta, "logprobs",
+        logprobs && json_array_size(logprobs) ? json_pack("{s:O, s:n}", "content", logprobs, "refusal") : json_null(),
+        "finish_reason", finish);
     json_decref(logprobs);
     exchange_write_event(generation->job.exchange, NULL, chunk(generation, json_pack("[o]", one)));
 }
@@ -84,8 +84,8 @@ static void end_choice(struct generation *generation, struct choice *choice)
 static json_t *whole_choice(struct choice *choice)
 {
     bool only_calls = choice->calls && choice->content.size == 0;
-    json_t *message = json_pack("{s:s, s:o, s:n}", "role", "assistant", "content",
-                                only_calls ? json_null() : buffer_json(&choice->content), "refusal");
+    json_t *message = json_pack("{s:s, s:o, s:n, s:[]}", "role", "assistant", "content",
+                                only_calls ? json_null() : buffer_json(&choice->content), "refusal", "annotations");
     if (choice->reasoning.size) {
         json_object_set_new(message, "reasoning_content", buffer_json(&choice->reasoning));
         json_object_set_new(message, "reasoning", buffer_json(&choice->reasoning));
@@ -118,7 +118,7 @@ static void end(struct generation *generation)
                                   "usage", openai_usage(generation)));
 }
 
-static const struct dialect dialect = {write_delta, end_choice, end};
+static const struct dialect dialect = {write_delta, end_choice, end, NULL};
 
 static bool read_tools(struct generation *generation, const json_t *json, hypura_error *error)
 {

@@ -90,7 +90,7 @@ static void end(struct generation *generation)
     exchange_reply_json(generation->job.exchange, 200, json);
 }
 
-static const struct dialect dialect = {write_delta, end_choice, end};
+static const struct dialect dialect = {write_delta, end_choice, end, NULL};
 
 static bool read_prompt(struct generation *generation, const json_t *prompt, hypura_error *error)
 {

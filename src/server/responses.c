@@ -4,6 +4,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static json_t *or_null(const json_t *value)
 {
@@ -13,6 +14,32 @@ static json_t *or_null(const json_t *value)
 static bool is_kept(const json_t *request)
 {
     return !json_is_false(json_object_get(request, "store"));
+}
+
+/* As the response tells them: with what was not said. */
+static json_t *text_settings(const json_t *text)
+{
+    json_t *settings = json_is_object(text) ? json_copy((json_t *)text) : json_object();
+    if (!json_object_get(settings, "format"))
+        json_object_set_new(settings, "format", json_pack("{s:s}", "type", "text"));
+    return settings;
+}
+
+static json_t *tool_list(const json_t *tools)
+{
+    json_t *list = json_array(), *tool;
+    size_t i;
+    json_array_foreach(tools, i, tool)
+    {
+        static const char *const fields[] = {"description", "parameters", "strict"};
+        json_t *copy = json_copy(tool);
+        for (size_t f = 0; f < COUNT_OF(fields); f++) {
+            if (!json_object_get(copy, fields[f]))
+                json_object_set_new(copy, fields[f], json_null());
+        }
+        json_array_append_new(list, copy);
+    }
+    return list;
 }
 
 /* The response's object; output is taken over, usage may be NULL. */
@@ -33,8 +60,12 @@ static json_t *response_json(const struct generation *generation, const char *st
         or_null(json_object_get(json_object_get(request, "reasoning"), "effort")), "summary", "store",
         (int)is_kept(request), "temperature", (double)generation->sampling.temperature, "top_p",
         (double)generation->sampling.top_p, "truncation", "disabled");
-    json_object_set_new(json, "text", text ? json_incref(text) : json_pack("{s:{s:s}}", "format", "type", "text"));
-    json_object_set_new(json, "tools", json_is_array(tools) ? json_incref(tools) : json_array());
+    json_object_set_new(json, "text", text_settings(text));
+    json_object_set_new(json, "tools", tool_list(tools));
+    json_object_set_new(json, "background", json_false());
+    json_object_set_new(json, "completed_at", usage && !cut ? json_integer((json_int_t)time(NULL)) : json_null());
+    json_object_set_new(json, "service_tier", json_string("default"));
+    json_object_set_new(json, "top_logprobs", json_integer(0));
     json_object_set_new(json, "tool_choice", choice ? json_incref(choice) : json_string("auto"));
     json_object_set_new(json, "metadata", json_is_object(metadata) ? json_incref(metadata) : json_object());
     json_object_set_new(json, "usage", usage ? usage : json_null());
@@ -45,10 +76,10 @@ static json_t *response_json(const struct generation *generation, const char *st
 static json_t *usage_json(const struct generation *generation)
 {
     uint32_t prompt = prompt_tokens(generation), generated = generated_tokens(generation);
-    return json_pack("{s:I, s:{s:I}, s:I, s:{s:i}, s:I}", "input_tokens", (json_int_t)prompt, "input_tokens_details",
+    return json_pack("{s:I, s:{s:I}, s:I, s:{s:I}, s:I}", "input_tokens", (json_int_t)prompt, "input_tokens_details",
                      "cached_tokens", (json_int_t)generation->choices[0].result.cached_tokens, "output_tokens",
-                     (json_int_t)generated, "output_tokens_details", "reasoning_tokens", 0, "total_tokens",
-                     (json_int_t)prompt + generated);
+                     (json_int_t)generated, "output_tokens_details", "reasoning_tokens",
+                     (json_int_t)reasoning_tokens(generation), "total_tokens", (json_int_t)prompt + generated);
 }
 
 /* ---- items ---------------------------------------------------------------------------------------------------------
@@ -64,16 +95,23 @@ static json_t *message_json(const struct generation *generation, const struct ch
 {
     json_t *content = done ? json_pack("[o]", part_json(&choice->content)) : json_array();
     return json_pack("{s:s, s:o, s:s, s:s, s:o}", "type", "message", "id", json_sprintf("msg_%s", generation->id + 5),
-                     "status", done ? "completed" : "in_progress", "role", "assistant", "content", content);
+                     "status",
+                     !done                                    ? "in_progress"
+                     : choice->result.reason == FINISH_LENGTH ? "incomplete"
+                                                              : "completed",
+                     "role", "assistant", "content", content);
+}
+
+static json_t *reasoning_part_json(const struct buffer *text)
+{
+    return json_pack("{s:s, s:o}", "type", "reasoning_text", "text", buffer_json(text));
 }
 
 static json_t *reasoning_json(const struct generation *generation, const struct choice *choice, bool done)
 {
-    json_t *content = done
-                          ? json_pack("[{s:s, s:o}]", "type", "reasoning_text", "text", buffer_json(&choice->reasoning))
-                          : json_array();
-    return json_pack("{s:s, s:o, s:[], s:o}", "type", "reasoning", "id", json_sprintf("rs_%s", generation->id + 5),
-                     "summary", "content", content);
+    json_t *content = done ? json_pack("[o]", reasoning_part_json(&choice->reasoning)) : json_array();
+    return json_pack("{s:s, s:o, s:[], s:o, s:s}", "type", "reasoning", "id", json_sprintf("rs_%s", generation->id + 5),
+                     "summary", "content", content, "status", done ? "completed" : "in_progress");
 }
 
 static json_t *call_json(const json_t *call, bool done)
@@ -141,6 +179,9 @@ static void close_item(struct generation *generation, struct choice *choice)
         json = about(generation, "rs", true);
         json_object_set_new(json, "text", buffer_json(&choice->reasoning));
         item_event(generation, "response.reasoning_text.done", NULL, json);
+        json = about(generation, "rs", true);
+        json_object_set_new(json, "part", reasoning_part_json(&choice->reasoning));
+        item_event(generation, "response.content_part.done", NULL, json);
         item_event(generation, "response.output_item.done", reasoning_json(generation, choice, true), json_object());
     }
     if (generation->block >= 0)
@@ -152,14 +193,13 @@ static void open_item(struct generation *generation, struct choice *choice, enum
 {
     close_item(generation, choice);
     generation->block = (int)kind;
-    if (kind == CHAT_REASONING) {
-        item_event(generation, "response.output_item.added", reasoning_json(generation, choice, false), json_object());
-        return;
-    }
+    bool thinking = kind == CHAT_REASONING;
     struct buffer none = {0};
-    item_event(generation, "response.output_item.added", message_json(generation, choice, false), json_object());
-    json_t *json = about(generation, "msg", true);
-    json_object_set_new(json, "part", part_json(&none));
+    item_event(generation, "response.output_item.added",
+               thinking ? reasoning_json(generation, choice, false) : message_json(generation, choice, false),
+               json_object());
+    json_t *json = about(generation, thinking ? "rs" : "msg", true);
+    json_object_set_new(json, "part", thinking ? reasoning_part_json(&none) : part_json(&none));
     item_event(generation, "response.content_part.added", NULL, json);
 }
 
@@ -244,7 +284,18 @@ static void end(struct generation *generation)
     exchange_end(generation->job.exchange);
 }
 
-static const struct dialect dialect = {write_delta, end_choice, end};
+/* What was written of the answer is not told again. */
+static void fail(struct generation *generation, const char *message)
+{
+    json_t *json = response_json(generation, "failed", json_array(), NULL), *text = json_string(message);
+    json_object_set_new(json, "error",
+                        json_pack("{s:s, s:o}", "code", "server_error", "message",
+                                  text ? text : json_string("an error whose message is not UTF-8 text")));
+    event(generation, "response.failed", json_pack("{s:o}", "response", json));
+    exchange_end(generation->job.exchange);
+}
+
+static const struct dialect dialect = {write_delta, end_choice, end, fail};
 
 /* ---- reading -------------------------------------------------------------------------------------------------------
  */

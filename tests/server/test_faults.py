@@ -261,6 +261,26 @@ def a_file_that_goes_in_mid_stream():
     lines = [json.loads(line) for line in response.read().splitlines()]
     assert "cut.gguf" in lines[-1].get("error", ""), lines[-1]
     os.remove(path)
+    # The other APIs say it as their clients expect.
+    for api, body, last in (("/v1/chat/completions", {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 400}, None),
+                            ("/v1/responses", {"input": QUESTION, "max_output_tokens": 400}, "response.failed"),
+                            ("/v1/messages", {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 400}, "error")):
+        shutil.copy(FILE, path)
+        os.utime(path, (len(api), len(api)))
+        connection = server.connection()
+        # Without the tokens that end an answer.
+        connection.request("POST", api, json.dumps({**body, "model": "cut", "stream": True, "temperature": 1, "seed": 1,
+                                                    "logit_bias": {str(6140 + i): -100 for i in range(4)}}))
+        response = connection.getresponse()
+        assert response.status == 200 and response.readline()
+        os.truncate(path, 3 * MIB)
+        blocks = response.read().decode().strip().split("\n\n")
+        event, data = blocks[-1].splitlines() if last else (None, blocks[-1])
+        assert event == (last and "event: " + last), blocks[-1]
+        told = json.loads(data[6:])
+        error = told["response"]["error"] if last == "response.failed" else told["error"]
+        assert "cut.gguf" in error["message"], told
+        os.remove(path)
     assert server.post("/api/chat", chat("manpage-moe-24m-Q4_K_M", stream=False))["message"]["content"].startswith(ANSWER)
     assert server.stop() == 0
 

@@ -1,0 +1,311 @@
+#!/usr/bin/env python3
+"""Answers field by field against what OpenAI, Anthropic and Ollama document. Prints TAP.
+
+    test_shapes.py HYPURA SOURCE_FOLDER
+
+A shape is a type, a tuple of shapes one of which holds, a list with the shape of its elements, or an object whose fields
+must be there, but for those whose names end with "?", and no others.
+"""
+import json
+import os
+import sys
+import time
+import traceback
+
+import test_server
+from test_server import GREEDY, MODEL, QUESTION, SOURCE, WEATHER, WORK, Server, events_of
+
+ANY = object()
+NUMBER = (int, float)
+TEXT_OR_NULL = (str, None)
+SERVER = None
+
+
+def check(value, shape, path="answer"):
+    if shape is ANY:
+        return
+    if isinstance(shape, tuple):
+        problems = []
+        for one in shape:
+            try:
+                return check(value, one, path)
+            except AssertionError as problem:
+                problems.append(str(problem))
+        raise AssertionError("; or ".join(problems))
+    if isinstance(shape, list):
+        assert isinstance(value, list), f"{path} is {value!r}, no list"
+        for i, one in enumerate(value):
+            check(one, shape[0], f"{path}[{i}]")
+    elif isinstance(shape, dict):
+        assert isinstance(value, dict), f"{path} is {value!r}, no object"
+        for name, inner in shape.items():
+            if name.rstrip("?") in value:
+                check(value[name.rstrip("?")], inner, f"{path}.{name}")
+            else:
+                assert name.endswith("?"), f"{path} lacks {name}"
+        known = {name.rstrip("?") for name in shape}
+        assert set(value) <= known, f"{path} has {sorted(set(value) - known)}"
+    elif isinstance(shape, type):
+        assert isinstance(value, shape) and not (shape is not bool and isinstance(value, bool)), f"{path} is {value!r}, no {shape.__name__}"
+    else:
+        assert value == shape, f"{path} is {value!r}, not {shape!r}"
+
+
+# ---- OpenAI ---------------------------------------------------------------------------------------------------------
+
+USAGE = {"prompt_tokens": int, "completion_tokens": int, "total_tokens": int, "prompt_tokens_details": {"cached_tokens": int},
+         "completion_tokens_details": {"reasoning_tokens": int}}
+TOP = {"token": str, "logprob": NUMBER, "bytes": ([int], None)}
+LOGPROBS = {"content": ([{**TOP, "top_logprobs": [TOP]}], None), "refusal": None}
+CALL = {"id": str, "type": "function", "function": {"name": str, "arguments": str}}
+# Reasoning has no field in OpenAI's own answers; clients know it by these.
+REASONING = {"reasoning_content?": str, "reasoning?": str}
+FINISH = ("stop", "length", "tool_calls")
+COMPLETION = {"id": str, "object": "chat.completion", "created": int, "model": str, "system_fingerprint": str, "usage": USAGE,
+              "choices": [{"index": int, "finish_reason": FINISH, "logprobs": (LOGPROBS, None),
+                           "message": {"role": "assistant", "content": TEXT_OR_NULL, "refusal": None, "annotations": [ANY],
+                                       "tool_calls?": [CALL], **REASONING}}]}
+CHUNK = {"id": str, "object": "chat.completion.chunk", "created": int, "model": str, "system_fingerprint": str, "usage?": (USAGE, None),
+         "choices": [{"index": int, "finish_reason": FINISH + (None,), "logprobs": (LOGPROBS, None),
+                      "delta": {"role?": "assistant", "content?": str, "tool_calls?": [{"index": int, **CALL}], **REASONING}}]}
+OLD_LOGPROBS = {"tokens": [str], "token_logprobs": [NUMBER], "top_logprobs": [dict], "text_offset": [int]}
+OLD_COMPLETION = {"id": str, "object": "text_completion", "created": int, "model": str, "system_fingerprint": str, "usage?": (USAGE, None),
+                  "choices": [{"text": str, "index": int, "logprobs": (OLD_LOGPROBS, None), "finish_reason": ("stop", "length", None)}]}
+OPENAI_MODEL = {"id": str, "object": "model", "created": int, "owned_by": str}
+EMBEDDINGS = {"object": "list", "model": str, "data": [{"object": "embedding", "index": int, "embedding": ([NUMBER], str)}],
+              "usage": {"prompt_tokens": int, "total_tokens": int}}
+OPENAI_ERROR = {"error": {"message": str, "type": str, "param": TEXT_OR_NULL, "code": TEXT_OR_NULL}}
+
+
+def chat(**more):
+    return {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 12, **more}
+
+
+TOOLS = [{"type": "function", "function": WEATHER}]
+
+
+def openai_chat():
+    check(SERVER.post("/v1/chat/completions", chat()), COMPLETION)
+    check(SERVER.post("/v1/chat/completions", chat(n=2, logprobs=True, top_logprobs=2)), COMPLETION)
+    called = SERVER.post("/v1/chat/completions", chat(tools=TOOLS, tool_choice="required", max_tokens=100))
+    check(called, COMPLETION)
+    assert called["choices"][0]["finish_reason"] == "tool_calls" and called["choices"][0]["message"]["tool_calls"]
+    for body in (chat(logprobs=True, top_logprobs=1, stream_options={"include_usage": True}),
+                 chat(tools=TOOLS, tool_choice="required", max_tokens=100)):
+        events = events_of("/v1/chat/completions", {**body, "stream": True})
+        assert events.pop() == (None, "[DONE]")
+        for name, chunk in events:
+            assert name is None
+            check(chunk, CHUNK)
+
+
+def openai_completions():
+    body = {"model": MODEL, "prompt": "ls - list", "max_tokens": 6, "temperature": 0, "logprobs": 2}
+    whole = SERVER.post("/v1/completions", body)
+    check(whole, OLD_COMPLETION)
+    assert whole["usage"] and whole["choices"][0]["logprobs"]
+    events = events_of("/v1/completions", {**body, "stream": True, "stream_options": {"include_usage": True}})
+    assert events.pop() == (None, "[DONE]")
+    for _, chunk in events:
+        check(chunk, OLD_COMPLETION)
+
+
+def openai_models_and_embeddings():
+    check(SERVER.json("GET", "/v1/models"), {"object": "list", "data": [OPENAI_MODEL]})
+    check(SERVER.json("GET", "/v1/models/" + MODEL), OPENAI_MODEL)
+    check(SERVER.post("/v1/embeddings", {"model": MODEL, "input": ["a", "b"]}), EMBEDDINGS)
+    check(SERVER.post("/v1/embeddings", {"model": MODEL, "input": "a", "encoding_format": "base64"}), EMBEDDINGS)
+
+
+def openai_errors():
+    missing = {"model": "nothing"}
+    for path, body, status, kind, code in (
+            ("/v1/chat/completions", {**chat(), **missing}, 404, "invalid_request_error", "model_not_found"),
+            ("/v1/completions", {**missing, "prompt": "x"}, 404, "invalid_request_error", "model_not_found"),
+            ("/v1/embeddings", {**missing, "input": "x"}, 404, "invalid_request_error", "model_not_found"),
+            ("/v1/responses", {**missing, "input": "x"}, 404, "invalid_request_error", "model_not_found"),
+            ("/v1/chat/completions", chat(messages=[{"role": "user", "content": "word " * 3000}]), 400, "invalid_request_error",
+             "context_length_exceeded"),
+            ("/v1/chat/completions", chat(messages=[]), 400, "invalid_request_error", None),
+            ("/v1/chat/completions", b"{", 400, "invalid_request_error", None)):
+        error = SERVER.post(path, body, status)
+        check(error, OPENAI_ERROR)
+        assert error["error"]["type"] == kind and error["error"]["code"] == code, error
+    error = SERVER.json("GET", "/v1/models/nothing", status=404)
+    check(error, OPENAI_ERROR)
+    assert error["error"]["code"] == "model_not_found"
+    keyed = Server(environment={"HYPURA_API_KEY": "secret"})
+    error = keyed.json("GET", "/v1/models", status=401)
+    check(error, OPENAI_ERROR)
+    assert error["error"]["code"] == "invalid_api_key"
+    check(keyed.post("/v1/messages", {}, 401), ANTHROPIC_ERROR)
+    keyed.stop()
+
+
+PART = {"type": "output_text", "text": str, "annotations": [ANY], "logprobs": [ANY]}
+REASONING_PART = {"type": "reasoning_text", "text": str}
+STATUS = ("in_progress", "completed", "incomplete")
+ITEM = ({"type": "message", "id": str, "status": STATUS, "role": "assistant", "content": [PART]},
+        {"type": "reasoning", "id": str, "summary": [ANY], "content": [REASONING_PART], "status": STATUS},
+        {"type": "function_call", "id": str, "call_id": str, "status": STATUS, "name": str, "arguments": str})
+TOOL = {"type": "function", "name": str, "description": TEXT_OR_NULL, "parameters": (dict, None), "strict": (bool, None)}
+RESPONSE = {"id": str, "object": "response", "created_at": int, "completed_at": (int, None), "status": STATUS + ("failed",),
+            "error": ({"code": str, "message": str}, None), "incomplete_details": ({"reason": "max_output_tokens"}, None),
+            "instructions": TEXT_OR_NULL, "max_output_tokens": (int, None), "model": str, "output": [ITEM], "parallel_tool_calls": bool,
+            "previous_response_id": TEXT_OR_NULL, "reasoning": {"effort": TEXT_OR_NULL, "summary": None}, "store": bool,
+            "temperature": NUMBER, "text": {"format": dict, "verbosity?": str}, "tool_choice": (str, dict), "tools": [TOOL],
+            "top_p": NUMBER, "top_logprobs": int, "truncation": "disabled", "metadata": dict, "user": None, "background": False,
+            "service_tier": "default",
+            "usage": ({"input_tokens": int, "input_tokens_details": {"cached_tokens": int}, "output_tokens": int,
+                       "output_tokens_details": {"reasoning_tokens": int}, "total_tokens": int}, None)}
+AT = {"type": str, "sequence_number": int, "output_index": int, "item_id": str}
+EVENTS = {
+    "response.created": {"type": str, "sequence_number": int, "response": RESPONSE},
+    "response.output_item.added": {"type": str, "sequence_number": int, "output_index": int, "item": ITEM},
+    "response.content_part.added": {**AT, "content_index": int, "part": (PART, REASONING_PART)},
+    "response.output_text.delta": {**AT, "content_index": int, "delta": str, "logprobs": [ANY]},
+    "response.output_text.done": {**AT, "content_index": int, "text": str, "logprobs": [ANY]},
+    "response.reasoning_text.delta": {**AT, "content_index": int, "delta": str},
+    "response.reasoning_text.done": {**AT, "content_index": int, "text": str},
+    "response.function_call_arguments.delta": {**AT, "delta": str},
+    "response.function_call_arguments.done": {**AT, "name": str, "arguments": str}}
+for one in ("in_progress", "completed", "incomplete", "failed"):
+    EVENTS["response." + one] = EVENTS["response.created"]
+EVENTS["response.output_item.done"] = EVENTS["response.output_item.added"]
+EVENTS["response.content_part.done"] = EVENTS["response.content_part.added"]
+
+
+def openai_responses():
+    tool = {"type": "function", "name": WEATHER["name"], "parameters": WEATHER["parameters"]}
+    body = {"model": MODEL, "input": QUESTION, "temperature": 0, "max_output_tokens": 12}
+    for more in ({}, {"max_output_tokens": 60}, {"tools": [tool], "tool_choice": "required", "max_output_tokens": 100},
+                 {"text": {"verbosity": "low"}, "instructions": "Be brief.", "metadata": {"a": "b"}, "reasoning": {"effort": "low"}}):
+        whole = SERVER.post("/v1/responses", {**body, **more})
+        check(whole, RESPONSE)
+        cut = more.get("max_output_tokens", 12) == 12
+        assert whole["status"] == ("incomplete" if cut else "completed") and whole["output"][-1]["status"] == whole["status"], whole
+        assert (whole["completed_at"] is None) == cut
+        events = events_of("/v1/responses", {**body, **more, "stream": True})
+        for name, data in events:
+            check(data, EVENTS[name], name)
+        assert events[-1][1]["response"]["output"][-1].get("content") == whole["output"][-1].get("content")
+
+
+# ---- Anthropic ------------------------------------------------------------------------------------------------------
+
+DELTA_USAGE = {"input_tokens": int, "output_tokens": int, "cache_creation_input_tokens": int, "cache_read_input_tokens": int,
+               "output_tokens_details": {"thinking_tokens": int}, "server_tool_use": None}
+BLOCK = ({"type": "text", "text": str, "citations": None}, {"type": "thinking", "thinking": str, "signature": str},
+         {"type": "tool_use", "id": str, "name": str, "input": dict, "caller": {"type": "direct"}})
+STOP = ("end_turn", "max_tokens", "stop_sequence", "tool_use")
+MESSAGE = {"id": str, "type": "message", "role": "assistant", "model": str, "content": [BLOCK], "stop_reason": STOP + (None,),
+           "stop_sequence": TEXT_OR_NULL, "stop_details": None, "container": None,
+           "usage": {**DELTA_USAGE, "cache_creation": None, "service_tier": "standard", "inference_geo": None, "speed": None}}
+MESSAGE_EVENTS = {
+    "message_start": {"type": str, "message": MESSAGE},
+    "content_block_start": {"type": str, "index": int, "content_block": BLOCK},
+    "content_block_delta": {"type": str, "index": int, "delta": (
+        {"type": "text_delta", "text": str}, {"type": "thinking_delta", "thinking": str}, {"type": "input_json_delta", "partial_json": str})},
+    "content_block_stop": {"type": str, "index": int},
+    "message_delta": {"type": str, "usage": DELTA_USAGE, "delta": {"stop_reason": STOP, "stop_sequence": TEXT_OR_NULL,
+                                                                   "stop_details": None, "container": None}},
+    "message_stop": {"type": str}}
+ANTHROPIC_ERROR = {"type": "error", "error": {"type": str, "message": str}, "request_id": str}
+
+
+def anthropic_messages():
+    body = {"model": MODEL, "max_tokens": 12, "temperature": 0, "messages": [{"role": "user", "content": QUESTION}]}
+    tool = {"name": WEATHER["name"], "input_schema": WEATHER["parameters"]}
+    for more, reason in (({}, "max_tokens"), ({"max_tokens": 60}, "end_turn"), ({"stop_sequences": ["directory"]}, "stop_sequence"),
+                         ({"tools": [tool], "tool_choice": {"type": "any"}, "max_tokens": 100}, "tool_use")):
+        whole = SERVER.post("/v1/messages", {**body, **more})
+        check(whole, MESSAGE)
+        assert whole["stop_reason"] == reason and (whole["stop_sequence"] == "directory") == (reason == "stop_sequence"), whole
+        for name, data in events_of("/v1/messages", {**body, **more, "stream": True}):
+            check(data, MESSAGE_EVENTS[name], name)
+
+
+def anthropic_errors():
+    body = {"model": MODEL, "max_tokens": 12, "messages": [{"role": "user", "content": QUESTION}]}
+    for change, status, kind in (({"model": "nothing"}, 404, "not_found_error"), ({"max_tokens": None}, 400, "invalid_request_error"),
+                                 ({"messages": []}, 400, "invalid_request_error")):
+        error = SERVER.post("/v1/messages", {**body, **change}, status)
+        check(error, ANTHROPIC_ERROR)
+        assert error["error"]["type"] == kind, error
+    connection = SERVER.connection()
+    connection.request("POST", "/v1/messages", b"x" * (33 << 20))
+    response = connection.getresponse()
+    error = json.loads(response.read())
+    connection.close()
+    check(error, ANTHROPIC_ERROR)
+    assert response.status == 413 and error["error"]["type"] == "request_too_large", error
+
+
+# ---- Ollama ---------------------------------------------------------------------------------------------------------
+
+FIGURES = {"total_duration": int, "load_duration": int, "prompt_eval_count": int, "prompt_eval_duration": int, "eval_count": int,
+           "eval_duration": int}
+HEAD = {"model": str, "created_at": str}
+OLLAMA_LOGPROBS = [{**TOP, "top_logprobs?": [TOP]}]
+OLLAMA_MESSAGE = {"role": "assistant", "content": str, "thinking?": str,
+                  "tool_calls?": [{"id": str, "function": {"index": int, "name": str, "arguments": dict}}]}
+ENDS = {"done": True, "done_reason": ("stop", "length"), **FIGURES, "logprobs?": OLLAMA_LOGPROBS}
+DETAILS = {"parent_model": str, "format": "gguf", "family": str, "families": [str], "parameter_size": str, "quantization_level": str}
+LISTED = {"name": str, "model": str, "size": int, "digest": str, "details": DETAILS}
+
+
+def ollama_answers():
+    for path, own, piece in (("/api/generate", {"prompt": QUESTION}, {"response": str, "thinking?": str}),
+                             ("/api/chat", {"messages": [{"role": "user", "content": QUESTION}]}, {"message": OLLAMA_MESSAGE})):
+        body = {"model": MODEL, "options": GREEDY, "logprobs": True, "top_logprobs": 2, **own}
+        last = {**HEAD, **piece, **ENDS, **({"context?": [int]} if path == "/api/generate" else {})}
+        check(SERVER.post(path, {**body, "stream": False}), last)
+        lines = SERVER.lines(path, body)
+        for line in lines[:-1]:
+            check(line, {**HEAD, **piece, "done": False, "logprobs?": OLLAMA_LOGPROBS})
+        check(lines[-1], last)
+        check(SERVER.post(path, {"model": MODEL}), {**HEAD, **piece, "done": True, "done_reason": "load"})
+
+
+def ollama_lists():
+    check(SERVER.json("GET", "/api/tags"), {"models": [{**LISTED, "modified_at": str}]})
+    SERVER.post("/api/generate", {"model": MODEL})
+    check(SERVER.json("GET", "/api/ps"), {"models": [{**LISTED, "expires_at": str, "size_vram": int, "context_length": int}]})
+    show = {"modelfile": str, "parameters": str, "template": str, "details": DETAILS, "model_info": dict, "capabilities": [str],
+            "modified_at": str, "license?": (str, [str]), "system?": str, "messages?": [dict]}
+    check(SERVER.post("/api/show", {"model": MODEL}), show)
+    check(SERVER.post("/api/embed", {"model": MODEL, "input": "x"}),
+          {"model": str, "embeddings": [[NUMBER]], "total_duration": int, "load_duration": int, "prompt_eval_count": int})
+    check(SERVER.post("/api/embeddings", {"model": MODEL, "prompt": "x"}), {"embedding": [NUMBER]})
+    check(SERVER.json("GET", "/api/version"), {"version": str, "hypura": str})
+
+
+def ollama_tells_encoders_apart():
+    encoder = Server(os.path.join(SOURCE, "tests", "data", "embed", "bert.gguf"))
+    assert encoder.post("/api/show", {"model": "bert"})["capabilities"] == ["embedding"]
+    assert "embeddings" in encoder.post("/api/chat", {"model": "bert", "messages": [{"role": "user", "content": "a"}]}, 400)["error"]
+    assert "completion" in SERVER.post("/api/show", {"model": MODEL})["capabilities"]
+    encoder.stop()
+
+
+TESTS = [openai_chat, openai_completions, openai_models_and_embeddings, openai_errors, openai_responses, anthropic_messages,
+         anthropic_errors, ollama_answers, ollama_lists, ollama_tells_encoders_apart]
+
+if __name__ == "__main__":
+    SERVER = test_server.SERVER = Server("--context", 512, "--parallel", 2)
+    print(f"1..{len(TESTS)}")
+    failed = 0
+    for number, test in enumerate(TESTS, 1):
+        name = test.__name__.replace("_", " ")
+        try:
+            start = time.time()
+            test()
+            print(f"ok {number} - {name} # {time.time() - start:.2f} s", flush=True)
+        except Exception:
+            failed += 1
+            print(f"not ok {number} - {name}", flush=True)
+            for line in traceback.format_exc().splitlines():
+                print(f"# {line}")
+    failed += SERVER.stop() != 0
+    WORK.cleanup()
+    sys.exit(1 if failed else 0)
