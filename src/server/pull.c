@@ -28,7 +28,8 @@ struct pull {
     char path[PATH_MAX], partial[PATH_MAX];
     int file;
     uint64_t have, total, next_check, last_told;
-    bool checked;
+    uint64_t stop_at; /* bytes of a part that are enough for now; 0: all of them */
+    bool checked, stopped;
     hypura_error error; /* of the callback */
 };
 
@@ -47,18 +48,19 @@ static const struct source_part *part_of(const struct pull *pull)
 /* ---- the check ------------------------------------------------------------------------------------------------------
  */
 
-/* A file as long as the model will be, with the bytes that are there: enough for whoever reads the header only. */
-static hypura_status make_sparse(const struct pull *pull, const char *path, hypura_error *error)
+/* A file as long as a part will be, with the first bytes of those that are there: enough for whoever reads the header.
+ */
+static hypura_status make_sparse(const char *path, int file, uint64_t bytes, uint64_t total, hypura_error *error)
 {
     char piece[65536];
     int out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     bool fine = out >= 0;
-    for (uint64_t at = 0; fine && at < pull->have;) {
-        ssize_t got = pread(pull->file, piece, MIN(sizeof piece, pull->have - at), (off_t)at);
+    for (uint64_t at = 0; fine && at < bytes;) {
+        ssize_t got = pread(file, piece, MIN(sizeof piece, bytes - at), (off_t)at);
         fine = got > 0 && write(out, piece, (size_t)got) == got;
         at += got > 0 ? (uint64_t)got : 0;
     }
-    fine = fine && ftruncate(out, (off_t)pull->total) == 0;
+    fine = fine && ftruncate(out, (off_t)total) == 0;
     int number = errno;
     if (out >= 0)
         close(out);
@@ -96,28 +98,32 @@ static hypura_status plan_of(const struct pull *pull, const char *path, hypura_e
     return status;
 }
 
+/* What a check found. A header that is longer than what is there looks damaged: then more is to be fetched. */
+static hypura_status judge(struct pull *pull, hypura_status status, const hypura_error *error, bool more)
+{
+    pull->checked = status == HYPURA_OK;
+    pull->next_check *= 4;
+    if (!status || (status == HYPURA_ERROR_FORMAT && more && pull->next_check <= LAST_CHECK))
+        return HYPURA_OK;
+    return error_set(&pull->error, error->status ? error->status : status, "this model cannot run here: %s",
+                     error->message);
+}
+
 /* Whether the model would run here, as soon as its header is there. False: it would not. */
 static bool check_header(struct pull *pull)
 {
     char path[PATH_MAX];
-    /* What the parts of a split model hold is known when all are here. */
+    /* A split model was checked before its parts are fetched. */
     if (pull->checked || pull->source.part_count > 1 || pull->total == 0 ||
         pull->have < MIN(pull->next_check, pull->total))
         return true;
     snprintf(path, sizeof path, "%.*s.check", (int)sizeof path - 8, pull->partial);
     hypura_error error = {0};
-    hypura_status status = make_sparse(pull, path, &error);
+    hypura_status status = make_sparse(path, pull->file, MIN(pull->have, pull->next_check), pull->total, &error);
     if (!status)
         status = plan_of(pull, path, &error);
     unlink(path);
-    pull->checked = status == HYPURA_OK;
-    pull->next_check *= 4;
-    /* A header that is longer than what is there looks damaged. */
-    if (status == HYPURA_ERROR_FORMAT && pull->have < pull->total && pull->next_check <= LAST_CHECK)
-        return true;
-    if (status)
-        error_set(&pull->error, error.status ? error.status : status, "this model cannot run here: %s", error.message);
-    return status == HYPURA_OK;
+    return judge(pull, status, &error, pull->have < pull->total) == HYPURA_OK;
 }
 
 /* ---- the bytes ------------------------------------------------------------------------------------------------------
@@ -150,8 +156,11 @@ static bool has_room(struct pull *pull)
     if (pull->total == 0 || fstatvfs(pull->file, &info))
         return true;
     uint64_t left = (uint64_t)info.f_bavail * info.f_frsize, wanted = pull->total - MIN(pull->have, pull->total);
-    for (size_t i = pull->part + 1; i < pull->source.part_count; i++)
-        wanted += pull->source.parts[i].bytes;
+    /* How long the parts of a split model are was found out before the first of them is fetched. */
+    for (size_t i = 0; i < pull->source.part_count; i++) {
+        const struct source_part *part = &pull->source.parts[i];
+        wanted += i != pull->part && part->bytes > part->have ? part->bytes - part->have : 0;
+    }
     if (wanted <= left)
         return true;
     error_set(&pull->error, HYPURA_ERROR_IO, "%s are left to download, and only %s are free in %s",
@@ -174,6 +183,10 @@ static bool take_bytes(void *context, const void *data, size_t size, uint64_t to
     pull->total = total;
     if (first && !has_room(pull))
         return false;
+    if (pull->stop_at && pull->have >= pull->stop_at) {
+        pull->stopped = true;
+        return false;
+    }
     for (const char *at = data; size;) {
         ssize_t written = pwrite(pull->file, at, size, (off_t)pull->have);
         if (written < 0) {
@@ -184,7 +197,8 @@ static bool take_bytes(void *context, const void *data, size_t size, uint64_t to
         at += written;
         size -= (size_t)written;
     }
-    return check_header(pull) && tell_bytes(pull, first);
+    pull->stopped = pull->stop_at && pull->have >= pull->stop_at;
+    return !pull->stopped && check_header(pull) && tell_bytes(pull, first);
 }
 
 static bool go_on(void *context)
@@ -233,7 +247,6 @@ static hypura_status download(struct pull *pull, hypura_error *error)
         return error_set(error, HYPURA_ERROR_IO, "model '%s' is being downloaded already", pull->source.name);
     if (fstat(pull->file, &info) == 0)
         pull->have = (uint64_t)info.st_size;
-    pull->next_check = FIRST_CHECK;
     struct fetch fetch = {.url = part_of(pull)->url,
                           .offset = pull->have,
                           .fail_on_error = true,
@@ -242,6 +255,8 @@ static hypura_status download(struct pull *pull, hypura_error *error)
                           .context = pull};
     long status;
     hypura_status result = fetch_run(&fetch, &status, error);
+    if (pull->stopped)
+        return HYPURA_OK;
     if (pull->error.status) {
         *error = pull->error;
         if (pull->error.status != HYPURA_ERROR_IO)
@@ -251,8 +266,10 @@ static hypura_status download(struct pull *pull, hypura_error *error)
     /* 416: there is nothing behind what is here already. */
     if (!result && status != 200 && status != 206 && !(status == 416 && pull->have))
         return error_set(error, HYPURA_ERROR_IO, "%.200s answered with status %ld", part_of(pull)->url, status);
-    if (result == HYPURA_ERROR_IO && status == 416 && pull->have)
+    if (result == HYPURA_ERROR_IO && status == 416 && pull->have) {
+        pull->total = pull->have;
         result = HYPURA_OK;
+    }
     if (!result && pull->total && pull->have != pull->total)
         result = error_set(error, HYPURA_ERROR_IO, "the download ended after %llu of %llu bytes",
                            (unsigned long long)pull->have, (unsigned long long)pull->total);
@@ -265,6 +282,7 @@ static void set_part(struct pull *pull, size_t part)
     size_t count = pull->source.part_count;
     pull->part = part;
     pull->have = pull->total = 0;
+    pull->stopped = false;
     registry_path(pull->registry, pull->source.name, "gguf", pull->path, sizeof pull->path);
     if (count > 1) {
         char *ending = strrchr(pull->path, '.');
@@ -280,12 +298,97 @@ static void close_file(struct pull *pull)
     pull->file = -1;
 }
 
+/* The first bytes of each part, up to stop_at; then it is known how long all are. */
+static hypura_status fetch_heads(struct pull *pull, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    for (size_t i = 0; !status && i < pull->source.part_count; i++) {
+        struct source_part *part = &pull->source.parts[i];
+        set_part(pull, i);
+        status = download(pull, error);
+        part->bytes = pull->total;
+        part->have = pull->have;
+        if (status && pull->file >= 0 && pull->have == 0)
+            unlink(pull->partial);
+        close_file(pull);
+    }
+    return status;
+}
+
+/* Of the part in work; parts know one another by their names. */
+static void head_path(const struct pull *pull, char *out, size_t room)
+{
+    const char *slash = strrchr(pull->path, '/');
+    snprintf(out, room, "%s/.check.%s", registry_folder(pull->registry), slash + 1);
+}
+
+/* The model as it will be, of files that have nothing but their heads. */
+static hypura_status check_heads(struct pull *pull, hypura_error *error)
+{
+    char path[PATH_MAX];
+    hypura_status status = HYPURA_OK;
+    for (size_t i = pull->source.part_count; !status && i-- > 0;) {
+        const struct source_part *part = &pull->source.parts[i];
+        set_part(pull, i);
+        head_path(pull, path, sizeof path);
+        int file = open(pull->partial, O_RDONLY | O_CLOEXEC);
+        status = file < 0 ? error_set_errno(error, errno, "cannot read %s", pull->partial)
+                          : make_sparse(path, file, MIN(part->have, pull->stop_at), part->bytes, error);
+        if (file >= 0)
+            close(file);
+    }
+    if (!status)
+        status = plan_of(pull, path, error);
+    for (size_t i = 0; i < pull->source.part_count; i++) {
+        set_part(pull, i);
+        head_path(pull, path, sizeof path);
+        unlink(path);
+    }
+    return status;
+}
+
+/* Whether a split model has room and would run here, before more than the heads of its parts are fetched. */
+static hypura_status check_split(struct pull *pull, hypura_error *error)
+{
+    for (size_t i = 0; i < pull->source.part_count; i++) {
+        struct stat info;
+        set_part(pull, i);
+        pull->source.parts[i].have = stat(pull->partial, &info) == 0 ? (uint64_t)info.st_size : 0;
+    }
+    while (!pull->checked) {
+        hypura_error problem = {0};
+        bool more = false, known = true;
+        pull->stop_at = pull->next_check;
+        hypura_status status = fetch_heads(pull, error);
+        if (status)
+            return status;
+        for (size_t i = 0; i < pull->source.part_count; i++) {
+            more |= pull->source.parts[i].have < pull->source.parts[i].bytes;
+            known &= pull->source.parts[i].bytes > 0;
+        }
+        if (!known)
+            break; /* a server that does not say how long its files are */
+        status = check_heads(pull, &problem);
+        if (judge(pull, status, &problem, more)) {
+            *error = pull->error;
+            for (size_t i = 0; error->status != HYPURA_ERROR_IO && i < pull->source.part_count; i++) {
+                set_part(pull, i);
+                unlink(pull->partial);
+            }
+            return error->status;
+        }
+    }
+    pull->stop_at = 0;
+    return HYPURA_OK;
+}
+
 /* One part, up to a whole file that has its digest but not its name yet. */
 static hypura_status fetch_part(struct pull *pull, size_t part, hypura_error *error)
 {
     struct gguf *file;
     set_part(pull, part);
     hypura_status status = download(pull, error);
+    pull->source.parts[part].have = pull->have;
     if (status && pull->file >= 0 && pull->have == 0)
         unlink(pull->partial);
     if (!status)
@@ -338,12 +441,18 @@ hypura_status registry_pull(struct registry *registry, const char *reference, co
     hypura_status status = ALLOCATE(&pull, 1, "download", error);
     if (status)
         return status;
-    *pull =
-        (struct pull){.registry = registry, .options = options, .progress = progress, .context = context, .file = -1};
+    *pull = (struct pull){.registry = registry,
+                          .options = options,
+                          .progress = progress,
+                          .context = context,
+                          .file = -1,
+                          .next_check = FIRST_CHECK};
     tell(pull, json_pack("{s:s}", "status", "pulling manifest"));
     status = source_find(&pull->source, reference, error);
     if (!status)
         status = registry_make_folder(registry, error);
+    if (!status && pull->source.part_count > 1)
+        status = check_split(pull, error);
     for (size_t i = 0; !status && i < pull->source.part_count; i++)
         status = fetch_part(pull, i, error);
     if (!status)

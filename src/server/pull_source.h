@@ -10,6 +10,7 @@ struct source_part {
     char url[2048];
     char digest[65]; /* SHA-256 in hexadecimal, or empty */
     uint64_t bytes;  /* 0: not known before it is asked for */
+    uint64_t have;   /* of these, here already */
 };
 
 struct source {

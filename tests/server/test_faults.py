@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 
+import gguf_file
 from test_server import ANSWER, FILE, GREEDY, QUESTION, WORK, Server
 
 MIB = 1 << 20
@@ -51,9 +52,11 @@ class Source(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     gate = threading.Event()
     reached = threading.Event()
+    parts = {}
+    served = 0
 
     def do_GET(self):
-        with open(FILE, "rb") as file:
+        with open(Source.parts.get(self.path, FILE), "rb") as file:
             data = file.read()
         start = int(self.headers.get("Range", "bytes=0-")[6:].split("-")[0])
         self.send_response(206 if start else 200)
@@ -62,6 +65,14 @@ class Source(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         half = len(data) // 2
+        if self.path in Source.parts:
+            try:
+                for at in range(start, len(data), 65536):
+                    self.wfile.write(data[at:at + 65536])
+                    Source.served += len(data[at:at + 65536])
+            except OSError:
+                self.close_connection = True
+            return
         try:
             if start < half:
                 self.wfile.write(data[start:half])
@@ -162,6 +173,43 @@ def a_disk_that_fills_ends_a_download_which_goes_on_later():
             assert server.stop() == 0
     finally:
         subprocess.run(["umount", "-l", folder])
+
+
+def a_split_model_is_checked_before_it_is_fetched():
+    """Whether it has room, and would run, when only the heads of its parts are here."""
+    folder, parts = os.path.join(WORK.name, "split-disk"), os.path.join(WORK.name, "split-parts")
+    os.makedirs(folder)
+    os.makedirs(parts)
+    Source.parts = {"/" + os.path.basename(path): path for path in gguf_file.split(FILE, parts, "big", 2)}
+    for path in Source.parts.values():
+        os.truncate(path, os.path.getsize(path) + 20 * MIB)  # so that their heads are a small part of them
+    whole = sum(os.path.getsize(path) for path in Source.parts.values())
+    first = sorted(Source.parts)[0]
+    with Files() as url:
+        url = url.replace("/m.gguf", first)
+        server = Server("--memory", "1M", folder="split-refused")
+        Source.served = 0
+        last = pull(server, url)[-1]
+        assert "cannot run here" in last["error"] and "smallest that works" in last["error"], last
+        assert Source.served < whole // 2 and os.listdir(server.folder) == [], (Source.served, whole, os.listdir(server.folder))
+        assert server.stop() == 0
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", folder], capture_output=True).returncode:
+            print("# mounting is not allowed here")
+        else:
+            try:
+                server = Server("--context", 512, folder="split-disk")
+                Source.served = 0
+                lines = pull(server, url)
+                assert "are free" in lines[-1]["error"] and Source.served < whole // 2, (lines[-1], Source.served, whole)
+                subprocess.run(["mount", "-o", "remount,size=120m", folder], check=True)
+                lines = pull(server, url)
+                assert lines[-1] == {"status": "success"} and any(line["status"].startswith("checked: ") for line in lines), lines
+                assert sorted(os.listdir(folder)) == sorted(os.path.basename(path) for path in Source.parts)
+                assert server.post("/api/chat", chat("big", stream=False))["message"]["content"].startswith(ANSWER)
+                assert server.stop() == 0
+            finally:
+                subprocess.run(["umount", "-l", folder])
+    Source.parts = {}
 
 
 # ---- kills ----------------------------------------------------------------------------------------------------------
@@ -409,6 +457,7 @@ def nobody_reads_the_answer():
 
 
 QUICK = [a_write_that_fails_ends_a_download_which_goes_on_later, a_disk_that_fills_ends_a_download_which_goes_on_later,
+         a_split_model_is_checked_before_it_is_fetched,
          a_kill_leaves_nothing_half_written, a_file_that_goes_in_mid_stream, bodies_that_trickle_are_ended,
          clients_that_close_their_half]
 LONG = [a_kill_in_the_middle_of_many_writes, bodies_of_100_megabytes, ten_thousand_connections, nobody_reads_the_answer]
