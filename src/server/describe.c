@@ -19,6 +19,7 @@ struct description {
     char quantisation[24];
     char parameters[24];
     char digest[65];
+    bool embeds, tools, thinks, inserts;
 };
 
 static struct description kept[KEPT];
@@ -58,6 +59,20 @@ static void add_samples(struct sha256 *sha, const struct gguf *file)
         close(opened);
 }
 
+static void find_abilities(struct description *out, const struct gguf *file)
+{
+    struct gguf_string template = {0};
+    char pooling[sizeof out->family + sizeof ".pooling_type"];
+    gguf_get_string(file, "tokenizer.chat_template", &template);
+    const char *text = template.data ? template.data : "";
+    snprintf(pooling, sizeof pooling, "%s.pooling_type", out->family);
+    out->embeds = gguf_find(file, pooling) != NULL;
+    out->tools = strstr(text, "tools") != NULL;
+    out->thinks = strstr(text, "<think>") || strstr(text, "enable_thinking") || strstr(text, "reasoning_effort");
+    out->inserts =
+        gguf_find(file, "tokenizer.ggml.fim_pre_token_id") || gguf_find(file, "tokenizer.ggml.prefix_token_id");
+}
+
 static void describe(struct description *out, const char *path)
 {
     struct gguf *file = NULL;
@@ -87,6 +102,7 @@ static void describe(struct description *out, const char *path)
         for (size_t i = 0; i < gguf_value_count(file); i++)
             sha256_add(&sha, gguf_value_at(file, i)->key.data, gguf_value_at(file, i)->key.size);
         add_samples(&sha, file);
+        find_abilities(out, file);
         gguf_close(file);
         const char *unit = elements >= 1e9 ? "B" : elements >= 1e6 ? "M" : "K";
         double scale = elements >= 1e9 ? 1e9 : elements >= 1e6 ? 1e6 : 1e3;
@@ -127,6 +143,22 @@ json_t *model_details(const struct model_entry *entry)
                      d.quantisation);
 }
 
+json_t *model_capabilities(const struct model_entry *entry)
+{
+    struct description d;
+    description_of(entry, &d);
+    if (d.embeds)
+        return json_pack("[s]", "embedding");
+    json_t *list = json_pack("[s]", "completion");
+    if (d.tools)
+        json_array_append_new(list, json_string("tools"));
+    if (d.thinks)
+        json_array_append_new(list, json_string("thinking"));
+    if (d.inserts)
+        json_array_append_new(list, json_string("insert"));
+    return list;
+}
+
 void model_digest(const struct model_entry *entry, char out[65])
 {
     struct description d;
@@ -148,6 +180,7 @@ json_t *model_tags_entry(const struct model_entry *entry)
     char modified[40], digest[65];
     time_text(modified, sizeof modified, entry->modified, 0);
     model_digest(entry, digest);
-    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:o}", "name", entry->name, "model", entry->name, "modified_at",
-                     modified, "size", (json_int_t)entry->bytes, "digest", digest, "details", model_details(entry));
+    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:o, s:o}", "name", entry->name, "model", entry->name, "modified_at",
+                     modified, "size", (json_int_t)entry->bytes, "digest", digest, "details", model_details(entry),
+                     "capabilities", model_capabilities(entry));
 }

@@ -160,25 +160,6 @@ static json_t *modelfile(const struct model_entry *entry)
     return json;
 }
 
-static json_t *capabilities(const struct gguf *file, const struct gguf_string *template)
-{
-    struct gguf_string architecture;
-    char pooling[128] = "";
-    if (gguf_get_string(file, "general.architecture", &architecture))
-        snprintf(pooling, sizeof pooling, "%s.pooling_type", architecture.data);
-    if (gguf_find(file, pooling))
-        return json_pack("[s]", "embedding");
-    json_t *list = json_pack("[s]", "completion");
-    const char *text = template->data ? template->data : "";
-    if (strstr(text, "tools"))
-        json_array_append_new(list, json_string("tools"));
-    if (strstr(text, "<think>") || strstr(text, "enable_thinking") || strstr(text, "reasoning_effort"))
-        json_array_append_new(list, json_string("thinking"));
-    if (gguf_find(file, "tokenizer.ggml.fim_pre_token_id") || gguf_find(file, "tokenizer.ggml.prefix_token_id"))
-        json_array_append_new(list, json_string("insert"));
-    return list;
-}
-
 void handle_show(struct exchange *exchange)
 {
     json_t *json = exchange_json(exchange);
@@ -209,7 +190,7 @@ void handle_show(struct exchange *exchange)
                   parameters.data ? parameters.data : "", "template",
                   template.data ? json_stringn(template.data, template.size) : json_string(chat_template_default),
                   "details", model_details(&entry), "model_info", model_info(file, verbose), "capabilities",
-                  capabilities(file, &template), "modified_at", modified);
+                  model_capabilities(&entry), "modified_at", modified);
     json_t *system = json_object_get(entry.manifest, "system"), *license = json_object_get(entry.manifest, "license");
     json_t *messages = json_object_get(entry.manifest, "messages");
     if (system)

@@ -46,6 +46,8 @@ void registry_path(const struct registry *registry, const char *name, const char
 
 /* {"parent_model", "format", "family", "families", "parameter_size", "quantization_level"}; a new reference. */
 json_t *model_details(const struct model_entry *entry);
+/* ["completion", "tools", ...] or ["embedding"]; a new reference. */
+json_t *model_capabilities(const struct model_entry *entry);
 /* 64 hexadecimal digits that change with the file's metadata, its size, a sample of each of its tensors, or the
  * manifest. Not of all of its bytes, which would take minutes. */
 void model_digest(const struct model_entry *entry, char out[65]);

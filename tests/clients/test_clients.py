@@ -48,10 +48,12 @@ def main():
         print("1..0 # SKIP " + reason)
         return 0
     with tempfile.TemporaryDirectory(prefix="hypura-clients-") as work:
+        os.makedirs(os.path.join(work, "models"))
+        shutil.copy(os.path.join(SOURCE, "tests", "data", "embed", "bert.gguf"), os.path.join(work, "models", "bert.gguf"))
         environment = {**os.environ, "XDG_CACHE_HOME": work, "XDG_STATE_HOME": work}
         with open(os.path.join(work, "log"), "w+") as log:
             server = subprocess.Popen([HYPURA, "serve", "--port", "0", "--models", os.path.join(work, "models"),
-                                       "--memory", "20M", "--context", "512", "--parallel", "2"],
+                                       "--memory", "24M", "--context", "512", "--parallel", "2"],
                                       stdout=subprocess.PIPE, stderr=log, env=environment)
             try:
                 url = server.stdout.readline().decode().strip()

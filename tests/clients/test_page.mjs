@@ -79,6 +79,27 @@ const tests = [
         assert.notEqual(await page.textContent("#budget-text"), before);
         await ask(page, "What does ls do?");
     }],
+    ["of several models one is chosen", async () => {
+        const page = await open({viewport: {width: 1280, height: 800}});
+        await ask(page, "What does the ls command do?");
+        assert.equal(await page.isVisible("#shown"), false);
+        const embedded = await fetch(url + "/api/embed", {method: "POST", body: JSON.stringify({model: "bert", input: "a b"})});
+        assert.equal(embedded.status, 200);
+        await page.waitForSelector("#shown", {state: "visible"});
+        await page.waitForFunction(() => document.querySelector("#title").textContent === "bert:latest");
+        await page.focus("#shown");
+        await page.keyboard.press("ArrowDown");
+        await page.keyboard.press("ArrowDown");
+        await page.waitForFunction(() => /manpage/.test(document.querySelector("#title").textContent) &&
+            /8 layers/.test(document.querySelector("#map").getAttribute("aria-label")));
+        // It stays the one that is shown, whichever is used.
+        await fetch(url + "/api/embed", {method: "POST", body: JSON.stringify({model: "bert", input: "a b"})});
+        await page.waitForTimeout(600);
+        assert.match(await page.textContent("#title"), /manpage/);
+        await picture(page, "page-two-models");
+        await fetch(url + "/api/generate", {method: "POST", body: JSON.stringify({model: "bert", keep_alive: 0})});
+        await page.waitForSelector("#shown", {state: "hidden"});
+    }],
     ["an answer can be stopped", async () => {
         const page = await open({viewport: {width: 1280, height: 800}});
         // An answer that would not end by itself before it is stopped.

@@ -268,7 +268,7 @@ def ollama_answers():
 
 
 def ollama_lists():
-    check(SERVER.json("GET", "/api/tags"), {"models": [{**LISTED, "modified_at": str}]})
+    check(SERVER.json("GET", "/api/tags"), {"models": [{**LISTED, "modified_at": str, "capabilities": [str]}]})
     SERVER.post("/api/generate", {"model": MODEL})
     check(SERVER.json("GET", "/api/ps"), {"models": [{**LISTED, "expires_at": str, "size_vram": int, "context_length": int}]})
     show = {"modelfile": str, "parameters": str, "template": str, "details": DETAILS, "model_info": dict, "capabilities": [str],
