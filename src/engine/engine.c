@@ -116,6 +116,8 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
         .working_set = {.kv_bytes = planned_kv_bytes, .scratch_bytes = planned_scratch_bytes, .context = geometry},
         .gpu = gpu,
         .device = device};
+    if (gpu)
+        request->overhead += gpu->host_bytes;
     if (gpu && device->info.unified)
         request->overhead += gpu->resident_bytes + gpu->expert_bytes + gpu->kv_bytes + gpu->scratch_bytes;
     TRY(plan_make(out, geometry->model, hardware, request, error));

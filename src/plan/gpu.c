@@ -194,6 +194,13 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
         plan->expert_bytes += bytes;
     }
     memory_free(candidates);
+    static const enum tensor_role biases[] = {ROLE_EXPERT_GATE_BIAS, ROLE_EXPERT_UP_BIAS, ROLE_EXPERT_DOWN_BIAS};
+    for (uint32_t i = 0; i < plan->layer_count; i++) {
+        const struct model_layer *layer = model_layer(planner->model, i);
+        for (size_t b = 0; plan->layers[i] && layer->moe && plan->slots[i] < experts && b < COUNT_OF(biases); b++)
+            if (layer->tensors[biases[b]] != NO_UNIT)
+                plan->host_bytes += model_unit(planner->model, layer->tensors[biases[b]])->bytes;
+    }
     for (uint32_t i = 0; i < plan->layer_count; i++)
         plan->moves |= request->moves && plan->slots[i] > 0 && plan->slots[i] < experts;
     return HYPURA_OK;

@@ -90,6 +90,7 @@ struct plan_gpu {
     uint32_t chunk;       /* that the scratch has room for */
     uint32_t visit_slots; /* experts that can come for one long batch; twice that many have room */
     uint64_t budget, resident_bytes, expert_bytes, kv_bytes, scratch_bytes;
+    uint64_t host_bytes; /* of memory: what the CPU needs a copy of, for the experts that are not there */
     char reason[300];
 };
 

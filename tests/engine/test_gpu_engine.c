@@ -90,6 +90,8 @@ static void divides_a_model(void **state)
                 some_layers += engine->plan->gpu && engine->plan->gpu->taken < model_parameters(engine->model)->layers;
                 if (engine->plan->gpu) {
                     const struct plan_gpu *gpu = engine->plan->gpu;
+                    assert_true((gpu->host_bytes > 0) == (strcmp(names[m], "gpt-oss") == 0)); /* it has biases */
+                    assert_true(engine->request.overhead >= gpu->host_bytes);
                     assert_true(gpu->resident_bytes + gpu->expert_bytes + gpu->kv_bytes + gpu->scratch_bytes <=
                                 gpu->budget);
                 }

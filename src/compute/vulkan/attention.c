@@ -204,7 +204,19 @@ static uint32_t few_queries(const struct gpu_attention *a, uint32_t rows)
     return queries;
 }
 
-static void attend_few(struct gpu *gpu, const struct gpu_attention *a, bool few)
+/* Bytes of scratch that so many rows leave their states in, and those that are there. */
+static uint64_t states_bytes(const struct gpu_attention *a, uint32_t rows, uint32_t spans)
+{
+    return (uint64_t)rows * a->heads * spans * (a->value_size + 2) * sizeof(float);
+}
+
+static uint64_t scratch_room(const struct gpu_attention *a)
+{
+    uint64_t rest = a->scratch.buffer ? gpu_buffer_bytes(a->scratch.buffer) - a->scratch.offset : 0;
+    return a->scratch_bytes ? MIN(a->scratch_bytes, rest) : rest;
+}
+
+static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool few)
 {
     const uint32_t span = few ? SPAN : ALL_POSITIONS;
     uint32_t spans = most_spans(a, few, span), count, rows = 0, last_row = 0;
@@ -216,8 +228,8 @@ static void attend_few(struct gpu *gpu, const struct gpu_attention *a, bool few)
             rows = MAX(rows, a->sequences[i].rows);
             last_row = MAX(last_row, a->sequences[i].first_row + a->sequences[i].rows);
         }
-    uint64_t bytes = (uint64_t)last_row * a->heads * spans * (a->value_size + 2) * sizeof(float);
-    if (spans > 1 && (!a->scratch.buffer || a->scratch.offset + bytes > gpu_buffer_bytes(a->scratch.buffer))) {
+    uint64_t bytes = states_bytes(a, last_row, spans);
+    if (spans > 1 && bytes > scratch_room(a)) {
         gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: attention over %u spans needs %llu bytes of scratch", spans,
                          (unsigned long long)bytes);
         return;
@@ -258,6 +270,43 @@ static void attend_few(struct gpu *gpu, const struct gpu_attention *a, bool few)
                last_row, 1);
 }
 
+/* Neighbours of few rows share a launch as long as their states find room; the next ones follow in the same scratch. */
+static void attend_few(struct gpu *gpu, const struct gpu_attention *a)
+{
+    bool first_part = true;
+    for (uint32_t first = 0, next; first < a->sequence_count; first = next) {
+        next = first + 1;
+        if (a->sequences[first].rows > FEW_ROWS)
+            continue;
+        struct gpu_sequence sequences[GPU_MAX_SEQUENCES];
+        struct gpu_attention part = *a;
+        uint32_t from = a->sequences[first].first_row, to = from + a->sequences[first].rows;
+        part.sequences = a->sequences + first;
+        part.sequence_count = 1;
+        for (; next < a->sequence_count && a->sequences[next].rows <= FEW_ROWS && a->sequences[next].first_row == to;
+             next++) {
+            part.sequence_count++;
+            uint32_t spans = most_spans(&part, true, SPAN), end = to + a->sequences[next].rows;
+            if (spans > 1 && states_bytes(a, end - from, spans) > scratch_room(a)) {
+                part.sequence_count--;
+                break;
+            }
+            to = end;
+        }
+        for (uint32_t i = 0; i < part.sequence_count; i++) {
+            sequences[i] = a->sequences[first + i];
+            sequences[i].first_row -= from;
+        }
+        part.sequences = sequences;
+        part.query.offset += (uint64_t)from * a->heads * a->key_size * sizeof(float);
+        part.out.offset += (uint64_t)from * a->heads * a->value_size * sizeof(float);
+        if (!first_part)
+            gpu_barrier(gpu);
+        first_part = false;
+        attend_spans(gpu, &part, true);
+    }
+}
+
 static void attend_many(struct gpu *gpu, const struct gpu_attention *a)
 {
     uint32_t rows = 0, count;
@@ -293,14 +342,15 @@ static void attend_many(struct gpu *gpu, const struct gpu_attention *a)
 void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention)
 {
     if (!gpu_attention_supports(attention->type, attention->key_size, attention->value_size) ||
-        attention->kv_heads == 0 || attention->heads % attention->kv_heads) {
+        attention->kv_heads == 0 || attention->sequence_count > GPU_MAX_SEQUENCES ||
+        attention->heads % attention->kv_heads) {
         gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: attention of %u heads over %u, of %u and %u elements",
                          attention->heads, attention->kv_heads, attention->key_size, attention->value_size);
         return;
     }
-    attend_few(gpu, attention, true);
+    attend_few(gpu, attention);
     if (MAX(attention->key_size, attention->value_size) <= MANY_SIZE)
         attend_many(gpu, attention);
     else
-        attend_few(gpu, attention, false);
+        attend_spans(gpu, attention, false);
 }

@@ -295,6 +295,7 @@ struct gpu_attention {
     struct gpu_range query, out, cache;
     struct gpu_range sinks;   /* [heads]; or none */
     struct gpu_range scratch; /* gpu_attention_scratch_bytes */
+    uint64_t scratch_bytes;   /* that are there; 0: up to the end of the buffer */
     uint32_t rows, heads, kv_heads, key_size, value_size;
     enum tensor_type type;
     uint32_t key_position_bytes, value_position_bytes;
@@ -305,8 +306,8 @@ struct gpu_attention {
     uint32_t sequence_count;
 };
 
-/* Enough for any batch in which sequences of at most positions have, together, at most so many rows of those with
- * GPU_VECTOR_TOKENS rows or fewer. rows: of the whole batch, where it may be that all are of such sequences. */
+/* Enough for any batch of sequences of at most positions, so many rows of those with GPU_VECTOR_TOKENS rows or fewer at
+ * a time: with less scratch than for all of them they take turns. At least GPU_VECTOR_TOKENS. */
 uint64_t gpu_attention_scratch_bytes(uint32_t rows, uint32_t heads, uint32_t value_size, uint32_t positions);
 void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention);
 

@@ -128,6 +128,7 @@ void pass_attention(struct engine *engine, uint32_t number)
                                       .cache = cache,
                                       .sinks = pass_vector(engine, layer->tensors[ROLE_ATTENTION_SINKS]),
                                       .scratch = pass->attention,
+                                      .scratch_bytes = pass->attention_bytes,
                                       .rows = (uint32_t)engine->rows,
                                       .heads = layer->heads,
                                       .kv_heads = layer->kv_heads,

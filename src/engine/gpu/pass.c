@@ -6,6 +6,9 @@
 /* Layers that one batch of commands holds at most: the device starts on it while the next is recorded. */
 #define LAYERS_A_BATCH 4u
 
+/* Rows whose attention is cut into parts at the same time. */
+#define PARTS_AT_ONCE 64u
+
 /* ---- buffers ----------------------------------------------------------------------------------------------------- */
 
 struct layout {
@@ -47,9 +50,10 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->key = cut(s, &used.scratch, c * g->key * f);
     pass->value = cut(s, &used.scratch, c * g->value * f);
     pass->attended = cut(s, &used.scratch, c * g->attended * f);
-    /* Only sequences with few rows leave parts there, at their rows: a sequence alone has few or none. */
-    uint32_t parts = g->sequences > 1 ? chunk : MIN(chunk, GPU_VECTOR_TOKENS);
-    pass->attention = cut(s, &used.scratch, gpu_attention_scratch_bytes(parts, heads, (uint32_t)value, positions));
+    /* Only sequences with few rows leave parts there; so many rows at a time keep a device busy. */
+    uint32_t parts = MIN(MIN(chunk, PARTS_AT_ONCE), g->sequences * GPU_VECTOR_TOKENS);
+    pass->attention_bytes = gpu_attention_scratch_bytes(parts, heads, (uint32_t)value, positions);
+    pass->attention = cut(s, &used.scratch, pass->attention_bytes);
     uint64_t inner = MAX(c * g->feed_forward, choices * p->expert_feed_forward);
     pass->gate = cut(s, &used.scratch, inner * f);
     pass->up = cut(s, &used.scratch, inner * f);

@@ -47,6 +47,7 @@ struct gpu_pass {
 
     /* In device memory, as struct scratch has them. C tokens a batch, E embedding, K experts used. */
     struct gpu_range hidden, normed, branch, query, key, value, attended, attention, gate, up;
+    uint64_t attention_bytes;
     struct gpu_range router, chosen, weights, groups, expert_out, shared_out, shared_gates;
     struct gpu_range picked, logits; /* rows whose logits are wanted */
     struct gpu_range tokens, rope[2], scales;
