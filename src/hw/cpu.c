@@ -1,5 +1,8 @@
 #include "hw/hw_private.h"
 
+#ifdef __linux__
+#include <sched.h>
+#endif
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -115,6 +118,27 @@ static void cpu_instructions(char *text, size_t room)
 #endif
 
 #ifdef __linux__
+/* How many caches of the kind of cpu0's index-th there are, of those that the cores which we may use have. */
+static uint64_t count_caches(int index)
+{
+    char path[128], id[32], seen[64][sizeof id];
+    uint64_t count = 0;
+    cpu_set_t cpus;
+    if (sched_getaffinity(0, sizeof cpus, &cpus) != 0)
+        return 1;
+    for (int cpu = 0; cpu < CPU_SETSIZE && count < COUNT_OF(seen); cpu++) {
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%d/cache/index%d/id", cpu, index);
+        if (!CPU_ISSET(cpu, &cpus) || !hw_read_text(path, id, sizeof id))
+            continue;
+        uint64_t i = 0;
+        while (i < count && strcmp(seen[i], id) != 0)
+            i++;
+        if (i == count)
+            memcpy(seen[count++], id, sizeof id);
+    }
+    return MAX(count, (uint64_t)1);
+}
+
 static void cpu_caches(struct hardware *out)
 {
     for (int index = 0; index < 8; index++) {
@@ -134,7 +158,7 @@ static void cpu_caches(struct hardware *out)
         uint64_t *caches[] = {&out->cache_l1, &out->cache_l2, &out->cache_l3};
         int number = atoi(level);
         if (number >= 1 && number <= 3)
-            *caches[number - 1] = bytes;
+            *caches[number - 1] = number == 3 ? bytes * count_caches(index) : bytes;
     }
 #ifdef _SC_LEVEL1_DCACHE_SIZE
     /* Some virtual machines hide the folder but not the CPUID leaves that the C library reads. */

@@ -69,9 +69,10 @@ struct hardware_gpu {
 
 struct hardware {
     char cpu[128];
-    char instructions[64];                 /* "AVX2 AVX-512 VNNI BF16" */
-    size_t cores;                          /* usable */
-    uint64_t cache_l1, cache_l2, cache_l3; /* bytes of data cache a core (l1, l2) and in all (l3); 0 unknown */
+    char instructions[64]; /* "AVX2 AVX-512 VNNI BF16" */
+    size_t cores;          /* usable */
+    uint64_t cache_l1, cache_l2,
+        cache_l3; /* bytes of data cache a core (l1, l2), and of all that our cores have (l3); 0 unknown */
     uint64_t memory_total;
     uint64_t memory_available;       /* now, page cache that can be dropped counted as available */
     uint64_t cgroup_limit;           /* of the group (ours or one above) with the least room left; UINT64_MAX: none */

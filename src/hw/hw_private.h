@@ -71,6 +71,9 @@ hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *
 void hw_choose_reads(struct storage *storage);
 
 /* After the memory: kernels may correct its speed upwards. */
+/* Of memory to read when its speed is measured: several times what the caches hold, as far as a small machine has that.
+ */
+size_t hw_test_bytes(const struct hardware *hardware);
 hypura_status hw_measure_kernels(struct hardware *out, hypura_error *error);
 
 /* ---- cached profiles ----------------------------------------------------------------------------------------------

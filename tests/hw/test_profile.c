@@ -31,8 +31,22 @@ static void a_profile_measures_everything_in_time_and_leaves_nothing(void **stat
     assert_int_equal(rmdir(folder), 0);
 }
 
+/* A server's cache of 300 MiB is no memory. */
+static void what_is_read_is_in_no_cache(void **state)
+{
+    (void)state;
+    struct hardware hardware = {.cache_l3 = (uint64_t)300 << 20, .memory_available = (uint64_t)64 << 30};
+    assert_true(hw_test_bytes(&hardware) >= 3 * hardware.cache_l3);
+    assert_true(hw_test_bytes(&hardware) <= hardware.memory_available / 8);
+    hardware.memory_available = (uint64_t)2 << 30;
+    assert_int_equal(hw_test_bytes(&hardware), (uint64_t)256 << 20);
+    hardware.cache_l3 = 0;
+    assert_int_equal(hw_test_bytes(&hardware), (uint64_t)64 << 20);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(a_profile_measures_everything_in_time_and_leaves_nothing)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_read_is_in_no_cache),
+                                       cmocka_unit_test(a_profile_measures_everything_in_time_and_leaves_nothing)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
