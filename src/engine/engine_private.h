@@ -68,9 +68,12 @@ void geometry_make(struct geometry *out, const struct model *model, size_t threa
 #define GUESS_ROWS 4u
 #define GUESS_MAX_RANKS 64u
 
-/* How far ahead. Routers on a state of four layers before still find most of what they will choose; a read of a large
- * expert takes as long as several layers' computation. */
-#define GUESS_LAYERS 4u
+/* How far ahead at most. Routers on a state of several layers before still find most of what they will choose; a read
+ * of a large expert takes as long as several layers' computation. */
+#define GUESS_LAYERS 8u
+
+/* Guesses are told apart by how far they are from the border between what is chosen and what is not. */
+#define GUESS_MARGINS 16u
 
 struct look {
     uint32_t layer, rows; /* no rows: there is none */
@@ -79,7 +82,7 @@ struct look {
 struct guess {
     uint32_t ranks; /* experts that are guessed for a token: its own number, and as many that nearly made it */
     struct look looks[GUESS_LAYERS][GUESS_LAYERS]; /* by layers ahead less one, by layer that is guessed */
-    uint32_t made[GUESS_LAYERS][GUESS_MAX_RANKS], right[GUESS_LAYERS][GUESS_MAX_RANKS];
+    uint32_t made[GUESS_LAYERS][GUESS_MARGINS], right[GUESS_LAYERS][GUESS_MARGINS];
 };
 
 struct likely {
@@ -130,6 +133,7 @@ struct scratch {
     float *shared_weights; /* [C] */
     /* guesses, of GUESS_ROWS rows at most */
     uint32_t *guessed;      /* [GUESS_LAYERS][GUESS_LAYERS][rows][ranks] */
+    uint8_t *margins;       /* of each */
     float *guessed_weights; /* [rows][ranks] */
     struct likely *likely;  /* [experts] */
     unit_number *guess_units;
@@ -363,6 +367,7 @@ hypura_status router_input(struct engine *engine, const struct model_layer *laye
 /* After a layer of single tokens: offers the store a guess of what the next layer will choose, and while the drive has
  * nothing to do of those after it. */
 hypura_status guess_ahead(struct engine *engine, uint32_t number, hypura_error *error);
+hypura_status guess_start(struct engine *engine, hypura_error *error); /* the same before the first layer */
 /* In a layer of a long batch, once its own experts were wanted: the next one will use all. */
 void guess_prompt(struct engine *engine, uint32_t number);
 void guess_check(struct engine *engine, uint32_t number); /* counts how guesses came true */

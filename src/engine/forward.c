@@ -201,6 +201,8 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
     gpu_pass_begin(engine);
     hypura_status status = embed(engine, batch->tokens, error);
     if (!status)
+        status = guess_start(engine, error);
+    if (!status)
         status = run_layers(engine, error);
     if (!status)
         status = output(engine, batch, error);

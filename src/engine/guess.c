@@ -4,18 +4,22 @@
 #include <stdlib.h>
 
 /* How many of its first guesses count as made before there was one: right with this probability when the router of the
- * next layer would choose it now, or nearly would. */
+ * layer would choose it now, or nearly would. */
 #define PRIOR_WEIGHT 16.0f
 #define PRIOR_CHOSEN 0.6f
 #define PRIOR_NEXT 0.15f
 
+#define LEAST_SHARE 1e-20f
+
 /* The router of a layer on a state that it was not trained for still finds most of what it will choose, since the
- * residual stream moves little from layer to layer. How often the guess of each rank came true, so many layers ahead,
- * is counted and offered as its probability. */
-static float rank_probability(const struct guess *guess, uint32_t ahead, uint32_t rank, uint32_t used)
+ * residual stream moves little from layer to layer: the surer, the farther a guess is from the border between what is
+ * chosen and what is not. How often guesses of each margin came true, so many layers ahead, is counted and offered as
+ * their probability. */
+static float guess_probability(const struct guess *guess, uint32_t ahead, uint32_t margin)
 {
-    float prior = rank < used ? PRIOR_CHOSEN : PRIOR_NEXT;
-    return ((float)guess->right[ahead][rank] + PRIOR_WEIGHT * prior) / ((float)guess->made[ahead][rank] + PRIOR_WEIGHT);
+    float prior = margin >= GUESS_MARGINS / 2 ? PRIOR_CHOSEN : PRIOR_NEXT;
+    return ((float)guess->right[ahead][margin] + PRIOR_WEIGHT * prior) /
+           ((float)guess->made[ahead][margin] + PRIOR_WEIGHT);
 }
 
 uint32_t guess_ranks(const struct model_parameters *p)
@@ -31,10 +35,10 @@ static struct look *look_at(struct guess *guess, uint32_t ahead, uint32_t layer)
     return &guess->looks[ahead][layer % GUESS_LAYERS];
 }
 
-static uint32_t *guessed_at(const struct engine *engine, uint32_t ahead, uint32_t layer)
+/* Where the experts of a guess stand in guessed, and how sure they are in margins. */
+static size_t guess_place(const struct engine *engine, uint32_t ahead, uint32_t layer)
 {
-    size_t look = (size_t)ahead * GUESS_LAYERS + layer % GUESS_LAYERS;
-    return engine->scratch.guessed + look * GUESS_ROWS * engine->guess.ranks;
+    return ((size_t)ahead * GUESS_LAYERS + layer % GUESS_LAYERS) * GUESS_ROWS * engine->guess.ranks;
 }
 
 void guess_check(struct engine *engine, uint32_t number)
@@ -45,21 +49,46 @@ void guess_check(struct engine *engine, uint32_t number)
     for (uint32_t ahead = 0; ahead < GUESS_LAYERS; ahead++) {
         struct look *look = look_at(guess, ahead, number);
         bool made = look->rows == engine->rows && look->layer == number;
-        const uint32_t *guessed = guessed_at(engine, ahead, number);
+        size_t place = guess_place(engine, ahead, number);
         for (size_t r = 0; made && r < look->rows; r++)
-            for (uint32_t rank = 0; rank < guess->ranks; rank++) {
-                uint32_t expert = guessed[r * guess->ranks + rank];
-                guess->made[ahead][rank]++;
+            for (uint32_t rank = 0; rank < guess->ranks; rank++, place++) {
+                guess->made[ahead][s->margins[place]]++;
                 for (uint32_t i = 0; i < used; i++)
-                    guess->right[ahead][rank] += s->chosen[r * used + i] == expert;
+                    guess->right[ahead][s->margins[place]] += s->chosen[r * used + i] == s->guessed[place];
             }
         look->rows = 0;
     }
 }
 
+/* Each choice's distance from the border, in parts of how far all of them are apart: 0 to GUESS_MARGINS - 1, of which
+ * the upper half would be chosen. */
+static void find_margins(const struct engine *engine, const float *selection_bias, const uint32_t *chosen,
+                         uint8_t *margins)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    uint32_t ranks = engine->guess.ranks, border = MIN(p->experts_used, ranks - 1);
+    float scores[GUESS_MAX_RANKS];
+    for (size_t r = 0; r < engine->rows; r++, chosen += ranks, margins += ranks) {
+        const float *router = engine->scratch.router + r * p->experts;
+        for (uint32_t i = 0; i < ranks; i++) {
+            scores[i] = router[chosen[i]] + (selection_bias ? selection_bias[chosen[i]] : 0);
+            if (p->router_gate == ROUTER_SOFTMAX && !selection_bias)
+                scores[i] = logf(fmaxf(scores[i], LEAST_SHARE));
+        }
+        float range = fmaxf(scores[0] - scores[ranks - 1], LEAST_SHARE);
+        for (uint32_t i = 0; i < ranks; i++) {
+            uint32_t half = GUESS_MARGINS / 2;
+            float from = i < p->experts_used ? scores[border] : scores[border - 1];
+            float distance = fminf(fabsf(scores[i] - from) / range, 1);
+            uint32_t steps = MIN((uint32_t)(distance * (float)half), half - 1);
+            margins[i] = (uint8_t)(i < p->experts_used ? half + steps : half - 1 - steps);
+        }
+    }
+}
+
 /* The choice that a later layer's router would make now. */
 static hypura_status route_ahead(struct engine *engine, const struct model_layer *layer, uint32_t *chosen,
-                                 struct held *held, hypura_error *error)
+                                 uint8_t *margins, struct held *held, hypura_error *error)
 {
     struct model_parameters parameters = *model_parameters(engine->model);
     struct scratch *s = &engine->scratch;
@@ -79,6 +108,7 @@ static hypura_status route_ahead(struct engine *engine, const struct model_layer
     parameters.experts_used = engine->guess.ranks;
     router_choose(engine->compute, &parameters, s->router, s->selection, selection_bias, engine->rows, chosen,
                   s->guessed_weights);
+    find_margins(engine, selection_bias, chosen, margins);
     return HYPURA_OK;
 }
 
@@ -118,9 +148,9 @@ static hypura_status guess_layer(struct engine *engine, uint32_t number, uint32_
     const struct model_layer *layer = model_layer(engine->model, number);
     struct scratch *s = &engine->scratch;
     struct guess *guess = &engine->guess;
-    uint32_t *guessed = guessed_at(engine, ahead, number);
+    size_t place = guess_place(engine, ahead, number);
     struct held held = {0};
-    hypura_status status = route_ahead(engine, layer, guessed, &held, error);
+    hypura_status status = route_ahead(engine, layer, s->guessed + place, s->margins + place, &held, error);
     release(engine, &held);
     if (status)
         return status;
@@ -128,9 +158,9 @@ static hypura_status guess_layer(struct engine *engine, uint32_t number, uint32_
     for (uint32_t e = 0; e < p->experts; e++)
         s->likely[e] = (struct likely){e, 0};
     for (size_t r = 0; r < engine->rows; r++)
-        for (uint32_t rank = 0; rank < guess->ranks; rank++) {
-            float *probability = &s->likely[guessed[r * guess->ranks + rank]].probability;
-            *probability += (1 - *probability) * rank_probability(guess, ahead, rank, p->experts_used);
+        for (uint32_t rank = 0; rank < guess->ranks; rank++, place++) {
+            float *probability = &s->likely[s->guessed[place]].probability;
+            *probability += (1 - *probability) * guess_probability(guess, ahead, s->margins[place]);
         }
     uint32_t count = 0;
     for (uint32_t e = 0; e < p->experts; e++)
@@ -161,18 +191,45 @@ static bool can_guess(const struct engine *engine, uint32_t number)
            !plan_in_ring(engine->plan, layer->tensors[ROLE_ROUTER]);
 }
 
-hypura_status guess_ahead(struct engine *engine, uint32_t number, hypura_error *error)
+/* A guess for this layer was made in this pass, farther ahead. */
+static bool guessed_before(struct guess *guess, uint32_t number, uint32_t ahead)
 {
-    if (engine->plan->expert_cache_bytes == 0 || gpu_pass_has(engine, number) || !can_guess(engine, number + 1) ||
-        !guesses_by_token(engine) || !store_wants_guesses(engine->store, 1))
+    for (uint32_t farther = ahead + 1; farther < GUESS_LAYERS; farther++) {
+        const struct look *look = look_at(guess, farther, number);
+        if (look->rows && look->layer == number)
+            return true;
+    }
+    return false;
+}
+
+/* For this layer and those after it. */
+static hypura_status guess_from(struct engine *engine, uint32_t number, hypura_error *error)
+{
+    if (engine->plan->expert_cache_bytes == 0 || !can_guess(engine, number) || !guesses_by_token(engine) ||
+        !store_wants_guesses(engine->store, 1))
         return HYPURA_OK;
-    TRY(guess_layer(engine, number + 1, 0, error));
-    for (uint32_t ahead = 1; ahead < GUESS_LAYERS && can_guess(engine, number + 1 + ahead); ahead++) {
+    TRY(guess_layer(engine, number, 0, error));
+    for (uint32_t ahead = 1; ahead < GUESS_LAYERS && can_guess(engine, number + ahead); ahead++) {
+        if (guessed_before(&engine->guess, number + ahead, ahead))
+            continue;
         if (!store_wants_guesses(engine->store, ahead + 1))
             break;
-        TRY(guess_layer(engine, number + 1 + ahead, ahead, error));
+        TRY(guess_layer(engine, number + ahead, ahead, error));
     }
     return HYPURA_OK;
+}
+
+hypura_status guess_ahead(struct engine *engine, uint32_t number, hypura_error *error)
+{
+    return gpu_pass_has(engine, number) ? HYPURA_OK : guess_from(engine, number + 1, error);
+}
+
+hypura_status guess_start(struct engine *engine, hypura_error *error)
+{
+    if (!can_guess(engine, 0) || !guesses_by_token(engine))
+        return HYPURA_OK;
+    TRY(gpu_pass_to_host(engine, error));
+    return guess_from(engine, 0, error);
 }
 
 void guess_prompt(struct engine *engine, uint32_t number)

@@ -131,6 +131,7 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
             CUT(shared_weights, c);
         }
         CUT(guessed, (size_t)GUESS_LAYERS * GUESS_LAYERS * GUESS_ROWS * guess_ranks(p));
+        CUT(margins, (size_t)GUESS_LAYERS * GUESS_LAYERS * GUESS_ROWS * guess_ranks(p));
         CUT(guessed_weights, GUESS_ROWS * guess_ranks(p));
         CUT(likely, experts);
         CUT(guess_units, experts);

@@ -17,6 +17,9 @@
 #define TRIAL 8u
 #define FADING 0.9 /* of what earlier passes showed, a pass */
 
+/* How much of what earlier steps took is remembered. */
+#define STEP_FADING 0.95
+
 /* Without a miss in so many passes there is nothing to guess for. */
 #define QUIET_PASSES 4u
 
@@ -183,12 +186,27 @@ static double guessed_bytes(const struct store *store, const struct stored_unit 
     return (double)store->classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;
 }
 
+static void begin_step(struct store *store, uint64_t step)
+{
+    struct guesses *guesses = &store->guesses;
+    uint64_t now = clock_nanoseconds(), stall = store->counts.stall_nanoseconds;
+    if (step == store->step + 1 && step % store->layers) {
+        double seconds = 1e-9 * ((double)(now - guesses->step_time) - (double)(stall - guesses->step_stall));
+        guesses->step_seconds =
+            guesses->step_seconds > 0 ? STEP_FADING * guesses->step_seconds + (1 - STEP_FADING) * seconds : seconds;
+    }
+    guesses->step_time = now;
+    guesses->step_stall = stall;
+    store->step = step;
+}
+
 void guess_wanted(struct store *store, unit_number number)
 {
     struct guesses *guesses = &store->guesses;
     struct stored_unit *unit = &store->units[number];
     uint64_t step = (uint64_t)store->pass * store->layers + (uint64_t)store->unit(store->model, number)->layer;
-    store->step = MAX(store->step, step);
+    if (step > store->step)
+        begin_step(store, step);
     unit->last_pass = store->pass;
     guesses->wants++;
     if (unit->guessed)
@@ -219,6 +237,20 @@ void guess_expire(struct store *store)
 
 /* ---- do they pay? ------------------------------------------------------------------------------------------------ */
 
+/* Layers that go by while two experts are read, and one more: a guess that is made earlier is only less sure. */
+static uint32_t layers_worth_guessing(const struct store *store)
+{
+    struct io_counters counters;
+    io_counters(store->io, &counters);
+    double bytes = 0;
+    for (size_t i = 0; i < COUNT_OF(counters.bytes); i++)
+        bytes += (double)counters.bytes[i];
+    if (bytes <= 0 || store->guesses.step_seconds <= 0 || store->class_count == 0)
+        return UINT32_MAX;
+    double read_seconds = (double)store->classes[0].stride * 1e-9 * (double)counters.busy_nanoseconds / bytes;
+    return 2 + (uint32_t)MIN(2 * read_seconds / store->guesses.step_seconds, 1e6);
+}
+
 bool store_wants_guesses(struct store *store, uint32_t ahead)
 {
     struct guesses *guesses = &store->guesses;
@@ -228,7 +260,7 @@ bool store_wants_guesses(struct store *store, uint32_t ahead)
         bool idle = guesses->offer_count == 0 && !io_busy(store->io) && io_unfinished(store->io, PRIORITY_GUESS) < 2;
         bool waited = ahead == 2 && store->counts.stall_nanoseconds > guesses->stall_seen;
         guesses->stall_seen = store->counts.stall_nanoseconds;
-        wants = idle || waited;
+        wants = (idle || waited) && ahead <= layers_worth_guessing(store);
     }
     pthread_mutex_unlock(store->mutex);
     return wants;

@@ -121,11 +121,13 @@ struct guesses {
     unit_number *warm;    /* used most in earlier runs: from warm_next on, read when there is nothing better */
     uint32_t offer_count, open_count, warm_next, warm_count;
     bool on;
-    uint64_t wants, last_wants; /* in this pass, in the one before */
-    double right, wrong;        /* bytes guessed, older ones count less */
-    uint32_t last_miss;         /* pass that did not find everything there, guesses aside */
-    uint64_t stall_seen;        /* when store_wants_guesses was asked last */
-    uint32_t turn, trial;       /* passes since guessing stopped; passes that it goes on for whatever it shows */
+    uint64_t wants, last_wants;     /* in this pass, in the one before */
+    double right, wrong;            /* bytes guessed, older ones count less */
+    uint32_t last_miss;             /* pass that did not find everything there, guesses aside */
+    uint64_t stall_seen;            /* when store_wants_guesses was asked last */
+    uint64_t step_time, step_stall; /* when the step began, and what had been waited by then */
+    double step_seconds;            /* of late, without waiting; 0: not known */
+    uint32_t turn, trial;           /* passes since guessing stopped; passes that it goes on for whatever it shows */
 };
 
 /* ---- what is remembered of earlier runs ---------------------------------------------------------------------------

@@ -5,9 +5,8 @@
  * d + (1 / p - 1) * layers, where d is the steps until its layer comes.
  *
  * p is learnt while it runs: of the items that were used so many passes ago and so often on the whole, which part is
- * used at the next visit of their layer? So it bends towards recency or frequency as the routing wants. On the routing
- * of a real model that hits 2 to 9 points more often than a fixed mix of two memories of different length, and half-
- * lives from a half to twice these, or a third fewer sorts of items, change less than 1 point. */
+ * used at the next visit of their layer? So it bends towards recency or frequency as the routing wants. Half-lives from
+ * a half to twice these, or a third more sorts of items, change less than 1 point of the hits. */
 #include "store/policy_internal.h"
 
 #include <math.h>

@@ -120,7 +120,7 @@ void store_predict(struct store *store, const unit_number *units, const float *p
 
 /* Whether a guess so many layers ahead is worth its making: guesses are on, and something was missing lately; beyond
  * the next layer when the drive has nothing to do, or, for the layer after it, when the forward pass had to wait since
- * it was asked last. */
+ * it was asked last, and then no farther than some reads take. */
 bool store_wants_guesses(struct store *store, uint32_t ahead);
 
 /* These experts are used in this pass. What is wanted is known; this is for those that are not, on the GPU say, so that

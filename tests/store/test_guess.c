@@ -168,6 +168,32 @@ static void the_last_guess_for_a_layer_counts(void **state)
     close_world(&world);
 }
 
+static void passes_of_steps(struct world *world, uint32_t first, uint32_t count, unsigned microseconds)
+{
+    for (uint32_t pass = first; pass < first + count; pass++) {
+        for (uint32_t layer = 0; layer < 4; layer++) {
+            get_and_check(world->store, &world->fixture, expert(layer, pass));
+            usleep(microseconds);
+        }
+        store_advance(world->store);
+    }
+}
+
+/* Where an expert is read while one layer computes, a guess for a layer far away can wait. */
+static void guesses_look_as_far_as_reads_take(void **state)
+{
+    (void)state;
+    struct world world;
+    open_world(&world, 64, STORE_GUESSING_ON, NULL);
+    passes_of_steps(&world, 0, 3, 5000);
+    assert_true(store_wants_guesses(world.store, 2));
+    assert_false(store_wants_guesses(world.store, 8));
+    atomic_store(&world.sleep_microseconds, 5000);
+    passes_of_steps(&world, 3, 4, 0);
+    assert_true(store_wants_guesses(world.store, 8));
+    close_world(&world);
+}
+
 static void what_is_expected_stays_until_its_layer_was_there(void **state)
 {
     (void)state;
@@ -295,6 +321,7 @@ int main(void)
         cmocka_unit_test(a_guess_that_came_too_late_is_given_up),
         cmocka_unit_test(what_is_needed_often_stays),
         cmocka_unit_test(the_last_guess_for_a_layer_counts),
+        cmocka_unit_test(guesses_look_as_far_as_reads_take),
         cmocka_unit_test(what_is_expected_stays_until_its_layer_was_there),
         cmocka_unit_test(guesses_that_do_not_pay_stop),
         cmocka_unit_test(the_next_run_starts_with_what_was_used_most),
