@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
 """What each technique of streaming brings: a model beyond memory, with everything on and with one thing off.
 
-    bench/techniques.py [-f "25 50 75"] [-n TOKENS] [-r ROUNDS] [-v "all guess"] MODEL.gguf...
+    bench/techniques.py [-f "25 50 75"] [-n TOKENS] [-r ROUNDS] [-v "all guess"] [-b] MODEL.gguf...
 
 -f: memory as per cent of the file; -v: some of the rows only (all overlap batching policy guess state). HYPURA names the
-program. Run as root: every run is in a memory cgroup of that size with a cold page cache. Rounds are interleaved, medians
+program. -b: bare runs, without the limits and so without shares of them. Run as root: every run is in a memory cgroup of that size with a cold page cache. Rounds are interleaved, medians
 are printed as a Markdown table. Two shares are of the limit that the same round showed. "Of either": the bytes that decoding
 needed at the speed of random reads of the experts' size, measured just before and after, or the same model's time a token
 with all weights in memory, whichever is longer. "Of both at once": reading and computing share the memory, so the model
@@ -78,6 +78,29 @@ def both_at_once(model, size, tokens, block):
     return statistics.median(speeds[:-1] or speeds), found["decode_seconds"] / found["generated_tokens"]
 
 
+def compare(model, percent, tokens, rounds, rows):
+    """Bare runs: how fast, and what was read."""
+    memory = os.stat(model).st_size * percent // 100
+    found = {row: [] for row in rows}
+    if "state" in rows:
+        run(model, memory, 40, [], EARLIER, True)
+    answers = set()
+    for _ in range(rounds):
+        for row in rows:
+            stats, text = run(model, memory, tokens, ROWS[row][1], state=row == "state")
+            answers.add(text)
+            seconds = stats["decode_seconds"] / stats["generated_tokens"]
+            found[row].append((1 / seconds, stats["decode_bytes_read"] / stats["generated_tokens"] / 1e6,
+                               stats["peak_rss_bytes"] / memory))
+    assert len(answers) == 1, "the answers differ"
+    for row in rows:
+        median = [statistics.median(values) for values in zip(*found[row])]
+        ratios = sorted(own[0] / base[0] for own, base in zip(found[row], found[rows[0]]))
+        print(f"| {os.path.basename(model).removesuffix('.gguf')} | {percent} % | {ROWS[row][0]} | {median[0]:.2f} "
+              f"| {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) | {median[1]:.0f} | {median[2]:.3f} |",
+              flush=True)
+
+
 def measure(model, percent, tokens, rounds, rows):
     size = os.stat(model).st_size
     memory, block = size * percent // 100, slice_bytes(model)
@@ -112,17 +135,22 @@ def measure(model, percent, tokens, rounds, rows):
 
 
 def main():
-    options, models = getopt.getopt(sys.argv[1:], "f:n:r:v:")
+    options, models = getopt.getopt(sys.argv[1:], "f:n:r:v:b")
     options = dict(options)
     rows = options.get("-v", "all overlap batching policy guess state").split()
     if not models or any(row not in ROWS for row in rows):
         sys.exit(__doc__)
-    print("| model | memory | | tokens/s | to the first row | MB needed a token | hits | share of either | of both at once "
-          "| peak / budget |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    bare = "-b" in options
+    if bare:
+        print("| model | memory | | tokens/s | to the first row | MB needed a token | peak / budget |")
+        print("|---|---|---|---|---|---|---|")
+    else:
+        print("| model | memory | | tokens/s | to the first row | MB needed a token | hits | share of either "
+              "| of both at once | peak / budget |")
+        print("|---|---|---|---|---|---|---|---|---|---|")
     for model in models:
         for percent in options.get("-f", "50").split():
-            measure(model, int(percent), int(options.get("-n", 32)), int(options.get("-r", 3)), rows)
+            (compare if bare else measure)(model, int(percent), int(options.get("-n", 32)), int(options.get("-r", 3)), rows)
     WORK.cleanup()
 
 

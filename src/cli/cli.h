@@ -110,7 +110,8 @@ void close_engine(struct engine *engine);
 void progress_start(struct engine *engine);
 void progress_stop(void);
 
-/* SIGUSR1 changes the memory budget. Prepare before threads are made, and stop before the engine is closed. */
+/* SIGUSR1 changes the memory budget. Prepare before threads are made, and stop before the engine is closed. engine NULL:
+ * that of the server. */
 void live_memory_prepare(void);
 void live_memory_start(struct engine *engine);
 void live_memory_stop(void);

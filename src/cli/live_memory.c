@@ -5,13 +5,15 @@
  * signal, so that it is answered in the middle of a long prompt too. */
 #include "cli/cli.h"
 #include "hw/hw.h"
+#include "server/server.h"
 
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 
-static struct engine *engine_to_change;
+static struct engine *engine_to_change; /* NULL: the server */
+static bool running;
 static pthread_t thread;
 static atomic_bool stop;
 
@@ -39,9 +41,14 @@ static void change(void)
     if (compute_options.memory_file) {
         status = memory_from_file(&bytes, compute_options.memory_file, &error);
     } else {
-        const struct model *model = engine_model(engine_to_change);
-        status = hardware_detect(&hardware, gguf_file_path(model_file(model), 0), &error);
+        const char *path =
+            engine_to_change ? gguf_file_path(model_file(engine_model(engine_to_change)), 0) : "."; /* any drive */
+        status = hardware_detect(&hardware, path, &error);
         bytes = status ? 0 : hardware_default_budget(&hardware) + memory_resident_bytes();
+    }
+    if (!status && !engine_to_change) {
+        server_set_budget(bytes);
+        return;
     }
     if (!status)
         status = engine_set_budget(engine_to_change, bytes, &error);
@@ -81,16 +88,16 @@ void live_memory_start(struct engine *engine)
 {
     atomic_store(&stop, false);
     engine_to_change = engine;
-    if (pthread_create(&thread, NULL, wait_for_signal, NULL))
-        engine_to_change = NULL; /* the signal stays blocked: a run without it is better than none */
+    running =
+        !pthread_create(&thread, NULL, wait_for_signal, NULL); /* else the signal stays blocked: better than none */
 }
 
 void live_memory_stop(void)
 {
-    if (!engine_to_change)
+    if (!running)
         return;
     atomic_store(&stop, true);
     pthread_kill(thread, SIGUSR1);
     pthread_join(thread, NULL);
-    engine_to_change = NULL;
+    running = false;
 }

@@ -22,10 +22,16 @@
 #define GRACE_NANOSECONDS ((uint64_t)10 * 1000000000u) /* of answers in work when the server stops */
 
 static volatile sig_atomic_t stop_requests;
+static atomic_uint_fast64_t asked_budget; /* 0: nothing was asked */
 
 void server_stop(void)
 {
     stop_requests = stop_requests + 1;
+}
+
+void server_set_budget(uint64_t bytes)
+{
+    atomic_store(&asked_budget, bytes);
 }
 
 /* ---- checking ------------------------------------------------------------------------------------------------------
@@ -379,6 +385,9 @@ static void serve(struct http *http, int listening)
     uint64_t stopped = 0;
     for (unsigned turn = 0;; turn++) {
         nanosleep(&tick, NULL);
+        uint64_t budget = atomic_exchange(&asked_budget, 0);
+        if (budget)
+            change_budget(&http->server, NULL, budget);
         if (turn % 5 == 0)
             events_tick(http->server.events);
         if (turn % 20 == 0)

@@ -122,45 +122,78 @@ void handle_metrics(struct exchange *exchange)
  */
 
 struct budget_job {
-    struct job job; /* first */
+    struct job job; /* first; without an exchange nobody waits */
+    struct server *server;
     uint64_t bytes;
 };
 
 static void free_budget_job(struct job *job)
 {
-    exchange_release(job->exchange);
+    if (job->exchange)
+        exchange_release(job->exchange);
     memory_free(job);
+}
+
+static void fail_budget(struct exchange *exchange, unsigned status, const char *message)
+{
+    if (exchange)
+        exchange_fail(exchange, status, message);
+    else
+        server_log("error", "memory budget stays", "reason=\"%s\"", message);
 }
 
 static void refuse_budget(struct job *job, unsigned status, const char *message)
 {
-    exchange_fail(job->exchange, status, message);
+    fail_budget(job->exchange, status, message);
     free_budget_job(job);
 }
 
 static void reply_budget(struct exchange *exchange, uint64_t bytes, bool reloaded)
 {
-    server_log("info", "memory budget changed", "id=%s bytes=%llu reloaded=%s", exchange_id(exchange),
+    server_log("info", "memory budget changed", "id=%s bytes=%llu reloaded=%s", exchange ? exchange_id(exchange) : "-",
                (unsigned long long)bytes, reloaded ? "true" : "false");
-    exchange_reply_json(exchange, 200,
-                        json_pack("{s:I, s:b}", "budget_bytes", (json_int_t)bytes, "reloaded", (int)reloaded));
+    if (exchange)
+        exchange_reply_json(exchange, 200,
+                            json_pack("{s:I, s:b}", "budget_bytes", (json_int_t)bytes, "reloaded", (int)reloaded));
 }
 
 static void start_reload(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds)
 {
     hypura_error error = {0};
-    uint64_t bytes = ((struct budget_job *)job)->bytes;
+    const struct budget_job *budget = (struct budget_job *)job;
+    uint64_t bytes = budget->bytes;
     (void)loaded;
     (void)load_nanoseconds;
-    if (loaded_reload(exchange_server(job->exchange)->models, bytes, &error))
-        exchange_fail(job->exchange, 400, error.message);
+    if (loaded_reload(budget->server->models, bytes, &error))
+        fail_budget(job->exchange, 400, error.message);
     else
         reply_budget(job->exchange, bytes, true);
     free_budget_job(job);
 }
 
-/* {"memory": "8G"} or a number of bytes. What the plan cannot follow in place is done by loading the model anew, once
- * the answers in work are done. */
+/* What the plan cannot follow in place is done by loading the model anew, once the answers in work are done. */
+void change_budget(struct server *server, struct exchange *exchange, uint64_t bytes)
+{
+    hypura_error error = {0};
+    if (loaded_set_budget(server->models, bytes, &error) == HYPURA_OK) {
+        reply_budget(exchange, bytes, false);
+        return;
+    }
+    struct budget_job *job;
+    if (ALLOCATE(&job, 1, "request", &error)) {
+        fail_budget(exchange, 500, error.message);
+        return;
+    }
+    *job = (struct budget_job){
+        .job = {.exchange = exchange, .alone = true, .start = start_reload, .refuse = refuse_budget},
+        .server = server,
+        .bytes = bytes};
+    if (exchange)
+        exchange_hold(exchange);
+    worker_submit(server->worker, &job->job);
+}
+
+/* {"memory": "8G"} or a number of bytes. */
 void handle_memory(struct exchange *exchange)
 {
     json_t *json = exchange_json(exchange);
@@ -176,17 +209,5 @@ void handle_memory(struct exchange *exchange)
         exchange_fail(exchange, 400, "\"memory\" is required: a size such as \"8G\", or a number of bytes");
         return;
     }
-    if (loaded_set_budget(server->models, bytes, &error) == HYPURA_OK) {
-        reply_budget(exchange, bytes, false);
-        return;
-    }
-    struct budget_job *job;
-    if (ALLOCATE(&job, 1, "request", &error)) {
-        exchange_fail_with(exchange, &error);
-        return;
-    }
-    job->job = (struct job){.exchange = exchange, .alone = true, .start = start_reload, .refuse = refuse_budget};
-    job->bytes = bytes;
-    exchange_hold(exchange);
-    worker_submit(server->worker, &job->job);
+    change_budget(server, exchange, bytes);
 }

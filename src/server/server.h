@@ -53,6 +53,10 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
  * Async-signal-safe. */
 void server_stop(void);
 
+/* Another memory budget from now on, for the server that runs or the one that will; the log says how it went. From any
+ * thread. */
+void server_set_budget(uint64_t bytes);
+
 /* ---- the model folder, for the commands that work without a server --------------------------------------------------
  */
 

@@ -82,6 +82,8 @@ void handle_openai_response_delete(struct exchange *exchange);
 void handle_messages(struct exchange *exchange);
 void handle_metrics(struct exchange *exchange);
 void handle_memory(struct exchange *exchange);
+/* Another memory budget; the exchange that asked for it, or NULL, hears how it went. */
+void change_budget(struct server *server, struct exchange *exchange, uint64_t bytes);
 void handle_events(struct exchange *exchange);
 void handle_page(struct exchange *exchange);
 

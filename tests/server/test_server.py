@@ -574,6 +574,24 @@ def the_budget_changes_while_it_runs():
         assert SERVER.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
     for body in ({"memory": "lots"}, {}, {"memory": 0}, {"memory": 1000}):
         SERVER.post("/api/hypura/memory", body, 400)
+    # SIGUSR1 takes it from a file.
+    file = os.path.join(WORK.name, "budget")
+    with open(file, "w") as out:
+        out.write("20M")
+    server = Server("--memory-file", file, "--context", "256", "--parallel", "1")
+    for budget in (16 << 20, 1000, 20 << 20):
+        with open(file, "w") as out:
+            out.write(str(budget))
+        told = 'msg="memory budget'
+        seen = server.logged().count(told)
+        server.process.send_signal(signal.SIGUSR1)
+        end = time.time() + 30
+        while server.logged().count(told) == seen and time.time() < end:
+            time.sleep(0.02)
+        changed = [line for line in server.logged().splitlines() if told in line][-1]
+        assert f"bytes={budget}" in changed if budget > 1000 else "stays" in changed, changed
+        assert server.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
+    assert server.stop() == 0
     assert SERVER.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
 
 
