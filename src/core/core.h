@@ -192,6 +192,12 @@ size_t thread_pool_threads(const struct thread_pool *pool);
  */
 void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, size_t count);
 
+/* The same where neighbours belong together: each worker gets a share of 0 .. count - 1 in one piece and walks it from
+ * the front, taking parts of what is left of it at once; who is done takes parts from the ends of others' shares.
+ * range(context, first, count, worker) is called for parts that together are everything. count below 2^32. */
+typedef void (*thread_range)(void *context, size_t first, size_t count, size_t worker);
+void thread_pool_run_shares(struct thread_pool *pool, thread_range range, void *context, size_t count);
+
 /* While set, tasks that have not begun are left out, so that a section ends within a task's time. Async-signal-safe. */
 void thread_pool_skip(struct thread_pool *pool, bool skip);
 

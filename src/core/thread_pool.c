@@ -20,12 +20,18 @@ struct worker {
     pthread_t thread;
 };
 
+/* What is left of a worker's share of a section: first in the upper half, end in the lower. */
+struct share {
+    _Alignas(64) atomic_uint_fast64_t left;
+};
+
 /* A section is published by writing task, context and count and then adding one to generation. The claim counter
  * carries the low bits of the generation in its upper half, so that a worker that was late for one section can never
  * take a task of the next with the old task's pointer. */
 struct thread_pool {
     size_t threads;
     struct worker *workers;
+    struct share *shares; /* [threads] */
 
     thread_task task;
     void *context;
@@ -138,7 +144,12 @@ hypura_status thread_pool_create(struct thread_pool **out, size_t threads, hypur
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the thread pool");
     memset(pool, 0, sizeof *pool);
     hypura_status status = ALLOCATE(&pool->workers, threads, "thread table", error);
+    if (!status)
+        pool->shares = aligned_alloc(64, threads * sizeof *pool->shares);
+    if (!status && !pool->shares)
+        status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the thread pool");
     if (status) {
+        memory_free(pool->workers);
         free(pool);
         return status;
     }
@@ -173,6 +184,7 @@ void thread_pool_destroy(struct thread_pool *pool)
     pthread_cond_destroy(&pool->finished);
     pthread_mutex_destroy(&pool->mutex);
     memory_free(pool->workers);
+    free(pool->shares);
     free(pool);
 }
 
@@ -220,6 +232,62 @@ void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, 
         run_one_batch(pool, task, context, count);
     }
 }
+
+/* ---- shares ------------------------------------------------------------------------------------------------------ */
+
+/* Taken at once: this part of what is left. Large parts have fewer starts, and each start costs some cold misses; small
+ * ones at the end decide how long one thread waits for another. */
+#define SHARE_PART 4
+
+struct walk {
+    struct thread_pool *pool;
+    thread_range range;
+    void *context;
+};
+
+static bool take_part(struct share *share, bool from_front, size_t *first, size_t *count)
+{
+    uint_fast64_t left = atomic_load_explicit(&share->left, memory_order_relaxed), rest;
+    do {
+        uint_fast64_t begin = left >> 32, end = left & 0xffffffffu;
+        if (begin >= end)
+            return false;
+        uint_fast64_t part = (end - begin + SHARE_PART - 1) / SHARE_PART;
+        *count = (size_t)part;
+        *first = (size_t)(from_front ? begin : end - part);
+        rest = from_front ? (begin + part) << 32 | end : begin << 32 | (end - part);
+    } while (
+        !atomic_compare_exchange_weak_explicit(&share->left, &left, rest, memory_order_relaxed, memory_order_relaxed));
+    return true;
+}
+
+static void walk_shares(void *context, size_t index, size_t worker)
+{
+    const struct walk *walk = context;
+    struct thread_pool *pool = walk->pool;
+    size_t first, count;
+    for (size_t i = 0; i < pool->threads; i++) {
+        while (take_part(&pool->shares[(index + i) % pool->threads], i == 0, &first, &count)) {
+            if (atomic_load_explicit(&pool->skip, memory_order_relaxed))
+                atomic_store(&pool->skipped, true);
+            else
+                walk->range(walk->context, first, count, worker);
+        }
+    }
+}
+
+void thread_pool_run_shares(struct thread_pool *pool, thread_range range, void *context, size_t count)
+{
+    struct walk walk = {pool, range, context};
+    for (size_t i = 0; i < pool->threads; i++) {
+        uint_fast64_t first = (uint_fast64_t)count * i / pool->threads;
+        uint_fast64_t end = (uint_fast64_t)count * (i + 1) / pool->threads;
+        atomic_store_explicit(&pool->shares[i].left, first << 32 | end, memory_order_relaxed);
+    }
+    thread_pool_run(pool, walk_shares, &walk, MIN(count, pool->threads));
+}
+
+/* ---- cores ------------------------------------------------------------------------------------------------------- */
 
 #ifdef __linux__
 static size_t cgroup_quota_cores(void)

@@ -6,6 +6,7 @@
 #include <math.h>
 #include <stdatomic.h>
 #include <string.h>
+#include <unistd.h>
 
 static void sizes_overflow_is_seen(void **state)
 {
@@ -124,6 +125,61 @@ static void every_task_runs_once(void **state)
     }
 }
 
+static void count_range(void *context, size_t first, size_t count, size_t worker)
+{
+    for (size_t i = first; i < first + count; i++)
+        count_task(context, i, worker);
+}
+
+static void shares_are_everything_once(void **state)
+{
+    (void)state;
+    for (size_t threads = 1; threads <= 8; threads *= 2) {
+        struct thread_pool *pool = NULL;
+        assert_ok(thread_pool_create(&pool, threads, &test_error));
+        for (size_t round = 0; round < 2000; round++) {
+            static struct tally tally;
+            memset(&tally, 0, sizeof tally);
+            size_t count = round % 20 == 0 ? 1000 : round % 11;
+            thread_pool_run_shares(pool, count_range, &tally, count);
+            for (size_t i = 0; i < 1000; i++)
+                assert_int_equal(atomic_load(&tally.ran[i]), i < count);
+        }
+        thread_pool_destroy(pool);
+    }
+}
+
+struct held_up {
+    struct tally tally;
+    atomic_size_t by_caller;
+};
+
+/* Whoever is not the caller loses its core in its first part, until the caller has done all the rest. */
+static void hold_up(void *context, size_t first, size_t count, size_t worker)
+{
+    struct held_up *held_up = context;
+    count_range(&held_up->tally, first, count, worker);
+    if (worker == 0)
+        atomic_fetch_add(&held_up->by_caller, count);
+    uint64_t start = clock_nanoseconds();
+    while (worker != 0 && atomic_load(&held_up->by_caller) + count < 1000 && clock_seconds_since(start) < 20)
+        usleep(1000);
+}
+
+static void a_worker_that_is_held_up_keeps_one_part(void **state)
+{
+    (void)state;
+    static struct held_up held_up;
+    struct thread_pool *pool = NULL;
+    assert_ok(thread_pool_create(&pool, 2, &test_error));
+    for (size_t round = 0; round < 20; round++) {
+        memset(&held_up, 0, sizeof held_up);
+        thread_pool_run_shares(pool, hold_up, &held_up, 1000);
+        assert_true(atomic_load(&held_up.by_caller) >= 1000 - 500 / 2);
+    }
+    thread_pool_destroy(pool);
+}
+
 static void tasks_can_be_left_out(void **state)
 {
     (void)state;
@@ -142,6 +198,12 @@ static void tasks_can_be_left_out(void **state)
         for (size_t i = 0; i < 100; i++)
             assert_int_equal(atomic_load(&tally.ran[i]), 1);
         assert_false(thread_pool_skipped(pool));
+        thread_pool_skip(pool, true);
+        thread_pool_run_shares(pool, count_range, &tally, 100);
+        thread_pool_skip(pool, false);
+        for (size_t i = 0; i < 100; i++)
+            assert_int_equal(atomic_load(&tally.ran[i]), 1);
+        assert_true(thread_pool_skipped(pool));
         thread_pool_destroy(pool);
     }
 }
@@ -165,10 +227,11 @@ static void random_numbers_repeat(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(sizes_overflow_is_seen),    cmocka_unit_test(byte_sizes_parse),
-        cmocka_unit_test(halves_round_trip),         cmocka_unit_test(a_cut_message_stays_utf8),
-        cmocka_unit_test(buffer_respects_its_limit), cmocka_unit_test(decommitted_memory_reads_zero),
-        cmocka_unit_test(every_task_runs_once),      cmocka_unit_test(tasks_can_be_left_out),
+        cmocka_unit_test(sizes_overflow_is_seen),     cmocka_unit_test(byte_sizes_parse),
+        cmocka_unit_test(halves_round_trip),          cmocka_unit_test(a_cut_message_stays_utf8),
+        cmocka_unit_test(buffer_respects_its_limit),  cmocka_unit_test(decommitted_memory_reads_zero),
+        cmocka_unit_test(every_task_runs_once),       cmocka_unit_test(tasks_can_be_left_out),
+        cmocka_unit_test(shares_are_everything_once), cmocka_unit_test(a_worker_that_is_held_up_keeps_one_part),
         cmocka_unit_test(random_numbers_repeat),
     };
     return cmocka_run_group_tests_name("core", tests, NULL, NULL);

@@ -50,7 +50,7 @@ static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t 
     struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        ahead.next = weights + (r + 4) * row_bytes;
+        prefetch_rows_from(&ahead, r);
         struct sixteen sums[4];
         for (int i = 0; i < 4; i++)
             sums[i].low = sums[i].high = _mm256_setzero_ps();
@@ -111,7 +111,7 @@ static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size
     struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        ahead.next = weights + (r + 4) * row_bytes;
+        prefetch_rows_from(&ahead, r);
         struct sixteen sums[4];
         for (int i = 0; i < 4; i++)
             sums[i].low = sums[i].high = _mm256_setzero_ps();

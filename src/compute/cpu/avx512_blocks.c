@@ -75,7 +75,7 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
     struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        ahead.next = weights + (r + 4) * row_bytes;
+        prefetch_rows_from(&ahead, r);
         __m128 sum = _mm_setzero_ps();
         size_t b = 0;
         for (; b + STEP <= blocks; b += STEP) {

@@ -11,7 +11,7 @@ static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t 
     struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        ahead.next = weights + (r + 4) * row_bytes;
+        prefetch_rows_from(&ahead, r);
         __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
         size_t c = 0;
         for (; c + 16 <= columns; c += 16) {

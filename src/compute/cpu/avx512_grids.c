@@ -138,7 +138,7 @@ static ALWAYS_INLINE void gemv_8(float *out, const uint8_t *weights, size_t row_
     struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        ahead.next = weights + (r + 4) * row_bytes;
+        prefetch_rows_from(&ahead, r);
         __m128 sum = _mm_setzero_ps();
         for (size_t b = 0; b < columns / 256; b++) {
             prefetch_more(&ahead, 4 * block_bytes);
@@ -239,7 +239,7 @@ static ALWAYS_INLINE void gemv_4(float *out, const uint8_t *weights, size_t row_
     struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        ahead.next = weights + (r + 4) * row_bytes;
+        prefetch_rows_from(&ahead, r);
         __m128 sum = _mm_setzero_ps();
         for (size_t b = 0; b < columns / 256; b++) {
             prefetch_more(&ahead, 4 * block_bytes);
@@ -334,7 +334,7 @@ static ALWAYS_INLINE void gemv_iq1(float *out, const uint8_t *weights, size_t ro
     struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        ahead.next = weights + (r + 4) * row_bytes;
+        prefetch_rows_from(&ahead, r);
         __m128 sum = _mm_setzero_ps();
         for (size_t b = 0; b < columns / 256; b++) {
             prefetch_more(&ahead, 4 * block_bytes);

@@ -3,11 +3,8 @@
 
 #include <string.h>
 
-/* The least work of a decode task, in bytes of weights that one token uses. Tasks start large and get smaller towards
- * the end of a section (guided self-scheduling): each start costs some cold misses, which large tasks have fewer of,
- * and the last ones decide how long one thread waits for another. */
-#define LEAST_TASK_WORK ((size_t)48 << 10)
-#define DECODE_MOST_TASKS 2048
+/* The least work of a decode task, in bytes of weights that one token uses. */
+#define DECODE_TASK_WORK ((size_t)48 << 10)
 
 /* Rows that one pass of gemv takes while several tokens use them: they stay in the first-level cache in between. */
 #define GEMV_BLOCK_BYTES ((size_t)16 << 10)
@@ -86,14 +83,13 @@ void compute_dequantize(enum tensor_type type, const void *blocks, float *out, s
 /* Which kernel a job goes through. */
 enum path { PATH_GEMV, PATH_FEW, PATH_GEMM };
 
-/* How a job is cut. gemm: tasks of task_rows x task_tokens. Else task i has rows [bounds[i], bounds[i + 1]). */
+/* How a job is cut: into tasks of task_rows x task_tokens, in the order of rows. */
 struct cut {
-    size_t first_task;
+    size_t first_task, tasks;
     enum path path;
     size_t task_rows;
     size_t task_tokens;
     size_t row_tasks;
-    const uint32_t *bounds;
 };
 
 struct section {
@@ -101,9 +97,6 @@ struct section {
     const struct matmul *jobs;
     size_t count;
     struct cut cuts[SECTION_JOBS];
-    uint32_t bounds[DECODE_MOST_TASKS + 2 * SECTION_JOBS];
-    size_t bound_count;
-    uint64_t work; /* of the jobs that are not cut yet, but for those through gemm */
 };
 
 static const struct kernel *job_kernel(const struct compute *compute, const struct matmul *job)
@@ -127,30 +120,10 @@ static enum path job_path(const struct kernel *kernel, const struct matmul *job)
 
 /* What a row costs, in bytes of weights that one token uses: unpacking for several costs about as much as using it for
  * three. */
-static uint64_t row_work(enum path path, const struct matmul *job)
+static size_t row_work(enum path path, const struct matmul *job)
 {
     size_t bytes = MAX(job->weights.row_bytes, (size_t)1);
     return path == PATH_FEW ? bytes * (3 + job->tokens) / 4 + 1 : bytes * job->tokens;
-}
-
-static size_t cut_rows(struct section *section, const struct matmul *job, struct cut *cut)
-{
-    size_t row = 0, tasks = 0;
-    uint64_t each = row_work(cut->path, job);
-    cut->bounds = &section->bounds[section->bound_count];
-    section->bounds[section->bound_count++] = 0;
-    while (row < job->weights.rows) {
-        uint64_t work = MAX(section->work / (2 * section->compute->threads), (uint64_t)LEAST_TASK_WORK);
-        size_t rows = MAX((size_t)(work / each) & ~(size_t)15, (size_t)16);
-        /* When the table is full, what is left of each job is one task. */
-        if (rows > job->weights.rows - row || section->bound_count >= DECODE_MOST_TASKS)
-            rows = job->weights.rows - row;
-        row += rows;
-        tasks++;
-        section->bounds[section->bound_count++] = (uint32_t)row;
-        section->work -= rows * each;
-    }
-    return tasks;
 }
 
 static size_t cut_job(struct section *section, const struct matmul *job, size_t first_task, struct cut *cut)
@@ -160,8 +133,11 @@ static size_t cut_job(struct section *section, const struct matmul *job, size_t 
         return 0;
     const struct kernel *kernel = job_kernel(section->compute, job);
     cut->path = job_path(kernel, job);
-    if (cut->path != PATH_GEMM)
-        return cut_rows(section, job, cut);
+    if (cut->path != PATH_GEMM) {
+        cut->task_tokens = job->tokens;
+        cut->task_rows = MAX(DECODE_TASK_WORK / row_work(cut->path, job) & ~(size_t)15, (size_t)16);
+        return cut->row_tasks = divide_up(job->weights.rows, cut->task_rows);
+    }
     cut->task_rows = kernel->gemm_task_rows;
     cut->task_tokens = kernel->gemm_task_tokens ? MIN(kernel->gemm_task_tokens, job->tokens) : job->tokens;
     size_t token_tasks = divide_up(job->tokens, cut->task_tokens);
@@ -208,9 +184,8 @@ static void run_few(const struct matmul *job, const struct kernel *kernel, size_
         run_gemv(job, kernel, first_row + whole, rows - whole);
 }
 
-static void run_task(void *context, size_t index, size_t worker)
+static size_t job_of_task(const struct section *section, size_t index)
 {
-    const struct section *section = context;
     size_t low = 0, high = section->count;
     while (high - low > 1) {
         size_t middle = (low + high) / 2;
@@ -219,20 +194,19 @@ static void run_task(void *context, size_t index, size_t worker)
         else
             high = middle;
     }
-    const struct matmul *job = &section->jobs[low];
-    const struct cut *cut = &section->cuts[low];
+    return low;
+}
+
+/* Tasks first to first + count of a job, which lie above each other. */
+static void run_job(const struct section *section, size_t number, size_t first, size_t count, size_t worker)
+{
+    const struct matmul *job = &section->jobs[number];
+    const struct cut *cut = &section->cuts[number];
     const struct kernel *kernel = job_kernel(section->compute, job);
-    index -= cut->first_task;
-    size_t first_row, rows, first_token = 0, tokens = job->tokens;
-    if (cut->path == PATH_GEMM) {
-        first_row = index % cut->row_tasks * cut->task_rows;
-        rows = MIN(cut->task_rows, job->weights.rows - first_row);
-        first_token = index / cut->row_tasks * cut->task_tokens;
-        tokens = MIN(cut->task_tokens, job->tokens - first_token);
-    } else {
-        first_row = cut->bounds[index];
-        rows = cut->bounds[index + 1] - first_row;
-    }
+    size_t first_row = first % cut->row_tasks * cut->task_rows;
+    size_t rows = MIN(count * cut->task_rows, job->weights.rows - first_row);
+    size_t first_token = first / cut->row_tasks * cut->task_tokens;
+    size_t tokens = MIN(cut->task_tokens, job->tokens - first_token);
     if (cut->path == PATH_GEMM)
         kernel->gemm(job, first_row, rows, first_token, tokens,
                      section->compute->scratch + worker * GEMM_SCRATCH_BYTES);
@@ -244,6 +218,26 @@ static void run_task(void *context, size_t index, size_t worker)
         for (size_t token = first_token; token < first_token + tokens; token++)
             for (size_t r = first_row; r < first_row + rows; r++)
                 output_row(job, token)[r] += job->bias[r];
+}
+
+static void run_task(void *context, size_t index, size_t worker)
+{
+    const struct section *section = context;
+    size_t job = job_of_task(section, index);
+    run_job(section, job, index - section->cuts[job].first_task, 1, worker);
+}
+
+/* Tasks of jobs of which none goes through gemm. */
+static void run_tasks(void *context, size_t first, size_t count, size_t worker)
+{
+    const struct section *section = context;
+    for (size_t end = first + count, job = job_of_task(section, first); first < end; job++) {
+        size_t job_end = section->cuts[job].first_task + section->cuts[job].tasks;
+        if (first >= job_end)
+            continue;
+        run_job(section, job, first - section->cuts[job].first_task, MIN(end, job_end) - first, worker);
+        first = job_end;
+    }
 }
 
 /* ---- preparing activations ----------------------------------------------------------------------------------------
@@ -284,17 +278,17 @@ void compute_matmul(struct compute *compute, const struct matmul *jobs, size_t c
     for (size_t first = 0; first < count; first += SECTION_JOBS) {
         section.jobs = jobs + first;
         section.count = MIN(count - first, (size_t)SECTION_JOBS);
-        section.bound_count = 0;
-        section.work = 0;
-        for (size_t i = 0; i < section.count; i++) {
-            const struct matmul *job = &section.jobs[i];
-            enum path path = job_path(job_kernel(compute, job), job);
-            if (job->tokens > 0 && path != PATH_GEMM)
-                section.work += job->weights.rows * row_work(path, job);
-        }
         size_t tasks = 0;
-        for (size_t i = 0; i < section.count; i++)
-            tasks += cut_job(&section, &section.jobs[i], tasks, &section.cuts[i]);
-        thread_pool_run(compute->pool, run_task, &section, tasks);
+        bool gemm = false;
+        for (size_t i = 0; i < section.count; i++) {
+            struct cut *cut = &section.cuts[i];
+            cut->tasks = cut_job(&section, &section.jobs[i], tasks, cut);
+            tasks += cut->tasks;
+            gemm = gemm || cut->path == PATH_GEMM;
+        }
+        if (gemm)
+            thread_pool_run(compute->pool, run_task, &section, tasks);
+        else
+            thread_pool_run_shares(compute->pool, run_tasks, &section, tasks);
     }
 }

@@ -67,7 +67,7 @@ static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t 
     struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        ahead.next = weights + (r + 4) * row_bytes;
+        prefetch_rows_from(&ahead, r);
         float32x4x4_t sums[4];
         clear(sums);
         size_t c = 0;
@@ -128,7 +128,7 @@ static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size
     struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        ahead.next = weights + (r + 4) * row_bytes;
+        prefetch_rows_from(&ahead, r);
         float32x4x4_t sums[4];
         clear(sums);
         size_t c = 0;
