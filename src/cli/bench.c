@@ -65,15 +65,34 @@ static hypura_status fill_context(struct engine *engine, struct random *random, 
     return status;
 }
 
+/* Decoding between two looks at what the memory gives, which leave nothing in the caches. */
+#define METER_SECONDS 0.1
+
+struct decoding {
+    double seconds;
+    double read_seconds, reads; /* for each byte, and how often that was looked at */
+    double looked;              /* when last, in seconds of decoding */
+    struct memory_meter *meter; /* or NULL */
+};
+
+static void look_at_memory(struct decoding *decoding)
+{
+    decoding->read_seconds += 1.0 / memory_meter_read(decoding->meter);
+    decoding->reads++;
+    decoding->looked = decoding->seconds;
+}
+
 /* A token of every sequence a step. */
 static hypura_status decode(struct engine *engine, struct random *random, uint32_t first, uint32_t count,
-                            hypura_error *error)
+                            struct decoding *decoding, hypura_error *error)
 {
     int32_t tokens[PARALLEL_MOST];
     uint32_t positions[PARALLEL_MOST], sequences[PARALLEL_MOST];
     bool want[PARALLEL_MOST];
     hypura_status status = HYPURA_OK;
     for (uint32_t i = 0; !status && i < count; i++) {
+        if (decoding->meter && decoding->seconds - decoding->looked >= METER_SECONDS)
+            look_at_memory(decoding);
         for (uint32_t s = 0; s < parallel; s++) {
             tokens[s] = random_token(random, model_parameters(engine_model(engine))->vocabulary);
             positions[s] = first + i;
@@ -82,8 +101,12 @@ static hypura_status decode(struct engine *engine, struct random *random, uint32
         }
         struct engine_batch batch = {
             .count = parallel, .tokens = tokens, .positions = positions, .sequences = sequences, .want_logits = want};
+        uint64_t start = clock_nanoseconds();
         status = engine_forward(engine, &batch, error);
+        decoding->seconds += clock_seconds_since(start);
     }
+    if (decoding->meter)
+        look_at_memory(decoding);
     return status;
 }
 
@@ -107,7 +130,12 @@ static void summarise(struct rounds *rounds, uint32_t count)
         count % 2 ? rounds->speeds[count / 2] : 0.5 * (rounds->speeds[count / 2 - 1] + rounds->speeds[count / 2]);
 }
 
-static hypura_status measure(struct engine *engine, struct rounds *prompt, struct rounds *decoding, double *memory,
+struct figures {
+    struct rounds prompt, decode;
+    struct rounds memory, share; /* bytes a second that the memory gave while tokens were decoded; 0: not measured */
+};
+
+static hypura_status measure(struct engine *engine, struct figures *figures, struct memory_meter *meter,
                              hypura_error *error)
 {
     struct random random;
@@ -119,24 +147,26 @@ static hypura_status measure(struct engine *engine, struct rounds *prompt, struc
         uint64_t start = clock_nanoseconds();
         if (!status)
             status = feed(engine, &random, 0, context_fill, prompt_tokens, error);
-        prompt->speeds[round] = prompt_tokens / clock_seconds_since(start);
+        figures->prompt.speeds[round] = prompt_tokens / clock_seconds_since(start);
         /* Decoding starts from the fill, not from the prompt: that is what a reader expects of two separate figures. */
         if (!status)
             status = fill_context(engine, &random, error);
-        start = clock_nanoseconds();
+        struct decoding decoding = {.meter = meter};
         if (!status)
-            status = decode(engine, &random, context_fill, generated_tokens, error);
-        decoding->speeds[round] = (double)generated_tokens * parallel / clock_seconds_since(start);
-        /* The limit is measured between the rounds, since other users of the machine come and go; and only where it is
-         * the limit, since the test needs memory of its own: sequences that share a pass are bound by compute. */
-        double now = 0;
-        if (!status && parallel == 1 && engine_plan(engine)->mode == PLAN_FULL_RESIDENT)
-            status = hardware_measure_memory(engine_hardware(engine), engine_threads(engine), &now, error);
-        *memory = MAX(*memory, now);
+            status = decode(engine, &random, context_fill, generated_tokens, &decoding, error);
+        double speed = decoding.seconds > 0 ? generated_tokens * parallel / decoding.seconds : 0;
+        figures->decode.speeds[round] = speed;
+        if (meter) {
+            figures->memory.speeds[round] = decoding.reads / decoding.read_seconds;
+            figures->share.speeds[round] =
+                speed * bytes_per_token(engine_model(engine)) / figures->memory.speeds[round];
+        }
     }
     if (!status) {
-        summarise(prompt, repeat);
-        summarise(decoding, repeat);
+        summarise(&figures->prompt, repeat);
+        summarise(&figures->decode, repeat);
+        summarise(&figures->memory, repeat);
+        summarise(&figures->share, repeat);
     }
     return status;
 }
@@ -148,9 +178,10 @@ static void print_speed(const char *name, uint32_t tokens, const struct rounds *
                rounds->most);
 }
 
-static int report(struct engine *engine, const struct rounds *prompt, const struct rounds *decoding, double memory)
+static int report(struct engine *engine, const struct figures *figures)
 {
-    double share = memory > 0 ? decoding->median * bytes_per_token(engine_model(engine)) / memory : 0;
+    const struct rounds *prompt = &figures->prompt, *decoding = &figures->decode;
+    double memory = figures->memory.median, share = figures->share.median;
     if (as_json) {
         json_t *json = statistics_json(engine);
         json_object_set_new(json, "prompt_tokens", json_integer(prompt_tokens));
@@ -187,8 +218,8 @@ static int run(size_t count, char **arguments)
 {
     hypura_error error = {0};
     struct engine *engine = NULL;
-    struct rounds prompt = {0}, decoding = {0};
-    double memory = 0;
+    struct figures figures = {0};
+    struct memory_meter *meter = NULL;
     uint64_t needed = (uint64_t)context_fill + MAX(MAX(prompt_tokens, generated_tokens), 8u);
     if (repeat == 0 || needed > UINT32_MAX)
         return report_usage(&command_bench, "--repeat must be at least 1, and the lengths fit a context");
@@ -200,19 +231,26 @@ static int run(size_t count, char **arguments)
     hypura_status status = open_engine(&engine, count ? arguments[0] : NULL, &error);
     if (!status) {
         interrupts_cancel(engine);
-        status = ALLOCATE(&prompt.speeds, repeat, "figures", &error);
+        struct rounds *all[] = {&figures.prompt, &figures.decode, &figures.memory, &figures.share};
+        for (size_t i = 0; i < COUNT_OF(all) && !status; i++)
+            status = ALLOCATE(&all[i]->speeds, repeat, "figures", &error);
     }
+    /* Only where the memory is the limit, since the test needs memory of its own: sequences that share a pass are bound
+     * by compute. */
+    if (!status && parallel == 1 && generated_tokens && engine_plan(engine)->mode == PLAN_FULL_RESIDENT)
+        status = memory_meter_open(&meter, engine_hardware(engine), engine_threads(engine), &error);
     if (!status)
-        status = ALLOCATE(&decoding.speeds, repeat, "figures", &error);
-    if (!status)
-        status = measure(engine, &prompt, &decoding, &memory, &error);
-    int result = status ? report_error(&error) : report(engine, &prompt, &decoding, memory);
+        status = measure(engine, &figures, meter, &error);
+    memory_meter_close(meter);
+    int result = status ? report_error(&error) : report(engine, &figures);
     if (!status && !write_statistics(engine))
         result = EXIT_FAILED;
     interrupts_cancel(NULL);
     close_engine(engine);
-    memory_free(prompt.speeds);
-    memory_free(decoding.speeds);
+    memory_free(figures.prompt.speeds);
+    memory_free(figures.decode.speeds);
+    memory_free(figures.memory.speeds);
+    memory_free(figures.share.speeds);
     return result;
 }
 
@@ -221,8 +259,8 @@ const struct command command_bench = {
     .arguments = "[MODEL]",
     .summary = "measure how fast a model reads prompts and decodes",
     .details =
-        "Runs random tokens. The memory's bandwidth is measured in the same run, so that the share of it that decoding "
-        "reached can be stated.",
+        "Runs random tokens. What plain reading gets from the memory is measured between the tokens that are decoded, "
+        "so that the share of it that decoding reached can be stated.",
     .options = {bench_rows, compute_option_rows},
     .most = 1,
     .run = run,

@@ -147,7 +147,15 @@ hypura_status hardware_iobench(struct storage *out, const char *path, double sec
 hypura_status hardware_iobench_point(double *bytes_per_second, const char *path, uint32_t block_bytes, uint32_t depth,
                                      double seconds, hypura_error *error);
 
-/* How fast so many threads read memory now. Takes up to half a second and up to 256 MiB while it runs. */
+/* Reads memory with so many threads at times that the caller chooses, so that what else was measured between can be
+ * laid beside it although other users of the machine come and go. Holds up to 256 MiB. */
+struct memory_meter;
+hypura_status memory_meter_open(struct memory_meter **out, const struct hardware *hardware, size_t threads,
+                                hypura_error *error);
+void memory_meter_close(struct memory_meter *meter);
+double memory_meter_read(struct memory_meter *meter); /* bytes a second, of one pass of some milliseconds */
+
+/* How fast so many threads read memory now, at best. Takes up to half a second and up to 256 MiB while it runs. */
 hypura_status hardware_measure_memory(const struct hardware *hardware, size_t threads, double *bytes_per_second,
                                       hypura_error *error);
 

@@ -50,34 +50,71 @@ static void sum_piece(void *context, size_t index, size_t worker)
     summing->sums[worker * 8] += sums[0];
 }
 
+struct memory_meter {
+    struct thread_pool *pool;
+    void *memory;
+    size_t bytes;
+    struct summing summing;
+};
+
+hypura_status memory_meter_open(struct memory_meter **out, const struct hardware *hardware, size_t threads,
+                                hypura_error *error)
+{
+    struct memory_meter *meter;
+    threads = MIN(threads, (size_t)256);
+    hypura_status status = ALLOCATE(&meter, 1, "memory test", error);
+    if (status)
+        return status;
+    meter->bytes = hw_test_bytes(hardware) / MIB * MIB;
+    status = thread_pool_create(&meter->pool, threads, error);
+    if (status == HYPURA_OK)
+        status = memory_map(&meter->memory, meter->bytes, true, "memory test", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&meter->summing.sums, threads * 8, "memory test", error);
+    if (status) {
+        memory_meter_close(meter);
+        return status;
+    }
+    memset(meter->memory, 1, meter->bytes);
+    meter->summing.words = meter->memory;
+    meter->summing.piece = MIB / sizeof(uint64_t);
+    *out = meter;
+    return HYPURA_OK;
+}
+
+void memory_meter_close(struct memory_meter *meter)
+{
+    if (!meter)
+        return;
+    memory_unmap(meter->memory, meter->bytes);
+    memory_free(meter->summing.sums);
+    thread_pool_destroy(meter->pool);
+    memory_free(meter);
+}
+
+double memory_meter_read(struct memory_meter *meter)
+{
+    /* So that the threads are awake. */
+    thread_pool_run(meter->pool, sum_piece, &meter->summing, MIN(meter->bytes / MIB, (size_t)8));
+    uint64_t start = clock_nanoseconds();
+    thread_pool_run(meter->pool, sum_piece, &meter->summing, meter->bytes / MIB);
+    return (double)meter->bytes / clock_seconds_since(start);
+}
+
 hypura_status hardware_measure_memory(const struct hardware *hardware, size_t threads, double *bytes_per_second,
                                       hypura_error *error)
 {
-    size_t bytes = hw_test_bytes(hardware) / MIB * MIB;
-    struct thread_pool *pool = NULL;
-    void *memory = NULL;
-    struct summing summing = {.piece = MIB / sizeof(uint64_t)};
-    hypura_status status = thread_pool_create(&pool, MIN(threads, (size_t)256), error);
-    if (status == HYPURA_OK)
-        status = memory_map(&memory, bytes, true, "memory test", error);
-    if (status == HYPURA_OK)
-        status = ALLOCATE(&summing.sums, threads * 8, "memory test", error);
-    if (status == HYPURA_OK) {
-        memset(memory, 1, bytes);
-        summing.words = memory;
-        double best = 0;
-        uint64_t started = clock_nanoseconds();
-        for (int round = 0; round < 3 || (round < 30 && clock_seconds_since(started) < 0.4); round++) {
-            uint64_t start = clock_nanoseconds();
-            thread_pool_run(pool, sum_piece, &summing, bytes / MIB);
-            best = MAX(best, (double)bytes / clock_seconds_since(start));
-        }
-        *bytes_per_second = best;
-    }
-    memory_unmap(memory, bytes);
-    memory_free(summing.sums);
-    thread_pool_destroy(pool);
-    return status;
+    struct memory_meter *meter;
+    hypura_status status = memory_meter_open(&meter, hardware, threads, error);
+    if (status)
+        return status;
+    double best = 0;
+    uint64_t started = clock_nanoseconds();
+    for (int round = 0; round < 3 || (round < 30 && clock_seconds_since(started) < 0.4); round++)
+        best = MAX(best, memory_meter_read(meter));
+    *bytes_per_second = best;
+    memory_meter_close(meter);
+    return HYPURA_OK;
 }
 
 #define KERNEL_COLUMNS 4096
