@@ -9,80 +9,7 @@
 /* The maximum of a query that has seen nothing: finite, so that differences from it are numbers. */
 #define NOTHING (-FLT_MAX)
 
-/* ---- products ---------------------------------------------------------------------------------------------------- */
-
-/* out[i][j] = start + sum over k from first to end, in order, of a[i][k] * b[k][j], for rows x vectors * 16 outputs,
- * where start is 0, or out[i][j] * factors[i] when factors is not NULL. */
-struct product {
-    float *out;
-    size_t out_stride;
-    const float *a;
-    size_t a_stride;
-    const float *b;
-    size_t b_stride;
-    size_t first, end;
-    const float *factors;
-};
-
-static inline __attribute__((always_inline)) void product_tile(const struct product *p, size_t row, size_t column,
-                                                               const size_t rows, const size_t vectors)
-{
-    lanes sums[LANES_TILE_ROWS][LANES_TILE_VECTORS];
-    const float *a = p->a + row * p->a_stride;
-    const float *b = p->b + column;
-    float *out = p->out + row * p->out_stride + column;
-    for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < vectors; j++)
-            sums[i][j] = p->factors ? lanes_multiply(lanes_load(out + i * p->out_stride + j * LANES),
-                                                     lanes_all(p->factors[row + i]))
-                                    : lanes_all(0.0f);
-    for (size_t k = p->first; k < p->end; k++) {
-        lanes right[LANES_TILE_VECTORS];
-        for (size_t j = 0; j < vectors; j++)
-            right[j] = lanes_load(b + k * p->b_stride + j * LANES);
-        for (size_t i = 0; i < rows; i++) {
-            lanes left = lanes_all(a[i * p->a_stride + k]);
-            for (size_t j = 0; j < vectors; j++)
-                sums[i][j] = lanes_fma(left, right[j], sums[i][j]);
-        }
-    }
-    for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < vectors; j++)
-            lanes_store(out + i * p->out_stride + j * LANES, sums[i][j]);
-}
-
-static void product_rows(const struct product *p, size_t row, size_t rows, size_t column, size_t vectors)
-{
-#define TILE(r)                                                                                                        \
-    case r:                                                                                                            \
-        if (vectors == LANES_TILE_VECTORS)                                                                             \
-            product_tile(p, row, column, r, LANES_TILE_VECTORS);                                                       \
-        else                                                                                                           \
-            for (size_t j = 0; j < vectors; j++)                                                                       \
-                product_tile(p, row, column + j * LANES, r, 1);                                                        \
-        break
-    switch (rows) {
-        TILE(1);
-        TILE(2);
-        TILE(3);
-        TILE(4);
-#if LANES_TILE_ROWS == 6
-        TILE(5);
-        TILE(6);
-#endif
-    }
-#undef TILE
-}
-
-static void product(const struct product *p, size_t rows, size_t vectors)
-{
-    for (size_t j = 0; j < vectors; j += LANES_TILE_VECTORS)
-        for (size_t i = 0; i < rows; i += LANES_TILE_ROWS)
-            product_rows(p, i, MIN(rows - i, (size_t)LANES_TILE_ROWS), j * LANES,
-                         MIN(vectors - j, (size_t)LANES_TILE_VECTORS));
-}
-
-/* ---- cache rows to floats ---------------------------------------------------------------------------------------- */
+/* ---- elements of cache rows ------------------------------------------------------------------------------------- */
 
 /* A reader of one type has sixteen elements of a cache row, from element c, a multiple of 16. */
 static inline __attribute__((always_inline)) lanes read_16(const enum tensor_type type, const uint8_t *row, size_t c)
@@ -127,7 +54,7 @@ static lanes read_last(enum tensor_type type, const uint8_t *row, size_t c, size
 }
 
 /* Asks for the same elements in the next block of positions, which the processor does not guess in time; once in every
- * cache line. */
+ * cache line, and into the second-level cache: the first has no room for as much. */
 static inline __attribute__((always_inline)) void prefetch_16(const enum tensor_type type, const uint8_t *row, size_t c,
                                                               size_t stride)
 {
@@ -137,8 +64,128 @@ static inline __attribute__((always_inline)) void prefetch_16(const enum tensor_
                   : type == TENSOR_Q8_0                       ? c / 32 * 34
                                                               : c / 32 * 18;
     if (c % per_line == 0)
-        __builtin_prefetch((const void *)((uintptr_t)row + BLOCK * stride + byte));
+        __builtin_prefetch((const void *)((uintptr_t)row + BLOCK * stride + byte), 0, 2);
 }
+
+/* ---- products ---------------------------------------------------------------------------------------------------- */
+
+/* out[i][j] = start + sum over k from first to end, in order, of a[i][k] * b[k][j], for rows x vectors * 16 outputs,
+ * where start is 0, or out[i][j] * factors[i] when factors is not NULL. Rows of b are cache rows of any type (floats
+ * are F32), b_stride bytes apart; read_ahead asks for those of the next block of positions too. */
+struct product {
+    float *out;
+    size_t out_stride;
+    const float *a;
+    size_t a_stride;
+    const void *b;
+    size_t b_stride;
+    size_t first, end;
+    const float *factors;
+    const float *scales; /* TURNED_Q8_0 */
+    bool read_ahead;
+};
+
+/* b: 16-bit integers, of b_stride bytes a row; row k times scales[k / 32]. */
+#define TURNED_Q8_0 ((enum tensor_type)TENSOR_TYPE_COUNT)
+
+static inline __attribute__((always_inline)) lanes read_operand(const enum tensor_type type, const struct product *p,
+                                                                size_t k, size_t column)
+{
+    const uint8_t *row = (const uint8_t *)p->b + k * p->b_stride;
+#ifdef LANES_TURN_COLUMNS
+    if (type == TURNED_Q8_0)
+        return lanes_multiply(lanes_from_int16((const int16_t *)(const void *)(row + 2 * column)),
+                              lanes_load(p->scales + k / 32 * BLOCK + column));
+#endif
+    return read_16(type, row, column);
+}
+
+static inline __attribute__((always_inline)) void product_tile(const enum tensor_type type, const struct product *p,
+                                                               size_t row, size_t column, const size_t rows,
+                                                               const size_t vectors)
+{
+    lanes sums[LANES_TILE_ROWS][LANES_TILE_VECTORS];
+    const float *a = p->a + row * p->a_stride;
+    const uint8_t *b = p->b;
+    float *out = p->out + row * p->out_stride + column;
+    bool read_ahead = p->read_ahead && row == 0;
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < vectors; j++)
+            sums[i][j] = p->factors ? lanes_multiply(lanes_load(out + i * p->out_stride + j * LANES),
+                                                     lanes_all(p->factors[row + i]))
+                                    : lanes_all(0.0f);
+    for (size_t k = p->first; k < p->end; k++) {
+        lanes right[LANES_TILE_VECTORS];
+        for (size_t j = 0; j < vectors; j++) {
+            if (read_ahead)
+                prefetch_16(type, b + k * p->b_stride, column + j * LANES, p->b_stride);
+            right[j] = read_operand(type, p, k, column + j * LANES);
+        }
+        for (size_t i = 0; i < rows; i++) {
+            lanes left = lanes_all(a[i * p->a_stride + k]);
+            for (size_t j = 0; j < vectors; j++)
+                sums[i][j] = lanes_fma(left, right[j], sums[i][j]);
+        }
+    }
+    for (size_t i = 0; i < rows; i++)
+        for (size_t j = 0; j < vectors; j++)
+            lanes_store(out + i * p->out_stride + j * LANES, sums[i][j]);
+}
+
+static inline __attribute__((always_inline)) void product_rows(const enum tensor_type type, const struct product *p,
+                                                               size_t row, size_t rows, size_t column, size_t vectors)
+{
+#define TILE(r)                                                                                                        \
+    case r:                                                                                                            \
+        if (vectors == LANES_TILE_VECTORS)                                                                             \
+            product_tile(type, p, row, column, r, LANES_TILE_VECTORS);                                                 \
+        else                                                                                                           \
+            for (size_t j = 0; j < vectors; j++)                                                                       \
+                product_tile(type, p, row, column + j * LANES, r, 1);                                                  \
+        break
+    switch (rows) {
+        TILE(1);
+        TILE(2);
+        TILE(3);
+        TILE(4);
+#if LANES_TILE_ROWS == 6
+        TILE(5);
+        TILE(6);
+#endif
+    }
+#undef TILE
+}
+
+static inline __attribute__((always_inline)) void product_of(const enum tensor_type type, const struct product *p,
+                                                             size_t rows, size_t vectors)
+{
+    for (size_t j = 0; j < vectors; j += LANES_TILE_VECTORS)
+        for (size_t i = 0; i < rows; i += LANES_TILE_ROWS)
+            product_rows(type, p, i, MIN(rows - i, (size_t)LANES_TILE_ROWS), j * LANES,
+                         MIN(vectors - j, (size_t)LANES_TILE_VECTORS));
+}
+
+static void product(const struct product *p, size_t rows, size_t vectors)
+{
+    product_of(TENSOR_F32, p, rows, vectors);
+}
+
+static void product_f16(const struct product *p, size_t rows, size_t vectors)
+{
+    product_of(TENSOR_F16, p, rows, vectors);
+}
+
+static void product_bf16(const struct product *p, size_t rows, size_t vectors)
+{
+    product_of(TENSOR_BF16, p, rows, vectors);
+}
+
+static void product_q8_0(const struct product *p, size_t rows, size_t vectors)
+{
+    product_of(TENSOR_Q8_0, p, rows, vectors);
+}
+
+/* ---- cache rows to floats ---------------------------------------------------------------------------------------- */
 
 /* Values: out[j][d], for positions first to end, padded with zeros to whole vectors. */
 static inline __attribute__((always_inline)) void unpack_rows(const enum tensor_type type, float *out,
@@ -232,6 +279,69 @@ static void unpack_keys(const struct attention *a, float *out, const uint8_t *ro
 #define CALL(type) unpack_columns(type, out, rows, a->key_position_bytes, a->key_size, end)
     FOR_TYPE(a->key_type, CALL)
 #undef CALL
+}
+
+/* ---- few queries ------------------------------------------------------------------------------------------------- */
+
+/* What few queries read of a cache is not worth its way through memory as floats: it becomes floats in the product. */
+#define FEW_QUERIES ((size_t)2 * LANES_TILE_ROWS)
+
+typedef void product_function(const struct product *p, size_t rows, size_t vectors);
+
+static product_function *direct_product(const struct attention *a, size_t queries)
+{
+    if (queries > FEW_QUERIES || a->value_size % LANES != 0)
+        return NULL;
+    switch (a->value_type) {
+    case TENSOR_F16:
+        return product_f16;
+    case TENSOR_BF16:
+        return product_bf16;
+    case TENSOR_Q8_0:
+        return product_q8_0;
+    default:
+        return NULL;
+    }
+}
+
+/* Whole blocks of keys are turned as integers of 16 bits, where the lanes have that: half of what floats take. False
+ * where they are not. */
+static bool direct_scores(const struct attention *a, struct product *scores, size_t queries, size_t end, void *block,
+                          const uint8_t *rows)
+{
+#ifdef LANES_TURN_COLUMNS
+    bool bytes = a->key_type == TENSOR_Q8_0;
+    size_t stride = a->key_position_bytes;
+    if (queries > FEW_QUERIES || end != BLOCK || a->key_size % LANES_TURN_COLUMNS != 0 ||
+        (a->key_type != TENSOR_F16 && !bytes))
+        return false;
+    float *scales = (float *)block + BLOCK * a->key_size / 2;
+    for (size_t j = 0; j < BLOCK; j += LANES)
+        for (size_t c = 0; c < a->key_size; c += LANES_TURN_COLUMNS) {
+            const uint8_t *from = rows + j * stride + (bytes ? c / 32 * 34 : 2 * c);
+            uint16_t *out = (uint16_t *)block + c * BLOCK + j, halves[LANES];
+            for (size_t i = 0; i < LANES; i++)
+                __builtin_prefetch((const void *)((uintptr_t)from + (BLOCK + i) * stride), 0, 2);
+            if (!bytes) {
+                lanes_turn_halves(out, BLOCK, from, stride);
+                continue;
+            }
+            for (size_t i = 0; i < LANES; i++)
+                memcpy(&halves[i], from + i * stride, sizeof halves[i]);
+            lanes_store(scales + c / 32 * BLOCK + j, lanes_from_half(halves));
+            lanes_turn_bytes(out, BLOCK, from + 2, stride);
+        }
+    scores->b_stride = BLOCK * sizeof(uint16_t);
+    scores->scales = scales;
+    if (bytes)
+        product_of(TURNED_Q8_0, scores, queries, BLOCK_VECTORS);
+    else
+        product_f16(scores, queries, BLOCK_VECTORS);
+    return true;
+#else
+    (void)a, (void)scores, (void)queries, (void)end, (void)block, (void)rows;
+    return false;
+#endif
 }
 
 /* ---- the walk over positions ------------------------------------------------------------------------------------- */
@@ -344,20 +454,43 @@ static void attend(const struct attention_tile *tile, uint32_t first, uint32_t l
 
     const uint8_t *keys = sequence->keys + tile->kv_head * a->key_head_bytes;
     const uint8_t *values = sequence->values + tile->kv_head * a->value_head_bytes;
+    product_function *direct = direct_product(a, count);
     for (uint32_t position = first - first % BLOCK; position <= last; position += BLOCK) {
         size_t index = position % sequence->capacity;
         size_t from = position < first ? first - position : 0;
         size_t end = MIN((size_t)(last - position) + 1, (size_t)BLOCK);
 
-        unpack_keys(a, walk.keys_block, keys + index * a->key_position_bytes, end);
-        product(&(struct product){walk.scores, BLOCK, walk.query, a->key_size, walk.keys_block, BLOCK, 0, a->key_size,
-                                  NULL},
-                count, (end + LANES - 1) / LANES);
+        const uint8_t *key_rows = keys + index * a->key_position_bytes;
+        const uint8_t *value_rows = values + index * a->value_position_bytes;
+        struct product scores = {.out = walk.scores,
+                                 .out_stride = BLOCK,
+                                 .a = walk.query,
+                                 .a_stride = a->key_size,
+                                 .b = walk.keys_block,
+                                 .end = a->key_size};
+        if (!direct_scores(a, &scores, count, end, walk.keys_block, key_rows)) {
+            unpack_keys(a, walk.keys_block, key_rows, end);
+            scores.b_stride = BLOCK * sizeof(float);
+            product(&scores, count, (end + LANES - 1) / LANES);
+        }
         advance(&walk, position);
-        unpack_values(a, walk.values_block, values + index * a->value_position_bytes, from, end);
-        product(&(struct product){walk.values, walk.value_floats, walk.scores, BLOCK, walk.values_block,
-                                  walk.value_floats, from, end, walk.factors},
-                count, walk.value_floats / LANES);
+        struct product sums = {.out = walk.values,
+                               .out_stride = walk.value_floats,
+                               .a = walk.scores,
+                               .a_stride = BLOCK,
+                               .first = from,
+                               .end = end,
+                               .factors = walk.factors};
+        if (direct) {
+            sums.b = value_rows;
+            sums.b_stride = a->value_position_bytes;
+            sums.read_ahead = true;
+        } else {
+            unpack_values(a, walk.values_block, value_rows, from, end);
+            sums.b = walk.values_block;
+            sums.b_stride = walk.value_floats * sizeof(float);
+        }
+        (direct ? direct : product)(&sums, count, walk.value_floats / LANES);
     }
 }
 

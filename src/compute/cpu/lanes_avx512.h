@@ -118,6 +118,71 @@ static inline float lanes_fold_max(lanes a)
     return _mm512_reduce_max_ps(a);
 }
 
+static inline lanes lanes_from_int16(const int16_t *from)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi16_epi32(_mm256_loadu_si256((const __m256i *)from)));
+}
+
+#define LANES_TURN_COLUMNS 32
+
+/* out[c * out_stride + i] = column c of row i, for sixteen rows of 16 bits. */
+static inline __attribute__((always_inline)) void lanes_turn(uint16_t *out, size_t out_stride, __m512i a[16])
+{
+    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
+                  high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+    __m512i b[16];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < 16; i += 2) {
+        b[i] = _mm512_unpacklo_epi16(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi16(a[i], a[i + 1]);
+    }
+    /* a[4 q + m]: in 128-bit lane l, columns 8 l + 2 m and the next of rows 4 q to 4 q + 3 */
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 16; i += 4) {
+        a[i] = _mm512_unpacklo_epi32(b[i], b[i + 2]);
+        a[i + 1] = _mm512_unpackhi_epi32(b[i], b[i + 2]);
+        a[i + 2] = _mm512_unpacklo_epi32(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm512_unpackhi_epi32(b[i + 1], b[i + 3]);
+    }
+    /* b[8 g + n]: in lane l, column 8 l + n of rows 8 g to 8 g + 7 */
+#pragma GCC unroll 4
+    for (size_t m = 0; m < 4; m++) {
+#pragma GCC unroll 2
+        for (size_t g = 0; g < 2; g++) {
+            b[8 * g + 2 * m] = _mm512_unpacklo_epi64(a[8 * g + m], a[8 * g + 4 + m]);
+            b[8 * g + 2 * m + 1] = _mm512_unpackhi_epi64(a[8 * g + m], a[8 * g + 4 + m]);
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t n = 0; n < 8; n++) {
+        __m512i first = _mm512_permutex2var_epi64(b[n], low, b[8 + n]);
+        __m512i second = _mm512_permutex2var_epi64(b[n], high, b[8 + n]);
+        _mm256_storeu_si256((void *)(out + n * out_stride), _mm512_castsi512_si256(first));
+        _mm256_storeu_si256((void *)(out + (8 + n) * out_stride), _mm512_extracti64x4_epi64(first, 1));
+        _mm256_storeu_si256((void *)(out + (16 + n) * out_stride), _mm512_castsi512_si256(second));
+        _mm256_storeu_si256((void *)(out + (24 + n) * out_stride), _mm512_extracti64x4_epi64(second, 1));
+    }
+}
+
+/* For sixteen rows of LANES_TURN_COLUMNS elements: of 16 bits as they are, bytes made 16-bit integers. */
+static inline void lanes_turn_halves(uint16_t *out, size_t out_stride, const uint8_t *rows, size_t stride)
+{
+    __m512i a[16];
+#pragma GCC unroll 16
+    for (size_t i = 0; i < 16; i++)
+        a[i] = _mm512_loadu_si512(rows + i * stride);
+    lanes_turn(out, out_stride, a);
+}
+
+static inline void lanes_turn_bytes(uint16_t *out, size_t out_stride, const uint8_t *rows, size_t stride)
+{
+    __m512i a[16];
+#pragma GCC unroll 16
+    for (size_t i = 0; i < 16; i++)
+        a[i] = _mm512_cvtepi8_epi16(_mm256_loadu_si256((const void *)(rows + i * stride)));
+    lanes_turn(out, out_stride, a);
+}
+
 static inline void lanes_transpose(lanes a[LANES])
 {
     __m512 b[LANES];
