@@ -4,8 +4,8 @@
 #   bench/vs-llama.sh [-t THREADS] [-r ROUNDS] [-p PROMPT_TOKENS] [-n GENERATED_TOKENS] [-d CONTEXT_FILL] MODEL.gguf...
 #
 # LLAMA_BENCH names the command (default: llama-bench on the PATH; may hold several words), HYPURA the program
-# (default: build/hypura). Prints a Markdown table. "of memory" is the share of the memory's bandwidth, as measured in
-# the same round, that decoding moved.
+# (default: build/hypura). Prints a Markdown table, with -p 0 of decoding only. "of memory" is the share of what the
+# memory gave plain reading, between the tokens of the same round, that decoding moved.
 set -euo pipefail
 threads=2 rounds=3 prompt=512 generate=64 depth=0
 while getopts t:r:p:n:d: option; do
@@ -32,12 +32,13 @@ print(d["decode_tokens_per_second"], d["prompt_tokens_per_second"], d["share_of_
         python3 -c 'import json,sys
 rows = json.load(sys.stdin)
 speed = {("decode" if r["n_gen"] else "prompt"): r["avg_ts"] for r in rows}
-print(speed["decode"], speed["prompt"])'
+print(speed["decode"], speed.get("prompt", 1))'
 }
 
 at=$([ "$depth" = 0 ] || echo " at $depth")
-echo "| model | decode$at, tokens/s | of memory | llama.cpp | ratio | prompt of $prompt$at, tokens/s | llama.cpp | ratio |"
-echo "|---|---|---|---|---|---|---|---|"
+header="| model | decode$at, tokens/s | of memory | llama.cpp | ratio |" line="|---|---|---|---|---|"
+[ "$prompt" = 0 ] || header+=" prompt of $prompt$at, tokens/s | llama.cpp | ratio |" line+="---|---|---|"
+printf '%s\n' "$header" "$line"
 for model in "$@"; do
     for ((round = 0; round < rounds; round++)); do measure "$model"; done |
         python3 -c '
@@ -45,6 +46,7 @@ import statistics, sys
 rows = [list(map(float, line.split())) for line in sys.stdin]
 median = lambda i: statistics.median(row[i] for row in rows)
 ratio = lambda a, b: statistics.median(row[a] / row[b] for row in rows)
-print(f"| {sys.argv[1]} | {median(0):.2f} | {100 * median(2):.0f} % | {median(3):.2f} | {ratio(0, 3):.2f} "
-      f"| {median(1):.1f} | {median(4):.1f} | {ratio(1, 4):.2f} |")' "$(basename "$model" .gguf)"
+prompt = f" {median(1):.1f} | {median(4):.1f} | {ratio(1, 4):.2f} |" if sys.argv[2] != "0" else ""
+print(f"| {sys.argv[1]} | {median(0):.2f} | {100 * median(2):.0f} % | {median(3):.2f} | {ratio(0, 3):.2f} |" + prompt)
+' "$(basename "$model" .gguf)" "$prompt"
 done
