@@ -112,6 +112,7 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
         .chunk = encoder                                              ? MIN(positions, MAX_CHUNK)
                  : geometry->windows && options->chunk > WINDOW_SLACK ? WINDOW_SLACK
                                                                       : options->chunk,
+        .shared_kv = options->shared_context && !encoder && kv_cache_can_share(geometry, options->kv_type),
         .kv_type = encoder ? TENSOR_F32 : options->kv_type,
         .working_set = {.kv_bytes = planned_kv_bytes, .scratch_bytes = planned_scratch_bytes, .context = geometry},
         .gpu = gpu,
@@ -254,6 +255,8 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
     TRY(compute_create(&engine->compute, engine->geometry.threads, compute_best_instructions(), error));
     TRY(scratch_create(&engine->scratch, &engine->geometry, plan->chunk, error));
     TRY(kv_cache_create(&engine->kv, &engine->geometry, plan->positions, plan->kv_type, error));
+    if (plan->kv_positions < (uint64_t)plan->positions * plan->sequences)
+        engine->kv.room = plan->kv_positions;
     TRY(ALLOCATE(&engine->used, expert_places(engine), "expert usage", error));
     engine->wait_for_all = options->wait_for_all;
     char usage[4096];
@@ -399,6 +402,11 @@ size_t engine_threads(const struct engine *engine)
 uint32_t engine_positions(const struct engine *engine, uint32_t sequence)
 {
     return sequence < engine->kv.sequences ? engine->kv.held[sequence] : 0;
+}
+
+uint64_t engine_room(const struct engine *engine)
+{
+    return engine->kv.room;
 }
 
 bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t positions)

@@ -34,6 +34,7 @@ struct engine_options {
     uint32_t sequences;       /* 0: 1 */
     uint32_t chunk;           /* most tokens a batch; 0: chosen */
     size_t threads;           /* 0: the cores that this process may use */
+    bool shared_context;      /* sequences share the room for positions (engine_room) when memory is short */
     enum tensor_type kv_type; /* TENSOR_F32 is 0: set by engine_default_options to F16 */
     enum store_reader reader;
     enum store_guessing guessing;
@@ -123,6 +124,10 @@ hypura_status engine_embed(struct engine *engine, const int32_t *tokens, size_t 
  * then the sequence is cleared, and false says so. */
 uint32_t engine_positions(const struct engine *engine, uint32_t sequence);
 bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t positions);
+
+/* Where sequences share room, all that they hold together, each rounded up to whole blocks of PLAN_KV_BLOCK, is at most
+ * this; a batch that needs more fails with HYPURA_ERROR_MEMORY. UINT64_MAX: every sequence has room for its context. */
+uint64_t engine_room(const struct engine *engine);
 
 /* Makes a running forward return HYPURA_ERROR_CANCELLED within some milliseconds, and the next ones at once, until
  * called with false. Async-signal-safe. */

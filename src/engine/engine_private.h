@@ -182,6 +182,8 @@ struct kv_cache {
     uint32_t *held;    /* [sequences] positions that are there */
     uint8_t *state;    /* [sequences] which of the two states holds */
     uint32_t *reached; /* [sequences] the most positions that were ever written since the sequence was empty */
+    uint64_t room;     /* positions of all sequences, in whole blocks; UINT64_MAX: as many as there are */
+    uint32_t *touched; /* [sequences] positions whose memory was written and not given back, in whole blocks */
 };
 
 hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
@@ -202,6 +204,13 @@ const uint8_t *kv_cache_values(const struct kv_cache *cache, uint32_t layer, uin
 /* The state that holds, and the one to write; kv_cache_commit makes the written ones hold. Before a sequence's first
  * position the former is zero. */
 float *kv_cache_state(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool next);
+
+/* Whether blocks of positions are whole pages, so that sequences can give theirs back to others. */
+bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type);
+
+/* Before a batch: takes room for its positions, from what sequences do not hold any more if need be. False: there is
+ * too little. */
+bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32_t count);
 
 /* A batch is done: the sequence holds so many positions more. */
 void kv_cache_commit(struct kv_cache *cache, uint32_t sequence, uint32_t rows);

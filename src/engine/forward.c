@@ -194,6 +194,9 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
     rope_table_fill(&engine->rope, s->rope[0], s->positions, engine->rows);
     if (engine->rope_local.half)
         rope_table_fill(&engine->rope_local, s->rope[1], s->positions, engine->rows);
+    if (!kv_cache_take_room(&engine->kv, s->spans, engine->span_count))
+        return error_set(error, HYPURA_ERROR_MEMORY, "the sequences together have room for %" PRIu64 " positions only",
+                         engine->kv.room);
     for (uint32_t i = 0; i < engine->span_count; i++) {
         uint32_t sequence = s->spans[i].sequence;
         engine->kv.reached[sequence] = MAX(engine->kv.reached[sequence], engine->kv.held[sequence] + s->spans[i].rows);

@@ -9,11 +9,12 @@ struct task {
     struct task *next; /* in the queue */
     uint64_t id;
     struct generation_request request;
-    int32_t *tokens; /* prompt */
+    int32_t *tokens; /* to feed: the prompt, and what was generated when the sequence had to make room */
+    uint32_t count;
     uint64_t submitted, started, first_token;
     bool cancelled; /* under the mutex */
 
-    uint32_t fed;       /* prompt tokens that are in the sequence */
+    uint32_t fed;       /* of tokens, in the sequence */
     int32_t last_token; /* sampled, not yet fed */
     bool decoding;
     struct token_decoder decoder;
@@ -35,6 +36,7 @@ struct generator {
     struct engine *engine;
     const struct vocabulary *vocabulary;
     uint32_t positions, chunk;
+    uint64_t room; /* engine_room */
 
     struct slot *slots;
     uint32_t slot_count;
@@ -72,6 +74,7 @@ hypura_status generator_create(struct generator **out, struct engine *engine, co
     generator->vocabulary = vocabulary;
     generator->positions = plan->positions;
     generator->chunk = plan->chunk;
+    generator->room = engine_room(engine);
     status = ALLOCATE(&generator->slots, plan->sequences, "sequence table", error);
     if (!status)
         generator->slot_count = plan->sequences;
@@ -161,6 +164,7 @@ hypura_status generator_submit(struct generator *generator, const struct generat
     }
     stop_matcher_start(&task->stops, request->stops, request->stop_count);
     memcpy(task->tokens, request->tokens, request->count * sizeof *task->tokens);
+    task->count = (uint32_t)request->count;
     task->request.tokens = task->tokens;
     task->result.stop_token = NO_TOKEN;
     task->result.prompt_tokens = (uint32_t)request->count;
@@ -198,8 +202,8 @@ void generator_cancel(struct generator *generator, uint64_t id)
 
 static uint32_t common_prefix(const struct slot *slot, const struct task *task)
 {
-    /* The last prompt token always runs: its logits are needed. */
-    uint32_t most = MIN(slot->held, task->result.prompt_tokens - 1), same = 0;
+    /* The last token always runs: its logits are needed. */
+    uint32_t most = MIN(slot->held, task->count - 1), same = 0;
     while (same < most && slot->history[same] == task->tokens[same])
         same++;
     return same;
@@ -235,13 +239,51 @@ static struct task *take_from_queue(struct generator *generator)
     return task;
 }
 
+/* Positions that this many tokens take of the shared room. */
+static uint64_t blocks(uint32_t tokens)
+{
+    return align_up(tokens, PLAN_KV_BLOCK);
+}
+
+/* Whether there is room for a request beside those that run: its tokens, and some of its answer. What others have yet
+ * to generate is not counted, since few answers are as long as they may be; who came last makes room then. */
+static bool has_room(const struct generator *generator, const struct task *task)
+{
+    uint64_t taken = 0;
+    for (uint32_t s = 0; s < generator->slot_count; s++)
+        if (generator->slots[s].task)
+            taken += blocks(MAX(generator->slots[s].held + 1, generator->slots[s].task->count + 1));
+    uint32_t most = task->request.max_tokens, done = task->result.generated_tokens;
+    uint32_t answer = most ? MIN(most - MIN(most, done), PLAN_KV_BLOCK) : PLAN_KV_BLOCK;
+    return taken == 0 || taken + blocks(MIN(task->count + answer, generator->positions)) <= generator->room;
+}
+
+static void start_task(struct generator *generator, struct slot *slot)
+{
+    struct task *task = slot->task;
+    uint32_t sequence = (uint32_t)(slot - generator->slots);
+    uint32_t same = common_prefix(slot, task);
+    if (slot->held != same)
+        engine_truncate(generator->engine, sequence, same);
+    /* Layers with a state cannot go back; then nothing is left. */
+    slot->held = engine_positions(generator->engine, sequence);
+    task->fed = slot->held;
+    if (task->started)
+        return; /* it made room for another */
+    task->result.cached_tokens = slot->held;
+    task->started = clock_nanoseconds();
+    /* Penalties look back into the prompt too. */
+    for (uint32_t i = 0; i < task->count; i++)
+        sampler_accept(task->request.sampler, task->tokens[i]);
+}
+
 static void start_waiting_tasks(struct generator *generator)
 {
     for (;;) {
         pthread_mutex_lock(&generator->mutex);
         struct task *task = generator->first;
         bool cancelled = task && task->cancelled;
-        struct slot *slot = task && !cancelled ? best_slot(generator, task) : NULL;
+        struct slot *slot = task && !cancelled && has_room(generator, task) ? best_slot(generator, task) : NULL;
         if (cancelled || slot) {
             take_from_queue(generator);
             if (slot)
@@ -254,17 +296,7 @@ static void start_waiting_tasks(struct generator *generator)
         }
         if (!slot)
             return;
-        uint32_t sequence = (uint32_t)(slot - generator->slots);
-        uint32_t same = common_prefix(slot, task);
-        if (slot->held != same)
-            engine_truncate(generator->engine, sequence, same);
-        /* Layers with a state cannot go back; then nothing is left. */
-        slot->held = engine_positions(generator->engine, sequence);
-        task->fed = task->result.cached_tokens = slot->held;
-        task->started = clock_nanoseconds();
-        /* Penalties look back into the prompt too. */
-        for (uint32_t i = 0; i < task->result.prompt_tokens; i++)
-            sampler_accept(task->request.sampler, task->tokens[i]);
+        start_task(generator, slot);
     }
 }
 
@@ -277,6 +309,72 @@ static void release(struct generator *generator, struct slot *slot, enum finish_
     slot->task = NULL;
     pthread_mutex_unlock(&generator->mutex);
     finish(task, reason);
+}
+
+/* ---- shared room --------------------------------------------------------------------------------------------------
+ */
+
+static void empty(struct generator *generator, struct slot *slot)
+{
+    engine_truncate(generator->engine, (uint32_t)(slot - generator->slots), 0);
+    slot->held = 0;
+}
+
+/* The request goes back to the head of the queue, to be fed again with all that it has: the same bits follow. */
+static void make_wait(struct generator *generator, struct slot *slot)
+{
+    struct task *task = slot->task;
+    if (task->decoding) {
+        if (memory_resize((void **)&task->tokens, task->count, slot->held + 1, sizeof *task->tokens, "prompt",
+                          &task->result.error)) {
+            release(generator, slot, FINISH_ERROR);
+            return;
+        }
+        memcpy(task->tokens, slot->history, slot->held * sizeof *task->tokens);
+        task->tokens[slot->held] = task->last_token;
+        task->count = slot->held + 1;
+        task->request.tokens = task->tokens;
+    }
+    task->decoding = false;
+    empty(generator, slot);
+    pthread_mutex_lock(&generator->mutex);
+    slot->task = NULL;
+    task->next = generator->first;
+    generator->first = task;
+    if (!generator->last)
+        generator->last = task;
+    pthread_mutex_unlock(&generator->mutex);
+}
+
+/* After the next batch. */
+static uint32_t next_positions(const struct slot *slot)
+{
+    const struct task *task = slot->task;
+    return !task ? slot->held : task->decoding ? slot->held + 1 : MAX(task->count, slot->held);
+}
+
+/* Makes sure that what runs has room for its next tokens: sequences that are free give up theirs, the longest idle
+ * first, then who came last waits. */
+static void make_room(struct generator *generator)
+{
+    while (generator->room != UINT64_MAX) {
+        uint64_t wanted = 0;
+        struct slot *idle = NULL, *youngest = NULL;
+        for (uint32_t s = 0; s < generator->slot_count; s++) {
+            struct slot *slot = &generator->slots[s];
+            wanted += blocks(next_positions(slot));
+            if (!slot->task && slot->held && (!idle || slot->last_used < idle->last_used))
+                idle = slot;
+            if (slot->task && (!youngest || slot->task->id > youngest->task->id))
+                youngest = slot;
+        }
+        if (wanted <= generator->room)
+            return;
+        if (idle)
+            empty(generator, idle);
+        else
+            make_wait(generator, youngest);
+    }
 }
 
 /* ---- one batch
@@ -308,9 +406,8 @@ static size_t fill_batch(struct generator *generator)
         struct task *task = generator->slots[s].task;
         if (!task || task->decoding)
             continue;
-        uint32_t prompt = task->result.prompt_tokens;
-        for (uint32_t i = task->fed; i < prompt && count < generator->chunk; i++)
-            add_to_batch(generator, s, task->tokens[i], i + 1 == prompt, &count);
+        for (uint32_t i = task->fed; i < task->count && count < generator->chunk; i++)
+            add_to_batch(generator, s, task->tokens[i], i + 1 == task->count, &count);
     }
     return count;
 }
@@ -353,7 +450,8 @@ static bool next_token(struct generator *generator, struct slot *slot, const flo
     const struct vocabulary *vocabulary = generator->vocabulary;
     if (!task->decoding) {
         task->decoding = true;
-        task->first_token = clock_nanoseconds();
+        if (!task->first_token)
+            task->first_token = clock_nanoseconds();
     }
     hypura_status status = sampler_sample(task->request.sampler, logits, &task->last_token, &task->result.error);
     if (status) {
@@ -410,6 +508,7 @@ bool generator_step(struct generator *generator)
 {
     end_cancelled(generator);
     start_waiting_tasks(generator);
+    make_room(generator);
     size_t count = fill_batch(generator);
     if (count == 0)
         return false;

@@ -4,6 +4,10 @@
  * decodes, and as many prompt tokens of the others as the chunk has room for. A sequence that is free keeps its tokens,
  * so that the next turn of a chat only computes what is new.
  *
+ * Where sequences share room for their positions (engine_room), a request starts when its prompt and the next block of
+ * its answer fit beside the others. When these need more than there is, the one that came last gives its room up, waits
+ * at the head of the queue, and is fed again with what it had: nobody sees it but by the time.
+ *
  * Ownership: the generator borrows the engine and the vocabulary; a request's prompt is copied, its sampler and its
  * strings are borrowed until its done callback has returned. Requests without a free sequence wait in a queue.
  *

@@ -88,11 +88,15 @@ hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geome
                               enum tensor_type type, hypura_error *error)
 {
     uint32_t layers = model_parameters(geometry->model)->layers;
-    *out =
-        (struct kv_cache){.type = type, .sequences = geometry->sequences, .layer_count = layers, .capacity = positions};
+    *out = (struct kv_cache){.type = type,
+                             .sequences = geometry->sequences,
+                             .layer_count = layers,
+                             .capacity = positions,
+                             .room = UINT64_MAX};
     TRY(ALLOCATE(&out->layers, layers, "table of caches", error));
     TRY(ALLOCATE(&out->held, geometry->sequences, "table of sequences", error));
     TRY(ALLOCATE(&out->reached, geometry->sequences, "table of sequences", error));
+    TRY(ALLOCATE(&out->touched, geometry->sequences, "table of sequences", error));
     TRY(ALLOCATE(&out->state, geometry->sequences, "table of sequences", error));
     uint64_t offset = 0;
     for (uint32_t i = 0; i < layers; i++) {
@@ -124,6 +128,7 @@ void kv_cache_destroy(struct kv_cache *cache)
     memory_free(cache->layers);
     memory_free(cache->held);
     memory_free(cache->reached);
+    memory_free(cache->touched);
     memory_free(cache->state);
     *cache = (struct kv_cache){0};
 }
@@ -175,6 +180,80 @@ void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, u
         position += run;
         rows -= run;
     }
+}
+
+/* ---- shared room --------------------------------------------------------------------------------------------------
+ */
+
+_Static_assert(PLAN_KV_BLOCK % ATTENTION_BLOCK == 0, "capacities are whole blocks");
+
+bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type)
+{
+    size_t page = memory_page_size();
+    for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++) {
+        struct kv_layer layer;
+        layer_shape(&layer, geometry->model, i, type, PLAN_KV_BLOCK);
+        if (layer.state_floats || layer.key_head_bytes % page || layer.value_head_bytes % page)
+            return false;
+    }
+    return true;
+}
+
+/* The memory of positions first to end of each head. */
+static void give_back(uint8_t *region, size_t heads, size_t head_bytes, size_t position_bytes, size_t first, size_t end)
+{
+    for (size_t head = 0; head < heads && first < end; head++)
+        memory_decommit(region + head * head_bytes + first * position_bytes, (end - first) * position_bytes);
+}
+
+/* Keeps the first so many positions of a sequence. */
+static void trim(struct kv_cache *cache, uint32_t sequence, uint32_t kept)
+{
+    for (uint32_t i = 0; i < cache->layer_count && kept < cache->touched[sequence]; i++) {
+        const struct kv_layer *l = &cache->layers[i];
+        if (l->capacity == 0 || l->on_gpu)
+            continue;
+        size_t end = MIN((size_t)cache->touched[sequence], l->capacity);
+        give_back(key_region(cache, i, sequence), l->heads, l->key_head_bytes, l->key_position_bytes, kept, end);
+        if (!l->values_in_keys)
+            give_back(value_region(cache, i, sequence), l->heads, l->value_head_bytes, l->value_position_bytes, kept,
+                      end);
+    }
+    cache->touched[sequence] = MIN(cache->touched[sequence], kept);
+}
+
+/* What a sequence holds after the batch, in whole blocks. */
+static uint32_t wanted(const struct kv_cache *cache, const struct span *spans, uint32_t count, uint32_t sequence)
+{
+    uint32_t positions = cache->held[sequence];
+    for (uint32_t i = 0; i < count; i++)
+        if (spans[i].sequence == sequence)
+            positions += spans[i].rows;
+    return (uint32_t)align_up(positions, PLAN_KV_BLOCK);
+}
+
+bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32_t count)
+{
+    bool grows = false;
+    for (uint32_t i = 0; i < count; i++)
+        grows = grows || cache->held[spans[i].sequence] + spans[i].rows > cache->touched[spans[i].sequence];
+    if (cache->room == UINT64_MAX || !grows)
+        return true;
+    uint64_t most = 0, least = 0;
+    for (uint32_t s = 0; s < cache->sequences; s++) {
+        uint32_t own = wanted(cache, spans, count, s);
+        least += own;
+        most += MAX(own, cache->touched[s]);
+    }
+    if (least > cache->room)
+        return false;
+    for (uint32_t s = 0; s < cache->sequences; s++) {
+        uint32_t own = wanted(cache, spans, count, s);
+        if (most > cache->room)
+            trim(cache, s, own);
+        cache->touched[s] = MAX(cache->touched[s], own);
+    }
+    return true;
 }
 
 float *kv_cache_state(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool next)

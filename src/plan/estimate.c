@@ -239,7 +239,7 @@ static void run_pass(struct simulation *s, const struct estimate_pass *pass)
 {
     const struct plan_table *table = s->table;
     double started = s->now;
-    double key_bytes = (double)s->plan->kv_bytes / s->plan->sequences / MAX(s->plan->positions, 1u) *
+    double key_bytes = (double)s->plan->kv_bytes / (double)MAX(s->plan->kv_positions, (uint64_t)1) *
                        ((double)pass->positions + pass->tokens);
     if (s->plan->embedding_rows) {
         wake_drive(s);

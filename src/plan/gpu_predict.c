@@ -95,10 +95,10 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
     if (status)
         return status;
     add_up(works, plan, table, model, request);
-    double kv = (double)(plan->kv_bytes + gpu->kv_bytes) / plan->sequences / 2;
-    double kv_there = kv * (double)gpu->kv_bytes / (double)MAX(plan->kv_bytes + gpu->kv_bytes, (uint64_t)1);
-    double seconds = kv_there / request->device->memory_bytes_per_second +
-                     (kv - kv_there) / hardware->memory_bytes_per_second + works[0].gpu_dense + works[0].cpu_dense;
+    double kv_there = (double)gpu->kv_bytes / plan->sequences / 2;
+    double kv_here = (double)plan->kv_bytes * plan->positions / 2.0 / (double)MAX(plan->kv_positions, (uint64_t)1);
+    double seconds = kv_there / request->device->memory_bytes_per_second + kv_here / hardware->memory_bytes_per_second +
+                     works[0].gpu_dense + works[0].cpu_dense;
     struct sides sum = {.gpu = works[0].gpu_dense, .cpu = works[0].cpu_dense};
     double ring = works[0].ring_bytes, missed = 0;
     bool there = false;

@@ -45,6 +45,7 @@ bool plan_in_ring(const struct plan *plan, unit_number unit)
 /* What one choice of context and chunk needs besides weights. */
 struct setting {
     uint32_t positions, chunk;
+    uint64_t kv_positions; /* of all sequences */
     uint64_t kv, scratch;
 };
 
@@ -64,12 +65,35 @@ static uint32_t sequences(const struct plan_request *request)
     return MAX(request->sequences, 1u);
 }
 
-static struct setting make_setting(const struct plan_request *request, uint32_t positions, uint32_t chunk)
+static uint64_t most_kv_positions(const struct plan_request *request, uint32_t positions)
+{
+    return (uint64_t)positions * sequences(request);
+}
+
+/* One whole context, or a block for each sequence. */
+static uint64_t least_kv_positions(const struct plan_request *request, uint32_t positions)
+{
+    uint64_t most = most_kv_positions(request, positions);
+    if (!request->shared_kv)
+        return most;
+    return MIN(most, MAX(align_up(positions, PLAN_KV_BLOCK), (uint64_t)sequences(request) * PLAN_KV_BLOCK));
+}
+
+static uint64_t fewer_kv_positions(const struct plan_request *request, uint32_t positions, uint64_t kv_positions)
+{
+    return MAX(align_up(kv_positions / 2, PLAN_KV_BLOCK), least_kv_positions(request, positions));
+}
+
+static struct setting make_setting(const struct plan_request *request, uint32_t positions, uint64_t kv_positions,
+                                   uint32_t chunk)
 {
     const struct plan_working_set *set = &request->working_set;
-    struct setting setting = {.positions = positions, .chunk = chunk};
-    if (set->kv_bytes)
+    struct setting setting = {.positions = positions, .kv_positions = kv_positions, .chunk = chunk};
+    if (set->kv_bytes && kv_positions == most_kv_positions(request, positions))
         setting.kv = set->kv_bytes(set->context, positions, sequences(request), request->kv_type);
+    else if (set->kv_bytes) /* as if each block were a sequence of its own */
+        setting.kv =
+            set->kv_bytes(set->context, PLAN_KV_BLOCK, (uint32_t)(kv_positions / PLAN_KV_BLOCK), request->kv_type);
     if (set->scratch_bytes)
         setting.scratch = set->scratch_bytes(set->context, chunk, positions);
     return setting;
@@ -197,7 +221,8 @@ static uint64_t smallest_budget(struct planner *planner, uint64_t from)
 static bool acceptable(const struct planner *planner, const struct setting *setting, bool resident)
 {
     uint64_t weights = for_weights(planner, setting), room = available(planner);
-    bool last_positions = setting->positions == least_positions(planner);
+    bool last_positions = setting->positions == least_positions(planner) &&
+                          setting->kv_positions == least_kv_positions(planner->request, setting->positions);
     bool last_chunk = setting->chunk == least_chunk(planner);
     if (resident)
         return weights >= planner->resident_capacity &&
@@ -207,15 +232,28 @@ static bool acceptable(const struct planner *planner, const struct setting *sett
            (last_chunk || setting->scratch <= room / (setting->chunk <= planner->needed_chunk ? 8 : 16));
 }
 
-/* The longest context, then the longest chunk, that is acceptable; false when none is. */
+/* The longest chunk that is acceptable; false when none is. */
+static bool choose_chunk(const struct planner *planner, uint32_t positions, uint64_t kv_positions, bool resident,
+                         struct setting *out)
+{
+    for (uint32_t chunk = most_chunk(planner, positions);; chunk = MAX(chunk / 2, least_chunk(planner))) {
+        *out = make_setting(planner->request, positions, kv_positions, chunk);
+        if (acceptable(planner, out, resident))
+            return true;
+        if (chunk == least_chunk(planner))
+            return false;
+    }
+}
+
+/* The longest context, then the most positions of all sequences, then the longest chunk. */
 static bool choose_setting(const struct planner *planner, bool resident, struct setting *out)
 {
+    const struct plan_request *request = planner->request;
     for (uint32_t positions = most_positions(planner);; positions = MAX(positions / 2, least_positions(planner))) {
-        for (uint32_t chunk = most_chunk(planner, positions);; chunk = MAX(chunk / 2, least_chunk(planner))) {
-            *out = make_setting(planner->request, positions, chunk);
-            if (acceptable(planner, out, resident))
+        for (uint64_t kv = most_kv_positions(request, positions);; kv = fewer_kv_positions(request, positions, kv)) {
+            if (choose_chunk(planner, positions, kv, resident, out))
                 return true;
-            if (chunk == least_chunk(planner))
+            if (kv == least_kv_positions(request, positions))
                 break;
         }
         if (positions == least_positions(planner))
@@ -297,7 +335,8 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     struct planner planner = {.table = table, .hardware = hardware, .request = request};
     planner.smallest_capacity = plan_smallest_capacity(table);
     planner.resident_capacity = plan_resident_capacity(table);
-    planner.least = make_setting(request, least_positions(&planner), least_chunk(&planner));
+    planner.least = make_setting(request, least_positions(&planner),
+                                 least_kv_positions(request, least_positions(&planner)), least_chunk(&planner));
     uint64_t smallest = add(smallest_budget(&planner, 0), request->wobble);
     set_budget(&planner, request->budget ? request->budget : hardware_default_budget(hardware));
     planner.needed_chunk = needed_chunk(&planner);
@@ -330,6 +369,7 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     plan->positions = setting.positions;
     plan->sequences = sequences(request);
     plan->chunk = setting.chunk;
+    plan->kv_positions = setting.kv_positions;
     plan->kv_type = request->kv_type;
     plan->embedding_rows = placement.embedding_rows;
     plan->budget = planner.budget;

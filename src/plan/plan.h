@@ -106,6 +106,9 @@ uint64_t plan_gpu_unit_bytes(const struct unit *unit);
 /* Below this budget code and libraries come on top of it; from here on they are part of it. */
 #define PLAN_SMALL_BUDGET ((uint64_t)256 << 20)
 
+/* Sequences that share room take it in blocks of so many positions. */
+#define PLAN_KV_BLOCK 64u
+
 struct plan_request {
     uint64_t budget;   /* bytes for everything that the process holds; 0: what is free, less a head-room */
     uint64_t overhead; /* bytes that the process holds already and keeps: code, libraries, metadata, vocabulary */
@@ -115,6 +118,7 @@ struct plan_request {
         positions; /* context length asked for; 0: the model's own up to 4096, or less when the budget wants that */
     uint32_t sequences;       /* parallel sequences; 0: 1 */
     uint32_t chunk;           /* tokens a batch; 0: chosen */
+    bool shared_kv;           /* sequences share the room for positions: it may be less than all contexts together */
     enum tensor_type kv_type; /* kept as asked: a smaller one changes the answer */
     const uint64_t *uses;     /* [model_unit_count] how often each expert was used in earlier runs; NULL: not known */
     struct plan_working_set working_set;
@@ -129,6 +133,7 @@ struct plan {
     uint8_t *tiers;   /* [unit_count]: enum tier */
     uint8_t *in_ring; /* [unit_count]: see plan_in_ring */
     uint32_t positions, sequences, chunk;
+    uint64_t kv_positions; /* of all sequences together that there is room for, in blocks of PLAN_KV_BLOCK */
     enum tensor_type kv_type;
     bool embedding_rows; /* the token embedding is not held: single rows are read when a token needs them */
 

@@ -192,7 +192,8 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
     }
     memory_free(layers);
     /* Half the context is what a token looks back on, on the average. */
-    double cache_reads = (double)plan->kv_bytes / plan->sequences / 2 / hardware->memory_bytes_per_second;
+    double looked_back = plan->positions / 2.0 / (double)MAX(plan->kv_positions, (uint64_t)1);
+    double cache_reads = (double)plan->kv_bytes * looked_back / hardware->memory_bytes_per_second;
     compute += cache_reads;
     with_experts += cache_reads;
 

@@ -168,6 +168,7 @@ void loaded_options(struct loaded_models *models, uint32_t context, struct engin
         options->gpu_budget -= MIN(gpu, options->gpu_budget - 1);
     options->context = MAX(options->context, context);
     options->sequences = models->server->options.parallel;
+    options->shared_context = true;
 }
 
 /* What a plan takes of its budget, and of that, what the model itself would. */

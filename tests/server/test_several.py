@@ -18,7 +18,7 @@ from test_server import ANSWER, FILE, MODEL, SOURCE, WORK, Server, chat, smalles
 
 ENCODER = os.path.join(SOURCE, "tests", "data", "embed", "bert.gguf")
 MIB = 1 << 20
-STREAMING = smallest_budget() + 15 * MIB  # the model streams in it, with the encoder beside it
+STREAMING = smallest_budget() + 11 * MIB  # the model streams in it, with the encoder beside it
 
 
 class Several(Server):

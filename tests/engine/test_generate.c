@@ -1,0 +1,157 @@
+/* Several answers at once have the tokens that each has alone, also where they share too little room for all. */
+#include "reference.h"
+
+#include "engine/generate.h"
+
+#define ANSWERS 6
+#define CONTEXT 256
+
+struct answer {
+    int32_t tokens[CONTEXT];
+    size_t count;
+    bool done;
+    uint64_t order; /* of being done */
+    struct generation_result result;
+    struct sampler *sampler;
+};
+
+static uint64_t finished;
+
+static bool take_token(void *context, const struct generated_token *token)
+{
+    struct answer *answer = context;
+    if (token->id != NO_TOKEN)
+        answer->tokens[answer->count++] = token->id;
+    return true;
+}
+
+static void take_result(void *context, const struct generation_result *result)
+{
+    struct answer *answer = context;
+    answer->result = *result;
+    answer->done = true;
+    answer->order = finished++;
+}
+
+static void submit(struct generator *generator, struct answer *answer, int number)
+{
+    int32_t prompt[40];
+    struct random random;
+    random_seed(&random, (uint64_t)number);
+    for (size_t i = 0; i < COUNT_OF(prompt); i++)
+        prompt[i] = (int32_t)(random_next(&random) % 300);
+    struct sampler_options options;
+    sampler_default_options(&options);
+    options.seed = (uint64_t)number;
+    options.repeat_penalty = 1.1f;
+    *answer = (struct answer){0};
+    assert_ok(sampler_create(&answer->sampler, &options, 6144, &test_error));
+    /* One of them until the context is full. */
+    struct generation_request request = {.tokens = prompt,
+                                         .count = (size_t)(8 + 5 * number),
+                                         .max_tokens = number == 2 ? 0 : (uint32_t)(150 - 20 * number),
+                                         .sampler = answer->sampler,
+                                         .ignore_end = true,
+                                         .on_token = take_token,
+                                         .on_done = take_result,
+                                         .context = answer};
+    assert_ok(generator_submit(generator, &request, NULL, &test_error));
+}
+
+static struct engine *open_shared(const char *name, uint32_t sequences, bool shared)
+{
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.context = CONTEXT;
+    options.threads = 2;
+    options.sequences = sequences;
+    options.shared_context = shared;
+    if (shared)
+        return open_smallest(model_path(name), &options);
+    assert_ok(engine_open(&engine, model_path(name), &options, &test_error));
+    return engine;
+}
+
+static void answers_share_room(void **state)
+{
+    (void)state;
+    static struct answer alone[ANSWERS], together[ANSWERS];
+    const struct vocabulary *vocabulary;
+    struct generator *generator;
+    struct engine *engine = open_shared("embedded", 1, false);
+    assert_int_equal(engine_room(engine), UINT64_MAX);
+    assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
+    assert_ok(generator_create(&generator, engine, vocabulary, &test_error));
+    for (int i = 0; i < ANSWERS; i++) {
+        submit(generator, &alone[i], i);
+        while (generator_step(generator))
+            ;
+        assert_true(alone[i].done);
+        sampler_destroy(alone[i].sampler);
+    }
+    generator_destroy(generator);
+    engine_close(engine);
+    memory_give_back();
+
+    engine = open_shared("embedded", ANSWERS, true);
+    /* A block for each is more than one context. */
+    assert_int_equal(engine_room(engine), ANSWERS * PLAN_KV_BLOCK);
+    assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
+    assert_ok(generator_create(&generator, engine, vocabulary, &test_error));
+    uint64_t before = memory_resident_bytes();
+    for (int i = 0; i < ANSWERS; i++)
+        submit(generator, &together[i], i);
+    while (generator_step(generator)) {
+        uint64_t held = 0;
+        for (uint32_t s = 0; s < ANSWERS; s++)
+            held += align_up(engine_positions(engine, s), PLAN_KV_BLOCK);
+        assert_true(held <= engine_room(engine));
+    }
+    if (!SANITIZED) /* the cache of keys and values stays in its bounds, as does the pool */
+        assert_true(memory_resident_bytes() <=
+                    before + engine_plan(engine)->kv_bytes + engine_plan(engine)->pool_bytes + (2 << 20));
+    bool overtaken = false;
+    for (int i = 0; i < ANSWERS; i++) {
+        assert_true(together[i].done);
+        assert_int_equal(together[i].result.reason, FINISH_LENGTH);
+        assert_int_equal(together[i].result.prompt_tokens, alone[i].result.prompt_tokens);
+        assert_int_equal(together[i].result.generated_tokens, alone[i].result.generated_tokens);
+        assert_int_equal(together[i].count, alone[i].count);
+        assert_memory_equal(together[i].tokens, alone[i].tokens, alone[i].count * sizeof *alone[i].tokens);
+        overtaken = overtaken || (i && together[i].order < together[i - 1].order);
+        sampler_destroy(together[i].sampler);
+    }
+    assert_true(overtaken); /* they did run at once */
+    generator_destroy(generator);
+    engine_close(engine);
+}
+
+static void more_than_the_room_is_refused(void **state)
+{
+    (void)state;
+    struct engine *engine = open_shared("embedded", ANSWERS, true);
+    uint32_t room = (uint32_t)(engine_room(engine) / PLAN_KV_BLOCK), sequence = 0;
+    int32_t tokens[PLAN_KV_BLOCK + 1] = {0};
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    float *logits = calloc(COUNT_OF(tokens) * vocabulary, sizeof *logits);
+    assert_non_null(logits);
+    for (; sequence < room; sequence++)
+        feed(engine, sequence, tokens, PLAN_KV_BLOCK, 64, logits);
+    uint32_t position = PLAN_KV_BLOCK, first = 0;
+    struct engine_batch batch = {.count = 1, .tokens = tokens, .positions = &position, .sequences = &first};
+    assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_MEMORY);
+    assert_int_equal(engine_positions(engine, 0), PLAN_KV_BLOCK);
+    /* What another gives up is there. */
+    assert_true(engine_truncate(engine, 1, 0));
+    assert_ok(engine_forward(engine, &batch, &test_error));
+    free(logits);
+    engine_close(engine);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(answers_share_room),
+                                              cmocka_unit_test(more_than_the_room_is_refused)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
