@@ -404,6 +404,11 @@ uint32_t engine_positions(const struct engine *engine, uint32_t sequence)
     return sequence < engine->kv.sequences ? engine->kv.held[sequence] : 0;
 }
 
+void engine_run(struct engine *engine, thread_task task, void *context, size_t count)
+{
+    thread_pool_run(compute_pool(engine->compute), task, context, count);
+}
+
 uint64_t engine_room(const struct engine *engine)
 {
     return engine->kv.room;

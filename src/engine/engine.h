@@ -106,6 +106,9 @@ hypura_status engine_forward(struct engine *engine, const struct engine_batch *b
  * forward. */
 const float *engine_logits(const struct engine *engine, size_t index);
 
+/* Runs tasks on the threads that compute, between two batches. */
+void engine_run(struct engine *engine, thread_task task, void *context, size_t count);
+
 /* Logits that are kept at once: at least one for each sequence. */
 size_t engine_logits_rows(const struct engine *engine);
 

@@ -32,6 +32,13 @@ struct slot {
     uint32_t in_batch; /* tokens of the batch at hand */
 };
 
+/* A sequence whose next token is to be chosen. */
+struct due {
+    struct slot *slot;
+    const float *logits;
+    hypura_status status;
+};
+
 struct generator {
     struct engine *engine;
     const struct vocabulary *vocabulary;
@@ -45,6 +52,7 @@ struct generator {
     int32_t *batch_tokens;
     uint32_t *batch_positions, *batch_sequences;
     bool *batch_want;
+    struct due *due; /* [slot_count] */
 
     pthread_mutex_t mutex; /* guards the queue, next_id, and task->cancelled */
     struct task *first, *last;
@@ -80,6 +88,8 @@ hypura_status generator_create(struct generator **out, struct engine *engine, co
         generator->slot_count = plan->sequences;
     for (uint32_t s = 0; !status && s < generator->slot_count; s++)
         status = ALLOCATE(&generator->slots[s].history, plan->positions, "token history", error);
+    if (!status)
+        status = ALLOCATE(&generator->due, plan->sequences, "batch", error);
     if (!status)
         status = ALLOCATE(&generator->batch_tokens, plan->chunk, "batch", error);
     if (!status)
@@ -129,6 +139,7 @@ void generator_destroy(struct generator *generator)
     memory_free(generator->batch_positions);
     memory_free(generator->batch_sequences);
     memory_free(generator->batch_want);
+    memory_free(generator->due);
     pthread_mutex_destroy(&generator->mutex);
     memory_free(generator);
 }
@@ -443,9 +454,19 @@ static void give_rest(struct task *task)
         task->request.on_token(task->request.context, &rest);
 }
 
-/* Chooses the next token of a sequence. Returns false when the request is done, with the reason. */
-static bool next_token(struct generator *generator, struct slot *slot, const float *logits, enum finish_reason *reason)
+/* Chooses the next token of a sequence; on any thread. */
+static void sample(void *context, size_t index, size_t worker)
 {
+    struct due *due = (struct due *)context + index;
+    struct task *task = due->slot->task;
+    (void)worker;
+    due->status = sampler_sample(task->request.sampler, due->logits, &task->last_token, &task->result.error);
+}
+
+/* Hands on the token that was chosen. Returns false when the request is done, with the reason. */
+static bool next_token(struct generator *generator, const struct due *due, enum finish_reason *reason)
+{
+    struct slot *slot = due->slot;
     struct task *task = slot->task;
     const struct vocabulary *vocabulary = generator->vocabulary;
     if (!task->decoding) {
@@ -453,13 +474,12 @@ static bool next_token(struct generator *generator, struct slot *slot, const flo
         if (!task->first_token)
             task->first_token = clock_nanoseconds();
     }
-    hypura_status status = sampler_sample(task->request.sampler, logits, &task->last_token, &task->result.error);
-    if (status) {
-        *reason = FINISH_ERROR;
+    if (due->status) {
+        *reason = due->status == HYPURA_ERROR_CANCELLED ? FINISH_CANCELLED : FINISH_ERROR;
         return false;
     }
     task->result.generated_tokens++;
-    struct generated_token token = {.id = task->last_token, .logits = logits};
+    struct generated_token token = {.id = task->last_token, .logits = due->logits};
     bool end = !task->request.ignore_end && vocabulary_is_end_of_generation(vocabulary, token.id);
     buffer_clear(&task->text);
     if (!end)
@@ -522,15 +542,23 @@ bool generator_step(struct generator *generator)
         end_all(generator, &error);
         return true;
     }
-    size_t logits = 0;
+    size_t due = 0;
     for (size_t i = 0; i < count; i++) {
         struct slot *slot = &generator->slots[generator->batch_sequences[i]];
         slot->history[slot->held++] = generator->batch_tokens[i];
         if (!slot->task->decoding)
             slot->task->fed++;
+        /* Threads that are told to stop leave the status as it is. */
+        if (generator->batch_want[i]) {
+            generator->due[due] = (struct due){slot, engine_logits(generator->engine, due), HYPURA_ERROR_CANCELLED};
+            due++;
+        }
+    }
+    engine_run(generator->engine, sample, generator->due, due);
+    for (size_t i = 0; i < due; i++) {
         enum finish_reason reason;
-        if (generator->batch_want[i] &&
-            !next_token(generator, slot, engine_logits(generator->engine, logits++), &reason))
+        struct slot *slot = generator->due[i].slot;
+        if (!next_token(generator, &generator->due[i], &reason))
             release(generator, slot, reason);
     }
     return true;

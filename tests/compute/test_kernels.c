@@ -5,6 +5,7 @@
 #include "compute/compute.h"
 #include "compute/cpu/kernels.h"
 #include "compute/cpu/unpack.h"
+#include "core/half.h"
 #include "format/format.h"
 
 #include <math.h>
@@ -378,6 +379,34 @@ static void activations_round_alike(void **state)
     }
 }
 
+/* Every half, what lies halfway to its neighbours, and a little to both sides of that; and what is past the greatest.
+ */
+static void halves_round_alike(void **state)
+{
+    (void)state;
+    for (int set = INSTRUCTIONS_PLAIN + 1; set <= INSTRUCTIONS_NEON; set++) {
+        if (!compute_has_instructions((enum instruction_set)set))
+            continue;
+        for (uint32_t half = 0; half < 0x10000; half++) {
+            if ((half & 0x7fff) > 0x7c00)
+                continue;
+            float values[11];
+            uint16_t expected[COUNT_OF(values)], out[COUNT_OF(values)];
+            uint32_t bits = float_to_bits(half_to_float((uint16_t)half));
+            for (uint32_t i = 0; i < COUNT_OF(values); i++)
+                values[i] = float_from_bits(bits + i / 3 * 0x1000 - 1 + i % 3);
+            if (!isfinite(values[COUNT_OF(values) - 1]))
+                values[0] = values[COUNT_OF(values) - 1] = -3e38f;
+            for (size_t i = 0; i < COUNT_OF(values); i++)
+                values[i] = isnan(values[i]) ? 1e-30f : values[i];
+            kernel_table_get(INSTRUCTIONS_PLAIN)->store_half(expected, values, COUNT_OF(values));
+            kernel_table_get((enum instruction_set)set)->store_half(out, values, COUNT_OF(values));
+            assert_memory_equal(out, expected, sizeof out);
+            assert_int_equal(expected[1], half);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -388,6 +417,7 @@ int main(void)
         cmocka_unit_test(any_number_of_jobs_runs),
         cmocka_unit_test(instructions_can_be_asked_for),
         cmocka_unit_test(activations_round_alike),
+        cmocka_unit_test(halves_round_alike),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-#include "compute/compute.h"
+#include "compute/cpu/kernels.h"
 #include "core/half.h"
 
 #include <math.h>
@@ -66,8 +66,7 @@ void attention_store(enum tensor_type type, const float *values, size_t rows, si
         uint8_t *to = (uint8_t *)out + r * out_stride;
         switch (type) {
         case TENSOR_F16:
-            for (size_t c = 0; c < columns; c++)
-                ((uint16_t *)to)[c] = float_to_half(from[c]);
+            kernel_table_best()->store_half((uint16_t *)(void *)to, from, columns);
             break;
         case TENSOR_BF16:
             for (size_t c = 0; c < columns; c++)

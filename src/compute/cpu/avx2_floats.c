@@ -1,5 +1,6 @@
 /* AVX2: matrix times vector for F32, F16 and BF16, four rows at a time, and the copies of activations. */
 #include "compute/cpu/avx2.h"
+#include "core/half.h"
 
 /* Sixteen columns of a row, in two registers. */
 struct sixteen {
@@ -211,8 +212,18 @@ static void prepare_q8_256(int8_t *quants, float *scales, int16_t *sums, const f
     prepare(quants, scales, sums, values, columns, 256);
 }
 
+static void store_half(uint16_t *out, const float *values, size_t count)
+{
+    size_t i = 0;
+    for (; i + 8 <= count; i += 8)
+        _mm_storeu_si128((void *)(out + i), _mm256_cvtps_ph(_mm256_loadu_ps(values + i), _MM_FROUND_TO_NEAREST_INT));
+    for (; i < count; i++)
+        out[i] = float_to_half(values[i]);
+}
+
 void kernels_avx2_floats(struct kernel_table *table)
 {
+    table->store_half = store_half;
     table->types[TENSOR_F32].gemv = gemv_f32;
     table->types[TENSOR_F16].gemv = gemv_f16;
     table->types[TENSOR_BF16].gemv = gemv_bf16;

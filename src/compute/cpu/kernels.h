@@ -124,6 +124,9 @@ struct kernel_table {
     void (*prepare_q8_32)(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns);
     void (*prepare_q8_256)(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns);
 
+    /* Floats to half precision, rounded to the nearest even. */
+    void (*store_half)(uint16_t *out, const float *values, size_t count);
+
     /* What the processor can do at most, for the benchmark: each does some microseconds of nothing but products of
      * bytes, floats or bfloats, and returns the multiplications and additions. NULL where there is nothing special. */
     uint64_t (*peak_bytes)(void);

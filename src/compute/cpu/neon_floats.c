@@ -1,5 +1,6 @@
 /* NEON: matrix times vector for F32, F16 and BF16, four rows at a time, and the copies of activations. */
 #include "compute/cpu/neon.h"
+#include "core/half.h"
 
 /* Sixteen columns of a row. */
 typedef float32x4x4_t load_function(const uint8_t *row);
@@ -200,8 +201,18 @@ static void prepare_q8_256(int8_t *quants, float *scales, int16_t *sums, const f
     prepare(quants, scales, sums, values, columns, 256, 16);
 }
 
+static void store_half(uint16_t *out, const float *values, size_t count)
+{
+    size_t i = 0;
+    for (; i + 4 <= count; i += 4)
+        vst1_u16(out + i, vreinterpret_u16_f16(vcvt_f16_f32(vld1q_f32(values + i))));
+    for (; i < count; i++)
+        out[i] = float_to_half(values[i]);
+}
+
 void kernels_neon_floats(struct kernel_table *table)
 {
+    table->store_half = store_half;
     table->types[TENSOR_F32].gemv = gemv_f32;
     table->types[TENSOR_F16].gemv = gemv_f16;
     table->types[TENSOR_BF16].gemv = gemv_bf16;

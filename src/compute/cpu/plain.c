@@ -173,6 +173,12 @@ QUANTIZED(tq2_0, TENSOR_TQ2_0)
 /* ---- activations --------------------------------------------------------------------------------------------------
  */
 
+static void store_half(uint16_t *out, const float *values, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        out[i] = float_to_half(values[i]);
+}
+
 static void prepare_bfloat(uint16_t *out, const float *values, size_t columns)
 {
     for (size_t c = 0; c < columns; c++)
@@ -250,6 +256,7 @@ void kernels_plain(struct kernel_table *table)
     ENTRY(tq1_0, TENSOR_TQ1_0, ACTIVATION_Q8_256);
     ENTRY(tq2_0, TENSOR_TQ2_0, ACTIVATION_Q8_256);
 #undef ENTRY
+    table->store_half = store_half;
     table->prepare_bfloat = prepare_bfloat;
     table->prepare_q8_32 = prepare_q8_32;
     table->prepare_q8_256 = prepare_q8_256;
