@@ -255,10 +255,9 @@ static ALWAYS_INLINE void few_super(const struct matmul *job, size_t first_row, 
     struct few_tokens tokens;
     float *out[FEW_MOST_TOKENS];
     few_start(&tokens, out, job, ACTIVATION_Q8_256);
-    const uint8_t *end = weights->data + (first_row + rows) * stride;
     for (size_t r = first_row; r < first_row + rows; r += FEW_ROWS) {
         struct few_rows at = few_rows(weights->data + r * stride, stride);
-        struct prefetch ahead = {at.four[0] + FEW_ROWS * stride, end};
+        struct prefetch ahead = {.next = (uintptr_t)at.four[0] + FEW_ROWS * stride};
         memset(tokens.sums, 0, tokens.count * sizeof tokens.sums[0]);
         for (size_t b = 0; b < weights->columns / 256; b++) {
             prefetch_more(&ahead, FEW_ROWS * block_bytes);
