@@ -5,14 +5,23 @@ static size_t padded(size_t columns)
     return align_up(columns, ACTIVATION_PADDING);
 }
 
+/* From one row of quants to the next: an odd number of cache lines, so that the same columns of many rows do not fall
+ * on the same few places of a cache. */
+static size_t quants_stride(size_t columns)
+{
+    return padded(columns) + 64;
+}
+
 /* Bytes of every copy of max_rows rows; false when they overflow. */
 static bool total_bytes(size_t rows, size_t columns, size_t *out)
 {
     size_t elements;
-    if (columns > SIZE_MAX / 2 || !size_multiply(&elements, rows, padded(columns)) || elements > SIZE_MAX / 8)
+    if (columns > SIZE_MAX / 2 || !size_multiply(&elements, rows, quants_stride(columns)) || elements > SIZE_MAX / 8)
         return false;
-    /* bfloats; quants, sums and scales of blocks of 32; the same of blocks of 256 */
-    *out = 2 * elements + (elements + elements / 32 * (4 + 2)) + (elements + elements / 256 * 4 + elements / 16 * 2);
+    /* quants of blocks of 32 and of 256; bfloats; sums and scales of blocks of 32; sums, scales and peaks of 256 */
+    *out = 2 * elements;
+    elements = rows * padded(columns);
+    *out += 2 * elements + elements / 32 * (4 + 2) + elements / 16 * 2 + elements / 256 * (4 + 4);
     return true;
 }
 
@@ -46,7 +55,7 @@ hypura_status activation_create(struct activation **out, size_t max_rows, size_t
     uint8_t *next = activation->memory;
     for (int i = 0; i < 2; i++) {
         activation->quants[i] = (int8_t *)next;
-        next += elements;
+        next += max_rows * quants_stride(max_columns);
     }
     activation->bfloats = (uint16_t *)next;
     next += 2 * elements;
@@ -58,6 +67,7 @@ hypura_status activation_create(struct activation **out, size_t max_rows, size_t
         activation->sums[i] = (int16_t *)next;
         next += elements / (i == 0 ? 32 : 16) * 2;
     }
+    activation->peaks = (struct activation_peaks *)next;
     *out = activation;
     return HYPURA_OK;
 }
@@ -76,12 +86,25 @@ void activation_set(struct activation *activation, const float *values, size_t r
     activation->rows = rows;
     activation->columns = columns;
     activation->stride = stride;
-    activation->bfloat_stride = activation->quant_stride = padded(columns);
+    activation->bfloat_stride = padded(columns);
+    activation->quant_stride = quants_stride(columns);
     activation->scale_stride[0] = activation->sum_stride[0] = padded(columns) / 32;
-    activation->scale_stride[1] = padded(columns) / 256;
+    activation->scale_stride[1] = activation->peak_stride = padded(columns) / 256;
     activation->sum_stride[1] = padded(columns) / 16;
     for (int kind = 0; kind < ACTIVATION_KINDS; kind++)
         activation->ready[kind] = kind == ACTIVATION_FLOAT;
+}
+
+static void prepare_row_256(struct activation *activation, const struct kernel_table *kernels, const float *values,
+                            size_t row)
+{
+    int8_t *quants = activation->quants[1] + row * activation->quant_stride;
+    int16_t *sums = activation->sums[1] + row * activation->sum_stride[1];
+    struct activation_peaks *peaks = activation->peaks + row * activation->peak_stride;
+    kernels->prepare_q8_256(quants, activation->scales[1] + row * activation->scale_stride[1], sums, values,
+                            activation->columns);
+    for (size_t i = 0; i < activation->peak_stride; i++)
+        kernels->find_peaks(&peaks[i], quants + i * 256, sums + i * 16);
 }
 
 void activation_prepare_rows(struct activation *activation, const struct kernel_table *kernels,
@@ -89,14 +112,13 @@ void activation_prepare_rows(struct activation *activation, const struct kernel_
 {
     for (size_t row = first; row < first + count; row++) {
         const float *values = activation->values + row * activation->stride;
-        if (kind == ACTIVATION_BFLOAT) {
+        if (kind == ACTIVATION_BFLOAT)
             kernels->prepare_bfloat(activation->bfloats + row * activation->bfloat_stride, values, activation->columns);
-        } else if (kind != ACTIVATION_FLOAT) {
-            size_t i = kind - ACTIVATION_Q8_32;
-            (i == 0 ? kernels->prepare_q8_32 : kernels->prepare_q8_256)(
-                activation->quants[i] + row * activation->quant_stride,
-                activation->scales[i] + row * activation->scale_stride[i],
-                activation->sums[i] + row * activation->sum_stride[i], values, activation->columns);
-        }
+        else if (kind == ACTIVATION_Q8_32)
+            kernels->prepare_q8_32(activation->quants[0] + row * activation->quant_stride,
+                                   activation->scales[0] + row * activation->scale_stride[0],
+                                   activation->sums[0] + row * activation->sum_stride[0], values, activation->columns);
+        else if (kind == ACTIVATION_Q8_256)
+            prepare_row_256(activation, kernels, values, row);
     }
 }

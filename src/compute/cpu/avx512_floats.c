@@ -86,9 +86,37 @@ static ALWAYS_INLINE __m512 load_values(const float *values, size_t column, size
     return _mm512_maskz_loadu_ps((__mmask16)((1u << (columns - column)) - 1), values + column);
 }
 
+/* Sums of eight bytes each, in order, of 256. */
+static ALWAYS_INLINE __m512i sums_of_eight(__m512i a, __m512i b, __m512i c, __m512i d)
+{
+    __m512i zero = _mm512_setzero_si512();
+    __m512i words = _mm512_castsi128_si512(_mm512_cvtepi64_epi16(_mm512_sad_epu8(a, zero)));
+    words = _mm512_inserti32x4(words, _mm512_cvtepi64_epi16(_mm512_sad_epu8(b, zero)), 1);
+    words = _mm512_inserti32x4(words, _mm512_cvtepi64_epi16(_mm512_sad_epu8(c, zero)), 2);
+    return _mm512_inserti32x4(words, _mm512_cvtepi64_epi16(_mm512_sad_epu8(d, zero)), 3);
+}
+
+/* Sums of parts of 256 quants, which are raised by 128 meanwhile. */
+static ALWAYS_INLINE void sum_parts(int16_t *sums, const int8_t *quants, size_t part)
+{
+    const __m512i sign = _mm512_set1_epi8(-128);
+    __m512i words = sums_of_eight(_mm512_xor_si512(_mm512_loadu_si512(quants), sign),
+                                  _mm512_xor_si512(_mm512_loadu_si512(quants + 64), sign),
+                                  _mm512_xor_si512(_mm512_loadu_si512(quants + 128), sign),
+                                  _mm512_xor_si512(_mm512_loadu_si512(quants + 192), sign));
+    __m512i of_16 = _mm512_madd_epi16(words, _mm512_set1_epi16(1));
+    if (part == 16) {
+        of_16 = _mm512_sub_epi32(of_16, _mm512_set1_epi32(128 * 16));
+        _mm256_storeu_si256((void *)sums, _mm512_cvtepi32_epi16(of_16));
+    } else {
+        __m512i of_32 = _mm512_add_epi32(of_16, _mm512_srli_epi64(of_16, 32));
+        _mm_storeu_si128((void *)sums, _mm_sub_epi16(_mm512_cvtepi64_epi16(of_32), _mm_set1_epi16(128 * 32)));
+    }
+}
+
 /* Blocks of 16 * vectors values. */
 static ALWAYS_INLINE void prepare(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns,
-                                  size_t vectors, size_t vectors_a_sum)
+                                  size_t vectors, size_t part)
 {
     const __m512 one_and_a_half = _mm512_set1_ps(12582912.0f); /* 1.5 * 2^23: the sum's low bits are the integer */
     size_t padded = align_up(columns, ACTIVATION_PADDING);
@@ -101,28 +129,36 @@ static ALWAYS_INLINE void prepare(int8_t *quants, float *scales, int16_t *sums, 
         float most = _mm512_reduce_max_ps(greatest);
         *scales++ = most / 127.0f;
         __m512 inverse = _mm512_set1_ps(most > 0 ? 127.0f / most : 0);
-        int sum = 0;
         for (size_t i = 0; i < vectors; i++) {
             __m512i bits = _mm512_castps_si512(_mm512_add_ps(_mm512_mul_ps(in[i], inverse), one_and_a_half));
-            __m128i bytes = _mm512_cvtepi32_epi8(bits);
-            _mm_storeu_si128((void *)(quants + c + 16 * i), bytes);
-            sum += _mm512_reduce_add_epi32(_mm512_cvtepi8_epi32(bytes));
-            if ((i + 1) % vectors_a_sum == 0) {
-                *sums++ = (int16_t)sum;
-                sum = 0;
-            }
+            _mm_storeu_si128((void *)(quants + c + 16 * i), _mm512_cvtepi32_epi8(bits));
         }
     }
+    for (size_t c = 0; c < padded; c += 256)
+        sum_parts(sums + c / part, quants + c, part);
 }
 
 static void prepare_q8_32(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns)
 {
-    prepare(quants, scales, sums, values, columns, 2, 2);
+    prepare(quants, scales, sums, values, columns, 2, 32);
 }
 
 static void prepare_q8_256(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns)
 {
-    prepare(quants, scales, sums, values, columns, 16, 1);
+    prepare(quants, scales, sums, values, columns, 16, 16);
+}
+
+static void find_peaks(struct activation_peaks *out, const int8_t *quants, const int16_t *sums)
+{
+    __m512i words = sums_of_eight(
+        _mm512_abs_epi8(_mm512_loadu_si512(quants)), _mm512_abs_epi8(_mm512_loadu_si512(quants + 64)),
+        _mm512_abs_epi8(_mm512_loadu_si512(quants + 128)), _mm512_abs_epi8(_mm512_loadu_si512(quants + 192)));
+    __m512i of_16 = _mm512_madd_epi16(words, _mm512_set1_epi16(1));
+    __m256i both = _mm512_cvtepi64_epi32(_mm512_add_epi32(of_16, _mm512_srli_epi64(of_16, 32)));
+    __m256i sum = _mm256_madd_epi16(_mm256_loadu_si256((const void *)sums), _mm256_set1_epi16(1));
+    __m256i of_32 = _mm256_srli_epi32(_mm256_add_epi32(both, _mm256_abs_epi32(sum)), 1);
+    out->of_16 = (uint16_t)_mm512_reduce_max_epu32(of_16);
+    out->of_32 = (uint16_t)_mm512_reduce_max_epu32(_mm512_zextsi256_si512(of_32));
 }
 
 static void prepare_bfloat(uint16_t *out, const float *values, size_t columns)
@@ -147,5 +183,6 @@ void kernels_avx512_floats(struct kernel_table *table)
     table->types[TENSOR_F16].dequantize = dequantize_f16;
     table->prepare_q8_32 = prepare_q8_32;
     table->prepare_q8_256 = prepare_q8_256;
+    table->find_peaks = find_peaks;
     table->prepare_bfloat = prepare_bfloat;
 }

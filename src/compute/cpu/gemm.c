@@ -9,18 +9,18 @@ static size_t step_bytes(enum tensor_type type)
     return (size_t)PANEL_COLUMNS / info->block_size * info->block_bytes;
 }
 
-/* The scratch of a task: panels, the sums of all its outputs, and as many columns of activations as still fit. */
 struct work {
     const struct panel_multiplier *multiplier;
     panel_maker *make; /* NULL: plain C */
     const struct matmul *job;
     enum panel_kind kind;
-    size_t first_row, rows, groups;
-    size_t first_token, tokens, tile_tokens;
+    enum activation_kind inputs;
+    unsigned narrow_16, narrow_32; /* the greatest peaks of activations that leave sums of parts narrow */
+    size_t first_row, rows;
+    size_t first_token, tokens;
     size_t segments; /* of 256 columns */
     struct panel *panels;
-    float *sums; /* [groups][tokens][GROUP_ROWS] */
-    uint8_t *tiles;
+    float *sums; /* [tokens][GROUP_ROWS] */
 };
 
 static size_t blocks_in(const struct work *work, size_t segment)
@@ -28,41 +28,35 @@ static size_t blocks_in(const struct work *work, size_t segment)
     return MIN((work->job->weights.columns - segment * PANEL_COLUMNS) / 32, (size_t)8);
 }
 
-static void pack_token(const struct work *work, size_t token, size_t segment, uint8_t *quants, struct tile_side *side)
+/* Whether no part of a super-block can sum to more than 16 bits hold. */
+static bool is_narrow(const struct work *work, const struct activation_peaks *peaks)
 {
-    const struct matmul *job = work->job;
-    bool blocks = work->kind == PANEL_BLOCKS || work->kind == PANEL_BLOCKS_MINIMA;
-    size_t row = job->input_rows ? job->input_rows[token] : token;
-    struct activation_row x = activation_row(job->input, blocks ? ACTIVATION_Q8_32 : ACTIVATION_Q8_256, row);
-    work->multiplier->pack(work->kind, quants, x.quants + segment * PANEL_COLUMNS);
-    if (blocks) {
-        for (size_t i = 0; i < 8; i++) {
-            side->scales[i] = x.scales[segment * 8 + i];
-            side->block_sums[i] = (float)x.sums[segment * 8 + i];
-        }
-        return;
-    }
-    const int16_t *sums = x.sums + segment * 16;
-    side->scales[0] = x.scales[segment];
-    if (work->kind == PANEL_PARTS_8_MINIMA)
-        for (size_t i = 0; i < 8; i++)
-            side->sums[i] = (int16_t)(sums[2 * i] + sums[2 * i + 1]);
-    else
-        memcpy(side->sums, sums, sizeof side->sums);
+    return peaks->of_16 <= work->narrow_16 && peaks->of_32 <= work->narrow_32;
 }
 
-/* Segments first to first + count of all tokens: [segment][token of tile after tile]. */
-static void pack(const struct work *work, size_t first, size_t count)
+static struct activation_row input_row(const struct work *work, size_t token)
 {
-    for (size_t s = 0; s < count; s++) {
-        for (size_t t = 0; t < work->tokens; t += work->tile_tokens) {
-            size_t tokens = MIN(work->tile_tokens, work->tokens - t);
-            uint8_t *tile = work->tiles + (s * work->tokens + t) * TILE_TOKEN_BYTES;
-            struct tile_side *sides = (struct tile_side *)(tile + tokens * PANEL_COLUMNS);
-            for (size_t i = 0; i < tokens; i++)
-                pack_token(work, work->first_token + t + i, first + s, tile + i * PANEL_COLUMNS, &sides[i]);
-        }
+    const struct matmul *job = work->job;
+    token += work->first_token;
+    return activation_row(job->input, work->inputs, job->input_rows ? job->input_rows[token] : token);
+}
+
+/* The tile of the tokens from first on, over the columns of a segment. */
+static void take_tile(const struct work *work, size_t first, size_t segment, struct panel_tile *out)
+{
+    bool blocks = work->inputs == ACTIVATION_Q8_32;
+    const int16_t *sums[TILE_TOKENS];
+    out->count = MIN((size_t)TILE_TOKENS, work->tokens - first);
+    out->narrow = !blocks;
+    for (size_t t = 0; t < out->count; t++) {
+        struct activation_row x = input_row(work, first + t);
+        out->tokens[t].quants = x.quants + segment * PANEL_COLUMNS;
+        out->tokens[t].scales = x.scales + segment * (blocks ? 8 : 1);
+        sums[t] = x.sums + segment * (blocks ? 8 : 16);
+        out->narrow = out->narrow && is_narrow(work, &x.peaks[segment]);
     }
+    for (size_t t = 0; t < out->count; t++)
+        work->multiplier->make_side(work->kind, out->narrow, &out->tokens[t].side, sums[t]);
 }
 
 /* Asks for the bytes of the panel after this one: the next columns of the same rows, or the first columns of a panel of
@@ -92,86 +86,88 @@ static void make_panel(const struct work *work, struct panel *out, size_t row, s
     if (work->make)
         work->make(out, rows, blocks_in(work, segment));
     else
-        panel_make(weights->type, out, rows, blocks_in(work, segment));
+        panel_make(weights->type, out, rows, blocks_in(work, segment), work->multiplier->raise);
 }
 
-static void multiply_group(const struct work *work, size_t group, size_t first_segment, size_t segments)
+static float *output_row(const struct work *work, size_t token)
 {
-    size_t row = work->first_row + group * GROUP_ROWS;
-    size_t panels = (MIN(work->first_row + work->rows - row, (size_t)GROUP_ROWS) + PANEL_ROWS - 1) / PANEL_ROWS;
-    float *sums = work->sums + group * work->tokens * GROUP_ROWS;
-    for (size_t segment = first_segment; segment < first_segment + segments; segment++) {
-        bool last = segment + 1 == first_segment + segments;
-        for (size_t p = 0; p < panels; p++) {
-            size_t panel_row = row + p * PANEL_ROWS;
-            make_panel(work, &work->panels[p], panel_row, segment);
-            prefetch_panel(work, panel_row + (last ? GROUP_ROWS : 0), last ? first_segment : segment + 1);
-        }
-        const uint8_t *tiles = work->tiles + (segment - first_segment) * work->tokens * TILE_TOKEN_BYTES;
-        for (size_t t = 0; t < work->tokens; t += work->tile_tokens)
-            work->multiplier->multiply(work->kind, work->panels, panels, tiles + t * TILE_TOKEN_BYTES,
-                                       MIN(work->tile_tokens, work->tokens - t), blocks_in(work, segment),
-                                       sums + t * GROUP_ROWS);
-    }
-}
-
-static float *output_row(const struct matmul *job, size_t token)
-{
+    const struct matmul *job = work->job;
+    token += work->first_token;
     return job->output + (job->output_rows ? job->output_rows[token] : token) * job->output_stride;
 }
 
-static void write_outputs(const struct work *work)
+/* Stores wait for their cache lines: ask early. */
+static void prefetch_outputs(const struct work *work, size_t row, size_t rows, size_t first, size_t tokens)
 {
-    const struct matmul *job = work->job;
-    for (size_t t = 0; t < work->tokens; t++) {
-        size_t token = work->first_token + t;
-        float *out = output_row(job, token) + work->first_row;
-        /* Stores wait for their cache lines: ask early. */
-        if (t + 2 < work->tokens)
-            for (size_t row = 0; row < work->rows; row += 16)
-                __builtin_prefetch(output_row(job, token + 2) + work->first_row + row, 1);
-        for (size_t group = 0; group < work->groups; group++) {
-            size_t row = group * GROUP_ROWS;
-            memcpy(out + row, work->sums + (group * work->tokens + t) * GROUP_ROWS,
-                   MIN(work->rows - row, (size_t)GROUP_ROWS) * sizeof(float));
+    for (size_t t = first; t < first + tokens; t++)
+        for (size_t r = 0; r < rows; r += 16)
+            __builtin_prefetch(output_row(work, t) + row + r, 1);
+}
+
+static void write_outputs(const struct work *work, size_t row, size_t rows, size_t first, size_t tokens)
+{
+    for (size_t t = first; t < first + tokens; t++)
+        memcpy(output_row(work, t) + row, work->sums + t * GROUP_ROWS, rows * sizeof(float));
+}
+
+/* All tokens over the columns of a segment. */
+static void multiply_tiles(const struct work *work, size_t panels, size_t segment, size_t row, size_t rows)
+{
+    struct panel_tile tiles[2];
+    bool last = segment + 1 == work->segments;
+    take_tile(work, 0, segment, &tiles[0]);
+    for (size_t t = 0, i = 0; t < work->tokens; i ^= 1) {
+        size_t next = t + tiles[i].count;
+        if (next < work->tokens)
+            take_tile(work, next, segment, &tiles[i ^ 1]);
+        if (last)
+            prefetch_outputs(work, row, rows, t, tiles[i].count);
+        work->multiplier->multiply(work->kind, work->panels, panels, &tiles[i], blocks_in(work, segment),
+                                   work->sums + t * GROUP_ROWS);
+        if (last)
+            write_outputs(work, row, rows, t, tiles[i].count);
+        t = next;
+    }
+}
+
+static void multiply_group(const struct work *work, size_t group)
+{
+    size_t row = work->first_row + group * GROUP_ROWS;
+    size_t rows = MIN(work->first_row + work->rows - row, (size_t)GROUP_ROWS);
+    size_t panels = (rows + PANEL_ROWS - 1) / PANEL_ROWS;
+    memset(work->sums, 0, work->tokens * GROUP_ROWS * sizeof(float));
+    for (size_t segment = 0; segment < work->segments; segment++) {
+        bool last = segment + 1 == work->segments;
+        for (size_t p = 0; p < panels; p++) {
+            size_t panel_row = row + p * PANEL_ROWS;
+            make_panel(work, &work->panels[p], panel_row, segment);
+            prefetch_panel(work, panel_row + (last ? GROUP_ROWS : 0), last ? 0 : segment + 1);
         }
+        multiply_tiles(work, panels, segment, row, rows);
     }
 }
 
 void gemm_by_panels(const struct panel_multiplier *multiplier, panel_maker *const *makers, const struct matmul *job,
                     size_t first_row, size_t rows, size_t first_token, size_t tokens, void *scratch)
 {
+    enum tensor_type type = job->weights.type;
     struct work work = {.multiplier = multiplier,
-                        .make = makers ? makers[job->weights.type] : NULL,
+                        .make = makers ? makers[type] : NULL,
                         .job = job,
-                        .kind = panel_kind(job->weights.type),
+                        .kind = panel_kind(type),
+                        .inputs = tensor_type_info(type)->block_size == 32 ? ACTIVATION_Q8_32 : ACTIVATION_Q8_256,
                         .first_row = first_row,
                         .rows = rows,
-                        .groups = (rows + GROUP_ROWS - 1) / GROUP_ROWS,
                         .first_token = first_token,
                         .tokens = tokens,
-                        .segments = (job->weights.columns + PANEL_COLUMNS - 1) / PANEL_COLUMNS};
-    /* Tiles of about one size: eight tokens are 4 + 4, not 6 + 2. */
-    size_t tiles = (tokens + TILE_TOKENS - 1) / TILE_TOKENS;
-    work.tile_tokens = (tokens + tiles - 1) / tiles;
-    size_t sums_bytes = work.groups * tokens * GROUP_ROWS * sizeof(float);
-    work.panels = scratch;
+                        .segments = (job->weights.columns + PANEL_COLUMNS - 1) / PANEL_COLUMNS,
+                        .panels = scratch};
+    panel_narrow(type, &work.narrow_16, &work.narrow_32);
     work.sums = (float *)(work.panels + GROUP_PANELS);
-    work.tiles = (uint8_t *)work.sums + sums_bytes;
-    memset(work.sums, 0, sums_bytes);
-
-    size_t room = GEMM_SCRATCH_BYTES - GROUP_PANELS * sizeof(struct panel) - sums_bytes;
-    size_t step = room / (tokens * TILE_TOKEN_BYTES);
-    for (size_t first = 0; first < work.segments; first += step) {
-        size_t count = MIN(step, work.segments - first);
-        pack(&work, first, count);
-        for (size_t group = 0; group < work.groups; group++)
-            multiply_group(&work, group, first, count);
-    }
-    write_outputs(&work);
+    for (size_t group = 0; group * GROUP_ROWS < rows; group++)
+        multiply_group(&work, group);
 }
 
-_Static_assert(GROUP_PANELS * sizeof(struct panel) + GEMM_TASK_ROWS * GEMM_TASK_TOKENS * sizeof(float) +
-                       GEMM_TASK_TOKENS * TILE_TOKEN_BYTES <=
+_Static_assert(GROUP_PANELS * sizeof(struct panel) + GROUP_ROWS * GEMM_TASK_TOKENS * sizeof(float) <=
                    GEMM_SCRATCH_BYTES,
-               "a task of the greatest size has room for one segment");
+               "a task of the greatest size fits the scratch");

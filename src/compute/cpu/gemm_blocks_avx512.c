@@ -33,24 +33,29 @@ static inline __m512i as_it_is(__m512i q)
     return q;
 }
 
+static inline __m512i raise(__m512i q)
+{
+    return _mm512_xor_si512(q, _mm512_set1_epi8(-128));
+}
+
 static inline __m512i less_8(__m512i q)
 {
-    return _mm512_sub_epi8(q, _mm512_set1_epi8(8));
+    return _mm512_add_epi8(q, _mm512_set1_epi8(128 - 8));
 }
 
 static inline __m512i less_16(__m512i q)
 {
-    return _mm512_sub_epi8(q, _mm512_set1_epi8(16));
+    return _mm512_add_epi8(q, _mm512_set1_epi8(128 - 16));
 }
 
 static inline __m512i code_iq4(__m512i q)
 {
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)codebook_iq4)), q);
+    return _mm512_shuffle_epi8(raise(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)codebook_iq4))), q);
 }
 
 static inline __m512i code_e2m1(__m512i q)
 {
-    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)codebook_e2m1)), q);
+    return _mm512_shuffle_epi8(raise(_mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)codebook_e2m1))), q);
 }
 
 /* Adds the fifth bits: bit j of the word is that of element j. */
@@ -62,7 +67,7 @@ static inline void fifth_bits(struct panel *out, const uint8_t *const rows[16], 
         __m512i four = _mm512_and_si512(_mm512_srli_epi32(word, 4 * j), _mm512_set1_epi32(15));
         __m512i spread =
             _mm512_and_si512(_mm512_mullo_epi32(four, _mm512_set1_epi32(0x00204081)), _mm512_set1_epi32(0x01010101));
-        int8_t *at = &out->quants[block * 8 + j][0][0];
+        uint8_t *at = &out->quants[block * 8 + j][0][0];
         _mm512_store_si512(at, _mm512_add_epi8(_mm512_load_si512(at), _mm512_slli_epi32(spread, 4)));
     }
 }
@@ -72,7 +77,6 @@ void panel_q4_0_avx512(struct panel *out, const uint8_t *const rows[16], size_t 
     for (size_t block = 0; block < blocks; block++)
         nibbles(out, rows, block, block * 18 + 2, less_8);
     block_scales(out, rows, blocks, 18);
-    start_blocks(out, blocks);
 }
 
 void panel_q4_1_avx512(struct panel *out, const uint8_t *const rows[16], size_t blocks)
@@ -90,7 +94,6 @@ void panel_q5_0_avx512(struct panel *out, const uint8_t *const rows[16], size_t 
         fifth_bits(out, rows, block, block * 22 + 2);
     }
     block_scales(out, rows, blocks, 22);
-    start_blocks(out, blocks);
 }
 
 void panel_q5_1_avx512(struct panel *out, const uint8_t *const rows[16], size_t blocks)
@@ -110,11 +113,10 @@ void panel_q8_0_avx512(struct panel *out, const uint8_t *const rows[16], size_t 
             __m512i q[4];
             transpose_16(q, rows, block * 34 + 2 + half * 16);
             for (int j = 0; j < 4; j++)
-                put(out, (int)(block * 32 + half * 16) + j * 4, q[j]);
+                put(out, (int)(block * 32 + half * 16) + j * 4, raise(q[j]));
         }
     }
     block_scales(out, rows, blocks, 34);
-    start_blocks(out, blocks);
 }
 
 void panel_iq4_nl_avx512(struct panel *out, const uint8_t *const rows[16], size_t blocks)
@@ -122,7 +124,6 @@ void panel_iq4_nl_avx512(struct panel *out, const uint8_t *const rows[16], size_
     for (size_t block = 0; block < blocks; block++)
         nibbles(out, rows, block, block * 18 + 2, code_iq4);
     block_scales(out, rows, blocks, 18);
-    start_blocks(out, blocks);
 }
 
 /* The scale is 2^(e - 128), for the codebook has twice the values; the two least are subnormal. */
@@ -144,5 +145,4 @@ void panel_mxfp4_avx512(struct panel *out, const uint8_t *const rows[16], size_t
         nibbles(out, rows, block, block * 17 + 1, code_e2m1);
         _mm512_store_ps(out->d[block], power_scales(rows, block * 17));
     }
-    start_blocks(out, blocks);
 }

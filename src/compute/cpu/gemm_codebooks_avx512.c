@@ -13,18 +13,14 @@ static inline void any(enum tensor_type type, struct panel *out, const uint8_t *
         quants[i] = (const uint8_t *)blocks[i].quants;
         out->d[0][i] = blocks[i].d;
         for (int part = 0; part < parts; part++)
-            out->scales[part][i] = blocks[i].scales[part * 16 / parts];
+            out->scales[part / 2][i][part % 2] = blocks[i].scales[part * 16 / parts];
     }
     for (int j = 0; j < 4; j++) {
         __m512i q[16];
         transpose_64(q, quants, 64 * (size_t)j);
         for (int i = 0; i < 16; i++)
-            put(out, 64 * j + 4 * i, q[i]);
+            put(out, 64 * j + 4 * i, _mm512_xor_si512(q[i], _mm512_set1_epi8(-128)));
     }
-    if (parts == 1)
-        start_whole(out);
-    else
-        start_parts(out, parts);
 }
 
 #define PANEL(name, type, parts)                                                                                       \

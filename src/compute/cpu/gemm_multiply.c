@@ -10,7 +10,7 @@
 #define MOST_TOKENS 6
 #define MOST_PANELS 4
 #define PANELS_FOR(tokens) ((tokens) <= 3 ? 4 : 2)
-#elif (defined(__AVX2__) && !INTS_BIASED) || defined(__ARM_FEATURE_MATMUL_INT8)
+#elif (defined(__AVX2__) && !INTS_RAISED) || defined(__ARM_FEATURE_MATMUL_INT8)
 #define MOST_TOKENS 2
 #define MOST_PANELS 1
 #define PANELS_FOR(tokens) 1
@@ -20,24 +20,42 @@
 #define PANELS_FOR(tokens) 1
 #endif
 
-INLINE bool has_minima(const enum panel_kind kind)
+/* Raised weights bring 128 times the sum of activations too much. In a narrow sum the first of two parts comes
+ * last. */
+static void make_side(enum panel_kind kind, bool narrow, union panel_side *out, const int16_t *sums)
 {
-    return kind == PANEL_BLOCKS_MINIMA || kind == PANEL_PARTS_8_MINIMA || kind == PANEL_PARTS_16_MINIMA;
+    switch (kind) {
+    case PANEL_BLOCKS_MINIMA:
+        for (size_t i = 0; i < 8; i++)
+            out->block_sums[i] = (float)sums[i];
+        break;
+    case PANEL_PARTS_16_MINIMA:
+        memcpy(out->sums, sums, sizeof out->sums);
+        break;
+    case PANEL_PARTS_8_MINIMA:
+        for (size_t i = 0; i < 8; i++)
+            out->sums[i] = (int16_t)(sums[2 * i] + sums[2 * i + 1]);
+        break;
+    case PANEL_PARTS_16:
+        for (size_t i = 0; i < 16; i++)
+            out->starts[i] = (narrow && i % 2 == 0 ? INTS_HALF : 0) - 128 * INTS_RAISED * sums[i];
+        break;
+    case PANEL_PARTS_8:
+        for (size_t i = 0; i < 8; i++)
+            out->starts[i] =
+                (narrow && i % 2 == 0 ? INTS_HALF : 0) - 128 * INTS_RAISED * (sums[2 * i] + sums[2 * i + 1]);
+        break;
+    case PANEL_WHOLE:
+        out->starts[0] = 0;
+        for (size_t i = 0; i < 16; i++)
+            out->starts[0] -= 128 * INTS_RAISED * sums[i];
+        break;
+    default:
+        for (size_t i = 0; i < 8; i++)
+            out->starts[i] = -128 * INTS_RAISED * sums[i];
+        break;
+    }
 }
-
-static void pack(enum panel_kind kind, uint8_t *out, const int8_t *quants)
-{
-    uint8_t bias = INTS_BIASED && !has_minima(kind) ? 0x80 : 0;
-    for (size_t i = 0; i < PANEL_COLUMNS; i++)
-        out[i] = (uint8_t)quants[i] ^ bias;
-}
-
-/* What a multiplication works on: a tile's activations, and outputs GROUP_ROWS floats apart. */
-struct tile {
-    const uint8_t *quants;
-    const struct tile_side *sides;
-    float *out;
-};
 
 #if defined(__ARM_FEATURE_MATMUL_INT8)
 
@@ -48,7 +66,7 @@ INLINE int32x4_t multiply_2x2(int32x4_t sum, int8x16_t four, int8x16_t next_four
     return vmmlaq_s32(sum, vreinterpretq_s8_s32(upper ? vzip2q_s32(a, b) : vzip1q_s32(a, b)), x);
 }
 
-INLINE void dot_2x2(ints (*sums)[MOST_PANELS], const struct panel *panel, const struct tile *tile, size_t quad,
+INLINE void dot_2x2(ints (*sums)[MOST_PANELS], const struct panel *panel, const struct panel_token *x, size_t quad,
                     const int quads_count)
 {
     int32x4_t pairs[8]; /* of rows 2 i and 2 i + 1: both tokens of the one, then of the other */
@@ -57,16 +75,16 @@ INLINE void dot_2x2(ints (*sums)[MOST_PANELS], const struct panel *panel, const 
 #pragma GCC unroll 4
     for (int q = 0; q < quads_count; q += 2) {
         quads w = quads_load(panel->quants[quad + (size_t)q]), next = quads_load(panel->quants[quad + (size_t)q + 1]);
-        const int8_t *from = (const int8_t *)tile->quants + (quad + (size_t)q) * 4;
-        int8x16_t x = vcombine_s8(vld1_s8(from), vld1_s8(from + PANEL_COLUMNS));
-        pairs[0] = multiply_2x2(pairs[0], w.a, next.a, x, false);
-        pairs[1] = multiply_2x2(pairs[1], w.a, next.a, x, true);
-        pairs[2] = multiply_2x2(pairs[2], w.b, next.b, x, false);
-        pairs[3] = multiply_2x2(pairs[3], w.b, next.b, x, true);
-        pairs[4] = multiply_2x2(pairs[4], w.c, next.c, x, false);
-        pairs[5] = multiply_2x2(pairs[5], w.c, next.c, x, true);
-        pairs[6] = multiply_2x2(pairs[6], w.d, next.d, x, false);
-        pairs[7] = multiply_2x2(pairs[7], w.d, next.d, x, true);
+        size_t column = (quad + (size_t)q) * 4;
+        int8x16_t both = vcombine_s8(vld1_s8(x[0].quants + column), vld1_s8(x[1].quants + column));
+        pairs[0] = multiply_2x2(pairs[0], w.a, next.a, both, false);
+        pairs[1] = multiply_2x2(pairs[1], w.a, next.a, both, true);
+        pairs[2] = multiply_2x2(pairs[2], w.b, next.b, both, false);
+        pairs[3] = multiply_2x2(pairs[3], w.b, next.b, both, true);
+        pairs[4] = multiply_2x2(pairs[4], w.c, next.c, both, false);
+        pairs[5] = multiply_2x2(pairs[5], w.c, next.c, both, true);
+        pairs[6] = multiply_2x2(pairs[6], w.d, next.d, both, false);
+        pairs[7] = multiply_2x2(pairs[7], w.d, next.d, both, true);
     }
     sums[0][0] = ints_add(sums[0][0], (ints){vuzp1q_s32(pairs[0], pairs[1]), vuzp1q_s32(pairs[2], pairs[3]),
                                              vuzp1q_s32(pairs[4], pairs[5]), vuzp1q_s32(pairs[6], pairs[7])});
@@ -77,12 +95,12 @@ INLINE void dot_2x2(ints (*sums)[MOST_PANELS], const struct panel *panel, const 
 #endif
 
 /* sums[t][p] += four columns a step of tokens times panels, for quads steps. */
-INLINE void dot(ints (*sums)[MOST_PANELS], const struct panel *panels, const int count, const struct tile *tile,
+INLINE void dot(ints (*sums)[MOST_PANELS], const struct panel *panels, const int count, const struct panel_token *x,
                 const int tokens, size_t quad, const int quads_count, const bool minima)
 {
 #if defined(__ARM_FEATURE_MATMUL_INT8)
     if (tokens == 2) {
-        dot_2x2(sums, panels, tile, quad, quads_count);
+        dot_2x2(sums, panels, x, quad, quads_count);
         return;
     }
 #endif
@@ -95,7 +113,7 @@ INLINE void dot(ints (*sums)[MOST_PANELS], const struct panel *panels, const int
 #pragma GCC unroll 6
         for (int t = 0; t < tokens; t++) {
             int32_t four;
-            memcpy(&four, tile->quants + t * PANEL_COLUMNS + (quad + (size_t)q) * 4, sizeof four);
+            memcpy(&four, x[t].quants + (quad + (size_t)q) * 4, sizeof four);
 #pragma GCC unroll 4
             for (int p = 0; p < count; p++)
                 sums[t][p] = ints_dot(sums[t][p], w[p], four, minima);
@@ -103,94 +121,130 @@ INLINE void dot(ints (*sums)[MOST_PANELS], const struct panel *panels, const int
     }
 }
 
-/* Where the sums of a block begin. */
-INLINE ints start(const struct panel *panel, size_t block, const bool minima)
+/* Where the sums of part or block i begin. */
+INLINE ints start(const struct panel_token *x, int t, size_t i, const bool minima)
 {
-    return INTS_BIASED && !minima ? ints_load(panel->start[block]) : ints_zero();
+    return ints_all(INTS_RAISED && !minima ? x[t].side.starts[i] : 0);
 }
 
-/* A super-block in parts (of which there may be one): integer sums with integer scales, then the floats. */
-INLINE void super_block(const struct panel *panels, const int count, const struct tile *tile, const int tokens,
-                        const int parts, const bool minima)
+INLINE void start_all(ints (*sums)[MOST_PANELS], const int count, const struct panel_token *x, const int tokens,
+                      size_t i, const bool minima)
 {
-    ints total[MOST_TOKENS][MOST_PANELS];
 #pragma GCC unroll 6
     for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
         for (int p = 0; p < count; p++)
-            total[t][p] = start(&panels[p], 0, minima);
-    if (parts == 1) {
-        for (size_t quad = 0; quad < 64; quad += 8)
-            dot(total, panels, count, tile, tokens, quad, 8, minima);
-    } else {
-        for (int part = 0; part < parts; part++) {
-            ints sums[MOST_TOKENS][MOST_PANELS];
+            sums[t][p] = start(x, t, i, minima);
+}
+
+/* Two parts: their sums, with their scales, into totals. */
+INLINE void two_parts(ints (*totals)[MOST_PANELS], const struct panel *panels, const int count,
+                      const struct panel_token *x, const int tokens, size_t two, const int parts, const bool minima)
+{
+    for (size_t part = 2 * two; part < 2 * two + 2; part++) {
+        ints sums[MOST_TOKENS][MOST_PANELS];
+        start_all(sums, count, x, tokens, part, minima);
+        dot(sums, panels, count, x, tokens, part * (size_t)(64 / parts), 64 / parts, minima);
+#pragma GCC unroll 4
+        for (int p = 0; p < count; p++) {
+            ints scales = ints_load(panels[p].scales[two]);
+            ints scale = part % 2 ? ints_high(scales) : ints_low(scales);
 #pragma GCC unroll 6
             for (int t = 0; t < tokens; t++)
-#pragma GCC unroll 4
-                for (int p = 0; p < count; p++)
-                    sums[t][p] = ints_zero();
-            dot(sums, panels, count, tile, tokens, (size_t)(part * (64 / parts)), 64 / parts, minima);
-#pragma GCC unroll 4
-            for (int p = 0; p < count; p++) {
-                ints scale = ints_load(panels[p].scales[part]);
-#pragma GCC unroll 6
-                for (int t = 0; t < tokens; t++)
-                    total[t][p] = ints_add(total[t][p], ints_multiply(sums[t][p], scale));
-            }
+                totals[t][p] = ints_add(totals[t][p], ints_multiply(sums[t][p], scale));
         }
+    }
+}
+
+/* The second comes first, to stand in the high half. */
+INLINE void two_narrow_parts(ints (*totals)[MOST_PANELS], const struct panel *panels, const int count,
+                             const struct panel_token *x, const int tokens, size_t two, const int parts,
+                             const bool minima)
+{
+    ints sums[MOST_TOKENS][MOST_PANELS];
+    size_t quads_count = (size_t)(64 / parts);
+    start_all(sums, count, x, tokens, 2 * two + 1, minima);
+    dot(sums, panels, count, x, tokens, (2 * two + 1) * quads_count, 64 / parts, minima);
+#pragma GCC unroll 6
+    for (int t = 0; t < tokens; t++) {
+        ints next = minima ? ints_all(INTS_HALF) : ints_all(x[t].side.starts[2 * two]);
+#pragma GCC unroll 4
+        for (int p = 0; p < count; p++)
+            sums[t][p] = ints_add(ints_push(sums[t][p]), next);
+    }
+    dot(sums, panels, count, x, tokens, 2 * two * quads_count, 64 / parts, minima);
+#pragma GCC unroll 4
+    for (int p = 0; p < count; p++) {
+        ints scales = ints_load(panels[p].scales[two]);
+#pragma GCC unroll 6
+        for (int t = 0; t < tokens; t++)
+            totals[t][p] = ints_pairs(totals[t][p], ints_settle(sums[t][p]), scales);
+    }
+}
+
+/* A super-block in parts (of which there may be one): integer sums with integer scales, then the floats. */
+INLINE void super_block(const struct panel *panels, const int count, const struct panel_token *x, const int tokens,
+                        const int parts, const bool minima, const bool narrow, float *out)
+{
+    ints totals[MOST_TOKENS][MOST_PANELS];
+    if (parts == 1) {
+        start_all(totals, count, x, tokens, 0, false);
+        for (size_t quad = 0; quad < 64; quad += 8)
+            dot(totals, panels, count, x, tokens, quad, 8, minima);
+    } else {
+        start_all(totals, count, x, tokens, 0, true);
+        for (size_t two = 0; two < (size_t)parts / 2; two++)
+            (narrow ? two_narrow_parts : two_parts)(totals, panels, count, x, tokens, two, parts, minima);
     }
 #pragma GCC unroll 6
     for (int t = 0; t < tokens; t++) {
-        lanes dx = lanes_all(tile->sides[t].scales[0]);
+        lanes dx = lanes_all(x[t].scales[0]);
 #pragma GCC unroll 4
         for (int p = 0; p < count; p++) {
-            float *out = tile->out + t * GROUP_ROWS + p * PANEL_ROWS;
+            float *at = out + t * GROUP_ROWS + p * PANEL_ROWS;
             lanes sum =
-                lanes_fma(lanes_multiply(lanes_load(panels[p].d[0]), dx), ints_to_lanes(total[t][p]), lanes_load(out));
+                lanes_fma(lanes_multiply(lanes_load(panels[p].d[0]), dx), ints_to_lanes(totals[t][p]), lanes_load(at));
             if (minima) {
-                ints minimum = ints_zero();
+                ints minimum = ints_all(0);
 #pragma GCC unroll 8
                 for (int i = 0; i < parts / 2; i++) {
                     int32_t two;
-                    memcpy(&two, tile->sides[t].sums + 2 * i, sizeof two);
-                    minimum = ints_pairs(minimum, panels[p].minima[i], two);
+                    memcpy(&two, x[t].side.sums + 2 * i, sizeof two);
+                    minimum = ints_pairs(minimum, ints_load(panels[p].minima[i]), ints_all(two));
                 }
                 sum = lanes_fma_negated(lanes_multiply(lanes_load(panels[p].m[0]), dx), ints_to_lanes(minimum), sum);
             }
-            lanes_store(out, sum);
+            lanes_store(at, sum);
         }
     }
 }
 
 /* Blocks of 32: the floats after each. */
-INLINE void blocks_of_32(const struct panel *panels, const int count, const struct tile *tile, const int tokens,
-                         size_t blocks, const bool minima)
+INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panels, const int count,
+                         const struct panel_token *x, const int tokens, size_t blocks, float *out)
 {
-    lanes out[MOST_TOKENS][MOST_PANELS];
+    const bool minima = kind == PANEL_BLOCKS_MINIMA;
+    lanes totals[MOST_TOKENS][MOST_PANELS];
 #pragma GCC unroll 6
     for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
         for (int p = 0; p < count; p++)
-            out[t][p] = lanes_load(tile->out + t * GROUP_ROWS + p * PANEL_ROWS);
+            totals[t][p] = lanes_load(out + t * GROUP_ROWS + p * PANEL_ROWS);
     for (size_t block = 0; block < blocks; block++) {
         ints sums[MOST_TOKENS][MOST_PANELS];
-#pragma GCC unroll 6
-        for (int t = 0; t < tokens; t++)
-#pragma GCC unroll 4
-            for (int p = 0; p < count; p++)
-                sums[t][p] = start(&panels[p], block, minima);
-        dot(sums, panels, count, tile, tokens, block * 8, 8, minima);
+        start_all(sums, count, x, tokens, block, minima);
+        dot(sums, panels, count, x, tokens, block * 8, 8, minima);
 #pragma GCC unroll 4
         for (int p = 0; p < count; p++) {
             lanes d = lanes_load(panels[p].d[block]);
 #pragma GCC unroll 6
             for (int t = 0; t < tokens; t++) {
-                lanes dx = lanes_all(tile->sides[t].scales[block]);
-                out[t][p] = lanes_fma(lanes_multiply(d, dx), ints_to_lanes(sums[t][p]), out[t][p]);
+                lanes dx = lanes_all(x[t].scales[block]);
+                lanes scale = kind == PANEL_BLOCKS_POWERS ? lanes_times_power_of_two(dx, d) : lanes_multiply(d, dx);
+                totals[t][p] = lanes_fma(scale, ints_to_lanes(sums[t][p]), totals[t][p]);
                 if (minima)
-                    out[t][p] = lanes_fma_negated(lanes_multiply(lanes_load(panels[p].m[block]), dx),
-                                                  lanes_all(tile->sides[t].block_sums[block]), out[t][p]);
+                    totals[t][p] = lanes_fma_negated(lanes_multiply(lanes_load(panels[p].m[block]), dx),
+                                                     lanes_all(x[t].side.block_sums[block]), totals[t][p]);
             }
         }
     }
@@ -198,104 +252,115 @@ INLINE void blocks_of_32(const struct panel *panels, const int count, const stru
     for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
         for (int p = 0; p < count; p++)
-            lanes_store(tile->out + t * GROUP_ROWS + p * PANEL_ROWS, out[t][p]);
+            lanes_store(out + t * GROUP_ROWS + p * PANEL_ROWS, totals[t][p]);
 }
 
-INLINE void multiply_panels(const enum panel_kind kind, const struct panel *panels, const int count,
-                            const struct tile *tile, const int tokens, size_t blocks)
+INLINE void multiply_panels(const enum panel_kind kind, const bool narrow, const struct panel *panels, const int count,
+                            const struct panel_token *x, const int tokens, size_t blocks, float *out)
 {
     switch (kind) {
-    case PANEL_BLOCKS:
-    case PANEL_BLOCKS_MINIMA:
-        blocks_of_32(panels, count, tile, tokens, blocks, kind == PANEL_BLOCKS_MINIMA);
-        break;
     case PANEL_WHOLE:
-        super_block(panels, count, tile, tokens, 1, false);
+        super_block(panels, count, x, tokens, 1, false, false, out);
         break;
     case PANEL_PARTS_8:
     case PANEL_PARTS_8_MINIMA:
-        super_block(panels, count, tile, tokens, 8, kind == PANEL_PARTS_8_MINIMA);
+        super_block(panels, count, x, tokens, 8, kind == PANEL_PARTS_8_MINIMA, narrow, out);
+        break;
+    case PANEL_PARTS_16:
+    case PANEL_PARTS_16_MINIMA:
+        super_block(panels, count, x, tokens, 16, kind == PANEL_PARTS_16_MINIMA, narrow, out);
         break;
     default:
-        super_block(panels, count, tile, tokens, 16, kind == PANEL_PARTS_16_MINIMA);
+        blocks_of_32(kind, panels, count, x, tokens, blocks, out);
         break;
     }
 }
 
-/* All panels of a group for a constant number of tokens. */
-INLINE void multiply_tokens(const enum panel_kind kind, const struct panel *panels, size_t count,
-                            const struct tile *first, const int tokens, size_t blocks)
+/* All panels of a group for passes times a constant number of tokens. */
+INLINE void multiply_tokens(const enum panel_kind kind, const bool narrow, const struct panel *panels, size_t count,
+                            const struct panel_token *x, size_t passes, const int tokens, size_t blocks, float *out)
 {
-    struct tile tile = *first;
     size_t p = 0;
-    for (; count - p >= PANELS_FOR(tokens); p += PANELS_FOR(tokens), tile.out += PANELS_FOR(tokens) * PANEL_ROWS)
-        multiply_panels(kind, panels + p, PANELS_FOR(tokens), &tile, tokens, blocks);
-    for (; p < count; p++, tile.out += PANEL_ROWS)
-        multiply_panels(kind, panels + p, 1, &tile, tokens, blocks);
+    for (; count - p >= PANELS_FOR(tokens); p += PANELS_FOR(tokens))
+        for (size_t i = 0; i < passes; i++) {
+            /* Lest the compiler keep on the stack what it finds to be the same for all panels. */
+            __asm__ volatile("" ::: "memory");
+            multiply_panels(kind, narrow, panels + p, PANELS_FOR(tokens), x + i * tokens, tokens, blocks,
+                            out + i * tokens * GROUP_ROWS + p * PANEL_ROWS);
+        }
+    for (; p < count; p++)
+        for (size_t i = 0; i < passes; i++)
+            multiply_panels(kind, narrow, panels + p, 1, x + i * tokens, tokens, blocks,
+                            out + i * tokens * GROUP_ROWS + p * PANEL_ROWS);
 }
 
-INLINE void multiply_kind(const enum panel_kind kind, const struct panel *panels, size_t count, const uint8_t *quants,
-                          size_t tokens, size_t blocks, float *out)
+/* Passes of about one size: eight tokens are 4 + 4, not 6 + 2. */
+INLINE void multiply_kind(const enum panel_kind kind, const bool narrow, const struct panel *panels, size_t count,
+                          const struct panel_tile *tile, size_t blocks, float *out)
 {
-    struct tile tile = {quants, (const struct tile_side *)(const void *)(quants + tokens * PANEL_COLUMNS), out};
-    for (size_t t = 0; t < tokens; t += MOST_TOKENS) {
-        switch (tokens - t) {
-        case 1:
-            multiply_tokens(kind, panels, count, &tile, 1, blocks);
-            break;
+    for (size_t first = 0; first < tile->count;) {
+        const struct panel_token *x = &tile->tokens[first];
+        size_t left = tile->count - first, passes = (left + MOST_TOKENS - 1) / MOST_TOKENS;
+        size_t tokens = (left + passes - 1) / passes;
+        passes = left / tokens;
+        first += passes * tokens;
+#define TOKENS(n)                                                                                                      \
+    case n:                                                                                                            \
+        multiply_tokens(kind, narrow, panels, count, x, passes, n, blocks, out);                                       \
+        break
+        switch (tokens) {
+            TOKENS(1);
 #if MOST_TOKENS > 2
-        case 2:
-            multiply_tokens(kind, panels, count, &tile, 2, blocks);
-            break;
+            TOKENS(2);
 #endif
 #if MOST_TOKENS > 3
-        case 3:
-            multiply_tokens(kind, panels, count, &tile, 3, blocks);
-            break;
-        case 4:
-            multiply_tokens(kind, panels, count, &tile, 4, blocks);
-            break;
-        case 5:
-            multiply_tokens(kind, panels, count, &tile, 5, blocks);
-            break;
+            TOKENS(3);
+            TOKENS(4);
+            TOKENS(5);
 #endif
         default:
-            multiply_tokens(kind, panels, count, &tile, MOST_TOKENS, blocks);
+            multiply_tokens(kind, narrow, panels, count, x, passes, MOST_TOKENS, blocks, out);
             break;
         }
-        tile.quants += MOST_TOKENS * PANEL_COLUMNS;
-        tile.sides += MOST_TOKENS;
-        tile.out += MOST_TOKENS * GROUP_ROWS;
+#undef TOKENS
+        out += passes * tokens * GROUP_ROWS;
     }
 }
 
-#define KIND(name, kind)                                                                                               \
-    static void name(const struct panel *panels, size_t count, const uint8_t *quants, size_t tokens, size_t blocks,    \
+#define KIND(name, kind, narrow)                                                                                       \
+    static void name(const struct panel *panels, size_t count, const struct panel_tile *tile, size_t blocks,           \
                      float *out)                                                                                       \
     {                                                                                                                  \
-        multiply_kind(kind, panels, count, quants, tokens, blocks, out);                                               \
+        multiply_kind(kind, narrow, panels, count, tile, blocks, out);                                                 \
     }
-KIND(multiply_blocks, PANEL_BLOCKS)
-KIND(multiply_blocks_minima, PANEL_BLOCKS_MINIMA)
-KIND(multiply_whole, PANEL_WHOLE)
-KIND(multiply_parts_8, PANEL_PARTS_8)
-KIND(multiply_parts_8_minima, PANEL_PARTS_8_MINIMA)
-KIND(multiply_parts_16, PANEL_PARTS_16)
-KIND(multiply_parts_16_minima, PANEL_PARTS_16_MINIMA)
+KIND(multiply_blocks, PANEL_BLOCKS, false)
+KIND(multiply_blocks_minima, PANEL_BLOCKS_MINIMA, false)
+KIND(multiply_blocks_powers, PANEL_BLOCKS_POWERS, false)
+KIND(multiply_whole, PANEL_WHOLE, false)
+KIND(multiply_parts_8, PANEL_PARTS_8, false)
+KIND(multiply_parts_8_minima, PANEL_PARTS_8_MINIMA, false)
+KIND(multiply_parts_16, PANEL_PARTS_16, false)
+KIND(multiply_parts_16_minima, PANEL_PARTS_16_MINIMA, false)
+KIND(multiply_narrow_8, PANEL_PARTS_8, INTS_NARROW)
+KIND(multiply_narrow_8_minima, PANEL_PARTS_8_MINIMA, INTS_NARROW)
+KIND(multiply_narrow_16, PANEL_PARTS_16, INTS_NARROW)
+KIND(multiply_narrow_16_minima, PANEL_PARTS_16_MINIMA, INTS_NARROW)
 
-static void multiply(enum panel_kind kind, const struct panel *panels, size_t count, const uint8_t *tile, size_t tokens,
+static void multiply(enum panel_kind kind, const struct panel *panels, size_t count, const struct panel_tile *tile,
                      size_t blocks, float *out)
 {
-    static void (*const kinds[])(const struct panel *, size_t, const uint8_t *, size_t, size_t, float *) = {
-        [PANEL_BLOCKS] = multiply_blocks,
-        [PANEL_BLOCKS_MINIMA] = multiply_blocks_minima,
-        [PANEL_WHOLE] = multiply_whole,
-        [PANEL_PARTS_8] = multiply_parts_8,
-        [PANEL_PARTS_8_MINIMA] = multiply_parts_8_minima,
-        [PANEL_PARTS_16] = multiply_parts_16,
-        [PANEL_PARTS_16_MINIMA] = multiply_parts_16_minima,
+    typedef void multiplication(const struct panel *, size_t, const struct panel_tile *, size_t, float *);
+    static multiplication *const kinds[][2] = {
+        [PANEL_BLOCKS] = {multiply_blocks, multiply_blocks},
+        [PANEL_BLOCKS_MINIMA] = {multiply_blocks_minima, multiply_blocks_minima},
+        [PANEL_BLOCKS_POWERS] = {multiply_blocks_powers, multiply_blocks_powers},
+        [PANEL_WHOLE] = {multiply_whole, multiply_whole},
+        [PANEL_PARTS_8] = {multiply_parts_8, multiply_narrow_8},
+        [PANEL_PARTS_8_MINIMA] = {multiply_parts_8_minima, multiply_narrow_8_minima},
+        [PANEL_PARTS_16] = {multiply_parts_16, multiply_narrow_16},
+        [PANEL_PARTS_16_MINIMA] = {multiply_parts_16_minima, multiply_narrow_16_minima},
     };
-    kinds[kind](panels, count, tile, tokens, blocks, out);
+    kinds[kind][tile->narrow](panels, count, tile, blocks, out);
 }
 
 #if defined(__AVXVNNI__)
@@ -305,6 +370,7 @@ const struct panel_multiplier panel_multiplier_i8mm = {
 #else
 const struct panel_multiplier VARIANT(panel_multiplier) = {
 #endif
-    .pack = pack,
+    .make_side = make_side,
     .multiply = multiply,
+    .raise = 128 * INTS_RAISED,
 };

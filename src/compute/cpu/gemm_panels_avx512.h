@@ -1,4 +1,5 @@
-/* What the makers of panels by AVX-512 share. Rows have no alignment, and nothing past the end of a block is read. */
+/* What the makers of panels by AVX-512 share. Quants of types without minima have 128 added, as the dot product wants
+ * them. Rows have no alignment, and nothing past the end of a block is read. */
 #ifndef HYPURA_COMPUTE_GEMM_PANELS_AVX512_H
 #define HYPURA_COMPUTE_GEMM_PANELS_AVX512_H
 
@@ -74,28 +75,12 @@ static inline void put(struct panel *out, int column, __m512i quants)
     _mm512_store_si512(out->quants[column / 4], quants);
 }
 
-/* Sums start at minus 128 times the sum of weights, scaled as the sums are. */
-static inline __m512i weight_sum(const struct panel *panel, int column, int columns)
+/* Scales or minima of parts, 16 bits or less, two side by side. */
+static inline void put_pairs(int16_t out[8][PANEL_ROWS][2], const __m512i *values, int count)
 {
-    __m512i sum = _mm512_setzero_si512();
-    for (int c = column; c < column + columns; c += 4)
-        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(-128), _mm512_load_si512(panel->quants[c / 4]));
-    return sum;
-}
-
-static inline void start_parts(struct panel *panel, int parts)
-{
-    __m512i start = _mm512_setzero_si512();
-    for (int part = 0; part < parts; part++) {
-        __m512i sum = weight_sum(panel, part * (256 / parts), 256 / parts);
-        start = _mm512_sub_epi32(start, _mm512_mullo_epi32(sum, _mm512_load_si512(panel->scales[part])));
-    }
-    _mm512_store_si512(panel->start[0], start);
-}
-
-static inline void start_whole(struct panel *panel)
-{
-    _mm512_store_si512(panel->start[0], _mm512_sub_epi32(_mm512_setzero_si512(), weight_sum(panel, 0, 256)));
+    for (int i = 0; i < count / 2; i++)
+        _mm512_store_si512(
+            out[i], _mm512_mask_blend_epi16(0xaaaaaaaa, values[2 * i], _mm512_slli_epi32(values[2 * i + 1], 16)));
 }
 
 /* Sixteen halves or words, one a row, at an offset. */
@@ -113,13 +98,6 @@ static inline __m512i row_words(const uint8_t *const rows[16], size_t offset)
     for (int i = 0; i < 16; i++)
         memcpy(&words[i], rows[i] + offset, sizeof words[i]);
     return _mm512_loadu_si512(words);
-}
-
-static inline void start_blocks(struct panel *panel, size_t blocks)
-{
-    for (size_t block = 0; block < blocks; block++)
-        _mm512_store_si512(panel->start[block],
-                           _mm512_sub_epi32(_mm512_setzero_si512(), weight_sum(panel, (int)block * 32, 32)));
 }
 
 #endif

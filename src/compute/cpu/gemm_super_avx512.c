@@ -5,7 +5,7 @@
 /* The first 16 bytes of Q4_K and Q5_K: d, dmin, and eight 6-bit scales and minima. */
 static inline void head_6bit(struct panel *out, const uint8_t *const rows[16])
 {
-    __m512i head[4], minima[8];
+    __m512i head[4], scales[8], minima[8];
     __m512i six = _mm512_set1_epi32(63), four = _mm512_set1_epi32(15), two = _mm512_set1_epi32(0x30);
     transpose_16(head, rows, 0);
     _mm512_store_ps(out->d[0], halves(head[0]));
@@ -15,15 +15,15 @@ static inline void head_6bit(struct panel *out, const uint8_t *const rows[16])
         __m512i scale = _mm512_srli_epi32(head[1], 8 * i);
         __m512i minimum = _mm512_srli_epi32(head[2], 8 * i);
         __m512i low = _mm512_srli_epi32(head[3], 8 * i);
-        _mm512_store_si512(out->scales[i], _mm512_and_si512(scale, six));
+        scales[i] = _mm512_and_si512(scale, six);
         minima[i] = _mm512_and_si512(minimum, six);
-        scale = _mm512_or_si512(_mm512_and_si512(low, four), _mm512_and_si512(_mm512_srli_epi32(scale, 2), two));
-        _mm512_store_si512(out->scales[4 + i], scale);
+        scales[4 + i] =
+            _mm512_or_si512(_mm512_and_si512(low, four), _mm512_and_si512(_mm512_srli_epi32(scale, 2), two));
         minima[4 + i] = _mm512_or_si512(_mm512_and_si512(_mm512_srli_epi32(low, 4), four),
                                         _mm512_and_si512(_mm512_srli_epi32(minimum, 2), two));
     }
-    for (int i = 0; i < 4; i++)
-        _mm512_store_si512(out->minima[i], _mm512_or_si512(minima[2 * i], _mm512_slli_epi32(minima[2 * i + 1], 16)));
+    put_pairs(out->scales, scales, 8);
+    put_pairs(out->minima, minima, 8);
 }
 
 void panel_q4_k_avx512(struct panel *out, const uint8_t *const rows[16], size_t blocks)
@@ -68,14 +68,14 @@ void panel_q5_k_avx512(struct panel *out, const uint8_t *const rows[16], size_t 
 void panel_q6_k_avx512(struct panel *out, const uint8_t *const rows[16], size_t blocks)
 {
     (void)blocks;
-    __m512i low = _mm512_set1_epi8(15), two = _mm512_set1_epi8(0x30), offset = _mm512_set1_epi8(32);
-    __m512i high[16], scales[4];
+    __m512i low = _mm512_set1_epi8(15), two = _mm512_set1_epi8(0x30), raise = _mm512_set1_epi8(128 - 32);
+    __m512i high[16], bytes[4], scales[16];
     transpose_64(high, rows, 128);
-    transpose_16(scales, rows, 192);
+    transpose_16(bytes, rows, 192);
     _mm512_store_ps(out->d[0], row_halves(rows, 208));
     for (int i = 0; i < 16; i++)
-        _mm512_store_si512(out->scales[i],
-                           _mm512_srai_epi32(_mm512_slli_epi32(scales[i / 4], 24 - 8 * (unsigned)(i % 4)), 24));
+        scales[i] = _mm512_srai_epi32(_mm512_slli_epi32(bytes[i / 4], 24 - 8 * (unsigned)(i % 4)), 24);
+    put_pairs(out->scales, scales, 16);
     for (int half = 0; half < 2; half++) {
         __m512i q[16];
         transpose_64(q, rows, 64 * (size_t)half);
@@ -90,10 +90,9 @@ void panel_q6_k_avx512(struct panel *out, const uint8_t *const rows[16], size_t 
                                 _mm512_and_si512(_mm512_srli_epi16(h, 2), two)),
             };
             for (int part = 0; part < 4; part++)
-                put(out, column + part * 32, _mm512_sub_epi8(parts[part], offset));
+                put(out, column + part * 32, _mm512_add_epi8(parts[part], raise));
         }
     }
-    start_parts(out, 16);
 }
 
 /* Two-bit quants: byte 4 j of a half holds, from its low bits up, columns 4 j of the half's four parts of 32. */
@@ -107,18 +106,18 @@ static inline void two_bits(__m512i out[4], __m512i bytes)
 void panel_q2_k_avx512(struct panel *out, const uint8_t *const rows[16], size_t blocks)
 {
     (void)blocks;
-    __m512i q[16], scales[4], minima[16], four = _mm512_set1_epi32(15);
-    transpose_16(scales, rows, 0);
+    __m512i q[16], bytes[4], scales[16], minima[16], four = _mm512_set1_epi32(15);
+    transpose_16(bytes, rows, 0);
     transpose_64(q, rows, 16);
     _mm512_store_ps(out->d[0], row_halves(rows, 80));
     _mm512_store_ps(out->m[0], row_halves(rows, 82));
     for (int i = 0; i < 16; i++) {
-        __m512i both = _mm512_srli_epi32(scales[i / 4], 8 * (unsigned)(i % 4));
-        _mm512_store_si512(out->scales[i], _mm512_and_si512(both, four));
+        __m512i both = _mm512_srli_epi32(bytes[i / 4], 8 * (unsigned)(i % 4));
+        scales[i] = _mm512_and_si512(both, four);
         minima[i] = _mm512_and_si512(_mm512_srli_epi32(both, 4), four);
     }
-    for (int i = 0; i < 8; i++)
-        _mm512_store_si512(out->minima[i], _mm512_or_si512(minima[2 * i], _mm512_slli_epi32(minima[2 * i + 1], 16)));
+    put_pairs(out->scales, scales, 16);
+    put_pairs(out->minima, minima, 16);
     for (int j = 0; j < 16; j++) {
         __m512i parts[4];
         two_bits(parts, q[j]);
@@ -130,24 +129,25 @@ void panel_q2_k_avx512(struct panel *out, const uint8_t *const rows[16], size_t 
 void panel_q3_k_avx512(struct panel *out, const uint8_t *const rows[16], size_t blocks)
 {
     (void)blocks;
-    __m512i q[16], high[8], scales[4], four = _mm512_set1_epi32(15), two = _mm512_set1_epi32(3);
+    __m512i q[16], high[8], bytes[4], scales[16], four = _mm512_set1_epi32(15), two = _mm512_set1_epi32(3);
     uint8_t heads[16][16] = {{0}};
     const uint8_t *head_rows[16];
     for (int i = 0; i < 16; i++) {
         memcpy(heads[i], rows[i] + 96, 12);
         head_rows[i] = heads[i];
     }
-    transpose_16(scales, head_rows, 0);
+    transpose_16(bytes, head_rows, 0);
     transpose_16(high, rows, 0);
     transpose_16(high + 4, rows, 16);
     transpose_64(q, rows, 32);
     _mm512_store_ps(out->d[0], row_halves(rows, 108));
     for (unsigned i = 0; i < 16; i++) {
-        __m512i low = _mm512_and_si512(_mm512_srli_epi32(scales[i % 8 / 4], 8 * (i % 4) + i / 8 * 4), four);
-        __m512i top = _mm512_and_si512(_mm512_srli_epi32(scales[2], 8 * (i % 4) + i / 4 * 2), two);
+        __m512i low = _mm512_and_si512(_mm512_srli_epi32(bytes[i % 8 / 4], 8 * (i % 4) + i / 8 * 4), four);
+        __m512i top = _mm512_and_si512(_mm512_srli_epi32(bytes[2], 8 * (i % 4) + i / 4 * 2), two);
         __m512i scale = _mm512_or_si512(low, _mm512_slli_epi32(top, 4));
-        _mm512_store_si512(out->scales[i], _mm512_sub_epi32(scale, _mm512_set1_epi32(32)));
+        scales[i] = _mm512_sub_epi32(scale, _mm512_set1_epi32(32));
     }
+    put_pairs(out->scales, scales, 16);
     for (int j = 0; j < 16; j++) {
         __m512i parts[4];
         two_bits(parts, q[j]);
@@ -155,10 +155,9 @@ void panel_q3_k_avx512(struct panel *out, const uint8_t *const rows[16], size_t 
             __m512i third = _mm512_srli_epi16(high[j % 8], (unsigned)(j / 8 * 4 + part));
             third = _mm512_slli_epi16(_mm512_and_si512(third, _mm512_set1_epi8(1)), 2);
             put(out, j / 8 * 128 + part * 32 + j % 8 * 4,
-                _mm512_sub_epi8(_mm512_or_si512(parts[part], third), _mm512_set1_epi8(4)));
+                _mm512_add_epi8(_mm512_or_si512(parts[part], third), _mm512_set1_epi8(128 - 4)));
         }
     }
-    start_parts(out, 16);
 }
 
 void panel_tq2_0_avx512(struct panel *out, const uint8_t *const rows[16], size_t blocks)
@@ -171,16 +170,16 @@ void panel_tq2_0_avx512(struct panel *out, const uint8_t *const rows[16], size_t
         __m512i parts[4];
         two_bits(parts, q[j]);
         for (int part = 0; part < 4; part++)
-            put(out, j / 8 * 128 + part * 32 + j % 8 * 4, _mm512_sub_epi8(parts[part], _mm512_set1_epi8(1)));
+            put(out, j / 8 * 128 + part * 32 + j % 8 * 4, _mm512_add_epi8(parts[part], _mm512_set1_epi8(128 - 1)));
     }
-    start_whole(out);
 }
 
 void panel_iq4_xs_avx512(struct panel *out, const uint8_t *const rows[16], size_t blocks)
 {
     (void)blocks;
-    __m512i q[32], low = _mm512_set1_epi8(15);
+    __m512i q[32], scales[8], low = _mm512_set1_epi8(15);
     __m512i codes = _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)codebook_iq4));
+    codes = _mm512_xor_si512(codes, _mm512_set1_epi8(-128));
     __m512i first = row_words(rows, 0), second = row_words(rows, 4);
     transpose_64(q, rows, 8);
     transpose_64(q + 16, rows, 72);
@@ -189,12 +188,12 @@ void panel_iq4_xs_avx512(struct panel *out, const uint8_t *const rows[16], size_
         __m512i scale = _mm512_and_si512(_mm512_srli_epi32(second, 4 * part), _mm512_set1_epi32(15));
         __m512i top = _mm512_and_si512(_mm512_srli_epi32(first, 16 + 2 * part), _mm512_set1_epi32(3));
         scale = _mm512_or_si512(scale, _mm512_slli_epi32(top, 4));
-        _mm512_store_si512(out->scales[part], _mm512_sub_epi32(scale, _mm512_set1_epi32(32)));
+        scales[part] = _mm512_sub_epi32(scale, _mm512_set1_epi32(32));
     }
+    put_pairs(out->scales, scales, 8);
     for (int j = 0; j < 32; j++) {
         int column = j / 4 * 32 + j % 4 * 4;
         put(out, column, _mm512_shuffle_epi8(codes, _mm512_and_si512(q[j], low)));
         put(out, column + 16, _mm512_shuffle_epi8(codes, _mm512_and_si512(_mm512_srli_epi16(q[j], 4), low)));
     }
-    start_parts(out, 8);
 }

@@ -9,7 +9,7 @@ enum panel_kind panel_kind(enum tensor_type type)
     static const enum panel_kind kinds[TENSOR_TYPE_COUNT] = {
         [TENSOR_Q4_0] = PANEL_BLOCKS,         [TENSOR_Q4_1] = PANEL_BLOCKS_MINIMA,   [TENSOR_Q5_0] = PANEL_BLOCKS,
         [TENSOR_Q5_1] = PANEL_BLOCKS_MINIMA,  [TENSOR_Q8_0] = PANEL_BLOCKS,          [TENSOR_IQ4_NL] = PANEL_BLOCKS,
-        [TENSOR_MXFP4] = PANEL_BLOCKS,        [TENSOR_Q2_K] = PANEL_PARTS_16_MINIMA, [TENSOR_Q3_K] = PANEL_PARTS_16,
+        [TENSOR_MXFP4] = PANEL_BLOCKS_POWERS, [TENSOR_Q2_K] = PANEL_PARTS_16_MINIMA, [TENSOR_Q3_K] = PANEL_PARTS_16,
         [TENSOR_Q4_K] = PANEL_PARTS_8_MINIMA, [TENSOR_Q5_K] = PANEL_PARTS_8_MINIMA,  [TENSOR_Q6_K] = PANEL_PARTS_16,
         [TENSOR_IQ1_S] = PANEL_PARTS_8,       [TENSOR_IQ1_M] = PANEL_PARTS_16,       [TENSOR_IQ2_XXS] = PANEL_PARTS_8,
         [TENSOR_IQ2_XS] = PANEL_PARTS_16,     [TENSOR_IQ2_S] = PANEL_PARTS_16,       [TENSOR_IQ3_XXS] = PANEL_PARTS_8,
@@ -19,39 +19,44 @@ enum panel_kind panel_kind(enum tensor_type type)
     return kinds[type];
 }
 
-/* ---- plain C ----------------------------------------------------------------------------------------------------- */
-
-static int32_t quant_sum(const int8_t *quants, size_t count)
+void panel_narrow(enum tensor_type type, unsigned *of_16, unsigned *of_32)
 {
-    int32_t sum = 0;
-    for (size_t i = 0; i < count; i++)
-        sum += quants[i];
-    return sum;
+    static const struct {
+        uint8_t parts, magnitude; /* the greatest of a quant */
+        bool natural;             /* no quant is negative */
+    } quants[TENSOR_TYPE_COUNT] = {
+        [TENSOR_Q2_K] = {16, 3, true}, [TENSOR_Q3_K] = {16, 4, false},  [TENSOR_Q4_K] = {8, 15, true},
+        [TENSOR_Q5_K] = {8, 31, true}, [TENSOR_Q6_K] = {16, 32, false},
+    };
+    unsigned most = quants[type].magnitude ? INT16_MAX / quants[type].magnitude : 0;
+    *of_16 = *of_32 = UINT16_MAX;
+    if (quants[type].parts == 16)
+        *of_16 = most;
+    else
+        *of_32 = quants[type].natural ? most : most / 2;
 }
+
+/* ---- plain C ----------------------------------------------------------------------------------------------------- */
 
 /* Block index (0 for a super-block) of one row. */
 static void put_row(struct panel *out, const struct unpacked *block, enum panel_kind kind, size_t index, size_t row,
-                    size_t elements)
+                    size_t elements, uint8_t raise)
 {
-    for (size_t c = 0; c < elements; c += 4)
-        memcpy(out->quants[index * 8 + c / 4][row], block->quants + c, 4);
+    for (size_t c = 0; c < elements; c++)
+        out->quants[index * 8 + c / 4][row][c % 4] = (uint8_t)(block->quants[c] + raise);
     out->d[index][row] = block->d;
     out->m[index][row] = block->m;
-    out->start[index][row] = -128 * quant_sum(block->quants, elements);
-    if (kind == PANEL_BLOCKS || kind == PANEL_BLOCKS_MINIMA || kind == PANEL_WHOLE)
+    if (elements == 32)
         return;
     size_t parts = kind == PANEL_PARTS_8 || kind == PANEL_PARTS_8_MINIMA ? 8 : 16;
-    int32_t start = 0;
     for (size_t part = 0; part < parts; part++) {
-        int16_t scale = block->scales[part * 16 / parts];
-        out->scales[part][row] = scale;
+        out->scales[part / 2][row][part % 2] = block->scales[part * 16 / parts];
         out->minima[part / 2][row][part % 2] = block->minima[part * 16 / parts];
-        start -= 128 * scale * quant_sum(block->quants + part * (256 / parts), 256 / parts);
     }
-    out->start[0][row] = start;
 }
 
-void panel_make(enum tensor_type type, struct panel *out, const uint8_t *const rows[PANEL_ROWS], size_t blocks)
+void panel_make(enum tensor_type type, struct panel *out, const uint8_t *const rows[PANEL_ROWS], size_t blocks,
+                uint8_t raise)
 {
     const struct unpacker *unpacker = unpacker_find(type);
     size_t count = unpacker->elements == 32 ? blocks : 1;
@@ -59,7 +64,7 @@ void panel_make(enum tensor_type type, struct panel *out, const uint8_t *const r
         for (size_t i = 0; i < count; i++) {
             struct unpacked block;
             unpacker->unpack(&block, rows[row] + i * unpacker->bytes);
-            put_row(out, &block, panel_kind(type), i, row, unpacker->elements);
+            put_row(out, &block, panel_kind(type), i, row, unpacker->elements, unpacker->minima ? 0 : raise);
         }
     }
 }

@@ -6,23 +6,29 @@
 #include "compute/cpu/lanes.h"
 
 /* "quads" are four bytes of each of sixteen rows, as struct panel has them. ints_dot adds to each row's sum the
- * products of its four with the same four activations; "natural" says that the quants are unsigned and the activations
- * signed. Otherwise quants are signed, and activations too, or, where INTS_BIASED, have 128 added. ints_pairs adds the
- * products of two 16-bit numbers of each row with the same two. */
+ * products of its four with the same four activations, which are signed. Quants are signed too, or, where INTS_RAISED,
+ * have 128 added; "natural" says that they are unsigned in either case, and at most 31. ints_pairs adds the products of
+ * two 16-bit numbers of each row with two more; ints_low and ints_high are those two apart. ints_push leaves the low 16
+ * bits for what is added next and ints_settle takes away the 1 << 15 that has to be added with it, so that two sums
+ * that fit 16 bits stand side by side. */
+#define INTS_HALF (1 << 15)
 
 #if defined(__AVX512VNNI__)
 
-#define INTS_BIASED 1
+#define INTS_RAISED 1
+
+/* Whether scaling two sums side by side is quicker than one by one. */
+#define INTS_NARROW 1
 
 typedef __m512i ints;
 typedef __m512i quads;
 
-static inline ints ints_zero(void)
+static inline ints ints_all(int32_t value)
 {
-    return _mm512_setzero_si512();
+    return _mm512_set1_epi32(value);
 }
 
-static inline ints ints_load(const int32_t *from)
+static inline ints ints_load(const void *from)
 {
     return _mm512_load_si512(from);
 }
@@ -49,25 +55,53 @@ static inline quads quads_load(const void *from)
 
 static inline ints ints_dot(ints sum, quads w, int32_t four, const bool natural)
 {
-    __m512i x = _mm512_set1_epi32(four);
-    return natural ? _mm512_dpbusd_epi32(sum, w, x) : _mm512_dpbusd_epi32(sum, x, w);
+    (void)natural;
+    return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(four));
 }
 
-static inline ints ints_pairs(ints sum, const void *pairs, int32_t two)
+static inline ints ints_pairs(ints sum, ints a, ints b)
 {
-    return _mm512_dpwssd_epi32(sum, _mm512_load_si512(pairs), _mm512_set1_epi32(two));
+    return _mm512_dpwssd_epi32(sum, a, b);
+}
+
+static inline ints ints_low(ints pairs)
+{
+    return _mm512_srai_epi32(_mm512_slli_epi32(pairs, 16), 16);
+}
+
+static inline ints ints_high(ints pairs)
+{
+    return _mm512_srai_epi32(pairs, 16);
+}
+
+static inline ints ints_push(ints a)
+{
+    return _mm512_slli_epi32(a, 16);
+}
+
+static inline ints ints_settle(ints a)
+{
+    return _mm512_xor_si512(a, _mm512_set1_epi32(INTS_HALF));
+}
+
+/* a times d, a power of two. */
+static inline lanes lanes_times_power_of_two(lanes a, lanes d)
+{
+    return _mm512_scalef_ps(a, _mm512_getexp_ps(d));
 }
 
 #elif defined(__AVX2__)
+
+#define INTS_NARROW 1
 
 typedef struct {
     __m256i a, b;
 } ints;
 typedef ints quads;
 
-static inline ints ints_zero(void)
+static inline ints ints_all(int32_t value)
 {
-    return (ints){_mm256_setzero_si256(), _mm256_setzero_si256()};
+    return (ints){_mm256_set1_epi32(value), _mm256_set1_epi32(value)};
 }
 
 static inline ints ints_load(const void *from)
@@ -98,19 +132,18 @@ static inline quads quads_load(const void *from)
 
 #if defined(__AVXVNNI__)
 
-#define INTS_BIASED 1
+#define INTS_RAISED 1
 
 static inline ints ints_dot(ints sum, quads w, int32_t four, const bool natural)
 {
+    (void)natural;
     __m256i x = _mm256_set1_epi32(four);
-    if (natural)
-        return (ints){_mm256_dpbusd_avx_epi32(sum.a, w.a, x), _mm256_dpbusd_avx_epi32(sum.b, w.b, x)};
-    return (ints){_mm256_dpbusd_avx_epi32(sum.a, x, w.a), _mm256_dpbusd_avx_epi32(sum.b, x, w.b)};
+    return (ints){_mm256_dpbusd_avx_epi32(sum.a, w.a, x), _mm256_dpbusd_avx_epi32(sum.b, w.b, x)};
 }
 
 #else
 
-#define INTS_BIASED 0
+#define INTS_RAISED 0
 
 /* The pairs that the first instruction sums fit 16 bits: quants without a sign are at most 31, and the greatest of two
  * magnitudes of 128 and 127 is 2 * 128 * 127 = 32512. */
@@ -129,17 +162,42 @@ static inline ints ints_dot(ints sum, quads w, int32_t four, const bool natural)
 
 #endif
 
-static inline ints ints_pairs(ints sum, const void *pairs, int32_t two)
+static inline ints ints_pairs(ints sum, ints a, ints b)
 {
-    ints w = ints_load(pairs);
-    __m256i x = _mm256_set1_epi32(two);
-    return (ints){_mm256_add_epi32(sum.a, _mm256_madd_epi16(w.a, x)),
-                  _mm256_add_epi32(sum.b, _mm256_madd_epi16(w.b, x))};
+    return (ints){_mm256_add_epi32(sum.a, _mm256_madd_epi16(a.a, b.a)),
+                  _mm256_add_epi32(sum.b, _mm256_madd_epi16(a.b, b.b))};
+}
+
+static inline ints ints_push(ints x)
+{
+    return (ints){_mm256_slli_epi32(x.a, 16), _mm256_slli_epi32(x.b, 16)};
+}
+
+static inline ints ints_high(ints x)
+{
+    return (ints){_mm256_srai_epi32(x.a, 16), _mm256_srai_epi32(x.b, 16)};
+}
+
+static inline ints ints_low(ints x)
+{
+    return ints_high(ints_push(x));
+}
+
+static inline ints ints_settle(ints x)
+{
+    __m256i half = _mm256_set1_epi32(INTS_HALF);
+    return (ints){_mm256_xor_si256(x.a, half), _mm256_xor_si256(x.b, half)};
+}
+
+static inline lanes lanes_times_power_of_two(lanes a, lanes d)
+{
+    return lanes_multiply(a, d);
 }
 
 #elif defined(__ARM_FEATURE_DOTPROD)
 
-#define INTS_BIASED 0
+#define INTS_RAISED 0
+#define INTS_NARROW 0
 
 typedef struct {
     int32x4_t a, b, c, d;
@@ -148,14 +206,15 @@ typedef struct {
     int8x16_t a, b, c, d;
 } quads;
 
-static inline ints ints_zero(void)
+static inline ints ints_all(int32_t value)
 {
-    int32x4_t zero = vdupq_n_s32(0);
-    return (ints){zero, zero, zero, zero};
+    int32x4_t x = vdupq_n_s32(value);
+    return (ints){x, x, x, x};
 }
 
-static inline ints ints_load(const int32_t *from)
+static inline ints ints_load(const void *at)
 {
+    const int32_t *from = at;
     return (ints){vld1q_s32(from), vld1q_s32(from + 4), vld1q_s32(from + 8), vld1q_s32(from + 12)};
 }
 
@@ -189,20 +248,44 @@ static inline ints ints_dot(ints sum, quads w, int32_t four, const bool natural)
                   vdotq_s32(sum.d, w.d, x)};
 }
 
-static inline int32x4_t ints_four_pairs(int32x4_t sum, const int16_t *pairs, int16x8_t x)
+static inline int32x4_t ints_four_pairs(int32x4_t sum, int32x4_t a, int32x4_t b)
 {
-    int16x8_t w = vld1q_s16(pairs);
-    int32x4_t low = vmull_s16(vget_low_s16(w), vget_low_s16(x));
-    int32x4_t high = vmull_high_s16(w, x);
+    int16x8_t x = vreinterpretq_s16_s32(a), y = vreinterpretq_s16_s32(b);
+    int32x4_t low = vmull_s16(vget_low_s16(x), vget_low_s16(y));
+    int32x4_t high = vmull_high_s16(x, y);
     return vaddq_s32(sum, vpaddq_s32(low, high));
 }
 
-static inline ints ints_pairs(ints sum, const void *pairs, int32_t two)
+static inline ints ints_pairs(ints sum, ints x, ints y)
 {
-    const int16_t *at = pairs;
-    int16x8_t x = vreinterpretq_s16_s32(vdupq_n_s32(two));
-    return (ints){ints_four_pairs(sum.a, at, x), ints_four_pairs(sum.b, at + 8, x), ints_four_pairs(sum.c, at + 16, x),
-                  ints_four_pairs(sum.d, at + 24, x)};
+    return (ints){ints_four_pairs(sum.a, x.a, y.a), ints_four_pairs(sum.b, x.b, y.b), ints_four_pairs(sum.c, x.c, y.c),
+                  ints_four_pairs(sum.d, x.d, y.d)};
+}
+
+static inline ints ints_push(ints x)
+{
+    return (ints){vshlq_n_s32(x.a, 16), vshlq_n_s32(x.b, 16), vshlq_n_s32(x.c, 16), vshlq_n_s32(x.d, 16)};
+}
+
+static inline ints ints_high(ints x)
+{
+    return (ints){vshrq_n_s32(x.a, 16), vshrq_n_s32(x.b, 16), vshrq_n_s32(x.c, 16), vshrq_n_s32(x.d, 16)};
+}
+
+static inline ints ints_low(ints x)
+{
+    return ints_high(ints_push(x));
+}
+
+static inline ints ints_settle(ints x)
+{
+    int32x4_t half = vdupq_n_s32(INTS_HALF);
+    return (ints){veorq_s32(x.a, half), veorq_s32(x.b, half), veorq_s32(x.c, half), veorq_s32(x.d, half)};
+}
+
+static inline lanes lanes_times_power_of_two(lanes a, lanes d)
+{
+    return lanes_multiply(a, d);
 }
 
 #endif

@@ -28,14 +28,21 @@ enum activation_kind {
 /* One prepared row.
  * Q8_32:  value = scales[c / 32] * quants[c], scale = (greatest magnitude of the block) / 127, quant = nearest to even
  *         of value * (127 / greatest magnitude); sums[c / 32] = sum of the quants of a block.
- * Q8_256: the same with blocks of 256; sums[c / 16] = sum of 16 quants.
+ * Q8_256: the same with blocks of 256; sums[c / 16] = sum of 16 quants; peaks[c / 256]: of the block's parts of 16 and
+ *         of 32 what weights of one sign and of any may make of them at most.
  * Quants are in -127..127, in the order of the columns, and start on 64 bytes. */
+struct activation_peaks {
+    uint16_t of_16; /* the greatest sum of magnitudes of 16 quants */
+    uint16_t of_32; /* the greater sum of magnitudes, of the positive or of the negative quants among 32 */
+};
+
 struct activation_row {
     const float *floats;
     const uint16_t *bfloats;
     const int8_t *quants;
     const float *scales;
     const int16_t *sums;
+    const struct activation_peaks *peaks;
 };
 
 struct activation {
@@ -50,7 +57,8 @@ struct activation {
     int8_t *quants[2];
     float *scales[2];
     int16_t *sums[2];
-    size_t bfloat_stride, quant_stride, scale_stride[2], sum_stride[2];
+    struct activation_peaks *peaks;
+    size_t bfloat_stride, quant_stride, scale_stride[2], sum_stride[2], peak_stride;
 
     void *memory;
     size_t memory_bytes;
@@ -70,6 +78,7 @@ static inline struct activation_row activation_row(const struct activation *acti
         out.quants = activation->quants[i] + row * activation->quant_stride;
         out.scales = activation->scales[i] + row * activation->scale_stride[i];
         out.sums = activation->sums[i] + row * activation->sum_stride[i];
+        out.peaks = activation->peaks + row * activation->peak_stride;
     }
     return out;
 }
@@ -123,6 +132,8 @@ struct kernel_table {
     void (*prepare_bfloat)(uint16_t *out, const float *values, size_t columns);
     void (*prepare_q8_32)(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns);
     void (*prepare_q8_256)(int8_t *quants, float *scales, int16_t *sums, const float *values, size_t columns);
+    /* Of a block of Q8_256 that was prepared. */
+    void (*find_peaks)(struct activation_peaks *out, const int8_t *quants, const int16_t *sums);
 
     /* Floats to half precision, rounded to the nearest even. */
     void (*store_half)(uint16_t *out, const float *values, size_t count);

@@ -13,6 +13,7 @@
 #define PREPARE_ALONE_ROWS 4
 
 #define GEMM_LEAST_TASK_ROWS ((size_t)64)
+#define GEMM_LEAST_TASK_TOKENS ((size_t)96)
 
 #define SECTION_JOBS 256
 
@@ -139,14 +140,17 @@ static size_t cut_job(struct section *section, const struct matmul *job, size_t 
         return cut->row_tasks = divide_up(job->weights.rows, cut->task_rows);
     }
     cut->task_rows = kernel->gemm_task_rows;
-    cut->task_tokens = kernel->gemm_task_tokens ? MIN(kernel->gemm_task_tokens, job->tokens) : job->tokens;
-    size_t token_tasks = divide_up(job->tokens, cut->task_tokens);
+    size_t token_tasks = kernel->gemm_task_tokens ? divide_up(job->tokens, kernel->gemm_task_tokens) : 1;
     /* Large tasks unpack and pack less; but every thread wants some. */
     while (cut->task_rows > GEMM_LEAST_TASK_ROWS &&
            divide_up(job->weights.rows, cut->task_rows) * token_tasks < 4 * section->compute->threads)
         cut->task_rows /= 2;
     cut->row_tasks = divide_up(job->weights.rows, cut->task_rows);
-    return cut->row_tasks * token_tasks;
+    while (kernel->gemm_task_tokens && job->tokens / (2 * token_tasks) >= GEMM_LEAST_TASK_TOKENS &&
+           cut->row_tasks * token_tasks < 4 * section->compute->threads)
+        token_tasks *= 2;
+    cut->task_tokens = divide_up(job->tokens, token_tasks);
+    return cut->row_tasks * divide_up(job->tokens, cut->task_tokens);
 }
 
 static size_t input_row(const struct matmul *job, size_t token)

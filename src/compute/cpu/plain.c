@@ -4,6 +4,7 @@
 #include "core/half.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define LANES 16
@@ -226,6 +227,23 @@ static void prepare_q8_256(int8_t *quants, float *scales, int16_t *sums, const f
     prepare(quants, scales, sums, values, columns, 256, 16);
 }
 
+static void find_peaks(struct activation_peaks *out, const int8_t *quants, const int16_t *sums)
+{
+    *out = (struct activation_peaks){0};
+    for (size_t part = 0; part < 8; part++) {
+        int magnitude = 0;
+        for (size_t half = 2 * part; half < 2 * part + 2; half++) {
+            int of_16 = 0;
+            for (size_t i = 0; i < 16; i++)
+                of_16 += abs(quants[half * 16 + i]);
+            out->of_16 = (uint16_t)MAX((int)out->of_16, of_16);
+            magnitude += of_16;
+        }
+        int sum = sums[2 * part] + sums[2 * part + 1];
+        out->of_32 = (uint16_t)MAX((int)out->of_32, (magnitude + abs(sum)) / 2);
+    }
+}
+
 void kernels_plain(struct kernel_table *table)
 {
 #define ENTRY(name, type, kind)                                                                                        \
@@ -260,4 +278,5 @@ void kernels_plain(struct kernel_table *table)
     table->prepare_bfloat = prepare_bfloat;
     table->prepare_q8_32 = prepare_q8_32;
     table->prepare_q8_256 = prepare_q8_256;
+    table->find_peaks = find_peaks;
 }
