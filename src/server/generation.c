@@ -200,6 +200,9 @@ static hypura_status render(struct generation *generation, hypura_error *error)
                                .now = prompt_now()};
     if (!status)
         status = prompt_from_chat(template, loaded->vocabulary, &input, &generation->prompt, &rendered, error);
+    /* The template has been read without a fault: it is these messages that it does not take. */
+    if (status == HYPURA_ERROR_FORMAT || status == HYPURA_ERROR_UNSUPPORTED)
+        status = error->status = HYPURA_ERROR_ARGUMENT;
     if (!status)
         chat_format_detect(&generation->format, template, &rendered);
     rendered_text_free(&rendered);

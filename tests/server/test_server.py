@@ -821,6 +821,46 @@ def bodies_that_are_no_json():
         assert status == 400 and json.loads(text)["error"], (body[:20], status, text)
 
 
+def nesting_has_an_end():
+    """JSON that is whole, but deeper than anybody means it: wherever it is walked through."""
+    def nested(depth, inner, key):
+        for _ in range(depth):
+            inner = {"type": "object", "properties": {key: inner}, "required": [key]}
+        return inner
+    sys.setrecursionlimit(10000)
+    arrays = value = []
+    for _ in range(900):
+        value.append([])
+        value = value[0]
+    for depth in (30, 600):
+        schema = nested(depth, {"type": "boolean"}, "a")
+        tool = {"type": "function", "function": {"name": "f", "description": "x", "parameters": schema}}
+        for path, body in (("/api/chat", chat(stream=False, format=schema)), ("/api/chat", chat(stream=False, tools=[tool])),
+                           ("/v1/chat/completions", {**open_chat(tools=[tool], tool_choice="required")}),
+                           ("/v1/chat/completions", open_chat(chat_template_kwargs={"x": arrays, "tools": arrays})),
+                           ("/v1/responses", {"model": MODEL, "input": "x", "max_output_tokens": 2, "metadata": {"a": schema}}),
+                           ("/v1/messages", {"model": MODEL, "max_tokens": 2, "messages": [{"role": "assistant", "content": [
+                               {"type": "tool_use", "id": "a", "name": "f", "input": schema}]}, {"role": "user", "content": "x"}]})):
+            status, _, text = SERVER.request("POST", path, body)
+            assert status in (200, 400) and json.loads(text), (depth, path, status, text[:200])
+    status, _, text = SERVER.request("POST", "/api/chat", chat(stream=False, format={"type": "string", "pattern": "(" * 2000 + ")" * 2000}))
+    assert status == 400, (status, text[:200])
+
+
+def text_that_is_no_text_is_refused():
+    """Bytes that are no UTF-8, wherever a client can put them."""
+    for path in ("/v1/models/%ff%fe", "/v1/responses/%ff%fe", "/api/hypura/events?model=%ff", "/%ff"):
+        status, _, text = SERVER.request("GET", path)
+        assert status in (400, 404) and json.loads(text)["error"], (path, status, text)
+    for body in (b'{"model": "%s", "messages": [{"role": "user", "content": "\xff"}]}' % MODEL.encode(),
+                 b'{"model": "%s", "prompt": "\xed\xa0\x80"}' % MODEL.encode(), b'{"model": "\xc0\x80"}',
+                 b'{"model": "%s", "prompt": "\\ud800"}' % MODEL.encode()):
+        for path in ("/api/chat", "/api/generate", "/v1/chat/completions", "/api/embed"):
+            status, _, text = SERVER.request("POST", path, body)
+            assert status == 400 and json.loads(text)["error"], (path, body, status, text)
+    assert SERVER.request("GET", "/", headers={"X-Odd": b"\xff\xfe".decode("latin-1")})[0] == 200
+
+
 def names_do_not_reach_files():
     for name in ("../../etc/passwd", "/etc/passwd", "..", "a/../b", "a\\b", "a b", ".hidden", "x" * 300, "a:b:c", "a//b",
                  "%2e%2e/x"):
