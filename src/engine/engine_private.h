@@ -231,7 +231,9 @@ struct rope_table {
 hypura_status rope_table_create(struct rope_table *out, const struct model_parameters *parameters, bool local,
                                 const float *factors, hypura_error *error);
 void rope_table_destroy(struct rope_table *table);
-void rope_table_fill(const struct rope_table *table, float *out, const uint32_t *positions, size_t rows);
+/* Rows of cosines and sines for the positions. */
+void rope_table_fill(const struct rope_table *table, struct thread_pool *pool, float *out, const uint32_t *positions,
+                     size_t rows);
 
 /* ---- the engine ----------------------------------------------------------------------------------------------------
  */

@@ -191,9 +191,10 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
     TRY(read_batch(engine, batch, error));
     if (engine->trace)
         TRY(trace_writer_begin(engine->trace, (uint32_t)engine->rows, error));
-    rope_table_fill(&engine->rope, s->rope[0], s->positions, engine->rows);
+    struct thread_pool *pool = compute_pool(engine->compute);
+    rope_table_fill(&engine->rope, pool, s->rope[0], s->positions, engine->rows);
     if (engine->rope_local.half)
-        rope_table_fill(&engine->rope_local, s->rope[1], s->positions, engine->rows);
+        rope_table_fill(&engine->rope_local, pool, s->rope[1], s->positions, engine->rows);
     if (!kv_cache_take_room(&engine->kv, s->spans, engine->span_count))
         return error_set(error, HYPURA_ERROR_MEMORY, "the sequences together have room for %" PRIu64 " positions only",
                          engine->kv.room);

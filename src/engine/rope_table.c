@@ -46,12 +46,34 @@ void rope_table_destroy(struct rope_table *table)
     *table = (struct rope_table){0};
 }
 
-void rope_table_fill(const struct rope_table *table, float *out, const uint32_t *positions, size_t rows)
+/* Rows that a task fills. */
+#define FILL_ROWS 16u
+
+struct fill {
+    const struct rope_table *table;
+    float *out;
+    const uint32_t *positions;
+    size_t rows;
+};
+
+static void fill_rows(void *context, size_t task, size_t worker)
 {
-    for (size_t r = 0; r < rows; r++)
+    const struct fill *fill = context;
+    const struct rope_table *table = fill->table;
+    (void)worker;
+    for (size_t r = task * FILL_ROWS; r < MIN((task + 1) * FILL_ROWS, fill->rows); r++) {
+        float *out = fill->out + r * table->half * 2;
         for (uint32_t pair = 0; pair < table->half; pair++) {
-            double angle = positions[r] * table->frequency[pair];
+            double angle = fill->positions[r] * table->frequency[pair];
             *out++ = (float)(cos(angle) * table->magnitude);
             *out++ = (float)(sin(angle) * table->magnitude);
         }
+    }
+}
+
+void rope_table_fill(const struct rope_table *table, struct thread_pool *pool, float *out, const uint32_t *positions,
+                     size_t rows)
+{
+    struct fill fill = {table, out, positions, rows};
+    thread_pool_run(pool, fill_rows, &fill, (rows + FILL_ROWS - 1) / FILL_ROWS);
 }
