@@ -88,6 +88,7 @@ static int run(size_t count, char **arguments)
            ".SH ENVIRONMENT\n"
            ".TP\n.B HYPURA_MODEL\nThe model that runs when none is named.\n"
            ".TP\n.B HYPURA_GPU\nThe GPU where \\fB\\-\\-gpu\\fR does not say.\n"
+           ".TP\n.B HYPURA_GPU_TIMES\n1: tell how long each kind of GPU kernel took, run one at a time.\n"
            ".TP\n.B HYPURA_MODELS\nThe folder of models.\n"
            ".TP\n.B HYPURA_HOST\nThe server that ps and stop ask.\n"
            ".TP\n.B HYPURA_API_KEY\nThe key that a server wants, and that they send.\n"

@@ -186,6 +186,7 @@ void gpu_begin(struct gpu *gpu)
     }
     full_barrier(gpu, DEVICE_STAGES | VK_PIPELINE_STAGE_HOST_BIT, DEVICE_WRITES | VK_ACCESS_HOST_WRITE_BIT,
                  DEVICE_STAGES, DEVICE_READS | DEVICE_WRITES);
+    times_begin(gpu);
 }
 
 void gpu_barrier(struct gpu *gpu)
@@ -216,6 +217,7 @@ void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constan
     gpu->vk.vkCmdBindPipeline(gpu->open->commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
     gpu->vk.vkCmdPushConstants(gpu->open->commands, gpu->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, (uint32_t)bytes, push);
     gpu->vk.vkCmdDispatch(gpu->open->commands, x, y, z);
+    times_add(gpu, kernel);
 }
 
 /* Tables of all sequences of a batch for each layer. */

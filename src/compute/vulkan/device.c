@@ -170,6 +170,8 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
     }
     if (!status)
         status = pipelines_create(gpu, options->pipeline_cache, error);
+    if (!status)
+        status = times_create(gpu, error);
     if (status)
         gpu_close(gpu);
     else
@@ -208,6 +210,7 @@ void gpu_close(struct gpu *gpu)
     if (gpu->device && gpu->vk.vkDestroyDevice) {
         if (gpu->vk.vkDeviceWaitIdle)
             gpu->vk.vkDeviceWaitIdle(gpu->device);
+        times_destroy(gpu);
         uploads_destroy(gpu);
         pipelines_destroy(gpu);
         commands_destroy(gpu);

@@ -77,7 +77,8 @@ struct gpu {
     gpu_ticket submitted; /* the last batch */
     struct batch batches[GPU_BATCHES];
     struct batch *open;
-    hypura_error recording; /* the first error since gpu_begin */
+    hypura_error recording;  /* the first error since gpu_begin */
+    struct gpu_times *times; /* NULL: nobody asked */
 
     pthread_mutex_t upload_lock;
     struct gpu_buffer *staging_memory;
@@ -145,6 +146,12 @@ bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value);
 void fault_install(struct gpu *gpu);
 
 void uploads_destroy(struct gpu *gpu);
+
+/* After a batch was opened, and after each kernel. */
+hypura_status times_create(struct gpu *gpu, hypura_error *error);
+void times_begin(struct gpu *gpu);
+void times_add(struct gpu *gpu, enum gpu_kernel kernel);
+void times_destroy(struct gpu *gpu);
 
 /* Host memory that the device copies from. */
 hypura_status gpu_buffer_create_staging(struct gpu *gpu, struct gpu_buffer **out, uint64_t bytes, hypura_error *error);
