@@ -1,7 +1,8 @@
 /* The GPU benchmark: for every tensor type that the GPU takes, how fast weights pass through matrix times vector (bytes
  * a second, beside what a copy inside the device moves in the same run, read and written bytes counted) and matrix
- * times matrix (operations a second, two for each weight and token). There are enough matrices that no cache holds
- * them, and a barrier between each, as in a model. Each figure is the median of rounds. */
+ * times matrix (operations a second, two for each weight and token; inputs are there as halves, and there is room to
+ * unpack weights, as in a model). There are enough matrices that no cache holds them, and a barrier between each, as in
+ * a model. Each figure is the median of rounds. */
 #include "compute/vulkan/gpu.h"
 
 #include <getopt.h>
@@ -108,7 +109,8 @@ static hypura_status measure_copies(struct gpu *gpu, const struct options *optio
 /* The median time of one multiplication of a rows x columns matrix by tokens, through count matrices. */
 static hypura_status measure(struct gpu *gpu, const struct options *options, enum tensor_type type, uint32_t tokens,
                              uint32_t count, uint64_t matrix_bytes, uint64_t row_bytes, struct gpu_buffer *weights,
-                             struct gpu_buffer *in, struct gpu_buffer *out, double *seconds, hypura_error *error)
+                             struct gpu_buffer *in, struct gpu_buffer *out, struct gpu_buffer *unpacked,
+                             double *seconds, hypura_error *error)
 {
     double times[64];
     hypura_status status = HYPURA_OK;
@@ -118,7 +120,10 @@ static hypura_status measure(struct gpu *gpu, const struct options *options, enu
             const struct gpu_matmul job = {
                 .weights = {{weights, m * matrix_bytes}, type, options->rows, options->columns, row_bytes},
                 .in = {in, 0},
+                .in_halves = {in, 0}, /* what they are makes no difference here */
                 .out = {out, 0},
+                .unpacked = {unpacked, 0},
+                .unpacked_bytes = GPU_UNPACKED_BYTES,
                 .tokens = tokens,
                 .in_stride = options->columns,
                 .out_stride = options->rows};
@@ -135,8 +140,8 @@ static hypura_status measure(struct gpu *gpu, const struct options *options, enu
 }
 
 static hypura_status bench_type(struct gpu *gpu, const struct options *options, enum tensor_type type,
-                                struct gpu_buffer *weights, struct gpu_buffer *in, struct gpu_buffer *out, double copy,
-                                hypura_error *error)
+                                struct gpu_buffer *weights, struct gpu_buffer *in, struct gpu_buffer *out,
+                                struct gpu_buffer *unpacked, double copy, hypura_error *error)
 {
     uint64_t row_bytes;
     if (!tensor_row_bytes(type, options->columns, &row_bytes))
@@ -147,13 +152,13 @@ static hypura_status bench_type(struct gpu *gpu, const struct options *options, 
         return error_set(error, HYPURA_ERROR_ARGUMENT, "a matrix is larger than --size");
     double decode = 0, few = 0, prompt = 0;
     hypura_status status =
-        measure(gpu, options, type, 1, count, matrix_bytes, row_bytes, weights, in, out, &decode, error);
+        measure(gpu, options, type, 1, count, matrix_bytes, row_bytes, weights, in, out, unpacked, &decode, error);
     if (!status && options->tokens)
-        status =
-            measure(gpu, options, type, options->tokens, count, matrix_bytes, row_bytes, weights, in, out, &few, error);
+        status = measure(gpu, options, type, options->tokens, count, matrix_bytes, row_bytes, weights, in, out,
+                         unpacked, &few, error);
     if (!status && options->prompt)
         status = measure(gpu, options, type, options->prompt, MIN(count, 8), matrix_bytes, row_bytes, weights, in, out,
-                         &prompt, error);
+                         unpacked, &prompt, error);
     if (status)
         return status;
     double bytes = (double)(row_bytes * options->rows), operations = 2.0 * options->rows * options->columns;
@@ -166,7 +171,7 @@ static hypura_status bench_type(struct gpu *gpu, const struct options *options, 
 static hypura_status bench(struct gpu *gpu, const struct options *options, hypura_error *error)
 {
     const struct gpu_info *info = gpu_get_info(gpu);
-    struct gpu_buffer *weights = NULL, *other = NULL, *in = NULL, *out = NULL;
+    struct gpu_buffer *weights = NULL, *other = NULL, *in = NULL, *out = NULL, *unpacked = NULL;
     uint32_t tokens = MAX(MAX(options->tokens, options->prompt), 1);
     uint64_t in_bytes = (uint64_t)tokens * options->columns * sizeof(float);
     uint64_t out_bytes = (uint64_t)tokens * options->rows * sizeof(float);
@@ -178,6 +183,8 @@ static hypura_status bench(struct gpu *gpu, const struct options *options, hypur
         status = gpu_buffer_create(gpu, &in, in_bytes, GPU_DEVICE, error);
     if (!status)
         status = gpu_buffer_create(gpu, &out, out_bytes, GPU_DEVICE, error);
+    if (!status)
+        status = gpu_buffer_create(gpu, &unpacked, GPU_UNPACKED_BYTES, GPU_DEVICE, error);
     if (!status)
         status = fill(gpu, weights, options->bytes, error);
     if (!status)
@@ -194,8 +201,8 @@ static hypura_status bench(struct gpu *gpu, const struct options *options, hypur
     }
     for (unsigned type = 0; type < TENSOR_TYPE_COUNT && !status; type++)
         if (gpu_supports(gpu, type) && listed(options->types, tensor_type_info(type)->name))
-            status = bench_type(gpu, options, type, weights, in, out, copy, error);
-    struct gpu_buffer *buffers[] = {weights, other, in, out};
+            status = bench_type(gpu, options, type, weights, in, out, unpacked, copy, error);
+    struct gpu_buffer *buffers[] = {weights, other, in, out, unpacked};
     for (size_t i = 0; i < COUNT_OF(buffers); i++)
         gpu_buffer_destroy(gpu, buffers[i]);
     return status;

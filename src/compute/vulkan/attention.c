@@ -13,7 +13,10 @@
 /* Sizes that attend_many takes. */
 #define MANY_SIZE 256u
 
-/* Queries of a tile of attend_many. */
+/* Sizes that attend_cooperative takes. */
+#define COOPERATIVE_SIZE 128u
+
+/* Queries of a tile of both. */
 #define MANY_QUERIES 64u
 
 bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t value_size)
@@ -24,21 +27,28 @@ bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t v
            MAX(key_size, value_size) <= ATTENTION_MAX_SIZE;
 }
 
-/* The kernel for a type of cache. */
-static enum gpu_kernel kernel_of(enum tensor_type type, bool many)
+/* The kernels of a type of cache; cooperative is KERNEL_COUNT where there is none. */
+struct attend_kernels {
+    enum gpu_kernel few, many, cooperative;
+};
+
+static struct attend_kernels kernels_of(enum tensor_type type)
 {
+#define KERNELS(name, cooperative)                                                                                     \
+    ((struct attend_kernels){KERNEL_attend_few_##name, KERNEL_attend_many_##name, cooperative})
     switch (type) {
     case TENSOR_F32:
-        return many ? KERNEL_attend_many_f32 : KERNEL_attend_few_f32;
+        return KERNELS(f32, KERNEL_COUNT);
     case TENSOR_BF16:
-        return many ? KERNEL_attend_many_bf16 : KERNEL_attend_few_bf16;
+        return KERNELS(bf16, KERNEL_COUNT);
     case TENSOR_Q8_0:
-        return many ? KERNEL_attend_many_q8_0 : KERNEL_attend_few_q8_0;
+        return KERNELS(q8_0, KERNEL_attend_cooperative_q8_0);
     case TENSOR_Q4_0:
-        return many ? KERNEL_attend_many_q4_0 : KERNEL_attend_few_q4_0;
+        return KERNELS(q4_0, KERNEL_attend_cooperative_q4_0);
     default:
-        return many ? KERNEL_attend_many_f16 : KERNEL_attend_few_f16;
+        return KERNELS(f16, KERNEL_attend_cooperative_f16);
     }
+#undef KERNELS
 }
 
 /* Elements from one position to the next. */
@@ -256,7 +266,7 @@ static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool fe
               spans};
     uint32_t queries = few_queries(a, rows), group = a->heads / a->kv_heads;
     const uint32_t constants[] = {a->key_size, a->value_size, queries, spans == 1, span};
-    gpu_launch(gpu, kernel_of(a->type, false), constants, COUNT_OF(constants), &push, sizeof push, spans,
+    gpu_launch(gpu, kernels_of(a->type).few, constants, COUNT_OF(constants), &push, sizeof push, spans,
                (rows * group + queries - 1) / queries * a->kv_heads, count);
     if (spans == 1)
         return;
@@ -307,6 +317,21 @@ static void attend_few(struct gpu *gpu, const struct gpu_attention *a)
     }
 }
 
+static bool is_cooperative(const struct gpu *gpu, const struct gpu_attention *a)
+{
+    return gpu->info.cooperative_matrix && kernels_of(a->type).cooperative != KERNEL_COUNT &&
+           MAX(a->key_size, a->value_size) <= COOPERATIVE_SIZE &&
+           (gpu_address(a->query) | gpu_address(a->out)) % 16 == 0;
+}
+
+bool gpu_attention_makes_halves(const struct gpu *gpu, const struct gpu_attention *attention)
+{
+    for (uint32_t i = 0; i < attention->sequence_count; i++)
+        if (attention->sequences[i].rows <= FEW_ROWS)
+            return false;
+    return is_cooperative(gpu, attention);
+}
+
 static void attend_many(struct gpu *gpu, const struct gpu_attention *a)
 {
     uint32_t rows = 0, count;
@@ -333,10 +358,12 @@ static void attend_many(struct gpu *gpu, const struct gpu_attention *a)
               a->window,
               a->chunk,
               a->bidirectional};
-    const uint32_t constants[] = {a->key_size, a->value_size};
+    const uint32_t constants[] = {a->key_size, a->value_size, a->halves};
     uint32_t queries = rows * (a->heads / a->kv_heads);
-    gpu_launch(gpu, kernel_of(a->type, true), constants, COUNT_OF(constants), &push, sizeof push,
-               (queries + MANY_QUERIES - 1) / MANY_QUERIES, a->kv_heads, count);
+    bool cooperative = is_cooperative(gpu, a);
+    const struct attend_kernels kernels = kernels_of(a->type);
+    gpu_launch(gpu, cooperative ? kernels.cooperative : kernels.many, constants, cooperative ? 3 : 2, &push,
+               sizeof push, (queries + MANY_QUERIES - 1) / MANY_QUERIES, a->kv_heads, count);
 }
 
 void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention)
@@ -346,6 +373,10 @@ void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention)
         attention->heads % attention->kv_heads) {
         gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: attention of %u heads over %u, of %u and %u elements",
                          attention->heads, attention->kv_heads, attention->key_size, attention->value_size);
+        return;
+    }
+    if (attention->halves && !gpu_attention_makes_halves(gpu, attention)) {
+        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: attention that cannot make halves was asked for them");
         return;
     }
     attend_few(gpu, attention);

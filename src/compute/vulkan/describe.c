@@ -105,20 +105,48 @@ static void describe_features(const struct vk *vk, VkPhysicalDevice physical, st
     info->int8_dot = dot.shaderIntegerDotProduct;
 }
 
-/* Whether subgroups of 32 multiply matrices of 16 x 16 halves into floats. */
-static bool has_cooperative_matrix(const struct vk *vk, VkPhysicalDevice physical, const struct gpu_info *info)
+/* Whether subgroups of 32 multiply matrices of 16 x 16 halves into floats, by KHR's extension or by NVIDIA's. */
+static bool has_khr_matrix(const struct vk *vk, VkPhysicalDevice physical)
 {
-    if (!gpu_device_has(vk, physical, VK_NV_COOPERATIVE_MATRIX_EXTENSION_NAME) || info->subgroup_min != 32 ||
-        info->subgroup_max != 32 || info->shared_bytes < 48 * 1024)
+    VkCooperativeMatrixPropertiesKHR list[64];
+    uint32_t count = COUNT_OF(list);
+    PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR get =
+        (PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR)vk->get_instance_function(
+            vk->instance, "vkGetPhysicalDeviceCooperativeMatrixPropertiesKHR");
+    VkPhysicalDeviceCooperativeMatrixFeaturesKHR matrices = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR};
+    VkPhysicalDeviceVulkan12Features v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_FEATURES,
+                                            .pNext = &matrices};
+    VkPhysicalDeviceFeatures2 features = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_FEATURES_2, .pNext = &v12};
+    if (!get || !gpu_device_has(vk, physical, VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME))
         return false;
+    vk->vkGetPhysicalDeviceFeatures2(physical, &features);
+    for (uint32_t i = 0; i < count; i++)
+        list[i] = (VkCooperativeMatrixPropertiesKHR){.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_KHR};
+    VkResult result = get(physical, &count, list);
+    if ((result != VK_SUCCESS && result != VK_INCOMPLETE) || !matrices.cooperativeMatrix || !v12.vulkanMemoryModel)
+        return false;
+    for (uint32_t i = 0; i < count; i++)
+        if (list[i].MSize == 16 && list[i].NSize == 16 && list[i].KSize == 16 &&
+            list[i].scope == VK_SCOPE_SUBGROUP_NV && list[i].AType == VK_COMPONENT_TYPE_FLOAT16_NV &&
+            list[i].BType == VK_COMPONENT_TYPE_FLOAT16_NV && list[i].CType == VK_COMPONENT_TYPE_FLOAT32_NV &&
+            list[i].ResultType == VK_COMPONENT_TYPE_FLOAT32_NV)
+            return true;
+    return false;
+}
+
+static bool has_nv_matrix(const struct vk *vk, VkPhysicalDevice physical)
+{
+    VkCooperativeMatrixPropertiesNV list[64];
+    uint32_t count = COUNT_OF(list);
     PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesNV get =
         (PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesNV)vk->get_instance_function(
             vk->instance, "vkGetPhysicalDeviceCooperativeMatrixPropertiesNV");
-    VkCooperativeMatrixPropertiesNV list[64];
-    uint32_t count = COUNT_OF(list);
+    if (!get || !gpu_device_has(vk, physical, VK_NV_COOPERATIVE_MATRIX_EXTENSION_NAME))
+        return false;
     for (uint32_t i = 0; i < count; i++)
         list[i] = (VkCooperativeMatrixPropertiesNV){.sType = VK_STRUCTURE_TYPE_COOPERATIVE_MATRIX_PROPERTIES_NV};
-    VkResult result = get ? get(physical, &count, list) : VK_ERROR_EXTENSION_NOT_PRESENT;
+    VkResult result = get(physical, &count, list);
     if (result != VK_SUCCESS && result != VK_INCOMPLETE)
         return false;
     for (uint32_t i = 0; i < count; i++)
@@ -126,7 +154,7 @@ static bool has_cooperative_matrix(const struct vk *vk, VkPhysicalDevice physica
             list[i].scope == VK_SCOPE_SUBGROUP_NV && list[i].AType == VK_COMPONENT_TYPE_FLOAT16_NV &&
             list[i].BType == VK_COMPONENT_TYPE_FLOAT16_NV && list[i].CType == VK_COMPONENT_TYPE_FLOAT32_NV &&
             list[i].DType == VK_COMPONENT_TYPE_FLOAT32_NV)
-            return info->fp16;
+            return true;
     return false;
 }
 
@@ -176,5 +204,9 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
             "subgroup arithmetic");
     describe_memory(vk, physical, info);
     describe_features(vk, physical, info);
-    info->cooperative_matrix = has_cooperative_matrix(vk, physical, info);
+    if (info->fp16 && info->subgroup_min == 32 && info->subgroup_max == 32 && info->shared_bytes >= 48 * 1024 &&
+        v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_SHUFFLE_BIT) {
+        info->khr_matrix = has_khr_matrix(vk, physical);
+        info->cooperative_matrix = info->khr_matrix || has_nv_matrix(vk, physical);
+    }
 }

@@ -96,6 +96,8 @@ static hypura_status create_device(struct gpu *gpu, hypura_error *error)
                                           .features = {.shaderInt64 = VK_TRUE, .shaderInt16 = VK_TRUE}};
     VkPhysicalDeviceCooperativeMatrixFeaturesNV matrices = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_NV, .cooperativeMatrix = VK_TRUE};
+    VkPhysicalDeviceCooperativeMatrixFeaturesKHR khr_matrices = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR, .cooperativeMatrix = VK_TRUE};
     const char *extensions[8];
     uint32_t count = 0;
     if (gpu_device_has(&gpu->vk, gpu->physical, "VK_KHR_portability_subset"))
@@ -105,10 +107,16 @@ static hypura_status create_device(struct gpu *gpu, hypura_error *error)
         extensions[count++] = VK_EXT_MEMORY_BUDGET_EXTENSION_NAME;
     if (gpu->info.host_import)
         extensions[count++] = VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME;
-    if (gpu->info.cooperative_matrix) {
+    if (gpu->info.khr_matrix) {
+        extensions[count++] = VK_KHR_COOPERATIVE_MATRIX_EXTENSION_NAME;
+        khr_matrices.pNext = v12.pNext;
+        v12.pNext = &khr_matrices;
+        v12.vulkanMemoryModel = VK_TRUE;
+    } else if (gpu->info.cooperative_matrix) {
         extensions[count++] = VK_NV_COOPERATIVE_MATRIX_EXTENSION_NAME;
         matrices.pNext = v12.pNext;
         v12.pNext = &matrices;
+        v12.vulkanMemoryModel = VK_TRUE;
     }
     const VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
                                        .pNext = &features,

@@ -43,6 +43,7 @@ struct gpu_info {
     uint64_t max_allocation;
     uint32_t shared_bytes, subgroup_min, subgroup_max;
     bool fp16, int8_dot, cooperative_matrix, host_import;
+    bool khr_matrix;           /* cooperative matrices are those of VK_KHR_cooperative_matrix */
     uint64_t import_alignment; /* of addresses and sizes for gpu_buffer_import */
     char lacks[160];           /* what hypura needs and the device has not; empty: it can be used */
 };
@@ -167,14 +168,38 @@ struct gpu_matrix {
 /* More tokens go through tiles. Where the device has cooperative matrices, weights other than F32 and all inputs are
  * rounded to half precision there, inputs beyond 65504 become that, and sums are floats. */
 
+/* Where a product of so many tokens reads its inputs as halves, in_halves may have them, and in nothing. slot_stride:
+ * of experts, else 0. */
+bool gpu_takes_halves(const struct gpu *gpu, const struct gpu_matrix *weights, uint64_t slot_stride, uint32_t tokens);
+
+/* Floats as halves, and out = activation(gate) * up as halves; count is a multiple of 8, ranges start at multiples of
+ * 16 bytes. */
+void gpu_halves(struct gpu *gpu, struct gpu_range out, struct gpu_range in, uint64_t count);
+void gpu_glu_halves(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate,
+                    struct gpu_range up, uint64_t count, float alpha, float limit);
+
+/* Weights as halves, rows adjacent: as exact as a tile has them. gpu_unpacks: whether that can be, and is not what they
+ * are. */
+bool gpu_unpacks(enum tensor_type type);
+void gpu_unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out);
+
 /* out[t][r] = sum over c of weights[r][c] * in[t][c], plus bias[r] where bias has a buffer, plus what is in out where
- * accumulate is true. Strides in floats. */
+ * accumulate is true. Strides in elements. */
 struct gpu_matmul {
     struct gpu_matrix weights;
     struct gpu_range in, out, bias;
+    struct gpu_range in_halves; /* the same as halves; or none */
+    struct gpu_range
+        unpacked; /* room for unpacked weights, which nothing else may use up to the next barrier; or none */
+    uint64_t unpacked_bytes;
     uint32_t tokens, in_stride, out_stride;
     bool accumulate;
 };
+
+/* Room for weights of a matrix that a batch of so many tokens unpacks: all of it, at most GPU_UNPACKED_BYTES; 0: none.
+ */
+#define GPU_UNPACKED_BYTES ((uint64_t)256 << 20)
+uint64_t gpu_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t columns, uint32_t tokens);
 
 /* The jobs must not depend on each other. Neighbours that share inputs, type and columns become one dispatch. */
 void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count);
@@ -186,12 +211,13 @@ struct gpu_expert_matmul {
     struct gpu_matrix weights; /* of slot 0; slot s starts s * slot_stride bytes on */
     uint64_t slot_stride;
     struct gpu_range
-        slots;             /* uint32 [experts]: the slot of an expert, GPU_NO_SLOT: not here, its rows are left alone */
-    struct gpu_range ids;  /* uint32 [tokens][used] */
-    struct gpu_range in;   /* [tokens][columns], or [tokens][used][columns] where per_choice is true */
-    struct gpu_range out;  /* [tokens][used][rows] */
-    struct gpu_range bias; /* [experts][rows], or without a buffer */
-    struct gpu_range groups; /* what gpu_expert_group made of ids; only for more than GPU_VECTOR_TOKENS tokens */
+        slots;            /* uint32 [experts]: the slot of an expert, GPU_NO_SLOT: not here, its rows are left alone */
+    struct gpu_range ids; /* uint32 [tokens][used] */
+    struct gpu_range in;  /* [tokens][columns], or [tokens][used][columns] where per_choice is true */
+    struct gpu_range in_halves; /* the same as halves; or none */
+    struct gpu_range out;       /* [tokens][used][rows] */
+    struct gpu_range bias;      /* [experts][rows], or without a buffer */
+    struct gpu_range groups;    /* what gpu_expert_group made of ids; only for more than GPU_VECTOR_TOKENS tokens */
     uint32_t experts, used, tokens;
     bool per_choice;
 };
@@ -302,9 +328,12 @@ struct gpu_attention {
     float scale, soft_cap;
     uint32_t window, chunk;
     bool bidirectional;
+    bool halves; /* out gets halves: only where gpu_attention_makes_halves */
     const struct gpu_sequence *sequences;
     uint32_t sequence_count;
 };
+
+bool gpu_attention_makes_halves(const struct gpu *gpu, const struct gpu_attention *attention);
 
 /* Enough for any batch of sequences of at most positions, so many rows of those with GPU_VECTOR_TOKENS rows or fewer at
  * a time: with less scratch than for all of them they take turns. At least GPU_VECTOR_TOKENS. */

@@ -112,6 +112,9 @@ uint64_t gpu_table(struct gpu *gpu, const void *table, size_t bytes);
 /* What the first byte of a row of weights of a type that gpu_supports must be a multiple of. */
 uint32_t gpu_weight_alignment(enum tensor_type type);
 
+/* Columns that an invocation takes at a time of such weights; they make up a row. */
+uint32_t gpu_weight_chunk(enum tensor_type type);
+
 /* STEPS of norm.comp and residual.comp; addresses: all of them and strides in bytes, or-ed. */
 uint32_t gpu_row_steps(uint32_t columns, uint64_t addresses);
 
@@ -146,6 +149,12 @@ bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value);
 void fault_install(struct gpu *gpu);
 
 void uploads_destroy(struct gpu *gpu);
+
+/* Whether code uses cooperative matrices as NVIDIA's extension has them, and the same as KHR's has them; the caller
+ * frees *out. */
+bool matrices_used(const uint32_t *code, size_t bytes);
+hypura_status matrices_translate(const uint32_t *code, size_t bytes, uint32_t **out, size_t *out_bytes,
+                                 hypura_error *error);
 
 /* After a batch was opened, and after each kernel. */
 hypura_status times_create(struct gpu *gpu, hypura_error *error);

@@ -32,6 +32,11 @@ uint32_t gpu_weight_alignment(enum tensor_type type)
     return weight_types[type].alignment;
 }
 
+uint32_t gpu_weight_chunk(enum tensor_type type)
+{
+    return weight_types[type].chunk;
+}
+
 /* NULL, with the error kept, when the weights cannot be taken as they are. */
 static const struct weight_type *find_type(struct gpu *gpu, const struct gpu_matrix *weights, uint64_t stride)
 {
@@ -73,6 +78,19 @@ static bool is_wide(const struct gpu_matrix *weights, uint64_t slot_stride, uint
 static bool fits_tiles(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride)
 {
     return is_wide(weights, slot_stride, in, in_stride) && weights->columns % weight_types[weights->type].chunk == 0;
+}
+
+/* Whether there is a kernel with cooperative matrices. */
+static bool is_cooperative(const struct gpu *gpu, const struct weight_type *type)
+{
+    return gpu->info.cooperative_matrix && type->cooperative != type->tile;
+}
+
+bool gpu_takes_halves(const struct gpu *gpu, const struct gpu_matrix *weights, uint64_t slot_stride, uint32_t tokens)
+{
+    return tokens > GPU_VECTOR_TOKENS && gpu_supports(gpu, weights->type) &&
+           is_cooperative(gpu, &weight_types[weights->type]) && weights->columns % 8 == 0 &&
+           fits_tiles(weights, slot_stride, 0, 0);
 }
 
 /* ---- matrix times vector ----------------------------------------------------------------------------------------- */
@@ -153,17 +171,32 @@ static bool alike(const struct gpu_matmul *a, const struct gpu_matmul *b)
 /* How tiles are cut: by matrices in hardware, or invocation by invocation. */
 struct tiling {
     enum gpu_kernel kernel, kernel_experts;
-    uint32_t rows, tokens; /* of a tile */
+    uint32_t rows;
+    uint32_t constants[2]; /* tokens; whether inputs are halves */
+    size_t constant_count;
 };
 
-static struct tiling choose_tiling(const struct gpu *gpu, const struct weight_type *type, uint32_t tokens)
+/* halves: whether there are such inputs. */
+static struct tiling choose_tiling(const struct gpu *gpu, const struct weight_type *type, uint32_t tokens, bool halves)
 {
-    if (gpu->info.cooperative_matrix && type->cooperative != type->tile)
-        return (struct tiling){type->cooperative, type->cooperative_experts, 128,
-                               tokens > 64   ? 128
-                               : tokens > 32 ? 64
-                                             : 32};
-    return (struct tiling){type->tile, type->tile_experts, 64, 32};
+    if (is_cooperative(gpu, type))
+        return (struct tiling){type->cooperative,
+                               type->cooperative_experts,
+                               128,
+                               {tokens > 64   ? 128
+                                : tokens > 32 ? 64
+                                              : 32,
+                                halves},
+                               2};
+    return (struct tiling){type->tile, type->tile_experts, 64, {32}, 1};
+}
+
+/* Whether inputs that are there as halves can be read as such. */
+static bool reads_halves(const struct gpu *gpu, const struct gpu_matrix *weights, uint64_t slot_stride,
+                         struct gpu_range halves, uint32_t stride, uint32_t tokens)
+{
+    return halves.buffer && gpu_address(halves) % 16 == 0 && stride % 8 == 0 &&
+           gpu_takes_halves(gpu, weights, slot_stride, tokens);
 }
 
 struct tile_push {
@@ -174,11 +207,17 @@ struct tile_push {
     uint32_t used, experts;
 };
 
-static void matmat(struct gpu *gpu, const struct weight_type *type, const struct gpu_matmul *job)
+static bool job_reads_halves(const struct gpu *gpu, const struct gpu_matmul *job)
 {
-    const struct tiling tiling = choose_tiling(gpu, type, job->tokens);
+    return reads_halves(gpu, &job->weights, 0, job->in_halves, job->in_stride, job->tokens);
+}
+
+static void matmat(struct gpu *gpu, const struct gpu_matmul *job)
+{
+    bool halves = job_reads_halves(gpu, job);
+    const struct tiling tiling = choose_tiling(gpu, &weight_types[job->weights.type], job->tokens, halves);
     const struct tile_push push = {.weights = gpu_address(job->weights.data),
-                                   .in = gpu_address(job->in),
+                                   .in = gpu_address(halves ? job->in_halves : job->in),
                                    .out = gpu_address(job->out),
                                    .bias = gpu_address(job->bias),
                                    .rows = job->weights.rows,
@@ -190,12 +229,79 @@ static void matmat(struct gpu *gpu, const struct weight_type *type, const struct
                                    .accumulate = job->accumulate};
 
     /* Tokens vary fastest: the tiles that run at the same time share weights, which are read from memory once. */
-    gpu_launch(gpu, tiling.kernel, &tiling.tokens, 1, &push, offsetof(struct tile_push, per_choice),
-               (job->tokens + tiling.tokens - 1) / tiling.tokens, (push.rows + tiling.rows - 1) / tiling.rows, 1);
+    gpu_launch(gpu, tiling.kernel, tiling.constants, tiling.constant_count, &push,
+               offsetof(struct tile_push, per_choice), (job->tokens + tiling.constants[0] - 1) / tiling.constants[0],
+               (push.rows + tiling.rows - 1) / tiling.rows, 1);
+}
+
+/* A batch of so many tokens would unpack each weight in so many tiles that a pass of its own is quicker. */
+#define UNPACK_TOKENS 256u
+
+/* Rows of a part of the weights that is unpacked at once: the tiles' multiple. */
+#define UNPACK_ROWS 128u
+
+#define UNPACK_PARTS 8
+
+uint64_t gpu_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t columns, uint32_t tokens)
+{
+    return gpu_unpacks(type) && tokens >= UNPACK_TOKENS
+               ? MIN(align_up((uint64_t)rows * columns * 2, GPU_ALIGNMENT), GPU_UNPACKED_BYTES)
+               : 0;
+}
+
+static bool should_unpack(const struct gpu *gpu, const struct gpu_matmul *job)
+{
+    return is_cooperative(gpu, &weight_types[job->weights.type]) && gpu_unpacks(job->weights.type) &&
+           job->tokens >= UNPACK_TOKENS && job->unpacked.buffer && job->weights.columns % 8 == 0 &&
+           job->unpacked_bytes >= (uint64_t)UNPACK_ROWS * job->weights.columns * 2;
+}
+
+static void multiply_parts(struct gpu *gpu, const struct gpu_matmul *parts, size_t count)
+{
+    gpu_barrier(gpu);
+    for (size_t i = 0; i < count; i++)
+        matmat(gpu, &parts[i]);
+}
+
+/* As many rows as there is room for are unpacked, then multiplied. */
+static void matmat_unpacked(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
+{
+    struct gpu_matmul parts[UNPACK_PARTS];
+    size_t part_count = 0;
+    uint64_t used = 0;
+    for (size_t i = 0; i < count; i++) {
+        const struct gpu_matrix *weights = &jobs[i].weights;
+        uint64_t row_bytes = (uint64_t)weights->columns * 2, room = jobs[i].unpacked_bytes;
+        uint64_t pieces = (row_bytes * weights->rows + room - 1) / room;
+        uint32_t rows = (uint32_t)align_up((weights->rows + pieces - 1) / pieces, UNPACK_ROWS);
+        rows = (uint32_t)MIN(rows, room / row_bytes / UNPACK_ROWS * UNPACK_ROWS);
+        for (uint32_t first = 0; first < weights->rows; first += rows) {
+            struct gpu_matmul part = jobs[i];
+            part.weights.rows = MIN(rows, weights->rows - first);
+            part.weights.data.offset += first * weights->row_bytes;
+            part.out.offset += first * sizeof(float);
+            part.bias.offset += first * sizeof(float);
+            uint64_t bytes = align_up(part.weights.rows * row_bytes, GPU_ALIGNMENT);
+            if (used + bytes > room || part_count == UNPACK_PARTS) {
+                multiply_parts(gpu, parts, part_count);
+                gpu_barrier(gpu);
+                used = part_count = 0;
+            }
+            struct gpu_range to = {part.unpacked.buffer, part.unpacked.offset + used};
+            gpu_unpack(gpu, &part.weights, to);
+            part.weights.data = to;
+            part.weights.type = TENSOR_F16;
+            part.weights.row_bytes = row_bytes;
+            parts[part_count++] = part;
+            used += bytes;
+        }
+    }
+    multiply_parts(gpu, parts, part_count);
 }
 
 void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
 {
+    bool unpacked = false;
     for (size_t first = 0, next; first < count; first = next) {
         const struct weight_type *type = find_type(gpu, &jobs[first].weights, 0);
         if (!type)
@@ -203,11 +309,24 @@ void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
         for (next = first + 1; next < count && next - first < VECTOR_JOBS && alike(&jobs[first], &jobs[next]); next++)
             if (!find_type(gpu, &jobs[next].weights, 0))
                 return;
-        bool tiles = jobs[first].tokens > GPU_VECTOR_TOKENS;
-        for (size_t i = first; i < next; i++)
-            tiles &= fits_tiles(&jobs[i].weights, 0, gpu_address(jobs[i].in), jobs[i].in_stride);
-        for (size_t i = first; i < next && tiles; i++)
-            matmat(gpu, type, &jobs[i]);
+        bool tiles = jobs[first].tokens > GPU_VECTOR_TOKENS, unpack = true;
+        for (size_t i = first; i < next; i++) {
+            bool halves = job_reads_halves(gpu, &jobs[i]);
+            tiles &= halves ||
+                     (jobs[i].in.buffer && fits_tiles(&jobs[i].weights, 0, gpu_address(jobs[i].in), jobs[i].in_stride));
+            unpack &= should_unpack(gpu, &jobs[i]);
+        }
+        if (!tiles && !jobs[first].in.buffer) {
+            gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: inputs are there as halves only");
+            return;
+        }
+        if (tiles && unpack && unpacked)
+            gpu_barrier(gpu);
+        if (tiles && unpack)
+            matmat_unpacked(gpu, jobs + first, next - first);
+        unpacked |= tiles && unpack;
+        for (size_t i = first; i < next && tiles && !unpack; i++)
+            matmat(gpu, &jobs[i]);
         for (uint32_t token = 0; token < jobs[first].tokens && !tiles; token += GPU_VECTOR_TOKENS)
             matvec(gpu, type, jobs + first, next - first, token, MIN(jobs[first].tokens - token, GPU_VECTOR_TOKENS));
     }
@@ -291,12 +410,18 @@ void gpu_expert_group(struct gpu *gpu, struct gpu_range ids, struct gpu_range gr
     gpu_launch(gpu, KERNEL_expert_group, &tile, 1, &push, sizeof push, 1, 1, 1);
 }
 
+static bool experts_read_halves(const struct gpu *gpu, const struct gpu_expert_matmul *job)
+{
+    return reads_halves(gpu, &job->weights, job->slot_stride, job->in_halves, job->weights.columns, job->tokens);
+}
+
 static void expert_matmat(struct gpu *gpu, const struct weight_type *type, const struct gpu_expert_matmul *job)
 {
-    struct tiling tiling = choose_tiling(gpu, type, 0);
-    tiling.tokens = expert_tile(gpu, job->experts, job->used, job->tokens);
+    bool halves = experts_read_halves(gpu, job);
+    struct tiling tiling = choose_tiling(gpu, type, 0, halves);
+    const uint32_t tokens = tiling.constants[0] = expert_tile(gpu, job->experts, job->used, job->tokens);
     const struct tile_push push = {.weights = gpu_address(job->weights.data),
-                                   .in = gpu_address(job->in),
+                                   .in = gpu_address(halves ? job->in_halves : job->in),
                                    .out = gpu_address(job->out),
                                    .bias = gpu_address(job->bias),
                                    .rows = job->weights.rows,
@@ -311,8 +436,8 @@ static void expert_matmat(struct gpu *gpu, const struct weight_type *type, const
                                    .used = job->used,
                                    .experts = job->experts};
 
-    gpu_launch(gpu, tiling.kernel_experts, &tiling.tokens, 1, &push, sizeof push,
-               (uint32_t)most_tiles(tiling.tokens, job->experts, job->used, job->tokens),
+    gpu_launch(gpu, tiling.kernel_experts, tiling.constants, tiling.constant_count, &push, sizeof push,
+               (uint32_t)most_tiles(tokens, job->experts, job->used, job->tokens),
                (push.rows + tiling.rows - 1) / tiling.rows, 1);
 }
 
@@ -322,7 +447,9 @@ static bool experts_fit_tiles(const struct gpu *gpu, const struct weight_type *t
 {
     return job->tokens > GPU_VECTOR_TOKENS && job->groups.buffer &&
            !(gpu->info.cooperative_matrix && type->cooperative == type->tile) &&
-           fits_tiles(&job->weights, job->slot_stride, gpu_address(job->in), job->weights.columns);
+           (experts_read_halves(gpu, job) ||
+            (job->in.buffer &&
+             fits_tiles(&job->weights, job->slot_stride, gpu_address(job->in), job->weights.columns)));
 }
 
 static bool experts_alike(const struct gpu_expert_matmul *a, const struct gpu_expert_matmul *b)
@@ -347,6 +474,10 @@ void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
         bool tiles = true;
         for (size_t i = first; i < next; i++)
             tiles &= experts_fit_tiles(gpu, type, &jobs[i]);
+        if (!tiles && !jobs[first].in.buffer) {
+            gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: inputs are there as halves only");
+            return;
+        }
         for (size_t i = first; i < next && tiles; i++)
             expert_matmat(gpu, type, &jobs[i]);
         const uint32_t most = MAX(GPU_MAX_GROUPS / MAX(jobs[first].used, 1u), 1u);

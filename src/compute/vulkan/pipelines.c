@@ -27,11 +27,20 @@ struct pipeline {
 
 static hypura_status build(struct gpu *gpu, enum gpu_kernel kernel, struct pipeline *pipeline, hypura_error *error)
 {
-    const VkShaderModuleCreateInfo module_create = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
-                                                    .codeSize = kernels[kernel].bytes,
-                                                    .pCode = kernels[kernel].code};
+    VkShaderModuleCreateInfo module_create = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
+                                              .codeSize = kernels[kernel].bytes,
+                                              .pCode = kernels[kernel].code};
+    uint32_t *translated = NULL;
+    if (gpu->info.khr_matrix && matrices_used(kernels[kernel].code, kernels[kernel].bytes)) {
+        hypura_status status = matrices_translate(kernels[kernel].code, kernels[kernel].bytes, &translated,
+                                                  &module_create.codeSize, error);
+        if (status)
+            return status;
+        module_create.pCode = translated;
+    }
     VkShaderModule module;
     VkResult result = gpu->vk.vkCreateShaderModule(gpu->device, &module_create, NULL, &module);
+    memory_free(translated);
     if (!result) {
         VkSpecializationMapEntry entries[GPU_MAX_CONSTANTS];
         for (uint32_t i = 0; i < pipeline->constant_count; i++)

@@ -83,6 +83,7 @@ void pass_run_experts(struct engine *engine, uint32_t number, const struct store
     for (uint32_t i = 0; i < 2; i++) {
         jobs[i] = expert_job(engine, layer, slots, fused ? 0 : i, p->embedding, inner);
         jobs[i].in = pass_input(engine, layer->tensors[ROLE_FFN_NORM]);
+        jobs[i].in_halves = pass_input_halves(engine, layer->tensors[ROLE_FFN_NORM]);
         jobs[i].out = i == 0 ? pass->gate : pass->up;
         jobs[i].bias = pass_vector(engine, layer->tensors[i == 0 ? ROLE_EXPERT_GATE_BIAS : ROLE_EXPERT_UP_BIAS]);
     }
@@ -90,11 +91,10 @@ void pass_run_experts(struct engine *engine, uint32_t number, const struct store
         jobs[1].weights.data.offset += inner * jobs[1].weights.row_bytes;
     gpu_expert_matmul(pass->gpu, jobs, 2);
     gpu_barrier(pass->gpu);
-    gpu_glu(pass->gpu, feed_forward_glu(engine->model), pass->gate, pass->gate, pass->up, rows * p->experts_used, inner,
-            inner, inner, OAI_ALPHA, OAI_LIMIT);
-    gpu_barrier(pass->gpu);
     struct gpu_expert_matmul job = expert_job(engine, layer, slots, down, inner, p->embedding);
-    job.in = pass->gate;
+    bool halves = pass_glu(engine, &job.weights, job.slot_stride, rows * p->experts_used, inner);
+    job.in = halves ? (struct gpu_range){0} : pass->gate;
+    job.in_halves = halves ? pass->inner_halves : (struct gpu_range){0};
     job.out = pass->expert_out;
     job.bias = pass_vector(engine, layer->tensors[ROLE_EXPERT_DOWN_BIAS]);
     job.per_choice = true;

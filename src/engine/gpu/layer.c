@@ -25,19 +25,18 @@ static void project(struct engine *engine, const struct model_layer *layer)
     struct gpu_matmul jobs[3] = {0};
     uint64_t first = 0;
     for (int i = 0; i < 3; i++) {
+        struct gpu_matrix matrix;
+        struct gpu_range bias;
         if (tensors[ROLE_ATTENTION_QKV] != NO_UNIT) {
-            struct gpu_matrix matrix = pass_matrix(engine, tensors[ROLE_ATTENTION_QKV]);
-            jobs[i].weights = rows_of(&matrix, first, widths[i]);
-            jobs[i].bias = part_of(pass_vector(engine, tensors[ROLE_ATTENTION_QKV_BIAS]), first);
+            struct gpu_matrix all = pass_matrix(engine, tensors[ROLE_ATTENTION_QKV]);
+            matrix = rows_of(&all, first, widths[i]);
+            bias = part_of(pass_vector(engine, tensors[ROLE_ATTENTION_QKV_BIAS]), first);
         } else {
-            jobs[i].weights = pass_matrix(engine, tensors[roles[i]]);
-            jobs[i].bias = pass_vector(engine, tensors[roles[i] + 1]);
+            matrix = pass_matrix(engine, tensors[roles[i]]);
+            bias = pass_vector(engine, tensors[roles[i] + 1]);
         }
-        jobs[i].in = pass_input(engine, tensors[ROLE_ATTENTION_NORM]);
-        jobs[i].in_stride = jobs[i].weights.columns;
-        jobs[i].out = outputs[i];
-        jobs[i].out_stride = widths[i];
-        jobs[i].tokens = (uint32_t)engine->rows;
+        jobs[i] = pass_job(engine, &matrix, bias, pass_input(engine, tensors[ROLE_ATTENTION_NORM]),
+                           pass_input_halves(engine, tensors[ROLE_ATTENTION_NORM]), outputs[i]);
         first += widths[i];
     }
     gpu_matmul(pass->gpu, jobs, 3);
@@ -142,18 +141,32 @@ void pass_attention(struct engine *engine, uint32_t number)
                                       .window = layer->window,
                                       .sequences = sequences,
                                       .sequence_count = engine->span_count};
+    struct gpu_matrix output = pass_matrix(engine, layer->tensors[ROLE_ATTENTION_OUTPUT]);
+    attention.halves = gpu_takes_halves(pass->gpu, &output, 0, (uint32_t)engine->rows) &&
+                       gpu_attention_makes_halves(pass->gpu, &attention);
     gpu_attention(pass->gpu, &attention);
     gpu_barrier(pass->gpu);
 
-    struct gpu_matmul output = {.weights = pass_matrix(engine, layer->tensors[ROLE_ATTENTION_OUTPUT]),
-                                .in = pass->attended,
-                                .out = pass->branch,
-                                .bias = pass_vector(engine, layer->tensors[ROLE_ATTENTION_OUTPUT_BIAS]),
-                                .tokens = (uint32_t)engine->rows,
-                                .in_stride = layer->heads * layer->value_size,
-                                .out_stride = p->embedding};
-    gpu_matmul(pass->gpu, &output, 1);
+    struct gpu_matmul job = pass_job(engine, &output, pass_vector(engine, layer->tensors[ROLE_ATTENTION_OUTPUT_BIAS]),
+                                     attention.halves ? (struct gpu_range){0} : pass->attended,
+                                     attention.halves ? pass->attended : (struct gpu_range){0}, pass->branch);
+    gpu_matmul(pass->gpu, &job, 1);
     gpu_barrier(pass->gpu);
+}
+
+/* The gated product of pass->gate and pass->up, as halves where the matrix that reads it takes those; whether it is. */
+bool pass_glu(struct engine *engine, const struct gpu_matrix *down, uint64_t slot_stride, uint32_t rows, uint32_t inner)
+{
+    struct gpu_pass *pass = engine->pass;
+    enum glu_kind kind = feed_forward_glu(engine->model);
+    bool halves = engine->geometry.halves && gpu_takes_halves(pass->gpu, down, slot_stride, (uint32_t)engine->rows);
+    if (halves)
+        gpu_glu_halves(pass->gpu, kind, pass->inner_halves, pass->gate, pass->up, (uint64_t)rows * inner, OAI_ALPHA,
+                       OAI_LIMIT);
+    else
+        gpu_glu(pass->gpu, kind, pass->gate, pass->gate, pass->up, rows, inner, inner, inner, OAI_ALPHA, OAI_LIMIT);
+    gpu_barrier(pass->gpu);
+    return halves;
 }
 
 void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
@@ -163,38 +176,30 @@ void pass_dense(struct engine *engine, const struct model_layer *layer, enum ten
     const unit_number *tensors = layer->tensors;
     uint32_t rows = (uint32_t)engine->rows, inner = (uint32_t)width;
     bool dense = up == ROLE_FFN_UP; /* only dense layers have biases here */
-    struct gpu_matmul jobs[2] = {0};
+    struct gpu_matrix matrices[2], downwards = pass_matrix(engine, tensors[down]);
+    struct gpu_range biases[2];
+    struct gpu_matmul jobs[2];
     if (tensors[gate] != NO_UNIT) {
-        jobs[0].weights = pass_matrix(engine, tensors[gate]);
-        jobs[1].weights = pass_matrix(engine, tensors[up]);
-        jobs[0].bias = pass_vector(engine, dense ? tensors[ROLE_FFN_GATE_BIAS] : NO_UNIT);
-        jobs[1].bias = pass_vector(engine, dense ? tensors[ROLE_FFN_UP_BIAS] : NO_UNIT);
+        matrices[0] = pass_matrix(engine, tensors[gate]);
+        matrices[1] = pass_matrix(engine, tensors[up]);
+        biases[0] = pass_vector(engine, dense ? tensors[ROLE_FFN_GATE_BIAS] : NO_UNIT);
+        biases[1] = pass_vector(engine, dense ? tensors[ROLE_FFN_UP_BIAS] : NO_UNIT);
     } else {
         struct gpu_matrix both = pass_matrix(engine, tensors[up]);
         struct gpu_range bias = pass_vector(engine, dense ? tensors[ROLE_FFN_UP_BIAS] : NO_UNIT);
         for (uint32_t i = 0; i < 2; i++) {
-            jobs[i].weights = rows_of(&both, (uint64_t)i * inner, inner);
-            jobs[i].bias = part_of(bias, (uint64_t)i * inner);
+            matrices[i] = rows_of(&both, (uint64_t)i * inner, inner);
+            biases[i] = part_of(bias, (uint64_t)i * inner);
         }
     }
-    for (int i = 0; i < 2; i++) {
-        jobs[i].in = pass_input(engine, tensors[ROLE_FFN_NORM]);
-        jobs[i].in_stride = jobs[i].weights.columns;
-        jobs[i].out = i == 0 ? pass->gate : pass->up;
-        jobs[i].out_stride = inner;
-        jobs[i].tokens = rows;
-    }
+    for (int i = 0; i < 2; i++)
+        jobs[i] = pass_job(engine, &matrices[i], biases[i], pass_input(engine, tensors[ROLE_FFN_NORM]),
+                           pass_input_halves(engine, tensors[ROLE_FFN_NORM]), i == 0 ? pass->gate : pass->up);
     gpu_matmul(pass->gpu, jobs, 2);
     gpu_barrier(pass->gpu);
-    gpu_glu(pass->gpu, feed_forward_glu(engine->model), pass->gate, pass->gate, pass->up, rows, inner, inner, inner,
-            OAI_ALPHA, OAI_LIMIT);
-    gpu_barrier(pass->gpu);
-    struct gpu_matmul job = {.weights = pass_matrix(engine, tensors[down]),
-                             .in = pass->gate,
-                             .out = out,
-                             .bias = pass_vector(engine, dense ? tensors[ROLE_FFN_DOWN_BIAS] : NO_UNIT),
-                             .tokens = rows,
-                             .in_stride = inner,
-                             .out_stride = model_parameters(engine->model)->embedding};
+    bool halves = pass_glu(engine, &downwards, 0, rows, inner);
+    struct gpu_matmul job =
+        pass_job(engine, &downwards, pass_vector(engine, dense ? tensors[ROLE_FFN_DOWN_BIAS] : NO_UNIT),
+                 halves ? (struct gpu_range){0} : pass->gate, halves ? pass->inner_halves : (struct gpu_range){0}, out);
     gpu_matmul(pass->gpu, &job, 1);
 }

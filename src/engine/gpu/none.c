@@ -21,7 +21,7 @@ void gpu_pass_close_device(struct gpu *gpu)
     (void)gpu;
 }
 
-hypura_status gpu_pass_plan(struct plan_gpu **out, const struct geometry *geometry, struct gpu *gpu,
+hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, struct gpu *gpu,
                             const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
 {
     (void)out, (void)geometry, (void)gpu, (void)hardware, (void)options, (void)error;

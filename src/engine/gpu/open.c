@@ -21,7 +21,7 @@ static uint64_t gpu_budget(struct gpu *gpu, const struct hardware *hardware, con
 }
 
 /* What goes to the GPU, before the rest is planned. *out stays NULL when nothing does. */
-hypura_status gpu_pass_plan(struct plan_gpu **out, const struct geometry *geometry, struct gpu *gpu,
+hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, struct gpu *gpu,
                             const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
 {
     uint8_t *abilities;
@@ -30,6 +30,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, const struct geometry *geomet
                                        .sequences = geometry->sequences,
                                        .chunk = options->chunk,
                                        .moves = !options->gpu_fixed};
+    geometry->halves = gpu_get_info(gpu)->cooperative_matrix;
     TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));
     gpu_pass_request(&request, abilities, geometry, gpu, options->kv_type);
     uint64_t *uses = NULL;

@@ -30,6 +30,21 @@ static struct shared_part cut_shared(struct gpu_buffer *buffer, uint64_t *used, 
     return part;
 }
 
+/* Room for the largest dense matrix of a layer as halves. */
+static uint64_t unpacked_bytes(const struct geometry *g, uint32_t chunk)
+{
+    uint64_t most = 0;
+    for (uint32_t i = 0; g->halves && i < model_parameters(g->model)->layers; i++)
+        for (int role = 0; role < ROLE_COUNT; role++) {
+            unit_number unit = model_layer(g->model, i)->tensors[role];
+            const struct gguf_tensor *t = unit == NO_UNIT ? NULL : model_unit(g->model, unit)->slices[0].tensor;
+            if (t)
+                most = MAX(most, gpu_unpacked_bytes(t->type, (uint32_t)(t->dimensions[1] * t->dimensions[2]),
+                                                    (uint32_t)t->dimensions[0], chunk));
+        }
+    return most;
+}
+
 /* Without buffers only the sizes count. */
 static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk, uint32_t positions)
 {
@@ -57,6 +72,11 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     uint64_t inner = MAX(c * g->feed_forward, choices * p->expert_feed_forward);
     pass->gate = cut(s, &used.scratch, inner * f);
     pass->up = cut(s, &used.scratch, inner * f);
+    uint64_t half = g->halves ? sizeof(uint16_t) : 0;
+    pass->normed_halves = cut(s, &used.scratch, c * e * half);
+    pass->inner_halves = cut(s, &used.scratch, inner * half);
+    pass->unpacked_bytes = unpacked_bytes(g, chunk);
+    pass->unpacked = cut(s, &used.scratch, pass->unpacked_bytes);
     pass->picked = cut(s, &used.scratch, g->logits_rows * e * f);
     pass->logits = cut(s, &used.scratch, (uint64_t)g->logits_rows * p->vocabulary * f);
     pass->tokens = cut(s, &used.scratch, c * f);
@@ -233,6 +253,40 @@ struct gpu_range pass_input(const struct engine *engine, unit_number norm)
     return norm == NO_UNIT ? engine->pass->hidden : engine->pass->normed;
 }
 
+struct gpu_range pass_input_halves(const struct engine *engine, unit_number norm)
+{
+    bool there = engine->geometry.halves && norm != NO_UNIT && engine->rows > GPU_VECTOR_TOKENS &&
+                 engine->rows * model_parameters(engine->model)->embedding % 8 == 0;
+    return there ? engine->pass->normed_halves : (struct gpu_range){0};
+}
+
+struct gpu_matmul pass_job(const struct engine *engine, const struct gpu_matrix *weights, struct gpu_range bias,
+                           struct gpu_range in, struct gpu_range in_halves, struct gpu_range out)
+{
+    const struct gpu_pass *pass = engine->pass;
+    return (struct gpu_matmul){.weights = *weights,
+                               .in = in,
+                               .in_halves = in_halves,
+                               .out = out,
+                               .bias = bias,
+                               .unpacked = pass->unpacked_bytes ? pass->unpacked : (struct gpu_range){0},
+                               .unpacked_bytes = pass->unpacked_bytes,
+                               .tokens = (uint32_t)engine->rows,
+                               .in_stride = weights->columns,
+                               .out_stride = weights->rows};
+}
+
+/* What was normed, as halves too, for products that read those. */
+static void halve_normed(struct engine *engine, unit_number norm)
+{
+    struct gpu_range halves = pass_input_halves(engine, norm);
+    if (!halves.buffer)
+        return;
+    gpu_halves(engine->pass->gpu, halves, engine->pass->normed,
+               engine->rows * (uint64_t)model_parameters(engine->model)->embedding);
+    gpu_barrier(engine->pass->gpu);
+}
+
 unit_number pass_next_norm(const struct engine *engine, uint32_t layer)
 {
     if (layer + 1 < model_parameters(engine->model)->layers)
@@ -350,6 +404,7 @@ static void norm_hidden(struct engine *engine, unit_number weight)
     gpu_rms_norm(pass->gpu, pass->normed, pass->hidden, pass_vector(engine, weight), (uint32_t)engine->rows,
                  p->embedding, p->norm_epsilon);
     gpu_barrier(pass->gpu);
+    halve_normed(engine, weight);
 }
 
 static void to_device(struct engine *engine)
@@ -422,6 +477,7 @@ void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number l
         residual.mix = *mix;
     gpu_residual(pass->gpu, &residual);
     gpu_barrier(pass->gpu);
+    halve_normed(engine, next_norm);
 }
 
 hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_error *error)

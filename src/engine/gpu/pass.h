@@ -48,6 +48,8 @@ struct gpu_pass {
     /* In device memory, as struct scratch has them. C tokens a batch, E embedding, K experts used. */
     struct gpu_range hidden, normed, branch, query, key, value, attended, attention, gate, up;
     uint64_t attention_bytes;
+    struct gpu_range normed_halves, inner_halves, unpacked; /* where the device multiplies halves, else empty */
+    uint64_t unpacked_bytes;
     struct gpu_range router, chosen, weights, groups, expert_out, shared_out, shared_gates;
     struct gpu_range picked, logits; /* rows whose logits are wanted */
     struct gpu_range tokens, rope[2], scales;
@@ -84,7 +86,7 @@ hypura_status gpu_pass_open_device(struct gpu **out, struct hardware_gpu *device
 void gpu_pass_close_device(struct gpu *gpu);
 
 /* What goes to the device, before the rest is planned; *out stays NULL when nothing does. */
-hypura_status gpu_pass_plan(struct plan_gpu **out, const struct geometry *geometry, struct gpu *gpu,
+hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, struct gpu *gpu,
                             const struct hardware *hardware, const struct engine_options *options, hypura_error *error);
 
 /* Fills what the planner wants to know. abilities: [layers], the caller's. */
@@ -138,6 +140,8 @@ void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number l
 void pass_attention(struct engine *engine, uint32_t layer);
 void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
                 enum tensor_role down, size_t width, struct gpu_range out);
+bool pass_glu(struct engine *engine, const struct gpu_matrix *down, uint64_t slot_stride, uint32_t rows,
+              uint32_t inner);
 hypura_status pass_experts(struct engine *engine, uint32_t layer, unit_number next_norm, hypura_error *error);
 
 /* The experts of a layer that stand in slots, for the rows of the batch. */
@@ -156,5 +160,12 @@ hypura_status pass_host_share(struct engine *engine, hypura_error *error);
 
 /* Where the rows that a matrix reads are: normed, or the residual stream itself where the layer has no norm. */
 struct gpu_range pass_input(const struct engine *engine, unit_number norm);
+
+/* The same as halves, where this batch has them. */
+struct gpu_range pass_input_halves(const struct engine *engine, unit_number norm);
+
+/* A product of the rows of the batch by a matrix, adjacent inputs to adjacent outputs. */
+struct gpu_matmul pass_job(const struct engine *engine, const struct gpu_matrix *weights, struct gpu_range bias,
+                           struct gpu_range in, struct gpu_range in_halves, struct gpu_range out);
 
 #endif

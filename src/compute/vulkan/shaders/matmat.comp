@@ -1,27 +1,15 @@
 // Weights times many tokens. A work group makes a tile of TILE_ROWS rows by TILE_TOKENS tokens, DEPTH columns at a time:
-// weights are unpacked and inputs copied into shared memory, while what the next step needs is on its way.
-//
-// With COOPERATIVE both are halves there (inputs beyond the range of a half become its greatest value) and the hardware's
-// matrices of 16 x 16 multiply them into floats; without, everything is a float. The order of a sum is that of the columns,
-// so that which tile a row or token falls into changes no bit.
+// weights are unpacked and inputs copied into shared memory, while what the next step needs is on its way. Everything is a
+// float. The order of a sum is that of the columns, so that which tile a row or token falls into changes no bit.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "types.glsl"
-#ifdef COOPERATIVE
-#include "cooperative.glsl"
-#endif
 
 // Only tokens vary.
-#ifdef COOPERATIVE
-#define GROUP 256
-#define TILE_ROWS 128
-#define MAX_TOKENS 128
-#else
 #define GROUP 128
 #define TILE_ROWS 64
 #define MAX_TOKENS 32
-#endif
 layout(local_size_x = GROUP) in;
 layout(constant_id = 0) const uint TILE_TOKENS = 32;
 #define DEPTH 64
@@ -67,15 +55,9 @@ uint item_chunk(uint i, uint step)
 
 // ---- shared tiles, rows and tokens one after the other; the strides keep neighbours in different banks
 
-#ifdef COOPERATIVE
-#define STRIDE 18
-shared uvec2 row_tile[TILE_ROWS * STRIDE]; // four halves each
-shared uvec2 token_tile[TILE_TOKENS * STRIDE];
-#else
 #define STRIDE (DEPTH + 1)
 shared float row_tile[TILE_ROWS * STRIDE];
 shared float token_tile[TILE_TOKENS * STRIDE];
-#endif
 
 void store_chunk(Chunk chunk, uint i, uint step)
 {
@@ -100,12 +82,8 @@ void store_chunk(Chunk chunk, uint i, uint step)
 #endif
                 four[n] = inside ? fma(run_scale, value, -run_minimum) : 0.0;
             }
-#ifdef COOPERATIVE
-            row_tile[row * STRIDE + (column + j) / 4] = uvec2(packHalf2x16(four.xy), packHalf2x16(four.zw));
-#else
             [[unroll]] for (uint n = 0; n < 4; n++)
                 row_tile[row * STRIDE + column + j + n] = four[n];
-#endif
         }
     }
 }
@@ -131,14 +109,8 @@ void store_input(vec4 four, uint i, uint step)
     uint token = input_token(i), column = gl_LocalInvocationID.x % (DEPTH / 4);
     if (token >= tile_tokens || input_column(step) * 4 >= columns)
         four = vec4(0);
-#ifdef COOPERATIVE
-    const f16vec2 most = f16vec2(65504);
-    token_tile[token * STRIDE + column] = uvec2(packFloat2x16(clamp(f16vec2(four.xy), -most, most)),
-                                                packFloat2x16(clamp(f16vec2(four.zw), -most, most)));
-#else
     [[unroll]] for (uint n = 0; n < 4; n++)
         token_tile[token * STRIDE + column * 4 + n] = four[n];
-#endif
 }
 
 // ---- results
@@ -176,29 +148,9 @@ void write_result(uint row, uint token, float sum)
     into.v[at] = accumulate != 0 ? into.v[at] + sum : sum;
 }
 
-#ifdef COOPERATIVE
-// Eight subgroups, four along the rows of a tile of 128. Each has two times TOKEN_PARTS matrices of sums, up to four; they
-// have names of their own, since arrays of matrices do not stay in registers everywhere.
-#define ROW_SUBGROUPS 4
-#define TOKEN_SUBGROUPS 2
-const uint TOKEN_PARTS = TILE_TOKENS / TOKEN_SUBGROUPS / 16;
-#define EACH_PART(DO) DO(0, sums_00, sums_10) DO(1, sums_01, sums_11) DO(2, sums_02, sums_12) DO(3, sums_03, sums_13)
-shared float results[8 * 256];
-
-void write_part(uint row, uint token)
-{
-    subgroupMemoryBarrierShared();
-    subgroupBarrier();
-    for (uint i = gl_SubgroupInvocationID; i < 256; i += gl_SubgroupSize)
-        write_result(row + i % 16, token + i / 16, results[gl_SubgroupID * 256 + i]);
-    subgroupMemoryBarrierShared();
-    subgroupBarrier();
-}
-#else
 // Each invocation has four rows and four tokens, far enough apart that neighbours read neighbouring banks.
 #define ROW_LANES (TILE_ROWS / 4)
 #define TOKEN_LANES (GROUP / ROW_LANES)
-#endif
 
 void main()
 {
@@ -236,18 +188,11 @@ void main()
         input_rows[i] = row * (from_stride / 4);
     }
 
-#ifdef COOPERATIVE
-    uint row_part = gl_SubgroupID % ROW_SUBGROUPS * 32;
-    uint token_part = gl_SubgroupID / ROW_SUBGROUPS * TOKEN_PARTS * 16;
-#define DECLARE(t, first, second) Sums first = Sums(0.0), second = Sums(0.0);
-    EACH_PART(DECLARE)
-#else
     uint row_lane = gl_LocalInvocationID.x % ROW_LANES, token_lane = gl_LocalInvocationID.x / ROW_LANES;
     float sums[4][4];
     [[unroll]] for (uint r = 0; r < 4; r++)
         [[unroll]] for (uint t = 0; t < 4; t++)
             sums[r][t] = 0;
-#endif
 
     uint steps = (columns + DEPTH - 1) / DEPTH, last_chunk = columns / CHUNK_ELEMENTS - 1, last_column = columns / 4 - 1;
     Chunk chunks[ITEMS];
@@ -272,21 +217,6 @@ void main()
                 if (i < INPUTS)
                     inputs[i] = from.v[input_rows[i] + min(input_column(step + 1), last_column)];
         }
-#ifdef COOPERATIVE
-        [[unroll]] for (uint k = 0; k < DEPTH; k += 16) {
-            Rows upper, lower;
-            Tokens token_matrix;
-            LOAD_ROWS(upper, row_tile, row_part * STRIDE + k / 4, STRIDE);
-            LOAD_ROWS(lower, row_tile, (row_part + 16) * STRIDE + k / 4, STRIDE);
-#define MULTIPLY(t, first, second)                                                                                     \
-    if (t < TOKEN_PARTS) {                                                                                             \
-        LOAD_TOKENS(token_matrix, token_tile, (token_part + t * 16) * STRIDE + k / 4, STRIDE);                         \
-        first = MULTIPLY_ADD(upper, token_matrix, first);                                                              \
-        second = MULTIPLY_ADD(lower, token_matrix, second);                                                            \
-    }
-            EACH_PART(MULTIPLY)
-        }
-#else
         for (uint k = 0; k < DEPTH; k++) {
             float a[4], b[4];
             [[unroll]] for (uint i = 0; i < 4; i++) {
@@ -297,22 +227,10 @@ void main()
                 [[unroll]] for (uint t = 0; t < 4; t++)
                     sums[r][t] = fma(a[r], b[t], sums[r][t]);
         }
-#endif
         barrier();
     }
 
-#ifdef COOPERATIVE
-#define WRITE(t, first, second)                                                                                        \
-    if (t < TOKEN_PARTS) {                                                                                             \
-        STORE_SUMS(first, results, gl_SubgroupID * 256, 16);                                                           \
-        write_part(row_part, token_part + t * 16);                                                                     \
-        STORE_SUMS(second, results, gl_SubgroupID * 256, 16);                                                          \
-        write_part(row_part + 16, token_part + t * 16);                                                                \
-    }
-    EACH_PART(WRITE)
-#else
     [[unroll]] for (uint r = 0; r < 4; r++)
         [[unroll]] for (uint t = 0; t < 4; t++)
             write_result(row_lane + r * ROW_LANES, token_lane + t * TOKEN_LANES, sums[r][t]);
-#endif
 }

@@ -1,0 +1,72 @@
+/* Halves for kernels with cooperative matrices: inputs that are converted once instead of by each tile, and weights
+ * that are unpacked once for a long batch. */
+#include "compute/vulkan/gpu_private.h"
+
+static void launch_elements(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
+                            const void *push, size_t bytes, uint64_t invocations)
+{
+    uint64_t groups = (invocations + 255) / 256, across = MIN(groups, 32768);
+    gpu_launch(gpu, kernel, constants, constant_count, push, bytes, (uint32_t)across,
+               across ? (uint32_t)((groups + across - 1) / across) : 0, 1);
+}
+
+static void make_halves(struct gpu *gpu, uint32_t kind, struct gpu_range out, struct gpu_range in, struct gpu_range up,
+                        uint64_t count, float alpha, float limit)
+{
+    const struct {
+        uint64_t out, in, up;
+        uint32_t eights;
+        float alpha, limit;
+    } push = {gpu_address(out), gpu_address(in), gpu_address(up), (uint32_t)(count / 8), alpha, limit};
+    if ((push.out | push.in | push.up) % 16 || count % 8 || count / 8 > UINT32_MAX - 256) {
+        gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: %llu elements cannot become halves eight at a time",
+                         (unsigned long long)count);
+        return;
+    }
+    launch_elements(gpu, KERNEL_halves, &kind, 1, &push, sizeof push, count / 8);
+}
+
+void gpu_halves(struct gpu *gpu, struct gpu_range out, struct gpu_range in, uint64_t count)
+{
+    make_halves(gpu, 0, out, in, (struct gpu_range){0}, count, 0, 0);
+}
+
+void gpu_glu_halves(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate,
+                    struct gpu_range up, uint64_t count, float alpha, float limit)
+{
+    make_halves(gpu, (uint32_t)kind + 1, out, gate, up, count, alpha, limit);
+}
+
+/* ---- weights ----------------------------------------------------------------------------------------------------- */
+
+#define TYPE(name) [TENSOR_##name] = KERNEL_unpack_##name + 1
+static const uint16_t unpack_kernels[TENSOR_TYPE_COUNT] = {
+    TYPE(BF16), TYPE(Q8_0), TYPE(Q4_0), TYPE(Q4_1), TYPE(Q5_0), TYPE(Q5_1),   TYPE(IQ4_NL),
+    TYPE(Q4_K), TYPE(Q5_K), TYPE(Q6_K), TYPE(Q2_K), TYPE(Q3_K), TYPE(IQ4_XS), TYPE(MXFP4),
+};
+#undef TYPE
+
+bool gpu_unpacks(enum tensor_type type)
+{
+    return (unsigned)type < TENSOR_TYPE_COUNT && unpack_kernels[type] != 0;
+}
+
+void gpu_unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out)
+{
+    const struct {
+        uint64_t weights, out;
+        uint32_t rows, columns, row_bytes;
+    } push = {gpu_address(weights->data), gpu_address(out), weights->rows, weights->columns,
+              (uint32_t)weights->row_bytes};
+    uint32_t chunk = gpu_unpacks(weights->type) ? gpu_weight_chunk(weights->type) : 0;
+    uint64_t chunks = chunk ? (uint64_t)weights->rows * (weights->columns / chunk) : 0;
+    uint32_t alignment = chunk ? weights->type == TENSOR_BF16 ? 16 : gpu_weight_alignment(weights->type) : 1;
+    if (!chunk || weights->columns % chunk || weights->columns % 8 || push.out % 16 ||
+        (push.weights | weights->row_bytes) % alignment || weights->row_bytes > UINT32_MAX ||
+        chunks > UINT32_MAX - 256) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u x %u weights cannot be unpacked to halves",
+                         weights->rows, weights->columns);
+        return;
+    }
+    launch_elements(gpu, (enum gpu_kernel)(unpack_kernels[weights->type] - 1), NULL, 0, &push, sizeof push, chunks);
+}

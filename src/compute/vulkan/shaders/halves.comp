@@ -1,0 +1,57 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#include "common.glsl"
+#include "functions.glsl"
+
+/* into[i] = from[i] as a half or, with KIND, activation(from[i]) * up[i], KIND less one being enum glu_kind; what is beyond
+ * the range of halves becomes their greatest. Eight elements an invocation. */
+layout(constant_id = 0) const uint KIND = 0;
+
+layout(local_size_x = 256) in;
+layout(push_constant) uniform Push
+{
+    Uvec4s into;
+    Vec4s from;
+    Vec4s up;
+    uint eights;
+    float alpha, limit;
+};
+
+float gated(float g, float u)
+{
+    switch (KIND) {
+    case 1:
+        return g * sigmoid(g) * u;
+    case 2:
+        return gelu(g) * u;
+    case 3:
+        return gelu_erf(g) * u;
+    case 4:
+        return max(g, 0.0) * u;
+    default:
+        g = min(g, limit);
+        return g * sigmoid(alpha * g) * (clamp(u, -limit, limit) + 1.0);
+    }
+}
+
+uvec2 halves_of(vec4 a, vec4 b)
+{
+    if (KIND != 0)
+        [[unroll]] for (uint i = 0; i < 4; i++)
+            a[i] = gated(a[i], b[i]);
+    a = clamp(a, -65504.0, 65504.0);
+    return uvec2(packHalf2x16(a.xy), packHalf2x16(a.zw));
+}
+
+void main()
+{
+    uint at = (gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x) * 256 + gl_LocalInvocationID.x;
+    if (at >= eights)
+        return;
+    vec4 low = from.v[2 * at], high = from.v[2 * at + 1], up_low = vec4(0), up_high = vec4(0);
+    if (KIND != 0) {
+        up_low = up.v[2 * at];
+        up_high = up.v[2 * at + 1];
+    }
+    into.v[at] = uvec4(halves_of(low, up_low), halves_of(high, up_high));
+}
