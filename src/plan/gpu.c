@@ -179,6 +179,12 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
             candidates[count++] = (struct candidate){request->uses ? request->uses[unit] : 0, unit, i, e};
         }
     }
+    uint64_t all = 0;
+    for (size_t i = 0; i < count; i++)
+        all += plan_gpu_unit_bytes(model_unit(planner->model, candidates[i].unit));
+    plan->in_place = request->in_place && all > planner->left;
+    if (plan->in_place)
+        count = 0;
     take_visits(planner, candidates, count);
     if (count)
         qsort(candidates, count, sizeof *candidates, hotter_first);
@@ -231,7 +237,9 @@ static void describe(const struct gpu_planner *planner)
         all += model_layer(planner->model, i)->moe ? per_layer : 0;
     }
     char text[32], some[96] = "";
-    if (all)
+    if (all && plan->in_place)
+        snprintf(some, sizeof some, " (experts are read where they stand in memory)");
+    else if (all)
         snprintf(some, sizeof some, ", %u of %u experts%s", experts, all,
                  experts < all ? planner->request->uses ? " (those used most in earlier runs)" : " (none used yet)"
                                : "");

@@ -74,15 +74,17 @@ struct sides {
 
 /* The experts of a layer, which sides compute at once. */
 static struct sides experts(const struct work *work, const struct plan *plan, const struct plan_table *table,
-                            const struct hardware *hardware)
+                            const struct hardware *hardware, bool in_place)
 {
     double used = table->experts_used, here = used * (1 - work->share), missed = here * (1 - plan->predicted_hit_rate);
     struct sides sides = {.gpu = used * work->share * work->gpu_expert, .cpu = here * work->cpu_expert};
+    if (in_place)
+        sides = (struct sides){.gpu = used * work->gpu_expert};
     if (missed > 0)
         sides.disk = missed * work->expert_bytes /
                          plan_expert_speed(&hardware->storage, work->expert_bytes, work->slices,
                                            (uint32_t)MAX(ceil(missed), 1.0)) +
-                     MIN(missed, 1.0) * work->cpu_expert;
+                     MIN(missed, 1.0) * (in_place ? work->gpu_expert : work->cpu_expert);
     return sides;
 }
 
@@ -107,7 +109,7 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         bool now = gpu->layers[l], divided = now && work->expert_bytes > 0 && work->share < 1;
         struct sides parts = {0};
         if (work->expert_bytes > 0)
-            parts = experts(work, plan, table, hardware);
+            parts = experts(work, plan, table, hardware, gpu->in_place && gpu->layers[l] == GPU_CAN);
         double fixed = work->gpu_dense + work->cpu_dense + (now ? GPU_LAYER_SECONDS : LAYER_SECONDS);
         seconds += fixed + MAX(MAX(parts.gpu, parts.cpu), parts.disk);
         if (divided || now != there)

@@ -56,7 +56,8 @@ struct plan_working_set {
  * taken (their attention with its keys and values; norms, router, shared experts, dense feed forward), as many as fit,
  * from the last one down: neighbours, so that the residual stream changes sides once. The output matrix comes first,
  * since it follows the last layer. What is left is for the experts of those layers that were used most in earlier runs.
- * Where they change sides while the model runs, those in memory stand in the cache, however large it is.
+ * Where they change sides while the model runs, those in memory stand in the cache, however large it is. A device that
+ * reads the host's memory in place needs none of its own for them, unless all fit there.
  */
 
 /* What the pass on the GPU can compute of a layer. */
@@ -68,6 +69,7 @@ struct plan_gpu_request {
     const uint8_t *layers;   /* [layers] enum gpu_ability */
     bool output;             /* the output matrix can be there */
     bool moves;              /* experts change sides by use while the model runs */
+    bool in_place;           /* the device reads experts where they are in memory */
     uint32_t positions;      /* as in struct plan_request */
     uint32_t sequences, chunk;
     enum tensor_type kv_type;
@@ -87,6 +89,7 @@ struct plan_gpu {
     uint32_t taken;       /* layers */
     bool output;          /* the output matrix too, and what comes with it */
     bool moves;           /* some layer has experts on both sides, and they change sides by use */
+    bool in_place;        /* experts stand in memory's cache, and the device computes them from there */
     uint32_t chunk;       /* that the scratch has room for */
     uint32_t visit_slots; /* experts that can come for one long batch; twice that many have room */
     uint64_t budget, resident_bytes, expert_bytes, kv_bytes, scratch_bytes;

@@ -71,7 +71,7 @@ static hypura_status make(struct plan **out, const struct model *model, const st
         if (request->gpu->units[u])
             table.units[u].priority = PRIORITY_GPU;
     }
-    table.experts_move = request->gpu && request->gpu->moves;
+    table.experts_move = request->gpu && (request->gpu->moves || request->gpu->in_place);
     for (unit_number u = 0; table.experts_move && u < table.count; u++) {
         /* Slots have one size, and slices begin anywhere in a page. */
         if (table.units[u].priority == PRIORITY_EXPERT)

@@ -24,23 +24,24 @@ static void slot_online(struct slot_class *slot_class)
 }
 
 /* Gives the memory of an empty slot, which is in no list, back to the system. */
-static void slot_offline(struct slot_class *slot_class, uint32_t number)
+static void slot_offline(struct store *store, struct slot_class *slot_class, uint32_t number)
 {
     struct slot *slot = &slot_class->slots[number];
     memory_set_huge(slot_memory(slot_class, number), slot_class->stride, false);
     memory_decommit(slot_memory(slot_class, number), slot_class->stride);
     slot->online = false;
+    store->slots_changed = true;
     slot->populated = 0;
     slot->next = slot_class->offline;
     slot_class->offline = number;
     slot_class->online--;
 }
 
-static void slot_free(struct slot_class *slot_class, uint32_t number)
+static void slot_free(struct store *store, struct slot_class *slot_class, uint32_t number)
 {
     slot_class->slots[number].unit = NO_UNIT;
     if (slot_class->online > slot_class->target) {
-        slot_offline(slot_class, number);
+        slot_offline(store, slot_class, number);
     } else {
         slot_class->slots[number].next = slot_class->free;
         slot_class->free = number;
@@ -68,7 +69,7 @@ static void evict(struct store *store, struct slot_class *slot_class, unit_numbe
     unit->stage = STAGE_ABSENT;
     unit->memory = NULL;
     store->cache_used -= bytes;
-    slot_free(slot_class, unit->slot);
+    slot_free(store, slot_class, unit->slot);
 }
 
 struct candidate_context {
@@ -354,7 +355,7 @@ void cache_set_capacity(struct store *store, uint64_t bytes)
             if (slot_class->free != NO_SLOT) {
                 uint32_t slot = slot_class->free;
                 slot_class->free = slot_class->slots[slot].next;
-                slot_offline(slot_class, slot);
+                slot_offline(store, slot_class, slot);
                 continue;
             }
             unit_number victim = find_victim(store, slot_class);
@@ -362,9 +363,20 @@ void cache_set_capacity(struct store *store, uint64_t bytes)
                 break;
             evict(store, slot_class, victim);
         }
+        store->slots_changed |= slot_class->online < slot_class->target;
+    }
+    if (!store->in_place) /* else between passes */
+        cache_grow(store);
+    for (uint32_t i = 0; i < store->class_count; i++)
+        cache_pump(store, &store->classes[i]);
+}
+
+void cache_grow(struct store *store)
+{
+    for (uint32_t i = 0; i < store->class_count; i++) {
+        struct slot_class *slot_class = &store->classes[i];
         while (slot_class->online < slot_class->target)
             slot_online(slot_class);
-        cache_pump(store, slot_class);
     }
 }
 

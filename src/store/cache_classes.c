@@ -69,7 +69,7 @@ static void find_classes(struct store *store, const struct sized *units, uint32_
         if (!last ||
             (store->class_count < MAX_CLASSES && units[i].footprint < last->stride - last->stride / CLASS_TOLERANCE)) {
             last = &store->classes[store->class_count++];
-            *last = (struct slot_class){.stride = align_up(units[i].footprint, memory_page_size())};
+            *last = (struct slot_class){.stride = align_up(units[i].footprint, store->slot_alignment)};
         }
         last->unit_count++;
         if (store->units[units[i].unit].place == PLACE_GPU)
@@ -213,7 +213,7 @@ uint64_t cache_total(const struct store *store)
 uint64_t cache_load_bytes(const struct store *store)
 {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; store->moves.heat && cache_holds_all(store) && i < store->class_count; i++)
+    for (uint32_t i = 0; store->unpinned && cache_holds_all(store) && i < store->class_count; i++)
         bytes += store->classes[i].unit_bytes;
     return bytes;
 }

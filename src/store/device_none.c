@@ -46,6 +46,34 @@ bool store_on_gpu(const struct store *store, unit_number unit)
     return false;
 }
 
+hypura_status in_place_prepare(struct store *store, struct gpu *gpu, hypura_error *error)
+{
+    (void)store, (void)gpu, (void)error;
+    return HYPURA_OK;
+}
+
+void in_place_free(struct store *store)
+{
+    (void)store;
+}
+
+void in_place_settle(struct store *store)
+{
+    (void)store;
+}
+
+struct gpu_range in_place_range(const struct store *store, const uint8_t *memory)
+{
+    (void)store, (void)memory;
+    return (struct gpu_range){0};
+}
+
+bool store_reads_in_place(const struct store *store)
+{
+    (void)store;
+    return false;
+}
+
 hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error *error)
 {
     (void)store, (void)experts, (void)error;

@@ -189,6 +189,11 @@ struct store {
 
     struct device *device; /* what is on the GPU; NULL: nothing */
     struct moves moves;
+    uint64_t slot_alignment;   /* of slots and their sizes */
+    bool unpinned;             /* experts that fit stand in the cache all the same */
+    struct in_place *in_place; /* NULL: the GPU does not read the cache */
+    bool reads_in_place;       /* all slots that are in use can be read so */
+    bool slots_changed;        /* since they were imported: guarded by the mutex */
 
     struct ring ring;
     struct slot_class classes[MAX_CLASSES];
@@ -220,6 +225,7 @@ struct store_source {
     uint64_t ring_bytes, expert_cache_bytes;
     uint32_t experts; /* a layer; 0 where none is on the GPU */
     bool moves;       /* experts of layers that have some on the GPU change sides */
+    bool in_place;    /* the GPU reads experts where they are in the cache */
 };
 
 hypura_status store_open_source(struct store **out, const struct store_source *source,
@@ -258,6 +264,14 @@ hypura_status device_send_table(struct store *store, hypura_error *error); /* wh
 /* Copies an expert in memory to where another one was; from any thread, not locked. */
 hypura_status device_bring(struct store *store, unit_number in, unit_number out, const struct store_view *view,
                            hypura_error *error);
+
+/* in_place.c */
+hypura_status in_place_prepare(struct store *store, struct gpu *gpu, hypura_error *error); /* after cache_prepare */
+void in_place_free(struct store *store);
+void in_place_settle(struct store *store); /* locked; nothing on the GPU runs */
+struct gpu_range in_place_range(const struct store *store,
+                                const uint8_t *memory); /* without a buffer: it is not there */
+void cache_grow(struct store *store);                   /* brings the slots into use that cache_set_capacity wants */
 
 /* moves.c */
 hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error *error); /* after device_prepare */

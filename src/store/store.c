@@ -170,6 +170,10 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     store->unit = source->unit;
     store->unit_count = source->unit_count;
     store->ring_share = source->ring_bytes;
+    store->unpinned = source->moves || source->in_place;
+    store->slot_alignment = memory_page_size();
+    if (source->in_place && options->gpu)
+        store->slot_alignment = MAX(store->slot_alignment, gpu_get_info(options->gpu)->import_alignment);
     store->guesses.mode = options->guessing;
     store->guesses.on = options->guessing != STORE_GUESSING_OFF;
     store->pass = FIRST_PASS;
@@ -204,6 +208,8 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
         status = ring_prepare(store, source->ring_bytes, error);
     if (!status)
         status = cache_prepare(store, source->expert_cache_bytes, options->cache_policy, error);
+    if (!status && options->gpu && source->in_place)
+        status = in_place_prepare(store, options->gpu, error);
     if (!status)
         status = guess_prepare(store, error);
     if (!status && options->usage_path)
@@ -228,6 +234,7 @@ void store_close(struct store *store)
     guess_free(store);
     for (unit_number i = 0; store->units && i < store->unit_count; i++)
         free(store->units[i].failure);
+    in_place_free(store);
     cache_free(store);
     ring_free(store);
     moves_free(store);
@@ -400,8 +407,11 @@ void store_show(const struct store *store, unit_number number, struct store_view
     }
     struct unit_layout layout;
     unit_layout_make(&layout, unit);
-    for (uint32_t i = 0; i < unit->slice_count; i++)
+    for (uint32_t i = 0; i < unit->slice_count; i++) {
         view->slices[i] = stored->memory + layout.slice_position[i];
+        if (store->reads_in_place && stored->place == PLACE_CACHE)
+            view->ranges[i] = in_place_range(store, view->slices[i]);
+    }
 }
 
 /* Says what went wrong with a read; the want is used up, so that the next one reads again. */
@@ -525,6 +535,7 @@ void store_advance(struct store *store)
     pthread_mutex_lock(store->mutex);
     guess_pass_done(store);
     cache_advance(store);
+    in_place_settle(store);
     pthread_mutex_unlock(store->mutex);
     moves_pass_done(store);
 }

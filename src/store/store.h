@@ -68,11 +68,11 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
 /* ---- what the forward pass calls -----------------------------------------------------------------------------------
  */
 
-/* Where a unit's slices are, in the order of model_unit(unit)->slices: in memory, or on the GPU. Valid while the unit
- * is held. */
+/* Where a unit's slices are, in the order of model_unit(unit)->slices: in memory, or on the GPU, or, of experts in the
+ * cache while store_reads_in_place, both. Valid while the unit is held. */
 struct store_view {
     const uint8_t *slices[UNIT_MAX_SLICES];
-    struct gpu_range ranges[UNIT_MAX_SLICES]; /* without a buffer: it is in memory */
+    struct gpu_range ranges[UNIT_MAX_SLICES]; /* without a buffer: it is in memory only */
 };
 
 /* Experts of a layer on the GPU: slice i of the one in slot s is at slices[i] + s * strides[i]. table: for each expert
@@ -80,9 +80,14 @@ struct store_view {
 struct store_slots {
     uint32_t count; /* 0: the layer has none there; the table still says so */
     struct gpu_range slices[UNIT_MAX_SLICES], table;
+    struct gpu_range tables[UNIT_MAX_SLICES]; /* of the slices, where each has its own; without a buffer: the table */
     uint64_t strides[UNIT_MAX_SLICES];
 };
 void store_slots(const struct store *store, uint32_t layer, struct store_slots *out);
+
+/* Whether the GPU can read what is in the expert cache where it is: memory is shared, the plan wants it (in_place), and
+ * the driver takes it. Holds until the next store_advance, as the ranges do. */
+bool store_reads_in_place(const struct store *store);
 
 /* Whether a unit is on the GPU. */
 bool store_on_gpu(const struct store *store, unit_number unit);

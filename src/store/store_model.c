@@ -19,7 +19,8 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .ring_bytes = plan->ring_bytes,
                                   .expert_cache_bytes = plan->expert_cache_bytes,
                                   .experts = model_parameters(model)->experts,
-                                  .moves = plan->gpu && plan->gpu->moves};
+                                  .moves = plan->gpu && plan->gpu->moves,
+                                  .in_place = plan->gpu && plan->gpu->in_place};
     const char **paths;
     hypura_status status = ALLOCATE(&paths, source.file_count, "files", error);
     if (status)

@@ -54,7 +54,15 @@ struct setting {
     bool fixed, smallest; /* experts do not move; the smallest budget of memory that works */
 };
 
-UNUSED static struct engine *open_with(const char *name, const struct setting *setting)
+UNUSED static void treat_memory_as(const char *what)
+{
+    if (strcmp(what, "separate") == 0)
+        setenv("HYPURA_GPU_SEPARATE", "1", 1);
+    else
+        unsetenv("HYPURA_GPU_SEPARATE");
+}
+
+static struct engine *open_with(const char *name, const struct setting *setting)
 {
     struct engine_options options;
     struct engine *engine = NULL;

@@ -71,6 +71,7 @@ static void divides_a_model(void **state)
     device_or_skip();
     static const char *const names[] = {"embedded", "mixtral", "gpt-oss", "qwen2moe", "deepseek2-v3"};
     uint32_t divided = 0, some_layers = 0;
+    treat_memory_as("separate");
     for (size_t m = 0; m < COUNT_OF(names); m++) {
         size_t vocabulary;
         float *expected = run_on_cpu(names[m], &vocabulary);
@@ -109,6 +110,7 @@ static void divides_a_model(void **state)
         free(expected);
     }
     assert_true(divided > 0 && some_layers > 0);
+    treat_memory_as("shared");
 }
 
 /* A long batch brings the experts of memory to the GPU, where that is quicker. */
@@ -116,6 +118,7 @@ static void experts_visit(void **state)
 {
     (void)state;
     device_or_skip();
+    treat_memory_as("separate");
     static const char *const names[] = {"embedded", "mixtral", "gpt-oss"};
     uint32_t visited = 0;
     for (size_t m = 0; m < COUNT_OF(names); m++) {
@@ -141,6 +144,7 @@ static void experts_visit(void **state)
         free(expected);
     }
     assert_true(visited >= COUNT_OF(names)); /* of each with enough room */
+    treat_memory_as("shared");
 }
 
 /* GPU, memory and drive all hold a part, under a budget for each. */
@@ -148,7 +152,7 @@ static void three_tiers(void **state)
 {
     (void)state;
     device_or_skip();
-    setenv("HYPURA_GPU_SEPARATE", "1", 1);
+    treat_memory_as("separate");
     size_t vocabulary;
     float *expected = run_on_cpu("embedded", &vocabulary);
     struct engine_options options;
@@ -173,7 +177,7 @@ static void three_tiers(void **state)
     free(logits);
     free(expected);
     close_silent(engine);
-    unsetenv("HYPURA_GPU_SEPARATE");
+    treat_memory_as("shared");
 }
 
 /* Sequences that share batches do not see each other. */
@@ -255,6 +259,7 @@ static void cancelled_in_between(void **state)
 {
     (void)state;
     device_or_skip();
+    treat_memory_as("separate");
     struct setting setting = {.gpu_budget = (uint64_t)9 << 20, .kv_type = TENSOR_F16};
     struct engine *engine = open_with("embedded", &setting);
     size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
@@ -272,6 +277,7 @@ static void cancelled_in_between(void **state)
     assert_memory_equal(first, engine_logits(engine, 0), vocabulary * sizeof *first);
     free(first);
     close_silent(engine);
+    treat_memory_as("shared");
 }
 
 static bool stop_soon(void *context, uint64_t done, uint64_t total)
@@ -295,10 +301,10 @@ static void cancelled_while_loading(void **state)
     options.gpu_budget = (uint64_t)512 << 20;
     options.progress = stop_soon;
     options.progress_context = &calls;
-    setenv("HYPURA_GPU_SEPARATE", "1", 1);
+    treat_memory_as("separate");
     complaints = 0;
     assert_int_equal(engine_open(&engine, model_path("embedded"), &options, &test_error), HYPURA_ERROR_CANCELLED);
-    unsetenv("HYPURA_GPU_SEPARATE");
+    treat_memory_as("shared");
     assert_int_equal(calls, 3);
     assert_int_equal(complaints, 0);
 }
@@ -329,6 +335,7 @@ static void unknown_types_do_not_visit(void **state)
 {
     (void)state;
     device_or_skip();
+    treat_memory_as("separate");
     struct setting setting = {.kv_type = TENSOR_F16};
     struct engine *engine = open_with("embedded", &setting);
     const struct plan_gpu *whole = engine->plan->gpu;
@@ -344,6 +351,7 @@ static void unknown_types_do_not_visit(void **state)
     engine->plan->gpu->layers[last] = GPU_CAN_BUT_EXPERTS;
     assert_false(pass_should_visit(engine, last));
     close_silent(engine);
+    treat_memory_as("shared");
 }
 
 int main(void)

@@ -39,7 +39,7 @@ static void moves_by_use(void **state)
 {
     (void)state;
     device_or_skip();
-    setenv("HYPURA_GPU_SEPARATE", "1", 1);
+    treat_memory_as("separate");
     int32_t tokens[LONG];
     size_t vocabulary;
     float *logits[4], *expected;
@@ -85,7 +85,71 @@ static void moves_by_use(void **state)
     for (int run = 0; run < 4; run++)
         free(logits[run]);
     free(expected);
-    unsetenv("HYPURA_GPU_SEPARATE");
+    treat_memory_as("shared");
+}
+
+/* ---- memory that both sides see ---------------------------------------------------------------------------------- */
+
+/* Experts in memory are computed by the GPU from where they are: whatever memory holds of them, the bits are those of
+ * one that holds all. */
+static void reads_in_place(void **state)
+{
+    (void)state;
+    device_or_skip();
+    static const char *const names[] = {"embedded", "mixtral", "gpt-oss", "qwen2moe"};
+    for (size_t m = 0; m < COUNT_OF(names); m++) {
+        size_t vocabulary;
+        float *expected = run_on_cpu(names[m], &vocabulary), *logits[2];
+        for (int less = 0; less < 2; less++) {
+            struct engine *engine = open_divided(names[m], false, false);
+            struct store_statistics statistics;
+            assert_true(engine->plan->gpu->in_place && !engine->plan->gpu->moves);
+            assert_true(store_reads_in_place(engine_store(engine)));
+            assert_int_equal(engine->plan->gpu->expert_bytes, 0);
+            if (less)
+                assert_ok(store_resize(engine_store(engine), engine->plan->pool_bytes / 3, &test_error));
+            logits[less] = run_tokens(engine);
+            store_statistics(engine_store(engine), &statistics);
+            struct distance d = measure(expected, logits[less], TOKENS, vocabulary);
+            print_message("# %s: %llu hits, %llu misses, KL %g\n", names[m], (unsigned long long)statistics.expert_hits,
+                          (unsigned long long)statistics.expert_misses, d.kl_mean);
+            assert_true(d.kl_mean < most_kl(names[m]));
+            assert_true(engine->pass->visit_turn > 0);
+            assert_true((statistics.expert_misses > 0) == (less > 0));
+            assert_true(store_reads_in_place(engine_store(engine)));
+            close_silent(engine);
+        }
+        assert_memory_equal(logits[0], logits[1], TOKENS * vocabulary * sizeof **logits);
+        free(logits[0]);
+        free(logits[1]);
+        free(expected);
+    }
+}
+
+/* The pool shrinks and grows: what is read in place goes with it, and the bits stay. */
+static void pool_changes_under_imports(void **state)
+{
+    (void)state;
+    device_or_skip();
+    struct engine *engine = open_divided("embedded", false, false);
+    struct store *store = engine_store(engine);
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    float *logits[3];
+    uint64_t all = engine->plan->pool_bytes;
+    for (int i = 0; i < 3; i++) {
+        engine_truncate(engine, 0, 0);
+        logits[i] = run_tokens(engine);
+        assert_true(store_reads_in_place(store));
+        if (i == 0)
+            assert_ok(store_resize(store, all / 3, &test_error));
+        else
+            assert_ok(store_resize(store, all, &test_error));
+    }
+    assert_memory_equal(logits[0], logits[1], TOKENS * vocabulary * sizeof **logits);
+    assert_memory_equal(logits[0], logits[2], TOKENS * vocabulary * sizeof **logits);
+    for (int i = 0; i < 3; i++)
+        free(logits[i]);
+    close_silent(engine);
 }
 
 /* ---- what goes wrong --------------------------------------------------------------------------------------------- */
@@ -105,6 +169,31 @@ static struct engine *open_with_fault(const char *fault, const char *name)
     struct engine *engine = open_with(name, &setting);
     unsetenv("HYPURA_GPU_FAULT");
     return engine;
+}
+
+/* A driver that takes no host memory after all: experts are copied, or left to the CPU. */
+static void imports_are_refused(void **state)
+{
+    (void)state;
+    device_or_skip();
+    size_t vocabulary;
+    float *expected = run_on_cpu("mixtral", &vocabulary);
+    for (int n = 1; n <= 100; n += n < 2 ? 1 : 98) {
+        char fault[32];
+        snprintf(fault, sizeof fault, "import:%d", n);
+        setenv("HYPURA_GPU_FAULT", fault, 1);
+        struct engine *engine = open_divided("mixtral", false, false);
+        unsetenv("HYPURA_GPU_FAULT");
+        /* The first is a trial, before it is planned; the second is the cache. */
+        assert_int_equal(engine->plan->gpu->in_place, n > 1);
+        assert_int_equal(store_reads_in_place(engine_store(engine)), n > 2);
+        float *logits = run_tokens(engine);
+        struct distance d = measure(expected, logits, TOKENS, vocabulary);
+        assert_true(d.kl_mean < most_kl("mixtral"));
+        free(logits);
+        close_silent(engine);
+    }
+    free(expected);
 }
 
 /* What became of a model whose device fails with its n-th allocation or submission. */
@@ -144,7 +233,7 @@ static void fail_everywhere(const char *what, const char *word)
         int n = 1;
         enum outcome outcome;
         if (separate)
-            setenv("HYPURA_GPU_SEPARATE", "1", 1);
+            treat_memory_as("separate");
         for (; (outcome = fail_at(what, n, word, expected, vocabulary)) != FINE; n += n < 3 ? 1 : n / 2) {
             assert_true(n < 1000);
             counts[outcome]++;
@@ -154,7 +243,7 @@ static void fail_everywhere(const char *what, const char *word)
             outcome = fail_at(what, --n, word, expected, vocabulary);
             counts[outcome]++;
         }
-        unsetenv("HYPURA_GPU_SEPARATE");
+        treat_memory_as("shared");
     }
     print_message("# on the CPU %u, failed requests %u\n", counts[ON_CPU], counts[REQUEST_FAILED]);
     assert_true(counts[ON_CPU] > 0 && counts[REQUEST_FAILED] > 0);
@@ -202,6 +291,9 @@ int main(void)
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(moves_by_use),
+        cmocka_unit_test(reads_in_place),
+        cmocka_unit_test(pool_changes_under_imports),
+        cmocka_unit_test(imports_are_refused),
         cmocka_unit_test(out_of_device_memory),
         cmocka_unit_test(lost_at_any_time),
         cmocka_unit_test(hangs),

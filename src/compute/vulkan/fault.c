@@ -1,6 +1,7 @@
 /* A seam for tests: HYPURA_GPU_FAULT makes a device that works fail. "allocation:N": the N-th allocation of memory from
  * now on and all after it find no room. "submit:N": the device is lost with the N-th submission. "hang:N": from the
- * N-th on nothing that is sent ends. Counted over all devices of the process, from when one was opened last. */
+ * N-th on nothing that is sent ends. "import:N": the N-th import of host memory and all after it are refused. Counted
+ * over all devices of the process, from when one was opened last. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <stdlib.h>
@@ -10,6 +11,7 @@ static _Atomic long left;
 static bool hangs;
 static PFN_vkAllocateMemory allocate;
 static PFN_vkQueueSubmit submit;
+static PFN_vkGetMemoryHostPointerPropertiesEXT import;
 
 static bool is_due(void)
 {
@@ -29,6 +31,12 @@ static VkResult VKAPI_PTR failing_submit(VkQueue queue, uint32_t count, const Vk
     return hangs ? VK_SUCCESS : VK_ERROR_DEVICE_LOST;
 }
 
+static VkResult VKAPI_PTR failing_import(VkDevice device, VkExternalMemoryHandleTypeFlagBits type, const void *host,
+                                         VkMemoryHostPointerPropertiesEXT *properties)
+{
+    return is_due() ? VK_ERROR_INVALID_EXTERNAL_HANDLE : import(device, type, host, properties);
+}
+
 void fault_install(struct gpu *gpu)
 {
     const char *fault = getenv("HYPURA_GPU_FAULT"), *colon = fault ? strchr(fault, ':') : NULL;
@@ -43,5 +51,8 @@ void fault_install(struct gpu *gpu)
         submit = gpu->vk.vkQueueSubmit;
         gpu->vk.vkQueueSubmit = failing_submit;
         gpu->patience_seconds = hangs ? 1 : gpu->patience_seconds;
+    } else if (strncmp(fault, "import:", 7) == 0) {
+        import = gpu->vk.vkGetMemoryHostPointerPropertiesEXT;
+        gpu->vk.vkGetMemoryHostPointerPropertiesEXT = import ? failing_import : NULL;
     }
 }

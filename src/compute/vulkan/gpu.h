@@ -97,6 +97,7 @@ hypura_status gpu_buffer_import(struct gpu *gpu, struct gpu_buffer **out, void *
 void gpu_buffer_destroy(struct gpu *gpu, struct gpu_buffer *buffer);
 void *gpu_buffer_mapped(const struct gpu_buffer *buffer); /* NULL: not mapped */
 uint64_t gpu_buffer_bytes(const struct gpu_buffer *buffer);
+uint64_t gpu_buffer_address(const struct gpu_buffer *buffer); /* as kernels see it */
 
 struct gpu_range {
     struct gpu_buffer *buffer; /* NULL: nothing, where that is allowed */

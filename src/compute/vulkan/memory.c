@@ -185,6 +185,11 @@ void *gpu_buffer_mapped(const struct gpu_buffer *buffer)
     return buffer->mapped;
 }
 
+uint64_t gpu_buffer_address(const struct gpu_buffer *buffer)
+{
+    return buffer->address;
+}
+
 uint64_t gpu_buffer_bytes(const struct gpu_buffer *buffer)
 {
     return buffer->bytes;

@@ -53,6 +53,7 @@ static struct gpu_expert_matmul expert_job(const struct engine *engine, const st
 {
     const struct gpu_pass *pass = engine->pass;
     const struct model_parameters *p = model_parameters(engine->model);
+    struct gpu_range table = slots->tables[slice].buffer ? slots->tables[slice] : slots->table;
     enum tensor_type type = model_unit(engine->model, layer->first_expert)->slices[slice].tensor->type;
     struct matrix matrix = matrix_at(NULL, type, columns, rows);
     return (struct gpu_expert_matmul){.weights = {.data = slots->slices[slice],
@@ -61,7 +62,7 @@ static struct gpu_expert_matmul expert_job(const struct engine *engine, const st
                                                   .columns = columns,
                                                   .row_bytes = matrix.row_bytes},
                                       .slot_stride = slots->strides[slice],
-                                      .slots = slots->table,
+                                      .slots = table,
                                       .ids = pass->chosen,
                                       .groups = pass->groups,
                                       .experts = p->experts,
@@ -119,11 +120,14 @@ hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number n
     struct gpu_pass *pass = engine->pass;
     const struct model_layer *layer = model_layer(engine->model, number);
     const struct model_parameters *p = model_parameters(engine->model);
-    bool missing = pass->slots[number].count < p->experts, visits = missing && pass_should_visit(engine, number);
-    bool divided = missing && !visits;
+    bool missing = pass->slots[number].count < p->experts, in_place = missing && pass_reads_in_place(engine, number);
+    bool visits = missing && !in_place && pass_should_visit(engine, number);
+    bool divided = missing && !in_place && !visits;
     choose(engine, layer);
     uint64_t value = 0;
-    if (divided || engine->trace) {
+    if (in_place) {
+        TRY(pass_in_place(engine, number, error));
+    } else if (divided || engine->trace) {
         read_back(engine, layer);
         TRY(pass_send(pass, error));
         gpu_ticket routed = pass->last;
@@ -156,7 +160,7 @@ hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number n
                           .host_rows = divided ? pass->up_parts.expert_rows.range : (struct gpu_range){0},
                           .ids = pass->chosen,
                           .weights = pass->weights,
-                          .slots = visits ? (struct gpu_range){0} : pass->slots[number].table,
+                          .slots = visits || in_place ? (struct gpu_range){0} : pass->slots[number].table,
                           .shared = p->shared_feed_forward ? pass->shared_out : (struct gpu_range){0},
                           .rows = (uint32_t)engine->rows,
                           .used = p->experts_used,
@@ -189,6 +193,24 @@ static void note_uses(struct engine *engine, const struct model_layer *layer, si
     }
 }
 
+hypura_status pass_take_choices(struct engine *engine, uint32_t number, hypura_error *error)
+{
+    const struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    size_t choices = engine->rows * p->experts_used;
+    memcpy(s->chosen, pass->back_parts.chosen.host, choices * sizeof *s->chosen);
+    memcpy(s->chosen_weights, pass->back_parts.weights.host, choices * sizeof *s->chosen_weights);
+    for (size_t i = 0; i < choices; i++)
+        if (s->chosen[i] >= p->experts)
+            return error_set(error, HYPURA_ERROR_DEVICE, "the GPU chose expert %u of %u in layer %u", s->chosen[i],
+                             p->experts, number);
+    if (engine->trace)
+        TRY(trace_writer_layer(engine->trace, number, s->chosen, error));
+    note_uses(engine, model_layer(engine->model, number), choices);
+    return HYPURA_OK;
+}
+
 static hypura_status compute_share(struct engine *engine, hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
@@ -198,15 +220,7 @@ static hypura_status compute_share(struct engine *engine, hypura_error *error)
     struct scratch *s = &engine->scratch;
     size_t choices = engine->rows * p->experts_used, width = p->embedding;
     TRY(gpu_wait(pass->gpu, pass->host_share.routed, error));
-    memcpy(s->chosen, pass->back_parts.chosen.host, choices * sizeof *s->chosen);
-    memcpy(s->chosen_weights, pass->back_parts.weights.host, choices * sizeof *s->chosen_weights);
-    for (size_t i = 0; i < choices; i++)
-        if (s->chosen[i] >= p->experts)
-            return error_set(error, HYPURA_ERROR_DEVICE, "the GPU chose expert %u of %u in layer %u", s->chosen[i],
-                             p->experts, number);
-    if (engine->trace)
-        TRY(trace_writer_layer(engine->trace, number, s->chosen, error));
-    note_uses(engine, layer, choices);
+    TRY(pass_take_choices(engine, number, error));
     if (!any_in_memory(engine, layer, choices))
         return HYPURA_OK;
     memcpy(s->normed, pass->back_parts.normed.host, engine->rows * width * sizeof *s->normed);

@@ -31,6 +31,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
                                        .chunk = options->chunk,
                                        .moves = !options->gpu_fixed};
     geometry->halves = gpu_get_info(gpu)->cooperative_matrix;
+    request.in_place = pass_can_read_in_place(gpu, geometry->model);
     TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));
     gpu_pass_request(&request, abilities, geometry, gpu, options->kv_type);
     uint64_t *uses = NULL;

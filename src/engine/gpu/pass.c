@@ -97,7 +97,7 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
         pass->back_parts.weights = cut_shared(b, &used.readback, choices * f);
     }
     for (int i = 0; i < 2 && p->experts; i++)
-        pass->visits[i].table = cut_shared(u, &used.upload, p->experts * sizeof(uint32_t));
+        pass->visits[i].table = cut_shared(u, &used.upload, UNIT_MAX_SLICES * p->experts * sizeof(uint32_t));
     pass->up_parts.hidden = cut_shared(u, &used.upload, c * e * f);
     pass->up_parts.tokens = cut_shared(u, &used.upload, c * f);
     pass->up_parts.rope[0] = cut_shared(u, &used.upload, c * p->rotary * f);
@@ -126,6 +126,7 @@ static hypura_status make_buffers(struct engine *engine, hypura_error *error)
     TRY(gpu_buffer_create(pass->gpu, &pass->readback, sizes.readback, GPU_READBACK, error));
     lay_out(pass, &engine->geometry, plan->chunk, plan->positions);
     TRY(pass_make_visits(engine, error));
+    TRY(pass_make_holds(engine, error));
     TRY(ALLOCATE(&pass->caches, engine->kv.layer_count, "table of caches", error));
     for (uint32_t i = 0; i < engine->kv.layer_count; i++) {
         uint64_t bytes =
@@ -191,6 +192,7 @@ void gpu_pass_close(struct engine *engine)
     struct gpu_pass *pass = engine->pass;
     if (!pass)
         return;
+    pass_free_holds(engine);
     struct gpu_buffer *buffers[] = {pass->scratch, pass->upload, pass->readback};
     for (size_t i = 0; i < COUNT_OF(buffers); i++)
         if (buffers[i])
@@ -322,7 +324,8 @@ static hypura_status finish(struct engine *engine, hypura_error *error)
 {
     TRY(pass_send(engine->pass, error));
     TRY(pass_host_share(engine, error));
-    return gpu_wait(engine->pass->gpu, engine->pass->last, error);
+    TRY(gpu_wait(engine->pass->gpu, engine->pass->last, error));
+    return pass_let_go(engine, error);
 }
 
 void gpu_pass_begin(struct engine *engine)
@@ -351,6 +354,7 @@ void gpu_pass_abandon(struct engine *engine)
     gpu_wait(pass->gpu, pass->last, NULL);
     gpu_upload_wait(pass->gpu, pass->wait_upload, NULL);
     pass->wait_upload = 0;
+    pass_let_go(engine, NULL);
 }
 
 /* ---- the way there and back ----------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@
  *   layer.c         attention and dense feed forward as commands
  *   experts.c       mixture of experts: commands for those that are there, and the CPU's share at the same time
  *   visit.c         experts from RAM that come to the GPU for one long batch
+ *   in_place.c      experts in memory that both sides see, computed on the GPU from where they are
  *   none.c          in place of them where the build has no GPU
  *
  * Commands are recorded layer by layer and sent a few layers at a time, so that the device works while the CPU records.
@@ -30,8 +31,10 @@ struct shared_part {
 struct visit {
     struct gpu_buffer *buffers[UNIT_MAX_SLICES];
     uint64_t strides[UNIT_MAX_SLICES];
-    struct shared_part table; /* [experts] slots */
+    struct shared_part table; /* [UNIT_MAX_SLICES][experts] slots; all the same where experts were copied */
     gpu_ticket used;          /* by this batch */
+    unit_number *held;        /* [experts] that it reads in place, until it is done */
+    uint32_t held_count;
 };
 
 struct gpu_pass {
@@ -151,6 +154,19 @@ void pass_run_experts(struct engine *engine, uint32_t layer, const struct store_
 bool pass_should_visit(const struct engine *engine, uint32_t layer);
 hypura_status pass_visit(struct engine *engine, uint32_t layer, hypura_error *error);
 hypura_status pass_make_visits(struct engine *engine, hypura_error *error);
+
+/* The layer's experts from where they stand in memory, between the router's choice and the sum; whether that can be. */
+bool pass_reads_in_place(const struct engine *engine, uint32_t layer);
+hypura_status pass_in_place(struct engine *engine, uint32_t layer, hypura_error *error);
+hypura_status pass_let_go(struct engine *engine, hypura_error *error); /* waits for the batches that read so */
+bool pass_can_read_in_place(struct gpu *gpu, const struct model *model);
+hypura_status pass_make_holds(struct engine *engine, hypura_error *error);
+void pass_free_holds(struct engine *engine);
+
+/* The choices of a layer that the CPU waited for, in scratch.chosen and chosen_weights; counted, and written to a
+ * trace.
+ */
+hypura_status pass_take_choices(struct engine *engine, uint32_t layer, hypura_error *error);
 
 /* The norm that reads the residual stream after a layer, on the GPU; NO_UNIT: none. */
 unit_number pass_next_norm(const struct engine *engine, uint32_t layer);

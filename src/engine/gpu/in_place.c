@@ -1,0 +1,202 @@
+/* Mixtures on a device that shares memory with the host: experts stand in the store's cache, and the GPU reads them
+ * there. The host learns what the router chose, and sends the experts that are there as one batch, those that the drive
+ * brings as others. What a batch reads is held until it is done. */
+#include "engine/gpu/pass.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* Slots of a table count in this many bytes: 32 bits reach 64 GiB so, and every kernel reads from such addresses. */
+#define STEP 16u
+
+/* Whether all experts begin at multiples of STEP in their files, and so in memory; and the device takes host memory. */
+bool pass_can_read_in_place(struct gpu *gpu, const struct model *model)
+{
+    const struct gpu_info *info = gpu_get_info(gpu);
+    struct gpu_buffer *buffer = NULL;
+    uint64_t odd = 0;
+    if (!info->unified || !info->host_import || info->import_alignment == 0)
+        return false;
+    for (unit_number u = 0; u < model_unit_count(model); u++) {
+        const struct unit *unit = model_unit(model, u);
+        for (uint32_t s = 0; unit->kind == UNIT_EXPERT && s < unit->slice_count; s++)
+            odd |= unit->slices[s].offset;
+    }
+    uint64_t bytes = align_up(memory_page_size(), info->import_alignment);
+    void *page = odd % STEP == 0 ? aligned_alloc((size_t)bytes, (size_t)bytes) : NULL;
+    bool takes = page && gpu_buffer_import(gpu, &buffer, page, bytes, NULL) == HYPURA_OK;
+    gpu_buffer_destroy(gpu, buffer);
+    free(page);
+    return takes;
+}
+
+bool pass_reads_in_place(const struct engine *engine, uint32_t number)
+{
+    const struct plan_gpu *plan = engine->pass->plan;
+    return plan->in_place && plan->layers[number] == GPU_CAN && store_reads_in_place(engine->store);
+}
+
+hypura_status pass_make_holds(struct engine *engine, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    for (size_t i = 0; pass->plan->in_place && i < COUNT_OF(pass->visits); i++)
+        TRY(ALLOCATE(&pass->visits[i].held, model_parameters(engine->model)->experts, "experts in use", error));
+    return HYPURA_OK;
+}
+
+void pass_free_holds(struct engine *engine)
+{
+    for (size_t i = 0; i < COUNT_OF(engine->pass->visits); i++)
+        memory_free(engine->pass->visits[i].held);
+}
+
+/* When its batch is done. After an error as well: then nobody reads what that writes. */
+static hypura_status let_go(struct engine *engine, struct visit *visit, hypura_error *error)
+{
+    hypura_status status = visit->held_count ? gpu_wait(engine->pass->gpu, visit->used, error) : HYPURA_OK;
+    for (uint32_t i = 0; i < visit->held_count; i++)
+        store_put(engine->store, visit->held[i]);
+    visit->held_count = 0;
+    return status;
+}
+
+hypura_status pass_let_go(struct engine *engine, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    for (size_t i = 0; i < COUNT_OF(engine->pass->visits); i++) {
+        hypura_status other = let_go(engine, &engine->pass->visits[i], status ? NULL : error);
+        status = status ? status : other;
+    }
+    return status;
+}
+
+/* The experts of the layer that were chosen. */
+static uint32_t list_chosen(struct engine *engine, const struct model_layer *layer)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    uint32_t count = 0;
+    memset(s->expert_first, 0, p->experts * sizeof *s->expert_first);
+    for (size_t i = 0; i < engine->rows * p->experts_used; i++)
+        s->expert_first[s->chosen[i]] = 1;
+    for (uint32_t e = 0; e < p->experts; e++)
+        if (s->expert_first[e])
+            s->expert_units[count++] = layer->first_expert + e;
+    return count;
+}
+
+/* Holds one expert more for a group. */
+static hypura_status take(struct engine *engine, unit_number unit, struct visit *visit, struct store_view *view,
+                          hypura_error *error)
+{
+    TRY(store_get(engine->store, unit, view, error));
+    visit->held[visit->held_count++] = unit;
+    for (uint32_t s = 0; s < model_unit(engine->model, unit)->slice_count; s++)
+        if (!view->ranges[s].buffer)
+            return error_set(error, HYPURA_ERROR_DEVICE, "an expert in memory is not where the GPU can read it");
+    return HYPURA_OK;
+}
+
+static uint64_t address_of(struct gpu_range range)
+{
+    return gpu_buffer_address(range.buffer) + range.offset;
+}
+
+/* Tables of where the experts of a group are, each slice counted from the one that lies lowest. */
+static hypura_status fill_tables(struct engine *engine, const struct model_layer *layer, struct visit *visit,
+                                 const struct store_view *views, struct store_slots *out, hypura_error *error)
+{
+    uint32_t experts = model_parameters(engine->model)->experts, *tables = visit->table.host;
+    *out = (struct store_slots){.count = visit->held_count, .table = visit->table.range};
+    memset(tables, 0xff, UNIT_MAX_SLICES * experts * sizeof *tables); /* GPU_NO_SLOT */
+    for (uint32_t s = 0; s < model_unit(engine->model, layer->first_expert)->slice_count; s++) {
+        out->slices[s] = views[0].ranges[s];
+        for (uint32_t i = 1; i < visit->held_count; i++)
+            if (address_of(views[i].ranges[s]) < address_of(out->slices[s]))
+                out->slices[s] = views[i].ranges[s];
+        out->strides[s] = STEP;
+        out->tables[s] = range_at(visit->table.range, (uint64_t)s * experts);
+        for (uint32_t i = 0; i < visit->held_count; i++) {
+            uint64_t steps = (address_of(views[i].ranges[s]) - address_of(out->slices[s])) / STEP;
+            if (steps >= GPU_NO_SLOT)
+                return error_set(error, HYPURA_ERROR_DEVICE, "experts in memory lie too far apart for the GPU");
+            tables[s * experts + (visit->held[i] - layer->first_expert)] = (uint32_t)steps;
+        }
+    }
+    return HYPURA_OK;
+}
+
+/* At a time, so that the device has work while the next are looked up. */
+#define MOST_A_GROUP 64u
+
+/* Those of the experts that are there, or the first that comes, as one batch; takes them off the list. */
+static hypura_status run_group(struct engine *engine, uint32_t number, unit_number *units, uint32_t *count,
+                               hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    struct visit *visit = &pass->visits[pass->visit_turn++ % 2];
+    struct store_view views[MOST_A_GROUP];
+    struct store_slots slots;
+    uint32_t left = 0;
+    size_t first = SIZE_MAX;
+    TRY(let_go(engine, visit, error));
+    for (uint32_t i = 0; i < *count && first == SIZE_MAX; i++)
+        first = store_ready(engine->store, units[i]) ? i : SIZE_MAX;
+    if (first == SIZE_MAX) {
+        /* What is held would keep the next from finding room. */
+        TRY(pass_let_go(engine, error));
+        TRY(store_wait_any(engine->store, units, *count, &first, error));
+    }
+    hypura_status status = HYPURA_OK;
+    for (uint32_t i = 0; i < *count; i++) {
+        bool now = !status && visit->held_count < MOST_A_GROUP && (i == first || store_ready(engine->store, units[i]));
+        uint32_t held = visit->held_count;
+        if (now)
+            status = take(engine, units[i], visit, &views[held], error);
+        if (visit->held_count == held)
+            units[left++] = units[i];
+    }
+    *count = left;
+    visit->used = 0;
+    if (!status)
+        status = fill_tables(engine, model_layer(engine->model, number), visit, views, &slots, error);
+    if (status)
+        return status;
+    pass_record(pass);
+    pass_run_experts(engine, number, &slots);
+    status = pass_send(pass, error);
+    visit->used = pass->last;
+    return status;
+}
+
+hypura_status pass_in_place(struct engine *engine, uint32_t number, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_layer *layer = model_layer(engine->model, number);
+    const struct model_parameters *p = model_parameters(engine->model);
+    uint64_t choices = engine->rows * (uint64_t)p->experts_used;
+    gpu_copy(pass->gpu, pass->back_parts.chosen.range, pass->chosen, choices * sizeof(uint32_t));
+    gpu_copy(pass->gpu, pass->back_parts.weights.range, pass->weights, choices * sizeof(float));
+    TRY(pass_send(pass, error));
+    gpu_ticket routed = pass->last;
+    if (p->shared_feed_forward) {
+        pass_record(pass);
+        pass_dense(engine, layer, ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, p->shared_feed_forward,
+                   pass->shared_out);
+        TRY(pass_send(pass, error));
+    }
+    TRY(pass_host_share(engine, error));
+    TRY(gpu_wait(pass->gpu, routed, error));
+    TRY(pass_take_choices(engine, number, error));
+    unit_number *units = engine->scratch.expert_units;
+    uint32_t count = list_chosen(engine, layer);
+    hypura_status status = store_want(engine->store, units, count, error);
+    if (status)
+        return status;
+    while (count > 0 && !status)
+        status = run_group(engine, number, units, &count, error);
+    if (status)
+        store_forget(engine->store, units, count);
+    pass_record(pass);
+    return status;
+}

@@ -1,0 +1,121 @@
+/* Slots of the expert cache that a GPU reads where they are: memory is the host's and the device's at once, and a slot
+ * is a range of an imported buffer. Only slots in use are imported, since that pins their memory. The cache grows and
+ * gives up imports between passes only, when nothing on the GPU runs. */
+#include "store/internal.h"
+
+#include <stdlib.h>
+
+/* Of one import. */
+#define IMPORT_BYTES ((uint64_t)1 << 30)
+
+/* More than this many would be more than drivers allow; then the CPU computes. */
+#define MOST_IMPORTS 1024u
+
+struct import {
+    struct gpu_buffer *buffer;
+    uint8_t *memory;
+    uint64_t bytes;
+};
+
+struct in_place {
+    struct gpu *gpu;
+    struct import imports[MOST_IMPORTS];
+    uint32_t count;
+};
+
+static hypura_status import_run(struct in_place *in_place, uint8_t *memory, uint64_t bytes, hypura_error *error)
+{
+    if (in_place->count == MOST_IMPORTS)
+        return error_set(error, HYPURA_ERROR_MEMORY, "the expert cache lies in more than %u pieces", MOST_IMPORTS);
+    struct import *import = &in_place->imports[in_place->count];
+    *import = (struct import){.memory = memory, .bytes = bytes};
+    hypura_status status = gpu_buffer_import(in_place->gpu, &import->buffer, memory, bytes, error);
+    in_place->count += !status;
+    return status;
+}
+
+/* Neighbours that are online, as few imports as can be. Classes lie in the order of their memory's making. */
+static hypura_status import_class(struct in_place *in_place, const struct slot_class *slot_class, hypura_error *error)
+{
+    uint64_t most = MIN(IMPORT_BYTES, gpu_get_info(in_place->gpu)->max_allocation) / slot_class->stride;
+    hypura_status status = HYPURA_OK;
+    for (uint32_t first = 0, next; first < slot_class->unit_count && !status; first = next) {
+        next = first + 1;
+        if (!slot_class->slots[first].online)
+            continue;
+        while (next < slot_class->unit_count && next - first < most && slot_class->slots[next].online)
+            next++;
+        status = import_run(in_place, slot_class->memory + first * slot_class->stride,
+                            (next - first) * slot_class->stride, error);
+    }
+    return status;
+}
+
+static void give_back(struct in_place *in_place)
+{
+    for (uint32_t i = 0; i < in_place->count; i++)
+        gpu_buffer_destroy(in_place->gpu, in_place->imports[i].buffer);
+    in_place->count = 0;
+}
+
+static void import_all(struct store *store)
+{
+    hypura_error error;
+    hypura_status status = HYPURA_OK;
+    for (uint32_t i = 0; i < store->class_count && !status; i++)
+        status = import_class(store->in_place, &store->classes[i], &error);
+    store->reads_in_place = !status;
+    store->slots_changed = false;
+    if (!status)
+        return;
+    give_back(store->in_place);
+    log_write(LOG_WARNING, "experts outside of the GPU's own memory are computed on the CPU: %s", error.message);
+}
+
+hypura_status in_place_prepare(struct store *store, struct gpu *gpu, hypura_error *error)
+{
+    uint64_t alignment = gpu_get_info(gpu)->import_alignment;
+    if (!gpu_get_info(gpu)->host_import || store->class_count == 0)
+        return HYPURA_OK;
+    for (uint32_t i = 0; i < store->class_count; i++)
+        if (store->classes[i].stride % alignment || (uintptr_t)store->classes[i].memory % alignment)
+            return HYPURA_OK;
+    hypura_status status = ALLOCATE(&store->in_place, 1, "table of imported memory", error);
+    if (status)
+        return status;
+    store->in_place->gpu = gpu;
+    import_all(store);
+    return HYPURA_OK;
+}
+
+void in_place_free(struct store *store)
+{
+    if (store->in_place)
+        give_back(store->in_place);
+    memory_free(store->in_place);
+    store->in_place = NULL;
+}
+
+void in_place_settle(struct store *store)
+{
+    if (!store->in_place || !store->slots_changed)
+        return;
+    give_back(store->in_place);
+    cache_grow(store);
+    import_all(store);
+}
+
+struct gpu_range in_place_range(const struct store *store, const uint8_t *memory)
+{
+    for (uint32_t i = 0; i < store->in_place->count; i++) {
+        const struct import *import = &store->in_place->imports[i];
+        if (memory >= import->memory && memory < import->memory + import->bytes)
+            return (struct gpu_range){import->buffer, (uint64_t)(memory - import->memory)};
+    }
+    return (struct gpu_range){0};
+}
+
+bool store_reads_in_place(const struct store *store)
+{
+    return store->reads_in_place;
+}
