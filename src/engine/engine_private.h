@@ -66,7 +66,7 @@ void geometry_make(struct geometry *out, const struct model *model, size_t threa
  */
 
 /* Batches of more tokens are not guessed token by token. */
-#define GUESS_ROWS 4u
+#define GUESS_ROWS 8u
 #define GUESS_MAX_RANKS 64u
 
 /* How far ahead at most. Routers on a state of several layers before still find most of what they will choose; a read

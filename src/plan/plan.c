@@ -70,13 +70,13 @@ static uint64_t most_kv_positions(const struct plan_request *request, uint32_t p
     return (uint64_t)positions * sequences(request);
 }
 
-/* One whole context, or a block for each sequence. */
+/* One whole context: of more a sequence can be sure to fill its own, and experts want the memory more. */
 static uint64_t least_kv_positions(const struct plan_request *request, uint32_t positions)
 {
     uint64_t most = most_kv_positions(request, positions);
     if (!request->shared_kv)
         return most;
-    return MIN(most, MAX(align_up(positions, PLAN_KV_BLOCK), (uint64_t)sequences(request) * PLAN_KV_BLOCK));
+    return MIN(most, align_up(positions, PLAN_KV_BLOCK));
 }
 
 static uint64_t fewer_kv_positions(const struct plan_request *request, uint32_t positions, uint64_t kv_positions)
