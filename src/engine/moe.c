@@ -265,6 +265,9 @@ static hypura_status run_shared(struct engine *engine, const struct model_layer 
 /* ---- the sum -------------------------------------------------------------------------------------------------------
  */
 
+/* A parallel section costs about as much as so many elements. */
+#define PARALLEL_ELEMENTS ((size_t)16 << 10)
+
 struct mix {
     const struct scratch *scratch;
     size_t width, used;
@@ -302,8 +305,9 @@ static hypura_status mix_experts(struct engine *engine, const struct model_layer
     bool normed = layer->tensors[ROLE_EXPERT_POST_NORM] != NO_UNIT;
     mix.shared = shared && !normed;
     mix.weighed = model_architecture(engine->model)->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED;
-    if (engine->rows == 1)
-        mix_row(&mix, 0, 0);
+    if (engine->rows * mix.used * mix.width < PARALLEL_ELEMENTS)
+        for (size_t row = 0; row < engine->rows; row++)
+            mix_row(&mix, row, 0);
     else
         thread_pool_run(compute_pool(engine->compute), mix_row, &mix, engine->rows);
     if (!normed)

@@ -9,8 +9,8 @@
 /* Rows that one pass of gemv takes while several tokens use them: they stay in the first-level cache in between. */
 #define GEMV_BLOCK_BYTES ((size_t)16 << 10)
 
-/* More rows of activations than this are prepared in a parallel section of their own. */
-#define PREPARE_ALONE_ROWS 4
+/* Activations of more elements than this are prepared in a parallel section of their own, which costs about as much. */
+#define PREPARE_ALONE_ELEMENTS ((size_t)16 << 10)
 
 #define GEMM_LEAST_TASK_ROWS ((size_t)64)
 #define GEMM_LEAST_TASK_TOKENS ((size_t)96)
@@ -266,7 +266,7 @@ static void prepare(struct compute *compute, const struct matmul *job)
     struct activation *activation = job->input;
     if (job->tokens == 0 || activation->ready[preparation.kind])
         return;
-    if (activation->rows > PREPARE_ALONE_ROWS)
+    if (activation->rows > 1 && activation->rows * activation->columns > PREPARE_ALONE_ELEMENTS)
         thread_pool_run(compute->pool, prepare_task, &preparation, activation->rows);
     else
         activation_prepare_rows(activation, compute->kernels, preparation.kind, 0, activation->rows);
