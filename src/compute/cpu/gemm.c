@@ -136,6 +136,8 @@ static void multiply_group(const struct work *work, size_t group)
     size_t rows = MIN(work->first_row + work->rows - row, (size_t)GROUP_ROWS);
     size_t panels = (rows + PANEL_ROWS - 1) / PANEL_ROWS;
     memset(work->sums, 0, work->tokens * GROUP_ROWS * sizeof(float));
+    for (size_t p = 0; group == 0 && p < panels; p++)
+        prefetch_panel(work, row + p * PANEL_ROWS, 0);
     for (size_t segment = 0; segment < work->segments; segment++) {
         bool last = segment + 1 == work->segments;
         for (size_t p = 0; p < panels; p++) {

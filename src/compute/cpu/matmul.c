@@ -98,6 +98,7 @@ struct section {
     const struct matmul *jobs;
     size_t count;
     struct cut cuts[SECTION_JOBS];
+    size_t gemm_jobs;
 };
 
 static const struct kernel *job_kernel(const struct compute *compute, const struct matmul *job)
@@ -141,13 +142,13 @@ static size_t cut_job(struct section *section, const struct matmul *job, size_t 
     }
     cut->task_rows = kernel->gemm_task_rows;
     size_t token_tasks = kernel->gemm_task_tokens ? divide_up(job->tokens, kernel->gemm_task_tokens) : 1;
-    /* Large tasks unpack and pack less; but every thread wants some. */
-    while (cut->task_rows > GEMM_LEAST_TASK_ROWS &&
-           divide_up(job->weights.rows, cut->task_rows) * token_tasks < 4 * section->compute->threads)
+    /* Large tasks have less to do besides; but every thread wants some of the section's. */
+    size_t wanted = divide_up(4 * section->compute->threads, section->gemm_jobs);
+    while (cut->task_rows > GEMM_LEAST_TASK_ROWS && divide_up(job->weights.rows, cut->task_rows) * token_tasks < wanted)
         cut->task_rows /= 2;
     cut->row_tasks = divide_up(job->weights.rows, cut->task_rows);
     while (kernel->gemm_task_tokens && job->tokens / (2 * token_tasks) >= GEMM_LEAST_TASK_TOKENS &&
-           cut->row_tasks * token_tasks < 4 * section->compute->threads)
+           cut->row_tasks * token_tasks < wanted)
         token_tasks *= 2;
     cut->task_tokens = divide_up(job->tokens, token_tasks);
     return cut->row_tasks * divide_up(job->tokens, cut->task_tokens);
@@ -282,6 +283,9 @@ void compute_matmul(struct compute *compute, const struct matmul *jobs, size_t c
     for (size_t first = 0; first < count; first += SECTION_JOBS) {
         section.jobs = jobs + first;
         section.count = MIN(count - first, (size_t)SECTION_JOBS);
+        section.gemm_jobs = 0;
+        for (size_t i = 0; i < section.count; i++)
+            section.gemm_jobs += job_path(job_kernel(compute, &section.jobs[i]), &section.jobs[i]) == PATH_GEMM;
         size_t tasks = 0;
         bool gemm = false;
         for (size_t i = 0; i < section.count; i++) {
