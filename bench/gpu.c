@@ -114,7 +114,8 @@ static hypura_status measure(struct gpu *gpu, const struct options *options, enu
 {
     double times[64];
     hypura_status status = HYPURA_OK;
-    for (uint32_t i = 0; i <= options->rounds && !status; i++) {
+    uint64_t compiled = 0; /* a device that slept meanwhile gets a tenth of a second to wake up */
+    for (uint32_t i = 0; i < options->rounds && !status;) {
         gpu_begin(gpu);
         for (uint32_t m = 0; m < count; m++) {
             const struct gpu_matmul job = {
@@ -132,7 +133,10 @@ static hypura_status measure(struct gpu *gpu, const struct options *options, enu
         }
         double total = 0;
         status = run(gpu, &total, error);
-        times[i ? i - 1 : 0] = total / count; /* the first round compiles and warms up */
+        if (compiled == 0)
+            compiled = clock_nanoseconds();
+        else if (clock_seconds_since(compiled) > 0.1)
+            times[i++] = total / count;
     }
     if (!status)
         *seconds = median(times, options->rounds);

@@ -144,6 +144,11 @@ static void record_residual(const struct bench *bench, uint32_t rows)
                      rows, EMBEDDING, 1e-5f);
 }
 
+static void record_nothing(const struct bench *bench, uint32_t rows)
+{
+    gpu_scale(bench->gpu, part(bench, 0), part(bench, 0), 1, rows);
+}
+
 static void record_glu(const struct bench *bench, uint32_t rows)
 {
     gpu_glu(bench->gpu, GLU_SILU, part(bench, 0), part(bench, 0), part(bench, region), rows, FEED_FORWARD, FEED_FORWARD,
@@ -223,7 +228,8 @@ static hypura_status bench_rows(const struct bench *bench, hypura_error *error)
     static const struct {
         const char *name;
         void (*record)(const struct bench *bench, uint32_t rows);
-    } kernels[] = {{"add, norm", record_residual},
+    } kernels[] = {{"nothing but a launch", record_nothing},
+                   {"add, norm", record_residual},
                    {"glu", record_glu},
                    {"norms of heads, rope, cache", record_heads},
                    {"router", record_router},

@@ -220,8 +220,8 @@ void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constan
     times_add(gpu, kernel);
 }
 
-/* Tables of all sequences of a batch for each layer. */
-#define TABLES_BYTES ((uint64_t)256 << 10)
+/* Tables of all sequences of a batch, some for each layer. */
+#define TABLES_BYTES ((uint64_t)1 << 20)
 
 uint64_t gpu_table(struct gpu *gpu, const void *table, size_t bytes)
 {
@@ -236,12 +236,15 @@ uint64_t gpu_table(struct gpu *gpu, const void *table, size_t bytes)
         }
     }
     uint8_t *memory = gpu_buffer_mapped(batch->tables);
-    if (bytes != batch->last_table_bytes || memcmp(memory + batch->last_table, table, bytes) != 0) {
+    if (bytes != batch->last_table_bytes || bytes > sizeof batch->last_copy ||
+        memcmp(batch->last_copy, table, bytes) != 0) {
         if (bytes > TABLES_BYTES - batch->tables_used) {
             gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: a batch has too many sequences for its tables");
             return 0;
         }
         memcpy(memory + batch->tables_used, table, bytes);
+        if (bytes <= sizeof batch->last_copy)
+            memcpy(batch->last_copy, table, bytes);
         batch->last_table = batch->tables_used;
         batch->last_table_bytes = bytes;
         batch->tables_used += align_up(bytes, 16);
@@ -253,12 +256,15 @@ void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint6
 {
     if (!gpu->open || bytes == 0)
         return;
+    const uint64_t together = gpu_address(to) | gpu_address(from) | bytes;
+    const uint32_t words = together % 16 != 0, unit = words ? 4 : 16;
     const struct {
         uint64_t to, from;
         uint32_t count;
-    } push = {gpu_address(to), gpu_address(from), (uint32_t)(bytes / 16)};
-    if ((push.to | push.from | bytes) % 16 == 0 && bytes / 16 <= UINT32_MAX) {
-        gpu_launch(gpu, KERNEL_copy, NULL, 0, &push, sizeof push, (uint32_t)MIN((bytes / 16 + 255) / 256, 16384), 1, 1);
+    } push = {gpu_address(to), gpu_address(from), (uint32_t)(bytes / unit)};
+    if (together % unit == 0 && bytes / unit <= UINT32_MAX) {
+        gpu_launch(gpu, KERNEL_copy, &words, 1, &push, sizeof push, (uint32_t)MIN((bytes / unit + 255) / 256, 16384), 1,
+                   1);
         return;
     }
     const VkBufferCopy copy = {from.offset, to.offset, bytes};

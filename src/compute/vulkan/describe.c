@@ -83,6 +83,16 @@ static void require(struct gpu_info *info, bool has, const char *what)
         snprintf(info->lacks + length, sizeof info->lacks - length, "%s%s", length ? ", " : "", what);
 }
 
+/* Whether four products of signed bytes are an instruction. */
+static bool has_fast_dot(const struct vk *vk, VkPhysicalDevice physical)
+{
+    VkPhysicalDeviceShaderIntegerDotProductProperties dot = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_PROPERTIES};
+    VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2, .pNext = &dot};
+    vk->vkGetPhysicalDeviceProperties2(physical, &properties);
+    return dot.integerDotProduct4x8BitPackedSignedAccelerated;
+}
+
 static void describe_features(const struct vk *vk, VkPhysicalDevice physical, struct gpu_info *info)
 {
     VkPhysicalDeviceShaderIntegerDotProductFeatures dot = {
@@ -102,7 +112,9 @@ static void describe_features(const struct vk *vk, VkPhysicalDevice physical, st
     require(info, features.features.shaderInt64, "64-bit integers");
     require(info, features.features.shaderInt16 && v12.shaderInt8, "8- and 16-bit integers");
     info->fp16 = v12.shaderFloat16;
-    info->int8_dot = dot.shaderIntegerDotProduct;
+    /* Where it is no instruction floats are as quick; a device that is a CPU takes it for the tests of others. */
+    info->int8_dot = dot.shaderIntegerDotProduct &&
+                     (info->kind == GPU_CPU || has_fast_dot(vk, physical));
 }
 
 /* Whether subgroups of 32 multiply matrices of 16 x 16 halves into floats, by KHR's extension or by NVIDIA's. */
@@ -165,6 +177,8 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SUBGROUP_SIZE_CONTROL_PROPERTIES};
     VkPhysicalDeviceExternalMemoryHostPropertiesEXT external = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_EXTERNAL_MEMORY_HOST_PROPERTIES_EXT};
+    VkPhysicalDeviceShaderSMBuiltinsPropertiesNV multiprocessors = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_SM_BUILTINS_PROPERTIES_NV};
     VkPhysicalDeviceVulkan11Properties v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES};
     VkPhysicalDeviceVulkan12Properties v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES,
                                               .pNext = &v11};
@@ -186,6 +200,10 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
         subgroups.pNext = properties.pNext;
         properties.pNext = &subgroups;
     }
+    if (gpu_device_has(vk, physical, VK_NV_SHADER_SM_BUILTINS_EXTENSION_NAME)) {
+        multiprocessors.pNext = properties.pNext;
+        properties.pNext = &multiprocessors;
+    }
     info->host_import = gpu_device_has(vk, physical, VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME);
     if (info->host_import) {
         external.pNext = properties.pNext;
@@ -194,9 +212,11 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
     vk->vkGetPhysicalDeviceProperties2(physical, &properties);
     snprintf(info->driver, sizeof info->driver, "%.120s %.120s", v12.driverName, v12.driverInfo);
     info->max_allocation = v11.maxMemoryAllocationSize;
+    info->max_group = MIN(basic->limits.maxComputeWorkGroupInvocations, basic->limits.maxComputeWorkGroupSize[0]);
     info->shared_bytes = basic->limits.maxComputeSharedMemorySize;
     info->subgroup_min = subgroups.minSubgroupSize ? subgroups.minSubgroupSize : v11.subgroupSize;
     info->subgroup_max = subgroups.maxSubgroupSize ? subgroups.maxSubgroupSize : v11.subgroupSize;
+    info->cores = multiprocessors.shaderSMCount;
     info->import_alignment = external.minImportedHostPointerAlignment;
     require(info,
             v11.subgroupSupportedOperations & VK_SUBGROUP_FEATURE_ARITHMETIC_BIT &&

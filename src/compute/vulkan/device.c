@@ -98,6 +98,9 @@ static hypura_status create_device(struct gpu *gpu, hypura_error *error)
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_NV, .cooperativeMatrix = VK_TRUE};
     VkPhysicalDeviceCooperativeMatrixFeaturesKHR khr_matrices = {
         .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_COOPERATIVE_MATRIX_FEATURES_KHR, .cooperativeMatrix = VK_TRUE};
+    VkPhysicalDeviceShaderIntegerDotProductFeatures dot = {
+        .sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_SHADER_INTEGER_DOT_PRODUCT_FEATURES,
+        .shaderIntegerDotProduct = VK_TRUE};
     const char *extensions[8];
     uint32_t count = 0;
     if (gpu_device_has(&gpu->vk, gpu->physical, "VK_KHR_portability_subset"))
@@ -117,6 +120,11 @@ static hypura_status create_device(struct gpu *gpu, hypura_error *error)
         matrices.pNext = v12.pNext;
         v12.pNext = &matrices;
         v12.vulkanMemoryModel = VK_TRUE;
+    }
+    if (gpu->info.int8_dot) {
+        extensions[count++] = VK_KHR_SHADER_INTEGER_DOT_PRODUCT_EXTENSION_NAME;
+        dot.pNext = v12.pNext;
+        v12.pNext = &dot;
     }
     const VkDeviceCreateInfo create = {.sType = VK_STRUCTURE_TYPE_DEVICE_CREATE_INFO,
                                        .pNext = &features,
@@ -151,6 +159,8 @@ static hypura_status choose_device(struct gpu *gpu, const struct gpu_options *op
                          gpu->info.lacks);
     if (options->separate)
         gpu->info.unified = false;
+    if (options->floats)
+        gpu->info.int8_dot = false;
     VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2};
     gpu->vk.vkGetPhysicalDeviceMemoryProperties2(gpu->physical, &memory);
     gpu->memory = memory.memoryProperties;

@@ -42,8 +42,11 @@ struct gpu_info {
     bool unified;          /* device memory is host memory, so device buffers are mapped */
     uint64_t max_allocation;
     uint32_t shared_bytes, subgroup_min, subgroup_max;
-    bool fp16, int8_dot, cooperative_matrix, host_import;
+    uint32_t max_group; /* invocations of a work group */
+    uint32_t cores;     /* multiprocessors or the like; 0: not known */
+    bool fp16, cooperative_matrix, host_import;
     bool khr_matrix;           /* cooperative matrices are those of VK_KHR_cooperative_matrix */
+    bool int8_dot;             /* quantised weights are multiplied as bytes */
     uint64_t import_alignment; /* of addresses and sizes for gpu_buffer_import */
     char lacks[160];           /* what hypura needs and the device has not; empty: it can be used */
 };
@@ -58,6 +61,7 @@ struct gpu_options {
     uint32_t index;             /* in gpu_list's order */
     const char *pipeline_cache; /* file that keeps compiled kernels; NULL: none */
     bool validate;              /* run under the validation layers; so does HYPURA_GPU_VALIDATE=1 in the environment */
+    bool floats;                /* multiply no weights as bytes: for tests */
     bool separate;              /* treat memory as not shared with the host even where it is: for tests */
 };
 
@@ -146,7 +150,7 @@ bool gpu_done(struct gpu *gpu, gpu_ticket ticket);
 /* How long a batch that is done took on the device; 0 when that is not known or too long ago. */
 double gpu_batch_seconds(struct gpu *gpu, gpu_ticket ticket);
 
-/* By a kernel where addresses and bytes are multiples of 16: devices' own copies may be slow. */
+/* By a kernel where addresses and bytes are multiples of 4: devices' own copies may be slow. */
 void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint64_t bytes);
 
 /* ---- weights times activations ----------------------------------------------------------------------------------- */
@@ -185,15 +189,17 @@ bool gpu_unpacks(enum tensor_type type);
 void gpu_unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out);
 
 /* out[t][r] = sum over c of weights[r][c] * in[t][c], plus bias[r] where bias has a buffer, plus what is in out where
- * accumulate is true. Strides in elements. */
+ * accumulate is true. Strides in elements. Where norm has a buffer, in is rms_norm(in) * norm: of up to
+ * GPU_VECTOR_TOKENS tokens, which saves a launch. */
 struct gpu_matmul {
     struct gpu_matrix weights;
-    struct gpu_range in, out, bias;
+    struct gpu_range in, out, bias, norm;
     struct gpu_range in_halves; /* the same as halves; or none */
     struct gpu_range
         unpacked; /* room for unpacked weights, which nothing else may use up to the next barrier; or none */
     uint64_t unpacked_bytes;
     uint32_t tokens, in_stride, out_stride;
+    float epsilon;
     bool accumulate;
 };
 
@@ -204,6 +210,14 @@ uint64_t gpu_unpacked_bytes(enum tensor_type type, uint32_t rows, uint32_t colum
 
 /* The jobs must not depend on each other. Neighbours that share inputs, type and columns become one dispatch. */
 void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count);
+
+/* Two jobs, gate and up, whose gated activation goes to the first one's out; the second one's is not written. False,
+ * and nothing done, where that cannot be one launch: many tokens, or matrices of two kinds. */
+struct gpu_glu_kind {
+    enum glu_kind kind;
+    float alpha, limit; /* of GLU_OAI */
+};
+bool gpu_matmul_glu(struct gpu *gpu, const struct gpu_matmul *jobs, const struct gpu_glu_kind *glu);
 
 /* Experts of one layer by id, for tokens that have chosen used experts each. */
 #define GPU_NO_SLOT 0xffffffffu
@@ -223,6 +237,9 @@ struct gpu_expert_matmul {
     bool per_choice;
 };
 void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count);
+
+/* As gpu_matmul_glu. */
+bool gpu_expert_matmul_glu(struct gpu *gpu, const struct gpu_expert_matmul *jobs, const struct gpu_glu_kind *glu);
 
 /* Sorts choices by expert, so that many tokens share the reading of one; for the same experts and used, and so many
  * tokens at most. */

@@ -34,6 +34,7 @@ struct batch {
     struct gpu_buffer *tables; /* of gpu_table; made on first need */
     uint64_t tables_used;
     uint64_t last_table, last_table_bytes; /* offset of the last table, and its bytes */
+    uint8_t last_copy[256]; /* of it where it fits: mapped memory may be slow to read */
 };
 
 /* Parts of the staging ring. */
@@ -108,6 +109,20 @@ static inline uint64_t gpu_address(struct gpu_range range)
 /* A small table that kernels of the open batch read: copies it to where the device sees it, and gives that address. A
  * table equal to the last is not copied again. 0 after an error, which is kept. */
 uint64_t gpu_table(struct gpu *gpu, const void *table, size_t bytes);
+
+/* Jobs that one dispatch takes. */
+#define GPU_VECTOR_JOBS 3u
+#define GPU_EXPERT_JOBS 2u
+
+/* Matrices times up to GPU_VECTOR_TOKENS tokens from first_token on: matvec.c. glu: NULL, or as gpu_matmul_glu has it,
+ * of two jobs. The weights are such as gpu_matmul accepts. */
+void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, uint32_t first_token, uint32_t tokens,
+                const struct gpu_glu_kind *glu);
+void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count, uint32_t first_token,
+                       uint32_t tokens, const struct gpu_glu_kind *glu);
+
+/* Whether inputs may be read four at a time, and plain weights 16 bytes at a time. */
+bool gpu_is_wide(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride);
 
 /* What the first byte of a row of weights of a type that gpu_supports must be a multiple of. */
 uint32_t gpu_weight_alignment(enum tensor_type type);

@@ -5,11 +5,11 @@
 
 /* Kernels and demands of the types; chunk as in shaders/types.glsl. */
 #define TYPE_KERNELS(name, cooperative)                                                                                \
-    KERNEL_matvec_##name, KERNEL_matvec_experts_##name, KERNEL_matmat_##name, KERNEL_matmat_experts_##name,            \
-        KERNEL_##cooperative##_##name, KERNEL_##cooperative##_experts_##name
+    KERNEL_matmat_##name, KERNEL_matmat_experts_##name, KERNEL_##cooperative##_##name,                                 \
+        KERNEL_##cooperative##_experts_##name
 #define TYPE(name, chunk, align) [TENSOR_##name] = {TYPE_KERNELS(name, matmat_cooperative), chunk, align}
 static const struct weight_type {
-    enum gpu_kernel vector, vector_experts, tile, tile_experts, cooperative, cooperative_experts;
+    enum gpu_kernel tile, tile_experts, cooperative, cooperative_experts;
     uint16_t chunk;     /* columns an invocation takes at a time; 0: the type is not supported */
     uint16_t alignment; /* of a row's first byte */
 } weight_types[TENSOR_TYPE_COUNT] = {
@@ -61,23 +61,11 @@ static const struct weight_type *find_type(struct gpu *gpu, const struct gpu_mat
     return type;
 }
 
-static bool is_float(enum tensor_type type)
-{
-    return type == TENSOR_F32 || type == TENSOR_F16 || type == TENSOR_BF16;
-}
-
-/* Whether inputs may be read four at a time, and plain weights 16 bytes at a time. */
-static bool is_wide(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride)
-{
-    if (in % 16 || in_stride % 4)
-        return false;
-    return !is_float(weights->type) || !((gpu_address(weights->data) | weights->row_bytes | slot_stride) % 16);
-}
-
 /* Whether the kernels for many tokens can read them: wide, and in whole chunks. */
 static bool fits_tiles(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride)
 {
-    return is_wide(weights, slot_stride, in, in_stride) && weights->columns % weight_types[weights->type].chunk == 0;
+    return gpu_is_wide(weights, slot_stride, in, in_stride) &&
+           weights->columns % weight_types[weights->type].chunk == 0;
 }
 
 /* Whether there is a kernel with cooperative matrices. */
@@ -93,77 +81,13 @@ bool gpu_takes_halves(const struct gpu *gpu, const struct gpu_matrix *weights, u
            fits_tiles(weights, slot_stride, 0, 0);
 }
 
-/* ---- matrix times vector ----------------------------------------------------------------------------------------- */
-
-/* Invocations of a work group: by the columns alone, since the order of sums depends on it. */
-static uint32_t vector_group(const struct weight_type *type, uint32_t columns)
-{
-    uint32_t chunks = (columns + type->chunk - 1) / type->chunk, group = 32;
-    while (group < 128 && group < chunks)
-        group *= 2;
-    return group;
-}
-
-/* Rows of weights a work group: many use what was read of the inputs again, few spread small matrices over the device.
- */
-static uint32_t vector_rows(uint64_t rows)
-{
-    uint32_t most = 4;
-    while (most > 1 && rows / most < 512)
-        most /= 2;
-    return most;
-}
-
-/* Work groups in two dimensions, since one holds few. */
-static void launch_wide(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
-                        const void *push, size_t bytes, uint64_t groups, uint32_t depth)
-{
-    uint32_t width = (uint32_t)MIN(groups, 16384);
-    gpu_launch(gpu, kernel, constants, constant_count, push, bytes, width, (uint32_t)((groups + width - 1) / width),
-               depth);
-}
-
-#define VECTOR_JOBS 3
-
-static void matvec(struct gpu *gpu, const struct weight_type *type, const struct gpu_matmul *jobs, size_t count,
-                   uint32_t first_token, uint32_t tokens)
-{
-    struct {
-        struct {
-            uint64_t weights, out, bias;
-            uint32_t rows, out_stride;
-        } jobs[VECTOR_JOBS];
-        uint64_t in;
-        uint32_t columns, row_bytes, in_stride, accumulate;
-    } push = {.in = gpu_address(jobs->in) + (uint64_t)first_token * jobs->in_stride * sizeof(float),
-              .columns = jobs->weights.columns,
-              .row_bytes = (uint32_t)jobs->weights.row_bytes,
-              .in_stride = jobs->in_stride,
-              .accumulate = jobs->accumulate};
-    uint64_t rows = 0, groups = 0;
-    for (size_t i = 0; i < count; i++)
-        rows += jobs[i].weights.rows;
-    const uint32_t group_rows = vector_rows(rows);
-    bool wide = true;
-    for (size_t i = 0; i < count; i++) {
-        push.jobs[i].weights = gpu_address(jobs[i].weights.data);
-        push.jobs[i].out = gpu_address(jobs[i].out) + (uint64_t)first_token * jobs[i].out_stride * sizeof(float);
-        push.jobs[i].bias = gpu_address(jobs[i].bias);
-        push.jobs[i].rows = jobs[i].weights.rows;
-        push.jobs[i].out_stride = jobs[i].out_stride;
-        groups += (jobs[i].weights.rows + group_rows - 1) / group_rows;
-        wide &= is_wide(&jobs[i].weights, 0, push.in, jobs->in_stride);
-    }
-    const uint32_t constants[] = {vector_group(type, push.columns), group_rows, tokens, wide};
-    launch_wide(gpu, type->vector, constants, COUNT_OF(constants), &push, sizeof push, groups, 1);
-}
-
 /* Whether two jobs can be one dispatch. */
 static bool alike(const struct gpu_matmul *a, const struct gpu_matmul *b)
 {
     return a->weights.type == b->weights.type && a->weights.columns == b->weights.columns &&
            a->weights.row_bytes == b->weights.row_bytes && gpu_address(a->in) == gpu_address(b->in) &&
-           a->in_stride == b->in_stride && a->tokens == b->tokens && a->accumulate == b->accumulate;
+           gpu_address(a->norm) == gpu_address(b->norm) && a->in_stride == b->in_stride && a->tokens == b->tokens &&
+           a->accumulate == b->accumulate;
 }
 
 /* ---- matrix times matrix ----------------------------------------------------------------------------------------- */
@@ -306,7 +230,8 @@ void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
         const struct weight_type *type = find_type(gpu, &jobs[first].weights, 0);
         if (!type)
             return;
-        for (next = first + 1; next < count && next - first < VECTOR_JOBS && alike(&jobs[first], &jobs[next]); next++)
+        for (next = first + 1; next < count && next - first < GPU_VECTOR_JOBS && alike(&jobs[first], &jobs[next]);
+             next++)
             if (!find_type(gpu, &jobs[next].weights, 0))
                 return;
         bool tiles = jobs[first].tokens > GPU_VECTOR_TOKENS, unpack = true;
@@ -316,6 +241,8 @@ void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
                      (jobs[i].in.buffer && fits_tiles(&jobs[i].weights, 0, gpu_address(jobs[i].in), jobs[i].in_stride));
             unpack &= should_unpack(gpu, &jobs[i]);
         }
+        if (tiles && jobs[first].norm.buffer)
+            gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: inputs of many tokens are to be normed beforehand");
         if (!tiles && !jobs[first].in.buffer) {
             gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: inputs are there as halves only");
             return;
@@ -328,47 +255,22 @@ void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
         for (size_t i = first; i < next && tiles && !unpack; i++)
             matmat(gpu, &jobs[i]);
         for (uint32_t token = 0; token < jobs[first].tokens && !tiles; token += GPU_VECTOR_TOKENS)
-            matvec(gpu, type, jobs + first, next - first, token, MIN(jobs[first].tokens - token, GPU_VECTOR_TOKENS));
+            gpu_matvec(gpu, jobs + first, next - first, token, MIN(jobs[first].tokens - token, GPU_VECTOR_TOKENS),
+                       NULL);
     }
+}
+
+bool gpu_matmul_glu(struct gpu *gpu, const struct gpu_matmul *jobs, const struct gpu_glu_kind *glu)
+{
+    if (jobs->tokens > GPU_VECTOR_TOKENS || !gpu_supports(gpu, jobs->weights.type) || !alike(&jobs[0], &jobs[1]) ||
+        jobs[0].weights.rows != jobs[1].weights.rows || jobs->accumulate)
+        return false;
+    if (find_type(gpu, &jobs[0].weights, 0) && find_type(gpu, &jobs[1].weights, 0))
+        gpu_matvec(gpu, jobs, 2, 0, jobs->tokens, glu);
+    return true;
 }
 
 /* ---- experts ----------------------------------------------------------------------------------------------------- */
-
-#define EXPERT_JOBS 2
-
-static void expert_matvec(struct gpu *gpu, const struct weight_type *type, const struct gpu_expert_matmul *jobs,
-                          size_t count, uint32_t first_token, uint32_t tokens)
-{
-    const uint64_t first_choice = (uint64_t)first_token * jobs->used;
-    struct {
-        struct {
-            uint64_t weights, out, bias;
-        } jobs[EXPERT_JOBS];
-        uint64_t in, slots, ids, slot_stride;
-        uint32_t rows, columns, row_bytes, used, per_choice;
-    } push = {.in = gpu_address(jobs->in) +
-                    (jobs->per_choice ? first_choice : first_token) * jobs->weights.columns * sizeof(float),
-              .slots = gpu_address(jobs->slots),
-              .ids = gpu_address(jobs->ids) + first_choice * sizeof(uint32_t),
-              .slot_stride = jobs->slot_stride,
-              .rows = jobs->weights.rows,
-              .columns = jobs->weights.columns,
-              .row_bytes = (uint32_t)jobs->weights.row_bytes,
-              .used = jobs->used,
-              .per_choice = jobs->per_choice};
-    uint32_t choices = tokens * jobs->used;
-    const uint32_t group_rows = vector_rows((uint64_t)push.rows * choices * count);
-    bool wide = true;
-    for (size_t i = 0; i < count; i++) {
-        push.jobs[i].weights = gpu_address(jobs[i].weights.data);
-        push.jobs[i].out = gpu_address(jobs[i].out) + first_choice * push.rows * sizeof(float);
-        push.jobs[i].bias = gpu_address(jobs[i].bias);
-        wide &= is_wide(&jobs[i].weights, jobs->slot_stride, push.in, push.columns);
-    }
-    const uint32_t constants[] = {vector_group(type, push.columns), group_rows, 1, wide};
-    launch_wide(gpu, type->vector_experts, constants, COUNT_OF(constants), &push, sizeof push,
-                (uint64_t)((push.rows + group_rows - 1) / group_rows) * count, choices);
-}
 
 #define LEAST_TILE 32u
 
@@ -467,8 +369,8 @@ void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
         const struct weight_type *type = find_type(gpu, &jobs[first].weights, jobs[first].slot_stride);
         if (!type)
             return;
-        for (next = first + 1; next < count && next - first < EXPERT_JOBS && experts_alike(&jobs[first], &jobs[next]);
-             next++)
+        for (next = first + 1;
+             next < count && next - first < GPU_EXPERT_JOBS && experts_alike(&jobs[first], &jobs[next]); next++)
             if (!find_type(gpu, &jobs[next].weights, jobs[next].slot_stride))
                 return;
         bool tiles = true;
@@ -482,6 +384,16 @@ void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
             expert_matmat(gpu, type, &jobs[i]);
         const uint32_t most = MAX(GPU_MAX_GROUPS / MAX(jobs[first].used, 1u), 1u);
         for (uint32_t token = 0; token < jobs[first].tokens && !tiles; token += most)
-            expert_matvec(gpu, type, jobs + first, next - first, token, MIN(jobs[first].tokens - token, most));
+            gpu_expert_matvec(gpu, jobs + first, next - first, token, MIN(jobs[first].tokens - token, most), NULL);
     }
+}
+
+bool gpu_expert_matmul_glu(struct gpu *gpu, const struct gpu_expert_matmul *jobs, const struct gpu_glu_kind *glu)
+{
+    if (jobs->tokens > GPU_VECTOR_TOKENS || !gpu_supports(gpu, jobs->weights.type) ||
+        !experts_alike(&jobs[0], &jobs[1]) || jobs->tokens * jobs->used > GPU_MAX_GROUPS)
+        return false;
+    if (find_type(gpu, &jobs[0].weights, jobs->slot_stride) && find_type(gpu, &jobs[1].weights, jobs->slot_stride))
+        gpu_expert_matvec(gpu, jobs, 2, 0, jobs->tokens, glu);
+    return true;
 }

@@ -90,10 +90,16 @@ void pass_run_experts(struct engine *engine, uint32_t number, const struct store
     }
     if (fused)
         jobs[1].weights.data.offset += inner * jobs[1].weights.row_bytes;
-    gpu_expert_matmul(pass->gpu, jobs, 2);
-    gpu_barrier(pass->gpu);
     struct gpu_expert_matmul job = expert_job(engine, layer, slots, down, inner, p->embedding);
-    bool halves = pass_glu(engine, &job.weights, job.slot_stride, rows * p->experts_used, inner);
+    const struct gpu_glu_kind glu = pass_glu_kind(engine);
+    bool halves = false;
+    if (gpu_expert_matmul_glu(pass->gpu, jobs, &glu)) {
+        gpu_barrier(pass->gpu);
+    } else {
+        gpu_expert_matmul(pass->gpu, jobs, 2);
+        gpu_barrier(pass->gpu);
+        halves = pass_glu(engine, &job.weights, job.slot_stride, rows * p->experts_used, inner);
+    }
     job.in = halves ? (struct gpu_range){0} : pass->gate;
     job.in_halves = halves ? pass->inner_halves : (struct gpu_range){0};
     job.out = pass->expert_out;
@@ -136,7 +142,7 @@ hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number n
         value = ++pass->signals;
         if (p->shared_feed_forward)
             pass_dense(engine, layer, ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, p->shared_feed_forward,
-                       pass->shared_out);
+                       pass->shared_out, false);
         gpu_barrier(pass->gpu);
         pass_run_experts(engine, number, &pass->slots[number]);
         TRY(pass_send(pass, error));
@@ -150,7 +156,7 @@ hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number n
     } else {
         if (p->shared_feed_forward)
             pass_dense(engine, layer, ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, p->shared_feed_forward,
-                       pass->shared_out);
+                       pass->shared_out, false);
         gpu_barrier(pass->gpu);
         pass_run_experts(engine, number, &pass->slots[number]);
         if (visits)

@@ -13,6 +13,25 @@ static struct gpu_range part_of(struct gpu_range vector, uint64_t first)
     return vector.buffer ? range_at(vector, first) : vector;
 }
 
+/* Where rows were left without their norm, the matrix applies it itself. */
+static void take_norm(const struct engine *engine, struct gpu_matmul *job, unit_number norm)
+{
+    const struct gpu_pass *pass = engine->pass;
+    if (norm == NO_UNIT || !pass->norm_left)
+        return;
+    job->in = pass->hidden;
+    job->norm = pass_vector(engine, norm);
+    job->epsilon = model_parameters(engine->model)->norm_epsilon;
+}
+
+/* Added to the residual stream instead of written. */
+static void give_output(const struct engine *engine, struct gpu_matmul *job, bool add)
+{
+    if (add)
+        job->out = engine->pass->hidden;
+    job->accumulate = add;
+}
+
 /* Queries, keys and values of all rows: three matrices, or the parts of one. */
 static void project(struct engine *engine, const struct model_layer *layer)
 {
@@ -37,6 +56,7 @@ static void project(struct engine *engine, const struct model_layer *layer)
         }
         jobs[i] = pass_job(engine, &matrix, bias, pass_input(engine, tensors[ROLE_ATTENTION_NORM]),
                            pass_input_halves(engine, tensors[ROLE_ATTENTION_NORM]), outputs[i]);
+        take_norm(engine, &jobs[i], tensors[ROLE_ATTENTION_NORM]);
         first += widths[i];
     }
     gpu_matmul(pass->gpu, jobs, 3);
@@ -73,7 +93,7 @@ static void find_sequences(const struct engine *engine, uint32_t number, struct 
                                   .values = values + (uint64_t)s->spans[i].sequence * kv->heads * kv->value_head_bytes};
 }
 
-void pass_attention(struct engine *engine, uint32_t number)
+void pass_attention(struct engine *engine, uint32_t number, bool add)
 {
     struct gpu_pass *pass = engine->pass;
     const struct model_layer *layer = model_layer(engine->model, number);
@@ -150,27 +170,33 @@ void pass_attention(struct engine *engine, uint32_t number)
     struct gpu_matmul job = pass_job(engine, &output, pass_vector(engine, layer->tensors[ROLE_ATTENTION_OUTPUT_BIAS]),
                                      attention.halves ? (struct gpu_range){0} : pass->attended,
                                      attention.halves ? pass->attended : (struct gpu_range){0}, pass->branch);
+    give_output(engine, &job, add);
     gpu_matmul(pass->gpu, &job, 1);
     gpu_barrier(pass->gpu);
+}
+
+struct gpu_glu_kind pass_glu_kind(const struct engine *engine)
+{
+    return (struct gpu_glu_kind){feed_forward_glu(engine->model), OAI_ALPHA, OAI_LIMIT};
 }
 
 /* The gated product of pass->gate and pass->up, as halves where the matrix that reads it takes those; whether it is. */
 bool pass_glu(struct engine *engine, const struct gpu_matrix *down, uint64_t slot_stride, uint32_t rows, uint32_t inner)
 {
     struct gpu_pass *pass = engine->pass;
-    enum glu_kind kind = feed_forward_glu(engine->model);
+    const struct gpu_glu_kind glu = pass_glu_kind(engine);
     bool halves = engine->geometry.halves && gpu_takes_halves(pass->gpu, down, slot_stride, (uint32_t)engine->rows);
     if (halves)
-        gpu_glu_halves(pass->gpu, kind, pass->inner_halves, pass->gate, pass->up, (uint64_t)rows * inner, OAI_ALPHA,
-                       OAI_LIMIT);
+        gpu_glu_halves(pass->gpu, glu.kind, pass->inner_halves, pass->gate, pass->up, (uint64_t)rows * inner, glu.alpha,
+                       glu.limit);
     else
-        gpu_glu(pass->gpu, kind, pass->gate, pass->gate, pass->up, rows, inner, inner, inner, OAI_ALPHA, OAI_LIMIT);
+        gpu_glu(pass->gpu, glu.kind, pass->gate, pass->gate, pass->up, rows, inner, inner, inner, glu.alpha, glu.limit);
     gpu_barrier(pass->gpu);
     return halves;
 }
 
 void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
-                enum tensor_role down, size_t width, struct gpu_range out)
+                enum tensor_role down, size_t width, struct gpu_range out, bool add)
 {
     struct gpu_pass *pass = engine->pass;
     const unit_number *tensors = layer->tensors;
@@ -192,14 +218,23 @@ void pass_dense(struct engine *engine, const struct model_layer *layer, enum ten
             biases[i] = part_of(bias, (uint64_t)i * inner);
         }
     }
-    for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++) {
         jobs[i] = pass_job(engine, &matrices[i], biases[i], pass_input(engine, tensors[ROLE_FFN_NORM]),
                            pass_input_halves(engine, tensors[ROLE_FFN_NORM]), i == 0 ? pass->gate : pass->up);
-    gpu_matmul(pass->gpu, jobs, 2);
-    gpu_barrier(pass->gpu);
-    bool halves = pass_glu(engine, &downwards, 0, rows, inner);
+        take_norm(engine, &jobs[i], tensors[ROLE_FFN_NORM]);
+    }
+    const struct gpu_glu_kind glu = pass_glu_kind(engine);
+    bool halves = false;
+    if (gpu_matmul_glu(pass->gpu, jobs, &glu)) {
+        gpu_barrier(pass->gpu);
+    } else {
+        gpu_matmul(pass->gpu, jobs, 2);
+        gpu_barrier(pass->gpu);
+        halves = pass_glu(engine, &downwards, 0, rows, inner);
+    }
     struct gpu_matmul job =
         pass_job(engine, &downwards, pass_vector(engine, dense ? tensors[ROLE_FFN_DOWN_BIAS] : NO_UNIT),
                  halves ? (struct gpu_range){0} : pass->gate, halves ? pass->inner_halves : (struct gpu_range){0}, out);
+    give_output(engine, &job, add);
     gpu_matmul(pass->gpu, &job, 1);
 }

@@ -316,6 +316,7 @@ hypura_status pass_send(struct gpu_pass *pass, hypura_error *error)
     pass->wait_value = 0;
     pass->wait_upload = 0;
     pass->recorded = 0;
+    pass->sent++;
     return status;
 }
 
@@ -333,7 +334,8 @@ void gpu_pass_begin(struct engine *engine)
     struct gpu_pass *pass = engine->pass;
     if (!pass)
         return;
-    pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;
+    pass->sent = 0;
+    pass->on_device = pass->inputs_sent = pass->hidden_on_device = pass->norm_left = false;
 }
 
 /* Batches that wait for the CPU would wait for ever. */
@@ -481,30 +483,54 @@ void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number l
         residual.mix = *mix;
     gpu_residual(pass->gpu, &residual);
     gpu_barrier(pass->gpu);
+    pass->norm_left = false;
     halve_normed(engine, next_norm);
+}
+
+/* Whether the matrix that ends a branch adds it to the residual stream by itself, and whoever reads that next norms it
+ * by itself: two launches less where few tokens make launches count. */
+static bool adds_by_itself(const struct engine *engine, unit_number post_norm, unit_number layer_scale)
+{
+    return engine->rows <= GPU_VECTOR_TOKENS && post_norm == NO_UNIT && layer_scale == NO_UNIT &&
+           model_parameters(engine->model)->residual_scale == 1.0f;
 }
 
 hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
     const struct model_layer *layer = model_layer(engine->model, number);
+    const unit_number *tensors = layer->tensors;
     bool arrived = !pass->on_device || !pass->inputs_sent;
     if (arrived) {
         to_device(engine);
-        norm_hidden(engine, layer->tensors[ROLE_ATTENTION_NORM]);
+        pass->norm_left = engine->rows <= GPU_VECTOR_TOKENS;
+        if (!pass->norm_left)
+            norm_hidden(engine, tensors[ROLE_ATTENTION_NORM]);
     }
     pass_record(pass);
-    pass_attention(engine, number);
-    pass_add_branch(engine, layer->tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, layer->tensors[ROLE_FFN_NORM], NULL);
+    bool add = !layer->moe && adds_by_itself(engine, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT);
+    pass_attention(engine, number, add);
+    if (add)
+        pass->norm_left = true;
+    else
+        pass_add_branch(engine, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, tensors[ROLE_FFN_NORM], NULL);
     unit_number next = pass_next_norm(engine, number);
     if (layer->moe) {
         TRY(pass_experts(engine, number, next, error));
     } else {
-        pass_dense(engine, layer, ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, layer->feed_forward, pass->branch);
+        /* The output matrix's norm is wanted by itself. */
+        add = number + 1 < model_parameters(engine->model)->layers &&
+              adds_by_itself(engine, tensors[ROLE_FFN_POST_NORM], tensors[ROLE_LAYER_SCALE]);
+        pass_dense(engine, layer, ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, layer->feed_forward, pass->branch, add);
         gpu_barrier(pass->gpu);
-        pass_add_branch(engine, layer->tensors[ROLE_FFN_POST_NORM], layer->tensors[ROLE_LAYER_SCALE], next, NULL);
+        if (add)
+            pass->norm_left = true;
+        else
+            pass_add_branch(engine, tensors[ROLE_FFN_POST_NORM], tensors[ROLE_LAYER_SCALE], next, NULL);
     }
-    return ++pass->recorded >= LAYERS_A_BATCH ? pass_send(pass, error) : HYPURA_OK;
+    /* The first layer goes alone, so that the device starts early. */
+    uint32_t most = pass->sent == 0 ? 1 : LAYERS_A_BATCH;
+    return ++pass->recorded >= most ? pass_send(pass, error) : HYPURA_OK;
 }
 
 /* Rows first to first + count of those whose logits are wanted, as one block. */

@@ -66,7 +66,9 @@ struct gpu_pass {
     /* The batch that is running. */
     bool open;              /* commands are being recorded */
     uint32_t recorded;      /* layers in the open batch */
+    uint32_t sent;          /* batches of these tokens */
     bool on_device;         /* the residual stream is there, else in scratch.hidden */
+    bool norm_left;         /* the residual stream's next norm is left to the matrices that read it */
     bool inputs_sent;       /* positions' tables are there */
     uint64_t wait_value;    /* that the open batch must wait for */
     gpu_ticket wait_upload; /* likewise */
@@ -140,9 +142,11 @@ struct gpu_range pass_vector(const struct engine *engine, unit_number unit); /* 
 void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number layer_scale, unit_number next_norm,
                      const struct gpu_mix *mix);
 
-void pass_attention(struct engine *engine, uint32_t layer);
+/* Their rows go to branch, or to out; with add they are added to the residual stream instead. */
+void pass_attention(struct engine *engine, uint32_t layer, bool add);
 void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
-                enum tensor_role down, size_t width, struct gpu_range out);
+                enum tensor_role down, size_t width, struct gpu_range out, bool add);
+struct gpu_glu_kind pass_glu_kind(const struct engine *engine);
 bool pass_glu(struct engine *engine, const struct gpu_matrix *down, uint64_t slot_stride, uint32_t rows,
               uint32_t inner);
 hypura_status pass_experts(struct engine *engine, uint32_t layer, unit_number next_norm, hypura_error *error);

@@ -35,3 +35,28 @@ float softplus(float a)
     /* log(1 + e) loses e when it is small */
     return max(a, 0.0) + (e < 1e-3 ? e * (1.0 - 0.5 * e) : log(1.0 + e));
 }
+
+/* The gated activation of a kind, by its number in enum glu_kind. */
+float gated(uint kind, float gate, float up, float alpha, float limit)
+{
+    switch (kind) {
+    case 0:
+        gate *= sigmoid(gate);
+        break;
+    case 1:
+        gate = gelu(gate);
+        break;
+    case 2:
+        gate = gelu_erf(gate);
+        break;
+    case 3:
+        gate = max(gate, 0.0);
+        break;
+    case 4:
+        gate = min(gate, limit);
+        up = clamp(up, -limit, limit) + 1.0;
+        gate *= sigmoid(alpha * gate);
+        break;
+    }
+    return gate * up;
+}

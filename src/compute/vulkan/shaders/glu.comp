@@ -26,29 +26,8 @@ void main()
             gates[i] = gate.v[row * gate_stride + c];
             ups[i] = up.v[row * up_stride + c];
         }
-        [[unroll]] for (uint i = 0; i < 4; i++) {
-            float g = gates[i], u = ups[i];
-            switch (KIND) {
-            case 0:
-                g *= sigmoid(g);
-                break;
-            case 1:
-                g = gelu(g);
-                break;
-            case 2:
-                g = gelu_erf(g);
-                break;
-            case 3:
-                g = max(g, 0.0);
-                break;
-            case 4:
-                g = min(g, limit);
-                u = clamp(u, -limit, limit) + 1.0;
-                g *= sigmoid(alpha * g);
-                break;
-            }
+        [[unroll]] for (uint i = 0; i < 4; i++)
             if (first + i * 256 < columns)
-                into.v[row * columns + first + i * 256] = g * u;
-        }
+                into.v[row * columns + first + i * 256] = gated(KIND, gates[i], ups[i], alpha, limit);
     }
 }

@@ -1,10 +1,13 @@
 // Weights times a few tokens. A work group has ROWS rows of weights and all their columns: each invocation takes every
 // GROUP-th chunk of columns, reads the inputs for it once and uses them for all its rows, and the sums of the invocations
-// are added at the end. The order of a sum depends on GROUP alone, so that neither ROWS nor TOKENS change a bit.
+// are added at the end. The order of a sum depends on GROUP alone, so that neither ROWS nor TOKENS change a bit. Of two
+// matrices for a gated activation a work group has half of its rows each.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "types.glsl"
+#include "functions.glsl"
+#include "finish.glsl"
 
 layout(local_size_x_id = 0) in;
 layout(constant_id = 0) const uint GROUP = 128;
@@ -12,6 +15,10 @@ layout(constant_id = 1) const uint ROWS = 4;
 layout(constant_id = 2) const uint TOKENS = 1;
 // Inputs may be read as vec4: strides and columns are multiples of 4. Weights of plain types may be read 16 bytes at once.
 layout(constant_id = 3) const bool WIDE = true;
+layout(constant_id = 4) const bool NORMED = false;
+layout(constant_id = 5) const uint FINISH = 0;
+layout(constant_id = 6) const float ALPHA = 0.0;
+layout(constant_id = 7) const float LIMIT = 0.0;
 
 #ifdef EXPERTS
 struct Job {
@@ -33,13 +40,15 @@ struct Job {
 layout(push_constant) uniform Push
 {
     Job jobs[3];
-    uint64_t from;
-    uint columns, row_bytes, from_stride, accumulate;
+    uint64_t from, norm;
+    uint columns, row_bytes, from_stride;
+    float epsilon;
 };
 #endif
 
 // Subgroups have at least 4 invocations.
 shared float parts[ROWS * TOKENS * (GROUP / 4)];
+shared float squares_parts[TOKENS * (GROUP / 4)];
 
 // LENGTH inputs of a token from a column on.
 void load_inputs(uint64_t token, uint column, out float x[LENGTH])
@@ -85,28 +94,30 @@ Chunk fetch_narrow(uint64_t row, uint chunk)
 void main()
 {
     uint group = gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x;
+    const uint job_rows_a_group = FINISH >= FINISH_GLU ? ROWS / 2 : ROWS;
 #ifdef EXPERTS
-    uint choice = gl_WorkGroupID.z, groups = (rows + ROWS - 1) / ROWS;
+    uint choice = gl_WorkGroupID.z, groups = (rows + job_rows_a_group - 1) / job_rows_a_group;
     uint expert = ids.v[choice], slot = slots.v[expert];
-    Job job = jobs[0];
-    if (group >= groups) {
+    Job job = jobs[0], other = jobs[1];
+    if (FINISH < FINISH_GLU && group >= groups) {
         group -= groups;
         job = jobs[1];
     }
     if (slot == 0xffffffffu || job.weights == 0)
         return;
     job.weights += slot * slot_stride;
+    other.weights += slot * slot_stride;
     uint job_rows = rows, into_stride = rows, bias_row = expert * rows;
     uint64_t input_row = from + uint64_t(per_choice != 0 ? choice : choice / used) * columns * 4;
     uint64_t output_row = job.into + uint64_t(choice) * rows * 4;
-    uint from_stride = columns, accumulate = 0;
+    uint from_stride = columns;
 #else
-    Job job = jobs[0];
-    uint groups = (job.rows + ROWS - 1) / ROWS;
-    if (group >= groups) {
+    Job job = jobs[0], other = jobs[1];
+    uint groups = (job.rows + job_rows_a_group - 1) / job_rows_a_group;
+    if (FINISH < FINISH_GLU && group >= groups) {
         group -= groups;
         job = jobs[1];
-        groups = (job.rows + ROWS - 1) / ROWS;
+        groups = (job.rows + job_rows_a_group - 1) / job_rows_a_group;
         if (group >= groups) {
             group -= groups;
             job = jobs[2];
@@ -115,7 +126,7 @@ void main()
     uint job_rows = job.rows, into_stride = job.into_stride, bias_row = 0;
     uint64_t input_row = from, output_row = job.into;
 #endif
-    uint first = group * ROWS;
+    uint first = group * job_rows_a_group;
     if (first >= job_rows)
         return;
     types_prepare();
@@ -123,10 +134,15 @@ void main()
     float sums[ROWS][TOKENS];
     uint64_t rows_at[ROWS];
     [[unroll]] for (uint r = 0; r < ROWS; r++) {
-        rows_at[r] = job.weights + uint64_t(min(first + r, job_rows - 1)) * row_bytes;
+        bool second = r >= job_rows_a_group;
+        uint row = min(first + r - (second ? job_rows_a_group : 0), job_rows - 1);
+        rows_at[r] = (second ? other.weights : job.weights) + uint64_t(row) * row_bytes;
         [[unroll]] for (uint t = 0; t < TOKENS; t++)
             sums[r][t] = 0;
     }
+    float squares[TOKENS];
+    [[unroll]] for (uint t = 0; t < TOKENS; t++)
+        squares[t] = 0;
     uint chunks = (columns + CHUNK_ELEMENTS - 1) / CHUNK_ELEMENTS;
     for (uint chunk = gl_LocalInvocationID.x; chunk < chunks; chunk += GROUP) {
         Chunk fetched[ROWS];
@@ -142,6 +158,16 @@ void main()
             [[unroll]] for (uint t = 0; t < TOKENS; t++) {
                 float x[LENGTH];
                 load_inputs(input_row + uint64_t(t) * from_stride * 4, chunk_column(chunk, run), x);
+#ifndef EXPERTS
+                if (NORMED) {
+                    float weights[LENGTH];
+                    load_inputs(norm, chunk_column(chunk, run), weights);
+                    [[unroll]] for (uint i = 0; i < LENGTH; i++) {
+                        squares[t] = fma(x[i], x[i], squares[t]);
+                        x[i] *= weights[i];
+                    }
+                }
+#endif
                 float total = 0;
                 [[unroll]] for (uint i = 0; i < LENGTH; i++)
                     total += x[i];
@@ -162,18 +188,40 @@ void main()
                 parts[(r * TOKENS + t) * gl_NumSubgroups + gl_SubgroupID] = sum;
         }
     }
+    if (NORMED)
+        [[unroll]] for (uint t = 0; t < TOKENS; t++) {
+            float sum = subgroupAdd(squares[t]);
+            if (subgroupElect())
+                squares_parts[t * gl_NumSubgroups + gl_SubgroupID] = sum;
+        }
     barrier();
-    for (uint i = gl_LocalInvocationID.x; i < ROWS * TOKENS; i += GROUP) {
+    for (uint i = gl_LocalInvocationID.x; i < job_rows_a_group * TOKENS; i += GROUP) {
         uint row = first + i / TOKENS, t = i % TOKENS;
         if (row >= job_rows)
             break;
-        float sum = 0;
+        vec2 sum = vec2(0.0);
         for (uint s = 0; s < gl_NumSubgroups; s++)
-            sum += parts[i * gl_NumSubgroups + s];
+            sum.x += parts[i * gl_NumSubgroups + s];
+        if (FINISH >= FINISH_GLU)
+            for (uint s = 0; s < gl_NumSubgroups; s++)
+                sum.y += parts[(i + job_rows_a_group * TOKENS) * gl_NumSubgroups + s];
+#ifndef EXPERTS
+        if (NORMED) {
+            float total = 0;
+            for (uint s = 0; s < gl_NumSubgroups; s++)
+                total += squares_parts[t * gl_NumSubgroups + s];
+            sum *= inversesqrt(total / float(columns) + epsilon);
+        }
+#endif
         if (job.bias != 0)
-            sum += Floats(job.bias).v[bias_row + row];
+            sum.x += Floats(job.bias).v[bias_row + row];
+        if (FINISH >= FINISH_GLU && other.bias != 0)
+            sum.y += Floats(other.bias).v[bias_row + row];
         Floats into = Floats(output_row);
         uint at = t * into_stride + row;
-        into.v[at] = accumulate != 0 ? into.v[at] + sum : sum;
+        if (FINISH >= FINISH_GLU)
+            into.v[at] = gated(FINISH - FINISH_GLU, sum.x, sum.y, ALPHA, LIMIT);
+        else
+            into.v[at] = FINISH == FINISH_ADD ? into.v[at] + sum.x : sum.x;
     }
 }

@@ -1,0 +1,248 @@
+/* Weights times few tokens: which kernel, and how its work is cut. */
+#include "compute/vulkan/gpu_private.h"
+
+#include <string.h>
+
+/* Kernels of the types. chunk: columns an invocation takes at a time, as in shaders/types.glsl; bytes_chunk likewise of
+ * shaders/bytes.glsl, 0 where a type has no such kernel, whose rows start at multiples of bytes_alignment. */
+#define FLOATS(name, columns)                                                                                          \
+    [TENSOR_##name] = {.floats = KERNEL_matvec_##name, .floats_experts = KERNEL_matvec_experts_##name, .chunk = columns}
+#define BYTES(name, chunk_columns, bytes_columns, alignment)                                                           \
+    [TENSOR_##name] = {.floats = KERNEL_matvec_##name,                                                                 \
+                       .floats_experts = KERNEL_matvec_experts_##name,                                                 \
+                       .bytes = KERNEL_matvec_bytes_##name,                                                            \
+                       .bytes_experts = KERNEL_matvec_bytes_experts_##name,                                            \
+                       .chunk = chunk_columns,                                                                         \
+                       .bytes_chunk = bytes_columns,                                                                   \
+                       .bytes_alignment = alignment}
+static const struct vector_type {
+    enum gpu_kernel floats, floats_experts, bytes, bytes_experts;
+    uint16_t chunk, bytes_chunk, bytes_alignment;
+} vector_types[TENSOR_TYPE_COUNT] = {
+    FLOATS(F32, 4),          FLOATS(F16, 8),           FLOATS(BF16, 8),         FLOATS(Q2_K, 16),
+    FLOATS(Q3_K, 16),        FLOATS(Q6_K, 32),         BYTES(Q8_0, 8, 32, 2),   BYTES(Q4_0, 16, 32, 2),
+    BYTES(Q4_1, 16, 32, 2),  BYTES(Q5_0, 16, 32, 2),   BYTES(Q5_1, 16, 32, 2),  BYTES(IQ4_NL, 16, 32, 2),
+    BYTES(MXFP4, 16, 32, 1), BYTES(IQ4_XS, 32, 32, 8), BYTES(Q4_K, 32, 64, 16), BYTES(Q5_K, 32, 64, 16),
+};
+#undef FLOATS
+#undef BYTES
+
+static bool is_float(enum tensor_type type)
+{
+    return type == TENSOR_F32 || type == TENSOR_F16 || type == TENSOR_BF16;
+}
+
+bool gpu_is_wide(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride)
+{
+    if (in % 16 || in_stride % 4)
+        return false;
+    return !is_float(weights->type) || !((gpu_address(weights->data) | weights->row_bytes | slot_stride) % 16);
+}
+
+/* As in shaders/finish.glsl. */
+enum finish { FINISH_STORE, FINISH_ADD, FINISH_GLU };
+
+/* How one dispatch is cut. */
+struct cut {
+    enum gpu_kernel kernel;
+    uint32_t constants[GPU_MAX_CONSTANTS];
+    uint32_t job_rows;  /* that a work group takes of one matrix, or a subgroup where there are several turns */
+    uint32_t most;      /* work groups, or 0: as many as there are rows for */
+    uint32_t subgroups; /* of a work group that take job_rows each */
+};
+
+/* What decides it. */
+struct shape {
+    const struct vector_type *type;
+    uint64_t rows; /* of all matrices and choices */
+    uint32_t columns, tokens;
+    bool wide, bytes, experts, normed, accumulate;
+    const struct gpu_glu_kind *glu;
+};
+
+/* Rows of weights that an invocation takes: many use what was read of the inputs again, few spread small matrices over
+ * the device. */
+static uint32_t rows_together(uint64_t rows, uint32_t least)
+{
+    uint32_t together = 4;
+    while (together > least && rows / together < 512)
+        together /= 2;
+    return together;
+}
+
+/* Invocations of a work group: by the columns alone, since the order of sums depends on it. */
+static uint32_t float_group(const struct vector_type *type, uint32_t columns)
+{
+    uint32_t chunks = (columns + type->chunk - 1) / type->chunk, group = 32;
+    while (group < 128 && group < chunks)
+        group *= 2;
+    return group;
+}
+
+/* Shared memory that matvec_bytes.comp wants. */
+static uint32_t bytes_shared(uint32_t group, uint32_t tile, uint32_t tokens, bool normed)
+{
+    uint32_t blocks = tokens * tile / 32, parts = (tile > 8 * group ? 2 : 1) * group;
+    return tokens * (tile + 64) + (blocks * (normed ? 4 : 3) + parts * (normed ? 2 : 1) + 16) * 4;
+}
+
+/* Columns of inputs in shared memory at once: all if they fit. */
+static uint32_t bytes_tile(const struct gpu *gpu, uint32_t group, const struct shape *shape)
+{
+    uint32_t tile = (shape->columns + 2047) / 2048 * 2048;
+    while (tile > 2048 && bytes_shared(group, tile, shape->tokens, shape->normed) > gpu->info.shared_bytes)
+        tile -= 2048;
+    return tile;
+}
+
+#define BYTES_GROUP 1024u /* at most */
+
+/* Invocations of a work group. One token: a work group a core, so that as many as possible share the inputs that were
+ * rounded, but no more than it takes to end together after as many turns. */
+static uint32_t bytes_group(const struct gpu *gpu, const struct shape *shape)
+{
+    const uint32_t most = MIN(BYTES_GROUP, gpu->info.max_group), subgroup = gpu->info.subgroup_min;
+    if (shape->tokens > 1 || !gpu->info.cores)
+        return MIN(most, 256);
+    uint32_t share = (uint32_t)((shape->rows / (shape->glu ? 2 : 1) + gpu->info.cores - 1) / gpu->info.cores);
+    uint32_t turns = (share * subgroup + most - 1) / most;
+    return MAX((share + turns - 1) / turns * subgroup, MIN(most, 256));
+}
+
+static struct cut choose_cut(const struct gpu *gpu, const struct shape *shape)
+{
+    struct cut cut = {.subgroups = 1};
+    uint32_t rows = rows_together(shape->rows, shape->glu ? 2 : 1), finish = shape->accumulate;
+    float numbers[2] = {0, 0};
+    if (shape->glu) {
+        finish = FINISH_GLU + (uint32_t)shape->glu->kind;
+        numbers[0] = shape->glu->alpha;
+        numbers[1] = shape->glu->limit;
+    }
+    if (shape->bytes) {
+        uint32_t group = bytes_group(gpu, shape);
+        const uint32_t few = shape->tokens > 1 ? 4 : 1;
+        cut.kernel = shape->experts ? shape->type->bytes_experts : shape->type->bytes;
+        rows = MIN(few, rows_together(shape->rows, 1));
+        cut.constants[0] = group;
+        cut.constants[3] = bytes_tile(gpu, group, shape);
+        cut.job_rows = rows;
+        cut.subgroups = group / gpu->info.subgroup_min;
+        cut.most = (gpu->info.cores ? gpu->info.cores : 64) * (shape->tokens > 1 ? 3 : 1);
+    } else {
+        cut.kernel = shape->experts ? shape->type->floats_experts : shape->type->floats;
+        cut.constants[0] = float_group(shape->type, shape->columns);
+        cut.constants[3] = shape->wide;
+        cut.job_rows = shape->glu ? rows / 2 : rows;
+    }
+    cut.constants[1] = rows;
+    cut.constants[2] = shape->tokens;
+    cut.constants[4] = shape->normed;
+    cut.constants[5] = finish;
+    memcpy(&cut.constants[6], numbers, sizeof numbers);
+    return cut;
+}
+
+/* Work groups in two dimensions, since one holds few. */
+static void launch_cut(struct gpu *gpu, const struct cut *cut, const void *push, size_t bytes, uint64_t groups,
+                       uint32_t depth)
+{
+    groups = (groups + cut->subgroups - 1) / cut->subgroups;
+    if (cut->most)
+        groups = MIN(groups, MAX(cut->most / depth, 1));
+    uint32_t width = (uint32_t)MIN(groups, 16384);
+    gpu_launch(gpu, cut->kernel, cut->constants, COUNT_OF(cut->constants), push, bytes, width,
+               (uint32_t)((groups + width - 1) / width), depth);
+}
+
+/* Whether the kernel that multiplies bytes can take these weights. */
+static bool takes_bytes(const struct gpu *gpu, const struct gpu_matrix *weights, uint64_t slot_stride)
+{
+    const struct vector_type *type = &vector_types[weights->type];
+    return gpu->info.int8_dot && gpu->info.subgroup_min == gpu->info.subgroup_max && type->bytes_chunk &&
+           weights->columns % type->bytes_chunk == 0 &&
+           (gpu_address(weights->data) | weights->row_bytes | slot_stride) % type->bytes_alignment == 0;
+}
+
+void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, uint32_t first_token, uint32_t tokens,
+                const struct gpu_glu_kind *glu)
+{
+    struct {
+        struct {
+            uint64_t weights, out, bias;
+            uint32_t rows, out_stride;
+        } jobs[GPU_VECTOR_JOBS];
+        uint64_t in, norm;
+        uint32_t columns, row_bytes, in_stride;
+        float epsilon;
+    } push = {.in = gpu_address(jobs->in) + (uint64_t)first_token * jobs->in_stride * sizeof(float),
+              .norm = gpu_address(jobs->norm),
+              .columns = jobs->weights.columns,
+              .row_bytes = (uint32_t)jobs->weights.row_bytes,
+              .in_stride = jobs->in_stride,
+              .epsilon = jobs->epsilon};
+    struct shape shape = {.type = &vector_types[jobs->weights.type],
+                          .columns = push.columns,
+                          .tokens = tokens,
+                          .wide = push.norm % 16 == 0,
+                          .bytes = true,
+                          .normed = push.norm != 0,
+                          .accumulate = jobs->accumulate,
+                          .glu = glu};
+    for (size_t i = 0; i < count; i++) {
+        push.jobs[i].weights = gpu_address(jobs[i].weights.data);
+        push.jobs[i].out = gpu_address(jobs[i].out) + (uint64_t)first_token * jobs[i].out_stride * sizeof(float);
+        push.jobs[i].bias = gpu_address(jobs[i].bias);
+        push.jobs[i].rows = jobs[i].weights.rows;
+        push.jobs[i].out_stride = jobs[i].out_stride;
+        shape.rows += jobs[i].weights.rows;
+        shape.wide &= gpu_is_wide(&jobs[i].weights, 0, push.in, jobs->in_stride);
+        shape.bytes &= shape.wide && takes_bytes(gpu, &jobs[i].weights, 0);
+    }
+    const struct cut cut = choose_cut(gpu, &shape);
+    uint64_t groups = 0;
+    for (size_t i = 0; i < (glu ? 1 : count); i++)
+        groups += (jobs[i].weights.rows + cut.job_rows - 1) / cut.job_rows;
+    launch_cut(gpu, &cut, &push, sizeof push, groups, 1);
+}
+
+void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count, uint32_t first_token,
+                       uint32_t tokens, const struct gpu_glu_kind *glu)
+{
+    const uint64_t first_choice = (uint64_t)first_token * jobs->used;
+    struct {
+        struct {
+            uint64_t weights, out, bias;
+        } jobs[GPU_EXPERT_JOBS];
+        uint64_t in, slots, ids, slot_stride;
+        uint32_t rows, columns, row_bytes, used, per_choice;
+    } push = {.in = gpu_address(jobs->in) +
+                    (jobs->per_choice ? first_choice : first_token) * jobs->weights.columns * sizeof(float),
+              .slots = gpu_address(jobs->slots),
+              .ids = gpu_address(jobs->ids) + first_choice * sizeof(uint32_t),
+              .slot_stride = jobs->slot_stride,
+              .rows = jobs->weights.rows,
+              .columns = jobs->weights.columns,
+              .row_bytes = (uint32_t)jobs->weights.row_bytes,
+              .used = jobs->used,
+              .per_choice = jobs->per_choice};
+    const uint32_t choices = tokens * jobs->used;
+    struct shape shape = {.type = &vector_types[jobs->weights.type],
+                          .rows = (uint64_t)push.rows * choices * count,
+                          .columns = push.columns,
+                          .tokens = 1,
+                          .wide = true,
+                          .bytes = true,
+                          .experts = true,
+                          .glu = glu};
+    for (size_t i = 0; i < count; i++) {
+        push.jobs[i].weights = gpu_address(jobs[i].weights.data);
+        push.jobs[i].out = gpu_address(jobs[i].out) + first_choice * push.rows * sizeof(float);
+        push.jobs[i].bias = gpu_address(jobs[i].bias);
+        shape.wide &= gpu_is_wide(&jobs[i].weights, jobs->slot_stride, push.in, push.columns);
+        shape.bytes &= shape.wide && takes_bytes(gpu, &jobs[i].weights, jobs->slot_stride);
+    }
+    const struct cut cut = choose_cut(gpu, &shape);
+    launch_cut(gpu, &cut, &push, sizeof push,
+               (uint64_t)((push.rows + cut.job_rows - 1) / cut.job_rows) * (glu ? 1 : count), choices);
+}
