@@ -9,7 +9,7 @@
 #define DEFAULT_POSITIONS 4096u
 
 /* Tokens a batch, when nobody asked and the device has room: matrix products are bound by arithmetic from here on. */
-#define MOST_CHUNK 1024u
+#define MOST_CHUNK 2048u
 #define LEAST_CHUNK 64u
 
 /* Of the budget, at most this part is for experts that come for a long batch. */

@@ -83,6 +83,7 @@ struct gpu {
 
     pthread_mutex_t upload_lock;
     struct gpu_buffer *staging_memory;
+    struct thread_pool *copiers; /* NULL: too few cores */
     struct staging staging[STAGING_PARTS];
     size_t staging_next;
     gpu_ticket uploaded; /* the last copy sent */

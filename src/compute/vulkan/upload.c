@@ -2,14 +2,46 @@
 #include "compute/vulkan/gpu_private.h"
 
 #include <string.h>
+#include <unistd.h>
 
 /* Under upload_lock from here on. */
+
+/* One thread copies to the staging ring at a third of what a card's bus takes, so several do, where there are cores. */
+#define COPY_THREADS 4
+#define COPY_BYTES ((uint64_t)512 << 10) /* of a task */
+
+struct host_copy {
+    uint8_t *to;
+    const uint8_t *from;
+    uint64_t bytes;
+};
+
+static void copy_piece(void *context, size_t index, size_t worker)
+{
+    const struct host_copy *copy = context;
+    uint64_t first = index * COPY_BYTES;
+    (void)worker;
+    memcpy(copy->to + first, copy->from + first, MIN(copy->bytes - first, COPY_BYTES));
+}
+
+static void copy_bytes(struct gpu *gpu, void *to, const void *from, uint64_t bytes)
+{
+    struct host_copy copy = {to, from, bytes};
+    if (gpu->copiers && bytes > COPY_BYTES)
+        thread_pool_run(gpu->copiers, copy_piece, &copy, (bytes + COPY_BYTES - 1) / COPY_BYTES);
+    else
+        memcpy(to, from, bytes);
+}
 
 static hypura_status prepare(struct gpu *gpu, hypura_error *error)
 {
     if (gpu->staging_memory)
         return HYPURA_OK;
-    return gpu_buffer_create_staging(gpu, &gpu->staging_memory, STAGING_PARTS * STAGING_BYTES, error);
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    hypura_status status =
+        cores >= 2 * COPY_THREADS ? thread_pool_create(&gpu->copiers, COPY_THREADS, error) : HYPURA_OK;
+    return status ? status
+                  : gpu_buffer_create_staging(gpu, &gpu->staging_memory, STAGING_PARTS * STAGING_BYTES, error);
 }
 
 /* The next part, when the copy that last used it has ended. */
@@ -74,7 +106,7 @@ static hypura_status upload_part(struct gpu *gpu, struct gpu_range to, const voi
     hypura_status status = take_part(gpu, &part, &offset, error);
     if (status)
         return status;
-    memcpy((uint8_t *)gpu->staging_memory->mapped + offset, host, bytes);
+    copy_bytes(gpu, (uint8_t *)gpu->staging_memory->mapped + offset, host, bytes);
     return send(gpu, part, to, (struct gpu_range){gpu->staging_memory, offset}, bytes, 0, error);
 }
 
@@ -89,7 +121,7 @@ static hypura_status download_part(struct gpu *gpu, struct gpu_range from, void 
     if (!status)
         status = timeline_wait(gpu, gpu->upload_timeline, part->ticket, error);
     if (!status)
-        memcpy(host, (const uint8_t *)gpu->staging_memory->mapped + offset, bytes);
+        copy_bytes(gpu, host, (const uint8_t *)gpu->staging_memory->mapped + offset, bytes);
     return status;
 }
 
@@ -148,4 +180,5 @@ void uploads_destroy(struct gpu *gpu)
         if (gpu->staging[i].pool)
             gpu->vk.vkDestroyCommandPool(gpu->device, gpu->staging[i].pool, NULL);
     gpu_buffer_destroy(gpu, gpu->staging_memory);
+    thread_pool_destroy(gpu->copiers);
 }
