@@ -1,4 +1,5 @@
 #include "core/core.h"
+#include "core/sanitized.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -12,6 +13,10 @@
 #endif
 #ifdef __APPLE__
 #include <mach/mach.h>
+#endif
+
+#if SANITIZED
+size_t __sanitizer_get_current_allocated_bytes(void);
 #endif
 
 #define HUGE_PAGE ((size_t)2 << 20)
@@ -160,6 +165,8 @@ uint64_t memory_resident_bytes(void)
     if (task_info(mach_task_self(), MACH_TASK_BASIC_INFO, (task_info_t)&info, &count) != KERN_SUCCESS)
         return 0;
     return info.resident_size;
+#elif SANITIZED
+    return __sanitizer_get_current_allocated_bytes();
 #else
     FILE *file = fopen("/proc/self/statm", "r");
     if (!file)

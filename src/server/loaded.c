@@ -117,8 +117,8 @@ static void set_share(struct loaded_models *models, struct loaded_model *fresh, 
             fresh->streamed += plan_unit_footprint(model_unit(model, u));
     }
     pthread_mutex_lock(&models->mutex);
-    models->aside = (int64_t)plan->reserve_bytes - (int64_t)plan->code_on_top;
     if (models->count == 0) {
+        models->aside = (int64_t)plan->reserve_bytes - (int64_t)plan->code_on_top;
         models->base = resident;
         models->total = plan->budget;
     }
@@ -254,11 +254,12 @@ static hypura_status reopen(struct loaded_models *models, struct model_entry *en
     return status;
 }
 
-hypura_status loaded_reload(struct loaded_models *models, uint64_t budget, hypura_error *error)
+hypura_status loaded_reload(struct loaded_models *models, uint64_t budget, bool *reloaded, hypura_error *error)
 {
     struct loaded_model *last = NULL;
     struct model_entry entry;
-    if (loaded_set_budget(models, budget, NULL) == HYPURA_OK)
+    *reloaded = loaded_set_budget(models, budget, NULL) != HYPURA_OK;
+    if (!*reloaded)
         return HYPURA_OK;
     for (uint32_t i = 0; i < models->count; i++)
         last = !last || models->items[i]->used > last->used ? models->items[i] : last;

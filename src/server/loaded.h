@@ -84,8 +84,9 @@ void loaded_keep(struct loaded_models *models, struct loaded_model *model, const
 /* Unloads those whose time is over; the next time when there is one to unload, UINT64_MAX: never. */
 uint64_t loaded_expire(struct loaded_models *models);
 
-/* Unloads all and opens the one that was used last under another budget; the old one, if that does not work. */
-hypura_status loaded_reload(struct loaded_models *models, uint64_t budget, hypura_error *error);
+/* Another budget, where it has to be (reloaded): unloads all and opens the one that was used last, under the old budget
+ * if that does not work. */
+hypura_status loaded_reload(struct loaded_models *models, uint64_t budget, bool *reloaded, hypura_error *error);
 
 /* Sequences hold nothing afterwards: for what runs the engine without the generator. */
 hypura_status loaded_clear_sequences(struct loaded_model *loaded, hypura_error *error);

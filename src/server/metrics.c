@@ -164,10 +164,11 @@ static void start_reload(struct job *job, struct loaded_model *loaded, uint64_t 
     uint64_t bytes = budget->bytes;
     (void)loaded;
     (void)load_nanoseconds;
-    if (loaded_reload(budget->server->models, bytes, &error))
+    bool reloaded;
+    if (loaded_reload(budget->server->models, bytes, &reloaded, &error))
         fail_budget(job->exchange, 400, error.message);
     else
-        reply_budget(job->exchange, bytes, true);
+        reply_budget(job->exchange, bytes, reloaded);
     free_budget_job(job);
 }
 

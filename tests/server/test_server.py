@@ -3,6 +3,7 @@
 
     test_server.py HYPURA SOURCE_FOLDER
 """
+import atexit
 import concurrent.futures
 import hashlib
 import http.client
@@ -40,6 +41,7 @@ class Server:
         env = {**os.environ, "XDG_CACHE_HOME": WORK.name, "XDG_STATE_HOME": WORK.name, **(environment or {})}
         self.process = subprocess.Popen([HYPURA, "serve", "--port", "0", "--models", self.folder, *map(str, arguments)],
                                         stdout=subprocess.PIPE, stderr=self.log, env=env, preexec_fn=before)
+        atexit.register(self.process.kill)  # of a test that failed
         line = self.process.stdout.readline().decode()
         assert line.startswith("http://"), (line, self.logged()[-500:])
         self.port = int(line.rsplit(":", 1)[1])

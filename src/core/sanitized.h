@@ -1,0 +1,17 @@
+/* Whether a sanitizer is built in. Its memory is many times the program's own, so that what is resident says nothing:
+ * then memory_resident_bytes is what is allocated, without code and libraries, and budgets are planned with that. */
+#ifndef HYPURA_CORE_SANITIZED_H
+#define HYPURA_CORE_SANITIZED_H
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#ifndef SANITIZED
+#define SANITIZED 0
+#endif
+
+#endif
