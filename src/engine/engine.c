@@ -119,6 +119,9 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
         .device = device};
     if (gpu)
         request->overhead += gpu->host_bytes;
+    char path[4096];
+    if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
+        memory_free(store_usage_read(geometry->model, path, &request->hit_exponent));
     if (gpu && device->info.unified)
         request->overhead += gpu->resident_bytes + gpu->expert_bytes + gpu->kv_bytes + gpu->scratch_bytes;
     TRY(plan_make(out, geometry->model, hardware, request, error));
@@ -266,6 +269,7 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
                                   .depth = options->depth,
                                   .cache_policy = options->cache_policy,
                                   .guessing = options->guessing,
+                                  .fill = true,
                                   .usage_path = remember ? usage : NULL,
                                   .hardware = &engine->hardware,
                                   .gpu = plan->gpu ? engine->gpu : NULL};

@@ -216,8 +216,8 @@ static uint64_t smallest_budget(struct planner *planner, uint64_t from)
 #define RESIDENT_CHUNK 128u
 
 /* Whether a setting leaves enough for the weights. When they stream, more for them is less to read: then the KV cache
- * gets an eighth and the scratch a sixteenth, unless nothing smaller is allowed; an eighth as well while a shorter chunk
- * would wait for the disk. */
+ * gets an eighth and the scratch a sixteenth, unless nothing smaller is allowed; an eighth as well while a shorter
+ * chunk would wait for the disk. */
 static bool acceptable(const struct planner *planner, const struct setting *setting, bool resident)
 {
     uint64_t weights = for_weights(planner, setting), room = available(planner);
@@ -384,7 +384,7 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     plan->kv_bytes = setting.kv;
     plan->scratch_bytes = setting.scratch;
     plan->smallest_budget = smallest;
-    status = plan_predict(plan, table, hardware, request->uses, error);
+    status = plan_predict(plan, table, hardware, request, error);
     if (status != HYPURA_OK) {
         plan_free(plan);
         return status;

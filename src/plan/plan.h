@@ -124,6 +124,8 @@ struct plan_request {
     bool shared_kv;           /* sequences share the room for positions: it may be less than all contexts together */
     enum tensor_type kv_type; /* kept as asked: a smaller one changes the answer */
     const uint64_t *uses;     /* [model_unit_count] how often each expert was used in earlier runs; NULL: not known */
+    /* Of experts' uses a cache serves its share of all experts to this power, as earlier runs showed; 0: not known. */
+    float hit_exponent;
     struct plan_working_set working_set;
     const struct plan_gpu *gpu;        /* what is on the GPU, and so not in memory; NULL: nothing. Not kept */
     const struct hardware_gpu *device; /* which one that is */

@@ -2,7 +2,6 @@
 #ifndef HYPURA_PLAN_PRIVATE_H
 #define HYPURA_PLAN_PRIVATE_H
 
-#include "plan/estimate.h"
 #include "plan/plan.h"
 
 /* In which order units earn their place in memory. The three of PRIORITY_REST are one group to the packer, which
@@ -90,9 +89,9 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
 /* Logs a warning when the plan takes more memory than is free. */
 void plan_warn_of_too_much(const struct plan *plan, const struct hardware *hardware);
 
-/* Fills the predicted_ fields and what binds. uses: see struct plan_request. */
+/* Fills the predicted_ fields and what binds. Of the request what is known of the experts' use is read. */
 hypura_status plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware,
-                           const uint64_t *uses, hypura_error *error);
+                           const struct plan_request *request, hypura_error *error);
 
 /* The same where a part is on the GPU; after plan_predict, whose hit rate of the cache it takes. */
 hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table, const struct model *model,
@@ -100,11 +99,12 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
                                hypura_error *error);
 
 /* The share of expert uses that a cache of this many bytes serves. */
-hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes, const uint64_t *uses,
-                            hypura_error *error);
+hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes,
+                            const struct plan_request *request, hypura_error *error);
 
-/* What a layer takes besides its matrices: norms, rope, softmax, and a dozen parallel sections to open and close. */
-#define LAYER_SECONDS 40e-6
+/* What a layer takes besides its matrices as fast as their kernels are alone: norms, rope, softmax, and a dozen parallel
+ * sections whose workers begin and end apart. */
+#define LAYER_SECONDS 150e-6
 
 /* Bytes a second when the misses of one layer are read: so many experts at once, of so many bytes and slices each. */
 double plan_expert_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts);
@@ -114,12 +114,6 @@ double plan_ring_speed(const struct plan_table *table, const struct plan *plan, 
 
 /* Which of the three binds a processor and a drive that were busy for so long out of a time. */
 enum plan_bound plan_bound_of(double compute_seconds, double seconds, const struct hardware *hardware);
-
-/* The plan is of this table; its budget is what is simulated. warm_passes: so many passes are not counted, while the
- * cache fills. An expert number that the model does not have is an error. */
-hypura_status estimate_units(struct estimate *out, const struct plan *plan, const struct plan_table *table,
-                             const struct hardware *hardware, const struct estimate_source *source,
-                             uint32_t warm_passes, hypura_error *error);
 
 /* Reads a model into a table; free with plan_table_free. */
 hypura_status plan_table_make(struct plan_table *out, const struct model *model, const struct hardware *hardware,

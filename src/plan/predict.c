@@ -2,7 +2,8 @@
  *
  * Tensors that stream are read ahead in a known order, so reading and computing them overlap for the whole pass: it
  * takes the longer of the two. Experts are known only when their router has spoken: a layer's misses overlap with its
- * hits, and the last one that arrives is computed after it. How many of a layer's experts miss is binomial. */
+ * hits, and the last one that arrives is computed after it. How many of a layer's experts miss is binomial. Guesses let
+ * misses overlap with the layers before as well, as far as they are right and the drive has time. */
 #include "plan/plan_private.h"
 
 #include <math.h>
@@ -63,9 +64,17 @@ static double usual_hits(double share, uint32_t experts)
     return pow(share, MAX(exponent, 0.3));
 }
 
-hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes, const uint64_t *uses,
-                            hypura_error *error)
+/* As an earlier run showed. A cache that is smaller than what one token uses keeps nothing from a token to the next but
+ * the part of its experts that it holds. */
+static double known_hits(double share, double used, double exponent)
 {
+    return share < used ? share / used * pow(used, exponent) : pow(share, exponent);
+}
+
+hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes,
+                            const struct plan_request *request, hypura_error *error)
+{
+    const uint64_t *uses = request->uses;
     uint64_t all = 0;
     bool known = false;
     for (uint32_t i = 0; i < table->count; i++) {
@@ -78,9 +87,13 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
         *out = 1;
         return HYPURA_OK;
     }
-    if (known)
+    double share = (double)cache_bytes / (double)all;
+    if (request->hit_exponent > 0)
+        *out = known_hits(share, (double)table->experts_used / table->experts, (double)request->hit_exponent);
+    else if (known)
         return hits_from_uses(out, table, cache_bytes, uses, error);
-    *out = usual_hits((double)cache_bytes / (double)all, table->experts);
+    else
+        *out = usual_hits(share, table->experts);
     return HYPURA_OK;
 }
 
@@ -95,11 +108,19 @@ enum plan_bound plan_bound_of(double compute_seconds, double seconds, const stru
                                                                                                         : BOUND_COMPUTE;
 }
 
+/* What the reader was set up for is what it was seen to give, whatever other samples say of more in flight. */
+static double read_speed(const struct storage *storage, uint64_t block, uint32_t depth)
+{
+    double speed = hardware_read_speed(storage, block, depth);
+    bool full = block >= storage->block_bytes && 2 * depth >= storage->depth;
+    return full ? fmax(speed, storage->bytes_per_second) : speed;
+}
+
 double plan_expert_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts)
 {
     double slice = expert_bytes / MAX(slices, 1u), block = MIN(slice, (double)storage->block_bytes);
     double reads = ceil(slice / MAX(block, 1.0)) * MAX(slices, 1u) * experts;
-    return hardware_read_speed(storage, (uint64_t)block, (uint32_t)MIN(reads, (double)storage->depth));
+    return read_speed(storage, (uint64_t)block, (uint32_t)MIN(reads, (double)storage->depth));
 }
 
 double plan_ring_speed(const struct plan_table *table, const struct plan *plan, const struct storage *storage)
@@ -114,7 +135,17 @@ double plan_ring_speed(const struct plan_table *table, const struct plan *plan, 
         return storage->bytes_per_second;
     double mean = bytes / count, block = MIN(mean, (double)storage->block_bytes);
     double ahead = MAX((double)plan->ring_bytes - mean, block);
-    return hardware_read_speed(storage, (uint64_t)block, (uint32_t)MIN(ahead / block, (double)storage->depth));
+    return read_speed(storage, (uint64_t)block, (uint32_t)MIN(ahead / block, (double)storage->depth));
+}
+
+/* Between the longer of the two (every miss was guessed in time) and their sum (none was); what it is between was seen
+ * with mixtures of large and of small experts where reading took from a half to three times as long as computing. */
+#define OVERLAP_POWER 1.7
+
+static double partly_overlapped(double compute, double reads)
+{
+    double longer = fmax(compute, reads), shorter = fmin(compute, reads);
+    return longer > 0 ? longer * pow(1 + pow(shorter / longer, OVERLAP_POWER), 1 / OVERLAP_POWER) : 0;
 }
 
 struct layer_cost {
@@ -163,10 +194,10 @@ static void add_up(struct layer_cost *layers, const struct plan_table *table)
 }
 
 hypura_status plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware,
-                           const uint64_t *uses, hypura_error *error)
+                           const struct plan_request *request, hypura_error *error)
 {
     struct layer_cost *layers;
-    hypura_status status = plan_hit_rate(&plan->predicted_hit_rate, table, plan->expert_cache_bytes, uses, error);
+    hypura_status status = plan_hit_rate(&plan->predicted_hit_rate, table, plan->expert_cache_bytes, request, error);
     if (plan->expert_cache_bytes == 0)
         plan->predicted_hit_rate = 1;
     if (status == HYPURA_OK)
@@ -198,7 +229,8 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
     with_experts += cache_reads;
 
     double reads = ring_bytes / plan_ring_speed(table, plan, storage) + missed / storage->bytes_per_second;
-    double token = MAX(with_experts, reads);
+    double token =
+        missed > 0 ? fmin(MAX(with_experts, reads), partly_overlapped(compute, reads)) : MAX(with_experts, reads);
     plan->predicted_bytes_per_token = ring_bytes + missed;
     if (plan->embedding_rows) {
         token += storage->latency_seconds;

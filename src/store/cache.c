@@ -55,11 +55,19 @@ void cache_taken(struct store *store, unit_number number)
     unit->granted = false;
 }
 
+/* Before it is known whether a guess that is there was right. */
+static void count_used(struct store *store, const struct stored_unit *unit)
+{
+    if (unit->guessed && unit->stage == STAGE_READY)
+        store->unused -= store->classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;
+}
+
 /* Takes a unit out of its slot, which is then free. */
 static void evict(struct store *store, struct slot_class *slot_class, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
     uint64_t bytes = unit_footprint(store, number);
+    count_used(store, unit);
     if (unit->stage == STAGE_READY)
         slot_class->policy->operations->remove(slot_class->policy, unit->item);
     if (unit->guessed)
@@ -181,6 +189,8 @@ void cache_want(struct store *store, unit_number number)
         store->counts.expert_hits++;
     else
         store->counts.expert_misses++;
+    store->usage.kept_now += unit->stage == STAGE_READY && !unit->guessed;
+    count_used(store, unit);
     if (unit->guessed) {
         store->counts.guesses_used++;
         unit->guessed = false;
@@ -276,6 +286,7 @@ void cache_finished(struct store *store, unit_number number)
             waiting_append(store, &slot_class->waiting, number);
     } else {
         unit->stage = STAGE_READY;
+        store->unused += unit->guessed ? transfer->bytes_read : 0;
         slot_class->policy->operations->insert(slot_class->policy, unit->item);
         if (unit->wants == 0 && slot_class->online > slot_class->target)
             evict(store, slot_class, number);

@@ -38,7 +38,7 @@ uint64_t store_bytes_used(struct store *store)
     struct io_counters counters;
     pthread_mutex_lock(store->mutex);
     io_counters(store->io, &counters);
-    uint64_t bytes = store->rows_read - store->counts.bytes_wasted;
+    uint64_t bytes = store->rows_read - store->counts.bytes_wasted - store->unused;
     for (int priority = 0; priority < PRIORITY_COUNT; priority++)
         bytes += counters.bytes[priority];
     pthread_mutex_unlock(store->mutex);

@@ -175,6 +175,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     if (source->in_place && options->gpu)
         store->slot_alignment = MAX(store->slot_alignment, gpu_get_info(options->gpu)->import_alignment);
     store->guesses.mode = options->guessing;
+    store->fill = options->fill && options->guessing != STORE_GUESSING_OFF;
     store->guesses.on = options->guessing != STORE_GUESSING_OFF;
     store->pass = FIRST_PASS;
     store->bounce = aligned_alloc(IO_ALIGNMENT, BOUNCE_BYTES);
@@ -533,6 +534,7 @@ void store_forget(struct store *store, const unit_number *units, size_t count)
 void store_advance(struct store *store)
 {
     pthread_mutex_lock(store->mutex);
+    usage_note_pass(store);
     guess_pass_done(store);
     cache_advance(store);
     in_place_settle(store);

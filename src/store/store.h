@@ -40,6 +40,7 @@ struct store_options {
     uint32_t depth;       /* reads in flight; 0: the hardware's */
     const char *cache_policy; /* for experts, by name (policy.h); NULL: the default */
     enum store_guessing guessing;
+    bool fill; /* free slots of the expert cache are filled while the drive is idle, whatever will be needed */
     const char *usage_path;          /* file that remembers which experts were used, from run to run; NULL: none */
     const struct hardware *hardware; /* or NULL; not kept */
     struct gpu *gpu; /* for the units that the plan puts there; NULL: there are none. Outlives the store */
@@ -52,8 +53,8 @@ struct store;
 bool store_usage_path(const struct model *model, char *path, size_t room);
 
 /* How often each expert was used in earlier runs, [model_unit_count], in units without a meaning; NULL when that is not
- * known. Freed with memory_free. */
-uint64_t *store_usage_read(const struct model *model, const char *path);
+ * known. Freed with memory_free. hit_exponent (may be NULL): see struct plan_request. */
+uint64_t *store_usage_read(const struct model *model, const char *path, float *hit_exponent);
 
 /* Opens the model's files and reserves address space. The model and the plan must outlive the store. */
 hypura_status store_open(struct store **out, const struct model *model, const struct plan *plan,
@@ -162,7 +163,7 @@ struct store_statistics {
 };
 void store_statistics(struct store *store, struct store_statistics *out);
 
-/* bytes_read less bytes_wasted, without the rest. */
+/* bytes_read less bytes_wasted and what may yet be, without the rest. */
 uint64_t store_bytes_used(struct store *store);
 
 /* Where a unit is now. */

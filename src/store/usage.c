@@ -1,11 +1,13 @@
 /* What is remembered from run to run: how often each expert was used.
  *
- * File format, little endian: "HYPUSAGE", u32 version 1, u32 experts, u64 fingerprint of the model's layout, then for
- * each expert u16: uses a pass * 65535. A file that does not fit is ignored and replaced. */
+ * File format, little endian: "HYPUSAGE", u32 version 2, u32 experts, u64 fingerprint of the model's layout, u16 hit
+ * exponent * 32768 (0: not known), then for each expert u16: uses a pass * 65535. A file that does not fit is ignored
+ * and replaced. */
 #include "store/internal.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +18,8 @@
 
 /* A run shorter than this says too little to replace what earlier ones said. */
 #define LEAST_PASSES 16u
+
+#define EXPONENT_ONE 32768.0f
 
 static uint64_t hash(uint64_t hash, const void *bytes, size_t count)
 {
@@ -61,7 +65,7 @@ bool store_usage_path(const struct model *model, char *path, size_t room)
 static void make_header(const struct usage *usage, uint8_t header[HEADER_BYTES])
 {
     memcpy(header, "HYPUSAGE", 8);
-    const uint64_t words[2] = {1 | (uint64_t)usage->count << 32, usage->fingerprint};
+    const uint64_t words[2] = {2 | (uint64_t)usage->count << 32, usage->fingerprint};
     for (unsigned i = 0; i < 16; i++)
         header[8 + i] = (uint8_t)(words[i / 8] >> (8 * (i % 8)));
 }
@@ -73,12 +77,13 @@ static void load(struct usage *usage)
         return;
     uint8_t header[HEADER_BYTES], expected[HEADER_BYTES], more;
     make_header(usage, expected);
-    size_t bytes = (size_t)usage->count * 2;
+    size_t bytes = ((size_t)usage->count + 1) * 2;
     uint8_t *rates = malloc(bytes);
     if (rates && fread(header, sizeof header, 1, file) == 1 && memcmp(header, expected, sizeof header) == 0 &&
         fread(rates, 1, bytes, file) == bytes && fread(&more, 1, 1, file) == 0) {
+        usage->hit_exponent = (uint16_t)(rates[0] | rates[1] << 8);
         for (uint32_t i = 0; i < usage->count; i++)
-            usage->rates[i] = (uint16_t)(rates[2 * i] | rates[2 * i + 1] << 8);
+            usage->rates[i] = (uint16_t)(rates[2 * i + 2] | rates[2 * i + 3] << 8);
     } else {
         log_write(LOG_INFO, "%s does not fit the model: it is ignored", usage->path);
     }
@@ -115,12 +120,14 @@ hypura_status usage_prepare(struct store *store, const char *path, hypura_error 
     return HYPURA_OK;
 }
 
-uint64_t *store_usage_read(const struct model *model, const char *path)
+uint64_t *store_usage_read(const struct model *model, const char *path, float *hit_exponent)
 {
     struct usage usage = {.first = NO_UNIT};
     uint32_t units = model_unit_count(model);
     uint64_t *uses = NULL;
     bool any = false;
+    if (hit_exponent)
+        *hit_exponent = 0;
     for (unit_number i = 0; i < units; i++) {
         if (model_unit(model, i)->kind == UNIT_EXPERT) {
             usage.first = MIN(usage.first, i);
@@ -135,6 +142,8 @@ uint64_t *store_usage_read(const struct model *model, const char *path)
         return NULL;
     }
     load(&usage);
+    if (hit_exponent)
+        *hit_exponent = (float)usage.hit_exponent / EXPONENT_ONE;
     for (uint32_t i = 0; i < usage.count; i++) {
         uses[usage.first + i] = usage.rates[i];
         any |= usage.rates[i] != 0;
@@ -166,32 +175,41 @@ void store_note_uses(struct store *store, const unit_number *units, size_t count
 struct rated {
     unit_number unit;
     uint16_t rate;
+    int32_t expert;
 };
 
+/* Those of no known rate go from layer to layer, so that each has some soon. */
 static int by_rate(const void *left, const void *right)
 {
     const struct rated *a = left, *b = right;
     if (a->rate != b->rate)
         return a->rate > b->rate ? -1 : 1;
+    if (a->expert != b->expert)
+        return a->expert < b->expert ? -1 : 1;
     return a->unit < b->unit ? -1 : a->unit > b->unit;
 }
 
 void usage_warm(struct store *store)
 {
     const struct usage *usage = &store->usage;
-    struct rated *rated = usage->path ? malloc(usage->count * sizeof *rated) : NULL;
+    struct guesses *guesses = &store->guesses;
+    struct rated *rated = guesses->room ? malloc(guesses->room * sizeof *rated) : NULL;
     if (!rated)
         return;
     uint32_t count = 0;
-    for (uint32_t i = 0; i < usage->count; i++) {
-        if (usage->rates[i] > 0 && store->units[usage->first + i].place == PLACE_CACHE)
-            rated[count++] = (struct rated){usage->first + i, usage->rates[i]};
+    for (uint32_t i = 0; i < store->class_count; i++) {
+        for (uint32_t j = 0; j < store->classes[i].unit_count; j++) {
+            unit_number unit = store->classes[i].units[j];
+            uint16_t rate = usage->path ? usage->rates[unit - usage->first] : 0;
+            if (rate > 0 || store->fill)
+                rated[count++] = (struct rated){unit, rate, store->unit(store->model, unit)->expert};
+        }
     }
     qsort(rated, count, sizeof *rated, by_rate);
     for (uint32_t i = 0; i < count; i++)
-        store->guesses.warm[i] = rated[i].unit;
-    store->guesses.warm_next = 0;
-    store->guesses.warm_count = count;
+        guesses->warm[i] = rated[i].unit;
+    guesses->warm_next = 0;
+    guesses->warm_count = count;
     free(rated);
     guess_pump(store);
 }
@@ -218,11 +236,40 @@ static bool write_file(const struct usage *usage, const char *path)
     if (!file)
         return false;
     bool good = fwrite(header, sizeof header, 1, file) == 1;
-    for (uint32_t i = 0; good && i < usage->count; i++) {
-        const uint8_t bytes[2] = {(uint8_t)usage->rates[i], (uint8_t)(usage->rates[i] >> 8)};
+    for (uint32_t i = 0; good && i <= usage->count; i++) {
+        uint16_t value = i == 0 ? usage->hit_exponent : usage->rates[i - 1];
+        const uint8_t bytes[2] = {(uint8_t)value, (uint8_t)(value >> 8)};
         good = fwrite(bytes, sizeof bytes, 1, file) == 1;
     }
     return (fclose(file) == 0) && good;
+}
+
+void usage_note_pass(struct store *store)
+{
+    struct usage *usage = &store->usage;
+    const struct guesses *guesses = &store->guesses;
+    /* A long batch uses nearly everything, which says nothing of answers. */
+    if (guesses->wants > 0 && 2 * guesses->wants <= guesses->room) {
+        usage->wants += guesses->wants;
+        usage->kept += usage->kept_now;
+    }
+    usage->kept_now = 0;
+}
+
+/* What the cache kept of what was wanted is its share of all experts to some power, and much the same one at other
+ * sizes. */
+static uint16_t find_exponent(const struct store *store)
+{
+    const struct usage *usage = &store->usage;
+    double online = 0, all = 0;
+    for (uint32_t i = 0; i < store->class_count; i++) {
+        online += (double)store->classes[i].online * (double)store->classes[i].stride;
+        all += (double)store->classes[i].unit_count * (double)store->classes[i].stride;
+    }
+    if (usage->kept == 0 || usage->kept >= usage->wants || online <= 0 || online >= all)
+        return usage->hit_exponent;
+    double exponent = log((double)usage->kept / (double)usage->wants) / log(online / all);
+    return (uint16_t)fmin(fmax(exponent * EXPONENT_ONE, 1), UINT16_MAX);
 }
 
 void usage_save(struct store *store)
@@ -231,6 +278,7 @@ void usage_save(struct store *store)
     if (!usage->path || store->pass < FIRST_PASS + LEAST_PASSES)
         return;
     float passes = (float)(store->pass - FIRST_PASS);
+    usage->hit_exponent = find_exponent(store);
     for (uint32_t i = 0; i < usage->count; i++) {
         if (store->units[usage->first + i].place == PLACE_CACHE && !moves_has(store, usage->first + i))
             usage->rates[i] = (uint16_t)(MIN(cache_rate(store, usage->first + i), 1.0f) * 65535 + 0.5f);

@@ -24,6 +24,13 @@ static void assert_within(double value, double expected, double share)
         fail_msg("%g is not within %g %% of %g", value, 100 * share, expected);
 }
 
+static hypura_status hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes, const uint64_t *uses)
+{
+    struct plan_request request = make_request(0);
+    request.uses = uses;
+    return plan_hit_rate(out, table, cache_bytes, &request, &test_error);
+}
+
 static struct plan *plan_for(struct fake *fake, const struct hardware *hardware, uint64_t budget, const uint64_t *uses)
 {
     struct plan_request request = make_request(budget);
@@ -88,20 +95,40 @@ static void hit_rates_follow_the_statistics(void **state)
     /* Of each layer's 128 experts 16 get nine tenths of the uses. */
     for (uint32_t i = 0; i < fake.table.count; i++)
         uses[i] = fake.units[i].priority != PRIORITY_EXPERT ? 0 : fake.units[i].expert % 8 == 0 ? 63 : 1;
-    assert_ok(plan_hit_rate(&rate, &fake.table, 32 * shape.expert, uses, &test_error));
+    assert_ok(hit_rate(&rate, &fake.table, 32 * shape.expert, uses));
     assert_within(rate, 0.9, 0.001);
-    assert_ok(plan_hit_rate(&rate, &fake.table, 16 * shape.expert, uses, &test_error));
+    assert_ok(hit_rate(&rate, &fake.table, 16 * shape.expert, uses));
     assert_within(rate, 0.45, 0.001);
-    assert_ok(plan_hit_rate(&rate, &fake.table, 0, uses, &test_error));
+    assert_ok(hit_rate(&rate, &fake.table, 0, uses));
     assert_true(rate <= 0);
-    assert_ok(plan_hit_rate(&rate, &fake.table, 256 * shape.expert, uses, &test_error));
+    assert_ok(hit_rate(&rate, &fake.table, 256 * shape.expert, uses));
     assert_true(rate >= 1);
     /* Statistics that are all zero are none. */
     memset(uses, 0, sizeof uses);
     double without;
-    assert_ok(plan_hit_rate(&rate, &fake.table, 64 * shape.expert, uses, &test_error));
-    assert_ok(plan_hit_rate(&without, &fake.table, 64 * shape.expert, NULL, &test_error));
+    assert_ok(hit_rate(&rate, &fake.table, 64 * shape.expert, uses));
+    assert_ok(hit_rate(&without, &fake.table, 64 * shape.expert, NULL));
     assert_true(rate > 0.25 && rate <= without && rate >= without);
+}
+
+static void what_earlier_runs_showed_is_expected_again(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    fake_build(&fake, &fake_experts);
+    struct hardware hardware = fake_hardware();
+    struct plan_request request = make_request(8 * GIB);
+    struct plan *plan;
+    double slower = 0;
+    for (int i = 1; i <= 3; i++) {
+        request.hit_exponent = 0.8f / (float)i;
+        assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+        double share = (double)plan->expert_cache_bytes / (double)plan->expert_bytes;
+        assert_within(plan->predicted_hit_rate, pow(share, 0.8 / i), 1e-6);
+        assert_true(plan->predicted_tokens_per_second > slower);
+        slower = plan->predicted_tokens_per_second;
+        plan_free(plan);
+    }
 }
 
 /* flash-moe's figures for 512 experts a layer; Mixtral's experts are used almost evenly. */
@@ -117,14 +144,14 @@ static void without_statistics_hit_rates_are_careful(void **state)
     double before = 0;
     for (size_t i = 0; i < COUNT_OF(published); i++) {
         double rate;
-        assert_ok(plan_hit_rate(&rate, &fake.table, (uint64_t)published[i][0] * 4 * shape.expert, NULL, &test_error));
+        assert_ok(hit_rate(&rate, &fake.table, (uint64_t)published[i][0] * 4 * shape.expert, NULL));
         assert_true(rate <= published[i][1] && rate > published[i][1] - 0.2 && rate > before);
         before = rate;
     }
     shape.experts = 8;
     fake_build(&fake, &shape);
     double rate;
-    assert_ok(plan_hit_rate(&rate, &fake.table, 16 * shape.expert, NULL, &test_error));
+    assert_ok(hit_rate(&rate, &fake.table, 16 * shape.expert, NULL));
     assert_within(rate, 0.5, 0.1);
 }
 
@@ -145,7 +172,7 @@ static double naive_bytes_per_token(const struct plan_table *table, uint64_t mem
     if ((double)memory < cycle)
         return cycle;
     double rate;
-    assert_ok(plan_hit_rate(&rate, table, memory - dense, NULL, &test_error));
+    assert_ok(hit_rate(&rate, table, memory - dense, NULL));
     return used * (double)experts * (1 - rate);
 }
 
@@ -238,6 +265,7 @@ int main(void)
         cmocka_unit_test(a_streamed_dense_model_runs_at_the_speed_of_the_disk),
         cmocka_unit_test(experts_overlap_hits_with_misses_but_not_the_whole_token),
         cmocka_unit_test(hit_rates_follow_the_statistics),
+        cmocka_unit_test(what_earlier_runs_showed_is_expected_again),
         cmocka_unit_test(without_statistics_hit_rates_are_careful),
         cmocka_unit_test(never_worse_than_the_page_cache),
         cmocka_unit_test(long_chunks_where_the_disk_is_slow),

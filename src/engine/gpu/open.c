@@ -37,7 +37,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
     uint64_t *uses = NULL;
     char path[4096];
     if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
-        uses = store_usage_read(geometry->model, path);
+        uses = store_usage_read(geometry->model, path, NULL);
     request.uses = uses;
     hypura_status status = plan_gpu_make(out, geometry->model, &request, error);
     memory_free(uses);
