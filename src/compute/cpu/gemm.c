@@ -34,29 +34,28 @@ static bool is_narrow(const struct work *work, const struct activation_peaks *pe
     return peaks->of_16 <= work->narrow_16 && peaks->of_32 <= work->narrow_32;
 }
 
-static struct activation_row input_row(const struct work *work, size_t token)
-{
-    const struct matmul *job = work->job;
-    token += work->first_token;
-    return activation_row(job->input, work->inputs, job->input_rows ? job->input_rows[token] : token);
-}
-
 /* The tile of the tokens from first on, over the columns of a segment. */
 static void take_tile(const struct work *work, size_t first, size_t segment, struct panel_tile *out)
 {
-    bool blocks = work->inputs == ACTIVATION_Q8_32;
-    const int16_t *sums[TILE_TOKENS];
+    const struct activation *input = work->job->input;
+    const uint32_t *rows = work->job->input_rows;
+    const size_t kind = work->inputs - ACTIVATION_Q8_32, blocks = work->inputs == ACTIVATION_Q8_32 ? 8 : 1;
+    const int8_t *quants = input->quants[kind] + segment * PANEL_COLUMNS;
+    const float *scales = input->scales[kind] + segment * blocks;
+    const int16_t *sums = input->sums[kind] + segment * (blocks == 8 ? 8 : 16);
+    const struct activation_peaks *peaks = input->peaks + segment;
     out->count = MIN((size_t)TILE_TOKENS, work->tokens - first);
-    out->narrow = !blocks;
+    out->narrow = blocks == 1;
+    first += work->first_token;
     for (size_t t = 0; t < out->count; t++) {
-        struct activation_row x = input_row(work, first + t);
-        out->tokens[t].quants = x.quants + segment * PANEL_COLUMNS;
-        out->tokens[t].scales = x.scales + segment * (blocks ? 8 : 1);
-        sums[t] = x.sums + segment * (blocks ? 8 : 16);
-        out->narrow = out->narrow && is_narrow(work, &x.peaks[segment]);
+        size_t row = rows ? rows[first + t] : first + t;
+        out->tokens[t].quants = quants + row * input->quant_stride;
+        out->tokens[t].scales = scales + row * input->scale_stride[kind];
+        out->tokens[t].sums = sums + row * input->sum_stride[kind];
+        if (out->narrow)
+            out->narrow = is_narrow(work, &peaks[row * input->peak_stride]);
     }
-    for (size_t t = 0; t < out->count; t++)
-        work->multiplier->make_side(work->kind, out->narrow, &out->tokens[t].side, sums[t]);
+    work->multiplier->make_sides(work->kind, out);
 }
 
 /* Asks for the bytes of the panel after this one: the next columns of the same rows, or the first columns of a panel of

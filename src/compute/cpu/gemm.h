@@ -45,6 +45,7 @@ union panel_side {
 struct panel_token {
     const int8_t *quants;
     const float *scales; /* one for a super-block, else one a block of 32 */
+    const int16_t *sums; /* of 16 columns of a super-block, else of a block of 32 */
     union panel_side side;
 };
 
@@ -81,9 +82,9 @@ void panel_make(enum tensor_type type, struct panel *out, const uint8_t *const r
 
 /* The part that an instruction set brings. */
 struct panel_multiplier {
-    /* sums: of 16 columns of a super-block, else of a block of 32. Best called a tile ahead: what was just stored is
-     * slow to read in other pieces. */
-    void (*make_side)(enum panel_kind kind, bool narrow, union panel_side *out, const int16_t *sums);
+    /* Makes the sides of a tile from the sums. Best called a tile ahead: what was just stored is slow to read in other
+     * pieces. */
+    void (*make_sides)(enum panel_kind kind, struct panel_tile *tile);
     /* out[t * GROUP_ROWS + r] goes on, for tokens of a tile and panels * 16 rows. */
     void (*multiply)(enum panel_kind kind, const struct panel *panels, size_t panel_count,
                      const struct panel_tile *tile, size_t blocks, float *out);

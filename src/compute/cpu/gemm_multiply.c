@@ -20,9 +20,8 @@
 #define PANELS_FOR(tokens) 1
 #endif
 
-/* Raised weights bring 128 times the sum of activations too much. In a narrow sum the first of two parts comes
- * last. */
-static void make_side(enum panel_kind kind, bool narrow, union panel_side *out, const int16_t *sums)
+/* Raised weights bring 128 times the sum of activations too much. In a narrow sum the first of two parts comes last. */
+INLINE void make_side(const enum panel_kind kind, const bool narrow, union panel_side *out, const int16_t *sums)
 {
     switch (kind) {
     case PANEL_BLOCKS_MINIMA:
@@ -55,6 +54,33 @@ static void make_side(enum panel_kind kind, bool narrow, union panel_side *out, 
             out->starts[i] = -128 * INTS_RAISED * sums[i];
         break;
     }
+}
+
+static void make_sides(enum panel_kind kind, struct panel_tile *tile)
+{
+#define SIDES(kind, narrow)                                                                                            \
+    for (size_t t = 0; t < tile->count; t++)                                                                           \
+    make_side(kind, narrow, &tile->tokens[t].side, tile->tokens[t].sums)
+#define CASE(kind)                                                                                                     \
+    case kind:                                                                                                         \
+        if (tile->narrow)                                                                                              \
+            SIDES(kind, true);                                                                                         \
+        else                                                                                                           \
+            SIDES(kind, false);                                                                                        \
+        break
+    switch (kind) {
+        CASE(PANEL_BLOCKS_MINIMA);
+        CASE(PANEL_WHOLE);
+        CASE(PANEL_PARTS_8);
+        CASE(PANEL_PARTS_8_MINIMA);
+        CASE(PANEL_PARTS_16);
+        CASE(PANEL_PARTS_16_MINIMA);
+    default:
+        SIDES(PANEL_BLOCKS, false);
+        break;
+    }
+#undef CASE
+#undef SIDES
 }
 
 #if defined(__ARM_FEATURE_MATMUL_INT8)
@@ -370,7 +396,7 @@ const struct panel_multiplier panel_multiplier_i8mm = {
 #else
 const struct panel_multiplier VARIANT(panel_multiplier) = {
 #endif
-    .make_side = make_side,
+    .make_sides = make_sides,
     .multiply = multiply,
     .raise = 128 * INTS_RAISED,
 };
