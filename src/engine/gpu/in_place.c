@@ -182,7 +182,7 @@ hypura_status pass_in_place(struct engine *engine, uint32_t number, hypura_error
     if (p->shared_feed_forward) {
         pass_record(pass);
         pass_dense(engine, layer, ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, p->shared_feed_forward,
-                   pass->shared_out);
+                   pass->shared_out, false);
         TRY(pass_send(pass, error));
     }
     TRY(pass_host_share(engine, error));
