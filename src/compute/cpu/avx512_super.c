@@ -1,8 +1,8 @@
 /* AVX-512 with VNNI: matrix times vector for super-blocks of 256.
  *
  * Four rows at a time: the integers of their blocks end up side by side in one register, so that a block's float work
- * is done once for four rows. Inside a block, bytes are multiplied to sums of 16 bits (which cannot overflow: quants
- * have at most 6 bits) and those by their 16-bit scales into 32-bit sums. */
+ * is done once for four rows. Inside a block, bytes are multiplied to 16-bit pairs (which cannot overflow: quants have
+ * at most 6 bits) and those by their 16-bit scales into 32-bit sums. */
 #include "compute/cpu/avx2_parts.h"
 #include "compute/cpu/avx512.h"
 
@@ -66,159 +66,125 @@ static ALWAYS_INLINE __m512i twice(const uint8_t *bytes)
 /* ---- Q4_K, Q5_K ---------------------------------------------------------------------------------------------------
  */
 
-/* Both start with the same 16 bytes: d, dmin and 6-bit scales and minima. They are unpacked for four blocks of four
- * rows at once, block b of a row in 128-bit lane b, while the four blocks before are multiplied. */
-#define K_GROUP 4
-
-struct k_headers {
-    __m512i scales[4]; /* [row]: eight words a lane */
-    __m512 d, m;       /* times x's scale; in lane b the rows side by side, as in what follows */
-    __m512 minimum;
+/* Both start with the same 16 bytes: d, dmin and 6-bit scales and minima. Unpacks four rows at once, a row a lane. */
+struct k_header {
+    __m512i scales; /* eight 16-bit scales a lane */
+    __m128i minimum;
+    __m128 d, m;
 };
 
-/* The sums of the parts of blocks: eight 16-bit words, block b in lane b; of the first valid ones. */
-static ALWAYS_INLINE __m512i k_part_sums(const int16_t *x_sums, size_t valid)
+static ALWAYS_INLINE struct k_header k_header(const struct four_rows *rows, const int16_t *x_sums)
 {
-    const __m512i ones = _mm512_set1_epi16(1);
-    __m512i a, b = _mm512_setzero_si512();
-    if (valid >= K_GROUP) {
-        a = _mm512_loadu_si512(x_sums);
-        b = _mm512_loadu_si512(x_sums + 32);
-    } else {
-        a = _mm512_maskz_loadu_epi16(valid >= 2 ? (__mmask32)-1 : 0xffff, x_sums);
-        if (valid == 3)
-            b = _mm512_maskz_loadu_epi16(0xffff, x_sums + 32);
-    }
-    a = _mm512_madd_epi16(a, ones);
-    b = _mm512_madd_epi16(b, ones);
-    return _mm512_packs_epi32(even_lanes(a, b), odd_lanes(a, b));
-}
-
-/* The headers of a row's blocks; past the valid ones, of the last. */
-static ALWAYS_INLINE __m512i k_raw(const uint8_t *blocks, size_t block_bytes, size_t valid)
-{
-    __m512i raw = _mm512_castsi128_si512(load_128(blocks));
-    raw = _mm512_inserti32x4(raw, load_128(blocks + MIN(valid - 1, (size_t)1) * block_bytes), 1);
-    raw = _mm512_inserti32x4(raw, load_128(blocks + MIN(valid - 1, (size_t)2) * block_bytes), 2);
-    return _mm512_inserti32x4(raw, load_128(blocks + (valid - 1) * block_bytes), 3);
-}
-
-/* Eight scales, then eight minima, a lane. */
-static ALWAYS_INLINE __m512i k_bytes(__m512i raw)
-{
+    __m512i raw = _mm512_castsi128_si512(_mm_loadu_si128((const void *)rows->at[0]));
+    raw = _mm512_inserti32x4(raw, _mm_loadu_si128((const void *)rows->at[1]), 1);
+    raw = _mm512_inserti32x4(raw, _mm_loadu_si128((const void *)rows->at[2]), 2);
+    raw = _mm512_inserti32x4(raw, _mm_loadu_si128((const void *)rows->at[3]), 3);
     /* 32-bit words of a lane: d and dmin; scales 0-3; minima 0-3 (each with 2 high bits of 4-7 on top); low halves of
      * scales and minima 4-7. */
-    __m512i low = _mm512_srlv_epi32(_mm512_shuffle_epi32(raw, (_MM_PERM_ENUM)_MM_SHUFFLE(3, 2, 3, 1)),
-                                    _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0, 0, 4)));
-    low = _mm512_and_si512(low, _mm512_broadcast_i32x4(_mm_setr_epi32(0x3f3f3f3f, 0x0f0f0f0f, 0x3f3f3f3f, 0x0f0f0f0f)));
-    __m512i top = _mm512_srli_epi32(_mm512_shuffle_epi32(raw, (_MM_PERM_ENUM)_MM_SHUFFLE(2, 2, 1, 1)), 2);
-    const __m512i top_bits = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x30303030, 0, 0x30303030));
-    return _mm512_ternarylogic_epi32(top, top_bits, low, 0xea);
-}
+    __m512i low = _mm512_and_si512(raw, _mm512_set1_epi8(63));
+    __m512i high = _mm512_srlv_epi32(_mm512_shuffle_epi32(raw, (_MM_PERM_ENUM)_MM_SHUFFLE(3, 3, 3, 3)),
+                                     _mm512_set1_epi64(4ll)); /* words 0 and 2 shifted by 4 */
+    high = _mm512_and_si512(high, _mm512_set1_epi8(15));
+    __m512i top = _mm512_and_si512(_mm512_srli_epi32(raw, 2), _mm512_set1_epi8(48));
+    high = _mm512_or_si512(high, top);
+    __m512i scales = _mm512_unpacklo_epi32(low, high); /* words 2, 3: scales */
+    __m512i minima = _mm512_unpackhi_epi32(low, high); /* words 0, 1: minima */
+    __m512i zero = _mm512_setzero_si512();
+    struct k_header out;
+    out.scales = _mm512_unpackhi_epi8(scales, zero);
 
-static ALWAYS_INLINE struct k_headers k_headers(const struct four_rows *rows, size_t block_bytes,
-                                                const struct activation_row *x, size_t block, size_t valid)
-{
-    const __m512i index = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    const __m512i zero = _mm512_setzero_si512();
-    struct k_headers out;
-    __m512i raw[4], minima[4], sums = k_part_sums(x->sums + 16 * block, valid);
-    for (int r = 0; r < 4; r++) {
-        raw[r] = k_raw(rows->at[r], block_bytes, valid);
-        __m512i bytes = k_bytes(raw[r]);
-        out.scales[r] = _mm512_unpacklo_epi8(bytes, zero);
-        minima[r] = _mm512_madd_epi16(_mm512_unpackhi_epi8(bytes, zero), sums);
-    }
-    const float *x_scales = x->scales + block;
-    __m128 four =
-        valid >= K_GROUP ? _mm_loadu_ps(x_scales) : _mm_maskz_loadu_ps((__mmask8)((1u << valid) - 1), x_scales);
-    __m512 scale = _mm512_permutexvar_ps(index, _mm512_castps128_ps512(four));
-    __m512i both = _mm512_unpacklo_epi64(_mm512_unpacklo_epi32(raw[0], raw[1]), _mm512_unpacklo_epi32(raw[2], raw[3]));
-    out.d = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(both)), scale);
-    out.m = _mm512_mul_ps(_mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16))), scale);
-    out.minimum = _mm512_cvtepi32_ps(sum_lanes_4(minima[0], minima[1], minima[2], minima[3]));
+    __m128i sums = _mm_hadd_epi16(load_128((const void *)x_sums), load_128((const void *)(x_sums + 8)));
+    __m512i products = _mm512_madd_epi16(_mm512_unpacklo_epi8(minima, zero), _mm512_broadcast_i32x4(sums));
+    products = _mm512_add_epi32(products, _mm512_shuffle_epi32(products, (_MM_PERM_ENUM)_MM_SHUFFLE(2, 3, 0, 1)));
+    products = _mm512_add_epi32(products, _mm512_shuffle_epi32(products, (_MM_PERM_ENUM)_MM_SHUFFLE(1, 0, 3, 2)));
+    __m512i first = _mm512_setr_epi32(0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12, 0, 4, 8, 12);
+    out.minimum = _mm512_castsi512_si128(_mm512_permutexvar_epi32(first, products));
+
+    __m128i halves = _mm512_castsi512_si128(_mm512_permutexvar_epi32(first, raw));
+    halves = _mm_shuffle_epi8(halves, _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15));
+    __m256 floats = _mm256_cvtph_ps(halves);
+    out.d = _mm256_castps256_ps128(floats);
+    out.m = _mm256_extractf128_ps(floats, 1);
     return out;
 }
 
-/* 64 bytes of quants hold parts 4g and 4g + 2 in their low halves, 4g + 1 and 4g + 3 in the high ones. What x has for
- * those. */
-struct k_operand {
-    __m512i low[2], high[2];
+/* The 16-bit scale of a part, twice side by side, for the four rows. */
+struct k_scales {
+    _Alignas(64) uint32_t parts[2][4][4]; /* [part / 4][row][part % 4] */
 };
 
-static ALWAYS_INLINE struct k_operand k_operand(const int8_t *x)
+static ALWAYS_INLINE struct k_scales k_scales(__m512i scales)
 {
-    struct k_operand out;
-    for (int g = 0; g < 2; g++) {
-        __m512i a = _mm512_loadu_si512(x + 128 * g), b = _mm512_loadu_si512(x + 128 * g + 64);
-        out.low[g] = _mm512_shuffle_i64x2(a, b, _MM_SHUFFLE(1, 0, 1, 0));
-        out.high[g] = _mm512_shuffle_i64x2(a, b, _MM_SHUFFLE(3, 2, 3, 2));
-    }
+    struct k_scales out;
+    _mm512_store_si512(out.parts[0], _mm512_unpacklo_epi16(scales, scales));
+    _mm512_store_si512(out.parts[1], _mm512_unpackhi_epi16(scales, scales));
     return out;
 }
 
-/* Four parts onto a row's sum: products of four in 32 bits, made 16 (they fit), times the scale of their part. */
-static ALWAYS_INLINE __m512i k_parts(__m512i sum, __m512i low, __m512i high, const struct k_operand *x, int g,
-                                     __m512i scales)
+/* A part of 32 onto a row's sum. */
+static ALWAYS_INLINE __m256i k_part(__m256i sum, __m256i quants, __m256i x, uint32_t scale)
 {
-    const __m512i zero = _mm512_setzero_si512();
-    low = _mm512_dpbusd_epi32(zero, low, x->low[g]);
-    high = _mm512_dpbusd_epi32(zero, high, x->high[g]);
-    return _mm512_dpwssd_epi32(sum, _mm512_packs_epi32(low, high), scales);
+    return _mm256_dpwssd_epi32(sum, _mm256_maddubs_epi16(quants, x), _mm256_set1_epi32((int)scale));
 }
 
-typedef void k_quants(const uint8_t *block, int g, __m512i *low, __m512i *high);
-
-static ALWAYS_INLINE void q4_k_quants(const uint8_t *block, int g, __m512i *low, __m512i *high)
+static ALWAYS_INLINE __m256i x_part(const struct super_activation *x, int part)
 {
-    const __m512i mask = _mm512_set1_epi8(15);
-    __m512i bytes = _mm512_loadu_si512(block + offsetof(struct block_q4_k, qs) + 64 * g);
-    *low = _mm512_and_si512(bytes, mask);
-    *high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask);
+    return part % 2 ? _mm512_extracti64x4_epi64(x->quants[part / 2], 1) : _mm512_castsi512_si256(x->quants[part / 2]);
 }
 
-/* The fifth bit of part p is bit p, and comes to bit 4. */
-static ALWAYS_INLINE void q5_k_quants(const uint8_t *block, int g, __m512i *low, __m512i *high)
+/* Parts 2j and 2j + 1 onto the sums of four rows: rows in the inner loop, so that their sums, each a chain of
+ * instructions that wait for each other, go on side by side. */
+static ALWAYS_INLINE void q4_k_parts(__m256i sums[4], const struct four_rows *rows, const struct k_scales *scales,
+                                     const struct super_activation *x)
 {
-    const __m512i mask = _mm512_set1_epi8(15), sixteen = _mm512_set1_epi8(16);
-    const long long at = 4 - 4 * g;
-    const __m512i low_rotate =
-        _mm512_setr_epi64(at, at, at, at, (at - 2) & 63, (at - 2) & 63, (at - 2) & 63, (at - 2) & 63);
-    const __m512i high_rotate = _mm512_setr_epi64((at - 1) & 63, (at - 1) & 63, (at - 1) & 63, (at - 1) & 63,
-                                                  (at - 3) & 63, (at - 3) & 63, (at - 3) & 63, (at - 3) & 63);
-    __m512i bits = twice(block + offsetof(struct block_q5_k, qh));
-    __m512i bytes = _mm512_loadu_si512(block + offsetof(struct block_q5_k, qs) + 64 * g);
-    *low = _mm512_ternarylogic_epi64(_mm512_rolv_epi64(bits, low_rotate), sixteen, _mm512_and_si512(bytes, mask), 0xea);
-    *high = _mm512_ternarylogic_epi64(_mm512_rolv_epi64(bits, high_rotate), sixteen,
-                                      _mm512_and_si512(_mm512_srli_epi16(bytes, 4), mask), 0xea);
-}
-
-/* Block b of the group, and what the headers have for it. */
-static ALWAYS_INLINE __m128 k_block(__m128 sum, const struct four_rows *rows, const __m512i scales[4], int b, __m128 d,
-                                    __m128 m, __m128 minimum, const int8_t *x, k_quants *quants)
-{
-    const __m512i first = _mm512_setr_epi64(0, 0x0001000100010001, 0, 0x0001000100010001, 0x0002000200020002,
-                                            0x0003000300030003, 0x0002000200020002, 0x0003000300030003);
-    struct k_operand operand = k_operand(x);
-    __m512i sums[4];
-    for (int r = 0; r < 4; r++)
-        sums[r] = _mm512_setzero_si512();
-#pragma GCC unroll 2
-    for (int g = 0; g < 2; g++) {
-        __m512i index = _mm512_add_epi16(first, _mm512_set1_epi16((short)(8 * b + 4 * g)));
+    const __m256i mask = _mm256_set1_epi8(15);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
 #pragma GCC unroll 4
         for (int r = 0; r < 4; r++) {
-            __m512i low, high;
-            quants(rows->at[r], g, &low, &high);
-            sums[r] = k_parts(sums[r], low, high, &operand, g, _mm512_permutexvar_epi16(index, scales[r]));
+            const uint32_t *scale = &scales->parts[j / 2][r][j % 2 * 2];
+            __m256i bytes = _mm256_loadu_si256((const void *)(rows->at[r] + offsetof(struct block_q4_k, qs) + 32 * j));
+            __m256i high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
+            sums[r] = k_part(sums[r], _mm256_and_si256(bytes, mask), x_part(x, 2 * j), scale[0]);
+            sums[r] = k_part(sums[r], high, x_part(x, 2 * j + 1), scale[1]);
         }
     }
-    __m128 integer = _mm_cvtepi32_ps(sum_4(sums[0], sums[1], sums[2], sums[3]));
-    return _mm_fnmadd_ps(m, minimum, _mm_fmadd_ps(d, integer, sum));
 }
 
+static ALWAYS_INLINE void q5_k_parts(__m256i sums[4], const struct four_rows *rows, const struct k_scales *scales,
+                                     const struct super_activation *x)
+{
+    const __m256i mask = _mm256_set1_epi8(15), sixteen = _mm256_set1_epi8(16);
+    __m256i bits[4];
+    for (int r = 0; r < 4; r++)
+        bits[r] = _mm256_loadu_si256((const void *)(rows->at[r] + offsetof(struct block_q5_k, qh)));
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; j++) {
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; r++) {
+            const uint32_t *scale = &scales->parts[j / 2][r][j % 2 * 2];
+            __m256i bytes = _mm256_loadu_si256((const void *)(rows->at[r] + offsetof(struct block_q5_k, qs) + 32 * j));
+            /* Bits 2j and 2j + 1 come to bit 4. */
+            __m256i first = j < 2    ? _mm256_slli_epi16(bits[r], 4 - 2 * j)
+                            : j == 2 ? bits[r]
+                                     : _mm256_srli_epi16(bits[r], 2);
+            __m256i second = j < 2 ? _mm256_slli_epi16(bits[r], 3 - 2 * j) : _mm256_srli_epi16(bits[r], 2 * j - 3);
+            __m256i low = _mm256_and_si256(bytes, mask), high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
+            low = _mm256_ternarylogic_epi64(first, sixteen, low, 0xea);
+            high = _mm256_ternarylogic_epi64(second, sixteen, high, 0xea);
+            sums[r] = k_part(sums[r], low, x_part(x, 2 * j), scale[0]);
+            sums[r] = k_part(sums[r], high, x_part(x, 2 * j + 1), scale[1]);
+        }
+    }
+}
+
+typedef void k_parts(__m256i sums[4], const struct four_rows *rows, const struct k_scales *scales,
+                     const struct super_activation *x);
+
+/* As super_gemv, but the header of a block is unpacked while the block before is multiplied: its scales go through
+ * memory, from where an instruction takes each for all lanes, and that takes time. */
 static ALWAYS_INLINE void k_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
-                                 const struct activation_row *x, size_t block_bytes, k_quants *quants)
+                                 const struct activation_row *x, size_t block_bytes, k_parts *parts)
 {
     size_t blocks = columns / 256;
     struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
@@ -226,30 +192,27 @@ static ALWAYS_INLINE void k_gemv(float *out, const uint8_t *weights, size_t row_
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
         prefetch_rows_from(&ahead, r);
         __m128 sum = _mm_setzero_ps();
-        struct k_headers next = k_headers(&at, block_bytes, x, 0, MIN(blocks, (size_t)K_GROUP));
-        for (size_t b = 0; b < blocks; b += K_GROUP) {
-            struct k_headers headers = next;
-            size_t valid = MIN(blocks - b, (size_t)K_GROUP);
-            if (b + K_GROUP < blocks) {
-                struct four_rows later = at;
+        struct k_header next = k_header(&at, x->sums);
+        struct k_scales scales[2] = {k_scales(next.scales)};
+        for (size_t b = 0; b < blocks; b++) {
+            struct four_rows now = at;
+            struct k_header header = next;
+            prefetch_more(&ahead, 4 * block_bytes);
+            if (b + 1 < blocks) {
                 for (int i = 0; i < 4; i++)
-                    later.at[i] += K_GROUP * block_bytes;
-                next = k_headers(&later, block_bytes, x, b + K_GROUP, MIN(blocks - b - K_GROUP, (size_t)K_GROUP));
+                    at.at[i] += block_bytes;
+                next = k_header(&at, x->sums + 16 * (b + 1));
+                scales[(b + 1) % 2] = k_scales(next.scales);
             }
-#define BLOCK(i)                                                                                                       \
-    if (valid > (i)) {                                                                                                 \
-        prefetch_more(&ahead, 4 * block_bytes);                                                                        \
-        sum = k_block(sum, &at, headers.scales, i, _mm512_extractf32x4_ps(headers.d, i),                               \
-                      _mm512_extractf32x4_ps(headers.m, i), _mm512_extractf32x4_ps(headers.minimum, i),                \
-                      x->quants + 256 * (b + (i)), quants);                                                            \
-        for (int k = 0; k < 4; k++)                                                                                    \
-            at.at[k] += block_bytes;                                                                                   \
-    }
-            BLOCK(0)
-            BLOCK(1)
-            BLOCK(2)
-            BLOCK(3)
-#undef BLOCK
+            struct super_activation block = super_activation(x, b);
+            __m256i sums[4];
+            for (int i = 0; i < 4; i++)
+                sums[i] = _mm256_setzero_si256();
+            parts(sums, &now, &scales[b % 2], &block);
+            __m128i integer = sum_4_256(sums[0], sums[1], sums[2], sums[3]);
+            __m128 scale = _mm_set1_ps(x->scales[b]);
+            sum = _mm_fmadd_ps(_mm_mul_ps(header.d, scale), _mm_cvtepi32_ps(integer), sum);
+            sum = _mm_fnmadd_ps(_mm_mul_ps(header.m, scale), _mm_cvtepi32_ps(header.minimum), sum);
         }
         store_4(out + r, sum, rows - r);
     }
@@ -258,13 +221,13 @@ static ALWAYS_INLINE void k_gemv(float *out, const uint8_t *weights, size_t row_
 static void gemv_q4_k(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                       const struct activation_row *x)
 {
-    k_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block_q4_k), q4_k_quants);
+    k_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block_q4_k), q4_k_parts);
 }
 
 static void gemv_q5_k(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                       const struct activation_row *x)
 {
-    k_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block_q5_k), q5_k_quants);
+    k_gemv(out, weights, row_bytes, rows, columns, x, sizeof(struct block_q5_k), q5_k_parts);
 }
 
 /* ---- Q6_K ---------------------------------------------------------------------------------------------------------
