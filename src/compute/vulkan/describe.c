@@ -113,8 +113,7 @@ static void describe_features(const struct vk *vk, VkPhysicalDevice physical, st
     require(info, features.features.shaderInt16 && v12.shaderInt8, "8- and 16-bit integers");
     info->fp16 = v12.shaderFloat16;
     /* Where it is no instruction floats are as quick; a device that is a CPU takes it for the tests of others. */
-    info->int8_dot = dot.shaderIntegerDotProduct &&
-                     (info->kind == GPU_CPU || has_fast_dot(vk, physical));
+    info->int8_dot = dot.shaderIntegerDotProduct && (info->kind == GPU_CPU || has_fast_dot(vk, physical));
 }
 
 /* Whether subgroups of 32 multiply matrices of 16 x 16 halves into floats, by KHR's extension or by NVIDIA's. */

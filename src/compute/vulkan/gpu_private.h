@@ -34,7 +34,7 @@ struct batch {
     struct gpu_buffer *tables; /* of gpu_table; made on first need */
     uint64_t tables_used;
     uint64_t last_table, last_table_bytes; /* offset of the last table, and its bytes */
-    uint8_t last_copy[256]; /* of it where it fits: mapped memory may be slow to read */
+    uint8_t last_copy[256];                /* of it where it fits: mapped memory may be slow to read */
 };
 
 /* Parts of the staging ring. */
