@@ -123,7 +123,7 @@ const struct command command_serve = {
     .details =
         "Serves the models that are named, those of the model folder and the embedded one; each is loaded when it "
         "is asked for, beside others where --memory has room for both. --context is the context of each answer, of "
-        "which --parallel are held at once. The address "
+        "which --parallel are held at once; where memory is short they share room for fewer. The address "
         "goes to standard output once requests are taken, the log to standard error. Ctrl-C ends it after the "
         "answers in work, twice at once.",
     .options = {serve_rows, compute_option_rows},
