@@ -269,7 +269,6 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
                                   .depth = options->depth,
                                   .cache_policy = options->cache_policy,
                                   .guessing = options->guessing,
-                                  .fill = true,
                                   .usage_path = remember ? usage : NULL,
                                   .hardware = &engine->hardware,
                                   .gpu = plan->gpu ? engine->gpu : NULL};

@@ -118,7 +118,7 @@ struct guesses {
     uint32_t room;        /* of each list: all experts */
     struct offer *offers; /* not read yet, the step that comes first first, and of that the likeliest */
     unit_number *open;    /* read or being read, not due yet */
-    unit_number *warm;    /* used most in earlier runs, then others: from warm_next on, when there is nothing better */
+    unit_number *warm;    /* used most in earlier runs: from warm_next on, read when there is nothing better */
     uint32_t offer_count, open_count, warm_next, warm_count;
     bool on;
     uint64_t wants, last_wants;     /* in this pass, in the one before */
@@ -207,7 +207,6 @@ struct store {
     uint64_t step;       /* pass * layers + layer that was wanted last */
     struct guesses guesses;
     struct usage usage;
-    bool fill;           /* free slots too, with what nobody asked for */
     uint64_t unused;     /* bytes read on a guess that are there and were not needed yet */
     uint64_t ring_share; /* what the plan gave the ring */
     uint64_t pool_bytes;
@@ -369,8 +368,7 @@ void guess_pass_done(struct store *store);
 
 /* usage.c: not locked. */
 hypura_status usage_prepare(struct store *store, const char *path, hypura_error *error);
-/* Locked: what was used most in earlier runs is read while the drive is idle, and then anything that has room. */
-void usage_warm(struct store *store);
+void usage_warm(struct store *store); /* locked: what was used most in earlier runs is read while the drive is idle */
 void usage_note_pass(struct store *store); /* locked: before guess_pass_done */
 void usage_save(struct store *store);
 void usage_free(struct store *store);

@@ -175,7 +175,6 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     if (source->in_place && options->gpu)
         store->slot_alignment = MAX(store->slot_alignment, gpu_get_info(options->gpu)->import_alignment);
     store->guesses.mode = options->guessing;
-    store->fill = options->fill && options->guessing != STORE_GUESSING_OFF;
     store->guesses.on = options->guessing != STORE_GUESSING_OFF;
     store->pass = FIRST_PASS;
     store->bounce = aligned_alloc(IO_ALIGNMENT, BOUNCE_BYTES);

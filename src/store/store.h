@@ -40,7 +40,6 @@ struct store_options {
     uint32_t depth;       /* reads in flight; 0: the hardware's */
     const char *cache_policy; /* for experts, by name (policy.h); NULL: the default */
     enum store_guessing guessing;
-    bool fill; /* free slots of the expert cache are filled while the drive is idle, whatever will be needed */
     const char *usage_path;          /* file that remembers which experts were used, from run to run; NULL: none */
     const struct hardware *hardware; /* or NULL; not kept */
     struct gpu *gpu; /* for the units that the plan puts there; NULL: there are none. Outlives the store */

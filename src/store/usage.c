@@ -175,41 +175,32 @@ void store_note_uses(struct store *store, const unit_number *units, size_t count
 struct rated {
     unit_number unit;
     uint16_t rate;
-    int32_t expert;
 };
 
-/* Those of no known rate go from layer to layer, so that each has some soon. */
 static int by_rate(const void *left, const void *right)
 {
     const struct rated *a = left, *b = right;
     if (a->rate != b->rate)
         return a->rate > b->rate ? -1 : 1;
-    if (a->expert != b->expert)
-        return a->expert < b->expert ? -1 : 1;
     return a->unit < b->unit ? -1 : a->unit > b->unit;
 }
 
 void usage_warm(struct store *store)
 {
     const struct usage *usage = &store->usage;
-    struct guesses *guesses = &store->guesses;
-    struct rated *rated = guesses->room ? malloc(guesses->room * sizeof *rated) : NULL;
+    struct rated *rated = usage->path ? malloc(usage->count * sizeof *rated) : NULL;
     if (!rated)
         return;
     uint32_t count = 0;
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        for (uint32_t j = 0; j < store->classes[i].unit_count; j++) {
-            unit_number unit = store->classes[i].units[j];
-            uint16_t rate = usage->path ? usage->rates[unit - usage->first] : 0;
-            if (rate > 0 || store->fill)
-                rated[count++] = (struct rated){unit, rate, store->unit(store->model, unit)->expert};
-        }
+    for (uint32_t i = 0; i < usage->count; i++) {
+        if (usage->rates[i] > 0 && store->units[usage->first + i].place == PLACE_CACHE)
+            rated[count++] = (struct rated){usage->first + i, usage->rates[i]};
     }
     qsort(rated, count, sizeof *rated, by_rate);
     for (uint32_t i = 0; i < count; i++)
-        guesses->warm[i] = rated[i].unit;
-    guesses->warm_next = 0;
-    guesses->warm_count = count;
+        store->guesses.warm[i] = rated[i].unit;
+    store->guesses.warm_next = 0;
+    store->guesses.warm_count = count;
     free(rated);
     guess_pump(store);
 }

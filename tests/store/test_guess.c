@@ -265,28 +265,6 @@ static void run_passes(struct world *world, uint32_t passes)
     }
 }
 
-/* As much as there is room for comes while the drive is idle, and makes room again for what is needed. */
-static void free_slots_are_filled(void **state)
-{
-    (void)state;
-    for (uint64_t slots = 20; slots <= 64; slots += 44) {
-        struct world world = {0};
-        fixture_make(&world.fixture, &shape);
-        footprints(&world.fixture, UNIT_EXPERT, &world.largest);
-        struct store_options options = {.block_bytes = 16384, .depth = 8, .fill = true};
-        world.store = open_store(&world.fixture, 0, slots * world.largest, &options, NULL);
-        for (int i = 0; i < 5000 && statistics(&world).guesses < slots; i++)
-            usleep(1000);
-        assert_int_equal(statistics(&world).guesses, slots);
-        for (uint32_t i = 0; i < 16; i++) {
-            get_and_check(world.store, &world.fixture, expert(3, i));
-            assert_true(is_cached(&world, expert(3, i)));
-        }
-        assert_int_equal(statistics(&world).bytes_wasted > 0, slots < 64);
-        close_world(&world);
-    }
-}
-
 static float saved_exponent(const char *path)
 {
     uint8_t bytes[26];
@@ -359,7 +337,6 @@ int main(void)
         cmocka_unit_test(guesses_look_as_far_as_reads_take),
         cmocka_unit_test(what_is_expected_stays_until_its_layer_was_there),
         cmocka_unit_test(guesses_that_do_not_pay_stop),
-        cmocka_unit_test(free_slots_are_filled),
         cmocka_unit_test(the_next_run_starts_with_what_was_used_most),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
