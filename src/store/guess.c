@@ -154,8 +154,12 @@ static void insert_offer(struct guesses *guesses, struct offer offer)
 
 void store_predict(struct store *store, const unit_number *units, const float *probabilities, size_t count)
 {
-    if (!store->loaded || atomic_load(&store->cancelled) || count == 0 || units[0] >= store->unit_count ||
-        store->units[units[0]].place != PLACE_CACHE)
+    if (!store->loaded || atomic_load(&store->cancelled))
+        return;
+    /* Others of the layer may be on the GPU. */
+    while (count > 0 && (units[0] >= store->unit_count || store->units[units[0]].place != PLACE_CACHE))
+        units++, probabilities++, count--;
+    if (count == 0)
         return;
     struct guesses *guesses = &store->guesses;
     if (guesses->mode == STORE_GUESSING_OFF)

@@ -62,19 +62,24 @@ UNUSED static void treat_memory_as(const char *what)
         unsetenv("HYPURA_GPU_SEPARATE");
 }
 
-static struct engine *open_with(const char *name, const struct setting *setting)
+UNUSED static void set_options(struct engine_options *options, const struct setting *setting)
+{
+    engine_default_options(options);
+    options->context = 256;
+    options->threads = 2;
+    options->chunk = 64; /* so that a smaller budget means fewer weights, not shorter batches */
+    options->kv_type = setting->kv_type;
+    options->gpu = number;
+    options->gpu_budget = setting->gpu_budget ? setting->gpu_budget : (uint64_t)512 << 20;
+    options->budget = setting->budget;
+    options->gpu_fixed = setting->fixed;
+}
+
+UNUSED static struct engine *open_with(const char *name, const struct setting *setting)
 {
     struct engine_options options;
     struct engine *engine = NULL;
-    engine_default_options(&options);
-    options.context = 256;
-    options.threads = 2;
-    options.chunk = 64; /* so that a smaller budget means fewer weights, not shorter batches */
-    options.kv_type = setting->kv_type;
-    options.gpu = number;
-    options.gpu_budget = setting->gpu_budget ? setting->gpu_budget : (uint64_t)512 << 20;
-    options.budget = setting->budget;
-    options.gpu_fixed = setting->fixed;
+    set_options(&options, setting);
     if (setting->smallest)
         return open_smallest(model_path(name), &options);
     if (engine_open(&engine, model_path(name), &options, &test_error))

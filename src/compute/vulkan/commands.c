@@ -78,12 +78,8 @@ static hypura_status create_timeline(struct gpu *gpu, VkSemaphore *out, hypura_e
     return gpu_check(gpu, gpu->vk.vkCreateSemaphore(gpu->device, &create, NULL, out), "making a semaphore", error);
 }
 
-hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error)
+static hypura_status wait_even_if_lost(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error)
 {
-    if (value == 0)
-        return HYPURA_OK;
-    if (atomic_load(&gpu->lost))
-        return gpu_lost_error(gpu, error);
     const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
                                       .semaphoreCount = 1,
                                       .pSemaphores = &timeline,
@@ -102,6 +98,28 @@ hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t valu
     atomic_store(&gpu->hung, true);
     atomic_store(&gpu->lost, true);
     return gpu_lost_error(gpu, error);
+}
+
+hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error)
+{
+    if (value == 0)
+        return HYPURA_OK;
+    return atomic_load(&gpu->lost) ? gpu_lost_error(gpu, error) : wait_even_if_lost(gpu, timeline, value, error);
+}
+
+void commands_drain(struct gpu *gpu)
+{
+    uint64_t signalled = 0;
+    if (!gpu->host_timeline || !gpu->upload_timeline || atomic_load(&gpu->hung))
+        return;
+    /* What waits for a signal that nobody will give. */
+    if (!gpu->vk.vkGetSemaphoreCounterValue(gpu->device, gpu->host_timeline, &signalled) &&
+        signalled < gpu->host_awaited)
+        gpu_signal_host(gpu, gpu->host_awaited, NULL);
+    if (gpu->submitted)
+        wait_even_if_lost(gpu, gpu->compute_timeline, gpu->submitted, NULL);
+    if (gpu->uploaded)
+        wait_even_if_lost(gpu, gpu->upload_timeline, gpu->uploaded, NULL);
 }
 
 bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value)

@@ -197,20 +197,6 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
     return status;
 }
 
-/* Waits for what was sent, as long as the device gets on with it. */
-static void drain(struct gpu *gpu)
-{
-    uint64_t signalled = 0;
-    if (!gpu->host_timeline || !gpu->upload_timeline || atomic_load(&gpu->lost))
-        return;
-    /* What waits for a signal that nobody will give. */
-    if (!gpu->vk.vkGetSemaphoreCounterValue(gpu->device, gpu->host_timeline, &signalled) &&
-        signalled < gpu->host_awaited)
-        gpu_signal_host(gpu, gpu->host_awaited, NULL);
-    timeline_wait(gpu, gpu->compute_timeline, gpu->submitted, NULL);
-    timeline_wait(gpu, gpu->upload_timeline, gpu->uploaded, NULL);
-}
-
 /* Devices that hang: what they use cannot be given back before the process ends. */
 static struct gpu *_Atomic abandoned;
 
@@ -219,7 +205,7 @@ void gpu_close(struct gpu *gpu)
     if (!gpu)
         return;
     if (gpu->device)
-        drain(gpu);
+        commands_drain(gpu);
     if (atomic_load(&gpu->hung)) {
         log_write(LOG_WARNING, "%s hangs: what it holds is free again when this process has ended", gpu->info.name);
         gpu->abandoned = atomic_exchange(&abandoned, gpu);

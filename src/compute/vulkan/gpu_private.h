@@ -66,6 +66,7 @@ struct gpu {
     atomic_bool hung; /* why: it ended nothing for patience_seconds, so what it was given is still in use */
     uint32_t patience_seconds;
     uint64_t host_awaited; /* the greatest host signal that a batch waits for */
+    atomic_bool drained;   /* after it was lost */
     struct gpu *abandoned; /* the one that was before */
 
     VkPipelineLayout layout;
@@ -156,6 +157,7 @@ hypura_status pipeline_get(struct gpu *gpu, enum gpu_kernel kernel, const uint32
 
 hypura_status commands_create(struct gpu *gpu, hypura_error *error);
 void commands_destroy(struct gpu *gpu);
+void commands_drain(struct gpu *gpu); /* waits for what was sent, as long as the device gets on with it */
 hypura_status command_buffer_create(struct gpu *gpu, uint32_t family, VkCommandPool *pool, VkCommandBuffer *commands,
                                     hypura_error *error);
 hypura_status command_buffer_begin(struct gpu *gpu, VkCommandPool pool, VkCommandBuffer commands, hypura_error *error);

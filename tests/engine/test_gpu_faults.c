@@ -1,0 +1,118 @@
+/* Devices that fail while a model is opened or runs: no memory, lost, hanging. A sample; test_gpu_faults_all walks
+ * through every place. Without a device the tests say skipped. */
+#include "gpu_engine.h"
+
+#ifndef EVERYWHERE
+#define EVERYWHERE 0
+#endif
+
+static hypura_status run_one(struct engine *engine)
+{
+    int32_t token = 5;
+    uint32_t position = engine_positions(engine, 0);
+    struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
+    return engine_forward(engine, &batch, &test_error);
+}
+
+static struct engine *open_with_fault(const char *fault, const char *name)
+{
+    struct setting setting = {.kv_type = TENSOR_F16};
+    setenv("HYPURA_GPU_FAULT", fault, 1);
+    struct engine *engine = open_with(name, &setting);
+    unsetenv("HYPURA_GPU_FAULT");
+    return engine;
+}
+
+/* What became of a model whose device fails with its n-th allocation or submission. */
+enum outcome { ON_CPU, REQUEST_FAILED, FINE };
+
+static enum outcome fail_at(const char *what, int n, const char *word, const float *expected, size_t vocabulary)
+{
+    char fault[32];
+    enum outcome outcome = FINE;
+    snprintf(fault, sizeof fault, "%s:%d", what, n);
+    struct engine *engine = open_with_fault(fault, "mixtral");
+    if (!engine_gpu(engine)) {
+        float *logits = run_tokens(engine);
+        assert_memory_equal(logits, expected, TOKENS * vocabulary * sizeof *logits);
+        free(logits);
+        outcome = ON_CPU;
+    } else if (run_one(engine)) {
+        outcome = REQUEST_FAILED;
+        assert_int_equal(test_error.status, HYPURA_ERROR_DEVICE);
+        assert_non_null(strstr(test_error.message, word));
+        assert_int_equal(engine_positions(engine, 0), 0);
+        assert_true(engine_lost(engine)); /* so that a server opens the model anew */
+        assert_int_equal(run_one(engine), HYPURA_ERROR_DEVICE);
+    }
+    engine_close(engine);
+    return outcome;
+}
+
+/* Whenever it is: the model is opened on the CPU, or the request fails with a sentence. */
+static void fail_everywhere(const char *what, const char *word)
+{
+    size_t vocabulary;
+    float *expected = run_on_cpu("mixtral", &vocabulary);
+    uint32_t counts[3] = {0};
+    complaints = 0;
+    for (int separate = 0; separate < 2; separate++) {
+        treat_memory_as(separate ? "separate" : "shared");
+        for (int n = 1; EVERYWHERE ? counts[FINE] <= (uint32_t)separate : n < 8; n += EVERYWHERE ? 1 : 6) {
+            assert_true(n < 1000);
+            counts[fail_at(what, n, word, expected, vocabulary)]++;
+        }
+    }
+    treat_memory_as("shared");
+    print_message("# on the CPU %u, failed requests %u, fine %u\n", counts[ON_CPU], counts[REQUEST_FAILED],
+                  counts[FINE]);
+    assert_true(counts[ON_CPU] > 0 && (!EVERYWHERE || counts[REQUEST_FAILED] > 0));
+    assert_int_equal(complaints, 0);
+    free(expected);
+}
+
+static void out_of_device_memory(void **state)
+{
+    (void)state;
+    device_or_skip();
+    fail_everywhere("allocation", "memory");
+}
+
+static void lost_at_any_time(void **state)
+{
+    (void)state;
+    device_or_skip();
+    fail_everywhere("submit", "lost");
+}
+
+/* A device that ends nothing: every wait has an end, that for closing it too. */
+static void hangs(void **state)
+{
+    (void)state;
+    device_or_skip();
+    struct engine *engine = open_with_fault("hang:2", "mixtral");
+    assert_non_null(engine_gpu(engine));
+    uint64_t start = clock_nanoseconds();
+    hypura_status status = run_one(engine);
+    if (!status)
+        status = run_one(engine);
+    assert_int_equal(status, HYPURA_ERROR_DEVICE);
+    assert_non_null(strstr(test_error.message, "hangs"));
+    assert_true(engine_lost(engine));
+    assert_int_equal(run_one(engine), HYPURA_ERROR_DEVICE);
+    engine_close(engine);
+    double seconds = (double)(clock_nanoseconds() - start) * 1e-9;
+    print_message("# %.1f s\n", seconds);
+    assert_true(seconds < 30);
+}
+
+int main(void)
+{
+    setenv("HYPURA_GPU_VALIDATE", "1", 0);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(out_of_device_memory),
+        cmocka_unit_test(lost_at_any_time),
+        cmocka_unit_test(hangs),
+    };
+    return cmocka_run_group_tests(tests, find_device, NULL);
+}
