@@ -63,7 +63,8 @@ static void moves_by_use(void **state)
         for (unit_number u = 0; u < count; u++)
             there += before[u] = store_on_gpu(engine_store(engine), u);
         logits[run] = calloc(LONG * vocabulary, sizeof **logits);
-        size_t fed = run == 2 ? LONG / 6 : LONG;
+        /* Of a few tokens the mean would be that of the one whose router chose otherwise. */
+        size_t fed = run == 2 ? LONG / 2 : LONG;
         feed(engine, 0, tokens, fed, 1, logits[run]);
         for (unit_number u = 0; u < count; u++) {
             bool now = store_on_gpu(engine_store(engine), u);
