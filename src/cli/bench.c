@@ -135,13 +135,27 @@ struct figures {
     struct rounds memory, share; /* bytes a second that the memory gave while tokens were decoded; 0: not measured */
 };
 
+/* What is not counted: pages, caches and clocks settle. A GPU's kernels are made when they are first used, so there it
+ * is as long as what is measured. */
+static hypura_status warm_up(struct engine *engine, struct random *random, hypura_error *error)
+{
+    uint32_t chunk = engine_plan(engine)->chunk;
+    hypura_status status =
+        feed(engine, random, 0, 0, MIN(engine_gpu(engine) ? MAX(prompt_tokens, 8u) : 8u, chunk), error);
+    struct decoding decoding = {0};
+    if (!status && engine_gpu(engine) && generated_tokens)
+        status = fill_context(engine, random, error);
+    if (!status && engine_gpu(engine))
+        status = decode(engine, random, context_fill, MIN(generated_tokens, 4u), &decoding, error);
+    return status;
+}
+
 static hypura_status measure(struct engine *engine, struct figures *figures, struct memory_meter *meter,
                              hypura_error *error)
 {
     struct random random;
     random_seed(&random, compute_options.seed);
-    /* One round that is not counted: pages, caches and clocks settle. */
-    hypura_status status = feed(engine, &random, 0, 0, MIN(8u, engine_plan(engine)->chunk), error);
+    hypura_status status = warm_up(engine, &random, error);
     for (uint32_t round = 0; !status && round < repeat; round++) {
         status = fill_context(engine, &random, error);
         uint64_t start = clock_nanoseconds();
@@ -237,7 +251,8 @@ static int run(size_t count, char **arguments)
     }
     /* Only where the memory is the limit, since the test needs memory of its own: sequences that share a pass are bound
      * by compute. */
-    if (!status && parallel == 1 && generated_tokens && engine_plan(engine)->mode == PLAN_FULL_RESIDENT)
+    if (!status && parallel == 1 && generated_tokens && engine_plan(engine)->mode == PLAN_FULL_RESIDENT &&
+        !engine_gpu(engine))
         status = memory_meter_open(&meter, engine_hardware(engine), engine_threads(engine), &error);
     if (!status)
         status = measure(engine, &figures, meter, &error);
