@@ -73,8 +73,10 @@ static int run(size_t count, char **arguments)
         return report_usage(&command_serve, "--port: \"%s\" is not a port", port_text);
     if (keep_alive_text && !read_whole(keep_alive_text, -1, INT_MAX, &keep_alive))
         return report_usage(&command_serve, "--keep-alive: \"%s\" is not a number of seconds", keep_alive_text);
-    if (serving.parallel < 1 || serving.parallel > 256 || serving.connections < 1 || serving.request_seconds < 1)
-        return report_usage(&command_serve, "--parallel is 1 to 256, --connections and --request-time at least 1");
+    if (serving.parallel < 1 || serving.parallel > SERVER_MOST_PARALLEL)
+        return report_usage(&command_serve, "--parallel is 1 to %d", SERVER_MOST_PARALLEL);
+    if (serving.connections < 1 || serving.request_seconds < 1)
+        return report_usage(&command_serve, "--connections and --request-time are at least 1");
     if (serving.most_loaded < 1 || serving.most_loaded > SERVER_MOST_LOADED)
         return report_usage(&command_serve, "--max-loaded is 1 to %d", SERVER_MOST_LOADED);
     serving.port = (uint16_t)port;

@@ -20,6 +20,7 @@
 #include <jansson.h>
 
 #define SERVER_MOST_LOADED 16
+#define SERVER_MOST_PARALLEL 256
 
 struct server_options {
     const char *host; /* "127.0.0.1" */
@@ -29,7 +30,7 @@ struct server_options {
     size_t model_count;
     bool preload;                 /* the first of these at once, not when it is asked for */
     struct engine_options engine; /* budget, context, threads ... of every model that is loaded */
-    uint32_t parallel;            /* answers in work at once, of each model */
+    uint32_t parallel;            /* answers in work at once, of each model, at most SERVER_MOST_PARALLEL */
     uint32_t most_loaded;         /* models in memory at once, at most SERVER_MOST_LOADED */
     uint32_t queue;               /* requests that may wait */
     const char *api_key;          /* NULL: none asked for */

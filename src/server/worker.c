@@ -4,7 +4,7 @@
 #include <string.h>
 #include <time.h>
 
-#define MAX_ACTIVE 1024
+#define MAX_ACTIVE (SERVER_MOST_LOADED * SERVER_MOST_PARALLEL)
 
 /* A model that is on its way, for a job that waits for it. */
 struct loading {
@@ -106,7 +106,7 @@ static void tell_running(struct worker *worker)
 
 void worker_keep(struct worker *worker, struct job *job, struct loaded_model *loaded)
 {
-    /* Never more than sequences, of which an engine has 1024 at most and the server offers 256; take counts them. */
+    /* Never more than the sequences of all models: turn_of counts those of each. */
     worker->active[worker->active_count++] = job;
     job->loaded = loaded;
     loaded->active++;
@@ -283,7 +283,7 @@ static enum turn turn_of(struct worker *worker, const struct job *job, struct lo
     }
     bool room =
         job->alone ? loaded->active == 0 : !loaded->alone && loaded->active < engine_plan(loaded->engine)->sequences;
-    if (room && worker->active_count < MAX_ACTIVE)
+    if (room)
         return TURN_NOW;
     full[(*full_count)++] = loaded;
     return TURN_LATER;
