@@ -243,8 +243,11 @@ static hypura_status download(struct pull *pull, hypura_error *error)
     pull->file = open(pull->partial, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (pull->file < 0)
         return error_set_errno(error, errno, "cannot write %s", pull->partial);
-    if (flock(pull->file, LOCK_EX | LOCK_NB))
+    if (flock(pull->file, LOCK_EX | LOCK_NB)) {
+        close(pull->file);
+        pull->file = -1; /* it is another's: callers let it be */
         return error_set(error, HYPURA_ERROR_IO, "model '%s' is being downloaded already", pull->source.name);
+    }
     if (fstat(pull->file, &info) == 0)
         pull->have = (uint64_t)info.st_size;
     struct fetch fetch = {.url = part_of(pull)->url,

@@ -175,6 +175,21 @@ def a_disk_that_fills_ends_a_download_which_goes_on_later():
         subprocess.run(["umount", "-l", folder])
 
 
+def a_download_is_not_disturbed_by_another_of_the_same_model():
+    with Files() as url:
+        server = Server("--context", 512, folder="twice")
+        lines = []
+        thread = threading.Thread(target=lambda: lines.extend(pull(server, url)))
+        thread.start()
+        assert Source.reached.wait(20)
+        assert "being downloaded already" in pull(server, url)[-1]["error"]
+        Source.gate.set()
+        thread.join(20)
+        assert lines[-1] == {"status": "success"}, lines[-1]
+        assert same_file(os.path.join(server.folder, "m.gguf")) and os.listdir(server.folder) == ["m.gguf"]
+        assert server.stop() == 0
+
+
 def a_split_model_is_checked_before_it_is_fetched():
     """Whether it has room, and would run, when only the heads of its parts are here."""
     folder, parts = os.path.join(WORK.name, "split-disk"), os.path.join(WORK.name, "split-parts")
@@ -457,7 +472,7 @@ def nobody_reads_the_answer():
 
 
 QUICK = [a_write_that_fails_ends_a_download_which_goes_on_later, a_disk_that_fills_ends_a_download_which_goes_on_later,
-         a_split_model_is_checked_before_it_is_fetched,
+         a_download_is_not_disturbed_by_another_of_the_same_model, a_split_model_is_checked_before_it_is_fetched,
          a_kill_leaves_nothing_half_written, a_file_that_goes_in_mid_stream, bodies_that_trickle_are_ended,
          clients_that_close_their_half]
 LONG = [a_kill_in_the_middle_of_many_writes, bodies_of_100_megabytes, ten_thousand_connections, nobody_reads_the_answer]
