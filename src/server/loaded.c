@@ -98,8 +98,10 @@ static hypura_status open_engine(struct loaded_models *models, struct loaded_mod
     return status;
 }
 
-/* What it takes of the budget: what was resident when it was planned and was not before, and all that is planned. */
-static void set_share(struct loaded_models *models, struct loaded_model *fresh, uint64_t resident, uint64_t reserved)
+/* What it takes of the budget: what was resident when it was planned and was not before, and all that is planned.
+ * first: there was no other when it was planned; others may have gone since. */
+static void set_share(struct loaded_models *models, struct loaded_model *fresh, uint64_t resident, uint64_t reserved,
+                      bool first)
 {
     const struct plan *plan = engine_plan(fresh->engine);
     uint64_t then = plan->overhead_bytes + plan->code_on_top;
@@ -117,7 +119,7 @@ static void set_share(struct loaded_models *models, struct loaded_model *fresh, 
             fresh->streamed += plan_unit_footprint(model_unit(model, u));
     }
     pthread_mutex_lock(&models->mutex);
-    if (models->count == 0) {
+    if (first) {
         models->aside = (int64_t)plan->reserve_bytes - (int64_t)plan->code_on_top;
         models->base = resident;
         models->total = plan->budget;
@@ -130,7 +132,7 @@ hypura_status loaded_open(struct loaded_models *models, struct loaded_model *fre
 {
     struct engine_options options;
     memory_give_back();
-    loaded_options(models, context, &options);
+    bool first = loaded_options(models, context, &options);
     options.progress = progress;
     options.progress_context = progress_context;
     uint64_t resident = memory_resident_bytes();
@@ -145,7 +147,7 @@ hypura_status loaded_open(struct loaded_models *models, struct loaded_model *fre
         server_log("error", error->message, "model=%s", fresh->entry.name);
         return status;
     }
-    set_share(models, fresh, resident, options.reserved);
+    set_share(models, fresh, resident, options.reserved, first);
     struct engine_statistics s;
     engine_statistics(fresh->engine, &s);
     const struct plan *plan = engine_plan(fresh->engine);

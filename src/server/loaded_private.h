@@ -21,7 +21,7 @@ struct loaded_models {
 /* The file of the adapter that /api/create gave the model, or an empty text. */
 void loaded_adapter_path(const struct loaded_models *models, const struct model_entry *entry, char *path, size_t room);
 
-/* Options of the server for the next model, with what the others leave. */
-void loaded_options(struct loaded_models *models, uint32_t context, struct engine_options *options);
+/* Options of the server for the next model, with what the others leave. True: there are no others. */
+bool loaded_options(struct loaded_models *models, uint32_t context, struct engine_options *options);
 
 #endif

@@ -150,14 +150,15 @@ uint64_t loaded_budget(struct loaded_models *models)
  */
 
 /* Others may come to hold more than they hold now: that is theirs already. */
-void loaded_options(struct loaded_models *models, uint32_t context, struct engine_options *options)
+bool loaded_options(struct loaded_models *models, uint32_t context, struct engine_options *options)
 {
     *options = models->server->options.engine;
     uint64_t resident = memory_resident_bytes();
     pthread_mutex_lock(&models->mutex);
     uint64_t promised = models->base + held_bytes(models, false), gpu = 0;
     options->budget = models->budget;
-    if (models->count) {
+    bool first = models->count == 0;
+    if (!first) {
         options->budget = models->total;
         options->reserved = promised - MIN(promised, resident);
     }
@@ -169,6 +170,7 @@ void loaded_options(struct loaded_models *models, uint32_t context, struct engin
     options->context = MAX(options->context, context);
     options->sequences = models->server->options.parallel;
     options->shared_context = true;
+    return first;
 }
 
 /* What a plan takes of its budget, and of that, what the model itself would. */
