@@ -216,6 +216,12 @@ static bool take_for(struct loaded_models *models, const struct model *model, co
     return taken;
 }
 
+/* What is wrong with a request or a file: that others go does not help, and who opens it says what it is. */
+static bool cannot_be(hypura_status status)
+{
+    return status == HYPURA_ERROR_ARGUMENT || status == HYPURA_ERROR_UNSUPPORTED;
+}
+
 static bool make_room(struct loaded_models *models, const struct model *model, const struct hardware *hardware,
                       uint32_t context)
 {
@@ -224,7 +230,7 @@ static bool make_room(struct loaded_models *models, const struct model *model, c
         struct fit fit = plan_fit(models, model, hardware, context, 0);
         struct share share = look_at_share(models);
         if (models->count < most) {
-            if (fit.whole)
+            if (fit.whole || cannot_be(fit.status))
                 return true;
             if (!asked_pools && take_for(models, model, hardware, context)) {
                 asked_pools = true;
@@ -249,19 +255,24 @@ bool loaded_make_room(struct loaded_models *models, const struct model_entry *en
     struct loaded_model *old = loaded_find_file(models, entry);
     if (old && old->active)
         return false;
-    if (old)
-        loaded_unload(models, old);
     if (models->count == 0)
         return true;
     struct model *model = NULL;
     struct hardware *hardware = NULL;
     bool room = true; /* what is wrong with the file is said when it is opened */
-    if (model_open(&model, entry->path, NULL) == HYPURA_OK && ALLOCATE(&hardware, 1, "hardware", NULL) == HYPURA_OK &&
-        hardware_detect(hardware, entry->path, NULL) == HYPURA_OK)
+    bool seen = model_open(&model, entry->path, NULL) == HYPURA_OK &&
+                ALLOCATE(&hardware, 1, "hardware", NULL) == HYPURA_OK &&
+                hardware_detect(hardware, entry->path, NULL) == HYPURA_OK;
+    if (old && !(seen && cannot_be(plan_fit(models, model, hardware, context, 0).status)))
+        loaded_unload(models, old);
+    if (seen)
         room = make_room(models, model, hardware, context);
+    /* One that could not be looked at may be opened all the same, and takes a place then. */
+    while (room && models->count >= models->server->options.most_loaded && loaded_drop_oldest(models))
+        ;
     memory_free(hardware);
     model_close(model);
-    return room;
+    return room && models->count < models->server->options.most_loaded;
 }
 
 bool loaded_drop_oldest(struct loaded_models *models)

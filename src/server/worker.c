@@ -247,7 +247,9 @@ static void finish_loading(struct worker *worker)
         return;
     }
     char message[sizeof loading->error.message];
-    unsigned status = loading->status == HYPURA_ERROR_CANCELLED ? 503 : 500;
+    unsigned status = loading->status == HYPURA_ERROR_CANCELLED  ? 503
+                      : loading->status == HYPURA_ERROR_ARGUMENT ? 400
+                                                                 : 500;
     memcpy(message, loading->error.message, sizeof message);
     struct job *job = end_loading(worker);
     loaded_spread(worker->models);

@@ -226,6 +226,20 @@ def names_of_one_file_share_it():
     assert server.stop() == 0
 
 
+def what_cannot_be_loaded_takes_nobodys_place():
+    server = Several("--memory", "200M")
+    server.answer()
+    server.answer("twin")
+    for name in ("twin", MODEL):
+        status, _, text = server.request("POST", "/api/chat", {**chat(options={"num_ctx": 1 << 30}), "model": name})
+        assert status == 400 and "at most" in json.loads(text)["error"], (status, text)
+    assert set(server.running()) == {MODEL, "twin"}
+    server.answer()
+    server.answer("twin")
+    assert server.loads(MODEL) == server.loads("twin") == 1
+    assert server.stop() == 0
+
+
 def the_budget_of_all_changes():
     server = Several("--memory", STREAMING)
     server.answer()
@@ -289,8 +303,8 @@ def each_has_a_picture():
 
 
 TESTS = [a_chat_and_an_encoder_take_turns, large_ones_take_turns, the_one_that_was_used_last_stays, one_in_use_is_not_taken_away,
-         answers_of_different_models_go_on_together, each_has_its_own_time, names_of_one_file_share_it, the_budget_of_all_changes,
-         each_has_a_picture]
+         answers_of_different_models_go_on_together, each_has_its_own_time, names_of_one_file_share_it,
+         what_cannot_be_loaded_takes_nobodys_place, the_budget_of_all_changes, each_has_a_picture]
 
 if __name__ == "__main__":
     print(f"1..{len(TESTS)}")
