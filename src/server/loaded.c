@@ -238,6 +238,15 @@ uint64_t loaded_expire(struct loaded_models *models)
 /* ---- another budget -------------------------------------------------------------------------------------------------
  */
 
+/* The worker loads by itself here: the end of the server does not wait for it. */
+static bool go_on_reopening(void *context, uint64_t done, uint64_t total)
+{
+    const struct server *server = context;
+    (void)done;
+    (void)total;
+    return !atomic_load(&server->stopping);
+}
+
 static hypura_status reopen(struct loaded_models *models, struct model_entry *entry, uint32_t context,
                             hypura_error *error)
 {
@@ -248,7 +257,7 @@ static hypura_status reopen(struct loaded_models *models, struct model_entry *en
         status = loaded_prepare(models, &fresh, &copy, error);
     if (status)
         return status;
-    status = loaded_open(models, fresh, context, NULL, NULL, error);
+    status = loaded_open(models, fresh, context, go_on_reopening, models->server, error);
     if (status)
         loaded_discard(models, fresh);
     else
@@ -271,9 +280,9 @@ hypura_status loaded_reload(struct loaded_models *models, uint64_t budget, bool 
     hypura_status status = model_entry_copy(&entry, &last->entry, error);
     if (status)
         return status;
-    uint64_t before = models->budget;
     while (models->count)
         loaded_unload(models, models->items[0]);
+    uint64_t before = loaded_budget(models);
     loaded_set_budget(models, budget, NULL);
     status = reopen(models, &entry, context, error);
     if (status) {
