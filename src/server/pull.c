@@ -2,6 +2,7 @@
 #include "server/pull_source.h"
 
 #include "server/fetch.h"
+#include "server/loaded.h"
 #include "server/server_private.h"
 
 #include <errno.h>
@@ -494,9 +495,10 @@ static void *run(void *context)
     struct request *request = context;
     struct server *server = exchange_server(request->exchange);
     hypura_error error = {0};
-    /* The model in memory now would make room for this one. */
+    /* Models in memory now would make room for this one. */
     struct engine_options options = server->options.engine;
     uint64_t resident = memory_resident_bytes();
+    options.budget = loaded_budget(server->models);
     if (options.budget)
         options.budget += resident - MIN(resident, server->start_bytes);
     hypura_status status =
