@@ -13,10 +13,14 @@ static void put(struct buffer *out, const char *name, const char *type, const ch
 /* ---- of each model -------------------------------------------------------------------------------------------------
  */
 
+struct row {
+    const char *name, *type, *help;
+    double value;
+};
+
 struct model_figures {
     char *name; /* as a label's value */
-    struct engine_statistics s;
-    double bytes;
+    struct row rows[12];
 };
 
 struct figures {
@@ -28,48 +32,33 @@ static void take_figures(void *context, struct loaded_model *loaded)
 {
     struct figures *figures = context;
     struct model_figures *one = &figures->items[figures->count];
+    struct engine_statistics s;
     /* Names have no character that a label's value could not. */
     if (figures->count == SERVER_MOST_LOADED || string_copy(&one->name, loaded->entry.name, NULL))
         return;
-    engine_statistics(loaded->engine, &one->s);
-    one->bytes = (double)loaded->bytes;
+    engine_statistics(loaded->engine, &s);
+    const struct row rows[] = {
+        {"model_bytes", "gauge", "Share of the memory budget.", (double)loaded->bytes},
+        {"weights_ram_bytes", "gauge", "Weights in memory.", (double)s.bytes_ram},
+        {"weights_gpu_bytes", "gauge", "Weights on the GPU.", (double)s.bytes_gpu},
+        {"weights_storage_bytes", "gauge", "Weights in no memory.", (double)s.bytes_storage},
+        {"pool_bytes", "gauge", "Room for weights that stream.", (double)s.store.pool_bytes},
+        {"storage_read_bytes_total", "counter", "Read from storage since the model was loaded.",
+         (double)s.store.bytes_read},
+        {"expert_hits_total", "counter", "Uses of experts that were in memory.", (double)s.store.expert_hits},
+        {"expert_misses_total", "counter", "Uses of experts that had to be read.", (double)s.store.expert_misses},
+        {"expert_moves_total", "counter", "Experts that came to the GPU while running.", (double)s.store.expert_moves},
+        {"stall_seconds_total", "counter", "Time spent waiting for storage.", (double)s.store.stall_nanoseconds * 1e-9},
+        {"decode_seconds_total", "counter", "Time spent on batches of single tokens.", s.decode_seconds},
+        {"prompt_seconds_total", "counter", "Time spent on other batches.", s.prompt_seconds}};
+    _Static_assert(sizeof rows == sizeof one->rows, "each row is kept");
+    memcpy(one->rows, rows, sizeof rows);
     figures->count++;
 }
 
-static double figure(const struct model_figures *one, int which)
-{
-    const struct engine_statistics *s = &one->s;
-    const double values[] = {one->bytes,
-                             (double)s->bytes_ram,
-                             (double)s->bytes_gpu,
-                             (double)s->bytes_storage,
-                             (double)s->store.pool_bytes,
-                             (double)s->store.bytes_read,
-                             (double)s->store.expert_hits,
-                             (double)s->store.expert_misses,
-                             (double)s->store.expert_moves,
-                             (double)s->store.stall_nanoseconds * 1e-9,
-                             s->decode_seconds,
-                             s->prompt_seconds};
-    return values[which];
-}
-
+/* All models of a row stand together, as the format wants it. */
 static void put_models(struct buffer *out, struct loaded_models *models)
 {
-    static const struct {
-        const char *name, *type, *help;
-    } rows[] = {{"model_bytes", "gauge", "Share of the memory budget."},
-                {"weights_ram_bytes", "gauge", "Weights in memory."},
-                {"weights_gpu_bytes", "gauge", "Weights on the GPU."},
-                {"weights_storage_bytes", "gauge", "Weights in no memory."},
-                {"pool_bytes", "gauge", "Room for weights that stream."},
-                {"storage_read_bytes_total", "counter", "Read from storage since the model was loaded."},
-                {"expert_hits_total", "counter", "Uses of experts that were in memory."},
-                {"expert_misses_total", "counter", "Uses of experts that had to be read."},
-                {"expert_moves_total", "counter", "Experts that came to the GPU while running."},
-                {"stall_seconds_total", "counter", "Time spent waiting for storage."},
-                {"decode_seconds_total", "counter", "Time spent on batches of single tokens."},
-                {"prompt_seconds_total", "counter", "Time spent on other batches."}};
     struct figures *figures;
     if (ALLOCATE(&figures, 1, "figures", NULL)) {
         out->failed = true;
@@ -79,12 +68,13 @@ static void put_models(struct buffer *out, struct loaded_models *models)
     put(out, "models_loaded", "gauge", "Models in memory.", (double)figures->count);
     put(out, "budget_bytes", "gauge", "Memory budget; 0: chosen when a model is loaded.",
         (double)loaded_budget(models));
-    for (size_t r = 0; figures->count && r < COUNT_OF(rows); r++) {
-        buffer_append_format(out, "# HELP hypura_%s %s\n# TYPE hypura_%s %s\n", rows[r].name, rows[r].help,
-                             rows[r].name, rows[r].type);
+    for (size_t r = 0; figures->count && r < COUNT_OF(figures->items[0].rows); r++) {
+        const struct row *first = &figures->items[0].rows[r];
+        buffer_append_format(out, "# HELP hypura_%s %s\n# TYPE hypura_%s %s\n", first->name, first->help, first->name,
+                             first->type);
         for (size_t i = 0; i < figures->count; i++)
-            buffer_append_format(out, "hypura_%s{model=\"%s\"} %.17g\n", rows[r].name, figures->items[i].name,
-                                 figure(&figures->items[i], (int)r));
+            buffer_append_format(out, "hypura_%s{model=\"%s\"} %.17g\n", first->name, figures->items[i].name,
+                                 figures->items[i].rows[r].value);
     }
     for (size_t i = 0; i < figures->count; i++)
         memory_free(figures->items[i].name);
