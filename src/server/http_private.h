@@ -38,8 +38,8 @@ struct exchange {
     struct buffer body;
     json_t *json;
     uint64_t discarded, start;
-    _Atomic uint64_t reserved;
-    unsigned refusal; /* status, once it is clear that the request will not be served */
+    _Atomic uint64_t reserved; /* any thread's */
+    unsigned refusal;          /* status, once it is clear that the request will not be served */
     const char *refusal_message;
     bool handled, preflight;
 

@@ -61,7 +61,8 @@ struct loaded_model *loaded_find_file(struct loaded_models *models, const struct
 uint32_t loaded_count(const struct loaded_models *models);
 struct loaded_model *loaded_at(struct loaded_models *models, uint32_t index);
 
-/* Whether a model can be opened now. Models that nobody uses may have gone then. False: once others are done. */
+/* Whether a model can be opened now. Models that nobody uses may have gone then. False: once others are done. One that
+ * cannot be loaded at all has room: whoever opens it learns why. */
 bool loaded_make_room(struct loaded_models *models, const struct model_entry *entry, uint32_t context);
 
 /* Unloads the one that was used longest ago of those that nobody uses; false: there is none. */

@@ -1,6 +1,8 @@
 /* Who gets how much of the memory. */
 #include "server/loaded_private.h"
 
+#include <string.h>
+
 /* Of the budget: a model that takes no more is small, and is let in beside a large one. */
 #define SMALL_SHARE 4
 /* Memory comes and goes a little beside the models. */
@@ -250,11 +252,23 @@ static bool make_room(struct loaded_models *models, const struct model *model, c
     return true;
 }
 
+/* What a name stood for before /api/create gave it another file or adapter. */
+static void drop_namesakes(struct loaded_models *models, const struct model_entry *entry,
+                           const struct loaded_model *but)
+{
+    for (uint32_t i = models->count; i-- > 0;) {
+        struct loaded_model *model = models->items[i];
+        if (model != but && model->active == 0 && strcmp(model->entry.name, entry->name) == 0)
+            loaded_unload(models, model);
+    }
+}
+
 bool loaded_make_room(struct loaded_models *models, const struct model_entry *entry, uint32_t context)
 {
     struct loaded_model *old = loaded_find_file(models, entry);
     if (old && old->active)
         return false;
+    drop_namesakes(models, entry, old);
     if (models->count == 0)
         return true;
     struct model *model = NULL;

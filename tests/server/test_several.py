@@ -219,6 +219,15 @@ def names_of_one_file_share_it():
     assert server.post("/api/chat", {**chat(stream=False, options={}), "model": "brief"})["eval_count"] == 3
     assert set(server.running()) == {"twin"}
     assert server.request("DELETE", "/api/delete", {"model": "brief"})[0] == 200 and os.path.exists(path)
+    # A name that stands for another file by now is there once.
+    server.lines("/api/create", {"model": "brief", "from": MODEL})
+    server.answer("brief")
+    os.remove(os.path.join(server.folder, "brief.gguf"))
+    server.post("/api/generate", {"model": "twin", "keep_alive": 0})
+    with open(os.path.join(server.folder, "brief.json"), "w") as file:
+        json.dump({"file": path}, file)
+    server.answer("brief")
+    assert [m["name"] for m in server.json("GET", "/api/ps")["models"]] == ["brief:latest"]
     # More context than was loaded loads that one anew, and nobody else.
     server.embed()
     server.answer("twin", options={**test_server.GREEDY, "num_ctx": 1024})
