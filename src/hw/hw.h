@@ -69,10 +69,10 @@ struct hardware_gpu {
 
 struct hardware {
     char cpu[128];
-    char instructions[64]; /* "AVX2 AVX-512 VNNI BF16" */
-    size_t cores;          /* usable */
-    uint64_t cache_l1, cache_l2,
-        cache_l3; /* bytes of data cache a core (l1, l2), and of all that our cores have (l3); 0 unknown */
+    char instructions[64];       /* "AVX2 AVX-512 VNNI BF16" */
+    size_t cores;                /* usable */
+    uint64_t cache_l1, cache_l2; /* bytes of data cache a core; 0 unknown */
+    uint64_t cache_l3;           /* of all that our cores have */
     uint64_t memory_total;
     uint64_t memory_available;       /* now, page cache that can be dropped counted as available */
     uint64_t cgroup_limit;           /* of the group (ours or one above) with the least room left; UINT64_MAX: none */
@@ -148,14 +148,15 @@ hypura_status hardware_iobench_point(double *bytes_per_second, const char *path,
                                      double seconds, hypura_error *error);
 
 /* Reads memory with so many threads at times that the caller chooses, so that what else was measured between can be
- * laid beside it although other users of the machine come and go. Holds up to 256 MiB. */
+ * laid beside it although other users of the machine come and go. Holds some times what the caches do, at most an
+ * eighth of the memory that is free when it is opened. */
 struct memory_meter;
 hypura_status memory_meter_open(struct memory_meter **out, const struct hardware *hardware, size_t threads,
                                 hypura_error *error);
 void memory_meter_close(struct memory_meter *meter);
 double memory_meter_read(struct memory_meter *meter); /* bytes a second, of one pass of some milliseconds */
 
-/* How fast so many threads read memory now, at best. Takes up to half a second and up to 256 MiB while it runs. */
+/* How fast so many threads read memory now, at best. Takes some tenths of a second, and as much memory as a meter. */
 hypura_status hardware_measure_memory(const struct hardware *hardware, size_t threads, double *bytes_per_second,
                                       hypura_error *error);
 

@@ -11,6 +11,9 @@ bool hw_read_text(const char *path, char *text, size_t room);
 void hw_detect_cpu(struct hardware *out);
 void hw_detect_memory(struct hardware *out, const char *root);
 
+/* What is free, of the machine and of the group. */
+uint64_t hw_memory_room(const struct hardware *hardware);
+
 /* One row of /proc/self/mountinfo (man 5 proc_pid_mountinfo). */
 struct mount_row {
     char root[1024]; /* of the file system, what is mounted */
@@ -70,10 +73,11 @@ hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *
  * bytes_per_second, latency_seconds and direct_pays. */
 void hw_choose_reads(struct storage *storage);
 
-/* After the memory: kernels may correct its speed upwards. */
 /* Of memory to read when its speed is measured: several times what the caches hold, as far as a small machine has that.
  */
 size_t hw_test_bytes(const struct hardware *hardware);
+
+/* After the memory: kernels may correct its speed upwards. */
 hypura_status hw_measure_kernels(struct hardware *out, hypura_error *error);
 
 /* ---- cached profiles ----------------------------------------------------------------------------------------------

@@ -75,13 +75,19 @@ uint64_t hardware_code_bytes(void)
 }
 #endif
 
-uint64_t hardware_default_budget(const struct hardware *hardware)
+uint64_t hw_memory_room(const struct hardware *hardware)
 {
     uint64_t room = hardware->memory_available ? hardware->memory_available : hardware->memory_total / 2;
     if (hardware->cgroup_limit != UINT64_MAX) {
         uint64_t left = hardware->cgroup_limit - MIN(hardware->cgroup_used, hardware->cgroup_limit);
         room = MIN(room, left);
     }
+    return room;
+}
+
+uint64_t hardware_default_budget(const struct hardware *hardware)
+{
+    uint64_t room = hw_memory_room(hardware);
     /* A tenth, for what other programs will ask for and for the system's own tables; on a small machine not more than
      * that tenth, on a large one not more than anybody misses. */
     uint64_t head_room = MIN(MAX(room / 10, (uint64_t)256 << 20), (uint64_t)2 << 30);

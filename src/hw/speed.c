@@ -10,7 +10,7 @@
 size_t hw_test_bytes(const struct hardware *hardware)
 {
     uint64_t wanted = MAX(64 * MIB, 4 * MIN(hardware->cache_l3, (uint64_t)1 << 40));
-    return MAX((size_t)MIN(wanted, hardware->memory_available / 8), 8 * MIB);
+    return MAX((size_t)MIN(wanted, hw_memory_room(hardware) / 8), 8 * MIB);
 }
 
 /* What may be hoped for again: the time that a quarter of the runs kept under. The best of all is luck on a machine
@@ -65,7 +65,9 @@ hypura_status memory_meter_open(struct memory_meter **out, const struct hardware
     hypura_status status = ALLOCATE(&meter, 1, "memory test", error);
     if (status)
         return status;
-    meter->bytes = hw_test_bytes(hardware) / MIB * MIB;
+    struct hardware now = *hardware; /* much may have been taken since that was found */
+    hw_detect_memory(&now, "");
+    meter->bytes = hw_test_bytes(&now) / MIB * MIB;
     status = thread_pool_create(&meter->pool, threads, error);
     if (status == HYPURA_OK)
         status = memory_map(&meter->memory, meter->bytes, true, "memory test", error);

@@ -35,11 +35,16 @@ static void a_profile_measures_everything_in_time_and_leaves_nothing(void **stat
 static void what_is_read_is_in_no_cache(void **state)
 {
     (void)state;
-    struct hardware hardware = {.cache_l3 = (uint64_t)300 << 20, .memory_available = (uint64_t)64 << 30};
+    struct hardware hardware = {
+        .cache_l3 = (uint64_t)300 << 20, .memory_available = (uint64_t)64 << 30, .cgroup_limit = UINT64_MAX};
     assert_true(hw_test_bytes(&hardware) >= 3 * hardware.cache_l3);
     assert_true(hw_test_bytes(&hardware) <= hardware.memory_available / 8);
     hardware.memory_available = (uint64_t)2 << 30;
     assert_int_equal(hw_test_bytes(&hardware), (uint64_t)256 << 20);
+    hardware.cgroup_limit = (uint64_t)1 << 30; /* of which half is taken */
+    hardware.cgroup_used = (uint64_t)1 << 29;
+    assert_int_equal(hw_test_bytes(&hardware), (uint64_t)64 << 20);
+    hardware.cgroup_limit = UINT64_MAX;
     hardware.cache_l3 = 0;
     assert_int_equal(hw_test_bytes(&hardware), (uint64_t)64 << 20);
 }
