@@ -28,8 +28,8 @@ enum activation_kind {
 /* One prepared row.
  * Q8_32:  value = scales[c / 32] * quants[c], scale = (greatest magnitude of the block) / 127, quant = nearest to even
  *         of value * (127 / greatest magnitude); sums[c / 32] = sum of the quants of a block.
- * Q8_256: the same with blocks of 256; sums[c / 16] = sum of 16 quants; peaks[c / 256]: of the block's parts of 16 and
- *         of 32 what weights of one sign and of any may make of them at most.
+ * Q8_256: the same with blocks of 256; sums[c / 16] = sum of 16 quants; peaks[c / 256]: of the block's parts the
+ *         greatest sums that weights of any sign (of_16) or of one sign (of_32) can make of the quants.
  * Quants are in -127..127, in the order of the columns, and start on 64 bytes. */
 struct activation_peaks {
     uint16_t of_16; /* the greatest sum of magnitudes of 16 quants */
@@ -42,7 +42,6 @@ struct activation_row {
     const int8_t *quants;
     const float *scales;
     const int16_t *sums;
-    const struct activation_peaks *peaks;
 };
 
 struct activation {
@@ -78,7 +77,6 @@ static inline struct activation_row activation_row(const struct activation *acti
         out.quants = activation->quants[i] + row * activation->quant_stride;
         out.scales = activation->scales[i] + row * activation->scale_stride[i];
         out.sums = activation->sums[i] + row * activation->sum_stride[i];
-        out.peaks = activation->peaks + row * activation->peak_stride;
     }
     return out;
 }
