@@ -4,13 +4,13 @@
     bench/techniques.py [-f "25 50 75"] [-n TOKENS] [-r ROUNDS] [-v "all guess"] [-b] MODEL.gguf...
 
 -f: memory as per cent of the file; -v: some of the rows only (all overlap batching policy guess state). HYPURA names the
-program. -b: bare runs, without the limits and so without shares of them. Run as root: every run is in a memory cgroup of that size with a cold page cache. Rounds are interleaved, medians
-are printed as a Markdown table. Two shares are of the limit that the same round showed. "Of either": the bytes that decoding
-needed at the speed of random reads of the experts' size, measured just before and after, or the same model's time a token
-with all weights in memory, whichever is longer. "Of both at once": reading and computing share the memory, so the model
-also decodes from memory while random reads go on beside it; the time is then what computing takes so, and what is left to
-read after it at the drive's full speed. "state": what an earlier run over another text used is there at the start; all
-other rows start with an empty cache.
+program. -b: bare runs, without the limits and so without shares of them. Run as root: every run is in a memory cgroup of
+that size with a cold page cache. Rounds are interleaved, medians are printed as a Markdown table. Two shares are of the
+limit that the same round showed. "Of either": the bytes that decoding needed at the speed of random reads of the experts'
+size, measured just before and after, or the same model's time a token with all weights in memory, whichever is longer. "Of
+both at once": reading and computing share the memory, so the model also decodes from memory while random reads go on beside
+it; the time is then what computing takes so, and what is left to read after it at the drive's full speed. "state": what an
+earlier run over another text used is there at the start; all other rows start with an empty cache.
 """
 import getopt
 import json

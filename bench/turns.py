@@ -42,14 +42,16 @@ def main():
             process = subprocess.Popen([HYPURA, "serve", "--port", "0", "--models", work, "--context", "512", "--parallel", "1",
                                         "--max-loaded", most, CHAT, ENCODER], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
             servers[most] = process, int(process.stdout.readline().decode().rsplit(":", 1)[1])
-        names = [os.path.basename(path).rsplit(".", 1)[0] for path in (CHAT, ENCODER)]
-        times = {most: [] for most in servers}
-        for _ in range(ROUNDS + 1):
-            for most, (_, port) in servers.items():
-                times[most].append(turn(port, names))
-        for process, _ in servers.values():
-            process.send_signal(signal.SIGTERM)
-            process.wait()
+        try:
+            names = [os.path.basename(path).rsplit(".", 1)[0] for path in (CHAT, ENCODER)]
+            times = {most: [] for most in servers}
+            for _ in range(ROUNDS + 1):
+                for most, (_, port) in servers.items():
+                    times[most].append(turn(port, names))
+        finally:
+            for process, _ in servers.values():
+                process.send_signal(signal.SIGTERM)
+                process.wait()
     together, apart = (statistics.median(times[most][1:]) for most in ("4", "1"))
     print(f"both in memory {together:.3f} s a turn, one at a time {apart:.3f} s: {apart / together:.1f} times")
 
