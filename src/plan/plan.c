@@ -84,16 +84,23 @@ static uint64_t fewer_kv_positions(const struct plan_request *request, uint32_t 
     return MAX(align_up(kv_positions / 2, PLAN_KV_BLOCK), least_kv_positions(request, positions));
 }
 
+/* Of every sequence's whole context. */
+static uint64_t whole_kv(const struct plan_request *request, uint32_t positions)
+{
+    const struct plan_working_set *set = &request->working_set;
+    return set->kv_bytes ? set->kv_bytes(set->context, positions, sequences(request), request->kv_type) : 0;
+}
+
 static struct setting make_setting(const struct plan_request *request, uint32_t positions, uint64_t kv_positions,
                                    uint32_t chunk)
 {
     const struct plan_working_set *set = &request->working_set;
     struct setting setting = {.positions = positions, .kv_positions = kv_positions, .chunk = chunk};
-    if (set->kv_bytes && kv_positions == most_kv_positions(request, positions))
-        setting.kv = set->kv_bytes(set->context, positions, sequences(request), request->kv_type);
-    else if (set->kv_bytes) /* as if each block were a sequence of its own */
-        setting.kv =
-            set->kv_bytes(set->context, PLAN_KV_BLOCK, (uint32_t)(kv_positions / PLAN_KV_BLOCK), request->kv_type);
+    setting.kv = whole_kv(request, positions);
+    /* As if each block were a sequence of its own; layers with a window hold less than that. */
+    if (set->kv_bytes && kv_positions < most_kv_positions(request, positions))
+        setting.kv = MIN(setting.kv, set->kv_bytes(set->context, PLAN_KV_BLOCK,
+                                                   (uint32_t)(kv_positions / PLAN_KV_BLOCK), request->kv_type));
     if (set->scratch_bytes)
         setting.scratch = set->scratch_bytes(set->context, chunk, positions);
     return setting;
@@ -369,7 +376,9 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     plan->positions = setting.positions;
     plan->sequences = sequences(request);
     plan->chunk = setting.chunk;
-    plan->kv_positions = setting.kv_positions;
+    plan->kv_positions = setting.kv < whole_kv(request, setting.positions)
+                             ? setting.kv_positions
+                             : most_kv_positions(request, setting.positions);
     plan->kv_type = request->kv_type;
     plan->embedding_rows = placement.embedding_rows;
     plan->budget = planner.budget;

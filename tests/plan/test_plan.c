@@ -150,6 +150,51 @@ static void the_smallest_budget_works_and_one_byte_less_does_not(void **state)
     check_smallest(&shape, make_tiny_request(0), GIB);
 }
 
+/* Five layers of six look back on 512 positions only. */
+static uint64_t windowed_kv(const void *context, uint32_t positions, uint32_t sequences, enum tensor_type type)
+{
+    (void)context, (void)type;
+    return (uint64_t)sequences * (positions + 5 * MIN(positions, 512u)) * 16 * KIB;
+}
+
+static struct plan *smallest_plan(struct plan_request request, bool shared)
+{
+    static struct fake fake;
+    struct hardware hardware = fake_hardware();
+    struct plan *plan;
+    fake_build(&fake, &fake_experts);
+    request.shared_kv = shared;
+    request.positions = 4096;
+    request.sequences = 2;
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    request.budget = plan->smallest_budget;
+    plan_free(plan);
+    assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+    return plan;
+}
+
+/* As blocks, two contexts of which most is in windows would take more than they do whole. */
+static void shared_room_takes_no_more_than_whole_contexts(void **state)
+{
+    (void)state;
+    struct plan_request request = make_request(8 * GIB);
+    struct plan *alone = smallest_plan(request, false), *shared = smallest_plan(request, true);
+    assert_int_equal(alone->kv_positions, 2 * 4096);
+    assert_int_equal(shared->kv_positions, 4096);
+    assert_int_equal(shared->kv_bytes * 2, alone->kv_bytes);
+    assert_true(shared->smallest_budget < alone->smallest_budget);
+    plan_free(alone);
+    plan_free(shared);
+    request.working_set.kv_bytes = windowed_kv;
+    alone = smallest_plan(request, false);
+    shared = smallest_plan(request, true);
+    assert_int_equal(shared->kv_positions, 2 * 4096);
+    assert_int_equal(shared->kv_bytes, alone->kv_bytes);
+    assert_int_equal(shared->smallest_budget, alone->smallest_budget);
+    plan_free(alone);
+    plan_free(shared);
+}
+
 static void modes_follow_the_budget(void **state)
 {
     (void)state;
@@ -313,6 +358,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(more_memory_reads_less),
         cmocka_unit_test(the_smallest_budget_works_and_one_byte_less_does_not),
+        cmocka_unit_test(shared_room_takes_no_more_than_whole_contexts),
         cmocka_unit_test(modes_follow_the_budget),
         cmocka_unit_test(the_embedding_is_held_last),
         cmocka_unit_test(a_tied_embedding_that_streams_is_read_by_rows_too),
