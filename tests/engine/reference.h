@@ -4,17 +4,11 @@
 
 #include "test.h"
 
+#include "core/sanitized.h"
 #include "engine/engine.h"
 
 #include <math.h>
 #include <string.h>
-
-/* A sanitizer's own memory is many times that of the small models, and grows. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#else
-#define SANITIZED 0
-#endif
 
 /* "llama" is a file of the reference set, "embedded" the model that the program carries. Valid until the next call. */
 __attribute__((unused)) static const char *model_path(const char *name)
