@@ -300,17 +300,17 @@ static void next_phase(struct store *store)
         moves->phase = moves->count ? MOVES_LEAVING : MOVES_NONE;
     }
     pthread_mutex_unlock(store->mutex);
-    if (changed && device_send_table(store, &error)) {
+    hypura_status status = changed ? device_send_table(store, &error) : HYPURA_OK;
+    if (status)
         log_write(LOG_WARNING, "experts stay where they are from now on: %s", error.message);
-        moves->failed = true;
-    }
     pthread_mutex_lock(store->mutex);
+    moves->failed |= status != HYPURA_OK;
 }
 
 void moves_pass_done(struct store *store)
 {
     struct moves *moves = &store->moves;
-    if (!moves->heat || moves->failed || ++moves->passes < MOVE_PASSES)
+    if (!moves->heat || ++moves->passes < MOVE_PASSES)
         return;
     moves->passes = 0;
     if (!moves->running)
@@ -318,7 +318,9 @@ void moves_pass_done(struct store *store)
     if (!moves->running)
         return;
     pthread_mutex_lock(store->mutex);
-    fade(store);
-    next_phase(store);
+    if (!moves->failed) {
+        fade(store);
+        next_phase(store);
+    }
     pthread_mutex_unlock(store->mutex);
 }
