@@ -87,6 +87,8 @@ static bool translate(struct translation *t, const uint32_t *words, uint32_t cou
         t->count += count;
         return true;
     case OP_TYPE_NV:
+        if (count != 6)
+            return false;
         put_type(t, words);
         return true;
     case OP_LOAD_NV:

@@ -105,7 +105,7 @@ static uint32_t bytes_group(const struct gpu *gpu, const struct shape *shape)
     if (shape->tokens > 1 || !gpu->info.cores)
         return MIN(most, 256);
     uint32_t share = (uint32_t)((shape->rows / (shape->glu ? 2 : 1) + gpu->info.cores - 1) / gpu->info.cores);
-    uint32_t turns = (share * subgroup + most - 1) / most;
+    uint32_t turns = MAX((share * subgroup + most - 1) / most, 1u);
     return MAX((share + turns - 1) / turns * subgroup, MIN(most, 256));
 }
 
@@ -227,6 +227,8 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
               .used = jobs->used,
               .per_choice = jobs->per_choice};
     const uint32_t choices = tokens * jobs->used;
+    if (choices == 0)
+        return;
     struct shape shape = {.type = &vector_types[jobs->weights.type],
                           .rows = (uint64_t)push.rows * choices * count,
                           .columns = push.columns,
