@@ -140,8 +140,14 @@ static const uint64_t region = (uint64_t)2048 * FEED_FORWARD * sizeof(float);
 
 static void record_residual(const struct bench *bench, uint32_t rows)
 {
-    gpu_add_rms_norm(bench->gpu, part(bench, 0), part(bench, region), 1, part(bench, 2 * region), part(bench, region),
-                     rows, EMBEDDING, 1e-5f);
+    gpu_residual(bench->gpu, &(struct gpu_residual){.hidden = part(bench, 0),
+                                                    .branch = part(bench, region),
+                                                    .norm = part(bench, region),
+                                                    .out = part(bench, 2 * region),
+                                                    .scale = 1,
+                                                    .epsilon = 1e-5f,
+                                                    .rows = rows,
+                                                    .columns = EMBEDDING});
 }
 
 static void record_nothing(const struct bench *bench, uint32_t rows)

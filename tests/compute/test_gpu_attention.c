@@ -253,10 +253,24 @@ static float *fill(struct gpu *gpu, const struct fixture *f, uint32_t s, bool is
         sequence.first_row = 0;
         sequence.first_position = p;
         sequence.rows = MIN(piece, positions - p);
+        if (is_values) /* one side at a time, as keys without norm or rope */
+            sequence.keys = sequence.values;
         struct gpu_range rows = gpu_test_range(gpu, plain + (size_t)p * width, (size_t)sequence.rows * width * 4);
         gpu_begin(gpu);
-        gpu_kv_store(gpu, shape->type, rows, f->attention.cache, is_values, &sequence, 1, shape->kv_heads, size,
-                     (uint32_t)attention_row_bytes(shape->type, size));
+        uint32_t position_bytes = (uint32_t)attention_row_bytes(shape->type, size);
+        gpu_heads(gpu, &(struct gpu_heads){.key = rows,
+                                           .cache = f->attention.cache,
+                                           .key_stride = width,
+                                           .values_in_keys = true,
+                                           .rows = sequence.rows,
+                                           .kv_heads = shape->kv_heads,
+                                           .key_size = size,
+                                           .value_size = size,
+                                           .type = shape->type,
+                                           .key_position_bytes = position_bytes,
+                                           .value_position_bytes = position_bytes,
+                                           .sequences = &sequence,
+                                           .sequence_count = 1});
         gpu_test_run(gpu);
         gpu_buffer_destroy(gpu, rows.buffer);
     }

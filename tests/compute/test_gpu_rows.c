@@ -12,14 +12,6 @@ static struct compute *plain(void)
     return compute;
 }
 
-static float *copy_of(const float *values, size_t count)
-{
-    float *copy = malloc(count * sizeof *copy);
-    assert_non_null(copy);
-    memcpy(copy, values, count * sizeof *copy);
-    return copy;
-}
-
 static struct gpu_range floats(struct gpu *gpu, const float *values, size_t count)
 {
     return gpu_test_range(gpu, values, count * sizeof(float));
@@ -54,28 +46,22 @@ static void norms_rows(void **state)
     for (size_t i = 0; i < COUNT_OF(shapes); i++) {
         uint32_t rows = shapes[i][0], columns = shapes[i][1], count = rows * columns;
         float *in = gpu_test_floats(&random, count), *weight = gpu_test_floats(&random, columns);
-        float *bias = gpu_test_floats(&random, columns), *expected = malloc(count * sizeof *expected);
+        float *expected = malloc(count * sizeof *expected);
         assert_non_null(expected);
-        struct gpu_range weights = floats(gpu, weight, columns), biases = floats(gpu, bias, columns);
-        struct gpu_range first = floats(gpu, in, count), second = floats(gpu, in, count);
-        struct gpu_range wide = gpu_test_range(gpu, NULL, rows * (columns + 3) * sizeof(float));
+        struct gpu_range weights = floats(gpu, weight, columns), first = floats(gpu, in, count);
+        struct gpu_range second = gpu_test_range(gpu, NULL, count * sizeof(float));
         gpu_begin(gpu);
-        gpu_rms_norm_strided(gpu, wide, columns + 3, second, columns, weights, rows, columns, 1e-5f);
-        gpu_layer_norm(gpu, first, first, weights, biases, rows, columns, 1e-5f);
+        gpu_rms_norm(gpu, second, first, weights, rows, columns, 1e-5f);
         gpu_barrier(gpu);
-        gpu_rms_norm_strided(gpu, second, columns, wide, columns + 3, NONE, rows, columns, 1e-6f);
+        gpu_rms_norm(gpu, second, second, NONE, rows, columns, 1e-6f);
         gpu_test_run(gpu);
-        compute_layer_norm(compute, expected, in, weight, bias, rows, columns, 1e-5f);
-        expect_floats(gpu, first, expected, count, 1e-6);
         compute_rms_norm(compute, expected, in, weight, rows, columns, 1e-5f);
         compute_rms_norm(compute, expected, expected, NULL, rows, columns, 1e-6f);
         expect_floats(gpu, second, expected, count, 1e-6);
         gpu_buffer_destroy(gpu, weights.buffer);
-        gpu_buffer_destroy(gpu, biases.buffer);
-        gpu_buffer_destroy(gpu, wide.buffer);
+        gpu_buffer_destroy(gpu, first.buffer);
         free(in);
         free(weight);
-        free(bias);
         free(expected);
     }
     compute_destroy(compute);
@@ -134,35 +120,22 @@ static void works_on_elements(void **state)
     const size_t counts[] = {1, 3, 1023, 5000, 70001};
     for (size_t i = 0; i < COUNT_OF(counts); i++) {
         size_t n = counts[i];
-        float *a = gpu_test_floats(&random, n), *b = gpu_test_floats(&random, n), *expected = copy_of(a, n);
+        float *a = gpu_test_floats(&random, n), *expected = malloc(n * sizeof *expected);
+        assert_non_null(expected);
         for (size_t c = 0; c < n; c++)
             a[c] *= c % 7 ? 1 : 30; /* some where exponentials overflow or vanish */
         memcpy(expected, a, n * sizeof *a);
-        struct gpu_range x = floats(gpu, a, n), y = floats(gpu, b, n), z = floats(gpu, a, n);
+        struct gpu_range x = floats(gpu, a, n), y = gpu_test_range(gpu, NULL, n * sizeof(float));
         gpu_begin(gpu);
-        gpu_add(gpu, x, x, y, 0.5f, n);
-        gpu_soft_cap(gpu, z, n, 30);
-        gpu_barrier(gpu);
         gpu_scale(gpu, y, x, -3, n);
+        gpu_barrier(gpu);
+        gpu_soft_cap(gpu, x, n, 30);
         gpu_test_run(gpu);
         compute_soft_cap(compute, expected, n, 30);
-        expect_floats(gpu, z, expected, n, 1e-6);
-        for (size_t c = 0; c < n; c++)
-            expected[c] = a[c] + 0.5f * b[c];
         expect_floats(gpu, x, expected, n, 1e-6);
-        compute_scale(compute, expected, expected, -3, n);
+        compute_scale(compute, expected, a, -3, n);
         expect_floats(gpu, y, expected, n, 1e-6);
-        for (int f = FUNCTION_SILU; f <= FUNCTION_SOFTPLUS; f++) {
-            x = floats(gpu, a, n);
-            gpu_begin(gpu);
-            gpu_function(gpu, (enum activation_function)f, x, n);
-            gpu_test_run(gpu);
-            memcpy(expected, a, n * sizeof *a);
-            compute_function(compute, (enum activation_function)f, expected, n);
-            expect_floats(gpu, x, expected, n, 2e-6);
-        }
         free(a);
-        free(b);
         free(expected);
     }
     compute_destroy(compute);
@@ -200,45 +173,6 @@ static void multiplies_gates(void **state)
     }
     compute_destroy(compute);
     print_worst("glu");
-}
-
-static void gates_and_turns_heads(void **state)
-{
-    struct gpu *gpu = gpu_or_skip(state);
-    struct compute *compute = plain();
-    struct random random;
-    random_seed(&random, 4);
-    const uint32_t sizes[] = {64, 80, 96, 128, 256};
-    for (size_t i = 0; i < COUNT_OF(sizes); i++) {
-        uint32_t size = sizes[i], heads = 3, rows = i % 2 ? 1 : 9, width = heads * size;
-        uint32_t rotary = i % 2 ? size : size / 2;
-        float *values = gpu_test_floats(&random, rows * width), *gates = gpu_test_floats(&random, 2 * rows * width);
-        float *table = gpu_test_floats(&random, rows * rotary), *expected = copy_of(values, rows * width);
-        for (int layout = ROPE_NORMAL; layout <= ROPE_NEOX; layout++) {
-            struct gpu_range x = floats(gpu, values, rows * width), g = floats(gpu, gates, 2 * rows * width), y = g;
-            struct gpu_range t = floats(gpu, table, rows * rotary);
-            y.offset += size * sizeof(float);
-            gpu_begin(gpu);
-            gpu_rope(gpu, (enum rope_layout)layout, x, rows, width, heads, size, rotary, t);
-            gpu_barrier(gpu);
-            gpu_gate(gpu, x, y, rows, heads, size, 2 * width, 2 * size);
-            gpu_test_run(gpu);
-            memcpy(expected, values, rows * width * sizeof *values);
-            compute_rope(compute, (enum rope_layout)layout, expected, rows, width, heads, size, rotary, table);
-            for (size_t h = 0; h < (size_t)rows * heads; h++)
-                for (size_t c = 0; c < size; c++)
-                    expected[h * size + c] /= 1 + expf(-gates[(2 * h + 1) * size + c]);
-            expect_floats(gpu, x, expected, rows * width, 1e-6);
-            gpu_buffer_destroy(gpu, g.buffer);
-            gpu_buffer_destroy(gpu, t.buffer);
-        }
-        free(values);
-        free(gates);
-        free(table);
-        free(expected);
-    }
-    compute_destroy(compute);
-    print_worst("rope and gates");
 }
 
 /* ---- mixtures of experts ----------------------------------------------------------------------------------------- */
@@ -347,23 +281,20 @@ static void make_experts(struct gpu *gpu, struct experts *e, struct random *rand
         for (uint32_t c = 0; c < e->columns; c++)
             elsewhere[i * e->columns + c] = NAN;
     }
-    e->mix = (struct gpu_mix){.out = gpu_test_range(gpu, NULL, (size_t)e->rows * e->columns * sizeof(float)),
-                              .device_rows = floats(gpu, e->device_rows, choices * e->columns),
+    e->mix = (struct gpu_mix){.device_rows = floats(gpu, e->device_rows, choices * e->columns),
                               .host_rows = floats(gpu, e->host_rows, choices * e->columns),
                               .ids = gpu_test_range(gpu, e->ids, choices * sizeof *e->ids),
                               .weights = floats(gpu, e->weights, choices),
                               .slots = gpu_test_range(gpu, slots, sizeof slots),
                               .shared = floats(gpu, e->shared, (size_t)e->rows * e->columns),
                               .shared_gates = floats(gpu, e->gates, e->rows),
-                              .rows = e->rows,
-                              .used = e->used,
-                              .columns = e->columns};
+                              .used = e->used};
 }
 
 static void free_experts(struct gpu *gpu, struct experts *e)
 {
-    struct gpu_range all[] = {e->mix.out,     e->mix.device_rows, e->mix.host_rows, e->mix.ids,
-                              e->mix.weights, e->mix.slots,       e->mix.shared,    e->mix.shared_gates};
+    struct gpu_range all[] = {e->mix.device_rows, e->mix.host_rows, e->mix.ids,         e->mix.weights,
+                              e->mix.slots,       e->mix.shared,    e->mix.shared_gates};
     for (size_t i = 0; i < COUNT_OF(all); i++)
         gpu_buffer_destroy(gpu, all[i].buffer);
     float *floats_of[] = {e->device_rows, e->host_rows, e->weights, e->shared, e->gates};
@@ -383,30 +314,6 @@ static void expected_mix(const struct experts *e, float *out)
         }
 }
 
-static void mixes_experts(void **state)
-{
-    struct gpu *gpu = gpu_or_skip(state);
-    struct random random;
-    random_seed(&random, 6);
-    const uint32_t shapes[][3] = {{1, 2, 4096}, {7, 9, 300}, {130, 1, 64}};
-    for (size_t i = 0; i < COUNT_OF(shapes); i++) {
-        struct experts e = {.rows = shapes[i][0], .used = shapes[i][1], .columns = shapes[i][2]};
-        size_t count = (size_t)e.rows * e.columns;
-        make_experts(gpu, &e, &random);
-        float *expected = malloc(count * sizeof *expected);
-        assert_non_null(expected);
-        expected_mix(&e, expected);
-        gpu_begin(gpu);
-        gpu_mix(gpu, &e.mix);
-        gpu_test_run(gpu);
-        expect_floats(gpu, e.mix.out, expected, count, 1e-6);
-        e.mix.out = NONE;
-        free_experts(gpu, &e);
-        free(expected);
-    }
-    print_worst("mix");
-}
-
 /* Every part of the fused kernel, alone and together, against the steps that it stands for. */
 static void adds_to_the_residual_stream(void **state)
 {
@@ -417,7 +324,7 @@ static void adds_to_the_residual_stream(void **state)
     for (unsigned parts = 0; parts < 16; parts++) {
         bool experts = parts & 1, post = parts & 2, layer = parts & 4, normed = parts & 8;
         static const uint32_t columns[] = {1000, 768, 5120, 999, 9000};
-        struct experts e = {.rows = parts % 3 ? 1 : 5, .used = 6, .columns = columns[parts % 5]};
+        struct experts e = {.rows = parts % 3 ? 1 : 5, .used = 1 + parts % 9, .columns = columns[parts % 5]};
         size_t count = (size_t)e.rows * e.columns;
         make_experts(gpu, &e, &random);
         float *hidden = gpu_test_floats(&random, count), *branch = gpu_test_floats(&random, count);
@@ -428,7 +335,7 @@ static void adds_to_the_residual_stream(void **state)
                                         .post_norm = post ? floats(gpu, post_norm, e.columns) : NONE,
                                         .layer_scale = layer ? floats(gpu, &factor, 1) : NONE,
                                         .norm = normed ? floats(gpu, norm_weight, e.columns) : NONE,
-                                        .out = e.mix.out,
+                                        .out = gpu_test_range(gpu, NULL, count * sizeof(float)),
                                         .scale = 0.22f,
                                         .epsilon = 1e-5f,
                                         .rows = e.rows,
@@ -448,7 +355,8 @@ static void adds_to_the_residual_stream(void **state)
         if (normed) {
             compute_rms_norm(compute, hidden, hidden, norm_weight, e.rows, e.columns, 1e-5f);
             expect_floats(gpu, residual.out, hidden, count, 1e-6);
-            e.mix.out = NONE;
+        } else {
+            gpu_buffer_destroy(gpu, residual.out.buffer);
         }
         gpu_buffer_destroy(gpu, residual.branch.buffer);
         gpu_buffer_destroy(gpu, residual.post_norm.buffer);
@@ -467,14 +375,9 @@ static void adds_to_the_residual_stream(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(norms_rows),
-        cmocka_unit_test(embeds_tokens),
-        cmocka_unit_test(works_on_elements),
-        cmocka_unit_test(multiplies_gates),
-        cmocka_unit_test(gates_and_turns_heads),
-        cmocka_unit_test(chooses_experts),
-        cmocka_unit_test(mixes_experts),
-        cmocka_unit_test(adds_to_the_residual_stream),
+        cmocka_unit_test(norms_rows),        cmocka_unit_test(embeds_tokens),
+        cmocka_unit_test(works_on_elements), cmocka_unit_test(multiplies_gates),
+        cmocka_unit_test(chooses_experts),   cmocka_unit_test(adds_to_the_residual_stream),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

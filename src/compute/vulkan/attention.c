@@ -149,34 +149,6 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
     gpu_launch(gpu, KERNEL_heads, constants, COUNT_OF(constants), &push, sizeof push, heads->rows, slots, 1);
 }
 
-void gpu_kv_store(struct gpu *gpu, enum tensor_type type, struct gpu_range rows, struct gpu_range cache, bool is_values,
-                  const struct gpu_sequence *sequences, uint32_t sequence_count, uint32_t heads, uint32_t size,
-                  uint32_t position_bytes)
-{
-    /* One side at a time, as keys without norm or rope. */
-    struct gpu_sequence sides[GPU_MAX_SEQUENCES];
-    uint32_t last_row = 0, count = MIN(sequence_count, GPU_MAX_SEQUENCES);
-    for (uint32_t i = 0; i < count; i++) {
-        sides[i] = sequences[i];
-        if (is_values)
-            sides[i].keys = sequences[i].values;
-        last_row = MAX(last_row, sequences[i].first_row + sequences[i].rows);
-    }
-    gpu_heads(gpu, &(struct gpu_heads){.key = rows,
-                                       .cache = cache,
-                                       .key_stride = heads * size,
-                                       .values_in_keys = true,
-                                       .rows = last_row,
-                                       .kv_heads = heads,
-                                       .key_size = size,
-                                       .value_size = size,
-                                       .type = type,
-                                       .key_position_bytes = position_bytes,
-                                       .value_position_bytes = position_bytes,
-                                       .sequences = sides,
-                                       .sequence_count = sequence_count});
-}
-
 /* ---- attention --------------------------------------------------------------------------------------------------- */
 
 static uint32_t first_seen(const struct gpu_attention *a, uint32_t position)

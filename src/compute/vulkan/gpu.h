@@ -254,35 +254,16 @@ void gpu_embed(struct gpu *gpu, const struct gpu_matrix *embedding, struct gpu_r
 
 /* ---- rows of floats ---------------------------------------------------------------------------------------------- */
 
-/* As in compute.h: rows adjacent, weight and bias may have no buffer, out may be in. */
+/* As in compute.h: rows adjacent, weight may have no buffer, out may be in. */
 void gpu_rms_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight, uint32_t rows,
                   uint32_t columns, float epsilon);
-void gpu_layer_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight,
-                    struct gpu_range bias, uint32_t rows, uint32_t columns, float epsilon);
 
-/* Rows of columns floats that are out_stride and in_stride apart. */
-void gpu_rms_norm_strided(struct gpu *gpu, struct gpu_range out, uint32_t out_stride, struct gpu_range in,
-                          uint32_t in_stride, struct gpu_range weight, uint32_t rows, uint32_t columns, float epsilon);
-
-/* out = a + scale_b * b */
-void gpu_add(struct gpu *gpu, struct gpu_range out, struct gpu_range a, struct gpu_range b, float scale_b,
-             uint64_t count);
 void gpu_scale(struct gpu *gpu, struct gpu_range out, struct gpu_range in, float factor, uint64_t count);
 void gpu_soft_cap(struct gpu *gpu, struct gpu_range values, uint64_t count, float cap);
-void gpu_function(struct gpu *gpu, enum activation_function function, struct gpu_range values, uint64_t count);
 
 /* out, rows adjacent, may be gate or up where their strides are columns. Strides in floats. */
 void gpu_glu(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate, struct gpu_range up,
              uint32_t rows, uint32_t columns, uint32_t gate_stride, uint32_t up_stride, float alpha, float limit);
-
-/* values[r][h][i] *= sigmoid(gate), the gate at r * stride + h * head_stride + i: outputs of attention under the gates
- * that came with the queries. */
-void gpu_gate(struct gpu *gpu, struct gpu_range values, struct gpu_range gates, uint32_t rows, uint32_t heads,
-              uint32_t size, uint32_t stride, uint32_t head_stride);
-
-/* As compute_rope. */
-void gpu_rope(struct gpu *gpu, enum rope_layout layout, struct gpu_range values, uint32_t rows, uint32_t row_stride,
-              uint32_t heads, uint32_t head_size, uint32_t rotary, struct gpu_range table);
 
 /* ---- attention ---------------------------------------------------------------------------------------------------
  *
@@ -327,11 +308,6 @@ struct gpu_heads {
 };
 void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads);
 
-/* Writes [rows][heads][size] to the keys, or the values, of the cache. */
-void gpu_kv_store(struct gpu *gpu, enum tensor_type type, struct gpu_range rows, struct gpu_range cache, bool is_values,
-                  const struct gpu_sequence *sequences, uint32_t sequence_count, uint32_t heads, uint32_t size,
-                  uint32_t position_bytes);
-
 /* As struct attention. Row r of a sequence stands at its first_position + r. value_position_bytes is that of the keys
  * where values are a prefix of the keys. What a row gets does not depend on the other rows of its batch, but a sequence
  * with up to GPU_VECTOR_TOKENS rows takes another kernel, with other rounding, than one with more. */
@@ -374,18 +350,17 @@ struct gpu_router {
 };
 void gpu_router(struct gpu *gpu, const struct gpu_router *router);
 
-/* out[t] = the sum over i, in order, of weights[t][i] * the row of choice (t, i): that of device_rows where
+/* Of row t the sum over i, in order, of weights[t][i] * the row of choice (t, i): that of device_rows where
  * slots[ids[t][i]] is a slot or slots is none, else that of host_rows; both [rows][used][columns]. Then plus shared[t],
  * if any, times sigmoid(shared_gates[t]), if any. */
 struct gpu_mix {
-    struct gpu_range out, device_rows, host_rows, ids, weights, slots, shared, shared_gates;
-    uint32_t rows, used, columns;
+    struct gpu_range device_rows, host_rows, ids, weights, slots, shared, shared_gates;
+    uint32_t used;
 };
-void gpu_mix(struct gpu *gpu, const struct gpu_mix *mix);
 
 /* What stands between two layers, in one launch. The branch is the mix when mix.used is not 0, else the floats at
  * branch; normed by post_norm, if any. hidden = (hidden + scale * branch) * layer_scale[0], if any; then, with norm,
- * out = rms_norm(hidden) * norm. Of mix only the sources and used count. */
+ * out = rms_norm(hidden) * norm. */
 struct gpu_residual {
     struct gpu_range hidden, branch, post_norm, layer_scale, norm, out;
     float scale, epsilon;
@@ -393,9 +368,5 @@ struct gpu_residual {
     struct gpu_mix mix;
 };
 void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual);
-
-/* hidden += scale * branch; out = rms_norm(hidden) * weight */
-void gpu_add_rms_norm(struct gpu *gpu, struct gpu_range hidden, struct gpu_range branch, float scale,
-                      struct gpu_range out, struct gpu_range weight, uint32_t rows, uint32_t columns, float epsilon);
 
 #endif

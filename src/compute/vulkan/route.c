@@ -29,40 +29,10 @@ void gpu_router(struct gpu *gpu, const struct gpu_router *router)
                MIN(router->rows, GPU_MAX_GROUPS), 1, 1);
 }
 
-/* MIX_MEMBERS of mix.glsl. */
-struct mix_push {
-    uint64_t device_rows, host_rows, ids, weights, slots, shared, shared_gates;
-    uint32_t used;
-};
-
-static struct mix_push mix_push(const struct gpu_mix *mix)
-{
-    return (struct mix_push){.device_rows = gpu_address(mix->device_rows),
-                             .host_rows = gpu_address(mix->host_rows),
-                             .ids = gpu_address(mix->ids),
-                             .weights = gpu_address(mix->weights),
-                             .slots = gpu_address(mix->slots),
-                             .shared = gpu_address(mix->shared),
-                             .shared_gates = gpu_address(mix->shared_gates),
-                             .used = mix->used};
-}
-
-void gpu_mix(struct gpu *gpu, const struct gpu_mix *mix)
-{
-    struct mix_push experts = mix_push(mix);
-    const struct {
-        uint64_t out, device_rows, host_rows, ids, weights, slots, shared, shared_gates;
-        uint32_t used, rows, columns;
-    } push = {gpu_address(mix->out), experts.device_rows, experts.host_rows,    experts.ids, experts.weights,
-              experts.slots,         experts.shared,      experts.shared_gates, mix->used,   mix->rows,
-              mix->columns};
-    gpu_launch(gpu, KERNEL_mix, NULL, 0, &push, sizeof push, (mix->columns + 255) / 256, MIN(mix->rows, GPU_MAX_GROUPS),
-               1);
-}
-
 void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
 {
-    struct mix_push experts = mix_push(&residual->mix);
+    const struct gpu_mix *mix = &residual->mix;
+    /* MIX_MEMBERS of mix.glsl in the middle */
     const struct {
         uint64_t hidden, branch, post_norm, layer_scale, norm, out;
         uint64_t device_rows, host_rows, ids, weights, slots, shared, shared_gates;
@@ -75,33 +45,20 @@ void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
               gpu_address(residual->layer_scale),
               gpu_address(residual->norm),
               gpu_address(residual->out),
-              experts.device_rows,
-              experts.host_rows,
-              experts.ids,
-              experts.weights,
-              experts.slots,
-              experts.shared,
-              experts.shared_gates,
-              experts.used,
+              gpu_address(mix->device_rows),
+              gpu_address(mix->host_rows),
+              gpu_address(mix->ids),
+              gpu_address(mix->weights),
+              gpu_address(mix->slots),
+              gpu_address(mix->shared),
+              gpu_address(mix->shared_gates),
+              mix->used,
               residual->columns,
               residual->scale,
               residual->epsilon,
               residual->rows};
     uint64_t together = push.hidden | push.branch | push.post_norm | push.norm | push.out | push.device_rows |
                         push.host_rows | push.shared;
-    const uint32_t steps = experts.used > GPU_ROUTER_USED ? 0 : gpu_row_steps(residual->columns, together);
+    const uint32_t steps = mix->used > GPU_ROUTER_USED ? 0 : gpu_row_steps(residual->columns, together);
     gpu_launch(gpu, KERNEL_residual, &steps, 1, &push, sizeof push, MIN(residual->rows, GPU_MAX_GROUPS), 1, 1);
-}
-
-void gpu_add_rms_norm(struct gpu *gpu, struct gpu_range hidden, struct gpu_range branch, float scale,
-                      struct gpu_range out, struct gpu_range weight, uint32_t rows, uint32_t columns, float epsilon)
-{
-    gpu_residual(gpu, &(struct gpu_residual){.hidden = hidden,
-                                             .branch = branch,
-                                             .norm = weight,
-                                             .out = out,
-                                             .scale = scale,
-                                             .epsilon = epsilon,
-                                             .rows = rows,
-                                             .columns = columns});
 }

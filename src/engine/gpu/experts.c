@@ -168,9 +168,7 @@ hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number n
                           .weights = pass->weights,
                           .slots = visits || in_place ? (struct gpu_range){0} : pass->slots[number].table,
                           .shared = p->shared_feed_forward ? pass->shared_out : (struct gpu_range){0},
-                          .rows = (uint32_t)engine->rows,
-                          .used = p->experts_used,
-                          .columns = p->embedding};
+                          .used = p->experts_used};
     if (layer->tensors[ROLE_SHARED_ROUTER] != NO_UNIT)
         mix.shared_gates = pass->shared_gates;
     pass_add_branch(engine, layer->tensors[ROLE_FFN_POST_NORM], layer->tensors[ROLE_LAYER_SCALE], next_norm, &mix);

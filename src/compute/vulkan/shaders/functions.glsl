@@ -29,13 +29,6 @@ float gelu_erf(float a)
     return 0.5 * a * (1.0 + erf_of(a * 0.70710678));
 }
 
-float softplus(float a)
-{
-    float e = exp(-abs(a));
-    /* log(1 + e) loses e when it is small */
-    return max(a, 0.0) + (e < 1e-3 ? e * (1.0 - 0.5 * e) : log(1.0 + e));
-}
-
 /* The gated activation of a kind, by its number in enum glu_kind. */
 float gated(uint kind, float gate, float up, float alpha, float limit)
 {

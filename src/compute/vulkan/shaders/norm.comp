@@ -3,41 +3,31 @@
 #define GROUP 256
 #include "common.glsl"
 
-/* into[r] = from[r] * weight / rms(from[r]), or, of a layer norm, (from[r] - mean) * weight / deviation + bias. A work
- * group takes a row at a time, STEPS fours of floats an invocation at once; with STEPS 0 a row may have any length. */
-layout(constant_id = 0) const bool LAYER = false;
-layout(constant_id = 1) const uint STEPS = 0;
+/* into[r] = from[r] * weight / rms(from[r]). A work group takes a row at a time, STEPS fours of floats an invocation at
+ * once; with STEPS 0 a row may have any length. */
+layout(constant_id = 0) const uint STEPS = 0;
 
 #define MOST_STEPS 8
 
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
 {
-    Floats into, from, weight, bias;
-    uint rows, columns, into_stride, from_stride;
+    Floats into, from, weight;
+    uint rows, columns;
     float epsilon;
 };
 
 void row_in_memory(Floats into_row, Floats from_row)
 {
-    float mean = 0, sum = 0;
-    if (LAYER) {
-        for (uint c = gl_LocalInvocationID.x; c < columns; c += GROUP)
-            mean += from_row.v[c];
-        mean = group_sum(mean) / float(columns);
-    }
+    float sum = 0;
     for (uint c = gl_LocalInvocationID.x; c < columns; c += GROUP) {
-        float a = from_row.v[c] - mean;
+        float a = from_row.v[c];
         sum = fma(a, a, sum);
     }
     float factor = inversesqrt(group_sum(sum) / float(columns) + epsilon);
     for (uint c = gl_LocalInvocationID.x; c < columns; c += GROUP) {
-        float a = (from_row.v[c] - mean) * factor;
-        if (uint64_t(weight) != 0)
-            a *= weight.v[c];
-        if (uint64_t(bias) != 0)
-            a += bias.v[c];
-        into_row.v[c] = a;
+        float a = from_row.v[c] * factor;
+        into_row.v[c] = uint64_t(weight) != 0 ? a * weight.v[c] : a;
     }
 }
 
@@ -53,37 +43,25 @@ vec4 four_of(uint64_t row, uint i)
 
 void row_in_registers(Floats into_row, Floats from_row)
 {
-    vec4 a[MOST_STEPS], weights[MOST_STEPS], biases[MOST_STEPS];
+    vec4 a[MOST_STEPS], weights[MOST_STEPS];
     float sum = 0.0;
     [[unroll]] for (uint i = 0; i < STEPS; i++) {
         a[i] = four_of(uint64_t(from_row), i);
         weights[i] = uint64_t(weight) != 0 ? four_of(uint64_t(weight), i) : vec4(1.0);
-        if (LAYER)
-            biases[i] = uint64_t(bias) != 0 ? four_of(uint64_t(bias), i) : vec4(0.0);
-    }
-    if (LAYER) {
-        float mean = 0.0;
-        [[unroll]] for (uint i = 0; i < STEPS; i++)
-            mean += dot(a[i], vec4(1.0));
-        mean = group_sum(mean) / float(columns);
-        [[unroll]] for (uint i = 0; i < STEPS; i++)
-            a[i] = inside(i) ? a[i] - mean : vec4(0.0);
     }
     [[unroll]] for (uint i = 0; i < STEPS; i++)
         sum += dot(a[i], a[i]);
     float factor = inversesqrt(group_sum(sum) / float(columns) + epsilon);
     [[unroll]] for (uint i = 0; i < STEPS; i++)
-        if (inside(i)) {
-            vec4 value = a[i] * factor * weights[i];
-            Vec4s(uint64_t(into_row)).v[gl_LocalInvocationID.x + i * GROUP] = LAYER ? value + biases[i] : value;
-        }
+        if (inside(i))
+            Vec4s(uint64_t(into_row)).v[gl_LocalInvocationID.x + i * GROUP] = a[i] * factor * weights[i];
 }
 
 void main()
 {
     for (uint row = gl_WorkGroupID.x; row < rows; row += gl_NumWorkGroups.x) {
-        Floats from_row = Floats(uint64_t(from) + uint64_t(row) * from_stride * 4);
-        Floats into_row = Floats(uint64_t(into) + uint64_t(row) * into_stride * 4);
+        Floats from_row = Floats(uint64_t(from) + uint64_t(row) * columns * 4);
+        Floats into_row = Floats(uint64_t(into) + uint64_t(row) * columns * 4);
         if (STEPS > 0)
             row_in_registers(into_row, from_row);
         else
