@@ -1,9 +1,8 @@
 /* Weights times activations on the GPU, of every type that it takes, against sums in double precision of the values
  * that plain C decodes. */
-#include "gpu_test.h"
+#include "gpu_product.h"
 
 #include "compute/vulkan/gpu_private.h"
-#include "core/half.h"
 
 /* Of a sum of floats in any order, and of inputs rounded to half precision where there are many tokens. */
 #define VECTOR_ERROR 5e-6
@@ -12,42 +11,6 @@
  * exact, so that a number between two may go to the other. */
 #define BYTES_ERROR 1e-2
 #define ROUNDING_ERROR 5e-4
-
-struct product {
-    uint8_t *weights;
-    struct gpu_matrix matrix;
-    float *values; /* of the weights */
-};
-
-static struct product product_create(struct gpu *gpu, struct random *random, enum tensor_type type, uint32_t rows,
-                                     uint32_t columns)
-{
-    struct product product = {.weights = gpu_test_weights(random, type, rows, columns)};
-    uint64_t row_bytes;
-    assert_true(tensor_row_bytes(type, columns, &row_bytes));
-    product.matrix =
-        (struct gpu_matrix){gpu_test_range(gpu, product.weights, rows * row_bytes), type, rows, columns, row_bytes};
-    product.values = malloc((size_t)rows * columns * sizeof(float));
-    assert_non_null(product.values);
-    for (uint32_t r = 0; r < rows; r++)
-        compute_dequantize(type, product.weights + r * row_bytes, product.values + (size_t)r * columns, columns);
-    return product;
-}
-
-static void product_destroy(struct gpu *gpu, struct product *product)
-{
-    gpu_buffer_destroy(gpu, product->matrix.data.buffer);
-    free(product->weights);
-    free(product->values);
-}
-
-static double dot(const float *a, const float *b, size_t count)
-{
-    double sum = 0;
-    for (size_t i = 0; i < count; i++)
-        sum += (double)a[i] * (double)b[i];
-    return sum;
-}
 
 /* Rounds inputs in blocks of 32 as the kernels for few tokens do where they multiply weights of this type as bytes. */
 static bool round_inputs(const struct gpu *gpu, enum tensor_type type, float *in, uint32_t rows, uint32_t columns,
@@ -65,10 +28,6 @@ static bool round_inputs(const struct gpu *gpu, enum tensor_type type, float *in
     }
     return true;
 }
-
-static const enum tensor_type types[] = {
-    TENSOR_F32,    TENSOR_F16,   TENSOR_BF16, TENSOR_Q8_0, TENSOR_Q4_0, TENSOR_Q4_1, TENSOR_Q5_0, TENSOR_Q5_1,
-    TENSOR_IQ4_NL, TENSOR_MXFP4, TENSOR_Q4_K, TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_Q2_K, TENSOR_Q3_K, TENSOR_IQ4_XS};
 
 static double rounded_bound(const struct gpu *gpu, double bound)
 {
@@ -372,158 +331,6 @@ static void tokens_together_change_no_bit(void **state)
     }
 }
 
-/* ---- halves ------------------------------------------------------------------------------------------------------ */
-
-static float *floats_of(uint16_t *halves, size_t count)
-{
-    float *floats = malloc(count * sizeof *floats);
-    assert_non_null(floats);
-    for (size_t i = 0; i < count; i++)
-        floats[i] = half_to_float(halves[i]);
-    free(halves);
-    return floats;
-}
-
-/* Rounded to halves, either way: a driver may cut instead. */
-#define ROUNDING 1e-3
-
-static void makes_halves(void **state)
-{
-    struct gpu *gpu = gpu_or_skip(state);
-    struct random random;
-    random_seed(&random, 27);
-    const uint32_t rows = 5, columns = 1208, count = rows * columns;
-    float *gate = gpu_test_floats(&random, count), *up = gpu_test_floats(&random, count);
-    gate[3] = 1e6f;
-    gate[4] = -1e6f;
-    struct gpu_range gates = gpu_test_range(gpu, gate, count * 4), ups = gpu_test_range(gpu, up, count * 4);
-    struct gpu_range plain = gpu_test_range(gpu, NULL, count * 2);
-    gpu_begin(gpu);
-    gpu_halves(gpu, plain, gates, count);
-    gpu_test_run(gpu);
-    float *made = floats_of(gpu_test_take(gpu, plain, count * 2), count);
-    assert_true(made[3] == 65504.0f && made[4] == -65504.0f);
-    gate[3] = 65504;
-    gate[4] = -65504;
-    assert_true(gpu_test_error(made, gate, count) < ROUNDING);
-    free(made);
-    for (int kind = GLU_SILU; kind <= GLU_OAI; kind++) {
-        struct gpu_range halves = gpu_test_range(gpu, NULL, count * 2), out = gpu_test_range(gpu, NULL, count * 4);
-        /* Without the two that are beyond. */
-        const uint32_t from = 8;
-        gpu_begin(gpu);
-        gpu_glu_halves(gpu, (enum glu_kind)kind, halves, (struct gpu_range){gates.buffer, from * 4},
-                       (struct gpu_range){ups.buffer, from * 4}, count - from, 1.7f, 7);
-        gpu_glu(gpu, (enum glu_kind)kind, out, (struct gpu_range){gates.buffer, from * 4},
-                (struct gpu_range){ups.buffer, from * 4}, 1, count - from, count - from, count - from, 1.7f, 7);
-        gpu_test_run(gpu);
-        made = floats_of(gpu_test_take(gpu, halves, (count - from) * 2), count - from);
-        float *expected = gpu_test_take(gpu, out, (count - from) * 4);
-        if (!(gpu_test_error(made, expected, count - from) < ROUNDING))
-            fail_msg("kind %d: an error of %g", kind, gpu_test_error(made, expected, count - from));
-        free(made);
-        free(expected);
-    }
-    gpu_begin(gpu);
-    gpu_halves(gpu, gates, gates, 12);
-    gpu_ticket ticket;
-    assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
-    gpu_buffer_destroy(gpu, gates.buffer);
-    gpu_buffer_destroy(gpu, ups.buffer);
-    free(gate);
-    free(up);
-}
-
-static void unpacks_weights(void **state)
-{
-    struct gpu *gpu = gpu_or_skip(state);
-    struct random random;
-    random_seed(&random, 28);
-    const uint32_t rows = 19, columns = 512;
-    for (size_t i = 0; i < COUNT_OF(types); i++) {
-        if (!gpu_unpacks(types[i]))
-            continue;
-        struct product product = product_create(gpu, &random, types[i], rows, columns);
-        struct gpu_range out = gpu_test_range(gpu, NULL, rows * columns * 2);
-        gpu_begin(gpu);
-        gpu_unpack(gpu, &product.matrix, out);
-        gpu_test_run(gpu);
-        float *values = floats_of(gpu_test_take(gpu, out, rows * columns * 2), rows * columns);
-        double error = gpu_test_error(values, product.values, rows * columns);
-        if (!(error < ROUNDING))
-            fail_msg("%s: an error of %g", tensor_type_info(types[i])->name, error);
-        free(values);
-        product_destroy(gpu, &product);
-    }
-}
-
-/* Two matrices by inputs that are floats, halves, and halves with weights that are unpacked before, part by part: the
- * same bits. */
-static void halves_change_no_bit(void **state)
-{
-    struct gpu *gpu = gpu_or_skip(state);
-    struct random random;
-    random_seed(&random, 29);
-    const uint32_t columns = 512, tokens = 260, rows[] = {300, 40};
-    size_t in_count = (size_t)tokens * columns;
-    for (size_t i = 0; i < COUNT_OF(types); i++) {
-        if (gpu_get_info(gpu)->kind == GPU_CPU && i % 5 != 3)
-            continue;
-        float *in = gpu_test_floats(&random, in_count), *outputs[2][3];
-        struct gpu_range input = gpu_test_range(gpu, in, in_count * 4),
-                         halves = gpu_test_range(gpu, NULL, in_count * 2);
-        uint64_t room = 256 * columns * 2;
-        struct gpu_range unpacked = gpu_test_range(gpu, NULL, room);
-        struct product products[2];
-        for (size_t m = 0; m < 2; m++)
-            products[m] = product_create(gpu, &random, types[i], rows[m], columns);
-        bool takes = gpu_takes_halves(gpu, &products[0].matrix, 0, tokens);
-        assert_true(takes == (gpu_get_info(gpu)->cooperative_matrix && types[i] != TENSOR_F32));
-        for (int way = 0; way < 3; way++) {
-            struct gpu_matmul jobs[2];
-            for (size_t m = 0; m < 2; m++)
-                jobs[m] = (struct gpu_matmul){.weights = products[m].matrix,
-                                              .in = way && takes ? (struct gpu_range){0} : input,
-                                              .in_halves = way ? halves : (struct gpu_range){0},
-                                              .out = gpu_test_range(gpu, NULL, (size_t)rows[m] * tokens * 4),
-                                              .unpacked = way == 2 ? unpacked : (struct gpu_range){0},
-                                              .unpacked_bytes = way == 2 ? room : 0,
-                                              .tokens = tokens,
-                                              .in_stride = columns,
-                                              .out_stride = rows[m]};
-            gpu_begin(gpu);
-            gpu_halves(gpu, halves, input, in_count);
-            gpu_barrier(gpu);
-            gpu_matmul(gpu, jobs, 2);
-            gpu_test_run(gpu);
-            for (size_t m = 0; m < 2; m++)
-                outputs[m][way] = gpu_test_take(gpu, jobs[m].out, (size_t)rows[m] * tokens * 4);
-        }
-        for (size_t m = 0; m < 2; m++) {
-            size_t bytes = (size_t)rows[m] * tokens * 4;
-            if (memcmp(outputs[m][0], outputs[m][1], bytes) != 0 || memcmp(outputs[m][0], outputs[m][2], bytes) != 0)
-                fail_msg("%s: halves give other bits", tensor_type_info(types[i])->name);
-            double error = 0;
-            for (uint32_t t = 0; t < tokens; t += 7)
-                for (uint32_t r = 0; r < rows[m]; r += 11)
-                    error = fmax(
-                        error, fabs(outputs[m][0][(size_t)t * rows[m] + r] -
-                                    dot(products[m].values + (size_t)r * columns, in + (size_t)t * columns, columns)));
-            double largest = 0;
-            for (size_t at = 0; at < (size_t)rows[m] * tokens; at++)
-                largest = fmax(largest, fabs(outputs[m][0][at]));
-            assert_true(error < 2e-3 * largest);
-            for (int way = 0; way < 3; way++)
-                free(outputs[m][way]);
-            product_destroy(gpu, &products[m]);
-        }
-        gpu_buffer_destroy(gpu, input.buffer);
-        gpu_buffer_destroy(gpu, halves.buffer);
-        gpu_buffer_destroy(gpu, unpacked.buffer);
-        free(in);
-    }
-}
-
 /* ---- experts ----------------------------------------------------------------------------------------------------- */
 
 #define EXPERTS 6u
@@ -658,17 +465,10 @@ static void refuses_weights_it_cannot_read(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(multiplies_few_tokens),
-        cmocka_unit_test(multiplies_many_tokens),
-        cmocka_unit_test(multiplies_odd_columns),
-        cmocka_unit_test(many_jobs_give_the_bits_of_each),
-        cmocka_unit_test(tokens_together_change_no_bit),
-        cmocka_unit_test(multiplies_by_experts),
-        cmocka_unit_test(makes_halves),
-        cmocka_unit_test(unpacks_weights),
-        cmocka_unit_test(halves_change_no_bit),
-        cmocka_unit_test(multiplies_as_floats_too),
-        cmocka_unit_test(norms_inputs_and_gates_outputs),
+        cmocka_unit_test(multiplies_few_tokens),          cmocka_unit_test(multiplies_many_tokens),
+        cmocka_unit_test(multiplies_odd_columns),         cmocka_unit_test(many_jobs_give_the_bits_of_each),
+        cmocka_unit_test(tokens_together_change_no_bit),  cmocka_unit_test(multiplies_by_experts),
+        cmocka_unit_test(multiplies_as_floats_too),       cmocka_unit_test(norms_inputs_and_gates_outputs),
         cmocka_unit_test(refuses_weights_it_cannot_read),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);

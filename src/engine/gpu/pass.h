@@ -132,6 +132,7 @@ const float *gpu_pass_host_vector(const struct engine *engine, unit_number unit)
 /* Opens a batch of commands if none is. */
 void pass_record(struct gpu_pass *pass);
 hypura_status pass_send(struct gpu_pass *pass, hypura_error *error);
+hypura_status pass_finish(struct engine *engine, hypura_error *error); /* sends, and waits until all is done */
 
 struct gpu_range range_at(struct gpu_range range, uint64_t floats);
 struct gpu_matrix pass_matrix(const struct engine *engine, unit_number unit);

@@ -141,7 +141,8 @@ void main()
             piece_place(piece_elements(KEY_SIZE, piece));
             barrier();
             if (piece + 1 < KEY_PIECES)
-                piece_ask(keys, sequence.capacity, key_row, index, (piece + 1) * PIECE, piece_elements(KEY_SIZE, piece + 1), from, end);
+                piece_ask(keys, sequence.capacity, key_row, index, (piece + 1) * PIECE,
+                          piece_elements(KEY_SIZE, piece + 1), from, end);
             else
                 piece_ask(values, sequence.capacity, value_row, index, 0, piece_elements(VALUE_SIZE, 0), from, end);
             multiply_keys(piece);
@@ -205,7 +206,8 @@ void main()
                 barrier();
             }
             if (piece + 1 < VALUE_PIECES)
-                piece_ask(values, sequence.capacity, value_row, index, (piece + 1) * PIECE, piece_elements(VALUE_SIZE, piece + 1), from, end);
+                piece_ask(values, sequence.capacity, value_row, index, (piece + 1) * PIECE,
+                          piece_elements(VALUE_SIZE, piece + 1), from, end);
             else if (more)
                 piece_ask(keys, sequence.capacity, key_row, next_index, 0, piece_elements(KEY_SIZE, 0), 0, next_end);
             multiply_values(piece);
@@ -226,7 +228,8 @@ void main()
             if (word * PER_WORD < piece_elements(VALUE_SIZE, piece))
                 [[unroll]] for (uint q = 0; q < QUERIES; q++)
                     [[unroll]] for (uint k = 0; k < PER_WORD; k++)
-                        tile[q * VALUE_SIZE + piece * PIECE + word * PER_WORD + k] = floatBitsToUint(value_sums[piece * QUERIES + q][k]);
+                        tile[q * VALUE_SIZE + piece * PIECE + word * PER_WORD + k] =
+                            floatBitsToUint(value_sums[piece * QUERIES + q][k]);
     if (lane == 0 && mine < QUERIES) {
         uint q = min(first_query + mine, last_query), head = kv_head * group + q % group;
         if (WHOLE) {

@@ -1,0 +1,83 @@
+/* Logits of the rows that are wanted, where the output matrix is on the GPU. */
+#include "engine/gpu/pass.h"
+
+/* Rows first to first + count of those whose logits are wanted, as one block. */
+static struct gpu_range pick_rows(struct engine *engine, size_t first, size_t count)
+{
+    struct gpu_pass *pass = engine->pass;
+    const uint32_t *wanted = engine->scratch.wanted + first;
+    uint64_t width = model_parameters(engine->model)->embedding;
+    struct gpu_range from = pass_input(engine, model_tensor(engine->model, ROLE_OUTPUT_NORM));
+    if (wanted[count - 1] - wanted[0] + 1 == count && wanted[0] * width * sizeof(float) % GPU_ALIGNMENT == 0)
+        return range_at(from, wanted[0] * width);
+    for (size_t i = 0; i < count; i++)
+        gpu_copy(pass->gpu, range_at(pass->picked, i * width), range_at(from, wanted[i] * width),
+                 width * sizeof(float));
+    gpu_barrier(pass->gpu);
+    return pass->picked;
+}
+
+static hypura_status logits_of(struct engine *engine, size_t first, size_t count, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    unit_number unit = model_tensor(engine->model, ROLE_OUTPUT);
+    if (unit == NO_UNIT)
+        unit = model_tensor(engine->model, ROLE_TOKEN_EMBEDDING);
+    uint64_t elements = count * (uint64_t)p->vocabulary;
+    pass_record(pass);
+    struct gpu_matmul job = {.weights = pass_matrix(engine, unit),
+                             .in = pick_rows(engine, first, count),
+                             .out = pass->logits,
+                             .bias = pass_vector(engine, model_tensor(engine->model, ROLE_OUTPUT_BIAS)),
+                             .tokens = (uint32_t)count,
+                             .in_stride = p->embedding,
+                             .out_stride = p->vocabulary};
+    gpu_matmul(pass->gpu, &job, 1);
+    gpu_barrier(pass->gpu);
+    if (p->output_scale != 1.0f) {
+        gpu_scale(pass->gpu, pass->logits, pass->logits, p->output_scale, elements);
+        gpu_barrier(pass->gpu);
+    }
+    if (p->output_soft_cap != 0.0f) {
+        gpu_soft_cap(pass->gpu, pass->logits, elements, p->output_soft_cap);
+        gpu_barrier(pass->gpu);
+    }
+    gpu_copy(pass->gpu, pass->back_parts.logits.range, pass->logits, elements * sizeof(float));
+    return pass_finish(engine, error);
+}
+
+hypura_status gpu_pass_output(struct engine *engine, const struct engine_batch *batch, bool *done, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    *done = pass && pass->plan->output && pass->on_device;
+    if (!*done)
+        return HYPURA_OK;
+    pass_record(pass);
+    gpu_copy(pass->gpu, pass->back_parts.hidden.range,
+             pass_input(engine, model_tensor(engine->model, ROLE_OUTPUT_NORM)),
+             engine->rows * p->embedding * sizeof(float));
+    pass->hidden_on_device = true;
+    if (engine->wanted == 0)
+        return pass_finish(engine, error);
+    const float *logits = pass->back_parts.logits.host;
+    for (size_t first = 0, count; first < engine->wanted; first += count) {
+        count = MIN(engine->wanted - first, (size_t)engine->geometry.logits_rows);
+        TRY(logits_of(engine, first, count, error));
+        for (size_t i = 0; batch->on_logits && i < count; i++)
+            if (!batch->on_logits(batch->on_logits_context, first + i, logits + i * p->vocabulary))
+                return error_set(error, HYPURA_ERROR_CANCELLED, "stopped while logits were read");
+    }
+    return HYPURA_OK;
+}
+
+const float *gpu_pass_logits(const struct engine *engine)
+{
+    return engine->pass && engine->pass->hidden_on_device ? engine->pass->back_parts.logits.host : NULL;
+}
+
+const float *gpu_pass_hidden(const struct engine *engine)
+{
+    return engine->pass && engine->pass->hidden_on_device ? engine->pass->back_parts.hidden.host : NULL;
+}
