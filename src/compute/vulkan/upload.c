@@ -39,9 +39,8 @@ static hypura_status prepare(struct gpu *gpu, hypura_error *error)
         return HYPURA_OK;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
     hypura_status status =
-        cores >= 2 * COPY_THREADS ? thread_pool_create(&gpu->copiers, COPY_THREADS, error) : HYPURA_OK;
-    return status ? status
-                  : gpu_buffer_create_staging(gpu, &gpu->staging_memory, STAGING_PARTS * STAGING_BYTES, error);
+        cores >= 2 * COPY_THREADS && !gpu->copiers ? thread_pool_create(&gpu->copiers, COPY_THREADS, error) : HYPURA_OK;
+    return status ? status : gpu_buffer_create_staging(gpu, &gpu->staging_memory, STAGING_PARTS * STAGING_BYTES, error);
 }
 
 /* The next part, when the copy that last used it has ended. */
