@@ -6,9 +6,10 @@
 
 #include <math.h>
 
-/* What a layer takes on a GPU besides its weights: a dozen kernels, each of which waits for the one before (seen on an
- * H200). */
-#define GPU_LAYER_SECONDS 75e-6
+/* What a layer takes on a GPU besides its weights: six launches or more, each of which waits for the one before (seen
+ * on an H200). */
+#define GPU_LAYER_SECONDS 45e-6
+#define GPU_ROUTER_SECONDS 25e-6 /* more, of a layer with experts */
 
 struct work {
     double gpu_dense, cpu_dense;  /* seconds, of tensors */
@@ -110,12 +111,13 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         struct sides parts = {0};
         if (work->expert_bytes > 0)
             parts = experts(work, plan, table, hardware, gpu->in_place && gpu->layers[l] == GPU_CAN);
-        double fixed = work->gpu_dense + work->cpu_dense + (now ? GPU_LAYER_SECONDS : LAYER_SECONDS);
+        double launches = now ? GPU_LAYER_SECONDS + (work->expert_bytes > 0 ? GPU_ROUTER_SECONDS : 0) : 0;
+        double fixed = work->gpu_dense + work->cpu_dense + (now ? launches : LAYER_SECONDS);
         seconds += fixed + MAX(MAX(parts.gpu, parts.cpu), parts.disk);
         if (divided || now != there)
             seconds += request->device->turn_seconds;
         there = now;
-        sum.gpu += parts.gpu + work->gpu_dense + (now ? GPU_LAYER_SECONDS : 0);
+        sum.gpu += parts.gpu + work->gpu_dense + launches;
         sum.cpu += parts.cpu + work->cpu_dense + (now ? 0 : LAYER_SECONDS);
         sum.disk += parts.disk;
         ring += work->ring_bytes;
