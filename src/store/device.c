@@ -396,6 +396,11 @@ hypura_status device_bring(struct store *store, unit_number in, unit_number out,
 
 /* ---- looking in -------------------------------------------------------------------------------------------------- */
 
+uint64_t device_import_alignment(const struct gpu *gpu)
+{
+    return gpu_get_info(gpu)->import_alignment;
+}
+
 uint64_t device_bytes(const struct store *store)
 {
     return store->device ? store->device->bytes : 0;

@@ -18,6 +18,12 @@ hypura_status device_load(struct store *store, store_progress progress, void *co
     return HYPURA_OK;
 }
 
+uint64_t device_import_alignment(const struct gpu *gpu)
+{
+    (void)gpu;
+    return 1;
+}
+
 uint64_t device_bytes(const struct store *store)
 {
     (void)store;

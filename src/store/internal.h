@@ -258,6 +258,7 @@ hypura_status device_prepare(struct store *store, struct gpu *gpu, uint32_t expe
 void device_free(struct store *store);
 hypura_status device_load(struct store *store, store_progress progress, void *context, hypura_error *error);
 uint64_t device_bytes(const struct store *store);
+uint64_t device_import_alignment(const struct gpu *gpu); /* of memory that the GPU is to read where it is */
 void device_finished(struct store *store, struct transfer *transfer);
 void device_show(const struct store *store, unit_number unit, struct store_view *view);
 uint32_t device_slots(const struct store *store, uint32_t layer); /* experts of a layer that can be there */

@@ -173,7 +173,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     store->unpinned = source->moves || source->in_place;
     store->slot_alignment = memory_page_size();
     if (source->in_place && options->gpu)
-        store->slot_alignment = MAX(store->slot_alignment, gpu_get_info(options->gpu)->import_alignment);
+        store->slot_alignment = MAX(store->slot_alignment, device_import_alignment(options->gpu));
     store->guesses.mode = options->guessing;
     store->guesses.on = options->guessing != STORE_GUESSING_OFF;
     store->pass = FIRST_PASS;
