@@ -64,6 +64,12 @@ def long_answer(server, model, seed=1, count=120):
     return connection, response
 
 
+def until_waiting(server, count):
+    end = time.monotonic() + 10
+    while f"\nhypura_requests_waiting {count}\n" not in server.request("GET", "/metrics")[2].decode():
+        assert time.monotonic() < end, count
+
+
 def in_background(what):
     results = []
     thread = threading.Thread(target=lambda: results.append(what()))
@@ -142,11 +148,13 @@ def one_in_use_is_not_taken_away():
     assert log.index(f'"model unloaded" model={MODEL}') < log.index('"model loaded" model=twin')
     assert set(server.running()) == {"twin"}
     # One whose client leaves while it waits is not loaded for.
-    connection, response = long_answer(server, "twin")
+    connection, response = long_answer(server, "twin", count=440)
     waiting = server.connection()
     waiting.request("POST", "/api/chat", json.dumps(chat(stream=False)))
-    time.sleep(0.1)
+    until_waiting(server, 1)
     waiting.close()
+    until_waiting(server, 0)
+    assert server.loads(MODEL) == 1
     response.read()
     server.answer("twin")
     assert server.loads(MODEL) == 1 and server.loads("twin") == 1
