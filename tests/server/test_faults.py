@@ -16,10 +16,9 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 
 import gguf_file
-from test_server import ANSWER, FILE, GREEDY, QUESTION, WORK, Server
+from test_server import ANSWER, FILE, GREEDY, QUESTION, WORK, Server, run_tests
 
 MIB = 1 << 20
 
@@ -479,18 +478,6 @@ LONG = [a_kill_in_the_middle_of_many_writes, bodies_of_100_megabytes, ten_thousa
 
 if __name__ == "__main__":
     tests = LONG if sys.argv[3:] == ["long"] else QUICK
-    print(f"1..{len(tests)}")
-    failed = 0
-    for number, test in enumerate(tests, 1):
-        name = test.__name__.replace("_", " ")
-        try:
-            start = time.time()
-            skipped = test()
-            print(f"ok {number} - {name} # {'SKIP ' + skipped if skipped else f'{time.time() - start:.2f} s'}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"not ok {number} - {name}", flush=True)
-            for line in traceback.format_exc().splitlines():
-                print(f"# {line}")
+    failed = run_tests(tests)
     WORK.cleanup()
     sys.exit(1 if failed else 0)

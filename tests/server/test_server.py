@@ -1036,25 +1036,36 @@ TESTS = [value for name, value in list(globals().items())
          if callable(value) and getattr(value, "__module__", "") == "__main__" and
          name not in ("Server", "smallest_budget", "is_instrumented", "assert_resident", "chat", "check_fields", "check_details", "open_chat", "events_of", "Files")]
 
-if __name__ == "__main__":
-    budget = max(os.path.getsize(FILE) // 2, smallest_budget() + (6 << 20))
-    SERVER = Server("--memory", budget, "--context", 512, "--parallel", 2)
-    print(f"1..{len(TESTS)}")
+def run_tests(tests, after_failure=None):
+    """Runs each and prints TAP; a test that returns a text was skipped for that reason. How many failed."""
+    print(f"1..{len(tests)}")
     failed = 0
-    for number, test in enumerate(TESTS, 1):
+    for number, test in enumerate(tests, 1):
         name = test.__name__.replace("_", " ")
         try:
             start = time.time()
-            test()
-            print(f"ok {number} - {name} # {time.time() - start:.2f} s", flush=True)
+            skipped = test()
+            print(f"ok {number} - {name} # {'SKIP ' + skipped if skipped else f'{time.time() - start:.2f} s'}", flush=True)
         except Exception:
             failed += 1
             print(f"not ok {number} - {name}", flush=True)
             for line in traceback.format_exc().splitlines():
                 print(f"# {line}")
-            if SERVER.process.poll() is not None:
-                print(f"Bail out! the server ended: {SERVER.logged()[-2000:]}")
-                sys.exit(1)
+            if after_failure:
+                after_failure()
+    return failed
+
+
+def bail_out_without_server():
+    if SERVER.process.poll() is not None:
+        print(f"Bail out! the server ended: {SERVER.logged()[-2000:]}")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    budget = max(os.path.getsize(FILE) // 2, smallest_budget() + (6 << 20))
+    SERVER = Server("--memory", budget, "--context", 512, "--parallel", 2)
+    failed = run_tests(TESTS, bail_out_without_server)
     if SERVER.stop() != 0:
         failed += 1
         print("# the server ended with a failure")

@@ -11,10 +11,9 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 
 import test_server
-from test_server import ANSWER, FILE, MODEL, SOURCE, WORK, Server, chat, smallest_budget
+from test_server import ANSWER, FILE, MODEL, SOURCE, WORK, Server, chat, run_tests, smallest_budget
 
 ENCODER = os.path.join(SOURCE, "tests", "data", "embed", "bert.gguf")
 MIB = 1 << 20
@@ -324,18 +323,6 @@ TESTS = [a_chat_and_an_encoder_take_turns, large_ones_take_turns, the_one_that_w
          what_cannot_be_loaded_takes_nobodys_place, the_budget_of_all_changes, each_has_a_picture]
 
 if __name__ == "__main__":
-    print(f"1..{len(TESTS)}")
-    failed = 0
-    for number, test in enumerate(TESTS, 1):
-        name = test.__name__.replace("_", " ")
-        try:
-            start = time.time()
-            test()
-            print(f"ok {number} - {name} # {time.time() - start:.2f} s", flush=True)
-        except Exception:
-            failed += 1
-            print(f"not ok {number} - {name}", flush=True)
-            for line in traceback.format_exc().splitlines():
-                print(f"# {line}")
+    failed = run_tests(TESTS)
     WORK.cleanup()
     sys.exit(1 if failed else 0)

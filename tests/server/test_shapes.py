@@ -9,11 +9,9 @@ must be there, but for those whose names end with "?", and no others.
 import json
 import os
 import sys
-import time
-import traceback
 
 import test_server
-from test_server import GREEDY, MODEL, QUESTION, SOURCE, WEATHER, WORK, Server, events_of
+from test_server import GREEDY, MODEL, QUESTION, SOURCE, WEATHER, WORK, Server, events_of, run_tests
 
 ANY = object()
 NUMBER = (int, float)
@@ -293,19 +291,7 @@ TESTS = [openai_chat, openai_completions, openai_models_and_embeddings, openai_e
 
 if __name__ == "__main__":
     SERVER = test_server.SERVER = Server("--context", 512, "--parallel", 2)
-    print(f"1..{len(TESTS)}")
-    failed = 0
-    for number, test in enumerate(TESTS, 1):
-        name = test.__name__.replace("_", " ")
-        try:
-            start = time.time()
-            test()
-            print(f"ok {number} - {name} # {time.time() - start:.2f} s", flush=True)
-        except Exception:
-            failed += 1
-            print(f"not ok {number} - {name}", flush=True)
-            for line in traceback.format_exc().splitlines():
-                print(f"# {line}")
+    failed = run_tests(TESTS)
     failed += SERVER.stop() != 0
     WORK.cleanup()
     sys.exit(1 if failed else 0)
