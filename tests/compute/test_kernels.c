@@ -227,6 +227,60 @@ static void products_have_the_same_bits_everywhere(void **state)
     }
 }
 
+/* Every byte of a block as it is in the pattern, as long as the block's values stay finite. */
+static void fill_extreme(struct random *random, enum tensor_type type, uint8_t *data, size_t blocks, uint8_t pattern)
+{
+    const struct tensor_type_info *info = tensor_type_info(type);
+    fill_weights(random, type, data, 1, blocks * info->block_size);
+    for (size_t b = 0; b < blocks; b++) {
+        for (size_t i = 0; i < info->block_bytes; i++) {
+            uint8_t *byte = data + b * info->block_bytes + i, kept = *byte;
+            float values[256];
+            bool finite = true;
+            *byte = pattern;
+            compute_dequantize(type, data + b * info->block_bytes, values, info->block_size);
+            for (size_t j = 0; j < info->block_size; j++)
+                finite &= fabsf(values[j]) < 1e6f;
+            if (!finite)
+                *byte = kept;
+        }
+    }
+}
+
+/* The greatest and least quants times the greatest and least activations, for one token, a few and many. */
+static void the_greatest_sums_fit(void **state)
+{
+    (void)state;
+    static const uint8_t patterns[] = {0xff, 0x00, 0x80, 0x7f};
+    enum { ROWS = 16, TOKENS = 40 };
+    struct random random;
+    random_seed(&random, 6);
+    for (unsigned type = 0; type < TENSOR_TYPE_COUNT; type++) {
+        if (!compute_supports(type) || tensor_type_info(type)->block_size == 1)
+            continue;
+        size_t columns = 512;
+        struct product product = product_create(&random, type, ROWS, columns, TOKENS, 0);
+        for (size_t t = 0; t < TOKENS; t++)
+            for (size_t c = 0; c < columns; c++)
+                product.input[t * columns + c] = t % 4 == 0 || (t % 4 == 1 && c % 3) ? 1.0f : -1.0f;
+        for (size_t p = 0; p < COUNT_OF(patterns); p++) {
+            fill_extreme(&random, type, product.memory, ROWS * columns / tensor_type_info(type)->block_size,
+                         patterns[p]);
+            float *expected = product_run(&product, INSTRUCTIONS_PLAIN, 1, 1);
+            for (size_t s = 0; s < COUNT_OF(all_sets); s++) {
+                static const size_t chunks[] = {1, 8, TOKENS};
+                for (size_t c = 0; c < COUNT_OF(chunks) && compute_has_instructions(all_sets[s]); c++) {
+                    float *output = product_run(&product, all_sets[s], 1, chunks[c]);
+                    compare(output, expected, (size_t)ROWS * TOKENS, "extremes", type, all_sets[s]);
+                    free(output);
+                }
+            }
+            free(expected);
+        }
+        product_destroy(&product);
+    }
+}
+
 /* Input and output rows by index, bias, several jobs of different types on one activation, a job without tokens. */
 static void jobs_share_a_section(void **state)
 {
@@ -413,6 +467,7 @@ int main(void)
         cmocka_unit_test(blocks_decode_as_the_reference_does),
         cmocka_unit_test(products_are_right),
         cmocka_unit_test(products_have_the_same_bits_everywhere),
+        cmocka_unit_test(the_greatest_sums_fit),
         cmocka_unit_test(jobs_share_a_section),
         cmocka_unit_test(any_number_of_jobs_runs),
         cmocka_unit_test(instructions_can_be_asked_for),

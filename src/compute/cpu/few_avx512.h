@@ -1,39 +1,79 @@
-/* Weights times a few rows of activations, by AVX-512 with VNNI: what the kernels of few_super_avx512.c and
- * few_blocks_avx512.c share.
- *
- * Sixteen rows at a time. Their packed quants are turned in registers, so that a 32-bit lane is a row, and each
- * register of quants is then multiplied with the same four activations of one token after another, broadcast from
- * memory: weights are unpacked once for all tokens, nothing is written but integer sums, and no lane has to be added to
- * another. Panels (gemm.h) do the same through memory, which only pays for many tokens. Sums follow compute.h. */
+/* few.h by AVX-512 with VNNI, which includes this. */
 #ifndef HYPURA_COMPUTE_FEW_AVX512_H
 #define HYPURA_COMPUTE_FEW_AVX512_H
 
-#include "compute/cpu/four_rows.h"
-
 #include <immintrin.h>
-#include <string.h>
 
-/* Where the same block of sixteen rows is. */
-struct few_rows {
-    const uint8_t *four[4]; /* rows 0, 4, 8 and 12 */
-    size_t row_bytes;
-};
+#define FEW_VARIANT(name) name##_avx512
+#define FEW_REGISTERS 32
+#define FEW_RAISED 128 /* the dot product wants one side without a sign */
 
-static ALWAYS_INLINE const uint8_t *few_row(const struct few_rows *rows, size_t row)
+typedef __m512i few_ints;
+typedef __m512 few_floats;
+
+static ALWAYS_INLINE few_ints few_all_bytes(int value)
 {
-    return rows->four[row / 4] + row % 4 * rows->row_bytes;
+    return _mm512_set1_epi8((char)value);
 }
 
-/* A few tokens: their activations, and what they have summed so far. */
-struct few_tokens {
-    size_t count;
-    struct activation_row x[FEW_MOST_TOKENS];
-    _Alignas(64) float sums[FEW_MOST_TOKENS][FEW_ROWS];
-    _Alignas(64) int32_t totals[FEW_MOST_TOKENS][FEW_ROWS]; /* of the block at hand */
-};
+static ALWAYS_INLINE few_ints few_all(int32_t value)
+{
+    return _mm512_set1_epi32(value);
+}
 
-/* Sixteen bytes of each row, turned: out[j] has bytes 4 j to 4 j + 3 of row i in lane i. */
-static ALWAYS_INLINE void few_turn(__m512i out[4], const struct few_rows *rows, size_t offset)
+static ALWAYS_INLINE few_ints few_load(const int32_t *from)
+{
+    return _mm512_load_si512(from);
+}
+
+static ALWAYS_INLINE void few_store(int32_t *to, few_ints a)
+{
+    _mm512_store_si512(to, a);
+}
+
+static ALWAYS_INLINE few_ints few_and(few_ints a, few_ints b)
+{
+    return _mm512_and_si512(a, b);
+}
+
+/* (a & mask) | b */
+static ALWAYS_INLINE few_ints few_join(few_ints a, few_ints mask, few_ints b)
+{
+    return _mm512_ternarylogic_epi64(a, mask, b, 0xea);
+}
+
+static ALWAYS_INLINE few_ints few_subtract(few_ints a, few_ints b)
+{
+    return _mm512_sub_epi32(a, b);
+}
+
+/* Of 16 bits each. */
+static ALWAYS_INLINE few_ints few_right_16(few_ints a, unsigned bits)
+{
+    return _mm512_srli_epi16(a, bits);
+}
+
+static ALWAYS_INLINE few_ints few_left_16(few_ints a, unsigned bits)
+{
+    return _mm512_slli_epi16(a, bits);
+}
+
+static ALWAYS_INLINE few_ints few_right(few_ints a, unsigned bits)
+{
+    return _mm512_srli_epi32(a, bits);
+}
+
+static ALWAYS_INLINE few_ints few_right_signed(few_ints a, unsigned bits)
+{
+    return _mm512_srai_epi32(a, bits);
+}
+
+static ALWAYS_INLINE few_ints few_left(few_ints a, unsigned bits)
+{
+    return _mm512_slli_epi32(a, bits);
+}
+
+static ALWAYS_INLINE void few_turn(few_ints out[4], const struct few_rows *rows, size_t offset)
 {
     __m512i a[4];
 #pragma GCC unroll 4
@@ -57,46 +97,116 @@ static ALWAYS_INLINE void few_turn(__m512i out[4], const struct few_rows *rows, 
 }
 
 /* Four activations, or two sums of activations, in every lane. */
-static ALWAYS_INLINE __m512i few_all(const void *from)
+static ALWAYS_INLINE __m512i few_same(const void *from)
 {
     int32_t word;
     memcpy(&word, from, sizeof word);
     return _mm512_set1_epi32(word);
 }
 
-/* Quants without a sign, 4 * count columns, onto a sum. */
-static ALWAYS_INLINE __m512i few_dot(__m512i sum, const __m512i *quants, const int8_t *x, const int count)
+static ALWAYS_INLINE few_ints few_dot(few_ints start, const few_ints *quants, const int8_t *x, const int count,
+                                      const int most)
 {
+    (void)most;
 #pragma GCC unroll 8
     for (int k = 0; k < count; k++)
-        sum = _mm512_dpbusd_epi32(sum, quants[k], few_all(x + 4 * k));
-    return sum;
+        start = _mm512_dpbusd_epi32(start, quants[k], few_same(x + 4 * k));
+    return start;
 }
 
-/* Pairs of 16-bit numbers of each row times pairs of sums of activations. */
-static ALWAYS_INLINE __m512i few_pairs(const __m512i *pairs, const int16_t *sums, const int count)
+static ALWAYS_INLINE few_ints few_scale(few_ints scale)
+{
+    return scale;
+}
+
+static ALWAYS_INLINE few_ints few_part(few_ints total, const few_ints *quants, const int8_t *x, const int count,
+                                       const int most, few_ints scale)
+{
+    few_ints dot = few_dot(_mm512_setzero_si512(), quants, x, count, most);
+    return _mm512_add_epi32(total, _mm512_mullo_epi32(dot, scale));
+}
+
+static ALWAYS_INLINE few_ints few_pair(few_ints a, few_ints b)
+{
+    return _mm512_mask_blend_epi16(0xaaaaaaaau, a, _mm512_slli_epi32(b, 16));
+}
+
+static ALWAYS_INLINE few_ints few_pairs(const few_ints *pairs, const int16_t *sums, const int count)
 {
     __m512i sum = _mm512_setzero_si512();
 #pragma GCC unroll 8
     for (int i = 0; i < count; i++)
-        sum = _mm512_dpwssd_epi32(sum, pairs[i], few_all(sums + 2 * i));
+        sum = _mm512_dpwssd_epi32(sum, pairs[i], few_same(sums + 2 * i));
     return sum;
 }
 
-static ALWAYS_INLINE struct few_rows few_rows(const uint8_t *data, size_t row_bytes)
+/* Sums of 32 activations, from sums of 16. */
+static ALWAYS_INLINE void few_part_sums(int16_t parts[8], const int16_t *sums)
 {
-    return (struct few_rows){{data, data + 4 * row_bytes, data + 8 * row_bytes, data + 12 * row_bytes}, row_bytes};
+    _mm_store_si128((void *)parts,
+                    _mm_hadd_epi16(_mm_loadu_si128((const void *)sums), _mm_loadu_si128((const void *)(sums + 8))));
 }
 
-/* The tokens of a job, and where their outputs begin. */
-static ALWAYS_INLINE void few_start(struct few_tokens *tokens, float **out, const struct matmul *job,
-                                    enum activation_kind kind)
+static ALWAYS_INLINE few_ints few_with_sign(few_ints quants)
 {
-    tokens->count = job->tokens;
-    for (size_t t = 0; t < job->tokens; t++) {
-        tokens->x[t] = activation_row(job->input, kind, job->input_rows ? job->input_rows[t] : t);
-        out[t] = job->output + (job->output_rows ? job->output_rows[t] : t) * job->output_stride;
-    }
+    return _mm512_xor_si512(quants, _mm512_set1_epi8(-128));
+}
+
+static ALWAYS_INLINE few_ints few_table(const int8_t *codes, int raised)
+{
+    return _mm512_broadcast_i32x4(_mm_add_epi8(_mm_loadu_si128((const void *)codes), _mm_set1_epi8((char)raised)));
+}
+
+static ALWAYS_INLINE few_ints few_look_up(few_ints table, few_ints index)
+{
+    return _mm512_shuffle_epi8(table, index);
+}
+
+static ALWAYS_INLINE few_ints few_fifth(few_ints bits, const int k)
+{
+    const __m512i byte = _mm512_broadcast_i32x4(_mm_setr_epi32(0x01010101 * (k / 2), 0x01010101 * (4 + k / 2),
+                                                               0x01010101 * (8 + k / 2), 0x01010101 * (12 + k / 2)));
+    __m512i nibble = k % 2 ? _mm512_set1_epi32((int)0x80402010u) : _mm512_set1_epi32(0x08040201);
+    return _mm512_maskz_set1_epi8(_mm512_test_epi8_mask(_mm512_shuffle_epi8(bits, byte), nibble), 16);
+}
+
+static ALWAYS_INLINE few_floats few_halves(few_ints a)
+{
+    return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a));
+}
+
+static ALWAYS_INLINE few_floats few_load_halves(const uint16_t *from)
+{
+    return _mm512_cvtph_ps(_mm256_load_si256((const void *)from));
+}
+
+static ALWAYS_INLINE few_floats few_exponents(few_ints a)
+{
+    __m512i e = _mm512_and_si512(a, _mm512_set1_epi32(255));
+    __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
+    __mmask16 subnormal = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
+    return _mm512_castsi512_ps(_mm512_mask_sllv_epi32(normal, subnormal, _mm512_set1_epi32(0x00200000), e));
+}
+
+static ALWAYS_INLINE few_floats few_load_floats(const float *from)
+{
+    return _mm512_load_ps(from);
+}
+
+static ALWAYS_INLINE void few_store_floats(float *to, few_floats a)
+{
+    _mm512_store_ps(to, a);
+}
+
+/* sum + (d * scale) * total, and with a minus */
+static ALWAYS_INLINE few_floats few_add(few_floats sum, few_floats d, float scale, few_ints total)
+{
+    return _mm512_fmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(scale)), _mm512_cvtepi32_ps(total), sum);
+}
+
+static ALWAYS_INLINE few_floats few_take(few_floats sum, few_floats d, float scale, few_ints total)
+{
+    return _mm512_fnmadd_ps(_mm512_mul_ps(d, _mm512_set1_ps(scale)), _mm512_cvtepi32_ps(total), sum);
 }
 
 #endif

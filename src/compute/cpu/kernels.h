@@ -157,10 +157,14 @@ void kernels_avx512_bf16(struct kernel_table *table);
 void kernels_avx512_blocks(struct kernel_table *table);
 void kernels_avx512_super(struct kernel_table *table);
 void kernels_avx512_grids(struct kernel_table *table);
+void kernels_few_blocks_avx2(struct kernel_table *table);
+void kernels_few_super_avx2(struct kernel_table *table);
 void kernels_few_blocks_avx512(struct kernel_table *table);
 void kernels_few_super_avx512(struct kernel_table *table);
 void kernels_neon_floats(struct kernel_table *table);
 void kernels_neon_quantized(struct kernel_table *table);
+void kernels_few_blocks_neon(struct kernel_table *table);
+void kernels_few_super_neon(struct kernel_table *table);
 
 uint64_t peak_bytes_avx2(void);
 uint64_t peak_floats_avx2(void);

@@ -143,6 +143,8 @@ static void fill_tables(void)
     for (unsigned set = INSTRUCTIONS_AVX2; set <= INSTRUCTIONS_AVX512; set++) {
         kernels_avx2_floats(&tables[set]);
         kernels_avx2_quantized(&tables[set]);
+        kernels_few_blocks_avx2(&tables[set]);
+        kernels_few_super_avx2(&tables[set]);
         tables[set].peak_bytes = peak_bytes_avx2;
         tables[set].peak_floats = peak_floats_avx2;
         gemm_floats_avx2(&tables[set]);
@@ -172,6 +174,8 @@ static void fill_tables(void)
     neon->peak_floats = peak_floats_neon;
     kernels_neon_floats(neon);
     kernels_neon_quantized(neon);
+    kernels_few_blocks_neon(neon);
+    kernels_few_super_neon(neon);
     gemm_floats_neon(neon);
     gemm_panels_neon(&tables[INSTRUCTIONS_NEON]);
     if (cpu_has_i8mm())
