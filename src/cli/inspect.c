@@ -103,17 +103,24 @@ static void print_tensors(const struct model *model, const struct plan *plan)
         for (uint32_t d = 0; d < tensor->dimension_count; d++)
             used += (size_t)snprintf(shape + used, sizeof shape - used, "%s%" PRIu64, d ? " x " : "",
                                      tensor->dimensions[d]);
-        printf("  %-36.*s %-8s %-20s %10s  %s\n", (int)tensor->name.size, tensor->name.data,
+        uint64_t read = plan_bytes_on_storage(plan, u, unit->bytes);
+        printf("  %-36.*s %-8s %-20s %10s  %s", (int)tensor->name.size, tensor->name.data,
                tensor_type_info(tensor->type)->name, shape, format_bytes(text, sizeof text, (double)unit->bytes),
                tier_names[plan->tiers[u]]);
+        if (read > 0 && read < unit->bytes)
+            printf(", %.0f %% in ram", 100 - 100 * (double)read / (double)unit->bytes);
+        putchar('\n');
     }
 }
 
 static void sum_tiers(const struct model *model, const struct plan *plan, uint64_t tiers[3])
 {
     tiers[0] = tiers[1] = tiers[2] = 0;
-    for (unit_number u = 0; u < model_unit_count(model); u++)
-        tiers[plan->tiers[u]] += model_unit(model, u)->bytes;
+    for (unit_number u = 0; u < model_unit_count(model); u++) {
+        uint64_t bytes = model_unit(model, u)->bytes, read = plan_bytes_on_storage(plan, u, bytes);
+        tiers[TIER_STORAGE] += read;
+        tiers[plan->tiers[u] == TIER_GPU ? TIER_GPU : TIER_RAM] += bytes - read;
+    }
 }
 
 static void print_gpu(const struct plan *plan, uint64_t weights)

@@ -78,9 +78,13 @@ void draw_tier_map(FILE *out, struct engine *engine)
     for (unit_number u = 0; u < model_unit_count(model); u++) {
         const struct unit *unit = model_unit(model, u);
         size_t row = unit->layer < 0 ? layers : (size_t)unit->layer;
-        enum place place = place_of(store, u);
-        rows[row].bytes[place] += unit->bytes;
-        sum.bytes[place] += unit->bytes;
+        struct store_pieces pieces = store_pieces(store, u);
+        for (uint32_t i = 0; i < pieces.count; i++) {
+            enum place place = place_of(store, pieces.first + i);
+            uint64_t bytes = MIN(pieces.bytes, unit->bytes - i * pieces.bytes);
+            rows[row].bytes[place] += bytes;
+            sum.bytes[place] += bytes;
+        }
     }
     uint64_t widest = 1;
     for (size_t row = 0; row <= layers; row++)

@@ -44,39 +44,32 @@ static hypura_status project(struct engine *engine, const struct model_layer *la
         outputs[0] = s->query_raw;
     }
     static const enum tensor_role roles[3] = {ROLE_ATTENTION_Q, ROLE_ATTENTION_K, ROLE_ATTENTION_V};
-    struct matmul jobs[3] = {0};
-    size_t firsts[3] = {0};
-    int count = 3;
+    struct product products[3] = {0};
     const unit_number *tensors = layer->tensors;
-    if (tensors[ROLE_ATTENTION_QKV] != NO_UNIT) {
-        struct matrix matrix;
-        const float *bias;
-        TRY(hold_matrix(engine, held, tensors[ROLE_ATTENTION_QKV], &matrix, error));
+    bool fused = tensors[ROLE_ATTENTION_QKV] != NO_UNIT;
+    int count = fused || reads_own_keys(engine, layer) ? 3 : 1;
+    if (!fused && count == 3 && tensors[ROLE_ATTENTION_V] == NO_UNIT)
+        count = 2;
+    const float *bias = NULL;
+    size_t first = 0;
+    if (fused)
         TRY(hold_vector(engine, held, tensors[ROLE_ATTENTION_QKV_BIAS], &bias, error));
-        size_t first = 0;
-        for (int i = 0; i < 3; i++) {
-            jobs[i].weights = matrix_rows(&matrix, first, widths[i]);
-            jobs[i].bias = bias ? bias + first : NULL;
-            firsts[i] = first;
-            first += widths[i];
-        }
-    } else {
-        count = !reads_own_keys(engine, layer) ? 1 : tensors[ROLE_ATTENTION_V] == NO_UNIT ? 2 : 3;
-        for (int i = 0; i < count; i++) {
-            TRY(hold_matrix(engine, held, tensors[roles[i]], &jobs[i].weights, error));
-            TRY(hold_vector(engine, held, tensors[roles[i] + 1], &jobs[i].bias, error));
-        }
-    }
     for (int i = 0; i < count; i++) {
-        jobs[i].input = s->input;
-        jobs[i].tokens = engine->rows;
-        jobs[i].output = outputs[i];
-        jobs[i].output_stride = widths[i];
+        struct product *product = &products[i];
+        product->role = fused ? ROLE_ATTENTION_QKV : roles[i];
+        product->unit = tensors[product->role];
+        product->job = (struct matmul){
+            .input = s->input, .tokens = engine->rows, .output = outputs[i], .output_stride = widths[i]};
+        if (fused) {
+            product->first = first;
+            product->rows = widths[i];
+            product->job.bias = bias ? bias + first : NULL;
+            first += widths[i];
+        } else {
+            TRY(hold_vector(engine, held, tensors[roles[i] + 1], &product->job.bias, error));
+        }
     }
-    compute_matmul(engine->compute, jobs, (size_t)count);
-    for (int i = 0; i < count; i++)
-        adapt(engine, &jobs[i], layer, tensors[ROLE_ATTENTION_QKV] != NO_UNIT ? ROLE_ATTENTION_QKV : roles[i], 0,
-              firsts[i]);
+    TRY(multiply(engine, layer, products, (size_t)count, error));
     if (count == 2) /* values are the keys, before these are normed and turned */
         memcpy(s->value, s->key, engine->rows * widths[2] * sizeof *s->value);
     return HYPURA_OK;
@@ -171,17 +164,17 @@ hypura_status project_rows(struct engine *engine, const struct model_layer *laye
 {
     struct scratch *s = &engine->scratch;
     struct held held = {0};
-    struct matmul job = {.input = s->input, .tokens = engine->rows, .output = out};
-    hypura_status status = hold_matrix(engine, &held, layer->tensors[role], &job.weights, error);
-    if (!status && bias)
-        status = hold_vector(engine, &held, layer->tensors[role + 1], &job.bias, error);
-    if (!status) {
-        job.output_stride = job.weights.rows;
-        if (values)
-            activation_set(s->input, values, engine->rows, job.weights.columns, job.weights.columns);
-        compute_matmul(engine->compute, &job, 1);
-        adapt(engine, &job, layer, role, 0, 0);
+    struct product product = {
+        .unit = layer->tensors[role], .role = role, .job = {.input = s->input, .tokens = engine->rows, .output = out}};
+    hypura_status status = HYPURA_OK;
+    if (bias)
+        status = hold_vector(engine, &held, layer->tensors[role + 1], &product.job.bias, error);
+    if (!status && values) {
+        size_t columns = unit_matrix(engine, product.unit, NULL).columns;
+        activation_set(s->input, values, engine->rows, columns, columns);
     }
+    if (!status)
+        status = multiply(engine, layer, &product, 1, error);
     release(engine, &held);
     return status;
 }

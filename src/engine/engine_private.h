@@ -3,6 +3,7 @@
  *   engine.c           opening, closing, budgets, statistics
  *   forward.c          batch checks, embeddings, the walk over the layers, logits
  *   weights.c          holding units of the store while they are used
+ *   product.c          products with matrices that may come in pieces
  *   adapter.c          what LoRA adapters add to the products with weights
  *   scratch.c          every buffer of the pass, sized from the chunk
  *   kv_cache.c         keys and values of all sequences, and how far each reaches
@@ -285,7 +286,7 @@ struct held {
     uint32_t vectors;
 };
 
-/* The matrix of a tensor with two dimensions (or one, as one row). */
+/* The matrix of a tensor with two dimensions (or one, as one row), which is never in pieces. */
 hypura_status hold_matrix(struct engine *engine, struct held *held, unit_number unit, struct matrix *out,
                           hypura_error *error);
 
@@ -293,6 +294,9 @@ hypura_status hold_matrix(struct engine *engine, struct held *held, unit_number 
 hypura_status hold_vector(struct engine *engine, struct held *held, unit_number unit, const float **out,
                           hypura_error *error);
 void release(struct engine *engine, struct held *held);
+
+/* A tensor's shape, with rows at data. */
+struct matrix unit_matrix(const struct engine *engine, unit_number unit, const uint8_t *data);
 
 /* Rows first to first + rows of a matrix. */
 struct matrix matrix_rows(const struct matrix *matrix, size_t first, size_t rows);
@@ -313,6 +317,22 @@ hypura_status set_input(struct engine *engine, const struct model_layer *layer, 
 
 /* Adds what a layer gave to the residual stream: normed where the model has a norm there, and scaled. */
 hypura_status add_branch(struct engine *engine, unit_number post_norm, hypura_error *error);
+
+/* ---- products ------------------------------------------------------------------------------------------------------
+ */
+
+/* The product with some rows of a tensor, which may stream in pieces. */
+struct product {
+    unit_number unit;
+    enum tensor_role role; /* that adapters know it by */
+    size_t first, rows;    /* of the tensor's rows; rows 0: all */
+    struct matmul job;     /* without weights; output_stride 0: the product's rows */
+};
+
+/* All of them, with what adapters add. Tensors are computed as they come, in the order of the products. Of jobs the
+ * shape of the weights is left. layer NULL: of the whole model. */
+hypura_status multiply(struct engine *engine, const struct model_layer *layer, struct product *products, size_t count,
+                       hypura_error *error);
 
 /* ---- adapters ------------------------------------------------------------------------------------------------------
  */

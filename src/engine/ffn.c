@@ -14,28 +14,28 @@ enum glu_kind feed_forward_glu(const struct model *model)
 }
 
 /* Gate and up as two matrices, or as the halves of the up matrix (Phi 3). */
-static hypura_status open_gate(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,
-                               enum tensor_role up, size_t width, struct matmul jobs[2], struct held *held,
-                               hypura_error *error)
+static hypura_status describe_gate(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,
+                                   enum tensor_role up, size_t width, struct product products[2], struct held *held,
+                                   hypura_error *error)
 {
     const float *up_bias = NULL;
     bool dense = up == ROLE_FFN_UP; /* only dense layers have biases here */
+    products[0].role = gate;
+    products[1].role = up;
     if (layer->tensors[gate] != NO_UNIT) {
-        TRY(hold_matrix(engine, held, layer->tensors[gate], &jobs[0].weights, error));
-        TRY(hold_matrix(engine, held, layer->tensors[up], &jobs[1].weights, error));
         if (dense) {
-            TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_GATE_BIAS], &jobs[0].bias, error));
-            TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_UP_BIAS], &jobs[1].bias, error));
+            TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_GATE_BIAS], &products[0].job.bias, error));
+            TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_UP_BIAS], &products[1].job.bias, error));
         }
         return HYPURA_OK;
     }
-    struct matrix both;
-    TRY(hold_matrix(engine, held, layer->tensors[up], &both, error));
     if (dense)
         TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_UP_BIAS], &up_bias, error));
-    for (int i = 0; i < 2; i++) {
-        jobs[i].weights = matrix_rows(&both, i * width, width);
-        jobs[i].bias = up_bias ? up_bias + i * width : NULL;
+    for (size_t i = 0; i < 2; i++) {
+        products[i].role = up;
+        products[i].first = i * width;
+        products[i].rows = width;
+        products[i].job.bias = up_bias ? up_bias + i * width : NULL;
     }
     return HYPURA_OK;
 }
@@ -45,18 +45,16 @@ static hypura_status dense_inner(struct engine *engine, const struct model_layer
                                  enum tensor_role up, size_t width, struct held *held, hypura_error *error)
 {
     struct scratch *s = &engine->scratch;
-    struct matmul jobs[2] = {0};
-    TRY(open_gate(engine, layer, gate, up, width, jobs, held, error));
+    struct product products[2] = {0};
+    TRY(describe_gate(engine, layer, gate, up, width, products, held, error));
     for (int i = 0; i < 2; i++) {
-        jobs[i].input = s->input;
-        jobs[i].tokens = engine->rows;
-        jobs[i].output = i == 0 ? s->gate : s->up;
-        jobs[i].output_stride = width;
+        products[i].unit = layer->tensors[products[i].role];
+        products[i].job.input = s->input;
+        products[i].job.tokens = engine->rows;
+        products[i].job.output = i == 0 ? s->gate : s->up;
+        products[i].job.output_stride = width;
     }
-    compute_matmul(engine->compute, jobs, 2);
-    bool fused = layer->tensors[gate] == NO_UNIT;
-    adapt(engine, &jobs[0], layer, fused ? up : gate, 0, 0);
-    adapt(engine, &jobs[1], layer, up, 0, fused ? width : 0);
+    TRY(multiply(engine, layer, products, 2, error));
     compute_glu(engine->compute, feed_forward_glu(engine->model), s->gate, width, s->gate, width, s->up, width,
                 engine->rows, width, OAI_ALPHA, OAI_LIMIT);
     return HYPURA_OK;
@@ -67,11 +65,12 @@ static hypura_status ungated_inner(struct engine *engine, const struct model_lay
                                    struct held *held, hypura_error *error)
 {
     struct scratch *s = &engine->scratch;
-    struct matmul job = {.input = s->input, .tokens = engine->rows, .output = s->gate, .output_stride = width};
-    TRY(hold_matrix(engine, held, layer->tensors[ROLE_FFN_UP], &job.weights, error));
-    TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_UP_BIAS], &job.bias, error));
-    compute_matmul(engine->compute, &job, 1);
-    adapt(engine, &job, layer, ROLE_FFN_UP, 0, 0);
+    struct product product = {
+        .unit = layer->tensors[ROLE_FFN_UP],
+        .role = ROLE_FFN_UP,
+        .job = {.input = s->input, .tokens = engine->rows, .output = s->gate, .output_stride = width}};
+    TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_UP_BIAS], &product.job.bias, error));
+    TRY(multiply(engine, layer, &product, 1, error));
     compute_function(engine->compute, FUNCTION_GELU, s->gate, engine->rows * width);
     return HYPURA_OK;
 }
@@ -87,15 +86,12 @@ static hypura_status dense_steps(struct engine *engine, const struct model_layer
         TRY(dense_inner(engine, layer, gate, up, width, held, error));
     release(engine, held);
 
-    struct matmul job = {.input = s->inner, .tokens = engine->rows, .output = out};
-    TRY(hold_matrix(engine, held, layer->tensors[down], &job.weights, error));
+    struct product product = {
+        .unit = layer->tensors[down], .role = down, .job = {.input = s->inner, .tokens = engine->rows, .output = out}};
     if (down == ROLE_FFN_DOWN)
-        TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_DOWN_BIAS], &job.bias, error));
-    job.output_stride = job.weights.rows;
+        TRY(hold_vector(engine, held, layer->tensors[ROLE_FFN_DOWN_BIAS], &product.job.bias, error));
     activation_set(s->inner, s->gate, engine->rows, width, width);
-    compute_matmul(engine->compute, &job, 1);
-    adapt(engine, &job, layer, down, 0, 0);
-    return HYPURA_OK;
+    return multiply(engine, layer, &product, 1, error);
 }
 
 hypura_status dense_feed_forward(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,

@@ -28,14 +28,18 @@ struct matrix matrix_rows(const struct matrix *matrix, size_t first, size_t rows
     return part;
 }
 
+struct matrix unit_matrix(const struct engine *engine, unit_number unit, const uint8_t *data)
+{
+    const struct gguf_tensor *tensor = model_unit(engine->model, unit)->slices[0].tensor;
+    return matrix_at(data, tensor->type, tensor->dimensions[0], tensor->dimensions[1] * tensor->dimensions[2]);
+}
+
 hypura_status hold_matrix(struct engine *engine, struct held *held, unit_number unit, struct matrix *out,
                           hypura_error *error)
 {
     struct store_view view;
     TRY(hold(engine, held, unit, &view, error));
-    const struct gguf_tensor *tensor = model_unit(engine->model, unit)->slices[0].tensor;
-    *out =
-        matrix_at(view.slices[0], tensor->type, tensor->dimensions[0], tensor->dimensions[1] * tensor->dimensions[2]);
+    *out = unit_matrix(engine, unit, view.slices[0]);
     return HYPURA_OK;
 }
 

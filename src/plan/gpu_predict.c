@@ -53,8 +53,7 @@ static void add_up(struct work *works, const struct plan *plan, const struct pla
                                    : gpu_seconds(unit, request->device);
         else if (row->priority < PRIORITY_EXPERT)
             work->cpu_dense += row->compute_seconds;
-        if (plan->in_ring[i])
-            work->ring_bytes += (double)row->footprint;
+        work->ring_bytes += (double)plan_streamed_footprint(row, plan->streams);
     }
     for (uint32_t l = 0; l < gpu->layer_count; l++) {
         const struct model_layer *layer = model_layer(model, l);

@@ -1,17 +1,27 @@
-/* Which units are pinned, which stream through the ring and how large ring and expert cache are.
+/* What is pinned, what streams through the ring and how large ring and expert cache are.
  *
  * The choices that are tried: a level says which kinds of dense tensors may stream at all (0: nothing streams, 1:
  * experts only, 2: feed forward, shared experts and output too, 3: attention too, 4: routers too). The first level that
- * fits is taken: it keeps the kinds in their order. Within a level a limit says how large a streamed tensor may be;
- * larger ones are pinned. That matters because the ring must hold the largest: to pin one huge output matrix can cost
- * less memory than to stream it. Under one limit it does not pay to pin a smaller tensor for the ring's sake: the
- * ring shrinks by at most what the tensor takes (but where three tensors of a step are nearly equal; such models lose a
- * tensor's worth at most). So trying every size as the limit misses nothing. */
+ * fits is taken: it keeps the kinds in their order. Within a level a limit says how large a streamed piece may be;
+ * tensors of larger ones are pinned. That matters because the ring must hold the largest: to pin one huge matrix that
+ * cannot be cut can cost less memory than to stream it. Under one limit it does not pay to pin a smaller one for the
+ * ring's sake: the ring shrinks by at most what it takes (but where three tensors of a group are nearly equal; such
+ * models lose a tensor's worth at most). So trying every size as the limit misses nothing.
+ *
+ * Of a group of kinds that streams in part whole tensors are packed exactly. Where some are in pieces, all sizes stay
+ * in even shares, and what is then left is filled with single pieces: it ends smaller than the smallest that streams.
+ */
 #include "plan/plan_private.h"
 
 #include <string.h>
 
 #define LEVELS 5
+
+/* What the store remembers of a piece: its unit, its state, its place in the ring. */
+#define PIECE_TABLE_BYTES 640u
+
+/* The ring may be longer than it must be by this part of what streams. */
+#define LOOKAHEAD_PART 16u
 
 /* How many experts the cache holds at least: one in use, one on its way. */
 #define LEAST_EXPERTS 2
@@ -43,23 +53,37 @@ static int unit_group(const struct plan_unit *unit)
 static bool may_stream(const struct plan_unit *unit, int level, uint64_t limit)
 {
     int group = unit_group(unit);
-    return group >= 0 && group >= GROUP_COUNT + 1 - level && unit->footprint <= limit;
+    return group >= 0 && group >= GROUP_COUNT + 1 - level && unit->piece <= limit;
+}
+
+uint64_t plan_piece_footprint(const struct plan_unit *unit, uint32_t piece)
+{
+    return piece + 1 < unit->cut.count ? unit->piece : unit->last_piece;
+}
+
+uint64_t plan_streamed_footprint(const struct plan_unit *unit, const uint8_t *streams)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < unit->cut.count; i++)
+        bytes += streams[unit->cut.first + i] ? plan_piece_footprint(unit, i) : 0;
+    return bytes;
 }
 
 /* What a level and a limit need at least. */
 struct demand {
-    uint64_t pinned;         /* dense tensors that may not stream */
-    uint64_t ring;           /* largest step and largest tensor */
-    uint64_t largest;        /* streamed tensor */
-    uint64_t expert_cache;   /* least */
-    uint64_t experts;        /* all */
-    uint64_t free_to_stream; /* dense tensors that may */
+    uint64_t pinned;       /* dense tensors that may not stream */
+    uint64_t ring;         /* largest group and largest piece */
+    uint64_t largest;      /* streamed piece */
+    uint64_t may_stream;   /* all that may */
+    uint64_t tables;       /* of pieces */
+    uint64_t expert_cache; /* least */
+    uint64_t experts;      /* all */
 };
 
 static struct demand find_demand(const struct plan_table *table, int level, uint64_t limit)
 {
     struct demand demand = {0};
-    uint64_t step_bytes = 0, step_units = 0, largest_step = 0, scattered = 0, largest_expert = 0;
+    uint64_t group_bytes = 0, group_units = 0, largest_group = 0, scattered = 0, largest_expert = 0;
     const struct plan_unit *previous = NULL;
     for (uint32_t i = 0; i < table->count; i++) {
         const struct plan_unit *unit = &table->units[i];
@@ -73,19 +97,20 @@ static struct demand find_demand(const struct plan_table *table, int level, uint
             demand.pinned += unit->footprint;
             continue;
         }
-        /* Units are numbered in order of use, so a step's tensors that stream follow one another. */
-        if (!previous || previous->layer != unit->layer || previous->step != unit->step)
-            step_bytes = step_units = 0;
+        /* Units are numbered in order of use, so a group's tensors that stream follow one another. */
+        if (!unit->group || !previous || previous->layer != unit->layer || previous->group != unit->group)
+            group_bytes = group_units = 0;
         /* The n - 1 tensors that are held leave n gaps, of which one must be large enough. */
-        step_units++;
-        scattered = MAX(scattered, step_bytes + step_units * unit->footprint);
-        step_bytes += unit->footprint;
-        largest_step = MAX(largest_step, step_bytes);
-        demand.largest = MAX(demand.largest, unit->footprint);
-        demand.free_to_stream += unit->footprint;
+        group_units++;
+        scattered = MAX(scattered, group_bytes + group_units * unit->piece);
+        group_bytes += unit->piece;
+        largest_group = MAX(largest_group, group_bytes);
+        demand.largest = MAX(demand.largest, unit->piece);
+        demand.may_stream += unit->footprint;
+        demand.tables += unit->cut.count > 1 ? (uint64_t)unit->cut.count * PIECE_TABLE_BYTES : 0;
         previous = unit;
     }
-    demand.ring = MAX(largest_step + demand.largest, scattered);
+    demand.ring = MAX(largest_group + demand.largest, scattered);
     if (table->experts_move) /* one more, for the time between */
         demand.experts += largest_expert;
     if (level == 0)
@@ -97,17 +122,17 @@ static struct demand find_demand(const struct plan_table *table, int level, uint
 
 static uint64_t least(const struct demand *demand)
 {
-    return demand->pinned + demand->ring + demand->expert_cache;
+    return demand->pinned + demand->ring + demand->tables + demand->expert_cache;
 }
 
-/* The next smaller limit worth trying at a level: the largest footprint below "below" of a kind that may stream. */
+/* The next smaller limit worth trying at a level: the largest piece below "below" of a kind that may stream. */
 static uint64_t next_limit(const struct plan_table *table, int level, uint64_t below)
 {
     uint64_t limit = 0;
     for (uint32_t i = 0; i < table->count; i++) {
         const struct plan_unit *unit = &table->units[i];
-        if (unit->footprint < below && may_stream(unit, level, UINT64_MAX))
-            limit = MAX(limit, unit->footprint);
+        if (unit->piece < below && may_stream(unit, level, UINT64_MAX))
+            limit = MAX(limit, unit->piece);
     }
     return limit;
 }
@@ -132,47 +157,84 @@ uint64_t plan_resident_capacity(const struct plan_table *table)
     return least(&demand);
 }
 
-/* One group's streamable units by size: the packer's classes, and which class a unit is in. */
+/* One group's pieces by size: the packer's classes. */
 struct grouping {
     struct pack_class *classes;
     enum plan_priority *priorities; /* of the classes */
     size_t count;
+    bool cut; /* some of its tensors are in pieces */
 };
 
-static size_t find_class(struct grouping *grouping, const struct plan_unit *unit)
+static size_t find_class(const struct grouping *grouping, enum plan_priority priority, uint64_t size)
 {
     for (size_t i = 0; i < grouping->count; i++) {
-        if (grouping->classes[i].size == unit->footprint && grouping->priorities[i] == unit->priority)
+        if (grouping->classes[i].size == size && grouping->priorities[i] == priority)
             return i;
     }
     return grouping->count;
 }
 
+static void add_pieces(struct grouping *grouping, enum plan_priority priority, uint64_t size, uint32_t count)
+{
+    size_t number = find_class(grouping, priority, size);
+    if (number == grouping->count) {
+        /* Kept in order of priority. */
+        while (number > 0 && grouping->priorities[number - 1] > priority) {
+            grouping->classes[number] = grouping->classes[number - 1];
+            grouping->priorities[number] = grouping->priorities[number - 1];
+            number--;
+        }
+        grouping->classes[number] = (struct pack_class){.size = size};
+        grouping->priorities[number] = priority;
+        grouping->count++;
+    }
+    grouping->classes[number].count += count;
+}
+
 static void group_units(const struct plan_table *table, int group, int level, uint64_t limit, struct grouping *grouping)
 {
     grouping->count = 0;
+    grouping->cut = false;
     for (uint32_t i = 0; i < table->count; i++) {
         const struct plan_unit *unit = &table->units[i];
         if (unit_group(unit) != group || !may_stream(unit, level, limit))
             continue;
-        size_t number = find_class(grouping, unit);
-        if (number == grouping->count) {
-            /* Kept in order of priority. */
-            while (number > 0 && grouping->priorities[number - 1] > unit->priority) {
-                grouping->classes[number] = grouping->classes[number - 1];
-                grouping->priorities[number] = grouping->priorities[number - 1];
-                number--;
-            }
-            grouping->classes[number] = (struct pack_class){.size = unit->footprint};
-            grouping->priorities[number] = unit->priority;
-            grouping->count++;
-        }
-        grouping->classes[number].count++;
+        if (unit->cut.count > 1)
+            add_pieces(grouping, unit->priority, unit->piece, unit->cut.count - 1);
+        add_pieces(grouping, unit->priority, unit->last_piece, 1);
+        grouping->cut |= unit->cut.count > 1;
     }
 }
 
-/* Marks the units of the group that stream: of each class as many as were not taken, spread evenly over its units in
- * order. The offset keeps classes from streaming in the same layers: with s of n streamed, unit i streams when
+/* The same share of every class, and of what is left of the capacity whatever single pieces fit. */
+static uint64_t share_out(struct grouping *grouping, uint64_t capacity)
+{
+    uint64_t total = 0, taken = 0;
+    for (size_t i = 0; i < grouping->count; i++)
+        total += grouping->classes[i].size * grouping->classes[i].count;
+    double share = capacity < total ? (double)capacity / (double)total : 1;
+    for (size_t i = 0; i < grouping->count; i++) {
+        struct pack_class *class = &grouping->classes[i];
+        uint64_t fit = class->size ? (capacity - taken) / class->size : class->count;
+        class->taken = (uint32_t)MIN((uint64_t)(share * class->count), MIN(fit, (uint64_t) class->count));
+        taken += class->taken * class->size;
+    }
+    for (bool more = true; more;) {
+        more = false;
+        for (size_t i = 0; i < grouping->count; i++) {
+            struct pack_class *class = &grouping->classes[i];
+            if (class->taken == class->count || class->size > capacity - taken)
+                continue;
+            class->taken++;
+            taken += class->size;
+            more = true;
+        }
+    }
+    return taken;
+}
+
+/* Marks the pieces of the group that stream: of each class as many as were not taken, spread evenly over its pieces in
+ * order. The offset keeps classes from streaming in the same places: with s of n streamed, piece i streams when
  * (i * s + offset) mod n < s, which holds for s values of i, n / s apart on the average. */
 static void spread(const struct plan_table *table, int group, int level, uint64_t limit, struct grouping *grouping,
                    uint32_t *seen, struct placement *out)
@@ -182,13 +244,16 @@ static void spread(const struct plan_table *table, int group, int level, uint64_
         const struct plan_unit *unit = &table->units[i];
         if (unit_group(unit) != group || !may_stream(unit, level, limit))
             continue;
-        size_t number = find_class(grouping, unit);
-        const struct pack_class *class = &grouping->classes[number];
-        uint64_t streamed = class->count - class->taken;
-        uint64_t offset = (uint64_t)number * class->count / grouping->count;
-        if ((seen[number]++ * streamed + offset) % class->count < streamed) {
-            out->tiers[i] = TIER_STORAGE;
-            out->in_ring[i] = 1;
+        for (uint32_t piece = 0; piece < unit->cut.count; piece++) {
+            size_t number = find_class(grouping, unit->priority, plan_piece_footprint(unit, piece));
+            const struct pack_class *class = &grouping->classes[number];
+            uint64_t streamed = class->count - class->taken;
+            uint64_t offset = (uint64_t)number * class->count / grouping->count;
+            if ((seen[number]++ * streamed + offset) % class->count < streamed) {
+                out->tiers[i] = TIER_STORAGE;
+                out->in_ring[i] = 1;
+                out->streams[unit->cut.first + piece] = 1;
+            }
         }
     }
 }
@@ -217,7 +282,8 @@ static struct cost try_choice(const struct plan_table *table, int level, uint64_
     struct cost cost = {0};
     for (int group = 0; group < GROUP_COUNT; group++) {
         group_units(table, group, level, limit, grouping);
-        uint64_t taken = plan_pack(grouping->classes, grouping->count, spare);
+        uint64_t taken =
+            grouping->cut ? share_out(grouping, spare) : plan_pack(grouping->classes, grouping->count, spare);
         for (size_t i = 0; i < grouping->count; i++)
             cost.streamed[group] += grouping->classes[i].size * grouping->classes[i].count;
         cost.streamed[group] -= taken;
@@ -242,12 +308,17 @@ static void count_up(const struct plan_table *table, struct placement *out)
         if (out->tiers[i] == TIER_RAM)
             out->resident_bytes += unit->footprint;
         experts |= out->tiers[i] == TIER_STORAGE && unit->priority == PRIORITY_EXPERT;
-        if (!out->in_ring[i])
-            continue;
-        out->dense_bytes_per_token += unit->footprint;
-        smallest = MIN(smallest, unit->footprint);
-        attention |= unit->priority == PRIORITY_ATTENTION || unit->priority == PRIORITY_ROUTER;
-        streamed++;
+        for (uint32_t piece = 0; out->in_ring[i] && piece < unit->cut.count; piece++) {
+            uint64_t bytes = plan_piece_footprint(unit, piece);
+            if (out->streams[unit->cut.first + piece]) {
+                out->dense_bytes_per_token += bytes;
+                smallest = MIN(smallest, bytes);
+                streamed++;
+            } else {
+                out->resident_bytes += bytes;
+            }
+        }
+        attention |= out->in_ring[i] && (unit->priority == PRIORITY_ATTENTION || unit->priority == PRIORITY_ROUTER);
     }
     out->ring_units = streamed ? (uint32_t)MIN((uint64_t)streamed, out->ring_bytes / smallest) : 0;
     out->mode = attention  ? PLAN_FULL_STREAMING
@@ -268,6 +339,7 @@ static void fill(const struct plan_table *table, int level, uint64_t limit, uint
         out->tiers[i] = pinned ? TIER_RAM : priority == PRIORITY_GPU ? TIER_GPU : TIER_STORAGE;
         out->in_ring[i] = 0;
     }
+    memset(out->streams, 0, table->piece_count);
     /* Rows of the embedding are worth less than anything else, so it comes in when all the rest is in. */
     uint32_t embedding = table->embedding_unit;
     uint64_t kept = table->experts_move && level == 1 ? demand.experts - demand.expert_cache : 0;
@@ -277,18 +349,20 @@ static void fill(const struct plan_table *table, int level, uint64_t limit, uint
         out->tiers[embedding] = TIER_RAM;
         spare -= table->units[embedding].footprint;
     }
-    /* A ring of small tensors needs more of them for the queue to stay full. It is taken from what would be pinned, so
-     * only where that hardly costs anything. */
-    uint64_t more = lookahead > demand.largest ? lookahead - demand.largest : 0;
-    if (demand.ring == 0 || more > spare / 8)
+    /* A ring of small pieces needs more of them for the queue to stay full. It is taken from what would be pinned, so
+     * only where that hardly costs anything: little of what is there, or little of what is read anyway. */
+    uint64_t more = lookahead > demand.largest ? MIN(lookahead - demand.largest, spare) : 0;
+    uint64_t read = demand.may_stream > spare ? demand.may_stream - spare : 0;
+    if (demand.ring == 0 || more > MAX(spare / 8, read / LOOKAHEAD_PART))
         more = 0;
     spare = try_choice(table, level, limit, spare - more, grouping, seen, out).spare + more;
 
     out->expert_cache_bytes = level ? MIN(demand.experts, demand.expert_cache + spare - more) : 0;
     out->ring_bytes = demand.ring + more;
+    out->table_bytes = demand.tables;
     count_up(table, out);
     if (out->dense_bytes_per_token == 0)
-        out->ring_bytes = 0;
+        out->ring_bytes = out->table_bytes = 0;
     else if (demand.experts == 0)
         out->ring_bytes = MIN(demand.ring + spare, out->dense_bytes_per_token + demand.ring);
 }
@@ -299,12 +373,12 @@ hypura_status plan_place(const struct plan_table *table, uint64_t capacity, uint
     bool fits = false;
     struct grouping grouping = {0};
     uint32_t *seen = NULL;
-    size_t count = table->count;
-    hypura_status status = ALLOCATE(&grouping.classes, count, "planner's sizes", error);
+    size_t classes = 2 * (size_t)table->count; /* two sizes a tensor at most */
+    hypura_status status = ALLOCATE(&grouping.classes, classes, "planner's sizes", error);
     if (status == HYPURA_OK)
-        status = ALLOCATE(&grouping.priorities, count, "planner's sizes", error);
+        status = ALLOCATE(&grouping.priorities, classes, "planner's sizes", error);
     if (status == HYPURA_OK)
-        status = ALLOCATE(&seen, count, "planner's sizes", error);
+        status = ALLOCATE(&seen, classes, "planner's sizes", error);
     for (int level = table->experts_move ? 1 : 0; status == HYPURA_OK && level < LEVELS && !fits; level++) {
         struct cost best = {0};
         uint64_t best_limit = 0, limit = UINT64_MAX;

@@ -12,6 +12,10 @@
 #define LONGEST_CHUNK 4096u
 #define LEAST_CHUNK 8u
 
+/* The ring's room ahead, in full queues of the reader: one in flight, and what the drive brings while attention, norms
+ * or the choice of a token want nothing of it. */
+#define LOOKAHEAD_QUEUES 3u
+
 /* Page tables take 1/512 of what is mapped where huge pages are refused; the allocator's slack is about as much. */
 #define RESERVE_SHARE 256u
 
@@ -33,6 +37,8 @@ void plan_free(struct plan *plan)
         return;
     memory_free(plan->tiers);
     memory_free(plan->in_ring);
+    memory_free(plan->cuts);
+    memory_free(plan->streams);
     plan_gpu_free(plan->gpu);
     memory_free(plan);
 }
@@ -40,6 +46,19 @@ void plan_free(struct plan *plan)
 bool plan_in_ring(const struct plan *plan, unit_number unit)
 {
     return unit < plan->unit_count && plan->in_ring[unit];
+}
+
+uint64_t plan_bytes_on_storage(const struct plan *plan, unit_number unit, uint64_t bytes)
+{
+    if (plan->tiers[unit] != TIER_STORAGE)
+        return 0;
+    if (!plan->in_ring[unit])
+        return bytes;
+    const struct plan_cut *cut = &plan->cuts[unit];
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < cut->count; i++)
+        sum += plan->streams[cut->first + i] ? MIN(cut->bytes, bytes - i * cut->bytes) : 0;
+    return sum;
 }
 
 /* What one choice of context and chunk needs besides weights. */
@@ -359,11 +378,18 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
         status = ALLOCATE(&plan->tiers, table->count, "plan", error);
     if (status == HYPURA_OK)
         status = ALLOCATE(&plan->in_ring, table->count, "plan", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&plan->cuts, table->count, "plan", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&plan->streams, table->piece_count, "plan", error);
     struct placement placement = {0};
     if (status == HYPURA_OK) {
         placement.tiers = plan->tiers;
         placement.in_ring = plan->in_ring;
-        uint64_t lookahead = (uint64_t)hardware->storage.block_bytes * hardware->storage.depth;
+        placement.streams = plan->streams;
+        for (uint32_t i = 0; i < table->count; i++)
+            plan->cuts[i] = table->units[i].cut;
+        uint64_t lookahead = LOOKAHEAD_QUEUES * (uint64_t)hardware->storage.block_bytes * hardware->storage.depth;
         status = plan_place(table, for_weights(&planner, &setting), lookahead, &placement, error);
     }
     if (status != HYPURA_OK) {
@@ -388,6 +414,7 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     plan->resident_bytes = placement.resident_bytes;
     plan->ring_bytes = placement.ring_bytes;
     plan->ring_units = placement.ring_units;
+    plan->table_bytes = placement.table_bytes;
     plan->expert_cache_bytes = placement.expert_cache_bytes;
     plan->pool_bytes = placement.ring_bytes + placement.expert_cache_bytes;
     plan->kv_bytes = setting.kv;

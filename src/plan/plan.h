@@ -10,15 +10,20 @@
  * that a token uses. So dense tensors are pinned first, experts share what is left through a cache. Among dense tensors
  * all bytes are worth the same, hence whole kinds are kept in an order that keeps reads large and regular: norms,
  * biases and everything tiny (always), routers, attention, then shared experts, output matrix and dense feed forward
- * together. Of the last kind that fits in part the subset with the most bytes is found exactly (see pack.c), and what
- * streams of it is spread evenly over the depth. Experts are pinned only when all fit: a cache that is as large keeps
- * at least as many hits and follows the text.
+ * together. Of the last kind that fits in part as much stays as fits to within a piece (whole tensors: exactly the
+ * subset with the most bytes, see pack.c), and what streams of it is spread evenly over the depth. Experts are pinned
+ * only when all fit: a cache that is as large keeps at least as many hits and follows the text.
  *
- * The ring. Streamed tensors pass through a ring of ring_bytes in order of use. The forward pass holds the streamed
- * tensors of one step at most (plan_step) at a time. The ring has room for the largest step and the largest single
- * tensor beside it, so that the next one is on its way while a step is computed; and for any tensor of a step when
- * those before it lie where they like. The expert cache has room for at least two experts: the forward pass puts an
- * expert before it waits for the next.
+ * Pieces. Large matrices are cut into pieces of whole rows. Some pieces of a tensor stay in memory while others stream,
+ * in even shares, so that reading and computing alternate in small steps all through a pass, and nothing need be held
+ * whole: with too little memory for anything, everything streams, the output matrix too. A tensor that is not cut is
+ * one piece.
+ *
+ * The ring. What streams passes through a ring of ring_bytes in order of use. The forward pass holds one streamed piece
+ * at a time, or those of one group (plan_group). The ring has room for the largest group and the largest single piece
+ * beside it, so that the next one is on its way while one is computed; and for any tensor of a group when those before
+ * it lie where they like. The expert cache has room for at least two experts: the forward pass puts an expert before it
+ * waits for the next.
  */
 #ifndef HYPURA_PLAN_H
 #define HYPURA_PLAN_H
@@ -131,30 +136,39 @@ struct plan_request {
     const struct hardware_gpu *device; /* which one that is */
 };
 
+/* A tensor in pieces. */
+struct plan_cut {
+    uint32_t first, count; /* in plan->streams; count is 1 for what is not cut */
+    uint64_t bytes;        /* of a piece: whole rows; the last one has the rest */
+};
+
 struct plan {
     enum plan_mode mode;
     enum plan_bound bound;
     uint32_t unit_count;
-    uint8_t *tiers;   /* [unit_count]: enum tier */
-    uint8_t *in_ring; /* [unit_count]: see plan_in_ring */
+    uint8_t *tiers;        /* [unit_count]: enum tier; TIER_STORAGE when a piece of it streams */
+    uint8_t *in_ring;      /* [unit_count]: see plan_in_ring */
+    struct plan_cut *cuts; /* [unit_count] */
+    uint8_t *streams;      /* of each unit's pieces whether it passes through the ring; the others of the unit stay */
     uint32_t positions, sequences, chunk;
     uint64_t kv_positions; /* of all sequences together that there is room for, in blocks of PLAN_KV_BLOCK */
     enum tensor_type kv_type;
     bool embedding_rows; /* the token embedding is not held: single rows are read when a token needs them */
 
-    /* overhead + reserve + resident + pool + KV + scratch is at most the budget. */
+    /* overhead + reserve + resident + pool + tables + KV + scratch is at most the budget. */
     uint64_t budget;         /* total, as asked or chosen */
     uint64_t overhead_bytes; /* what the request said, without code when that comes on top */
     uint64_t code_on_top;    /* code and libraries that are not part of a budget below PLAN_SMALL_BUDGET */
     uint64_t reserve_bytes;  /* page tables and allocator's slack, from PLAN_SMALL_BUDGET on */
-    uint64_t resident_bytes; /* pinned units, as they lie in memory (page padding included) */
+    uint64_t resident_bytes; /* what is pinned, as it lies in memory (page padding included) */
     uint64_t pool_bytes;     /* for streamed units: ring_bytes + expert_cache_bytes */
     uint64_t kv_bytes;
     uint64_t scratch_bytes;
     uint64_t smallest_budget; /* the least that this model runs with, at the context asked for */
 
-    uint32_t ring_units;         /* most streamed tensors in the ring at once */
+    uint32_t ring_units;         /* most streamed pieces in the ring at once */
     uint64_t ring_bytes;         /* 0: no tensor streams */
+    uint64_t table_bytes;        /* what the store remembers of pieces */
     uint64_t expert_cache_bytes; /* 0: no expert streams */
     uint64_t expert_bytes;       /* of all experts, as they lie in memory */
     uint64_t expert_cycle_bytes; /* what one token touches of streamed experts: a cache under it is under the cliff */
@@ -172,13 +186,18 @@ hypura_status plan_make(struct plan **out, const struct model *model, const stru
                         const struct plan_request *request, hypura_error *error);
 void plan_free(struct plan *plan);
 
-/* Whether a unit of TIER_STORAGE is a tensor that every token reads whole, in order of unit numbers. The others are
- * experts, tensors that no forward pass uses, and a token embedding that is read by rows only. */
+/* Whether a unit of TIER_STORAGE is a tensor that every token reads whole, in order of unit numbers, or of which some
+ * pieces are so read. The others are experts, tensors that no forward pass uses, and a token embedding that is read by
+ * rows only. */
 bool plan_in_ring(const struct plan *plan, unit_number unit);
 
-/* Tensors of one layer with the same step may be held together (q, k, v; gate, up); the number has no other meaning.
- * The forward pass puts one step's streamed tensors before it gets the next step's. */
-uint32_t plan_step(enum tensor_role role);
+/* Of a unit of so many bytes those that are neither in memory nor on the GPU. */
+uint64_t plan_bytes_on_storage(const struct plan *plan, unit_number unit, uint64_t bytes);
+
+/* Tensors of one layer and group may be held together (a layer's K and V matrices of latent attention); the number has
+ * no other meaning. The forward pass puts one group's streamed tensors before it gets anything else. 0: it is held
+ * alone. */
+uint32_t plan_group(enum tensor_role role);
 
 /* Bytes that a unit takes in memory when it was read by direct I/O: each slice with the aligned range that encloses it.
  */

@@ -7,6 +7,62 @@ void plan_table_free(struct plan_table *table)
     table->units = NULL;
 }
 
+/* Pieces are this part of all dense weights: a ring of a few of them is next to nothing, and their number bounds what
+ * must be remembered. Smaller ones than a drive reads well do not pay; larger ones only make for coarser steps. */
+#define PIECES_OF_ALL 1024u
+#define SMALLEST_PIECE ((uint64_t)24 << 10)
+#define LARGEST_PIECE ((uint64_t)64 << 20)
+
+/* A piece is whole rows, and where it can be whole pages, so that all pieces lie in pages alike. */
+static uint64_t rows_a_piece(uint64_t row_bytes, uint64_t piece_bytes)
+{
+    uint64_t step = 1;
+    while (step < STORAGE_ALIGNMENT && step * row_bytes % STORAGE_ALIGNMENT)
+        step *= 2;
+    uint64_t rows = piece_bytes / row_bytes;
+    return rows >= step ? rows / step * step : MAX(rows, (uint64_t)1);
+}
+
+static uint64_t part_footprint(const struct unit_slice *slice, uint64_t start, uint64_t bytes)
+{
+    uint64_t offset = slice->offset + start;
+    return align_up(offset + bytes, STORAGE_ALIGNMENT) - align_down(offset, STORAGE_ALIGNMENT);
+}
+
+static void cut_unit(struct plan_unit *row, const struct unit *unit, uint64_t piece_bytes)
+{
+    const struct unit_slice *slice = &unit->slices[0];
+    row->cut = (struct plan_cut){.first = row->cut.first, .count = 1, .bytes = unit->bytes};
+    row->piece = row->last_piece = row->footprint;
+    if (!plan_may_cut(unit->role) || unit->bytes <= piece_bytes || row->priority >= PRIORITY_EXPERT)
+        return;
+    uint64_t rows = slice->tensor->dimensions[1] * slice->tensor->dimensions[2], row_bytes = unit->bytes / rows;
+    uint64_t bytes = rows_a_piece(row_bytes, piece_bytes) * row_bytes;
+    uint64_t count = (unit->bytes + bytes - 1) / bytes, last = unit->bytes - (count - 1) * bytes;
+    row->cut.count = (uint32_t)count;
+    row->cut.bytes = bytes;
+    row->piece = 0;
+    for (uint64_t i = 0; i + 1 < count; i++)
+        row->piece = MAX(row->piece, part_footprint(slice, i * bytes, bytes));
+    row->last_piece = part_footprint(slice, (count - 1) * bytes, last);
+    row->piece = MAX(row->piece, row->last_piece);
+}
+
+static void cut_units(struct plan_table *table, const struct model *model)
+{
+    uint64_t dense = 0;
+    for (uint32_t i = 0; i < table->count; i++)
+        dense += table->units[i].priority < PRIORITY_EXPERT ? table->units[i].footprint : 0;
+    uint64_t piece_bytes = MIN(MAX(dense / PIECES_OF_ALL, SMALLEST_PIECE), LARGEST_PIECE);
+    table->piece_count = 0;
+    for (uint32_t i = 0; i < table->count; i++) {
+        struct plan_unit *row = &table->units[i];
+        row->cut.first = table->piece_count;
+        cut_unit(row, model_unit(model, i), piece_bytes);
+        table->piece_count += row->cut.count;
+    }
+}
+
 static void measure_work(struct plan_unit *row, const struct unit *unit, const struct hardware *hardware)
 {
     for (uint32_t i = 0; i < unit->slice_count; i++) {
@@ -39,7 +95,7 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
         row->layer = unit->layer;
         row->expert = unit->kind == UNIT_EXPERT ? unit->expert : -1;
         measure_work(row, unit, hardware);
-        row->step = plan_step(unit->role);
+        row->group = plan_group(unit->role);
         if (unit->layer >= 0 && (uint32_t)unit->layer >= parameters->layers)
             row->priority = PRIORITY_UNUSED;
         else if (unit->kind == UNIT_EXPERT)
@@ -56,6 +112,7 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
         if (!table.tied_output && embedding->priority != PRIORITY_ALWAYS)
             embedding->priority = PRIORITY_ROWS;
     }
+    cut_units(&table, model);
     *out = table;
     return HYPURA_OK;
 }

@@ -28,13 +28,16 @@ struct plan_unit {
     enum plan_priority priority;
     int32_t layer;
     int32_t expert; /* in its layer; -1: a tensor */
-    uint32_t step;
+    uint32_t group; /* plan_group */
+    struct plan_cut cut;
+    uint64_t piece, last_piece; /* footprints of its pieces: all but the last, and the last, which is no larger */
 };
 
 /* And of a model. Tests write these by hand. */
 struct plan_table {
     struct plan_unit *units; /* by unit number */
     uint32_t count;
+    uint32_t piece_count; /* of all units together */
     uint32_t layers;
     uint32_t experts, experts_used; /* of a MoE layer; 0 without experts */
     uint32_t context;               /* trained */
@@ -46,18 +49,26 @@ struct plan_table {
 
 enum plan_priority plan_role_priority(enum tensor_role role, uint64_t bytes);
 
+/* Whether the forward pass takes tensors of this role piece by piece. */
+bool plan_may_cut(enum tensor_role role);
+
+/* Footprint of a unit's piece, and of all of its pieces that stream. */
+uint64_t plan_piece_footprint(const struct plan_unit *unit, uint32_t piece);
+uint64_t plan_streamed_footprint(const struct plan_unit *unit, const uint8_t *streams);
+
 /* Where everything goes when capacity bytes are there for weights: pinned units, ring and expert cache. */
 struct placement {
     enum plan_mode mode;
     uint8_t *tiers, *in_ring; /* [count], the caller's */
+    uint8_t *streams;         /* [piece_count], likewise */
     bool embedding_rows;
-    uint64_t resident_bytes, ring_bytes, expert_cache_bytes;
+    uint64_t resident_bytes, ring_bytes, table_bytes, expert_cache_bytes;
     uint32_t ring_units;
     uint64_t dense_bytes_per_token; /* streamed tensors */
 };
 
-/* capacity is at least plan_smallest_capacity. lookahead: bytes that the ring should have room for ahead of the tensor
- * in use, where the capacity allows. */
+/* capacity is at least plan_smallest_capacity. lookahead: bytes that the ring should have room for ahead of what is in
+ * use, where the capacity allows. */
 hypura_status plan_place(const struct plan_table *table, uint64_t capacity, uint64_t lookahead, struct placement *out,
                          hypura_error *error);
 
@@ -102,14 +113,14 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
 hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes,
                             const struct plan_request *request, hypura_error *error);
 
-/* What a layer takes besides its matrices as fast as their kernels are alone: norms, rope, softmax, and a dozen parallel
- * sections whose workers begin and end apart. */
+/* What a layer takes besides its matrices as fast as their kernels are alone: norms, rope, softmax, and a dozen
+ * parallel sections whose workers begin and end apart. */
 #define LAYER_SECONDS 150e-6
 
 /* Bytes a second when the misses of one layer are read: so many experts at once, of so many bytes and slices each. */
 double plan_expert_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts);
 
-/* Bytes a second of reading ahead: as many tensors at once as the ring has room for beside the one in use. */
+/* Bytes a second of reading ahead: as many pieces at once as the ring has room for beside the one in use. */
 double plan_ring_speed(const struct plan_table *table, const struct plan *plan, const struct storage *storage);
 
 /* Which of the three binds a processor and a drive that were busy for so long out of a time. */

@@ -128,8 +128,10 @@ double plan_ring_speed(const struct plan_table *table, const struct plan *plan, 
     double bytes = 0;
     uint32_t count = 0;
     for (uint32_t i = 0; i < table->count; i++) {
-        bytes += plan->in_ring[i] ? (double)table->units[i].footprint : 0;
-        count += plan->in_ring[i];
+        const struct plan_cut *cut = &table->units[i].cut;
+        bytes += (double)plan_streamed_footprint(&table->units[i], plan->streams);
+        for (uint32_t piece = 0; piece < cut->count; piece++)
+            count += plan->streams[cut->first + piece];
     }
     if (count == 0)
         return storage->bytes_per_second;
@@ -211,7 +213,7 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
     double miss = 1 - plan->predicted_hit_rate, ring_bytes = 0;
     double compute = 0, with_experts = 0, experts = 0, missed = 0;
     for (uint32_t i = 0; i < table->count; i++)
-        ring_bytes += plan->in_ring[i] ? (double)table->units[i].footprint : 0;
+        ring_bytes += (double)plan_streamed_footprint(&table->units[i], plan->streams);
     for (uint32_t i = 0; i <= table->layers; i++) {
         double tensors = layers[i].compute + (i ? LAYER_SECONDS : 0);
         compute += tensors + layers[i].expert_compute * used;

@@ -81,48 +81,45 @@ enum plan_priority plan_role_priority(enum tensor_role role, uint64_t bytes)
     }
 }
 
-/* Roles of one step follow one another in the order of use. */
-uint32_t plan_step(enum tensor_role role)
+uint32_t plan_group(enum tensor_role role)
 {
     switch (role) {
+    case ROLE_ATTENTION_K_B:
+    case ROLE_ATTENTION_V_B:
+        return 1;
+    case ROLE_EXPERT_GATE_BIAS:
+    case ROLE_EXPERT_UP_BIAS:
+    case ROLE_EXPERT_DOWN_BIAS:
+        return 2;
+    default:
+        return 0;
+    }
+}
+
+bool plan_may_cut(enum tensor_role role)
+{
+    switch (role) {
+    case ROLE_TOKEN_EMBEDDING: /* as the output matrix; rows for the input are read by themselves */
+    case ROLE_OUTPUT:
     case ROLE_ATTENTION_QKV:
     case ROLE_ATTENTION_Q:
     case ROLE_ATTENTION_K:
     case ROLE_ATTENTION_V:
     case ROLE_ATTENTION_GATE:
+    case ROLE_ATTENTION_OUTPUT:
     case ROLE_ATTENTION_Q_A:
     case ROLE_ATTENTION_Q_B:
     case ROLE_ATTENTION_KV_A:
-    case ROLE_ATTENTION_KV_B:
-    case ROLE_ATTENTION_K_B:
-    case ROLE_ATTENTION_V_B:
-    case ROLE_RECURRENT_BETA_ALPHA:
-    case ROLE_RECURRENT_ALPHA:
-    case ROLE_RECURRENT_BETA:
-    case ROLE_RECURRENT_CONV:
-        return 1;
     case ROLE_RECURRENT_OUT:
-    case ROLE_ATTENTION_OUTPUT:
-        return 2;
     case ROLE_FFN_GATE:
     case ROLE_FFN_UP:
-        return 3;
     case ROLE_FFN_DOWN:
-        return 4;
-    case ROLE_ROUTER:
-    case ROLE_SHARED_ROUTER:
-        return 5;
     case ROLE_SHARED_GATE:
     case ROLE_SHARED_UP:
-        return 6;
     case ROLE_SHARED_DOWN:
-        return 7;
-    case ROLE_EXPERT_GATE_BIAS:
-    case ROLE_EXPERT_UP_BIAS:
-    case ROLE_EXPERT_DOWN_BIAS:
-        return 8;
+        return true;
     default:
-        return 9;
+        return false;
     }
 }
 

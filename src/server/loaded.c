@@ -105,8 +105,8 @@ static void set_share(struct loaded_models *models, struct loaded_model *fresh, 
 {
     const struct plan *plan = engine_plan(fresh->engine);
     uint64_t then = plan->overhead_bytes + plan->code_on_top;
-    fresh->bytes = then - MIN(then, resident + reserved) + plan->resident_bytes + plan->pool_bytes + plan->kv_bytes +
-                   plan->scratch_bytes;
+    fresh->bytes = then - MIN(then, resident + reserved) + plan->resident_bytes + plan->pool_bytes + plan->table_bytes +
+                   plan->kv_bytes + plan->scratch_bytes;
     fresh->opened_pool = plan->pool_bytes;
     fresh->engine_budget = plan->budget;
     if (plan->gpu)
@@ -115,8 +115,8 @@ static void set_share(struct loaded_models *models, struct loaded_model *fresh, 
     const struct model *model = engine_model(fresh->engine);
     unit_number embedding = plan->embedding_rows ? model_tensor(model, ROLE_TOKEN_EMBEDDING) : NO_UNIT;
     for (unit_number u = 0; u < plan->unit_count; u++) {
-        if (plan->tiers[u] == TIER_STORAGE && u != embedding)
-            fresh->streamed += plan_unit_footprint(model_unit(model, u));
+        if (u != embedding)
+            fresh->streamed += plan_bytes_on_storage(plan, u, plan_unit_footprint(model_unit(model, u)));
     }
     pthread_mutex_lock(&models->mutex);
     if (first) {

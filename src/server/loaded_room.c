@@ -192,7 +192,7 @@ static struct fit plan_fit(struct loaded_models *models, const struct model *mod
     struct fit fit = {.status = engine_plan_only(&plan, model, hardware, &options, NULL)};
     if (fit.status)
         return fit;
-    fit.own = plan->resident_bytes + plan->pool_bytes + plan->kv_bytes + plan->scratch_bytes;
+    fit.own = plan->resident_bytes + plan->pool_bytes + plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
     fit.taken = fit.own + plan->overhead_bytes + plan->reserve_bytes;
     fit.whole = plan->mode == PLAN_FULL_RESIDENT;
     plan_free(plan);

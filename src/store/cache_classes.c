@@ -101,20 +101,20 @@ static hypura_status make_policy(struct store *store, struct slot_class *slot_cl
     uint32_t *group_of = NULL, *group_of_layer = NULL;
     uint32_t layers = 0, groups = 0;
     for (uint32_t i = 0; i < slot_class->unit_count; i++)
-        layers = MAX(layers, (uint32_t)store->unit(store->model, slot_class->units[i])->layer + 1);
+        layers = MAX(layers, (uint32_t)store_unit(store, slot_class->units[i])->layer + 1);
     hypura_status status = ALLOCATE(&group_of, slot_class->unit_count, "cache policy", error);
     if (!status)
         status = ALLOCATE(&group_of_layer, layers, "cache policy", error);
     if (!status) {
         for (uint32_t i = 0; i < slot_class->unit_count; i++)
-            group_of_layer[store->unit(store->model, slot_class->units[i])->layer] = 1;
+            group_of_layer[store_unit(store, slot_class->units[i])->layer] = 1;
         for (uint32_t layer = 0; layer < layers; layer++) {
             uint32_t there = group_of_layer[layer];
             group_of_layer[layer] = groups;
             groups += there;
         }
         for (uint32_t i = 0; i < slot_class->unit_count; i++)
-            group_of[i] = group_of_layer[store->unit(store->model, slot_class->units[i])->layer];
+            group_of[i] = group_of_layer[store_unit(store, slot_class->units[i])->layer];
         struct policy_shape shape = {slot_class->unit_count, groups, group_of};
         status = policy_create(&slot_class->policy, name, &shape, error);
     }
@@ -164,7 +164,7 @@ hypura_status cache_prepare(struct store *store, uint64_t bytes, const char *pol
     if (status)
         return status;
     for (unit_number i = 0; i < store->unit_count; i++) {
-        const struct unit *unit = store->unit(store->model, i);
+        const struct unit *unit = store_unit(store, i);
         if (store->units[i].place != PLACE_CACHE && !moves_has(store, i))
             continue;
         struct unit_layout layout;

@@ -41,7 +41,7 @@ struct device {
 
 static bool is_expert(const struct store *store, unit_number unit)
 {
-    return store->unit(store->model, unit)->kind == UNIT_EXPERT;
+    return store_unit(store, unit)->kind == UNIT_EXPERT;
 }
 
 /* Gives every tensor a buffer and a place in it. sizes: of the buffers; NULL counts only. */
@@ -52,7 +52,7 @@ static uint32_t place_tensors(struct store *store, uint64_t *sizes)
     for (unit_number i = 0; i < store->unit_count; i++) {
         if (store->units[i].place != PLACE_GPU || is_expert(store, i))
             continue;
-        uint64_t bytes = align_up(store->unit(store->model, i)->bytes, GPU_ALIGNMENT);
+        uint64_t bytes = align_up(store_unit(store, i)->bytes, GPU_ALIGNMENT);
         if (buffers == 0 || used + bytes > BUFFER_BYTES) {
             buffers++;
             used = 0;
@@ -87,7 +87,7 @@ static hypura_status make_tensors(struct store *store, hypura_error *error)
         if (unit->place != PLACE_GPU || is_expert(store, i))
             continue;
         struct device_slice *slice = &device->slices[unit->device_item];
-        slice->slice = &store->unit(store->model, i)->slices[0];
+        slice->slice = &store_unit(store, i)->slices[0];
         slice->to.buffer = device->buffers[unit->device_slot];
     }
     memory_free(sizes);
@@ -115,7 +115,7 @@ static hypura_status make_experts(struct store *store, hypura_error *error)
     for (size_t i = 0; !status && i < entries; i++)
         device->slots[i] = GPU_NO_SLOT;
     for (unit_number i = 0; !status && i < store->unit_count; i++) {
-        const struct unit *unit = store->unit(store->model, i);
+        const struct unit *unit = store_unit(store, i);
         if (store->units[i].place != PLACE_GPU || unit->kind != UNIT_EXPERT)
             continue;
         struct device_layer *layer = &device->layers[unit->layer];
@@ -123,7 +123,7 @@ static hypura_status make_experts(struct store *store, hypura_error *error)
         device->slots[(size_t)unit->layer * device->experts + (size_t)unit->expert] = layer->count++;
     }
     for (unit_number i = 0; !status && i < store->unit_count; i++) {
-        const struct unit *unit = store->unit(store->model, i);
+        const struct unit *unit = store_unit(store, i);
         if (store->units[i].place != PLACE_GPU || unit->kind != UNIT_EXPERT)
             continue;
         struct device_layer *layer = &device->layers[unit->layer];
@@ -150,7 +150,7 @@ hypura_status device_prepare(struct store *store, struct gpu *gpu, uint32_t expe
     for (unit_number i = 0; i < store->unit_count; i++) {
         if (store->units[i].place != PLACE_GPU)
             continue;
-        const struct unit *unit = store->unit(store->model, i);
+        const struct unit *unit = store_unit(store, i);
         store->units[i].device_item = device->slice_count;
         device->slice_count += unit->slice_count;
         device->bytes += unit->bytes;
@@ -343,7 +343,7 @@ hypura_status device_load(struct store *store, store_progress progress, void *co
 
 static uint32_t *table_entry(const struct store *store, unit_number unit)
 {
-    const struct unit *what = store->unit(store->model, unit);
+    const struct unit *what = store_unit(store, unit);
     return &store->device->slots[(size_t)what->layer * store->device->experts + (size_t)what->expert];
 }
 
@@ -380,7 +380,7 @@ hypura_status device_bring(struct store *store, unit_number in, unit_number out,
                            hypura_error *error)
 {
     const struct device *device = store->device;
-    const struct unit *unit = store->unit(store->model, in);
+    const struct unit *unit = store_unit(store, in);
     hypura_status status = HYPURA_OK;
     gpu_ticket ticket = 0;
     for (uint32_t s = 0; s < unit->slice_count && !status; s++) {
@@ -408,7 +408,7 @@ uint64_t device_bytes(const struct store *store)
 
 void device_show(const struct store *store, unit_number unit, struct store_view *view)
 {
-    for (uint32_t i = 0; i < store->unit(store->model, unit)->slice_count; i++)
+    for (uint32_t i = 0; i < store_unit(store, unit)->slice_count; i++)
         view->ranges[i] = store->device->slices[store->units[unit].device_item + i].to;
 }
 

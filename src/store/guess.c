@@ -57,7 +57,7 @@ static bool is_unlikely(const struct store *store, const struct stored_unit *uni
 static uint64_t step_of(const struct store *store, unit_number number)
 {
     uint64_t start = (uint64_t)store->pass * store->layers;
-    uint64_t step = start + (uint64_t)store->unit(store->model, number)->layer;
+    uint64_t step = start + (uint64_t)store_unit(store, number)->layer;
     return step > store->step ? step : step + store->layers;
 }
 
@@ -208,7 +208,7 @@ void guess_wanted(struct store *store, unit_number number)
 {
     struct guesses *guesses = &store->guesses;
     struct stored_unit *unit = &store->units[number];
-    uint64_t step = (uint64_t)store->pass * store->layers + (uint64_t)store->unit(store->model, number)->layer;
+    uint64_t step = (uint64_t)store->pass * store->layers + (uint64_t)store_unit(store, number)->layer;
     if (step > store->step)
         begin_step(store, step);
     unit->last_pass = store->pass;

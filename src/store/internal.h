@@ -1,8 +1,8 @@
 /* store/internal (private): what the files of the store share.
  *
  * A unit is pinned (in the arena, loaded once), on the GPU (likewise), in the ring (a streamed tensor), in the cache (a
- * streamed expert), or never held. Everything here is guarded by io_mutex; functions want it held unless they say
- * otherwise.
+ * streamed expert), in pieces, or never held. Pieces are units too, numbered after those of the model. Everything here
+ * is guarded by io_mutex; functions want it held unless they say otherwise.
  */
 #ifndef HYPURA_STORE_INTERNAL_H
 #define HYPURA_STORE_INTERNAL_H
@@ -16,6 +16,7 @@ enum unit_place {
     PLACE_GPU,
     PLACE_RING,
     PLACE_CACHE,
+    PLACE_PIECES, /* of which each is pinned or in the ring */
     PLACE_STORAGE /* read in parts only */
 };
 
@@ -35,6 +36,7 @@ struct stored_unit {
     bool guessed;                      /* brought by a guess and not needed since */
     uint32_t item;                     /* pinned: first slice in pinned_slices; ring and cache: index there */
     uint32_t slot;                     /* of the cache */
+    struct store_pieces pieces;        /* in pieces: which */
     uint32_t device_item, device_slot; /* on the GPU: first slice, and slot of its layer or buffer */
     uint32_t wants, holds;
     unit_number next_waiting;
@@ -172,7 +174,9 @@ struct moves {
 struct store {
     const void *model;
     const struct unit *(*unit)(const void *model, unit_number unit);
-    uint32_t unit_count;
+    uint32_t model_units; /* those of the model */
+    uint32_t unit_count;  /* with pieces */
+    struct unit *pieces;  /* [unit_count - model_units] */
     struct stored_unit *units;
     struct store_file *files;
     uint32_t file_count;
@@ -223,7 +227,9 @@ struct store_source {
     const struct unit *(*unit)(const void *model, unit_number unit);
     uint32_t unit_count;
     const uint8_t *tiers;
-    const uint8_t *in_ring; /* of the tensors of TIER_STORAGE, which ones are held at all */
+    const uint8_t *in_ring;      /* of the tensors of TIER_STORAGE, which ones are held at all */
+    const struct plan_cut *cuts; /* [unit_count]; NULL: all are whole */
+    const uint8_t *streams;      /* of pieces, by cuts */
     const char *const *paths;
     uint32_t file_count;
     uint64_t ring_bytes, expert_cache_bytes;
@@ -236,6 +242,15 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
                                 const struct store_options *options, const struct io_fault *fault, hypura_error *error);
 
 #define BOUNCE_BYTES ((size_t)256 << 10) /* of memory for small reads */
+
+/* Of the model, or a piece. */
+static inline const struct unit *store_unit(const struct store *store, unit_number unit)
+{
+    return unit < store->model_units ? store->unit(store->model, unit) : &store->pieces[unit - store->model_units];
+}
+
+/* pieces.c: not locked, before anything else runs. */
+hypura_status pieces_prepare(struct store *store, const struct store_source *source, hypura_error *error);
 
 hypura_status store_cancelled_error(hypura_error *error);
 /* Whether there is such a unit, and it may be asked for. */

@@ -211,7 +211,9 @@ static void take_block(struct io *io, struct transfer *transfer, struct piece *p
     piece->position = transfer->next_position;
     piece->attempts = 0;
     piece->priority = transfer->priority;
-    piece->bytes = (uint32_t)MIN(left, (uint64_t)io->options.block_bytes);
+    /* As many blocks as it takes, of even sizes: a short last one would take as long as a whole one. */
+    uint64_t blocks = (left + io->options.block_bytes - 1) / io->options.block_bytes;
+    piece->bytes = (uint32_t)MIN(left, align_up((left + blocks - 1) / blocks, IO_ALIGNMENT));
     transfer->next_position += piece->bytes;
     transfer->in_flight++;
     if (transfer->next_position == segment->bytes) {

@@ -34,13 +34,13 @@
 
 static uint32_t *heat_of(const struct store *store, unit_number unit)
 {
-    const struct unit *what = store->unit(store->model, unit);
+    const struct unit *what = store_unit(store, unit);
     return &store->moves.heat[(size_t)what->layer * store->moves.experts + (size_t)what->expert];
 }
 
 bool moves_has(const struct store *store, unit_number unit)
 {
-    const struct unit *what = store->unit(store->model, unit);
+    const struct unit *what = store_unit(store, unit);
     return store->moves.heat && what->kind == UNIT_EXPERT && store->moves.first[what->layer] != NO_UNIT;
 }
 
@@ -53,7 +53,7 @@ hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error 
     for (uint32_t i = 0; !status && i < store->layers; i++)
         moves->first[i] = NO_UNIT;
     for (unit_number i = 0; !status && i < store->unit_count; i++) {
-        const struct unit *unit = store->unit(store->model, i);
+        const struct unit *unit = store_unit(store, i);
         if (unit->kind != UNIT_EXPERT || unit->expert != 0)
             continue;
         uint32_t slots = device_slots(store, (uint32_t)unit->layer);

@@ -80,7 +80,7 @@ hypura_status pinned_prepare(struct store *store, hypura_error *error)
         if (store->units[i].place != PLACE_PINNED)
             continue;
         store->units[i].item = count;
-        count += store->unit(store->model, i)->slice_count;
+        count += store_unit(store, i)->slice_count;
     }
     if (count == 0) {
         store->loaded = true;
@@ -94,7 +94,7 @@ hypura_status pinned_prepare(struct store *store, hypura_error *error)
     if (!status) {
         uint32_t place = 0;
         for (unit_number i = 0; i < store->unit_count; i++) {
-            const struct unit *unit = store->unit(store->model, i);
+            const struct unit *unit = store_unit(store, i);
             for (uint32_t j = 0; store->units[i].place == PLACE_PINNED && j < unit->slice_count; j++, place++)
                 slices[place] = (struct pinned_slice){&unit->slices[j], place};
         }

@@ -1,4 +1,5 @@
-/* The ring: streamed tensors, which a forward pass uses in the order of their numbers, over and over.
+/* The ring: streamed tensors and pieces of tensors, which a forward pass uses in the order of the tensors' numbers,
+ * over and over. Both are called tensors here.
  *
  * The cursor is the tensor that was asked for last. Tensors after it are read ahead in their order, as many as the
  * window holds. Room comes from what is used farthest in the future, which in a cyclic order is what was used last; so
@@ -22,6 +23,16 @@ static uint32_t distance(const struct ring *ring, uint32_t entry)
     return (entry + ring->count - 1 - ring->cursor) % ring->count;
 }
 
+static void add_entry(struct store *store, uint32_t entry, unit_number unit)
+{
+    struct ring *ring = &store->ring;
+    store->units[unit].item = entry;
+    ring->entries[entry].unit = unit;
+    ring->entries[entry].bytes = align_up(unit_footprint(store, unit), memory_page_size());
+    ring->largest = MAX(ring->largest, ring->entries[entry].bytes);
+    ring->total += ring->entries[entry].bytes;
+}
+
 hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *error)
 {
     struct ring *ring = &store->ring;
@@ -35,15 +46,12 @@ hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *er
     if (status)
         return status;
     uint32_t entry = 0;
-    for (unit_number i = 0; i < store->unit_count; i++) {
-        if (store->units[i].place != PLACE_RING)
-            continue;
-        store->units[i].item = entry;
-        ring->entries[entry].unit = i;
-        ring->entries[entry].bytes = align_up(unit_footprint(store, i), memory_page_size());
-        ring->largest = MAX(ring->largest, ring->entries[entry].bytes);
-        ring->total += ring->entries[entry].bytes;
-        entry++;
+    for (unit_number i = 0; i < store->model_units; i++) {
+        struct store_pieces pieces = store_pieces(store, i);
+        for (uint32_t piece = 0; piece < pieces.count; piece++) {
+            if (store->units[pieces.first + piece].place == PLACE_RING)
+                add_entry(store, entry++, pieces.first + piece);
+        }
     }
     ring->cursor = ring->count - 1;
     ring->reserved = ring->total + ring->largest;

@@ -46,23 +46,37 @@ static hypura_status read_piece(struct store *store, uint32_t file, uint64_t off
     return HYPURA_OK;
 }
 
+/* What lies in a pinned tensor, or in one pinned piece of it. */
+static bool copy_pinned(const struct store *store, unit_number number, uint64_t offset, uint64_t bytes, void *out)
+{
+    struct store_pieces pieces = store_pieces(store, number);
+    if (pieces.count > 1) {
+        if (bytes > pieces.bytes - offset % pieces.bytes)
+            return false;
+        number = pieces.first + (unit_number)(offset / pieces.bytes);
+        offset %= pieces.bytes;
+    }
+    if (store->units[number].place != PLACE_PINNED)
+        return false;
+    memcpy(out, store->pinned_slices[store->units[number].item] + offset, bytes);
+    return true;
+}
+
 hypura_status store_read(struct store *store, unit_number number, uint64_t offset, uint64_t bytes, void *out,
                          hypura_error *error)
 {
     hypura_status status = store_check_unit(store, number, error);
     if (status)
         return status;
-    const struct unit *unit = store->unit(store->model, number);
+    const struct unit *unit = store_unit(store, number);
     const struct unit_slice *slice = &unit->slices[0];
     if (unit->slice_count != 1 || offset > slice->bytes || bytes > slice->bytes - offset)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
                          "%llu bytes at %llu of unit %u, which has %llu bytes in %u slices: expected a part of one",
                          (unsigned long long)bytes, (unsigned long long)offset, number,
                          (unsigned long long)slice->bytes, unit->slice_count);
-    if (store->units[number].place == PLACE_PINNED) {
-        memcpy(out, store->pinned_slices[store->units[number].item] + offset, bytes);
+    if (copy_pinned(store, number, offset, bytes, out))
         return HYPURA_OK;
-    }
     uint8_t *to = out;
     while (bytes > 0) {
         if (atomic_load(&store->cancelled))

@@ -14,7 +14,7 @@
 uint64_t unit_footprint(const struct store *store, unit_number unit)
 {
     struct unit_layout layout;
-    unit_layout_make(&layout, store->unit(store->model, unit));
+    unit_layout_make(&layout, store_unit(store, unit));
     return layout.footprint;
 }
 
@@ -22,7 +22,7 @@ void transfer_for_unit(struct store *store, struct transfer *transfer, unit_numb
                        enum priority priority)
 {
     struct unit_layout layout;
-    unit_layout_make(&layout, store->unit(store->model, unit));
+    unit_layout_make(&layout, store_unit(store, unit));
     transfer->unit = unit;
     transfer->priority = priority;
     transfer->segment_count = layout.segment_count;
@@ -104,7 +104,7 @@ static hypura_status open_files(struct store *store, const struct store_source *
 static hypura_status check_units(const struct store *store, hypura_error *error)
 {
     for (unit_number i = 0; i < store->unit_count; i++) {
-        const struct unit *unit = store->unit(store->model, i);
+        const struct unit *unit = store_unit(store, i);
         if (unit->slice_count == 0 || unit->slice_count > UNIT_MAX_SLICES)
             return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u has %u slices: expected 1 to %d", i,
                              unit->slice_count, UNIT_MAX_SLICES);
@@ -168,7 +168,6 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     make_condition(&store->changed);
     store->model = source->model;
     store->unit = source->unit;
-    store->unit_count = source->unit_count;
     store->ring_share = source->ring_bytes;
     store->unpinned = source->moves || source->in_place;
     store->slot_alignment = memory_page_size();
@@ -181,7 +180,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     if (!store->bounce)
         status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for small reads");
     if (!status)
-        status = ALLOCATE(&store->units, store->unit_count, "table of units", error);
+        status = pieces_prepare(store, source, error);
     if (!status)
         status = open_files(store, source, options->allow_buffered, error);
     if (!status)
@@ -189,13 +188,15 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     if (!status) {
         store->layers = 1;
         for (unit_number i = 0; i < store->unit_count; i++)
-            store->layers = (uint32_t)MAX((int64_t)store->layers, (int64_t)store->unit(store->model, i)->layer + 1);
-        for (unit_number i = 0; i < store->unit_count; i++)
-            store->units[i].place = source->tiers[i] == TIER_GPU                        ? PLACE_GPU
-                                    : source->tiers[i] == TIER_RAM                      ? PLACE_PINNED
-                                    : store->unit(store->model, i)->kind == UNIT_EXPERT ? PLACE_CACHE
-                                    : source->in_ring[i]                                ? PLACE_RING
-                                                                                        : PLACE_STORAGE;
+            store->layers = (uint32_t)MAX((int64_t)store->layers, (int64_t)store_unit(store, i)->layer + 1);
+        for (unit_number i = 0; i < store->model_units; i++) {
+            if (store->units[i].place != PLACE_PIECES)
+                store->units[i].place = source->tiers[i] == TIER_GPU                ? PLACE_GPU
+                                        : source->tiers[i] == TIER_RAM              ? PLACE_PINNED
+                                        : store_unit(store, i)->kind == UNIT_EXPERT ? PLACE_CACHE
+                                        : source->in_ring[i]                        ? PLACE_RING
+                                                                                    : PLACE_STORAGE;
+        }
         status = pinned_prepare(store, error);
     }
     if (!status && options->gpu)
@@ -246,6 +247,7 @@ void store_close(struct store *store)
         store_file_close(&store->files[i]);
     memory_free(store->files);
     memory_free(store->units);
+    memory_free(store->pieces);
     free(store->bounce);
     pthread_cond_destroy(&store->changed);
     memory_free(store);
@@ -271,9 +273,9 @@ hypura_status store_check_unit(const struct store *store, unit_number unit, hypu
 static hypura_status check_whole_unit(const struct store *store, unit_number unit, hypura_error *error)
 {
     hypura_status status = store_check_unit(store, unit, error);
-    if (!status && store->units[unit].place == PLACE_STORAGE)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is read in parts only: the plan holds no room for it",
-                         unit);
+    if (!status && store->units[unit].place >= PLACE_PIECES)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is %s: the plan holds no room for it", unit,
+                         store->units[unit].place == PLACE_PIECES ? "got in pieces" : "read in parts only");
     return status;
 }
 
@@ -394,7 +396,7 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
 void store_show(const struct store *store, unit_number number, struct store_view *view)
 {
     const struct stored_unit *stored = &store->units[number];
-    const struct unit *unit = store->unit(store->model, number);
+    const struct unit *unit = store_unit(store, number);
     *view = (struct store_view){0};
     if (stored->place == PLACE_GPU) {
         device_show(store, number, view);
@@ -477,6 +479,29 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
     }
     pthread_mutex_unlock(store->mutex);
     return status;
+}
+
+bool store_get_ready(struct store *store, unit_number number, struct store_view *view)
+{
+    if (check_whole_unit(store, number, NULL) || atomic_load_explicit(&store->cancelled, memory_order_relaxed))
+        return false;
+    struct stored_unit *unit = &store->units[number];
+    if (is_fixed(unit)) {
+        store_show(store, number, view);
+        return true;
+    }
+    if (unit->place != PLACE_RING)
+        return false;
+    pthread_mutex_lock(store->mutex);
+    bool ready = unit->stage == STAGE_READY;
+    if (ready) {
+        ring_ask(store, number);
+        unit->holds++;
+        store_show(store, number, view);
+        ring_pump(store);
+    }
+    pthread_mutex_unlock(store->mutex);
+    return ready;
 }
 
 static void released(struct store *store, unit_number number)

@@ -5,8 +5,9 @@
  * keeps demand reads ahead of guesses, retries short reads, counts everything. A slice lands in its slot with the
  * aligned range of the file that encloses it; nothing is copied, so a slice's address has no alignment of its own.
  *
- * The streamed tensors of a dense model have a known order of use: the store keeps a ring of them in memory ahead of
- * the last one that was asked for, across layer and token boundaries, without being told. Experts are wanted by name.
+ * The streamed tensors of a dense model, or pieces of them, have a known order of use: the store keeps a ring of them
+ * in memory ahead of the last one that was asked for, across layer and token boundaries, without being told. Experts
+ * are wanted by name.
  *
  * Units that the plan puts on the GPU are read once, at store_load, and passed on; no copy stays in memory. Whoever
  * gets one sees where it is on the device. Experts there stand in slots, as struct store_slots says; where the plan
@@ -75,6 +76,15 @@ struct store_view {
     struct gpu_range ranges[UNIT_MAX_SLICES]; /* without a buffer: it is in memory only */
 };
 
+/* A tensor that streams may be in pieces: units of their own, numbered one after another, of whole rows in the tensor's
+ * order. Each is got and put by itself, never the tensor. Others are one piece, themselves. */
+struct store_pieces {
+    unit_number first;
+    uint32_t count;
+    uint64_t bytes; /* of each but the last */
+};
+struct store_pieces store_pieces(const struct store *store, unit_number unit);
+
 /* Experts of a layer on the GPU: slice i of the one in slot s is at slices[i] + s * strides[i]. table: for each expert
  * of the layer its slot, as 32 bits, or GPU_NO_SLOT. */
 struct store_slots {
@@ -109,6 +119,9 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
  * HYPURA_ERROR_IO the want is used up, and the next get reads again; after others it stands until store_forget. */
 hypura_status store_get(struct store *store, unit_number unit, struct store_view *view, hypura_error *error);
 void store_put(struct store *store, unit_number unit);
+
+/* The same for a tensor that is there; false: it is not. */
+bool store_get_ready(struct store *store, unit_number unit, struct store_view *view);
 
 /* Drops wants that will not be got (after an error or a cancel). */
 void store_forget(struct store *store, const unit_number *units, size_t count);
@@ -165,7 +178,7 @@ void store_statistics(struct store *store, struct store_statistics *out);
 /* bytes_read less bytes_wasted and what may yet be, without the rest. */
 uint64_t store_bytes_used(struct store *store);
 
-/* Where a unit is now. */
+/* Where a unit, which may be a piece, is now. */
 enum unit_state { UNIT_ON_STORAGE, UNIT_IN_FLIGHT, UNIT_CACHED, UNIT_PINNED, UNIT_ON_GPU };
 enum unit_state store_unit_state(struct store *store, unit_number unit);
 

@@ -15,6 +15,8 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .unit_count = model_unit_count(model),
                                   .tiers = plan->tiers,
                                   .in_ring = plan->in_ring,
+                                  .cuts = plan->cuts,
+                                  .streams = plan->streams,
                                   .file_count = (uint32_t)gguf_file_count(file),
                                   .ring_bytes = plan->ring_bytes,
                                   .expert_cache_bytes = plan->expert_cache_bytes,

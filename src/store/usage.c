@@ -96,14 +96,14 @@ hypura_status usage_prepare(struct store *store, const char *path, hypura_error 
     struct usage *usage = &store->usage;
     usage->first = NO_UNIT;
     for (unit_number i = 0; i < store->unit_count; i++) {
-        if (store->unit(store->model, i)->kind == UNIT_EXPERT) {
+        if (store_unit(store, i)->kind == UNIT_EXPERT) {
             usage->first = MIN(usage->first, i);
             usage->count = i - usage->first + 1;
         }
     }
     if (store->class_count == 0 && !store->device)
         return HYPURA_OK;
-    usage->fingerprint = hash_units(store->model, store->unit, store->unit_count);
+    usage->fingerprint = hash_units(store->model, store->unit, store->model_units);
     hypura_status status = ALLOCATE(&usage->rates, usage->count, "expert usage", error);
     if (!status)
         status = string_copy(&usage->path, path, error);

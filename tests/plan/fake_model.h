@@ -11,6 +11,7 @@
 #define GIB ((uint64_t)1 << 30)
 
 #define FAKE_UNITS 8192
+#define FAKE_PIECES (4 * FAKE_UNITS)
 
 struct fake {
     struct plan_table table;
@@ -27,7 +28,25 @@ static inline void fake_add(struct fake *fake, enum tensor_role role, int32_t la
                                .expert = -1,
                                .priority = plan_role_priority(role, footprint),
                                .layer = layer,
-                               .step = plan_step(role)};
+                               .group = plan_group(role)};
+}
+
+/* Dense tensors in pieces of so many bytes, the last one of what is left. After the last change of a footprint. */
+static inline void fake_cut(struct fake *fake, uint64_t piece)
+{
+    fake->table.piece_count = 0;
+    for (uint32_t i = 0; i < fake->table.count; i++) {
+        struct plan_unit *unit = &fake->units[i];
+        bool whole = unit->priority >= PRIORITY_EXPERT || unit->footprint <= piece;
+        unit->piece = whole ? unit->footprint : piece;
+        unit->cut = (struct plan_cut){
+            .first = fake->table.piece_count,
+            .count = whole ? 1 : (uint32_t)((unit->footprint + piece - 1) / piece),
+            .bytes = unit->piece,
+        };
+        unit->last_piece = unit->footprint - (unit->cut.count - 1) * unit->piece;
+        fake->table.piece_count += unit->cut.count;
+    }
 }
 
 /* The shape of a transformer. Sizes in bytes; 0: there is none. */
@@ -78,6 +97,7 @@ static inline void fake_build(struct fake *fake, const struct fake_shape *shape)
             fake->units[fake->table.count - 1].slices = 3;
         }
     }
+    fake_cut(fake, UINT64_MAX);
 }
 
 static const struct fake_shape fake_dense = {.layers = 80,

@@ -18,20 +18,20 @@ static bool allowed(const struct plan_unit *unit, const struct rule *rule)
 
 static uint64_t ring_for(const struct plan_table *table, const struct rule *rule)
 {
-    uint64_t largest = 0, step_largest = 0;
+    uint64_t largest = 0, group_largest = 0;
     for (uint32_t i = 0; i < table->count; i++) {
         if (!allowed(&table->units[i], rule))
             continue;
-        uint64_t step = 0;
+        uint64_t group = 0;
         for (uint32_t j = 0; j < table->count; j++) {
-            if (allowed(&table->units[j], rule) && table->units[j].layer == table->units[i].layer &&
-                table->units[j].step == table->units[i].step)
-                step += table->units[j].footprint;
+            if (j == i || (allowed(&table->units[j], rule) && table->units[j].layer == table->units[i].layer &&
+                           table->units[i].group && table->units[j].group == table->units[i].group))
+                group += table->units[j].footprint;
         }
         largest = MAX(largest, table->units[i].footprint);
-        step_largest = MAX(step_largest, step);
+        group_largest = MAX(group_largest, group);
     }
-    return largest + step_largest;
+    return largest + group_largest;
 }
 
 struct best {
@@ -98,6 +98,7 @@ static void small_model(struct fake *fake, struct random *random)
         if (fake->units[i].priority > PRIORITY_ATTENTION && random_next(random) % 4 == 0)
             fake->units[i].footprint += random_size(random);
     }
+    fake_cut(fake, UINT64_MAX);
 }
 
 static uint64_t sum_dense(const struct plan_table *table)
@@ -108,24 +109,54 @@ static uint64_t sum_dense(const struct plan_table *table)
     return sum;
 }
 
+/* Kinds that stream where attention stays. */
+static uint64_t sum_kinds(const struct plan_table *table, const struct placement *placement)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = 0; i < table->count; i++)
+        sum += table->units[i].priority >= PRIORITY_SHARED && table->units[i].priority < PRIORITY_EXPERT
+                   ? table->units[i].footprint
+                   : 0;
+    return placement->mode == PLAN_DENSE_STREAMING ? sum : sum_dense(table);
+}
+
+static uint8_t tiers[FAKE_UNITS], in_ring[FAKE_UNITS], streams[FAKE_PIECES];
+static struct fake fake;
+
+static struct placement place(uint64_t capacity, uint64_t lookahead)
+{
+    struct placement placement = {.tiers = tiers, .in_ring = in_ring, .streams = streams};
+    assert_true(fake.table.piece_count <= COUNT_OF(streams));
+    assert_ok(plan_place(&fake.table, capacity, lookahead, &placement, &test_error));
+    return placement;
+}
+
 static void check_consistent(const struct plan_table *table, const struct placement *placement, uint64_t capacity)
 {
     uint64_t resident = 0, streamed = 0, largest = 0;
     for (uint32_t i = 0; i < table->count; i++) {
-        if (placement->tiers[i] == TIER_RAM)
-            resident += table->units[i].footprint;
+        const struct plan_unit *unit = &table->units[i];
+        uint64_t read = 0;
+        for (uint32_t piece = 0; piece < unit->cut.count; piece++) {
+            if (!placement->streams[unit->cut.first + piece])
+                continue;
+            read += plan_piece_footprint(unit, piece);
+            largest = MAX(largest, plan_piece_footprint(unit, piece));
+        }
+        assert_int_equal(placement->in_ring[i], read > 0);
+        streamed += read;
         if (placement->in_ring[i]) {
             assert_int_equal(placement->tiers[i], TIER_STORAGE);
-            assert_true(table->units[i].priority > PRIORITY_ALWAYS && table->units[i].priority < PRIORITY_EXPERT);
-            streamed += table->units[i].footprint;
-            largest = MAX(largest, table->units[i].footprint);
-        } else if (table->units[i].priority < PRIORITY_EXPERT) {
+            assert_true(unit->priority > PRIORITY_ALWAYS && unit->priority < PRIORITY_EXPERT);
+        } else if (unit->priority < PRIORITY_EXPERT) {
             assert_int_equal(placement->tiers[i], TIER_RAM);
         }
+        if (placement->tiers[i] == TIER_RAM || placement->in_ring[i])
+            resident += unit->footprint - read;
     }
     assert_int_equal(resident, placement->resident_bytes);
     assert_int_equal(streamed, placement->dense_bytes_per_token);
-    assert_true(resident + placement->ring_bytes + placement->expert_cache_bytes <= capacity);
+    assert_true(resident + placement->ring_bytes + placement->table_bytes + placement->expert_cache_bytes <= capacity);
     if (streamed)
         assert_true(placement->ring_bytes >= 2 * largest && placement->ring_units >= 1);
     else
@@ -135,8 +166,6 @@ static void check_consistent(const struct plan_table *table, const struct placem
 static void dense_placement_matches_brute_force(void **state)
 {
     (void)state;
-    static struct fake fake;
-    static uint8_t tiers[FAKE_UNITS], in_ring[FAKE_UNITS];
     struct random random;
     random_seed(&random, 11);
     for (int round = 0; round < 40; round++) {
@@ -156,8 +185,7 @@ static void dense_placement_matches_brute_force(void **state)
             }
         }
         assert_true(best.found);
-        struct placement placement = {.tiers = tiers, .in_ring = in_ring};
-        assert_ok(plan_place(table, capacity, 0, &placement, &test_error));
+        struct placement placement = place(capacity, 0);
         check_consistent(table, &placement, capacity);
         assert_int_equal(placement.dense_bytes_per_token, best.total);
     }
@@ -167,7 +195,6 @@ static void dense_placement_matches_brute_force(void **state)
 static void the_smallest_capacity_is_the_smallest(void **state)
 {
     (void)state;
-    static struct fake fake;
     struct random random;
     random_seed(&random, 5);
     for (int round = 0; round < 20; round++) {
@@ -183,21 +210,16 @@ static void the_smallest_capacity_is_the_smallest(void **state)
                 units[count++] = i;
         }
         for (uint32_t mask = 0; mask < 1u << count; mask++) {
-            uint64_t pinned = always, largest = 0, step = 0, largest_step = 0;
-            const struct plan_unit *previous = NULL;
+            uint64_t pinned = always, largest = 0;
             for (size_t i = 0; i < count; i++) {
                 const struct plan_unit *unit = &table->units[units[i]];
                 if (mask >> i & 1) {
                     pinned += unit->footprint;
                     continue;
                 }
-                bool together = previous && previous->layer == unit->layer && previous->step == unit->step;
-                step = (together ? step : 0) + unit->footprint;
-                largest_step = MAX(largest_step, step);
                 largest = MAX(largest, unit->footprint);
-                previous = unit;
             }
-            smallest = MIN(smallest, pinned + largest + largest_step);
+            smallest = MIN(smallest, pinned + 2 * largest);
         }
         assert_int_equal(plan_smallest_capacity(table), smallest);
     }
@@ -208,8 +230,6 @@ static void the_smallest_capacity_is_the_smallest(void **state)
 static void no_static_pinning_beats_the_cache(void **state)
 {
     (void)state;
-    static struct fake fake;
-    static uint8_t tiers[FAKE_UNITS], in_ring[FAKE_UNITS];
     struct random random;
     random_seed(&random, 23);
     for (int round = 0; round < 60; round++) {
@@ -227,8 +247,7 @@ static void no_static_pinning_beats_the_cache(void **state)
         const struct plan_table *table = &fake.table;
         uint64_t smallest = plan_smallest_capacity(table), all = plan_resident_capacity(table);
         uint64_t capacity = smallest + random_next(&random) % (all - smallest + 1);
-        struct placement placement = {.tiers = tiers, .in_ring = in_ring};
-        assert_ok(plan_place(table, capacity, 0, &placement, &test_error));
+        struct placement placement = place(capacity, 0);
         check_consistent(table, &placement, capacity);
         if (placement.mode != PLAN_EXPERT_STREAMING)
             continue;
@@ -250,30 +269,59 @@ static void no_static_pinning_beats_the_cache(void **state)
     }
 }
 
+/* Up to any layer the share that was streamed is within so many bytes of the even share. */
+static void check_even(uint64_t slack)
+{
+    uint64_t streamed = 0, total = 0;
+    for (uint32_t i = 0; i < fake.table.count; i++)
+        total += fake.units[i].layer >= 0 ? plan_streamed_footprint(&fake.units[i], streams) : 0;
+    for (uint32_t i = 0; i < fake.table.count; i++) {
+        if (fake.units[i].layer < 0)
+            continue;
+        streamed += plan_streamed_footprint(&fake.units[i], streams);
+        if (fake.units[i + 1].layer == fake.units[i].layer)
+            continue;
+        double even = (double)total * (fake.units[i].layer + 1) / fake.table.layers;
+        assert_true((double)streamed <= even + (double)slack);
+        assert_true((double)streamed >= even - (double)slack);
+    }
+}
+
 static void streamed_tensors_are_spread_evenly(void **state)
 {
     (void)state;
-    static struct fake fake;
-    static uint8_t tiers[FAKE_UNITS], in_ring[FAKE_UNITS];
     fake_build(&fake, &fake_dense);
     for (uint64_t gib = 9; gib < 40; gib += 3) {
-        struct placement placement = {.tiers = tiers, .in_ring = in_ring};
-        assert_ok(plan_place(&fake.table, gib * GIB, 16 * MIB, &placement, &test_error));
+        struct placement placement = place(gib * GIB, 16 * MIB);
         check_consistent(&fake.table, &placement, gib * GIB);
         assert_int_equal(placement.mode, PLAN_DENSE_STREAMING);
-        /* Up to any layer the share that was streamed is within some tensors of the even share. */
-        uint64_t streamed = 0, total = 0;
-        for (uint32_t i = 0; i < fake.table.count; i++)
-            total += in_ring[i] && fake.units[i].layer >= 0 ? fake.units[i].footprint : 0;
+        check_even(2 * 184 * MIB);
+    }
+}
+
+/* In pieces: as evenly, between the tensors of a layer too, and next to nothing is left over. */
+static void pieces_are_spread_evenly(void **state)
+{
+    (void)state;
+    const uint64_t piece = 10 * MIB;
+    fake_build(&fake, &fake_dense);
+    fake_cut(&fake, piece);
+    for (uint64_t gib = 1; gib < 40; gib += 3) {
+        struct placement placement = place(gib * GIB, 16 * MIB);
+        check_consistent(&fake.table, &placement, gib * GIB);
+        assert_int_equal(placement.mode, gib < 7 ? PLAN_FULL_STREAMING : PLAN_DENSE_STREAMING);
+        check_even(8 * piece);
         for (uint32_t i = 0; i < fake.table.count; i++) {
-            if (in_ring[i] && fake.units[i].layer >= 0)
-                streamed += fake.units[i].footprint;
-            if (fake.units[i].layer >= 0 && fake.units[i + 1].layer != fake.units[i].layer) {
-                double even = (double)total * (fake.units[i].layer + 1) / 80;
-                assert_true((double)streamed <= even + 2 * 184.0 * (double)MIB);
-                assert_true((double)streamed >= even - 2 * 184.0 * (double)MIB);
-            }
+            const struct plan_unit *unit = &fake.units[i];
+            if (unit->priority < PRIORITY_SHARED || unit->cut.count < 2)
+                continue;
+            double share = (double)placement.dense_bytes_per_token / (double)sum_kinds(&fake.table, &placement);
+            double here = (double)plan_streamed_footprint(unit, streams) / (double)unit->footprint;
+            if (placement.mode == PLAN_DENSE_STREAMING)
+                assert_true(here >= share - 2.0 / unit->cut.count && here <= share + 2.0 / unit->cut.count);
         }
+        assert_true(placement.resident_bytes + placement.ring_bytes + placement.table_bytes + piece > gib * GIB);
+        assert_true(placement.ring_bytes <= 4 * piece);
     }
 }
 
@@ -281,16 +329,13 @@ static void streamed_tensors_are_spread_evenly(void **state)
 static void a_giant_is_pinned_rather_than_streamed(void **state)
 {
     (void)state;
-    static struct fake fake;
-    static uint8_t tiers[FAKE_UNITS], in_ring[FAKE_UNITS];
     struct fake_shape shape = fake_dense;
     shape.layers = 4;
     shape.output = 4 * GIB;
     fake_build(&fake, &shape);
-    struct placement placement = {.tiers = tiers, .in_ring = in_ring};
     uint64_t smallest = plan_smallest_capacity(&fake.table);
     assert_true(smallest < 5 * GIB);
-    assert_ok(plan_place(&fake.table, smallest, 0, &placement, &test_error));
+    struct placement placement = place(smallest, 0);
     check_consistent(&fake.table, &placement, smallest);
     for (uint32_t i = 0; i < fake.table.count; i++) {
         if (fake.units[i].footprint == 4 * GIB)
@@ -299,22 +344,48 @@ static void a_giant_is_pinned_rather_than_streamed(void **state)
     assert_int_equal(placement.mode, PLAN_FULL_STREAMING);
 }
 
-/* Queries, keys and values of equal size: with two held anywhere, the third finds a place. */
-static void three_equal_tensors_of_a_step_fit_however_they_lie(void **state)
+/* Three tensors of equal size that are held together: with two held anywhere, the third finds a place. */
+static void three_equal_tensors_of_a_group_fit_however_they_lie(void **state)
 {
     (void)state;
-    static struct fake fake;
-    static uint8_t tiers[FAKE_UNITS], in_ring[FAKE_UNITS];
     struct fake_shape shape = fake_experts;
     shape.q = shape.k = shape.output_projection = 4 * MIB;
     shape.output = 0;
     shape.embedding = 2 * MIB;
     fake_build(&fake, &shape);
+    for (uint32_t i = 0; i < fake.table.count; i++)
+        fake.units[i].group = fake.units[i].footprint == 4 * MIB;
     uint64_t smallest = plan_smallest_capacity(&fake.table);
-    struct placement placement = {.tiers = tiers, .in_ring = in_ring};
-    assert_ok(plan_place(&fake.table, smallest, 0, &placement, &test_error));
+    struct placement placement = place(smallest, 0);
     assert_int_equal(placement.mode, PLAN_FULL_STREAMING);
-    assert_true(placement.ring_bytes >= 5 * 4 * MIB);
+    assert_true(placement.ring_bytes >= (3 + 4) * 4 * MIB);
+}
+
+/* Whatever a model in pieces cannot hold streams: two pieces are enough. And it reads at most a piece a token more than
+ * the best choice of pieces would. */
+static void pieces_need_little_and_waste_little(void **state)
+{
+    (void)state;
+    struct random random;
+    random_seed(&random, 3);
+    const uint64_t piece = 40 * KIB;
+    for (int round = 0; round < 40; round++) {
+        small_model(&fake, &random);
+        fake_cut(&fake, piece);
+        const struct plan_table *table = &fake.table;
+        uint64_t smallest = plan_smallest_capacity(table), dense = sum_dense(table), always = 0, tables = 0;
+        for (uint32_t i = 0; i < table->count; i++) {
+            always += table->units[i].priority == PRIORITY_ALWAYS ? table->units[i].footprint : 0;
+            tables += table->units[i].cut.count > 1 ? table->units[i].cut.count * KIB : 0;
+        }
+        assert_true(smallest <= always + 2 * piece + tables);
+        uint64_t capacity = smallest + random_next(&random) % (dense - smallest);
+        struct placement placement = place(capacity, 0);
+        check_consistent(table, &placement, capacity);
+        uint64_t used = placement.resident_bytes + placement.ring_bytes + placement.table_bytes;
+        assert_true(used + piece > capacity);
+        assert_true(placement.dense_bytes_per_token + capacity <= dense + 3 * piece + tables);
+    }
 }
 
 int main(void)
@@ -324,7 +395,9 @@ int main(void)
         cmocka_unit_test(the_smallest_capacity_is_the_smallest),
         cmocka_unit_test(no_static_pinning_beats_the_cache),
         cmocka_unit_test(streamed_tensors_are_spread_evenly),
-        cmocka_unit_test(three_equal_tensors_of_a_step_fit_however_they_lie),
+        cmocka_unit_test(pieces_are_spread_evenly),
+        cmocka_unit_test(pieces_need_little_and_waste_little),
+        cmocka_unit_test(three_equal_tensors_of_a_group_fit_however_they_lie),
         cmocka_unit_test(a_giant_is_pinned_rather_than_streamed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

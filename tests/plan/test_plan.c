@@ -33,8 +33,8 @@ static struct plan_request make_tiny_request(uint64_t budget)
 static void check_account(const struct plan *plan, const struct plan_request *request, const struct fake *fake)
 {
     assert_int_equal(plan->budget, request->budget);
-    assert_true(plan->overhead_bytes + plan->reserve_bytes + plan->resident_bytes + plan->pool_bytes + plan->kv_bytes +
-                    plan->scratch_bytes <=
+    assert_true(plan->overhead_bytes + plan->reserve_bytes + plan->resident_bytes + plan->pool_bytes +
+                    plan->table_bytes + plan->kv_bytes + plan->scratch_bytes <=
                 plan->budget);
     assert_int_equal(plan->pool_bytes, plan->ring_bytes + plan->expert_cache_bytes);
     assert_int_equal(plan->overhead_bytes + plan->code_on_top, request->overhead);
@@ -49,7 +49,8 @@ static void check_account(const struct plan *plan, const struct plan_request *re
     uint64_t resident = 0;
     bool experts = false, attention = false, tensors = false;
     for (uint32_t i = 0; i < plan->unit_count; i++) {
-        resident += plan->tiers[i] == TIER_RAM ? fake->units[i].footprint : 0;
+        if (plan->tiers[i] == TIER_RAM || plan_in_ring(plan, i))
+            resident += fake->units[i].footprint - plan_streamed_footprint(&fake->units[i], plan->streams);
         experts |= plan->tiers[i] == TIER_STORAGE && fake->units[i].priority == PRIORITY_EXPERT;
         tensors |= plan_in_ring(plan, i);
         attention |= plan_in_ring(plan, i) && fake->units[i].priority <= PRIORITY_ATTENTION;
@@ -67,10 +68,11 @@ static void check_account(const struct plan *plan, const struct plan_request *re
 }
 
 /* More memory never reads more for a token, at a given context and chunk. */
-static void sweep(const struct fake_shape *shape, struct plan_request request, uint64_t to)
+static void sweep(const struct fake_shape *shape, uint64_t piece, struct plan_request request, uint64_t to)
 {
     static struct fake fake;
     fake_build(&fake, shape);
+    fake_cut(&fake, piece);
     struct hardware hardware = fake_hardware();
     request.positions = 1024;
     request.chunk = 32;
@@ -101,9 +103,11 @@ static void sweep(const struct fake_shape *shape, struct plan_request request, u
 static void more_memory_reads_less(void **state)
 {
     (void)state;
-    sweep(&fake_dense, make_request(0), 60 * GIB);
-    sweep(&fake_experts, make_request(0), 24 * GIB);
-    sweep(&fake_tiny, make_tiny_request(0), 40 * MIB);
+    sweep(&fake_dense, UINT64_MAX, make_request(0), 60 * GIB);
+    sweep(&fake_dense, 40 * MIB, make_request(0), 60 * GIB);
+    sweep(&fake_experts, UINT64_MAX, make_request(0), 24 * GIB);
+    sweep(&fake_experts, MIB, make_request(0), 24 * GIB);
+    sweep(&fake_tiny, 64 * KIB, make_tiny_request(0), 40 * MIB);
 }
 
 static void check_smallest(const struct fake_shape *shape, struct plan_request request, uint64_t plenty)

@@ -84,7 +84,9 @@ static void every_unit_has_a_place_at_every_budget(void **state)
     assert_true(footprint >= model_bytes(model));
     plan_free(plan);
 
-    bool seen[4] = {false};
+    struct plan_table table;
+    assert_ok(plan_table_make(&table, model, &hardware, &test_error));
+    bool seen[4] = {false}, cut = false;
     for (uint64_t budget = smallest; budget < 32 * MIB; budget += 100000) {
         request.budget = budget;
         assert_ok(plan_make(&plan, model, &hardware, &request, &test_error));
@@ -98,18 +100,25 @@ static void every_unit_has_a_place_at_every_budget(void **state)
             else if (model_unit(model, unit)->kind == UNIT_EXPERT)
                 assert_true(plan->expert_cache_bytes >= 2 * bytes);
             else if (plan_in_ring(plan, unit))
-                largest = MAX(largest, bytes);
+                for (uint32_t piece = 0; piece < table.units[unit].cut.count; piece++) {
+                    uint64_t part = plan_piece_footprint(&table.units[unit], piece);
+                    bool streams = plan->streams[table.units[unit].cut.first + piece];
+                    largest = MAX(largest, streams ? part : 0);
+                    cut |= streams && part < bytes;
+                    pinned += streams ? 0 : part;
+                }
             else
                 assert_true(unit == model_tensor(model, ROLE_TOKEN_EMBEDDING) && plan->embedding_rows);
         }
         assert_int_equal(pinned, plan->resident_bytes);
         assert_true(plan->ring_bytes >= 2 * largest);
-        assert_true(plan->overhead_bytes + plan->resident_bytes + plan->pool_bytes + plan->kv_bytes +
-                        plan->scratch_bytes <=
+        assert_true(plan->overhead_bytes + plan->resident_bytes + plan->pool_bytes + plan->table_bytes +
+                        plan->kv_bytes + plan->scratch_bytes <=
                     budget);
         plan_free(plan);
     }
-    assert_true(seen[PLAN_FULL_RESIDENT] && seen[PLAN_EXPERT_STREAMING] && seen[PLAN_FULL_STREAMING]);
+    plan_table_free(&table);
+    assert_true(seen[PLAN_FULL_RESIDENT] && seen[PLAN_EXPERT_STREAMING] && seen[PLAN_FULL_STREAMING] && cut);
 }
 
 static void one_more_gigabyte_is_worth_something(void **state)

@@ -51,7 +51,7 @@ static void a_streamed_dense_model_runs_at_the_speed_of_the_disk(void **state)
         assert_int_equal(plan->bound, BOUND_DISK);
         uint64_t streamed = 0;
         for (uint32_t i = 0; i < fake.table.count; i++)
-            streamed += plan_in_ring(plan, i) ? fake.units[i].footprint : 0;
+            streamed += plan_streamed_footprint(&fake.units[i], plan->streams);
         assert_within(plan->predicted_bytes_per_token, (double)streamed, 0.001);
         assert_within(plan->predicted_tokens_per_second, 2e9 / (double)streamed, 0.01);
         plan_free(plan);

@@ -22,6 +22,8 @@ struct fixture {
     uint32_t count;
     struct unit *units;
     uint8_t *tiers, *in_ring;
+    const struct plan_cut *cuts; /* NULL: all are whole */
+    const uint8_t *streams;
 };
 
 struct fixture_shape {
@@ -120,6 +122,8 @@ static struct store_source fixture_source(const struct fixture *fixture, uint64_
                                  .unit_count = fixture->count,
                                  .tiers = fixture->tiers,
                                  .in_ring = fixture->in_ring,
+                                 .cuts = fixture->cuts,
+                                 .streams = fixture->streams,
                                  .paths = fixture->path_table,
                                  .file_count = FIXTURE_FILES,
                                  .ring_bytes = ring,

@@ -358,6 +358,74 @@ static void a_ring_reads_each_tensor_once_a_cycle(void **state)
     fixture_free(&fixture);
 }
 
+/* Tensors in pieces, of which every third stays: the bytes are the file's, what stays is not read again, and the ring
+ * need not hold a tensor. */
+static void pieces_stream_beside_others_that_stay(void **state)
+{
+    (void)state;
+    enum { PIECE = 20000, MOST = 16 };
+    struct fixture fixture;
+    const struct fixture_shape shape = {.tensors = 12, .tensor_bytes = 150000};
+    fixture_make(&fixture, &shape);
+    struct plan_cut cuts[12];
+    uint8_t streams[12 * MOST];
+    uint64_t kept = 0, read = 0, streamed = 0;
+    for (unit_number i = 0; i < fixture.tensors; i++) {
+        uint64_t bytes = fixture.units[i].bytes;
+        cuts[i] = (struct plan_cut){i * MOST, (uint32_t)((bytes + PIECE - 1) / PIECE), PIECE};
+        for (uint32_t piece = 0; piece < cuts[i].count; piece++) {
+            streams[i * MOST + piece] = piece % 3 != 1;
+            *(piece % 3 != 1 ? &read : &kept) += MIN(PIECE, bytes - piece * PIECE);
+            streamed += piece % 3 != 1;
+        }
+    }
+    fixture.cuts = cuts;
+    fixture.streams = streams;
+    for (size_t reader = 0; reader < 2; reader++) {
+        struct store *store = open_store(&fixture, 3 * (PIECE + 8192), 0, &readers[reader], NULL);
+        struct store_statistics statistics;
+        store_statistics(store, &statistics);
+        assert_true(statistics.resident_bytes >= kept && statistics.bytes_loaded >= kept);
+        for (int cycle = 0; cycle < 4; cycle++)
+            for (unit_number i = 0; i < fixture.tensors; i++) {
+                const struct unit_slice *slice = &fixture.units[i].slices[0];
+                const uint8_t *expected = fixture.bytes[slice->file] + slice->offset;
+                struct store_pieces pieces = store_pieces(store, i);
+                assert_int_equal(pieces.count, cuts[i].count);
+                for (uint32_t piece = 0; piece < pieces.count; piece++) {
+                    struct store_view view;
+                    bool there = store_get_ready(store, pieces.first + piece, &view);
+                    assert_true(there || cuts[i].count == 1 || streams[i * MOST + piece]);
+                    if (!there)
+                        assert_ok(store_get(store, pieces.first + piece, &view, &test_error));
+                    uint64_t start = piece * pieces.bytes;
+                    assert_memory_equal(view.slices[0], expected + start, MIN(pieces.bytes, slice->bytes - start));
+                    store_put(store, pieces.first + piece);
+                }
+                uint8_t row[700];
+                uint64_t at = slice->bytes > sizeof row ? slice->bytes / 2 : 0, part = MIN(sizeof row, slice->bytes);
+                assert_ok(store_read(store, i, at, part, row, &test_error));
+                assert_memory_equal(row, expected + at, part);
+            }
+        store_statistics(store, &statistics);
+        assert_true(statistics.bytes_demanded >= 4 * read);
+        /* Whole pages, rows that were read by themselves, and what is there for the next cycle. */
+        assert_true(statistics.bytes_demanded <= 4 * (read + streamed * 8192 + 12 * 8192) + 3 * (PIECE + 8192));
+        struct store_view view;
+        for (unit_number i = 0; i < fixture.tensors; i++)
+            if (cuts[i].count > 1)
+                assert_int_equal(store_get(store, i, &view, &test_error), HYPURA_ERROR_ARGUMENT);
+        store_close(store);
+    }
+
+    cuts[3].bytes = 7; /* other bytes than the tensor has */
+    struct store *store = NULL;
+    struct store_source source = fixture_source(&fixture, 3 * (PIECE + 8192), 0);
+    if (cuts[3].count > 1)
+        assert_int_equal(store_open_source(&store, &source, &readers[0], NULL, &test_error), HYPURA_ERROR_ARGUMENT);
+    fixture_free(&fixture);
+}
+
 static void memory_beyond_the_window_keeps_tensors(void **state)
 {
     (void)state;
@@ -522,6 +590,7 @@ int main(void)
         cmocka_unit_test(wrong_calls_are_refused),
         cmocka_unit_test(parts_of_a_tensor_are_read),
         cmocka_unit_test(a_ring_reads_each_tensor_once_a_cycle),
+        cmocka_unit_test(pieces_stream_beside_others_that_stay),
         cmocka_unit_test(memory_beyond_the_window_keeps_tensors),
         cmocka_unit_test(a_tensor_that_is_skipped_is_not_read_for_ever),
         cmocka_unit_test(hits_misses_and_bytes_are_exact),

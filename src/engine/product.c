@@ -1,0 +1,108 @@
+#include "engine/engine_private.h"
+
+/* Matrices, or pieces of them, that are multiplied in one parallel section. */
+#define PARTS_MAX 32u
+
+struct parts {
+    unit_number units[PARTS_MAX];
+    struct matmul jobs[PARTS_MAX];
+    uint32_t unit_count, job_count;
+};
+
+static void put_parts(struct engine *engine, struct parts *parts)
+{
+    for (uint32_t i = 0; i < parts->unit_count; i++)
+        store_put(engine->store, parts->units[i]);
+    parts->unit_count = parts->job_count = 0;
+}
+
+static void compute_parts(struct engine *engine, struct parts *parts)
+{
+    if (parts->job_count)
+        compute_matmul(engine->compute, parts->jobs, parts->job_count);
+    put_parts(engine, parts);
+}
+
+/* What is there is computed before anything is waited for: meanwhile it comes, and it finds room, since nothing is
+ * held. */
+static hypura_status get_part(struct engine *engine, struct parts *parts, unit_number unit, struct store_view *view,
+                              hypura_error *error)
+{
+    if (!store_get_ready(engine->store, unit, view)) {
+        compute_parts(engine, parts);
+        TRY(store_get(engine->store, unit, view, error));
+    }
+    parts->units[parts->unit_count++] = unit;
+    return HYPURA_OK;
+}
+
+/* Rows of a tensor, from "from" on, which several products may want. */
+static void add_rows(struct parts *parts, const struct product *products, size_t count, unit_number unit,
+                     const struct matrix *rows, size_t from)
+{
+    for (size_t i = 0; i < count; i++) {
+        const struct product *product = &products[i];
+        size_t first = MAX(from, product->first);
+        size_t end = MIN(from + rows->rows, product->first + product->job.weights.rows);
+        if (product->unit != unit || first >= end)
+            continue;
+        struct matmul *job = &parts->jobs[parts->job_count++];
+        *job = product->job;
+        job->weights = matrix_rows(rows, first - from, end - first);
+        job->output += first - product->first;
+        job->bias = job->bias ? job->bias + (first - product->first) : NULL;
+    }
+}
+
+static hypura_status multiply_unit(struct engine *engine, struct parts *parts, const struct product *products,
+                                   size_t count, unit_number unit, hypura_error *error)
+{
+    struct matrix whole = unit_matrix(engine, unit, NULL);
+    struct store_pieces pieces = store_pieces(engine->store, unit);
+    size_t rows = pieces.count > 1 ? (size_t)(pieces.bytes / whole.row_bytes) : whole.rows;
+    for (uint32_t piece = 0; piece < pieces.count; piece++) {
+        struct store_view view;
+        if (parts->unit_count == PARTS_MAX || parts->job_count + count > PARTS_MAX)
+            compute_parts(engine, parts);
+        TRY(get_part(engine, parts, pieces.first + piece, &view, error));
+        size_t from = piece * rows;
+        struct matrix part = unit_matrix(engine, unit, view.slices[0]);
+        part.rows = MIN(rows, whole.rows - from);
+        add_rows(parts, products, count, unit, &part, from);
+    }
+    return HYPURA_OK;
+}
+
+static bool is_first_of_unit(const struct product *products, size_t index)
+{
+    for (size_t i = 0; i < index; i++)
+        if (products[i].unit == products[index].unit)
+            return false;
+    return true;
+}
+
+hypura_status multiply(struct engine *engine, const struct model_layer *layer, struct product *products, size_t count,
+                       hypura_error *error)
+{
+    struct parts parts = {.unit_count = 0};
+    for (size_t i = 0; i < count; i++) {
+        struct matrix *weights = &products[i].job.weights;
+        *weights = unit_matrix(engine, products[i].unit, NULL);
+        weights->rows = products[i].rows ? products[i].rows : weights->rows;
+        if (!products[i].job.output_stride)
+            products[i].job.output_stride = weights->rows;
+    }
+    for (size_t i = 0; i < count; i++) {
+        hypura_status status = HYPURA_OK;
+        if (is_first_of_unit(products, i))
+            status = multiply_unit(engine, &parts, products, count, products[i].unit, error);
+        if (status) {
+            put_parts(engine, &parts);
+            return status;
+        }
+    }
+    compute_parts(engine, &parts);
+    for (size_t i = 0; i < count; i++)
+        adapt(engine, &products[i].job, layer, products[i].role, 0, products[i].first);
+    return HYPURA_OK;
+}
