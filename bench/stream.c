@@ -44,8 +44,8 @@ static hypura_status use(struct store *store, uint32_t count, bool experts, stru
         if (!status)
             store_put(store, wanted[i]);
     }
-    if (experts && *next++ % 48 == 0)
-        store_advance(store);
+    if (experts && !status && (*next)++ % 48 == 0)
+        status = store_advance(store, error);
     return status;
 }
 

@@ -187,6 +187,9 @@ static hypura_status run_layers(struct engine *engine, hypura_error *error)
 static hypura_status run_batch(struct engine *engine, const struct engine_batch *batch, hypura_error *error)
 {
     struct scratch *s = &engine->scratch;
+    if (atomic_load(&engine->lost))
+        return error_set(error, HYPURA_ERROR_DEVICE,
+                         "the GPU was lost in an earlier request; the model has to be opened anew");
     thread_pool_skipped(compute_pool(engine->compute)); /* in an earlier pass */
     TRY(check_cancel(engine, error));
     TRY(read_batch(engine, batch, error));
@@ -213,6 +216,8 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
         status = output(engine, batch, error);
     if (!status)
         status = check_cancel(engine, error);
+    if (!status)
+        status = store_advance(engine->store, error);
     if (status) {
         gpu_pass_abandon(engine);
         if (status == HYPURA_ERROR_DEVICE)
@@ -235,7 +240,6 @@ hypura_status engine_forward(struct engine *engine, const struct engine_batch *b
         kv_cache_commit(&engine->kv, span->sequence, span->rows);
         prompt = prompt || span->rows > 1;
     }
-    store_advance(engine->store);
     uint64_t taken = clock_nanoseconds() - start;
     if (!prompt) /* may go down: what was wasted now was read before */
         atomic_fetch_add(&engine->decode_bytes_read, store_bytes_used(engine->store) - read_before);

@@ -369,11 +369,15 @@ hypura_status device_send_table(struct store *store, hypura_error *error)
     const struct device *device = store->device;
     uint64_t bytes = (uint64_t)store->layers * device->experts * sizeof *device->slots;
     gpu_ticket ticket = 0;
+    hypura_error why;
     if (!device->table)
         return HYPURA_OK;
     hypura_status status =
-        gpu_upload(device->gpu, (struct gpu_range){device->table, 0}, device->slots, bytes, &ticket, error);
-    return status ? status : gpu_upload_wait(device->gpu, ticket, error);
+        gpu_upload(device->gpu, (struct gpu_range){device->table, 0}, device->slots, bytes, &ticket, &why);
+    if (!status)
+        status = gpu_upload_wait(device->gpu, ticket, &why);
+    return status ? error_set(error, HYPURA_ERROR_DEVICE, "telling the GPU which experts it has: %s", why.message)
+                  : HYPURA_OK;
 }
 
 hypura_status device_bring(struct store *store, unit_number in, unit_number out, const struct store_view *view,

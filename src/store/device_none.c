@@ -102,9 +102,10 @@ void moves_expect(struct store *store, unit_number unit, float uses_a_pass)
     (void)store, (void)unit, (void)uses_a_pass;
 }
 
-void moves_pass_done(struct store *store)
+hypura_status moves_pass_done(struct store *store, hypura_error *error)
 {
-    (void)store;
+    (void)store, (void)error;
+    return HYPURA_OK;
 }
 
 void moves_stop(struct store *store)

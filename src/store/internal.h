@@ -280,7 +280,9 @@ uint32_t device_slots(const struct store *store, uint32_t layer); /* experts of 
 /* An expert leaves its slot to another of its layer; first the table says that the slot is empty, then whose it is. */
 void device_leave(struct store *store, unit_number out);
 void device_come(struct store *store, unit_number in, unit_number out);
-hypura_status device_send_table(struct store *store, hypura_error *error); /* while nothing on the GPU reads it */
+/* While nothing on the GPU reads it. HYPURA_ERROR_DEVICE: the device may not have it, and must not compute by the one
+ * before. */
+hypura_status device_send_table(struct store *store, hypura_error *error);
 /* Copies an expert in memory to where another one was; from any thread, not locked. */
 hypura_status device_bring(struct store *store, unit_number in, unit_number out, const struct store_view *view,
                            hypura_error *error);
@@ -298,8 +300,8 @@ hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error 
 bool moves_has(const struct store *store, unit_number unit); /* an expert that may change sides */
 void moves_note(struct store *store, unit_number unit);      /* one use */
 void moves_expect(struct store *store, unit_number unit, float uses_a_pass);
-void moves_pass_done(struct store *store); /* not locked */
-void moves_stop(struct store *store);      /* not locked */
+hypura_status moves_pass_done(struct store *store, hypura_error *error); /* not locked */
+void moves_stop(struct store *store);                                    /* not locked */
 void moves_free(struct store *store);
 
 /* Pinned or on the GPU: it never moves. */

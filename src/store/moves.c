@@ -10,7 +10,10 @@
  *   MOVES_COMING    the other is computed there from now on, and leaves the cache
  *
  * Copies have MOVE_PASSES passes' time, and what is hot is in the cache; only what has not arrived after that is waited
- * for. */
+ * for.
+ *
+ * An expert that cannot be copied leaves its slot empty, and nothing moves from then on. Where the device does not take
+ * the table of slots, though, it and the host would disagree on who computes what: that ends the request. */
 #include "store/internal.h"
 
 #include <stdlib.h>
@@ -262,8 +265,6 @@ static void leave(struct store *store)
         store->units[moves->list[i].out].place = PLACE_CACHE;
         cache_guess(store, moves->list[i].in, rate(store, moves->list[i].in));
     }
-    moves->phase = MOVES_COMING;
-    pthread_cond_signal(&moves->work);
 }
 
 /* Locked. After a failure nothing comes, and the slots that were left stay empty. */
@@ -277,50 +278,62 @@ static void come(struct store *store)
         store->counts.expert_moves++;
     }
     moves->count = 0;
-    moves->phase = MOVES_NONE;
     cache_fill(store);
 }
 
-static void next_phase(struct store *store)
+/* Locked, and lets the lock go meanwhile. */
+static hypura_status send_table(struct store *store, hypura_error *error)
 {
-    struct moves *moves = &store->moves;
-    hypura_error error;
-    bool changed = moves->phase != MOVES_NONE;
-    if (moves->phase == MOVES_LEAVING) {
-        leave(store);
-    } else if (moves->phase == MOVES_COMING) {
-        if (!wait_for_all(store))
-            return;
-        come(store);
-    }
-    if (moves->phase == MOVES_NONE && !moves->failed) {
-        choose(store);
-        for (uint32_t i = 0; i < moves->count; i++)
-            cache_guess(store, moves->list[i].out, rate(store, moves->list[i].out));
-        moves->phase = moves->count ? MOVES_LEAVING : MOVES_NONE;
-    }
     pthread_mutex_unlock(store->mutex);
-    hypura_status status = changed ? device_send_table(store, &error) : HYPURA_OK;
-    if (status)
-        log_write(LOG_WARNING, "experts stay where they are from now on: %s", error.message);
+    hypura_status status = device_send_table(store, error);
     pthread_mutex_lock(store->mutex);
-    moves->failed |= status != HYPURA_OK;
+    store->moves.failed |= status != HYPURA_OK;
+    return status;
 }
 
-void moves_pass_done(struct store *store)
+static hypura_status next_phase(struct store *store, hypura_error *error)
 {
     struct moves *moves = &store->moves;
+    hypura_status status = HYPURA_OK;
+    if (moves->phase == MOVES_LEAVING) {
+        leave(store);
+        status = send_table(store, error);
+        moves->phase = MOVES_COMING;
+        pthread_cond_signal(&moves->work);
+        return status;
+    }
+    if (moves->phase == MOVES_COMING) {
+        if (!wait_for_all(store))
+            return HYPURA_OK;
+        come(store);
+        moves->phase = MOVES_NONE;
+        status = moves->failed ? HYPURA_OK : send_table(store, error);
+    }
+    if (moves->failed)
+        return status;
+    choose(store);
+    for (uint32_t i = 0; i < moves->count; i++)
+        cache_guess(store, moves->list[i].out, rate(store, moves->list[i].out));
+    moves->phase = moves->count ? MOVES_LEAVING : MOVES_NONE;
+    return HYPURA_OK;
+}
+
+hypura_status moves_pass_done(struct store *store, hypura_error *error)
+{
+    struct moves *moves = &store->moves;
+    hypura_status status = HYPURA_OK;
     if (!moves->heat || ++moves->passes < MOVE_PASSES)
-        return;
+        return HYPURA_OK;
     moves->passes = 0;
     if (!moves->running)
         moves->running = pthread_create(&moves->thread, NULL, thread_main, store) == 0;
     if (!moves->running)
-        return;
+        return HYPURA_OK;
     pthread_mutex_lock(store->mutex);
     if (!moves->failed) {
         fade(store);
-        next_phase(store);
+        status = next_phase(store, error);
     }
     pthread_mutex_unlock(store->mutex);
+    return status;
 }

@@ -555,7 +555,7 @@ void store_forget(struct store *store, const unit_number *units, size_t count)
     pthread_mutex_unlock(store->mutex);
 }
 
-void store_advance(struct store *store)
+hypura_status store_advance(struct store *store, hypura_error *error)
 {
     pthread_mutex_lock(store->mutex);
     usage_note_pass(store);
@@ -563,5 +563,5 @@ void store_advance(struct store *store)
     cache_advance(store);
     in_place_settle(store);
     pthread_mutex_unlock(store->mutex);
-    moves_pass_done(store);
+    return moves_pass_done(store, error);
 }

@@ -145,8 +145,9 @@ bool store_wants_guesses(struct store *store, uint32_t ahead);
  * their use is remembered from run to run too. */
 void store_note_uses(struct store *store, const unit_number *units, size_t count);
 
-/* A pass (one token, or one chunk) is done: what was used before it counts less. */
-void store_advance(struct store *store);
+/* A pass (one token, or one chunk) is done: what was used before it counts less, and experts may change sides.
+ * HYPURA_ERROR_DEVICE: the GPU did not take what is where since, so no pass may run on it any more. */
+hypura_status store_advance(struct store *store, hypura_error *error);
 
 /* ---- from any thread ------------------------------------------------------------------------------------------------
  */

@@ -96,6 +96,112 @@ static void moves_by_use(void **state)
     treat_memory_as("shared");
 }
 
+/* One token at a time until one fails; how many did not. */
+static uint32_t feed_until_error(struct engine *engine, const int32_t *tokens, uint32_t count, float *logits)
+{
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    for (uint32_t i = 0; i < count; i++) {
+        struct engine_batch batch = {.count = 1, .tokens = &tokens[i], .positions = &i};
+        if (engine_forward(engine, &batch, &test_error))
+            return i;
+        memcpy(logits + i * vocabulary, engine_logits(engine, 0), vocabulary * sizeof *logits);
+    }
+    return count;
+}
+
+/* Copies to the device so far, when those of experts under way are done. */
+static unsigned long long copies_done(struct engine *engine, enum move_phase *phase)
+{
+    struct store *store = engine_store(engine);
+    bool all = false;
+    pthread_mutex_lock(store->mutex);
+    while (!all) {
+        all = true;
+        for (uint32_t i = 0; store->moves.phase == MOVES_COMING && i < store->moves.count; i++)
+            all = all && store->moves.list[i].state == MOVE_SENT;
+        if (!all)
+            store_wait_locked(store);
+    }
+    *phase = store->moves.phase;
+    pthread_mutex_unlock(store->mutex);
+    return engine->gpu->uploaded;
+}
+
+/* The first tokens after which an expert leaves, or comes, and how many copies there were before. */
+struct fixed_point {
+    uint32_t token;
+    unsigned long long copies;
+};
+
+static void find_fixed_points(const int32_t *tokens, float *logits, struct fixed_point *leave, struct fixed_point *come)
+{
+    struct engine *engine = open_divided("embedded", false, false);
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    *leave = *come = (struct fixed_point){0};
+    for (uint32_t i = 0; i < LONG && come->copies == 0; i++) {
+        enum move_phase before, after;
+        unsigned long long copies = copies_done(engine, &before);
+        feed(engine, 0, &tokens[i], 1, 1, logits + i * vocabulary);
+        copies_done(engine, &after);
+        if (before == MOVES_LEAVING && after == MOVES_COMING)
+            *leave = (struct fixed_point){i, copies};
+        if (before == MOVES_COMING && after != MOVES_COMING)
+            *come = (struct fixed_point){i, copies};
+    }
+    assert_true(leave->copies > 0 && come->copies > leave->copies + 1);
+    close_silent(engine);
+}
+
+static struct engine *open_with_copies_refused_from(unsigned long long n)
+{
+    char fault[32];
+    snprintf(fault, sizeof fault, "copy:%llu", n);
+    setenv("HYPURA_GPU_FAULT", fault, 1);
+    struct engine *engine = open_divided("embedded", false, false);
+    unsetenv("HYPURA_GPU_FAULT");
+    return engine;
+}
+
+/* When the device does not hear which experts it has, it would go on with others than the host believes: the request
+ * fails, at the fixed point where they leave as well as where they come. An expert that does not arrive is no error. */
+static void copies_are_refused(void **state)
+{
+    (void)state;
+    device_or_skip();
+    treat_memory_as("separate");
+    int32_t tokens[LONG];
+    size_t vocabulary;
+    narrow_text(tokens);
+    float *expected = run_tokens_on_cpu("embedded", tokens, LONG, &vocabulary);
+    float *logits = calloc(LONG * vocabulary, sizeof *logits);
+    struct fixed_point leave, come;
+    find_fixed_points(tokens, logits, &leave, &come);
+    const struct {
+        unsigned long long first;
+        uint32_t fed;
+    } cases[] = {{leave.copies + 1, leave.token}, {come.copies + 1, come.token}, {leave.copies + 2, LONG}};
+    for (size_t i = 0; i < COUNT_OF(cases); i++) {
+        struct engine *engine = open_with_copies_refused_from(cases[i].first);
+        assert_int_equal(feed_until_error(engine, tokens, LONG, logits), cases[i].fed);
+        assert_int_equal(engine_lost(engine), cases[i].fed < LONG);
+        struct distance d = measure(expected, logits, cases[i].fed, vocabulary);
+        assert_true(d.kl_mean < most_kl("embedded"));
+        if (cases[i].fed < LONG) {
+            assert_int_equal(test_error.status, HYPURA_ERROR_DEVICE);
+            assert_int_equal(engine_positions(engine, 0), cases[i].fed);
+            assert_int_equal(feed_until_error(engine, tokens + cases[i].fed, 1, logits), 0);
+            assert_int_equal(test_error.status, HYPURA_ERROR_DEVICE);
+        } else {
+            struct store_statistics statistics;
+            assert_int_equal(moves_of(engine, &statistics), 0);
+        }
+        close_silent(engine);
+    }
+    free(logits);
+    free(expected);
+    treat_memory_as("shared");
+}
+
 /* ---- memory that both sides see ---------------------------------------------------------------------------------- */
 
 /* Experts in memory are computed by the GPU from where they are: whatever memory holds of them, the bits are those of
@@ -189,9 +295,8 @@ int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(moves_by_use),
-        cmocka_unit_test(reads_in_place),
-        cmocka_unit_test(pool_changes_under_imports),
+        cmocka_unit_test(moves_by_use),        cmocka_unit_test(copies_are_refused),
+        cmocka_unit_test(reads_in_place),      cmocka_unit_test(pool_changes_under_imports),
         cmocka_unit_test(imports_are_refused),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);

@@ -128,7 +128,7 @@ static void what_is_needed_often_stays(void **state)
     for (uint32_t pass = 0; pass < 100; pass++) {
         for (uint32_t i = 0; i < 4; i++)
             get_and_check(world.store, &world.fixture, expert(0, i));
-        store_advance(world.store);
+        assert_ok(store_advance(world.store, &test_error));
     }
     predict(&world, expert(1, 0), 0.5f);
     assert_int_equal(statistics(&world).guesses, 0);
@@ -163,7 +163,7 @@ static void the_last_guess_for_a_layer_counts(void **state)
     assert_int_equal(statistics(&world).guesses, 2);
     assert_true(store_wants_guesses(world.store, 3));
     for (int pass = 0; pass < 10; pass++) /* without a miss there is nothing to guess for */
-        store_advance(world.store);
+        assert_ok(store_advance(world.store, &test_error));
     assert_false(store_wants_guesses(world.store, 1));
     close_world(&world);
 }
@@ -175,7 +175,7 @@ static void passes_of_steps(struct world *world, uint32_t first, uint32_t count,
             get_and_check(world->store, &world->fixture, expert(layer, pass));
             usleep(microseconds);
         }
-        store_advance(world->store);
+        assert_ok(store_advance(world->store, &test_error));
     }
 }
 
@@ -202,10 +202,10 @@ static void what_is_expected_stays_until_its_layer_was_there(void **state)
     for (uint32_t pass = 0; pass < 10; pass++) {
         for (uint32_t i = 0; i < 7; i++)
             get_and_check(world.store, &world.fixture, expert(1, i));
-        store_advance(world.store);
+        assert_ok(store_advance(world.store, &test_error));
     }
     get_and_check(world.store, &world.fixture, expert(3, 9)); /* used once: the next to go */
-    store_advance(world.store);
+    assert_ok(store_advance(world.store, &test_error));
     predict(&world, expert(3, 9), 0.9f);
     get_and_check(world.store, &world.fixture, expert(1, 10));
     assert_true(is_cached(&world, expert(3, 9)));
@@ -229,7 +229,7 @@ static unsigned guessed_passes(struct world *world, bool wrong)
         if (guessing)
             wait_until_cached(world, wrong ? other : next);
         get_and_check(world->store, &world->fixture, next);
-        store_advance(world->store);
+        assert_ok(store_advance(world->store, &test_error));
     }
     return with_guesses;
 }
@@ -261,7 +261,7 @@ static void run_passes(struct world *world, uint32_t passes)
             get_and_check(world->store, &world->fixture, expert(layer, 2)); /* a favourite */
             get_and_check(world->store, &world->fixture, expert(layer, (pass * 7 + layer) % 16));
         }
-        store_advance(world->store);
+        assert_ok(store_advance(world->store, &test_error));
     }
 }
 

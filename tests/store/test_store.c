@@ -118,7 +118,7 @@ static void pass(struct store *store, const struct fixture *fixture, struct rand
             get_and_check(store, fixture, wanted[index]);
             wanted[index] = wanted[left - 1];
         }
-        store_advance(store);
+        assert_ok(store_advance(store, &test_error));
     }
 }
 
@@ -537,7 +537,7 @@ static void a_prompt_keeps_part_of_the_cache(void **state)
                 wanted[index] = wanted[left - 1];
             }
         }
-        store_advance(store);
+        assert_ok(store_advance(store, &test_error));
     }
     store_statistics(store, &after);
     assert_true(after.expert_hits - before.expert_hits > 5 * 64 / 4);

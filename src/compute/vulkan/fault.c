@@ -1,7 +1,8 @@
 /* A seam for tests: HYPURA_GPU_FAULT makes a device that works fail. "allocation:N": the N-th allocation of memory from
  * now on and all after it find no room. "submit:N": the device is lost with the N-th submission. "hang:N": from the
- * N-th on nothing that is sent ends. "import:N": the N-th import of host memory and all after it are refused. Counted
- * over all devices of the process, from when one was opened last. */
+ * N-th on nothing that is sent ends. "import:N": the N-th import of host memory and all after it are refused. "copy:N":
+ * the same for copies between the host and memory that is not mapped, for want of memory, while the device goes on.
+ * Counted over all devices of the process, from when one was opened last. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 
 static _Atomic long left;
 static bool hangs;
+static const struct gpu *copier; /* whose copies fail */
 static PFN_vkAllocateMemory allocate;
 static PFN_vkQueueSubmit submit;
 static PFN_vkGetMemoryHostPointerPropertiesEXT import;
@@ -31,6 +33,12 @@ static VkResult VKAPI_PTR failing_submit(VkQueue queue, uint32_t count, const Vk
     return hangs ? VK_SUCCESS : VK_ERROR_DEVICE_LOST;
 }
 
+static VkResult VKAPI_PTR failing_copy(VkQueue queue, uint32_t count, const VkSubmitInfo *infos, VkFence fence)
+{
+    bool copies = infos->pSignalSemaphores[0] == copier->upload_timeline;
+    return copies && is_due() ? VK_ERROR_OUT_OF_HOST_MEMORY : submit(queue, count, infos, fence);
+}
+
 static VkResult VKAPI_PTR failing_import(VkDevice device, VkExternalMemoryHandleTypeFlagBits type, const void *host,
                                          VkMemoryHostPointerPropertiesEXT *properties)
 {
@@ -51,6 +59,10 @@ void fault_install(struct gpu *gpu)
         submit = gpu->vk.vkQueueSubmit;
         gpu->vk.vkQueueSubmit = failing_submit;
         gpu->patience_seconds = hangs ? 1 : gpu->patience_seconds;
+    } else if (strncmp(fault, "copy:", 5) == 0) {
+        copier = gpu;
+        submit = gpu->vk.vkQueueSubmit;
+        gpu->vk.vkQueueSubmit = failing_copy;
     } else if (strncmp(fault, "import:", 7) == 0) {
         import = gpu->vk.vkGetMemoryHostPointerPropertiesEXT;
         gpu->vk.vkGetMemoryHostPointerPropertiesEXT = import ? failing_import : NULL;
