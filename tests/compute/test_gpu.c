@@ -1,6 +1,8 @@
 /* The device layer: buffers, uploads, batches, tickets, the pipeline cache, and errors; and the first kernels. */
 #include "gpu_test.h"
 
+#include "compute/vulkan/gpu_private.h"
+
 #include <pthread.h>
 #include <unistd.h>
 
@@ -118,6 +120,65 @@ static void batches_wait_for_the_host(void **state)
     assert_ptr_equal(ok, &signaller);
     gpu_buffer_destroy(gpu, in.buffer);
     gpu_buffer_destroy(gpu, out.buffer);
+}
+
+static void *upload_one(void *context)
+{
+    struct gpu *gpu = context;
+    float value = 5;
+    struct gpu_range range = gpu_test_range(gpu, NULL, sizeof value);
+    gpu_ticket ticket = 0;
+    hypura_status status = gpu_upload(gpu, range, &value, sizeof value, &ticket, NULL);
+    if (!status)
+        status = gpu_upload_wait(gpu, ticket, NULL);
+    gpu_buffer_destroy(gpu, range.buffer);
+    return status ? NULL : context;
+}
+
+/* Where there is one queue an upload stands behind the batch that waits for the CPU's share, however long that takes.
+ */
+static void waiting_for_the_host_is_no_hang(void **state)
+{
+    (void)gpu_or_skip(state);
+    struct gpu *gpu;
+    assert_ok(gpu_open(&gpu, &(struct gpu_options){.separate = true, .validate = gpu_test_layers}, &test_error));
+    gpu->patience_seconds = 1;
+    struct gpu_range range = gpu_test_range(gpu, NULL, 8);
+    gpu_ticket ticket;
+    gpu_begin(gpu);
+    gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, 1, 2, 0);
+    assert_ok(gpu_submit(gpu, &ticket, 1, 0, &test_error));
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, upload_one, gpu), 0);
+    usleep(1300000);
+    assert_false(gpu_done(gpu, ticket));
+    assert_ok(gpu_signal_host(gpu, 1, &test_error));
+    void *ok;
+    pthread_join(thread, &ok);
+    assert_ptr_equal(ok, gpu);
+    assert_ok(gpu_wait(gpu, ticket, &test_error));
+    gpu_buffer_destroy(gpu, range.buffer);
+    assert_int_equal(gpu_validation_messages(gpu), 0);
+    gpu_close(gpu);
+}
+
+/* But while it has a batch to do before that one, it is the device that hangs. */
+static void hangs_before_it_waits_for_the_host(void **state)
+{
+    (void)gpu_or_skip(state);
+    struct gpu *gpu;
+    setenv("HYPURA_GPU_FAULT", "hang:1", 1);
+    hypura_status status = gpu_open(&gpu, &(struct gpu_options){.validate = gpu_test_layers}, &test_error);
+    unsetenv("HYPURA_GPU_FAULT");
+    assert_ok(status);
+    gpu_ticket tickets[2];
+    for (uint64_t i = 0; i < 2; i++) {
+        gpu_begin(gpu);
+        assert_ok(gpu_submit(gpu, &tickets[i], i, 0, &test_error)); /* the second waits for the host */
+    }
+    assert_int_equal(gpu_wait(gpu, tickets[0], &test_error), HYPURA_ERROR_DEVICE);
+    assert_non_null(strstr(test_error.message, "hangs"));
+    gpu_close(gpu);
 }
 
 /* More batches than the gpu has of its own, each on the result of the one before. */
@@ -252,6 +313,8 @@ int main(void)
         cmocka_unit_test(stages_where_memory_is_not_shared),
         cmocka_unit_test(refuses_what_does_not_fit),
         cmocka_unit_test(batches_wait_for_the_host),
+        cmocka_unit_test(waiting_for_the_host_is_no_hang),
+        cmocka_unit_test(hangs_before_it_waits_for_the_host),
         cmocka_unit_test(many_batches_run_in_order),
         cmocka_unit_test(reads_imported_memory_in_place),
         cmocka_unit_test(norms_rows),

@@ -78,23 +78,55 @@ static hypura_status create_timeline(struct gpu *gpu, VkSemaphore *out, hypura_e
     return gpu_check(gpu, gpu->vk.vkCreateSemaphore(gpu->device, &create, NULL, out), "making a semaphore", error);
 }
 
+static VkResult read_timeline(struct gpu *gpu, VkSemaphore timeline, uint64_t *value)
+{
+    return gpu->vk.vkGetSemaphoreCounterValue(gpu->device, timeline, value);
+}
+
+/* What grows whenever the device ends something, or the host lets it go on; and whether it waits for the host: all that
+ * comes before a batch with a signal that was not given is done. On one queue uploads stand behind that batch. */
+static VkResult read_progress(struct gpu *gpu, uint64_t *sum, bool *waits_for_host)
+{
+    uint64_t computed = 0, signalled = 0, uploaded = 0;
+    VkResult result = read_timeline(gpu, gpu->compute_timeline, &computed);
+    if (!result)
+        result = read_timeline(gpu, gpu->host_timeline, &signalled);
+    if (!result)
+        result = read_timeline(gpu, gpu->upload_timeline, &uploaded);
+    *sum = computed + signalled + uploaded;
+    *waits_for_host = signalled < atomic_load(&gpu->host_awaited) && computed + 1 >= atomic_load(&gpu->host_awaited_by);
+    return result;
+}
+
+/* How far the device is nobody knows any more, so nothing that it uses can be used again. */
+static hypura_status lose_track(struct gpu *gpu, VkResult result, hypura_error *error)
+{
+    hypura_error why;
+    gpu_check(gpu, result, "waiting for the device", &why);
+    atomic_store(&gpu->lost, true);
+    return error_set(error, HYPURA_ERROR_DEVICE, "%s", why.message);
+}
+
 static hypura_status wait_even_if_lost(struct gpu *gpu, VkSemaphore timeline, uint64_t value, hypura_error *error)
 {
     const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
                                       .semaphoreCount = 1,
                                       .pSemaphores = &timeline,
                                       .pValues = &value};
-    /* A slow device may have far to go: it hangs when it ends nothing for so long. */
+    /* A slow device may have far to go: it hangs when it ends nothing for so long, and not for want of our signal. */
     uint64_t reached = 0, before;
-    VkResult result = gpu->vk.vkGetSemaphoreCounterValue(gpu->device, timeline, &reached);
+    bool waits_for_host = false;
+    VkResult result = read_progress(gpu, &reached, &waits_for_host);
     do {
         before = reached;
         if (!result)
             result = gpu->vk.vkWaitSemaphores(gpu->device, &wait, gpu->patience_seconds * (uint64_t)1000000000);
+        if (result == VK_SUCCESS)
+            return HYPURA_OK;
         if (result != VK_TIMEOUT)
-            return gpu_check(gpu, result, "waiting for the device", error);
-        result = gpu->vk.vkGetSemaphoreCounterValue(gpu->device, timeline, &reached);
-    } while (result || reached > before);
+            return lose_track(gpu, result, error);
+        result = read_progress(gpu, &reached, &waits_for_host);
+    } while (result || waits_for_host || reached > before);
     atomic_store(&gpu->hung, true);
     atomic_store(&gpu->lost, true);
     return gpu_lost_error(gpu, error);
@@ -109,13 +141,12 @@ hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t valu
 
 void commands_drain(struct gpu *gpu)
 {
-    uint64_t signalled = 0;
+    uint64_t signalled = 0, awaited = atomic_load(&gpu->host_awaited);
     if (!gpu->host_timeline || !gpu->upload_timeline || atomic_load(&gpu->hung))
         return;
     /* What waits for a signal that nobody will give. */
-    if (!gpu->vk.vkGetSemaphoreCounterValue(gpu->device, gpu->host_timeline, &signalled) &&
-        signalled < gpu->host_awaited)
-        gpu_signal_host(gpu, gpu->host_awaited, NULL);
+    if (!read_timeline(gpu, gpu->host_timeline, &signalled) && signalled < awaited)
+        gpu_signal_host(gpu, awaited, NULL);
     if (gpu->submitted)
         wait_even_if_lost(gpu, gpu->compute_timeline, gpu->submitted, NULL);
     if (gpu->uploaded)
@@ -125,8 +156,7 @@ void commands_drain(struct gpu *gpu)
 bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value)
 {
     uint64_t now = 0;
-    return value == 0 ||
-           (gpu->vk.vkGetSemaphoreCounterValue(gpu->device, timeline, &now) == VK_SUCCESS && now >= value);
+    return value == 0 || (read_timeline(gpu, timeline, &now) == VK_SUCCESS && now >= value);
 }
 
 hypura_status commands_create(struct gpu *gpu, hypura_error *error)
@@ -289,6 +319,15 @@ void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint6
     gpu->vk.vkCmdCopyBuffer(gpu->open->commands, from.buffer->buffer, to.buffer->buffer, 1, &copy);
 }
 
+/* The first batch whose signal was not given yet is the one that the device waits with. */
+static void await_host(struct gpu *gpu, gpu_ticket batch, uint64_t value)
+{
+    uint64_t awaited = atomic_load(&gpu->host_awaited);
+    if (timeline_reached(gpu, gpu->host_timeline, awaited))
+        atomic_store(&gpu->host_awaited_by, batch);
+    atomic_store(&gpu->host_awaited, MAX(awaited, value));
+}
+
 hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host, gpu_ticket wait_upload,
                          hypura_error *error)
 {
@@ -320,7 +359,6 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
     if (wait_host) {
         waits[count] = gpu->host_timeline;
         values[count++] = wait_host;
-        gpu->host_awaited = MAX(gpu->host_awaited, wait_host);
     }
     if (wait_upload) {
         waits[count] = gpu->upload_timeline;
@@ -346,6 +384,8 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
     hypura_error problem;
     if (gpu_check(gpu, result, "sending a batch", &problem))
         return error_set(error, HYPURA_ERROR_DEVICE, "%s", problem.message);
+    if (wait_host)
+        await_host(gpu, next, wait_host);
     gpu->submitted = batch->ticket = next;
     if (ticket)
         *ticket = next;

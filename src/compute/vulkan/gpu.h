@@ -142,8 +142,8 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
 /* value: greater than all before. */
 hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *error);
 
-/* Gives up when no batch ends for 10 seconds (a device that is a CPU: 5 minutes) with an error that says the device
- * hangs. */
+/* Gives up when nothing that was sent ends for 10 seconds (a device that is a CPU: 5 minutes) with an error that says
+ * the device hangs. While the device can do nothing before gpu_signal_host is called, that time does not count. */
 hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
 bool gpu_done(struct gpu *gpu, gpu_ticket ticket);
 

@@ -65,9 +65,10 @@ struct gpu {
     atomic_bool lost; /* nothing is asked of it any more */
     atomic_bool hung; /* why: it ended nothing for patience_seconds, so what it was given is still in use */
     uint32_t patience_seconds;
-    uint64_t host_awaited; /* the greatest host signal that a batch waits for */
-    atomic_bool drained;   /* after it was lost */
-    struct gpu *abandoned; /* the one that was before */
+    _Atomic uint64_t host_awaited;    /* the greatest host signal that a batch waits for */
+    _Atomic uint64_t host_awaited_by; /* and the first batch that waits for one which was not given */
+    atomic_bool drained;              /* after it was lost */
+    struct gpu *abandoned;            /* the one that was before */
 
     VkPipelineLayout layout;
     VkPipelineCache cache;

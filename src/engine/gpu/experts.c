@@ -243,6 +243,7 @@ hypura_status pass_host_share(struct engine *engine, hypura_error *error)
     if (!pass->host_share.waiting)
         return HYPURA_OK;
     TRY(compute_share(engine, error));
+    TRY(gpu_signal_host(pass->gpu, pass->host_share.value, error));
     pass->host_share.waiting = false;
-    return gpu_signal_host(pass->gpu, pass->host_share.value, error);
+    return HYPURA_OK;
 }
