@@ -70,10 +70,10 @@ static void refuses_what_does_not_fit(void **state)
     assert_int_equal(gpu_download(gpu, range, bytes, 128, &test_error), HYPURA_ERROR_ARGUMENT);
     gpu_buffer_destroy(gpu, range.buffer);
     gpu_begin(gpu);
-    gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, 0, 64, 1e-5f);
+    gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, (struct gpu_range){0}, 0, 64, 1e-5f);
     gpu_test_run(gpu);
     assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
-    gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, 1, 64, 1e-5f);
+    gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, (struct gpu_range){0}, 1, 64, 1e-5f);
     assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
 }
 
@@ -101,10 +101,10 @@ static void batches_wait_for_the_host(void **state)
     float *result = gpu_buffer_mapped(out.buffer);
     gpu_ticket first, second;
     gpu_begin(gpu);
-    gpu_rms_norm(gpu, out, in, (struct gpu_range){0}, 1, 2, 0);
+    gpu_rms_norm(gpu, out, in, (struct gpu_range){0}, (struct gpu_range){0}, 1, 2, 0);
     assert_ok(gpu_submit(gpu, &first, 1, 0, &test_error));
     gpu_begin(gpu);
-    gpu_rms_norm(gpu, out, out, (struct gpu_range){0}, 2, 1, 0);
+    gpu_rms_norm(gpu, out, out, (struct gpu_range){0}, (struct gpu_range){0}, 2, 1, 0);
     assert_ok(gpu_submit(gpu, &second, 0, 0, &test_error));
     assert_true(second > first);
     assert_false(gpu_done(gpu, first));
@@ -146,7 +146,7 @@ static void waiting_for_the_host_is_no_hang(void **state)
     struct gpu_range range = gpu_test_range(gpu, NULL, 8);
     gpu_ticket ticket;
     gpu_begin(gpu);
-    gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, 1, 2, 0);
+    gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, (struct gpu_range){0}, 1, 2, 0);
     assert_ok(gpu_submit(gpu, &ticket, 1, 0, &test_error));
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, upload_one, gpu), 0);
@@ -196,9 +196,9 @@ static void many_batches_run_in_order(void **state)
     gpu_ticket ticket = 0;
     for (int i = 0; i < 100; i++) {
         gpu_begin(gpu);
-        gpu_rms_norm(gpu, range, range, weight, 1, 64, 0);
+        gpu_rms_norm(gpu, range, range, weight, (struct gpu_range){0}, 1, 64, 0);
         gpu_barrier(gpu);
-        gpu_rms_norm(gpu, range, range, weight, 1, 64, 0);
+        gpu_rms_norm(gpu, range, range, weight, (struct gpu_range){0}, 1, 64, 0);
         assert_ok(gpu_submit(gpu, &ticket, 0, 0, &test_error));
     }
     float *out = gpu_test_take(gpu, range, sizeof values);
@@ -229,7 +229,7 @@ static void reads_imported_memory_in_place(void **state)
         for (size_t i = 0; i < 4; i++)
             values[i] = 2;
         gpu_begin(gpu);
-        gpu_rms_norm(gpu, out, in, (struct gpu_range){0}, 1, 4, 0);
+        gpu_rms_norm(gpu, out, in, (struct gpu_range){0}, (struct gpu_range){0}, 1, 4, 0);
         gpu_test_run(gpu);
         gpu_buffer_destroy(gpu, in.buffer);
         float *result = gpu_test_take(gpu, out, 16);
@@ -261,7 +261,8 @@ static void norms_rows(void **state)
             struct gpu_range values = gpu_test_range(gpu, in, bytes);
             struct gpu_range weights = gpu_test_range(gpu, weight, columns * sizeof(float));
             gpu_begin(gpu);
-            gpu_rms_norm(gpu, values, values, with_weight ? weights : (struct gpu_range){0}, rows, columns, 1e-5f);
+            gpu_rms_norm(gpu, values, values, with_weight ? weights : (struct gpu_range){0}, (struct gpu_range){0},
+                         rows, columns, 1e-5f);
             gpu_test_run(gpu);
             float *out = gpu_test_take(gpu, values, bytes);
             assert_true(gpu_test_error(out, expected, (size_t)rows * columns) < 1e-6);
@@ -290,7 +291,7 @@ static void keeps_compiled_kernels(void **state)
         float values[] = {1, 2, 3, 4};
         struct gpu_range range = gpu_test_range(gpu, values, sizeof values);
         gpu_begin(gpu);
-        gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, 1, 4, 0);
+        gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, (struct gpu_range){0}, 1, 4, 0);
         gpu_test_run(gpu);
         gpu_buffer_destroy(gpu, range.buffer);
         assert_int_equal(gpu_validation_messages(gpu), 0);

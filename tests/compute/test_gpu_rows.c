@@ -46,22 +46,27 @@ static void norms_rows(void **state)
     for (size_t i = 0; i < COUNT_OF(shapes); i++) {
         uint32_t rows = shapes[i][0], columns = shapes[i][1], count = rows * columns;
         float *in = gpu_test_floats(&random, count), *weight = gpu_test_floats(&random, columns);
-        float *expected = malloc(count * sizeof *expected);
+        float *bias = gpu_test_floats(&random, columns), *expected = malloc(count * sizeof *expected);
         assert_non_null(expected);
-        struct gpu_range weights = floats(gpu, weight, columns), first = floats(gpu, in, count);
+        struct gpu_range weights = floats(gpu, weight, columns), biases = floats(gpu, bias, columns);
+        struct gpu_range first = floats(gpu, in, count);
         struct gpu_range second = gpu_test_range(gpu, NULL, count * sizeof(float));
         gpu_begin(gpu);
-        gpu_rms_norm(gpu, second, first, weights, rows, columns, 1e-5f);
+        gpu_rms_norm(gpu, second, first, weights, biases, rows, columns, 1e-5f);
         gpu_barrier(gpu);
-        gpu_rms_norm(gpu, second, second, NONE, rows, columns, 1e-6f);
+        gpu_rms_norm(gpu, second, second, NONE, NONE, rows, columns, 1e-6f);
         gpu_test_run(gpu);
         compute_rms_norm(compute, expected, in, weight, rows, columns, 1e-5f);
+        for (uint32_t r = 0; r < rows; r++)
+            compute_add(compute, expected + r * columns, expected + r * columns, bias, columns);
         compute_rms_norm(compute, expected, expected, NULL, rows, columns, 1e-6f);
         expect_floats(gpu, second, expected, count, 1e-6);
         gpu_buffer_destroy(gpu, weights.buffer);
+        gpu_buffer_destroy(gpu, biases.buffer);
         gpu_buffer_destroy(gpu, first.buffer);
         free(in);
         free(weight);
+        free(bias);
         free(expected);
     }
     compute_destroy(compute);

@@ -254,9 +254,9 @@ void gpu_embed(struct gpu *gpu, const struct gpu_matrix *embedding, struct gpu_r
 
 /* ---- rows of floats ---------------------------------------------------------------------------------------------- */
 
-/* As in compute.h: rows adjacent, weight may have no buffer, out may be in. */
-void gpu_rms_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight, uint32_t rows,
-                  uint32_t columns, float epsilon);
+/* As in compute.h, plus bias: rows adjacent, weight and bias may have no buffer, out may be in. */
+void gpu_rms_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight,
+                  struct gpu_range bias, uint32_t rows, uint32_t columns, float epsilon);
 
 void gpu_scale(struct gpu *gpu, struct gpu_range out, struct gpu_range in, float factor, uint64_t count);
 void gpu_soft_cap(struct gpu *gpu, struct gpu_range values, uint64_t count, float cap);

@@ -17,15 +17,15 @@ uint32_t gpu_row_steps(uint32_t columns, uint64_t addresses)
     return columns % 4 || addresses % 16 || steps > MOST_STEPS ? 0 : steps;
 }
 
-void gpu_rms_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight, uint32_t rows,
-                  uint32_t columns, float epsilon)
+void gpu_rms_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight,
+                  struct gpu_range bias, uint32_t rows, uint32_t columns, float epsilon)
 {
     const struct {
-        uint64_t out, in, weight;
+        uint64_t out, in, weight, bias;
         uint32_t rows, columns;
         float epsilon;
-    } push = {gpu_address(out), gpu_address(in), gpu_address(weight), rows, columns, epsilon};
-    const uint32_t steps = gpu_row_steps(columns, push.out | push.in | push.weight);
+    } push = {gpu_address(out), gpu_address(in), gpu_address(weight), gpu_address(bias), rows, columns, epsilon};
+    const uint32_t steps = gpu_row_steps(columns, push.out | push.in | push.weight | push.bias);
     gpu_launch(gpu, KERNEL_norm, &steps, 1, &push, sizeof push, row_groups(rows), 1, 1);
 }
 

@@ -11,6 +11,7 @@ static bool is_vector(enum tensor_role role)
 {
     switch (role) {
     case ROLE_ATTENTION_NORM:
+    case ROLE_ATTENTION_NORM_BIAS:
     case ROLE_ATTENTION_QKV_BIAS:
     case ROLE_ATTENTION_Q_BIAS:
     case ROLE_ATTENTION_K_BIAS:
@@ -21,6 +22,7 @@ static bool is_vector(enum tensor_role role)
     case ROLE_ATTENTION_OUTPUT_BIAS:
     case ROLE_ATTENTION_POST_NORM:
     case ROLE_FFN_NORM:
+    case ROLE_FFN_NORM_BIAS:
     case ROLE_ROUTER_BIAS:
     case ROLE_ROUTER_SELECTION_BIAS:
     case ROLE_FFN_GATE_BIAS:
@@ -33,6 +35,7 @@ static bool is_vector(enum tensor_role role)
     case ROLE_FFN_POST_NORM:
     case ROLE_LAYER_SCALE:
     case ROLE_OUTPUT_NORM:
+    case ROLE_OUTPUT_NORM_BIAS:
     case ROLE_OUTPUT_BIAS:
         return true;
     default:

@@ -72,8 +72,8 @@ static bool norm_whole_rows(struct engine *engine, struct gpu_range values, unit
     uint64_t length = model_unit(engine->model, weight)->slices[0].tensor->dimensions[0];
     if (length == head || length != width)
         return false;
-    gpu_rms_norm(engine->pass->gpu, values, values, pass_vector(engine, weight), (uint32_t)engine->rows, width,
-                 model_parameters(engine->model)->norm_epsilon);
+    gpu_rms_norm(engine->pass->gpu, values, values, pass_vector(engine, weight), (struct gpu_range){0},
+                 (uint32_t)engine->rows, width, model_parameters(engine->model)->norm_epsilon);
     return true;
 }
 

@@ -400,14 +400,25 @@ static void send_inputs(struct engine *engine)
     pass->inputs_sent = true;
 }
 
+/* Of a norm of the residual stream (Phi 3.5 MoE); or none. */
+static struct gpu_range norm_bias(const struct engine *engine, unit_number norm)
+{
+    if (norm == NO_UNIT)
+        return (struct gpu_range){0};
+    const struct unit *unit = model_unit(engine->model, norm);
+    return pass_vector(engine, unit->layer < 0
+                                   ? model_tensor(engine->model, ROLE_OUTPUT_NORM_BIAS)
+                                   : model_layer(engine->model, (uint32_t)unit->layer)->tensors[unit->role + 1]);
+}
+
 static void norm_hidden(struct engine *engine, unit_number weight)
 {
     struct gpu_pass *pass = engine->pass;
     const struct model_parameters *p = model_parameters(engine->model);
     if (weight == NO_UNIT)
         return;
-    gpu_rms_norm(pass->gpu, pass->normed, pass->hidden, pass_vector(engine, weight), (uint32_t)engine->rows,
-                 p->embedding, p->norm_epsilon);
+    gpu_rms_norm(pass->gpu, pass->normed, pass->hidden, pass_vector(engine, weight), norm_bias(engine, weight),
+                 (uint32_t)engine->rows, p->embedding, p->norm_epsilon);
     gpu_barrier(pass->gpu);
     halve_normed(engine, weight);
 }
@@ -468,11 +479,12 @@ void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number l
 {
     struct gpu_pass *pass = engine->pass;
     const struct model_parameters *p = model_parameters(engine->model);
+    bool biased = norm_bias(engine, next_norm).buffer;
     struct gpu_residual residual = {.hidden = pass->hidden,
                                     .branch = pass->branch,
                                     .post_norm = pass_vector(engine, post_norm),
                                     .layer_scale = pass_vector(engine, layer_scale),
-                                    .norm = pass_vector(engine, next_norm),
+                                    .norm = pass_vector(engine, biased ? NO_UNIT : next_norm),
                                     .out = pass->normed,
                                     .scale = p->residual_scale,
                                     .epsilon = p->norm_epsilon,
@@ -483,15 +495,19 @@ void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number l
     gpu_residual(pass->gpu, &residual);
     gpu_barrier(pass->gpu);
     pass->norm_left = false;
-    halve_normed(engine, next_norm);
+    if (biased)
+        norm_hidden(engine, next_norm);
+    else
+        halve_normed(engine, next_norm);
 }
 
 /* Whether the matrix that ends a branch adds it to the residual stream by itself, and whoever reads that next norms it
  * by itself: two launches less where few tokens make launches count. */
-static bool adds_by_itself(const struct engine *engine, unit_number post_norm, unit_number layer_scale)
+static bool adds_by_itself(const struct engine *engine, unit_number post_norm, unit_number layer_scale,
+                           unit_number next_norm)
 {
     return engine->rows <= GPU_VECTOR_TOKENS && post_norm == NO_UNIT && layer_scale == NO_UNIT &&
-           model_parameters(engine->model)->residual_scale == 1.0f;
+           !norm_bias(engine, next_norm).buffer && model_parameters(engine->model)->residual_scale == 1.0f;
 }
 
 hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_error *error)
@@ -502,12 +518,13 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
     bool arrived = !pass->on_device || !pass->inputs_sent;
     if (arrived) {
         to_device(engine);
-        pass->norm_left = engine->rows <= GPU_VECTOR_TOKENS;
+        pass->norm_left = engine->rows <= GPU_VECTOR_TOKENS && !norm_bias(engine, tensors[ROLE_ATTENTION_NORM]).buffer;
         if (!pass->norm_left)
             norm_hidden(engine, tensors[ROLE_ATTENTION_NORM]);
     }
     pass_record(pass);
-    bool add = !layer->moe && adds_by_itself(engine, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT);
+    bool add =
+        !layer->moe && adds_by_itself(engine, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, tensors[ROLE_FFN_NORM]);
     pass_attention(engine, number, add);
     if (add)
         pass->norm_left = true;
@@ -519,7 +536,7 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
     } else {
         /* The output matrix's norm is wanted by itself. */
         add = number + 1 < model_parameters(engine->model)->layers &&
-              adds_by_itself(engine, tensors[ROLE_FFN_POST_NORM], tensors[ROLE_LAYER_SCALE]);
+              adds_by_itself(engine, tensors[ROLE_FFN_POST_NORM], tensors[ROLE_LAYER_SCALE], next);
         pass_dense(engine, layer, ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, layer->feed_forward, pass->branch, add);
         gpu_barrier(pass->gpu);
         if (add)

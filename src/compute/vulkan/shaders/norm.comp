@@ -3,8 +3,8 @@
 #define GROUP 256
 #include "common.glsl"
 
-/* into[r] = from[r] * weight / rms(from[r]). A work group takes a row at a time, STEPS fours of floats an invocation at
- * once; with STEPS 0 a row may have any length. */
+/* into[r] = from[r] * weight / rms(from[r]) + bias. A work group takes a row at a time, STEPS fours of floats an
+ * invocation at once; with STEPS 0 a row may have any length. */
 layout(constant_id = 0) const uint STEPS = 0;
 
 #define MOST_STEPS 8
@@ -12,7 +12,7 @@ layout(constant_id = 0) const uint STEPS = 0;
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
 {
-    Floats into, from, weight;
+    Floats into, from, weight, bias;
     uint rows, columns;
     float epsilon;
 };
@@ -27,7 +27,9 @@ void row_in_memory(Floats into_row, Floats from_row)
     float factor = inversesqrt(group_sum(sum) / float(columns) + epsilon);
     for (uint c = gl_LocalInvocationID.x; c < columns; c += GROUP) {
         float a = from_row.v[c] * factor;
-        into_row.v[c] = uint64_t(weight) != 0 ? a * weight.v[c] : a;
+        if (uint64_t(weight) != 0)
+            a *= weight.v[c];
+        into_row.v[c] = uint64_t(bias) != 0 ? a + bias.v[c] : a;
     }
 }
 
@@ -43,18 +45,19 @@ vec4 four_of(uint64_t row, uint i)
 
 void row_in_registers(Floats into_row, Floats from_row)
 {
-    vec4 a[MOST_STEPS], weights[MOST_STEPS];
+    vec4 a[MOST_STEPS], weights[MOST_STEPS], biases[MOST_STEPS];
     float sum = 0.0;
     [[unroll]] for (uint i = 0; i < STEPS; i++) {
         a[i] = four_of(uint64_t(from_row), i);
         weights[i] = uint64_t(weight) != 0 ? four_of(uint64_t(weight), i) : vec4(1.0);
+        biases[i] = uint64_t(bias) != 0 ? four_of(uint64_t(bias), i) : vec4(0.0);
     }
     [[unroll]] for (uint i = 0; i < STEPS; i++)
         sum += dot(a[i], a[i]);
     float factor = inversesqrt(group_sum(sum) / float(columns) + epsilon);
     [[unroll]] for (uint i = 0; i < STEPS; i++)
         if (inside(i))
-            Vec4s(uint64_t(into_row)).v[gl_LocalInvocationID.x + i * GROUP] = a[i] * factor * weights[i];
+            Vec4s(uint64_t(into_row)).v[gl_LocalInvocationID.x + i * GROUP] = a[i] * factor * weights[i] + biases[i];
 }
 
 void main()
