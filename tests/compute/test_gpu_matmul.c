@@ -12,12 +12,22 @@
 #define BYTES_ERROR 1e-2
 #define ROUNDING_ERROR 5e-4
 
+/* Whether there is a kernel that multiplies weights of this type as bytes. */
+static bool has_bytes(enum tensor_type type)
+{
+    static const enum tensor_type bytes[] = {TENSOR_Q8_0,   TENSOR_Q4_0,  TENSOR_Q4_1,   TENSOR_Q5_0, TENSOR_Q5_1,
+                                             TENSOR_IQ4_NL, TENSOR_MXFP4, TENSOR_IQ4_XS, TENSOR_Q4_K, TENSOR_Q5_K};
+    for (size_t i = 0; i < COUNT_OF(bytes); i++)
+        if (type == bytes[i])
+            return true;
+    return false;
+}
+
 /* Rounds inputs in blocks of 32 as the kernels for few tokens do where they multiply weights of this type as bytes. */
 static bool round_inputs(const struct gpu *gpu, enum tensor_type type, float *in, uint32_t rows, uint32_t columns,
                          uint32_t stride)
 {
-    bool plain = type == TENSOR_F32 || type == TENSOR_F16 || type == TENSOR_BF16;
-    if (!gpu_get_info(gpu)->int8_dot || plain || type == TENSOR_Q2_K || type == TENSOR_Q3_K || type == TENSOR_Q6_K)
+    if (!gpu_get_info(gpu)->int8_dot || !has_bytes(type))
         return false;
     for (uint32_t block = 0; block < rows * (columns / 32); block++) {
         float *x = in + block / (columns / 32) * stride + block % (columns / 32) * 32, most = 0;
@@ -85,8 +95,13 @@ static void check(struct gpu *gpu, struct random *random, enum tensor_type type,
  */
 static bool has_many_kernels(enum tensor_type type)
 {
-    return type != TENSOR_Q4_1 && type != TENSOR_Q5_0 && type != TENSOR_Q5_1 && type != TENSOR_IQ4_NL &&
-           type != TENSOR_MXFP4 && type != TENSOR_Q5_K;
+    static const enum tensor_type alike[] = {TENSOR_Q4_1,  TENSOR_Q5_0,   TENSOR_Q5_1,    TENSOR_IQ4_NL,
+                                             TENSOR_MXFP4, TENSOR_Q5_K,   TENSOR_IQ1_M,   TENSOR_IQ2_XXS,
+                                             TENSOR_IQ2_S, TENSOR_IQ2_XS, TENSOR_IQ3_XXS, TENSOR_TQ2_0};
+    for (size_t i = 0; i < COUNT_OF(alike); i++)
+        if (type == alike[i])
+            return false;
+    return true;
 }
 
 static void multiplies_few_tokens(void **state)
@@ -103,7 +118,8 @@ static void multiplies_few_tokens(void **state)
     }
     check(gpu, &random, TENSOR_Q8_0, 2100, 4608, 1, false, false, VECTOR_ERROR);
     check(gpu, &random, TENSOR_Q4_0, 3, 32, 2, false, false, VECTOR_ERROR);
-    assert_false(gpu_supports(gpu, TENSOR_I32));
+    for (int type = 0; type < TENSOR_TYPE_COUNT; type++)
+        assert_int_equal(gpu_supports(gpu, (enum tensor_type)type), compute_supports((enum tensor_type)type));
 }
 
 /* As on a device where products of bytes are no instruction. */
@@ -121,7 +137,8 @@ static void multiplies_as_floats_too(void **state)
                                &test_error));
     assert_non_null(floats);
     for (size_t i = 0; i < COUNT_OF(types); i++)
-        check(floats, &random, types[i], 9, 512, i % 2 ? 1 : 3, true, false, VECTOR_ERROR);
+        if (has_bytes(types[i]))
+            check(floats, &random, types[i], 9, 512, i % 2 ? 1 : 3, true, false, VECTOR_ERROR);
     assert_int_equal(gpu_validation_messages(floats), 0);
     gpu_close(floats);
 }
@@ -337,21 +354,24 @@ static void tokens_together_change_no_bit(void **state)
 #define USED 2u
 #define SLOTS 4u
 
-/* Gate and up of experts of which two are elsewhere; their rows must stay as they were. */
+/* Gate and up of experts of which two are elsewhere; their rows must stay as they were. apart: floats between
+ * the rows of inputs, and of outputs. */
 static void check_experts(struct gpu *gpu, struct random *random, enum tensor_type type, uint32_t rows,
-                          uint32_t columns, uint32_t tokens, bool per_choice, bool with_bias, double bound)
+                          uint32_t columns, uint32_t tokens, bool per_choice, bool with_bias, uint32_t apart,
+                          double bound)
 {
     const uint32_t slots[EXPERTS] = {2, GPU_NO_SLOT, 0, 3, GPU_NO_SLOT, 1};
     /* A slot holds the rows of both matrices and something besides. */
     uint32_t choices = tokens * USED, in_rows = per_choice ? choices : tokens;
+    const uint32_t in_stride = columns + apart, out_stride = rows + apart;
     struct product pool = product_create(gpu, random, type, SLOTS * 2 * rows, columns);
     uint64_t matrix_bytes = rows * pool.matrix.row_bytes;
     uint32_t *ids = malloc(choices * sizeof *ids);
     assert_non_null(ids);
     for (uint32_t i = 0; i < choices; i++)
         ids[i] = i % USED == 0 ? (uint32_t)(random_next(random) % EXPERTS) : (ids[i - 1] + 1) % EXPERTS;
-    float *in = gpu_test_floats(random, (size_t)in_rows * columns), *bias = gpu_test_floats(random, EXPERTS * rows);
-    size_t out_count = (size_t)choices * rows;
+    float *in = gpu_test_floats(random, (size_t)in_rows * in_stride), *bias = gpu_test_floats(random, EXPERTS * rows);
+    size_t out_count = (size_t)choices * out_stride;
     float *before = gpu_test_floats(random, out_count);
     struct gpu_expert_matmul jobs[2];
     for (uint32_t m = 0; m < 2; m++)
@@ -360,22 +380,24 @@ static void check_experts(struct gpu *gpu, struct random *random, enum tensor_ty
             .slot_stride = 2 * matrix_bytes,
             .slots = gpu_test_range(gpu, slots, sizeof slots),
             .ids = gpu_test_range(gpu, ids, choices * sizeof *ids),
-            .in = gpu_test_range(gpu, in, (size_t)in_rows * columns * sizeof(float)),
+            .in = gpu_test_range(gpu, in, (size_t)in_rows * in_stride * sizeof(float)),
             .out = gpu_test_range(gpu, before, out_count * sizeof(float)),
             .bias = with_bias ? gpu_test_range(gpu, bias, EXPERTS * rows * sizeof(float)) : (struct gpu_range){0},
+            .in_stride = apart ? in_stride : 0,
+            .out_stride = apart ? out_stride : 0,
             .experts = EXPERTS,
             .used = USED,
             .tokens = tokens,
             .per_choice = per_choice};
     struct gpu_range halves = {0};
-    if (columns % 8 == 0) {
+    if (columns % 8 == 0 && apart == 0) {
         halves = gpu_test_range(gpu, NULL, (size_t)in_rows * columns * 2);
         gpu_begin(gpu);
         gpu_halves(gpu, halves, jobs[0].in, (uint64_t)in_rows * columns);
         gpu_test_run(gpu);
     }
     jobs[0].in_halves = jobs[1].in_halves = halves;
-    if (tokens <= GPU_VECTOR_TOKENS && round_inputs(gpu, type, in, in_rows, columns, columns))
+    if (tokens <= GPU_VECTOR_TOKENS && round_inputs(gpu, type, in, in_rows, columns, in_stride))
         bound = rounded_bound(gpu, bound);
     uint64_t group_bytes = gpu_expert_group_bytes(EXPERTS, USED, tokens);
     jobs[0].groups = jobs[1].groups = gpu_test_range(gpu, NULL, group_bytes);
@@ -397,9 +419,9 @@ static void check_experts(struct gpu *gpu, struct random *random, enum tensor_ty
         for (uint32_t choice = 0; choice < choices; choice++) {
             uint32_t expert = ids[choice], slot = slots[expert];
             for (uint32_t r = 0; r < rows && slot != GPU_NO_SLOT; r++)
-                expected[(size_t)choice * rows + r] =
+                expected[(size_t)choice * out_stride + r] =
                     (float)(dot(pool.values + ((size_t)slot * 2 * rows + m * rows + r) * columns,
-                                in + (size_t)(per_choice ? choice : choice / USED) * columns, columns) +
+                                in + (size_t)(per_choice ? choice : choice / USED) * in_stride, columns) +
                             (with_bias ? (double)bias[expert * rows + r] : 0));
         }
         float *out = gpu_test_take(gpu, jobs[m].out, out_count * sizeof(float));
@@ -409,7 +431,8 @@ static void check_experts(struct gpu *gpu, struct random *random, enum tensor_ty
                      columns, tokens, error);
         for (uint32_t choice = 0; choice < choices; choice++)
             if (slots[ids[choice]] == GPU_NO_SLOT)
-                assert_memory_equal(out + (size_t)choice * rows, before + (size_t)choice * rows, rows * sizeof(float));
+                assert_memory_equal(out + (size_t)choice * out_stride, before + (size_t)choice * out_stride,
+                                    out_stride * sizeof(float));
         if (with_bias)
             gpu_buffer_destroy(gpu, jobs[m].bias.buffer);
         free(expected);
@@ -432,13 +455,17 @@ static void multiplies_by_experts(void **state)
     struct random random;
     random_seed(&random, 25);
     for (size_t i = 0; i < COUNT_OF(types); i++) {
-        check_experts(gpu, &random, types[i], 13, 256, 1, false, false, VECTOR_ERROR);
-        check_experts(gpu, &random, types[i], 6, 512, 3, true, true, VECTOR_ERROR);
-        check_experts(gpu, &random, types[i], 70, 256, 40, i % 2 != 0, i % 3 == 0, tile_error(gpu, types[i]));
+        check_experts(gpu, &random, types[i], 13, 256, 1, false, false, 0, VECTOR_ERROR);
+        check_experts(gpu, &random, types[i], 6, 512, 3, true, true, 0, VECTOR_ERROR);
+        check_experts(gpu, &random, types[i], 70, 256, 40, i % 2 != 0, i % 3 == 0, 0, tile_error(gpu, types[i]));
     }
+    /* Rows with something in between, as heads of latent attention have them. */
+    check_experts(gpu, &random, TENSOR_F16, 20, 128, 2, true, false, 64, VECTOR_ERROR);
+    check_experts(gpu, &random, TENSOR_Q8_0, 70, 128, 30, true, false, 64, tile_error(gpu, TENSOR_Q8_0));
+    check_experts(gpu, &random, TENSOR_Q8_0, 12, 512, 3, false, true, 4, VECTOR_ERROR);
     /* Too narrow for tiles, and more choices than work groups in a row. */
-    check_experts(gpu, &random, TENSOR_F16, 3, 30, GPU_MAX_GROUPS / USED + 40, false, true, VECTOR_ERROR);
-    check_experts(gpu, &random, TENSOR_F16, 2, 30, GPU_MAX_GROUPS / USED + 40, true, false, VECTOR_ERROR);
+    check_experts(gpu, &random, TENSOR_F16, 3, 30, GPU_MAX_GROUPS / USED + 40, false, true, 0, VECTOR_ERROR);
+    check_experts(gpu, &random, TENSOR_F16, 2, 30, GPU_MAX_GROUPS / USED + 40, true, false, 0, VECTOR_ERROR);
 }
 
 static void refuses_weights_it_cannot_read(void **state)

@@ -190,6 +190,8 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
         status = pipelines_create(gpu, options->pipeline_cache, error);
     if (!status)
         status = times_create(gpu, error);
+    if (!status)
+        status = codebooks_create(gpu, error);
     if (status)
         gpu_close(gpu);
     else
@@ -215,6 +217,7 @@ void gpu_close(struct gpu *gpu)
         if (gpu->vk.vkDeviceWaitIdle)
             gpu->vk.vkDeviceWaitIdle(gpu->device);
         times_destroy(gpu);
+        codebooks_destroy(gpu);
         uploads_destroy(gpu);
         pipelines_destroy(gpu);
         commands_destroy(gpu);

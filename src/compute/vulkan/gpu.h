@@ -229,10 +229,11 @@ struct gpu_expert_matmul {
         slots;            /* uint32 [experts]: the slot of an expert, GPU_NO_SLOT: not here, its rows are left alone */
     struct gpu_range ids; /* uint32 [tokens][used] */
     struct gpu_range in;  /* [tokens][columns], or [tokens][used][columns] where per_choice is true */
-    struct gpu_range in_halves; /* the same as halves; or none */
-    struct gpu_range out;       /* [tokens][used][rows] */
-    struct gpu_range bias;      /* [experts][rows], or without a buffer */
-    struct gpu_range groups;    /* what gpu_expert_group made of ids; only for more than GPU_VECTOR_TOKENS tokens */
+    struct gpu_range in_halves;     /* the same as halves, adjacent; or none */
+    struct gpu_range out;           /* [tokens][used][rows] */
+    uint32_t in_stride, out_stride; /* elements from one of those rows to the next; 0: they are adjacent */
+    struct gpu_range bias;          /* [experts][rows], or without a buffer */
+    struct gpu_range groups;        /* what gpu_expert_group made of ids; only for more than GPU_VECTOR_TOKENS tokens */
     uint32_t experts, used, tokens;
     bool per_choice;
 };
@@ -272,7 +273,7 @@ void gpu_glu(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct g
  * start at multiples of 16 bytes and capacity is a multiple of ATTENTION_BLOCK. What is inside a region is the device's
  * own layout: of Q8_0 and Q4_0 first the quants of all positions, then the scales of all. */
 
-/* A cache type, and sizes of heads: multiples of 16 (Q8_0, Q4_0: 32) up to ATTENTION_MAX_SIZE. */
+/* A cache type, and sizes of heads: multiples of 8 (Q8_0, Q4_0: 32) up to ATTENTION_MAX_SIZE. */
 bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t value_size);
 
 /* In one batch. */
@@ -292,14 +293,17 @@ struct gpu_heads {
     struct gpu_range query_norm, key_norm; /* [key_size]; or none */
     struct gpu_range query_scales;         /* [rows]; or none */
     struct gpu_range table;                /* as of compute_rope; or none */
-    struct gpu_range out;                  /* queries, [rows][heads][key_size]; may be query where its strides are so */
+    struct gpu_range out;                  /* queries, [rows][heads]; may be query where its strides are so */
     struct gpu_range cache;
     uint32_t query_stride, query_head_stride, key_stride, value_stride;
+    uint32_t out_head_stride; /* 0: key_size */
     bool norm_after_rope, value_norm;
     bool values_in_keys; /* no values are stored: they are a prefix of the keys */
     float epsilon;
     enum rope_layout layout;
     uint32_t rotary;
+    uint32_t normed;      /* first elements of a query or key that its norm is over; 0: all */
+    uint32_t turned_from; /* the first that turns */
     uint32_t rows, heads, kv_heads, key_size, value_size;
     enum tensor_type type;
     uint32_t key_position_bytes, value_position_bytes;
@@ -307,6 +311,15 @@ struct gpu_heads {
     uint32_t sequence_count;
 };
 void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads);
+
+/* Whole keys and values of heads for latent attention (engine/latent_layer.c), whose projection [rows][heads][key_size
+ * - rotary + value_size] has not been divided: to each head's part of a key the row's own last rotary elements of
+ * latents [rows][latent_size] are added. */
+struct gpu_spread {
+    struct gpu_range projected, latents, key, value;
+    uint32_t rows, heads, key_size, value_size, rotary, latent_size;
+};
+void gpu_spread(struct gpu *gpu, const struct gpu_spread *spread);
 
 /* As struct attention. Row r of a sequence stands at its first_position + r. value_position_bytes is that of the keys
  * where values are a prefix of the keys. What a row gets does not depend on the other rows of its batch, but a sequence

@@ -76,6 +76,8 @@ struct gpu {
     struct pipeline *pipelines[KERNEL_COUNT];
     bool new_pipelines;
 
+    struct gpu_buffer *codebooks;
+
     VkSemaphore compute_timeline, host_timeline, upload_timeline;
     gpu_ticket submitted; /* the last batch */
     struct batch batches[GPU_BATCHES];
@@ -113,7 +115,10 @@ static inline uint64_t gpu_address(struct gpu_range range)
  * table equal to the last is not copied again. 0 after an error, which is kept. */
 uint64_t gpu_table(struct gpu *gpu, const void *table, size_t bytes);
 
-/* Jobs that one dispatch takes. */
+/* Where kernels find the codebook of a type; 0: it has none. */
+uint64_t gpu_codebook(const struct gpu *gpu, enum tensor_type type);
+
+/* Jobs that one dispatch takes; of types with a codebook one less. */
 #define GPU_VECTOR_JOBS 3u
 #define GPU_EXPERT_JOBS 2u
 
@@ -123,6 +128,16 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
                 const struct gpu_glu_kind *glu);
 void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count, uint32_t first_token,
                        uint32_t tokens, const struct gpu_glu_kind *glu);
+
+static inline uint32_t gpu_expert_in_stride(const struct gpu_expert_matmul *job)
+{
+    return job->in_stride ? job->in_stride : job->weights.columns;
+}
+
+static inline uint32_t gpu_expert_out_stride(const struct gpu_expert_matmul *job)
+{
+    return job->out_stride ? job->out_stride : job->weights.rows;
+}
 
 /* Whether inputs may be read four at a time, and plain weights 16 bytes at a time. */
 bool gpu_is_wide(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_t in, uint32_t in_stride);
@@ -174,6 +189,9 @@ void uploads_destroy(struct gpu *gpu);
 bool matrices_used(const uint32_t *code, size_t bytes);
 hypura_status matrices_translate(const uint32_t *code, size_t bytes, uint32_t **out, size_t *out_bytes,
                                  hypura_error *error);
+
+hypura_status codebooks_create(struct gpu *gpu, hypura_error *error);
+void codebooks_destroy(struct gpu *gpu);
 
 /* After a batch was opened, and after each kernel. */
 hypura_status times_create(struct gpu *gpu, hypura_error *error);

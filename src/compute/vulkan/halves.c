@@ -41,8 +41,9 @@ void gpu_glu_halves(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, s
 
 #define TYPE(name) [TENSOR_##name] = KERNEL_unpack_##name + 1
 static const uint16_t unpack_kernels[TENSOR_TYPE_COUNT] = {
-    TYPE(BF16), TYPE(Q8_0), TYPE(Q4_0), TYPE(Q4_1), TYPE(Q5_0), TYPE(Q5_1),   TYPE(IQ4_NL),
-    TYPE(Q4_K), TYPE(Q5_K), TYPE(Q6_K), TYPE(Q2_K), TYPE(Q3_K), TYPE(IQ4_XS), TYPE(MXFP4),
+    TYPE(BF16),    TYPE(Q8_0),   TYPE(Q4_0),  TYPE(Q4_1),    TYPE(Q5_0),   TYPE(Q5_1),  TYPE(IQ4_NL), TYPE(Q4_K),
+    TYPE(Q5_K),    TYPE(Q6_K),   TYPE(Q2_K),  TYPE(Q3_K),    TYPE(IQ4_XS), TYPE(MXFP4), TYPE(IQ1_S),  TYPE(IQ1_M),
+    TYPE(IQ2_XXS), TYPE(IQ2_XS), TYPE(IQ2_S), TYPE(IQ3_XXS), TYPE(IQ3_S),  TYPE(TQ1_0), TYPE(TQ2_0),
 };
 #undef TYPE
 
@@ -54,9 +55,13 @@ bool gpu_unpacks(enum tensor_type type)
 void gpu_unpack(struct gpu *gpu, const struct gpu_matrix *weights, struct gpu_range out)
 {
     const struct {
-        uint64_t weights, out;
+        uint64_t weights, out, codebook;
         uint32_t rows, columns, row_bytes;
-    } push = {gpu_address(weights->data), gpu_address(out), weights->rows, weights->columns,
+    } push = {gpu_address(weights->data),
+              gpu_address(out),
+              gpu_codebook(gpu, weights->type),
+              weights->rows,
+              weights->columns,
               (uint32_t)weights->row_bytes};
     uint32_t chunk = gpu_unpacks(weights->type) ? gpu_weight_chunk(weights->type) : 0;
     uint64_t chunks = chunk ? (uint64_t)weights->rows * (weights->columns / chunk) : 0;

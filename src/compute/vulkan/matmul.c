@@ -13,10 +13,31 @@ static const struct weight_type {
     uint16_t chunk;     /* columns an invocation takes at a time; 0: the type is not supported */
     uint16_t alignment; /* of a row's first byte */
 } weight_types[TENSOR_TYPE_COUNT] = {
-    TYPE(F16, 8, 2),     TYPE(BF16, 8, 2),    TYPE(Q8_0, 8, 2),   TYPE(Q4_0, 16, 2),
-    TYPE(Q4_1, 16, 2),   TYPE(Q5_0, 16, 2),   TYPE(Q5_1, 16, 2),  TYPE(Q4_K, 32, 16),
-    TYPE(Q5_K, 32, 16),  TYPE(Q6_K, 32, 2),   TYPE(Q2_K, 16, 4),  TYPE(Q3_K, 16, 2),
-    TYPE(IQ4_XS, 32, 4), TYPE(IQ4_NL, 16, 2), TYPE(MXFP4, 16, 1), [TENSOR_F32] = {TYPE_KERNELS(F32, matmat), 4, 4},
+    TYPE(F16, 8, 2),
+    TYPE(BF16, 8, 2),
+    TYPE(Q8_0, 8, 2),
+    TYPE(Q4_0, 16, 2),
+    TYPE(Q4_1, 16, 2),
+    TYPE(Q5_0, 16, 2),
+    TYPE(Q5_1, 16, 2),
+    TYPE(Q4_K, 32, 16),
+    TYPE(Q5_K, 32, 16),
+    TYPE(Q6_K, 32, 2),
+    TYPE(Q2_K, 16, 4),
+    TYPE(Q3_K, 16, 2),
+    TYPE(IQ4_XS, 32, 4),
+    TYPE(IQ4_NL, 16, 2),
+    TYPE(MXFP4, 16, 1),
+    TYPE(IQ1_S, 32, 2),
+    TYPE(IQ1_M, 32, 2),
+    TYPE(IQ2_XXS, 32, 2),
+    TYPE(IQ2_XS, 32, 2),
+    TYPE(IQ2_S, 32, 2),
+    TYPE(IQ3_XXS, 32, 2),
+    TYPE(IQ3_S, 32, 2),
+    TYPE(TQ1_0, 32, 2),
+    TYPE(TQ2_0, 16, 2),
+    [TENSOR_F32] = {TYPE_KERNELS(F32, matmat), 4, 4},
 };
 #undef TYPE
 #undef TYPE_KERNELS
@@ -124,7 +145,7 @@ static bool reads_halves(const struct gpu *gpu, const struct gpu_matrix *weights
 }
 
 struct tile_push {
-    uint64_t weights, in, out, bias;
+    uint64_t weights, in, out, bias, codebook;
     uint32_t rows, columns, row_bytes, tokens, in_stride, out_stride, accumulate;
     uint32_t per_choice; /* from here on for experts only */
     uint64_t slots, groups, slot_stride;
@@ -144,6 +165,7 @@ static void matmat(struct gpu *gpu, const struct gpu_matmul *job)
                                    .in = gpu_address(halves ? job->in_halves : job->in),
                                    .out = gpu_address(job->out),
                                    .bias = gpu_address(job->bias),
+                                   .codebook = gpu_codebook(gpu, job->weights.type),
                                    .rows = job->weights.rows,
                                    .columns = job->weights.columns,
                                    .row_bytes = (uint32_t)job->weights.row_bytes,
@@ -230,8 +252,8 @@ void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count)
         const struct weight_type *type = find_type(gpu, &jobs[first].weights, 0);
         if (!type)
             return;
-        for (next = first + 1; next < count && next - first < GPU_VECTOR_JOBS && alike(&jobs[first], &jobs[next]);
-             next++)
+        const size_t most = GPU_VECTOR_JOBS - (gpu_codebook(gpu, jobs[first].weights.type) ? 1 : 0);
+        for (next = first + 1; next < count && next - first < most && alike(&jobs[first], &jobs[next]); next++)
             if (!find_type(gpu, &jobs[next].weights, 0))
                 return;
         bool tiles = jobs[first].tokens > GPU_VECTOR_TOKENS, unpack = true;
@@ -326,11 +348,12 @@ static void expert_matmat(struct gpu *gpu, const struct weight_type *type, const
                                    .in = gpu_address(halves ? job->in_halves : job->in),
                                    .out = gpu_address(job->out),
                                    .bias = gpu_address(job->bias),
+                                   .codebook = gpu_codebook(gpu, job->weights.type),
                                    .rows = job->weights.rows,
                                    .columns = job->weights.columns,
                                    .row_bytes = (uint32_t)job->weights.row_bytes,
-                                   .in_stride = job->weights.columns,
-                                   .out_stride = job->weights.rows,
+                                   .in_stride = halves ? job->weights.columns : gpu_expert_in_stride(job),
+                                   .out_stride = gpu_expert_out_stride(job),
                                    .per_choice = job->per_choice,
                                    .slots = gpu_address(job->slots),
                                    .groups = gpu_address(job->groups),
@@ -351,7 +374,7 @@ static bool experts_fit_tiles(const struct gpu *gpu, const struct weight_type *t
            !(gpu->info.cooperative_matrix && type->cooperative == type->tile) &&
            (experts_read_halves(gpu, job) ||
             (job->in.buffer &&
-             fits_tiles(&job->weights, job->slot_stride, gpu_address(job->in), job->weights.columns)));
+             fits_tiles(&job->weights, job->slot_stride, gpu_address(job->in), gpu_expert_in_stride(job))));
 }
 
 static bool experts_alike(const struct gpu_expert_matmul *a, const struct gpu_expert_matmul *b)
@@ -360,7 +383,8 @@ static bool experts_alike(const struct gpu_expert_matmul *a, const struct gpu_ex
            a->weights.rows == b->weights.rows && a->weights.row_bytes == b->weights.row_bytes &&
            a->slot_stride == b->slot_stride && gpu_address(a->slots) == gpu_address(b->slots) &&
            gpu_address(a->ids) == gpu_address(b->ids) && gpu_address(a->in) == gpu_address(b->in) &&
-           a->used == b->used && a->tokens == b->tokens && a->per_choice == b->per_choice;
+           a->used == b->used && a->tokens == b->tokens && a->per_choice == b->per_choice &&
+           gpu_expert_in_stride(a) == gpu_expert_in_stride(b) && gpu_expert_out_stride(a) == gpu_expert_out_stride(b);
 }
 
 void gpu_expert_matmul(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count)

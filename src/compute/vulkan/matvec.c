@@ -23,6 +23,9 @@ static const struct vector_type {
     FLOATS(Q3_K, 16),        FLOATS(Q6_K, 32),         BYTES(Q8_0, 8, 32, 2),   BYTES(Q4_0, 16, 32, 2),
     BYTES(Q4_1, 16, 32, 2),  BYTES(Q5_0, 16, 32, 2),   BYTES(Q5_1, 16, 32, 2),  BYTES(IQ4_NL, 16, 32, 2),
     BYTES(MXFP4, 16, 32, 1), BYTES(IQ4_XS, 32, 32, 8), BYTES(Q4_K, 32, 64, 16), BYTES(Q5_K, 32, 64, 16),
+    FLOATS(IQ1_S, 32),       FLOATS(IQ1_M, 32),        FLOATS(IQ2_XXS, 32),     FLOATS(IQ2_XS, 32),
+    FLOATS(IQ2_S, 32),       FLOATS(IQ3_XXS, 32),      FLOATS(IQ3_S, 32),       FLOATS(TQ1_0, 32),
+    FLOATS(TQ2_0, 16),
 };
 #undef FLOATS
 #undef BYTES
@@ -199,6 +202,9 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
         shape.wide &= gpu_is_wide(&jobs[i].weights, 0, push.in, jobs->in_stride);
         shape.bytes &= shape.wide && takes_bytes(gpu, &jobs[i].weights, 0);
     }
+    uint64_t codebook = gpu_codebook(gpu, jobs->weights.type);
+    if (codebook) /* in the place of the last job, which there is none of then */
+        push.jobs[GPU_VECTOR_JOBS - 1].weights = codebook;
     const struct cut cut = choose_cut(gpu, &shape);
     uint64_t groups = 0;
     for (size_t i = 0; i < (glu ? 1 : count); i++)
@@ -210,14 +216,15 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
                        uint32_t tokens, const struct gpu_glu_kind *glu)
 {
     const uint64_t first_choice = (uint64_t)first_token * jobs->used;
+    const uint32_t in_stride = gpu_expert_in_stride(jobs), out_stride = gpu_expert_out_stride(jobs);
     struct {
         struct {
             uint64_t weights, out, bias;
         } jobs[GPU_EXPERT_JOBS];
         uint64_t in, slots, ids, slot_stride;
-        uint32_t rows, columns, row_bytes, used, per_choice;
-    } push = {.in = gpu_address(jobs->in) +
-                    (jobs->per_choice ? first_choice : first_token) * jobs->weights.columns * sizeof(float),
+        uint32_t rows, columns, row_bytes, used, per_choice, in_stride, out_stride;
+        uint64_t codebook;
+    } push = {.in = gpu_address(jobs->in) + (jobs->per_choice ? first_choice : first_token) * in_stride * sizeof(float),
               .slots = gpu_address(jobs->slots),
               .ids = gpu_address(jobs->ids) + first_choice * sizeof(uint32_t),
               .slot_stride = jobs->slot_stride,
@@ -225,7 +232,10 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
               .columns = jobs->weights.columns,
               .row_bytes = (uint32_t)jobs->weights.row_bytes,
               .used = jobs->used,
-              .per_choice = jobs->per_choice};
+              .per_choice = jobs->per_choice,
+              .in_stride = in_stride,
+              .out_stride = out_stride,
+              .codebook = gpu_codebook(gpu, jobs->weights.type)};
     const uint32_t choices = tokens * jobs->used;
     if (choices == 0)
         return;
@@ -239,9 +249,9 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
                           .glu = glu};
     for (size_t i = 0; i < count; i++) {
         push.jobs[i].weights = gpu_address(jobs[i].weights.data);
-        push.jobs[i].out = gpu_address(jobs[i].out) + first_choice * push.rows * sizeof(float);
+        push.jobs[i].out = gpu_address(jobs[i].out) + first_choice * out_stride * sizeof(float);
         push.jobs[i].bias = gpu_address(jobs[i].bias);
-        shape.wide &= gpu_is_wide(&jobs[i].weights, jobs->slot_stride, push.in, push.columns);
+        shape.wide &= gpu_is_wide(&jobs[i].weights, jobs->slot_stride, push.in, in_stride);
         shape.bytes &= shape.wide && takes_bytes(gpu, &jobs[i].weights, jobs->slot_stride);
     }
     const struct cut cut = choose_cut(gpu, &shape);

@@ -33,8 +33,10 @@ void gpu_rms_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, st
 
 #define TYPE(name) [TENSOR_##name] = KERNEL_embed_##name + 1
 static const uint16_t embed_kernels[TENSOR_TYPE_COUNT] = {
-    TYPE(F32),  TYPE(F16),  TYPE(BF16), TYPE(Q8_0), TYPE(Q4_0), TYPE(Q4_1),   TYPE(Q5_0),   TYPE(Q5_1),
-    TYPE(Q4_K), TYPE(Q5_K), TYPE(Q6_K), TYPE(Q2_K), TYPE(Q3_K), TYPE(IQ4_XS), TYPE(IQ4_NL), TYPE(MXFP4),
+    TYPE(F32),     TYPE(F16),   TYPE(BF16),  TYPE(Q8_0),  TYPE(Q4_0),    TYPE(Q4_1),   TYPE(Q5_0),
+    TYPE(Q5_1),    TYPE(Q4_K),  TYPE(Q5_K),  TYPE(Q6_K),  TYPE(Q2_K),    TYPE(Q3_K),   TYPE(IQ4_XS),
+    TYPE(IQ4_NL),  TYPE(MXFP4), TYPE(IQ1_S), TYPE(IQ1_M), TYPE(IQ2_XXS), TYPE(IQ2_XS), TYPE(IQ2_S),
+    TYPE(IQ3_XXS), TYPE(IQ3_S), TYPE(TQ1_0), TYPE(TQ2_0),
 };
 #undef TYPE
 
@@ -60,10 +62,16 @@ void gpu_embed(struct gpu *gpu, const struct gpu_matrix *embedding, struct gpu_r
         return;
     }
     const struct {
-        uint64_t data, tokens, out;
+        uint64_t data, tokens, out, codebook;
         uint32_t rows, columns, row_bytes;
         float scale;
-    } push = {data, gpu_address(tokens), gpu_address(out), rows, embedding->columns, (uint32_t)embedding->row_bytes,
+    } push = {data,
+              gpu_address(tokens),
+              gpu_address(out),
+              gpu_codebook(gpu, embedding->type),
+              rows,
+              embedding->columns,
+              (uint32_t)embedding->row_bytes,
               scale};
     uint32_t groups = embedding->columns / (EMBED_GROUP * EMBED_COLUMNS) + 1;
     gpu_launch(gpu, (enum gpu_kernel)(embed_kernels[embedding->type] - 1), NULL, 0, &push, sizeof push,

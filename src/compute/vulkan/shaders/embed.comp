@@ -9,6 +9,7 @@ layout(push_constant) uniform Push
     uint64_t weights;
     Ints tokens;
     Floats into;
+    uint64_t table;
     uint rows, columns, row_bytes;
     float scale;
 };
@@ -16,7 +17,7 @@ layout(push_constant) uniform Push
 // Rows of the embedding as floats, times scale.
 void main()
 {
-    types_prepare();
+    TYPES_PREPARE(64);
     for (uint row = gl_WorkGroupID.y; row < rows; row += gl_NumWorkGroups.y) {
         uint64_t from = weights + uint64_t(tokens.v[row]) * row_bytes;
         Floats to = Floats(uint64_t(into) + uint64_t(row) * columns * 4);

@@ -20,6 +20,7 @@ layout(push_constant) uniform Push
 {
     uint64_t weights, from;
     Floats into, bias;
+    uint64_t table;
     uint rows, columns, row_bytes, tokens, from_stride, into_stride, accumulate;
 #ifdef EXPERTS
     uint per_choice;
@@ -199,7 +200,7 @@ void main()
     tile_first = gl_WorkGroupID.x * TILE_TOKENS;
     tile_tokens = min(tokens - tile_first, TILE_TOKENS);
 #endif
-    types_prepare();
+    TYPES_PREPARE(THREADS);
     uint last_row = min(rows - tile_first_row, TILE_ROWS) - 1;
 
     uint64_t item_rows[ITEMS];

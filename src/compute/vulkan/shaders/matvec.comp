@@ -30,7 +30,8 @@ layout(push_constant) uniform Push
     uint64_t from;
     Uints slots, ids;
     uint64_t slot_stride;
-    uint rows, columns, row_bytes, used, per_choice;
+    uint rows, columns, row_bytes, used, per_choice, from_stride, into_stride;
+    uint64_t table;
 };
 #else
 struct Job {
@@ -39,7 +40,12 @@ struct Job {
 };
 layout(push_constant) uniform Push
 {
+#ifdef CODEBOOK
+    Job jobs[2];
+    uint64_t table, unused[3];
+#else
     Job jobs[3];
+#endif
     uint64_t from, norm;
     uint columns, row_bytes, from_stride;
     float epsilon;
@@ -107,29 +113,30 @@ void main()
         return;
     job.weights += slot * slot_stride;
     other.weights += slot * slot_stride;
-    uint job_rows = rows, into_stride = rows, bias_row = expert * rows;
-    uint64_t input_row = from + uint64_t(per_choice != 0 ? choice : choice / used) * columns * 4;
-    uint64_t output_row = job.into + uint64_t(choice) * rows * 4;
-    uint from_stride = columns;
+    uint job_rows = rows, bias_row = expert * rows;
+    uint64_t input_row = from + uint64_t(per_choice != 0 ? choice : choice / used) * from_stride * 4;
+    uint64_t output_row = job.into + uint64_t(choice) * into_stride * 4;
 #else
     Job job = jobs[0], other = jobs[1];
     uint groups = (job.rows + job_rows_a_group - 1) / job_rows_a_group;
     if (FINISH < FINISH_GLU && group >= groups) {
         group -= groups;
         job = jobs[1];
+#ifndef CODEBOOK
         groups = (job.rows + job_rows_a_group - 1) / job_rows_a_group;
         if (group >= groups) {
             group -= groups;
             job = jobs[2];
         }
+#endif
     }
-    uint job_rows = job.rows, into_stride = job.into_stride, bias_row = 0;
+    uint job_rows = job.rows, bias_row = 0;
     uint64_t input_row = from, output_row = job.into;
 #endif
     uint first = group * job_rows_a_group;
     if (first >= job_rows)
         return;
-    types_prepare();
+    TYPES_PREPARE(GROUP);
 
     float sums[ROWS][TOKENS];
     uint64_t rows_at[ROWS];
@@ -218,7 +225,11 @@ void main()
         if (FINISH >= FINISH_GLU && other.bias != 0)
             sum.y += Floats(other.bias).v[bias_row + row];
         Floats into = Floats(output_row);
-        uint at = t * into_stride + row;
+#ifdef EXPERTS
+        uint at = row;
+#else
+        uint at = t * job.into_stride + row;
+#endif
         if (FINISH >= FINISH_GLU)
             into.v[at] = gated(FINISH - FINISH_GLU, sum.x, sum.y, ALPHA, LIMIT);
         else

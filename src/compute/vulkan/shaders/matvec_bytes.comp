@@ -33,7 +33,7 @@ layout(push_constant) uniform Push
     uint64_t from;
     Uints slots, ids;
     uint64_t slot_stride;
-    uint rows, columns, row_bytes, used, per_choice;
+    uint rows, columns, row_bytes, used, per_choice, from_stride, into_stride;
 };
 #else
 struct Job {
@@ -263,11 +263,11 @@ void main()
         return;
     uint64_t slot_at = 0, inputs = from;
 #ifdef EXPERTS
-    uint choice = gl_WorkGroupID.z, expert = ids.v[choice], slot = slots.v[expert], from_stride = columns;
+    uint choice = gl_WorkGroupID.z, expert = ids.v[choice], slot = slots.v[expert];
     if (slot == 0xffffffffu)
         return;
     slot_at = slot * slot_stride;
-    inputs += uint64_t(per_choice != 0 ? choice : choice / used) * columns * 4;
+    inputs += uint64_t(per_choice != 0 ? choice : choice / used) * from_stride * 4;
 #endif
 
     const uint lanes = gl_SubgroupSize, lane = gl_SubgroupInvocationID;
@@ -367,8 +367,8 @@ void main()
             if (row >= rows_of(found.x))
                 break;
 #ifdef EXPERTS
-            uint bias_row = expert * rows + row, into_stride = rows;
-            Floats into = Floats(jobs[found.x].into + uint64_t(choice) * rows * 4);
+            uint bias_row = expert * rows + row;
+            Floats into = Floats(jobs[found.x].into + uint64_t(choice) * into_stride * 4);
 #else
             uint bias_row = row, into_stride = jobs[found.x].into_stride;
             Floats into = Floats(jobs[found.x].into);

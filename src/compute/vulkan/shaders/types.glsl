@@ -7,7 +7,8 @@
 //   CHUNK_ELEMENTS      RUNS * LENGTH
 //   chunk_fetch         loads the bytes of a chunk, so that several loads may be under way
 //   chunk_unpack        makes floats of them
-//   types_prepare       to be called once, by all invocations of a work group, before chunk_unpack
+//   TYPES_PREPARE(n)    to be called once, by all n invocations of a work group, before chunk_unpack. Types with a
+//                       CODEBOOK find its address in the includer's "table".
 //
 // A row may start at any byte that is a multiple of the type's alignment: chunk_fetch never reads a 32-bit word that holds
 // none of the row's bytes.
@@ -25,12 +26,21 @@
 #elif defined(TYPE_Q4_K) || defined(TYPE_Q5_K) || defined(TYPE_IQ4_XS)
 #define RUNS 2
 #define LENGTH 16
+#elif defined(TYPE_IQ1_S) || defined(TYPE_IQ1_M) || defined(TYPE_IQ2_XXS) || defined(TYPE_IQ2_XS) || defined(TYPE_IQ2_S) || \
+    defined(TYPE_IQ3_XXS) || defined(TYPE_IQ3_S) || defined(TYPE_TQ1_0)
+#define RUNS 2
+#define LENGTH 16
+#define SMALL
 #elif defined(TYPE_Q6_K)
 #define RUNS 4
 #define LENGTH 8
 #elif defined(TYPE_Q2_K) || defined(TYPE_Q3_K)
 #define RUNS 4
 #define LENGTH 4
+#elif defined(TYPE_TQ2_0)
+#define RUNS 4
+#define LENGTH 4
+#define SMALL
 #else
 #error no type
 #endif
@@ -97,10 +107,7 @@ void types_prepare()
             codebook[i] = float(values[i]);
     barrier();
 }
-#else
-void types_prepare()
-{
-}
+#define TYPES_PREPARE(group) types_prepare()
 #endif
 
 // ---- plain types
@@ -378,6 +385,9 @@ void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float sc
     }
 }
 
+#elif defined(SMALL)
+#include "types_small.glsl"
+
 #else
 // Q2_K and Q3_K: of one half of the block four columns of each of its four parts of 32.
 struct Chunk { uint quants, high, d; uint scales[4]; };
@@ -429,6 +439,12 @@ void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float sc
 }
 #endif
 
+#if defined(CODEBOOK)
+#define TYPES_PREPARE(group) copy_codebook(Uints(table), group)
+#elif !defined(TYPES_PREPARE)
+#define TYPES_PREPARE(group)
+#endif
+
 // ---- where a run stands
 
 uint chunk_column(uint chunk, uint run)
@@ -437,7 +453,7 @@ uint chunk_column(uint chunk, uint run)
     return chunk * LENGTH;
 #elif LENGTH == 8 && RUNS == 2
     return chunk / 2 * 32 + chunk % 2 * 8 + run * 16;
-#elif defined(TYPE_IQ4_XS)
+#elif defined(TYPE_IQ4_XS) || (defined(SMALL) && RUNS == 2)
     return chunk * 32 + run * 16;
 #elif LENGTH == 16
     return chunk / 2 * 64 + chunk % 2 * 16 + run * 32;

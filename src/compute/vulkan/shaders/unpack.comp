@@ -9,13 +9,13 @@ layout(local_size_x = 256) in;
 layout(buffer_reference, std430, buffer_reference_align = 8) buffer Uvec2s { uvec2 v[]; };
 layout(push_constant) uniform Push
 {
-    uint64_t weights, into;
+    uint64_t weights, into, table;
     uint rows, columns, row_bytes;
 };
 
 void main()
 {
-    types_prepare();
+    TYPES_PREPARE(256);
     uint row_chunks = columns / CHUNK_ELEMENTS;
     uint at = (gl_WorkGroupID.y * gl_NumWorkGroups.x + gl_WorkGroupID.x) * 256 + gl_LocalInvocationID.x;
     uint row = at / row_chunks, index = at % row_chunks;
