@@ -189,6 +189,126 @@ static void heads_are_made_and_stored(void **state)
                 makes_heads(gpu, types[t], t % 2 ? ROPE_NORMAL : ROPE_NEOX, sizes[i], i, &random);
 }
 
+/* ---- heads of latent attention ------------------------------------------------------------------------------------
+ */
+
+/* Of a key the first elements are normed and the others turned; of queries the last ones are turned and put behind
+ * others in wider rows. */
+static void latent_heads_are_made_and_stored(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    enum { HEADS = 3, ROWS = 5, CAPACITY = 64, RANK = 512, ROTARY = 64, WIDTH = RANK + ROTARY, PLAIN = 40 };
+    const uint32_t query_size = PLAIN + ROTARY, query_width = HEADS * query_size;
+    struct random random;
+    random_seed(&random, 31);
+    struct compute *compute;
+    assert_ok(compute_create(&compute, 1, INSTRUCTIONS_PLAIN, &test_error));
+    float *query = gpu_test_floats(&random, ROWS * query_width), *key = gpu_test_floats(&random, ROWS * WIDTH);
+    float *norm = gpu_test_floats(&random, RANK), *table = gpu_test_floats(&random, ROWS * ROTARY);
+    float *before = gpu_test_floats(&random, ROWS * HEADS * WIDTH);
+    const uint32_t bytes = (uint32_t)attention_row_bytes(TENSOR_F16, WIDTH);
+    const struct gpu_sequence sequence = {.rows = ROWS, .first_position = 7, .capacity = CAPACITY};
+    struct gpu_heads keys = {.key = gpu_test_range(gpu, key, ROWS * WIDTH * 4),
+                             .key_norm = gpu_test_range(gpu, norm, RANK * 4),
+                             .table = gpu_test_range(gpu, table, ROWS * ROTARY * 4),
+                             .cache = gpu_test_range(gpu, NULL, (uint64_t)CAPACITY * bytes),
+                             .key_stride = WIDTH,
+                             .values_in_keys = true,
+                             .epsilon = 1e-5f,
+                             .layout = ROPE_NORMAL,
+                             .rotary = ROTARY,
+                             .normed = RANK,
+                             .turned_from = RANK,
+                             .rows = ROWS,
+                             .kv_heads = 1,
+                             .key_size = WIDTH,
+                             .value_size = RANK,
+                             .type = TENSOR_F16,
+                             .key_position_bytes = bytes,
+                             .value_position_bytes = bytes,
+                             .sequences = &sequence,
+                             .sequence_count = 1};
+    struct gpu_heads queries = {.query = gpu_test_range(gpu, query, ROWS * query_width * 4),
+                                .table = keys.table,
+                                .out = gpu_test_range(gpu, before, ROWS * HEADS * WIDTH * 4),
+                                .query_stride = query_width,
+                                .query_head_stride = query_size,
+                                .out_head_stride = WIDTH,
+                                .layout = ROPE_NORMAL,
+                                .rotary = ROTARY,
+                                .rows = ROWS,
+                                .heads = HEADS,
+                                .key_size = ROTARY};
+    struct gpu_range to = queries.out, from = queries.query;
+    queries.query.offset = PLAIN * 4;
+    queries.out.offset = RANK * 4;
+    gpu_begin(gpu);
+    gpu_heads(gpu, &keys);
+    gpu_heads(gpu, &queries);
+    gpu_test_run(gpu);
+    for (uint32_t r = 0; r < ROWS; r++)
+        compute_rms_norm(compute, key + r * WIDTH, key + r * WIDTH, norm, 1, RANK, 1e-5f);
+    compute_rope(compute, ROPE_NORMAL, key + RANK, ROWS, WIDTH, 1, ROTARY, ROTARY, table);
+    compute_rope(compute, ROPE_NORMAL, query + PLAIN, ROWS, query_width, HEADS, query_size, ROTARY, table);
+    round_rows(TENSOR_F16, key, ROWS, WIDTH);
+    for (uint32_t h = 0; h < ROWS * HEADS; h++)
+        memcpy(before + h * WIDTH + RANK, query + h * query_size + PLAIN, ROTARY * sizeof *before);
+    float *out = gpu_test_take(gpu, to, ROWS * HEADS * WIDTH * 4);
+    assert_true(gpu_test_error(out, before, ROWS * HEADS * WIDTH) < 1e-6);
+    uint8_t *cache = gpu_test_take(gpu, keys.cache, (uint64_t)CAPACITY * bytes);
+    float *stored = malloc(ROWS * WIDTH * sizeof *stored);
+    assert_non_null(stored);
+    for (uint32_t i = 0; i < ROWS * WIDTH; i++)
+        stored[i] = cache_element(TENSOR_F16, cache, CAPACITY, WIDTH, sequence.first_position + i / WIDTH, i % WIDTH);
+    assert_true(gpu_test_error(stored, key, ROWS * WIDTH) < 1e-4);
+    const struct gpu_range all[] = {keys.key, keys.key_norm, keys.table, from};
+    for (size_t i = 0; i < COUNT_OF(all); i++)
+        gpu_buffer_destroy(gpu, all[i].buffer);
+    float *floats[] = {query, key, norm, table, before, out, stored};
+    for (size_t i = 0; i < COUNT_OF(floats); i++)
+        free(floats[i]);
+    free(cache);
+    compute_destroy(compute);
+}
+
+static void spreads_heads(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    enum { HEADS = 3, ROWS = 4, RANK = 24, ROTARY = 16, PLAIN = 70, VALUE = 40, KEY = PLAIN + ROTARY };
+    struct random random;
+    random_seed(&random, 32);
+    const size_t projected_count = ROWS * HEADS * (PLAIN + VALUE), latent_count = ROWS * (RANK + ROTARY);
+    float *projected = gpu_test_floats(&random, projected_count), *latents = gpu_test_floats(&random, latent_count);
+    struct gpu_spread spread = {.projected = gpu_test_range(gpu, projected, projected_count * 4),
+                                .latents = gpu_test_range(gpu, latents, latent_count * 4),
+                                .key = gpu_test_range(gpu, NULL, ROWS * HEADS * KEY * 4),
+                                .value = gpu_test_range(gpu, NULL, ROWS * HEADS * VALUE * 4),
+                                .rows = ROWS,
+                                .heads = HEADS,
+                                .key_size = KEY,
+                                .value_size = VALUE,
+                                .rotary = ROTARY,
+                                .latent_size = RANK + ROTARY};
+    gpu_begin(gpu);
+    gpu_spread(gpu, &spread);
+    gpu_test_run(gpu);
+    float *key = gpu_test_take(gpu, spread.key, ROWS * HEADS * KEY * 4);
+    float *value = gpu_test_take(gpu, spread.value, ROWS * HEADS * VALUE * 4);
+    for (uint32_t r = 0; r < ROWS; r++)
+        for (uint32_t h = 0; h < HEADS; h++) {
+            const float *from = projected + (r * HEADS + h) * (PLAIN + VALUE), *at = key + (r * HEADS + h) * KEY;
+            assert_memory_equal(at, from, PLAIN * sizeof *at);
+            assert_memory_equal(at + PLAIN, latents + r * (RANK + ROTARY) + RANK, ROTARY * sizeof *at);
+            assert_memory_equal(value + (r * HEADS + h) * VALUE, from + PLAIN, VALUE * sizeof *at);
+        }
+    gpu_buffer_destroy(gpu, spread.projected.buffer);
+    gpu_buffer_destroy(gpu, spread.latents.buffer);
+    free(projected);
+    free(latents);
+    free(key);
+    free(value);
+}
+
 /* ---- attention --------------------------------------------------------------------------------------------------- */
 
 #define MOST_SEQUENCES 3
@@ -215,6 +335,9 @@ static const struct shape shapes[] = {
     {"wide", TENSOR_F16, 4, 2, 256, 256, {4}, {260}, 320, 0, 0, 0, false, false, false},
     {"latent", TENSOR_F16, 16, 1, 576, 512, {2}, {280}, 320, 0, 0, 0, false, false, true},
     {"latent, a prompt", TENSOR_F16, 5, 1, 576, 512, {9}, {140}, 192, 0, 0, 0, false, false, true},
+    {"small latents", TENSOR_F16, 2, 1, 40, 32, {3}, {150}, 192, 0, 0, 0, false, false, true},
+    {"small latents, a prompt", TENSOR_F16, 2, 1, 40, 32, {20}, {90}, 128, 0, 0, 0, false, false, true},
+    {"small latents, floats", TENSOR_F32, 2, 1, 40, 32, {3, 20}, {150, 90}, 192, 0, 0, 0, false, false, true},
     {"window in a ring", TENSOR_F16, 4, 2, 64, 64, {6}, {700}, 256, 0, 150, 0, false, false, false},
     {"chunks", TENSOR_F16, 4, 2, 64, 64, {8}, {516}, 576, 0, 0, 128, false, false, false},
     {"sinks and soft cap", TENSOR_F16, 4, 2, 64, 64, {7, 1}, {200, 140}, 256, 5, 0, 0, true, false, false},
@@ -480,7 +603,7 @@ static void attention_is_right_and_repeats(void **state)
 static void attention_refuses_what_it_cannot(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
-    assert_false(gpu_attention_supports(TENSOR_F16, 72, 64));
+    assert_false(gpu_attention_supports(TENSOR_F16, 68, 64));
     assert_false(gpu_attention_supports(TENSOR_Q8_0, 80, 64));
     assert_false(gpu_attention_supports(TENSOR_F16, 1024, 64));
     assert_false(gpu_attention_supports(TENSOR_Q6_K, 64, 64));
@@ -507,6 +630,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(heads_are_made_and_stored),
+        cmocka_unit_test(latent_heads_are_made_and_stored),
+        cmocka_unit_test(spreads_heads),
         cmocka_unit_test(attention_is_right_and_repeats),
         cmocka_unit_test(attention_refuses_what_it_cannot),
     };

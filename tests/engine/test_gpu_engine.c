@@ -38,7 +38,11 @@ static void agrees_with_the_reference(void **state)
                                         "q-llama-Q4_K_M",
                                         "q-mixtral-Q4_K-Q4_K-Q6_K",
                                         "mistral3",
-                                        "granitemoe-shared"};
+                                        "granitemoe-shared",
+                                        "deepseek2-v3",
+                                        "deepseek2-legacy",
+                                        "phimoe",
+                                        "q-mixtral-IQ2_XXS-IQ1_S-IQ1_M"};
     int failures = 0;
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         for (int one = 0; one < 2; one++) {
@@ -78,11 +82,11 @@ static void divides_a_model(void **state)
         struct setting setting = {.kv_type = TENSOR_F16};
         struct engine *engine = open_with(names[m], &setting);
         const struct plan_gpu *whole = engine->plan->gpu;
-        bool any = whole != NULL; /* latent attention stays on the CPU */
-        uint64_t fixed = any ? whole->scratch_bytes : 0;
-        uint64_t rest = any ? whole->resident_bytes + whole->kv_bytes + whole->expert_bytes : 0;
+        assert_non_null(whole);
+        uint64_t fixed = whole->scratch_bytes;
+        uint64_t rest = whole->resident_bytes + whole->kv_bytes + whole->expert_bytes;
         close_silent(engine);
-        for (uint64_t eighths = 2; any && eighths <= 6; eighths += 4) {
+        for (uint64_t eighths = 2; eighths <= 6; eighths += 4) {
             setting.gpu_budget = fixed + rest * eighths / 8;
             float *logits[2];
             for (int again = 0; again < 2; again++) {
@@ -211,6 +215,59 @@ static void sequences_are_apart(void **state)
         assert_memory_equal(engine_logits(engine, 1), alone + i * vocabulary, vocabulary * sizeof(float));
     }
     free(alone);
+    close_silent(engine);
+}
+
+/* A batch whose latent attention is cut into parts gives the bits of one that is not. */
+static void parts_change_no_bit(void **state)
+{
+    (void)state;
+    device_or_skip();
+    const uint32_t lengths[] = {41, 3, 1, 12, 7};
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = 2;
+    options.sequences = COUNT_OF(lengths);
+    options.chunk = 64;
+    options.gpu = number;
+    options.gpu_budget = (uint64_t)512 << 20;
+    assert_ok(engine_open(&engine, model_path("deepseek2-v3"), &options, &test_error));
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    int32_t tokens[64];
+    uint32_t positions[64], sequences[64];
+    bool want[64];
+    size_t count = 0;
+    for (uint32_t s = 0; s < COUNT_OF(lengths); s++)
+        for (uint32_t p = 0; p < lengths[s]; p++, count++) {
+            tokens[count] = (int32_t)(7 * count % 300);
+            positions[count] = p;
+            sequences[count] = s;
+            want[count] = true;
+        }
+    assert_int_equal(count, 64);
+    float *logits[2];
+    for (int cut = 0; cut < 2; cut++) {
+        for (uint32_t s = 0; s < COUNT_OF(lengths); s++)
+            engine_truncate(engine, s, 0);
+        assert_true(engine->pass->latent.rows == 64);
+        engine->pass->latent.rows = cut ? 18 : 64;
+        logits[cut] = calloc(count * vocabulary, sizeof **logits);
+        struct copied_logits copied = {logits[cut], vocabulary};
+        struct engine_batch batch = {.count = count,
+                                     .tokens = tokens,
+                                     .positions = positions,
+                                     .sequences = sequences,
+                                     .want_logits = want,
+                                     .on_logits = copy_logits,
+                                     .on_logits_context = &copied};
+        assert_ok(engine_forward(engine, &batch, &test_error));
+        engine->pass->latent.rows = 64;
+    }
+    assert_memory_equal(logits[0], logits[1], count * vocabulary * sizeof **logits);
+    free(logits[0]);
+    free(logits[1]);
     close_silent(engine);
 }
 
@@ -363,6 +420,7 @@ int main(void)
         cmocka_unit_test(experts_visit),
         cmocka_unit_test(three_tiers),
         cmocka_unit_test(sequences_are_apart),
+        cmocka_unit_test(parts_change_no_bit),
         cmocka_unit_test(no_such_device),
         cmocka_unit_test(device_is_lost),
         cmocka_unit_test(cancelled_in_between),

@@ -21,7 +21,7 @@
 
 bool gpu_attention_supports(enum tensor_type type, uint32_t key_size, uint32_t value_size)
 {
-    uint32_t multiple = type == TENSOR_Q8_0 || type == TENSOR_Q4_0 ? 32 : 16;
+    uint32_t multiple = type == TENSOR_Q8_0 || type == TENSOR_Q4_0 ? 32 : 8;
     return (type == TENSOR_F32 || type == TENSOR_F16 || type == TENSOR_BF16 || multiple == 32) && key_size > 0 &&
            value_size > 0 && key_size % multiple == 0 && value_size % multiple == 0 &&
            MAX(key_size, value_size) <= ATTENTION_MAX_SIZE;
@@ -106,8 +106,10 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
 {
     uint32_t kv_heads = heads->key.buffer ? heads->kv_heads : 0, sequences = 0;
     uint64_t table = 0;
-    if (!gpu_attention_supports(heads->type, heads->key_size, heads->value_size) || heads->rotary > heads->key_size ||
-        heads->rows > GPU_MAX_GROUPS || heads->heads > UINT16_MAX / 3 || heads->kv_heads > UINT16_MAX / 3) {
+    if ((kv_heads && !gpu_attention_supports(heads->type, heads->key_size, heads->value_size)) ||
+        MAX(heads->key_size, heads->value_size) > ATTENTION_MAX_SIZE || heads->normed > heads->key_size ||
+        (uint64_t)heads->turned_from + heads->rotary > heads->key_size || heads->rows > GPU_MAX_GROUPS ||
+        heads->heads > UINT16_MAX / 3 || heads->kv_heads > UINT16_MAX / 3) {
         gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED,
                          "GPU: %u rows of %u heads of %u and %u elements, %u of them turned", heads->rows, heads->heads,
                          heads->key_size, heads->value_size, heads->rotary);
@@ -123,7 +125,7 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
         uint32_t query_stride, query_head_stride, key_stride, value_stride;
         uint32_t sizes, counts, rotary_and_sequences;
         float epsilon;
-        uint32_t key_row, value_row;
+        uint32_t key_row, value_row, out_head_stride;
     } push = {gpu_address(heads->query),
               gpu_address(heads->key),
               gpu_address(heads->value),
@@ -142,11 +144,38 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
               heads->rotary | sequences << 16,
               heads->epsilon,
               row_elements(heads->type, heads->key_position_bytes),
-              row_elements(heads->type, heads->value_position_bytes)};
-    const uint32_t constants[] = {(uint32_t)heads->type, heads->layout == ROPE_NORMAL, heads->norm_after_rope,
-                                  heads->value_norm, (MAX(heads->key_size, heads->value_size) + 63) / 64};
+              row_elements(heads->type, heads->value_position_bytes),
+              heads->out_head_stride ? heads->out_head_stride : heads->key_size};
+    const uint32_t constants[] = {(uint32_t)heads->type,
+                                  heads->layout == ROPE_NORMAL,
+                                  heads->norm_after_rope,
+                                  heads->value_norm,
+                                  (MAX(heads->key_size, heads->value_size) + 63) / 64,
+                                  heads->normed,
+                                  heads->turned_from};
     uint32_t slots = heads->heads + kv_heads * (heads->values_in_keys ? 1 : 2);
     gpu_launch(gpu, KERNEL_heads, constants, COUNT_OF(constants), &push, sizeof push, heads->rows, slots, 1);
+}
+
+void gpu_spread(struct gpu *gpu, const struct gpu_spread *spread)
+{
+    if (spread->rows > GPU_MAX_GROUPS || spread->heads > GPU_MAX_GROUPS) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u rows of %u heads", spread->rows, spread->heads);
+        return;
+    }
+    const struct {
+        uint64_t projected, latents, key, value;
+        uint32_t heads, key_size, value_size, rotary, latent_size;
+    } push = {gpu_address(spread->projected),
+              gpu_address(spread->latents),
+              gpu_address(spread->key),
+              gpu_address(spread->value),
+              spread->heads,
+              spread->key_size,
+              spread->value_size,
+              spread->rotary,
+              spread->latent_size};
+    gpu_launch(gpu, KERNEL_spread, NULL, 0, &push, sizeof push, spread->rows, spread->heads, 1);
 }
 
 /* ---- attention --------------------------------------------------------------------------------------------------- */
@@ -292,7 +321,7 @@ static void attend_few(struct gpu *gpu, const struct gpu_attention *a)
 static bool is_cooperative(const struct gpu *gpu, const struct gpu_attention *a)
 {
     return gpu->info.cooperative_matrix && kernels_of(a->type).cooperative != KERNEL_COUNT &&
-           MAX(a->key_size, a->value_size) <= COOPERATIVE_SIZE &&
+           MAX(a->key_size, a->value_size) <= COOPERATIVE_SIZE && (a->key_size | a->value_size) % 16 == 0 &&
            (gpu_address(a->query) | gpu_address(a->out)) % 16 == 0;
 }
 

@@ -5,7 +5,7 @@
 #define KNOWN_FLAGS                                                                                                    \
     ((uint32_t)(ARCHITECTURE_EMBEDDING_SCALED | ARCHITECTURE_FFN_NORM_NAMED_POST | ARCHITECTURE_LOCAL_ROPE |           \
                 ARCHITECTURE_QK_NORM_AFTER_ROPE | ARCHITECTURE_VALUE_NORM | ARCHITECTURE_ATTENTION_UNSCALED |          \
-                ARCHITECTURE_NORMS_BEHIND))
+                ARCHITECTURE_NORMS_BEHIND | ARCHITECTURE_LATENT))
 
 static bool is_vector(enum tensor_role role)
 {
@@ -16,6 +16,8 @@ static bool is_vector(enum tensor_role role)
     case ROLE_ATTENTION_Q_BIAS:
     case ROLE_ATTENTION_K_BIAS:
     case ROLE_ATTENTION_V_BIAS:
+    case ROLE_ATTENTION_Q_A_NORM:
+    case ROLE_ATTENTION_KV_A_NORM:
     case ROLE_ATTENTION_Q_NORM:
     case ROLE_ATTENTION_K_NORM:
     case ROLE_ATTENTION_SINKS:
@@ -50,6 +52,12 @@ static bool is_matrix(enum tensor_role role)
     case ROLE_ATTENTION_Q:
     case ROLE_ATTENTION_K:
     case ROLE_ATTENTION_V:
+    case ROLE_ATTENTION_Q_A:
+    case ROLE_ATTENTION_Q_B:
+    case ROLE_ATTENTION_KV_A:
+    case ROLE_ATTENTION_KV_B:
+    case ROLE_ATTENTION_K_B:
+    case ROLE_ATTENTION_V_B:
     case ROLE_ATTENTION_OUTPUT:
     case ROLE_ROUTER:
     case ROLE_FFN_GATE:
@@ -84,11 +92,27 @@ static bool can_split(const struct model *model, unit_number unit, uint64_t rows
     return tensor_row_bytes(tensor->type, tensor->dimensions[0], &row_bytes) && rows * row_bytes % GPU_ALIGNMENT == 0;
 }
 
+static bool can_attend_latently(const struct geometry *geometry, const struct model_layer *layer,
+                                enum tensor_type kv_type)
+{
+    const struct model_parameters *p = model_parameters(geometry->model);
+    uint32_t width = p->kv_rank + p->rotary;
+    if (layer->tensors[ROLE_ATTENTION_KV_B] != NO_UNIT)
+        return width <= ATTENTION_MAX_SIZE && gpu_attention_supports(kv_type, p->latent_key_size, p->latent_value_size);
+    /* The table of heads is that of all layers. */
+    return layer->heads == geometry->heads && layer->heads <= GPU_ROUTER_EXPERTS &&
+           gpu_attention_supports(kv_type, width, p->kv_rank);
+}
+
 static bool can_attend(const struct geometry *geometry, uint32_t number, enum tensor_type kv_type)
 {
     const struct model *model = geometry->model;
     const struct model_layer *layer = model_layer(model, number);
     uint64_t queries = (uint64_t)layer->heads * layer->key_size, keys = (uint64_t)layer->kv_heads * layer->key_size;
+    if (geometry->sequences > GPU_MAX_SEQUENCES || (model_architecture(model)->flags & ~KNOWN_FLAGS))
+        return false;
+    if (layer->kind == LAYER_LATENT)
+        return can_attend_latently(geometry, layer, kv_type);
     if (layer->kind != LAYER_ATTENTION || layer->kv_source != number)
         return false;
     for (uint32_t i = number + 1; i < model_parameters(model)->layers; i++)
@@ -100,9 +124,7 @@ static bool can_attend(const struct geometry *geometry, uint32_t number, enum te
         return false;
     if (layer->tensors[ROLE_ATTENTION_QKV] == NO_UNIT && layer->tensors[ROLE_ATTENTION_V] == NO_UNIT)
         return false; /* values are the keys */
-    return gpu_attention_supports(kv_type, layer->key_size, layer->value_size) &&
-           geometry->sequences <= GPU_MAX_SEQUENCES && !(model_architecture(model)->flags & ~KNOWN_FLAGS) &&
-           layer->chunk == 0;
+    return gpu_attention_supports(kv_type, layer->key_size, layer->value_size) && layer->chunk == 0;
 }
 
 static bool can_choose(const struct model *model, const struct model_layer *layer)

@@ -13,8 +13,7 @@ static struct gpu_range part_of(struct gpu_range vector, uint64_t first)
     return vector.buffer ? range_at(vector, first) : vector;
 }
 
-/* Where rows were left without their norm, the matrix applies it itself. */
-static void take_norm(const struct engine *engine, struct gpu_matmul *job, unit_number norm)
+void pass_take_norm(const struct engine *engine, struct gpu_matmul *job, unit_number norm)
 {
     const struct gpu_pass *pass = engine->pass;
     if (norm == NO_UNIT || !pass->norm_left)
@@ -24,8 +23,7 @@ static void take_norm(const struct engine *engine, struct gpu_matmul *job, unit_
     job->epsilon = model_parameters(engine->model)->norm_epsilon;
 }
 
-/* Added to the residual stream instead of written. */
-static void give_output(const struct engine *engine, struct gpu_matmul *job, bool add)
+void pass_give_output(const struct engine *engine, struct gpu_matmul *job, bool add)
 {
     if (add)
         job->out = engine->pass->hidden;
@@ -56,7 +54,7 @@ static void project(struct engine *engine, const struct model_layer *layer)
         }
         jobs[i] = pass_job(engine, &matrix, bias, pass_input(engine, tensors[ROLE_ATTENTION_NORM]),
                            pass_input_halves(engine, tensors[ROLE_ATTENTION_NORM]), outputs[i]);
-        take_norm(engine, &jobs[i], tensors[ROLE_ATTENTION_NORM]);
+        pass_take_norm(engine, &jobs[i], tensors[ROLE_ATTENTION_NORM]);
         first += widths[i];
     }
     gpu_matmul(pass->gpu, jobs, 3);
@@ -77,12 +75,11 @@ static bool norm_whole_rows(struct engine *engine, struct gpu_range values, unit
     return true;
 }
 
-/* Where the sequences of the batch are in the cache of a layer. */
-static void find_sequences(const struct engine *engine, uint32_t number, struct gpu_sequence *out)
+void pass_find_sequences(const struct engine *engine, uint32_t number, struct gpu_sequence *out)
 {
     const struct kv_layer *kv = &engine->kv.layers[number];
     const struct scratch *s = &engine->scratch;
-    uint64_t values = (uint64_t)engine->kv.sequences * kv->heads * kv->key_head_bytes;
+    uint64_t values = kv->values_in_keys ? 0 : (uint64_t)engine->kv.sequences * kv->heads * kv->key_head_bytes;
     for (uint32_t i = 0; i < engine->span_count; i++)
         out[i] =
             (struct gpu_sequence){.first_row = s->spans[i].first_row,
@@ -101,7 +98,7 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
     const struct kv_layer *kv = &engine->kv.layers[number];
     struct gpu_range cache = {pass->caches[number], 0};
     const struct gpu_sequence *sequences = engine->scratch.device_sequences;
-    find_sequences(engine, number, engine->scratch.device_sequences);
+    pass_find_sequences(engine, number, engine->scratch.device_sequences);
     project(engine, layer);
 
     uint32_t queries = layer->heads * layer->key_size, keys = layer->kv_heads * layer->key_size;
@@ -170,7 +167,7 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
     struct gpu_matmul job = pass_job(engine, &output, pass_vector(engine, layer->tensors[ROLE_ATTENTION_OUTPUT_BIAS]),
                                      attention.halves ? (struct gpu_range){0} : pass->attended,
                                      attention.halves ? pass->attended : (struct gpu_range){0}, pass->branch);
-    give_output(engine, &job, add);
+    pass_give_output(engine, &job, add);
     gpu_matmul(pass->gpu, &job, 1);
     gpu_barrier(pass->gpu);
 }
@@ -221,7 +218,7 @@ void pass_dense(struct engine *engine, const struct model_layer *layer, enum ten
     for (int i = 0; i < 2; i++) {
         jobs[i] = pass_job(engine, &matrices[i], biases[i], pass_input(engine, tensors[ROLE_FFN_NORM]),
                            pass_input_halves(engine, tensors[ROLE_FFN_NORM]), i == 0 ? pass->gate : pass->up);
-        take_norm(engine, &jobs[i], tensors[ROLE_FFN_NORM]);
+        pass_take_norm(engine, &jobs[i], tensors[ROLE_FFN_NORM]);
     }
     const struct gpu_glu_kind glu = pass_glu_kind(engine);
     bool halves = false;
@@ -235,6 +232,6 @@ void pass_dense(struct engine *engine, const struct model_layer *layer, enum ten
     struct gpu_matmul job =
         pass_job(engine, &downwards, pass_vector(engine, dense ? tensors[ROLE_FFN_DOWN_BIAS] : NO_UNIT),
                  halves ? (struct gpu_range){0} : pass->gate, halves ? pass->inner_halves : (struct gpu_range){0}, out);
-    give_output(engine, &job, add);
+    pass_give_output(engine, &job, add);
     gpu_matmul(pass->gpu, &job, 1);
 }

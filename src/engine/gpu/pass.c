@@ -45,18 +45,28 @@ static uint64_t unpacked_bytes(const struct geometry *g, uint32_t chunk)
     return most;
 }
 
+/* What attention leaves of rows of sequences that have few, so many rows at a time, which keep a device busy. */
+static uint64_t attention_bytes(const struct geometry *g, uint32_t chunk, uint32_t positions)
+{
+    const struct model_parameters *p = model_parameters(g->model);
+    uint32_t rows = MIN(MIN(chunk, PARTS_AT_ONCE), g->sequences * GPU_VECTOR_TOKENS);
+    uint64_t most = pass_latent_attention_bytes(g, chunk, positions);
+    for (uint32_t i = 0; i < p->layers; i++) {
+        const struct model_layer *layer = model_layer(g->model, i);
+        bool latent = layer->kind == LAYER_LATENT;
+        uint32_t size = latent ? p->latent_value_size : layer->value_size;
+        if (layer->kind == LAYER_ATTENTION || (latent && layer->tensors[ROLE_ATTENTION_KV_B] != NO_UNIT))
+            most = MAX(most, gpu_attention_scratch_bytes(rows, layer->heads, size, positions));
+    }
+    return most;
+}
+
 /* Without buffers only the sizes count. */
 static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk, uint32_t positions)
 {
     const struct model_parameters *p = model_parameters(g->model);
     struct layout used = {0};
     uint64_t c = chunk, e = p->embedding, f = sizeof(float), choices = c * p->experts_used;
-    uint32_t heads = 1;
-    size_t value = 1;
-    for (uint32_t i = 0; i < p->layers; i++) {
-        heads = MAX(heads, model_layer(g->model, i)->heads);
-        value = MAX(value, (size_t)model_layer(g->model, i)->value_size);
-    }
     struct gpu_buffer *s = pass->scratch, *u = pass->upload, *b = pass->readback;
     pass->hidden = cut(s, &used.scratch, c * e * f);
     pass->normed = cut(s, &used.scratch, c * e * f);
@@ -65,10 +75,16 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->key = cut(s, &used.scratch, c * g->key * f);
     pass->value = cut(s, &used.scratch, c * g->value * f);
     pass->attended = cut(s, &used.scratch, c * g->attended * f);
-    /* Only sequences with few rows leave parts there; so many rows at a time keep a device busy. */
-    uint32_t parts = MIN(MIN(chunk, PARTS_AT_ONCE), g->sequences * GPU_VECTOR_TOKENS);
-    pass->attention_bytes = gpu_attention_scratch_bytes(parts, heads, (uint32_t)value, positions);
+    pass->attention_bytes = attention_bytes(g, chunk, positions);
     pass->attention = cut(s, &used.scratch, pass->attention_bytes);
+    pass->latent.rows = pass_latent_rows(g, chunk);
+    uint32_t rows = pass->latent.rows ? pass->latent.rows + GPU_VECTOR_TOKENS : 0, heads = (uint32_t)g->heads;
+    pass->latent.query = cut(s, &used.scratch, rows * g->latent_query * f);
+    pass->latent.attended = cut(s, &used.scratch, rows * g->latent_attended * f);
+    pass->latent.heads = cut(s, &used.scratch, (uint64_t)rows * heads * f);
+    pass->latent.groups = cut(s, &used.scratch, rows ? gpu_expert_group_bytes(heads, heads, rows) : 0);
+    pass->latent.latents = cut(s, &used.scratch, c * g->latents * f);
+    pass->latent.projected = cut(s, &used.scratch, g->latents ? c * g->query_raw * f : 0);
     uint64_t inner = MAX(c * g->feed_forward, choices * p->expert_feed_forward);
     pass->gate = cut(s, &used.scratch, inner * f);
     pass->up = cut(s, &used.scratch, inner * f);
@@ -127,6 +143,7 @@ static hypura_status make_buffers(struct engine *engine, hypura_error *error)
     lay_out(pass, &engine->geometry, plan->chunk, plan->positions);
     TRY(pass_make_visits(engine, error));
     TRY(pass_make_holds(engine, error));
+    TRY(pass_open_latent(engine, error));
     TRY(ALLOCATE(&pass->caches, engine->kv.layer_count, "table of caches", error));
     for (uint32_t i = 0; i < engine->kv.layer_count; i++) {
         uint64_t bytes =
@@ -334,6 +351,7 @@ void gpu_pass_begin(struct engine *engine)
     if (!pass)
         return;
     pass->sent = 0;
+    pass->latent.grouped = 0;
     pass->on_device = pass->inputs_sent = pass->hidden_on_device = pass->norm_left = false;
 }
 
@@ -525,7 +543,10 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
     pass_record(pass);
     bool add =
         !layer->moe && adds_by_itself(engine, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, tensors[ROLE_FFN_NORM]);
-    pass_attention(engine, number, add);
+    if (layer->kind == LAYER_LATENT)
+        pass_latent(engine, number, add);
+    else
+        pass_attention(engine, number, add);
     if (add)
         pass->norm_left = true;
     else

@@ -5,6 +5,7 @@
  *   ability.c       which layers it can compute, and how much device memory it wants
  *   pass.c          opening, closing, batches of commands, the way of the residual stream from one side to the other
  *   layer.c         attention and dense feed forward as commands
+ *   latent.c        latent attention
  *   experts.c       mixture of experts: commands for those that are there, and the CPU's share at the same time
  *   visit.c         experts from RAM that come to the GPU for one long batch
  *   in_place.c      experts in memory that both sides see, computed on the GPU from where they are
@@ -56,6 +57,14 @@ struct gpu_pass {
     struct gpu_range router, chosen, weights, groups, expert_out, shared_out, shared_gates;
     struct gpu_range picked, logits; /* rows whose logits are wanted */
     struct gpu_range tokens, rope[2], scales;
+    struct {
+        uint32_t rows; /* of a batch that are worked on at once, or a few more; 0: no layer is on latents */
+        struct gpu_range query, attended; /* [rows][heads][kv_rank + rotary], [rows][heads][kv_rank] */
+        struct gpu_range heads;           /* uint32 [rows][heads], the number of each */
+        struct gpu_range groups;          /* that gpu_expert_group made of them, for so many rows: */
+        uint32_t grouped;
+        struct gpu_range latents, projected; /* where whole keys are made, of C rows */
+    } latent;
     struct {
         struct shared_part hidden, tokens, rope[2], scales, expert_rows;
     } up_parts;
@@ -143,14 +152,30 @@ struct gpu_range pass_vector(const struct engine *engine, unit_number unit); /* 
 void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number layer_scale, unit_number next_norm,
                      const struct gpu_mix *mix);
 
+/* Where rows were left without their norm, the matrix applies it itself. */
+void pass_take_norm(const struct engine *engine, struct gpu_matmul *job, unit_number norm);
+
+/* The output is added to the residual stream instead of written, with add. */
+void pass_give_output(const struct engine *engine, struct gpu_matmul *job, bool add);
+
+/* Where the sequences of the batch are in the cache of a layer. */
+void pass_find_sequences(const struct engine *engine, uint32_t number, struct gpu_sequence *out);
+
 /* Their rows go to branch, or to out; with add they are added to the residual stream instead. */
 void pass_attention(struct engine *engine, uint32_t layer, bool add);
+void pass_latent(struct engine *engine, uint32_t layer, bool add);
 void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
                 enum tensor_role down, size_t width, struct gpu_range out, bool add);
 struct gpu_glu_kind pass_glu_kind(const struct engine *engine);
 bool pass_glu(struct engine *engine, const struct gpu_matrix *down, uint64_t slot_stride, uint32_t rows,
               uint32_t inner);
 hypura_status pass_experts(struct engine *engine, uint32_t layer, unit_number next_norm, hypura_error *error);
+
+/* Of latent attention: rows worked on at once, scratch of the attention itself, and what is filled when all buffers are
+ * there. */
+uint32_t pass_latent_rows(const struct geometry *geometry, uint32_t chunk);
+uint64_t pass_latent_attention_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
+hypura_status pass_open_latent(struct engine *engine, hypura_error *error);
 
 /* The experts of a layer that stand in slots, for the rows of the batch. */
 void pass_run_experts(struct engine *engine, uint32_t layer, const struct store_slots *slots);

@@ -11,6 +11,8 @@ layout(constant_id = 1) const bool ADJACENT = true;         /* ROPE_NORMAL */
 layout(constant_id = 2) const bool NORM_AFTER_ROPE = false;
 layout(constant_id = 3) const bool VALUE_NORM = false;
 layout(constant_id = 4) const uint STEPS = 2; /* elements of a head an invocation */
+layout(constant_id = 5) const uint NORMED = 0; /* first elements of a query or key that are normed; 0: all */
+layout(constant_id = 6) const uint TURNED_FROM = 0; /* the first one that is turned */
 
 #define MOST 640
 #define MOST_STEPS 10
@@ -33,6 +35,7 @@ layout(push_constant) uniform Push
     uint rotary_and_sequences; /* rotary, sequence_count << 16 */
     float epsilon;
     uint key_row, value_row; /* elements from one position to the next */
+    uint into_head_stride;
 };
 
 shared float head[MOST];
@@ -83,7 +86,7 @@ void turn_head(uint pairs)
     [[unroll]] for (uint i = 0; i < (STEPS + 1) / 2; i++) {
         uint pair = gl_LocalInvocationID.x + i * GROUP;
         if (pair < pairs) {
-            uint first = ADJACENT ? 2 * pair : pair, second = first + (ADJACENT ? 1 : pairs);
+            uint first = TURNED_FROM + (ADJACENT ? 2 * pair : pair), second = first + (ADJACENT ? 1 : pairs);
             float a = head[first], b = head[second];
             head[first] = a * angles[i].x - b * angles[i].y;
             head[second] = a * angles[i].y + b * angles[i].x;
@@ -166,12 +169,13 @@ void main()
     Floats weight = is_query ? query_norm : key_norm;
     bool weighted = !is_value && uint64_t(weight) != 0;
     bool normed = is_value ? VALUE_NORM : weighted;
+    uint normed_size = NORMED > 0 && !is_value ? NORMED : size;
     uint rotary = is_value || uint64_t(table) == 0 ? 0 : rotary_and_sequences & 0xffffu;
 
     [[unroll]] for (uint i = 0; i < STEPS; i++) {
         uint element = thread + i * GROUP;
         raw[i] = element < size ? source.v[at + element] : 0.0;
-        norms[i] = weighted && element < size ? weight.v[element] : 1.0;
+        norms[i] = weighted && element < normed_size ? weight.v[element] : 1.0;
     }
     [[unroll]] for (uint i = 0; i < (STEPS + 1) / 2; i++) {
         uint pair = thread + i * GROUP;
@@ -193,14 +197,14 @@ void main()
             head[thread + i * GROUP] = raw[i];
     barrier();
     if (normed && !NORM_AFTER_ROPE)
-        norm_head(size);
+        norm_head(normed_size);
     if (rotary > 0)
         turn_head(rotary / 2);
     if (normed && NORM_AFTER_ROPE)
-        norm_head(size);
+        norm_head(normed_size);
     if (is_query) {
         for (uint i = thread; i < size; i += GROUP)
-            into.v[(row * heads + which) * size + i] = head[i] * factor;
+            into.v[(row * heads + which) * into_head_stride + i] = head[i] * factor;
         return;
     }
     uint row_elements = is_value ? value_row : key_row;

@@ -1,0 +1,107 @@
+/* Every reference model on a GPU, under the validation layers: all of it is there, but for the models that docs/gpu.md
+ * names, and its logits are near exact ones, for a prompt and token by token.
+ *
+ * With HYPURA_ORACLE in the environment (the folder of the whole reference set) it looks at the models there, else at
+ * those that the repository carries. */
+#include "gpu_engine.h"
+
+#include <dirent.h>
+
+static char folder[4096];
+
+static const char *in_folder(const char *kind, const char *name, const char *ending)
+{
+    static char path[8192];
+    snprintf(path, sizeof path, "%s/%s/%s%s", folder, kind, name, ending);
+    return path;
+}
+
+/* What the GPU does not compute: gated queries and recurrent layers, and attention in chunks. */
+static bool stays_on_the_cpu(const struct model *model)
+{
+    const uint32_t flags = model_architecture(model)->flags;
+    return flags & (ARCHITECTURE_QUERY_GATED | ARCHITECTURE_RECURRENT | ARCHITECTURE_CHUNKED);
+}
+
+/* Every layer and every expert. */
+static bool is_whole(const struct engine *engine)
+{
+    const struct plan_gpu *plan = engine->plan->gpu;
+    const struct model_parameters *p = model_parameters(engine->model);
+    bool whole = plan && plan->taken == p->layers && plan->output;
+    for (uint32_t i = 0; whole && i < p->layers; i++)
+        whole = !model_layer(engine->model, i)->moe || plan->slots[i] == p->experts;
+    return whole;
+}
+
+static int check_model(const char *name, size_t batch)
+{
+    const struct setting setting = {.batch = batch, .kv_type = TENSOR_F16};
+    struct engine_options options;
+    struct engine *engine = NULL;
+    struct reference reference = {0};
+    set_options(&options, &setting);
+    if (engine_open(&engine, in_folder("models", name, ".gguf"), &options, &test_error)) {
+        print_message("# %-28s left out: %s\n", name, test_error.message);
+        return 0;
+    }
+    int failures = 0;
+    if (is_whole(engine) == stays_on_the_cpu(engine->model)) {
+        print_error("%s: %u layers on the GPU\n", name, engine->plan->gpu ? engine->plan->gpu->taken : 0);
+        failures++;
+    }
+    if (!stays_on_the_cpu(engine->model) && reference_read(&reference, in_folder("logits", name, ".exact.bin"))) {
+        float *logits = calloc((size_t)reference.tokens * reference.vocabulary, sizeof *logits);
+        feed(engine, 0, reference.prompt, reference.tokens, batch, logits);
+        struct distance d = measure(reference.logits, logits, reference.tokens, reference.vocabulary);
+        print_message("# %-32s batch %-3zu most %8.2g  KL %8.2g  top-1 %.3f\n", name, batch == SIZE_MAX ? 0 : batch,
+                      d.most, d.kl_mean, d.top);
+        if (!(d.kl_mean < 2e-3)) {
+            print_error("%s: a mean KL divergence of %g\n", name, d.kl_mean);
+            failures++;
+        }
+        free(logits);
+        reference_free(&reference);
+    }
+    close_silent(engine);
+    return failures;
+}
+
+static int compare_names(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+static void agrees_with_the_reference(void **state)
+{
+    (void)state;
+    device_or_skip();
+    char *names[256];
+    size_t count = 0;
+    int failures = 0;
+    DIR *directory = opendir(in_folder("models", "", ""));
+    assert_non_null(directory);
+    for (struct dirent *entry; (entry = readdir(directory)) && count < COUNT_OF(names);) {
+        size_t length = strlen(entry->d_name);
+        if (length > 5 && strcmp(entry->d_name + length - 5, ".gguf") == 0)
+            names[count++] = strndup(entry->d_name, length - 5);
+    }
+    closedir(directory);
+    assert_true(count >= 20);
+    qsort(names, count, sizeof *names, compare_names);
+    for (size_t i = 0; i < count; i++) {
+        failures += check_model(names[i], SIZE_MAX);
+        failures += check_model(names[i], 1);
+        free(names[i]);
+    }
+    assert_int_equal(failures, 0);
+}
+
+int main(void)
+{
+    const char *whole_set = getenv("HYPURA_ORACLE");
+    setenv("HYPURA_GPU_VALIDATE", "1", 0);
+    snprintf(folder, sizeof folder, "%s", whole_set ? whole_set : test_data("oracle"));
+    const struct CMUnitTest tests[] = {cmocka_unit_test(agrees_with_the_reference)};
+    return cmocka_run_group_tests(tests, find_device, NULL);
+}
