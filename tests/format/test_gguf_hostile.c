@@ -2,6 +2,8 @@
  * never a crash, and never memory beyond what a file of its size can need. */
 #include "sample.h"
 
+#include "core/sanitized.h"
+
 #include <fcntl.h>
 #include <inttypes.h>
 #include <sys/resource.h>
@@ -9,21 +11,11 @@
 
 /* The address space is bounded while these tests run, so that an allocation that trusts a number in a file fails with
  * HYPURA_ERROR_MEMORY, which no test accepts. Sanitizers need the address space for themselves. */
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-
 static int start(void **state)
 {
-#ifndef SANITIZED
     struct rlimit limit = {(rlim_t)64 << 20, (rlim_t)64 << 20};
-    if (setrlimit(RLIMIT_AS, &limit))
+    if (!SANITIZED && setrlimit(RLIMIT_AS, &limit))
         return -1;
-#endif
     return make_sample_folder(state);
 }
 
