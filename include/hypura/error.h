@@ -24,7 +24,7 @@ typedef enum hypura_status {
 
 typedef struct hypura_error {
     hypura_status status;
-    char message[512]; /* UTF-8, no trailing newline, always terminated */
+    char message[512]; /* UTF-8 without control characters, always terminated */
 } hypura_error;
 
 #ifdef __cplusplus

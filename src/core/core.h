@@ -18,7 +18,7 @@
 /* ---- errors ------------------------------------------------------------------------------------------------------ */
 
 /* Fills the error (which may be NULL) and returns the status, so that "return error_set(error, ...)" is one statement.
- * A message that does not fit is cut at a UTF-8 character. */
+ * A message that does not fit is cut at a UTF-8 character; what it quotes is cleaned (text_clean). */
 hypura_status error_set(hypura_error *error, hypura_status status, const char *format, ...) PRINTF_LIKE(3, 4);
 
 /* As error_set with HYPURA_ERROR_IO, with the text of an errno value at the end: "FORMAT...: No such file". */
@@ -162,6 +162,10 @@ double random_normal(struct random *random);  /* mean 0, deviation 1 */
 struct text_range {
     size_t start, end;
 };
+
+/* Makes a text that may quote a file or a request fit for people, terminals and JSON: control characters become spaces,
+ * bytes that are not UTF-8 question marks. Its length stays. */
+void text_clean(char *text);
 
 /* "12.3 GiB" into text; returns text. Room for 32 bytes is enough. */
 char *format_bytes(char *text, size_t room, double bytes);

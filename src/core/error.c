@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* A message that was cut must not end inside a UTF-8 character, or the JSON that carries it is invalid. */
+/* A message that was cut does not end inside a UTF-8 character. */
 static void cut_at_character(char *text, size_t room)
 {
     size_t length = strlen(text);
@@ -27,6 +27,7 @@ hypura_status error_set(hypura_error *error, hypura_status status, const char *f
     vsnprintf(error->message, sizeof error->message, format, arguments);
     va_end(arguments);
     cut_at_character(error->message, sizeof error->message);
+    text_clean(error->message);
     return status;
 }
 

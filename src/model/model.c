@@ -30,16 +30,16 @@ static hypura_status choose_architecture(struct model *model, hypura_error *erro
 static hypura_status name_model(struct model *model, hypura_error *error)
 {
     struct gguf_string name;
-    if (gguf_get_string(model->file, "general.name", &name) && name.size)
-        return string_copy(&model->name, name.data, error);
     const char *path = gguf_file_path(model->file, 0);
     const char *slash = strrchr(path, '/');
-    hypura_status status = string_copy(&model->name, slash ? slash + 1 : path, error);
+    bool named = gguf_get_string(model->file, "general.name", &name) && name.size;
+    hypura_status status = string_copy(&model->name, named ? name.data : slash ? slash + 1 : path, error);
     if (status)
         return status;
-    char *ending = strrchr(model->name, '.');
+    char *ending = named ? NULL : strrchr(model->name, '.');
     if (ending && ending != model->name)
         *ending = '\0';
+    text_clean(model->name);
     return HYPURA_OK;
 }
 

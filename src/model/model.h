@@ -259,7 +259,9 @@ hypura_status model_open(struct model **out, const char *path, hypura_error *err
 void model_close(struct model *model);
 
 const struct gguf *model_file(const struct model *model);
-const char *model_name(const struct model *model); /* general.name, or the file's name without its folder and ending */
+
+/* general.name, or the file's name without its folder and ending; cleaned (text_clean). */
+const char *model_name(const struct model *model);
 const struct architecture *model_architecture(const struct model *model);
 const struct model_parameters *model_parameters(const struct model *model);
 const struct model_layer *model_layer(const struct model *model, uint32_t layer);
