@@ -410,7 +410,7 @@ static hypura_status close_dead_ends(struct grammar *g, hypura_error *error)
 /* ---- whole --------------------------------------------------------------------------------------------------------
  */
 
-hypura_status grammar_compile(struct grammar **out, const struct grammar_tree *tree, hypura_error *error)
+static hypura_status compile_tree(struct grammar **out, const struct grammar_tree *tree, hypura_error *error)
 {
     struct compiler c = {.tree = tree, .error = error};
     hypura_status status = ALLOCATE(&c.grammar, 1, "grammar", error);
@@ -453,7 +453,7 @@ hypura_status grammar_parse(struct grammar **out, const char *text, size_t size,
     struct grammar_tree tree = {0};
     hypura_status status = grammar_tree_parse(&tree, text, size, error);
     if (status == HYPURA_OK)
-        status = grammar_compile(out, &tree, error);
+        status = compile_tree(out, &tree, error);
     grammar_tree_free(&tree);
     return status;
 }

@@ -72,8 +72,6 @@ struct grammar {
     uint32_t start;
 };
 
-hypura_status grammar_compile(struct grammar **out, const struct grammar_tree *tree, hypura_error *error);
-
 /* ---- vocabulary ---------------------------------------------------------------------------------------------------
  */
 

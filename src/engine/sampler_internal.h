@@ -62,6 +62,5 @@ size_t candidates_draw(struct candidates *c, struct random *random); /* an index
 /* These change logits. */
 void penalize_repeats(struct sampler *s, float *logits);
 hypura_status penalize_dry(struct sampler *s, float *logits, hypura_error *error);
-bool is_breaker(const struct sampler *s, int32_t token);
 
 #endif

@@ -34,7 +34,7 @@ void penalize_repeats(struct sampler *s, float *logits)
     }
 }
 
-bool is_breaker(const struct sampler *s, int32_t token)
+static bool is_breaker(const struct sampler *s, int32_t token)
 {
     const struct token_piece *piece = &s->options.pieces[token];
     for (size_t i = 0; i < s->options.dry_breaker_count; i++)

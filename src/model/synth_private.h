@@ -88,7 +88,6 @@ void synth_slow_value_row(const struct synth_options *options, struct random *ra
 void synth_slow_output_row(const struct synth_router_plan *plan, const struct synth_options *options,
                            uint32_t dimension, struct random *random, float *row);
 
-bool synth_rope_neox(const char *architecture);
 bool synth_query_key_norm(const char *architecture);
 
 /* ---- the list of tensors ----------------------------------------------------------------------------------------- */
@@ -134,8 +133,6 @@ struct synth_list {
     struct synth_tensor *tensors;
     size_t count;
 };
-
-hypura_status synth_type_parse(struct synth_type *out, const char *name, hypura_error *error);
 
 /* options are checked and complete. */
 hypura_status synth_list_make(struct synth_list *list, const struct synth_options *options,

@@ -23,7 +23,7 @@
 
 #define LARGEST_SHARE 0.48
 
-bool synth_rope_neox(const char *architecture)
+static bool turns_halves(const char *architecture)
 {
     return strcmp(architecture, "llama") != 0;
 }
@@ -251,7 +251,7 @@ void synth_router_row(const struct synth_router_plan *plan, const struct synth_o
 /* The place in a head of the first number of a rotating pair; the second stays 0. */
 static bool is_used_pair(const struct synth_router_plan *plan, const struct synth_options *options, uint32_t head_row)
 {
-    bool neox = synth_rope_neox(options->geometry.architecture);
+    bool neox = turns_halves(options->geometry.architecture);
     if (!neox && head_row % 2)
         return false;
     uint32_t pair = neox ? head_row : head_row / 2;

@@ -59,7 +59,7 @@ hypura_status synth_type_names(struct buffer *out, hypura_error *error)
     return out->failed ? error_set(error, HYPURA_ERROR_MEMORY, "no memory for the names of types") : HYPURA_OK;
 }
 
-hypura_status synth_type_parse(struct synth_type *out, const char *name, hypura_error *error)
+static hypura_status parse_type(struct synth_type *out, const char *name, hypura_error *error)
 {
     for (size_t i = 0; i < COUNT_OF(mixtures); i++) {
         if (strcasecmp(mixtures[i].name, name) == 0) {
@@ -289,7 +289,7 @@ static void add_feed_forward(struct synth_list *list, uint32_t layer)
 static hypura_status make_list(struct synth_list *list, const struct synth_vocabulary *vocabulary, hypura_error *error)
 {
     const struct synth_geometry *g = &list->options.geometry;
-    hypura_status status = synth_type_parse(&list->type, list->options.type, error);
+    hypura_status status = parse_type(&list->type, list->options.type, error);
     if (status)
         return status;
     enum tensor_type embedding_type = matrix_type(list, MATRIX_EMBEDDING, 0, g->embedding);

@@ -116,15 +116,10 @@ void dict_set(struct workspace *w, struct dict *dict, struct value key, struct v
         dict->entries[i].value = value;
         return;
     }
-    if (dict->count == dict->capacity) {
-        size_t capacity = MAX(dict->capacity * 2, (size_t)8);
-        struct dict_entry *entries = jinja_allocate(w, capacity * sizeof *entries);
-        if (dict->count)
-            memcpy(entries, dict->entries, dict->count * sizeof *entries);
-        dict->entries = entries;
-        dict->capacity = capacity;
+    size_t before = dict->capacity;
+    dict->entries = jinja_grow(w, dict->entries, dict->count, &dict->capacity, 8, sizeof *dict->entries);
+    if (dict->capacity != before)
         index_all(w, dict);
-    }
     dict->entries[dict->count] = (struct dict_entry){key, value, hash};
     if (dict->slots)
         index_entry(dict, dict->count);

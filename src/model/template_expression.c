@@ -310,7 +310,7 @@ static struct node *parse_index(struct parser *p)
     return slice;
 }
 
-struct node *parse_postfix(struct parser *p, struct node *node)
+static struct node *parse_postfix(struct parser *p, struct node *node)
 {
     for (;;) {
         struct node *outer;
@@ -400,7 +400,7 @@ static struct node *parse_test(struct parser *p, struct node *input)
     return not ;
 }
 
-struct node *parse_unary(struct parser *p, bool with_filters)
+static struct node *parse_unary(struct parser *p, bool with_filters)
 {
     struct node *node;
     parser_enter(p);

@@ -26,6 +26,10 @@ struct workspace {
 
 /* Zeroed, aligned for any type; leaves through escape when the limit is passed or no memory is there. */
 void *jinja_allocate(struct workspace *w, size_t size);
+
+/* An array of count items with room for one more: items themselves, or a copy with a larger capacity, at least least.
+ */
+void *jinja_grow(struct workspace *w, void *items, size_t count, size_t *capacity, size_t least, size_t item_size);
 void workspace_free(struct workspace *w);
 
 /* Fills the error with "chat template, line N: ..." and leaves through escape. */
@@ -205,7 +209,6 @@ bool character_is_space(int32_t character); /* Python's str.isspace */
 const struct string *value_string(struct jinja *j, struct value value);
 void value_write(struct jinja *j, struct builder *b, struct value value);
 void value_write_repr(struct jinja *j, struct builder *b, struct value value, size_t depth);
-void format_float(char *text, size_t room, double number); /* as repr(float); 40 bytes */
 
 struct json_layout {
     const struct string *indent; /* or NULL: on one line */
@@ -350,13 +353,12 @@ void parser_expect(struct parser *p, const char *operator);
 _Noreturn void parser_fail_expected(struct parser *p, const char *expected);
 void parser_enter(struct parser *p); /* counts nesting; leave with p->depth-- */
 struct node *parse_expression(struct parser *p);
-/* Expressions with commas between are a tuple. names_only: what can be assigned to. stop_at_in: "in" ends it. */
+/* Expressions with commas between are a tuple. with_condition: "a if b else c" is one. A target is what can be assigned
+ * to: names, with_attribute also attributes of names. */
 struct node *parse_tuple(struct parser *p, bool with_condition);
 struct node *parse_target(struct parser *p, bool with_attribute);
-struct node *parse_postfix(struct parser *p, struct node *node);
 struct node *parse_filters(struct parser *p, struct node *node); /* from "|" on */
 struct node *parse_filter_name(struct parser *p, struct node *input);
-struct node *parse_unary(struct parser *p, bool with_filters);
 
 /* ---- rendering ----------------------------------------------------------------------------------------------------
  */

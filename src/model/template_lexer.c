@@ -18,14 +18,7 @@ struct lexer {
 
 static struct token *emit(struct lexer *l, enum token_kind kind)
 {
-    if (l->count == l->capacity) {
-        size_t capacity = MAX(l->capacity * 2, (size_t)64);
-        struct token *tokens = jinja_allocate(l->w, capacity * sizeof *tokens);
-        if (l->count)
-            memcpy(tokens, l->tokens, l->count * sizeof *tokens);
-        l->tokens = tokens;
-        l->capacity = capacity;
-    }
+    l->tokens = jinja_grow(l->w, l->tokens, l->count, &l->capacity, 64, sizeof *l->tokens);
     struct token *token = &l->tokens[l->count++];
     *token = (struct token){.kind = kind, .line = l->w->line};
     return token;

@@ -38,14 +38,7 @@ static void mark(struct builder *b, size_t start, size_t end)
         b->spans[b->span_count - 1].end = end;
         return;
     }
-    if (b->span_count == b->span_capacity) {
-        size_t capacity = MAX(b->span_capacity * 2, (size_t)4);
-        struct text_range *spans = jinja_allocate(b->w, capacity * sizeof *spans);
-        if (b->span_count)
-            memcpy(spans, b->spans, b->span_count * sizeof *spans);
-        b->spans = spans;
-        b->span_capacity = capacity;
-    }
+    b->spans = jinja_grow(b->w, b->spans, b->span_count, &b->span_capacity, 4, sizeof *b->spans);
     b->spans[b->span_count++] = (struct text_range){start, end};
 }
 
@@ -225,7 +218,8 @@ bool character_is_space(int32_t c)
 /* ---- printing -----------------------------------------------------------------------------------------------------
  */
 
-void format_float(char *text, size_t room, double number)
+/* As repr(float), in 40 bytes. */
+static void format_float(char *text, size_t room, double number)
 {
     if (isnan(number) || isinf(number)) {
         snprintf(text, room, "%s", isnan(number) ? "nan" : number < 0 ? "-inf" : "inf");
@@ -247,37 +241,22 @@ void format_float(char *text, size_t room, double number)
     snprintf(text, room, "%.*f", decimals, number);
 }
 
-static void write_string_repr(struct builder *b, const struct string *s)
+#define ESCAPE_ROOM 16
+
+/* A text in quotes. escape_of writes what stands for a character, or leaves the escape empty. */
+static void write_quoted(struct builder *b, const struct string *s, char quote,
+                         void (*escape_of)(int32_t c, char *escape))
 {
-    bool single = memchr(s->bytes, '\'', s->size), twice = memchr(s->bytes, '"', s->size);
-    char quote = single && !twice ? '"' : '\'';
     builder_bytes(b, &quote, 1, false);
     size_t done = 0;
     for (size_t at = 0; at < s->size;) {
         int32_t c;
         size_t next = utf8_next(s->bytes, s->size, at, &c);
-        char escape[16] = "";
+        char escape[ESCAPE_ROOM] = "";
         if (c == quote || c == '\\')
             snprintf(escape, sizeof escape, "\\%c", (char)c);
-        else if (c == '\n')
-            strcpy(escape, "\\n");
-        else if (c == '\r')
-            strcpy(escape, "\\r");
-        else if (c == '\t')
-            strcpy(escape, "\\t");
-        else if (c >= 0 && c != ' ') {
-            utf8proc_category_t category = utf8proc_category(c);
-            bool hidden = category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF ||
-                          category == UTF8PROC_CATEGORY_CS || category == UTF8PROC_CATEGORY_CO ||
-                          category == UTF8PROC_CATEGORY_CN || category == UTF8PROC_CATEGORY_ZL ||
-                          category == UTF8PROC_CATEGORY_ZP || category == UTF8PROC_CATEGORY_ZS;
-            if (hidden)
-                snprintf(escape, sizeof escape,
-                         c < 0x100     ? "\\x%02x"
-                         : c < 0x10000 ? "\\u%04x"
-                                       : "\\U%08x",
-                         (unsigned)c);
-        }
+        else
+            escape_of(c, escape);
         if (escape[0]) {
             builder_part(b, s, done, at);
             builder_bytes(b, escape, strlen(escape), string_is_user(s, at, next));
@@ -287,6 +266,31 @@ static void write_string_repr(struct builder *b, const struct string *s)
     }
     builder_part(b, s, done, s->size);
     builder_bytes(b, &quote, 1, false);
+}
+
+static void escape_for_python(int32_t c, char *escape)
+{
+    if (c == '\n')
+        strcpy(escape, "\\n");
+    else if (c == '\r')
+        strcpy(escape, "\\r");
+    else if (c == '\t')
+        strcpy(escape, "\\t");
+    else if (c >= 0 && c != ' ') {
+        utf8proc_category_t category = utf8proc_category(c);
+        bool hidden = category == UTF8PROC_CATEGORY_CC || category == UTF8PROC_CATEGORY_CF ||
+                      category == UTF8PROC_CATEGORY_CS || category == UTF8PROC_CATEGORY_CO ||
+                      category == UTF8PROC_CATEGORY_CN || category == UTF8PROC_CATEGORY_ZL ||
+                      category == UTF8PROC_CATEGORY_ZP || category == UTF8PROC_CATEGORY_ZS;
+        if (hidden)
+            snprintf(escape, ESCAPE_ROOM, c < 0x100 ? "\\x%02x" : c < 0x10000 ? "\\u%04x" : "\\U%08x", (unsigned)c);
+    }
+}
+
+static void write_string_repr(struct builder *b, const struct string *s)
+{
+    bool single = memchr(s->bytes, '\'', s->size), twice = memchr(s->bytes, '"', s->size);
+    write_quoted(b, s, single && !twice ? '"' : '\'', escape_for_python);
 }
 
 static void write_items(struct jinja *j, struct builder *b, const struct list *list, const char *open,
@@ -405,32 +409,28 @@ const struct string *value_string(struct jinja *j, struct value value)
 /* ---- JSON ---------------------------------------------------------------------------------------------------------
  */
 
+static void escape_for_json(int32_t c, char *escape)
+{
+    if (c >= 8 && c <= 13 && c != 11)
+        snprintf(escape, ESCAPE_ROOM, "\\%c", "btn.fr"[c - 8]);
+    else if (c >= 0 && c < 0x20)
+        snprintf(escape, ESCAPE_ROOM, "\\u%04x", (unsigned)c);
+}
+
+static void escape_for_ascii_json(int32_t c, char *escape)
+{
+    if (c < 0x7f)
+        escape_for_json(c, escape);
+    else if (c >= 0x10000)
+        snprintf(escape, ESCAPE_ROOM, "\\u%04x\\u%04x", 0xd800u + (unsigned)((c - 0x10000) >> 10),
+                 0xdc00u + (unsigned)((c - 0x10000) & 0x3ff));
+    else if (c != 0x7f)
+        snprintf(escape, ESCAPE_ROOM, "\\u%04x", (unsigned)c);
+}
+
 static void write_json_string(struct builder *b, const struct string *s, bool ascii)
 {
-    builder_text(b, "\"");
-    size_t done = 0;
-    for (size_t at = 0; at < s->size;) {
-        int32_t c;
-        size_t next = utf8_next(s->bytes, s->size, at, &c);
-        char escape[16] = "";
-        if (c == '"' || c == '\\')
-            snprintf(escape, sizeof escape, "\\%c", (char)c);
-        else if (c >= 8 && c <= 13 && c != 11)
-            snprintf(escape, sizeof escape, "\\%c", "btn.fr"[c - 8]);
-        else if ((c >= 0 && c < 0x20) || (ascii && c >= 0x7f && c < 0x10000 && c != 0x7f))
-            snprintf(escape, sizeof escape, "\\u%04x", (unsigned)c);
-        else if (ascii && c >= 0x10000)
-            snprintf(escape, sizeof escape, "\\u%04x\\u%04x", 0xd800u + (unsigned)((c - 0x10000) >> 10),
-                     0xdc00u + (unsigned)((c - 0x10000) & 0x3ff));
-        if (escape[0]) {
-            builder_part(b, s, done, at);
-            builder_bytes(b, escape, strlen(escape), string_is_user(s, at, next));
-            done = next;
-        }
-        at = next;
-    }
-    builder_part(b, s, done, s->size);
-    builder_text(b, "\"");
+    write_quoted(b, s, '"', ascii ? escape_for_ascii_json : escape_for_json);
 }
 
 static void json_break(struct builder *b, const struct json_layout *layout, size_t depth)

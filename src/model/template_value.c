@@ -62,6 +62,20 @@ void *jinja_allocate(struct workspace *w, size_t size)
     return result;
 }
 
+void *jinja_grow(struct workspace *w, void *items, size_t count, size_t *capacity, size_t least, size_t item_size)
+{
+    size_t more, bytes;
+    if (count < *capacity)
+        return items;
+    if (!size_multiply(&more, *capacity, 2) || !size_multiply(&bytes, MAX(more, least), item_size))
+        fail_memory(w);
+    void *grown = jinja_allocate(w, bytes);
+    if (count)
+        memcpy(grown, items, count * item_size);
+    *capacity = MAX(more, least);
+    return grown;
+}
+
 void workspace_free(struct workspace *w)
 {
     while (w->blocks) {
@@ -410,14 +424,7 @@ struct value list_new(struct workspace *w, enum list_type type, size_t capacity)
 
 void list_append(struct workspace *w, struct list *list, struct value item)
 {
-    if (list->count == list->capacity) {
-        size_t capacity = MAX(list->capacity * 2, (size_t)8);
-        struct value *items = jinja_allocate(w, capacity * sizeof *items);
-        if (list->count)
-            memcpy(items, list->items, list->count * sizeof *items);
-        list->items = items;
-        list->capacity = capacity;
-    }
+    list->items = jinja_grow(w, list->items, list->count, &list->capacity, 8, sizeof *list->items);
     list->items[list->count++] = item;
 }
 
