@@ -1,10 +1,8 @@
 /* libFuzzer target: bytes up to the first NUL are a grammar in GBNF, or a JSON schema when they begin with "{"; what
  * comes after is fed to it. */
+#include "fuzz.h"
+
 #include "engine/grammar.h"
-
-#include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static struct grammar_vocabulary *vocabulary(void)
 {
@@ -19,8 +17,7 @@ static struct grammar_vocabulary *vocabulary(void)
         pieces[i] = (struct token_piece){&bytes[i], 1};
     }
     ends[256] = true;
-    if (grammar_vocabulary_create(&all_bytes, pieces, ends, 257, NULL) != HYPURA_OK)
-        __builtin_trap();
+    must(grammar_vocabulary_create(&all_bytes, pieces, ends, 257, NULL) == HYPURA_OK);
     return all_bytes;
 }
 
@@ -35,9 +32,8 @@ static void follow(const struct grammar *grammar, const uint8_t *text, size_t si
         memset(mask, 0, sizeof mask);
         hypura_status masked = grammar_matcher_mask(m, mask, NULL);
         hypura_status status = grammar_matcher_accept(m, text[i], NULL);
-        if (masked == HYPURA_OK &&
-            (allowed != (status == HYPURA_OK) || allowed != (mask[text[i] / 32] >> (text[i] % 32) & 1)))
-            __builtin_trap();
+        must(masked != HYPURA_OK ||
+             (allowed == (status == HYPURA_OK) && allowed == (mask[text[i] / 32] >> (text[i] % 32) & 1)));
         if (status != HYPURA_OK)
             break;
         /* What can be begun can be completed: something may always follow, or the text is whole. */
@@ -47,8 +43,7 @@ static void follow(const struct grammar *grammar, const uint8_t *text, size_t si
             break;
         for (int k = 0; k < 9; k++)
             any |= mask[k];
-        if (!any)
-            __builtin_trap();
+        must(any != 0);
     }
     grammar_matcher_free(m);
 }
@@ -67,8 +62,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     } else {
         status = grammar_parse(&grammar, (const char *)data, length, &error);
     }
-    if (status != HYPURA_OK && (error.status != status || !error.message[0]))
-        __builtin_trap();
+    must_explain(status, &error);
     if (status == HYPURA_OK && grammar && end)
         follow(grammar, end + 1, size - length - 1);
     grammar_free(grammar);

@@ -1,7 +1,7 @@
 /* libFuzzer target: any text as a chat template, rendered with a chat that has everything. */
-#include "model/template.h"
+#include "fuzz.h"
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "model/template.h"
 
 static const char chat[] =
     "{\"messages\": [{\"role\": \"system\", \"content\": \"Be é.\"}, {\"role\": \"user\", \"content\": \" Hi\\n <b> "
@@ -25,13 +25,11 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         status = chat_template_render(template, variables, NULL, 1722006245, &text, &error);
         chat_template_free(template);
     }
-    /* A refusal has its sentence, a rendering its ranges in order. */
-    if (status != HYPURA_OK && (error.status != status || !error.message[0]))
-        __builtin_trap();
+    must_explain(status, &error);
+    /* A rendering has its ranges in order. */
     for (size_t i = 0; i < text.user_count; i++)
-        if (text.user[i].start >= text.user[i].end || text.user[i].end > text.size ||
-            (i && text.user[i].start <= text.user[i - 1].end))
-            __builtin_trap();
+        must(text.user[i].start < text.user[i].end && text.user[i].end <= text.size &&
+             (i == 0 || text.user[i].start > text.user[i - 1].end));
     rendered_text_free(&text);
     return 0;
 }
