@@ -27,7 +27,7 @@ measure() { # model: one line "decode_hypura prompt_hypura share decode_llama pr
     "$hypura" bench "$1" --threads "$threads" --prompt-tokens "$prompt" --gen-tokens "$generate" \
         --context-fill "$depth" --repeat 1 --json |
         python3 -c 'import json,sys; d=json.load(sys.stdin)
-print(d["decode_tokens_per_second"], d["prompt_tokens_per_second"], d["share_of_memory_bandwidth"], end=" ")'
+print(d["decode_tokens_per_second"], d["prompt_tokens_per_second"], d["share_of_memory_bandwidth"] or 0, end=" ")'
     "${llama[@]}" -m "$1" -t "$threads" -p "$prompt" -n "$generate" -d "$depth" -r 1 -o json 2>/dev/null |
         python3 -c 'import json,sys
 rows = json.load(sys.stdin)

@@ -209,8 +209,8 @@ static int report(struct engine *engine, const struct figures *figures)
         json_object_set_new(json, "decode_tokens_per_second", json_real(decoding->median));
         json_object_set_new(json, "decode_tokens_per_second_least", json_real(decoding->least));
         json_object_set_new(json, "decode_tokens_per_second_most", json_real(decoding->most));
-        json_object_set_new(json, "memory_bytes_per_second", json_real(memory));
-        json_object_set_new(json, "share_of_memory_bandwidth", json_real(share));
+        json_object_set_new(json, "memory_bytes_per_second", memory > 0 ? json_real(memory) : json_null());
+        json_object_set_new(json, "share_of_memory_bandwidth", memory > 0 ? json_real(share) : json_null());
         print_json(json);
         json_decref(json);
         return EXIT_OK;

@@ -110,8 +110,8 @@ void close_engine(struct engine *engine);
 void progress_start(struct engine *engine);
 void progress_stop(void);
 
-/* SIGUSR1 changes the memory budget. Prepare before threads are made, and stop before the engine is closed. engine NULL:
- * that of the server. */
+/* SIGUSR1 changes the memory budget. Prepare before threads are made, and stop before the engine is closed. engine
+ * NULL: that of the server. */
 void live_memory_prepare(void);
 void live_memory_start(struct engine *engine);
 void live_memory_stop(void);
@@ -130,6 +130,9 @@ bool write_statistics(struct engine *engine);
 
 /* One JSON object with the project's stable keys. */
 json_t *statistics_json(struct engine *engine);
+
+/* A JSON string of a text that may not be UTF-8 (text_clean). */
+json_t *json_text(const char *text);
 
 /* Prints a JSON value to standard output, with a newline. */
 void print_json(const json_t *value);

@@ -21,13 +21,13 @@ const struct option_row compute_option_rows[] = {
     {"gpu-fixed", NULL, OPTION_FLAG, &compute_options.gpu_fixed,
      "experts stay on the side where they are at the start (else the GPU gets those that are used most)"},
     {"threads", "N", OPTION_COUNT, &compute_options.threads,
-     "threads that compute (default: the cores of this machine)"},
+     "threads that compute (default: the cores that this process may use)"},
     {"context", "N", OPTION_COUNT, &compute_options.context,
      "tokens that the model can look back on (default: chosen)"},
     {"chunk", "N", OPTION_COUNT, &compute_options.chunk,
      "tokens of a prompt that pass each layer together (default: chosen)"},
     {"kv-type", "TYPE", OPTION_TEXT, &compute_options.kv_type,
-     "precision of the KV cache: f32, f16, q8_0, q4_0 (default: f16)"},
+     "precision of the KV cache: f32, f16, bf16, q8_0, q4_0 (default: f16)"},
     {"reader", "KIND", OPTION_TEXT, &compute_options.reader,
      "how weights are read: auto, io_uring, threads (default: auto)"},
     {"guess", "KIND", OPTION_TEXT, &compute_options.guess,
@@ -96,9 +96,9 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
     out->trace_path = compute_options.trace;
     out->cache_policy = compute_options.cache_policy;
     if (!tensor_type_by_name(compute_options.kv_type, &out->kv_type) ||
-        (out->kv_type != TENSOR_F32 && out->kv_type != TENSOR_F16 && out->kv_type != TENSOR_Q8_0 &&
-         out->kv_type != TENSOR_Q4_0))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--kv-type %s: expected f32, f16, q8_0 or q4_0",
+        (out->kv_type != TENSOR_F32 && out->kv_type != TENSOR_F16 && out->kv_type != TENSOR_BF16 &&
+         out->kv_type != TENSOR_Q8_0 && out->kv_type != TENSOR_Q4_0))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--kv-type %s: expected f32, f16, bf16, q8_0 or q4_0",
                          compute_options.kv_type);
     if (strcmp(compute_options.reader, "auto") == 0)
         out->reader = STORE_READER_AUTO;

@@ -37,15 +37,17 @@ static hypura_status show_text(struct engine *engine, const struct vocabulary *v
     hypura_status status = ALLOCATE(&vector, width, "embedding", error);
     if (!status)
         status = embed_text(engine, vocabulary, text, size, vector, error);
-    json_t *row = json_array();
+    json_t *row = as_json ? json_array() : NULL; /* lines are not kept: there may be many */
     for (size_t d = 0; !status && d < width; d++) {
-        json_array_append_new(row, json_real((double)vector[d]));
-        if (!as_json)
+        if (as_json)
+            json_array_append_new(row, json_real((double)vector[d]));
+        else
             printf("%s%.9g", d ? " " : "", (double)vector[d]);
     }
-    if (!status && !as_json)
+    if (as_json)
+        json_array_append_new(all, row);
+    else if (!status)
         putchar('\n');
-    json_array_append_new(all, row);
     memory_free(vector);
     return status;
 }

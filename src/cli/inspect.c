@@ -38,6 +38,8 @@ static void describe_value(const struct gguf_value *value, struct buffer *out)
     if (value->type == GGUF_STRING) {
         const struct gguf_string *string = value->data;
         size_t shown = MIN(string->size, (size_t)70);
+        while (shown < string->size && shown > 0 && ((unsigned char)string->data[shown] & 0xc0) == 0x80)
+            shown--;
         for (size_t i = 0; i < shown; i++)
             buffer_append_char(out, (unsigned char)string->data[i] < 32 ? ' ' : string->data[i]);
         if (shown < string->size)
@@ -64,8 +66,11 @@ static void print_metadata(const struct gguf *file)
     for (size_t i = 0; i < gguf_value_count(file); i++) {
         const struct gguf_value *value = gguf_value_at(file, i);
         buffer_clear(&text);
+        buffer_append_format(&text, "  %-44s ", value->key.data);
         describe_value(value, &text);
-        printf("  %-44.*s %s\n", (int)value->key.size, value->key.data, text.data ? text.data : "");
+        if (!text.failed)
+            text_clean(text.data);
+        puts(text.failed ? "  ?" : text.data);
     }
     buffer_free(&text);
 }

@@ -25,6 +25,15 @@ static void print_help(FILE *out)
             "\n\"hypura COMMAND --help\" tells everything about a command.\n");
 }
 
+static const struct command *find_command(const char *name)
+{
+    for (size_t i = 0; i < command_count; i++)
+        if (strcmp(commands[i]->name, name) == 0)
+            return commands[i];
+    fprintf(stderr, "hypura: there is no command \"%s\"; \"hypura --help\" lists them\n", name);
+    return NULL;
+}
+
 /* hypura serve has a log of its own. */
 static void print_warning(void *context, enum log_level level, const char *message)
 {
@@ -42,25 +51,20 @@ int main(int count, char **arguments)
     }
     const char *name = arguments[1];
     if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || strcmp(name, "help") == 0) {
-        if (strcmp(name, "help") == 0 && count > 2) {
-            for (size_t i = 0; i < command_count; i++) {
-                if (strcmp(commands[i]->name, arguments[2]) == 0) {
-                    command_help(commands[i], stdout);
-                    return EXIT_OK;
-                }
-            }
+        if (count < 3) {
+            print_help(stdout);
+            return EXIT_OK;
         }
-        print_help(stdout);
+        const struct command *command = find_command(arguments[2]);
+        if (!command)
+            return EXIT_USAGE;
+        command_help(command, stdout);
         return EXIT_OK;
     }
     if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
         puts("hypura " HYPURA_VERSION);
         return EXIT_OK;
     }
-    for (size_t i = 0; i < command_count; i++) {
-        if (strcmp(commands[i]->name, name) == 0)
-            return command_main(commands[i], count - 2, arguments + 2);
-    }
-    fprintf(stderr, "hypura: there is no command \"%s\"; \"hypura --help\" lists them\n", name);
-    return EXIT_USAGE;
+    const struct command *command = find_command(name);
+    return command ? command_main(command, count - 2, arguments + 2) : EXIT_USAGE;
 }

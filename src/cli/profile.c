@@ -136,11 +136,12 @@ static json_t *storage_json(const struct storage *storage)
                                                  "depth", (int)s->depth, "direct", s->direct, "sequential",
                                                  s->sequential, "bytes_per_second", s->bytes_per_second));
     }
-    return json_pack("{s:s, s:s, s:s, s:b, s:b, s:i, s:i, s:i, s:f, s:f, s:o}", "path", storage->path, "file_system",
-                     storage->file_system, "device", storage->device, "direct_supported", storage->direct_supported,
-                     "direct_pays", storage->direct_pays, "alignment", (int)storage->alignment, "block_bytes",
-                     (int)storage->block_bytes, "depth", (int)storage->depth, "bytes_per_second",
-                     storage->bytes_per_second, "latency_seconds", storage->latency_seconds, "samples", samples);
+    return json_pack("{s:o, s:s, s:s, s:b, s:b, s:i, s:i, s:i, s:f, s:f, s:o}", "path", json_text(storage->path),
+                     "file_system", storage->file_system, "device", storage->device, "direct_supported",
+                     storage->direct_supported, "direct_pays", storage->direct_pays, "alignment",
+                     (int)storage->alignment, "block_bytes", (int)storage->block_bytes, "depth", (int)storage->depth,
+                     "bytes_per_second", storage->bytes_per_second, "latency_seconds", storage->latency_seconds,
+                     "samples", samples);
 }
 
 static void print_machine(const struct hardware *h)

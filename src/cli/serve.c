@@ -121,7 +121,7 @@ static int run(size_t count, char **arguments)
 const struct command command_serve = {
     .name = "serve",
     .arguments = "[MODEL]...",
-    .summary = "answer over HTTP, as Ollama and OpenAI do",
+    .summary = "answer over HTTP, as Ollama, OpenAI and Anthropic do",
     .details =
         "Serves the models that are named, those of the model folder and the embedded one; each is loaded when it "
         "is asked for, beside others where --memory has room for both. --context is the context of each answer, of "

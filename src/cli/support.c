@@ -45,6 +45,18 @@ bool is_terminal(FILE *file)
     return isatty(fileno(file)) == 1;
 }
 
+json_t *json_text(const char *text)
+{
+    char *copy;
+    json_t *json = json_string(text);
+    if (json || string_copy(&copy, text, NULL))
+        return json;
+    text_clean(copy);
+    json = json_string(copy);
+    memory_free(copy);
+    return json;
+}
+
 void print_json(const json_t *value)
 {
     json_dumpf(value, stdout, JSON_INDENT(2));

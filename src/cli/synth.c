@@ -36,9 +36,10 @@ static const struct option_row synth_rows[] = {
     {"experts-used", "N", OPTION_COUNT, &experts_used, "experts that a token uses"},
     {"vocabulary", "N", OPTION_COUNT, &vocabulary, "tokens"},
     {"context", "N", OPTION_COUNT, &context_length, "tokens that the model claims to look back on"},
-    {"threads", "N", OPTION_COUNT, &threads, "threads that make weights (default: the cores of this machine)"},
+    {"threads", "N", OPTION_COUNT, &threads,
+     "threads that make weights (default: the cores that this process may use)"},
     {"no-check", NULL, OPTION_FLAG, &no_check, "do not run the model to see how its experts are used"},
-    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
+    {"json", NULL, OPTION_FLAG, &as_json, "print JSON instead"},
     {0},
 };
 
@@ -153,10 +154,18 @@ static bool show_progress(void *context, uint64_t done, uint64_t total)
 
 static int print_presets(void)
 {
+    json_t *list = json_array();
     for (size_t i = 0; i < synth_preset_count(); i++) {
         const struct synth_preset *preset = synth_preset_at(i);
-        printf("  %-18s %-8s %s\n", preset->name, preset->type, preset->description);
+        if (as_json)
+            json_array_append_new(list, json_pack("{s:s, s:s, s:s}", "name", preset->name, "type", preset->type,
+                                                  "description", preset->description));
+        else
+            printf("  %-18s %-8s %s\n", preset->name, preset->type, preset->description);
     }
+    if (as_json)
+        print_json(list);
+    json_decref(list);
     return EXIT_OK;
 }
 
@@ -197,8 +206,8 @@ static void print_result(const char *path, uint64_t bytes, double seconds, const
 {
     char size[32], rate[32];
     if (as_json) {
-        json_t *json =
-            json_pack("{s:s, s:I, s:f}", "model", path, "bytes", (json_int_t)bytes, "write_seconds", seconds);
+        json_t *json = json_pack("{s:o, s:I, s:f}", "model", json_text(path), "bytes", (json_int_t)bytes,
+                                 "write_seconds", seconds);
         if (use->tokens) {
             json_object_set_new(json, "expert_entropy", json_real(use->entropy));
             json_object_set_new(json, "expert_overlap", json_real(use->overlap));

@@ -12,16 +12,14 @@ import subprocess
 import sys
 import tempfile
 import time
-import traceback
 
 HYPURA, SOURCE = sys.argv[1], sys.argv[2]
+sys.path.append(os.path.join(SOURCE, "tests"))
+from tap import run_tests, tests_of
+
 MODEL = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
 WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
 QUESTION = "What does the ls command do?"
-STATISTICS = """model mode threads prompt_tokens generated_tokens load_seconds prompt_seconds decode_seconds
-    prompt_tokens_per_second decode_tokens_per_second bytes_read bytes_demanded bytes_guessed bytes_wasted expert_hits
-    expert_misses expert_moves peak_rss_bytes budget_bytes bytes_gpu bytes_ram bytes_storage decode_bytes_read share_of_limit
-    bound""".split()
 COMMANDS = ["run", "inspect", "bench", "profile", "iobench", "replay", "logits", "embed", "synth", "tokenize", "template",
             "perplexity", "completion", "manual", "serve", "list", "pull", "rm", "ps", "stop"]
 
@@ -47,11 +45,32 @@ def smallest_budget():
     return json.loads(hypura("inspect", MODEL, "--json", "--context", 128)[0])["plan"]["smallest_budget_bytes"]
 
 
+def options_of(command):
+    return set(re.findall(r"^  --([a-z-]+)", hypura(command, "--help")[0], re.M)) - {"help"}
+
+
 def every_command_explains_itself():
+    assert set(re.findall(r"^  ([a-z]+) +[a-z]", hypura("--help")[0].split("Start here")[0], re.M)) == set(COMMANDS)
     for command in COMMANDS:
         out, _ = hypura(command, "--help")
         assert out.startswith(f"Usage: hypura {command}"), out[:80]
-        assert command in hypura("--help")[0]
+        assert hypura("help", command)[0] == out
+    hypura("help", "no-such-command", status=2)
+
+
+def what_reports_can_be_read_by_programs():
+    for command in ("inspect", "bench", "profile", "iobench", "replay", "embed", "synth", "perplexity", "list"):
+        assert "json" in options_of(command), command
+    presets = json.loads(hypura("synth", "--list", "--json")[0])
+    assert any(preset["name"] == "tiny-mixtral" for preset in presets), presets
+
+
+def documents_name_options_that_exist():
+    known = {"help", "version"}.union(*map(options_of, COMMANDS))
+    for name in ("README.md", "docs/api.md", "docs/architecture.md", "docs/gpu.md", "docs/models.md"):
+        with open(os.path.join(SOURCE, name)) as file:
+            named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", file.read()))
+        assert named <= known, (name, named - known)
 
 
 def wrong_usage_exits_with_2():
@@ -64,6 +83,7 @@ def wrong_usage_exits_with_2():
 
 def the_embedded_model_answers():
     assert answer().startswith("ls - list directory contents"), answer()
+    assert answer("--kv-type", "bf16").startswith("ls - list"), answer("--kv-type", "bf16")
     # No model named: the embedded one.
     assert hypura("run", "--temperature", 0, "--max-tokens", 24, "--prompt", QUESTION)[0] == answer()
 
@@ -126,8 +146,8 @@ def statistics_have_their_keys():
     answer("--stats", path("stats"))
     with open(path("stats")) as file:
         stats = json.load(file)
-    missing = [key for key in STATISTICS if key not in stats]
-    assert not missing, missing
+    told = re.search(r"\.SH STATISTICS\n.*?keys: (.*?)\.\n", hypura("manual")[0], re.S).group(1)
+    assert set(stats) == set(re.split(r",\s+", told)), set(stats) ^ set(re.split(r",\s+", told))
     assert stats["generated_tokens"] > 0 and stats["prompt_tokens"] > 0
 
 
@@ -240,6 +260,18 @@ def a_damaged_file_gets_a_sentence():
             assert err.count("\n") == 1 and name in err, err
     hypura("run", path("not-there.gguf"), "--prompt", "x", status=1)
     hypura("run", WORK.name, "--prompt", "x", status=2)
+
+
+def names_in_a_file_are_no_commands_to_a_terminal():
+    with open(MODEL, "rb") as file:
+        data = bytearray(file.read())
+    at = data.index(b"general.name") + len("general.name") + 12
+    data[at:at + 4] = b"\x1b[\xff\n"
+    with open(path("obeyed.gguf"), "wb") as file:
+        file.write(data)
+    out, _ = hypura("inspect", path("obeyed.gguf"))
+    assert out.startswith(" [? ") and "\x1b" not in out, out[:200]
+    assert json.loads(hypura("inspect", path("obeyed.gguf"), "--json")[0])["model"].startswith(" [? ")
 
 
 def interrupted(*arguments, wait):
@@ -366,16 +398,21 @@ def a_drive_and_a_machine_are_measured():
 
 
 def completions_and_manual_name_every_option():
+    bash, zsh, fish = (hypura("completion", shell)[0] for shell in ("bash", "zsh", "fish"))
     manual = hypura("manual")[0].replace("\\-", "-")
-    shells = {shell: hypura("completion", shell)[0] for shell in ("bash", "zsh", "fish")}
+    shared = set(re.findall(r"^\\fB--([a-z-]+)", manual.split("\n.SH OPTIONS OF ALL COMMANDS")[1], re.M))
     for command in COMMANDS:
-        for option in re.findall(r"^  --([a-z-]+)", hypura(command, "--help")[0], re.M):
-            if option == "help":
-                continue
-            assert f"--{option}" in manual, option
-            assert f"--{option}" in shells["bash"] and f"--{option}" in shells["zsh"], option
-            assert f"-l {option}" in shells["fish"], option
-    subprocess.run(["bash", "-n"], input=shells["bash"].encode(), check=True)
+        options = options_of(command)
+        words = re.search(rf'^ +{command}\) words="(.*)" ;;$', bash, re.M).group(1)
+        assert set(words.split()) == {"--" + option for option in options | {"help"}}, (command, words)
+        words = re.search(rf"^    {command}\) _arguments (.*?) ;;$", zsh, re.M | re.S).group(1)
+        assert set(re.findall(r'^ +"\*?--([a-z-]+)', words, re.M)) == options, (command, words)
+        words = re.findall(rf"^complete .*_subcommand_from {command}' -l ([a-z-]+)", fish, re.M)
+        assert set(words) == options, (command, words)
+        section = re.search(rf'^\.SS "hypura {command} .*?(?=^\.S[SH] )', manual, re.M | re.S).group(0)
+        told = set(re.findall(r"^\\fB--([a-z-]+)", section, re.M))
+        assert (told | shared if "all commands that compute" in section else told) == options, (command, told ^ options)
+    subprocess.run(["bash", "-n"], input=bash.encode(), check=True)
 
 
 def a_statistics_file_that_cannot_be_written_is_an_error():
@@ -410,21 +447,7 @@ def an_installed_copy_works_elsewhere():
     assert out == answer(), (out, prefix)
 
 
-TESTS = [value for name, value in list(globals().items())
-         if callable(value) and value.__module__ == "__main__" and name not in ("path", "hypura", "answer", "smallest_budget", "interrupted")]
-
 if __name__ == "__main__":
-    print(f"1..{len(TESTS)}")
-    failed = 0
-    for number, test in enumerate(TESTS, 1):
-        name = test.__name__.replace("_", " ")
-        try:
-            test()
-            print(f"ok {number} - {name}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"not ok {number} - {name}", flush=True)
-            for line in traceback.format_exc().splitlines():
-                print(f"# {line}")
+    failed = run_tests(tests_of(globals(), [path, hypura, answer, smallest_budget, options_of, interrupted]))
     WORK.cleanup()
     sys.exit(1 if failed else 0)
