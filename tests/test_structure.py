@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""What docs/architecture.md and CONTRIBUTING.md say of the shape of the source. Prints TAP.
+
+    test_structure.py LIBRARY SOURCE_FOLDER COMPILER...
+"""
+import glob
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+from tap import run_tests
+
+LIBRARY, SOURCE, COMPILER = sys.argv[1], sys.argv[2], sys.argv[3:]
+# A folder may include those before it.
+FOLDERS = ["core", "format", "model", "compute", "hw", "plan", "store", "engine", "server", "cli"]
+PEERS = {("model", "compute"), ("compute", "model")}  # know nothing of each other
+GPU_FILES = ("src_compute_vulkan_", "src_engine_gpu_", "src_hw_gpu_speed.", "src_store_device.", "src_store_in_place.",
+             "src_store_moves.")
+STAND_INS = ("compute/vulkan/none.c", "engine/gpu/none.c", "hw/gpu_speed_none.c", "store/device_none.c")
+PRINTS_OR_ENDS = {"printf", "vprintf", "__printf_chk", "__vprintf_chk", "puts", "putchar", "perror", "stdout", "stderr", "exit", "_exit",
+                  "quick_exit", "abort", "__assert_fail"}
+
+
+def symbols(path):
+    """Of each object in a file: its name, what it defines and what it wants."""
+    objects, name = {}, os.path.basename(path)
+    for line in subprocess.run(["nm", path], check=True, capture_output=True, text=True).stdout.splitlines():
+        if line.endswith(":"):
+            name = os.path.basename(line[:-1])
+            continue
+        words = line.split()
+        if len(words) >= 2:
+            defined, wanted = objects.setdefault(name, (set(), set()))
+            (wanted if words[-2] == "U" else defined).add(words[-1])
+    return objects
+
+
+def includes():
+    """(folder of a file, the file, folder of what it includes, that header)."""
+    for path in glob.glob(os.path.join(SOURCE, "src", "**", "*.[ch]"), recursive=True):
+        name = os.path.relpath(path, os.path.join(SOURCE, "src"))
+        with open(path) as file:
+            for header in re.findall(r'^#include "([a-z]+/[^"]*)"', file.read(), re.M):
+                if header.split("/")[0] in FOLDERS:  # else it was made by the build
+                    yield name.split("/")[0], name, header.split("/")[0], header
+
+
+def calls_go_down_only():
+    found = list(includes())
+    assert len(found) > 300, len(found)
+    up = [(name, header) for folder, name, other, header in found
+          if FOLDERS.index(other) > FOLDERS.index(folder) or (folder, other) in PEERS]
+    assert not up, up
+
+
+def private_headers_stay_in_their_folder():
+    outside = [(name, header) for folder, name, other, header in includes()
+               if folder != other and re.search(r"_?(private|internal)\.h$", header)]
+    assert not outside, outside
+
+
+def the_library_never_prints_exits_or_aborts():
+    wanting = {name: wanted & PRINTS_OR_ENDS for name, (_, wanted) in symbols(LIBRARY).items() if wanted & PRINTS_OR_ENDS}
+    assert not wanting, wanting
+
+
+def without_a_gpu_it_would_be_whole():
+    """What the rest calls of the GPU's files stands in the files that take their place."""
+    objects = symbols(LIBRARY)
+    gpu = {name for name in objects if name.startswith(GPU_FILES)}
+    if not gpu:
+        return "this build has no GPU tier"
+    lost = set().union(*(objects[name][0] for name in gpu))
+    kept = [objects[name] for name in objects if name not in gpu]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, file in enumerate(STAND_INS):
+            path = os.path.join(folder, f"{number}.o")
+            subprocess.run([*COMPILER, "-std=c17", "-D_GNU_SOURCE", "-I", SOURCE + "/src", "-I", SOURCE + "/include", "-c",
+                            f"{SOURCE}/src/{file}", "-o", path], check=True)
+            kept += symbols(path).values()
+    wanted = set().union(*(wants for _, wants in kept)) & lost - set().union(*(defines for defines, _ in kept))
+    assert lost and not wanted, wanted
+
+
+if __name__ == "__main__":
+    sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder,
+                             the_library_never_prints_exits_or_aborts, without_a_gpu_it_would_be_whole]) else 0)
