@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The program as a user meets it: commands, exit statuses, answers, budgets, interrupts. Prints TAP.
 
-    test_cli.py HYPURA SOURCE_FOLDER
+    test_cli.py HYPURA SOURCE_FOLDER [long]
 """
 import hashlib
 import json
@@ -448,6 +448,8 @@ def an_installed_copy_works_elsewhere():
 
 
 if __name__ == "__main__":
-    failed = run_tests(tests_of(globals(), [path, hypura, answer, smallest_budget, options_of, interrupted]))
+    long = [a_drive_and_a_machine_are_measured]
+    quick = tests_of(globals(), [path, hypura, answer, smallest_budget, options_of, interrupted, *long])
+    failed = run_tests(long if sys.argv[3:] == ["long"] else quick)
     WORK.cleanup()
     sys.exit(1 if failed else 0)

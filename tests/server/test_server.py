@@ -631,7 +631,7 @@ def events_show_what_is_on_a_gpu():
     if not plan.get("gpu"):
         return print("# no device that can compute")
     server = Server(FILE, "--context", 512, environment=environment)
-    server.post("/api/chat", {**chat(stream=False), "options": {"num_predict": 2}})
+    server.post("/api/generate", {"model": MODEL})  # loads it
     connection = server.connection()
     connection.request("GET", "/api/hypura/events")
     response = connection.getresponse()
