@@ -328,32 +328,30 @@ static ALWAYS_INLINE __m512i iq4_nl_dot(const uint8_t *blocks, const struct bloc
     return dot_codes(quants_18(blocks), raised_codebook(codebook_iq4, 128), x);
 }
 
+/* Four blocks of 17 bytes are 68: of the first and third the quants are at odd bytes, of the others at even ones. */
 static ALWAYS_INLINE __m512i mxfp4_dot(const uint8_t *blocks, const struct blocks_activation *x)
 {
-    __m512i bytes = _mm512_castsi128_si512(load_128(blocks + 1));
-    bytes = _mm512_inserti32x4(bytes, load_128(blocks + 18), 1);
-    bytes = _mm512_inserti32x4(bytes, load_128(blocks + 35), 2);
-    bytes = _mm512_inserti32x4(bytes, load_128(blocks + 52), 3);
+    const __m512i index = _mm512_set_epi16(63, 62, 61, 60, 59, 58, 57, 56, 24, 23, 22, 21, 20, 19, 18, 17, 46, 45, 44,
+                                           43, 42, 41, 40, 39, 7, 6, 5, 4, 3, 2, 1, 0);
+    __m512i bytes = _mm512_permutex2var_epi16(_mm512_loadu_si512(blocks + 1), index, _mm512_loadu_si512(blocks + 4));
     return dot_codes(bytes, raised_codebook(codebook_e2m1, 12), x);
 }
 
-/* The exponents are bytes 0, 17, 34 and 51: byte k of 128-bit lane k, which goes to 32-bit word "row" of the lane. */
-static ALWAYS_INLINE __m512i mxfp4_exponents(const uint8_t *blocks, int row)
+/* The exponents are bytes 0, 17, 34 and 51: byte k of 128-bit lane k. Four bytes earlier for each row they fall into a
+ * 32-bit word of their own; nothing but them is read. */
+static ALWAYS_INLINE __m512i mxfp4_exponents(const struct four_rows *rows)
 {
-    const int none = (int)0x80808080u;
-#define LANE(k)                                                                                                        \
-    _mm_setr_epi32(row == 0 ? (k)-256 : none, row == 1 ? (k)-256 : none, row == 2 ? (k)-256 : none,                    \
-                   row == 3 ? (k)-256 : none)
-    __m512i index = _mm512_inserti32x4(_mm512_castsi128_si512(LANE(0)), LANE(1), 1);
-    index = _mm512_inserti32x4(_mm512_inserti32x4(index, LANE(2), 2), LANE(3), 3);
-#undef LANE
-    return _mm512_shuffle_epi8(_mm512_loadu_si512(blocks), index);
+    const __mmask64 first = 0x0008000400020001u;
+    const __m512i shift = _mm512_setr_epi32(0, 0, 0, 0, 8, 8, 8, 8, 16, 16, 16, 16, 24, 24, 24, 24);
+    __m512i words = _mm512_maskz_loadu_epi8(first, rows->at[0]);
+    for (int r = 1; r < 4; r++)
+        words = _mm512_mask_loadu_epi8(words, first << 4 * r, rows->at[r] - 4 * r);
+    return _mm512_srlv_epi32(words, shift);
 }
 
 static ALWAYS_INLINE __m512 mxfp4_scales(const struct four_rows *rows)
 {
-    __m512i e = _mm512_or_si512(_mm512_or_si512(mxfp4_exponents(rows->at[0], 0), mxfp4_exponents(rows->at[1], 1)),
-                                _mm512_or_si512(mxfp4_exponents(rows->at[2], 2), mxfp4_exponents(rows->at[3], 3)));
+    __m512i e = mxfp4_exponents(rows);
     __m512i normal = _mm512_slli_epi32(_mm512_sub_epi32(e, _mm512_set1_epi32(1)), 23);
     __mmask16 subnormal = _mm512_cmplt_epi32_mask(e, _mm512_set1_epi32(2));
     return _mm512_castsi512_ps(_mm512_mask_sllv_epi32(normal, subnormal, _mm512_set1_epi32(0x00200000), e));
