@@ -97,8 +97,8 @@ struct compute_options {
 extern struct compute_options compute_options;
 extern const struct option_row compute_option_rows[]; /* --memory --threads --context ... --seed --stats */
 
-/* Opens a model under these options, with a progress line while it loads. path may be NULL: the embedded model. */
-hypura_status open_engine(struct engine **out, const char *path, hypura_error *error);
+/* Opens a model (as model_path takes it) under these options, with a progress line while it loads. */
+hypura_status open_engine(struct engine **out, const char *model, hypura_error *error);
 
 /* The engine options that the command line asked for. */
 hypura_status engine_options_of(struct engine_options *out, hypura_error *error);
@@ -137,13 +137,22 @@ json_t *json_text(const char *text);
 /* Prints a JSON value to standard output, with a newline. */
 void print_json(const json_t *value);
 
+/* The models of a folder (NULL: the usual one) and the embedded one. */
+struct registry;
+hypura_status open_registry(struct registry **out, const char *folder, hypura_error *error);
+
+/* The file of a model that was given on the command line: a path, or a name as "hypura list" tells them. NULL: the
+ * default model. *path is static, or given itself. */
+hypura_status model_path(const char **path, const char *given, const char *folder, hypura_error *error);
+#define MODEL_HELP "MODEL is a GGUF file, or a name of the model folder, as \"hypura list\" tells them. "
+
 /* The model that runs when none is named: $HYPURA_MODEL, else the embedded one beside the program or where it was
  * installed. NULL with an error when it is not found. */
 const char *default_model_path(hypura_error *error);
 
-/* A model's file and vocabulary, without its weights. path NULL: the default model. Both are to be closed after an
+/* The file and vocabulary of a model (as model_path takes it), without its weights. Both are to be closed after an
  * error too; NULL before. */
-hypura_status open_vocabulary(struct gguf **file, struct vocabulary **vocabulary, const char *path,
+hypura_status open_vocabulary(struct gguf **file, struct vocabulary **vocabulary, const char *model,
                               hypura_error *error);
 
 /* ---- interrupts

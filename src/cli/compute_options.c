@@ -149,14 +149,15 @@ static bool show_load(void *context, uint64_t done, uint64_t total)
     return !interrupted();
 }
 
-hypura_status open_engine(struct engine **out, const char *path, hypura_error *error)
+hypura_status open_engine(struct engine **out, const char *model, hypura_error *error)
 {
     struct engine_options options;
+    const char *path;
     hypura_status status = engine_options_of(&options, error);
+    if (!status)
+        status = model_path(&path, model, NULL, error);
     if (status)
         return status;
-    if (!path && !(path = default_model_path(error)))
-        return error->status;
     struct load_progress progress = {.start = clock_nanoseconds()};
     if (is_terminal(stderr)) {
         options.progress = show_load;

@@ -315,9 +315,10 @@ static int run(size_t count, char **arguments)
     struct hardware hardware;
     int result = EXIT_FAILED;
     double with_more = 0;
-    const char *path = count ? arguments[0] : default_model_path(&error);
-    if (!path || engine_options_of(&options, &error) || model_open(&model, path, &error) ||
-        hardware_detect(&hardware, path, &error) || engine_plan_only(&plan, model, &hardware, &options, &error) ||
+    const char *path;
+    if (model_path(&path, count ? arguments[0] : NULL, NULL, &error) || engine_options_of(&options, &error) ||
+        model_open(&model, path, &error) || hardware_detect(&hardware, path, &error) ||
+        engine_plan_only(&plan, model, &hardware, &options, &error) ||
         engine_speed_with(&with_more, model, &hardware, &options, (int64_t)1 << 30, &error))
         result = report_error(&error);
     else
@@ -331,9 +332,9 @@ const struct command command_inspect = {
     .name = "inspect",
     .arguments = "[MODEL]",
     .summary = "show what a model holds and where its weights would live here",
-    .details =
-        "Reads the metadata only. The plan is the one that \"hypura run\" would follow with the same options: which "
-        "weights stay in memory, which are read from the disk, how fast that should be and why.",
+    .details = MODEL_HELP
+    "Reads the metadata only. The plan is the one that \"hypura run\" would follow with the same options: which "
+    "weights stay in memory, which are read from the disk, how fast that should be and why.",
     .options = {inspect_rows, compute_option_rows},
     .most = 1,
     .run = run,

@@ -17,12 +17,15 @@ static void print_help(FILE *out)
                  "Usage: hypura COMMAND [OPTION]... [ARGUMENT]...\n\n");
     for (size_t i = 0; i < command_count; i++)
         fprintf(out, "  %-12s %s\n", commands[i]->name, commands[i]->summary);
-    fprintf(out,
-            "\nStart here:\n"
-            "  hypura run                              talk to the embedded model\n"
-            "  hypura run model.gguf --memory 8G       a model of any size in 8 GiB\n"
-            "  hypura inspect model.gguf               where its weights would live here, and how fast it would be\n"
-            "\n\"hypura COMMAND --help\" tells everything about a command.\n");
+    fprintf(
+        out,
+        "\nStart here:\n"
+        "  hypura run                              talk to the embedded model\n"
+        "  hypura run model.gguf --memory 8G       a model of any size in 8 GiB\n"
+        "  hypura inspect model.gguf               where its weights would live here, and how fast it would be\n"
+        "  hypura pull hf.co/USER/REPOSITORY       download a model; hypura list shows its name, hypura run takes it\n"
+        "  hypura serve                            the APIs of Ollama, OpenAI and Anthropic, and a page at /ui\n"
+        "\n\"hypura COMMAND --help\" tells everything about a command.\n");
 }
 
 static const struct command *find_command(const char *name)

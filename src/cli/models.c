@@ -2,7 +2,6 @@
 #include "cli/cli.h"
 #include "server/server.h"
 
-#include <limits.h>
 #include <string.h>
 
 static const char *folder;
@@ -19,25 +18,12 @@ static const struct option_row list_rows[] = {
     {0},
 };
 
-static hypura_status open_registry(struct registry **out, hypura_error *error)
-{
-    static char path[PATH_MAX];
-    if (!folder) {
-        hypura_status status = model_folder_default(path, sizeof path, error);
-        if (status)
-            return status;
-        folder = path;
-    }
-    const char *embedded = default_model_path(NULL);
-    return registry_open(out, folder, &embedded, embedded ? 1 : 0, error);
-}
-
 static int run_list(size_t count, char **arguments)
 {
     struct registry *registry;
     hypura_error error = {0};
     (void)count, (void)arguments;
-    if (open_registry(&registry, &error))
+    if (open_registry(&registry, folder, &error))
         return report_error(&error);
     json_t *tags = registry_tags(registry), *model;
     size_t i;
@@ -58,20 +44,46 @@ static int run_list(size_t count, char **arguments)
     return EXIT_OK;
 }
 
+struct pull_line {
+    bool drawn;
+    uint64_t start; /* of the part in work; 0: none */
+    double first;   /* bytes that were there then */
+};
+
+/* "12.3 MiB/s, 4 min left" once that can be said. */
+static void show_rate(struct pull_line *line, double done, double total)
+{
+    char rate[32];
+    uint64_t now = clock_nanoseconds();
+    if (line->start == 0 || done < line->first) {
+        line->start = now;
+        line->first = done;
+    }
+    double seconds = (double)(now - line->start) * 1e-9, speed = (done - line->first) / MAX(seconds, 1e-9);
+    if (seconds < 1 || speed < 1)
+        return;
+    double left = (total - done) / speed;
+    fprintf(stderr, ", %s/s, %.0f %s left", format_bytes(rate, sizeof rate, speed), left < 90 ? left : left / 60,
+            left < 90 ? "s" : "min");
+}
+
 static bool show_pull(void *context, const json_t *event)
 {
     const char *status = json_string_value(json_object_get(event, "status"));
     double total = json_number_value(json_object_get(event, "total"));
     double done = json_number_value(json_object_get(event, "completed"));
-    bool *drawn = context, bytes = json_object_get(event, "completed") != NULL;
+    struct pull_line *line = context;
+    bool bytes = json_object_get(event, "completed") != NULL;
     char a[32], b[32];
     if (bytes && !is_terminal(stderr))
         return !interrupted();
-    fprintf(stderr, "%s%s", *drawn ? "\r\033[K" : "", status);
-    if (bytes && total > 0)
+    fprintf(stderr, "%s%s", line->drawn ? "\r\033[K" : "", status);
+    if (bytes && total > 0) {
         fprintf(stderr, ": %s of %s (%.0f %%)", format_bytes(a, sizeof a, done), format_bytes(b, sizeof b, total),
                 100 * done / total);
-    *drawn = bytes;
+        show_rate(line, done, total);
+    }
+    line->drawn = bytes;
     fprintf(stderr, bytes ? "" : "\n");
     fflush(stderr);
     return !interrupted();
@@ -82,13 +94,13 @@ static int run_pull(size_t count, char **arguments)
     struct registry *registry;
     struct engine_options options;
     hypura_error error = {0};
-    bool drawn = false;
+    struct pull_line line = {0};
     (void)count;
-    if (engine_options_of(&options, &error) || open_registry(&registry, &error))
+    if (engine_options_of(&options, &error) || open_registry(&registry, folder, &error))
         return report_error(&error);
     interrupts_cancel(NULL);
-    hypura_status status = registry_pull(registry, arguments[0], &options, show_pull, &drawn, &error);
-    if (drawn)
+    hypura_status status = registry_pull(registry, arguments[0], &options, show_pull, &line, &error);
+    if (line.drawn)
         fputc('\n', stderr);
     registry_close(registry);
     return status ? report_error(&error) : EXIT_OK;
@@ -98,7 +110,7 @@ static int run_rm(size_t count, char **arguments)
 {
     struct registry *registry;
     hypura_error error = {0};
-    hypura_status status = open_registry(&registry, &error);
+    hypura_status status = open_registry(&registry, folder, &error);
     if (status)
         return report_error(&error);
     for (size_t i = 0; !status && i < count; i++) {

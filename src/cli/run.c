@@ -167,11 +167,11 @@ static void print_figures(struct engine *engine)
     fprintf(stderr, ": %s\n", s.peak_rss_bytes - code <= s.budget_bytes ? "held" : "EXCEEDED");
 }
 
-static hypura_status open_conversation(struct conversation *chat, const char *path, hypura_error *error)
+static hypura_status open_conversation(struct conversation *chat, const char *model, hypura_error *error)
 {
     hypura_status status = template_variables(&variables, &chat->variables, error);
     if (!status)
-        status = open_engine(&chat->engine, path, error);
+        status = open_engine(&chat->engine, model, error);
     if (status)
         return status;
     const struct gguf *file = model_file(engine_model(chat->engine));
@@ -207,6 +207,10 @@ static int run(size_t count, char **arguments)
     char *text = NULL;
     size_t size = 0;
     hypura_status status = HYPURA_OK;
+    if (count > 1 && (prompt_text || prompt_path))
+        return report_usage(&command_run, "\"%s\" is a prompt, and --prompt or --file gives another", arguments[1]);
+    if (count > 1)
+        prompt_text = arguments[1];
     if (!prompt_text && !prompt_path && !interactive) {
         interactive = isatty(STDIN_FILENO);
         prompt_path = interactive ? NULL : "-";
@@ -243,13 +247,13 @@ static int run(size_t count, char **arguments)
 
 const struct command command_run = {
     .name = "run",
-    .arguments = "[MODEL]",
+    .arguments = "[MODEL [PROMPT]]",
     .summary = "answer a prompt or hold a conversation",
-    .details =
-        "Without a prompt it reads one from a pipe, or talks in a terminal. Only the answer goes to standard output. "
-        "Ctrl-C ends an answer, twice the program.",
+    .details = MODEL_HELP
+    "Without a prompt it reads one from a pipe, or talks in a terminal. Only the answer goes to standard output. "
+    "Ctrl-C ends an answer, twice the program.",
     .options = {run_rows, sampling_rows, compute_option_rows},
-    .most = 1,
+    .most = 2,
     .prepare = sampling_prepare,
     .run = run,
 };

@@ -4,9 +4,33 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static const char details[] = "The server is that of $HYPURA_HOST (default: 127.0.0.1:11434), with the key "
                               "$HYPURA_API_KEY where it asks for one.";
+
+/* "4 min" for a time in RFC 3339, UTC. What is kept for good ends in a century. */
+static const char *time_left(char *out, size_t room, const char *until)
+{
+    struct tm parts = {0};
+    int year, month;
+    if (!until || sscanf(until, "%d-%d-%dT%d:%d:%d", &year, &month, &parts.tm_mday, &parts.tm_hour, &parts.tm_min,
+                         &parts.tm_sec) != 6)
+        return "?";
+    parts.tm_year = year - 1900;
+    parts.tm_mon = month - 1;
+    double left = MAX(difftime(timegm(&parts), time(NULL)), 0.0);
+    if (left > 10 * 365 * 86400.0)
+        return "for good";
+    snprintf(out, room, "%.0f %s",
+             left < 90     ? left
+             : left < 5400 ? left / 60
+                           : left / 3600,
+             left < 90     ? "s"
+             : left < 5400 ? "min"
+                           : "h");
+    return out;
+}
 
 static int run_ps(size_t count, char **arguments)
 {
@@ -16,15 +40,15 @@ static int run_ps(size_t count, char **arguments)
     (void)count, (void)arguments;
     if (server_ask("/api/ps", NULL, &answer, &error))
         return report_error(&error);
-    printf("%-48s %10s %10s  %s\n", "NAME", "SIZE", "CONTEXT", "UNTIL");
+    printf("%-48s %10s %10s  %s\n", "NAME", "SIZE", "CONTEXT", "STAYS");
     json_array_foreach(json_object_get(answer, "models"), i, model)
     {
-        char size[32];
+        char size[32], left[32];
         const char *name = json_string_value(json_object_get(model, "name"));
         const char *until = json_string_value(json_object_get(model, "expires_at"));
-        printf("%-48s %10s %10.0f  %.19s\n", name ? name : "?",
+        printf("%-48s %10s %10.0f  %s\n", name ? name : "?",
                format_bytes(size, sizeof size, json_number_value(json_object_get(model, "size"))),
-               json_number_value(json_object_get(model, "context_length")), until ? until : "?");
+               json_number_value(json_object_get(model, "context_length")), time_left(left, sizeof left, until));
     }
     json_decref(answer);
     return EXIT_OK;

@@ -2,10 +2,12 @@
 #include "cli/cli.h"
 #include "server/server.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static struct server_options serving;
 static const char *port_text, *keep_alive_text;
@@ -64,6 +66,19 @@ static bool read_whole(const char *text, long least, long most, long *out)
     return true;
 }
 
+/* Names of the model folder are served anyway; files are served besides. */
+static hypura_status add_model(const char **models, const char *given, hypura_error *error)
+{
+    const char *path;
+    hypura_status status = model_path(&path, given, serving.model_folder, error);
+    if (status || path != given)
+        return status;
+    if (access(path, R_OK))
+        return error_set_errno(error, errno, "cannot open %s", path);
+    models[serving.model_count++] = path;
+    return HYPURA_OK;
+}
+
 static int run(size_t count, char **arguments)
 {
     hypura_error error = {0};
@@ -95,15 +110,18 @@ static int run(size_t count, char **arguments)
     const char **models;
     if (ALLOCATE(&models, count + 1, "model list", &error))
         return report_error(&error);
-    for (size_t i = 0; i < count; i++)
-        models[serving.model_count++] = arguments[i];
+    hypura_status status = HYPURA_OK;
+    for (size_t i = 0; !status && i < count; i++)
+        status = add_model(models, arguments[i], &error);
     if (embedded)
         models[serving.model_count++] = embedded;
     serving.models = models;
-    serving.preload = count > 0;
+    if (count > 0)
+        serving.preload = serving.model_count && models[0] == arguments[0] ? "" : arguments[0];
     serving.origins = origins.items;
     serving.origin_count = origins.count;
-    hypura_status status = engine_options_of(&serving.engine, &error);
+    if (!status)
+        status = engine_options_of(&serving.engine, &error);
     if (!status) {
         struct sigaction action = {.sa_handler = on_signal};
         sigemptyset(&action.sa_mask);

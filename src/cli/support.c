@@ -1,11 +1,13 @@
 /* Small things that several commands need: interrupts, files, the default model. */
 #include "cli/cli.h"
+#include "server/server.h"
 
 #include <errno.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 #ifdef __APPLE__
 #include <mach-o/dyld.h>
@@ -131,11 +133,50 @@ hypura_status template_variables(const struct texts *given, json_t **out, hypura
     return HYPURA_OK;
 }
 
-hypura_status open_vocabulary(struct gguf **file, struct vocabulary **vocabulary, const char *path, hypura_error *error)
+hypura_status open_registry(struct registry **out, const char *folder, hypura_error *error)
 {
-    if (!path && !(path = default_model_path(error)))
-        return error->status;
-    hypura_status status = gguf_open(file, path, error);
+    char usual[PATH_MAX];
+    if (!folder) {
+        hypura_status status = model_folder_default(usual, sizeof usual, error);
+        if (status)
+            return status;
+        folder = usual;
+    }
+    const char *embedded = default_model_path(NULL);
+    return registry_open(out, folder, &embedded, embedded ? 1 : 0, error);
+}
+
+hypura_status model_path(const char **path, const char *given, const char *folder, hypura_error *error)
+{
+    static char found[PATH_MAX];
+    *path = given ? given : default_model_path(error);
+    if (!given)
+        return *path ? HYPURA_OK : error->status;
+    size_t length = strlen(given);
+    bool file = length > 5 && strcasecmp(given + length - 5, ".gguf") == 0;
+    if (file || access(given, F_OK) == 0)
+        return HYPURA_OK; /* whoever opens it says what is wrong with it */
+    struct registry *registry;
+    hypura_status status = open_registry(&registry, folder, error);
+    if (status)
+        return status;
+    status = registry_file(registry, given, found, sizeof found, NULL);
+    registry_close(registry);
+    *path = found;
+    return status ? error_set(error, HYPURA_ERROR_IO,
+                              "there is no file and no model \"%.200s\": \"hypura list\" shows the models, and "
+                              "\"hypura pull\" downloads one",
+                              given)
+                  : HYPURA_OK;
+}
+
+hypura_status open_vocabulary(struct gguf **file, struct vocabulary **vocabulary, const char *model,
+                              hypura_error *error)
+{
+    const char *path;
+    hypura_status status = model_path(&path, model, NULL, error);
+    if (!status)
+        status = gguf_open(file, path, error);
     return status ? status : vocabulary_open(vocabulary, *file, error);
 }
 

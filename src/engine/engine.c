@@ -100,11 +100,12 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
     /* A text passes an encoder as one batch, and nothing reads its cache later. */
     bool encoder = model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER;
     uint32_t most = model_parameters(geometry->model)->context, positions = options->context;
+    int64_t held = (int64_t)memory_resident_bytes() + options->reserved;
     if (encoder)
         positions = MIN(positions ? positions : ENCODER_CONTEXT, most);
     *request = (struct plan_request){
         .budget = options->budget,
-        .overhead = memory_resident_bytes() + options->reserved,
+        .overhead = (uint64_t)MAX(held, 0),
         .code = hardware_code_bytes(),
         .wobble = 256 << 10,
         .positions = positions,

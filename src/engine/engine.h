@@ -29,7 +29,8 @@ struct engine_adapter {
 
 struct engine_options {
     uint64_t budget;          /* bytes for the whole process; 0: chosen */
-    uint64_t reserved;        /* of these, what others in the process will take beside what they hold now */
+    int64_t reserved;         /* of these, what others in the process will take beside what they hold now; negative:
+                               * what they will have given back */
     uint32_t context;         /* positions a sequence; 0: chosen */
     uint32_t sequences;       /* 0: 1 */
     uint32_t chunk;           /* most tokens a batch; 0: chosen */

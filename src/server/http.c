@@ -353,7 +353,12 @@ static hypura_status open_socket(const struct server_options *options, int *out,
     if (bind(fd, (struct sockaddr *)&address, size) || listen(fd, 1024)) {
         int number = errno;
         close(fd);
-        return error_set_errno(error, number, "cannot listen on %s port %u", options->host, options->port);
+        error_set_errno(error, number, "cannot listen on %s port %u", options->host, options->port);
+        if (number == EADDRINUSE) /* most often by Ollama */
+            error_set(error, HYPURA_ERROR_IO,
+                      "another server listens on %s port %u already: stop it, or choose another port (--port)",
+                      options->host, options->port);
+        return error->status;
     }
     *out = fd;
     return HYPURA_OK;
@@ -437,7 +442,6 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
     struct server *server = &http->server;
     server->options = *options;
     server->start = clock_nanoseconds();
-    server->start_bytes = memory_resident_bytes();
     pthread_mutex_init(&http->mutex, NULL);
     log_set_sink(write_log, NULL);
     signal(SIGPIPE, SIG_IGN);

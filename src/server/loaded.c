@@ -25,6 +25,11 @@ static bool same_model(const struct loaded_models *models, const struct model_en
     return strcmp(one, other) == 0;
 }
 
+static bool same_version(const struct model_entry *a, const struct model_entry *b)
+{
+    return a->bytes == b->bytes && a->modified == b->modified;
+}
+
 struct loaded_model *loaded_find_file(struct loaded_models *models, const struct model_entry *entry)
 {
     for (uint32_t i = 0; i < models->count; i++) {
@@ -38,8 +43,7 @@ struct loaded_model *loaded_find(struct loaded_models *models, const struct mode
 {
     struct loaded_model *model = loaded_find_file(models, entry);
     /* A file that was replaced is another model, and one whose GPU is gone answers nobody. */
-    if (!model || engine_lost(model->engine) || model->entry.bytes != entry->bytes ||
-        model->entry.modified != entry->modified)
+    if (!model || model->gone || engine_lost(model->engine) || !same_version(&model->entry, entry))
         return NULL;
     uint32_t positions = engine_plan(model->engine)->positions;
     return context <= positions || positions >= model_parameters(engine_model(model->engine))->context ? model : NULL;
@@ -100,13 +104,13 @@ static hypura_status open_engine(struct loaded_models *models, struct loaded_mod
 
 /* What it takes of the budget: what was resident when it was planned and was not before, and all that is planned.
  * first: there was no other when it was planned; others may have gone since. */
-static void set_share(struct loaded_models *models, struct loaded_model *fresh, uint64_t resident, uint64_t reserved,
+static void set_share(struct loaded_models *models, struct loaded_model *fresh, uint64_t resident, int64_t reserved,
                       bool first)
 {
     const struct plan *plan = engine_plan(fresh->engine);
     uint64_t then = plan->overhead_bytes + plan->code_on_top;
-    fresh->bytes = then - MIN(then, resident + reserved) + plan->resident_bytes + plan->pool_bytes + plan->table_bytes +
-                   plan->kv_bytes + plan->scratch_bytes;
+    fresh->bytes = then - MIN(then, resident + (uint64_t)reserved) + plan->resident_bytes + plan->pool_bytes +
+                   plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
     fresh->opened_pool = plan->pool_bytes;
     fresh->engine_budget = plan->budget;
     if (plan->gpu)
@@ -225,7 +229,7 @@ uint64_t loaded_expire(struct loaded_models *models)
         struct loaded_model *model = models->items[i];
         if (model->active)
             continue;
-        if (model->expires <= now)
+        if (model->gone || model->expires <= now)
             loaded_unload(models, model);
         else
             next = MIN(next, model->expires);
@@ -341,6 +345,26 @@ hypura_status loaded_grammar_vocabulary(struct loaded_model *loaded, hypura_erro
         at += loaded->pieces[i].size;
     }
     return grammar_vocabulary_create(&loaded->grammar, loaded->pieces, loaded->ends, count, error);
+}
+
+/* ---- names ----------------------------------------------------------------------------------------------------------
+ */
+
+void loaded_names_changed(struct loaded_models *models)
+{
+    pthread_mutex_lock(&models->mutex);
+    for (uint32_t i = 0; i < models->count; i++) {
+        struct loaded_model *model = models->items[i];
+        struct model_entry now;
+        if (registry_find(models->server->registry, model->entry.name, &now, NULL)) {
+            model->gone = true;
+            continue;
+        }
+        if (!same_model(models, &model->entry, &now) || !same_version(&model->entry, &now))
+            model->gone = true;
+        model_entry_free(&now);
+    }
+    pthread_mutex_unlock(&models->mutex);
 }
 
 /* ---- looking in ----------------------------------------------------------------------------------------------------

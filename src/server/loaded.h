@@ -32,6 +32,7 @@ struct loaded_model {
     /* the worker's */
     atomic_uint active; /* requests in work */
     bool alone;         /* one that bears no other */
+    atomic_bool gone;   /* its name stands for something else, or for nothing: it goes when nobody uses it */
 
     /* its place among the others */
     uint64_t number;    /* of its loading: another one each time */
@@ -61,9 +62,14 @@ struct loaded_model *loaded_find_file(struct loaded_models *models, const struct
 uint32_t loaded_count(const struct loaded_models *models);
 struct loaded_model *loaded_at(struct loaded_models *models, uint32_t index);
 
-/* Whether a model can be opened now. Models that nobody uses may have gone then. False: once others are done. One that
- * cannot be loaded at all has room: whoever opens it learns why. */
-bool loaded_make_room(struct loaded_models *models, const struct model_entry *entry, uint32_t context);
+/* Whether a model can be opened now. */
+enum loaded_room {
+    ROOM_NOW,   /* models that nobody uses may have gone for it */
+    ROOM_LATER, /* once others are done */
+    ROOM_NEVER  /* not even alone, as the error says; nobody has gone for it */
+};
+enum loaded_room loaded_make_room(struct loaded_models *models, const struct model_entry *entry, uint32_t context,
+                                  hypura_error *error);
 
 /* Unloads the one that was used longest ago of those that nobody uses; false: there is none. */
 bool loaded_drop_oldest(struct loaded_models *models);
@@ -102,5 +108,11 @@ json_t *loaded_ps(struct loaded_models *models);
 /* At once where that is possible. HYPURA_ERROR_MEMORY: only by loading anew. */
 hypura_status loaded_set_budget(struct loaded_models *models, uint64_t bytes, hypura_error *error);
 uint64_t loaded_budget(struct loaded_models *models); /* 0: chosen when the first model is loaded */
+
+/* Of what the process holds now, what would be given back if no model were loaded. */
+uint64_t loaded_resident(struct loaded_models *models);
+
+/* A name was made, deleted, or given to another file: who has stood for it until now goes when nobody uses it. */
+void loaded_names_changed(struct loaded_models *models);
 
 #endif

@@ -140,6 +140,15 @@ hypura_status loaded_set_budget(struct loaded_models *models, uint64_t bytes, hy
     return status;
 }
 
+uint64_t loaded_resident(struct loaded_models *models)
+{
+    uint64_t resident = memory_resident_bytes();
+    pthread_mutex_lock(&models->mutex);
+    uint64_t grown = resident - MIN(resident, models->base), held = held_bytes(models, false);
+    pthread_mutex_unlock(&models->mutex);
+    return MIN(grown, held); /* answers in work and the like are not given back with a model */
+}
+
 uint64_t loaded_budget(struct loaded_models *models)
 {
     pthread_mutex_lock(&models->mutex);
@@ -162,7 +171,7 @@ bool loaded_options(struct loaded_models *models, uint32_t context, struct engin
     bool first = models->count == 0;
     if (!first) {
         options->budget = models->total;
-        options->reserved = promised - MIN(promised, resident);
+        options->reserved = (int64_t)(promised - MIN(promised, resident));
     }
     for (uint32_t i = 0; i < models->count; i++)
         gpu += models->items[i]->gpu_bytes;
@@ -175,6 +184,13 @@ bool loaded_options(struct loaded_models *models, uint32_t context, struct engin
     return first;
 }
 
+/* A model that asks for room. */
+struct candidate {
+    struct model *model;
+    struct hardware *hardware;
+    uint32_t context;
+};
+
 /* What a plan takes of its budget, and of that, what the model itself would. */
 struct fit {
     hypura_status status;
@@ -182,14 +198,14 @@ struct fit {
     uint64_t taken, own;
 };
 
-static struct fit plan_fit(struct loaded_models *models, const struct model *model, const struct hardware *hardware,
-                           uint32_t context, uint64_t extra)
+/* gone: what others will have given back by then. */
+static struct fit plan_fit(struct loaded_models *models, const struct candidate *candidate, uint64_t gone)
 {
     struct engine_options options;
     struct plan *plan;
-    loaded_options(models, context, &options);
-    options.budget += extra;
-    struct fit fit = {.status = engine_plan_only(&plan, model, hardware, &options, NULL)};
+    loaded_options(models, candidate->context, &options);
+    options.reserved -= (int64_t)gone;
+    struct fit fit = {.status = engine_plan_only(&plan, candidate->model, candidate->hardware, &options, NULL)};
     if (fit.status)
         return fit;
     fit.own = plan->resident_bytes + plan->pool_bytes + plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
@@ -199,57 +215,62 @@ static struct fit plan_fit(struct loaded_models *models, const struct model *mod
     return fit;
 }
 
+/* Whether it could be opened if nothing else were loaded, for one answer at a time. */
+static hypura_status plan_alone(struct loaded_models *models, const struct candidate *candidate, hypura_error *error)
+{
+    struct engine_options options;
+    struct plan *plan;
+    loaded_options(models, candidate->context, &options);
+    options.reserved -= (int64_t)look_at_share(models).held;
+    options.sequences = 1;
+    hypura_status status = engine_plan_only(&plan, candidate->model, candidate->hardware, &options, error);
+    if (!status)
+        plan_free(plan);
+    return status;
+}
+
 /* Out of the pools of others, for one that is small. */
-static bool take_for(struct loaded_models *models, const struct model *model, const struct hardware *hardware,
-                     uint32_t context)
+static bool take_for(struct loaded_models *models, const struct candidate *candidate)
 {
     uint64_t pools = 0, total = loaded_budget(models);
     for (uint32_t i = 0; i < models->count; i++)
         pools += can_give(models->items[i], false);
     if (!pools)
         return false;
-    struct fit fit = plan_fit(models, model, hardware, context, pools);
+    struct fit fit = plan_fit(models, candidate, pools);
     if (fit.status || !fit.whole || fit.own > total / SMALL_SHARE)
         return false;
-    uint64_t missing = fit.taken - MIN(fit.taken, total) + WOBBLE;
+    uint64_t taken = fit.taken + pools, missing = taken - MIN(taken, total) + WOBBLE;
     pthread_mutex_lock(&models->mutex);
-    bool taken = take_from_pools(models, MIN(missing, pools), false);
+    bool given = take_from_pools(models, MIN(missing, pools), false);
     pthread_mutex_unlock(&models->mutex);
-    return taken;
+    return given;
 }
 
-/* What is wrong with a request or a file: that others go does not help, and who opens it says what it is. */
-static bool cannot_be(hypura_status status)
-{
-    return status == HYPURA_ERROR_ARGUMENT || status == HYPURA_ERROR_UNSUPPORTED;
-}
-
-static bool make_room(struct loaded_models *models, const struct model *model, const struct hardware *hardware,
-                      uint32_t context)
+static enum loaded_room make_room(struct loaded_models *models, const struct candidate *candidate)
 {
     uint32_t most = models->server->options.most_loaded;
     for (bool asked_pools = false; models->count;) {
-        struct fit fit = plan_fit(models, model, hardware, context, 0);
+        struct fit fit = plan_fit(models, candidate, 0);
         struct share share = look_at_share(models);
         if (models->count < most) {
-            if (fit.whole || cannot_be(fit.status))
-                return true;
-            if (!asked_pools && take_for(models, model, hardware, context)) {
+            if (fit.whole)
+                return ROOM_NOW;
+            if (!asked_pools && take_for(models, candidate)) {
                 asked_pools = true;
                 continue;
             }
             if (!fit.status && share.held <= share.total / SMALL_SHARE)
-                return true;
+                return ROOM_NOW;
         }
         if (!oldest(models, true, 0))
-            return false;
+            return ROOM_LATER;
         /* Where the large one is in use it does not help that others go. */
-        if (share.busy > share.total / SMALL_SHARE &&
-            !plan_fit(models, model, hardware, context, share.held - share.busy).whole)
-            return false;
+        if (share.busy > share.total / SMALL_SHARE && !plan_fit(models, candidate, share.held - share.busy).whole)
+            return ROOM_LATER;
         loaded_drop_oldest(models);
     }
-    return true;
+    return ROOM_NOW;
 }
 
 /* What a name stood for before /api/create gave it another file or adapter. */
@@ -263,30 +284,47 @@ static void drop_namesakes(struct loaded_models *models, const struct model_entr
     }
 }
 
-bool loaded_make_room(struct loaded_models *models, const struct model_entry *entry, uint32_t context)
+static hypura_status open_candidate(struct candidate *candidate, const struct model_entry *entry, hypura_error *error)
+{
+    hypura_status status = model_open(&candidate->model, entry->path, error);
+    if (!status)
+        status = ALLOCATE(&candidate->hardware, 1, "hardware", error);
+    if (!status)
+        status = hardware_detect(candidate->hardware, entry->path, error);
+    return status;
+}
+
+/* A device that fails here is not there when the model is opened, perhaps: that is tried. */
+static bool can_never_be(struct loaded_models *models, const struct candidate *candidate, hypura_error *error)
+{
+    hypura_status status = plan_alone(models, candidate, error);
+    if (status == HYPURA_ERROR_MEMORY) {
+        conversations_clear(models->server->conversations);
+        memory_give_back();
+        status = plan_alone(models, candidate, error);
+    }
+    return status != HYPURA_OK && status != HYPURA_ERROR_DEVICE;
+}
+
+enum loaded_room loaded_make_room(struct loaded_models *models, const struct model_entry *entry, uint32_t context,
+                                  hypura_error *error)
 {
     struct loaded_model *old = loaded_find_file(models, entry);
     if (old && old->active)
-        return false;
+        return ROOM_LATER;
     drop_namesakes(models, entry, old);
     if (models->count == 0)
-        return true;
-    struct model *model = NULL;
-    struct hardware *hardware = NULL;
-    bool room = true; /* what is wrong with the file is said when it is opened */
-    bool seen = model_open(&model, entry->path, NULL) == HYPURA_OK &&
-                ALLOCATE(&hardware, 1, "hardware", NULL) == HYPURA_OK &&
-                hardware_detect(hardware, entry->path, NULL) == HYPURA_OK;
-    if (old && !(seen && cannot_be(plan_fit(models, model, hardware, context, 0).status)))
-        loaded_unload(models, old);
-    if (seen)
-        room = make_room(models, model, hardware, context);
-    /* One that could not be looked at may be opened all the same, and takes a place then. */
-    while (room && models->count >= models->server->options.most_loaded && loaded_drop_oldest(models))
-        ;
-    memory_free(hardware);
-    model_close(model);
-    return room && models->count < models->server->options.most_loaded;
+        return ROOM_NOW; /* whoever opens it learns whether it can be */
+    struct candidate candidate = {.context = context};
+    enum loaded_room room = ROOM_NEVER;
+    if (!open_candidate(&candidate, entry, error) && !can_never_be(models, &candidate, error)) {
+        if (old)
+            loaded_unload(models, old);
+        room = make_room(models, &candidate);
+    }
+    memory_free(candidate.hardware);
+    model_close(candidate.model);
+    return room;
 }
 
 bool loaded_drop_oldest(struct loaded_models *models)

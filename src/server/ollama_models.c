@@ -4,6 +4,7 @@
 #include "engine/engine.h"
 #include "model/template.h"
 #include "server/loaded.h"
+#include "server/worker.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -213,6 +214,12 @@ void handle_show(struct exchange *exchange)
 /* ---- copy, delete --------------------------------------------------------------------------------------------------
  */
 
+static void reply_changed(struct exchange *exchange)
+{
+    worker_names_changed(exchange_server(exchange)->worker);
+    exchange_reply(exchange, 200, TYPE_JSON, "", 0);
+}
+
 void handle_copy(struct exchange *exchange)
 {
     json_t *json = exchange_json(exchange);
@@ -226,7 +233,7 @@ void handle_copy(struct exchange *exchange)
     else if (registry_copy(exchange_server(exchange)->registry, from, to, &error))
         exchange_fail(exchange, strstr(error.message, "not found") ? 404 : status_of_error(&error), error.message);
     else
-        exchange_reply(exchange, 200, TYPE_JSON, "", 0);
+        reply_changed(exchange);
 }
 
 void handle_delete(struct exchange *exchange)
@@ -239,7 +246,7 @@ void handle_delete(struct exchange *exchange)
     if (registry_delete(exchange_server(exchange)->registry, name, &error))
         exchange_fail(exchange, strstr(error.message, "not found") ? 404 : status_of_error(&error), error.message);
     else
-        exchange_reply(exchange, 200, TYPE_JSON, "", 0);
+        reply_changed(exchange);
 }
 
 void handle_push(struct exchange *exchange)
@@ -462,6 +469,7 @@ void handle_create(struct exchange *exchange)
         exchange_fail_with(exchange, &error);
         return;
     }
+    worker_names_changed(exchange_server(exchange)->worker);
     if (!stream) {
         exchange_reply_json(exchange, 200, json_pack("{s:s}", "status", "success"));
         return;

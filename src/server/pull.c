@@ -4,6 +4,7 @@
 #include "server/fetch.h"
 #include "server/loaded.h"
 #include "server/server_private.h"
+#include "server/worker.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -27,6 +28,7 @@ struct pull {
     struct source source;
     size_t part; /* the one in work; the rest is about it */
     char path[PATH_MAX], partial[PATH_MAX];
+    int lock; /* the first part's partial file, held from the beginning to the end */
     int file;
     uint64_t have, total, next_check, last_told;
     uint64_t stop_at; /* bytes of a part that are enough for now; 0: all of them */
@@ -241,14 +243,10 @@ static hypura_status verify(struct pull *pull, hypura_error *error)
 static hypura_status download(struct pull *pull, hypura_error *error)
 {
     struct stat info;
-    pull->file = open(pull->partial, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    pull->file = pull->part == 0 ? fcntl(pull->lock, F_DUPFD_CLOEXEC, 0)
+                                 : open(pull->partial, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
     if (pull->file < 0)
         return error_set_errno(error, errno, "cannot write %s", pull->partial);
-    if (flock(pull->file, LOCK_EX | LOCK_NB)) {
-        close(pull->file);
-        pull->file = -1; /* it is another's: callers let it be */
-        return error_set(error, HYPURA_ERROR_IO, "model '%s' is being downloaded already", pull->source.name);
-    }
     if (fstat(pull->file, &info) == 0)
         pull->have = (uint64_t)info.st_size;
     struct fetch fetch = {.url = part_of(pull)->url,
@@ -295,6 +293,24 @@ static void set_part(struct pull *pull, size_t part)
     snprintf(pull->partial, sizeof pull->partial, "%.*s.partial", (int)sizeof pull->partial - 16, pull->path);
 }
 
+/* Nobody else downloads the same model meanwhile. Whoever had the lock until now may have finished, and then the file
+ * that was opened is no partial one any more. */
+static hypura_status lock_model(struct pull *pull, hypura_error *error)
+{
+    struct stat opened, there;
+    for (;;) {
+        set_part(pull, 0);
+        pull->lock = open(pull->partial, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+        if (pull->lock < 0)
+            return error_set_errno(error, errno, "cannot write %s", pull->partial);
+        if (flock(pull->lock, LOCK_EX | LOCK_NB))
+            return error_set(error, HYPURA_ERROR_IO, "model '%s' is being downloaded already", pull->source.name);
+        if (fstat(pull->lock, &opened) == 0 && stat(pull->partial, &there) == 0 && opened.st_ino == there.st_ino)
+            return HYPURA_OK;
+        close(pull->lock);
+    }
+}
+
 static void close_file(struct pull *pull)
 {
     if (pull->file >= 0)
@@ -312,7 +328,7 @@ static hypura_status fetch_heads(struct pull *pull, hypura_error *error)
         status = download(pull, error);
         part->bytes = pull->total;
         part->have = pull->have;
-        if (status && pull->file >= 0 && pull->have == 0)
+        if (status && pull->have == 0)
             unlink(pull->partial);
         close_file(pull);
     }
@@ -393,7 +409,7 @@ static hypura_status fetch_part(struct pull *pull, size_t part, hypura_error *er
     set_part(pull, part);
     hypura_status status = download(pull, error);
     pull->source.parts[part].have = pull->have;
-    if (status && pull->file >= 0 && pull->have == 0)
+    if (status && pull->have == 0)
         unlink(pull->partial);
     if (!status)
         status = verify(pull, error);
@@ -449,12 +465,15 @@ hypura_status registry_pull(struct registry *registry, const char *reference, co
                           .options = options,
                           .progress = progress,
                           .context = context,
+                          .lock = -1,
                           .file = -1,
                           .next_check = FIRST_CHECK};
     tell(pull, json_pack("{s:s}", "status", "pulling manifest"));
     status = source_find(&pull->source, reference, error);
     if (!status)
         status = registry_make_folder(registry, error);
+    if (!status)
+        status = lock_model(pull, error);
     if (!status && pull->source.part_count > 1)
         status = check_split(pull, error);
     for (size_t i = 0; !status && i < pull->source.part_count; i++)
@@ -463,6 +482,8 @@ hypura_status registry_pull(struct registry *registry, const char *reference, co
         status = install(pull, error);
     if (!status)
         tell(pull, json_pack("{s:s}", "status", "success"));
+    if (pull->lock >= 0)
+        close(pull->lock);
     source_free(&pull->source);
     memory_free(pull);
     return status;
@@ -495,18 +516,17 @@ static void *run(void *context)
     struct request *request = context;
     struct server *server = exchange_server(request->exchange);
     hypura_error error = {0};
-    /* Models in memory now would make room for this one. */
     struct engine_options options = server->options.engine;
-    uint64_t resident = memory_resident_bytes();
     options.budget = loaded_budget(server->models);
-    if (options.budget)
-        options.budget += resident - MIN(resident, server->start_bytes);
+    options.reserved = -(int64_t)loaded_resident(server->models); /* they would make room for this one */
     hypura_status status =
         registry_pull(server->registry, request->reference, &options, write_progress, request, &error);
-    if (status)
+    if (status) {
         exchange_fail_with(request->exchange, &error);
-    else
+    } else {
+        worker_names_changed(server->worker);
         exchange_end(request->exchange);
+    }
     server_log(status ? "error" : "info", status ? error.message : "model pulled", "id=%s",
                exchange_id(request->exchange));
     exchange_release(request->exchange);

@@ -268,6 +268,18 @@ hypura_status registry_find(struct registry *registry, const char *name, struct 
     return status;
 }
 
+hypura_status registry_file(struct registry *registry, const char *name, char *path, size_t room, hypura_error *error)
+{
+    struct model_entry entry;
+    hypura_status status = registry_find(registry, name, &entry, error);
+    if (status)
+        return status;
+    if (snprintf(path, room, "%s", entry.path) >= (int)room)
+        status = error_set(error, HYPURA_ERROR_ARGUMENT, "the path of model '%s' is too long", name);
+    model_entry_free(&entry);
+    return status;
+}
+
 static int newest_first(const void *a, const void *b)
 {
     const struct model_entry *left = a, *right = b;

@@ -28,7 +28,7 @@ struct server_options {
     const char *model_folder;
     const char *const *models; /* files served besides those of the folder */
     size_t model_count;
-    bool preload;                 /* the first of these at once, not when it is asked for */
+    const char *preload;          /* loaded at once: a name, "": the first of these; NULL: none */
     struct engine_options engine; /* budget, context, threads ... of every model that is loaded */
     uint32_t parallel;            /* answers in work at once, of each model, at most SERVER_MOST_PARALLEL */
     uint32_t most_loaded;         /* models in memory at once, at most SERVER_MOST_LOADED */
@@ -73,6 +73,9 @@ void registry_close(struct registry *registry);
 
 /* {"models": [...]} as GET /api/tags gives it; a new reference. */
 json_t *registry_tags(struct registry *registry);
+
+/* The (first) file of a model, into path. HYPURA_ERROR_IO when there is none of that name. */
+hypura_status registry_file(struct registry *registry, const char *name, char *path, size_t room, hypura_error *error);
 
 hypura_status registry_delete(struct registry *registry, const char *name, hypura_error *error);
 

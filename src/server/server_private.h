@@ -26,8 +26,7 @@ struct server {
     struct conversations *conversations;
     struct server_counters counters;
     uint64_t start;
-    uint64_t start_bytes; /* resident before any model was loaded */
-    atomic_uint pulls;    /* downloads in work */
+    atomic_uint pulls; /* downloads in work */
     atomic_bool stopping;
 };
 
@@ -77,9 +76,11 @@ void handle_openai_chat(struct exchange *exchange);
 void handle_openai_completions(struct exchange *exchange);
 void handle_openai_embeddings(struct exchange *exchange);
 void handle_openai_responses(struct exchange *exchange);
+void handle_openai_input_tokens(struct exchange *exchange);
 void handle_openai_response(struct exchange *exchange);
 void handle_openai_response_delete(struct exchange *exchange);
 void handle_messages(struct exchange *exchange);
+void handle_count_tokens(struct exchange *exchange);
 void handle_metrics(struct exchange *exchange);
 void handle_memory(struct exchange *exchange);
 /* Another memory budget; the exchange that asked for it, or NULL, hears how it went. */
@@ -95,7 +96,8 @@ void conversations_destroy(struct conversations *all);
 void conversations_keep(struct conversations *all, const char *id, const json_t *response, const json_t *messages);
 json_t *conversations_messages(struct conversations *all, const char *id); /* a copy; NULL: none of that id */
 json_t *conversations_response(struct conversations *all, const char *id);
-void conversations_clear(struct conversations *all); /* a model needs the memory */
+json_t *conversations_item(struct conversations *all, const char *id); /* of an answer's output, by its own id */
+void conversations_clear(struct conversations *all);                   /* a model needs the memory */
 bool conversations_forget(struct conversations *all, const char *id);
 
 /* ---- events.c ---- */

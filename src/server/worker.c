@@ -31,7 +31,7 @@ struct worker {
     uint32_t waiting;
     uint32_t running;
     bool stop, busy;
-    bool load_ended, arrived;
+    bool load_ended, arrived, woken;
 
     /* the worker's thread */
     struct loading loading;
@@ -86,7 +86,7 @@ void worker_preload(struct worker *worker)
     job->start = end_preload;
     job->refuse = refuse_preload;
     hypura_error error = {0};
-    if (registry_find(worker->server->registry, NULL, &job->model, &error))
+    if (registry_find(worker->server->registry, worker->server->options.preload, &job->model, &error))
         refuse_preload(job, 404, error.message);
     else
         worker_submit(worker, job);
@@ -206,6 +206,15 @@ static void start_loading(struct worker *worker)
         open_model(worker);
 }
 
+static void refuse_loading(struct worker *worker, const hypura_error *why)
+{
+    /* The loading's own error goes with it. */
+    hypura_error error = *why;
+    unsigned status = error.status == HYPURA_ERROR_CANCELLED ? 503 : error.status == HYPURA_ERROR_ARGUMENT ? 400 : 500;
+    struct job *job = end_loading(worker);
+    job->refuse(job, status, error.message);
+}
+
 /* Loads the model that a job waits for, as soon as there is room for it. */
 static void try_loading(struct worker *worker)
 {
@@ -218,8 +227,14 @@ static void try_loading(struct worker *worker)
     if (!loading->try_again)
         return;
     loading->try_again = false;
-    if (loaded_make_room(worker->models, &loading->job->model, loading->job->context))
+    hypura_error error = {0};
+    enum loaded_room room = loaded_make_room(worker->models, &loading->job->model, loading->job->context, &error);
+    if (room == ROOM_NOW)
         start_loading(worker);
+    if (room != ROOM_NEVER)
+        return;
+    server_log("error", error.message, "model=%s", loading->job->model.name);
+    refuse_loading(worker, &error);
 }
 
 static void finish_loading(struct worker *worker)
@@ -246,14 +261,8 @@ static void finish_loading(struct worker *worker)
         loading->try_again = true;
         return;
     }
-    char message[sizeof loading->error.message];
-    unsigned status = loading->status == HYPURA_ERROR_CANCELLED  ? 503
-                      : loading->status == HYPURA_ERROR_ARGUMENT ? 400
-                                                                 : 500;
-    memcpy(message, loading->error.message, sizeof message);
-    struct job *job = end_loading(worker);
     loaded_spread(worker->models);
-    job->refuse(job, status, message);
+    refuse_loading(worker, &loading->error);
 }
 
 /* ---- the queue ------------------------------------------------------------------------------------------------------
@@ -280,11 +289,12 @@ static enum turn turn_of(struct worker *worker, const struct job *job, struct lo
     if (!loaded)
         return job->needs_model ? TURN_LOAD : TURN_NOW;
     for (uint32_t i = 0; i < *full_count; i++) {
-        if (full[i] == loaded)
+        if (full[i] == loaded && !job->brief)
             return TURN_LATER;
     }
-    bool room =
-        job->alone ? loaded->active == 0 : !loaded->alone && loaded->active < engine_plan(loaded->engine)->sequences;
+    bool room = job->brief   ? true
+                : job->alone ? loaded->active == 0
+                             : !loaded->alone && loaded->active < engine_plan(loaded->engine)->sequences;
     if (room)
         return TURN_NOW;
     full[(*full_count)++] = loaded;
@@ -381,7 +391,9 @@ static void wait_for_work(struct worker *worker, uint64_t next)
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
     worker->busy = worker->loading.job != NULL;
-    pthread_cond_timedwait(&worker->changed, &worker->mutex, &until);
+    if (!worker->woken)
+        pthread_cond_timedwait(&worker->changed, &worker->mutex, &until);
+    worker->woken = false;
 }
 
 static void end_all(struct worker *worker)
@@ -441,6 +453,15 @@ static void *work(void *context)
     }
     end_all(worker);
     return NULL;
+}
+
+void worker_names_changed(struct worker *worker)
+{
+    loaded_names_changed(worker->models);
+    pthread_mutex_lock(&worker->mutex);
+    worker->woken = true;
+    pthread_cond_signal(&worker->changed);
+    pthread_mutex_unlock(&worker->mutex);
 }
 
 /* ---- looking in ----------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ struct job {
     bool keep_alive_given; /* else the server's */
     bool needs_model;
     bool alone; /* not while answers of its model are in work; where it names no model, of any */
+    bool brief; /* it is over when start returns, and the engine is not asked: beside any number of answers */
 
     /* On the worker's thread. A job is over, and its memory the worker's no more, when start returns, unless it called
      * worker_keep; then when it calls worker_done. loaded is NULL where no model is needed. */
@@ -43,7 +44,7 @@ bool worker_is_idle(struct worker *worker);
 /* Hands a job over, or refuses it (with Ollama's words) when the queue is full. */
 void worker_submit(struct worker *worker, struct job *job);
 
-/* Loads the first model of the command line, for whoever asks next. */
+/* Loads the model that the options name, for whoever asks next. */
 void worker_preload(struct worker *worker);
 
 /* ---- the worker's thread ---- */
@@ -51,6 +52,9 @@ void worker_keep(struct worker *worker, struct job *job, struct loaded_model *lo
 void worker_done(struct worker *worker, struct job *job);
 
 /* ---- any thread ---- */
+
+/* Models whose names stand for something else now are unloaded, as soon as nobody uses them. */
+void worker_names_changed(struct worker *worker);
 uint32_t worker_waiting(struct worker *worker);
 uint32_t worker_running(struct worker *worker);
 

@@ -98,6 +98,26 @@ def a_prompt_comes_from_a_pipe_or_a_file():
     assert out == expected
 
 
+def models_have_names():
+    """As "hypura list" tells them; a prompt may follow."""
+    name = os.path.basename(MODEL)[:-len(".gguf")]
+    out, _ = hypura("run", name, QUESTION, "--temperature", 0, "--max-tokens", 24)
+    assert out == answer()
+    folder = path("named")
+    os.makedirs(folder, exist_ok=True)
+    if not os.path.exists(os.path.join(folder, "team+mine@v1.gguf")):
+        os.symlink(os.path.abspath(MODEL), os.path.join(folder, "team+mine@v1.gguf"))
+    environment = {"HYPURA_MODELS": folder}
+    assert "team/mine:v1" in hypura("list", environment=environment)[0]
+    assert json.loads(hypura("inspect", "team/mine:v1", "--json", environment=environment)[0])["architecture"] == "qwen3moe"
+    assert hypura("tokenize", "team/mine:v1", stdin="ls", environment=environment)[0]
+    _, err = hypura("run", "nothing", "--prompt", "x", status=1)
+    assert '"nothing"' in err and "hypura list" in err and "hypura pull" in err, err
+    hypura("serve", "nothing", status=1)
+    hypura("serve", path("nothing.gguf"), status=1)
+    hypura("run", name, "one", "--prompt", "two", status=2)
+
+
 def same_answer_from_every_budget_thread_count_and_reader():
     expected = answer("--context", 128)
     smallest = smallest_budget()

@@ -651,6 +651,7 @@ class Files(http.server.BaseHTTPRequestHandler):
     """A hub, a library and a plain file server on loopback; it can break off in the middle."""
     protocol_version = "HTTP/1.1"
     break_after = None
+    held = None  # an event that the parts of a split model wait for
     wrong_digest = False
     parts = []
     asked = []
@@ -665,6 +666,8 @@ class Files(http.server.BaseHTTPRequestHandler):
                                          for part in Files.parts]).encode())
         part = next((part for part in Files.parts if path.endswith("/" + os.path.basename(part))), None)
         if part:
+            if Files.held:
+                Files.held.wait(30)
             with open(part, "rb") as file:
                 data = file.read()
         if path.startswith("/api/models/team/odd"):
@@ -748,6 +751,25 @@ def models_are_downloaded():
         assert {line["total"] for line in lines if "total" in line} == {os.path.getsize(part) for part in Files.parts}
         assert server.post("/api/chat", {**chat(stream=False), "model": name})["message"]["content"].startswith(ANSWER)
         assert server.request("DELETE", "/api/delete", {"model": name})[0] == 200
+    # Of two that want the same one, one downloads it.
+    Files.held = threading.Event()
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(pull, "hf.co/team/split:Q8_0") for _ in range(2)]
+        done, _ = concurrent.futures.wait(both, return_when=concurrent.futures.FIRST_COMPLETED)
+        refused = done.pop()
+        Files.held.set()
+        assert "being downloaded already" in refused.result()[-1]["error"], refused.result()
+        assert next(one for one in both if one is not refused).result()[-1] == {"status": "success"}
+    Files.held = None
+    # How it would run is told for the whole budget, whatever is loaded or remembered meanwhile.
+    filler = {"model": MODEL, "max_output_tokens": 1, "input": "x", "metadata": {"filler": "f" * 1000000}}
+    for _ in range(3):
+        server.post("/v1/responses", filler)
+    assert server.request("DELETE", "/api/delete", {"model": "plain"})[0] == 200
+    lines = pull(base + "/files/plain.gguf")
+    told = next(line["hypura"] for line in lines if "hypura" in line)
+    assert told["budget_bytes"] == 24 << 20 > told["smallest_budget_bytes"], told
+    assert server.request("DELETE", "/api/delete", {"model": "hf.co/team/split:Q8_0"})[0] == 200
     assert "first part" in pull(base + "/files/m-Q8_0-00002-of-00003.gguf")[-1]["error"]
     lost = Files.parts.pop()
     assert "00003-of-00003" in pull("hf.co/team/split:Q8_0")[-1]["error"]

@@ -254,6 +254,56 @@ def what_cannot_be_loaded_takes_nobodys_place():
     server.answer("twin")
     assert server.loads(MODEL) == server.loads("twin") == 1
     assert server.stop() == 0
+    # One whose context alone is larger than the budget, and a file that is no model.
+    server = Several("--memory", STREAMING)
+    server.answer()
+    server.embed()
+    subprocess.run([test_server.HYPURA, "synth", "--arch", "llama", "--experts", "0", "--layers", "16", "--embedding", "256", "--heads", "16",
+                    "--kv-heads", "16", "--head-size", "128", "--feed-forward", "256", os.path.join(server.folder, "large.gguf")],
+                   check=True, capture_output=True)
+    with open(os.path.join(server.folder, "torn.gguf"), "wb") as file:
+        file.write(b"GGUF")
+    for name, reason in (("large", "smallest that works"), ("torn", "torn.gguf")):
+        status, _, text = server.request("POST", "/api/chat", {**chat(), "model": name})
+        assert status == 500 and reason in json.loads(text)["error"], (status, text)
+        os.remove(os.path.join(server.folder, name + ".gguf"))
+    assert set(server.running()) == {MODEL, "bert"}
+    server.answer()
+    server.embed()
+    assert server.loads(MODEL) == server.loads("bert") == 1
+    assert server.stop() == 0
+
+
+def until(what):
+    end = time.monotonic() + 10
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def deleted_ones_are_unloaded():
+    """At once, or when their answers in work are whole."""
+    server = Several("--memory", "200M")
+    delete = lambda name: server.request("DELETE", "/api/delete", {"model": name})[0]
+    for name in ("one", "two"):
+        shutil.copy(FILE, os.path.join(server.folder, name + ".gguf"))
+    server.answer("one")
+    connection, response = long_answer(server, "two", count=400)
+    assert delete("one") == delete("two") == 200
+    until(lambda: set(server.running()) == {"two"})
+    assert server.request("POST", "/api/chat", {**chat(), "model": "two"})[0] == 404
+    lines = [json.loads(line) for line in response.read().splitlines()]
+    assert lines[-1]["eval_count"] == 400, lines[-1]
+    until(lambda: not server.running())
+    # A name that is given to another file, not one that gets other words for the same.
+    server.lines("/api/create", {"model": "one", "from": "twin"})
+    server.answer("one")
+    server.lines("/api/create", {"model": "one", "from": "twin", "system": "Be brief."})
+    time.sleep(0.2)
+    assert set(server.running()) == {"one"}
+    server.lines("/api/create", {"model": "one", "from": MODEL})
+    until(lambda: not server.running())
+    assert delete("one") == 200 and server.stop() == 0
 
 
 def the_budget_of_all_changes():
@@ -320,7 +370,7 @@ def each_has_a_picture():
 
 TESTS = [a_chat_and_an_encoder_take_turns, large_ones_take_turns, the_one_that_was_used_last_stays, one_in_use_is_not_taken_away,
          answers_of_different_models_go_on_together, each_has_its_own_time, names_of_one_file_share_it,
-         what_cannot_be_loaded_takes_nobodys_place, the_budget_of_all_changes, each_has_a_picture]
+         what_cannot_be_loaded_takes_nobodys_place, deleted_ones_are_unloaded, the_budget_of_all_changes, each_has_a_picture]
 
 if __name__ == "__main__":
     failed = run_tests(TESTS)
