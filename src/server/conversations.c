@@ -96,6 +96,28 @@ json_t *conversations_response(struct conversations *all, const char *id)
     return response;
 }
 
+json_t *conversations_item(struct conversations *all, const char *id)
+{
+    json_t *found = NULL;
+    pthread_mutex_lock(&all->mutex);
+    for (size_t i = all->count; id && *id && !found && i-- > 0;) {
+        const char *text = at(all, i)->response;
+        if (!text || !strstr(text, id))
+            continue;
+        json_t *response = read_text(text), *item;
+        size_t k;
+        json_array_foreach(json_object_get(response, "output"), k, item)
+        {
+            const char *own = json_string_value(json_object_get(item, "id"));
+            if (!found && own && strcmp(own, id) == 0)
+                found = json_incref(item);
+        }
+        json_decref(response);
+    }
+    pthread_mutex_unlock(&all->mutex);
+    return found;
+}
+
 bool conversations_forget(struct conversations *all, const char *id)
 {
     pthread_mutex_lock(&all->mutex);

@@ -136,3 +136,17 @@ json_t *content_text(const json_t *content, hypura_error *error)
     buffer_free(&text);
     return json;
 }
+
+void add_own_messages(struct generation *generation, bool system)
+{
+    const json_t *manifest = generation->job.model.manifest, *own = json_object_get(manifest, "system");
+    json_t *first = json_array_get(generation->messages, 0), *each;
+    const char *role = json_string_value(json_object_get(first, "role"));
+    size_t at = role && strcmp(role, "system") == 0, i;
+    if (!system && json_string_length(own)) {
+        json_array_insert_new(generation->messages, 0, json_pack("{s:s, s:O}", "role", "system", "content", own));
+        at = 1;
+    }
+    json_array_foreach(json_object_get(manifest, "messages"), i, each)
+        json_array_insert(generation->messages, at + i, each);
+}

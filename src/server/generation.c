@@ -1,6 +1,5 @@
 #include "server/generation.h"
 #include "engine/grammar.h"
-#include "engine/prompt.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -119,157 +118,37 @@ void generation_submit(struct generation *generation)
     worker_submit(exchange_server(generation->job.exchange)->worker, &generation->job);
 }
 
-void generation_handle(struct exchange *exchange, const struct dialect *dialect, const char *id_prefix,
-                       bool (*read)(struct generation *generation, json_t *json, hypura_error *error))
+static struct generation *create_and_read(struct exchange *exchange, const struct dialect *dialect, request_reader read)
 {
     hypura_error error = {0};
     struct generation *generation = generation_create(exchange, dialect, false);
+    if (!generation || read(generation, exchange_json(exchange), &error))
+        return generation;
+    generation_refuse(generation, error.message);
+    return NULL;
+}
+
+void generation_handle(struct exchange *exchange, const struct dialect *dialect, const char *id_prefix,
+                       request_reader read)
+{
+    struct generation *generation = create_and_read(exchange, dialect, read);
+    char id[25];
     if (!generation)
         return;
-    char id[25];
     random_hex(id, 24);
     snprintf(generation->id, sizeof generation->id, "%s%s", id_prefix, id);
-    if (read(generation, exchange_json(exchange), &error))
-        generation_submit(generation);
-    else
-        generation_refuse(generation, error.message);
+    generation_submit(generation);
 }
 
-/* ---- the prompt ----------------------------------------------------------------------------------------------------
+void generation_handle_count(struct exchange *exchange, const char *object, request_reader read)
+{
+    struct generation *generation = create_and_read(exchange, NULL, read);
+    if (generation)
+        generation_submit_count(generation, object);
+}
+
+/* ---- the answer ----------------------------------------------------------------------------------------------------
  */
-
-static hypura_status append_ids(struct generation *generation, const json_t *ids, hypura_error *error)
-{
-    size_t i;
-    json_t *id;
-    json_array_foreach(ids, i, id)
-    {
-        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "element %zu of the tokens is no token", i);
-        hypura_status status = token_array_append(&generation->prompt, (int32_t)json_integer_value(id), error);
-        if (status)
-            return status;
-    }
-    return HYPURA_OK;
-}
-
-static hypura_status append_special(struct generation *generation, enum special_token which, hypura_error *error)
-{
-    int32_t id = vocabulary_special(generation->loaded->vocabulary, which);
-    if (id == NO_TOKEN)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "model '%s' does not support insert",
-                         generation->loaded->entry.name);
-    return token_array_append(&generation->prompt, id, error);
-}
-
-static hypura_status append_text(struct generation *generation, const char *text, uint32_t flags, hypura_error *error)
-{
-    return vocabulary_tokenize(generation->loaded->vocabulary, text, strlen(text), flags, &generation->prompt, error);
-}
-
-/* Fill in the middle: the text around the place, each behind its token. */
-static hypura_status make_insert(struct generation *generation, hypura_error *error)
-{
-    hypura_status status = append_special(generation, SPECIAL_FIM_PREFIX, error);
-    if (!status)
-        status = append_text(generation, generation->text, 0, error);
-    if (!status)
-        status = append_special(generation, SPECIAL_FIM_SUFFIX, error);
-    if (!status)
-        status = append_text(generation, generation->suffix, 0, error);
-    if (!status)
-        status = append_special(generation, SPECIAL_FIM_MIDDLE, error);
-    return status;
-}
-
-static hypura_status render(struct generation *generation, hypura_error *error)
-{
-    struct loaded_model *loaded = generation->loaded;
-    struct rendered_text rendered = {0};
-    struct chat_template *tools_template = NULL;
-    const struct chat_template *template = loaded->template;
-    hypura_status status = HYPURA_OK;
-    if (generation->tools) {
-        status = prompt_open_template(&tools_template, model_file(engine_model(loaded->engine)), "tool_use", error);
-        template = tools_template;
-    }
-    struct chat_input input = {.messages = generation->messages,
-                               .tools = generation->tools,
-                               .variables = generation->variables,
-                               .add_generation_prompt = true,
-                               .now = prompt_now()};
-    if (!status)
-        status = prompt_from_chat(template, loaded->vocabulary, &input, &generation->prompt, &rendered, error);
-    /* The template has been read without a fault: it is these messages that it does not take. */
-    if (status == HYPURA_ERROR_FORMAT || status == HYPURA_ERROR_UNSUPPORTED)
-        status = error->status = HYPURA_ERROR_ARGUMENT;
-    if (!status)
-        chat_format_detect(&generation->format, template, &rendered);
-    rendered_text_free(&rendered);
-    chat_template_free(tools_template);
-    return status;
-}
-
-/* Drops the oldest message that is not the system's, as long as one is left to answer. */
-static bool drop_oldest(json_t *messages)
-{
-    size_t count = json_array_size(messages);
-    for (size_t i = 0; i + 1 < count; i++) {
-        const char *role = json_string_value(json_object_get(json_array_get(messages, i), "role"));
-        if (role && strcmp(role, "system") != 0)
-            return json_array_remove(messages, i) == 0;
-    }
-    return false;
-}
-
-static void cut_prompt(struct generation *generation, uint32_t positions)
-{
-    struct token_array *prompt = &generation->prompt;
-    size_t most = positions - 1, first = MIN((size_t)generation->keep_first, most / 2);
-    /* The beginning and the end stay; room for an answer of a quarter of the context is made. */
-    size_t last = most - first > positions / 4 ? most - first - positions / 4 : 1;
-    memmove(prompt->ids + first, prompt->ids + prompt->count - last, last * sizeof *prompt->ids);
-    prompt->count = first + last;
-}
-
-static hypura_status make_prompt(struct generation *generation, hypura_error *error)
-{
-    uint32_t positions = engine_plan(generation->loaded->engine)->positions;
-    if (generation->positions)
-        positions = MAX(MIN(positions, generation->positions), 2u);
-    for (;;) {
-        hypura_status status = HYPURA_OK;
-        generation->prompt.count = 0;
-        if (generation->tokens_before)
-            status = append_ids(generation, generation->tokens_before, error);
-        if (!status && generation->messages)
-            status = render(generation, error);
-        else if (!status && generation->tokens)
-            status = append_ids(generation, generation->tokens, error);
-        else if (!status && generation->suffix)
-            status = make_insert(generation, error);
-        else if (!status)
-            status = append_text(generation, generation->text, TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, error);
-        if (status)
-            return status;
-        if (generation->prompt.count < positions)
-            break;
-        generation->too_long = generation->keep_first == UINT32_MAX;
-        if (generation->too_long)
-            return error_set(error, HYPURA_ERROR_ARGUMENT,
-                             "This model's maximum context length is %u tokens. However, your messages resulted in "
-                             "%zu tokens. Please reduce the length of the messages.",
-                             positions, generation->prompt.count);
-        if (!generation->messages || !drop_oldest(generation->messages)) {
-            cut_prompt(generation, positions);
-            break;
-        }
-    }
-    uint32_t room = positions - (uint32_t)generation->prompt.count;
-    if (generation->positions && (generation->max_tokens == 0 || generation->max_tokens > room))
-        generation->max_tokens = room;
-    return HYPURA_OK;
-}
 
 static hypura_status make_grammar(struct generation *generation, hypura_error *error)
 {
@@ -283,9 +162,6 @@ static hypura_status make_grammar(struct generation *generation, hypura_error *e
                                     : grammar_json(&generation->grammar, error);
     return status;
 }
-
-/* ---- the answer ----------------------------------------------------------------------------------------------------
- */
 
 /* Keeps and, in a stream, writes a piece of an answer. */
 static void take_delta(void *context, const struct chat_delta *delta)
@@ -467,7 +343,7 @@ static hypura_status make_choice(struct generation *generation, struct choice *c
 
 static hypura_status begin(struct generation *generation, hypura_error *error)
 {
-    hypura_status status = make_prompt(generation, error);
+    hypura_status status = generation_make_prompt(generation, error);
     if (!status)
         status = make_grammar(generation, error);
     if (!status)

@@ -68,9 +68,10 @@ struct generation {
     int32_t top_logprobs; /* -1: none */
     bool want_ids;
     bool echo;
-    bool too_long;      /* the prompt, for the context */
-    bool include_usage; /* in the last chunk of a stream */
-    json_t *forced;     /* owned: the schema of a call that must be made, or NULL */
+    bool too_long;          /* the prompt, for the context */
+    bool include_usage;     /* in the last chunk of a stream */
+    json_t *forced;         /* owned: the schema of a call that must be made, or NULL */
+    const char *counted_as; /* of one whose tokens are only counted: "object" of the answer, or NULL */
 
     /* while it runs */
     struct loaded_model *loaded;
@@ -95,14 +96,25 @@ struct generation {
 struct generation *generation_create(struct exchange *exchange, const struct dialect *dialect, bool stream_default);
 void generation_free(struct generation *generation);
 
-/* Makes one under an id of its own, has it read the request, and submits it, or refuses it with the error. */
+/* Fills in what was asked; false with an error, which is the answer then. */
+typedef bool (*request_reader)(struct generation *generation, json_t *json, hypura_error *error);
+
+/* Makes one under an id of its own, has it read the request, and submits it. */
 void generation_handle(struct exchange *exchange, const struct dialect *dialect, const char *id_prefix,
-                       bool (*read)(struct generation *generation, json_t *json, hypura_error *error));
+                       request_reader read);
+
+/* Answers with the tokens of the request, {"input_tokens": N}, and with an "object" of that name unless it is NULL. */
+void generation_handle_count(struct exchange *exchange, const char *object, request_reader read);
 
 /* Answers with 400 and frees it. */
 void generation_refuse(struct generation *generation, const char *message);
 
 void generation_submit(struct generation *generation);
+
+/* ---- generation_prompt.c ---- */
+/* The tokens, once it has its model: cut to fit, or too_long. */
+hypura_status generation_make_prompt(struct generation *generation, hypura_error *error);
+void generation_submit_count(struct generation *generation, const char *object);
 
 /* ---- reading JSON: false after having filled message with what is wrong ---- */
 bool read_float(const json_t *object, const char *key, float *out, hypura_error *error);
@@ -114,6 +126,8 @@ bool read_seed(struct generation *generation, const json_t *value, hypura_error 
 /* Text of a content that is a string or an array of parts; NULL with an error for images and the like. New reference.
  */
 json_t *content_text(const json_t *content, hypura_error *error);
+/* What /api/create gave the model to begin with: its messages, and its system message unless the request has one. */
+void add_own_messages(struct generation *generation, bool system);
 
 /* ---- for dialects ---- */
 const char *finish_name(const struct choice *choice); /* "stop", "length" */

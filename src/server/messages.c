@@ -146,6 +146,51 @@ static const struct dialect dialect = {write_delta, end_choice, end, NULL};
 /* ---- reading -------------------------------------------------------------------------------------------------------
  */
 
+/* Turns of one role after another are one turn, as the API has it: many templates want roles to alternate. */
+static bool add_turn(struct generation *generation, const char *role, json_t *content)
+{
+    size_t count = json_array_size(generation->messages);
+    json_t *last = count ? json_array_get(generation->messages, count - 1) : NULL;
+    const char *before = json_string_value(json_object_get(last, "role"));
+    if (!content || !before || strcmp(before, role) != 0 || json_object_get(last, "tool_calls"))
+        return add_message(generation, role, content);
+    struct buffer text = {0};
+    const json_t *parts[] = {json_object_get(last, "content"), content};
+    for (size_t i = 0; i < COUNT_OF(parts); i++) {
+        if (text.size && json_string_length(parts[i]))
+            buffer_append_char(&text, '\n');
+        buffer_append(&text, json_string_value(parts[i]), json_string_length(parts[i]));
+    }
+    json_object_set_new(last, "content", buffer_json(&text));
+    buffer_free(&text);
+    json_decref(content);
+    return true;
+}
+
+/* A document that is text is text. */
+static json_t *document_text(const json_t *source, hypura_error *error)
+{
+    const char *type = json_string_value(json_object_get(source, "type"));
+    if (type && strcmp(type, "text") == 0)
+        return content_text(json_object_get(source, "data"), error);
+    if (type && strcmp(type, "content") == 0)
+        return content_text(json_object_get(source, "content"), error);
+    error_set(error, HYPURA_ERROR_ARGUMENT, "this server takes text only: a document of type \"%.40s\" was sent",
+              type ? type : "?");
+    return NULL;
+}
+
+static bool add_result(struct generation *generation, const json_t *block, hypura_error *error)
+{
+    if (!add_message(generation, "tool", content_text(json_object_get(block, "content"), error)))
+        return false;
+    json_t *id = json_object_get(block, "tool_use_id");
+    if (json_is_string(id))
+        json_object_set(json_array_get(generation->messages, json_array_size(generation->messages) - 1), "tool_call_id",
+                        id);
+    return true;
+}
+
 /* The blocks of one message: its text, its calls, and the results of calls, which are messages of their own here. */
 static bool read_blocks(struct generation *generation, const char *role, const json_t *blocks, hypura_error *error)
 {
@@ -159,30 +204,27 @@ static bool read_blocks(struct generation *generation, const char *role, const j
         const json_t *words = json_object_get(block, "text");
         if (type && strcmp(type, "text") == 0 && json_is_string(words)) {
             buffer_append(&text, json_string_value(words), json_string_length(words));
+        } else if (type && strcmp(type, "document") == 0) {
+            json_t *content = document_text(json_object_get(block, "source"), error);
+            fine = fine && content;
+            buffer_append(&text, json_string_value(content), json_string_length(content));
+            json_decref(content);
         } else if (type && strcmp(type, "tool_use") == 0 && json_is_string(json_object_get(block, "name"))) {
             json_t *input = json_object_get(block, "input"), *id = json_object_get(block, "id");
             json_array_append_new(calls, json_pack("{s:O, s:s, s:{s:O, s:o}}", "id", id ? id : json_null(), "type",
                                                    "function", "function", "name", json_object_get(block, "name"),
                                                    "arguments", input ? json_incref(input) : json_object()));
         } else if (type && strcmp(type, "tool_result") == 0) {
-            json_t *content = content_text(json_object_get(block, "content"), error);
-            fine = fine && add_message(generation, "tool", content);
-            json_t *id = json_object_get(block, "tool_use_id");
-            if (fine && json_is_string(id))
-                json_object_set(json_array_get(generation->messages, json_array_size(generation->messages) - 1),
-                                "tool_call_id", id);
+            fine = fine && add_result(generation, block, error);
         } else if (!type || (strcmp(type, "thinking") != 0 && strcmp(type, "redacted_thinking") != 0)) {
             error_set(error, HYPURA_ERROR_ARGUMENT, "this server takes text only: a block of type \"%.40s\" was sent",
                       type ? type : "?");
             fine = false;
         }
     }
-    if (fine && (text.size || json_array_size(calls))) {
-        add_message(generation, role, buffer_json(&text));
-        if (json_array_size(calls))
-            json_object_set(json_array_get(generation->messages, json_array_size(generation->messages) - 1),
-                            "tool_calls", calls);
-    }
+    if (fine && (text.size || json_array_size(calls)))
+        add_turn(generation, role, buffer_json(&text));
+    json_array_foreach(calls, i, block) add_call(generation, json_incref(block));
     json_decref(calls);
     buffer_free(&text);
     return fine;
@@ -195,38 +237,33 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
     json_t *tool;
     if (json_array_size(tools) == 0)
         return true;
-    generation->tools = json_array();
     json_array_foreach(tools, i, tool)
     {
         json_t *name = json_object_get(tool, "name"), *schema = json_object_get(tool, "input_schema");
-        const char *about = json_string_value(json_object_get(tool, "description"));
+        const char *kind = json_string_value(json_object_get(tool, "type"));
+        if (kind && strcmp(kind, "custom") != 0 && !schema) {
+            leave_tool_out(generation, kind);
+            continue;
+        }
         if (!json_is_string(name) || !json_is_object(schema)) {
             error_set(error, HYPURA_ERROR_ARGUMENT, "tools.%zu: a name and an input_schema are required", i);
             return false;
         }
-        json_array_append_new(generation->tools,
-                              json_pack("{s:s, s:{s:O, s:s, s:O}}", "type", "function", "function", "name", name,
-                                        "description", about ? about : "", "parameters", schema));
+        add_tool(generation, name, json_object_get(tool, "description"), schema);
     }
     const char *type = json_string_value(json_object_get(choice, "type"));
     bool any = type && (strcmp(type, "any") == 0 || strcmp(type, "tool") == 0);
     return choose_tools(generation, any ? "required" : type, json_string_value(json_object_get(choice, "name")), error);
 }
 
-static bool read_request(struct generation *generation, json_t *json, hypura_error *error)
+/* What makes the prompt. */
+static bool read_prompt(struct generation *generation, json_t *json, hypura_error *error)
 {
     const json_t *messages = json_object_get(json, "messages"), *system = json_object_get(json, "system");
+    const json_t *output = json_object_get(json, "output_config");
     const char *thinking = json_string_value(json_object_get(json_object_get(json, "thinking"), "type"));
-    uint32_t most = 0;
-    if (!read_openai_sampling(generation, json, error) || !read_count(json, "max_tokens", &most, error) ||
-        !read_stops(generation, json_object_get(json, "stop_sequences"), error))
+    if (!read_effort(generation, json_object_get(output, "effort"), error))
         return false;
-    if (most == 0) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "max_tokens: Field required");
-        return false;
-    }
-    generation->count = 1;
-    generation->max_tokens = most;
     if (thinking)
         json_object_set_new(generation->variables, "enable_thinking", json_boolean(strcmp(thinking, "disabled") != 0));
     if (json_array_size(messages) == 0) {
@@ -234,7 +271,8 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
         return false;
     }
     generation->messages = json_array();
-    if (system && !json_is_null(system) && !add_message(generation, "system", content_text(system, error)))
+    bool given = system && !json_is_null(system);
+    if (given && !add_message(generation, "system", content_text(system, error)))
         return false;
     size_t i;
     json_t *message;
@@ -247,13 +285,36 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
             return false;
         }
         if (json_is_array(content) ? !read_blocks(generation, role, content, error)
-                                   : !add_message(generation, role, content_text(content, error)))
+                                   : !add_turn(generation, role, content_text(content, error)))
             return false;
     }
+    add_own_messages(generation, given);
     return read_tools(generation, json, error);
+}
+
+static bool read_request(struct generation *generation, json_t *json, hypura_error *error)
+{
+    const json_t *output = json_object_get(json, "output_config");
+    uint32_t most = 0;
+    if (!read_openai_sampling(generation, json, error) || !read_count(json, "max_tokens", &most, error) ||
+        !read_stops(generation, json_object_get(json, "stop_sequences"), error) ||
+        !read_format(generation, json_object_get(output, "format"), error))
+        return false;
+    if (most == 0) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "max_tokens: Field required");
+        return false;
+    }
+    generation->count = 1;
+    generation->max_tokens = most;
+    return read_prompt(generation, json, error);
 }
 
 void handle_messages(struct exchange *exchange)
 {
     generation_handle(exchange, &dialect, "msg_", read_request);
+}
+
+void handle_count_tokens(struct exchange *exchange)
+{
+    generation_handle_count(exchange, NULL, read_prompt);
 }

@@ -329,21 +329,6 @@ static json_t *message(const char *role, const char *text)
     return json_pack("{s:s, s:s}", "role", role, "content", text);
 }
 
-/* What /api/create gave the model to begin with. */
-static void add_manifest_messages(struct generation *generation, bool system)
-{
-    const json_t *manifest = generation->job.model.manifest;
-    const char *text = json_string_value(json_object_get(manifest, "system"));
-    if (text && *text && !system)
-        json_array_insert_new(generation->messages, 0, message("system", text));
-    const json_t *first = json_object_get(manifest, "messages");
-    size_t i,
-        at = json_array_size(generation->messages) &&
-             strcmp(json_string_value(json_object_get(json_array_get(generation->messages, 0), "role")), "system") == 0;
-    json_t *each;
-    json_array_foreach(first, i, each) json_array_insert(generation->messages, at + i, each);
-}
-
 /* A Go template cannot be run here; one that only gives the prompt is the same as none at all. */
 bool template_is_plain(const char *text)
 {
@@ -405,7 +390,7 @@ void handle_ollama_generate(struct exchange *exchange)
         if (system && *system)
             json_array_append_new(generation->messages, message("system", system));
         json_array_append_new(generation->messages, message("user", text));
-        add_manifest_messages(generation, system && *system);
+        add_own_messages(generation, system && *system);
     }
     generation->tokens_before = json_array_size(context) ? context : NULL;
     generation->want_ids = !raw && !generation->suffix;
@@ -479,7 +464,7 @@ void handle_ollama_chat(struct exchange *exchange)
         submit_load(generation);
         return;
     }
-    add_manifest_messages(generation, system);
+    add_own_messages(generation, system);
     if (json_array_size(tools))
         generation->tools = json_deep_copy(tools);
     generation_submit(generation);

@@ -36,6 +36,26 @@ static bool read_biases(struct generation *generation, const json_t *value, hypu
     return true;
 }
 
+/* What /api/create gave the model. */
+static bool read_own_parameters(struct generation *generation, hypura_error *error)
+{
+    const json_t *own = json_object_get(generation->job.model.manifest, "parameters");
+    struct sampler_options *s = &generation->sampling;
+    uint32_t context = 0;
+    double most = json_number_value(json_object_get(own, "num_predict"));
+    bool fine = read_float(own, "temperature", &s->temperature, error) && read_float(own, "top_p", &s->top_p, error) &&
+                read_count(own, "top_k", &s->top_k, error) && read_float(own, "min_p", &s->min_p, error) &&
+                read_float(own, "presence_penalty", &s->presence_penalty, error) &&
+                read_float(own, "frequency_penalty", &s->frequency_penalty, error) &&
+                read_float(own, "repeat_penalty", &s->repeat_penalty, error) &&
+                read_seed(generation, json_object_get(own, "seed"), error) &&
+                read_stops(generation, json_object_get(own, "stop"), error) &&
+                read_count(own, "num_ctx", &context, error);
+    generation->positions = generation->job.context = context;
+    generation->max_tokens = most >= 1 && most <= INT32_MAX ? (uint32_t)most : 0;
+    return fine;
+}
+
 bool read_openai_sampling(struct generation *generation, const json_t *json, hypura_error *error)
 {
     struct sampler_options *s = &generation->sampling;
@@ -45,6 +65,8 @@ bool read_openai_sampling(struct generation *generation, const json_t *json, hyp
     s->top_k = 0;
     s->min_p = 0;
     generation->keep_first = UINT32_MAX;
+    if (!read_own_parameters(generation, error))
+        return false;
     if (!(read_float(json, "temperature", &s->temperature, error) && read_float(json, "top_p", &s->top_p, error) &&
           read_count(json, "top_k", &s->top_k, error) && read_float(json, "min_p", &s->min_p, error) &&
           read_float(json, "presence_penalty", &s->presence_penalty, error) &&
@@ -72,6 +94,64 @@ bool add_message(struct generation *generation, const char *role, json_t *conten
         return false;
     json_array_append_new(generation->messages, json_pack("{s:s, s:o}", "role", role, "content", content));
     return true;
+}
+
+static json_t *last_message(const struct generation *generation)
+{
+    size_t count = json_array_size(generation->messages);
+    return count ? json_array_get(generation->messages, count - 1) : NULL;
+}
+
+bool add_call(struct generation *generation, json_t *call)
+{
+    json_t *last = last_message(generation);
+    const char *role = json_string_value(json_object_get(last, "role"));
+    if (!role || strcmp(role, "assistant") != 0) {
+        add_message(generation, "assistant", json_string(""));
+        last = last_message(generation);
+    }
+    if (!json_object_get(last, "tool_calls"))
+        json_object_set_new(last, "tool_calls", json_array());
+    return json_array_append_new(json_object_get(last, "tool_calls"), call) == 0;
+}
+
+void add_tool(struct generation *generation, json_t *name, const json_t *description, const json_t *parameters)
+{
+    const char *about = json_string_value(description);
+    if (!generation->tools)
+        generation->tools = json_array();
+    json_array_append_new(generation->tools,
+                          json_pack("{s:s, s:{s:O, s:s, s:o}}", "type", "function", "function", "name", name,
+                                    "description", about ? about : "", "parameters",
+                                    json_is_object(parameters) ? json_incref((json_t *)parameters)
+                                                               : json_pack("{s:s}", "type", "object")));
+}
+
+void leave_tool_out(const struct generation *generation, const char *type)
+{
+    /* The type comes from the request: only what is harmless in a log. */
+    server_log("warning", "a tool of this type is not known here and is left out", "id=%s type=%.*s",
+               exchange_id(generation->job.exchange),
+               (int)MIN(strspn(type, "abcdefghijklmnopqrstuvwxyz_0123456789"), (size_t)64), type);
+}
+
+void allow_tools(struct generation *generation, const json_t *allowed)
+{
+    for (size_t i = json_array_size(generation->tools); i-- > 0;) {
+        const json_t *function = json_object_get(json_array_get(generation->tools, i), "function"), *each;
+        const char *name = json_string_value(json_object_get(function, "name"));
+        bool found = false;
+        size_t k;
+        json_array_foreach(allowed, k, each)
+        {
+            const json_t *other = json_object_get(each, "name");
+            if (!other)
+                other = json_object_get(json_object_get(each, "function"), "name");
+            found |= name && json_is_string(other) && strcmp(json_string_value(other), name) == 0;
+        }
+        if (!found)
+            json_array_remove(generation->tools, i);
+    }
 }
 
 /* Arguments that are no JSON stay text: the template sees what the model once wrote. */
@@ -145,13 +225,12 @@ static json_t *forced_schema(const json_t *tools, const char *name)
 
 bool choose_tools(struct generation *generation, const char *choice, const char *name, hypura_error *error)
 {
-    if (!choice || strcmp(choice, "auto") == 0)
-        return true;
-    if (strcmp(choice, "none") == 0) {
+    if ((choice && strcmp(choice, "none") == 0) || json_array_size(generation->tools) == 0) {
         json_decref(generation->tools);
         generation->tools = NULL;
-        return true;
     }
+    if (!choice || strcmp(choice, "auto") == 0 || strcmp(choice, "none") == 0)
+        return true;
     if (strcmp(choice, "required") != 0) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "\"tool_choice\" is none, auto, required, or names a function");
         return false;

@@ -4,7 +4,8 @@
 
 #include "server/generation.h"
 
-/* temperature, top_p, penalties, seed, stop, logit_bias, n; with the defaults of OpenAI, not Ollama. */
+/* temperature, top_p, penalties, seed, stop, logit_bias, n; with the defaults of OpenAI, not Ollama, where /api/create
+ * gave the model none. max_tokens is what /api/create gave, too. */
 bool read_openai_sampling(struct generation *generation, const json_t *json, hypura_error *error);
 
 /* Appends a message of OpenAI's kind to generation->messages: "developer" is "system", parts become text, arguments of
@@ -13,6 +14,18 @@ bool add_openai_message(struct generation *generation, const json_t *given, hypu
 bool add_message(struct generation *generation, const char *role, json_t *content); /* takes the content */
 
 /* tool_choice: "none", "auto", "required", or one tool's name. Forced calls are written under a grammar. */
+bool add_call(struct generation *generation, json_t *call); /* to the assistant's turn at hand; takes the call */
+
+/* The function that a tool of any API describes, for the template: takes no reference. */
+void add_tool(struct generation *generation, json_t *name, const json_t *description, const json_t *parameters);
+
+/* A tool that the service itself would run, such as a search: the model is not told of it, and the log has a warning.
+ */
+void leave_tool_out(const struct generation *generation, const char *type);
+
+/* Only these, given by name, of the tools. */
+void allow_tools(struct generation *generation, const json_t *allowed);
+
 bool choose_tools(struct generation *generation, const char *choice, const char *name, hypura_error *error);
 
 bool read_effort(struct generation *generation, const json_t *effort, hypura_error *error);

@@ -140,25 +140,34 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
     }
     generation->tools = json_deep_copy(tools);
     const char *name = json_string_value(json_object_get(json_object_get(choice, "function"), "name"));
-    return choose_tools(generation, json_is_object(choice) ? "required" : json_string_value(choice), name, error);
+    const json_t *allowed = json_object_get(choice, "allowed_tools"), *mode = json_object_get(allowed, "mode");
+    if (allowed)
+        allow_tools(generation, json_object_get(allowed, "tools"));
+    return choose_tools(generation,
+                        allowed                  ? json_string_value(mode)
+                        : json_is_object(choice) ? "required"
+                                                 : json_string_value(choice),
+                        name, error);
 }
 
 static bool read_request(struct generation *generation, json_t *json, hypura_error *error)
 {
     const json_t *messages = json_object_get(json, "messages"), *options = json_object_get(json, "stream_options");
     const json_t *extra = json_object_get(json, "chat_template_kwargs");
-    uint32_t most = 0, top = 0;
+    const json_t *reasoning = json_object_get(json, "reasoning"); /* as the newer API has it */
+    uint32_t top = 0;
     generation->include_usage = generation->stream && json_is_true(json_object_get(options, "include_usage"));
     if (!json_is_array(messages) || json_array_size(messages) == 0) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "[] is too short - 'messages'");
         return false;
     }
-    if (!read_openai_sampling(generation, json, error) || !read_count(json, "max_tokens", &most, error) ||
-        !read_count(json, "max_completion_tokens", &most, error) ||
+    if (!read_openai_sampling(generation, json, error) ||
+        !read_count(json, "max_tokens", &generation->max_tokens, error) ||
+        !read_count(json, "max_completion_tokens", &generation->max_tokens, error) ||
         !read_format(generation, json_object_get(json, "response_format"), error) ||
+        !read_effort(generation, json_object_get(reasoning, "effort"), error) ||
         !read_effort(generation, json_object_get(json, "reasoning_effort"), error))
         return false;
-    generation->max_tokens = most;
     if (json_is_true(json_object_get(json, "logprobs"))) {
         if (!read_count(json, "top_logprobs", &top, error))
             return false;
@@ -181,9 +190,7 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
         const char *role = json_string_value(json_object_get(json_array_get(generation->messages, i), "role"));
         system |= strcmp(role, "system") == 0;
     }
-    const char *own = json_string_value(json_object_get(generation->job.model.manifest, "system"));
-    if (own && *own && !system)
-        json_array_insert_new(generation->messages, 0, json_pack("{s:s, s:s}", "role", "system", "content", own));
+    add_own_messages(generation, system);
     return read_tools(generation, json, error);
 }
 

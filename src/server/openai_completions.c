@@ -113,11 +113,14 @@ static bool read_prompt(struct generation *generation, const json_t *prompt, hyp
 static bool read_request(struct generation *generation, json_t *json, hypura_error *error)
 {
     const json_t *options = json_object_get(json, "stream_options"), *suffix = json_object_get(json, "suffix");
-    uint32_t most = 16, top = 0, best = 0;
+    uint32_t top = 0, best = 0;
     generation->include_usage = generation->stream && json_is_true(json_object_get(options, "include_usage"));
     if (!read_prompt(generation, json_object_get(json, "prompt"), error) ||
-        !read_openai_sampling(generation, json, error) || !read_count(json, "max_tokens", &most, error) ||
-        !read_count(json, "logprobs", &top, error) || !read_count(json, "best_of", &best, error))
+        !read_openai_sampling(generation, json, error))
+        return false;
+    uint32_t most = generation->max_tokens ? generation->max_tokens : 16;
+    if (!read_count(json, "max_tokens", &most, error) || !read_count(json, "logprobs", &top, error) ||
+        !read_count(json, "best_of", &best, error))
         return false;
     if (top > 20 || best > generation->count) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "\"logprobs\" is at most 20, and \"best_of\" no more than \"n\"");

@@ -16,6 +16,13 @@ static bool is_kept(const json_t *request)
     return !json_is_false(json_object_get(request, "store"));
 }
 
+/* Of a conversation that does not fit, the oldest messages are dropped; else it is refused. */
+static bool is_truncated(const json_t *request)
+{
+    const char *how = json_string_value(json_object_get(request, "truncation"));
+    return how && strcmp(how, "auto") == 0;
+}
+
 /* As the response tells them: with what was not said. */
 static json_t *text_settings(const json_t *text)
 {
@@ -59,7 +66,7 @@ static json_t *response_json(const struct generation *generation, const char *st
         "parallel_tool_calls", 1, "previous_response_id", or_null(before), "reasoning", "effort",
         or_null(json_object_get(json_object_get(request, "reasoning"), "effort")), "summary", "store",
         (int)is_kept(request), "temperature", (double)generation->sampling.temperature, "top_p",
-        (double)generation->sampling.top_p, "truncation", "disabled");
+        (double)generation->sampling.top_p, "truncation", is_truncated(request) ? "auto" : "disabled");
     json_object_set_new(json, "text", text_settings(text));
     json_object_set_new(json, "tools", tool_list(tools));
     json_object_set_new(json, "background", json_false());
@@ -312,12 +319,9 @@ static bool add_item(struct generation *generation, const json_t *item, hypura_e
         json_t *name = json_object_get(item, "name");
         const char *arguments = json_string_value(json_object_get(item, "arguments"));
         json_t *parsed = arguments ? json_loads(arguments, 0, NULL) : NULL;
-        add_message(generation, "assistant", json_string(""));
-        json_object_set_new(json_array_get(generation->messages, json_array_size(generation->messages) - 1),
-                            "tool_calls",
-                            json_pack("[{s:o, s:s, s:{s:o, s:o}}]", "id", or_null(id), "type", "function", "function",
-                                      "name", or_null(name), "arguments", parsed ? parsed : json_object()));
-        return true;
+        return add_call(generation,
+                        json_pack("{s:o, s:s, s:{s:o, s:o}}", "id", or_null(id), "type", "function", "function", "name",
+                                  or_null(name), "arguments", parsed ? parsed : json_object()));
     }
     if (strcmp(type, "function_call_output") == 0) {
         if (!add_message(generation, "tool", content_text(json_object_get(item, "output"), error)))
@@ -326,6 +330,15 @@ static bool add_item(struct generation *generation, const json_t *item, hypura_e
             json_object_set(json_array_get(generation->messages, json_array_size(generation->messages) - 1),
                             "tool_call_id", id);
         return true;
+    }
+    if (strcmp(type, "item_reference") == 0) {
+        const char *which = json_string_value(json_object_get(item, "id"));
+        json_t *kept = conversations_item(exchange_server(generation->job.exchange)->conversations, which);
+        bool fine = kept && add_item(generation, kept, error);
+        if (!kept)
+            error_set(error, HYPURA_ERROR_ARGUMENT, "Item with id '%.60s' not found.", which ? which : "");
+        json_decref(kept);
+        return fine;
     }
     error_set(error, HYPURA_ERROR_ARGUMENT, "input items of type \"%.40s\" are not supported", type);
     return false;
@@ -338,37 +351,75 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
     json_t *tool;
     if (json_array_size(tools) == 0)
         return true;
-    generation->tools = json_array();
     json_array_foreach(tools, i, tool)
     {
         const char *type = json_string_value(json_object_get(tool, "type"));
-        const char *description = json_string_value(json_object_get(tool, "description"));
-        json_t *name = json_object_get(tool, "name"), *parameters = json_object_get(tool, "parameters");
-        if (!type || strcmp(type, "function") != 0 || !json_is_string(name)) {
+        json_t *name = json_object_get(tool, "name");
+        if (type && strcmp(type, "function") != 0) {
+            leave_tool_out(generation, type);
+            continue;
+        }
+        if (!type || !json_is_string(name)) {
             error_set(error, HYPURA_ERROR_ARGUMENT, "tools[%zu] is no function with a name", i);
             return false;
         }
-        json_array_append_new(
-            generation->tools,
-            json_pack("{s:s, s:{s:O, s:s, s:o}}", "type", "function", "function", "name", name, "description",
-                      description ? description : "", "parameters",
-                      json_is_object(parameters) ? json_incref(parameters) : json_pack("{s:s}", "type", "object")));
+        add_tool(generation, name, json_object_get(tool, "description"), json_object_get(tool, "parameters"));
     }
-    return choose_tools(generation, json_is_object(choice) ? "required" : json_string_value(choice),
+    const char *kind = json_string_value(json_object_get(choice, "type"));
+    bool allowed = kind && strcmp(kind, "allowed_tools") == 0;
+    if (allowed)
+        allow_tools(generation, json_object_get(choice, "tools"));
+    return choose_tools(generation,
+                        allowed                  ? json_string_value(json_object_get(choice, "mode"))
+                        : json_is_object(choice) ? "required"
+                                                 : json_string_value(choice),
                         json_string_value(json_object_get(choice, "name")), error);
 }
 
-static bool read_request(struct generation *generation, json_t *json, hypura_error *error)
+/* What would be another answer than was asked for, if it were passed over. */
+static bool check_fields(const json_t *json, hypura_error *error)
 {
-    const json_t *input = json_object_get(json, "input"), *before = json_object_get(json, "previous_response_id");
+    static const char *const fields[] = {"conversation", "prompt"};
+    for (size_t i = 0; i < COUNT_OF(fields); i++) {
+        const json_t *value = json_object_get(json, fields[i]);
+        if (value && !json_is_null(value)) {
+            error_set(error, HYPURA_ERROR_ARGUMENT,
+                      "\"%s\" is not supported: send the items as \"input\", or \"previous_response_id\"", fields[i]);
+            return false;
+        }
+    }
+    if (json_is_true(json_object_get(json, "background"))) {
+        error_set(error, HYPURA_ERROR_ARGUMENT,
+                  "\"background\" is not supported: an answer is written while its client waits");
+        return false;
+    }
+    return true;
+}
+
+static bool read_input(struct generation *generation, const json_t *input, hypura_error *error)
+{
+    if (json_is_string(input))
+        return add_message(generation, "user", json_incref((json_t *)input));
+    size_t i;
+    json_t *item;
+    json_array_foreach(input, i, item)
+    {
+        if (!add_item(generation, item, error))
+            return false;
+    }
+    if (json_array_size(input) == 0)
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"input\" is required: a text or an array of items");
+    return json_array_size(input) > 0;
+}
+
+/* What makes the prompt. */
+static bool read_prompt(struct generation *generation, json_t *json, hypura_error *error)
+{
+    const json_t *before = json_object_get(json, "previous_response_id");
     const char *instructions = json_string_value(json_object_get(json, "instructions"));
-    uint32_t most = 0;
-    if (!read_openai_sampling(generation, json, error) || !read_count(json, "max_output_tokens", &most, error) ||
-        !read_format(generation, json_object_get(json_object_get(json, "text"), "format"), error) ||
+    if (!check_fields(json, error) ||
         !read_effort(generation, json_object_get(json_object_get(json, "reasoning"), "effort"), error))
         return false;
-    generation->count = 1;
-    generation->max_tokens = most;
     struct conversations *conversations = exchange_server(generation->job.exchange)->conversations;
     generation->messages =
         json_is_string(before) ? conversations_messages(conversations, json_string_value(before)) : json_array();
@@ -377,26 +428,37 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
                   json_string_value(before));
         return false;
     }
-    if (json_is_string(input)) {
-        add_message(generation, "user", json_incref((json_t *)input));
-    } else if (json_array_size(input)) {
-        size_t i;
-        json_t *item;
-        json_array_foreach(input, i, item)
-        {
-            if (!add_item(generation, item, error))
-                return false;
-        }
-    } else {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"input\" is required: a text or an array of items");
+    if (!read_input(generation, json_object_get(json, "input"), error))
         return false;
-    }
     /* Instructions hold for one request: who goes on from it gives his own. */
     generation->state = json_pack("{s:o}", "messages", json_copy(generation->messages));
     if (instructions)
         json_array_insert_new(generation->messages, 0,
                               json_pack("{s:s, s:s}", "role", "system", "content", instructions));
+    bool system = false;
+    size_t i;
+    json_t *message;
+    json_array_foreach(generation->messages, i, message) system |=
+        strcmp(json_string_value(json_object_get(message, "role")), "system") == 0;
+    add_own_messages(generation, system);
     return read_tools(generation, json, error);
+}
+
+static bool read_request(struct generation *generation, json_t *json, hypura_error *error)
+{
+    if (!read_openai_sampling(generation, json, error) ||
+        !read_count(json, "max_output_tokens", &generation->max_tokens, error) ||
+        !read_format(generation, json_object_get(json_object_get(json, "text"), "format"), error))
+        return false;
+    generation->count = 1;
+    if (is_truncated(json))
+        generation->keep_first = 0;
+    return read_prompt(generation, json, error);
+}
+
+void handle_openai_input_tokens(struct exchange *exchange)
+{
+    generation_handle_count(exchange, "response.input_tokens", read_prompt);
 }
 
 void handle_openai_responses(struct exchange *exchange)

@@ -27,8 +27,10 @@ const struct route routes[] = {
     {"POST", "/v1/completions", API_OPENAI, false, handle_openai_completions},
     {"POST", "/v1/embeddings", API_OPENAI, false, handle_openai_embeddings},
     {"POST", "/v1/responses", API_OPENAI, false, handle_openai_responses},
+    {"POST", "/v1/responses/input_tokens", API_OPENAI, false, handle_openai_input_tokens},
     {"GET", "/v1/responses/", API_OPENAI, false, handle_openai_response},
     {"DELETE", "/v1/responses/", API_OPENAI, false, handle_openai_response_delete},
     {"POST", "/v1/messages", API_ANTHROPIC, false, handle_messages},
+    {"POST", "/v1/messages/count_tokens", API_ANTHROPIC, false, handle_count_tokens},
 };
 const size_t route_count = COUNT_OF(routes);

@@ -152,7 +152,7 @@ RESPONSE = {"id": str, "object": "response", "created_at": int, "completed_at": 
             "instructions": TEXT_OR_NULL, "max_output_tokens": (int, None), "model": str, "output": [ITEM], "parallel_tool_calls": bool,
             "previous_response_id": TEXT_OR_NULL, "reasoning": {"effort": TEXT_OR_NULL, "summary": None}, "store": bool,
             "temperature": NUMBER, "text": {"format": dict, "verbosity?": str}, "tool_choice": (str, dict), "tools": [TOOL],
-            "top_p": NUMBER, "top_logprobs": int, "truncation": "disabled", "metadata": dict, "user": None, "background": False,
+            "top_p": NUMBER, "top_logprobs": int, "truncation": ("disabled", "auto"), "metadata": dict, "user": None, "background": False,
             "service_tier": "default",
             "usage": ({"input_tokens": int, "input_tokens_details": {"cached_tokens": int}, "output_tokens": int,
                        "output_tokens_details": {"reasoning_tokens": int}, "total_tokens": int}, None)}
@@ -211,6 +211,62 @@ MESSAGE_EVENTS = {
 ANTHROPIC_ERROR = {"type": "error", "error": {"type": str, "message": str}, "request_id": str}
 
 
+def openai_response_requests():
+    """What its clients send beside texts: references, calls in a row, tools of the service, and what would change the answer."""
+    body = {"model": MODEL, "temperature": 0, "max_output_tokens": 8}
+    first = SERVER.post("/v1/responses", {**body, "input": QUESTION, "prompt_cache_key": "k", "safety_identifier": "s", "include": [
+        "reasoning.encrypted_content"], "parallel_tool_calls": True, "service_tier": "auto", "user": "u", "max_tool_calls": 3})
+    said = first["output"][-1]
+    user, again = {"role": "user", "content": QUESTION}, {"role": "user", "content": [{"type": "input_text", "text": "And rm?"}]}
+    count = lambda *items, **more: SERVER.post("/v1/responses/input_tokens", {"model": MODEL, "input": list(items), **more})
+    check(count(user), {"object": "response.input_tokens", "input_tokens": int})
+    assert count(user)["input_tokens"] == first["usage"]["input_tokens"]
+    whole = count(user, said, again)
+    assert count(user, {"type": "item_reference", "id": said["id"]}, again) == whole == \
+        count(again, previous_response_id=first["id"]) == count(user, {"type": "reasoning", "id": "rs_1", "summary": []}, said, again)
+    assert "not found" in SERVER.post("/v1/responses", {**body, "input": [{"type": "item_reference", "id": "msg_1"}]}, 400)["error"]["message"]
+    call = lambda i: {"type": "function_call", "call_id": f"call_{i}", "name": "get_weather", "arguments": "{\"city\": \"Rome\"}"}
+    output = lambda i: {"type": "function_call_output", "call_id": f"call_{i}", "output": [{"type": "input_text", "text": "sunny"}]}
+    tools = [{"type": "function", **WEATHER}, {"type": "web_search"}]
+    after = SERVER.post("/v1/responses", {**body, "input": [user, call(1), call(2), output(1), output(2)], "tools": tools})
+    assert after["output"] and len(after["tools"]) == 2
+    allowed = {"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "get_weather"}]}
+    called = SERVER.post("/v1/responses", {**body, "max_output_tokens": 100, "input": [user], "tools": tools + [
+        {"type": "function", "name": "other"}], "tool_choice": allowed})
+    assert called["output"][0]["name"] == "get_weather"
+    long = [{"role": "user", "content": "word " * 400}, {"role": "assistant", "content": "yes"}] * 2 + [user]
+    assert SERVER.post("/v1/responses", {**body, "input": long}, 400)["error"]["code"] == "context_length_exceeded"
+    cut = SERVER.post("/v1/responses", {**body, "input": long, "truncation": "auto"})
+    assert cut["truncation"] == "auto" and cut["usage"]["input_tokens"] < 512
+    for more in ({"conversation": "conv_1"}, {"background": True}, {"prompt": {"id": "p"}}, {"input": []}):
+        check(SERVER.post("/v1/responses", {**body, "input": "x", **more}, 400), OPENAI_ERROR)
+    # As chats have it: reasoning as the newer API says it, and tools that are allowed.
+    chosen = {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": "get_weather"}}]}}
+    made = SERVER.post("/v1/chat/completions", chat(max_tokens=100, reasoning={"effort": "low"}, tools=[
+        *TOOLS, {"type": "function", "function": {"name": "other"}}], tool_choice=chosen))
+    assert made["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
+
+
+def what_a_model_was_made_with_holds_for_all():
+    SERVER.lines("/api/create", {"model": "made", "from": MODEL, "system": "Be brief.", "messages": [{"role": "user", "content": "Hi"}],
+                                 "parameters": {"temperature": 0, "num_predict": 5, "stop": ["contents"]}})
+    user = [{"role": "user", "content": QUESTION}]
+    body = {"model": "made", "messages": user}
+    limits = lambda **more: SERVER.post("/v1/chat/completions", {**body, **more})
+    assert limits()["usage"]["completion_tokens"] == 5
+    stopped = limits(max_tokens=40)["choices"][0]
+    assert stopped["finish_reason"] == "stop" and stopped["message"]["content"].rstrip() == "ls - list directory", stopped
+    assert "contents" in limits(max_tokens=10, stop=["zzz"])["choices"][0]["message"]["content"]
+    assert SERVER.post("/v1/responses", {"model": "made", "input": QUESTION})["usage"]["output_tokens"] == 5
+    prompts = {limits()["usage"]["prompt_tokens"], SERVER.post("/v1/responses", {"model": "made", "input": QUESTION})["usage"]["input_tokens"],
+               SERVER.post("/v1/messages/count_tokens", body)["input_tokens"],
+               SERVER.post("/api/chat", {**body, "stream": False})["prompt_eval_count"]}
+    assert len(prompts) == 1, prompts
+    plain = {"model": MODEL, "messages": user}
+    assert prompts.pop() > SERVER.post("/v1/messages/count_tokens", plain)["input_tokens"] + 5
+    assert SERVER.request("DELETE", "/api/delete", {"model": "made"})[0] == 200
+
+
 def anthropic_messages():
     body = {"model": MODEL, "max_tokens": 12, "temperature": 0, "messages": [{"role": "user", "content": QUESTION}]}
     tool = {"name": WEATHER["name"], "input_schema": WEATHER["parameters"]}
@@ -221,6 +277,61 @@ def anthropic_messages():
         assert whole["stop_reason"] == reason and (whole["stop_sequence"] == "directory") == (reason == "stop_sequence"), whole
         for name, data in events_of("/v1/messages", {**body, **more, "stream": True}):
             check(data, MESSAGE_EVENTS[name], name)
+
+
+def anthropic_requests():
+    """What its clients send: blocks for texts, marks for caches, turns of one role in a row, tools of the service."""
+    cached = {"cache_control": {"type": "ephemeral"}}
+    text = lambda words, **more: {"type": "text", "text": words, **more}
+    tool = {"name": WEATHER["name"], "description": "Weather", "input_schema": WEATHER["parameters"], **cached}
+    body = {"model": MODEL, "system": [text("Be brief. "), text("Be exact.", **cached)], "tools": [tool], "tool_choice": {"type": "auto"},
+            "thinking": {"type": "enabled", "budget_tokens": 1024}, "messages": [
+                {"role": "user", "content": [text("Weather "), text("in Rome?", **cached)]},
+                {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm.", "signature": "x"}, text("I look."),
+                                                  {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Rome"}}]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": [text("sunny")], "is_error": False},
+                                             {"type": "tool_result", "tool_use_id": "toolu_2"}, text("And?")]}]}
+    count = lambda body: SERVER.post("/v1/messages/count_tokens", body)
+    whole = SERVER.post("/v1/messages", {**body, "max_tokens": 12, "metadata": {"user_id": "u"}, "service_tier": "auto", "top_k": 5,
+                                         "container": None, "stop_sequences": []}, headers={"anthropic-version": "2023-06-01"})
+    check(whole, MESSAGE)
+    check(count(body), {"input_tokens": int})
+    assert count(body)["input_tokens"] == whole["usage"]["input_tokens"]
+    tokens = lambda *messages, **more: count({"model": MODEL, "messages": [
+        {"role": role, "content": words} for role, words in messages], **more})["input_tokens"]
+    assert tokens(("user", "a"), ("user", [text("b")])) == tokens(("user", "a\nb")) < tokens(("user", "a\nb"), system="Be brief.")
+    assert tokens(("user", [{"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a b"}}])) == \
+        tokens(("user", "a b")) == tokens(("user", "a b"), tools=[{"type": "web_search_20250305", "name": "web_search"}])
+    assert tokens(("user", "word " * 3000)) > 512  # counted, though it would not fit
+    # An answer that has been begun goes on.
+    begun = {"model": MODEL, "max_tokens": 8, "temperature": 0, "messages": [{"role": "user", "content": QUESTION},
+                                                                             {"role": "assistant", "content": "ls - list"}]}
+    assert SERVER.post("/v1/messages", begun)["content"][0]["text"].lstrip().startswith("directory contents")
+    schema = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"]}
+    made = SERVER.post("/v1/messages", {**begun, "messages": begun["messages"][:1], "max_tokens": 60, "output_config": {
+        "effort": "low", "format": {"type": "json_schema", "schema": schema}}})
+    assert isinstance(json.loads(made["content"][0]["text"])["ok"], bool)
+    for block in ({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}}, {"type": "what"},
+                  {"type": "document", "source": {"type": "base64", "media_type": "application/pdf", "data": "aGk="}}):
+        for path, more in (("/v1/messages", {"max_tokens": 1}), ("/v1/messages/count_tokens", {})):
+            error = SERVER.post(path, {"model": MODEL, "messages": [{"role": "user", "content": [block]}], **more}, 400)
+            check(error, ANTHROPIC_ERROR)
+            assert "text only" in error["error"]["message"]
+    check(SERVER.post("/v1/messages/count_tokens", {**body, "model": "nothing"}, 404), ANTHROPIC_ERROR)
+
+
+def tokens_are_counted_beside_answers():
+    """However many are in work."""
+    server = Server("--context", 512, "--parallel", 1)
+    connection = server.connection()
+    connection.request("POST", "/api/chat", json.dumps({**test_server.chat(format={"type": "string", "minLength": 20000}), "options": {
+        "num_predict": 480, "seed": 1}}))
+    response = connection.getresponse()
+    response.readline()
+    assert server.post("/v1/messages/count_tokens", {"model": MODEL, "messages": [{"role": "user", "content": "x"}]})["input_tokens"] > 0
+    assert b"hypura_answers_running 1\n" in server.request("GET", "/metrics")[2]
+    assert json.loads(response.read().splitlines()[-1])["eval_count"] == 480
+    server.stop()
 
 
 def anthropic_errors():
@@ -286,8 +397,9 @@ def ollama_tells_encoders_apart():
     encoder.stop()
 
 
-TESTS = [openai_chat, openai_completions, openai_models_and_embeddings, openai_errors, openai_responses, anthropic_messages,
-         anthropic_errors, ollama_answers, ollama_lists, ollama_tells_encoders_apart]
+TESTS = [openai_chat, openai_completions, openai_models_and_embeddings, openai_errors, openai_responses,
+         openai_response_requests, what_a_model_was_made_with_holds_for_all, anthropic_messages, anthropic_requests,
+         tokens_are_counted_beside_answers, anthropic_errors, ollama_answers, ollama_lists, ollama_tells_encoders_apart]
 
 if __name__ == "__main__":
     SERVER = test_server.SERVER = Server("--context", 512, "--parallel", 2)
