@@ -45,6 +45,16 @@ static ALWAYS_INLINE void float_step(struct sixteen *sums, struct four_rows *at,
     }
 }
 
+/* Folds all four, so that a compiler keeps the sums in registers; stores those of the rows that are left. */
+static ALWAYS_INLINE void store_sums(float *out, const struct sixteen sums[4], size_t left)
+{
+    float folded[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++)
+        folded[i] = fold_16(sums[i].low, sums[i].high);
+    memcpy(out, folded, MIN(left, (size_t)4) * sizeof *out);
+}
+
 static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                                      const struct activation_row *x, size_t element_bytes, load_function *load)
 {
@@ -66,8 +76,7 @@ static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t 
             memcpy(tail.x, x->floats + c, (columns - c) * sizeof *tail.x);
             float_step(sums, &at, tail.x, element_bytes, load);
         }
-        for (size_t i = 0; i < MIN(rows - r, (size_t)4); i++)
-            out[r + i] = fold_16(sums[i].low, sums[i].high);
+        store_sums(out + r, sums, rows - r);
     }
 }
 
@@ -126,8 +135,7 @@ static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size
             tail_rows(&tail, &at, (columns - c) * 2);
             bf16_step(sums, &at, x->bfloats + c);
         }
-        for (size_t i = 0; i < MIN(rows - r, (size_t)4); i++)
-            out[r + i] = fold_16(sums[i].low, sums[i].high);
+        store_sums(out + r, sums, rows - r);
     }
 }
 

@@ -1,44 +1,9 @@
-/* AVX-512: matrix times vector for F32 and F16, four rows at a time, and the copies of activations. */
+/* AVX-512: matrix times vector for F32 and F16, and the copies of activations. */
 #include "compute/cpu/avx512.h"
 
-typedef __m512 load_function(const uint8_t *row, size_t column);
-typedef __m512 load_part_function(const uint8_t *row, size_t column, __mmask16 mask);
-
-static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
-                                     const struct activation_row *x, size_t element_bytes, load_function *load,
-                                     load_part_function *load_part)
+static ALWAYS_INLINE __mmask16 first_16(size_t count)
 {
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
-    for (size_t r = 0; r < rows; r += 4) {
-        struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        prefetch_rows_from(&ahead, r);
-        __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
-        size_t c = 0;
-        for (; c + 16 <= columns; c += 16) {
-            prefetch_more(&ahead, 64 * element_bytes);
-            __m512 values = _mm512_loadu_ps(x->floats + c);
-            for (int i = 0; i < 4; i++)
-                sums[i] = _mm512_fmadd_ps(load(at.at[i], c), values, sums[i]);
-        }
-        if (c < columns) {
-            __mmask16 mask = (__mmask16)((1u << (columns - c)) - 1);
-            __m512 values = _mm512_maskz_loadu_ps(mask, x->floats + c);
-            for (int i = 0; i < 4; i++)
-                sums[i] = _mm512_fmadd_ps(load_part(at.at[i], c, mask), values, sums[i]);
-        }
-        for (size_t i = 0; i < MIN(rows - r, (size_t)4); i++)
-            out[r + i] = fold(sums[i]);
-    }
-}
-
-static ALWAYS_INLINE __m512 load_f32(const uint8_t *row, size_t column)
-{
-    return _mm512_loadu_ps(row + 4 * column);
-}
-
-static ALWAYS_INLINE __m512 load_part_f32(const uint8_t *row, size_t column, __mmask16 mask)
-{
-    return _mm512_maskz_loadu_ps(mask, row + 4 * column);
+    return count < 16 ? (__mmask16)((1u << count) - 1) : (__mmask16)-1;
 }
 
 static ALWAYS_INLINE __m512 load_f16(const uint8_t *row, size_t column)
@@ -51,16 +16,45 @@ static ALWAYS_INLINE __m512 load_part_f16(const uint8_t *row, size_t column, __m
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, row + 2 * column));
 }
 
+static ALWAYS_INLINE struct float_values values_16(const struct activation_row *x, size_t column, size_t left)
+{
+    return (struct float_values){.first = left < 16 ? _mm512_maskz_loadu_ps(first_16(left), x->floats + column)
+                                                    : _mm512_loadu_ps(x->floats + column)};
+}
+
+static ALWAYS_INLINE struct float_values values_32(const struct activation_row *x, size_t column, size_t left)
+{
+    struct float_values out = values_16(x, column, left);
+    if (left > 16)
+        out.second = values_16(x, column + 16, left - 16).first;
+    return out;
+}
+
+static ALWAYS_INLINE __m512 step_f32(__m512 sum, const uint8_t *row, size_t left, struct float_values values)
+{
+    __m512 weights = left < 16 ? _mm512_maskz_loadu_ps(first_16(left), row) : _mm512_loadu_ps(row);
+    return _mm512_fmadd_ps(weights, values.first, sum);
+}
+
+static ALWAYS_INLINE __m512 step_f16(__m512 sum, const uint8_t *row, size_t left, struct float_values values)
+{
+    sum = _mm512_fmadd_ps(left < 16 ? load_part_f16(row, 0, first_16(left)) : load_f16(row, 0), values.first, sum);
+    if (left <= 16)
+        return sum;
+    return _mm512_fmadd_ps(left < 32 ? load_part_f16(row, 16, first_16(left - 16)) : load_f16(row, 16), values.second,
+                           sum);
+}
+
 static void gemv_f32(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                      const struct activation_row *x)
 {
-    float_gemv(out, weights, row_bytes, rows, columns, x, 4, load_f32, load_part_f32);
+    float_gemv(out, weights, row_bytes, rows, columns, x, 4, values_16, step_f32);
 }
 
 static void gemv_f16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                      const struct activation_row *x)
 {
-    float_gemv(out, weights, row_bytes, rows, columns, x, 2, load_f16, load_part_f16);
+    float_gemv(out, weights, row_bytes, rows, columns, x, 2, values_32, step_f16);
 }
 
 static void dequantize_f16(float *out, const uint8_t *blocks, size_t elements)
