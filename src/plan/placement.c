@@ -206,18 +206,31 @@ static void group_units(const struct plan_table *table, int group, int level, ui
     }
 }
 
-/* The same share of every class, and of what is left of the capacity whatever single pieces fit. */
-static uint64_t share_out(struct grouping *grouping, uint64_t capacity)
+/* Of some classes the same share each. */
+static uint64_t share_classes(struct pack_class *classes, size_t count, uint64_t capacity)
 {
     uint64_t total = 0, taken = 0;
-    for (size_t i = 0; i < grouping->count; i++)
-        total += grouping->classes[i].size * grouping->classes[i].count;
+    for (size_t i = 0; i < count; i++)
+        total += classes[i].size * classes[i].count;
     double share = capacity < total ? (double)capacity / (double)total : 1;
-    for (size_t i = 0; i < grouping->count; i++) {
-        struct pack_class *class = &grouping->classes[i];
+    for (size_t i = 0; i < count; i++) {
+        struct pack_class *class = &classes[i];
         uint64_t fit = class->size ? (capacity - taken) / class->size : class->count;
         class->taken = (uint32_t)MIN((uint64_t)(share * class->count), MIN(fit, (uint64_t) class->count));
         taken += class->taken * class->size;
+    }
+    return taken;
+}
+
+/* One kind after the other (the output matrix before the feed forward: a prompt does without it), and of what is left
+ * of the capacity whatever single pieces fit. */
+static uint64_t share_out(struct grouping *grouping, uint64_t capacity)
+{
+    uint64_t taken = 0;
+    for (size_t i = 0, count; i < grouping->count; i += count) {
+        for (count = 1; i + count < grouping->count && grouping->priorities[i + count] == grouping->priorities[i];)
+            count++;
+        taken += share_classes(grouping->classes + i, count, capacity - taken);
     }
     for (bool more = true; more;) {
         more = false;
