@@ -23,7 +23,7 @@ text { font: 12px system-ui, sans-serif; fill: #444 }
 .ours { stroke: #0b74c4; fill: #0b74c4 }
 .theirs { stroke: #c2571a; fill: #c2571a }
 polyline { fill: none !important; stroke-width: 2 }
-text.ours, text.theirs, tspan { stroke: none }
+text.ours, text.theirs, tspan.ours, tspan.theirs { stroke: none }
 @media (prefers-color-scheme: dark) {
   text { fill: #ccc }
   .ours { stroke: #58b0ff; fill: #58b0ff }
