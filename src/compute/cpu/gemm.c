@@ -34,6 +34,24 @@ static bool is_narrow(const struct work *work, const struct activation_peaks *pe
     return peaks->of_16 <= work->narrow_16 && peaks->of_32 <= work->narrow_32;
 }
 
+/* Asks for what the next call of take_tile reads. The rows of tokens lie far apart. */
+static void prefetch_tile(const struct work *work, size_t first, size_t count, size_t segment)
+{
+    const struct activation *input = work->job->input;
+    const uint32_t *rows = work->job->input_rows;
+    const size_t kind = work->inputs - ACTIVATION_Q8_32, blocks = work->inputs == ACTIVATION_Q8_32 ? 8 : 1;
+    const float *scales = input->scales[kind] + segment * blocks;
+    const int16_t *sums = input->sums[kind] + segment * (blocks == 8 ? 8 : 16);
+    const struct activation_peaks *peaks = input->peaks + segment;
+    for (size_t t = work->first_token + first; t < work->first_token + first + count; t++) {
+        size_t row = rows ? rows[t] : t;
+        __builtin_prefetch(scales + row * input->scale_stride[kind]);
+        __builtin_prefetch(sums + row * input->sum_stride[kind]);
+        if (blocks == 1)
+            __builtin_prefetch(peaks + row * input->peak_stride);
+    }
+}
+
 /* The tile of the tokens from first on, over the columns of a segment. */
 static void take_tile(const struct work *work, size_t first, size_t segment, struct panel_tile *out)
 {
@@ -56,6 +74,11 @@ static void take_tile(const struct work *work, size_t first, size_t segment, str
             out->narrow = is_narrow(work, &peaks[row * input->peak_stride]);
     }
     work->multiplier->make_sides(work->kind, out);
+    size_t next = first - work->first_token + out->count;
+    if (next < work->tokens)
+        prefetch_tile(work, next, MIN((size_t)TILE_TOKENS, work->tokens - next), segment);
+    else if (segment + 1 < work->segments)
+        prefetch_tile(work, 0, MIN((size_t)TILE_TOKENS, work->tokens), segment + 1);
 }
 
 /* Asks for the bytes of the panel after this one: the next columns of the same rows, or the first columns of a panel of
@@ -105,27 +128,47 @@ static void prefetch_outputs(const struct work *work, size_t row, size_t rows, s
 
 static void write_outputs(const struct work *work, size_t row, size_t rows, size_t first, size_t tokens)
 {
-    for (size_t t = first; t < first + tokens; t++)
-        memcpy(output_row(work, t) + row, work->sums + t * GROUP_ROWS, rows * sizeof(float));
+    for (size_t t = first; t < first + tokens; t++) {
+        float *out = output_row(work, t) + row;
+        const float *sums = work->sums + t * GROUP_ROWS;
+        size_t r = 0;
+        for (; r + PANEL_ROWS <= rows; r += PANEL_ROWS)
+            memcpy(out + r, sums + r, PANEL_ROWS * sizeof *out);
+        memcpy(out + r, sums + r, (rows - r) * sizeof *out);
+    }
 }
 
+/* The tile that is multiplied, and the one after it: of the same columns, or the first of the next. */
+struct tiles {
+    struct panel_tile of[2];
+    size_t now;
+};
+
 /* All tokens over the columns of a segment. */
-static void multiply_tiles(const struct work *work, size_t panels, size_t segment, size_t row, size_t rows)
+static void multiply_tiles(const struct work *work, struct tiles *tiles, size_t panels, size_t segment, size_t row,
+                           size_t rows)
 {
-    struct panel_tile tiles[2];
     bool last = segment + 1 == work->segments;
-    take_tile(work, 0, segment, &tiles[0]);
-    for (size_t t = 0, i = 0; t < work->tokens; i ^= 1) {
-        size_t next = t + tiles[i].count;
-        if (next < work->tokens)
-            take_tile(work, next, segment, &tiles[i ^ 1]);
+    for (size_t t = 0; t < work->tokens; tiles->now ^= 1) {
+        const struct panel_tile *tile = &tiles->of[tiles->now];
+        struct panel_tile *next = &tiles->of[tiles->now ^ 1];
+        size_t end = t + tile->count;
+        if (end < work->tokens)
+            take_tile(work, end, segment, next);
+        else if (!last)
+            take_tile(work, 0, segment + 1, next);
         if (last)
-            prefetch_outputs(work, row, rows, t, tiles[i].count);
-        work->multiplier->multiply(work->kind, work->panels, panels, &tiles[i], blocks_in(work, segment),
-                                   work->sums + t * GROUP_ROWS);
+            prefetch_outputs(work, row, rows, t, tile->count);
+        struct panel_product product = {.panels = work->panels,
+                                        .panel_count = panels,
+                                        .blocks = blocks_in(work, segment),
+                                        .tile = tile,
+                                        .next = end < work->tokens || !last ? next : tile,
+                                        .out = work->sums + t * GROUP_ROWS};
+        work->multiplier->multiply(work->kind, &product);
         if (last)
-            write_outputs(work, row, rows, t, tiles[i].count);
-        t = next;
+            write_outputs(work, row, rows, t, tile->count);
+        t = end;
     }
 }
 
@@ -134,6 +177,9 @@ static void multiply_group(const struct work *work, size_t group)
     size_t row = work->first_row + group * GROUP_ROWS;
     size_t rows = MIN(work->first_row + work->rows - row, (size_t)GROUP_ROWS);
     size_t panels = (rows + PANEL_ROWS - 1) / PANEL_ROWS;
+    struct tiles tiles;
+    tiles.now = 0;
+    take_tile(work, 0, 0, &tiles.of[0]);
     memset(work->sums, 0, work->tokens * GROUP_ROWS * sizeof(float));
     for (size_t p = 0; group == 0 && p < panels; p++)
         prefetch_panel(work, row + p * PANEL_ROWS, 0);
@@ -144,7 +190,7 @@ static void multiply_group(const struct work *work, size_t group)
             make_panel(work, &work->panels[p], panel_row, segment);
             prefetch_panel(work, panel_row + (last ? GROUP_ROWS : 0), last ? 0 : segment + 1);
         }
-        multiply_tiles(work, panels, segment, row, rows);
+        multiply_tiles(work, &tiles, panels, segment, row, rows);
     }
 }
 

@@ -17,9 +17,9 @@
 #define PANEL_ROWS 16
 #define PANEL_COLUMNS 256
 
-/* Rows that the tokens of a task pass together, in panels. These come from the second-level cache; fewer would fit the
- * first, but what a tile of tokens costs by itself is then shared by fewer. */
-#define GROUP_PANELS 8
+/* Rows that the tokens of a task pass together, in panels. These come from the second-level cache, half of which the
+ * sums take; fewer would fit the first, but what a tile of tokens costs by itself is then shared by fewer. */
+#define GROUP_PANELS 16
 #define GROUP_ROWS (GROUP_PANELS * PANEL_ROWS)
 
 /* Tokens that pass one or a few panels together, while these and what the tokens bring stay in the first-level cache.
@@ -80,14 +80,22 @@ typedef void panel_maker(struct panel *out, const uint8_t *const rows[PANEL_ROWS
 void panel_make(enum tensor_type type, struct panel *out, const uint8_t *const rows[PANEL_ROWS], size_t blocks,
                 uint8_t raise);
 
+/* out[t * GROUP_ROWS + r] goes on, for tokens of a tile and panel_count * 16 rows. */
+struct panel_product {
+    const struct panel *panels;
+    size_t panel_count;
+    size_t blocks;
+    const struct panel_tile *tile;
+    const struct panel_tile *next; /* whose quants are asked for meanwhile; may be the tile itself */
+    float *out;
+};
+
 /* The part that an instruction set brings. */
 struct panel_multiplier {
     /* Makes the sides of a tile from the sums. Best called a tile ahead: what was just stored is slow to read in other
      * pieces. */
     void (*make_sides)(enum panel_kind kind, struct panel_tile *tile);
-    /* out[t * GROUP_ROWS + r] goes on, for tokens of a tile and panels * 16 rows. */
-    void (*multiply)(enum panel_kind kind, const struct panel *panels, size_t panel_count,
-                     const struct panel_tile *tile, size_t blocks, float *out);
+    void (*multiply)(enum panel_kind kind, const struct panel_product *product);
     /* 128 where the dot product wants weights without a sign: quants of types without minima have so much added. */
     uint8_t raise;
 };
@@ -107,7 +115,7 @@ void gemm_by_panels(const struct panel_multiplier *multiplier, panel_maker *cons
 
 /* The greatest task. */
 #define GEMM_TASK_ROWS 256
-#define GEMM_TASK_TOKENS 896
+#define GEMM_TASK_TOKENS 512
 
 /* Each fills in the gemm entries of quantised types. */
 void gemm_panels_avx2(struct kernel_table *table);

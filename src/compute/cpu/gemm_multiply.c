@@ -302,37 +302,48 @@ INLINE void multiply_panels(const enum panel_kind kind, const bool narrow, const
     }
 }
 
-/* All panels of a group for passes times a constant number of tokens. */
-INLINE void multiply_tokens(const enum panel_kind kind, const bool narrow, const struct panel *panels, size_t count,
-                            const struct panel_token *x, size_t passes, const int tokens, size_t blocks, float *out)
+/* Asks for what the tokens of the next tile bring, while each panel is multiplied for a part of it: they lie far apart,
+ * which the processor does not guess. */
+INLINE void prefetch_tokens(const struct panel_tile *next, size_t first, size_t tokens, size_t panel, size_t count)
 {
+    const size_t part = PANEL_COLUMNS / GROUP_PANELS;
+    for (size_t t = first; t < MIN(first + tokens, next->count); t++)
+        for (size_t c = align_up(panel * part, 64); c < (panel + count) * part; c += 64)
+            __builtin_prefetch(next->tokens[t].quants + c);
+}
+
+/* All panels of a group for passes times a constant number of tokens, from token first of the tile on. */
+INLINE void multiply_tokens(const enum panel_kind kind, const bool narrow, const struct panel_product *product,
+                            size_t first, size_t passes, const int tokens)
+{
+    const struct panel *panels = product->panels;
+    const struct panel_token *x = product->tile->tokens + first;
+    float *out = product->out + first * GROUP_ROWS;
     size_t p = 0;
-    for (; count - p >= PANELS_FOR(tokens); p += PANELS_FOR(tokens))
+    for (; product->panel_count - p >= PANELS_FOR(tokens); p += PANELS_FOR(tokens))
         for (size_t i = 0; i < passes; i++) {
             /* Lest the compiler keep on the stack what it finds to be the same for all panels. */
             __asm__ volatile("" ::: "memory");
-            multiply_panels(kind, narrow, panels + p, PANELS_FOR(tokens), x + i * tokens, tokens, blocks,
+            prefetch_tokens(product->next, first + i * tokens, tokens, p, PANELS_FOR(tokens));
+            multiply_panels(kind, narrow, panels + p, PANELS_FOR(tokens), x + i * tokens, tokens, product->blocks,
                             out + i * tokens * GROUP_ROWS + p * PANEL_ROWS);
         }
-    for (; p < count; p++)
+    for (; p < product->panel_count; p++)
         for (size_t i = 0; i < passes; i++)
-            multiply_panels(kind, narrow, panels + p, 1, x + i * tokens, tokens, blocks,
+            multiply_panels(kind, narrow, panels + p, 1, x + i * tokens, tokens, product->blocks,
                             out + i * tokens * GROUP_ROWS + p * PANEL_ROWS);
 }
 
 /* Passes of about one size: eight tokens are 4 + 4, not 6 + 2. */
-INLINE void multiply_kind(const enum panel_kind kind, const bool narrow, const struct panel *panels, size_t count,
-                          const struct panel_tile *tile, size_t blocks, float *out)
+INLINE void multiply_kind(const enum panel_kind kind, const bool narrow, const struct panel_product *product)
 {
-    for (size_t first = 0; first < tile->count;) {
-        const struct panel_token *x = &tile->tokens[first];
-        size_t left = tile->count - first, passes = (left + MOST_TOKENS - 1) / MOST_TOKENS;
+    for (size_t first = 0; first < product->tile->count;) {
+        size_t left = product->tile->count - first, passes = (left + MOST_TOKENS - 1) / MOST_TOKENS;
         size_t tokens = (left + passes - 1) / passes;
         passes = left / tokens;
-        first += passes * tokens;
 #define TOKENS(n)                                                                                                      \
     case n:                                                                                                            \
-        multiply_tokens(kind, narrow, panels, count, x, passes, n, blocks, out);                                       \
+        multiply_tokens(kind, narrow, product, first, passes, n);                                                      \
         break
         switch (tokens) {
             TOKENS(1);
@@ -345,19 +356,18 @@ INLINE void multiply_kind(const enum panel_kind kind, const bool narrow, const s
             TOKENS(5);
 #endif
         default:
-            multiply_tokens(kind, narrow, panels, count, x, passes, MOST_TOKENS, blocks, out);
+            multiply_tokens(kind, narrow, product, first, passes, MOST_TOKENS);
             break;
         }
 #undef TOKENS
-        out += passes * tokens * GROUP_ROWS;
+        first += passes * tokens;
     }
 }
 
 #define KIND(name, kind, narrow)                                                                                       \
-    static void name(const struct panel *panels, size_t count, const struct panel_tile *tile, size_t blocks,           \
-                     float *out)                                                                                       \
+    static void name(const struct panel_product *product)                                                              \
     {                                                                                                                  \
-        multiply_kind(kind, narrow, panels, count, tile, blocks, out);                                                 \
+        multiply_kind(kind, narrow, product);                                                                          \
     }
 KIND(multiply_blocks, PANEL_BLOCKS, false)
 KIND(multiply_blocks_minima, PANEL_BLOCKS_MINIMA, false)
@@ -372,10 +382,9 @@ KIND(multiply_narrow_8_minima, PANEL_PARTS_8_MINIMA, INTS_NARROW)
 KIND(multiply_narrow_16, PANEL_PARTS_16, INTS_NARROW)
 KIND(multiply_narrow_16_minima, PANEL_PARTS_16_MINIMA, INTS_NARROW)
 
-static void multiply(enum panel_kind kind, const struct panel *panels, size_t count, const struct panel_tile *tile,
-                     size_t blocks, float *out)
+static void multiply(enum panel_kind kind, const struct panel_product *product)
 {
-    typedef void multiplication(const struct panel *, size_t, const struct panel_tile *, size_t, float *);
+    typedef void multiplication(const struct panel_product *);
     static multiplication *const kinds[][2] = {
         [PANEL_BLOCKS] = {multiply_blocks, multiply_blocks},
         [PANEL_BLOCKS_MINIMA] = {multiply_blocks_minima, multiply_blocks_minima},
@@ -386,7 +395,7 @@ static void multiply(enum panel_kind kind, const struct panel *panels, size_t co
         [PANEL_PARTS_16] = {multiply_parts_16, multiply_narrow_16},
         [PANEL_PARTS_16_MINIMA] = {multiply_parts_16_minima, multiply_narrow_16_minima},
     };
-    kinds[kind][tile->narrow](panels, count, tile, blocks, out);
+    kinds[kind][product->tile->narrow](product);
 }
 
 #if defined(__AVXVNNI__)

@@ -99,7 +99,7 @@ typedef void gemv_kernel(float *out, const uint8_t *weights, size_t row_bytes, s
 typedef void gemm_kernel(const struct matmul *job, size_t first_row, size_t rows, size_t first_token, size_t tokens,
                          void *scratch);
 
-#define GEMM_SCRATCH_BYTES ((size_t)512 << 10)
+#define GEMM_SCRATCH_BYTES ((size_t)640 << 10)
 
 /* The same for all tokens of a job, which are FEW_MOST_TOKENS at most, and rows a multiple of FEW_ROWS: weights are
  * unpacked once for all of them, and used from registers. */
