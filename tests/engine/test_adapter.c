@@ -1,4 +1,5 @@
 /* LoRA adapters: beside the weights they give what a model with merged weights gives, from every tier. */
+#include "folder.h"
 #include "reference.h"
 
 #include "compute/compute.h"
@@ -7,17 +8,6 @@
 
 #define PROMPT 20
 #define ALPHA 12.0f
-
-static char folder[] = "/tmp/hypura-adapter-XXXXXX";
-
-static const char *in_folder(const char *name)
-{
-    static char paths[4][256];
-    static size_t turn;
-    char *path = paths[turn++ % COUNT_OF(paths)];
-    snprintf(path, sizeof paths[0], "%s/%s", folder, name);
-    return path;
-}
 
 /* Matrices that the tests adapt: all but the embedding and those of the latent heads, as far as they end so. */
 static bool is_adapted(const struct gguf_tensor *tensor)
@@ -102,8 +92,8 @@ static void write_files(const char *name, size_t rank)
     struct gguf *file;
     struct gguf_writer *adapter, *merged;
     assert_ok(gguf_open(&file, model_path(name), &test_error));
-    assert_ok(gguf_writer_create(&adapter, in_folder("adapter.gguf"), 0, &test_error));
-    assert_ok(gguf_writer_create(&merged, in_folder("merged.gguf"), 0, &test_error));
+    assert_ok(gguf_writer_create(&adapter, path_in_folder("adapter.gguf"), 0, &test_error));
+    assert_ok(gguf_writer_create(&merged, path_in_folder("merged.gguf"), 0, &test_error));
     struct gguf_string architecture;
     assert_true(gguf_get_string(file, "general.architecture", &architecture));
     assert_ok(gguf_writer_add_string(adapter, "general.type", "adapter", &test_error));
@@ -196,12 +186,12 @@ static void equals_the_merged_model(void **state)
         write_files(models[m], 3 + m);
         char base[4096];
         snprintf(base, sizeof base, "%s", model_path(models[m]));
-        struct engine_adapter adapter = {in_folder("adapter.gguf"), 1.0f};
+        struct engine_adapter adapter = {path_in_folder("adapter.gguf"), 1.0f};
         struct run plain = {.threads = 2, .batch = SIZE_MAX}, adapted = plain, small;
         adapted.adapters = &adapter;
         adapted.adapter_count = 1;
         small = (struct run){&adapter, 1, 1, 3, true};
-        float *without = run(base, &plain), *merged = run(in_folder("merged.gguf"), &plain);
+        float *without = run(base, &plain), *merged = run(path_in_folder("merged.gguf"), &plain);
         float *with = run(base, &adapted), *streamed = run(base, &small);
         struct model *model;
         assert_ok(model_open(&model, base, &test_error));
@@ -226,7 +216,7 @@ static void scales_add_up(void **state)
     write_files("llama", 4);
     char base[4096];
     snprintf(base, sizeof base, "%s", model_path("llama"));
-    const char *path = in_folder("adapter.gguf");
+    const char *path = path_in_folder("adapter.gguf");
     struct engine_adapter whole = {path, 1.0f}, parts[] = {{path, 0.25f}, {path, 0.75f}}, none = {path, 0.0f};
     struct run plain = {.threads = 2, .batch = SIZE_MAX};
     struct run runs[] = {
@@ -260,7 +250,7 @@ static void write_wrong(const char *name, const char *tensor, uint64_t columns, 
 {
     struct gguf_writer *writer;
     float zeros[4096] = {0};
-    assert_ok(gguf_writer_create(&writer, in_folder(name), 0, &test_error));
+    assert_ok(gguf_writer_create(&writer, path_in_folder(name), 0, &test_error));
     assert_ok(gguf_writer_add_string(writer, "general.type", "adapter", &test_error));
     assert_ok(gguf_writer_add_string(writer, "adapter.type", "lora", &test_error));
     assert_ok(gguf_writer_add_string(writer, "general.architecture", "llama", &test_error));
@@ -278,33 +268,18 @@ static void wrong_files_are_refused(void **state)
 {
     (void)state;
     write_files("llama", 4);
-    assert_refused("qwen2", in_folder("adapter.gguf"), "'general.architecture' is 'llama', not 'qwen2'");
-    assert_refused("llama3-rope", in_folder("adapter.gguf"), "which llama3-rope does not have");
-    assert_refused("llama", in_folder("merged.gguf"), "'general.type' is 'model', not 'adapter'");
-    assert_refused("llama", in_folder("absent.gguf"), "absent.gguf");
+    assert_refused("qwen2", path_in_folder("adapter.gguf"), "'general.architecture' is 'llama', not 'qwen2'");
+    assert_refused("llama3-rope", path_in_folder("adapter.gguf"), "which llama3-rope does not have");
+    assert_refused("llama", path_in_folder("merged.gguf"), "'general.type' is 'model', not 'adapter'");
+    assert_refused("llama", path_in_folder("absent.gguf"), "absent.gguf");
     write_wrong("wrong.gguf", "blk.0.attn_q.weight", 64, 4, true);
-    assert_refused("llama", in_folder("wrong.gguf"), "do not fit the model's 'blk.0.attn_q.weight'");
+    assert_refused("llama", path_in_folder("wrong.gguf"), "do not fit the model's 'blk.0.attn_q.weight'");
     write_wrong("wrong.gguf", "blk.0.attn_q.weight", 96, 4, false);
-    assert_refused("llama", in_folder("wrong.gguf"), "tensor 'blk.0.attn_q.weight.lora_b' is missing");
+    assert_refused("llama", path_in_folder("wrong.gguf"), "tensor 'blk.0.attn_q.weight.lora_b' is missing");
     write_wrong("wrong.gguf", "blk.0.attn_norm.weight", 96, 4, true);
-    assert_refused("llama", in_folder("wrong.gguf"), "cannot be adapted here");
+    assert_refused("llama", path_in_folder("wrong.gguf"), "cannot be adapted here");
     write_wrong("wrong.gguf", "blk.3.attn_q.weight", 96, 4, true);
-    assert_refused("llama", in_folder("wrong.gguf"), "adapts 'blk.3.attn_q.weight', which llama does not have");
-}
-
-static int make_folder(void **state)
-{
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    static const char *const names[] = {"adapter.gguf", "merged.gguf", "wrong.gguf"};
-    for (size_t i = 0; i < COUNT_OF(names); i++)
-        unlink(in_folder(names[i]));
-    return rmdir(folder);
+    assert_refused("llama", path_in_folder("wrong.gguf"), "adapts 'blk.3.attn_q.weight', which llama does not have");
 }
 
 int main(void)

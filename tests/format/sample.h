@@ -2,38 +2,12 @@
 #ifndef HYPURA_TEST_FORMAT_SAMPLE_H
 #define HYPURA_TEST_FORMAT_SAMPLE_H
 
-#include "test.h"
+#include "folder.h"
 
 #include "format/format.h"
 
 #include <string.h>
 #include <unistd.h>
-
-static char sample_folder[] = "/tmp/hypura-format-XXXXXX";
-
-__attribute__((unused)) static int make_sample_folder(void **state)
-{
-    (void)state;
-    return mkdtemp(sample_folder) ? 0 : -1;
-}
-
-__attribute__((unused)) static int remove_sample_folder(void **state)
-{
-    (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", sample_folder);
-    return system(command);
-}
-
-/* A path in the folder of this run; valid until the eighth call after. */
-__attribute__((unused)) static const char *sample_path(const char *name)
-{
-    static char paths[8][256];
-    static unsigned next;
-    char *path = paths[next++ % 8];
-    snprintf(path, 256, "%s/%s", sample_folder, name);
-    return path;
-}
 
 #define STRING(text) ((struct gguf_string){(text), sizeof(text) - 1})
 

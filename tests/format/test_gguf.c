@@ -117,7 +117,7 @@ static void what_is_written_is_read_back(void **state)
     static const uint32_t alignments[] = {0, 8, 32, 64, 4096, 65536};
     for (size_t i = 0; i < COUNT_OF(alignments); i++) {
         uint64_t alignment = alignments[i] ? alignments[i] : 32;
-        const char *path = sample_path("round-trip.gguf");
+        const char *path = path_in_folder("round-trip.gguf");
         write_sample(path, alignments[i]);
         struct gguf *file;
         assert_ok(gguf_open(&file, path, &test_error));
@@ -133,7 +133,7 @@ static void what_is_written_is_read_back(void **state)
 static void numbers_convert_when_they_fit(void **state)
 {
     (void)state;
-    const char *path = sample_path("numbers.gguf");
+    const char *path = path_in_folder("numbers.gguf");
     write_sample(path, 0);
     struct gguf *file;
     assert_ok(gguf_open(&file, path, &test_error));
@@ -209,7 +209,7 @@ static void a_large_vocabulary_loads(void **state)
     assert_ok(ALLOCATE(&letters, WORDS * 12, "letters", &test_error));
     for (size_t i = 0; i < WORDS; i++)
         words[i] = (struct gguf_string){letters + i * 12, (size_t)snprintf(letters + i * 12, 12, "w%zu", i)};
-    const char *path = sample_path("vocabulary.gguf");
+    const char *path = path_in_folder("vocabulary.gguf");
     struct gguf_writer *writer;
     assert_ok(gguf_writer_create(&writer, path, 0, &test_error));
     assert_ok(gguf_writer_add(writer, "tokens", GGUF_STRING, words, WORDS, true, &test_error));
@@ -232,7 +232,7 @@ static void a_large_vocabulary_loads(void **state)
 static void the_name_appears_only_at_the_end(void **state)
 {
     (void)state;
-    const char *path = sample_path("late.gguf"), *partial = sample_path("late.gguf.partial");
+    const char *path = path_in_folder("late.gguf"), *partial = path_in_folder("late.gguf.partial");
     const uint64_t shape[] = {8};
     struct gguf_writer *writer;
     assert_ok(gguf_writer_create(&writer, path, 0, &test_error));
@@ -251,10 +251,10 @@ static void the_writer_refuses_what_makes_no_file(void **state)
 {
     (void)state;
     struct gguf_writer *writer;
-    const char *path = sample_path("refused.gguf");
+    const char *path = path_in_folder("refused.gguf");
     assert_int_equal(gguf_writer_create(&writer, path, 24, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_int_equal(gguf_writer_create(&writer, path, 4, &test_error), HYPURA_ERROR_ARGUMENT);
-    assert_int_equal(gguf_writer_create(&writer, sample_path("no/such/folder"), 0, &test_error), HYPURA_ERROR_IO);
+    assert_int_equal(gguf_writer_create(&writer, path_in_folder("no/such/folder"), 0, &test_error), HYPURA_ERROR_IO);
     assert_ok(gguf_writer_create(&writer, path, 0, &test_error));
     static const struct {
         enum tensor_type type;
@@ -295,5 +295,5 @@ int main(void)
         cmocka_unit_test(numbers_convert_when_they_fit),        cmocka_unit_test(a_large_vocabulary_loads),
         cmocka_unit_test(the_name_appears_only_at_the_end),     cmocka_unit_test(the_writer_refuses_what_makes_no_file),
     };
-    return cmocka_run_group_tests_name("gguf", tests, make_sample_folder, remove_sample_folder);
+    return cmocka_run_group_tests_name("gguf", tests, make_folder, remove_folder);
 }

@@ -16,7 +16,7 @@ static int start(void **state)
     struct rlimit limit = {(rlim_t)64 << 20, (rlim_t)64 << 20};
     if (!SANITIZED && setrlimit(RLIMIT_AS, &limit))
         return -1;
-    return make_sample_folder(state);
+    return make_folder(state);
 }
 
 /* Makes the reads below happen. */
@@ -70,7 +70,7 @@ static void every_truncation_is_refused(void **state)
     (void)state;
     static const uint32_t alignments[] = {32, 64};
     for (size_t i = 0; i < COUNT_OF(alignments); i++) {
-        const char *path = sample_path("short.gguf");
+        const char *path = path_in_folder("short.gguf");
         write_sample(path, alignments[i]);
         assert_int_equal(open_and_walk(path), HYPURA_OK);
         struct stat info;
@@ -86,7 +86,7 @@ static void every_truncation_is_refused(void **state)
 static void every_damaged_byte_is_survived(void **state)
 {
     (void)state;
-    const char *path = sample_path("damaged.gguf");
+    const char *path = path_in_folder("damaged.gguf");
     write_sample(path, 0);
     struct gguf *file;
     assert_ok(gguf_open(&file, path, &test_error));
@@ -161,7 +161,7 @@ static void tensor(struct buffer *out, const char *name, uint32_t dimensions, co
 /* Writes the bytes and then "more" bytes of nothing (which take no place on the disk), and opens the file. */
 static void expect(struct buffer *bytes, uint64_t more, hypura_status status, const char *words)
 {
-    const char *path = sample_path("by-hand.gguf");
+    const char *path = path_in_folder("by-hand.gguf");
     assert_false(bytes->failed);
     FILE *stream = fopen(path, "wb");
     assert_non_null(stream);
@@ -178,11 +178,11 @@ static void other_files_are_named_for_what_they_are(void **state)
     (void)state;
     struct buffer b = {0};
     struct gguf *file = NULL;
-    assert_int_equal(gguf_open(&file, sample_path("absent.gguf"), &test_error), HYPURA_ERROR_IO);
+    assert_int_equal(gguf_open(&file, path_in_folder("absent.gguf"), &test_error), HYPURA_ERROR_IO);
     assert_non_null(strstr(test_error.message, "absent.gguf"));
-    assert_int_equal(gguf_open(&file, sample_folder, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(gguf_open(&file, test_folder, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_non_null(strstr(test_error.message, "is a directory"));
-    const char *pipe_path = sample_path("pipe");
+    const char *pipe_path = path_in_folder("pipe");
     assert_int_equal(mkfifo(pipe_path, 0600), 0);
     assert_int_equal(gguf_open(&file, pipe_path, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_non_null(strstr(test_error.message, "not a regular file"));
@@ -343,5 +343,5 @@ int main(void)
         cmocka_unit_test(values_are_checked),
         cmocka_unit_test(tensors_are_checked),
     };
-    return cmocka_run_group_tests_name("hostile gguf", tests, start, remove_sample_folder);
+    return cmocka_run_group_tests_name("hostile gguf", tests, start, remove_folder);
 }

@@ -11,7 +11,7 @@ struct part {
 static void write_part(const struct part *part)
 {
     struct gguf_writer *writer;
-    assert_ok(gguf_writer_create(&writer, sample_path(part->name), 0, &test_error));
+    assert_ok(gguf_writer_create(&writer, path_in_folder(part->name), 0, &test_error));
     uint16_t index = (uint16_t)(part->number - 1);
     if (part->number == 1)
         assert_ok(gguf_writer_add_string(writer, "general.architecture", "split", &test_error));
@@ -39,10 +39,10 @@ static void any_part_opens_the_model(void **state)
         write_part(&parts[i]);
     for (size_t i = 0; i < 3; i++) {
         struct gguf *file;
-        assert_ok(gguf_open(&file, sample_path(parts[i].name), &test_error));
+        assert_ok(gguf_open(&file, path_in_folder(parts[i].name), &test_error));
         assert_int_equal(gguf_file_count(file), 3);
         for (size_t j = 0; j < 3; j++)
-            assert_string_equal(gguf_file_path(file, j), sample_path(parts[j].name));
+            assert_string_equal(gguf_file_path(file, j), path_in_folder(parts[j].name));
         struct gguf_string architecture;
         assert_true(gguf_get_string(file, "general.architecture", &architecture));
         assert_int_equal(gguf_tensor_count(file), 3);
@@ -57,7 +57,7 @@ static void any_part_opens_the_model(void **state)
 static void expect_refusal(const char *name, const char *words)
 {
     struct gguf *file = NULL;
-    hypura_status status = gguf_open(&file, sample_path(name), &test_error);
+    hypura_status status = gguf_open(&file, path_in_folder(name), &test_error);
     assert_true(status == HYPURA_ERROR_FORMAT || status == HYPURA_ERROR_IO);
     assert_null(file);
     if (!strstr(test_error.message, words))
@@ -100,7 +100,7 @@ static void a_lone_part_is_a_whole_model(void **state)
     (void)state;
     write_part(&(struct part){"lone.gguf", 1, 1, 1, {"x"}});
     struct gguf *file;
-    assert_ok(gguf_open(&file, sample_path("lone.gguf"), &test_error));
+    assert_ok(gguf_open(&file, path_in_folder("lone.gguf"), &test_error));
     assert_int_equal(gguf_file_count(file), 1);
     gguf_close(file);
 }
@@ -113,5 +113,5 @@ int main(void)
         cmocka_unit_test(parts_that_do_not_belong_together_are_refused),
         cmocka_unit_test(a_lone_part_is_a_whole_model),
     };
-    return cmocka_run_group_tests_name("split gguf", tests, make_sample_folder, remove_sample_folder);
+    return cmocka_run_group_tests_name("split gguf", tests, make_folder, remove_folder);
 }

@@ -1,23 +1,20 @@
 /* The memory limit that counts is the tightest on the way up, whichever version of cgroups and however it is mounted.
  */
-#include "test.h"
+#include "folder.h"
 
 #include "hw/hw_private.h"
 
 #include <errno.h>
-#include <ftw.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #define MIB ((uint64_t)1 << 20)
 
-static char machine[256];
-
 static void put(const char *path, const char *text)
 {
     char whole[1024];
-    snprintf(whole, sizeof whole, "%s/%s", machine, path);
+    snprintf(whole, sizeof whole, "%s/%s", test_folder, path);
     for (char *slash = strchr(whole + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
         *slash = '\0';
         assert_true(mkdir(whole, 0700) == 0 || errno == EEXIST);
@@ -27,28 +24,6 @@ static void put(const char *path, const char *text)
     assert_non_null(file);
     fputs(text, file);
     fclose(file);
-}
-
-static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *where)
-{
-    (void)info;
-    (void)kind;
-    (void)where;
-    return remove(path);
-}
-
-static int make_machine(void **state)
-{
-    (void)state;
-    const char *folder = getenv("TMPDIR");
-    snprintf(machine, sizeof machine, "%s/hypura-cgroup-XXXXXX", folder ? folder : "/tmp");
-    return mkdtemp(machine) ? 0 : -1;
-}
-
-static int remove_machine(void **state)
-{
-    (void)state;
-    return nftw(machine, remove_one, 8, FTW_DEPTH | FTW_PHYS);
 }
 
 static void version_2_takes_the_group_with_least_room(void **state)
@@ -65,7 +40,7 @@ static void version_2_takes_the_group_with_least_room(void **state)
     put("sys/fs/cgroup/user.slice/memory.stat",
         "anon 1\ninactive_file 1073741824\nactive_file 0\nslab_reclaimable 0\n");
     uint64_t limit, used;
-    hw_cgroup_memory(machine, &limit, &used);
+    hw_cgroup_memory(test_folder, &limit, &used);
     assert_int_equal(limit, 8192 * MIB);
     assert_int_equal(used, 6144 * MIB);
 }
@@ -79,7 +54,7 @@ static void version_2_counts_high_as_a_limit(void **state)
     put("sys/fs/cgroup/job/memory.high", "1073741824\n");
     put("sys/fs/cgroup/job/memory.current", "4096\n");
     uint64_t limit, used;
-    hw_cgroup_memory(machine, &limit, &used);
+    hw_cgroup_memory(test_folder, &limit, &used);
     assert_int_equal(limit, 1024 * MIB);
     assert_int_equal(used, 4096);
 }
@@ -94,7 +69,7 @@ static void no_limit_is_said_so(void **state)
     put("sys/fs/cgroup/memory/a/memory.limit_in_bytes", "9223372036854771712\n");
     put("sys/fs/cgroup/memory/a/memory.usage_in_bytes", "123456789\n");
     uint64_t limit = 1, used = 1;
-    hw_cgroup_memory(machine, &limit, &used);
+    hw_cgroup_memory(test_folder, &limit, &used);
     assert_int_equal(limit, UINT64_MAX);
     assert_int_equal(used, 0);
 }
@@ -111,7 +86,7 @@ static void version_1_is_walked_up_too(void **state)
     put("sys/fs/cgroup/memory/outer/memory.stat",
         "inactive_file 7\ntotal_inactive_file 2097152\ntotal_active_file 1048576\n");
     uint64_t limit, used;
-    hw_cgroup_memory(machine, &limit, &used);
+    hw_cgroup_memory(test_folder, &limit, &used);
     assert_int_equal(limit, 1024 * MIB);
     assert_int_equal(used, 7 * MIB);
 }
@@ -128,11 +103,11 @@ static void a_container_finds_its_own_group(void **state)
     put("sys/fs/cgroup/memory here/sub/memory.limit_in_bytes", "268435456\n");
     put("sys/fs/cgroup/memory here/sub/memory.usage_in_bytes", "0\n");
     uint64_t limit, used;
-    hw_cgroup_memory(machine, &limit, &used);
+    hw_cgroup_memory(test_folder, &limit, &used);
     assert_int_equal(limit, 256 * MIB);
 
     put("proc/self/cgroup", "4:memory:/../../escaped\n");
-    hw_cgroup_memory(machine, &limit, &used);
+    hw_cgroup_memory(test_folder, &limit, &used);
     assert_int_equal(limit, 512 * MIB);
 }
 
@@ -140,12 +115,12 @@ static void files_that_are_missing_or_nonsense_mean_no_limit(void **state)
 {
     (void)state;
     uint64_t limit = 1, used = 1;
-    hw_cgroup_memory(machine, &limit, &used);
+    hw_cgroup_memory(test_folder, &limit, &used);
     assert_int_equal(limit, UINT64_MAX);
     put("proc/self/cgroup", "no colons here\n0::\n::::\n4:memory\n");
     put("proc/self/mountinfo", "garbage\n1 2 3\n31 25 0:28 / /cg rw - cgroup2 x rw\n");
     put("cg/memory.max", "many\n");
-    hw_cgroup_memory(machine, &limit, &used);
+    hw_cgroup_memory(test_folder, &limit, &used);
     assert_int_equal(limit, UINT64_MAX);
     assert_int_equal(used, 0);
 }
@@ -155,7 +130,7 @@ static void free_memory_counts_what_the_kernel_would_drop(void **state)
     (void)state;
     put("proc/meminfo", "MemTotal:       16000000 kB\nMemFree:          100000 kB\nMemAvailable:   12000000 kB\n");
     struct hardware hardware = {0};
-    hw_detect_memory(&hardware, machine);
+    hw_detect_memory(&hardware, test_folder);
     assert_int_equal(hardware.memory_total, (uint64_t)16000000 * 1024);
     assert_int_equal(hardware.memory_available, (uint64_t)12000000 * 1024);
 }
@@ -163,13 +138,13 @@ static void free_memory_counts_what_the_kernel_would_drop(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(version_2_takes_the_group_with_least_room, make_machine, remove_machine),
-        cmocka_unit_test_setup_teardown(version_2_counts_high_as_a_limit, make_machine, remove_machine),
-        cmocka_unit_test_setup_teardown(no_limit_is_said_so, make_machine, remove_machine),
-        cmocka_unit_test_setup_teardown(version_1_is_walked_up_too, make_machine, remove_machine),
-        cmocka_unit_test_setup_teardown(a_container_finds_its_own_group, make_machine, remove_machine),
-        cmocka_unit_test_setup_teardown(files_that_are_missing_or_nonsense_mean_no_limit, make_machine, remove_machine),
-        cmocka_unit_test_setup_teardown(free_memory_counts_what_the_kernel_would_drop, make_machine, remove_machine),
+        cmocka_unit_test_setup_teardown(version_2_takes_the_group_with_least_room, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(version_2_counts_high_as_a_limit, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(no_limit_is_said_so, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(version_1_is_walked_up_too, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(a_container_finds_its_own_group, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(files_that_are_missing_or_nonsense_mean_no_limit, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(free_memory_counts_what_the_kernel_would_drop, make_folder, remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
 /* A whole profile, with a temporary file: longer than a quick test may take. */
-#include "test.h"
+#include "folder.h"
 
 #include "hw/hw_private.h"
 
@@ -9,26 +9,21 @@
 static void a_profile_measures_everything_in_time_and_leaves_nothing(void **state)
 {
     (void)state;
-    const char *temporary = getenv("TMPDIR");
-    char folder[256], path[300];
-    snprintf(folder, sizeof folder, "%s/hypura-profile-XXXXXX", temporary ? temporary : "/tmp");
-    assert_non_null(mkdtemp(folder));
-    setenv("XDG_CACHE_HOME", folder, 1);
-    snprintf(path, sizeof path, "%s/hypura", folder); /* of the cache; the file to read is made beside it */
+    setenv("XDG_CACHE_HOME", test_folder, 1);
     struct hardware profile, again;
     uint64_t start = clock_nanoseconds();
-    assert_ok(hardware_profile(&profile, folder, NULL, NULL, &test_error));
+    assert_ok(hardware_profile(&profile, test_folder, NULL, NULL, &test_error));
     assert_true(clock_seconds_since(start) < 20);
     assert_true(profile.measured && profile.kernel_count > 0 && profile.storage.sample_count > 50);
     assert_true(profile.memory_bytes_per_second > 1e8 && profile.multiply_adds_per_second > 1e8);
-    assert_ok(hardware_detect(&again, folder, &test_error));
+    assert_ok(hardware_detect(&again, test_folder, &test_error));
     assert_true(again.measured);
     assert_int_equal(again.storage.depth, profile.storage.depth);
     char cached[4096];
     assert_true(hw_profile_path(&profile, cached, sizeof cached));
     unlink(cached);
-    assert_int_equal(rmdir(path), 0);
-    assert_int_equal(rmdir(folder), 0);
+    assert_int_equal(rmdir(path_in_folder("hypura")), 0); /* of the cache; the file to read was made beside it */
+    assert_int_equal(rmdir(test_folder) || mkdir(test_folder, 0700), 0); /* nothing else was in it */
 }
 
 /* A server's cache of 300 MiB is no memory. */
@@ -51,7 +46,9 @@ static void what_is_read_is_in_no_cache(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(what_is_read_is_in_no_cache),
-                                       cmocka_unit_test(a_profile_measures_everything_in_time_and_leaves_nothing)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(what_is_read_is_in_no_cache),
+        cmocka_unit_test_setup_teardown(a_profile_measures_everything_in_time_and_leaves_nothing, make_folder,
+                                        remove_folder)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

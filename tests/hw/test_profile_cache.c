@@ -1,40 +1,16 @@
 /* Profiles are kept, found again, and not believed when anything about them is odd. */
-#include "test.h"
+#include "folder.h"
 
 #include "hw/hw_private.h"
 
 #include <dirent.h>
-#include <ftw.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-static char folder[256];
-
-static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *where)
+static int make_cache_folder(void **state)
 {
-    (void)info;
-    (void)kind;
-    (void)where;
-    return remove(path);
-}
-
-static int make_folder(void **state)
-{
-    (void)state;
-    const char *temporary = getenv("TMPDIR");
-    snprintf(folder, sizeof folder, "%s/hypura-profile-XXXXXX", temporary ? temporary : "/tmp");
-    if (!mkdtemp(folder))
-        return -1;
-    char cache[300];
-    snprintf(cache, sizeof cache, "%s/deep/cache", folder);
-    return setenv("XDG_CACHE_HOME", cache, 1);
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    return nftw(folder, remove_one, 8, FTW_DEPTH | FTW_PHYS);
+    return make_folder(state) || setenv("XDG_CACHE_HOME", path_in_folder("deep/cache"), 1) ? -1 : 0;
 }
 
 static struct hardware machine(void)
@@ -222,12 +198,12 @@ static void a_cache_that_cannot_be_written_is_an_error_that_names_it(void **stat
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(what_is_kept_is_found, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(another_machine_or_drive_has_another_profile, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(damage_is_noticed_and_repaired, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(every_cut_of_a_profile_is_refused, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(nothing_else_is_left_in_the_folder, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(a_cache_that_cannot_be_written_is_an_error_that_names_it, make_folder,
+        cmocka_unit_test_setup_teardown(what_is_kept_is_found, make_cache_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(another_machine_or_drive_has_another_profile, make_cache_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(damage_is_noticed_and_repaired, make_cache_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(every_cut_of_a_profile_is_refused, make_cache_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(nothing_else_is_left_in_the_folder, make_cache_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(a_cache_that_cannot_be_written_is_an_error_that_names_it, make_cache_folder,
                                         remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

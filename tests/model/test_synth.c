@@ -1,4 +1,4 @@
-#include "test.h"
+#include "folder.h"
 
 #include "compute/compute.h"
 #include "format/format.h"
@@ -10,32 +10,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-
-static char folder[] = "/tmp/hypura-synth-XXXXXX";
-
-static int make_folder(void **state)
-{
-    (void)state;
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    char command[128];
-    snprintf(command, sizeof command, "rm -rf %s", folder);
-    return system(command);
-}
-
-/* Valid until the fourth call after. */
-static const char *path_of(const char *name)
-{
-    static char paths[4][256];
-    static unsigned next;
-    char *path = paths[next++ % 4];
-    snprintf(path, 256, "%s/%s", folder, name);
-    return path;
-}
 
 static struct synth_options preset_options(const char *name)
 {
@@ -86,7 +60,7 @@ static void weights_of_every_type_have_the_size_asked_for(void **state)
         options.geometry.layers = 2;
         options.geometry.vocabulary = 512;
         options.type = name;
-        const char *path = path_of("type.gguf");
+        const char *path = path_in_folder("type.gguf");
         assert_ok(synth_write(path, &options, NULL, NULL, &test_error));
         struct gguf *file;
         assert_ok(gguf_open(&file, path, &test_error));
@@ -141,13 +115,13 @@ static void same_options_give_the_same_bytes(void **state)
     (void)state;
     struct synth_options options = preset_options("tiny-mixtral");
     options.threads = 1;
-    assert_ok(synth_write(path_of("one.gguf"), &options, NULL, NULL, &test_error));
+    assert_ok(synth_write(path_in_folder("one.gguf"), &options, NULL, NULL, &test_error));
     options.threads = 3;
-    assert_ok(synth_write(path_of("three.gguf"), &options, NULL, NULL, &test_error));
+    assert_ok(synth_write(path_in_folder("three.gguf"), &options, NULL, NULL, &test_error));
     options.seed++;
-    assert_ok(synth_write(path_of("other.gguf"), &options, NULL, NULL, &test_error));
-    assert_int_equal(hash_of(path_of("one.gguf")), hash_of(path_of("three.gguf")));
-    assert_int_not_equal(hash_of(path_of("one.gguf")), hash_of(path_of("other.gguf")));
+    assert_ok(synth_write(path_in_folder("other.gguf"), &options, NULL, NULL, &test_error));
+    assert_int_equal(hash_of(path_in_folder("one.gguf")), hash_of(path_in_folder("three.gguf")));
+    assert_int_not_equal(hash_of(path_in_folder("one.gguf")), hash_of(path_in_folder("other.gguf")));
 }
 
 static void no_two_experts_are_alike(void **state)
@@ -155,7 +129,7 @@ static void no_two_experts_are_alike(void **state)
     (void)state;
     struct synth_options options = preset_options("tiny-moe");
     options.type = "Q8_0";
-    const char *path = path_of("experts.gguf");
+    const char *path = path_in_folder("experts.gguf");
     assert_ok(synth_write(path, &options, NULL, NULL, &test_error));
     struct gguf *file;
     assert_ok(gguf_open(&file, path, &test_error));
@@ -182,7 +156,7 @@ static double router_entropy(float skew, double *favourite)
     enum { TOKENS = 3000 };
     struct synth_options options = preset_options("tiny-moe");
     options.skew = skew;
-    const char *path = path_of("router.gguf");
+    const char *path = path_in_folder("router.gguf");
     assert_ok(synth_write(path, &options, NULL, NULL, &test_error));
     struct gguf *file;
     assert_ok(gguf_open(&file, path, &test_error));
@@ -249,7 +223,7 @@ static void every_preset_is_a_model(void **state)
         options.geometry.kv_heads = 2;
         options.geometry.feed_forward = 256;
         options.geometry.vocabulary = MIN(options.geometry.vocabulary, 1000);
-        const char *path = path_of("preset.gguf");
+        const char *path = path_in_folder("preset.gguf");
         assert_ok(synth_write(path, &options, NULL, NULL, &test_error));
         struct model *model;
         assert_ok(model_open(&model, path, &test_error));
@@ -298,7 +272,7 @@ static void vocabularies_are_whole(void **state)
         options.geometry.embedding = 256;
         options.geometry.feed_forward = 64;
         options.type = "Q4_0";
-        const char *path = path_of("vocabulary.gguf");
+        const char *path = path_in_folder("vocabulary.gguf");
         assert_ok(synth_write(path, &options, NULL, NULL, &test_error));
         struct gguf *file;
         assert_ok(gguf_open(&file, path, &test_error));
@@ -339,11 +313,11 @@ static void a_stopped_file_is_not_left(void **state)
     (void)state;
     struct synth_options options = preset_options("tiny-dense");
     int calls = 0;
-    assert_int_equal(synth_write(path_of("stopped.gguf"), &options, stop_at_once, &calls, &test_error),
+    assert_int_equal(synth_write(path_in_folder("stopped.gguf"), &options, stop_at_once, &calls, &test_error),
                      HYPURA_ERROR_CANCELLED);
     assert_int_equal(calls, 1);
-    assert_int_equal(access(path_of("stopped.gguf"), F_OK), -1);
-    assert_int_equal(access(path_of("stopped.gguf.partial"), F_OK), -1);
+    assert_int_equal(access(path_in_folder("stopped.gguf"), F_OK), -1);
+    assert_int_equal(access(path_in_folder("stopped.gguf.partial"), F_OK), -1);
 }
 
 static void geometries_that_cannot_be_are_refused(void **state)
@@ -377,14 +351,15 @@ static void geometries_that_cannot_be_are_refused(void **state)
         g->architecture = bad[i].architecture ? bad[i].architecture : g->architecture;
         options.type = bad[i].type ? bad[i].type : options.type;
         options.skew = bad[i].skew > 0 ? bad[i].skew : options.skew;
-        assert_int_equal(synth_write(path_of("bad.gguf"), &options, NULL, NULL, &test_error), HYPURA_ERROR_ARGUMENT);
+        assert_int_equal(synth_write(path_in_folder("bad.gguf"), &options, NULL, NULL, &test_error),
+                         HYPURA_ERROR_ARGUMENT);
         if (!strstr(test_error.message, bad[i].words))
             fail_msg("expected \"%s\" in: %s", bad[i].words, test_error.message);
     }
     struct synth_options huge = preset_options("qwen3-235b-a22b");
     huge.geometry.layers = 1000;
     huge.geometry.experts = 4096;
-    assert_int_equal(synth_write(path_of("huge.gguf"), &huge, NULL, NULL, &test_error), HYPURA_ERROR_IO);
+    assert_int_equal(synth_write(path_in_folder("huge.gguf"), &huge, NULL, NULL, &test_error), HYPURA_ERROR_IO);
     assert_non_null(strstr(test_error.message, "free"));
 }
 

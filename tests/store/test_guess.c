@@ -1,6 +1,7 @@
 /* Guesses cost only what is idle: they wait for demands, take no slot that was needed lately, and stop when they do not
  * pay. And what was used most in one run is there at the start of the next. */
 #include "fixture.h"
+#include "folder.h"
 
 #include <stdatomic.h>
 #include <sys/stat.h>
@@ -278,9 +279,8 @@ static float saved_exponent(const char *path)
 static void the_next_run_starts_with_what_was_used_most(void **state)
 {
     (void)state;
-    char folder[] = "/tmp/hypura-test-usage-XXXXXX", path[128];
-    assert_non_null(mkdtemp(folder));
-    snprintf(path, sizeof path, "%s/a/b/usage", folder);
+    char path[300];
+    snprintf(path, sizeof path, "%s/a/b/usage", test_folder);
     struct world world;
     struct stat info;
     open_world(&world, 10, STORE_GUESSING_AUTO, path);
@@ -319,12 +319,6 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     close_world(&world);
     assert_int_equal(stat(path, &info), 0);
     assert_int_equal(info.st_size, 24 + 2 + 2 * 64);
-    unlink(path);
-    char *slash;
-    while ((slash = strrchr(path, '/')) && slash >= path + strlen(folder)) {
-        *slash = '\0';
-        rmdir(path);
-    }
 }
 
 int main(void)
@@ -337,7 +331,7 @@ int main(void)
         cmocka_unit_test(guesses_look_as_far_as_reads_take),
         cmocka_unit_test(what_is_expected_stays_until_its_layer_was_there),
         cmocka_unit_test(guesses_that_do_not_pay_stop),
-        cmocka_unit_test(the_next_run_starts_with_what_was_used_most),
+        cmocka_unit_test_setup_teardown(the_next_run_starts_with_what_was_used_most, make_folder, remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

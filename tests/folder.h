@@ -1,0 +1,41 @@
+/* A folder of its own for the files of a test: made before it and gone, with all that is in it, after it. */
+#ifndef HYPURA_TEST_FOLDER_H
+#define HYPURA_TEST_FOLDER_H
+
+#include "test.h"
+
+#include <ftw.h>
+
+static char test_folder[256];
+
+static int make_folder(void **state)
+{
+    (void)state;
+    const char *temporary = getenv("TMPDIR");
+    snprintf(test_folder, sizeof test_folder, "%s/hypura-test-XXXXXX", temporary ? temporary : "/tmp");
+    return mkdtemp(test_folder) ? 0 : -1;
+}
+
+static int remove_in_folder(const char *path, const struct stat *info, int kind, struct FTW *where)
+{
+    (void)info, (void)kind, (void)where;
+    return remove(path);
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    return nftw(test_folder, remove_in_folder, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+/* Valid until the eighth call after. */
+__attribute__((unused)) static const char *path_in_folder(const char *name)
+{
+    static char paths[8][512];
+    static unsigned next;
+    char *path = paths[next++ % 8];
+    snprintf(path, sizeof paths[0], "%s/%s", test_folder, name);
+    return path;
+}
+
+#endif
