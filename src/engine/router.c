@@ -31,14 +31,17 @@ static void softmax(float *values, size_t count)
         values[i] /= sum;
 }
 
-/* The greatest that was not taken yet; of equal ones the first. Taken ones become minus infinity. */
+/* The greatest that was not taken yet; of equal ones the first. Those taken are no numbers from then on, so that none is
+ * taken twice, whatever the others are. */
 static uint32_t take_greatest(float *values, size_t count)
 {
     size_t best = 0;
-    for (size_t i = 1; i < count; i++)
+    while (best + 1 < count && isnan(values[best]))
+        best++;
+    for (size_t i = best + 1; i < count; i++)
         if (values[i] > values[best])
             best = i;
-    values[best] = -INFINITY;
+    values[best] = NAN;
     return (uint32_t)best;
 }
 
@@ -86,8 +89,10 @@ static void choose(const struct router *router, size_t row)
     else if (p->router_gate == ROUTER_SIGMOID)
         for (size_t i = 0; i < experts; i++)
             probabilities[i] = 1.0f / (1.0f + expf(-probabilities[i]));
-    for (size_t i = 0; i < experts; i++)
-        selection[i] = router->bias ? probabilities[i] + router->bias[i] : probabilities[i];
+    for (size_t i = 0; i < experts; i++) {
+        float value = router->bias ? probabilities[i] + router->bias[i] : probabilities[i];
+        selection[i] = isnan(value) ? -INFINITY : value;
+    }
     if (p->expert_groups)
         mask_groups(p, selection);
 
