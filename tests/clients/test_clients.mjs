@@ -1,13 +1,21 @@
 // Clients as they come from the npm registry, against a running server: HYPURA_URL names it. Prints TAP. A package that
 // is not installed (npm install in this folder) is skipped.
 import assert from "node:assert/strict";
+import {runTests} from "./tap.mjs";
 
 const url = process.env.HYPURA_URL;
 const model = "manpage-moe-24m-Q4_K_M";
 const question = "What does the ls command do?";
 const answer = "ls - list directory contents";
 const tests = [];
-const test = (pack, name, run) => tests.push({pack, name: `${pack}: ${name}`, run});
+const test = (pack, name, run) => tests.push([`${pack}: ${name}`, async () => {
+    try {
+        await import(pack);
+    } catch {
+        return `${pack} is not installed: npm install in tests/clients`;
+    }
+    await run();
+}]);
 const weather = {type: "function", function: {name: "get_weather", description: "Weather of a city",
     parameters: {type: "object", properties: {city: {type: "string", maxLength: 12}}, required: ["city"]}}};
 const schema = {type: "object", properties: {name: {type: "string", maxLength: 8}, many: {type: "boolean"}},
@@ -218,22 +226,4 @@ test("@langchain/ollama", "chat, stream, structured output, embeddings", async (
     assert(vectors.length === 2 && vectors[0].length === 256);
 });
 
-console.log(`1..${tests.length}`);
-let failed = 0;
-for (const [i, {pack, name, run}] of tests.entries()) {
-    try {
-        await import(pack);
-    } catch {
-        console.log(`ok ${i + 1} - ${name} # SKIP ${pack} is not installed: npm install in tests/clients`);
-        continue;
-    }
-    try {
-        await run();
-        console.log(`ok ${i + 1} - ${name}`);
-    } catch (error) {
-        failed++;
-        console.log(`not ok ${i + 1} - ${name}`);
-        for (const line of String(error.stack ?? error).split("\n")) console.log(`# ${line}`);
-    }
-}
-process.exit(failed ? 1 : 0);
+process.exit(await runTests(tests) ? 1 : 0);

@@ -2,6 +2,7 @@
 // complained about. HYPURA_URL names the server; HYPURA_SCREENSHOTS a folder for pictures. Prints TAP.
 import assert from "node:assert/strict";
 import {existsSync} from "node:fs";
+import {runTests} from "./tap.mjs";
 
 const url = process.env.HYPURA_URL, pictures = process.env.HYPURA_SCREENSHOTS;
 const executablePath = ["/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome",
@@ -133,17 +134,6 @@ const tests = [
         assert.deepEqual(foreign, []);
     }],
 ];
-console.log(`1..${tests.length}`);
-let failed = 0;
-for (const [i, [name, run]] of tests.entries()) {
-    try {
-        await run();
-        console.log(`ok ${i + 1} - ${name}`);
-    } catch (error) {
-        failed++;
-        console.log(`not ok ${i + 1} - ${name}`);
-        for (const line of String(error.stack ?? error).split("\n")) console.log(`# ${line}`);
-    }
-}
+const failed = await runTests(tests);
 await browser.close();
 process.exit(failed ? 1 : 0);

@@ -10,7 +10,6 @@ import json
 import os
 import resource
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,18 +17,10 @@ import threading
 import time
 
 import gguf_file
-from test_server import ANSWER, FILE, GREEDY, QUESTION, WORK, Server, run_tests
+from harness import ANSWER, FILE, MODEL, QUESTION, WORK, Server, chat
+from tap import run_tests
 
 MIB = 1 << 20
-
-
-def resident(server):
-    with open(f"/proc/{server.process.pid}/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
-
-
-def open_files(server):
-    return len(os.listdir(f"/proc/{server.process.pid}/fd"))
 
 
 def settles(what, seconds=10):
@@ -40,10 +31,6 @@ def settles(what, seconds=10):
             return True
         time.sleep(0.05)
     return False
-
-
-def chat(model, **more):
-    return {"model": model, "messages": [{"role": "user", "content": QUESTION}], "options": GREEDY, **more}
 
 
 class Source(http.server.BaseHTTPRequestHandler):
@@ -219,7 +206,7 @@ def a_split_model_is_checked_before_it_is_fetched():
                 lines = pull(server, url)
                 assert lines[-1] == {"status": "success"} and any(line["status"].startswith("checked: ") for line in lines), lines
                 assert sorted(os.listdir(folder)) == sorted(os.path.basename(path) for path in Source.parts)
-                assert server.post("/api/chat", chat("big", stream=False))["message"]["content"].startswith(ANSWER)
+                assert server.post("/api/chat", chat(model="big", stream=False))["message"]["content"].startswith(ANSWER)
                 assert server.stop() == 0
             finally:
                 subprocess.run(["umount", "-l", folder])
@@ -247,7 +234,7 @@ def a_kill_leaves_nothing_half_written():
         again.json("POST", "/api/show", {"model": "m"}, 404)
         lines = pull(again, url)
         assert lines[-1] == {"status": "success"} and same_file(os.path.join(again.folder, "m.gguf"))
-        assert again.post("/api/chat", chat("m", stream=False))["message"]["content"].startswith(ANSWER)
+        assert again.post("/api/chat", chat(model="m", stream=False))["message"]["content"].startswith(ANSWER)
         for i in range(8):
             again.process.kill() if i == 7 else again.lines("/api/create", {"model": f"made{i}", "from": "m", "system": "x" * 50000})
         again.process.wait()
@@ -272,7 +259,7 @@ def a_kill_in_the_middle_of_many_writes():
                 for i in range(10000):
                     if stop.is_set():
                         return
-                    server.request("POST", "/api/create", {"model": f"m{number}-{i % 5}", "from": "manpage-moe-24m-Q4_K_M",
+                    server.request("POST", "/api/create", {"model": f"m{number}-{i % 5}", "from": MODEL,
                                                            "system": str(i) * 20000, "stream": False})
             except Exception:
                 pass
@@ -298,7 +285,7 @@ def a_kill_in_the_middle_of_many_writes():
 
 def stream_of(server, model, count):
     connection = server.connection()
-    connection.request("POST", "/api/chat", json.dumps(chat(model, format={"type": "string", "minLength": 4000},
+    connection.request("POST", "/api/chat", json.dumps(chat(model=model, format={"type": "string", "minLength": 4000},
                                                             options={"num_predict": count, "seed": 1, "temperature": 1})))
     return connection, connection.getresponse()
 
@@ -313,7 +300,7 @@ def a_file_that_goes_in_mid_stream():
     os.remove(os.path.join(folder, "going.gguf"))
     lines = [json.loads(line) for line in response.read().splitlines()]
     assert lines[-1]["done"] is True and lines[-1]["eval_count"] == 200, lines[-1]
-    server.json("POST", "/api/chat", chat("going"), 404)
+    server.json("POST", "/api/chat", chat(model="going"), 404)
     # One that is cut short cannot be read on: that is said, in the stream, and the server lives.
     path = os.path.join(folder, "cut.gguf")
     shutil.copy(FILE, path)
@@ -343,7 +330,7 @@ def a_file_that_goes_in_mid_stream():
         error = told["response"]["error"] if last == "response.failed" else told["error"]
         assert "cut.gguf" in error["message"], told
         os.remove(path)
-    assert server.post("/api/chat", chat("manpage-moe-24m-Q4_K_M", stream=False))["message"]["content"].startswith(ANSWER)
+    assert server.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
     assert server.stop() == 0
 
 
@@ -351,7 +338,7 @@ def a_file_that_goes_in_mid_stream():
 
 def bodies_that_trickle_are_ended():
     server = Server("--request-time", 1)
-    before = open_files(server)
+    before = server.open_files()
     sockets = []
     for _ in range(50):
         s = socket.create_connection(("127.0.0.1", server.port), timeout=10)
@@ -371,15 +358,15 @@ def bodies_that_trickle_are_ended():
     for s in sockets:
         s.close()
     assert server.request("GET", "/")[0] == 200
-    assert settles(lambda: open_files(server) <= before), (before, open_files(server))
+    assert settles(lambda: server.open_files() <= before), (before, server.open_files())
     assert server.stop() == 0
 
 
 def clients_that_close_their_half():
     server = Server("--context", 512)
-    server.post("/api/generate", {"model": "manpage-moe-24m-Q4_K_M"})
-    before = open_files(server)
-    body = json.dumps(chat("manpage-moe-24m-Q4_K_M")).encode()
+    server.post("/api/generate", {"model": MODEL})
+    before = server.open_files()
+    body = json.dumps(chat()).encode()
     for text, whole in ((b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", b"Ollama is running"),
                         (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body, None),
                         (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n" + body, None),
@@ -394,15 +381,15 @@ def clients_that_close_their_half():
             except ConnectionError:
                 pass
             assert not whole or whole in answer, (text, answer)
-    assert settles(lambda: open_files(server) <= before), (before, open_files(server))
-    assert server.post("/api/chat", chat("manpage-moe-24m-Q4_K_M", stream=False))["message"]["content"].startswith(ANSWER)
+    assert settles(lambda: server.open_files() <= before), (before, server.open_files())
+    assert server.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
     assert server.stop() == 0
 
 
 def bodies_of_100_megabytes():
     server = Server()
     server.request("GET", "/")
-    before = resident(server)
+    before = server.resident()
     for length in (True, False):
         s = socket.create_connection(("127.0.0.1", server.port), timeout=60)
         s.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\n" +
@@ -414,7 +401,7 @@ def bodies_of_100_megabytes():
         assert s.recv(65536).startswith(b"HTTP/1.1 413"), length
         s.close()
         # With a length nothing of it is kept; without, what came before the limit is, until the answer.
-        assert settles(lambda: resident(server) < before + 6 * MIB), (before, resident(server))
+        assert settles(lambda: server.resident() < before + 6 * MIB), (before, server.resident())
     assert server.stop() == 0
 
 
@@ -424,8 +411,8 @@ def ten_thousand_connections():
         return f"only {hard} files may be open here"
     resource.setrlimit(resource.RLIMIT_NOFILE, (wanted + 1000, hard))
     server = Server("--connections", wanted + 100, "--context", 512)
-    server.post("/api/generate", {"model": "manpage-moe-24m-Q4_K_M"})
-    before, files = resident(server), open_files(server)
+    server.post("/api/generate", {"model": MODEL})
+    before, files = server.resident(), server.open_files()
     sockets = []
     for _ in range(wanted):
         s = socket.create_connection(("127.0.0.1", server.port), timeout=30)
@@ -433,11 +420,11 @@ def ten_thousand_connections():
         sockets.append(s)
     for s in sockets:
         assert b"Ollama is running" in s.recv(4096)
-    print(f"# {wanted} connections take {(resident(server) - before) / wanted / 1024:.1f} KiB each")
-    assert server.post("/api/chat", chat("manpage-moe-24m-Q4_K_M", stream=False))["message"]["content"].startswith(ANSWER)
+    print(f"# {wanted} connections take {(server.resident() - before) / wanted / 1024:.1f} KiB each")
+    assert server.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
     for s in sockets:
         s.close()
-    assert settles(lambda: open_files(server) <= files + 1, 30), (files, open_files(server))
+    assert settles(lambda: server.open_files() <= files + 1, 30), (files, server.open_files())
     assert server.request("GET", "/")[0] == 200
     assert server.stop() == 0
     # More than are allowed: those that were let in are served, and the others once these are gone.
@@ -457,16 +444,16 @@ def ten_thousand_connections():
 def nobody_reads_the_answer():
     """Answers that pile up unread are bounded by their length, and go when their clients go."""
     server = Server("--context", 2048, "--parallel", 4)
-    server.post("/api/generate", {"model": "manpage-moe-24m-Q4_K_M"})
-    before = open_files(server)
-    streams = [stream_of(server, "manpage-moe-24m-Q4_K_M", 1500) for _ in range(8)]
+    server.post("/api/generate", {"model": MODEL})
+    before = server.open_files()
+    streams = [stream_of(server, MODEL, 1500) for _ in range(8)]
     time.sleep(1)
     assert server.request("GET", "/api/ps")[0] == 200
     for connection, response in streams:
         response.close()
         connection.close()
-    assert settles(lambda: open_files(server) <= before, 20), (before, open_files(server))
-    assert server.post("/api/chat", chat("manpage-moe-24m-Q4_K_M", stream=False))["message"]["content"].startswith(ANSWER)
+    assert settles(lambda: server.open_files() <= before, 20), (before, server.open_files())
+    assert server.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
     assert server.stop() == 0
 
 

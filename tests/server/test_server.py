@@ -3,10 +3,8 @@
 
     test_server.py HYPURA SOURCE_FOLDER
 """
-import atexit
 import concurrent.futures
 import hashlib
-import http.client
 import http.server
 import json
 import math
@@ -18,98 +16,15 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-import traceback
 
 import gguf_file
+from harness import (ANSWER, FILE, GREEDY, HYPURA, MODEL, QUESTION, SOURCE, WEATHER, WORK, Server, chat, smallest_budget)
+from tap import run_tests, tests_of
 
-HYPURA, SOURCE = sys.argv[1], sys.argv[2]
-FILE = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
-MODEL = "manpage-moe-24m-Q4_K_M"
-WORK = tempfile.TemporaryDirectory(prefix="hypura-server-test-")
-QUESTION = "What does the ls command do?"
-ANSWER = "ls - list directory contents"
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
-
-
-class Server:
-    def __init__(self, *arguments, environment=None, folder="models", before=None):
-        self.folder = os.path.join(WORK.name, folder)
-        self.log = open(os.path.join(WORK.name, "log"), "a+")
-        env = {**os.environ, "XDG_CACHE_HOME": WORK.name, "XDG_STATE_HOME": WORK.name, **(environment or {})}
-        self.process = subprocess.Popen([HYPURA, "serve", "--port", "0", "--models", self.folder, *map(str, arguments)],
-                                        stdout=subprocess.PIPE, stderr=self.log, env=env, preexec_fn=before)
-        atexit.register(self.process.kill)  # of a test that failed
-        line = self.process.stdout.readline().decode()
-        assert line.startswith("http://"), (line, self.logged()[-500:])
-        self.port = int(line.rsplit(":", 1)[1])
-
-    def logged(self):
-        self.log.flush()
-        with open(self.log.name) as file:
-            return file.read()
-
-    def stop(self):
-        self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(timeout=30)
-        self.process.stdout.close()
-        self.log.close()
-        return status
-
-    def connection(self, timeout=60):
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
-
-    def request(self, method, path, body=None, headers=None):
-        connection = self.connection()
-        data = body if body is None or isinstance(body, (bytes, str)) else json.dumps(body)
-        connection.request(method, path, data, headers or {})
-        response = connection.getresponse()
-        text = response.read()
-        connection.close()
-        return response.status, dict((k.lower(), v) for k, v in response.getheaders()), text
-
-    def json(self, method, path, body=None, status=200, headers=None):
-        got, _, text = self.request(method, path, body, headers)
-        assert got == status, (path, got, text[:300])
-        return json.loads(text) if text else None
-
-    def post(self, path, body, status=200, headers=None):
-        return self.json("POST", path, body, status, headers)
-
-    def lines(self, path, body):
-        status, headers, text = self.request("POST", path, body)
-        assert status == 200, (status, text[:300])
-        assert headers["content-type"] == "application/x-ndjson", headers
-        return [json.loads(line) for line in text.splitlines()]
-
-
 SERVER = None
-GREEDY = {"temperature": 0, "num_predict": 24, "repeat_penalty": 1}
-
-
-def smallest_budget():
-    out = subprocess.run([HYPURA, "inspect", FILE, "--json", "--context", "512"], capture_output=True, check=True).stdout
-    return json.loads(out)["plan"]["smallest_budget_bytes"]
-
-
-def chat(text=QUESTION, **more):
-    return {"model": MODEL, "messages": [{"role": "user", "content": text}], "options": GREEDY, **more}
-
-
-def is_instrumented():
-    """Whether sanitizers were built in, which take memory of their own."""
-    with open(HYPURA, "rb") as file:
-        program = file.read()
-    return b"__asan_init" in program or b"__tsan_init" in program
-
-
-def assert_resident(server, budget):
-    """That the process holds no more than its budget, and code on top of small ones."""
-    with open(f"/proc/{server.process.pid}/status") as status:
-        resident = next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
-    assert is_instrumented() or resident <= budget + (16 << 20), (resident, budget)
 
 
 def check_fields(value, fields):
@@ -328,28 +243,8 @@ def a_digest_names_a_version():
 
 # ---- OpenAI and Anthropic --------------------------------------------------------------------------------------------
 
-WEATHER = {"name": "get_weather", "description": "Weather", "parameters":
-           {"type": "object", "properties": {"city": {"type": "string", "maxLength": 8}}, "required": ["city"]}}
-
-
 def open_chat(**more):
     return {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 16, **more}
-
-
-def events_of(path, body):
-    """[(event or None, data)] of a stream; data is text when it is no JSON."""
-    status, headers, text = SERVER.request("POST", path, body)
-    assert status == 200 and headers["content-type"] == "text/event-stream", (status, headers, text[:300])
-    events = []
-    for block in text.decode().strip().split("\n\n"):
-        name, data = None, None
-        for line in block.split("\n"):
-            if line.startswith("event: "):
-                name = line[7:]
-            elif line.startswith("data: "):
-                data = line[6:]
-        events.append((name, data if data == "[DONE]" else json.loads(data)))
-    return events
 
 
 def openai_models():
@@ -380,7 +275,7 @@ def openai_chat():
 
 
 def openai_chat_streams():
-    events = events_of("/v1/chat/completions", open_chat(stream=True, stream_options={"include_usage": True}))
+    events = SERVER.events("/v1/chat/completions", open_chat(stream=True, stream_options={"include_usage": True}))
     assert events[-1] == (None, "[DONE]")
     chunks = [data for _, data in events[:-1]]
     assert len({c["id"] for c in chunks}) == 1 and {c["object"] for c in chunks} == {"chat.completion.chunk"}
@@ -390,7 +285,7 @@ def openai_chat_streams():
     assert text.startswith(ANSWER), text
     assert chunks[-2]["choices"][0]["delta"] == {} and chunks[-2]["choices"][0]["finish_reason"] == "length"
     assert chunks[-1]["choices"] == [] and chunks[-1]["usage"]["completion_tokens"] == 16
-    assert all("usage" not in data for _, data in events_of("/v1/chat/completions", open_chat(stream=True))[:-1])
+    assert all("usage" not in data for _, data in SERVER.events("/v1/chat/completions", open_chat(stream=True))[:-1])
 
 
 def openai_tools_are_called_when_they_must():
@@ -401,7 +296,7 @@ def openai_tools_are_called_when_they_must():
     assert choice["finish_reason"] == "tool_calls" and choice["message"]["content"] is None
     assert call["type"] == "function" and call["function"]["name"] == "get_weather" and call["id"].startswith("call_")
     assert isinstance(json.loads(call["function"]["arguments"])["city"], str)
-    deltas = [d["choices"][0]["delta"] for _, d in events_of("/v1/chat/completions", {**body, "stream": True})[:-1]]
+    deltas = [d["choices"][0]["delta"] for _, d in SERVER.events("/v1/chat/completions", {**body, "stream": True})[:-1]]
     assert any("tool_calls" in d and d["tool_calls"][0]["index"] == 0 for d in deltas), deltas
     after = [{"role": "user", "content": "Weather?"}, {"role": "assistant", "content": None, "tool_calls": [call]},
              {"role": "tool", "tool_call_id": call["id"], "content": "sunny"}]
@@ -421,7 +316,7 @@ def openai_completions():
                                            "logprobs": 2})
     assert made["object"] == "text_completion" and made["choices"][0]["text"].startswith("ls - list")
     assert len(made["choices"][0]["logprobs"]["tokens"]) == 6 and made["usage"]["completion_tokens"] == 6
-    events = events_of("/v1/completions", {"model": MODEL, "prompt": [[100, 200]], "max_tokens": 4, "stream": True})
+    events = SERVER.events("/v1/completions", {"model": MODEL, "prompt": [[100, 200]], "max_tokens": 4, "stream": True})
     assert events[-1] == (None, "[DONE]") and events[-2][1]["choices"][0]["finish_reason"] == "length"
 
 
@@ -479,7 +374,7 @@ def openai_responses():
     whole = SERVER.post("/v1/responses", body)
     assert whole["object"] == "response" and whole["status"] == "incomplete" and whole["usage"]["output_tokens"] == 16
     text = whole["output"][0]["content"][0]["text"]
-    events = events_of("/v1/responses", {**body, "stream": True})
+    events = SERVER.events("/v1/responses", {**body, "stream": True})
     assert [d["sequence_number"] for _, d in events] == list(range(len(events)))
     assert all(name == d["type"] for name, d in events)
     assert events[0][0] == "response.created" and events[-1][0] == "response.incomplete"
@@ -530,7 +425,7 @@ def anthropic_messages():
     whole = SERVER.post("/v1/messages", body)
     assert whole["type"] == "message" and whole["role"] == "assistant" and whole["stop_reason"] == "max_tokens"
     text = whole["content"][0]["text"]
-    events = events_of("/v1/messages", {**body, "stream": True})
+    events = SERVER.events("/v1/messages", {**body, "stream": True})
     names = [n for n, _ in events]
     assert names[:2] == ["message_start", "content_block_start"] and names[-3:] == ["content_block_stop", "message_delta",
                                                                                      "message_stop"], names
@@ -802,6 +697,7 @@ def the_commands_work_without_and_with_a_server():
     assert run("rm", "--models", folder, "plain").returncode == 0 and run("rm", "--models", folder, "plain").returncode == 1
     SERVER.post("/api/generate", {"model": MODEL})
     assert MODEL.encode() in run("ps").stdout
+    assert json.loads(run("ps", "--json").stdout)["models"][0]["name"] == MODEL + ":latest"
     assert run("stop", MODEL).returncode == 0 and MODEL.encode() not in run("ps").stdout
     environment["HYPURA_HOST"] = "127.0.0.1:1"
     failed = run("ps")
@@ -1054,30 +950,6 @@ def prompts_stay_out_of_the_log():
     assert "unmistakable-words" not in SERVER.logged()
 
 
-TESTS = [value for name, value in list(globals().items())
-         if callable(value) and getattr(value, "__module__", "") == "__main__" and
-         name not in ("Server", "smallest_budget", "is_instrumented", "assert_resident", "chat", "check_fields", "check_details", "open_chat", "events_of", "Files")]
-
-def run_tests(tests, after_failure=None):
-    """Runs each and prints TAP; a test that returns a text was skipped for that reason. How many failed."""
-    print(f"1..{len(tests)}")
-    failed = 0
-    for number, test in enumerate(tests, 1):
-        name = test.__name__.replace("_", " ")
-        try:
-            start = time.time()
-            skipped = test()
-            print(f"ok {number} - {name} # {'SKIP ' + skipped if skipped else f'{time.time() - start:.2f} s'}", flush=True)
-        except Exception:
-            failed += 1
-            print(f"not ok {number} - {name}", flush=True)
-            for line in traceback.format_exc().splitlines():
-                print(f"# {line}")
-            if after_failure:
-                after_failure()
-    return failed
-
-
 def bail_out_without_server():
     if SERVER.process.poll() is not None:
         print(f"Bail out! the server ended: {SERVER.logged()[-2000:]}")
@@ -1087,7 +959,8 @@ def bail_out_without_server():
 if __name__ == "__main__":
     budget = max(os.path.getsize(FILE) // 2, smallest_budget() + (6 << 20))
     SERVER = Server("--memory", budget, "--context", 512, "--parallel", 2)
-    failed = run_tests(TESTS, bail_out_without_server)
+    tests = tests_of(globals(), [check_fields, check_details, open_chat, bail_out_without_server])
+    failed = run_tests(tests, bail_out_without_server)
     if SERVER.stop() != 0:
         failed += 1
         print("# the server ended with a failure")

@@ -12,8 +12,9 @@ import sys
 import threading
 import time
 
-import test_server
-from test_server import ANSWER, FILE, MODEL, SOURCE, WORK, Server, chat, run_tests, smallest_budget
+from harness import (ANSWER, FILE, GREEDY, HYPURA, MODEL, SOURCE, WORK, Server, assert_resident, chat,
+                     smallest_budget)
+from tap import run_tests
 
 ENCODER = os.path.join(SOURCE, "tests", "data", "embed", "bert.gguf")
 MIB = 1 << 20
@@ -47,10 +48,6 @@ class Several(Server):
         vectors = self.post("/api/embed", {"model": "bert", "input": ["a b", "c"], **more})["embeddings"]
         assert len(vectors) == 2 and len(vectors[0]) == 64
         return vectors
-
-    def resident(self):
-        with open(f"/proc/{self.process.pid}/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
 
 
 def long_answer(server, model, seed=1, count=120):
@@ -97,7 +94,7 @@ def a_chat_and_an_encoder_take_turns():
     running = server.running()
     assert set(running) == {MODEL, "bert"}
     assert 0 < running["bert"]["size"] < running[MODEL]["size"]
-    test_server.assert_resident(server, STREAMING)
+    assert_resident(server, STREAMING)
     assert server.post("/api/generate", {"model": "bert", "keep_alive": 0})["done_reason"] == "unload"
     assert set(server.running()) == {MODEL} and pool(server) > after
     server.answer()
@@ -201,7 +198,7 @@ def each_has_its_own_time():
     time.sleep(0.2)
     assert set(server.running()) == {"bert"}
     environment = {**os.environ, "HYPURA_HOST": f"127.0.0.1:{server.port}"}
-    run = lambda *arguments: subprocess.run([test_server.HYPURA, *arguments], capture_output=True, env=environment, timeout=30)
+    run = lambda *arguments: subprocess.run([HYPURA, *arguments], capture_output=True, env=environment, timeout=30)
     server.answer()
     listed = run("ps").stdout.decode()
     assert "bert:latest" in listed and MODEL + ":latest" in listed
@@ -237,7 +234,7 @@ def names_of_one_file_share_it():
     assert [m["name"] for m in server.json("GET", "/api/ps")["models"]] == ["brief:latest"]
     # More context than was loaded loads that one anew, and nobody else.
     server.embed()
-    server.answer("twin", options={**test_server.GREEDY, "num_ctx": 1024})
+    server.answer("twin", options={**GREEDY, "num_ctx": 1024})
     assert server.running()["twin"]["context_length"] == 1024 and server.loads("twin") == 2 and server.loads("bert") == 1
     assert server.stop() == 0
 
@@ -258,7 +255,7 @@ def what_cannot_be_loaded_takes_nobodys_place():
     server = Several("--memory", STREAMING)
     server.answer()
     server.embed()
-    subprocess.run([test_server.HYPURA, "synth", "--arch", "llama", "--experts", "0", "--layers", "16", "--embedding", "256", "--heads", "16",
+    subprocess.run([HYPURA, "synth", "--arch", "llama", "--experts", "0", "--layers", "16", "--embedding", "256", "--heads", "16",
                     "--kv-heads", "16", "--head-size", "128", "--feed-forward", "256", os.path.join(server.folder, "large.gguf")],
                    check=True, capture_output=True)
     with open(os.path.join(server.folder, "torn.gguf"), "wb") as file:
@@ -325,7 +322,7 @@ def the_budget_of_all_changes():
     changed = server.post("/api/hypura/memory", {"memory": least})
     assert changed == {"budget_bytes": least, "reloaded": True} and set(server.running()) == {MODEL}
     server.answer()
-    test_server.assert_resident(server, least)
+    assert_resident(server, least)
     server.post("/api/hypura/memory", {"memory": 1000}, 400)
     server.answer()
     assert server.stop() == 0

@@ -10,8 +10,9 @@ import json
 import os
 import sys
 
-import test_server
-from test_server import GREEDY, MODEL, QUESTION, SOURCE, WEATHER, WORK, Server, events_of, run_tests
+import harness
+from harness import GREEDY, MODEL, QUESTION, SOURCE, WEATHER, WORK, Server
+from tap import run_tests
 
 ANY = object()
 NUMBER = (int, float)
@@ -90,7 +91,7 @@ def openai_chat():
     assert called["choices"][0]["finish_reason"] == "tool_calls" and called["choices"][0]["message"]["tool_calls"]
     for body in (chat(logprobs=True, top_logprobs=1, stream_options={"include_usage": True}),
                  chat(tools=TOOLS, tool_choice="required", max_tokens=100)):
-        events = events_of("/v1/chat/completions", {**body, "stream": True})
+        events = SERVER.events("/v1/chat/completions", {**body, "stream": True})
         assert events.pop() == (None, "[DONE]")
         for name, chunk in events:
             assert name is None
@@ -102,7 +103,7 @@ def openai_completions():
     whole = SERVER.post("/v1/completions", body)
     check(whole, OLD_COMPLETION)
     assert whole["usage"] and whole["choices"][0]["logprobs"]
-    events = events_of("/v1/completions", {**body, "stream": True, "stream_options": {"include_usage": True}})
+    events = SERVER.events("/v1/completions", {**body, "stream": True, "stream_options": {"include_usage": True}})
     assert events.pop() == (None, "[DONE]")
     for _, chunk in events:
         check(chunk, OLD_COMPLETION)
@@ -183,7 +184,7 @@ def openai_responses():
         cut = more.get("max_output_tokens", 12) == 12
         assert whole["status"] == ("incomplete" if cut else "completed") and whole["output"][-1]["status"] == whole["status"], whole
         assert (whole["completed_at"] is None) == cut
-        events = events_of("/v1/responses", {**body, **more, "stream": True})
+        events = SERVER.events("/v1/responses", {**body, **more, "stream": True})
         for name, data in events:
             check(data, EVENTS[name], name)
         assert events[-1][1]["response"]["output"][-1].get("content") == whole["output"][-1].get("content")
@@ -275,7 +276,7 @@ def anthropic_messages():
         whole = SERVER.post("/v1/messages", {**body, **more})
         check(whole, MESSAGE)
         assert whole["stop_reason"] == reason and (whole["stop_sequence"] == "directory") == (reason == "stop_sequence"), whole
-        for name, data in events_of("/v1/messages", {**body, **more, "stream": True}):
+        for name, data in SERVER.events("/v1/messages", {**body, **more, "stream": True}):
             check(data, MESSAGE_EVENTS[name], name)
 
 
@@ -324,7 +325,7 @@ def tokens_are_counted_beside_answers():
     """However many are in work."""
     server = Server("--context", 512, "--parallel", 1)
     connection = server.connection()
-    connection.request("POST", "/api/chat", json.dumps({**test_server.chat(format={"type": "string", "minLength": 20000}), "options": {
+    connection.request("POST", "/api/chat", json.dumps({**harness.chat(format={"type": "string", "minLength": 20000}), "options": {
         "num_predict": 480, "seed": 1}}))
     response = connection.getresponse()
     response.readline()
@@ -402,7 +403,7 @@ TESTS = [openai_chat, openai_completions, openai_models_and_embeddings, openai_e
          tokens_are_counted_beside_answers, anthropic_errors, ollama_answers, ollama_lists, ollama_tells_encoders_apart]
 
 if __name__ == "__main__":
-    SERVER = test_server.SERVER = Server("--context", 512, "--parallel", 2)
+    SERVER = Server("--context", 512, "--parallel", 2)
     failed = run_tests(TESTS)
     failed += SERVER.stop() != 0
     WORK.cleanup()

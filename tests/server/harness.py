@@ -1,0 +1,117 @@
+"""What the tests of the server share: a server of their own, and questions for it. For scripts that are called with
+HYPURA SOURCE_FOLDER. All on 127.0.0.1."""
+import atexit
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+
+HYPURA, SOURCE = sys.argv[1], sys.argv[2]
+sys.path.append(os.path.join(SOURCE, "tests"))
+FILE = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
+MODEL = "manpage-moe-24m-Q4_K_M"
+WORK = tempfile.TemporaryDirectory(prefix="hypura-server-test-")
+QUESTION = "What does the ls command do?"
+ANSWER = "ls - list directory contents"
+GREEDY = {"temperature": 0, "num_predict": 24, "repeat_penalty": 1}
+WEATHER = {"name": "get_weather", "description": "Weather", "parameters":
+           {"type": "object", "properties": {"city": {"type": "string", "maxLength": 8}}, "required": ["city"]}}
+
+
+class Server:
+    def __init__(self, *arguments, environment=None, folder="models", before=None):
+        self.folder = os.path.join(WORK.name, folder)
+        self.log = open(os.path.join(WORK.name, "log"), "a+")
+        env = {**os.environ, "XDG_CACHE_HOME": WORK.name, "XDG_STATE_HOME": WORK.name, **(environment or {})}
+        self.process = subprocess.Popen([HYPURA, "serve", "--port", "0", "--models", self.folder, *map(str, arguments)],
+                                        stdout=subprocess.PIPE, stderr=self.log, env=env, preexec_fn=before)
+        atexit.register(self.process.kill)  # of a test that failed
+        line = self.process.stdout.readline().decode()
+        assert line.startswith("http://"), (line, self.logged()[-500:])
+        self.port = int(line.rsplit(":", 1)[1])
+
+    def logged(self):
+        self.log.flush()
+        with open(self.log.name) as file:
+            return file.read()
+
+    def stop(self):
+        self.process.send_signal(signal.SIGTERM)
+        status = self.process.wait(timeout=30)
+        self.process.stdout.close()
+        self.log.close()
+        return status
+
+    def connection(self, timeout=60):
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+
+    def request(self, method, path, body=None, headers=None):
+        connection = self.connection()
+        data = body if body is None or isinstance(body, (bytes, str)) else json.dumps(body)
+        connection.request(method, path, data, headers or {})
+        response = connection.getresponse()
+        text = response.read()
+        connection.close()
+        return response.status, dict((k.lower(), v) for k, v in response.getheaders()), text
+
+    def json(self, method, path, body=None, status=200, headers=None):
+        got, _, text = self.request(method, path, body, headers)
+        assert got == status, (path, got, text[:300])
+        return json.loads(text) if text else None
+
+    def post(self, path, body, status=200, headers=None):
+        return self.json("POST", path, body, status, headers)
+
+    def lines(self, path, body):
+        status, headers, text = self.request("POST", path, body)
+        assert status == 200, (status, text[:300])
+        assert headers["content-type"] == "application/x-ndjson", headers
+        return [json.loads(line) for line in text.splitlines()]
+
+    def events(self, path, body):
+        """[(event or None, data)] of a stream; data is text when it is no JSON."""
+        status, headers, text = self.request("POST", path, body)
+        assert status == 200 and headers["content-type"] == "text/event-stream", (status, headers, text[:300])
+        events = []
+        for block in text.decode().strip().split("\n\n"):
+            name, data = None, None
+            for line in block.split("\n"):
+                if line.startswith("event: "):
+                    name = line[7:]
+                elif line.startswith("data: "):
+                    data = line[6:]
+            events.append((name, data if data == "[DONE]" else json.loads(data)))
+        return events
+
+    def resident(self):
+        """Bytes."""
+        with open(f"/proc/{self.process.pid}/status") as status:
+            return next(int(line.split()[1]) for line in status if line.startswith("VmRSS")) * 1024
+
+    def open_files(self):
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+
+def smallest_budget():
+    out = subprocess.run([HYPURA, "inspect", FILE, "--json", "--context", "512"], capture_output=True, check=True).stdout
+    return json.loads(out)["plan"]["smallest_budget_bytes"]
+
+
+def chat(text=QUESTION, **more):
+    return {"model": MODEL, "messages": [{"role": "user", "content": text}], "options": GREEDY, **more}
+
+
+def is_instrumented():
+    """Whether sanitizers were built in, which take memory of their own."""
+    with open(HYPURA, "rb") as file:
+        program = file.read()
+    return b"__asan_init" in program or b"__tsan_init" in program
+
+
+def assert_resident(server, budget):
+    """That the process holds no more than its budget, and code on top of small ones."""
+    resident = server.resident()
+    assert is_instrumented() or resident <= budget + (16 << 20), (resident, budget)
