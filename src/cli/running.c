@@ -6,6 +6,13 @@
 #include <string.h>
 #include <time.h>
 
+static bool as_json;
+
+static const struct option_row ps_rows[] = {
+    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object, as GET /api/ps gives it"},
+    {0},
+};
+
 static const char details[] = "The server is that of $HYPURA_HOST (default: 127.0.0.1:11434), with the key "
                               "$HYPURA_API_KEY where it asks for one.";
 
@@ -40,8 +47,11 @@ static int run_ps(size_t count, char **arguments)
     (void)count, (void)arguments;
     if (server_ask("/api/ps", NULL, &answer, &error))
         return report_error(&error);
-    printf("%-48s %10s %10s  %s\n", "NAME", "SIZE", "CONTEXT", "STAYS");
-    json_array_foreach(json_object_get(answer, "models"), i, model)
+    if (as_json)
+        print_json(answer);
+    else
+        printf("%-48s %10s %10s  %s\n", "NAME", "SIZE", "CONTEXT", "STAYS");
+    json_array_foreach(as_json ? NULL : json_object_get(answer, "models"), i, model)
     {
         char size[32], left[32];
         const char *name = json_string_value(json_object_get(model, "name"));
@@ -78,6 +88,7 @@ const struct command command_ps = {
     .arguments = "",
     .summary = "show which models a running server holds",
     .details = details,
+    .options = {ps_rows},
     .run = run_ps,
 };
 

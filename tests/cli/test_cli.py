@@ -59,7 +59,7 @@ def every_command_explains_itself():
 
 
 def what_reports_can_be_read_by_programs():
-    for command in ("inspect", "bench", "profile", "iobench", "replay", "embed", "synth", "perplexity", "list"):
+    for command in ("inspect", "bench", "profile", "iobench", "replay", "embed", "synth", "perplexity", "list", "ps"):
         assert "json" in options_of(command), command
     presets = json.loads(hypura("synth", "--list", "--json")[0])
     assert any(preset["name"] == "tiny-mixtral" for preset in presets), presets
@@ -294,13 +294,11 @@ def names_in_a_file_are_no_commands_to_a_terminal():
     assert json.loads(hypura("inspect", path("obeyed.gguf"), "--json")[0])["model"].startswith(" [? ")
 
 
-def interrupted(*arguments, wait):
-    """Seconds from SIGINT to the end."""
-    process = subprocess.Popen([HYPURA, "run", *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    if wait is None:
-        assert process.stdout.read(20)
-    else:
-        time.sleep(wait)
+def interrupted(*arguments, answering):
+    """Seconds from SIGINT, in the middle of the answer or of the prompt, to the end."""
+    process = subprocess.Popen([HYPURA, "run", "--progress", *map(str, arguments)], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    assert process.stdout.read(20) if answering else b"tokens/s" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     start = time.monotonic()
     process.communicate(timeout=20)
@@ -311,13 +309,13 @@ def interrupted(*arguments, wait):
 def an_interrupt_ends_an_answer_and_a_long_prompt_within_a_tenth_of_a_second():
     answering = [MODEL, "--ignore-eos", "--raw", "--prompt", "The", "--context", 2048]
     # A machine that others load too: the best of some.
-    assert any(interrupted(*answering, wait=None) < 0.1 for _ in range(12))
+    assert any(interrupted(*answering, answering=True) < 0.1 for _ in range(12))
     # One layer of this prompt takes longer than that.
     hypura("synth", "--preset", "llama-8b", "--layers", 2, "--vocabulary", 2000, "--type", "Q4_K", path("wide.gguf"))
     with open(path("long.txt"), "w") as file:
         file.write("A long prompt of many words. " * 300)
     reading = [path("wide.gguf"), "--raw", "--file", path("long.txt"), "--context", 8192, "--memory", "1G", "--threads", 2]
-    assert any(interrupted(*reading, wait=1.5) < 0.1 for _ in range(12))
+    assert any(interrupted(*reading, answering=False) < 0.1 for _ in range(12))
 
 
 def memory_changes_while_it_runs():
