@@ -146,7 +146,7 @@ static hypura_status make_plan(struct plan **out, struct plan_request *request, 
     geometry_make(geometry, model, choose_threads(options, hardware), MAX(options->sequences, 1u));
     struct plan_gpu *gpu_plan = NULL;
     if (gpu)
-        TRY(gpu_pass_plan(&gpu_plan, geometry, gpu, hardware, options, error));
+        TRY(gpu_pass_plan(&gpu_plan, geometry, gpu, device, hardware, options, error));
     if (gpu && !gpu_plan)
         log_write(LOG_WARNING, "%s computes nothing: no layer of this model fits there", device->info.name);
     geometry->on_gpu = gpu_plan ? gpu_plan->layers : NULL;

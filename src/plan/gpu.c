@@ -215,13 +215,23 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
 /* ---- all ----------------------------------------------------------------------------------------------------------
  */
 
+static uint32_t positions_of(const struct model *model, const struct plan_gpu_request *request)
+{
+    uint32_t trained = model_parameters(model)->context;
+    return request->positions ? request->positions : trained ? MIN(trained, DEFAULT_POSITIONS) : DEFAULT_POSITIONS;
+}
+
+static uint32_t longest_chunk(const struct plan_gpu_request *request, uint32_t positions)
+{
+    uint32_t longest = request->longest_chunk ? MIN(request->longest_chunk, MOST_CHUNK) : MOST_CHUNK;
+    return MIN(longest, MAX(positions, LEAST_CHUNK));
+}
+
 /* The longest batch whose buffers take an eighth of the device at most. */
 static uint32_t choose_chunk(const struct gpu_planner *planner)
 {
     const struct plan_gpu_request *request = planner->request;
-    if (request->chunk)
-        return request->chunk;
-    uint32_t chunk = MIN(MOST_CHUNK, MAX(planner->positions, LEAST_CHUNK));
+    uint32_t chunk = longest_chunk(request, planner->positions);
     while (chunk > LEAST_CHUNK &&
            request->scratch_bytes(request->context, chunk, planner->positions) > request->budget / 8)
         chunk /= 2;
@@ -248,16 +258,13 @@ static void describe(const struct gpu_planner *planner)
              format_bytes(text, sizeof text, (double)(plan->resident_bytes + plan->expert_bytes)));
 }
 
-static hypura_status fill(struct gpu_planner *planner, hypura_error *error)
+static hypura_status fill(struct gpu_planner *planner, uint32_t chunk, hypura_error *error)
 {
     const struct plan_gpu_request *request = planner->request;
     struct plan_gpu *plan = planner->plan;
-    uint32_t trained = model_parameters(planner->model)->context;
-    planner->positions = request->positions;
-    if (planner->positions == 0)
-        planner->positions = trained ? MIN(trained, DEFAULT_POSITIONS) : DEFAULT_POSITIONS;
+    planner->positions = positions_of(planner->model, request);
     plan->budget = planner->left = request->budget;
-    plan->chunk = choose_chunk(planner);
+    plan->chunk = chunk ? chunk : choose_chunk(planner);
     plan->scratch_bytes = request->scratch_bytes(request->context, plan->chunk, planner->positions);
     if (!take(planner, plan->scratch_bytes))
         return HYPURA_OK;
@@ -271,8 +278,9 @@ static hypura_status fill(struct gpu_planner *planner, hypura_error *error)
     return status;
 }
 
-hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct plan_gpu_request *request,
-                            hypura_error *error)
+/* chunk: tokens a batch; 0: those that an eighth has room for. */
+static hypura_status make(struct plan_gpu **out, const struct model *model, const struct plan_gpu_request *request,
+                          uint32_t chunk, hypura_error *error)
 {
     struct plan_gpu *plan;
     hypura_status status = ALLOCATE(&plan, 1, "plan for the GPU", error);
@@ -287,12 +295,58 @@ hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, co
         status = ALLOCATE(&plan->units, plan->unit_count, "plan for the GPU", error);
     struct gpu_planner planner = {.model = model, .request = request, .plan = plan};
     if (!status)
-        status = fill(&planner, error);
+        status = fill(&planner, chunk, error);
     if (status || plan->taken == 0) {
         plan_gpu_free(plan);
         plan = NULL;
     }
     if (!status)
+        *out = plan;
+    return status;
+}
+
+/* Whether some layer there has experts on both sides, so that a long batch brings some. */
+static bool is_visited(const struct plan_gpu *plan, const struct model *model)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < plan->layer_count; i++)
+        any |= plan->layers[i] == GPU_CAN && model_layer(model, i)->moe &&
+               plan->slots[i] < model_parameters(model)->experts;
+    return any && plan->visit_slots > 0;
+}
+
+/* A longer batch costs experts; never a layer. */
+static hypura_status lengthen(struct plan_gpu **plan, const struct model *model, const struct plan_gpu_request *request,
+                              hypura_error *error)
+{
+    uint32_t longest = longest_chunk(request, positions_of(model, request));
+    hypura_status status = HYPURA_OK;
+    for (uint32_t chunk = 2 * (*plan)->chunk; chunk <= longest && !status; chunk *= 2) {
+        struct plan_gpu *longer = NULL;
+        status = make(&longer, model, request, chunk, error);
+        bool better =
+            longer && longer->taken == (*plan)->taken && longer->output == (*plan)->output && longer->visit_slots > 0 &&
+            plan_gpu_request_seconds(longer, model, request) < plan_gpu_request_seconds(*plan, model, request);
+        if (better) {
+            struct plan_gpu *shorter = *plan;
+            *plan = longer;
+            longer = shorter;
+        }
+        plan_gpu_free(longer);
+    }
+    return status;
+}
+
+hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct plan_gpu_request *request,
+                            hypura_error *error)
+{
+    struct plan_gpu *plan = NULL;
+    hypura_status status = make(&plan, model, request, request->chunk, error);
+    if (!status && plan && request->chunk == 0 && request->hardware && is_visited(plan, model))
+        status = lengthen(&plan, model, request, error);
+    if (status)
+        plan_gpu_free(plan);
+    else if (plan)
         *out = plan;
     return status;
 }

@@ -61,8 +61,10 @@ struct plan_working_set {
  * taken (their attention with its keys and values; norms, router, shared experts, dense feed forward), as many as fit,
  * from the last one down: neighbours, so that the residual stream changes sides once. The output matrix comes first,
  * since it follows the last layer. What is left is for the experts of those layers that were used most in earlier runs.
- * Where they change sides while the model runs, those in memory stand in the cache, however large it is. A device that
- * reads the host's memory in place needs none of its own for them, unless all fit there.
+ * Before all that come the buffers of a batch: of the longest that takes an eighth, or, where not all experts fit, of a
+ * longer one when a prompt of 2048 tokens gains more by it than an answer of 256 loses. Where experts change sides
+ * while the model runs, those in memory stand in the cache, however large it is. A device that reads the host's memory
+ * in place needs none of its own for them, unless all fit there.
  */
 
 /* What the pass on the GPU can compute of a layer. */
@@ -77,8 +79,13 @@ struct plan_gpu_request {
     bool in_place;           /* the device reads experts where they are in memory */
     uint32_t positions;      /* as in struct plan_request */
     uint32_t sequences, chunk;
+    uint32_t longest_chunk; /* that may be chosen; 0: any */
     enum tensor_type kv_type;
     const uint64_t *uses;
+    /* By which longer batches are weighed where experts are on both sides; NULL: they are not. */
+    const struct hardware *hardware;
+    const struct hardware_gpu *device;
+    uint64_t memory; /* for what is not on the device */
     /* What the pass holds besides weights: keys and values of a layer, and buffers for batches of so many tokens. */
     uint64_t (*kv_bytes)(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
                          enum tensor_type kv_type);
@@ -106,6 +113,15 @@ struct plan_gpu {
 hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct plan_gpu_request *request,
                             hypura_error *error);
 void plan_gpu_free(struct plan_gpu *plan);
+
+/* What a batch of so many tokens takes for the experts of a layer that the device lacks: to bring all of them there, or
+ * to compute its choices here. many: it uses nearly all of them, so that bringing all is no waste. */
+struct plan_visit {
+    double upload_seconds, here_seconds;
+    bool many;
+};
+struct plan_visit plan_gpu_visit(const struct model *model, uint32_t layer, uint32_t missing, uint64_t tokens,
+                                 const struct hardware *hardware, const struct hardware_gpu *device);
 
 /* Bytes of a unit in device memory: every slice at a multiple of PLAN_GPU_ALIGNMENT. */
 #define PLAN_GPU_ALIGNMENT 256u

@@ -109,6 +109,11 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
                                const struct hardware *hardware, const struct plan_request *request,
                                hypura_error *error);
 
+/* Of a usual request, what depends on the length of batches: experts that come to the GPU for a prompt, and those that
+ * an answer computes here. request->hardware is there. */
+double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model *model,
+                                const struct plan_gpu_request *request);
+
 /* The share of expert uses that a cache of this many bytes serves. */
 hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes,
                             const struct plan_request *request, hypura_error *error);

@@ -22,9 +22,10 @@ void gpu_pass_close_device(struct gpu *gpu)
 }
 
 hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, struct gpu *gpu,
-                            const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
+                            const struct hardware_gpu *device, const struct hardware *hardware,
+                            const struct engine_options *options, hypura_error *error)
 {
-    (void)out, (void)geometry, (void)gpu, (void)hardware, (void)options, (void)error;
+    (void)out, (void)geometry, (void)gpu, (void)device, (void)hardware, (void)options, (void)error;
     return HYPURA_OK;
 }
 

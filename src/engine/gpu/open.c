@@ -22,14 +22,21 @@ static uint64_t gpu_budget(struct gpu *gpu, const struct hardware *hardware, con
 
 /* What goes to the GPU, before the rest is planned. *out stays NULL when nothing does. */
 hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, struct gpu *gpu,
-                            const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
+                            const struct hardware_gpu *device, const struct hardware *hardware,
+                            const struct engine_options *options, hypura_error *error)
 {
     uint8_t *abilities;
+    uint64_t memory = options->budget ? options->budget : hardware_default_budget(hardware);
+    uint32_t longest = geometry->windows ? WINDOW_SLACK : 0;
     struct plan_gpu_request request = {.budget = gpu_budget(gpu, hardware, options),
                                        .positions = options->context,
                                        .sequences = geometry->sequences,
-                                       .chunk = options->chunk,
-                                       .moves = !options->gpu_fixed};
+                                       .chunk = longest ? MIN(longest, options->chunk) : options->chunk,
+                                       .longest_chunk = longest,
+                                       .moves = !options->gpu_fixed,
+                                       .hardware = hardware,
+                                       .device = device};
+    request.memory = gpu_get_info(gpu)->unified ? memory - MIN(memory, request.budget) : memory;
     geometry->halves = gpu_get_info(gpu)->cooperative_matrix;
     request.in_place = pass_can_read_in_place(gpu, geometry->model);
     TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));

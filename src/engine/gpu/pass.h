@@ -101,7 +101,8 @@ void gpu_pass_close_device(struct gpu *gpu);
 
 /* What goes to the device, before the rest is planned; *out stays NULL when nothing does. */
 hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, struct gpu *gpu,
-                            const struct hardware *hardware, const struct engine_options *options, hypura_error *error);
+                            const struct hardware_gpu *device, const struct hardware *hardware,
+                            const struct engine_options *options, hypura_error *error);
 
 /* Fills what the planner wants to know. abilities: [layers], the caller's. */
 void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const struct geometry *geometry,

@@ -5,31 +5,16 @@
 
 #include <string.h>
 
-static uint64_t elements_of(const struct unit *unit)
-{
-    uint64_t elements = 0;
-    for (uint32_t i = 0; i < unit->slice_count; i++) {
-        const struct tensor_type_info *info = tensor_type_info(unit->slices[i].tensor->type);
-        elements += unit->slices[i].bytes / info->block_bytes * info->block_size;
-    }
-    return elements;
-}
-
 bool pass_should_visit(const struct engine *engine, uint32_t number)
 {
-    const struct model_parameters *p = model_parameters(engine->model);
-    const struct model_layer *layer = model_layer(engine->model, number);
     const struct gpu_pass *pass = engine->pass;
-    double choices = (double)engine->rows * p->experts_used;
     if (pass->plan->layers[number] != GPU_CAN || pass->plan->visit_slots == 0 || engine->rows <= GPU_VECTOR_TOKENS ||
-        choices < 2.0 * p->experts || engine->trace)
+        engine->trace)
         return false;
-    const struct unit *unit = model_unit(engine->model, layer->first_expert);
-    double missing = p->experts - pass->slots[number].count;
-    double upload = missing * (double)unit->bytes / engine->device.upload_bytes_per_second;
-    double here =
-        missing * choices / p->experts * (double)elements_of(unit) / engine->hardware.multiply_adds_per_second;
-    return upload < here;
+    uint32_t missing = model_parameters(engine->model)->experts - pass->slots[number].count;
+    struct plan_visit visit =
+        plan_gpu_visit(engine->model, number, missing, engine->rows, &engine->hardware, &engine->device);
+    return visit.many && visit.upload_seconds < visit.here_seconds;
 }
 
 hypura_status pass_make_visits(struct engine *engine, hypura_error *error)

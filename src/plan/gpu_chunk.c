@@ -1,0 +1,80 @@
+/* How long batches are where a model's experts are on both sides.
+ *
+ * A prompt brings the missing experts of a layer to the GPU for each of its batches (plan_gpu_visit), so half as many
+ * batches are half as many copies. The buffers of a longer batch take the place of experts, though, and of those every
+ * token of an answer then has some computed here, or read from the drive. What both cost is counted for a usual
+ * request; what the length changes nothing of (the GPU's own work) is left out. */
+#include "plan/plan_private.h"
+
+/* The usual request. */
+#define PROMPT_TOKENS 2048u
+#define ANSWER_TOKENS 256u
+
+struct plan_visit plan_gpu_visit(const struct model *model, uint32_t layer, uint32_t missing, uint64_t tokens,
+                                 const struct hardware *hardware, const struct hardware_gpu *device)
+{
+    const struct model_parameters *p = model_parameters(model);
+    const struct unit *unit = model_unit(model, model_layer(model, layer)->first_expert);
+    double elements = 0;
+    for (uint32_t i = 0; i < unit->slice_count; i++) {
+        const struct tensor_type_info *info = tensor_type_info(unit->slices[i].tensor->type);
+        elements += (double)(unit->slices[i].bytes / info->block_bytes * info->block_size);
+    }
+    double choices = (double)tokens * p->experts_used;
+    return (struct plan_visit){.upload_seconds = missing * (double)unit->bytes / device->upload_bytes_per_second,
+                               .here_seconds =
+                                   missing * choices / p->experts * elements / hardware->multiply_adds_per_second,
+                               .many = choices >= 2.0 * p->experts};
+}
+
+/* Of a layer's uses those of experts that are not on the GPU. */
+static double share_here(const struct plan_gpu *plan, const struct model *model, const struct plan_gpu_request *request,
+                         uint32_t layer)
+{
+    uint32_t experts = model_parameters(model)->experts;
+    unit_number first = model_layer(model, layer)->first_expert;
+    double all = 0, here = 0;
+    for (uint32_t e = 0; request->uses && e < experts; e++) {
+        all += (double)request->uses[first + e];
+        here += plan->units[first + e] ? 0 : (double)request->uses[first + e];
+    }
+    return all > 0 ? here / all : 1 - (double)plan->slots[layer] / experts;
+}
+
+static double seconds_here(const struct unit *unit, const struct hardware *hardware)
+{
+    double seconds = 0;
+    for (uint32_t i = 0; i < unit->slice_count; i++)
+        seconds += (double)unit->slices[i].bytes / hardware_kernel_speed(hardware, unit->slices[i].tensor->type);
+    return seconds;
+}
+
+double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model *model,
+                                const struct plan_gpu_request *request)
+{
+    const struct hardware *hardware = request->hardware;
+    uint32_t experts = model_parameters(model)->experts, used = model_parameters(model)->experts_used;
+    double batch = 0, token = 0, token_bytes = 0, missing_bytes = 0;
+    for (uint32_t i = 0; i < plan->layer_count; i++) {
+        const struct model_layer *layer = model_layer(model, i);
+        if (!layer->moe)
+            continue;
+        const struct unit *unit = model_unit(model, layer->first_expert);
+        uint32_t missing = experts - plan->slots[i];
+        double uses = used * share_here(plan, model, request, i);
+        struct plan_visit visit = plan_gpu_visit(model, i, missing, plan->chunk, hardware, request->device);
+        bool visits = plan->layers[i] == GPU_CAN && plan->visit_slots && visit.many;
+        batch += visits ? MIN(visit.upload_seconds, visit.here_seconds) : visit.here_seconds;
+        token += uses * seconds_here(unit, hardware);
+        token_bytes += uses * (double)unit->bytes;
+        missing_bytes += missing * (double)unit->bytes;
+    }
+    /* What memory has no room for, once a batch; of a token's experts as large a share. */
+    uint64_t there = plan->resident_bytes + plan->expert_bytes, all = model_bytes(model);
+    double beyond = (double)(all - MIN(all, there)) - (double)request->memory;
+    if (beyond > 0 && missing_bytes > 0) {
+        batch = MAX(batch, beyond / hardware->storage.bytes_per_second);
+        token += token_bytes * MIN(beyond / missing_bytes, 1.0) / hardware->storage.bytes_per_second;
+    }
+    return (double)PROMPT_TOKENS / plan->chunk * batch + ANSWER_TOKENS * token;
+}

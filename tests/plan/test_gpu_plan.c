@@ -1,0 +1,218 @@
+/* What goes to a GPU of the embedded model, and how long batches are there. */
+#include "test.h"
+
+#include "plan/plan_private.h"
+
+#include <math.h>
+#include <string.h>
+
+#define KIB ((uint64_t)1 << 10)
+#define MIB ((uint64_t)1 << 20)
+
+#define MOST_LAYERS 64
+
+static struct model *model;
+static uint8_t abilities[MOST_LAYERS];
+
+static int open_model(void **state)
+{
+    (void)state;
+    char path[4096];
+    const char *folder = getenv("HYPURA_MODELS");
+    snprintf(path, sizeof path, "%s/manpage-moe-24m-Q4_K_M.gguf", folder ? folder : "models");
+    assert_ok(model_open(&model, path, &test_error));
+    assert_true(model_parameters(model)->layers <= MOST_LAYERS);
+    memset(abilities, GPU_CAN, sizeof abilities);
+    return 0;
+}
+
+static int close_model(void **state)
+{
+    (void)state;
+    model_close(model);
+    return 0;
+}
+
+static uint64_t kv_bytes(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
+                         enum tensor_type kv_type)
+{
+    (void)context, (void)layer, (void)kv_type;
+    return (uint64_t)positions * sequences * 64;
+}
+
+static uint64_t scratch_bytes(const void *context, uint32_t chunk, uint32_t positions)
+{
+    (void)context, (void)positions;
+    return chunk * KIB;
+}
+
+static struct hardware machine(void)
+{
+    return (struct hardware){
+        .memory_total = 4096 * MIB,
+        .memory_available = 2048 * MIB,
+        .cgroup_limit = UINT64_MAX,
+        .memory_bytes_per_second = 40e9,
+        .compute_bytes_per_second = 20e9,
+        .multiply_adds_per_second = 50e9,
+        .storage = {.bytes_per_second = 1e9, .latency_seconds = 1e-4, .block_bytes = MIB, .depth = 8}};
+}
+
+static struct plan_gpu_request request_for(uint64_t budget)
+{
+    return (struct plan_gpu_request){.budget = budget,
+                                     .max_allocation = (uint64_t)1 << 40,
+                                     .layers = abilities,
+                                     .output = true,
+                                     .moves = true,
+                                     .positions = 4096,
+                                     .kv_type = TENSOR_F16,
+                                     .memory = 1024 * MIB,
+                                     .kv_bytes = kv_bytes,
+                                     .scratch_bytes = scratch_bytes};
+}
+
+static struct plan_gpu *plan_for(const struct plan_gpu_request *request)
+{
+    struct plan_gpu *plan = NULL;
+    assert_ok(plan_gpu_make(&plan, model, request, &test_error));
+    assert_non_null(plan);
+    uint64_t taken = plan->resident_bytes + plan->expert_bytes + plan->kv_bytes + plan->scratch_bytes;
+    assert_true(taken <= request->budget);
+    return plan;
+}
+
+static uint32_t chunk_for(const struct plan_gpu_request *request)
+{
+    struct plan_gpu *plan = plan_for(request);
+    uint32_t chunk = plan->chunk;
+    plan_gpu_free(plan);
+    return chunk;
+}
+
+/* All layers, and half of the experts beside the longest batch. */
+static uint64_t half_of_the_experts(void)
+{
+    struct plan_gpu_request request = request_for(1024 * MIB);
+    struct plan_gpu *all = plan_for(&request);
+    assert_int_equal(all->taken, all->layer_count);
+    assert_int_equal(all->chunk, 2048);
+    assert_false(all->moves);
+    uint64_t budget = all->resident_bytes + all->kv_bytes + all->scratch_bytes + all->expert_bytes / 2;
+    plan_gpu_free(all);
+    return budget;
+}
+
+/* The longest whose buffers take an eighth. */
+static uint32_t eighth_of(uint64_t budget)
+{
+    uint32_t chunk = 2048;
+    while (scratch_bytes(NULL, chunk, 0) > budget / 8)
+        chunk /= 2;
+    return chunk;
+}
+
+static void batches_take_an_eighth(void **state)
+{
+    (void)state;
+    struct hardware hardware = machine();
+    struct hardware_gpu device = {.upload_bytes_per_second = 1e9};
+    uint64_t budget = half_of_the_experts();
+    struct plan_gpu_request request = request_for(budget);
+    assert_int_equal(chunk_for(&request), eighth_of(budget)); /* nobody knows what a longer one would bring */
+    assert_true(eighth_of(budget) < 2048);
+    request.chunk = 1024;
+    assert_int_equal(chunk_for(&request), 1024);
+    /* Where all experts have room no batch brings any. */
+    request = request_for(1024 * MIB);
+    request.hardware = &hardware;
+    request.device = &device;
+    request.budget = budget * 2;
+    struct plan_gpu *plan = plan_for(&request);
+    assert_false(plan->moves);
+    assert_int_equal(plan->chunk, eighth_of(request.budget));
+    plan_gpu_free(plan);
+}
+
+/* The cheapest of all lengths for a prompt and its answer, and no layer is given up for it. */
+static void divided_mixtures_take_what_a_request_gains_by(void **state)
+{
+    (void)state;
+    static const double speeds[] = {1e8, 1e9, 1e10, 1e11};
+    struct hardware hardware = machine();
+    struct hardware_gpu device = {0};
+    uint64_t budget = half_of_the_experts();
+    uint32_t shortest = eighth_of(budget), seen = 0;
+    for (int i = 0; i < 64; i++) {
+        device.upload_bytes_per_second = speeds[i % 4];
+        hardware.compute_bytes_per_second = speeds[i / 4 % 4];
+        hardware.storage.bytes_per_second = i / 16 % 2 ? 1e8 : 1e10;
+        struct plan_gpu_request request = request_for(budget);
+        request.memory = i / 32 ? 2 * MIB : 1024 * MIB;
+        request.hardware = &hardware;
+        request.device = &device;
+        struct plan_gpu *chosen = plan_for(&request);
+        seen |= chosen->chunk;
+        double seconds = plan_gpu_request_seconds(chosen, model, &request);
+        assert_true(seconds > 0 && chosen->chunk >= shortest);
+        for (request.chunk = shortest; request.chunk <= 2048; request.chunk *= 2) {
+            struct plan_gpu *other = plan_for(&request);
+            bool whole = other->taken == chosen->layer_count && other->output && other->visit_slots;
+            if (request.chunk == shortest)
+                assert_true(chosen->taken == other->taken && chosen->output == other->output);
+            assert_true(!whole || seconds <= plan_gpu_request_seconds(other, model, &request));
+            plan_gpu_free(other);
+        }
+        plan_gpu_free(chosen);
+    }
+    assert_int_equal(seen & (shortest | 2048), shortest | 2048); /* both ends are best for somebody */
+}
+
+/* A prompt that the CPU computes slowly, and that uploads of experts make no quicker, wants few batches; an answer
+ * whose experts the CPU computes slowly wants them on the GPU. */
+static void prompts_want_long_batches_and_answers_want_experts(void **state)
+{
+    (void)state;
+    struct hardware hardware = machine();
+    struct hardware_gpu device = {.upload_bytes_per_second = 1e8};
+    uint64_t budget = half_of_the_experts();
+    struct plan_gpu_request request = request_for(budget);
+    request.hardware = &hardware;
+    request.device = &device;
+    hardware.multiply_adds_per_second = 1e9;
+    hardware.compute_bytes_per_second = 1e12;
+    assert_int_equal(chunk_for(&request), 2048);
+    request.longest_chunk = 512;
+    assert_int_equal(chunk_for(&request), 512);
+    request.longest_chunk = 0;
+    hardware.compute_bytes_per_second = 1e7;
+    assert_int_equal(chunk_for(&request), eighth_of(budget));
+}
+
+/* What brings an expert to the GPU for one batch. */
+static void a_visit_pays_by_the_tokens(void **state)
+{
+    (void)state;
+    struct hardware hardware = machine();
+    struct hardware_gpu device = {.upload_bytes_per_second = 10e9};
+    uint32_t experts = model_parameters(model)->experts, used = model_parameters(model)->experts_used;
+    const struct unit *unit = model_unit(model, model_layer(model, 0)->first_expert);
+    struct plan_visit few = plan_gpu_visit(model, 0, 4, 1, &hardware, &device);
+    struct plan_visit many = plan_gpu_visit(model, 0, 4, 2 * experts, &hardware, &device);
+    assert_true(!few.many && many.many);
+    assert_true(fabs(few.upload_seconds - many.upload_seconds) < 1e-12);
+    assert_true(fabs(many.upload_seconds - 4 * (double)unit->bytes / 10e9) < 1e-9);
+    assert_true(fabs(many.here_seconds - 2.0 * experts * few.here_seconds) < 1e-9 * many.here_seconds + 1e-15);
+    assert_true(used < experts && few.here_seconds > 0);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(batches_take_an_eighth),
+        cmocka_unit_test(divided_mixtures_take_what_a_request_gains_by),
+        cmocka_unit_test(prompts_want_long_batches_and_answers_want_experts),
+        cmocka_unit_test(a_visit_pays_by_the_tokens),
+    };
+    return cmocka_run_group_tests(tests, open_model, close_model);
+}
