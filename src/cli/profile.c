@@ -177,8 +177,10 @@ static const struct hardware_gpu *measured(const struct hardware *h, const struc
 
 static void print_speeds(const struct hardware_gpu *gpu)
 {
-    printf("         memory read at %.1f GB/s, uploads at %.1f GB/s, a batch there and back takes %.0f us\n",
-           gpu->memory_bytes_per_second / 1e9, gpu->upload_bytes_per_second / 1e9, gpu->turn_seconds * 1e6);
+    printf("         memory read at %.1f GB/s, uploads at %.1f GB/s\n", gpu->memory_bytes_per_second / 1e9,
+           gpu->upload_bytes_per_second / 1e9);
+    printf("         a batch there and back takes %.0f us, a share of the CPU's between two batches %.0f us\n",
+           gpu->turn_seconds * 1e6, gpu->share_seconds * 1e6);
     for (size_t i = 0; i < gpu->kernel_count; i++) {
         printf("  %-8s %6.1f  ", tensor_type_info(gpu->kernels[i].type)->name, gpu->kernels[i].bytes_per_second / 1e9);
         draw_bar(fmin(1, gpu->kernels[i].bytes_per_second / gpu->memory_bytes_per_second), 40);
@@ -226,11 +228,11 @@ static json_t *gpus_json(const struct hardware *h)
         for (size_t k = 0; k < gpu->kernel_count; k++)
             json_object_set_new(kernels, tensor_type_info(gpu->kernels[k].type)->name,
                                 json_real(gpu->kernels[k].bytes_per_second));
-        json_array_append_new(array, json_pack("{s:s, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
-                                               "memory_bytes_per_second", gpu->memory_bytes_per_second,
-                                               "upload_bytes_per_second", gpu->upload_bytes_per_second, "turn_seconds",
-                                               gpu->turn_seconds, "multiply_adds_per_second",
-                                               gpu->multiply_adds_per_second, "kernels", kernels));
+        json_array_append_new(
+            array, json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name, "memory_bytes_per_second",
+                             gpu->memory_bytes_per_second, "upload_bytes_per_second", gpu->upload_bytes_per_second,
+                             "turn_seconds", gpu->turn_seconds, "share_seconds", gpu->share_seconds,
+                             "multiply_adds_per_second", gpu->multiply_adds_per_second, "kernels", kernels));
     }
     return array;
 }

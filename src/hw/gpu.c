@@ -130,6 +130,7 @@ void hardware_gpu_speeds(const struct hardware *hardware, struct hardware_gpu *g
     gpu->memory_bytes_per_second = gpu->info.unified ? hardware->memory_bytes_per_second : 200e9;
     gpu->upload_bytes_per_second = gpu->info.unified ? hardware->memory_bytes_per_second / 2 : 6e9;
     gpu->turn_seconds = 50e-6;
+    gpu->share_seconds = 250e-6;
     gpu->multiply_adds_per_second = 2e12;
 }
 

@@ -61,6 +61,7 @@ struct hardware_gpu {
     double memory_bytes_per_second;
     double upload_bytes_per_second; /* from memory of the host */
     double turn_seconds;            /* to send a batch of commands, and to see that it is done */
+    double share_seconds;           /* what a share of the CPU's between two batches takes, but for the work itself */
     double multiply_adds_per_second;
     struct kernel_speed kernels[HARDWARE_MAX_KERNELS];
     size_t kernel_count;

@@ -1,7 +1,8 @@
 /* How fast a plan with a GPU should be: layer by layer the longest of what works at the same time.
  *
  * A layer's attention and router come first, on whichever side it is. Then the GPU computes its experts, while the CPU
- * computes those in memory and the drive reads those that are in neither; the sum waits for all of them. */
+ * computes those in memory and the drive reads those that are in neither; the sum waits for all of them. To hand the
+ * layer over and back, and to wake the CPU's threads for it, is measured with the device (share_seconds). */
 #include "plan/plan_private.h"
 
 #include <math.h>
@@ -113,7 +114,10 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         double launches = now ? GPU_LAYER_SECONDS + (work->expert_bytes > 0 ? GPU_ROUTER_SECONDS : 0) : 0;
         double fixed = work->gpu_dense + work->cpu_dense + (now ? launches : LAYER_SECONDS);
         seconds += fixed + MAX(MAX(parts.gpu, parts.cpu), parts.disk);
-        if (divided || now != there)
+        bool shared = divided && !(gpu->in_place && gpu->layers[l] == GPU_CAN);
+        if (shared)
+            seconds += request->device->share_seconds;
+        else if (divided || now != there)
             seconds += request->device->turn_seconds;
         there = now;
         sum.gpu += parts.gpu + work->gpu_dense + launches;

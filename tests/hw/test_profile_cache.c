@@ -35,6 +35,15 @@ static struct hardware measured(void)
     hardware.kernels[1] = (struct kernel_speed){TENSOR_F32, 40e9};
     hardware.kernel_count = 2;
     hardware.measured = true;
+    hardware.gpus[0] = (struct hardware_gpu){.info = {.name = "Test GPU", .driver_version = 7},
+                                             .memory_bytes_per_second = 2e12,
+                                             .upload_bytes_per_second = 25e9,
+                                             .turn_seconds = 20e-6,
+                                             .share_seconds = 200e-6,
+                                             .multiply_adds_per_second = 1e14,
+                                             .kernels = {{TENSOR_F16, 1.5e12}},
+                                             .kernel_count = 1};
+    hardware.gpu_count = 1;
     hardware.storage.block_bytes = 524288;
     hardware.storage.depth = 12;
     hardware.storage.bytes_per_second = 2.5e9;
@@ -67,6 +76,15 @@ static void what_is_kept_is_found(void **state)
     assert_near(hardware_kernel_speed(&loaded, TENSOR_Q4_K), 33e9);
     assert_near(hardware_kernel_speed(&loaded, TENSOR_F32), 40e9);
     assert_near(hardware_kernel_speed(&loaded, TENSOR_Q6_K), 30.25e9);
+    struct hardware_gpu gpu = {.info = {.name = "Test GPU", .driver_version = 7}};
+    hardware_gpu_speeds(&loaded, &gpu);
+    assert_true(gpu.measured);
+    assert_near(gpu.memory_bytes_per_second, 2e12);
+    assert_near(gpu.upload_bytes_per_second, 25e9);
+    assert_near(gpu.turn_seconds, 20e-6);
+    assert_near(gpu.share_seconds, 200e-6);
+    assert_near(gpu.multiply_adds_per_second, 1e14);
+    assert_near(hardware_gpu_kernel_speed(&gpu, TENSOR_F16), 1.5e12);
     assert_int_equal(loaded.storage.block_bytes, 524288);
     assert_int_equal(loaded.storage.depth, 12);
     assert_near(loaded.storage.bytes_per_second, 2.5e9);

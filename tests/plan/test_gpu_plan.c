@@ -189,6 +189,38 @@ static void prompts_want_long_batches_and_answers_want_experts(void **state)
     assert_int_equal(chunk_for(&request), eighth_of(budget));
 }
 
+static double seconds_a_token(const struct plan_gpu *gpu, double share_seconds)
+{
+    struct hardware hardware = machine();
+    struct hardware_gpu device = {
+        .memory_bytes_per_second = 1e12, .turn_seconds = 1e-5, .share_seconds = share_seconds};
+    struct plan_request request = {.budget = 1024 * MIB, .positions = 256, .kv_type = TENSOR_F16};
+    struct plan *plan;
+    request.gpu = gpu;
+    request.device = &device;
+    assert_ok(plan_make(&plan, model, &hardware, &request, &test_error));
+    double seconds = 1 / plan->predicted_tokens_per_second;
+    plan_free(plan);
+    return seconds;
+}
+
+/* A layer whose experts are on both sides is handed over and back; one that is whole on a side, or whose experts the
+ * GPU reads where they stand, is not. */
+static void every_share_of_the_cpu_is_handed_over(void **state)
+{
+    (void)state;
+    for (int kind = 0; kind < 3; kind++) {
+        struct plan_gpu_request request = request_for(kind == 0 ? 1024 * MIB : half_of_the_experts());
+        request.in_place = kind == 2;
+        struct plan_gpu *gpu = plan_for(&request);
+        assert_int_equal(gpu->moves, kind == 1);
+        assert_int_equal(gpu->in_place, kind == 2);
+        double more = seconds_a_token(gpu, 300e-6) - seconds_a_token(gpu, 100e-6);
+        assert_true(fabs(more - (kind == 1 ? gpu->layer_count * 200e-6 : 0)) < 1e-9);
+        plan_gpu_free(gpu);
+    }
+}
+
 /* What brings an expert to the GPU for one batch. */
 static void a_visit_pays_by_the_tokens(void **state)
 {
@@ -212,6 +244,7 @@ int main(void)
         cmocka_unit_test(batches_take_an_eighth),
         cmocka_unit_test(divided_mixtures_take_what_a_request_gains_by),
         cmocka_unit_test(prompts_want_long_batches_and_answers_want_experts),
+        cmocka_unit_test(every_share_of_the_cpu_is_handed_over),
         cmocka_unit_test(a_visit_pays_by_the_tokens),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
