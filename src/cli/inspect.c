@@ -14,6 +14,14 @@ static const struct option_row inspect_rows[] = {
 
 static const char *const tier_names[] = {"gpu", "ram", "storage"};
 
+/* Experts in a cache that holds all of them are in memory, whichever those are. */
+static enum tier shown_tier(const struct model *model, const struct plan *plan, unit_number unit)
+{
+    enum tier tier = (enum tier)plan->tiers[unit];
+    bool cached = plan->expert_cache_bytes && plan_holds_experts(plan);
+    return tier == TIER_STORAGE && cached && model_unit(model, unit)->kind == UNIT_EXPERT ? TIER_RAM : tier;
+}
+
 struct role_bytes {
     uint64_t bytes;
     uint32_t count;
@@ -99,7 +107,7 @@ static void print_tensors(const struct model *model, const struct plan *plan)
         if (unit->kind == UNIT_EXPERT) {
             char text[32];
             printf("  layer %d expert %-3d %39s %10s  %s\n", unit->layer, unit->expert, "",
-                   format_bytes(text, sizeof text, (double)unit->bytes), tier_names[plan->tiers[u]]);
+                   format_bytes(text, sizeof text, (double)unit->bytes), tier_names[shown_tier(model, plan, u)]);
             continue;
         }
         const struct gguf_tensor *tensor = unit->slices[0].tensor;
@@ -122,7 +130,9 @@ static void sum_tiers(const struct model *model, const struct plan *plan, uint64
 {
     tiers[0] = tiers[1] = tiers[2] = 0;
     for (unit_number u = 0; u < model_unit_count(model); u++) {
-        uint64_t bytes = model_unit(model, u)->bytes, read = plan_bytes_on_storage(plan, u, bytes);
+        uint64_t bytes = model_unit(model, u)->bytes, read = 0;
+        if (shown_tier(model, plan, u) == TIER_STORAGE)
+            read = plan_bytes_on_storage(plan, u, bytes);
         tiers[TIER_STORAGE] += read;
         tiers[plan->tiers[u] == TIER_GPU ? TIER_GPU : TIER_RAM] += bytes - read;
     }
@@ -252,7 +262,7 @@ static json_t *tensors_json(const struct model *model, const struct plan *plan)
                 array, json_pack("{s:s, s:s, s:o, s:i, s:i, s:I, s:I, s:s}", "name", tensor->name.data, "type",
                                  tensor_type_info(tensor->type)->name, "shape", shape, "layer", unit->layer, "expert",
                                  unit->expert, "offset", (json_int_t)unit->slices[s].offset, "bytes",
-                                 (json_int_t)unit->slices[s].bytes, "tier", tier_names[plan->tiers[u]]));
+                                 (json_int_t)unit->slices[s].bytes, "tier", tier_names[shown_tier(model, plan, u)]));
         }
     }
     return array;

@@ -312,15 +312,17 @@ static struct cost try_choice(const struct plan_table *table, int level, uint64_
 static void count_up(const struct plan_table *table, struct placement *out)
 {
     uint64_t smallest = UINT64_MAX;
-    bool experts = false, attention = false;
+    bool attention = false;
     uint32_t streamed = 0;
+    uint64_t experts = 0;
     out->resident_bytes = 0;
     out->dense_bytes_per_token = 0;
     for (uint32_t i = 0; i < table->count; i++) {
         const struct plan_unit *unit = &table->units[i];
         if (out->tiers[i] == TIER_RAM)
             out->resident_bytes += unit->footprint;
-        experts |= out->tiers[i] == TIER_STORAGE && unit->priority == PRIORITY_EXPERT;
+        if (out->tiers[i] == TIER_STORAGE && unit->priority == PRIORITY_EXPERT)
+            experts += unit->footprint;
         for (uint32_t piece = 0; out->in_ring[i] && piece < unit->cut.count; piece++) {
             uint64_t bytes = plan_piece_footprint(unit, piece);
             if (out->streams[unit->cut.first + piece]) {
@@ -334,10 +336,11 @@ static void count_up(const struct plan_table *table, struct placement *out)
         attention |= out->in_ring[i] && (unit->priority == PRIORITY_ATTENTION || unit->priority == PRIORITY_ROUTER);
     }
     out->ring_units = streamed ? (uint32_t)MIN((uint64_t)streamed, out->ring_bytes / smallest) : 0;
-    out->mode = attention  ? PLAN_FULL_STREAMING
-                : streamed ? PLAN_DENSE_STREAMING
-                : experts  ? PLAN_EXPERT_STREAMING
-                           : PLAN_FULL_RESIDENT;
+    /* Experts that change sides stand in the cache, also where it holds them all. */
+    out->mode = attention                           ? PLAN_FULL_STREAMING
+                : streamed                          ? PLAN_DENSE_STREAMING
+                : experts > out->expert_cache_bytes ? PLAN_EXPERT_STREAMING
+                                                    : PLAN_FULL_RESIDENT;
     out->embedding_rows = table->embedding_unit != NO_UNIT && out->tiers[table->embedding_unit] == TIER_STORAGE;
 }
 

@@ -43,6 +43,11 @@ void plan_free(struct plan *plan)
     memory_free(plan);
 }
 
+bool plan_holds_experts(const struct plan *plan)
+{
+    return plan->expert_cache_bytes >= plan->expert_bytes;
+}
+
 bool plan_in_ring(const struct plan *plan, unit_number unit)
 {
     return unit < plan->unit_count && plan->in_ring[unit];
@@ -287,12 +292,15 @@ static bool choose_setting(const struct planner *planner, bool resident, struct 
     }
 }
 
-static void describe(struct plan *plan, const struct plan_table *table)
+static void describe(struct plan *plan, const struct plan_table *table, const struct plan_gpu *gpu)
 {
     uint64_t weights = 0;
-    for (uint32_t i = 0; i < table->count; i++)
-        weights += table->units[i].priority == PRIORITY_UNUSED ? 0 : table->units[i].footprint;
+    for (uint32_t i = 0; i < table->count; i++) {
+        enum plan_priority priority = table->units[i].priority;
+        weights += priority == PRIORITY_UNUSED || priority == PRIORITY_GPU ? 0 : table->units[i].footprint;
+    }
     uint64_t held = plan->resident_bytes + plan->pool_bytes;
+    const char *the = gpu ? "The other weights" : "The weights", *every = gpu ? "All other weights" : "All weights";
     char all[32], room[32], cache[32], stream[32];
     format_bytes(all, sizeof all, (double)weights);
     format_bytes(room, sizeof room, (double)held);
@@ -306,24 +314,27 @@ static void describe(struct plan *plan, const struct plan_table *table)
                  plan->expert_cache_bytes < plan->expert_cycle_bytes ? ", less than one token uses" : "");
     switch (plan->mode) {
     case PLAN_FULL_RESIDENT:
-        snprintf(plan->reason, sizeof plan->reason, "All weights (%s) fit in the budget%s.", all,
-                 plan->embedding_rows ? " but the token embedding, of which single rows are read" : "");
+        snprintf(plan->reason, sizeof plan->reason, "%s (%s) fit in the budget%s%s.", every, all,
+                 plan->embedding_rows ? " but the token embedding, of which single rows are read" : "",
+                 plan->expert_cache_bytes == 0 ? ""
+                 : gpu && gpu->moves           ? "; experts stand in a cache, so that they can change sides"
+                                               : "; experts stand in a cache, where the GPU reads them");
         break;
     case PLAN_EXPERT_STREAMING:
         snprintf(plan->reason, sizeof plan->reason,
-                 "The weights take %s, of which %s can be in memory: all that every token uses stays, %s.", all, room,
+                 "%s take %s, of which %s can be in memory: all that every token uses stays, %s.", the, all, room,
                  experts);
         break;
     case PLAN_DENSE_STREAMING:
         snprintf(plan->reason, sizeof plan->reason,
-                 "The weights take %s, of which %s can be in memory: attention stays, %s are read for every token%s%s.",
+                 "%s take %s, of which %s can be in memory: attention stays, %s are read for every token%s%s.", the,
                  all, room, stream, *experts ? "; " : "", experts);
         break;
     case PLAN_FULL_STREAMING:
         snprintf(plan->reason, sizeof plan->reason,
-                 "The weights take %s, of which %s can be in memory, too little even for attention: %s are read for "
-                 "every token%s%s.",
-                 all, room, stream, *experts ? "; " : "", experts);
+                 "%s take %s, of which %s can be in memory, too little even for attention: %s are read for every "
+                 "token%s%s.",
+                 the, all, room, stream, *experts ? "; " : "", experts);
         break;
     }
 }
@@ -425,7 +436,7 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
         plan_free(plan);
         return status;
     }
-    describe(plan, table);
+    describe(plan, table, request->gpu);
     *out = plan;
     return HYPURA_OK;
 }

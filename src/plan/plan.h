@@ -207,7 +207,10 @@ void plan_free(struct plan *plan);
  * rows only. */
 bool plan_in_ring(const struct plan *plan, unit_number unit);
 
-/* Of a unit of so many bytes those that are neither in memory nor on the GPU. */
+/* Whether the expert cache, if any, has room for every expert that could be in it: then none streams. */
+bool plan_holds_experts(const struct plan *plan);
+
+/* Of a unit of so many bytes those that are neither in memory nor on the GPU; of an expert in a cache all. */
 uint64_t plan_bytes_on_storage(const struct plan *plan, unit_number unit, uint64_t bytes);
 
 /* Tensors of one layer and group may be held together (a layer's K and V matrices of latent attention); the number has

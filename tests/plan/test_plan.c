@@ -307,6 +307,33 @@ static void context_and_chunk_are_kept_when_asked_for(void **state)
     plan_free(plan);
 }
 
+/* Experts that change sides stand in the cache however large it is: where it holds all of them nothing streams. */
+static void experts_that_move_stream_only_where_they_do_not_fit(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    static const struct plan_gpu gpu = {.moves = true, .chunk = 64};
+    fake_build(&fake, &fake_experts);
+    fake.table.experts_move = true;
+    struct hardware hardware = fake_hardware();
+    bool seen[2] = {false};
+    for (uint64_t gib = 4; gib <= 24; gib++) {
+        struct plan_request request = make_request(gib * GIB);
+        request.gpu = &gpu;
+        struct plan *plan;
+        assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+        bool fits = plan->expert_cache_bytes >= plan->expert_bytes;
+        assert_true(plan->expert_cache_bytes > 0);
+        assert_int_equal(plan_holds_experts(plan), fits);
+        assert_int_equal(plan->mode, fits ? PLAN_FULL_RESIDENT : PLAN_EXPERT_STREAMING);
+        assert_int_equal(strstr(plan->reason, "fit in the budget") != NULL, fits);
+        assert_true(fits == (plan->predicted_bytes_per_token < (double)MIB));
+        seen[fits] = true;
+        plan_free(plan);
+    }
+    assert_true(seen[0] && seen[1]);
+}
+
 static void no_budget_means_what_the_machine_can_spare(void **state)
 {
     (void)state;
@@ -367,6 +394,7 @@ int main(void)
         cmocka_unit_test(the_embedding_is_held_last),
         cmocka_unit_test(a_tied_embedding_that_streams_is_read_by_rows_too),
         cmocka_unit_test(context_and_chunk_are_kept_when_asked_for),
+        cmocka_unit_test(experts_that_move_stream_only_where_they_do_not_fit),
         cmocka_unit_test(no_budget_means_what_the_machine_can_spare),
         cmocka_unit_test(more_than_there_is_is_warned_of),
         cmocka_unit_test(footprints_are_the_enclosing_pages),
