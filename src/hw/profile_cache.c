@@ -12,8 +12,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* To be raised when a field is added or measured in another way: older files are then ignored. */
-#define PROFILE_VERSION 1
+/* To be raised when a field is added or measured in another way: older files are then ignored, and left to older
+ * programs. 2: memory and kernels are measured beyond all of the last level caches, shares of the CPU between batches of
+ * a GPU at all. */
+#define PROFILE_VERSION 2
 
 /* A full set of samples takes some 15 KiB. */
 #define LARGEST_PROFILE ((off_t)1 << 20)
@@ -78,7 +80,8 @@ bool hw_profile_path(const struct hardware *hardware, char *path, size_t room)
     uint64_t hash = 14695981039346656037u; /* FNV-1a */
     for (const char *c = text; *c; c++)
         hash = (hash ^ (uint8_t)*c) * 1099511628211u;
-    return snprintf(path, room, "%s/profile-%016llx.json", folder, (unsigned long long)hash) < (int)room;
+    return snprintf(path, room, "%s/profile-%016llx-%d.json", folder, (unsigned long long)hash, PROFILE_VERSION) <
+           (int)room;
 }
 
 /* ---- reading -------------------------------------------------------------------------------------------------------
