@@ -271,6 +271,38 @@ static void parts_change_no_bit(void **state)
     close_silent(engine);
 }
 
+/* Kernels that wait for each other by a counter do what those with barriers in between do, also after a batch that was
+ * recorded and not sent, and with several sequences. */
+static void chains_change_no_bit(void **state)
+{
+    (void)state;
+    device_or_skip();
+    static const char *const names[] = {"q-llama-Q4_K_M", "q-mixtral-Q4_K-Q4_K-Q6_K", "qwen3moe"};
+    for (size_t m = 0; m < COUNT_OF(names); m++) {
+        float *logits[2];
+        size_t vocabulary = 0;
+        for (int chained = 0; chained < 2; chained++) {
+            setenv("HYPURA_GPU_CHAINS", chained ? "1" : "0", 1);
+            struct setting setting = {.kv_type = TENSOR_Q8_0};
+            struct engine *engine = open_with(names[m], &setting);
+            vocabulary = model_parameters(engine_model(engine))->vocabulary;
+            struct gpu *gpu = engine->gpu;
+            gpu_begin(gpu);
+            gpu_launch_chained(gpu, KERNEL_heads, NULL, 0, NULL, GPU_PUSH_BYTES + 1, 1, 1, 1);
+            assert_int_equal(gpu_submit(gpu, NULL, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+            assert_int_equal(gpu->chained, 0);
+            gpu->chained = (uint32_t)chained; /* as of a batch whose recording failed later */
+            logits[chained] = run_tokens(engine);
+            assert_int_equal(gpu->chained_sent > 0, chained);
+            close_silent(engine);
+        }
+        assert_memory_equal(logits[0], logits[1], TOKENS * vocabulary * sizeof(float));
+        free(logits[0]);
+        free(logits[1]);
+    }
+    unsetenv("HYPURA_GPU_CHAINS");
+}
+
 /* ---- what can go wrong ------------------------------------------------------------------------------------------- */
 
 static void no_such_device(void **state)
@@ -421,6 +453,7 @@ int main(void)
         cmocka_unit_test(three_tiers),
         cmocka_unit_test(sequences_are_apart),
         cmocka_unit_test(parts_change_no_bit),
+        cmocka_unit_test(chains_change_no_bit),
         cmocka_unit_test(no_such_device),
         cmocka_unit_test(device_is_lost),
         cmocka_unit_test(cancelled_in_between),

@@ -120,12 +120,13 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
         if (!table)
             return;
     }
+    const struct chain_link link = gpu_chain(gpu);
     const struct {
-        uint64_t query, key, value, query_norm, key_norm, query_scales, table, out, sequences;
+        uint64_t query, key, value, query_norm, key_norm, query_scales, table, out, sequences, progress;
         uint32_t query_stride, query_head_stride, key_stride, value_stride;
         uint32_t sizes, counts, rotary_and_sequences;
         float epsilon;
-        uint32_t key_row, value_row, out_head_stride;
+        uint32_t key_row, value_row, out_head_stride, awaited;
     } push = {gpu_address(heads->query),
               gpu_address(heads->key),
               gpu_address(heads->value),
@@ -135,6 +136,7 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
               gpu_address(heads->table),
               gpu_address(heads->out),
               table,
+              link.progress,
               heads->query_stride,
               heads->query_head_stride,
               heads->key_stride,
@@ -145,7 +147,8 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
               heads->epsilon,
               row_elements(heads->type, heads->key_position_bytes),
               row_elements(heads->type, heads->value_position_bytes),
-              heads->out_head_stride ? heads->out_head_stride : heads->key_size};
+              heads->out_head_stride ? heads->out_head_stride : heads->key_size,
+              link.awaited};
     const uint32_t constants[] = {(uint32_t)heads->type,
                                   heads->layout == ROPE_NORMAL,
                                   heads->norm_after_rope,
@@ -154,7 +157,7 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
                                   heads->normed,
                                   heads->turned_from};
     uint32_t slots = heads->heads + kv_heads * (heads->values_in_keys ? 1 : 2);
-    gpu_launch(gpu, KERNEL_heads, constants, COUNT_OF(constants), &push, sizeof push, heads->rows, slots, 1);
+    gpu_launch_chained(gpu, KERNEL_heads, constants, COUNT_OF(constants), &push, sizeof push, heads->rows, slots, 1);
 }
 
 void gpu_spread(struct gpu *gpu, const struct gpu_spread *spread)
@@ -206,12 +209,15 @@ uint64_t gpu_attention_scratch_bytes(uint32_t rows, uint32_t heads, uint32_t val
     return rows * spans * heads * (value_size + 2) * sizeof(float);
 }
 
-/* A tile's queries: as many as there are, up to what the kernel's registers hold. */
-static uint32_t few_queries(const struct gpu_attention *a, uint32_t rows)
+/* A tile's queries: as many as there are, up to what the kernel's registers hold; fewer where that leaves cores without
+ * work. It changes no bit. */
+static uint32_t few_queries(const struct gpu *gpu, const struct gpu_attention *a, uint32_t rows, uint32_t spans)
 {
     uint32_t group = a->heads / a->kv_heads, most = MAX(a->key_size, a->value_size) > 256 ? 4 : 8, queries = 1;
     while (queries < most && queries < rows * group)
         queries *= 2;
+    while (queries > 1 && 2 * rows * a->heads / queries * spans <= gpu->info.cores)
+        queries /= 2;
     return queries;
 }
 
@@ -245,16 +251,18 @@ static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool fe
                          (unsigned long long)bytes);
         return;
     }
+    const struct chain_link link = gpu_chain(gpu);
     const struct {
-        uint64_t query, out, states, sinks, sequences;
+        uint64_t query, out, states, sinks, sequences, progress;
         uint32_t heads, kv_heads, key_row, value_row;
         float scale, soft_cap;
-        uint32_t window, chunk, bidirectional, most_spans;
+        uint32_t window, chunk, bidirectional, most_spans, awaited;
     } push = {gpu_address(a->query),
               gpu_address(a->out),
               gpu_address(a->scratch),
               gpu_address(a->sinks),
               table,
+              link.progress,
               a->heads,
               a->kv_heads,
               row_elements(a->type, a->key_position_bytes),
@@ -264,21 +272,24 @@ static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool fe
               a->window,
               a->chunk,
               a->bidirectional,
-              spans};
-    uint32_t queries = few_queries(a, rows), group = a->heads / a->kv_heads;
+              spans,
+              link.awaited};
+    uint32_t queries = few_queries(gpu, a, rows, spans), group = a->heads / a->kv_heads;
     const uint32_t constants[] = {a->key_size, a->value_size, queries, spans == 1, span};
-    gpu_launch(gpu, kernels_of(a->type).few, constants, COUNT_OF(constants), &push, sizeof push, spans,
-               (rows * group + queries - 1) / queries * a->kv_heads, count);
+    gpu_launch_chained(gpu, kernels_of(a->type).few, constants, COUNT_OF(constants), &push, sizeof push, spans,
+                       (rows * group + queries - 1) / queries * a->kv_heads, count);
     if (spans == 1)
         return;
-    const struct {
-        uint64_t out, states, sinks, sequences;
-        uint32_t heads, most_spans, window, chunk, bidirectional, sequence_count;
-    } merge = {push.out, push.states, push.sinks, table, a->heads, spans, a->window, a->chunk, a->bidirectional, count};
-    const uint32_t merge_constants[] = {a->value_size, span};
     gpu_barrier(gpu);
-    gpu_launch(gpu, KERNEL_attend_merge, merge_constants, COUNT_OF(merge_constants), &merge, sizeof merge, a->heads,
-               last_row, 1);
+    const struct chain_link merge_link = gpu_chain(gpu);
+    const struct {
+        uint64_t out, states, sinks, sequences, progress;
+        uint32_t heads, most_spans, window, chunk, bidirectional, sequence_count, awaited;
+    } merge = {push.out,  push.states, push.sinks,       table, merge_link.progress, a->heads, spans,
+               a->window, a->chunk,    a->bidirectional, count, merge_link.awaited};
+    const uint32_t merge_constants[] = {a->value_size, span};
+    gpu_launch_chained(gpu, KERNEL_attend_merge, merge_constants, COUNT_OF(merge_constants), &merge, sizeof merge,
+                       a->heads, last_row, 1);
 }
 
 /* Neighbours of few rows share a launch as long as their states find room; the next ones follow in the same scratch. */

@@ -166,11 +166,21 @@ hypura_status commands_create(struct gpu *gpu, hypura_error *error)
         status = create_timeline(gpu, &gpu->host_timeline, error);
     if (!status)
         status = create_timeline(gpu, &gpu->upload_timeline, error);
+    if (!status && gpu->info.chains) {
+        const uint32_t none = 0;
+        gpu_ticket ticket = 0;
+        status = gpu_buffer_create(gpu, &gpu->progress, GPU_ALIGNMENT, GPU_DEVICE, error);
+        if (!status)
+            status = gpu_upload(gpu, (struct gpu_range){gpu->progress, 0}, &none, sizeof none, &ticket, error);
+        if (!status)
+            status = gpu_upload_wait(gpu, ticket, error);
+    }
     return status;
 }
 
 void commands_destroy(struct gpu *gpu)
 {
+    gpu_buffer_destroy(gpu, gpu->progress);
     for (size_t i = 0; i < GPU_BATCHES; i++) {
         gpu_buffer_destroy(gpu, gpu->batches[i].tables);
         if (gpu->batches[i].queries)
@@ -227,6 +237,8 @@ void gpu_begin(struct gpu *gpu)
         return;
     }
     gpu->open = batch;
+    gpu->barrier_due = gpu->unchained = false;
+    gpu->chained = gpu->chained_before = gpu->chained_sent; /* what was recorded and not sent never ends */
     batch->tables_used = batch->last_table = batch->last_table_bytes = 0;
     if (batch->queries) {
         gpu->vk.vkCmdResetQueryPool(batch->commands, batch->queries, 0, 2);
@@ -237,35 +249,75 @@ void gpu_begin(struct gpu *gpu)
     times_begin(gpu);
 }
 
-void gpu_barrier(struct gpu *gpu)
+static void true_barrier(struct gpu *gpu)
 {
-    if (gpu->open)
-        full_barrier(gpu, DEVICE_STAGES, DEVICE_WRITES, DEVICE_STAGES, DEVICE_READS | DEVICE_WRITES);
+    gpu->barrier_due = gpu->unchained = false;
+    gpu->chained_before = gpu->chained;
+    full_barrier(gpu, DEVICE_STAGES, DEVICE_WRITES, DEVICE_STAGES, DEVICE_READS | DEVICE_WRITES);
 }
 
-void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
-                const void *push, size_t bytes, uint32_t x, uint32_t y, uint32_t z)
+/* What follows decides whether it takes a true barrier. */
+void gpu_barrier(struct gpu *gpu)
+{
+    gpu->barrier_due = gpu->open != NULL;
+    if (gpu->times && gpu->open)
+        true_barrier(gpu);
+}
+
+struct chain_link gpu_chain(struct gpu *gpu)
+{
+    if (!gpu->info.chains || !gpu->open)
+        return (struct chain_link){0};
+    if (gpu->barrier_due && gpu->unchained)
+        true_barrier(gpu);
+    if (gpu->barrier_due)
+        gpu->chained_before = gpu->chained;
+    gpu->barrier_due = false;
+    return (struct chain_link){gpu->progress->address, gpu->chained_before};
+}
+
+static bool launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
+                   const void *push, size_t bytes, uint32_t x, uint32_t y, uint32_t z)
 {
     if (gpu->recording.status || x == 0 || y == 0 || z == 0)
-        return;
+        return false;
     if (!gpu->open) {
         gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: a kernel was called outside of a batch");
-        return;
+        return false;
     }
     if (x > GPU_MAX_GROUPS || y > GPU_MAX_GROUPS || z > GPU_MAX_GROUPS || bytes > GPU_PUSH_BYTES) {
         gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: a kernel was called with %u x %u x %u work groups", x, y, z);
-        return;
+        return false;
     }
     VkPipeline pipeline;
     hypura_status status = pipeline_get(gpu, kernel, constants, constant_count, &pipeline, &gpu->recording);
     if (status) {
         gpu->recording.status = status;
-        return;
+        return false;
     }
     gpu->vk.vkCmdBindPipeline(gpu->open->commands, VK_PIPELINE_BIND_POINT_COMPUTE, pipeline);
     gpu->vk.vkCmdPushConstants(gpu->open->commands, gpu->layout, VK_SHADER_STAGE_COMPUTE_BIT, 0, (uint32_t)bytes, push);
     gpu->vk.vkCmdDispatch(gpu->open->commands, x, y, z);
     times_add(gpu, kernel);
+    return true;
+}
+
+void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
+                const void *push, size_t bytes, uint32_t x, uint32_t y, uint32_t z)
+{
+    if (gpu->open && gpu->barrier_due)
+        true_barrier(gpu);
+    if (launch(gpu, kernel, constants, constant_count, push, bytes, x, y, z))
+        gpu->unchained = true;
+}
+
+void gpu_launch_chained(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
+                        const void *push, size_t bytes, uint32_t x, uint32_t y, uint32_t z)
+{
+    if (!gpu->info.chains)
+        gpu_launch(gpu, kernel, constants, constant_count, push, bytes, x, y, z);
+    else if (launch(gpu, kernel, constants, constant_count, push, bytes, x, y, z))
+        gpu->chained += x * y * z;
 }
 
 /* Tables of all sequences of a batch, some for each layer. */
@@ -315,6 +367,9 @@ void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint6
                    1);
         return;
     }
+    if (gpu->barrier_due)
+        true_barrier(gpu);
+    gpu->unchained = true;
     const VkBufferCopy copy = {from.offset, to.offset, bytes};
     gpu->vk.vkCmdCopyBuffer(gpu->open->commands, from.buffer->buffer, to.buffer->buffer, 1, &copy);
 }
@@ -387,6 +442,7 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
     if (wait_host)
         await_host(gpu, next, wait_host);
     gpu->submitted = batch->ticket = next;
+    gpu->chained_sent = gpu->chained;
     if (ticket)
         *ticket = next;
     return HYPURA_OK;
@@ -399,8 +455,23 @@ hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *err
     return gpu_check(gpu, gpu->vk.vkSignalSemaphore(gpu->device, &signal), "letting a batch start", error);
 }
 
+/* Being woken takes as long as some kernels do. So the end of the batch before is waited for asleep, and then for so
+ * long the end of this one awake. A device that is this very CPU has better to do. */
+#define AWAKE_SECONDS 1e-3
+
+static void wait_awake(struct gpu *gpu, gpu_ticket ticket)
+{
+    if (gpu->info.kind == GPU_CPU || timeline_reached(gpu, gpu->compute_timeline, ticket) ||
+        timeline_wait(gpu, gpu->compute_timeline, ticket - 1, NULL))
+        return;
+    uint64_t start = clock_nanoseconds();
+    while (!timeline_reached(gpu, gpu->compute_timeline, ticket) && clock_seconds_since(start) < AWAKE_SECONDS)
+        ;
+}
+
 hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error)
 {
+    wait_awake(gpu, ticket);
     return timeline_wait(gpu, gpu->compute_timeline, ticket, error);
 }
 

@@ -161,6 +161,9 @@ static hypura_status choose_device(struct gpu *gpu, const struct gpu_options *op
         gpu->info.unified = false;
     if (options->floats)
         gpu->info.int8_dot = false;
+    const char *chains = getenv("HYPURA_GPU_CHAINS");
+    if (chains)
+        gpu->info.chains = strcmp(chains, "1") == 0;
     VkPhysicalDeviceMemoryProperties2 memory = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MEMORY_PROPERTIES_2};
     gpu->vk.vkGetPhysicalDeviceMemoryProperties2(gpu->physical, &memory);
     gpu->memory = memory.memoryProperties;

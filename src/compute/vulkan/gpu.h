@@ -47,6 +47,7 @@ struct gpu_info {
     bool fp16, cooperative_matrix, host_import;
     bool khr_matrix;           /* cooperative matrices are those of VK_KHR_cooperative_matrix */
     bool int8_dot;             /* quantised weights are multiplied as bytes */
+    bool chains;               /* kernels wait for each other by themselves, instead of for barriers */
     uint64_t import_alignment; /* of addresses and sizes for gpu_buffer_import */
     char lacks[160];           /* what hypura needs and the device has not; empty: it can be used */
 };

@@ -19,7 +19,7 @@ enum gpu_kernel {
 /* What every device has. */
 #define GPU_PUSH_BYTES 128u
 #define GPU_MAX_GROUPS 65535u
-#define GPU_MAX_CONSTANTS 8
+#define GPU_MAX_CONSTANTS 11
 
 /* Batches that may be in flight. */
 #define GPU_BATCHES 32
@@ -31,6 +31,7 @@ struct batch {
     VkCommandBuffer commands;
     VkQueryPool queries; /* none where the queue has no timestamps */
     gpu_ticket ticket;
+    uint64_t sent;             /* nanoseconds */
     struct gpu_buffer *tables; /* of gpu_table; made on first need */
     uint64_t tables_used;
     uint64_t last_table, last_table_bytes; /* offset of the last table, and its bytes */
@@ -85,6 +86,13 @@ struct gpu {
     hypura_error recording;  /* the first error since gpu_begin */
     struct gpu_times *times; /* NULL: nobody asked */
 
+    struct gpu_buffer *progress; /* of chains: work groups that have ended */
+    uint32_t chained;            /* those of all chained kernels so far */
+    uint32_t chained_before;     /* up to the last gpu_barrier */
+    uint32_t chained_sent;       /* up to the last batch that was sent */
+    bool barrier_due;            /* gpu_barrier was called, and nothing followed yet */
+    bool unchained;              /* a kernel since the last true barrier is in no chain */
+
     pthread_mutex_t upload_lock;
     struct gpu_buffer *staging_memory;
     struct thread_pool *copiers; /* NULL: too few cores */
@@ -104,6 +112,24 @@ struct gpu_buffer {
 /* Runs a kernel on x * y * z work groups with push constants of bytes, and constants 0, 1, ... specialised. */
 void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
                 const void *push, size_t bytes, uint32_t x, uint32_t y, uint32_t z);
+
+/* Kernels in a chain. A barrier costs a large device as long as reading some MB: it runs empty, and fills again. So
+ * barriers between kernels that can wait for each other by themselves (chain.glsl) are left out: their work groups
+ * start as soon as there is room, ask for weights, and wait until all work groups before have ended, by a counter in
+ * memory.
+ *
+ * This wants a device that begins the work groups of one kernel after those of the kernel before, and lets those that
+ * have begun go on; Vulkan promises neither, so only devices are trusted on which it was seen (info.chains).
+ *
+ * gpu_chain, to be followed by gpu_launch_chained at once, gives what such a kernel finds in its push constants;
+ * progress is 0 where there are no chains. */
+struct chain_link {
+    uint64_t progress;
+    uint32_t awaited;
+};
+struct chain_link gpu_chain(struct gpu *gpu);
+void gpu_launch_chained(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
+                        const void *push, size_t bytes, uint32_t x, uint32_t y, uint32_t z);
 
 /* What a shader reads the range by; 0 without a buffer. */
 static inline uint64_t gpu_address(struct gpu_range range)

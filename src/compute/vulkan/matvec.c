@@ -148,14 +148,14 @@ static struct cut choose_cut(const struct gpu *gpu, const struct shape *shape)
 
 /* Work groups in two dimensions, since one holds few. */
 static void launch_cut(struct gpu *gpu, const struct cut *cut, const void *push, size_t bytes, uint64_t groups,
-                       uint32_t depth)
+                       uint32_t depth, bool chained)
 {
     groups = (groups + cut->subgroups - 1) / cut->subgroups;
     if (cut->most)
         groups = MIN(groups, MAX(cut->most / depth, 1));
     uint32_t width = (uint32_t)MIN(groups, 16384);
-    gpu_launch(gpu, cut->kernel, cut->constants, COUNT_OF(cut->constants), push, bytes, width,
-               (uint32_t)((groups + width - 1) / width), depth);
+    (chained ? gpu_launch_chained : gpu_launch)(gpu, cut->kernel, cut->constants, COUNT_OF(cut->constants), push, bytes,
+                                                width, (uint32_t)((groups + width - 1) / width), depth);
 }
 
 /* Whether the kernel that multiplies bytes can take these weights. */
@@ -176,8 +176,16 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
             uint32_t rows, out_stride;
         } jobs[GPU_VECTOR_JOBS];
         uint64_t in, norm;
-        uint32_t columns, row_bytes, in_stride;
-        float epsilon;
+        union {
+            struct {
+                uint32_t columns, row_bytes, in_stride;
+                float epsilon;
+            };
+            struct { /* of bytes, which have the rest as constants */
+                uint64_t progress;
+                uint32_t awaited, bytes_row_bytes;
+            };
+        };
     } push = {.in = gpu_address(jobs->in) + (uint64_t)first_token * jobs->in_stride * sizeof(float),
               .norm = gpu_address(jobs->norm),
               .columns = jobs->weights.columns,
@@ -205,11 +213,20 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
     uint64_t codebook = gpu_codebook(gpu, jobs->weights.type);
     if (codebook) /* in the place of the last job, which there is none of then */
         push.jobs[GPU_VECTOR_JOBS - 1].weights = codebook;
-    const struct cut cut = choose_cut(gpu, &shape);
+    struct cut cut = choose_cut(gpu, &shape);
     uint64_t groups = 0;
     for (size_t i = 0; i < (glu ? 1 : count); i++)
         groups += (jobs[i].weights.rows + cut.job_rows - 1) / cut.job_rows;
-    launch_cut(gpu, &cut, &push, sizeof push, groups, 1);
+    if (shape.bytes) {
+        const struct chain_link link = gpu_chain(gpu);
+        memcpy(&cut.constants[8], &jobs->epsilon, sizeof jobs->epsilon);
+        cut.constants[9] = jobs->weights.columns;
+        cut.constants[10] = tokens > 1 ? jobs->in_stride : 0;
+        push.progress = link.progress;
+        push.awaited = link.awaited;
+        push.bytes_row_bytes = (uint32_t)jobs->weights.row_bytes;
+    }
+    launch_cut(gpu, &cut, &push, sizeof push, groups, 1, shape.bytes);
 }
 
 void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, size_t count, uint32_t first_token,
@@ -256,5 +273,5 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
     }
     const struct cut cut = choose_cut(gpu, &shape);
     launch_cut(gpu, &cut, &push, sizeof push,
-               (uint64_t)((push.rows + cut.job_rows - 1) / cut.job_rows) * (glu ? 1 : count), choices);
+               (uint64_t)((push.rows + cut.job_rows - 1) / cut.job_rows) * (glu ? 1 : count), choices, false);
 }

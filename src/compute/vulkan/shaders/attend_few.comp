@@ -2,6 +2,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "cache.glsl"
+#include "chain.glsl"
 #include "functions.glsl"
 
 /* Attention of few queries, for the bandwidth of memory: positions are cut into spans that start at multiples of SPAN,
@@ -26,17 +27,19 @@ layout(constant_id = 4) const uint SPAN = 128;
 layout(local_size_x = 128) in;
 layout(push_constant) uniform Push
 {
-    Floats query;
-    Floats into;
-    Floats states;
+    FreshFloats query;
+    FreshFloats into;
+    FreshFloats states;
     Floats sinks;
     Sequences sequences;
+    Progress progress;
     uint heads, kv_heads, key_row, value_row;
     float scale, soft_cap;
     uint window, chunk, bidirectional;
-    uint most_spans;
+    uint most_spans, awaited;
 };
 
+#define FRESH_CACHE
 #include "attend_range.glsl"
 #include "attend_tile.glsl"
 
@@ -101,26 +104,34 @@ void multiply_values(uint piece)
     }
 }
 
-void main()
+void attend()
 {
     uint thread = gl_LocalInvocationID.x;
     Sequence sequence = sequences.v[gl_WorkGroupID.z];
     uint group = heads / kv_heads, kv_head = gl_WorkGroupID.y % kv_heads;
     uint first_query = gl_WorkGroupID.y / kv_heads * QUERIES, query_count = sequence.rows * group;
-    if (first_query >= query_count)
+    if (first_query >= query_count) {
+        chain_wait(progress, awaited);
         return;
+    }
     uint last_query = min(first_query + QUERIES, query_count) - 1;
     Range range = Range(range_of(sequence, first_query / group).first, range_of(sequence, last_query / group).last);
     uint span = range_of(sequence, 0).first / SPAN + gl_WorkGroupID.x;
-    if (span > range.last / SPAN || span < range.first / SPAN)
+    if (span > range.last / SPAN || span < range.first / SPAN) {
+        chain_wait(progress, awaited);
         return;
+    }
     uint first = max(range.first, span * SPAN), last = min(range.last, span * SPAN + (SPAN - 1));
     uint64_t keys = sequence.keys + kv_head * cache_head_bytes(sequence.capacity, key_row);
     uint64_t values = sequence.values + kv_head * cache_head_bytes(sequence.capacity, value_row);
 
     uint position = first - first % BLOCK, index = position % sequence.capacity;
     uint end = min(last - position + 1, BLOCK), from = max(first, position) - position;
-    piece_ask(keys, sequence.capacity, key_row, index, 0, piece_elements(KEY_SIZE, 0), from, end);
+    /* The rows of this batch are there only after the wait. */
+    uint fresh = max(sequence.first_position, position) - position;
+    piece_ask(keys, sequence.capacity, key_row, index, 0, piece_elements(KEY_SIZE, 0), from, min(end, fresh));
+    chain_wait(progress, awaited);
+    piece_ask_rows(keys, sequence.capacity, key_row, index, 0, piece_elements(KEY_SIZE, 0), max(from, fresh), end);
     for (uint i = thread; i < QUERIES * KEY_SIZE / 2; i += THREADS) {
         uint q = min(first_query + i / (KEY_SIZE / 2), last_query);
         uint at = ((sequence.first_row + q / group) * heads + kv_head * group + q % group) * KEY_SIZE + i % (KEY_SIZE / 2) * 2;
@@ -264,4 +275,10 @@ void main()
                         states.v[(head * most_spans + gl_WorkGroupID.x) * (VALUE_SIZE + 2) + 2 + element] = value;
                 }
             }
+}
+
+void main()
+{
+    attend();
+    chain_end(progress);
 }

@@ -3,6 +3,7 @@
 #define GROUP 256
 #include "common.glsl"
 #include "cache.glsl"
+#include "chain.glsl"
 
 /* The states that attend_few left of a query become its output. A work group takes a head of a row; an invocation takes
  * two elements and every PARTS-th span. */
@@ -16,24 +17,20 @@ layout(constant_id = 1) const uint SPAN = 128;
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
 {
-    Floats into;
-    Floats states;
+    FreshFloats into;
+    FreshFloats states;
     Floats sinks;
     Sequences sequences;
-    uint heads, most_spans, window, chunk, bidirectional, sequence_count;
+    Progress progress;
+    uint heads, most_spans, window, chunk, bidirectional, sequence_count, awaited;
 };
 
 #include "attend_range.glsl"
 
-layout(buffer_reference, std430, buffer_reference_align = 8) buffer Vec2s
-{
-    vec2 v[];
-};
-
 shared float weights[GROUP];
 shared vec2 parts[GROUP];
 
-void main()
+void merge()
 {
     uint thread = gl_LocalInvocationID.x, head = gl_WorkGroupID.x, row = gl_WorkGroupID.y;
     uint s = 0;
@@ -47,7 +44,7 @@ void main()
     uint spans = range.last / SPAN - range.first / SPAN + 1;
     /* Pairs of floats: maximum and sum, then the values. */
     const uint pairs = VALUE_SIZE / 2, stride = pairs + 1;
-    Vec2s state = Vec2s(uint64_t(states) + ((uint64_t(row) * heads + head) * most_spans + skipped) * stride * 8);
+    FreshVec2s state = FreshVec2s(uint64_t(states) + ((uint64_t(row) * heads + head) * most_spans + skipped) * stride * 8);
 
     uint part = thread / LANES, lane = thread % LANES;
     vec2 values[AHEAD];
@@ -94,4 +91,11 @@ void main()
             into.v[(row * heads + head) * VALUE_SIZE + 2 * pair + 1] = value.y * factor;
         }
     }
+}
+
+void main()
+{
+    chain_wait(progress, awaited);
+    merge();
+    chain_end(progress);
 }

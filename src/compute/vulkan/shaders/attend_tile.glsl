@@ -4,7 +4,17 @@
  * A piece is BLOCK positions by at most PIECE elements, brought by every thread of the work group together: first
  * piece_ask, which only starts the reads, and later, once the tile is free, piece_place. In the tile a word is two
  * elements in half precision (one float where that would lose something: F32, BF16), and a row is TILE_STRIDE words,
- * one more than are used, so that threads that read a column meet no bank twice. */
+ * one more than are used, so that threads that read a column meet no bank twice.
+ *
+ * With FRESH_CACHE a kernel of the same chain (chain.glsl) may have written the cache. */
+#ifdef FRESH_CACHE
+#define CACHE_QUADS FreshUvec4s
+#define CACHE_SCALES FreshShorts
+#else
+#define CACHE_QUADS Uvec4s
+#define CACHE_SCALES Shorts
+#endif
+
 #define BLOCK 64u
 
 #ifndef TILE_STRIDE
@@ -50,23 +60,19 @@ uint64_t cache_head_bytes(uint capacity, uint row_elements)
 }
 
 /* Asks for elements first to first + elements of the rows index to index + BLOCK; of rows from "from" up to "end"
- * within the block, the others are zero. */
-void piece_ask(uint64_t region, uint capacity, uint row_elements, uint index, uint first, uint elements, uint from,
+ * within the block, the others stay as they are. */
+void piece_ask_rows(uint64_t region, uint capacity, uint row_elements, uint index, uint first, uint elements, uint from,
                uint end)
 {
     uint across = elements / PER_READ;
-    Uvec4s quads = Uvec4s(region + uint64_t(index) * cache_row_bytes(CACHE, row_elements));
+    CACHE_QUADS quads = CACHE_QUADS(region + uint64_t(index) * cache_row_bytes(CACHE, row_elements));
     uint row_quads = cache_row_bytes(CACHE, row_elements) / 16, first_quad = first / PER_READ;
 #if CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0
-    Shorts scales = Shorts(region + uint64_t(capacity) * cache_row_bytes(CACHE, row_elements) +
+    CACHE_SCALES scales = CACHE_SCALES(region + uint64_t(capacity) * cache_row_bytes(CACHE, row_elements) +
                            uint64_t(index) * (row_elements / 16));
 #endif
     [[unroll]] for (uint i = 0; i < READS; i++) {
         uint read = gl_LocalInvocationID.x + i * THREADS, row = read / across, column = read % across;
-        asked[i] = uvec4(0);
-#if CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0
-        asked_scales[i] = 0;
-#endif
         if (row >= from && row < end) {
             asked[i] = quads.v[row * row_quads + first_quad + column];
 #if CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0
@@ -74,6 +80,19 @@ void piece_ask(uint64_t region, uint capacity, uint row_elements, uint index, ui
 #endif
         }
     }
+}
+
+/* The others are zero. */
+void piece_ask(uint64_t region, uint capacity, uint row_elements, uint index, uint first, uint elements, uint from,
+               uint end)
+{
+    [[unroll]] for (uint i = 0; i < READS; i++) {
+        asked[i] = uvec4(0);
+#if CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0
+        asked_scales[i] = 0;
+#endif
+    }
+    piece_ask_rows(region, capacity, row_elements, index, first, elements, from, end);
 }
 
 /* Two bytes of a word from bit "from" on, as signed numbers. */

@@ -3,6 +3,7 @@
 #define GROUP 64
 #include "common.glsl"
 #include "cache.glsl"
+#include "chain.glsl"
 
 /* Everything between the projections and attention. A work group takes one head of one row: heads of the query first,
  * then of the key, then of the value. A query or key is normed and turned; keys and values go to the cache. */
@@ -20,22 +21,23 @@ layout(constant_id = 6) const uint TURNED_FROM = 0; /* the first one that is tur
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
 {
-    Floats query;
-    Floats key;
-    Floats value;
+    FreshFloats query;
+    FreshFloats key;
+    FreshFloats value;
     Floats query_norm;
     Floats key_norm;
     Floats query_scales;
     Floats table;
-    Floats into;
+    FreshFloats into;
     Sequences sequences;
+    Progress progress;
     uint query_stride, query_head_stride, key_stride, value_stride;
     uint sizes; /* key_size, value_size << 16 */
     uint counts; /* heads, kv_heads << 16 */
     uint rotary_and_sequences; /* rotary, sequence_count << 16 */
     float epsilon;
     uint key_row, value_row; /* elements from one position to the next */
-    uint into_head_stride;
+    uint into_head_stride, awaited;
 };
 
 shared float head[MOST];
@@ -108,7 +110,7 @@ float greatest(uint block)
 void store_blocks(uint64_t region, uint index, uint capacity, uint size, uint row_elements)
 {
     uint thread = gl_LocalInvocationID.x, blocks = size / 32;
-    Shorts to = Shorts(region + uint64_t(capacity) * cache_row_bytes(CACHE, row_elements));
+    FreshShorts to = FreshShorts(region + uint64_t(capacity) * cache_row_bytes(CACHE, row_elements));
     for (uint b = thread; b < blocks; b += GROUP) {
         float most = greatest(b);
         float scale = CACHE == CACHE_Q8_0 ? abs(most) / 127.0 : most / -8.0;
@@ -116,7 +118,7 @@ void store_blocks(uint64_t region, uint index, uint capacity, uint size, uint ro
         scales[b] = scale != 0.0 ? 1.0 / scale : 0.0;
     }
     barrier();
-    Uints quants = Uints(region + uint64_t(index) * cache_row_bytes(CACHE, row_elements));
+    FreshUints quants = FreshUints(region + uint64_t(index) * cache_row_bytes(CACHE, row_elements));
     if (CACHE == CACHE_Q8_0) {
         for (uint w = thread; w < size / 4; w += GROUP) {
             uint word = 0;
@@ -145,7 +147,7 @@ void store(uint64_t region, uint index, uint capacity, uint size, uint row_eleme
         store_blocks(region, index, capacity, size, row_elements);
         return;
     }
-    Uints to = Uints(region + uint64_t(index) * cache_row_bytes(CACHE, row_elements));
+    FreshUints to = FreshUints(region + uint64_t(index) * cache_row_bytes(CACHE, row_elements));
     if (CACHE == CACHE_F32)
         for (uint i = thread; i < size; i += GROUP)
             to.v[i] = floatBitsToUint(head[i]);
@@ -155,14 +157,14 @@ void store(uint64_t region, uint index, uint capacity, uint size, uint row_eleme
                                          : bfloat_bits(head[2 * i]) | bfloat_bits(head[2 * i + 1]) << 16;
 }
 
-void main()
+void take_head()
 {
     uint thread = gl_LocalInvocationID.x, row = gl_WorkGroupID.x, which = gl_WorkGroupID.y;
     uint heads = counts & 0xffffu, kv_heads = counts >> 16;
     bool is_query = which < heads, is_value = which >= heads + kv_heads;
     which -= is_query ? 0 : is_value ? heads + kv_heads : heads;
     uint size = is_value ? sizes >> 16 : sizes & 0xffffu;
-    Floats source = is_query ? query : is_value ? value : key;
+    FreshFloats source = is_query ? query : is_value ? value : key;
     uint at = is_query   ? row * query_stride + which * query_head_stride
               : is_value ? row * value_stride + which * size
                          : row * key_stride + which * size;
@@ -172,11 +174,8 @@ void main()
     uint normed_size = NORMED > 0 && !is_value ? NORMED : size;
     uint rotary = is_value || uint64_t(table) == 0 ? 0 : rotary_and_sequences & 0xffffu;
 
-    [[unroll]] for (uint i = 0; i < STEPS; i++) {
-        uint element = thread + i * GROUP;
-        raw[i] = element < size ? source.v[at + element] : 0.0;
-        norms[i] = weighted && element < normed_size ? weight.v[element] : 1.0;
-    }
+    [[unroll]] for (uint i = 0; i < STEPS; i++)
+        norms[i] = weighted && thread + i * GROUP < normed_size ? weight.v[thread + i * GROUP] : 1.0;
     [[unroll]] for (uint i = 0; i < (STEPS + 1) / 2; i++) {
         uint pair = thread + i * GROUP;
         if (pair < rotary / 2)
@@ -189,9 +188,12 @@ void main()
         sequence = sequences.v[0];
         while (s + 1 < sequence_count && row >= sequence.first_row + sequence.rows)
             sequence = sequences.v[++s];
-        if (row - sequence.first_row >= sequence.rows)
-            return;
     }
+    chain_wait(progress, awaited);
+    if (!is_query && row - sequence.first_row >= sequence.rows)
+        return;
+    [[unroll]] for (uint i = 0; i < STEPS; i++)
+        raw[i] = thread + i * GROUP < size ? source.v[at + thread + i * GROUP] : 0.0;
     [[unroll]] for (uint i = 0; i < STEPS; i++)
         if (thread + i * GROUP < size)
             head[thread + i * GROUP] = raw[i];
@@ -214,4 +216,10 @@ void main()
     uint index = (sequence.first_position + row - sequence.first_row) % sequence.capacity;
     store((is_value ? sequence.values : sequence.keys) + which * head_bytes, index, sequence.capacity, size,
           row_elements);
+}
+
+void main()
+{
+    take_head();
+    chain_end(progress);
 }

@@ -8,6 +8,7 @@
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_spirv_intrinsics : require
 #include "common.glsl"
+#include "chain.glsl"
 #include "functions.glsl"
 #include "finish.glsl"
 
@@ -20,6 +21,11 @@ layout(constant_id = 4) const bool NORMED = false;
 layout(constant_id = 5) const uint FINISH = 0;
 layout(constant_id = 6) const float ALPHA = 0.0;
 layout(constant_id = 7) const float LIMIT = 0.0;
+#ifndef EXPERTS
+layout(constant_id = 8) const float EPSILON = 0.0;
+layout(constant_id = 9) const uint columns = 4096;
+layout(constant_id = 10) const uint from_stride = 4096;
+#endif
 
 #include "bytes.glsl"
 
@@ -44,8 +50,8 @@ layout(push_constant) uniform Push
 {
     Job jobs[3];
     uint64_t from, norm;
-    uint columns, row_bytes, from_stride;
-    float epsilon;
+    Progress progress;
+    uint awaited, row_bytes;
 };
 #endif
 
@@ -74,9 +80,6 @@ shared float square_parts[NORMED ? AHEAD * GROUP : 1];
 
 struct Eights {
     vec4 x[4]; // of which 2 * AHEAD are used
-#ifndef EXPERTS
-    vec4 weights[4];
-#endif
 };
 
 bool inside(uint tile, uint eight)
@@ -92,13 +95,24 @@ Eights fetch_inputs(uint64_t token, uint tile, uint first)
         uint eight = first + i / 2 * GROUP + gl_LocalInvocationID.x, at = tile / 4 + 2 * eight + i % 2;
         eights.x[i] = vec4(0.0);
         if (inside(tile, eight))
-            eights.x[i] = Vec4s(token).v[at];
-#ifndef EXPERTS
-        eights.weights[i] = vec4(1.0);
-        if (NORMED && inside(tile, eight))
-            eights.weights[i] = Vec4s(norm).v[at];
-#endif
+            eights.x[i] = FreshVec4s(token).v[at];
     }
+    return eights;
+}
+
+// The norm's weights of the same.
+Eights fetch_norm(uint tile, uint first)
+{
+    Eights eights;
+#ifndef EXPERTS
+    if (NORMED)
+        [[unroll]] for (uint i = 0; i < 2 * AHEAD; i++) {
+            uint eight = first + i / 2 * GROUP + gl_LocalInvocationID.x, at = tile / 4 + 2 * eight + i % 2;
+            eights.x[i] = vec4(1.0);
+            if (inside(tile, eight))
+                eights.x[i] = Vec4s(norm).v[at];
+        }
+#endif
     return eights;
 }
 
@@ -121,15 +135,15 @@ uint rounded(vec4 x, float inverse)
 }
 
 // Rounds them.
-void round_inputs(Eights eights, uint t, uint tile, uint first)
+void round_inputs(Eights eights, Eights weights, uint t, uint tile, uint first)
 {
     [[unroll]] for (uint i = 0; i < AHEAD; i++) {
         uint place = i * GROUP + gl_LocalInvocationID.x, eight = first + place;
 #ifndef EXPERTS
         if (NORMED) {
             square_parts[place] = sum_squares(eights.x[2 * i + 1], sum_squares(eights.x[2 * i], 0.0));
-            eights.x[2 * i] *= eights.weights[2 * i];
-            eights.x[2 * i + 1] *= eights.weights[2 * i + 1];
+            eights.x[2 * i] *= weights.x[2 * i];
+            eights.x[2 * i + 1] *= weights.x[2 * i + 1];
         }
 #endif
         maxima[place] = max(greatest(eights.x[2 * i]), greatest(eights.x[2 * i + 1]));
@@ -163,16 +177,17 @@ void round_inputs(Eights eights, uint t, uint tile, uint first)
 }
 
 // All inputs of a tile, of which the first are there. Adds those of an invocation's blocks to square_sums.
-void round_tile(Eights eights, uint64_t tokens, uint stride, uint tile, inout float square_sums[TOKENS])
+void round_tile(Eights eights, Eights weights, uint64_t tokens, uint stride, uint tile, inout float square_sums[TOKENS])
 {
     uint count = min(columns - tile, TILE) / 8;
     for (uint t = 0; t < TOKENS; t++)
         for (uint first = 0; first < count; first += AHEAD * GROUP) {
             if (t > 0 || first > 0) {
                 eights = fetch_inputs(tokens + uint64_t(t) * stride * 4, tile, first);
+                weights = fetch_norm(tile, first);
                 barrier();
             }
-            round_inputs(eights, t, tile, first);
+            round_inputs(eights, weights, t, tile, first);
         }
     barrier();
     if (NORMED)
@@ -184,8 +199,6 @@ void round_tile(Eights eights, uint64_t tokens, uint stride, uint tile, inout fl
 // A group is ROWS rows of one matrix, or, for a gated activation, those of the first matrix and then of the second.
 #ifdef EXPERTS
 #define EPSILON 0.0
-#else
-#define EPSILON epsilon
 #endif
 #define GLU (FINISH >= FINISH_GLU)
 #define PARTS (GLU ? 2 : 1)
@@ -253,14 +266,18 @@ struct Cursor {
         }                                                                                                              \
     }
 
-void main()
+void multiply()
 {
     uint all = 0;
     [[unroll]] for (uint j = 0; j < JOB_COUNT; j++)
         all += groups_of(j);
     uint first_group = gl_WorkGroupID.x * gl_NumSubgroups, together = gl_NumWorkGroups.x * gl_NumSubgroups;
-    if (first_group >= all)
+    if (first_group >= all) {
+#ifndef EXPERTS
+        chain_wait(progress, awaited);
+#endif
         return;
+    }
     uint64_t slot_at = 0, inputs = from;
 #ifdef EXPERTS
     uint choice = gl_WorkGroupID.z, expert = ids.v[choice], slot = slots.v[expert];
@@ -271,7 +288,14 @@ void main()
 #endif
 
     const uint lanes = gl_SubgroupSize, lane = gl_SubgroupInvocationID;
-    Eights eights = fetch_inputs(inputs, 0, 0); // before the weights, which would delay them
+    Eights eights, norm_weights = fetch_norm(0, 0);
+#ifdef EXPERTS
+    const bool chained = false;
+#else
+    bool chained = uint64_t(progress) != 0;
+#endif
+    if (!chained)
+        eights = fetch_inputs(inputs, 0, 0); // before the weights, which would delay them
     uint chunks = columns / CHUNK;
     Cursor cursor = Cursor(first_group + gl_SubgroupID, 0, lane);
     Chunk ahead[ROWS];
@@ -282,12 +306,18 @@ void main()
         ADVANCE
     }
     bytes_prepare();
+#ifndef EXPERTS
+    if (chained) {
+        chain_wait(progress, awaited);
+        eights = fetch_inputs(inputs, 0, 0);
+    }
+#endif
     float square_sums[TOKENS];
     [[unroll]] for (uint t = 0; t < TOKENS; t++)
         square_sums[t] = 0;
     bool once = columns <= TILE;
     if (once)
-        round_tile(eights, inputs, from_stride, 0, square_sums);
+        round_tile(eights, norm_weights, inputs, from_stride, 0, square_sums);
 
     for (; first_group < all; first_group += together) {
         uint group = first_group + gl_SubgroupID;
@@ -305,7 +335,8 @@ void main()
                             square_sums[t] = 0;
                     barrier();
                     eights = fetch_inputs(inputs, tile, 0);
-                    round_tile(eights, inputs, from_stride, tile, square_sums);
+                    norm_weights = fetch_norm(tile, 0);
+                    round_tile(eights, norm_weights, inputs, from_stride, tile, square_sums);
                 }
                 uint end = group < all ? min(chunks, (tile + TILE) / CHUNK) : 0;
                 for (; chunk < end; chunk += lanes) {
@@ -368,10 +399,10 @@ void main()
                 break;
 #ifdef EXPERTS
             uint bias_row = expert * rows + row;
-            Floats into = Floats(jobs[found.x].into + uint64_t(choice) * into_stride * 4);
+            FreshFloats into = FreshFloats(jobs[found.x].into + uint64_t(choice) * into_stride * 4);
 #else
             uint bias_row = row, into_stride = jobs[found.x].into_stride;
-            Floats into = Floats(jobs[found.x].into);
+            FreshFloats into = FreshFloats(jobs[found.x].into);
 #endif
             if (jobs[found.x].bias != 0)
                 sum.x += Floats(jobs[found.x].bias).v[bias_row];
@@ -384,4 +415,12 @@ void main()
                 into.v[at] = FINISH == FINISH_ADD ? into.v[at] + sum.x : sum.x;
         }
     }
+}
+
+void main()
+{
+    multiply();
+#ifndef EXPERTS
+    chain_end(progress);
+#endif
 }
