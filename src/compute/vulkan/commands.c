@@ -442,10 +442,19 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
     if (wait_host)
         await_host(gpu, next, wait_host);
     gpu->submitted = batch->ticket = next;
+    batch->sent = clock_nanoseconds();
     gpu->chained_sent = gpu->chained;
     if (ticket)
         *ticket = next;
     return HYPURA_OK;
+}
+
+void gpu_drop(struct gpu *gpu)
+{
+    if (gpu->open)
+        gpu->vk.vkEndCommandBuffer(gpu->open->commands);
+    gpu->open = NULL;
+    gpu->recording = (hypura_error){0};
 }
 
 hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *error)
@@ -455,18 +464,33 @@ hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *err
     return gpu_check(gpu, gpu->vk.vkSignalSemaphore(gpu->device, &signal), "letting a batch start", error);
 }
 
-/* Being woken takes as long as some kernels do. So the end of the batch before is waited for asleep, and then for so
- * long the end of this one awake. A device that is this very CPU has better to do. */
+/* Being woken takes as long as some kernels do, so the last part of a wait is spent awake: what is left when the batch
+ * before has ended or, with none before, what the last such batch took is nearly over. It is AWAKE_SECONDS at most. A
+ * device that is this very CPU has better to do. */
 #define AWAKE_SECONDS 1e-3
+#define EARLY_SECONDS 3e-4
 
 static void wait_awake(struct gpu *gpu, gpu_ticket ticket)
 {
-    if (gpu->info.kind == GPU_CPU || timeline_reached(gpu, gpu->compute_timeline, ticket) ||
-        timeline_wait(gpu, gpu->compute_timeline, ticket - 1, NULL))
+    const struct batch *batch = &gpu->batches[ticket % GPU_BATCHES];
+    if (gpu->info.kind == GPU_CPU || batch->ticket != ticket || atomic_load(&gpu->lost) ||
+        timeline_reached(gpu, gpu->compute_timeline, ticket))
         return;
+    bool alone = timeline_reached(gpu, gpu->compute_timeline, ticket - 1);
+    double rest = gpu->alone_seconds - clock_seconds_since(batch->sent) - EARLY_SECONDS;
+    const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
+                                      .semaphoreCount = 1,
+                                      .pSemaphores = &gpu->compute_timeline,
+                                      .pValues = &ticket};
+    if (!alone && timeline_wait(gpu, gpu->compute_timeline, ticket - 1, NULL))
+        return;
+    if (alone && rest > 0) /* a time out is as good as the end */
+        gpu->vk.vkWaitSemaphores(gpu->device, &wait, (uint64_t)(MIN(rest, 1.0) * 1e9));
     uint64_t start = clock_nanoseconds();
     while (!timeline_reached(gpu, gpu->compute_timeline, ticket) && clock_seconds_since(start) < AWAKE_SECONDS)
         ;
+    if (alone)
+        gpu->alone_seconds = clock_seconds_since(batch->sent);
 }
 
 hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error)

@@ -140,6 +140,9 @@ void gpu_barrier(struct gpu *gpu);
 hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host, gpu_ticket wait_upload,
                          hypura_error *error);
 
+/* Forgets what was recorded since gpu_begin, and its errors. */
+void gpu_drop(struct gpu *gpu);
+
 /* value: greater than all before. */
 hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *error);
 

@@ -81,6 +81,7 @@ struct gpu {
 
     VkSemaphore compute_timeline, host_timeline, upload_timeline;
     gpu_ticket submitted; /* the last batch */
+    double alone_seconds; /* that the last one took which had none before it and was waited for */
     struct batch batches[GPU_BATCHES];
     struct batch *open;
     hypura_error recording;  /* the first error since gpu_begin */

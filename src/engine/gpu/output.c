@@ -17,7 +17,7 @@ static struct gpu_range pick_rows(struct engine *engine, size_t first, size_t co
     return pass->picked;
 }
 
-static hypura_status logits_of(struct engine *engine, size_t first, size_t count, hypura_error *error)
+static void record_logits(struct engine *engine, size_t first, size_t count)
 {
     struct gpu_pass *pass = engine->pass;
     const struct model_parameters *p = model_parameters(engine->model);
@@ -25,7 +25,6 @@ static hypura_status logits_of(struct engine *engine, size_t first, size_t count
     if (unit == NO_UNIT)
         unit = model_tensor(engine->model, ROLE_TOKEN_EMBEDDING);
     uint64_t elements = count * (uint64_t)p->vocabulary;
-    pass_record(pass);
     struct gpu_matmul job = {.weights = pass_matrix(engine, unit),
                              .in = pick_rows(engine, first, count),
                              .out = pass->logits,
@@ -44,7 +43,30 @@ static hypura_status logits_of(struct engine *engine, size_t first, size_t count
         gpu_barrier(pass->gpu);
     }
     gpu_copy(pass->gpu, pass->back_parts.logits.range, pass->logits, elements * sizeof(float));
-    return pass_finish(engine, error);
+}
+
+/* The residual stream as the output's norm leaves it goes back first. */
+void pass_record_output(struct engine *engine, size_t first, size_t count)
+{
+    struct gpu_pass *pass = engine->pass;
+    pass_record(pass);
+    if (first == 0)
+        gpu_copy(pass->gpu, pass->back_parts.hidden.range,
+                 pass_input(engine, model_tensor(engine->model, ROLE_OUTPUT_NORM)),
+                 engine->rows * model_parameters(engine->model)->embedding * sizeof(float));
+    if (count)
+        record_logits(engine, first, count);
+}
+
+static hypura_status finish(struct engine *engine, bool last, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    TRY(pass_send(pass, error));
+    if (last)
+        pass_record_ahead(engine);
+    TRY(pass_finish(engine, error));
+    pass->ahead.seconds = clock_seconds_since(pass->ahead.begun);
+    return HYPURA_OK;
 }
 
 hypura_status gpu_pass_output(struct engine *engine, const struct engine_batch *batch, bool *done, hypura_error *error)
@@ -54,21 +76,19 @@ hypura_status gpu_pass_output(struct engine *engine, const struct engine_batch *
     *done = pass && pass->plan->output && pass->on_device;
     if (!*done)
         return HYPURA_OK;
-    pass_record(pass);
-    gpu_copy(pass->gpu, pass->back_parts.hidden.range,
-             pass_input(engine, model_tensor(engine->model, ROLE_OUTPUT_NORM)),
-             engine->rows * p->embedding * sizeof(float));
     pass->hidden_on_device = true;
-    if (engine->wanted == 0)
-        return pass_finish(engine, error);
     const float *logits = pass->back_parts.logits.host;
-    for (size_t first = 0, count; first < engine->wanted; first += count) {
-        count = MIN(engine->wanted - first, (size_t)engine->geometry.logits_rows);
-        TRY(logits_of(engine, first, count, error));
+    size_t first = 0;
+    do {
+        size_t count = MIN(engine->wanted - first, (size_t)engine->geometry.logits_rows);
+        if (!pass->ahead.used)
+            pass_record_output(engine, first, count);
+        TRY(finish(engine, first + count == engine->wanted, error));
         for (size_t i = 0; batch->on_logits && i < count; i++)
             if (!batch->on_logits(batch->on_logits_context, first + i, logits + i * p->vocabulary))
                 return error_set(error, HYPURA_ERROR_CANCELLED, "stopped while logits were read");
-    }
+        first += count;
+    } while (first < engine->wanted);
     return HYPURA_OK;
 }
 

@@ -201,6 +201,7 @@ hypura_status gpu_pass_open(struct engine *engine, struct gpu *gpu, hypura_error
     engine->pass->gpu = gpu;
     engine->pass->plan = engine->plan->gpu;
     TRY(find_units(engine, error));
+    engine->pass->ahead.possible = pass_can_record_ahead(engine);
     return make_buffers(engine, error);
 }
 
@@ -210,6 +211,7 @@ void gpu_pass_close(struct engine *engine)
     if (!pass)
         return;
     pass_free_holds(engine);
+    gpu_drop(pass->gpu);
     struct gpu_buffer *buffers[] = {pass->scratch, pass->upload, pass->readback};
     for (size_t i = 0; i < COUNT_OF(buffers); i++)
         if (buffers[i])
@@ -353,6 +355,8 @@ void gpu_pass_begin(struct engine *engine)
     pass->sent = 0;
     pass->latent.grouped = 0;
     pass->on_device = pass->inputs_sent = pass->hidden_on_device = pass->norm_left = false;
+    pass_expect(engine);
+    pass->ahead.begun = clock_nanoseconds();
 }
 
 /* Batches that wait for the CPU would wait for ever. */
@@ -390,13 +394,21 @@ static void fill_scales(const struct engine *engine, float *out)
     }
 }
 
+/* Whether the commands of the batch at hand are there, so that only what they read is to be filled in. */
+static bool runs_ahead(const struct gpu_pass *pass)
+{
+    return pass->ahead.used && !pass->ahead.recording;
+}
+
 static void send_part(struct gpu_pass *pass, struct gpu_range to, const struct shared_part *from, const void *bytes,
                       size_t count)
 {
     if (count == 0)
         return;
-    memcpy(from->host, bytes, count);
-    gpu_copy(pass->gpu, to, from->range, count);
+    if (!pass->ahead.recording)
+        memcpy(from->host, bytes, count);
+    if (!runs_ahead(pass))
+        gpu_copy(pass->gpu, to, from->range, count);
 }
 
 /* What depends on the positions of the batch. */
@@ -412,8 +424,10 @@ static void send_inputs(struct engine *engine)
         send_part(pass, pass->rope[1], &pass->up_parts.rope[1], s->rope[1],
                   engine->rows * p->rotary_local * sizeof(float));
     if (p->attention_temperature_scale != 0.0f) {
-        fill_scales(engine, pass->up_parts.scales.host);
-        gpu_copy(pass->gpu, pass->scales, pass->up_parts.scales.range, engine->rows * sizeof(float));
+        if (!pass->ahead.recording)
+            fill_scales(engine, pass->up_parts.scales.host);
+        if (!runs_ahead(pass))
+            gpu_copy(pass->gpu, pass->scales, pass->up_parts.scales.range, engine->rows * sizeof(float));
     }
     pass->inputs_sent = true;
 }
@@ -445,7 +459,8 @@ static void to_device(struct engine *engine)
 {
     struct gpu_pass *pass = engine->pass;
     size_t bytes = engine->rows * model_parameters(engine->model)->embedding * sizeof(float);
-    pass_record(pass);
+    if (!runs_ahead(pass))
+        pass_record(pass);
     send_inputs(engine);
     if (!pass->on_device)
         send_part(pass, pass->hidden, &pass->up_parts.hidden, engine->scratch.hidden, bytes);
@@ -482,13 +497,17 @@ hypura_status gpu_pass_embed(struct engine *engine, const int32_t *tokens, bool 
     *done = gpu_embed_supports(matrix.type) && matrix.row_bytes % 4 == 0;
     if (!*done)
         return HYPURA_OK;
+    pass->on_device = true;
+    if (runs_ahead(pass)) {
+        send_part(pass, pass->tokens, &pass->up_parts.tokens, tokens, engine->rows * sizeof *tokens);
+        return HYPURA_OK;
+    }
     pass_record(pass);
     send_part(pass, pass->tokens, &pass->up_parts.tokens, tokens, engine->rows * sizeof *tokens);
     gpu_barrier(pass->gpu);
     gpu_embed(pass->gpu, &matrix, pass->tokens, pass->hidden, (uint32_t)engine->rows,
               model_parameters(engine->model)->embedding_scale);
     gpu_barrier(pass->gpu);
-    pass->on_device = true;
     return HYPURA_OK;
 }
 
@@ -534,8 +553,13 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
     const struct model_layer *layer = model_layer(engine->model, number);
     const unit_number *tensors = layer->tensors;
     bool arrived = !pass->on_device || !pass->inputs_sent;
-    if (arrived) {
+    if (arrived)
         to_device(engine);
+    if (runs_ahead(pass)) {
+        pass->open = arrived;
+        return pass_send(pass, error);
+    }
+    if (arrived) {
         pass->norm_left = engine->rows <= GPU_VECTOR_TOKENS && !norm_bias(engine, tensors[ROLE_ATTENTION_NORM]).buffer;
         if (!pass->norm_left)
             norm_hidden(engine, tensors[ROLE_ATTENTION_NORM]);
@@ -567,5 +591,5 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
     }
     /* The first layer goes alone, so that the device starts early. */
     uint32_t most = pass->sent == 0 ? 1 : LAYERS_A_BATCH;
-    return ++pass->recorded >= most ? pass_send(pass, error) : HYPURA_OK;
+    return ++pass->recorded >= most && !pass->ahead.recording ? pass_send(pass, error) : HYPURA_OK;
 }

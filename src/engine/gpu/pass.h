@@ -9,6 +9,7 @@
  *   experts.c       mixture of experts: commands for those that are there, and the CPU's share at the same time
  *   visit.c         experts from RAM that come to the GPU for one long batch
  *   in_place.c      experts in memory that both sides see, computed on the GPU from where they are
+ *   ahead.c         the next token's commands, recorded while the device computes this one
  *   none.c          in place of them where the build has no GPU
  *
  * Commands are recorded layer by layer and sent a few layers at a time, so that the device works while the CPU records.
@@ -36,6 +37,19 @@ struct visit {
     gpu_ticket used;          /* by this batch */
     unit_number *held;        /* [experts] that it reads in place, until it is done */
     uint32_t held_count;
+};
+
+/* A token's commands that were recorded before it is known. */
+struct ahead {
+    bool possible;  /* with this model and plan */
+    bool recording; /* what is mapped is filled later */
+    bool ready;     /* recorded, and not sent */
+    bool expected;  /* the batch at hand is the one that was expected */
+    bool used;      /* and runs with the commands that were recorded */
+    double seconds; /* that the last such batch took */
+    uint64_t begun; /* nanoseconds */
+    uint32_t rows;  /* of the batch that is expected next, a sequence each; 0: none */
+    uint32_t sequences[GPU_VECTOR_TOKENS], positions[GPU_VECTOR_TOKENS];
 };
 
 struct gpu_pass {
@@ -90,6 +104,7 @@ struct gpu_pass {
         uint64_t value;    /* to signal when its rows are */
     } host_share;
     bool hidden_on_device; /* of the last batch: engine_hidden */
+    struct ahead ahead;
 };
 
 /* ---- what forward.c and engine.c call ---------------------------------------------------------------------------- */
@@ -143,6 +158,15 @@ const float *gpu_pass_host_vector(const struct engine *engine, unit_number unit)
 void pass_record(struct gpu_pass *pass);
 hypura_status pass_send(struct gpu_pass *pass, hypura_error *error);
 hypura_status pass_finish(struct engine *engine, hypura_error *error); /* sends, and waits until all is done */
+
+/* Norm, logits of rows first to first + count of those that are wanted, and their way back, as commands. */
+void pass_record_output(struct engine *engine, size_t first, size_t count);
+
+/* Whether the next token's commands can be recorded ahead at all; whether those that were fit the batch that begins;
+ * and recording them, if that is worth while. */
+bool pass_can_record_ahead(const struct engine *engine);
+void pass_expect(struct engine *engine);
+void pass_record_ahead(struct engine *engine);
 
 struct gpu_range range_at(struct gpu_range range, uint64_t floats);
 struct gpu_matrix pass_matrix(const struct engine *engine, unit_number unit);

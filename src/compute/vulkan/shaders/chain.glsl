@@ -11,16 +11,16 @@ layout(buffer_reference, std430, buffer_reference_align = 2) coherent buffer Fre
 // Work groups that have ended, of all kernels of all chains, modulo 2^32. No address: no chain.
 layout(buffer_reference, std430, buffer_reference_align = 4) coherent buffer Progress { uint ended; };
 
-// All invocations of a work group come here, once.
+// All invocations of a work group come here, once. What is Fresh is in no cache here, so that nothing has to be thrown
+// out of one.
 void chain_wait(Progress progress, uint awaited)
 {
     if (uint64_t(progress) == 0)
         return;
-    if (gl_LocalInvocationIndex == 0) {
+    if (gl_LocalInvocationIndex == 0)
         while (int(atomicAdd(progress.ended, 0) - awaited) < 0)
             ;
-        memoryBarrierBuffer();
-    }
+    groupMemoryBarrier();
     barrier();
 }
 
@@ -29,8 +29,10 @@ void chain_end(Progress progress)
 {
     if (uint64_t(progress) == 0)
         return;
-    memoryBarrierBuffer();
+    groupMemoryBarrier();
     barrier();
-    if (gl_LocalInvocationIndex == 0)
+    if (gl_LocalInvocationIndex == 0) {
+        memoryBarrierBuffer();
         atomicAdd(progress.ended, 1);
+    }
 }
