@@ -3,11 +3,11 @@
 
 /* A worker's scratch holds the tile that it works on and, in the last part, states of spans that wait for their merge.
  */
-#define TILE_FLOATS ((size_t)(384 << 10) / sizeof(float))
+#define TILE_FLOATS ((size_t)(512 << 10) / sizeof(float))
 #define SPAN_FLOATS (GEMM_SCRATCH_BYTES / sizeof(float) - TILE_FLOATS)
 
 /* More queries share one unpacking of keys and values, but fill the second-level cache. */
-#define TILE_QUERIES ((size_t)96)
+#define TILE_QUERIES ((size_t)192)
 
 /* Spans are spread over threads when there are fewer tiles than this a thread. */
 #define TILES_PER_THREAD 4
@@ -162,14 +162,23 @@ static const struct attention_kernels *kernels_of(const struct compute *compute)
     }
 }
 
-/* The most queries, up to TILE_QUERIES, whose tile fits the scratch: two states and the work, and two slots of spans.
- * ATTENTION_MAX_SIZE is such that some always do. */
-static size_t choose_tile_queries(const struct attention *a)
+/* The most queries, up to TILE_QUERIES, whose tile fits the scratch: two states and the work; where spans are spread,
+ * two slots of theirs too. ATTENTION_MAX_SIZE is such that some always do. */
+static size_t choose_tile_queries(const struct attention *a, bool by_spans)
 {
     size_t query = attention_state_floats(1, a->value_size);
     size_t fixed = attention_work_floats(0, a->key_size, a->value_size);
     size_t each = 2 * query + attention_work_floats(1, a->key_size, a->value_size) - fixed;
-    return MIN(MIN((TILE_FLOATS - fixed) / each, SPAN_FLOATS / 2 / query), TILE_QUERIES);
+    size_t most = MIN((TILE_FLOATS - fixed) / each, TILE_QUERIES);
+    return by_spans ? MIN(most, SPAN_FLOATS / 2 / query) : most;
+}
+
+static size_t count_tiles(const struct plan *plan)
+{
+    size_t tiles = 0;
+    for (size_t i = 0; i < plan->attention->sequence_count; i++)
+        tiles += sequence_tiles(plan, &plan->attention->sequences[i]);
+    return tiles;
 }
 
 void compute_attention(struct compute *compute, const struct attention *attention)
@@ -177,14 +186,14 @@ void compute_attention(struct compute *compute, const struct attention *attentio
     struct plan plan = {.attention = attention,
                         .kernels = kernels_of(compute),
                         .compute = compute,
-                        .tile_queries = choose_tile_queries(attention)};
-    size_t tiles = 0;
-    for (size_t i = 0; i < attention->sequence_count; i++)
-        tiles += sequence_tiles(&plan, &attention->sequences[i]);
+                        .tile_queries = choose_tile_queries(attention, false)};
+    size_t tiles = count_tiles(&plan);
     if (tiles >= TILES_PER_THREAD * compute->threads || compute->threads == 1) {
         thread_pool_run(compute->pool, run_tile, &plan, tiles);
         return;
     }
+    plan.tile_queries = choose_tile_queries(attention, true);
+    tiles = count_tiles(&plan);
     for (size_t i = 0; i < tiles; i++) {
         struct attention_tile tile = tile_at(&plan, i);
         run_tile_by_spans(&plan, &tile);

@@ -346,7 +346,7 @@ static bool direct_scores(const struct attention *a, struct product *scores, siz
 
 /* ---- the walk over positions ------------------------------------------------------------------------------------- */
 
-/* Scales, caps and masks the scores of a query, whose positions in this block are from to end. */
+/* Scales, caps and masks the scores of a query, whose positions in this block are from to end; returns the greatest. */
 static float mask_scores(const struct attention *a, float *scores, size_t from, size_t end)
 {
     lanes most = lanes_all(-INFINITY);
@@ -355,11 +355,15 @@ static float mask_scores(const struct attention *a, float *scores, size_t from, 
         if (a->soft_cap > 0.0f)
             s = lanes_multiply(lanes_tanh(lanes_divide(s, lanes_all(a->soft_cap))), lanes_all(a->soft_cap));
         lanes_store(scores + v * LANES, s);
+        most = lanes_max(s, most);
     }
+    if (end - from == BLOCK)
+        return lanes_fold_max(most);
     for (size_t j = 0; j < from; j++)
         scores[j] = -INFINITY;
     for (size_t j = end; j < BLOCK; j++)
         scores[j] = -INFINITY;
+    most = lanes_all(-INFINITY);
     for (size_t v = 0; v < BLOCK_VECTORS; v++)
         most = lanes_max(lanes_load(scores + v * LANES), most);
     return lanes_fold_max(most);
@@ -407,33 +411,49 @@ static void start(struct walk *walk)
     memset(walk->values, 0, tile->count * walk->value_floats * sizeof(float));
 }
 
-/* The softmax of one block: scores become weights, maxima and sums go on, factors are what the values shrink by. */
-static void advance(struct walk *walk, uint32_t position)
+/* The softmax of one block for count queries, LANES at most, from query first on: scores become weights, maxima and
+ * sums go on, factors are what the values shrink by. */
+static void advance_some(struct walk *walk, uint32_t position, size_t first, size_t count)
 {
     const struct attention_tile *tile = walk->tile;
     const struct attention *a = tile->attention;
     size_t group = a->heads / a->kv_heads;
     struct attention_range range = {1, 0};
     size_t range_row = SIZE_MAX;
-    for (size_t i = 0; i < tile->count; i++) {
-        size_t row = (tile->first + i) / group;
-        float *scores = walk->scores + i * BLOCK;
+    float shrink[LANES] = {0};
+    bool seen[LANES];
+    for (size_t i = 0; i < count; i++) {
+        size_t row = (tile->first + first + i) / group;
+        float *scores = walk->scores + (first + i) * BLOCK, *maximum = &walk->maxima[first + i];
         if (row != range_row)
             range = attention_row_range(a, tile->sequence, row);
         range_row = row;
         size_t from = range.first > position ? MIN(range.first - position, (uint32_t)BLOCK) : 0;
         size_t end = range.last < position ? 0 : MIN((size_t)(range.last - position) + 1, (size_t)BLOCK);
-        if (from >= end) {
+        seen[i] = from < end;
+        if (!seen[i]) {
             memset(scores, 0, BLOCK * sizeof *scores);
-            walk->factors[i] = 1.0f;
             continue;
         }
-        float maximum = mask_scores(a, scores, from, end);
-        maximum = maximum > walk->maxima[i] ? maximum : walk->maxima[i];
-        walk->factors[i] = exp_of(walk->maxima[i] - maximum);
-        walk->maxima[i] = maximum;
-        walk->sums[i] = fmaf(walk->sums[i], walk->factors[i], weigh_scores(scores, maximum));
+        float greatest = mask_scores(a, scores, from, end);
+        greatest = greatest > *maximum ? greatest : *maximum;
+        shrink[i] = *maximum - greatest;
+        *maximum = greatest;
     }
+    lanes_store(shrink, lanes_exp(lanes_load(shrink)));
+    for (size_t i = 0; i < count; i++) {
+        size_t query = first + i;
+        walk->factors[query] = seen[i] ? shrink[i] : 1.0f;
+        if (seen[i])
+            walk->sums[query] = fmaf(walk->sums[query], shrink[i],
+                                     weigh_scores(walk->scores + query * BLOCK, walk->maxima[query]));
+    }
+}
+
+static void advance(struct walk *walk, uint32_t position)
+{
+    for (size_t i = 0; i < walk->tile->count; i += LANES)
+        advance_some(walk, position, i, MIN(walk->tile->count - i, (size_t)LANES));
 }
 
 static void attend(const struct attention_tile *tile, uint32_t first, uint32_t last, float *state, float *work)

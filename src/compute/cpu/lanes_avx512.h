@@ -91,13 +91,7 @@ static inline lanes lanes_from_int8(const int8_t *from)
 /* a times 2 to the power of the integer in the low bits of n, which was made by adding 1.5 * 2^23; |integer| <= 150. */
 static inline lanes lanes_times_power(lanes a, lanes n)
 {
-    __m512i whole = _mm512_sub_epi32(_mm512_castps_si512(n), _mm512_set1_epi32(0x4b400000));
-    __m512i half = _mm512_srai_epi32(whole, 1);
-    __m512i rest = _mm512_sub_epi32(whole, half);
-    __m512i bias = _mm512_set1_epi32(127);
-    __m512 first = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(half, bias), 23));
-    __m512 second = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(rest, bias), 23));
-    return _mm512_mul_ps(_mm512_mul_ps(a, first), second);
+    return _mm512_scalef_ps(a, _mm512_sub_ps(n, _mm512_set1_ps(0x1.8p+23f)));
 }
 
 static inline __m256 lanes_halves_add(__m512 a)
