@@ -23,7 +23,7 @@ static ALWAYS_INLINE struct four_rows four_rows(const uint8_t *weights, size_t r
  * eight rows are more than the first level keeps. Four rows side by side are four short streams, which the hardware's
  * own prefetch follows badly from memory, and well from there. Four rows ahead, but no less than memory under load
  * takes to answer; and past the last row too, because a worker goes on with the rows that follow. */
-#define PREFETCH_DISTANCE ((size_t)16 << 10)
+#define PREFETCH_DISTANCE ((size_t)24 << 10)
 
 struct prefetch {
     const uint8_t *weights;
