@@ -304,23 +304,40 @@ static product_function *direct_product(const struct attention *a, size_t querie
     }
 }
 
-/* Whole blocks of keys are turned as integers of 16 bits, where the lanes have that: half of what floats take. False
- * where they are not. */
+#ifdef LANES_TURN_COLUMNS
+/* The last sixteen positions of a block where there are fewer: a copy with zeros behind. */
+static const uint8_t *pad_keys(uint8_t *copy, const uint8_t *rows, size_t stride, size_t row_bytes, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        memcpy(copy + i * row_bytes, rows + i * stride, row_bytes);
+    memset(copy + count * row_bytes, 0, (LANES - count) * row_bytes);
+    return copy;
+}
+#endif
+
+/* Keys up to end are turned as integers of 16 bits, where the lanes have that: half of what floats take. False where
+ * they are not. */
 static bool direct_scores(const struct attention *a, struct product *scores, size_t queries, size_t end, void *block,
                           const uint8_t *rows)
 {
 #ifdef LANES_TURN_COLUMNS
     bool bytes = a->key_type == TENSOR_Q8_0;
-    size_t stride = a->key_position_bytes;
-    if (queries > FEW_QUERIES || end != BLOCK || a->key_size % LANES_TURN_COLUMNS != 0 ||
-        (a->key_type != TENSOR_F16 && !bytes))
+    if (queries > FEW_QUERIES || a->key_size % LANES_TURN_COLUMNS != 0 || (a->key_type != TENSOR_F16 && !bytes))
         return false;
+    size_t row_bytes = bytes ? a->key_size / 32 * 34 : 2 * a->key_size;
     float *scales = (float *)block + BLOCK * a->key_size / 2;
-    for (size_t j = 0; j < BLOCK; j += LANES)
+    uint8_t *copy = (uint8_t *)(scales + BLOCK * a->key_size / 32);
+    for (size_t j = 0; j < end; j += LANES) {
+        const uint8_t *group = rows + j * a->key_position_bytes;
+        size_t stride = a->key_position_bytes;
+        if (end - j < LANES) {
+            group = pad_keys(copy, group, stride, row_bytes, end - j);
+            stride = row_bytes;
+        }
         for (size_t c = 0; c < a->key_size; c += LANES_TURN_COLUMNS) {
-            const uint8_t *from = rows + j * stride + (bytes ? c / 32 * 34 : 2 * c);
+            const uint8_t *from = group + (bytes ? c / 32 * 34 : 2 * c);
             uint16_t *out = (uint16_t *)block + c * BLOCK + j, halves[LANES];
-            for (size_t i = 0; i < LANES; i++)
+            for (size_t i = 0; end == BLOCK && i < LANES; i++)
                 __builtin_prefetch((const void *)((uintptr_t)from + (BLOCK + i) * stride), 0, 2);
             if (!bytes) {
                 lanes_turn_halves(out, BLOCK, from, stride);
@@ -331,12 +348,15 @@ static bool direct_scores(const struct attention *a, struct product *scores, siz
             lanes_store(scales + c / 32 * BLOCK + j, lanes_from_half(halves));
             lanes_turn_bytes(out, BLOCK, from + 2, stride);
         }
+    }
     scores->b_stride = BLOCK * sizeof(uint16_t);
     scores->scales = scales;
+    /* Four vectors take no longer than three. What is behind the end is old, and masked later. */
+    size_t vectors = end > 2 * LANES ? BLOCK_VECTORS : (end + LANES - 1) / LANES;
     if (bytes)
-        product_of(TURNED_Q8_0, scores, queries, BLOCK_VECTORS);
+        product_of(TURNED_Q8_0, scores, queries, vectors);
     else
-        product_f16(scores, queries, BLOCK_VECTORS);
+        product_f16(scores, queries, vectors);
     return true;
 #else
     (void)a, (void)scores, (void)queries, (void)end, (void)block, (void)rows;
