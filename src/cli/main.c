@@ -35,6 +35,11 @@ static const struct command *find_command(const char *name)
         if (strcmp(commands[i]->name, name) == 0)
             return commands[i];
     fprintf(stderr, "hypura: there is no command \"%s\"; \"hypura --help\" lists them\n", name);
+    /* As Ollama calls them. */
+    static const char *const others[][2] = {{"show", "inspect"}, {"ls", "list"}};
+    for (size_t i = 0; i < COUNT_OF(others); i++)
+        if (strcmp(others[i][0], name) == 0)
+            fprintf(stderr, "hypura: \"hypura %s\" does that here\n", others[i][1]);
     return NULL;
 }
 

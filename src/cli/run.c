@@ -116,10 +116,14 @@ static hypura_status converse(struct conversation *chat, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
     using_history();
-    fprintf(stderr, "Talk to %s. Ctrl-D ends the conversation, Ctrl-C an answer.\n",
+    fprintf(stderr, "Talk to %s. Ctrl-D or /bye ends the conversation, Ctrl-C an answer.\n",
             model_name(engine_model(chat->engine)));
     char *line;
     while (!status && (line = readline("> "))) {
+        if (strcmp(line, "/bye") == 0) {
+            free(line);
+            break;
+        }
         if (*line) {
             add_history(line);
             status = run_turn(chat, line, strlen(line), error);

@@ -118,6 +118,13 @@ def models_have_names():
     hypura("run", name, "one", "--prompt", "two", status=2)
 
 
+def a_conversation_ends_when_it_is_told():
+    out, err = hypura("run", MODEL, "--interactive", "--temperature", 0, "--max-tokens", 8, stdin=QUESTION + "\n/bye\nAnd rm?\n")
+    assert out.count("ls - list directory") == 1 and "rm - " not in out and "/bye" in err, (out, err)
+    _, err = hypura("show", status=2)
+    assert "hypura inspect" in err, err
+
+
 def same_answer_from_every_budget_thread_count_and_reader():
     expected = answer("--context", 128)
     smallest = smallest_budget()
