@@ -176,6 +176,39 @@ test("openai", "aborts, and tells errors", async () => {
     await assert.rejects(client.chat.completions.create({model, messages: []}), BadRequestError);
 });
 
+// ---- @anthropic-ai/sdk
+
+const anthropic = async () => new (await import("@anthropic-ai/sdk")).default({baseURL: url, apiKey: "any", maxRetries: 0});
+const body = {model, messages, max_tokens: 24, temperature: 0};
+
+test("@anthropic-ai/sdk", "messages whole and streamed, and counted", async () => {
+    const client = await anthropic();
+    const whole = await client.messages.create({...body, system: [{type: "text", text: "Be brief.", cache_control: {type: "ephemeral"}}]});
+    assert.equal(whole.stop_reason, "max_tokens");
+    const plain = await client.messages.create(body);
+    assert(plain.content[0].text.startsWith(answer));
+    const stream = client.messages.stream(body);
+    let text = "";
+    stream.on("text", part => text += part);
+    const last = await stream.finalMessage();
+    assert.equal(text, plain.content[0].text);
+    assert.equal(last.usage.output_tokens, 24);
+    assert.equal((await client.messages.countTokens({model, messages})).input_tokens, plain.usage.input_tokens);
+});
+test("@anthropic-ai/sdk", "tools, and errors", async () => {
+    const client = await anthropic();
+    const tools = [{name: "get_weather", input_schema: weather.function.parameters}];
+    const called = await client.messages.create({...body, max_tokens: 100, tools, tool_choice: {type: "tool", name: "get_weather"}});
+    const call = called.content.at(-1);
+    assert(call.type === "tool_use" && typeof call.input.city === "string" && called.stop_reason === "tool_use");
+    const after = await client.messages.create({...body, tools, messages: [...messages, {role: "assistant", content: called.content},
+        {role: "user", content: [{type: "tool_result", tool_use_id: call.id, content: "sunny"}]}]});
+    assert(after.usage.input_tokens > called.usage.input_tokens);
+    const {NotFoundError, BadRequestError} = await import("@anthropic-ai/sdk");
+    await assert.rejects(client.messages.create({...body, model: "nothing"}), NotFoundError);
+    await assert.rejects(client.messages.create({...body, messages: []}), BadRequestError);
+});
+
 // ---- @ai-sdk/openai-compatible
 
 const sdk = async () => {
