@@ -250,6 +250,7 @@ static void finish_loading(struct worker *worker)
         uint64_t since = loading->since;
         struct job *job = end_loading(worker);
         loaded_add(worker->models, fresh);
+        loaded_names_changed(worker->models); /* while it was loaded, perhaps */
         start(worker, job, fresh, since);
         return;
     }
