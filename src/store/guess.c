@@ -109,7 +109,8 @@ static bool read_offers(struct store *store)
         taken++;
     }
     guesses->offer_count -= taken;
-    memmove(guesses->offers, guesses->offers + taken, guesses->offer_count * sizeof *guesses->offers);
+    if (guesses->offer_count) /* else there may be no table */
+        memmove(guesses->offers, guesses->offers + taken, guesses->offer_count * sizeof *guesses->offers);
     return more;
 }
 
