@@ -8,6 +8,8 @@
 //
 // What is loaded is 16 bytes wide and aligned, and holds some of the row's bytes.
 
+#include "blocks.glsl"
+
 #if defined(TYPE_Q4_K) || defined(TYPE_Q5_K)
 #define UNITS 4
 #define HAS_MINIMUM
@@ -31,14 +33,9 @@ shared uint codebook[16];
 
 void bytes_prepare()
 {
-#if defined(TYPE_MXFP4)
-    const int values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-#else
-    const int values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-#endif
     if (gl_LocalInvocationID.x == 0)
         for (uint i = 0; i < 16; i++)
-            codebook[i] = uint(values[i]) & 255u;
+            codebook[i] = uint(codebook_values[i]) & 255u;
     barrier();
 }
 
@@ -53,12 +50,6 @@ void bytes_prepare()
 {
 }
 #endif
-
-// The four lowest bits, one in each byte.
-uint spread_bits(uint bits)
-{
-    return (bits & 15u) * 0x00204081u & 0x01010101u;
-}
 
 #if !defined(TYPE_Q4_K) && !defined(TYPE_Q5_K) && !defined(TYPE_IQ4_XS)
 // The words of a window from the one on that holds byte odd of it, odd below 16: count of them.
@@ -78,25 +69,6 @@ uint spread_bits(uint bits)
 
 #if defined(TYPE_Q8_0) || defined(TYPE_Q4_0) || defined(TYPE_Q4_1) || defined(TYPE_Q5_0) || defined(TYPE_Q5_1) ||      \
     defined(TYPE_IQ4_NL) || defined(TYPE_MXFP4)
-#if defined(TYPE_Q8_0)
-#define BLOCK_BYTES 34
-#define HEAD_BYTES 2
-#elif defined(TYPE_Q4_0) || defined(TYPE_IQ4_NL)
-#define BLOCK_BYTES 18
-#define HEAD_BYTES 2
-#elif defined(TYPE_Q4_1)
-#define BLOCK_BYTES 20
-#define HEAD_BYTES 4
-#elif defined(TYPE_Q5_0)
-#define BLOCK_BYTES 22
-#define HEAD_BYTES 6
-#elif defined(TYPE_Q5_1)
-#define BLOCK_BYTES 24
-#define HEAD_BYTES 8
-#else
-#define BLOCK_BYTES 17
-#define HEAD_BYTES 1
-#endif
 // A block starts at any multiple of 2 (MXFP4: 1).
 #if defined(TYPE_MXFP4)
 #define QUADS 2

@@ -13,6 +13,8 @@
 // A row may start at any byte that is a multiple of the type's alignment: chunk_fetch never reads a 32-bit word that holds
 // none of the row's bytes.
 
+#include "blocks.glsl"
+
 #if defined(TYPE_F32)
 #define RUNS 1
 #define LENGTH 4
@@ -97,14 +99,9 @@ shared float codebook[16];
 
 void types_prepare()
 {
-#if defined(TYPE_MXFP4)
-    const int values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
-#else
-    const int values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-#endif
     if (gl_LocalInvocationIndex == 0)
         for (int i = 0; i < 16; i++)
-            codebook[i] = float(values[i]);
+            codebook[i] = float(codebook_values[i]);
     barrier();
 }
 #define TYPES_PREPARE(group) types_prepare()
@@ -159,8 +156,8 @@ struct Chunk { uvec2 quants; uint d; };
 
 Chunk chunk_fetch(uint64_t row, uint chunk)
 {
-    uint block = chunk / 4 * 34;
-    return Chunk(load_eight(row, block + 2 + chunk % 4 * 8), load_short(row, block));
+    uint block = chunk / 4 * BLOCK_BYTES;
+    return Chunk(load_eight(row, block + HEAD_BYTES + chunk % 4 * 8), load_short(row, block));
 }
 
 void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float scale[RUNS], out float minimum[RUNS])
@@ -176,29 +173,7 @@ void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float sc
 
 #elif RUNS == 2 && LENGTH == 8
 // Half a block: eight bytes, their low halves the first run, their high halves the second.
-#if defined(TYPE_Q4_0) || defined(TYPE_IQ4_NL)
-#define BLOCK_BYTES 18
-#define HEAD_BYTES 2
-#elif defined(TYPE_Q4_1)
-#define BLOCK_BYTES 20
-#define HEAD_BYTES 4
-#elif defined(TYPE_Q5_0)
-#define BLOCK_BYTES 22
-#define HEAD_BYTES 6
-#elif defined(TYPE_Q5_1)
-#define BLOCK_BYTES 24
-#define HEAD_BYTES 8
-#else
-#define BLOCK_BYTES 17
-#define HEAD_BYTES 1
-#endif
 struct Chunk { uvec2 quants; uint d, m, high; };
-
-// The four lowest bits, one in each byte.
-uint spread_bits(uint bits)
-{
-    return (bits & 15u) * 0x00204081u & 0x01010101u;
-}
 
 Chunk chunk_fetch(uint64_t row, uint chunk)
 {
