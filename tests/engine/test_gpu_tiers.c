@@ -249,7 +249,7 @@ static void pool_changes_under_imports(void **state)
 {
     (void)state;
     device_or_skip();
-    struct engine *engine = open_divided("embedded", false, false);
+    struct engine *engine = open_divided("gpt-oss", false, false);
     struct store *store = engine_store(engine);
     size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
     float *logits[3];
