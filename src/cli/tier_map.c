@@ -23,9 +23,9 @@ static uint64_t all_bytes(const struct layer_bytes *layer)
     return bytes;
 }
 
-static enum place place_of(struct store *store, unit_number unit)
+static enum place place_of(enum unit_state state)
 {
-    switch (store_unit_state(store, unit)) {
+    switch (state) {
     case UNIT_ON_GPU:
         return PLACE_GPU;
     case UNIT_PINNED:
@@ -78,12 +78,11 @@ void draw_tier_map(FILE *out, struct engine *engine)
     for (unit_number u = 0; u < model_unit_count(model); u++) {
         const struct unit *unit = model_unit(model, u);
         size_t row = unit->layer < 0 ? layers : (size_t)unit->layer;
-        struct store_pieces pieces = store_pieces(store, u);
-        for (uint32_t i = 0; i < pieces.count; i++) {
-            enum place place = place_of(store, pieces.first + i);
-            uint64_t bytes = MIN(pieces.bytes, unit->bytes - i * pieces.bytes);
-            rows[row].bytes[place] += bytes;
-            sum.bytes[place] += bytes;
+        uint64_t bytes[UNIT_STATES] = {0};
+        store_count_bytes(store, u, bytes);
+        for (enum unit_state state = 0; state < UNIT_STATES; state++) {
+            rows[row].bytes[place_of(state)] += bytes[state];
+            sum.bytes[place_of(state)] += bytes[state];
         }
     }
     uint64_t widest = 1;

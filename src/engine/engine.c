@@ -470,13 +470,12 @@ void engine_statistics(struct engine *engine, struct engine_statistics *out)
         .budget_bytes = atomic_load(&engine->budget),
     };
     store_statistics(engine->store, &out->store);
-    for (uint32_t u = 0; u < model_unit_count(engine->model); u++) {
-        enum unit_state state = store_unit_state(engine->store, u);
-        bool in_memory = state == UNIT_CACHED || state == UNIT_PINNED;
-        *(state == UNIT_ON_GPU ? &out->bytes_gpu
-          : in_memory          ? &out->bytes_ram
-                               : &out->bytes_storage) += model_unit(engine->model, u)->bytes;
-    }
+    uint64_t bytes[UNIT_STATES] = {0};
+    for (uint32_t u = 0; u < model_unit_count(engine->model); u++)
+        store_count_bytes(engine->store, u, bytes);
+    out->bytes_gpu = bytes[UNIT_ON_GPU];
+    out->bytes_ram = bytes[UNIT_CACHED] + bytes[UNIT_PINNED];
+    out->bytes_storage = bytes[UNIT_ON_STORAGE] + bytes[UNIT_IN_FLIGHT];
 }
 
 void engine_take_used(struct engine *engine, bool *used)

@@ -66,17 +66,15 @@ static char state_letter(enum unit_state state)
 static char layer_letter(struct loaded_model *loaded, const struct model_layer *layer)
 {
     struct store *store = engine_store(loaded->engine);
-    const struct model *model = engine_model(loaded->engine);
-    uint64_t bytes[128] = {0};
+    uint64_t bytes[UNIT_STATES] = {0};
     for (int role = 0; role < ROLE_COUNT; role++) {
-        unit_number unit = layer->tensors[role];
-        if (unit != NO_UNIT)
-            bytes[(size_t)state_letter(store_unit_state(store, unit))] += model_unit(model, unit)->bytes;
+        if (layer->tensors[role] != NO_UNIT)
+            store_count_bytes(store, layer->tensors[role], bytes);
     }
-    char best = 'p';
-    for (const char *c = "gcfd"; *c; c++)
-        best = bytes[(size_t)*c] > bytes[(size_t)best] ? *c : best;
-    return best;
+    enum unit_state best = UNIT_PINNED;
+    for (enum unit_state state = 0; state < UNIT_STATES; state++)
+        best = bytes[state] > bytes[best] ? state : best;
+    return state_letter(best);
 }
 
 static json_t *model_json(struct loaded_model *loaded)

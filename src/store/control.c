@@ -45,19 +45,35 @@ uint64_t store_bytes_used(struct store *store)
     return bytes;
 }
 
+static enum unit_state state_of(const struct store *store, unit_number number)
+{
+    const struct stored_unit *unit = &store->units[number];
+    return unit->place == PLACE_GPU       ? (store->loaded ? UNIT_ON_GPU : UNIT_ON_STORAGE)
+           : unit->place == PLACE_PINNED  ? (store->loaded ? UNIT_PINNED : UNIT_ON_STORAGE)
+           : unit->stage == STAGE_READY   ? UNIT_CACHED
+           : unit->stage == STAGE_READING ? UNIT_IN_FLIGHT
+                                          : UNIT_ON_STORAGE;
+}
+
 enum unit_state store_unit_state(struct store *store, unit_number number)
 {
     if (number >= store->unit_count)
         return UNIT_ON_STORAGE;
-    const struct stored_unit *unit = &store->units[number];
     pthread_mutex_lock(store->mutex);
-    enum unit_state state = unit->place == PLACE_GPU       ? (store->loaded ? UNIT_ON_GPU : UNIT_ON_STORAGE)
-                            : unit->place == PLACE_PINNED  ? (store->loaded ? UNIT_PINNED : UNIT_ON_STORAGE)
-                            : unit->stage == STAGE_READY   ? UNIT_CACHED
-                            : unit->stage == STAGE_READING ? UNIT_IN_FLIGHT
-                                                           : UNIT_ON_STORAGE;
+    enum unit_state state = state_of(store, number);
     pthread_mutex_unlock(store->mutex);
     return state;
+}
+
+void store_count_bytes(struct store *store, unit_number number, uint64_t bytes[UNIT_STATES])
+{
+    if (number >= store->unit_count)
+        return;
+    struct store_pieces pieces = store_pieces(store, number);
+    pthread_mutex_lock(store->mutex);
+    for (uint32_t i = 0; i < pieces.count; i++)
+        bytes[state_of(store, pieces.first + i)] += store_unit(store, pieces.first + i)->bytes;
+    pthread_mutex_unlock(store->mutex);
 }
 
 /* The ring keeps what the plan gave it, as long as experts can use the rest. */

@@ -180,8 +180,11 @@ void store_statistics(struct store *store, struct store_statistics *out);
 uint64_t store_bytes_used(struct store *store);
 
 /* Where a unit, which may be a piece, is now. */
-enum unit_state { UNIT_ON_STORAGE, UNIT_IN_FLIGHT, UNIT_CACHED, UNIT_PINNED, UNIT_ON_GPU };
+enum unit_state { UNIT_ON_STORAGE, UNIT_IN_FLIGHT, UNIT_CACHED, UNIT_PINNED, UNIT_ON_GPU, UNIT_STATES };
 enum unit_state store_unit_state(struct store *store, unit_number unit);
+
+/* Adds a unit's bytes to those of the state that it, or each of its pieces, is in. */
+void store_count_bytes(struct store *store, unit_number unit, uint64_t bytes[UNIT_STATES]);
 
 /* Changes the size of the pool while running; units in use stay until they are put. */
 hypura_status store_resize(struct store *store, uint64_t pool_bytes, hypura_error *error);

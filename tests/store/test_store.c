@@ -392,6 +392,14 @@ static void pieces_stream_beside_others_that_stay(void **state)
                 const uint8_t *expected = fixture.bytes[slice->file] + slice->offset;
                 struct store_pieces pieces = store_pieces(store, i);
                 assert_int_equal(pieces.count, cuts[i].count);
+                uint64_t where[UNIT_STATES] = {0}, stays = 0, all = 0;
+                store_count_bytes(store, i, where);
+                for (uint32_t piece = 0; piece < pieces.count && pieces.count > 1; piece++)
+                    stays += piece % 3 == 1 ? MIN(PIECE, slice->bytes - piece * PIECE) : 0;
+                for (int which = 0; which < UNIT_STATES; which++)
+                    all += where[which];
+                assert_int_equal(where[UNIT_PINNED], stays);
+                assert_int_equal(all, slice->bytes);
                 for (uint32_t piece = 0; piece < pieces.count; piece++) {
                     struct store_view view;
                     bool there = store_get_ready(store, pieces.first + piece, &view);
