@@ -447,8 +447,8 @@ hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_er
                          format_bytes(text, sizeof text, (double)fixed));
     }
     if (plan->pool_bytes) {
-        hypura_status status = bytes > fixed ? store_resize(engine->store, bytes - fixed, error)
-                                             : error_set(error, HYPURA_ERROR_MEMORY, "no room for a pool is left");
+        hypura_status status =
+            store_resize(engine->store, (int64_t)MIN(bytes, (uint64_t)INT64_MAX) - (int64_t)fixed, error);
         if (status)
             return error_prefix(error, "a budget of %.1f MiB, of which %.1f MiB are taken by what stays in memory",
                                 (double)bytes / 1048576.0, (double)fixed / 1048576.0);

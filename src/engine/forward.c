@@ -61,7 +61,7 @@ static hypura_status embed_rows(struct engine *engine, const int32_t *tokens, st
     unit_number unit = model_tensor(engine->model, ROLE_TOKEN_EMBEDDING);
     const struct gguf_tensor *tensor = model_unit(engine->model, unit)->slices[0].tensor;
     struct matrix matrix = matrix_at(NULL, tensor->type, p->embedding, p->vocabulary);
-    if (!engine->plan->embedding_rows)
+    if (!engine->plan->embedding_rows && store_pieces(engine->store, unit).count == 1)
         TRY(hold_matrix(engine, held, unit, &matrix, error));
     for (size_t r = 0; r < engine->rows; r++) {
         uint64_t offset = (uint64_t)tokens[r] * matrix.row_bytes;

@@ -93,6 +93,7 @@ static struct demand find_demand(const struct plan_table *table, int level, uint
         }
         if (!is_dense(unit))
             continue;
+        demand.tables += unit->cut.count > 1 ? (uint64_t)unit->cut.count * PIECE_TABLE_BYTES : 0;
         if (!may_stream(unit, level, limit)) {
             demand.pinned += unit->footprint;
             continue;
@@ -107,10 +108,11 @@ static struct demand find_demand(const struct plan_table *table, int level, uint
         largest_group = MAX(largest_group, group_bytes);
         demand.largest = MAX(demand.largest, unit->piece);
         demand.may_stream += unit->footprint;
-        demand.tables += unit->cut.count > 1 ? (uint64_t)unit->cut.count * PIECE_TABLE_BYTES : 0;
         previous = unit;
     }
     demand.ring = MAX(largest_group + demand.largest, scattered);
+    if (demand.ring == 0) /* then the store cuts nothing */
+        demand.tables = 0;
     if (table->experts_move) /* one more, for the time between */
         demand.experts += largest_expert;
     if (level == 0)

@@ -23,7 +23,7 @@ void store_statistics(struct store *store, struct store_statistics *out)
     result.pool_bytes = store->pool_bytes;
     result.pool_bytes_used = store->ring.used + store->cache_used;
     result.pool_least_bytes = store->ring.largest + cache_least(store);
-    result.resident_bytes = store->arena_bytes;
+    result.resident_bytes = store->arena_bytes - (store->ring.given - store->ring.to_give);
     result.guessing = store->guesses.on;
     result.reader = io_reader_name(store->io);
     result.direct = true;
@@ -91,18 +91,38 @@ static void divide_pool(const struct store *store, uint64_t bytes, uint64_t *rin
     *cache = bytes - *ring;
 }
 
-hypura_status store_resize(struct store *store, uint64_t pool_bytes, hypura_error *error)
+/* Of pieces that stay as many bytes as a pool of its usual size misses, as far as there are any. Where experts share
+ * the pool, they are given up before. */
+static void ask_of_pieces(struct store *store, int64_t room, uint64_t least)
+{
+    struct ring *ring = &store->ring;
+    int64_t wanted = (int64_t)(store->class_count ? least : MAX(least, ring->window));
+    if (room >= wanted)
+        return;
+    ring->to_give = MIN((uint64_t)(wanted - room), ring->kept);
+    ring->given += ring->to_give;
+}
+
+hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error *error)
 {
     pthread_mutex_lock(store->mutex);
     uint64_t least = store->ring.largest + cache_least(store);
     hypura_status status = HYPURA_OK;
-    if (pool_bytes < least) {
-        status = error_set(error, HYPURA_ERROR_MEMORY, "a pool of %llu bytes is too small: the smallest has %llu",
-                           (unsigned long long)pool_bytes, (unsigned long long)least);
+    /* What was promised and is still there need not go any more. */
+    uint64_t given = store->ring.given, to_give = store->ring.to_give;
+    store->ring.given -= to_give;
+    store->ring.to_give = 0;
+    ask_of_pieces(store, pool_bytes + (int64_t)store->ring.given, least);
+    int64_t room = pool_bytes + (int64_t)store->ring.given;
+    if (room < (int64_t)least) {
+        store->ring.given = given;
+        store->ring.to_give = to_give;
+        status = error_set(error, HYPURA_ERROR_MEMORY, "%lld bytes are missing for the smallest pool that works",
+                           (long long)((int64_t)least - room));
     } else {
         uint64_t ring, cache;
-        divide_pool(store, pool_bytes, &ring, &cache);
-        store->pool_bytes = pool_bytes;
+        divide_pool(store, (uint64_t)room, &ring, &cache);
+        store->pool_bytes = (uint64_t)room;
         if (store->ring.count)
             ring_set_capacity(store, ring);
         if (store->class_count)

@@ -71,8 +71,11 @@ struct ring {
     uint64_t committed;          /* end of what may have memory behind it; above capacity while a shrink is under way */
     uint64_t window;             /* read ahead at most so many bytes */
     uint64_t largest, total, used;
-    uint32_t lowest; /* entry */
-    uint32_t cursor; /* entry that was asked for last */
+    uint64_t kept;    /* bytes of pieces that stay, as far as they can be given back */
+    uint64_t to_give; /* of these, after the pass that runs */
+    uint64_t given;   /* promised so far */
+    uint32_t lowest;  /* entry */
+    uint32_t cursor;  /* entry that was asked for last */
     struct waiting_list waiting;
 };
 
@@ -341,6 +344,7 @@ void ring_finished(struct store *store, unit_number unit);
  * before something is put. */
 bool ring_force(struct store *store, unit_number unit);
 void ring_set_capacity(struct store *store, uint64_t bytes);
+void ring_give_back(struct store *store); /* between passes: pieces that stay, as many as were promised */
 
 /* cache.c: the same for experts. */
 hypura_status cache_prepare(struct store *store, uint64_t bytes, const char *policy, hypura_error *error);

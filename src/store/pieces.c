@@ -1,9 +1,12 @@
 /* Tensors in pieces: units that the store makes beside the model's own, in the order of their rows. */
 #include "store/internal.h"
 
+/* Where some stream the others are cut too, so that their pieces can be given up. */
 static bool is_cut(const struct store_source *source, unit_number unit)
 {
-    return source->cuts && source->tiers[unit] == TIER_STORAGE && source->in_ring[unit] && source->cuts[unit].count > 1;
+    if (!source->cuts || source->ring_bytes == 0 || source->cuts[unit].count == 1)
+        return false;
+    return source->tiers[unit] == TIER_RAM || (source->tiers[unit] == TIER_STORAGE && source->in_ring[unit]);
 }
 
 static hypura_status check_cut(const struct unit *unit, const struct plan_cut *cut, unit_number number,
@@ -44,7 +47,8 @@ hypura_status pieces_prepare(struct store *store, const struct store_source *sou
             *unit = *whole;
             unit->slices[0].offset += start;
             unit->bytes = unit->slices[0].bytes = MIN(cut->bytes, whole->slices[0].bytes - start);
-            store->units[next].place = source->streams[cut->first + piece] ? PLACE_RING : PLACE_PINNED;
+            store->units[next].place =
+                source->in_ring[i] && source->streams[cut->first + piece] ? PLACE_RING : PLACE_PINNED;
         }
     }
     return status;

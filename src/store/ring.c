@@ -5,6 +5,8 @@
  * window holds. Room comes from what is used farthest in the future, which in a cyclic order is what was used last; so
  * memory beyond the window keeps part of the tensors for the next cycle, as the optimal policy would.
  *
+ * Pieces that stay are in the order too, since they may be given up while running; until then they are passed over.
+ *
  * Tensors differ in size, so room is a place in one stretch of memory: the gap, or the neighbouring tensors that may
  * go, whose loss costs least.
  */
@@ -23,14 +25,36 @@ static uint32_t distance(const struct ring *ring, uint32_t entry)
     return (entry + ring->count - 1 - ring->cursor) % ring->count;
 }
 
+/* A piece that stays. */
+static bool is_kept(struct store *store, uint32_t entry)
+{
+    return entry_unit(store, entry)->place == PLACE_PINNED;
+}
+
+/* The whole pages of a piece that stays: those at its ends may be its neighbours' too. */
+static uint64_t own_pages(const struct store *store, unit_number unit)
+{
+    uint64_t page = memory_page_size(), bytes = store_unit(store, unit)->bytes;
+    return bytes > 2 * page ? align_down(bytes - 2 * page, page) : 0;
+}
+
 static void add_entry(struct store *store, uint32_t entry, unit_number unit)
 {
     struct ring *ring = &store->ring;
-    store->units[unit].item = entry;
+    if (store->units[unit].place == PLACE_PINNED)
+        ring->kept += own_pages(store, unit);
+    else
+        store->units[unit].item = entry;
     ring->entries[entry].unit = unit;
     ring->entries[entry].bytes = align_up(unit_footprint(store, unit), memory_page_size());
     ring->largest = MAX(ring->largest, ring->entries[entry].bytes);
     ring->total += ring->entries[entry].bytes;
+}
+
+/* Streamed tensors, and all pieces. */
+static bool belongs(const struct store *store, unit_number unit)
+{
+    return store->units[unit].place == PLACE_RING || unit >= store->model_units;
 }
 
 hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *error)
@@ -39,7 +63,7 @@ hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *er
     ring->waiting = (struct waiting_list){NO_UNIT, NO_UNIT};
     ring->lowest = NO_ENTRY;
     for (unit_number i = 0; i < store->unit_count; i++)
-        ring->count += store->units[i].place == PLACE_RING;
+        ring->count += belongs(store, i);
     if (ring->count == 0)
         return HYPURA_OK;
     hypura_status status = ALLOCATE(&ring->entries, ring->count, "streamed tensors", error);
@@ -49,7 +73,7 @@ hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *er
     for (unit_number i = 0; i < store->model_units; i++) {
         struct store_pieces pieces = store_pieces(store, i);
         for (uint32_t piece = 0; piece < pieces.count; piece++) {
-            if (store->units[pieces.first + piece].place == PLACE_RING)
+            if (belongs(store, pieces.first + piece))
                 add_entry(store, entry++, pieces.first + piece);
         }
     }
@@ -255,6 +279,8 @@ static void read_ahead(struct store *store)
     for (uint32_t steps = 0; steps + 1 < ring->count && ahead < ring->window; steps++) {
         uint32_t number = (ring->cursor + 1 + steps) % ring->count;
         const struct stored_unit *unit = entry_unit(store, number);
+        if (is_kept(store, number))
+            continue;
         if (unit->stage == STAGE_ABSENT) {
             if (unit->skips >= SKIPS)
                 continue;
@@ -384,4 +410,29 @@ void ring_set_capacity(struct store *store, uint64_t bytes)
         i = next;
     }
     finish_shrink(ring);
+}
+
+/* Spread evenly over those that stay. Their addresses go unused; where they are read to is the ring. */
+void ring_give_back(struct store *store)
+{
+    struct ring *ring = &store->ring;
+    uint64_t share = ring->to_give, all = ring->kept, passed = 0, given = 0;
+    if (share == 0)
+        return;
+    for (uint32_t i = 0; i < ring->count && given < share; i++) {
+        unit_number number = ring->entries[i].unit;
+        struct stored_unit *unit = &store->units[number];
+        uint64_t bytes = is_kept(store, i) ? own_pages(store, number) : 0;
+        passed += bytes;
+        if (bytes == 0 || (double)given >= (double)passed / (double)all * (double)share)
+            continue;
+        uint8_t *memory = store->pinned_slices[unit->item];
+        memory_set_huge((void *)align_up((uintptr_t)memory, memory_page_size()), bytes, false);
+        memory_decommit(memory, store_unit(store, number)->bytes);
+        *unit = (struct stored_unit){.place = PLACE_RING, .item = i};
+        given += bytes;
+        ring->kept -= bytes;
+    }
+    ring->to_give = 0;
+    ring_pump(store);
 }

@@ -562,6 +562,7 @@ hypura_status store_advance(struct store *store, hypura_error *error)
     guess_pass_done(store);
     cache_advance(store);
     in_place_settle(store);
+    ring_give_back(store);
     pthread_mutex_unlock(store->mutex);
     return moves_pass_done(store, error);
 }

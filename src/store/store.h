@@ -76,7 +76,7 @@ struct store_view {
     struct gpu_range ranges[UNIT_MAX_SLICES]; /* without a buffer: it is in memory only */
 };
 
-/* A tensor that streams may be in pieces: units of their own, numbered one after another, of whole rows in the tensor's
+/* Where some tensors stream, large ones are in pieces: units of their own, numbered one after another, of whole rows in the tensor's
  * order. Each is got and put by itself, never the tensor. Others are one piece, themselves. */
 struct store_pieces {
     unit_number first;
@@ -186,7 +186,10 @@ enum unit_state store_unit_state(struct store *store, unit_number unit);
 /* Adds a unit's bytes to those of the state that it, or each of its pieces, is in. */
 void store_count_bytes(struct store *store, unit_number unit, uint64_t bytes[UNIT_STATES]);
 
-/* Changes the size of the pool while running; units in use stay until they are put. */
-hypura_status store_resize(struct store *store, uint64_t pool_bytes, hypura_error *error);
+/* Changes the size of the pool while running; units in use stay until they are put. Where tensors are in pieces, those
+ * that stay make room for a pool of less than it was planned with, or than nothing: they are given up when the pass
+ * that runs is done (so many bytes as needed, spread evenly), and stream from then on. More room again keeps them as it
+ * does all that streams. */
+hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error *error);
 
 #endif

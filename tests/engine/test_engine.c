@@ -343,6 +343,42 @@ static void stays_within_the_budget(void **state)
     }
 }
 
+/* A dense model of which a part stays gives up of it what a smaller budget wants, and answers the same. */
+static void what_stays_makes_room(void **state)
+{
+    (void)state;
+    struct engine_options options;
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = 2;
+    struct engine *engine = open_model("phi3-longrope", 256, 1);
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    int32_t tokens[40];
+    fill(tokens, 40, 8);
+    float *expected = calloc(40 * vocabulary, sizeof *expected), *logits = calloc(40 * vocabulary, sizeof *logits);
+    feed(engine, 0, tokens, 40, 20, expected);
+    engine_close(engine);
+    /* It leaves some room for chance, where a part of the weights stays. */
+    engine = open_smallest(model_path("phi3-longrope"), &options);
+    assert_true(SANITIZED || engine_plan(engine)->table_bytes);
+    if (engine_plan(engine)->table_bytes) {
+        struct engine_statistics before, after;
+        feed(engine, 0, tokens, 10, 10, logits);
+        engine_statistics(engine, &before);
+        assert_ok(engine_set_budget(engine, options.budget - (60 << 10), &test_error));
+        feed(engine, 0, tokens + 10, 10, 1, logits + 10 * vocabulary);
+        engine_statistics(engine, &after);
+        assert_true(after.store.resident_bytes + after.store.pool_bytes + (55 << 10) <=
+                    before.store.resident_bytes + before.store.pool_bytes);
+        assert_ok(engine_set_budget(engine, options.budget, &test_error));
+        feed(engine, 0, tokens + 20, 20, 20, logits + 20 * vocabulary);
+        assert_memory_equal(logits, expected, 40 * vocabulary * sizeof *logits);
+    }
+    free(expected);
+    free(logits);
+    engine_close(engine);
+}
+
 static void budgets_move_while_running(void **state)
 {
     (void)state;
@@ -378,7 +414,7 @@ int main(void)
         cmocka_unit_test(tells_which_experts_were_used),  cmocka_unit_test(leaves_nothing_behind),
         cmocka_unit_test(forgets_and_continues),          cmocka_unit_test(windows_go_back_a_little),
         cmocka_unit_test(a_stopped_batch_never_happened), cmocka_unit_test(records_the_routing),
-        cmocka_unit_test(budgets_move_while_running),
+        cmocka_unit_test(what_stays_makes_room),          cmocka_unit_test(budgets_move_while_running),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -358,6 +358,33 @@ static void a_ring_reads_each_tensor_once_a_cycle(void **state)
     fixture_free(&fixture);
 }
 
+static void get_pieces(struct store *store, const struct fixture *fixture)
+{
+    for (unit_number i = 0; i < fixture->tensors; i++) {
+        const struct unit_slice *slice = &fixture->units[i].slices[0];
+        struct store_pieces pieces = store_pieces(store, i);
+        for (uint32_t piece = 0; piece < pieces.count; piece++) {
+            struct store_view view;
+            uint64_t start = piece * pieces.bytes;
+            assert_ok(store_get(store, pieces.first + piece, &view, &test_error));
+            assert_memory_equal(view.slices[0], fixture->bytes[slice->file] + slice->offset + start,
+                                MIN(pieces.bytes, slice->bytes - start));
+            store_put(store, pieces.first + piece);
+        }
+    }
+}
+
+static uint32_t pinned_pieces(struct store *store, const struct fixture *fixture)
+{
+    uint32_t count = 0;
+    for (unit_number i = 0; i < fixture->tensors; i++) {
+        struct store_pieces pieces = store_pieces(store, i);
+        for (uint32_t piece = 0; piece < pieces.count; piece++)
+            count += store_unit_state(store, pieces.first + piece) == UNIT_PINNED;
+    }
+    return count;
+}
+
 /* Tensors in pieces, of which every third stays: the bytes are the file's, what stays is not read again, and the ring
  * need not hold a tensor. */
 static void pieces_stream_beside_others_that_stay(void **state)
@@ -386,6 +413,7 @@ static void pieces_stream_beside_others_that_stay(void **state)
         struct store_statistics statistics;
         store_statistics(store, &statistics);
         assert_true(statistics.resident_bytes >= kept && statistics.bytes_loaded >= kept);
+        uint32_t kept_pieces = pinned_pieces(store, &fixture);
         for (int cycle = 0; cycle < 4; cycle++)
             for (unit_number i = 0; i < fixture.tensors; i++) {
                 const struct unit_slice *slice = &fixture.units[i].slices[0];
@@ -423,6 +451,30 @@ static void pieces_stream_beside_others_that_stay(void **state)
         for (unit_number i = 0; i < fixture.tensors; i++)
             if (cuts[i].count > 1)
                 assert_int_equal(store_get(store, i, &view, &test_error), HYPURA_ERROR_ARGUMENT);
+
+        /* Less room than nothing: half of what stays is given up after the pass, and streams. */
+        uint64_t before = statistics.resident_bytes;
+        assert_ok(store_resize(store, -100000, &test_error));
+        assert_ok(store_resize(store, 3 * (PIECE + 8192), &test_error)); /* in time */
+        assert_ok(store_advance(store, &test_error));
+        assert_int_equal(pinned_pieces(store, &fixture), kept_pieces);
+        assert_ok(store_resize(store, -100000, &test_error));
+        get_pieces(store, &fixture);
+        assert_ok(store_advance(store, &test_error));
+        store_statistics(store, &statistics);
+        assert_true(statistics.resident_bytes <= before - 100000 && statistics.resident_bytes > before - 300000);
+        assert_true(statistics.pool_bytes <= 3 * (PIECE + 8192));
+        assert_true(pinned_pieces(store, &fixture) > 0 && pinned_pieces(store, &fixture) < kept_pieces);
+        get_pieces(store, &fixture);
+        get_pieces(store, &fixture);
+        assert_int_equal(store_resize(store, -10000000, &test_error), HYPURA_ERROR_MEMORY);
+        /* More room: everything is kept again. */
+        assert_ok(store_resize(store, 4000000, &test_error));
+        get_pieces(store, &fixture);
+        wait_until_idle(store);
+        uint64_t all = demanded(store);
+        get_pieces(store, &fixture);
+        assert_int_equal(demanded(store), all);
         store_close(store);
     }
 
