@@ -17,7 +17,8 @@
  *   few_with_sign(quants)              signed quants as few_dot wants them: FEW_RAISED higher
  *   few_table, few_look_up             sixteen codes, each so much higher; what the low halves of bytes find there
  *   few_fifth(bits, k)                 16 in byte j where bit 4 k + j of the lane is set, k below 8
- *   few_halves, few_exponents          floats of the lower 16 bits; 2^(e - 128) of the lowest 8 */
+ *   few_halves, few_exponents          floats of the lower 16 bits; 2^(e - 128) of the lowest 8
+ * and FEW_ALONE, the least tokens of the types for which this is quickest (by measurement); 2 of the others. */
 #ifndef HYPURA_COMPUTE_FEW_H
 #define HYPURA_COMPUTE_FEW_H
 
@@ -89,6 +90,12 @@ static ALWAYS_INLINE void few_finish(const struct few_tokens *tokens, size_t row
 {
     for (size_t t = 0; t < tokens->count; t++)
         memcpy(tokens->out[t] + row, tokens->sums[t], sizeof tokens->sums[t]);
+}
+
+static inline void few_use(struct kernel *kernel, few_kernel *few, size_t least_tokens)
+{
+    kernel->few = few;
+    kernel->few_least_tokens = least_tokens;
 }
 
 #endif

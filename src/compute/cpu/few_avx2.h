@@ -10,6 +10,7 @@
 #define FEW_VARIANT(name) name##_avx2
 #define FEW_REGISTERS 16
 #define FEW_RAISED 0
+#define FEW_ALONE 1 /* gemv adds lanes to each other, which takes longer than turning four bits */
 
 typedef __m256i few_ints;
 typedef __m256 few_floats;

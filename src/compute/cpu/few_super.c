@@ -253,8 +253,8 @@ FEW(few_iq4_xs, block_iq4_xs, iq4_xs_step)
 
 void FEW_VARIANT(kernels_few_super)(struct kernel_table *table)
 {
-    table->types[TENSOR_Q4_K].few = few_q4_k;
-    table->types[TENSOR_Q5_K].few = few_q5_k;
-    table->types[TENSOR_Q6_K].few = few_q6_k;
-    table->types[TENSOR_IQ4_XS].few = few_iq4_xs;
+    few_use(&table->types[TENSOR_Q4_K], few_q4_k, FEW_ALONE);
+    few_use(&table->types[TENSOR_Q5_K], few_q5_k, FEW_ALONE);
+    few_use(&table->types[TENSOR_Q6_K], few_q6_k, 2);
+    few_use(&table->types[TENSOR_IQ4_XS], few_iq4_xs, 2);
 }

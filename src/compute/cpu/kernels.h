@@ -115,7 +115,8 @@ struct kernel {
     enum activation_kind activation;
     dequantize_kernel *dequantize; /* NULL: the type is not supported */
     gemv_kernel *gemv;
-    few_kernel *few;          /* for two tokens or more; NULL: gemv for each token */
+    few_kernel *few;          /* NULL: gemv for each token */
+    size_t few_least_tokens;  /* fewer go through gemv */
     gemm_kernel *gemm;        /* NULL: none */
     size_t gemm_least_tokens; /* fewer go through few, or gemv */
     size_t gemm_task_rows;    /* rows of a part that a task gets, but for the last */

@@ -115,7 +115,7 @@ static enum path job_path(const struct kernel *kernel, const struct matmul *job)
 {
     if (kernel->gemm && job->tokens >= kernel->gemm_least_tokens)
         return PATH_GEMM;
-    if (kernel->few && job->tokens > 1 && job->tokens <= FEW_MOST_TOKENS)
+    if (kernel->few && job->tokens >= kernel->few_least_tokens && job->tokens <= FEW_MOST_TOKENS)
         return PATH_FEW;
     return PATH_GEMV;
 }
