@@ -271,103 +271,6 @@ static void parts_change_no_bit(void **state)
     close_silent(engine);
 }
 
-/* Kernels that wait for each other by a counter do what those with barriers in between do, also after a batch that was
- * recorded and not sent, and with several sequences. */
-static void chains_change_no_bit(void **state)
-{
-    (void)state;
-    device_or_skip();
-    static const char *const names[] = {"q-llama-Q4_K_M", "q-mixtral-Q4_K-Q4_K-Q6_K", "qwen3moe"};
-    for (size_t m = 0; m < COUNT_OF(names); m++) {
-        float *logits[2];
-        size_t vocabulary = 0;
-        for (int chained = 0; chained < 2; chained++) {
-            setenv("HYPURA_GPU_CHAINS", chained ? "1" : "0", 1);
-            struct setting setting = {.kv_type = TENSOR_Q8_0};
-            struct engine *engine = open_with(names[m], &setting);
-            vocabulary = model_parameters(engine_model(engine))->vocabulary;
-            struct gpu *gpu = engine->gpu;
-            gpu_begin(gpu);
-            gpu_launch_chained(gpu, KERNEL_heads, NULL, 0, NULL, GPU_PUSH_BYTES + 1, 1, 1, 1);
-            assert_int_equal(gpu_submit(gpu, NULL, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
-            assert_int_equal(gpu->chained, 0);
-            gpu->chained = (uint32_t)chained; /* as of a batch whose recording failed later */
-            logits[chained] = run_tokens(engine);
-            assert_int_equal(gpu->chained_sent > 0, chained);
-            close_silent(engine);
-        }
-        assert_memory_equal(logits[0], logits[1], TOKENS * vocabulary * sizeof(float));
-        free(logits[0]);
-        free(logits[1]);
-    }
-    unsetenv("HYPURA_GPU_CHAINS");
-}
-
-/* Tokens of two sequences together and alone, some taken back, one prompt in between; *used counts the batches whose
- * commands had been recorded before. */
-static float *run_steps(struct engine *engine, uint32_t *used)
-{
-    static const uint8_t batches[] = {1, 1, 1, 1, 3, 3, 3, 3, 2, 2, 2, 0, 2, 2, 2, 9, 1, 1, 1, 1};
-    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary, rows = 0;
-    float *logits = calloc(2 * COUNT_OF(batches) * vocabulary, sizeof *logits);
-    *used = 0;
-    for (size_t i = 0; i < COUNT_OF(batches); i++) {
-        int32_t tokens[9];
-        uint32_t positions[9], sequences[9];
-        bool want[9] = {0};
-        struct engine_batch batch = {
-            .tokens = tokens, .positions = positions, .sequences = sequences, .want_logits = want};
-        if (batches[i] == 0) {
-            engine_truncate(engine, 1, engine_positions(engine, 1) - 1);
-            continue;
-        }
-        for (uint32_t s = 0; s < 2; s++)
-            for (uint32_t n = 0; n < (batches[i] == 9 ? 9 * !s : batches[i] >> s & 1u); n++, batch.count++) {
-                tokens[batch.count] = (int32_t)(7 * i + 50 * s + n);
-                positions[batch.count] = engine_positions(engine, s) + n;
-                sequences[batch.count] = s;
-                want[batch.count] = batches[i] < 9 || n == 8;
-            }
-        engine->pass->ahead.seconds = 0; /* whatever compiling kernels took */
-        assert_ok(engine_forward(engine, &batch, &test_error));
-        *used += engine->pass->ahead.used;
-        size_t count = batches[i] == 3 ? 2 : 1;
-        memcpy(logits + rows * vocabulary, engine_logits(engine, 0), count * vocabulary * sizeof *logits);
-        rows += count;
-    }
-    return logits;
-}
-
-/* Commands of the next token that were recorded ahead do what those recorded in time do. */
-static void recording_ahead_changes_no_bit(void **state)
-{
-    (void)state;
-    device_or_skip();
-    static const char *const names[] = {"llama", "mixtral", "gemma2"};
-    for (size_t m = 0; m < COUNT_OF(names); m++) {
-        float *logits[2];
-        size_t bytes = 0;
-        for (int ahead = 0; ahead < 2; ahead++) {
-            struct engine_options options;
-            struct engine *engine = NULL;
-            set_options(&options, &(struct setting){.kv_type = TENSOR_F16});
-            options.sequences = 2;
-            assert_ok(engine_open(&engine, model_path(names[m]), &options, &test_error));
-            assert_true(engine->pass && engine->pass->ahead.possible);
-            engine->pass->ahead.possible = ahead;
-            uint32_t used;
-            logits[ahead] = run_steps(engine, &used);
-            /* Of those that were expected, as the ones before them were too. */
-            assert_int_equal(used, ahead ? 8 : 0);
-            bytes = 40 * model_parameters(engine_model(engine))->vocabulary * sizeof(float);
-            close_silent(engine);
-        }
-        assert_memory_equal(logits[0], logits[1], bytes);
-        free(logits[0]);
-        free(logits[1]);
-    }
-}
-
 /* ---- what can go wrong ------------------------------------------------------------------------------------------- */
 
 static void no_such_device(void **state)
@@ -518,8 +421,6 @@ int main(void)
         cmocka_unit_test(three_tiers),
         cmocka_unit_test(sequences_are_apart),
         cmocka_unit_test(parts_change_no_bit),
-        cmocka_unit_test(chains_change_no_bit),
-        cmocka_unit_test(recording_ahead_changes_no_bit),
         cmocka_unit_test(no_such_device),
         cmocka_unit_test(device_is_lost),
         cmocka_unit_test(cancelled_in_between),
