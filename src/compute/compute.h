@@ -115,7 +115,8 @@ enum glu_kind {
     GLU_GELU,     /* gelu by tanh, as Gemma */
     GLU_GELU_ERF, /* exact gelu */
     GLU_RELU,
-    GLU_OAI /* gpt-oss: gate clamped to at most limit, up to +-limit, gate * sigmoid(alpha * gate) * (up + 1) */
+    GLU_OAI,    /* gpt-oss: gate clamped to at most limit, up to +-limit, gate * sigmoid(alpha * gate) * (up + 1) */
+    GLU_SIGMOID /* sigmoid(gate) * up */
 };
 
 /* out[r][c] = activation(gate[r][c]) * up[r][c]; strides in floats. alpha and limit are for GLU_OAI. */

@@ -19,11 +19,8 @@ static void take_queries(struct engine *engine, size_t heads, size_t size)
 static void apply_gates(struct engine *engine, size_t heads, size_t size)
 {
     struct scratch *s = &engine->scratch;
-    for (size_t h = 0; h < engine->rows * heads; h++) {
-        const float *gate = s->query_raw + (2 * h + 1) * size;
-        for (size_t i = 0; i < size; i++)
-            s->attended[h * size + i] *= 1.0f / (1.0f + expf(-gate[i]));
-    }
+    compute_glu(engine->compute, GLU_SIGMOID, s->attended, size, s->query_raw + size, 2 * size, s->attended, size,
+                engine->rows * heads, size, 0.0f, 0.0f);
 }
 
 static bool reads_own_keys(const struct engine *engine, const struct model_layer *layer)

@@ -161,7 +161,7 @@ static void multiplies_gates(void **state)
         assert_non_null(expected);
         for (size_t c = 0; c < (size_t)rows * stride; c++)
             both[c] *= 4;
-        for (int kind = GLU_SILU; kind <= GLU_OAI; kind++) {
+        for (int kind = GLU_SILU; kind <= GLU_SIGMOID; kind++) {
             struct gpu_range in = floats(gpu, both, (size_t)rows * stride), up = in;
             struct gpu_range out = gpu_test_range(gpu, NULL, (size_t)rows * columns * sizeof(float));
             up.offset += columns * sizeof(float);

@@ -87,6 +87,8 @@ static double gated(enum glu_kind kind, double g, double u)
     case GLU_OAI:
         g = fmin(g, 7);
         return g * sigmoid((double)1.702f * g) * (fmax(fmin(u, 7), -7) + 1);
+    case GLU_SIGMOID:
+        return sigmoid(g) * u;
     }
     return NAN;
 }

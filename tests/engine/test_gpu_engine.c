@@ -42,7 +42,9 @@ static void agrees_with_the_reference(void **state)
                                         "deepseek2-v3",
                                         "deepseek2-legacy",
                                         "phimoe",
-                                        "q-mixtral-IQ2_XXS-IQ1_S-IQ1_M"};
+                                        "q-mixtral-IQ2_XXS-IQ1_S-IQ1_M",
+                                        "qwen3next",
+                                        "qwen35"};
     int failures = 0;
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         for (int one = 0; one < 2; one++) {

@@ -16,11 +16,10 @@ static const char *in_folder(const char *kind, const char *name, const char *end
     return path;
 }
 
-/* What the GPU does not compute: gated queries and recurrent layers, and attention in chunks. */
+/* What the GPU does not compute: attention in chunks. */
 static bool stays_on_the_cpu(const struct model *model)
 {
-    const uint32_t flags = model_architecture(model)->flags;
-    return flags & (ARCHITECTURE_QUERY_GATED | ARCHITECTURE_RECURRENT | ARCHITECTURE_CHUNKED);
+    return model_architecture(model)->flags & ARCHITECTURE_CHUNKED;
 }
 
 /* Every layer and every expert. */

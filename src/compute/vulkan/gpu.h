@@ -351,6 +351,39 @@ bool gpu_attention_makes_halves(const struct gpu *gpu, const struct gpu_attentio
 uint64_t gpu_attention_scratch_bytes(uint32_t rows, uint32_t heads, uint32_t value_size, uint32_t positions);
 void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention);
 
+/* ---- gated delta nets --------------------------------------------------------------------------------------------
+ *
+ * As struct delta_net of compute.h, of several sequences at once, and with beta and decay made of what the matrices
+ * give: beta = sigmoid(beta), decay = exp(decay_rate * softplus(alpha + step_bias)). */
+
+#define GPU_DELTA_KEYS 256u
+
+bool gpu_delta_net_supports(uint32_t key_size, uint32_t taps);
+
+/* Rows of a batch that belong to one sequence, and its states, delta_net_state_floats each, in bytes from the start of
+ * the range "states": the one that holds, unless it is fresh, and the one to be made. */
+struct gpu_delta_sequence {
+    uint32_t first_row, rows;
+    bool fresh;
+    uint64_t state, next;
+};
+
+struct gpu_delta_net {
+    struct gpu_range convolution;           /* [channels][taps] */
+    struct gpu_range input, convolved;      /* [rows][channels], the second for use inside */
+    struct gpu_range beta, alpha;           /* [rows], gate_stride floats apart, of each value head h element h, or */
+    uint32_t gate_stride, gate_group;       /* h / gate_group * 2 * gate_group + h % gate_group where that is not 0 */
+    struct gpu_range step_bias, decay_rate; /* [heads_v] */
+    struct gpu_range output;                /* [rows][heads_v][value_size] */
+    struct gpu_range states;
+    uint32_t rows, heads_k, heads_v, key_size, value_size, taps;
+    bool tiled;
+    float epsilon;
+    const struct gpu_delta_sequence *sequences;
+    uint32_t sequence_count;
+};
+void gpu_delta_net(struct gpu *gpu, const struct gpu_delta_net *net);
+
 /* ---- mixtures of experts ----------------------------------------------------------------------------------------- */
 
 /* The most that a router chooses from, and chooses; as in router.comp. */

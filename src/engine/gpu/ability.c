@@ -5,7 +5,8 @@
 #define KNOWN_FLAGS                                                                                                    \
     ((uint32_t)(ARCHITECTURE_EMBEDDING_SCALED | ARCHITECTURE_FFN_NORM_NAMED_POST | ARCHITECTURE_LOCAL_ROPE |           \
                 ARCHITECTURE_QK_NORM_AFTER_ROPE | ARCHITECTURE_VALUE_NORM | ARCHITECTURE_ATTENTION_UNSCALED |          \
-                ARCHITECTURE_NORMS_BEHIND | ARCHITECTURE_LATENT))
+                ARCHITECTURE_NORMS_BEHIND | ARCHITECTURE_LATENT | ARCHITECTURE_QUERY_GATED | ARCHITECTURE_RECURRENT |  \
+                ARCHITECTURE_RECURRENT_HEADS_TILED))
 
 static bool is_vector(enum tensor_role role)
 {
@@ -21,6 +22,10 @@ static bool is_vector(enum tensor_role role)
     case ROLE_ATTENTION_Q_NORM:
     case ROLE_ATTENTION_K_NORM:
     case ROLE_ATTENTION_SINKS:
+    case ROLE_RECURRENT_CONV:
+    case ROLE_RECURRENT_DT_BIAS:
+    case ROLE_RECURRENT_A:
+    case ROLE_RECURRENT_NORM:
     case ROLE_ATTENTION_OUTPUT_BIAS:
     case ROLE_ATTENTION_POST_NORM:
     case ROLE_FFN_NORM:
@@ -52,6 +57,11 @@ static bool is_matrix(enum tensor_role role)
     case ROLE_ATTENTION_Q:
     case ROLE_ATTENTION_K:
     case ROLE_ATTENTION_V:
+    case ROLE_ATTENTION_GATE:
+    case ROLE_RECURRENT_BETA_ALPHA:
+    case ROLE_RECURRENT_ALPHA:
+    case ROLE_RECURRENT_BETA:
+    case ROLE_RECURRENT_OUT:
     case ROLE_ATTENTION_Q_A:
     case ROLE_ATTENTION_Q_B:
     case ROLE_ATTENTION_KV_A:
@@ -104,6 +114,14 @@ static bool can_attend_latently(const struct geometry *geometry, const struct mo
            gpu_attention_supports(kv_type, width, p->kv_rank);
 }
 
+/* Gates stand beside queries that are normed head by head, if at all. */
+static bool can_gate(const struct model *model, const struct model_layer *layer)
+{
+    unit_number norm = layer->tensors[ROLE_ATTENTION_Q_NORM];
+    return layer->key_size == layer->value_size &&
+           (norm == NO_UNIT || model_unit(model, norm)->slices[0].tensor->dimensions[0] == layer->key_size);
+}
+
 static bool can_attend(const struct geometry *geometry, uint32_t number, enum tensor_type kv_type)
 {
     const struct model *model = geometry->model;
@@ -113,6 +131,12 @@ static bool can_attend(const struct geometry *geometry, uint32_t number, enum te
         return false;
     if (layer->kind == LAYER_LATENT)
         return can_attend_latently(geometry, layer, kv_type);
+    if (layer->kind == LAYER_RECURRENT) {
+        const struct model_parameters *p = model_parameters(model);
+        return gpu_delta_net_supports(p->recurrent_key_size, p->recurrent_conv);
+    }
+    if ((model_architecture(model)->flags & ARCHITECTURE_QUERY_GATED) && !can_gate(model, layer))
+        return false;
     if (layer->kind != LAYER_ATTENTION || layer->kv_source != number)
         return false;
     for (uint32_t i = number + 1; i < model_parameters(model)->layers; i++)

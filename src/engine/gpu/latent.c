@@ -262,11 +262,11 @@ static void attend_on_heads(struct engine *engine, uint32_t number, const struct
     turn_queries(engine, layer);
 
     struct gpu_matrix matrix = pass_matrix(engine, layer->tensors[ROLE_ATTENTION_KV_B]);
-    struct gpu_matmul job = pass_job(engine, &matrix, none, latents, none, pass->latent.projected);
+    struct gpu_matmul job = pass_job(engine, &matrix, none, latents, none, pass->raw);
     job.in_stride = width;
     gpu_matmul(pass->gpu, &job, 1);
     gpu_barrier(pass->gpu);
-    gpu_spread(pass->gpu, &(struct gpu_spread){.projected = pass->latent.projected,
+    gpu_spread(pass->gpu, &(struct gpu_spread){.projected = pass->raw,
                                                .latents = latents,
                                                .key = pass->key,
                                                .value = pass->value,

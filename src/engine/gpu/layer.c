@@ -30,14 +30,21 @@ void pass_give_output(const struct engine *engine, struct gpu_matmul *job, bool 
     job->accumulate = add;
 }
 
+/* Queries come with an output gate (Qwen 3 Next): of each head first the query, then the gate. */
+static bool is_gated(const struct engine *engine)
+{
+    return model_architecture(engine->model)->flags & ARCHITECTURE_QUERY_GATED;
+}
+
 /* Queries, keys and values of all rows: three matrices, or the parts of one. */
 static void project(struct engine *engine, const struct model_layer *layer)
 {
     struct gpu_pass *pass = engine->pass;
     const unit_number *tensors = layer->tensors;
-    const uint32_t widths[3] = {layer->heads * layer->key_size, layer->kv_heads * layer->key_size,
+    const bool gated = is_gated(engine);
+    const uint32_t widths[3] = {layer->heads * layer->key_size * (gated ? 2 : 1), layer->kv_heads * layer->key_size,
                                 layer->kv_heads * layer->value_size};
-    const struct gpu_range outputs[3] = {pass->query, pass->key, pass->value};
+    const struct gpu_range outputs[3] = {gated ? pass->raw : pass->query, pass->key, pass->value};
     static const enum tensor_role roles[3] = {ROLE_ATTENTION_Q, ROLE_ATTENTION_K, ROLE_ATTENTION_V};
     struct gpu_matmul jobs[3] = {0};
     uint64_t first = 0;
@@ -103,12 +110,14 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
 
     uint32_t queries = layer->heads * layer->key_size, keys = layer->kv_heads * layer->key_size;
     unit_number query_norm = layer->tensors[ROLE_ATTENTION_Q_NORM], key_norm = layer->tensors[ROLE_ATTENTION_K_NORM];
-    bool whole = norm_whole_rows(engine, pass->query, query_norm, queries, layer->key_size);
+    bool gated = is_gated(engine), whole = false;
+    if (!gated)
+        whole = norm_whole_rows(engine, pass->query, query_norm, queries, layer->key_size);
     whole = norm_whole_rows(engine, pass->key, key_norm, keys, layer->key_size) || whole;
     if (whole)
         gpu_barrier(pass->gpu);
     struct gpu_heads heads = {
-        .query = pass->query,
+        .query = gated ? pass->raw : pass->query,
         .key = pass->key,
         .value = pass->value,
         .query_norm = pass_vector(engine, whole ? NO_UNIT : query_norm),
@@ -117,8 +126,8 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
         .table = layer->rope ? pass->rope[layer->rope_local] : (struct gpu_range){0},
         .out = pass->query,
         .cache = cache,
-        .query_stride = queries,
-        .query_head_stride = layer->key_size,
+        .query_stride = gated ? 2 * queries : queries,
+        .query_head_stride = gated ? 2 * layer->key_size : layer->key_size,
         .key_stride = keys,
         .value_stride = layer->kv_heads * layer->value_size,
         .value_norm = model_architecture(engine->model)->flags & ARCHITECTURE_VALUE_NORM,
@@ -159,10 +168,16 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
                                       .sequences = sequences,
                                       .sequence_count = engine->span_count};
     struct gpu_matrix output = pass_matrix(engine, layer->tensors[ROLE_ATTENTION_OUTPUT]);
-    attention.halves = gpu_takes_halves(pass->gpu, &output, 0, (uint32_t)engine->rows) &&
+    attention.halves = !gated && gpu_takes_halves(pass->gpu, &output, 0, (uint32_t)engine->rows) &&
                        gpu_attention_makes_halves(pass->gpu, &attention);
     gpu_attention(pass->gpu, &attention);
     gpu_barrier(pass->gpu);
+    if (gated) {
+        gpu_glu(pass->gpu, GLU_SIGMOID, pass->attended, range_at(pass->raw, layer->value_size), pass->attended,
+                (uint32_t)engine->rows * layer->heads, layer->value_size, 2 * layer->value_size, layer->value_size, 0,
+                0);
+        gpu_barrier(pass->gpu);
+    }
 
     struct gpu_matmul job = pass_job(engine, &output, pass_vector(engine, layer->tensors[ROLE_ATTENTION_OUTPUT_BIAS]),
                                      attention.halves ? (struct gpu_range){0} : pass->attended,

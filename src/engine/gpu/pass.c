@@ -72,6 +72,7 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->normed = cut(s, &used.scratch, c * e * f);
     pass->branch = cut(s, &used.scratch, c * e * f);
     pass->query = cut(s, &used.scratch, c * g->query * f);
+    pass->raw = cut(s, &used.scratch, c * g->query_raw * f);
     pass->key = cut(s, &used.scratch, c * g->key * f);
     pass->value = cut(s, &used.scratch, c * g->value * f);
     pass->attended = cut(s, &used.scratch, c * g->attended * f);
@@ -84,7 +85,6 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->latent.heads = cut(s, &used.scratch, (uint64_t)rows * heads * f);
     pass->latent.groups = cut(s, &used.scratch, rows ? gpu_expert_group_bytes(heads, heads, rows) : 0);
     pass->latent.latents = cut(s, &used.scratch, c * g->latents * f);
-    pass->latent.projected = cut(s, &used.scratch, g->latents ? c * g->query_raw * f : 0);
     uint64_t inner = MAX(c * g->feed_forward, choices * p->expert_feed_forward);
     pass->gate = cut(s, &used.scratch, inner * f);
     pass->up = cut(s, &used.scratch, inner * f);
@@ -567,10 +567,17 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
     pass_record(pass);
     bool add =
         !layer->moe && adds_by_itself(engine, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, tensors[ROLE_FFN_NORM]);
-    if (layer->kind == LAYER_LATENT)
-        pass_latent(engine, number, add);
-    else
+    switch (layer->kind) {
+    case LAYER_ATTENTION:
         pass_attention(engine, number, add);
+        break;
+    case LAYER_LATENT:
+        pass_latent(engine, number, add);
+        break;
+    case LAYER_RECURRENT:
+        pass_recurrent(engine, number, add);
+        break;
+    }
     if (add)
         pass->norm_left = true;
     else

@@ -6,6 +6,7 @@
  *   pass.c          opening, closing, batches of commands, the way of the residual stream from one side to the other
  *   layer.c         attention and dense feed forward as commands
  *   latent.c        latent attention
+ *   recurrent.c     gated delta nets
  *   experts.c       mixture of experts: commands for those that are there, and the CPU's share at the same time
  *   visit.c         experts from RAM that come to the GPU for one long batch
  *   in_place.c      experts in memory that both sides see, computed on the GPU from where they are
@@ -70,6 +71,7 @@ struct gpu_pass {
     uint64_t unpacked_bytes;
     struct gpu_range router, chosen, weights, groups, expert_out, shared_out, shared_gates;
     struct gpu_range picked, logits; /* rows whose logits are wanted */
+    struct gpu_range raw;            /* as scratch.query_raw */
     struct gpu_range tokens, rope[2], scales;
     struct {
         uint32_t rows; /* of a batch that are worked on at once, or a few more; 0: no layer is on latents */
@@ -77,7 +79,7 @@ struct gpu_pass {
         struct gpu_range heads;           /* uint32 [rows][heads], the number of each */
         struct gpu_range groups;          /* that gpu_expert_group made of them, for so many rows: */
         uint32_t grouped;
-        struct gpu_range latents, projected; /* where whole keys are made, of C rows */
+        struct gpu_range latents; /* where whole keys are made of them: of C rows */
     } latent;
     struct {
         struct shared_part hidden, tokens, rope[2], scales, expert_rows;
@@ -189,6 +191,7 @@ void pass_find_sequences(const struct engine *engine, uint32_t number, struct gp
 /* Their rows go to branch, or to out; with add they are added to the residual stream instead. */
 void pass_attention(struct engine *engine, uint32_t layer, bool add);
 void pass_latent(struct engine *engine, uint32_t layer, bool add);
+void pass_recurrent(struct engine *engine, uint32_t layer, bool add);
 void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
                 enum tensor_role down, size_t width, struct gpu_range out, bool add);
 struct gpu_glu_kind pass_glu_kind(const struct engine *engine);

@@ -50,6 +50,9 @@ float gated(uint kind, float gate, float up, float alpha, float limit)
         up = clamp(up, -limit, limit) + 1.0;
         gate *= sigmoid(alpha * gate);
         break;
+    case 5:
+        gate = sigmoid(gate);
+        break;
     }
     return gate * up;
 }

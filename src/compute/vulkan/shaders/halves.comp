@@ -17,28 +17,11 @@ layout(push_constant) uniform Push
     float alpha, limit;
 };
 
-float gated(float g, float u)
-{
-    switch (KIND) {
-    case 1:
-        return g * sigmoid(g) * u;
-    case 2:
-        return gelu(g) * u;
-    case 3:
-        return gelu_erf(g) * u;
-    case 4:
-        return max(g, 0.0) * u;
-    default:
-        g = min(g, limit);
-        return g * sigmoid(alpha * g) * (clamp(u, -limit, limit) + 1.0);
-    }
-}
-
 uvec2 halves_of(vec4 a, vec4 b)
 {
     if (KIND != 0)
         [[unroll]] for (uint i = 0; i < 4; i++)
-            a[i] = gated(a[i], b[i]);
+            a[i] = gated(KIND - 1, a[i], b[i], alpha, limit);
     a = clamp(a, -65504.0, 65504.0);
     return uvec2(packHalf2x16(a.xy), packHalf2x16(a.zw));
 }

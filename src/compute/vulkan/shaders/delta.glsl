@@ -1,0 +1,12 @@
+/* What the kernels of gated delta nets share. As struct delta_sequence of delta_net.c: the state that holds, the one to be
+ * made, and where the rows are. The state before a sequence's first position is zero. */
+struct Sequence
+{
+    uint64_t state, next;
+    uint first_row, rows, fresh, unused;
+};
+
+layout(buffer_reference, std430, buffer_reference_align = 16) readonly buffer Sequences
+{
+    Sequence v[];
+};

@@ -1,0 +1,68 @@
+#version 460
+#extension GL_GOOGLE_include_directive : require
+#define GROUP 64
+#include "common.glsl"
+#include "functions.glsl"
+#include "delta.glsl"
+
+/* The inputs of a gated delta net: a work group takes one head of one row, of the queries, then of the keys, then of the
+ * values. Channels are convolved over the last TAPS inputs, and pass a SiLU; queries and keys are brought to length 1,
+ * queries divided by the root of their size besides. The last row of a sequence leaves the inputs that the next ones look
+ * back on. */
+layout(constant_id = 0) const uint TAPS = 4;
+
+layout(local_size_x = GROUP) in;
+layout(push_constant) uniform Push
+{
+    Floats convolution;
+    Floats from;
+    Floats into;
+    Sequences sequences;
+    uint sequence_count, key_heads, key_size, value_size, channels, matrix_floats;
+    float epsilon;
+};
+
+/* Input "index" of a channel, counted from TAPS - 1 rows before the sequence's first. */
+float input_at(Sequence sequence, uint index, uint channel)
+{
+    if (index >= TAPS - 1)
+        return from.v[(sequence.first_row + index - (TAPS - 1)) * channels + channel];
+    return sequence.fresh != 0 ? 0.0 : Floats(sequence.state).v[matrix_floats + index * channels + channel];
+}
+
+void main()
+{
+    uint row = gl_WorkGroupID.x, head = gl_WorkGroupID.y, s = 0;
+    Sequence sequence = sequences.v[0];
+    while (s + 1 < sequence_count && row >= sequence.first_row + sequence.rows)
+        sequence = sequences.v[++s];
+    if (row - sequence.first_row >= sequence.rows)
+        return;
+    bool is_value = head >= 2 * key_heads;
+    uint size = is_value ? value_size : key_size, index = row - sequence.first_row;
+    uint first = is_value ? 2 * key_heads * key_size + (head - 2 * key_heads) * value_size : head * key_size;
+    float squares = 0.0;
+    for (uint i = gl_LocalInvocationID.x; i < size; i += GROUP) {
+        uint channel = first + i;
+        float sum = 0.0;
+        [[unroll]] for (uint tap = 0; tap < TAPS; tap++)
+            sum = fma(input_at(sequence, index + tap, channel), convolution.v[channel * TAPS + tap], sum);
+        sum *= sigmoid(sum);
+        into.v[row * channels + channel] = sum;
+        squares = fma(sum, sum, squares);
+    }
+    if (index + 1 == sequence.rows) {
+        Floats kept = Floats(sequence.next);
+        for (uint i = gl_LocalInvocationID.x; i < size * (TAPS - 1); i += GROUP) {
+            uint back = i / size, channel = first + i % size;
+            kept.v[matrix_floats + back * channels + channel] = input_at(sequence, sequence.rows + back, channel);
+        }
+    }
+    if (is_value)
+        return;
+    float factor = 1.0 / max(sqrt(group_sum(squares)), epsilon);
+    if (head < key_heads)
+        factor /= sqrt(float(size));
+    for (uint i = gl_LocalInvocationID.x; i < size; i += GROUP)
+        into.v[row * channels + first + i] *= factor;
+}
