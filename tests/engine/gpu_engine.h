@@ -140,6 +140,28 @@ UNUSED static float *run_on_cpu(const char *name, size_t *vocabulary)
     return run_tokens_on_cpu(name, tokens, TOKENS, vocabulary);
 }
 
+/* The greater mean KL divergence from a reference, of its prompt at once and token by token; infinite where it is not a
+ * number or there is no such file. */
+UNUSED static double distance_from(struct engine *engine, const char *name, const char *path)
+{
+    struct reference reference = {0};
+    double most = 0;
+    if (!reference_read(&reference, path))
+        return INFINITY;
+    float *logits = calloc((size_t)reference.tokens * reference.vocabulary, sizeof *logits);
+    for (int one = 0; one < 2; one++) {
+        engine_truncate(engine, 0, 0);
+        feed(engine, 0, reference.prompt, reference.tokens, one ? 1 : SIZE_MAX, logits);
+        struct distance d = measure(reference.logits, logits, reference.tokens, reference.vocabulary);
+        print_message("# %-32s %s most %8.2g  KL %8.2g  top-1 %.3f\n", name, one ? "by one " : "at once", d.most,
+                      d.kl_mean, d.top);
+        most = isnan(d.kl_mean) ? INFINITY : fmax(most, d.kl_mean);
+    }
+    free(logits);
+    reference_free(&reference);
+    return most;
+}
+
 /* The CPU rounds activations to 8 bits for quantised weights, so a router may choose otherwise now and then. */
 UNUSED static double most_kl(const char *name)
 {
