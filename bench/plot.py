@@ -96,7 +96,7 @@ def main():
         sys.exit(f"{sys.argv[1]}: no row of a table of bench/oversize.sh")
     columns = min(COLUMNS, len(rows))
     lines = math.ceil(len(rows) / columns)
-    width, height = columns * WIDTH, lines * HEIGHT + 24
+    width, height = columns * WIDTH + RIGHT, lines * HEIGHT + 24
     print(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">')
     print("<title>Tokens a second against memory, hypura and llama.cpp</title>")
     print(f"<style>{STYLE}</style>")
