@@ -31,8 +31,8 @@ static void softmax(float *values, size_t count)
         values[i] /= sum;
 }
 
-/* The greatest that was not taken yet; of equal ones the first. Those taken are no numbers from then on, so that none is
- * taken twice, whatever the others are. */
+/* The greatest that was not taken yet; of equal ones the first. Those taken are no numbers from then on, so that none
+ * is taken twice, whatever the others are. */
 static uint32_t take_greatest(float *values, size_t count)
 {
     size_t best = 0;

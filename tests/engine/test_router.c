@@ -1,5 +1,5 @@
-/* Whatever a router says, not-a-numbers of damaged weights included, a token gets as many experts as it uses, none twice:
- * the rows of an expert's batch are counted by that. */
+/* Whatever a router says, not-a-numbers of damaged weights included, a token gets as many experts as it uses, none
+ * twice: the rows of an expert's batch are counted by that. */
 #include "test.h"
 
 #include "engine/engine_private.h"
