@@ -137,7 +137,8 @@ uint64_t engine_room(const struct engine *engine);
  * called with false. Async-signal-safe. */
 void engine_cancel(struct engine *engine, bool cancel);
 
-/* A new budget for the whole process, while running; the pool follows. An error says the smallest that works. */
+/* A new budget for the whole process, while running; the pool follows, and pieces of tensors that stay (store_resize).
+ * An error says what is missing. */
 hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_error *error);
 
 struct engine_statistics {

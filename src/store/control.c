@@ -20,9 +20,9 @@ void store_statistics(struct store *store, struct store_statistics *out)
     result.bytes_guessed = counters.bytes[PRIORITY_GUESS] - loaded->bytes[PRIORITY_GUESS];
     result.bytes_read = result.bytes_demanded + result.bytes_guessed;
     result.read_nanoseconds = counters.busy_nanoseconds - loaded->busy_nanoseconds;
-    result.pool_bytes = store->pool_bytes;
+    result.pool_bytes = store->pool_bytes - store->ring.lent;
     result.pool_bytes_used = store->ring.used + store->cache_used;
-    result.pool_least_bytes = store->ring.largest + cache_least(store);
+    result.pool_least_bytes = store->ring.least + cache_least(store);
     result.resident_bytes = store->arena_bytes - (store->ring.given - store->ring.to_give);
     result.guessing = store->guesses.on;
     result.reader = io_reader_name(store->io);
@@ -85,7 +85,7 @@ static void divide_pool(const struct store *store, uint64_t bytes, uint64_t *rin
         return;
     }
     uint64_t least = cache_least(store), total = cache_total(store);
-    *ring = MIN(MAX(store->ring_share, store->ring.largest), bytes - least);
+    *ring = MIN(MAX(store->ring_share, store->ring.least), bytes - least);
     if (bytes - *ring > total)
         *ring = bytes - total;
     *cache = bytes - *ring;
@@ -106,7 +106,7 @@ static void ask_of_pieces(struct store *store, int64_t room, uint64_t least)
 hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error *error)
 {
     pthread_mutex_lock(store->mutex);
-    uint64_t least = store->ring.largest + cache_least(store);
+    uint64_t least = store->ring.least + cache_least(store);
     hypura_status status = HYPURA_OK;
     /* What was promised and is still there need not go any more. */
     uint64_t given = store->ring.given, to_give = store->ring.to_give;
@@ -123,8 +123,10 @@ hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error
         uint64_t ring, cache;
         divide_pool(store, (uint64_t)room, &ring, &cache);
         store->pool_bytes = (uint64_t)room;
+        /* Until what was promised is gone the ring does without as much, as far as it can. */
+        store->ring.lent = MIN(align_up(store->ring.to_give, memory_page_size()), ring - MIN(ring, store->ring.least));
         if (store->ring.count)
-            ring_set_capacity(store, ring);
+            ring_set_capacity(store, ring - store->ring.lent);
         if (store->class_count)
             cache_set_capacity(store, cache);
         ring_pump(store);

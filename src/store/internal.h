@@ -71,8 +71,10 @@ struct ring {
     uint64_t committed;          /* end of what may have memory behind it; above capacity while a shrink is under way */
     uint64_t window;             /* read ahead at most so many bytes */
     uint64_t largest, total, used;
+    uint64_t least;   /* bytes with which it can work */
     uint64_t kept;    /* bytes of pieces that stay, as far as they can be given back */
     uint64_t to_give; /* of these, after the pass that runs */
+    uint64_t lent;    /* bytes that the ring does without until then */
     uint64_t given;   /* promised so far */
     uint32_t lowest;  /* entry */
     uint32_t cursor;  /* entry that was asked for last */

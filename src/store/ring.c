@@ -38,6 +38,11 @@ static uint64_t own_pages(const struct store *store, unit_number unit)
     return bytes > 2 * page ? align_down(bytes - 2 * page, page) : 0;
 }
 
+static uint64_t ring_bytes_of(const struct store *store, unit_number unit)
+{
+    return align_up(unit_footprint(store, unit), memory_page_size());
+}
+
 static void add_entry(struct store *store, uint32_t entry, unit_number unit)
 {
     struct ring *ring = &store->ring;
@@ -46,15 +51,35 @@ static void add_entry(struct store *store, uint32_t entry, unit_number unit)
     else
         store->units[unit].item = entry;
     ring->entries[entry].unit = unit;
-    ring->entries[entry].bytes = align_up(unit_footprint(store, unit), memory_page_size());
+    ring->entries[entry].bytes = ring_bytes_of(store, unit);
     ring->largest = MAX(ring->largest, ring->entries[entry].bytes);
     ring->total += ring->entries[entry].bytes;
 }
 
-/* Streamed tensors, and all pieces. */
-static bool belongs(const struct store *store, unit_number unit)
+/* Streamed tensors, and pieces that could be: those that the ring has no room for stay for good. */
+static bool belongs(const struct store *store, unit_number unit, uint64_t bytes)
 {
-    return store->units[unit].place == PLACE_RING || unit >= store->model_units;
+    return store->units[unit].place == PLACE_RING ||
+           (unit >= store->model_units && ring_bytes_of(store, unit) <= bytes);
+}
+
+/* Bytes with which the ring can work: for a tensor of a group (plan_group) beside those before it, which leave a gap
+ * more than they are, wherever they lie. */
+static uint64_t find_least(const struct store *store)
+{
+    const struct ring *ring = &store->ring;
+    uint64_t least = ring->largest, before = 0, count = 0;
+    for (uint32_t i = 0; i < ring->count; i++) {
+        const struct unit *unit = store_unit(store, ring->entries[i].unit);
+        const struct unit *previous = i ? store_unit(store, ring->entries[i - 1].unit) : NULL;
+        uint32_t group = plan_group(unit->role);
+        if (!previous || !group || previous->layer != unit->layer || plan_group(previous->role) != group)
+            before = count = 0;
+        count++;
+        least = MAX(least, before + count * ring->entries[i].bytes);
+        before += ring->entries[i].bytes;
+    }
+    return least;
 }
 
 hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *error)
@@ -63,7 +88,7 @@ hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *er
     ring->waiting = (struct waiting_list){NO_UNIT, NO_UNIT};
     ring->lowest = NO_ENTRY;
     for (unit_number i = 0; i < store->unit_count; i++)
-        ring->count += belongs(store, i);
+        ring->count += belongs(store, i, bytes);
     if (ring->count == 0)
         return HYPURA_OK;
     hypura_status status = ALLOCATE(&ring->entries, ring->count, "streamed tensors", error);
@@ -73,18 +98,19 @@ hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *er
     for (unit_number i = 0; i < store->model_units; i++) {
         struct store_pieces pieces = store_pieces(store, i);
         for (uint32_t piece = 0; piece < pieces.count; piece++) {
-            if (belongs(store, pieces.first + piece))
+            if (belongs(store, pieces.first + piece, bytes))
                 add_entry(store, entry++, pieces.first + piece);
         }
     }
     ring->cursor = ring->count - 1;
     ring->reserved = ring->total + ring->largest;
     ring->window = MIN(bytes, ring->reserved);
-    if (bytes < ring->largest)
+    ring->least = find_least(store);
+    if (bytes < ring->least)
         return error_set(error, HYPURA_ERROR_MEMORY,
                          "a ring of %llu bytes does not hold the largest streamed tensor: the smallest that works has "
                          "%llu",
-                         (unsigned long long)bytes, (unsigned long long)ring->largest);
+                         (unsigned long long)bytes, (unsigned long long)ring->least);
     status = memory_map((void **)&ring->memory, ring->reserved, false, "streamed tensors", error);
     if (!status)
         ring_set_capacity(store, bytes);
@@ -434,5 +460,7 @@ void ring_give_back(struct store *store)
         ring->kept -= bytes;
     }
     ring->to_give = 0;
+    ring_set_capacity(store, ring->capacity + ring->lent);
+    ring->lent = 0;
     ring_pump(store);
 }

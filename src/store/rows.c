@@ -46,12 +46,12 @@ static hypura_status read_piece(struct store *store, uint32_t file, uint64_t off
     return HYPURA_OK;
 }
 
-/* What lies in a pinned tensor, or in one pinned piece of it. */
+/* What lies in a pinned tensor, or in one pinned piece of it; of the tensor's end there may be none. */
 static bool copy_pinned(const struct store *store, unit_number number, uint64_t offset, uint64_t bytes, void *out)
 {
     struct store_pieces pieces = store_pieces(store, number);
     if (pieces.count > 1) {
-        if (bytes > pieces.bytes - offset % pieces.bytes)
+        if (bytes == 0 || bytes > pieces.bytes - offset % pieces.bytes)
             return false;
         number = pieces.first + (unit_number)(offset / pieces.bytes);
         offset %= pieces.bytes;

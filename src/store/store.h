@@ -76,8 +76,8 @@ struct store_view {
     struct gpu_range ranges[UNIT_MAX_SLICES]; /* without a buffer: it is in memory only */
 };
 
-/* Where some tensors stream, large ones are in pieces: units of their own, numbered one after another, of whole rows in the tensor's
- * order. Each is got and put by itself, never the tensor. Others are one piece, themselves. */
+/* Where some tensors stream, large ones are in pieces: units of their own, numbered one after another, of whole rows in
+ * the tensor's order. Each is got and put by itself, never the tensor. Others are one piece, themselves. */
 struct store_pieces {
     unit_number first;
     uint32_t count;
@@ -188,8 +188,8 @@ void store_count_bytes(struct store *store, unit_number unit, uint64_t bytes[UNI
 
 /* Changes the size of the pool while running; units in use stay until they are put. Where tensors are in pieces, those
  * that stay make room for a pool of less than it was planned with, or than nothing: they are given up when the pass
- * that runs is done (so many bytes as needed, spread evenly), and stream from then on. More room again keeps them as it
- * does all that streams. */
+ * that runs, or comes next, is done (so many bytes as needed, spread evenly), and stream from then on; until then the
+ * ring does without as much, down to the least that works. More room again keeps them as it does all that streams. */
 hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error *error);
 
 #endif

@@ -452,8 +452,33 @@ static void pieces_stream_beside_others_that_stay(void **state)
             if (cuts[i].count > 1)
                 assert_int_equal(store_get(store, i, &view, &test_error), HYPURA_ERROR_ARGUMENT);
 
-        /* Less room than nothing: half of what stays is given up after the pass, and streams. */
-        uint64_t before = statistics.resident_bytes;
+        /* Less room: what is given up goes after the pass, and until then the ring does without as much. */
+        uint64_t before = statistics.resident_bytes, pool = statistics.pool_bytes;
+        assert_ok(store_resize(store, 3 * (PIECE + 8192) - 20000, &test_error));
+        wait_until_idle(store);
+        store_statistics(store, &statistics);
+        assert_true(statistics.resident_bytes == before && statistics.pool_bytes <= pool - 20000);
+        assert_true(statistics.pool_bytes_used <= statistics.pool_bytes);
+        get_pieces(store, &fixture);
+        assert_ok(store_advance(store, &test_error));
+        store_statistics(store, &statistics);
+        assert_true(statistics.resident_bytes <= before - 20000 && statistics.pool_bytes == pool);
+        assert_true(pinned_pieces(store, &fixture) < kept_pieces);
+        get_pieces(store, &fixture);
+        for (unit_number i = 0; i < fixture.tensors; i++) {
+            const struct unit_slice *slice = &fixture.units[i].slices[0];
+            uint8_t row[100];
+            for (uint64_t at = 0; at + sizeof row <= slice->bytes; at += PIECE / 2) {
+                assert_ok(store_read(store, i, at, sizeof row, row, &test_error));
+                assert_memory_equal(row, fixture.bytes[slice->file] + slice->offset + at, sizeof row);
+            }
+            assert_ok(store_read(store, i, slice->bytes, 0, row, &test_error));
+        }
+        store_statistics(store, &statistics);
+        kept_pieces = pinned_pieces(store, &fixture);
+
+        /* Less room than nothing: half of what stays is given up. */
+        before = statistics.resident_bytes;
         assert_ok(store_resize(store, -100000, &test_error));
         assert_ok(store_resize(store, 3 * (PIECE + 8192), &test_error)); /* in time */
         assert_ok(store_advance(store, &test_error));
@@ -483,6 +508,82 @@ static void pieces_stream_beside_others_that_stay(void **state)
     struct store_source source = fixture_source(&fixture, 3 * (PIECE + 8192), 0);
     if (cuts[3].count > 1)
         assert_int_equal(store_open_source(&store, &source, &readers[0], NULL, &test_error), HYPURA_ERROR_ARGUMENT);
+    fixture_free(&fixture);
+}
+
+/* A plan may stream small tensors and keep one whose pieces its ring cannot hold: those are never given up. */
+static void pieces_that_the_ring_cannot_hold_stay(void **state)
+{
+    (void)state;
+    enum { PIECE = 60000 };
+    struct fixture fixture;
+    const struct fixture_shape shape = {.tensors = 12, .tensor_bytes = 150000};
+    fixture_make(&fixture, &shape);
+    struct plan_cut cuts[12];
+    uint8_t streams[12] = {0};
+    uint32_t large = 0;
+    for (unit_number i = 0; i < fixture.tensors; i++) {
+        cuts[i] = (struct plan_cut){0, 1, fixture.units[i].bytes};
+        if (i % 2 == 0) { /* streams */
+            fixture.units[i].bytes = fixture.units[i].slices[0].bytes = MIN(fixture.units[i].bytes, 15000);
+            continue;
+        }
+        fixture.tiers[i] = TIER_RAM;
+        fixture.in_ring[i] = 0;
+        if (fixture.units[i].bytes <= PIECE)
+            continue;
+        large++;
+        cuts[i] = (struct plan_cut){0, (uint32_t)((fixture.units[i].bytes + PIECE - 1) / PIECE), PIECE};
+    }
+    assert_true(large > 0);
+    fixture.cuts = cuts;
+    fixture.streams = streams;
+    struct store *store = open_store(&fixture, 2 * 20480, 0, &readers[0], NULL);
+    struct store_statistics statistics;
+    store_statistics(store, &statistics);
+    assert_ok(store_resize(store, (int64_t)statistics.pool_least_bytes, &test_error));
+    get_pieces(store, &fixture);
+    assert_ok(store_advance(store, &test_error));
+    for (unit_number i = 1; i < fixture.tensors; i += 2) {
+        struct store_pieces pieces = store_pieces(store, i);
+        assert_int_equal(pieces.count, cuts[i].count);
+        for (uint32_t piece = 0; piece + 1 < pieces.count; piece++)
+            assert_int_equal(store_unit_state(store, pieces.first + piece), UNIT_PINNED);
+    }
+    get_pieces(store, &fixture);
+    store_close(store);
+    fixture_free(&fixture);
+}
+
+/* The smallest pool that store_resize takes has room for tensors that are held together, wherever the first lies. */
+static void the_smallest_ring_holds_a_group(void **state)
+{
+    (void)state;
+    struct fixture fixture;
+    const struct fixture_shape shape = {.tensors = 8, .tensor_bytes = 150000};
+    fixture_make(&fixture, &shape);
+    for (unit_number i = 0; i < fixture.tensors; i++) {
+        fixture.units[i].role = i == 3 ? ROLE_ATTENTION_K_B : i == 4 ? ROLE_ATTENTION_V_B : ROLE_ATTENTION_OUTPUT;
+        fixture.units[i].bytes = fixture.units[i].slices[0].bytes = MIN(fixture.units[i].bytes, 30000);
+    }
+    struct store *store = open_store(&fixture, 400000, 0, &readers[0], NULL);
+    struct store_statistics statistics;
+    store_statistics(store, &statistics);
+    assert_ok(store_resize(store, (int64_t)statistics.pool_least_bytes, &test_error));
+    for (int cycle = 0; cycle < 20; cycle++) {
+        struct store_view views[2];
+        for (unit_number i = 0; i < fixture.tensors; i++) {
+            assert_ok(store_get(store, i, &views[i == 4], &test_error));
+            assert_true(is_right(&fixture, i, &views[i == 4]));
+            if (i == 4) {
+                assert_true(is_right(&fixture, 3, &views[0]));
+                store_put(store, 3);
+            }
+            if (i != 3)
+                store_put(store, i);
+        }
+    }
+    store_close(store);
     fixture_free(&fixture);
 }
 
@@ -651,6 +752,8 @@ int main(void)
         cmocka_unit_test(parts_of_a_tensor_are_read),
         cmocka_unit_test(a_ring_reads_each_tensor_once_a_cycle),
         cmocka_unit_test(pieces_stream_beside_others_that_stay),
+        cmocka_unit_test(pieces_that_the_ring_cannot_hold_stay),
+        cmocka_unit_test(the_smallest_ring_holds_a_group),
         cmocka_unit_test(memory_beyond_the_window_keeps_tensors),
         cmocka_unit_test(a_tensor_that_is_skipped_is_not_read_for_ever),
         cmocka_unit_test(hits_misses_and_bytes_are_exact),
