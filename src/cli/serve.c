@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static struct server_options serving;
@@ -73,8 +74,12 @@ static hypura_status add_model(const char **models, const char *given, hypura_er
     hypura_status status = model_path(&path, given, serving.model_folder, error);
     if (status || path != given)
         return status;
-    if (access(path, R_OK))
+    struct stat info;
+    if (access(path, R_OK) || stat(path, &info))
         return error_set_errno(error, errno, "cannot open %s", path);
+    if (!S_ISREG(info.st_mode))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%s is not a file; expected a GGUF file, or the name of a model",
+                         path);
     models[serving.model_count++] = path;
     return HYPURA_OK;
 }

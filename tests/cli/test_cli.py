@@ -115,6 +115,7 @@ def models_have_names():
     assert '"nothing"' in err and "hypura list" in err and "hypura pull" in err, err
     hypura("serve", "nothing", status=1)
     hypura("serve", path("nothing.gguf"), status=1)
+    hypura("serve", folder, status=2, timeout=20)
     hypura("run", name, "one", "--prompt", "two", status=2)
 
 
