@@ -93,6 +93,8 @@ void draw_tier_map(FILE *out, struct engine *engine)
     fprintf(out, "\nWhere the weights are:");
     for (int place = 0; place < PLACE_COUNT; place++) {
         char text[32];
+        if (place == PLACE_GPU && !engine_plan(engine)->gpu)
+            continue;
         fprintf(out, "  %s%s%s %s %s", colour ? colours[place] : "", marks[place], colour ? "\033[0m" : "",
                 titles[place], format_bytes(text, sizeof text, (double)sum.bytes[place]));
     }
