@@ -48,6 +48,7 @@ struct pull_line {
     bool drawn;
     uint64_t start; /* of the part in work; 0: none */
     double first;   /* bytes that were there then */
+    double last, total;
 };
 
 /* "12.3 MiB/s, 4 min left" once that can be said. */
@@ -55,10 +56,12 @@ static void show_rate(struct pull_line *line, double done, double total)
 {
     char rate[32];
     uint64_t now = clock_nanoseconds();
-    if (line->start == 0 || done < line->first) {
+    if (line->start == 0 || done < line->last || total != line->total) { /* another part, or from the beginning */
         line->start = now;
         line->first = done;
     }
+    line->last = done;
+    line->total = total;
     double seconds = (double)(now - line->start) * 1e-9, speed = (done - line->first) / MAX(seconds, 1e-9);
     if (seconds < 1 || speed < 1)
         return;
