@@ -70,6 +70,59 @@ bool read_seed(struct generation *generation, const json_t *value, hypura_error 
     return true;
 }
 
+/* A whole number that may be -1. */
+static bool read_signed(const json_t *options, const char *key, int32_t *out, hypura_error *error)
+{
+    const json_t *value = json_object_get(options, key);
+    if (!value || json_is_null(value))
+        return true;
+    double number = json_number_value(value);
+    if (!json_is_number(value) || floor(number) != number || number < -2 || number > INT32_MAX) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "option \"%s\" must be a whole number", key);
+        return false;
+    }
+    *out = (int32_t)number;
+    return true;
+}
+
+bool read_model_options(struct generation *generation, const json_t *options, hypura_error *error)
+{
+    struct sampler_options *s = &generation->sampling;
+    int32_t predict = -1;
+    uint32_t context = 0;
+    bool fine =
+        read_float(options, "temperature", &s->temperature, error) && read_count(options, "top_k", &s->top_k, error) &&
+        read_float(options, "top_p", &s->top_p, error) && read_float(options, "min_p", &s->min_p, error) &&
+        read_float(options, "typical_p", &s->typical_p, error) &&
+        read_float(options, "repeat_penalty", &s->repeat_penalty, error) &&
+        read_float(options, "presence_penalty", &s->presence_penalty, error) &&
+        read_float(options, "frequency_penalty", &s->frequency_penalty, error) &&
+        read_float(options, "mirostat_tau", &s->mirostat_tau, error) &&
+        read_float(options, "mirostat_eta", &s->mirostat_eta, error) &&
+        read_float(options, "dry_multiplier", &s->dry_multiplier, error) &&
+        read_float(options, "dry_base", &s->dry_base, error) &&
+        read_count(options, "dry_allowed_length", &s->dry_allowed_length, error) &&
+        read_float(options, "top_n_sigma", &s->top_n_sigma, error) &&
+        read_float(options, "xtc_probability", &s->xtc_probability, error) &&
+        read_float(options, "xtc_threshold", &s->xtc_threshold, error) &&
+        read_count(options, "mirostat", &s->mirostat, error) &&
+        read_signed(options, "repeat_last_n", &s->repeat_last_n, error) &&
+        read_signed(options, "num_predict", &predict, error) && read_count(options, "num_ctx", &context, error) &&
+        read_seed(generation, json_object_get(options, "seed"), error) &&
+        read_stops(generation, json_object_get(options, "stop"), error);
+    if (!fine)
+        return false;
+    if (s->mirostat == 1) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "mirostat 1 is not offered, its second version is: \"mirostat\": 2");
+        return false;
+    }
+    s->repeat_last_n = MAX(s->repeat_last_n, -1);
+    /* 0 tokens are none, which only makes sense as one that is not shown; Ollama gives one too. */
+    generation->max_tokens = predict < 0 ? 0 : MAX((uint32_t)predict, 1u);
+    generation->positions = generation->job.context = context;
+    return true;
+}
+
 bool read_format(struct generation *generation, const json_t *value, hypura_error *error)
 {
     const char *name = json_string_value(value);

@@ -1,7 +1,6 @@
 /* Ollama's /api/generate and /api/chat (docs/api.md of that project): NDJSON, durations in nanoseconds. */
 #include "server/generation.h"
 
-#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -160,61 +159,15 @@ static void warn_of_unknown(const struct generation *generation, json_t *options
     }
 }
 
-/* A whole number that may be -1. */
-static bool read_signed(const json_t *options, const char *key, int32_t *out, hypura_error *error)
-{
-    const json_t *value = json_object_get(options, key);
-    if (!value || json_is_null(value))
-        return true;
-    double number = json_number_value(value);
-    if (!json_is_number(value) || floor(number) != number || number < -2 || number > INT32_MAX) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "option \"%s\" must be a whole number", key);
-        return false;
-    }
-    *out = (int32_t)number;
-    return true;
-}
-
 static bool read_options(struct generation *generation, json_t *options, hypura_error *error)
 {
     struct sampler_options *s = &generation->sampling;
-    int32_t predict = -1, last = 64;
-    uint32_t keep = 4, context = 0;
     s->top_p = 0.9f;
     s->min_p = 0;
     s->repeat_penalty = 1.1f;
-    bool fine =
-        read_float(options, "temperature", &s->temperature, error) && read_count(options, "top_k", &s->top_k, error) &&
-        read_float(options, "top_p", &s->top_p, error) && read_float(options, "min_p", &s->min_p, error) &&
-        read_float(options, "typical_p", &s->typical_p, error) &&
-        read_float(options, "repeat_penalty", &s->repeat_penalty, error) &&
-        read_float(options, "presence_penalty", &s->presence_penalty, error) &&
-        read_float(options, "frequency_penalty", &s->frequency_penalty, error) &&
-        read_float(options, "mirostat_tau", &s->mirostat_tau, error) &&
-        read_float(options, "mirostat_eta", &s->mirostat_eta, error) &&
-        read_float(options, "dry_multiplier", &s->dry_multiplier, error) &&
-        read_float(options, "dry_base", &s->dry_base, error) &&
-        read_count(options, "dry_allowed_length", &s->dry_allowed_length, error) &&
-        read_float(options, "top_n_sigma", &s->top_n_sigma, error) &&
-        read_float(options, "xtc_probability", &s->xtc_probability, error) &&
-        read_float(options, "xtc_threshold", &s->xtc_threshold, error) &&
-        read_count(options, "mirostat", &s->mirostat, error) && read_signed(options, "repeat_last_n", &last, error) &&
-        read_signed(options, "num_predict", &predict, error) && read_count(options, "num_keep", &keep, error) &&
-        read_count(options, "num_ctx", &context, error) &&
-        read_seed(generation, json_object_get(options, "seed"), error) &&
-        read_stops(generation, json_object_get(options, "stop"), error);
-    if (!fine)
-        return false;
-    if (s->mirostat == 1) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "mirostat 1 is not offered, its second version is: \"mirostat\": 2");
-        return false;
-    }
-    s->repeat_last_n = last < -1 ? -1 : last;
-    /* 0 tokens are none, which only makes sense as one that is not shown; Ollama gives one too. */
-    generation->max_tokens = predict < 0 ? 0 : MAX((uint32_t)predict, 1u);
-    generation->keep_first = keep;
-    generation->positions = generation->job.context = context;
-    return true;
+    generation->keep_first = 4;
+    return read_model_options(generation, options, error) &&
+           read_count(options, "num_keep", &generation->keep_first, error);
 }
 
 static bool read_think(struct generation *generation, const json_t *think, hypura_error *error)

@@ -36,26 +36,6 @@ static bool read_biases(struct generation *generation, const json_t *value, hypu
     return true;
 }
 
-/* What /api/create gave the model. */
-static bool read_own_parameters(struct generation *generation, hypura_error *error)
-{
-    const json_t *own = json_object_get(generation->job.model.manifest, "parameters");
-    struct sampler_options *s = &generation->sampling;
-    uint32_t context = 0;
-    double most = json_number_value(json_object_get(own, "num_predict"));
-    bool fine = read_float(own, "temperature", &s->temperature, error) && read_float(own, "top_p", &s->top_p, error) &&
-                read_count(own, "top_k", &s->top_k, error) && read_float(own, "min_p", &s->min_p, error) &&
-                read_float(own, "presence_penalty", &s->presence_penalty, error) &&
-                read_float(own, "frequency_penalty", &s->frequency_penalty, error) &&
-                read_float(own, "repeat_penalty", &s->repeat_penalty, error) &&
-                read_seed(generation, json_object_get(own, "seed"), error) &&
-                read_stops(generation, json_object_get(own, "stop"), error) &&
-                read_count(own, "num_ctx", &context, error);
-    generation->positions = generation->job.context = context;
-    generation->max_tokens = most >= 1 && most <= INT32_MAX ? (uint32_t)most : 0;
-    return fine;
-}
-
 bool read_openai_sampling(struct generation *generation, const json_t *json, hypura_error *error)
 {
     struct sampler_options *s = &generation->sampling;
@@ -65,7 +45,7 @@ bool read_openai_sampling(struct generation *generation, const json_t *json, hyp
     s->top_k = 0;
     s->min_p = 0;
     generation->keep_first = UINT32_MAX;
-    if (!read_own_parameters(generation, error))
+    if (!read_model_options(generation, json_object_get(generation->job.model.manifest, "parameters"), error))
         return false;
     if (!(read_float(json, "temperature", &s->temperature, error) && read_float(json, "top_p", &s->top_p, error) &&
           read_count(json, "top_k", &s->top_k, error) && read_float(json, "min_p", &s->min_p, error) &&
@@ -76,7 +56,7 @@ bool read_openai_sampling(struct generation *generation, const json_t *json, hyp
           read_stops(generation, json_object_get(json, "stop"), error) &&
           read_biases(generation, json_object_get(json, "logit_bias"), error)))
         return false;
-    if (s->temperature < 0 || s->temperature > 2) {
+    if (json_is_number(json_object_get(json, "temperature")) && (s->temperature < 0 || s->temperature > 2)) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "\"temperature\" is from 0 to 2");
         return false;
     }

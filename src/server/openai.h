@@ -12,8 +12,6 @@ bool read_openai_sampling(struct generation *generation, const json_t *json, hyp
  * calls become objects, which is what chat templates expect. */
 bool add_openai_message(struct generation *generation, const json_t *given, hypura_error *error);
 bool add_message(struct generation *generation, const char *role, json_t *content); /* takes the content */
-
-/* tool_choice: "none", "auto", "required", or one tool's name. Forced calls are written under a grammar. */
 bool add_call(struct generation *generation, json_t *call); /* to the assistant's turn at hand; takes the call */
 
 /* The function that a tool of any API describes, for the template: takes no reference. */
@@ -26,6 +24,7 @@ void leave_tool_out(const struct generation *generation, const char *type);
 /* Only these, given by name, of the tools. */
 void allow_tools(struct generation *generation, const json_t *allowed);
 
+/* tool_choice: "none", "auto", "required", or one tool's name. Forced calls are written under a grammar. */
 bool choose_tools(struct generation *generation, const char *choice, const char *name, hypura_error *error);
 
 bool read_effort(struct generation *generation, const json_t *effort, hypura_error *error);

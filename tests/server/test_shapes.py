@@ -265,6 +265,15 @@ def what_a_model_was_made_with_holds_for_all():
     assert len(prompts) == 1, prompts
     plain = {"model": MODEL, "messages": user}
     assert prompts.pop() > SERVER.post("/v1/messages/count_tokens", plain)["input_tokens"] + 5
+    # All that Ollama's options have: a penalty, but of no tokens, and a temperature beyond OpenAI's.
+    SERVER.lines("/api/create", {"model": "made", "from": MODEL, "parameters": {
+        "temperature": 0, "repeat_penalty": 100, "repeat_last_n": 0}})
+    text = lambda model: SERVER.post("/v1/chat/completions", {**plain, "model": model, "max_tokens": 24, "presence_penalty": 0, **(
+        {} if model == "made" else {"temperature": 0})})["choices"][0]["message"]["content"]
+    assert text("made") == text(MODEL) != ""
+    SERVER.lines("/api/create", {"model": "made", "from": MODEL, "parameters": {"temperature": 2.5}})
+    assert SERVER.post("/v1/chat/completions", {**body, "max_tokens": 1})["usage"]["completion_tokens"] == 1
+    check(SERVER.post("/v1/chat/completions", {**body, "temperature": 2.5}, 400), OPENAI_ERROR)
     assert SERVER.request("DELETE", "/api/delete", {"model": "made"})[0] == 200
 
 
