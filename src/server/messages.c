@@ -146,25 +146,39 @@ static const struct dialect dialect = {write_delta, end_choice, end, NULL};
 /* ---- reading -------------------------------------------------------------------------------------------------------
  */
 
-/* Turns of one role after another are one turn, as the API has it: many templates want roles to alternate. */
+/* Turns of one role after another are one turn, as the API has it: many templates want roles to alternate. Their texts
+ * are kept side by side until all are there (join_turns): there may be many. */
 static bool add_turn(struct generation *generation, const char *role, json_t *content)
 {
     size_t count = json_array_size(generation->messages);
     json_t *last = count ? json_array_get(generation->messages, count - 1) : NULL;
     const char *before = json_string_value(json_object_get(last, "role"));
-    if (!content || !before || strcmp(before, role) != 0 || json_object_get(last, "tool_calls"))
-        return add_message(generation, role, content);
-    struct buffer text = {0};
-    const json_t *parts[] = {json_object_get(last, "content"), content};
-    for (size_t i = 0; i < COUNT_OF(parts); i++) {
-        if (text.size && json_string_length(parts[i]))
-            buffer_append_char(&text, '\n');
-        buffer_append(&text, json_string_value(parts[i]), json_string_length(parts[i]));
+    if (!content)
+        return false;
+    if (before && strcmp(before, role) == 0 && !json_object_get(last, "tool_calls"))
+        return json_array_append_new(json_object_get(last, "content"), content) == 0;
+    return add_message(generation, role, json_pack("[o]", content));
+}
+
+static void join_turns(struct generation *generation)
+{
+    size_t i, k;
+    json_t *message, *part;
+    json_array_foreach(generation->messages, i, message)
+    {
+        struct buffer text = {0};
+        const json_t *parts = json_object_get(message, "content");
+        if (!json_is_array(parts))
+            continue;
+        json_array_foreach(parts, k, part)
+        {
+            if (text.size && json_string_length(part))
+                buffer_append_char(&text, '\n');
+            buffer_append(&text, json_string_value(part), json_string_length(part));
+        }
+        json_object_set_new(message, "content", buffer_json(&text));
+        buffer_free(&text);
     }
-    json_object_set_new(last, "content", buffer_json(&text));
-    buffer_free(&text);
-    json_decref(content);
-    return true;
 }
 
 /* A document that is text is text. */
@@ -288,6 +302,7 @@ static bool read_prompt(struct generation *generation, json_t *json, hypura_erro
                                    : !add_turn(generation, role, content_text(content, error)))
             return false;
     }
+    join_turns(generation);
     add_own_messages(generation, given);
     return read_tools(generation, json, error);
 }

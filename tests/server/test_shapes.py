@@ -313,6 +313,7 @@ def anthropic_requests():
     assert tokens(("user", [{"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": "a b"}}])) == \
         tokens(("user", "a b")) == tokens(("user", "a b"), tools=[{"type": "web_search_20250305", "name": "web_search"}])
     assert tokens(("user", "word " * 3000)) > 512  # counted, though it would not fit
+    assert tokens(*[("user", "a"), ("user", "")] * 20000) == tokens(("user", "\n".join(["a"] * 20000)))
     # An answer that has been begun goes on.
     begun = {"model": MODEL, "max_tokens": 8, "temperature": 0, "messages": [{"role": "user", "content": QUESTION},
                                                                              {"role": "assistant", "content": "ls - list"}]}
