@@ -77,28 +77,6 @@ static hypura_status render(struct generation *generation, hypura_error *error)
     return status;
 }
 
-/* Drops the oldest message that is not the system's, as long as one is left to answer. */
-static bool drop_oldest(json_t *messages)
-{
-    size_t count = json_array_size(messages);
-    for (size_t i = 0; i + 1 < count; i++) {
-        const char *role = json_string_value(json_object_get(json_array_get(messages, i), "role"));
-        if (role && strcmp(role, "system") != 0)
-            return json_array_remove(messages, i) == 0;
-    }
-    return false;
-}
-
-static void cut_prompt(struct generation *generation, uint32_t positions)
-{
-    struct token_array *prompt = &generation->prompt;
-    size_t most = positions - 1, first = MIN((size_t)generation->keep_first, most / 2);
-    /* The beginning and the end stay; room for an answer of a quarter of the context is made. */
-    size_t last = most - first > positions / 4 ? most - first - positions / 4 : 1;
-    memmove(prompt->ids + first, prompt->ids + prompt->count - last, last * sizeof *prompt->ids);
-    prompt->count = first + last;
-}
-
 static hypura_status fill_prompt(struct generation *generation, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
@@ -116,28 +94,94 @@ static hypura_status fill_prompt(struct generation *generation, hypura_error *er
     return status;
 }
 
+/* ---- what does not fit ----------------------------------------------------------------------------------------------
+ */
+
+static bool is_system(const json_t *message)
+{
+    const char *role = json_string_value(json_object_get(message, "role"));
+    return !role || strcmp(role, "system") == 0;
+}
+
+/* Without the oldest messages, of which so many go; those of the system stay. */
+static json_t *without_oldest(const json_t *messages, size_t going)
+{
+    json_t *left = json_array(), *message;
+    size_t i;
+    json_array_foreach(messages, i, message)
+    {
+        if (going && !is_system(message))
+            going--;
+        else
+            json_array_append(left, message);
+    }
+    return left;
+}
+
+/* The prompt of what is left then. */
+static hypura_status drop_oldest(struct generation *generation, const json_t *messages, size_t going,
+                                 hypura_error *error)
+{
+    json_decref(generation->messages);
+    generation->messages = without_oldest(messages, going);
+    if (!generation->messages)
+        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the messages that are left");
+    return fill_prompt(generation, error);
+}
+
+/* Drops the oldest messages, no more than it takes, but leaves one to answer. How many is searched for, since each try
+ * reads all that is left. */
+static hypura_status drop_messages(struct generation *generation, uint32_t positions, hypura_error *error)
+{
+    json_t *all = json_incref(generation->messages);
+    size_t most = 0, too_few = 0, enough = SIZE_MAX, going = 0, count = json_array_size(all);
+    hypura_status status = HYPURA_OK;
+    for (size_t i = 0; i + 1 < count; i++)
+        most += !is_system(json_array_get(all, i));
+    for (size_t step = 1; !status && enough == SIZE_MAX && too_few < most; step *= 2) {
+        going = MIN(too_few + step, most);
+        status = drop_oldest(generation, all, going, error);
+        *(generation->prompt.count < positions ? &enough : &too_few) = going;
+    }
+    while (!status && enough != SIZE_MAX && (enough - too_few > 1 || going != enough)) {
+        going = enough - too_few > 1 ? too_few + (enough - too_few) / 2 : enough;
+        status = drop_oldest(generation, all, going, error);
+        *(generation->prompt.count < positions ? &enough : &too_few) = going;
+    }
+    json_decref(all);
+    return status;
+}
+
+static void cut_prompt(struct generation *generation, uint32_t positions)
+{
+    struct token_array *prompt = &generation->prompt;
+    size_t most = positions - 1, first = MIN((size_t)generation->keep_first, most / 2);
+    /* The beginning and the end stay; room for an answer of a quarter of the context is made. */
+    size_t last = most - first > positions / 4 ? most - first - positions / 4 : 1;
+    memmove(prompt->ids + first, prompt->ids + prompt->count - last, last * sizeof *prompt->ids);
+    prompt->count = first + last;
+}
+
 hypura_status generation_make_prompt(struct generation *generation, hypura_error *error)
 {
     uint32_t positions = engine_plan(generation->loaded->engine)->positions;
     if (generation->positions)
         positions = MAX(MIN(positions, generation->positions), 2u);
-    for (;;) {
-        hypura_status status = fill_prompt(generation, error);
-        if (status)
-            return status;
-        if (generation->prompt.count < positions)
-            break;
-        generation->too_long = generation->keep_first == UINT32_MAX;
-        if (generation->too_long)
-            return error_set(error, HYPURA_ERROR_ARGUMENT,
-                             "This model's maximum context length is %u tokens. However, your messages resulted in "
-                             "%zu tokens. Please reduce the length of the messages.",
-                             positions, generation->prompt.count);
-        if (!generation->messages || !drop_oldest(generation->messages)) {
-            cut_prompt(generation, positions);
-            break;
-        }
-    }
+    hypura_status status = fill_prompt(generation, error);
+    if (status)
+        return status;
+    generation->too_long = generation->prompt.count >= positions && generation->keep_first == UINT32_MAX;
+    if (generation->too_long)
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "This model's maximum context length is %u tokens. However, your messages resulted in "
+                         "%zu tokens. Please reduce the length of the messages.",
+                         positions, generation->prompt.count);
+    if (generation->prompt.count >= positions && generation->messages)
+        status = drop_messages(generation, positions, error);
+    if (status)
+        return status;
+    if (generation->prompt.count >= positions)
+        cut_prompt(generation, positions);
     uint32_t room = positions - (uint32_t)generation->prompt.count;
     if (generation->positions && (generation->max_tokens == 0 || generation->max_tokens > room))
         generation->max_tokens = room;

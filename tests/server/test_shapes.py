@@ -345,6 +345,18 @@ def tokens_are_counted_beside_answers():
     server.stop()
 
 
+def a_long_history_loses_its_oldest_messages():
+    """No more of them than it takes, and without trying each number."""
+    said = [{"role": ("user", "assistant")[i % 2], "content": f"word {i}"} for i in range(4001)]
+    answer = SERVER.post("/api/chat", {"model": MODEL, "stream": False, "messages": [{"role": "system", "content": "Be brief."}, *said],
+                                       "options": {"num_predict": 1}})
+    count = lambda going: SERVER.post("/v1/messages/count_tokens", {"model": MODEL, "system": "Be brief.", "messages": said[going:]})["input_tokens"]
+    low, high = 3800, 4000  # too few go, and enough
+    while high - low > 1:
+        low, high = (low, (low + high) // 2) if count((low + high) // 2) < 512 else ((low + high) // 2, high)
+    assert answer["prompt_eval_count"] == count(high) and count(high - 1) >= 512 > count(high), (high, answer)
+
+
 def anthropic_errors():
     body = {"model": MODEL, "max_tokens": 12, "messages": [{"role": "user", "content": QUESTION}]}
     for change, status, kind in (({"model": "nothing"}, 404, "not_found_error"), ({"max_tokens": None}, 400, "invalid_request_error"),
@@ -410,7 +422,8 @@ def ollama_tells_encoders_apart():
 
 TESTS = [openai_chat, openai_completions, openai_models_and_embeddings, openai_errors, openai_responses,
          openai_response_requests, what_a_model_was_made_with_holds_for_all, anthropic_messages, anthropic_requests,
-         tokens_are_counted_beside_answers, anthropic_errors, ollama_answers, ollama_lists, ollama_tells_encoders_apart]
+         tokens_are_counted_beside_answers, a_long_history_loses_its_oldest_messages, anthropic_errors, ollama_answers, ollama_lists,
+         ollama_tells_encoders_apart]
 
 if __name__ == "__main__":
     SERVER = Server("--context", 512, "--parallel", 2)
