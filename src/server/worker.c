@@ -437,7 +437,7 @@ static void *work(void *context)
         bool to_try = worker->loading.job && !worker->loading.started && worker->loading.try_again;
         if (!job && !worker->stop && !worker->active_count && !worker->load_ended && !to_try)
             wait_for_work(worker, next);
-        bool stop = worker->stop, ended = worker->load_ended;
+        bool stop = worker->stop, ended = worker->load_ended, brief = job && job->brief;
         worker->busy = job || worker->active_count || worker->loading.job;
         pthread_mutex_unlock(&worker->mutex);
         if (stop)
@@ -448,7 +448,8 @@ static void *work(void *context)
             finish_loading(worker);
         if (worker->loading.job && !worker->loading.started)
             try_loading(worker);
-        if (worker->active_count && !job)
+        /* Jobs that can start are put into one batch; brief ones have no end, and answers go on between them. */
+        if (worker->active_count && (!job || brief))
             step(worker);
         next = loaded_expire(worker->models);
     }
