@@ -186,6 +186,64 @@ static void hangs_before_it_waits_for_the_host(void **state)
     gpu_close(gpu);
 }
 
+static PFN_vkCmdPipelineBarrier record_barrier;
+static uint32_t barriers;
+
+static void VKAPI_PTR count_barrier(VkCommandBuffer commands, VkPipelineStageFlags from, VkPipelineStageFlags to,
+                                    VkDependencyFlags flags, uint32_t count, const VkMemoryBarrier *memory,
+                                    uint32_t buffer_count, const VkBufferMemoryBarrier *buffers, uint32_t image_count,
+                                    const VkImageMemoryBarrier *images)
+{
+    barriers++;
+    record_barrier(commands, from, to, flags, count, memory, buffer_count, buffers, image_count, images);
+}
+
+static void chained(struct gpu *gpu)
+{
+    const uint32_t steps = 0;
+    const uint8_t push[44] = {0};
+    gpu_chain(gpu);
+    gpu_launch_chained(gpu, KERNEL_norm, &steps, 1, push, sizeof push, 1, 1, 1);
+}
+
+/* A barrier is left out between chained kernels only: one that is in no chain has one behind all that it waits for,
+ * also when a chained kernel comes before it that waits for the same. */
+static void what_is_in_no_chain_gets_its_barrier(void **state)
+{
+    (void)gpu_or_skip(state);
+    struct gpu *gpu;
+    setenv("HYPURA_GPU_CHAINS", "1", 1);
+    assert_ok(gpu_open(&gpu, &(struct gpu_options){.validate = gpu_test_layers}, &test_error));
+    unsetenv("HYPURA_GPU_CHAINS");
+    struct gpu_range range = gpu_test_range(gpu, NULL, 8);
+    gpu_begin(gpu);
+    record_barrier = gpu->vk.vkCmdPipelineBarrier;
+    gpu->vk.vkCmdPipelineBarrier = count_barrier;
+    barriers = 0;
+    for (uint32_t i = 0; i < 3; i++) {
+        chained(gpu);
+        gpu_barrier(gpu);
+    }
+    chained(gpu);
+    assert_int_equal(barriers, 0);
+    gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, (struct gpu_range){0}, 1, 2, 0);
+    assert_int_equal(barriers, 1);
+    gpu_copy(gpu, range, (struct gpu_range){range.buffer, 4}, 3);
+    assert_int_equal(barriers, 1); /* nothing new to wait for */
+    gpu_barrier(gpu);
+    chained(gpu);
+    assert_int_equal(barriers, 2);
+    gpu_barrier(gpu);
+    chained(gpu);
+    assert_int_equal(barriers, 2);
+    gpu_copy(gpu, range, (struct gpu_range){range.buffer, 4}, 3);
+    assert_int_equal(barriers, 3);
+    gpu_drop(gpu);
+    gpu_buffer_destroy(gpu, range.buffer);
+    assert_int_equal(gpu_validation_messages(gpu), 0);
+    gpu_close(gpu);
+}
+
 /* More batches than the gpu has of its own, each on the result of the one before. */
 static void many_batches_run_in_order(void **state)
 {
@@ -321,6 +379,7 @@ int main(void)
         cmocka_unit_test(batches_wait_for_the_host),
         cmocka_unit_test(waiting_for_the_host_is_no_hang),
         cmocka_unit_test(hangs_before_it_waits_for_the_host),
+        cmocka_unit_test(what_is_in_no_chain_gets_its_barrier),
         cmocka_unit_test(many_batches_run_in_order),
         cmocka_unit_test(reads_imported_memory_in_place),
         cmocka_unit_test(norms_rows),

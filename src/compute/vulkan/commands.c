@@ -238,7 +238,8 @@ void gpu_begin(struct gpu *gpu)
     }
     gpu->open = batch;
     gpu->barrier_due = gpu->unchained = false;
-    gpu->chained = gpu->chained_before = gpu->chained_sent; /* what was recorded and not sent never ends */
+    gpu->chained = gpu->chained_sent; /* what was recorded and not sent never ends */
+    gpu->chained_before = gpu->chained_barred = gpu->chained;
     batch->tables_used = batch->last_table = batch->last_table_bytes = 0;
     if (batch->queries) {
         gpu->vk.vkCmdResetQueryPool(batch->commands, batch->queries, 0, 2);
@@ -252,8 +253,17 @@ void gpu_begin(struct gpu *gpu)
 static void true_barrier(struct gpu *gpu)
 {
     gpu->barrier_due = gpu->unchained = false;
-    gpu->chained_before = gpu->chained;
+    gpu->chained_before = gpu->chained_barred = gpu->chained;
     full_barrier(gpu, DEVICE_STAGES, DEVICE_WRITES, DEVICE_STAGES, DEVICE_READS | DEVICE_WRITES);
+}
+
+/* What is in no chain cannot wait by itself for the chained kernels before the last gpu_barrier, also where a chained
+ * one stands between that and it. */
+static void before_unchained(struct gpu *gpu)
+{
+    if (gpu->barrier_due || gpu->chained_before != gpu->chained_barred)
+        true_barrier(gpu);
+    gpu->unchained = true;
 }
 
 /* What follows decides whether it takes a true barrier. */
@@ -305,10 +315,9 @@ static bool launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *cons
 void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
                 const void *push, size_t bytes, uint32_t x, uint32_t y, uint32_t z)
 {
-    if (gpu->open && gpu->barrier_due)
-        true_barrier(gpu);
-    if (launch(gpu, kernel, constants, constant_count, push, bytes, x, y, z))
-        gpu->unchained = true;
+    if (gpu->open)
+        before_unchained(gpu);
+    launch(gpu, kernel, constants, constant_count, push, bytes, x, y, z);
 }
 
 void gpu_launch_chained(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
@@ -367,9 +376,7 @@ void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint6
                    1);
         return;
     }
-    if (gpu->barrier_due)
-        true_barrier(gpu);
-    gpu->unchained = true;
+    before_unchained(gpu);
     const VkBufferCopy copy = {from.offset, to.offset, bytes};
     gpu->vk.vkCmdCopyBuffer(gpu->open->commands, from.buffer->buffer, to.buffer->buffer, 1, &copy);
 }

@@ -90,6 +90,7 @@ struct gpu {
     struct gpu_buffer *progress; /* of chains: work groups that have ended */
     uint32_t chained;            /* those of all chained kernels so far */
     uint32_t chained_before;     /* up to the last gpu_barrier */
+    uint32_t chained_barred;     /* up to the last true barrier */
     uint32_t chained_sent;       /* up to the last batch that was sent */
     bool barrier_due;            /* gpu_barrier was called, and nothing followed yet */
     bool unchained;              /* a kernel since the last true barrier is in no chain */
