@@ -99,12 +99,34 @@ static void recording_ahead_changes_no_bit(void **state)
     }
 }
 
+/* Commands that were recorded ahead and taken for a batch that fails before they are sent are not left to the next. */
+static void fails_before_what_was_recorded_is_sent(void **state)
+{
+    (void)state;
+    device_or_skip();
+    struct engine *engine = open_with("llama", &(struct setting){.kv_type = TENSOR_F16});
+    for (uint32_t position = 0; position < 3; position++) {
+        int32_t token = 5;
+        struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
+        engine->pass->ahead.seconds = 0;
+        assert_ok(engine_forward(engine, &batch, &test_error));
+    }
+    assert_true(engine->pass->ahead.ready && engine->gpu->open);
+    engine->scratch.positions[0]++;
+    gpu_pass_begin(engine);
+    assert_true(engine->pass->ahead.used);
+    gpu_pass_abandon(engine);
+    assert_null(engine->gpu->open);
+    close_silent(engine);
+}
+
 int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(chains_change_no_bit),
         cmocka_unit_test(recording_ahead_changes_no_bit),
+        cmocka_unit_test(fails_before_what_was_recorded_is_sent),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

@@ -374,6 +374,9 @@ void gpu_pass_abandon(struct engine *engine)
         gpu_signal_host(pass->gpu, pass->host_share.value, NULL);
         pass->host_share.waiting = false;
     }
+    /* Commands recorded ahead that were taken for this batch and not sent: the next ones would be added to them. */
+    gpu_drop(pass->gpu);
+    pass->ahead.ready = false;
     gpu_wait(pass->gpu, pass->last, NULL);
     gpu_upload_wait(pass->gpu, pass->wait_upload, NULL);
     pass->wait_upload = 0;
