@@ -477,33 +477,34 @@ hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *err
 #define AWAKE_SECONDS 1e-3
 #define EARLY_SECONDS 3e-4
 
-static void wait_awake(struct gpu *gpu, gpu_ticket ticket)
+static void wait_awake(struct gpu *gpu, const struct batch *batch, bool alone)
 {
-    const struct batch *batch = &gpu->batches[ticket % GPU_BATCHES];
-    if (gpu->info.kind == GPU_CPU || batch->ticket != ticket || atomic_load(&gpu->lost) ||
-        timeline_reached(gpu, gpu->compute_timeline, ticket))
-        return;
-    bool alone = timeline_reached(gpu, gpu->compute_timeline, ticket - 1);
     double rest = gpu->alone_seconds - clock_seconds_since(batch->sent) - EARLY_SECONDS;
     const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
                                       .semaphoreCount = 1,
                                       .pSemaphores = &gpu->compute_timeline,
-                                      .pValues = &ticket};
-    if (!alone && timeline_wait(gpu, gpu->compute_timeline, ticket - 1, NULL))
+                                      .pValues = &batch->ticket};
+    if (!alone && timeline_wait(gpu, gpu->compute_timeline, batch->ticket - 1, NULL))
         return;
     if (alone && rest > 0) /* a time out is as good as the end */
         gpu->vk.vkWaitSemaphores(gpu->device, &wait, (uint64_t)(MIN(rest, 1.0) * 1e9));
     uint64_t start = clock_nanoseconds();
-    while (!timeline_reached(gpu, gpu->compute_timeline, ticket) && clock_seconds_since(start) < AWAKE_SECONDS)
+    while (!timeline_reached(gpu, gpu->compute_timeline, batch->ticket) && clock_seconds_since(start) < AWAKE_SECONDS)
         ;
-    if (alone)
-        gpu->alone_seconds = clock_seconds_since(batch->sent);
 }
 
 hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error)
 {
-    wait_awake(gpu, ticket);
-    return timeline_wait(gpu, gpu->compute_timeline, ticket, error);
+    const struct batch *batch = &gpu->batches[ticket % GPU_BATCHES];
+    if (gpu->info.kind == GPU_CPU || batch->ticket != ticket || atomic_load(&gpu->lost) ||
+        timeline_reached(gpu, gpu->compute_timeline, ticket))
+        return timeline_wait(gpu, gpu->compute_timeline, ticket, error);
+    bool alone = timeline_reached(gpu, gpu->compute_timeline, ticket - 1);
+    wait_awake(gpu, batch, alone);
+    hypura_status status = timeline_wait(gpu, gpu->compute_timeline, ticket, error);
+    if (!status && alone)
+        gpu->alone_seconds = clock_seconds_since(batch->sent);
+    return status;
 }
 
 bool gpu_done(struct gpu *gpu, gpu_ticket ticket)
