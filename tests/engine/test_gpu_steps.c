@@ -23,8 +23,16 @@ static void chains_change_no_bit(void **state)
             assert_int_equal(gpu_submit(gpu, NULL, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
             assert_int_equal(gpu->chained, 0);
             gpu->chained = (uint32_t)chained; /* as of a batch whose recording failed later */
+            const uint32_t nearly = UINT32_MAX - 99;
+            gpu_ticket ticket = 0;
+            if (chained)
+                assert_ok(gpu_upload(gpu, (struct gpu_range){gpu->progress, 0}, &nearly, sizeof nearly, &ticket,
+                                     &test_error));
+            assert_ok(gpu_upload_wait(gpu, ticket, &test_error));
+            gpu->chained_sent = chained ? nearly : 0;
             logits[chained] = run_tokens(engine);
             assert_int_equal(gpu->chained_sent > 0, chained);
+            assert_true(gpu->chained_sent < nearly);
             close_silent(engine);
         }
         assert_memory_equal(logits[0], logits[1], TOKENS * vocabulary * sizeof(float));
