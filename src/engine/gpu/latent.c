@@ -8,7 +8,7 @@
  * at once: a batch is cut into parts. */
 #define HEADS_AT_ONCE 16384u
 #define LEAST_ROWS (2 * (GPU_VECTOR_TOKENS + 1))
-#define MOST_ROWS (GPU_MAX_SEQUENCES - GPU_VECTOR_TOKENS)
+#define MOST_ROWS (GPU_MAX_SEQUENCES - LATENT_MORE_ROWS)
 
 /* Heads of tokens whose attention is cut into spans at the same time. */
 #define SPAN_HEADS 256u
@@ -27,7 +27,7 @@ uint64_t pass_latent_attention_bytes(const struct geometry *g, uint32_t chunk, u
 hypura_status pass_open_latent(struct engine *engine, hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
-    size_t rows = pass->latent.rows + GPU_VECTOR_TOKENS, heads = engine->geometry.heads;
+    size_t rows = pass->latent.rows + LATENT_MORE_ROWS, heads = engine->geometry.heads;
     uint32_t *ids = NULL;
     gpu_ticket arrived;
     if (pass->latent.rows == 0)

@@ -79,7 +79,7 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->attention_bytes = attention_bytes(g, chunk, positions);
     pass->attention = cut(s, &used.scratch, pass->attention_bytes);
     pass->latent.rows = pass_latent_rows(g, chunk);
-    uint32_t rows = pass->latent.rows ? pass->latent.rows + GPU_VECTOR_TOKENS : 0, heads = (uint32_t)g->heads;
+    uint32_t rows = pass->latent.rows ? pass->latent.rows + LATENT_MORE_ROWS : 0, heads = (uint32_t)g->heads;
     pass->latent.query = cut(s, &used.scratch, rows * g->latent_query * f);
     pass->latent.attended = cut(s, &used.scratch, rows * g->latent_attended * f);
     pass->latent.heads = cut(s, &used.scratch, (uint64_t)rows * heads * f);

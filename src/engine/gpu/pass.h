@@ -40,6 +40,9 @@ struct visit {
     uint32_t held_count;
 };
 
+/* Rows by which a part of a batch may pass latent.rows: a few before a piece of a prompt, and a few that are left. */
+#define LATENT_MORE_ROWS (2 * GPU_VECTOR_TOKENS)
+
 /* A token's commands that were recorded before it is known. */
 struct ahead {
     bool possible;  /* with this model and plan */
@@ -74,7 +77,7 @@ struct gpu_pass {
     struct gpu_range raw;            /* as scratch.query_raw */
     struct gpu_range tokens, rope[2], scales;
     struct {
-        uint32_t rows; /* of a batch that are worked on at once, or a few more; 0: no layer is on latents */
+        uint32_t rows; /* of a batch that are worked on at once, and LATENT_MORE_ROWS; 0: no layer is on latents */
         struct gpu_range query, attended; /* [rows][heads][kv_rank + rotary], [rows][heads][kv_rank] */
         struct gpu_range heads;           /* uint32 [rows][heads], the number of each */
         struct gpu_range groups;          /* that gpu_expert_group made of them, for so many rows: */
