@@ -185,4 +185,15 @@ __attribute__((unused)) static struct store *open_store(const struct fixture *fi
     return store;
 }
 
+/* Until nothing is being read and nothing waits to be: whatever ends a read starts the next one with it. */
+__attribute__((unused)) static void wait_until_idle(struct store *store)
+{
+    for (bool busy = true; busy;) {
+        usleep(1000);
+        pthread_mutex_lock(store->mutex);
+        busy = io_busy(store->io) || io_unfinished(store->io, PRIORITY_GUESS) > 0;
+        pthread_mutex_unlock(store->mutex);
+    }
+}
+
 #endif

@@ -14,18 +14,17 @@ struct world {
     struct fixture fixture;
     struct store *store;
     uint64_t largest;
-    atomic_uint sleep_microseconds;
+    atomic_bool stop_after_one;
     struct io_fault fault;
 };
 
-static int sleep_first(void *context, uint32_t file, uint64_t offset, uint32_t *bytes)
+/* The drive answers one more read, and then nothing until let_go. */
+static int stop_after_one(void *context, uint32_t file, uint64_t offset, uint32_t *bytes)
 {
-    (void)file;
-    (void)offset;
-    (void)bytes;
-    unsigned microseconds = atomic_load(&((struct world *)context)->sleep_microseconds);
-    if (microseconds)
-        usleep(microseconds);
+    struct world *world = context;
+    (void)file, (void)offset, (void)bytes;
+    if (atomic_exchange(&world->stop_after_one, false))
+        io_hold(world->store->io, true);
     return 0;
 }
 
@@ -34,7 +33,7 @@ static void open_world(struct world *world, uint64_t slots, enum store_guessing 
     *world = (struct world){0};
     fixture_make(&world->fixture, &shape);
     footprints(&world->fixture, UNIT_EXPERT, &world->largest);
-    world->fault = (struct io_fault){sleep_first, world};
+    world->fault = (struct io_fault){stop_after_one, world};
     struct store_options options = {.block_bytes = 16384, .depth = 8, .guessing = guessing, .usage_path = usage};
     world->store = open_store(&world->fixture, 0, slots * world->largest, &options, &world->fault);
 }
@@ -62,8 +61,7 @@ static bool is_cached(struct world *world, unit_number unit)
 
 static void wait_until_cached(struct world *world, unit_number unit)
 {
-    for (int i = 0; i < 500 && !is_cached(world, unit); i++)
-        usleep(1000);
+    wait_until_idle(world->store);
     assert_true(is_cached(world, unit));
 }
 
@@ -72,6 +70,13 @@ static struct store_statistics statistics(struct world *world)
     struct store_statistics result;
     store_statistics(world->store, &result);
     return result;
+}
+
+/* What was held back goes on with the next read: of another expert. */
+static void let_go(struct world *world, unit_number other)
+{
+    io_hold(world->store->io, false);
+    get_and_check(world->store, &world->fixture, other);
 }
 
 static void a_right_guess_is_a_hit(void **state)
@@ -107,16 +112,18 @@ static void a_guess_that_came_too_late_is_given_up(void **state)
     open_world(&world, 20, STORE_GUESSING_ON, NULL);
     unit_number wrong = expert(1, 3), wanted = expert(1, 5);
     get_and_check(world.store, &world.fixture, expert(0, 0));
-    atomic_store(&world.sleep_microseconds, 5000);
+    atomic_store(&world.stop_after_one, true);
     predict(&world, wrong, 0.8f);
+    while (statistics(&world).bytes_guessed == 0)
+        usleep(1000);
     assert_ok(store_want(world.store, &wanted, 1, &test_error)); /* its layer wants another one */
-    atomic_store(&world.sleep_microseconds, 0);
+    let_go(&world, expert(0, 1));
     get_and_check(world.store, &world.fixture, wanted);
-    usleep(20000);
+    wait_until_idle(world.store);
     assert_int_equal(store_unit_state(world.store, wrong), UNIT_ON_STORAGE);
     struct store_statistics found = statistics(&world);
     assert_int_equal(found.guesses_used, 0);
-    assert_true(found.bytes_guessed < footprint(&world.fixture, wrong));
+    assert_true(found.bytes_guessed > 0 && found.bytes_guessed < footprint(&world.fixture, wrong));
     assert_int_equal(found.bytes_wasted, found.bytes_guessed);
     close_world(&world);
 }
@@ -149,15 +156,15 @@ static void the_last_guess_for_a_layer_counts(void **state)
     struct world world;
     open_world(&world, 40, STORE_GUESSING_ON, NULL);
     unit_number wanted = expert(0, 0);
-    atomic_store(&world.sleep_microseconds, 20000);
+    io_hold(world.store->io, true);
     assert_ok(store_want(world.store, &wanted, 1, &test_error)); /* nothing is guessed while this is read */
     predict(&world, expert(2, 7), 0.9f);
     predict(&world, expert(1, 3), 0.9f);
     predict(&world, expert(1, 4), 0.9f);
     assert_false(store_wants_guesses(world.store, 3));
     assert_true(store_wants_guesses(world.store, 1));
+    let_go(&world, expert(0, 1));
     get_and_check(world.store, &world.fixture, wanted);
-    atomic_store(&world.sleep_microseconds, 0);
     wait_until_cached(&world, expert(1, 4));
     wait_until_cached(&world, expert(2, 7));
     assert_int_equal(store_unit_state(world.store, expert(1, 3)), UNIT_ON_STORAGE);
@@ -169,15 +176,16 @@ static void the_last_guess_for_a_layer_counts(void **state)
     close_world(&world);
 }
 
-static void passes_of_steps(struct world *world, uint32_t first, uint32_t count, unsigned microseconds)
+/* Seconds that an expert has taken to read so far. */
+static double read_seconds(struct world *world)
 {
-    for (uint32_t pass = first; pass < first + count; pass++) {
-        for (uint32_t layer = 0; layer < 4; layer++) {
-            get_and_check(world->store, &world->fixture, expert(layer, pass));
-            usleep(microseconds);
-        }
-        assert_ok(store_advance(world->store, &test_error));
-    }
+    struct io_counters counters;
+    wait_until_idle(world->store);
+    io_counters(world->store->io, &counters);
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < COUNT_OF(counters.bytes); i++)
+        bytes += counters.bytes[i];
+    return (double)world->store->classes[0].stride * 1e-9 * (double)counters.busy_nanoseconds / (double)bytes;
 }
 
 /* Where an expert is read while one layer computes, a guess for a layer far away can wait. */
@@ -186,12 +194,17 @@ static void guesses_look_as_far_as_reads_take(void **state)
     (void)state;
     struct world world;
     open_world(&world, 64, STORE_GUESSING_ON, NULL);
-    passes_of_steps(&world, 0, 3, 5000);
-    assert_true(store_wants_guesses(world.store, 2));
-    assert_false(store_wants_guesses(world.store, 8));
-    atomic_store(&world.sleep_microseconds, 5000);
-    passes_of_steps(&world, 3, 4, 0);
+    for (uint32_t layer = 0; layer < 4; layer++) {
+        get_and_check(world.store, &world.fixture, expert(layer, 0));
+        usleep(5000); /* at least */
+    }
+    assert_true(world.store->guesses.step_seconds >= 0.005);
+    world.store->guesses.step_seconds = 0.99 * read_seconds(&world);
+    assert_true(store_wants_guesses(world.store, 4));
+    assert_false(store_wants_guesses(world.store, 5));
+    world.store->guesses.step_seconds /= 3;
     assert_true(store_wants_guesses(world.store, 8));
+    assert_false(store_wants_guesses(world.store, 9));
     close_world(&world);
 }
 
@@ -300,8 +313,7 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     open_world(&world, 10, STORE_GUESSING_AUTO, path);
     for (uint32_t layer = 0; layer < 4; layer++)
         wait_until_cached(&world, expert(layer, 2));
-    for (int i = 0; i < 500 && statistics(&world).guesses < 10; i++)
-        usleep(1000);
+    wait_until_idle(world.store);
     for (uint32_t layer = 0; layer < 4; layer++)
         get_and_check(world.store, &world.fixture, expert(layer, 2));
     struct store_statistics found = statistics(&world);
@@ -313,7 +325,7 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     /* A file that does not fit is as none. */
     assert_int_equal(truncate(path, 100), 0);
     open_world(&world, 10, STORE_GUESSING_AUTO, path);
-    usleep(10000);
+    wait_until_idle(world.store);
     assert_int_equal(statistics(&world).guesses, 0);
     run_passes(&world, 30);
     close_world(&world);

@@ -320,14 +320,6 @@ static uint64_t cycle_bytes(const struct fixture *fixture)
     return sum;
 }
 
-static void wait_until_idle(struct store *store)
-{
-    for (uint64_t before = UINT64_MAX, now = demanded(store); now != before; now = demanded(store)) {
-        before = now;
-        usleep(20000);
-    }
-}
-
 static void a_ring_reads_each_tensor_once_a_cycle(void **state)
 {
     (void)state;
@@ -457,10 +449,8 @@ static void pieces_stream_beside_others_that_stay(void **state)
         assert_ok(store_resize(store, 3 * (PIECE + 8192) - 20000, &test_error));
         store_statistics(store, &statistics);
         assert_true(statistics.resident_bytes == before && statistics.pool_bytes <= pool - 20000);
-        for (int i = 0; i < 1000 && statistics.pool_bytes_used > statistics.pool_bytes; i++) {
-            usleep(10000); /* reads that are under way end first */
-            store_statistics(store, &statistics);
-        }
+        wait_until_idle(store); /* reads that are under way end first */
+        store_statistics(store, &statistics);
         assert_true(statistics.pool_bytes_used <= statistics.pool_bytes);
         get_pieces(store, &fixture);
         assert_ok(store_advance(store, &test_error));
