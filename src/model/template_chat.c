@@ -194,7 +194,7 @@ static hypura_status render_messages(const struct chat_template *template, const
     json_t *variables = json_object(), *trusted = json_object();
     hypura_status status = collect(input, variables, trusted, error);
     if (status == HYPURA_OK)
-        status = chat_template_render(template, variables, trusted, input->now, out, error);
+        status = chat_template_render(template, variables, trusted, input->now, input->watch, out, error);
     json_decref(variables);
     json_decref(trusted);
     return status;

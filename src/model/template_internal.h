@@ -380,6 +380,7 @@ struct jinja {
     struct builder *out;
     struct value captured;
     uint64_t steps;
+    const struct render_watch *watch; /* or NULL */
     size_t depth;
     int64_t now;
     struct dict globals;

@@ -9,6 +9,7 @@
 #define MAX_RENDER_BYTES ((size_t)512 << 20)
 #define MAX_STEPS ((uint64_t)20 * 1000 * 1000)
 #define MAX_DEPTH 700
+#define WATCHED_STEPS ((uint64_t)4096) /* between two looks; a power of two */
 
 enum flow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE };
 
@@ -16,7 +17,12 @@ static enum flow execute(struct jinja *j, const struct node *node);
 
 void jinja_step(struct jinja *j, size_t cost)
 {
+    uint64_t before = j->steps;
     j->steps += cost;
+    if (j->watch && before / WATCHED_STEPS != j->steps / WATCHED_STEPS && !j->watch->go_on(j->watch->context)) {
+        j->w.status = error_set(j->w.error, HYPURA_ERROR_CANCELLED, "chat template, line %d: stopped", j->w.line);
+        longjmp(j->w.escape, 1);
+    }
     if (j->steps > MAX_STEPS)
         jinja_fail(&j->w, "takes more than %llu steps", (unsigned long long)MAX_STEPS);
 }
@@ -383,7 +389,8 @@ static hypura_status copy_result(const struct builder *out, struct rendered_text
 }
 
 hypura_status chat_template_render(const struct chat_template *template, const json_t *variables, const json_t *trusted,
-                                   int64_t now, struct rendered_text *out, hypura_error *error)
+                                   int64_t now, const struct render_watch *watch, struct rendered_text *out,
+                                   hypura_error *error)
 {
     struct jinja *j;
     hypura_status status = ALLOCATE(&j, 1, "chat template", error);
@@ -392,6 +399,7 @@ hypura_status chat_template_render(const struct chat_template *template, const j
     j->w.limit = MAX_RENDER_BYTES;
     j->w.error = error;
     j->now = now;
+    j->watch = watch;
     struct builder text;
     if (setjmp(j->w.escape)) {
         status = j->w.status;

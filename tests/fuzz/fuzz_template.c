@@ -22,7 +22,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         variables = json_loads(chat, 0, NULL);
     hypura_status status = chat_template_parse(&template, (const char *)data, size, &error);
     if (status == HYPURA_OK) {
-        status = chat_template_render(template, variables, NULL, 1722006245, &text, &error);
+        status = chat_template_render(template, variables, NULL, 1722006245, NULL, &text, &error);
         chat_template_free(template);
     }
     must_explain(status, &error);

@@ -53,7 +53,7 @@ static hypura_status render(const char *source, const json_t *variables, struct 
     json_object_foreach((json_t *)variables, key, value) if (strstr(key, "_token"))
         json_object_set(trusted, key, value);
     /* 2024-07-26 15:04:05 */
-    status = chat_template_render(template, variables, trusted, 1722006245, out, &test_error);
+    status = chat_template_render(template, variables, trusted, 1722006245, NULL, out, &test_error);
     json_decref(trusted);
     chat_template_free(template);
     return status;
@@ -353,6 +353,33 @@ static void test_a_template_cannot_take_the_machine(void **state)
 }
 
 /* Templates with bytes changed, dropped and doubled: whatever they are, they are refused or rendered. */
+static bool count_down(void *context)
+{
+    return --*(int *)context > 0;
+}
+
+static void test_a_rendering_can_be_stopped(void **state)
+{
+    (void)state;
+    const char *source = "{% for i in range(1000) %}{% for k in range(1000) %}{{ i }}{% endfor %}{% endfor %}";
+    json_t *messages = json_pack("[{s:s,s:s}]", "role", "user", "content", "Hi");
+    struct chat_template *template;
+    struct rendered_text text = {0};
+    int looks = 5;
+    struct render_watch watch = {count_down, &looks};
+    struct chat_input input = {.messages = messages, .adapt = true, .watch = &watch};
+    assert_ok(chat_template_parse(&template, source, strlen(source), &test_error));
+    assert_int_equal(chat_render(template, &input, &text, &test_error), HYPURA_ERROR_CANCELLED);
+    assert_int_equal(looks, 0);
+    assert_null(text.text);
+    looks = 1 << 20;
+    assert_ok(chat_render(template, &input, &text, &test_error));
+    assert_true(looks < (1 << 20) - 100);
+    rendered_text_free(&text);
+    chat_template_free(template);
+    json_decref(messages);
+}
+
 static void test_broken_templates_do_no_harm(void **state)
 {
     (void)state;
@@ -404,6 +431,7 @@ int main(void)
         cmocka_unit_test(test_messages_are_adapted_to_the_template),
         cmocka_unit_test(test_errors_name_the_line),
         cmocka_unit_test(test_a_template_cannot_take_the_machine),
+        cmocka_unit_test(test_a_rendering_can_be_stopped),
         cmocka_unit_test(test_broken_templates_do_no_harm),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
