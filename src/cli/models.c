@@ -109,6 +109,18 @@ static int run_pull(size_t count, char **arguments)
     return status ? report_error(&error) : EXIT_OK;
 }
 
+/* One that the folder does not have may be one of a server that has a folder of its own. */
+static hypura_status remove_model(struct registry *registry, const char *name, hypura_error *error)
+{
+    char path[4096];
+    hypura_error elsewhere = {0};
+    hypura_status status = registry_delete(registry, name, error);
+    if (!status || folder || registry_file(registry, name, path, sizeof path, NULL) == HYPURA_OK ||
+        server_delete(name, &elsewhere))
+        return status;
+    return HYPURA_OK;
+}
+
 static int run_rm(size_t count, char **arguments)
 {
     struct registry *registry;
@@ -117,7 +129,7 @@ static int run_rm(size_t count, char **arguments)
     if (status)
         return report_error(&error);
     for (size_t i = 0; !status && i < count; i++) {
-        status = registry_delete(registry, arguments[i], &error);
+        status = remove_model(registry, arguments[i], &error);
         if (!status)
             printf("deleted '%s'\n", arguments[i]);
     }
@@ -152,6 +164,10 @@ const struct command command_rm = {
     .name = "rm",
     .arguments = "MODEL...",
     .summary = "delete models from the model folder",
+    .details =
+        "A model that the folder does not have is deleted by the server that runs, if that has it, unless --models is "
+        "given. The server is that of $HYPURA_HOST (default: 127.0.0.1:11434), with the key $HYPURA_API_KEY where it "
+        "asks for one. One that is loaded there is unloaded.",
     .options = {folder_rows},
     .least = 1,
     .most = 64,

@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-hypura_status server_ask(const char *path, const char *body, json_t **out, hypura_error *error)
+/* out may be NULL: then the answer need be no JSON. */
+static hypura_status ask(const char *method, const char *path, const char *body, json_t **out, hypura_error *error)
 {
     char url[512];
     const char *host = getenv("HYPURA_HOST"), *key = getenv("HYPURA_API_KEY");
@@ -14,20 +15,39 @@ hypura_status server_ask(const char *path, const char *body, json_t **out, hypur
     if (!host || !*host)
         host = "127.0.0.1:11434";
     snprintf(url, sizeof url, "%s%s%s", strstr(host, "://") ? "" : "http://", host, path);
-    hypura_status result = fetch_text(url, NULL, key && *key ? key : NULL, body, &text, &status, error);
+    hypura_status result = fetch_text(url, method, NULL, key && *key ? key : NULL, body, &text, &status, error);
     if (result) {
         buffer_free(&text);
         return error_prefix(error, "no server answers at %s (\"hypura serve\" starts one)", host);
     }
     json_t *json = json_loadb(text.data ? text.data : "", text.size, 0, NULL);
     const char *reason = json_string_value(json_object_get(json, "error"));
-    if (status != 200 || !json) {
+    if (status != 200 || (out && !json)) {
         result = error_set(error, HYPURA_ERROR_IO, "the server at %s answered with status %ld: %.300s", host, status,
                            reason ? reason : "what is no JSON");
         json_decref(json);
-    } else {
+    } else if (out) {
         *out = json;
+    } else {
+        json_decref(json);
     }
     buffer_free(&text);
     return result;
+}
+
+hypura_status server_ask(const char *path, const char *body, json_t **out, hypura_error *error)
+{
+    return ask(NULL, path, body, out, error);
+}
+
+hypura_status server_delete(const char *name, hypura_error *error)
+{
+    json_t *request = json_pack("{s:s}", "model", name);
+    char *body = request ? json_dumps(request, 0) : NULL;
+    json_decref(request);
+    if (!body)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the name is not UTF-8 text");
+    hypura_status status = ask("DELETE", "/api/delete", body, NULL, error);
+    free(body);
+    return status;
 }

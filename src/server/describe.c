@@ -13,8 +13,7 @@
 
 struct description {
     char *path;
-    uint64_t bytes;
-    int64_t modified;
+    uint64_t bytes, stamp;
     char family[64];
     char quantisation[24];
     char parameters[24];
@@ -115,13 +114,12 @@ static void description_of(const struct model_entry *entry, struct description *
 {
     pthread_mutex_lock(&mutex);
     size_t i = 0;
-    while (i < KEPT && !(kept[i].path && strcmp(kept[i].path, entry->path) == 0 && kept[i].bytes == entry->bytes &&
-                         kept[i].modified == entry->modified))
+    while (i < KEPT && !(kept[i].path && strcmp(kept[i].path, entry->path) == 0 && kept[i].stamp == entry->stamp))
         i++;
     if (i == KEPT) {
         i = next_kept++ % KEPT;
         memory_free(kept[i].path);
-        kept[i] = (struct description){.bytes = entry->bytes, .modified = entry->modified};
+        kept[i] = (struct description){.bytes = entry->bytes, .stamp = entry->stamp};
         if (string_copy(&kept[i].path, entry->path, NULL) == HYPURA_OK)
             describe(&kept[i], entry->path);
     }

@@ -308,14 +308,18 @@ static void start(struct job *job, struct loaded_model *loaded, uint64_t load_na
 /* ---- the requests ---------------------------------------------------------------------------------------------------
  */
 
-/* One text, texts, token ids, or arrays of token ids. OpenAI's may not be empty. */
+/* One text, texts, token ids, or arrays of token ids. OpenAI's may not be empty; Ollama's only load the model then. */
 static bool check_inputs(struct embedding *embedding, const json_t *inputs)
 {
     bool openai = embedding->style == EMBED_OPENAI;
     embedding->inputs = inputs;
     embedding->count = 1;
+    if (!openai && (!inputs || json_is_null(inputs) || (json_is_string(inputs) && !json_string_length(inputs)))) {
+        embedding->count = 0;
+        return true;
+    }
     if (json_is_string(inputs))
-        return !openai || json_string_length(inputs);
+        return json_string_length(inputs);
     if (!json_is_array(inputs) || (openai && json_array_size(inputs) == 0))
         return false;
     if (json_is_integer(json_array_get(inputs, 0)))

@@ -19,6 +19,16 @@ const char *exchange_id(const struct exchange *exchange)
     return exchange->id;
 }
 
+/* Of a path that nothing answers to: the one that it would belong to. */
+enum api exchange_api(const struct exchange *exchange)
+{
+    if (exchange->route)
+        return exchange->route->api;
+    if (strncmp(exchange->path, "/v1/messages", 12) == 0)
+        return API_ANTHROPIC;
+    return strncmp(exchange->path, "/v1/", 4) == 0 ? API_OPENAI : API_OLLAMA;
+}
+
 const char *exchange_rest(const struct exchange *exchange)
 {
     return exchange->rest;
@@ -235,7 +245,7 @@ static json_t *error_json(const struct exchange *exchange, enum api api, unsigne
 
 void exchange_fail_as(struct exchange *exchange, unsigned status, const char *code, const char *message)
 {
-    enum api api = exchange->route ? exchange->route->api : API_OLLAMA;
+    enum api api = exchange_api(exchange);
     json_t *json = error_json(exchange, api, status, code, message);
     if (status >= 500)
         atomic_fetch_add(&exchange->http->server.counters.failed, 1);

@@ -19,6 +19,7 @@ enum api { API_OLLAMA, API_OPENAI, API_ANTHROPIC };
 /* ---- reading; the HTTP thread, in a handler ---- */
 struct server *exchange_server(const struct exchange *exchange);
 const char *exchange_id(const struct exchange *exchange);
+enum api exchange_api(const struct exchange *exchange);
 const char *exchange_rest(const struct exchange *exchange); /* of the path, behind a route that ends with a slash */
 const char *exchange_argument(const struct exchange *exchange, const char *name); /* of the path's query; or NULL */
 

@@ -110,6 +110,8 @@ hypura_status fetch_run(const struct fetch *fetch, long *status, hypura_error *e
         headers = curl.append(headers, "Content-Type: application/json");
         curl.set(running.handle, CURLOPT_POSTFIELDS, fetch->body);
     }
+    if (fetch->method)
+        curl.set(running.handle, CURLOPT_CUSTOMREQUEST, fetch->method);
     curl.set(running.handle, CURLOPT_URL, fetch->url);
     curl.set(running.handle, CURLOPT_HTTPHEADER, headers);
     curl.set(running.handle, CURLOPT_USERAGENT, "hypura/" HYPURA_VERSION);
@@ -148,10 +150,11 @@ static bool keep_text(void *context, const void *data, size_t size, uint64_t tot
     return !out->failed;
 }
 
-hypura_status fetch_text(const char *url, const char *accept, const char *key, const char *body, struct buffer *out,
-                         long *status, hypura_error *error)
+hypura_status fetch_text(const char *url, const char *method, const char *accept, const char *key, const char *body,
+                         struct buffer *out, long *status, hypura_error *error)
 {
-    struct fetch fetch = {.url = url, .accept = accept, .key = key, .body = body, .take = keep_text, .context = out};
+    struct fetch fetch = {
+        .url = url, .method = method, .accept = accept, .key = key, .body = body, .take = keep_text, .context = out};
     out->limit = (size_t)16 << 20;
     return fetch_run(&fetch, status, error);
 }

@@ -7,6 +7,7 @@
 
 struct fetch {
     const char *url;
+    const char *method; /* NULL: GET, or POST with a body */
     const char *accept; /* a media type, or NULL */
     const char *key;    /* "Authorization: Bearer KEY", or NULL */
     const char *body;   /* posted as JSON, or NULL: a GET */
@@ -24,7 +25,7 @@ struct fetch {
 hypura_status fetch_run(const struct fetch *fetch, long *status, hypura_error *error);
 
 /* The whole of a short answer, at most 16 MiB, whatever its status. */
-hypura_status fetch_text(const char *url, const char *accept, const char *key, const char *body, struct buffer *out,
-                         long *status, hypura_error *error);
+hypura_status fetch_text(const char *url, const char *method, const char *accept, const char *key, const char *body,
+                         struct buffer *out, long *status, hypura_error *error);
 
 #endif

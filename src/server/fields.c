@@ -31,6 +31,15 @@ bool read_count(const json_t *object, const char *key, uint32_t *out, hypura_err
     return true;
 }
 
+bool read_limit(const json_t *object, const char *key, uint32_t *out, hypura_error *error)
+{
+    const json_t *value = json_object_get(object, key);
+    if (!json_is_number(value) || !(json_number_value(value) < 0))
+        return read_count(object, key, out, error);
+    *out = 0;
+    return true;
+}
+
 bool read_stops(struct generation *generation, const json_t *value, hypura_error *error)
 {
     if (!value || json_is_null(value))
@@ -91,7 +100,7 @@ bool read_model_options(struct generation *generation, const json_t *options, hy
     int32_t predict = -1;
     uint32_t context = 0;
     bool fine =
-        read_float(options, "temperature", &s->temperature, error) && read_count(options, "top_k", &s->top_k, error) &&
+        read_float(options, "temperature", &s->temperature, error) && read_limit(options, "top_k", &s->top_k, error) &&
         read_float(options, "top_p", &s->top_p, error) && read_float(options, "min_p", &s->min_p, error) &&
         read_float(options, "typical_p", &s->typical_p, error) &&
         read_float(options, "repeat_penalty", &s->repeat_penalty, error) &&
@@ -107,7 +116,7 @@ bool read_model_options(struct generation *generation, const json_t *options, hy
         read_float(options, "xtc_threshold", &s->xtc_threshold, error) &&
         read_count(options, "mirostat", &s->mirostat, error) &&
         read_signed(options, "repeat_last_n", &s->repeat_last_n, error) &&
-        read_signed(options, "num_predict", &predict, error) && read_count(options, "num_ctx", &context, error) &&
+        read_signed(options, "num_predict", &predict, error) && read_limit(options, "num_ctx", &context, error) &&
         read_seed(generation, json_object_get(options, "seed"), error) &&
         read_stops(generation, json_object_get(options, "stop"), error);
     if (!fine)

@@ -252,6 +252,20 @@ static bool on_token(void *context, const struct generated_token *token)
     return exchange_alive(generation->job.exchange);
 }
 
+void generation_fail(struct generation *generation, const hypura_error *error)
+{
+    struct exchange *exchange = generation->job.exchange;
+    bool cancelled = error->status == HYPURA_ERROR_CANCELLED,
+         stopping = atomic_load(&exchange_server(exchange)->stopping);
+    if (cancelled)
+        atomic_fetch_add(&exchange_server(exchange)->counters.cancelled, 1);
+    if (cancelled && stopping)
+        exchange_fail(exchange, 503, "the server is shutting down");
+    else
+        exchange_fail_as(exchange, status_of_error(error), generation->too_long ? "context_length_exceeded" : NULL,
+                         cancelled ? "the client went away" : error->message);
+}
+
 static void finish_generation(struct generation *generation)
 {
     struct server *server = exchange_server(generation->job.exchange);
@@ -382,8 +396,7 @@ static void start_job(struct job *job, struct loaded_model *loaded, uint64_t loa
             break;
     }
     if (status && submitted == 0) {
-        exchange_fail_as(job->exchange, status_of_error(&error),
-                         generation->too_long ? "context_length_exceeded" : NULL, error.message);
+        generation_fail(generation, &error);
         generation_free(generation);
         return;
     }

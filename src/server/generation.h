@@ -111,6 +111,9 @@ void generation_refuse(struct generation *generation, const char *message);
 
 void generation_submit(struct generation *generation);
 
+/* Answers a request that came to no prompt, or to no answer. */
+void generation_fail(struct generation *generation, const hypura_error *error);
+
 /* ---- generation_prompt.c ---- */
 /* The tokens, once it has its model: cut to fit, or too_long. */
 hypura_status generation_make_prompt(struct generation *generation, hypura_error *error);
@@ -119,6 +122,8 @@ void generation_submit_count(struct generation *generation, const char *object);
 /* ---- reading JSON: false after having filled message with what is wrong ---- */
 bool read_float(const json_t *object, const char *key, float *out, hypura_error *error);
 bool read_count(const json_t *object, const char *key, uint32_t *out, hypura_error *error);
+/* Of what may be without a limit: a negative number is 0. */
+bool read_limit(const json_t *object, const char *key, uint32_t *out, hypura_error *error);
 bool read_stops(struct generation *generation, const json_t *value, hypura_error *error);
 /* "json", a schema, {"type": "json_object"}, {"type": "json_schema", ...} */
 bool read_format(struct generation *generation, const json_t *value, hypura_error *error);

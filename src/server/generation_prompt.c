@@ -48,6 +48,14 @@ static hypura_status make_insert(struct generation *generation, hypura_error *er
     return status;
 }
 
+/* A template may take long, and others wait meanwhile: not for a client that has gone. */
+static bool is_awaited(void *context)
+{
+    const struct generation *generation = context;
+    struct exchange *exchange = generation->job.exchange;
+    return exchange_alive(exchange) && worker_goes_on(exchange_server(exchange)->worker);
+}
+
 static hypura_status render(struct generation *generation, hypura_error *error)
 {
     struct loaded_model *loaded = generation->loaded;
@@ -59,12 +67,14 @@ static hypura_status render(struct generation *generation, hypura_error *error)
         status = prompt_open_template(&tools_template, model_file(engine_model(loaded->engine)), "tool_use", error);
         template = tools_template;
     }
+    struct render_watch watch = {is_awaited, generation};
     struct chat_input input = {.messages = generation->messages,
                                .tools = generation->tools,
                                .variables = generation->variables,
                                .add_generation_prompt = true,
                                .now = prompt_now(),
-                               .adapt = true};
+                               .adapt = true,
+                               .watch = &watch};
     if (!status)
         status = prompt_from_chat(template, loaded->vocabulary, &input, &generation->prompt, &rendered, error);
     /* The template has been read without a fault: it is these messages that it does not take. */
@@ -171,6 +181,10 @@ hypura_status generation_make_prompt(struct generation *generation, hypura_error
     if (status)
         return status;
     generation->too_long = generation->prompt.count >= positions && generation->keep_first == UINT32_MAX;
+    /* Clients know it by these words, and make their chat shorter. */
+    if (generation->too_long && exchange_api(generation->job.exchange) == API_ANTHROPIC)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "prompt is too long: %zu tokens > %u maximum",
+                         generation->prompt.count, positions - 1);
     if (generation->too_long)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
                          "This model's maximum context length is %u tokens. However, your messages resulted in "
@@ -198,7 +212,7 @@ static void count_tokens(struct job *job, struct loaded_model *loaded, uint64_t 
     (void)load_nanoseconds;
     generation->loaded = loaded;
     if (fill_prompt(generation, &error)) {
-        exchange_fail_with(job->exchange, &error);
+        generation_fail(generation, &error);
     } else {
         json_t *answer = json_pack("{s:I}", "input_tokens", (json_int_t)generation->prompt.count);
         if (generation->counted_as)

@@ -68,19 +68,27 @@ static bool has_key(struct exchange *exchange, const char *key)
     return plain && same_key(plain, key);
 }
 
+static bool ends_with(const char *text, const char *ending)
+{
+    size_t length = strlen(text), size = strlen(ending);
+    return length > size && strcasecmp(text + length - size, ending) == 0;
+}
+
 /* A page of another site can make a browser send requests to a loopback address under that site's own name. Its name
- * then stands in Host, which a browser does not let it forge. */
+ * then stands in Host, which a browser does not let it forge. Names that no site can have are harmless: containers say
+ * host.docker.internal for the machine that they run on. */
 static bool is_local_name(const char *host)
 {
-    char name[256];
+    char name[256], own[256] = "";
     snprintf(name, sizeof name, "%s", host);
     char *colon = strrchr(name, ':');
     if (colon && !strchr(colon, ']'))
         *colon = 0;
-    size_t length = strlen(name);
+    gethostname(own, sizeof own - 1);
     struct in_addr address;
-    return strcasecmp(name, "localhost") == 0 || (length > 10 && strcasecmp(name + length - 10, ".localhost") == 0) ||
-           name[0] == '[' || inet_pton(AF_INET, name, &address) == 1;
+    return strcasecmp(name, "localhost") == 0 || ends_with(name, ".localhost") || ends_with(name, ".internal") ||
+           ends_with(name, ".local") || (*own && strcasecmp(name, own) == 0) || name[0] == '[' ||
+           inet_pton(AF_INET, name, &address) == 1;
 }
 
 static void check_origin(struct exchange *exchange, const struct server_options *options)
@@ -101,8 +109,22 @@ static void check_origin(struct exchange *exchange, const struct server_options 
         refuse(exchange, 403, "pages of this origin may not call; hypura serve --cors ORIGIN lets them");
 }
 
-static void find_route(struct exchange *exchange, const char *path, const char *method)
+/* "/api/tags/" is "/api/tags", and a client that thinks of this server as a proxy names it before the path. */
+static hypura_status set_path(struct exchange *exchange, const char *path)
 {
+    const char *authority = strncmp(path, "http://", 7) == 0 ? path + 7 : NULL;
+    if (authority)
+        path = strchr(authority, '/') ? strchr(authority, '/') : "/";
+    hypura_status status = string_copy(&exchange->path, path, NULL);
+    size_t length = status ? 0 : strlen(exchange->path);
+    if (length > 1 && exchange->path[length - 1] == '/')
+        exchange->path[length - 1] = 0;
+    return status;
+}
+
+static void find_route(struct exchange *exchange, const char *method)
+{
+    const char *path = exchange->path;
     size_t length = strlen(path);
     bool wrong_method = false;
     for (size_t i = 0; i < route_count; i++) {
@@ -127,16 +149,16 @@ static void find_route(struct exchange *exchange, const char *path, const char *
         refuse(exchange, 405, "405 method not allowed");
 }
 
-static void check(struct exchange *exchange, const char *path, const char *method)
+static void check(struct exchange *exchange, const char *method)
 {
     struct server *server = &exchange->http->server;
     const struct server_options *options = &server->options;
     check_origin(exchange, options);
-    if (strcmp(method, "OPTIONS") == 0 && header(exchange, "Origin") && !exchange->refusal) {
+    if (strcmp(method, "OPTIONS") == 0 && !exchange->refusal) {
         exchange->preflight = true;
         return;
     }
-    find_route(exchange, path, method);
+    find_route(exchange, method);
     if (options->api_key && !(exchange->route && exchange->route->open) && !has_key(exchange, options->api_key)) {
         exchange->refusal = 401;
         exchange->refusal_message = "unauthorized: a key is needed, as in \"Authorization: Bearer KEY\"";
@@ -164,11 +186,11 @@ static struct exchange *start_exchange(struct http *http, struct MHD_Connection 
     const union MHD_ConnectionInfo *info = mhd.get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     exchange->place = info ? info->socket_context : NULL;
     exchange->socket = exchange->place ? exchange->place->socket : -1;
-    if (string_copy(&exchange->path, path, NULL)) {
+    if (set_path(exchange, path)) {
         exchange_release(exchange);
         return NULL;
     }
-    check(exchange, path, method);
+    check(exchange, method);
     atomic_fetch_add(&http->server.counters.requests, 1);
     return exchange;
 }
@@ -205,6 +227,27 @@ static void take_body(struct exchange *exchange, const char *data, size_t size)
         refuse(exchange, 503, "server busy, please try again.  out of memory");
 }
 
+static void answer(struct http *http, struct exchange *exchange)
+{
+    exchange->handled = true;
+    set_waiting(http, exchange->place, 0);
+    if (exchange->refusal) {
+        atomic_fetch_add(&http->server.counters.refused, 1);
+        exchange_fail(exchange, exchange->refusal, exchange->refusal_message);
+    } else if (exchange->preflight) {
+        exchange_reply(exchange, 204, NULL, "", 0);
+    } else {
+        exchange->route->handle(exchange);
+    }
+}
+
+/* The client sends its body when it is told to. */
+static bool holds_body_back(struct exchange *exchange)
+{
+    const char *expected = header(exchange, "Expect");
+    return expected && strcasecmp(expected, "100-continue") == 0;
+}
+
 static enum MHD_Result on_request(void *context, struct MHD_Connection *connection, const char *path,
                                   const char *method, const char *version, const char *data, size_t *size, void **state)
 {
@@ -213,25 +256,20 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
     (void)version;
     if (!exchange) {
         *state = exchange = start_exchange(http, connection, path, method);
-        return exchange ? MHD_YES : MHD_NO;
+        if (!exchange)
+            return MHD_NO;
+        if (!exchange->refusal || !holds_body_back(exchange))
+            return MHD_YES;
+        answer(http, exchange);
+        return exchange_deliver(exchange);
     }
     if (*size) {
         take_body(exchange, data, *size);
         *size = 0;
         return exchange->discarded > DISCARD_LIMIT ? MHD_NO : MHD_YES;
     }
-    if (!exchange->handled) {
-        exchange->handled = true;
-        set_waiting(http, exchange->place, 0);
-        if (exchange->refusal) {
-            atomic_fetch_add(&http->server.counters.refused, 1);
-            exchange_fail(exchange, exchange->refusal, exchange->refusal_message);
-        } else if (exchange->preflight) {
-            exchange_reply(exchange, 204, NULL, "", 0);
-        } else {
-            exchange->route->handle(exchange);
-        }
-    }
+    if (!exchange->handled)
+        answer(http, exchange);
     return exchange_deliver(exchange);
 }
 

@@ -27,7 +27,7 @@ static bool same_model(const struct loaded_models *models, const struct model_en
 
 static bool same_version(const struct model_entry *a, const struct model_entry *b)
 {
-    return a->bytes == b->bytes && a->modified == b->modified;
+    return a->stamp == b->stamp;
 }
 
 struct loaded_model *loaded_find_file(struct loaded_models *models, const struct model_entry *entry)
@@ -221,10 +221,23 @@ void loaded_keep(struct loaded_models *models, struct loaded_model *model, const
     pthread_mutex_unlock(&models->mutex);
 }
 
+/* Files go without a request, too: by hypura rm, or by hand. */
+static void look_at_files(struct loaded_models *models, uint64_t now)
+{
+    if (now - models->looked < 1000000000u)
+        return;
+    models->looked = now;
+    for (uint32_t i = 0; i < models->count; i++) {
+        if (!model_entry_is_current(&models->items[i]->entry))
+            models->items[i]->gone = true;
+    }
+}
+
 uint64_t loaded_expire(struct loaded_models *models)
 {
     uint64_t now = clock_nanoseconds(), next = UINT64_MAX;
     uint32_t before = models->count;
+    look_at_files(models, now);
     for (uint32_t i = models->count; i-- > 0;) {
         struct loaded_model *model = models->items[i];
         if (model->active)

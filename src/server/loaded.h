@@ -88,7 +88,8 @@ void loaded_unload(struct loaded_models *models, struct loaded_model *model);
 void loaded_spread(struct loaded_models *models);
 /* It was used now. keep: nanoseconds that it stays, negative: for good; NULL: as the server was told. */
 void loaded_keep(struct loaded_models *models, struct loaded_model *model, const int64_t *keep);
-/* Unloads those whose time is over; the next time when there is one to unload, UINT64_MAX: never. */
+/* Unloads those whose time is over, or whose file is another one or gone; the next time when there is one to unload,
+ * UINT64_MAX: never. */
 uint64_t loaded_expire(struct loaded_models *models);
 
 /* Another budget, where it has to be (reloaded): unloads all and opens the one that was used last, under the old budget

@@ -16,6 +16,7 @@ struct loaded_models {
     uint64_t base;    /* resident before the first of them */
     int64_t aside;    /* what plans set aside of the budget, less what comes on top of it */
     uint64_t numbers; /* given so far */
+    uint64_t looked;  /* at the files; the worker's */
 };
 
 /* The file of the adapter that /api/create gave the model, or an empty text. */

@@ -165,9 +165,10 @@ static bool read_options(struct generation *generation, json_t *options, hypura_
     s->top_p = 0.9f;
     s->min_p = 0;
     s->repeat_penalty = 1.1f;
-    generation->keep_first = 4;
+    bool keep_all = json_number_value(json_object_get(options, "num_keep")) < 0; /* that can stay */
+    generation->keep_first = keep_all ? INT32_MAX : 4;
     return read_model_options(generation, options, error) &&
-           read_count(options, "num_keep", &generation->keep_first, error);
+           (keep_all || read_count(options, "num_keep", &generation->keep_first, error));
 }
 
 static bool read_think(struct generation *generation, const json_t *think, hypura_error *error)

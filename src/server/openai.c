@@ -48,7 +48,7 @@ bool read_openai_sampling(struct generation *generation, const json_t *json, hyp
     if (!read_model_options(generation, json_object_get(generation->job.model.manifest, "parameters"), error))
         return false;
     if (!(read_float(json, "temperature", &s->temperature, error) && read_float(json, "top_p", &s->top_p, error) &&
-          read_count(json, "top_k", &s->top_k, error) && read_float(json, "min_p", &s->min_p, error) &&
+          read_limit(json, "top_k", &s->top_k, error) && read_float(json, "min_p", &s->min_p, error) &&
           read_float(json, "presence_penalty", &s->presence_penalty, error) &&
           read_float(json, "frequency_penalty", &s->frequency_penalty, error) &&
           read_float(json, "repetition_penalty", &s->repeat_penalty, error) && read_count(json, "n", &count, error) &&
@@ -150,6 +150,8 @@ bool add_openai_message(struct generation *generation, const json_t *given, hypu
     const char *role = json_string_value(json_object_get(given, "role"));
     if (role && strcmp(role, "developer") == 0)
         role = "system";
+    if (role && strcmp(role, "function") == 0) /* as it was called before */
+        role = "tool";
     if (!role || (strcmp(role, "system") != 0 && strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0 &&
                   strcmp(role, "tool") != 0)) {
         error_set(error, HYPURA_ERROR_ARGUMENT,
@@ -203,6 +205,16 @@ static json_t *forced_schema(const json_t *tools, const char *name)
     return json_pack("{s:o}", "anyOf", any);
 }
 
+bool check_choice(const json_t *choice, hypura_error *error)
+{
+    const char *type = json_string_value(json_object_get(choice, "type"));
+    if (!type || strcmp(type, "function") == 0 || strcmp(type, "allowed_tools") == 0)
+        return true;
+    error_set(error, HYPURA_ERROR_ARGUMENT,
+              "\"tool_choice\" asks for a tool of type \"%.40s\", which this server does not run", type);
+    return false;
+}
+
 bool choose_tools(struct generation *generation, const char *choice, const char *name, hypura_error *error)
 {
     if ((choice && strcmp(choice, "none") == 0) || json_array_size(generation->tools) == 0) {
@@ -217,7 +229,9 @@ bool choose_tools(struct generation *generation, const char *choice, const char 
     }
     generation->forced = forced_schema(generation->tools, name);
     if (!generation->forced)
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"tool_choice\" names a function that is not among the tools");
+        error_set(error, HYPURA_ERROR_ARGUMENT,
+                  name ? "\"tool_choice\" names a function that is not among the tools"
+                       : "\"tool_choice\" wants a call, and none of the tools is a function that could be called");
     return generation->forced != NULL;
 }
 

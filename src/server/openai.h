@@ -24,6 +24,9 @@ void leave_tool_out(const struct generation *generation, const char *type);
 /* Only these, given by name, of the tools. */
 void allow_tools(struct generation *generation, const json_t *allowed);
 
+/* Refuses a tool_choice that is an object and wants a tool that was left out. */
+bool check_choice(const json_t *choice, hypura_error *error);
+
 /* tool_choice: "none", "auto", "required", or one tool's name. Forced calls are written under a grammar. */
 bool choose_tools(struct generation *generation, const char *choice, const char *name, hypura_error *error);
 

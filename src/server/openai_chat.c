@@ -131,14 +131,22 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
         return true;
     size_t i;
     json_t *tool;
+    if (!check_choice(choice, error))
+        return false;
+    generation->tools = json_array();
     json_array_foreach(tools, i, tool)
     {
+        const char *type = json_string_value(json_object_get(tool, "type"));
+        if (type && strcmp(type, "function") != 0) {
+            leave_tool_out(generation, type);
+            continue;
+        }
         if (!json_is_string(json_object_get(json_object_get(tool, "function"), "name"))) {
             error_set(error, HYPURA_ERROR_ARGUMENT, "tools[%zu] is no function with a name", i);
             return false;
         }
+        json_array_append_new(generation->tools, json_deep_copy(tool));
     }
-    generation->tools = json_deep_copy(tools);
     const char *name = json_string_value(json_object_get(json_object_get(choice, "function"), "name"));
     const json_t *allowed = json_object_get(choice, "allowed_tools"), *mode = json_object_get(allowed, "mode");
     if (allowed)
@@ -162,8 +170,8 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
         return false;
     }
     if (!read_openai_sampling(generation, json, error) ||
-        !read_count(json, "max_tokens", &generation->max_tokens, error) ||
-        !read_count(json, "max_completion_tokens", &generation->max_tokens, error) ||
+        !read_limit(json, "max_tokens", &generation->max_tokens, error) ||
+        !read_limit(json, "max_completion_tokens", &generation->max_tokens, error) ||
         !read_format(generation, json_object_get(json, "response_format"), error) ||
         !read_effort(generation, json_object_get(reasoning, "effort"), error) ||
         !read_effort(generation, json_object_get(json, "reasoning_effort"), error))

@@ -119,14 +119,15 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
         !read_openai_sampling(generation, json, error))
         return false;
     uint32_t most = generation->max_tokens ? generation->max_tokens : 16;
-    if (!read_count(json, "max_tokens", &most, error) || !read_count(json, "logprobs", &top, error) ||
+    if (!read_limit(json, "max_tokens", &most, error) || !read_count(json, "logprobs", &top, error) ||
         !read_count(json, "best_of", &best, error))
         return false;
     if (top > 20 || best > generation->count) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "\"logprobs\" is at most 20, and \"best_of\" no more than \"n\"");
         return false;
     }
-    generation->max_tokens = MAX(most, 1u);
+    bool endless = json_number_value(json_object_get(json, "max_tokens")) < 0;
+    generation->max_tokens = endless ? 0 : MAX(most, 1u);
     generation->echo = json_is_true(json_object_get(json, "echo"));
     if (generation->echo && !generation->text) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "\"echo\" wants a prompt that is a text");

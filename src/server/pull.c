@@ -544,9 +544,12 @@ void handle_pull(struct exchange *exchange)
     const char *name = json_string_value(json_object_get(json, "model"));
     if (!json)
         return;
-    if (!name)
+    if (!name || !*name)
         name = json_string_value(json_object_get(json, "name"));
-    if (!name || !*name || strlen(name) >= sizeof request->reference) {
+    char complete[256];
+    bool url = name && (strncmp(name, "http://", 7) == 0 || strncmp(name, "https://", 8) == 0);
+    if (!name || strlen(name) >= sizeof request->reference ||
+        (!url && !model_name_complete(name, complete, sizeof complete))) {
         exchange_fail(exchange, 400, "invalid model name");
         return;
     }

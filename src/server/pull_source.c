@@ -80,7 +80,7 @@ static hypura_status get_json(const char *url, const char *accept, json_t **out,
 {
     struct buffer text = {0};
     long status;
-    hypura_status result = fetch_text(url, accept, NULL, NULL, &text, &status, error);
+    hypura_status result = fetch_text(url, NULL, accept, NULL, NULL, &text, &status, error);
     if (!result && status != 200)
         result = error_set(error, HYPURA_ERROR_IO,
                            status == 404 || status == 401 ? "pull model manifest: file does not exist: %.200s"
@@ -185,7 +185,7 @@ static void add_layer(struct source *out, const char *base, const char *type, co
     long status;
     snprintf(url, sizeof url, "%s/blobs/%s", base, digest);
     bool system = contains(type, ".system"), parameters = contains(type, ".params");
-    if ((system || parameters) && fetch_text(url, NULL, NULL, NULL, &text, &status, NULL) == HYPURA_OK &&
+    if ((system || parameters) && fetch_text(url, NULL, NULL, NULL, NULL, &text, &status, NULL) == HYPURA_OK &&
         status == 200) {
         if (!out->manifest)
             out->manifest = json_object();
@@ -201,7 +201,7 @@ static void add_layer(struct source *out, const char *base, const char *type, co
 static hypura_status find_in_library(struct source *out, const char *reference, hypura_error *error)
 {
     char base[512], url[768];
-    if (!model_name_complete(reference, out->name, sizeof out->name))
+    if (!model_name_complete(model_name_short(reference), out->name, sizeof out->name))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "invalid model name");
     size_t length = strcspn(out->name, ":");
     snprintf(base, sizeof base, "%s/v2/%s%.*s", base_of("HYPURA_LIBRARY", "https://registry.ollama.ai"),

@@ -119,25 +119,51 @@ hypura_status model_entry_copy(struct model_entry *out, const struct model_entry
     return status;
 }
 
-/* Bytes of all files of a split model, by their names alone. */
-static bool file_bytes(const char *path, uint64_t *bytes, int64_t *modified)
+/* FNV-1a, of what changes when a file does: a second is long enough to replace one twice. */
+static void add_stamp(uint64_t *stamp, const struct stat *info)
+{
+#ifdef __APPLE__
+    const struct timespec *modified = &info->st_mtimespec;
+#else
+    const struct timespec *modified = &info->st_mtim;
+#endif
+    const uint64_t parts[] = {(uint64_t)info->st_dev, (uint64_t)info->st_ino, (uint64_t)info->st_size,
+                              (uint64_t)modified->tv_sec, (uint64_t)modified->tv_nsec};
+    for (size_t i = 0; i < COUNT_OF(parts); i++) {
+        for (int shift = 0; shift < 64; shift += 8)
+            *stamp = (*stamp ^ (parts[i] >> shift & 255)) * 0x100000001b3u;
+    }
+}
+
+/* All files of a split model, by their names alone. */
+static bool look_at_files(struct model_entry *entry, const char *path)
 {
     struct stat info;
     char part[PATH_MAX];
     if (stat(path, &info) || !S_ISREG(info.st_mode))
         return false;
-    *bytes = (uint64_t)info.st_size;
-    *modified = (int64_t)info.st_mtime;
+    entry->bytes = (uint64_t)info.st_size;
+    entry->modified = (int64_t)info.st_mtime;
+    entry->stamp = 0xcbf29ce484222325u;
+    add_stamp(&entry->stamp, &info);
     const char *of = strstr(path, "-00001-of-");
     if (!of)
         return true;
     long count = strtol(of + 10, NULL, 10);
     for (long i = 2; i <= MIN(count, 9999L); i++) {
         snprintf(part, sizeof part, "%.*s-%05ld%s", (int)(of - path), path, i, of + 6);
-        if (stat(part, &info) == 0)
-            *bytes += (uint64_t)info.st_size;
+        if (stat(part, &info))
+            continue;
+        entry->bytes += (uint64_t)info.st_size;
+        add_stamp(&entry->stamp, &info);
     }
     return true;
+}
+
+bool model_entry_is_current(const struct model_entry *entry)
+{
+    struct model_entry now = {0};
+    return look_at_files(&now, entry->path) && now.stamp == entry->stamp;
 }
 
 static hypura_status make_entry(struct model_entry *out, const char *name, const char *path, json_t *manifest,
@@ -145,7 +171,7 @@ static hypura_status make_entry(struct model_entry *out, const char *name, const
 {
     struct model_entry entry = {.in_folder = in_folder, .manifest = json_incref(manifest)};
     hypura_status status = HYPURA_OK;
-    if (!file_bytes(path, &entry.bytes, &entry.modified))
+    if (!look_at_files(&entry, path))
         status = error_set(error, HYPURA_ERROR_IO, "the file of model '%s' is gone: %s", name, path);
     if (!status)
         status = string_copy(&entry.name, name, error);
@@ -240,23 +266,43 @@ static void free_entries(struct entries *entries)
     memory_free(entries->items);
 }
 
+const char *model_name_short(const char *name)
+{
+    static const char *const places[] = {"registry.ollama.ai/", "library/"};
+    for (size_t i = 0; i < COUNT_OF(places); i++) {
+        if (strncmp(name, places[i], strlen(places[i])) == 0)
+            name += strlen(places[i]);
+    }
+    return name;
+}
+
+/* SIZE_MAX: none. An empty name is any. */
+static size_t look_for(const struct entries *entries, const char *name)
+{
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t i = 0; i < entries->count; i++) {
+            const char *own = entries->items[i].name;
+            if (!*name || (pass ? strcasecmp(own, name) : strcmp(own, name)) == 0)
+                return i;
+        }
+    }
+    return SIZE_MAX;
+}
+
 hypura_status registry_find(struct registry *registry, const char *name, struct model_entry *out, hypura_error *error)
 {
-    char complete[NAME_ROOM];
+    char complete[NAME_ROOM] = "", plain[NAME_ROOM] = "";
     struct entries entries = {0};
     hypura_status status = HYPURA_OK;
-    if (name && *name && !model_name_complete(name, complete, sizeof complete))
+    if (name && *name &&
+        !(model_name_complete(name, complete, sizeof complete) &&
+          model_name_complete(model_name_short(name), plain, sizeof plain)))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "invalid model name");
     pthread_mutex_lock(&registry->mutex);
     list_entries(registry, &entries);
-    size_t found = SIZE_MAX;
-    for (size_t pass = 0; pass < 2 && found == SIZE_MAX; pass++) {
-        for (size_t i = 0; i < entries.count && found == SIZE_MAX; i++) {
-            if (!name || !*name ||
-                (pass ? strcasecmp(entries.items[i].name, complete) : strcmp(entries.items[i].name, complete)) == 0)
-                found = i;
-        }
-    }
+    size_t found = look_for(&entries, complete);
+    if (found == SIZE_MAX)
+        found = look_for(&entries, plain);
     if (found == SIZE_MAX) {
         status = error_set(error, HYPURA_ERROR_IO, "model '%s' not found", name && *name ? name : "");
     } else {
@@ -336,7 +382,7 @@ hypura_status registry_create(struct registry *registry, const char *name, const
                               const json_t *manifest, hypura_error *error)
 {
     char complete[NAME_ROOM], file[PATH_MAX], description[PATH_MAX], real[PATH_MAX];
-    if (!model_name_complete(name, complete, sizeof complete))
+    if (!model_name_complete(model_name_short(name), complete, sizeof complete))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "invalid model name");
     hypura_status status = registry_make_folder(registry, error);
     if (status)

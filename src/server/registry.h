@@ -12,14 +12,20 @@ struct model_entry {
     json_t *manifest; /* what /api/create added: system, parameters, messages, template, license; NULL: nothing */
     uint64_t bytes;   /* of all its files */
     int64_t modified; /* seconds since 1970 */
+    uint64_t stamp;   /* another one when one of its files is replaced or written to */
     bool in_folder;
 };
 
 void model_entry_free(struct model_entry *entry);
+/* Whether its files are there, and are those that were found. */
+bool model_entry_is_current(const struct model_entry *entry);
 hypura_status model_entry_copy(struct model_entry *out, const struct model_entry *entry, hypura_error *error);
 
 /* The name as it is stored: with a tag. False when it is not one. */
 bool model_name_complete(const char *name, char *out, size_t room);
+
+/* Without the places that a name of Ollama's library has when it is written in full: "registry.ollama.ai/library/". */
+const char *model_name_short(const char *name);
 
 /* HYPURA_ERROR_IO when there is none of that name. An empty name, and NULL, find the first of the command line. */
 hypura_status registry_find(struct registry *registry, const char *name, struct model_entry *out, hypura_error *error);

@@ -365,6 +365,8 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
         }
         add_tool(generation, name, json_object_get(tool, "description"), json_object_get(tool, "parameters"));
     }
+    if (!check_choice(choice, error))
+        return false;
     const char *kind = json_string_value(json_object_get(choice, "type"));
     bool allowed = kind && strcmp(kind, "allowed_tools") == 0;
     if (allowed)
@@ -447,7 +449,7 @@ static bool read_prompt(struct generation *generation, json_t *json, hypura_erro
 static bool read_request(struct generation *generation, json_t *json, hypura_error *error)
 {
     if (!read_openai_sampling(generation, json, error) ||
-        !read_count(json, "max_output_tokens", &generation->max_tokens, error) ||
+        !read_limit(json, "max_output_tokens", &generation->max_tokens, error) ||
         !read_format(generation, json_object_get(json_object_get(json, "text"), "format"), error))
         return false;
     generation->count = 1;

@@ -4,7 +4,6 @@
 const struct route routes[] = {
     {"GET", "/", API_OLLAMA, true, handle_root},
     {"GET", "/ui", API_OLLAMA, true, handle_page},
-    {"GET", "/ui/", API_OLLAMA, true, handle_page},
     {"GET", "/metrics", API_OLLAMA, false, handle_metrics},
     {"GET", "/api/version", API_OLLAMA, false, handle_version},
     {"GET", "/api/tags", API_OLLAMA, false, handle_tags},

@@ -95,4 +95,7 @@ hypura_status registry_pull(struct registry *registry, const char *reference, co
  * refuses. */
 hypura_status server_ask(const char *path, const char *body, json_t **out, hypura_error *error);
 
+/* Has it delete a model of its own folder. */
+hypura_status server_delete(const char *name, hypura_error *error);
+
 #endif

@@ -55,6 +55,9 @@ bool duration_of_json(const json_t *value, int64_t *nanoseconds);
 /* Whether a Go template only gives the prompt: no other can be run here. */
 bool template_is_plain(const char *text);
 
+/* "model" of a request, or "name" as older clients say. NULL when the answer is given. */
+const char *model_field(struct exchange *exchange, const json_t *json);
+
 /* ---- handlers, by file ---- */
 void handle_root(struct exchange *exchange);
 void handle_version(struct exchange *exchange);

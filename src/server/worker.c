@@ -154,15 +154,19 @@ static void start(struct worker *worker, struct job *job, struct loaded_model *l
 /* ---- loading --------------------------------------------------------------------------------------------------------
  */
 
-static bool go_on_loading(void *context, uint64_t done, uint64_t total)
+bool worker_goes_on(struct worker *worker)
 {
-    struct worker *worker = context;
-    (void)done;
-    (void)total;
     pthread_mutex_lock(&worker->mutex);
     bool stop = worker->stop;
     pthread_mutex_unlock(&worker->mutex);
     return !stop;
+}
+
+static bool go_on_loading(void *context, uint64_t done, uint64_t total)
+{
+    (void)done;
+    (void)total;
+    return worker_goes_on(context);
 }
 
 static void *open_model(void *context)

@@ -55,6 +55,7 @@ void worker_done(struct worker *worker, struct job *job);
 
 /* Models whose names stand for something else now are unloaded, as soon as nobody uses them. */
 void worker_names_changed(struct worker *worker);
+bool worker_goes_on(struct worker *worker); /* false: what takes long should end */
 uint32_t worker_waiting(struct worker *worker);
 uint32_t worker_running(struct worker *worker);
 

@@ -404,7 +404,7 @@ def ollama_lists():
     SERVER.post("/api/generate", {"model": MODEL})
     check(SERVER.json("GET", "/api/ps"), {"models": [{**LISTED, "expires_at": str, "size_vram": int, "context_length": int}]})
     show = {"modelfile": str, "parameters": str, "template": str, "details": DETAILS, "model_info": dict, "capabilities": [str],
-            "modified_at": str, "license?": (str, [str]), "system?": str, "messages?": [dict]}
+            "modified_at": str, "license?": str, "system?": str, "messages?": [dict]}
     check(SERVER.post("/api/show", {"model": MODEL}), show)
     check(SERVER.post("/api/embed", {"model": MODEL, "input": "x"}),
           {"model": str, "embeddings": [[NUMBER]], "total_duration": int, "load_duration": int, "prompt_eval_count": int})

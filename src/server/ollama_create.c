@@ -1,0 +1,165 @@
+/* Ollama's POST /api/create. */
+#include "server/modelfile.h"
+#include "server/server_private.h"
+#include "server/worker.h"
+
+#include <string.h>
+#include <unistd.h>
+
+/* The name of a file in the model folder's "adapters", and nothing else. */
+static bool check_adapter(const struct registry *registry, const char *name, hypura_error *error)
+{
+    char path[4096];
+    size_t length = strlen(name);
+    bool plain = *name != '.' && length < 256 &&
+                 strspn(name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == length;
+    if (plain && registry_adapter(registry, name, path, sizeof path) && access(path, R_OK) == 0)
+        return true;
+    error_set(error, HYPURA_ERROR_ARGUMENT,
+              "ADAPTER names a GGUF file in the folder \"adapters\" of the model folder, by its name alone");
+    return false;
+}
+
+static bool is_absent(const json_t *value)
+{
+    return !value || json_is_null(value);
+}
+
+static bool are_messages(const json_t *messages)
+{
+    size_t i;
+    json_t *message;
+    json_array_foreach(messages, i, message)
+    {
+        if (!json_is_string(json_object_get(message, "role")) || !json_is_string(json_object_get(message, "content")))
+            return false;
+    }
+    return is_absent(messages) || json_is_array(messages);
+}
+
+/* What is kept with the model is what every request to it reads. */
+static bool check_types(const json_t *fields, hypura_error *error)
+{
+    static const char *const texts[] = {"from", "system", "template", "adapter"};
+    const json_t *license = json_object_get(fields, "license"), *parameters = json_object_get(fields, "parameters");
+    const char *wrong = NULL;
+    size_t i;
+    json_t *each;
+    for (i = 0; i < COUNT_OF(texts); i++) {
+        const json_t *value = json_object_get(fields, texts[i]);
+        wrong = is_absent(value) || json_is_string(value) ? wrong : texts[i];
+    }
+    if (!is_absent(license) && !json_is_string(license) && !json_is_array(license))
+        wrong = "license";
+    json_array_foreach(license, i, each) wrong = json_is_string(each) ? wrong : "license";
+    if (!is_absent(parameters) && !json_is_object(parameters))
+        wrong = "parameters";
+    if (!are_messages(json_object_get(fields, "messages")))
+        wrong = "messages";
+    if (wrong)
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"%s\" is not of the type that it has", wrong);
+    return wrong == NULL;
+}
+
+static bool check_fields(const struct registry *registry, const json_t *fields, hypura_error *error)
+{
+    const json_t *adapters = json_object_get(fields, "adapters"), *adapter = json_object_get(fields, "adapter");
+    const char *template = json_string_value(json_object_get(fields, "template"));
+    if (json_string_length(adapter) && !check_adapter(registry, json_string_value(adapter), error))
+        return false;
+    if (json_object_size(adapters)) {
+        error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                  "\"adapters\" is not supported: put the file into the folder \"adapters\" of the model folder, and "
+                  "name it as \"adapter\", or by ADAPTER in a Modelfile");
+        return false;
+    }
+    if (json_object_size(json_object_get(fields, "files"))) {
+        error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                  "\"files\" is not supported: put the GGUF file into the model folder, it is a model there");
+        return false;
+    }
+    if (json_string_length(json_object_get(fields, "quantize"))) {
+        error_set(error, HYPURA_ERROR_UNSUPPORTED, "this server does not quantize models");
+        return false;
+    }
+    if (template && *template && !template_is_plain(template)) {
+        error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                  "TEMPLATE is a Go template, which cannot be run here: the model's own chat template is used; only "
+                  "\"{{ .Prompt }}\" is understood");
+        return false;
+    }
+    return true;
+}
+
+/* Fields of the request over those of the Modelfile over those of the model that it comes from. */
+static json_t *make_manifest(const json_t *base, const json_t *fields, const char *from)
+{
+    static const char *const keys[] = {"system", "template", "license", "messages", "adapter"};
+    json_t *manifest = base ? json_deep_copy(base) : json_object();
+    json_object_del(manifest, "file");
+    for (size_t i = 0; i < COUNT_OF(keys); i++) {
+        json_t *value = json_object_get(fields, keys[i]);
+        if (value && !json_is_null(value))
+            json_object_set(manifest, keys[i], value);
+    }
+    json_t *parameters = json_object_get(manifest, "parameters");
+    if (!parameters) {
+        json_object_set_new(manifest, "parameters", json_object());
+        parameters = json_object_get(manifest, "parameters");
+    }
+    json_t *given = json_object_get(fields, "parameters");
+    if (json_is_object(given))
+        json_object_update(parameters, given);
+    json_object_set_new(manifest, "from", json_string(from));
+    return manifest;
+}
+
+void handle_create(struct exchange *exchange)
+{
+    json_t *json = exchange_json(exchange);
+    hypura_error error = {0};
+    struct model_entry entry;
+    const char *name = json ? model_field(exchange, json) : NULL;
+    if (!name)
+        return;
+    struct registry *registry = exchange_server(exchange)->registry;
+    const char *text = json_string_value(json_object_get(json, "modelfile"));
+    json_t *fields = json_object();
+    if (text && !modelfile_read(text, fields, &error)) {
+        json_decref(fields);
+        exchange_fail_with(exchange, &error);
+        return;
+    }
+    json_object_update(fields, json);
+    const char *from = json_string_value(json_object_get(fields, "from"));
+    hypura_status status = HYPURA_OK;
+    if (!from || !*from)
+        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "FROM is missing: the name of a model that is there");
+    if (!status && !(check_types(fields, &error) && check_fields(registry, fields, &error)))
+        status = error.status;
+    if (!status)
+        status = registry_find(registry, from, &entry, &error);
+    if (status) {
+        json_decref(fields);
+        exchange_fail(exchange, status == HYPURA_ERROR_IO ? 404 : status_of_error(&error), error.message);
+        return;
+    }
+    json_t *manifest = make_manifest(entry.manifest, fields, from);
+    status = registry_create(registry, name, &entry, manifest, &error);
+    model_entry_free(&entry);
+    json_decref(manifest);
+    bool stream = !json_is_false(json_object_get(json, "stream"));
+    json_decref(fields);
+    if (status) {
+        exchange_fail_with(exchange, &error);
+        return;
+    }
+    worker_names_changed(exchange_server(exchange)->worker);
+    if (!stream) {
+        exchange_reply_json(exchange, 200, json_pack("{s:s}", "status", "success"));
+        return;
+    }
+    exchange_write_line(exchange, json_pack("{s:s}", "status", "writing manifest"));
+    exchange_write_line(exchange, json_pack("{s:s}", "status", "success"));
+    exchange_end(exchange);
+}

@@ -1,0 +1,342 @@
+#!/usr/bin/env python3
+"""What programs send that talk to Ollama, OpenAI or Anthropic today, down to the bytes of HTTP. Prints TAP.
+
+    test_requests.py HYPURA SOURCE_FOLDER
+"""
+import base64
+import json
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+import gguf_file
+from harness import ANSWER, FILE, GREEDY, HYPURA, MODEL, QUESTION, WEATHER, WORK, Server, chat
+from tap import run_tests, tests_of
+
+SERVER = None
+BODY = json.dumps({"model": MODEL, "prompt": "hi", "stream": False, "options": {"num_predict": 2}}).encode()
+
+
+def talk(*pieces, wait=0.1):
+    """All that the server says to these bytes until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", SERVER.port), timeout=20) as connection:
+        for i, piece in enumerate(pieces):
+            time.sleep(wait if i else 0)
+            connection.sendall(piece)
+        said = b""
+        while piece := connection.recv(65536):
+            said += piece
+    return said
+
+
+def until(what, seconds=10):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+# ---- HTTP -----------------------------------------------------------------------------------------------------------
+
+def http_comes_in_all_its_forms():
+    version = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n"
+    close = b"Connection: close\r\n\r\n"
+    assert talk(version + b"\r\n" + version + b"\r\n" + version + close).count(b"HTTP/1.1 200 OK") == 3  # one after another, unasked
+    post = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\n"
+    chunks = b"%x\r\n%s\r\n%x;why=not\r\n%s\r\n0\r\nTrailer: x\r\n\r\n" % (9, BODY[:9], len(BODY) - 9, BODY[9:])
+    whole = b"Content-Length: %d\r\n" % len(BODY)
+    for said in (talk(post + b"Transfer-Encoding: chunked\r\n" + close + chunks),
+                 talk(post + b"Expect: 100-continue\r\n" + whole + close, BODY),
+                 talk(b"POST /api/generate HTTP/1.1\r\nhOST: localhost\r\ncONTENT-lENGTH: %d\r\nCONNECTION: Close\r\n\r\n" % len(BODY) + BODY),
+                 talk(b"POST /api/generate HTTP/1.0\r\n" + whole + b"\r\n" + BODY),
+                 talk(post + whole + close, BODY[:20], BODY[20:])):
+        assert b"200 OK" in said and json.loads(said[said.rindex(b"\r\n\r\n"):])["done_reason"] == "length", said
+    assert talk(post + b"Expect: 100-continue\r\n" + whole + close, BODY).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
+    # One that is refused need not be sent.
+    started = time.monotonic()
+    said = talk(post + b"Expect: 100-continue\r\nContent-Length: 999999999\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 413 ") and time.monotonic() - started < 5, said
+    for broken in (b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+                   b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: -4\r\n\r\n", b"GET / HTTP/1.1\r\n" + close):
+        assert talk(broken).startswith(b"HTTP/1.1 400 "), broken
+
+
+def paths_may_be_written_in_other_ways():
+    for path in ("/api/tags/", "/api/tags?x=1", "/api%2Ftags", f"http://localhost:{SERVER.port}/api/tags", "http://localhost/api/tags/"):
+        assert SERVER.json("GET", path)["models"], path
+    assert SERVER.json("GET", "/v1/models/")["data"]
+    for name in (MODEL.replace("-", "%2D"), MODEL + "%3Alatest", MODEL + ":latest", "library%2F" + MODEL):
+        assert SERVER.json("GET", "/v1/models/" + name)["id"] == MODEL
+    assert "a/b:c" in SERVER.json("GET", "/v1/models/a%2Fb%3Ac", status=404)["error"]["message"]
+    assert SERVER.request("GET", "/ui/")[0] == SERVER.request("GET", "http://localhost")[0] == 200
+    assert SERVER.post("/api/generate/", {"model": MODEL})["done_reason"] == "load"
+
+
+def what_is_not_there_is_told_in_the_clients_shape():
+    assert SERVER.json("GET", "/api/nothing", status=404) == {"error": "404 page not found"}
+    assert SERVER.json("GET", "/v1/nothing", status=404)["error"]["type"] == "invalid_request_error"
+    assert SERVER.json("GET", "/v1/messages/batches", status=404)["error"]["type"] == "not_found_error"
+    assert SERVER.request("OPTIONS", "/api/chat")[0] == 204
+    status, headers, _ = SERVER.request("OPTIONS", "/api/chat", headers={"Origin": "http://elsewhere.example"})
+    assert status == 403 and "access-control-allow-origin" not in headers
+
+
+def names_that_no_site_can_have_are_this_machine():
+    ask = lambda host: SERVER.request("GET", "/api/version", headers={"Host": host})[0]
+    for host in ("localhost", "host.docker.internal:11434", "me.localhost:1", "mac.local", "127.0.0.1:9", "[::1]:9", "192.168.0.2",
+                 socket.gethostname() + ":11434"):
+        assert ask(host) == 200, host
+    for host in ("evil.example", "localhost.evil.example", "evilinternal", "internal.example", "local"):
+        assert ask(host) == 403 or host == socket.gethostname(), host
+
+
+# ---- Ollama ---------------------------------------------------------------------------------------------------------
+
+def empty_inputs_load_the_model():
+    for body in ({}, {"input": None}, {"input": ""}, {"input": []}):
+        SERVER.post("/api/generate", {"model": MODEL, "keep_alive": 0})
+        assert SERVER.post("/api/embed", {"model": MODEL, **body})["embeddings"] == []
+        assert SERVER.json("GET", "/api/ps")["models"]
+    assert SERVER.post("/api/embeddings", {"model": MODEL}) == SERVER.post("/api/embeddings", {"model": MODEL, "prompt": ""}) == {"embedding": []}
+    for body in ({}, {"prompt": ""}, {"prompt": None}):
+        assert SERVER.post("/api/generate", {"model": MODEL, **body})["done_reason"] == "load"
+    assert SERVER.post("/api/chat", {"model": MODEL, "messages": None})["done_reason"] == "load"
+
+
+def models_have_several_names():
+    for body in ({"model": MODEL}, {"name": MODEL}, {"model": "", "name": MODEL}, {"model": MODEL.upper()}, {"model": "library/" + MODEL},
+                 {"model": "registry.ollama.ai/library/" + MODEL + ":latest"}):
+        assert SERVER.post("/api/show", body)["details"]["format"] == "gguf"
+    assert "tensors" in SERVER.post("/api/show", {"model": MODEL, "verbose": True})
+    SERVER.post("/api/show", {"model": "", "name": ""}, 400)
+    assert SERVER.request("POST", "/api/copy", {"source": MODEL, "destination": "library/second"})[0] == 200
+    assert "second:latest" in {m["name"] for m in SERVER.json("GET", "/api/tags")["models"]}
+    assert SERVER.request("DELETE", "/api/delete", {"name": "second"})[0] == 200
+    for name in ("bad name", "a//b", "", "../x"):
+        assert SERVER.post("/api/pull", {"model": name}, 400)["error"] == "invalid model name"
+
+
+def options_may_be_without_a_limit():
+    ask = lambda **options: SERVER.post("/api/generate", {"model": MODEL, "prompt": "ls", "stream": False, "options": {**GREEDY, **options}})
+    plain = ask()["response"]
+    assert ask(top_k=-1, num_ctx=-1, num_keep=-1, repeat_last_n=-1, seed=-1)["response"] == plain
+    assert ask(top_k=None, num_ctx=None, stop=None, top_p=None, mirostat=0, num_thread=8, use_mmap=True)["response"] == plain
+    assert ask(num_predict=-1)["done_reason"] == ask(num_predict=-2)["done_reason"] == "stop"
+    long = SERVER.post("/api/generate", {"model": MODEL, "prompt": "word " * 3000, "stream": False, "raw": True, "options": {
+        "num_keep": -1, "num_predict": 1}})
+    assert long["prompt_eval_count"] < 512
+
+
+def times_to_keep_come_in_all_their_forms():
+    def left(keep):
+        SERVER.post("/api/generate", {"model": MODEL, "keep_alive": keep})
+        running = SERVER.json("GET", "/api/ps")["models"]
+        return running and int(running[0]["expires_at"][:4])
+    year = time.gmtime().tm_year
+    for keep in ("5m", 300, "300", "1h30m", 300.5, "90000ms"):
+        assert left(keep) in (year, year + 1), keep
+    for keep in (-1, "-1", "-1m", -5.5):
+        assert left(keep) > year + 90, keep
+    for keep in (0, "0", "0s", "0m"):
+        assert left(keep) == [], keep
+    for keep in ("soon", "5x", "", True, [1]):
+        SERVER.post("/api/generate", {"model": MODEL, "keep_alive": keep}, 400)
+
+
+def tools_and_their_results_go_both_ways():
+    messages = [{"role": "user", "content": "Weather in Rome?"},
+                {"role": "assistant", "content": "", "thinking": "Hm.", "tool_calls": [
+                    {"function": {"index": 0, "name": "get_weather", "arguments": {"city": "Rome"}}}]},
+                {"role": "tool", "tool_name": "get_weather", "content": "sunny"}, {"role": "user", "content": "And tomorrow?"}]
+    tools = [{"type": "function", "function": WEATHER}]
+    for more in ({}, {"think": False}, {"think": "low"}, {"tools": tools}, {"tools": []}, {"format": "json"}, {"format": ""}):
+        assert SERVER.post("/api/chat", {"model": MODEL, "messages": messages, "stream": False, "options": GREEDY, **more})["done"]
+    SERVER.post("/api/chat", {"model": MODEL, "messages": messages, "think": "much"}, 400)
+    images = [{"role": "user", "content": "x", "images": ["aGk="]}]
+    assert "text only" in SERVER.post("/api/chat", {"model": MODEL, "messages": images}, 400)["error"]
+
+
+def modelfiles_are_read_as_ollama_writes_them():
+    text = f'''# Modelfile generated by "ollama show"
+# FROM {MODEL}
+
+from library/{MODEL}
+SYSTEM "One
+Two said "three" here"
+TEMPLATE {{{{ .Prompt }}}}
+RENDERER qwen3
+PARSER qwen3
+PARAMETER temperature 0
+PARAMETER num_predict 4
+PARAMETER stop "<|im_end|>"
+PARAMETER stop "a\\nb"
+PARAMETER stop plain words
+LICENSE """First"""
+license "Second"
+MESSAGE user """Hi
+there"""
+MESSAGE assistant Hello, "friend".
+'''
+    assert SERVER.lines("/api/create", {"model": "file", "modelfile": text})[-1] == {"status": "success"}
+    shown = SERVER.post("/api/show", {"model": "file"})
+    assert shown["system"] == 'One\nTwo said "three" here' and shown["license"] == "First\nSecond", shown
+    assert shown["messages"] == [{"role": "user", "content": "Hi\nthere"}, {"role": "assistant", "content": 'Hello, "friend".'}]
+    stops = [line.split(None, 1)[1] for line in shown["parameters"].splitlines() if line.startswith("stop")]
+    assert [json.loads(stop) for stop in stops] == ["<|im_end|>", "a\nb", "plain words"], stops
+    assert SERVER.post("/api/chat", {"model": "file", "messages": [{"role": "user", "content": "ls?"}], "stream": False})["eval_count"] == 4
+    for broken, reason in (('SYSTEM """open', "not closed"), ("WHAT x", "unknown instruction"), ("MESSAGE user \"\"\"x", "not closed")):
+        assert reason in SERVER.post("/api/create", {"model": "bad", "modelfile": f"FROM {MODEL}\n{broken}\n"}, 400)["error"]
+    for wrong in ({"system": 5}, {"license": [5]}, {"parameters": "x"}, {"messages": [5]}, {"messages": [{"role": "user"}]},
+                  {"template": {}}, {"messages": {}}):
+        assert next(iter(wrong)) in SERVER.post("/api/create", {"model": "bad", "from": MODEL, **wrong}, 400)["error"]
+    assert SERVER.request("DELETE", "/api/delete", {"model": "file"})[0] == 200
+
+
+# ---- OpenAI, Anthropic ----------------------------------------------------------------------------------------------
+
+def open_chat(**more):
+    return {"model": MODEL, "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 3, **more}
+
+
+def numbers_may_be_absent_or_without_a_limit():
+    ask = lambda **more: SERVER.post("/v1/chat/completions", open_chat(**more))
+    nothing = dict.fromkeys(("max_completion_tokens", "seed", "top_p", "n", "tools", "tool_choice", "stream", "logprobs", "top_logprobs",
+                             "stop", "response_format", "frequency_penalty", "logit_bias", "stream_options", "reasoning_effort"))
+    assert ask(**nothing)["usage"]["completion_tokens"] == 3
+    assert ask(max_tokens=-1)["choices"][0]["finish_reason"] == "stop"
+    assert ask(top_k=-1, user="u", store=False, metadata={}, parallel_tool_calls=True, service_tier="auto")["choices"]
+    assert ask(max_tokens=9, max_completion_tokens=2)["usage"]["completion_tokens"] == 2
+    old = {"model": MODEL, "prompt": "ls - list", "temperature": 0}
+    assert SERVER.post("/v1/completions", {**old, "max_tokens": -1})["usage"]["completion_tokens"] > 16
+    assert SERVER.post("/v1/responses", {"model": MODEL, "input": QUESTION, "max_output_tokens": -1})["status"] == "completed"
+    called = [{"role": "user", "content": "x"}, {"role": "assistant", "content": None, "function_call": None},
+              {"role": "function", "name": "f", "content": "sun"}]
+    assert ask(messages=called)["choices"]
+    for more in ({"n": 0}, {"max_tokens": "3"}, {"temperature": 3}, {"logit_bias": {"x": 1}}):
+        assert SERVER.post("/v1/chat/completions", open_chat(**more), 400)["error"]["message"]
+
+
+def tools_of_the_service_are_left_out_or_refused():
+    mine, search = {"type": "function", "function": WEATHER}, {"type": "web_search"}
+    assert SERVER.post("/v1/chat/completions", open_chat(tools=[search, mine]))["choices"][0]["finish_reason"] == "length"
+    assert SERVER.post("/v1/chat/completions", open_chat(tools=[search]))["choices"]
+    called = SERVER.post("/v1/chat/completions", open_chat(tools=[search, mine], tool_choice="required", max_tokens=100))
+    assert called["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "get_weather"
+    # One that must be called is none that could be left out.
+    for choice in ({"type": "web_search"}, {"type": "custom", "custom": {"name": "x"}}):
+        error = SERVER.post("/v1/chat/completions", open_chat(tools=[search, mine], tool_choice=choice), 400)["error"]["message"]
+        assert choice["type"] in error, error
+    flat = {"type": "function", **WEATHER}
+    body = {"model": MODEL, "input": QUESTION, "max_output_tokens": 100, "tools": [search, flat]}
+    for choice in ({"type": "web_search"}, {"type": "file_search"}, {"type": "mcp", "server_label": "x"}):
+        assert choice["type"] in SERVER.post("/v1/responses", {**body, "tool_choice": choice}, 400)["error"]["message"]
+    made = SERVER.post("/v1/responses", {**body, "tool_choice": {"type": "function", "name": "get_weather"}})
+    assert made["output"][0]["name"] == "get_weather"
+    anthropic = {"model": MODEL, "max_tokens": 3, "messages": [{"role": "user", "content": "x"}], "tools": [
+        {"type": "web_search_20250305", "name": "web_search"}]}
+    assert SERVER.post("/v1/messages", anthropic)["content"]
+    for choice in ({"type": "tool", "name": "web_search"}, {"type": "any"}):
+        assert SERVER.post("/v1/messages", {**anthropic, "tool_choice": choice}, 400)["error"]["message"]
+
+
+def embeddings_take_tokens_and_give_base64():
+    ask = lambda **more: SERVER.post("/v1/embeddings", {"model": MODEL, **more})["data"]
+    plain = ask(input=[[1, 2, 3], [4, 5]])
+    packed = ask(input=[[1, 2, 3], [4, 5]], encoding_format="base64")
+    for one, other in zip(plain, packed):
+        numbers = struct.unpack("<256f", base64.b64decode(other["embedding"]))
+        assert max(abs(a - b) for a, b in zip(one["embedding"], numbers)) < 1e-7
+    assert ask(input=[1, 2, 3])[0]["embedding"] == plain[0]["embedding"]
+    short = ask(input=[1, 2, 3], dimensions=4)[0]["embedding"]
+    assert len(short) == 4 and abs(sum(x * x for x in short) - 1) < 1e-6
+    for wrong in ({"input": []}, {"input": ""}, {"input": [1, "x"]}, {"input": "x", "encoding_format": "hex"}, {"input": "x", "dimensions": 0},
+                  {"input": [-1]}, {}):
+        assert SERVER.post("/v1/embeddings", {"model": MODEL, **wrong}, 400)["error"]["message"]
+
+
+def a_prompt_that_is_too_long_is_told_in_known_words():
+    """By which a client knows that its chat must become shorter."""
+    messages = [{"role": "user", "content": "word " * 3000}]
+    error = SERVER.post("/v1/messages", {"model": MODEL, "max_tokens": 3, "messages": messages}, 400)["error"]
+    assert error["type"] == "invalid_request_error" and error["message"].startswith("prompt is too long: "), error
+    error = SERVER.post("/v1/chat/completions", open_chat(messages=messages), 400)["error"]
+    assert error["code"] == "context_length_exceeded" and "maximum context length" in error["message"], error
+
+
+# ---- what happens meanwhile -----------------------------------------------------------------------------------------
+
+def counted(name):
+    text = SERVER.request("GET", "/metrics")[2].decode()
+    return float(next(line.split()[1] for line in text.splitlines() if line.startswith(f"hypura_{name} ")))
+
+
+def a_template_that_takes_long_is_stopped_when_nobody_waits():
+    values, tensors = gguf_file.read(FILE)
+    slow = "{% for i in range(3000) %}{% for k in range(3000) %}{% endfor %}{% endfor %}"
+    values = [one for one in values if b"tokenizer.chat_template" not in one[:40]]
+    path = os.path.join(SERVER.folder, "slow.gguf")
+    gguf_file.write(path, values + [gguf_file.string_value("tokenizer.chat_template", slow)], tensors)
+    SERVER.post("/api/generate", {"model": "slow"})
+    for route, body in (("/api/chat", {**chat(), "model": "slow"}), ("/v1/messages/count_tokens", {
+            "model": "slow", "messages": [{"role": "user", "content": "x"}]})):
+        before = counted("answers_cancelled_total")
+        connection = SERVER.connection()
+        connection.request("POST", route, json.dumps(body))
+        time.sleep(0.02)
+        connection.sock.shutdown(socket.SHUT_RDWR)
+        connection.close()
+        until(lambda: counted("answers_cancelled_total") == before + 1)
+    os.remove(path)
+
+
+def a_file_that_is_replaced_within_a_second_is_another_one():
+    path, other = os.path.join(SERVER.folder, "swap.gguf"), os.path.join(WORK.name, "swap.gguf")
+    shutil.copy(FILE, path)
+    digest = lambda: next(m["digest"] for m in SERVER.json("GET", "/api/tags")["models"] if m["name"] == "swap:latest")
+    ask = lambda: SERVER.post("/api/chat", {**chat(stream=False), "model": "swap"})["message"]["content"]
+    before = digest()
+    assert ask().startswith(ANSWER)
+    values, tensors = gguf_file.read(FILE)
+    name, dimensions, kind, data = next(one for one in tensors if one[0] == "output_norm.weight")
+    tensors = [(name, dimensions, kind, bytes(len(data))) if one[0] == name else one for one in tensors]
+    gguf_file.write(other, values, tensors)
+    stat = os.stat(path)
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns // 1000000000 * 1000000000 + 1))
+    assert os.path.getsize(other) == stat.st_size and int(os.stat(other).st_mtime) == int(stat.st_mtime)
+    os.rename(other, path)
+    assert digest() != before and not ask().startswith(ANSWER)
+    os.remove(path)
+
+
+def a_model_that_is_removed_beside_the_server_is_unloaded():
+    shutil.copy(FILE, os.path.join(SERVER.folder, "gone.gguf"))
+    SERVER.post("/api/generate", {"model": "gone", "keep_alive": -1})
+    names = lambda: {m["name"] for m in SERVER.json("GET", "/api/ps")["models"]}
+    assert "gone:latest" in names()
+    run = lambda *arguments, **more: subprocess.run([HYPURA, *arguments], capture_output=True, timeout=30, env={
+        **os.environ, "HYPURA_HOST": f"127.0.0.1:{SERVER.port}", "HYPURA_MODELS": os.path.join(WORK.name, "another"), **more})
+    assert run("rm", "--models", SERVER.folder, "gone").returncode == 0
+    until(lambda: "gone:latest" not in names())
+    # Of a folder that only the server knows.
+    shutil.copy(FILE, os.path.join(SERVER.folder, "gone.gguf"))
+    SERVER.post("/api/generate", {"model": "gone", "keep_alive": -1})
+    assert run("rm", "--models", os.path.join(WORK.name, "another"), "gone").returncode == 1
+    assert run("rm", "gone", HYPURA_HOST="127.0.0.1:1").returncode == 1 and "gone:latest" in names()
+    assert run("rm", "gone").stdout == b"deleted 'gone'\n"
+    until(lambda: "gone:latest" not in names())
+    assert not os.path.exists(os.path.join(SERVER.folder, "gone.gguf"))
+    failed = run("rm", "gone")
+    assert failed.returncode == 1 and b"not found" in failed.stderr, failed.stderr
+
+
+if __name__ == "__main__":
+    SERVER = Server("--context", 512)
+    os.makedirs(SERVER.folder, exist_ok=True)
+    failed = run_tests(tests_of(globals(), [talk, until, open_chat, counted]))
+    failed += SERVER.stop() != 0
+    WORK.cleanup()
+    sys.exit(1 if failed else 0)
