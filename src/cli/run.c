@@ -5,6 +5,7 @@
 #include "engine/prompt.h"
 
 #include <editline/readline.h>
+#include <locale.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -115,6 +116,7 @@ static hypura_status run_turn(struct conversation *chat, const char *text, size_
 static hypura_status converse(struct conversation *chat, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
+    setlocale(LC_CTYPE, ""); /* or the line editor drops every letter that is not ASCII */
     using_history();
     fprintf(stderr, "Talk to %s. Ctrl-D or /bye ends the conversation, Ctrl-C an answer.\n",
             model_name(engine_model(chat->engine)));

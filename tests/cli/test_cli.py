@@ -6,11 +6,13 @@
 import hashlib
 import json
 import os
+import pty
 import re
 import signal
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 HYPURA, SOURCE = sys.argv[1], sys.argv[2]
@@ -124,6 +126,25 @@ def a_conversation_ends_when_it_is_told():
     assert out.count("ls - list directory") == 1 and "rm - " not in out and "/bye" in err, (out, err)
     _, err = hypura("show", status=2)
     assert "hypura inspect" in err, err
+
+
+def a_conversation_takes_every_letter():
+    sent, master, slave = "Grüße, 日本\r", *pty.openpty()
+    environment = {**os.environ, "LC_ALL": "en_US.UTF-8" if sys.platform == "darwin" else "C.UTF-8", "TERM": "xterm"}
+    process = subprocess.Popen([HYPURA, "run", MODEL, "--max-tokens", "1", "--no-state"], stdin=slave, stdout=slave,
+                               stderr=subprocess.DEVNULL, env=environment)
+    while termios.tcgetattr(slave)[3] & termios.ECHO:  # until the line editor shows what is typed
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.write(master, sent.encode())
+    shown = b""
+    while shown.count(b"> ") < 2:
+        shown += os.read(master, 4096)
+    os.write(master, b"/bye\r")
+    process.wait(timeout=60)
+    os.close(master)
+    os.close(slave)
+    assert sent.strip() in shown.decode(), shown
 
 
 def same_answer_from_every_budget_thread_count_and_reader():
