@@ -208,7 +208,8 @@ void thread_pool_skip(struct thread_pool *pool, bool skip);
 /* Whether a task was left out since this was asked last: what the sections made since then is worth nothing. */
 bool thread_pool_skipped(struct thread_pool *pool);
 
-/* Cores that this process may use (affinity mask and cgroup quota considered). At least 1. */
+/* Cores that this process may run on (its affinity mask considered). At least 1. What a control group allows of their
+ * time is hw's to know. */
 size_t thread_usable_cores(void);
 
 #endif

@@ -2,7 +2,6 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -289,21 +288,6 @@ void thread_pool_run_shares(struct thread_pool *pool, thread_range range, void *
 
 /* ---- cores ------------------------------------------------------------------------------------------------------- */
 
-#ifdef __linux__
-static size_t cgroup_quota_cores(void)
-{
-    FILE *file = fopen("/sys/fs/cgroup/cpu.max", "r");
-    if (!file)
-        return SIZE_MAX;
-    unsigned long long quota, period;
-    int found = fscanf(file, "%llu %llu", &quota, &period);
-    fclose(file);
-    if (found != 2 || period == 0)
-        return SIZE_MAX;
-    return (size_t)MAX((quota + period - 1) / period, 1u);
-}
-#endif
-
 size_t thread_usable_cores(void)
 {
     long online = sysconf(_SC_NPROCESSORS_ONLN);
@@ -312,7 +296,6 @@ size_t thread_usable_cores(void)
     cpu_set_t set;
     if (sched_getaffinity(0, sizeof set, &set) == 0)
         cores = MIN(cores, (size_t)CPU_COUNT(&set));
-    cores = MIN(cores, cgroup_quota_cores());
 #endif
     return MAX(cores, (size_t)1);
 }

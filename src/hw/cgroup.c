@@ -1,6 +1,6 @@
-/* Memory limits of control groups, versions 1 and 2 (Linux: Documentation/admin-guide/cgroup-v2.rst,
- * cgroup-v1/memory.rst). A limit holds for everything below its group, so every group from ours to the top is looked
- * at. */
+/* Limits of control groups on memory and on processor time, versions 1 and 2 (Linux:
+ * Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst, scheduler/sched-bwc.rst). A limit holds for everything
+ * below its group, so every group from ours to the top is looked at. */
 #include "hw/hw_private.h"
 
 #include <inttypes.h>
@@ -61,17 +61,17 @@ static bool has_word(const char *list, const char *word)
     return false;
 }
 
-struct memory_mount {
-    bool version2;
+struct cgroup_mount {
+    const char *controller; /* "memory", "cpu": version 1 mounts them apart; NULL: version 2 */
     bool found;
     struct mount_row row;
 };
 
-static bool find_memory_mount(void *context, const struct mount_row *row)
+static bool find_mount(void *context, const struct mount_row *row)
 {
-    struct memory_mount *wanted = context;
-    bool match = wanted->version2 ? !strcmp(row->type, "cgroup2")
-                                  : !strcmp(row->type, "cgroup") && has_word(row->options, "memory");
+    struct cgroup_mount *wanted = context;
+    bool match = wanted->controller ? !strcmp(row->type, "cgroup") && has_word(row->options, wanted->controller)
+                                    : !strcmp(row->type, "cgroup2");
     if (match) {
         wanted->found = true;
         wanted->row = *row;
@@ -79,8 +79,8 @@ static bool find_memory_mount(void *context, const struct mount_row *row)
     return !match;
 }
 
-/* This process's group: in version 2 the line "0::PATH", in version 1 the line whose controllers name memory. */
-static bool own_group(const char *root, bool version2, char *out, size_t room)
+/* This process's group: in version 2 the line "0::PATH", in version 1 the line that names the controller. */
+static bool own_group(const char *root, const char *controller, char *out, size_t room)
 {
     char path[1024];
     snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
@@ -98,7 +98,7 @@ static bool own_group(const char *root, bool version2, char *out, size_t room)
             continue;
         *controllers++ = '\0';
         *group++ = '\0';
-        found = version2 ? !strcmp(line, "0") && !*controllers : has_word(controllers, "memory");
+        found = controller ? has_word(controllers, controller) : !strcmp(line, "0") && !*controllers;
         if (found)
             snprintf(out, room, "%s", group);
     }
@@ -144,9 +144,9 @@ static uint64_t room_left(const struct group_memory *group)
     return group->limit == UINT64_MAX ? UINT64_MAX : group->limit - MIN(group->used, group->limit);
 }
 
-static void look_at_group(const char *folder, bool version2, struct group_memory *tightest)
+static void look_at_memory(const char *folder, bool version2, void *context)
 {
-    struct group_memory here = {UINT64_MAX, 0};
+    struct group_memory here = {UINT64_MAX, 0}, *tightest = context;
     uint64_t droppable;
     if (version2) {
         /* Above memory.high a group is slowed down until it gives memory back: for us as good as a limit. */
@@ -166,12 +166,32 @@ static void look_at_group(const char *folder, bool version2, struct group_memory
         *tightest = here;
 }
 
-static void walk_up(const char *root, bool version2, struct group_memory *tightest)
+/* In thousandths of a core. A file that is not there, and a quota of "max" or -1, mean none. */
+static void look_at_time(const char *folder, bool version2, void *context)
 {
-    struct memory_mount mount = {.version2 = version2};
+    char path[2200], text[128];
+    uint64_t quota, period, *tightest = context;
+    if (version2) {
+        snprintf(path, sizeof path, "%s/cpu.max", folder);
+        if (!hw_read_text(path, text, sizeof text) || sscanf(text, "%" SCNu64 " %" SCNu64, &quota, &period) != 2)
+            return;
+    } else {
+        quota = read_limit(folder, "cpu.cfs_quota_us");
+        period = read_limit(folder, "cpu.cfs_period_us");
+    }
+    if (quota < (uint64_t)1 << 40 && period > 0 && period < (uint64_t)1 << 40)
+        *tightest = MIN(*tightest, quota * 1000 / period);
+}
+
+typedef void (*group_visitor)(const char *folder, bool version2, void *context);
+
+/* Every group from ours to the top. controller: of version 1; NULL: version 2. */
+static void walk_up(const char *root, const char *controller, group_visitor look, void *context)
+{
+    struct cgroup_mount mount = {.controller = controller};
     char group[1024];
-    hw_walk_mounts(root, find_memory_mount, &mount);
-    if (!mount.found || !own_group(root, version2, group, sizeof group))
+    hw_walk_mounts(root, find_mount, &mount);
+    if (!mount.found || !own_group(root, controller, group, sizeof group))
         return;
 
     /* In a container the mount often shows only the container's part of the tree, and the group's path may or may not
@@ -186,7 +206,7 @@ static void walk_up(const char *root, bool version2, struct group_memory *tighte
         strstr(folder, "/.."))
         snprintf(folder, sizeof folder, "%s", top);
     for (;;) {
-        look_at_group(folder, version2, tightest);
+        look(folder, !controller, context);
         char *slash = strrchr(folder, '/');
         if (strlen(folder) <= strlen(top) || !slash)
             break;
@@ -197,8 +217,16 @@ static void walk_up(const char *root, bool version2, struct group_memory *tighte
 void hw_cgroup_memory(const char *root, uint64_t *limit, uint64_t *used)
 {
     struct group_memory tightest = {UINT64_MAX, 0};
-    walk_up(root, true, &tightest);
-    walk_up(root, false, &tightest);
+    walk_up(root, NULL, look_at_memory, &tightest);
+    walk_up(root, "memory", look_at_memory, &tightest);
     *limit = tightest.limit;
     *used = tightest.limit == UINT64_MAX ? 0 : tightest.used;
+}
+
+size_t hw_cgroup_cores(const char *root)
+{
+    uint64_t thousandths = UINT64_MAX;
+    walk_up(root, NULL, look_at_time, &thousandths);
+    walk_up(root, "cpu", look_at_time, &thousandths);
+    return thousandths == UINT64_MAX ? SIZE_MAX : (size_t)MAX((thousandths + 999) / 1000, (uint64_t)1);
 }

@@ -197,5 +197,5 @@ void hw_detect_cpu(struct hardware *out)
     out->instructions[0] = '\0';
     cpu_instructions(out->instructions, sizeof out->instructions);
     cpu_caches(out);
-    out->cores = thread_usable_cores();
+    out->cores = MIN(thread_usable_cores(), hw_cgroup_cores(""));
 }

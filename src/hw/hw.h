@@ -71,7 +71,7 @@ struct hardware_gpu {
 struct hardware {
     char cpu[128];
     char instructions[64];       /* "AVX2 AVX-512 VNNI BF16" */
-    size_t cores;                /* usable */
+    size_t cores;                /* that we may run on and have time on */
     uint64_t cache_l1, cache_l2; /* bytes of data cache a core; 0 unknown */
     uint64_t cache_l3;           /* of all that our cores have */
     uint64_t memory_total;

@@ -30,6 +30,9 @@ void hw_walk_mounts(const char *root, mount_visitor visit, void *context);
 /* The tightest memory limit on the way from this process's cgroup to the top, and what that group uses. */
 void hw_cgroup_memory(const char *root, uint64_t *limit, uint64_t *used);
 
+/* Cores whose time the groups on that way allow, rounded up; SIZE_MAX without a limit. */
+size_t hw_cgroup_cores(const char *root);
+
 /* ---- measuring ----------------------------------------------------------------------------------------------------
  */
 

@@ -1,5 +1,5 @@
-/* The memory limit that counts is the tightest on the way up, whichever version of cgroups and however it is mounted.
- */
+/* The limit on memory or time that counts is the tightest on the way up, whichever version of cgroups and however it is
+ * mounted. */
 #include "folder.h"
 
 #include "hw/hw_private.h"
@@ -125,6 +125,29 @@ static void files_that_are_missing_or_nonsense_mean_no_limit(void **state)
     assert_int_equal(used, 0);
 }
 
+static void the_tightest_quota_of_time_counts(void **state)
+{
+    (void)state;
+    assert_true(hw_cgroup_cores(test_folder) == SIZE_MAX);
+    put("proc/self/cgroup", "0::/system.slice/hypura.service\n");
+    put("proc/self/mountinfo", "31 25 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+    put("sys/fs/cgroup/system.slice/hypura.service/cpu.max", "max 100000\n");
+    assert_true(hw_cgroup_cores(test_folder) == SIZE_MAX);
+    put("sys/fs/cgroup/system.slice/hypura.service/cpu.max", "400000 100000\n");
+    put("sys/fs/cgroup/system.slice/cpu.max", "250000 100000\n");
+    assert_int_equal(hw_cgroup_cores(test_folder), 3);
+    put("sys/fs/cgroup/system.slice/cpu.max", "1000 100000\n");
+    assert_int_equal(hw_cgroup_cores(test_folder), 1);
+
+    put("proc/self/cgroup", "5:cpu,cpuacct:/job\n4:memory:/other\n");
+    put("proc/self/mountinfo", "35 31 0:32 / /cg rw - cgroup cgroup rw,cpu,cpuacct\n");
+    put("cg/job/cpu.cfs_quota_us", "-1\n");
+    put("cg/job/cpu.cfs_period_us", "100000\n");
+    assert_true(hw_cgroup_cores(test_folder) == SIZE_MAX);
+    put("cg/job/cpu.cfs_quota_us", "200000\n");
+    assert_int_equal(hw_cgroup_cores(test_folder), 2);
+}
+
 static void free_memory_counts_what_the_kernel_would_drop(void **state)
 {
     (void)state;
@@ -144,6 +167,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(version_1_is_walked_up_too, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_container_finds_its_own_group, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(files_that_are_missing_or_nonsense_mean_no_limit, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(the_tightest_quota_of_time_counts, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(free_memory_counts_what_the_kernel_would_drop, make_folder, remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

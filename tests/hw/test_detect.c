@@ -14,7 +14,7 @@ static void the_machine_is_described(void **state)
     assert_ok(hardware_detect(&hardware, "/", &test_error));
     assert_true(strlen(hardware.cpu) > 0);
     assert_true(strlen(hardware.instructions) > 0);
-    assert_int_equal(hardware.cores, thread_usable_cores());
+    assert_true(hardware.cores >= 1 && hardware.cores <= thread_usable_cores());
     assert_true(hardware.memory_total > 0);
     assert_true(hardware.memory_available <= hardware.memory_total);
     assert_true(hardware.memory_bytes_per_second > 0 && hardware.compute_bytes_per_second > 0);
