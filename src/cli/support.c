@@ -15,7 +15,7 @@
 
 #define EMBEDDED_MODEL "manpage-moe-24m-Q4_K_M.gguf"
 
-static struct engine *engine_to_cancel;
+static struct engine *volatile engine_to_cancel;
 static volatile sig_atomic_t interrupt_count;
 
 static void on_interrupt(int number)

@@ -77,10 +77,7 @@ hypura_status string_copy(char **out, const char *text, hypura_error *error)
 
 size_t memory_page_size(void)
 {
-    static size_t size;
-    if (size == 0)
-        size = (size_t)sysconf(_SC_PAGESIZE);
-    return size;
+    return (size_t)sysconf(_SC_PAGESIZE); /* the C library knows it without asking the system */
 }
 
 hypura_status memory_map(void **out, size_t bytes, bool huge, const char *what, hypura_error *error)

@@ -85,7 +85,7 @@ static hypura_status fill_file(int file, uint64_t bytes, const char *folder, hyp
             words[i] = random_next(&random);
         for (size_t done = 0; done < piece;) {
             ssize_t size = write(file, (char *)words + done, piece - done);
-            if (size <= 0 && errno != EINTR) {
+            if (size == 0 || (size < 0 && errno != EINTR)) {
                 status = error_set_errno(error, size < 0 ? errno : ENOSPC,
                                          "cannot write a temporary file to read from in %s", folder);
                 memory_free(words);

@@ -221,10 +221,11 @@ static void take_body(struct exchange *exchange, const char *data, size_t size)
         exchange->discarded += size;
         return;
     }
-    atomic_fetch_add(&http->body_bytes, size);
     buffer_append(&exchange->body, data, size);
     if (exchange->body.failed)
         refuse(exchange, 503, "server busy, please try again.  out of memory");
+    else
+        atomic_fetch_add(&http->body_bytes, size); /* what the exchange gives back at its end */
 }
 
 static void answer(struct http *http, struct exchange *exchange)
