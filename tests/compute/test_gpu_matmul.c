@@ -228,6 +228,53 @@ static void norms_inputs_and_gates_outputs(void **state)
     check_gated(gpu, &random, TENSOR_Q8_0, 5, 24576, 2, true);
 }
 
+/* Neighbours that norm the same inputs with another epsilon are not one launch. */
+static void keeps_epsilons_apart(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    struct random random;
+    random_seed(&random, 29);
+    const uint32_t rows = 20, columns = 256;
+    struct product product = product_create(gpu, &random, TENSOR_F16, rows, columns);
+    float *in = gpu_test_floats(&random, columns), *weights = gpu_test_floats(&random, columns), *outs[2][2];
+    for (uint32_t c = 0; c < columns; c++)
+        in[c] *= 1e-2f;
+    const struct gpu_range input = gpu_test_range(gpu, in, columns * sizeof *in),
+                           norm = gpu_test_range(gpu, weights, columns * sizeof *weights);
+    for (int together = 0; together < 2; together++) {
+        struct gpu_matmul jobs[2];
+        gpu_begin(gpu);
+        for (int i = 0; i < 2; i++) {
+            jobs[i] = (struct gpu_matmul){.weights = product.matrix,
+                                          .in = input,
+                                          .norm = norm,
+                                          .out = gpu_test_range(gpu, NULL, rows * sizeof(float)),
+                                          .tokens = 1,
+                                          .in_stride = columns,
+                                          .out_stride = rows,
+                                          .epsilon = i == 0 ? 1e-5f : 1e-3f};
+            if (!together)
+                gpu_matmul(gpu, &jobs[i], 1);
+        }
+        if (together)
+            gpu_matmul(gpu, jobs, 2);
+        gpu_test_run(gpu);
+        for (int i = 0; i < 2; i++)
+            outs[together][i] = gpu_test_take(gpu, jobs[i].out, rows * sizeof(float));
+    }
+    assert_true(gpu_test_error(outs[0][0], outs[0][1], rows) > 1e-2);
+    for (int i = 0; i < 2; i++) {
+        assert_memory_equal(outs[0][i], outs[1][i], rows * sizeof(float));
+        free(outs[0][i]);
+        free(outs[1][i]);
+    }
+    product_destroy(gpu, &product);
+    gpu_buffer_destroy(gpu, input.buffer);
+    gpu_buffer_destroy(gpu, norm.buffer);
+    free(in);
+    free(weights);
+}
+
 static double tile_error(struct gpu *gpu, enum tensor_type type)
 {
     return gpu_get_info(gpu)->cooperative_matrix && type != TENSOR_F32 ? HALF_ERROR : VECTOR_ERROR;
@@ -496,6 +543,7 @@ int main(void)
         cmocka_unit_test(multiplies_odd_columns),         cmocka_unit_test(many_jobs_give_the_bits_of_each),
         cmocka_unit_test(tokens_together_change_no_bit),  cmocka_unit_test(multiplies_by_experts),
         cmocka_unit_test(multiplies_as_floats_too),       cmocka_unit_test(norms_inputs_and_gates_outputs),
+        cmocka_unit_test(keeps_epsilons_apart),
         cmocka_unit_test(refuses_weights_it_cannot_read),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);

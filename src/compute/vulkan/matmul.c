@@ -107,8 +107,8 @@ static bool alike(const struct gpu_matmul *a, const struct gpu_matmul *b)
 {
     return a->weights.type == b->weights.type && a->weights.columns == b->weights.columns &&
            a->weights.row_bytes == b->weights.row_bytes && gpu_address(a->in) == gpu_address(b->in) &&
-           gpu_address(a->norm) == gpu_address(b->norm) && a->in_stride == b->in_stride && a->tokens == b->tokens &&
-           a->accumulate == b->accumulate;
+           gpu_address(a->norm) == gpu_address(b->norm) && (!a->norm.buffer || a->epsilon == b->epsilon) &&
+           a->in_stride == b->in_stride && a->tokens == b->tokens && a->accumulate == b->accumulate;
 }
 
 /* ---- matrix times matrix ----------------------------------------------------------------------------------------- */
