@@ -128,6 +128,26 @@ static void fails_before_what_was_recorded_is_sent(void **state)
     close_silent(engine);
 }
 
+/* Commands that cannot be recorded ahead are recorded again in time. */
+static void cannot_record_ahead(void **state)
+{
+    (void)state;
+    device_or_skip();
+    struct engine *engine = open_with("llama", &(struct setting){.kv_type = TENSOR_F16});
+    size_t capacity = engine->kv.layers[0].capacity;
+    for (uint32_t position = 0; position < 5; position++) {
+        int32_t token = 5;
+        struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
+        engine->pass->ahead.seconds = 0;
+        /* This one runs by what was recorded. */
+        engine->kv.layers[0].capacity = position == 3 ? 1 : capacity;
+        assert_int_equal(engine->pass->ahead.ready, position == 2 || position == 3);
+        assert_ok(engine_forward(engine, &batch, &test_error));
+        assert_int_equal(engine->pass->ahead.used, position == 2 || position == 3);
+    }
+    close_silent(engine);
+}
+
 int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
@@ -135,6 +155,7 @@ int main(void)
         cmocka_unit_test(chains_change_no_bit),
         cmocka_unit_test(recording_ahead_changes_no_bit),
         cmocka_unit_test(fails_before_what_was_recorded_is_sent),
+        cmocka_unit_test(cannot_record_ahead),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

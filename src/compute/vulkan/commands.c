@@ -456,6 +456,11 @@ hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host
     return HYPURA_OK;
 }
 
+hypura_status gpu_recorded(const struct gpu *gpu)
+{
+    return gpu->recording.status;
+}
+
 void gpu_drop(struct gpu *gpu)
 {
     if (gpu->open)

@@ -140,6 +140,9 @@ void gpu_barrier(struct gpu *gpu);
 hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host, gpu_ticket wait_upload,
                          hypura_error *error);
 
+/* The error that gpu_submit would give for what was recorded since gpu_begin. */
+hypura_status gpu_recorded(const struct gpu *gpu);
+
 /* Forgets what was recorded since gpu_begin, and its errors. */
 void gpu_drop(struct gpu *gpu);
 

@@ -75,7 +75,7 @@ void pass_record_ahead(struct engine *engine)
     for (uint32_t r = 0; r < ahead->rows; r++)
         engine->scratch.positions[r]--;
     *pass = before;
-    ahead->ready = status == HYPURA_OK;
+    ahead->ready = status == HYPURA_OK && gpu_recorded(pass->gpu) == HYPURA_OK;
     if (!ahead->ready)
         gpu_drop(pass->gpu);
 }
