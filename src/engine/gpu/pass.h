@@ -4,6 +4,7 @@
  *   open.c          which device, and what the planner puts there
  *   ability.c       which layers it can compute, and how much device memory it wants
  *   pass.c          opening, closing, batches of commands, the way of the residual stream from one side to the other
+ *   buffers.c       what stands where in the buffers of a pass
  *   layer.c         attention and dense feed forward as commands
  *   latent.c        latent attention
  *   recurrent.c     gated delta nets
@@ -158,6 +159,8 @@ const float *gpu_pass_hidden(const struct engine *engine);
 const float *gpu_pass_host_vector(const struct engine *engine, unit_number unit);
 
 /* ---- shared by the files of this folder -------------------------------------------------------------------------- */
+
+hypura_status pass_make_buffers(struct engine *engine, hypura_error *error);
 
 /* Opens a batch of commands if none is. */
 void pass_record(struct gpu_pass *pass);

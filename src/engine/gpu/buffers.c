@@ -1,0 +1,148 @@
+/* What a pass has on the device besides weights: which part of which buffer is what, and the caches. */
+#include "engine/gpu/pass.h"
+
+/* Rows whose attention is cut into parts at the same time. */
+#define PARTS_AT_ONCE 64u
+
+struct layout {
+    uint64_t scratch, upload, readback;
+};
+
+static struct gpu_range cut(struct gpu_buffer *buffer, uint64_t *used, uint64_t bytes)
+{
+    struct gpu_range range = {buffer, *used};
+    *used += align_up(MAX(bytes, (uint64_t)1), GPU_ALIGNMENT);
+    return range;
+}
+
+static struct shared_part cut_shared(struct gpu_buffer *buffer, uint64_t *used, uint64_t bytes)
+{
+    struct shared_part part = {.range = cut(buffer, used, bytes)};
+    if (buffer)
+        part.host = (uint8_t *)gpu_buffer_mapped(buffer) + part.range.offset;
+    return part;
+}
+
+/* Room for the largest dense matrix of a layer as halves. */
+static uint64_t unpacked_bytes(const struct geometry *g, uint32_t chunk)
+{
+    uint64_t most = 0;
+    for (uint32_t i = 0; g->halves && i < model_parameters(g->model)->layers; i++)
+        for (int role = 0; role < ROLE_COUNT; role++) {
+            unit_number unit = model_layer(g->model, i)->tensors[role];
+            const struct gguf_tensor *t = unit == NO_UNIT ? NULL : model_unit(g->model, unit)->slices[0].tensor;
+            if (t)
+                most = MAX(most, gpu_unpacked_bytes(t->type, (uint32_t)(t->dimensions[1] * t->dimensions[2]),
+                                                    (uint32_t)t->dimensions[0], chunk));
+        }
+    return most;
+}
+
+/* What attention leaves of rows of sequences that have few, so many rows at a time, which keep a device busy. */
+static uint64_t attention_bytes(const struct geometry *g, uint32_t chunk, uint32_t positions)
+{
+    const struct model_parameters *p = model_parameters(g->model);
+    uint32_t rows = MIN(MIN(chunk, PARTS_AT_ONCE), g->sequences * GPU_VECTOR_TOKENS);
+    uint64_t most = pass_latent_attention_bytes(g, chunk, positions);
+    for (uint32_t i = 0; i < p->layers; i++) {
+        const struct model_layer *layer = model_layer(g->model, i);
+        bool latent = layer->kind == LAYER_LATENT;
+        uint32_t size = latent ? p->latent_value_size : layer->value_size;
+        if (layer->kind == LAYER_ATTENTION || (latent && layer->tensors[ROLE_ATTENTION_KV_B] != NO_UNIT))
+            most = MAX(most, gpu_attention_scratch_bytes(rows, layer->heads, size, positions));
+    }
+    return most;
+}
+
+/* Without buffers only the sizes count. */
+static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, uint32_t chunk, uint32_t positions)
+{
+    const struct model_parameters *p = model_parameters(g->model);
+    struct layout used = {0};
+    uint64_t c = chunk, e = p->embedding, f = sizeof(float), choices = c * p->experts_used;
+    struct gpu_buffer *s = pass->scratch, *u = pass->upload, *b = pass->readback;
+    pass->hidden = cut(s, &used.scratch, c * e * f);
+    pass->normed = cut(s, &used.scratch, c * e * f);
+    pass->branch = cut(s, &used.scratch, c * e * f);
+    pass->query = cut(s, &used.scratch, c * g->query * f);
+    pass->raw = cut(s, &used.scratch, c * g->query_raw * f);
+    pass->key = cut(s, &used.scratch, c * g->key * f);
+    pass->value = cut(s, &used.scratch, c * g->value * f);
+    pass->attended = cut(s, &used.scratch, c * g->attended * f);
+    pass->attention_bytes = attention_bytes(g, chunk, positions);
+    pass->attention = cut(s, &used.scratch, pass->attention_bytes);
+    pass->latent.rows = pass_latent_rows(g, chunk);
+    uint32_t rows = pass->latent.rows ? pass->latent.rows + LATENT_MORE_ROWS : 0, heads = (uint32_t)g->heads;
+    pass->latent.query = cut(s, &used.scratch, rows * g->latent_query * f);
+    pass->latent.attended = cut(s, &used.scratch, rows * g->latent_attended * f);
+    pass->latent.heads = cut(s, &used.scratch, (uint64_t)rows * heads * f);
+    pass->latent.groups = cut(s, &used.scratch, rows ? gpu_expert_group_bytes(heads, heads, rows) : 0);
+    pass->latent.latents = cut(s, &used.scratch, c * g->latents * f);
+    uint64_t inner = MAX(c * g->feed_forward, choices * p->expert_feed_forward);
+    pass->gate = cut(s, &used.scratch, inner * f);
+    pass->up = cut(s, &used.scratch, inner * f);
+    uint64_t half = g->halves ? sizeof(uint16_t) : 0;
+    pass->normed_halves = cut(s, &used.scratch, c * e * half);
+    pass->inner_halves = cut(s, &used.scratch, inner * half);
+    pass->unpacked_bytes = unpacked_bytes(g, chunk);
+    pass->unpacked = cut(s, &used.scratch, pass->unpacked_bytes);
+    pass->picked = cut(s, &used.scratch, g->logits_rows * e * f);
+    pass->logits = cut(s, &used.scratch, (uint64_t)g->logits_rows * p->vocabulary * f);
+    pass->tokens = cut(s, &used.scratch, c * f);
+    pass->rope[0] = cut(s, &used.scratch, c * p->rotary * f);
+    pass->rope[1] = cut(s, &used.scratch, c * p->rotary_local * f);
+    pass->scales = cut(s, &used.scratch, c * f);
+    if (p->experts) {
+        pass->router = cut(s, &used.scratch, c * p->experts * f);
+        pass->chosen = cut(s, &used.scratch, choices * f);
+        pass->weights = cut(s, &used.scratch, choices * f);
+        pass->groups = cut(s, &used.scratch, gpu_expert_group_bytes(p->experts, p->experts_used, chunk));
+        pass->expert_out = cut(s, &used.scratch, choices * e * f);
+        pass->shared_out = cut(s, &used.scratch, c * e * f);
+        pass->shared_gates = cut(s, &used.scratch, c * f);
+        pass->up_parts.expert_rows = cut_shared(u, &used.upload, choices * e * f);
+        pass->back_parts.normed = cut_shared(b, &used.readback, c * e * f);
+        pass->back_parts.chosen = cut_shared(b, &used.readback, choices * f);
+        pass->back_parts.weights = cut_shared(b, &used.readback, choices * f);
+    }
+    for (int i = 0; i < 2 && p->experts; i++)
+        pass->visits[i].table = cut_shared(u, &used.upload, UNIT_MAX_SLICES * p->experts * sizeof(uint32_t));
+    pass->up_parts.hidden = cut_shared(u, &used.upload, c * e * f);
+    pass->up_parts.tokens = cut_shared(u, &used.upload, c * f);
+    pass->up_parts.rope[0] = cut_shared(u, &used.upload, c * p->rotary * f);
+    pass->up_parts.rope[1] = cut_shared(u, &used.upload, c * p->rotary_local * f);
+    pass->up_parts.scales = cut_shared(u, &used.upload, c * f);
+    pass->back_parts.hidden = cut_shared(b, &used.readback, c * e * f);
+    pass->back_parts.logits = cut_shared(b, &used.readback, (uint64_t)g->logits_rows * p->vocabulary * f);
+    return used;
+}
+
+uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
+{
+    struct gpu_pass pass = {0};
+    struct layout used = lay_out(&pass, geometry, chunk, positions);
+    /* Memory that the host sees may be the device's too. */
+    return used.scratch + used.upload + used.readback;
+}
+
+hypura_status pass_make_buffers(struct engine *engine, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct plan *plan = engine->plan;
+    struct layout sizes = lay_out(pass, &engine->geometry, plan->chunk, plan->positions);
+    TRY(gpu_buffer_create(pass->gpu, &pass->scratch, sizes.scratch, GPU_DEVICE, error));
+    TRY(gpu_buffer_create(pass->gpu, &pass->upload, sizes.upload, GPU_UPLOAD, error));
+    TRY(gpu_buffer_create(pass->gpu, &pass->readback, sizes.readback, GPU_READBACK, error));
+    lay_out(pass, &engine->geometry, plan->chunk, plan->positions);
+    TRY(pass_make_visits(engine, error));
+    TRY(pass_make_holds(engine, error));
+    TRY(pass_open_latent(engine, error));
+    TRY(ALLOCATE(&pass->caches, engine->kv.layer_count, "table of caches", error));
+    for (uint32_t i = 0; i < engine->kv.layer_count; i++) {
+        uint64_t bytes =
+            kv_layer_bytes(&engine->geometry, i, plan->positions, engine->geometry.sequences, engine->kv.type);
+        if (pass->plan->layers[i])
+            TRY(gpu_buffer_create(pass->gpu, &pass->caches[i], bytes, GPU_DEVICE, error));
+    }
+    return HYPURA_OK;
+}
