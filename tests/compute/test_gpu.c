@@ -67,7 +67,6 @@ static void refuses_what_does_not_fit(void **state)
     gpu_ticket ticket;
     uint8_t bytes[128] = {0};
     assert_int_equal(gpu_upload(gpu, range, bytes, 128, &ticket, &test_error), HYPURA_ERROR_ARGUMENT);
-    assert_int_equal(gpu_download(gpu, range, bytes, 128, &test_error), HYPURA_ERROR_ARGUMENT);
     gpu_buffer_destroy(gpu, range.buffer);
     gpu_begin(gpu);
     gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, (struct gpu_range){0}, 0, 64, 1e-5f);

@@ -534,7 +534,7 @@ static void expect_same_bits_in_pieces(struct gpu *gpu, struct fixture *f, const
     }
     float *out = malloc(f->rows * width * sizeof *out);
     assert_non_null(out);
-    assert_ok(gpu_download(gpu, f->attention.out, out, f->rows * width * sizeof *out, &test_error));
+    gpu_test_download(gpu, f->attention.out, out, f->rows * width * sizeof *out);
     assert_memory_equal(out, expected, f->rows * width * sizeof *out);
     free(out);
 }
@@ -553,7 +553,7 @@ static void expect_same_bits_in_little_scratch(struct gpu *gpu, struct fixture *
     gpu_test_run(gpu);
     float *again = malloc(count * sizeof *again);
     assert_non_null(again);
-    assert_ok(gpu_download(gpu, f->attention.out, again, count * sizeof *again, &test_error));
+    gpu_test_download(gpu, f->attention.out, again, count * sizeof *again);
     assert_memory_equal(again, out, count * sizeof *again);
     free(again);
 }
@@ -574,7 +574,7 @@ static void attention_is_right_and_repeats(void **state)
         size_t count = (size_t)f.rows * shape->heads * shape->value_size;
         float *out = malloc(count * sizeof *out), *expected = malloc(count * sizeof *expected);
         assert_true(out && expected);
-        assert_ok(gpu_download(gpu, f.attention.out, out, count * sizeof *out, &test_error));
+        gpu_test_download(gpu, f.attention.out, out, count * sizeof *out);
         for (uint32_t s = 0; s < f.count; s++)
             for (uint32_t r = 0; r < f.sequences[s].rows; r++)
                 for (uint32_t h = 0; h < shape->heads; h++)

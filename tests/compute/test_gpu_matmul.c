@@ -539,12 +539,11 @@ static void refuses_weights_it_cannot_read(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(multiplies_few_tokens),          cmocka_unit_test(multiplies_many_tokens),
-        cmocka_unit_test(multiplies_odd_columns),         cmocka_unit_test(many_jobs_give_the_bits_of_each),
-        cmocka_unit_test(tokens_together_change_no_bit),  cmocka_unit_test(multiplies_by_experts),
-        cmocka_unit_test(multiplies_as_floats_too),       cmocka_unit_test(norms_inputs_and_gates_outputs),
-        cmocka_unit_test(keeps_epsilons_apart),
-        cmocka_unit_test(refuses_weights_it_cannot_read),
+        cmocka_unit_test(multiplies_few_tokens),         cmocka_unit_test(multiplies_many_tokens),
+        cmocka_unit_test(multiplies_odd_columns),        cmocka_unit_test(many_jobs_give_the_bits_of_each),
+        cmocka_unit_test(tokens_together_change_no_bit), cmocka_unit_test(multiplies_by_experts),
+        cmocka_unit_test(multiplies_as_floats_too),      cmocka_unit_test(norms_inputs_and_gates_outputs),
+        cmocka_unit_test(keeps_epsilons_apart),          cmocka_unit_test(refuses_weights_it_cannot_read),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

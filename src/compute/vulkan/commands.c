@@ -159,6 +159,20 @@ bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value)
     return value == 0 || (read_timeline(gpu, timeline, &now) == VK_SUCCESS && now >= value);
 }
 
+/* Not by gpu_upload: its staging ring is for weights, and may never be needed. */
+static hypura_status create_progress(struct gpu *gpu, hypura_error *error)
+{
+    gpu_ticket cleared = 0;
+    hypura_status status = gpu_buffer_create(gpu, &gpu->progress, GPU_ALIGNMENT, GPU_DEVICE, error);
+    if (status)
+        return status;
+    gpu_begin(gpu);
+    if (gpu->open)
+        gpu->vk.vkCmdFillBuffer(gpu->open->commands, gpu->progress->buffer, 0, VK_WHOLE_SIZE, 0);
+    status = gpu_submit(gpu, &cleared, 0, 0, error);
+    return status ? status : gpu_wait(gpu, cleared, error);
+}
+
 hypura_status commands_create(struct gpu *gpu, hypura_error *error)
 {
     hypura_status status = create_timeline(gpu, &gpu->compute_timeline, error);
@@ -166,16 +180,7 @@ hypura_status commands_create(struct gpu *gpu, hypura_error *error)
         status = create_timeline(gpu, &gpu->host_timeline, error);
     if (!status)
         status = create_timeline(gpu, &gpu->upload_timeline, error);
-    if (!status && gpu->info.chains) {
-        const uint32_t none = 0;
-        gpu_ticket ticket = 0;
-        status = gpu_buffer_create(gpu, &gpu->progress, GPU_ALIGNMENT, GPU_DEVICE, error);
-        if (!status)
-            status = gpu_upload(gpu, (struct gpu_range){gpu->progress, 0}, &none, sizeof none, &ticket, error);
-        if (!status)
-            status = gpu_upload_wait(gpu, ticket, error);
-    }
-    return status;
+    return status || !gpu->info.chains ? status : create_progress(gpu, error);
 }
 
 void commands_destroy(struct gpu *gpu)

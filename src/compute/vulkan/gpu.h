@@ -120,9 +120,6 @@ hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host,
                          hypura_error *error);
 hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error);
 
-/* Waits for the batches sent so far and copies what they left. */
-hypura_status gpu_download(struct gpu *gpu, struct gpu_range from, void *host, uint64_t bytes, hypura_error *error);
-
 /* ---- commands ---------------------------------------------------------------------------------------------------- */
 
 /* Kernels are recorded in order into the open batch. Those between two calls of gpu_barrier run in any order or at the

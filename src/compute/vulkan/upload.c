@@ -1,4 +1,4 @@
-/* Copies between the host and memory that is not mapped, through parts of one staging buffer, which take turns. */
+/* Copies from the host to memory that is not mapped, through parts of one staging buffer, which take turns. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <string.h>
@@ -57,33 +57,21 @@ static hypura_status take_part(struct gpu *gpu, struct staging **part, uint64_t 
     return status ? status : command_buffer_begin(gpu, (*part)->pool, (*part)->commands, error);
 }
 
-/* wait: a batch that must have ended first, 0 for none. */
 static hypura_status send(struct gpu *gpu, struct staging *part, struct gpu_range to, struct gpu_range from,
-                          uint64_t bytes, gpu_ticket wait, hypura_error *error)
+                          uint64_t bytes, hypura_error *error)
 {
     const VkBufferCopy copy = {from.offset, to.offset, bytes};
     gpu->vk.vkCmdCopyBuffer(part->commands, from.buffer->buffer, to.buffer->buffer, 1, &copy);
-    const VkMemoryBarrier barrier = {.sType = VK_STRUCTURE_TYPE_MEMORY_BARRIER,
-                                     .srcAccessMask = VK_ACCESS_TRANSFER_WRITE_BIT,
-                                     .dstAccessMask = VK_ACCESS_HOST_READ_BIT};
-    gpu->vk.vkCmdPipelineBarrier(part->commands, VK_PIPELINE_STAGE_TRANSFER_BIT, VK_PIPELINE_STAGE_HOST_BIT, 0, 1,
-                                 &barrier, 0, NULL, 0, NULL);
     hypura_status status =
         gpu_check(gpu, gpu->vk.vkEndCommandBuffer(part->commands), "closing a command buffer", error);
     if (status)
         return status;
     uint64_t next = gpu->uploaded + 1;
-    const VkPipelineStageFlags stage = VK_PIPELINE_STAGE_TRANSFER_BIT;
     const VkTimelineSemaphoreSubmitInfo timeline = {.sType = VK_STRUCTURE_TYPE_TIMELINE_SEMAPHORE_SUBMIT_INFO,
-                                                    .waitSemaphoreValueCount = wait ? 1 : 0,
-                                                    .pWaitSemaphoreValues = &wait,
                                                     .signalSemaphoreValueCount = 1,
                                                     .pSignalSemaphoreValues = &next};
     const VkSubmitInfo submit = {.sType = VK_STRUCTURE_TYPE_SUBMIT_INFO,
                                  .pNext = &timeline,
-                                 .waitSemaphoreCount = wait ? 1 : 0,
-                                 .pWaitSemaphores = &gpu->compute_timeline,
-                                 .pWaitDstStageMask = &stage,
                                  .commandBufferCount = 1,
                                  .pCommandBuffers = &part->commands,
                                  .signalSemaphoreCount = 1,
@@ -106,22 +94,7 @@ static hypura_status upload_part(struct gpu *gpu, struct gpu_range to, const voi
     if (status)
         return status;
     copy_bytes(gpu, (uint8_t *)gpu->staging_memory->mapped + offset, host, bytes);
-    return send(gpu, part, to, (struct gpu_range){gpu->staging_memory, offset}, bytes, 0, error);
-}
-
-static hypura_status download_part(struct gpu *gpu, struct gpu_range from, void *host, uint64_t bytes,
-                                   hypura_error *error)
-{
-    struct staging *part;
-    uint64_t offset;
-    hypura_status status = take_part(gpu, &part, &offset, error);
-    if (!status)
-        status = send(gpu, part, (struct gpu_range){gpu->staging_memory, offset}, from, bytes, gpu->submitted, error);
-    if (!status)
-        status = timeline_wait(gpu, gpu->upload_timeline, part->ticket, error);
-    if (!status)
-        copy_bytes(gpu, host, (const uint8_t *)gpu->staging_memory->mapped + offset, bytes);
-    return status;
+    return send(gpu, part, to, (struct gpu_range){gpu->staging_memory, offset}, bytes, error);
 }
 
 /* ---- the functions of gpu.h -------------------------------------------------------------------------------------- */
@@ -151,26 +124,6 @@ hypura_status gpu_upload(struct gpu *gpu, struct gpu_range to, const void *host,
 hypura_status gpu_upload_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error)
 {
     return timeline_wait(gpu, gpu->upload_timeline, ticket, error);
-}
-
-hypura_status gpu_download(struct gpu *gpu, struct gpu_range from, void *host, uint64_t bytes, hypura_error *error)
-{
-    if (bytes > from.buffer->bytes || from.offset > from.buffer->bytes - bytes)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU: a download does not lie inside its buffer");
-    hypura_status status = gpu_wait(gpu, gpu->submitted, error);
-    if (status)
-        return status;
-    if (from.buffer->mapped) {
-        memcpy(host, (const uint8_t *)from.buffer->mapped + from.offset, bytes);
-        return HYPURA_OK;
-    }
-    pthread_mutex_lock(&gpu->upload_lock);
-    status = prepare(gpu, error);
-    for (uint64_t done = 0; done < bytes && !status; done += STAGING_BYTES)
-        status = download_part(gpu, (struct gpu_range){from.buffer, from.offset + done}, (uint8_t *)host + done,
-                               MIN(bytes - done, STAGING_BYTES), error);
-    pthread_mutex_unlock(&gpu->upload_lock);
-    return status;
 }
 
 void uploads_destroy(struct gpu *gpu)

@@ -88,7 +88,8 @@ typedef VkResult(VKAPI_PTR *PFN_vkGetPhysicalDeviceCooperativeMatrixPropertiesKH
     F(vkCmdPushConstants)                                                                                              \
     F(vkCmdDispatch)                                                                                                   \
     F(vkCmdPipelineBarrier)                                                                                            \
-    F(vkCmdCopyBuffer)
+    F(vkCmdCopyBuffer)                                                                                                 \
+    F(vkCmdFillBuffer)
 
 /* One instance and, once opened, one device. */
 struct vk {
