@@ -177,10 +177,10 @@ hypura_status project_rows(struct engine *engine, const struct model_layer *laye
 }
 
 /* Llama 4 with 128 experts (Maverick) is trained without, and its files do not say. */
-static bool norms_plainly(const struct engine *engine, const struct model_layer *layer)
+bool norms_plainly(const struct model *model, const struct model_layer *layer)
 {
-    return (model_architecture(engine->model)->flags & ARCHITECTURE_QK_NORM_PLAIN) && layer->rope &&
-           model_parameters(engine->model)->experts != 128;
+    return (model_architecture(model)->flags & ARCHITECTURE_QK_NORM_PLAIN) && layer->rope &&
+           model_parameters(model)->experts != 128;
 }
 
 static hypura_status attention_steps(struct engine *engine, uint32_t number, struct held *held, hypura_error *error)
@@ -205,7 +205,7 @@ static hypura_status attention_steps(struct engine *engine, uint32_t number, str
                          p->norm_epsilon);
     if (!turn_first)
         turn(engine, layer);
-    if (norms_plainly(engine, layer)) {
+    if (norms_plainly(engine->model, layer)) {
         compute_rms_norm(engine->compute, s->query, s->query, NULL, engine->rows * layer->heads, layer->key_size,
                          p->norm_epsilon);
         compute_rms_norm(engine->compute, s->key, s->key, NULL, engine->rows * layer->kv_heads, layer->key_size,

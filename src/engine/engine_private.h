@@ -371,6 +371,9 @@ hypura_status feed_forward_layer(struct engine *engine, uint32_t layer, hypura_e
 hypura_status project_rows(struct engine *engine, const struct model_layer *layer, enum tensor_role role, bool bias,
                            const float *values, float *out, hypura_error *error);
 
+/* Whether queries and keys of a layer are normed after rope, without weights. */
+bool norms_plainly(const struct model *model, const struct model_layer *layer);
+
 /* Longer contexts get sharper attention: in some layers queries, of so many floats a row, grow with the logarithm of
  * their position. */
 void scale_queries_by_position(struct engine *engine, const struct model_layer *layer, size_t width);

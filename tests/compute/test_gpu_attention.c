@@ -77,6 +77,7 @@ static void makes_heads(struct gpu *gpu, enum tensor_type type, enum rope_layout
 {
     enum { HEADS = 6, KV_HEADS = 3, ROWS = 12, CAPACITY = 64 };
     bool norms = part != 0, turned = part != 1, after = part == 4, value_norm = part == 4;
+    bool plain = part == 0 || part == 2;
     uint32_t rotary = part % 2 ? size : size / 2;
     struct compute *compute;
     assert_ok(compute_create(&compute, 1, INSTRUCTIONS_PLAIN, &test_error));
@@ -109,6 +110,7 @@ static void makes_heads(struct gpu *gpu, enum tensor_type type, enum rope_layout
                               .value_stride = KV_HEADS * size,
                               .norm_after_rope = after,
                               .value_norm = value_norm,
+                              .plain_norm = plain,
                               .epsilon = 1e-5f,
                               .layout = layout,
                               .rotary = rotary,
@@ -138,6 +140,10 @@ static void makes_heads(struct gpu *gpu, enum tensor_type type, enum rope_layout
             compute_rope(compute, layout, queries, ROWS, HEADS * size, HEADS, size, rotary, table);
             compute_rope(compute, layout, key, ROWS, KV_HEADS * size, KV_HEADS, size, rotary, table);
         }
+    }
+    if (plain) {
+        compute_rms_norm(compute, queries, queries, NULL, ROWS * HEADS, size, 1e-5f);
+        compute_rms_norm(compute, key, key, NULL, ROWS * KV_HEADS, size, 1e-5f);
     }
     if (value_norm)
         compute_rms_norm(compute, value, value, NULL, ROWS * KV_HEADS, size, 1e-5f);

@@ -173,6 +173,21 @@ static void multiplies_gates(void **state)
             expect_floats(gpu, out, expected, (size_t)rows * columns, 2e-6);
             gpu_buffer_destroy(gpu, in.buffer);
         }
+        /* Rows that are weighed first. */
+        float *weights = gpu_test_floats(&random, rows);
+        struct gpu_range in = floats(gpu, both, (size_t)rows * stride), up = in, by = floats(gpu, weights, rows);
+        struct gpu_range out = gpu_test_range(gpu, NULL, (size_t)rows * columns * sizeof(float));
+        up.offset += columns * sizeof(float);
+        gpu_begin(gpu);
+        gpu_glu_weighed(gpu, GLU_SILU, out, in, up, by, rows, columns, stride, stride, 0, 0);
+        gpu_test_run(gpu);
+        for (uint32_t row = 0; row < rows; row++)
+            compute_scale(compute, both + row * stride, both + row * stride, weights[row], stride);
+        compute_glu(compute, GLU_SILU, expected, columns, both, stride, both + columns, stride, rows, columns, 0, 0);
+        expect_floats(gpu, out, expected, (size_t)rows * columns, 2e-6);
+        gpu_buffer_destroy(gpu, in.buffer);
+        gpu_buffer_destroy(gpu, by.buffer);
+        free(weights);
         free(both);
         free(expected);
     }
@@ -326,8 +341,8 @@ static void adds_to_the_residual_stream(void **state)
     struct compute *compute = plain();
     struct random random;
     random_seed(&random, 7);
-    for (unsigned parts = 0; parts < 16; parts++) {
-        bool experts = parts & 1, post = parts & 2, layer = parts & 4, normed = parts & 8;
+    for (unsigned parts = 0; parts < 20; parts++) {
+        bool experts = parts & 1, post = parts & 2, layer = parts & 4, normed = parts & 8, weighed = parts < 16;
         static const uint32_t columns[] = {1000, 768, 5120, 999, 9000};
         struct experts e = {.rows = parts % 3 ? 1 : 5, .used = 1 + parts % 9, .columns = columns[parts % 5]};
         size_t count = (size_t)e.rows * e.columns;
@@ -347,6 +362,10 @@ static void adds_to_the_residual_stream(void **state)
                                         .columns = e.columns};
         if (experts)
             residual.mix = e.mix;
+        for (size_t i = 0; !weighed && i < (size_t)e.rows * e.used; i++)
+            e.weights[i] = 1; /* what none stand for */
+        if (!weighed)
+            residual.mix.weights = NONE;
         gpu_begin(gpu);
         gpu_residual(gpu, &residual);
         gpu_test_run(gpu);

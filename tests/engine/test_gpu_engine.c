@@ -7,8 +7,8 @@ static void agrees_with_the_reference(void **state)
 {
     (void)state;
     device_or_skip();
-    static const char *const names[] = {"llama-tied",        "mixtral",      "gemma2", "gpt-oss",  "q-llama-Q4_K_M",
-                                        "granitemoe-shared", "deepseek2-v3", "phimoe", "qwen3next"};
+    static const char *const names[] = {"llama-tied",        "mixtral",      "gemma2", "gpt-oss",   "q-llama-Q4_K_M",
+                                        "granitemoe-shared", "deepseek2-v3", "phimoe", "qwen3next", "llama4"};
     int failures = 0;
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         char path[512];
@@ -37,7 +37,7 @@ static void divides_a_model(void **state)
 {
     (void)state;
     device_or_skip();
-    static const char *const names[] = {"embedded", "mixtral", "gpt-oss", "qwen2moe", "deepseek2-v3"};
+    static const char *const names[] = {"embedded", "mixtral", "gpt-oss", "qwen2moe", "deepseek2-v3", "llama4"};
     uint32_t divided = 0, some_layers = 0;
     treat_memory_as("separate");
     for (size_t m = 0; m < COUNT_OF(names); m++) {
@@ -113,6 +113,37 @@ static void experts_visit(void **state)
     }
     assert_true(visited >= COUNT_OF(names)); /* of each with enough room */
     treat_memory_as("shared");
+}
+
+/* Layers that see their chunk only, as on the CPU, in prompts and token by token. */
+static void sees_its_chunk_only(void **state)
+{
+    (void)state;
+    device_or_skip();
+    float *logits[3];
+    size_t vocabulary = 0;
+    for (int side = 0; side < 3; side++) {
+        struct engine_options options;
+        struct engine *engine = NULL;
+        set_options(&options, &(struct setting){.kv_type = TENSOR_F16});
+        options.gpu = side == 0 ? "none" : number;
+        assert_ok(engine_open(&engine, model_path("llama4"), &options, &test_error));
+        assert_int_equal(engine_gpu(engine) != NULL, side > 0);
+        const struct model_parameters *p = model_parameters(engine_model(engine));
+        for (uint32_t i = 0; i < p->layers; i++) {
+            struct model_layer *layer = (struct model_layer *)model_layer(engine_model(engine), i);
+            assert_true(layer->chunk == 0 || layer->chunk > TOKENS);
+            if (side < 2 && layer->chunk > 0)
+                layer->chunk = 8;
+        }
+        vocabulary = p->vocabulary;
+        logits[side] = run_tokens(engine);
+        close_silent(engine);
+    }
+    assert_true(measure(logits[0], logits[1], TOKENS, vocabulary).kl_mean < 2e-3);
+    assert_true(measure(logits[0], logits[2], TOKENS, vocabulary).kl_mean > 1e-2);
+    for (int side = 0; side < 3; side++)
+        free(logits[side]);
 }
 
 /* GPU, memory and drive all hold a part, under a budget for each. */
@@ -391,6 +422,7 @@ int main(void)
         cmocka_unit_test(agrees_with_the_reference),
         cmocka_unit_test(divides_a_model),
         cmocka_unit_test(experts_visit),
+        cmocka_unit_test(sees_its_chunk_only),
         cmocka_unit_test(three_tiers),
         cmocka_unit_test(sequences_are_apart),
         cmocka_unit_test(parts_change_no_bit),

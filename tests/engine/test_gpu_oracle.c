@@ -1,5 +1,5 @@
-/* Every reference model on a GPU, under the validation layers: all of it is there, but for the models that docs/gpu.md
- * names, and its logits are near exact ones, for a prompt and token by token.
+/* Every reference model on a GPU, under the validation layers: all of it is there, and its logits are near exact ones,
+ * for a prompt and token by token.
  *
  * With HYPURA_ORACLE in the environment (the folder of the whole reference set) it looks at the models there, else at
  * those that the repository carries. */
@@ -14,12 +14,6 @@ static const char *in_folder(const char *kind, const char *name, const char *end
     static char path[8192];
     snprintf(path, sizeof path, "%s/%s/%s%s", folder, kind, name, ending);
     return path;
-}
-
-/* What the GPU does not compute: attention in chunks. */
-static bool stays_on_the_cpu(const struct model *model)
-{
-    return model_architecture(model)->flags & ARCHITECTURE_CHUNKED;
 }
 
 /* Every layer and every expert. */
@@ -44,16 +38,14 @@ static int check_model(const char *name)
         return 0;
     }
     int failures = 0;
-    if (is_whole(engine) == stays_on_the_cpu(engine->model)) {
+    if (!is_whole(engine)) {
         print_error("%s: %u layers on the GPU\n", name, engine->plan->gpu ? engine->plan->gpu->taken : 0);
         failures++;
     }
-    if (!stays_on_the_cpu(engine->model)) {
-        double kl = distance_from(engine, name, in_folder("logits", name, ".exact.bin"));
-        if (!(kl < 2e-3)) {
-            print_error("%s: a mean KL divergence of %g\n", name, kl);
-            failures++;
-        }
+    double kl = distance_from(engine, name, in_folder("logits", name, ".exact.bin"));
+    if (!(kl < 2e-3)) {
+        print_error("%s: a mean KL divergence of %g\n", name, kl);
+        failures++;
     }
     close_silent(engine);
     return failures;

@@ -155,7 +155,8 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
                                   heads->value_norm,
                                   (MAX(heads->key_size, heads->value_size) + 63) / 64,
                                   heads->normed,
-                                  heads->turned_from};
+                                  heads->turned_from,
+                                  heads->plain_norm};
     uint32_t slots = heads->heads + kv_heads * (heads->values_in_keys ? 1 : 2);
     gpu_launch_chained(gpu, KERNEL_heads, constants, COUNT_OF(constants), &push, sizeof push, heads->rows, slots, 1);
 }

@@ -270,6 +270,11 @@ void gpu_soft_cap(struct gpu *gpu, struct gpu_range values, uint64_t count, floa
 void gpu_glu(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate, struct gpu_range up,
              uint32_t rows, uint32_t columns, uint32_t gate_stride, uint32_t up_stride, float alpha, float limit);
 
+/* The same of gates and ups that are multiplied by weights[row] first. */
+void gpu_glu_weighed(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate,
+                     struct gpu_range up, struct gpu_range weights, uint32_t rows, uint32_t columns,
+                     uint32_t gate_stride, uint32_t up_stride, float alpha, float limit);
+
 /* ---- attention ---------------------------------------------------------------------------------------------------
  *
  * A head of a sequence has a region of capacity * position_bytes in the cache, where position_bytes is
@@ -302,6 +307,7 @@ struct gpu_heads {
     uint32_t query_stride, query_head_stride, key_stride, value_stride;
     uint32_t out_head_stride; /* 0: key_size */
     bool norm_after_rope, value_norm;
+    bool plain_norm;     /* queries and keys are normed at the end, without weights, before queries are scaled */
     bool values_in_keys; /* no values are stored: they are a prefix of the keys */
     float epsilon;
     enum rope_layout layout;
@@ -402,7 +408,7 @@ struct gpu_router {
 };
 void gpu_router(struct gpu *gpu, const struct gpu_router *router);
 
-/* Of row t the sum over i, in order, of weights[t][i] * the row of choice (t, i): that of device_rows where
+/* Of row t the sum over i, in order, of weights[t][i], if any, * the row of choice (t, i): that of device_rows where
  * slots[ids[t][i]] is a slot or slots is none, else that of host_rows; both [rows][used][columns]. Then plus shared[t],
  * if any, times sigmoid(shared_gates[t]), if any. */
 struct gpu_mix {

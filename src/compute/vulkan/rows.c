@@ -115,16 +115,32 @@ void gpu_soft_cap(struct gpu *gpu, struct gpu_range values, uint64_t count, floa
     elements(gpu, OPERATION_SOFT_CAP, values, values, cap, count);
 }
 
-void gpu_glu(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate, struct gpu_range up,
-             uint32_t rows, uint32_t columns, uint32_t gate_stride, uint32_t up_stride, float alpha, float limit)
+void gpu_glu_weighed(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate,
+                     struct gpu_range up, struct gpu_range weights, uint32_t rows, uint32_t columns,
+                     uint32_t gate_stride, uint32_t up_stride, float alpha, float limit)
 {
     const struct {
-        uint64_t out, gate, up;
+        uint64_t out, gate, up, weights;
         uint32_t rows, columns, gate_stride, up_stride;
         float alpha, limit;
-    } push = {gpu_address(out), gpu_address(gate), gpu_address(up), rows, columns,
-              gate_stride,      up_stride,         alpha,           limit};
+    } push = {gpu_address(out),
+              gpu_address(gate),
+              gpu_address(up),
+              gpu_address(weights),
+              rows,
+              columns,
+              gate_stride,
+              up_stride,
+              alpha,
+              limit};
     const uint32_t constants[] = {(uint32_t)kind};
     gpu_launch(gpu, KERNEL_glu, constants, COUNT_OF(constants), &push, sizeof push,
                (columns + ELEMENTS_A_GROUP - 1) / ELEMENTS_A_GROUP, row_groups(rows), 1);
+}
+
+void gpu_glu(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate, struct gpu_range up,
+             uint32_t rows, uint32_t columns, uint32_t gate_stride, uint32_t up_stride, float alpha, float limit)
+{
+    gpu_glu_weighed(gpu, kind, out, gate, up, (struct gpu_range){0}, rows, columns, gate_stride, up_stride, alpha,
+                    limit);
 }

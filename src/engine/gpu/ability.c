@@ -6,7 +6,8 @@
     ((uint32_t)(ARCHITECTURE_EMBEDDING_SCALED | ARCHITECTURE_FFN_NORM_NAMED_POST | ARCHITECTURE_LOCAL_ROPE |           \
                 ARCHITECTURE_QK_NORM_AFTER_ROPE | ARCHITECTURE_VALUE_NORM | ARCHITECTURE_ATTENTION_UNSCALED |          \
                 ARCHITECTURE_NORMS_BEHIND | ARCHITECTURE_LATENT | ARCHITECTURE_QUERY_GATED | ARCHITECTURE_RECURRENT |  \
-                ARCHITECTURE_RECURRENT_HEADS_TILED))
+                ARCHITECTURE_RECURRENT_HEADS_TILED | ARCHITECTURE_CHUNKED | ARCHITECTURE_QK_NORM_PLAIN |               \
+                ARCHITECTURE_EXPERT_INPUT_WEIGHED))
 
 static bool is_vector(enum tensor_role role)
 {
@@ -148,7 +149,7 @@ static bool can_attend(const struct geometry *geometry, uint32_t number, enum te
         return false;
     if (layer->tensors[ROLE_ATTENTION_QKV] == NO_UNIT && layer->tensors[ROLE_ATTENTION_V] == NO_UNIT)
         return false; /* values are the keys */
-    return gpu_attention_supports(kv_type, layer->key_size, layer->value_size) && layer->chunk == 0;
+    return gpu_attention_supports(kv_type, layer->key_size, layer->value_size);
 }
 
 static bool can_choose(const struct model *model, const struct model_layer *layer)

@@ -70,6 +70,12 @@ static struct gpu_expert_matmul expert_job(const struct engine *engine, const st
                                       .tokens = (uint32_t)engine->rows};
 }
 
+/* Weights multiply what experts read (Llama 4): being linear, their products. */
+static bool weighs_inputs(const struct engine *engine)
+{
+    return model_architecture(engine->model)->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED;
+}
+
 void pass_run_experts(struct engine *engine, uint32_t number, const struct store_slots *slots)
 {
     struct gpu_pass *pass = engine->pass;
@@ -92,8 +98,14 @@ void pass_run_experts(struct engine *engine, uint32_t number, const struct store
         jobs[1].weights.data.offset += inner * jobs[1].weights.row_bytes;
     struct gpu_expert_matmul job = expert_job(engine, layer, slots, down, inner, p->embedding);
     const struct gpu_glu_kind glu = pass_glu_kind(engine);
-    bool halves = false;
-    if (gpu_expert_matmul_glu(pass->gpu, jobs, &glu)) {
+    bool halves = false, weighed = weighs_inputs(engine);
+    if (weighed) {
+        gpu_expert_matmul(pass->gpu, jobs, 2);
+        gpu_barrier(pass->gpu);
+        gpu_glu_weighed(pass->gpu, glu.kind, pass->gate, pass->gate, pass->up, pass->weights, rows * p->experts_used,
+                        inner, inner, inner, glu.alpha, glu.limit);
+        gpu_barrier(pass->gpu);
+    } else if (gpu_expert_matmul_glu(pass->gpu, jobs, &glu)) {
         gpu_barrier(pass->gpu);
     } else {
         gpu_expert_matmul(pass->gpu, jobs, 2);
@@ -165,7 +177,7 @@ hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number n
     struct gpu_mix mix = {.device_rows = pass->expert_out,
                           .host_rows = divided ? pass->up_parts.expert_rows.range : (struct gpu_range){0},
                           .ids = pass->chosen,
-                          .weights = pass->weights,
+                          .weights = weighs_inputs(engine) ? (struct gpu_range){0} : pass->weights,
                           .slots = visits || in_place ? (struct gpu_range){0} : pass->slots[number].table,
                           .shared = p->shared_feed_forward ? pass->shared_out : (struct gpu_range){0},
                           .used = p->experts_used};

@@ -132,6 +132,7 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
         .value_stride = layer->kv_heads * layer->value_size,
         .value_norm = model_architecture(engine->model)->flags & ARCHITECTURE_VALUE_NORM,
         .norm_after_rope = model_architecture(engine->model)->flags & ARCHITECTURE_QK_NORM_AFTER_ROPE,
+        .plain_norm = norms_plainly(engine->model, layer),
         .epsilon = p->norm_epsilon,
         .layout = model_architecture(engine->model)->rope == ROPE_STYLE_NORMAL ? ROPE_NORMAL : ROPE_NEOX,
         .rotary = layer->rope_local ? p->rotary_local : p->rotary,
@@ -165,6 +166,7 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
                                       .scale = p->attention_scale,
                                       .soft_cap = p->attention_soft_cap,
                                       .window = layer->window,
+                                      .chunk = layer->chunk,
                                       .sequences = sequences,
                                       .sequence_count = engine->span_count};
     struct gpu_matrix output = pass_matrix(engine, layer->tensors[ROLE_ATTENTION_OUTPUT]);

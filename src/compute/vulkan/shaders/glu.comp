@@ -3,7 +3,7 @@
 #include "common.glsl"
 #include "functions.glsl"
 
-/* into[r][c] = activation(gate[r][c]) * up[r][c]. KIND is enum glu_kind. */
+/* into[r][c] = activation(w * gate[r][c]) * w * up[r][c], where w is 1 or weights[r]. KIND is enum glu_kind. */
 layout(constant_id = 0) const uint KIND = 0;
 
 layout(local_size_x = 256) in;
@@ -12,6 +12,7 @@ layout(push_constant) uniform Push
     Floats into;
     Floats gate;
     Floats up;
+    Floats weights;
     uint rows, columns, gate_stride, up_stride;
     float alpha, limit;
 };
@@ -20,6 +21,7 @@ void main()
 {
     uint first = gl_WorkGroupID.x * 1024 + gl_LocalInvocationID.x;
     for (uint row = gl_WorkGroupID.y; row < rows; row += gl_NumWorkGroups.y) {
+        float weight = uint64_t(weights) != 0 ? weights.v[row] : 1.0;
         float gates[4], ups[4]; /* all read before the first is written, so that one wait does */
         [[unroll]] for (uint i = 0; i < 4; i++) {
             uint c = min(first + i * 256, columns - 1);
@@ -28,6 +30,6 @@ void main()
         }
         [[unroll]] for (uint i = 0; i < 4; i++)
             if (first + i * 256 < columns)
-                into.v[row * columns + first + i * 256] = gated(KIND, gates[i], ups[i], alpha, limit);
+                into.v[row * columns + first + i * 256] = gated(KIND, gates[i] * weight, ups[i] * weight, alpha, limit);
     }
 }

@@ -14,6 +14,7 @@ layout(constant_id = 3) const bool VALUE_NORM = false;
 layout(constant_id = 4) const uint STEPS = 2; /* elements of a head an invocation */
 layout(constant_id = 5) const uint NORMED = 0; /* first elements of a query or key that are normed; 0: all */
 layout(constant_id = 6) const uint TURNED_FROM = 0; /* the first one that is turned */
+layout(constant_id = 7) const bool PLAIN_NORM = false; /* queries and keys are normed once more at the end, unweighted */
 
 #define MOST 640
 #define MOST_STEPS 10
@@ -70,7 +71,7 @@ uint bfloat_bits(float a)
 float raw[MOST_STEPS], norms[MOST_STEPS];
 vec2 angles[MOST_STEPS]; /* cosine and sine of pairs */
 
-void norm_head(uint size)
+void norm_head(uint size, bool weighted)
 {
     uint thread = gl_LocalInvocationID.x;
     float sum = 0.0;
@@ -79,7 +80,7 @@ void norm_head(uint size)
     float factor = inversesqrt(group_sum(sum) / float(size) + epsilon);
     [[unroll]] for (uint i = 0; i < STEPS; i++)
         if (thread + i * GROUP < size)
-            head[thread + i * GROUP] *= factor * norms[i];
+            head[thread + i * GROUP] *= weighted ? factor * norms[i] : factor;
     barrier();
 }
 
@@ -199,11 +200,13 @@ void take_head()
             head[thread + i * GROUP] = raw[i];
     barrier();
     if (normed && !NORM_AFTER_ROPE)
-        norm_head(normed_size);
+        norm_head(normed_size, weighted);
     if (rotary > 0)
         turn_head(rotary / 2);
     if (normed && NORM_AFTER_ROPE)
-        norm_head(normed_size);
+        norm_head(normed_size, weighted);
+    if (PLAIN_NORM && !is_value)
+        norm_head(size, false);
     if (is_query) {
         for (uint i = thread; i < size; i += GROUP)
             into.v[(row * heads + which) * into_head_stride + i] = head[i] * factor;

@@ -20,7 +20,8 @@
             bool here = uint64_t(slots) == 0 || slots.v[ids.v[choice]] != NO_SLOT;                                     \
             float value = here ? device_rows.v[choice * (columns) + (c)]                                               \
                                : host_rows.v[choice * (columns) + (c)];                                                \
-            result = i == 0 ? weights.v[choice] * value : fma(weights.v[choice], value, result);                       \
+            float weight = uint64_t(weights) != 0 ? weights.v[choice] : 1.0;                                           \
+            result = i == 0 ? weight * value : fma(weight, value, result);                                             \
         }                                                                                                              \
         if (uint64_t(shared_rows) != 0) {                                                                              \
             float value = shared_rows.v[(row) * (columns) + (c)];                                                      \

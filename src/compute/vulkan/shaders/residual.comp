@@ -93,7 +93,7 @@ void mix_row(uint row)
         bool here = uint64_t(slots) == 0 || slots.v[ids.v[choice]] != NO_SLOT;
         uint64_t from = (here ? uint64_t(device_rows) : uint64_t(host_rows)) + uint64_t(choice) * columns * 4;
         source_rows[n] = unpackUint2x32(from);
-        source_weights[n] = weights.v[choice];
+        source_weights[n] = uint64_t(weights) != 0 ? weights.v[choice] : 1.0;
     }
     barrier();
     [[unroll]] for (uint i = 0; i < STEPS; i++)
