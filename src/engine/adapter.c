@@ -13,17 +13,10 @@
 
 #define MAX_RANK 65536u
 
-/* What one adapter has for one matrix; of experts one after another. */
-struct thin_pair {
-    struct thin_pair *next; /* of another adapter for the same matrix */
-    const struct gguf_tensor *a, *b;
-    uint8_t *data_a, *data_b;
-    float scale;
-};
-
 struct adapters {
     struct gguf **files;
     size_t count;
+    uint32_t pair_count;
     uint32_t layers;
     struct thin_pair **pairs; /* [1 + layers][ROLE_COUNT], the model's own first */
     size_t rank;              /* the greatest */
@@ -36,7 +29,7 @@ struct adapters {
 /* ---- loading -------------------------------------------------------------------------------------------------------
  */
 
-static struct thin_pair **place(struct adapters *adapters, int32_t layer, enum tensor_role role)
+static struct thin_pair **place(const struct adapters *adapters, int32_t layer, enum tensor_role role)
 {
     return &adapters->pairs[(size_t)(layer + 1) * ROLE_COUNT + role];
 }
@@ -158,6 +151,7 @@ static hypura_status add_pair(struct adapters *adapters, const struct model *mod
     while (*where) /* in the order of the command line, so that sums keep one */
         where = &(*where)->next;
     *where = pair;
+    pair->number = adapters->pair_count++;
     pair->a = a;
     pair->b = b;
     pair->scale = alpha != 0.0f ? scale * alpha / (float)a->dimensions[1] : scale;
@@ -249,6 +243,24 @@ void adapters_close(struct adapters *adapters)
     memory_free(adapters->low);
     memory_free(adapters->delta);
     memory_free(adapters);
+}
+
+/* ---- looking in ----------------------------------------------------------------------------------------------------
+ */
+
+const struct thin_pair *adapters_find(const struct adapters *adapters, int32_t layer, enum tensor_role role)
+{
+    return *place(adapters, layer, role);
+}
+
+uint32_t adapters_pairs(const struct adapters *adapters)
+{
+    return adapters->pair_count;
+}
+
+uint32_t adapters_rank(const struct adapters *adapters)
+{
+    return (uint32_t)adapters->rank;
 }
 
 /* ---- adding --------------------------------------------------------------------------------------------------------

@@ -136,14 +136,15 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
 }
 
 static hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
-                               const struct model *model, const struct hardware *hardware,
-                               const struct hardware_gpu *device, struct gpu *gpu, const struct engine_options *options,
-                               hypura_error *error)
+                               const struct model *model, const struct adapters *adapters,
+                               const struct hardware *hardware, const struct hardware_gpu *device, struct gpu *gpu,
+                               const struct engine_options *options, hypura_error *error)
 {
     TRY(check_options(options, error));
     TRY(check_types(model, error));
     TRY(check_heads(model, error));
     geometry_make(geometry, model, choose_threads(options, hardware), MAX(options->sequences, 1u));
+    geometry->adapters = adapters;
     struct plan_gpu *gpu_plan = NULL;
     if (gpu)
         TRY(gpu_pass_plan(&gpu_plan, geometry, gpu, device, hardware, options, error));
@@ -168,13 +169,18 @@ hypura_status engine_plan_only(struct plan **out, const struct model *model, con
     struct vocabulary *vocabulary = NULL;
     /* The budget of a run includes it. */
     vocabulary_open(&vocabulary, model_file(model), NULL);
+    struct adapters *adapters = NULL;
     struct gpu *gpu = NULL;
     struct hardware_gpu device;
     hypura_status status = gpu_pass_open_device(&gpu, &device, hardware, options, error);
+    if (!status && options->adapter_count)
+        status = adapters_open(&adapters, model, options->adapters, options->adapter_count, error);
     if (!status)
-        status = make_plan(&plan, &request, &geometry, model, hardware, gpu ? &device : NULL, gpu, options, error);
+        status =
+            make_plan(&plan, &request, &geometry, model, adapters, hardware, gpu ? &device : NULL, gpu, options, error);
     if (gpu)
         gpu_pass_close_device(gpu);
+    adapters_close(adapters);
     vocabulary_close(vocabulary);
     if (!status)
         *out = plan;
@@ -189,15 +195,21 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
     struct plan *plan = NULL;
     struct gpu *gpu;
     struct hardware_gpu device;
+    struct adapters *adapters = NULL;
     TRY(gpu_pass_open_device(&gpu, &device, hardware, options, error));
-    hypura_status status =
-        make_plan(&plan, &request, &geometry, model, hardware, gpu ? &device : NULL, gpu, options, error);
+    hypura_status status = options->adapter_count
+                               ? adapters_open(&adapters, model, options->adapters, options->adapter_count, error)
+                               : HYPURA_OK;
+    if (!status)
+        status =
+            make_plan(&plan, &request, &geometry, model, adapters, hardware, gpu ? &device : NULL, gpu, options, error);
     if (!status) {
         request.budget = plan->budget;
         request.positions = plan->positions; /* more memory is not to be spent on a longer context */
         status = plan_tokens_per_second_with(model, hardware, &request, more_bytes, tokens_per_second, error);
     }
     plan_free(plan);
+    adapters_close(adapters);
     if (gpu)
         gpu_pass_close_device(gpu);
     return status;
@@ -247,8 +259,8 @@ static size_t expert_places(const struct engine *engine)
 static hypura_status open_parts(struct engine *engine, const struct hardware_gpu *device,
                                 const struct engine_options *options, hypura_error *error)
 {
-    TRY(make_plan(&engine->plan, &engine->request, &engine->geometry, engine->model, &engine->hardware, device,
-                  engine->gpu, options, error));
+    TRY(make_plan(&engine->plan, &engine->request, &engine->geometry, engine->model, engine->adapters,
+                  &engine->hardware, device, engine->gpu, options, error));
     const struct plan *plan = engine->plan;
     if (plan->chunk == 0 || plan->chunk > MAX_CHUNK || plan->positions == 0 || plan->positions > MAX_POSITIONS ||
         plan->sequences != engine->geometry.sequences)

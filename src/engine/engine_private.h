@@ -47,7 +47,8 @@
 
 struct geometry {
     const struct model *model;
-    const uint8_t *on_gpu; /* [layers] keys and values of the layer are in device memory; NULL: of none */
+    const uint8_t *on_gpu;           /* [layers] keys and values of the layer are in device memory; NULL: of none */
+    const struct adapters *adapters; /* NULL: none */
     size_t threads;
     uint32_t sequences;
     uint32_t logits_rows;
@@ -338,6 +339,20 @@ hypura_status multiply(struct engine *engine, const struct model_layer *layer, s
  */
 
 struct adapters;
+
+/* What one adapter has for one matrix; of experts one after another. */
+struct thin_pair {
+    struct thin_pair *next; /* of another adapter for the same matrix */
+    const struct gguf_tensor *a, *b;
+    uint8_t *data_a, *data_b;
+    float scale;
+    uint32_t number; /* of all pairs */
+};
+
+/* The first pair for a matrix, or NULL. layer -1: of the whole model. */
+const struct thin_pair *adapters_find(const struct adapters *adapters, int32_t layer, enum tensor_role role);
+uint32_t adapters_pairs(const struct adapters *adapters);
+uint32_t adapters_rank(const struct adapters *adapters); /* the greatest */
 
 hypura_status adapters_open(struct adapters **out, const struct model *model, const struct engine_adapter *options,
                             size_t count, hypura_error *error);

@@ -163,10 +163,33 @@ static bool can_choose(const struct model *model, const struct model_layer *laye
            (p->shared_feed_forward == 0 || layer->tensors[ROLE_SHARED_GATE] != NO_UNIT);
 }
 
-static bool can_run_experts(const struct gpu *gpu, const struct model *model, const struct model_layer *layer)
+/* Whether the thin matrices for one that is there can be used there too. */
+static bool can_adapt(const struct gpu *gpu, const struct adapters *adapters, int32_t layer, enum tensor_role role)
 {
+    const struct thin_pair *pair = adapters ? adapters_find(adapters, layer, role) : NULL;
+    for (; pair; pair = pair->next)
+        if (!gpu_supports(gpu, pair->a->type) || !gpu_supports(gpu, pair->b->type))
+            return false;
+    return pass_adapter_bytes(adapters, layer) <= gpu_get_info(gpu)->max_allocation;
+}
+
+/* Adapters add to experts on the CPU only. */
+static bool adapts_experts(const struct adapters *adapters, uint32_t layer)
+{
+    bool any = false;
+    for (enum tensor_role role = ROLE_EXPERT_GATE_UP; adapters && role <= ROLE_EXPERT_DOWN; role++)
+        any = any || adapters_find(adapters, (int32_t)layer, role);
+    return any;
+}
+
+static bool can_run_experts(const struct gpu *gpu, const struct geometry *geometry, uint32_t number)
+{
+    const struct model *model = geometry->model;
+    const struct model_layer *layer = model_layer(model, number);
     if (!layer->moe)
         return true;
+    if (adapts_experts(geometry->adapters, number))
+        return false;
     const struct model_parameters *p = model_parameters(model);
     const struct unit *unit = model_unit(model, layer->first_expert);
     for (uint32_t i = 0; i < unit->slice_count; i++) {
@@ -188,19 +211,21 @@ static enum gpu_ability ability_of(const struct geometry *geometry, const struct
     if (!can_attend(geometry, number, kv_type) || !can_choose(geometry->model, layer))
         return GPU_CANNOT;
     for (int role = 0; role < ROLE_COUNT; role++)
-        if (!can_use(gpu, geometry->model, layer->tensors[role], (enum tensor_role)role))
+        if (!can_use(gpu, geometry->model, layer->tensors[role], (enum tensor_role)role) ||
+            !can_adapt(gpu, geometry->adapters, (int32_t)number, (enum tensor_role)role))
             return GPU_CANNOT;
-    return can_run_experts(gpu, geometry->model, layer) ? GPU_CAN : GPU_CAN_BUT_EXPERTS;
+    return can_run_experts(gpu, geometry, number) ? GPU_CAN : GPU_CAN_BUT_EXPERTS;
 }
 
-static bool can_output(const struct gpu *gpu, const struct model *model)
+static bool can_output(const struct gpu *gpu, const struct geometry *geometry)
 {
+    const struct model *model = geometry->model;
     if (model_architecture(model)->flags & ARCHITECTURE_ENCODER)
         return false;
     unit_number unit = model_tensor(model, ROLE_OUTPUT);
     if (unit == NO_UNIT)
         unit = model_tensor(model, ROLE_TOKEN_EMBEDDING);
-    return can_use(gpu, model, unit, ROLE_FFN_UP) &&
+    return can_use(gpu, model, unit, ROLE_FFN_UP) && can_adapt(gpu, geometry->adapters, -1, ROLE_OUTPUT) &&
            can_use(gpu, model, model_tensor(model, ROLE_OUTPUT_NORM), ROLE_OUTPUT_NORM) &&
            can_use(gpu, model, model_tensor(model, ROLE_OUTPUT_NORM_BIAS), ROLE_OUTPUT_NORM_BIAS) &&
            can_use(gpu, model, model_tensor(model, ROLE_OUTPUT_BIAS), ROLE_OUTPUT_BIAS);
@@ -224,7 +249,7 @@ void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const st
         abilities[i] = (uint8_t)ability_of(geometry, gpu, i, kv_type);
     out->max_allocation = gpu_get_info(gpu)->max_allocation;
     out->layers = abilities;
-    out->output = can_output(gpu, geometry->model);
+    out->output = can_output(gpu, geometry);
     out->kv_type = kv_type;
     out->kv_bytes = kv_bytes;
     out->scratch_bytes = wanted_scratch;

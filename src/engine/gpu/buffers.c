@@ -66,6 +66,9 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->branch = cut(s, &used.scratch, c * e * f);
     pass->query = cut(s, &used.scratch, c * g->query * f);
     pass->raw = cut(s, &used.scratch, c * g->query_raw * f);
+    uint64_t rank = g->adapters ? adapters_rank(g->adapters) : 0;
+    pass->low_floats = align_up(c * rank, GPU_ALIGNMENT / f);
+    pass->low = cut(s, &used.scratch, PASS_PRODUCTS * pass->low_floats * f);
     pass->key = cut(s, &used.scratch, c * g->key * f);
     pass->value = cut(s, &used.scratch, c * g->value * f);
     pass->attended = cut(s, &used.scratch, c * g->attended * f);
@@ -121,8 +124,11 @@ uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk,
 {
     struct gpu_pass pass = {0};
     struct layout used = lay_out(&pass, geometry, chunk, positions);
+    uint64_t adapters = 0;
+    for (int32_t i = -1; i < (int32_t)model_parameters(geometry->model)->layers; i++)
+        adapters += pass_adapter_bytes(geometry->adapters, i);
     /* Memory that the host sees may be the device's too. */
-    return used.scratch + used.upload + used.readback;
+    return used.scratch + used.upload + used.readback + adapters;
 }
 
 hypura_status pass_make_buffers(struct engine *engine, hypura_error *error)
@@ -137,6 +143,7 @@ hypura_status pass_make_buffers(struct engine *engine, hypura_error *error)
     TRY(pass_make_visits(engine, error));
     TRY(pass_make_holds(engine, error));
     TRY(pass_open_latent(engine, error));
+    TRY(pass_open_adapters(engine, error));
     TRY(ALLOCATE(&pass->caches, engine->kv.layer_count, "table of caches", error));
     for (uint32_t i = 0; i < engine->kv.layer_count; i++) {
         uint64_t bytes =

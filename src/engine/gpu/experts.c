@@ -9,22 +9,24 @@ static void choose(struct engine *engine, const struct model_layer *layer)
 {
     struct gpu_pass *pass = engine->pass;
     const struct model_parameters *p = model_parameters(engine->model);
-    struct gpu_matmul jobs[2] = {{.weights = pass_matrix(engine, layer->tensors[ROLE_ROUTER]),
-                                  .in = pass_input(engine, layer->tensors[ROLE_FFN_NORM]),
-                                  .out = pass->router,
-                                  .bias = pass_vector(engine, layer->tensors[ROLE_ROUTER_BIAS]),
-                                  .tokens = (uint32_t)engine->rows,
-                                  .in_stride = p->embedding,
-                                  .out_stride = p->experts}};
+    struct pass_product products[2] = {{.role = ROLE_ROUTER,
+                                        .job = {.weights = pass_matrix(engine, layer->tensors[ROLE_ROUTER]),
+                                                .in = pass_input(engine, layer->tensors[ROLE_FFN_NORM]),
+                                                .out = pass->router,
+                                                .bias = pass_vector(engine, layer->tensors[ROLE_ROUTER_BIAS]),
+                                                .tokens = (uint32_t)engine->rows,
+                                                .in_stride = p->embedding,
+                                                .out_stride = p->experts}}};
     bool weighed = layer->tensors[ROLE_SHARED_ROUTER] != NO_UNIT;
     if (weighed) {
-        jobs[1] = jobs[0];
-        jobs[1].weights = pass_matrix(engine, layer->tensors[ROLE_SHARED_ROUTER]);
-        jobs[1].bias = (struct gpu_range){0};
-        jobs[1].out = pass->shared_gates;
-        jobs[1].out_stride = 1;
+        products[1] = products[0];
+        products[1].role = ROLE_SHARED_ROUTER;
+        products[1].job.weights = pass_matrix(engine, layer->tensors[ROLE_SHARED_ROUTER]);
+        products[1].job.bias = (struct gpu_range){0};
+        products[1].job.out = pass->shared_gates;
+        products[1].job.out_stride = 1;
     }
-    gpu_matmul(pass->gpu, jobs, weighed ? 2 : 1);
+    pass_multiply(engine, layer, products, weighed ? 2 : 1);
     gpu_barrier(pass->gpu);
     struct gpu_router router = {.logits = pass->router,
                                 .selection_bias = pass_vector(engine, layer->tensors[ROLE_ROUTER_SELECTION_BIAS]),
@@ -110,7 +112,7 @@ void pass_run_experts(struct engine *engine, uint32_t number, const struct store
     } else {
         gpu_expert_matmul(pass->gpu, jobs, 2);
         gpu_barrier(pass->gpu);
-        halves = pass_glu(engine, &job.weights, job.slot_stride, rows * p->experts_used, inner);
+        halves = pass_glu(engine, &job.weights, job.slot_stride, rows * p->experts_used, inner, true);
     }
     job.in = halves ? (struct gpu_range){0} : pass->gate;
     job.in_halves = halves ? pass->inner_halves : (struct gpu_range){0};

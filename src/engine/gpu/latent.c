@@ -64,29 +64,32 @@ static void project(struct engine *engine, const struct model_layer *layer, stru
     bool low = tensors[ROLE_ATTENTION_Q] == NO_UNIT;
     struct gpu_matrix matrices[2] = {pass_matrix(engine, tensors[low ? ROLE_ATTENTION_Q_A : ROLE_ATTENTION_Q]),
                                      pass_matrix(engine, tensors[ROLE_ATTENTION_KV_A])};
-    struct gpu_matmul jobs[2];
+    struct pass_product products[2] = {{.role = low ? ROLE_ATTENTION_Q_A : ROLE_ATTENTION_Q},
+                                       {.role = ROLE_ATTENTION_KV_A}};
     for (int i = 0; i < 2; i++) {
-        jobs[i] = pass_job(engine, &matrices[i], none, pass_input(engine, norm), pass_input_halves(engine, norm),
-                           i == 1 ? latents
-                           : low  ? pass->attended
-                                  : pass->query);
-        pass_take_norm(engine, &jobs[i], norm);
+        products[i].job =
+            pass_job(engine, &matrices[i], none, pass_input(engine, norm), pass_input_halves(engine, norm),
+                     i == 1 ? latents
+                     : low  ? pass->attended
+                            : pass->query);
+        pass_take_norm(engine, &products[i].job, norm);
     }
-    gpu_matmul(pass->gpu, jobs, 2);
+    pass_multiply(engine, layer, products, 2);
     gpu_barrier(pass->gpu);
     if (!low)
         return;
     struct gpu_matrix wide = pass_matrix(engine, tensors[ROLE_ATTENTION_Q_B]);
-    struct gpu_matmul job = pass_job(engine, &wide, none, pass->attended, none, pass->query);
+    struct pass_product product = {.role = ROLE_ATTENTION_Q_B,
+                                   .job = pass_job(engine, &wide, none, pass->attended, none, pass->query)};
     if (engine->rows <= GPU_VECTOR_TOKENS && low_norm != NO_UNIT) {
-        job.norm = pass_vector(engine, low_norm);
-        job.epsilon = p->norm_epsilon;
+        product.job.norm = pass_vector(engine, low_norm);
+        product.job.epsilon = p->norm_epsilon;
     } else {
         gpu_rms_norm(pass->gpu, pass->attended, pass->attended, pass_vector(engine, low_norm), none,
                      (uint32_t)engine->rows, p->q_rank, p->norm_epsilon);
         gpu_barrier(pass->gpu);
     }
-    gpu_matmul(pass->gpu, &job, 1);
+    pass_multiply(engine, layer, &product, 1);
 }
 
 /* Queries of all rows where they are. */
@@ -262,9 +265,10 @@ static void attend_on_heads(struct engine *engine, uint32_t number, const struct
     turn_queries(engine, layer);
 
     struct gpu_matrix matrix = pass_matrix(engine, layer->tensors[ROLE_ATTENTION_KV_B]);
-    struct gpu_matmul job = pass_job(engine, &matrix, none, latents, none, pass->raw);
-    job.in_stride = width;
-    gpu_matmul(pass->gpu, &job, 1);
+    struct pass_product product = {.role = ROLE_ATTENTION_KV_B,
+                                   .job = pass_job(engine, &matrix, none, latents, none, pass->raw)};
+    product.job.in_stride = width;
+    pass_multiply(engine, layer, &product, 1);
     gpu_barrier(pass->gpu);
     gpu_spread(pass->gpu, &(struct gpu_spread){.projected = pass->raw,
                                                .latents = latents,
@@ -325,9 +329,11 @@ void pass_latent(struct engine *engine, uint32_t number, bool add)
     else
         attend_on_heads(engine, number, sequences);
     struct gpu_matrix output = pass_matrix(engine, layer->tensors[ROLE_ATTENTION_OUTPUT]);
-    struct gpu_matmul job = pass_job(engine, &output, pass_vector(engine, layer->tensors[ROLE_ATTENTION_OUTPUT_BIAS]),
-                                     pass->attended, (struct gpu_range){0}, pass->branch);
-    pass_give_output(engine, &job, add);
-    gpu_matmul(pass->gpu, &job, 1);
+    struct pass_product product = {.role = ROLE_ATTENTION_OUTPUT,
+                                   .job = pass_job(engine, &output,
+                                                   pass_vector(engine, layer->tensors[ROLE_ATTENTION_OUTPUT_BIAS]),
+                                                   pass->attended, (struct gpu_range){0}, pass->branch)};
+    pass_give_output(engine, &product.job, add);
+    pass_multiply(engine, layer, &product, 1);
     gpu_barrier(pass->gpu);
 }

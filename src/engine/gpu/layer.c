@@ -46,12 +46,13 @@ static void project(struct engine *engine, const struct model_layer *layer)
                                 layer->kv_heads * layer->value_size};
     const struct gpu_range outputs[3] = {gated ? pass->raw : pass->query, pass->key, pass->value};
     static const enum tensor_role roles[3] = {ROLE_ATTENTION_Q, ROLE_ATTENTION_K, ROLE_ATTENTION_V};
-    struct gpu_matmul jobs[3] = {0};
-    uint64_t first = 0;
+    const bool together = tensors[ROLE_ATTENTION_QKV] != NO_UNIT;
+    struct pass_product products[3] = {0};
+    uint32_t first = 0;
     for (int i = 0; i < 3; i++) {
         struct gpu_matrix matrix;
         struct gpu_range bias;
-        if (tensors[ROLE_ATTENTION_QKV] != NO_UNIT) {
+        if (together) {
             struct gpu_matrix all = pass_matrix(engine, tensors[ROLE_ATTENTION_QKV]);
             matrix = rows_of(&all, first, widths[i]);
             bias = part_of(pass_vector(engine, tensors[ROLE_ATTENTION_QKV_BIAS]), first);
@@ -59,12 +60,14 @@ static void project(struct engine *engine, const struct model_layer *layer)
             matrix = pass_matrix(engine, tensors[roles[i]]);
             bias = pass_vector(engine, tensors[roles[i] + 1]);
         }
-        jobs[i] = pass_job(engine, &matrix, bias, pass_input(engine, tensors[ROLE_ATTENTION_NORM]),
-                           pass_input_halves(engine, tensors[ROLE_ATTENTION_NORM]), outputs[i]);
-        pass_take_norm(engine, &jobs[i], tensors[ROLE_ATTENTION_NORM]);
+        products[i].job = pass_job(engine, &matrix, bias, pass_input(engine, tensors[ROLE_ATTENTION_NORM]),
+                                   pass_input_halves(engine, tensors[ROLE_ATTENTION_NORM]), outputs[i]);
+        pass_take_norm(engine, &products[i].job, tensors[ROLE_ATTENTION_NORM]);
+        products[i].role = together ? ROLE_ATTENTION_QKV : roles[i];
+        products[i].first = together ? first : 0;
         first += widths[i];
     }
-    gpu_matmul(pass->gpu, jobs, 3);
+    pass_multiply(engine, layer, products, 3);
     gpu_barrier(pass->gpu);
 }
 
@@ -170,7 +173,8 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
                                       .sequences = sequences,
                                       .sequence_count = engine->span_count};
     struct gpu_matrix output = pass_matrix(engine, layer->tensors[ROLE_ATTENTION_OUTPUT]);
-    attention.halves = !gated && gpu_takes_halves(pass->gpu, &output, 0, (uint32_t)engine->rows) &&
+    attention.halves = !gated && !pass_is_adapted(engine, layer, ROLE_ATTENTION_OUTPUT) &&
+                       gpu_takes_halves(pass->gpu, &output, 0, (uint32_t)engine->rows) &&
                        gpu_attention_makes_halves(pass->gpu, &attention);
     gpu_attention(pass->gpu, &attention);
     gpu_barrier(pass->gpu);
@@ -181,11 +185,13 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
         gpu_barrier(pass->gpu);
     }
 
-    struct gpu_matmul job = pass_job(engine, &output, pass_vector(engine, layer->tensors[ROLE_ATTENTION_OUTPUT_BIAS]),
-                                     attention.halves ? (struct gpu_range){0} : pass->attended,
-                                     attention.halves ? pass->attended : (struct gpu_range){0}, pass->branch);
-    pass_give_output(engine, &job, add);
-    gpu_matmul(pass->gpu, &job, 1);
+    struct pass_product product = {
+        .role = ROLE_ATTENTION_OUTPUT,
+        .job = pass_job(engine, &output, pass_vector(engine, layer->tensors[ROLE_ATTENTION_OUTPUT_BIAS]),
+                        attention.halves ? (struct gpu_range){0} : pass->attended,
+                        attention.halves ? pass->attended : (struct gpu_range){0}, pass->branch)};
+    pass_give_output(engine, &product.job, add);
+    pass_multiply(engine, layer, &product, 1);
     gpu_barrier(pass->gpu);
 }
 
@@ -195,11 +201,13 @@ struct gpu_glu_kind pass_glu_kind(const struct engine *engine)
 }
 
 /* The gated product of pass->gate and pass->up, as halves where the matrix that reads it takes those; whether it is. */
-bool pass_glu(struct engine *engine, const struct gpu_matrix *down, uint64_t slot_stride, uint32_t rows, uint32_t inner)
+bool pass_glu(struct engine *engine, const struct gpu_matrix *down, uint64_t slot_stride, uint32_t rows, uint32_t inner,
+              bool may_halve)
 {
     struct gpu_pass *pass = engine->pass;
     const struct gpu_glu_kind glu = pass_glu_kind(engine);
-    bool halves = engine->geometry.halves && gpu_takes_halves(pass->gpu, down, slot_stride, (uint32_t)engine->rows);
+    bool halves =
+        may_halve && engine->geometry.halves && gpu_takes_halves(pass->gpu, down, slot_stride, (uint32_t)engine->rows);
     if (halves)
         gpu_glu_halves(pass->gpu, glu.kind, pass->inner_halves, pass->gate, pass->up, (uint64_t)rows * inner, glu.alpha,
                        glu.limit);
@@ -218,7 +226,7 @@ void pass_dense(struct engine *engine, const struct model_layer *layer, enum ten
     bool dense = up == ROLE_FFN_UP; /* only dense layers have biases here */
     struct gpu_matrix matrices[2], downwards = pass_matrix(engine, tensors[down]);
     struct gpu_range biases[2];
-    struct gpu_matmul jobs[2];
+    struct pass_product products[2] = {{.role = gate}, {.role = up}};
     if (tensors[gate] != NO_UNIT) {
         matrices[0] = pass_matrix(engine, tensors[gate]);
         matrices[1] = pass_matrix(engine, tensors[up]);
@@ -228,27 +236,33 @@ void pass_dense(struct engine *engine, const struct model_layer *layer, enum ten
         struct gpu_matrix both = pass_matrix(engine, tensors[up]);
         struct gpu_range bias = pass_vector(engine, dense ? tensors[ROLE_FFN_UP_BIAS] : NO_UNIT);
         for (uint32_t i = 0; i < 2; i++) {
+            products[i].role = up;
+            products[i].first = (uint32_t)i * inner;
             matrices[i] = rows_of(&both, (uint64_t)i * inner, inner);
             biases[i] = part_of(bias, (uint64_t)i * inner);
         }
     }
     for (int i = 0; i < 2; i++) {
-        jobs[i] = pass_job(engine, &matrices[i], biases[i], pass_input(engine, tensors[ROLE_FFN_NORM]),
-                           pass_input_halves(engine, tensors[ROLE_FFN_NORM]), i == 0 ? pass->gate : pass->up);
-        pass_take_norm(engine, &jobs[i], tensors[ROLE_FFN_NORM]);
+        products[i].job = pass_job(engine, &matrices[i], biases[i], pass_input(engine, tensors[ROLE_FFN_NORM]),
+                                   pass_input_halves(engine, tensors[ROLE_FFN_NORM]), i == 0 ? pass->gate : pass->up);
+        pass_take_norm(engine, &products[i].job, tensors[ROLE_FFN_NORM]);
     }
+    const struct gpu_matmul jobs[2] = {products[0].job, products[1].job};
     const struct gpu_glu_kind glu = pass_glu_kind(engine);
-    bool halves = false;
-    if (gpu_matmul_glu(pass->gpu, jobs, &glu)) {
+    bool halves = false,
+         adapted = pass_is_adapted(engine, layer, products[0].role) || pass_is_adapted(engine, layer, products[1].role);
+    if (!adapted && gpu_matmul_glu(pass->gpu, jobs, &glu)) {
         gpu_barrier(pass->gpu);
     } else {
-        gpu_matmul(pass->gpu, jobs, 2);
+        pass_multiply(engine, layer, products, 2);
         gpu_barrier(pass->gpu);
-        halves = pass_glu(engine, &downwards, 0, rows, inner);
+        halves = pass_glu(engine, &downwards, 0, rows, inner, !pass_is_adapted(engine, layer, down));
     }
-    struct gpu_matmul job =
-        pass_job(engine, &downwards, pass_vector(engine, dense ? tensors[ROLE_FFN_DOWN_BIAS] : NO_UNIT),
-                 halves ? (struct gpu_range){0} : pass->gate, halves ? pass->inner_halves : (struct gpu_range){0}, out);
-    pass_give_output(engine, &job, add);
-    gpu_matmul(pass->gpu, &job, 1);
+    struct pass_product product = {.role = down,
+                                   .job = pass_job(engine, &downwards,
+                                                   pass_vector(engine, dense ? tensors[ROLE_FFN_DOWN_BIAS] : NO_UNIT),
+                                                   halves ? (struct gpu_range){0} : pass->gate,
+                                                   halves ? pass->inner_halves : (struct gpu_range){0}, out)};
+    pass_give_output(engine, &product.job, add);
+    pass_multiply(engine, layer, &product, 1);
 }

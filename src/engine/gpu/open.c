@@ -59,10 +59,7 @@ hypura_status gpu_pass_open_device(struct gpu **out, struct hardware_gpu *device
     char why[512], cache[4096];
     bool found = false;
     *out = NULL;
-    if (options->adapter_count)
-        snprintf(why, sizeof why, "adapters are added there only");
-    else
-        TRY(hardware_choose_gpu(options->gpu, device, &found, why, sizeof why, error));
+    TRY(hardware_choose_gpu(options->gpu, device, &found, why, sizeof why, error));
     if (!found) {
         if (options->gpu && strcmp(options->gpu, "none") != 0)
             log_write(LOG_WARNING, "computing on the CPU: %s", why);

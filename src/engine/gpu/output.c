@@ -25,14 +25,15 @@ static void record_logits(struct engine *engine, size_t first, size_t count)
     if (unit == NO_UNIT)
         unit = model_tensor(engine->model, ROLE_TOKEN_EMBEDDING);
     uint64_t elements = count * (uint64_t)p->vocabulary;
-    struct gpu_matmul job = {.weights = pass_matrix(engine, unit),
-                             .in = pick_rows(engine, first, count),
-                             .out = pass->logits,
-                             .bias = pass_vector(engine, model_tensor(engine->model, ROLE_OUTPUT_BIAS)),
-                             .tokens = (uint32_t)count,
-                             .in_stride = p->embedding,
-                             .out_stride = p->vocabulary};
-    gpu_matmul(pass->gpu, &job, 1);
+    struct pass_product product = {.role = ROLE_OUTPUT,
+                                   .job = {.weights = pass_matrix(engine, unit),
+                                           .in = pick_rows(engine, first, count),
+                                           .out = pass->logits,
+                                           .bias = pass_vector(engine, model_tensor(engine->model, ROLE_OUTPUT_BIAS)),
+                                           .tokens = (uint32_t)count,
+                                           .in_stride = p->embedding,
+                                           .out_stride = p->vocabulary}};
+    pass_multiply(engine, NULL, &product, 1);
     gpu_barrier(pass->gpu);
     if (p->output_scale != 1.0f) {
         gpu_scale(pass->gpu, pass->logits, pass->logits, p->output_scale, elements);

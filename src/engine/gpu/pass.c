@@ -72,6 +72,7 @@ void gpu_pass_close(struct engine *engine)
         for (size_t s = 0; s < UNIT_MAX_SLICES; s++)
             if (pass->visits[i].buffers[s])
                 gpu_buffer_destroy(pass->gpu, pass->visits[i].buffers[s]);
+    pass_close_adapters(pass);
     for (uint32_t i = 0; pass->caches && i < engine->kv.layer_count; i++)
         if (pass->caches[i])
             gpu_buffer_destroy(pass->gpu, pass->caches[i]);

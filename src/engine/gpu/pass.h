@@ -8,6 +8,7 @@
  *   layer.c         attention and dense feed forward as commands
  *   latent.c        latent attention
  *   recurrent.c     gated delta nets
+ *   adapt.c         what LoRA adapters add
  *   experts.c       mixture of experts: commands for those that are there, and the CPU's share at the same time
  *   visit.c         experts from RAM that come to the GPU for one long batch
  *   in_place.c      experts in memory that both sides see, computed on the GPU from where they are
@@ -57,6 +58,19 @@ struct ahead {
     uint32_t sequences[GPU_VECTOR_TOKENS], positions[GPU_VECTOR_TOKENS];
 };
 
+/* Where the thin matrices of an adapter are. */
+struct thin_ranges {
+    struct gpu_range a, b;
+};
+
+/* A product that adapters may add to: of the matrix of a role, or of its rows from the first one on. */
+struct pass_product {
+    struct gpu_matmul job;
+    enum tensor_role role;
+    uint32_t first;
+};
+#define PASS_PRODUCTS 4 /* at most, at a time */
+
 struct gpu_pass {
     struct gpu *gpu;
     const struct plan_gpu *plan;
@@ -65,6 +79,8 @@ struct gpu_pass {
     float **host_vectors;       /* [unit_count] copies of small tensors that experts in RAM need too */
     struct gpu_buffer **caches; /* [layers] keys and values */
     struct gpu_buffer *scratch, *upload, *readback;
+    struct thin_ranges *thin;         /* [adapters_pairs] */
+    struct gpu_buffer **thin_buffers; /* [1 + layers] */
     struct visit visits[2];
     uint32_t visit_turn;
 
@@ -76,6 +92,8 @@ struct gpu_pass {
     struct gpu_range router, chosen, weights, groups, expert_out, shared_out, shared_gates;
     struct gpu_range picked, logits; /* rows whose logits are wanted */
     struct gpu_range raw;            /* as scratch.query_raw */
+    struct gpu_range low;            /* [PASS_PRODUCTS] of low_floats: what the first thin matrices give */
+    uint64_t low_floats;
     struct gpu_range tokens, rope[2], scales;
     struct {
         uint32_t rows; /* of a batch that are worked on at once, and LATENT_MORE_ROWS; 0: no layer is on latents */
@@ -201,8 +219,9 @@ void pass_recurrent(struct engine *engine, uint32_t layer, bool add);
 void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
                 enum tensor_role down, size_t width, struct gpu_range out, bool add);
 struct gpu_glu_kind pass_glu_kind(const struct engine *engine);
-bool pass_glu(struct engine *engine, const struct gpu_matrix *down, uint64_t slot_stride, uint32_t rows,
-              uint32_t inner);
+/* may_halve: whoever reads it takes halves, where they can be. */
+bool pass_glu(struct engine *engine, const struct gpu_matrix *down, uint64_t slot_stride, uint32_t rows, uint32_t inner,
+              bool may_halve);
 hypura_status pass_experts(struct engine *engine, uint32_t layer, unit_number next_norm, hypura_error *error);
 
 /* Of latent attention: rows worked on at once, scratch of the attention itself, and what is filled when all buffers are
@@ -243,6 +262,19 @@ struct gpu_range pass_input(const struct engine *engine, unit_number norm);
 
 /* The same as halves, where this batch has them. */
 struct gpu_range pass_input_halves(const struct engine *engine, unit_number norm);
+
+/* Products, and what adapters add to each; the same without the products themselves, which were recorded. layer NULL:
+ * of the whole model. */
+void pass_multiply(struct engine *engine, const struct model_layer *layer, const struct pass_product *products,
+                   size_t count);
+void pass_adapt(struct engine *engine, const struct model_layer *layer, const struct pass_product *products,
+                size_t count);
+bool pass_is_adapted(const struct engine *engine, const struct model_layer *layer, enum tensor_role role);
+
+/* What adapters of a layer (-1: of the whole model) take on the device. */
+uint64_t pass_adapter_bytes(const struct adapters *adapters, int32_t layer);
+hypura_status pass_open_adapters(struct engine *engine, hypura_error *error);
+void pass_close_adapters(struct gpu_pass *pass);
 
 /* A product of the rows of the batch by a matrix, adjacent inputs to adjacent outputs. */
 struct gpu_matmul pass_job(const struct engine *engine, const struct gpu_matrix *weights, struct gpu_range bias,

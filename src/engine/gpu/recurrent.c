@@ -16,19 +16,20 @@ static void project(struct engine *engine, const struct model_layer *layer, stru
     const struct {
         enum tensor_role role;
         struct gpu_range out;
-    } products[] = {{ROLE_ATTENTION_QKV, pass->raw},
-                    {ROLE_ATTENTION_GATE, pass->value},
-                    {together ? ROLE_RECURRENT_BETA_ALPHA : ROLE_RECURRENT_BETA, pass->key},
-                    {ROLE_RECURRENT_ALPHA, net->alpha}};
-    struct gpu_matmul jobs[COUNT_OF(products)];
+    } parts[PASS_PRODUCTS] = {{ROLE_ATTENTION_QKV, pass->raw},
+                              {ROLE_ATTENTION_GATE, pass->value},
+                              {together ? ROLE_RECURRENT_BETA_ALPHA : ROLE_RECURRENT_BETA, pass->key},
+                              {ROLE_RECURRENT_ALPHA, net->alpha}};
+    struct pass_product products[COUNT_OF(parts)] = {0};
     size_t count = together ? 3 : 4;
     for (size_t i = 0; i < count; i++) {
-        struct gpu_matrix matrix = pass_matrix(engine, tensors[products[i].role]);
-        jobs[i] = pass_job(engine, &matrix, (struct gpu_range){0}, pass_input(engine, norm),
-                           pass_input_halves(engine, norm), products[i].out);
-        pass_take_norm(engine, &jobs[i], norm);
+        struct gpu_matrix matrix = pass_matrix(engine, tensors[parts[i].role]);
+        products[i].role = parts[i].role;
+        products[i].job = pass_job(engine, &matrix, (struct gpu_range){0}, pass_input(engine, norm),
+                                   pass_input_halves(engine, norm), parts[i].out);
+        pass_take_norm(engine, &products[i].job, norm);
     }
-    gpu_matmul(pass->gpu, jobs, count);
+    pass_multiply(engine, layer, products, count);
     gpu_barrier(pass->gpu);
 }
 
@@ -85,8 +86,9 @@ void pass_recurrent(struct engine *engine, uint32_t number, bool add)
     gpu_glu(pass->gpu, GLU_SILU, pass->attended, pass->value, pass->attended, rows, inner, inner, inner, 0, 0);
     gpu_barrier(pass->gpu);
     struct gpu_matrix output = pass_matrix(engine, tensors[ROLE_RECURRENT_OUT]);
-    struct gpu_matmul job = pass_job(engine, &output, none, pass->attended, none, pass->branch);
-    pass_give_output(engine, &job, add);
-    gpu_matmul(pass->gpu, &job, 1);
+    struct pass_product product = {.role = ROLE_RECURRENT_OUT,
+                                   .job = pass_job(engine, &output, none, pass->attended, none, pass->branch)};
+    pass_give_output(engine, &product.job, add);
+    pass_multiply(engine, layer, &product, 1);
     gpu_barrier(pass->gpu);
 }
