@@ -92,29 +92,38 @@ static size_t choose_threads(const struct engine_options *options, const struct 
     return options->threads ? options->threads : MIN(MAX(hardware->cores, (size_t)1), (size_t)MAX_THREADS);
 }
 
+void engine_ask(struct asked *out, const struct geometry *geometry, const struct engine_options *options)
+{
+    *out = (struct asked){options->context, options->chunk, options->kv_type};
+    if (geometry->windows)
+        out->chunk = MIN(out->chunk, WINDOW_SLACK);
+    if (!(model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER))
+        return;
+    /* A text passes an encoder as one batch, and nothing reads its cache later. */
+    out->positions = MIN(out->positions ? out->positions : ENCODER_CONTEXT, model_parameters(geometry->model)->context);
+    out->chunk = MIN(out->positions, MAX_CHUNK);
+    out->kv_type = TENSOR_F32;
+}
+
 static hypura_status plan_rest(struct plan **out, struct plan_request *request, const struct geometry *geometry,
                                const struct plan_gpu *gpu, const struct hardware_gpu *device,
                                const struct hardware *hardware, const struct engine_options *options,
                                hypura_error *error)
 {
-    /* A text passes an encoder as one batch, and nothing reads its cache later. */
     bool encoder = model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER;
-    uint32_t most = model_parameters(geometry->model)->context, positions = options->context;
     int64_t held = (int64_t)memory_resident_bytes() + options->reserved;
-    if (encoder)
-        positions = MIN(positions ? positions : ENCODER_CONTEXT, most);
+    struct asked asked;
+    engine_ask(&asked, geometry, options);
     *request = (struct plan_request){
         .budget = options->budget,
         .overhead = (uint64_t)MAX(held, 0),
         .code = hardware_code_bytes(),
         .wobble = 256 << 10,
-        .positions = positions,
+        .positions = asked.positions,
         .sequences = geometry->sequences,
-        .chunk = encoder                                              ? MIN(positions, MAX_CHUNK)
-                 : geometry->windows && options->chunk > WINDOW_SLACK ? WINDOW_SLACK
-                                                                      : options->chunk,
+        .chunk = asked.chunk,
         .shared_kv = options->shared_context && !encoder && kv_cache_can_share(geometry, options->kv_type),
-        .kv_type = encoder ? TENSOR_F32 : options->kv_type,
+        .kv_type = asked.kv_type,
         .working_set = {.kv_bytes = planned_kv_bytes, .scratch_bytes = planned_scratch_bytes, .context = geometry},
         .gpu = gpu,
         .device = device};

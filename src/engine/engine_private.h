@@ -62,6 +62,14 @@ struct geometry {
     size_t latents, latent_query, latent_attended, heads, latent_head;
 };
 
+/* What a plan is asked for: positions of a sequence and tokens of a batch (0: as many as are good), type of the cache.
+ */
+struct asked {
+    uint32_t positions, chunk;
+    enum tensor_type kv_type;
+};
+void engine_ask(struct asked *out, const struct geometry *geometry, const struct engine_options *options);
+
 void geometry_make(struct geometry *out, const struct model *model, size_t threads, uint32_t sequences);
 
 /* ---- guesses -------------------------------------------------------------------------------------------------------

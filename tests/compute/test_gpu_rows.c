@@ -61,6 +61,14 @@ static void norms_rows(void **state)
             compute_add(compute, expected + r * columns, expected + r * columns, bias, columns);
         compute_rms_norm(compute, expected, expected, NULL, rows, columns, 1e-6f);
         expect_floats(gpu, second, expected, count, 1e-6);
+        for (uint32_t c = 0; c < count; c++)
+            in[c] += 3; /* a mean to be taken off */
+        struct gpu_range third = floats(gpu, in, count);
+        gpu_begin(gpu);
+        gpu_layer_norm(gpu, third, third, weights, biases, rows, columns, 1e-5f);
+        gpu_test_run(gpu);
+        compute_layer_norm(compute, expected, in, weight, bias, rows, columns, 1e-5f);
+        expect_floats(gpu, third, expected, count, 2e-6);
         gpu_buffer_destroy(gpu, weights.buffer);
         gpu_buffer_destroy(gpu, biases.buffer);
         gpu_buffer_destroy(gpu, first.buffer);
@@ -140,6 +148,12 @@ static void works_on_elements(void **state)
         expect_floats(gpu, x, expected, n, 1e-6);
         compute_scale(compute, expected, a, -3, n);
         expect_floats(gpu, y, expected, n, 1e-6);
+        x = floats(gpu, a, n);
+        gpu_begin(gpu);
+        gpu_gelu(gpu, x, n);
+        gpu_test_run(gpu);
+        compute_function(compute, FUNCTION_GELU, a, n);
+        expect_floats(gpu, x, a, n, 2e-6);
         free(a);
         free(expected);
     }

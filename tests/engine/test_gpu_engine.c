@@ -146,6 +146,54 @@ static void sees_its_chunk_only(void **state)
         free(logits[side]);
 }
 
+static void embed_text(const char *name, const char *gpu, const char *text, uint64_t budget, float *out)
+{
+    struct engine_options options;
+    struct engine *engine = NULL;
+    struct token_array tokens = {0};
+    const struct vocabulary *vocabulary;
+    char path[256];
+    engine_default_options(&options);
+    options.threads = 2;
+    options.gpu = gpu;
+    options.gpu_budget = budget;
+    snprintf(path, sizeof path, "embed/%s.gguf", name);
+    assert_ok(engine_open(&engine, test_data(path), &options, &test_error));
+    assert_int_equal(engine_gpu(engine) == NULL, strcmp(gpu, "none") == 0);
+    if (engine_gpu(engine)) {
+        const struct plan_gpu *plan = engine->plan->gpu;
+        assert_true(budget ? plan->taken < plan->layer_count : plan->taken == plan->layer_count);
+        assert_int_equal(plan->chunk, engine->plan->chunk);
+    }
+    assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
+    assert_ok(vocabulary_tokenize(vocabulary, text, strlen(text), TOKENIZE_ADD_SPECIAL, &tokens, &test_error));
+    assert_ok(engine_embed(engine, tokens.ids, tokens.count, out, &test_error));
+    token_array_free(&tokens);
+    close_silent(engine);
+}
+
+/* Encoders: short texts and long ones, all layers on the GPU or some. */
+static void encoders_embed_as_on_the_cpu(void **state)
+{
+    (void)state;
+    device_or_skip();
+    static const char *const names[] = {"bert", "nomic-bert"};
+    static const char *const texts[] = {"hello world",
+                                        "The model is larger than the memory of this machine, so most of it stays on "
+                                        "the drive and what is needed next is read ahead of need."};
+    for (size_t m = 0; m < COUNT_OF(names); m++)
+        for (size_t i = 0; i < COUNT_OF(texts); i++) {
+            float here[64], there[64];
+            double most = 0;
+            embed_text(names[m], "none", texts[i], 0, here);
+            embed_text(names[m], number, texts[i], 0, there);
+            for (size_t d = 0; d < COUNT_OF(here); d++)
+                most = fmax(most, fabs((double)here[d] - (double)there[d]));
+            print_message("# %s: %.2g\n", names[m], most);
+            assert_true(most < 1e-3);
+        }
+}
+
 /* GPU, memory and drive all hold a part, under a budget for each. */
 static void three_tiers(void **state)
 {
@@ -423,6 +471,7 @@ int main(void)
         cmocka_unit_test(divides_a_model),
         cmocka_unit_test(experts_visit),
         cmocka_unit_test(sees_its_chunk_only),
+        cmocka_unit_test(encoders_embed_as_on_the_cpu),
         cmocka_unit_test(three_tiers),
         cmocka_unit_test(sequences_are_apart),
         cmocka_unit_test(parts_change_no_bit),

@@ -263,8 +263,12 @@ void gpu_embed(struct gpu *gpu, const struct gpu_matrix *embedding, struct gpu_r
 void gpu_rms_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight,
                   struct gpu_range bias, uint32_t rows, uint32_t columns, float epsilon);
 
+void gpu_layer_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight,
+                    struct gpu_range bias, uint32_t rows, uint32_t columns, float epsilon);
+
 void gpu_scale(struct gpu *gpu, struct gpu_range out, struct gpu_range in, float factor, uint64_t count);
 void gpu_soft_cap(struct gpu *gpu, struct gpu_range values, uint64_t count, float cap);
+void gpu_gelu(struct gpu *gpu, struct gpu_range values, uint64_t count); /* by tanh */
 
 /* out, rows adjacent, may be gate or up where their strides are columns. Strides in floats. */
 void gpu_glu(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate, struct gpu_range up,

@@ -17,16 +17,28 @@ uint32_t gpu_row_steps(uint32_t columns, uint64_t addresses)
     return columns % 4 || addresses % 16 || steps > MOST_STEPS ? 0 : steps;
 }
 
-void gpu_rms_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight,
-                  struct gpu_range bias, uint32_t rows, uint32_t columns, float epsilon)
+static void norm(struct gpu *gpu, bool centred, struct gpu_range out, struct gpu_range in, struct gpu_range weight,
+                 struct gpu_range bias, uint32_t rows, uint32_t columns, float epsilon)
 {
     const struct {
         uint64_t out, in, weight, bias;
         uint32_t rows, columns;
         float epsilon;
     } push = {gpu_address(out), gpu_address(in), gpu_address(weight), gpu_address(bias), rows, columns, epsilon};
-    const uint32_t steps = gpu_row_steps(columns, push.out | push.in | push.weight | push.bias);
-    gpu_launch(gpu, KERNEL_norm, &steps, 1, &push, sizeof push, row_groups(rows), 1, 1);
+    const uint32_t constants[] = {gpu_row_steps(columns, push.out | push.in | push.weight | push.bias), centred};
+    gpu_launch(gpu, KERNEL_norm, constants, COUNT_OF(constants), &push, sizeof push, row_groups(rows), 1, 1);
+}
+
+void gpu_rms_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight,
+                  struct gpu_range bias, uint32_t rows, uint32_t columns, float epsilon)
+{
+    norm(gpu, false, out, in, weight, bias, rows, columns, epsilon);
+}
+
+void gpu_layer_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, struct gpu_range weight,
+                    struct gpu_range bias, uint32_t rows, uint32_t columns, float epsilon)
+{
+    norm(gpu, true, out, in, weight, bias, rows, columns, epsilon);
 }
 
 /* ---- embeddings -------------------------------------------------------------------------------------------------- */
@@ -81,7 +93,7 @@ void gpu_embed(struct gpu *gpu, const struct gpu_matrix *embedding, struct gpu_r
 /* ---- elements ---------------------------------------------------------------------------------------------------- */
 
 /* As in elements.comp. */
-enum operation { OPERATION_SCALE, OPERATION_SOFT_CAP };
+enum operation { OPERATION_SCALE, OPERATION_SOFT_CAP, OPERATION_GELU };
 
 #define ELEMENTS_A_GROUP 1024u
 
@@ -113,6 +125,11 @@ void gpu_scale(struct gpu *gpu, struct gpu_range out, struct gpu_range in, float
 void gpu_soft_cap(struct gpu *gpu, struct gpu_range values, uint64_t count, float cap)
 {
     elements(gpu, OPERATION_SOFT_CAP, values, values, cap, count);
+}
+
+void gpu_gelu(struct gpu *gpu, struct gpu_range values, uint64_t count)
+{
+    elements(gpu, OPERATION_GELU, values, values, 0, count);
 }
 
 void gpu_glu_weighed(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate,

@@ -7,7 +7,8 @@
                 ARCHITECTURE_QK_NORM_AFTER_ROPE | ARCHITECTURE_VALUE_NORM | ARCHITECTURE_ATTENTION_UNSCALED |          \
                 ARCHITECTURE_NORMS_BEHIND | ARCHITECTURE_LATENT | ARCHITECTURE_QUERY_GATED | ARCHITECTURE_RECURRENT |  \
                 ARCHITECTURE_RECURRENT_HEADS_TILED | ARCHITECTURE_CHUNKED | ARCHITECTURE_QK_NORM_PLAIN |               \
-                ARCHITECTURE_EXPERT_INPUT_WEIGHED))
+                ARCHITECTURE_EXPERT_INPUT_WEIGHED | ARCHITECTURE_ENCODER | ARCHITECTURE_LAYER_NORM |                   \
+                ARCHITECTURE_NORMS_OF_SUMS | ARCHITECTURE_FFN_UNGATED))
 
 static bool is_vector(enum tensor_role role)
 {
@@ -29,6 +30,8 @@ static bool is_vector(enum tensor_role role)
     case ROLE_RECURRENT_NORM:
     case ROLE_ATTENTION_OUTPUT_BIAS:
     case ROLE_ATTENTION_POST_NORM:
+    case ROLE_ATTENTION_SUM_NORM:
+    case ROLE_ATTENTION_SUM_NORM_BIAS:
     case ROLE_FFN_NORM:
     case ROLE_FFN_NORM_BIAS:
     case ROLE_ROUTER_BIAS:
@@ -41,6 +44,8 @@ static bool is_vector(enum tensor_role role)
     case ROLE_EXPERT_UP_BIAS:
     case ROLE_EXPERT_DOWN_BIAS:
     case ROLE_FFN_POST_NORM:
+    case ROLE_FFN_SUM_NORM:
+    case ROLE_FFN_SUM_NORM_BIAS:
     case ROLE_LAYER_SCALE:
     case ROLE_OUTPUT_NORM:
     case ROLE_OUTPUT_NORM_BIAS:
@@ -152,6 +157,20 @@ static bool can_attend(const struct geometry *geometry, uint32_t number, enum te
     return gpu_attention_supports(kv_type, layer->key_size, layer->value_size);
 }
 
+/* Norms that take the mean off are there of sums only, and sums are normed in layers without other norms. */
+static bool can_norm(const struct model *model, const struct model_layer *layer)
+{
+    static const enum tensor_role others[] = {ROLE_ATTENTION_NORM,      ROLE_FFN_NORM,      ROLE_ATTENTION_Q_NORM,
+                                              ROLE_ATTENTION_K_NORM,    ROLE_FFN_POST_NORM, ROLE_LAYER_SCALE,
+                                              ROLE_ATTENTION_POST_NORM, ROLE_ROUTER};
+    if (!(model_architecture(model)->flags & (ARCHITECTURE_LAYER_NORM | ARCHITECTURE_NORMS_OF_SUMS)))
+        return layer->tensors[ROLE_ATTENTION_SUM_NORM] == NO_UNIT && layer->tensors[ROLE_FFN_SUM_NORM] == NO_UNIT;
+    for (size_t i = 0; i < COUNT_OF(others); i++)
+        if (layer->tensors[others[i]] != NO_UNIT)
+            return false;
+    return true;
+}
+
 static bool can_choose(const struct model *model, const struct model_layer *layer)
 {
     const struct model_parameters *p = model_parameters(model);
@@ -208,7 +227,8 @@ static enum gpu_ability ability_of(const struct geometry *geometry, const struct
                                    enum tensor_type kv_type)
 {
     const struct model_layer *layer = model_layer(geometry->model, number);
-    if (!can_attend(geometry, number, kv_type) || !can_choose(geometry->model, layer))
+    if (!can_attend(geometry, number, kv_type) || !can_norm(geometry->model, layer) ||
+        !can_choose(geometry->model, layer))
         return GPU_CANNOT;
     for (int role = 0; role < ROLE_COUNT; role++)
         if (!can_use(gpu, geometry->model, layer->tensors[role], (enum tensor_role)role) ||

@@ -170,6 +170,7 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
                                       .soft_cap = p->attention_soft_cap,
                                       .window = layer->window,
                                       .chunk = layer->chunk,
+                                      .bidirectional = is_encoder(engine),
                                       .sequences = sequences,
                                       .sequence_count = engine->span_count};
     struct gpu_matrix output = pass_matrix(engine, layer->tensors[ROLE_ATTENTION_OUTPUT]);
@@ -217,12 +218,29 @@ bool pass_glu(struct engine *engine, const struct gpu_matrix *down, uint64_t slo
     return halves;
 }
 
-void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
-                enum tensor_role down, size_t width, struct gpu_range out, bool add)
+/* What the down matrix reads where there is no gate: one matrix, and a function of each element. */
+static void ungated_inner(struct engine *engine, const struct model_layer *layer)
 {
     struct gpu_pass *pass = engine->pass;
     const unit_number *tensors = layer->tensors;
-    uint32_t rows = (uint32_t)engine->rows, inner = (uint32_t)width;
+    struct gpu_matrix matrix = pass_matrix(engine, tensors[ROLE_FFN_UP]);
+    struct pass_product product = {.role = ROLE_FFN_UP,
+                                   .job = pass_job(engine, &matrix, pass_vector(engine, tensors[ROLE_FFN_UP_BIAS]),
+                                                   pass_input(engine, tensors[ROLE_FFN_NORM]),
+                                                   pass_input_halves(engine, tensors[ROLE_FFN_NORM]), pass->gate)};
+    pass_take_norm(engine, &product.job, tensors[ROLE_FFN_NORM]);
+    pass_multiply(engine, layer, &product, 1);
+    gpu_barrier(pass->gpu);
+    gpu_gelu(pass->gpu, pass->gate, engine->rows * (uint64_t)matrix.rows);
+    gpu_barrier(pass->gpu);
+}
+
+/* The same of a gate and what it lets through, two matrices or the halves of one; whether it is halves. */
+static bool gated_inner(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,
+                        enum tensor_role up, enum tensor_role down, uint32_t inner)
+{
+    struct gpu_pass *pass = engine->pass;
+    const unit_number *tensors = layer->tensors;
     bool dense = up == ROLE_FFN_UP; /* only dense layers have biases here */
     struct gpu_matrix matrices[2], downwards = pass_matrix(engine, tensors[down]);
     struct gpu_range biases[2];
@@ -249,18 +267,29 @@ void pass_dense(struct engine *engine, const struct model_layer *layer, enum ten
     }
     const struct gpu_matmul jobs[2] = {products[0].job, products[1].job};
     const struct gpu_glu_kind glu = pass_glu_kind(engine);
-    bool halves = false,
-         adapted = pass_is_adapted(engine, layer, products[0].role) || pass_is_adapted(engine, layer, products[1].role);
+    bool adapted = pass_is_adapted(engine, layer, products[0].role) || pass_is_adapted(engine, layer, products[1].role);
     if (!adapted && gpu_matmul_glu(pass->gpu, jobs, &glu)) {
         gpu_barrier(pass->gpu);
-    } else {
-        pass_multiply(engine, layer, products, 2);
-        gpu_barrier(pass->gpu);
-        halves = pass_glu(engine, &downwards, 0, rows, inner, !pass_is_adapted(engine, layer, down));
+        return false;
     }
+    pass_multiply(engine, layer, products, 2);
+    gpu_barrier(pass->gpu);
+    return pass_glu(engine, &downwards, 0, (uint32_t)engine->rows, inner, !pass_is_adapted(engine, layer, down));
+}
+
+void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
+                enum tensor_role down, size_t width, struct gpu_range out, bool add)
+{
+    struct gpu_pass *pass = engine->pass;
+    struct gpu_matrix downwards = pass_matrix(engine, layer->tensors[down]);
+    unit_number bias = down == ROLE_FFN_DOWN ? layer->tensors[ROLE_FFN_DOWN_BIAS] : NO_UNIT;
+    bool halves = false;
+    if (model_architecture(engine->model)->flags & ARCHITECTURE_FFN_UNGATED)
+        ungated_inner(engine, layer);
+    else
+        halves = gated_inner(engine, layer, gate, up, down, (uint32_t)width);
     struct pass_product product = {.role = down,
-                                   .job = pass_job(engine, &downwards,
-                                                   pass_vector(engine, dense ? tensors[ROLE_FFN_DOWN_BIAS] : NO_UNIT),
+                                   .job = pass_job(engine, &downwards, pass_vector(engine, bias),
                                                    halves ? (struct gpu_range){0} : pass->gate,
                                                    halves ? pass->inner_halves : (struct gpu_range){0}, out)};
     pass_give_output(engine, &product.job, add);

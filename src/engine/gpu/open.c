@@ -28,10 +28,12 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
     uint8_t *abilities;
     uint64_t memory = options->budget ? options->budget : hardware_default_budget(hardware);
     uint32_t longest = geometry->windows ? WINDOW_SLACK : 0;
+    struct asked asked;
+    engine_ask(&asked, geometry, options);
     struct plan_gpu_request request = {.budget = gpu_budget(gpu, hardware, options),
-                                       .positions = options->context,
+                                       .positions = asked.positions,
                                        .sequences = geometry->sequences,
-                                       .chunk = longest ? MIN(longest, options->chunk) : options->chunk,
+                                       .chunk = asked.chunk,
                                        .longest_chunk = longest,
                                        .moves = !options->gpu_fixed,
                                        .hardware = hardware,
@@ -40,7 +42,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
     geometry->halves = gpu_get_info(gpu)->cooperative_matrix;
     request.in_place = pass_can_read_in_place(gpu, geometry->model);
     TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));
-    gpu_pass_request(&request, abilities, geometry, gpu, options->kv_type);
+    gpu_pass_request(&request, abilities, geometry, gpu, asked.kv_type);
     uint64_t *uses = NULL;
     char path[4096];
     if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))

@@ -394,6 +394,20 @@ void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number l
         halve_normed(engine, next_norm);
 }
 
+/* The residual stream through a norm, in place (encoders); nothing without a tensor. */
+static void renorm_hidden(struct engine *engine, unit_number weight, unit_number bias)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    bool centred = model_architecture(engine->model)->flags & ARCHITECTURE_LAYER_NORM;
+    if (weight == NO_UNIT)
+        return;
+    (centred ? gpu_layer_norm : gpu_rms_norm)(pass->gpu, pass->hidden, pass->hidden, pass_vector(engine, weight),
+                                              pass_vector(engine, bias), (uint32_t)engine->rows, p->embedding,
+                                              p->norm_epsilon);
+    gpu_barrier(pass->gpu);
+}
+
 /* Whether the matrix that ends a branch adds it to the residual stream by itself, and whoever reads that next norms it
  * by itself: two launches less where few tokens make launches count. */
 static bool adds_by_itself(const struct engine *engine, unit_number post_norm, unit_number layer_scale,
@@ -438,6 +452,7 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
         pass->norm_left = true;
     else
         pass_add_branch(engine, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, tensors[ROLE_FFN_NORM], NULL);
+    renorm_hidden(engine, tensors[ROLE_ATTENTION_SUM_NORM], tensors[ROLE_ATTENTION_SUM_NORM_BIAS]);
     unit_number next = pass_next_norm(engine, number);
     if (layer->moe) {
         TRY(pass_experts(engine, number, next, error));
@@ -451,6 +466,7 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
             pass->norm_left = true;
         else
             pass_add_branch(engine, tensors[ROLE_FFN_POST_NORM], tensors[ROLE_LAYER_SCALE], next, NULL);
+        renorm_hidden(engine, tensors[ROLE_FFN_SUM_NORM], tensors[ROLE_FFN_SUM_NORM_BIAS]);
     }
     /* The first layer goes alone, so that the device starts early. */
     uint32_t most = pass->sent == 0 ? 1 : LAYERS_A_BATCH;

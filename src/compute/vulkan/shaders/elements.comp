@@ -7,6 +7,7 @@
 layout(constant_id = 0) const uint OPERATION = 0;
 #define SCALE 0
 #define SOFT_CAP 1
+#define GELU 2
 
 layout(local_size_x = 256) in;
 layout(push_constant) uniform Push
@@ -31,6 +32,9 @@ void main()
             break;
         case SOFT_CAP:
             a = tanh_of(a / factor) * factor;
+            break;
+        case GELU:
+            a = gelu(a);
             break;
         }
         into.v[i] = a;
