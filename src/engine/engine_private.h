@@ -52,9 +52,10 @@ struct geometry {
     size_t threads;
     uint32_t sequences;
     uint32_t logits_rows;
-    bool windows; /* some layer has a sliding window */
-    bool shared;  /* some layer adds shared experts, or a dense feed forward, to its experts */
-    bool halves;  /* prompts are multiplied as halves by a GPU, so it needs room for those */
+    bool windows;            /* some layer has a sliding window */
+    bool shared;             /* some layer adds shared experts, or a dense feed forward, to its experts */
+    bool halves;             /* prompts are multiplied as halves by a GPU, so it needs room for those */
+    uint64_t largest_buffer; /* that a GPU has; 0: none */
     /* Widths: the greatest over the layers, in floats. */
     size_t query, query_raw, key, value, attended, projected, feed_forward, vector;
     /* Latent layers: rows worked on at once, and what their heads need. */

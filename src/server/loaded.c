@@ -194,9 +194,22 @@ void loaded_discard(struct loaded_models *models, struct loaded_model *fresh)
     free_loaded(fresh);
 }
 
+/* A driver that cannot do what it is asked would fail each request anew, once the model was read anew. */
+static bool failed_at_once(struct engine *engine)
+{
+    struct engine_statistics s;
+    engine_statistics(engine, &s);
+    return engine_lost(engine) && s.prompt_tokens + s.generated_tokens == 0;
+}
+
 void loaded_unload(struct loaded_models *models, struct loaded_model *model)
 {
+    bool failed = failed_at_once(model->engine);
+    if (failed)
+        server_log("warning", "the GPU failed before it computed anything: models are opened on the CPU from now on",
+                   "model=%s", model->entry.name);
     pthread_mutex_lock(&models->mutex);
+    models->gpu_fails |= failed;
     for (uint32_t i = 0; i < models->count; i++) {
         if (models->items[i] == model)
             models->items[i--] = models->items[--models->count];

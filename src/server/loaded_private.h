@@ -17,6 +17,7 @@ struct loaded_models {
     int64_t aside;    /* what plans set aside of the budget, less what comes on top of it */
     uint64_t numbers; /* given so far */
     uint64_t looked;  /* at the files; the worker's */
+    bool gpu_fails;   /* it was lost before it computed anything: it is not asked again */
 };
 
 /* The file of the adapter that /api/create gave the model, or an empty text. */

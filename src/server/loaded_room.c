@@ -175,9 +175,12 @@ bool loaded_options(struct loaded_models *models, uint32_t context, struct engin
     }
     for (uint32_t i = 0; i < models->count; i++)
         gpu += models->items[i]->gpu_bytes;
+    bool gpu_fails = models->gpu_fails;
     pthread_mutex_unlock(&models->mutex);
     if (options->gpu_budget)
         options->gpu_budget -= MIN(gpu, options->gpu_budget - 1);
+    if (gpu_fails)
+        options->gpu = "none";
     options->context = MAX(options->context, context);
     options->sequences = models->server->options.parallel;
     options->shared_context = true;

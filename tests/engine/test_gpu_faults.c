@@ -106,13 +106,58 @@ static void hangs(void **state)
     assert_true(seconds < 30);
 }
 
+/* A driver without what is needed: a sentence, and the CPU. */
+static void lacks_something(void **state)
+{
+    (void)state;
+    device_or_skip();
+    struct gpu *gpu = NULL;
+    struct engine *engine = open_with_fault("lacks:8-bit storage", "llama");
+    assert_null(engine_gpu(engine));
+    assert_int_equal(run_one(engine), HYPURA_OK);
+    engine_close(engine);
+    setenv("HYPURA_GPU_FAULT", "lacks:8-bit storage", 1);
+    assert_int_equal(gpu_open(&gpu, &(struct gpu_options){.index = (uint32_t)device}, &test_error),
+                     HYPURA_ERROR_UNSUPPORTED);
+    unsetenv("HYPURA_GPU_FAULT");
+    assert_non_null(strstr(test_error.message, "lacks 8-bit storage"));
+}
+
+/* A driver that gives little at once: batches are shorter, and what does not fit stays in memory. */
+static void has_small_allocations(void **state)
+{
+    (void)state;
+    device_or_skip();
+    size_t vocabulary;
+    float *expected = run_on_cpu("mixtral", &vocabulary);
+    struct engine_options options;
+    struct engine *engine = NULL;
+    uint32_t chunks[2];
+    set_options(&options, &(struct setting){.kv_type = TENSOR_F16});
+    options.chunk = 0;
+    for (int small = 0; small < 2; small++) {
+        if (small)
+            setenv("HYPURA_GPU_FAULT", "largest:1", 1);
+        assert_ok(engine_open(&engine, model_path("mixtral"), &options, &test_error));
+        unsetenv("HYPURA_GPU_FAULT");
+        assert_non_null(engine_gpu(engine));
+        chunks[small] = engine->plan->gpu->chunk;
+        assert_true(!small || gpu_buffer_bytes(engine->pass->scratch) <= 1 << 20);
+        float *logits = run_tokens(engine);
+        assert_true(measure(expected, logits, TOKENS, vocabulary).kl_mean < 2e-3);
+        free(logits);
+        close_silent(engine);
+    }
+    assert_true(chunks[1] < chunks[0]);
+    free(expected);
+}
+
 int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(out_of_device_memory),
-        cmocka_unit_test(lost_at_any_time),
-        cmocka_unit_test(hangs),
+        cmocka_unit_test(out_of_device_memory), cmocka_unit_test(lost_at_any_time),      cmocka_unit_test(hangs),
+        cmocka_unit_test(lacks_something),      cmocka_unit_test(has_small_allocations),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

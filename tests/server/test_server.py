@@ -540,6 +540,21 @@ def events_show_what_is_on_a_gpu():
     server.stop()
 
 
+def a_gpu_that_fails_at_once_is_left_alone():
+    # lost with its first batch, whenever it is opened
+    server = Server(FILE, "--context", 512, environment={"HYPURA_GPU": "0", "HYPURA_GPU_FAULT": "submit:2"})
+    ask = {"model": MODEL, "prompt": "What does ls do?", "stream": False, "options": {"num_predict": 2}}
+    status, _, text = server.request("POST", "/api/generate", ask)
+    answer = json.loads(text)
+    if status == 200:
+        print("# no device that can compute")
+    else:
+        assert "GPU" in answer["error"], answer
+        assert server.post("/api/generate", ask)["response"]
+        assert "failed before it computed anything" in server.logged()
+    server.stop()
+
+
 # ---- downloads ------------------------------------------------------------------------------------------------------
 
 class Files(http.server.BaseHTTPRequestHandler):

@@ -109,6 +109,7 @@ static void describe_features(const struct vk *vk, VkPhysicalDevice physical, st
     require(info, v12.storageBuffer8BitAccess, "8-bit storage");
     require(info, v11.storageBuffer16BitAccess, "16-bit storage");
     require(info, info->shared_bytes >= 32768, "32 KiB of shared memory");
+    require(info, info->max_group >= 256, "work groups of 256");
     require(info, features.features.shaderInt64, "64-bit integers");
     require(info, features.features.shaderInt16 && v12.shaderInt8, "8- and 16-bit integers");
     info->fp16 = v12.shaderFloat16;
@@ -181,6 +182,8 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
     VkPhysicalDeviceVulkan11Properties v11 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_1_PROPERTIES};
     VkPhysicalDeviceVulkan12Properties v12 = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_VULKAN_1_2_PROPERTIES,
                                               .pNext = &v11};
+    VkPhysicalDeviceMaintenance4Properties buffers = {.sType =
+                                                          VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_MAINTENANCE_4_PROPERTIES};
     VkPhysicalDeviceProperties2 properties = {.sType = VK_STRUCTURE_TYPE_PHYSICAL_DEVICE_PROPERTIES_2};
     vk->vkGetPhysicalDeviceProperties(physical, &properties.properties);
     const VkPhysicalDeviceProperties *basic = &properties.properties;
@@ -203,6 +206,10 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
         multiprocessors.pNext = properties.pNext;
         properties.pNext = &multiprocessors;
     }
+    if (gpu_device_has(vk, physical, VK_KHR_MAINTENANCE_4_EXTENSION_NAME)) {
+        buffers.pNext = properties.pNext;
+        properties.pNext = &buffers;
+    }
     info->host_import = gpu_device_has(vk, physical, VK_EXT_EXTERNAL_MEMORY_HOST_EXTENSION_NAME);
     if (info->host_import) {
         external.pNext = properties.pNext;
@@ -211,6 +218,8 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
     vk->vkGetPhysicalDeviceProperties2(physical, &properties);
     snprintf(info->driver, sizeof info->driver, "%.120s %.120s", v12.driverName, v12.driverInfo);
     info->max_allocation = v11.maxMemoryAllocationSize;
+    if (buffers.maxBufferSize) /* each has an allocation of its own */
+        info->max_allocation = MIN(info->max_allocation, buffers.maxBufferSize);
     info->max_group = MIN(basic->limits.maxComputeWorkGroupInvocations, basic->limits.maxComputeWorkGroupSize[0]);
     info->shared_bytes = basic->limits.maxComputeSharedMemorySize;
     info->subgroup_min = subgroups.minSubgroupSize ? subgroups.minSubgroupSize : v11.subgroupSize;
@@ -229,4 +238,5 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
         info->khr_matrix = has_khr_matrix(vk, physical);
         info->cooperative_matrix = info->khr_matrix || has_nv_matrix(vk, physical);
     }
+    fault_describe(info);
 }

@@ -2,9 +2,11 @@
  * now on and all after it find no room. "submit:N": the device is lost with the N-th submission. "hang:N": from the
  * N-th on nothing that is sent ends. "import:N": the N-th import of host memory and all after it are refused. "copy:N":
  * the same for copies between the host and memory that is not mapped, for want of memory, while the device goes on.
- * Counted over all devices of the process, from when one was opened last. */
+ * Counted over all devices of the process, from when one was opened last. Two are about what devices are: "lacks:WHAT",
+ * and "largest:N", no more than N MiB at once. */
 #include "compute/vulkan/gpu_private.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -67,4 +69,13 @@ void fault_install(struct gpu *gpu)
         import = gpu->vk.vkGetMemoryHostPointerPropertiesEXT;
         gpu->vk.vkGetMemoryHostPointerPropertiesEXT = import ? failing_import : NULL;
     }
+}
+
+void fault_describe(struct gpu_info *info)
+{
+    const char *fault = getenv("HYPURA_GPU_FAULT");
+    if (fault && strncmp(fault, "lacks:", 6) == 0)
+        snprintf(info->lacks, sizeof info->lacks, "%s", fault + 6);
+    else if (fault && strncmp(fault, "largest:", 8) == 0)
+        info->max_allocation = MIN(info->max_allocation, (uint64_t)strtoul(fault + 8, NULL, 10) << 20);
 }

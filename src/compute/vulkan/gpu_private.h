@@ -209,6 +209,7 @@ hypura_status timeline_wait(struct gpu *gpu, VkSemaphore timeline, uint64_t valu
 bool timeline_reached(struct gpu *gpu, VkSemaphore timeline, uint64_t value);
 
 void fault_install(struct gpu *gpu);
+void fault_describe(struct gpu_info *info);
 
 void uploads_destroy(struct gpu *gpu);
 

@@ -127,6 +127,8 @@ uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk,
     uint64_t adapters = 0;
     for (int32_t i = -1; i < (int32_t)model_parameters(geometry->model)->layers; i++)
         adapters += pass_adapter_bytes(geometry->adapters, i);
+    if (geometry->largest_buffer && MAX(MAX(used.scratch, used.upload), used.readback) > geometry->largest_buffer)
+        return UINT64_MAX; /* a shorter batch has room */
     /* Memory that the host sees may be the device's too. */
     return used.scratch + used.upload + used.readback + adapters;
 }

@@ -40,6 +40,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
                                        .device = device};
     request.memory = gpu_get_info(gpu)->unified ? memory - MIN(memory, request.budget) : memory;
     geometry->halves = gpu_get_info(gpu)->cooperative_matrix;
+    geometry->largest_buffer = gpu_get_info(gpu)->max_allocation;
     request.in_place = pass_can_read_in_place(gpu, geometry->model);
     TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));
     gpu_pass_request(&request, abilities, geometry, gpu, asked.kv_type);
