@@ -68,7 +68,7 @@ static void norms_rows(void **state)
         gpu_layer_norm(gpu, third, third, weights, biases, rows, columns, 1e-5f);
         gpu_test_run(gpu);
         compute_layer_norm(compute, expected, in, weight, bias, rows, columns, 1e-5f);
-        expect_floats(gpu, third, expected, count, 2e-6);
+        expect_floats(gpu, third, expected, count, 1e-6);
         gpu_buffer_destroy(gpu, weights.buffer);
         gpu_buffer_destroy(gpu, biases.buffer);
         gpu_buffer_destroy(gpu, first.buffer);
@@ -153,7 +153,7 @@ static void works_on_elements(void **state)
         gpu_gelu(gpu, x, n);
         gpu_test_run(gpu);
         compute_function(compute, FUNCTION_GELU, a, n);
-        expect_floats(gpu, x, a, n, 2e-6);
+        expect_floats(gpu, x, a, n, 1e-6);
         free(a);
         free(expected);
     }

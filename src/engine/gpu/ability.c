@@ -34,11 +34,16 @@ static bool is_vector(enum tensor_role role)
     case ROLE_ATTENTION_SUM_NORM_BIAS:
     case ROLE_FFN_NORM:
     case ROLE_FFN_NORM_BIAS:
+    case ROLE_ROUTER_SCALE:
     case ROLE_ROUTER_BIAS:
     case ROLE_ROUTER_SELECTION_BIAS:
     case ROLE_FFN_GATE_BIAS:
     case ROLE_FFN_UP_BIAS:
     case ROLE_FFN_DOWN_BIAS:
+    case ROLE_FFN_DENSE_POST_NORM:
+    case ROLE_EXPERT_NORM:
+    case ROLE_EXPERT_NORM_BIAS:
+    case ROLE_EXPERT_POST_NORM:
     case ROLE_EXPERT_SCALE:
     case ROLE_EXPERT_GATE_BIAS:
     case ROLE_EXPERT_UP_BIAS:
@@ -120,12 +125,17 @@ static bool can_attend_latently(const struct geometry *geometry, const struct mo
            gpu_attention_supports(kv_type, width, p->kv_rank);
 }
 
-/* Gates stand beside queries that are normed head by head, if at all. */
+/* If at all. */
+static bool norms_head_by_head(const struct model *model, const struct model_layer *layer, enum tensor_role role)
+{
+    unit_number norm = layer->tensors[role];
+    return norm == NO_UNIT || model_unit(model, norm)->slices[0].tensor->dimensions[0] == layer->key_size;
+}
+
+/* Gates stand beside queries. */
 static bool can_gate(const struct model *model, const struct model_layer *layer)
 {
-    unit_number norm = layer->tensors[ROLE_ATTENTION_Q_NORM];
-    return layer->key_size == layer->value_size &&
-           (norm == NO_UNIT || model_unit(model, norm)->slices[0].tensor->dimensions[0] == layer->key_size);
+    return layer->key_size == layer->value_size && norms_head_by_head(model, layer, ROLE_ATTENTION_Q_NORM);
 }
 
 static bool can_attend(const struct geometry *geometry, uint32_t number, enum tensor_type kv_type)
@@ -152,8 +162,10 @@ static bool can_attend(const struct geometry *geometry, uint32_t number, enum te
         (!can_split(model, layer->tensors[ROLE_ATTENTION_QKV], queries) ||
          !can_split(model, layer->tensors[ROLE_ATTENTION_QKV], keys)))
         return false;
-    if (layer->tensors[ROLE_ATTENTION_QKV] == NO_UNIT && layer->tensors[ROLE_ATTENTION_V] == NO_UNIT)
-        return false; /* values are the keys */
+    /* Values that are the keys are those before a norm of all heads as one row, which is done in place. */
+    if (layer->tensors[ROLE_ATTENTION_QKV] == NO_UNIT && layer->tensors[ROLE_ATTENTION_V] == NO_UNIT &&
+        (layer->key_size != layer->value_size || !norms_head_by_head(model, layer, ROLE_ATTENTION_K_NORM)))
+        return false;
     return gpu_attention_supports(kv_type, layer->key_size, layer->value_size);
 }
 
@@ -176,9 +188,14 @@ static bool can_choose(const struct model *model, const struct model_layer *laye
     const struct model_parameters *p = model_parameters(model);
     if (!layer->moe)
         return true;
-    /* A dense feed forward beside the experts, or norms and a router input of their own (Gemma 4). */
+    /* A dense feed forward beside the experts, with norms and a router input of their own: all of it, or nothing. */
+    static const enum tensor_role beside[] = {ROLE_ROUTER_SCALE, ROLE_EXPERT_NORM, ROLE_EXPERT_POST_NORM, ROLE_FFN_UP};
+    size_t parts = 0;
+    for (size_t i = 0; i < COUNT_OF(beside); i++)
+        parts += layer->tensors[beside[i]] != NO_UNIT;
     return p->experts <= GPU_ROUTER_EXPERTS && p->experts_used <= GPU_ROUTER_USED &&
-           layer->tensors[ROLE_FFN_UP] == NO_UNIT && layer->tensors[ROLE_ROUTER] != NO_UNIT &&
+           layer->tensors[ROLE_ROUTER] != NO_UNIT &&
+           (parts == 0 || (parts == COUNT_OF(beside) && p->shared_feed_forward == 0)) &&
            (p->shared_feed_forward == 0 || layer->tensors[ROLE_SHARED_GATE] != NO_UNIT);
 }
 

@@ -1,17 +1,41 @@
 #include "engine/gpu/pass.h"
 
+#include <math.h>
 #include <string.h>
 
 /* ---- commands ------------------------------------------------------------------------------------------------------
  */
 
+/* Whether there is a dense feed forward beside the experts, and norms and a router input of their own (Gemma 4). */
+static bool has_dense_beside(const struct model_layer *layer)
+{
+    return layer->tensors[ROLE_ROUTER_SCALE] != NO_UNIT;
+}
+
+/* What the router reads. */
+static struct gpu_range router_rows(struct engine *engine, const struct model_layer *layer)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    if (!has_dense_beside(layer))
+        return pass_input(engine, layer->tensors[ROLE_FFN_NORM]);
+    gpu_rms_norm(pass->gpu, pass->branch, pass->hidden, pass_vector(engine, layer->tensors[ROLE_ROUTER_SCALE]),
+                 (struct gpu_range){0}, (uint32_t)engine->rows, p->embedding, p->norm_epsilon);
+    gpu_barrier(pass->gpu);
+    gpu_scale(pass->gpu, pass->branch, pass->branch, 1.0f / sqrtf((float)p->embedding),
+              engine->rows * (uint64_t)p->embedding);
+    gpu_barrier(pass->gpu);
+    return pass->branch;
+}
+
 static void choose(struct engine *engine, const struct model_layer *layer)
 {
     struct gpu_pass *pass = engine->pass;
     const struct model_parameters *p = model_parameters(engine->model);
+    const struct gpu_range rows = router_rows(engine, layer);
     struct pass_product products[2] = {{.role = ROLE_ROUTER,
                                         .job = {.weights = pass_matrix(engine, layer->tensors[ROLE_ROUTER]),
-                                                .in = pass_input(engine, layer->tensors[ROLE_FFN_NORM]),
+                                                .in = rows,
                                                 .out = pass->router,
                                                 .bias = pass_vector(engine, layer->tensors[ROLE_ROUTER_BIAS]),
                                                 .tokens = (uint32_t)engine->rows,
@@ -135,6 +159,36 @@ static void read_back(struct engine *engine, const struct model_layer *layer)
              engine->rows * p->embedding * sizeof(float));
 }
 
+/* The dense feed forward of all rows, and then what experts read in place of what it read. */
+static void run_dense_beside(struct engine *engine, const struct model_layer *layer)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    unit_number norm = layer->tensors[ROLE_FFN_DENSE_POST_NORM];
+    pass_dense(engine, layer, ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, layer->feed_forward, pass->shared_out, false);
+    gpu_barrier(pass->gpu);
+    if (norm != NO_UNIT)
+        gpu_rms_norm(pass->gpu, pass->shared_out, pass->shared_out, pass_vector(engine, norm), (struct gpu_range){0},
+                     (uint32_t)engine->rows, p->embedding, p->norm_epsilon);
+    pass_norm_hidden(engine, layer->tensors[ROLE_EXPERT_NORM]);
+}
+
+/* Adds the sum of the experts, which has a norm of its own, to what the dense feed forward gave. */
+static void add_to_dense(struct engine *engine, const struct model_layer *layer, const struct gpu_mix *mix)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_parameters *p = model_parameters(engine->model);
+    gpu_residual(pass->gpu,
+                 &(struct gpu_residual){.hidden = pass->shared_out,
+                                        .post_norm = pass_vector(engine, layer->tensors[ROLE_EXPERT_POST_NORM]),
+                                        .scale = 1.0f,
+                                        .epsilon = p->norm_epsilon,
+                                        .rows = (uint32_t)engine->rows,
+                                        .columns = p->embedding,
+                                        .mix = *mix});
+    gpu_barrier(pass->gpu);
+}
+
 hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number next_norm, hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
@@ -144,6 +198,8 @@ hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number n
     bool visits = missing && !in_place && pass_should_visit(engine, number);
     bool divided = missing && !in_place && !visits;
     choose(engine, layer);
+    if (has_dense_beside(layer))
+        run_dense_beside(engine, layer);
     uint64_t value = 0;
     if (in_place) {
         TRY(pass_in_place(engine, number, error));
@@ -185,7 +241,11 @@ hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number n
                           .used = p->experts_used};
     if (layer->tensors[ROLE_SHARED_ROUTER] != NO_UNIT)
         mix.shared_gates = pass->shared_gates;
-    pass_add_branch(engine, layer->tensors[ROLE_FFN_POST_NORM], layer->tensors[ROLE_LAYER_SCALE], next_norm, &mix);
+    bool beside = has_dense_beside(layer);
+    if (beside)
+        add_to_dense(engine, layer, &mix);
+    pass_add_branch(engine, pass->shared_out, layer->tensors[ROLE_FFN_POST_NORM], layer->tensors[ROLE_LAYER_SCALE],
+                    next_norm, beside ? NULL : &mix);
     return HYPURA_OK;
 }
 

@@ -36,6 +36,12 @@ static bool is_gated(const struct engine *engine)
     return model_architecture(engine->model)->flags & ARCHITECTURE_QUERY_GATED;
 }
 
+/* Before these are normed and turned (Gemma 4). */
+static bool values_are_keys(const struct model_layer *layer)
+{
+    return layer->tensors[ROLE_ATTENTION_QKV] == NO_UNIT && layer->tensors[ROLE_ATTENTION_V] == NO_UNIT;
+}
+
 /* Queries, keys and values of all rows: three matrices, or the parts of one. */
 static void project(struct engine *engine, const struct model_layer *layer)
 {
@@ -47,9 +53,10 @@ static void project(struct engine *engine, const struct model_layer *layer)
     const struct gpu_range outputs[3] = {gated ? pass->raw : pass->query, pass->key, pass->value};
     static const enum tensor_role roles[3] = {ROLE_ATTENTION_Q, ROLE_ATTENTION_K, ROLE_ATTENTION_V};
     const bool together = tensors[ROLE_ATTENTION_QKV] != NO_UNIT;
+    const int count = values_are_keys(layer) ? 2 : 3;
     struct pass_product products[3] = {0};
     uint32_t first = 0;
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < count; i++) {
         struct gpu_matrix matrix;
         struct gpu_range bias;
         if (together) {
@@ -67,7 +74,7 @@ static void project(struct engine *engine, const struct model_layer *layer)
         products[i].first = together ? first : 0;
         first += widths[i];
     }
-    pass_multiply(engine, layer, products, 3);
+    pass_multiply(engine, layer, products, (size_t)count);
     gpu_barrier(pass->gpu);
 }
 
@@ -122,7 +129,7 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
     struct gpu_heads heads = {
         .query = gated ? pass->raw : pass->query,
         .key = pass->key,
-        .value = pass->value,
+        .value = values_are_keys(layer) ? pass->key : pass->value,
         .query_norm = pass_vector(engine, whole ? NO_UNIT : query_norm),
         .key_norm = pass_vector(engine, whole ? NO_UNIT : key_norm),
         .query_scales = layer->sharpened ? pass->scales : (struct gpu_range){0},

@@ -299,7 +299,7 @@ static struct gpu_range norm_bias(const struct engine *engine, unit_number norm)
                                    : model_layer(engine->model, (uint32_t)unit->layer)->tensors[unit->role + 1]);
 }
 
-static void norm_hidden(struct engine *engine, unit_number weight)
+void pass_norm_hidden(struct engine *engine, unit_number weight)
 {
     struct gpu_pass *pass = engine->pass;
     const struct model_parameters *p = model_parameters(engine->model);
@@ -367,14 +367,14 @@ hypura_status gpu_pass_embed(struct engine *engine, const int32_t *tokens, bool 
     return HYPURA_OK;
 }
 
-void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number layer_scale, unit_number next_norm,
-                     const struct gpu_mix *mix)
+void pass_add_branch(struct engine *engine, struct gpu_range branch, unit_number post_norm, unit_number layer_scale,
+                     unit_number next_norm, const struct gpu_mix *mix)
 {
     struct gpu_pass *pass = engine->pass;
     const struct model_parameters *p = model_parameters(engine->model);
     bool biased = norm_bias(engine, next_norm).buffer;
     struct gpu_residual residual = {.hidden = pass->hidden,
-                                    .branch = pass->branch,
+                                    .branch = branch,
                                     .post_norm = pass_vector(engine, post_norm),
                                     .layer_scale = pass_vector(engine, layer_scale),
                                     .norm = pass_vector(engine, biased ? NO_UNIT : next_norm),
@@ -389,7 +389,7 @@ void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number l
     gpu_barrier(pass->gpu);
     pass->norm_left = false;
     if (biased)
-        norm_hidden(engine, next_norm);
+        pass_norm_hidden(engine, next_norm);
     else
         halve_normed(engine, next_norm);
 }
@@ -432,7 +432,7 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
     if (arrived) {
         pass->norm_left = engine->rows <= GPU_VECTOR_TOKENS && !norm_bias(engine, tensors[ROLE_ATTENTION_NORM]).buffer;
         if (!pass->norm_left)
-            norm_hidden(engine, tensors[ROLE_ATTENTION_NORM]);
+            pass_norm_hidden(engine, tensors[ROLE_ATTENTION_NORM]);
     }
     pass_record(pass);
     bool add =
@@ -451,7 +451,7 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
     if (add)
         pass->norm_left = true;
     else
-        pass_add_branch(engine, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, tensors[ROLE_FFN_NORM], NULL);
+        pass_add_branch(engine, pass->branch, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, tensors[ROLE_FFN_NORM], NULL);
     renorm_hidden(engine, tensors[ROLE_ATTENTION_SUM_NORM], tensors[ROLE_ATTENTION_SUM_NORM_BIAS]);
     unit_number next = pass_next_norm(engine, number);
     if (layer->moe) {
@@ -465,7 +465,7 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
         if (add)
             pass->norm_left = true;
         else
-            pass_add_branch(engine, tensors[ROLE_FFN_POST_NORM], tensors[ROLE_LAYER_SCALE], next, NULL);
+            pass_add_branch(engine, pass->branch, tensors[ROLE_FFN_POST_NORM], tensors[ROLE_LAYER_SCALE], next, NULL);
         renorm_hidden(engine, tensors[ROLE_FFN_SUM_NORM], tensors[ROLE_FFN_SUM_NORM_BIAS]);
     }
     /* The first layer goes alone, so that the device starts early. */

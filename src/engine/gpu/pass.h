@@ -200,8 +200,11 @@ struct gpu_range pass_vector(const struct engine *engine, unit_number unit); /* 
 
 /* What a layer leaves: its branch, or the sum of its experts, goes to the residual stream, which is normed for whoever
  * comes next. */
-void pass_add_branch(struct engine *engine, unit_number post_norm, unit_number layer_scale, unit_number next_norm,
-                     const struct gpu_mix *mix);
+void pass_add_branch(struct engine *engine, struct gpu_range branch, unit_number post_norm, unit_number layer_scale,
+                     unit_number next_norm, const struct gpu_mix *mix);
+
+/* The residual stream through a norm, for matrices that read pass->normed; nothing without one. */
+void pass_norm_hidden(struct engine *engine, unit_number weight);
 
 /* Where rows were left without their norm, the matrix applies it itself. */
 void pass_take_norm(const struct engine *engine, struct gpu_matmul *job, unit_number norm);
