@@ -62,18 +62,21 @@ static char state_letter(enum unit_state state)
     }
 }
 
-/* The tensors of a layer in one letter: where most of their bytes are. */
-static char layer_letter(struct loaded_model *loaded, const struct model_layer *layer)
+/* The tensors of a layer: in one letter where most of their bytes are, and the share of them that is in memory. */
+static char look_at_layer(struct loaded_model *loaded, const struct model_layer *layer, double *in_memory)
 {
     struct store *store = engine_store(loaded->engine);
-    uint64_t bytes[UNIT_STATES] = {0};
+    uint64_t bytes[UNIT_STATES] = {0}, all = 0;
     for (int role = 0; role < ROLE_COUNT; role++) {
         if (layer->tensors[role] != NO_UNIT)
             store_count_bytes(store, layer->tensors[role], bytes);
     }
     enum unit_state best = UNIT_PINNED;
-    for (enum unit_state state = 0; state < UNIT_STATES; state++)
+    for (enum unit_state state = 0; state < UNIT_STATES; state++) {
         best = bytes[state] > bytes[best] ? state : best;
+        all += bytes[state];
+    }
+    *in_memory = all ? (double)(bytes[UNIT_PINNED] + bytes[UNIT_CACHED] + bytes[UNIT_ON_GPU]) / (double)all : 1;
     return state_letter(best);
 }
 
@@ -102,14 +105,15 @@ static json_t *map_json(struct loaded_model *loaded)
     json_t *layers = json_array();
     for (uint32_t l = 0; l < parameters->layers; l++) {
         const struct model_layer *layer = model_layer(model, l);
-        char tensors[2] = {layer_letter(loaded, layer), 0};
+        double in_memory;
+        char tensors[2] = {look_at_layer(loaded, layer, &in_memory), 0};
         buffer_clear(&letters);
         if (layer->first_expert != NO_UNIT) {
             for (uint32_t e = 0; e < parameters->experts; e++)
                 buffer_append_char(&letters, state_letter(store_unit_state(store, layer->first_expert + e)));
         }
-        json_array_append_new(layers, json_pack("{s:s, s:s%}", "tensors", tensors, "experts",
-                                                letters.data ? letters.data : "", letters.size));
+        json_array_append_new(layers, json_pack("{s:s, s:f, s:s%}", "tensors", tensors, "in_memory", in_memory,
+                                                "experts", letters.data ? letters.data : "", letters.size));
     }
     buffer_free(&letters);
     return layers;

@@ -34,7 +34,45 @@ const ask = async (page, text) => {
     await page.waitForFunction(() => document.querySelector("#send").textContent === "Send" &&
         document.querySelector(".message:last-child .note")?.textContent, null, {timeout: 60000});
 };
+// Of all texts that are to be seen, those whose contrast is below WCAG's AA.
+const faint = page => page.evaluate(() => {
+    const numbers = text => (text.match(/[\d.]+/g) || []).map(Number);
+    const light = ([r, g, b]) => [r, g, b].map(c => (c /= 255) <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
+        .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
+    const ground = element => {
+        for (; element; element = element.parentElement) {
+            const colour = numbers(getComputedStyle(element).backgroundColor);
+            if (colour.length === 3 || colour[3] === 1) return colour;
+        }
+        return [255, 255, 255];
+    };
+    return [...document.querySelectorAll("body *")].filter(element => element.checkVisibility() && !element.disabled &&
+        !element.closest(".hidden, script") && [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim())).map(element => {
+        const [a, b] = [light(numbers(getComputedStyle(element).color)), light(ground(element))];
+        return [element.id || element.className || element.tagName, (Math.max(a, b) + .05) / (Math.min(a, b) + .05)];
+    }).filter(([, ratio]) => ratio < 4.5);
+});
 const tests = [
+    ["a first visit explains itself", async () => {
+        for (const colorScheme of ["light", "dark"]) {
+            const page = await open({viewport: {width: 360, height: 740}, colorScheme});
+            assert.match(await page.textContent("#welcome h2"), /this machine/);
+            assert(await page.isVisible("#explained"));
+            assert(await page.evaluate(() => document.documentElement.scrollWidth) <= 360);
+            assert.deepEqual(await faint(page), []);
+            await page.click("#welcome button");
+            await page.waitForFunction(() => document.querySelector(".message.assistant .note")?.textContent, null, {timeout: 60000});
+            assert.equal(await page.isVisible("#welcome"), false);
+            await page.waitForSelector("#picture", {state: "visible"});
+            assert.deepEqual(await faint(page), []);
+            // What has the keyboard's focus shows it.
+            for (const id of ["new", "chats", "model", "again", "budget"]) {
+                await page.focus("#" + id);
+                await page.keyboard.press("Shift");
+                assert.equal(await page.$eval("#" + id, e => e.matches(":focus-visible") && getComputedStyle(e).outlineStyle), "solid", id);
+            }
+        }
+    }],
     ["a chat is held, by keyboard alone", async () => {
         const page = await open({viewport: {width: 1280, height: 800}});
         await page.focus("#text");
@@ -87,7 +125,7 @@ const tests = [
         const embedded = await fetch(url + "/api/embed", {method: "POST", body: JSON.stringify({model: "bert", input: "a b"})});
         assert.equal(embedded.status, 200);
         await page.waitForSelector("#shown", {state: "visible"});
-        await page.waitForFunction(() => document.querySelector("#title").textContent === "bert:latest");
+        await page.waitForFunction(() => document.querySelector("#title").textContent === "bert");
         await page.focus("#shown");
         await page.keyboard.press("ArrowDown");
         await page.keyboard.press("ArrowDown");
