@@ -407,7 +407,6 @@ struct value jinja_slice(struct jinja *j, struct value target, struct value star
                          struct value step);
 struct value *scope_find(struct scope *scope, const struct string *name);
 void scope_set(struct jinja *j, const struct string *name, struct value value);
-void jinja_execute(struct jinja *j, const struct node *program);
 
 /* The tables. NULL when there is no such thing. */
 const struct builtin *jinja_find_sequence_filter(const struct string *name);

@@ -301,7 +301,7 @@ static enum flow execute(struct jinja *j, const struct node *node)
     return flow;
 }
 
-void jinja_execute(struct jinja *j, const struct node *program)
+static void execute_program(struct jinja *j, const struct node *program)
 {
     if (execute(j, program) != FLOW_ON)
         jinja_fail(&j->w, "'break' or 'continue' outside of a loop");
@@ -367,7 +367,7 @@ static void render(struct jinja *j, const struct node *program, const json_t *va
     j->scope = scope_new(j, NULL);
     builder_begin(out, &j->w);
     j->out = out;
-    jinja_execute(j, program);
+    execute_program(j, program);
 }
 
 static hypura_status copy_result(const struct builder *out, struct rendered_text *result, hypura_error *error)

@@ -15,7 +15,8 @@
 /* Of the budget, at most this part is for experts that come for a long batch. */
 #define VISIT_SHARE 4u
 
-uint64_t plan_gpu_unit_bytes(const struct unit *unit)
+/* Bytes of a unit in device memory. */
+static uint64_t unit_bytes(const struct unit *unit)
 {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < unit->slice_count; i++)
@@ -54,12 +55,12 @@ static void take_unit(struct gpu_planner *planner, unit_number unit)
     if (unit == NO_UNIT || planner->plan->units[unit])
         return;
     planner->plan->units[unit] = 1;
-    planner->plan->resident_bytes += plan_gpu_unit_bytes(model_unit(planner->model, unit));
+    planner->plan->resident_bytes += unit_bytes(model_unit(planner->model, unit));
 }
 
 static uint64_t tensor_bytes(const struct model *model, unit_number unit)
 {
-    return unit == NO_UNIT ? 0 : plan_gpu_unit_bytes(model_unit(model, unit));
+    return unit == NO_UNIT ? 0 : unit_bytes(model_unit(model, unit));
 }
 
 static void take_output(struct gpu_planner *planner)
@@ -138,7 +139,7 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
     uint64_t all = 0, largest = 0, slice = 0, slices[UNIT_MAX_SLICES] = {0};
     for (size_t i = 0; i < count; i++) {
         const struct unit *unit = model_unit(planner->model, candidates[i].unit);
-        all += plan_gpu_unit_bytes(unit);
+        all += unit_bytes(unit);
         /* Layers may differ in every slice. */
         for (uint32_t s = 0; s < unit->slice_count; s++)
             slices[s] = MAX(slices[s], align_up(unit->slices[s].bytes, PLAN_GPU_ALIGNMENT));
@@ -181,7 +182,7 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
     }
     uint64_t all = 0;
     for (size_t i = 0; i < count; i++)
-        all += plan_gpu_unit_bytes(model_unit(planner->model, candidates[i].unit));
+        all += unit_bytes(model_unit(planner->model, candidates[i].unit));
     plan->in_place = request->in_place && all > planner->left;
     if (plan->in_place)
         count = 0;
@@ -191,7 +192,7 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
     for (size_t i = 0; i < count; i++) {
         const struct unit *unit = model_unit(planner->model, candidates[i].unit);
         uint32_t *slots = &plan->slots[candidates[i].layer];
-        uint64_t bytes = plan_gpu_unit_bytes(unit);
+        uint64_t bytes = unit_bytes(unit);
         /* A layer's slices of one kind share a buffer. */
         if ((*slots + 1) * largest_slice(unit) > request->max_allocation || !take(planner, bytes))
             continue;

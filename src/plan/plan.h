@@ -123,9 +123,8 @@ struct plan_visit {
 struct plan_visit plan_gpu_visit(const struct model *model, uint32_t layer, uint32_t missing, uint64_t tokens,
                                  const struct hardware *hardware, const struct hardware_gpu *device);
 
-/* Bytes of a unit in device memory: every slice at a multiple of PLAN_GPU_ALIGNMENT. */
+/* In device memory every slice of a unit is at a multiple of this. */
 #define PLAN_GPU_ALIGNMENT 256u
-uint64_t plan_gpu_unit_bytes(const struct unit *unit);
 
 /* Below this budget code and libraries come on top of it; from here on they are part of it. */
 #define PLAN_SMALL_BUDGET ((uint64_t)256 << 20)

@@ -210,20 +210,20 @@ uint64_t cache_total(const struct store *store)
     return bytes;
 }
 
-uint64_t cache_load_bytes(const struct store *store)
-{
-    uint64_t bytes = 0;
-    for (uint32_t i = 0; store->unpinned && cache_holds_all(store) && i < store->class_count; i++)
-        bytes += store->classes[i].unit_bytes;
-    return bytes;
-}
-
-bool cache_holds_all(const struct store *store)
+static bool holds_all(const struct store *store)
 {
     for (uint32_t i = 0; i < store->class_count; i++)
         if (store->classes[i].target < store->classes[i].here)
             return false;
     return store->class_count > 0;
+}
+
+uint64_t cache_load_bytes(const struct store *store)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; store->unpinned && holds_all(store) && i < store->class_count; i++)
+        bytes += store->classes[i].unit_bytes;
+    return bytes;
 }
 
 uint64_t cache_least(const struct store *store)

@@ -20,7 +20,7 @@ void heap_destroy(struct heap *heap)
     memory_free(heap->keys);
 }
 
-bool heap_has(const struct heap *heap, uint32_t item)
+static bool has(const struct heap *heap, uint32_t item)
 {
     return heap->places[item] != NO_ITEM;
 }
@@ -73,7 +73,7 @@ void heap_remove(struct heap *heap, uint32_t item)
 void heap_set(struct heap *heap, uint32_t item, double key)
 {
     heap->keys[item] = key;
-    if (heap_has(heap, item))
+    if (has(heap, item))
         sift(heap, heap->places[item]);
 }
 

@@ -13,7 +13,6 @@ struct heap {
 
 hypura_status heap_create(struct heap *heap, uint32_t count, hypura_error *error);
 void heap_destroy(struct heap *heap);
-bool heap_has(const struct heap *heap, uint32_t item);
 void heap_insert(struct heap *heap, uint32_t item);
 void heap_remove(struct heap *heap, uint32_t item);
 void heap_set(struct heap *heap, uint32_t item, double key); /* in or not */

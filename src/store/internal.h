@@ -355,7 +355,6 @@ void cache_free(struct store *store);
 uint64_t cache_total(const struct store *store); /* bytes that hold every expert */
 /* Slots of each class for so many bytes; false when there is not enough for one each. */
 bool cache_share_out(const struct store *store, uint64_t bytes, uint32_t targets[MAX_CLASSES]);
-bool cache_holds_all(const struct store *store);
 /* Where it holds all, and experts move, so that they are not pinned: what is read before the first pass, reading that,
  * and how much is there; more is on the way. */
 uint64_t cache_load_bytes(const struct store *store);

@@ -187,8 +187,6 @@ struct compute {
 
 /* Whether the processor has dot products of bytes in 256 bits without AVX-512. */
 bool cpu_has_avx_vnni(void);
-/* Whether the processor has BF16 dot products (AVX512_BF16). */
-bool cpu_has_avx512_bf16(void);
 /* Whether the processor has 8-bit matrix products (Arm i8mm). */
 bool cpu_has_i8mm(void);
 

@@ -35,6 +35,11 @@ static bool has_avx512(void)
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
            __builtin_cpu_supports("avx512vnni");
 }
+
+static bool has_avx512_bf16(void)
+{
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
+}
 #endif
 
 bool cpu_has_avx_vnni(void)
@@ -42,15 +47,6 @@ bool cpu_has_avx_vnni(void)
 #if defined(__x86_64__)
     unsigned a, b, c, d;
     return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
-#else
-    return false;
-#endif
-}
-
-bool cpu_has_avx512_bf16(void)
-{
-#if defined(__x86_64__)
-    return has_avx512() && __builtin_cpu_supports("avx512bf16");
 #else
     return false;
 #endif
@@ -163,7 +159,7 @@ static void fill_tables(void)
     kernels_few_super_avx512(avx512);
     gemm_panels_avx512(avx512);
     gemm_floats_avx512(avx512);
-    if (cpu_has_avx512_bf16()) {
+    if (has_avx512_bf16()) {
         avx512->peak_bfloats = peak_bfloats_avx512;
         kernels_avx512_bf16(avx512);
         gemm_bf16_avx512(avx512);
