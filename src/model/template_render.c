@@ -1,8 +1,13 @@
 /* Running a template: statements, macros, loops; and the functions of the face. */
 #include "model/template_internal.h"
 
+#include <locale.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#ifdef __APPLE__
+#include <xlocale.h>
+#endif
 
 #define MAX_SOURCE ((size_t)1 << 20)
 #define MAX_PROGRAM_BYTES ((size_t)256 << 20)
@@ -310,6 +315,22 @@ static void execute_program(struct jinja *j, const struct node *program)
 /* ---- the face -----------------------------------------------------------------------------------------------------
  */
 
+static locale_t plain_locale;
+
+static void make_plain_locale(void)
+{
+    plain_locale = newlocale(LC_ALL_MASK, "C", (locale_t)0);
+}
+
+/* A program that uses the library may have set a locale in which 0.5 is written with a comma; in a template, and in the
+ * text that it makes, it is not. Gives what to hand to uselocale afterwards. */
+static locale_t use_plain_locale(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, make_plain_locale);
+    return uselocale(plain_locale);
+}
+
 static void parse(struct chat_template *template, const char *source, size_t size)
 {
     char *copy = jinja_allocate(&template->w, size + 1);
@@ -330,12 +351,15 @@ hypura_status chat_template_parse(struct chat_template **out, const char *source
         return status;
     template->w.limit = MAX_PROGRAM_BYTES;
     template->w.error = error;
+    locale_t before = use_plain_locale();
     if (setjmp(template->w.escape)) {
+        uselocale(before);
         status = template->w.status;
         chat_template_free(template);
         return status;
     }
     parse(template, source, size);
+    uselocale(before);
     template->w.error = NULL;
     *out = template;
     return HYPURA_OK;
@@ -401,12 +425,14 @@ hypura_status chat_template_render(const struct chat_template *template, const j
     j->now = now;
     j->watch = watch;
     struct builder text;
+    locale_t before = use_plain_locale();
     if (setjmp(j->w.escape)) {
         status = j->w.status;
     } else {
         render(j, template->program, variables, trusted, &text);
         status = copy_result(&text, out, error);
     }
+    uselocale(before);
     workspace_free(&j->w);
     memory_free(j);
     return status;

@@ -3,6 +3,7 @@
 
 #include "model/template.h"
 
+#include <locale.h>
 #include <string.h>
 
 /* A file of one JSON value a line. */
@@ -418,6 +419,32 @@ static void test_broken_templates_do_no_harm(void **state)
     json_decref(lines);
 }
 
+/* In a locale that writes 0,5 a template's numbers have a point all the same. */
+static void test_numbers_do_not_follow_the_locale(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"de_DE.UTF-8", "de_DE.utf8", "fr_FR.UTF-8", "pt_BR.UTF-8", "ru_RU.UTF-8"};
+    size_t i = 0;
+    while (i < COUNT_OF(names) && !setlocale(LC_NUMERIC, names[i]))
+        i++;
+    if (i == COUNT_OF(names))
+        skip();
+    char written[16];
+    snprintf(written, sizeof written, "%.1f", 0.5);
+    struct rendered_text text = {0};
+    hypura_status status = render("{{ 0.5 + 1 }} {{ '2.25' | float }} {{ '%.2f' | format(0.125) }}", json_object(), &text);
+    hypura_status failed = render("{{ 0.5 }} {{ 1 / 0 }}", json_object(), &(struct rendered_text){0});
+    char after[16];
+    snprintf(after, sizeof after, "%.1f", 0.5);
+    setlocale(LC_NUMERIC, "C");
+    assert_ok(status);
+    assert_string_equal(text.text, "1.5 2.25 0.12");
+    rendered_text_free(&text);
+    assert_int_equal(failed, HYPURA_ERROR_FORMAT);
+    assert_string_equal(written, "0,5");
+    assert_string_equal(after, written);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -433,6 +460,7 @@ int main(void)
         cmocka_unit_test(test_a_template_cannot_take_the_machine),
         cmocka_unit_test(test_a_rendering_can_be_stopped),
         cmocka_unit_test(test_broken_templates_do_no_harm),
+        cmocka_unit_test(test_numbers_do_not_follow_the_locale),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
