@@ -21,6 +21,10 @@ GPU_FILES = ("src_compute_vulkan_", "src_engine_gpu_", "src_hw_gpu_speed.", "src
 STAND_INS = ("compute/vulkan/none.c", "engine/gpu/none.c", "hw/gpu_speed_none.c", "store/device_none.c")
 PRINTS_OR_ENDS = {"printf", "vprintf", "__printf_chk", "__vprintf_chk", "puts", "putchar", "perror", "stdout", "stderr", "exit", "_exit",
                   "quick_exit", "abort", "__assert_fail"}
+# What Linux offers without a guard that one could see at a call.
+NOT_ON_MACOS = {"accept4", "clock_nanosleep", "explicit_bzero", "fallocate", "fdatasync", "getrandom", "memfd_create",
+                "mempcpy", "memrchr", "mremap", "pipe2", "posix_fallocate", "posix_fallocate64", "pthread_barrier_init",
+                "qsort_r", "rawmemchr", "renameat2", "secure_getenv", "sem_init", "sem_timedwait", "strchrnul"}
 
 
 def symbols(path):
@@ -66,6 +70,11 @@ def the_library_never_prints_exits_or_aborts():
     assert not wanting, wanting
 
 
+def the_library_wants_nothing_that_macos_lacks():
+    wanting = {name: wanted & NOT_ON_MACOS for name, (_, wanted) in symbols(LIBRARY).items() if wanted & NOT_ON_MACOS}
+    assert not wanting, wanting
+
+
 def without_a_gpu_it_would_be_whole():
     """What the rest calls of the GPU's files stands in the files that take their place."""
     objects = symbols(LIBRARY)
@@ -86,4 +95,5 @@ def without_a_gpu_it_would_be_whole():
 
 if __name__ == "__main__":
     sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder,
-                             the_library_never_prints_exits_or_aborts, without_a_gpu_it_would_be_whole]) else 0)
+                             the_library_never_prints_exits_or_aborts, the_library_wants_nothing_that_macos_lacks,
+                             without_a_gpu_it_would_be_whole]) else 0)

@@ -350,9 +350,11 @@ static bool read_kimi(struct chat_calls *calls, struct view v)
             name.text += strlen("functions.");
             name.size -= strlen("functions.");
         }
-        const char *colon = name.size ? memrchr(name.text, ':', name.size) : NULL;
-        if (colon)
-            name.size = (size_t)(colon - name.text);
+        size_t colon = name.size;
+        while (colon > 0 && name.text[colon - 1] != ':')
+            colon--;
+        if (colon > 0)
+            name.size = colon - 1;
         some = chat_add_call(calls, name.text, name.size, call.text, call.size);
         if (!some)
             return false;

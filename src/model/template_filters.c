@@ -193,8 +193,10 @@ static struct value filter_truncate(struct jinja *j, struct value self, args a)
         return value_from_string(s);
     size_t cut = string_offset(s, (size_t)(length - end_length));
     if (!kill_words) {
-        const char *space = memrchr(s->bytes, ' ', cut);
-        cut = space ? (size_t)(space - s->bytes) : cut;
+        size_t end_of_word = cut;
+        while (end_of_word > 0 && s->bytes[end_of_word - 1] != ' ')
+            end_of_word--;
+        cut = end_of_word > 0 ? end_of_word - 1 : cut;
     }
     struct builder b;
     builder_begin(&b, &j->w);

@@ -428,7 +428,7 @@ static void test_numbers_do_not_follow_the_locale(void **state)
     while (i < COUNT_OF(names) && !setlocale(LC_NUMERIC, names[i]))
         i++;
     if (i == COUNT_OF(names))
-        skip();
+        return; /* this machine has no such locale */
     char written[16];
     snprintf(written, sizeof written, "%.1f", 0.5);
     struct rendered_text text = {0};
