@@ -15,6 +15,7 @@ static const struct option_row bench_rows[] = {
     {"context-fill", "N", OPTION_COUNT, &context_fill, "tokens that are in the context before (default: 0)"},
     {"parallel", "N", OPTION_COUNT, &parallel, "sequences that decode at once (default: 1)"},
     {"repeat", "N", OPTION_COUNT, &repeat, "rounds; the median counts (default: 3)"},
+    {"seed", "N", OPTION_SEED, &compute_options.seed, "of the random tokens (default: 0)"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
 };
@@ -276,7 +277,7 @@ const struct command command_bench = {
     .details =
         "Runs random tokens. What plain reading gets from the memory is measured between the tokens that are decoded, "
         "so that the share of it that decoding reached can be stated.",
-    .options = {bench_rows, compute_option_rows},
+    .options = {bench_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .most = 1,
     .run = run,
 };

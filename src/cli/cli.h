@@ -49,7 +49,7 @@ struct command {
     const char *arguments;               /* "[MODEL]" */
     const char *summary;                 /* one line, lower case, no full stop */
     const char *details;                 /* paragraphs for --help, or NULL */
-    const struct option_row *options[4]; /* tables, NULL after the last */
+    const struct option_row *options[6]; /* tables, NULL after the last */
     size_t least, most;                  /* positional arguments */
     void (*prepare)(void);               /* sets defaults before options are parsed, or NULL */
     int (*run)(size_t count, char **arguments);
@@ -65,6 +65,27 @@ extern const size_t command_count;
 /* Parses and runs one command; returns the exit status. */
 int command_main(const struct command *command, int count, char **arguments);
 void command_help(const struct command *command, FILE *out);
+
+/* Sets the target of an option from text. */
+bool set_option(const struct option_row *row, const char *text, hypura_error *error);
+
+/* What a table of options that several commands have is about; NULL for one that a command has alone. */
+const char *option_table_title(const struct option_row *rows);
+
+/* What an option of llama.cpp or Ollama, such as "-n", is called here: the one of that index, as one letter means
+ * different things to different commands; NULL after the last. */
+const char *option_of_others(size_t index, const char *given);
+
+/* What to do instead of an option or a command of theirs that is not here; or NULL. */
+const char *option_hint(const char *given);
+const char *command_hint(const char *given);
+
+/* The name that is so like the one that was given that it may have been meant; zero-initialised before. */
+struct nearest {
+    const char *name; /* NULL: none */
+    size_t distance;
+};
+void nearest_consider(struct nearest *nearest, const char *given, const char *name);
 
 /* "hypura: SENTENCE" on standard error; returns the exit status for the error. */
 int report_error(const hypura_error *error);
@@ -95,7 +116,9 @@ struct compute_options {
 };
 
 extern struct compute_options compute_options;
-extern const struct option_row compute_option_rows[]; /* --memory --threads --context ... --seed --stats */
+extern const struct option_row plan_option_rows[];   /* what the plan depends on: --memory --threads --context ... */
+extern const struct option_row engine_option_rows[]; /* how it is carried out: --reader --guess --lora ... */
+extern const struct option_row report_option_rows[]; /* --stats --progress */
 
 /* Opens a model (as model_path takes it) under these options, with a progress line while it loads. */
 hypura_status open_engine(struct engine **out, const char *model, hypura_error *error);
@@ -177,7 +200,26 @@ hypura_status template_variables(const struct texts *given, json_t **out, hypura
 /* A bar a layer: what is pinned in memory, what is cached, what is on disk. */
 void draw_tier_map(FILE *out, struct engine *engine);
 
-/* Whether colours and redrawn lines make sense there. */
+/* The same of places that are known otherwise: a row a layer, and one more for what belongs to none. The sums go to
+ * the end of the line that was begun. */
+enum place { PLACE_GPU, PLACE_PINNED, PLACE_CACHED, PLACE_STORAGE, PLACE_COUNT };
+struct layer_places {
+    uint64_t bytes[PLACE_COUNT];
+};
+void draw_places_of_layers(FILE *out, const struct layer_places *rows, uint32_t layers);
+
+/* Whether lines can be redrawn there; whether colours are wanted besides; and whether characters beyond ASCII are. */
 bool is_terminal(FILE *file);
+bool use_colour(FILE *file);
+bool use_blocks(void);
+
+/* Columns of a line there. */
+int text_width(FILE *file);
+
+/* Wrapped, from a line that has this many columns already, which later ones are indented by; ends the line. */
+void print_paragraph(FILE *out, const char *text, int indent);
+
+/* A bar of this share of the width, in eighths of a cell, and blanks for the rest. */
+void draw_bar(FILE *out, double share, int width);
 
 #endif

@@ -1,5 +1,6 @@
 /* Options from tables: parsing and help. */
 #include "cli/cli.h"
+#include "cli/sampling.h"
 
 #include <errno.h>
 #include <math.h>
@@ -32,8 +33,8 @@ int report_usage(const struct command *command, const char *format, ...)
     va_start(arguments, format);
     fprintf(stderr, "hypura %s: ", command->name);
     vfprintf(stderr, format, arguments);
-    fprintf(stderr, "\nUsage: hypura %s [OPTION]... %s\n\"hypura %s --help\" tells more.\n", command->name,
-            command->arguments, command->name);
+    fprintf(stderr, "\nUsage: hypura %s [OPTION]...%s%s\n\"hypura %s --help\" tells more.\n", command->name,
+            *command->arguments ? " " : "", command->arguments, command->name);
     va_end(arguments);
     return EXIT_USAGE;
 }
@@ -51,7 +52,7 @@ static bool parse_whole_number(const char *text, uint64_t most, uint64_t *out)
     return true;
 }
 
-static bool set_option(const struct option_row *row, const char *text, hypura_error *error)
+bool set_option(const struct option_row *row, const char *text, hypura_error *error)
 {
     uint64_t whole;
     switch (row->kind) {
@@ -70,17 +71,21 @@ static bool set_option(const struct option_row *row, const char *text, hypura_er
         return true;
     }
     case OPTION_BYTES:
-        return parse_bytes(text, row->target, error) == HYPURA_OK;
+        if (parse_bytes(text, row->target, error))
+            return false;
+        if (*(uint64_t *)row->target == 0)
+            error_set(error, HYPURA_ERROR_ARGUMENT, "expected a size above 0, such as 8G");
+        return *(uint64_t *)row->target > 0;
     case OPTION_COUNT:
         if (!parse_whole_number(text, UINT32_MAX, &whole)) {
-            error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a whole number", text);
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a whole number from 0 to %u", text, UINT32_MAX);
             return false;
         }
         *(uint32_t *)row->target = (uint32_t)whole;
         return true;
     case OPTION_SEED:
         if (!parse_whole_number(text, UINT64_MAX, row->target)) {
-            error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a whole number", text);
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a whole number of 0 or more", text);
             return false;
         }
         return true;
@@ -98,74 +103,84 @@ static bool set_option(const struct option_row *row, const char *text, hypura_er
     return false;
 }
 
-static void print_paragraph(FILE *out, const char *text, int indent)
+const char *option_table_title(const struct option_row *rows)
 {
-    const int width = 100;
-    int column = indent;
-    fprintf(out, "%*s", indent, "");
-    for (const char *p = text; *p;) {
-        if (*p == '\n') {
-            fprintf(out, "\n%*s", p[1] && p[1] != '\n' ? indent : 0, "");
-            column = indent;
-            p++;
-            continue;
-        }
-        size_t word = strcspn(p, " \n");
-        if (column > indent && column + (int)word > width) {
-            fprintf(out, "\n%*s", indent, "");
-            column = indent;
-        }
-        fprintf(out, "%.*s", (int)word, p);
-        column += (int)word;
-        p += word;
-        while (*p == ' ') {
-            fputc(' ', out);
-            column++;
-            p++;
-        }
-    }
-    fputc('\n', out);
+    return rows == sampling_rows        ? "How tokens are chosen"
+           : rows == plan_option_rows   ? "Memory and speed"
+           : rows == engine_option_rows ? "Adapters, and how weights are read"
+           : rows == report_option_rows ? "Figures"
+                                        : NULL;
 }
 
 void command_help(const struct command *command, FILE *out)
 {
-    fprintf(out, "Usage: hypura %s [OPTION]... %s\n\n", command->name, command->arguments);
+    const int column = 26;
+    fprintf(out, "Usage: hypura %s [OPTION]...%s%s\n\n", command->name, *command->arguments ? " " : "",
+            command->arguments);
     fprintf(out, "%c%s.\n", command->summary[0] - 'a' + 'A', command->summary + 1);
     if (command->details) {
         fputc('\n', out);
         print_paragraph(out, command->details, 0);
     }
-    fprintf(out, "\nOptions:\n");
     for (size_t t = 0; t < COUNT_OF(command->options) && command->options[t]; t++) {
+        const char *title = option_table_title(command->options[t]);
+        fprintf(out, "\n%s:\n", title ? title : "Options");
         for (const struct option_row *row = command->options[t]; row->name; row++) {
             int written =
                 fprintf(out, "  --%s%s%s", row->name, row->argument ? " " : "", row->argument ? row->argument : "");
-            if (written >= 26) {
+            if (written >= column) {
                 fputc('\n', out);
                 written = 0;
             }
-            fprintf(out, "%*s", 26 - written, "");
-            /* The first line is there already; the rest is indented below it. */
-            const char *help = row->help;
-            size_t length = strlen(help);
-            while (length > 74) {
-                size_t cut = 74;
-                while (cut > 0 && help[cut] != ' ')
-                    cut--;
-                fprintf(out, "%.*s\n%26s", (int)cut, help, "");
-                help += cut + 1;
-                length -= cut + 1;
-            }
-            fprintf(out, "%s\n", help);
+            fprintf(out, "%*s", column - written, "");
+            print_paragraph(out, row->help, column);
         }
     }
-    fprintf(out, "  --help                  this text\n");
+    fprintf(out, "\n  --help%*sthis text\n", column - 8, "");
+}
+
+static const struct option_row *find_any(const struct command *command, const char *given, size_t length)
+{
+    char name[32];
+    const struct option_row *row = NULL;
+    if (length > 2 && given[1] == '-')
+        row = find_option(command, given + 2, length - 2);
+    if (row || length >= sizeof name)
+        return row;
+    snprintf(name, sizeof name, "%.*s", (int)length, given);
+    const char *here;
+    for (size_t i = 0; !row && (here = option_of_others(i, name)); i++)
+        row = find_option(command, here, strlen(here));
+    return row;
+}
+
+static int report_unknown(const struct command *command, const char *given, size_t length)
+{
+    char name[64];
+    struct nearest nearest = {0};
+    snprintf(name, sizeof name, "%.*s", (int)length, given);
+    const char *hint = option_hint(name);
+    for (size_t t = 0; !hint && t < COUNT_OF(command->options) && command->options[t]; t++)
+        for (const struct option_row *row = command->options[t]; row->name; row++)
+            nearest_consider(&nearest, name + strspn(name, "-"), row->name);
+    fprintf(stderr, "hypura %s: there is no option \"%s\"%s%s%s%s\n\"hypura %s --help\" lists them.\n", command->name,
+            name, hint ? ": " : "", hint ? hint : "", nearest.name ? "; perhaps --" : "",
+            nearest.name ? nearest.name : "", command->name);
+    return EXIT_USAGE;
+}
+
+/* As llama.cpp has it; here the model is the first argument. */
+static bool names_model(const struct command *command, const char *given, size_t length)
+{
+    bool option = (length == 2 && memcmp(given, "-m", 2) == 0) || (length == 7 && memcmp(given, "--model", 7) == 0);
+    return option && strstr(command->arguments, "MODEL") && command->most > 0;
 }
 
 int command_main(const struct command *command, int count, char **arguments)
 {
     hypura_error error = {0};
     size_t positional = 0;
+    char *model = NULL;
     bool options_end = false;
     if (command->prepare)
         command->prepare();
@@ -183,23 +198,30 @@ int command_main(const struct command *command, int count, char **arguments)
             command_help(command, stdout);
             return EXIT_OK;
         }
-        if (argument[1] != '-')
-            return report_usage(command, "unknown option \"%s\"", argument);
-        const char *name = argument + 2;
-        size_t length = strcspn(name, "=");
-        const struct option_row *row = find_option(command, name, length);
-        if (!row)
-            return report_usage(command, "unknown option \"--%.*s\"", (int)length, name);
-        const char *value = name[length] == '=' ? name + length + 1 : NULL;
-        if (row->kind == OPTION_FLAG && value)
+        size_t length = strcspn(argument, "=");
+        bool is_model = names_model(command, argument, length);
+        const struct option_row *row = is_model ? NULL : find_any(command, argument, length);
+        if (!row && !is_model)
+            return report_unknown(command, argument, length);
+        bool flag = row && row->kind == OPTION_FLAG;
+        const char *value = argument[length] == '=' ? argument + length + 1 : NULL;
+        if (flag && value)
             return report_usage(command, "--%s takes no value", row->name);
-        if (row->kind != OPTION_FLAG && !value) {
+        if (!flag && !value) {
             if (i + 1 >= count)
-                return report_usage(command, "--%s wants a value: %s", row->name, row->argument);
+                return report_usage(command, "%.*s wants a value: %s", (int)length, argument,
+                                    row ? row->argument : "a model");
             value = arguments[++i];
         }
-        if (!set_option(row, value, &error))
-            return report_usage(command, "--%s: %s", row->name, error.message);
+        if (is_model)
+            model = (char *)value;
+        else if (!set_option(row, value, &error))
+            return report_usage(command, "%.*s: %s", (int)length, argument, error.message);
+    }
+    /* Its option took at least the place that it needs. */
+    if (model) {
+        memmove(arguments + 1, arguments, positional++ * sizeof *arguments);
+        arguments[0] = model;
     }
     if (positional < command->least)
         return report_usage(command, "too few arguments");

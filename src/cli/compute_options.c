@@ -9,42 +9,49 @@
 struct compute_options compute_options = {
     .kv_type = "f16", .reader = "auto", .guess = "auto", .overlap = "on", .seed = 0};
 
-const struct option_row compute_option_rows[] = {
+const struct option_row plan_option_rows[] = {
     {"memory", "SIZE", OPTION_BYTES, &compute_options.memory,
      "bound for everything that the process holds, such as 8G (default: what is free, less a head-room)"},
     {"memory-file", "FILE", OPTION_TEXT, &compute_options.memory_file,
      "take the bound from a file, and again at each SIGUSR1 (without a file that fits it to what is free then)"},
+    {"context", "N", OPTION_COUNT, &compute_options.context,
+     "tokens that the model can look back on (default: chosen)"},
+    {"threads", "N", OPTION_COUNT, &compute_options.threads,
+     "threads that compute (default: the cores that this process may use)"},
     {"gpu", "WHICH", OPTION_TEXT, &compute_options.gpu,
      "auto, none, or a device's number in \"hypura profile\" (default: $HYPURA_GPU, else auto)"},
     {"gpu-memory", "SIZE", OPTION_BYTES, &compute_options.gpu_memory,
      "bound for what is held in the GPU's own memory (default: what is free there, less a head-room)"},
-    {"gpu-fixed", NULL, OPTION_FLAG, &compute_options.gpu_fixed,
-     "experts stay on the side where they are at the start (else the GPU gets those that are used most)"},
-    {"threads", "N", OPTION_COUNT, &compute_options.threads,
-     "threads that compute (default: the cores that this process may use)"},
-    {"context", "N", OPTION_COUNT, &compute_options.context,
-     "tokens that the model can look back on (default: chosen)"},
-    {"chunk", "N", OPTION_COUNT, &compute_options.chunk,
-     "tokens of a prompt that pass each layer together (default: chosen)"},
     {"kv-type", "TYPE", OPTION_TEXT, &compute_options.kv_type,
      "precision of the KV cache: f32, f16, bf16, q8_0, q4_0 (default: f16)"},
+    {"chunk", "N", OPTION_COUNT, &compute_options.chunk,
+     "tokens of a prompt that pass each layer together (default: chosen)"},
+    {"no-state", NULL, OPTION_FLAG, &compute_options.no_state,
+     "do not remember from run to run which experts a model uses"},
+    {0},
+};
+
+const struct option_row engine_option_rows[] = {
+    {"lora", "FILE[:SCALE]", OPTION_TEXTS, &compute_options.adapters,
+     "add a LoRA adapter (GGUF), so strongly (default: 1); may be given several times"},
+    {"gpu-fixed", NULL, OPTION_FLAG, &compute_options.gpu_fixed,
+     "experts stay on the side where they are at the start (else the GPU gets those that are used most)"},
     {"reader", "KIND", OPTION_TEXT, &compute_options.reader,
      "how weights are read: auto, io_uring, threads (default: auto)"},
+    {"depth", "N", OPTION_COUNT, &compute_options.depth, "reads in flight (default: as measured)"},
     {"guess", "KIND", OPTION_TEXT, &compute_options.guess,
      "read experts ahead on a guess: auto (while it pays), on, off (default: auto)"},
     {"cache-policy", "NAME", OPTION_TEXT, &compute_options.cache_policy,
      "which streamed experts stay in memory: cycle, lru, lfu, s3fifo (default: cycle)"},
-    {"lora", "FILE[:SCALE]", OPTION_TEXTS, &compute_options.adapters,
-     "add a LoRA adapter (GGUF), so strongly (default: 1); may be given several times"},
-    {"depth", "N", OPTION_COUNT, &compute_options.depth, "reads in flight (default: as measured)"},
     {"overlap", "KIND", OPTION_TEXT, &compute_options.overlap,
      "compute experts while others are read: on, off (for comparison; default: on)"},
-    {"no-state", NULL, OPTION_FLAG, &compute_options.no_state,
-     "do not remember from run to run which experts a model uses"},
-    {"seed", "N", OPTION_SEED, &compute_options.seed, "of the random numbers (default: 0); same seed, same text"},
-    {"stats", "FILE", OPTION_TEXT, &compute_options.stats, "write statistics there as one JSON object"},
+    {0},
+};
+
+const struct option_row report_option_rows[] = {
     {"progress", NULL, OPTION_FLAG, &compute_options.progress,
      "show a line with speed, disk, hit rate and stalls while it runs"},
+    {"stats", "FILE", OPTION_TEXT, &compute_options.stats, "write statistics there as one JSON object"},
     {0},
 };
 

@@ -100,7 +100,7 @@ const struct command command_embed = {
     .details = "Without a text each line of standard input is one. Vectors have length 1 and are pooled as the model's "
                "file says, else by the mean of all tokens. Instructions that a model wants before a text (\"query: \", "
                "\"search_document: \") are part of the text.",
-    .options = {embed_rows, compute_option_rows},
+    .options = {embed_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .least = 1,
     .most = 1024,
     .run = run,

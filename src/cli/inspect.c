@@ -138,6 +138,33 @@ static void sum_tiers(const struct model *model, const struct plan *plan, uint64
     }
 }
 
+/* Streamed experts take turns in the cache: each has its share of it here. */
+static void draw_plan(const struct model *model, const struct plan *plan)
+{
+    uint32_t layers = model_parameters(model)->layers;
+    struct layer_places *rows;
+    uint64_t streamed = 0;
+    if (ALLOCATE(&rows, (size_t)layers + 1, "tier map", NULL))
+        return;
+    for (unit_number u = 0; u < model_unit_count(model); u++)
+        if (model_unit(model, u)->kind == UNIT_EXPERT && shown_tier(model, plan, u) == TIER_STORAGE)
+            streamed += model_unit(model, u)->bytes;
+    double held = streamed ? MIN((double)plan->expert_cache_bytes / (double)streamed, 1.0) : 0;
+    for (unit_number u = 0; u < model_unit_count(model); u++) {
+        const struct unit *unit = model_unit(model, u);
+        uint64_t *bytes = rows[unit->layer < 0 ? layers : (uint32_t)unit->layer].bytes;
+        enum tier tier = shown_tier(model, plan, u);
+        uint64_t read = tier == TIER_STORAGE ? plan_bytes_on_storage(plan, u, unit->bytes) : 0;
+        uint64_t cached = unit->kind == UNIT_EXPERT ? (uint64_t)((double)read * held) : 0;
+        bytes[tier == TIER_GPU ? PLACE_GPU : PLACE_PINNED] += unit->bytes - read;
+        bytes[PLACE_CACHED] += cached;
+        bytes[PLACE_STORAGE] += read - cached;
+    }
+    printf("\nWhere the weights would be:");
+    draw_places_of_layers(stdout, rows, layers);
+    memory_free(rows);
+}
+
 static void print_gpu(const struct plan *plan, uint64_t weights)
 {
     const struct plan_gpu *gpu = plan->gpu;
@@ -172,8 +199,9 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
     uint64_t tiers[3];
     char a[32], b[32];
     sum_tiers(model, plan, tiers);
-    printf("\nPlan for this machine: %s\n", plan_mode_name(plan->mode));
-    printf("  %s\n", plan->reason);
+    draw_plan(model, plan);
+    printf("\nPlan for this machine: %s\n  ", plan_mode_name(plan->mode));
+    print_paragraph(stdout, plan->reason, 2);
     printf("  %-28s %10s   the least that works is %s\n", "memory budget",
            format_bytes(a, sizeof a, (double)plan->budget), format_bytes(b, sizeof b, (double)plan->smallest_budget));
     const struct {
@@ -194,9 +222,10 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
            format_bytes(a, sizeof a, (double)tiers[TIER_RAM]), format_bytes(b, sizeof b, (double)tiers[TIER_STORAGE]));
     printf("  %-28s %u tokens, KV in %s, prompts in chunks of %u\n", "context", plan->positions,
            tensor_type_info(plan->kv_type)->name, plan->chunk);
-    printf("  %-28s %.2f tokens/s, bound by %s%s\n", "expected", plan->predicted_tokens_per_second,
-           plan_bound_name(plan->bound),
-           hardware->measured ? "" : " (speeds are careful guesses: \"hypura profile\" measures them)");
+    printf("  %-28s %.2f tokens/s, bound by %s\n", "expected", plan->predicted_tokens_per_second,
+           plan_bound_name(plan->bound));
+    if (!hardware->measured)
+        printf("  %-28s (a careful guess: \"hypura profile\" measures the machine)\n", "");
     if (plan->mode == PLAN_FULL_RESIDENT)
         printf("  %-28s nothing: all weights are in memory\n", "one more GiB would bring");
     else if (with_more > 0)
@@ -345,7 +374,7 @@ const struct command command_inspect = {
     .details = MODEL_HELP
     "Reads the metadata only. The plan is the one that \"hypura run\" would follow with the same options: which "
     "weights stay in memory, which are read from the disk, how fast that should be and why.",
-    .options = {inspect_rows, compute_option_rows},
+    .options = {inspect_rows, plan_option_rows},
     .most = 1,
     .run = run,
 };

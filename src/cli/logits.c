@@ -114,7 +114,7 @@ const struct command command_logits = {
     .name = "logits",
     .arguments = "[MODEL] --tokens IDS --out FILE",
     .summary = "write the logits after each of some tokens to a file",
-    .options = {logits_rows, compute_option_rows},
+    .options = {logits_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .most = 1,
     .run = run,
 };

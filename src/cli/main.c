@@ -1,6 +1,9 @@
 #include "cli/cli.h"
 
+#include <errno.h>
 #include <string.h>
+#include <strings.h>
+#include <unistd.h>
 
 const struct command *const commands[] = {
     &command_run,      &command_serve,    &command_list,       &command_pull,       &command_rm,
@@ -34,12 +37,22 @@ static const struct command *find_command(const char *name)
     for (size_t i = 0; i < command_count; i++)
         if (strcmp(commands[i]->name, name) == 0)
             return commands[i];
-    fprintf(stderr, "hypura: there is no command \"%s\"; \"hypura --help\" lists them\n", name);
-    /* As Ollama calls them. */
-    static const char *const others[][2] = {{"show", "inspect"}, {"ls", "list"}};
-    for (size_t i = 0; i < COUNT_OF(others); i++)
-        if (strcmp(others[i][0], name) == 0)
-            fprintf(stderr, "hypura: \"hypura %s\" does that here\n", others[i][1]);
+    struct nearest nearest = {0};
+    const char *hint = command_hint(name);
+    size_t length = strlen(name);
+    for (size_t i = 0; i < command_count; i++)
+        nearest_consider(&nearest, name, commands[i]->name);
+    fprintf(stderr, "hypura: there is no command \"%s\"", name);
+    if (hint)
+        fprintf(stderr, ": %s\n", hint);
+    else if (name[0] == '-')
+        fprintf(stderr, ": options come after a command, as in \"hypura run --memory 8G\"\n");
+    else if ((length > 5 && strcasecmp(name + length - 5, ".gguf") == 0) || access(name, F_OK) == 0)
+        fprintf(stderr, ": \"hypura run %s\" talks to a model\n", name);
+    else if (nearest.name)
+        fprintf(stderr, ": perhaps \"hypura %s\"\n", nearest.name);
+    else
+        fprintf(stderr, ": \"hypura --help\" lists them\n");
     return NULL;
 }
 
@@ -51,9 +64,8 @@ static void print_warning(void *context, enum log_level level, const char *messa
         fprintf(stderr, "hypura: %s\n", message);
 }
 
-int main(int count, char **arguments)
+static int run_command(int count, char **arguments)
 {
-    log_set_sink(print_warning, NULL);
     if (count < 2) {
         print_help(stderr);
         return EXIT_USAGE;
@@ -70,10 +82,25 @@ int main(int count, char **arguments)
         command_help(command, stdout);
         return EXIT_OK;
     }
-    if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0) {
+    if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0 ||
+        strcmp(name, "-v") == 0 || strcmp(name, "-V") == 0) {
         puts("hypura " HYPURA_VERSION);
         return EXIT_OK;
     }
     const struct command *command = find_command(name);
     return command ? command_main(command, count - 2, arguments + 2) : EXIT_USAGE;
+}
+
+int main(int count, char **arguments)
+{
+    log_set_sink(print_warning, NULL);
+    int status = run_command(count, arguments);
+    /* What did not arrive was not done. */
+    errno = 0;
+    if (fflush(stdout) || ferror(stdout)) {
+        fprintf(stderr, "hypura: cannot write to standard output%s%s\n", errno ? ": " : "",
+                errno ? strerror(errno) : "");
+        return status == EXIT_OK ? EXIT_FAILED : status;
+    }
+    return status;
 }

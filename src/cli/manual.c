@@ -1,5 +1,6 @@
 /* hypura manual: the man page, from the same tables as --help. */
 #include "cli/cli.h"
+#include "cli/sampling.h"
 
 #include <ctype.h>
 #include <string.h>
@@ -48,8 +49,9 @@ static void print_command(const struct command *command)
         printf("\n");
     }
     for (size_t t = 0; t < COUNT_OF(command->options) && command->options[t]; t++) {
-        if (command->options[t] == compute_option_rows) {
-            printf(".PP\nAnd the options of all commands that compute, below.\n");
+        const char *title = option_table_title(command->options[t]);
+        if (title && command->options[t] != sampling_rows) {
+            printf(".PP\nAnd the options under \\fI%s\\fR, below.\n", title);
             continue;
         }
         for (const struct option_row *row = command->options[t]; row->name; row++)
@@ -74,9 +76,18 @@ static int run(size_t count, char **arguments)
         ".SH COMMANDS\n");
     for (size_t i = 0; i < command_count; i++)
         print_command(commands[i]);
-    printf(".SH OPTIONS OF ALL COMMANDS THAT COMPUTE\n");
-    for (const struct option_row *row = compute_option_rows; row->name; row++)
-        print_option(row);
+    printf(".SH OPTIONS OF SEVERAL COMMANDS\n");
+    const struct option_row *const shared[] = {plan_option_rows, engine_option_rows, report_option_rows};
+    for (size_t i = 0; i < COUNT_OF(shared); i++) {
+        printf(".SS \"%s\"\n", option_table_title(shared[i]));
+        for (const struct option_row *row = shared[i]; row->name; row++)
+            print_option(row);
+    }
+    printf(".SH OPTIONS OF LLAMA.CPP\n"
+           "Where they mean the same they are understood: "
+           "\\-m, \\-p, \\-f, \\-n, \\-c, \\-t, \\-s, \\-sys, \\-i, \\-b, \\-r, \\-ctk and "
+           "their long names. Others are answered\n"
+           "with what does that here.\n");
     printf(".SH STATISTICS\n"
            "\\fB\\-\\-stats\\fR and \\fB\\-\\-json\\fR use these keys: model, mode, threads, prompt_tokens, "
            "generated_tokens,\n"

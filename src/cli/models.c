@@ -154,7 +154,7 @@ const struct command command_pull = {
         "of Ollama's library. As soon as the header is there it is checked whether and how fast the model would "
         "run here, under --memory and --context where they are given. A download that broke off goes on where it "
         "ended.",
-    .options = {folder_rows, compute_option_rows},
+    .options = {folder_rows, plan_option_rows},
     .least = 1,
     .most = 1,
     .run = run_pull,

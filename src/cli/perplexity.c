@@ -84,7 +84,7 @@ const struct command command_perplexity = {
     .details =
         "The text is cut into windows; of each the second half counts, as llama-perplexity does it, so that figures "
         "compare (that of llama.cpp with --no-escape).",
-    .options = {perplexity_rows, compute_option_rows},
+    .options = {perplexity_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .least = 1,
     .most = 2,
     .run = run,

@@ -42,20 +42,6 @@ static void clear_line(void)
         fprintf(stderr, "\r\033[K");
 }
 
-/* Eighths of a cell. */
-static void draw_bar(double share, int width)
-{
-    static const char *const parts[] = {"", "▏", "▎", "▍", "▌", "▋", "▊", "▉"};
-    int eighths = (int)(share * width * 8 + 0.5), cells = 0;
-    for (; eighths >= 8; eighths -= 8, cells++)
-        fputs("█", stdout);
-    if (eighths > 0) {
-        fputs(parts[eighths], stdout);
-        cells++;
-    }
-    printf("%*s", width - cells, "");
-}
-
 static const struct storage_sample *find_sample(const struct storage *storage, uint32_t block, uint32_t depth,
                                                 bool direct, bool sequential)
 {
@@ -67,12 +53,30 @@ static const struct storage_sample *find_sample(const struct storage *storage, u
     return NULL;
 }
 
-/* One table: a row a block size, a column a depth, and a bar for the best of the row. */
+#define TABLE_WIDTH 80
+
+/* One table: a row a block size, a column for each depth that was measured, and a bar for the best of the row. */
 static void draw_table(const struct storage *storage, bool direct, bool sequential, double best)
 {
     static const uint32_t depths[] = {1, 2, 4, 8, 16, 32, 64};
+    bool measured[COUNT_OF(depths)] = {0};
     char text[32];
-    bool any = false;
+    int columns = 0;
+    for (size_t i = 0; i < storage->sample_count; i++) {
+        const struct storage_sample *s = &storage->samples[i];
+        for (size_t d = 0; d < COUNT_OF(depths); d++)
+            measured[d] |= s->depth == depths[d] && s->direct == direct && s->sequential == sequential;
+    }
+    for (size_t d = 0; d < COUNT_OF(depths); d++)
+        columns += measured[d];
+    if (!columns)
+        return;
+    int bar = MIN(TABLE_WIDTH - 14 - 7 * columns, 40);
+    printf("\n  %s %s reads, MB/s\n   in flight", direct ? "Direct" : "Buffered", sequential ? "sequential" : "random");
+    for (size_t d = 0; d < COUNT_OF(depths); d++)
+        if (measured[d])
+            printf(" %6u", depths[d]);
+    putchar('\n');
     for (uint32_t block = 4096; block <= (4u << 20); block *= 2) {
         double row_best = 0;
         for (size_t d = 0; d < COUNT_OF(depths); d++) {
@@ -82,24 +86,16 @@ static void draw_table(const struct storage *storage, bool direct, bool sequenti
         }
         if (row_best <= 0)
             continue;
-        if (!any) {
-            printf("\n  %s %s reads, MB/s\n  %10s", direct ? "Direct" : "Buffered",
-                   sequential ? "sequential" : "random", "");
-            for (size_t d = 0; d < COUNT_OF(depths); d++)
-                printf("  depth %-2u", depths[d]);
-            printf("\n");
-            any = true;
-        }
         printf("  %10s", format_bytes(text, sizeof text, block));
         for (size_t d = 0; d < COUNT_OF(depths); d++) {
             const struct storage_sample *sample = find_sample(storage, block, depths[d], direct, sequential);
             if (sample)
-                printf("  %8.0f", sample->bytes_per_second / 1e6);
-            else
-                printf("  %8s", "");
+                printf(" %6.0f", sample->bytes_per_second / 1e6);
+            else if (measured[d])
+                printf(" %6s", "");
         }
         printf("  ");
-        draw_bar(row_best / best, 24);
+        draw_bar(stdout, row_best / best, bar);
         printf("\n");
     }
 }
@@ -160,11 +156,11 @@ static void print_machine(const struct hardware *h)
         printf("\nWeights through the kernels of decoding, GB/s\n");
     for (size_t i = 0; i < h->kernel_count; i++) {
         printf("  %-8s %6.1f  ", tensor_type_info(h->kernels[i].type)->name, h->kernels[i].bytes_per_second / 1e9);
-        draw_bar(fmin(1, h->kernels[i].bytes_per_second / h->memory_bytes_per_second), 40);
+        draw_bar(stdout, fmin(1, h->kernels[i].bytes_per_second / h->memory_bytes_per_second), 40);
         printf(" %3.0f %% of the memory\n", 100 * h->kernels[i].bytes_per_second / h->memory_bytes_per_second);
     }
     if (h->multiply_adds_per_second > 0)
-        printf("Prompts: %.2f T multiply-adds/s\n", h->multiply_adds_per_second / 1e12);
+        printf("Prompts: %.2f trillion multiply-adds/s\n", h->multiply_adds_per_second / 1e12);
 }
 
 static const struct hardware_gpu *measured(const struct hardware *h, const struct gpu_info *info)
@@ -183,10 +179,10 @@ static void print_speeds(const struct hardware_gpu *gpu)
            gpu->turn_seconds * 1e6, gpu->share_seconds * 1e6);
     for (size_t i = 0; i < gpu->kernel_count; i++) {
         printf("  %-8s %6.1f  ", tensor_type_info(gpu->kernels[i].type)->name, gpu->kernels[i].bytes_per_second / 1e9);
-        draw_bar(fmin(1, gpu->kernels[i].bytes_per_second / gpu->memory_bytes_per_second), 40);
+        draw_bar(stdout, fmin(1, gpu->kernels[i].bytes_per_second / gpu->memory_bytes_per_second), 40);
         printf(" %3.0f %% of its memory\n", 100 * gpu->kernels[i].bytes_per_second / gpu->memory_bytes_per_second);
     }
-    printf("         prompts: %.2f T multiply-adds/s\n", gpu->multiply_adds_per_second / 1e12);
+    printf("         prompts: %.2f trillion multiply-adds/s\n", gpu->multiply_adds_per_second / 1e12);
 }
 
 static const char *const gpu_kinds[] = {"discrete", "integrated", "virtual", "a program on the CPU"};
@@ -290,6 +286,9 @@ static int run_profile(size_t count, char **arguments)
     print_machine(&hardware);
     print_gpus(&hardware);
     print_storage(&hardware.storage);
+    printf("\nA GB of weights takes %.0f ms from this drive and %.0f ms from memory. What that makes of a model:\n"
+           "  hypura inspect MODEL --memory 8G\n",
+           1e12 / hardware.storage.bytes_per_second, 1e12 / hardware.memory_bytes_per_second);
     return EXIT_OK;
 }
 

@@ -56,8 +56,9 @@ static double hit_rate(const struct replay_result *result)
 static void draw_rate(double rate)
 {
     int cells = (int)(rate * BAR_WIDTH + 0.5);
+    bool blocks = use_blocks();
     for (int i = 0; i < BAR_WIDTH; i++)
-        fputs(i < cells ? "█" : "·", stdout);
+        fputs(i < cells ? blocks ? "█" : "#" : blocks ? "·" : ".", stdout);
 }
 
 static hypura_status replay_size(const struct trace *trace, uint64_t bytes, json_t *list, hypura_error *error)

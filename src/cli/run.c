@@ -258,7 +258,7 @@ const struct command command_run = {
     .details = MODEL_HELP
     "Without a prompt it reads one from a pipe, or talks in a terminal. Only the answer goes to standard output. "
     "Ctrl-C ends an answer, twice the program.",
-    .options = {run_rows, sampling_rows, compute_option_rows},
+    .options = {run_rows, sampling_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .most = 2,
     .prepare = sampling_prepare,
     .run = run,

@@ -13,6 +13,7 @@ static struct texts biases, breakers;
 const struct option_row sampling_rows[] = {
     {"temperature", "X", OPTION_NUMBER, &options.temperature, "0 takes the likeliest token (default: 0.8)"},
     {"temp", "X", OPTION_NUMBER, &options.temperature, "the same"},
+    {"seed", "N", OPTION_SEED, &compute_options.seed, "of the random numbers (default: 0); same seed, same text"},
     {"dynamic-range", "X", OPTION_NUMBER, &options.dynamic_range,
      "let the temperature move by so much with the entropy (default: 0)"},
     {"dynamic-exponent", "X", OPTION_NUMBER, &options.dynamic_exponent, "how it moves (default: 1)"},

@@ -42,11 +42,6 @@ bool interrupted(void)
     return interrupt_count != 0;
 }
 
-bool is_terminal(FILE *file)
-{
-    return isatty(fileno(file)) == 1;
-}
-
 json_t *json_text(const char *text)
 {
     char *copy;

@@ -3,19 +3,13 @@
 
 #include <string.h>
 
-#define BAR_WIDTH 48
+#define MOST_ROWS 40 /* neighbours of a deeper model share one */
 
-enum place { PLACE_GPU, PLACE_PINNED, PLACE_CACHED, PLACE_STORAGE, PLACE_COUNT };
-
-static const char *const marks[PLACE_COUNT] = {"▓", "█", "▒", "·"};
+static const char *const marks[2][PLACE_COUNT] = {{"%", "#", "+", "."}, {"▓", "█", "▒", "·"}};
 static const char *const colours[PLACE_COUNT] = {"\033[35m", "\033[32m", "\033[36m", "\033[90m"};
 static const char *const titles[PLACE_COUNT] = {"on GPU", "in RAM", "cached", "on disk"};
 
-struct layer_bytes {
-    uint64_t bytes[PLACE_COUNT];
-};
-
-static uint64_t all_bytes(const struct layer_bytes *layer)
+static uint64_t all_bytes(const struct layer_places *layer)
 {
     uint64_t bytes = 0;
     for (int place = 0; place < PLACE_COUNT; place++)
@@ -37,33 +31,76 @@ static enum place place_of(enum unit_state state)
     }
 }
 
-static void draw_bar(FILE *out, const struct layer_bytes *layer, uint64_t widest, bool colour)
+static void draw_places(FILE *out, const struct layer_places *layer, uint64_t widest, int width)
 {
     uint64_t total = all_bytes(layer);
-    int cells = (int)(((double)total / (double)widest) * BAR_WIDTH + 0.5);
+    int cells = (int)(((double)total / (double)widest) * width + 0.5);
     int drawn = 0;
     uint64_t so_far = 0;
+    bool colour = use_colour(out), blocks = use_blocks();
     for (int place = 0; place < PLACE_COUNT; place++) {
         so_far += layer->bytes[place];
         int end = total ? (int)((double)so_far / (double)total * cells + 0.5) : 0;
         if (colour && end > drawn)
             fputs(colours[place], out);
         for (; drawn < end; drawn++)
-            fputs(marks[place], out);
+            fputs(marks[blocks][place], out);
     }
     if (colour)
         fputs("\033[0m", out);
-    fprintf(out, "%*s", BAR_WIDTH - drawn, "");
+    fprintf(out, "%*s", width - drawn, "");
 }
 
-static void draw_row(FILE *out, const char *name, const struct layer_bytes *layer, uint64_t widest, bool colour)
+static void draw_row(FILE *out, const char *name, const struct layer_places *layer, uint64_t widest)
 {
     char text[32];
     uint64_t total = all_bytes(layer);
-    fprintf(out, "  %-9s ", name);
-    draw_bar(out, layer, widest, colour);
+    fprintf(out, "  %-12s ", name);
+    draw_places(out, layer, widest, MIN(text_width(out) - 43, 48));
     fprintf(out, " %9s, %3.0f %% in memory\n", format_bytes(text, sizeof text, (double)total),
             total ? 100.0 * (double)(total - layer->bytes[PLACE_STORAGE]) / (double)total : 100.0);
+}
+
+static void add_places(struct layer_places *sum, const struct layer_places *layer)
+{
+    for (int place = 0; place < PLACE_COUNT; place++)
+        sum->bytes[place] += layer->bytes[place];
+}
+
+void draw_places_of_layers(FILE *out, const struct layer_places *rows, uint32_t layers)
+{
+    uint32_t each = (layers + MOST_ROWS - 1) / MOST_ROWS;
+    struct layer_places sum = rows[layers];
+    uint64_t widest = MAX(all_bytes(&rows[layers]), (uint64_t)1);
+    for (uint32_t first = 0; first < layers; first += each) {
+        struct layer_places row = {0};
+        for (uint32_t layer = first; layer < MIN(first + each, layers); layer++)
+            add_places(&row, &rows[layer]);
+        widest = MAX(widest, all_bytes(&row));
+        add_places(&sum, &row);
+    }
+    for (int place = 0; place < PLACE_COUNT; place++) {
+        char text[32];
+        if (place == PLACE_GPU && !sum.bytes[place])
+            continue;
+        fprintf(out, "  %s%s%s %s %s", use_colour(out) ? colours[place] : "", marks[use_blocks()][place],
+                use_colour(out) ? "\033[0m" : "", titles[place],
+                format_bytes(text, sizeof text, (double)sum.bytes[place]));
+    }
+    fputc('\n', out);
+    draw_row(out, "embedding", &rows[layers], widest);
+    for (uint32_t first = 0; first < layers; first += each) {
+        char name[32];
+        struct layer_places row = {0};
+        uint32_t last = MIN(first + each, layers) - 1;
+        for (uint32_t layer = first; layer <= last; layer++)
+            add_places(&row, &rows[layer]);
+        if (first == last)
+            snprintf(name, sizeof name, "layer %u", first);
+        else
+            snprintf(name, sizeof name, "layers %u-%u", first, last);
+        draw_row(out, name, &row, widest);
+    }
 }
 
 void draw_tier_map(FILE *out, struct engine *engine)
@@ -71,39 +108,18 @@ void draw_tier_map(FILE *out, struct engine *engine)
     const struct model *model = engine_model(engine);
     struct store *store = engine_store(engine);
     uint32_t layers = model_parameters(model)->layers;
-    struct layer_bytes *rows; /* one a layer, and one for what belongs to none */
+    struct layer_places *rows;
     if (ALLOCATE(&rows, (size_t)layers + 1, "tier map", NULL))
         return;
-    struct layer_bytes sum = {0};
     for (unit_number u = 0; u < model_unit_count(model); u++) {
         const struct unit *unit = model_unit(model, u);
         size_t row = unit->layer < 0 ? layers : (size_t)unit->layer;
         uint64_t bytes[UNIT_STATES] = {0};
         store_count_bytes(store, u, bytes);
-        for (enum unit_state state = 0; state < UNIT_STATES; state++) {
+        for (enum unit_state state = 0; state < UNIT_STATES; state++)
             rows[row].bytes[place_of(state)] += bytes[state];
-            sum.bytes[place_of(state)] += bytes[state];
-        }
     }
-    uint64_t widest = 1;
-    for (size_t row = 0; row <= layers; row++)
-        widest = MAX(widest, all_bytes(&rows[row]));
-
-    bool colour = is_terminal(out);
     fprintf(out, "\nWhere the weights are:");
-    for (int place = 0; place < PLACE_COUNT; place++) {
-        char text[32];
-        if (place == PLACE_GPU && !engine_plan(engine)->gpu)
-            continue;
-        fprintf(out, "  %s%s%s %s %s", colour ? colours[place] : "", marks[place], colour ? "\033[0m" : "",
-                titles[place], format_bytes(text, sizeof text, (double)sum.bytes[place]));
-    }
-    fputc('\n', out);
-    draw_row(out, "embedding", &rows[layers], widest, colour);
-    for (uint32_t layer = 0; layer < layers; layer++) {
-        char name[24];
-        snprintf(name, sizeof name, "layer %u", layer);
-        draw_row(out, name, &rows[layer], widest, colour);
-    }
+    draw_places_of_layers(out, rows, layers);
     memory_free(rows);
 }

@@ -77,10 +77,51 @@ def documents_name_options_that_exist():
 
 def wrong_usage_exits_with_2():
     for arguments in (["no-such-command"], ["run", "--no-such-option"], ["run", "--memory", "lots"], ["run", "--memory"],
-                      ["run", "--threads", "-1"], ["logits"], ["run", "--kv-type", "q2_k", "--prompt", "x"],
+                      ["run", "--threads", "-1"], ["run", "--memory", "0"], ["run", "--gpu-memory", "0"], ["logits"], ["run", "--kv-type", "q2_k", "--prompt", "x"],
                       ["run", "--overlap", "perhaps", "--prompt", "x"], ["iobench", "--depth", 3, MODEL]):
         out, err = hypura(*arguments, status=2)
         assert out == "" and err.startswith("hypura"), err
+
+
+def options_of_llama_cpp_are_understood_or_answered():
+    expected = answer("--context", 128, "--threads", 1)
+    assert hypura("run", "-m", MODEL, "-p", QUESTION, "-n", 24, "-c", 128, "-t", 1, "--temp", 0)[0] == expected
+    assert hypura("run", QUESTION, "--n-predict=24", "--ctx-size", 128, "--temp", 0, f"--model={MODEL}")[0] == expected
+    result = json.loads(hypura("bench", "-m", MODEL, "-p", 8, "-n", 4, "-r", 1, "--json")[0])
+    assert (result["prompt_tokens"], result["generated_tokens"], result["repeat"]) == (8, 4, 1), result
+    for given, hint in {"-ngl": "--gpu-memory", "--mlock": "--memory", "-hf": "hypura pull", "--threadz": "--threads",
+                        "--max_tokens": "--max-tokens", "--mem": "--memory", "--tempreature": "--temperature",
+                        "--think": "--var"}.items():
+        _, err = hypura("run", given, 3, status=2)
+        assert given in err and hint in err, err
+    _, err = hypura("run", "--xyzzy", status=2)
+    assert "perhaps" not in err and "hypura run --help" in err, err
+    for given, hint in {"rum": "hypura run", "chat": "hypura run", "insepct": "hypura inspect", "-m": "after a command",
+                        "x.gguf": "hypura run x.gguf", "quantize": "llama-quantize"}.items():
+        _, err = hypura(given, status=2)
+        assert given in err and hint in err, err
+    assert hypura("-v")[0] == hypura("--version")[0]
+
+
+def help_fits_eighty_columns():
+    for command in COMMANDS:
+        long = [line for line in hypura(command, "--help")[0].splitlines() if len(line) > 80]
+        assert not long, long
+
+
+def what_cannot_be_written_is_no_success():
+    for arguments in (["run", MODEL, "--prompt", QUESTION, "--max-tokens", 4], ["inspect", MODEL, "--json"], ["list"], ["--help"]):
+        with open("/dev/full", "w") as full:
+            result = subprocess.run([HYPURA, *map(str, arguments)], stdout=full, stderr=subprocess.PIPE, timeout=60)
+        assert result.returncode == 1 and b"standard output" in result.stderr, (arguments, result)
+
+
+def the_map_fits_every_terminal():
+    for locale, marks in (("C", "#."), ("C.UTF-8", "█·"), ("", "█·")):
+        out, _ = hypura("inspect", MODEL, "--memory", "10M", environment={"LC_ALL": locale, "LC_CTYPE": "", "LANG": ""})
+        rows = re.findall(r"^  (?:embedding|layer \d+) .*", out, re.M)
+        assert len(rows) == 9 and max(map(len, rows)) <= 80, rows
+        assert all(mark in rows[1] for mark in marks) and "\x1b" not in out, rows
 
 
 def the_embedded_model_answers():
@@ -447,7 +488,8 @@ def a_drive_and_a_machine_are_measured():
 def completions_and_manual_name_every_option():
     bash, zsh, fish = (hypura("completion", shell)[0] for shell in ("bash", "zsh", "fish"))
     manual = hypura("manual")[0].replace("\\-", "-")
-    shared = set(re.findall(r"^\\fB--([a-z-]+)", manual.split("\n.SH OPTIONS OF ALL COMMANDS")[1], re.M))
+    groups = re.findall(r'^\.SS "([^"]+)"\n(.*?)(?=^\.S[SH] )', manual.split("\n.SH OPTIONS OF SEVERAL COMMANDS")[1], re.M | re.S)
+    shared = {title: set(re.findall(r"^\\fB--([a-z-]+)", rows, re.M)) for title, rows in groups}
     for command in COMMANDS:
         options = options_of(command)
         words = re.search(rf'^ +{command}\) words="(.*)" ;;$', bash, re.M).group(1)
@@ -458,7 +500,8 @@ def completions_and_manual_name_every_option():
         assert set(words) == options, (command, words)
         section = re.search(rf'^\.SS "hypura {command} .*?(?=^\.S[SH] )', manual, re.M | re.S).group(0)
         told = set(re.findall(r"^\\fB--([a-z-]+)", section, re.M))
-        assert (told | shared if "all commands that compute" in section else told) == options, (command, told ^ options)
+        told = told.union(*(shared[title] for title in re.findall(r"the options under \\fI(.*?)\\fR", section)))
+        assert told == options, (command, told ^ options)
     subprocess.run(["bash", "-n"], input=bash.encode(), check=True)
 
 
