@@ -186,6 +186,9 @@ hypura_status open_vocabulary(struct gguf **file, struct vocabulary **vocabulary
 void interrupts_cancel(struct engine *engine);
 bool interrupted(void);
 
+/* While a line editor has changed the terminal, no interrupt ends the program. */
+void interrupts_wait_for_line(bool wait);
+
 /* ---- reading and drawing
  * ------------------------------------------------------------------------------------------------ */
 
@@ -196,6 +199,9 @@ hypura_status read_whole_file(const char *path, uint64_t limit, char **text, siz
 hypura_status template_variables(const struct texts *given, json_t **out, hypura_error *error);
 #define TEMPLATE_VARIABLES_HELP                                                                                        \
     "a variable of the chat template, such as enable_thinking=false; may be given several times"
+
+/* Some lines about a model. */
+void print_summary(FILE *out, const struct model *model);
 
 /* A bar a layer: what is pinned in memory, what is cached, what is on disk. */
 void draw_tier_map(FILE *out, struct engine *engine);

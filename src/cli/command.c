@@ -224,7 +224,7 @@ int command_main(const struct command *command, int count, char **arguments)
         arguments[0] = model;
     }
     if (positional < command->least)
-        return report_usage(command, "too few arguments");
+        return report_usage(command, "something is missing");
     if (positional > command->most)
         return report_usage(command, "too many arguments, beginning with \"%s\"", arguments[command->most]);
     return command->run(positional, arguments);

@@ -297,23 +297,23 @@ static json_t *tensors_json(const struct model *model, const struct plan *plan)
     return array;
 }
 
-static void print_summary(const struct model *model)
+void print_summary(FILE *out, const struct model *model)
 {
     const struct model_parameters *p = model_parameters(model);
     char text[32];
-    printf("%s: %s (%s), %s in %zu %s\n", model_name(model), model_architecture(model)->title,
+    fprintf(out, "%s: %s (%s), %s in %zu %s\n", model_name(model), model_architecture(model)->title,
            model_architecture(model)->name, format_bytes(text, sizeof text, (double)model_bytes(model)),
            gguf_file_count(model_file(model)), gguf_file_count(model_file(model)) == 1 ? "file" : "files");
-    printf("  %u layers, embedding %u, vocabulary %u, trained for %u tokens\n", p->layers, p->embedding, p->vocabulary,
+    fprintf(out, "  %u layers, embedding %u, vocabulary %u, trained for %u tokens\n", p->layers, p->embedding, p->vocabulary,
            p->context);
     if (p->experts)
-        printf("  %u experts a layer, %u used for a token\n", p->experts, p->experts_used);
+        fprintf(out, "  %u experts a layer, %u used for a token\n", p->experts, p->experts_used);
 }
 
 static int print_all(const struct model *model, const struct hardware *hardware, const struct plan *plan,
                      double with_more)
 {
-    print_summary(model);
+    print_summary(stdout, model);
     print_metadata(model_file(model));
     print_sizes(model);
     if (list_tensors)

@@ -3,6 +3,8 @@
 #include "cli/cli.h"
 #include "model/vocabulary.h"
 
+#include <string.h>
+
 static uint32_t window = 512;
 static bool as_json;
 
@@ -51,6 +53,9 @@ static int run(size_t count, char **arguments)
     char *text = NULL;
     size_t size = 0;
     hypura_status status = read_whole_file(arguments[count - 1], TEXT_LIMIT, &text, &size, &error);
+    if (!status && size > 4 && memcmp(text, "GGUF", 4) == 0)
+        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "%s is a model; the text to measure comes after it",
+                           arguments[count - 1]);
     if (compute_options.context == 0)
         compute_options.context = window;
     if (!status)

@@ -1,13 +1,8 @@
 /* hypura run: answers from a model, once or in a conversation. */
-#include "cli/cli.h"
-#include "cli/sampling.h"
-#include "engine/generate.h"
-#include "engine/prompt.h"
+#include "cli/conversation.h"
 
-#include <editline/readline.h>
-#include <locale.h>
-#include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const char *prompt_text, *prompt_path, *system_text;
@@ -32,113 +27,6 @@ static const struct option_row run_rows[] = {
 };
 
 #define PROMPT_LIMIT ((uint64_t)256 << 20)
-
-struct conversation {
-    struct engine *engine;
-    const struct vocabulary *vocabulary;
-    struct chat_template *template;
-    struct sampling sampling;
-    struct generator *generator;
-    json_t *messages, *variables;
-    struct buffer answer;
-    struct generation_result result;
-    bool done;
-};
-
-static bool show_token(void *context, const struct generated_token *token)
-{
-    struct conversation *chat = context;
-    fwrite(token->text, 1, token->size, stdout);
-    fflush(stdout);
-    buffer_append(&chat->answer, token->text, token->size);
-    return !interrupted();
-}
-
-static void note_done(void *context, const struct generation_result *result)
-{
-    struct conversation *chat = context;
-    chat->result = *result;
-    chat->done = true;
-}
-
-/* Tokens of the next turn: the whole conversation, of which the engine's cache holds most. */
-static hypura_status turn_tokens(struct conversation *chat, const char *text, size_t size, struct token_array *tokens,
-                                 hypura_error *error)
-{
-    if (raw)
-        return vocabulary_tokenize(chat->vocabulary, text, size, TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, tokens,
-                                   error);
-    json_t *content = json_stringn(text, size);
-    if (!content)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the prompt is not UTF-8 text");
-    json_array_append_new(chat->messages, json_pack("{s:s, s:o}", "role", "user", "content", content));
-    struct chat_input input = {
-        .messages = chat->messages, .variables = chat->variables, .add_generation_prompt = true, .now = prompt_now()};
-    return prompt_from_chat(chat->template, chat->vocabulary, &input, tokens, NULL, error);
-}
-
-static hypura_status run_turn(struct conversation *chat, const char *text, size_t size, hypura_error *error)
-{
-    struct token_array tokens = {0};
-    hypura_status status = turn_tokens(chat, text, size, &tokens, error);
-    struct generation_request request = {.tokens = tokens.ids,
-                                         .count = tokens.count,
-                                         .max_tokens = max_tokens,
-                                         .sampler = chat->sampling.sampler,
-                                         .stops = stops.items,
-                                         .stop_count = stops.count,
-                                         .ignore_end = ignore_end,
-                                         .on_token = show_token,
-                                         .on_done = note_done,
-                                         .context = chat};
-    sampling_start(&chat->sampling);
-    buffer_clear(&chat->answer);
-    chat->done = false;
-    if (!status)
-        status = generator_submit(chat->generator, &request, NULL, error);
-    while (!status && !chat->done)
-        generator_step(chat->generator);
-    token_array_free(&tokens);
-    if (status)
-        return status;
-    if (chat->answer.size == 0 || chat->answer.data[chat->answer.size - 1] != '\n')
-        putchar('\n');
-    json_array_append_new(chat->messages,
-                          json_pack("{s:s, s:o}", "role", "assistant", "content",
-                                    json_stringn(chat->answer.data ? chat->answer.data : "", chat->answer.size)));
-    if (chat->result.reason == FINISH_ERROR) {
-        *error = chat->result.error;
-        return error->status;
-    }
-    return HYPURA_OK;
-}
-
-static hypura_status converse(struct conversation *chat, hypura_error *error)
-{
-    hypura_status status = HYPURA_OK;
-    setlocale(LC_CTYPE, ""); /* or the line editor drops every letter that is not ASCII */
-    using_history();
-    fprintf(stderr, "Talk to %s. Ctrl-D or /bye ends the conversation, Ctrl-C an answer.\n",
-            model_name(engine_model(chat->engine)));
-    char *line;
-    while (!status && (line = readline("> "))) {
-        if (strcmp(line, "/bye") == 0) {
-            free(line);
-            break;
-        }
-        if (*line) {
-            add_history(line);
-            status = run_turn(chat, line, strlen(line), error);
-        }
-        free(line);
-        /* An interrupted answer is an answer; the conversation goes on. */
-        if (interrupted()) {
-            interrupts_cancel(chat->engine);
-            engine_cancel(chat->engine, false);
-        }
-    }
-    return status;
-}
 
 static void print_figures(struct engine *engine)
 {
@@ -189,8 +77,10 @@ static hypura_status open_conversation(struct conversation *chat, const char *mo
     if (!status)
         status = generator_create(&chat->generator, chat->engine, chat->vocabulary, error);
     chat->messages = json_array();
-    if (system_text)
-        json_array_append_new(chat->messages, json_pack("{s:s, s:s}", "role", "system", "content", system_text));
+    chat->max_tokens = max_tokens;
+    chat->stops = stops;
+    chat->ignore_end = ignore_end;
+    conversation_set_system(chat, system_text);
     return status;
 }
 
@@ -206,35 +96,78 @@ static void close_conversation(struct conversation *chat)
     buffer_free(&chat->answer);
 }
 
+/* Something is sent to the program, as by "cat FILE | hypura run MODEL ...". */
+static bool input_is_sent(void)
+{
+    struct stat info;
+    return !fstat(STDIN_FILENO, &info) && (S_ISFIFO(info.st_mode) || S_ISREG(info.st_mode));
+}
+
+/* The prompt from the arguments behind the model, which follow a text that is sent: as Ollama has it. */
+static hypura_status read_arguments(struct buffer *prompt, size_t count, char **arguments, hypura_error *error)
+{
+    char *text;
+    size_t size;
+    if (input_is_sent()) {
+        if (read_whole_file("-", PROMPT_LIMIT, &text, &size, error))
+            return error->status;
+        buffer_append(prompt, text, size);
+        memory_free(text);
+        if (prompt->size && prompt->data[prompt->size - 1] != '\n')
+            buffer_append_char(prompt, '\n');
+    }
+    for (size_t i = 0; i < count; i++) {
+        if (i)
+            buffer_append_char(prompt, ' ');
+        buffer_append(prompt, arguments[i], strlen(arguments[i]));
+    }
+    return prompt->failed ? error_set(error, HYPURA_ERROR_MEMORY, "no memory for the prompt") : HYPURA_OK;
+}
+
+/* Nothing of it is left out without a word. */
+static hypura_status read_prompt(struct buffer *prompt, size_t count, char **arguments, hypura_error *error)
+{
+    char *text;
+    size_t size;
+    if (count > 1)
+        return read_arguments(prompt, count - 1, arguments + 1, error);
+    if (prompt_text) {
+        buffer_append(prompt, prompt_text, strlen(prompt_text));
+        return prompt->failed ? error_set(error, HYPURA_ERROR_MEMORY, "no memory for the prompt") : HYPURA_OK;
+    }
+    if (read_whole_file(prompt_path, PROMPT_LIMIT, &text, &size, error))
+        return error->status;
+    *prompt = (struct buffer){.data = text, .size = size};
+    return HYPURA_OK;
+}
+
 static int run(size_t count, char **arguments)
 {
     hypura_error error = {0};
     struct conversation chat = {0};
-    char *text = NULL;
-    size_t size = 0;
+    struct buffer prompt = {0};
     hypura_status status = HYPURA_OK;
     if (count > 1 && (prompt_text || prompt_path))
         return report_usage(&command_run, "\"%s\" is a prompt, and --prompt or --file gives another", arguments[1]);
-    if (count > 1)
-        prompt_text = arguments[1];
-    if (!prompt_text && !prompt_path && !interactive) {
+    if (prompt_text && prompt_path)
+        return report_usage(&command_run, "--prompt and --file exclude each other");
+    if (count < 2 && !prompt_text && !prompt_path && !interactive) {
         interactive = isatty(STDIN_FILENO);
         prompt_path = interactive ? NULL : "-";
     }
-    if (prompt_text && prompt_path)
-        return report_usage(&command_run, "--prompt and --file exclude each other");
-    if (prompt_path)
-        status = read_whole_file(prompt_path, PROMPT_LIMIT, &text, &size, &error);
+    bool asked = count > 1 || prompt_text || prompt_path;
+    if (asked)
+        status = read_prompt(&prompt, count, arguments, &error);
+    if (!status && asked && prompt.size == 0)
+        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "the prompt is empty");
     if (!status)
         status = open_conversation(&chat, count ? arguments[0] : NULL, &error);
     if (!status) {
         interrupts_cancel(chat.engine);
-        if (prompt_text)
-            status = run_turn(&chat, prompt_text, strlen(prompt_text), &error);
-        else if (text)
-            status = run_turn(&chat, text, size, &error);
+        if (asked)
+            status = conversation_turn(&chat, prompt.data, prompt.size, &error);
         if (!status && interactive)
-            status = converse(&chat, &error);
+            status = conversation_hold(&chat, &error);
     }
     bool written = true;
     progress_stop();
@@ -247,19 +180,20 @@ static int run(size_t count, char **arguments)
     }
     int result = status ? report_error(&error) : interrupted() ? EXIT_INTERRUPTED : written ? EXIT_OK : EXIT_FAILED;
     close_conversation(&chat);
-    memory_free(text);
+    buffer_free(&prompt);
     return result;
 }
 
 const struct command command_run = {
     .name = "run",
-    .arguments = "[MODEL [PROMPT]]",
+    .arguments = "[MODEL [PROMPT]...]",
     .summary = "answer a prompt or hold a conversation",
     .details = MODEL_HELP
-    "Without a prompt it reads one from a pipe, or talks in a terminal. Only the answer goes to standard output. "
-    "Ctrl-C ends an answer, twice the program.",
+    "Without a prompt it reads one from a pipe, or talks in a terminal, where /? tells more. A PROMPT follows the text "
+    "of a pipe, as in: cat FILE | hypura run MODEL \"Sum this up.\" Only the answer goes to standard output. Ctrl-C "
+    "ends an answer, twice the program.",
     .options = {run_rows, sampling_rows, plan_option_rows, engine_option_rows, report_option_rows},
-    .most = 2,
+    .most = 1024,
     .prepare = sampling_prepare,
     .run = run,
 };

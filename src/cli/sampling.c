@@ -137,6 +137,45 @@ hypura_status sampling_open(struct sampling *sampling, const struct vocabulary *
     return status ? status : sampler_create(&sampling->sampler, &options, size, error);
 }
 
+static hypura_status reopen(struct sampling *sampling, const struct vocabulary *vocabulary, hypura_error *error)
+{
+    struct sampling next = {0};
+    hypura_status status = sampling_open(&next, vocabulary, error);
+    sampling_close(status ? &next : sampling);
+    if (!status)
+        *sampling = next;
+    return status;
+}
+
+hypura_status sampling_set(struct sampling *sampling, const struct vocabulary *vocabulary, const char *name,
+                           const char *value, hypura_error *error)
+{
+    const struct option_row *row = sampling_rows;
+    while (row->name && strcmp(row->name, name) != 0)
+        row++;
+    if (!row->name || (row->kind != OPTION_NUMBER && row->kind != OPTION_COUNT && row->kind != OPTION_SEED))
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "there is no parameter \"%.40s\"; \"hypura run --help\" lists them", name);
+    unsigned char before[sizeof(uint64_t)];
+    size_t size = row->kind == OPTION_NUMBER ? sizeof(float) : row->kind == OPTION_COUNT ? sizeof(uint32_t) : 8;
+    memcpy(before, row->target, size);
+    hypura_status status = set_option(row, value, error) ? reopen(sampling, vocabulary, error) : error->status;
+    if (status)
+        memcpy(row->target, before, size);
+    return status;
+}
+
+hypura_status sampling_set_format(struct sampling *sampling, const struct vocabulary *vocabulary, const char *value,
+                                  hypura_error *error)
+{
+    const char *before = format;
+    format = value;
+    hypura_status status = reopen(sampling, vocabulary, error);
+    if (status)
+        format = before;
+    return status;
+}
+
 void sampling_start(struct sampling *sampling)
 {
     sampler_reset(sampling->sampler);

@@ -22,6 +22,13 @@ void sampling_prepare(void); /* defaults, before options are parsed */
 hypura_status sampling_open(struct sampling *sampling, const struct vocabulary *vocabulary, hypura_error *error);
 void sampling_close(struct sampling *sampling);
 
+/* Changes one setting of sampling_rows that is a number, between answers; after an error all is as before. */
+hypura_status sampling_set(struct sampling *sampling, const struct vocabulary *vocabulary, const char *name,
+                           const char *value, hypura_error *error);
+/* As --format, with a text that lives on; NULL: no longer. */
+hypura_status sampling_set_format(struct sampling *sampling, const struct vocabulary *vocabulary, const char *value,
+                                  hypura_error *error);
+
 /* Before each answer. */
 void sampling_start(struct sampling *sampling);
 

@@ -16,12 +16,12 @@
 #define EMBEDDED_MODEL "manpage-moe-24m-Q4_K_M.gguf"
 
 static struct engine *volatile engine_to_cancel;
-static volatile sig_atomic_t interrupt_count;
+static volatile sig_atomic_t interrupt_count, line_is_read;
 
 static void on_interrupt(int number)
 {
     (void)number;
-    if (interrupt_count++)
+    if (interrupt_count++ && !line_is_read)
         _exit(EXIT_INTERRUPTED);
     if (engine_to_cancel)
         engine_cancel(engine_to_cancel, true);
@@ -35,6 +35,11 @@ void interrupts_cancel(struct engine *engine)
     struct sigaction action = {.sa_handler = on_interrupt};
     sigemptyset(&action.sa_mask);
     sigaction(SIGINT, &action, NULL);
+}
+
+void interrupts_wait_for_line(bool wait)
+{
+    line_is_read = wait;
 }
 
 bool interrupted(void)
@@ -77,10 +82,11 @@ hypura_status read_whole_file(const char *path, uint64_t limit, char **text, siz
     buffer_append(&buffer, "", 0);
     if (failed || buffer.failed) {
         buffer_free(&buffer);
+        const char *shown = standard_input ? "standard input" : path;
         if (failed)
-            return error_set_errno(error, failed, "cannot read %s", path);
+            return error_set_errno(error, failed, "cannot read %s", shown);
         return error_set(error, HYPURA_ERROR_ARGUMENT, "%s is larger than %llu bytes, the most that is read from it",
-                         path, (unsigned long long)limit);
+                         shown, (unsigned long long)limit);
     }
     *text = buffer.data;
     *size = buffer.size;
@@ -148,7 +154,15 @@ hypura_status model_path(const char **path, const char *given, const char *folde
     if (!given)
         return *path ? HYPURA_OK : error->status;
     size_t length = strlen(given);
+    if (length == 0)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the name of the model is empty");
     bool file = length > 5 && strcasecmp(given + length - 5, ".gguf") == 0;
+    bool remote = strncmp(given, "https://", 8) == 0 || strncmp(given, "http://", 7) == 0;
+    if (remote)
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "%.300s is not on this machine: \"hypura pull %.300s\" downloads it, and \"hypura list\" then "
+                         "shows its name",
+                         given, given);
     if (file || access(given, F_OK) == 0)
         return HYPURA_OK; /* whoever opens it says what is wrong with it */
     struct registry *registry;
@@ -159,9 +173,9 @@ hypura_status model_path(const char **path, const char *given, const char *folde
     registry_close(registry);
     *path = found;
     return status ? error_set(error, HYPURA_ERROR_IO,
-                              "there is no file and no model \"%.200s\": \"hypura list\" shows the models, and "
-                              "\"hypura pull\" downloads one",
-                              given)
+                              "there is no file and no model \"%.200s\": \"hypura list\" shows the models that are "
+                              "here, \"hypura pull %.200s\" downloads one of that name",
+                              given, given)
                   : HYPURA_OK;
 }
 

@@ -429,7 +429,7 @@ hypura_status registry_delete(struct registry *registry, const char *name, hypur
         return status;
     if (!entry.in_folder) {
         status = error_set(error, HYPURA_ERROR_ARGUMENT,
-                           "model '%s' is a file named on the command line, not one of the model folder", entry.name);
+                           "model '%s' is not in the model folder, and what is elsewhere is not deleted", entry.name);
         model_entry_free(&entry);
         return status;
     }

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -155,7 +156,10 @@ def models_have_names():
     assert json.loads(hypura("inspect", "team/mine:v1", "--json", environment=environment)[0])["architecture"] == "qwen3moe"
     assert hypura("tokenize", "team/mine:v1", stdin="ls", environment=environment)[0]
     _, err = hypura("run", "nothing", "--prompt", "x", status=1)
-    assert '"nothing"' in err and "hypura list" in err and "hypura pull" in err, err
+    assert '"nothing"' in err and "hypura list" in err and "hypura pull nothing" in err, err
+    assert "hypura pull https://" in hypura("run", "https://example.org/x.gguf", "--prompt", "x", status=2)[1]
+    assert "empty" in hypura("run", "", "--prompt", "x", status=2)[1]
+    assert "is a model" in hypura("perplexity", MODEL, status=2)[1]
     hypura("serve", "nothing", status=1)
     hypura("serve", path("nothing.gguf"), status=1)
     hypura("serve", folder, status=2, timeout=20)
@@ -186,6 +190,115 @@ def a_conversation_takes_every_letter():
     os.close(master)
     os.close(slave)
     assert sent.strip() in shown.decode(), shown
+
+
+class Terminal:
+    """The program in a terminal of its own."""
+    def __init__(self, *arguments):
+        self.child, self.file = pty.fork()
+        if self.child == 0:
+            os.environ.update({"TERM": "xterm", "LC_ALL": "C.UTF-8", "XDG_STATE_HOME": path("state"), "XDG_CACHE_HOME": path("cache")})
+            os.execv(HYPURA, [HYPURA, *map(str, arguments)])
+        self.shown = ""
+        self.wait("\n> ")
+
+    def wait(self, for_what, seconds=60):
+        """What was shown up to there."""
+        data, end = b"", time.monotonic() + seconds
+        while for_what not in data.decode(errors="replace"):
+            assert select.select([self.file], [], [], end - time.monotonic())[0], (for_what, data)
+            try:
+                got = os.read(self.file, 4096)
+            except OSError:
+                got = b""
+            assert got, f"ended before {for_what}: {data}"
+            data += got
+        return data.decode(errors="replace").replace("\r", "")
+
+    def say(self, text, until="\n> "):
+        os.write(self.file, text.encode())
+        return self.wait(until)
+
+    def end(self, text):
+        os.write(self.file, text.encode())
+        try:
+            while os.read(self.file, 4096):
+                pass
+        except OSError:
+            pass
+        os.close(self.file)
+        return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+
+
+def a_conversation_in_a_terminal():
+    talk = Terminal("run", MODEL, "--temperature", 0, "--max-tokens", 24)
+    assert "ls - list directory" in talk.say(QUESTION + "\n")
+    assert "/set" in talk.say("/?\n") and "/bye" in talk.say("/no-such\n")
+    assert "no parameter" in talk.say("/set parameter nothing 3\n")
+    assert "makes no sense" in talk.say("/set parameter top_p 7\n")
+    assert "--context" in talk.say("/set parameter num_ctx 7\n")
+    talk.say("/clear\n")
+    talk.say("/set parameter num_predict 2\n")
+    assert "list" not in talk.say(QUESTION + "\n").replace(QUESTION, "")
+    talk.say("/set parameter num_predict 24\n")
+    talk.say("/system Be brief.\n")
+    assert "Be brief." in talk.say("/show system\n")
+    assert "qwen3moe" in talk.say("/show\n") and "layer 0" in talk.say("/show map\n")
+    talk.say("/system\n")
+    assert "no system message" in talk.say("/show system\n")
+    # A JSON object, then free text again.
+    talk.say("/clear\n")
+    talk.say("/set format json\n")
+    assert "\n{" in talk.say(QUESTION + "\n")
+    talk.say("/set noformat\n")
+    talk.say("/clear\n")
+    # Lines between marks, and lines that are pasted, are one message; characters stay whole.
+    talk.say('"""\n', "  ")
+    assert talk.say('What does the\nls command do?"""\n').count("\n> ") == 1
+    assert talk.say("Grüße,\nls and\nrm?\n").count("\n> ") == 1
+    assert "Grüße" in talk.say("\x10\n")
+    # Ctrl-C drops a line, then ends an answer, and the conversation goes on.
+    assert "/bye" in talk.say("\x03")
+    talk.say("/clear\n")
+    talk.say("/set parameter num_predict 100000\n")
+    talk.say("/set parameter temperature 5\n")
+    talk.say("/set parameter min_p 0\n")
+    talk.say("Everything, at length\n", "length\r\n")
+    talk.wait("a")
+    talk.say("\x03")
+    talk.say("/set parameter temperature 0\n")
+    talk.say("/set verbose\n")
+    assert "tokens/s" in talk.say("rm?\n")
+    assert talk.end("\x04") == 0
+
+
+def a_conversation_longer_than_the_context_goes_on():
+    talk = Terminal("run", MODEL, "--temperature", 0, "--max-tokens", 24, "--context", 128)
+    shown = "".join(talk.say(QUESTION + "\n") for _ in range(4))
+    assert "oldest part is left out" in shown and shown.count("ls - list directory") >= 3, shown
+    assert "no room for an answer" in talk.say("word " * 300 + "\n")
+    assert "ls - list directory" in talk.say(QUESTION + "\n")
+    assert talk.end("/bye\n") == 0
+
+
+def answers_that_are_cut_short_say_so():
+    _, err = hypura("run", MODEL, "--raw", "--prompt", "The", "--ignore-eos", "--context", 40)
+    assert "context of 40 tokens is full" in err and "--context" in err, err
+    assert hypura("run", MODEL, "--raw", "--prompt", "The", "--ignore-eos", "--context", 40, "--max-tokens", 4)[1] == ""
+    _, err = hypura("run", MODEL, "--prompt", "word " * 300, "--context", 128, status=2)
+    assert "--context" in err and "trained for 2048" in err, err
+
+
+def a_text_that_is_sent_comes_before_the_prompt():
+    expected = answer()
+    assert hypura("run", MODEL, "does the ls", "command do?", "--temperature", 0, "--max-tokens", 24, stdin="What\n")[0] == \
+        hypura("run", MODEL, "--prompt", "What\ndoes the ls command do?", "--temperature", 0, "--max-tokens", 24)[0]
+    assert answer(stdin="something else") == expected
+    with open(path("empty"), "w"):
+        pass
+    for arguments in (["--prompt", ""], ["--raw", "--prompt", ""], ["--file", path("empty")], []):
+        _, err = hypura("run", MODEL, *arguments, status=2)
+        assert "prompt is empty" in err, err
 
 
 def same_answer_from_every_budget_thread_count_and_reader():
