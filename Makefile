@@ -22,7 +22,8 @@ setup:
 	@scripts/setup
 
 demo: setup
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory $(BUILD)/build.ninja
+	@ninja -C $(BUILD) hypura
 	@scripts/demo $(BUILD)/hypura
 
 check: setup

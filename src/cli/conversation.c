@@ -92,8 +92,9 @@ static void say_figures(const struct generation_result *result)
 {
     double prompt = (double)result->prompt_nanoseconds * 1e-9, decode = (double)result->decode_nanoseconds * 1e-9;
     uint32_t fresh = result->prompt_tokens - result->cached_tokens;
-    fprintf(stderr, "(prompt: %u tokens, %u of them known, %.2f s, %.1f tokens/s; answer: %u tokens, %.2f s, %.1f "
-                    "tokens/s)\n",
+    fprintf(stderr,
+            "(prompt: %u tokens, %u of them known, %.2f s, %.1f tokens/s; answer: %u tokens, %.2f s, %.1f "
+            "tokens/s)\n",
             result->prompt_tokens, result->cached_tokens, prompt, prompt > 0 ? fresh / prompt : 0,
             result->generated_tokens, decode, decode > 0 ? result->generated_tokens / decode : 0);
 }
@@ -125,9 +126,9 @@ static hypura_status answer(struct conversation *chat, const struct token_array 
         *error = chat->result.error;
         return error->status;
     }
-    if (chat->result.reason == FINISH_LENGTH &&
-        (!chat->max_tokens || chat->result.generated_tokens < chat->max_tokens))
-        fprintf(stderr, "hypura: the answer ends here because the context of %u tokens is full (--context makes room)\n",
+    if (chat->result.reason == FINISH_LENGTH && (!chat->max_tokens || chat->result.generated_tokens < chat->max_tokens))
+        fprintf(stderr,
+                "hypura: the answer ends here because the context of %u tokens is full (--context makes room)\n",
                 engine_plan(chat->engine)->positions);
     if (chat->verbose)
         say_figures(&chat->result);
@@ -138,8 +139,8 @@ static void append_answer(struct conversation *chat)
 {
     const char *text = chat->answer.data ? chat->answer.data : "";
     json_t *content = json_stringn(text, chat->answer.size);
-    json_array_append_new(chat->messages, json_pack("{s:s, s:o}", "role", "assistant", "content",
-                                                    content ? content : json_text(text)));
+    json_array_append_new(chat->messages,
+                          json_pack("{s:s, s:o}", "role", "assistant", "content", content ? content : json_text(text)));
 }
 
 hypura_status conversation_turn(struct conversation *chat, const char *text, size_t size, hypura_error *error)

@@ -302,10 +302,10 @@ void print_summary(FILE *out, const struct model *model)
     const struct model_parameters *p = model_parameters(model);
     char text[32];
     fprintf(out, "%s: %s (%s), %s in %zu %s\n", model_name(model), model_architecture(model)->title,
-           model_architecture(model)->name, format_bytes(text, sizeof text, (double)model_bytes(model)),
-           gguf_file_count(model_file(model)), gguf_file_count(model_file(model)) == 1 ? "file" : "files");
-    fprintf(out, "  %u layers, embedding %u, vocabulary %u, trained for %u tokens\n", p->layers, p->embedding, p->vocabulary,
-           p->context);
+            model_architecture(model)->name, format_bytes(text, sizeof text, (double)model_bytes(model)),
+            gguf_file_count(model_file(model)), gguf_file_count(model_file(model)) == 1 ? "file" : "files");
+    fprintf(out, "  %u layers, embedding %u, vocabulary %u, trained for %u tokens\n", p->layers, p->embedding,
+            p->vocabulary, p->context);
     if (p->experts)
         fprintf(out, "  %u experts a layer, %u used for a token\n", p->experts, p->experts_used);
 }

@@ -82,8 +82,8 @@ static int run_command(int count, char **arguments)
         command_help(command, stdout);
         return EXIT_OK;
     }
-    if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0 ||
-        strcmp(name, "-v") == 0 || strcmp(name, "-V") == 0) {
+    if (strcmp(name, "--version") == 0 || strcmp(name, "version") == 0 || strcmp(name, "-v") == 0 ||
+        strcmp(name, "-V") == 0) {
         puts("hypura " HYPURA_VERSION);
         return EXIT_OK;
     }
