@@ -172,6 +172,8 @@ static int run(size_t count, char **arguments)
     bool written = true;
     progress_stop();
     if (chat.engine) {
+        if (!status)
+            status = engine_end_trace(chat.engine, &error);
         if (draw_map) {
             draw_tier_map(stderr, chat.engine);
             print_figures(chat.engine);

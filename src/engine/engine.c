@@ -302,10 +302,18 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
     return plan->gpu ? gpu_pass_open(engine, engine->gpu, error) : HYPURA_OK;
 }
 
+hypura_status engine_end_trace(struct engine *engine, hypura_error *error)
+{
+    struct trace_writer *trace = engine->trace;
+    engine->trace = NULL;
+    return trace_writer_close(trace, error);
+}
+
 static void close_parts(struct engine *engine)
 {
-    /* What the trace lost by a full disk was said by the pass that wrote it. */
-    trace_writer_close(engine->trace, NULL);
+    hypura_error lost;
+    if (engine_end_trace(engine, &lost))
+        log_write(LOG_WARNING, "%s", lost.message);
     gpu_pass_close(engine);
     if (engine->store)
         store_close(engine->store);
@@ -318,7 +326,6 @@ static void close_parts(struct engine *engine)
     plan_free(engine->plan);
     if (engine->gpu)
         gpu_pass_close_device(engine->gpu);
-    engine->trace = NULL;
     engine->used = NULL;
     engine->store = NULL;
     engine->compute = NULL;

@@ -137,6 +137,9 @@ uint64_t engine_room(const struct engine *engine);
  * called with false. Async-signal-safe. */
 void engine_cancel(struct engine *engine, bool cancel);
 
+/* Completes the file of trace_path, between batches; an error says what was lost. Without one nothing is done. */
+hypura_status engine_end_trace(struct engine *engine, hypura_error *error);
+
 /* A new budget for the whole process, while running; the pool follows, and pieces of tensors that stay (store_resize).
  * An error says what is missing. */
 hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_error *error);

@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -115,6 +116,18 @@ def what_cannot_be_written_is_no_success():
         with open("/dev/full", "w") as full:
             result = subprocess.run([HYPURA, *map(str, arguments)], stdout=full, stderr=subprocess.PIPE, timeout=60)
         assert result.returncode == 1 and b"standard output" in result.stderr, (arguments, result)
+    for option in ("--stats", "--trace"):
+        _, err = hypura("run", MODEL, "--prompt", QUESTION, "--max-tokens", 4, option, "/dev/full", status=1)
+        assert "/dev/full" in err and "space" in err, err
+    # A model takes the name of what was there, but not of a device or a folder.
+    os.mkfifo(path("pipe.gguf"))
+    for there in ("pipe.gguf", "."):
+        assert "not replaced" in hypura("synth", path(there), status=2)[1]
+    # No file may grow beyond a kilobyte.
+    result = subprocess.run([HYPURA, "synth", path("limited.gguf")], capture_output=True, timeout=60,
+                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)))
+    assert result.returncode == 1 and b"too large" in result.stderr, result
+    assert not os.path.exists(path("limited.gguf"))
 
 
 def the_map_fits_every_terminal():
