@@ -195,6 +195,10 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
         status = times_create(gpu, error);
     if (!status)
         status = codebooks_create(gpu, error);
+    /* A card's driver that is loaded and unloaded again and again finds no room some day: NVIDIA's after some thirty
+     * times, for variables of threads. One that is a program on the CPU is large, and does not mind. */
+    if (!status && gpu->info.kind != GPU_CPU)
+        vk_keep_drivers();
     if (status)
         gpu_close(gpu);
     else

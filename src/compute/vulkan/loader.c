@@ -207,3 +207,15 @@ void vk_close(struct vk *vk)
         vk->vkDestroyInstance(vk->instance, NULL);
     *vk = (struct vk){0};
 }
+
+static void keep_instance(void)
+{
+    static struct vk kept;
+    vk_open(&kept, false, NULL, NULL);
+}
+
+void vk_keep_drivers(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, keep_instance);
+}

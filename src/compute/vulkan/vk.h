@@ -112,6 +112,9 @@ hypura_status vk_open(struct vk *vk, bool validate, _Atomic uint64_t *messages, 
 hypura_status vk_load_device(struct vk *vk, VkDevice device, hypura_error *error);
 void vk_close(struct vk *vk);
 
+/* From now on drivers stay loaded when no instance is open. */
+void vk_keep_drivers(void);
+
 /* "VK_ERROR_DEVICE_LOST" for the result, in words. */
 const char *vk_result_text(VkResult result);
 
