@@ -368,6 +368,41 @@ static void keeps_compiled_kernels(void **state)
     unlink(path);
 }
 
+/* Tables of a batch stay where they are while more come than the first room holds. */
+static void many_tables_find_room(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    enum { TABLES = 60, WORDS = 256 };
+    uint32_t table[WORDS], *large = calloc(2, (size_t)1 << 20);
+    uint64_t addresses[TABLES];
+    assert_non_null(large);
+    gpu_begin(gpu);
+    for (uint32_t i = 0; i < TABLES; i++) {
+        for (uint32_t w = 0; w < WORDS; w++)
+            table[w] = i * WORDS + w;
+        addresses[i] = gpu_table(gpu, table, sizeof table);
+    }
+    const struct batch *batch = gpu->open;
+    uint64_t few = gpu_table(gpu, table, 16);
+    assert_int_equal(gpu_table(gpu, table, 16), few);
+    for (uint32_t i = 0; i < TABLES; i++) {
+        const uint32_t *found = NULL;
+        for (size_t t = 0; t < COUNT_OF(batch->tables); t++) {
+            const struct gpu_buffer *buffer = batch->tables[t];
+            assert_non_null(buffer);
+            if (addresses[i] >= buffer->address && addresses[i] < buffer->address + buffer->bytes)
+                found = (const uint32_t *)(const void *)((const uint8_t *)buffer->mapped +
+                                                         (addresses[i] - buffer->address));
+        }
+        assert_non_null(found);
+        assert_int_equal(found[0], i * WORDS);
+        assert_int_equal(found[WORDS - 1], i * WORDS + WORDS - 1);
+    }
+    assert_int_equal(gpu_table(gpu, large, (size_t)1 << 20), 0);
+    assert_int_equal(gpu_submit(gpu, NULL, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+    free(large);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -381,6 +416,7 @@ int main(void)
         cmocka_unit_test(what_is_in_no_chain_gets_its_barrier),
         cmocka_unit_test(many_batches_run_in_order),
         cmocka_unit_test(reads_imported_memory_in_place),
+        cmocka_unit_test(many_tables_find_room),
         cmocka_unit_test(norms_rows),
         cmocka_unit_test(keeps_compiled_kernels),
     };

@@ -183,11 +183,15 @@ hypura_status commands_create(struct gpu *gpu, hypura_error *error)
     return status || !gpu->info.chains ? status : create_progress(gpu, error);
 }
 
+/* Tables of all sequences of a batch, some for each layer. Few batches have many. */
+static const uint64_t tables_bytes[2] = {(uint64_t)32 << 10, (uint64_t)1 << 20};
+
 void commands_destroy(struct gpu *gpu)
 {
     gpu_buffer_destroy(gpu, gpu->progress);
     for (size_t i = 0; i < GPU_BATCHES; i++) {
-        gpu_buffer_destroy(gpu, gpu->batches[i].tables);
+        for (size_t t = 0; t < COUNT_OF(tables_bytes); t++)
+            gpu_buffer_destroy(gpu, gpu->batches[i].tables[t]);
         if (gpu->batches[i].queries)
             gpu->vk.vkDestroyQueryPool(gpu->device, gpu->batches[i].queries, NULL);
         if (gpu->batches[i].pool)
@@ -246,6 +250,7 @@ void gpu_begin(struct gpu *gpu)
     gpu->chained = gpu->chained_sent; /* what was recorded and not sent never ends */
     gpu->chained_before = gpu->chained_barred = gpu->chained;
     batch->tables_used = batch->last_table = batch->last_table_bytes = 0;
+    batch->tables_at = 0;
     if (batch->queries) {
         gpu->vk.vkCmdResetQueryPool(batch->commands, batch->queries, 0, 2);
         gpu->vk.vkCmdWriteTimestamp(batch->commands, VK_PIPELINE_STAGE_TOP_OF_PIPE_BIT, batch->queries, 0);
@@ -334,36 +339,44 @@ void gpu_launch_chained(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t 
         gpu->chained += x * y * z;
 }
 
-/* Tables of all sequences of a batch, some for each layer. */
-#define TABLES_BYTES ((uint64_t)1 << 20)
+/* The buffer that has room for so many bytes more; NULL after an error, which is kept. */
+static struct gpu_buffer *find_table_room(struct gpu *gpu, struct batch *batch, size_t bytes)
+{
+    while (bytes > tables_bytes[batch->tables_at] - batch->tables_used) {
+        if (batch->tables_at + 1 == COUNT_OF(tables_bytes)) {
+            gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: a batch has too many sequences for its tables");
+            return NULL;
+        }
+        batch->tables_at++;
+        batch->tables_used = 0;
+    }
+    struct gpu_buffer **buffer = &batch->tables[batch->tables_at];
+    hypura_status status =
+        *buffer ? HYPURA_OK
+                : gpu_buffer_create(gpu, buffer, tables_bytes[batch->tables_at], GPU_UPLOAD, &gpu->recording);
+    if (status)
+        gpu->recording.status = status;
+    return *buffer;
+}
 
 uint64_t gpu_table(struct gpu *gpu, const void *table, size_t bytes)
 {
     struct batch *batch = gpu->open;
     if (!batch || gpu->recording.status)
         return 0;
-    if (!batch->tables) {
-        hypura_status status = gpu_buffer_create(gpu, &batch->tables, TABLES_BYTES, GPU_UPLOAD, &gpu->recording);
-        if (status) {
-            gpu->recording.status = status;
-            return 0;
-        }
-    }
-    uint8_t *memory = gpu_buffer_mapped(batch->tables);
-    if (bytes != batch->last_table_bytes || bytes > sizeof batch->last_copy ||
-        memcmp(batch->last_copy, table, bytes) != 0) {
-        if (bytes > TABLES_BYTES - batch->tables_used) {
-            gpu_record_error(gpu, HYPURA_ERROR_ARGUMENT, "GPU: a batch has too many sequences for its tables");
-            return 0;
-        }
-        memcpy(memory + batch->tables_used, table, bytes);
-        if (bytes <= sizeof batch->last_copy)
-            memcpy(batch->last_copy, table, bytes);
-        batch->last_table = batch->tables_used;
-        batch->last_table_bytes = bytes;
-        batch->tables_used += align_up(bytes, 16);
-    }
-    return batch->tables->address + batch->last_table;
+    if (bytes == batch->last_table_bytes && bytes <= sizeof batch->last_copy &&
+        memcmp(batch->last_copy, table, bytes) == 0)
+        return batch->last_table;
+    struct gpu_buffer *buffer = find_table_room(gpu, batch, bytes);
+    if (!buffer)
+        return 0;
+    memcpy((uint8_t *)gpu_buffer_mapped(buffer) + batch->tables_used, table, bytes);
+    if (bytes <= sizeof batch->last_copy)
+        memcpy(batch->last_copy, table, bytes);
+    batch->last_table = buffer->address + batch->tables_used;
+    batch->last_table_bytes = bytes;
+    batch->tables_used += align_up(bytes, 16);
+    return batch->last_table;
 }
 
 void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint64_t bytes)

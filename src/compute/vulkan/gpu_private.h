@@ -31,10 +31,11 @@ struct batch {
     VkCommandBuffer commands;
     VkQueryPool queries; /* none where the queue has no timestamps */
     gpu_ticket ticket;
-    uint64_t sent;             /* nanoseconds */
-    struct gpu_buffer *tables; /* of gpu_table; made on first need */
+    uint64_t sent;                /* nanoseconds */
+    struct gpu_buffer *tables[2]; /* of gpu_table, small and large; made on first need */
+    uint32_t tables_at;           /* which is being filled */
     uint64_t tables_used;
-    uint64_t last_table, last_table_bytes; /* offset of the last table, and its bytes */
+    uint64_t last_table, last_table_bytes; /* address of the last table, and its bytes */
     uint8_t last_copy[256];                /* of it where it fits: mapped memory may be slow to read */
 };
 
