@@ -333,17 +333,35 @@ static void close_parts(struct engine *engine)
     engine->gpu = NULL;
 }
 
-/* What a GPU refuses is tried again without it. */
+/* How often a GPU is asked, each time for less. Not every driver says how much memory others have. */
+#define GPU_ATTEMPTS 3
+
+static uint64_t wanted_of_gpu(const struct engine *engine)
+{
+    const struct plan_gpu *gpu = engine->plan ? engine->plan->gpu : NULL;
+    return gpu ? gpu->resident_bytes + gpu->expert_bytes + gpu->kv_bytes + gpu->scratch_bytes : 0;
+}
+
+/* What a GPU refuses is tried again with less of it, and without it. */
 static hypura_status open_somewhere(struct engine *engine, const struct engine_options *options, hypura_error *error)
 {
     hypura_error problem = {0};
-    TRY(gpu_pass_open_device(&engine->gpu, &engine->device, &engine->hardware, options, error));
-    if (!engine->gpu)
-        return open_parts(engine, NULL, options, error);
-    hypura_status status = open_parts(engine, &engine->device, options, &problem);
-    if (status != HYPURA_ERROR_DEVICE && status != HYPURA_ERROR_MEMORY)
-        return status ? error_set(error, status, "%s", problem.message) : HYPURA_OK;
-    close_parts(engine);
+    hypura_status status = HYPURA_ERROR_MEMORY;
+    struct engine_options less = *options;
+    for (int attempt = 1; status == HYPURA_ERROR_MEMORY && attempt <= GPU_ATTEMPTS; attempt++) {
+        TRY(gpu_pass_open_device(&engine->gpu, &engine->device, &engine->hardware, &less, error));
+        if (!engine->gpu)
+            return open_parts(engine, NULL, options, error);
+        status = open_parts(engine, &engine->device, &less, &problem);
+        if (status != HYPURA_ERROR_DEVICE && status != HYPURA_ERROR_MEMORY)
+            return status ? error_set(error, status, "%s", problem.message) : HYPURA_OK;
+        less.gpu_budget = wanted_of_gpu(engine) / 4 * 3;
+        close_parts(engine);
+        if (less.gpu_budget == 0)
+            break;
+        if (status == HYPURA_ERROR_MEMORY && attempt < GPU_ATTEMPTS)
+            log_write(LOG_INFO, "%s; trying again with less of it", problem.message);
+    }
     status = open_parts(engine, NULL, options, error);
     if (!status)
         log_write(LOG_WARNING, "computing on the CPU: %s", problem.message);

@@ -89,15 +89,21 @@ hypura_status hardware_choose_gpu(const char *choice, struct hardware_gpu *out, 
     struct gpu_info *gpus;
     size_t count = 0;
     char none[512] = "";
+    hypura_error problem = {0};
     hypura_status status = ALLOCATE(&gpus, HARDWARE_MAX_GPUS, "list of GPUs", error);
-    if (!status)
-        status = gpu_list(gpus, HARDWARE_MAX_GPUS, &count, none, error);
+    if (status)
+        return status;
+    /* A driver that fails is as good as none. */
+    if (gpu_list(gpus, HARDWARE_MAX_GPUS, &count, none, &problem)) {
+        snprintf(none, sizeof none, "%s", problem.message);
+        count = 0;
+    }
     count = MIN(count, (size_t)HARDWARE_MAX_GPUS);
-    if (!status && is_number)
+    if (is_number)
         status = choose_number(gpus, count, (uint32_t)number, none, out, found, why, room);
-    else if (!status && count == 0)
+    else if (count == 0)
         snprintf(why, room, "%s", none);
-    else if (!status)
+    else
         *found = choose_best(gpus, count, out, why, room);
     memory_free(gpus);
     return status;

@@ -152,12 +152,38 @@ static void has_small_allocations(void **state)
     free(expected);
 }
 
+/* A device with less room than it says: what fits goes there. */
+static void has_less_than_it_says(void **state)
+{
+    (void)state;
+    device_or_skip();
+    treat_memory_as("separate");
+    struct setting setting = {.kv_type = TENSOR_F16};
+    struct engine *engine = open_with("embedded", &setting);
+    const struct plan_gpu *plan = engine->plan->gpu;
+    uint64_t all = plan->resident_bytes + plan->expert_bytes + plan->kv_bytes + plan->scratch_bytes;
+    char fault[32];
+    close_silent(engine);
+    /* Besides, a ring of 32 MiB to load it through. */
+    snprintf(fault, sizeof fault, "room:%u", (unsigned)(all / 3 * 2 >> 20) + 33);
+    engine = open_with_fault(fault, "embedded");
+    assert_non_null(engine_gpu(engine));
+    plan = engine->plan->gpu;
+    assert_true(plan->resident_bytes + plan->expert_bytes + plan->kv_bytes + plan->scratch_bytes <= all / 4 * 3);
+    close_silent(engine);
+    treat_memory_as("shared");
+}
+
 int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(out_of_device_memory), cmocka_unit_test(lost_at_any_time),      cmocka_unit_test(hangs),
-        cmocka_unit_test(lacks_something),      cmocka_unit_test(has_small_allocations),
+        cmocka_unit_test(out_of_device_memory),
+        cmocka_unit_test(lost_at_any_time),
+        cmocka_unit_test(hangs),
+        cmocka_unit_test(lacks_something),
+        cmocka_unit_test(has_small_allocations),
+        cmocka_unit_test(has_less_than_it_says),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

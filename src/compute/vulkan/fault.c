@@ -1,9 +1,9 @@
 /* A seam for tests: HYPURA_GPU_FAULT makes a device that works fail. "allocation:N": the N-th allocation of memory from
- * now on and all after it find no room. "submit:N": the device is lost with the N-th submission. "hang:N": from the
- * N-th on nothing that is sent ends. "import:N": the N-th import of host memory and all after it are refused. "copy:N":
- * the same for copies between the host and memory that is not mapped, for want of memory, while the device goes on.
- * Counted over all devices of the process, from when one was opened last. Two are about what devices are: "lacks:WHAT",
- * and "largest:N", no more than N MiB at once. */
+ * now on and all after it find no room. "room:N": there are N MiB in all, and none is ever given back. "submit:N": the
+ * device is lost with the N-th submission. "hang:N": from the N-th on nothing that is sent ends. "import:N": the N-th
+ * import of host memory and all after it are refused. "copy:N": the same for copies between the host and memory that is
+ * not mapped, for want of memory, while the device goes on. Counted over all devices of the process, from when one was
+ * opened last. Two are about what devices are: "lacks:WHAT", and "largest:N", no more than N MiB at once. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <stdio.h>
@@ -26,6 +26,15 @@ static VkResult VKAPI_PTR failing_allocate(VkDevice device, const VkMemoryAlloca
                                            const VkAllocationCallbacks *callbacks, VkDeviceMemory *out)
 {
     return is_due() ? VK_ERROR_OUT_OF_DEVICE_MEMORY : allocate(device, info, callbacks, out);
+}
+
+static VkResult VKAPI_PTR scarce_allocate(VkDevice device, const VkMemoryAllocateInfo *info,
+                                          const VkAllocationCallbacks *callbacks, VkDeviceMemory *out)
+{
+    if ((long)info->allocationSize > atomic_load(&left))
+        return VK_ERROR_OUT_OF_DEVICE_MEMORY;
+    atomic_fetch_sub(&left, (long)info->allocationSize);
+    return allocate(device, info, callbacks, out);
 }
 
 static VkResult VKAPI_PTR failing_submit(VkQueue queue, uint32_t count, const VkSubmitInfo *infos, VkFence fence)
@@ -57,6 +66,10 @@ void fault_install(struct gpu *gpu)
     if (strncmp(fault, "allocation:", 11) == 0) {
         allocate = gpu->vk.vkAllocateMemory;
         gpu->vk.vkAllocateMemory = failing_allocate;
+    } else if (strncmp(fault, "room:", 5) == 0) {
+        atomic_store(&left, strtol(colon + 1, NULL, 10) << 20);
+        allocate = gpu->vk.vkAllocateMemory;
+        gpu->vk.vkAllocateMemory = scarce_allocate;
     } else if (hangs || strncmp(fault, "submit:", 7) == 0) {
         submit = gpu->vk.vkQueueSubmit;
         gpu->vk.vkQueueSubmit = failing_submit;

@@ -15,9 +15,10 @@ static uint64_t gpu_budget(struct gpu *gpu, const struct hardware *hardware, con
     uint64_t room = free - free / GPU_HEADROOM_SHARE;
     if (gpu_get_info(gpu)->unified)
         room = MIN(room, memory / 4 * 3);
-    return options->gpu_budget && !gpu_get_info(gpu)->unified ? options->gpu_budget
-           : options->gpu_budget                              ? MIN(room, options->gpu_budget)
-                                                              : room;
+    /* A driver may have put others' memory elsewhere by then, so more than what is free can be asked of a card. */
+    else if (options->gpu_budget)
+        room = gpu_get_info(gpu)->memory_bytes;
+    return options->gpu_budget ? MIN(room, options->gpu_budget) : room;
 }
 
 /* What goes to the GPU, before the rest is planned. *out stays NULL when nothing does. */
