@@ -32,9 +32,10 @@ static bool better(const struct gpu_info *a, const struct gpu_info *b)
     return a->memory_bytes > b->memory_bytes;
 }
 
-static bool choose_best(const struct gpu_info *gpus, size_t count, struct hardware_gpu *out, char *why, size_t room)
+bool hw_choose_gpu(const struct gpu_info *gpus, size_t count, struct hardware_gpu *out, char *why, size_t room)
 {
     size_t best = count;
+    why[0] = '\0';
     for (size_t i = 0; i < count; i++) {
         if (gpus[i].lacks[0])
             snprintf(why, room, "%s lacks %s", gpus[i].name, gpus[i].lacks);
@@ -104,7 +105,7 @@ hypura_status hardware_choose_gpu(const char *choice, struct hardware_gpu *out, 
     else if (count == 0)
         snprintf(why, room, "%s", none);
     else
-        *found = choose_best(gpus, count, out, why, room);
+        *found = hw_choose_gpu(gpus, count, out, why, room);
     memory_free(gpus);
     return status;
 }

@@ -33,6 +33,10 @@ void hw_cgroup_memory(const char *root, uint64_t *limit, uint64_t *used);
 /* Cores whose time the groups on that way allow, rounded up; SIZE_MAX without a limit. */
 size_t hw_cgroup_cores(const char *root);
 
+/* The best of the devices (count is not 0) that can be used and are no program on the CPU; false, and why, when there
+ * is none. */
+bool hw_choose_gpu(const struct gpu_info *gpus, size_t count, struct hardware_gpu *out, char *why, size_t room);
+
 /* ---- measuring ----------------------------------------------------------------------------------------------------
  */
 
