@@ -355,10 +355,12 @@ static int run(size_t count, char **arguments)
     int result = EXIT_FAILED;
     double with_more = 0;
     const char *path;
-    if (model_path(&path, count ? arguments[0] : NULL, NULL, &error) || engine_options_of(&options, &error) ||
-        model_open(&model, path, &error) || hardware_detect(&hardware, path, &error) ||
-        engine_plan_only(&plan, model, &hardware, &options, &error) ||
-        engine_speed_with(&with_more, model, &hardware, &options, (int64_t)1 << 30, &error))
+    bool failed = model_path(&path, count ? arguments[0] : NULL, NULL, &error) || engine_options_of(&options, &error) ||
+                  model_open(&model, path, &error) || hardware_detect(&hardware, path, &error) ||
+                  engine_plan_only(&plan, model, &hardware, &options, &error);
+    if (!failed && !plan->gpu)
+        options.gpu = "none"; /* why, was said */
+    if (failed || engine_speed_with(&with_more, model, &hardware, &options, (int64_t)1 << 30, &error))
         result = report_error(&error);
     else
         result = as_json ? print_all_json(model, plan, with_more) : print_all(model, &hardware, plan, with_more);

@@ -158,7 +158,9 @@ static hypura_status make_plan(struct plan **out, struct plan_request *request, 
     if (gpu)
         TRY(gpu_pass_plan(&gpu_plan, geometry, gpu, device, hardware, options, error));
     if (gpu && !gpu_plan)
-        log_write(LOG_WARNING, "%s computes nothing: no layer of this model fits there", device->info.name);
+        log_write(LOG_WARNING, "%s computes nothing: %s", device->info.name,
+                  geometry->foreign ? "no layer of this model is of a kind that it has kernels for"
+                                    : "no layer of this model fits its memory");
     geometry->on_gpu = gpu_plan ? gpu_plan->layers : NULL;
     hypura_status status = plan_rest(out, request, geometry, gpu_plan, device, hardware, options, error);
     if (status)

@@ -55,6 +55,7 @@ struct geometry {
     bool windows;            /* some layer has a sliding window */
     bool shared;             /* some layer adds shared experts, or a dense feed forward, to its experts */
     bool halves;             /* prompts are multiplied as halves by a GPU, so it needs room for those */
+    bool foreign;            /* no layer is of a kind that a GPU was found to compute */
     uint64_t largest_buffer; /* that a GPU has; 0: none */
     /* Widths: the greatest over the layers, in floats. */
     size_t query, query_raw, key, value, attended, projected, feed_forward, vector;

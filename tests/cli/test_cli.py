@@ -447,6 +447,8 @@ def inspect_shows_the_plan():
     assert plan["plan"]["mode"] == "expert-streaming", plan["plan"]
     assert plan["metadata"]["qwen3moe.block_count"] > 1 and plan["metadata"]["qwen3moe.rope.freq_base"] > 1, plan
     assert "qwen3moe.block_count                         %d\n" % plan["metadata"]["qwen3moe.block_count"] in out, out
+    out, err = hypura("inspect", MODEL, "--gpu", 1000)  # said once, and planned without
+    assert err.startswith("hypura: computing on the CPU: ") and err.count("\n") == 1 and "on the GPU" not in out, err
 
 
 def texts_become_vectors():

@@ -435,6 +435,7 @@ static void too_many_sequences(void **state)
         options.sequences = GPU_MAX_SEQUENCES + more;
         assert_ok(engine_open(&engine, model_path("mixtral"), &options, &test_error));
         assert_int_equal(engine_gpu(engine) == NULL, more);
+        assert_int_equal(engine->geometry.foreign, more);
         close_silent(engine);
     }
 }

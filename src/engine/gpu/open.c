@@ -45,6 +45,9 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
     request.in_place = pass_can_read_in_place(gpu, geometry->model);
     TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));
     gpu_pass_request(&request, abilities, geometry, gpu, asked.kv_type);
+    geometry->foreign = true;
+    for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++)
+        geometry->foreign = geometry->foreign && abilities[i] == GPU_CANNOT;
     uint64_t *uses = NULL;
     char path[4096];
     if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
