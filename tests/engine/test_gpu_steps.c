@@ -148,6 +148,33 @@ static void cannot_record_ahead(void **state)
     close_silent(engine);
 }
 
+/* A slow device has fewer layers of a prompt at once, and gives the same bits. */
+static void slow_devices_get_less_at_once(void **state)
+{
+    (void)state;
+    device_or_skip();
+    struct engine *engine = open_with("embedded", &(struct setting){.kv_type = TENSOR_F16});
+    int32_t tokens[TOKENS];
+    uint32_t sent[2];
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    float *logits[2];
+    prompt_of(tokens);
+    for (int slow = 0; slow < 2; slow++) {
+        if (slow)
+            engine->device.multiply_adds_per_second = engine->pass->layer_work * PROMPT / 2; /* two seconds a layer */
+        engine_truncate(engine, 0, 0);
+        logits[slow] = calloc(PROMPT * vocabulary, sizeof *logits[slow]);
+        feed(engine, 0, tokens, PROMPT, SIZE_MAX, logits[slow]);
+        sent[slow] = engine->pass->sent;
+    }
+    assert_true(engine->pass->layer_work > 1e5);
+    assert_true(sent[1] > sent[0] + model_parameters(engine_model(engine))->layers / 2);
+    assert_memory_equal(logits[0], logits[1], PROMPT * vocabulary * sizeof(float));
+    free(logits[0]);
+    free(logits[1]);
+    close_silent(engine);
+}
+
 int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
@@ -156,6 +183,7 @@ int main(void)
         cmocka_unit_test(recording_ahead_changes_no_bit),
         cmocka_unit_test(fails_before_what_was_recorded_is_sent),
         cmocka_unit_test(cannot_record_ahead),
+        cmocka_unit_test(slow_devices_get_less_at_once),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

@@ -3,8 +3,10 @@
 #include <math.h>
 #include <string.h>
 
-/* Layers that one batch of commands holds at most: the device starts on it while the next is recorded. */
+/* Layers that one batch of commands holds at most: the device starts on it while the next is recorded. Drivers reset a
+ * device that takes some seconds for a batch, so of a long prompt on a slow one it holds fewer. */
 #define LAYERS_A_BATCH 4u
+#define BATCH_SECONDS 1.0
 
 /* ---- opening ------------------------------------------------------------------------------------------------------
  */
@@ -47,11 +49,37 @@ static hypura_status find_units(struct engine *engine, hypura_error *error)
     return HYPURA_OK;
 }
 
+static uint64_t elements_of(const struct engine *engine, unit_number unit)
+{
+    uint64_t elements = 0;
+    for (uint32_t i = 0; unit != NO_UNIT && i < model_unit(engine->model, unit)->slice_count; i++) {
+        const struct gguf_tensor *tensor = model_unit(engine->model, unit)->slices[i].tensor;
+        elements += tensor->dimensions[0] * tensor->dimensions[1];
+    }
+    return elements;
+}
+
+/* What the matrices of the greatest layer multiply and add for a row. */
+static double layer_work(const struct engine *engine)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    uint64_t most = 0;
+    for (uint32_t i = 0; i < p->layers; i++) {
+        const struct model_layer *layer = model_layer(engine->model, i);
+        uint64_t work = layer->moe ? p->experts_used * elements_of(engine, layer->first_expert) : 0;
+        for (int role = 0; role < ROLE_COUNT; role++)
+            work += elements_of(engine, layer->tensors[role]);
+        most = MAX(most, work);
+    }
+    return (double)most;
+}
+
 hypura_status gpu_pass_open(struct engine *engine, struct gpu *gpu, hypura_error *error)
 {
     TRY(ALLOCATE(&engine->pass, 1, "GPU pass", error));
     engine->pass->gpu = gpu;
     engine->pass->plan = engine->plan->gpu;
+    engine->pass->layer_work = layer_work(engine);
     TRY(find_units(engine, error));
     engine->pass->ahead.possible = pass_can_record_ahead(engine);
     return pass_make_buffers(engine, error);
@@ -417,6 +445,13 @@ static bool adds_by_itself(const struct engine *engine, unit_number post_norm, u
            !norm_bias(engine, next_norm).buffer && model_parameters(engine->model)->residual_scale == 1.0f;
 }
 
+static uint32_t layers_a_batch(const struct engine *engine)
+{
+    double seconds =
+        (double)engine->rows * engine->pass->layer_work / MAX(engine->device.multiply_adds_per_second, 1.0);
+    return seconds * LAYERS_A_BATCH > BATCH_SECONDS ? MAX((uint32_t)(BATCH_SECONDS / seconds), 1u) : LAYERS_A_BATCH;
+}
+
 hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
@@ -469,6 +504,6 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
         renorm_hidden(engine, tensors[ROLE_FFN_SUM_NORM], tensors[ROLE_FFN_SUM_NORM_BIAS]);
     }
     /* The first layer goes alone, so that the device starts early. */
-    uint32_t most = pass->sent == 0 ? 1 : LAYERS_A_BATCH;
+    uint32_t most = pass->sent == 0 ? 1 : layers_a_batch(engine);
     return ++pass->recorded >= most && !pass->ahead.recording ? pass_send(pass, error) : HYPURA_OK;
 }

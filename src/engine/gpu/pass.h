@@ -114,6 +114,7 @@ struct gpu_pass {
     bool open;              /* commands are being recorded */
     uint32_t recorded;      /* layers in the open batch */
     uint32_t sent;          /* batches of these tokens */
+    double layer_work;      /* multiplications and additions that a layer takes for a row, at most */
     bool on_device;         /* the residual stream is there, else in scratch.hidden */
     bool norm_left;         /* the residual stream's next norm is left to the matrices that read it */
     bool inputs_sent;       /* positions' tables are there */
