@@ -51,12 +51,25 @@ void exchange_release(struct exchange *exchange)
     atomic_fetch_sub(&exchange->http->body_bytes, exchange->body.size + atomic_load(&exchange->reserved));
     if (exchange->end)
         exchange->end(exchange->context);
+    if (exchange->end_kept)
+        exchange->end_kept(exchange->kept);
     buffer_free(&exchange->body);
     buffer_free(&exchange->out);
     json_decref(exchange->json);
     pthread_mutex_destroy(&exchange->mutex);
     memory_free(exchange->path);
     memory_free(exchange);
+}
+
+void exchange_keep(struct exchange *exchange, void *kept, void (*end)(void *kept))
+{
+    exchange->kept = kept;
+    exchange->end_kept = end;
+}
+
+void *exchange_kept(const struct exchange *exchange)
+{
+    return exchange->kept;
 }
 
 /* With the mutex held. */

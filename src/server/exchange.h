@@ -26,6 +26,10 @@ const char *exchange_argument(const struct exchange *exchange, const char *name)
 /* The body as a JSON object, owned by the exchange; NULL when it is none: then the answer is given already. */
 json_t *exchange_json(struct exchange *exchange);
 
+/* Something of the handler's own, which end frees with the exchange. */
+void exchange_keep(struct exchange *exchange, void *kept, void (*end)(void *kept));
+void *exchange_kept(const struct exchange *exchange); /* or NULL */
+
 /* ---- answering ---- */
 
 /* Whoever answers later than in the handler holds the exchange until then. */

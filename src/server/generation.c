@@ -12,8 +12,9 @@
 
 static void refuse_job(struct job *job, unsigned status, const char *message)
 {
-    if (status == 503)
-        atomic_fetch_add(&exchange_server(job->exchange)->counters.refused, 1);
+    struct server_counters *counters = &exchange_server(job->exchange)->counters;
+    if (status == 503 || status == 499)
+        atomic_fetch_add(status == 503 ? &counters->refused : &counters->cancelled, 1);
     exchange_fail(job->exchange, status, message);
     generation_free((struct generation *)job);
 }

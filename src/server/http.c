@@ -19,6 +19,7 @@
 #define CONNECTION_MEMORY (48 * 1024)                  /* headers and buffers of one; taken as it is touched */
 #define IDLE_SECONDS 60                                /* that a connection may stay silent */
 #define DISCARD_LIMIT ((uint64_t)1 << 30)              /* of a body that is refused: read, so that the answer is seen */
+#define LIVELY_BYTES ((uint64_t)1 << 20)               /* of a body of any size: each may take as long as a request */
 #define GRACE_NANOSECONDS ((uint64_t)10 * 1000000000u) /* of answers in work when the server stops */
 
 static volatile sig_atomic_t stop_requests;
@@ -164,7 +165,8 @@ static void check(struct exchange *exchange, const char *method)
         exchange->refusal_message = "unauthorized: a key is needed, as in \"Authorization: Bearer KEY\"";
     }
     const char *length = header(exchange, "Content-Length");
-    if (length && strtoull(length, NULL, 10) > options->body_limit)
+    bool any_size = exchange->route && exchange->route->take;
+    if (length && strtoull(length, NULL, 10) > options->body_limit && !any_size)
         refuse(exchange, 413, "the request's body is too large");
     if (atomic_load(&server->stopping))
         refuse(exchange, 503, "the server is shutting down");
@@ -207,10 +209,24 @@ static void set_waiting(struct http *http, struct connection *place, uint64_t si
     pthread_mutex_unlock(&http->mutex);
 }
 
+/* One that may be large need not be here in time, but must go on. */
+static void take_on_the_way(struct exchange *exchange, const char *data, size_t size)
+{
+    if (exchange->taken / LIVELY_BYTES != (exchange->taken + size) / LIVELY_BYTES)
+        set_waiting(exchange->http, exchange->place, clock_nanoseconds());
+    exchange->taken += size;
+    if (!exchange->route->take(exchange, data, size))
+        refuse(exchange, 503, "server busy, please try again.  out of memory");
+}
+
 static void take_body(struct exchange *exchange, const char *data, size_t size)
 {
     struct http *http = exchange->http;
     uint64_t limit = http->server.options.body_limit;
+    if (!exchange->refusal && exchange->route && exchange->route->take) {
+        take_on_the_way(exchange, data, size);
+        return;
+    }
     if (!exchange->refusal) {
         if (exchange->body.size + size > limit)
             refuse(exchange, 413, "the request's body is too large");
@@ -489,6 +505,8 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
     status = mhd_load(error);
     if (!status)
         status = registry_open(&server->registry, options->model_folder, options->models, options->model_count, error);
+    if (!status)
+        registry_forget_blobs(server->registry);
     if (!status)
         status = open_socket(options, &listening, &http->loopback, error);
     if (!status)

@@ -38,6 +38,9 @@ struct exchange {
     struct buffer body;
     json_t *json;
     uint64_t discarded, start;
+    uint64_t taken; /* bytes of a body that its route takes as it comes */
+    void *kept;
+    void (*end_kept)(void *kept);
     _Atomic uint64_t reserved; /* any thread's */
     unsigned refusal;          /* status, once it is clear that the request will not be served */
     const char *refusal_message;

@@ -3,7 +3,10 @@
 #include "server/server_private.h"
 #include "server/worker.h"
 
+#include <errno.h>
+#include <limits.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 /* The name of a file in the model folder's "adapters", and nothing else. */
@@ -67,15 +70,10 @@ static bool check_fields(const struct registry *registry, const json_t *fields, 
     const char *template = json_string_value(json_object_get(fields, "template"));
     if (json_string_length(adapter) && !check_adapter(registry, json_string_value(adapter), error))
         return false;
-    if (json_object_size(adapters)) {
+    if (json_object_size(adapters) > 1 || json_object_size(json_object_get(fields, "files")) > 1) {
         error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                  "\"adapters\" is not supported: put the file into the folder \"adapters\" of the model folder, and "
-                  "name it as \"adapter\", or by ADAPTER in a Modelfile");
-        return false;
-    }
-    if (json_object_size(json_object_get(fields, "files"))) {
-        error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                  "\"files\" is not supported: put the GGUF file into the model folder, it is a model there");
+                  "\"files\" and \"adapters\" hold one GGUF file each: put the parts of a split model into the model "
+                  "folder, it is a model there");
         return false;
     }
     if (json_string_length(json_object_get(fields, "quantize"))) {
@@ -92,7 +90,7 @@ static bool check_fields(const struct registry *registry, const json_t *fields, 
 }
 
 /* Fields of the request over those of the Modelfile over those of the model that it comes from. */
-static json_t *make_manifest(const json_t *base, const json_t *fields, const char *from)
+static json_t *make_manifest(const json_t *base, const json_t *fields)
 {
     static const char *const keys[] = {"system", "template", "license", "messages", "adapter"};
     json_t *manifest = base ? json_deep_copy(base) : json_object();
@@ -110,8 +108,67 @@ static json_t *make_manifest(const json_t *base, const json_t *fields, const cha
     json_t *given = json_object_get(fields, "parameters");
     if (json_is_object(given))
         json_object_update(parameters, given);
-    json_object_set_new(manifest, "from", json_string(from));
+    json_t *from = json_object_get(fields, "from");
+    json_object_set(manifest, "from", from && !json_object_size(json_object_get(fields, "files")) ? from : json_null());
     return manifest;
+}
+
+/* ---- files that were sent before ------------------------------------------------------------------------------------
+ */
+
+/* The one blob of an object {"NAME": "sha256:DIGEST"}, which must be a GGUF file. */
+static hypura_status find_blob(const struct registry *registry, const json_t *files, char *path, size_t room,
+                               const char **digest, hypura_error *error)
+{
+    const char *name;
+    json_t *value;
+    struct gguf *file;
+    *digest = NULL;
+    json_object_foreach((json_t *)files, name, value) *digest = json_string_value(value);
+    if (!registry_blob(registry, *digest, path, room))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "invalid digest format");
+    if (access(path, F_OK))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "blob \"%s\" not found: POST /api/blobs/%s sends it", *digest,
+                         *digest);
+    hypura_status status = gguf_open(&file, path, error);
+    if (!status)
+        gguf_close(file);
+    return status ? (error->status = HYPURA_ERROR_ARGUMENT) : HYPURA_OK;
+}
+
+/* An adapter gets its place among the others, by its digest. */
+static hypura_status place_adapter(const struct registry *registry, json_t *fields, hypura_error *error)
+{
+    char blob[PATH_MAX], path[PATH_MAX], name[128];
+    const char *digest;
+    hypura_status status = find_blob(registry, json_object_get(fields, "adapters"), blob, sizeof blob, &digest, error);
+    if (status)
+        return status;
+    snprintf(name, sizeof name, "sha256-%s.gguf", digest + 7);
+    if (!registry_adapter(registry, "", path, sizeof path))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the path of the model folder is too long");
+    mkdir(path, 0755);
+    if (!registry_adapter(registry, name, path, sizeof path) || rename(blob, path))
+        return error_set_errno(error, errno, "cannot make %s", path);
+    json_object_set_new(fields, "adapter", json_string(name));
+    return HYPURA_OK;
+}
+
+/* What the model is made of: a model that is there, or a file that was sent. */
+static hypura_status find_source(struct registry *registry, json_t *fields, struct model_entry *out, char *blob,
+                                 size_t room, hypura_error *error)
+{
+    const char *from = json_string_value(json_object_get(fields, "from")), *digest;
+    const json_t *files = json_object_get(fields, "files");
+    *blob = 0;
+    if (json_object_size(files) == 0) {
+        if (from && *from)
+            return registry_find(registry, from, out, error);
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "FROM is missing: the name of a model that is there");
+    }
+    hypura_status status = find_blob(registry, files, blob, room, &digest, error);
+    *out = (struct model_entry){0};
+    return status ? status : string_copy(&out->path, blob, error);
 }
 
 void handle_create(struct exchange *exchange)
@@ -131,21 +188,23 @@ void handle_create(struct exchange *exchange)
         return;
     }
     json_object_update(fields, json);
-    const char *from = json_string_value(json_object_get(fields, "from"));
+    char blob[PATH_MAX];
     hypura_status status = HYPURA_OK;
-    if (!from || !*from)
-        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "FROM is missing: the name of a model that is there");
-    if (!status && !(check_types(fields, &error) && check_fields(registry, fields, &error)))
+    if (!(check_types(fields, &error) && check_fields(registry, fields, &error)))
         status = error.status;
+    if (!status && json_object_size(json_object_get(fields, "adapters")))
+        status = place_adapter(registry, fields, &error);
     if (!status)
-        status = registry_find(registry, from, &entry, &error);
+        status = find_source(registry, fields, &entry, blob, sizeof blob, &error);
     if (status) {
         json_decref(fields);
         exchange_fail(exchange, status == HYPURA_ERROR_IO ? 404 : status_of_error(&error), error.message);
         return;
     }
-    json_t *manifest = make_manifest(entry.manifest, fields, from);
+    json_t *manifest = make_manifest(entry.manifest, fields);
     status = registry_create(registry, name, &entry, manifest, &error);
+    if (!status && *blob)
+        registry_use_blob(registry, name, blob);
     model_entry_free(&entry);
     json_decref(manifest);
     bool stream = !json_is_false(json_object_get(json, "stream"));

@@ -48,6 +48,17 @@ hypura_status registry_make_folder(struct registry *registry, hypura_error *erro
 /* The file of a name in the folder: FOLDER/ENCODED-NAME.ENDING. The name is complete. */
 void registry_path(const struct registry *registry, const char *name, const char *ending, char *out, size_t room);
 
+/* ---- blobs.c: files that were sent, by their SHA-256 ---- */
+
+/* The path of "sha256:DIGEST", whether it is there or not; false: that is no digest. */
+bool registry_blob(const struct registry *registry, const char *name, char *out, size_t room);
+
+/* The model has it under a name of its own by now. */
+void registry_use_blob(const struct registry *registry, const char *model, const char *blob);
+
+/* Those that nobody has used for long. */
+void registry_forget_blobs(const struct registry *registry);
+
 /* ---- describe.c: what a file says of itself; remembered as long as the file stays as it is ---- */
 
 /* {"parent_model", "format", "family", "families", "parameter_size", "quantization_level"}; a new reference. */

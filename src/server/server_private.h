@@ -36,6 +36,9 @@ struct route {
     enum api api;
     bool open; /* without a key */
     void (*handle)(struct exchange *exchange);
+    /* The HTTP thread: takes a piece of the body, which may be of any size then; false: there is no memory. NULL: it is
+     * kept for the handler. */
+    bool (*take)(struct exchange *exchange, const char *data, size_t size);
 };
 
 extern const struct route routes[];
@@ -69,6 +72,9 @@ void handle_delete(struct exchange *exchange);
 void handle_create(struct exchange *exchange);
 void handle_pull(struct exchange *exchange);
 void handle_push(struct exchange *exchange);
+bool take_blob(struct exchange *exchange, const char *data, size_t size);
+void handle_blob_sent(struct exchange *exchange);
+void handle_blob_there(struct exchange *exchange);
 void handle_ollama_generate(struct exchange *exchange);
 void handle_ollama_chat(struct exchange *exchange);
 void handle_embed(struct exchange *exchange);

@@ -4,8 +4,10 @@
     test_requests.py HYPURA SOURCE_FOLDER
 """
 import base64
+import hashlib
 import json
 import os
+import resource
 import shutil
 import socket
 import struct
@@ -196,6 +198,59 @@ MESSAGE assistant Hello, "friend".
     assert SERVER.request("DELETE", "/api/delete", {"model": "file"})[0] == 200
 
 
+def files_that_are_sent_become_models():
+    """As ollama create and its libraries send them, however large."""
+    server = Server("--body-limit", "1M", "--context", 512, folder="sent")
+    blobs = os.path.join(server.folder, "blobs")
+    with open(FILE, "rb") as file:
+        data = file.read()
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    path = "/api/blobs/" + digest
+    assert server.request("HEAD", path)[0] == 404
+    assert "mismatch" in server.json("POST", path, data[:-1], 400)["error"] and os.listdir(blobs) == []
+    with socket.create_connection(("127.0.0.1", server.port)) as half:
+        half.sendall(f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data[:5000000])
+        until(lambda: os.listdir(blobs))
+    until(lambda: not os.listdir(blobs))  # of half a file nothing stays
+    assert server.request("POST", path, data)[0] == 201 and server.request("HEAD", path)[0] == 200
+    assert server.request("POST", path, data)[0] == 200 and os.listdir(blobs) == [digest.replace(":", "-")]
+    create = lambda status=200, **more: server.post("/api/create", {"model": "sent", "stream": False, **more}, status)
+    assert create(files={"any.gguf": digest}, system="Be brief.", parameters={"num_predict": 4}) == {"status": "success"}
+    assert os.listdir(blobs) == [] and sorted(os.listdir(server.folder)) == ["blobs", "sent.gguf", "sent.json"]
+    answer = server.post("/api/chat", {"model": "sent", "messages": [{"role": "user", "content": "ls?"}], "stream": False})
+    assert answer["eval_count"] == 4 and server.post("/api/show", {"model": "sent"})["system"] == "Be brief."
+    # An adapter.
+    adapter, odd = os.path.join(WORK.name, "odd.gguf"), bytes(4 * 512)
+    gguf_file.write(adapter, [gguf_file.string_value("general.architecture", "qwen3moe"), gguf_file.string_value("general.type", "adapter"),
+                              gguf_file.string_value("adapter.type", "lora"), gguf_file.value("adapter.lora.alpha", 6, "f", 1.0)],
+                    [("blk.0.attn_output.weight.lora_a", (512, 1), 0, odd), ("blk.0.attn_output.weight.lora_b", (1, 256), 0, odd[:1024])])
+    with open(adapter, "rb") as file:
+        data = file.read()
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+    assert server.request("POST", "/api/blobs/" + digest, data)[0] == 201
+    assert create(**{"from": "sent", "model": "adapted", "adapters": {"odd.gguf": digest}}) == {"status": "success"}
+    assert server.post("/api/generate", {"model": "adapted", "prompt": "ls", "stream": False})["done"]
+    # What is none.
+    text = "sha256:" + hashlib.sha256(b"text").hexdigest()
+    assert server.request("POST", "/api/blobs/" + text, b"text")[0] == 201
+    assert "GGUF" in create(400, files={"x": text})["error"]
+    for wrong in (digest, "sha256:" + "0" * 64, "sha256:../../x", "sha256:" + "A" * 64, "", 5):
+        assert create(400, files={"x": wrong})["error"]
+    for wrong in ("sha256:" + "0" * 63, "..%2F..%2Fx", "md5:" + "0" * 64, "sha256:..%2F" + "0" * 61):
+        assert server.request("POST", "/api/blobs/" + wrong, b"text")[0] == server.request("HEAD", "/api/blobs/" + wrong)[0] == 400
+    assert create(400, files={"x": text, "y": digest})["error"]
+    assert sorted(os.listdir(server.folder)) == ["adapted.gguf", "adapted.json", "adapters", "blobs", "sent.gguf", "sent.json"]
+    # A drive that is full.
+    small = Server("--body-limit", "1M", folder="small", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20)))
+    with open(FILE, "rb") as file:
+        assert "cannot write" in small.json("POST", path, file.read(), 500)["error"]
+    assert os.listdir(os.path.join(small.folder, "blobs")) == [] and small.stop() == 0
+    # One that was never used is forgotten, after a day.
+    os.utime(os.path.join(blobs, text.replace(":", "-")), (1, 1))
+    assert server.stop() == 0
+    assert Server(folder="sent").stop() == 0 and os.listdir(blobs) == []
+
+
 # ---- OpenAI, Anthropic ----------------------------------------------------------------------------------------------
 
 def open_chat(**more):
@@ -286,7 +341,7 @@ def a_template_that_takes_long_is_stopped_when_nobody_waits():
         before = counted("answers_cancelled_total")
         connection = SERVER.connection()
         connection.request("POST", route, json.dumps(body))
-        time.sleep(0.02)
+        time.sleep(0.1)
         connection.sock.shutdown(socket.SHUT_RDWR)
         connection.close()
         until(lambda: counted("answers_cancelled_total") == before + 1)

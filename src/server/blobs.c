@@ -1,0 +1,215 @@
+/* Ollama's /api/blobs: files that a client sends under their SHA-256, for POST /api/create to make models of. They lie
+ * in the folder "blobs" of the model folder until they are used, or for a day. */
+#include "server/registry.h"
+#include "server/server_private.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define KEPT_SECONDS (24 * 3600)
+
+/* One that is on its way. */
+struct upload {
+    struct exchange *exchange; /* held while it is brought to the disk */
+    char path[PATH_MAX], partial[PATH_MAX + 32];
+    char digest[65];
+    int file; /* -1: none is being written */
+    bool there;
+    struct sha256 sha;
+    hypura_error error;
+};
+
+/* "sha256:" or "sha256-", and 64 hexadecimal digits. */
+bool registry_blob(const struct registry *registry, const char *name, char *out, size_t room)
+{
+    if (!name || strncmp(name, "sha256", 6) != 0 || (name[6] != ':' && name[6] != '-') || strlen(name) != 71 ||
+        strspn(name + 7, "0123456789abcdef") != 64)
+        return false;
+    int length = snprintf(out, room, "%s/blobs/sha256-%s", registry_folder(registry), name + 7);
+    return length > 0 && (size_t)length < room;
+}
+
+void registry_use_blob(const struct registry *registry, const char *model, const char *blob)
+{
+    char complete[256], path[PATH_MAX];
+    struct stat own, sent;
+    if (!model_name_complete(model_name_short(model), complete, sizeof complete))
+        return;
+    registry_path(registry, complete, "gguf", path, sizeof path);
+    if (stat(path, &own) == 0) {
+        if (stat(blob, &sent) == 0 && own.st_ino == sent.st_ino && own.st_dev == sent.st_dev)
+            unlink(blob);
+        return;
+    }
+    /* A drive that knows no second name for a file: then the manifest points at the blob, and need not any more. */
+    char description[PATH_MAX];
+    registry_path(registry, complete, "json", description, sizeof description);
+    json_t *manifest = json_load_file(description, 0, NULL);
+    if (manifest && rename(blob, path) == 0) {
+        json_object_del(manifest, "file");
+        registry_write_manifest(description, manifest, NULL);
+    }
+    json_decref(manifest);
+}
+
+void registry_forget_blobs(const struct registry *registry)
+{
+    char folder[PATH_MAX], path[PATH_MAX];
+    snprintf(folder, sizeof folder, "%s/blobs", registry_folder(registry));
+    DIR *list = opendir(folder);
+    for (struct dirent *file; list && (file = readdir(list));) {
+        struct stat info;
+        int length = snprintf(path, sizeof path, "%s/%s", folder, file->d_name);
+        if (length > 0 && (size_t)length < sizeof path && strncmp(file->d_name, "sha256-", 7) == 0 &&
+            stat(path, &info) == 0 && info.st_mtime < time(NULL) - KEPT_SECONDS)
+            unlink(path);
+    }
+    if (list)
+        closedir(list);
+}
+
+/* ---- sending one ----------------------------------------------------------------------------------------------------
+ */
+
+static void drop_file(struct upload *upload)
+{
+    if (upload->file < 0)
+        return;
+    close(upload->file);
+    unlink(upload->partial);
+    upload->file = -1;
+}
+
+static void end_upload(void *context)
+{
+    drop_file(context);
+    memory_free(context);
+}
+
+static struct upload *start_upload(struct exchange *exchange)
+{
+    struct registry *registry = exchange_server(exchange)->registry;
+    struct upload *upload;
+    if (ALLOCATE(&upload, 1, "upload", NULL))
+        return NULL;
+    upload->file = -1;
+    sha256_start(&upload->sha);
+    exchange_keep(exchange, upload, end_upload);
+    if (!registry_blob(registry, exchange_rest(exchange), upload->path, sizeof upload->path)) {
+        error_set(&upload->error, HYPURA_ERROR_ARGUMENT, "invalid digest format");
+        return upload;
+    }
+    snprintf(upload->digest, sizeof upload->digest, "%s", exchange_rest(exchange) + 7);
+    if ((upload->there = access(upload->path, F_OK) == 0))
+        return upload;
+    snprintf(upload->partial, sizeof upload->partial, "%s.%s", upload->path, exchange_id(exchange));
+    char folder[PATH_MAX];
+    snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(upload->path, '/') - upload->path), upload->path);
+    if (registry_make_folder(registry, &upload->error))
+        return upload;
+    mkdir(folder, 0755);
+    upload->file = open(upload->partial, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (upload->file < 0)
+        error_set_errno(&upload->error, errno, "cannot write %s", upload->partial);
+    return upload;
+}
+
+static struct upload *upload_of(struct exchange *exchange)
+{
+    struct upload *upload = exchange_kept(exchange);
+    return upload ? upload : start_upload(exchange);
+}
+
+bool take_blob(struct exchange *exchange, const char *data, size_t size)
+{
+    struct upload *upload = upload_of(exchange);
+    if (!upload || upload->there || upload->error.status)
+        return upload != NULL; /* the rest is of no use, but the client sends it before it listens */
+    sha256_add(&upload->sha, data, size);
+    while (size) {
+        ssize_t written = write(upload->file, data, size);
+        if (written < 0 && errno == EINTR)
+            continue;
+        if (written < 0) {
+            error_set_errno(&upload->error, errno, "cannot write %s", upload->partial);
+            break;
+        }
+        data += written;
+        size -= (size_t)written;
+    }
+    return true;
+}
+
+/* Away from the HTTP thread: a drive may take seconds. */
+static void *bring_to_disk(void *context)
+{
+    struct upload *upload = context;
+    struct exchange *exchange = upload->exchange;
+    struct server *server = exchange_server(exchange);
+    if (fsync(upload->file) || rename(upload->partial, upload->path)) {
+        error_set_errno(&upload->error, errno, "cannot make %s", upload->path);
+        exchange_fail_with(exchange, &upload->error);
+    } else {
+        close(upload->file);
+        upload->file = -1;
+        exchange_reply(exchange, 201, TYPE_JSON, "", 0);
+    }
+    exchange_release(exchange);
+    atomic_fetch_sub(&server->pulls, 1);
+    return NULL;
+}
+
+void handle_blob_sent(struct exchange *exchange)
+{
+    struct upload *upload = upload_of(exchange);
+    char digest[65], message[256];
+    if (!upload) {
+        exchange_fail(exchange, 503, "server busy, please try again.  out of memory");
+        return;
+    }
+    if (upload->error.status) {
+        drop_file(upload);
+        exchange_fail_with(exchange, &upload->error);
+        return;
+    }
+    if (upload->there) {
+        exchange_reply(exchange, 200, TYPE_JSON, "", 0);
+        return;
+    }
+    sha256_finish(&upload->sha, digest);
+    if (strcmp(digest, upload->digest) != 0) {
+        drop_file(upload);
+        snprintf(message, sizeof message, "digest mismatch, expected \"sha256:%s\", got \"sha256:%s\"", upload->digest,
+                 digest);
+        exchange_fail(exchange, 400, message);
+        return;
+    }
+    pthread_t thread;
+    exchange_hold(exchange);
+    upload->exchange = exchange;
+    atomic_fetch_add(&exchange_server(exchange)->pulls, 1);
+    if (pthread_create(&thread, NULL, bring_to_disk, upload))
+        bring_to_disk(upload);
+    else
+        pthread_detach(thread);
+}
+
+void handle_blob_there(struct exchange *exchange)
+{
+    char path[PATH_MAX], message[256];
+    if (!registry_blob(exchange_server(exchange)->registry, exchange_rest(exchange), path, sizeof path)) {
+        exchange_fail(exchange, 400, "invalid digest format");
+    } else if (access(path, F_OK)) {
+        snprintf(message, sizeof message, "blob \"%.80s\" not found", exchange_rest(exchange));
+        exchange_fail(exchange, 404, message);
+    } else {
+        exchange_reply(exchange, 200, NULL, "", 0);
+    }
+}
