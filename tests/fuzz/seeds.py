@@ -4,6 +4,7 @@
     seeds.py SOURCE_FOLDER OUT_FOLDER
 """
 import glob
+import hashlib
 import json
 import os
 import sys
@@ -19,6 +20,40 @@ GRAMMARS = ['root ::= "a" [b-z]{1,3} ( x | "\\u00e9" )*\nx ::= [^0-9\\n]+ "." # 
             '"integer", "minimum": -3, "maximum": 12}, "b": {"enum": ["x", 1, null]}}, "required": ["a"], "additionalProperties": false}',
             '{"$defs": {"n": {"anyOf": [{"type": "string", "pattern": "^(a|b)+[^c]{2,}$"}, {"type": "array", "items": {"$ref": '
             '"#/$defs/n"}, "maxItems": 2}]}}, "$ref": "#/$defs/n"}', '{"type": ["number", "string"], "format": "date-time"}']
+
+MODELFILES = ['FROM x\nSYSTEM """a\nb"""\nPARAMETER stop "\\n"\nPARAMETER temperature 0.5\nMESSAGE user "hi"\nLICENSE x\n# end',
+              'from x\nsystem "a\nb"\nTEMPLATE {{ .Prompt }}\nADAPTER a.gguf\nRENDERER y\nMESSAGE assistant """c"""\n']
+CHAT = {"model": "qwen2", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "hi"}], "max_tokens": 4}
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}}
+CALLED = [{"role": "user", "content": [{"type": "text", "text": "x"}]}, {"role": "assistant", "content": None, "tool_calls": [
+    {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{\"a\": 1}"}}]}, {"role": "tool", "tool_call_id": "c", "content": "1"}]
+OPTIONS = {"num_predict": 4, "temperature": 0.5, "top_k": 4, "stop": ["x"], "seed": 1, "num_ctx": 32, "repeat_last_n": -1, "mirostat": 2}
+REQUESTS = [
+    ("/api/chat", {**CHAT, "options": OPTIONS, "tools": [TOOL], "keep_alive": "5m", "think": "low", "logprobs": True, "top_logprobs": 2}),
+    ("/api/chat", {**CHAT, "messages": CALLED, "stream": False, "format": {"type": "object", "properties": {"a": {"type": "null"}}}}),
+    ("/api/generate", {"model": "qwen2", "prompt": "hi", "options": OPTIONS, "system": "s", "context": [1, 2], "format": "json"}),
+    ("/api/generate", {"model": "qwen2", "prompt": "hi", "suffix": "x", "raw": True, "options": OPTIONS, "template": "{{ .Prompt }}"}),
+    ("/api/embed", {"model": "qwen2", "input": ["a", "b"], "dimensions": 4, "truncate": False}),
+    ("/api/embeddings", {"model": "qwen2", "prompt": "a"}), ("/api/show", {"name": "qwen2", "verbose": True}),
+    ("/api/create", {"model": "y", "modelfile": MODELFILES[0].replace("FROM x", "FROM qwen2"), "parameters": {"top_p": 1}}),
+    ("/api/copy", {"source": "qwen2", "destination": "y"}), ("/api/pull", {"model": "hf.co/a/b:Q4"}), ("/api/hypura/memory", {"memory": "200M"}),
+    ("/v1/chat/completions", {**CHAT, "stream": True, "stream_options": {"include_usage": True}, "n": 2, "logit_bias": {"5": -100},
+                              "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "object"}}}}),
+    ("/v1/chat/completions", {**CHAT, "messages": CALLED, "tools": [TOOL], "tool_choice": "required", "reasoning_effort": "low"}),
+    ("/v1/completions", {"model": "qwen2", "prompt": [1, 2], "max_tokens": 4, "logprobs": 2, "stop": "x"}),
+    ("/v1/embeddings", {"model": "qwen2", "input": [[1], [2, 3]], "encoding_format": "base64"}),
+    ("/v1/responses", {"model": "qwen2", "input": [{"role": "user", "content": "x"}, {"type": "function_call", "call_id": "c", "name": "f",
+                       "arguments": "{}"}, {"type": "function_call_output", "call_id": "c", "output": "1"}], "max_output_tokens": 4,
+                       "instructions": "i", "tools": [{"type": "function", "name": "f"}, {"type": "web_search"}], "truncation": "auto"}),
+    ("/v1/messages", {**CHAT, "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}, {"role": "assistant", "content": [
+        {"type": "tool_use", "id": "t", "name": "f", "input": {}}]}, {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "t",
+                      "content": "1"}]}], "system": [{"type": "text", "text": "s"}], "tools": [{"name": "f", "input_schema": {}}],
+                      "thinking": {"type": "enabled"}, "stream": True}),
+    ("/v1/messages/count_tokens", {**CHAT, "tools": [{"name": "f", "input_schema": {"type": "object"}}]})]
+LISTING = [{"path": "m-Q4-00001-of-00002.gguf", "size": 10, "lfs": {"oid": "0" * 64}}, {"path": "m-Q4-00002-of-00002.gguf", "size": 10},
+           {"path": "m-Q8_0.gguf", "size": 9}]
+IMAGE = {"layers": [{"mediaType": "application/vnd.ollama.image.model", "digest": "sha256:" + "0" * 64},
+                    {"mediaType": "application/vnd.ollama.image.params", "digest": "sha256:" + "1" * 64}]}
 
 
 def write(target, number, data):
@@ -50,6 +85,20 @@ def main():
         write("fuzz_chat_output", number, text + b"\0" + output.encode())
     for number, text in enumerate(GRAMMARS):
         write("fuzz_grammar", number, text.encode() + b"\0" + b'{"a": 3, "b": "x"}')
+    for number, text in enumerate(MODELFILES):
+        write("fuzz_modelfile", number, text.encode())
+    for number, (path, body) in enumerate(REQUESTS):
+        write("fuzz_requests", number, f"POST {path}\nHost: localhost\nOrigin: http://known.example\n\n{json.dumps(body)}".encode())
+    write("fuzz_requests", 200, b"POST /api/blobs/sha256:" + hashlib.sha256(b"x").hexdigest().encode() + b"\nHost: localhost\n\nx")
+    for number, path in enumerate(("/", "/api/tags/", "/v1/models/qwen2", "/metrics", "/ui", "/api/hypura/events?model=qwen2", "/v1/responses/x")):
+        write("fuzz_requests", 100 + number, f"GET {path}\nHost: localhost\n\n".encode())
+    with open(DATA + "/oracle/models/qwen2.gguf", "rb") as file:
+        gguf = file.read(60000)
+    for number, (reference, answers) in enumerate((
+            ("hf.co/a/b:Q4", [LISTING]), ("x:latest", [IMAGE, {"stop": ["a"]}]), ("http://x/m.gguf", []), ("http://x/m-00001-of-00002.gguf", []))):
+        parts = [json.dumps(answer).encode() for answer in answers] + [gguf, gguf]
+        write("fuzz_pull", number, reference.encode() + b"\n" + b"".join(
+            b"\x98" + len(part).to_bytes(2, "little") + part for part in parts))
 
 
 main()
