@@ -24,6 +24,8 @@ struct fixture {
     uint8_t *tiers, *in_ring;
     const struct plan_cut *cuts; /* NULL: all are whole */
     const uint8_t *streams;
+    uint64_t tensor_footprint, largest_tensor; /* of all together, and of the largest, as fixture_make leaves them */
+    uint64_t expert_footprint, largest_expert;
 };
 
 struct fixture_shape {
@@ -44,6 +46,27 @@ static uint64_t take_range(struct fixture *fixture, uint32_t file, uint64_t byte
     uint64_t at = align_up(fixture->sizes[file], 32);
     fixture->sizes[file] = at + bytes;
     return at;
+}
+
+__attribute__((unused)) static uint64_t footprint(const struct fixture *fixture, unit_number unit)
+{
+    struct unit_layout layout;
+    unit_layout_make(&layout, &fixture->units[unit]);
+    return layout.footprint;
+}
+
+/* Footprints of all units of a kind, and the largest. */
+static uint64_t footprints(const struct fixture *fixture, enum unit_kind kind, uint64_t *largest)
+{
+    uint64_t sum = 0;
+    *largest = 0;
+    for (uint32_t i = 0; i < fixture->count; i++) {
+        if (fixture->units[i].kind != kind)
+            continue;
+        sum += footprint(fixture, i);
+        *largest = MAX(*largest, footprint(fixture, i));
+    }
+    return sum;
 }
 
 static void fixture_make(struct fixture *fixture, const struct fixture_shape *shape)
@@ -102,6 +125,8 @@ static void fixture_make(struct fixture *fixture, const struct fixture_shape *sh
         assert_int_equal(write(descriptor, fixture->bytes[file], fixture->sizes[file]), fixture->sizes[file]);
         close(descriptor);
     }
+    fixture->tensor_footprint = footprints(fixture, UNIT_TENSOR, &fixture->largest_tensor);
+    fixture->expert_footprint = footprints(fixture, UNIT_EXPERT, &fixture->largest_expert);
 }
 
 static void fixture_free(struct fixture *fixture)
@@ -128,28 +153,6 @@ static struct store_source fixture_source(const struct fixture *fixture, uint64_
                                  .file_count = FIXTURE_FILES,
                                  .ring_bytes = ring,
                                  .expert_cache_bytes = cache};
-}
-
-__attribute__((unused)) static uint64_t footprint(const struct fixture *fixture, unit_number unit)
-{
-    struct unit_layout layout;
-    unit_layout_make(&layout, &fixture->units[unit]);
-    return layout.footprint;
-}
-
-/* Footprints of all units of a kind, and the largest. */
-__attribute__((unused)) static uint64_t footprints(const struct fixture *fixture, enum unit_kind kind,
-                                                   uint64_t *largest)
-{
-    uint64_t sum = 0;
-    *largest = 0;
-    for (uint32_t i = 0; i < fixture->count; i++) {
-        if (fixture->units[i].kind != kind)
-            continue;
-        sum += footprint(fixture, i);
-        *largest = MAX(*largest, footprint(fixture, i));
-    }
-    return sum;
 }
 
 __attribute__((unused)) static bool is_right(const struct fixture *fixture, unit_number number,

@@ -40,18 +40,15 @@ struct world {
     struct fixture fixture;
     struct mischief mischief;
     struct io_fault fault;
-    uint64_t largest_tensor, largest_expert;
 };
 
 static struct store *open_world(struct world *world, size_t reader)
 {
     fixture_make(&world->fixture, &mixed);
-    footprints(&world->fixture, UNIT_TENSOR, &world->largest_tensor);
-    footprints(&world->fixture, UNIT_EXPERT, &world->largest_expert);
     world->fault = (struct io_fault){play, &world->mischief};
     random_seed(&world->mischief.random, 11);
-    return open_store(&world->fixture, 3 * world->largest_tensor, 4 * world->largest_expert, &readers[reader],
-                      &world->fault);
+    return open_store(&world->fixture, 3 * world->fixture.largest_tensor, 4 * world->fixture.largest_expert,
+                      &readers[reader], &world->fault);
 }
 
 static void use_everything(struct store *store, const struct fixture *fixture)
@@ -240,7 +237,7 @@ static void *resize_often(void *argument)
     struct resizer *resizer = argument;
     struct random random;
     random_seed(&random, 17);
-    uint64_t least = resizer->world->largest_tensor + resizer->world->largest_expert;
+    uint64_t least = resizer->world->fixture.largest_tensor + resizer->world->fixture.largest_expert;
     while (!atomic_load(&resizer->stop)) {
         uint64_t bytes = least + random_next(&random) % (3 * least);
         if (random_next(&random) % 4 == 0)
@@ -261,7 +258,7 @@ static void the_pool_changes_size_under_load(void **state)
     (void)state;
     struct world world = {0};
     struct store *store = open_world(&world, 0);
-    assert_int_equal(store_resize(store, world.largest_tensor, &test_error), HYPURA_ERROR_MEMORY);
+    assert_int_equal(store_resize(store, world.fixture.largest_tensor, &test_error), HYPURA_ERROR_MEMORY);
     struct resizer resizer = {.store = store, .world = &world};
     pthread_t thread;
     assert_int_equal(pthread_create(&thread, NULL, resize_often, &resizer), 0);
@@ -272,7 +269,7 @@ static void the_pool_changes_size_under_load(void **state)
     assert_true(resizer.resizes > 0);
     /* Down to the least with a unit in use: it stays until it is put. */
     struct store_view view;
-    uint64_t least = world.largest_tensor + world.largest_expert;
+    uint64_t least = world.fixture.largest_tensor + world.fixture.largest_expert;
     assert_ok(store_resize(store, 20 * least, &test_error));
     use_everything(store, &world.fixture);
     assert_ok(store_get(store, 20, &view, &test_error));
