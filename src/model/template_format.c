@@ -368,7 +368,8 @@ struct value string_format_braces(struct jinja *j, const struct string *s, const
 /* ---- time ---------------------------------------------------------------------------------------------------------
  */
 
-static void write_time(struct jinja *j, struct builder *b, char letter, char flag, const struct tm *t, int64_t now)
+/* What a letter of strftime stands for that is no number; false: it stands for one. */
+static bool write_time_word(struct jinja *j, struct builder *b, char letter, const struct tm *t, int64_t now)
 {
     static const char *const days[] = {"Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday"};
     static const char *const months[] = {"January", "February", "March",     "April",   "May",      "June",
@@ -380,114 +381,91 @@ static void write_time(struct jinja *j, struct builder *b, char letter, char fla
         if (composed[i][0][0] == letter) {
             struct value text = time_format(j, value_from_text(&j->w, composed[i][1]).string, now);
             builder_string(b, text.string);
-            return;
+            return true;
         }
-    int number, width = 2;
-    char pad = '0', text[32];
+    char seconds[32];
     switch (letter) {
     case 'a':
         builder_bytes(b, days[t->tm_wday], 3, false);
-        return;
+        return true;
     case 'A':
         builder_text(b, days[t->tm_wday]);
-        return;
+        return true;
     case 'b':
     case 'h':
         builder_bytes(b, months[t->tm_mon], 3, false);
-        return;
+        return true;
     case 'B':
         builder_text(b, months[t->tm_mon]);
-        return;
+        return true;
     case 'p':
         builder_text(b, t->tm_hour < 12 ? "AM" : "PM");
-        return;
+        return true;
     case 'P':
         builder_text(b, t->tm_hour < 12 ? "am" : "pm");
-        return;
+        return true;
     case 'n':
         builder_text(b, "\n");
-        return;
+        return true;
     case 't':
         builder_text(b, "\t");
-        return;
+        return true;
     case '%':
         builder_text(b, "%");
-        return;
+        return true;
     case 'z': /* the clock has no zone */
     case 'Z':
-        return;
+        return true;
     case 's':
-        snprintf(text, sizeof text, "%lld", (long long)now);
-        builder_text(b, text);
-        return;
+        snprintf(seconds, sizeof seconds, "%lld", (long long)now);
+        builder_text(b, seconds);
+        return true;
     case 'f':
         builder_text(b, "000000");
-        return;
-    case 'd':
-        number = t->tm_mday;
-        break;
-    case 'e':
-        number = t->tm_mday;
-        pad = ' ';
-        break;
-    case 'm':
-        number = t->tm_mon + 1;
-        break;
-    case 'y':
-        number = (t->tm_year + 1900) % 100;
-        break;
-    case 'Y':
-        number = t->tm_year + 1900;
-        width = 1;
-        break;
-    case 'C':
-        number = (t->tm_year + 1900) / 100;
-        break;
-    case 'H':
-        number = t->tm_hour;
-        break;
-    case 'k':
-        number = t->tm_hour;
-        pad = ' ';
-        break;
-    case 'I':
-        number = t->tm_hour % 12 ? t->tm_hour % 12 : 12;
-        break;
-    case 'l':
-        number = t->tm_hour % 12 ? t->tm_hour % 12 : 12;
-        pad = ' ';
-        break;
-    case 'M':
-        number = t->tm_min;
-        break;
-    case 'S':
-        number = t->tm_sec;
-        break;
-    case 'j':
-        number = t->tm_yday + 1;
-        width = 3;
-        break;
-    case 'w':
-        number = t->tm_wday;
-        width = 1;
-        break;
-    case 'u':
-        number = t->tm_wday ? t->tm_wday : 7;
-        width = 1;
-        break;
-    case 'U':
-        number = (t->tm_yday + 7 - t->tm_wday) / 7;
-        break;
-    case 'W':
-        number = (t->tm_yday + 7 - (t->tm_wday + 6) % 7) / 7;
-        break;
+        return true;
     default:
-        jinja_fail(&j->w, "strftime_now does not know %%%c", letter);
+        return false;
     }
-    if (flag == '-')
-        width = 1;
-    snprintf(text, sizeof text, pad == ' ' || flag == '_' ? "%*d" : "%0*d", width, number);
-    builder_text(b, text);
+}
+
+static void write_time(struct jinja *j, struct builder *b, char letter, char flag, const struct tm *t, int64_t now)
+{
+    if (write_time_word(j, b, letter, t, now))
+        return;
+    const int hour = t->tm_hour % 12 ? t->tm_hour % 12 : 12, year = t->tm_year + 1900;
+    const struct {
+        char letter;
+        int number, width;
+        char pad;
+    } numbers[] = {
+        {'d', t->tm_mday, 2, '0'},
+        {'e', t->tm_mday, 2, ' '},
+        {'m', t->tm_mon + 1, 2, '0'},
+        {'y', year % 100, 2, '0'},
+        {'Y', year, 1, '0'},
+        {'C', year / 100, 2, '0'},
+        {'H', t->tm_hour, 2, '0'},
+        {'k', t->tm_hour, 2, ' '},
+        {'I', hour, 2, '0'},
+        {'l', hour, 2, ' '},
+        {'M', t->tm_min, 2, '0'},
+        {'S', t->tm_sec, 2, '0'},
+        {'j', t->tm_yday + 1, 3, '0'},
+        {'w', t->tm_wday, 1, '0'},
+        {'u', t->tm_wday ? t->tm_wday : 7, 1, '0'},
+        {'U', (t->tm_yday + 7 - t->tm_wday) / 7, 2, '0'},
+        {'W', (t->tm_yday + 7 - (t->tm_wday + 6) % 7) / 7, 2, '0'},
+    };
+    for (size_t i = 0; i < COUNT_OF(numbers); i++) {
+        if (numbers[i].letter != letter)
+            continue;
+        char text[32];
+        snprintf(text, sizeof text, numbers[i].pad == ' ' || flag == '_' ? "%*d" : "%0*d",
+                 flag == '-' ? 1 : numbers[i].width, numbers[i].number);
+        builder_text(b, text);
+        return;
+    }
+    jinja_fail(&j->w, "strftime_now does not know %%%c", letter);
 }
 
 struct value time_format(struct jinja *j, const struct string *format, int64_t now)
