@@ -51,7 +51,7 @@ struct setting {
     uint64_t gpu_budget, budget;
     size_t batch;
     enum tensor_type kv_type;
-    bool fixed, smallest; /* experts do not move; the smallest budget of memory that works */
+    bool fixed; /* experts do not move */
 };
 
 UNUSED static void treat_memory_as(const char *what)
@@ -80,8 +80,6 @@ UNUSED static struct engine *open_with(const char *name, const struct setting *s
     struct engine_options options;
     struct engine *engine = NULL;
     set_options(&options, setting);
-    if (setting->smallest)
-        return open_smallest(model_path(name), &options);
     if (engine_open(&engine, model_path(name), &options, &test_error))
         fail_msg("%s: %s", name, test_error.message);
     return engine;

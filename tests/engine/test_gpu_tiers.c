@@ -16,7 +16,7 @@ static void narrow_text(int32_t *tokens)
 }
 
 /* Two fifths of the experts have room on the GPU. */
-static struct engine *open_divided(const char *name, bool fixed, bool smallest)
+static struct engine *open_divided(const char *name, bool fixed)
 {
     struct setting setting = {.kv_type = TENSOR_F16, .fixed = fixed};
     struct engine_options options;
@@ -29,7 +29,6 @@ static struct engine *open_divided(const char *name, bool fixed, bool smallest)
     assert_ok(engine_plan_only(&plan, model, &hardware, &options, &test_error));
     const struct plan_gpu *whole = plan->gpu;
     setting.gpu_budget = whole->scratch_bytes + whole->resident_bytes + whole->kv_bytes + 2 * whole->expert_bytes / 5;
-    setting.smallest = smallest;
     plan_free(plan);
     model_close(model);
     return open_with(name, &setting);
@@ -55,11 +54,13 @@ static void moves_by_use(void **state)
     narrow_text(tokens);
     expected = run_tokens_on_cpu("embedded", tokens, LONG, &vocabulary);
     for (int run = 0; run < 3; run++) {
-        struct engine *engine = open_divided("embedded", run == 2, run == 1);
+        struct engine *engine = open_divided("embedded", run == 2);
         struct store_statistics statistics;
         uint32_t count = model_unit_count(engine_model(engine)), there = 0, changed = 0;
         bool *before = calloc(count, sizeof *before);
         assert_int_equal(engine->plan->gpu->moves, run != 2);
+        if (run == 1) /* and the rest is read from the drive */
+            assert_ok(store_resize(engine_store(engine), engine->plan->pool_bytes / 3, &test_error));
         for (unit_number u = 0; u < count; u++)
             there += before[u] = store_on_gpu(engine_store(engine), u);
         logits[run] = calloc(LONG * vocabulary, sizeof **logits);
@@ -138,7 +139,7 @@ struct fixed_point {
 
 static void find_fixed_points(const int32_t *tokens, float *logits, struct fixed_point *leave, struct fixed_point *come)
 {
-    struct engine *engine = open_divided(MODEL, false, false);
+    struct engine *engine = open_divided(MODEL, false);
     size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
     *leave = *come = (struct fixed_point){0};
     for (uint32_t i = 0; i < LONG && come->copies == 0; i++) {
@@ -160,7 +161,7 @@ static struct engine *open_with_copies_refused_from(unsigned long long n)
     char fault[32];
     snprintf(fault, sizeof fault, "copy:%llu", n);
     setenv("HYPURA_GPU_FAULT", fault, 1);
-    struct engine *engine = open_divided(MODEL, false, false);
+    struct engine *engine = open_divided(MODEL, false);
     unsetenv("HYPURA_GPU_FAULT");
     return engine;
 }
@@ -221,7 +222,7 @@ static void reads_in_place(void **state)
     for (size_t m = 0; m < COUNT_OF(names); m++) {
         size_t vocabulary;
         float *expected = run_on_cpu(names[m], &vocabulary), *logits[3];
-        struct engine *engine = open_divided(names[m], false, false);
+        struct engine *engine = open_divided(names[m], false);
         struct store *store = engine_store(engine);
         uint64_t all = engine->plan->pool_bytes, misses = 0;
         assert_true(engine->plan->gpu->in_place && !engine->plan->gpu->moves);
@@ -265,7 +266,7 @@ static void imports_are_refused(void **state)
         char fault[32];
         snprintf(fault, sizeof fault, "import:%d", n);
         setenv("HYPURA_GPU_FAULT", fault, 1);
-        struct engine *engine = open_divided("mixtral", false, false);
+        struct engine *engine = open_divided("mixtral", false);
         unsetenv("HYPURA_GPU_FAULT");
         /* The first is a trial, before it is planned; the second is the cache. */
         assert_int_equal(engine->plan->gpu->in_place, n == 2);
