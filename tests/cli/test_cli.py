@@ -212,7 +212,6 @@ class Terminal:
         if self.child == 0:
             os.environ.update({"TERM": "xterm", "LC_ALL": "C.UTF-8", "XDG_STATE_HOME": path("state"), "XDG_CACHE_HOME": path("cache")})
             os.execv(HYPURA, [HYPURA, *map(str, arguments)])
-        self.shown = ""
         self.wait("\n> ")
 
     def wait(self, for_what, seconds=60):
@@ -233,10 +232,18 @@ class Terminal:
         return self.wait(until)
 
     def end(self, text):
+        # The prompt is shown a moment before the line editor listens; Ctrl-D that comes in between is lost to it.
+        end = time.monotonic() + 60
+        while termios.tcgetattr(self.file)[3] & termios.ICANON:
+            assert time.monotonic() < end, "nobody listens"
+            time.sleep(0.005)
         os.write(self.file, text.encode())
         try:
-            while os.read(self.file, 4096):
-                pass
+            while select.select([self.file], [], [], 60)[0]:
+                if not os.read(self.file, 4096):
+                    break
+            else:
+                os.kill(self.child, signal.SIGKILL)
         except OSError:
             pass
         os.close(self.file)
