@@ -44,12 +44,22 @@ const char *compute_instructions_name(enum instruction_set set);
 
 struct compute;
 
-/* threads includes the caller. The scratch that it allocates itself is bounded by compute_scratch_bytes(threads). */
+/* What it will be asked for at most, which sizes its scratch. */
+struct compute_limits {
+    size_t tokens;               /* of a matrix product; more of them go in smaller tasks */
+    size_t queries;              /* that share a head of keys and values in attention; more of them likewise */
+    size_t key_size, value_size; /* of attention; greater ones cannot be */
+};
+
+/* threads includes the caller. limits may be NULL: what is best for any number of tokens and heads of any size. The
+ * scratch that it allocates itself is compute_scratch_bytes(threads, limits). */
 hypura_status compute_create(struct compute **out, size_t threads, enum instruction_set set, hypura_error *error);
+hypura_status compute_create_limited(struct compute **out, size_t threads, enum instruction_set set,
+                                     const struct compute_limits *limits, hypura_error *error);
 void compute_destroy(struct compute *compute);
 struct thread_pool *compute_pool(struct compute *compute);
 enum instruction_set compute_instructions(const struct compute *compute);
-uint64_t compute_scratch_bytes(size_t threads);
+uint64_t compute_scratch_bytes(size_t threads, const struct compute_limits *limits);
 
 /* ---- weights times activations ----------------------------------------------------------------------------------- */
 

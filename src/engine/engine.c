@@ -279,7 +279,8 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
                          plan->chunk, plan->positions);
     atomic_store(&engine->budget, plan->budget);
     engine->guess.ranks = guess_ranks(model_parameters(engine->model));
-    TRY(compute_create(&engine->compute, engine->geometry.threads, compute_best_instructions(), error));
+    struct compute_limits limits = compute_limits_of(&engine->geometry, plan->chunk);
+    TRY(compute_create_limited(&engine->compute, engine->geometry.threads, compute_best_instructions(), &limits, error));
     TRY(scratch_create(&engine->scratch, &engine->geometry, plan->chunk, error));
     TRY(kv_cache_create(&engine->kv, &engine->geometry, plan->positions, plan->kv_type, error));
     if (plan->kv_positions < (uint64_t)plan->positions * plan->sequences)

@@ -165,6 +165,8 @@ struct scratch {
 hypura_status scratch_create(struct scratch *out, const struct geometry *geometry, uint32_t chunk, hypura_error *error);
 void scratch_destroy(struct scratch *scratch);
 uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk);
+/* What batches of a chunk ask of the kernels. */
+struct compute_limits compute_limits_of(const struct geometry *geometry, uint32_t chunk);
 
 /* ---- KV cache ------------------------------------------------------------------------------------------------------
  */

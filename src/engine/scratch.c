@@ -156,6 +156,22 @@ static size_t latent_input_rows(const struct geometry *g, uint32_t chunk)
     return MIN(chunk, g->latent_rows) * g->heads;
 }
 
+struct compute_limits compute_limits_of(const struct geometry *g, uint32_t chunk)
+{
+    const struct model_parameters *p = model_parameters(g->model);
+    struct compute_limits limits = {.tokens = MAX(chunk, p->experts_used),
+                                    .key_size = MAX(p->latent_key_size, p->kv_rank + p->rotary),
+                                    .value_size = MAX(p->latent_value_size, p->kv_rank)};
+    for (uint32_t i = 0; i < p->layers; i++) {
+        const struct model_layer *layer = model_layer(g->model, i);
+        size_t group = layer->kind == LAYER_LATENT ? layer->heads : layer->heads / MAX(layer->kv_heads, 1u);
+        limits.queries = MAX(limits.queries, chunk * group);
+        limits.key_size = MAX(limits.key_size, (size_t)layer->key_size);
+        limits.value_size = MAX(limits.value_size, (size_t)layer->value_size);
+    }
+    return limits;
+}
+
 static uint64_t guess_input_bytes(const struct geometry *g)
 {
     return activation_bytes(GUESS_ROWS, model_parameters(g->model)->embedding);
@@ -164,11 +180,12 @@ static uint64_t guess_input_bytes(const struct geometry *g)
 uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk)
 {
     struct scratch layout = {0};
+    struct compute_limits limits = compute_limits_of(geometry, chunk);
     return align_up(lay_out(&layout, geometry, chunk, NULL), memory_page_size()) +
            activation_bytes(chunk, geometry->projected) + activation_bytes(layout.expert_rows, inner_width(geometry)) +
            (geometry->latent_rows ? activation_bytes(latent_input_rows(geometry, chunk), geometry->latent_head) : 0) +
            (model_parameters(geometry->model)->experts ? guess_input_bytes(geometry) : 0) +
-           compute_scratch_bytes(geometry->threads);
+           compute_scratch_bytes(geometry->threads, &limits);
 }
 
 hypura_status scratch_create(struct scratch *out, const struct geometry *geometry, uint32_t chunk, hypura_error *error)

@@ -77,7 +77,9 @@ static void multiply(const struct shape *shape, const uint8_t *weights, uint64_t
 {
     struct compute *compute;
     struct activation *activation;
-    assert_ok(compute_create(&compute, threads, set, &test_error));
+    /* With several threads, each scratch has room for a third of the batch, so that tasks are small. */
+    struct compute_limits limits = {batch / 3 + 1, 1, 32, 32};
+    assert_ok(compute_create_limited(&compute, threads, set, threads > 1 ? &limits : NULL, &test_error));
     assert_ok(activation_create(&activation, batch, shape->columns, &test_error));
     for (size_t first = 0; first < shape->tokens; first += batch) {
         size_t tokens = MIN(batch, shape->tokens - first);
@@ -108,7 +110,7 @@ static void multiply_panels(const struct shape *shape, const uint8_t *weights, u
                          .tokens = shape->tokens,
                          .output = output,
                          .output_stride = shape->rows};
-    void *scratch = aligned_alloc(64, GEMM_SCRATCH_BYTES);
+    void *scratch = aligned_alloc(64, gemm_panels_scratch_bytes(GEMM_TASK_TOKENS));
     assert_non_null(scratch);
     for (size_t row = 0; row < shape->rows; row += GEMM_TASK_ROWS)
         for (size_t token = 0; token < shape->tokens; token += GEMM_TASK_TOKENS)

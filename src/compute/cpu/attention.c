@@ -1,10 +1,10 @@
 #include "compute/cpu/attention.h"
 #include "compute/cpu/kernels.h"
 
-/* A worker's scratch holds the tile that it works on and, in the last part, states of spans that wait for their merge.
+/* A worker's scratch holds the tile that it works on and, in the last fifth, states of spans that wait for their merge.
  */
-#define TILE_FLOATS ((size_t)(512 << 10) / sizeof(float))
-#define SPAN_FLOATS (GEMM_SCRATCH_BYTES / sizeof(float) - TILE_FLOATS)
+#define MOST_TILE_FLOATS ((size_t)(512 << 10) / sizeof(float))
+#define SPANS_PART 5
 
 /* More queries share one unpacking of keys and values, but fill the second-level cache. */
 #define TILE_QUERIES ((size_t)192)
@@ -77,7 +77,17 @@ static struct attention_tile tile_at(const struct plan *plan, size_t index)
 
 static float *worker_scratch(const struct plan *plan, size_t worker)
 {
-    return (float *)(plan->compute->scratch + worker * GEMM_SCRATCH_BYTES);
+    return (float *)(plan->compute->scratch + worker * plan->compute->scratch_bytes);
+}
+
+static size_t span_floats(const struct compute *compute)
+{
+    return compute->scratch_bytes / sizeof(float) / SPANS_PART;
+}
+
+static size_t tile_floats(const struct compute *compute)
+{
+    return compute->scratch_bytes / sizeof(float) - span_floats(compute);
 }
 
 static void attend_span(const struct plan *plan, const struct attention_tile *tile, struct attention_range range,
@@ -111,7 +121,7 @@ static void run_tile(void *context, size_t index, size_t worker)
 static float *span_state(const struct plan *plan, size_t slot)
 {
     size_t threads = plan->compute->threads;
-    return worker_scratch(plan, slot % threads) + TILE_FLOATS + slot / threads * plan->state_floats;
+    return worker_scratch(plan, slot % threads) + tile_floats(plan->compute) + slot / threads * plan->state_floats;
 }
 
 static void run_span(void *context, size_t index, size_t worker)
@@ -130,7 +140,7 @@ static void run_tile_by_spans(struct plan *plan, const struct attention_tile *ti
     plan->state_floats = attention_state_floats(tile->count, value_size);
     plan->first_span = range.first / ATTENTION_SPAN;
     plan->first_slot = 0;
-    size_t slots = SPAN_FLOATS / plan->state_floats * plan->compute->threads;
+    size_t slots = span_floats(plan->compute) / plan->state_floats * plan->compute->threads;
     size_t end = range.last / ATTENTION_SPAN + 1;
     while (plan->first_span < end) {
         size_t count = MIN(slots - plan->first_slot, end - plan->first_span);
@@ -162,15 +172,35 @@ static const struct attention_kernels *kernels_of(const struct compute *compute)
     }
 }
 
-/* The most queries, up to TILE_QUERIES, whose tile fits the scratch: two states and the work; where spans are spread,
- * two slots of theirs too. ATTENTION_MAX_SIZE is such that some always do. */
-static size_t choose_tile_queries(const struct attention *a, bool by_spans)
+/* What a tile takes of scratch, two states and the work, is this and so much for each query. */
+static size_t fixed_floats(size_t key_size, size_t value_size)
 {
-    size_t query = attention_state_floats(1, a->value_size);
-    size_t fixed = attention_work_floats(0, a->key_size, a->value_size);
-    size_t each = 2 * query + attention_work_floats(1, a->key_size, a->value_size) - fixed;
-    size_t most = MIN((TILE_FLOATS - fixed) / each, TILE_QUERIES);
-    return by_spans ? MIN(most, SPAN_FLOATS / 2 / query) : most;
+    return attention_work_floats(0, key_size, value_size);
+}
+
+static size_t query_floats(size_t key_size, size_t value_size)
+{
+    return 2 * attention_state_floats(1, value_size) + attention_work_floats(1, key_size, value_size) -
+           fixed_floats(key_size, value_size);
+}
+
+size_t attention_scratch_bytes(const struct compute_limits *limits)
+{
+    size_t queries = MIN(MAX(limits->queries, (size_t)1), TILE_QUERIES);
+    size_t floats = fixed_floats(limits->key_size, limits->value_size) +
+                    queries * query_floats(limits->key_size, limits->value_size);
+    floats = MIN(floats, MOST_TILE_FLOATS);
+    floats = MAX(floats / (SPANS_PART - 1) + 1, 2 * attention_state_floats(1, limits->value_size)) * SPANS_PART;
+    return align_up(floats, 16) * sizeof(float);
+}
+
+/* The most queries, up to TILE_QUERIES, whose tile fits the scratch; where spans are spread, two slots of theirs too.
+ */
+static size_t choose_tile_queries(const struct compute *compute, const struct attention *a, bool by_spans)
+{
+    size_t room = tile_floats(compute) - fixed_floats(a->key_size, a->value_size);
+    size_t most = MIN(room / query_floats(a->key_size, a->value_size), TILE_QUERIES);
+    return by_spans ? MIN(most, span_floats(compute) / 2 / attention_state_floats(1, a->value_size)) : most;
 }
 
 static size_t count_tiles(const struct plan *plan)
@@ -186,13 +216,13 @@ void compute_attention(struct compute *compute, const struct attention *attentio
     struct plan plan = {.attention = attention,
                         .kernels = kernels_of(compute),
                         .compute = compute,
-                        .tile_queries = choose_tile_queries(attention, false)};
+                        .tile_queries = choose_tile_queries(compute, attention, false)};
     size_t tiles = count_tiles(&plan);
     if (tiles >= TILES_PER_THREAD * compute->threads || compute->threads == 1) {
         thread_pool_run(compute->pool, run_tile, &plan, tiles);
         return;
     }
-    plan.tile_queries = choose_tile_queries(attention, true);
+    plan.tile_queries = choose_tile_queries(compute, attention, true);
     tiles = count_tiles(&plan);
     for (size_t i = 0; i < tiles; i++) {
         struct attention_tile tile = tile_at(&plan, i);

@@ -40,6 +40,9 @@ static inline size_t attention_work_floats(size_t count, size_t key_size, size_t
            count * (key_size + ATTENTION_BLOCK + 2) + 16;
 }
 
+/* Of a worker; ATTENTION_MAX_SIZE is such that some queries always fit. */
+size_t attention_scratch_bytes(const struct compute_limits *limits);
+
 /* Positions that the queries of a tile see: from the least first to the greatest last. */
 struct attention_range {
     uint32_t first, last;

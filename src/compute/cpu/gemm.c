@@ -215,6 +215,7 @@ void gemm_by_panels(const struct panel_multiplier *multiplier, panel_maker *cons
         multiply_group(&work, group);
 }
 
-_Static_assert(GROUP_PANELS * sizeof(struct panel) + GROUP_ROWS * GEMM_TASK_TOKENS * sizeof(float) <=
-                   GEMM_SCRATCH_BYTES,
-               "a task of the greatest size fits the scratch");
+size_t gemm_panels_scratch_bytes(size_t tokens)
+{
+    return GROUP_PANELS * sizeof(struct panel) + GROUP_ROWS * tokens * sizeof(float);
+}

@@ -113,9 +113,8 @@ extern panel_maker *const panel_makers_avx512[TENSOR_TYPE_COUNT];
 void gemm_by_panels(const struct panel_multiplier *multiplier, panel_maker *const *makers, const struct matmul *job,
                     size_t first_row, size_t rows, size_t first_token, size_t tokens, void *scratch);
 
-/* The greatest task. */
+/* The greatest task, with GEMM_TASK_TOKENS. */
 #define GEMM_TASK_ROWS 256
-#define GEMM_TASK_TOKENS 512
 
 /* Each fills in the gemm entries of quantised types. */
 void gemm_panels_avx2(struct kernel_table *table);

@@ -137,7 +137,7 @@ static void gemm(const struct matmul *job, size_t first_row, size_t rows, size_t
                  void *scratch)
 {
     struct block block = {.job = job, .sums = scratch};
-    block.inputs = (uint16_t *)(block.sums + FLOATS_BLOCK_ROWS * FLOATS_BLOCK_TOKENS * LANES);
+    block.inputs = (uint16_t *)(block.sums + FLOATS_BLOCK_ROWS * MIN(tokens, FLOATS_BLOCK_TOKENS) * LANES);
     for (size_t t = 0; t < tokens; t += FLOATS_BLOCK_TOKENS) {
         for (size_t r = 0; r < rows; r += FLOATS_BLOCK_ROWS) {
             block.first_row = first_row + r;
@@ -149,10 +149,8 @@ static void gemm(const struct matmul *job, size_t first_row, size_t rows, size_t
     }
 }
 
-_Static_assert(FLOATS_BLOCK_ROWS *FLOATS_BLOCK_TOKENS *LANES * sizeof(float) +
-                       FLOATS_BLOCK_TOKENS * STEP * sizeof(uint16_t) <=
-                   GEMM_SCRATCH_BYTES,
-               "a block fits the scratch");
+_Static_assert(STEP * sizeof(uint16_t) == FLOATS_STEP * sizeof(float) && LANES == FLOATS_LANES,
+               "gemm_floats_scratch_bytes counts the inputs of gemm_floats.c");
 
 void gemm_bf16_avx512(struct kernel_table *table)
 {
@@ -160,5 +158,4 @@ void gemm_bf16_avx512(struct kernel_table *table)
     kernel->gemm = gemm;
     kernel->gemm_least_tokens = 3;
     kernel->gemm_task_rows = FLOATS_BLOCK_ROWS;
-    kernel->gemm_task_tokens = 0;
 }

@@ -190,8 +190,9 @@ static void gemm(const struct matmul *job, size_t first_row, size_t rows, size_t
                  void *scratch)
 {
     struct block block = {.job = job, .sums = scratch};
-    block.inputs = block.sums + FLOATS_BLOCK_ROWS * FLOATS_BLOCK_TOKENS * LANES;
-    block.weights = block.inputs + FLOATS_BLOCK_TOKENS * STEP;
+    const size_t block_tokens = MIN(tokens, FLOATS_BLOCK_TOKENS);
+    block.inputs = block.sums + FLOATS_BLOCK_ROWS * block_tokens * LANES;
+    block.weights = block.inputs + block_tokens * STEP;
     for (size_t t = 0; t < tokens; t += FLOATS_BLOCK_TOKENS) {
         for (size_t r = 0; r < rows; r += FLOATS_BLOCK_ROWS) {
             block.first_row = first_row + r;
@@ -203,10 +204,8 @@ static void gemm(const struct matmul *job, size_t first_row, size_t rows, size_t
     }
 }
 
-_Static_assert((FLOATS_BLOCK_ROWS * FLOATS_BLOCK_TOKENS * LANES + (FLOATS_BLOCK_TOKENS + TILE_ROWS) * STEP) *
-                       sizeof(float) <=
-                   GEMM_SCRATCH_BYTES,
-               "a block fits the scratch");
+_Static_assert(STEP == FLOATS_STEP && TILE_ROWS <= FLOATS_TILE_ROWS && LANES == FLOATS_LANES,
+               "gemm_floats_scratch_bytes knows these");
 
 void VARIANT(gemm_floats)(struct kernel_table *table)
 {
@@ -216,6 +215,5 @@ void VARIANT(gemm_floats)(struct kernel_table *table)
         kernel->gemm = gemm;
         kernel->gemm_least_tokens = 6;
         kernel->gemm_task_rows = FLOATS_BLOCK_ROWS;
-        kernel->gemm_task_tokens = 0;
     }
 }

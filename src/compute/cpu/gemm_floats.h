@@ -12,6 +12,11 @@
 #define FLOATS_BLOCK_ROWS ((size_t)128)
 #define FLOATS_BLOCK_TOKENS ((size_t)48)
 
+/* For gemm_floats_scratch_bytes: columns of a step, and the most rows of a tile. */
+#define FLOATS_STEP 512
+#define FLOATS_TILE_ROWS 4
+#define FLOATS_LANES 16
+
 /* Each fills in the gemm entries of these types. */
 void gemm_floats_plain(struct kernel_table *table);
 void gemm_floats_avx2(struct kernel_table *table);

@@ -83,7 +83,6 @@ static void fill(struct kernel_table *table, gemm_kernel *gemm, const uint8_t *l
         kernel->gemm = gemm;
         kernel->gemm_least_tokens = least_tokens ? least_tokens[type] : PLAIN_LEAST_TOKENS;
         kernel->gemm_task_rows = GEMM_TASK_ROWS;
-        kernel->gemm_task_tokens = GEMM_TASK_TOKENS;
     }
 }
 

@@ -94,12 +94,18 @@ typedef void gemv_kernel(float *out, const uint8_t *weights, size_t row_bytes, s
                          const struct activation_row *x);
 
 /* The part [first_row, first_row + rows) x [first_token, first_token + tokens) of a job, without the bias. Writes
- * job->output. Its copies are ready. scratch: GEMM_SCRATCH_BYTES, aligned to 64, the worker's own. Every output has the
- * bits that the gemv kernel of the same table gives. */
+ * job->output. Its copies are ready. scratch: gemm_scratch_bytes(tokens) or more, aligned to 64, the worker's own.
+ * Every output has the bits that the gemv kernel of the same table gives. */
 typedef void gemm_kernel(const struct matmul *job, size_t first_row, size_t rows, size_t first_token, size_t tokens,
                          void *scratch);
 
-#define GEMM_SCRATCH_BYTES ((size_t)640 << 10)
+/* The most tokens of a task. */
+#define GEMM_TASK_TOKENS ((size_t)512)
+
+/* What the most demanding kernel needs for so many; no more than that of GEMM_TASK_TOKENS. */
+size_t gemm_scratch_bytes(size_t tokens);
+size_t gemm_panels_scratch_bytes(size_t tokens);
+size_t gemm_floats_scratch_bytes(size_t tokens);
 
 /* The same for all tokens of a job, which are FEW_MOST_TOKENS at most, and rows a multiple of FEW_ROWS: weights are
  * unpacked once for all of them, and used from registers. */
@@ -120,7 +126,6 @@ struct kernel {
     gemm_kernel *gemm;        /* NULL: none */
     size_t gemm_least_tokens; /* fewer go through few, or gemv */
     size_t gemm_task_rows;    /* rows of a part that a task gets, but for the last */
-    size_t gemm_task_tokens;  /* tokens of a part; 0: all */
 };
 
 struct kernel_table {
@@ -182,7 +187,9 @@ struct compute {
     size_t threads;
     enum instruction_set instructions;
     const struct kernel_table *kernels;
-    uint8_t *scratch; /* GEMM_SCRATCH_BYTES a worker */
+    size_t task_tokens; /* GEMM_TASK_TOKENS, or what limits allow */
+    uint8_t *scratch;
+    size_t scratch_bytes; /* of a worker; see attention.h for what attention makes of it */
 };
 
 /* Whether the processor has dot products of bytes in 256 bits without AVX-512. */

@@ -1,5 +1,6 @@
 /* struct compute, and how a set of matrix products is cut into tasks. */
-#include "compute/cpu/kernels.h"
+#include "compute/cpu/attention.h"
+#include "compute/cpu/gemm_floats.h"
 
 #include <string.h>
 
@@ -17,8 +18,34 @@
 
 #define SECTION_JOBS 256
 
+static const struct compute_limits no_limits = {GEMM_TASK_TOKENS, SIZE_MAX, ATTENTION_MAX_SIZE, ATTENTION_MAX_SIZE};
+
+size_t gemm_floats_scratch_bytes(size_t tokens)
+{
+    tokens = MIN(tokens, FLOATS_BLOCK_TOKENS);
+    return (FLOATS_BLOCK_ROWS * tokens * FLOATS_LANES + (tokens + FLOATS_TILE_ROWS) * FLOATS_STEP) * sizeof(float);
+}
+
+size_t gemm_scratch_bytes(size_t tokens)
+{
+    tokens = MIN(tokens, GEMM_TASK_TOKENS);
+    return MAX(gemm_panels_scratch_bytes(tokens), gemm_floats_scratch_bytes(tokens));
+}
+
+static size_t worker_scratch_bytes(const struct compute_limits *limits)
+{
+    return (size_t)align_up(MAX(gemm_scratch_bytes(limits->tokens), attention_scratch_bytes(limits)), 64);
+}
+
 hypura_status compute_create(struct compute **out, size_t threads, enum instruction_set set, hypura_error *error)
 {
+    return compute_create_limited(out, threads, set, NULL, error);
+}
+
+hypura_status compute_create_limited(struct compute **out, size_t threads, enum instruction_set set,
+                                     const struct compute_limits *limits, hypura_error *error)
+{
+    limits = limits ? limits : &no_limits;
     if (!compute_has_instructions(set))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "this machine has no %s instructions",
                          compute_instructions_name(set));
@@ -29,7 +56,8 @@ hypura_status compute_create(struct compute **out, size_t threads, enum instruct
     status = thread_pool_create(&compute->pool, threads, error);
     if (!status) {
         void *scratch;
-        status = memory_map(&scratch, threads * GEMM_SCRATCH_BYTES, false, "scratch of the kernels", error);
+        compute->scratch_bytes = worker_scratch_bytes(limits);
+        status = memory_map(&scratch, threads * compute->scratch_bytes, false, "scratch of the kernels", error);
         compute->scratch = status ? NULL : scratch;
     }
     if (status) {
@@ -38,6 +66,7 @@ hypura_status compute_create(struct compute **out, size_t threads, enum instruct
         return status;
     }
     compute->threads = threads;
+    compute->task_tokens = MIN(MAX(limits->tokens, (size_t)1), GEMM_TASK_TOKENS);
     compute->instructions = set;
     compute->kernels = kernel_table_get(set);
     *out = compute;
@@ -49,7 +78,7 @@ void compute_destroy(struct compute *compute)
     if (!compute)
         return;
     thread_pool_destroy(compute->pool);
-    memory_unmap(compute->scratch, compute->threads * GEMM_SCRATCH_BYTES);
+    memory_unmap(compute->scratch, compute->threads * compute->scratch_bytes);
     memory_free(compute);
 }
 
@@ -63,9 +92,9 @@ enum instruction_set compute_instructions(const struct compute *compute)
     return compute->instructions;
 }
 
-uint64_t compute_scratch_bytes(size_t threads)
+uint64_t compute_scratch_bytes(size_t threads, const struct compute_limits *limits)
 {
-    return threads * GEMM_SCRATCH_BYTES;
+    return threads * worker_scratch_bytes(limits ? limits : &no_limits);
 }
 
 bool compute_supports(enum tensor_type type)
@@ -141,14 +170,13 @@ static size_t cut_job(struct section *section, const struct matmul *job, size_t 
         return cut->row_tasks = divide_up(job->weights.rows, cut->task_rows);
     }
     cut->task_rows = kernel->gemm_task_rows;
-    size_t token_tasks = kernel->gemm_task_tokens ? divide_up(job->tokens, kernel->gemm_task_tokens) : 1;
+    size_t token_tasks = divide_up(job->tokens, section->compute->task_tokens);
     /* Large tasks have less to do besides; but every thread wants some of the section's. */
     size_t wanted = divide_up(4 * section->compute->threads, section->gemm_jobs);
     while (cut->task_rows > GEMM_LEAST_TASK_ROWS && divide_up(job->weights.rows, cut->task_rows) * token_tasks < wanted)
         cut->task_rows /= 2;
     cut->row_tasks = divide_up(job->weights.rows, cut->task_rows);
-    while (kernel->gemm_task_tokens && job->tokens / (2 * token_tasks) >= GEMM_LEAST_TASK_TOKENS &&
-           cut->row_tasks * token_tasks < wanted)
+    while (job->tokens / (2 * token_tasks) >= GEMM_LEAST_TASK_TOKENS && cut->row_tasks * token_tasks < wanted)
         token_tasks *= 2;
     cut->task_tokens = divide_up(job->tokens, token_tasks);
     return cut->row_tasks * divide_up(job->tokens, cut->task_tokens);
@@ -214,7 +242,7 @@ static void run_job(const struct section *section, size_t number, size_t first, 
     size_t tokens = MIN(cut->task_tokens, job->tokens - first_token);
     if (cut->path == PATH_GEMM)
         kernel->gemm(job, first_row, rows, first_token, tokens,
-                     section->compute->scratch + worker * GEMM_SCRATCH_BYTES);
+                     section->compute->scratch + worker * section->compute->scratch_bytes);
     else if (cut->path == PATH_FEW)
         run_few(job, kernel, first_row, rows);
     else
