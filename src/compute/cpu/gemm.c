@@ -18,7 +18,8 @@ struct work {
     unsigned narrow_16, narrow_32; /* the greatest peaks of activations that leave sums of parts narrow */
     size_t first_row, rows;
     size_t first_token, tokens;
-    size_t segments; /* of 256 columns */
+    size_t group_row, group_rows; /* of the group that is multiplied */
+    size_t segments;              /* of 256 columns */
     struct panel *panels;
     float *sums; /* [tokens][GROUP_ROWS] */
 };
@@ -52,6 +53,19 @@ static void prefetch_tile(const struct work *work, size_t first, size_t count, s
     }
 }
 
+static float *output_row(const struct work *work, size_t token)
+{
+    const struct matmul *job = work->job;
+    token += work->first_token;
+    return job->output + (job->output_rows ? job->output_rows[token] : token) * job->output_stride;
+}
+
+/* Sums of the last segment go to where outputs are wanted, but for rows that are no whole panels. */
+static bool leaves_scratch(const struct work *work, size_t segment)
+{
+    return segment + 1 == work->segments && work->group_rows % PANEL_ROWS == 0;
+}
+
 /* The tile of the tokens from first on, over the columns of a segment. */
 static void take_tile(const struct work *work, size_t first, size_t segment, struct panel_tile *out)
 {
@@ -61,20 +75,31 @@ static void take_tile(const struct work *work, size_t first, size_t segment, str
     const int8_t *quants = input->quants[kind] + segment * PANEL_COLUMNS;
     const float *scales = input->scales[kind] + segment * blocks;
     const int16_t *sums = input->sums[kind] + segment * (blocks == 8 ? 8 : 16);
-    const struct activation_peaks *peaks = input->peaks + segment;
-    out->count = MIN((size_t)TILE_TOKENS, work->tokens - first);
-    out->narrow = blocks == 1;
-    first += work->first_token;
-    for (size_t t = 0; t < out->count; t++) {
-        size_t row = rows ? rows[first + t] : first + t;
-        out->tokens[t].quants = quants + row * input->quant_stride;
-        out->tokens[t].scales = scales + row * input->scale_stride[kind];
-        out->tokens[t].sums = sums + row * input->sum_stride[kind];
-        if (out->narrow)
-            out->narrow = is_narrow(work, &peaks[row * input->peak_stride]);
+    const struct activation_peaks *peaks[TILE_TOKENS];
+    const size_t count = MIN((size_t)TILE_TOKENS, work->tokens - first);
+    const bool leaves = leaves_scratch(work, segment);
+    for (size_t t = 0; t < count; t++) {
+        size_t row = work->first_token + first + t;
+        row = rows ? rows[row] : row;
+        struct panel_token *token = &out->tokens[t];
+        token->quants = quants + row * input->quant_stride;
+        token->scales = scales + row * input->scale_stride[kind];
+        token->sums = sums + row * input->sum_stride[kind];
+        token->from = work->sums + (first + t) * GROUP_ROWS;
+        token->to = leaves ? output_row(work, first + t) + work->group_row : work->sums + (first + t) * GROUP_ROWS;
+        peaks[t] = input->peaks + segment + row * input->peak_stride;
+        /* The first level has lost by now what was asked for a tile ago. */
+        __builtin_prefetch(token->sums);
+        if (blocks == 1)
+            __builtin_prefetch(peaks[t]);
     }
+    bool narrow = blocks == 1;
+    for (size_t t = 0; narrow && t < count; t++)
+        narrow = is_narrow(work, peaks[t]);
+    out->count = count;
+    out->narrow = narrow;
     work->multiplier->make_sides(work->kind, out);
-    size_t next = first - work->first_token + out->count;
+    size_t next = first + count;
     if (next < work->tokens)
         prefetch_tile(work, next, MIN((size_t)TILE_TOKENS, work->tokens - next), segment);
     else if (segment + 1 < work->segments)
@@ -111,31 +136,18 @@ static void make_panel(const struct work *work, struct panel *out, size_t row, s
         panel_make(weights->type, out, rows, blocks_in(work, segment), work->multiplier->raise);
 }
 
-static float *output_row(const struct work *work, size_t token)
+/* The first of a tile's outputs; further ones are asked for while it is multiplied. */
+static void prefetch_outputs(const struct panel_tile *tile)
 {
-    const struct matmul *job = work->job;
-    token += work->first_token;
-    return job->output + (job->output_rows ? job->output_rows[token] : token) * job->output_stride;
+    for (size_t t = 0; t < tile->count; t++)
+        for (size_t r = 0; r < 2 * PANEL_ROWS; r += 16)
+            __builtin_prefetch(tile->tokens[t].to + r, 1);
 }
 
-/* Stores wait for their cache lines: ask early. */
-static void prefetch_outputs(const struct work *work, size_t row, size_t rows, size_t first, size_t tokens)
+static void write_outputs(const struct work *work)
 {
-    for (size_t t = first; t < first + tokens; t++)
-        for (size_t r = 0; r < rows; r += 16)
-            __builtin_prefetch(output_row(work, t) + row + r, 1);
-}
-
-static void write_outputs(const struct work *work, size_t row, size_t rows, size_t first, size_t tokens)
-{
-    for (size_t t = first; t < first + tokens; t++) {
-        float *out = output_row(work, t) + row;
-        const float *sums = work->sums + t * GROUP_ROWS;
-        size_t r = 0;
-        for (; r + PANEL_ROWS <= rows; r += PANEL_ROWS)
-            memcpy(out + r, sums + r, PANEL_ROWS * sizeof *out);
-        memcpy(out + r, sums + r, (rows - r) * sizeof *out);
-    }
+    for (size_t t = 0; t < work->tokens; t++)
+        memcpy(output_row(work, t) + work->group_row, work->sums + t * GROUP_ROWS, work->group_rows * sizeof(float));
 }
 
 /* The tile that is multiplied, and the one after it: of the same columns, or the first of the next. */
@@ -145,38 +157,35 @@ struct tiles {
 };
 
 /* All tokens over the columns of a segment. */
-static void multiply_tiles(const struct work *work, struct tiles *tiles, size_t panels, size_t segment, size_t row,
-                           size_t rows)
+static void multiply_tiles(const struct work *work, struct tiles *tiles, size_t panels, size_t segment)
 {
-    bool last = segment + 1 == work->segments;
+    bool more = segment + 1 < work->segments, last = leaves_scratch(work, segment);
     for (size_t t = 0; t < work->tokens; tiles->now ^= 1) {
         const struct panel_tile *tile = &tiles->of[tiles->now];
         struct panel_tile *next = &tiles->of[tiles->now ^ 1];
         size_t end = t + tile->count;
         if (end < work->tokens)
             take_tile(work, end, segment, next);
-        else if (!last)
+        else if (more)
             take_tile(work, 0, segment + 1, next);
         if (last)
-            prefetch_outputs(work, row, rows, t, tile->count);
+            prefetch_outputs(tile);
         struct panel_product product = {.panels = work->panels,
                                         .panel_count = panels,
                                         .blocks = blocks_in(work, segment),
                                         .tile = tile,
-                                        .next = end < work->tokens || !last ? next : tile,
-                                        .out = work->sums + t * GROUP_ROWS};
+                                        .next = end < work->tokens || more ? next : tile,
+                                        .last = last};
         work->multiplier->multiply(work->kind, &product);
-        if (last)
-            write_outputs(work, row, rows, t, tile->count);
         t = end;
     }
 }
 
-static void multiply_group(const struct work *work, size_t group)
+static void multiply_group(struct work *work, size_t group)
 {
-    size_t row = work->first_row + group * GROUP_ROWS;
-    size_t rows = MIN(work->first_row + work->rows - row, (size_t)GROUP_ROWS);
-    size_t panels = (rows + PANEL_ROWS - 1) / PANEL_ROWS;
+    size_t row = work->group_row = work->first_row + group * GROUP_ROWS;
+    work->group_rows = MIN(work->first_row + work->rows - row, (size_t)GROUP_ROWS);
+    size_t panels = (work->group_rows + PANEL_ROWS - 1) / PANEL_ROWS;
     struct tiles tiles;
     tiles.now = 0;
     take_tile(work, 0, 0, &tiles.of[0]);
@@ -190,8 +199,10 @@ static void multiply_group(const struct work *work, size_t group)
             make_panel(work, &work->panels[p], panel_row, segment);
             prefetch_panel(work, panel_row + (last ? GROUP_ROWS : 0), last ? 0 : segment + 1);
         }
-        multiply_tiles(work, &tiles, panels, segment, row, rows);
+        multiply_tiles(work, &tiles, panels, segment);
     }
+    if (!leaves_scratch(work, work->segments - 1))
+        write_outputs(work);
 }
 
 void gemm_by_panels(const struct panel_multiplier *multiplier, panel_maker *const *makers, const struct matmul *job,

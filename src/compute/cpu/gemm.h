@@ -46,6 +46,8 @@ struct panel_token {
     const int8_t *quants;
     const float *scales; /* one for a super-block, else one a block of 32 */
     const int16_t *sums; /* of 16 columns of a super-block, else of a block of 32 */
+    const float *from;   /* where the sums of outputs are, [rows of the group], and where they go on */
+    float *to;
     union panel_side side;
 };
 
@@ -80,14 +82,14 @@ typedef void panel_maker(struct panel *out, const uint8_t *const rows[PANEL_ROWS
 void panel_make(enum tensor_type type, struct panel *out, const uint8_t *const rows[PANEL_ROWS], size_t blocks,
                 uint8_t raise);
 
-/* out[t * GROUP_ROWS + r] goes on, for tokens of a tile and panel_count * 16 rows. */
+/* The tokens of a tile times panel_count * 16 rows. */
 struct panel_product {
     const struct panel *panels;
     size_t panel_count;
     size_t blocks;
     const struct panel_tile *tile;
     const struct panel_tile *next; /* whose quants are asked for meanwhile; may be the tile itself */
-    float *out;
+    bool last;                     /* sums leave scratch: where they go is asked for meanwhile */
 };
 
 /* The part that an instruction set brings. */

@@ -21,8 +21,10 @@
 #endif
 
 /* Raised weights bring 128 times the sum of activations too much. In a narrow sum the first of two parts comes last. */
-INLINE void make_side(const enum panel_kind kind, const bool narrow, union panel_side *out, const int16_t *sums)
+INLINE void make_side(const enum panel_kind kind, const bool narrow, union panel_side *out, const int16_t *from)
 {
+    int16_t sums[16]; /* sure to be no part of what is written, so that vectors can do this */
+    memcpy(sums, from, kind >= PANEL_WHOLE ? sizeof sums : sizeof sums / 2);
     switch (kind) {
     case PANEL_BLOCKS_MINIMA:
         for (size_t i = 0; i < 8; i++)
@@ -210,7 +212,7 @@ INLINE void two_narrow_parts(ints (*totals)[MOST_PANELS], const struct panel *pa
 
 /* A super-block in parts (of which there may be one): integer sums with integer scales, then the floats. */
 INLINE void super_block(const struct panel *panels, const int count, const struct panel_token *x, const int tokens,
-                        const int parts, const bool minima, const bool narrow, float *out)
+                        const int parts, const bool minima, const bool narrow, size_t row)
 {
     ints totals[MOST_TOKENS][MOST_PANELS];
     if (parts == 1) {
@@ -227,9 +229,8 @@ INLINE void super_block(const struct panel *panels, const int count, const struc
         lanes dx = lanes_all(x[t].scales[0]);
 #pragma GCC unroll 4
         for (int p = 0; p < count; p++) {
-            float *at = out + t * GROUP_ROWS + p * PANEL_ROWS;
-            lanes sum =
-                lanes_fma(lanes_multiply(lanes_load(panels[p].d[0]), dx), ints_to_lanes(totals[t][p]), lanes_load(at));
+            lanes sum = lanes_load(x[t].from + row + p * PANEL_ROWS);
+            sum = lanes_fma(lanes_multiply(lanes_load(panels[p].d[0]), dx), ints_to_lanes(totals[t][p]), sum);
             if (minima) {
                 ints minimum = ints_all(0);
 #pragma GCC unroll 8
@@ -240,14 +241,14 @@ INLINE void super_block(const struct panel *panels, const int count, const struc
                 }
                 sum = lanes_fma_negated(lanes_multiply(lanes_load(panels[p].m[0]), dx), ints_to_lanes(minimum), sum);
             }
-            lanes_store(at, sum);
+            lanes_store(x[t].to + row + p * PANEL_ROWS, sum);
         }
     }
 }
 
 /* Blocks of 32: the floats after each. */
 INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panels, const int count,
-                         const struct panel_token *x, const int tokens, size_t blocks, float *out)
+                         const struct panel_token *x, const int tokens, size_t blocks, size_t row)
 {
     const bool minima = kind == PANEL_BLOCKS_MINIMA;
     lanes totals[MOST_TOKENS][MOST_PANELS];
@@ -255,7 +256,7 @@ INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panels,
     for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
         for (int p = 0; p < count; p++)
-            totals[t][p] = lanes_load(out + t * GROUP_ROWS + p * PANEL_ROWS);
+            totals[t][p] = lanes_load(x[t].from + row + p * PANEL_ROWS);
     for (size_t block = 0; block < blocks; block++) {
         ints sums[MOST_TOKENS][MOST_PANELS];
         start_all(sums, count, x, tokens, block, minima);
@@ -278,26 +279,26 @@ INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panels,
     for (int t = 0; t < tokens; t++)
 #pragma GCC unroll 4
         for (int p = 0; p < count; p++)
-            lanes_store(out + t * GROUP_ROWS + p * PANEL_ROWS, totals[t][p]);
+            lanes_store(x[t].to + row + p * PANEL_ROWS, totals[t][p]);
 }
 
 INLINE void multiply_panels(const enum panel_kind kind, const bool narrow, const struct panel *panels, const int count,
-                            const struct panel_token *x, const int tokens, size_t blocks, float *out)
+                            const struct panel_token *x, const int tokens, size_t blocks, size_t row)
 {
     switch (kind) {
     case PANEL_WHOLE:
-        super_block(panels, count, x, tokens, 1, false, false, out);
+        super_block(panels, count, x, tokens, 1, false, false, row);
         break;
     case PANEL_PARTS_8:
     case PANEL_PARTS_8_MINIMA:
-        super_block(panels, count, x, tokens, 8, kind == PANEL_PARTS_8_MINIMA, narrow, out);
+        super_block(panels, count, x, tokens, 8, kind == PANEL_PARTS_8_MINIMA, narrow, row);
         break;
     case PANEL_PARTS_16:
     case PANEL_PARTS_16_MINIMA:
-        super_block(panels, count, x, tokens, 16, kind == PANEL_PARTS_16_MINIMA, narrow, out);
+        super_block(panels, count, x, tokens, 16, kind == PANEL_PARTS_16_MINIMA, narrow, row);
         break;
     default:
-        blocks_of_32(kind, panels, count, x, tokens, blocks, out);
+        blocks_of_32(kind, panels, count, x, tokens, blocks, row);
         break;
     }
 }
@@ -312,26 +313,34 @@ INLINE void prefetch_tokens(const struct panel_tile *next, size_t first, size_t 
             __builtin_prefetch(next->tokens[t].quants + c);
 }
 
+/* Asks for what the tokens' sums of the next panels are stored to: stores wait for their cache lines. */
+INLINE void prefetch_outputs(const struct panel_token *x, const int tokens, size_t panel, size_t count, size_t end)
+{
+    for (size_t p = panel + count; p < MIN(panel + 2 * count, end); p++)
+        for (int t = 0; t < tokens; t++)
+            __builtin_prefetch(x[t].to + p * PANEL_ROWS, 1);
+}
+
 /* All panels of a group for passes times a constant number of tokens, from token first of the tile on. */
 INLINE void multiply_tokens(const enum panel_kind kind, const bool narrow, const struct panel_product *product,
                             size_t first, size_t passes, const int tokens)
 {
     const struct panel *panels = product->panels;
     const struct panel_token *x = product->tile->tokens + first;
-    float *out = product->out + first * GROUP_ROWS;
     size_t p = 0;
     for (; product->panel_count - p >= PANELS_FOR(tokens); p += PANELS_FOR(tokens))
         for (size_t i = 0; i < passes; i++) {
             /* Lest the compiler keep on the stack what it finds to be the same for all panels. */
             __asm__ volatile("" ::: "memory");
             prefetch_tokens(product->next, first + i * tokens, tokens, p, PANELS_FOR(tokens));
+            if (product->last)
+                prefetch_outputs(x + i * tokens, tokens, p, PANELS_FOR(tokens), product->panel_count);
             multiply_panels(kind, narrow, panels + p, PANELS_FOR(tokens), x + i * tokens, tokens, product->blocks,
-                            out + i * tokens * GROUP_ROWS + p * PANEL_ROWS);
+                            p * PANEL_ROWS);
         }
     for (; p < product->panel_count; p++)
         for (size_t i = 0; i < passes; i++)
-            multiply_panels(kind, narrow, panels + p, 1, x + i * tokens, tokens, product->blocks,
-                            out + i * tokens * GROUP_ROWS + p * PANEL_ROWS);
+            multiply_panels(kind, narrow, panels + p, 1, x + i * tokens, tokens, product->blocks, p * PANEL_ROWS);
 }
 
 /* Passes of about one size: eight tokens are 4 + 4, not 6 + 2. */
