@@ -58,7 +58,7 @@ static ALWAYS_INLINE void store_sums(float *out, const struct sixteen sums[4], s
 static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                                      const struct activation_row *x, size_t element_bytes, load_function *load)
 {
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
         prefetch_rows_from(&ahead, r);
@@ -118,7 +118,7 @@ static ALWAYS_INLINE void bf16_step(struct sixteen *sums, struct four_rows *at, 
 static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                       const struct activation_row *x)
 {
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
         prefetch_rows_from(&ahead, r);

@@ -80,7 +80,7 @@ static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t 
                                      float_step *step)
 {
     const size_t columns_64 = 64 / element_bytes;
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
     ahead.distance = MIN(2 * ahead.distance, (size_t)256 << 10);
     for (size_t r = 0; r < rows; r += FLOAT_ROWS) {
         const uint8_t *at[FLOAT_ROWS];

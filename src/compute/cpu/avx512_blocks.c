@@ -72,7 +72,7 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
                                       blocks_scales *scales, blocks_scales *minima)
 {
     size_t blocks = columns / 32;
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
         prefetch_rows_from(&ahead, r);

@@ -135,7 +135,7 @@ static ALWAYS_INLINE void gemv_8(float *out, const uint8_t *weights, size_t row_
                                  const struct activation_row *x, size_t block_bytes, const uint16_t *table, int count,
                                  entries_8_function *entries)
 {
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
         prefetch_rows_from(&ahead, r);
@@ -236,7 +236,7 @@ static ALWAYS_INLINE void gemv_4(float *out, const uint8_t *weights, size_t row_
                                  __m128i values, entries_4_function *entries, scales_4_function *scales,
                                  factor_function *d)
 {
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
         prefetch_rows_from(&ahead, r);
@@ -331,7 +331,7 @@ static ALWAYS_INLINE void gemv_iq1(float *out, const uint8_t *weights, size_t ro
                                    const struct activation_row *x, size_t block_bytes, look_up_function *find,
                                    factor_function *d)
 {
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
         prefetch_rows_from(&ahead, r);

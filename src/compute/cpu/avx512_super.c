@@ -31,7 +31,7 @@ typedef struct super_result super_step(const struct four_rows *rows, const struc
 static ALWAYS_INLINE void super_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
                                      const struct activation_row *x, size_t block_bytes, super_step *step, bool minima)
 {
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
         prefetch_rows_from(&ahead, r);
@@ -187,7 +187,7 @@ static ALWAYS_INLINE void k_gemv(float *out, const uint8_t *weights, size_t row_
                                  const struct activation_row *x, size_t block_bytes, k_parts *parts)
 {
     size_t blocks = columns / 256;
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
         prefetch_rows_from(&ahead, r);

@@ -26,7 +26,7 @@ static ALWAYS_INLINE void few_blocks(const struct matmul *job, size_t first_row,
 {
     size_t blocks = job->weights.columns / 32;
     struct few_tokens tokens;
-    struct prefetch ahead;
+    struct prefetch ahead = {0};
     struct heads heads;
     few_start(&tokens, job, ACTIVATION_Q8_32);
     for (size_t r = first_row; r < first_row + rows; r += FEW_LANES) {

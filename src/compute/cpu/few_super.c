@@ -226,7 +226,7 @@ static ALWAYS_INLINE void few_super(const struct matmul *job, size_t first_row, 
                                     few_step *step)
 {
     struct few_tokens tokens;
-    struct prefetch ahead;
+    struct prefetch ahead = {0};
     few_start(&tokens, job, ACTIVATION_Q8_256);
     for (size_t r = first_row; r < first_row + rows; r += FEW_LANES) {
         struct few_rows at = few_rows(&tokens, &ahead, &job->weights, r);

@@ -22,13 +22,13 @@ static ALWAYS_INLINE struct four_rows four_rows(const uint8_t *weights, size_t r
 /* While four rows are in work, what follows is asked for, in the order of memory: into the second-level cache, since
  * eight rows are more than the first level keeps. Four rows side by side are four short streams, which the hardware's
  * own prefetch follows badly from memory, and well from there. Four rows ahead, but no less than memory under load
- * takes to answer; and past the last row too, because a worker goes on with the rows that follow. */
+ * takes to answer; past the last row that goes on with what the worker reads next (struct gemv_surroundings). */
 #define PREFETCH_DISTANCE ((size_t)24 << 10)
 
 struct prefetch {
     const uint8_t *weights;
     size_t row_bytes, distance;
-    uintptr_t next; /* not a pointer: it passes the end */
+    uintptr_t next, end, jump; /* not pointers: jump, from the end to what follows, may pass zero */
 };
 
 static ALWAYS_INLINE void prefetch_lines(uintptr_t from, size_t bytes)
@@ -37,12 +37,29 @@ static ALWAYS_INLINE void prefetch_lines(uintptr_t from, size_t bytes)
         __builtin_prefetch((const void *)(from + i), 0, 2);
 }
 
-/* The starts of the first rows at once, since nobody may have asked for them before. */
-static ALWAYS_INLINE struct prefetch prefetch_start(const uint8_t *weights, size_t row_bytes, size_t rows)
+/* Where nobody has asked for the first rows: all that prefetch_more would have by now, or of long rows as much. */
+static inline void prefetch_head(const uint8_t *weights, size_t row_bytes, size_t rows)
 {
-    for (size_t r = 0; r < MIN(rows, (size_t)4); r++)
-        prefetch_lines((uintptr_t)weights + r * row_bytes, MIN(row_bytes, (size_t)2048));
-    return (struct prefetch){weights, row_bytes, MAX(4 * row_bytes, PREFETCH_DISTANCE), 0};
+    size_t side_by_side = MIN(rows, (size_t)4);
+    if (side_by_side * row_bytes <= PREFETCH_DISTANCE) {
+        prefetch_lines((uintptr_t)weights, MIN(rows * row_bytes, PREFETCH_DISTANCE));
+        return;
+    }
+    for (size_t r = 0; r < side_by_side; r++)
+        prefetch_lines((uintptr_t)weights + r * row_bytes, MIN(row_bytes, PREFETCH_DISTANCE / 4));
+}
+
+static ALWAYS_INLINE struct prefetch prefetch_start(const uint8_t *weights, size_t row_bytes, size_t rows,
+                                                    const struct gemv_surroundings *around)
+{
+    if (around->cold)
+        prefetch_head(weights, row_bytes, rows);
+    uintptr_t end = (uintptr_t)weights + rows * row_bytes;
+    return (struct prefetch){.weights = weights,
+                             .row_bytes = row_bytes,
+                             .distance = MAX(4 * row_bytes, PREFETCH_DISTANCE),
+                             .end = end,
+                             .jump = around->then ? (uintptr_t)around->then - end : 0};
 }
 
 /* The four rows from this one on are next. */
@@ -53,7 +70,7 @@ static ALWAYS_INLINE void prefetch_rows_from(struct prefetch *prefetch, size_t r
 
 static ALWAYS_INLINE void prefetch_more(struct prefetch *prefetch, size_t bytes)
 {
-    prefetch_lines(prefetch->next, bytes);
+    prefetch_lines(prefetch->next < prefetch->end ? prefetch->next : prefetch->next + prefetch->jump, bytes);
     prefetch->next += bytes;
 }
 

@@ -36,7 +36,14 @@ struct activation_peaks {
     uint16_t of_32; /* the greater sum of magnitudes, of the positive or of the negative quants among 32 */
 };
 
+/* What lies before and after the rows of weights that a gemv kernel is handed: it asks the memory ahead. */
+struct gemv_surroundings {
+    const uint8_t *then; /* read next by the same worker; NULL: what follows in memory */
+    bool cold;           /* nobody has asked for the first rows */
+};
+
 struct activation_row {
+    struct gemv_surroundings around;
     const float *floats;
     const uint16_t *bfloats;
     const int8_t *quants;
@@ -187,7 +194,8 @@ struct compute {
     size_t threads;
     enum instruction_set instructions;
     const struct kernel_table *kernels;
-    size_t task_tokens; /* GEMM_TASK_TOKENS, or what limits allow */
+    const uint8_t **asked; /* [threads] where the weights go on that a worker has asked the memory for last */
+    size_t task_tokens;    /* GEMM_TASK_TOKENS, or what limits allow */
     uint8_t *scratch;
     size_t scratch_bytes; /* of a worker; see attention.h for what attention makes of it */
 };

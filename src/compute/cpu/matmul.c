@@ -60,7 +60,10 @@ hypura_status compute_create_limited(struct compute **out, size_t threads, enum 
         status = memory_map(&scratch, threads * compute->scratch_bytes, false, "scratch of the kernels", error);
         compute->scratch = status ? NULL : scratch;
     }
+    if (!status)
+        status = ALLOCATE(&compute->asked, threads, "threads", error);
     if (status) {
+        memory_unmap(compute->scratch, threads * compute->scratch_bytes);
         thread_pool_destroy(compute->pool);
         memory_free(compute);
         return status;
@@ -79,6 +82,7 @@ void compute_destroy(struct compute *compute)
         return;
     thread_pool_destroy(compute->pool);
     memory_unmap(compute->scratch, compute->threads * compute->scratch_bytes);
+    memory_free(compute->asked);
     memory_free(compute);
 }
 
@@ -192,7 +196,8 @@ static float *output_row(const struct matmul *job, size_t token)
     return job->output + (job->output_rows ? job->output_rows[token] : token) * job->output_stride;
 }
 
-static void run_gemv(const struct matmul *job, const struct kernel *kernel, size_t first_row, size_t rows)
+static void run_gemv(const struct matmul *job, const struct kernel *kernel, size_t first_row, size_t rows,
+                     struct gemv_surroundings around)
 {
     const struct matrix *weights = &job->weights;
     size_t step = rows;
@@ -201,6 +206,8 @@ static void run_gemv(const struct matmul *job, const struct kernel *kernel, size
     for (size_t r = first_row; r < first_row + rows; r += step) {
         for (size_t token = 0; token < job->tokens; token++) {
             struct activation_row x = activation_row(job->input, kernel->activation, input_row(job, token));
+            x.around.cold = around.cold && r == first_row && token == 0;
+            x.around.then = r + step >= first_row + rows ? around.then : NULL;
             kernel->gemv(output_row(job, token) + r, weights->data + r * weights->row_bytes, weights->row_bytes,
                          MIN(step, first_row + rows - r), weights->columns, &x);
         }
@@ -214,7 +221,7 @@ static void run_few(const struct matmul *job, const struct kernel *kernel, size_
     if (whole)
         kernel->few(job, first_row, whole);
     if (rows > whole)
-        run_gemv(job, kernel, first_row + whole, rows - whole);
+        run_gemv(job, kernel, first_row + whole, rows - whole, (struct gemv_surroundings){0});
 }
 
 static size_t job_of_task(const struct section *section, size_t index)
@@ -231,7 +238,8 @@ static size_t job_of_task(const struct section *section, size_t index)
 }
 
 /* Tasks first to first + count of a job, which lie above each other. */
-static void run_job(const struct section *section, size_t number, size_t first, size_t count, size_t worker)
+static void run_job(const struct section *section, size_t number, size_t first, size_t count, size_t worker,
+                    struct gemv_surroundings around)
 {
     const struct matmul *job = &section->jobs[number];
     const struct cut *cut = &section->cuts[number];
@@ -246,7 +254,7 @@ static void run_job(const struct section *section, size_t number, size_t first, 
     else if (cut->path == PATH_FEW)
         run_few(job, kernel, first_row, rows);
     else
-        run_gemv(job, kernel, first_row, rows);
+        run_gemv(job, kernel, first_row, rows, around);
     if (job->bias)
         for (size_t token = first_token; token < first_token + tokens; token++)
             for (size_t r = first_row; r < first_row + rows; r++)
@@ -257,18 +265,37 @@ static void run_task(void *context, size_t index, size_t worker)
 {
     const struct section *section = context;
     size_t job = job_of_task(section, index);
-    run_job(section, job, index - section->cuts[job].first_task, 1, worker);
+    run_job(section, job, index - section->cuts[job].first_task, 1, worker, (struct gemv_surroundings){.cold = true});
 }
 
-/* Tasks of jobs of which none goes through gemm. */
+/* Where the weights of the next job with any work begin. */
+static const uint8_t *next_weights(const struct section *section, size_t job)
+{
+    while (++job < section->count)
+        if (section->cuts[job].tasks)
+            return section->jobs[job].weights.data;
+    return NULL;
+}
+
+/* Tasks of jobs of which none goes through gemm. The end of each job's weights asks the memory for the beginning of the
+ * next one's: small matrices would pass at half the speed of large ones, as cold as each begins. */
 static void run_tasks(void *context, size_t first, size_t count, size_t worker)
 {
     const struct section *section = context;
+    const uint8_t **asked = &section->compute->asked[worker];
     for (size_t end = first + count, job = job_of_task(section, first); first < end; job++) {
-        size_t job_end = section->cuts[job].first_task + section->cuts[job].tasks;
+        const struct cut *cut = &section->cuts[job];
+        size_t job_end = cut->first_task + cut->tasks;
         if (first >= job_end)
             continue;
-        run_job(section, job, first - section->cuts[job].first_task, MIN(end, job_end) - first, worker);
+        const struct matrix *weights = &section->jobs[job].weights;
+        size_t first_row = (first - cut->first_task) * cut->task_rows;
+        size_t end_row = MIN((MIN(end, job_end) - cut->first_task) * cut->task_rows, weights->rows);
+        struct gemv_surroundings around = {.cold = *asked != weights->data + first_row * weights->row_bytes};
+        if (end_row == weights->rows)
+            around.then = next_weights(section, job);
+        run_job(section, job, first - cut->first_task, MIN(end, job_end) - first, worker, around);
+        *asked = around.then ? around.then : weights->data + end_row * weights->row_bytes;
         first = job_end;
     }
 }

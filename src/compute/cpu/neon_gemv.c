@@ -320,7 +320,7 @@ static ALWAYS_INLINE void super_gemv(float *out, const uint8_t *weights, size_t 
                                      words_function *scales, floats_function *d, words_function *minima,
                                      floats_function *m)
 {
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
         prefetch_rows_from(&ahead, r);
@@ -403,7 +403,7 @@ static ALWAYS_INLINE void blocks_gemv(float *out, const uint8_t *weights, size_t
                                       const struct activation_row *x, size_t block_bytes, part_function *part,
                                       floats_function *d, floats_function *m)
 {
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
     for (size_t r = 0; r < rows; r += 4) {
         struct four_rows at = four_rows(weights, row_bytes, r, rows);
         prefetch_rows_from(&ahead, r);
