@@ -77,19 +77,22 @@ static bool ends_with(const char *text, const char *ending)
 
 /* A page of another site can make a browser send requests to a loopback address under that site's own name. Its name
  * then stands in Host, which a browser does not let it forge. Names that no site can have are harmless: containers say
- * host.docker.internal for the machine that they run on. */
+ * host.docker.internal for the machine that they run on. Of ".local" anything in the same network may be. */
 static bool is_local_name(const char *host)
 {
     char name[256], own[256] = "";
     snprintf(name, sizeof name, "%s", host);
+    if (gethostname(own, sizeof own - sizeof ".local"))
+        *own = 0;
+    size_t length = strlen(own);
     char *colon = strrchr(name, ':');
     if (colon && !strchr(colon, ']'))
         *colon = 0;
-    gethostname(own, sizeof own - 1);
     struct in_addr address;
+    bool mine = length && (strcasecmp(name, own) == 0 ||
+                           (strncasecmp(name, own, length) == 0 && strcasecmp(name + length, ".local") == 0));
     return strcasecmp(name, "localhost") == 0 || ends_with(name, ".localhost") || ends_with(name, ".internal") ||
-           ends_with(name, ".local") || (*own && strcasecmp(name, own) == 0) || name[0] == '[' ||
-           inet_pton(AF_INET, name, &address) == 1;
+           mine || name[0] == '[' || inet_pton(AF_INET, name, &address) == 1;
 }
 
 static void check_origin(struct exchange *exchange, const struct server_options *options)

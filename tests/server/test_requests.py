@@ -89,10 +89,10 @@ def what_is_not_there_is_told_in_the_clients_shape():
 
 def names_that_no_site_can_have_are_this_machine():
     ask = lambda host: SERVER.request("GET", "/api/version", headers={"Host": host})[0]
-    for host in ("localhost", "host.docker.internal:11434", "me.localhost:1", "mac.local", "127.0.0.1:9", "[::1]:9", "192.168.0.2",
-                 socket.gethostname() + ":11434"):
+    for host in ("localhost", "host.docker.internal:11434", "me.localhost:1", "127.0.0.1:9", "[::1]:9", "192.168.0.2",
+                 socket.gethostname() + ":11434", socket.gethostname() + ".local"):
         assert ask(host) == 200, host
-    for host in ("evil.example", "localhost.evil.example", "evilinternal", "internal.example", "local"):
+    for host in ("evil.example", "localhost.evil.example", "evilinternal", "internal.example", "local", "another.local"):
         assert ask(host) == 403 or host == socket.gethostname(), host
 
 
