@@ -307,8 +307,9 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     exchange->socket = -1;
     pthread_mutex_unlock(&exchange->mutex);
     server_log("info", "request", "id=%s path=%s status=%u bytes_in=%zu bytes_out=%llu seconds=%.6f%s", exchange->id,
-               exchange->route ? exchange->route->path : "-", exchange->status, exchange->body.size,
-               (unsigned long long)exchange->sent_before, clock_seconds_since(exchange->start),
+               exchange->route ? exchange->route->path : "-", exchange->status,
+               exchange->body.size + (size_t)exchange->taken, (unsigned long long)exchange->sent_before,
+               clock_seconds_since(exchange->start),
                code == MHD_REQUEST_TERMINATED_COMPLETED_OK ? "" : " broken_off=true");
     set_waiting(http, exchange->place, clock_nanoseconds());
     exchange_release(exchange);
