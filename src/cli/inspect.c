@@ -212,7 +212,9 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
                 {"expert cache", plan->expert_cache_bytes},
                 {"KV cache", plan->kv_bytes},
                 {"scratch", plan->scratch_bytes},
-                {"program and vocabulary", plan->overhead_bytes}};
+                {"table of pieces", plan->table_bytes},
+                {"program and vocabulary", plan->overhead_bytes},
+                {"left free", plan->reserve_bytes}};
     for (size_t i = 0; i < COUNT_OF(uses); i++) {
         if (uses[i].bytes)
             printf("    %-26s %10s\n", uses[i].name, format_bytes(a, sizeof a, (double)uses[i].bytes));
@@ -239,18 +241,20 @@ static json_t *plan_json(const struct model *model, const struct plan *plan, dou
 {
     uint64_t tiers[3];
     sum_tiers(model, plan, tiers);
-    return json_pack(
-        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, s:f, s:f, s:f, s:o}",
-        "mode", plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound),
-        "budget_bytes", (json_int_t)plan->budget, "smallest_budget_bytes", (json_int_t)plan->smallest_budget,
-        "resident_bytes", (json_int_t)plan->resident_bytes, "ring_bytes", (json_int_t)plan->ring_bytes,
-        "expert_cache_bytes", (json_int_t)plan->expert_cache_bytes, "kv_bytes", (json_int_t)plan->kv_bytes,
-        "scratch_bytes", (json_int_t)plan->scratch_bytes, "overhead_bytes", (json_int_t)plan->overhead_bytes,
-        "bytes_gpu", (json_int_t)tiers[TIER_GPU], "bytes_ram", (json_int_t)tiers[TIER_RAM], "bytes_storage",
-        (json_int_t)tiers[TIER_STORAGE], "context", (int)plan->positions, "chunk", (int)plan->chunk, "kv_type",
-        tensor_type_info(plan->kv_type)->name, "decode_tokens_per_second", plan->predicted_tokens_per_second,
-        "bytes_read_per_token", plan->predicted_bytes_per_token, "decode_tokens_per_second_with_one_more_gib",
-        with_more, "gpu", gpu_json(plan->gpu));
+    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, "
+                     "s:f, s:f, s:f, s:o}",
+                     "mode", plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound),
+                     "budget_bytes", (json_int_t)plan->budget, "smallest_budget_bytes",
+                     (json_int_t)plan->smallest_budget, "resident_bytes", (json_int_t)plan->resident_bytes,
+                     "ring_bytes", (json_int_t)plan->ring_bytes, "expert_cache_bytes",
+                     (json_int_t)plan->expert_cache_bytes, "kv_bytes", (json_int_t)plan->kv_bytes, "scratch_bytes",
+                     (json_int_t)plan->scratch_bytes, "overhead_bytes", (json_int_t)plan->overhead_bytes, "table_bytes",
+                     (json_int_t)plan->table_bytes, "reserve_bytes", (json_int_t)plan->reserve_bytes, "bytes_gpu",
+                     (json_int_t)tiers[TIER_GPU], "bytes_ram", (json_int_t)tiers[TIER_RAM], "bytes_storage",
+                     (json_int_t)tiers[TIER_STORAGE], "context", (int)plan->positions, "chunk", (int)plan->chunk,
+                     "kv_type", tensor_type_info(plan->kv_type)->name, "decode_tokens_per_second",
+                     plan->predicted_tokens_per_second, "bytes_read_per_token", plan->predicted_bytes_per_token,
+                     "decode_tokens_per_second_with_one_more_gib", with_more, "gpu", gpu_json(plan->gpu));
 }
 
 static json_t *metadata_json(const struct gguf *file)

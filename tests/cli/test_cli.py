@@ -452,6 +452,9 @@ def inspect_shows_the_plan():
     plan = json.loads(hypura("inspect", MODEL, "--json", "--tensors", "--memory", "10M")[0])
     assert plan["plan"]["bytes_storage"] > 0 and len(plan["tensors"]) > 100
     assert plan["plan"]["mode"] == "expert-streaming", plan["plan"]
+    parts = ["resident", "ring", "expert_cache", "kv", "scratch", "table", "overhead", "reserve"]
+    given = sum(plan["plan"][part + "_bytes"] for part in parts)
+    assert 0.99 * plan["plan"]["budget_bytes"] < given <= plan["plan"]["budget_bytes"], plan["plan"]
     assert plan["metadata"]["qwen3moe.block_count"] > 1 and plan["metadata"]["qwen3moe.rope.freq_base"] > 1, plan
     assert "qwen3moe.block_count                         %d\n" % plan["metadata"]["qwen3moe.block_count"] in out, out
     out, err = hypura("inspect", MODEL, "--gpu", 1000)  # said once, and planned without
