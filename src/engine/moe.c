@@ -73,10 +73,13 @@ static uint32_t group_by_expert(struct engine *engine, const struct model_layer 
     return needed;
 }
 
-/* For engine_take_used. */
+/* For engine_take_used, and for the cache. */
 static void note_used(struct engine *engine, uint32_t number, uint32_t count)
 {
     const struct model_layer *layer = model_layer(engine->model, number);
+    if (engine->rows > 1)
+        store_note_tokens(engine->store, layer->first_expert, engine->scratch.chosen, engine->rows,
+                          model_parameters(engine->model)->experts_used);
     atomic_bool *used = engine->used + (size_t)number * model_parameters(engine->model)->experts;
     for (uint32_t i = 0; i < count; i++)
         atomic_store_explicit(&used[engine->scratch.expert_units[i] - layer->first_expert], true, memory_order_relaxed);

@@ -180,11 +180,32 @@ void cache_pump(struct store *store, struct slot_class *slot_class)
     }
 }
 
+void cache_note_tokens(struct store *store, unit_number first, const uint32_t *experts, size_t tokens, size_t used)
+{
+    size_t told[MAX_CLASSES] = {0}; /* tokens */
+    for (size_t i = 0; i < tokens * used; i++) {
+        struct stored_unit *unit = &store->units[first + experts[i]];
+        if (unit->place != PLACE_CACHE)
+            continue;
+        struct cache_policy *policy = store->classes[unit->slot_class].policy;
+        if (!policy->operations->token)
+            continue;
+        unit->noted_pass = store->pass;
+        if (i / used + POLICY_TOKENS < tokens)
+            continue;
+        if (told[unit->slot_class] != i / used + 1)
+            policy->operations->token(policy, unit->item);
+        told[unit->slot_class] = i / used + 1;
+        policy->operations->access(policy, unit->item);
+    }
+}
+
 void cache_want(struct store *store, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
     struct slot_class *slot_class = &store->classes[unit->slot_class];
-    slot_class->policy->operations->access(slot_class->policy, unit->item);
+    if (unit->noted_pass != store->pass)
+        slot_class->policy->operations->access(slot_class->policy, unit->item);
     if (unit->stage == STAGE_READY)
         store->counts.expert_hits++;
     else
@@ -206,9 +227,16 @@ void cache_want(struct store *store, unit_number number)
 /* The policy's own victim makes room for a guess: a right guess puts out what its demand would have put out anyway, and
  * saves the part of a read for which it is early, about a third; a wrong one costs a read when what it put out is
  * needed. Other victims, such as what was not used for longest, are what the next layers use. */
-static bool is_worth(float probability, float victim_rate)
+static bool is_worth(float probability, float victim_chance)
 {
-    return probability > 3 * (1 - probability) * victim_rate;
+    return probability > 3 * (1 - probability) * victim_chance;
+}
+
+static float chance(const struct store *store, unit_number number)
+{
+    const struct stored_unit *unit = &store->units[number];
+    const struct cache_policy *policy = store->classes[unit->slot_class].policy;
+    return policy->operations->chance ? policy->operations->chance(policy, unit->item) : 0;
 }
 
 bool cache_guess(struct store *store, unit_number number, float probability)
@@ -220,7 +248,7 @@ bool cache_guess(struct store *store, unit_number number, float probability)
     if (slot_class->free == NO_SLOT) {
         unit_number victim =
             ask_policy(slot_class, (struct candidate_context){.store = store, .slot_class = slot_class});
-        if (victim == NO_UNIT || (probability < CERTAIN && !is_worth(probability, cache_rate(store, victim))))
+        if (victim == NO_UNIT || (probability < CERTAIN && !is_worth(probability, chance(store, victim))))
             return false;
         evict(store, slot_class, victim);
         if (slot_class->free == NO_SLOT)

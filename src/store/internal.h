@@ -40,8 +40,9 @@ struct stored_unit {
     uint32_t device_item, device_slot; /* on the GPU: first slice, and slot of its layer or buffer */
     uint32_t wants, holds;
     unit_number next_waiting;
-    uint32_t last_pass; /* that needed it */
-    uint64_t due;       /* step for which it is expected: until then it goes only when nothing else may */
+    uint32_t last_pass;  /* that needed it */
+    uint32_t noted_pass; /* whose tokens' uses the policy knows */
+    uint64_t due;        /* step for which it is expected: until then it goes only when nothing else may */
     uint8_t *memory;
     struct failure *failure; /* when failed; NULL: there was no memory for it */
 };
@@ -366,8 +367,11 @@ void cache_want(struct store *store, unit_number unit);
  * would give up next, unless that is used too often; for what is all but certain, of any that is not in use. */
 #define CERTAIN 0.95f
 bool cache_guess(struct store *store, unit_number unit, float probability);
-float cache_rate(const struct store *store, unit_number unit); /* uses a pass, by the policy's memory; 0: none */
+float cache_rate(const struct store *store, unit_number unit); /* uses a token, by the policy's memory; 0: none */
+void cache_note_tokens(struct store *store, unit_number first, const uint32_t *experts, size_t tokens, size_t used);
 void cache_set_rate(struct store *store, unit_number unit, float uses_a_pass);
+void cache_bring(struct store *store, unit_number unit, enum priority priority); /* absent, into a free slot */
+void cache_hasten(struct store *store, unit_number unit);                        /* what fills a slot is guessed now */
 void cache_pump(struct store *store, struct slot_class *slot_class);
 void cache_released(struct store *store, unit_number unit); /* no longer held or wanted */
 void cache_taken(struct store *store, unit_number unit);    /* got, or not wanted any more */

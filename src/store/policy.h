@@ -2,7 +2,9 @@
  *
  * A policy sees items, numbered from 0 to count - 1, and never memory or files, so that the same code decides in the
  * store and in a replay of a trace. Items belong to groups, the layers of a model, which a pass visits in order. A
- * policy is told of every access, whether the item was there or not, and of what comes in and goes out.
+ * policy is told of every access, whether the item was there or not, and of what comes in and goes out. A pass of
+ * several tokens, a prompt, says more of an item than that it was needed: where a policy wants to know, each token's
+ * are told.
  *
  *   lru     least recently used goes.
  *   lfu     least often used goes; uses count less the longer they are past (half after 64 passes).
@@ -18,6 +20,9 @@
 
 #define NO_ITEM UINT32_MAX
 
+/* Of a long batch so many tokens are told, the last ones. */
+#define POLICY_TOKENS 32u
+
 struct cache_policy;
 
 /* Answers whether an item may go now; one that is in use may not. */
@@ -25,7 +30,10 @@ typedef bool (*policy_may_go)(void *context, uint32_t item);
 
 struct cache_policy_operations {
     const char *name;
-    void (*access)(struct cache_policy *policy, uint32_t item); /* needed, there or not; once a pass */
+    void (*access)(struct cache_policy *policy, uint32_t item); /* needed, there or not; once a pass, or a token */
+    /* The accesses from here on are those of another token of the same pass to this item's group, up to the last of the
+     * group in the pass. NULL: a pass is one access however many tokens it has. */
+    void (*token)(struct cache_policy *policy, uint32_t item);
     void (*insert)(struct cache_policy *policy, uint32_t item); /* came in; was not in */
     void (*remove)(struct cache_policy *policy, uint32_t item); /* went; was in */
     /* The item that should go first among those that may, or NO_ITEM. */
@@ -34,6 +42,7 @@ struct cache_policy_operations {
     /* Uses a pass of an item, from 0 to 1, as far back as the policy remembers; and setting them at the start from what
      * was learnt in an earlier run. NULL: the policy keeps no such thing. */
     float (*rate)(const struct cache_policy *policy, uint32_t item);
+    float (*chance)(const struct cache_policy *policy, uint32_t item); /* of a use in the next pass */
     void (*set_rate)(struct cache_policy *policy, uint32_t item, float uses_a_pass);
     void (*destroy)(struct cache_policy *policy);
 };

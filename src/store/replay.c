@@ -197,12 +197,33 @@ static void bring(struct player *player, uint32_t item)
     player->policy->operations->insert(player->policy, item);
 }
 
-static void play_step(struct player *player, const uint32_t *items, size_t count, bool counts,
+/* Of a batch a policy that wants to know hears of each token. */
+static bool tell_tokens(struct player *player, size_t step)
+{
+    const struct trace_shape *shape = &player->trace->shape;
+    const struct trace_pass *pass = &player->trace->passes[step / shape->layer_count];
+    const struct cache_policy_operations *operations = player->policy->operations;
+    uint32_t layer = (uint32_t)(step % shape->layer_count);
+    if (pass->tokens == 1 || !operations->token)
+        return false;
+    const uint16_t *experts = pass->experts + (size_t)layer * pass->tokens * shape->used;
+    for (uint32_t token = pass->tokens - MIN(pass->tokens, POLICY_TOKENS); token < pass->tokens; token++) {
+        const uint16_t *chosen = experts + (size_t)token * shape->used;
+        operations->token(player->policy, layer * shape->experts + chosen[0]);
+        for (uint32_t i = 0; i < shape->used; i++)
+            operations->access(player->policy, layer * shape->experts + chosen[i]);
+    }
+    return true;
+}
+
+static void play_step(struct player *player, const uint32_t *items, size_t count, size_t step, bool counts,
                       struct replay_result *result)
 {
+    bool told = tell_tokens(player, step);
     for (size_t i = 0; i < count; i++) {
         player->in_use[items[i]] = true;
-        player->policy->operations->access(player->policy, items[i]);
+        if (!told)
+            player->policy->operations->access(player->policy, items[i]);
         if (counts && player->present[items[i]]) {
             result->hits++;
         } else if (counts) {
@@ -222,7 +243,7 @@ static void play(struct player *player, const struct steps *steps, size_t warm_p
 {
     uint32_t layers = player->trace->shape.layer_count;
     for (size_t step = 0; step < steps->count; step++) {
-        play_step(player, steps->items + steps->first[step], steps->first[step + 1] - steps->first[step],
+        play_step(player, steps->items + steps->first[step], steps->first[step + 1] - steps->first[step], step,
                   step / layers >= warm_passes, result);
         if ((step + 1) % layers == 0 && player->policy->operations->pass)
             player->policy->operations->pass(player->policy);

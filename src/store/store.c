@@ -324,6 +324,13 @@ static bool is_settled(const struct stored_unit *unit)
     return is_fixed(unit) || unit->stage == STAGE_READY || unit->stage == STAGE_FAILED;
 }
 
+void store_note_tokens(struct store *store, unit_number first, const uint32_t *experts, size_t tokens, size_t used)
+{
+    pthread_mutex_lock(store->mutex);
+    cache_note_tokens(store, first, experts, tokens, used);
+    pthread_mutex_unlock(store->mutex);
+}
+
 bool store_ready(struct store *store, unit_number unit)
 {
     if (unit >= store->unit_count || !store->loaded)

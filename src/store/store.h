@@ -141,6 +141,10 @@ void store_predict(struct store *store, const unit_number *units, const float *p
  * it was asked last, and then no farther than some reads take. */
 bool store_wants_guesses(struct store *store, uint32_t ahead);
 
+/* How a batch of tokens uses the experts of a layer that it wants next: experts[tokens][used], counted from the first
+ * expert of the layer. Without it the batch counts as one use of each. */
+void store_note_tokens(struct store *store, unit_number first, const uint32_t *experts, size_t tokens, size_t used);
+
 /* These experts are used in this pass. What is wanted is known; this is for those that are not, on the GPU say, so that
  * their use is remembered from run to run too. */
 void store_note_uses(struct store *store, const unit_number *units, size_t count);

@@ -149,6 +149,28 @@ static void what_is_needed_often_stays(void **state)
     close_world(&world);
 }
 
+/* Of a prompt's experts the one that every token used is no victim. */
+static void tokens_of_a_prompt_count_one_by_one(void **state)
+{
+    (void)state;
+    struct world world;
+    open_world(&world, 20, STORE_GUESSING_OFF, NULL);
+    uint32_t experts[16][2];
+    for (uint32_t token = 0; token < 16; token++) {
+        experts[token][0] = 2;
+        experts[token][1] = token == 2 ? 3 : token;
+    }
+    store_note_tokens(world.store, expert(0, 0), &experts[0][0], 16, 2);
+    for (uint32_t i = 0; i < 16; i++)
+        get_and_check(world.store, &world.fixture, expert(0, i));
+    assert_ok(store_advance(world.store, &test_error));
+    for (uint32_t i = 0; i < 16; i++)
+        get_and_check(world.store, &world.fixture, expert(2, i));
+    assert_true(is_cached(&world, expert(0, 2)));
+    assert_false(is_cached(&world, expert(0, 4)) && is_cached(&world, expert(0, 5)));
+    close_world(&world);
+}
+
 /* A later guess for the same layer takes the place of an earlier one, and nearer layers go first. */
 static void the_last_guess_for_a_layer_counts(void **state)
 {
@@ -339,6 +361,7 @@ int main(void)
         cmocka_unit_test(a_right_guess_is_a_hit),
         cmocka_unit_test(a_guess_that_came_too_late_is_given_up),
         cmocka_unit_test(what_is_needed_often_stays),
+        cmocka_unit_test(tokens_of_a_prompt_count_one_by_one),
         cmocka_unit_test(the_last_guess_for_a_layer_counts),
         cmocka_unit_test(guesses_look_as_far_as_reads_take),
         cmocka_unit_test(what_is_expected_stays_until_its_layer_was_there),

@@ -202,6 +202,13 @@ static bool is_none(void *context, uint32_t item)
     return false;
 }
 
+static bool may_go_always(void *context, uint32_t item)
+{
+    (void)context;
+    (void)item;
+    return true;
+}
+
 static void victims_are_there_and_may_go(void **state)
 {
     (void)state;
@@ -243,6 +250,34 @@ static void victims_are_there_and_may_go(void **state)
     }
 }
 
+/* Of a prompt in which one item is used by every token and each other by one, only that one is a favourite. */
+static void tokens_of_a_prompt_count_one_by_one(void **state)
+{
+    (void)state;
+    uint32_t group_of[40] = {0};
+    struct policy_shape shape = {COUNT_OF(group_of), 1, group_of};
+    struct cache_policy *policy;
+    assert_ok(policy_create(&policy, "cycle", &shape, &test_error));
+    const struct cache_policy_operations *operations = policy->operations;
+    for (uint32_t token = 1; token < COUNT_OF(group_of); token++) {
+        operations->token(policy, 0);
+        operations->access(policy, 0);
+        operations->access(policy, token);
+    }
+    for (uint32_t item = 0; item < COUNT_OF(group_of); item++)
+        operations->insert(policy, item);
+    operations->pass(policy);
+    assert_true(operations->rate(policy, 0) > 0.99f);
+    for (uint32_t item = 1; item < COUNT_OF(group_of); item++)
+        assert_true(operations->rate(policy, item) < 0.05f && operations->chance(policy, item) < 0.3f);
+    for (uint32_t item = 1; item < COUNT_OF(group_of); item++) {
+        uint32_t victim = operations->victim(policy, may_go_always, NULL);
+        assert_true(victim != NO_ITEM && victim != 0);
+        operations->remove(policy, victim);
+    }
+    operations->destroy(policy);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -252,6 +287,7 @@ int main(void)
         cmocka_unit_test(tokens_of_a_pass_share_their_experts),
         cmocka_unit_test(an_unknown_policy_is_named),
         cmocka_unit_test(victims_are_there_and_may_go),
+        cmocka_unit_test(tokens_of_a_prompt_count_one_by_one),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
