@@ -105,6 +105,7 @@ struct compute_options {
     const char *reader;
     const char *guess;
     const char *cache_policy;
+    const char *fill;
     const char *overlap;
     uint32_t depth;
     struct texts adapters;

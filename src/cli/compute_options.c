@@ -7,7 +7,7 @@
 #include <string.h>
 
 struct compute_options compute_options = {
-    .kv_type = "f16", .reader = "auto", .guess = "auto", .overlap = "on", .seed = 0};
+    .kv_type = "f16", .reader = "auto", .guess = "auto", .fill = "on", .overlap = "on", .seed = 0};
 
 const struct option_row plan_option_rows[] = {
     {"memory", "SIZE", OPTION_BYTES, &compute_options.memory,
@@ -41,6 +41,8 @@ const struct option_row engine_option_rows[] = {
     {"depth", "N", OPTION_COUNT, &compute_options.depth, "reads in flight (default: as measured)"},
     {"guess", "KIND", OPTION_TEXT, &compute_options.guess,
      "read experts ahead on a guess: auto (while it pays), on, off (default: auto)"},
+    {"fill", "KIND", OPTION_TEXT, &compute_options.fill,
+     "read experts into free memory between answers: on, off (for comparison; default: on)"},
     {"cache-policy", "NAME", OPTION_TEXT, &compute_options.cache_policy,
      "which streamed experts stay in memory: cycle, lru, lfu, s3fifo (default: cycle)"},
     {"overlap", "KIND", OPTION_TEXT, &compute_options.overlap,
@@ -126,6 +128,9 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "--guess %s: expected auto, on or off", compute_options.guess);
     if (strcmp(compute_options.overlap, "on") != 0 && strcmp(compute_options.overlap, "off") != 0)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "--overlap %s: expected on or off", compute_options.overlap);
+    if (strcmp(compute_options.fill, "on") != 0 && strcmp(compute_options.fill, "off") != 0)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--fill %s: expected on or off", compute_options.fill);
+    out->fill = strcmp(compute_options.fill, "on") == 0;
     out->wait_for_all = strcmp(compute_options.overlap, "off") == 0;
     out->depth = compute_options.depth;
     out->remember_usage = !compute_options.no_state;
@@ -197,7 +202,7 @@ json_t *statistics_json(struct engine *engine)
     double share = share_of_limit(engine, &s, &bound);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:o, s:s}",
+        "s:I, s:I, s:I, s:o, s:s}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -205,12 +210,13 @@ json_t *statistics_json(struct engine *engine)
         s.prompt_seconds > 0 ? (double)s.prompt_tokens / s.prompt_seconds : 0.0, "decode_tokens_per_second",
         s.decode_seconds > 0 ? (double)s.generated_tokens / s.decode_seconds : 0.0, "bytes_read",
         (json_int_t)s.store.bytes_read, "bytes_demanded", (json_int_t)s.store.bytes_demanded, "bytes_guessed",
-        (json_int_t)s.store.bytes_guessed, "bytes_wasted", (json_int_t)s.store.bytes_wasted, "expert_hits",
-        (json_int_t)s.store.expert_hits, "expert_misses", (json_int_t)s.store.expert_misses, "expert_moves",
-        (json_int_t)s.store.expert_moves, "peak_rss_bytes", (json_int_t)s.peak_rss_bytes, "budget_bytes",
-        (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu, "bytes_ram", (json_int_t)s.bytes_ram,
-        "bytes_storage", (json_int_t)s.bytes_storage, "decode_bytes_read", (json_int_t)s.decode_bytes_read,
-        "share_of_limit", share < 0 ? json_null() : json_real(share), "bound", plan_bound_name(bound));
+        (json_int_t)s.store.bytes_guessed, "bytes_filled", (json_int_t)s.store.bytes_filled, "bytes_wasted",
+        (json_int_t)s.store.bytes_wasted, "expert_hits", (json_int_t)s.store.expert_hits, "expert_misses",
+        (json_int_t)s.store.expert_misses, "expert_moves", (json_int_t)s.store.expert_moves, "peak_rss_bytes",
+        (json_int_t)s.peak_rss_bytes, "budget_bytes", (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu,
+        "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage, "decode_bytes_read",
+        (json_int_t)s.decode_bytes_read, "share_of_limit", share < 0 ? json_null() : json_real(share), "bound",
+        plan_bound_name(bound));
 }
 
 bool write_statistics(struct engine *engine)

@@ -93,7 +93,7 @@ static int run(size_t count, char **arguments)
            "generated_tokens,\n"
            "load_seconds, prompt_seconds, decode_seconds, prompt_tokens_per_second, decode_tokens_per_second, "
            "bytes_read,\n"
-           "bytes_demanded, bytes_guessed, bytes_wasted, expert_hits, expert_misses, expert_moves, peak_rss_bytes, "
+           "bytes_demanded, bytes_guessed, bytes_filled, bytes_wasted, expert_hits, expert_misses, expert_moves, peak_rss_bytes, "
            "budget_bytes, bytes_gpu,\n"
            "bytes_ram, bytes_storage, decode_bytes_read, share_of_limit, bound.\n"
            ".SH ENVIRONMENT\n"

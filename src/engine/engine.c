@@ -15,7 +15,7 @@
 
 void engine_default_options(struct engine_options *options)
 {
-    *options = (struct engine_options){.kv_type = TENSOR_F16, .reader = STORE_READER_AUTO};
+    *options = (struct engine_options){.kv_type = TENSOR_F16, .reader = STORE_READER_AUTO, .fill = true};
 }
 
 /* ---- planning ------------------------------------------------------------------------------------------------------
@@ -294,6 +294,7 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
                                   .depth = options->depth,
                                   .cache_policy = options->cache_policy,
                                   .guessing = options->guessing,
+                                  .fill = options->fill,
                                   .usage_path = remember ? usage : NULL,
                                   .hardware = &engine->hardware,
                                   .gpu = plan->gpu ? engine->gpu : NULL};

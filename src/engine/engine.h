@@ -39,6 +39,7 @@ struct engine_options {
     enum tensor_type kv_type; /* TENSOR_F32 is 0: set by engine_default_options to F16 */
     enum store_reader reader;
     enum store_guessing guessing;
+    bool fill;                             /* free slots of the expert cache between passes (store/store.h) */
     const char *cache_policy;              /* for streamed experts, by name (store/policy.h); NULL: the default */
     const struct engine_adapter *adapters; /* added in this order; not kept */
     size_t adapter_count;

@@ -207,6 +207,7 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
         engine->kv.reached[sequence] = MAX(engine->kv.reached[sequence], engine->kv.held[sequence] + s->spans[i].rows);
     }
     gpu_pass_begin(engine);
+    store_begin(engine->store);
     hypura_status status = embed(engine, batch->tokens, error);
     if (!status)
         status = guess_start(engine, error);
@@ -219,6 +220,7 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
     if (!status)
         status = store_advance(engine->store, error);
     if (status) {
+        store_abandon(engine->store);
         gpu_pass_abandon(engine);
         if (status == HYPURA_ERROR_DEVICE)
             atomic_store(&engine->lost, true);

@@ -260,6 +260,19 @@ bool cache_guess(struct store *store, unit_number number, float probability)
     return true;
 }
 
+void cache_bring(struct store *store, unit_number number, enum priority priority)
+{
+    start(store, &store->classes[store->units[number].slot_class], number, priority);
+}
+
+void cache_hasten(struct store *store, unit_number number)
+{
+    const struct stored_unit *unit = &store->units[number];
+    struct transfer *transfer = &store->classes[unit->slot_class].slots[unit->slot].transfer;
+    if (transfer->priority == PRIORITY_FILL)
+        io_promote(store->io, transfer, PRIORITY_GUESS);
+}
+
 float cache_rate(const struct store *store, unit_number number)
 {
     const struct stored_unit *unit = &store->units[number];
@@ -308,6 +321,8 @@ void cache_finished(struct store *store, unit_number number)
     struct stored_unit *unit = &store->units[number];
     struct slot_class *slot_class = &store->classes[unit->slot_class];
     struct transfer *transfer = &slot_class->slots[unit->slot].transfer;
+    if (transfer->failure.kind != FAILURE_NONE)
+        fill_failed(store);
     if (transfer->abandoned || transfer->failure.kind != FAILURE_NONE) {
         evict(store, slot_class, number);
         if (unit_not_brought(store, number, transfer))
@@ -417,6 +432,7 @@ void cache_grow(struct store *store)
         while (slot_class->online < slot_class->target)
             slot_online(slot_class);
     }
+    fill_again(store);
 }
 
 void cache_fill(struct store *store)

@@ -18,7 +18,8 @@ void store_statistics(struct store *store, struct store_statistics *out)
     result.bytes_demanded = counters.bytes[PRIORITY_DEMAND] - loaded->bytes[PRIORITY_DEMAND] +
                             counters.bytes[PRIORITY_AHEAD] - loaded->bytes[PRIORITY_AHEAD] + store->rows_read;
     result.bytes_guessed = counters.bytes[PRIORITY_GUESS] - loaded->bytes[PRIORITY_GUESS];
-    result.bytes_read = result.bytes_demanded + result.bytes_guessed;
+    result.bytes_filled = counters.bytes[PRIORITY_FILL] - loaded->bytes[PRIORITY_FILL];
+    result.bytes_read = result.bytes_demanded + result.bytes_guessed + result.bytes_filled;
     result.read_nanoseconds = counters.busy_nanoseconds - loaded->busy_nanoseconds;
     result.pool_bytes = store->pool_bytes - store->ring.lent;
     result.pool_bytes_used = store->ring.used + store->cache_used;
@@ -39,7 +40,7 @@ uint64_t store_bytes_used(struct store *store)
     pthread_mutex_lock(store->mutex);
     io_counters(store->io, &counters);
     uint64_t bytes = store->rows_read - store->counts.bytes_wasted - store->unused;
-    for (int priority = 0; priority < PRIORITY_COUNT; priority++)
+    for (int priority = 0; priority < PRIORITY_FILL; priority++)
         bytes += counters.bytes[priority];
     pthread_mutex_unlock(store->mutex);
     return bytes;
@@ -129,7 +130,10 @@ hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error
             ring_set_capacity(store, ring - store->ring.lent);
         if (store->class_count)
             cache_set_capacity(store, cache);
+        if (!store->passing)
+            ring_give_back(store);
         ring_pump(store);
+        guess_pump(store);
         pthread_cond_broadcast(&store->changed);
     }
     pthread_mutex_unlock(store->mutex);

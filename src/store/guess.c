@@ -125,6 +125,8 @@ void guess_pump(struct store *store)
         guesses->warm_count--;
         cache_guess(store, unit, 0);
     }
+    if (more && guesses->warm_count == 0 && !store->passing)
+        fill_pump(store);
 }
 
 /* What was guessed for a step and is not expected any more. */
@@ -176,6 +178,8 @@ void store_predict(struct store *store, const unit_number *units, const float *p
         struct stored_unit *unit = &store->units[units[i]];
         if (is_unlikely(store, unit, probabilities[i]))
             continue;
+        if (unit->stage == STAGE_READING)
+            cache_hasten(store, units[i]);
         if (unit->stage == STAGE_READY || unit->stage == STAGE_READING)
             unit->due = due;
         else if (guesses->offer_count < guesses->room)
@@ -216,7 +220,7 @@ void guess_wanted(struct store *store, unit_number number)
     guesses->wants++;
     if (unit->guessed)
         guesses->right += guessed_bytes(store, unit);
-    if (unit->guessed || unit->stage == STAGE_ABSENT)
+    if (unit->guessed || unit->stage != STAGE_READY)
         guesses->last_miss = store->pass;
 }
 

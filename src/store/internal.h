@@ -138,6 +138,16 @@ struct guesses {
     uint32_t turn, trial;           /* passes since guessing stopped; passes that it goes on for whatever it shows */
 };
 
+/* ---- filling -------------------------------------------------------------------------------------------------------
+ */
+
+struct fill {
+    bool wanted;
+    unit_number first, end, next; /* experts, and which is looked at next */
+    uint32_t left;                /* of them to be looked at; 0: all are there, or have no room */
+    uint64_t step;                /* for which next was chosen */
+};
+
 /* ---- what is remembered of earlier runs ---------------------------------------------------------------------------
  */
 
@@ -213,9 +223,11 @@ struct store {
     uint32_t class_count;
     uint64_t cache_used; /* bytes of units in slots */
     uint32_t layers;     /* of the model, at least 1 */
+    bool passing;        /* from store_begin on */
     uint32_t pass;       /* from FIRST_PASS on */
     uint64_t step;       /* pass * layers + layer that was wanted last */
     struct guesses guesses;
+    struct fill fill;
     struct usage usage;
     uint64_t unused;     /* bytes read on a guess that are there and were not needed yet */
     uint64_t ring_share; /* what the plan gave the ring */
@@ -392,6 +404,12 @@ void guess_pump(struct store *store);                     /* the drive may be id
 void guess_wanted(struct store *store, unit_number unit); /* before it is wanted */
 void guess_expire(struct store *store);                   /* after a batch of wants */
 void guess_pass_done(struct store *store);
+
+/* fill.c */
+void fill_prepare(struct store *store, bool wanted); /* not locked; after cache_prepare */
+void fill_pump(struct store *store);                 /* no pass runs, and the drive is idle */
+void fill_again(struct store *store);                /* there are more slots */
+void fill_failed(struct store *store);               /* a drive that is broken is not asked without end */
 
 /* usage.c: not locked. */
 hypura_status usage_prepare(struct store *store, const char *path, hypura_error *error);

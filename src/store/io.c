@@ -11,6 +11,13 @@
  * grow from 50 us to 2 ms: about a quarter of a second in all. */
 #define MAX_ATTEMPTS 150u
 
+/* What only fills goes in small blocks, so that a demand that comes waits for two hundred microseconds: two in flight,
+ * unless nothing was demanded for a while, as between answers. */
+#define FILL_BLOCK_BYTES ((uint32_t)256 << 10)
+#define FILL_DEPTH 2u
+#define FILL_DEPTH_QUIET 8u
+#define QUIET_NANOSECONDS 50000000u
+
 /* One read of some bytes. */
 struct piece {
     struct transfer *transfer;
@@ -32,7 +39,7 @@ struct io {
     pthread_cond_t started;
     pthread_t thread;
     bool running; /* the thread has a reader, or failed to get one */
-    bool stop, sleeping;
+    bool stop, sleeping, fill;
     atomic_bool hold;
     hypura_status start_status;
     hypura_error start_error;
@@ -48,7 +55,7 @@ struct io {
     struct piece *again; /* to be submitted again, oldest first */
     struct reader_read *batch;
     struct reader_result *results;
-    uint64_t busy_since;
+    uint64_t busy_since, demanded; /* when */
     struct io_counters counters;
 };
 
@@ -135,6 +142,13 @@ bool io_abandon(struct io *io, struct transfer *transfer)
     return true;
 }
 
+void io_fill(struct io *io, bool fill)
+{
+    io->fill = fill;
+    if (fill && io->queues[PRIORITY_FILL].first)
+        wake(io);
+}
+
 bool io_busy(const struct io *io)
 {
     return io->unfinished[PRIORITY_DEMAND] + io->unfinished[PRIORITY_AHEAD] > 0;
@@ -179,9 +193,14 @@ static struct transfer *next_transfer(struct io *io)
         return io->queues[PRIORITY_DEMAND].first;
     if (io->queues[PRIORITY_AHEAD].first)
         return io->queues[PRIORITY_AHEAD].first;
-    if (io_busy(io) || io->guesses_in_flight >= MAX(io->options.depth / 4, 2u))
+    if (io_busy(io))
         return NULL;
-    return io->queues[PRIORITY_GUESS].first;
+    if (io->queues[PRIORITY_GUESS].first)
+        return io->guesses_in_flight < MAX(io->options.depth / 4, 2u) ? io->queues[PRIORITY_GUESS].first : NULL;
+    if (!io->fill || io->unfinished[PRIORITY_GUESS] > 0 || !io->queues[PRIORITY_FILL].first)
+        return NULL;
+    bool quiet = clock_nanoseconds() - io->demanded > QUIET_NANOSECONDS;
+    return io->in_flight < (quiet ? FILL_DEPTH_QUIET : FILL_DEPTH) ? io->queues[PRIORITY_FILL].first : NULL;
 }
 
 static void add_to_batch(struct io *io, struct piece *piece, size_t *count)
@@ -212,7 +231,10 @@ static void take_block(struct io *io, struct transfer *transfer, struct piece *p
     piece->attempts = 0;
     piece->priority = transfer->priority;
     /* As many blocks as it takes, of even sizes: a short last one would take as long as a whole one. */
-    uint64_t blocks = (left + io->options.block_bytes - 1) / io->options.block_bytes;
+    uint32_t most = io->options.block_bytes;
+    if (transfer->priority == PRIORITY_FILL)
+        most = MIN(most, FILL_BLOCK_BYTES);
+    uint64_t blocks = (left + most - 1) / most;
     piece->bytes = (uint32_t)MIN(left, align_up((left + blocks - 1) / blocks, IO_ALIGNMENT));
     transfer->next_position += piece->bytes;
     transfer->in_flight++;
@@ -256,6 +278,8 @@ static void finish_piece(struct io *io, struct piece *piece)
     piece->next = io->free_pieces;
     io->free_pieces = piece;
     if (--transfer->in_flight == 0 && transfer->state == TRANSFER_SENT) {
+        if (transfer->priority <= PRIORITY_AHEAD)
+            io->demanded = clock_nanoseconds();
         set_idle(io, transfer);
         io->options.finished(io->options.context, transfer);
     }

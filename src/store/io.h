@@ -59,6 +59,7 @@ enum priority {
     PRIORITY_DEMAND, /* somebody needs it now */
     PRIORITY_AHEAD,  /* will certainly be needed */
     PRIORITY_GUESS,
+    PRIORITY_FILL, /* nothing speaks for it but that there is room; its blocks are small */
     PRIORITY_COUNT
 };
 
@@ -132,6 +133,9 @@ void io_promote(struct io *io, struct transfer *transfer, enum priority priority
 /* Locked. Sends no more blocks of it. True when it is idle now, without a report; else it is reported, abandoned, when
  * the blocks in flight are back. */
 bool io_abandon(struct io *io, struct transfer *transfer);
+
+/* Locked. Whether transfers of fill go on now. */
+void io_fill(struct io *io, bool fill);
 
 /* Locked. Transfers of demand and ahead in the queues or in flight: the drive is not idle. */
 bool io_busy(const struct io *io);

@@ -162,6 +162,7 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
         hypura_status status = load_cache(store, progress, context, device_bytes(store), total, error);
         io_counters(store->io, &store->loaded_counters);
         usage_warm(store);
+        guess_pump(store);
         pthread_mutex_unlock(store->mutex);
         return status;
     }
@@ -204,6 +205,7 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
         status = load_cache(store, progress, context, store->arena_bytes + device_bytes(store), total, error);
         io_counters(store->io, &store->loaded_counters);
         usage_warm(store);
+        guess_pump(store);
     }
     pthread_mutex_unlock(store->mutex);
     if (!status && progress)

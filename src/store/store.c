@@ -212,6 +212,8 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     if (!status && options->gpu && source->in_place)
         status = in_place_prepare(store, options->gpu, error);
     if (!status)
+        fill_prepare(store, options->fill);
+    if (!status)
         status = guess_prepare(store, error);
     if (!status && options->usage_path)
         status = usage_prepare(store, options->usage_path, error);
@@ -322,13 +324,6 @@ hypura_status store_want(struct store *store, const unit_number *units, size_t c
 static bool is_settled(const struct stored_unit *unit)
 {
     return is_fixed(unit) || unit->stage == STAGE_READY || unit->stage == STAGE_FAILED;
-}
-
-void store_note_tokens(struct store *store, unit_number first, const uint32_t *experts, size_t tokens, size_t used)
-{
-    pthread_mutex_lock(store->mutex);
-    cache_note_tokens(store, first, experts, tokens, used);
-    pthread_mutex_unlock(store->mutex);
 }
 
 bool store_ready(struct store *store, unit_number unit)
@@ -560,16 +555,4 @@ void store_forget(struct store *store, const unit_number *units, size_t count)
         released(store, units[i]);
     }
     pthread_mutex_unlock(store->mutex);
-}
-
-hypura_status store_advance(struct store *store, hypura_error *error)
-{
-    pthread_mutex_lock(store->mutex);
-    usage_note_pass(store);
-    guess_pass_done(store);
-    cache_advance(store);
-    in_place_settle(store);
-    ring_give_back(store);
-    pthread_mutex_unlock(store->mutex);
-    return moves_pass_done(store, error);
 }

@@ -7,7 +7,8 @@
  *
  * The streamed tensors of a dense model, or pieces of them, have a known order of use: the store keeps a ring of them
  * in memory ahead of the last one that was asked for, across layer and token boundaries, without being told. Experts
- * are wanted by name.
+ * are wanted by name. Slots of the expert cache that are free after the load are filled between passes, so
+ * that a model that is opened before it is asked something has read what has room.
  *
  * Units that the plan puts on the GPU are read once, at store_load, and passed on; no copy stays in memory. Whoever
  * gets one sees where it is on the device. Experts there stand in slots, as struct store_slots says; where the plan
@@ -41,6 +42,7 @@ struct store_options {
     uint32_t depth;       /* reads in flight; 0: the hardware's */
     const char *cache_policy; /* for experts, by name (policy.h); NULL: the default */
     enum store_guessing guessing;
+    bool fill;                       /* free slots of the expert cache get what is not there between passes */
     const char *usage_path;          /* file that remembers which experts were used, from run to run; NULL: none */
     const struct hardware *hardware; /* or NULL; not kept */
     struct gpu *gpu; /* for the units that the plan puts there; NULL: there are none. Outlives the store */
@@ -149,6 +151,11 @@ void store_note_tokens(struct store *store, unit_number first, const uint32_t *e
  * their use is remembered from run to run too. */
 void store_note_uses(struct store *store, const unit_number *units, size_t count);
 
+/* A pass begins, after which store_advance or, where it failed, store_abandon follows: in between, what stays in memory
+ * is not given up. */
+void store_begin(struct store *store);
+void store_abandon(struct store *store);
+
 /* A pass (one token, or one chunk) is done: what was used before it counts less, and experts may change sides.
  * HYPURA_ERROR_DEVICE: the GPU did not take what is where since, so no pass may run on it any more. */
 hypura_status store_advance(struct store *store, hypura_error *error);
@@ -165,6 +172,7 @@ struct store_statistics {
     uint64_t bytes_loaded;   /* by store_load */
     uint64_t bytes_demanded; /* because a unit was needed */
     uint64_t bytes_guessed;  /* read on a guess */
+    uint64_t bytes_filled;   /* into free slots, between passes */
     uint64_t bytes_wasted;   /* guessed and evicted unused */
     uint64_t expert_hits, expert_misses;
     uint64_t guesses, guesses_used;       /* precision: used of all; recall: used of used and expert_misses */
@@ -180,7 +188,7 @@ struct store_statistics {
 };
 void store_statistics(struct store *store, struct store_statistics *out);
 
-/* bytes_read less bytes_wasted and what may yet be, without the rest. */
+/* bytes_read less bytes_filled and bytes_wasted and what may yet be, without the rest. */
 uint64_t store_bytes_used(struct store *store);
 
 /* Where a unit, which may be a piece, is now. */
@@ -191,9 +199,9 @@ enum unit_state store_unit_state(struct store *store, unit_number unit);
 void store_count_bytes(struct store *store, unit_number unit, uint64_t bytes[UNIT_STATES]);
 
 /* Changes the size of the pool while running; units in use stay until they are put. Where tensors are in pieces, those
- * that stay make room for a pool of less than it was planned with, or than nothing: they are given up when the pass
- * that runs, or comes next, is done (so many bytes as needed, spread evenly), and stream from then on; until then the
- * ring does without as much, down to the least that works. More room again keeps them as it does all that streams. */
+ * that stay make room for a pool of less than it was planned with, or than nothing: they are given up at once, or when
+ * the pass that runs is done (so many bytes as needed, spread evenly), and stream from then on; until then the ring
+ * does without as much, down to the least that works. More room again keeps them as it does all that streams. */
 hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error *error);
 
 #endif

@@ -1,0 +1,215 @@
+/* Filling: free slots of the expert cache get what is not there, between passes, and that costs nobody anything. */
+#include "fixture.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+
+/* 4 layers of 16 experts. */
+static const struct fixture_shape shape = {
+    .tensors = 2, .layers = 4, .experts = 16, .tensor_bytes = 5000, .slice_bytes = 20000, .pin_tensors = true};
+
+#define EXPERTS (4u * 16u)
+
+struct world {
+    struct fixture fixture;
+    struct store *store;
+    uint64_t largest;
+    atomic_uint reads, largest_read, sleep_microseconds;
+    atomic_bool broken;
+    struct io_fault fault;
+};
+
+static int watch(void *context, uint32_t file, uint64_t offset, uint32_t *bytes)
+{
+    struct world *world = context;
+    (void)file;
+    (void)offset;
+    atomic_fetch_add(&world->reads, 1);
+    if (*bytes > atomic_load(&world->largest_read))
+        atomic_store(&world->largest_read, *bytes);
+    if (atomic_load(&world->sleep_microseconds))
+        usleep(atomic_load(&world->sleep_microseconds));
+    return atomic_load(&world->broken) ? EIO : 0;
+}
+
+static void make_world(struct world *world, const struct fixture_shape *of)
+{
+    *world = (struct world){0};
+    fixture_make(&world->fixture, of);
+    footprints(&world->fixture, UNIT_EXPERT, &world->largest);
+    world->fault = (struct io_fault){watch, world};
+}
+
+static void open_world(struct world *world, uint64_t slots)
+{
+    struct store_options options = {.block_bytes = 1 << 20, .depth = 8, .fill = true};
+    world->store = open_store(&world->fixture, 0, slots * world->largest, &options, &world->fault);
+}
+
+static void close_world(struct world *world)
+{
+    store_close(world->store);
+    fixture_free(&world->fixture);
+}
+
+static unit_number expert(uint32_t layer, uint32_t number)
+{
+    return shape.tensors + layer * shape.experts + number;
+}
+
+static uint32_t cached(struct world *world)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < EXPERTS; i++)
+        count += store_unit_state(world->store, shape.tensors + i) == UNIT_CACHED;
+    return count;
+}
+
+static void wait_until_cached(struct world *world, uint32_t count)
+{
+    for (int i = 0; i < 2000 && cached(world) < count; i++)
+        usleep(1000);
+    assert_int_equal(cached(world), count);
+}
+
+static struct store_statistics statistics(struct world *world)
+{
+    struct store_statistics result;
+    store_statistics(world->store, &result);
+    return result;
+}
+
+static void a_cache_with_room_for_all_gets_all(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, &shape);
+    open_world(&world, EXPERTS);
+    wait_until_cached(&world, EXPERTS);
+    for (uint32_t i = 0; i < EXPERTS; i++)
+        get_and_check(world.store, &world.fixture, shape.tensors + i);
+    struct store_statistics found = statistics(&world);
+    assert_int_equal(found.expert_hits, EXPERTS);
+    assert_int_equal(found.expert_misses, 0);
+    assert_int_equal(found.guesses, 0);
+    assert_int_equal(found.bytes_demanded, 0);
+    assert_int_equal(found.bytes_filled, found.bytes_read);
+    assert_true(found.bytes_filled <= found.pool_bytes_used); /* the last block ends with its file */
+    assert_true(store_bytes_used(world.store) < found.bytes_filled);
+    close_world(&world);
+}
+
+/* It stops where there is no free slot, puts nothing out, and goes on when there are more. */
+static void it_fills_what_is_free(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, &shape);
+    open_world(&world, 20);
+    uint32_t slots = (uint32_t)(statistics(&world).pool_bytes / world.largest);
+    for (int i = 0; i < 2000 && cached(&world) < slots; i++)
+        usleep(1000);
+    usleep(20000);
+    uint32_t reads = atomic_load(&world.reads), there = cached(&world);
+    assert_true(there >= slots && there < EXPERTS);
+    get_and_check(world.store, &world.fixture, expert(3, 15));
+    usleep(20000);
+    assert_int_equal(cached(&world), there);
+    assert_int_equal(atomic_load(&world.reads), reads + 3);
+    assert_ok(store_resize(world.store, (int64_t)(EXPERTS * world.largest), &test_error));
+    wait_until_cached(&world, EXPERTS);
+    assert_ok(store_resize(world.store, (int64_t)(20 * world.largest), &test_error));
+    assert_int_equal(cached(&world), there);
+    close_world(&world);
+}
+
+/* What is wanted while it fills goes first, and then what comes next in the pass. */
+static void it_lets_demands_pass(void **state)
+{
+    (void)state;
+    struct fixture_shape many = shape;
+    many.experts = 200;
+    many.slice_bytes = 3000;
+    struct world world;
+    make_world(&world, &many);
+    atomic_store(&world.sleep_microseconds, 1000);
+    open_world(&world, 4 * 200);
+    unit_number wanted = many.tensors + 200 + 9, later = wanted + 200, there = 0;
+    get_and_check(world.store, &world.fixture, wanted);
+    for (int i = 0; i < 5000 && !there; i++) {
+        usleep(1000);
+        there = store_unit_state(world.store, later) == UNIT_CACHED;
+    }
+    assert_int_equal(store_unit_state(world.store, wanted + 1), UNIT_ON_STORAGE);
+    close_world(&world);
+}
+
+/* While a pass runs, what was begun waits for its end. */
+static void it_rests_while_a_pass_runs(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, &shape);
+    atomic_store(&world.sleep_microseconds, 2000);
+    open_world(&world, EXPERTS);
+    store_begin(world.store);
+    usleep(30000); /* what is in flight comes back */
+    uint32_t reads = atomic_load(&world.reads);
+    usleep(30000);
+    assert_int_equal(atomic_load(&world.reads), reads);
+    assert_true(cached(&world) < EXPERTS);
+    get_and_check(world.store, &world.fixture, expert(3, 15));
+    assert_ok(store_advance(world.store, &test_error));
+    atomic_store(&world.sleep_microseconds, 0);
+    wait_until_cached(&world, EXPERTS);
+    store_begin(world.store);
+    store_abandon(world.store);
+    close_world(&world);
+}
+
+static void its_blocks_are_small(void **state)
+{
+    (void)state;
+    struct fixture_shape large = shape;
+    large.layers = 1;
+    large.slice_bytes = 700000;
+    struct world world;
+    make_world(&world, &large);
+    open_world(&world, 16);
+    for (int i = 0; i < 2000 && statistics(&world).bytes_filled < 16 * 3 * 700000; i++)
+        usleep(1000);
+    assert_true(statistics(&world).bytes_filled >= 16 * 3 * 700000);
+    assert_true(atomic_load(&world.largest_read) <= 256 << 10);
+    close_world(&world);
+}
+
+static void a_broken_drive_is_left_alone(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, &shape);
+    atomic_store(&world.sleep_microseconds, 1000);
+    open_world(&world, EXPERTS);
+    atomic_store(&world.broken, true);
+    usleep(100000);
+    uint32_t reads = atomic_load(&world.reads);
+    usleep(50000);
+    assert_int_equal(atomic_load(&world.reads), reads);
+    assert_true(cached(&world) < EXPERTS);
+    atomic_store(&world.broken, false);
+    get_and_check(world.store, &world.fixture, expert(3, 15));
+    close_world(&world);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_cache_with_room_for_all_gets_all),
+        cmocka_unit_test(it_fills_what_is_free),
+        cmocka_unit_test(it_lets_demands_pass),
+        cmocka_unit_test(it_rests_while_a_pass_runs),
+        cmocka_unit_test(its_blocks_are_small),
+        cmocka_unit_test(a_broken_drive_is_left_alone),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
