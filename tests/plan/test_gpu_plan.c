@@ -1,36 +1,17 @@
 /* What goes to a GPU of the embedded model, and how long batches are there. */
-#include "test.h"
-
-#include "plan/plan_private.h"
+#include "embedded.h"
 
 #include <math.h>
 #include <string.h>
 
-#define KIB ((uint64_t)1 << 10)
-#define MIB ((uint64_t)1 << 20)
-
 #define MOST_LAYERS 64
 
-static struct model *model;
 static uint8_t abilities[MOST_LAYERS];
 
-static int open_model(void **state)
+static int open_able_model(void **state)
 {
-    (void)state;
-    char path[4096];
-    const char *folder = getenv("HYPURA_MODELS");
-    snprintf(path, sizeof path, "%s/manpage-moe-24m-Q4_K_M.gguf", folder ? folder : "models");
-    assert_ok(model_open(&model, path, &test_error));
-    assert_true(model_parameters(model)->layers <= MOST_LAYERS);
     memset(abilities, GPU_CAN, sizeof abilities);
-    return 0;
-}
-
-static int close_model(void **state)
-{
-    (void)state;
-    model_close(model);
-    return 0;
+    return open_model(state) || model_parameters(model)->layers > MOST_LAYERS ? -1 : 0;
 }
 
 static uint64_t kv_bytes(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
@@ -44,18 +25,6 @@ static uint64_t scratch_bytes(const void *context, uint32_t chunk, uint32_t posi
 {
     (void)context, (void)positions;
     return chunk * KIB;
-}
-
-static struct hardware machine(void)
-{
-    return (struct hardware){
-        .memory_total = 4096 * MIB,
-        .memory_available = 2048 * MIB,
-        .cgroup_limit = UINT64_MAX,
-        .memory_bytes_per_second = 40e9,
-        .compute_bytes_per_second = 20e9,
-        .multiply_adds_per_second = 50e9,
-        .storage = {.bytes_per_second = 1e9, .latency_seconds = 1e-4, .block_bytes = MIB, .depth = 8}};
 }
 
 static struct plan_gpu_request request_for(uint64_t budget)
@@ -247,5 +216,5 @@ int main(void)
         cmocka_unit_test(every_share_of_the_cpu_is_handed_over),
         cmocka_unit_test(a_visit_pays_by_the_tokens),
     };
-    return cmocka_run_group_tests(tests, open_model, close_model);
+    return cmocka_run_group_tests(tests, open_able_model, close_model);
 }

@@ -1,33 +1,7 @@
 /* Plans for the embedded model. */
-#include "test.h"
-
-#include "plan/plan_private.h"
+#include "embedded.h"
 
 #include <string.h>
-
-#define MIB ((uint64_t)1 << 20)
-
-static struct model *model;
-
-static int open_model(void **state)
-{
-    (void)state;
-    char path[4096];
-    const char *folder = getenv("HYPURA_MODELS");
-    snprintf(path, sizeof path, "%s/manpage-moe-24m-Q4_K_M.gguf", folder ? folder : "models");
-    if (model_open(&model, path, &test_error) != HYPURA_OK) {
-        print_error("%s\n", test_error.message);
-        return -1;
-    }
-    return 0;
-}
-
-static int close_model(void **state)
-{
-    (void)state;
-    model_close(model);
-    return 0;
-}
 
 static uint64_t kv_bytes(const void *context, uint32_t positions, uint32_t sequences, enum tensor_type kv_type)
 {
@@ -41,18 +15,6 @@ static uint64_t scratch_bytes(const void *context, uint32_t chunk, uint32_t posi
     (void)context;
     (void)positions;
     return chunk * (uint64_t)8192;
-}
-
-static struct hardware machine(void)
-{
-    return (struct hardware){
-        .memory_total = 4096 * MIB,
-        .memory_available = 2048 * MIB,
-        .cgroup_limit = UINT64_MAX,
-        .memory_bytes_per_second = 40e9,
-        .compute_bytes_per_second = 20e9,
-        .multiply_adds_per_second = 100e9,
-        .storage = {.bytes_per_second = 1e9, .latency_seconds = 1e-4, .block_bytes = MIB, .depth = 8}};
 }
 
 static struct plan_request request_for(uint64_t budget)

@@ -1,0 +1,46 @@
+/* The embedded model, opened once for a file's tests, and a machine to plan it for. */
+#ifndef HYPURA_TEST_PLAN_EMBEDDED_H
+#define HYPURA_TEST_PLAN_EMBEDDED_H
+
+#include "test.h"
+
+#include "plan/plan_private.h"
+
+#define KIB ((uint64_t)1 << 10)
+#define MIB ((uint64_t)1 << 20)
+
+static struct model *model;
+
+static int open_model(void **state)
+{
+    (void)state;
+    char path[4096];
+    const char *folder = getenv("HYPURA_MODELS");
+    snprintf(path, sizeof path, "%s/manpage-moe-24m-Q4_K_M.gguf", folder ? folder : "models");
+    if (model_open(&model, path, &test_error) != HYPURA_OK) {
+        print_error("%s\n", test_error.message);
+        return -1;
+    }
+    return 0;
+}
+
+static int close_model(void **state)
+{
+    (void)state;
+    model_close(model);
+    return 0;
+}
+
+static struct hardware machine(void)
+{
+    return (struct hardware){
+        .memory_total = 4096 * MIB,
+        .memory_available = 2048 * MIB,
+        .cgroup_limit = UINT64_MAX,
+        .memory_bytes_per_second = 40e9,
+        .compute_bytes_per_second = 20e9,
+        .multiply_adds_per_second = 50e9,
+        .storage = {.bytes_per_second = 1e9, .latency_seconds = 1e-4, .block_bytes = MIB, .depth = 8}};
+}
+
+#endif
