@@ -11,7 +11,7 @@ struct task {
     struct generation_request request;
     int32_t *tokens; /* to feed: the prompt, and what was generated when the sequence had to make room */
     uint32_t count;
-    uint64_t submitted, started, first_token;
+    uint64_t started, first_token;
     bool cancelled; /* under the mutex */
 
     uint32_t fed;       /* of tokens, in the sequence */
@@ -112,7 +112,6 @@ static void finish(struct task *task, enum finish_reason reason)
     uint64_t now = clock_nanoseconds();
     task->result.reason = reason;
     uint64_t started = task->started ? task->started : now, first = task->first_token ? task->first_token : now;
-    task->result.queue_nanoseconds = started - task->submitted;
     task->result.prompt_nanoseconds = first - started;
     task->result.decode_nanoseconds = now - first;
     if (task->request.on_done)
@@ -179,7 +178,6 @@ hypura_status generator_submit(struct generator *generator, const struct generat
     task->request.tokens = task->tokens;
     task->result.stop_token = NO_TOKEN;
     task->result.prompt_tokens = (uint32_t)request->count;
-    task->submitted = clock_nanoseconds();
     token_decoder_start(&task->decoder, generator->vocabulary, request->show_special);
 
     pthread_mutex_lock(&generator->mutex);

@@ -45,7 +45,6 @@ struct generation_result {
     uint32_t generated_tokens;
     uint64_t prompt_nanoseconds; /* from the first batch to the first token */
     uint64_t decode_nanoseconds; /* from there to the end */
-    uint64_t queue_nanoseconds;  /* from submission to the first batch */
     hypura_error error;
 };
 

@@ -13,12 +13,12 @@
 #define GPU_ROUTER_SECONDS 25e-6 /* more, of a layer with experts */
 
 struct work {
-    double gpu_dense, cpu_dense;  /* seconds, of tensors */
-    double gpu_expert;            /* of one, there */
-    double cpu_expert;            /* of one, here */
-    double expert_bytes;          /* of one */
-    double share;                 /* of the uses that the GPU's experts serve */
-    double cpu_bytes, ring_bytes; /* of tensors */
+    double gpu_dense, cpu_dense; /* seconds, of tensors */
+    double gpu_expert;           /* of one, there */
+    double cpu_expert;           /* of one, here */
+    double expert_bytes;         /* of one */
+    double share;                /* of the uses that the GPU's experts serve */
+    double ring_bytes;           /* of tensors */
     uint32_t slices;
 };
 

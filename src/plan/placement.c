@@ -313,9 +313,7 @@ static struct cost try_choice(const struct plan_table *table, int level, uint64_
 
 static void count_up(const struct plan_table *table, struct placement *out)
 {
-    uint64_t smallest = UINT64_MAX;
-    bool attention = false;
-    uint32_t streamed = 0;
+    bool attention = false, streamed = false;
     uint64_t experts = 0;
     out->resident_bytes = 0;
     out->dense_bytes_per_token = 0;
@@ -329,15 +327,13 @@ static void count_up(const struct plan_table *table, struct placement *out)
             uint64_t bytes = plan_piece_footprint(unit, piece);
             if (out->streams[unit->cut.first + piece]) {
                 out->dense_bytes_per_token += bytes;
-                smallest = MIN(smallest, bytes);
-                streamed++;
+                streamed = true;
             } else {
                 out->resident_bytes += bytes;
             }
         }
         attention |= out->in_ring[i] && (unit->priority == PRIORITY_ATTENTION || unit->priority == PRIORITY_ROUTER);
     }
-    out->ring_units = streamed ? (uint32_t)MIN((uint64_t)streamed, out->ring_bytes / smallest) : 0;
     /* Experts that change sides stand in the cache, also where it holds them all. */
     out->mode = attention                           ? PLAN_FULL_STREAMING
                 : streamed                          ? PLAN_DENSE_STREAMING

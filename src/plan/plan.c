@@ -424,7 +424,6 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     plan->reserve_bytes = planner.reserve;
     plan->resident_bytes = placement.resident_bytes;
     plan->ring_bytes = placement.ring_bytes;
-    plan->ring_units = placement.ring_units;
     plan->table_bytes = placement.table_bytes;
     plan->expert_cache_bytes = placement.expert_cache_bytes;
     plan->pool_bytes = placement.ring_bytes + placement.expert_cache_bytes;

@@ -181,7 +181,6 @@ struct plan {
     uint64_t scratch_bytes;
     uint64_t smallest_budget; /* the least that this model runs with, at the context asked for */
 
-    uint32_t ring_units;         /* most streamed pieces in the ring at once */
     uint64_t ring_bytes;         /* 0: no tensor streams */
     uint64_t table_bytes;        /* what the store remembers of pieces */
     uint64_t expert_cache_bytes; /* 0: no expert streams */

@@ -63,7 +63,6 @@ struct placement {
     uint8_t *streams;         /* [piece_count], likewise */
     bool embedding_rows;
     uint64_t resident_bytes, ring_bytes, table_bytes, expert_cache_bytes;
-    uint32_t ring_units;
     uint64_t dense_bytes_per_token; /* streamed tensors */
 };
 

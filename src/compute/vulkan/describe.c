@@ -189,9 +189,6 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
     const VkPhysicalDeviceProperties *basic = &properties.properties;
     snprintf(info->name, sizeof info->name, "%s", basic->deviceName);
     info->kind = kind_of(basic->deviceType);
-    info->api_version = basic->apiVersion;
-    info->vendor = basic->vendorID;
-    info->device = basic->deviceID;
     info->driver_version = basic->driverVersion;
     if (basic->apiVersion < VK_API_VERSION_1_2) {
         require(info, false, "Vulkan 1.2");

@@ -36,7 +36,7 @@ enum gpu_kind { GPU_DISCRETE, GPU_INTEGRATED, GPU_VIRTUAL, GPU_CPU };
 struct gpu_info {
     char name[256], driver[256];
     enum gpu_kind kind;
-    uint32_t api_version, vendor, device, driver_version;
+    uint32_t driver_version;
     uint64_t memory_bytes; /* of the greatest heap that is local to the device */
     uint64_t free_bytes;   /* of it, as the driver says; memory_bytes where it does not */
     bool unified;          /* device memory is host memory, so device buffers are mapped */
