@@ -126,33 +126,21 @@ static void attend(struct engine *engine, uint32_t number, const float *sinks)
             kv_cache_write(&engine->kv, number, span->sequence, s->positions[span->first_row], span->rows,
                            s->key + span->first_row * kv->heads * kv->key_size,
                            s->value + span->first_row * kv->heads * kv->value_size);
-        s->attention[i] = (struct attention_sequence){.first_row = span->first_row,
-                                                      .rows = span->rows,
-                                                      .keys = kv_cache_keys(&engine->kv, source, span->sequence),
-                                                      .values = kv_cache_values(&engine->kv, source, span->sequence),
-                                                      .capacity = kv->capacity};
+        s->attention[i] = kv_cache_sequence(&engine->kv, source, span->sequence, span->first_row, span->rows);
     }
-    struct attention attention = {.query = s->query,
-                                  .output = s->attended,
-                                  .positions = s->positions,
-                                  .heads = layer->heads,
-                                  .kv_heads = layer->kv_heads,
-                                  .key_size = kv->key_size,
-                                  .value_size = kv->value_size,
-                                  .key_type = engine->kv.type,
-                                  .value_type = engine->kv.type,
-                                  .key_position_bytes = kv->key_position_bytes,
-                                  .key_head_bytes = kv->key_head_bytes,
-                                  .value_position_bytes = kv->value_position_bytes,
-                                  .value_head_bytes = kv->value_head_bytes,
-                                  .scale = p->attention_scale,
-                                  .soft_cap = p->attention_soft_cap,
-                                  .window = layer->window,
-                                  .chunk = layer->chunk,
-                                  .bidirectional = is_encoder(engine),
-                                  .sinks = sinks,
-                                  .sequences = s->attention,
-                                  .sequence_count = engine->span_count};
+    struct attention attention = kv_cache_attention(&engine->kv, source);
+    attention.query = s->query;
+    attention.output = s->attended;
+    attention.positions = s->positions;
+    attention.heads = layer->heads;
+    attention.scale = p->attention_scale;
+    attention.soft_cap = p->attention_soft_cap;
+    attention.window = layer->window;
+    attention.chunk = layer->chunk;
+    attention.bidirectional = is_encoder(engine);
+    attention.sinks = sinks;
+    attention.sequences = s->attention;
+    attention.sequence_count = engine->span_count;
     compute_attention(engine->compute, &attention);
 }
 

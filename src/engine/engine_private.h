@@ -213,8 +213,12 @@ uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t layer, uint32_
 /* Writes rows of keys and values ([row][heads][size]) of one sequence from a position on. */
 void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position, uint32_t rows,
                     const float *keys, const float *values);
-const uint8_t *kv_cache_keys(const struct kv_cache *cache, uint32_t layer, uint32_t sequence);
-const uint8_t *kv_cache_values(const struct kv_cache *cache, uint32_t layer, uint32_t sequence);
+
+/* How a layer's keys and values lie, for attention over them: the rest of it is the caller's. And those of a sequence,
+ * for its rows from first on. */
+struct attention kv_cache_attention(const struct kv_cache *cache, uint32_t layer);
+struct attention_sequence kv_cache_sequence(const struct kv_cache *cache, uint32_t layer, uint32_t sequence,
+                                            uint32_t first, uint32_t rows);
 
 /* The state that holds, and the one to write; kv_cache_commit makes the written ones hold. Before a sequence's first
  * position the former is zero. */

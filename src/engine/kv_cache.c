@@ -145,14 +145,28 @@ static uint8_t *value_region(const struct kv_cache *cache, uint32_t layer, uint3
     return cache->memory + l->values + (uint64_t)sequence * l->heads * l->value_head_bytes;
 }
 
-const uint8_t *kv_cache_keys(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
+struct attention kv_cache_attention(const struct kv_cache *cache, uint32_t layer)
 {
-    return key_region(cache, layer, sequence);
+    const struct kv_layer *kv = &cache->layers[layer];
+    return (struct attention){.kv_heads = kv->heads,
+                              .key_size = kv->key_size,
+                              .value_size = kv->value_size,
+                              .key_type = cache->type,
+                              .value_type = cache->type,
+                              .key_position_bytes = kv->key_position_bytes,
+                              .key_head_bytes = kv->key_head_bytes,
+                              .value_position_bytes = kv->value_position_bytes,
+                              .value_head_bytes = kv->value_head_bytes};
 }
 
-const uint8_t *kv_cache_values(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
+struct attention_sequence kv_cache_sequence(const struct kv_cache *cache, uint32_t layer, uint32_t sequence,
+                                            uint32_t first, uint32_t rows)
 {
-    return value_region(cache, layer, sequence);
+    return (struct attention_sequence){.first_row = first,
+                                       .rows = rows,
+                                       .keys = key_region(cache, layer, sequence),
+                                       .values = value_region(cache, layer, sequence),
+                                       .capacity = cache->layers[layer].capacity};
 }
 
 void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position, uint32_t rows,

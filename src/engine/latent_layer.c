@@ -55,28 +55,15 @@ static void attend_rows(struct engine *engine, uint32_t number, const struct spa
 {
     const struct model_layer *layer = model_layer(engine->model, number);
     const struct model_parameters *p = model_parameters(engine->model);
-    const struct kv_layer *kv = &engine->kv.layers[number];
-    struct attention_sequence sequence = {.first_row = 0,
-                                          .rows = rows,
-                                          .keys = kv_cache_keys(&engine->kv, number, span->sequence),
-                                          .values = kv_cache_values(&engine->kv, number, span->sequence),
-                                          .capacity = kv->capacity};
-    struct attention attention = {.query = query,
-                                  .output = output,
-                                  .positions = engine->scratch.positions + first,
-                                  .heads = layer->heads,
-                                  .kv_heads = kv->heads,
-                                  .key_size = kv->key_size,
-                                  .value_size = kv->value_size,
-                                  .key_type = engine->kv.type,
-                                  .value_type = engine->kv.type,
-                                  .key_position_bytes = kv->key_position_bytes,
-                                  .key_head_bytes = kv->key_head_bytes,
-                                  .value_position_bytes = kv->value_position_bytes,
-                                  .value_head_bytes = kv->value_head_bytes,
-                                  .scale = p->attention_scale,
-                                  .sequences = &sequence,
-                                  .sequence_count = 1};
+    struct attention_sequence sequence = kv_cache_sequence(&engine->kv, number, span->sequence, 0, rows);
+    struct attention attention = kv_cache_attention(&engine->kv, number);
+    attention.query = query;
+    attention.output = output;
+    attention.positions = engine->scratch.positions + first;
+    attention.heads = layer->heads;
+    attention.scale = p->attention_scale;
+    attention.sequences = &sequence;
+    attention.sequence_count = 1;
     compute_attention(engine->compute, &attention);
 }
 
