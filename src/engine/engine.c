@@ -372,6 +372,23 @@ static hypura_status open_somewhere(struct engine *engine, const struct engine_o
     return status;
 }
 
+/* A model without one computes; whoever wants texts gets the error. */
+static void open_vocabulary(struct engine *engine)
+{
+    const struct gguf *file = model_file(engine->model);
+    uint32_t rows = model_parameters(engine->model)->vocabulary;
+    if (vocabulary_open(&engine->vocabulary, file, &engine->vocabulary_error))
+        return;
+    uint32_t tokens = vocabulary_size(engine->vocabulary);
+    if (tokens == rows)
+        return;
+    vocabulary_close(engine->vocabulary);
+    engine->vocabulary = NULL;
+    error_set(&engine->vocabulary_error, HYPURA_ERROR_FORMAT,
+              "%s: its vocabulary has %u tokens, but its embedding and its logits are of %u", gguf_file_path(file, 0),
+              tokens, rows);
+}
+
 hypura_status engine_open(struct engine **out, const char *path, const struct engine_options *options,
                           hypura_error *error)
 {
@@ -380,7 +397,7 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
     TRY(ALLOCATE(&engine, 1, "engine", error));
     hypura_status status = model_open(&engine->model, path, error);
     if (!status)
-        vocabulary_open(&engine->vocabulary, model_file(engine->model), &engine->vocabulary_error);
+        open_vocabulary(engine);
     if (!status && options->adapter_count)
         status = adapters_open(&engine->adapters, engine->model, options->adapters, options->adapter_count, error);
     if (!status)

@@ -277,6 +277,35 @@ static hypura_status take_tensor(struct reader *reader, struct gguf_tensor *tens
     return take_uint64(reader, &tensor->offset, "tensor offset");
 }
 
+/* What people take for models, by the first bytes. */
+static hypura_status other_file(struct reader *reader, const unsigned char magic[4])
+{
+    static const struct {
+        char begins[5];
+        const char *what;
+    } kinds[] = {
+        {"<!DO", "a web page; the link to download is another one than that of the page about the file"},
+        {"<!do", "a web page; the link to download is another one than that of the page about the file"},
+        {"<htm", "a web page; the link to download is another one than that of the page about the file"},
+        {"vers", "a pointer of Git LFS; \"git lfs pull\" fetches the file"},
+        {"PK\3\4", "an archive as PyTorch writes it; llama.cpp's convert_hf_to_gguf.py makes a GGUF file of a model"},
+        {"lmgg", "a model of llama.cpp from before GGUF, of 2023"},
+        {"tjgg", "a model of llama.cpp from before GGUF, of 2023"},
+    };
+    for (size_t i = 0; i < COUNT_OF(kinds); i++)
+        if (memcmp(magic, kinds[i].begins, 4) == 0)
+            return bad(reader, "not a GGUF file but %s", kinds[i].what);
+    unsigned char rest[6] = {0};
+    hypura_status status = reader->file_bytes >= 10 ? take(reader, rest, sizeof rest, "magic") : HYPURA_OK;
+    if (status)
+        return status;
+    if (memcmp(rest + 4, "{\"", 2) == 0) /* behind the length of that text */
+        return bad(reader, "not a GGUF file but one of safetensors; llama.cpp's convert_hf_to_gguf.py makes a GGUF "
+                           "file of a model");
+    return bad(reader, "not a GGUF file: at offset 0 found bytes %02x %02x %02x %02x, expected 47 47 55 46 (GGUF)",
+               magic[0], magic[1], magic[2], magic[3]);
+}
+
 static hypura_status check_magic(struct reader *reader, struct gguf_header *header)
 {
     unsigned char magic[4];
@@ -290,8 +319,7 @@ static hypura_status check_magic(struct reader *reader, struct gguf_header *head
             return error_set(reader->error, HYPURA_ERROR_UNSUPPORTED,
                              "%s: a big-endian GGUF file (it starts with FUGG); convert it to little endian",
                              reader->path);
-        return bad(reader, "not a GGUF file: at offset 0 found bytes %02x %02x %02x %02x, expected 47 47 55 46 (GGUF)",
-                   magic[0], magic[1], magic[2], magic[3]);
+        return other_file(reader, magic);
     }
     if ((status = take_uint32(reader, &header->version, "version")))
         return status;

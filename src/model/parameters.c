@@ -22,6 +22,7 @@ struct reader {
     const struct gguf *file;
     const struct architecture *architecture;
     char key[160];
+    char wrong[160]; /* the first key that should be a finite number and is not */
 };
 
 static const char *key(struct reader *reader, const char *name)
@@ -32,7 +33,16 @@ static const char *key(struct reader *reader, const char *name)
 
 static bool has_float(struct reader *reader, const char *name, float *out)
 {
-    return gguf_get_float(reader->file, key(reader, name), out);
+    float value;
+    if (!gguf_find(reader->file, key(reader, name)))
+        return false;
+    if (gguf_get_float(reader->file, reader->key, &value) && isfinite(value)) {
+        *out = value;
+        return true;
+    }
+    if (!reader->wrong[0])
+        memcpy(reader->wrong, reader->key, sizeof reader->wrong);
+    return false;
 }
 
 /* A number that may be absent, between 1 and most where it is there. */
@@ -440,5 +450,11 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error)
     TRY(read_experts(model, &reader, error));
     if (model->architecture->flags & ARCHITECTURE_RECURRENT)
         TRY(read_recurrent(&reader, p, error));
+    if (reader.wrong[0])
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is not a finite number", path, reader.wrong);
+    if (p->norm_epsilon < 0.0f || (p->rotary && (p->rope_base <= 0.0f || p->rope_base_local <= 0.0f)))
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s: an epsilon of norms of %g, rope bases of %g and %g: expected 0 or more, bases above 0",
+                         path, (double)p->norm_epsilon, (double)p->rope_base, (double)p->rope_base_local);
     return read_layers(model, &reader, error);
 }

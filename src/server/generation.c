@@ -178,7 +178,7 @@ static void take_delta(void *context, const struct chat_delta *delta)
         buffer_append(&choice->reasoning, delta->text, delta->size);
         break;
     case CHAT_TOOL_CALL: {
-        json_t *arguments = json_loadb(delta->text, delta->size, 0, NULL);
+        json_t *arguments = json_loadb(delta->text, delta->size, JSON_ALLOW_NUL, NULL);
         if (!choice->calls)
             choice->calls = json_array();
         char id[16];
@@ -300,7 +300,7 @@ static void finish_generation(struct generation *generation)
 /* What was written under the grammar of a forced call is that call. */
 static void take_forced_call(struct choice *choice)
 {
-    json_t *call = json_loadb(choice->content.data ? choice->content.data : "", choice->content.size, 0, NULL);
+    json_t *call = json_loadb(choice->content.data ? choice->content.data : "", choice->content.size, JSON_ALLOW_NUL, NULL);
     const char *name = json_string_value(json_object_get(call, "name"));
     char *arguments = json_dumps(json_object_get(call, "arguments"), JSON_COMPACT);
     if (name && arguments) {

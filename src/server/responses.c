@@ -318,7 +318,7 @@ static bool add_item(struct generation *generation, const json_t *item, hypura_e
     if (strcmp(type, "function_call") == 0) {
         json_t *name = json_object_get(item, "name");
         const char *arguments = json_string_value(json_object_get(item, "arguments"));
-        json_t *parsed = arguments ? json_loads(arguments, 0, NULL) : NULL;
+        json_t *parsed = arguments ? json_loads(arguments, JSON_ALLOW_NUL, NULL) : NULL;
         return add_call(generation,
                         json_pack("{s:o, s:s, s:{s:o, s:o}}", "id", or_null(id), "type", "function", "function", "name",
                                   or_null(name), "arguments", parsed ? parsed : json_object()));

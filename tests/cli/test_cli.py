@@ -11,6 +11,7 @@ import re
 import resource
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,8 @@ import time
 HYPURA, SOURCE = sys.argv[1], sys.argv[2]
 sys.path.append(os.path.join(SOURCE, "tests"))
 from tap import run_tests, tests_of
+sys.path.append(os.path.join(SOURCE, "tests", "server"))
+import gguf_file
 
 MODEL = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
 WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
@@ -487,6 +490,14 @@ def a_damaged_file_gets_a_sentence():
             _, err = hypura(command[0], path(name), *command[1:], status=1)
             assert err.count("\n") == 1 and name in err, err
     hypura("run", path("not-there.gguf"), "--prompt", "x", status=1)
+    # A vocabulary of another model.
+    values, tensors = gguf_file.read(MODEL)
+    key = gguf_file.text("tokenizer.ggml.tokens")
+    few = key + struct.pack("<IIQ", 9, 8, 6) + b"".join(map(gguf_file.text, "abcdef"))
+    kept = [value for value in values if b"tokenizer.ggml.token" not in value and b"_token" not in value[:48]]
+    gguf_file.write(path("few.gguf"), [*kept, few], tensors)
+    _, err = hypura("run", path("few.gguf"), "--prompt", "x", status=1)
+    assert "6 tokens" in err and "6144" in err, err
     hypura("run", WORK.name, "--prompt", "x", status=2)
 
 

@@ -190,8 +190,19 @@ static void other_files_are_named_for_what_they_are(void **state)
 
     buffer_append_string(&b, "");
     expect(&b, 0, HYPURA_ERROR_FORMAT, "not a GGUF file");
-    buffer_append_string(&b, "PK\003\004 and so on");
-    expect(&b, 0, HYPURA_ERROR_FORMAT, "found bytes 50 4b 03 04");
+    buffer_append_string(&b, "QK\003\004 and so on");
+    expect(&b, 0, HYPURA_ERROR_FORMAT, "found bytes 51 4b 03 04");
+    /* What is mistaken for a model has a name. */
+    static const char *const others[][2] = {{"<!DOCTYPE html><html>", "web page"},
+                                            {"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"},
+                                            {"PK\003\004 and so on", "PyTorch"},
+                                            {"tjgg\003 and so on", "before GGUF"},
+                                            {"\020\001\001\001\001\001\001\001{\"a\": 1}", "safetensors"}};
+    for (size_t i = 0; i < COUNT_OF(others); i++) {
+        buffer_clear(&b);
+        buffer_append_string(&b, others[i][0]);
+        expect(&b, 0, HYPURA_ERROR_FORMAT, others[i][1]);
+    }
     head(&b, 1, 0, 0);
     expect(&b, 0, HYPURA_ERROR_UNSUPPORTED, "version 1");
     head(&b, 4, 0, 0);

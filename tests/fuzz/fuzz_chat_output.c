@@ -8,7 +8,7 @@ static void note(void *context, const struct chat_delta *delta)
 {
     struct buffer *found = context; /* [content], [reasoning], [calls] */
     if (delta->kind == CHAT_TOOL_CALL) {
-        json_t *arguments = json_loadb(delta->text, delta->size, 0, NULL);
+        json_t *arguments = json_loadb(delta->text, delta->size, JSON_ALLOW_NUL, NULL);
         must(json_is_object(arguments) && delta->name);
         json_decref(arguments);
         buffer_append_format(&found[2], "%zu %s ", delta->index, delta->name);

@@ -126,6 +126,8 @@ struct variant {
     const char *without; /* a tensor that is left out */
     const char *extra;   /* a tensor too many */
     uint32_t heads, embedding, vocabulary_rows;
+    const char *real; /* a key of the architecture, with this value; NULL: none */
+    float value;
 };
 
 static const char *write_variant(const struct variant *variant)
@@ -151,6 +153,9 @@ static const char *write_variant(const struct variant *variant)
     assert_ok(gguf_writer_add_uint32(writer, key, variant->embedding, &test_error));
     snprintf(key, sizeof key, "%s.attention.head_count", variant->architecture);
     assert_ok(gguf_writer_add_uint32(writer, key, variant->heads, &test_error));
+    snprintf(key, sizeof key, "%s.%s", variant->architecture, variant->real ? variant->real : "");
+    if (variant->real)
+        assert_ok(gguf_writer_add(writer, key, GGUF_FLOAT32, &variant->value, 1, false, &test_error));
     const struct {
         const char *name;
         uint64_t columns, rows;
@@ -199,7 +204,7 @@ static void refuses(const struct variant *variant, hypura_status status, const c
         fail_msg("'%s' does not name '%s'", test_error.message, word);
 }
 
-static const struct variant good = {"llama", NULL, NULL, 2, 16, 32};
+static const struct variant good = {"llama", NULL, NULL, 2, 16, 32, NULL, 0};
 
 static void opens_what_the_writer_wrote(void **state)
 {
@@ -248,6 +253,23 @@ static void names_what_is_wrong(void **state)
     refuses(&variant, HYPURA_ERROR_FORMAT, "head");
     variant.heads = 3; /* keys of 5 elements cannot turn in pairs */
     refuses(&variant, HYPURA_ERROR_FORMAT, "rotary");
+
+    static const struct {
+        const char *key;
+        float value;
+    } reals[] = {{"rope.freq_base", NAN},
+                 {"rope.freq_base", 0.0f},
+                 {"rope.freq_base_swa", -1.0f},
+                 {"rope.scaling.factor", INFINITY},
+                 {"attention.layer_norm_rms_epsilon", -1.0f},
+                 {"attention.layer_norm_rms_epsilon", NAN},
+                 {"attention.scale", NAN}};
+    for (size_t i = 0; i < COUNT_OF(reals); i++) {
+        variant = good;
+        variant.real = reals[i].key;
+        variant.value = reals[i].value;
+        refuses(&variant, HYPURA_ERROR_FORMAT, isfinite(reals[i].value) ? "expected 0 or more" : reals[i].key);
+    }
 }
 
 static void every_role_has_a_name(void **state)
