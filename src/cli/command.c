@@ -73,9 +73,14 @@ bool set_option(const struct option_row *row, const char *text, hypura_error *er
     case OPTION_BYTES:
         if (parse_bytes(text, row->target, error))
             return false;
-        if (*(uint64_t *)row->target == 0)
+        whole = *(uint64_t *)row->target;
+        if (whole == 0)
             error_set(error, HYPURA_ERROR_ARGUMENT, "expected a size above 0, such as 8G");
-        return *(uint64_t *)row->target > 0;
+        bool memory = row->target == &compute_options.memory || row->target == &compute_options.gpu_memory;
+        if (whole > 0 && whole < 1024 && memory) /* "16" */
+            error_set(error, HYPURA_ERROR_ARGUMENT, "that is %d bytes; with a unit it would be %dG", (int)whole,
+                      (int)whole);
+        return whole > 0 && (whole >= 1024 || !memory);
     case OPTION_COUNT:
         if (!parse_whole_number(text, UINT32_MAX, &whole)) {
             error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a whole number from 0 to %u", text, UINT32_MAX);

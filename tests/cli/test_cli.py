@@ -141,6 +141,11 @@ def the_map_fits_every_terminal():
         assert all(mark in rows[1] for mark in marks) and "\x1b" not in out, rows
 
 
+def a_size_without_a_unit_is_asked_for_one():
+    _, err = hypura("run", "--memory", "16", "--prompt", "x", status=2)
+    assert "16G" in err, err
+
+
 def the_embedded_model_answers():
     assert answer().startswith("ls - list directory contents"), answer()
     assert answer("--kv-type", "bf16").startswith("ls - list"), answer("--kv-type", "bf16")
