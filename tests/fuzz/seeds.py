@@ -73,6 +73,15 @@ def main():
     for number, path in enumerate(sorted(glob.glob(DATA + "/oracle/tokenizer/models/*.gguf") + glob.glob(DATA + "/tokenizer/*.gguf"))):
         with open(path, "rb") as file:
             write("fuzz_vocabulary", number, file.read())
+    for number, (a, b) in enumerate((("blk.0.attn_q.weight", (96, 128)), ("blk.1.ffn_down.weight", (160, 96)))):
+        path = os.path.join(OUT, "adapter")
+        gguf_file.write(path, [gguf_file.string_value("general.type", "adapter"),
+                               gguf_file.string_value("general.architecture", "llama"),
+                               gguf_file.string_value("adapter.type", "lora"), gguf_file.value("adapter.lora.alpha", 6, "f", 8.0)],
+                        [(a + ".lora_a", (b[0], 4), 0, bytes(b[0] * 16)), (a + ".lora_b", (4, b[1]), 0, bytes(b[1] * 16))])
+        with open(path, "rb") as file:
+            write("fuzz_adapter", number, file.read())
+        os.remove(path)
     templates = []
     for path in sorted(glob.glob(DATA + "/oracle/templates/*.jinja")):
         with open(path, "rb") as file:
