@@ -1,6 +1,7 @@
 /* The GPU's kernels on rows of floats, and those of mixtures of experts, against plain C. */
 #include "gpu_test.h"
 
+#include "core/half.h"
 #include "engine/engine_private.h"
 
 #define NONE ((struct gpu_range){0})
@@ -369,7 +370,7 @@ static void adds_to_the_residual_stream(void **state)
                                         .post_norm = post ? floats(gpu, post_norm, e.columns) : NONE,
                                         .layer_scale = layer ? floats(gpu, &factor, 1) : NONE,
                                         .norm = normed ? floats(gpu, norm_weight, e.columns) : NONE,
-                                        .out = gpu_test_range(gpu, NULL, count * sizeof(float)),
+                                        .out = gpu_test_range(gpu, NULL, align_up(count * 6, 64)),
                                         .scale = 0.22f,
                                         .epsilon = 1e-5f,
                                         .rows = e.rows,
@@ -380,9 +381,16 @@ static void adds_to_the_residual_stream(void **state)
             e.weights[i] = 1; /* what none stand for */
         if (!weighed)
             residual.mix.weights = NONE;
+        const bool halves = normed && count % 8 == 0;
+        uint16_t *as_halves = malloc(count * sizeof *as_halves);
+        assert_non_null(as_halves);
+        if (halves)
+            residual.out_halves = (struct gpu_range){residual.out.buffer, count * sizeof(float)};
         gpu_begin(gpu);
         gpu_residual(gpu, &residual);
         gpu_test_run(gpu);
+        if (halves)
+            gpu_test_download(gpu, residual.out_halves, as_halves, count * sizeof *as_halves);
         if (experts)
             expected_mix(&e, branch);
         if (post)
@@ -392,6 +400,8 @@ static void adds_to_the_residual_stream(void **state)
         expect_floats(gpu, residual.hidden, hidden, count, 1e-6);
         if (normed) {
             compute_rms_norm(compute, hidden, hidden, norm_weight, e.rows, e.columns, 1e-5f);
+            for (size_t i = 0; halves && i < count; i++)
+                assert_float_equal(half_to_float(as_halves[i]), hidden[i], 1e-3 * (1 + fabsf(hidden[i])));
             expect_floats(gpu, residual.out, hidden, count, 1e-6);
         } else {
             gpu_buffer_destroy(gpu, residual.out.buffer);
@@ -405,6 +415,7 @@ static void adds_to_the_residual_stream(void **state)
         free(branch);
         free(post_norm);
         free(norm_weight);
+        free(as_halves);
     }
     compute_destroy(compute);
     print_worst("residual");

@@ -422,9 +422,9 @@ struct gpu_mix {
 
 /* What stands between two layers, in one launch. The branch is the mix when mix.used is not 0, else the floats at
  * branch; normed by post_norm, if any. hidden = (hidden + scale * branch) * layer_scale[0], if any; then, with norm,
- * out = rms_norm(hidden) * norm. */
+ * out = rms_norm(hidden) * norm, and the same as halves (gpu_halves) where out_halves has a buffer. */
 struct gpu_residual {
-    struct gpu_range hidden, branch, post_norm, layer_scale, norm, out;
+    struct gpu_range hidden, branch, post_norm, layer_scale, norm, out, out_halves;
     float scale, epsilon;
     uint32_t rows, columns;
     struct gpu_mix mix;

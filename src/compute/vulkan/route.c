@@ -33,12 +33,15 @@ void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
 {
     const struct gpu_mix *mix = &residual->mix;
     /* MIX_MEMBERS of mix.glsl in the middle */
-    const struct {
+    const uint64_t out = gpu_address(residual->out), halves = gpu_address(residual->out_halves);
+    /* There is room for the distance only, in units of 16 bytes. */
+    const bool near = halves > out && (halves - out) % 16 == 0 && (halves - out) / 16 <= UINT32_MAX;
+    struct {
         uint64_t hidden, branch, post_norm, layer_scale, norm, out;
         uint64_t device_rows, host_rows, ids, weights, slots, shared, shared_gates;
         uint32_t used, columns;
         float scale, epsilon;
-        uint32_t rows;
+        uint32_t rows, halves;
     } push = {gpu_address(residual->hidden),
               gpu_address(residual->branch),
               gpu_address(residual->post_norm),
@@ -56,9 +59,16 @@ void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
               residual->columns,
               residual->scale,
               residual->epsilon,
-              residual->rows};
+              residual->rows,
+              0};
     uint64_t together = push.hidden | push.branch | push.post_norm | push.norm | push.out | push.device_rows |
                         push.host_rows | push.shared;
     const uint32_t steps = mix->used > GPU_ROUTER_USED ? 0 : gpu_row_steps(residual->columns, together);
+    const bool joined = halves && residual->norm.buffer && near && steps && halves % 16 == 0;
+    push.halves = joined ? (uint32_t)((halves - out) / 16) : 0;
     gpu_launch(gpu, KERNEL_residual, &steps, 1, &push, sizeof push, MIN(residual->rows, GPU_MAX_GROUPS), 1, 1);
+    if (halves && residual->norm.buffer && !joined) {
+        gpu_barrier(gpu);
+        gpu_halves(gpu, residual->out_halves, residual->out, (uint64_t)residual->rows * residual->columns);
+    }
 }

@@ -407,6 +407,7 @@ void pass_add_branch(struct engine *engine, struct gpu_range branch, unit_number
                                     .layer_scale = pass_vector(engine, layer_scale),
                                     .norm = pass_vector(engine, biased ? NO_UNIT : next_norm),
                                     .out = pass->normed,
+                                    .out_halves = biased ? (struct gpu_range){0} : pass_input_halves(engine, next_norm),
                                     .scale = p->residual_scale,
                                     .epsilon = p->norm_epsilon,
                                     .rows = (uint32_t)engine->rows,
@@ -418,8 +419,6 @@ void pass_add_branch(struct engine *engine, struct gpu_range branch, unit_number
     pass->norm_left = false;
     if (biased)
         pass_norm_hidden(engine, next_norm);
-    else
-        halve_normed(engine, next_norm);
 }
 
 /* The residual stream through a norm, in place (encoders); nothing without a tensor. */

@@ -2,6 +2,7 @@
 #extension GL_GOOGLE_include_directive : require
 #include "common.glsl"
 #include "functions.glsl"
+#include "to_halves.glsl"
 
 /* into[i] = from[i] as a half or, with KIND, activation(from[i]) * up[i], KIND less one being enum glu_kind; what is beyond
  * the range of halves becomes their greatest. Eight elements an invocation. */
@@ -17,13 +18,12 @@ layout(push_constant) uniform Push
     float alpha, limit;
 };
 
-uvec2 halves_of(vec4 a, vec4 b)
+uvec2 result(vec4 a, vec4 b)
 {
     if (KIND != 0)
         [[unroll]] for (uint i = 0; i < 4; i++)
             a[i] = gated(KIND - 1, a[i], b[i], alpha, limit);
-    a = clamp(a, -65504.0, 65504.0);
-    return uvec2(packHalf2x16(a.xy), packHalf2x16(a.zw));
+    return halves_of(a);
 }
 
 void main()
@@ -36,5 +36,5 @@ void main()
         up_low = up.v[2 * at];
         up_high = up.v[2 * at + 1];
     }
-    into.v[at] = uvec4(halves_of(low, up_low), halves_of(high, up_high));
+    into.v[at] = uvec4(result(low, up_low), result(high, up_high));
 }

@@ -3,6 +3,7 @@
 #define GROUP 256
 #include "common.glsl"
 #include "mix.glsl"
+#include "to_halves.glsl"
 
 /* What stands between two layers' matrices, a work group a row:
  *   branch = the mix of experts, or what is in branch; normed by post_norm
@@ -29,7 +30,10 @@ layout(push_constant) uniform Push
     uint columns;
     float scale, epsilon;
     uint rows;
+    uint halves; /* units of 16 bytes from into to where the same goes as halves; 0: nowhere; only with STEPS */
 };
+
+layout(buffer_reference, std430, buffer_reference_align = 8) buffer Uvec2s { uvec2 v[]; };
 
 shared uvec2 source_rows[MOST_USED];
 shared float source_weights[MOST_USED];
@@ -152,8 +156,13 @@ void row_in_registers(uint row)
         return;
     factor = inversesqrt(group_sum(sum) / float(columns) + epsilon);
     [[unroll]] for (uint i = 0; i < STEPS; i++)
-        if (inside(i))
-            Vec4s(uint64_t(into) + first).v[gl_LocalInvocationID.x + i * GROUP] = before[i] * factor * after[i];
+        if (inside(i)) {
+            uint at = gl_LocalInvocationID.x + i * GROUP;
+            vec4 normed = before[i] * factor * after[i];
+            Vec4s(uint64_t(into) + first).v[at] = normed;
+            if (halves != 0)
+                Uvec2s(uint64_t(into) + uint64_t(halves) * 16 + first / 2).v[at] = halves_of(normed);
+        }
 }
 
 void main()
