@@ -138,6 +138,16 @@ void main()
         return;
     TYPES_PREPARE(GROUP);
 
+    // What an invocation's first result is added to, so that the end need not wait for it.
+    float before = 0.0;
+#ifndef EXPERTS
+    if (FINISH == FINISH_ADD) {
+        uint mine = gl_LocalInvocationID.x;
+        if (mine < job_rows_a_group * TOKENS && first + mine / TOKENS < job_rows)
+            before = Floats(output_row).v[mine % TOKENS * job.into_stride + first + mine / TOKENS];
+    }
+#endif
+
     float sums[ROWS][TOKENS];
     uint64_t rows_at[ROWS];
     [[unroll]] for (uint r = 0; r < ROWS; r++) {
@@ -232,7 +242,9 @@ void main()
 #endif
         if (FINISH >= FINISH_GLU)
             into.v[at] = gated(FINISH - FINISH_GLU, sum.x, sum.y, ALPHA, LIMIT);
+        else if (FINISH == FINISH_ADD)
+            into.v[at] = (i == gl_LocalInvocationID.x ? before : into.v[at]) + sum.x;
         else
-            into.v[at] = FINISH == FINISH_ADD ? into.v[at] + sum.x : sum.x;
+            into.v[at] = sum.x;
     }
 }

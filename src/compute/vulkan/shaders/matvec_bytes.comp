@@ -240,6 +240,40 @@ uint64_t row_at(uint group, uint part, uint r, uint64_t slot)
     return jobs[found.x + part].weights + slot + uint64_t(min(found.y + r, rows_of(found.x) - 1)) * row_bytes;
 }
 
+// Where the result of a row of a token goes, of those of a group.
+struct Place {
+    FreshFloats into;
+    uint job, row, at;
+    bool inside;
+};
+
+#ifdef EXPERTS
+#define EXPERT_ARGUMENTS , choice
+Place place_of(uint group, uint mine, uint choice)
+#else
+#define EXPERT_ARGUMENTS
+Place place_of(uint group, uint mine)
+#endif
+{
+    uvec2 found = find_group(group);
+    Place place;
+    place.job = found.x;
+    place.row = found.y + mine / TOKENS;
+    place.inside = place.row < rows_of(found.x);
+#ifdef EXPERTS
+    place.into = FreshFloats(jobs[found.x].into + uint64_t(choice) * into_stride * 4);
+    place.at = place.row;
+#else
+    place.into = FreshFloats(jobs[found.x].into);
+    place.at = mine % TOKENS * jobs[found.x].into_stride + place.row;
+#endif
+    return place;
+}
+
+#define FIND_FACTORS                                                                                                   \
+    [[unroll]] for (uint t = 0; t < TOKENS; t++)                                                                       \
+        factors[t] = inversesqrt(subgroupAdd(square_sums[t]) / float(columns) + EPSILON);
+
 // What an invocation asks for next: rows of a group, and the chunk.
 struct Cursor {
     uint group, part, chunk;
@@ -319,8 +353,18 @@ void multiply()
     if (once)
         round_tile(eights, norm_weights, inputs, from_stride, 0, square_sums);
 
+    float factors[TOKENS]; // of the norm
+    if (once && NORMED)
+        FIND_FACTORS
     for (; first_group < all; first_group += together) {
         uint group = first_group + gl_SubgroupID;
+        // What the first results of an invocation are added to, so that the end need not wait for it.
+        float before = 0.0;
+        if (FINISH == FINISH_ADD && group < all && lane < ROWS * TOKENS) {
+            Place place = place_of(group, lane EXPERT_ARGUMENTS);
+            if (place.inside)
+                before = place.into.v[place.at];
+        }
         float all_sums[ROWS][TOKENS], gates[ROWS][TOKENS]; // of the last part, and of the one before it
         [[unroll]] for (uint part = 0; part < PARTS; part++) {
             uint chunk = lane;
@@ -379,40 +423,39 @@ void multiply()
             continue;
 
         // An invocation finishes one row of one token, or of every so-manieth.
-        if (NORMED)
-            [[unroll]] for (uint t = 0; t < TOKENS; t++) {
-                float factor = inversesqrt(subgroupAdd(square_sums[t]) / float(columns) + EPSILON);
+        if (NORMED) {
+            if (!once)
+                FIND_FACTORS
+            [[unroll]] for (uint t = 0; t < TOKENS; t++)
                 [[unroll]] for (uint r = 0; r < ROWS; r++) {
-                    all_sums[r][t] *= factor;
-                    gates[r][t] *= factor;
+                    all_sums[r][t] *= factors[t];
+                    gates[r][t] *= factors[t];
                 }
-            }
-        uvec2 found = find_group(group);
+        }
         for (uint mine = lane; mine < ROWS * TOKENS; mine += lanes) {
             vec2 sum = vec2(0.0);
             [[unroll]] for (uint r = 0; r < ROWS; r++)
                 [[unroll]] for (uint t = 0; t < TOKENS; t++)
                     if (mine == r * TOKENS + t)
                         sum = GLU ? vec2(gates[r][t], all_sums[r][t]) : vec2(all_sums[r][t], 0.0);
-            uint t = mine % TOKENS, row = found.y + mine / TOKENS;
-            if (row >= rows_of(found.x))
+            Place place = place_of(group, mine EXPERT_ARGUMENTS);
+            if (!place.inside)
                 break;
 #ifdef EXPERTS
-            uint bias_row = expert * rows + row;
-            FreshFloats into = FreshFloats(jobs[found.x].into + uint64_t(choice) * into_stride * 4);
+            uint bias_row = expert * rows + place.row;
 #else
-            uint bias_row = row, into_stride = jobs[found.x].into_stride;
-            FreshFloats into = FreshFloats(jobs[found.x].into);
+            uint bias_row = place.row;
 #endif
-            if (jobs[found.x].bias != 0)
-                sum.x += Floats(jobs[found.x].bias).v[bias_row];
+            if (jobs[place.job].bias != 0)
+                sum.x += Floats(jobs[place.job].bias).v[bias_row];
             if (GLU && jobs[1].bias != 0)
                 sum.y += Floats(jobs[1].bias).v[bias_row];
-            uint at = t * into_stride + row;
             if (GLU)
-                into.v[at] = gated(FINISH - FINISH_GLU, sum.x, sum.y, ALPHA, LIMIT);
+                place.into.v[place.at] = gated(FINISH - FINISH_GLU, sum.x, sum.y, ALPHA, LIMIT);
+            else if (FINISH == FINISH_ADD)
+                place.into.v[place.at] = (mine == lane ? before : place.into.v[place.at]) + sum.x;
             else
-                into.v[at] = FINISH == FINISH_ADD ? into.v[at] + sum.x : sum.x;
+                place.into.v[place.at] = sum.x;
         }
     }
 }
