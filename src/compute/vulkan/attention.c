@@ -120,7 +120,9 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
         if (!table)
             return;
     }
-    const struct chain_link link = gpu_chain(gpu);
+    const uint32_t slots = heads->heads + kv_heads * (heads->values_in_keys ? 1 : 2);
+    const bool chained = (uint64_t)heads->rows * slots <= GPU_CHAIN_GROUPS;
+    const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
     const struct {
         uint64_t query, key, value, query_norm, key_norm, query_scales, table, out, sequences, progress;
         uint32_t query_stride, query_head_stride, key_stride, value_stride;
@@ -157,8 +159,8 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
                                   heads->normed,
                                   heads->turned_from,
                                   heads->plain_norm};
-    uint32_t slots = heads->heads + kv_heads * (heads->values_in_keys ? 1 : 2);
-    gpu_launch_chained(gpu, KERNEL_heads, constants, COUNT_OF(constants), &push, sizeof push, heads->rows, slots, 1);
+    (chained ? gpu_launch_chained : gpu_launch)(gpu, KERNEL_heads, constants, COUNT_OF(constants), &push, sizeof push,
+                                                heads->rows, slots, 1);
 }
 
 void gpu_spread(struct gpu *gpu, const struct gpu_spread *spread)
@@ -252,7 +254,10 @@ static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool fe
                          (unsigned long long)bytes);
         return;
     }
-    const struct chain_link link = gpu_chain(gpu);
+    const uint32_t queries = few_queries(gpu, a, rows, spans), group = a->heads / a->kv_heads;
+    const uint32_t across = (rows * group + queries - 1) / queries * a->kv_heads;
+    const bool chained = (uint64_t)spans * across * count <= GPU_CHAIN_GROUPS;
+    const struct chain_link link = chained ? gpu_chain(gpu) : (struct chain_link){0};
     const struct {
         uint64_t query, out, states, sinks, sequences, progress;
         uint32_t heads, kv_heads, key_row, value_row;
@@ -275,10 +280,9 @@ static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool fe
               a->bidirectional,
               spans,
               link.awaited};
-    uint32_t queries = few_queries(gpu, a, rows, spans), group = a->heads / a->kv_heads;
     const uint32_t constants[] = {a->key_size, a->value_size, queries, spans == 1, span};
-    gpu_launch_chained(gpu, kernels_of(a->type).few, constants, COUNT_OF(constants), &push, sizeof push, spans,
-                       (rows * group + queries - 1) / queries * a->kv_heads, count);
+    (chained ? gpu_launch_chained : gpu_launch)(gpu, kernels_of(a->type).few, constants, COUNT_OF(constants), &push,
+                                                sizeof push, spans, across, count);
     if (spans == 1)
         return;
     gpu_barrier(gpu);

@@ -124,8 +124,12 @@ void gpu_launch(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constan
  * This wants a device that begins the work groups of one kernel after those of the kernel before, and lets those that
  * have begun go on; Vulkan promises neither, so only devices are trusted on which it was seen (info.chains).
  *
+ * Each work group counts on one word, which takes a device some 3 ns. So kernels of more than GPU_CHAIN_GROUPS, as for
+ * a prompt, are launched by themselves.
+ *
  * gpu_chain, to be followed by gpu_launch_chained at once, gives what such a kernel finds in its push constants;
  * progress is 0 where there are no chains. */
+#define GPU_CHAIN_GROUPS 4096u
 struct chain_link {
     uint64_t progress;
     uint32_t awaited;
