@@ -16,7 +16,8 @@ LIBRARY, SOURCE, COMPILER = sys.argv[1], sys.argv[2], sys.argv[3:]
 # A folder may include those before it.
 FOLDERS = ["core", "format", "model", "compute", "hw", "plan", "store", "engine", "server", "cli"]
 PEERS = {("model", "compute"), ("compute", "model")}  # know nothing of each other
-GPU_FILES = ("src_compute_vulkan_", "src_engine_gpu_", "src_hw_gpu_speed.", "src_store_device.", "src_store_in_place.",
+GPU_FILES = ("src_compute_vulkan_", "src_engine_gpu_", "src_hw_gpu_layer.", "src_hw_gpu_speed.", "src_store_device.",
+             "src_store_in_place.",
              "src_store_moves.")
 STAND_INS = ("compute/vulkan/none.c", "engine/gpu/none.c", "hw/gpu_speed_none.c", "store/device_none.c")
 PRINTS_OR_ENDS = {"printf", "vprintf", "__printf_chk", "__vprintf_chk", "puts", "putchar", "perror", "stdout", "stderr", "exit", "_exit",

@@ -177,6 +177,8 @@ static void print_speeds(const struct hardware_gpu *gpu)
            gpu->upload_bytes_per_second / 1e9);
     printf("         a batch there and back takes %.0f us, a share of the CPU's between two batches %.0f us\n",
            gpu->turn_seconds * 1e6, gpu->share_seconds * 1e6);
+    printf("         a layer takes %.0f us besides its weights, %.0f of floats, %.0f more with experts\n",
+           gpu->layer_seconds * 1e6, gpu->float_layer_seconds * 1e6, gpu->router_seconds * 1e6);
     for (size_t i = 0; i < gpu->kernel_count; i++) {
         printf("  %-8s %6.1f  ", tensor_type_info(gpu->kernels[i].type)->name, gpu->kernels[i].bytes_per_second / 1e9);
         draw_bar(stdout, fmin(1, gpu->kernels[i].bytes_per_second / gpu->memory_bytes_per_second), 40);
@@ -225,10 +227,12 @@ static json_t *gpus_json(const struct hardware *h)
             json_object_set_new(kernels, tensor_type_info(gpu->kernels[k].type)->name,
                                 json_real(gpu->kernels[k].bytes_per_second));
         json_array_append_new(
-            array, json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name, "memory_bytes_per_second",
-                             gpu->memory_bytes_per_second, "upload_bytes_per_second", gpu->upload_bytes_per_second,
-                             "turn_seconds", gpu->turn_seconds, "share_seconds", gpu->share_seconds,
-                             "multiply_adds_per_second", gpu->multiply_adds_per_second, "kernels", kernels));
+            array, json_pack("{s:s, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
+                             "memory_bytes_per_second", gpu->memory_bytes_per_second, "upload_bytes_per_second",
+                             gpu->upload_bytes_per_second, "turn_seconds", gpu->turn_seconds, "layer_seconds",
+                             gpu->layer_seconds, "float_layer_seconds", gpu->float_layer_seconds, "router_seconds",
+                             gpu->router_seconds, "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
+                             gpu->multiply_adds_per_second, "kernels", kernels));
     }
     return array;
 }

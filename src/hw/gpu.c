@@ -137,6 +137,8 @@ void hardware_gpu_speeds(const struct hardware *hardware, struct hardware_gpu *g
     gpu->memory_bytes_per_second = gpu->info.unified ? hardware->memory_bytes_per_second : 200e9;
     gpu->upload_bytes_per_second = gpu->info.unified ? hardware->memory_bytes_per_second / 2 : 6e9;
     gpu->turn_seconds = 50e-6;
+    gpu->layer_seconds = gpu->float_layer_seconds = GPU_LAYER_SECONDS;
+    gpu->router_seconds = GPU_ROUTER_SECONDS;
     gpu->share_seconds = 250e-6;
     gpu->multiply_adds_per_second = 2e12;
 }
@@ -147,6 +149,28 @@ double hardware_gpu_kernel_speed(const struct hardware_gpu *gpu, enum tensor_typ
         if (gpu->kernels[i].type == type)
             return gpu->kernels[i].bytes_per_second;
     return 0.6 * gpu->memory_bytes_per_second;
+}
+
+double hardware_gpu_layer_seconds(const struct hardware_gpu *gpu, enum tensor_type type, bool experts)
+{
+    double seconds = gpu->float_layer_seconds;
+    switch (type) {
+    case TENSOR_Q8_0:
+    case TENSOR_Q4_0:
+    case TENSOR_Q4_1:
+    case TENSOR_Q5_0:
+    case TENSOR_Q5_1:
+    case TENSOR_Q4_K:
+    case TENSOR_Q5_K:
+    case TENSOR_IQ4_NL:
+    case TENSOR_IQ4_XS:
+    case TENSOR_MXFP4:
+        seconds = gpu->layer_seconds;
+        break;
+    default:
+        break;
+    }
+    return seconds + (experts ? gpu->router_seconds : 0);
 }
 
 bool hardware_gpu_cache_path(const struct hardware_gpu *gpu, char *path, size_t room)

@@ -1,4 +1,5 @@
 /* How fast a GPU reads its memory, takes data from the host, and multiplies. */
+#include "hw/gpu_layer.h"
 #include "hw/hw.h"
 
 #include <stdlib.h>
@@ -176,6 +177,56 @@ static hypura_status time_share(const struct gpu_test *test, double memory_speed
     return HYPURA_OK;
 }
 
+#define LAYERS 8u /* in one batch */
+
+struct layers {
+    struct gpu_layer buffers;
+    enum tensor_type type;
+    bool mixture;
+};
+
+static void record_layers(const struct gpu_test *test, const void *what)
+{
+    const struct layers *layers = what;
+    gpu_layer_record(&layers->buffers, test->gpu, test->weights, test->bytes, layers->type, layers->mixture, LAYERS);
+}
+
+/* What is left when the weights' time at the kernels' speed is taken off. */
+static hypura_status time_rest(const struct gpu_test *test, const struct hardware_gpu *speeds, struct layers *layers,
+                               enum tensor_type type, bool mixture, double *rest, hypura_error *error)
+{
+    double seconds;
+    layers->type = type;
+    layers->mixture = mixture;
+    hypura_status status = time_batch(test, record_layers, layers, &seconds, error);
+    if (!status)
+        *rest = MAX(seconds / LAYERS - (double)gpu_layer_bytes(type, mixture) / hardware_gpu_kernel_speed(speeds, type),
+                    1e-9);
+    return status;
+}
+
+/* After the kernels' speeds are known. Where there is no room for a layer beyond the caches, what is usual. */
+static hypura_status time_layers(const struct gpu_test *test, struct hardware_gpu *out, hypura_error *error)
+{
+    out->layer_seconds = out->float_layer_seconds = GPU_LAYER_SECONDS;
+    out->router_seconds = GPU_ROUTER_SECONDS;
+    if (test->bytes < 2 * gpu_layer_bytes(TENSOR_F16, false))
+        return HYPURA_OK;
+    struct layers layers;
+    double with_experts = 0;
+    hypura_status status = gpu_layer_make(&layers.buffers, test->gpu, error);
+    if (!status)
+        status = time_rest(test, out, &layers, TENSOR_Q4_K, false, &out->layer_seconds, error);
+    if (!status)
+        status = time_rest(test, out, &layers, TENSOR_F16, false, &out->float_layer_seconds, error);
+    if (!status)
+        status = time_rest(test, out, &layers, TENSOR_Q4_K, true, &with_experts, error);
+    if (!status)
+        out->router_seconds = MAX(with_experts - out->layer_seconds, 1e-9);
+    gpu_layer_free(&layers.buffers, test->gpu);
+    return status;
+}
+
 static hypura_status measure(struct gpu_test *test, struct hardware_gpu *out, hypura_error *error)
 {
     static const enum tensor_type types[] = {TENSOR_F16,  TENSOR_BF16, TENSOR_Q8_0,   TENSOR_Q4_0,  TENSOR_Q4_K,
@@ -201,6 +252,8 @@ static hypura_status measure(struct gpu_test *test, struct hardware_gpu *out, hy
         if (!status)
             out->memory_bytes_per_second = MAX(out->memory_bytes_per_second, (double)bytes / seconds);
     }
+    if (!status)
+        status = time_layers(test, out, error);
     if (!status)
         status = time_share(test, out->memory_bytes_per_second, &out->share_seconds, error);
     if (!status)

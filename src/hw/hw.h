@@ -54,6 +54,11 @@ struct kernel_speed {
 #define HARDWARE_MAX_KERNELS 16
 #define HARDWARE_MAX_GPUS 8
 
+/* What a layer takes on a GPU that was not measured, seen with barriers on a large card: six launches or more, each of
+ * which waits for the one before; and more where there is a router. */
+#define GPU_LAYER_SECONDS 45e-6
+#define GPU_ROUTER_SECONDS 25e-6
+
 /* A device that computes (compute/vulkan/gpu.h), and how fast. */
 struct hardware_gpu {
     uint32_t index; /* in gpu_list's order */
@@ -61,6 +66,9 @@ struct hardware_gpu {
     double memory_bytes_per_second;
     double upload_bytes_per_second; /* from memory of the host */
     double turn_seconds;            /* to send a batch of commands, and to see that it is done */
+    double layer_seconds;           /* what a dense layer takes for one token, but for reading its weights */
+    double float_layer_seconds;     /* the same of types that are multiplied as floats */
+    double router_seconds;          /* more, of a layer with experts */
     double share_seconds;           /* what a share of the CPU's between two batches takes, but for the work itself */
     double multiply_adds_per_second;
     struct kernel_speed kernels[HARDWARE_MAX_KERNELS];
@@ -120,6 +128,9 @@ hypura_status hardware_profile_gpus(struct hardware *hardware, const char *choic
 
 /* Bytes of weights a second through the matrix-vector kernel of a type. */
 double hardware_gpu_kernel_speed(const struct hardware_gpu *gpu, enum tensor_type type);
+
+/* What a layer with weights of a type takes besides reading them. */
+double hardware_gpu_layer_seconds(const struct hardware_gpu *gpu, enum tensor_type type, bool experts);
 
 /* The file in the user's cache folder where a device's compiled kernels are kept; false when there is no such folder.
  */

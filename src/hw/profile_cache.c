@@ -175,6 +175,9 @@ static void get_gpus(const json_t *array, struct hardware *hardware)
             !get_speed(row, "memory_bytes_per_second", &gpu->memory_bytes_per_second) ||
             !get_speed(row, "upload_bytes_per_second", &gpu->upload_bytes_per_second) ||
             !get_speed(row, "turn_seconds", &gpu->turn_seconds) ||
+            !get_speed(row, "layer_seconds", &gpu->layer_seconds) ||
+            !get_speed(row, "float_layer_seconds", &gpu->float_layer_seconds) ||
+            !get_speed(row, "router_seconds", &gpu->router_seconds) ||
             !get_speed(row, "share_seconds", &gpu->share_seconds) ||
             !get_speed(row, "multiply_adds_per_second", &gpu->multiply_adds_per_second) ||
             !get_kernels(json_object_get(row, "kernels"), gpu->kernels, &gpu->kernel_count))
@@ -255,13 +258,14 @@ static json_t *put_gpus(const struct hardware *hardware)
     json_t *gpus = json_array();
     for (size_t i = 0; i < hardware->gpu_count; i++) {
         const struct hardware_gpu *gpu = &hardware->gpus[i];
-        json_array_append_new(gpus, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
-                                              "driver_version", (json_int_t)gpu->info.driver_version,
-                                              "memory_bytes_per_second", gpu->memory_bytes_per_second,
-                                              "upload_bytes_per_second", gpu->upload_bytes_per_second, "turn_seconds",
-                                              gpu->turn_seconds, "share_seconds", gpu->share_seconds,
-                                              "multiply_adds_per_second", gpu->multiply_adds_per_second, "kernels",
-                                              put_kernels(gpu->kernels, gpu->kernel_count)));
+        json_array_append_new(
+            gpus, json_pack("{s:s, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:o}", "name", gpu->info.name,
+                            "driver_version", (json_int_t)gpu->info.driver_version, "memory_bytes_per_second",
+                            gpu->memory_bytes_per_second, "upload_bytes_per_second", gpu->upload_bytes_per_second,
+                            "turn_seconds", gpu->turn_seconds, "layer_seconds", gpu->layer_seconds,
+                            "float_layer_seconds", gpu->float_layer_seconds, "router_seconds", gpu->router_seconds,
+                            "share_seconds", gpu->share_seconds, "multiply_adds_per_second",
+                            gpu->multiply_adds_per_second, "kernels", put_kernels(gpu->kernels, gpu->kernel_count)));
     }
     return gpus;
 }

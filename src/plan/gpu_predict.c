@@ -7,11 +7,6 @@
 
 #include <math.h>
 
-/* What a layer takes on a GPU besides its weights: six launches or more, each of which waits for the one before (seen
- * on an H200). */
-#define GPU_LAYER_SECONDS 45e-6
-#define GPU_ROUTER_SECONDS 25e-6 /* more, of a layer with experts */
-
 struct work {
     double gpu_dense, cpu_dense; /* seconds, of tensors */
     double gpu_expert;           /* of one, there */
@@ -89,6 +84,15 @@ static struct sides experts(const struct work *work, const struct plan *plan, co
     return sides;
 }
 
+/* What a layer takes there besides its weights, by the type of the matrix that every one has. */
+static double layer_seconds(const struct model *model, uint32_t number, const struct hardware_gpu *device)
+{
+    const struct model_layer *layer = model_layer(model, number);
+    unit_number output = layer->tensors[ROLE_ATTENTION_OUTPUT];
+    enum tensor_type type = output == NO_UNIT ? TENSOR_F16 : model_unit(model, output)->slices[0].tensor->type;
+    return hardware_gpu_layer_seconds(device, type, layer->moe);
+}
+
 hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table, const struct model *model,
                                const struct hardware *hardware, const struct plan_request *request, hypura_error *error)
 {
@@ -111,7 +115,7 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         struct sides parts = {0};
         if (work->expert_bytes > 0)
             parts = experts(work, plan, table, hardware, gpu->in_place && gpu->layers[l] == GPU_CAN);
-        double launches = now ? GPU_LAYER_SECONDS + (work->expert_bytes > 0 ? GPU_ROUTER_SECONDS : 0) : 0;
+        double launches = now ? layer_seconds(model, l, request->device) : 0;
         double fixed = work->gpu_dense + work->cpu_dense + (now ? launches : LAYER_SECONDS);
         seconds += fixed + MAX(MAX(parts.gpu, parts.cpu), parts.disk);
         bool shared = divided && !(gpu->in_place && gpu->layers[l] == GPU_CAN);

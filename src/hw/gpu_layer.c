@@ -1,0 +1,259 @@
+/* A layer of a usual shape as the engine has a GPU compute it for one token: small enough that its launches count, and
+ * with attention over next to nothing. */
+#include "hw/gpu_layer.h"
+
+#include "format/format.h"
+
+#define WIDTH 4096u
+#define KEYS 1024u
+#define HEAD 128u
+#define POSITIONS 128u
+#define EXPERTS 8u
+#define USED 2u
+
+static struct gpu_range cut(struct gpu_buffer *buffer, uint64_t *used, uint64_t bytes)
+{
+    struct gpu_range range = {buffer, *used};
+    *used += align_up(bytes, GPU_ALIGNMENT);
+    return range;
+}
+
+static uint64_t cut_all(struct gpu_layer *b)
+{
+    const uint64_t row = WIDTH * sizeof(float);
+    uint64_t used = 0;
+    struct gpu_range *rows[] = {&b->hidden, &b->normed, &b->branch, &b->query, &b->key, &b->value, &b->attended};
+    for (size_t i = 0; i < COUNT_OF(rows); i++)
+        *rows[i] = cut(b->all, &used, row);
+    b->inner = cut(b->all, &used, USED * row);
+    b->out = cut(b->all, &used, USED * row);
+    b->vector = cut(b->all, &used, row);
+    b->router = cut(b->all, &used, EXPERTS * row);
+    b->logits = cut(b->all, &used, EXPERTS * sizeof(float));
+    b->ids = cut(b->all, &used, USED * sizeof(uint32_t));
+    b->weights = cut(b->all, &used, USED * sizeof(float));
+    b->slots = cut(b->all, &used, EXPERTS * sizeof(uint32_t));
+    b->cache = cut(b->all, &used, (uint64_t)2 * POSITIONS * KEYS * sizeof(uint16_t));
+    b->scratch = cut(b->all, &used, gpu_attention_scratch_bytes(GPU_VECTOR_TOKENS, WIDTH / HEAD, HEAD, POSITIONS));
+    return used;
+}
+
+/* Zeros, so that the router chooses the first two experts, which have a slot each. */
+hypura_status gpu_layer_make(struct gpu_layer *layer, struct gpu *gpu, hypura_error *error)
+{
+    *layer = (struct gpu_layer){0};
+    uint64_t bytes = cut_all(layer);
+    uint8_t *zeros;
+    gpu_ticket ticket = 0;
+    hypura_status status = ALLOCATE(&zeros, bytes, "GPU test", error);
+    if (status)
+        return status;
+    status = gpu_buffer_create(gpu, &layer->all, bytes, GPU_DEVICE, error);
+    if (!status) {
+        cut_all(layer);
+        for (uint32_t e = 0; e < EXPERTS; e++)
+            zeros[layer->slots.offset + e * sizeof(uint32_t)] = (uint8_t)(e % USED);
+        status = gpu_upload(gpu, (struct gpu_range){layer->all, 0}, zeros, bytes, &ticket, error);
+    }
+    if (!status)
+        status = gpu_upload_wait(gpu, ticket, error);
+    memory_free(zeros);
+    return status;
+}
+
+void gpu_layer_free(struct gpu_layer *layer, struct gpu *gpu)
+{
+    gpu_buffer_destroy(gpu, layer->all);
+}
+
+static uint64_t row_bytes(enum tensor_type type)
+{
+    uint64_t bytes = 0;
+    tensor_row_bytes(type, WIDTH, &bytes);
+    return bytes;
+}
+
+uint64_t gpu_layer_bytes(enum tensor_type type, bool mixture)
+{
+    return row_bytes(type) * (2 * WIDTH + 2 * KEYS + (mixture ? USED : 1) * 3 * WIDTH);
+}
+
+/* Hands out weights one after another. */
+struct taking {
+    struct gpu_buffer *weights;
+    uint64_t bytes, used;
+    enum tensor_type type;
+};
+
+static struct gpu_matrix take(struct taking *t, uint32_t rows)
+{
+    struct gpu_matrix matrix = {.type = t->type, .rows = rows, .columns = WIDTH, .row_bytes = row_bytes(t->type)};
+    if (t->used + rows * matrix.row_bytes > t->bytes)
+        t->used = 0;
+    matrix.data = (struct gpu_range){t->weights, t->used};
+    t->used = align_up(t->used + rows * matrix.row_bytes, GPU_ALIGNMENT);
+    return matrix;
+}
+
+static struct gpu_matmul job(struct gpu_matrix weights, struct gpu_range in, struct gpu_range norm,
+                             struct gpu_range out)
+{
+    return (struct gpu_matmul){.weights = weights,
+                               .in = in,
+                               .out = out,
+                               .norm = norm,
+                               .tokens = 1,
+                               .in_stride = WIDTH,
+                               .out_stride = weights.rows,
+                               .epsilon = 1e-5f};
+}
+
+static void attend(const struct gpu_layer *b, struct gpu *gpu)
+{
+    const struct gpu_sequence sequence = {.rows = 1,
+                                          .first_position = POSITIONS / 2,
+                                          .capacity = POSITIONS,
+                                          .values = (uint64_t)POSITIONS * KEYS * sizeof(uint16_t)};
+    const uint32_t position = HEAD * sizeof(uint16_t);
+    const struct gpu_heads heads = {.query = b->query,
+                                    .key = b->key,
+                                    .value = b->value,
+                                    .table = b->vector,
+                                    .out = b->query,
+                                    .cache = b->cache,
+                                    .query_stride = WIDTH,
+                                    .query_head_stride = HEAD,
+                                    .key_stride = KEYS,
+                                    .value_stride = KEYS,
+                                    .rotary = HEAD,
+                                    .rows = 1,
+                                    .heads = WIDTH / HEAD,
+                                    .kv_heads = KEYS / HEAD,
+                                    .key_size = HEAD,
+                                    .value_size = HEAD,
+                                    .type = TENSOR_F16,
+                                    .key_position_bytes = position,
+                                    .value_position_bytes = position,
+                                    .sequences = &sequence,
+                                    .sequence_count = 1};
+    const struct gpu_attention attention = {.query = b->query,
+                                            .out = b->attended,
+                                            .cache = b->cache,
+                                            .scratch = b->scratch,
+                                            .rows = 1,
+                                            .heads = WIDTH / HEAD,
+                                            .kv_heads = KEYS / HEAD,
+                                            .key_size = HEAD,
+                                            .value_size = HEAD,
+                                            .type = TENSOR_F16,
+                                            .key_position_bytes = position,
+                                            .value_position_bytes = position,
+                                            .scale = 1,
+                                            .sequences = &sequence,
+                                            .sequence_count = 1};
+    gpu_heads(gpu, &heads);
+    gpu_barrier(gpu);
+    gpu_attention(gpu, &attention);
+    gpu_barrier(gpu);
+}
+
+static const struct gpu_glu_kind silu = {.kind = GLU_SILU};
+
+static void feed_forward(const struct gpu_layer *b, struct gpu *gpu, struct taking *t)
+{
+    const struct gpu_range up = {b->inner.buffer, b->inner.offset + WIDTH * sizeof(float)};
+    struct gpu_matmul jobs[2], down;
+    for (int i = 0; i < 2; i++)
+        jobs[i] = job(take(t, WIDTH), b->hidden, b->vector, i ? up : b->inner);
+    gpu_matmul_glu(gpu, jobs, &silu);
+    gpu_barrier(gpu);
+    down = job(take(t, WIDTH), b->inner, (struct gpu_range){0}, b->hidden);
+    down.accumulate = true;
+    gpu_matmul(gpu, &down, 1);
+    gpu_barrier(gpu);
+}
+
+static struct gpu_expert_matmul expert_job(const struct gpu_layer *b, struct taking *t, struct gpu_range in,
+                                           struct gpu_range out, bool per_choice)
+{
+    /* Two experts' worth, since two are read. */
+    struct gpu_matrix weights = take(t, USED * WIDTH);
+    weights.rows = WIDTH;
+    return (struct gpu_expert_matmul){.weights = weights,
+                                      .slot_stride = WIDTH * weights.row_bytes,
+                                      .slots = b->slots,
+                                      .ids = b->ids,
+                                      .in = in,
+                                      .out = out,
+                                      .experts = EXPERTS,
+                                      .used = USED,
+                                      .tokens = 1,
+                                      .per_choice = per_choice};
+}
+
+static void mixture_of_experts(const struct gpu_layer *b, struct gpu *gpu, struct taking *t)
+{
+    struct gpu_residual residual = {.hidden = b->hidden,
+                                    .branch = b->branch,
+                                    .norm = b->vector,
+                                    .out = b->normed,
+                                    .scale = 1,
+                                    .epsilon = 1e-5f,
+                                    .rows = 1,
+                                    .columns = WIDTH};
+    gpu_residual(gpu, &residual);
+    gpu_barrier(gpu);
+    struct taking router_weights = {b->router.buffer, b->router.offset + EXPERTS * WIDTH * sizeof(float),
+                                    b->router.offset, TENSOR_F32};
+    const struct gpu_matmul router_job =
+        job(take(&router_weights, EXPERTS), b->normed, (struct gpu_range){0}, b->logits);
+    gpu_matmul(gpu, &router_job, 1);
+    gpu_barrier(gpu);
+    const struct gpu_router router = {.logits = b->logits,
+                                      .ids = b->ids,
+                                      .weights = b->weights,
+                                      .rows = 1,
+                                      .experts = EXPERTS,
+                                      .used = USED,
+                                      .normalise = true,
+                                      .scale = 1};
+    gpu_router(gpu, &router);
+    gpu_barrier(gpu);
+    const struct gpu_expert_matmul jobs[2] = {expert_job(b, t, b->normed, b->inner, false),
+                                              expert_job(b, t, b->normed, b->inner, false)};
+    gpu_expert_matmul_glu(gpu, jobs, &silu);
+    gpu_barrier(gpu);
+    const struct gpu_expert_matmul down = expert_job(b, t, b->inner, b->out, true);
+    gpu_expert_matmul(gpu, &down, 1);
+    gpu_barrier(gpu);
+    residual.mix =
+        (struct gpu_mix){.device_rows = b->out, .ids = b->ids, .weights = b->weights, .slots = b->slots, .used = USED};
+    gpu_residual(gpu, &residual);
+    gpu_barrier(gpu);
+}
+
+void gpu_layer_record(const struct gpu_layer *layer, struct gpu *gpu, struct gpu_buffer *weights, uint64_t bytes,
+                      enum tensor_type type, bool mixture, uint32_t count)
+{
+    struct taking taking = {weights, bytes, 0, type};
+    const struct gpu_range none = {0};
+    for (uint32_t i = 0; i < count; i++) {
+        /* A mixture's last launch has normed what comes next. */
+        const struct gpu_range in = mixture ? layer->normed : layer->hidden, norm = mixture ? none : layer->vector;
+        const struct gpu_matmul jobs[3] = {job(take(&taking, WIDTH), in, norm, layer->query),
+                                           job(take(&taking, KEYS), in, norm, layer->key),
+                                           job(take(&taking, KEYS), in, norm, layer->value)};
+        gpu_matmul(gpu, jobs, 3);
+        gpu_barrier(gpu);
+        attend(layer, gpu);
+        struct gpu_matmul output = job(take(&taking, WIDTH), layer->attended, none, layer->hidden);
+        output.out = mixture ? layer->branch : layer->hidden;
+        output.accumulate = !mixture;
+        gpu_matmul(gpu, &output, 1);
+        gpu_barrier(gpu);
+        if (mixture)
+            mixture_of_experts(layer, gpu, &taking);
+        else
+            feed_forward(layer, gpu, &taking);
+    }
+}
