@@ -65,9 +65,11 @@ __attribute__((unused)) static void reference_free(struct reference *reference)
     free(reference->logits);
 }
 
-/* Opens under the smallest budget that works, which is what the refusal of a smaller one says. It moves a little from
- * one try to the next, with what the process holds besides. */
-__attribute__((unused)) static struct engine *open_smallest(const char *path, struct engine_options *options)
+/* Opens under the smallest budget that works, which is what the refusal of a smaller one says, and some bytes more. It
+ * moves from one try to the next, with what the process holds besides: stacks of threads that ended, and what they
+ * allocated. */
+__attribute__((unused)) static struct engine *open_above_smallest(const char *path, struct engine_options *options,
+                                                                  uint64_t more)
 {
     struct engine *engine = NULL;
     options->budget = 1000;
@@ -76,9 +78,14 @@ __attribute__((unused)) static struct engine *open_smallest(const char *path, st
         const char *number = strstr(test_error.message, "the smallest that works is ");
         if (!number || sscanf(number, "the smallest that works is %llu bytes", &smallest) != 1 || tries == 20)
             fail_msg("%s: %s", path, test_error.message);
-        options->budget = smallest + (SANITIZED ? 2 << 20 : 0);
+        options->budget = smallest + more + (SANITIZED ? 2 << 20 : 0);
     }
     return engine;
+}
+
+__attribute__((unused)) static struct engine *open_smallest(const char *path, struct engine_options *options)
+{
+    return open_above_smallest(path, options, 0);
 }
 
 struct copied_logits {

@@ -38,13 +38,7 @@ static struct engine *open_run(const char *name, const struct run *run)
             fail_msg("%s: %s", name, test_error.message);
         return engine;
     }
-    engine = open_smallest(model_path(name), &options);
-    if (run->more) {
-        engine_close(engine);
-        options.budget += run->more + (SANITIZED ? 4 << 20 : 0);
-        assert_ok(engine_open(&engine, model_path(name), &options, &test_error));
-    }
-    return engine;
+    return open_above_smallest(model_path(name), &options, run->more);
 }
 
 static void prompt_of(int32_t *tokens, size_t count)
