@@ -220,8 +220,8 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
     if (!status)
         status = store_advance(engine->store, error);
     if (status) {
+        gpu_pass_abandon(engine); /* before what it reads may go */
         store_abandon(engine->store);
-        gpu_pass_abandon(engine);
         if (status == HYPURA_ERROR_DEVICE)
             atomic_store(&engine->lost, true);
         return status;
