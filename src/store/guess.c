@@ -125,7 +125,8 @@ void guess_pump(struct store *store)
         guesses->warm_count--;
         cache_guess(store, unit, 0);
     }
-    if (more && guesses->warm_count == 0 && !store->passing)
+    /* Between passes guesses that may not be opened yet wait for the next one. */
+    if (!store->passing && guesses->warm_count == 0 && io_unfinished(store->io, PRIORITY_GUESS) < UNDER_WAY)
         fill_pump(store);
 }
 
