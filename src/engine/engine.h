@@ -135,7 +135,7 @@ bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t position
 uint64_t engine_room(const struct engine *engine);
 
 /* Makes a running forward return HYPURA_ERROR_CANCELLED within some milliseconds, and the next ones at once, until
- * called with false. Async-signal-safe. */
+ * called with false. Async-signal-safe with true. */
 void engine_cancel(struct engine *engine, bool cancel);
 
 /* Completes the file of trace_path, between batches; an error says what was lost. Without one nothing is done. */

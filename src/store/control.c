@@ -5,6 +5,12 @@ void store_cancel(struct store *store, bool cancel)
 {
     atomic_store(&store->cancelled, cancel);
     io_hold(store->io, cancel);
+    if (cancel)
+        return;
+    pthread_mutex_lock(store->mutex);
+    io_wake(store->io);
+    guess_pump(store);
+    pthread_mutex_unlock(store->mutex);
 }
 
 void store_statistics(struct store *store, struct store_statistics *out)
@@ -130,7 +136,7 @@ hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error
             ring_set_capacity(store, ring - store->ring.lent);
         if (store->class_count)
             cache_set_capacity(store, cache);
-        if (!store->passing)
+        if (store->loaded && !store->passing) /* what is being loaded is read to where it is */
             ring_give_back(store);
         ring_pump(store);
         guess_pump(store);

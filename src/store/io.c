@@ -87,7 +87,7 @@ static void dequeue(struct io *io, struct transfer *transfer)
     transfer->next = transfer->previous = NULL;
 }
 
-static void wake(struct io *io)
+void io_wake(struct io *io)
 {
     if (io->sleeping && io->in_flight < io->options.depth) {
         io->sleeping = false; /* one wake is enough */
@@ -106,7 +106,7 @@ void io_start(struct io *io, struct transfer *transfer)
     transfer->failure.kind = FAILURE_NONE;
     io->unfinished[transfer->priority]++;
     enqueue(io, transfer);
-    wake(io);
+    io_wake(io);
 }
 
 void io_promote(struct io *io, struct transfer *transfer, enum priority priority)
@@ -120,7 +120,7 @@ void io_promote(struct io *io, struct transfer *transfer, enum priority priority
     transfer->priority = priority;
     if (transfer->state == TRANSFER_QUEUED)
         enqueue(io, transfer);
-    wake(io);
+    io_wake(io);
 }
 
 static void set_idle(struct io *io, struct transfer *transfer)
@@ -146,7 +146,7 @@ void io_fill(struct io *io, bool fill)
 {
     io->fill = fill;
     if (fill && io->queues[PRIORITY_FILL].first)
-        wake(io);
+        io_wake(io);
 }
 
 bool io_busy(const struct io *io)

@@ -121,8 +121,9 @@ void io_destroy(struct io *io);
 pthread_mutex_t *io_mutex(struct io *io);
 const char *io_reader_name(const struct io *io);
 
-/* Nothing new is read while set. Async-signal-safe; what was held back goes on with the next io_start or io_promote. */
+/* Nothing new is read while set. Async-signal-safe; what was held back goes on with io_wake, io_start or io_promote. */
 void io_hold(struct io *io, bool hold);
+void io_wake(struct io *io); /* locked */
 
 /* Locked. Queues an idle transfer, whose segments and priority are set. */
 void io_start(struct io *io, struct transfer *transfer);

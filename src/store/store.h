@@ -163,8 +163,8 @@ hypura_status store_advance(struct store *store, hypura_error *error);
 /* ---- from any thread ------------------------------------------------------------------------------------------------
  */
 
-/* Makes every waiting and later call fail with HYPURA_ERROR_CANCELLED until it is called with false. Async-signal-safe.
- */
+/* Makes every waiting and later call fail with HYPURA_ERROR_CANCELLED until it is called with false, which goes on with
+ * what was being read between passes. Async-signal-safe with true. */
 void store_cancel(struct store *store, bool cancel);
 
 struct store_statistics {

@@ -167,6 +167,51 @@ static void it_rests_while_a_pass_runs(void **state)
     close_world(&world);
 }
 
+static void it_goes_on_when_a_cancel_is_over(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, &shape);
+    atomic_store(&world.sleep_microseconds, 2000);
+    open_world(&world, EXPERTS);
+    store_begin(world.store);
+    store_cancel(world.store, true);
+    store_abandon(world.store);
+    usleep(30000); /* what is in flight comes back */
+    uint32_t reads = atomic_load(&world.reads);
+    usleep(30000);
+    assert_int_equal(atomic_load(&world.reads), reads);
+    assert_true(cached(&world) < EXPERTS);
+    atomic_store(&world.sleep_microseconds, 0);
+    store_cancel(world.store, false);
+    wait_until_cached(&world, EXPERTS);
+    close_world(&world);
+}
+
+/* Some of what is expected of the next pass is read before it begins, the rest may not be: it has room all the same. */
+static void guesses_that_wait_hold_nothing_up(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, &shape);
+    atomic_store(&world.sleep_microseconds, 2000);
+    open_world(&world, EXPERTS);
+    store_begin(world.store);
+    for (uint32_t layer = 1; layer < shape.layers; layer++) {
+        unit_number units[16];
+        float probabilities[16];
+        for (uint32_t i = 0; i < shape.experts; i++) {
+            units[i] = expert(layer, i);
+            probabilities[i] = 0.9f;
+        }
+        store_predict(world.store, units, probabilities, shape.experts);
+    }
+    assert_ok(store_advance(world.store, &test_error));
+    atomic_store(&world.sleep_microseconds, 0);
+    wait_until_cached(&world, EXPERTS);
+    close_world(&world);
+}
+
 static void its_blocks_are_small(void **state)
 {
     (void)state;
@@ -208,6 +253,8 @@ int main(void)
         cmocka_unit_test(it_fills_what_is_free),
         cmocka_unit_test(it_lets_demands_pass),
         cmocka_unit_test(it_rests_while_a_pass_runs),
+        cmocka_unit_test(it_goes_on_when_a_cancel_is_over),
+        cmocka_unit_test(guesses_that_wait_hold_nothing_up),
         cmocka_unit_test(its_blocks_are_small),
         cmocka_unit_test(a_broken_drive_is_left_alone),
     };
