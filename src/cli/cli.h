@@ -190,6 +190,9 @@ bool interrupted(void);
 /* While a line editor has changed the terminal, no interrupt ends the program. */
 void interrupts_wait_for_line(bool wait);
 
+/* Until there is something to read; false after an interrupt. */
+bool interrupts_wait_for_input(int file);
+
 /* ---- reading and drawing
  * ------------------------------------------------------------------------------------------------ */
 

@@ -3,7 +3,9 @@
 #include "server/server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,12 +19,16 @@
 
 static struct engine *volatile engine_to_cancel;
 static volatile sig_atomic_t interrupt_count, line_is_read;
+static int wake[2] = {-1, -1}; /* a pipe: whichever thread gets the signal, the one that waits for keys wakes */
 
 static void on_interrupt(int number)
 {
     (void)number;
+    int before = errno;
     if (interrupt_count++ && !line_is_read)
         _exit(EXIT_INTERRUPTED);
+    if (line_is_read && write(wake[1], "", 1) < 0)
+        errno = before; /* full: it wakes anyway */
     if (engine_to_cancel)
         engine_cancel(engine_to_cancel, true);
 }
@@ -39,7 +45,21 @@ void interrupts_cancel(struct engine *engine)
 
 void interrupts_wait_for_line(bool wait)
 {
+    if (wait && wake[0] < 0 && pipe(wake) == 0)
+        for (int i = 0; i < 2; i++)
+            fcntl(wake[i], F_SETFL, O_NONBLOCK);
     line_is_read = wait;
+}
+
+bool interrupts_wait_for_input(int file)
+{
+    struct pollfd both[] = {{.fd = file, .events = POLLIN}, {.fd = wake[0], .events = POLLIN}};
+    char bytes[16];
+    while (!interrupted() && poll(both, COUNT_OF(both), -1) < 0 && errno == EINTR)
+        continue;
+    while (wake[0] >= 0 && read(wake[0], bytes, sizeof bytes) > 0)
+        continue;
+    return !interrupted();
 }
 
 bool interrupted(void)

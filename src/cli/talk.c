@@ -30,11 +30,11 @@ static int read_key(FILE *file)
     unsigned char bytes[4];
     size_t have = 0, want = 1;
     while (have < want) {
-        ssize_t got = read(fileno(file), bytes + have, 1);
-        if (got < 0 && errno == EINTR && !interrupted())
-            continue;
-        if (got < 0 && errno == EINTR)
+        if (!interrupts_wait_for_input(fileno(file)))
             return '\n';
+        ssize_t got = read(fileno(file), bytes + have, 1);
+        if (got < 0 && errno == EINTR)
+            continue;
         if (got <= 0)
             return EOF;
         if (have++ == 0)

@@ -293,7 +293,9 @@ def a_conversation_in_a_terminal():
     talk.say("/set parameter min_p 0\n")
     talk.say("Everything, at length\n", "length\r\n")
     talk.wait("a")
-    talk.say("\x03")
+    os.write(talk.file, b"\x03")
+    # The prompt may be that of an answer that had ended before.
+    talk.say("/show system\n", "no system message.\r\n> ")
     talk.say("/set parameter temperature 0\n")
     talk.say("/set verbose\n")
     assert "tokens/s" in talk.say("rm?\n")
