@@ -70,7 +70,6 @@ static unit_number next_unit(struct store *store)
     while (fill->left > 0) {
         if (fill->next >= fill->end)
             fill->next = fill->first;
-        io_fill(store->io, true);
         fill->left--;
         unit_number unit = fill->next++;
         if (can_bring(store, unit))
