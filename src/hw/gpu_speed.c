@@ -1,6 +1,6 @@
 /* How fast a GPU reads its memory, takes data from the host, and multiplies. */
 #include "hw/gpu_layer.h"
-#include "hw/hw.h"
+#include "hw/hw_private.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -157,7 +157,8 @@ static hypura_status time_share(const struct gpu_test *test, double memory_speed
     gpu_ticket ticket = 0;
     uint64_t bytes = MIN((uint64_t)(SHARE_BATCH_SECONDS * memory_speed / 2), test->bytes / 2);
     bytes = MAX(align_down(bytes, GPU_ALIGNMENT), (uint64_t)GPU_ALIGNMENT);
-    hypura_status status = thread_pool_create(&pool, MIN(thread_usable_cores(), (size_t)256), error);
+    size_t cores = MIN(thread_usable_cores(), hw_cgroup_cores(""));
+    hypura_status status = thread_pool_create(&pool, MIN(cores, (size_t)256), error);
     if (status)
         return status;
     /* The first two batches wait for nothing that takes its time. */
