@@ -26,6 +26,7 @@ enum option_kind {
     OPTION_TEXTS, /* struct texts: may be given several times */
     OPTION_BYTES, /* uint64_t: "4G" */
     OPTION_COUNT, /* uint32_t */
+    OPTION_LIMIT, /* uint32_t: a negative number is none, which is 0 */
     OPTION_SEED,  /* uint64_t */
     OPTION_NUMBER /* float */
 };

@@ -81,8 +81,11 @@ bool set_option(const struct option_row *row, const char *text, hypura_error *er
             error_set(error, HYPURA_ERROR_ARGUMENT, "that is %d bytes; with a unit it would be %dG", (int)whole,
                       (int)whole);
         return whole > 0 && (whole >= 1024 || !memory);
+    case OPTION_LIMIT:
     case OPTION_COUNT:
-        if (!parse_whole_number(text, UINT32_MAX, &whole)) {
+        if (row->kind == OPTION_LIMIT && text[0] == '-' && parse_whole_number(text + 1, UINT32_MAX, &whole)) {
+            whole = 0;
+        } else if (!parse_whole_number(text, UINT32_MAX, &whole)) {
             error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a whole number from 0 to %u", text, UINT32_MAX);
             return false;
         }

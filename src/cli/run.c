@@ -17,7 +17,7 @@ static const struct option_row run_rows[] = {
      "hold a conversation (the default in a terminal without a prompt)"},
     {"system", "TEXT", OPTION_TEXT, &system_text, "a system message before the conversation"},
     {"raw", NULL, OPTION_FLAG, &raw, "no chat template: the model goes on with the text as it is"},
-    {"max-tokens", "N", OPTION_COUNT, &max_tokens, "end the answer after N tokens (default: when the model ends it)"},
+    {"max-tokens", "N", OPTION_LIMIT, &max_tokens, "end the answer after N tokens (default: when the model ends it)"},
     {"stop", "TEXT", OPTION_TEXTS, &stops, "end the answer before this text; may be given several times"},
     {"var", "NAME=VALUE", OPTION_TEXTS, &variables, TEMPLATE_VARIABLES_HELP},
     {"ignore-eos", NULL, OPTION_FLAG, &ignore_end, "go on after the model ended its answer"},

@@ -17,7 +17,7 @@ const struct option_row sampling_rows[] = {
     {"dynamic-range", "X", OPTION_NUMBER, &options.dynamic_range,
      "let the temperature move by so much with the entropy (default: 0)"},
     {"dynamic-exponent", "X", OPTION_NUMBER, &options.dynamic_exponent, "how it moves (default: 1)"},
-    {"top-k", "N", OPTION_COUNT, &options.top_k, "only the N likeliest tokens; 0: all (default: 40)"},
+    {"top-k", "N", OPTION_LIMIT, &options.top_k, "only the N likeliest tokens; 0: all (default: 40)"},
     {"top-p", "X", OPTION_NUMBER, &options.top_p, "only the likeliest tokens that make up X together (default: 0.95)"},
     {"min-p", "X", OPTION_NUMBER, &options.min_p,
      "only tokens at least X times as likely as the likeliest (default: 0.05)"},
@@ -128,8 +128,7 @@ hypura_status sampling_open(struct sampling *sampling, const struct vocabulary *
     bool constrained = grammar_path || format;
     if (!status && (constrained || options.dry_multiplier != 0.0f))
         status = grammar_vocabulary_read(&sampling->vocabulary, vocabulary, error);
-    if (!status && sampling->vocabulary)
-        options.pieces = grammar_vocabulary_pieces(sampling->vocabulary);
+    options.pieces = !status && sampling->vocabulary ? grammar_vocabulary_pieces(sampling->vocabulary) : NULL;
     if (!status && constrained)
         status = read_grammar(&sampling->grammar, error);
     if (!status && constrained)
@@ -153,11 +152,12 @@ hypura_status sampling_set(struct sampling *sampling, const struct vocabulary *v
     const struct option_row *row = sampling_rows;
     while (row->name && strcmp(row->name, name) != 0)
         row++;
-    if (!row->name || (row->kind != OPTION_NUMBER && row->kind != OPTION_COUNT && row->kind != OPTION_SEED))
+    if (!row->name || (row->kind != OPTION_NUMBER && row->kind != OPTION_COUNT && row->kind != OPTION_LIMIT &&
+                       row->kind != OPTION_SEED))
         return error_set(error, HYPURA_ERROR_ARGUMENT,
                          "there is no parameter \"%.40s\"; \"hypura run --help\" lists them", name);
     unsigned char before[sizeof(uint64_t)];
-    size_t size = row->kind == OPTION_NUMBER ? sizeof(float) : row->kind == OPTION_COUNT ? sizeof(uint32_t) : 8;
+    size_t size = row->kind == OPTION_SEED ? sizeof(uint64_t) : sizeof(uint32_t); /* or a float */
     memcpy(before, row->target, size);
     hypura_status status = set_option(row, value, error) ? reopen(sampling, vocabulary, error) : error->status;
     if (status)

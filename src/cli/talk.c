@@ -153,7 +153,7 @@ static void set_parameter(struct conversation *chat, const char *text)
         *c = *c == '_' ? '-' : *c;
     value += strspn(value, " ");
     hypura_status status;
-    const struct option_row length = {.name = "max-tokens", .kind = OPTION_COUNT, .target = &chat->max_tokens};
+    const struct option_row length = {.name = "max-tokens", .kind = OPTION_LIMIT, .target = &chat->max_tokens};
     if (strcmp(name, "num-predict") == 0 || strcmp(name, length.name) == 0)
         status = set_option(&length, value, &error) ? HYPURA_OK : error.status;
     else if (strcmp(name, "num-ctx") == 0 || strcmp(name, "context") == 0)

@@ -92,11 +92,12 @@ def options_of_llama_cpp_are_understood_or_answered():
     expected = answer("--context", 128, "--threads", 1)
     assert hypura("run", "-m", MODEL, "-p", QUESTION, "-n", 24, "-c", 128, "-t", 1, "--temp", 0)[0] == expected
     assert hypura("run", QUESTION, "--n-predict=24", "--ctx-size", 128, "--temp", 0, f"--model={MODEL}")[0] == expected
+    assert hypura("run", "-p", QUESTION, "-n", -1, "--temp", 0, "--top-k", -1)[0] == hypura("run", "-p", QUESTION, "--temp", 0)[0]
     result = json.loads(hypura("bench", "-m", MODEL, "-p", 8, "-n", 4, "-r", 1, "--json")[0])
     assert (result["prompt_tokens"], result["generated_tokens"], result["repeat"]) == (8, 4, 1), result
     for given, hint in {"-ngl": "--gpu-memory", "--mlock": "--memory", "-hf": "hypura pull", "--threadz": "--threads",
                         "--max_tokens": "--max-tokens", "--mem": "--memory", "--tempreature": "--temperature",
-                        "--think": "--var"}.items():
+                        "--think": "--var", "-ctk": "keys and values"}.items():
         _, err = hypura("run", given, 3, status=2)
         assert given in err and hint in err, err
     _, err = hypura("run", "--xyzzy", status=2)
@@ -268,6 +269,9 @@ def a_conversation_in_a_terminal():
     talk.say("/clear\n")
     talk.say("/set parameter num_predict 2\n")
     assert "list" not in talk.say(QUESTION + "\n").replace(QUESTION, "")
+    assert "whole number" in talk.say("/set parameter num_predict -x\n")
+    talk.say("/set parameter num_predict -1\n")
+    assert "ls - list directory" in talk.say(QUESTION + "\n")
     talk.say("/set parameter num_predict 24\n")
     talk.say("/system Be brief.\n")
     assert "Be brief." in talk.say("/show system\n")
