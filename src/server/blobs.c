@@ -115,6 +115,7 @@ static struct upload *start_upload(struct exchange *exchange)
     if (registry_make_folder(registry, &upload->error))
         return upload;
     mkdir(folder, 0755);
+    registry_forget_blobs(registry);
     upload->file = open(upload->partial, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (upload->file < 0)
         error_set_errno(&upload->error, errno, "cannot write %s", upload->partial);
@@ -139,6 +140,7 @@ bool take_blob(struct exchange *exchange, const char *data, size_t size)
             continue;
         if (written < 0) {
             error_set_errno(&upload->error, errno, "cannot write %s", upload->partial);
+            drop_file(upload);
             break;
         }
         data += written;
@@ -175,7 +177,6 @@ void handle_blob_sent(struct exchange *exchange)
         return;
     }
     if (upload->error.status) {
-        drop_file(upload);
         exchange_fail_with(exchange, &upload->error);
         return;
     }

@@ -132,6 +132,17 @@ bool read_model_options(struct generation *generation, const json_t *options, hy
     return true;
 }
 
+bool check_model_options(const json_t *options, hypura_error *error)
+{
+    struct generation *scratch;
+    if (ALLOCATE(&scratch, 1, "options", error))
+        return false;
+    bool fine = read_model_options(scratch, options, error);
+    memory_free(scratch->stops);
+    memory_free(scratch);
+    return fine;
+}
+
 bool read_format(struct generation *generation, const json_t *value, hypura_error *error)
 {
     const char *name = json_string_value(value);

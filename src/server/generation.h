@@ -130,6 +130,8 @@ bool read_format(struct generation *generation, const json_t *value, hypura_erro
 bool read_seed(struct generation *generation, const json_t *value, hypura_error *error);
 /* Ollama's options, which a model that was made by /api/create has for all APIs; what is not there stays as it is. */
 bool read_model_options(struct generation *generation, const json_t *options, hypura_error *error);
+/* Whether they could be read. */
+bool check_model_options(const json_t *options, hypura_error *error);
 /* Text of a content that is a string or an array of parts; NULL with an error for images and the like. New reference.
  */
 json_t *content_text(const json_t *content, hypura_error *error);

@@ -11,7 +11,7 @@
 void loaded_adapter_path(const struct loaded_models *models, const struct model_entry *entry, char *path, size_t room)
 {
     const char *name = json_string_value(json_object_get(entry->manifest, "adapter"));
-    if (!name || !registry_adapter(models->server->registry, name, path, room))
+    if (!name || !*name || !registry_adapter(models->server->registry, name, path, room))
         *path = 0;
 }
 

@@ -58,17 +58,18 @@ static const char *take_word(const char *at, char *out, size_t room)
 static void add_parameter(json_t *parameters, const char *key, const char *at, const struct buffer *value)
 {
     const char *text = value->data ? value->data : "";
+    const bool stop = strcmp(key, "stop") == 0;
     char *end;
     double number = strtod(text, &end);
     at += strspn(at, blanks);
     json_t *parsed = NULL;
-    if (*at == '"') /* "\n" is the end of a line */
-        parsed = json_loadb(at, strcspn(at, "\r\n"), JSON_DECODE_ANY | JSON_DISABLE_EOF_CHECK, NULL);
-    else if (*text && !*end)
+    if (!stop && *text && !*end)
         parsed = number_json(number);
+    else if (*at == '"') /* "\n" is the end of a line */
+        parsed = json_loadb(at, strcspn(at, "\r\n"), JSON_DECODE_ANY, NULL);
     if (!parsed)
         parsed = json_string(text);
-    if (strcmp(key, "stop") != 0) {
+    if (!stop) {
         json_object_set_new(parameters, key, parsed);
         return;
     }

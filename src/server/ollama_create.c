@@ -1,4 +1,5 @@
 /* Ollama's POST /api/create. */
+#include "server/generation.h"
 #include "server/modelfile.h"
 #include "server/server_private.h"
 #include "server/worker.h"
@@ -43,8 +44,9 @@ static bool are_messages(const json_t *messages)
 /* What is kept with the model is what every request to it reads. */
 static bool check_types(const json_t *fields, hypura_error *error)
 {
-    static const char *const texts[] = {"from", "system", "template", "adapter"};
-    const json_t *license = json_object_get(fields, "license"), *parameters = json_object_get(fields, "parameters");
+    static const char *const texts[] = {"from", "system", "template", "adapter", "modelfile"};
+    static const char *const objects[] = {"files", "adapters", "parameters"};
+    const json_t *license = json_object_get(fields, "license");
     const char *wrong = NULL;
     size_t i;
     json_t *each;
@@ -55,13 +57,15 @@ static bool check_types(const json_t *fields, hypura_error *error)
     if (!is_absent(license) && !json_is_string(license) && !json_is_array(license))
         wrong = "license";
     json_array_foreach(license, i, each) wrong = json_is_string(each) ? wrong : "license";
-    if (!is_absent(parameters) && !json_is_object(parameters))
-        wrong = "parameters";
+    for (i = 0; i < COUNT_OF(objects); i++) {
+        const json_t *value = json_object_get(fields, objects[i]);
+        wrong = is_absent(value) || json_is_object(value) ? wrong : objects[i];
+    }
     if (!are_messages(json_object_get(fields, "messages")))
         wrong = "messages";
     if (wrong)
         error_set(error, HYPURA_ERROR_ARGUMENT, "\"%s\" is not of the type that it has", wrong);
-    return wrong == NULL;
+    return !wrong && check_model_options(json_object_get(fields, "parameters"), error);
 }
 
 static bool check_fields(const struct registry *registry, const json_t *fields, hypura_error *error)
@@ -116,24 +120,31 @@ static json_t *make_manifest(const json_t *base, const json_t *fields)
 /* ---- files that were sent before ------------------------------------------------------------------------------------
  */
 
-/* The one blob of an object {"NAME": "sha256:DIGEST"}, which must be a GGUF file. */
-static hypura_status find_blob(const struct registry *registry, const json_t *files, char *path, size_t room,
-                               const char **digest, hypura_error *error)
+/* The one blob of the object {"NAME": "sha256:DIGEST"}, which must be a GGUF file: an adapter or a model. */
+static hypura_status find_blob(const struct registry *registry, const json_t *fields, const char *kind, char *path,
+                               size_t room, const char **digest, hypura_error *error)
 {
     const char *name;
     json_t *value;
     struct gguf *file;
     *digest = NULL;
-    json_object_foreach((json_t *)files, name, value) *digest = json_string_value(value);
+    json_object_foreach(json_object_get(fields, kind), name, value) *digest = json_string_value(value);
     if (!registry_blob(registry, *digest, path, room))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "invalid digest format");
     if (access(path, F_OK))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "blob \"%s\" not found: POST /api/blobs/%s sends it", *digest,
                          *digest);
     hypura_status status = gguf_open(&file, path, error);
-    if (!status)
-        gguf_close(file);
-    return status ? (error->status = HYPURA_ERROR_ARGUMENT) : HYPURA_OK;
+    if (status)
+        return error->status = HYPURA_ERROR_ARGUMENT;
+    struct gguf_string type = {"", 0};
+    gguf_get_string(file, "general.type", &type);
+    bool adapter = strcmp(type.data, "adapter") == 0;
+    gguf_close(file);
+    if (adapter != (strcmp(kind, "adapters") == 0))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "blob \"%s\" is %s, which \"%s\" does not hold", *digest,
+                         adapter ? "an adapter" : "no adapter", kind);
+    return HYPURA_OK;
 }
 
 /* An adapter gets its place among the others, by its digest. */
@@ -141,7 +152,7 @@ static hypura_status place_adapter(const struct registry *registry, json_t *fiel
 {
     char blob[PATH_MAX], path[PATH_MAX], name[128];
     const char *digest;
-    hypura_status status = find_blob(registry, json_object_get(fields, "adapters"), blob, sizeof blob, &digest, error);
+    hypura_status status = find_blob(registry, fields, "adapters", blob, sizeof blob, &digest, error);
     if (status)
         return status;
     snprintf(name, sizeof name, "sha256-%s.gguf", digest + 7);
@@ -159,14 +170,13 @@ static hypura_status find_source(struct registry *registry, json_t *fields, stru
                                  size_t room, hypura_error *error)
 {
     const char *from = json_string_value(json_object_get(fields, "from")), *digest;
-    const json_t *files = json_object_get(fields, "files");
     *blob = 0;
-    if (json_object_size(files) == 0) {
+    if (json_object_size(json_object_get(fields, "files")) == 0) {
         if (from && *from)
             return registry_find(registry, from, out, error);
         return error_set(error, HYPURA_ERROR_ARGUMENT, "FROM is missing: the name of a model that is there");
     }
-    hypura_status status = find_blob(registry, files, blob, room, &digest, error);
+    hypura_status status = find_blob(registry, fields, "files", blob, room, &digest, error);
     *out = (struct model_entry){0};
     return status ? status : string_copy(&out->path, blob, error);
 }
@@ -175,7 +185,7 @@ void handle_create(struct exchange *exchange)
 {
     json_t *json = exchange_json(exchange);
     hypura_error error = {0};
-    struct model_entry entry;
+    struct model_entry entry = {0};
     const char *name = json ? model_field(exchange, json) : NULL;
     if (!name)
         return;
@@ -187,16 +197,23 @@ void handle_create(struct exchange *exchange)
         exchange_fail_with(exchange, &error);
         return;
     }
-    json_object_update(fields, json);
+    const char *key;
+    json_t *value;
+    json_object_foreach(json, key, value)
+    {
+        if (!json_is_null(value))
+            json_object_set(fields, key, value);
+    }
     char blob[PATH_MAX];
     hypura_status status = HYPURA_OK;
     if (!(check_types(fields, &error) && check_fields(registry, fields, &error)))
         status = error.status;
-    if (!status && json_object_size(json_object_get(fields, "adapters")))
-        status = place_adapter(registry, fields, &error);
     if (!status)
         status = find_source(registry, fields, &entry, blob, sizeof blob, &error);
+    if (!status && json_object_size(json_object_get(fields, "adapters")))
+        status = place_adapter(registry, fields, &error);
     if (status) {
+        model_entry_free(&entry);
         json_decref(fields);
         exchange_fail(exchange, status == HYPURA_ERROR_IO ? 404 : status_of_error(&error), error.message);
         return;

@@ -378,6 +378,30 @@ hypura_status registry_write_manifest(const char *path, const json_t *manifest, 
     return HYPURA_OK;
 }
 
+/* With the mutex held: an adapter that came with a model goes with the last model that names it. */
+static void forget_adapter(const struct registry *registry, const json_t *manifest)
+{
+    const char *adapter = json_string_value(json_object_get(manifest, "adapter"));
+    char path[PATH_MAX];
+    if (!adapter || strlen(adapter) != sizeof "sha256-.gguf" - 1 + 64 || strncmp(adapter, "sha256-", 7) != 0)
+        return;
+    bool used = false;
+    DIR *folder = opendir(registry->folder);
+    for (struct dirent *file; folder && !used && (file = readdir(folder));) {
+        if (!ends_with(file->d_name, ".json") ||
+            snprintf(path, sizeof path, "%s/%s", registry->folder, file->d_name) >= (int)sizeof path)
+            continue;
+        json_t *other = json_load_file(path, 0, NULL);
+        const char *named = json_string_value(json_object_get(other, "adapter"));
+        used = named && strcmp(named, adapter) == 0;
+        json_decref(other);
+    }
+    if (folder)
+        closedir(folder);
+    if (folder && !used && registry_adapter(registry, adapter, path, sizeof path))
+        unlink(path);
+}
+
 hypura_status registry_create(struct registry *registry, const char *name, const struct model_entry *from,
                               const json_t *manifest, hypura_error *error)
 {
@@ -403,8 +427,12 @@ hypura_status registry_create(struct registry *registry, const char *name, const
         if (strstr(real, "-00001-of-") || link(real, file))
             json_object_set_new(full, "file", json_string(real));
     }
+    json_t *before = json_load_file(description, 0, NULL);
     status = registry_write_manifest(description, full, error);
+    if (!status)
+        forget_adapter(registry, before);
     pthread_mutex_unlock(&registry->mutex);
+    json_decref(before);
     json_decref(full);
     return status;
 }
@@ -445,6 +473,7 @@ hypura_status registry_delete(struct registry *registry, const char *name, hypur
     }
     registry_path(registry, entry.name, "json", path, sizeof path);
     unlink(path);
+    forget_adapter(registry, entry.manifest);
     pthread_mutex_unlock(&registry->mutex);
     model_entry_free(&entry);
     return status;

@@ -177,6 +177,10 @@ PARAMETER num_predict 4
 PARAMETER stop "<|im_end|>"
 PARAMETER stop "a\\nb"
 PARAMETER stop plain words
+PARAMETER stop """in "three" """
+PARAMETER stop "odd"one"
+PARAMETER stop 5
+PARAMETER top_p "0.5"
 LICENSE """First"""
 license "Second"
 MESSAGE user """Hi
@@ -188,13 +192,21 @@ MESSAGE assistant Hello, "friend".
     assert shown["system"] == 'One\nTwo said "three" here' and shown["license"] == "First\nSecond", shown
     assert shown["messages"] == [{"role": "user", "content": "Hi\nthere"}, {"role": "assistant", "content": 'Hello, "friend".'}]
     stops = [line.split(None, 1)[1] for line in shown["parameters"].splitlines() if line.startswith("stop")]
-    assert [json.loads(stop) for stop in stops] == ["<|im_end|>", "a\nb", "plain words"], stops
+    assert [json.loads(stop) for stop in stops] == ["<|im_end|>", "a\nb", "plain words", 'in "three" ', 'odd"one', "5"], stops
+    assert "top_p" in shown["parameters"] and '"0.5"' not in shown["parameters"]
     assert SERVER.post("/api/chat", {"model": "file", "messages": [{"role": "user", "content": "ls?"}], "stream": False})["eval_count"] == 4
     for broken, reason in (('SYSTEM """open', "not closed"), ("WHAT x", "unknown instruction"), ("MESSAGE user \"\"\"x", "not closed")):
         assert reason in SERVER.post("/api/create", {"model": "bad", "modelfile": f"FROM {MODEL}\n{broken}\n"}, 400)["error"]
     for wrong in ({"system": 5}, {"license": [5]}, {"parameters": "x"}, {"messages": [5]}, {"messages": [{"role": "user"}]},
-                  {"template": {}}, {"messages": {}}):
+                  {"template": {}}, {"messages": {}}, {"files": "x"}, {"files": ["x"]}, {"adapters": "x"}, {"modelfile": 5}):
         assert next(iter(wrong)) in SERVER.post("/api/create", {"model": "bad", "from": MODEL, **wrong}, 400)["error"]
+    # What every request to the model would be refused for is refused at once; null says nothing.
+    bad = f"FROM {MODEL}\nPARAMETER temperature warm\n"
+    assert "temperature" in SERVER.post("/api/create", {"model": "bad", "modelfile": bad}, 400)["error"]
+    assert SERVER.request("POST", "/api/show", {"model": "bad"})[0] == 404
+    empty = {"model": "file", "modelfile": text, "from": None, "adapter": "", "stream": False}
+    assert SERVER.post("/api/create", empty) == {"status": "success"}
+    assert SERVER.post("/api/generate", {"model": "file", "prompt": "ls", "stream": False})["eval_count"] == 4
     assert SERVER.request("DELETE", "/api/delete", {"model": "file"})[0] == 200
 
 
@@ -203,7 +215,7 @@ def files_that_are_sent_become_models():
     server = Server("--body-limit", "1M", "--context", 512, folder="sent")
     blobs = os.path.join(server.folder, "blobs")
     with open(FILE, "rb") as file:
-        data = file.read()
+        data = whole = file.read()
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     path = "/api/blobs/" + digest
     assert server.request("HEAD", path)[0] == 404
@@ -228,6 +240,11 @@ def files_that_are_sent_become_models():
         data = file.read()
     digest = "sha256:" + hashlib.sha256(data).hexdigest()
     assert server.request("POST", "/api/blobs/" + digest, data)[0] == 201
+    assert create(404, **{"from": "none", "model": "adapted", "adapters": {"odd.gguf": digest}})["error"]
+    assert "adapter" in create(400, files={"odd.gguf": digest})["error"] and server.request("HEAD", "/api/blobs/" + digest)[0] == 200
+    assert server.request("POST", path, whole)[0] == 201
+    assert "no adapter" in create(400, **{"from": "sent", "adapters": {"x": path[len("/api/blobs/"):]}})["error"]
+    assert create(model="again", files={"x": path[len("/api/blobs/"):]}) and server.request("DELETE", "/api/delete", {"model": "again"})[0] == 200
     assert create(**{"from": "sent", "model": "adapted", "adapters": {"odd.gguf": digest}}) == {"status": "success"}
     assert server.post("/api/generate", {"model": "adapted", "prompt": "ls", "stream": False})["done"]
     # What is none.
@@ -240,13 +257,22 @@ def files_that_are_sent_become_models():
         assert server.request("POST", "/api/blobs/" + wrong, b"text")[0] == server.request("HEAD", "/api/blobs/" + wrong)[0] == 400
     assert create(400, files={"x": text, "y": digest})["error"]
     assert sorted(os.listdir(server.folder)) == ["adapted.gguf", "adapted.json", "adapters", "blobs", "sent.gguf", "sent.json"]
+    # The adapter is there as long as a model names it.
+    adapters = os.path.join(server.folder, "adapters")
+    assert server.request("POST", "/api/copy", {"source": "adapted", "destination": "copied"})[0] == 200
+    assert server.request("DELETE", "/api/delete", {"model": "adapted"})[0] == 200 and len(os.listdir(adapters)) == 1
+    assert create(**{"from": "copied", "model": "copied", "adapter": ""}) and os.listdir(adapters) == []
     # A drive that is full.
     small = Server("--body-limit", "1M", folder="small", before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, 4 << 20)))
     with open(FILE, "rb") as file:
         assert "cannot write" in small.json("POST", path, file.read(), 500)["error"]
     assert os.listdir(os.path.join(small.folder, "blobs")) == [] and small.stop() == 0
     # One that was never used is forgotten, after a day.
-    os.utime(os.path.join(blobs, text.replace(":", "-")), (1, 1))
+    unused = os.path.join(blobs, text.replace(":", "-"))
+    os.utime(unused, (1, 1))
+    other = "sha256:" + hashlib.sha256(b"other").hexdigest()
+    assert server.request("POST", "/api/blobs/" + other, b"other")[0] == 201 and not os.path.exists(unused)
+    os.utime(os.path.join(blobs, other.replace(":", "-")), (1, 1))
     assert server.stop() == 0
     assert Server(folder="sent").stop() == 0 and os.listdir(blobs) == []
 
