@@ -157,8 +157,9 @@ static void add_pairs(struct engine *engine, const struct pass_product *products
     gpu_matmul(pass->gpu, up, jobs);
 }
 
-void pass_adapt(struct engine *engine, const struct model_layer *layer, const struct pass_product *products,
-                size_t count)
+/* To products that were recorded. */
+static void add_adapters(struct engine *engine, const struct model_layer *layer, const struct pass_product *products,
+                         size_t count)
 {
     const struct thin_pair *pairs[PASS_PRODUCTS] = {0};
     bool any = false;
@@ -177,9 +178,9 @@ void pass_adapt(struct engine *engine, const struct model_layer *layer, const st
 void pass_multiply(struct engine *engine, const struct model_layer *layer, const struct pass_product *products,
                    size_t count)
 {
-    struct gpu_matmul jobs[PASS_PRODUCTS];
+    struct gpu_matmul jobs[PASS_PRODUCTS] = {0};
     for (size_t i = 0; i < count; i++)
         jobs[i] = products[i].job;
     gpu_matmul(engine->pass->gpu, jobs, count);
-    pass_adapt(engine, layer, products, count);
+    add_adapters(engine, layer, products, count);
 }

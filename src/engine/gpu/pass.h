@@ -267,12 +267,9 @@ struct gpu_range pass_input(const struct engine *engine, unit_number norm);
 /* The same as halves, where this batch has them. */
 struct gpu_range pass_input_halves(const struct engine *engine, unit_number norm);
 
-/* Products, and what adapters add to each; the same without the products themselves, which were recorded. layer NULL:
- * of the whole model. */
+/* Products, and what adapters add to each. layer NULL: of the whole model. */
 void pass_multiply(struct engine *engine, const struct model_layer *layer, const struct pass_product *products,
                    size_t count);
-void pass_adapt(struct engine *engine, const struct model_layer *layer, const struct pass_product *products,
-                size_t count);
 bool pass_is_adapted(const struct engine *engine, const struct model_layer *layer, enum tensor_role role);
 
 /* What adapters of a layer (-1: of the whole model) take on the device. */
