@@ -153,23 +153,7 @@ double hardware_gpu_kernel_speed(const struct hardware_gpu *gpu, enum tensor_typ
 
 double hardware_gpu_layer_seconds(const struct hardware_gpu *gpu, enum tensor_type type, bool experts)
 {
-    double seconds = gpu->float_layer_seconds;
-    switch (type) {
-    case TENSOR_Q8_0:
-    case TENSOR_Q4_0:
-    case TENSOR_Q4_1:
-    case TENSOR_Q5_0:
-    case TENSOR_Q5_1:
-    case TENSOR_Q4_K:
-    case TENSOR_Q5_K:
-    case TENSOR_IQ4_NL:
-    case TENSOR_IQ4_XS:
-    case TENSOR_MXFP4:
-        seconds = gpu->layer_seconds;
-        break;
-    default:
-        break;
-    }
+    double seconds = gpu_multiplies_bytes(type) ? gpu->layer_seconds : gpu->float_layer_seconds;
     return seconds + (experts ? gpu->router_seconds : 0);
 }
 

@@ -1,8 +1,9 @@
 /* The layer that a GPU's speed is measured by: it runs under the validation layers, and on no more weights than it
- * says. */
+ * says; and what is measured goes for. */
 #include "../compute/gpu_test.h"
 
 #include "hw/gpu_layer.h"
+#include "hw/hw.h"
 
 static void layers_run(void **state)
 {
@@ -23,8 +24,25 @@ static void layers_run(void **state)
     gpu_layer_free(&layer, gpu);
 }
 
+/* What was measured with Q4_K is what all types take that are multiplied as bytes. */
+static void types_take_what_their_kind_takes(void **state)
+{
+    (void)state;
+    const struct hardware_gpu gpu = {.layer_seconds = 1, .float_layer_seconds = 2, .router_seconds = 4};
+    static const struct {
+        enum tensor_type type;
+        double seconds;
+    } expected[] = {{TENSOR_Q4_K, 1}, {TENSOR_Q8_0, 1}, {TENSOR_MXFP4, 1}, {TENSOR_IQ4_XS, 1},
+                    {TENSOR_F16, 2},  {TENSOR_F32, 2},  {TENSOR_Q6_K, 2},  {TENSOR_IQ2_S, 2}};
+    for (size_t i = 0; i < COUNT_OF(expected); i++)
+        for (int experts = 0; experts < 2; experts++)
+            assert_float_equal(hardware_gpu_layer_seconds(&gpu, expected[i].type, experts),
+                               expected[i].seconds + 4 * experts, 0);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(layers_run)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(layers_run),
+                                       cmocka_unit_test(types_take_what_their_kind_takes)};
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

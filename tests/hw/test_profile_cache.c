@@ -86,9 +86,9 @@ static void what_is_kept_is_found(void **state)
     assert_near(gpu.upload_bytes_per_second, 25e9);
     assert_near(gpu.turn_seconds, 20e-6);
     assert_near(gpu.share_seconds, 200e-6);
-    assert_near(hardware_gpu_layer_seconds(&gpu, TENSOR_Q4_K, false), 20e-6);
-    assert_near(hardware_gpu_layer_seconds(&gpu, TENSOR_Q6_K, false), 30e-6);
-    assert_near(hardware_gpu_layer_seconds(&gpu, TENSOR_Q4_K, true), 35e-6);
+    assert_near(gpu.layer_seconds, 20e-6);
+    assert_near(gpu.float_layer_seconds, 30e-6);
+    assert_near(gpu.router_seconds, 15e-6);
     assert_near(gpu.multiply_adds_per_second, 1e14);
     assert_near(hardware_gpu_kernel_speed(&gpu, TENSOR_F16), 1.5e12);
     assert_int_equal(loaded.storage.block_bytes, 524288);

@@ -162,6 +162,9 @@ void gpu_copy(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint6
 /* Whether the two functions below take weights of this type. */
 bool gpu_supports(const struct gpu *gpu, enum tensor_type type);
 
+/* Whether few tokens are multiplied as bytes by weights of this type, where the device has an instruction for it. */
+bool gpu_multiplies_bytes(enum tensor_type type);
+
 /* rows x columns in the layout of the file: row r starts at data + r * row_bytes. */
 struct gpu_matrix {
     struct gpu_range data;

@@ -158,6 +158,11 @@ static void launch_cut(struct gpu *gpu, const struct cut *cut, const void *push,
                                                 width, (uint32_t)((groups + width - 1) / width), depth);
 }
 
+bool gpu_multiplies_bytes(enum tensor_type type)
+{
+    return (unsigned)type < TENSOR_TYPE_COUNT && vector_types[type].bytes_chunk != 0;
+}
+
 /* Whether the kernel that multiplies bytes can take these weights. */
 static bool takes_bytes(const struct gpu *gpu, const struct gpu_matrix *weights, uint64_t slot_stride)
 {

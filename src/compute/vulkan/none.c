@@ -14,6 +14,12 @@ hypura_status gpu_list(struct gpu_info *out, size_t capacity, size_t *count, cha
     return HYPURA_OK;
 }
 
+bool gpu_multiplies_bytes(enum tensor_type type)
+{
+    (void)type;
+    return false;
+}
+
 hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypura_error *error)
 {
     (void)out, (void)options;
