@@ -340,9 +340,10 @@ void gpu_spread(struct gpu *gpu, const struct gpu_spread *spread);
 
 /* As struct attention. Row r of a sequence stands at its first_position + r. value_position_bytes is that of the keys
  * where values are a prefix of the keys. What a row gets does not depend on the other rows of its batch, but a sequence
- * with up to GPU_VECTOR_TOKENS rows takes another kernel, with other rounding, than one with more. In a chain of kernels
- * (gpu_private.h) positions before first_position may be read ahead of the last gpu_barrier: earlier batches wrote them,
- * or a kernel in no chain lies between (as in engine/gpu/latent.c, where the pieces of a sequence read each other's). */
+ * with up to GPU_VECTOR_TOKENS rows takes another kernel, with other rounding, than one with more. In a chain of
+ * kernels (gpu_private.h) positions before first_position may be read ahead of the last gpu_barrier: earlier batches
+ * wrote them, or a kernel in no chain lies between (as in engine/gpu/latent.c, where the pieces of a sequence read each
+ * other's). */
 struct gpu_attention {
     struct gpu_range query, out, cache;
     struct gpu_range sinks;   /* [heads]; or none */
