@@ -153,10 +153,30 @@ static void find_route(struct exchange *exchange, const char *method)
         refuse(exchange, 405, "405 method not allowed");
 }
 
+static enum MHD_Result count_ends(void *context, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+    unsigned *count = context;
+    (void)kind, (void)value;
+    *count += strcasecmp(name, "Content-Length") == 0 || strcasecmp(name, "Transfer-Encoding") == 0;
+    return MHD_YES;
+}
+
+/* A proxy in front may believe the other of two headers that say where the body ends, and take what follows for a part
+ * of it that here would be the next request. */
+static void check_end(struct exchange *exchange)
+{
+    unsigned count = 0;
+    mhd.get_connection_values(exchange->connection, MHD_HEADER_KIND, count_ends, &count);
+    exchange->end_unclear = count > 1;
+    if (exchange->end_unclear)
+        refuse(exchange, 400, "the request says twice where its body ends");
+}
+
 static void check(struct exchange *exchange, const char *method)
 {
     struct server *server = &exchange->http->server;
     const struct server_options *options = &server->options;
+    check_end(exchange);
     check_origin(exchange, options);
     if (strcmp(method, "OPTIONS") == 0 && !exchange->refusal) {
         exchange->preflight = true;
@@ -278,7 +298,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
         *state = exchange = start_exchange(http, connection, path, method);
         if (!exchange)
             return MHD_NO;
-        if (!exchange->refusal || !holds_body_back(exchange))
+        if (!exchange->refusal || !(exchange->end_unclear || holds_body_back(exchange)))
             return MHD_YES;
         answer(http, exchange);
         return exchange_deliver(exchange);

@@ -44,6 +44,7 @@ struct exchange {
     _Atomic uint64_t reserved; /* any thread's */
     unsigned refusal;          /* status, once it is clear that the request will not be served */
     const char *refusal_message;
+    bool end_unclear; /* the connection ends with the answer */
     bool handled, preflight;
 
     pthread_mutex_t mutex; /* all below */

@@ -16,6 +16,7 @@ static const struct {
     {"MHD_resume_connection", &mhd.resume_connection},
     {"MHD_get_connection_info", &mhd.get_connection_info},
     {"MHD_lookup_connection_value", &mhd.lookup_connection_value},
+    {"MHD_get_connection_values", &mhd.get_connection_values},
     {"MHD_create_response_from_buffer", &mhd.create_response_from_buffer},
     {"MHD_create_response_from_callback", &mhd.create_response_from_callback},
     {"MHD_add_response_header", &mhd.add_response_header},

@@ -126,6 +126,13 @@ static const char *lookup(struct MHD_Connection *connection, enum MHD_ValueKind 
     return NULL;
 }
 
+static int list(struct MHD_Connection *connection, enum MHD_ValueKind kind, MHD_KeyValueIterator take, void *context)
+{
+    for (size_t i = 0; i < connection->header_count; i++)
+        take(context, kind, connection->headers[i].name, connection->headers[i].value);
+    return (int)connection->header_count;
+}
+
 static struct MHD_Response *from_buffer(size_t size, void *text, enum MHD_ResponseMemoryMode mode)
 {
     struct MHD_Response *response = calloc(1, sizeof *response);
@@ -168,8 +175,9 @@ static void destroy_response(struct MHD_Response *response)
     (void)response; /* the connection has it */
 }
 
-struct mhd mhd = {start_daemon, stop_daemon, quiesce_daemon, suspend_connection, resume_connection, get_connection_info,
-                  lookup,       from_buffer, from_callback,  add_header,         queue_response,    destroy_response};
+struct mhd mhd = {
+    start_daemon, stop_daemon, quiesce_daemon, suspend_connection, resume_connection, get_connection_info, lookup,
+    list,         from_buffer, from_callback,  add_header,         queue_response,    destroy_response};
 
 hypura_status mhd_load(hypura_error *error)
 {

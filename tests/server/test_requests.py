@@ -67,6 +67,16 @@ def http_comes_in_all_its_forms():
         assert talk(broken).startswith(b"HTTP/1.1 400 "), broken
 
 
+def where_a_body_ends_is_said_once():
+    post = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\n"
+    hidden = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    body = b"0\r\n\r\n" + hidden
+    for ends in (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+                 b"Content-Length: 5\r\nContent-Length: %d\r\n" % len(body), b"Content-Length: %d\r\ncontent-length: 5\r\n" % len(body)):
+        said = talk(post + ends + b"\r\n" + body)
+        assert said.startswith(b"HTTP/1.1 400 ") and said.count(b"HTTP/1.1") == 1, said
+
+
 def paths_may_be_written_in_other_ways():
     for path in ("/api/tags/", "/api/tags?x=1", "/api%2Ftags", f"http://localhost:{SERVER.port}/api/tags", "http://localhost/api/tags/"):
         assert SERVER.json("GET", path)["models"], path
