@@ -405,13 +405,14 @@ static void forget_adapter(const struct registry *registry, const json_t *manife
 hypura_status registry_create(struct registry *registry, const char *name, const struct model_entry *from,
                               const json_t *manifest, hypura_error *error)
 {
-    char complete[NAME_ROOM], file[PATH_MAX], description[PATH_MAX], real[PATH_MAX];
+    char complete[NAME_ROOM], file[PATH_MAX], next[PATH_MAX], description[PATH_MAX], real[PATH_MAX];
     if (!model_name_complete(model_name_short(name), complete, sizeof complete))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "invalid model name");
     hypura_status status = registry_make_folder(registry, error);
     if (status)
         return status;
     registry_path(registry, complete, "gguf", file, sizeof file);
+    registry_path(registry, complete, "gguf.new", next, sizeof next);
     registry_path(registry, complete, "json", description, sizeof description);
     if (!realpath(from->path, real))
         return error_set_errno(error, errno, "cannot find %s", from->path);
@@ -422,15 +423,24 @@ hypura_status registry_create(struct registry *registry, const char *name, const
     struct stat old, source;
     bool same =
         stat(file, &old) == 0 && stat(real, &source) == 0 && old.st_ino == source.st_ino && old.st_dev == source.st_dev;
+    /* What had the name stays until all of what replaces it is on the drive. */
+    bool linked = false;
     if (!same) {
-        unlink(file);
-        if (strstr(real, "-00001-of-") || link(real, file))
+        unlink(next);
+        linked = !strstr(real, "-00001-of-") && link(real, next) == 0;
+        if (!linked)
             json_object_set_new(full, "file", json_string(real));
     }
     json_t *before = json_load_file(description, 0, NULL);
     status = registry_write_manifest(description, full, error);
+    if (!status && linked && rename(next, file))
+        status = error_set_errno(error, errno, "cannot put %s in place", file);
+    else if (!status && !same && !linked)
+        unlink(file);
     if (!status)
         forget_adapter(registry, before);
+    else if (linked)
+        unlink(next);
     pthread_mutex_unlock(&registry->mutex);
     json_decref(before);
     json_decref(full);
