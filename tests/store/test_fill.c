@@ -79,6 +79,15 @@ static struct store_statistics statistics(struct world *world)
     return result;
 }
 
+static void assert_rests(struct world *world)
+{
+    usleep(30000); /* what is in flight comes back */
+    uint32_t reads = atomic_load(&world->reads);
+    usleep(30000);
+    assert_int_equal(atomic_load(&world->reads), reads);
+    assert_true(cached(world) < EXPERTS);
+}
+
 static void a_cache_with_room_for_all_gets_all(void **state)
 {
     (void)state;
@@ -153,11 +162,7 @@ static void it_rests_while_a_pass_runs(void **state)
     atomic_store(&world.sleep_microseconds, 2000);
     open_world(&world, EXPERTS);
     store_begin(world.store);
-    usleep(30000); /* what is in flight comes back */
-    uint32_t reads = atomic_load(&world.reads);
-    usleep(30000);
-    assert_int_equal(atomic_load(&world.reads), reads);
-    assert_true(cached(&world) < EXPERTS);
+    assert_rests(&world);
     get_and_check(world.store, &world.fixture, expert(3, 15));
     assert_ok(store_advance(world.store, &test_error));
     atomic_store(&world.sleep_microseconds, 0);
@@ -177,11 +182,7 @@ static void it_goes_on_when_a_cancel_is_over(void **state)
     store_begin(world.store);
     store_cancel(world.store, true);
     store_abandon(world.store);
-    usleep(30000); /* what is in flight comes back */
-    uint32_t reads = atomic_load(&world.reads);
-    usleep(30000);
-    assert_int_equal(atomic_load(&world.reads), reads);
-    assert_true(cached(&world) < EXPERTS);
+    assert_rests(&world);
     atomic_store(&world.sleep_microseconds, 0);
     store_cancel(world.store, false);
     wait_until_cached(&world, EXPERTS);
