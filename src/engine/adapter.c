@@ -208,8 +208,11 @@ hypura_status adapters_open(struct adapters **out, const struct model *model, co
                             size_t count, hypura_error *error)
 {
     struct adapters *adapters;
+    *out = NULL;
+    if (count == 0)
+        return HYPURA_OK;
     TRY(ALLOCATE(&adapters, 1, "adapters", error));
-    *out = adapters; /* the engine frees it, after an error too */
+    *out = adapters;
     adapters->layers = model_parameters(model)->layers;
     TRY(ALLOCATE(&adapters->files, count, "adapters", error));
     TRY(ALLOCATE(&adapters->pairs, ((size_t)adapters->layers + 1) * ROLE_COUNT, "adapters", error));

@@ -184,7 +184,7 @@ hypura_status engine_plan_only(struct plan **out, const struct model *model, con
     struct gpu *gpu = NULL;
     struct hardware_gpu device;
     hypura_status status = gpu_pass_open_device(&gpu, &device, hardware, options, error);
-    if (!status && options->adapter_count)
+    if (!status)
         status = adapters_open(&adapters, model, options->adapters, options->adapter_count, error);
     if (!status)
         status =
@@ -208,9 +208,7 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
     struct hardware_gpu device;
     struct adapters *adapters = NULL;
     TRY(gpu_pass_open_device(&gpu, &device, hardware, options, error));
-    hypura_status status = options->adapter_count
-                               ? adapters_open(&adapters, model, options->adapters, options->adapter_count, error)
-                               : HYPURA_OK;
+    hypura_status status = adapters_open(&adapters, model, options->adapters, options->adapter_count, error);
     if (!status)
         status =
             make_plan(&plan, &request, &geometry, model, adapters, hardware, gpu ? &device : NULL, gpu, options, error);
@@ -280,7 +278,8 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
     atomic_store(&engine->budget, plan->budget);
     engine->guess.ranks = guess_ranks(model_parameters(engine->model));
     struct compute_limits limits = compute_limits_of(&engine->geometry, plan->chunk);
-    TRY(compute_create_limited(&engine->compute, engine->geometry.threads, compute_best_instructions(), &limits, error));
+    TRY(compute_create_limited(&engine->compute, engine->geometry.threads, compute_best_instructions(), &limits,
+                               error));
     TRY(scratch_create(&engine->scratch, &engine->geometry, plan->chunk, error));
     TRY(kv_cache_create(&engine->kv, &engine->geometry, plan->positions, plan->kv_type, error));
     if (plan->kv_positions < (uint64_t)plan->positions * plan->sequences)
@@ -398,7 +397,7 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
     hypura_status status = model_open(&engine->model, path, error);
     if (!status)
         open_vocabulary(engine);
-    if (!status && options->adapter_count)
+    if (!status)
         status = adapters_open(&engine->adapters, engine->model, options->adapters, options->adapter_count, error);
     if (!status)
         status = hardware_detect(&engine->hardware, path, error);

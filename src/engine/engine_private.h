@@ -370,6 +370,7 @@ const struct thin_pair *adapters_find(const struct adapters *adapters, int32_t l
 uint32_t adapters_pairs(const struct adapters *adapters);
 uint32_t adapters_rank(const struct adapters *adapters); /* the greatest */
 
+/* NULL for none. The caller closes them, after an error too. */
 hypura_status adapters_open(struct adapters **out, const struct model *model, const struct engine_adapter *options,
                             size_t count, hypura_error *error);
 void adapters_close(struct adapters *adapters);
