@@ -24,12 +24,26 @@ static struct value power(struct jinja *j, struct value a, struct value b)
     return value_integer(result);
 }
 
+/* a / b rounded down, and what is left of a, with the sign of b. */
+static double floor_divide(double a, double b, double *rest)
+{
+    *rest = fmod(a, b);
+    double quotient = (a - *rest) / b;
+    if (*rest != 0 && (*rest < 0) != (b < 0)) {
+        *rest += b;
+        quotient -= 1;
+    }
+    if (*rest == 0)
+        *rest = copysign(0, b);
+    return quotient == 0 ? copysign(0, a / b) : round(quotient);
+}
+
 static struct value arithmetic_float(struct jinja *j, enum operation operation, double a, double b)
 {
     if ((operation == OPERATION_DIVIDE || operation == OPERATION_FLOOR_DIVIDE || operation == OPERATION_MODULO) &&
         b == 0)
         jinja_fail(&j->w, "division by zero");
-    double rest;
+    double rest, quotient;
     switch (operation) {
     case OPERATION_ADD:
         return value_float(a + b);
@@ -39,11 +53,9 @@ static struct value arithmetic_float(struct jinja *j, enum operation operation, 
         return value_float(a * b);
     case OPERATION_DIVIDE:
         return value_float(a / b);
-    case OPERATION_FLOOR_DIVIDE:
-        return value_float(floor(a / b));
-    default: /* modulo has the sign of b */
-        rest = fmod(a, b);
-        return value_float(rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest);
+    default:
+        quotient = floor_divide(a, b, &rest);
+        return value_float(operation == OPERATION_MODULO ? rest : quotient);
     }
 }
 

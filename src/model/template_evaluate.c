@@ -6,19 +6,22 @@
 /* ---- names --------------------------------------------------------------------------------------------------------
  */
 
-struct value *scope_find(struct scope *scope, const struct string *name)
+struct value *scope_find(struct jinja *j, const struct scope *scope, const struct string *name)
 {
-    for (; scope; scope = scope->parent)
-        for (struct variable *v = scope->variables; v; v = v->next)
+    size_t seen = 0;
+    struct value *found = NULL;
+    for (; scope && !found; scope = scope->parent)
+        for (struct variable *v = scope->variables; v && !found; v = v->next, seen++)
             if (v->name->size == name->size && memcmp(v->name->bytes, name->bytes, name->size) == 0)
-                return &v->value;
-    return NULL;
+                found = &v->value;
+    jinja_step(j, seen / 32); /* few templates have so many */
+    return found;
 }
 
 void scope_set(struct jinja *j, const struct string *name, struct value value)
 {
     struct scope own = {.variables = j->scope->variables};
-    struct value *there = scope_find(&own, name);
+    struct value *there = scope_find(j, &own, name);
     if (there) {
         *there = value;
         return;
@@ -38,7 +41,7 @@ static struct value builtin_value(struct jinja *j, const struct builtin *builtin
 
 static struct value evaluate_name(struct jinja *j, const struct string *name)
 {
-    struct value *there = scope_find(j->scope, name);
+    struct value *there = scope_find(j, j->scope, name);
     if (!there)
         there = dict_find_text(&j->globals, name->bytes, name->size);
     if (there)
@@ -143,6 +146,7 @@ struct value jinja_item(struct jinja *j, struct value target, struct value index
     }
     if (whole && target.kind == VALUE_STRING) {
         const struct string *s = target.string;
+        jinja_step_characters(j, s);
         int64_t i = value_as_integer(index), count = (int64_t)string_length(s);
         i += i < 0 ? count : 0;
         if (i >= 0 && i < count) {

@@ -293,21 +293,22 @@ static struct node *parse_arguments(struct parser *p)
     return first;
 }
 
-static struct node *parse_index(struct parser *p)
+/* After "[": an item of a, or a slice of it. */
+static struct node *parse_index(struct parser *p, struct node *a)
 {
-    struct node *index = NULL;
+    struct node *node = node_new(p, NODE_ITEM);
+    node->a = a;
     if (!parser_at(p, ":"))
-        index = parse_expression(p);
-    if (!parser_at(p, ":"))
-        return index;
-    struct node *slice = node_new(p, NODE_SLICE);
-    slice->b = index;
-    parser_expect(p, ":");
-    if (!parser_at(p, ":") && !parser_at(p, "]"))
-        slice->c = parse_expression(p);
-    if (parser_accept(p, ":") && !parser_at(p, "]"))
-        slice->d = parse_expression(p);
-    return slice;
+        node->b = parse_expression(p);
+    if (parser_accept(p, ":")) {
+        node->kind = NODE_SLICE;
+        if (!parser_at(p, ":") && !parser_at(p, "]"))
+            node->c = parse_expression(p);
+        if (parser_accept(p, ":") && !parser_at(p, "]"))
+            node->d = parse_expression(p);
+    }
+    parser_expect(p, "]");
+    return node;
 }
 
 static struct node *parse_postfix(struct parser *p, struct node *node)
@@ -324,17 +325,8 @@ static struct node *parse_postfix(struct parser *p, struct node *node)
             } else {
                 outer->text = expect_name(p);
             }
-        } else if (parser_at(p, "[")) {
-            outer = node_new(p, NODE_ITEM);
-            advance(p);
-            outer->b = parse_index(p);
-            if (outer->b->kind == NODE_SLICE) {
-                outer->b->a = node;
-                outer = outer->b;
-            } else {
-                outer->a = node;
-            }
-            parser_expect(p, "]");
+        } else if (parser_accept(p, "[")) {
+            outer = parse_index(p, node);
         } else if (parser_at(p, "(")) {
             outer = node_new(p, NODE_CALL);
             advance(p);

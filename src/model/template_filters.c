@@ -2,6 +2,7 @@
  * Face's transformers define it: json.dumps with ensure_ascii off by default and nothing escaped for HTML. */
 #include "model/template_internal.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -165,8 +166,9 @@ static struct value filter_wordcount(struct jinja *j, struct value self, args a)
 static struct value filter_center(struct jinja *j, struct value self, args a)
 {
     const struct string *s = value_string(j, self);
-    int64_t width = argument_integer(j, a->positional[0], 80, "the width of center");
-    int64_t space = MAX(width - (int64_t)string_length(s), (int64_t)0);
+    int64_t width = argument_integer(j, a->positional[0], 80, "the width of center"),
+            length = (int64_t)string_length(s);
+    int64_t space = width > length ? width - length : 0;
     int64_t left = space / 2 + (space & width & 1);
     struct value blank = value_from_text(&j->w, " ");
     struct builder b;
@@ -189,7 +191,7 @@ static struct value filter_truncate(struct jinja *j, struct value self, args a)
     if (length < end_length)
         jinja_fail(&j->w, "truncate: expected a length of at least %lld, got %lld", (long long)end_length,
                    (long long)length);
-    if ((int64_t)string_length(s) <= length + MAX(leeway, (int64_t)0))
+    if ((int64_t)string_length(s) - length <= MAX(leeway, (int64_t)0))
         return value_from_string(s);
     size_t cut = string_offset(s, (size_t)(length - end_length));
     if (!kill_words) {
@@ -241,6 +243,23 @@ static struct value filter_tojson(struct jinja *j, struct value self, args a)
 /* ---- numbers ------------------------------------------------------------------------------------------------------
  */
 
+#define NUMBER_ROOM 400 /* for the longest float that is written out */
+
+/* The text of a number without white space around it and "_" between its digits; false: too long to be one. */
+static bool number_text(struct jinja *j, struct value text, char number[NUMBER_ROOM])
+{
+    struct arguments none = {.positional = &(struct value){0}, .count = 1};
+    const struct string *s = jinja_call_method(j, text, "strip", &none).string;
+    size_t length = 0;
+    for (size_t i = 0; i < s->size && length < NUMBER_ROOM; i++)
+        if (s->bytes[i] != '_')
+            number[length++] = s->bytes[i];
+    if (length == 0 || length == NUMBER_ROOM)
+        return false;
+    number[length] = 0;
+    return true;
+}
+
 static struct value filter_int(struct jinja *j, struct value self, args a)
 {
     struct value otherwise = given(a->positional[0]) ? a->positional[0] : value_integer(0);
@@ -250,20 +269,17 @@ static struct value filter_int(struct jinja *j, struct value self, args a)
     if (self.kind == VALUE_INTEGER || self.kind == VALUE_BOOLEAN)
         return value_integer(value_as_integer(self));
     if (self.kind == VALUE_STRING) {
-        struct value text =
-            jinja_call_method(j, self, "strip", &(struct arguments){.positional = &(struct value){0}, .count = 1});
-        char digits[70];
-        size_t length = 0;
-        for (size_t i = 0; i < text.string->size && length + 1 < sizeof digits; i++)
-            if (text.string->bytes[i] != '_')
-                digits[length++] = text.string->bytes[i];
-        digits[length] = 0;
-        char *end;
-        long long integer = strtoll(digits, &end, base >= 2 && base <= 36 ? (int)base : 10);
-        if (length && *end == 0)
+        char text[NUMBER_ROOM], *end;
+        if (!number_text(j, self, text))
+            return otherwise;
+        errno = 0;
+        long long integer = strtoll(text, &end, base >= 2 && base <= 36 ? (int)base : 10);
+        if (*end == 0 && errno == ERANGE)
+            jinja_fail(&j->w, "an integer does not fit in 64 bits");
+        if (*end == 0)
             return value_integer(integer);
-        double number = strtod(digits, &end);
-        if (length == 0 || *end || strpbrk(digits, "xXpP"))
+        double number = strtod(text, &end);
+        if (*end || strpbrk(text, "xXpP"))
             return otherwise;
         self = value_float(number);
     }
@@ -279,15 +295,11 @@ static struct value filter_float(struct jinja *j, struct value self, args a)
         value_fail_undefined(j, self);
     if (value_is_number(self))
         return value_float(value_as_number(self));
-    if (self.kind != VALUE_STRING)
+    char text[NUMBER_ROOM], *end;
+    if (self.kind != VALUE_STRING || !number_text(j, self, text))
         return otherwise;
-    struct value text =
-        jinja_call_method(j, self, "strip", &(struct arguments){.positional = &(struct value){0}, .count = 1});
-    char digits[70];
-    snprintf(digits, sizeof digits, "%.*s", (int)MIN(text.string->size, sizeof digits - 1), text.string->bytes);
-    char *end;
-    double number = strtod(digits, &end);
-    return end == digits || *end || strpbrk(digits, "xX") ? otherwise : value_float(number);
+    double number = strtod(text, &end);
+    return *end || strpbrk(text, "xX") ? otherwise : value_float(number);
 }
 
 static struct value filter_abs(struct jinja *j, struct value self, args a)
@@ -309,23 +321,28 @@ static struct value filter_round(struct jinja *j, struct value self, args a)
     if (!value_is_number(self))
         jinja_fail(&j->w, "type %s doesn't define __round__ method", value_type_name(self));
     double number = value_as_number(self);
-    const char *how = "common";
+    const struct string *how = value_from_text(&j->w, "common").string;
     if (given(a->positional[1]))
-        how = argument_string(j, a->positional[1], "the method of round")->bytes;
+        how = argument_string(j, a->positional[1], "the method of round");
+    bool up = string_is(how, "ceil"), down = string_is(how, "floor");
+    if (!up && !down && !string_is(how, "common"))
+        jinja_fail(&j->w, "method must be common, ceil or floor");
     if (precision < -300 || precision > 300)
         return self;
     double scale = pow(10, (double)precision);
-    if (strncmp(how, "ceil", 4) == 0)
+    if (up)
         return value_float(ceil(number * scale) / scale);
-    if (strncmp(how, "floor", 5) == 0)
+    if (down)
         return value_float(floor(number * scale) / scale);
-    if (strncmp(how, "common", 6) != 0)
-        jinja_fail(&j->w, "method must be common, ceil or floor");
     if (self.kind != VALUE_FLOAT && precision >= 0)
         return value_integer(value_as_integer(self));
     if (precision < 0) {
         double rounded = nearbyint(number * scale) / scale;
-        return self.kind == VALUE_FLOAT ? value_float(rounded) : value_integer((int64_t)rounded);
+        if (self.kind == VALUE_FLOAT)
+            return value_float(rounded);
+        if (!(fabs(rounded) < 0x1p63))
+            jinja_fail(&j->w, "an integer does not fit in 64 bits");
+        return value_integer((int64_t)rounded);
     }
     char text[700]; /* printf rounds the exact decimal value, half to even, as Python does */
     snprintf(text, sizeof text, "%.*f", (int)precision, number);

@@ -1,6 +1,7 @@
 /* Formatting as Python does it: "%s" % x, "{}".format(x), and the time. */
 #include "model/template_internal.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -68,6 +69,8 @@ static void write_number(struct jinja *j, struct builder *b, const struct layout
     size_t start = 0;
     bool whole = strchr("diuxXob", layout->type) != NULL;
     if (whole) {
+        if (value.kind == VALUE_FLOAT && !(fabs(value.number) < 0x1p63))
+            jinja_fail(&j->w, "%%%c format: the number does not fit in 64 bits", layout->type);
         int64_t integer = value.kind == VALUE_FLOAT ? (int64_t)value.number : value_as_integer(value);
         uint64_t magnitude = integer < 0 ? 0 - (uint64_t)integer : (uint64_t)integer;
         start = (size_t)snprintf(text, sizeof text, "%s", integer < 0 ? "-" : sign);

@@ -387,7 +387,9 @@ struct jinja {
 };
 
 void jinja_step(struct jinja *j, size_t cost); /* fails when the rendering has taken too many */
-void jinja_enter(struct jinja *j);             /* counts depth; leave with j->depth-- */
+/* For what counts the characters of a text: one step for every 16 bytes that have to be looked at. */
+void jinja_step_characters(struct jinja *j, const struct string *text);
+void jinja_enter(struct jinja *j); /* counts depth; leave with j->depth-- */
 
 struct value jinja_evaluate(struct jinja *j, const struct node *node);
 struct value jinja_binary(struct jinja *j, enum operation operation, struct value a, struct value b);
@@ -405,7 +407,7 @@ struct value jinja_attribute(struct jinja *j, struct value target, const struct 
 struct value jinja_item(struct jinja *j, struct value target, struct value index);
 struct value jinja_slice(struct jinja *j, struct value target, struct value start, struct value stop,
                          struct value step);
-struct value *scope_find(struct scope *scope, const struct string *name);
+struct value *scope_find(struct jinja *j, const struct scope *scope, const struct string *name);
 void scope_set(struct jinja *j, const struct string *name, struct value value);
 
 /* The tables. NULL when there is no such thing. */

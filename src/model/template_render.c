@@ -32,6 +32,12 @@ void jinja_step(struct jinja *j, size_t cost)
         jinja_fail(&j->w, "takes more than %llu steps", (unsigned long long)MAX_STEPS);
 }
 
+void jinja_step_characters(struct jinja *j, const struct string *text)
+{
+    if (!text->ascii)
+        jinja_step(j, text->size / 16);
+}
+
 void jinja_enter(struct jinja *j)
 {
     if (++j->depth > MAX_DEPTH)
@@ -152,7 +158,7 @@ struct value jinja_call_macro(struct jinja *j, const struct callable *callable, 
         struct value rest = dict_new(&j->w);
         struct scope own = {.variables = j->scope->variables};
         for (size_t i = 0; i < arguments->named.count; i++)
-            if (!scope_find(&own, arguments->named.entries[i].key.string))
+            if (!scope_find(j, &own, arguments->named.entries[i].key.string))
                 dict_set(&j->w, rest.dict, arguments->named.entries[i].key, arguments->named.entries[i].value);
         scope_set(j, value_from_text(&j->w, "kwargs").string, rest);
     }

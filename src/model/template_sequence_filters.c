@@ -1,7 +1,6 @@
 /* The filters of sequences and mappings: choosing, mapping, ordering, adding up. */
 #include "model/template_internal.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 typedef const struct arguments *args;
@@ -27,8 +26,10 @@ static struct value generator(struct jinja *j, size_t capacity)
 static struct value filter_length(struct jinja *j, struct value self, args a)
 {
     (void)a;
-    if (self.kind == VALUE_STRING)
+    if (self.kind == VALUE_STRING) {
+        jinja_step_characters(j, self.string);
         return value_integer((int64_t)string_length(self.string));
+    }
     if (self.kind == VALUE_DICT)
         return value_integer((int64_t)self.dict->count);
     if (self.kind == VALUE_LIST && self.list->type != LIST_GENERATOR)
@@ -96,10 +97,13 @@ static struct value attribute_path(struct jinja *j, struct value item, struct va
         size_t end = dot ? (size_t)(dot - path->bytes) : path->size;
         struct value part = string_part(&j->w, path, start, end);
         bool digits = end > start && end - start < 10;
-        for (size_t i = start; i < end; i++)
-            digits &= path->bytes[i] >= '0' && path->bytes[i] <= '9';
+        int64_t index = 0;
+        for (size_t i = start; i < end && digits; i++) {
+            digits = path->bytes[i] >= '0' && path->bytes[i] <= '9';
+            index = index * 10 + (path->bytes[i] - '0');
+        }
         if (digits)
-            part = value_integer(atoi(path->bytes + start));
+            part = value_integer(index);
         item = jinja_item(j, item, part);
         if (item.kind == VALUE_UNDEFINED && given(otherwise))
             item = otherwise;

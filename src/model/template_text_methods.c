@@ -44,13 +44,16 @@ static struct value strip(struct jinja *j, struct value self, args a, bool left,
         set = argument_string(j, a->positional[0], "strip arg");
     size_t start = 0, end = s->size;
     jinja_step(j, s->size / 64);
+    size_t cost = set ? set->size / 64 : 0;
     while (left && start < end) {
+        jinja_step(j, cost);
         size_t next = utf8_next(s->bytes, end, start, NULL);
         if (!strippable(s, set, start, next))
             break;
         start = next;
     }
     while (right && end > start) {
+        jinja_step(j, cost);
         size_t previous = previous_character(s, end, start);
         if (!strippable(s, set, previous, end))
             break;
@@ -204,13 +207,17 @@ static struct value string_split(struct jinja *j, struct value self, args a)
 }
 
 /* The last occurrence that ends at or before `to`. */
-static size_t find_last(const struct string *s, const struct string *needle, size_t from, size_t to)
+static size_t find_last(struct jinja *j, const struct string *s, const struct string *needle, size_t from, size_t to)
 {
     if (from > to || needle->size > to - from)
         return SIZE_MAX;
-    for (size_t at = to - needle->size + 1; at-- > from;)
+    size_t at = to - needle->size + 1;
+    while (at-- > from) {
+        if (at % 64 == 0)
+            jinja_step(j, 1 + needle->size);
         if (memcmp(s->bytes + at, needle->bytes, needle->size) == 0)
             return at;
+    }
     return SIZE_MAX;
 }
 
@@ -225,7 +232,7 @@ static struct value string_rsplit(struct jinja *j, struct value self, args a)
     struct value list = list_new(&j->w, LIST_PLAIN, 0);
     size_t end = s->size;
     for (int64_t i = 0; most < 0 || i < most; i++) {
-        size_t at = find_last(s, mark, 0, end);
+        size_t at = find_last(j, s, mark, 0, end);
         if (at == SIZE_MAX)
             break;
         list_append(&j->w, list.list, string_part(&j->w, s, at + mark->size, end));
@@ -263,7 +270,7 @@ static struct value string_splitlines(struct jinja *j, struct value self, args a
 static struct value partition(struct jinja *j, struct value self, args a, bool last)
 {
     const struct string *s = self.string, *mark = separator(j, a->positional[0]);
-    size_t at = last ? find_last(s, mark, 0, s->size) : string_find(s, mark, 0, s->size);
+    size_t at = last ? find_last(j, s, mark, 0, s->size) : string_find(s, mark, 0, s->size);
     struct value list = list_new(&j->w, LIST_TUPLE, 3), empty = value_from_text(&j->w, "");
     bool found = at != SIZE_MAX;
     list_append(&j->w, list.list, found ? string_part(&j->w, s, 0, at) : last ? empty : self);
@@ -294,6 +301,7 @@ static int64_t character_index(struct jinja *j, const struct string *s, size_t a
 static int64_t find(struct jinja *j, struct value self, args a, bool last)
 {
     const struct string *s = self.string, *needle = argument_string(j, a->positional[0], "the text to find");
+    jinja_step(j, s->size / 16);
     int64_t count = (int64_t)string_length(s), from = argument_integer(j, a->positional[1], 0, "start");
     int64_t to = argument_integer(j, a->positional[2], count, "end");
     from = MAX(from < 0 ? from + count : from, (int64_t)0);
@@ -301,8 +309,7 @@ static int64_t find(struct jinja *j, struct value self, args a, bool last)
     if (from > to)
         return -1;
     size_t low = string_offset(s, (size_t)from), high = string_offset(s, (size_t)to);
-    jinja_step(j, s->size / 16);
-    return character_index(j, s, last ? find_last(s, needle, low, high) : string_find(s, needle, low, high));
+    return character_index(j, s, last ? find_last(j, s, needle, low, high) : string_find(s, needle, low, high));
 }
 
 static struct value string_find_method(struct jinja *j, struct value self, args a)
@@ -335,6 +342,7 @@ static struct value string_rindex(struct jinja *j, struct value self, args a)
 static struct value string_count(struct jinja *j, struct value self, args a)
 {
     const struct string *s = self.string, *needle = argument_string(j, a->positional[0], "the text to count");
+    jinja_step(j, s->size / 64);
     if (needle->size == 0)
         return value_integer((int64_t)string_length(s) + 1);
     int64_t count = 0;
@@ -348,6 +356,7 @@ static struct value string_replace(struct jinja *j, struct value self, args a)
     const struct string *s = self.string, *old = argument_string(j, a->positional[0], "replace() argument 1");
     const struct string *new = argument_string(j, a->positional[1], "replace() argument 2");
     int64_t most = argument_integer(j, a->positional[2], -1, "replace() argument 3");
+    jinja_step(j, s->size / 64);
     struct builder b;
     builder_begin(&b, &j->w);
     size_t start = 0;

@@ -288,6 +288,8 @@ int value_compare_numbers(struct value a, struct value b)
         return (a.number > b.number) - (a.number < b.number);
     if (a.kind == VALUE_FLOAT)
         return -value_compare_numbers(b, a);
+    if (isnan(b.number))
+        return 0; /* as between two floats: neither is more */
     if (b.number >= 0x1p63)
         return -1;
     if (b.number < -0x1p63)
@@ -315,7 +317,10 @@ bool value_equal(struct jinja *j, struct value a, struct value b)
         return false;
     switch (a.kind) {
     case VALUE_STRING:
-        return a.string->size == b.string->size && memcmp(a.string->bytes, b.string->bytes, a.string->size) == 0;
+        if (a.string->size != b.string->size)
+            return false;
+        jinja_step(j, a.string->size / 64);
+        return memcmp(a.string->bytes, b.string->bytes, a.string->size) == 0;
     case VALUE_LIST: {
         if (a.list == b.list)
             return true;
@@ -372,6 +377,7 @@ int value_compare(struct jinja *j, struct value a, struct value b, const char *o
     if (b.kind == VALUE_UNDEFINED)
         value_fail_undefined(j, b);
     if (a.kind == VALUE_STRING && b.kind == VALUE_STRING) {
+        jinja_step(j, MIN(a.string->size, b.string->size) / 64);
         int order = memcmp(a.string->bytes, b.string->bytes, MIN(a.string->size, b.string->size));
         return order ? order : (a.string->size > b.string->size) - (a.string->size < b.string->size);
     }

@@ -341,6 +341,10 @@ static void test_a_template_cannot_take_the_machine(void **state)
     expect_error("{% set x = [] %}{% set _ = x.append(x) %}{{ x }}", "levels deep");
     expect_error("{% set x = [] %}{% set _ = x.append(x) %}{{ x | tojson }}", "levels deep");
     expect_error("{{ 9223372036854775807 + 1 }}", "does not fit in 64 bits");
+    expect_error("{{ '99999999999999999999' | int }}", "does not fit in 64 bits");
+    expect_error("{{ 9223372036854775807 | round(-1) }}", "does not fit in 64 bits");
+    expect_error("{{ '%d' % 1e300 }}", "does not fit in 64 bits");
+    expect_error("{{ '%d' % ('nan' | float) }}", "does not fit in 64 bits");
     char deep[4096];
     memset(deep, '(', sizeof deep - 1);
     memcpy(deep, "{{ ", 3);
@@ -353,7 +357,30 @@ static void test_a_template_cannot_take_the_machine(void **state)
     expect_error(signs, "levels deep");
 }
 
-/* Templates with bytes changed, dropped and doubled: whatever they are, they are refused or rendered. */
+/* What looks at much for one step would not end in days: such a look costs steps as well. */
+static void test_looking_at_much_takes_many_steps(void **state)
+{
+    (void)state;
+    static const char *const looks[] = {"x | length", "x[5]", "x.rfind(y[1:])", "x.strip(y)"};
+    for (size_t i = 0; i < COUNT_OF(looks); i++) {
+        struct buffer source = {0};
+        buffer_append_format(&source,
+                             "{%% set x = 'äb' * 1000000 %%}{%% set y = 'äb' * 1000000 %%}"
+                             "{%% for a in range(90000) %%}{%% set z = %s %%}{%% endfor %%}",
+                             looks[i]);
+        expect_error(source.data, "");
+        if (!strstr(test_error.message, "steps") && !strstr(test_error.message, "MiB"))
+            fail_msg("%s: %s", looks[i], test_error.message);
+        buffer_free(&source);
+    }
+    struct buffer names = {0};
+    for (int i = 0; i < 40000; i++)
+        buffer_append_format(&names, "{%% set a%d = 1 %%}", i);
+    buffer_append_string(&names, "{% for a in range(90000) %}{% set z = nothing is defined %}{% endfor %}");
+    expect_error(names.data, "steps");
+    buffer_free(&names);
+}
+
 static bool count_down(void *context)
 {
     return --*(int *)context > 0;
@@ -381,6 +408,7 @@ static void test_a_rendering_can_be_stopped(void **state)
     json_decref(messages);
 }
 
+/* Templates with bytes changed, dropped and doubled: whatever they are, they are refused or rendered. */
 static void test_broken_templates_do_no_harm(void **state)
 {
     (void)state;
@@ -432,7 +460,8 @@ static void test_numbers_do_not_follow_the_locale(void **state)
     char written[16];
     snprintf(written, sizeof written, "%.1f", 0.5);
     struct rendered_text text = {0};
-    hypura_status status = render("{{ 0.5 + 1 }} {{ '2.25' | float }} {{ '%.2f' | format(0.125) }}", json_object(), &text);
+    hypura_status status =
+        render("{{ 0.5 + 1 }} {{ '2.25' | float }} {{ '%.2f' | format(0.125) }}", json_object(), &text);
     hypura_status failed = render("{{ 0.5 }} {{ 1 / 0 }}", json_object(), &(struct rendered_text){0});
     char after[16];
     snprintf(after, sizeof after, "%.1f", 0.5);
@@ -458,6 +487,7 @@ int main(void)
         cmocka_unit_test(test_messages_are_adapted_to_the_template),
         cmocka_unit_test(test_errors_name_the_line),
         cmocka_unit_test(test_a_template_cannot_take_the_machine),
+        cmocka_unit_test(test_looking_at_much_takes_many_steps),
         cmocka_unit_test(test_a_rendering_can_be_stopped),
         cmocka_unit_test(test_broken_templates_do_no_harm),
         cmocka_unit_test(test_numbers_do_not_follow_the_locale),
