@@ -1,5 +1,8 @@
 #include "model/model_private.h"
 
+/* Far above every published model (a hundred thousand). A small file may name the same bytes for many experts. */
+#define MAX_UNITS ((size_t)1 << 20)
+
 static void add_slice(struct unit *unit, enum tensor_role role, const struct gguf_tensor *tensor, uint64_t start,
                       uint64_t bytes)
 {
@@ -55,9 +58,10 @@ hypura_status model_make_units(struct model *model, hypura_error *error)
             count += model->layer_tensors[i][role] && !is_expert_role(role);
         count += model->layers[i].moe ? model->parameters.experts : 0;
     }
-    if (count >= NO_UNIT)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: %zu tensors and experts are too many",
-                         gguf_file_path(model->file, 0), count);
+    if (count > MAX_UNITS)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s: %zu tensors and experts of layers, of which this program takes at most %zu",
+                         gguf_file_path(model->file, 0), count, MAX_UNITS);
     hypura_status status = ALLOCATE(&model->units, count, "table of units", error);
     if (status)
         return status;

@@ -272,6 +272,66 @@ static void names_what_is_wrong(void **state)
     }
 }
 
+/* A unit takes more memory than the numbers that a file needs to ask for it. */
+static void more_experts_than_any_model_has_are_refused(void **state)
+{
+    (void)state;
+    enum { LAYERS = 17, EXPERTS = 65536 };
+    char path[] = "/tmp/hypura-test-model-XXXXXX";
+    int descriptor = mkstemp(path);
+    assert_true(descriptor >= 0);
+    close(descriptor);
+    struct gguf_writer *writer;
+    assert_ok(gguf_writer_create(&writer, path, 0, &test_error));
+    assert_ok(gguf_writer_add_string(writer, "general.architecture", "llama", &test_error));
+    static const struct {
+        const char *key;
+        uint32_t value;
+    } numbers[] = {{"llama.context_length", 128},     {"llama.block_count", LAYERS},   {"llama.embedding_length", 2},
+                   {"llama.attention.head_count", 1}, {"llama.expert_count", EXPERTS}, {"llama.expert_used_count", 1},
+                   {"llama.rope.dimension_count", 2}};
+    for (size_t i = 0; i < COUNT_OF(numbers); i++)
+        assert_ok(gguf_writer_add_uint32(writer, numbers[i].key, numbers[i].value, &test_error));
+    static const struct {
+        const char *name;
+        uint32_t dimensions;
+        uint64_t shape[3];
+    } tensors[] = {{"attn_norm.weight", 1, {2}},
+                   {"attn_q.weight", 2, {2, 2}},
+                   {"attn_k.weight", 2, {2, 2}},
+                   {"attn_v.weight", 2, {2, 2}},
+                   {"attn_output.weight", 2, {2, 2}},
+                   {"ffn_norm.weight", 1, {2}},
+                   {"ffn_gate_inp.weight", 2, {2, EXPERTS}},
+                   {"ffn_gate_exps.weight", 3, {2, 1, EXPERTS}},
+                   {"ffn_up_exps.weight", 3, {2, 1, EXPERTS}},
+                   {"ffn_down_exps.weight", 3, {1, 2, EXPERTS}}};
+    const uint64_t table[] = {2, 8}, norm[] = {2};
+    uint64_t left = 64 + 8;
+    assert_ok(gguf_writer_add_tensor(writer, "token_embd.weight", TENSOR_F32, 2, table, &test_error));
+    assert_ok(gguf_writer_add_tensor(writer, "output_norm.weight", TENSOR_F32, 1, norm, &test_error));
+    for (int layer = 0; layer < LAYERS; layer++)
+        for (size_t i = 0; i < COUNT_OF(tensors); i++) {
+            char name[64];
+            snprintf(name, sizeof name, "blk.%d.%s", layer, tensors[i].name);
+            assert_ok(
+                gguf_writer_add_tensor(writer, name, TENSOR_F32, tensors[i].dimensions, tensors[i].shape, &test_error));
+            uint64_t bytes = 4;
+            for (uint32_t d = 0; d < tensors[i].dimensions; d++)
+                bytes *= tensors[i].shape[d];
+            left += bytes;
+        }
+    static const uint8_t zeros[1 << 16];
+    for (; left; left -= MIN(left, sizeof zeros))
+        assert_ok(gguf_writer_write(writer, zeros, MIN(left, sizeof zeros), &test_error));
+    assert_ok(gguf_writer_finish(writer, &test_error));
+    gguf_writer_destroy(writer);
+    struct model *model = NULL;
+    assert_int_equal(model_open(&model, path, &test_error), HYPURA_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(test_error.message, "experts"));
+    unlink(path);
+}
+
 static void every_role_has_a_name(void **state)
 {
     (void)state;
@@ -292,6 +352,7 @@ int main(void)
         cmocka_unit_test(experts_are_slices_of_their_tensors),
         cmocka_unit_test(opens_what_the_writer_wrote),
         cmocka_unit_test(names_what_is_wrong),
+        cmocka_unit_test(more_experts_than_any_model_has_are_refused),
         cmocka_unit_test(every_role_has_a_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
