@@ -195,18 +195,17 @@ hypura_status tokenize_unigram(struct tokenizer *t, const char *text, size_t siz
 {
     const struct vocabulary *v = t->vocabulary;
     buffer_clear(&t->text);
+    t->text.limit = MIN(16 * size + 4096, SPLIT_MAX_TEXT);
     normalize(v, text, size, &t->text);
     if (t->text.failed)
-        return error_set(t->error, HYPURA_ERROR_MEMORY, "no memory for a text of %zu bytes", size);
+        return error_set(t->error, HYPURA_ERROR_ARGUMENT,
+                         "a text of %zu bytes becomes more than %zu bytes when it is normalised, the most that can be "
+                         "tokenized at once",
+                         size, t->text.limit);
     text = t->text.data;
     size = t->text.size;
     if (!size)
         return HYPURA_OK;
-    if (size > SPLIT_MAX_TEXT)
-        return error_set(t->error, HYPURA_ERROR_ARGUMENT,
-                         "the text becomes %zu bytes when it is normalised, at most %zu "
-                         "can be tokenized at once",
-                         size, SPLIT_MAX_TEXT);
     struct best *best;
     hypura_status status = ALLOCATE(&best, size + 1, "best tokens", t->error);
     if (status != HYPURA_OK)

@@ -36,9 +36,11 @@ static void append_unescaped(struct gguf_string text, struct buffer *out)
     }
 }
 
-/* Characters back to the bytes that they stand for. What stands for none is shown as llama.cpp shows it. */
+/* Characters back to the bytes that they stand for. What stands for none is shown as llama.cpp shows it, the token and
+ * all; in a token so long that no vocabulary has it, which would fill the memory with itself, as it is. */
 static void append_bytes_of_characters(struct gguf_string text, struct buffer *out)
 {
+    const size_t longest = 2048;
     for (size_t at = 0; at < text.size;) {
         uint32_t character;
         size_t length;
@@ -52,6 +54,10 @@ static void append_bytes_of_characters(struct gguf_string text, struct buffer *o
         }
         char bytes[4];
         size_t size = utf8_write(bytes, character);
+        if (text.size > longest) {
+            buffer_append(out, bytes, size);
+            continue;
+        }
         buffer_append_string(out, "[UNK_BYTE_0x");
         for (size_t i = 0; i < size; i++)
             buffer_append_format(out, "%02x", (uint8_t)bytes[i]);

@@ -21,6 +21,8 @@ struct symbol_slot {
 struct symbol_table {
     struct symbol_slot *slots;
     size_t slot_count; /* a power of two, at least twice the symbols */
+    size_t interned;   /* texts that were looked for while the table was filled */
+    size_t walked;     /* slots that were passed while it was filled */
     const struct gguf_string *tokens;
     size_t token_count;
     struct gguf_string *extra; /* symbols that are no tokens; their texts are owned */
@@ -49,6 +51,7 @@ struct merge_table {
     size_t count;
     uint32_t *slots; /* index of a merge, UINT32_MAX: free */
     size_t slot_count;
+    size_t walked; /* slots that were passed while it was filled */
 };
 
 #define NO_MERGE UINT32_MAX

@@ -140,6 +140,9 @@ static void read_keys(struct vocabulary *v, const struct gguf *file)
             *id = NO_TOKEN;
         if (gguf_get_uint64(file, keys[i].key, &value) && value < v->count)
             *id = (int32_t)value;
+        else if (gguf_find(file, keys[i].key))
+            log_write(LOG_WARNING, "%s is not one of the %u tokens of the vocabulary and is passed over", keys[i].key,
+                      v->count);
     }
     gguf_get_bool(file, "tokenizer.ggml.add_bos_token", &v->add_bos);
     gguf_get_bool(file, "tokenizer.ggml.add_eos_token", &v->add_eos);

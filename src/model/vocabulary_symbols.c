@@ -26,19 +26,29 @@ struct gguf_string symbol_text(const struct symbol_table *table, symbol_id symbo
     return symbol < table->token_count ? table->tokens[symbol] : table->extra[symbol - table->token_count];
 }
 
+/* Texts and pairs of a file can be made to meet in one place of a table, where each walks past all before it. Those
+ * that nobody made walk past one or two. */
+static hypura_status check_walk(size_t walked, size_t placed, hypura_error *error)
+{
+    if (walked / 64 <= placed + 4096)
+        return HYPURA_OK;
+    return error_set(error, HYPURA_ERROR_FORMAT,
+                     "the tokens or merges of the vocabulary are made so that finding one takes a walk past thousands");
+}
+
 static void place(struct symbol_table *table, uint32_t hash, symbol_id symbol)
 {
     size_t mask = table->slot_count - 1;
     size_t at = hash & mask;
-    while (table->slots[at].symbol != NO_SYMBOL)
-        at = (at + 1) & mask;
+    for (; table->slots[at].symbol != NO_SYMBOL; at = (at + 1) & mask)
+        table->walked++;
     table->slots[at] = (struct symbol_slot){hash, symbol};
 }
 
-static symbol_id find(const struct symbol_table *table, uint32_t hash, const char *text, size_t size)
+static symbol_id find(const struct symbol_table *table, uint32_t hash, const char *text, size_t size, size_t *walked)
 {
     size_t mask = table->slot_count - 1;
-    for (size_t at = hash & mask; table->slots[at].symbol != NO_SYMBOL; at = (at + 1) & mask) {
+    for (size_t at = hash & mask; table->slots[at].symbol != NO_SYMBOL; at = (at + 1) & mask, ++*walked) {
         if (table->slots[at].hash != hash)
             continue;
         struct gguf_string found = symbol_text(table, table->slots[at].symbol);
@@ -79,8 +89,9 @@ hypura_status symbol_table_build(struct symbol_table *table, const struct gguf_s
     for (size_t i = 0; status == HYPURA_OK && i < count; i++) {
         uint32_t hash = hash_bytes(0, tokens[i].data, tokens[i].size);
         /* An empty token stands for nothing; of two with one text the first is the one that text makes. */
-        if (tokens[i].size && find(table, hash, tokens[i].data, tokens[i].size) == NO_SYMBOL)
+        if (tokens[i].size && find(table, hash, tokens[i].data, tokens[i].size, &table->walked) == NO_SYMBOL)
             place(table, hash, (symbol_id)i);
+        status = check_walk(table->walked, i, error);
     }
     return status;
 }
@@ -95,7 +106,8 @@ void symbol_table_free(struct symbol_table *table)
 
 symbol_id symbol_find(const struct symbol_table *table, const char *text, size_t size)
 {
-    return size ? find(table, hash_bytes(0, text, size), text, size) : NO_SYMBOL;
+    size_t walked = 0;
+    return size ? find(table, hash_bytes(0, text, size), text, size, &walked) : NO_SYMBOL;
 }
 
 static hypura_status add_extra(struct symbol_table *table, const char *text, size_t size, uint32_t hash, symbol_id *out,
@@ -146,9 +158,12 @@ hypura_status symbol_intern(struct symbol_table *table, const char *text, size_t
     }
     hypura_status status = HYPURA_OK;
     uint32_t hash = hash_bytes(0, text, size);
-    *out = find(table, hash, text, size);
+    *out = find(table, hash, text, size, &table->walked);
     if (*out == NO_SYMBOL)
         status = add_extra(table, text, size, hash, out, error);
+    table->interned++;
+    if (status == HYPURA_OK)
+        status = check_walk(table->walked, table->token_count + table->interned, error);
     if (joined != small)
         memory_free(joined);
     return status;
@@ -197,10 +212,10 @@ static hypura_status add_merge(struct merge_table *table, struct symbol_table *s
     *merge = (struct merge){both[0], both[1], both[2]};
     size_t mask = table->slot_count - 1;
     size_t at = hash_pair(both[0], both[1]) & mask;
-    while (table->slots[at] != NO_MERGE)
-        at = (at + 1) & mask;
+    for (; table->slots[at] != NO_MERGE; at = (at + 1) & mask)
+        table->walked++;
     table->slots[at] = rank;
-    return HYPURA_OK;
+    return check_walk(table->walked, rank, error);
 }
 
 hypura_status merge_table_build(struct merge_table *table, struct symbol_table *symbols,

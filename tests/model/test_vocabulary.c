@@ -262,11 +262,15 @@ struct made {
 
 static void add_strings(struct gguf_writer *writer, const char *key, const char *const *texts)
 {
-    struct gguf_string strings[64];
     size_t count = 0;
-    for (; texts && texts[count]; count++)
-        strings[count] = (struct gguf_string){texts[count], strlen(texts[count])};
+    while (texts && texts[count])
+        count++;
+    struct gguf_string *strings;
+    assert_ok(ALLOCATE(&strings, count + 1, "texts", &test_error));
+    for (size_t i = 0; i < count; i++)
+        strings[i] = (struct gguf_string){texts[i], strlen(texts[i])};
     assert_ok(gguf_writer_add(writer, key, GGUF_STRING, strings, count, true, &test_error));
+    memory_free(strings);
 }
 
 static hypura_status open_made(struct opened *opened, const struct made *made)
@@ -431,6 +435,102 @@ static void a_character_map_that_leads_nowhere_is_harmless(void **state)
     }
 }
 
+/* Texts that a hash without a secret cannot tell apart: each of 15 blocks of 16 bytes has two forms that leave it in
+ * the same state. A table that walks past all of them for each of them would take a minute. */
+static void tokens_made_to_collide_do_no_harm(void **state)
+{
+    (void)state;
+    enum { BLOCKS = 15, BLOCK = 16, COUNT = 1 << BLOCKS };
+    static char texts[COUNT][BLOCKS * BLOCK + 1];
+    static const char *tokens[COUNT + 1];
+    for (size_t i = 0; i < COUNT; i++) {
+        for (size_t block = 0; block < BLOCKS; block++) {
+            char *at = texts[i] + block * BLOCK;
+            memcpy(at, "abcdefghijklmnop", BLOCK);
+            if (i >> block & 1) {
+                at[7] = (char)(at[7] ^ 0x80);
+                at[12] ^= 4;
+                at[15] = (char)(at[15] ^ 0x80);
+            }
+        }
+        tokens[i] = texts[i];
+    }
+    struct opened opened;
+    uint64_t start = clock_nanoseconds();
+    hypura_status status = open_made(&opened, &(struct made){.model = "llama", .tokens = tokens});
+    assert_true(clock_seconds_since(start) < 3);
+    if (status == HYPURA_OK)
+        close_model(&opened);
+    else
+        assert_int_equal(status, HYPURA_ERROR_FORMAT);
+}
+
+static char warning[256];
+
+static void keep_warning(void *context, enum log_level level, const char *message)
+{
+    (void)context;
+    if (level >= LOG_WARNING)
+        snprintf(warning, sizeof warning, "%s", message);
+}
+
+static void a_special_token_that_is_none_is_told(void **state)
+{
+    (void)state;
+    struct opened opened;
+    struct made made = {.model = "llama", .tokens = TOKENS("<unk>", "<s>", "</s>"), .eos = 3};
+    log_set_sink(keep_warning, NULL);
+    assert_ok(open_made(&opened, &made));
+    assert_non_null(strstr(warning, "tokenizer.ggml.eos_token_id"));
+    assert_int_equal(vocabulary_special(opened.vocabulary, SPECIAL_EOS), 2);
+    close_model(&opened);
+    warning[0] = 0;
+    made.eos = 1;
+    assert_ok(open_made(&opened, &made));
+    assert_string_equal(warning, "");
+    assert_int_equal(vocabulary_special(opened.vocabulary, SPECIAL_EOS), 1);
+    close_model(&opened);
+    log_set_sink(NULL, NULL);
+}
+
+/* A character map that makes a megabyte of a letter, and a token whose every character would show the whole token. */
+static void a_little_text_does_not_fill_the_memory(void **state)
+{
+    (void)state;
+    enum { UNITS = 512, REPLACEMENT = 1 << 20 };
+    static uint8_t map[4 + 4 * UNITS + REPLACEMENT];
+    uint32_t units[UNITS] = {[0] = 256u << 10, [256 ^ 'a'] = 'a' | 1u << 8 | 1u << 10, [256 ^ 'a' ^ 1] = 1u << 31};
+    uint32_t bytes = sizeof units;
+    memcpy(map, &bytes, sizeof bytes);
+    memcpy(map + 4, units, sizeof units);
+    memset(map + 4 + sizeof units, 'b', REPLACEMENT - 1);
+    const char *const *tokens = TOKENS("<pad>", "</s>", "<unk>", "b");
+    struct opened opened;
+    assert_ok(open_made(
+        &opened,
+        &(struct made){.model = "t5", .tokens = tokens, .character_map = map, .character_map_size = sizeof map}));
+    char text[400];
+    memset(text, 'a', sizeof text);
+    struct token_array ids = {0};
+    assert_int_equal(vocabulary_tokenize(opened.vocabulary, text, sizeof text, 0, &ids, &test_error),
+                     HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(ids.count, 0);
+    token_array_free(&ids);
+    close_model(&opened);
+
+    static char strange[3 * 30000 + 1];
+    for (size_t i = 0; i + 1 < sizeof strange; i += 3)
+        memcpy(strange + i, "\xE4\xB8\x80", 3);
+    assert_ok(open_made(
+        &opened,
+        &(struct made){.model = "gpt2", .pre = "gpt-2", .tokens = TOKENS("a", strange), .merges = TOKENS("a a")}));
+    struct buffer piece = {.limit = (size_t)1 << 20};
+    vocabulary_piece(opened.vocabulary, 1, false, &piece);
+    assert_false(piece.failed);
+    buffer_free(&piece);
+    close_model(&opened);
+}
+
 static void without_a_pre_tokenizer_the_default_is_used(void **state)
 {
     (void)state;
@@ -485,6 +585,9 @@ int main(void)
         cmocka_unit_test(a_vocabulary_that_cannot_be_used_is_refused_with_a_sentence),
         cmocka_unit_test(an_odd_vocabulary_is_harmless),
         cmocka_unit_test(a_character_map_that_leads_nowhere_is_harmless),
+        cmocka_unit_test(tokens_made_to_collide_do_no_harm),
+        cmocka_unit_test(a_special_token_that_is_none_is_told),
+        cmocka_unit_test(a_little_text_does_not_fill_the_memory),
         cmocka_unit_test(without_a_pre_tokenizer_the_default_is_used),
         cmocka_unit_test(a_long_text_takes_time_in_proportion),
     };
