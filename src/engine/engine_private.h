@@ -116,9 +116,10 @@ struct scratch {
     void *memory;
     size_t bytes;
     uint32_t chunk;
-    float *hidden; /* [C][E] the residual stream */
-    float *normed; /* [C][E] */
-    float *branch; /* [C][E] what a layer adds */
+    float *hidden;      /* [C][E] the residual stream */
+    float *normed;      /* [C][E] */
+    float *branch;      /* [C][E] what a layer adds; after the layers what begins here holds the logits of many rows */
+    size_t output_rows; /* so many */
     float *query, *query_raw, *key, *value, *attended;
     float *rope[2];         /* [C][rotary] of the usual base, of the local one */
     float *gate, *up;       /* [C][feed forward], or [expert_rows][expert feed forward] */

@@ -104,22 +104,26 @@ static hypura_status output_rows(struct engine *engine, const struct engine_batc
     unit_number unit = model_tensor(engine->model, ROLE_OUTPUT);
     if (unit == NO_UNIT)
         unit = model_tensor(engine->model, ROLE_TOKEN_EMBEDDING);
+    /* Who takes them as they come gets them from all memory that the layers left: the matrix, which may stream, is gone
+     * through as rarely as can be. */
+    float *logits = batch->on_logits ? s->branch : s->logits;
+    size_t room = batch->on_logits ? s->output_rows : engine->geometry.logits_rows;
     struct product product = {.unit = unit,
                               .role = ROLE_OUTPUT,
-                              .job = {.input = s->input, .output = s->logits, .output_stride = p->vocabulary}};
+                              .job = {.input = s->input, .output = logits, .output_stride = p->vocabulary}};
     struct matmul *job = &product.job;
     TRY(hold_vector(engine, held, model_tensor(engine->model, ROLE_OUTPUT_BIAS), &job->bias, error));
     for (size_t first = 0; first < engine->wanted; first += job->tokens) {
-        job->tokens = MIN(engine->wanted - first, (size_t)engine->geometry.logits_rows);
+        job->tokens = MIN(engine->wanted - first, room);
         job->input_rows = s->wanted + first;
         size_t count = job->tokens * p->vocabulary;
         TRY(multiply(engine, NULL, &product, 1, error));
         if (p->output_scale != 1.0f)
-            compute_scale(engine->compute, s->logits, s->logits, p->output_scale, count);
+            compute_scale(engine->compute, logits, logits, p->output_scale, count);
         if (p->output_soft_cap != 0.0f)
-            compute_soft_cap(engine->compute, s->logits, count, p->output_soft_cap);
+            compute_soft_cap(engine->compute, logits, count, p->output_soft_cap);
         for (size_t i = 0; batch->on_logits && i < job->tokens; i++)
-            if (!batch->on_logits(batch->on_logits_context, first + i, s->logits + i * p->vocabulary))
+            if (!batch->on_logits(batch->on_logits_context, first + i, logits + i * p->vocabulary))
                 return error_set(error, HYPURA_ERROR_CANCELLED, "stopped while logits were read");
     }
     return HYPURA_OK;

@@ -92,6 +92,9 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     s->expert_rows = (uint32_t)MAX(c, used);
     CUT(hidden, c * p->embedding);
     CUT(normed, c * p->embedding);
+    for (size_t i = 0; i < COUNT_OF(s->vectors); i++)
+        CUT(vectors[i], g->vector);
+    size_t free_at_the_end = cutter.used; /* of a pass, up to the logits */
     CUT(branch, c * p->embedding);
     CUT(query, c * g->query);
     CUT(query_raw, c * g->query_raw);
@@ -103,9 +106,8 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     size_t gate = MAX(c * g->feed_forward, s->expert_rows * (size_t)p->expert_feed_forward);
     CUT(gate, gate);
     CUT(up, gate);
-    for (size_t i = 0; i < COUNT_OF(s->vectors); i++)
-        CUT(vectors[i], g->vector);
     CUT(logits, (size_t)g->logits_rows * p->vocabulary);
+    s->output_rows = (cutter.used - free_at_the_end) / sizeof *s->logits / MAX(p->vocabulary, 1u);
     CUT(embedding_row, p->embedding * sizeof(double)); /* no type takes more than 8 bytes an element */
     CUT(latents, c * g->latents);
     if (g->latent_rows) {

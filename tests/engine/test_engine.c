@@ -1,8 +1,10 @@
 /* What the engine promises besides the right logits: errors that leave everything as it was, going back, cancelling,
  * traces, budgets. */
+#include "folder.h"
 #include "reference.h"
 
 #include "hw/hw.h"
+#include "model/synth.h"
 #include "store/trace.h"
 
 #include <sys/wait.h>
@@ -343,6 +345,61 @@ static void stays_within_the_budget(void **state)
     }
 }
 
+static bool ignore_logits(void *context, size_t index, const float *logits)
+{
+    (void)context;
+    (void)index;
+    (void)logits;
+    return true;
+}
+
+/* Bytes that a prompt of 20 tokens reads. */
+static uint64_t prompt_reads(struct engine *engine, bool all)
+{
+    struct engine_statistics before, after;
+    int32_t tokens[20];
+    uint32_t positions[20];
+    bool want[20];
+    fill(tokens, 20, 8);
+    for (uint32_t i = 0; i < 20; i++) {
+        positions[i] = i;
+        want[i] = all || i == 19;
+    }
+    struct engine_batch batch = {
+        .count = 20, .tokens = tokens, .positions = positions, .want_logits = want, .on_logits = ignore_logits};
+    engine_statistics(engine, &before);
+    for (int i = 0; i < 4; i++) {
+        engine_truncate(engine, 0, 0);
+        assert_ok(engine_forward(engine, &batch, &test_error));
+    }
+    engine_statistics(engine, &after);
+    return after.store.bytes_read - before.store.bytes_read;
+}
+
+/* Where the output matrix streams, a pass that wants many logits reads it no more often than one that wants few. */
+static void many_logits_read_the_output_matrix_once(void **state)
+{
+    (void)state;
+    struct synth_options synth;
+    synth_default_options(&synth, synth_preset("tiny-mixtral"));
+    synth.type = "Q8_0";
+    synth.geometry.experts = synth.geometry.experts_used = 0;
+    synth.geometry.layers = 1;
+    synth.geometry.feed_forward = 8 * synth.geometry.embedding;
+    synth.geometry.vocabulary = 8000;
+    assert_ok(synth_write(path_in_folder("wide.gguf"), &synth, NULL, NULL, &test_error));
+    struct engine_options options;
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = 2;
+    options.chunk = 20;
+    struct engine *engine = open_smallest(path_in_folder("wide.gguf"), &options);
+    prompt_reads(engine, false);
+    uint64_t few = prompt_reads(engine, false), all = prompt_reads(engine, true);
+    assert_true(all <= few + few / 20);
+    engine_close(engine);
+}
+
 /* A dense model of which a part stays gives up of it what a smaller budget wants, and answers the same. */
 static void what_stays_makes_room(void **state)
 {
@@ -410,11 +467,17 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(stays_within_the_budget), /* first: what other tests leave behind counts too */
-        cmocka_unit_test(refuses_what_makes_no_sense),    cmocka_unit_test(names_files_that_are_not_models),
-        cmocka_unit_test(tells_which_experts_were_used),  cmocka_unit_test(leaves_nothing_behind),
-        cmocka_unit_test(forgets_and_continues),          cmocka_unit_test(windows_go_back_a_little),
-        cmocka_unit_test(a_stopped_batch_never_happened), cmocka_unit_test(records_the_routing),
-        cmocka_unit_test(what_stays_makes_room),          cmocka_unit_test(budgets_move_while_running),
+        cmocka_unit_test(refuses_what_makes_no_sense),
+        cmocka_unit_test(names_files_that_are_not_models),
+        cmocka_unit_test(tells_which_experts_were_used),
+        cmocka_unit_test(leaves_nothing_behind),
+        cmocka_unit_test(forgets_and_continues),
+        cmocka_unit_test(windows_go_back_a_little),
+        cmocka_unit_test(a_stopped_batch_never_happened),
+        cmocka_unit_test(records_the_routing),
+        cmocka_unit_test_setup_teardown(many_logits_read_the_output_matrix_once, make_folder, remove_folder),
+        cmocka_unit_test(what_stays_makes_room),
+        cmocka_unit_test(budgets_move_while_running),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
