@@ -120,13 +120,15 @@ void guess_pump(struct store *store)
     if (!store->loaded || io_busy(store->io) || atomic_load(&store->cancelled))
         return;
     bool more = read_offers(store);
+    if (store->resting && !store->passing)
+        return;
     while (more && guesses->warm_count > 0 && io_unfinished(store->io, PRIORITY_GUESS) < UNDER_WAY) {
         unit_number unit = guesses->warm[guesses->warm_next++];
         guesses->warm_count--;
         cache_guess(store, unit, 0);
     }
     /* Between passes guesses that may not be opened yet wait for the next one. */
-    if (!store->passing && guesses->warm_count == 0 && io_unfinished(store->io, PRIORITY_GUESS) < UNDER_WAY)
+    if (!store->resting && guesses->warm_count == 0 && io_unfinished(store->io, PRIORITY_GUESS) < UNDER_WAY)
         fill_pump(store);
 }
 

@@ -224,6 +224,7 @@ struct store {
     uint64_t cache_used; /* bytes of units in slots */
     uint32_t layers;     /* of the model, at least 1 */
     bool passing;        /* from store_begin on */
+    bool resting;        /* a pass runs over this store or over another one of the process */
     uint32_t pass;       /* from FIRST_PASS on */
     uint64_t step;       /* pass * layers + layer that was wanted last */
     struct guesses guesses;
@@ -237,6 +238,7 @@ struct store {
     struct io_counters loaded_counters; /* when the load was done */
     uint64_t rows_read;
     struct store_statistics counts; /* the fields that are counted as things happen */
+    struct store *next_peer;        /* guarded by the mutex in peers.c */
 };
 
 /* What a store is made of; store_open fills it from a model, tests from plain files. */
@@ -410,6 +412,12 @@ void fill_prepare(struct store *store, bool wanted); /* not locked; after cache_
 void fill_pump(struct store *store);                 /* no pass runs, and the drive is idle */
 void fill_again(struct store *store);                /* there are more slots */
 void fill_failed(struct store *store);               /* a drive that is broken is not asked without end */
+
+/* peers.c: no store is locked. */
+void peers_join(struct store *store);
+void peers_begin(void); /* a pass */
+void peers_end(void);
+void peers_leave(struct store *store);
 
 /* usage.c: not locked. */
 hypura_status usage_prepare(struct store *store, const char *path, hypura_error *error);

@@ -12,7 +12,7 @@
 #define MAX_ATTEMPTS 150u
 
 /* What only fills goes in small blocks, so that a demand that comes waits for two hundred microseconds: two in flight,
- * unless nothing was demanded for a while, as between answers. */
+ * unless nothing was demanded for a while and no pass ended, as between answers. */
 #define FILL_BLOCK_BYTES ((uint32_t)256 << 10)
 #define FILL_DEPTH 2u
 #define FILL_DEPTH_QUIET 8u
@@ -144,6 +144,8 @@ bool io_abandon(struct io *io, struct transfer *transfer)
 
 void io_fill(struct io *io, bool fill)
 {
+    if (fill && !io->fill)
+        io->demanded = clock_nanoseconds();
     io->fill = fill;
     if (fill && io->queues[PRIORITY_FILL].first)
         io_wake(io);

@@ -11,36 +11,38 @@ void store_note_tokens(struct store *store, unit_number first, const uint32_t *e
 void store_begin(struct store *store)
 {
     pthread_mutex_lock(store->mutex);
+    bool begins = !store->passing;
     store->passing = true;
-    io_fill(store->io, false);
     pthread_mutex_unlock(store->mutex);
+    if (begins)
+        peers_begin();
 }
 
-static void pass_ended(struct store *store)
+/* Locked, and unlocked afterwards. */
+static void end_pass(struct store *store)
 {
+    bool ends = store->passing;
     store->passing = false;
-    io_fill(store->io, true);
+    ring_give_back(store);
+    guess_pump(store);
+    pthread_mutex_unlock(store->mutex);
+    if (ends)
+        peers_end();
 }
 
 void store_abandon(struct store *store)
 {
     pthread_mutex_lock(store->mutex);
-    pass_ended(store);
-    ring_give_back(store);
-    guess_pump(store);
-    pthread_mutex_unlock(store->mutex);
+    end_pass(store);
 }
 
 hypura_status store_advance(struct store *store, hypura_error *error)
 {
     pthread_mutex_lock(store->mutex);
-    pass_ended(store);
     usage_note_pass(store);
     guess_pass_done(store);
     cache_advance(store);
     in_place_settle(store);
-    ring_give_back(store);
-    guess_pump(store);
-    pthread_mutex_unlock(store->mutex);
+    end_pass(store);
     return moves_pass_done(store, error);
 }

@@ -222,6 +222,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
         return status;
     }
     store->pool_bytes = source->ring_bytes + source->expert_cache_bytes;
+    peers_join(store);
     *out = store;
     return HYPURA_OK;
 }
@@ -231,6 +232,7 @@ void store_close(struct store *store)
     if (!store)
         return;
     moves_stop(store);
+    peers_leave(store);
     io_destroy(store->io);
     usage_save(store);
     usage_free(store);

@@ -172,6 +172,30 @@ static void it_rests_while_a_pass_runs(void **state)
     close_world(&world);
 }
 
+/* The stores of a process share the drive. */
+static void it_rests_while_another_store_works(void **state)
+{
+    (void)state;
+    struct world world, other;
+    make_world(&world, &shape);
+    make_world(&other, &shape);
+    open_world(&other, EXPERTS);
+    store_begin(other.store);
+    open_world(&world, EXPERTS);
+    assert_rests(&world);
+    assert_int_equal(cached(&world), 0);
+    get_and_check(world.store, &world.fixture, expert(3, 15));
+    assert_ok(store_advance(other.store, &test_error));
+    wait_until_cached(&world, EXPERTS);
+    wait_until_cached(&other, EXPERTS);
+    store_begin(other.store);
+    close_world(&other);
+    assert_ok(store_resize(world.store, (int64_t)(20 * world.largest), &test_error));
+    assert_ok(store_resize(world.store, (int64_t)(EXPERTS * world.largest), &test_error));
+    wait_until_cached(&world, EXPERTS);
+    close_world(&world);
+}
+
 static void it_goes_on_when_a_cancel_is_over(void **state)
 {
     (void)state;
@@ -254,6 +278,7 @@ int main(void)
         cmocka_unit_test(it_fills_what_is_free),
         cmocka_unit_test(it_lets_demands_pass),
         cmocka_unit_test(it_rests_while_a_pass_runs),
+        cmocka_unit_test(it_rests_while_another_store_works),
         cmocka_unit_test(it_goes_on_when_a_cancel_is_over),
         cmocka_unit_test(guesses_that_wait_hold_nothing_up),
         cmocka_unit_test(its_blocks_are_small),
