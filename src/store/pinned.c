@@ -180,7 +180,7 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
             memory_populate(store->arena + populated, bytes);
             pthread_mutex_lock(store->mutex);
             populated += bytes;
-        } else {
+        } else if (stopped || !cache_populate(store)) {
             store_wait_locked(store);
         }
         uint64_t done = device_bytes(store) + bytes_done(store);
