@@ -1,33 +1,44 @@
 #!/usr/bin/env bash
 # Models beyond memory: hypura beside llama.cpp, both in a memory cgroup of the same size, with a cold cache.
 #
-#   bench/oversize.sh [-t THREADS] [-r ROUNDS] [-n GENERATED_TOKENS] [-f "25 50 75"] MODEL.gguf...
+#   bench/oversize.sh [-t THREADS] [-r ROUNDS] [-n GENERATED_TOKENS] [-f "25 50 75"] [-g] MODEL.gguf...
 #
-# -f: memory as per cent of the file. LLAMA_COMPLETION names llama.cpp's command (default: llama-completion on the PATH; may
-# hold several words), HYPURA the program. Run as root, so that the page cache can be dropped. Prints a Markdown table. "Share
-# of the limit" is by the profile of this machine; "of the drive" is what decoding read a second, over the best of random reads
-# of 1, 2 and 4 MiB just before and after: where a drive is shared its speed changes from minute to minute.
+# -f: memory as per cent of the file. -g: memory is given first: before each program's run as much as it may use, and a GiB
+# more, is touched and let go, since a virtual machine's host may take seconds to give a GiB that was not used yet (or not
+# lately), which whoever waits for it pays in whichever phase he is. LLAMA_COMPLETION names llama.cpp's command (default:
+# llama-completion on the PATH; may hold several words), HYPURA the program. Run as root, so that the page cache can be
+# dropped. Prints a Markdown table. "Share of the limit" is by the profile of this machine; "of the drive" is what decoding
+# read a second, over the best of random reads of 1, 2 and 4 MiB just before and after: where a drive is shared its speed
+# changes from minute to minute.
 set -euo pipefail
 here=$(dirname "$0")
-threads=2 rounds=1 generate=24 fractions="25 50 75"
-while getopts t:r:n:f: option; do
+threads=2 rounds=1 generate=24 fractions="25 50 75" give=
+while getopts t:r:n:f:g option; do
     case $option in
     t) threads=$OPTARG ;;
     r) rounds=$OPTARG ;;
     n) generate=$OPTARG ;;
     f) fractions=$OPTARG ;;
+    g) give=1 ;;
     *) exit 2 ;;
     esac
 done
 shift $((OPTIND - 1))
-[ $# -gt 0 ] || { sed -n '2,8p' "$0"; exit 2; }
+[ $# -gt 0 ] || { sed -n '2,13p' "$0"; exit 2; }
 read -r -a llama <<<"${LLAMA_COMPLETION:-llama-completion}"
 hypura=${HYPURA:-$here/../build/hypura}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 text="The kernel keeps a table of open files for each process. What does it say about the ship, the sea and nine small numbers?"
 
-cold() { sync; echo 3 >/proc/sys/vm/drop_caches; }
+cold() { # bytes
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+    [ -z "$give" ] || python3 -c 'import mmap, sys
+memory = mmap.mmap(-1, int(sys.argv[1]) + (1 << 30), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+memory.madvise(14)  # MADV_HUGEPAGE
+memory.madvise(23)  # MADV_POPULATE_WRITE' "$1"
+}
 
 drive() { # model
     for block in 1M 2M 4M; do
@@ -39,7 +50,7 @@ print(max(map(float, re.findall(r"\"bytes_per_second\": *([0-9.e+]+)", sys.stdin
 run_hypura() { # model bytes
     local before after
     before=$(drive "$1")
-    cold
+    cold "$2"
     if "$here/in-cgroup" "$2" "$hypura" run "$1" --memory "$2" --threads "$threads" --raw --prompt "$text" --context 512 \
         --max-tokens "$generate" --ignore-eos --temperature 0.9 --seed 7 --no-state --stats "$work/stats" >"$work/out" 2>"$work/err"; then
         after=$(drive "$1")
@@ -54,7 +65,7 @@ print(d["decode_tokens_per_second"], d["peak_rss_bytes"] / d["budget_bytes"], d.
 }
 
 run_llama() { # model bytes
-    cold
+    cold "$2"
     "$here/in-cgroup" "$2" "${llama[@]}" -m "$1" -t "$threads" -c 512 -n "$generate" --ignore-eos --temp 0.9 -s 7 -no-cnv \
         --no-repack -p "$text" >"$work/out" 2>"$work/err" || true
     # "eval time = ... ms / N runs ( ... ms per token, X tokens per second)", the line that is not the prompt's
