@@ -123,6 +123,20 @@ static void print_storage(const struct storage *storage)
                            : "Direct I/O is no quicker on this drive than the page cache, but does not use memory.");
 }
 
+/* What the drive and the cores leave each other of the memory. */
+static void print_beside(const struct hardware *h)
+{
+    double kernel = hardware_kernel_speed(h, TENSOR_Q4_K) / 1e9, drive = h->storage.bytes_per_second / 1e9;
+    double reading = h->storage.reading_beside, computing = h->storage.computing_beside;
+    printf("\nReading and computing at once, GB/s       alone  beside\n");
+    printf("  the drive                             %7.2f %7.2f  ", drive, drive * reading);
+    draw_bar(stdout, reading, 20);
+    printf(" %3.0f %%\n  weights (Q4_K) through the kernels    %7.1f %7.1f  ", 100 * reading, kernel,
+           kernel * computing);
+    draw_bar(stdout, computing, 20);
+    printf(" %3.0f %%\n", 100 * computing);
+}
+
 static json_t *storage_json(const struct storage *storage)
 {
     json_t *samples = json_array();
@@ -243,6 +257,9 @@ static json_t *machine_json(const struct hardware *h)
     for (size_t i = 0; i < h->kernel_count; i++)
         json_object_set_new(kernels, tensor_type_info(h->kernels[i].type)->name,
                             json_real(h->kernels[i].bytes_per_second));
+    json_t *storage = storage_json(&h->storage);
+    json_object_set_new(storage, "reading_beside", json_real(h->storage.reading_beside));
+    json_object_set_new(storage, "computing_beside", json_real(h->storage.computing_beside));
     return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:f, s:f, s:f, s:o, s:b, s:o, s:o}", "cpu", h->cpu,
                      "instructions", h->instructions, "cores", (json_int_t)h->cores, "cache_l1_bytes",
                      (json_int_t)h->cache_l1, "cache_l2_bytes", (json_int_t)h->cache_l2, "cache_l3_bytes",
@@ -251,7 +268,7 @@ static json_t *machine_json(const struct hardware *h)
                      h->cgroup_limit == UINT64_MAX ? json_null() : json_integer((json_int_t)h->cgroup_limit),
                      "memory_bytes_per_second", h->memory_bytes_per_second, "compute_bytes_per_second",
                      h->compute_bytes_per_second, "multiply_adds_per_second", h->multiply_adds_per_second, "kernels",
-                     kernels, "measured", h->measured, "gpus", gpus_json(h), "storage", storage_json(&h->storage));
+                     kernels, "measured", h->measured, "gpus", gpus_json(h), "storage", storage);
 }
 
 /* A device that was not there, or not asked for, when the profile was made. */
@@ -290,6 +307,7 @@ static int run_profile(size_t count, char **arguments)
     print_machine(&hardware);
     print_gpus(&hardware);
     print_storage(&hardware.storage);
+    print_beside(&hardware);
     printf("\nA GB of weights takes %.0f ms from this drive and %.0f ms from memory. What that makes of a model:\n"
            "  hypura inspect MODEL --memory 8G\n",
            1e12 / hardware.storage.bytes_per_second, 1e12 / hardware.memory_bytes_per_second);
@@ -355,7 +373,8 @@ const struct command command_profile = {
     .summary = "measure this machine: memory, kernels, and the drive that a path is on",
     .details =
         "Takes less than 20 seconds and is cached for each machine and drive; planning uses it from then on. PATH is a "
-        "model or a folder (default: here). Nothing is written to the drive when PATH is a large file.",
+        "model or a folder (default: here). A large file is read itself, in a folder the largest of 1 GiB or more; "
+        "without one a temporary file is written, which may be quicker than what was written long ago.",
     .options = {profile_rows},
     .most = 1,
     .run = run_profile,

@@ -38,6 +38,8 @@ struct storage {
     bool direct_pays;        /* and is at least as quick */
     uint32_t alignment;      /* that direct reads need at least, of offsets and memory: 512 or 4096 */
     double bytes_per_second; /* seen at the chosen size and half the chosen depth; into huge pages */
+    double reading_beside;   /* of that, what is left while all cores compute from memory; at most 1 */
+    double computing_beside; /* and of their speed meanwhile; at most 1 */
     double latency_seconds;  /* of one 4 KiB random read at depth 1 */
     uint32_t block_bytes;    /* chosen for the reader */
     uint32_t depth;
@@ -140,9 +142,15 @@ bool hardware_gpu_cache_path(const struct hardware_gpu *gpu, char *path, size_t 
  * latency of one read and the best bandwidth. */
 double hardware_read_speed(const struct storage *storage, uint64_t block_bytes, uint32_t depth);
 
+/* Seconds that computing and reading take side by side which take so long each alone. While both go on each has the
+ * share of its speed that was measured beside the other; what is left of the longer one then has all of its own. */
+double hardware_side_by_side(const struct storage *storage, double compute_seconds, double read_seconds);
+
 /* Measures the machine and the drive that path is on, in less than 20 seconds, and caches the result where it can.
- * path: a file of 64 MiB or more is read itself; for a smaller one, or a folder, a nameless temporary file of up to
- * 1 GiB (at most a tenth of what is free) is written beside it, read, and gone at the end, however that comes. */
+ * path: a file of 64 MiB or more is read itself: best the model that is to run, since what a drive gives may be the
+ * file's as much as the drive's (a host's cache, compression). For a smaller one, or a folder, the largest file there
+ * of 1 GiB or more; without one a nameless temporary file of up to 1 GiB (at most a tenth of what is free) is written
+ * beside it, read, and gone at the end, however that comes. */
 hypura_status hardware_profile(struct hardware *out, const char *path, hardware_progress progress, void *context,
                                hypura_error *error);
 

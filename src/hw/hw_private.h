@@ -67,13 +67,18 @@ struct storage_bench {
     int file;      /* instead of path when not -1: a file without a name. It is opened again by /proc/self/fd */
     bool thorough; /* every depth, not every second */
     uint32_t block_bytes,
-        depth;             /* only random reads of this size and depth, past the page cache if that can be; 0: many */
-    double seconds;        /* a sample */
-    double limit_seconds;  /* no more samples after this; 0: none */
-    storage_visitor visit; /* may be NULL */
+        depth;            /* only random reads of this size and depth, past the page cache if that can be; 0: many */
+    double seconds;       /* a sample */
+    double first_seconds; /* before all of them the file is read in order, as far as that goes in this time */
+    double limit_seconds; /* no more samples after this; 0: none */
+    const struct hardware *beside; /* the chosen reads are also measured beside this machine's cores; NULL: not */
+    storage_visitor visit;         /* may be NULL */
     void *context;
 };
 hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *error);
+
+/* The largest file of a folder that has at least so many bytes, all of them on the drive, and may be read. */
+bool hw_find_large_file(const char *folder, uint64_t least, char *path, size_t room);
 
 /* From samples to block size and depth: of those that come within a few percent of the best random direct read the one
  * with the least in flight (at least 4 deep if there is one), then twice its depth. Fills block_bytes, depth,
@@ -86,6 +91,22 @@ size_t hw_test_bytes(const struct hardware *hardware);
 
 /* After the memory: kernels may correct its speed upwards. */
 hypura_status hw_measure_kernels(struct hardware *out, hypura_error *error);
+
+/* All cores decoding: weights of the usual type through the matrix-vector kernel, in a thread of their own from start
+ * to stop, which gives the bytes a second that they came to. */
+struct hw_decoding;
+hypura_status hw_decoding_open(struct hw_decoding **out, const struct hardware *hardware, hypura_error *error);
+void hw_decoding_start(struct hw_decoding *decoding);
+double hw_decoding_stop(struct hw_decoding *decoding);
+void hw_decoding_close(struct hw_decoding *decoding);
+
+/* What is left of the drive's and of the cores' speed while both are at work, from rounds in which each was measured
+ * alone and both at once: the middle of the rounds' ratios. Speeds alone are set to the middle one as well. */
+struct beside_round {
+    double reading_alone, reading_beside;
+    double computing_alone, computing_beside;
+};
+void hw_choose_beside(struct storage *storage, const struct beside_round *rounds, size_t count);
 
 /* ---- cached profiles ----------------------------------------------------------------------------------------------
  */

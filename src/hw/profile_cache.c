@@ -13,9 +13,9 @@
 #include <unistd.h>
 
 /* To be raised when a field is added or measured in another way: older files are then ignored, and left to older
- * programs. 2: memory and kernels are measured beyond all of the last level caches, shares of the CPU between batches of
- * a GPU at all. */
-#define PROFILE_VERSION 2
+ * programs. 2: memory and kernels are measured beyond all of the last level caches, shares of the CPU between batches
+ * of a GPU at all. 3: the drive beside computing. */
+#define PROFILE_VERSION 3
 
 /* A full set of samples takes some 15 KiB. */
 #define LARGEST_PROFILE ((off_t)1 << 20)
@@ -97,6 +97,11 @@ static bool get_speed(const json_t *object, const char *key, double *out)
     return true;
 }
 
+static bool get_share(const json_t *object, const char *key, double *out)
+{
+    return get_speed(object, key, out) && *out <= 1;
+}
+
 static bool get_number(const json_t *object, const char *key, uint32_t least, uint32_t most, uint32_t *out)
 {
     const json_t *value = json_object_get(object, key);
@@ -127,6 +132,8 @@ static bool get_storage(const json_t *object, struct storage *storage)
     if (!get_reads(object, &storage->block_bytes, &storage->depth) ||
         !get_bool(object, "direct_pays", &storage->direct_pays) ||
         !get_speed(object, "bytes_per_second", &storage->bytes_per_second) ||
+        !get_share(object, "reading_beside", &storage->reading_beside) ||
+        !get_share(object, "computing_beside", &storage->computing_beside) ||
         !get_speed(object, "latency_seconds", &storage->latency_seconds))
         return false;
     storage->direct_pays &= storage->direct_supported;
@@ -240,9 +247,10 @@ static json_t *put_storage(const struct storage *storage)
                                                  "depth", (int)sample->depth, "direct", sample->direct, "sequential",
                                                  sample->sequential, "bytes_per_second", sample->bytes_per_second));
     }
-    return json_pack("{s:i, s:i, s:b, s:f, s:f, s:o}", "block_bytes", (int)storage->block_bytes, "depth",
+    return json_pack("{s:i, s:i, s:b, s:f, s:f, s:f, s:f, s:o}", "block_bytes", (int)storage->block_bytes, "depth",
                      (int)storage->depth, "direct_pays", storage->direct_pays, "bytes_per_second",
-                     storage->bytes_per_second, "latency_seconds", storage->latency_seconds, "samples", samples);
+                     storage->bytes_per_second, "reading_beside", storage->reading_beside, "computing_beside",
+                     storage->computing_beside, "latency_seconds", storage->latency_seconds, "samples", samples);
 }
 
 static json_t *put_kernels(const struct kernel_speed *kernels, size_t count)

@@ -162,6 +162,8 @@ hypura_status hardware_detect_storage(struct storage *out, const char *path, hyp
     found.direct_pays = found.direct_supported;
     /* What a plain SATA drive does; a profile tells better. */
     found.bytes_per_second = 500e6;
+    found.reading_beside = 0.9;
+    found.computing_beside = 0.9;
     found.latency_seconds = 150e-6;
     found.block_bytes = (uint32_t)1 << 20;
     found.depth = 16;

@@ -5,8 +5,10 @@
 #include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 static const uint32_t block_sizes[] = {4096, 16384, 65536, 262144, 524288, 1u << 20, 2u << 20, 4u << 20};
@@ -18,6 +20,10 @@ static const uint32_t few_depths[] = {1, 16};
  * pages, as the pool has them: into small ones the same drive reads at a third of the speed where every page becomes an
  * entry of the request's scatter list (virtio). */
 #define READ_MEMORY ((size_t)64 << 20)
+
+/* How a file is read once before samples. */
+#define FIRST_BLOCK ((uint64_t)4 << 20)
+#define FIRST_DEPTH 8u
 
 /* Two speeds this near are the same on a machine that does other things too; then the one with less in flight wins. */
 #define AS_GOOD 0.97
@@ -140,6 +146,14 @@ double hardware_read_speed(const struct storage *storage, uint64_t block_bytes, 
     return MIN(storage->bytes_per_second, deep * size / latency);
 }
 
+double hardware_side_by_side(const struct storage *storage, double compute_seconds, double read_seconds)
+{
+    double reading = storage->reading_beside > 0 ? storage->reading_beside : 1;
+    double computing = storage->computing_beside > 0 ? storage->computing_beside : 1;
+    double computed = compute_seconds / computing, read = read_seconds / reading;
+    return computed < read ? computed + read_seconds - computed * reading : read + compute_seconds - read * computing;
+}
+
 /* ---- measuring ------------------------------------------------------------------------------------------------------
  */
 
@@ -231,6 +245,84 @@ static hypura_status look_again(struct bench_state *state, hypura_error *error)
     return HYPURA_OK;
 }
 
+/* ---- beside computing ----------------------------------------------------------------------------------------------
+ *
+ * What the drive brings goes through the memory that computing reads. A drive's speed changes from second to second
+ * where others share it, so that each round measures all three: the drive alone, both, the cores alone. */
+
+#define BESIDE_ROUNDS 8
+#define BESIDE_SECONDS 3.5
+
+static int smaller_first(const void *a, const void *b)
+{
+    double left = *(const double *)a, right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
+static double middle(double *values, size_t count)
+{
+    qsort(values, count, sizeof *values, smaller_first);
+    return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
+}
+
+void hw_choose_beside(struct storage *storage, const struct beside_round *rounds, size_t count)
+{
+    double alone[BESIDE_ROUNDS], reading[BESIDE_ROUNDS], computing[BESIDE_ROUNDS];
+    count = MIN(count, (size_t)BESIDE_ROUNDS);
+    if (count == 0)
+        return;
+    for (size_t i = 0; i < count; i++) {
+        alone[i] = rounds[i].reading_alone;
+        reading[i] = rounds[i].reading_beside / rounds[i].reading_alone;
+        computing[i] = rounds[i].computing_beside / rounds[i].computing_alone;
+    }
+    storage->bytes_per_second = middle(alone, count);
+    storage->reading_beside = fmin(middle(reading, count), 1);
+    storage->computing_beside = fmin(middle(computing, count), 1);
+}
+
+static hypura_status take_round(struct bench_state *state, struct hw_decoding *decoding, struct beside_round *round,
+                                hypura_error *error)
+{
+    const struct storage *storage = state->bench->storage;
+    struct storage_sample alone = {
+        .block_bytes = storage->block_bytes, .depth = MAX(storage->depth / 2, 1u), .direct = state->files[1] >= 0};
+    struct storage_sample beside = alone;
+    double seconds = 2 * state->bench->seconds;
+    hypura_status status = take_sample(state, &alone, seconds, error);
+    if (status != HYPURA_OK)
+        return status;
+    hw_decoding_start(decoding);
+    status = take_sample(state, &beside, seconds, error);
+    round->computing_beside = hw_decoding_stop(decoding);
+    hw_decoding_start(decoding);
+    nanosleep(&(struct timespec){.tv_nsec = (long)(seconds * 1e9)}, NULL);
+    round->computing_alone = hw_decoding_stop(decoding);
+    round->reading_alone = alone.bytes_per_second;
+    round->reading_beside = beside.bytes_per_second;
+    return status;
+}
+
+static hypura_status measure_beside(struct bench_state *state, hypura_error *error)
+{
+    struct hw_decoding *decoding;
+    struct beside_round rounds[BESIDE_ROUNDS];
+    hypura_status status = hw_decoding_open(&decoding, state->bench->beside, error);
+    if (status != HYPURA_OK)
+        return status;
+    size_t count = 0;
+    uint64_t started = clock_nanoseconds();
+    while (status == HYPURA_OK && count < BESIDE_ROUNDS && (count < 3 || clock_seconds_since(started) < BESIDE_SECONDS))
+        status = take_round(state, decoding, &rounds[count++], error);
+    hw_decoding_close(decoding);
+    if (status == HYPURA_OK)
+        hw_choose_beside(state->bench->storage, rounds, count);
+    return status;
+}
+
+/* ---- all of it -----------------------------------------------------------------------------------------------------
+ */
+
 static hypura_status run_point(struct bench_state *state, hypura_error *error)
 {
     struct storage *storage = state->bench->storage;
@@ -242,10 +334,31 @@ static hypura_status run_point(struct bench_state *state, hypura_error *error)
     return status;
 }
 
+/* The host of a virtual machine may keep what was read before, so that the same blocks come three times as quickly the
+ * next time. A model is read over and over, so that counts; and it must be the same for all samples. */
+static hypura_status read_first(struct bench_state *state, hypura_error *error)
+{
+    double speed;
+    struct read_run run = {.file = state->files[state->files[1] >= 0],
+                           .file_bytes = state->file_bytes,
+                           .block_bytes = (uint32_t)MIN(FIRST_BLOCK, state->file_bytes),
+                           .depth = FIRST_DEPTH,
+                           .sequential = true,
+                           .once = true,
+                           .seconds = state->bench->first_seconds,
+                           .memory = state->memory,
+                           .memory_bytes = READ_MEMORY};
+    return run.seconds > 0 ? hw_run_reads(&run, &speed, error) : HYPURA_OK;
+}
+
 static hypura_status run_bench(struct bench_state *state, hypura_error *error)
 {
     if (state->bench->depth)
         return run_point(state, error);
+    hypura_status first = read_first(state, error);
+    if (first != HYPURA_OK)
+        return first;
+    state->started = clock_nanoseconds();
     const uint32_t *depths = state->bench->thorough ? all_depths : some_depths;
     size_t depth_count = state->bench->thorough ? COUNT_OF(all_depths) : COUNT_OF(some_depths);
     size_t count = 2 * COUNT_OF(few_depths);
@@ -263,6 +376,8 @@ static hypura_status run_bench(struct bench_state *state, hypura_error *error)
         status = sample_grid(state, true, true, some_depths, COUNT_OF(some_depths), error);
     if (status == HYPURA_OK)
         hw_choose_reads(state->bench->storage);
+    if (status == HYPURA_OK && state->bench->beside)
+        status = measure_beside(state, error);
     return status;
 }
 
@@ -290,7 +405,9 @@ static int open_again(const struct storage_bench *bench, bool direct)
 
 hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *error)
 {
-    struct bench_state state = {.bench = bench, .files = {-1, -1}, .started = clock_nanoseconds()};
+    /* Elsewhere each time: the host of a virtual machine may have kept what the last bench read. */
+    struct bench_state state = {
+        .bench = bench, .files = {-1, -1}, .started = clock_nanoseconds(), .seed = clock_nanoseconds() % 1000003};
     struct stat info;
     state.files[0] = open_again(bench, false);
     if (state.files[0] < 0)

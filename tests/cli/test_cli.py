@@ -640,8 +640,10 @@ def progress_is_shown_beside_the_answer():
 def a_drive_and_a_machine_are_measured():
     profile = json.loads(hypura("profile", MODEL, "--json")[0])
     assert profile["memory_bytes_per_second"] > 1e8 and profile["storage"]["bytes_per_second"] > 1e5
+    assert 0 < profile["storage"]["reading_beside"] <= 1 and 0 < profile["storage"]["computing_beside"] <= 1, profile["storage"]
     start = time.monotonic()
-    assert "Memory" in hypura("profile", MODEL)[0]
+    text = hypura("profile", MODEL)[0]
+    assert "Memory" in text and "Reading and computing at once" in text, text
     assert time.monotonic() - start < 2, "the profile was not cached"
 
 

@@ -4,8 +4,10 @@
 #include "hw/hw_private.h"
 
 #include <fcntl.h>
+#include <math.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #define MIB ((size_t)1 << 20)
@@ -215,6 +217,58 @@ static void speeds_between_samples_are_between_them(void **state)
     assert_speed(&storage, 64 << 20, 256, 64e8); /* and the largest */
 }
 
+/* The drive was twice as quick in one second as in another, and gave three quarters beside computing in both. */
+static void shares_are_of_the_same_moment(void **state)
+{
+    (void)state;
+    struct storage storage = {.bytes_per_second = 9e9};
+    hw_choose_beside(&storage, NULL, 0);
+    assert_true(storage.bytes_per_second > 8e9);
+    static const struct beside_round rounds[] = {
+        {2e9, 1.5e9, 40e9, 30e9}, {4e9, 3e9, 20e9, 16e9}, {3e9, 2.25e9, 30e9, 12e9}};
+    hw_choose_beside(&storage, rounds, COUNT_OF(rounds));
+    assert_true(fabs(storage.bytes_per_second - 3e9) < 1);
+    assert_true(fabs(storage.reading_beside - 0.75) < 1e-9);
+    assert_true(fabs(storage.computing_beside - 0.75) < 1e-9);
+    /* Noise makes nothing quicker than it is alone. */
+    static const struct beside_round lucky[] = {{2e9, 2.5e9, 40e9, 41e9}};
+    hw_choose_beside(&storage, lucky, COUNT_OF(lucky));
+    assert_true(storage.reading_beside <= 1 && storage.computing_beside <= 1);
+}
+
+static void side_by_side_both_are_slower_until_one_is_done(void **state)
+{
+    (void)state;
+    struct storage storage = {.reading_beside = 0.5, .computing_beside = 0.8};
+    /* Computing takes 5 s, meanwhile 2.5 of the 6 s of reading are done; the rest is read alone. */
+    assert_true(fabs(hardware_side_by_side(&storage, 4, 6) - (5 + 3.5)) < 1e-9);
+    /* Reading takes 2 s, meanwhile 1.6 of the 4 s of computing are done. */
+    assert_true(fabs(hardware_side_by_side(&storage, 4, 1) - (2 + 2.4)) < 1e-9);
+    assert_true(fabs(hardware_side_by_side(&storage, 4, 0) - 4) < 1e-9);
+    assert_true(fabs(hardware_side_by_side(&storage, 0, 6) - 6) < 1e-9);
+    /* What was not measured is not shared. */
+    storage = (struct storage){0};
+    assert_true(fabs(hardware_side_by_side(&storage, 4, 6) - 6) < 1e-9);
+}
+
+static void decoding_computes_only_when_it_is_told_to(void **state)
+{
+    (void)state;
+    struct hardware hardware;
+    struct hw_decoding *decoding;
+    assert_ok(hardware_detect(&hardware, ".", &test_error));
+    hardware.cores = 2;
+    assert_ok(hw_decoding_open(&decoding, &hardware, &test_error));
+    for (int i = 0; i < 3; i++) {
+        hw_decoding_start(decoding);
+        nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+        double speed = hw_decoding_stop(decoding);
+        assert_true(speed > 1e6 && speed < 1e13);
+    }
+    hw_decoding_close(decoding);
+    hw_decoding_close(NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -224,6 +278,9 @@ int main(void)
         cmocka_unit_test(the_bench_covers_the_grid_and_chooses),
         cmocka_unit_test(speeds_between_samples_are_between_them),
         cmocka_unit_test(the_least_in_flight_of_the_best_is_chosen),
+        cmocka_unit_test(shares_are_of_the_same_moment),
+        cmocka_unit_test(side_by_side_both_are_slower_until_one_is_done),
+        cmocka_unit_test(decoding_computes_only_when_it_is_told_to),
     };
     return cmocka_run_group_tests(tests, make_file, remove_file);
 }

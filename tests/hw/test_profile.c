@@ -16,6 +16,8 @@ static void a_profile_measures_everything_in_time_and_leaves_nothing(void **stat
     assert_true(clock_seconds_since(start) < 20);
     assert_true(profile.measured && profile.kernel_count > 0 && profile.storage.sample_count > 50);
     assert_true(profile.memory_bytes_per_second > 1e8 && profile.multiply_adds_per_second > 1e8);
+    assert_true(profile.storage.reading_beside > 0 && profile.storage.reading_beside <= 1);
+    assert_true(profile.storage.computing_beside > 0 && profile.storage.computing_beside <= 1);
     assert_ok(hardware_detect(&again, test_folder, &test_error));
     assert_true(again.measured);
     assert_int_equal(again.storage.depth, profile.storage.depth);
@@ -24,6 +26,32 @@ static void a_profile_measures_everything_in_time_and_leaves_nothing(void **stat
     unlink(cached);
     assert_int_equal(rmdir(path_in_folder("hypura")), 0); /* of the cache; the file to read was made beside it */
     assert_int_equal(rmdir(test_folder) || mkdir(test_folder, 0700), 0); /* nothing else was in it */
+}
+
+static void make(const char *name, size_t bytes, bool hole)
+{
+    FILE *file = fopen(path_in_folder(name), "w");
+    assert_non_null(file);
+    for (size_t i = 0; i < bytes && !hole; i++)
+        fputc('x', file);
+    assert_int_equal(fflush(file), 0);
+    assert_int_equal(ftruncate(fileno(file), (off_t)bytes), 0);
+    assert_int_equal(fsync(fileno(file)), 0);
+    fclose(file);
+}
+
+static void the_largest_file_without_holes_is_found(void **state)
+{
+    (void)state;
+    char found[1400];
+    make("small", 70000, false);
+    assert_false(hw_find_large_file(test_folder, 100000, found, sizeof found));
+    make("larger", 150000, false);
+    make("hole", 9000000, true);
+    assert_int_equal(symlink("larger", path_in_folder("name")), 0);
+    assert_true(hw_find_large_file(test_folder, 100000, found, sizeof found));
+    assert_string_equal(found, path_in_folder("larger"));
+    assert_false(hw_find_large_file(path_in_folder("nowhere"), 1, found, sizeof found));
 }
 
 /* A server's cache of 300 MiB is no memory. */
@@ -48,6 +76,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_read_is_in_no_cache),
+        cmocka_unit_test_setup_teardown(the_largest_file_without_holes_is_found, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_profile_measures_everything_in_time_and_leaves_nothing, make_folder,
                                         remove_folder)};
     return cmocka_run_group_tests(tests, NULL, NULL);

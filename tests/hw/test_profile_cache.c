@@ -50,6 +50,8 @@ static struct hardware measured(void)
     hardware.storage.block_bytes = 524288;
     hardware.storage.depth = 12;
     hardware.storage.bytes_per_second = 2.5e9;
+    hardware.storage.reading_beside = 0.75;
+    hardware.storage.computing_beside = 0.5;
     hardware.storage.latency_seconds = 80e-6;
     hardware.storage.direct_pays = true;
     for (size_t i = 0; i < STORAGE_MAX_SAMPLES; i++)
@@ -94,6 +96,8 @@ static void what_is_kept_is_found(void **state)
     assert_int_equal(loaded.storage.block_bytes, 524288);
     assert_int_equal(loaded.storage.depth, 12);
     assert_near(loaded.storage.bytes_per_second, 2.5e9);
+    assert_near(loaded.storage.reading_beside, 0.75);
+    assert_near(loaded.storage.computing_beside, 0.5);
     assert_near(loaded.storage.latency_seconds, 80e-6);
     assert_true(loaded.storage.direct_pays);
     assert_int_equal(loaded.storage.sample_count, STORAGE_MAX_SAMPLES);
@@ -141,14 +145,17 @@ static void damage_is_noticed_and_repaired(void **state)
     (void)state;
     static const char *const damages[][2] = {
         {"{", ""},
-        {"\"version\": 2", "\"version\": 1"},
-        {"\"version\": 2", "\"version\": \"2\""},
+        {"\"version\": 3", "\"version\": 2"},
+        {"\"version\": 3", "\"version\": \"3\""},
         {"cores=6", "cores=8"},
         {"\"depth\": 12", "\"depth\": 0"},
         {"\"depth\": 12", "\"depth\": 1e3"},
         {"\"block_bytes\": 524288", "\"block_bytes\": 524289"},
         {"\"block_bytes\": 524288", "\"block_bytes\": -4096"},
         {"\"block_bytes\": 524288", "\"block_bytes\": 99999999999999999999"},
+        {"\"reading_beside\": 0.75", "\"reading_beside\": 1.01"},
+        {"\"reading_beside\": 0.75", "\"reading_besides\": 0.75"},
+        {"\"computing_beside\": 0.5", "\"computing_beside\": 0"},
         {"\"Q4_K\"", "\"Q4_X\""},
         {"\"direct_pays\": true", "\"direct_pays\": 1"},
         {"\"memory_bytes_per_second\": 41500000000.0", "\"memory_bytes_per_second\": 0"},

@@ -1,0 +1,254 @@
+/* How fast weights go through the kernels; and decoding's load on memory, while something else is measured. */
+#include "compute/compute.h"
+#include "hw/hw_private.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* What may be hoped for again: the time that a quarter of the runs kept under. The best of all is luck on a machine
+ * that shares its memory with others, and the middle one is what the others left. Times are sorted. */
+#define MOST_ROUNDS 50
+
+static int shorter_first(const void *a, const void *b)
+{
+    double left = *(const double *)a, right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
+static double usual_seconds(double *seconds, size_t count)
+{
+    qsort(seconds, count, sizeof *seconds, shorter_first);
+    return MAX(seconds[count / 4], 1e-9);
+}
+
+#define KERNEL_COLUMNS 4096
+#define PROMPT_TOKENS 128
+#define PROMPT_ROWS 1024
+
+struct kernel_test {
+    struct compute *compute;
+    struct activation *activation;
+    void *weights;
+    size_t weight_bytes;
+    float *input, *output;
+    size_t output_floats;
+};
+
+static double time_matmul(const struct kernel_test *test, enum tensor_type type, size_t rows, size_t row_bytes,
+                          size_t tokens)
+{
+    struct matmul job = {.weights = {test->weights, type, rows, KERNEL_COLUMNS, row_bytes},
+                         .input = test->activation,
+                         .tokens = tokens,
+                         .output = test->output,
+                         .output_stride = rows};
+    double seconds[MOST_ROUNDS];
+    size_t rounds = 0;
+    uint64_t started = clock_nanoseconds();
+    /* Where the caches are large and the cores few, once is long enough. */
+    while (rounds == 0 || (rounds < 3 && clock_seconds_since(started) < 0.5) ||
+           (rounds < MOST_ROUNDS && clock_seconds_since(started) < 0.2)) {
+        activation_set(test->activation, test->input, tokens, KERNEL_COLUMNS, KERNEL_COLUMNS);
+        uint64_t start = clock_nanoseconds();
+        compute_matmul(test->compute, &job, 1);
+        seconds[rounds++] = clock_seconds_since(start);
+    }
+    return usual_seconds(seconds, rounds);
+}
+
+static size_t rows_of(const struct kernel_test *test, uint64_t row_bytes)
+{
+    return MIN(test->weight_bytes / (size_t)row_bytes, test->output_floats);
+}
+
+static void time_kernels(const struct kernel_test *test, struct hardware *out)
+{
+    static const enum tensor_type types[] = {TENSOR_Q4_K,  TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_Q8_0, TENSOR_Q4_0,
+                                             TENSOR_MXFP4, TENSOR_F16,  TENSOR_BF16, TENSOR_F32};
+    double slowest = 0;
+    out->kernel_count = 0;
+    for (size_t i = 0; i < COUNT_OF(types); i++) {
+        uint64_t row_bytes;
+        if (!compute_supports(types[i]) || !tensor_row_bytes(types[i], KERNEL_COLUMNS, &row_bytes))
+            continue;
+        size_t rows = rows_of(test, row_bytes);
+        double speed = (double)rows * (double)row_bytes / time_matmul(test, types[i], rows, (size_t)row_bytes, 1);
+        /* Where a kernel fetches ahead better than a plain sum it is the better measure of the memory. */
+        out->memory_bytes_per_second = MAX(out->memory_bytes_per_second, speed);
+        out->kernels[out->kernel_count++] = (struct kernel_speed){types[i], speed};
+        /* The plan of a model of unknown mixture counts with the slowest of the usual ones. */
+        if (types[i] == TENSOR_Q4_K || types[i] == TENSOR_Q6_K)
+            slowest = slowest > 0 ? MIN(slowest, speed) : speed;
+        if (types[i] == TENSOR_Q4_K)
+            out->multiply_adds_per_second = (double)PROMPT_ROWS * KERNEL_COLUMNS * PROMPT_TOKENS /
+                                            time_matmul(test, types[i], PROMPT_ROWS, (size_t)row_bytes, PROMPT_TOKENS);
+    }
+    if (slowest > 0)
+        out->compute_bytes_per_second = slowest;
+}
+
+static void close_test(struct kernel_test *test)
+{
+    memory_free(test->output);
+    memory_free(test->input);
+    if (test->activation)
+        activation_destroy(test->activation);
+    if (test->compute)
+        compute_destroy(test->compute);
+    memory_unmap(test->weights, test->weight_bytes);
+}
+
+static hypura_status open_test(struct kernel_test *test, const struct hardware *hardware, hypura_error *error)
+{
+    *test = (struct kernel_test){.weight_bytes = hw_test_bytes(hardware)};
+    test->output_floats = MAX((size_t)PROMPT_ROWS * PROMPT_TOKENS, test->weight_bytes / 1024);
+    hypura_status status = memory_map(&test->weights, test->weight_bytes, true, "kernel test", error);
+    if (status == HYPURA_OK)
+        status = compute_create(&test->compute, MIN(hardware->cores, (size_t)256), compute_best_instructions(), error);
+    if (status == HYPURA_OK)
+        status = activation_create(&test->activation, PROMPT_TOKENS, KERNEL_COLUMNS, error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&test->input, (size_t)PROMPT_TOKENS * KERNEL_COLUMNS, "kernel test", error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&test->output, test->output_floats, "kernel test", error);
+    if (status != HYPURA_OK) {
+        close_test(test);
+        return status;
+    }
+    /* 0x2a2a is a small normal number in every float format, so no kernel meets infinities or denormals. */
+    memset(test->weights, 0x2a, test->weight_bytes);
+    for (size_t i = 0; i < (size_t)PROMPT_TOKENS * KERNEL_COLUMNS; i++)
+        test->input[i] = (float)(i % 17) - 8;
+    return HYPURA_OK;
+}
+
+hypura_status hw_measure_kernels(struct hardware *out, hypura_error *error)
+{
+    struct kernel_test test;
+    hypura_status status = open_test(&test, out, error);
+    if (status == HYPURA_OK) {
+        time_kernels(&test, out);
+        close_test(&test);
+    }
+    return status;
+}
+
+double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type type)
+{
+    for (size_t i = 0; i < hardware->kernel_count; i++) {
+        if (hardware->kernels[i].type == type)
+            return hardware->kernels[i].bytes_per_second;
+    }
+    return hardware->compute_bytes_per_second;
+}
+
+/* ---- decoding, while something else goes on ------------------------------------------------------------------------
+ */
+
+struct hw_decoding {
+    struct kernel_test test;
+    struct matmul job;
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool wanted, at_work, ends;
+    double bytes, seconds; /* since it was started */
+};
+
+static void *decode(void *context)
+{
+    struct hw_decoding *decoding = context;
+    pthread_mutex_lock(&decoding->mutex);
+    while (!decoding->ends) {
+        if (!decoding->at_work) {
+            pthread_cond_wait(&decoding->changed, &decoding->mutex);
+            continue;
+        }
+        pthread_mutex_unlock(&decoding->mutex);
+        uint64_t start = clock_nanoseconds();
+        compute_matmul(decoding->test.compute, &decoding->job, 1);
+        double seconds = clock_seconds_since(start);
+        pthread_mutex_lock(&decoding->mutex);
+        decoding->seconds += seconds;
+        decoding->bytes += (double)decoding->job.weights.rows * (double)decoding->job.weights.row_bytes;
+        if (!decoding->wanted) {
+            decoding->at_work = false;
+            pthread_cond_broadcast(&decoding->changed);
+        }
+    }
+    pthread_mutex_unlock(&decoding->mutex);
+    return NULL;
+}
+
+hypura_status hw_decoding_open(struct hw_decoding **out, const struct hardware *hardware, hypura_error *error)
+{
+    struct hw_decoding *decoding;
+    hypura_status status = ALLOCATE(&decoding, 1, "decoding test", error);
+    if (status != HYPURA_OK)
+        return status;
+    struct hardware now = *hardware; /* much may have been taken since that was found */
+    hw_detect_memory(&now, "");
+    status = open_test(&decoding->test, &now, error);
+    if (status != HYPURA_OK) {
+        memory_free(decoding);
+        return status;
+    }
+    struct kernel_test *test = &decoding->test;
+    uint64_t row_bytes = 0;
+    tensor_row_bytes(TENSOR_Q4_K, KERNEL_COLUMNS, &row_bytes);
+    size_t rows = rows_of(test, row_bytes);
+    activation_set(test->activation, test->input, 1, KERNEL_COLUMNS, KERNEL_COLUMNS);
+    decoding->job = (struct matmul){.weights = {test->weights, TENSOR_Q4_K, rows, KERNEL_COLUMNS, (size_t)row_bytes},
+                                    .input = test->activation,
+                                    .tokens = 1,
+                                    .output = test->output,
+                                    .output_stride = rows};
+    pthread_mutex_init(&decoding->mutex, NULL);
+    pthread_cond_init(&decoding->changed, NULL);
+    int problem = pthread_create(&decoding->thread, NULL, decode, decoding);
+    if (problem) {
+        pthread_cond_destroy(&decoding->changed);
+        pthread_mutex_destroy(&decoding->mutex);
+        close_test(test);
+        memory_free(decoding);
+        return error_set_errno(error, problem, "cannot start a thread to compute with");
+    }
+    *out = decoding;
+    return HYPURA_OK;
+}
+
+void hw_decoding_start(struct hw_decoding *decoding)
+{
+    pthread_mutex_lock(&decoding->mutex);
+    decoding->bytes = decoding->seconds = 0;
+    decoding->wanted = decoding->at_work = true;
+    pthread_cond_broadcast(&decoding->changed);
+    pthread_mutex_unlock(&decoding->mutex);
+}
+
+double hw_decoding_stop(struct hw_decoding *decoding)
+{
+    pthread_mutex_lock(&decoding->mutex);
+    decoding->wanted = false;
+    while (decoding->at_work)
+        pthread_cond_wait(&decoding->changed, &decoding->mutex);
+    double speed = decoding->bytes / MAX(decoding->seconds, 1e-9);
+    pthread_mutex_unlock(&decoding->mutex);
+    return speed;
+}
+
+void hw_decoding_close(struct hw_decoding *decoding)
+{
+    if (!decoding)
+        return;
+    pthread_mutex_lock(&decoding->mutex);
+    decoding->ends = true;
+    pthread_cond_broadcast(&decoding->changed);
+    pthread_mutex_unlock(&decoding->mutex);
+    pthread_join(decoding->thread, NULL);
+    pthread_cond_destroy(&decoding->changed);
+    pthread_mutex_destroy(&decoding->mutex);
+    close_test(&decoding->test);
+    memory_free(decoding);
+}
