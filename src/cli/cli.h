@@ -146,9 +146,14 @@ hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *er
 double bytes_per_token(const struct model *model);
 
 /* The least time that the bytes of decoding take, on the disk (what was guessed wrong not counted) or through the
- * kernels as they were measured, over the time that it took: 1 is the limit. Below 0 where nothing was measured or
- * decoded, or a GPU computes a part. */
-double share_of_limit(const struct engine *engine, const struct engine_statistics *statistics, enum plan_bound *bound);
+ * kernels, over the time that it took: 1 is the limit. Below 0 where nothing was measured or decoded, or a GPU computes
+ * a part. */
+struct limit {
+    double share;      /* the longer of the two, each as fast as it was measured alone */
+    double side_share; /* both at once, as fast as they were measured beside each other */
+    enum plan_bound bound;
+};
+struct limit find_limit(const struct engine *engine, const struct engine_statistics *statistics);
 
 /* Writes --stats, when asked for. Returns false after reporting that it could not. */
 bool write_statistics(struct engine *engine);

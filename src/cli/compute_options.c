@@ -198,11 +198,10 @@ json_t *statistics_json(struct engine *engine)
     struct engine_statistics s;
     engine_statistics(engine, &s);
     const struct plan *plan = engine_plan(engine);
-    enum plan_bound bound = BOUND_MEMORY;
-    double share = share_of_limit(engine, &s, &bound);
+    struct limit limit = find_limit(engine, &s);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:o, s:s}",
+        "s:I, s:I, s:I, s:o, s:o, s:s}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -215,8 +214,9 @@ json_t *statistics_json(struct engine *engine)
         (json_int_t)s.store.expert_misses, "expert_moves", (json_int_t)s.store.expert_moves, "peak_rss_bytes",
         (json_int_t)s.peak_rss_bytes, "budget_bytes", (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu,
         "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage, "decode_bytes_read",
-        (json_int_t)s.decode_bytes_read, "share_of_limit", share < 0 ? json_null() : json_real(share), "bound",
-        plan_bound_name(bound));
+        (json_int_t)s.decode_bytes_read, "share_of_limit", limit.share < 0 ? json_null() : json_real(limit.share),
+        "share_side_by_side", limit.side_share < 0 ? json_null() : json_real(limit.side_share), "bound",
+        plan_bound_name(limit.bound));
 }
 
 bool write_statistics(struct engine *engine)

@@ -36,14 +36,17 @@ static double compute_seconds(const struct engine *engine, uint64_t tokens)
     return seconds * (double)tokens;
 }
 
-double share_of_limit(const struct engine *engine, const struct engine_statistics *s, enum plan_bound *bound)
+struct limit find_limit(const struct engine *engine, const struct engine_statistics *s)
 {
     const struct hardware *hardware = engine_hardware(engine);
     if (!hardware->measured || s->decode_seconds <= 0 || engine_gpu(engine))
-        return -1;
+        return (struct limit){-1, -1, BOUND_MEMORY};
     double disk = (double)s->decode_bytes_read / hardware->storage.bytes_per_second;
     double compute = compute_seconds(engine, s->generated_tokens);
     bool by_memory = hardware->compute_bytes_per_second > BY_MEMORY * hardware->memory_bytes_per_second;
-    *bound = disk > compute ? BOUND_DISK : by_memory ? BOUND_MEMORY : BOUND_COMPUTE;
-    return MAX(disk, compute) / s->decode_seconds;
+    return (struct limit){.share = MAX(disk, compute) / s->decode_seconds,
+                          .side_share = hardware_side_by_side(&hardware->storage, compute, disk) / s->decode_seconds,
+                          .bound = disk > compute ? BOUND_DISK
+                                   : by_memory    ? BOUND_MEMORY
+                                                  : BOUND_COMPUTE};
 }

@@ -34,8 +34,7 @@ static void print_figures(struct engine *engine)
     char a[32], b[32];
     engine_statistics(engine, &s);
     uint64_t experts = s.store.expert_hits + s.store.expert_misses;
-    enum plan_bound bound = BOUND_MEMORY;
-    double share = share_of_limit(engine, &s, &bound);
+    struct limit limit = find_limit(engine, &s);
     fprintf(stderr, "\n  mode          %s\n", plan_mode_name(engine_plan(engine)->mode));
     if (s.prompt_seconds > 0)
         fprintf(stderr, "  prompt        %llu tokens, %.1f tokens/s\n", (unsigned long long)s.prompt_tokens,
@@ -43,8 +42,10 @@ static void print_figures(struct engine *engine)
     if (s.decode_seconds > 0)
         fprintf(stderr, "  answer        %llu tokens, %.1f tokens/s\n", (unsigned long long)s.generated_tokens,
                 (double)s.generated_tokens / s.decode_seconds);
-    if (share >= 0)
-        fprintf(stderr, "  limit         %.0f %% of what this %s allows\n", 100 * share, plan_bound_name(bound));
+    if (limit.share >= 0)
+        fprintf(stderr,
+                "  limit         %.0f %% of what this %s allows, %.0f %% of what disk and memory give at once\n",
+                100 * limit.share, plan_bound_name(limit.bound), 100 * limit.side_share);
     if (experts)
         fprintf(stderr, "  expert hits   %.1f %% of %llu uses\n", 100.0 * (double)s.store.expert_hits / (double)experts,
                 (unsigned long long)experts);
