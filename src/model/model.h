@@ -167,7 +167,7 @@ struct model_layer {
     uint32_t chunk;                /* attention within chunks of so many positions; 0: not */
     bool sharpened;                /* queries are scaled by attention_temperature_scale */
     bool rope;                     /* false: a layer without positions */
-    bool rope_local;               /* uses the rope base of sliding layers, unscaled (Gemma 3) */
+    bool rope_local;               /* uses the rope base of sliding layers, unscaled (Gemma 3, OLMo 3) */
     bool moe;
     uint32_t feed_forward;           /* of a dense layer */
     unit_number tensors[ROLE_COUNT]; /* NO_UNIT where absent; expert tensors are in experts */
@@ -245,6 +245,7 @@ struct architecture {
     enum router_gate router_gate; /* unless expert_gating_func says */
     bool router_normalise;        /* unless expert_weights_norm says */
     uint32_t window_pattern;      /* of n layers the last sees everything, the others a window; 0: none slides */
+    float rope_base_local;        /* of layers with a window, unless rope.freq_base_swa says; 0: as of the others */
     uint32_t no_rope_interval;    /* every n-th layer has no positions; 0: all have */
     uint32_t wide_scale_layers;   /* a model of this many layers scales attention by embedding / heads, not key size */
     uint32_t flags;

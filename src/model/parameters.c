@@ -45,7 +45,7 @@ static bool has_float(struct reader *reader, const char *name, float *out)
     return false;
 }
 
-/* A number that may be absent, between 1 and most where it is there. */
+/* A number that may be absent, at most most where it is there. */
 static hypura_status optional_number(struct reader *reader, const char *name, uint32_t most, uint32_t *out,
                                      hypura_error *error)
 {
@@ -119,14 +119,16 @@ hypura_status model_read_layer_count(const struct gguf *file, const struct archi
 static hypura_status read_rope(struct reader *reader, struct model_parameters *p, hypura_error *error)
 {
     p->rope_base = 10000.0f;
-    p->rope_base_local = 10000.0f;
     has_float(reader, "rope.freq_base", &p->rope_base);
+    p->rope_base_local = reader->architecture->rope_base_local;
+    if (p->rope_base_local == 0.0f)
+        p->rope_base_local = p->rope_base;
     has_float(reader, "rope.freq_base_swa", &p->rope_base_local);
     p->rope_original_context = p->context;
     TRY(optional_number(reader, "rope.scaling.original_context_length", UINT32_MAX, &p->rope_original_context, error));
 
     float factor = 0.0f;
-    if (!has_float(reader, "rope.scaling.factor", &factor))
+    if (!has_float(reader, "rope.scaling.factor", &factor) || factor == 0.0f)
         has_float(reader, "rope.scale_linear", &factor);
     p->rope_scaling = ROPE_SCALING_LINEAR;
     struct gguf_string type;

@@ -272,64 +272,125 @@ static void names_what_is_wrong(void **state)
     }
 }
 
-/* A unit takes more memory than the numbers that a file needs to ask for it. */
-static void more_experts_than_any_model_has_are_refused(void **state)
+/* ---- files with several layers -------------------------------------------------------------------------------------
+ */
+
+struct number {
+    const char *key;
+    uint32_t value;
+};
+
+struct shape {
+    const char *name;
+    uint64_t extents[3]; /* 0: no such dimension */
+};
+
+static void add_tensor(struct gguf_writer *writer, const char *name, const uint64_t *extents, uint64_t *bytes)
 {
-    (void)state;
-    enum { LAYERS = 17, EXPERTS = 65536 };
-    char path[] = "/tmp/hypura-test-model-XXXXXX";
+    uint32_t count = 0;
+    uint64_t size = 4;
+    for (; count < 3 && extents[count]; count++)
+        size *= extents[count];
+    assert_ok(gguf_writer_add_tensor(writer, name, TENSOR_F32, count, extents, &test_error));
+    *bytes += size;
+}
+
+/* Opens a model of zeros: an embedding of width x 8, an output norm, and in every layer tensors of these shapes. */
+static hypura_status open_layers(struct model **model, const char *architecture, uint64_t width, int layers,
+                                 const struct number *numbers, const struct shape *shapes)
+{
+    char path[] = "/tmp/hypura-test-model-XXXXXX", name[96];
     int descriptor = mkstemp(path);
     assert_true(descriptor >= 0);
     close(descriptor);
     struct gguf_writer *writer;
     assert_ok(gguf_writer_create(&writer, path, 0, &test_error));
-    assert_ok(gguf_writer_add_string(writer, "general.architecture", "llama", &test_error));
-    static const struct {
-        const char *key;
-        uint32_t value;
-    } numbers[] = {{"llama.context_length", 128},     {"llama.block_count", LAYERS},   {"llama.embedding_length", 2},
-                   {"llama.attention.head_count", 1}, {"llama.expert_count", EXPERTS}, {"llama.expert_used_count", 1},
-                   {"llama.rope.dimension_count", 2}};
-    for (size_t i = 0; i < COUNT_OF(numbers); i++)
-        assert_ok(gguf_writer_add_uint32(writer, numbers[i].key, numbers[i].value, &test_error));
-    static const struct {
-        const char *name;
-        uint32_t dimensions;
-        uint64_t shape[3];
-    } tensors[] = {{"attn_norm.weight", 1, {2}},
-                   {"attn_q.weight", 2, {2, 2}},
-                   {"attn_k.weight", 2, {2, 2}},
-                   {"attn_v.weight", 2, {2, 2}},
-                   {"attn_output.weight", 2, {2, 2}},
-                   {"ffn_norm.weight", 1, {2}},
-                   {"ffn_gate_inp.weight", 2, {2, EXPERTS}},
-                   {"ffn_gate_exps.weight", 3, {2, 1, EXPERTS}},
-                   {"ffn_up_exps.weight", 3, {2, 1, EXPERTS}},
-                   {"ffn_down_exps.weight", 3, {1, 2, EXPERTS}}};
-    const uint64_t table[] = {2, 8}, norm[] = {2};
-    uint64_t left = 64 + 8;
-    assert_ok(gguf_writer_add_tensor(writer, "token_embd.weight", TENSOR_F32, 2, table, &test_error));
-    assert_ok(gguf_writer_add_tensor(writer, "output_norm.weight", TENSOR_F32, 1, norm, &test_error));
-    for (int layer = 0; layer < LAYERS; layer++)
-        for (size_t i = 0; i < COUNT_OF(tensors); i++) {
-            char name[64];
-            snprintf(name, sizeof name, "blk.%d.%s", layer, tensors[i].name);
-            assert_ok(
-                gguf_writer_add_tensor(writer, name, TENSOR_F32, tensors[i].dimensions, tensors[i].shape, &test_error));
-            uint64_t bytes = 4;
-            for (uint32_t d = 0; d < tensors[i].dimensions; d++)
-                bytes *= tensors[i].shape[d];
-            left += bytes;
+    assert_ok(gguf_writer_add_string(writer, "general.architecture", architecture, &test_error));
+    for (; numbers->key; numbers++) {
+        snprintf(name, sizeof name, "%s.%s", architecture, numbers->key);
+        assert_ok(gguf_writer_add_uint32(writer, name, numbers->value, &test_error));
+    }
+    snprintf(name, sizeof name, "%s.rope.freq_base", architecture);
+    assert_ok(gguf_writer_add_float(writer, name, 5000.0f, &test_error));
+    uint64_t left = 0;
+    add_tensor(writer, "token_embd.weight", (const uint64_t[]){width, 8, 0}, &left);
+    add_tensor(writer, "output_norm.weight", (const uint64_t[]){width, 0, 0}, &left);
+    for (int layer = 0; layer < layers; layer++)
+        for (const struct shape *shape = shapes; shape->name; shape++) {
+            snprintf(name, sizeof name, "blk.%d.%s", layer, shape->name);
+            add_tensor(writer, name, shape->extents, &left);
         }
     static const uint8_t zeros[1 << 16];
-    for (; left; left -= MIN(left, sizeof zeros))
-        assert_ok(gguf_writer_write(writer, zeros, MIN(left, sizeof zeros), &test_error));
+    for (uint64_t piece; left; left -= piece) {
+        piece = MIN(left, sizeof zeros);
+        assert_ok(gguf_writer_write(writer, zeros, piece, &test_error));
+    }
     assert_ok(gguf_writer_finish(writer, &test_error));
     gguf_writer_destroy(writer);
-    struct model *model = NULL;
-    assert_int_equal(model_open(&model, path, &test_error), HYPURA_ERROR_UNSUPPORTED);
-    assert_non_null(strstr(test_error.message, "experts"));
+    *model = NULL;
+    hypura_status status = model_open(model, path, &test_error);
     unlink(path);
+    return status;
+}
+
+/* A unit takes more memory than the numbers that a file needs to ask for it. */
+static void more_experts_than_any_model_has_are_refused(void **state)
+{
+    (void)state;
+    enum { LAYERS = 17, EXPERTS = 65536 };
+    static const struct number numbers[] = {{"context_length", 128},
+                                            {"block_count", LAYERS},
+                                            {"embedding_length", 2},
+                                            {"attention.head_count", 1},
+                                            {"expert_count", EXPERTS},
+                                            {"expert_used_count", 1},
+                                            {NULL, 0}};
+    static const struct shape shapes[] = {{"attn_norm.weight", {2}},
+                                          {"attn_q.weight", {2, 2}},
+                                          {"attn_k.weight", {2, 2}},
+                                          {"attn_v.weight", {2, 2}},
+                                          {"attn_output.weight", {2, 2}},
+                                          {"ffn_norm.weight", {2}},
+                                          {"ffn_gate_inp.weight", {2, EXPERTS}},
+                                          {"ffn_gate_exps.weight", {2, 1, EXPERTS}},
+                                          {"ffn_up_exps.weight", {2, 1, EXPERTS}},
+                                          {"ffn_down_exps.weight", {1, 2, EXPERTS}},
+                                          {NULL, {0}}};
+    struct model *model;
+    assert_int_equal(open_layers(&model, "llama", 2, LAYERS, numbers, shapes), HYPURA_ERROR_UNSUPPORTED);
+    assert_non_null(strstr(test_error.message, "experts"));
+}
+
+/* OLMo 3 calls itself olmo2: with a window, three of four layers slide and turn as if rope were not scaled. */
+static void olmo_slides_where_the_file_has_a_window(void **state)
+{
+    (void)state;
+    enum { LAYERS = 5 };
+    struct number numbers[] = {{"context_length", 128},
+                               {"block_count", LAYERS},
+                               {"embedding_length", 16},
+                               {"feed_forward_length", 8},
+                               {"attention.head_count", 2},
+                               {"attention.sliding_window", 6},
+                               {NULL, 0}};
+    static const struct shape shapes[] = {
+        {"attn_q.weight", {16, 16}},          {"attn_q_norm.weight", {16}},   {"attn_k.weight", {16, 16}},
+        {"attn_k_norm.weight", {16}},         {"attn_v.weight", {16, 16}},    {"attn_output.weight", {16, 16}},
+        {"post_attention_norm.weight", {16}}, {"ffn_gate.weight", {16, 8}},   {"ffn_up.weight", {16, 8}},
+        {"ffn_down.weight", {8, 16}},         {"post_ffw_norm.weight", {16}}, {NULL, {0}}};
+    struct model *model;
+    for (uint32_t window = 6;; window = 0) {
+        assert_ok(open_layers(&model, "olmo2", 16, LAYERS, numbers, shapes));
+        assert_true(model_parameters(model)->rope_base_local == 5000.0f);
+        for (uint32_t i = 0; i < LAYERS; i++) {
+            assert_int_equal(model_layer(model, i)->window, i == 3 ? 0 : window);
+            assert_int_equal(model_layer(model, i)->rope_local, i != 3 && window);
+        }
+        model_close(model);
+        if (!window)
+            break;
+        numbers[5].key = NULL; /* OLMo 2 */
+    }
 }
 
 static void every_role_has_a_name(void **state)
@@ -353,6 +414,7 @@ int main(void)
         cmocka_unit_test(opens_what_the_writer_wrote),
         cmocka_unit_test(names_what_is_wrong),
         cmocka_unit_test(more_experts_than_any_model_has_are_refused),
+        cmocka_unit_test(olmo_slides_where_the_file_has_a_window),
         cmocka_unit_test(every_role_has_a_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
