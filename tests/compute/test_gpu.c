@@ -67,13 +67,13 @@ static void refuses_what_does_not_fit(void **state)
     gpu_ticket ticket;
     uint8_t bytes[128] = {0};
     assert_int_equal(gpu_upload(gpu, range, bytes, 128, &ticket, &test_error), HYPURA_ERROR_ARGUMENT);
-    gpu_buffer_destroy(gpu, range.buffer);
     gpu_begin(gpu);
     gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, (struct gpu_range){0}, 0, 64, 1e-5f);
     gpu_test_run(gpu);
     assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
     gpu_rms_norm(gpu, range, range, (struct gpu_range){0}, (struct gpu_range){0}, 1, 64, 1e-5f);
     assert_int_equal(gpu_submit(gpu, &ticket, 0, 0, &test_error), HYPURA_ERROR_ARGUMENT);
+    gpu_buffer_destroy(gpu, range.buffer);
 }
 
 struct signaller {
