@@ -83,6 +83,21 @@ static void take_output(struct gpu_planner *planner)
     planner->plan->output = true;
 }
 
+/* Whether all of a model is there but the embedding: then rows of it are made there too, since the device would wait
+ * while the CPU makes those of a prompt, and sends them. Of what is left for experts it may take this part. */
+#define EMBEDDING_SHARE 16u
+
+static void take_embedding(struct gpu_planner *planner)
+{
+    unit_number unit = model_tensor(planner->model, ROLE_TOKEN_EMBEDDING);
+    const struct plan_gpu *plan = planner->plan;
+    if (!planner->request->embedding || !plan->output || plan->taken < plan->layer_count || plan->units[unit])
+        return;
+    uint64_t bytes = tensor_bytes(planner->model, unit);
+    if (bytes <= planner->left / EMBEDDING_SHARE && take(planner, bytes))
+        take_unit(planner, unit);
+}
+
 static bool take_layer(struct gpu_planner *planner, uint32_t number)
 {
     const struct plan_gpu_request *request = planner->request;
@@ -273,6 +288,7 @@ static hypura_status fill(struct gpu_planner *planner, uint32_t chunk, hypura_er
     for (uint32_t i = plan->layer_count; i-- > 0;)
         if (request->layers[i] != GPU_CANNOT && !take_layer(planner, i))
             break;
+    take_embedding(planner);
     hypura_status status = take_experts(planner, error);
     if (!status)
         describe(planner);

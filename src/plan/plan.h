@@ -75,6 +75,7 @@ struct plan_gpu_request {
     uint64_t max_allocation; /* of one buffer */
     const uint8_t *layers;   /* [layers] enum gpu_ability */
     bool output;             /* the output matrix can be there */
+    bool embedding;          /* rows of the token embedding can be made there */
     bool moves;              /* experts change sides by use while the model runs */
     bool in_place;           /* the device reads experts where they are in memory */
     uint32_t positions;      /* as in struct plan_request */

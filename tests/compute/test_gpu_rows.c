@@ -93,10 +93,10 @@ static void embeds_tokens(void **state)
     unsigned types = 0;
     for (unsigned type = 0; type < TENSOR_TYPE_COUNT; type++) {
         uint64_t row_bytes;
-        if (!gpu_embed_supports((enum tensor_type)type))
+        if (!tensor_row_bytes((enum tensor_type)type, COLUMNS, &row_bytes) ||
+            !gpu_embed_supports((enum tensor_type)type, row_bytes))
             continue;
         types++;
-        assert_true(tensor_row_bytes((enum tensor_type)type, COLUMNS, &row_bytes));
         uint8_t *data = gpu_test_weights(&random, (enum tensor_type)type, VOCABULARY, COLUMNS);
         float *expected = malloc(ROWS * COLUMNS * sizeof *expected);
         assert_non_null(expected);

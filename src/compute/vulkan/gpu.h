@@ -255,8 +255,8 @@ uint64_t gpu_expert_group_bytes(uint32_t experts, uint32_t used, uint32_t tokens
 void gpu_expert_group(struct gpu *gpu, struct gpu_range ids, struct gpu_range groups, uint32_t experts, uint32_t used,
                       uint32_t tokens);
 
-/* out[t] = row tokens[t] (int32) of the embedding, times scale. */
-bool gpu_embed_supports(enum tensor_type type);
+/* out[t] = row tokens[t] (int32) of the embedding, times scale. supports: with rows of so many bytes. */
+bool gpu_embed_supports(enum tensor_type type, uint64_t row_bytes);
 void gpu_embed(struct gpu *gpu, const struct gpu_matrix *embedding, struct gpu_range tokens, struct gpu_range out,
                uint32_t rows, float scale);
 

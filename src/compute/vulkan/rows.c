@@ -52,9 +52,17 @@ static const uint16_t embed_kernels[TENSOR_TYPE_COUNT] = {
 };
 #undef TYPE
 
-bool gpu_embed_supports(enum tensor_type type)
+/* What a row's first byte must be a multiple of. */
+static uint32_t embedding_alignment(enum tensor_type type)
 {
-    return (unsigned)type < TENSOR_TYPE_COUNT && embed_kernels[type] != 0;
+    bool plain = type == TENSOR_F32 || type == TENSOR_F16 || type == TENSOR_BF16;
+    return plain ? 16 : gpu_weight_alignment(type);
+}
+
+bool gpu_embed_supports(enum tensor_type type, uint64_t row_bytes)
+{
+    return (unsigned)type < TENSOR_TYPE_COUNT && embed_kernels[type] != 0 && row_bytes <= UINT32_MAX &&
+           row_bytes % embedding_alignment(type) == 0;
 }
 
 /* Invocations of a work group, and the fewest columns that one takes. */
@@ -65,9 +73,7 @@ void gpu_embed(struct gpu *gpu, const struct gpu_matrix *embedding, struct gpu_r
                uint32_t rows, float scale)
 {
     uint64_t data = gpu_address(embedding->data);
-    bool plain = embedding->type == TENSOR_F32 || embedding->type == TENSOR_F16 || embedding->type == TENSOR_BF16;
-    if (!gpu_embed_supports(embedding->type) || embedding->row_bytes > UINT32_MAX ||
-        (data | embedding->row_bytes) % (plain ? 16 : gpu_weight_alignment(embedding->type))) {
+    if (!gpu_embed_supports(embedding->type, embedding->row_bytes) || data % embedding_alignment(embedding->type)) {
         const struct tensor_type_info *info = tensor_type_info(embedding->type);
         gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: embeddings of type %s in rows of %llu bytes",
                          info && info->name ? info->name : "?", (unsigned long long)embedding->row_bytes);

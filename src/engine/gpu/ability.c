@@ -268,6 +268,16 @@ static bool can_output(const struct gpu *gpu, const struct geometry *geometry)
            can_use(gpu, model, model_tensor(model, ROLE_OUTPUT_BIAS), ROLE_OUTPUT_BIAS);
 }
 
+static bool can_embed(const struct gpu *gpu, const struct model *model)
+{
+    unit_number unit = model_tensor(model, ROLE_TOKEN_EMBEDDING);
+    const struct gguf_tensor *tensor = unit == NO_UNIT ? NULL : model_unit(model, unit)->slices[0].tensor;
+    uint64_t row_bytes = 0;
+    return tensor && tensor->bytes <= gpu_get_info(gpu)->max_allocation &&
+           tensor_row_bytes(tensor->type, tensor->dimensions[0], &row_bytes) &&
+           gpu_embed_supports(tensor->type, row_bytes);
+}
+
 static uint64_t kv_bytes(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
                          enum tensor_type kv_type)
 {
@@ -287,6 +297,7 @@ void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const st
     out->max_allocation = gpu_get_info(gpu)->max_allocation;
     out->layers = abilities;
     out->output = can_output(gpu, geometry);
+    out->embedding = can_embed(gpu, geometry->model);
     out->kv_type = kv_type;
     out->kv_bytes = kv_bytes;
     out->scratch_bytes = wanted_scratch;

@@ -378,7 +378,7 @@ hypura_status gpu_pass_embed(struct engine *engine, const int32_t *tokens, bool 
     if (!pass || !pass->plan->units[unit])
         return HYPURA_OK;
     struct gpu_matrix matrix = pass_matrix(engine, unit);
-    *done = gpu_embed_supports(matrix.type) && matrix.row_bytes % 4 == 0;
+    *done = gpu_embed_supports(matrix.type, matrix.row_bytes);
     if (!*done)
         return HYPURA_OK;
     pass->on_device = true;
