@@ -518,6 +518,13 @@ hypura_status worker_create(struct worker **out, struct server *server, hypura_e
     return HYPURA_OK;
 }
 
+/* A pass over weights on a disk takes as long as that takes to read them. */
+static void cancel_pass(void *context, struct loaded_model *loaded)
+{
+    (void)context;
+    engine_cancel(loaded->engine, true);
+}
+
 void worker_stop(struct worker *worker)
 {
     if (!worker || !worker->started)
@@ -526,6 +533,7 @@ void worker_stop(struct worker *worker)
     worker->stop = true;
     pthread_cond_signal(&worker->changed);
     pthread_mutex_unlock(&worker->mutex);
+    loaded_each(worker->models, cancel_pass, NULL);
     pthread_join(worker->thread, NULL);
     worker->started = false;
 }
