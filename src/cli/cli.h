@@ -56,7 +56,7 @@ struct command {
     int (*run)(size_t count, char **arguments);
 };
 
-extern const struct command command_run, command_inspect, command_tokenize, command_template, command_perplexity,
+extern const struct command command_run, command_batch, command_inspect, command_tokenize, command_template, command_perplexity,
     command_logits, command_embed, command_synth, command_profile, command_iobench, command_replay, command_bench,
     command_completion, command_manual, command_serve, command_list, command_pull, command_rm, command_ps, command_stop;
 
@@ -124,6 +124,14 @@ extern const struct option_row report_option_rows[]; /* --stats --progress */
 
 /* Opens a model (as model_path takes it) under these options, with a progress line while it loads. */
 hypura_status open_engine(struct engine **out, const char *model, hypura_error *error);
+
+/* The line that tells how a model is being loaded, in a terminal. */
+struct load_line {
+    uint64_t start, last;
+    bool drawn;
+};
+void load_line_start(struct load_line *line, struct engine_options *options);
+void load_line_end(const struct load_line *line);
 
 /* The engine options that the command line asked for. */
 hypura_status engine_options_of(struct engine_options *out, hypura_error *error);
@@ -206,7 +214,7 @@ bool interrupts_wait_for_input(int file);
 hypura_status read_whole_file(const char *path, uint64_t limit, char **text, size_t *size, hypura_error *error);
 
 /* NAME=VALUE as the members of an object: JSON where the value is JSON, else text. NULL when there are none. */
-hypura_status template_variables(const struct texts *given, json_t **out, hypura_error *error);
+hypura_status named_values(const char *option, const struct texts *given, json_t **out, hypura_error *error);
 #define TEMPLATE_VARIABLES_HELP                                                                                        \
     "a variable of the chat template, such as enable_thinking=false; may be given several times"
 

@@ -137,28 +137,37 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
     return set_adapters(out, error);
 }
 
-struct load_progress {
-    uint64_t start;
-    uint64_t last;
-    bool drawn;
-};
-
 static bool show_load(void *context, uint64_t done, uint64_t total)
 {
-    struct load_progress *progress = context;
+    struct load_line *line = context;
     uint64_t now = clock_nanoseconds();
     /* Quick loads stay silent. */
-    if (now - progress->start > 500000000u && now - progress->last > 100000000u && total > 0) {
+    if (now - line->start > 500000000u && now - line->last > 100000000u && total > 0) {
         char a[32], b[32], rate[32];
-        double seconds = (double)(now - progress->start) * 1e-9;
+        double seconds = (double)(now - line->start) * 1e-9;
         fprintf(stderr, "\r\033[Kloading %s of %s (%.0f %%), %s/s", format_bytes(a, sizeof a, (double)done),
                 format_bytes(b, sizeof b, (double)total), 100.0 * (double)done / (double)total,
                 format_bytes(rate, sizeof rate, (double)done / seconds));
         fflush(stderr);
-        progress->last = now;
-        progress->drawn = true;
+        line->last = now;
+        line->drawn = true;
     }
     return !interrupted();
+}
+
+void load_line_start(struct load_line *line, struct engine_options *options)
+{
+    *line = (struct load_line){.start = clock_nanoseconds()};
+    if (is_terminal(stderr)) {
+        options->progress = show_load;
+        options->progress_context = line;
+    }
+}
+
+void load_line_end(const struct load_line *line)
+{
+    if (line->drawn)
+        fprintf(stderr, "\r\033[K");
 }
 
 hypura_status open_engine(struct engine **out, const char *model, hypura_error *error)
@@ -170,15 +179,11 @@ hypura_status open_engine(struct engine **out, const char *model, hypura_error *
         status = model_path(&path, model, NULL, error);
     if (status)
         return status;
-    struct load_progress progress = {.start = clock_nanoseconds()};
-    if (is_terminal(stderr)) {
-        options.progress = show_load;
-        options.progress_context = &progress;
-    }
+    struct load_line line;
+    load_line_start(&line, &options);
     live_memory_prepare();
     status = engine_open(out, path, &options, error);
-    if (progress.drawn)
-        fprintf(stderr, "\r\033[K");
+    load_line_end(&line);
     if (!status)
         live_memory_start(*out);
     if (!status && compute_options.progress)

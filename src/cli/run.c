@@ -64,7 +64,7 @@ static void print_figures(struct engine *engine)
 
 static hypura_status open_conversation(struct conversation *chat, const char *model, hypura_error *error)
 {
-    hypura_status status = template_variables(&variables, &chat->variables, error);
+    hypura_status status = named_values("--var", &variables, &chat->variables, error);
     if (!status)
         status = open_engine(&chat->engine, model, error);
     if (status)

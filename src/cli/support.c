@@ -136,14 +136,14 @@ static bool program_folder(char *folder, size_t room)
     return true;
 }
 
-hypura_status template_variables(const struct texts *given, json_t **out, hypura_error *error)
+hypura_status named_values(const char *option, const struct texts *given, json_t **out, hypura_error *error)
 {
     json_t *object = given->count ? json_object() : NULL;
     for (size_t i = 0; i < given->count; i++) {
         const char *equals = strchr(given->items[i], '=');
         if (!equals || equals == given->items[i]) {
             json_decref(object);
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "--var %s: expected NAME=VALUE", given->items[i]);
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "%s %s: expected NAME=VALUE", option, given->items[i]);
         }
         json_t *value = json_loads(equals + 1, JSON_DECODE_ANY, NULL);
         if (!value)

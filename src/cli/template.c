@@ -60,7 +60,7 @@ static hypura_status render(const struct gguf *file, const struct vocabulary *vo
     if (!status && tools_path)
         status = load_json_array(tools_path, &tools, error);
     if (!status)
-        status = template_variables(&variables, &others, error);
+        status = named_values("--var", &variables, &others, error);
     if (!status) {
         struct chat_input input = {.messages = messages,
                                    .tools = tools,

@@ -36,7 +36,8 @@ const char *exchange_rest(const struct exchange *exchange)
 
 const char *exchange_argument(const struct exchange *exchange, const char *name)
 {
-    return mhd.lookup_connection_value(exchange->connection, MHD_GET_ARGUMENT_KIND, name);
+    return !exchange->connection ? NULL
+                                 : mhd.lookup_connection_value(exchange->connection, MHD_GET_ARGUMENT_KIND, name);
 }
 
 void exchange_hold(struct exchange *exchange)
@@ -81,6 +82,21 @@ static void wake(struct exchange *exchange)
     }
 }
 
+/* To who asked without a connection, which gets whole answers only. */
+static void hand_over(struct exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    bool due = exchange->answered && exchange->ended;
+    void (*answered)(void *, unsigned, const char *, size_t) = due ? exchange->answered : NULL;
+    if (due)
+        exchange->answered = NULL;
+    pthread_mutex_unlock(&exchange->mutex);
+    if (!due)
+        return;
+    const struct buffer *out = &exchange->out;
+    answered(exchange->asker, out->failed ? 500 : exchange->status, out->data ? out->data : "", out->size);
+}
+
 void exchange_reply(struct exchange *exchange, unsigned status, const char *type, const char *text, size_t size)
 {
     pthread_mutex_lock(&exchange->mutex);
@@ -92,6 +108,7 @@ void exchange_reply(struct exchange *exchange, unsigned status, const char *type
         wake(exchange);
     }
     pthread_mutex_unlock(&exchange->mutex);
+    hand_over(exchange);
 }
 
 void exchange_reply_json(struct exchange *exchange, unsigned status, json_t *json)
@@ -117,11 +134,17 @@ void exchange_reply_pieces(struct exchange *exchange, const char *type, bool (*m
         exchange->more = more;
         exchange->end = end;
         exchange->context = context;
+        if (exchange->answered) {
+            while (more(context, &exchange->out))
+                ;
+            exchange->ended = true;
+        }
         wake(exchange);
     }
     pthread_mutex_unlock(&exchange->mutex);
     if (!taken)
         end(context);
+    hand_over(exchange);
 }
 
 bool exchange_reserve(struct exchange *exchange, uint64_t bytes)
@@ -158,6 +181,7 @@ void exchange_end(struct exchange *exchange)
     exchange->ended = true;
     wake(exchange);
     pthread_mutex_unlock(&exchange->mutex);
+    hand_over(exchange);
 }
 
 bool exchange_write_line(struct exchange *exchange, json_t *json)
@@ -209,13 +233,13 @@ size_t exchange_backlog(struct exchange *exchange)
 bool exchange_alive(struct exchange *exchange)
 {
     pthread_mutex_lock(&exchange->mutex);
-    if (!exchange->gone && exchange->socket >= 0) {
+    if (exchange->connection && !exchange->gone && exchange->socket >= 0) {
         char byte;
         ssize_t got = recv(exchange->socket, &byte, 1, MSG_PEEK | MSG_DONTWAIT);
         if (got == 0 || (got < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR))
             exchange->socket = -1;
     }
-    bool alive = !exchange->gone && exchange->socket >= 0;
+    bool alive = !exchange->gone && (exchange->socket >= 0 || !exchange->connection);
     pthread_mutex_unlock(&exchange->mutex);
     return alive;
 }

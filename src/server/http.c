@@ -23,16 +23,10 @@
 #define GRACE_NANOSECONDS ((uint64_t)10 * 1000000000u) /* of answers in work when the server stops */
 
 static volatile sig_atomic_t stop_requests;
-static atomic_uint_fast64_t asked_budget; /* 0: nothing was asked */
 
 void server_stop(void)
 {
     stop_requests = stop_requests + 1;
-}
-
-void server_set_budget(uint64_t bytes)
-{
-    atomic_store(&asked_budget, bytes);
 }
 
 /* ---- checking ------------------------------------------------------------------------------------------------------
@@ -469,9 +463,7 @@ static void serve(struct http *http, int listening)
     uint64_t stopped = 0;
     for (unsigned turn = 0;; turn++) {
         nanosleep(&tick, NULL);
-        uint64_t budget = atomic_exchange(&asked_budget, 0);
-        if (budget)
-            change_budget(&http->server, NULL, budget);
+        server_follow_budget(&http->server);
         if (turn % 5 == 0)
             events_tick(http->server.events);
         if (turn % 20 == 0)
@@ -487,20 +479,6 @@ static void serve(struct http *http, int listening)
                         clock_nanoseconds() - stopped > GRACE_NANOSECONDS))
             return;
     }
-}
-
-void server_default_options(struct server_options *options)
-{
-    *options = (struct server_options){.host = "127.0.0.1",
-                                       .port = 11434,
-                                       .parallel = 4,
-                                       .most_loaded = 4,
-                                       .queue = 512,
-                                       .keep_alive = 300,
-                                       .body_limit = (uint64_t)32 << 20,
-                                       .connections = 1024,
-                                       .request_seconds = 120};
-    engine_default_options(&options->engine);
 }
 
 static void write_log(void *context, enum log_level level, const char *message)
@@ -519,8 +497,6 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
     if (status)
         return status;
     struct server *server = &http->server;
-    server->options = *options;
-    server->start = clock_nanoseconds();
     pthread_mutex_init(&http->mutex, NULL);
     log_set_sink(write_log, NULL);
     signal(SIGPIPE, SIG_IGN);
@@ -528,17 +504,11 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
     allow_files(options->connections);
     status = mhd_load(error);
     if (!status)
-        status = registry_open(&server->registry, options->model_folder, options->models, options->model_count, error);
-    if (!status)
-        registry_forget_blobs(server->registry);
-    if (!status)
         status = open_socket(options, &listening, &http->loopback, error);
     if (!status)
-        status = conversations_create(&server->conversations, error);
+        status = server_open(server, options, error);
     if (!status)
-        status = loaded_create(&server->models, server, error);
-    if (!status)
-        status = worker_create(&server->worker, server, error);
+        registry_forget_blobs(server->registry);
     if (!status)
         status = events_create(&server->events, server, error);
     if (!status) {
@@ -572,10 +542,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
         mhd.stop_daemon(http->daemon);
     }
-    worker_destroy(server->worker);
-    loaded_destroy(server->models);
-    conversations_destroy(server->conversations);
-    registry_close(server->registry);
+    server_close(server);
     if (!status)
         server_log("info", "stopped", "requests=%llu", (unsigned long long)atomic_load(&server->counters.requests));
     pthread_mutex_destroy(&http->mutex);

@@ -25,7 +25,7 @@ struct http {
 
 struct exchange {
     struct http *http;
-    struct MHD_Connection *connection;
+    struct MHD_Connection *connection; /* NULL: it was asked in this process */
     struct connection *place;
     const struct route *route;
     char id[17];
@@ -58,6 +58,9 @@ struct exchange {
     void (*end)(void *context);
     void *context;
     int socket;
+    /* Without a connection: who is told the answer, and has not been told yet. */
+    void (*answered)(void *asker, unsigned status, const char *text, size_t size);
+    void *asker;
 };
 
 /* Sends what is ready, or sleeps until something is; the HTTP thread. */

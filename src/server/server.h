@@ -58,6 +58,36 @@ void server_stop(void);
  * thread. */
 void server_set_budget(uint64_t bytes);
 
+/* ---- the same answers without HTTP, for hypura batch ---------------------------------------------------------------
+ */
+
+struct local_server;
+
+/* Loads the model that options->preload names before it returns, under options->engine.progress. Only warnings are
+ * said, through the log of the program. */
+hypura_status local_server_open(struct local_server **out, const struct server_options *options, hypura_error *error);
+
+/* Requests in work end at once, with status 503. NULL is fine. */
+void local_server_close(struct local_server *local);
+
+/* POST of this body, whose reference is taken. answered is called once, with what a client would get: on another
+ * thread, or on this one before this returns. After an error it is not called. */
+hypura_status local_server_ask(struct local_server *local, const char *path, json_t *body,
+                               void (*answered)(void *asker, unsigned status, const char *text, size_t size),
+                               void *asker, hypura_error *error);
+
+/* Of its model; all zero while that is loaded anew. */
+struct local_state {
+    char name[256];
+    enum plan_mode mode;
+    uint64_t budget;
+    uint32_t sequences, positions; /* answers at once, and tokens of each */
+    uint64_t tokens, bytes_read;   /* so far: of prompts and answers, from storage */
+};
+
+/* To be called some times a second: changes of the budget are made by this, too. */
+void local_server_state(struct local_server *local, struct local_state *out);
+
 /* ---- the model folder, for the commands that work without a server --------------------------------------------------
  */
 

@@ -30,6 +30,13 @@ struct server {
     atomic_bool stopping;
 };
 
+/* What answers, whichever way requests come; to be closed after an error too. */
+hypura_status server_open(struct server *server, const struct server_options *options, hypura_error *error);
+void server_close(struct server *server);
+
+/* Does what server_set_budget asked for, some times a second. */
+void server_follow_budget(struct server *server);
+
 struct route {
     const char *method;
     const char *path; /* one that ends with a slash takes every path below it */
@@ -45,6 +52,8 @@ extern const struct route routes[];
 extern const size_t route_count;
 
 /* ---- logs ---- */
+/* From now on what a user should know goes to the log of the program (core/core.h), and nothing else is said. */
+void server_log_warnings_only(void);
 void server_log(const char *level, const char *message, const char *format, ...) PRINTF_LIKE(3, 4);
 
 /* ---- small things ---- */

@@ -9,11 +9,27 @@
 #include <sys/random.h>
 #include <time.h>
 
+static bool warnings_only;
+
+void server_log_warnings_only(void)
+{
+    warnings_only = true;
+}
+
 /* One line of key=value pairs, written at once so that threads do not mix. The message is quoted. */
 void server_log(const char *level, const char *message, const char *format, ...)
 {
     struct buffer line = {.limit = 8192};
-    char time[40];
+    char time[40], fields[1024];
+    va_list arguments;
+    va_start(arguments, format);
+    int length = vsnprintf(fields, sizeof fields, format, arguments);
+    va_end(arguments);
+    if (warnings_only) {
+        if (strcmp(level, "warning") == 0)
+            log_write(LOG_WARNING, length > 0 ? "%s (%s)" : "%s", message, fields);
+        return;
+    }
     now_text(time, sizeof time);
     buffer_append_format(&line, "time=%s level=%s msg=\"", time, level);
     for (const char *c = message; *c; c++) {
@@ -22,11 +38,6 @@ void server_log(const char *level, const char *message, const char *format, ...)
         buffer_append_char(&line, (unsigned char)*c < ' ' ? ' ' : *c);
     }
     buffer_append_string(&line, "\" ");
-    va_list arguments;
-    va_start(arguments, format);
-    char fields[1024];
-    int length = vsnprintf(fields, sizeof fields, format, arguments);
-    va_end(arguments);
     if (length > 0)
         buffer_append(&line, fields, MIN((size_t)length, sizeof fields - 1));
     buffer_append_char(&line, '\n');

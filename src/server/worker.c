@@ -164,9 +164,9 @@ bool worker_goes_on(struct worker *worker)
 
 static bool go_on_loading(void *context, uint64_t done, uint64_t total)
 {
-    (void)done;
-    (void)total;
-    return worker_goes_on(context);
+    struct worker *worker = context;
+    const struct engine_options *options = &worker->server->options.engine;
+    return worker_goes_on(worker) && (!options->progress || options->progress(options->progress_context, done, total));
 }
 
 static void *open_model(void *context)

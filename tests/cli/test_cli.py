@@ -28,7 +28,7 @@ MODEL = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
 WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
 QUESTION = "What does the ls command do?"
 COMMANDS = ["run", "inspect", "bench", "profile", "iobench", "replay", "logits", "embed", "synth", "tokenize", "template",
-            "perplexity", "completion", "manual", "serve", "list", "pull", "rm", "ps", "stop"]
+            "perplexity", "completion", "manual", "serve", "batch", "list", "pull", "rm", "ps", "stop"]
 
 
 def path(name):

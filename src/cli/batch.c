@@ -1,0 +1,503 @@
+/* hypura batch: many requests from a file, answered together, so that weights that stream are read once for several of
+ * them. What is answered is written at once; the same command goes on where an earlier run was ended. */
+#include "cli/batch.h"
+#include "server/server.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define TERMINAL_NANOSECONDS UINT64_C(250000000) /* between two states of the line in a terminal */
+#define LOG_NANOSECONDS UINT64_C(60000000000)    /* and between two lines elsewhere */
+#define AHEAD 2                                  /* requests that are handed over for each that can be in work */
+
+static struct server_options serving;
+static const char *input_path, *output_path, *system_text;
+static uint32_t parallel, max_tokens;
+static struct texts fields;
+
+static const struct option_row batch_rows[] = {
+    {"input", "FILE", OPTION_TEXT, &input_path, "the requests, one JSON object a line; - is standard input"},
+    {"output", "FILE", OPTION_TEXT, &output_path,
+     "where the answers go; lines that it answers already are not asked again"},
+    {"parallel", "N", OPTION_COUNT, &parallel, "answers that are written at the same time (default: 8)"},
+    {"max-tokens", "N", OPTION_LIMIT, &max_tokens, "end each answer after N tokens (default: when the model ends it)"},
+    {"seed", "N", OPTION_SEED, &compute_options.seed, "of each answer (default: 0); same seed, same text"},
+    {"system", "TEXT", OPTION_TEXT, &system_text, "a system message before each prompt"},
+    {"set", "NAME=VALUE", OPTION_TEXTS, &fields,
+     "a field of each request, such as temperature=0; may be given several times"},
+    {0},
+};
+
+/* A line from when it is asked until its answer is written. */
+struct request {
+    struct request *next;
+    struct batch *batch;
+    struct batch_line line;
+    unsigned status;
+    char *text;
+    size_t size;
+};
+
+struct batch {
+    struct local_server *server;
+    struct batch_output *output;
+    struct batch_defaults defaults;
+    char model[256];
+
+    FILE *input;
+    char *text;
+    size_t room;
+    uint64_t line; /* read last */
+    char digest[BATCH_DIGEST];
+    size_t size;
+    bool more;      /* it is to be asked */
+    uint64_t total; /* lines that ask something; 0: not known */
+
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    struct request *answered; /* under the mutex; the newest first */
+
+    uint64_t in_work, before, done, refused; /* lines; before: by earlier runs; refused: of those done */
+    uint64_t written_tokens, budget;
+    uint64_t start;
+
+    uint64_t looked, shown, shown_tokens, shown_bytes;
+    bool drawn;
+};
+
+/* ---- progress ---- */
+
+static void say_time(struct buffer *out, double seconds)
+{
+    if (seconds < 90)
+        buffer_append_format(out, "%.0f s", seconds);
+    else if (seconds < 5400)
+        buffer_append_format(out, "%.0f min", seconds / 60);
+    else
+        buffer_append_format(out, "%.0f h %02.0f min", (double)(int)(seconds / 3600),
+                             (double)((int)(seconds / 60) % 60));
+}
+
+static void show(struct batch *batch, const struct local_state *state, uint64_t now)
+{
+    struct buffer out = {0};
+    double seconds = (double)(now - batch->shown) * 1e-9, all = (double)(now - batch->start) * 1e-9;
+    uint64_t finished = batch->before + batch->done;
+    uint64_t tokens = MAX(state->tokens, batch->shown_tokens), bytes = MAX(state->bytes_read, batch->shown_bytes);
+    buffer_append_format(&out, "%llu", (unsigned long long)finished);
+    if (batch->total)
+        buffer_append_format(&out, " of %llu", (unsigned long long)batch->total);
+    buffer_append_format(&out, " lines done");
+    if (batch->refused)
+        buffer_append_format(&out, ", %llu refused", (unsigned long long)batch->refused);
+    buffer_append_format(&out, "; %.1f tokens/s, disk %.0f MB/s", (double)(tokens - batch->shown_tokens) / seconds,
+                         (double)(bytes - batch->shown_bytes) / seconds / 1e6);
+    if (batch->total > finished && batch->done) {
+        double left = all / (double)batch->done * (double)(batch->total - finished);
+        time_t then = time(NULL) + (time_t)left;
+        struct tm parts;
+        char clock[16] = "";
+        if (localtime_r(&then, &parts))
+            strftime(clock, sizeof clock, "%H:%M", &parts);
+        buffer_append_string(&out, "; about ");
+        say_time(&out, left);
+        buffer_append_format(&out, " left, until %s", clock);
+    }
+    bool terminal = is_terminal(stderr);
+    fprintf(stderr, "%s%.*s%s", terminal ? "\r\033[K" : "", terminal ? text_width(stderr) - 1 : (int)out.size,
+            out.data ? out.data : "", terminal ? "" : "\n");
+    fflush(stderr);
+    buffer_free(&out);
+    batch->drawn = terminal;
+    batch->shown = now;
+    batch->shown_tokens = state->tokens;
+    batch->shown_bytes = state->bytes_read;
+}
+
+static void end_line(struct batch *batch)
+{
+    if (batch->drawn)
+        fprintf(stderr, "\r\033[K");
+    batch->drawn = false;
+}
+
+static void say_budget(struct batch *batch, uint64_t budget)
+{
+    char text[32];
+    end_line(batch);
+    fprintf(stderr, "hypura: memory is %s from now on\n", format_bytes(text, sizeof text, (double)budget));
+    batch->budget = budget;
+}
+
+/* Looks in, and shows what it saw where it is time for that. */
+static void look(struct batch *batch)
+{
+    uint64_t now = clock_nanoseconds();
+    uint64_t pause = is_terminal(stderr) ? TERMINAL_NANOSECONDS : LOG_NANOSECONDS;
+    struct local_state state;
+    if (now - batch->looked < TERMINAL_NANOSECONDS)
+        return;
+    local_server_state(batch->server, &state);
+    batch->looked = now;
+    if (state.budget && state.budget != batch->budget)
+        say_budget(batch, state.budget);
+    if (now - batch->shown >= pause)
+        show(batch, &state, now);
+}
+
+static void say_beginning(const struct batch *batch, const struct local_state *state)
+{
+    char budget[32];
+    fprintf(stderr, "%s: %s in %s, %u %s at once, each of up to %u tokens with its prompt\n", state->name,
+            plan_mode_name(state->mode), format_bytes(budget, sizeof budget, (double)state->budget), state->sequences,
+            state->sequences == 1 ? "answer" : "answers", state->positions);
+    if (batch->before)
+        fprintf(stderr, "%llu lines are answered already\n", (unsigned long long)batch->before);
+}
+
+static void say_end(const struct batch *batch)
+{
+    struct buffer took = {0};
+    double seconds = clock_seconds_since(batch->start);
+    say_time(&took, seconds);
+    fprintf(stderr, "%llu lines done in %s, %llu refused; %llu tokens written, %.1f a second\n",
+            (unsigned long long)batch->done, took.data ? took.data : "?", (unsigned long long)batch->refused,
+            (unsigned long long)batch->written_tokens, (double)batch->written_tokens / seconds);
+    buffer_free(&took);
+}
+
+/* ---- the input ---- */
+
+static hypura_status open_input(struct batch *batch, hypura_error *error)
+{
+    struct stat info;
+    bool standard_input = strcmp(input_path, "-") == 0;
+    batch->input = standard_input ? stdin : fopen(input_path, "rbe");
+    if (!batch->input)
+        return error_set_errno(error, errno, "cannot open %s", input_path);
+    if (fstat(fileno(batch->input), &info) || !S_ISREG(info.st_mode) || standard_input)
+        return HYPURA_OK;
+    bool blank = true;
+    for (int c; (c = getc(batch->input)) != EOF;) {
+        batch->total += c == '\n' && !blank;
+        blank = c == '\n' || (blank && strchr(" \t\r", c));
+    }
+    batch->total += !blank;
+    rewind(batch->input);
+    return HYPURA_OK;
+}
+
+static bool is_blank(const char *text, size_t size)
+{
+    while (size && strchr(" \t\r", text[size - 1]))
+        size--;
+    return size == 0;
+}
+
+/* Reads the next line that is not answered yet; there is no more at the end, and after an error. */
+static hypura_status next_line(struct batch *batch, hypura_error *error)
+{
+    batch->more = false;
+    while (!batch->more) {
+        errno = 0;
+        ssize_t got = getline(&batch->text, &batch->room, batch->input);
+        if (got <= 0 && ferror(batch->input) && !interrupted())
+            return error_set_errno(error, errno, "cannot read %s", input_path);
+        if (got <= 0)
+            return HYPURA_OK;
+        batch->line++;
+        batch->size = (size_t)got - (batch->text[got - 1] == '\n');
+        if (is_blank(batch->text, batch->size))
+            continue;
+        bool has;
+        batch_digest(batch->text, batch->size, batch->digest);
+        if (batch_output_has(batch->output, batch->line, batch->digest, &has, error))
+            return error->status;
+        batch->more = !has;
+    }
+    return HYPURA_OK;
+}
+
+/* ---- asking and writing ---- */
+
+static void take_answer(void *asker, unsigned status, const char *text, size_t size)
+{
+    struct request *request = asker;
+    struct batch *batch = request->batch;
+    request->status = status;
+    if (!memory_resize((void **)&request->text, 0, size + 1, 1, "answer", NULL)) {
+        memcpy(request->text, text, size);
+        request->size = size;
+    } else {
+        request->status = 500;
+    }
+    pthread_mutex_lock(&batch->mutex);
+    request->next = batch->answered;
+    batch->answered = request;
+    pthread_cond_signal(&batch->changed);
+    pthread_mutex_unlock(&batch->mutex);
+}
+
+static void request_free(struct request *request)
+{
+    json_decref(request->line.id);
+    memory_free(request->text);
+    memory_free(request);
+}
+
+static hypura_status write_line(struct batch *batch, const struct batch_line *line, json_t *json, bool refused,
+                                hypura_error *error)
+{
+    hypura_status status = batch_output_write(batch->output, line->number, json, error);
+    json_decref(json);
+    if (!status) {
+        batch->done++;
+        batch->refused += refused;
+    }
+    return status;
+}
+
+/* The line that was read. */
+static hypura_status ask(struct batch *batch, hypura_error *error)
+{
+    struct request *request;
+    hypura_error wrong = {0};
+    hypura_status status = ALLOCATE(&request, 1, "request", error);
+    if (status)
+        return status;
+    request->batch = batch;
+    request->line.number = batch->line;
+    memcpy(request->line.digest, batch->digest, BATCH_DIGEST);
+    json_t *body = NULL;
+    if (batch->size > BATCH_LINE_LIMIT)
+        error_set(&wrong, HYPURA_ERROR_ARGUMENT, "the line has more than %llu bytes",
+                  (unsigned long long)BATCH_LINE_LIMIT);
+    else
+        body = batch_read_line(&request->line, batch->text, batch->size, batch->model, &batch->defaults, &wrong);
+    if (body && local_server_ask(batch->server, request->line.path, body, take_answer, request, &wrong) == HYPURA_OK) {
+        batch->in_work++;
+        return HYPURA_OK;
+    }
+    status = write_line(batch, &request->line, batch_error(&request->line, wrong.message), true, error);
+    request_free(request);
+    return status;
+}
+
+static void count_tokens(struct batch *batch, const json_t *json)
+{
+    const json_t *usage = json_object_get(json_object_get(json_object_get(json, "response"), "body"), "usage");
+    static const char *const names[] = {"completion_tokens", "output_tokens"};
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        const json_t *count = json_object_get(usage ? usage : json, names[i]);
+        batch->written_tokens += (uint64_t)json_integer_value(count);
+    }
+}
+
+/* What is the line's own fault is its answer. What is not ends the run, and the line is asked again by the next. */
+static hypura_status write_answer(struct batch *batch, struct request *request, hypura_error *error)
+{
+    hypura_status status;
+    if (request->status >= 499) {
+        json_t *json = json_loadb(request->text, request->size, 0, NULL);
+        const char *message = json_string_value(json_object_get(json_object_get(json, "error"), "message"));
+        status = error_set(error, HYPURA_ERROR_IO, "line %llu: %s", (unsigned long long)request->line.number,
+                           message ? message : "no memory for the answer");
+        json_decref(json);
+    } else {
+        json_t *json = batch_answer(&request->line, request->status, request->text, request->size);
+        count_tokens(batch, json);
+        status = write_line(batch, &request->line, json, request->status != 200, error);
+    }
+    request_free(request);
+    batch->in_work--;
+    return status;
+}
+
+/* Writes what is answered. wait: a moment, where nothing is. */
+static hypura_status write_answers(struct batch *batch, bool wait, hypura_error *error)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += 100000000;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    pthread_mutex_lock(&batch->mutex);
+    if (wait && !batch->answered)
+        pthread_cond_timedwait(&batch->changed, &batch->mutex, &until);
+    struct request *newest = batch->answered, *oldest = NULL;
+    batch->answered = NULL;
+    pthread_mutex_unlock(&batch->mutex);
+    while (newest) {
+        struct request *next = newest->next;
+        newest->next = oldest;
+        oldest = newest;
+        newest = next;
+    }
+    hypura_status status = HYPURA_OK;
+    while (oldest) {
+        struct request *next = oldest->next;
+        if (!status)
+            status = write_answer(batch, oldest, error);
+        else
+            request_free(oldest);
+        oldest = next;
+    }
+    return status;
+}
+
+static hypura_status answer_all(struct batch *batch, hypura_error *error)
+{
+    struct local_state state;
+    local_server_state(batch->server, &state);
+    memcpy(batch->model, state.name, sizeof batch->model);
+    const uint64_t most = (uint64_t)AHEAD * state.sequences;
+    batch->start = batch->shown = clock_nanoseconds();
+    batch->budget = state.budget;
+    say_beginning(batch, &state);
+    while (!error->status && !interrupted() && (batch->more || batch->in_work)) {
+        if (!batch->more || batch->in_work >= most)
+            write_answers(batch, true, error);
+        else if (!ask(batch, error))
+            next_line(batch, error);
+        look(batch);
+    }
+    if (!error->status)
+        write_answers(batch, false, error); /* that came with an interrupt */
+    end_line(batch);
+    say_end(batch);
+    return error->status;
+}
+
+/* ---- the command ---- */
+
+static hypura_status set_server(const char *model, hypura_error *error)
+{
+    static const char *file;
+    static char folder[PATH_MAX];
+    hypura_status status = model_path(&file, model, NULL, error);
+    if (!status && access(file, R_OK))
+        status = error_set_errno(error, errno, "cannot open %s", file);
+    if (!status)
+        status = model_folder_default(folder, sizeof folder, error);
+    serving.model_folder = folder;
+    serving.models = &file;
+    serving.model_count = 1;
+    serving.preload = "";
+    serving.parallel = parallel;
+    serving.queue = AHEAD * SERVER_MOST_PARALLEL;
+    serving.keep_alive = -1;
+    return status ? status : engine_options_of(&serving.engine, error);
+}
+
+static hypura_status open_server(struct batch *batch, hypura_error *error)
+{
+    struct load_line line;
+    load_line_start(&line, &serving.engine);
+    live_memory_prepare();
+    hypura_status status = local_server_open(&batch->server, &serving, error);
+    load_line_end(&line);
+    if (!status)
+        live_memory_start(NULL);
+    return status;
+}
+
+static hypura_status prepare_defaults(struct batch *batch, hypura_error *error)
+{
+    json_t *given = NULL;
+    hypura_status status = named_values("--set", &fields, &given, error);
+    if (!status && !given)
+        given = json_object();
+    if (given && !json_object_get(given, "seed"))
+        json_object_set_new(given, "seed", json_integer((json_int_t)MIN(compute_options.seed, (uint64_t)INT64_MAX)));
+    batch->defaults = (struct batch_defaults){given, system_text, max_tokens};
+    return status;
+}
+
+static void close_batch(struct batch *batch)
+{
+    live_memory_stop();
+    local_server_close(batch->server);
+    while (batch->answered) { /* what was in work */
+        struct request *next = batch->answered->next;
+        request_free(batch->answered);
+        batch->answered = next;
+    }
+    batch_output_close(batch->output);
+    if (batch->input && batch->input != stdin)
+        fclose(batch->input);
+    free(batch->text);
+    json_decref((json_t *)batch->defaults.fields);
+    pthread_mutex_destroy(&batch->mutex);
+    pthread_cond_destroy(&batch->changed);
+}
+
+static int run(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    struct batch batch = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+    if (!input_path || !output_path)
+        return report_usage(&command_batch, "--input and --output are needed");
+    if (parallel < 1 || parallel > SERVER_MOST_PARALLEL)
+        return report_usage(&command_batch, "--parallel is 1 to %d", SERVER_MOST_PARALLEL);
+    interrupts_cancel(NULL);
+    bool begun = false;
+    hypura_status status = set_server(count ? arguments[0] : NULL, &error);
+    if (!status)
+        status = prepare_defaults(&batch, &error);
+    if (!status)
+        status = open_input(&batch, &error);
+    if (!status)
+        status = batch_output_open(&batch.output, output_path, &error);
+    if (!status) {
+        batch.before = batch_output_count(batch.output);
+        status = next_line(&batch, &error);
+    }
+    if (!status && batch.more) {
+        status = open_server(&batch, &error);
+        begun = !status;
+        if (!status)
+            status = answer_all(&batch, &error);
+    } else if (!status) {
+        fprintf(stderr, "%llu lines are answered already, all there are\n", (unsigned long long)batch.before);
+    }
+    if (!status && !interrupted())
+        status = batch_output_sort(batch.output, &error);
+    int result = status ? report_error(&error) : interrupted() ? EXIT_INTERRUPTED : EXIT_OK;
+    if (begun && result != EXIT_OK)
+        fprintf(stderr, "What is answered stays in %s; the same command goes on from there.\n", output_path);
+    close_batch(&batch);
+    return result;
+}
+
+static void prepare(void)
+{
+    server_default_options(&serving);
+    parallel = 8;
+}
+
+const struct command command_batch = {
+    .name = "batch",
+    .arguments = "[MODEL] --input FILE --output FILE",
+    .summary = "answer many requests from a file, together",
+    .details = MODEL_HELP
+    "It answers all lines, whatever model they name. A line is {\"prompt\": \"...\"} (with \"system\") or "
+    "{\"messages\": [...]}, with fields of OpenAI's chat requests such as temperature, max_tokens or "
+    "response_format, or one of OpenAI's batches: custom_id, url and body. Several answers are written at the same "
+    "time: weights that stream are read once for all of them, so more --parallel brings more tokens a second, as "
+    "far as memory goes.\n\n"
+    "An answer is a line with the number of its \"line\" and its \"answer\", or an \"error\" where the line was "
+    "wrong; for OpenAI's lines a \"response\". It is written as soon as it is there, and when all are, they are put "
+    "in the order of the input. Whatever ended it, Ctrl-C, a full disk or a power cut: the same command goes on "
+    "with the lines that have no answer yet. For all night:\n\n"
+    "  nohup hypura batch MODEL --input in.jsonl --output out.jsonl 2>log &",
+    .options = {batch_rows, plan_option_rows, engine_option_rows},
+    .most = 1,
+    .prepare = prepare,
+    .run = run,
+};

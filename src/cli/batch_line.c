@@ -1,0 +1,168 @@
+#include "cli/batch.h"
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const paths[] = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"};
+
+/* FNV-1a: it tells an edited line from the one that was answered. */
+void batch_digest(const char *text, size_t size, char out[BATCH_DIGEST])
+{
+    uint64_t hash = UINT64_C(0xcbf29ce484222325);
+    for (size_t i = 0; i < size; i++)
+        hash = (hash ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
+    snprintf(out, BATCH_DIGEST, "%016" PRIx64, hash);
+}
+
+/* ---- what it asks ---- */
+
+/* {"custom_id", "method", "url", "body"}, as OpenAI's batches have it. */
+static json_t *read_request(struct batch_line *line, const json_t *json, hypura_error *error)
+{
+    const char *url = json_string_value(json_object_get(json, "url"));
+    const char *method = json_string_value(json_object_get(json, "method"));
+    const json_t *body = json_object_get(json, "body");
+    for (size_t i = 0; url && i < COUNT_OF(paths); i++) {
+        if (strcmp(url, paths[i]) == 0)
+            line->path = paths[i];
+    }
+    if (!line->path)
+        error_set(error, HYPURA_ERROR_ARGUMENT,
+                  "\"url\" is /v1/chat/completions, /v1/completions, /v1/embeddings or /v1/responses");
+    else if (method && strcmp(method, "POST") != 0)
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"method\" is POST");
+    else if (!json_is_object(body))
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"body\" is missing, or no object");
+    else
+        return json_deep_copy(body);
+    return NULL;
+}
+
+/* {"prompt": TEXT} or {"messages": [...]}, with the fields of a chat request beside it. */
+static json_t *read_plain(struct batch_line *line, const json_t *json, const char *system, hypura_error *error)
+{
+    const json_t *prompt = json_object_get(json, "prompt"), *own = json_object_get(json, "system");
+    const json_t *messages = json_object_get(json, "messages"), *count = json_object_get(json, "n");
+    line->path = paths[0];
+    line->plain = true;
+    if (!messages == !json_is_string(prompt)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT,
+                  "a line has a \"prompt\" that is a text, or \"messages\", or \"url\" and \"body\"");
+        return NULL;
+    }
+    if ((own && !json_is_string(own)) || (own && messages)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"system\" is a text beside a \"prompt\"");
+        return NULL;
+    }
+    if (count && json_number_value(count) != 1) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "several answers (\"n\") need \"url\" and \"body\"");
+        return NULL;
+    }
+    json_t *body = json_deep_copy(json);
+    json_object_del(body, "prompt");
+    json_object_del(body, "system");
+    if (messages)
+        return body;
+    json_t *array = json_pack("[{s:s, s:O}]", "role", "user", "content", prompt);
+    const char *first = own ? json_string_value(own) : system;
+    if (first && *first)
+        json_array_insert_new(array, 0, json_pack("{s:s, s:o}", "role", "system", "content", json_text(first)));
+    json_object_set_new(body, "messages", array);
+    return body;
+}
+
+static void add_defaults(const struct batch_line *line, json_t *body, const struct batch_defaults *defaults)
+{
+    bool chat = line->path == paths[0];
+    const char *most = line->path == paths[3] ? "max_output_tokens" : "max_tokens";
+    json_object_update_missing(body, (json_t *)defaults->fields);
+    if (defaults->max_tokens && line->path != paths[2] && !json_object_get(body, most) &&
+        !(chat && json_object_get(body, "max_completion_tokens")))
+        json_object_set_new(body, most, json_integer((json_int_t)defaults->max_tokens));
+}
+
+json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, const char *model,
+                        const struct batch_defaults *defaults, hypura_error *error)
+{
+    json_error_t where;
+    json_t *json = json_loadb(text, size, 0, &where);
+    if (!json_is_object(json)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "%s",
+                  json ? "it is JSON, but no object" : "it is no JSON object, such as {\"prompt\": \"Why?\"}");
+        json_decref(json);
+        return NULL;
+    }
+    line->id = json_incref(json_object_get(json, "custom_id"));
+    bool plain = !json_object_get(json, "url") && !json_object_get(json, "body");
+    json_t *body = plain ? read_plain(line, json, defaults->system, error) : read_request(line, json, error);
+    json_decref(json);
+    if (!body)
+        return NULL;
+    add_defaults(line, body, defaults);
+    json_object_set_new(body, "model", json_string(model));
+    json_object_del(body, "stream");
+    json_object_del(body, "stream_options");
+    return body;
+}
+
+/* ---- its answer ---- */
+
+static json_t *begin(const struct batch_line *line)
+{
+    json_t *json = json_pack("{s:I, s:s}", "line", (json_int_t)line->number, "digest", line->digest);
+    if (line->id)
+        json_object_set(json, "custom_id", line->id);
+    return json;
+}
+
+json_t *batch_error(const struct batch_line *line, const char *message)
+{
+    json_t *json = begin(line), *text = json_text(message);
+    if (line->plain || !line->path) {
+        json_object_set_new(json, "error", text);
+        return json;
+    }
+    json_object_set_new(json, "response", json_null());
+    json_object_set_new(json, "error", json_pack("{s:s, s:o}", "code", "invalid_request", "message", text));
+    return json;
+}
+
+/* Of a chat's answer. */
+static json_t *plain_answer(const struct batch_line *line, const json_t *body)
+{
+    const json_t *choice = json_array_get(json_object_get(body, "choices"), 0), *usage = json_object_get(body, "usage");
+    const json_t *message = json_object_get(choice, "message");
+    static const char *const kept[] = {"reasoning", "tool_calls"};
+    json_t *json = begin(line), *content = json_object_get(message, "content");
+    json_object_set(json, "answer", content ? content : json_null());
+    for (size_t i = 0; i < COUNT_OF(kept); i++) {
+        if (json_object_get(message, kept[i]))
+            json_object_set(json, kept[i], json_object_get(message, kept[i]));
+    }
+    if (!json_is_null(json_object_get(choice, "logprobs")))
+        json_object_set(json, "logprobs", json_object_get(choice, "logprobs"));
+    json_object_set(json, "finish_reason", json_object_get(choice, "finish_reason"));
+    json_object_set(json, "prompt_tokens", json_object_get(usage, "prompt_tokens"));
+    json_object_set(json, "completion_tokens", json_object_get(usage, "completion_tokens"));
+    return json;
+}
+
+json_t *batch_answer(const struct batch_line *line, unsigned status, const char *text, size_t size)
+{
+    json_t *body = json_loadb(text, size, 0, NULL), *json;
+    const char *message = json_string_value(json_object_get(json_object_get(body, "error"), "message"));
+    if (line->plain && status == 200) {
+        json = plain_answer(line, body);
+    } else if (line->plain) {
+        json = batch_error(line, message ? message : "it was refused");
+    } else {
+        json = begin(line);
+        json_object_set_new(
+            json, "response",
+            json_pack("{s:i, s:o}", "status_code", (int)status, "body", body ? json_incref(body) : json_null()));
+        json_object_set_new(json, "error", json_null());
+    }
+    json_decref(body);
+    return json;
+}
