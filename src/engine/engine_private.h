@@ -308,6 +308,10 @@ struct held {
 hypura_status hold_matrix(struct engine *engine, struct held *held, unit_number unit, struct matrix *out,
                           hypura_error *error);
 
+/* Whether a small tensor is floats as it is read: units lie in memory as in the file, by the page. */
+bool are_floats(const struct unit_slice *slice);
+size_t vector_elements(const struct gguf_tensor *tensor);
+
 /* A small tensor as floats; NULL for NO_UNIT. */
 hypura_status hold_vector(struct engine *engine, struct held *held, unit_number unit, const float **out,
                           hypura_error *error);

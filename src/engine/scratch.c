@@ -32,7 +32,20 @@ static void recurrent_widths(struct geometry *out, const struct model_parameters
     out->key = MAX(out->key, 4 * (size_t)p->recurrent_heads_v);
     out->value = MAX(out->value, inner);
     out->attended = MAX(out->attended, inner);
-    out->vector = MAX(out->vector, channels * p->recurrent_conv);
+}
+
+/* Small tensors that hold_vector has to convert. */
+static void vector_widths(struct geometry *out, const struct model *model)
+{
+    for (unit_number i = 0; i < model_unit_count(model); i++) {
+        const struct unit *unit = model_unit(model, i);
+        const struct unit_slice *slice = &unit->slices[0];
+        bool matrix = slice->tensor->dimensions[1] * slice->tensor->dimensions[2] > 1;
+        bool rows = (unit->role >= ROLE_EXPERT_GATE_BIAS && unit->role <= ROLE_EXPERT_DOWN_BIAS) ||
+                    unit->role == ROLE_RECURRENT_CONV;
+        if (unit->kind == UNIT_TENSOR && (!matrix || rows) && !are_floats(slice))
+            out->vector = MAX(out->vector, vector_elements(slice->tensor));
+    }
 }
 
 void geometry_make(struct geometry *out, const struct model *model, size_t threads, uint32_t sequences)
@@ -41,7 +54,7 @@ void geometry_make(struct geometry *out, const struct model *model, size_t threa
     *out = (struct geometry){.model = model, .threads = threads, .sequences = sequences};
     out->logits_rows = MAX(sequences, LOGITS_ROWS);
     out->projected = p->embedding;
-    out->vector = MAX(p->embedding, p->vocabulary);
+    vector_widths(out, model);
     out->feed_forward = p->shared_feed_forward;
     for (uint32_t i = 0; i < p->layers; i++) {
         const struct model_layer *layer = model_layer(model, i);

@@ -43,6 +43,17 @@ hypura_status hold_matrix(struct engine *engine, struct held *held, unit_number 
     return HYPURA_OK;
 }
 
+bool are_floats(const struct unit_slice *slice)
+{
+    return slice->tensor->type == TENSOR_F32 && slice->offset % _Alignof(float) == 0;
+}
+
+size_t vector_elements(const struct gguf_tensor *tensor)
+{
+    const uint64_t *n = tensor->dimensions;
+    return (size_t)(n[0] * n[1] * n[2] * n[3]);
+}
+
 hypura_status hold_vector(struct engine *engine, struct held *held, unit_number unit, const float **out,
                           hypura_error *error)
 {
@@ -51,25 +62,24 @@ hypura_status hold_vector(struct engine *engine, struct held *held, unit_number 
     if (unit == NO_UNIT)
         return HYPURA_OK;
     TRY(hold(engine, held, unit, &view, error));
-    const struct gguf_tensor *tensor = model_unit(engine->model, unit)->slices[0].tensor;
+    const struct unit_slice *slice = &model_unit(engine->model, unit)->slices[0];
     const uint8_t *data = view.slices[0];
     if (!data) {
         *out = gpu_pass_host_vector(engine, unit);
         return HYPURA_OK;
     }
-    if (tensor->type == TENSOR_F32 && (uintptr_t)data % _Alignof(float) == 0) {
+    if (are_floats(slice)) {
         *out = (const float *)(const void *)data;
         return HYPURA_OK;
     }
     if (held->vectors == COUNT_OF(engine->scratch.vectors))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "a step of the forward pass converts too many tensors");
     float *copy = engine->scratch.vectors[held->vectors++];
-    size_t elements =
-        (size_t)(tensor->dimensions[0] * tensor->dimensions[1] * tensor->dimensions[2] * tensor->dimensions[3]);
-    if (tensor->type == TENSOR_F32)
+    size_t elements = vector_elements(slice->tensor);
+    if (slice->tensor->type == TENSOR_F32)
         memcpy(copy, data, elements * sizeof *copy);
     else
-        compute_dequantize(tensor->type, data, copy, elements);
+        compute_dequantize(slice->tensor->type, data, copy, elements);
     *out = copy;
     return HYPURA_OK;
 }

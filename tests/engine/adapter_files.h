@@ -3,6 +3,7 @@
 #ifndef HYPURA_TEST_ADAPTER_FILES_H
 #define HYPURA_TEST_ADAPTER_FILES_H
 
+#include "copy_model.h"
 #include "folder.h"
 #include "reference.h"
 
@@ -26,17 +27,6 @@ static bool is_adapted(const struct gguf_tensor *tensor)
 static uint64_t elements_of(const struct gguf_tensor *tensor)
 {
     return tensor->dimensions[0] * tensor->dimensions[1] * tensor->dimensions[2];
-}
-
-static uint8_t *read_tensor(const struct gguf *file, const struct gguf_tensor *tensor)
-{
-    uint8_t *data = malloc(tensor->bytes);
-    FILE *stream = fopen(gguf_file_path(file, 0), "rb");
-    assert_non_null(stream);
-    assert_int_equal(fseeko(stream, (off_t)tensor->offset, SEEK_SET), 0);
-    assert_int_equal(fread(data, 1, tensor->bytes, stream), tensor->bytes);
-    fclose(stream);
-    return data;
 }
 
 static float *random_floats(struct random *random, uint64_t count, double deviation)
@@ -101,12 +91,7 @@ static void write_files(const char *name, size_t rank)
     assert_ok(gguf_writer_add_string(adapter, "adapter.type", "lora", &test_error));
     assert_ok(gguf_writer_add_string(adapter, "general.architecture", architecture.data, &test_error));
     assert_ok(gguf_writer_add_float(adapter, "adapter.lora.alpha", ALPHA, &test_error));
-    for (size_t i = 0; i < gguf_value_count(file); i++) {
-        const struct gguf_value *value = gguf_value_at(file, i);
-        bool array = value->type == GGUF_ARRAY;
-        assert_ok(gguf_writer_add(merged, value->key.data, array ? value->element_type : value->type, value->data,
-                                  value->count, array, &test_error));
-    }
+    copy_values(merged, file);
     for (size_t i = 0; i < gguf_tensor_count(file); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(file, i);
         const char *tensor = t->name.data;
