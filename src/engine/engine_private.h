@@ -394,6 +394,13 @@ hypura_status check_encoder_batch(const struct engine *engine, const struct engi
 /* Makes scratch.hidden what the first layer of an encoder reads. */
 hypura_status encoder_input(struct engine *engine, hypura_error *error);
 
+/* ---- logits --------------------------------------------------------------------------------------------------------
+ */
+
+/* Hands logits on, from the first-th that is wanted, to whoever takes them as they come. */
+hypura_status give_logits(struct engine *engine, const struct engine_batch *batch, size_t first, size_t count,
+                          const float *logits, hypura_error *error);
+
 /* ---- layers --------------------------------------------------------------------------------------------------------
  */
 

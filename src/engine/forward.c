@@ -51,6 +51,14 @@ static hypura_status read_batch(struct engine *engine, const struct engine_batch
     return is_encoder(engine) ? check_encoder_batch(engine, batch, error) : HYPURA_OK;
 }
 
+static hypura_status check_cancel(struct engine *engine, hypura_error *error)
+{
+    if (atomic_load_explicit(&engine->cancelled, memory_order_relaxed) ||
+        thread_pool_skipped(compute_pool(engine->compute)))
+        return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
+    return HYPURA_OK;
+}
+
 /* ---- embeddings ----------------------------------------------------------------------------------------------------
  */
 
@@ -96,6 +104,19 @@ static hypura_status embed(struct engine *engine, const int32_t *tokens, hypura_
 /* ---- logits --------------------------------------------------------------------------------------------------------
  */
 
+hypura_status give_logits(struct engine *engine, const struct engine_batch *batch, size_t first, size_t count,
+                          const float *logits, hypura_error *error)
+{
+    if (!batch->on_logits)
+        return HYPURA_OK;
+    TRY(check_cancel(engine, error)); /* or what was computed for a part only would be taken for logits */
+    for (size_t i = 0; i < count; i++)
+        if (!batch->on_logits(batch->on_logits_context, first + i,
+                              logits + i * model_parameters(engine->model)->vocabulary))
+            return error_set(error, HYPURA_ERROR_CANCELLED, "stopped while logits were read");
+    return HYPURA_OK;
+}
+
 static hypura_status output_rows(struct engine *engine, const struct engine_batch *batch, struct held *held,
                                  hypura_error *error)
 {
@@ -122,9 +143,7 @@ static hypura_status output_rows(struct engine *engine, const struct engine_batc
             compute_scale(engine->compute, logits, logits, p->output_scale, count);
         if (p->output_soft_cap != 0.0f)
             compute_soft_cap(engine->compute, logits, count, p->output_soft_cap);
-        for (size_t i = 0; batch->on_logits && i < job->tokens; i++)
-            if (!batch->on_logits(batch->on_logits_context, first + i, logits + i * p->vocabulary))
-                return error_set(error, HYPURA_ERROR_CANCELLED, "stopped while logits were read");
+        TRY(give_logits(engine, batch, first, job->tokens, logits, error));
     }
     return HYPURA_OK;
 }
@@ -154,14 +173,6 @@ static hypura_status output(struct engine *engine, const struct engine_batch *ba
 
 /* ---- the pass ------------------------------------------------------------------------------------------------------
  */
-
-static hypura_status check_cancel(struct engine *engine, hypura_error *error)
-{
-    if (atomic_load_explicit(&engine->cancelled, memory_order_relaxed) ||
-        thread_pool_skipped(compute_pool(engine->compute)))
-        return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
-    return HYPURA_OK;
-}
 
 static hypura_status run_layers(struct engine *engine, hypura_error *error)
 {

@@ -73,21 +73,17 @@ static hypura_status finish(struct engine *engine, bool last, hypura_error *erro
 hypura_status gpu_pass_output(struct engine *engine, const struct engine_batch *batch, bool *done, hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
-    const struct model_parameters *p = model_parameters(engine->model);
     *done = pass && pass->plan->output && pass->on_device;
     if (!*done)
         return HYPURA_OK;
     pass->hidden_on_device = true;
-    const float *logits = pass->back_parts.logits.host;
     size_t first = 0;
     do {
         size_t count = MIN(engine->wanted - first, (size_t)engine->geometry.logits_rows);
         if (!pass->ahead.used)
             pass_record_output(engine, first, count);
         TRY(finish(engine, first + count == engine->wanted, error));
-        for (size_t i = 0; batch->on_logits && i < count; i++)
-            if (!batch->on_logits(batch->on_logits_context, first + i, logits + i * p->vocabulary))
-                return error_set(error, HYPURA_ERROR_CANCELLED, "stopped while logits were read");
+        TRY(give_logits(engine, batch, first, count, pass->back_parts.logits.host, error));
         first += count;
     } while (first < engine->wanted);
     return HYPURA_OK;
