@@ -162,21 +162,28 @@ static bool enough_under_way(const struct slot_class *slot_class)
     return slot_class->granted >= MAX(window, (uint64_t)WINDOW_LEAST);
 }
 
+/* Gives a slot to who waits for one first; false when there is none to be had now. */
+static bool start_first(struct store *store, struct slot_class *slot_class)
+{
+    if (!have_free_slot(store, slot_class))
+        abandon_unwanted(store, slot_class);
+    if (slot_class->free == NO_SLOT)
+        return false;
+    unit_number unit = slot_class->waiting.first;
+    waiting_remove(store, &slot_class->waiting, unit);
+    start(store, slot_class, unit, PRIORITY_DEMAND);
+    store->units[unit].granted = true;
+    slot_class->granted++;
+    return true;
+}
+
 void cache_pump(struct store *store, struct slot_class *slot_class)
 {
     while (slot_class->waiting.first != NO_UNIT) {
         if (slot_class->free == NO_SLOT && enough_under_way(slot_class))
             return;
-        if (!have_free_slot(store, slot_class)) {
-            abandon_unwanted(store, slot_class);
-            if (slot_class->free == NO_SLOT)
-                return;
-        }
-        unit_number unit = slot_class->waiting.first;
-        waiting_remove(store, &slot_class->waiting, unit);
-        start(store, slot_class, unit, PRIORITY_DEMAND);
-        store->units[unit].granted = true;
-        slot_class->granted++;
+        if (!start_first(store, slot_class))
+            return;
     }
 }
 
@@ -342,8 +349,7 @@ bool cache_force(struct store *store, unit_number number)
     struct slot_class *slot_class = &store->classes[store->units[number].slot_class];
     waiting_remove(store, &slot_class->waiting, number);
     waiting_prepend(store, &slot_class->waiting, number);
-    cache_pump(store, slot_class);
-    if (store->units[number].stage != STAGE_WAITING)
+    if (start_first(store, slot_class)) /* however much is under way: nothing of that may be asked for before */
         return true;
     unit_number other = NO_UNIT;
     for (uint32_t i = 0; i < slot_class->unit_count; i++) {
@@ -359,8 +365,10 @@ bool cache_force(struct store *store, unit_number number)
         return false;
     /* What was wanted, and is there, but is not asked for first, is read again later. */
     evict(store, slot_class, other);
-    store->units[other].stage = STAGE_WAITING;
-    waiting_append(store, &slot_class->waiting, other);
+    if (store->units[other].wants > 0) {
+        store->units[other].stage = STAGE_WAITING;
+        waiting_append(store, &slot_class->waiting, other);
+    }
     cache_pump(store, slot_class);
     return true;
 }

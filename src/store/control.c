@@ -76,8 +76,8 @@ void store_count_bytes(struct store *store, unit_number number, uint64_t bytes[U
 {
     if (number >= store->unit_count)
         return;
-    struct store_pieces pieces = store_pieces(store, number);
     pthread_mutex_lock(store->mutex);
+    struct store_pieces pieces = store_pieces(store, number);
     for (uint32_t i = 0; i < pieces.count; i++)
         bytes[state_of(store, pieces.first + i)] += store_unit(store, pieces.first + i)->bytes;
     pthread_mutex_unlock(store->mutex);

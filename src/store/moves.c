@@ -239,8 +239,6 @@ static bool wait_for_all(struct store *store)
         if (waits) {
             pthread_mutex_unlock(store->mutex);
             hypura_status status = store_get(store, moves->list[i].in, &view, NULL);
-            if (status) /* or the want would keep it in the cache for good */
-                store_forget(store, &moves->list[i].in, 1);
             pthread_mutex_lock(store->mutex);
             if (status)
                 return false;

@@ -433,6 +433,43 @@ static hypura_status take_failure(struct store *store, struct stored_unit *unit,
     return status;
 }
 
+static void released(struct store *store, unit_number number)
+{
+    struct stored_unit *unit = &store->units[number];
+    if (unit->wants > 0 || unit->holds > 0)
+        return;
+    if (unit->place == PLACE_RING)
+        ring_released(store, number);
+    else
+        cache_released(store, number);
+}
+
+/* One want less. */
+static void forget(struct store *store, unit_number number)
+{
+    struct stored_unit *unit = &store->units[number];
+    if (is_fixed(unit) || unit->wants == 0 || --unit->wants > 0)
+        return;
+    if (unit->stage == STAGE_WAITING) {
+        waiting_remove(store,
+                       unit->place == PLACE_RING ? &store->ring.waiting : &store->classes[unit->slot_class].waiting,
+                       number);
+        unit->stage = STAGE_ABSENT;
+    } else if (unit->stage == STAGE_FAILED) {
+        free(unit->failure);
+        unit->failure = NULL;
+        unit->stage = STAGE_ABSENT;
+    } else if (unit->stage == STAGE_READING) {
+        if (unit->place == PLACE_RING)
+            ring_unwanted(store, number);
+        else
+            cache_unwanted(store, number);
+    }
+    if (unit->place == PLACE_CACHE)
+        cache_taken(store, number);
+    released(store, number);
+}
+
 hypura_status store_get(struct store *store, unit_number number, struct store_view *view, hypura_error *error)
 {
     hypura_status status = check_whole_unit(store, number, error);
@@ -449,7 +486,8 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
     pthread_mutex_lock(store->mutex);
     if (unit->place == PLACE_RING)
         ring_ask(store, number);
-    if (unit->wants == 0) {
+    bool wanted = unit->wants > 0;
+    if (!wanted) {
         want_locked(store, number);
         guess_expire(store);
     }
@@ -472,7 +510,9 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
     }
     if (start)
         store->counts.stall_nanoseconds += clock_nanoseconds() - start;
-    if (!status && unit->stage == STAGE_FAILED) {
+    if (status && !wanted) {
+        forget(store, number);
+    } else if (!status && unit->stage == STAGE_FAILED) {
         status = take_failure(store, unit, error);
     } else if (!status) {
         unit->wants--;
@@ -508,17 +548,6 @@ bool store_get_ready(struct store *store, unit_number number, struct store_view 
     return ready;
 }
 
-static void released(struct store *store, unit_number number)
-{
-    struct stored_unit *unit = &store->units[number];
-    if (unit->wants > 0 || unit->holds > 0)
-        return;
-    if (unit->place == PLACE_RING)
-        ring_released(store, number);
-    else
-        cache_released(store, number);
-}
-
 void store_put(struct store *store, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
@@ -533,28 +562,7 @@ void store_put(struct store *store, unit_number number)
 void store_forget(struct store *store, const unit_number *units, size_t count)
 {
     pthread_mutex_lock(store->mutex);
-    for (size_t i = 0; i < count; i++) {
-        struct stored_unit *unit = &store->units[units[i]];
-        if (is_fixed(unit) || unit->wants == 0 || --unit->wants > 0)
-            continue;
-        if (unit->stage == STAGE_WAITING) {
-            waiting_remove(store,
-                           unit->place == PLACE_RING ? &store->ring.waiting : &store->classes[unit->slot_class].waiting,
-                           units[i]);
-            unit->stage = STAGE_ABSENT;
-        } else if (unit->stage == STAGE_FAILED) {
-            free(unit->failure);
-            unit->failure = NULL;
-            unit->stage = STAGE_ABSENT;
-        } else if (unit->stage == STAGE_READING) {
-            if (unit->place == PLACE_RING)
-                ring_unwanted(store, units[i]);
-            else
-                cache_unwanted(store, units[i]);
-        }
-        if (unit->place == PLACE_CACHE)
-            cache_taken(store, units[i]);
-        released(store, units[i]);
-    }
+    for (size_t i = 0; i < count; i++)
+        forget(store, units[i]);
     pthread_mutex_unlock(store->mutex);
 }

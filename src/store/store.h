@@ -117,8 +117,9 @@ bool store_ready(struct store *store, unit_number unit);
 hypura_status store_wait_any(struct store *store, const unit_number *units, size_t count, size_t *index,
                              hypura_error *error);
 
-/* Waits for the unit, holds it and shows where it is. Without a want before, wants it first. After an error of
- * HYPURA_ERROR_IO the want is used up, and the next get reads again; after others it stands until store_forget. */
+/* Waits for the unit, holds it and shows where it is. Without a want before, wants it first, and no longer after an
+ * error. A want from before is used up by an error of HYPURA_ERROR_IO, and the next get reads again; after others it
+ * stands until store_forget. */
 hypura_status store_get(struct store *store, unit_number unit, struct store_view *view, hypura_error *error);
 void store_put(struct store *store, unit_number unit);
 

@@ -200,10 +200,15 @@ static void holding_everything_is_an_error_and_no_deadlock(void **state)
     size_t index;
     assert_ok(store_get(store, 30, &held, &test_error));
     assert_int_equal(store_get(store, other, &view, &test_error), HYPURA_ERROR_MEMORY);
+    /* Who did not say before that he wants it wants it no more. */
+    assert_int_equal(store_wait_any(store, &other, 1, &index, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_ok(store_want(store, &other, 1, &test_error));
+    assert_int_equal(store_get(store, other, &view, &test_error), HYPURA_ERROR_MEMORY);
     assert_int_equal(store_wait_any(store, &other, 1, &index, &test_error), HYPURA_ERROR_MEMORY);
     assert_true(is_right(&fixture, 30, &held));
     store_put(store, 30);
-    assert_ok(store_get(store, other, &view, &test_error)); /* the want of before still counts */
+    assert_ok(store_wait_any(store, &other, 1, &index, &test_error));
+    assert_ok(store_get(store, other, &view, &test_error));
     store_put(store, other);
     unit_number largest = 0;
     for (unit_number i = 0; i < fixture.tensors; i++)
