@@ -101,7 +101,8 @@ struct engine_batch {
 };
 
 /* Runs a batch. Token ids and positions are checked. After an error (HYPURA_ERROR_CANCELLED included) the sequences
- * hold the positions that they held before. */
+ * hold the positions that they held before. A file of which something was read, and that was written to since it was
+ * opened, is an error of HYPURA_ERROR_IO: of this batch and of those to come. */
 hypura_status engine_forward(struct engine *engine, const struct engine_batch *batch, hypura_error *error);
 
 /* Logits [vocabulary] of the batch's index-th token that wanted them, counted among those; valid until the next

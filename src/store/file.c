@@ -26,6 +26,15 @@ static int open_direct(const char *path)
 #endif
 }
 
+static struct timespec modified(const struct stat *status)
+{
+#ifdef __APPLE__
+    return status->st_mtimespec;
+#else
+    return status->st_mtim;
+#endif
+}
+
 hypura_status store_file_open(struct store_file *file, const char *path, bool allow_buffered, hypura_error *error)
 {
     struct store_file opened = {.descriptor = open_direct(path), .direct = true};
@@ -58,6 +67,7 @@ hypura_status store_file_open(struct store_file *file, const char *path, bool al
         return error_set(error, HYPURA_ERROR_IO, "%s is not a regular file", path);
     }
     opened.bytes = (uint64_t)status.st_size;
+    opened.modified = modified(&status);
     hypura_status failed = string_copy(&opened.path, path, error);
     if (failed) {
         close(opened.descriptor);
@@ -73,6 +83,16 @@ void store_file_close(struct store_file *file)
         close(file->descriptor);
     memory_free(file->path);
     file->path = NULL;
+}
+
+bool store_file_changed(const struct store_file *file)
+{
+    struct stat status;
+    if (fstat(file->descriptor, &status) != 0)
+        return false; /* reading will say what is wrong */
+    struct timespec now = modified(&status);
+    return (uint64_t)status.st_size != file->bytes || now.tv_sec != file->modified.tv_sec ||
+           now.tv_nsec != file->modified.tv_nsec;
 }
 
 /* ---- layout ------------------------------------------------------------------------------------------------------ */

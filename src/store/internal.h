@@ -237,6 +237,7 @@ struct store {
     uint8_t *bounce;                    /* for store_read */
     struct io_counters loaded_counters; /* when the load was done */
     uint64_t rows_read;
+    uint64_t bytes_checked; /* that were read when the files were looked at last */
     struct store_statistics counts; /* the fields that are counted as things happen */
     struct store *next_peer;        /* guarded by the mutex in peers.c */
 };
@@ -275,6 +276,9 @@ hypura_status pieces_prepare(struct store *store, const struct store_source *sou
 hypura_status store_cancelled_error(hypura_error *error);
 /* Whether there is such a unit, and it may be asked for. */
 hypura_status store_check_unit(const struct store *store, unit_number unit, hypura_error *error);
+
+/* pass.c: an error when a file was written to since it was opened, and something was read since this was asked. */
+hypura_status store_check_files(struct store *store, hypura_error *error);
 
 /* waiting.c */
 void waiting_append(struct store *store, struct waiting_list *list, unit_number unit);

@@ -17,6 +17,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <time.h>
 
 /* Direct reads have offsets, lengths and memory that are multiples of this. */
 #define IO_ALIGNMENT STORAGE_ALIGNMENT
@@ -27,12 +28,14 @@ struct store_file {
     char *path;
     int descriptor;
     bool direct;
-    uint64_t bytes; /* when it was opened */
+    uint64_t bytes;           /* when it was opened */
+    struct timespec modified; /* likewise */
 };
 
 /* Opens for direct reads where the file system allows it. */
 hypura_status store_file_open(struct store_file *file, const char *path, bool allow_buffered, hypura_error *error);
 void store_file_close(struct store_file *file);
+bool store_file_changed(const struct store_file *file); /* written to since it was opened */
 
 /* ---- transfers --------------------------------------------------------------------------------------------------- */
 

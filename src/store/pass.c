@@ -36,9 +36,32 @@ void store_abandon(struct store *store)
     end_pass(store);
 }
 
+hypura_status store_check_files(struct store *store, hypura_error *error)
+{
+    struct io_counters counters;
+    io_counters(store->io, &counters);
+    uint64_t bytes = store->rows_read;
+    for (int priority = 0; priority < PRIORITY_COUNT; priority++)
+        bytes += counters.bytes[priority];
+    for (uint32_t i = 0; bytes != store->bytes_checked && i < store->file_count; i++) {
+        if (store_file_changed(&store->files[i]))
+            return error_set(error, HYPURA_ERROR_IO,
+                             "%s was written to while it was in use: what is in memory and what is read now do not "
+                             "belong together any more, and the model has to be opened anew",
+                             store->files[i].path);
+    }
+    store->bytes_checked = bytes;
+    return HYPURA_OK;
+}
+
 hypura_status store_advance(struct store *store, hypura_error *error)
 {
     pthread_mutex_lock(store->mutex);
+    hypura_status status = store_check_files(store, error);
+    if (status) {
+        pthread_mutex_unlock(store->mutex);
+        return status;
+    }
     usage_note_pass(store);
     guess_pass_done(store);
     cache_advance(store);

@@ -148,7 +148,9 @@ static hypura_status load_cache(struct store *store, store_progress progress, vo
         }
         stopped |= atomic_load(&store->cancelled);
     }
-    return stopped ? error_set(error, HYPURA_ERROR_CANCELLED, "loading the weights was cancelled") : HYPURA_OK;
+    if (stopped)
+        return error_set(error, HYPURA_ERROR_CANCELLED, "loading the weights was cancelled");
+    return store_check_files(store, error);
 }
 
 hypura_status store_load(struct store *store, store_progress progress, void *context, hypura_error *error)

@@ -158,7 +158,9 @@ void store_begin(struct store *store);
 void store_abandon(struct store *store);
 
 /* A pass (one token, or one chunk) is done: what was used before it counts less, and experts may change sides.
- * HYPURA_ERROR_DEVICE: the GPU did not take what is where since, so no pass may run on it any more. */
+ * HYPURA_ERROR_DEVICE: the GPU did not take what is where since, so no pass may run on it any more. HYPURA_ERROR_IO: a
+ * file that is read from was written to since it was opened, so what the pass computed is worth nothing, and the next
+ * ones will fail too. */
 hypura_status store_advance(struct store *store, hypura_error *error);
 
 /* ---- from any thread ------------------------------------------------------------------------------------------------

@@ -174,6 +174,44 @@ static void a_file_that_became_shorter_is_an_error(void **state)
     }
 }
 
+static void overwrite(const char *path, off_t offset)
+{
+    usleep(20000); /* the clock of files is a coarse one */
+    int file = open(path, O_WRONLY);
+    assert_int_equal(pwrite(file, "other", 5, offset), 5);
+    close(file);
+}
+
+static void a_file_that_was_written_to_is_an_error(void **state)
+{
+    (void)state;
+    struct world world = {0};
+    struct store *store = open_world(&world, 0);
+    get_and_check(store, &world.fixture, 20);
+    assert_ok(store_advance(store, &test_error));
+    overwrite(world.fixture.paths[1], 0);
+    for (int i = 0; i < 2; i++) {
+        use_everything(store, &world.fixture);
+        assert_int_equal(store_advance(store, &test_error), HYPURA_ERROR_IO);
+        assert_non_null(strstr(test_error.message, "was written to"));
+        assert_non_null(strstr(test_error.message, world.fixture.paths[1]));
+    }
+    store_close(store);
+    fixture_free(&world.fixture);
+
+    /* What is all in memory stays what it was. */
+    struct fixture fixture;
+    struct fixture_shape shape = mixed;
+    shape.pin_tensors = shape.pin_experts = true;
+    fixture_make(&fixture, &shape);
+    store = open_store(&fixture, 0, 0, &readers[0], NULL);
+    overwrite(fixture.paths[0], 0);
+    get_and_check(store, &fixture, 0);
+    assert_ok(store_advance(store, &test_error));
+    store_close(store);
+    fixture_free(&fixture);
+}
+
 /* ---- other threads ----------------------------------------------------------------------------------------------- */
 
 static void *cancel_soon(void *store)
@@ -293,6 +331,7 @@ int main(void)
         cmocka_unit_test(a_read_error_is_told_and_nothing_hangs),
         cmocka_unit_test(loading_tells_a_read_error),
         cmocka_unit_test(a_file_that_became_shorter_is_an_error),
+        cmocka_unit_test(a_file_that_was_written_to_is_an_error),
         cmocka_unit_test(a_cancel_from_another_thread_ends_a_wait),
         cmocka_unit_test(the_pool_changes_size_under_load),
     };
