@@ -1,4 +1,5 @@
 #include "engine/gpu/pass.h"
+#include "store/policy.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -46,7 +47,7 @@ static hypura_status check_options(const struct engine_options *options, hypura_
     if (options->threads > MAX_THREADS)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "%zu threads; at most %u are possible", options->threads,
                          MAX_THREADS);
-    return HYPURA_OK;
+    return policy_check(options->cache_policy, error);
 }
 
 /* Every tensor's type must have a kernel; better said now than in the middle of a pass. */

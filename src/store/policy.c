@@ -23,17 +23,32 @@ const char *policy_name(size_t index)
     return policies[index].name;
 }
 
-hypura_status policy_create(struct cache_policy **out, const char *name, const struct policy_shape *shape,
-                            hypura_error *error)
+/* The number of policies when there is none of that name. */
+static size_t find_policy(const char *name)
+{
+    size_t i = 0;
+    while (name && i < COUNT_OF(policies) && strcmp(name, policies[i].name) != 0)
+        i++;
+    return i;
+}
+
+hypura_status policy_check(const char *name, hypura_error *error)
 {
     char known[128] = "";
+    if (find_policy(name) < COUNT_OF(policies))
+        return HYPURA_OK;
     for (size_t i = 0; i < COUNT_OF(policies); i++) {
-        if (!name || strcmp(name, policies[i].name) == 0)
-            return policies[i].create(out, shape, error);
         size_t used = strlen(known);
         snprintf(known + used, sizeof known - used, "%s%s", i ? ", " : "", policies[i].name);
     }
     return error_set(error, HYPURA_ERROR_ARGUMENT, "no cache policy \"%s\": expected one of %s", name, known);
+}
+
+hypura_status policy_create(struct cache_policy **out, const char *name, const struct policy_shape *shape,
+                            hypura_error *error)
+{
+    hypura_status status = policy_check(name, error);
+    return status ? status : policies[find_policy(name)].create(out, shape, error);
 }
 
 /* ---- lists ------------------------------------------------------------------------------------------------------- */

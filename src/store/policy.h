@@ -62,6 +62,7 @@ size_t policy_count(void);
 const char *policy_name(size_t index);
 
 /* name NULL: the default. An unknown name gets a sentence that lists the known ones. */
+hypura_status policy_check(const char *name, hypura_error *error);
 hypura_status policy_create(struct cache_policy **out, const char *name, const struct policy_shape *shape,
                             hypura_error *error);
 

@@ -108,6 +108,10 @@ static void names_files_that_are_not_models(void **state)
     engine_default_options(&options);
     options.kv_type = TENSOR_Q8_0; /* heads of 48 are not whole blocks of 32 */
     assert_int_equal(engine_open(&engine, model_path("qwen3"), &options, &test_error), HYPURA_ERROR_UNSUPPORTED);
+    engine_default_options(&options);
+    options.cache_policy = "newest"; /* also where nothing streams */
+    assert_int_equal(engine_open(&engine, model_path("llama"), &options, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_non_null(strstr(test_error.message, "lru"));
     assert_null(engine);
 }
 

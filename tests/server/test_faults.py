@@ -331,6 +331,16 @@ def a_file_that_goes_in_mid_stream():
         error = told["response"]["error"] if last == "response.failed" else told["error"]
         assert "cut.gguf" in error["message"], told
         os.remove(path)
+    # One that is written over would give a mixture of two models; the next request opens what is there now.
+    shutil.copy(FILE, path)
+    connection, response = stream_of(server, "cut", 400)
+    assert json.loads(response.readline())["done"] is False
+    with open(FILE, "rb") as source, open(path, "r+b") as file:
+        file.write(source.read())
+    lines = [json.loads(line) for line in response.read().splitlines()]
+    assert "was written to" in lines[-1].get("error", ""), lines[-1]
+    assert server.post("/api/chat", chat(model="cut", stream=False))["message"]["content"].startswith(ANSWER)
+    os.remove(path)
     assert server.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
     assert server.stop() == 0
 
