@@ -86,8 +86,10 @@ hypura_status generator_create(struct generator **out, struct engine *engine, co
     status = ALLOCATE(&generator->slots, plan->sequences, "sequence table", error);
     if (!status)
         generator->slot_count = plan->sequences;
-    for (uint32_t s = 0; !status && s < generator->slot_count; s++)
+    for (uint32_t s = 0; !status && s < generator->slot_count; s++) {
+        engine_truncate(engine, s, 0); /* what others left there is in no history */
         status = ALLOCATE(&generator->slots[s].history, plan->positions, "token history", error);
+    }
     if (!status)
         status = ALLOCATE(&generator->due, plan->sequences, "batch", error);
     if (!status)

@@ -66,6 +66,7 @@ struct generation_request {
 
 struct generator;
 
+/* Empties the engine's sequences: from here on they are the generator's. */
 hypura_status generator_create(struct generator **out, struct engine *engine, const struct vocabulary *vocabulary,
                                hypura_error *error);
 /* Ends running and waiting requests as cancelled. */

@@ -7,6 +7,7 @@
 #include "folder.h"
 #include "reference.h"
 
+#include "engine/generate.h"
 #include "model/synth.h"
 
 #include <dirent.h>
@@ -18,6 +19,8 @@
 #define LENGTH 48u /* tokens of each */
 #define RUNS 4u    /* of each model */
 #define STEPS 24u
+#define ANSWERS 6u
+#define ANSWER_TOKENS 20u
 
 /* What the process may hold beside what was planned: this test's own, and what the allocator keeps. */
 #define SLACK ((uint64_t)2 << 20)
@@ -27,6 +30,16 @@ struct script {
     float *logits; /* [LENGTH][vocabulary] */
 };
 
+struct answer {
+    int32_t tokens[ANSWER_TOKENS];
+    uint32_t count;
+    uint64_t id;
+    bool done;
+    enum finish_reason reason;
+    hypura_error error;
+    struct sampler *sampler;
+};
+
 struct world {
     struct random random;
     uint64_t seed;
@@ -34,8 +47,11 @@ struct world {
     char description[200];
     uint32_t vocabulary;
     uint64_t bytes;
+    uint32_t context; /* which some ropes depend on */
     enum tensor_type kv_type;
     struct script scripts[SEQUENCES];
+    bool speaks; /* has a vocabulary, and so answers */
+    struct answer answers[ANSWERS];
 };
 
 static uint32_t below(struct random *random, uint32_t count)
@@ -131,6 +147,7 @@ static void make_model(struct world *world)
         whole = model_path(name);
         snprintf(world->description, sizeof world->description, "%s", name);
         world->bytes = 4 << 20;
+        world->kv_type = TENSOR_F16; /* the others want heads of whole blocks */
     } else {
         make_file(world, whole);
     }
@@ -139,13 +156,73 @@ static void make_model(struct world *world)
         split_file(world, whole);
 }
 
+/* ---- answers -------------------------------------------------------------------------------------------------------
+ */
+
+static bool take_token(void *context, const struct generated_token *token)
+{
+    struct answer *answer = context;
+    if (token->id != NO_TOKEN)
+        answer->tokens[answer->count++] = token->id;
+    return true;
+}
+
+static void take_result(void *context, const struct generation_result *result)
+{
+    struct answer *answer = context;
+    answer->reason = result->reason;
+    answer->error = result->error;
+    answer->done = true;
+}
+
+/* Answer number i goes on with the start of a script, so that some begin alike. */
+static void ask(const struct world *world, struct generator *generator, struct answer *answer, uint32_t i)
+{
+    struct sampler_options options;
+    sampler_default_options(&options);
+    options.seed = i;
+    options.temperature = 1;
+    options.repeat_penalty = 1.1f;
+    *answer = (struct answer){0};
+    assert_ok(sampler_create(&answer->sampler, &options, world->vocabulary, &test_error));
+    struct generation_request request = {.tokens = world->scripts[i % SEQUENCES].tokens,
+                                         .count = 3 + 5 * i,
+                                         .max_tokens = ANSWER_TOKENS - i,
+                                         .sampler = answer->sampler,
+                                         .ignore_end = true,
+                                         .on_token = take_token,
+                                         .on_done = take_result,
+                                         .context = answer};
+    assert_ok(generator_submit(generator, &request, &answer->id, &test_error));
+}
+
+/* One by one. */
+static void make_answers(struct world *world, struct engine *engine)
+{
+    const struct vocabulary *vocabulary;
+    struct generator *generator;
+    world->speaks = engine_vocabulary(&vocabulary, engine, NULL) == HYPURA_OK;
+    if (!world->speaks)
+        return;
+    assert_ok(generator_create(&generator, engine, vocabulary, &test_error));
+    for (uint32_t i = 0; i < ANSWERS; i++) {
+        ask(world, generator, &world->answers[i], i);
+        while (generator_step(generator))
+            ;
+        assert_true(world->answers[i].done && world->answers[i].reason == FINISH_LENGTH);
+        sampler_destroy(world->answers[i].sampler);
+    }
+    generator_destroy(generator);
+}
+
 /* Each sequence by itself, with all weights in memory. */
 static void make_scripts(struct world *world)
 {
     struct engine_options options;
     struct engine *engine;
     engine_default_options(&options);
-    options.context = 256;
+    options.gpu = "none";
+    options.context = world->context;
     options.threads = 1 + below(&world->random, 2);
     options.kv_type = world->kv_type;
     if (engine_open(&engine, world->path, &options, &test_error))
@@ -160,6 +237,8 @@ static void make_scripts(struct world *world)
         engine_truncate(engine, 0, 0);
         feed(engine, 0, script->tokens, LENGTH, 1 + below(&world->random, LENGTH), script->logits);
     }
+    engine_truncate(engine, 0, 0);
+    make_answers(world, engine);
     engine_close(engine);
 }
 
@@ -219,6 +298,10 @@ struct run {
     uint32_t passes, cancelled;
 };
 
+#define fail_run(run, format, ...)                                                                                     \
+    fail_msg("seed %llu, %s; %s: " format, (unsigned long long)(run)->world->seed, (run)->world->description,          \
+             (run)->description, __VA_ARGS__)
+
 static bool compare_logits(void *context, size_t index, const float *logits)
 {
     struct run *run = context;
@@ -231,8 +314,7 @@ static bool compare_logits(void *context, size_t index, const float *logits)
     }
     const float *expected = world->scripts[run->sequences[i]].logits + (size_t)run->positions[i] * world->vocabulary;
     if (memcmp(expected, logits, world->vocabulary * sizeof *logits) != 0)
-        fail_msg("seed %llu, %s; %s: other bits at position %u of sequence %u", (unsigned long long)world->seed,
-                 world->description, run->description, run->positions[i], run->sequences[i]);
+        fail_run(run, "other bits at position %u of sequence %u", run->positions[i], run->sequences[i]);
     return index != run->stop_after;
 }
 
@@ -280,8 +362,7 @@ static void step(struct run *run)
     if (status == HYPURA_ERROR_MEMORY && strstr(test_error.message, "have room for"))
         engine_truncate(run->engine, below(random, run->options.sequences), 0);
     else if (status != HYPURA_ERROR_CANCELLED)
-        fail_msg("seed %llu, %s; %s: %s", (unsigned long long)run->world->seed, run->world->description,
-                 run->description, test_error.message);
+        fail_run(run, "%s", test_error.message);
 }
 
 static void assert_held(const struct run *run, uint64_t allowed)
@@ -289,8 +370,7 @@ static void assert_held(const struct run *run, uint64_t allowed)
     uint64_t held = memory_resident_bytes();
     allowed += engine_plan(run->engine)->code_on_top + SLACK;
     if (!SANITIZED && held > allowed)
-        fail_msg("seed %llu, %s; %s: %llu bytes are held, %llu may be", (unsigned long long)run->world->seed,
-                 run->world->description, run->description, (unsigned long long)held, (unsigned long long)allowed);
+        fail_run(run, "%llu bytes are held, %llu may be", (unsigned long long)held, (unsigned long long)allowed);
 }
 
 static void choose_options(struct run *run)
@@ -299,7 +379,8 @@ static void choose_options(struct run *run)
     struct random *random = &run->world->random;
     struct engine_options *options = &run->options;
     engine_default_options(options);
-    options->context = perhaps(random) ? 64 : 256;
+    options->gpu = "none"; /* which has bits of its own */
+    options->context = run->world->context;
     options->kv_type = run->world->kv_type;
     options->sequences = 1 + below(random, SEQUENCES);
     options->threads = 1 + below(random, 3);
@@ -314,6 +395,40 @@ static void choose_options(struct run *run)
     options->remember_usage = perhaps(random);
 }
 
+/* Answers that come when they like, some given up, beside the meddler: those that end have the tokens that they had. */
+static void answer_all(struct run *run)
+{
+    struct world *world = run->world;
+    const struct vocabulary *vocabulary;
+    struct generator *generator;
+    struct answer answers[ANSWERS] = {0};
+    uint32_t asked = 0, first = below(&world->random, ANSWERS);
+    if (!world->speaks)
+        return;
+    assert_ok(engine_vocabulary(&vocabulary, run->engine, &test_error));
+    assert_ok(generator_create(&generator, run->engine, vocabulary, &test_error));
+    for (bool more = true; more || asked < ANSWERS;) {
+        if (asked < ANSWERS && below(&world->random, 3) == 0) {
+            uint32_t i = (first + asked++) % ANSWERS;
+            ask(world, generator, &answers[i], i);
+        }
+        if (below(&world->random, 30) == 0)
+            generator_cancel(generator, answers[below(&world->random, ANSWERS)].id);
+        more = generator_step(generator);
+    }
+    generator_destroy(generator);
+    for (uint32_t i = 0; i < ANSWERS; i++) {
+        const struct answer *answer = &answers[i], *expected = &world->answers[i];
+        assert_true(answer->done);
+        sampler_destroy(answer->sampler);
+        if (answer->reason == FINISH_ERROR)
+            fail_run(run, "%s", answer->error.message);
+        if (answer->count > expected->count || (answer->reason == FINISH_LENGTH && answer->count != expected->count) ||
+            memcmp(answer->tokens, expected->tokens, answer->count * sizeof *answer->tokens) != 0)
+            fail_run(run, "answer %u has other tokens", i);
+    }
+}
+
 static void run_once(struct world *world)
 {
     struct random *random = &world->random;
@@ -322,6 +437,7 @@ static void run_once(struct world *world)
     uint64_t more = below(random, 3) ? random_next(random) % (world->bytes + 1) : 0;
     run.engine = open_above_smallest(world->path, &run.options, more);
     const struct plan *plan = engine_plan(run.engine);
+    const struct model_parameters *p = model_parameters(engine_model(run.engine));
     run.room = MIN(plan->chunk, (uint32_t)COUNT_OF(run.tokens));
     struct meddler meddler = {.engine = run.engine,
                               .least = run.options.budget - (run.options.budget >> 3),
@@ -329,7 +445,7 @@ static void run_once(struct world *world)
                               .resizes = perhaps(random),
                               .cancels = perhaps(random),
                               .allowed = run.options.budget,
-                              .used = calloc((size_t)plan->unit_count + 1, 1)};
+                              .used = calloc((size_t)p->layers * p->experts + 1, 1)};
     snprintf(run.description, sizeof run.description,
              "%s, budget %llu, %u sequences, %zu threads, chunk %u, %s, guessing %d, fill %d, depth %u, resizes %d, "
              "cancels %d",
@@ -343,13 +459,14 @@ static void run_once(struct world *world)
         step(&run);
         assert_held(&run, atomic_load(&meddler.allowed));
     }
+    answer_all(&run);
+    assert_held(&run, atomic_load(&meddler.allowed));
     atomic_store(&meddler.stop, true);
     pthread_join(thread, NULL);
     free(meddler.used);
     /* Back to where it began, and once more through all, so that what a cancel or a resize left behind shows. */
     if (engine_set_budget(run.engine, run.options.budget, &test_error) && plan->pool_bytes)
-        fail_msg("seed %llu, %s; %s: %s", (unsigned long long)world->seed, world->description, run.description,
-                 test_error.message);
+        fail_run(&run, "%s", test_error.message);
     for (uint32_t s = 0; s < run.options.sequences; s++)
         engine_truncate(run.engine, s, 0);
     for (uint32_t i = 0; i < STEPS / 4; i++)
@@ -377,6 +494,7 @@ static void run_model(uint64_t seed)
     struct world world = {.seed = seed};
     static const enum tensor_type kv_types[] = {TENSOR_F16, TENSOR_F32, TENSOR_Q8_0};
     random_seed(&world.random, seed);
+    world.context = perhaps(&world.random) ? 64 : 256;
     world.kv_type = kv_types[below(&world.random, COUNT_OF(kv_types))];
     make_model(&world);
     make_scripts(&world);
