@@ -44,10 +44,11 @@ static uint64_t read_limit(const struct read_run *run)
     return run->once ? run->file_bytes / run->block_bytes : UINT64_MAX;
 }
 
-static void *read_memory(const struct read_run *run, uint32_t slot)
+/* All of it in turn: what always lands in the same place never leaves the processor's caches, or the host's. */
+static void *read_memory(const struct read_run *run, uint64_t number)
 {
     size_t slots = run->memory_bytes / run->block_bytes;
-    return (char *)run->memory + slot % slots * run->block_bytes;
+    return (char *)run->memory + number % slots * run->block_bytes;
 }
 
 static bool go_on(const struct read_run *run, uint64_t number, uint64_t started)
@@ -73,9 +74,9 @@ static hypura_status run_uring(struct io_uring *ring, const struct read_run *run
     uint32_t in_flight = 0;
     for (; in_flight < run->depth && submitted < read_limit(run); in_flight++, submitted++) {
         struct io_uring_sqe *entry = io_uring_get_sqe(ring);
-        io_uring_prep_read(entry, run->file, read_memory(run, in_flight), run->block_bytes,
+        io_uring_prep_read(entry, run->file, read_memory(run, submitted), run->block_bytes,
                            hw_read_block(run, submitted) * run->block_bytes);
-        io_uring_sqe_set_data64(entry, submitted << 16 | in_flight);
+        io_uring_sqe_set_data64(entry, submitted);
     }
     while (in_flight > 0) {
         int result = io_uring_submit_and_wait(ring, 1);
@@ -85,8 +86,7 @@ static hypura_status run_uring(struct io_uring *ring, const struct read_run *run
         }
         struct io_uring_cqe *entry;
         while (io_uring_peek_cqe(ring, &entry) == 0) {
-            uint64_t number = entry->user_data >> 16;
-            uint32_t slot = (uint32_t)(entry->user_data & 0xffff);
+            uint64_t number = entry->user_data;
             int size = entry->res;
             io_uring_cqe_seen(ring, entry);
             in_flight--;
@@ -100,9 +100,9 @@ static hypura_status run_uring(struct io_uring *ring, const struct read_run *run
             if (status != HYPURA_OK || !go_on(run, submitted, started))
                 continue;
             struct io_uring_sqe *next = io_uring_get_sqe(ring);
-            io_uring_prep_read(next, run->file, read_memory(run, slot), run->block_bytes,
+            io_uring_prep_read(next, run->file, read_memory(run, submitted), run->block_bytes,
                                hw_read_block(run, submitted) * run->block_bytes);
-            io_uring_sqe_set_data64(next, submitted++ << 16 | slot);
+            io_uring_sqe_set_data64(next, submitted++);
             in_flight++;
         }
     }
@@ -116,7 +116,6 @@ struct reading {
     const struct read_run *run;
     uint64_t started;
     atomic_uint_fast64_t next, completed, last;
-    atomic_uint slots;
     atomic_int failed; /* 1 + errno */
     atomic_uint_fast64_t failed_number;
 };
@@ -125,13 +124,12 @@ static void *read_blocks(void *context)
 {
     struct reading *reading = context;
     const struct read_run *run = reading->run;
-    void *memory = read_memory(run, atomic_fetch_add(&reading->slots, 1));
     for (;;) {
         uint64_t number = atomic_fetch_add(&reading->next, 1);
         if (atomic_load(&reading->failed) || !go_on(run, number, reading->started))
             return NULL;
-        ssize_t size =
-            pread(run->file, memory, run->block_bytes, (off_t)(hw_read_block(run, number) * run->block_bytes));
+        ssize_t size = pread(run->file, read_memory(run, number), run->block_bytes,
+                             (off_t)(hw_read_block(run, number) * run->block_bytes));
         if (size != (ssize_t)run->block_bytes) {
             atomic_store(&reading->failed_number, number);
             atomic_store(&reading->failed, 1 + (size < 0 ? errno : 0));

@@ -16,7 +16,7 @@ static const uint32_t all_depths[] = {1, 2, 4, 8, 16, 32, 64};
 static const uint32_t some_depths[] = {1, 4, 16, 64};
 static const uint32_t few_depths[] = {1, 16};
 
-/* Memory for reads in flight. More would be more honest at the largest sizes, and more than a small machine has. Huge
+/* Memory for reads, more than most caches hold and all that a small machine can spare. Huge
  * pages, as the pool has them: into small ones the same drive reads at a third of the speed where every page becomes an
  * entry of the request's scatter list (virtio). */
 #define READ_MEMORY ((size_t)64 << 20)
