@@ -117,7 +117,7 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
             parts = experts(work, plan, table, hardware, gpu->in_place && gpu->layers[l] == GPU_CAN);
         double launches = now ? layer_seconds(model, l, request->device) : 0;
         double fixed = work->gpu_dense + work->cpu_dense + (now ? launches : LAYER_SECONDS);
-        seconds += fixed + MAX(MAX(parts.gpu, parts.cpu), parts.disk);
+        seconds += fixed + MAX(parts.gpu, hardware_side_by_side(&hardware->storage, parts.cpu, parts.disk));
         bool shared = divided && !(gpu->in_place && gpu->layers[l] == GPU_CAN);
         if (shared)
             seconds += request->device->share_seconds;

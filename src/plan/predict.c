@@ -1,9 +1,10 @@
 /* How fast a plan should be.
  *
- * Tensors that stream are read ahead in a known order, so reading and computing them overlap for the whole pass: it
- * takes the longer of the two. Experts are known only when their router has spoken: a layer's misses overlap with its
- * hits, and the last one that arrives is computed after it. How many of a layer's experts miss is binomial. Guesses let
- * misses overlap with the layers before as well, as far as they are right and the drive has time. */
+ * While the drive reads and the cores compute, both are slower than alone, as the profile saw them
+ * (hardware_side_by_side). Tensors that stream are read ahead in a known order, so reading and computing them go on
+ * side by side for the whole pass. Experts are known when their router has spoken, and guessed a layer before: what
+ * misses in two layers is read while these compute, and no other. How many miss is binomial, and the last one that
+ * arrives is computed after it. */
 #include "plan/plan_private.h"
 
 #include <math.h>
@@ -55,20 +56,19 @@ static hypura_status hits_from_uses(double *out, const struct plan_table *table,
     return HYPURA_OK;
 }
 
-/* Without statistics: share ^ exponent, where the exponent falls with the number of experts. Published hit rates lie on
- * such curves (512 experts a layer: 49, 59, 68, 71 % with 3, 6, 13, 25 % of them cached: exponent 0.2; the eight of
- * Mixtral are used almost evenly: 0.9). This one is drawn a little lower. */
-static double usual_hits(double share, uint32_t experts)
-{
-    double exponent = 1 - 0.1 * log2(MAX(experts, 4u) / 4.0);
-    return pow(share, MAX(exponent, 0.3));
-}
-
-/* As an earlier run showed. A cache that is smaller than what one token uses keeps nothing from a token to the next but
- * the part of its experts that it holds. */
-static double known_hits(double share, double used, double exponent)
+/* Of the uses a cache serves its share of all experts to some power; one that is smaller than what a token uses keeps
+ * nothing from a token to the next but the part of its experts that it holds. */
+static double hits_of_share(double share, double used, double exponent)
 {
     return share < used ? share / used * pow(used, exponent) : pow(share, exponent);
+}
+
+/* Without statistics the exponent falls with the number of experts, as real routing's does: 512 experts a layer hit 49,
+ * 59, 68, 71 % with 3, 6, 13, 25 % of them cached (0.2), twelve of the embedded model 35, 48 and 71 % with 20, 30 and
+ * 50 % (0.65 to 0.5), the eight of Mixtral 40 to 60 % with two to four of them under LRU (0.7). */
+static double usual_exponent(uint32_t experts)
+{
+    return fmax(0.7 - 0.075 * (log2(MAX(experts, 4u)) - 3), 0.2);
 }
 
 hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes,
@@ -87,13 +87,13 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
         *out = 1;
         return HYPURA_OK;
     }
-    double share = (double)cache_bytes / (double)all;
+    double share = (double)cache_bytes / (double)all, used = (double)table->experts_used / MAX(table->experts, 1u);
     if (request->hit_exponent > 0)
-        *out = known_hits(share, (double)table->experts_used / table->experts, (double)request->hit_exponent);
+        *out = hits_of_share(share, used, (double)request->hit_exponent);
     else if (known)
         return hits_from_uses(out, table, cache_bytes, uses, error);
     else
-        *out = usual_hits(share, table->experts);
+        *out = hits_of_share(share, used, usual_exponent(table->experts));
     return HYPURA_OK;
 }
 
@@ -140,15 +140,10 @@ double plan_ring_speed(const struct plan_table *table, const struct plan *plan, 
     return read_speed(storage, (uint64_t)block, (uint32_t)MIN(ahead / block, (double)storage->depth));
 }
 
-/* Between the longer of the two (every miss was guessed in time) and their sum (none was); what it is between was seen
- * with mixtures of large and of small experts where reading took from a half to three times as long as computing. */
-#define OVERLAP_POWER 1.7
-
-static double partly_overlapped(double compute, double reads)
-{
-    double longer = fmax(compute, reads), shorter = fmin(compute, reads);
-    return longer > 0 ? longer * pow(1 + pow(shorter / longer, OVERLAP_POWER), 1 / OVERLAP_POWER) : 0;
-}
+/* What misses in so many neighbouring layers is read while these compute. The next layer's experts are guessed before
+ * the one at work is done; guesses from farther are made while the drive has nothing else to do, and bring little more
+ * (docs/performance.md, "What a schedule could reach"). */
+#define GUESSED_LAYERS 2u
 
 struct layer_cost {
     double compute;        /* of tensors */
@@ -157,26 +152,27 @@ struct layer_cost {
     uint32_t slices; /* of an expert */
 };
 
-/* The mean time of a layer's experts, when each of `used` misses with probability miss. */
-static double experts_seconds(const struct layer_cost *layer, const struct plan_table *table,
-                              const struct storage *storage, double miss)
+/* The mean time of a layer, when each of the experts that it uses misses with this probability: of as many layers like
+ * it as guesses join, what misses in all of them is read side by side with what they compute. */
+static double layer_seconds(const struct layer_cost *layer, double tensors, const struct plan_table *table,
+                            const struct storage *storage, double miss)
 {
     double one_compute = layer->expert_compute / table->experts, one_bytes = layer->expert_bytes / table->experts;
-    uint32_t used = table->experts_used;
-    double mean = 0, probability = pow(1 - miss, used);
-    if (miss >= 1)
-        return used * one_bytes / plan_expert_speed(storage, one_bytes, layer->slices, used) + one_compute;
-    for (uint32_t misses = 0; misses <= used; misses++) {
-        double compute = (used - misses) * one_compute, seconds = compute;
+    double compute = tensors + table->experts_used * one_compute;
+    uint32_t layers = MIN(GUESSED_LAYERS, table->layers), used = layers * table->experts_used;
+    bool none = miss > 0.9999; /* not one hit, before the powers of nearly nothing vanish */
+    double mean = 0, probability = none ? 1 : pow(1 - miss, used);
+    for (uint32_t misses = none ? used : 0; misses <= used; misses++) {
+        double seconds = layers * compute;
         if (misses) {
-            /* All but the last miss are computed while the next ones arrive. */
             double reads = misses * one_bytes / plan_expert_speed(storage, one_bytes, layer->slices, misses);
-            seconds = MAX(compute + (misses - 1) * one_compute, reads) + one_compute;
+            seconds = hardware_side_by_side(storage, seconds - one_compute, reads) + one_compute;
         }
         mean += probability * seconds;
-        probability *= (double)(used - misses) / (misses + 1) * miss / (1 - miss);
+        if (!none)
+            probability *= (double)(used - misses) / (misses + 1) * miss / (1 - miss);
     }
-    return mean;
+    return mean / layers;
 }
 
 static void add_up(struct layer_cost *layers, const struct plan_table *table)
@@ -217,9 +213,7 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
     for (uint32_t i = 0; i <= table->layers; i++) {
         double tensors = layers[i].compute + (i ? LAYER_SECONDS : 0);
         compute += tensors + layers[i].expert_compute * used;
-        with_experts += tensors;
-        if (layers[i].expert_bytes > 0)
-            with_experts += experts_seconds(&layers[i], table, storage, miss);
+        with_experts += layers[i].expert_bytes > 0 ? layer_seconds(&layers[i], tensors, table, storage, miss) : tensors;
         experts += layers[i].expert_bytes;
         missed += layers[i].expert_bytes * used * miss;
     }
@@ -231,8 +225,7 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
     with_experts += cache_reads;
 
     double reads = ring_bytes / plan_ring_speed(table, plan, storage) + missed / storage->bytes_per_second;
-    double token =
-        missed > 0 ? fmin(MAX(with_experts, reads), partly_overlapped(compute, reads)) : MAX(with_experts, reads);
+    double token = MAX(hardware_side_by_side(storage, compute, reads), with_experts);
     plan->predicted_bytes_per_token = ring_bytes + missed;
     if (plan->embedding_rows) {
         token += storage->latency_seconds;
