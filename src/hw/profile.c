@@ -19,12 +19,12 @@
 #define SMALLEST_TEMPORARY (16 * MIB)
 #define FLUSH_EVERY (32 * MIB)
 
-/* Of the 20 seconds: writing a file to read, or reading one that is there once, and samples. Memory and kernels take 3,
- * reading beside computing 3. */
+/* Of the 20 seconds: writing a file to read, or reading one that is there once, and samples. Memory and kernels take 3
+ * and 2 more at the end, reading beside computing 3. */
 #define WRITE_SECONDS 3.0
-#define FIRST_SECONDS 3.0
+#define FIRST_SECONDS 2.0
 #define SAMPLE_SECONDS 0.07
-#define STORAGE_SECONDS 9.0
+#define STORAGE_SECONDS 6.0
 
 /* Parts of the progress bar. */
 #define DONE_MEMORY 0.05
@@ -194,6 +194,22 @@ static hypura_status measure_storage(struct hardware *found, const char *path, c
     return status;
 }
 
+/* Each type has a fifth of a second, and a core that others take for longer makes it half as fast: the better of two
+ * times some seconds apart counts. */
+static hypura_status measure_kernels_again(struct hardware *found, hypura_error *error)
+{
+    struct hardware again = *found;
+    hypura_status status = hw_measure_kernels(&again, error);
+    if (status != HYPURA_OK)
+        return status;
+    for (size_t i = 0; i < MIN(found->kernel_count, again.kernel_count); i++)
+        found->kernels[i].bytes_per_second = MAX(found->kernels[i].bytes_per_second, again.kernels[i].bytes_per_second);
+    found->compute_bytes_per_second = MAX(found->compute_bytes_per_second, again.compute_bytes_per_second);
+    found->multiply_adds_per_second = MAX(found->multiply_adds_per_second, again.multiply_adds_per_second);
+    found->memory_bytes_per_second = MAX(found->memory_bytes_per_second, again.memory_bytes_per_second);
+    return HYPURA_OK;
+}
+
 hypura_status hardware_profile(struct hardware *out, const char *path, hardware_progress progress, void *context,
                                hypura_error *error)
 {
@@ -211,6 +227,8 @@ hypura_status hardware_profile(struct hardware *out, const char *path, hardware_
         status = hw_measure_kernels(&found, error);
     if (status == HYPURA_OK)
         status = measure_storage(&found, path, &profiling, error);
+    if (status == HYPURA_OK)
+        status = measure_kernels_again(&found, error);
     if (status != HYPURA_OK)
         return status;
     found.measured = true;
