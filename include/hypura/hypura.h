@@ -59,6 +59,7 @@ typedef struct hypura_options {
     uint32_t context;               /* tokens that the model can look back on; 0: chosen */
     const hypura_adapter *adapters; /* adapter_count of them; needed while the model is opened only */
     size_t adapter_count;
+    const char *draft; /* a smaller model of the same family that drafts tokens: the same text, sooner; or NULL */
     /* Called while weights are loaded, with bytes done and of how many; false stops. May be NULL. */
     bool (*on_load)(void *context, uint64_t done, uint64_t total);
     void *on_load_context;

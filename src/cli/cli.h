@@ -108,6 +108,7 @@ struct compute_options {
     const char *cache_policy;
     const char *fill;
     const char *overlap;
+    const char *draft, *drafting; /* hypura run and serve only */
     uint32_t depth;
     struct texts adapters;
     bool no_state, gpu_fixed;
@@ -120,6 +121,7 @@ struct compute_options {
 extern struct compute_options compute_options;
 extern const struct option_row plan_option_rows[];   /* what the plan depends on: --memory --threads --context ... */
 extern const struct option_row engine_option_rows[]; /* how it is carried out: --reader --guess --lora ... */
+extern const struct option_row draft_option_rows[];  /* tokens ahead: --draft --drafting */
 extern const struct option_row report_option_rows[]; /* --stats --progress */
 
 /* Opens a model (as model_path takes it) under these options, with a progress line while it loads. */

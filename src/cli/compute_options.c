@@ -2,12 +2,13 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 struct compute_options compute_options = {
-    .kv_type = "f16", .reader = "auto", .guess = "auto", .fill = "on", .overlap = "on", .seed = 0};
+    .kv_type = "f16", .reader = "auto", .guess = "auto", .fill = "on", .overlap = "on", .drafting = "auto", .seed = 0};
 
 const struct option_row plan_option_rows[] = {
     {"memory", "SIZE", OPTION_BYTES, &compute_options.memory,
@@ -47,6 +48,15 @@ const struct option_row engine_option_rows[] = {
      "which streamed experts stay in memory: cycle, lru, lfu, s3fifo (default: cycle)"},
     {"overlap", "KIND", OPTION_TEXT, &compute_options.overlap,
      "compute experts while others are read: on, off (for comparison; default: on)"},
+    {0},
+};
+
+const struct option_row draft_option_rows[] = {
+    {"draft", "MODEL", OPTION_TEXT, &compute_options.draft,
+     "a smaller model of the same family that drafts the next tokens, which then pass the large one together: quicker "
+     "where the disk binds, and the same text"},
+    {"drafting", "KIND", OPTION_TEXT, &compute_options.drafting,
+     "draft tokens, from what the text repeats or by --draft: auto (while it pays), on, off (default: auto)"},
     {0},
 };
 
@@ -132,6 +142,25 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "--fill %s: expected on or off", compute_options.fill);
     out->fill = strcmp(compute_options.fill, "on") == 0;
     out->wait_for_all = strcmp(compute_options.overlap, "off") == 0;
+    if (strcmp(compute_options.drafting, "auto") == 0)
+        out->drafting = DRAFTING_AUTO;
+    else if (strcmp(compute_options.drafting, "on") == 0)
+        out->drafting = DRAFTING_ON;
+    else if (strcmp(compute_options.drafting, "off") == 0)
+        out->drafting = DRAFTING_OFF;
+    else
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--drafting %s: expected auto, on or off",
+                         compute_options.drafting);
+    if (compute_options.draft && out->drafting == DRAFTING_OFF)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--draft and --drafting off exclude each other");
+    if (compute_options.draft) {
+        static char draft[PATH_MAX]; /* what model_path finds lasts until it is asked again */
+        hypura_status status = model_path(&out->draft_path, compute_options.draft, NULL, error);
+        if (status)
+            return status;
+        snprintf(draft, sizeof draft, "%s", out->draft_path);
+        out->draft_path = draft;
+    }
     out->depth = compute_options.depth;
     out->remember_usage = !compute_options.no_state;
     return set_adapters(out, error);
@@ -206,7 +235,7 @@ json_t *statistics_json(struct engine *engine)
     struct limit limit = find_limit(engine, &s);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:o, s:o, s:s}",
+        "s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -219,9 +248,10 @@ json_t *statistics_json(struct engine *engine)
         (json_int_t)s.store.expert_misses, "expert_moves", (json_int_t)s.store.expert_moves, "peak_rss_bytes",
         (json_int_t)s.peak_rss_bytes, "budget_bytes", (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu,
         "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage, "decode_bytes_read",
-        (json_int_t)s.decode_bytes_read, "share_of_limit", limit.share < 0 ? json_null() : json_real(limit.share),
-        "share_side_by_side", limit.side_share < 0 ? json_null() : json_real(limit.side_share), "bound",
-        plan_bound_name(limit.bound));
+        (json_int_t)s.decode_bytes_read, "decode_passes", (json_int_t)s.decode_passes, "drafted_tokens",
+        (json_int_t)s.drafted_tokens, "accepted_tokens", (json_int_t)s.accepted_tokens, "share_of_limit",
+        limit.share < 0 ? json_null() : json_real(limit.share), "share_side_by_side",
+        limit.side_share < 0 ? json_null() : json_real(limit.side_share), "bound", plan_bound_name(limit.bound));
 }
 
 bool write_statistics(struct engine *engine)

@@ -19,7 +19,7 @@ double bytes_per_token(const struct model *model)
 }
 
 /* With all weights in memory, through kernels as fast as they were measured. */
-static double compute_seconds(const struct engine *engine, uint64_t tokens)
+static double compute_seconds(const struct engine *engine, uint64_t passes)
 {
     const struct model *model = engine_model(engine);
     const struct model_parameters *p = model_parameters(model);
@@ -33,7 +33,7 @@ static double compute_seconds(const struct engine *engine, uint64_t tokens)
             seconds += uses * (double)unit->slices[i].bytes /
                        hardware_kernel_speed(engine_hardware(engine), unit->slices[i].tensor->type);
     }
-    return seconds * (double)tokens;
+    return seconds * (double)passes;
 }
 
 struct limit find_limit(const struct engine *engine, const struct engine_statistics *s)
@@ -42,7 +42,7 @@ struct limit find_limit(const struct engine *engine, const struct engine_statist
     if (!hardware->measured || s->decode_seconds <= 0 || engine_gpu(engine))
         return (struct limit){-1, -1, BOUND_MEMORY};
     double disk = (double)s->decode_bytes_read / hardware->storage.bytes_per_second;
-    double compute = compute_seconds(engine, s->generated_tokens);
+    double compute = compute_seconds(engine, s->decode_passes);
     bool by_memory = hardware->compute_bytes_per_second > BY_MEMORY * hardware->memory_bytes_per_second;
     return (struct limit){.share = MAX(disk, compute) / s->decode_seconds,
                           .side_share = hardware_side_by_side(&hardware->storage, compute, disk) / s->decode_seconds,

@@ -42,6 +42,8 @@ static const struct pair same[] = {
     {"--grammar-file", "grammar"},
     {"--json-schema-file", "format"},
     {"-np", "parallel"},
+    {"-md", "draft"},
+    {"--model-draft", "draft"},
     {"--keepalive", "keep-alive"},
 };
 
@@ -55,6 +57,8 @@ static const char gpu_layers[] = "layers go to the GPU by themselves; --gpu-memo
                   experts[] = "experts find their place by themselves; --memory and --gpu-memory bound it",
                   attention[] = "attention is always computed in one pass over the cache",
                   figures[] = "--map shows the figures of a run, --stats FILE writes them",
+                  drafts[] = "how many tokens are drafted follows from what is measured while it runs; --drafting off "
+                             "drafts none",
                   thinking[] = "--var enable_thinking=true or =false says so to models that know it";
 
 static const struct pair differs[] = {
@@ -87,6 +91,11 @@ static const struct pair differs[] = {
     {"--cache-type-v", "--kv-type is the precision of keys and values"},
     {"--verbose", figures},
     {"-v", figures},
+    {"--draft-max", drafts},
+    {"--draft-min", drafts},
+    {"--draft-n", drafts},
+    {"--draft-p-min", drafts},
+    {"--spec-type", drafts},
     {"--think", thinking},
     {"--reasoning-budget", thinking},
     {"-no-cnv", "--raw goes on with a text without a chat template"},

@@ -42,6 +42,10 @@ static void print_figures(struct engine *engine)
     if (s.decode_seconds > 0)
         fprintf(stderr, "  answer        %llu tokens, %.1f tokens/s\n", (unsigned long long)s.generated_tokens,
                 (double)s.generated_tokens / s.decode_seconds);
+    if (s.drafted_tokens)
+        fprintf(stderr, "  drafted       %llu tokens, of which %llu came true: %.2f tokens a pass\n",
+                (unsigned long long)s.drafted_tokens, (unsigned long long)s.accepted_tokens,
+                (double)s.generated_tokens / (double)s.decode_passes);
     if (limit.share >= 0)
         fprintf(stderr,
                 "  limit         %.0f %% of what this %s allows, %.0f %% of what disk and memory give at once\n",
@@ -195,7 +199,7 @@ const struct command command_run = {
     "Without a prompt it reads one from a pipe, or talks in a terminal, where /? tells more. A PROMPT follows the text "
     "of a pipe, as in: cat FILE | hypura run MODEL \"Sum this up.\" Only the answer goes to standard output. Ctrl-C "
     "ends an answer, twice the program.",
-    .options = {run_rows, sampling_rows, plan_option_rows, engine_option_rows, report_option_rows},
+    .options = {run_rows, sampling_rows, plan_option_rows, engine_option_rows, draft_option_rows, report_option_rows},
     .most = 1024,
     .prepare = sampling_prepare,
     .run = run,

@@ -184,12 +184,15 @@ hypura_status engine_plan_only(struct plan **out, const struct model *model, con
     struct adapters *adapters = NULL;
     struct gpu *gpu = NULL;
     struct hardware_gpu device;
-    hypura_status status = gpu_pass_open_device(&gpu, &device, hardware, options, error);
+    struct engine_options rest = *options;
+    hypura_status status = draft_model_plan(model, hardware, &rest, error);
+    if (!status)
+        status = gpu_pass_open_device(&gpu, &device, hardware, &rest, error);
     if (!status)
         status = adapters_open(&adapters, model, options->adapters, options->adapter_count, error);
     if (!status)
         status =
-            make_plan(&plan, &request, &geometry, model, adapters, hardware, gpu ? &device : NULL, gpu, options, error);
+            make_plan(&plan, &request, &geometry, model, adapters, hardware, gpu ? &device : NULL, gpu, &rest, error);
     if (gpu)
         gpu_pass_close_device(gpu);
     adapters_close(adapters);
@@ -395,6 +398,7 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
     struct engine *engine;
     uint64_t start = clock_nanoseconds();
     TRY(ALLOCATE(&engine, 1, "engine", error));
+    engine->drafting = options->drafting;
     hypura_status status = model_open(&engine->model, path, error);
     if (!status)
         open_vocabulary(engine);
@@ -402,8 +406,11 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
         status = adapters_open(&engine->adapters, engine->model, options->adapters, options->adapter_count, error);
     if (!status)
         status = hardware_detect(&engine->hardware, path, error);
+    struct engine_options rest = *options;
+    if (!status && draft_model_wanted(engine->model, options))
+        status = draft_model_open(engine, &rest, error);
     if (!status)
-        status = open_somewhere(engine, options, error);
+        status = open_somewhere(engine, &rest, error);
     if (status) {
         engine_close(engine);
         return status;
@@ -418,6 +425,7 @@ void engine_close(struct engine *engine)
     if (!engine)
         return;
     close_parts(engine);
+    engine_close(engine->draft_model);
     adapters_close(engine->adapters);
     vocabulary_close(engine->vocabulary);
     model_close(engine->model);
@@ -440,6 +448,16 @@ const struct plan *engine_plan(const struct engine *engine)
 const struct hardware *engine_hardware(const struct engine *engine)
 {
     return &engine->hardware;
+}
+
+enum engine_drafting engine_drafting(const struct engine *engine)
+{
+    return engine->drafting;
+}
+
+struct engine *engine_draft_model(const struct engine *engine)
+{
+    return engine->draft_model;
 }
 
 bool engine_lost(const struct engine *engine)
@@ -498,6 +516,8 @@ bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t position
 
 void engine_cancel(struct engine *engine, bool cancel)
 {
+    if (engine->draft_model)
+        engine_cancel(engine->draft_model, cancel);
     atomic_store(&engine->cancelled, cancel);
     thread_pool_skip(compute_pool(engine->compute), cancel);
     store_cancel(engine->store, cancel);
@@ -530,6 +550,9 @@ void engine_statistics(struct engine *engine, struct engine_statistics *out)
         .load_seconds = engine->load_seconds,
         .prompt_tokens = atomic_load(&engine->prompt_tokens),
         .generated_tokens = atomic_load(&engine->generated_tokens),
+        .decode_passes = atomic_load(&engine->decode_passes),
+        .drafted_tokens = atomic_load(&engine->drafted_tokens),
+        .accepted_tokens = atomic_load(&engine->accepted_tokens),
         .prompt_seconds = (double)atomic_load(&engine->prompt_nanoseconds) * 1e-9,
         .decode_bytes_read = atomic_load(&engine->decode_bytes_read),
         .decode_seconds = (double)atomic_load(&engine->decode_nanoseconds) * 1e-9,

@@ -27,6 +27,9 @@ struct engine_adapter {
     float scale; /* 1: as trained */
 };
 
+/* Whether a generator guesses tokens (draft.h): while it pays, as many as can be, none. */
+enum engine_drafting { DRAFTING_AUTO, DRAFTING_ON, DRAFTING_OFF };
+
 struct engine_options {
     uint64_t budget;          /* bytes for the whole process; 0: chosen */
     int64_t reserved;         /* of these, what others in the process will take beside what they hold now; negative:
@@ -45,6 +48,8 @@ struct engine_options {
     size_t adapter_count;
     uint32_t depth;          /* reads in flight; 0: as measured */
     bool wait_for_all;       /* compute a layer's experts only when all are there; for comparison */
+    enum engine_drafting drafting;
+    const char *draft_path;  /* a smaller model that guesses tokens, or NULL */
     bool remember_usage;     /* which experts were used, from run to run, in the user's state folder */
     const char *trace_path;  /* records the routing, or NULL */
     store_progress progress; /* while weights are loaded */
@@ -92,6 +97,8 @@ struct engine_batch {
     const uint32_t *positions; /* within a sequence they follow one another, from the number of positions held */
     const uint32_t *sequences; /* below plan->sequences; tokens of a sequence are adjacent. NULL: all 0 */
     const bool *want_logits;   /* NULL: of the last token only */
+    uint32_t drafted;          /* of the tokens of the only sequence, the last so many are guesses: engine_accept
+                                * says which of them came true. At most engine_drafts */
 
     /* Called with each token that wants logits, in order, while the output matrix is held; false stops with
      * HYPURA_ERROR_CANCELLED. Without it at most engine_logits_rows tokens may want them, and engine_logits gives them
@@ -104,6 +111,17 @@ struct engine_batch {
  * hold the positions that they held before. A file of which something was read, and that was written to since it was
  * opened, is an error of HYPURA_ERROR_IO: of this batch and of those to come. */
 hypura_status engine_forward(struct engine *engine, const struct engine_batch *batch, hypura_error *error);
+
+enum engine_drafting engine_drafting(const struct engine *engine);
+
+/* The smaller model that guesses tokens; NULL: none. */
+struct engine *engine_draft_model(const struct engine *engine);
+
+/* How many guessed tokens a batch may have: none where a sequence cannot go back, and while its routing is recorded. */
+uint32_t engine_drafts(const struct engine *engine);
+
+/* After a batch with guessed tokens: the first so many of them came true, the sequence forgets the others. */
+void engine_accept(struct engine *engine, uint32_t sequence, uint32_t accepted);
 
 /* Logits [vocabulary] of the batch's index-th token that wanted them, counted among those; valid until the next
  * forward. */
@@ -148,7 +166,9 @@ hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_er
 
 struct engine_statistics {
     double load_seconds;
-    uint64_t prompt_tokens, generated_tokens; /* batches of several tokens, of one */
+    uint64_t prompt_tokens, generated_tokens; /* of batches with several tokens of a sequence, with one */
+    uint64_t decode_passes;                   /* batches that generated tokens */
+    uint64_t drafted_tokens, accepted_tokens; /* guesses that passed with them, and those that came true */
     double prompt_seconds, decode_seconds;
     uint64_t decode_bytes_read; /* from storage, while decoding, without what was guessed wrong */
     uint64_t peak_rss_bytes;

@@ -284,12 +284,16 @@ struct engine {
     size_t rows;
     uint32_t span_count;
     size_t wanted;
+    uint32_t drafted; /* until engine_accept */
+    enum engine_drafting drafting;
+    struct engine *draft_model; /* NULL: none */
 
     atomic_bool *used; /* [layers][experts] since somebody asked */
     atomic_bool cancelled;
     _Atomic uint64_t budget;
     double load_seconds;
     _Atomic uint64_t prompt_tokens, generated_tokens, prompt_nanoseconds, decode_nanoseconds, decode_bytes_read;
+    _Atomic uint64_t decode_passes, drafted_tokens, accepted_tokens;
 };
 
 /* ---- weights -------------------------------------------------------------------------------------------------------
@@ -384,6 +388,19 @@ void adapters_close(struct adapters *adapters);
  * row "first" was the job's first. layer NULL: of the whole model. */
 void adapt(struct engine *engine, const struct matmul *job, const struct model_layer *layer, enum tensor_role role,
            uint32_t expert, size_t first);
+
+/* ---- the smaller model that guesses tokens --------------------------------------------------------------------------
+ */
+
+/* Whether a model can use the one of the options. */
+bool draft_model_wanted(const struct model *model, const struct engine_options *options);
+
+/* Opens it as engine->draft_model, and reserves what it has yet to touch. */
+hypura_status draft_model_open(struct engine *engine, struct engine_options *options, hypura_error *error);
+
+/* Reserves what it would take. */
+hypura_status draft_model_plan(const struct model *model, const struct hardware *hardware,
+                               struct engine_options *options, hypura_error *error);
 
 /* ---- encoders ------------------------------------------------------------------------------------------------------
  */

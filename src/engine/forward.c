@@ -44,6 +44,10 @@ static hypura_status read_batch(struct engine *engine, const struct engine_batch
         if (batch->want_logits ? batch->want_logits[r] : r + 1 == batch->count && !is_encoder(engine))
             s->wanted[engine->wanted++] = r;
     }
+    if (batch->drafted > engine_drafts(engine) || batch->drafted >= batch->count ||
+        (batch->drafted && engine->span_count > 1))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%u guessed tokens in a batch of %zu, of %u sequences",
+                         batch->drafted, batch->count, engine->span_count);
     if (!batch->on_logits && engine->wanted > engine->geometry.logits_rows)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
                          "%zu tokens want logits and none takes them as they come; %u can be kept", engine->wanted,
@@ -255,14 +259,35 @@ hypura_status engine_forward(struct engine *engine, const struct engine_batch *b
     for (uint32_t i = 0; i < engine->span_count; i++) {
         const struct span *span = &engine->scratch.spans[i];
         kv_cache_commit(&engine->kv, span->sequence, span->rows);
-        prompt = prompt || span->rows > 1;
+        prompt = prompt || span->rows > 1 + batch->drafted;
     }
+    engine->drafted = batch->drafted;
     uint64_t taken = clock_nanoseconds() - start;
     if (!prompt) /* may go down: what was wasted now was read before */
         atomic_fetch_add(&engine->decode_bytes_read, store_bytes_used(engine->store) - read_before);
-    atomic_fetch_add(prompt ? &engine->prompt_tokens : &engine->generated_tokens, engine->rows);
+    atomic_fetch_add(prompt ? &engine->prompt_tokens : &engine->generated_tokens, engine->rows - batch->drafted);
+    atomic_fetch_add(&engine->decode_passes, !prompt);
+    atomic_fetch_add(&engine->drafted_tokens, batch->drafted);
     atomic_fetch_add(prompt ? &engine->prompt_nanoseconds : &engine->decode_nanoseconds, taken);
     return HYPURA_OK;
+}
+
+uint32_t engine_drafts(const struct engine *engine)
+{
+    if (engine->trace || is_encoder(engine))
+        return 0;
+    for (uint32_t i = 0; i < engine->kv.layer_count; i++)
+        if (engine->kv.layers[i].state_floats)
+            return 0;
+    return MIN(LOGITS_ROWS, engine->scratch.chunk) - 1;
+}
+
+void engine_accept(struct engine *engine, uint32_t sequence, uint32_t accepted)
+{
+    engine_truncate(engine, sequence, engine_positions(engine, sequence) - (engine->drafted - accepted));
+    atomic_fetch_add(&engine->generated_tokens, accepted);
+    atomic_fetch_add(&engine->accepted_tokens, accepted);
+    engine->drafted = 0;
 }
 
 const float *engine_logits(const struct engine *engine, size_t index)

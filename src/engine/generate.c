@@ -1,73 +1,6 @@
-#include "engine/generate.h"
-#include "engine/stop_strings.h"
+#include "engine/generate_private.h"
 
-#include <pthread.h>
 #include <string.h>
-
-/* A request from submission to its done callback. */
-struct task {
-    struct task *next; /* in the queue */
-    uint64_t id;
-    struct generation_request request;
-    int32_t *tokens; /* to feed: the prompt, and what was generated when the sequence had to make room */
-    uint32_t count;
-    uint64_t started, first_token;
-    bool cancelled; /* under the mutex */
-
-    uint32_t fed;       /* of tokens, in the sequence */
-    int32_t last_token; /* sampled, not yet fed */
-    bool decoding;
-    struct token_decoder decoder;
-    struct stop_matcher stops;
-    struct buffer text; /* of the token at hand */
-    struct generation_result result;
-};
-
-/* What a sequence of the engine holds. */
-struct slot {
-    struct task *task; /* NULL: free */
-    int32_t *history;  /* [positions]: tokens in the engine's cache */
-    uint32_t held;
-    uint64_t last_used;
-    uint32_t in_batch; /* tokens of the batch at hand */
-};
-
-/* A sequence whose next token is to be chosen. */
-struct due {
-    struct slot *slot;
-    const float *logits;
-    hypura_status status;
-};
-
-struct generator {
-    struct engine *engine;
-    const struct vocabulary *vocabulary;
-    uint32_t positions, chunk;
-    uint64_t room; /* engine_room */
-
-    struct slot *slots;
-    uint32_t slot_count;
-    uint64_t clock;
-
-    int32_t *batch_tokens;
-    uint32_t *batch_positions, *batch_sequences;
-    bool *batch_want;
-    struct due *due; /* [slot_count] */
-
-    pthread_mutex_t mutex; /* guards the queue, next_id, and task->cancelled */
-    struct task *first, *last;
-    uint64_t next_id;
-};
-
-static void task_free(struct task *task)
-{
-    if (!task)
-        return;
-    memory_free(task->tokens);
-    stop_matcher_free(&task->stops);
-    buffer_free(&task->text);
-    memory_free(task);
-}
 
 hypura_status generator_create(struct generator **out, struct engine *engine, const struct vocabulary *vocabulary,
                                hypura_error *error)
@@ -100,6 +33,8 @@ hypura_status generator_create(struct generator **out, struct engine *engine, co
         status = ALLOCATE(&generator->batch_sequences, plan->chunk, "batch", error);
     if (!status)
         status = ALLOCATE(&generator->batch_want, plan->chunk, "batch", error);
+    if (!status && engine_drafting(engine) != DRAFTING_OFF && engine_drafts(engine))
+        status = drafter_create(&generator->drafter, engine, error);
     if (status) {
         generator_destroy(generator);
         return status;
@@ -108,32 +43,19 @@ hypura_status generator_create(struct generator **out, struct engine *engine, co
     return HYPURA_OK;
 }
 
-/* Ends a request that is in no slot any more. */
-static void finish(struct task *task, enum finish_reason reason)
-{
-    uint64_t now = clock_nanoseconds();
-    task->result.reason = reason;
-    uint64_t started = task->started ? task->started : now, first = task->first_token ? task->first_token : now;
-    task->result.prompt_nanoseconds = first - started;
-    task->result.decode_nanoseconds = now - first;
-    if (task->request.on_done)
-        task->request.on_done(task->request.context, &task->result);
-    task_free(task);
-}
-
 void generator_destroy(struct generator *generator)
 {
     if (!generator)
         return;
     for (uint32_t s = 0; s < generator->slot_count; s++) {
         if (generator->slots[s].task)
-            finish(generator->slots[s].task, FINISH_CANCELLED);
+            task_end(generator->slots[s].task, FINISH_CANCELLED);
         memory_free(generator->slots[s].history);
     }
     while (generator->first) {
         struct task *task = generator->first;
         generator->first = task->next;
-        finish(task, FINISH_CANCELLED);
+        task_end(task, FINISH_CANCELLED);
     }
     memory_free(generator->slots);
     memory_free(generator->batch_tokens);
@@ -141,6 +63,7 @@ void generator_destroy(struct generator *generator)
     memory_free(generator->batch_sequences);
     memory_free(generator->batch_want);
     memory_free(generator->due);
+    drafter_destroy(generator->drafter);
     pthread_mutex_destroy(&generator->mutex);
     memory_free(generator);
 }
@@ -208,188 +131,8 @@ void generator_cancel(struct generator *generator, uint64_t id)
     pthread_mutex_unlock(&generator->mutex);
 }
 
-/* ---- giving sequences to requests ----------------------------------------------------------------------------------
+/* ---- one batch -----------------------------------------------------------------------------------------------------
  */
-
-static uint32_t common_prefix(const struct slot *slot, const struct task *task)
-{
-    /* The last token always runs: its logits are needed. */
-    uint32_t most = MIN(slot->held, task->count - 1), same = 0;
-    while (same < most && slot->history[same] == task->tokens[same])
-        same++;
-    return same;
-}
-
-/* The free slot that shares most with the prompt; among equals the one that was idle longest. */
-static struct slot *best_slot(struct generator *generator, const struct task *task)
-{
-    struct slot *best = NULL;
-    uint32_t best_same = 0;
-    for (uint32_t s = 0; s < generator->slot_count; s++) {
-        struct slot *slot = &generator->slots[s];
-        if (slot->task)
-            continue;
-        uint32_t same = common_prefix(slot, task);
-        if (!best || same > best_same || (same == best_same && slot->last_used < best->last_used)) {
-            best = slot;
-            best_same = same;
-        }
-    }
-    return best;
-}
-
-static struct task *take_from_queue(struct generator *generator)
-{
-    struct task *task = generator->first;
-    if (task) {
-        generator->first = task->next;
-        if (!generator->first)
-            generator->last = NULL;
-        task->next = NULL;
-    }
-    return task;
-}
-
-/* Positions that this many tokens take of the shared room. */
-static uint64_t blocks(uint32_t tokens)
-{
-    return align_up(tokens, PLAN_KV_BLOCK);
-}
-
-/* Whether there is room for a request beside those that run: its tokens, and some of its answer. What others have yet
- * to generate is not counted, since few answers are as long as they may be; who came last makes room then. */
-static bool has_room(const struct generator *generator, const struct task *task)
-{
-    uint64_t taken = 0;
-    for (uint32_t s = 0; s < generator->slot_count; s++)
-        if (generator->slots[s].task)
-            taken += blocks(MAX(generator->slots[s].held + 1, generator->slots[s].task->count + 1));
-    uint32_t most = task->request.max_tokens, done = task->result.generated_tokens;
-    uint32_t answer = most ? MIN(most - MIN(most, done), PLAN_KV_BLOCK) : PLAN_KV_BLOCK;
-    return taken == 0 || taken + blocks(MIN(task->count + answer, generator->positions)) <= generator->room;
-}
-
-static void start_task(struct generator *generator, struct slot *slot)
-{
-    struct task *task = slot->task;
-    uint32_t sequence = (uint32_t)(slot - generator->slots);
-    uint32_t same = common_prefix(slot, task);
-    if (slot->held != same)
-        engine_truncate(generator->engine, sequence, same);
-    /* Layers with a state cannot go back; then nothing is left. */
-    slot->held = engine_positions(generator->engine, sequence);
-    task->fed = slot->held;
-    if (task->started)
-        return; /* it made room for another */
-    task->result.cached_tokens = slot->held;
-    task->started = clock_nanoseconds();
-    /* Penalties look back into the prompt too. */
-    for (uint32_t i = 0; i < task->count; i++)
-        sampler_accept(task->request.sampler, task->tokens[i]);
-}
-
-static void start_waiting_tasks(struct generator *generator)
-{
-    for (;;) {
-        pthread_mutex_lock(&generator->mutex);
-        struct task *task = generator->first;
-        bool cancelled = task && task->cancelled;
-        struct slot *slot = task && !cancelled && has_room(generator, task) ? best_slot(generator, task) : NULL;
-        if (cancelled || slot) {
-            take_from_queue(generator);
-            if (slot)
-                slot->task = task;
-        }
-        pthread_mutex_unlock(&generator->mutex);
-        if (cancelled) {
-            finish(task, FINISH_CANCELLED);
-            continue;
-        }
-        if (!slot)
-            return;
-        start_task(generator, slot);
-    }
-}
-
-static void release(struct generator *generator, struct slot *slot, enum finish_reason reason)
-{
-    struct task *task = slot->task;
-    slot->last_used = ++generator->clock;
-    /* on_done runs without the mutex, and with the slot free already: it may submit the next turn. */
-    pthread_mutex_lock(&generator->mutex);
-    slot->task = NULL;
-    pthread_mutex_unlock(&generator->mutex);
-    finish(task, reason);
-}
-
-/* ---- shared room --------------------------------------------------------------------------------------------------
- */
-
-static void empty(struct generator *generator, struct slot *slot)
-{
-    engine_truncate(generator->engine, (uint32_t)(slot - generator->slots), 0);
-    slot->held = 0;
-}
-
-/* The request goes back to the head of the queue, to be fed again with all that it has: the same bits follow. */
-static void make_wait(struct generator *generator, struct slot *slot)
-{
-    struct task *task = slot->task;
-    if (task->decoding) {
-        if (memory_resize((void **)&task->tokens, task->count, slot->held + 1, sizeof *task->tokens, "prompt",
-                          &task->result.error)) {
-            release(generator, slot, FINISH_ERROR);
-            return;
-        }
-        memcpy(task->tokens, slot->history, slot->held * sizeof *task->tokens);
-        task->tokens[slot->held] = task->last_token;
-        task->count = slot->held + 1;
-        task->request.tokens = task->tokens;
-    }
-    task->decoding = false;
-    empty(generator, slot);
-    pthread_mutex_lock(&generator->mutex);
-    slot->task = NULL;
-    task->next = generator->first;
-    generator->first = task;
-    if (!generator->last)
-        generator->last = task;
-    pthread_mutex_unlock(&generator->mutex);
-}
-
-/* After the next batch. */
-static uint32_t next_positions(const struct slot *slot)
-{
-    const struct task *task = slot->task;
-    return !task ? slot->held : task->decoding ? slot->held + 1 : MAX(task->count, slot->held);
-}
-
-/* Makes sure that what runs has room for its next tokens: sequences that are free give up theirs, the longest idle
- * first, then who came last waits. */
-static void make_room(struct generator *generator)
-{
-    while (generator->room != UINT64_MAX) {
-        uint64_t wanted = 0;
-        struct slot *idle = NULL, *youngest = NULL;
-        for (uint32_t s = 0; s < generator->slot_count; s++) {
-            struct slot *slot = &generator->slots[s];
-            wanted += blocks(next_positions(slot));
-            if (!slot->task && slot->held && (!idle || slot->last_used < idle->last_used))
-                idle = slot;
-            if (slot->task && (!youngest || slot->task->id > youngest->task->id))
-                youngest = slot;
-        }
-        if (wanted <= generator->room)
-            return;
-        if (idle)
-            empty(generator, idle);
-        else
-            make_wait(generator, youngest);
-    }
-}
-
-/* ---- one batch
- * ------------------------------------------------------------------------------------------------------- */
 
 static void add_to_batch(struct generator *generator, uint32_t sequence, int32_t token, bool want, size_t *count)
 {
@@ -402,11 +145,28 @@ static void add_to_batch(struct generator *generator, uint32_t sequence, int32_t
     (*count)++;
 }
 
+/* Lets guesses of what follows pass with the only token of a batch. They take no block of the shared room. */
+static void add_drafts(struct generator *generator, uint32_t sequence, size_t *count)
+{
+    struct slot *slot = &generator->slots[sequence];
+    const struct task *task = slot->task;
+    uint32_t most = MIN(engine_drafts(generator->engine), generator->positions - slot->held - 1);
+    if (generator->room != UINT64_MAX)
+        most = MIN(most, (uint32_t)whole_blocks(slot->held + 1) - slot->held - 1);
+    if (task->request.max_tokens)
+        most = MIN(most, task->request.max_tokens - task->result.generated_tokens - 1);
+    slot->history[slot->held] = task->last_token;
+    generator->drafted = drafter_guess(generator->drafter, slot->history, slot->held + 1, most, generator->drafts);
+    for (uint32_t i = 0; i < generator->drafted; i++)
+        add_to_batch(generator, sequence, generator->drafts[i], true, count);
+}
+
 /* Tokens of a sequence stand together, as the engine asks. Decoding sequences come first, so that a long prompt never
  * starves them. */
 static size_t fill_batch(struct generator *generator)
 {
     size_t count = 0;
+    generator->drafted = 0;
     for (uint32_t s = 0; s < generator->slot_count; s++) {
         struct slot *slot = &generator->slots[s];
         slot->in_batch = 0;
@@ -420,6 +180,9 @@ static size_t fill_batch(struct generator *generator)
         for (uint32_t i = task->fed; i < task->count && count < generator->chunk; i++)
             add_to_batch(generator, s, task->tokens[i], i + 1 == task->count, &count);
     }
+    uint32_t sequence = generator->batch_sequences[0];
+    if (generator->drafter && count == 1 && generator->slots[sequence].task->decoding)
+        add_drafts(generator, sequence, &count);
     return count;
 }
 
@@ -507,7 +270,7 @@ static void end_cancelled(struct generator *generator)
         bool cancelled = slot->task && slot->task->cancelled;
         pthread_mutex_unlock(&generator->mutex);
         if (cancelled)
-            release(generator, slot, FINISH_CANCELLED);
+            slot_end(generator, slot, FINISH_CANCELLED);
     }
 }
 
@@ -520,28 +283,13 @@ static void end_all(struct generator *generator, const hypura_error *error)
             continue;
         slot->held = engine_positions(generator->engine, s);
         slot->task->result.error = *error;
-        release(generator, slot, error->status == HYPURA_ERROR_CANCELLED ? FINISH_CANCELLED : FINISH_ERROR);
+        slot_end(generator, slot, error->status == HYPURA_ERROR_CANCELLED ? FINISH_CANCELLED : FINISH_ERROR);
     }
 }
 
-bool generator_step(struct generator *generator)
+/* The batch's tokens are held now, but for guesses. Returns how many sequences are due for a token. */
+static size_t note_batch(struct generator *generator, size_t count)
 {
-    end_cancelled(generator);
-    start_waiting_tasks(generator);
-    make_room(generator);
-    size_t count = fill_batch(generator);
-    if (count == 0)
-        return false;
-    hypura_error error = {0};
-    struct engine_batch batch = {.count = count,
-                                 .tokens = generator->batch_tokens,
-                                 .positions = generator->batch_positions,
-                                 .sequences = generator->batch_sequences,
-                                 .want_logits = generator->batch_want};
-    if (engine_forward(generator->engine, &batch, &error)) {
-        end_all(generator, &error);
-        return true;
-    }
     size_t due = 0;
     for (size_t i = 0; i < count; i++) {
         struct slot *slot = &generator->slots[generator->batch_sequences[i]];
@@ -554,12 +302,63 @@ bool generator_step(struct generator *generator)
             due++;
         }
     }
+    return due;
+}
+
+/* Chooses tokens as long as the guess after the last one is what was chosen. */
+static void take_drafts(struct generator *generator, uint64_t nanoseconds)
+{
+    struct slot *slot = &generator->slots[generator->batch_sequences[0]];
+    enum finish_reason reason = FINISH_LENGTH;
+    uint32_t accepted = 0;
+    bool on;
+    slot->history[slot->held++] = generator->batch_tokens[0];
+    for (;;) {
+        struct due due = {slot, engine_logits(generator->engine, accepted), HYPURA_ERROR_CANCELLED};
+        engine_run(generator->engine, sample, &due, 1);
+        on = next_token(generator, &due, &reason);
+        if (!on || accepted == generator->drafted || slot->task->last_token != generator->drafts[accepted])
+            break;
+        slot->history[slot->held++] = generator->drafts[accepted++];
+    }
+    engine_accept(generator->engine, generator->batch_sequences[0], accepted);
+    drafter_learn(generator->drafter, accepted, nanoseconds);
+    if (!on)
+        slot_end(generator, slot, reason);
+}
+
+bool generator_step(struct generator *generator)
+{
+    end_cancelled(generator);
+    slots_start_waiting(generator);
+    slots_make_room(generator);
+    size_t count = fill_batch(generator);
+    if (count == 0)
+        return false;
+    hypura_error error = {0};
+    struct engine_batch batch = {.count = count,
+                                 .tokens = generator->batch_tokens,
+                                 .positions = generator->batch_positions,
+                                 .sequences = generator->batch_sequences,
+                                 .want_logits = generator->batch_want,
+                                 .drafted = generator->drafted};
+    uint64_t start = clock_nanoseconds();
+    if (engine_forward(generator->engine, &batch, &error)) {
+        end_all(generator, &error);
+        return true;
+    }
+    if (generator->drafter && count == 1 + generator->drafted &&
+        generator->slots[generator->batch_sequences[0]].task->decoding) {
+        take_drafts(generator, clock_nanoseconds() - start);
+        return true;
+    }
+    size_t due = note_batch(generator, count);
     engine_run(generator->engine, sample, generator->due, due);
     for (size_t i = 0; i < due; i++) {
         enum finish_reason reason;
         struct slot *slot = generator->due[i].slot;
         if (!next_token(generator, &generator->due[i], &reason))
-            release(generator, slot, reason);
+            slot_end(generator, slot, reason);
     }
     return true;
 }

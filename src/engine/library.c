@@ -45,6 +45,7 @@ hypura_status hypura_open(hypura_model **out, const char *path, const hypura_opt
     engine_options.gpu_fixed = options->gpu_fixed;
     engine_options.threads = options->threads;
     engine_options.context = options->context;
+    engine_options.draft_path = options->draft;
     engine_options.progress = options->on_load;
     engine_options.progress_context = options->on_load_context;
     struct hypura_model *model;

@@ -20,7 +20,7 @@ struct row {
 
 struct model_figures {
     char *name; /* as a label's value */
-    struct row rows[12];
+    struct row rows[14];
 };
 
 struct figures {
@@ -49,8 +49,10 @@ static void take_figures(void *context, struct loaded_model *loaded)
         {"expert_misses_total", "counter", "Uses of experts that had to be read.", (double)s.store.expert_misses},
         {"expert_moves_total", "counter", "Experts that came to the GPU while running.", (double)s.store.expert_moves},
         {"stall_seconds_total", "counter", "Time spent waiting for storage.", (double)s.store.stall_nanoseconds * 1e-9},
-        {"decode_seconds_total", "counter", "Time spent on batches of single tokens.", s.decode_seconds},
-        {"prompt_seconds_total", "counter", "Time spent on other batches.", s.prompt_seconds}};
+        {"drafted_tokens_total", "counter", "Tokens that were drafted ahead.", (double)s.drafted_tokens},
+        {"accepted_tokens_total", "counter", "Of these, those that came true.", (double)s.accepted_tokens},
+        {"decode_seconds_total", "counter", "Time spent on batches that generate.", s.decode_seconds},
+        {"prompt_seconds_total", "counter", "Time spent on batches of prompts.", s.prompt_seconds}};
     _Static_assert(sizeof rows == sizeof one->rows, "each row is kept");
     memcpy(one->rows, rows, sizeof rows);
     figures->count++;

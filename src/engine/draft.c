@@ -1,0 +1,279 @@
+#include "engine/draft.h"
+#include "engine/sampler.h"
+
+#include <math.h>
+#include <string.h>
+
+/* Tokens in the same order that are looked for at most: longer ones are no surer. */
+#define LONGEST_MATCH 16u
+
+/* Kinds of guesses: by the length of the match, then by the smaller model's probability. */
+#define MATCH_KINDS 6u
+#define MODEL_KINDS 4u
+#define KINDS (MATCH_KINDS + MODEL_KINDS)
+
+/* How often a kind comes true: what was seen, of which half is forgotten after some fifty guesses, beside so many
+ * that are assumed. */
+#define REMEMBERED 0.986f
+#define ASSUMED 4.0f
+#define ASSUMED_TRUE 0.4f
+/* A kind that does not pay is forgotten so much each time that it is not tried, and so is tried again. */
+#define FORGOTTEN 0.995f
+
+/* A further token takes this share of a pass, until it was measured; and how fast measured times count. */
+#define ASSUMED_SHARE 0.3
+#define LEARNING 0.25
+/* One pass of so many goes without guesses, so that what it takes stays known. */
+#define ALONE 32u
+
+struct kind {
+    float guessed, accepted;
+};
+
+struct drafter {
+    struct engine *small; /* NULL: none */
+    uint32_t vocabulary;
+    bool always;
+    struct kind kinds[KINDS], model; /* model: of the smaller model, however sure it was */
+    double pass, further; /* nanoseconds of a pass over one token, and of each more; pass 0: not measured yet */
+    uint32_t passes;
+    double guess; /* of a guess by the smaller model; 0: not measured yet */
+
+    /* The guesses at hand. */
+    uint32_t count;
+    uint8_t kind[DRAFT_MOST];
+
+    int32_t *fed; /* [positions of the smaller model] what its sequence holds */
+};
+
+hypura_status drafter_create(struct drafter **out, const struct engine *engine, hypura_error *error)
+{
+    struct drafter *drafter;
+    struct engine *small = engine_draft_model(engine);
+    hypura_status status = ALLOCATE(&drafter, 1, "guesses", error);
+    if (status)
+        return status;
+    drafter->small = small;
+    drafter->always = engine_drafting(engine) == DRAFTING_ON;
+    drafter->vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    if (small)
+        status = ALLOCATE(&drafter->fed, engine_plan(small)->positions, "token history", error);
+    if (status)
+        drafter_destroy(drafter);
+    else
+        *out = drafter;
+    return status;
+}
+
+void drafter_destroy(struct drafter *drafter)
+{
+    if (!drafter)
+        return;
+    memory_free(drafter->fed);
+    memory_free(drafter);
+}
+
+/* ---- what pays -----------------------------------------------------------------------------------------------------
+ */
+
+static float chance(const struct kind *kind)
+{
+    return (kind->accepted + ASSUMED * ASSUMED_TRUE) / (kind->guessed + ASSUMED);
+}
+
+static void count_guess(struct kind *kind, bool accepted)
+{
+    kind->guessed = kind->guessed * REMEMBERED + 1;
+    kind->accepted = kind->accepted * REMEMBERED + accepted;
+}
+
+static void forget(struct drafter *drafter, struct kind *kind)
+{
+    kind->guessed *= FORGOTTEN;
+    kind->accepted *= FORGOTTEN;
+    drafter->further += (1 - FORGOTTEN) * (ASSUMED_SHARE * drafter->pass - drafter->further);
+}
+
+/* What is expected of the guesses so far: that the next one comes to count, tokens, and nanoseconds. */
+struct prospect {
+    double reached, tokens, time;
+};
+
+static struct prospect prospect_start(const struct drafter *drafter)
+{
+    return (struct prospect){1, 1, drafter->pass};
+}
+
+static bool pays(const struct drafter *drafter, const struct prospect *prospect, double chance_of_next, double cost)
+{
+    return drafter->always || prospect->reached * chance_of_next * prospect->time > prospect->tokens * cost;
+}
+
+static void add(struct drafter *drafter, struct prospect *prospect, uint32_t kind)
+{
+    prospect->reached *= (double)chance(&drafter->kinds[kind]);
+    prospect->tokens += prospect->reached;
+    prospect->time += drafter->further;
+    drafter->kind[drafter->count++] = (uint8_t)kind;
+}
+
+void drafter_learn(struct drafter *drafter, uint32_t accepted, uint64_t nanoseconds)
+{
+    uint32_t guessed = drafter->count;
+    for (uint32_t i = 0; i < guessed && i <= accepted; i++) {
+        count_guess(&drafter->kinds[drafter->kind[i]], i < accepted);
+        if (drafter->kind[i] >= MATCH_KINDS)
+            count_guess(&drafter->model, i < accepted);
+    }
+    drafter->count = 0;
+    if (drafter->pass <= 0) {
+        drafter->pass = (double)nanoseconds / (1 + ASSUMED_SHARE * guessed);
+        drafter->further = ASSUMED_SHARE * drafter->pass;
+        return;
+    }
+    /* A pass that was held up by something else counts as twice as long as expected at most. */
+    double expected = drafter->pass + guessed * drafter->further;
+    double step = LEARNING * (MIN((double)nanoseconds, 2 * expected) - expected);
+    if (guessed)
+        drafter->further = MAX(drafter->further + step / guessed, 0.0);
+    else
+        drafter->pass += step;
+    drafter->passes++;
+}
+
+/* ---- the text itself -----------------------------------------------------------------------------------------------
+ */
+
+static uint32_t match_kind(uint32_t length)
+{
+    static const uint8_t least[MATCH_KINDS] = {1, 2, 3, 4, 6, 10};
+    uint32_t kind = MATCH_KINDS - 1;
+    while (kind && length < least[kind])
+        kind--;
+    return kind;
+}
+
+/* The last place where the most of the last tokens stand in the same order: the index behind it, or 0. */
+static size_t find_match(const int32_t *tokens, size_t count, uint32_t *length)
+{
+    size_t best = 0;
+    *length = 0;
+    for (size_t end = count - 1; end > 0 && *length < LONGEST_MATCH; end--) {
+        if (tokens[end - 1] != tokens[count - 1])
+            continue;
+        uint32_t same = 1;
+        while (same < LONGEST_MATCH && same < end && tokens[end - 1 - same] == tokens[count - 1 - same])
+            same++;
+        if (same > *length) {
+            *length = same;
+            best = end;
+        }
+    }
+    return best;
+}
+
+/* What followed there; a text that repeats itself goes on doing so. */
+static void guess_by_match(struct drafter *drafter, const int32_t *tokens, size_t count, size_t start, uint32_t length,
+                           uint32_t most, int32_t *out)
+{
+    struct prospect prospect = prospect_start(drafter);
+    for (uint32_t i = 0; i < most; i++) {
+        struct kind *kind = &drafter->kinds[match_kind(length + i)];
+        if (!pays(drafter, &prospect, (double)chance(kind), drafter->further)) {
+            if (i == 0)
+                forget(drafter, kind);
+            return;
+        }
+        out[i] = start + i < count ? tokens[start + i] : out[start + i - count];
+        add(drafter, &prospect, match_kind(length + i));
+    }
+}
+
+/* ---- the smaller model ---------------------------------------------------------------------------------------------
+ */
+
+static uint32_t model_kind(float logprob)
+{
+    static const float least[MODEL_KINDS] = {0, 0.3f, 0.6f, 0.85f};
+    float probability = expf(logprob);
+    uint32_t kind = MODEL_KINDS - 1;
+    while (kind && probability < least[kind])
+        kind--;
+    return MATCH_KINDS + kind;
+}
+
+/* Tokens after those that the smaller model's sequence holds; its logits are then those after the last. */
+static hypura_status feed(struct drafter *drafter, const int32_t *tokens, size_t count)
+{
+    struct engine *small = drafter->small;
+    while (count) {
+        uint32_t positions[256], held = engine_positions(small, 0);
+        size_t now = MIN(MIN(count, (size_t)engine_plan(small)->chunk), COUNT_OF(positions));
+        for (uint32_t i = 0; i < now; i++)
+            positions[i] = held + i;
+        memcpy(drafter->fed + held, tokens, now * sizeof *tokens);
+        struct engine_batch batch = {.count = now, .tokens = tokens, .positions = positions};
+        uint64_t start = clock_nanoseconds();
+        hypura_status status = engine_forward(small, &batch, NULL);
+        if (status)
+            return status;
+        if (now == 1)
+            drafter->guess +=
+                (drafter->guess > 0 ? LEARNING : 1) * ((double)(clock_nanoseconds() - start) - drafter->guess);
+        tokens += now;
+        count -= now;
+    }
+    return HYPURA_OK;
+}
+
+/* Brings the smaller model's sequence to these tokens. */
+static hypura_status follow(struct drafter *drafter, const int32_t *tokens, size_t count)
+{
+    uint32_t held = engine_positions(drafter->small, 0), same = 0;
+    while (same < held && same + 1 < count && drafter->fed[same] == tokens[same])
+        same++;
+    engine_truncate(drafter->small, 0, same);
+    same = engine_positions(drafter->small, 0);
+    return feed(drafter, tokens + same, count - same);
+}
+
+static void guess_by_model(struct drafter *drafter, const int32_t *tokens, size_t count, uint32_t most, int32_t *out)
+{
+    struct prospect prospect = prospect_start(drafter);
+    size_t vocabulary = model_parameters(engine_model(drafter->small))->vocabulary;
+    for (uint32_t i = 0; i < most && count + i < engine_plan(drafter->small)->positions; i++) {
+        struct kind *kind = &drafter->model;
+        struct token_logprob best;
+        if (pays(drafter, &prospect, (double)chance(kind), drafter->further + drafter->guess)) {
+            if (i == 0 ? follow(drafter, tokens, count) : feed(drafter, out + i - 1, 1))
+                return;
+            prospect.time += drafter->guess;
+            logits_logprobs(engine_logits(drafter->small, 0), vocabulary, 0, &best, 1);
+            kind = &drafter->kinds[model_kind(best.logprob)];
+        }
+        if (kind == &drafter->model || best.token < 0 || (uint32_t)best.token >= drafter->vocabulary ||
+            !pays(drafter, &prospect, (double)chance(kind), drafter->further)) {
+            if (i == 0)
+                forget(drafter, kind);
+            return;
+        }
+        out[i] = best.token;
+        add(drafter, &prospect, model_kind(best.logprob));
+    }
+}
+
+uint32_t drafter_guess(struct drafter *drafter, const int32_t *tokens, size_t count, uint32_t most,
+                       int32_t out[DRAFT_MOST])
+{
+    uint32_t length = 0;
+    drafter->count = 0;
+    most = MIN(most, DRAFT_MOST);
+    if (most == 0 || count == 0 || (!drafter->always && (drafter->pass <= 0 || drafter->passes % ALONE == ALONE - 1)))
+        return 0;
+    size_t match = find_match(tokens, count, &length);
+    if (match && (!drafter->small || chance(&drafter->kinds[match_kind(length)]) >= chance(&drafter->model)))
+        guess_by_match(drafter, tokens, count, match, length, most, out);
+    else if (drafter->small)
+        guess_by_model(drafter, tokens, count, most, out);
+    return drafter->count;
+}

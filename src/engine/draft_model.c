@@ -1,0 +1,104 @@
+/* The smaller model that guesses tokens for another (draft.h). It is opened first and lies in memory whole, so that the
+ * other's plan counts what it takes. */
+#include "engine/engine_private.h"
+
+#include <string.h>
+
+#define DRAFT_CONTEXT 8192u
+#define DRAFT_CHUNK 256u
+
+/* Tokens of the two vocabularies that may differ: families pad theirs, and name reserved tokens anew. */
+#define DIFFERENT_SHARE 0.01
+
+static struct engine_options draft_options(const struct engine_options *options)
+{
+    struct engine_options own = *options;
+    own.context = options->context ? options->context : DRAFT_CONTEXT;
+    own.chunk = DRAFT_CHUNK;
+    own.sequences = 1;
+    own.shared_context = false;
+    own.guessing = STORE_GUESSING_OFF;
+    own.fill = false;
+    own.cache_policy = NULL;
+    own.adapters = NULL;
+    own.adapter_count = 0;
+    own.drafting = DRAFTING_OFF;
+    own.draft_path = NULL;
+    own.remember_usage = false;
+    own.trace_path = NULL;
+    return own;
+}
+
+static bool goes_back(const struct model *model)
+{
+    for (uint32_t i = 0; i < model_parameters(model)->layers; i++)
+        if (model_layer(model, i)->kind == LAYER_RECURRENT)
+            return false;
+    return !(model_architecture(model)->flags & ARCHITECTURE_ENCODER);
+}
+
+bool draft_model_wanted(const struct model *model, const struct engine_options *options)
+{
+    return options->draft_path && options->drafting != DRAFTING_OFF && goes_back(model);
+}
+
+/* Whether ids mean the same in both. */
+static bool same_tokens(const struct vocabulary *a, const struct vocabulary *b)
+{
+    if (!a || !b)
+        return false;
+    uint32_t common = MIN(vocabulary_size(a), vocabulary_size(b)), different = 0;
+    for (uint32_t i = 0; i < common; i++) {
+        struct gguf_string first = vocabulary_text(a, (int32_t)i), second = vocabulary_text(b, (int32_t)i);
+        different += first.size != second.size || memcmp(first.data, second.data, first.size) != 0;
+    }
+    return different <= DIFFERENT_SHARE * common;
+}
+
+static hypura_status check(const struct engine *engine, const struct engine *small, const char *path,
+                           hypura_error *error)
+{
+    if (!goes_back(small->model))
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s cannot guess tokens: a sequence of it cannot go back to where a guess was wrong", path);
+    if (!same_tokens(engine->vocabulary, small->vocabulary))
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "%s cannot guess tokens for %s: their vocabularies differ; it takes a smaller model of the "
+                         "same family",
+                         path, model_name(engine->model));
+    if (small->plan->mode != PLAN_FULL_RESIDENT)
+        return error_set(error, HYPURA_ERROR_MEMORY,
+                         "%s cannot guess tokens: it does not fit the budget whole beside its caches", path);
+    return HYPURA_OK;
+}
+
+hypura_status draft_model_open(struct engine *engine, struct engine_options *options, hypura_error *error)
+{
+    const char *path = options->draft_path;
+    struct engine_options own = draft_options(options);
+    TRY(engine_open(&engine->draft_model, path, &own, error));
+    TRY(check(engine, engine->draft_model, path, error));
+    /* What it was promised and has not touched yet. */
+    const struct plan *plan = engine->draft_model->plan;
+    options->reserved += (int64_t)(plan->kv_bytes + plan->scratch_bytes);
+    return HYPURA_OK;
+}
+
+hypura_status draft_model_plan(const struct model *model, const struct hardware *hardware,
+                               struct engine_options *options, hypura_error *error)
+{
+    struct engine_options own = draft_options(options);
+    struct model *small;
+    struct plan *plan;
+    if (!draft_model_wanted(model, options))
+        return HYPURA_OK;
+    TRY(model_open(&small, options->draft_path, error));
+    hypura_status status = engine_plan_only(&plan, small, hardware, &own, error);
+    model_close(small);
+    if (status)
+        return status;
+    options->reserved +=
+        (int64_t)(plan->resident_bytes + plan->pool_bytes + plan->table_bytes + plan->kv_bytes + plan->scratch_bytes);
+    plan_free(plan);
+    return HYPURA_OK;
+}

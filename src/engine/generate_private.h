@@ -1,0 +1,91 @@
+/* What the files of generate share. */
+#ifndef HYPURA_GENERATE_PRIVATE_H
+#define HYPURA_GENERATE_PRIVATE_H
+
+#include "engine/draft.h"
+#include "engine/generate.h"
+#include "engine/stop_strings.h"
+
+#include <pthread.h>
+
+/* A request from submission to its done callback. */
+struct task {
+    struct task *next; /* in the queue */
+    uint64_t id;
+    struct generation_request request;
+    int32_t *tokens; /* to feed: the prompt, and what was generated when the sequence had to make room */
+    uint32_t count;
+    uint64_t started, first_token;
+    bool cancelled; /* under the mutex */
+
+    uint32_t fed;       /* of tokens, in the sequence */
+    int32_t last_token; /* sampled, not yet fed */
+    bool decoding;
+    struct token_decoder decoder;
+    struct stop_matcher stops;
+    struct buffer text; /* of the token at hand */
+    struct generation_result result;
+};
+
+/* What a sequence of the engine holds. */
+struct slot {
+    struct task *task; /* NULL: free */
+    int32_t *history;  /* [positions]: tokens in the engine's cache */
+    uint32_t held;
+    uint64_t last_used;
+    uint32_t in_batch; /* tokens of the batch at hand */
+};
+
+/* A sequence whose next token is to be chosen. */
+struct due {
+    struct slot *slot;
+    const float *logits;
+    hypura_status status;
+};
+
+struct generator {
+    struct engine *engine;
+    const struct vocabulary *vocabulary;
+    uint32_t positions, chunk;
+    uint64_t room; /* engine_room */
+
+    struct slot *slots;
+    uint32_t slot_count;
+    uint64_t clock;
+
+    int32_t *batch_tokens;
+    uint32_t *batch_positions, *batch_sequences;
+    bool *batch_want;
+    struct due *due; /* [slot_count] */
+
+    struct drafter *drafter; /* NULL: nothing is guessed */
+    int32_t drafts[DRAFT_MOST];
+    uint32_t drafted; /* of the batch at hand */
+
+    pthread_mutex_t mutex; /* guards the queue, next_id, and task->cancelled */
+    struct task *first, *last;
+    uint64_t next_id;
+};
+
+/* ---- requests and the sequences that they run on: generate_slots.c -------------------------------------------------
+ */
+
+void task_free(struct task *task);
+
+/* Calls a request that is in no slot any more done, and frees it. */
+void task_end(struct task *task, enum finish_reason reason);
+
+/* Ends a request in its slot, which is free then. */
+void slot_end(struct generator *generator, struct slot *slot, enum finish_reason reason);
+
+/* Gives free sequences to who waits, as far as there is room. */
+void slots_start_waiting(struct generator *generator);
+
+/* Makes sure that what runs has room for its next tokens: sequences that are free give up theirs, the longest idle
+ * first, then who came last waits. */
+void slots_make_room(struct generator *generator);
+
+/* Positions that this many tokens take of the shared room. */
+uint64_t whole_blocks(uint32_t tokens);
+
+#endif

@@ -1,0 +1,203 @@
+/* Which request runs on which sequence, and who waits for room. */
+#include "engine/generate_private.h"
+
+#include <string.h>
+
+void task_free(struct task *task)
+{
+    if (!task)
+        return;
+    memory_free(task->tokens);
+    stop_matcher_free(&task->stops);
+    buffer_free(&task->text);
+    memory_free(task);
+}
+
+void task_end(struct task *task, enum finish_reason reason)
+{
+    uint64_t now = clock_nanoseconds();
+    task->result.reason = reason;
+    uint64_t started = task->started ? task->started : now, first = task->first_token ? task->first_token : now;
+    task->result.prompt_nanoseconds = first - started;
+    task->result.decode_nanoseconds = now - first;
+    if (task->request.on_done)
+        task->request.on_done(task->request.context, &task->result);
+    task_free(task);
+}
+
+/* ---- giving sequences to requests ----------------------------------------------------------------------------------
+ */
+
+static uint32_t common_prefix(const struct slot *slot, const struct task *task)
+{
+    /* The last token always runs: its logits are needed. */
+    uint32_t most = MIN(slot->held, task->count - 1), same = 0;
+    while (same < most && slot->history[same] == task->tokens[same])
+        same++;
+    return same;
+}
+
+/* The free slot that shares most with the prompt; among equals the one that was idle longest. */
+static struct slot *best_slot(struct generator *generator, const struct task *task)
+{
+    struct slot *best = NULL;
+    uint32_t best_same = 0;
+    for (uint32_t s = 0; s < generator->slot_count; s++) {
+        struct slot *slot = &generator->slots[s];
+        if (slot->task)
+            continue;
+        uint32_t same = common_prefix(slot, task);
+        if (!best || same > best_same || (same == best_same && slot->last_used < best->last_used)) {
+            best = slot;
+            best_same = same;
+        }
+    }
+    return best;
+}
+
+static struct task *take_from_queue(struct generator *generator)
+{
+    struct task *task = generator->first;
+    if (task) {
+        generator->first = task->next;
+        if (!generator->first)
+            generator->last = NULL;
+        task->next = NULL;
+    }
+    return task;
+}
+
+uint64_t whole_blocks(uint32_t tokens)
+{
+    return align_up(tokens, PLAN_KV_BLOCK);
+}
+
+/* Whether there is room for a request beside those that run: its tokens, and some of its answer. What others have yet
+ * to generate is not counted, since few answers are as long as they may be; who came last makes room then. */
+static bool has_room(const struct generator *generator, const struct task *task)
+{
+    uint64_t taken = 0;
+    for (uint32_t s = 0; s < generator->slot_count; s++)
+        if (generator->slots[s].task)
+            taken += whole_blocks(MAX(generator->slots[s].held + 1, generator->slots[s].task->count + 1));
+    uint32_t most = task->request.max_tokens, done = task->result.generated_tokens;
+    uint32_t answer = most ? MIN(most - MIN(most, done), PLAN_KV_BLOCK) : PLAN_KV_BLOCK;
+    return taken == 0 || taken + whole_blocks(MIN(task->count + answer, generator->positions)) <= generator->room;
+}
+
+static void start_task(struct generator *generator, struct slot *slot)
+{
+    struct task *task = slot->task;
+    uint32_t sequence = (uint32_t)(slot - generator->slots);
+    uint32_t same = common_prefix(slot, task);
+    if (slot->held != same)
+        engine_truncate(generator->engine, sequence, same);
+    /* Layers with a state cannot go back; then nothing is left. */
+    slot->held = engine_positions(generator->engine, sequence);
+    task->fed = slot->held;
+    if (task->started)
+        return; /* it made room for another */
+    task->result.cached_tokens = slot->held;
+    task->started = clock_nanoseconds();
+    /* Penalties look back into the prompt too. */
+    for (uint32_t i = 0; i < task->count; i++)
+        sampler_accept(task->request.sampler, task->tokens[i]);
+}
+
+void slots_start_waiting(struct generator *generator)
+{
+    for (;;) {
+        pthread_mutex_lock(&generator->mutex);
+        struct task *task = generator->first;
+        bool cancelled = task && task->cancelled;
+        struct slot *slot = task && !cancelled && has_room(generator, task) ? best_slot(generator, task) : NULL;
+        if (cancelled || slot) {
+            take_from_queue(generator);
+            if (slot)
+                slot->task = task;
+        }
+        pthread_mutex_unlock(&generator->mutex);
+        if (cancelled) {
+            task_end(task, FINISH_CANCELLED);
+            continue;
+        }
+        if (!slot)
+            return;
+        start_task(generator, slot);
+    }
+}
+
+void slot_end(struct generator *generator, struct slot *slot, enum finish_reason reason)
+{
+    struct task *task = slot->task;
+    slot->last_used = ++generator->clock;
+    /* on_done runs without the mutex, and with the slot free already: it may submit the next turn. */
+    pthread_mutex_lock(&generator->mutex);
+    slot->task = NULL;
+    pthread_mutex_unlock(&generator->mutex);
+    task_end(task, reason);
+}
+
+/* ---- shared room --------------------------------------------------------------------------------------------------
+ */
+
+static void empty(struct generator *generator, struct slot *slot)
+{
+    engine_truncate(generator->engine, (uint32_t)(slot - generator->slots), 0);
+    slot->held = 0;
+}
+
+/* The request goes back to the head of the queue, to be fed again with all that it has: the same bits follow. */
+static void make_wait(struct generator *generator, struct slot *slot)
+{
+    struct task *task = slot->task;
+    if (task->decoding) {
+        if (memory_resize((void **)&task->tokens, task->count, slot->held + 1, sizeof *task->tokens, "prompt",
+                          &task->result.error)) {
+            slot_end(generator, slot, FINISH_ERROR);
+            return;
+        }
+        memcpy(task->tokens, slot->history, slot->held * sizeof *task->tokens);
+        task->tokens[slot->held] = task->last_token;
+        task->count = slot->held + 1;
+        task->request.tokens = task->tokens;
+    }
+    task->decoding = false;
+    empty(generator, slot);
+    pthread_mutex_lock(&generator->mutex);
+    slot->task = NULL;
+    task->next = generator->first;
+    generator->first = task;
+    if (!generator->last)
+        generator->last = task;
+    pthread_mutex_unlock(&generator->mutex);
+}
+
+/* After the next batch. */
+static uint32_t next_positions(const struct slot *slot)
+{
+    const struct task *task = slot->task;
+    return !task ? slot->held : task->decoding ? slot->held + 1 : MAX(task->count, slot->held);
+}
+
+void slots_make_room(struct generator *generator)
+{
+    while (generator->room != UINT64_MAX) {
+        uint64_t wanted = 0;
+        struct slot *idle = NULL, *youngest = NULL;
+        for (uint32_t s = 0; s < generator->slot_count; s++) {
+            struct slot *slot = &generator->slots[s];
+            wanted += whole_blocks(next_positions(slot));
+            if (!slot->task && slot->held && (!idle || slot->last_used < idle->last_used))
+                idle = slot;
+            if (slot->task && (!youngest || slot->task->id > youngest->task->id))
+                youngest = slot;
+        }
+        if (wanted <= generator->room)
+            return;
+        if (idle)
+            empty(generator, idle);
+        else
+            make_wait(generator, youngest);
+    }
+}

@@ -1,0 +1,332 @@
+/* Tokens that are guessed ahead change when a text comes, and nothing else. */
+#include "reference.h"
+
+#include "engine/draft.h"
+#include "engine/generate.h"
+
+#define LONGEST 1024
+
+struct answer {
+    int32_t tokens[LONGEST];
+    size_t count, most; /* of tokens, before the callback ends it */
+    struct generation_result result;
+};
+
+static bool take_token(void *context, const struct generated_token *token)
+{
+    struct answer *answer = context;
+    if (token->id != NO_TOKEN)
+        answer->tokens[answer->count++] = token->id;
+    return answer->count < answer->most;
+}
+
+static void take_result(void *context, const struct generation_result *result)
+{
+    struct answer *answer = context;
+    answer->result = *result;
+}
+
+static struct engine *open_drafting(const char *name, uint32_t context, enum engine_drafting drafting,
+                                    const char *draft)
+{
+    struct engine_options options;
+    struct engine *engine = NULL;
+    char path[4096] = "";
+    engine_default_options(&options);
+    options.context = context;
+    options.threads = 2;
+    options.gpu = "none";
+    options.drafting = drafting;
+    if (draft) {
+        snprintf(path, sizeof path, "%s", model_path(draft));
+        options.draft_path = path;
+    }
+    if (engine_open(&engine, model_path(name), &options, &test_error))
+        fail_msg("%s: %s", name, test_error.message);
+    return engine;
+}
+
+static const struct vocabulary *vocabulary_of(const struct engine *engine)
+{
+    const struct vocabulary *vocabulary = NULL;
+    assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
+    return vocabulary;
+}
+
+/* What a request asks for, beside its tokens. */
+struct wish {
+    uint32_t max_tokens, break_after; /* break_after 0: never */
+    float temperature;
+    const char *stop;
+};
+
+static void ask(struct generator *generator, const struct engine *engine, const int32_t *tokens, size_t count,
+                const struct wish *wish, struct answer *answer)
+{
+    struct sampler_options options;
+    struct sampler *sampler;
+    sampler_default_options(&options);
+    options.temperature = wish->temperature;
+    options.seed = 3;
+    options.repeat_penalty = 1.05f;
+    assert_ok(sampler_create(&sampler, &options, model_parameters(engine_model(engine))->vocabulary, &test_error));
+    *answer = (struct answer){.most = wish->break_after ? wish->break_after : SIZE_MAX};
+    struct generation_request request = {.tokens = tokens,
+                                         .count = count,
+                                         .max_tokens = wish->max_tokens,
+                                         .sampler = sampler,
+                                         .stops = &wish->stop,
+                                         .stop_count = wish->stop != NULL,
+                                         .ignore_end = true,
+                                         .on_token = take_token,
+                                         .on_done = take_result,
+                                         .context = answer};
+    assert_ok(generator_submit(generator, &request, NULL, &test_error));
+    while (generator_step(generator))
+        ;
+    sampler_destroy(sampler);
+}
+
+static void prompt_of(int32_t *tokens, size_t count)
+{
+    struct random random;
+    random_seed(&random, 11);
+    for (size_t i = 0; i < count; i++)
+        tokens[i] = (int32_t)(random_next(&random) % 300);
+}
+
+static void assert_same_answer(const char *name, const struct answer *expected, const struct answer *answer)
+{
+    if (expected->count != answer->count ||
+        memcmp(expected->tokens, answer->tokens, answer->count * sizeof *answer->tokens) != 0)
+        fail_msg("%s: other tokens with guesses than without (%zu and %zu)", name, answer->count, expected->count);
+    assert_int_equal(answer->result.reason, expected->result.reason);
+    assert_int_equal(answer->result.generated_tokens, expected->result.generated_tokens);
+    assert_int_equal(answer->result.cached_tokens, expected->result.cached_tokens);
+    assert_true(answer->result.stop_string == expected->result.stop_string);
+}
+
+/* Two turns, of which the second begins with the first and its answer; returns the guesses that came true. */
+static uint64_t compare(const char *name, uint32_t context, size_t prompt, const struct wish *wish, const char *draft)
+{
+    static struct answer expected[2], answer;
+    static int32_t tokens[LONGEST];
+    uint64_t accepted = 0;
+    for (int drafts = 0; drafts < 2; drafts++) {
+        struct engine *engine =
+            open_drafting(name, context, drafts ? DRAFTING_ON : DRAFTING_OFF, drafts ? draft : NULL);
+        struct generator *generator;
+        struct engine_statistics s;
+        assert_ok(generator_create(&generator, engine, vocabulary_of(engine), &test_error));
+        prompt_of(tokens, prompt);
+        size_t count = prompt;
+        for (int turn = 0; turn < 2; turn++) {
+            struct answer *out = drafts ? &answer : &expected[turn];
+            ask(generator, engine, tokens, count, wish, out);
+            if (drafts)
+                assert_same_answer(name, &expected[turn], out);
+            memcpy(tokens + count, out->tokens, out->count * sizeof *tokens);
+            count += out->count;
+            tokens[count++] = 5;
+        }
+        engine_statistics(engine, &s);
+        assert_int_equal(s.generated_tokens, expected[0].count + expected[1].count - 2);
+        assert_true(s.accepted_tokens <= s.drafted_tokens);
+        assert_true(drafts || s.drafted_tokens == 0);
+        assert_true(!drafts || s.generated_tokens == s.decode_passes + s.accepted_tokens);
+        accepted = s.accepted_tokens;
+        generator_destroy(generator);
+        engine_close(engine);
+        memory_give_back();
+    }
+    return accepted;
+}
+
+static void guesses_change_no_token(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"llama",        "mixtral", "q-llama-Q4_K_M", "phi3-longrope",
+                                         "deepseek2-v3", "llama4",  "embedded"};
+    const struct wish greedy = {.max_tokens = 60, .temperature = 0}, sampled = {.max_tokens = 60, .temperature = 0.5f};
+    for (size_t i = 0; i < COUNT_OF(models); i++) {
+        if (compare(models[i], 256, 20, &greedy, NULL) == 0)
+            fail_msg("%s: no guess came true", models[i]);
+        compare(models[i], 256, 20, &sampled, NULL);
+    }
+}
+
+static void guesses_leave_windows_whole(void **state)
+{
+    (void)state;
+    const struct wish greedy = {.max_tokens = 40, .temperature = 0};
+    static const char *const models[] = {"gemma2", "gpt-oss"};
+    for (size_t i = 0; i < COUNT_OF(models); i++)
+        if (compare(models[i], 900, 700, &greedy, NULL) == 0)
+            fail_msg("%s: no guess came true", models[i]);
+}
+
+static void an_end_within_guesses_is_where_it_was(void **state)
+{
+    (void)state;
+    const struct wish wishes[] = {{.max_tokens = 1},
+                                  {.max_tokens = 2},
+                                  {.max_tokens = 33},
+                                  {.max_tokens = 50, .break_after = 17},
+                                  {.max_tokens = 100, .stop = "e"},
+                                  {.max_tokens = 100, .stop = "the"}};
+    for (size_t i = 0; i < COUNT_OF(wishes); i++)
+        compare("embedded", 256, 12, &wishes[i], NULL);
+    /* Until the context is full. */
+    static struct answer with, without;
+    int32_t tokens[20];
+    prompt_of(tokens, COUNT_OF(tokens));
+    for (int drafts = 0; drafts < 2; drafts++) {
+        struct engine *engine = open_drafting("embedded", 128, drafts ? DRAFTING_ON : DRAFTING_OFF, NULL);
+        struct generator *generator;
+        assert_ok(generator_create(&generator, engine, vocabulary_of(engine), &test_error));
+        const struct wish endless = {0};
+        ask(generator, engine, tokens, COUNT_OF(tokens), &endless, drafts ? &with : &without);
+        generator_destroy(generator);
+        engine_close(engine);
+    }
+    assert_int_equal(without.count, 128 - 20 + 1);
+    assert_same_answer("embedded", &without, &with);
+}
+
+static void a_smaller_model_guesses(void **state)
+{
+    (void)state;
+    const struct wish greedy = {.max_tokens = 60, .temperature = 0}, sampled = {.max_tokens = 60, .temperature = 0.5f};
+    uint64_t accepted = compare("q-llama-BF16", 256, 20, &greedy, "q-llama-Q8_0");
+    /* It is the same model but for its rounding: most of 118 tokens. */
+    if (accepted < 60)
+        fail_msg("%llu guesses came true", (unsigned long long)accepted);
+    compare("q-llama-BF16", 256, 20, &sampled, "q-llama-Q8_0");
+}
+
+static void a_model_that_cannot_guess_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *draft, *says;
+    } wrong[] = {
+        {"embedded", "their vocabularies differ"}, {"qwen35", "cannot go back"}, {"no-such-file", "no-such-file"}};
+    for (size_t i = 0; i < COUNT_OF(wrong); i++) {
+        struct engine_options options;
+        struct engine *engine = NULL;
+        char path[4096];
+        snprintf(path, sizeof path, "%s", model_path(wrong[i].draft));
+        engine_default_options(&options);
+        options.context = 256;
+        options.gpu = "none";
+        options.draft_path = path;
+        assert_int_not_equal(engine_open(&engine, model_path("llama"), &options, &test_error), HYPURA_OK);
+        if (!strstr(test_error.message, wrong[i].says))
+            fail_msg("%s: %s", wrong[i].draft, test_error.message);
+    }
+}
+
+static void a_sequence_that_cannot_go_back_gets_no_guesses(void **state)
+{
+    (void)state;
+    struct engine *engine = open_drafting("qwen3next", 256, DRAFTING_ON, NULL);
+    int32_t tokens[] = {1, 2};
+    uint32_t positions[] = {0, 1};
+    const bool want[] = {true, true};
+    assert_int_equal(engine_drafts(engine), 0);
+    struct engine_batch batch = {
+        .count = 2, .tokens = tokens, .positions = positions, .want_logits = want, .drafted = 1};
+    assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_ARGUMENT);
+    engine_close(engine);
+    const struct wish greedy = {.max_tokens = 20, .temperature = 0};
+    assert_int_equal(compare("qwen3next", 256, 20, &greedy, NULL), 0);
+}
+
+/* ---- how many are guessed ------------------------------------------------------------------------------------------
+ */
+
+/* 1 2 3 4 again and again: all of it can be guessed. */
+static uint32_t guess(struct drafter *drafter)
+{
+    int32_t tokens[64], out[DRAFT_MOST];
+    for (int32_t i = 0; i < 64; i++)
+        tokens[i] = 1 + i % 4;
+    uint32_t count = drafter_guess(drafter, tokens, COUNT_OF(tokens), 7, out);
+    for (uint32_t i = 0; i < count; i++)
+        assert_int_equal(out[i], 1 + i % 4);
+    return count;
+}
+
+static uint32_t guessed; /* in the last "learn" */
+
+/* Passes of a millisecond, in which all guesses come true or none, and each takes so long; returns the most guesses of
+ * the last two. */
+static uint32_t learn(struct drafter *drafter, int passes, bool come_true, uint64_t further)
+{
+    uint32_t count = 0, before = 0;
+    guessed = 0;
+    for (int i = 0; i < passes; i++) {
+        before = count;
+        count = guess(drafter);
+        guessed += count;
+        drafter_learn(drafter, come_true ? count : 0, 1000000 + count * further);
+    }
+    return MAX(count, before);
+}
+
+static void as_many_are_guessed_as_pay(void **state)
+{
+    (void)state;
+    struct engine *engine = open_drafting("llama", 256, DRAFTING_AUTO, NULL);
+    struct drafter *drafter;
+    assert_ok(drafter_create(&drafter, engine, &test_error));
+    assert_int_equal(guess(drafter), 0); /* nothing is known of what a pass takes */
+    drafter_learn(drafter, 0, 1000000);
+    assert_true(guess(drafter) > 0);
+    /* Further tokens that cost next to nothing, and come true. */
+    assert_int_equal(learn(drafter, 40, true, 1000), 7);
+    /* They take as long as a pass of their own: then there is nothing to be won, but it is tried again at times. */
+    learn(drafter, 200, true, 1100000);
+    learn(drafter, 2000, true, 1100000);
+    assert_in_range(guessed, 1, 100);
+    /* Cheap again, but none comes true. */
+    learn(drafter, 2000, false, 200000);
+    learn(drafter, 1000, false, 200000);
+    assert_in_range(guessed, 1, 150);
+    /* They come true: soon there are many. */
+    assert_int_equal(learn(drafter, 400, true, 100000), 7);
+    drafter_destroy(drafter);
+    engine_close(engine);
+}
+
+static void what_does_not_repeat_is_not_guessed(void **state)
+{
+    (void)state;
+    struct engine *engine = open_drafting("llama", 256, DRAFTING_ON, NULL);
+    struct drafter *drafter;
+    int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8}, out[DRAFT_MOST];
+    assert_ok(drafter_create(&drafter, engine, &test_error));
+    assert_int_equal(drafter_guess(drafter, tokens, COUNT_OF(tokens), 7, out), 0);
+    assert_int_equal(drafter_guess(drafter, tokens, 1, 7, out), 0);
+    assert_int_equal(drafter_guess(drafter, tokens, COUNT_OF(tokens), 0, out), 0);
+    /* The longer match wins over the later one. */
+    int32_t twice[] = {7, 1, 2, 50, 9, 2, 60, 7, 1, 2};
+    assert_int_equal(drafter_guess(drafter, twice, COUNT_OF(twice), 2, out), 2);
+    assert_int_equal(out[0], 50);
+    assert_int_equal(out[1], 9);
+    drafter_destroy(drafter);
+    engine_close(engine);
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(guesses_change_no_token),
+                                              cmocka_unit_test(guesses_leave_windows_whole),
+                                              cmocka_unit_test(an_end_within_guesses_is_where_it_was),
+                                              cmocka_unit_test(a_smaller_model_guesses),
+                                              cmocka_unit_test(a_model_that_cannot_guess_is_refused),
+                                              cmocka_unit_test(a_sequence_that_cannot_go_back_gets_no_guesses),
+                                              cmocka_unit_test(as_many_are_guessed_as_pay),
+                                              cmocka_unit_test(what_does_not_repeat_is_not_guessed)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
