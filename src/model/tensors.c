@@ -215,10 +215,11 @@ hypura_status model_find_tensors(struct model *model, hypura_error *error)
                              "%s has a tensor '%s', whose use in architecture '%s' is not known here: without it the "
                              "answer would be wrong",
                              gguf_file_path(model->file, 0), tensor->name.data, model->architecture->name);
-        if (of_layer)
-            model->layer_tensors[layer][role] = tensor;
-        else
-            model->tensors[role] = tensor;
+        const struct gguf_tensor **place = of_layer ? &model->layer_tensors[layer][role] : &model->tensors[role];
+        if (*place)
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s: the tensors '%s' and '%s' are for the same use",
+                             gguf_file_path(model->file, 0), (*place)->name.data, tensor->name.data);
+        *place = tensor;
     }
     return HYPURA_OK;
 }

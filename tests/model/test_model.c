@@ -239,6 +239,8 @@ static void names_what_is_wrong(void **state)
     refuses(&variant, HYPURA_ERROR_UNSUPPORTED, "blk.0.attn_magic.weight");
     variant.extra = "blk.0.attn_kv_a_norm.weight"; /* known, but of another kind of layer */
     refuses(&variant, HYPURA_ERROR_UNSUPPORTED, "blk.0.attn_kv_a_norm.weight");
+    variant.extra = "blk.00.attn_norm.weight"; /* one of the two would be passed over */
+    refuses(&variant, HYPURA_ERROR_FORMAT, "'blk.0.attn_norm.weight' and 'blk.00.attn_norm.weight'");
 
     variant = good;
     variant.embedding = 32;
