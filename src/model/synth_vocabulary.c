@@ -2,6 +2,7 @@
  * words and, for the rest of the size, made-up words of two syllables. Every word is built by merges of shorter tokens.
  */
 #include "model/synth_private.h"
+#include "model/tokenizer_split.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -103,25 +104,6 @@ static void add_merge(struct synth_vocabulary *v, const char *left, const char *
     v->merge_starts[++v->merge_count] = v->merge_text.size;
 }
 
-/* ---- bytes ------------------------------------------------------------------------------------------------------- */
-
-/* Byte-level BPE writes each byte as a printable character: itself, or one from U+0100 on (GPT-2). */
-static void byte_character(unsigned byte, char text[4])
-{
-    unsigned code = byte;
-    bool printable = (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || byte >= 174;
-    if (!printable)
-        code = 256 + (byte <= 32 ? byte : byte <= 160 ? byte - 127 + 33 : 67);
-    if (code < 128) {
-        text[0] = (char)code;
-        text[1] = 0;
-    } else {
-        text[0] = (char)(0xc0 | code >> 6);
-        text[1] = (char)(0x80 | (code & 63));
-        text[2] = 0;
-    }
-}
-
 static void add_bytes(struct synth_vocabulary *v)
 {
     char text[16];
@@ -130,8 +112,7 @@ static void add_bytes(struct synth_vocabulary *v)
             snprintf(text, sizeof text, "<0x%02X>", byte);
             add_token(v, text, strlen(text), TOKEN_BYTE);
         } else {
-            byte_character(byte, text);
-            add_token(v, text, strlen(text), TOKEN_NORMAL);
+            add_token(v, text, utf8_write(text, character_of_byte((uint8_t)byte)), TOKEN_NORMAL);
         }
     }
 }

@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 struct lexer {
     struct workspace *w;
@@ -91,28 +92,9 @@ static void emit_text(struct lexer *l, size_t start, size_t end)
 
 static void append_utf8(struct builder *b, uint32_t c)
 {
-    char bytes[4];
-    size_t size;
-    if (c < 0x80) {
-        bytes[0] = (char)c;
-        size = 1;
-    } else if (c < 0x800) {
-        bytes[0] = (char)(0xc0 | (c >> 6));
-        bytes[1] = (char)(0x80 | (c & 0x3f));
-        size = 2;
-    } else if (c < 0x10000) {
-        bytes[0] = (char)(0xe0 | (c >> 12));
-        bytes[1] = (char)(0x80 | ((c >> 6) & 0x3f));
-        bytes[2] = (char)(0x80 | (c & 0x3f));
-        size = 3;
-    } else {
-        bytes[0] = (char)(0xf0 | (c >> 18));
-        bytes[1] = (char)(0x80 | ((c >> 12) & 0x3f));
-        bytes[2] = (char)(0x80 | ((c >> 6) & 0x3f));
-        bytes[3] = (char)(0x80 | (c & 0x3f));
-        size = 4;
-    }
-    builder_bytes(b, bytes, size, false);
+    utf8proc_uint8_t bytes[4];
+    utf8proc_ssize_t size = utf8proc_encode_char((utf8proc_int32_t)c, bytes);
+    builder_bytes(b, (const char *)bytes, (size_t)size, false);
 }
 
 /* Reads up to `most` digits of a base; returns how many there were. */

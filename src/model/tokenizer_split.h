@@ -86,4 +86,8 @@ size_t utf8_size(uint8_t first);
 
 bool utf8_is_space(uint32_t character);
 
+/* Byte-level BPE writes every byte as one printable character (as GPT-2 does). */
+uint32_t character_of_byte(uint8_t byte);
+int byte_of_character(uint32_t character); /* -1: stands for no byte */
+
 #endif

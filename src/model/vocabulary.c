@@ -3,32 +3,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- bytes as characters ----------------------------------------------------------------------------------------- */
-
-static bool is_printable(uint32_t c)
-{
-    return (c >= 0x21 && c <= 0x7E) || (c >= 0xA1 && c <= 0xAC) || (c >= 0xAE && c <= 0xFF);
-}
-
-/* Printable bytes stand for themselves; the other 68 follow from U+0100 on: 0 to 0x20, 0x7F to 0xA0, 0xAD. */
-uint32_t character_of_byte(uint8_t byte)
-{
-    if (is_printable(byte))
-        return byte;
-    return byte <= 0x20 ? 0x100u + byte : byte == 0xAD ? 0x143u : 0x121u + (byte - 0x7Fu);
-}
-
-int byte_of_character(uint32_t c)
-{
-    if (c < 0x100)
-        return is_printable(c) ? (int)c : -1;
-    if (c <= 0x120)
-        return (int)(c - 0x100);
-    if (c <= 0x142)
-        return (int)(c - 0x121 + 0x7F);
-    return c == 0x143 ? 0xAD : -1;
-}
-
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 struct kind_row {

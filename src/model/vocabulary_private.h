@@ -166,10 +166,6 @@ hypura_status unigram_open(struct vocabulary *vocabulary, const struct gguf *fil
 /* Tokens that swallow white space beside them: no key says so, it goes by the name of the model. */
 void vocabulary_find_strips(struct vocabulary *vocabulary, const struct gguf *file);
 
-/* Byte-level BPE writes every byte as one printable character (as GPT-2 does). */
-uint32_t character_of_byte(uint8_t byte);
-int byte_of_character(uint32_t character); /* -1: stands for no byte */
-
 #define SPACE_SYMBOL "\xE2\x96\x81" /* U+2581, a space in SentencePiece token texts */
 #define SPACE_SYMBOL_SIZE 3
 
