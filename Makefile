@@ -3,6 +3,7 @@
 #   make            build/hypura
 #   make demo       set up, build, answer a question from the embedded model under half its memory
 #   make check      set up, build, run the quick tests; make check-all runs the long ones too
+#   make check-asan the quick tests under the address and undefined-behaviour sanitizers; check-tsan: the thread sanitizer
 #   make bench      the kernel benchmark
 #   make install    program, library, header, man page, completions, embedded model (PREFIX, DESTDIR)
 #   make setup      install the system packages that are missing
@@ -10,7 +11,7 @@
 BUILD  ?= build
 PREFIX ?= /usr/local
 
-.PHONY: all setup demo check check-all bench install format clean
+.PHONY: all setup demo check check-all check-asan check-tsan bench install format clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -33,6 +34,15 @@ check: setup
 check-all: setup
 	@$(MAKE) --no-print-directory all
 	@scripts/check $(BUILD) quick long
+
+check-asan: SANITIZERS = address,undefined
+check-tsan: SANITIZERS = thread
+check-asan check-tsan: BUILD = $(subst check-,build-,$@)
+check-asan check-tsan: setup
+	@[ -f $(BUILD)/build.ninja ] || \
+	    meson setup $(BUILD) -Db_sanitize=$(SANITIZERS) -Db_lundef=false -Doptimization=1
+	@ninja -C $(BUILD)
+	@HYPURA_GPU=none scripts/check $(BUILD) quick
 
 bench: all
 	@$(BUILD)/bench/kernels
