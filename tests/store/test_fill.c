@@ -1,67 +1,18 @@
 /* Filling: free slots of the expert cache get what is not there, between passes, and that costs nobody anything. */
-#include "fixture.h"
-
-#include <errno.h>
-#include <stdatomic.h>
-
-/* 4 layers of 16 experts. */
-static const struct fixture_shape shape = {
-    .tensors = 2, .layers = 4, .experts = 16, .tensor_bytes = 5000, .slice_bytes = 20000, .pin_tensors = true};
+#include "expert_world.h"
 
 #define EXPERTS (4u * 16u)
 
-struct world {
-    struct fixture fixture;
-    struct store *store;
-    uint64_t largest;
-    atomic_uint reads, largest_read, sleep_microseconds;
-    atomic_bool broken;
-    struct io_fault fault;
-};
-
-static int watch(void *context, uint32_t file, uint64_t offset, uint32_t *bytes)
+static void open_filling(struct world *world, uint64_t slots)
 {
-    struct world *world = context;
-    (void)file;
-    (void)offset;
-    atomic_fetch_add(&world->reads, 1);
-    if (*bytes > atomic_load(&world->largest_read))
-        atomic_store(&world->largest_read, *bytes);
-    if (atomic_load(&world->sleep_microseconds))
-        usleep(atomic_load(&world->sleep_microseconds));
-    return atomic_load(&world->broken) ? EIO : 0;
-}
-
-static void make_world(struct world *world, const struct fixture_shape *of)
-{
-    *world = (struct world){0};
-    fixture_make(&world->fixture, of);
-    footprints(&world->fixture, UNIT_EXPERT, &world->largest);
-    world->fault = (struct io_fault){watch, world};
-}
-
-static void open_world(struct world *world, uint64_t slots)
-{
-    struct store_options options = {.block_bytes = 1 << 20, .depth = 8, .fill = true};
-    world->store = open_store(&world->fixture, 0, slots * world->largest, &options, &world->fault);
-}
-
-static void close_world(struct world *world)
-{
-    store_close(world->store);
-    fixture_free(&world->fixture);
-}
-
-static unit_number expert(uint32_t layer, uint32_t number)
-{
-    return shape.tensors + layer * shape.experts + number;
+    open_world(world, slots, &(struct store_options){.block_bytes = 1 << 20, .depth = 8, .fill = true});
 }
 
 static uint32_t cached(struct world *world)
 {
     uint32_t count = 0;
     for (uint32_t i = 0; i < EXPERTS; i++)
-        count += store_unit_state(world->store, shape.tensors + i) == UNIT_CACHED;
+        count += is_cached(world, shape.tensors + i);
     return count;
 }
 
@@ -70,13 +21,6 @@ static void wait_until_cached(struct world *world, uint32_t count)
     for (int i = 0; i < 2000 && cached(world) < count; i++)
         usleep(1000);
     assert_int_equal(cached(world), count);
-}
-
-static struct store_statistics statistics(struct world *world)
-{
-    struct store_statistics result;
-    store_statistics(world->store, &result);
-    return result;
 }
 
 static void assert_rests(struct world *world)
@@ -93,7 +37,7 @@ static void a_cache_with_room_for_all_gets_all(void **state)
     (void)state;
     struct world world;
     make_world(&world, &shape);
-    open_world(&world, EXPERTS);
+    open_filling(&world, EXPERTS);
     wait_until_cached(&world, EXPERTS);
     for (uint32_t i = 0; i < EXPERTS; i++)
         get_and_check(world.store, &world.fixture, shape.tensors + i);
@@ -114,7 +58,7 @@ static void it_fills_what_is_free(void **state)
     (void)state;
     struct world world;
     make_world(&world, &shape);
-    open_world(&world, 20);
+    open_filling(&world, 20);
     uint32_t slots = (uint32_t)(statistics(&world).pool_bytes / world.largest);
     for (int i = 0; i < 2000 && cached(&world) < slots; i++)
         usleep(1000);
@@ -142,12 +86,12 @@ static void it_lets_demands_pass(void **state)
     struct world world;
     make_world(&world, &many);
     atomic_store(&world.sleep_microseconds, 1000);
-    open_world(&world, 4 * 200);
+    open_filling(&world, 4 * 200);
     unit_number wanted = many.tensors + 200 + 9, later = wanted + 200, there = 0;
     get_and_check(world.store, &world.fixture, wanted);
     for (int i = 0; i < 5000 && !there; i++) {
         usleep(1000);
-        there = store_unit_state(world.store, later) == UNIT_CACHED;
+        there = is_cached(&world, later);
     }
     assert_int_equal(store_unit_state(world.store, wanted + 1), UNIT_ON_STORAGE);
     close_world(&world);
@@ -160,7 +104,7 @@ static void it_rests_while_a_pass_runs(void **state)
     struct world world;
     make_world(&world, &shape);
     atomic_store(&world.sleep_microseconds, 2000);
-    open_world(&world, EXPERTS);
+    open_filling(&world, EXPERTS);
     store_begin(world.store);
     assert_rests(&world);
     get_and_check(world.store, &world.fixture, expert(3, 15));
@@ -179,9 +123,9 @@ static void it_rests_while_another_store_works(void **state)
     struct world world, other;
     make_world(&world, &shape);
     make_world(&other, &shape);
-    open_world(&other, EXPERTS);
+    open_filling(&other, EXPERTS);
     store_begin(other.store);
-    open_world(&world, EXPERTS);
+    open_filling(&world, EXPERTS);
     assert_rests(&world);
     assert_int_equal(cached(&world), 0);
     get_and_check(world.store, &world.fixture, expert(3, 15));
@@ -202,7 +146,7 @@ static void it_goes_on_when_a_cancel_is_over(void **state)
     struct world world;
     make_world(&world, &shape);
     atomic_store(&world.sleep_microseconds, 2000);
-    open_world(&world, EXPERTS);
+    open_filling(&world, EXPERTS);
     store_begin(world.store);
     store_cancel(world.store, true);
     store_abandon(world.store);
@@ -220,7 +164,7 @@ static void guesses_that_wait_hold_nothing_up(void **state)
     struct world world;
     make_world(&world, &shape);
     atomic_store(&world.sleep_microseconds, 2000);
-    open_world(&world, EXPERTS);
+    open_filling(&world, EXPERTS);
     store_begin(world.store);
     for (uint32_t layer = 1; layer < shape.layers; layer++) {
         unit_number units[16];
@@ -245,7 +189,7 @@ static void its_blocks_are_small(void **state)
     large.slice_bytes = 700000;
     struct world world;
     make_world(&world, &large);
-    open_world(&world, 16);
+    open_filling(&world, 16);
     for (int i = 0; i < 2000 && statistics(&world).bytes_filled < 16 * 3 * 700000; i++)
         usleep(1000);
     assert_true(statistics(&world).bytes_filled >= 16 * 3 * 700000);
@@ -259,7 +203,7 @@ static void a_broken_drive_is_left_alone(void **state)
     struct world world;
     make_world(&world, &shape);
     atomic_store(&world.sleep_microseconds, 1000);
-    open_world(&world, EXPERTS);
+    open_filling(&world, EXPERTS);
     atomic_store(&world.broken, true);
     usleep(100000);
     uint32_t reads = atomic_load(&world.reads);

@@ -1,52 +1,15 @@
 /* Guesses cost only what is idle: they wait for demands, take no slot that was needed lately, and stop when they do not
  * pay. And what was used most in one run is there at the start of the next. */
-#include "fixture.h"
+#include "expert_world.h"
 #include "folder.h"
 
-#include <stdatomic.h>
 #include <sys/stat.h>
 
-/* 4 layers of 16 experts. */
-static const struct fixture_shape shape = {
-    .tensors = 2, .layers = 4, .experts = 16, .tensor_bytes = 5000, .slice_bytes = 20000, .pin_tensors = true};
-
-struct world {
-    struct fixture fixture;
-    struct store *store;
-    uint64_t largest;
-    atomic_bool stop_after_one;
-    struct io_fault fault;
-};
-
-/* The drive answers one more read, and then nothing until let_go. */
-static int stop_after_one(void *context, uint32_t file, uint64_t offset, uint32_t *bytes)
+static void open_guessing(struct world *world, uint64_t slots, enum store_guessing guessing, const char *usage)
 {
-    struct world *world = context;
-    (void)file, (void)offset, (void)bytes;
-    if (atomic_exchange(&world->stop_after_one, false))
-        io_hold(world->store->io, true);
-    return 0;
-}
-
-static void open_world(struct world *world, uint64_t slots, enum store_guessing guessing, const char *usage)
-{
-    *world = (struct world){0};
-    fixture_make(&world->fixture, &shape);
-    footprints(&world->fixture, UNIT_EXPERT, &world->largest);
-    world->fault = (struct io_fault){stop_after_one, world};
-    struct store_options options = {.block_bytes = 16384, .depth = 8, .guessing = guessing, .usage_path = usage};
-    world->store = open_store(&world->fixture, 0, slots * world->largest, &options, &world->fault);
-}
-
-static void close_world(struct world *world)
-{
-    store_close(world->store);
-    fixture_free(&world->fixture);
-}
-
-static unit_number expert(uint32_t layer, uint32_t number)
-{
-    return shape.tensors + layer * shape.experts + number;
+    make_world(world, &shape);
+    open_world(world, slots,
+               &(struct store_options){.block_bytes = 16384, .depth = 8, .guessing = guessing, .usage_path = usage});
 }
 
 static void predict(struct world *world, unit_number unit, float probability)
@@ -54,22 +17,10 @@ static void predict(struct world *world, unit_number unit, float probability)
     store_predict(world->store, &unit, &probability, 1);
 }
 
-static bool is_cached(struct world *world, unit_number unit)
-{
-    return store_unit_state(world->store, unit) == UNIT_CACHED;
-}
-
 static void wait_until_cached(struct world *world, unit_number unit)
 {
     wait_until_idle(world->store);
     assert_true(is_cached(world, unit));
-}
-
-static struct store_statistics statistics(struct world *world)
-{
-    struct store_statistics result;
-    store_statistics(world->store, &result);
-    return result;
 }
 
 /* What was held back goes on with the next read: of another expert. */
@@ -83,7 +34,7 @@ static void a_right_guess_is_a_hit(void **state)
 {
     (void)state;
     struct world world;
-    open_world(&world, 20, STORE_GUESSING_ON, NULL);
+    open_guessing(&world, 20, STORE_GUESSING_ON, NULL);
     unit_number right = expert(1, 3);
     get_and_check(world.store, &world.fixture, expert(0, 0));
     predict(&world, right, 0.8f);
@@ -109,7 +60,7 @@ static void a_guess_that_came_too_late_is_given_up(void **state)
 {
     (void)state;
     struct world world;
-    open_world(&world, 20, STORE_GUESSING_ON, NULL);
+    open_guessing(&world, 20, STORE_GUESSING_ON, NULL);
     unit_number wrong = expert(1, 3), wanted = expert(1, 5);
     get_and_check(world.store, &world.fixture, expert(0, 0));
     atomic_store(&world.stop_after_one, true);
@@ -132,7 +83,7 @@ static void what_is_needed_often_stays(void **state)
 {
     (void)state;
     struct world world;
-    open_world(&world, 4, STORE_GUESSING_ON, NULL);
+    open_guessing(&world, 4, STORE_GUESSING_ON, NULL);
     for (uint32_t pass = 0; pass < 100; pass++) {
         for (uint32_t i = 0; i < 4; i++)
             get_and_check(world.store, &world.fixture, expert(0, i));
@@ -154,7 +105,7 @@ static void tokens_of_a_prompt_count_one_by_one(void **state)
 {
     (void)state;
     struct world world;
-    open_world(&world, 20, STORE_GUESSING_OFF, NULL);
+    open_guessing(&world, 20, STORE_GUESSING_OFF, NULL);
     uint32_t experts[16][2];
     for (uint32_t token = 0; token < 16; token++) {
         experts[token][0] = 2;
@@ -176,7 +127,7 @@ static void the_last_guess_for_a_layer_counts(void **state)
 {
     (void)state;
     struct world world;
-    open_world(&world, 40, STORE_GUESSING_ON, NULL);
+    open_guessing(&world, 40, STORE_GUESSING_ON, NULL);
     unit_number wanted = expert(0, 0);
     io_hold(world.store->io, true);
     assert_ok(store_want(world.store, &wanted, 1, &test_error)); /* nothing is guessed while this is read */
@@ -215,7 +166,7 @@ static void guesses_look_as_far_as_reads_take(void **state)
 {
     (void)state;
     struct world world;
-    open_world(&world, 64, STORE_GUESSING_ON, NULL);
+    open_guessing(&world, 64, STORE_GUESSING_ON, NULL);
     for (uint32_t layer = 0; layer < 4; layer++) {
         get_and_check(world.store, &world.fixture, expert(layer, 0));
         usleep(5000); /* at least */
@@ -234,7 +185,7 @@ static void what_is_expected_stays_until_its_layer_was_there(void **state)
 {
     (void)state;
     struct world world;
-    open_world(&world, 8, STORE_GUESSING_ON, NULL);
+    open_guessing(&world, 8, STORE_GUESSING_ON, NULL);
     for (uint32_t pass = 0; pass < 10; pass++) {
         for (uint32_t i = 0; i < 7; i++)
             get_and_check(world.store, &world.fixture, expert(1, i));
@@ -275,13 +226,13 @@ static void guesses_that_do_not_pay_stop(void **state)
     (void)state;
     for (int wrong = 0; wrong < 2; wrong++) {
         struct world world;
-        open_world(&world, 4, STORE_GUESSING_AUTO, NULL);
+        open_guessing(&world, 4, STORE_GUESSING_AUTO, NULL);
         unsigned with_guesses = guessed_passes(&world, wrong);
         assert_true(wrong ? with_guesses < 30 : with_guesses > 90);
         close_world(&world);
     }
     struct world world;
-    open_world(&world, 64, STORE_GUESSING_OFF, NULL);
+    open_guessing(&world, 64, STORE_GUESSING_OFF, NULL);
     assert_int_equal(guessed_passes(&world, false), 0);
     assert_int_equal(statistics(&world).guesses, 0);
     assert_false(store_wants_guesses(world.store, 1));
@@ -318,12 +269,12 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     snprintf(path, sizeof path, "%s/a/b/usage", test_folder);
     struct world world;
     struct stat info;
-    open_world(&world, 10, STORE_GUESSING_AUTO, path);
+    open_guessing(&world, 10, STORE_GUESSING_AUTO, path);
     run_passes(&world, 5);
     close_world(&world);
     assert_int_not_equal(stat(path, &info), 0); /* too short a run to say anything */
 
-    open_world(&world, 10, STORE_GUESSING_AUTO, path);
+    open_guessing(&world, 10, STORE_GUESSING_AUTO, path);
     run_passes(&world, 100);
     close_world(&world);
     assert_int_equal(stat(path, &info), 0);
@@ -332,7 +283,7 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     /* Nearly all favourites were kept, nothing else: half of the hits with 10 slots of 64. */
     assert_true(saved_exponent(path) > 0.3f && saved_exponent(path) < 0.5f);
 
-    open_world(&world, 10, STORE_GUESSING_AUTO, path);
+    open_guessing(&world, 10, STORE_GUESSING_AUTO, path);
     for (uint32_t layer = 0; layer < 4; layer++)
         wait_until_cached(&world, expert(layer, 2));
     wait_until_idle(world.store);
@@ -346,7 +297,7 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
 
     /* A file that does not fit is as none. */
     assert_int_equal(truncate(path, 100), 0);
-    open_world(&world, 10, STORE_GUESSING_AUTO, path);
+    open_guessing(&world, 10, STORE_GUESSING_AUTO, path);
     wait_until_idle(world.store);
     assert_int_equal(statistics(&world).guesses, 0);
     run_passes(&world, 30);
