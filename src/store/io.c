@@ -380,15 +380,18 @@ static void drop_behind(const struct io *io, const struct piece *piece)
 #endif
 }
 
-static void pause_before_retry(const struct io *io)
+/* Lets the lock go meanwhile: a drive that puts reads off is no reason for anybody else to wait. */
+static void pause_before_retry(struct io *io)
 {
     uint32_t attempts = 0;
     for (const struct piece *piece = io->again; piece; piece = piece->next)
         attempts = MAX(attempts, piece->attempts);
-    if (attempts > 0) {
-        struct timespec pause = {.tv_nsec = MIN(50000L * (long)attempts, 2000000L)};
-        nanosleep(&pause, NULL);
-    }
+    if (attempts == 0)
+        return;
+    struct timespec pause = {.tv_nsec = MIN(50000L * (long)attempts, 2000000L)};
+    pthread_mutex_unlock(&io->mutex);
+    nanosleep(&pause, NULL);
+    pthread_mutex_lock(&io->mutex);
 }
 
 /* Reads for which a test wants an error are not given to the system. */
