@@ -19,7 +19,7 @@ enum gpu_kernel {
 /* What every device has. */
 #define GPU_PUSH_BYTES 128u
 #define GPU_MAX_GROUPS 65535u
-#define GPU_MAX_CONSTANTS 11
+#define GPU_MAX_CONSTANTS 12
 
 /* Batches that may be in flight. */
 #define GPU_BATCHES 32

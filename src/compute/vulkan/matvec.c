@@ -45,6 +45,12 @@ bool gpu_is_wide(const struct gpu_matrix *weights, uint64_t slot_stride, uint64_
 /* As in shaders/finish.glsl. */
 enum finish { FINISH_STORE, FINISH_ADD, FINISH_GLU };
 
+/* As shaders/bytes.glsl defines PAIRED. */
+static bool makes_pairs(enum tensor_type type)
+{
+    return type == TENSOR_IQ4_NL || type == TENSOR_IQ4_XS || type == TENSOR_MXFP4;
+}
+
 /* How one dispatch is cut. */
 struct cut {
     enum gpu_kernel kernel;
@@ -60,6 +66,7 @@ struct shape {
     uint64_t rows; /* of all matrices and choices */
     uint32_t columns, tokens;
     bool wide, bytes, experts, normed, accumulate;
+    bool paired; /* bytes are made by a codebook */
     const struct gpu_glu_kind *glu;
 };
 
@@ -82,20 +89,31 @@ static uint32_t float_group(const struct vector_type *type, uint32_t columns)
     return group;
 }
 
-/* Shared memory that matvec_bytes.comp wants. */
+/* Shared memory that matvec_bytes.comp wants, but tables of codebooks. */
 static uint32_t bytes_shared(uint32_t group, uint32_t tile, uint32_t tokens, bool normed)
 {
     uint32_t blocks = tokens * tile / 32, parts = (tile > 8 * group ? 2 : 1) * group;
     return tokens * (tile + 64) + (blocks * (normed ? 4 : 3) + parts * (normed ? 2 : 1) + 16) * 4;
 }
 
+#define TABLE_BYTES 1024u /* of the values of a byte */
+
 /* Columns of inputs in shared memory at once: all if they fit. */
 static uint32_t bytes_tile(const struct gpu *gpu, uint32_t group, const struct shape *shape)
 {
-    uint32_t tile = (shape->columns + 2047) / 2048 * 2048;
-    while (tile > 2048 && bytes_shared(group, tile, shape->tokens, shape->normed) > gpu->info.shared_bytes)
+    uint32_t tile = (shape->columns + 2047) / 2048 * 2048, table = shape->paired ? TABLE_BYTES : 0;
+    while (tile > 2048 && bytes_shared(group, tile, shape->tokens, shape->normed) + table > gpu->info.shared_bytes)
         tile -= 2048;
     return tile;
+}
+
+/* Tables of a codebook: one for each invocation that reads at the same time, or fewer. */
+static uint32_t table_copies(const struct gpu *gpu, uint32_t used)
+{
+    uint32_t copies = 32;
+    while (copies > 1 && used + copies * TABLE_BYTES > gpu->info.shared_bytes)
+        copies /= 2;
+    return copies;
 }
 
 #define BYTES_GROUP 1024u /* at most */
@@ -129,6 +147,8 @@ static struct cut choose_cut(const struct gpu *gpu, const struct shape *shape)
         rows = MIN(few, rows_together(shape->rows, 1));
         cut.constants[0] = group;
         cut.constants[3] = bytes_tile(gpu, group, shape);
+        if (shape->paired)
+            cut.constants[11] = table_copies(gpu, bytes_shared(group, cut.constants[3], shape->tokens, shape->normed));
         cut.job_rows = rows;
         cut.subgroups = group / gpu->info.subgroup_min;
         cut.most = (gpu->info.cores ? gpu->info.cores : 64) * (shape->tokens > 1 ? 3 : 1);
@@ -202,6 +222,7 @@ void gpu_matvec(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count, ui
                           .tokens = tokens,
                           .wide = push.norm % 16 == 0,
                           .bytes = true,
+                          .paired = makes_pairs(jobs->weights.type),
                           .normed = push.norm != 0,
                           .accumulate = jobs->accumulate,
                           .glu = glu};
@@ -267,6 +288,7 @@ void gpu_expert_matvec(struct gpu *gpu, const struct gpu_expert_matmul *jobs, si
                           .tokens = 1,
                           .wide = true,
                           .bytes = true,
+                          .paired = makes_pairs(jobs->weights.type),
                           .experts = true,
                           .glu = glu};
     for (size_t i = 0; i < count; i++) {

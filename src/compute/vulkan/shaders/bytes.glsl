@@ -28,22 +28,33 @@
 // ---- codebooks
 
 #if defined(TYPE_IQ4_NL) || defined(TYPE_IQ4_XS) || defined(TYPE_MXFP4)
-// A word each, so that invocations that look up different values read different banks.
-shared uint codebook[16];
+// Both values of a byte, twice in a word: of its low half, which is that of a column, and of its high half, which is
+// that of the column 16 further. So inputs stand in that order too. A table for each of COPIES invocations, as many as
+// there is room for, lest different entries of one bank be asked for at once.
+#define PAIRED
+shared uint pairs[256 * COPIES];
 
 void bytes_prepare()
 {
-    if (gl_LocalInvocationID.x == 0)
-        for (uint i = 0; i < 16; i++)
-            codebook[i] = uint(codebook_values[i]) & 255u;
+    for (uint i = gl_LocalInvocationID.x; i < 256 * COPIES; i += gl_WorkGroupSize.x) {
+        uint low = uint(codebook_values[i / COPIES % 16]) & 255u, high = uint(codebook_values[i / COPIES / 16]) & 255u;
+        pairs[i] = (low | high << 8) * 0x10001u;
+    }
     barrier();
 }
 
 uint look_up(uint word)
 {
-    uint a = codebook[word & 15u], b = codebook[word >> 8 & 15u], c = codebook[word >> 16 & 15u],
-         d = codebook[word >> 24 & 15u];
-    return (a | b << 8) | (c | d << 8) << 16;
+    uint copy = gl_SubgroupInvocationID % COPIES;
+    return (pairs[(word & 255u) * COPIES + copy] & 0xffffu) |
+           (pairs[(word >> 8 & 255u) * COPIES + copy] & 0xffff0000u);
+}
+
+// The quants of 8 columns, of word i of a block's four.
+void look_up_columns(uint word, int i, inout uvec4 q[UNITS])
+{
+    q[i / 2][i % 2 * 2] = look_up(word);
+    q[i / 2][i % 2 * 2 + 1] = look_up(word >> 16);
 }
 #else
 void bytes_prepare()
@@ -125,9 +136,8 @@ void chunk_unpack(Chunk c, uint chunk, out uvec4 q[UNITS], out float scale[RUNS]
 #else
     [[unroll]] for (int i = 0; i < 4; i++) {
         uint both = QUANTS(i);
-#if defined(TYPE_IQ4_NL) || defined(TYPE_MXFP4)
-        q[0][i] = look_up(both);
-        q[1][i] = look_up(both >> 4);
+#if defined(PAIRED)
+        look_up_columns(both, i, q);
 #else
         q[0][i] = both & 0x0f0f0f0fu;
         q[1][i] = both >> 4 & 0x0f0f0f0fu;
@@ -214,11 +224,8 @@ void chunk_unpack(Chunk c, uint chunk, out uvec4 q[UNITS], out float scale[RUNS]
     int level = int((c.head.y >> (4 * part) & 15u) | (c.head.x >> (2 * part + 16) & 3u) << 4) - 32;
     scale[0] = half_float(c.head.x) * float(level);
     minimum[0] = 0;
-    [[unroll]] for (int i = 0; i < 4; i++) {
-        uint both = c.quants[i / 2][i % 2];
-        q[0][i] = look_up(both);
-        q[1][i] = look_up(both >> 4);
-    }
+    [[unroll]] for (int i = 0; i < 4; i++)
+        look_up_columns(c.quants[i / 2][i % 2], i, q);
 }
 
 #endif

@@ -3,7 +3,7 @@
 // time. Then each subgroup walks through the rows of weights, ROWS at once, each invocation with every so-manieth chunk
 // of columns, asked for before the one ahead of it is multiplied, so that the memory never waits. So a device wants one
 // large work group for each of its cores. The order of a sum depends on the subgroup's size alone: neither GROUP,
-// ROWS, TOKENS, TILE nor the number of work groups change a bit.
+// ROWS, TOKENS, TILE, COPIES nor the number of work groups change a bit.
 #version 460
 #extension GL_GOOGLE_include_directive : require
 #extension GL_EXT_spirv_intrinsics : require
@@ -26,6 +26,8 @@ layout(constant_id = 8) const float EPSILON = 0.0;
 layout(constant_id = 9) const uint columns = 4096;
 layout(constant_id = 10) const uint from_stride = 4096;
 #endif
+
+layout(constant_id = 11) const uint COPIES = 1; // of a codebook's table
 
 #include "bytes.glsl"
 
@@ -82,6 +84,16 @@ struct Eights {
     vec4 x[4]; // of which 2 * AHEAD are used
 };
 
+// The four columns that are the first or the second half of an eight.
+uint fours(uint eight, uint i)
+{
+#ifdef PAIRED
+    return eight / 4 * 8 + eight % 4 + i * 4; // columns of an invocation are 16 apart
+#else
+    return 2 * eight + i;
+#endif
+}
+
 bool inside(uint tile, uint eight)
 {
     return eight < TILE / 8 && tile / 8 + eight < columns / 8;
@@ -92,7 +104,7 @@ Eights fetch_inputs(uint64_t token, uint tile, uint first)
 {
     Eights eights;
     [[unroll]] for (uint i = 0; i < 2 * AHEAD; i++) {
-        uint eight = first + i / 2 * GROUP + gl_LocalInvocationID.x, at = tile / 4 + 2 * eight + i % 2;
+        uint eight = first + i / 2 * GROUP + gl_LocalInvocationID.x, at = tile / 4 + fours(eight, i % 2);
         eights.x[i] = vec4(0.0);
         if (inside(tile, eight))
             eights.x[i] = FreshVec4s(token).v[at];
@@ -107,7 +119,7 @@ Eights fetch_norm(uint tile, uint first)
 #ifndef EXPERTS
     if (NORMED)
         [[unroll]] for (uint i = 0; i < 2 * AHEAD; i++) {
-            uint eight = first + i / 2 * GROUP + gl_LocalInvocationID.x, at = tile / 4 + 2 * eight + i % 2;
+            uint eight = first + i / 2 * GROUP + gl_LocalInvocationID.x, at = tile / 4 + fours(eight, i % 2);
             eights.x[i] = vec4(1.0);
             if (inside(tile, eight))
                 eights.x[i] = Vec4s(norm).v[at];
@@ -158,7 +170,12 @@ void round_inputs(Eights eights, Eights weights, uint t, uint tile, uint first)
         if (inside(tile, eight)) {
             float most = max(max(maxima[block], maxima[block + 1]), max(maxima[block + 2], maxima[block + 3]));
             float inverse = most > 1e-30 ? 127.0 / most : 0.0;
-            uint a = rounded(eights.x[2 * i], inverse), b = rounded(eights.x[2 * i + 1], inverse);
+            vec4 x = eights.x[2 * i], y = eights.x[2 * i + 1];
+#ifdef PAIRED
+            uint a = rounded(vec4(x.x, y.x, x.y, y.y), inverse), b = rounded(vec4(x.z, y.z, x.w, y.w), inverse);
+#else
+            uint a = rounded(x, inverse), b = rounded(y, inverse);
+#endif
             uint at = (t * UNITS + eight / 2 % UNITS) * STRIDE + eight / 2 / UNITS;
             bytes[at][eight % 2 * 2] = a;
             bytes[at][eight % 2 * 2 + 1] = b;
