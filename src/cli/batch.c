@@ -68,69 +68,53 @@ struct batch {
     uint64_t start;
 
     uint64_t looked, shown, shown_tokens, shown_bytes;
-    bool drawn;
 };
 
 /* ---- progress ---- */
 
-static void say_time(struct buffer *out, double seconds)
+/* ", about 2 h 10 min left, until 06:40", once that can be said. */
+static void say_rest(const struct batch *batch, char *out, size_t room, uint64_t now)
 {
-    if (seconds < 90)
-        buffer_append_format(out, "%.0f s", seconds);
-    else if (seconds < 5400)
-        buffer_append_format(out, "%.0f min", seconds / 60);
-    else
-        buffer_append_format(out, "%.0f h %02.0f min", (double)(int)(seconds / 3600),
-                             (double)((int)(seconds / 60) % 60));
+    uint64_t finished = batch->before + batch->done;
+    *out = 0;
+    if (batch->total <= finished || !batch->done)
+        return;
+    double all = (double)(now - batch->start) * 1e-9;
+    double left = all / (double)batch->done * (double)(batch->total - finished);
+    time_t then = time(NULL) + (time_t)left;
+    struct tm parts;
+    char text[32], clock[16] = "?";
+    if (localtime_r(&then, &parts))
+        strftime(clock, sizeof clock, left < 12 * 3600 ? "%H:%M" : "%a %H:%M", &parts);
+    snprintf(out, room, ", about %s left, until %s", format_time(text, sizeof text, left), clock);
 }
 
 static void show(struct batch *batch, const struct local_state *state, uint64_t now)
 {
-    struct buffer out = {0};
-    double seconds = (double)(now - batch->shown) * 1e-9, all = (double)(now - batch->start) * 1e-9;
-    uint64_t finished = batch->before + batch->done;
+    double seconds = (double)(now - batch->shown) * 1e-9;
     uint64_t tokens = MAX(state->tokens, batch->shown_tokens), bytes = MAX(state->bytes_read, batch->shown_bytes);
-    buffer_append_format(&out, "%llu", (unsigned long long)finished);
+    char of[32] = "", refused[40] = "", rest[80], text[256];
     if (batch->total)
-        buffer_append_format(&out, " of %llu", (unsigned long long)batch->total);
-    buffer_append_format(&out, " lines done");
+        snprintf(of, sizeof of, " of %llu", (unsigned long long)batch->total);
     if (batch->refused)
-        buffer_append_format(&out, ", %llu refused", (unsigned long long)batch->refused);
-    buffer_append_format(&out, "; %.1f tokens/s, disk %.0f MB/s", (double)(tokens - batch->shown_tokens) / seconds,
-                         (double)(bytes - batch->shown_bytes) / seconds / 1e6);
-    if (batch->total > finished && batch->done) {
-        double left = all / (double)batch->done * (double)(batch->total - finished);
-        time_t then = time(NULL) + (time_t)left;
-        struct tm parts;
-        char clock[16] = "";
-        if (localtime_r(&then, &parts))
-            strftime(clock, sizeof clock, "%H:%M", &parts);
-        buffer_append_string(&out, "; about ");
-        say_time(&out, left);
-        buffer_append_format(&out, " left, until %s", clock);
-    }
-    bool terminal = is_terminal(stderr);
-    fprintf(stderr, "%s%.*s%s", terminal ? "\r\033[K" : "", terminal ? text_width(stderr) - 1 : (int)out.size,
-            out.data ? out.data : "", terminal ? "" : "\n");
-    fflush(stderr);
-    buffer_free(&out);
-    batch->drawn = terminal;
+        snprintf(refused, sizeof refused, ", %llu refused", (unsigned long long)batch->refused);
+    say_rest(batch, rest, sizeof rest, now);
+    snprintf(text, sizeof text, "%llu%s lines done%s%s; %.1f tokens/s, disk %.0f MB/s",
+             (unsigned long long)(batch->before + batch->done), of, refused, rest,
+             (double)(tokens - batch->shown_tokens) / seconds, (double)(bytes - batch->shown_bytes) / seconds / 1e6);
+    if (is_terminal(stderr))
+        show_line("%s", text);
+    else
+        fprintf(stderr, "%s\n", text);
     batch->shown = now;
-    batch->shown_tokens = state->tokens;
-    batch->shown_bytes = state->bytes_read;
-}
-
-static void end_line(struct batch *batch)
-{
-    if (batch->drawn)
-        fprintf(stderr, "\r\033[K");
-    batch->drawn = false;
+    batch->shown_tokens = tokens;
+    batch->shown_bytes = bytes;
 }
 
 static void say_budget(struct batch *batch, uint64_t budget)
 {
     char text[32];
-    end_line(batch);
+    clear_line();
     fprintf(stderr, "hypura: memory is %s from now on\n", format_bytes(text, sizeof text, (double)budget));
     batch->budget = budget;
 }
@@ -163,13 +147,12 @@ static void say_beginning(const struct batch *batch, const struct local_state *s
 
 static void say_end(const struct batch *batch)
 {
-    struct buffer took = {0};
+    char took[32];
     double seconds = clock_seconds_since(batch->start);
-    say_time(&took, seconds);
     fprintf(stderr, "%llu lines done in %s, %llu refused; %llu tokens written, %.1f a second\n",
-            (unsigned long long)batch->done, took.data ? took.data : "?", (unsigned long long)batch->refused,
-            (unsigned long long)batch->written_tokens, (double)batch->written_tokens / seconds);
-    buffer_free(&took);
+            (unsigned long long)batch->done, format_time(took, sizeof took, seconds),
+            (unsigned long long)batch->refused, (unsigned long long)batch->written_tokens,
+            (double)batch->written_tokens / seconds);
 }
 
 /* ---- the input ---- */
@@ -369,7 +352,7 @@ static hypura_status answer_all(struct batch *batch, hypura_error *error)
     }
     if (!error->status)
         write_answers(batch, false, error); /* that came with an interrupt */
-    end_line(batch);
+    clear_line();
     say_end(batch);
     return error->status;
 }
@@ -401,7 +384,7 @@ static hypura_status open_server(struct batch *batch, hypura_error *error)
     load_line_start(&line, &serving.engine);
     live_memory_prepare();
     hypura_status status = local_server_open(&batch->server, &serving, error);
-    load_line_end(&line);
+    clear_line();
     if (!status)
         live_memory_start(NULL);
     return status;

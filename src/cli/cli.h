@@ -56,9 +56,10 @@ struct command {
     int (*run)(size_t count, char **arguments);
 };
 
-extern const struct command command_run, command_batch, command_inspect, command_tokenize, command_template, command_perplexity,
-    command_logits, command_embed, command_synth, command_profile, command_iobench, command_replay, command_bench,
-    command_completion, command_manual, command_serve, command_list, command_pull, command_rm, command_ps, command_stop;
+extern const struct command command_run, command_batch, command_inspect, command_tokenize, command_template,
+    command_perplexity, command_logits, command_embed, command_synth, command_profile, command_iobench, command_replay,
+    command_bench, command_completion, command_manual, command_serve, command_list, command_pull, command_rm,
+    command_ps, command_stop;
 
 extern const struct command *const commands[];
 extern const size_t command_count;
@@ -130,10 +131,8 @@ hypura_status open_engine(struct engine **out, const char *model, hypura_error *
 /* The line that tells how a model is being loaded, in a terminal. */
 struct load_line {
     uint64_t start, last;
-    bool drawn;
 };
-void load_line_start(struct load_line *line, struct engine_options *options);
-void load_line_end(const struct load_line *line);
+void load_line_start(struct load_line *line, struct engine_options *options); /* clear_line ends it */
 
 /* The engine options that the command line asked for. */
 hypura_status engine_options_of(struct engine_options *out, hypura_error *error);
@@ -144,6 +143,11 @@ void close_engine(struct engine *engine);
 /* The line of --progress, from a thread of its own. */
 void progress_start(struct engine *engine);
 void progress_stop(void);
+
+/* In a terminal, without --progress: a line that tells how far the reading of a prompt has come, until the first token,
+ * or the end. tokens: of the prompt, that have not been read before. */
+void prompt_line_start(struct engine *engine, uint32_t tokens);
+void prompt_line_stop(void);
 
 /* SIGUSR1 changes the memory budget. Prepare before threads are made, and stop before the engine is closed. engine
  * NULL: that of the server. */
@@ -238,6 +242,14 @@ void draw_places_of_layers(FILE *out, const struct layer_places *rows, uint32_t 
 bool is_terminal(FILE *file);
 bool use_colour(FILE *file);
 bool use_blocks(void);
+
+/* A line of standard error in place of the one before, cut to the terminal's width; elsewhere it does nothing. One
+ * thread at a time. */
+void show_line(const char *format, ...) PRINTF_LIKE(1, 2);
+void clear_line(void);
+
+/* "12 s", "4 min", "3 h 20 min" */
+const char *format_time(char *out, size_t room, double seconds);
 
 /* Columns of a line there. */
 int text_width(FILE *file);

@@ -171,15 +171,14 @@ static bool show_load(void *context, uint64_t done, uint64_t total)
     struct load_line *line = context;
     uint64_t now = clock_nanoseconds();
     /* Quick loads stay silent. */
-    if (now - line->start > 500000000u && now - line->last > 100000000u && total > 0) {
-        char a[32], b[32], rate[32];
-        double seconds = (double)(now - line->start) * 1e-9;
-        fprintf(stderr, "\r\033[Kloading %s of %s (%.0f %%), %s/s", format_bytes(a, sizeof a, (double)done),
-                format_bytes(b, sizeof b, (double)total), 100.0 * (double)done / (double)total,
-                format_bytes(rate, sizeof rate, (double)done / seconds));
-        fflush(stderr);
+    if (now - line->start > 500000000u && now - line->last > 100000000u && total > 0 && done > 0) {
+        char a[32], b[32], rate[32], left[32];
+        double seconds = (double)(now - line->start) * 1e-9, speed = (double)done / seconds;
+        show_line("loading %s of %s (%.0f %%), %s/s, %s left", format_bytes(a, sizeof a, (double)done),
+                  format_bytes(b, sizeof b, (double)total), 100.0 * (double)done / (double)total,
+                  format_bytes(rate, sizeof rate, speed),
+                  format_time(left, sizeof left, (double)(total - MIN(done, total)) / speed));
         line->last = now;
-        line->drawn = true;
     }
     return !interrupted();
 }
@@ -191,12 +190,6 @@ void load_line_start(struct load_line *line, struct engine_options *options)
         options->progress = show_load;
         options->progress_context = line;
     }
-}
-
-void load_line_end(const struct load_line *line)
-{
-    if (line->drawn)
-        fprintf(stderr, "\r\033[K");
 }
 
 hypura_status open_engine(struct engine **out, const char *model, hypura_error *error)
@@ -212,7 +205,7 @@ hypura_status open_engine(struct engine **out, const char *model, hypura_error *
     load_line_start(&line, &options);
     live_memory_prepare();
     status = engine_open(out, path, &options, error);
-    load_line_end(&line);
+    clear_line();
     if (!status)
         live_memory_start(*out);
     if (!status && compute_options.progress)

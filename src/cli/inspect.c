@@ -222,6 +222,9 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
     print_gpu(plan, tiers[TIER_GPU]);
     printf("  %-28s %10s in RAM, %s on disk\n", plan->gpu ? "the other weights" : "weights",
            format_bytes(a, sizeof a, (double)tiers[TIER_RAM]), format_bytes(b, sizeof b, (double)tiers[TIER_STORAGE]));
+    uint64_t first = tiers[TIER_GPU] + tiers[TIER_RAM];
+    printf("  %-28s %10s, about %s\n", "loaded before it answers", format_bytes(a, sizeof a, (double)first),
+           format_time(b, sizeof b, (double)first / hardware->storage.bytes_per_second));
     printf("  %-28s %u tokens, KV in %s, prompts in chunks of %u\n", "context", plan->positions,
            tensor_type_info(plan->kv_type)->name, plan->chunk);
     printf("  %-28s %.2f tokens/s, bound by %s\n", "expected", plan->predicted_tokens_per_second,

@@ -45,16 +45,15 @@ static int run_list(size_t count, char **arguments)
 }
 
 struct pull_line {
-    bool drawn;
     uint64_t start; /* of the part in work; 0: none */
     double first;   /* bytes that were there then */
     double last, total;
 };
 
 /* "12.3 MiB/s, 4 min left" once that can be said. */
-static void show_rate(struct pull_line *line, double done, double total)
+static void tell_rate(struct pull_line *line, double done, double total, char *out, size_t room)
 {
-    char rate[32];
+    char rate[32], time[32];
     uint64_t now = clock_nanoseconds();
     if (line->start == 0 || done < line->last || total != line->total) { /* another part, or from the beginning */
         line->start = now;
@@ -62,12 +61,12 @@ static void show_rate(struct pull_line *line, double done, double total)
     }
     line->last = done;
     line->total = total;
+    *out = 0;
     double seconds = (double)(now - line->start) * 1e-9, speed = (done - line->first) / MAX(seconds, 1e-9);
     if (seconds < 1 || speed < 1)
         return;
-    double left = (total - done) / speed;
-    fprintf(stderr, ", %s/s, %.0f %s left", format_bytes(rate, sizeof rate, speed), left < 90 ? left : left / 60,
-            left < 90 ? "s" : "min");
+    snprintf(out, room, ", %s/s, %s left", format_bytes(rate, sizeof rate, speed),
+             format_time(time, sizeof time, (total - done) / speed));
 }
 
 static bool show_pull(void *context, const json_t *event)
@@ -75,20 +74,15 @@ static bool show_pull(void *context, const json_t *event)
     const char *status = json_string_value(json_object_get(event, "status"));
     double total = json_number_value(json_object_get(event, "total"));
     double done = json_number_value(json_object_get(event, "completed"));
-    struct pull_line *line = context;
-    bool bytes = json_object_get(event, "completed") != NULL;
-    char a[32], b[32];
-    if (bytes && !is_terminal(stderr))
-        return !interrupted();
-    fprintf(stderr, "%s%s", line->drawn ? "\r\033[K" : "", status);
-    if (bytes && total > 0) {
-        fprintf(stderr, ": %s of %s (%.0f %%)", format_bytes(a, sizeof a, done), format_bytes(b, sizeof b, total),
-                100 * done / total);
-        show_rate(line, done, total);
+    char a[32], b[32], rate[80];
+    if (!json_object_get(event, "completed")) {
+        clear_line();
+        fprintf(stderr, "%s\n", status);
+    } else if (total > 0) {
+        tell_rate(context, done, total, rate, sizeof rate);
+        show_line("%s: %s of %s (%.0f %%)%s", status, format_bytes(a, sizeof a, done), format_bytes(b, sizeof b, total),
+                  100 * done / total, rate);
     }
-    line->drawn = bytes;
-    fprintf(stderr, bytes ? "" : "\n");
-    fflush(stderr);
     return !interrupted();
 }
 
@@ -103,8 +97,7 @@ static int run_pull(size_t count, char **arguments)
         return report_error(&error);
     interrupts_cancel(NULL);
     hypura_status status = registry_pull(registry, arguments[0], &options, show_pull, &line, &error);
-    if (line.drawn)
-        fputc('\n', stderr);
+    clear_line();
     registry_close(registry);
     return status ? report_error(&error) : EXIT_OK;
 }

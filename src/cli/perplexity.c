@@ -19,11 +19,8 @@ static const struct option_row perplexity_rows[] = {
 static bool show_progress(void *context, const struct perplexity *so_far, uint64_t windows)
 {
     (void)context;
-    if (is_terminal(stderr)) {
-        fprintf(stderr, "\r\033[Kwindow %llu of %llu: perplexity %.4f", (unsigned long long)so_far->windows,
-                (unsigned long long)windows, so_far->perplexity);
-        fflush(stderr);
-    }
+    show_line("window %llu of %llu: perplexity %.4f", (unsigned long long)so_far->windows, (unsigned long long)windows,
+              so_far->perplexity);
     return !interrupted();
 }
 
@@ -69,8 +66,7 @@ static int run(size_t count, char **arguments)
         int32_t bos = vocabulary_adds_bos(vocabulary) ? vocabulary_special(vocabulary, SPECIAL_BOS) : NO_TOKEN;
         status =
             perplexity_measure(engine, tokens.ids, tokens.count, window, bos, show_progress, NULL, &result, &error);
-        if (is_terminal(stderr))
-            fprintf(stderr, "\r\033[K");
+        clear_line();
     }
     if (!status)
         print_result(engine, &result);

@@ -29,17 +29,8 @@ static const struct option_row iobench_rows[] = {
 static bool show_progress(void *context, const char *what, double done)
 {
     (void)context;
-    if (is_terminal(stderr)) {
-        fprintf(stderr, "\r\033[K%3.0f %%  %s", 100 * done, what);
-        fflush(stderr);
-    }
+    show_line("%3.0f %%  %s", 100 * done, what);
     return true;
-}
-
-static void clear_line(void)
-{
-    if (is_terminal(stderr))
-        fprintf(stderr, "\r\033[K");
 }
 
 static const struct storage_sample *find_sample(const struct storage *storage, uint32_t block, uint32_t depth,
@@ -318,12 +309,9 @@ static bool show_sample(void *context, const struct storage_sample *sample, size
 {
     (void)context;
     char text[32];
-    if (is_terminal(stderr)) {
-        fprintf(stderr, "\r\033[K%zu of %zu: %s %s reads of %s, %u in flight: %.0f MB/s", done, total,
-                sample->direct ? "direct" : "buffered", sample->sequential ? "sequential" : "random",
-                format_bytes(text, sizeof text, sample->block_bytes), sample->depth, sample->bytes_per_second / 1e6);
-        fflush(stderr);
-    }
+    show_line("%zu of %zu: %s %s reads of %s, %u in flight: %.0f MB/s", done, total,
+              sample->direct ? "direct" : "buffered", sample->sequential ? "sequential" : "random",
+              format_bytes(text, sizeof text, sample->block_bytes), sample->depth, sample->bytes_per_second / 1e6);
     return true;
 }
 

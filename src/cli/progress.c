@@ -1,76 +1,159 @@
-/* The line that --progress shows: tokens, disk, hits and stalls of the last moment. */
+/* Lines that a thread of their own shows while the engine works: what --progress asks for, and how the reading of a
+ * long prompt goes. */
 #include "cli/cli.h"
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <time.h>
 
-#define TERMINAL_MILLISECONDS 250
-#define FILE_MILLISECONDS 500
+#define TERMINAL_NANOSECONDS UINT64_C(250000000)
+#define FILE_NANOSECONDS UINT64_C(500000000)
+#define SILENT_NANOSECONDS UINT64_C(1000000000) /* prompts that are read so soon need no line */
 
-static struct engine *watched;
-static pthread_t thread;
-static atomic_bool stop;
+/* A moment of the engine. */
+struct moment {
+    struct engine_statistics statistics;
+    uint64_t time;
+};
 
-static void show(const struct engine_statistics *now, const struct engine_statistics *before, double seconds)
+static struct watch {
+    struct engine *engine; /* NULL: there is no thread */
+    void (*show)(const struct moment *now, const struct moment *before);
+    uint64_t interval, silent;
+    bool at_least_once;
+    struct moment start;
+    pthread_t thread;
+    pthread_mutex_t mutex;
+    pthread_cond_t changed;
+    bool stop;
+} watch = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+
+static uint32_t prompt_tokens;
+
+static struct moment look(void)
 {
-    uint64_t tokens = now->generated_tokens + now->prompt_tokens - before->generated_tokens - before->prompt_tokens;
-    uint64_t hits = now->store.expert_hits - before->store.expert_hits;
-    uint64_t uses = hits + now->store.expert_misses - before->store.expert_misses;
-    double disk = (double)(now->store.bytes_read - before->store.bytes_read) / seconds;
-    double stalled = (double)(now->store.stall_nanoseconds - before->store.stall_nanoseconds) * 1e-9 / seconds;
-    bool terminal = is_terminal(stderr);
-    fprintf(stderr, "%s%.1f tokens/s, disk %.0f MB/s (%.0f %% of what it gives), waiting for it %.0f %% of the time",
-            terminal ? "\r\033[K" : "", (double)tokens / seconds, disk / 1e6,
-            100 * disk / engine_hardware(watched)->storage.bytes_per_second, 100 * MIN(stalled, 1.0));
-    if (uses)
-        fprintf(stderr, ", expert hits %.0f %%", 100.0 * (double)hits / (double)uses);
-    fputs(terminal ? "" : "\n", stderr);
-    fflush(stderr);
+    struct moment moment = {.time = clock_nanoseconds()};
+    engine_statistics(watch.engine, &moment.statistics);
+    return moment;
 }
 
-static void *watch(void *argument)
+static void show_rates(const struct moment *now, const struct moment *before)
+{
+    const struct engine_statistics *n = &now->statistics, *b = &before->statistics;
+    double seconds = (double)(now->time - before->time) * 1e-9;
+    uint64_t tokens = n->generated_tokens + n->prompt_tokens - b->generated_tokens - b->prompt_tokens;
+    uint64_t hits = n->store.expert_hits - b->store.expert_hits;
+    uint64_t uses = hits + n->store.expert_misses - b->store.expert_misses;
+    double disk = (double)(n->store.bytes_read - b->store.bytes_read) / seconds;
+    double stalled = (double)(n->store.stall_nanoseconds - b->store.stall_nanoseconds) * 1e-9 / seconds;
+    char text[200], share[40] = "";
+    if (uses)
+        snprintf(share, sizeof share, ", expert hits %.0f %%", 100.0 * (double)hits / (double)uses);
+    snprintf(text, sizeof text,
+             "%.1f tokens/s, disk %.0f MB/s (%.0f %% of what it gives), waiting for it %.0f %% of the time%s",
+             (double)tokens / seconds, disk / 1e6, 100 * disk / engine_hardware(watch.engine)->storage.bytes_per_second,
+             100 * MIN(stalled, 1.0), share);
+    if (is_terminal(stderr))
+        show_line("%s", text);
+    else
+        fprintf(stderr, "%s\n", text);
+}
+
+static void show_prompt(const struct moment *now, const struct moment *before)
+{
+    const struct engine_statistics *n = &now->statistics, *s = &watch.start.statistics;
+    double seconds = (double)(now->time - watch.start.time) * 1e-9;
+    double disk = (double)(n->store.bytes_read - before->statistics.store.bytes_read) /
+                  ((double)(now->time - before->time) * 1e-9);
+    uint64_t read = MIN(n->prompt_tokens - s->prompt_tokens, (uint64_t)prompt_tokens);
+    char rate[48] = "", time[32];
+    bool known = read && read < prompt_tokens;
+    format_time(time, sizeof time, known ? seconds / (double)read * (double)(prompt_tokens - read) : seconds);
+    if (disk > 0)
+        snprintf(rate, sizeof rate, ", disk %.0f MB/s", disk / 1e6);
+    show_line("reading the prompt: %llu of %u tokens, %s%s%s", (unsigned long long)read, prompt_tokens, time,
+              known ? " left" : "", rate);
+}
+
+/* True when it is to end. */
+static bool wait_until(uint64_t time)
+{
+    bool stop;
+    pthread_mutex_lock(&watch.mutex);
+    for (uint64_t now; !(stop = watch.stop) && (now = clock_nanoseconds()) < time;) {
+        struct timespec until;
+        clock_gettime(CLOCK_REALTIME, &until);
+        uint64_t due = (uint64_t)until.tv_nsec + time - now;
+        until.tv_sec += (time_t)(due / 1000000000u);
+        until.tv_nsec = (long)(due % 1000000000u);
+        pthread_cond_timedwait(&watch.changed, &watch.mutex, &until);
+    }
+    pthread_mutex_unlock(&watch.mutex);
+    return stop;
+}
+
+static void *run(void *argument)
 {
     (void)argument;
-    struct engine_statistics before, now;
-    struct timespec pause = {.tv_nsec = 50 * 1000000L};
-    uint64_t interval = (is_terminal(stderr) ? TERMINAL_MILLISECONDS : FILE_MILLISECONDS) * UINT64_C(1000000);
+    struct moment before = watch.start, now;
     bool shown = false;
-    engine_statistics(watched, &before);
-    uint64_t last = clock_nanoseconds();
-    while (!atomic_load(&stop)) {
-        nanosleep(&pause, NULL);
-        if (clock_nanoseconds() - last < interval)
-            continue;
-        engine_statistics(watched, &now);
-        show(&now, &before, clock_seconds_since(last));
-        last = clock_nanoseconds();
+    for (uint64_t next = before.time + watch.silent; !wait_until(next); next = now.time + watch.interval) {
+        now = look();
+        watch.show(&now, &before);
         before = now;
         shown = true;
     }
-    /* A log has at least one line, however short the run. */
-    if (!shown && !is_terminal(stderr)) {
-        engine_statistics(watched, &now);
-        show(&now, &before, clock_seconds_since(last));
+    if (!shown && watch.at_least_once) {
+        now = look();
+        watch.show(&now, &before);
     }
     return NULL;
 }
 
+static void start(struct engine *engine)
+{
+    watch.engine = engine;
+    watch.stop = false;
+    watch.start = look();
+    if (pthread_create(&watch.thread, NULL, run, NULL))
+        watch.engine = NULL; /* a run without the line is better than none */
+}
+
 void progress_start(struct engine *engine)
 {
-    watched = engine;
-    atomic_store(&stop, false);
-    if (pthread_create(&thread, NULL, watch, NULL))
-        watched = NULL; /* a run without the line is better than none */
+    bool terminal = is_terminal(stderr);
+    watch.show = show_rates;
+    watch.interval = watch.silent = terminal ? TERMINAL_NANOSECONDS : FILE_NANOSECONDS;
+    watch.at_least_once = !terminal; /* a log has at least one line, however short the run */
+    start(engine);
 }
 
 void progress_stop(void)
 {
-    if (!watched)
+    if (!watch.engine)
         return;
-    atomic_store(&stop, true);
-    pthread_join(thread, NULL);
-    watched = NULL;
-    if (is_terminal(stderr))
-        fprintf(stderr, "\r\033[K");
+    pthread_mutex_lock(&watch.mutex);
+    watch.stop = true;
+    pthread_cond_signal(&watch.changed);
+    pthread_mutex_unlock(&watch.mutex);
+    pthread_join(watch.thread, NULL);
+    watch.engine = NULL;
+    clear_line();
+}
+
+void prompt_line_start(struct engine *engine, uint32_t tokens)
+{
+    if (watch.engine || !is_terminal(stderr))
+        return; /* --progress shows it */
+    prompt_tokens = tokens;
+    watch.show = show_prompt;
+    watch.interval = TERMINAL_NANOSECONDS;
+    watch.silent = SILENT_NANOSECONDS;
+    watch.at_least_once = false;
+    start(engine);
+}
+
+void prompt_line_stop(void)
+{
+    if (watch.engine && watch.show == show_prompt)
+        progress_stop();
 }

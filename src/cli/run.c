@@ -66,6 +66,22 @@ static void print_figures(struct engine *engine)
     fprintf(stderr, ": %s\n", s.peak_rss_bytes - code <= s.budget_bytes ? "held" : "EXCEEDED");
 }
 
+/* What to expect of a model that streams, for whoever waits at a terminal. */
+static void say_expectation(const struct engine *engine)
+{
+    const struct plan *plan = engine_plan(engine);
+    const struct hardware *hardware = engine_hardware(engine);
+    char bytes[32], budget[32], text[200];
+    double speed = plan->predicted_tokens_per_second;
+    if (plan->mode == PLAN_FULL_RESIDENT || !is_terminal(stderr))
+        return;
+    snprintf(text, sizeof text, "%s in %s: about %.*f tokens/s%s, bound by %s; %s are read for each token.",
+             plan_mode_name(plan->mode), format_bytes(budget, sizeof budget, (double)plan->budget),
+             speed < 1 ? 2 : speed < 10, speed, hardware->measured ? "" : " (\"hypura profile\" would tell better)",
+             plan_bound_name(plan->bound), format_bytes(bytes, sizeof bytes, plan->predicted_bytes_per_token));
+    print_paragraph(stderr, text, 0);
+}
+
 static hypura_status open_conversation(struct conversation *chat, const char *model, hypura_error *error)
 {
     hypura_status status = named_values("--var", &variables, &chat->variables, error);
@@ -73,6 +89,7 @@ static hypura_status open_conversation(struct conversation *chat, const char *mo
         status = open_engine(&chat->engine, model, error);
     if (status)
         return status;
+    say_expectation(chat->engine);
     const struct gguf *file = model_file(engine_model(chat->engine));
     status = engine_vocabulary(&chat->vocabulary, chat->engine, error);
     if (!status && !raw)

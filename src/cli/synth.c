@@ -143,12 +143,10 @@ static bool show_progress(void *context, uint64_t done, uint64_t total)
 {
     const uint64_t *start = context;
     char a[32], b[32], rate[32];
-    if (is_terminal(stderr) && clock_seconds_since(*start) > 0.5) {
-        fprintf(stderr, "\r\033[Kwriting %s of %s, %s/s", format_bytes(a, sizeof a, (double)done),
-                format_bytes(b, sizeof b, (double)total),
-                format_bytes(rate, sizeof rate, (double)done / clock_seconds_since(*start)));
-        fflush(stderr);
-    }
+    if (clock_seconds_since(*start) > 0.5)
+        show_line("writing %s of %s, %s/s", format_bytes(a, sizeof a, (double)done),
+                  format_bytes(b, sizeof b, (double)total),
+                  format_bytes(rate, sizeof rate, (double)done / clock_seconds_since(*start)));
     return true;
 }
 
@@ -250,8 +248,7 @@ static int run(size_t count, char **arguments)
     if (!status)
         status = synth_write(arguments[0], &options, show_progress, &start, &error);
     double seconds = clock_seconds_since(start);
-    if (is_terminal(stderr))
-        fprintf(stderr, "\r\033[K");
+    clear_line();
     if (!status && options.geometry.experts && !no_check)
         status = check_experts(arguments[0], &use, &error);
     if (status)

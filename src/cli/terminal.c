@@ -1,6 +1,9 @@
 /* What can be shown where the output goes: colours, redrawn lines, block characters, how much fits a line. */
 #include "cli/cli.h"
 
+#include <math.h>
+#include <stdarg.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -32,6 +35,43 @@ bool use_blocks(void)
         }
     }
     return true;
+}
+
+static atomic_bool line_is_shown;
+
+void show_line(const char *format, ...)
+{
+    struct winsize size;
+    char text[512];
+    va_list arguments;
+    if (!is_terminal(stderr))
+        return;
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    /* One that is wider would leave its rest behind. */
+    bool known = !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col;
+    fprintf(stderr, "\r\033[K%.*s", known ? size.ws_col - 1 : 79, text);
+    fflush(stderr);
+    line_is_shown = true;
+}
+
+void clear_line(void)
+{
+    if (atomic_exchange(&line_is_shown, false))
+        fprintf(stderr, "\r\033[K");
+}
+
+const char *format_time(char *out, size_t room, double seconds)
+{
+    double minutes = round(seconds / 60);
+    if (seconds < 90)
+        snprintf(out, room, "%.0f s", seconds);
+    else if (minutes < 90)
+        snprintf(out, room, "%.0f min", minutes);
+    else
+        snprintf(out, room, "%.0f h %.0f min", floor(minutes / 60), fmod(minutes, 60));
+    return out;
 }
 
 int text_width(FILE *file)

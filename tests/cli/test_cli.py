@@ -3,6 +3,7 @@
 
     test_cli.py HYPURA SOURCE_FOLDER [long]
 """
+import fcntl
 import hashlib
 import json
 import os
@@ -216,12 +217,13 @@ def a_conversation_takes_every_letter():
 
 class Terminal:
     """The program in a terminal of its own."""
-    def __init__(self, *arguments):
+    def __init__(self, *arguments, columns=80):
         self.child, self.file = pty.fork()
         if self.child == 0:
+            fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
             os.environ.update({"TERM": "xterm", "LC_ALL": "C.UTF-8", "XDG_STATE_HOME": path("state"), "XDG_CACHE_HOME": path("cache")})
             os.execv(HYPURA, [HYPURA, *map(str, arguments)])
-        self.wait("\n> ")
+        self.greeting = self.wait("\n> ")
 
     def wait(self, for_what, seconds=60):
         """What was shown up to there."""
@@ -257,6 +259,21 @@ class Terminal:
             pass
         os.close(self.file)
         return os.waitstatus_to_exitcode(os.waitpid(self.child, 0)[1])
+
+
+def whoever_waits_at_a_terminal_is_told_what_for():
+    hypura("synth", "--preset", "llama-8b", "--layers", 2, "--vocabulary", 2000, "--type", "Q4_K", path("slow.gguf"))
+    with open(path("slow.txt"), "w") as file:
+        file.write("A long prompt of many words. " * 25)
+    arguments = ["run", path("slow.gguf"), "--file", path("slow.txt"), "--interactive", "--max-tokens", 1, "--context", 1024,
+                 "--threads", 1, "--memory", "130M", "--gpu", "none"]
+    talk = Terminal(*arguments, columns=40)
+    assert talk.end("/bye\r") == 0
+    assert re.search(r"streaming in 130 MiB: about [0-9.]+ tokens/s.*, bound by", talk.greeting, re.S), talk.greeting
+    lines = re.findall(r"\x1b\[K([^\x1b\n]*)", talk.greeting)
+    assert any(re.match(r"reading the prompt: \d+ of \d+ tokens", line) for line in lines), talk.greeting
+    assert max(map(len, lines)) < 40, lines  # else what is redrawn leaves its rest behind
+    os.remove(path("slow.gguf"))
 
 
 def a_conversation_in_a_terminal():
