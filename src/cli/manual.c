@@ -109,7 +109,7 @@ static int run(size_t count, char **arguments)
            ".TP\n.B HYPURA_GPU\nThe GPU where \\fB\\-\\-gpu\\fR does not say.\n"
            ".TP\n.B HYPURA_GPU_TIMES\n1: tell how long each kind of GPU kernel took, run one at a time.\n"
            ".TP\n.B HYPURA_MODELS\nThe folder of models.\n"
-           ".TP\n.B HYPURA_HOST\nThe server that ps and stop ask.\n"
+           ".TP\n.B HYPURA_HOST\nThe server that ps, stop and rm ask.\n"
            ".TP\n.B HYPURA_API_KEY\nThe key that a server wants, and that they send.\n"
            ".TP\n.BR HYPURA_HUB \", \" HYPURA_LIBRARY\nWhere models are pulled from, instead of "
            "https://huggingface.co and\nhttps://registry.ollama.ai.\n"

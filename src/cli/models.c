@@ -159,7 +159,8 @@ const struct command command_rm = {
     .summary = "delete models from the model folder",
     .details =
         "A model that the folder does not have is deleted by the server that runs, if that has it, unless --models is "
-        "given. The server is that of $HYPURA_HOST (default: 127.0.0.1:11434), with the key $HYPURA_API_KEY where it "
+        "given. Only a server of hypura's is asked: that of $HYPURA_HOST (default: 127.0.0.1:11434), with the key "
+        "$HYPURA_API_KEY where it "
         "asks for one. One that is loaded there is unloaded.",
     .options = {folder_rows},
     .least = 1,

@@ -40,8 +40,25 @@ hypura_status server_ask(const char *path, const char *body, json_t **out, hypur
     return ask(NULL, path, body, out, error);
 }
 
+/* At the usual address Ollama may listen, whose models nobody here may mean. */
+static hypura_status expect_own_kind(hypura_error *error)
+{
+    json_t *version;
+    hypura_status status = ask(NULL, "/api/version", NULL, &version, error);
+    if (status)
+        return status;
+    if (!json_object_get(version, "hypura"))
+        status =
+            error_set(error, HYPURA_ERROR_UNSUPPORTED, "the server is another program, and is asked to delete nothing");
+    json_decref(version);
+    return status;
+}
+
 hypura_status server_delete(const char *name, hypura_error *error)
 {
+    hypura_status known = expect_own_kind(error);
+    if (known)
+        return known;
     json_t *request = json_pack("{s:s}", "model", name);
     char *body = request ? json_dumps(request, 0) : NULL;
     json_decref(request);

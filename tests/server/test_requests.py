@@ -4,7 +4,9 @@
     test_requests.py HYPURA SOURCE_FOLDER
 """
 import base64
+import contextlib
 import hashlib
+import http.server
 import json
 import os
 import resource
@@ -13,6 +15,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 
 import gguf_file
@@ -403,6 +406,29 @@ def a_file_that_is_replaced_within_a_second_is_another_one():
     os.remove(path)
 
 
+@contextlib.contextmanager
+def another_program():
+    """The port of a server that says what Ollama would say, and what it was asked."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(f"{self.command} {self.path}")
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"version": "0.13.0"}')
+        do_POST = do_DELETE = do_GET
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server.server_address[1], asked
+    server.shutdown()
+    server.server_close()
+
+
 def a_model_that_is_removed_beside_the_server_is_unloaded():
     shutil.copy(FILE, os.path.join(SERVER.folder, "gone.gguf"))
     SERVER.post("/api/generate", {"model": "gone", "keep_alive": -1})
@@ -417,6 +443,9 @@ def a_model_that_is_removed_beside_the_server_is_unloaded():
     SERVER.post("/api/generate", {"model": "gone", "keep_alive": -1})
     assert run("rm", "--models", os.path.join(WORK.name, "another"), "gone").returncode == 1
     assert run("rm", "gone", HYPURA_HOST="127.0.0.1:1").returncode == 1 and "gone:latest" in names()
+    with another_program() as (port, asked):
+        assert run("rm", "gone", HYPURA_HOST=f"127.0.0.1:{port}").returncode == 1
+        assert asked == ["GET /api/version"], asked
     assert run("rm", "gone").stdout == b"deleted 'gone'\n"
     until(lambda: "gone:latest" not in names())
     assert not os.path.exists(os.path.join(SERVER.folder, "gone.gguf"))
@@ -427,7 +456,7 @@ def a_model_that_is_removed_beside_the_server_is_unloaded():
 if __name__ == "__main__":
     SERVER = Server("--context", 512)
     os.makedirs(SERVER.folder, exist_ok=True)
-    failed = run_tests(tests_of(globals(), [talk, until, open_chat, counted]))
+    failed = run_tests(tests_of(globals(), [talk, until, open_chat, counted, another_program]))
     failed += SERVER.stop() != 0
     WORK.cleanup()
     sys.exit(1 if failed else 0)
