@@ -4,6 +4,7 @@
 #include "test.h"
 
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 struct opened {
@@ -30,6 +31,12 @@ static struct token_array tokenize(const struct vocabulary *v, const char *text,
     struct token_array tokens = {0};
     assert_ok(vocabulary_tokenize(v, text, strlen(text), flags, &tokens, &test_error));
     return tokens;
+}
+
+/* Of computing: a machine that is busy elsewhere does not make a test fail. */
+static double seconds(void)
+{
+    return (double)clock() / CLOCKS_PER_SEC;
 }
 
 static size_t count_of(const struct token_array *tokens, int32_t id)
@@ -456,9 +463,9 @@ static void tokens_made_to_collide_do_no_harm(void **state)
         tokens[i] = texts[i];
     }
     struct opened opened;
-    uint64_t start = clock_nanoseconds();
+    double start = seconds();
     hypura_status status = open_made(&opened, &(struct made){.model = "llama", .tokens = tokens});
-    assert_true(clock_seconds_since(start) < 3);
+    assert_true(seconds() - start < 3);
     if (status == HYPURA_OK)
         close_model(&opened);
     else
@@ -561,10 +568,10 @@ static void a_long_text_takes_time_in_proportion(void **state)
             for (size_t i = 0; i < size; i++)
                 text[i] = patterns[p][i % length];
             struct token_array tokens = {0};
-            uint64_t start = clock_nanoseconds();
+            double start = seconds();
             assert_ok(vocabulary_tokenize(opened.vocabulary, text, size, TOKENIZE_PARSE_SPECIAL, &tokens, &test_error));
             assert_true(tokens.count > 0);
-            assert_true(clock_seconds_since(start) < 20);
+            assert_true(seconds() - start < 20);
             token_array_free(&tokens);
         }
         close_model(&opened);
