@@ -289,6 +289,7 @@ struct run {
     struct engine *engine;
     struct engine_options options;
     char description[300];
+    bool beside_other;
     uint32_t room; /* tokens of a batch */
     size_t count;
     int32_t tokens[SEQUENCES * LENGTH];
@@ -369,7 +370,7 @@ static void assert_held(const struct run *run, uint64_t allowed)
 {
     uint64_t held = memory_resident_bytes();
     allowed += engine_plan(run->engine)->code_on_top + SLACK;
-    if (!SANITIZED && held > allowed)
+    if (!SANITIZED && !run->beside_other && held > allowed)
         fail_run(run, "%llu bytes are held, %llu may be", (unsigned long long)held, (unsigned long long)allowed);
 }
 
@@ -393,6 +394,7 @@ static void choose_options(struct run *run)
     options->depth = perhaps(random) ? 0 : 1 + below(random, 12);
     options->wait_for_all = below(random, 4) == 0;
     options->remember_usage = perhaps(random);
+    run->beside_other = below(random, 4) == 0;
 }
 
 /* Answers that come when they like, some given up, beside the meddler: those that end have the tokens that they had. */
@@ -429,6 +431,51 @@ static void answer_all(struct run *run)
     }
 }
 
+/* Another engine of the same model, whose passes run at the same time. Nothing fails on its thread. */
+struct other {
+    const struct world *world;
+    struct engine *engine;
+    atomic_bool stop;
+    uint32_t first; /* position of the batch at hand */
+    bool wrong;
+    hypura_error error;
+};
+
+static bool compare_other(void *context, size_t index, const float *logits)
+{
+    struct other *other = context;
+    const float *expected = other->world->scripts[0].logits + (other->first + index) * other->world->vocabulary;
+    other->wrong |= memcmp(expected, logits, other->world->vocabulary * sizeof *logits) != 0;
+    return true;
+}
+
+static void *run_other(void *argument)
+{
+    struct other *other = argument;
+    uint32_t positions[LENGTH];
+    bool want[LENGTH];
+    while (!atomic_load(&other->stop) && !other->error.status) {
+        other->first = engine_positions(other->engine, 0);
+        uint32_t count = MIN(MIN(1 + other->first % 7, engine_plan(other->engine)->chunk), LENGTH - other->first);
+        if (count == 0) {
+            engine_truncate(other->engine, 0, 0);
+            continue;
+        }
+        for (uint32_t i = 0; i < count; i++) {
+            positions[i] = other->first + i;
+            want[i] = true;
+        }
+        struct engine_batch batch = {.count = count,
+                                     .tokens = other->world->scripts[0].tokens + other->first,
+                                     .positions = positions,
+                                     .want_logits = want,
+                                     .on_logits = compare_other,
+                                     .on_logits_context = other};
+        engine_forward(other->engine, &batch, &other->error);
+    }
+    return NULL;
+}
+
 static void run_once(struct world *world)
 {
     struct random *random = &world->random;
@@ -448,12 +495,20 @@ static void run_once(struct world *world)
                               .used = calloc((size_t)p->layers * p->experts + 1, 1)};
     snprintf(run.description, sizeof run.description,
              "%s, budget %llu, %u sequences, %zu threads, chunk %u, %s, guessing %d, fill %d, depth %u, resizes %d, "
-             "cancels %d",
+             "cancels %d%s",
              plan_mode_name(plan->mode), (unsigned long long)plan->budget, run.options.sequences, run.options.threads,
              plan->chunk, run.options.cache_policy ? run.options.cache_policy : "-", run.options.guessing,
-             run.options.fill, run.options.depth, meddler.resizes, meddler.cancels);
+             run.options.fill, run.options.depth, meddler.resizes, meddler.cancels,
+             run.beside_other ? ", beside another" : "");
     random_seed(&meddler.random, world->seed);
-    pthread_t thread;
+    struct other other = {.world = world};
+    pthread_t thread, other_thread;
+    if (run.beside_other) {
+        struct run second = {.world = world};
+        choose_options(&second);
+        other.engine = open_above_smallest(world->path, &second.options, 0);
+        assert_int_equal(pthread_create(&other_thread, NULL, run_other, &other), 0);
+    }
     assert_int_equal(pthread_create(&thread, NULL, meddle, &meddler), 0);
     for (uint32_t i = 0; i < STEPS; i++) {
         step(&run);
@@ -464,6 +519,12 @@ static void run_once(struct world *world)
     atomic_store(&meddler.stop, true);
     pthread_join(thread, NULL);
     free(meddler.used);
+    atomic_store(&other.stop, true);
+    if (run.beside_other)
+        pthread_join(other_thread, NULL);
+    if (other.wrong || other.error.status)
+        fail_run(&run, "beside it: %s", other.wrong ? "other bits" : other.error.message);
+    engine_close(other.engine);
     /* Back to where it began, and once more through all, so that what a cancel or a resize left behind shows. */
     if (engine_set_budget(run.engine, run.options.budget, &test_error) && plan->pool_bytes)
         fail_run(&run, "%s", test_error.message);
