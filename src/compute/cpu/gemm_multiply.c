@@ -1,8 +1,20 @@
 /* The panels of gemm.h multiplied, built once for each instruction set that has a dot product of bytes. */
 #include "compute/cpu/gemm.h"
 #include "compute/cpu/ints.h"
+#include "core/sanitized.h"
 
 #define INLINE static inline __attribute__((always_inline))
+
+/* A kind and a shape of a tile gets its own copy of what is SHAPED, with its loops unrolled. Sanitizers, which make
+ * clang take seconds for each copy, share one. */
+#if SANITIZED
+#define SHAPED static __attribute__((noinline))
+#define UNROLL(times)
+#else
+#define SHAPED INLINE
+#define UNROLL(times) PRAGMA(GCC unroll times)
+#define PRAGMA(text) _Pragma(#text)
+#endif
 
 /* How many sums are in registers: tokens times panels. Few tokens take more panels at once, so that enough sums are
  * under way to hide the latency of the dot product. */
@@ -100,7 +112,7 @@ INLINE void dot_2x2(ints (*sums)[MOST_PANELS], const struct panel *panel, const 
     int32x4_t pairs[8]; /* of rows 2 i and 2 i + 1: both tokens of the one, then of the other */
     for (int i = 0; i < 8; i++)
         pairs[i] = vdupq_n_s32(0);
-#pragma GCC unroll 4
+    UNROLL(4)
     for (int q = 0; q < quads_count; q += 2) {
         quads w = quads_load(panel->quants[quad + (size_t)q]), next = quads_load(panel->quants[quad + (size_t)q + 1]);
         size_t column = (quad + (size_t)q) * 4;
@@ -132,17 +144,17 @@ INLINE void dot(ints (*sums)[MOST_PANELS], const struct panel *panels, const int
         return;
     }
 #endif
-#pragma GCC unroll 8
+    UNROLL(8)
     for (int q = 0; q < quads_count; q++) {
         quads w[MOST_PANELS];
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int p = 0; p < count; p++)
             w[p] = quads_load(panels[p].quants[quad + (size_t)q]);
-#pragma GCC unroll 6
+        UNROLL(6)
         for (int t = 0; t < tokens; t++) {
             int32_t four;
             memcpy(&four, x[t].quants + (quad + (size_t)q) * 4, sizeof four);
-#pragma GCC unroll 4
+            UNROLL(4)
             for (int p = 0; p < count; p++)
                 sums[t][p] = ints_dot(sums[t][p], w[p], four, minima);
         }
@@ -158,11 +170,12 @@ INLINE ints start(const struct panel_token *x, int t, size_t i, const bool minim
 INLINE void start_all(ints (*sums)[MOST_PANELS], const int count, const struct panel_token *x, const int tokens,
                       size_t i, const bool minima)
 {
-#pragma GCC unroll 6
-    for (int t = 0; t < tokens; t++)
-#pragma GCC unroll 4
+    UNROLL(6)
+    for (int t = 0; t < tokens; t++) {
+        UNROLL(4)
         for (int p = 0; p < count; p++)
             sums[t][p] = start(x, t, i, minima);
+    }
 }
 
 /* Two parts: their sums, with their scales, into totals. */
@@ -173,11 +186,11 @@ INLINE void two_parts(ints (*totals)[MOST_PANELS], const struct panel *panels, c
         ints sums[MOST_TOKENS][MOST_PANELS];
         start_all(sums, count, x, tokens, part, minima);
         dot(sums, panels, count, x, tokens, part * (size_t)(64 / parts), 64 / parts, minima);
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int p = 0; p < count; p++) {
             ints scales = ints_load(panels[p].scales[two]);
             ints scale = part % 2 ? ints_high(scales) : ints_low(scales);
-#pragma GCC unroll 6
+            UNROLL(6)
             for (int t = 0; t < tokens; t++)
                 totals[t][p] = ints_add(totals[t][p], ints_multiply(sums[t][p], scale));
         }
@@ -193,18 +206,18 @@ INLINE void two_narrow_parts(ints (*totals)[MOST_PANELS], const struct panel *pa
     size_t quads_count = (size_t)(64 / parts);
     start_all(sums, count, x, tokens, 2 * two + 1, minima);
     dot(sums, panels, count, x, tokens, (2 * two + 1) * quads_count, 64 / parts, minima);
-#pragma GCC unroll 6
+    UNROLL(6)
     for (int t = 0; t < tokens; t++) {
         ints next = minima ? ints_all(INTS_HALF) : ints_all(x[t].side.starts[2 * two]);
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int p = 0; p < count; p++)
             sums[t][p] = ints_add(ints_push(sums[t][p]), next);
     }
     dot(sums, panels, count, x, tokens, 2 * two * quads_count, 64 / parts, minima);
-#pragma GCC unroll 4
+    UNROLL(4)
     for (int p = 0; p < count; p++) {
         ints scales = ints_load(panels[p].scales[two]);
-#pragma GCC unroll 6
+        UNROLL(6)
         for (int t = 0; t < tokens; t++)
             totals[t][p] = ints_pairs(totals[t][p], ints_settle(sums[t][p]), scales);
     }
@@ -224,16 +237,16 @@ INLINE void super_block(const struct panel *panels, const int count, const struc
         for (size_t two = 0; two < (size_t)parts / 2; two++)
             (narrow ? two_narrow_parts : two_parts)(totals, panels, count, x, tokens, two, parts, minima);
     }
-#pragma GCC unroll 6
+    UNROLL(6)
     for (int t = 0; t < tokens; t++) {
         lanes dx = lanes_all(x[t].scales[0]);
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int p = 0; p < count; p++) {
             lanes sum = lanes_load(x[t].from + row + p * PANEL_ROWS);
             sum = lanes_fma(lanes_multiply(lanes_load(panels[p].d[0]), dx), ints_to_lanes(totals[t][p]), sum);
             if (minima) {
                 ints minimum = ints_all(0);
-#pragma GCC unroll 8
+                UNROLL(8)
                 for (int i = 0; i < parts / 2; i++) {
                     int32_t two;
                     memcpy(&two, x[t].side.sums + 2 * i, sizeof two);
@@ -252,19 +265,20 @@ INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panels,
 {
     const bool minima = kind == PANEL_BLOCKS_MINIMA;
     lanes totals[MOST_TOKENS][MOST_PANELS];
-#pragma GCC unroll 6
-    for (int t = 0; t < tokens; t++)
-#pragma GCC unroll 4
+    UNROLL(6)
+    for (int t = 0; t < tokens; t++) {
+        UNROLL(4)
         for (int p = 0; p < count; p++)
             totals[t][p] = lanes_load(x[t].from + row + p * PANEL_ROWS);
+    }
     for (size_t block = 0; block < blocks; block++) {
         ints sums[MOST_TOKENS][MOST_PANELS];
         start_all(sums, count, x, tokens, block, minima);
         dot(sums, panels, count, x, tokens, block * 8, 8, minima);
-#pragma GCC unroll 4
+        UNROLL(4)
         for (int p = 0; p < count; p++) {
             lanes d = lanes_load(panels[p].d[block]);
-#pragma GCC unroll 6
+            UNROLL(6)
             for (int t = 0; t < tokens; t++) {
                 lanes dx = lanes_all(x[t].scales[block]);
                 lanes scale = kind == PANEL_BLOCKS_POWERS ? lanes_times_power_of_two(dx, d) : lanes_multiply(d, dx);
@@ -275,14 +289,15 @@ INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panels,
             }
         }
     }
-#pragma GCC unroll 6
-    for (int t = 0; t < tokens; t++)
-#pragma GCC unroll 4
+    UNROLL(6)
+    for (int t = 0; t < tokens; t++) {
+        UNROLL(4)
         for (int p = 0; p < count; p++)
             lanes_store(x[t].to + row + p * PANEL_ROWS, totals[t][p]);
+    }
 }
 
-INLINE void multiply_panels(const enum panel_kind kind, const bool narrow, const struct panel *panels, const int count,
+SHAPED void multiply_panels(const enum panel_kind kind, const bool narrow, const struct panel *panels, const int count,
                             const struct panel_token *x, const int tokens, size_t blocks, size_t row)
 {
     switch (kind) {
@@ -322,7 +337,7 @@ INLINE void prefetch_outputs(const struct panel_token *x, const int tokens, size
 }
 
 /* All panels of a group for passes times a constant number of tokens, from token first of the tile on. */
-INLINE void multiply_tokens(const enum panel_kind kind, const bool narrow, const struct panel_product *product,
+SHAPED void multiply_tokens(const enum panel_kind kind, const bool narrow, const struct panel_product *product,
                             size_t first, size_t passes, const int tokens)
 {
     const struct panel *panels = product->panels;
