@@ -362,7 +362,7 @@ const struct command command_profile = {
     .details =
         "Takes less than 20 seconds and is cached for each machine and drive; planning uses it from then on. PATH is a "
         "model or a folder (default: here). A large file is read itself, in a folder the largest of 1 GiB or more; "
-        "without one a temporary file is written, which may be quicker than what was written long ago.",
+        "without one a temporary file is written, which may be quicker than what was written earlier.",
     .options = {profile_rows},
     .most = 1,
     .run = run_profile,
