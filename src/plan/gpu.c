@@ -254,6 +254,16 @@ static uint32_t choose_chunk(const struct gpu_planner *planner)
     return MAX(chunk, LEAST_CHUNK);
 }
 
+/* What was asked for, or as much of it as the driver's largest buffers have room for. */
+static uint32_t shorten_chunk(const struct gpu_planner *planner, uint32_t chunk)
+{
+    const struct plan_gpu_request *request = planner->request;
+    while (!request->whole_chunk && chunk > LEAST_CHUNK &&
+           request->scratch_bytes(request->context, chunk, planner->positions) == UINT64_MAX)
+        chunk = MAX(chunk / 2, LEAST_CHUNK);
+    return chunk;
+}
+
 static void describe(const struct gpu_planner *planner)
 {
     struct plan_gpu *plan = planner->plan;
@@ -280,7 +290,7 @@ static hypura_status fill(struct gpu_planner *planner, uint32_t chunk, hypura_er
     struct plan_gpu *plan = planner->plan;
     planner->positions = positions_of(planner->model, request);
     plan->budget = planner->left = request->budget;
-    plan->chunk = chunk ? chunk : choose_chunk(planner);
+    plan->chunk = chunk ? shorten_chunk(planner, chunk) : choose_chunk(planner);
     plan->scratch_bytes = request->scratch_bytes(request->context, plan->chunk, planner->positions);
     if (!take(planner, plan->scratch_bytes))
         return HYPURA_OK;

@@ -81,6 +81,7 @@ struct plan_gpu_request {
     uint32_t positions;      /* as in struct plan_request */
     uint32_t sequences, chunk;
     uint32_t longest_chunk; /* that may be chosen; 0: any */
+    bool whole_chunk;       /* no shorter one than was asked for will do: a text passes an encoder at once */
     enum tensor_type kv_type;
     const uint64_t *uses;
     /* By which longer batches are weighed where experts are on both sides; NULL: they are not. */

@@ -85,12 +85,27 @@ static void lost_at_any_time(void **state)
     fail_everywhere("submit", "lost");
 }
 
+/* The second and the third that it is sent are the row that tries it. Whoever opens a model, for one request or many,
+ * computes then. */
+static void fails_at_its_first_batch(void **state)
+{
+    (void)state;
+    device_or_skip();
+    size_t vocabulary;
+    float *expected = run_on_cpu("mixtral", &vocabulary);
+    complaints = 0;
+    for (int n = 2; n <= 4; n++)
+        assert_int_equal(fail_at("submit", n, "lost", expected, vocabulary), n < 4 ? ON_CPU : REQUEST_FAILED);
+    assert_int_equal(complaints, 0);
+    free(expected);
+}
+
 /* A device that ends nothing: every wait has an end, that for closing it too. */
 static void hangs(void **state)
 {
     (void)state;
     device_or_skip();
-    struct engine *engine = open_with_fault("hang:2", "mixtral");
+    struct engine *engine = open_with_fault("hang:4", "mixtral");
     assert_non_null(engine_gpu(engine));
     uint64_t start = clock_nanoseconds();
     hypura_status status = run_one(engine);
@@ -149,6 +164,15 @@ static void has_small_allocations(void **state)
         close_silent(engine);
     }
     assert_true(chunks[1] < chunks[0]);
+    /* Also where a longer one was asked for. */
+    options.chunk = chunks[0];
+    setenv("HYPURA_GPU_FAULT", "largest:1", 1);
+    assert_ok(engine_open(&engine, model_path("mixtral"), &options, &test_error));
+    unsetenv("HYPURA_GPU_FAULT");
+    assert_non_null(engine_gpu(engine));
+    assert_int_equal(engine->plan->chunk, engine->plan->gpu->chunk);
+    assert_true(engine->plan->chunk < chunks[0] && engine->plan->chunk >= chunks[1]);
+    engine_close(engine);
     free(expected);
 }
 
@@ -178,11 +202,9 @@ int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(out_of_device_memory),
-        cmocka_unit_test(lost_at_any_time),
-        cmocka_unit_test(hangs),
-        cmocka_unit_test(lacks_something),
-        cmocka_unit_test(has_small_allocations),
+        cmocka_unit_test(out_of_device_memory),     cmocka_unit_test(lost_at_any_time),
+        cmocka_unit_test(fails_at_its_first_batch), cmocka_unit_test(hangs),
+        cmocka_unit_test(lacks_something),          cmocka_unit_test(has_small_allocations),
         cmocka_unit_test(has_less_than_it_says),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);

@@ -541,8 +541,8 @@ def events_show_what_is_on_a_gpu():
 
 
 def a_gpu_that_fails_at_once_is_left_alone():
-    # lost with its first batch, whenever it is opened
-    server = Server(FILE, "--context", 512, environment={"HYPURA_GPU": "0", "HYPURA_GPU_FAULT": "submit:2"})
+    # lost with the first batch of its first request, whenever it is opened: two before that try it
+    server = Server(FILE, "--context", 512, environment={"HYPURA_GPU": "0", "HYPURA_GPU_FAULT": "submit:4"})
     ask = {"model": MODEL, "prompt": "What does ls do?", "stream": False, "options": {"num_predict": 2}}
     status, _, text = server.request("POST", "/api/generate", ask)
     answer = json.loads(text)

@@ -36,6 +36,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
                                        .sequences = geometry->sequences,
                                        .chunk = asked.chunk,
                                        .longest_chunk = longest,
+                                       .whole_chunk = model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER,
                                        .moves = !options->gpu_fixed,
                                        .hardware = hardware,
                                        .device = device};
@@ -54,6 +55,9 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
         uses = store_usage_read(geometry->model, path, NULL);
     request.uses = uses;
     hypura_status status = plan_gpu_make(out, geometry->model, &request, error);
+    if (!status && *out && (*out)->chunk < asked.chunk)
+        log_write(LOG_WARNING, "batches have %u tokens instead of %u: the GPU's driver gives no larger buffers",
+                  (*out)->chunk, asked.chunk);
     memory_free(uses);
     memory_free(abilities);
     return status;

@@ -82,7 +82,8 @@ hypura_status gpu_pass_open(struct engine *engine, struct gpu *gpu, hypura_error
     engine->pass->layer_work = layer_work(engine);
     TRY(find_units(engine, error));
     engine->pass->ahead.possible = pass_can_record_ahead(engine);
-    return pass_make_buffers(engine, error);
+    TRY(pass_make_buffers(engine, error));
+    return pass_try(engine, error);
 }
 
 void gpu_pass_close(struct engine *engine)
@@ -451,26 +452,18 @@ static uint32_t layers_a_batch(const struct engine *engine)
     return seconds * LAYERS_A_BATCH > BATCH_SECONDS ? MAX((uint32_t)(BATCH_SECONDS / seconds), 1u) : LAYERS_A_BATCH;
 }
 
-hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_error *error)
+void pass_attend(struct engine *engine, uint32_t number, bool add)
 {
     struct gpu_pass *pass = engine->pass;
     const struct model_layer *layer = model_layer(engine->model, number);
-    const unit_number *tensors = layer->tensors;
-    bool arrived = !pass->on_device || !pass->inputs_sent;
-    if (arrived)
+    unit_number norm = layer->tensors[ROLE_ATTENTION_NORM];
+    if (!pass->on_device || !pass->inputs_sent) {
         to_device(engine);
-    if (runs_ahead(pass)) {
-        pass->open = arrived;
-        return pass_send(pass, error);
-    }
-    if (arrived) {
-        pass->norm_left = engine->rows <= GPU_VECTOR_TOKENS && !norm_bias(engine, tensors[ROLE_ATTENTION_NORM]).buffer;
+        pass->norm_left = engine->rows <= GPU_VECTOR_TOKENS && !norm_bias(engine, norm).buffer;
         if (!pass->norm_left)
-            pass_norm_hidden(engine, tensors[ROLE_ATTENTION_NORM]);
+            pass_norm_hidden(engine, norm);
     }
     pass_record(pass);
-    bool add =
-        !layer->moe && adds_by_itself(engine, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, tensors[ROLE_FFN_NORM]);
     switch (layer->kind) {
     case LAYER_ATTENTION:
         pass_attention(engine, number, add);
@@ -482,6 +475,22 @@ hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_erro
         pass_recurrent(engine, number, add);
         break;
     }
+}
+
+hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct model_layer *layer = model_layer(engine->model, number);
+    const unit_number *tensors = layer->tensors;
+    if (runs_ahead(pass)) {
+        pass->open = !pass->on_device || !pass->inputs_sent;
+        if (pass->open)
+            to_device(engine);
+        return pass_send(pass, error);
+    }
+    bool add =
+        !layer->moe && adds_by_itself(engine, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, tensors[ROLE_FFN_NORM]);
+    pass_attend(engine, number, add);
     if (add)
         pass->norm_left = true;
     else

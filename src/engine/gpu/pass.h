@@ -199,6 +199,12 @@ struct gpu_range range_at(struct gpu_range range, uint64_t floats);
 struct gpu_matrix pass_matrix(const struct engine *engine, unit_number unit);
 struct gpu_range pass_vector(const struct engine *engine, unit_number unit); /* without a buffer for NO_UNIT */
 
+/* One row through what the device computes: HYPURA_ERROR_DEVICE where it fails. */
+hypura_status pass_try(struct engine *engine, hypura_error *error);
+
+/* The attention of a layer, whatever its kind, as commands; what is read goes to the device if it is not there. */
+void pass_attend(struct engine *engine, uint32_t number, bool add);
+
 /* What a layer leaves: its branch, or the sum of its experts, goes to the residual stream, which is normed for whoever
  * comes next. */
 void pass_add_branch(struct engine *engine, struct gpu_range branch, unit_number post_norm, unit_number layer_scale,
