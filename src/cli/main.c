@@ -61,8 +61,10 @@ static const struct command *find_command(const char *name)
 static void print_warning(void *context, enum log_level level, const char *message)
 {
     (void)context;
-    if (level >= LOG_WARNING)
-        fprintf(stderr, "hypura: %s\n", message);
+    if (level < LOG_WARNING)
+        return;
+    clear_line();
+    fprintf(stderr, "hypura: %s\n", message);
 }
 
 static int run_command(int count, char **arguments)

@@ -192,11 +192,17 @@ hypura_status model_path(const char **path, const char *given, const char *folde
     status = registry_file(registry, given, found, sizeof found, NULL);
     registry_close(registry);
     *path = found;
-    return status ? error_set(error, HYPURA_ERROR_IO,
-                              "there is no file and no model \"%.200s\": \"hypura list\" shows the models that are "
-                              "here, \"hypura pull %.200s\" downloads one of that name",
-                              given, given)
-                  : HYPURA_OK;
+    if (!status)
+        return HYPURA_OK;
+    if (strchr(given, ' '))
+        return error_set(error, HYPURA_ERROR_IO,
+                         "there is no file and no model \"%.200s\"; if that is a prompt, the model comes before it, or "
+                         "--prompt",
+                         given);
+    return error_set(error, HYPURA_ERROR_IO,
+                     "there is no file and no model \"%.200s\": \"hypura list\" shows the models that are here, "
+                     "\"hypura pull %.200s\" downloads one of that name",
+                     given, given);
 }
 
 hypura_status open_vocabulary(struct gguf **file, struct vocabulary **vocabulary, const char *model,

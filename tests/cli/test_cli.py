@@ -180,6 +180,7 @@ def models_have_names():
     assert hypura("tokenize", "team/mine:v1", stdin="ls", environment=environment)[0]
     _, err = hypura("run", "nothing", "--prompt", "x", status=1)
     assert '"nothing"' in err and "hypura list" in err and "hypura pull nothing" in err, err
+    assert "--prompt" in hypura("run", "Why is that?", stdin="x", status=1)[1]
     assert "hypura pull https://" in hypura("run", "https://example.org/x.gguf", "--prompt", "x", status=2)[1]
     assert "empty" in hypura("run", "", "--prompt", "x", status=2)[1]
     assert "is a model" in hypura("perplexity", MODEL, status=2)[1]
