@@ -46,8 +46,8 @@ struct engine_options {
     const char *cache_policy;              /* for streamed experts, by name (store/policy.h); NULL: the default */
     const struct engine_adapter *adapters; /* added in this order; not kept */
     size_t adapter_count;
-    uint32_t depth;          /* reads in flight; 0: as measured */
-    bool wait_for_all;       /* compute a layer's experts only when all are there; for comparison */
+    uint32_t depth;    /* reads in flight; 0: as measured */
+    bool wait_for_all; /* compute a layer's experts only when all are there; for comparison */
     enum engine_drafting drafting;
     const char *draft_path;  /* a smaller model that guesses tokens, or NULL */
     bool remember_usage;     /* which experts were used, from run to run, in the user's state folder */

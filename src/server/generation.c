@@ -300,7 +300,8 @@ static void finish_generation(struct generation *generation)
 /* What was written under the grammar of a forced call is that call. */
 static void take_forced_call(struct choice *choice)
 {
-    json_t *call = json_loadb(choice->content.data ? choice->content.data : "", choice->content.size, JSON_ALLOW_NUL, NULL);
+    json_t *call =
+        json_loadb(choice->content.data ? choice->content.data : "", choice->content.size, JSON_ALLOW_NUL, NULL);
     const char *name = json_string_value(json_object_get(call, "name"));
     char *arguments = json_dumps(json_object_get(call, "arguments"), JSON_COMPACT);
     if (name && arguments) {

@@ -237,7 +237,7 @@ struct store {
     uint8_t *bounce;                    /* for store_read */
     struct io_counters loaded_counters; /* when the load was done */
     uint64_t rows_read;
-    uint64_t bytes_checked; /* that were read when the files were looked at last */
+    uint64_t bytes_checked;         /* that were read when the files were looked at last */
     struct store_statistics counts; /* the fields that are counted as things happen */
     struct store *next_peer;        /* guarded by the mutex in peers.c */
 };

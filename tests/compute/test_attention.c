@@ -222,11 +222,12 @@ static void attention_is_right_and_repeats(void **state)
         if (!compute_has_instructions((enum instruction_set)set))
             continue;
         for (size_t threads = 1; threads <= 5; threads += 2) {
-            /* The scratch of one has room for anything, that of others for what is asked, or for a few of its queries. */
+            /* The scratch of one has room for anything, that of others for what is asked, or for a few of its queries.
+             */
             size_t queries = shape->rows * shape->heads / shape->kv_heads;
             struct compute_limits limits = {1, threads == 3 ? queries : 3, shape->key_size, shape->value_size};
-            assert_ok(compute_create_limited(&compute, threads, (enum instruction_set)set,
-                                             threads > 1 ? &limits : NULL, &test_error));
+            assert_ok(compute_create_limited(&compute, threads, (enum instruction_set)set, threads > 1 ? &limits : NULL,
+                                             &test_error));
             memset(f.output, 0xff, shape->rows * row_floats * sizeof *f.output);
             compute_attention(compute, &f.attention);
             if (memcmp(f.output, plain, shape->rows * row_floats * sizeof *plain) != 0)

@@ -465,8 +465,8 @@ static void advance_some(struct walk *walk, uint32_t position, size_t first, siz
         size_t query = first + i;
         walk->factors[query] = seen[i] ? shrink[i] : 1.0f;
         if (seen[i])
-            walk->sums[query] = fmaf(walk->sums[query], shrink[i],
-                                     weigh_scores(walk->scores + query * BLOCK, walk->maxima[query]));
+            walk->sums[query] =
+                fmaf(walk->sums[query], shrink[i], weigh_scores(walk->scores + query * BLOCK, walk->maxima[query]));
     }
 }
 
