@@ -131,7 +131,7 @@ static hypura_status take_string(struct reader *reader, struct gguf_string *out,
     if (size > bytes_left(reader))
         return bad(reader,
                    "at offset %" PRIu64 " the %s has a length of %" PRIu64 "; what follows has room for %" PRIu64
-                   " bytes",
+                   " bytes: it is truncated or damaged",
                    offset, what, size, bytes_left(reader));
     if (size > most)
         return bad(reader, "at offset %" PRIu64 " the %s has a length of %" PRIu64 "; expected at most %" PRIu64,
@@ -160,7 +160,7 @@ static hypura_status take_elements(struct reader *reader, struct gguf_value *val
     if (value->count > bytes_left(reader) / least)
         return bad(reader,
                    "at offset %" PRIu64 " the value of \"%s\" has %" PRIu64
-                   " elements; what follows has room for %" PRIu64,
+                   " elements; what follows has room for %" PRIu64 ": it is truncated or damaged",
                    offset, name, value->count, bytes_left(reader) / least);
     void *memory;
     size_t element = strings ? sizeof(struct gguf_string) : (size_t)least;
