@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-from harness import MODEL, WORK, Server
+from harness import MODEL, WORK, Server, is_instrumented
 from tap import run_tests
 
 SECONDS = float(os.environ.get("HYPURA_LOAD_SECONDS", "20"))
@@ -85,7 +85,8 @@ def many_get_whole_answers_or_an_honest_refusal_and_memory_stays_flat():
             print(f"# {name}: p50 {at(.5):.3f} s, p90 {at(.9):.3f} s, p99 {at(.99):.3f} s")
     print(f"# {len(whole)} answers and {len(refused)} refusals in {SECONDS:.0f} s; memory {early >> 10} then {late >> 10} KiB")
     assert whole and not broken, broken[:5]
-    assert late <= early * 1.02 + (256 << 10), (early, late)
+    # A sanitizer keeps what was freed, for a while.
+    assert is_instrumented() or late <= early * 1.02 + (256 << 10), (early, late)
     assert server.stop() == 0
 
 
