@@ -94,7 +94,7 @@ struct expert_biases {
  * second kind. Each writes rows of its own, so that which experts share a call changes nothing. */
 struct expert_group {
     uint32_t count;
-    uint32_t rows;
+    uint32_t first, rows; /* of gate and up */
     uint32_t experts[64];
     struct store_view views[64];
 };
@@ -103,7 +103,7 @@ struct expert_group {
 static void weigh_inputs(struct engine *engine, const struct expert_group *group)
 {
     struct scratch *s = &engine->scratch;
-    size_t width = model_parameters(engine->model)->expert_feed_forward, row = 0;
+    size_t width = model_parameters(engine->model)->expert_feed_forward, row = group->first;
     for (uint32_t i = 0; i < group->count; i++)
         for (uint32_t at = s->expert_first[group->experts[i]]; at < s->expert_first[group->experts[i] + 1]; at++) {
             float weight = s->chosen_weights[s->expert_slot[at]];
@@ -114,7 +114,7 @@ static void weigh_inputs(struct engine *engine, const struct expert_group *group
         }
 }
 
-static void compute_group(struct engine *engine, const struct model_layer *layer, const struct expert_group *group,
+static void compute_inner(struct engine *engine, const struct model_layer *layer, const struct expert_group *group,
                           const struct expert_biases *biases)
 {
     const struct model_parameters *p = model_parameters(engine->model);
@@ -122,8 +122,7 @@ static void compute_group(struct engine *engine, const struct model_layer *layer
     size_t width = p->expert_feed_forward;
     const struct unit *unit = model_unit(engine->model, layer->first_expert);
     bool fused = unit->slices[0].role == ROLE_EXPERT_GATE_UP;
-    uint32_t down = unit->slice_count - 1;
-    uint32_t row = 0;
+    uint32_t row = group->first;
     for (uint32_t i = 0; i < group->count; i++) {
         uint32_t e = group->experts[i], first = s->expert_first[e], rows = s->expert_first[e + 1] - first;
         const uint8_t *const *slices = group->views[i].slices;
@@ -151,11 +150,20 @@ static void compute_group(struct engine *engine, const struct model_layer *layer
     }
     if (model_architecture(engine->model)->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED)
         weigh_inputs(engine, group);
-    compute_glu(engine->compute, feed_forward_glu(engine->model), s->gate, width, s->gate, width, s->up, width, row,
+    float *gate = s->gate + group->first * width, *up = s->up + group->first * width;
+    compute_glu(engine->compute, feed_forward_glu(engine->model), gate, width, gate, width, up, width, group->rows,
                 width, OAI_ALPHA, OAI_LIMIT);
+}
 
-    activation_set(s->inner, s->gate, row, width, width);
-    row = 0;
+static void compute_down(struct engine *engine, const struct model_layer *layer, const struct expert_group *group,
+                         const struct expert_biases *biases)
+{
+    const struct model_parameters *p = model_parameters(engine->model);
+    struct scratch *s = &engine->scratch;
+    size_t width = p->expert_feed_forward;
+    const struct unit *unit = model_unit(engine->model, layer->first_expert);
+    uint32_t down = unit->slice_count - 1, row = 0;
+    activation_set(s->inner, s->gate + group->first * width, group->rows, width, width);
     for (uint32_t i = 0; i < group->count; i++) {
         uint32_t e = group->experts[i], first = s->expert_first[e], rows = s->expert_first[e + 1] - first;
         s->jobs[i] = (struct matmul){
@@ -174,20 +182,22 @@ static void compute_group(struct engine *engine, const struct model_layer *layer
         adapt(engine, &s->jobs[i], layer, ROLE_EXPERT_DOWN, group->experts[i], 0);
 }
 
-/* Takes those of the waiting experts that are there, as many as the buffers hold, out of units[]. */
+/* Takes those of the waiting experts that are there, as many as the buffers hold beside one that was begun, out of
+ * units[]. */
 static hypura_status take_ready(struct engine *engine, const struct model_layer *layer, uint32_t *waiting,
-                                struct expert_group *group, hypura_error *error)
+                                const struct expert_group *begun, struct expert_group *group, hypura_error *error)
 {
     struct scratch *s = &engine->scratch;
     uint32_t kept = 0;
     hypura_status status = HYPURA_OK;
     group->count = group->rows = 0;
+    group->first = begun->rows;
     for (uint32_t i = 0; i < *waiting; i++) {
         unit_number unit = s->expert_units[i];
         uint32_t e = unit - layer->first_expert;
         uint32_t rows = s->expert_first[e + 1] - s->expert_first[e];
-        if (!status && group->count < COUNT_OF(group->experts) && group->rows + rows <= s->expert_rows &&
-            store_ready(engine->store, unit)) {
+        bool fits = group->count < COUNT_OF(group->experts) && group->first + group->rows + rows <= s->expert_rows;
+        if (!status && fits && !(begun->count && begun->experts[0] == e) && store_ready(engine->store, unit)) {
             status = store_get(engine->store, unit, &group->views[group->count], error);
             if (!status) {
                 group->experts[group->count++] = e;
@@ -208,25 +218,77 @@ static void put_group(struct engine *engine, const struct model_layer *layer, st
     group->count = 0;
 }
 
+/* Of an expert whose last slice is still on its way what comes before that, while there is nothing else to do: what is
+ * left when it arrives is a third. */
+static void begin_expert(struct engine *engine, const struct model_layer *layer, uint32_t waiting, uint32_t slices,
+                         const struct expert_biases *biases, struct expert_group *begun)
+{
+    struct scratch *s = &engine->scratch;
+    for (uint32_t i = 0; i < waiting && begun->count == 0; i++) {
+        uint32_t e = s->expert_units[i] - layer->first_expert;
+        if (!store_peek(engine->store, s->expert_units[i], slices, &begun->views[0]))
+            continue;
+        begun->experts[begun->count++] = e;
+        begun->rows = s->expert_first[e + 1] - s->expert_first[e];
+        compute_inner(engine, layer, begun, biases);
+    }
+}
+
+static hypura_status end_expert(struct engine *engine, const struct model_layer *layer, uint32_t *waiting,
+                                const struct expert_biases *biases, struct expert_group *begun, hypura_error *error)
+{
+    unit_number unit = layer->first_expert + begun->experts[0], *units = engine->scratch.expert_units;
+    TRY(store_get(engine->store, unit, &begun->views[0], error));
+    compute_down(engine, layer, begun, biases);
+    put_group(engine, layer, begun);
+    begun->rows = 0;
+    uint32_t at = 0;
+    while (units[at] != unit)
+        at++;
+    memmove(units + at, units + at + 1, (--*waiting - at) * sizeof *units);
+    return HYPURA_OK;
+}
+
+/* What comes before a smaller last slice takes as long to begin as to compute. */
+#define BEGUN_LEAST_BYTES ((uint64_t)1 << 20)
+
+/* Slices of an expert with which it is worth beginning; 0: none. What was begun needs rows of its own. */
+static uint32_t slices_to_begin(const struct engine *engine, const struct model_layer *layer)
+{
+    const struct unit *unit = model_unit(engine->model, layer->first_expert);
+    uint32_t last = unit->slice_count - 1;
+    bool all_fit = engine->rows * model_parameters(engine->model)->experts_used <= engine->scratch.expert_rows;
+    return all_fit && unit->slices[last].bytes >= BEGUN_LEAST_BYTES ? last : 0;
+}
+
 /* Hits first, then misses as they arrive. */
 static hypura_status run_experts(struct engine *engine, const struct model_layer *layer, uint32_t *waiting,
                                  const struct expert_biases *biases, hypura_error *error)
 {
-    struct expert_group group = {0};
+    struct expert_group group = {0}, begun = {0};
+    const struct scratch *s = &engine->scratch;
+    uint32_t slices = slices_to_begin(engine, layer);
     hypura_status status = HYPURA_OK;
-    for (uint32_t i = 0; engine->wait_for_all && !status && i < *waiting; i++) {
-        size_t index;
-        status = store_wait_any(engine->store, engine->scratch.expert_units + i, 1, &index, error);
-    }
+    size_t index;
+    for (uint32_t i = 0; engine->wait_for_all && !status && i < *waiting; i++)
+        status = store_wait_any(engine->store, s->expert_units + i, 1, 0, &index, error);
     while (!status && *waiting) {
-        status = take_ready(engine, layer, waiting, &group, error);
+        status = take_ready(engine, layer, waiting, &begun, &group, error);
         bool none = group.count == 0;
-        if (!status && !none)
-            compute_group(engine, layer, &group, biases);
+        if (!status && !none) {
+            compute_inner(engine, layer, &group, biases);
+            compute_down(engine, layer, &group, biases);
+        }
         put_group(engine, layer, &group);
-        size_t index;
-        if (!status && none)
-            status = store_wait_any(engine->store, engine->scratch.expert_units, *waiting, &index, error);
+        if (status || !none)
+            continue;
+        if (begun.count && store_ready(engine->store, layer->first_expert + begun.experts[0])) {
+            status = end_expert(engine, layer, waiting, biases, &begun, error);
+            continue;
+        }
+        if (begun.count == 0)
+            begin_expert(engine, layer, *waiting, slices, biases, &begun);
+        status = store_wait_any(engine->store, s->expert_units, *waiting, begun.count ? 0 : slices, &index, error);
     }
     return status;
 }

@@ -200,6 +200,7 @@ struct store {
     pthread_mutex_t *mutex;
     pthread_cond_t changed; /* a unit became ready, failed, or can be had */
     uint32_t waiters;
+    bool parts_will_do; /* to the one that waits */
     atomic_bool cancelled;
 
     uint8_t *arena;

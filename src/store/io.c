@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <time.h>
 
@@ -102,6 +103,7 @@ void io_start(struct io *io, struct transfer *transfer)
     transfer->next_segment = 0;
     transfer->next_position = 0;
     transfer->in_flight = 0;
+    memset(transfer->in_flight_of, 0, sizeof transfer->in_flight_of);
     transfer->bytes_read = 0;
     transfer->failure.kind = FAILURE_NONE;
     io->unfinished[transfer->priority]++;
@@ -140,6 +142,14 @@ bool io_abandon(struct io *io, struct transfer *transfer)
         return false;
     set_idle(io, transfer);
     return true;
+}
+
+bool io_has_arrived(const struct transfer *transfer, uint32_t segments)
+{
+    bool there = transfer->next_segment >= segments && !transfer->abandoned && transfer->failure.kind == FAILURE_NONE;
+    for (uint32_t i = 0; i < segments; i++)
+        there = there && transfer->in_flight_of[i] == 0;
+    return there;
 }
 
 void io_fill(struct io *io, bool fill)
@@ -240,6 +250,7 @@ static void take_block(struct io *io, struct transfer *transfer, struct piece *p
     piece->bytes = (uint32_t)MIN(left, align_up((left + blocks - 1) / blocks, IO_ALIGNMENT));
     transfer->next_position += piece->bytes;
     transfer->in_flight++;
+    transfer->in_flight_of[piece->segment]++;
     if (transfer->next_position == segment->bytes) {
         transfer->next_position = 0;
         if (++transfer->next_segment == transfer->segment_count) {
@@ -279,11 +290,14 @@ static void finish_piece(struct io *io, struct piece *piece)
         io->counters.busy_nanoseconds += clock_nanoseconds() - io->busy_since;
     piece->next = io->free_pieces;
     io->free_pieces = piece;
+    transfer->in_flight_of[piece->segment]--;
     if (--transfer->in_flight == 0 && transfer->state == TRANSFER_SENT) {
         if (transfer->priority <= PRIORITY_AHEAD)
             io->demanded = clock_nanoseconds();
         set_idle(io, transfer);
         io->options.finished(io->options.context, transfer);
+    } else if (transfer->in_flight_of[piece->segment] == 0 && transfer->next_segment > piece->segment) {
+        io->options.arrived(io->options.context);
     }
 }
 

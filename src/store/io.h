@@ -84,7 +84,7 @@ struct transfer {
     bool abandoned;
     uint32_t next_segment; /* and the place in it, of the next block */
     uint64_t next_position;
-    uint32_t in_flight;
+    uint32_t in_flight, in_flight_of[UNIT_MAX_SLICES]; /* blocks, and those of each segment */
     uint64_t bytes_read;
     struct failure failure;
     struct transfer *next, *previous; /* in its queue */
@@ -111,6 +111,7 @@ struct io_options {
     /* Locked, on the I/O thread: every block has come back. transfer->abandoned and transfer->failure say how it went.
      * The transfer is idle and may be started again. */
     void (*finished)(void *context, struct transfer *transfer);
+    void (*arrived)(void *context); /* likewise: a segment has, and others of the transfer have not */
     void *context;
 };
 
@@ -137,6 +138,9 @@ void io_promote(struct io *io, struct transfer *transfer, enum priority priority
 /* Locked. Sends no more blocks of it. True when it is idle now, without a report; else it is reported, abandoned, when
  * the blocks in flight are back. */
 bool io_abandon(struct io *io, struct transfer *transfer);
+
+/* Locked. Whether the first so many segments of a transfer that runs are there. */
+bool io_has_arrived(const struct transfer *transfer, uint32_t segments);
 
 /* Locked. Whether transfers of fill go on now. */
 void io_fill(struct io *io, bool fill);

@@ -18,6 +18,17 @@ uint64_t unit_footprint(const struct store *store, unit_number unit)
     return layout.footprint;
 }
 
+/* In a layout. */
+static uint32_t segment_of(const struct unit_layout *layout, uint32_t slice)
+{
+    uint64_t end = 0;
+    uint32_t segment = 0;
+    while ((end += layout->segments[segment].bytes) <= layout->slice_position[slice])
+        segment++;
+    return segment;
+}
+
+/* Segments come in the order of the slices, wherever these lie in the file: what is computed first arrives first. */
 void transfer_for_unit(struct store *store, struct transfer *transfer, unit_number unit, uint8_t *memory,
                        enum priority priority)
 {
@@ -25,12 +36,36 @@ void transfer_for_unit(struct store *store, struct transfer *transfer, unit_numb
     unit_layout_make(&layout, store_unit(store, unit));
     transfer->unit = unit;
     transfer->priority = priority;
-    transfer->segment_count = layout.segment_count;
+    transfer->segment_count = 0;
     for (uint32_t i = 0; i < layout.segment_count; i++) {
-        transfer->segments[i] = layout.segments[i];
-        transfer->segments[i].memory = memory;
+        layout.segments[i].memory = memory;
         memory += layout.segments[i].bytes;
     }
+    bool taken[UNIT_MAX_SLICES] = {false};
+    for (uint32_t i = 0; i < store_unit(store, unit)->slice_count; i++) {
+        uint32_t segment = segment_of(&layout, i);
+        if (!taken[segment])
+            transfer->segments[transfer->segment_count++] = layout.segments[segment];
+        taken[segment] = true;
+    }
+}
+
+/* Whether the first so many slices of an expert that is wanted and on its way are there. */
+static bool has_arrived(const struct store *store, unit_number number, uint32_t slices)
+{
+    const struct stored_unit *unit = &store->units[number];
+    if (slices == 0 || unit->place != PLACE_CACHE || unit->stage != STAGE_READING || unit->wants == 0)
+        return false;
+    struct unit_layout layout;
+    unit_layout_make(&layout, store_unit(store, number));
+    uint32_t segments = 0;
+    bool counted[UNIT_MAX_SLICES] = {false};
+    for (uint32_t i = 0; i < slices; i++) {
+        uint32_t segment = segment_of(&layout, i);
+        segments += !counted[segment];
+        counted[segment] = true;
+    }
+    return io_has_arrived(&store->classes[unit->slot_class].slots[unit->slot].transfer, segments);
 }
 
 bool unit_not_brought(struct store *store, unit_number number, struct transfer *transfer)
@@ -81,6 +116,14 @@ static void transfer_finished(void *context, struct transfer *transfer)
         cache_finished(store, transfer->unit);
     guess_pump(store);
     if (store->waiters > 0)
+        pthread_cond_broadcast(&store->changed);
+}
+
+/* On the I/O thread. */
+static void segment_arrived(void *context)
+{
+    struct store *store = context;
+    if (store->parts_will_do)
         pthread_cond_broadcast(&store->changed);
 }
 
@@ -140,6 +183,7 @@ static hypura_status start_io(struct store *store, const struct store_options *o
                                     .file_count = store->file_count,
                                     .fault = fault,
                                     .finished = transfer_finished,
+                                    .arrived = segment_arrived,
                                     .context = store};
     hypura_status status = io_create(&store->io, &io_options, error);
     if (!status)
@@ -328,6 +372,11 @@ static bool is_settled(const struct stored_unit *unit)
     return is_fixed(unit) || unit->stage == STAGE_READY || unit->stage == STAGE_FAILED;
 }
 
+static bool is_there(const struct store *store, unit_number number, uint32_t slices)
+{
+    return is_settled(&store->units[number]) || has_arrived(store, number, slices);
+}
+
 bool store_ready(struct store *store, unit_number unit)
 {
     if (unit >= store->unit_count || !store->loaded)
@@ -352,8 +401,8 @@ static hypura_status no_room(const struct store *store, unit_number unit, hypura
                      (unsigned long long)store->pool_bytes, (unsigned long long)unit_footprint(store, unit));
 }
 
-hypura_status store_wait_any(struct store *store, const unit_number *units, size_t count, size_t *index,
-                             hypura_error *error)
+hypura_status store_wait_any(struct store *store, const unit_number *units, size_t count, uint32_t slices,
+                             size_t *index, hypura_error *error)
 {
     if (count == 0)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "no units to wait for");
@@ -365,9 +414,10 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
     hypura_status status = HYPURA_OK;
     uint64_t start = 0;
     pthread_mutex_lock(store->mutex);
+    store->parts_will_do = slices > 0;
     for (;;) {
         size_t found = 0, coming = 0;
-        while (found < count && !is_settled(&store->units[units[found]])) {
+        while (found < count && !is_there(store, units[found], slices)) {
             const struct stored_unit *unit = &store->units[units[found]];
             coming += unit->stage == STAGE_READING;
             if (unit->wants == 0)
@@ -376,7 +426,7 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
         }
         if (atomic_load(&store->cancelled)) {
             status = store_cancelled_error(error);
-        } else if (found < count && !is_settled(&store->units[units[found]])) {
+        } else if (found < count && !is_there(store, units[found], slices)) {
             status = error_set(error, HYPURA_ERROR_ARGUMENT, "unit %u is waited for and was not wanted", units[found]);
         } else if (found < count) {
             *index = found;
@@ -391,6 +441,7 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
         }
         break;
     }
+    store->parts_will_do = false;
     if (start)
         store->counts.stall_nanoseconds += clock_nanoseconds() - start;
     pthread_mutex_unlock(store->mutex);
@@ -523,6 +574,16 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
     }
     pthread_mutex_unlock(store->mutex);
     return status;
+}
+
+bool store_peek(struct store *store, unit_number number, uint32_t slices, struct store_view *view)
+{
+    pthread_mutex_lock(store->mutex);
+    bool there = has_arrived(store, number, slices);
+    if (there)
+        store_show(store, number, view);
+    pthread_mutex_unlock(store->mutex);
+    return there;
 }
 
 bool store_get_ready(struct store *store, unit_number number, struct store_view *view)

@@ -113,9 +113,14 @@ hypura_status store_want(struct store *store, const unit_number *units, size_t c
 bool store_ready(struct store *store, unit_number unit);
 
 /* Waits until one of these wanted units is there, or its read has failed, and gives its index; store_get then shows the
- * unit or says what went wrong. */
-hypura_status store_wait_any(struct store *store, const unit_number *units, size_t count, size_t *index,
-                             hypura_error *error);
+ * unit or says what went wrong. Of experts on their way the first so many slices will do (0: none), if these are of
+ * use: store_peek then shows them. */
+hypura_status store_wait_any(struct store *store, const unit_number *units, size_t count, uint32_t slices,
+                             size_t *index, hypura_error *error);
+
+/* The first so many slices of a wanted expert, of which others are still on their way; false: they are not there, or
+ * all are. Valid until the expert is got or forgotten; whether they are good store_get says. */
+bool store_peek(struct store *store, unit_number unit, uint32_t slices, struct store_view *view);
 
 /* Waits for the unit, holds it and shows where it is. Without a want before, wants it first, and no longer after an
  * error. A want from before is used up by an error of HYPURA_ERROR_IO, and the next get reads again; after others it

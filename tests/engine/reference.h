@@ -10,11 +10,14 @@
 #include <math.h>
 #include <string.h>
 
-/* "llama" is a file of the reference set, "embedded" the model that the program carries. Valid until the next call. */
+/* "llama" is a file of the reference set, "embedded" the model that the program carries, and what begins with / a path.
+ * Valid until the next call. */
 __attribute__((unused)) static const char *model_path(const char *name)
 {
     static char path[4096];
     char relative[256];
+    if (name[0] == '/')
+        return name;
     if (strcmp(name, "embedded") == 0) {
         const char *folder = getenv("HYPURA_MODELS");
         snprintf(path, sizeof path, "%s/manpage-moe-24m-Q4_K_M.gguf", folder ? folder : "models");

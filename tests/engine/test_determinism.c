@@ -1,6 +1,9 @@
 /* Logits are a function of the file and the tokens: the same bits from every tier, thread count, reader, cache size and
  * way to cut a prompt into batches. */
+#include "folder.h"
 #include "reference.h"
+
+#include "model/synth.h"
 
 #define PROMPT 24
 
@@ -108,6 +111,31 @@ static void same_bits_from_every_budget(void **state)
     assert_true(SANITIZED || streamed >= COUNT_OF(models)); /* the smallest models may fit in what is left to chance */
 }
 
+/* Experts so large that they are begun while their last slice is on its way. */
+static void same_bits_from_large_experts(void **state)
+{
+    (void)state;
+    struct synth_options synth;
+    synth_default_options(&synth, synth_preset("tiny-mixtral"));
+    synth.type = "Q8_0";
+    synth.geometry.layers = 2;
+    synth.geometry.experts = 4;
+    synth.geometry.feed_forward = 4096;
+    const char *path = path_in_folder("large.gguf");
+    assert_ok(synth_write(path, &synth, NULL, NULL, &test_error));
+    float *expected = run_prompt(path, &usual);
+    struct run run = usual;
+    run.limited = true;
+    for (size_t batch = 1; batch <= 2; batch++) {
+        run.batch = batch;
+        run.reader = STORE_READER_AUTO;
+        assert_same(path, expected, &run, "from large experts");
+        run.reader = STORE_READER_THREADS;
+        assert_same(path, expected, &run, "from large experts, read by threads");
+    }
+    free(expected);
+}
+
 static void same_bits_for_every_batch(void **state)
 {
     (void)state;
@@ -185,6 +213,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_bits_from_every_budget),
+        cmocka_unit_test_setup_teardown(same_bits_from_large_experts, make_folder, remove_folder),
         cmocka_unit_test(same_bits_for_every_batch),
         cmocka_unit_test(same_bits_for_every_cache_type),
         cmocka_unit_test(sequences_are_apart),

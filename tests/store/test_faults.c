@@ -120,7 +120,7 @@ static void a_read_error_is_told_and_nothing_hangs(void **state)
         const unit_number failing = 35;
         size_t index = 7;
         assert_ok(store_want(store, &failing, 1, &test_error));
-        assert_ok(store_wait_any(store, &failing, 1, &index, &test_error));
+        assert_ok(store_wait_any(store, &failing, 1, 0, &index, &test_error));
         assert_int_equal(index, 0);
         assert_int_equal(store_get(store, failing, &view, &test_error), HYPURA_ERROR_IO);
         /* The drive is well again, and so is the store. */
@@ -245,7 +245,7 @@ static void a_cancel_from_another_thread_ends_a_wait(void **state)
             assert_int_equal(pthread_create(&thread, NULL, cancel_soon, store), 0);
             struct store_view view;
             size_t index;
-            hypura_status status = by_any ? store_wait_any(store, wanted + 6, 2, &index, &test_error)
+            hypura_status status = by_any ? store_wait_any(store, wanted + 6, 2, 0, &index, &test_error)
                                           : store_get(store, wanted[6], &view, &test_error);
             pthread_join(thread, NULL);
             assert_int_equal(status, HYPURA_ERROR_CANCELLED);
@@ -323,6 +323,63 @@ static void the_pool_changes_size_under_load(void **state)
     fixture_free(&world.fixture);
 }
 
+/* ---- part of an expert ------------------------------------------------------------------------------------------- */
+
+struct hold {
+    atomic_bool on;
+    uint32_t file;
+};
+
+static int hold_back(void *context, uint32_t file, uint64_t offset, uint32_t *bytes)
+{
+    struct hold *hold = context;
+    (void)offset, (void)bytes;
+    if (file == hold->file && atomic_load(&hold->on))
+        usleep(5000);
+    return 0;
+}
+
+/* Whatever their order in the files, the first slices come first and are shown while the last is on its way. */
+static void the_first_slices_are_shown_first(void **state)
+{
+    (void)state;
+    static const struct fixture_shape shape = {
+        .tensors = 1, .layers = 2, .experts = 4, .tensor_bytes = 5000, .slice_bytes = 1000000, .pin_tensors = true};
+    struct fixture fixture;
+    fixture_make(&fixture, &shape);
+    struct hold hold = {.on = false};
+    struct io_fault fault = {hold_back, &hold};
+    uint64_t largest;
+    footprints(&fixture, UNIT_EXPERT, &largest);
+    struct store_options options = {.block_bytes = 4096, .depth = 1};
+    struct store *store = open_store(&fixture, 0, 8 * largest, &options, &fault);
+    for (uint32_t layer = 0; layer < shape.layers; layer++) {
+        unit_number wanted = shape.tensors + layer * shape.experts + 2;
+        const struct unit *unit = &fixture.units[wanted];
+        struct store_view view;
+        size_t index = 1;
+        hold.file = unit->slices[2].file;
+        assert_int_not_equal(hold.file, unit->slices[1].file);
+        atomic_store(&hold.on, true);
+        assert_false(store_peek(store, wanted, 2, &view));
+        assert_ok(store_want(store, &wanted, 1, &test_error));
+        assert_ok(store_wait_any(store, &wanted, 1, 2, &index, &test_error));
+        assert_int_equal(index, 0);
+        assert_false(store_ready(store, wanted));
+        assert_false(store_peek(store, wanted, 3, &view));
+        assert_true(store_peek(store, wanted, 2, &view));
+        for (uint32_t i = 0; i < 2; i++)
+            assert_memory_equal(view.slices[i], fixture.bytes[unit->slices[i].file] + unit->slices[i].offset,
+                                unit->slices[i].bytes);
+        atomic_store(&hold.on, false);
+        assert_ok(store_wait_any(store, &wanted, 1, 0, &index, &test_error));
+        assert_false(store_peek(store, wanted, 2, &view));
+        get_and_check(store, &fixture, wanted);
+    }
+    store_close(store);
+    fixture_free(&fixture);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -334,6 +391,7 @@ int main(void)
         cmocka_unit_test(a_file_that_was_written_to_is_an_error),
         cmocka_unit_test(a_cancel_from_another_thread_ends_a_wait),
         cmocka_unit_test(the_pool_changes_size_under_load),
+        cmocka_unit_test(the_first_slices_are_shown_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

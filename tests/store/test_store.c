@@ -110,7 +110,7 @@ static void pass(struct store *store, const struct fixture *fixture, struct rand
         assert_ok(store_want(store, wanted, used, &test_error));
         for (uint32_t left = used; left > 0; left--) {
             size_t index;
-            assert_ok(store_wait_any(store, wanted, left, &index, &test_error));
+            assert_ok(store_wait_any(store, wanted, left, 0, &index, &test_error));
             assert_true(store_ready(store, wanted[index]));
             get_and_check(store, fixture, wanted[index]);
             wanted[index] = wanted[left - 1];
@@ -201,13 +201,13 @@ static void holding_everything_is_an_error_and_no_deadlock(void **state)
     assert_ok(store_get(store, 30, &held, &test_error));
     assert_int_equal(store_get(store, other, &view, &test_error), HYPURA_ERROR_MEMORY);
     /* Who did not say before that he wants it wants it no more. */
-    assert_int_equal(store_wait_any(store, &other, 1, &index, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(store_wait_any(store, &other, 1, 0, &index, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_ok(store_want(store, &other, 1, &test_error));
     assert_int_equal(store_get(store, other, &view, &test_error), HYPURA_ERROR_MEMORY);
-    assert_int_equal(store_wait_any(store, &other, 1, &index, &test_error), HYPURA_ERROR_MEMORY);
+    assert_int_equal(store_wait_any(store, &other, 1, 0, &index, &test_error), HYPURA_ERROR_MEMORY);
     assert_true(is_right(&fixture, 30, &held));
     store_put(store, 30);
-    assert_ok(store_wait_any(store, &other, 1, &index, &test_error));
+    assert_ok(store_wait_any(store, &other, 1, 0, &index, &test_error));
     assert_ok(store_get(store, other, &view, &test_error));
     store_put(store, other);
     unit_number largest = 0;
@@ -238,10 +238,10 @@ static void wrong_calls_are_refused(void **state)
     size_t index;
     assert_int_equal(store_get(store, unit, &view, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_int_equal(store_want(store, &unit, 1, &test_error), HYPURA_ERROR_ARGUMENT);
-    assert_int_equal(store_wait_any(store, &unit, 1, &index, &test_error), HYPURA_ERROR_ARGUMENT);
-    assert_int_equal(store_wait_any(store, &unit, 0, &index, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(store_wait_any(store, &unit, 1, 0, &index, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(store_wait_any(store, &unit, 0, 0, &index, &test_error), HYPURA_ERROR_ARGUMENT);
     unit = 30; /* not wanted: it would never come */
-    assert_int_equal(store_wait_any(store, &unit, 1, &index, &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(store_wait_any(store, &unit, 1, 0, &index, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_int_equal(store_get(store, 5, &view, &test_error), HYPURA_ERROR_ARGUMENT);
     assert_false(store_ready(store, fixture.count));
     uint8_t byte;
@@ -333,7 +333,7 @@ static void a_prompt_keeps_part_of_the_cache(void **state)
             assert_ok(store_want(store, wanted, 16, &test_error));
             for (uint32_t left = 16; left > 0; left--) {
                 size_t index;
-                assert_ok(store_wait_any(store, wanted, left, &index, &test_error));
+                assert_ok(store_wait_any(store, wanted, left, 0, &index, &test_error));
                 get_and_check(store, &fixture, wanted[index]);
                 wanted[index] = wanted[left - 1];
             }

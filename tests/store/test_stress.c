@@ -164,7 +164,9 @@ static bool use_experts(struct world *world, uint32_t layer)
     while (good && left > 0) {
         size_t index = below(&world->random, left);
         struct store_view view;
-        if (below(&world->random, 3) && !is_held(world, store_wait_any(world->store, units, left, &index, &test_error)))
+        uint32_t slices = below(&world->random, 3);
+        if (below(&world->random, 3) &&
+            !is_held(world, store_wait_any(world->store, units, left, slices, &index, &test_error)))
             break;
         unit_number unit = units[index];
         hypura_status status = store_get(world->store, unit, &view, &test_error);

@@ -145,7 +145,7 @@ static hypura_status run_group(struct engine *engine, uint32_t number, unit_numb
     if (first == SIZE_MAX) {
         /* What is held would keep the next from finding room. */
         TRY(pass_let_go(engine, error));
-        TRY(store_wait_any(engine->store, units, *count, &first, error));
+        TRY(store_wait_any(engine->store, units, *count, 0, &first, error));
     }
     hypura_status status = HYPURA_OK;
     for (uint32_t i = 0; i < *count; i++) {
