@@ -194,8 +194,14 @@ static hypura_status measure_storage(struct hardware *found, const char *path, c
     return status;
 }
 
-/* Each type has a fifth of a second, and a core that others take for longer makes it half as fast: the better of two
- * times some seconds apart counts. */
+/* Of the same work, once at each of two speeds. */
+static double mean_speed(double a, double b)
+{
+    return 2 * a * b / (a + b);
+}
+
+/* Each type has a fifth of a second, in which others may have taken a core or left all of the memory: two times some
+ * seconds apart count alike, as a run that takes longer meets both. */
 static hypura_status measure_kernels_again(struct hardware *found, hypura_error *error)
 {
     struct hardware again = *found;
@@ -203,10 +209,11 @@ static hypura_status measure_kernels_again(struct hardware *found, hypura_error 
     if (status != HYPURA_OK)
         return status;
     for (size_t i = 0; i < MIN(found->kernel_count, again.kernel_count); i++)
-        found->kernels[i].bytes_per_second = MAX(found->kernels[i].bytes_per_second, again.kernels[i].bytes_per_second);
-    found->compute_bytes_per_second = MAX(found->compute_bytes_per_second, again.compute_bytes_per_second);
-    found->multiply_adds_per_second = MAX(found->multiply_adds_per_second, again.multiply_adds_per_second);
-    found->memory_bytes_per_second = MAX(found->memory_bytes_per_second, again.memory_bytes_per_second);
+        found->kernels[i].bytes_per_second =
+            mean_speed(found->kernels[i].bytes_per_second, again.kernels[i].bytes_per_second);
+    found->compute_bytes_per_second = mean_speed(found->compute_bytes_per_second, again.compute_bytes_per_second);
+    found->multiply_adds_per_second = mean_speed(found->multiply_adds_per_second, again.multiply_adds_per_second);
+    found->memory_bytes_per_second = again.memory_bytes_per_second; /* the best that was seen */
     return HYPURA_OK;
 }
 
