@@ -150,7 +150,7 @@ static json_t *plain_answer(const struct batch_line *line, const json_t *body)
 
 json_t *batch_answer(const struct batch_line *line, unsigned status, const char *text, size_t size)
 {
-    json_t *body = json_loadb(text, size, 0, NULL), *json;
+    json_t *body = json_loadb(text, size, JSON_ALLOW_NUL, NULL), *json; /* a model may write one */
     const char *message = json_string_value(json_object_get(json_object_get(body, "error"), "message"));
     if (line->plain && status == 200) {
         json = plain_answer(line, body);

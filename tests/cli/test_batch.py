@@ -98,6 +98,13 @@ def a_seed_makes_the_same_bits_whatever_is_asked_beside_and_however_little_memor
     assert read("four") == read("one") != read("other")
 
 
+def an_answer_may_have_any_character():
+    source = write("in", [{"prompt": "a", "max_tokens": 2, "logit_bias": {"0": 100}}, LINES[0]])  # the byte 0
+    batch(source, "out", "--max-tokens", 2)
+    assert read("out")[0]["answer"] == "\0\0" and read("out")[0]["finish_reason"] == "length", read("out")
+    assert "answered already" in batch(source, "out")
+
+
 def what_is_wrong_with_a_line_is_said_in_its_answer_and_the_others_go_on():
     wrong = ["no JSON", "[1]", {"prompt": 3}, {}, {"prompt": "x", "messages": []}, {"messages": []}, {"prompt": "x", "temperature": "hot"},
              {"prompt": "x " * 3000}, {"prompt": "x", "n": 2}, {"url": "/v1/nothing", "body": {}, "custom_id": "u"},
