@@ -75,6 +75,7 @@ hypura_status local_server_open(struct local_server **out, const struct server_o
     status = server_open(&local->http.server, options, error);
     if (!status)
         status = load(&local->http.server, error);
+    local->http.server.options.engine.progress = NULL; /* of this loading: its context may be gone at another */
     if (status)
         local_server_close(local);
     else

@@ -63,8 +63,8 @@ void server_set_budget(uint64_t bytes);
 
 struct local_server;
 
-/* Loads the model that options->preload names before it returns, under options->engine.progress. Only warnings are
- * said, through the log of the program. */
+/* Loads the model that options->preload names before it returns, under options->engine.progress, which is not
+ * called afterwards. Only warnings are said, through the log of the program. */
 hypura_status local_server_open(struct local_server **out, const struct server_options *options, hypura_error *error);
 
 /* Requests in work end at once, with status 503. NULL is fine. */
