@@ -17,6 +17,13 @@ void batch_digest(const char *text, size_t size, char out[BATCH_DIGEST])
 
 /* ---- what it asks ---- */
 
+/* A member; one that is null is not there, as in the APIs. */
+static json_t *member(const json_t *json, const char *name)
+{
+    json_t *value = json_object_get(json, name);
+    return json_is_null(value) ? NULL : value;
+}
+
 /* {"custom_id", "method", "url", "body"}, as OpenAI's batches have it. */
 static json_t *read_request(struct batch_line *line, const json_t *json, hypura_error *error)
 {
@@ -42,10 +49,8 @@ static json_t *read_request(struct batch_line *line, const json_t *json, hypura_
 /* {"prompt": TEXT} or {"messages": [...]}, with the fields of a chat request beside it. */
 static json_t *read_plain(struct batch_line *line, const json_t *json, const char *system, hypura_error *error)
 {
-    const json_t *prompt = json_object_get(json, "prompt"), *own = json_object_get(json, "system");
-    const json_t *messages = json_object_get(json, "messages"), *count = json_object_get(json, "n");
+    const json_t *prompt = member(json, "prompt"), *own = member(json, "system"), *messages = member(json, "messages");
     line->path = paths[0];
-    line->plain = true;
     if (!messages == !json_is_string(prompt)) {
         error_set(error, HYPURA_ERROR_ARGUMENT,
                   "a line has a \"prompt\" that is a text, or \"messages\", or \"url\" and \"body\"");
@@ -53,10 +58,6 @@ static json_t *read_plain(struct batch_line *line, const json_t *json, const cha
     }
     if ((own && !json_is_string(own)) || (own && messages)) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "\"system\" is a text beside a \"prompt\"");
-        return NULL;
-    }
-    if (count && json_number_value(count) != 1) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "several answers (\"n\") need \"url\" and \"body\"");
         return NULL;
     }
     json_t *body = json_deep_copy(json);
@@ -75,10 +76,15 @@ static json_t *read_plain(struct batch_line *line, const json_t *json, const cha
 static void add_defaults(const struct batch_line *line, json_t *body, const struct batch_defaults *defaults)
 {
     bool chat = line->path == paths[0];
-    const char *most = line->path == paths[3] ? "max_output_tokens" : "max_tokens";
-    json_object_update_missing(body, (json_t *)defaults->fields);
-    if (defaults->max_tokens && line->path != paths[2] && !json_object_get(body, most) &&
-        !(chat && json_object_get(body, "max_completion_tokens")))
+    const char *most = line->path == paths[3] ? "max_output_tokens" : "max_tokens", *name;
+    json_t *value;
+    json_object_foreach((json_t *)defaults->fields, name, value)
+    {
+        if (!member(body, name))
+            json_object_set(body, name, value);
+    }
+    if (defaults->max_tokens && line->path != paths[2] && !member(body, most) &&
+        !(chat && member(body, "max_completion_tokens")))
         json_object_set_new(body, most, json_integer((json_int_t)defaults->max_tokens));
 }
 
@@ -87,19 +93,27 @@ json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, 
 {
     json_error_t where;
     json_t *json = json_loadb(text, size, 0, &where);
+    line->plain = true;
     if (!json_is_object(json)) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "%s",
-                  json ? "it is JSON, but no object" : "it is no JSON object, such as {\"prompt\": \"Why?\"}");
+        if (json)
+            error_set(error, HYPURA_ERROR_ARGUMENT, "it is JSON, but no object such as {\"prompt\": \"Why?\"}");
+        else
+            error_set(error, HYPURA_ERROR_ARGUMENT, "it is no JSON: column %d: %s", where.column, where.text);
         json_decref(json);
         return NULL;
     }
     line->id = json_incref(json_object_get(json, "custom_id"));
-    bool plain = !json_object_get(json, "url") && !json_object_get(json, "body");
-    json_t *body = plain ? read_plain(line, json, defaults->system, error) : read_request(line, json, error);
+    line->plain = !member(json, "url") && !member(json, "body");
+    json_t *body = line->plain ? read_plain(line, json, defaults->system, error) : read_request(line, json, error);
     json_decref(json);
     if (!body)
         return NULL;
     add_defaults(line, body, defaults);
+    if (line->plain && member(body, "n") && json_number_value(member(body, "n")) != 1) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "several answers (\"n\") need \"url\" and \"body\"");
+        json_decref(body);
+        return NULL;
+    }
     json_object_set_new(body, "model", json_string(model));
     json_object_del(body, "stream");
     json_object_del(body, "stream_options");
@@ -119,7 +133,7 @@ static json_t *begin(const struct batch_line *line)
 json_t *batch_error(const struct batch_line *line, const char *message)
 {
     json_t *json = begin(line), *text = json_text(message);
-    if (line->plain || !line->path) {
+    if (line->plain) {
         json_object_set_new(json, "error", text);
         return json;
     }

@@ -107,7 +107,7 @@ def an_answer_may_have_any_character():
 
 def what_is_wrong_with_a_line_is_said_in_its_answer_and_the_others_go_on():
     wrong = ["no JSON", "[1]", {"prompt": 3}, {}, {"prompt": "x", "messages": []}, {"messages": []}, {"prompt": "x", "temperature": "hot"},
-             {"prompt": "x " * 3000}, {"prompt": "x", "n": 2}, {"url": "/v1/nothing", "body": {}, "custom_id": "u"},
+             {"prompt": "x " * 3000}, {"prompt": "x", "n": 2}, {"prompt": "x", "system": 1},
              {"prompt": "\u0000", "stop": 3}, '{"prompt": "\udcff"}'.encode("utf-8", "surrogateescape").decode("latin-1"),
              "[" * 3000]
     err = batch(write("in", [LINES[0], *wrong, LINES[1]]), "out", "--max-tokens", 4)
@@ -131,7 +131,8 @@ def requests_of_openai_are_answered_as_it_does():
              {"custom_id": "vector", "url": "/v1/embeddings", "body": {"input": ["a", "b"] * 512}},
              {"custom_id": "response", "url": "/v1/responses", "body": {"input": "What does ls do?", "max_output_tokens": 5}},
              {"custom_id": "wrong", "url": "/v1/chat/completions", "body": {"messages": "x"}},
-             {"custom_id": "get", "method": "GET", "url": "/v1/chat/completions", "body": chat}]
+             {"custom_id": "get", "method": "GET", "url": "/v1/chat/completions", "body": chat},
+             {"custom_id": "nowhere", "url": "/v1/nothing", "body": {}}]
     batch(write("in", lines), "out")
     out = {line["custom_id"]: line for line in read("out")}
     assert list(out) == [line["custom_id"] for line in lines]
@@ -143,6 +144,15 @@ def requests_of_openai_are_answered_as_it_does():
     assert body["response"]["usage"]["output_tokens"] == 5
     assert out["wrong"]["response"]["status_code"] == 400 and body["wrong"]["error"]["message"]
     assert out["get"]["response"] is None and "POST" in out["get"]["error"]["message"]
+    assert out["nowhere"]["response"] is None and "/v1/responses" in out["nowhere"]["error"]["message"]
+
+
+def what_is_null_is_not_there():
+    nothing = dict.fromkeys(["system", "messages", "n", "max_tokens", "seed", "temperature", "url", "body"])
+    batch(write("in", [LINES[0], {**LINES[0], **nothing}]), "out", "--max-tokens", 8, "--set", "temperature=2", "--seed", 3)
+    first, second = read("out")
+    assert first["answer"] == second["answer"] and second["completion_tokens"] == 8, (first, second)
+    assert "several answers" in (batch(path("in"), "two", "--set", "n=2") and read("two")[0]["error"])
 
 
 def after_an_interrupt_it_goes_on_and_nothing_is_lost_or_done_twice():
