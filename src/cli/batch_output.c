@@ -90,9 +90,9 @@ static hypura_status read_places(struct batch_output *output, hypura_error *erro
         status = read_line(output, text, (size_t)size, error);
         output->size += (uint64_t)size;
     }
-    if (!status && size > 0 && !may_be_cut(text, (size_t)size))
+    if (!status && size > 0 && feof(file) && !may_be_cut(text, (size_t)size))
         status = not_ours(output, error);
-    if (!status && ferror(file))
+    if (!status && !feof(file)) /* or no memory for a line: what is not read is not cut off */
         status = error_set_errno(error, errno, "cannot read %s", output->path);
     free(text);
     if (file)
@@ -103,6 +103,13 @@ static hypura_status read_places(struct batch_output *output, hypura_error *erro
         qsort(output->lines, output->count, sizeof *output->lines, by_number);
     output->known = output->count;
     return status;
+}
+
+/* A run that ended just now may have put another file in the place of the one that was opened. */
+static bool is_still_there(const char *path, const struct stat *opened)
+{
+    struct stat now;
+    return stat(path, &now) == 0 && now.st_dev == opened->st_dev && now.st_ino == opened->st_ino;
 }
 
 hypura_status batch_output_open(struct batch_output **out, const char *path, hypura_error *error)
@@ -120,7 +127,7 @@ hypura_status batch_output_open(struct batch_output **out, const char *path, hyp
         status = string_copy(&output->path, real ? real : path, error);
     free(real);
     output->regular = S_ISREG(info.st_mode);
-    if (!status && output->regular && flock(output->file, LOCK_EX | LOCK_NB))
+    if (!status && output->regular && (flock(output->file, LOCK_EX | LOCK_NB) || !is_still_there(output->path, &info)))
         status = error_set(error, HYPURA_ERROR_ARGUMENT, "another process writes to %s", path);
     if (!status && output->regular)
         status = read_places(output, error);
