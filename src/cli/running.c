@@ -29,14 +29,7 @@ static const char *time_left(char *out, size_t room, const char *until)
     double left = MAX(difftime(timegm(&parts), time(NULL)), 0.0);
     if (left > 10 * 365 * 86400.0)
         return "for good";
-    snprintf(out, room, "%.0f %s",
-             left < 90     ? left
-             : left < 5400 ? left / 60
-                           : left / 3600,
-             left < 90     ? "s"
-             : left < 5400 ? "min"
-                           : "h");
-    return out;
+    return format_time(out, room, left);
 }
 
 static int run_ps(size_t count, char **arguments)
