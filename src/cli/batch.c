@@ -6,14 +6,13 @@
 #include <errno.h>
 #include <limits.h>
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
 #define TERMINAL_NANOSECONDS UINT64_C(250000000) /* between two states of the line in a terminal */
 #define LOG_NANOSECONDS UINT64_C(60000000000)    /* and between two lines elsewhere */
+#define LATER_MILLISECONDS 100                   /* that answers, and lines of a pipe, are waited for at a time */
 #define AHEAD 2                                  /* requests that are handed over for each that can be in work */
 
 static struct server_options serving;
@@ -50,14 +49,9 @@ struct batch {
     struct batch_defaults defaults;
     char model[256];
 
-    FILE *input;
-    char *text;
-    size_t room;
-    uint64_t line; /* read last */
-    char digest[BATCH_DIGEST];
-    size_t size;
-    bool more;      /* it is to be asked */
-    uint64_t total; /* lines that ask something; 0: not known */
+    struct batch_input *input;
+    enum batch_reading reading;
+    struct batch_text text; /* that is to be asked next, when reading is BATCH_LINE */
 
     pthread_mutex_t mutex;
     pthread_cond_t changed;
@@ -75,12 +69,12 @@ struct batch {
 /* ", about 2 h 10 min left, until 06:40", once that can be said. */
 static void say_rest(const struct batch *batch, char *out, size_t room, uint64_t now)
 {
-    uint64_t finished = batch->before + batch->done;
+    uint64_t finished = batch->before + batch->done, total = batch_input_lines(batch->input);
     *out = 0;
-    if (batch->total <= finished || !batch->done)
+    if (total <= finished || !batch->done)
         return;
     double all = (double)(now - batch->start) * 1e-9;
-    double left = all / (double)batch->done * (double)(batch->total - finished);
+    double left = all / (double)batch->done * (double)(total - finished);
     time_t then = time(NULL) + (time_t)left;
     struct tm parts;
     char text[32], clock[16] = "?";
@@ -94,8 +88,8 @@ static void show(struct batch *batch, const struct local_state *state, uint64_t 
     double seconds = (double)(now - batch->shown) * 1e-9;
     uint64_t tokens = MAX(state->tokens, batch->shown_tokens), bytes = MAX(state->bytes_read, batch->shown_bytes);
     char of[32] = "", refused[40] = "", rest[80], text[256];
-    if (batch->total)
-        snprintf(of, sizeof of, " of %llu", (unsigned long long)batch->total);
+    if (batch_input_lines(batch->input))
+        snprintf(of, sizeof of, " of %llu", (unsigned long long)batch_input_lines(batch->input));
     if (batch->refused)
         snprintf(refused, sizeof refused, ", %llu refused", (unsigned long long)batch->refused);
     say_rest(batch, rest, sizeof rest, now);
@@ -157,52 +151,17 @@ static void say_end(const struct batch *batch)
 
 /* ---- the input ---- */
 
-static hypura_status open_input(struct batch *batch, hypura_error *error)
+/* Reads the next line that is not answered yet, as far as it comes within so many milliseconds. */
+static hypura_status next_line(struct batch *batch, int milliseconds, hypura_error *error)
 {
-    struct stat info;
-    bool standard_input = strcmp(input_path, "-") == 0;
-    batch->input = standard_input ? stdin : fopen(input_path, "rbe");
-    if (!batch->input)
-        return error_set_errno(error, errno, "cannot open %s", input_path);
-    if (fstat(fileno(batch->input), &info) || !S_ISREG(info.st_mode) || standard_input)
-        return HYPURA_OK;
-    bool blank = true;
-    for (int c; (c = getc(batch->input)) != EOF;) {
-        batch->total += c == '\n' && !blank;
-        blank = c == '\n' || (blank && strchr(" \t\r", c));
-    }
-    batch->total += !blank;
-    rewind(batch->input);
-    return HYPURA_OK;
-}
-
-static bool is_blank(const char *text, size_t size)
-{
-    while (size && strchr(" \t\r", text[size - 1]))
-        size--;
-    return size == 0;
-}
-
-/* Reads the next line that is not answered yet; there is no more at the end, and after an error. */
-static hypura_status next_line(struct batch *batch, hypura_error *error)
-{
-    batch->more = false;
-    while (!batch->more) {
-        errno = 0;
-        ssize_t got = getline(&batch->text, &batch->room, batch->input);
-        if (got <= 0 && ferror(batch->input) && !interrupted())
-            return error_set_errno(error, errno, "cannot read %s", input_path);
-        if (got <= 0)
-            return HYPURA_OK;
-        batch->line++;
-        batch->size = (size_t)got - (batch->text[got - 1] == '\n');
-        if (is_blank(batch->text, batch->size))
-            continue;
-        bool has;
-        batch_digest(batch->text, batch->size, batch->digest);
-        if (batch_output_has(batch->output, batch->line, batch->digest, &has, error))
+    bool has = true;
+    while (has) {
+        if (batch_input_next(batch->input, milliseconds, &batch->reading, &batch->text, error))
             return error->status;
-        batch->more = !has;
+        if (batch->reading != BATCH_LINE)
+            return HYPURA_OK;
+        if (batch_output_has(batch->output, batch->text.number, batch->text.digest, &has, error))
+            return error->status;
     }
     return HYPURA_OK;
 }
@@ -255,14 +214,10 @@ static hypura_status ask(struct batch *batch, hypura_error *error)
     if (status)
         return status;
     request->batch = batch;
-    request->line.number = batch->line;
-    memcpy(request->line.digest, batch->digest, BATCH_DIGEST);
-    json_t *body = NULL;
-    if (batch->size > BATCH_LINE_LIMIT)
-        error_set(&wrong, HYPURA_ERROR_ARGUMENT, "the line has more than %llu bytes",
-                  (unsigned long long)BATCH_LINE_LIMIT);
-    else
-        body = batch_read_line(&request->line, batch->text, batch->size, batch->model, &batch->defaults, &wrong);
+    request->line.number = batch->text.number;
+    memcpy(request->line.digest, batch->text.digest, BATCH_DIGEST);
+    json_t *body =
+        batch_read_line(&request->line, batch->text.text, batch->text.size, batch->model, &batch->defaults, &wrong);
     if (body && local_server_ask(batch->server, request->line.path, body, take_answer, request, &wrong) == HYPURA_OK) {
         batch->in_work++;
         return HYPURA_OK;
@@ -307,7 +262,7 @@ static hypura_status write_answers(struct batch *batch, bool wait, hypura_error 
 {
     struct timespec until;
     clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += 100000000;
+    until.tv_nsec += LATER_MILLISECONDS * 1000000;
     until.tv_sec += until.tv_nsec / 1000000000;
     until.tv_nsec %= 1000000000;
     pthread_mutex_lock(&batch->mutex);
@@ -343,11 +298,13 @@ static hypura_status answer_all(struct batch *batch, hypura_error *error)
     batch->start = batch->shown = clock_nanoseconds();
     batch->budget = state.budget;
     say_beginning(batch, &state);
-    while (!error->status && !interrupted() && (batch->more || batch->in_work)) {
-        if (!batch->more || batch->in_work >= most)
+    while (!error->status && !interrupted() && (batch->reading != BATCH_ENDED || batch->in_work)) {
+        if (batch->reading == BATCH_LATER && next_line(batch, 0, error))
+            break;
+        if (batch->reading != BATCH_LINE || batch->in_work >= most)
             write_answers(batch, true, error);
         else if (!ask(batch, error))
-            next_line(batch, error);
+            next_line(batch, 0, error);
         look(batch);
     }
     if (!error->status)
@@ -412,9 +369,7 @@ static void close_batch(struct batch *batch)
         batch->answered = next;
     }
     batch_output_close(batch->output);
-    if (batch->input && batch->input != stdin)
-        fclose(batch->input);
-    free(batch->text);
+    batch_input_close(batch->input);
     json_decref((json_t *)batch->defaults.fields);
     pthread_mutex_destroy(&batch->mutex);
     pthread_cond_destroy(&batch->changed);
@@ -434,19 +389,20 @@ static int run(size_t count, char **arguments)
     if (!status)
         status = prepare_defaults(&batch, &error);
     if (!status)
-        status = open_input(&batch, &error);
+        status = batch_input_open(&batch.input, input_path, &error);
     if (!status)
         status = batch_output_open(&batch.output, output_path, &error);
     if (!status) {
         batch.before = batch_output_count(batch.output);
-        status = next_line(&batch, &error);
+        while (!status && batch.reading == BATCH_LATER && !interrupted())
+            status = next_line(&batch, LATER_MILLISECONDS, &error);
     }
-    if (!status && batch.more) {
+    if (!status && batch.reading == BATCH_LINE) {
         status = open_server(&batch, &error);
         begun = !status;
         if (!status)
             status = answer_all(&batch, &error);
-    } else if (!status) {
+    } else if (!status && batch.reading == BATCH_ENDED) {
         fprintf(stderr, "%llu lines are answered already, all there are\n", (unsigned long long)batch.before);
     }
     if (!status && !interrupted())

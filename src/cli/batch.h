@@ -7,6 +7,31 @@
 #define BATCH_LINE_LIMIT ((uint64_t)32 << 20) /* bytes of a request, as the server has it */
 #define BATCH_DIGEST 17                       /* 16 digits and a NUL */
 
+/* ---- batch_input.c: the file that the requests come from ---- */
+
+struct batch_input;
+
+/* A line that is not blank, until the next is read. */
+struct batch_text {
+    uint64_t number; /* from 1, those that are blank counted */
+    uint64_t size;
+    const char *text; /* NULL: it has more than BATCH_LINE_LIMIT bytes */
+    char digest[BATCH_DIGEST];
+};
+
+enum batch_reading { BATCH_LATER, BATCH_LINE, BATCH_ENDED };
+
+/* "-" is standard input. */
+hypura_status batch_input_open(struct batch_input **out, const char *path, hypura_error *error);
+void batch_input_close(struct batch_input *input);
+
+/* Lines that are not blank; 0: not known. */
+uint64_t batch_input_lines(const struct batch_input *input);
+
+/* BATCH_LATER: so many milliseconds (-1: any number) brought no whole line, or a signal came. */
+hypura_status batch_input_next(struct batch_input *input, int milliseconds, enum batch_reading *reading,
+                               struct batch_text *out, hypura_error *error);
+
 /* ---- batch_line.c: what a line asks, and how its answer is written ---- */
 
 struct batch_line {
@@ -24,9 +49,8 @@ struct batch_defaults {
     uint32_t max_tokens; /* 0: none */
 };
 
-void batch_digest(const char *text, size_t size, char out[BATCH_DIGEST]);
-
-/* The body that is to be sent, a new reference; NULL with an error that is the line's own fault. The line's id is to be
+/* The body that is to be sent, a new reference; NULL with an error that is the line's own fault. text: NULL for a line
+ * that is too long. The line's id is to be
  * freed either way. */
 json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, const char *model,
                         const struct batch_defaults *defaults, hypura_error *error);

@@ -1,19 +1,9 @@
 #include "cli/batch.h"
 
-#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 
 static const char *const paths[] = {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"};
-
-/* FNV-1a: it tells an edited line from the one that was answered. */
-void batch_digest(const char *text, size_t size, char out[BATCH_DIGEST])
-{
-    uint64_t hash = UINT64_C(0xcbf29ce484222325);
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ (unsigned char)text[i]) * UINT64_C(0x100000001b3);
-    snprintf(out, BATCH_DIGEST, "%016" PRIx64, hash);
-}
 
 /* ---- what it asks ---- */
 
@@ -92,8 +82,13 @@ json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, 
                         const struct batch_defaults *defaults, hypura_error *error)
 {
     json_error_t where;
-    json_t *json = json_loadb(text, size, 0, &where);
     line->plain = true;
+    if (!text) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "the line has more than %llu bytes",
+                  (unsigned long long)BATCH_LINE_LIMIT);
+        return NULL;
+    }
+    json_t *json = json_loadb(text, size, 0, &where);
     if (!json_is_object(json)) {
         if (json)
             error_set(error, HYPURA_ERROR_ARGUMENT, "it is JSON, but no object such as {\"prompt\": \"Why?\"}");

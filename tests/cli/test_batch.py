@@ -224,6 +224,31 @@ def a_pipe_and_a_link_will_do():
     assert out.returncode == 0 and len(out.stdout.splitlines()) == 3, out
 
 
+def what_is_answered_is_written_while_a_pipe_has_no_more_yet():
+    write("in", [])
+    process = subprocess.Popen(command("-", "slow", "--max-tokens", 4), stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=environment())
+    line = json.dumps(LINES[0]).encode() + b"\n"
+    process.stdin.write(line + line[:5])
+    process.stdin.flush()
+    wait_for(lambda: os.path.exists(path("slow")) and count("slow") == 1, process)
+    process.stdin.write(line[5:])
+    process.stdin.flush()
+    wait_for(lambda: count("slow") == 2, process)
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=30)
+    assert process.returncode == 130 and len(read("slow")) == 2
+
+
+def a_line_that_is_too_long_takes_no_more_memory_than_others():
+    with open(write("in", []), "wb") as file:
+        file.write(json.dumps(LINES[0]).encode() + b"\n")
+        file.seek(100 << 20)
+        file.write(b"\n" + json.dumps(LINES[1]).encode())
+    batch(path("in"), "out", "--max-tokens", 2, "--memory", "14M")
+    assert ["answer" in line for line in read("out")] == [True, False, True] and "bytes" in read("out")[1]["error"]
+
+
 def memory_changes_while_it_runs():
     write("in", [ENDLESS, *LINES])
     write("budget", ["14M"])
