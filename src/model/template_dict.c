@@ -22,6 +22,7 @@ static uint64_t hash_value(struct workspace *w, struct value key, size_t depth)
 {
     switch (key.kind) {
     case VALUE_STRING:
+        workspace_step(w, key.string->size / 16);
         return hash_bytes(key.string->bytes, key.string->size);
     case VALUE_BOOLEAN:
     case VALUE_INTEGER:
@@ -32,6 +33,7 @@ static uint64_t hash_value(struct workspace *w, struct value key, size_t depth)
     case VALUE_LIST:
         if (key.list->type == LIST_TUPLE && depth < 50) {
             uint64_t hash = key.list->count;
+            workspace_step(w, key.list->count);
             for (size_t i = 0; i < key.list->count; i++)
                 hash = hash * 31 + hash_value(w, key.list->items[i], depth + 1);
             return hash;
@@ -44,32 +46,40 @@ static uint64_t hash_value(struct workspace *w, struct value key, size_t depth)
     }
 }
 
-static bool keys_equal(const struct value *a, const struct value *b)
+static bool keys_equal(struct workspace *w, const struct value *a, const struct value *b)
 {
-    if (a->kind == VALUE_STRING && b->kind == VALUE_STRING)
-        return a->string->size == b->string->size && memcmp(a->string->bytes, b->string->bytes, a->string->size) == 0;
+    if (a->kind == VALUE_STRING && b->kind == VALUE_STRING) {
+        if (a->string->size != b->string->size)
+            return false;
+        workspace_step(w, 1 + a->string->size / 64);
+        return memcmp(a->string->bytes, b->string->bytes, a->string->size) == 0;
+    }
     if (value_is_number(*a) && value_is_number(*b))
         return value_compare_numbers(*a, *b) == 0;
     if (a->kind == VALUE_LIST && b->kind == VALUE_LIST && a->list->count == b->list->count) {
+        workspace_step(w, a->list->count);
         for (size_t i = 0; i < a->list->count; i++)
-            if (!keys_equal(&a->list->items[i], &b->list->items[i]))
+            if (!keys_equal(w, &a->list->items[i], &b->list->items[i]))
                 return false;
         return true;
     }
     return a->kind == b->kind && (a->kind == VALUE_NONE || a->kind == VALUE_UNDEFINED);
 }
 
-static size_t find_entry(const struct dict *dict, const struct value *key, uint64_t hash)
+static size_t find_entry(struct workspace *w, const struct dict *dict, const struct value *key, uint64_t hash)
 {
     if (!dict->slots) {
         for (size_t i = 0; i < dict->count; i++)
-            if (dict->entries[i].hash == hash && keys_equal(&dict->entries[i].key, key))
+            if (dict->entries[i].hash == hash && keys_equal(w, &dict->entries[i].key, key))
                 return i;
         return SIZE_MAX;
     }
-    for (size_t slot = hash & (dict->slot_count - 1); dict->slots[slot]; slot = (slot + 1) & (dict->slot_count - 1)) {
+    size_t mask = dict->slot_count - 1, seen = 0;
+    for (size_t slot = hash & mask; dict->slots[slot]; slot = (slot + 1) & mask) {
         size_t i = dict->slots[slot] - 1;
-        if (dict->entries[i].hash == hash && keys_equal(&dict->entries[i].key, key))
+        if (++seen % 32 == 0) /* keys that were made to meet */
+            workspace_step(w, 1);
+        if (dict->entries[i].hash == hash && keys_equal(w, &dict->entries[i].key, key))
             return i;
     }
     return SIZE_MAX;
@@ -96,22 +106,22 @@ static void index_all(struct workspace *w, struct dict *dict)
 
 struct value *dict_find(struct jinja *j, const struct dict *dict, struct value key)
 {
-    size_t i = find_entry(dict, &key, hash_value(&j->w, key, 0));
+    size_t i = find_entry(&j->w, dict, &key, hash_value(&j->w, key, 0));
     return i == SIZE_MAX ? NULL : &dict->entries[i].value;
 }
 
-struct value *dict_find_text(const struct dict *dict, const char *text, size_t size)
+struct value *dict_find_text(struct jinja *j, const struct dict *dict, const char *text, size_t size)
 {
     struct string string = {.bytes = text, .size = size};
     struct value key = value_from_string(&string);
-    size_t i = find_entry(dict, &key, hash_bytes(text, size));
+    size_t i = find_entry(&j->w, dict, &key, hash_bytes(text, size));
     return i == SIZE_MAX ? NULL : &dict->entries[i].value;
 }
 
 void dict_set(struct workspace *w, struct dict *dict, struct value key, struct value value)
 {
     uint64_t hash = hash_value(w, key, 0);
-    size_t i = find_entry(dict, &key, hash);
+    size_t i = find_entry(w, dict, &key, hash);
     if (i != SIZE_MAX) {
         dict->entries[i].value = value;
         return;
@@ -128,7 +138,7 @@ void dict_set(struct workspace *w, struct dict *dict, struct value key, struct v
 
 bool dict_remove(struct workspace *w, struct dict *dict, struct value key)
 {
-    size_t i = find_entry(dict, &key, hash_value(w, key, 0));
+    size_t i = find_entry(w, dict, &key, hash_value(w, key, 0));
     if (i == SIZE_MAX)
         return false;
     memmove(&dict->entries[i], &dict->entries[i + 1], (dict->count - i - 1) * sizeof *dict->entries);

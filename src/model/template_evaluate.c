@@ -43,7 +43,7 @@ static struct value evaluate_name(struct jinja *j, const struct string *name)
 {
     struct value *there = scope_find(j, j->scope, name);
     if (!there)
-        there = dict_find_text(&j->globals, name->bytes, name->size);
+        there = dict_find_text(j, &j->globals, name->bytes, name->size);
     if (there)
         return *there;
     const struct builtin *global = jinja_find_global(name);
@@ -101,7 +101,7 @@ static struct value own_attribute(struct jinja *j, struct value target, const st
     if (target.kind == VALUE_LOOP)
         return loop_attribute(j, target.loop, name);
     if (target.kind == VALUE_NAMESPACE) {
-        const struct value *there = dict_find_text(target.dict, name->bytes, name->size);
+        const struct value *there = dict_find_text(j, target.dict, name->bytes, name->size);
         if (there)
             return *there;
     }
@@ -120,7 +120,7 @@ struct value jinja_attribute(struct jinja *j, struct value target, const struct 
     if (own.kind != VALUE_MISSING)
         return own;
     if (target.kind == VALUE_DICT) {
-        const struct value *there = dict_find_text(target.dict, name->bytes, name->size);
+        const struct value *there = dict_find_text(j, target.dict, name->bytes, name->size);
         if (there)
             return *there;
     }
@@ -263,7 +263,7 @@ struct value jinja_call_builtin(struct jinja *j, const struct builtin *builtin, 
     size_t named = 0;
     for (const char *name = builtin->parameters; *name; bound.count++) {
         size_t length = strcspn(name, " ");
-        struct value *given = dict_find_text(&arguments->named, name, length);
+        struct value *given = dict_find_text(j, &arguments->named, name, length);
         if (bound.count < arguments->count)
             slots[bound.count] = arguments->positional[bound.count];
         if (given) {

@@ -187,6 +187,7 @@ static struct value filter_truncate(struct jinja *j, struct value self, args a)
     const struct string *end =
         given(a->positional[2]) ? value_string(j, a->positional[2]) : value_from_text(&j->w, "...").string;
     int64_t leeway = argument_integer(j, a->positional[3], 5, "the leeway of truncate");
+    jinja_step_characters(j, s);
     int64_t end_length = (int64_t)string_length(end);
     if (length < end_length)
         jinja_fail(&j->w, "truncate: expected a length of at least %lld, got %lld", (long long)end_length,

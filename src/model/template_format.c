@@ -172,7 +172,7 @@ static size_t read_percent(struct jinja *j, struct builder *b, const struct stri
         if (p->mapping.kind != VALUE_DICT)
             jinja_fail(&j->w, "format requires a mapping");
         size_t length = (size_t)(end - s->bytes) - at - 1;
-        const struct value *there = dict_find_text(p->mapping.dict, s->bytes + at + 1, length);
+        const struct value *there = dict_find_text(j, p->mapping.dict, s->bytes + at + 1, length);
         if (!there)
             jinja_fail(&j->w, "the format names '%.*s', which is not given", (int)MIN(length, (size_t)60),
                        s->bytes + at + 1);
@@ -289,7 +289,7 @@ static struct value find_field(struct jinja *j, const struct string *s, size_t a
             jinja_fail(&j->w, "Replacement index %zu out of range for positional args tuple", index);
         value = a->positional[index];
     } else {
-        const struct value *there = dict_find_text(&a->named, s->bytes + at, stop - at);
+        const struct value *there = dict_find_text(j, &a->named, s->bytes + at, stop - at);
         if (!there)
             jinja_fail(&j->w, "the format names '%.*s', which is not given", (int)MIN(stop - at, (size_t)60),
                        s->bytes + at);

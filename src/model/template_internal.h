@@ -19,6 +19,8 @@ struct workspace {
     struct jinja_block *blocks;
     size_t used, limit; /* bytes */
     int line;           /* of the template, for messages */
+    uint64_t steps;
+    const struct render_watch *watch; /* or NULL */
     hypura_error *error;
     hypura_status status;
     jmp_buf escape;
@@ -34,6 +36,9 @@ void workspace_free(struct workspace *w);
 
 /* Fills the error with "chat template, line N: ..." and leaves through escape. */
 _Noreturn void jinja_fail(struct workspace *w, const char *format, ...) PRINTF_LIKE(2, 3);
+
+/* Fails when the rendering has taken too many. */
+void workspace_step(struct workspace *w, size_t cost);
 
 /* ---- values -------------------------------------------------------------------------------------------------------
  */
@@ -170,7 +175,7 @@ void list_append(struct workspace *w, struct list *list, struct value item);
 void list_turn_round(struct list *list);
 struct value dict_new(struct workspace *w);
 struct value *dict_find(struct jinja *j, const struct dict *dict, struct value key);
-struct value *dict_find_text(const struct dict *dict, const char *text, size_t size);
+struct value *dict_find_text(struct jinja *j, const struct dict *dict, const char *text, size_t size);
 void dict_set(struct workspace *w, struct dict *dict, struct value key, struct value value);
 bool dict_remove(struct workspace *w, struct dict *dict, struct value key);
 
@@ -379,14 +384,12 @@ struct jinja {
     struct scope *scope;
     struct builder *out;
     struct value captured;
-    uint64_t steps;
-    const struct render_watch *watch; /* or NULL */
     size_t depth;
     int64_t now;
     struct dict globals;
 };
 
-void jinja_step(struct jinja *j, size_t cost); /* fails when the rendering has taken too many */
+void jinja_step(struct jinja *j, size_t cost); /* workspace_step */
 /* For what counts the characters of a text: one step for every 16 bytes that have to be looked at. */
 void jinja_step_characters(struct jinja *j, const struct string *text);
 void jinja_enter(struct jinja *j); /* counts depth; leave with j->depth-- */

@@ -72,8 +72,9 @@ CASE_METHOD(capitalize, CASE_CAPITALIZE)
 CASE_METHOD(swapcase, CASE_SWAP)
 
 /* True when there is a character and all of them pass. */
-static struct value all_characters(const struct string *s, bool (*passes)(int32_t))
+static struct value all_characters(struct jinja *j, const struct string *s, bool (*passes)(int32_t))
 {
+    jinja_step(j, s->size / 16);
     bool all = s->size > 0;
     for (size_t at = 0; all && at < s->size;) {
         int32_t c;
@@ -96,9 +97,8 @@ static bool is_name_character(int32_t c)
 #define CLASS_METHOD(name, passes)                                                                                     \
     static struct value string_##name(struct jinja *j, struct value self, args a)                                      \
     {                                                                                                                  \
-        (void)j;                                                                                                       \
         (void)a;                                                                                                       \
-        return all_characters(self.string, passes);                                                                    \
+        return all_characters(j, self.string, passes);                                                                 \
     }
 
 CLASS_METHOD(isalpha, is_letter)
@@ -108,17 +108,17 @@ CLASS_METHOD(isspace, character_is_space)
 
 static struct value string_isidentifier(struct jinja *j, struct value self, args a)
 {
-    (void)j;
     (void)a;
     int32_t first = '0';
     if (self.string->size)
         utf8_next(self.string->bytes, self.string->size, 0, &first);
-    return value_boolean(!is_digit(first) && all_characters(self.string, is_name_character).boolean);
+    return value_boolean(!is_digit(first) && all_characters(j, self.string, is_name_character).boolean);
 }
 
 /* Some letter has case, and none the other one. */
-static struct value one_case(const struct string *s, bool (*wanted)(int32_t), bool (*other)(int32_t))
+static struct value one_case(struct jinja *j, const struct string *s, bool (*wanted)(int32_t), bool (*other)(int32_t))
 {
+    jinja_step(j, s->size / 16);
     bool some = false;
     for (size_t at = 0; at < s->size;) {
         int32_t c;
@@ -132,16 +132,14 @@ static struct value one_case(const struct string *s, bool (*wanted)(int32_t), bo
 
 static struct value string_islower(struct jinja *j, struct value self, args a)
 {
-    (void)j;
     (void)a;
-    return one_case(self.string, is_lower, is_upper);
+    return one_case(j, self.string, is_lower, is_upper);
 }
 
 static struct value string_isupper(struct jinja *j, struct value self, args a)
 {
-    (void)j;
     (void)a;
-    return one_case(self.string, is_upper, is_lower);
+    return one_case(j, self.string, is_upper, is_lower);
 }
 
 static const struct builtin letter_methods[] = {

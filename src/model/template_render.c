@@ -20,16 +20,21 @@ enum flow { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE };
 
 static enum flow execute(struct jinja *j, const struct node *node);
 
+void workspace_step(struct workspace *w, size_t cost)
+{
+    uint64_t before = w->steps;
+    w->steps += cost;
+    if (w->watch && before / WATCHED_STEPS != w->steps / WATCHED_STEPS && !w->watch->go_on(w->watch->context)) {
+        w->status = error_set(w->error, HYPURA_ERROR_CANCELLED, "chat template, line %d: stopped", w->line);
+        longjmp(w->escape, 1);
+    }
+    if (w->steps > MAX_STEPS)
+        jinja_fail(w, "takes more than %llu steps", (unsigned long long)MAX_STEPS);
+}
+
 void jinja_step(struct jinja *j, size_t cost)
 {
-    uint64_t before = j->steps;
-    j->steps += cost;
-    if (j->watch && before / WATCHED_STEPS != j->steps / WATCHED_STEPS && !j->watch->go_on(j->watch->context)) {
-        j->w.status = error_set(j->w.error, HYPURA_ERROR_CANCELLED, "chat template, line %d: stopped", j->w.line);
-        longjmp(j->w.escape, 1);
-    }
-    if (j->steps > MAX_STEPS)
-        jinja_fail(&j->w, "takes more than %llu steps", (unsigned long long)MAX_STEPS);
+    workspace_step(&j->w, cost);
 }
 
 void jinja_step_characters(struct jinja *j, const struct string *text)
@@ -122,7 +127,7 @@ struct value jinja_call_macro(struct jinja *j, const struct callable *callable, 
     j->scope = scope_new(j, callable->scope);
     size_t position = 0, named = 0;
     for (const struct node *parameter = macro->second; parameter; parameter = parameter->next, position++) {
-        const struct value *given = dict_find_text(&arguments->named, parameter->text->bytes, parameter->text->size);
+        const struct value *given = dict_find_text(j, &arguments->named, parameter->text->bytes, parameter->text->size);
         struct value value;
         named += given != NULL;
         if (given && position < arguments->count)
@@ -139,7 +144,7 @@ struct value jinja_call_macro(struct jinja *j, const struct callable *callable, 
                                     (int)MIN(parameter->text->size, (size_t)60), parameter->text->bytes);
         scope_set(j, parameter->text, value);
     }
-    struct value *caller = dict_find_text(&arguments->named, "caller", 6);
+    struct value *caller = dict_find_text(j, &arguments->named, "caller", 6);
     if (caller) {
         scope_set(j, value_from_text(&j->w, "caller").string, *caller);
         named++;
@@ -429,7 +434,7 @@ hypura_status chat_template_render(const struct chat_template *template, const j
     j->w.limit = MAX_RENDER_BYTES;
     j->w.error = error;
     j->now = now;
-    j->watch = watch;
+    j->w.watch = watch;
     struct builder text;
     locale_t before = use_plain_locale();
     if (setjmp(j->w.escape)) {

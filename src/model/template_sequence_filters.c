@@ -126,8 +126,8 @@ static struct value filter_map(struct jinja *j, struct value self, args a)
 {
     struct list items = jinja_iterate(j, self);
     struct value list = generator(j, items.count);
-    const struct value *attribute = dict_find_text(&a->named, "attribute", 9);
-    const struct value *otherwise = dict_find_text(&a->named, "default", 7);
+    const struct value *attribute = dict_find_text(j, &a->named, "attribute", 9);
+    const struct value *otherwise = dict_find_text(j, &a->named, "default", 7);
     if (a->count == 0 && attribute) {
         for (size_t i = 0; i < items.count; i++)
             list_append(&j->w, list.list,

@@ -77,8 +77,9 @@ static struct value string_rstrip(struct jinja *j, struct value self, args a)
     return strip(j, self, a, false, true);
 }
 
-static bool has_edge(const struct string *s, const struct string *edge, bool end)
+static bool has_edge(struct jinja *j, const struct string *s, const struct string *edge, bool end)
 {
+    jinja_step(j, 1 + edge->size / 64);
     return edge->size <= s->size && memcmp(s->bytes + (end ? s->size - edge->size : 0), edge->bytes, edge->size) == 0;
 }
 
@@ -90,9 +91,9 @@ static struct value edge_test(struct jinja *j, struct value self, args a, bool e
     if (given(a->positional[1]) || given(a->positional[2]))
         s = jinja_slice(j, self, a->positional[1], a->positional[2], value_none()).string;
     if (edge.kind != VALUE_LIST || edge.list->type != LIST_TUPLE)
-        return value_boolean(has_edge(s, argument_string(j, edge, what), end));
+        return value_boolean(has_edge(j, s, argument_string(j, edge, what), end));
     for (size_t i = 0; i < edge.list->count; i++)
-        if (has_edge(s, argument_string(j, edge.list->items[i], what), end))
+        if (has_edge(j, s, argument_string(j, edge.list->items[i], what), end))
             return value_boolean(true);
     return value_boolean(false);
 }
@@ -110,14 +111,14 @@ static struct value string_endswith(struct jinja *j, struct value self, args a)
 static struct value string_removeprefix(struct jinja *j, struct value self, args a)
 {
     const struct string *edge = argument_string(j, a->positional[0], "removeprefix() argument");
-    bool has = has_edge(self.string, edge, false);
+    bool has = has_edge(j, self.string, edge, false);
     return string_part(&j->w, self.string, has ? edge->size : 0, self.string->size);
 }
 
 static struct value string_removesuffix(struct jinja *j, struct value self, args a)
 {
     const struct string *edge = argument_string(j, a->positional[0], "removesuffix() argument");
-    bool has = has_edge(self.string, edge, true);
+    bool has = has_edge(j, self.string, edge, true);
     return string_part(&j->w, self.string, 0, self.string->size - (has ? edge->size : 0));
 }
 

@@ -361,7 +361,9 @@ static void test_a_template_cannot_take_the_machine(void **state)
 static void test_looking_at_much_takes_many_steps(void **state)
 {
     (void)state;
-    static const char *const looks[] = {"x | length", "x[5]", "x.rfind(y[1:])", "x.strip(y)"};
+    static const char *const looks[] = {"x | length",      "x[5]",        "x.rfind(y[1:])", "x.strip(y)",
+                                        "x | truncate(5)", "x.isalpha()", "x.islower()",    "x.startswith(y)",
+                                        "x in {}"};
     for (size_t i = 0; i < COUNT_OF(looks); i++) {
         struct buffer source = {0};
         buffer_append_format(&source,
@@ -373,6 +375,13 @@ static void test_looking_at_much_takes_many_steps(void **state)
             fail_msg("%s: %s", looks[i], test_error.message);
         buffer_free(&source);
     }
+    struct buffer pairs = {0}; /* of which each is the two that are the one before it */
+    buffer_append_string(&pairs, "{% set t = 'ab' %}");
+    for (int i = 0; i < 40; i++)
+        buffer_append_string(&pairs, "{% set t = (t, t) %}");
+    buffer_append_string(&pairs, "{{ t in {} }}");
+    expect_error(pairs.data, "steps");
+    buffer_free(&pairs);
     struct buffer names = {0};
     for (int i = 0; i < 40000; i++)
         buffer_append_format(&names, "{%% set a%d = 1 %%}", i);
