@@ -262,16 +262,19 @@ static bool next_token(struct generator *generator, const struct due *due, enum 
     return true;
 }
 
+static bool is_cancelled(struct generator *generator, const struct slot *slot)
+{
+    pthread_mutex_lock(&generator->mutex);
+    bool cancelled = slot->task && slot->task->cancelled;
+    pthread_mutex_unlock(&generator->mutex);
+    return cancelled;
+}
+
 static void end_cancelled(struct generator *generator)
 {
-    for (uint32_t s = 0; s < generator->slot_count; s++) {
-        struct slot *slot = &generator->slots[s];
-        pthread_mutex_lock(&generator->mutex);
-        bool cancelled = slot->task && slot->task->cancelled;
-        pthread_mutex_unlock(&generator->mutex);
-        if (cancelled)
-            slot_end(generator, slot, FINISH_CANCELLED);
-    }
+    for (uint32_t s = 0; s < generator->slot_count; s++)
+        if (is_cancelled(generator, &generator->slots[s]))
+            slot_end(generator, &generator->slots[s], FINISH_CANCELLED);
 }
 
 /* The whole batch failed: all that took part end. */
@@ -317,7 +320,8 @@ static void take_drafts(struct generator *generator, uint64_t nanoseconds)
         struct due due = {slot, engine_logits(generator->engine, accepted), HYPURA_ERROR_CANCELLED};
         engine_run(generator->engine, sample, &due, 1);
         on = next_token(generator, &due, &reason);
-        if (!on || accepted == generator->drafted || slot->task->last_token != generator->drafts[accepted])
+        if (!on || accepted == generator->drafted || slot->task->last_token != generator->drafts[accepted] ||
+            is_cancelled(generator, slot)) /* the next step ends it */
             break;
         slot->history[slot->held++] = generator->drafts[accepted++];
     }

@@ -76,6 +76,7 @@ void generator_destroy(struct generator *generator);
 /* A prompt that is empty, has ids out of range or does not fit the context is refused here. id may be NULL. */
 hypura_status generator_submit(struct generator *generator, const struct generation_request *request, uint64_t *id,
                                hypura_error *error);
+/* A request that runs gets no token after the one at hand, and ends in the next step. */
 void generator_cancel(struct generator *generator, uint64_t id);
 
 /* Runs one batch. False when there was nothing to do. */

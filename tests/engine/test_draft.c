@@ -8,7 +8,9 @@
 
 struct answer {
     int32_t tokens[LONGEST];
-    size_t count, most; /* of tokens, before the callback ends it */
+    size_t count, most;          /* of tokens, before the callback ends it */
+    struct generator *generator; /* that the callback cancels it in, instead of saying so; or NULL */
+    uint64_t id;
     struct generation_result result;
 };
 
@@ -17,7 +19,9 @@ static bool take_token(void *context, const struct generated_token *token)
     struct answer *answer = context;
     if (token->id != NO_TOKEN)
         answer->tokens[answer->count++] = token->id;
-    return answer->count < answer->most;
+    if (answer->generator && answer->count == answer->most)
+        generator_cancel(answer->generator, answer->id);
+    return answer->generator || answer->count < answer->most;
 }
 
 static void take_result(void *context, const struct generation_result *result)
@@ -56,6 +60,7 @@ static const struct vocabulary *vocabulary_of(const struct engine *engine)
 /* What a request asks for, beside its tokens. */
 struct wish {
     uint32_t max_tokens, break_after; /* break_after 0: never */
+    bool cancel;                      /* how it is broken off */
     float temperature;
     const char *stop;
 };
@@ -70,7 +75,8 @@ static void ask(struct generator *generator, const struct engine *engine, const 
     options.seed = 3;
     options.repeat_penalty = 1.05f;
     assert_ok(sampler_create(&sampler, &options, model_parameters(engine_model(engine))->vocabulary, &test_error));
-    *answer = (struct answer){.most = wish->break_after ? wish->break_after : SIZE_MAX};
+    *answer = (struct answer){.most = wish->break_after ? wish->break_after : SIZE_MAX,
+                              .generator = wish->cancel ? generator : NULL};
     struct generation_request request = {.tokens = tokens,
                                          .count = count,
                                          .max_tokens = wish->max_tokens,
@@ -81,7 +87,7 @@ static void ask(struct generator *generator, const struct engine *engine, const 
                                          .on_token = take_token,
                                          .on_done = take_result,
                                          .context = answer};
-    assert_ok(generator_submit(generator, &request, NULL, &test_error));
+    assert_ok(generator_submit(generator, &request, &answer->id, &test_error));
     while (generator_step(generator))
         ;
     sampler_destroy(sampler);
@@ -172,6 +178,8 @@ static void an_end_within_guesses_is_where_it_was(void **state)
                                   {.max_tokens = 2},
                                   {.max_tokens = 33},
                                   {.max_tokens = 50, .break_after = 17},
+                                  {.max_tokens = 50, .break_after = 17, .cancel = true},
+                                  {.max_tokens = 50, .break_after = 18, .cancel = true},
                                   {.max_tokens = 100, .stop = "e"},
                                   {.max_tokens = 100, .stop = "the"}};
     for (size_t i = 0; i < COUNT_OF(wishes); i++)
