@@ -72,6 +72,13 @@ static hypura_status check(const struct engine *engine, const struct engine *sma
     return HYPURA_OK;
 }
 
+/* What it has of the memory that the device may be used for is not the other's. */
+static void share_device(struct engine_options *options, const struct plan *plan)
+{
+    if (options->gpu_budget)
+        options->gpu_budget -= MIN(plan_gpu_bytes(plan->gpu), options->gpu_budget - 1);
+}
+
 hypura_status draft_model_open(struct engine *engine, struct engine_options *options, hypura_error *error)
 {
     const char *path = options->draft_path;
@@ -81,6 +88,7 @@ hypura_status draft_model_open(struct engine *engine, struct engine_options *opt
     /* What it was promised and has not touched yet. */
     const struct plan *plan = engine->draft_model->plan;
     options->reserved += (int64_t)(plan->kv_bytes + plan->scratch_bytes);
+    share_device(options, plan);
     return HYPURA_OK;
 }
 
@@ -99,6 +107,7 @@ hypura_status draft_model_plan(const struct model *model, const struct hardware 
         return status;
     options->reserved +=
         (int64_t)(plan->resident_bytes + plan->pool_bytes + plan->table_bytes + plan->kv_bytes + plan->scratch_bytes);
+    share_device(options, plan);
     plan_free(plan);
     return HYPURA_OK;
 }

@@ -134,7 +134,7 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
     if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
         memory_free(store_usage_read(geometry->model, path, &request->hit_exponent));
     if (gpu && device->info.unified)
-        request->overhead += gpu->resident_bytes + gpu->expert_bytes + gpu->kv_bytes + gpu->scratch_bytes;
+        request->overhead += plan_gpu_bytes(gpu);
     TRY(plan_make(out, geometry->model, hardware, request, error));
     if (!geometry->windows || (*out)->chunk <= WINDOW_SLACK)
         return HYPURA_OK;
@@ -343,12 +343,6 @@ static void close_parts(struct engine *engine)
 /* How often a GPU is asked, each time for less. Not every driver says how much memory others have. */
 #define GPU_ATTEMPTS 3
 
-static uint64_t wanted_of_gpu(const struct engine *engine)
-{
-    const struct plan_gpu *gpu = engine->plan ? engine->plan->gpu : NULL;
-    return gpu ? gpu->resident_bytes + gpu->expert_bytes + gpu->kv_bytes + gpu->scratch_bytes : 0;
-}
-
 /* What a GPU refuses is tried again with less of it, and without it. */
 static hypura_status open_somewhere(struct engine *engine, const struct engine_options *options, hypura_error *error)
 {
@@ -362,7 +356,7 @@ static hypura_status open_somewhere(struct engine *engine, const struct engine_o
         status = open_parts(engine, &engine->device, &less, &problem);
         if (status != HYPURA_ERROR_DEVICE && status != HYPURA_ERROR_MEMORY)
             return status ? error_set(error, status, "%s", problem.message) : HYPURA_OK;
-        less.gpu_budget = wanted_of_gpu(engine) / 4 * 3;
+        less.gpu_budget = engine->plan ? plan_gpu_bytes(engine->plan->gpu) / 4 * 3 : 0;
         close_parts(engine);
         if (less.gpu_budget == 0)
             break;

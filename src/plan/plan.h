@@ -116,6 +116,9 @@ hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, co
                             hypura_error *error);
 void plan_gpu_free(struct plan_gpu *plan);
 
+/* All of device memory that it takes; NULL: nothing. */
+uint64_t plan_gpu_bytes(const struct plan_gpu *plan);
+
 /* What a batch of so many tokens takes for the experts of a layer that the device lacks: to bring all of them there, or
  * to compute its choices here. many: it uses nearly all of them, so that bringing all is no waste. */
 struct plan_visit {

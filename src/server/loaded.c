@@ -113,9 +113,8 @@ static void set_share(struct loaded_models *models, struct loaded_model *fresh, 
                    plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
     fresh->opened_pool = plan->pool_bytes;
     fresh->engine_budget = plan->budget;
-    if (plan->gpu)
-        fresh->gpu_bytes =
-            plan->gpu->resident_bytes + plan->gpu->expert_bytes + plan->gpu->kv_bytes + plan->gpu->scratch_bytes;
+    const struct engine *draft = engine_draft_model(fresh->engine);
+    fresh->gpu_bytes = plan_gpu_bytes(plan->gpu) + (draft ? plan_gpu_bytes(engine_plan(draft)->gpu) : 0);
     const struct model *model = engine_model(fresh->engine);
     unit_number embedding = plan->embedding_rows ? model_tensor(model, ROLE_TOKEN_EMBEDDING) : NO_UNIT;
     for (unit_number u = 0; u < plan->unit_count; u++) {
