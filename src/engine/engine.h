@@ -166,7 +166,8 @@ hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_er
 
 struct engine_statistics {
     double load_seconds;
-    uint64_t prompt_tokens, generated_tokens; /* of batches with several tokens of a sequence, with one */
+    uint64_t prompt_tokens, generated_tokens; /* of batches with several known tokens of a sequence, with one; of
+                                               * guesses those that came true */
     uint64_t decode_passes;                   /* batches that generated tokens */
     uint64_t drafted_tokens, accepted_tokens; /* guesses that passed with them, and those that came true */
     double prompt_seconds, decode_seconds;

@@ -15,6 +15,7 @@
  *   ffn.c              dense feed forward
  *   router.c, moe.c    which experts, and their work in the order of arrival
  *   guess.c            which experts the next layers may choose
+ *   draft_model.c      the smaller model that guesses tokens
  *   gpu/               the layers that are computed on the GPU
  */
 #ifndef HYPURA_ENGINE_PRIVATE_H

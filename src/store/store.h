@@ -7,8 +7,8 @@
  *
  * The streamed tensors of a dense model, or pieces of them, have a known order of use: the store keeps a ring of them
  * in memory ahead of the last one that was asked for, across layer and token boundaries, without being told. Experts
- * are wanted by name. Slots of the expert cache that are free after the load are filled between passes, so
- * that a model that is opened before it is asked something has read what has room.
+ * are wanted by name. Slots of the expert cache that are free after the load are filled while no pass runs over any
+ * store of the process, so that a model that is opened before it is asked something has read what has room.
  *
  * Units that the plan puts on the GPU are read once, at store_load, and passed on; no copy stays in memory. Whoever
  * gets one sees where it is on the device. Experts there stand in slots, as struct store_slots says; where the plan

@@ -212,6 +212,30 @@ static void a_smaller_model_guesses(void **state)
     compare("q-llama-BF16", 256, 20, &sampled, "q-llama-Q8_0");
 }
 
+/* Also in a plan without loading. */
+static void a_smaller_model_is_planned_for(void **state)
+{
+    (void)state;
+    struct engine_options options;
+    struct hardware hardware;
+    struct model *model;
+    struct plan *without, *with;
+    char path[4096];
+    snprintf(path, sizeof path, "%s", model_path("embedded"));
+    engine_default_options(&options);
+    options.context = 256;
+    options.gpu = "none";
+    assert_ok(model_open(&model, path, &test_error));
+    assert_ok(hardware_detect(&hardware, path, &test_error));
+    assert_ok(engine_plan_only(&without, model, &hardware, &options, &test_error));
+    options.draft_path = path;
+    assert_ok(engine_plan_only(&with, model, &hardware, &options, &test_error));
+    assert_true(with->overhead_bytes >= without->overhead_bytes + without->resident_bytes);
+    plan_free(without);
+    plan_free(with);
+    model_close(model);
+}
+
 static void a_model_that_cannot_guess_is_refused(void **state)
 {
     (void)state;
@@ -332,6 +356,7 @@ int main(void)
                                               cmocka_unit_test(guesses_leave_windows_whole),
                                               cmocka_unit_test(an_end_within_guesses_is_where_it_was),
                                               cmocka_unit_test(a_smaller_model_guesses),
+                                              cmocka_unit_test(a_smaller_model_is_planned_for),
                                               cmocka_unit_test(a_model_that_cannot_guess_is_refused),
                                               cmocka_unit_test(a_sequence_that_cannot_go_back_gets_no_guesses),
                                               cmocka_unit_test(as_many_are_guessed_as_pay),
