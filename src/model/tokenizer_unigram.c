@@ -198,10 +198,11 @@ hypura_status tokenize_unigram(struct tokenizer *t, const char *text, size_t siz
     t->text.limit = MIN(16 * size + 4096, SPLIT_MAX_TEXT);
     normalize(v, text, size, &t->text);
     if (t->text.failed)
-        return error_set(t->error, HYPURA_ERROR_ARGUMENT,
-                         "a text of %zu bytes becomes more than %zu bytes when it is normalised, the most that can be "
-                         "tokenized at once",
-                         size, t->text.limit);
+        return error_set(
+            t->error, HYPURA_ERROR_ARGUMENT,
+            "a text of %zu bytes becomes more when it is normalised than the %zu bytes that it may, or than "
+            "there is memory for",
+            size, t->text.limit);
     text = t->text.data;
     size = t->text.size;
     if (!size)
