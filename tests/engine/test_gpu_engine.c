@@ -2,6 +2,8 @@
  * is where, and clean when the device refuses or is lost. Without a device the tests say skipped. */
 #include "gpu_engine.h"
 
+#include <unistd.h>
+
 /* A mechanism each; whole models are on the GPU. The long test_gpu_oracle looks at all models. */
 static void agrees_with_the_reference(void **state)
 {
@@ -466,6 +468,30 @@ static void unknown_types_do_not_visit(void **state)
     treat_memory_as("shared");
 }
 
+/* Each pass is written down, and only those that somebody asked for. */
+static void records_the_routing(void **state)
+{
+    (void)state;
+    device_or_skip();
+    char path[] = "/tmp/hypura-test-trace-XXXXXX";
+    close(mkstemp(path));
+    struct setting setting = {.kv_type = TENSOR_F16};
+    struct engine_options options;
+    struct engine *engine = NULL;
+    set_options(&options, &setting);
+    options.trace_path = path;
+    assert_ok(engine_open(&engine, model_path("mixtral"), &options, &test_error));
+    assert_non_null(engine_gpu(engine));
+    free(run_tokens(engine));
+    close_silent(engine);
+    struct trace *trace = NULL;
+    assert_ok(trace_read(&trace, path, &test_error));
+    assert_int_equal(trace->pass_count, 1 + TOKENS - PROMPT);
+    assert_int_equal(trace->tokens, TOKENS);
+    trace_free(trace);
+    unlink(path);
+}
+
 int main(void)
 {
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
@@ -484,6 +510,7 @@ int main(void)
         cmocka_unit_test(cancelled_while_loading),
         cmocka_unit_test(too_many_sequences),
         cmocka_unit_test(unknown_types_do_not_visit),
+        cmocka_unit_test(records_the_routing),
     };
     return cmocka_run_group_tests(tests, find_device, NULL);
 }

@@ -47,7 +47,9 @@ hypura_status pass_try(struct engine *engine, hypura_error *error)
 {
     const struct model_parameters *p = model_parameters(engine->model);
     struct scratch *s = &engine->scratch;
+    struct trace_writer *trace = engine->trace;
     hypura_error problem;
+    engine->trace = NULL;
     engine->rows = engine->span_count = 1;
     engine->wanted = 0;
     s->spans[0] = (struct span){.rows = 1};
@@ -61,7 +63,7 @@ hypura_status pass_try(struct engine *engine, hypura_error *error)
     hypura_status status = run(engine, &problem);
     if (status)
         gpu_pass_abandon(engine);
-    engine->pass->ahead.rows = 0; /* no token follows this one */
     engine->rows = engine->span_count = 0;
+    engine->trace = trace;
     return status ? error_set(error, HYPURA_ERROR_DEVICE, "%s", problem.message) : HYPURA_OK;
 }
