@@ -2,7 +2,6 @@
 #include "hw/gpu_layer.h"
 #include "hw/hw_private.h"
 
-#include <stdlib.h>
 #include <string.h>
 
 #define MIB ((uint64_t)1 << 20)
@@ -17,12 +16,6 @@ struct gpu_test {
     uint64_t bytes;
     uint64_t row_floats;
 };
-
-static int shorter_first(const void *a, const void *b)
-{
-    double left = *(const double *)a, right = *(const double *)b;
-    return (left > right) - (left < right);
-}
 
 /* The middle one of some runs of a batch; record adds its commands. */
 static hypura_status time_batch(const struct gpu_test *test, void (*record)(const struct gpu_test *test, const void *),
@@ -44,7 +37,7 @@ static hypura_status time_batch(const struct gpu_test *test, void (*record)(cons
         times[round] = device > 0 ? device : clock_seconds_since(start);
     }
     if (!status) {
-        qsort(times, ROUNDS, sizeof *times, shorter_first);
+        hw_sort(times, ROUNDS);
         *seconds = MAX(times[ROUNDS / 2], 1e-9);
     }
     return status;
@@ -117,7 +110,7 @@ static hypura_status time_turn(const struct gpu_test *test, double *seconds, hyp
             return status;
         times[i] = clock_seconds_since(start);
     }
-    qsort(times, COUNT_OF(times), sizeof *times, shorter_first);
+    hw_sort(times, COUNT_OF(times));
     *seconds = times[COUNT_OF(times) / 2];
     return HYPURA_OK;
 }
@@ -173,7 +166,7 @@ static hypura_status time_share(const struct gpu_test *test, double memory_speed
     thread_pool_destroy(pool);
     if (status || done)
         return status ? status : done;
-    qsort(times, COUNT_OF(times), sizeof *times, shorter_first);
+    hw_sort(times, COUNT_OF(times));
     *seconds = MAX(times[COUNT_OF(times) / 2], 1e-9);
     return HYPURA_OK;
 }

@@ -89,6 +89,9 @@ void hw_choose_reads(struct storage *storage);
  */
 size_t hw_test_bytes(const struct hardware *hardware);
 
+/* Times or speeds, the smallest first. */
+void hw_sort(double *values, size_t count);
+
 /* After the memory: kernels may correct its speed upwards. */
 hypura_status hw_measure_kernels(struct hardware *out, hypura_error *error);
 

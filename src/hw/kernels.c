@@ -3,22 +3,15 @@
 #include "hw/hw_private.h"
 
 #include <pthread.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* What may be hoped for again: the time that a quarter of the runs kept under. The best of all is luck on a machine
  * that shares its memory with others, and the middle one is what the others left. Times are sorted. */
 #define MOST_ROUNDS 50
 
-static int shorter_first(const void *a, const void *b)
-{
-    double left = *(const double *)a, right = *(const double *)b;
-    return (left > right) - (left < right);
-}
-
 static double usual_seconds(double *seconds, size_t count)
 {
-    qsort(seconds, count, sizeof *seconds, shorter_first);
+    hw_sort(seconds, count);
     return MAX(seconds[count / 4], 1e-9);
 }
 

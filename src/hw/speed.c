@@ -1,6 +1,7 @@
 /* How fast the cores read memory. */
 #include "hw/hw_private.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #define MIB ((size_t)1 << 20)
@@ -9,6 +10,17 @@ size_t hw_test_bytes(const struct hardware *hardware)
 {
     uint64_t wanted = MAX(64 * MIB, 4 * MIN(hardware->cache_l3, (uint64_t)1 << 40));
     return MAX((size_t)MIN(wanted, hw_memory_room(hardware) / 8), 8 * MIB);
+}
+
+static int smaller_first(const void *a, const void *b)
+{
+    double left = *(const double *)a, right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
+void hw_sort(double *values, size_t count)
+{
+    qsort(values, count, sizeof *values, smaller_first);
 }
 
 struct summing {

@@ -5,7 +5,6 @@
 #include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -253,15 +252,9 @@ static hypura_status look_again(struct bench_state *state, hypura_error *error)
 #define BESIDE_ROUNDS 8
 #define BESIDE_SECONDS 3.5
 
-static int smaller_first(const void *a, const void *b)
-{
-    double left = *(const double *)a, right = *(const double *)b;
-    return (left > right) - (left < right);
-}
-
 static double middle(double *values, size_t count)
 {
-    qsort(values, count, sizeof *values, smaller_first);
+    hw_sort(values, count);
     return count % 2 ? values[count / 2] : (values[count / 2 - 1] + values[count / 2]) / 2;
 }
 
