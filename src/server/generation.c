@@ -151,6 +151,14 @@ void generation_handle_count(struct exchange *exchange, const char *object, requ
 /* ---- the answer ----------------------------------------------------------------------------------------------------
  */
 
+/* What is wrong with the form of a grammar is the request's fault, not that of a file. */
+static void blame_request(struct generation *generation, hypura_error *error)
+{
+    bool constrained = generation->schema || generation->any_json;
+    if (constrained && error->status == HYPURA_ERROR_FORMAT)
+        error->status = HYPURA_ERROR_ARGUMENT;
+}
+
 static hypura_status make_grammar(struct generation *generation, hypura_error *error)
 {
     if (generation->forced)
@@ -161,7 +169,8 @@ static hypura_status make_grammar(struct generation *generation, hypura_error *e
     if (!status)
         status = generation->schema ? grammar_from_schema(&generation->grammar, generation->schema, error)
                                     : grammar_json(&generation->grammar, error);
-    return status;
+    blame_request(generation, error);
+    return error->status;
 }
 
 /* Keeps and, in a stream, writes a piece of an answer. */
@@ -270,7 +279,7 @@ void generation_fail(struct generation *generation, const hypura_error *error)
 static void finish_generation(struct generation *generation)
 {
     struct server *server = exchange_server(generation->job.exchange);
-    const hypura_error *failed = NULL;
+    hypura_error *failed = NULL;
     bool cancelled = false;
     for (size_t i = 0; i < generation->count; i++) {
         struct choice *choice = &generation->choices[i];
@@ -283,6 +292,8 @@ static void finish_generation(struct generation *generation)
         if (choice->content.failed || choice->reasoning.failed)
             cancelled = true;
     }
+    if (failed)
+        blame_request(generation, failed);
     if (failed && generation->dialect->fail && exchange_begun(generation->job.exchange))
         generation->dialect->fail(generation, failed->message);
     else if (failed)

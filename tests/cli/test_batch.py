@@ -108,13 +108,14 @@ def an_answer_may_have_any_character():
 def what_is_wrong_with_a_line_is_said_in_its_answer_and_the_others_go_on():
     wrong = ["no JSON", "[1]", {"prompt": 3}, {}, {"prompt": "x", "messages": []}, {"messages": []}, {"prompt": "x", "temperature": "hot"},
              {"prompt": "x " * 3000}, {"prompt": "x", "n": 2}, {"prompt": "x", "system": 1},
+             {"prompt": "x", "response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}},
              {"prompt": "\u0000", "stop": 3}, '{"prompt": "\udcff"}'.encode("utf-8", "surrogateescape").decode("latin-1"),
              "[" * 3000]
     err = batch(write("in", [LINES[0], *wrong, LINES[1]]), "out", "--max-tokens", 4)
     out = read("out")
     assert [line["line"] for line in out] == list(range(1, len(wrong) + 3))
     assert "answer" in out[0] and "answer" in out[-1] and "error" not in out[0], out
-    for line in out[1:11]:
+    for line in out[1:12]:
         assert "answer" not in line and isinstance(line["error"], str) and line["error"], line
     assert "2 lines" not in err and " refused" in err
     before = open(path("out")).read()

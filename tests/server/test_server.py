@@ -781,6 +781,8 @@ def nesting_has_an_end():
             assert status in (200, 400) and json.loads(text), (depth, path, status, text[:200])
     status, _, text = SERVER.request("POST", "/api/chat", chat(stream=False, format={"type": "string", "pattern": "(" * 2000 + ")" * 2000}))
     assert status == 400, (status, text[:200])
+    status, _, text = SERVER.request("POST", "/api/chat", chat(stream=False, format={"$ref": "#"}))
+    assert status == 400 and b"left-recursive" in text, (status, text[:200])
 
 
 def text_that_is_no_text_is_refused():
