@@ -127,6 +127,7 @@ static int run(size_t count, char **arguments)
     serving.origin_count = origins.count;
     if (!status)
         status = engine_options_of(&serving.engine, &error);
+    serving.engine.draft_optional = true; /* models of several families may be asked for */
     if (!status) {
         struct sigaction action = {.sa_handler = on_signal};
         sigemptyset(&action.sa_mask);

@@ -60,15 +60,15 @@ static hypura_status check(const struct engine *engine, const struct engine *sma
 {
     if (!goes_back(small->model))
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "%s cannot guess tokens: a sequence of it cannot go back to where a guess was wrong", path);
+                         "%s cannot draft tokens: a sequence of it cannot go back to where a draft was wrong", path);
     if (!same_tokens(engine->vocabulary, small->vocabulary))
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "%s cannot guess tokens for %s: their vocabularies differ; it takes a smaller model of the "
+                         "%s cannot draft tokens for %s: their vocabularies differ; it takes a smaller model of the "
                          "same family",
                          path, model_name(engine->model));
     if (small->plan->mode != PLAN_FULL_RESIDENT)
         return error_set(error, HYPURA_ERROR_MEMORY,
-                         "%s cannot guess tokens: it does not fit the budget whole beside its caches", path);
+                         "%s cannot draft tokens: it does not fit the budget whole beside its caches", path);
     return HYPURA_OK;
 }
 
@@ -83,8 +83,17 @@ hypura_status draft_model_open(struct engine *engine, struct engine_options *opt
 {
     const char *path = options->draft_path;
     struct engine_options own = draft_options(options);
-    TRY(engine_open(&engine->draft_model, path, &own, error));
-    TRY(check(engine, engine->draft_model, path, error));
+    hypura_status status = engine_open(&engine->draft_model, path, &own, error);
+    if (!status)
+        status = check(engine, engine->draft_model, path, error);
+    if (status && options->draft_optional && status != HYPURA_ERROR_CANCELLED) {
+        log_write(LOG_WARNING, "%s", error->message);
+        engine_close(engine->draft_model);
+        engine->draft_model = NULL;
+        return HYPURA_OK;
+    }
+    if (status)
+        return status;
     /* What it was promised and has not touched yet. */
     const struct plan *plan = engine->draft_model->plan;
     options->reserved += (int64_t)(plan->kv_bytes + plan->scratch_bytes);

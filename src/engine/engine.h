@@ -50,6 +50,7 @@ struct engine_options {
     bool wait_for_all; /* compute a layer's experts only when all are there; for comparison */
     enum engine_drafting drafting;
     const char *draft_path;  /* a smaller model that guesses tokens, or NULL */
+    bool draft_optional;     /* where it cannot, a warning says so, and the model runs without; else that is an error */
     bool remember_usage;     /* which experts were used, from run to run, in the user's state folder */
     const char *trace_path;  /* records the routing, or NULL */
     store_progress progress; /* while weights are loaded */

@@ -255,6 +255,11 @@ static void a_model_that_cannot_guess_is_refused(void **state)
         assert_int_not_equal(engine_open(&engine, model_path("llama"), &options, &test_error), HYPURA_OK);
         if (!strstr(test_error.message, wrong[i].says))
             fail_msg("%s: %s", wrong[i].draft, test_error.message);
+        /* Or it runs without. */
+        options.draft_optional = true;
+        assert_ok(engine_open(&engine, model_path("llama"), &options, &test_error));
+        assert_null(engine_draft_model(engine));
+        engine_close(engine);
     }
 }
 
