@@ -39,7 +39,8 @@ static bool goes_back(const struct model *model)
 
 bool draft_model_wanted(const struct model *model, const struct engine_options *options)
 {
-    return options->draft_path && options->drafting != DRAFTING_OFF && goes_back(model);
+    /* Nothing is drafted while the routing is recorded: engine_drafts. */
+    return options->draft_path && options->drafting != DRAFTING_OFF && !options->trace_path && goes_back(model);
 }
 
 /* Whether ids mean the same in both. */
