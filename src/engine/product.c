@@ -3,10 +3,14 @@
 /* Matrices, or pieces of them, that are multiplied in one parallel section. */
 #define PARTS_MAX 32u
 
+/* And at most so many bytes of pieces: while some are held, the ring has no room for the next ones. */
+#define PARTS_BYTES ((uint64_t)32 << 20)
+
 struct parts {
     unit_number units[PARTS_MAX];
     struct matmul jobs[PARTS_MAX];
     uint32_t unit_count, job_count;
+    uint64_t bytes; /* of those that are pieces */
 };
 
 static void put_parts(struct engine *engine, struct parts *parts)
@@ -14,6 +18,7 @@ static void put_parts(struct engine *engine, struct parts *parts)
     for (uint32_t i = 0; i < parts->unit_count; i++)
         store_put(engine->store, parts->units[i]);
     parts->unit_count = parts->job_count = 0;
+    parts->bytes = 0;
 }
 
 static void compute_parts(struct engine *engine, struct parts *parts)
@@ -62,9 +67,11 @@ static hypura_status multiply_unit(struct engine *engine, struct parts *parts, c
     size_t rows = pieces.count > 1 ? (size_t)(pieces.bytes / whole.row_bytes) : whole.rows;
     for (uint32_t piece = 0; piece < pieces.count; piece++) {
         struct store_view view;
-        if (parts->unit_count == PARTS_MAX || parts->job_count + count > PARTS_MAX)
+        bool full = pieces.count > 1 && parts->bytes + pieces.bytes > PARTS_BYTES;
+        if (full || parts->unit_count == PARTS_MAX || parts->job_count + count > PARTS_MAX)
             compute_parts(engine, parts);
         TRY(get_part(engine, parts, pieces.first + piece, &view, error));
+        parts->bytes += pieces.count > 1 ? pieces.bytes : 0;
         size_t from = piece * rows;
         struct matrix part = unit_matrix(engine, unit, view.slices[0]);
         part.rows = MIN(rows, whole.rows - from);

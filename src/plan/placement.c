@@ -2,11 +2,12 @@
  *
  * The choices that are tried: a level says which kinds of dense tensors may stream at all (0: nothing streams, 1:
  * experts only, 2: feed forward, shared experts and output too, 3: attention too, 4: routers too). The first level that
- * fits is taken: it keeps the kinds in their order. Within a level a limit says how large a streamed piece may be;
- * tensors of larger ones are pinned. That matters because the ring must hold the largest: to pin one huge matrix that
+ * fits is taken: it keeps the kinds in their order. Within a level a limit says how large a whole tensor may be that
+ * streams; larger ones are pinned. That matters because the ring must hold the largest: to pin one huge matrix that
  * cannot be cut can cost less memory than to stream it. Under one limit it does not pay to pin a smaller one for the
  * ring's sake: the ring shrinks by at most what it takes (but where three tensors of a group are nearly equal; such
- * models lose a tensor's worth at most). So trying every size as the limit misses nothing.
+ * models lose a tensor's worth at most). So trying every size as the limit misses nothing. Tensors in pieces stream
+ * under any limit: all kinds of them together are read more evenly than one kind whose pieces happen to be smaller.
  *
  * Of a group of kinds that streams in part whole tensors are packed exactly. Where some are in pieces, all sizes stay
  * in even shares, and what is then left is filled with single pieces: it ends smaller than the smallest that streams.
@@ -21,7 +22,7 @@
 #define PIECE_TABLE_BYTES 640u
 
 /* The ring may be longer than it must be by this part of what streams. */
-#define LOOKAHEAD_PART 16u
+#define LOOKAHEAD_PART 8u
 
 /* How many experts the cache holds at least: one in use, one on its way. */
 #define LEAST_EXPERTS 2
@@ -53,7 +54,7 @@ static int unit_group(const struct plan_unit *unit)
 static bool may_stream(const struct plan_unit *unit, int level, uint64_t limit)
 {
     int group = unit_group(unit);
-    return group >= 0 && group >= GROUP_COUNT + 1 - level && unit->piece <= limit;
+    return group >= 0 && group >= GROUP_COUNT + 1 - level && (unit->cut.count > 1 || unit->piece <= limit);
 }
 
 uint64_t plan_piece_footprint(const struct plan_unit *unit, uint32_t piece)
@@ -127,13 +128,13 @@ static uint64_t least(const struct demand *demand)
     return demand->pinned + demand->ring + demand->tables + demand->expert_cache;
 }
 
-/* The next smaller limit worth trying at a level: the largest piece below "below" of a kind that may stream. */
+/* The next smaller limit worth trying at a level: the largest whole tensor below "below" of a kind that may stream. */
 static uint64_t next_limit(const struct plan_table *table, int level, uint64_t below)
 {
     uint64_t limit = 0;
     for (uint32_t i = 0; i < table->count; i++) {
         const struct plan_unit *unit = &table->units[i];
-        if (unit->piece < below && may_stream(unit, level, UINT64_MAX))
+        if (unit->cut.count == 1 && unit->piece < below && may_stream(unit, level, UINT64_MAX))
             limit = MAX(limit, unit->piece);
     }
     return limit;
@@ -363,12 +364,10 @@ static void fill(const struct plan_table *table, int level, uint64_t limit, uint
         out->tiers[embedding] = TIER_RAM;
         spare -= table->units[embedding].footprint;
     }
-    /* A ring of small pieces needs more of them for the queue to stay full. It is taken from what would be pinned, so
-     * only where that hardly costs anything: little of what is there, or little of what is read anyway. */
-    uint64_t more = lookahead > demand.largest ? MIN(lookahead - demand.largest, spare) : 0;
+    /* A ring of small pieces needs more of them for the queue to stay full. It is taken from what would be pinned, and
+     * so read too: only as much as hardly adds to what is read anyway. */
     uint64_t read = demand.may_stream > spare ? demand.may_stream - spare : 0;
-    if (demand.ring == 0 || more > MAX(spare / 8, read / LOOKAHEAD_PART))
-        more = 0;
+    uint64_t more = lookahead > demand.largest ? MIN(lookahead - demand.largest, MIN(spare, read / LOOKAHEAD_PART)) : 0;
     spare = try_choice(table, level, limit, spare - more, grouping, seen, out).spare + more;
 
     out->expert_cache_bytes = level ? MIN(demand.experts, demand.expert_cache + spare - more) : 0;

@@ -12,9 +12,8 @@
 #define LONGEST_CHUNK 4096u
 #define LEAST_CHUNK 8u
 
-/* The ring's room ahead, in full queues of the reader: one in flight, and what the drive brings while attention, norms
- * or the choice of a token want nothing of it. */
-#define LOOKAHEAD_QUEUES 3u
+/* For so long the ring takes what the drive brings while attention, norms or the choice of a token want none of it. */
+#define LOOKAHEAD_SECONDS 10e-3
 
 /* Page tables take 1/512 of what is mapped where huge pages are refused; the allocator's slack is about as much. */
 #define RESERVE_SHARE 256u
@@ -400,7 +399,10 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
         placement.streams = plan->streams;
         for (uint32_t i = 0; i < table->count; i++)
             plan->cuts[i] = table->units[i].cut;
-        uint64_t lookahead = LOOKAHEAD_QUEUES * (uint64_t)hardware->storage.block_bytes * hardware->storage.depth;
+        /* Half of the reader's depth keeps the drive busy (hw_choose_reads). */
+        const struct storage *storage = &hardware->storage;
+        uint64_t lookahead = (uint64_t)storage->block_bytes * ((storage->depth + 1) / 2) +
+                             (uint64_t)(LOOKAHEAD_SECONDS * storage->bytes_per_second);
         status = plan_place(table, for_weights(&planner, &setting), lookahead, &placement, error);
     }
     if (status != HYPURA_OK) {

@@ -31,12 +31,14 @@ static inline void fake_add(struct fake *fake, enum tensor_role role, int32_t la
                                .group = plan_group(role)};
 }
 
-/* Dense tensors in pieces of so many bytes, the last one of what is left. After the last change of a footprint. */
-static inline void fake_cut(struct fake *fake, uint64_t piece)
+/* Dense tensors in pieces of so many bytes, the last one of what is left; those of one footprint in pieces of their
+ * own. After the last change of a footprint. */
+static inline void fake_cut_unlike(struct fake *fake, uint64_t usual, uint64_t footprint, uint64_t other)
 {
     fake->table.piece_count = 0;
     for (uint32_t i = 0; i < fake->table.count; i++) {
         struct plan_unit *unit = &fake->units[i];
+        uint64_t piece = unit->footprint == footprint ? other : usual;
         bool whole = unit->priority >= PRIORITY_EXPERT || unit->footprint <= piece;
         unit->piece = whole ? unit->footprint : piece;
         unit->cut = (struct plan_cut){
@@ -47,6 +49,11 @@ static inline void fake_cut(struct fake *fake, uint64_t piece)
         unit->last_piece = unit->footprint - (unit->cut.count - 1) * unit->piece;
         fake->table.piece_count += unit->cut.count;
     }
+}
+
+static inline void fake_cut(struct fake *fake, uint64_t piece)
+{
+    fake_cut_unlike(fake, piece, 0, 0);
 }
 
 /* The shape of a transformer. Sizes in bytes; 0: there is none. */

@@ -322,6 +322,49 @@ static void pieces_are_spread_evenly(void **state)
     }
 }
 
+static double streamed_share(uint64_t footprint)
+{
+    double streamed = 0, all = 0;
+    for (uint32_t i = 0; i < fake.table.count; i++) {
+        bool counts = fake.units[i].priority == PRIORITY_FEED_FORWARD && fake.units[i].footprint == footprint;
+        streamed += counts ? (double)plan_streamed_footprint(&fake.units[i], streams) : 0;
+        all += counts ? (double)fake.units[i].footprint : 0;
+    }
+    return streamed / all;
+}
+
+/* Rows differ in length, so pieces do: no kind of matrix is read more than another because its pieces are smaller. */
+static void kinds_with_unlike_pieces_stream_alike(void **state)
+{
+    (void)state;
+    fake_build(&fake, &fake_dense);
+    fake_cut_unlike(&fake, 10 * MIB, fake_dense.down, 9 * MIB);
+    for (uint64_t gib = 10; gib < 40; gib += 3) {
+        struct placement placement = place(gib * GIB, 16 * MIB);
+        check_consistent(&fake.table, &placement, gib * GIB);
+        assert_true(fabs(streamed_share(fake_dense.gate) - streamed_share(fake_dense.down)) < 0.01);
+    }
+}
+
+/* The ring is as long as was asked for, unless that were much of what is read anyway: then it is shorter. */
+static void the_ring_follows_what_is_read(void **state)
+{
+    (void)state;
+    const uint64_t lookahead = 100 * MIB;
+    fake_build(&fake, &fake_dense);
+    fake_cut(&fake, 10 * MIB);
+    uint64_t all = plan_resident_capacity(&fake.table), longest = 0, shortest = UINT64_MAX;
+    for (uint64_t missing = 128 * MIB; missing < 30 * GIB; missing *= 2) {
+        struct placement placement = place(all - missing, lookahead);
+        check_consistent(&fake.table, &placement, all - missing);
+        assert_true(placement.ring_bytes <= MIN(lookahead, placement.dense_bytes_per_token / 8) + 4 * 10 * MIB);
+        longest = MAX(longest, placement.ring_bytes);
+        shortest = MIN(shortest, placement.ring_bytes);
+    }
+    assert_true(longest >= lookahead);
+    assert_true(shortest < lookahead / 2);
+}
+
 /* A matrix that is larger than the rest together stays when a ring for it would take twice its size. */
 static void a_giant_is_pinned_rather_than_streamed(void **state)
 {
@@ -393,6 +436,8 @@ int main(void)
         cmocka_unit_test(no_static_pinning_beats_the_cache),
         cmocka_unit_test(streamed_tensors_are_spread_evenly),
         cmocka_unit_test(pieces_are_spread_evenly),
+        cmocka_unit_test(kinds_with_unlike_pieces_stream_alike),
+        cmocka_unit_test(the_ring_follows_what_is_read),
         cmocka_unit_test(pieces_need_little_and_waste_little),
         cmocka_unit_test(three_equal_tensors_of_a_group_fit_however_they_lie),
         cmocka_unit_test(a_giant_is_pinned_rather_than_streamed),
