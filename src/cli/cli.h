@@ -160,11 +160,12 @@ hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *er
 double bytes_per_token(const struct model *model);
 
 /* The least time that the bytes of decoding take, on the disk (what was guessed wrong not counted) or through the
- * kernels, over the time that it took: 1 is the limit. Below 0 where nothing was measured or decoded, or a GPU computes
- * a part. */
+ * kernels, over the time that it took: 1 is the limit, also where the machine was quicker than when it was measured.
+ * Below 0 where nothing was measured or decoded, or a GPU computes a part. */
 struct limit {
-    double share;      /* the longer of the two, each as fast as it was measured alone */
-    double side_share; /* both at once, as fast as they were measured beside each other */
+    double share;        /* the longer of the two, each as fast as it was measured alone */
+    double side_share;   /* both at once, as fast as they were measured beside each other */
+    double over_profile; /* share, above 1 where the machine was quicker */
     enum plan_bound bound;
 };
 struct limit find_limit(const struct engine *engine, const struct engine_statistics *statistics);

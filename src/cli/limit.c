@@ -1,6 +1,8 @@
 /* How near decoding came to what the hardware allows. */
 #include "cli/cli.h"
 
+#include <math.h>
+
 /* Kernels that come so near to the memory's speed are bound by it. */
 #define BY_MEMORY 0.8
 
@@ -40,12 +42,15 @@ struct limit find_limit(const struct engine *engine, const struct engine_statist
 {
     const struct hardware *hardware = engine_hardware(engine);
     if (!hardware->measured || s->decode_seconds <= 0 || engine_gpu(engine))
-        return (struct limit){-1, -1, BOUND_MEMORY};
+        return (struct limit){.share = -1, .side_share = -1, .bound = BOUND_MEMORY};
     double disk = (double)s->decode_bytes_read / hardware->storage.bytes_per_second;
     double compute = compute_seconds(engine, s->decode_passes);
+    double share = MAX(disk, compute) / s->decode_seconds;
+    double side_share = hardware_side_by_side(&hardware->storage, compute, disk) / s->decode_seconds;
     bool by_memory = hardware->compute_bytes_per_second > BY_MEMORY * hardware->memory_bytes_per_second;
-    return (struct limit){.share = MAX(disk, compute) / s->decode_seconds,
-                          .side_share = hardware_side_by_side(&hardware->storage, compute, disk) / s->decode_seconds,
+    return (struct limit){.share = fmin(share, 1),
+                          .side_share = fmin(side_share, 1),
+                          .over_profile = share,
                           .bound = disk > compute ? BOUND_DISK
                                    : by_memory    ? BOUND_MEMORY
                                                   : BOUND_COMPUTE};

@@ -28,6 +28,9 @@ static const struct option_row run_rows[] = {
 
 #define PROMPT_LIMIT ((uint64_t)256 << 20)
 
+/* A machine that others use too is now and then a little quicker than it was. */
+#define QUICKER_THAN_PROFILED 1.2
+
 static void print_figures(struct engine *engine)
 {
     struct engine_statistics s;
@@ -50,6 +53,10 @@ static void print_figures(struct engine *engine)
         fprintf(stderr,
                 "  limit         %.0f %% of what this %s allows, %.0f %% of what disk and memory give at once\n",
                 100 * limit.share, plan_bound_name(limit.bound), 100 * limit.side_share);
+    if (limit.over_profile > QUICKER_THAN_PROFILED)
+        fprintf(stderr,
+                "                it was %.1f times as quick as its profile says: hypura profile --force looks again\n",
+                limit.over_profile);
     if (experts)
         fprintf(stderr, "  expert hits   %.1f %% of %llu uses\n", 100.0 * (double)s.store.expert_hits / (double)experts,
                 (unsigned long long)experts);

@@ -36,18 +36,10 @@ static double time_matmul(const struct kernel_test *test, enum tensor_type type,
                          .tokens = tokens,
                          .output = test->output,
                          .output_stride = rows};
-    double seconds[MOST_ROUNDS];
-    size_t rounds = 0;
-    uint64_t started = clock_nanoseconds();
-    /* Where the caches are large and the cores few, once is long enough. */
-    while (rounds == 0 || (rounds < 3 && clock_seconds_since(started) < 0.5) ||
-           (rounds < MOST_ROUNDS && clock_seconds_since(started) < 0.2)) {
-        activation_set(test->activation, test->input, tokens, KERNEL_COLUMNS, KERNEL_COLUMNS);
-        uint64_t start = clock_nanoseconds();
-        compute_matmul(test->compute, &job, 1);
-        seconds[rounds++] = clock_seconds_since(start);
-    }
-    return usual_seconds(seconds, rounds);
+    activation_set(test->activation, test->input, tokens, KERNEL_COLUMNS, KERNEL_COLUMNS);
+    uint64_t start = clock_nanoseconds();
+    compute_matmul(test->compute, &job, 1);
+    return clock_seconds_since(start);
 }
 
 static size_t rows_of(const struct kernel_test *test, uint64_t row_bytes)
@@ -55,30 +47,73 @@ static size_t rows_of(const struct kernel_test *test, uint64_t row_bytes)
     return MIN(test->weight_bytes / (size_t)row_bytes, test->output_floats);
 }
 
-static void time_kernels(const struct kernel_test *test, struct hardware *out)
+static const enum tensor_type timed_types[] = {TENSOR_Q4_K,  TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_Q8_0, TENSOR_Q4_0,
+                                               TENSOR_MXFP4, TENSOR_F16,  TENSOR_BF16, TENSOR_F32};
+#define TIMED_TYPES COUNT_OF(timed_types)
+
+/* What was timed: a type with one token, or with a prompt's. */
+struct timing {
+    enum tensor_type type;
+    size_t rows, row_bytes, tokens, rounds;
+    double seconds[MOST_ROUNDS];
+};
+
+/* In turns: a machine that others use too is slow for some tenths of a second, which must not be one kernel's. */
+static void time_in_turns(const struct kernel_test *test, struct timing *timings, size_t count)
 {
-    static const enum tensor_type types[] = {TENSOR_Q4_K,  TENSOR_Q5_K, TENSOR_Q6_K, TENSOR_Q8_0, TENSOR_Q4_0,
-                                             TENSOR_MXFP4, TENSOR_F16,  TENSOR_BF16, TENSOR_F32};
-    double slowest = 0;
-    out->kernel_count = 0;
-    for (size_t i = 0; i < COUNT_OF(types); i++) {
-        uint64_t row_bytes;
-        if (!compute_supports(types[i]) || !tensor_row_bytes(types[i], KERNEL_COLUMNS, &row_bytes))
-            continue;
-        size_t rows = rows_of(test, row_bytes);
-        double speed = (double)rows * (double)row_bytes / time_matmul(test, types[i], rows, (size_t)row_bytes, 1);
-        /* Where a kernel fetches ahead better than a plain sum it is the better measure of the memory. */
-        out->memory_bytes_per_second = MAX(out->memory_bytes_per_second, speed);
-        out->kernels[out->kernel_count++] = (struct kernel_speed){types[i], speed};
-        /* The plan of a model of unknown mixture counts with the slowest of the usual ones. */
-        if (types[i] == TENSOR_Q4_K || types[i] == TENSOR_Q6_K)
-            slowest = slowest > 0 ? MIN(slowest, speed) : speed;
-        if (types[i] == TENSOR_Q4_K)
-            out->multiply_adds_per_second = (double)PROMPT_ROWS * KERNEL_COLUMNS * PROMPT_TOKENS /
-                                            time_matmul(test, types[i], PROMPT_ROWS, (size_t)row_bytes, PROMPT_TOKENS);
+    uint64_t started = clock_nanoseconds();
+    for (size_t round = 0; round < MOST_ROUNDS; round++) {
+        double seconds = clock_seconds_since(started) / (double)count;
+        /* Where the caches are large and the cores few, once is long enough. */
+        if (round > 0 && seconds > (round < 3 ? 0.5 : 0.2))
+            return;
+        for (size_t i = 0; i < count; i++) {
+            struct timing *timing = &timings[i];
+            timing->seconds[timing->rounds++] =
+                time_matmul(test, timing->type, timing->rows, timing->row_bytes, timing->tokens);
+        }
     }
-    if (slowest > 0)
-        out->compute_bytes_per_second = slowest;
+}
+
+static void take_timing(struct hardware *out, struct timing *timing)
+{
+    double seconds = usual_seconds(timing->seconds, timing->rounds);
+    if (timing->tokens > 1) {
+        out->multiply_adds_per_second = (double)timing->rows * KERNEL_COLUMNS * (double)timing->tokens / seconds;
+        return;
+    }
+    double speed = (double)timing->rows * (double)timing->row_bytes / seconds;
+    /* Where a kernel fetches ahead better than a plain sum it is the better measure of the memory. */
+    out->memory_bytes_per_second = MAX(out->memory_bytes_per_second, speed);
+    out->kernels[out->kernel_count++] = (struct kernel_speed){timing->type, speed};
+}
+
+static hypura_status time_kernels(const struct kernel_test *test, struct hardware *out, hypura_error *error)
+{
+    struct timing *timings;
+    size_t count = 0;
+    hypura_status status = ALLOCATE(&timings, TIMED_TYPES + 1, "kernel timings", error);
+    if (status != HYPURA_OK)
+        return status;
+    for (size_t i = 0; i < TIMED_TYPES; i++) {
+        uint64_t row_bytes;
+        if (!compute_supports(timed_types[i]) || !tensor_row_bytes(timed_types[i], KERNEL_COLUMNS, &row_bytes))
+            continue;
+        timings[count++] = (struct timing){
+            .type = timed_types[i], .rows = rows_of(test, row_bytes), .row_bytes = (size_t)row_bytes, .tokens = 1};
+        if (timed_types[i] == TENSOR_Q4_K)
+            timings[count++] = (struct timing){
+                .type = timed_types[i], .rows = PROMPT_ROWS, .row_bytes = (size_t)row_bytes, .tokens = PROMPT_TOKENS};
+    }
+    time_in_turns(test, timings, count);
+    out->kernel_count = 0;
+    for (size_t i = 0; i < count; i++)
+        take_timing(out, &timings[i]);
+    memory_free(timings);
+    /* The plan of a model of unknown mixture counts with the slower of the usual ones. */
+    out->compute_bytes_per_second =
+        MIN(hardware_kernel_speed(out, TENSOR_Q4_K), hardware_kernel_speed(out, TENSOR_Q6_K));
+    return HYPURA_OK;
 }
 
 static void close_test(struct kernel_test *test)
@@ -121,7 +156,7 @@ hypura_status hw_measure_kernels(struct hardware *out, hypura_error *error)
     struct kernel_test test;
     hypura_status status = open_test(&test, out, error);
     if (status == HYPURA_OK) {
-        time_kernels(&test, out);
+        status = time_kernels(&test, out, error);
         close_test(&test);
     }
     return status;

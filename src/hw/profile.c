@@ -200,7 +200,7 @@ static double mean_speed(double a, double b)
     return 2 * a * b / (a + b);
 }
 
-/* Each type has a fifth of a second, in which others may have taken a core or left all of the memory: two times some
+/* All types together have two seconds, in which others may have taken a core or left all of the memory: two times some
  * seconds apart count alike, as a run that takes longer meets both. */
 static hypura_status measure_kernels_again(struct hardware *found, hypura_error *error)
 {

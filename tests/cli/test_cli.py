@@ -665,6 +665,32 @@ def a_drive_and_a_machine_are_measured():
     assert time.monotonic() - start < 2, "the profile was not cached"
 
 
+def shares_of_the_limit_go_up_to_one():
+    hypura("profile", MODEL)
+    folder = path("cache/hypura")
+    name = next(os.path.join(folder, name) for name in os.listdir(folder) if name.startswith("profile-"))
+    with open(name) as file:
+        text = file.read()
+    try:
+        for quicker in (1, 1000):
+            profile = json.loads(text)
+            profile["storage"]["bytes_per_second"] /= quicker
+            profile["kernels"] = {kernel: speed / quicker for kernel, speed in profile["kernels"].items()}
+            with open(name, "w") as file:
+                json.dump(profile, file)
+            _, err = hypura("run", MODEL, "--prompt", "x", "--max-tokens", 8, "--ignore-eos", "--memory", "10M", "--context", 128,
+                            "--no-state", "--map", "--stats", path("stats"))
+            with open(path("stats")) as file:
+                stats = json.load(file)
+            assert 0 < stats["share_of_limit"] <= 1 and 0 < stats["share_side_by_side"] <= 1, stats
+            assert stats["bound"] in ("disk", "compute", "memory"), stats
+            if quicker > 1:
+                assert stats["share_of_limit"] == 1 and "times as quick as its profile says" in err, (stats, err)
+    finally:
+        with open(name, "w") as file:
+            file.write(text)
+
+
 def completions_and_manual_name_every_option():
     bash, zsh, fish = (hypura("completion", shell)[0] for shell in ("bash", "zsh", "fish"))
     manual = hypura("manual")[0].replace("\\-", "-")
@@ -718,7 +744,7 @@ def an_installed_copy_works_elsewhere():
 
 
 if __name__ == "__main__":
-    long = [a_drive_and_a_machine_are_measured]
+    long = [a_drive_and_a_machine_are_measured, shares_of_the_limit_go_up_to_one]
     quick = tests_of(globals(), [path, hypura, answer, smallest_budget, options_of, interrupted, *long])
     failed = run_tests(long if sys.argv[3:] == ["long"] else quick)
     WORK.cleanup()
