@@ -94,17 +94,69 @@ static hypura_status set_adapters(struct engine_options *out, hypura_error *erro
     return status;
 }
 
+/* A word that an option may be given; a table of them ends with a row without one. */
+struct word {
+    const char *text;
+    int meaning;
+};
+
+static const struct word readers[] = {
+    {"auto", STORE_READER_AUTO}, {"io_uring", STORE_READER_URING}, {"threads", STORE_READER_THREADS}, {0}};
+static const struct word guessings[] = {
+    {"auto", STORE_GUESSING_AUTO}, {"on", STORE_GUESSING_ON}, {"off", STORE_GUESSING_OFF}, {0}};
+static const struct word draftings[] = {{"auto", DRAFTING_AUTO}, {"on", DRAFTING_ON}, {"off", DRAFTING_OFF}, {0}};
+static const struct word switches[] = {{"on", true}, {"off", false}, {0}};
+
+static hypura_status read_word(int *meaning, const char *option, const char *given, const struct word *words,
+                               hypura_error *error)
+{
+    char expected[80] = "";
+    int length = 0;
+    for (const struct word *word = words; word->text; word++) {
+        if (strcmp(given, word->text) == 0) {
+            *meaning = word->meaning;
+            return HYPURA_OK;
+        }
+        const char *between = word == words ? "" : word[1].text ? ", " : " or ";
+        length += snprintf(expected + length, sizeof expected - (size_t)length, "%s%s", between, word->text);
+    }
+    return error_set(error, HYPURA_ERROR_ARGUMENT, "--%s %s: expected %s", option, given, expected);
+}
+
+static hypura_status read_choices(struct engine_options *out, hypura_error *error)
+{
+    int reader = 0, guessing = 0, overlap = 0, fill = 0, drafting = 0;
+    const struct {
+        int *meaning;
+        const char *option, *given;
+        const struct word *words;
+    } choices[] = {{&reader, "reader", compute_options.reader, readers},
+                   {&guessing, "guess", compute_options.guess, guessings},
+                   {&overlap, "overlap", compute_options.overlap, switches},
+                   {&fill, "fill", compute_options.fill, switches},
+                   {&drafting, "drafting", compute_options.drafting, draftings}};
+    hypura_status status = HYPURA_OK;
+    for (size_t i = 0; !status && i < COUNT_OF(choices); i++)
+        status = read_word(choices[i].meaning, choices[i].option, choices[i].given, choices[i].words, error);
+    out->reader = (enum store_reader)reader;
+    out->guessing = (enum store_guessing)guessing;
+    out->wait_for_all = !overlap;
+    out->fill = fill;
+    out->drafting = (enum engine_drafting)drafting;
+    return status;
+}
+
 hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
 {
     engine_default_options(out);
     if (compute_options.memory && compute_options.memory_file)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "--memory and --memory-file exclude each other");
+    hypura_status status = HYPURA_OK;
     out->budget = compute_options.memory;
-    if (compute_options.memory_file) {
-        hypura_status status = memory_from_file(&out->budget, compute_options.memory_file, error);
-        if (status)
-            return status;
-    }
+    if (compute_options.memory_file)
+        status = memory_from_file(&out->budget, compute_options.memory_file, error);
+    if (status)
+        return status;
     out->gpu = compute_options.gpu;
     out->gpu_budget = compute_options.gpu_memory;
     out->gpu_fixed = compute_options.gpu_fixed;
@@ -119,43 +171,14 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
          out->kv_type != TENSOR_Q8_0 && out->kv_type != TENSOR_Q4_0))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "--kv-type %s: expected f32, f16, bf16, q8_0 or q4_0",
                          compute_options.kv_type);
-    if (strcmp(compute_options.reader, "auto") == 0)
-        out->reader = STORE_READER_AUTO;
-    else if (strcmp(compute_options.reader, "io_uring") == 0)
-        out->reader = STORE_READER_URING;
-    else if (strcmp(compute_options.reader, "threads") == 0)
-        out->reader = STORE_READER_THREADS;
-    else
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--reader %s: expected auto, io_uring or threads",
-                         compute_options.reader);
-    if (strcmp(compute_options.guess, "auto") == 0)
-        out->guessing = STORE_GUESSING_AUTO;
-    else if (strcmp(compute_options.guess, "on") == 0)
-        out->guessing = STORE_GUESSING_ON;
-    else if (strcmp(compute_options.guess, "off") == 0)
-        out->guessing = STORE_GUESSING_OFF;
-    else
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--guess %s: expected auto, on or off", compute_options.guess);
-    if (strcmp(compute_options.overlap, "on") != 0 && strcmp(compute_options.overlap, "off") != 0)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--overlap %s: expected on or off", compute_options.overlap);
-    if (strcmp(compute_options.fill, "on") != 0 && strcmp(compute_options.fill, "off") != 0)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--fill %s: expected on or off", compute_options.fill);
-    out->fill = strcmp(compute_options.fill, "on") == 0;
-    out->wait_for_all = strcmp(compute_options.overlap, "off") == 0;
-    if (strcmp(compute_options.drafting, "auto") == 0)
-        out->drafting = DRAFTING_AUTO;
-    else if (strcmp(compute_options.drafting, "on") == 0)
-        out->drafting = DRAFTING_ON;
-    else if (strcmp(compute_options.drafting, "off") == 0)
-        out->drafting = DRAFTING_OFF;
-    else
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "--drafting %s: expected auto, on or off",
-                         compute_options.drafting);
+    status = read_choices(out, error);
+    if (status)
+        return status;
     if (compute_options.draft && out->drafting == DRAFTING_OFF)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "--draft and --drafting off exclude each other");
     if (compute_options.draft) {
         static char draft[PATH_MAX]; /* what model_path finds lasts until it is asked again */
-        hypura_status status = model_path(&out->draft_path, compute_options.draft, NULL, error);
+        status = model_path(&out->draft_path, compute_options.draft, NULL, error);
         if (status)
             return status;
         snprintf(draft, sizeof draft, "%s", out->draft_path);

@@ -89,6 +89,18 @@ def wrong_usage_exits_with_2():
         assert out == "" and err.startswith("hypura"), err
 
 
+def options_of_some_words_name_them():
+    for option, words in {"--reader": "auto, io_uring or threads", "--guess": "auto, on or off", "--fill": "on or off",
+                          "--overlap": "on or off", "--drafting": "auto, on or off",
+                          "--kv-type": "f32, f16, bf16, q8_0 or q4_0"}.items():
+        for given in ("perhaps", "", "of"):
+            _, err = hypura("run", option, given, "--prompt", "x", status=2)
+            assert err == f"hypura: {option} {given}: expected {words}\n", err
+        for given in words.replace(" or", ",").split(", "):
+            _, err = hypura("run", path("none.gguf"), option, given, "--prompt", "x", status=1)
+            assert "none.gguf" in err and "expected" not in err, err
+
+
 def options_of_llama_cpp_are_understood_or_answered():
     expected = answer("--context", 128, "--threads", 1)
     assert hypura("run", "-m", MODEL, "-p", QUESTION, "-n", 24, "-c", 128, "-t", 1, "--temp", 0)[0] == expected
