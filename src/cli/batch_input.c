@@ -8,9 +8,6 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define FNV_START UINT64_C(0xcbf29ce484222325)
-#define FNV_PRIME UINT64_C(0x100000001b3)
-
 #define LARGE ((size_t)1 << 20) /* a line whose memory is not kept for the next */
 
 struct batch_input {
@@ -23,7 +20,7 @@ struct batch_input {
 
     /* Of the line that is being read, or the last, when it is whole. */
     bool whole;
-    uint64_t number, size, hash; /* FNV-1a: it tells an edited line from the one that was answered */
+    uint64_t number, size, hash; /* it tells an edited line from the one that was answered */
     bool blank;
     struct buffer text;
 };
@@ -32,7 +29,7 @@ static void begin_line(struct batch_input *input)
 {
     input->number++;
     input->size = 0;
-    input->hash = FNV_START;
+    input->hash = FNV1A_START;
     input->blank = true;
     input->whole = false;
     if (input->text.capacity > LARGE) /* that memory is the model's */
@@ -43,10 +40,9 @@ static void begin_line(struct batch_input *input)
 
 static void take(struct batch_input *input, const char *bytes, size_t size)
 {
-    for (size_t i = 0; i < size; i++) {
-        input->hash = (input->hash ^ (unsigned char)bytes[i]) * FNV_PRIME;
+    for (size_t i = 0; i < size; i++)
         input->blank &= bytes[i] == ' ' || bytes[i] == '\t' || bytes[i] == '\r';
-    }
+    input->hash = fnv1a(input->hash, bytes, size);
     input->size += size;
     buffer_append(&input->text, bytes, size);
 }

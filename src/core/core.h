@@ -1,6 +1,7 @@
 /* core: what every other folder stands on. It knows nothing of models.
  *
- * Errors, checked sizes, memory (heap and mapped), byte buffers, the log, clocks, random numbers and the thread pool.
+ * Errors, checked sizes, memory (heap and mapped), byte buffers, the log, clocks, random numbers, hashes, texts and the
+ * thread pool.
  * Nothing here prints, exits or aborts. Unless a function says otherwise it may be called from any thread, and two
  * calls on the same object must not overlap.
  */
@@ -155,6 +156,13 @@ void random_seed(struct random *random, uint64_t seed);
 uint64_t random_next(struct random *random);
 double random_uniform(struct random *random); /* [0, 1) with 53 bits */
 double random_normal(struct random *random);  /* mean 0, deviation 1 */
+
+/* ---- hashes ------------------------------------------------------------------------------------------------------ */
+
+/* FNV-1a: goes on from the hash of what came before, which is FNV1A_START at first. It is part of what is kept from run
+ * to run (names of files, digests of lines), and who chooses the bytes can make two that have the same. */
+#define FNV1A_START UINT64_C(0xcbf29ce484222325)
+uint64_t fnv1a(uint64_t hash, const void *bytes, size_t size);
 
 /* ---- text -------------------------------------------------------------------------------------------------------- */
 

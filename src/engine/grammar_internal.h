@@ -26,7 +26,7 @@ struct term {
 
 struct rule {
     char *name;
-    uint32_t hash; /* of the name */
+    uint64_t hash; /* of the name */
     uint32_t body; /* a term, or NO_TERM while it is not defined */
     int line;      /* of its first mention */
 };

@@ -97,9 +97,7 @@ static hypura_status find_rule(struct gbnf *g, uint32_t *out)
     struct grammar_tree *tree = g->tree;
     size_t length = name_length(g, g->at);
     const char *name = g->text + g->at;
-    uint32_t hash = 2166136261u;
-    for (size_t i = 0; i < length; i++)
-        hash = (hash ^ (unsigned char)name[i]) * 16777619u;
+    uint64_t hash = fnv1a(FNV1A_START, name, length);
     for (uint32_t i = 0; i < tree->rule_count; i++) {
         if (tree->rules[i].hash == hash && strlen(tree->rules[i].name) == length &&
             memcmp(tree->rules[i].name, name, length) == 0) {

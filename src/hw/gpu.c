@@ -162,10 +162,7 @@ bool hardware_gpu_cache_path(const struct hardware_gpu *gpu, char *path, size_t 
     char folder[3000];
     if (!hw_cache_folder(folder, sizeof folder))
         return false;
-    uint64_t hash = 14695981039346656037u; /* FNV-1a */
-    for (const char *c = gpu->info.name; *c; c++)
-        hash = (hash ^ (uint8_t)*c) * 1099511628211u;
-    hash ^= gpu->info.driver_version;
+    uint64_t hash = fnv1a(FNV1A_START, gpu->info.name, strlen(gpu->info.name)) ^ gpu->info.driver_version;
     return snprintf(path, room, "%s/gpu-%016llx.cache", folder, (unsigned long long)hash) < (int)room;
 }
 

@@ -51,9 +51,7 @@ static void fingerprint(const struct hardware *hardware, char *text, size_t room
     if (!hw_read_text("/etc/machine-id", identity, sizeof identity) && gethostname(identity, sizeof identity))
         identity[0] = '\0';
     identity[sizeof identity - 1] = '\0';
-    uint64_t hash = 14695981039346656037u;
-    for (const char *c = identity; *c; c++)
-        hash = (hash ^ (uint8_t)*c) * 1099511628211u;
+    uint64_t hash = fnv1a(FNV1A_START, identity, strlen(identity));
     snprintf(number, sizeof number, "%08x", (unsigned)(hash ^ hash >> 32));
     append(text, room, "machine", number);
 }
@@ -77,9 +75,7 @@ bool hw_profile_path(const struct hardware *hardware, char *path, size_t room)
     if (!hw_cache_folder(folder, sizeof folder))
         return false;
     fingerprint(hardware, text, sizeof text);
-    uint64_t hash = 14695981039346656037u; /* FNV-1a */
-    for (const char *c = text; *c; c++)
-        hash = (hash ^ (uint8_t)*c) * 1099511628211u;
+    uint64_t hash = fnv1a(FNV1A_START, text, strlen(text));
     return snprintf(path, room, "%s/profile-%016llx-%d.json", folder, (unsigned long long)hash, PROFILE_VERSION) <
            (int)room;
 }

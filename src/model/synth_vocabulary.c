@@ -53,18 +53,12 @@ static const char *const words[] = {
 
 /* ---- tokens ------------------------------------------------------------------------------------------------------ */
 
-static uint32_t hash_text(const char *text, size_t size)
-{
-    uint32_t hash = 2166136261u;
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ (unsigned char)text[i]) * 16777619u;
-    return hash ^ hash >> 15;
-}
-
 /* The table's place of a token with this text, or of the hole where it would go. */
 static uint32_t *find_slot(const struct synth_vocabulary *v, const char *text, size_t size)
 {
-    for (uint32_t place = hash_text(text, size) & (v->table_size - 1);; place = (place + 1) & (v->table_size - 1)) {
+    uint64_t hash = fnv1a(FNV1A_START, text, size);
+    uint32_t place = (uint32_t)(hash ^ hash >> 32) & (v->table_size - 1);
+    for (;; place = (place + 1) & (v->table_size - 1)) {
         uint32_t token = v->table[place];
         if (token == NO_TOKEN || (v->starts[token + 1] - v->starts[token] == size &&
                                   memcmp(v->text.data + v->starts[token], text, size) == 0))

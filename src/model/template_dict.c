@@ -8,16 +8,13 @@ struct value dict_new(struct workspace *w)
     return (struct value){.kind = VALUE_DICT, .dict = jinja_allocate(w, sizeof(struct dict))};
 }
 
-/* FNV-1a; numbers that are equal hash alike. */
 static uint64_t hash_bytes(const void *bytes, size_t size)
 {
-    const unsigned char *at = bytes;
-    uint64_t hash = 0xcbf29ce484222325u;
-    for (size_t i = 0; i < size; i++)
-        hash = (hash ^ at[i]) * 0x100000001b3u;
+    uint64_t hash = fnv1a(FNV1A_START, bytes, size);
     return hash ^ (hash >> 29);
 }
 
+/* Numbers that are equal hash alike. */
 static uint64_t hash_value(struct workspace *w, struct value key, size_t depth)
 {
     switch (key.kind) {

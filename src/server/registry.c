@@ -119,7 +119,7 @@ hypura_status model_entry_copy(struct model_entry *out, const struct model_entry
     return status;
 }
 
-/* FNV-1a, of what changes when a file does: a second is long enough to replace one twice. */
+/* Of what changes when a file does: a second is long enough to replace one twice. */
 static void add_stamp(uint64_t *stamp, const struct stat *info)
 {
 #ifdef __APPLE__
@@ -129,10 +129,7 @@ static void add_stamp(uint64_t *stamp, const struct stat *info)
 #endif
     const uint64_t parts[] = {(uint64_t)info->st_dev, (uint64_t)info->st_ino, (uint64_t)info->st_size,
                               (uint64_t)modified->tv_sec, (uint64_t)modified->tv_nsec};
-    for (size_t i = 0; i < COUNT_OF(parts); i++) {
-        for (int shift = 0; shift < 64; shift += 8)
-            *stamp = (*stamp ^ (parts[i] >> shift & 255)) * 0x100000001b3u;
-    }
+    *stamp = fnv1a(*stamp, parts, sizeof parts);
 }
 
 /* All files of a split model, by their names alone. */
@@ -144,7 +141,7 @@ static bool look_at_files(struct model_entry *entry, const char *path)
         return false;
     entry->bytes = (uint64_t)info.st_size;
     entry->modified = (int64_t)info.st_mtime;
-    entry->stamp = 0xcbf29ce484222325u;
+    entry->stamp = FNV1A_START;
     add_stamp(&entry->stamp, &info);
     const char *of = strstr(path, "-00001-of-");
     if (!of)

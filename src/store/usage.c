@@ -21,25 +21,18 @@
 
 #define EXPONENT_ONE 32768.0f
 
-static uint64_t hash(uint64_t hash, const void *bytes, size_t count)
-{
-    for (size_t i = 0; i < count; i++)
-        hash = (hash ^ ((const uint8_t *)bytes)[i]) * 0x100000001b3u; /* FNV-1a */
-    return hash;
-}
-
 static uint64_t hash_units(const void *model, const struct unit *(*at)(const void *model, unit_number unit),
                            uint32_t count)
 {
-    uint64_t value = 0xcbf29ce484222325u;
+    uint64_t hash = FNV1A_START;
     for (unit_number i = 0; i < count; i++) {
         const struct unit *unit = at(model, i);
         for (uint32_t j = 0; j < unit->slice_count; j++) {
             uint64_t words[3] = {unit->slices[j].file, unit->slices[j].offset, unit->slices[j].bytes};
-            value = hash(value, words, sizeof words);
+            hash = fnv1a(hash, words, sizeof words);
         }
     }
-    return value;
+    return hash;
 }
 
 static const struct unit *unit_of_model(const void *model, unit_number unit)
@@ -49,14 +42,14 @@ static const struct unit *unit_of_model(const void *model, unit_number unit)
 
 bool store_usage_path(const struct model *model, char *path, size_t room)
 {
-    uint64_t value = hash_units(model, unit_of_model, model_unit_count(model));
+    uint64_t hash = hash_units(model, unit_of_model, model_unit_count(model));
     const char *name = model_name(model), *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    value = hash(value, name, strlen(name));
+    hash = fnv1a(hash, name, strlen(name));
     int length;
     if (state && state[0] == '/')
-        length = snprintf(path, room, "%s/hypura/usage/%016" PRIx64, state, value);
+        length = snprintf(path, room, "%s/hypura/usage/%016" PRIx64, state, hash);
     else if (home && home[0] == '/')
-        length = snprintf(path, room, "%s/.local/state/hypura/usage/%016" PRIx64, home, value);
+        length = snprintf(path, room, "%s/.local/state/hypura/usage/%016" PRIx64, home, hash);
     else
         return false;
     return length > 0 && (size_t)length < room;

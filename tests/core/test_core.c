@@ -235,6 +235,17 @@ static void random_numbers_repeat(void **state)
     assert_true(fabs(sum / 10000) < 0.05 && fabs(squares / 10000 - 1) < 0.05);
 }
 
+/* The values of its authors' test suite: names of files and digests of lines that were kept depend on them. */
+static void hashes_are_fnv1a(void **state)
+{
+    (void)state;
+    assert_true(fnv1a(FNV1A_START, "", 0) == 0xcbf29ce484222325u);
+    assert_true(fnv1a(FNV1A_START, "a", 1) == 0xaf63dc4c8601ec8cu);
+    assert_true(fnv1a(FNV1A_START, "foobar", 6) == 0x85944171f73967e8u);
+    assert_true(fnv1a(fnv1a(FNV1A_START, "foo", 3), "bar", 3) == 0x85944171f73967e8u);
+    assert_true(fnv1a(FNV1A_START, "\xff", 1) == (FNV1A_START ^ 0xff) * 0x100000001b3u);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -244,6 +255,7 @@ int main(void)
         cmocka_unit_test(every_task_runs_once),       cmocka_unit_test(tasks_can_be_left_out),
         cmocka_unit_test(shares_are_everything_once), cmocka_unit_test(a_worker_that_is_held_up_keeps_one_part),
         cmocka_unit_test(random_numbers_repeat),      cmocka_unit_test(messages_quote_no_control_characters),
+        cmocka_unit_test(hashes_are_fnv1a),
     };
     return cmocka_run_group_tests_name("core", tests, NULL, NULL);
 }
