@@ -1,34 +1,10 @@
 /* Tokens that are guessed ahead change when a text comes, and nothing else. */
+#include "answer.h"
 #include "reference.h"
 
 #include "engine/draft.h"
-#include "engine/generate.h"
 
-#define LONGEST 1024
-
-struct answer {
-    int32_t tokens[LONGEST];
-    size_t count, most;          /* of tokens, before the callback ends it */
-    struct generator *generator; /* that the callback cancels it in, instead of saying so; or NULL */
-    uint64_t id;
-    struct generation_result result;
-};
-
-static bool take_token(void *context, const struct generated_token *token)
-{
-    struct answer *answer = context;
-    if (token->id != NO_TOKEN)
-        answer->tokens[answer->count++] = token->id;
-    if (answer->generator && answer->count == answer->most)
-        generator_cancel(answer->generator, answer->id);
-    return answer->generator || answer->count < answer->most;
-}
-
-static void take_result(void *context, const struct generation_result *result)
-{
-    struct answer *answer = context;
-    answer->result = *result;
-}
+#define LONGEST 1024 /* tokens of a prompt and its answer */
 
 static struct engine *open_drafting(const char *name, uint32_t context, enum engine_drafting drafting,
                                     const char *draft)
@@ -69,28 +45,23 @@ static void ask(struct generator *generator, const struct engine *engine, const 
                 const struct wish *wish, struct answer *answer)
 {
     struct sampler_options options;
-    struct sampler *sampler;
+    *answer = (struct answer){.most = wish->break_after, .cancel = wish->cancel};
     sampler_default_options(&options);
     options.temperature = wish->temperature;
     options.seed = 3;
     options.repeat_penalty = 1.05f;
-    assert_ok(sampler_create(&sampler, &options, model_parameters(engine_model(engine))->vocabulary, &test_error));
-    *answer = (struct answer){.most = wish->break_after ? wish->break_after : SIZE_MAX,
-                              .generator = wish->cancel ? generator : NULL};
+    assert_ok(
+        sampler_create(&answer->sampler, &options, model_parameters(engine_model(engine))->vocabulary, &test_error));
     struct generation_request request = {.tokens = tokens,
                                          .count = count,
                                          .max_tokens = wish->max_tokens,
-                                         .sampler = sampler,
                                          .stops = &wish->stop,
                                          .stop_count = wish->stop != NULL,
-                                         .ignore_end = true,
-                                         .on_token = take_token,
-                                         .on_done = take_result,
-                                         .context = answer};
-    assert_ok(generator_submit(generator, &request, &answer->id, &test_error));
+                                         .ignore_end = true};
+    submit_for(answer, generator, request);
     while (generator_step(generator))
         ;
-    sampler_destroy(sampler);
+    sampler_destroy(answer->sampler);
 }
 
 static void prompt_of(int32_t *tokens, size_t count)

@@ -1,33 +1,9 @@
 /* Several answers at once have the tokens that each has alone, also where they share too little room for all. */
+#include "answer.h"
 #include "reference.h"
-
-#include "engine/generate.h"
 
 #define ANSWERS 6
 #define CONTEXT 256
-
-struct answer {
-    int32_t tokens[CONTEXT];
-    size_t count;
-    bool done;
-    struct generation_result result;
-    struct sampler *sampler;
-};
-
-static bool take_token(void *context, const struct generated_token *token)
-{
-    struct answer *answer = context;
-    if (token->id != NO_TOKEN)
-        answer->tokens[answer->count++] = token->id;
-    return true;
-}
-
-static void take_result(void *context, const struct generation_result *result)
-{
-    struct answer *answer = context;
-    answer->result = *result;
-    answer->done = true;
-}
 
 static void submit(struct generator *generator, struct answer *answer, int number)
 {
@@ -46,12 +22,8 @@ static void submit(struct generator *generator, struct answer *answer, int numbe
     struct generation_request request = {.tokens = prompt,
                                          .count = (size_t)(8 + 5 * number),
                                          .max_tokens = number == 2 ? 0 : (uint32_t)(150 - 20 * number),
-                                         .sampler = answer->sampler,
-                                         .ignore_end = true,
-                                         .on_token = take_token,
-                                         .on_done = take_result,
-                                         .context = answer};
-    assert_ok(generator_submit(generator, &request, NULL, &test_error));
+                                         .ignore_end = true};
+    submit_for(answer, generator, request);
 }
 
 static struct engine *open_shared(const char *name, uint32_t sequences, bool shared)

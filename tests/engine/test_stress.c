@@ -3,11 +3,11 @@
  *
  * HYPURA_STRESS_SECONDS goes on for so long, with other models each time; HYPURA_STRESS_SEED begins at another one, and
  * is told when a bit differs. */
+#include "answer.h"
 #include "copy_model.h"
 #include "folder.h"
 #include "reference.h"
 
-#include "engine/generate.h"
 #include "model/synth.h"
 
 #include <dirent.h>
@@ -28,16 +28,6 @@
 struct script {
     int32_t tokens[LENGTH];
     float *logits; /* [LENGTH][vocabulary] */
-};
-
-struct answer {
-    int32_t tokens[ANSWER_TOKENS];
-    uint32_t count;
-    uint64_t id;
-    bool done;
-    enum finish_reason reason;
-    hypura_error error;
-    struct sampler *sampler;
 };
 
 struct world {
@@ -159,22 +149,6 @@ static void make_model(struct world *world)
 /* ---- answers -------------------------------------------------------------------------------------------------------
  */
 
-static bool take_token(void *context, const struct generated_token *token)
-{
-    struct answer *answer = context;
-    if (token->id != NO_TOKEN)
-        answer->tokens[answer->count++] = token->id;
-    return true;
-}
-
-static void take_result(void *context, const struct generation_result *result)
-{
-    struct answer *answer = context;
-    answer->reason = result->reason;
-    answer->error = result->error;
-    answer->done = true;
-}
-
 /* Answer number i goes on with the start of a script, so that some begin alike. */
 static void ask(const struct world *world, struct generator *generator, struct answer *answer, uint32_t i)
 {
@@ -188,12 +162,8 @@ static void ask(const struct world *world, struct generator *generator, struct a
     struct generation_request request = {.tokens = world->scripts[i % SEQUENCES].tokens,
                                          .count = 3 + 5 * i,
                                          .max_tokens = ANSWER_TOKENS - i,
-                                         .sampler = answer->sampler,
-                                         .ignore_end = true,
-                                         .on_token = take_token,
-                                         .on_done = take_result,
-                                         .context = answer};
-    assert_ok(generator_submit(generator, &request, &answer->id, &test_error));
+                                         .ignore_end = true};
+    submit_for(answer, generator, request);
 }
 
 /* One by one. */
@@ -209,7 +179,7 @@ static void make_answers(struct world *world, struct engine *engine)
         ask(world, generator, &world->answers[i], i);
         while (generator_step(generator))
             ;
-        assert_true(world->answers[i].done && world->answers[i].reason == FINISH_LENGTH);
+        assert_true(world->answers[i].done && world->answers[i].result.reason == FINISH_LENGTH);
         sampler_destroy(world->answers[i].sampler);
     }
     generator_destroy(generator);
@@ -423,9 +393,10 @@ static void answer_all(struct run *run)
         const struct answer *answer = &answers[i], *expected = &world->answers[i];
         assert_true(answer->done);
         sampler_destroy(answer->sampler);
-        if (answer->reason == FINISH_ERROR)
-            fail_run(run, "%s", answer->error.message);
-        if (answer->count > expected->count || (answer->reason == FINISH_LENGTH && answer->count != expected->count) ||
+        if (answer->result.reason == FINISH_ERROR)
+            fail_run(run, "%s", answer->result.error.message);
+        if (answer->count > expected->count ||
+            (answer->result.reason == FINISH_LENGTH && answer->count != expected->count) ||
             memcmp(answer->tokens, expected->tokens, answer->count * sizeof *answer->tokens) != 0)
             fail_run(run, "answer %u has other tokens", i);
     }

@@ -1,0 +1,52 @@
+/* What a generator answers to a request, as it comes. */
+#ifndef HYPURA_TEST_ANSWER_H
+#define HYPURA_TEST_ANSWER_H
+
+#include "test.h"
+
+#include "engine/generate.h"
+
+#define LONGEST_ANSWER 1024 /* no context in these tests is longer */
+
+struct answer {
+    int32_t tokens[LONGEST_ANSWER];
+    size_t count;
+    size_t most; /* tokens after which it is ended; 0: it is not */
+    bool cancel; /* how: by generator_cancel, or else by what the callback says */
+    struct generator *generator;
+    uint64_t id;
+    bool done;
+    struct generation_result result;
+    struct sampler *sampler; /* not destroyed with it */
+};
+
+static bool take_token(void *context, const struct generated_token *token)
+{
+    struct answer *answer = context;
+    if (token->id != NO_TOKEN)
+        answer->tokens[answer->count++] = token->id;
+    bool enough = answer->most && answer->count >= answer->most;
+    if (enough && answer->cancel)
+        generator_cancel(answer->generator, answer->id);
+    return answer->cancel || !enough;
+}
+
+static void take_result(void *context, const struct generation_result *result)
+{
+    struct answer *answer = context;
+    answer->result = *result;
+    answer->done = true;
+}
+
+/* The request without its callbacks and its sampler, which are the answer's. */
+static void submit_for(struct answer *answer, struct generator *generator, struct generation_request request)
+{
+    request.sampler = answer->sampler;
+    request.on_token = take_token;
+    request.on_done = take_result;
+    request.context = answer;
+    answer->generator = generator;
+    assert_ok(generator_submit(generator, &request, &answer->id, &test_error));
+}
+
+#endif
