@@ -76,6 +76,17 @@ def the_library_wants_nothing_that_macos_lacks():
     assert not wanting, wanting
 
 
+def files_are_not_handed_to_other_programs():
+    """A program that has the library inside may start others: every file that is opened is closed there."""
+    found = 0
+    for path in glob.glob(os.path.join(SOURCE, "src", "**", "*.c"), recursive=True):
+        with open(path) as file:
+            for call in re.findall(r"\bf?open\([^;{]*", file.read()):
+                found += 1
+                assert re.search(r'"[rwa][+b]*e"|O_CLOEXEC', call), (os.path.relpath(path, SOURCE), call)
+    assert found > 30, found
+
+
 def without_a_gpu_it_would_be_whole():
     """What the rest calls of the GPU's files stands in the files that take their place."""
     objects = symbols(LIBRARY)
@@ -97,4 +108,4 @@ def without_a_gpu_it_would_be_whole():
 if __name__ == "__main__":
     sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder,
                              the_library_never_prints_exits_or_aborts, the_library_wants_nothing_that_macos_lacks,
-                             without_a_gpu_it_would_be_whole]) else 0)
+                             files_are_not_handed_to_other_programs, without_a_gpu_it_would_be_whole]) else 0)

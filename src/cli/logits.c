@@ -95,7 +95,7 @@ static int run(size_t count, char **arguments)
         status = open_engine(&engine, count ? arguments[0] : NULL, &error);
     if (!status) {
         interrupts_cancel(engine);
-        file = fopen(out_path, "wb");
+        file = fopen(out_path, "wbe");
         if (!file)
             status = error_set_errno(&error, errno, "cannot create %s", out_path);
     }

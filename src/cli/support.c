@@ -88,7 +88,7 @@ void print_json(const json_t *value)
 hypura_status read_whole_file(const char *path, uint64_t limit, char **text, size_t *size, hypura_error *error)
 {
     bool standard_input = strcmp(path, "-") == 0;
-    FILE *file = standard_input ? stdin : fopen(path, "rb");
+    FILE *file = standard_input ? stdin : fopen(path, "rbe");
     if (!file)
         return error_set_errno(error, errno, "cannot open %s", path);
     struct buffer buffer = {.limit = (size_t)limit};

@@ -165,7 +165,7 @@ uint64_t memory_resident_bytes(void)
 #elif SANITIZED
     return __sanitizer_get_current_allocated_bytes();
 #else
-    FILE *file = fopen("/proc/self/statm", "r");
+    FILE *file = fopen("/proc/self/statm", "re");
     if (!file)
         return 0;
     unsigned long long size, resident;
@@ -184,7 +184,7 @@ uint64_t memory_peak_resident_bytes(void)
     return (uint64_t)usage.ru_maxrss;
 #else
     /* VmHWM is exact where ru_maxrss may carry a value over from before exec. */
-    FILE *file = fopen("/proc/self/status", "r");
+    FILE *file = fopen("/proc/self/status", "re");
     if (file) {
         char line[128];
         unsigned long long kib;

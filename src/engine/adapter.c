@@ -93,7 +93,7 @@ static hypura_status read_tensor(const struct gguf *file, const struct gguf_tens
 {
     const char *path = gguf_file_path(file, tensor->file);
     TRY(memory_allocate((void **)out, (size_t)tensor->bytes, 1, "adapter", error));
-    FILE *stream = fopen(path, "rb");
+    FILE *stream = fopen(path, "rbe");
     if (!stream)
         return error_set_errno(error, errno, "cannot open %s", path);
     bool whole = fseeko(stream, (off_t)tensor->offset, SEEK_SET) == 0 &&

@@ -28,7 +28,7 @@ void hw_walk_mounts(const char *root, mount_visitor visit, void *context)
 {
     char path[1024];
     snprintf(path, sizeof path, "%s/proc/self/mountinfo", root);
-    FILE *file = fopen(path, "r");
+    FILE *file = fopen(path, "re");
     if (!file)
         return;
     char *line = NULL;
@@ -84,7 +84,7 @@ static bool own_group(const char *root, const char *controller, char *out, size_
 {
     char path[1024];
     snprintf(path, sizeof path, "%s/proc/self/cgroup", root);
-    FILE *file = fopen(path, "r");
+    FILE *file = fopen(path, "re");
     if (!file)
         return false;
     bool found = false;

@@ -12,7 +12,7 @@
 bool hw_read_text(const char *path, char *text, size_t room)
 {
     text[0] = '\0';
-    FILE *file = fopen(path, "r");
+    FILE *file = fopen(path, "re");
     if (!file)
         return false;
     size_t size = fread(text, 1, room - 1, file);

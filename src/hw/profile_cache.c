@@ -207,7 +207,7 @@ bool hw_load_profile(struct hardware *hardware)
     if (!hw_profile_path(hardware, path, sizeof path))
         return false;
     fingerprint(hardware, text, sizeof text);
-    FILE *file = fopen(path, "r");
+    FILE *file = fopen(path, "re");
     if (!file)
         return false;
     struct stat info;

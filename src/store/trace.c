@@ -118,7 +118,7 @@ hypura_status trace_writer_create(struct trace_writer **out, const char *path, c
         return status;
     }
     memcpy(writer->shape.layers, shape->layers, shape->layer_count * sizeof *shape->layers);
-    writer->file = fopen(path, "wb");
+    writer->file = fopen(path, "wbe");
     if (!writer->file) {
         status = error_set_errno(error, errno, "cannot create the trace %s", path);
         writer_free(writer);
@@ -320,7 +320,7 @@ static hypura_status read_passes(struct source *source, struct trace *trace, hyp
 
 hypura_status trace_read(struct trace **out, const char *path, hypura_error *error)
 {
-    struct source source = {.file = fopen(path, "rb"), .path = path};
+    struct source source = {.file = fopen(path, "rbe"), .path = path};
     if (!source.file)
         return error_set_errno(error, errno, "cannot open the trace %s", path);
     struct trace *trace = NULL;

@@ -65,7 +65,7 @@ static void make_header(const struct usage *usage, uint8_t header[HEADER_BYTES])
 
 static void load(struct usage *usage)
 {
-    FILE *file = fopen(usage->path, "rb");
+    FILE *file = fopen(usage->path, "rbe");
     if (!file)
         return;
     uint8_t header[HEADER_BYTES], expected[HEADER_BYTES], more;
@@ -216,7 +216,7 @@ static bool write_file(const struct usage *usage, const char *path)
 {
     uint8_t header[HEADER_BYTES];
     make_header(usage, header);
-    FILE *file = fopen(path, "wb");
+    FILE *file = fopen(path, "wbe");
     if (!file)
         return false;
     bool good = fwrite(header, sizeof header, 1, file) == 1;

@@ -103,7 +103,7 @@ hypura_status pipeline_get(struct gpu *gpu, enum gpu_kernel kernel, const uint32
 static void *read_cache(const struct gpu *gpu, const char *path, size_t *size)
 {
     *size = 0;
-    FILE *file = fopen(path, "rb");
+    FILE *file = fopen(path, "rbe");
     if (!file)
         return NULL;
     void *data = NULL;
@@ -145,7 +145,7 @@ static void write_cache(struct gpu *gpu)
     FILE *file = NULL;
     if (gpu->vk.vkGetPipelineCacheData(gpu->device, gpu->cache, &size, data) == VK_SUCCESS && length > 0 &&
         (size_t)length < sizeof part)
-        file = fopen(part, "wb");
+        file = fopen(part, "wbe");
     if (file) {
         bool written = fwrite(data, 1, size, file) == size;
         written &= fclose(file) == 0;
