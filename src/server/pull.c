@@ -33,7 +33,8 @@ struct pull {
     uint64_t have, total, next_check, last_told;
     uint64_t stop_at; /* bytes of a part that are enough for now; 0: all of them */
     bool checked, stopped;
-    hypura_error error; /* of the callback */
+    hypura_error error;  /* of the callback */
+    char piece[1 << 16]; /* of a file that is read again */
 };
 
 static bool tell(const struct pull *pull, json_t *event)
@@ -53,14 +54,14 @@ static const struct source_part *part_of(const struct pull *pull)
 
 /* A file as long as a part will be, with the first bytes of those that are there: enough for whoever reads the header.
  */
-static hypura_status make_sparse(const char *path, int file, uint64_t bytes, uint64_t total, hypura_error *error)
+static hypura_status make_sparse(struct pull *pull, const char *path, int file, uint64_t bytes, uint64_t total,
+                                 hypura_error *error)
 {
-    char piece[65536];
     int out = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     bool fine = out >= 0;
     for (uint64_t at = 0; fine && at < bytes;) {
-        ssize_t got = pread(file, piece, MIN(sizeof piece, bytes - at), (off_t)at);
-        fine = got > 0 && write(out, piece, (size_t)got) == got;
+        ssize_t got = pread(file, pull->piece, MIN(sizeof pull->piece, bytes - at), (off_t)at);
+        fine = got > 0 && write(out, pull->piece, (size_t)got) == got;
         at += got > 0 ? (uint64_t)got : 0;
     }
     fine = fine && ftruncate(out, (off_t)total) == 0;
@@ -122,7 +123,7 @@ static bool check_header(struct pull *pull)
         return true;
     snprintf(path, sizeof path, "%.*s.check", (int)sizeof path - 8, pull->partial);
     hypura_error error = {0};
-    hypura_status status = make_sparse(path, pull->file, MIN(pull->have, pull->next_check), pull->total, &error);
+    hypura_status status = make_sparse(pull, path, pull->file, MIN(pull->have, pull->next_check), pull->total, &error);
     if (!status)
         status = plan_of(pull, path, &error);
     unlink(path);
@@ -214,22 +215,20 @@ static hypura_status verify(struct pull *pull, hypura_error *error)
     if (!part_of(pull)->digest[0])
         return HYPURA_OK;
     tell(pull, json_pack("{s:s}", "status", "verifying sha256 digest"));
-    char *piece, digest[65];
-    const size_t room = 1 << 20;
-    hypura_status status = ALLOCATE(&piece, room, "buffer", error);
+    char digest[65];
+    hypura_status status = HYPURA_OK;
     struct sha256 sha;
     sha256_start(&sha);
     for (uint64_t at = 0; !status && at < pull->have;) {
-        ssize_t got = pread(pull->file, piece, room, (off_t)at);
+        ssize_t got = pread(pull->file, pull->piece, sizeof pull->piece, (off_t)at);
         if (got <= 0) {
             status = error_set_errno(error, errno, "cannot read %s", pull->partial);
             break;
         }
-        sha256_add(&sha, piece, (size_t)got);
+        sha256_add(&sha, pull->piece, (size_t)got);
         at += (uint64_t)got;
     }
     sha256_finish(&sha, digest);
-    memory_free(piece);
     if (!status && strcmp(digest, part_of(pull)->digest) != 0) {
         unlink(pull->partial);
         status = error_set(error, HYPURA_ERROR_FORMAT,
@@ -353,7 +352,7 @@ static hypura_status check_heads(struct pull *pull, hypura_error *error)
         head_path(pull, path, sizeof path);
         int file = open(pull->partial, O_RDONLY | O_CLOEXEC);
         status = file < 0 ? error_set_errno(error, errno, "cannot read %s", pull->partial)
-                          : make_sparse(path, file, MIN(part->have, pull->stop_at), part->bytes, error);
+                          : make_sparse(pull, path, file, MIN(part->have, pull->stop_at), part->bytes, error);
         if (file >= 0)
             close(file);
     }
@@ -461,13 +460,12 @@ hypura_status registry_pull(struct registry *registry, const char *reference, co
     hypura_status status = ALLOCATE(&pull, 1, "download", error);
     if (status)
         return status;
-    *pull = (struct pull){.registry = registry,
-                          .options = options,
-                          .progress = progress,
-                          .context = context,
-                          .lock = -1,
-                          .file = -1,
-                          .next_check = FIRST_CHECK};
+    pull->registry = registry;
+    pull->options = options;
+    pull->progress = progress;
+    pull->context = context;
+    pull->lock = pull->file = -1;
+    pull->next_check = FIRST_CHECK;
     tell(pull, json_pack("{s:s}", "status", "pulling manifest"));
     status = source_find(&pull->source, reference, error);
     if (!status)
