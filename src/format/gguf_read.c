@@ -186,16 +186,26 @@ static hypura_status take_elements(struct reader *reader, struct gguf_value *val
     return HYPURA_OK;
 }
 
+/* text: the name as messages quote it. */
+static hypura_status take_name(struct reader *reader, struct gguf_string *out, char text[NAME_TEXT_ROOM],
+                               const char *what)
+{
+    hypura_status status = take_string(reader, out, GGUF_MAX_KEY_BYTES, what);
+    if (status)
+        return status;
+    if (out->size == 0)
+        return bad(reader, "at offset %" PRIu64 " a %s is empty", reader->position - 8, what);
+    name_text(text, out->data, out->size);
+    return HYPURA_OK;
+}
+
 static hypura_status take_value(struct reader *reader, struct gguf_value *value)
 {
-    hypura_status status = take_string(reader, &value->key, GGUF_MAX_KEY_BYTES, "metadata key");
+    char name[NAME_TEXT_ROOM];
+    hypura_status status = take_name(reader, &value->key, name, "metadata key");
     if (status)
         return status;
     uint64_t offset = reader->position;
-    if (value->key.size == 0)
-        return bad(reader, "at offset %" PRIu64 " a metadata key is empty", offset - 8);
-    char name[NAME_TEXT_ROOM];
-    name_text(name, value->key.data, value->key.size);
     uint32_t type;
     status = take_uint32(reader, &type, "value type");
     if (status)
@@ -226,14 +236,11 @@ static hypura_status take_value(struct reader *reader, struct gguf_value *value)
 
 static hypura_status take_tensor(struct reader *reader, struct gguf_tensor *tensor)
 {
-    hypura_status status = take_string(reader, &tensor->name, GGUF_MAX_KEY_BYTES, "tensor name");
+    char name[NAME_TEXT_ROOM];
+    hypura_status status = take_name(reader, &tensor->name, name, "tensor name");
     if (status)
         return status;
     uint64_t offset = reader->position;
-    if (tensor->name.size == 0)
-        return bad(reader, "at offset %" PRIu64 " a tensor name is empty", offset - 8);
-    char name[NAME_TEXT_ROOM];
-    name_text(name, tensor->name.data, tensor->name.size);
     status = take_uint32(reader, &tensor->dimension_count, "dimension count");
     if (status)
         return status;
