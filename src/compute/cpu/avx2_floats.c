@@ -2,98 +2,35 @@
 #include "compute/cpu/avx2.h"
 #include "core/half.h"
 
-/* Sixteen columns of a row, in two registers. */
-struct sixteen {
+/* What floats_gemv.h wants of an instruction set. */
+typedef struct {
     __m256 low, high;
-};
-typedef struct sixteen load_function(const uint8_t *row);
+} sixteen;
 
-static ALWAYS_INLINE struct sixteen load_f32(const uint8_t *row)
+static ALWAYS_INLINE sixteen sixteen_zero(void)
 {
-    return (struct sixteen){_mm256_loadu_ps((const void *)row), _mm256_loadu_ps((const void *)(row + 32))};
+    return (sixteen){_mm256_setzero_ps(), _mm256_setzero_ps()};
 }
 
-static ALWAYS_INLINE struct sixteen load_f16(const uint8_t *row)
+static ALWAYS_INLINE float sixteen_fold(sixteen sums)
 {
-    return (struct sixteen){_mm256_cvtph_ps(load_128(row)), _mm256_cvtph_ps(load_128(row + 16))};
+    return fold_16(sums.low, sums.high);
 }
 
-/* The last columns of four rows, fewer than a whole step, in copies padded with zeros. */
-struct tail {
-    uint8_t rows[4][64];
-    float x[16];
-};
-
-static void tail_rows(struct tail *tail, struct four_rows *at, size_t bytes)
+static ALWAYS_INLINE sixteen sixteen_add(sixteen sums, sixteen a, sixteen b)
 {
-    memset(tail, 0, sizeof *tail);
-    for (int i = 0; i < 4; i++) {
-        memcpy(tail->rows[i], at->at[i], bytes);
-        at->at[i] = tail->rows[i];
-    }
+    return (sixteen){_mm256_fmadd_ps(a.low, b.low, sums.low), _mm256_fmadd_ps(a.high, b.high, sums.high)};
 }
 
-static ALWAYS_INLINE void float_step(struct sixteen *sums, struct four_rows *at, const float *x, size_t element_bytes,
-                                     load_function *load)
+static ALWAYS_INLINE sixteen load_f32(const uint8_t *row)
 {
-    __m256 low = _mm256_loadu_ps(x), high = _mm256_loadu_ps(x + 8);
-    for (int i = 0; i < 4; i++) {
-        struct sixteen row = load(at->at[i]);
-        sums[i].low = _mm256_fmadd_ps(row.low, low, sums[i].low);
-        sums[i].high = _mm256_fmadd_ps(row.high, high, sums[i].high);
-        at->at[i] += 16 * element_bytes;
-    }
+    return (sixteen){_mm256_loadu_ps((const void *)row), _mm256_loadu_ps((const void *)(row + 32))};
 }
 
-/* Folds all four, so that a compiler keeps the sums in registers; stores those of the rows that are left. */
-static ALWAYS_INLINE void store_sums(float *out, const struct sixteen sums[4], size_t left)
+static ALWAYS_INLINE sixteen load_f16(const uint8_t *row)
 {
-    float folded[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        folded[i] = fold_16(sums[i].low, sums[i].high);
-    memcpy(out, folded, MIN(left, (size_t)4) * sizeof *out);
+    return (sixteen){_mm256_cvtph_ps(load_128(row)), _mm256_cvtph_ps(load_128(row + 16))};
 }
-
-static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
-                                     const struct activation_row *x, size_t element_bytes, load_function *load)
-{
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
-    for (size_t r = 0; r < rows; r += 4) {
-        struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        prefetch_rows_from(&ahead, r);
-        struct sixteen sums[4];
-        for (int i = 0; i < 4; i++)
-            sums[i].low = sums[i].high = _mm256_setzero_ps();
-        size_t c = 0;
-        for (; c + 16 <= columns; c += 16) {
-            prefetch_more(&ahead, 64 * element_bytes);
-            float_step(sums, &at, x->floats + c, element_bytes, load);
-        }
-        if (c < columns) {
-            struct tail tail;
-            tail_rows(&tail, &at, (columns - c) * element_bytes);
-            memcpy(tail.x, x->floats + c, (columns - c) * sizeof *tail.x);
-            float_step(sums, &at, tail.x, element_bytes, load);
-        }
-        store_sums(out + r, sums, rows - r);
-    }
-}
-
-static void gemv_f32(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
-                     const struct activation_row *x)
-{
-    float_gemv(out, weights, row_bytes, rows, columns, x, 4, load_f32);
-}
-
-static void gemv_f16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
-                     const struct activation_row *x)
-{
-    float_gemv(out, weights, row_bytes, rows, columns, x, 2, load_f16);
-}
-
-/* ---- BF16 ---------------------------------------------------------------------------------------------------------
- */
 
 /* Eight pairs onto eight sums: the odd column of each, then the even one. */
 static ALWAYS_INLINE __m256 add_pairs(__m256 sum, __m256i weights, __m256i x)
@@ -105,7 +42,7 @@ static ALWAYS_INLINE __m256 add_pairs(__m256 sum, __m256i weights, __m256i x)
                            _mm256_castsi256_ps(_mm256_slli_epi32(x, 16)), sum);
 }
 
-static ALWAYS_INLINE void bf16_step(struct sixteen *sums, struct four_rows *at, const uint16_t *x)
+static ALWAYS_INLINE void bf16_step(sixteen *sums, struct four_rows *at, const uint16_t *x)
 {
     __m256i low = load_256(x), high = load_256(x + 16);
     for (int i = 0; i < 4; i++) {
@@ -115,29 +52,7 @@ static ALWAYS_INLINE void bf16_step(struct sixteen *sums, struct four_rows *at, 
     }
 }
 
-static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
-                      const struct activation_row *x)
-{
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
-    for (size_t r = 0; r < rows; r += 4) {
-        struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        prefetch_rows_from(&ahead, r);
-        struct sixteen sums[4];
-        for (int i = 0; i < 4; i++)
-            sums[i].low = sums[i].high = _mm256_setzero_ps();
-        size_t c = 0;
-        for (; c + 32 <= columns; c += 32) {
-            prefetch_more(&ahead, 256);
-            bf16_step(sums, &at, x->bfloats + c);
-        }
-        if (c < columns) {
-            struct tail tail;
-            tail_rows(&tail, &at, (columns - c) * 2);
-            bf16_step(sums, &at, x->bfloats + c);
-        }
-        store_sums(out + r, sums, rows - r);
-    }
-}
+#include "compute/cpu/floats_gemv.h"
 
 static void dequantize_f16(float *out, const uint8_t *blocks, size_t elements)
 {

@@ -2,114 +2,46 @@
 #include "compute/cpu/neon.h"
 #include "core/half.h"
 
-/* Sixteen columns of a row. */
-typedef float32x4x4_t load_function(const uint8_t *row);
+/* What floats_gemv.h wants of an instruction set. */
+typedef float32x4x4_t sixteen;
 
-static ALWAYS_INLINE float32x4x4_t load_f32(const uint8_t *row)
+static ALWAYS_INLINE sixteen sixteen_zero(void)
 {
-    float32x4x4_t out;
+    sixteen out;
+    for (int i = 0; i < 4; i++)
+        out.val[i] = vdupq_n_f32(0);
+    return out;
+}
+
+/* 8 + 8, 4 + 4, 2 + 2, 1 + 1 */
+static ALWAYS_INLINE float sixteen_fold(sixteen sums)
+{
+    float32x4_t four = vaddq_f32(vaddq_f32(sums.val[0], sums.val[2]), vaddq_f32(sums.val[1], sums.val[3]));
+    float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
+    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
+}
+
+static ALWAYS_INLINE sixteen sixteen_add(sixteen sums, sixteen a, sixteen b)
+{
+    for (int i = 0; i < 4; i++)
+        sums.val[i] = vfmaq_f32(sums.val[i], a.val[i], b.val[i]);
+    return sums;
+}
+
+static ALWAYS_INLINE sixteen load_f32(const uint8_t *row)
+{
+    sixteen out;
     for (int i = 0; i < 4; i++)
         out.val[i] = vreinterpretq_f32_u8(vld1q_u8(row + 16 * i));
     return out;
 }
 
-static ALWAYS_INLINE float32x4x4_t load_f16(const uint8_t *row)
+static ALWAYS_INLINE sixteen load_f16(const uint8_t *row)
 {
     float16x8_t low = vreinterpretq_f16_u8(vld1q_u8(row)), high = vreinterpretq_f16_u8(vld1q_u8(row + 16));
-    return (float32x4x4_t){{vcvt_f32_f16(vget_low_f16(low)), vcvt_high_f32_f16(low), vcvt_f32_f16(vget_low_f16(high)),
-                            vcvt_high_f32_f16(high)}};
+    return (sixteen){{vcvt_f32_f16(vget_low_f16(low)), vcvt_high_f32_f16(low), vcvt_f32_f16(vget_low_f16(high)),
+                      vcvt_high_f32_f16(high)}};
 }
-
-/* 8 + 8, 4 + 4, 2 + 2, 1 + 1 */
-static ALWAYS_INLINE float fold_16(float32x4x4_t lanes)
-{
-    float32x4_t four = vaddq_f32(vaddq_f32(lanes.val[0], lanes.val[2]), vaddq_f32(lanes.val[1], lanes.val[3]));
-    float32x2_t two = vadd_f32(vget_low_f32(four), vget_high_f32(four));
-    return vget_lane_f32(two, 0) + vget_lane_f32(two, 1);
-}
-
-/* The last columns of four rows, fewer than a whole step, in copies padded with zeros. */
-struct tail {
-    uint8_t rows[4][64];
-    float x[16];
-};
-
-static void tail_rows(struct tail *tail, struct four_rows *at, size_t bytes)
-{
-    memset(tail, 0, sizeof *tail);
-    for (int i = 0; i < 4; i++) {
-        memcpy(tail->rows[i], at->at[i], bytes);
-        at->at[i] = tail->rows[i];
-    }
-}
-
-static ALWAYS_INLINE void float_step(float32x4x4_t *sums, struct four_rows *at, const float *x, size_t element_bytes,
-                                     load_function *load)
-{
-    float32x4x4_t values = load_f32((const uint8_t *)x);
-    for (int i = 0; i < 4; i++) {
-        float32x4x4_t row = load(at->at[i]);
-        for (int k = 0; k < 4; k++)
-            sums[i].val[k] = vfmaq_f32(sums[i].val[k], row.val[k], values.val[k]);
-        at->at[i] += 16 * element_bytes;
-    }
-}
-
-static ALWAYS_INLINE void clear(float32x4x4_t *sums)
-{
-    for (int i = 0; i < 4; i++)
-        for (int k = 0; k < 4; k++)
-            sums[i].val[k] = vdupq_n_f32(0);
-}
-
-/* Folds all four, so that a compiler keeps the sums in registers; stores those of the rows that are left. */
-static ALWAYS_INLINE void store_sums(float *out, const float32x4x4_t sums[4], size_t left)
-{
-    float folded[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; i++)
-        folded[i] = fold_16(sums[i]);
-    memcpy(out, folded, MIN(left, (size_t)4) * sizeof *out);
-}
-
-static ALWAYS_INLINE void float_gemv(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
-                                     const struct activation_row *x, size_t element_bytes, load_function *load)
-{
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
-    for (size_t r = 0; r < rows; r += 4) {
-        struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        prefetch_rows_from(&ahead, r);
-        float32x4x4_t sums[4];
-        clear(sums);
-        size_t c = 0;
-        for (; c + 16 <= columns; c += 16) {
-            prefetch_more(&ahead, 64 * element_bytes);
-            float_step(sums, &at, x->floats + c, element_bytes, load);
-        }
-        if (c < columns) {
-            struct tail tail;
-            tail_rows(&tail, &at, (columns - c) * element_bytes);
-            memcpy(tail.x, x->floats + c, (columns - c) * sizeof *tail.x);
-            float_step(sums, &at, tail.x, element_bytes, load);
-        }
-        store_sums(out + r, sums, rows - r);
-    }
-}
-
-static void gemv_f32(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
-                     const struct activation_row *x)
-{
-    float_gemv(out, weights, row_bytes, rows, columns, x, 4, load_f32);
-}
-
-static void gemv_f16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
-                     const struct activation_row *x)
-{
-    float_gemv(out, weights, row_bytes, rows, columns, x, 2, load_f16);
-}
-
-/* ---- BF16 ---------------------------------------------------------------------------------------------------------
- */
 
 /* Four pairs onto four sums: the odd column of each, then the even one. */
 static ALWAYS_INLINE float32x4_t add_pairs(float32x4_t sum, uint32x4_t weights, uint32x4_t x)
@@ -119,7 +51,7 @@ static ALWAYS_INLINE float32x4_t add_pairs(float32x4_t sum, uint32x4_t weights, 
     return vfmaq_f32(sum, vreinterpretq_f32_u32(vshlq_n_u32(weights, 16)), vreinterpretq_f32_u32(vshlq_n_u32(x, 16)));
 }
 
-static ALWAYS_INLINE void bf16_step(float32x4x4_t *sums, struct four_rows *at, const uint16_t *x)
+static ALWAYS_INLINE void bf16_step(sixteen *sums, struct four_rows *at, const uint16_t *x)
 {
     for (int k = 0; k < 4; k++) {
         uint32x4_t values = vreinterpretq_u32_u16(vld1q_u16(x + 8 * k));
@@ -132,28 +64,7 @@ static ALWAYS_INLINE void bf16_step(float32x4x4_t *sums, struct four_rows *at, c
         at->at[i] += 64;
 }
 
-static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
-                      const struct activation_row *x)
-{
-    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
-    for (size_t r = 0; r < rows; r += 4) {
-        struct four_rows at = four_rows(weights, row_bytes, r, rows);
-        prefetch_rows_from(&ahead, r);
-        float32x4x4_t sums[4];
-        clear(sums);
-        size_t c = 0;
-        for (; c + 32 <= columns; c += 32) {
-            prefetch_more(&ahead, 256);
-            bf16_step(sums, &at, x->bfloats + c);
-        }
-        if (c < columns) {
-            struct tail tail;
-            tail_rows(&tail, &at, (columns - c) * 2);
-            bf16_step(sums, &at, x->bfloats + c);
-        }
-        store_sums(out + r, sums, rows - r);
-    }
-}
+#include "compute/cpu/floats_gemv.h"
 
 /* ---- activations --------------------------------------------------------------------------------------------------
  */
