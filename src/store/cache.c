@@ -328,8 +328,6 @@ void cache_finished(struct store *store, unit_number number)
     struct stored_unit *unit = &store->units[number];
     struct slot_class *slot_class = &store->classes[unit->slot_class];
     struct transfer *transfer = &slot_class->slots[unit->slot].transfer;
-    if (transfer->failure.kind != FAILURE_NONE)
-        fill_failed(store);
     if (transfer->abandoned || transfer->failure.kind != FAILURE_NONE) {
         evict(store, slot_class, number);
         if (unit_not_brought(store, number, transfer))

@@ -3,11 +3,14 @@
  * free later are those of guesses that came too late, and the next ones want them. So who opens a model before he asks
  * it something, or looks at an answer before he asks again, waits for no expert that has room. While a pass runs, of
  * this store or of another in the process (peers.c), the drive has better to do: filling in its gaps as well brought
- * nothing. */
+ * nothing. When a read fails it stops until another has shown that the drive works, a number of times. */
 #include "store/internal.h"
 
 /* Experts on their way at once: small ones need several to keep the drive busy. */
 #define UNDER_WAY 8u
+
+/* What fails at once is one failure. A drive that has a fault now and then is asked on, a broken one is not. */
+#define MOST_FAILURES 8u
 
 void fill_prepare(struct store *store, bool wanted)
 {
@@ -32,10 +35,19 @@ void fill_again(struct store *store)
     fill->left = fill->wanted && fill->first != NO_UNIT ? fill->end - fill->first : 0;
 }
 
-void fill_failed(struct store *store)
+void fill_failed(struct store *store, enum priority priority)
 {
-    store->fill.wanted = false;
-    store->fill.left = 0;
+    struct fill *fill = &store->fill;
+    if (priority == PRIORITY_FILL)
+        fill_again(store); /* what did not come has its turn once more */
+    fill->failures += !fill->paused;
+    fill->paused = true;
+}
+
+void fill_succeeded(struct store *store, enum priority priority)
+{
+    if (priority != PRIORITY_FILL && store->fill.failures < MOST_FAILURES)
+        store->fill.paused = false;
 }
 
 /* Experts are numbered layer by layer: the first of this layer or a later one. */
@@ -82,6 +94,8 @@ static unit_number next_unit(struct store *store)
 void fill_pump(struct store *store)
 {
     bool room = false;
+    if (store->fill.paused)
+        return;
     for (uint32_t i = 0; i < store->class_count; i++) {
         if (store->classes[i].waiting.first != NO_UNIT)
             return;

@@ -143,6 +143,8 @@ struct guesses {
 
 struct fill {
     bool wanted;
+    bool paused;                  /* since a read failed */
+    uint32_t failures;            /* so far */
     unit_number first, end, next; /* experts, and which is looked at next */
     uint32_t left;                /* of them to be looked at; 0: all are there, or have no room */
     uint64_t step;                /* for which next was chosen */
@@ -413,10 +415,11 @@ void guess_expire(struct store *store);                   /* after a batch of wa
 void guess_pass_done(struct store *store);
 
 /* fill.c */
-void fill_prepare(struct store *store, bool wanted); /* not locked; after cache_prepare */
-void fill_pump(struct store *store);                 /* no pass runs, and the drive is idle */
-void fill_again(struct store *store);                /* there are more slots */
-void fill_failed(struct store *store);               /* a drive that is broken is not asked without end */
+void fill_prepare(struct store *store, bool wanted);              /* not locked; after cache_prepare */
+void fill_pump(struct store *store);                              /* no pass runs, and the drive is idle */
+void fill_again(struct store *store);                             /* there are more slots */
+void fill_failed(struct store *store, enum priority priority);    /* a read of any kind */
+void fill_succeeded(struct store *store, enum priority priority); /* likewise */
 
 /* peers.c: no store is locked. */
 void peers_join(struct store *store);

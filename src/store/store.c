@@ -106,6 +106,10 @@ void store_wait_locked(struct store *store)
 static void transfer_finished(void *context, struct transfer *transfer)
 {
     struct store *store = context;
+    if (transfer->failure.kind != FAILURE_NONE)
+        fill_failed(store, transfer->priority);
+    else if (!transfer->abandoned)
+        fill_succeeded(store, transfer->priority);
     if (transfer->unit == DEVICE_UNIT)
         device_finished(store, transfer);
     else if (transfer->unit == NO_UNIT)

@@ -18,14 +18,34 @@ struct world {
     uint64_t largest;
     atomic_uint reads, largest_read, sleep_microseconds;
     atomic_bool broken;
+    atomic_uint spared;         /* a unit that can be read from a broken drive all the same; 0: none */
     atomic_bool stop_after_one; /* the drive answers one more read, and then nothing until io_hold is taken back */
     struct io_fault fault;
 };
 
+/* Whether a slice of a unit begins there. */
+static bool begins(const struct world *world, unit_number unit, uint32_t file, uint64_t offset)
+{
+    struct unit_layout layout;
+    unit_layout_make(&layout, &world->fixture.units[unit]);
+    for (uint32_t i = 0; i < layout.segment_count; i++) {
+        if (layout.segments[i].file == file && layout.segments[i].offset == offset)
+            return true;
+    }
+    return false;
+}
+
+static bool is_broken(struct world *world, uint32_t file, uint64_t offset)
+{
+    bool spared = !atomic_load(&world->broken) || begins(world, atomic_load(&world->spared), file, offset);
+    for (unit_number i = 0; i < world->fixture.tensors; i++)
+        spared = spared || begins(world, i, file, offset);
+    return !spared;
+}
+
 static int watch(void *context, uint32_t file, uint64_t offset, uint32_t *bytes)
 {
     struct world *world = context;
-    (void)file, (void)offset;
     atomic_fetch_add(&world->reads, 1);
     if (*bytes > atomic_load(&world->largest_read))
         atomic_store(&world->largest_read, *bytes);
@@ -33,7 +53,7 @@ static int watch(void *context, uint32_t file, uint64_t offset, uint32_t *bytes)
         usleep(atomic_load(&world->sleep_microseconds));
     if (atomic_exchange(&world->stop_after_one, false))
         io_hold(world->store->io, true);
-    return atomic_load(&world->broken) ? EIO : 0;
+    return is_broken(world, file, offset) ? EIO : 0;
 }
 
 static void make_world(struct world *world, const struct fixture_shape *of)

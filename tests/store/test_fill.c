@@ -215,6 +215,56 @@ static void a_broken_drive_is_left_alone(void **state)
     close_world(&world);
 }
 
+/* What failed comes too, once a read that was needed has shown that the drive works. */
+static void it_goes_on_when_the_drive_does(void **state)
+{
+    (void)state;
+    struct world world;
+    make_world(&world, &shape);
+    atomic_store(&world.sleep_microseconds, 1000);
+    atomic_store(&world.broken, true);
+    open_filling(&world, EXPERTS);
+    assert_rests(&world);
+    atomic_store(&world.broken, false);
+    atomic_store(&world.sleep_microseconds, 0);
+    assert_rests(&world);
+    assert_int_equal(cached(&world), 0);
+    get_and_check(world.store, &world.fixture, expert(3, 15));
+    wait_until_cached(&world, EXPERTS);
+    close_world(&world);
+}
+
+static uint32_t reads_when_idle(struct world *world)
+{
+    for (bool busy = true; busy;) {
+        usleep(1000);
+        pthread_mutex_lock(world->store->mutex);
+        busy = io_unfinished(world->store->io, PRIORITY_FILL) > 0;
+        pthread_mutex_unlock(world->store->mutex);
+    }
+    return atomic_load(&world->reads);
+}
+
+/* However often something else can be read of it. */
+static void a_broken_drive_is_not_asked_without_end(void **state)
+{
+    (void)state;
+    struct world world;
+    uint32_t tries = 1;
+    make_world(&world, &shape);
+    atomic_store(&world.broken, true);
+    open_filling(&world, EXPERTS);
+    for (uint32_t i = 0; i < shape.experts; i++) {
+        uint32_t reads = reads_when_idle(&world);
+        atomic_store(&world.spared, expert(0, i));
+        get_and_check(world.store, &world.fixture, expert(0, i));
+        tries += reads_when_idle(&world) > reads + 3;
+    }
+    assert_in_range(tries, 2, 8);
+    assert_int_equal(cached(&world), shape.experts);
+    close_world(&world);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -227,6 +277,8 @@ int main(void)
         cmocka_unit_test(guesses_that_wait_hold_nothing_up),
         cmocka_unit_test(its_blocks_are_small),
         cmocka_unit_test(a_broken_drive_is_left_alone),
+        cmocka_unit_test(it_goes_on_when_the_drive_does),
+        cmocka_unit_test(a_broken_drive_is_not_asked_without_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
