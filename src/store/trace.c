@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MAGIC "HYPTRACE"
 #define VERSION 1u
@@ -44,11 +45,15 @@ struct trace_writer {
     FILE *file;
     char *path;
     struct trace_shape shape;
-    uint32_t tokens; /* of the pass that is open; 0: none */
-    bool *given;     /* [layer_count] */
-    uint8_t *choice; /* [layer_count][tokens][used] u16 */
+    uint64_t written;  /* bytes of the file, with whole passes */
+    hypura_error lost; /* why nothing is written any more */
+    uint32_t tokens;   /* of the pass that is open; 0: none */
+    bool *given;       /* [layer_count] */
+    uint8_t *pass;     /* PASS_HEAD, [layer_count][tokens][used] u16 */
     size_t room;
 };
+
+#define PASS_HEAD 4u
 
 static hypura_status write_failed(const struct trace_writer *writer, hypura_error *error)
 {
@@ -74,6 +79,7 @@ static hypura_status write_header(struct trace_writer *writer, hypura_error *err
         put_u64(layer + 4, shape->layers[i].expert_bytes);
         good = fwrite(layer, sizeof layer, 1, writer->file) == 1;
     }
+    writer->written = sizeof head + name_bytes + 12 * (uint64_t)shape->layer_count;
     return good ? HYPURA_OK : write_failed(writer, error);
 }
 
@@ -84,7 +90,7 @@ static void writer_free(struct trace_writer *writer)
     memory_free(writer->path);
     memory_free(writer->shape.layers);
     memory_free(writer->given);
-    memory_free(writer->choice);
+    memory_free(writer->pass);
     memory_free(writer);
 }
 
@@ -124,6 +130,7 @@ hypura_status trace_writer_create(struct trace_writer **out, const char *path, c
         writer_free(writer);
         return status;
     }
+    setvbuf(writer->file, NULL, _IONBF, 0); /* a pass is one write, or what failed would be known too late */
     status = write_header(writer, error);
     writer->shape.name = NULL; /* the caller's; needed no longer */
     if (status) {
@@ -147,11 +154,12 @@ hypura_status trace_writer_begin(struct trace_writer *writer, uint32_t tokens, h
     writer->tokens = 0;
     memset(writer->given, 0, writer->shape.layer_count * sizeof *writer->given);
     size_t bytes;
-    if (!size_multiply(&bytes, (size_t)tokens * writer->shape.used * 2, writer->shape.layer_count))
+    if (!size_multiply(&bytes, (size_t)tokens * writer->shape.used * 2, writer->shape.layer_count) ||
+        !size_add(&bytes, bytes, PASS_HEAD))
         return error_set(error, HYPURA_ERROR_MEMORY, "a trace pass of %u tokens is too large", tokens);
     if (bytes > writer->room) {
         hypura_status status =
-            memory_resize((void **)&writer->choice, writer->room, bytes, 1, "pass of the trace", error);
+            memory_resize((void **)&writer->pass, writer->room, bytes, 1, "pass of the trace", error);
         if (status)
             return status;
         writer->room = bytes;
@@ -170,7 +178,7 @@ hypura_status trace_writer_layer(struct trace_writer *writer, uint32_t layer, co
         index++;
     if (index == writer->shape.layer_count)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "layer %u has no experts: it cannot be in the trace", layer);
-    uint8_t *out = writer->choice + index * layer_bytes(writer);
+    uint8_t *out = writer->pass + PASS_HEAD + index * layer_bytes(writer);
     size_t count = (size_t)writer->tokens * writer->shape.used;
     for (size_t i = 0; i < count; i++) {
         if (experts[i] >= writer->shape.experts)
@@ -183,6 +191,20 @@ hypura_status trace_writer_layer(struct trace_writer *writer, uint32_t layer, co
     return HYPURA_OK;
 }
 
+/* What there is of a pass that did not get through goes: readers want it whole. */
+static void write_pass(struct trace_writer *writer, size_t bytes)
+{
+    if (writer->lost.status)
+        return;
+    if (fwrite(writer->pass, 1, bytes, writer->file) == bytes) {
+        writer->written += bytes;
+        return;
+    }
+    write_failed(writer, &writer->lost);
+    if (ftruncate(fileno(writer->file), (off_t)writer->written))
+        log_write(LOG_WARNING, "the last pass of the trace %s is not whole", writer->path);
+}
+
 hypura_status trace_writer_end(struct trace_writer *writer, hypura_error *error)
 {
     if (writer->tokens == 0)
@@ -192,12 +214,9 @@ hypura_status trace_writer_end(struct trace_writer *writer, hypura_error *error)
             return error_set(error, HYPURA_ERROR_ARGUMENT, "the trace pass lacks layer %u",
                              writer->shape.layers[i].layer);
     }
-    uint8_t head[4];
-    put_u32(head, writer->tokens);
-    size_t bytes = layer_bytes(writer) * writer->shape.layer_count;
+    put_u32(writer->pass, writer->tokens);
+    write_pass(writer, PASS_HEAD + layer_bytes(writer) * writer->shape.layer_count);
     writer->tokens = 0;
-    if (fwrite(head, sizeof head, 1, writer->file) != 1 || fwrite(writer->choice, 1, bytes, writer->file) != bytes)
-        return write_failed(writer, error);
     return HYPURA_OK;
 }
 
@@ -205,7 +224,11 @@ hypura_status trace_writer_close(struct trace_writer *writer, hypura_error *erro
 {
     if (!writer)
         return HYPURA_OK;
-    hypura_status status = fclose(writer->file) ? write_failed(writer, error) : HYPURA_OK;
+    hypura_status status = writer->lost.status;
+    if (fclose(writer->file) && !status)
+        status = write_failed(writer, &writer->lost);
+    if (status && error)
+        *error = writer->lost;
     writer->file = NULL;
     writer_free(writer);
     return status;

@@ -12,7 +12,8 @@
  *     u32     tokens: that went through the layers together, at least 1
  *     layers x tokens x used x u16   expert numbers, in the router's order
  *
- * A pass is written whole or not at all, so that a file of a run that was cancelled can be read.
+ * A pass is written whole or not at all, so that a file of a run that was cancelled, or of one that filled its disk,
+ * can be read.
  */
 #ifndef HYPURA_STORE_TRACE_H
 #define HYPURA_STORE_TRACE_H
@@ -54,10 +55,11 @@ hypura_status trace_writer_begin(struct trace_writer *writer, uint32_t tokens, h
 hypura_status trace_writer_layer(struct trace_writer *writer, uint32_t layer, const uint32_t *experts,
                                  hypura_error *error);
 
-/* Writes the pass. A layer that was not given is an error. */
+/* Writes the pass. A layer that was not given is an error. What cannot be written is none: who routes goes on, but the
+ * file ends with the pass before, and trace_writer_close says why. */
 hypura_status trace_writer_end(struct trace_writer *writer, hypura_error *error);
 
-/* Flushes and frees; an error says what was lost. NULL is fine. */
+/* Frees; an error says what was lost. NULL is fine. */
 hypura_status trace_writer_close(struct trace_writer *writer, hypura_error *error);
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */

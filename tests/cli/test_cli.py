@@ -639,6 +639,18 @@ def a_recorded_routing_replays():
     hypura("replay", MODEL, status=1)
 
 
+def a_disk_that_fills_ends_the_trace_and_not_the_answer():
+    arguments = ["run", MODEL, "--prompt", QUESTION, "--max-tokens", 12, "--ignore-eos", "--temperature", 0, "--trace"]
+    whole = hypura(*arguments, path("whole"))[0]
+    passes = lambda name: json.loads(hypura("replay", path(name), "--memory", "6M", "--json")[0])["tokens"]
+    most = os.path.getsize(path("whole")) * 3 // 4
+    result = subprocess.run([HYPURA, *map(str, arguments), path("cut")], capture_output=True, timeout=60, stdin=subprocess.DEVNULL,
+                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (most, most)))
+    assert result.stdout.decode() == whole and result.returncode == 1, result
+    assert b"cut" in result.stderr and b"too large" in result.stderr, result
+    assert 0 < passes("cut") < passes("whole")
+
+
 def a_synthetic_model_runs():
     hypura("synth", "--preset", "tiny-mixtral", "--type", "Q8_0", "--seed", 3, path("tiny.gguf"))
     one = hypura("run", path("tiny.gguf"), "--raw", "--prompt", "a", "--max-tokens", 8, "--ignore-eos")[0]

@@ -3,7 +3,9 @@
 
 #include "store/trace.h"
 
+#include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 static char path[64];
@@ -124,12 +126,52 @@ static void every_cut_and_every_flip_is_survived(void **state)
     }
 }
 
+static void write_pass(struct trace_writer *writer)
+{
+    const uint32_t experts[2] = {11, 12};
+    assert_ok(trace_writer_begin(writer, 1, &test_error));
+    assert_ok(trace_writer_layer(writer, 1, experts, &test_error));
+    assert_ok(trace_writer_layer(writer, 3, experts, &test_error));
+    assert_ok(trace_writer_end(writer, &test_error));
+}
+
+static void limit_files(rlim_t bytes)
+{
+    struct rlimit limit;
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &limit), 0);
+    limit.rlim_cur = MIN(bytes, limit.rlim_max);
+    assert_int_equal(setrlimit(RLIMIT_FSIZE, &limit), 0);
+}
+
+/* Whoever computes goes on, the file ends with the last whole pass, and the end says what is missing. */
+static void a_full_disk_ends_the_trace_only(void **state)
+{
+    (void)state;
+    const size_t header = 28 + 7 + 2 * 12, pass = 4 + 8;
+    struct trace_writer *writer;
+    signal(SIGXFSZ, SIG_IGN);
+    assert_ok(trace_writer_create(&writer, path, &shape, &test_error));
+    limit_files(header + 2 * pass + 5);
+    for (int i = 0; i < 4; i++)
+        write_pass(writer);
+    limit_files(RLIM_INFINITY);
+    write_pass(writer); /* there is room again, but what lies between is lost */
+    hypura_error error = {0};
+    assert_int_equal(trace_writer_close(writer, &error), HYPURA_ERROR_IO);
+    assert_non_null(strstr(error.message, path));
+    struct trace *trace;
+    assert_ok(trace_read(&trace, path, &test_error));
+    assert_int_equal(trace->pass_count, 2);
+    trace_free(trace);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_was_written_is_read, set_up, tear_down),
         cmocka_unit_test_setup_teardown(wrong_calls_are_refused, set_up, tear_down),
         cmocka_unit_test_setup_teardown(every_cut_and_every_flip_is_survived, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_full_disk_ends_the_trace_only, set_up, tear_down),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
