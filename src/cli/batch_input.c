@@ -10,12 +10,17 @@
 
 #define LARGE ((size_t)1 << 20) /* a line whose memory is not kept for the next */
 
+/* Of UTF-8; some editors begin a file with it. It is no part of the first line. */
+static const char MARK[] = "\xEF\xBB\xBF";
+#define MARK_BYTES (sizeof MARK - 1)
+
 struct batch_input {
     const char *path;
     int file;
     char bytes[1 << 16]; /* read ahead */
     size_t at, end;
     bool ended;
+    size_t mark; /* bytes of MARK that were found; all of them also once it is known that it is not there */
     uint64_t lines;
 
     /* Of the line that is being read, or the last, when it is whole. */
@@ -45,6 +50,19 @@ static void take(struct batch_input *input, const char *bytes, size_t size)
     input->hash = fnv1a(input->hash, bytes, size);
     input->size += size;
     buffer_append(&input->text, bytes, size);
+}
+
+static void skip_mark(struct batch_input *input)
+{
+    while (input->mark < MARK_BYTES && input->at < input->end) {
+        if (input->bytes[input->at] != MARK[input->mark]) {
+            take(input, MARK, input->mark);
+            input->mark = MARK_BYTES;
+            return;
+        }
+        input->at++;
+        input->mark++;
+    }
 }
 
 /* Nothing may have come, whatever poll said. */
@@ -82,6 +100,7 @@ hypura_status batch_input_next(struct batch_input *input, int milliseconds, enum
             begin_line(input);
         if (input->at == input->end && !input->ended && fill(input, milliseconds, error))
             return error->status;
+        skip_mark(input);
         *reading = BATCH_LATER;
         if (input->at == input->end && !input->ended)
             return HYPURA_OK;
@@ -110,6 +129,7 @@ static hypura_status count_lines(struct batch_input *input, hypura_error *error)
     if (!status && lseek(input->file, 0, SEEK_SET) < 0)
         status = error_set_errno(error, errno, "cannot read %s", input->path);
     input->number = 0;
+    input->mark = 0;
     input->at = input->end = 0;
     input->ended = false;
     input->whole = true;

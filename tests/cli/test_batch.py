@@ -214,6 +214,40 @@ def another_input_or_output_is_not_taken_for_its_own():
     assert open(path("out")).read() == before
 
 
+def a_byte_order_mark_is_no_part_of_the_first_line():
+    mark, text = "\ufeff".encode(), "\n".join(map(json.dumps, LINES[:2])).encode()
+    openai = json.dumps({"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "ls", "max_tokens": 2}}).encode()
+    for number, beginning in enumerate((text, mark + text, mark[:2] + text, mark + mark + text, mark + openai, mark + b" \n" + text, mark)):
+        write("in", [])
+        with open(path("in"), "wb") as file:
+            file.write(beginning)
+        err = batch(path("in"), "out", "--max-tokens", 2)
+        batch("-", "piped", "--max-tokens", 2, stdin=beginning)
+        out = read("out")
+        assert [line["digest"] for line in out] == [line["digest"] for line in read("piped")], (number, out)
+        os.remove(path("piped"))
+        if number == 0:
+            plain = out
+        if number < 2:
+            assert out == plain and "2 lines done" in err, (err, out)
+        if number in (2, 3):
+            assert "error" in out[0] and out[1] == plain[1], out
+        if number == 4:
+            assert out[0]["custom_id"] == "a" and out[0]["response"]["status_code"] == 200, out
+        if number == 5:
+            assert [line["line"] for line in out] == [2, 3] and "error" not in out[0], out
+    assert out == [] and "all there are" in err, (out, err)
+    # It may come in pieces.
+    process = subprocess.Popen(command("-", "slow", "--max-tokens", 2), stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env=environment())
+    for piece in (mark[:1], mark[1:], text):
+        process.stdin.write(piece)
+        process.stdin.flush()
+        time.sleep(0.1)
+    process.communicate(timeout=60)
+    assert process.returncode == 0 and read("slow") == plain
+
+
 def a_pipe_and_a_link_will_do():
     text = "\n".join(map(json.dumps, LINES[:3])).encode()  # the last line has no end
     batch("-", "from-pipe", "--max-tokens", 4, stdin=text)
