@@ -23,7 +23,8 @@ static struct texts fields;
 static const struct option_row batch_rows[] = {
     {"input", "FILE", OPTION_TEXT, &input_path, "the requests, one JSON object a line; - is standard input"},
     {"output", "FILE", OPTION_TEXT, &output_path,
-     "where the answers go; lines that it answers already are not asked again"},
+     "where the answers go; lines that it answers already are not asked again. - is standard output: there they come "
+     "in the order that they are done, and no later run can go on"},
     {"parallel", "N", OPTION_COUNT, &parallel, "answers that are written at the same time (default: 8)"},
     {"max-tokens", "N", OPTION_LIMIT, &max_tokens, "end each answer after N tokens (default: when the model ends it)"},
     {"seed", "N", OPTION_SEED, &compute_options.seed, "of each answer (default: 0); same seed, same text"},
@@ -196,6 +197,8 @@ static void request_free(struct request *request)
 static hypura_status write_line(struct batch *batch, const struct batch_line *line, json_t *json, bool refused,
                                 hypura_error *error)
 {
+    if (batch_output_is_standard(batch->output))
+        clear_line(); /* both may be one terminal */
     hypura_status status = batch_output_write(batch->output, line->number, json, error);
     json_decref(json);
     if (!status) {
@@ -408,7 +411,7 @@ static int run(size_t count, char **arguments)
     if (!status && !interrupted())
         status = batch_output_sort(batch.output, &error);
     int result = status ? report_error(&error) : interrupted() ? EXIT_INTERRUPTED : EXIT_OK;
-    if (begun && result != EXIT_OK)
+    if (begun && result != EXIT_OK && !batch_output_is_standard(batch.output))
         fprintf(stderr, "What is answered stays in %s; the same command goes on from there.\n", output_path);
     close_batch(&batch);
     return result;

@@ -63,9 +63,11 @@ json_t *batch_error(const struct batch_line *line, const char *message);
 
 struct batch_output;
 
-/* With what an earlier run left there: a line that was not written to its end is cut off. One process at a time. */
+/* With what an earlier run left there: a line that was not written to its end is cut off. One process at a time. "-" is
+ * standard output, of which nothing is read: one that is appended to a file with something in it is an error. */
 hypura_status batch_output_open(struct batch_output **out, const char *path, hypura_error *error);
 void batch_output_close(struct batch_output *output);
+bool batch_output_is_standard(const struct batch_output *output);
 
 /* Lines that are answered. */
 size_t batch_output_count(const struct batch_output *output);

@@ -20,7 +20,8 @@ struct answered {
 struct batch_output {
     char *path; /* without symbolic links */
     int file;
-    bool regular;
+    bool standard; /* output of the program */
+    bool regular;  /* else what is written cannot be read again */
     struct answered *lines;
     size_t count, room;
     size_t known; /* lines of earlier runs, by their numbers */
@@ -112,13 +113,27 @@ static bool is_still_there(const char *path, const struct stat *opened)
     return stat(path, &now) == 0 && now.st_dev == opened->st_dev && now.st_ino == opened->st_ino;
 }
 
-hypura_status batch_output_open(struct batch_output **out, const char *path, hypura_error *error)
+static hypura_status open_standard(struct batch_output *output, hypura_error *error)
 {
-    struct batch_output *output;
+    struct stat info;
+    output->standard = true;
+    output->file = fcntl(STDOUT_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    if (output->file < 0 || fstat(output->file, &info))
+        return error_set_errno(error, errno, "cannot write standard output");
+    /* As by ">>", to go on with what is there. */
+    if (S_ISREG(info.st_mode) && info.st_size > 0 && (fcntl(output->file, F_GETFL) & O_APPEND))
+        return error_set(
+            error, HYPURA_ERROR_ARGUMENT,
+            "standard output is appended to a file that is not empty, and of what it answers nothing can be "
+            "read: name that file with --output instead of -, and the lines that it answers are not asked "
+            "again");
+    return string_copy(&output->path, "standard output", error);
+}
+
+static hypura_status open_file(struct batch_output *output, const char *path, hypura_error *error)
+{
     struct stat info = {0};
-    hypura_status status = ALLOCATE(&output, 1, "output", error);
-    if (status)
-        return status;
+    hypura_status status;
     output->file = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     char *real = output->file >= 0 ? realpath(path, NULL) : NULL;
     if (output->file < 0 || fstat(output->file, &info))
@@ -131,6 +146,16 @@ hypura_status batch_output_open(struct batch_output **out, const char *path, hyp
         status = error_set(error, HYPURA_ERROR_ARGUMENT, "another process writes to %s", path);
     if (!status && output->regular)
         status = read_places(output, error);
+    return status;
+}
+
+hypura_status batch_output_open(struct batch_output **out, const char *path, hypura_error *error)
+{
+    struct batch_output *output;
+    hypura_status status = ALLOCATE(&output, 1, "output", error);
+    if (status)
+        return status;
+    status = strcmp(path, "-") == 0 ? open_standard(output, error) : open_file(output, path, error);
     if (status)
         batch_output_close(output);
     else
@@ -150,6 +175,11 @@ void batch_output_close(struct batch_output *output)
     memory_free(output->path);
     memory_free(output->lines);
     memory_free(output);
+}
+
+bool batch_output_is_standard(const struct batch_output *output)
+{
+    return output->standard;
 }
 
 size_t batch_output_count(const struct batch_output *output)

@@ -259,6 +259,33 @@ def a_pipe_and_a_link_will_do():
     assert out.returncode == 0 and len(out.stdout.splitlines()) == 3, out
 
 
+def answers_may_go_to_standard_output():
+    def to_standard_output(output, status=0):
+        result = subprocess.run([HYPURA, "batch", MODEL, "--input", source, "--output", "-", "--max-tokens", "4", "--parallel", "1"],
+                                stdout=output, stderr=subprocess.PIPE, env=environment(), cwd=WORK.name, timeout=60)
+        assert result.returncode == status, result
+        return result
+    source = write("in", LINES[:3])
+    batch(source, "out", "--max-tokens", 4, "--parallel", 1)
+    expected = open(path("out")).read()
+    assert to_standard_output(subprocess.PIPE).stdout.decode() == expected
+    for mode in "w", "a":  # a file that the shell opened
+        with open(path("redirected"), mode) as file:
+            to_standard_output(file)
+        assert open(path("redirected")).read() == expected
+        os.remove(path("redirected"))
+    assert not os.path.exists(path("-"))
+    # What an earlier run wrote is not known to this one.
+    with open(path("out"), "a") as file:
+        assert b"--output instead of -" in to_standard_output(file, 2).stderr
+    assert open(path("out")).read() == expected
+    with open("/dev/full", "w") as full:
+        err = to_standard_output(full, 1).stderr.decode()
+    assert "standard output" in err and "space" in err and "goes on from there" not in err, err
+    help = subprocess.run([HYPURA, "batch", "--help"], capture_output=True).stdout.decode()
+    assert "- is standard output" in " ".join(help.split("--output", 2)[2].split("--parallel")[0].split()), help
+
+
 def what_is_answered_is_written_while_a_pipe_has_no_more_yet():
     write("in", [])
     process = subprocess.Popen(command("-", "slow", "--max-tokens", 4), stdin=subprocess.PIPE, stderr=subprocess.PIPE,
