@@ -238,14 +238,14 @@ def a_byte_order_mark_is_no_part_of_the_first_line():
             assert [line["line"] for line in out] == [2, 3] and "error" not in out[0], out
     assert out == [] and "all there are" in err, (out, err)
     # It may come in pieces.
-    process = subprocess.Popen(command("-", "slow", "--max-tokens", 2), stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+    process = subprocess.Popen(command("-", "pieces", "--max-tokens", 2), stdin=subprocess.PIPE, stderr=subprocess.PIPE,
                                env=environment())
     for piece in (mark[:1], mark[1:], text):
         process.stdin.write(piece)
         process.stdin.flush()
         time.sleep(0.1)
     process.communicate(timeout=60)
-    assert process.returncode == 0 and read("slow") == plain
+    assert process.returncode == 0 and read("pieces") == plain
 
 
 def a_pipe_and_a_link_will_do():
@@ -261,7 +261,7 @@ def a_pipe_and_a_link_will_do():
 
 def answers_may_go_to_standard_output():
     def to_standard_output(output, status=0):
-        result = subprocess.run([HYPURA, "batch", MODEL, "--input", source, "--output", "-", "--max-tokens", "4", "--parallel", "1"],
+        result = subprocess.run([os.path.abspath(HYPURA), "batch", MODEL, "--input", source, "--output", "-", "--max-tokens", "4", "--parallel", "1"],
                                 stdout=output, stderr=subprocess.PIPE, env=environment(), cwd=WORK.name, timeout=60)
         assert result.returncode == status, result
         return result
