@@ -102,22 +102,25 @@ hypura_status draft_model_open(struct engine *engine, struct engine_options *opt
     return HYPURA_OK;
 }
 
-hypura_status draft_model_plan(const struct model *model, const struct hardware *hardware,
+hypura_status draft_model_plan(struct planned_draft *out, const struct model *model, const struct hardware *hardware,
                                struct engine_options *options, hypura_error *error)
 {
     struct engine_options own = draft_options(options);
-    struct model *small;
     struct plan *plan;
     if (!draft_model_wanted(model, options))
         return HYPURA_OK;
-    TRY(model_open(&small, options->draft_path, error));
-    hypura_status status = engine_plan_only(&plan, small, hardware, &own, error);
-    model_close(small);
-    if (status)
-        return status;
+    TRY(model_open(&out->model, options->draft_path, error));
+    vocabulary_open(&out->vocabulary, model_file(out->model), NULL);
+    TRY(engine_plan_beside(&plan, out->model, hardware, &own, error));
     options->reserved +=
         (int64_t)(plan->resident_bytes + plan->pool_bytes + plan->table_bytes + plan->kv_bytes + plan->scratch_bytes);
     share_device(options, plan);
     plan_free(plan);
     return HYPURA_OK;
+}
+
+void planned_draft_close(struct planned_draft *draft)
+{
+    vocabulary_close(draft->vocabulary);
+    model_close(draft->model);
 }

@@ -172,33 +172,42 @@ static hypura_status make_plan(struct plan **out, struct plan_request *request, 
     return status;
 }
 
-hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
-                               const struct engine_options *options, hypura_error *error)
+hypura_status engine_plan_beside(struct plan **out, const struct model *model, const struct hardware *hardware,
+                                 const struct engine_options *options, hypura_error *error)
 {
     struct plan_request request;
     struct geometry geometry;
     struct plan *plan = NULL;
-    struct vocabulary *vocabulary = NULL;
-    /* The budget of a run includes it. */
-    vocabulary_open(&vocabulary, model_file(model), NULL);
     struct adapters *adapters = NULL;
     struct gpu *gpu = NULL;
     struct hardware_gpu device;
-    struct engine_options rest = *options;
-    hypura_status status = draft_model_plan(model, hardware, &rest, error);
-    if (!status)
-        status = gpu_pass_open_device(&gpu, &device, hardware, &rest, error);
+    hypura_status status = gpu_pass_open_device(&gpu, &device, hardware, options, error);
     if (!status)
         status = adapters_open(&adapters, model, options->adapters, options->adapter_count, error);
     if (!status)
         status =
-            make_plan(&plan, &request, &geometry, model, adapters, hardware, gpu ? &device : NULL, gpu, &rest, error);
+            make_plan(&plan, &request, &geometry, model, adapters, hardware, gpu ? &device : NULL, gpu, options, error);
     if (gpu)
         gpu_pass_close_device(gpu);
     adapters_close(adapters);
-    vocabulary_close(vocabulary);
     if (!status)
         *out = plan;
+    return status;
+}
+
+hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
+                               const struct engine_options *options, hypura_error *error)
+{
+    struct vocabulary *vocabulary = NULL;
+    struct planned_draft draft = {0};
+    struct engine_options rest = *options;
+    /* The budget of a run includes it. */
+    vocabulary_open(&vocabulary, model_file(model), NULL);
+    hypura_status status = draft_model_plan(&draft, model, hardware, &rest, error);
+    if (!status)
+        status = engine_plan_beside(out, model, hardware, &rest, error);
+    planned_draft_close(&draft);
+    vocabulary_close(vocabulary);
     return status;
 }
 

@@ -399,9 +399,20 @@ bool draft_model_wanted(const struct model *model, const struct engine_options *
 /* Opens it as engine->draft_model, and reserves what it has yet to touch. */
 hypura_status draft_model_open(struct engine *engine, struct engine_options *options, hypura_error *error);
 
-/* Reserves what it would take. */
-hypura_status draft_model_plan(const struct model *model, const struct hardware *hardware,
+/* What of it lies beside the other model before any weights do, so that it is counted among what the process holds. */
+struct planned_draft {
+    struct model *model;
+    struct vocabulary *vocabulary;
+};
+
+/* Reserves what it would take besides; to be closed after an error too. */
+hypura_status draft_model_plan(struct planned_draft *out, const struct model *model, const struct hardware *hardware,
                                struct engine_options *options, hypura_error *error);
+void planned_draft_close(struct planned_draft *draft);
+
+/* engine_plan_only, where the vocabulary is there already, and no smaller model is wanted or it is reserved for. */
+hypura_status engine_plan_beside(struct plan **out, const struct model *model, const struct hardware *hardware,
+                                 const struct engine_options *options, hypura_error *error);
 
 /* ---- encoders ------------------------------------------------------------------------------------------------------
  */

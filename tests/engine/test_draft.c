@@ -3,6 +3,9 @@
 #include "reference.h"
 
 #include "engine/draft.h"
+#include "model/synth.h"
+
+#include <unistd.h>
 
 #define LONGEST 1024 /* tokens of a prompt and its answer */
 
@@ -207,6 +210,51 @@ static void a_smaller_model_is_planned_for(void **state)
     model_close(model);
 }
 
+static uint64_t planned_overhead(const char *path, const struct engine_options *options)
+{
+    struct hardware hardware;
+    struct model *model;
+    struct plan *plan;
+    memory_give_back(); /* what others left is not its */
+    assert_ok(model_open(&model, path, &test_error));
+    assert_ok(hardware_detect(&hardware, path, &test_error));
+    assert_ok(engine_plan_only(&plan, model, &hardware, options, &test_error));
+    uint64_t bytes = plan->overhead_bytes;
+    plan_free(plan);
+    model_close(model);
+    return bytes;
+}
+
+/* And that with what opening counts: its vocabulary, too. */
+static void a_smaller_model_is_planned_for_with_its_vocabulary(void **state)
+{
+    (void)state;
+    const uint64_t mib = 1 << 20;
+    struct engine_options options;
+    struct engine *engine;
+    struct synth_options synth;
+    char path[] = "/tmp/hypura-test-draft-XXXXXX";
+    close(mkstemp(path));
+    synth_default_options(&synth, synth_preset("tiny-mixtral"));
+    synth.geometry.vocabulary = 200000;
+    synth.geometry.layers = 1;
+    assert_ok(synth_write(path, &synth, NULL, NULL, &test_error));
+    engine_default_options(&options);
+    options.context = 256;
+    options.gpu = "none";
+    uint64_t without = planned_overhead(path, &options);
+    options.draft_path = path;
+    uint64_t planned = planned_overhead(path, &options);
+    memory_give_back();
+    assert_ok(engine_open(&engine, path, &options, &test_error));
+    uint64_t opened = engine_plan(engine)->overhead_bytes;
+    printf("# without %llu, planned %llu, opened %llu MiB\n", (unsigned long long)(without / mib),
+           (unsigned long long)(planned / mib), (unsigned long long)(opened / mib));
+    assert_in_range(planned, opened - 4 * mib, opened + 4 * mib);
+    engine_close(engine);
+    unlink(path);
+}
+
 static void a_model_that_cannot_guess_is_refused(void **state)
 {
     (void)state;
@@ -333,6 +381,7 @@ int main(void)
                                               cmocka_unit_test(an_end_within_guesses_is_where_it_was),
                                               cmocka_unit_test(a_smaller_model_guesses),
                                               cmocka_unit_test(a_smaller_model_is_planned_for),
+                                              cmocka_unit_test(a_smaller_model_is_planned_for_with_its_vocabulary),
                                               cmocka_unit_test(a_model_that_cannot_guess_is_refused),
                                               cmocka_unit_test(a_sequence_that_cannot_go_back_gets_no_guesses),
                                               cmocka_unit_test(as_many_are_guessed_as_pay),
