@@ -517,13 +517,25 @@ bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t position
     return kept;
 }
 
+static void follow_cancel(struct engine *engine)
+{
+    bool cancel = atomic_load(&engine->cancelled) || atomic_load(&engine->stopped);
+    thread_pool_skip(compute_pool(engine->compute), cancel);
+    store_cancel(engine->store, cancel);
+}
+
 void engine_cancel(struct engine *engine, bool cancel)
 {
     if (engine->draft_model)
         engine_cancel(engine->draft_model, cancel);
     atomic_store(&engine->cancelled, cancel);
-    thread_pool_skip(compute_pool(engine->compute), cancel);
-    store_cancel(engine->store, cancel);
+    follow_cancel(engine);
+}
+
+void engine_stop(struct engine *engine, bool stop)
+{
+    atomic_store(&engine->stopped, stop);
+    follow_cancel(engine);
 }
 
 hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_error *error)

@@ -158,6 +158,10 @@ uint64_t engine_room(const struct engine *engine);
  * called with false. Async-signal-safe with true. */
 void engine_cancel(struct engine *engine, bool cancel);
 
+/* The same from any thread, for who is to end one forward only, and not to take back what somebody else cancels: false,
+ * between two of them, leaves engine_cancel as it is. Drafts are not ended. */
+void engine_stop(struct engine *engine, bool stop);
+
 /* Completes the file of trace_path, between batches; an error says what was lost. Without one nothing is done. */
 hypura_status engine_end_trace(struct engine *engine, hypura_error *error);
 

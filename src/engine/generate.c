@@ -131,6 +131,26 @@ void generator_cancel(struct generator *generator, uint64_t id)
     pthread_mutex_unlock(&generator->mutex);
 }
 
+static bool is_awaited(const struct task *task)
+{
+    return !task->cancelled && (!task->request.is_awaited || task->request.is_awaited(task->request.context));
+}
+
+void generator_look(struct generator *generator)
+{
+    pthread_mutex_lock(&generator->mutex);
+    bool awaited = !generator->passing;
+    for (uint32_t s = 0; !awaited && s < generator->slot_count; s++) {
+        const struct slot *slot = &generator->slots[s];
+        awaited = slot->task && slot->in_batch && is_awaited(slot->task);
+    }
+    if (!awaited && !generator->stopped) {
+        generator->stopped = true;
+        engine_stop(generator->engine, true);
+    }
+    pthread_mutex_unlock(&generator->mutex);
+}
+
 /* ---- one batch -----------------------------------------------------------------------------------------------------
  */
 
@@ -331,6 +351,22 @@ static void take_drafts(struct generator *generator, uint64_t nanoseconds)
         slot_end(generator, slot, reason);
 }
 
+/* Runs the engine, so that generator_look can end it. */
+static hypura_status run_batch(struct generator *generator, const struct engine_batch *batch, hypura_error *error)
+{
+    pthread_mutex_lock(&generator->mutex);
+    generator->passing = true;
+    pthread_mutex_unlock(&generator->mutex);
+    hypura_status status = engine_forward(generator->engine, batch, error);
+    pthread_mutex_lock(&generator->mutex);
+    generator->passing = false;
+    if (generator->stopped)
+        engine_stop(generator->engine, false);
+    generator->stopped = false;
+    pthread_mutex_unlock(&generator->mutex);
+    return status;
+}
+
 bool generator_step(struct generator *generator)
 {
     end_cancelled(generator);
@@ -347,7 +383,7 @@ bool generator_step(struct generator *generator)
                                  .want_logits = generator->batch_want,
                                  .drafted = generator->drafted};
     uint64_t start = clock_nanoseconds();
-    if (engine_forward(generator->engine, &batch, &error)) {
+    if (run_batch(generator, &batch, &error)) {
         end_all(generator, &error);
         return true;
     }

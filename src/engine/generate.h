@@ -62,6 +62,8 @@ struct generation_request {
     /* Return false to end the generation. */
     bool (*on_token)(void *context, const struct generated_token *token);
     void (*on_done)(void *context, const struct generation_result *result);
+    /* From any thread (generator_look): whether somebody waits for the answer. NULL: always. */
+    bool (*is_awaited)(void *context);
     void *context;
 };
 
@@ -78,6 +80,10 @@ hypura_status generator_submit(struct generator *generator, const struct generat
                                hypura_error *error);
 /* A request that runs gets no token after the one at hand, and ends in the next step. */
 void generator_cancel(struct generator *generator, uint64_t id);
+
+/* From any thread, now and then: ends the batch that runs when nobody waits for any of the requests in it, which then
+ * end as cancelled. A pass over the chunk of a long prompt may take minutes. */
+void generator_look(struct generator *generator);
 
 /* Runs one batch. False when there was nothing to do. */
 bool generator_step(struct generator *generator);

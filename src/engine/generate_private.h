@@ -62,7 +62,8 @@ struct generator {
     int32_t drafts[DRAFT_MOST];
     uint32_t drafted; /* of the batch at hand */
 
-    pthread_mutex_t mutex; /* guards the queue, next_id, and task->cancelled */
+    pthread_mutex_t mutex; /* guards the queue, next_id, task->cancelled, and these two */
+    bool passing, stopped; /* a batch runs, and is to end */
     struct task *first, *last;
     uint64_t next_id;
 };

@@ -238,7 +238,7 @@ static hypura_status prepare(struct embedding *embedding, struct loaded_model *l
     *embedding->answer =
         (struct answer){.style = embedding->style, .base64 = embedding->base64, .count = count, .width = width};
     status = ALLOCATE(&embedding->answer->values, values, "embeddings", error);
-    return status ? status : loaded_clear_sequences(loaded, error);
+    return status ? status : loaded_clear_sequences(exchange_server(exchange)->models, loaded, error);
 }
 
 /* Cut to the numbers that were asked for, and of length 1 again. */

@@ -382,6 +382,12 @@ static hypura_status begin(struct generation *generation, hypura_error *error)
     return status;
 }
 
+static bool is_awaited(void *context)
+{
+    const struct choice *choice = context;
+    return exchange_alive(choice->generation->job.exchange);
+}
+
 static void start_job(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds)
 {
     struct generation *generation = (struct generation *)job;
@@ -403,6 +409,7 @@ static void start_job(struct job *job, struct loaded_model *loaded, uint64_t loa
                                              .show_special = choice->parser != NULL,
                                              .on_token = on_token,
                                              .on_done = on_done,
+                                             .is_awaited = is_awaited,
                                              .context = choice};
         status = generator_submit(loaded->generator, &request, &choice->number, &error);
         if (status)

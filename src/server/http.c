@@ -464,6 +464,7 @@ static void serve(struct http *http, int listening)
     for (unsigned turn = 0;; turn++) {
         nanosleep(&tick, NULL);
         server_follow_budget(&http->server);
+        worker_look(http->server.worker);
         if (turn % 5 == 0)
             events_tick(http->server.events);
         if (turn % 20 == 0)

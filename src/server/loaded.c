@@ -326,14 +326,17 @@ hypura_status loaded_reload(struct loaded_models *models, uint64_t budget, bool 
 /* ---- what a request needs of a model -------------------------------------------------------------------------------
  */
 
-hypura_status loaded_clear_sequences(struct loaded_model *loaded, hypura_error *error)
+hypura_status loaded_clear_sequences(struct loaded_models *models, struct loaded_model *loaded, hypura_error *error)
 {
     struct generator *fresh;
     hypura_status status = generator_create(&fresh, loaded->engine, loaded->vocabulary, error);
     if (status)
         return status;
-    generator_destroy(loaded->generator);
+    struct generator *old = loaded->generator;
+    pthread_mutex_lock(&models->mutex);
     loaded->generator = fresh;
+    pthread_mutex_unlock(&models->mutex);
+    generator_destroy(old);
     for (uint32_t s = 0; s < engine_plan(loaded->engine)->sequences; s++)
         engine_truncate(loaded->engine, s, 0);
     return HYPURA_OK;

@@ -97,7 +97,7 @@ uint64_t loaded_expire(struct loaded_models *models);
 hypura_status loaded_reload(struct loaded_models *models, uint64_t budget, bool *reloaded, hypura_error *error);
 
 /* Sequences hold nothing afterwards: for what runs the engine without the generator. */
-hypura_status loaded_clear_sequences(struct loaded_model *loaded, hypura_error *error);
+hypura_status loaded_clear_sequences(struct loaded_models *models, struct loaded_model *loaded, hypura_error *error);
 hypura_status loaded_grammar_vocabulary(struct loaded_model *loaded, hypura_error *error);
 
 /* ---- any thread ---- */

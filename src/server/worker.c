@@ -518,6 +518,17 @@ hypura_status worker_create(struct worker **out, struct server *server, hypura_e
     return HYPURA_OK;
 }
 
+static void look(void *context, struct loaded_model *loaded)
+{
+    (void)context;
+    generator_look(loaded->generator);
+}
+
+void worker_look(struct worker *worker)
+{
+    loaded_each(worker->models, look, NULL);
+}
+
 /* A pass over weights on a disk takes as long as that takes to read them. */
 static void cancel_pass(void *context, struct loaded_model *loaded)
 {

@@ -41,6 +41,9 @@ void worker_stop(struct worker *worker); /* ends all jobs, unloads the models an
 void worker_destroy(struct worker *worker);
 bool worker_is_idle(struct worker *worker);
 
+/* Some times a second: ends passes that only clients share who have gone. Not beside worker_stop. */
+void worker_look(struct worker *worker);
+
 /* Hands a job over, or refuses it (with Ollama's words) when the queue is full. */
 void worker_submit(struct worker *worker, struct job *job);
 

@@ -13,6 +13,7 @@ struct answer {
     size_t count;
     size_t most; /* tokens after which it is ended; 0: it is not */
     bool cancel; /* how: by generator_cancel, or else by what the callback says */
+    bool left;   /* nobody waits for it */
     struct generator *generator;
     uint64_t id;
     bool done;
@@ -38,12 +39,18 @@ static void take_result(void *context, const struct generation_result *result)
     answer->done = true;
 }
 
+static bool is_awaited(void *context)
+{
+    return !((const struct answer *)context)->left;
+}
+
 /* The request without its callbacks and its sampler, which are the answer's. */
 static void submit_for(struct answer *answer, struct generator *generator, struct generation_request request)
 {
     request.sampler = answer->sampler;
     request.on_token = take_token;
     request.on_done = take_result;
+    request.is_awaited = is_awaited;
     request.context = answer;
     answer->generator = generator;
     assert_ok(generator_submit(generator, &request, &answer->id, &test_error));

@@ -2,10 +2,13 @@
 #include "answer.h"
 #include "reference.h"
 
+#include <pthread.h>
+#include <stdatomic.h>
+
 #define ANSWERS 6
 #define CONTEXT 256
 
-static void submit(struct generator *generator, struct answer *answer, int number)
+static void submit_with(struct generator *generator, struct answer *answer, int number, bool left)
 {
     int32_t prompt[40];
     struct random random;
@@ -16,7 +19,7 @@ static void submit(struct generator *generator, struct answer *answer, int numbe
     sampler_default_options(&options);
     options.seed = (uint64_t)number;
     options.repeat_penalty = 1.1f;
-    *answer = (struct answer){0};
+    *answer = (struct answer){.left = left};
     assert_ok(sampler_create(&answer->sampler, &options, 6144, &test_error));
     /* One of them until the context is full. */
     struct generation_request request = {.tokens = prompt,
@@ -24,6 +27,11 @@ static void submit(struct generator *generator, struct answer *answer, int numbe
                                          .max_tokens = number == 2 ? 0 : (uint32_t)(150 - 20 * number),
                                          .ignore_end = true};
     submit_for(answer, generator, request);
+}
+
+static void submit(struct generator *generator, struct answer *answer, int number)
+{
+    submit_with(generator, answer, number, false);
 }
 
 static struct engine *open_shared(const char *name, uint32_t sequences, bool shared)
@@ -120,9 +128,69 @@ static void more_than_the_room_is_refused(void **state)
     engine_close(engine);
 }
 
+struct looking {
+    struct generator *generator;
+    atomic_bool stop;
+};
+
+static void *look(void *context)
+{
+    struct looking *looking = context;
+    while (!atomic_load(&looking->stop))
+        generator_look(looking->generator);
+    return NULL;
+}
+
+/* A batch ends for those who have left, but for nobody who waits, and the next one is as ever. */
+static void what_nobody_waits_for_ends_within_a_batch(void **state)
+{
+    (void)state;
+    static struct answer alone, left, beside;
+    const struct vocabulary *vocabulary;
+    struct looking looking = {0};
+    pthread_t thread;
+    struct engine *engine = open_shared("embedded", 2, false);
+    assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
+    assert_ok(generator_create(&looking.generator, engine, vocabulary, &test_error));
+    submit(looking.generator, &alone, 3);
+    while (generator_step(looking.generator))
+        ;
+    assert_int_equal(pthread_create(&thread, NULL, look, &looking), 0);
+    submit_with(looking.generator, &left, 0, true);
+    while (generator_step(looking.generator))
+        ;
+    assert_int_equal(left.result.reason, FINISH_CANCELLED);
+    sampler_destroy(left.sampler);
+    submit_with(looking.generator, &left, 1, true);
+    submit(looking.generator, &beside, 3);
+    while (generator_step(looking.generator))
+        ;
+    assert_int_equal(beside.result.reason, FINISH_LENGTH);
+    assert_int_equal(beside.count, alone.count);
+    assert_memory_equal(beside.tokens, alone.tokens, alone.count * sizeof *alone.tokens);
+    sampler_destroy(left.sampler);
+    /* And nothing is taken back that somebody else cancelled. */
+    engine_cancel(engine, true);
+    for (int i = 0; i < 2; i++) {
+        submit_with(looking.generator, &left, i, true);
+        while (generator_step(looking.generator))
+            ;
+        assert_int_equal(left.result.reason, FINISH_CANCELLED);
+        assert_int_equal(left.count, 0);
+        sampler_destroy(left.sampler);
+    }
+    atomic_store(&looking.stop, true);
+    pthread_join(thread, NULL);
+    sampler_destroy(alone.sampler);
+    sampler_destroy(beside.sampler);
+    generator_destroy(looking.generator);
+    engine_close(engine);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {cmocka_unit_test(answers_share_room),
-                                              cmocka_unit_test(more_than_the_room_is_refused)};
+                                              cmocka_unit_test(more_than_the_room_is_refused),
+                                              cmocka_unit_test(what_nobody_waits_for_ends_within_a_batch)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
