@@ -35,7 +35,11 @@ struct store_file {
 /* Opens for direct reads where the file system allows it. */
 hypura_status store_file_open(struct store_file *file, const char *path, bool allow_buffered, hypura_error *error);
 void store_file_close(struct store_file *file);
-bool store_file_changed(const struct store_file *file); /* written to since it was opened */
+
+/* Written to since it was opened; one that only got another time (touch) counts, too. What tells the two apart for sure
+ * is reading all of it: a sample misses what was written elsewhere, and the system reports no writes through a mapping,
+ * as tools for GGUF files make them, nor those of other machines. */
+bool store_file_changed(const struct store_file *file);
 
 /* ---- transfers --------------------------------------------------------------------------------------------------- */
 

@@ -46,8 +46,8 @@ hypura_status store_check_files(struct store *store, hypura_error *error)
     for (uint32_t i = 0; bytes != store->bytes_checked && i < store->file_count; i++) {
         if (store_file_changed(&store->files[i]))
             return error_set(error, HYPURA_ERROR_IO,
-                             "%s was written to while it was in use: what is in memory and what is read now do not "
-                             "belong together any more, and the model has to be opened anew",
+                             "%s was written to, or touched, while it was in use: what is in memory and what is read "
+                             "now may not belong together any more, and the model has to be opened anew",
                              store->files[i].path);
     }
     store->bytes_checked = bytes;
