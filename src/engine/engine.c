@@ -132,7 +132,7 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
         request->overhead += gpu->host_bytes;
     char path[4096];
     if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
-        memory_free(store_usage_read(geometry->model, path, &request->hit_exponent));
+        memory_free(store_usage_read(geometry->model, path, &request->hit_curve));
     if (gpu && device->info.unified)
         request->overhead += plan_gpu_bytes(gpu);
     TRY(plan_make(out, geometry->model, hardware, request, error));

@@ -137,6 +137,15 @@ struct plan_visit plan_gpu_visit(const struct model *model, uint32_t layer, uint
 /* Sequences that share room take it in blocks of so many positions. */
 #define PLAN_KV_BLOCK 64u
 
+#define PLAN_CURVE_POINTS 64u
+
+/* Of experts' uses the part that a cache with room for i + 1 of PLAN_CURVE_POINTS parts of all experts serves: rising,
+ * up to 1. Without room it serves none. */
+struct plan_hit_curve {
+    bool known;
+    float hits[PLAN_CURVE_POINTS];
+};
+
 struct plan_request {
     uint64_t budget;   /* bytes for everything that the process holds; 0: what is free, less a head-room */
     uint64_t overhead; /* bytes that the process holds already and keeps: code, libraries, metadata, vocabulary */
@@ -149,8 +158,7 @@ struct plan_request {
     bool shared_kv;           /* sequences share the room for positions: it may be less than all contexts together */
     enum tensor_type kv_type; /* kept as asked: a smaller one changes the answer */
     const uint64_t *uses;     /* [model_unit_count] how often each expert was used in earlier runs; NULL: not known */
-    /* Of experts' uses a cache serves its share of all experts to this power, as earlier runs showed; 0: not known. */
-    float hit_exponent;
+    struct plan_hit_curve hit_curve; /* as earlier runs showed */
     struct plan_working_set working_set;
     const struct plan_gpu *gpu;        /* what is on the GPU, and so not in memory; NULL: nothing. Not kept */
     const struct hardware_gpu *device; /* which one that is */

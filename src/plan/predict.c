@@ -56,8 +56,8 @@ static hypura_status hits_from_uses(double *out, const struct plan_table *table,
     return HYPURA_OK;
 }
 
-/* Of the uses a cache serves its share of all experts to some power; one that is smaller than what a token uses keeps
- * nothing from a token to the next but the part of its experts that it holds. */
+/* Of what earlier runs did not show: of the uses a cache serves its share of all experts to some power; one that is
+ * smaller than what a token uses keeps nothing from a token to the next but the part of its experts that it holds. */
 static double hits_of_share(double share, double used, double exponent)
 {
     return share < used ? share / used * pow(used, exponent) : pow(share, exponent);
@@ -69,6 +69,14 @@ static double hits_of_share(double share, double used, double exponent)
 static double usual_exponent(uint32_t experts)
 {
     return fmax(0.7 - 0.075 * (log2(MAX(experts, 4u)) - 3), 0.2);
+}
+
+static double hits_of_curve(const struct plan_hit_curve *curve, double share)
+{
+    double at = share * PLAN_CURVE_POINTS;
+    uint32_t above = MIN((uint32_t)at, PLAN_CURVE_POINTS - 1);
+    double lower = above ? (double)curve->hits[above - 1] : 0;
+    return lower + (at - above) * ((double)curve->hits[above] - lower);
 }
 
 hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes,
@@ -88,8 +96,8 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
         return HYPURA_OK;
     }
     double share = (double)cache_bytes / (double)all, used = (double)table->experts_used / MAX(table->experts, 1u);
-    if (request->hit_exponent > 0)
-        *out = hits_of_share(share, used, (double)request->hit_exponent);
+    if (request->hit_curve.known)
+        *out = hits_of_curve(&request->hit_curve, share);
     else if (known)
         return hits_from_uses(out, table, cache_bytes, uses, error);
     else

@@ -217,7 +217,7 @@ void cache_want(struct store *store, unit_number number)
         store->counts.expert_hits++;
     else
         store->counts.expert_misses++;
-    store->usage.kept_now += unit->stage == STAGE_READY && !unit->guessed;
+    unit->kept = unit->stage == STAGE_READY && !unit->guessed;
     count_used(store, unit);
     if (unit->guessed) {
         store->counts.guesses_used++;

@@ -7,6 +7,7 @@
 #ifndef HYPURA_STORE_INTERNAL_H
 #define HYPURA_STORE_INTERNAL_H
 
+#include "store/distances.h"
 #include "store/io.h"
 #include "store/policy.h"
 #include "store/store.h"
@@ -34,6 +35,7 @@ struct stored_unit {
     uint8_t skips;                     /* of a ring unit: passes in a row that did not ask for it, at most SKIPS */
     bool granted;                      /* room was made for a demand, and it was not taken yet */
     bool guessed;                      /* brought by a guess and not needed since */
+    bool kept;                         /* of an expert: when it was wanted last, there before anybody guessed */
     uint32_t item;                     /* pinned: first slice in pinned_slices; ring and cache: index there */
     uint32_t slot;                     /* of the cache */
     struct store_pieces pieces;        /* in pieces: which */
@@ -159,10 +161,11 @@ struct usage {
     uint32_t count;       /* experts */
     unit_number first;    /* experts are numbered one after the other */
     uint16_t *rates;      /* uses a pass * 65535, of earlier runs */
-    uint16_t hit_exponent;
-    uint64_t wants, kept; /* in passes of few tokens; of these, there before anybody asked or guessed */
-    uint64_t kept_now;    /* in this pass */
-    uint32_t *counts;     /* passes that used an expert outside of the cache; NULL: nobody says */
+    struct plan_hit_curve curve;
+    struct distances distances; /* of uses in this run, in passes of few tokens */
+    bool full;                  /* the cache, at the end of some pass */
+    uint32_t *last;             /* such pass that used each expert last, since the last one of many tokens; 0: none */
+    uint32_t *counts;           /* passes that used an expert outside of the cache; NULL: nobody says */
 };
 
 /* ---- experts that change sides ----------------------------------------------------------------------------------- */

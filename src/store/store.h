@@ -55,8 +55,9 @@ struct store;
 bool store_usage_path(const struct model *model, char *path, size_t room);
 
 /* How often each expert was used in earlier runs, [model_unit_count], in units without a meaning; NULL when that is not
- * known. Freed with memory_free. hit_exponent (may be NULL): see struct plan_request. */
-uint64_t *store_usage_read(const struct model *model, const char *path, float *hit_exponent);
+ * known. Freed with memory_free. curve (may be NULL): what a cache of any size would have served, where that is known.
+ */
+uint64_t *store_usage_read(const struct model *model, const char *path, struct plan_hit_curve *curve);
 
 /* Opens the model's files and reserves address space. The model and the plan must outlive the store. */
 hypura_status store_open(struct store **out, const struct model *model, const struct plan *plan,

@@ -1,25 +1,26 @@
-/* What is remembered from run to run: how often each expert was used.
+/* What is remembered from run to run: how often each expert was used, and which hits a cache of any size would have
+ * had.
  *
- * File format, little endian: "HYPUSAGE", u32 version 2, u32 experts, u64 fingerprint of the model's layout, u16 hit
- * exponent * 32768 (0: not known), then for each expert u16: uses a pass * 65535. A file that does not fit is ignored
- * and replaced. */
+ * File format, little endian: "HYPUSAGE", u32 version 3, u32 experts, u64 fingerprint of the model's layout, 64 u16:
+ * hits of struct plan_hit_curve * 65535 (all 0: not known), then for each expert u16: uses a pass * 65535. A file that
+ * does not fit, or of another version, is ignored and replaced. */
 #include "store/internal.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define VERSION 3u
 #define HEADER_BYTES 24u
 
 /* A run shorter than this says too little to replace what earlier ones said. */
 #define LEAST_PASSES 16u
 
-#define EXPONENT_ONE 32768.0f
+#define ONE 65535
 
 static uint64_t hash_units(const void *model, const struct unit *(*at)(const void *model, unit_number unit),
                            uint32_t count)
@@ -58,9 +59,23 @@ bool store_usage_path(const struct model *model, char *path, size_t room)
 static void make_header(const struct usage *usage, uint8_t header[HEADER_BYTES])
 {
     memcpy(header, "HYPUSAGE", 8);
-    const uint64_t words[2] = {2 | (uint64_t)usage->count << 32, usage->fingerprint};
+    const uint64_t words[2] = {VERSION | (uint64_t)usage->count << 32, usage->fingerprint};
     for (unsigned i = 0; i < 16; i++)
         header[8 + i] = (uint8_t)(words[i / 8] >> (8 * (i % 8)));
+}
+
+static uint16_t value_at(const uint8_t *bytes, size_t index)
+{
+    return (uint16_t)(bytes[2 * index] | bytes[2 * index + 1] << 8);
+}
+
+static void load_curve(struct plan_hit_curve *curve, const uint8_t *bytes)
+{
+    curve->known = value_at(bytes, PLAN_CURVE_POINTS - 1) == ONE;
+    for (uint32_t i = 0; i < PLAN_CURVE_POINTS; i++) {
+        curve->hits[i] = (float)value_at(bytes, i) / ONE;
+        curve->known = curve->known && (i == 0 || curve->hits[i] >= curve->hits[i - 1]);
+    }
 }
 
 static void load(struct usage *usage)
@@ -70,17 +85,17 @@ static void load(struct usage *usage)
         return;
     uint8_t header[HEADER_BYTES], expected[HEADER_BYTES], more;
     make_header(usage, expected);
-    size_t bytes = ((size_t)usage->count + 1) * 2;
-    uint8_t *rates = malloc(bytes);
-    if (rates && fread(header, sizeof header, 1, file) == 1 && memcmp(header, expected, sizeof header) == 0 &&
-        fread(rates, 1, bytes, file) == bytes && fread(&more, 1, 1, file) == 0) {
-        usage->hit_exponent = (uint16_t)(rates[0] | rates[1] << 8);
+    size_t bytes = ((size_t)usage->count + PLAN_CURVE_POINTS) * 2;
+    uint8_t *values = malloc(bytes);
+    if (values && fread(header, sizeof header, 1, file) == 1 && memcmp(header, expected, sizeof header) == 0 &&
+        fread(values, 1, bytes, file) == bytes && fread(&more, 1, 1, file) == 0) {
+        load_curve(&usage->curve, values);
         for (uint32_t i = 0; i < usage->count; i++)
-            usage->rates[i] = (uint16_t)(rates[2 * i + 2] | rates[2 * i + 3] << 8);
+            usage->rates[i] = value_at(values, PLAN_CURVE_POINTS + i);
     } else {
         log_write(LOG_INFO, "%s does not fit the model: it is ignored", usage->path);
     }
-    free(rates);
+    free(values);
     fclose(file);
 }
 
@@ -99,6 +114,8 @@ hypura_status usage_prepare(struct store *store, const char *path, hypura_error 
     usage->fingerprint = hash_units(store->model, store->unit, store->model_units);
     hypura_status status = ALLOCATE(&usage->rates, usage->count, "expert usage", error);
     if (!status)
+        status = ALLOCATE(&usage->last, usage->count, "expert usage", error);
+    if (!status)
         status = string_copy(&usage->path, path, error);
     if (!status && store->device)
         status = ALLOCATE(&usage->counts, usage->count, "expert usage", error);
@@ -107,20 +124,20 @@ hypura_status usage_prepare(struct store *store, const char *path, hypura_error 
     load(usage);
     for (uint32_t i = 0; i < usage->count; i++) {
         if (store->units[usage->first + i].place == PLACE_CACHE || moves_has(store, usage->first + i))
-            cache_set_rate(store, usage->first + i, (float)usage->rates[i] / 65535);
-        moves_expect(store, usage->first + i, (float)usage->rates[i] / 65535);
+            cache_set_rate(store, usage->first + i, (float)usage->rates[i] / ONE);
+        moves_expect(store, usage->first + i, (float)usage->rates[i] / ONE);
     }
     return HYPURA_OK;
 }
 
-uint64_t *store_usage_read(const struct model *model, const char *path, float *hit_exponent)
+uint64_t *store_usage_read(const struct model *model, const char *path, struct plan_hit_curve *curve)
 {
     struct usage usage = {.first = NO_UNIT};
     uint32_t units = model_unit_count(model);
     uint64_t *uses = NULL;
     bool any = false;
-    if (hit_exponent)
-        *hit_exponent = 0;
+    if (curve)
+        *curve = (struct plan_hit_curve){0};
     for (unit_number i = 0; i < units; i++) {
         if (model_unit(model, i)->kind == UNIT_EXPERT) {
             usage.first = MIN(usage.first, i);
@@ -135,8 +152,8 @@ uint64_t *store_usage_read(const struct model *model, const char *path, float *h
         return NULL;
     }
     load(&usage);
-    if (hit_exponent)
-        *hit_exponent = (float)usage.hit_exponent / EXPONENT_ONE;
+    if (curve)
+        *curve = usage.curve;
     for (uint32_t i = 0; i < usage.count; i++) {
         uses[usage.first + i] = usage.rates[i];
         any |= usage.rates[i] != 0;
@@ -212,6 +229,12 @@ static bool make_folders(char *path)
     return true;
 }
 
+static bool write_value(FILE *file, uint16_t value)
+{
+    const uint8_t bytes[2] = {(uint8_t)value, (uint8_t)(value >> 8)};
+    return fwrite(bytes, sizeof bytes, 1, file) == 1;
+}
+
 static bool write_file(const struct usage *usage, const char *path)
 {
     uint8_t header[HEADER_BYTES];
@@ -220,40 +243,81 @@ static bool write_file(const struct usage *usage, const char *path)
     if (!file)
         return false;
     bool good = fwrite(header, sizeof header, 1, file) == 1;
-    for (uint32_t i = 0; good && i <= usage->count; i++) {
-        uint16_t value = i == 0 ? usage->hit_exponent : usage->rates[i - 1];
-        const uint8_t bytes[2] = {(uint8_t)value, (uint8_t)(value >> 8)};
-        good = fwrite(bytes, sizeof bytes, 1, file) == 1;
-    }
+    for (uint32_t i = 0; good && i < PLAN_CURVE_POINTS; i++)
+        good = write_value(file, usage->curve.known ? (uint16_t)(usage->curve.hits[i] * ONE + 0.5f) : 0);
+    for (uint32_t i = 0; good && i < usage->count; i++)
+        good = write_value(file, usage->rates[i]);
     return (fclose(file) == 0) && good;
+}
+
+/* Part of all experts that share the cache. */
+static double cache_share(const struct store *store)
+{
+    double online = 0, all = 0;
+    for (uint32_t i = 0; i < store->class_count; i++) {
+        online += (double)store->classes[i].online * (double)store->classes[i].stride;
+        all += (double)store->classes[i].unit_count * (double)store->classes[i].stride;
+    }
+    return all > 0 ? online / all : 0;
+}
+
+static bool cache_full(const struct store *store)
+{
+    for (uint32_t i = 0; i < store->class_count; i++) {
+        if (store->classes[i].free != NO_SLOT)
+            return false;
+    }
+    return true;
+}
+
+/* first, count: of usage->last. Returns how many of those that were used had been kept. Each use takes a look at all
+ * experts of the layer, some hundreds at most, which is little beside reading or computing one. */
+static uint64_t note_layer(struct store *store, uint32_t first, uint32_t count)
+{
+    uint32_t *last = store->usage.last + first, cached = 0;
+    uint64_t kept = 0;
+    const struct stored_unit *units = &store->units[store->usage.first + first];
+    for (uint32_t i = 0; i < count; i++) {
+        cached += units[i].place == PLACE_CACHE;
+        if (units[i].place != PLACE_CACHE)
+            last[i] = 0;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (units[i].place == PLACE_CACHE && units[i].last_pass == store->pass)
+            distances_note(&store->usage.distances, last, count, cached, i);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        if (units[i].place != PLACE_CACHE || units[i].last_pass != store->pass)
+            continue;
+        last[i] = store->pass;
+        kept += units[i].kept;
+    }
+    return kept;
 }
 
 void usage_note_pass(struct store *store)
 {
     struct usage *usage = &store->usage;
     const struct guesses *guesses = &store->guesses;
-    /* A long batch uses nearly everything, which says nothing of answers. */
-    if (guesses->wants > 0 && 2 * guesses->wants <= guesses->room) {
-        usage->wants += guesses->wants;
-        usage->kept += usage->kept_now;
+    if (!usage->last || guesses->wants == 0)
+        return;
+    /* What is missed until the cache is full is not missed again. */
+    bool full = usage->full;
+    usage->full = full || cache_full(store);
+    /* A long batch uses nearly everything, which says nothing of answers, and in what order nobody knows. */
+    if (2 * guesses->wants > guesses->room) {
+        memset(usage->last, 0, usage->count * sizeof *usage->last);
+        return;
     }
-    usage->kept_now = 0;
-}
-
-/* What the cache kept of what was wanted is its share of all experts to some power, and much the same one at other
- * sizes. */
-static uint16_t find_exponent(const struct store *store)
-{
-    const struct usage *usage = &store->usage;
-    double online = 0, all = 0;
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        online += (double)store->classes[i].online * (double)store->classes[i].stride;
-        all += (double)store->classes[i].unit_count * (double)store->classes[i].stride;
+    uint64_t kept = 0;
+    for (uint32_t first = 0, end; first < usage->count; first = end) {
+        int32_t layer = store_unit(store, usage->first + first)->layer;
+        for (end = first + 1; end < usage->count && store_unit(store, usage->first + end)->layer == layer;)
+            end++;
+        kept += note_layer(store, first, end - first);
     }
-    if (usage->kept == 0 || usage->kept >= usage->wants || online <= 0 || online >= all)
-        return usage->hit_exponent;
-    double exponent = log((double)usage->kept / (double)usage->wants) / log(online / all);
-    return (uint16_t)fmin(fmax(exponent * EXPONENT_ONE, 1), UINT16_MAX);
+    if (full)
+        distances_note_cache(&usage->distances, cache_share(store), guesses->wants, MIN(kept, guesses->wants));
 }
 
 void usage_save(struct store *store)
@@ -262,12 +326,12 @@ void usage_save(struct store *store)
     if (!usage->path || store->pass < FIRST_PASS + LEAST_PASSES)
         return;
     float passes = (float)(store->pass - FIRST_PASS);
-    usage->hit_exponent = find_exponent(store);
+    distances_curve(&usage->distances, cache_share(store), &usage->curve);
     for (uint32_t i = 0; i < usage->count; i++) {
         if (store->units[usage->first + i].place == PLACE_CACHE && !moves_has(store, usage->first + i))
-            usage->rates[i] = (uint16_t)(MIN(cache_rate(store, usage->first + i), 1.0f) * 65535 + 0.5f);
+            usage->rates[i] = (uint16_t)(MIN(cache_rate(store, usage->first + i), 1.0f) * ONE + 0.5f);
         else if (usage->counts)
-            usage->rates[i] = (uint16_t)(MIN((float)usage->counts[i] / passes, 1.0f) * 65535 + 0.5f);
+            usage->rates[i] = (uint16_t)(MIN((float)usage->counts[i] / passes, 1.0f) * ONE + 0.5f);
     }
     /* Another process may save the same: whole files replace one another. */
     size_t room = strlen(usage->path) + 32;
@@ -286,5 +350,6 @@ void usage_free(struct store *store)
 {
     memory_free(store->usage.path);
     memory_free(store->usage.rates);
+    memory_free(store->usage.last);
     memory_free(store->usage.counts);
 }

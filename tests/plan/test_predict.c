@@ -173,14 +173,38 @@ static void what_earlier_runs_showed_is_expected_again(void **state)
     struct plan_request request = make_request(8 * GIB);
     struct plan *plan;
     double slower = 0;
+    request.hit_curve.known = true;
     for (int i = 1; i <= 3; i++) {
-        request.hit_exponent = 0.8f / (float)i;
+        for (uint32_t j = 0; j < PLAN_CURVE_POINTS; j++)
+            request.hit_curve.hits[j] = (float)pow((j + 1.0) / PLAN_CURVE_POINTS, 0.8 / i);
         assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
         double share = (double)plan->expert_cache_bytes / (double)plan->expert_bytes;
-        assert_within(plan->predicted_hit_rate, pow(share, 0.8 / i), 1e-6);
+        assert_within(plan->predicted_hit_rate, pow(share, 0.8 / i), 1e-3);
         assert_true(plan->predicted_tokens_per_second > slower);
         slower = plan->predicted_tokens_per_second;
         plan_free(plan);
+    }
+}
+
+/* Nothing up to a quarter of the experts, all from a half on: between two points of a curve hits rise evenly. */
+static void hit_rates_follow_a_curve_of_any_form(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    struct fake_shape shape = fake_experts;
+    shape.layers = 2;
+    fake_build(&fake, &shape);
+    struct plan_request request = make_request(0);
+    request.hit_curve.known = true;
+    for (uint32_t i = PLAN_CURVE_POINTS / 4; i < PLAN_CURVE_POINTS; i++)
+        request.hit_curve.hits[i] = i < PLAN_CURVE_POINTS / 2 ? 0.5f : 1;
+    static const struct {
+        double experts, hits;
+    } points[] = {{0, 0}, {64, 0}, {65, 0.125}, {66, 0.25}, {68, 0.5}, {128, 0.5}, {130, 0.75}, {132, 1}, {255, 1}};
+    for (size_t i = 0; i < COUNT_OF(points); i++) {
+        double rate;
+        assert_ok(plan_hit_rate(&rate, &fake.table, (uint64_t)points[i].experts * shape.expert, &request, &test_error));
+        assert_float_equal(rate, points[i].hits, 1e-6);
     }
 }
 
@@ -331,6 +355,7 @@ int main(void)
         cmocka_unit_test(more_memory_is_never_slower),
         cmocka_unit_test(hit_rates_follow_the_statistics),
         cmocka_unit_test(what_earlier_runs_showed_is_expected_again),
+        cmocka_unit_test(hit_rates_follow_a_curve_of_any_form),
         cmocka_unit_test(without_statistics_hit_rates_are_careful),
         cmocka_unit_test(never_worse_than_the_page_cache),
         cmocka_unit_test(long_chunks_where_the_disk_is_slow),

@@ -3,6 +3,9 @@
 #include "expert_world.h"
 #include "folder.h"
 
+#include "store/replay.h"
+
+#include <math.h>
 #include <sys/stat.h>
 
 static void open_guessing(struct world *world, uint64_t slots, enum store_guessing guessing, const char *usage)
@@ -252,14 +255,29 @@ static void run_passes(struct world *world, uint32_t passes)
     }
 }
 
-static float saved_exponent(const char *path)
+#define CURVE_AT 24
+#define USAGE_BYTES (CURVE_AT + 2 * (PLAN_CURVE_POINTS + 64))
+
+/* Of experts' uses those that a cache of this share serves. */
+static double saved_hits(const char *path, double share)
 {
-    uint8_t bytes[26];
+    uint8_t bytes[CURVE_AT + 2 * PLAN_CURVE_POINTS];
     FILE *file = fopen(path, "rb");
     assert_non_null(file);
     assert_int_equal(fread(bytes, sizeof bytes, 1, file), 1);
     fclose(file);
-    return (float)(bytes[24] | bytes[25] << 8) / 32768;
+    const uint8_t *value = bytes + CURVE_AT + 2 * (size_t)(share * PLAN_CURVE_POINTS - 1);
+    return (value[0] | value[1] << 8) / 65535.0;
+}
+
+static void nothing_is_known(const char *path)
+{
+    struct world world;
+    open_guessing(&world, 10, STORE_GUESSING_AUTO, path);
+    wait_until_idle(world.store);
+    assert_int_equal(statistics(&world).guesses, 0);
+    run_passes(&world, 5);
+    close_world(&world);
 }
 
 static void the_next_run_starts_with_what_was_used_most(void **state)
@@ -278,10 +296,13 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     run_passes(&world, 100);
     close_world(&world);
     assert_int_equal(stat(path, &info), 0);
-    assert_int_equal(info.st_size, 24 + 2 + 2 * 64);
+    assert_int_equal(info.st_size, USAGE_BYTES);
 
-    /* Nearly all favourites were kept, nothing else: half of the hits with 10 slots of 64. */
-    assert_true(saved_exponent(path) > 0.3f && saved_exponent(path) < 0.5f);
+    /* Nearly all favourites were kept, nothing else: half of the hits with 10 slots of 64, and no more with most of
+     * them, since the others come in turn. */
+    assert_float_equal(saved_hits(path, 10 / 64.0), 0.5, 0.05);
+    assert_float_equal(saved_hits(path, 0.75), 0.5, 0.05);
+    assert_float_equal(saved_hits(path, 1), 1, 0);
 
     open_guessing(&world, 10, STORE_GUESSING_AUTO, path);
     for (uint32_t layer = 0; layer < 4; layer++)
@@ -295,15 +316,113 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     assert_int_equal(found.guesses_used, 4);
     close_world(&world);
 
-    /* A file that does not fit is as none. */
+    /* A file of another version, or one that does not fit, is as none. */
+    FILE *file = fopen(path, "rb+");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, 8, SEEK_SET), 0);
+    assert_int_equal(fputc(2, file), 2);
+    fclose(file);
+    nothing_is_known(path);
     assert_int_equal(truncate(path, 100), 0);
+    nothing_is_known(path);
     open_guessing(&world, 10, STORE_GUESSING_AUTO, path);
-    wait_until_idle(world.store);
-    assert_int_equal(statistics(&world).guesses, 0);
     run_passes(&world, 30);
     close_world(&world);
     assert_int_equal(stat(path, &info), 0);
-    assert_int_equal(info.st_size, 24 + 2 + 2 * 64);
+    assert_int_equal(info.st_size, USAGE_BYTES);
+}
+
+/* It uses nearly everything, nobody knows in what order. */
+static void a_long_batch_tells_no_distance(void **state)
+{
+    (void)state;
+    char path[300];
+    snprintf(path, sizeof path, "%s/batch", test_folder);
+    struct world world;
+    open_guessing(&world, 10, STORE_GUESSING_OFF, path);
+    const struct distances *distances = &world.store->usage.distances;
+    const double known[] = {0, 1, 1, 1, 2};
+    for (uint32_t pass = 0; pass < COUNT_OF(known); pass++) {
+        for (uint32_t i = 0; pass == 2 && i < 48; i++)
+            get_and_check(world.store, &world.fixture, expert(i / 16, i % 16));
+        if (pass != 2)
+            get_and_check(world.store, &world.fixture, expert(0, 0));
+        assert_ok(store_advance(world.store, &test_error));
+        assert_float_equal(distances->count, known[pass], 0);
+    }
+    /* The batch filled the cache; the expert, used in every pass before, stayed. */
+    assert_float_equal(distances->wants, 2, 0);
+    assert_float_equal(distances->missed, 0, 0);
+    assert_float_equal(distances->shares / distances->wants, 10 / 64.0, 0.05);
+    close_world(&world);
+}
+
+/* ---- other sizes ------------------------------------------------------------------------------------------------- */
+
+#define TRACE_PASSES 600u
+#define TOPIC 6u /* experts that a text uses while its topic lasts */
+
+static uint16_t choices[TRACE_PASSES][4][2];
+static struct trace_pass trace_passes[TRACE_PASSES];
+static struct trace_layer trace_layers[4] = {{0, 1}, {1, 1}, {2, 1}, {3, 1}};
+static const struct trace texts = {.shape = {"texts", 4, 16, 2, trace_layers},
+                                   .pass_count = TRACE_PASSES,
+                                   .passes = trace_passes,
+                                   .tokens = TRACE_PASSES};
+
+static void make_texts(void)
+{
+    struct random random;
+    random_seed(&random, 3);
+    for (uint32_t pass = 0; pass < TRACE_PASSES; pass++) {
+        trace_passes[pass] = (struct trace_pass){1, &choices[pass][0][0]};
+        for (uint32_t layer = 0; layer < 4; layer++) {
+            uint32_t first = (pass / 50 * 5 + 3 * layer) % 16, chosen = (uint32_t)(random_next(&random) % TOPIC);
+            uint32_t other = (chosen + 1 + (uint32_t)(random_next(&random) % (TOPIC - 1))) % TOPIC;
+            choices[pass][layer][0] = (uint16_t)((first + chosen) % 16);
+            choices[pass][layer][1] = (uint16_t)((first + other) % 16);
+        }
+    }
+}
+
+static double replayed(uint32_t slots)
+{
+    struct replay_result result;
+    assert_ok(replay_run(&texts, "cycle", slots, 100, &result, &test_error));
+    return (double)result.hits / (double)(result.hits + result.misses);
+}
+
+/* Layers of nearly one size, so that a slot is a slot. */
+static const struct fixture_shape small = {
+    .tensors = 2, .layers = 4, .experts = 16, .tensor_bytes = 5000, .slice_bytes = 1000, .pin_tensors = true};
+
+static void one_run_tells_the_hits_of_other_sizes(void **state)
+{
+    (void)state;
+    char path[300];
+    snprintf(path, sizeof path, "%s/texts", test_folder);
+    make_texts();
+    struct world world;
+    make_world(&world, &small);
+    open_world(
+        &world, 32,
+        &(struct store_options){.block_bytes = 16384, .depth = 8, .usage_path = path, .guessing = STORE_GUESSING_OFF});
+    for (uint32_t pass = 0; pass < TRACE_PASSES; pass++) {
+        for (uint32_t layer = 0; layer < 4; layer++) {
+            unit_number units[2] = {expert(layer, choices[pass][layer][0]), expert(layer, choices[pass][layer][1])};
+            assert_ok(store_want(world.store, units, 2, &test_error));
+            get_and_check(world.store, &world.fixture, units[0]);
+            get_and_check(world.store, &world.fixture, units[1]);
+        }
+        assert_ok(store_advance(world.store, &test_error));
+    }
+    close_world(&world);
+    double power = log(replayed(32)) / log(0.5);
+    for (uint32_t i = 1; i <= 3; i++) {
+        assert_float_equal(saved_hits(path, 0.25 * i), replayed(16 * i), 0.03);
+    }
+    /* One exponent that fits the run's own size does not fit the others. */
+    assert_true(fabs(pow(0.25, power) - replayed(16)) > 0.1);
 }
 
 int main(void)
@@ -318,6 +437,8 @@ int main(void)
         cmocka_unit_test(what_is_expected_stays_until_its_layer_was_there),
         cmocka_unit_test(guesses_that_do_not_pay_stop),
         cmocka_unit_test_setup_teardown(the_next_run_starts_with_what_was_used_most, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(a_long_batch_tells_no_distance, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(one_run_tells_the_hits_of_other_sizes, make_folder, remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
