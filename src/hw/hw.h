@@ -28,7 +28,7 @@ struct storage_sample {
     double bytes_per_second;
 };
 
-#define STORAGE_MAX_SAMPLES 128
+#define STORAGE_MAX_SAMPLES 256
 
 struct storage {
     char path[1024];         /* that was asked about */

@@ -138,15 +138,16 @@ static void the_bench_covers_the_grid_and_chooses(void **state)
     size_t count = 0;
     assert_ok(hardware_iobench(&storage, path, 1e-6, count_samples, &count, &test_error));
     assert_int_equal(storage.sample_count, count);
-    size_t smallest = 0, largest = 0, deepest = 0;
+    size_t smallest = 0, largest = 0, deepest[4] = {0};
     for (size_t i = 0; i < count; i++) {
         smallest += storage.samples[i].block_bytes == 4096;
         largest += storage.samples[i].block_bytes == 4 * MIB;
-        deepest += storage.samples[i].depth == 64;
+        deepest[2 * storage.samples[i].direct + storage.samples[i].sequential] += storage.samples[i].depth == 64;
         assert_true(storage.direct_supported || !storage.samples[i].direct);
     }
     assert_true(smallest > 0 && largest == smallest);
-    assert_int_equal(deepest > 0, storage.direct_supported);
+    for (size_t kind = 0; kind < 4; kind++)
+        assert_int_equal(deepest[kind], kind >= 2 && !storage.direct_supported ? 0 : 8);
     assert_true(storage.bytes_per_second > 0 && storage.latency_seconds > 0);
 
     storage.block_bytes = 1;

@@ -6,6 +6,18 @@
 #include <string.h>
 #include <unistd.h>
 
+/* Samples of reads of that kind, of the largest block, one in flight and more. */
+static bool has_kind(const struct storage *storage, bool direct, bool sequential)
+{
+    bool one = false, more = false;
+    for (size_t i = 0; i < storage->sample_count; i++) {
+        const struct storage_sample *sample = &storage->samples[i];
+        if (sample->direct == direct && sample->sequential == sequential && sample->block_bytes == 4u << 20)
+            *(sample->depth == 1 ? &one : &more) = true;
+    }
+    return one && more;
+}
+
 static void a_profile_measures_everything_in_time_and_leaves_nothing(void **state)
 {
     (void)state;
@@ -15,6 +27,8 @@ static void a_profile_measures_everything_in_time_and_leaves_nothing(void **stat
     assert_ok(hardware_profile(&profile, test_folder, NULL, NULL, &test_error));
     assert_true(clock_seconds_since(start) < 20);
     assert_true(profile.measured && profile.kernel_count > 0 && profile.storage.sample_count > 50);
+    for (int kind = 0; kind < 4; kind++)
+        assert_true(has_kind(&profile.storage, kind & 1, kind & 2) || (kind & 1 && !profile.storage.direct_supported));
     assert_true(profile.memory_bytes_per_second > 1e8 && profile.multiply_adds_per_second > 1e8);
     assert_true(profile.storage.reading_beside > 0 && profile.storage.reading_beside <= 1);
     assert_true(profile.storage.computing_beside > 0 && profile.storage.computing_beside <= 1);
