@@ -140,8 +140,9 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
 /* Closes it again, and what --progress started. NULL is fine. */
 void close_engine(struct engine *engine);
 
-/* The line of --progress, from a thread of its own. */
+/* The line of --progress, from a thread of its own. While it is paused nothing is shown. */
 void progress_start(struct engine *engine);
+void progress_pause(bool pause);
 void progress_stop(void);
 
 /* In a terminal, without --progress: a line that tells how far the reading of a prompt has come, until the first token,
@@ -244,10 +245,14 @@ bool is_terminal(FILE *file);
 bool use_colour(FILE *file);
 bool use_blocks(void);
 
-/* A line of standard error in place of the one before, cut to the terminal's width; elsewhere it does nothing. One
- * thread at a time. */
+/* A line of standard error in place of the one before, cut to the terminal's width; elsewhere it does nothing. Between
+ * answer_starts and answer_ends it leaves what show_answer writes to standard output alone, which may be the same
+ * terminal. From any thread. answer_ends ends a line that was begun. */
 void show_line(const char *format, ...) PRINTF_LIKE(1, 2);
 void clear_line(void);
+void answer_starts(void);
+void show_answer(const char *text, size_t size);
+void answer_ends(void);
 
 /* "12 s", "4 min", "3 h 20 min" */
 const char *format_time(char *out, size_t room, double seconds);

@@ -7,8 +7,7 @@ static bool show_token(void *context, const struct generated_token *token)
 {
     struct conversation *chat = context;
     prompt_line_stop();
-    fwrite(token->text, 1, token->size, stdout);
-    fflush(stdout);
+    show_answer(token->text, token->size);
     buffer_append(&chat->answer, token->text, token->size);
     return !interrupted() && !ferror(stdout);
 }
@@ -118,13 +117,14 @@ static hypura_status answer(struct conversation *chat, const struct token_array 
     hypura_status status = generator_submit(chat->generator, &request, NULL, error);
     if (status)
         return status;
+    answer_starts();
+    progress_pause(false);
     prompt_line_start(chat->engine, (uint32_t)(tokens->count - MIN(tokens->count, engine_positions(chat->engine, 0))));
     while (!chat->done)
         generator_step(chat->generator);
     prompt_line_stop();
-    if (chat->answer.size == 0 || chat->answer.data[chat->answer.size - 1] != '\n')
-        putchar('\n');
-    fflush(stdout);
+    progress_pause(true);
+    answer_ends();
     if (chat->result.reason == FINISH_ERROR) {
         *error = chat->result.error;
         return error->status;

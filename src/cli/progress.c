@@ -24,7 +24,7 @@ static struct watch {
     pthread_t thread;
     pthread_mutex_t mutex;
     pthread_cond_t changed;
-    bool stop;
+    bool stop, paused;
 } watch = {.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
 
 static uint32_t prompt_tokens;
@@ -48,9 +48,9 @@ static void show_rates(const struct moment *now, const struct moment *before)
     char text[200], share[40] = "";
     if (uses)
         snprintf(share, sizeof share, ", expert hits %.0f %%", 100.0 * (double)hits / (double)uses);
-    snprintf(text, sizeof text,
-             "%.1f tokens/s, disk %.0f MB/s (%.0f %% of what it gives), waiting for it %.0f %% of the time%s",
-             (double)tokens / seconds, disk / 1e6, 100 * disk / engine_hardware(watch.engine)->storage.bytes_per_second,
+    /* All of it in 80 columns. */
+    snprintf(text, sizeof text, "%.1f tokens/s, disk %.0f of %.0f MB/s, waiting for it %.0f %%%s",
+             (double)tokens / seconds, disk / 1e6, engine_hardware(watch.engine)->storage.bytes_per_second / 1e6,
              100 * MIN(stalled, 1.0), share);
     if (is_terminal(stderr))
         show_line("%s", text);
@@ -98,9 +98,13 @@ static void *run(void *argument)
     bool shown = false;
     for (uint64_t next = before.time + watch.silent; !wait_until(next); next = now.time + watch.interval) {
         now = look();
-        watch.show(&now, &before);
+        pthread_mutex_lock(&watch.mutex);
+        if (!watch.paused) {
+            watch.show(&now, &before);
+            shown = true;
+        }
+        pthread_mutex_unlock(&watch.mutex);
         before = now;
-        shown = true;
     }
     if (!shown && watch.at_least_once) {
         now = look();
@@ -112,7 +116,7 @@ static void *run(void *argument)
 static void start(struct engine *engine)
 {
     watch.engine = engine;
-    watch.stop = false;
+    watch.stop = watch.paused = false;
     watch.start = look();
     if (pthread_create(&watch.thread, NULL, run, NULL))
         watch.engine = NULL; /* a run without the line is better than none */
@@ -125,6 +129,15 @@ void progress_start(struct engine *engine)
     watch.interval = watch.silent = terminal ? TERMINAL_NANOSECONDS : FILE_NANOSECONDS;
     watch.at_least_once = !terminal; /* a log has at least one line, however short the run */
     start(engine);
+}
+
+void progress_pause(bool pause)
+{
+    pthread_mutex_lock(&watch.mutex);
+    watch.paused = pause;
+    pthread_mutex_unlock(&watch.mutex);
+    if (pause && watch.engine)
+        clear_line();
 }
 
 void progress_stop(void)

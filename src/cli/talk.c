@@ -259,6 +259,7 @@ hypura_status conversation_hold(struct conversation *chat, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
     struct buffer text = {0};
+    progress_pause(true); /* until a question is asked */
     prepare_locale();
     rl_getc_function = read_key; /* before the editor is made */
     using_history();

@@ -2,8 +2,8 @@
 #include "cli/cli.h"
 
 #include <math.h>
+#include <pthread.h>
 #include <stdarg.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -37,7 +37,23 @@ bool use_blocks(void)
     return true;
 }
 
-static atomic_bool line_is_shown;
+/* ---- a line that is redrawn ----------------------------------------------------------------------------------------
+ *
+ * An answer that goes to the same terminal must not be wiped away with it: the line is then the one below the cursor,
+ * and is gone before more of the answer is written. */
+
+static pthread_mutex_t drawing = PTHREAD_MUTEX_INITIALIZER;
+static enum { NOT_SHOWN, SHOWN_HERE, SHOWN_BELOW } shown;
+static bool answer_is_shown;
+static size_t answer_column; /* of the answer's last line, however many rows that takes */
+static bool line_is_open;
+
+static void clear(void)
+{
+    if (shown)
+        fputs(shown == SHOWN_HERE ? "\r\033[K" : "\033[J", stderr);
+    shown = NOT_SHOWN;
+}
 
 void show_line(const char *format, ...)
 {
@@ -51,15 +67,60 @@ void show_line(const char *format, ...)
     va_end(arguments);
     /* One that is wider would leave its rest behind. */
     bool known = !ioctl(STDERR_FILENO, TIOCGWINSZ, &size) && size.ws_col;
-    fprintf(stderr, "\r\033[K%.*s", known ? size.ws_col - 1 : 79, text);
+    int width = known ? size.ws_col : 80;
+    pthread_mutex_lock(&drawing);
+    if (!answer_is_shown || answer_column == 0) {
+        fprintf(stderr, "\r\033[K%.*s", width - 1, text);
+        shown = SHOWN_HERE;
+    } else if (answer_column % (size_t)width) { /* behind a full row the cursor stands on its last letter */
+        /* Down and up again, so that there is a row below; save, go there, come back. */
+        fprintf(stderr, "\033D\033M\0337\033[B\r\033[K%.*s\0338", width - 1, text);
+        shown = SHOWN_BELOW;
+    }
     fflush(stderr);
-    line_is_shown = true;
+    pthread_mutex_unlock(&drawing);
 }
 
 void clear_line(void)
 {
-    if (atomic_exchange(&line_is_shown, false))
-        fprintf(stderr, "\r\033[K");
+    pthread_mutex_lock(&drawing);
+    clear();
+    pthread_mutex_unlock(&drawing);
+}
+
+void answer_starts(void)
+{
+    pthread_mutex_lock(&drawing);
+    clear();
+    answer_is_shown = is_terminal(stdout);
+    answer_column = 0;
+    line_is_open = true; /* even an empty answer ends a line */
+    pthread_mutex_unlock(&drawing);
+}
+
+void show_answer(const char *text, size_t size)
+{
+    pthread_mutex_lock(&drawing);
+    if (answer_is_shown)
+        clear();
+    fwrite(text, 1, size, stdout);
+    fflush(stdout);
+    if (size)
+        line_is_open = text[size - 1] != '\n';
+    for (size_t i = 0; i < size; i++)
+        answer_column = text[i] == '\n' ? 0 : answer_column + ((text[i] & 0xc0) != 0x80);
+    pthread_mutex_unlock(&drawing);
+}
+
+void answer_ends(void)
+{
+    pthread_mutex_lock(&drawing);
+    clear();
+    if (line_is_open)
+        putchar('\n');
+    fflush(stdout);
+    answer_is_shown = false;
+    pthread_mutex_unlock(&drawing);
 }
 
 const char *format_time(char *out, size_t room, double seconds)

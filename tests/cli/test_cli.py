@@ -679,6 +679,41 @@ def progress_is_shown_beside_the_answer():
     assert "tokens/s, disk" not in out
 
 
+def progress_in_a_terminal_leaves_the_answer_alone():
+    arguments = [HYPURA, "run", MODEL, "--raw", "--prompt", "The", "--ignore-eos", "--max-tokens", "400", "--memory", "12M",
+                 "--context", "512", "--no-state", "--threads", "1"]
+    expected = subprocess.run(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    process = subprocess.Popen([*arguments, "--progress"], stdin=subprocess.DEVNULL, stdout=slave, stderr=slave,
+                               env={**os.environ, "TERM": "xterm", "LC_ALL": "C.UTF-8"})
+    os.close(slave)
+    shown = b""
+    while select.select([master], [], [], 60)[0]:
+        try:
+            got = os.read(master, 4096)
+        except OSError:
+            got = b""
+        if not got:
+            break
+        shown += got
+    assert process.wait() == 0
+    os.close(master)
+    # Down and up, save, the row below, restore: the cursor is back where the answer goes on.
+    below = rb"\x1bD\x1bM\x1b7\x1b\[B\r\x1b\[K([^\x1b]*)\x1b8"
+    lines = re.findall(below, shown)
+    assert any(re.match(rb"[0-9.]+ tokens/s, disk .*, waiting for it .*, expert hits [0-9]+ %$", line) for line in lines), lines
+    assert max(map(len, lines)) < 80, lines
+    left = re.sub(below, b"", shown).replace(b"\x1b[J", b"").replace(b"\r\n", b"\n")
+    left = re.sub(rb"\n(\r\x1b\[K[^\x1b\r]*)+\r\x1b\[K", b"\n", left)  # in a row of which the answer has nothing yet
+    assert expected in left, left
+    # While a question is typed nothing moves.
+    talk = Terminal("run", MODEL, "--progress", "--memory", "10M", "--context", 256, "--max-tokens", 8)
+    assert not select.select([talk.file], [], [], 0.8)[0], os.read(talk.file, 4096)
+    talk.say(QUESTION + "\n")
+    talk.end("/bye\r")
+
+
 def a_drive_and_a_machine_are_measured():
     profile = json.loads(hypura("profile", MODEL, "--json")[0])
     assert profile["memory_bytes_per_second"] > 1e8 and profile["storage"]["bytes_per_second"] > 1e5
