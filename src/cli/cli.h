@@ -137,7 +137,7 @@ void load_line_start(struct load_line *line, struct engine_options *options); /*
 /* The engine options that the command line asked for. */
 hypura_status engine_options_of(struct engine_options *out, hypura_error *error);
 
-/* Closes it again, and what --progress started. NULL is fine. */
+/* Closes it again, and what --progress started; after an interrupt what need not wait for the drive. NULL is fine. */
 void close_engine(struct engine *engine);
 
 /* The line of --progress, from a thread of its own. While it is paused nothing is shown. */

@@ -238,9 +238,13 @@ hypura_status open_engine(struct engine **out, const char *model, hypura_error *
 
 void close_engine(struct engine *engine)
 {
+    static struct engine *left; /* so that what is left to the end of the program is known to be meant */
     progress_stop();
     live_memory_stop();
-    engine_close(engine);
+    if (interrupted())
+        engine_leave(left = engine);
+    else
+        engine_close(engine);
 }
 
 json_t *statistics_json(struct engine *engine)

@@ -435,6 +435,18 @@ void engine_close(struct engine *engine)
     memory_free(engine);
 }
 
+void engine_leave(struct engine *engine)
+{
+    hypura_error lost;
+    if (!engine || engine->gpu) { /* a device's work has to be waited for, and its compiled kernels are kept */
+        engine_close(engine);
+        return;
+    }
+    if (engine_end_trace(engine, &lost))
+        log_write(LOG_WARNING, "%s", lost.message);
+    store_leave(engine->store);
+}
+
 /* ---- looking in ----------------------------------------------------------------------------------------------------
  */
 

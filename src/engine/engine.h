@@ -66,6 +66,10 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
                           hypura_error *error);
 void engine_close(struct engine *engine);
 
+/* Instead of engine_close, for a program that ends at once: keeps what is to be kept, and does not wait for reads in
+ * flight, which a slow drive may take long for. Nothing of the engine may be used after it, nor closed. */
+void engine_leave(struct engine *engine);
+
 const struct model *engine_model(const struct engine *engine);
 const struct plan *engine_plan(const struct engine *engine);
 const struct hardware *engine_hardware(const struct engine *engine);

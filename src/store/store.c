@@ -305,6 +305,13 @@ void store_close(struct store *store)
     memory_free(store);
 }
 
+void store_leave(struct store *store)
+{
+    pthread_mutex_lock(store->mutex);
+    usage_save(store);
+    pthread_mutex_unlock(store->mutex);
+}
+
 /* ---- what the forward pass calls --------------------------------------------------------------------------------- */
 
 hypura_status store_cancelled_error(hypura_error *error)

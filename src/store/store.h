@@ -64,6 +64,10 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                          const struct store_options *options, hypura_error *error);
 void store_close(struct store *store); /* waits for reads in flight */
 
+/* For a program that ends: keeps what store_close would keep for later runs, and waits for no read. The store stays as
+ * it is, since reads may still arrive. */
+void store_leave(struct store *store);
+
 /* Reads all pinned units; progress (may be NULL) is called with bytes done and of how many, and may return false to
  * stop. */
 typedef bool (*store_progress)(void *context, uint64_t done, uint64_t total);

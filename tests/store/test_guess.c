@@ -316,6 +316,19 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     assert_int_equal(found.guesses_used, 4);
     close_world(&world);
 
+    /* A program that ends while the drive is busy keeps it too. */
+    open_guessing(&world, 10, STORE_GUESSING_OFF, path);
+    run_passes(&world, 30);
+    assert_int_equal(unlink(path), 0);
+    wait_until_idle(world.store);
+    io_hold(world.store->io, true);
+    unit_number waiting = expert(3, 15);
+    assert_ok(store_want(world.store, &waiting, 1, &test_error));
+    store_leave(world.store);
+    assert_int_equal(stat(path, &info), 0);
+    io_hold(world.store->io, false);
+    close_world(&world);
+
     /* A file of another version, or one that does not fit, is as none. */
     FILE *file = fopen(path, "rb+");
     assert_non_null(file);
