@@ -171,6 +171,13 @@ struct limit {
 };
 struct limit find_limit(const struct engine *engine, const struct engine_statistics *statistics);
 
+/* Of the experts that were read on a guess those that were needed, and of the needed ones that were not in memory
+ * before those that a guess had brought. Below 0 where there are none. */
+struct guess_rates {
+    double precision, recall;
+};
+struct guess_rates find_guess_rates(const struct engine_statistics *statistics);
+
 /* Writes --stats, when asked for. Returns false after reporting that it could not. */
 bool write_statistics(struct engine *engine);
 

@@ -247,15 +247,29 @@ void close_engine(struct engine *engine)
         engine_close(engine);
 }
 
+struct guess_rates find_guess_rates(const struct engine_statistics *s)
+{
+    double used = (double)s->store.guesses_used, needed = used + (double)s->store.expert_misses;
+    if (!s->store.guesses)
+        return (struct guess_rates){-1, -1};
+    return (struct guess_rates){used / (double)s->store.guesses, needed > 0 ? used / needed : -1};
+}
+
+static json_t *rate_json(double rate)
+{
+    return rate < 0 ? json_null() : json_real(rate);
+}
+
 json_t *statistics_json(struct engine *engine)
 {
     struct engine_statistics s;
     engine_statistics(engine, &s);
     const struct plan *plan = engine_plan(engine);
     struct limit limit = find_limit(engine, &s);
+    struct guess_rates guesses = find_guess_rates(&s);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s}",
+        "s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -270,8 +284,9 @@ json_t *statistics_json(struct engine *engine)
         "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage, "decode_bytes_read",
         (json_int_t)s.decode_bytes_read, "decode_passes", (json_int_t)s.decode_passes, "drafted_tokens",
         (json_int_t)s.drafted_tokens, "accepted_tokens", (json_int_t)s.accepted_tokens, "share_of_limit",
-        limit.share < 0 ? json_null() : json_real(limit.share), "share_side_by_side",
-        limit.side_share < 0 ? json_null() : json_real(limit.side_share), "bound", plan_bound_name(limit.bound));
+        rate_json(limit.share), "share_side_by_side", rate_json(limit.side_share), "bound",
+        plan_bound_name(limit.bound), "guess_precision", rate_json(guesses.precision), "guess_recall",
+        rate_json(guesses.recall), "code_on_top_bytes", (json_int_t)(plan->code_on_top ? hardware_code_bytes() : 0));
 }
 
 bool write_statistics(struct engine *engine)
