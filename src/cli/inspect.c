@@ -214,17 +214,23 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
                 {"scratch", plan->scratch_bytes},
                 {"table of pieces", plan->table_bytes},
                 {"program and vocabulary", plan->overhead_bytes},
-                {"left free", plan->reserve_bytes}};
+                {"page tables and slack", plan->reserve_bytes}};
+    uint64_t left = plan->budget;
     for (size_t i = 0; i < COUNT_OF(uses); i++) {
+        left -= MIN(left, uses[i].bytes);
         if (uses[i].bytes)
             printf("    %-26s %10s\n", uses[i].name, format_bytes(a, sizeof a, (double)uses[i].bytes));
     }
+    if (left > plan->budget / 50)
+        printf("    %-26s %10s\n", "not needed", format_bytes(a, sizeof a, (double)left));
     print_gpu(plan, tiers[TIER_GPU]);
     printf("  %-28s %10s in RAM, %s on disk\n", plan->gpu ? "the other weights" : "weights",
            format_bytes(a, sizeof a, (double)tiers[TIER_RAM]), format_bytes(b, sizeof b, (double)tiers[TIER_STORAGE]));
     uint64_t first = tiers[TIER_GPU] + tiers[TIER_RAM];
     printf("  %-28s %10s, about %s\n", "loaded before it answers", format_bytes(a, sizeof a, (double)first),
            format_time(b, sizeof b, (double)first / hardware->storage.bytes_per_second));
+    if (!hardware->storage.direct_supported)
+        printf("  %-28s passes the page cache, for want of direct I/O, and is dropped behind\n", "what is read");
     printf("  %-28s %u tokens, KV in %s, prompts in chunks of %u\n", "context", plan->positions,
            tensor_type_info(plan->kv_type)->name, plan->chunk);
     printf("  %-28s %.2f tokens/s, bound by %s\n", "expected", plan->predicted_tokens_per_second,

@@ -509,6 +509,16 @@ def inspect_shows_the_plan():
     assert 0.99 * plan["plan"]["budget_bytes"] < given <= plan["plan"]["budget_bytes"], plan["plan"]
     assert plan["metadata"]["qwen3moe.block_count"] > 1 and plan["metadata"]["qwen3moe.rope.freq_base"] > 1, plan
     assert "qwen3moe.block_count                         %d\n" % plan["metadata"]["qwen3moe.block_count"] in out, out
+    out, _ = hypura("inspect", MODEL, "--memory", "1G")
+    assert re.search(r"not needed +9\d\d MiB", out), out
+    assert "not needed" not in hypura("inspect", MODEL, "--memory", "10M")[0]
+    if os.path.isdir("/dev/shm"):
+        with tempfile.NamedTemporaryFile(dir="/dev/shm", suffix=".gguf") as copy:
+            with open(MODEL, "rb") as file:
+                copy.write(file.read())
+            copy.flush()
+            assert "for want of direct I/O" in hypura("inspect", copy.name, "--memory", "10M")[0]
+            assert "does no direct I/O" in hypura("run", copy.name, "--prompt", "x", "--max-tokens", 2)[1]
     out, err = hypura("inspect", MODEL, "--gpu", 1000)  # said once, and planned without
     assert err.startswith("hypura: computing on the CPU: ") and err.count("\n") == 1 and "on the GPU" not in out, err
 
