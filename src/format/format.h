@@ -118,9 +118,9 @@ struct gguf_tensor {
 
 struct gguf;
 
-/* Opens a file, or all the files of a split model when path names any of them (NAME-00001-of-0000N.gguf). A path that
- * is a directory, a pipe or not a GGUF file gets a sentence. All ranges of all tensors are checked to lie in their
- * files. */
+/* Opens a file, or all the files of a split model when path names any of them (NAME-00001-of-0000N.gguf) or is a link
+ * to one. A path that is a directory, a pipe or not a GGUF file gets a sentence. All ranges of all tensors are checked
+ * to lie in their files. */
 hypura_status gguf_open(struct gguf **out, const char *path, hypura_error *error);
 void gguf_close(struct gguf *file);
 

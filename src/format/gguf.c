@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -43,6 +44,32 @@ static bool split_name(const char *path, size_t *prefix, uint32_t *number, uint3
     *prefix = size - SPLIT_SUFFIX_BYTES;
     return suffix[0] == '-' && five_digits(suffix + 1, number) && memcmp(suffix + 6, "-of-", 4) == 0 &&
            five_digits(suffix + 10, count) && strcmp(suffix + 15, ".gguf") == 0;
+}
+
+#define MOST_LINKS 16
+
+/* Where a link of another name leads: the first name on the way that tells a part's number. False when there is none.
+ */
+static bool follow_to_split_name(const char *path, char *out, size_t room)
+{
+    char target[PATH_MAX];
+    size_t prefix;
+    uint32_t number, count;
+    if (snprintf(out, room, "%s", path) >= (int)room)
+        return false;
+    for (int links = 0; links < MOST_LINKS; links++) {
+        ssize_t size = readlink(out, target, sizeof target - 1);
+        if (size <= 0)
+            return false;
+        target[size] = '\0';
+        char *slash = target[0] == '/' ? NULL : strrchr(out, '/');
+        size_t folder = slash ? (size_t)(slash - out) + 1 : 0;
+        if (snprintf(out + folder, room - folder, "%s", target) >= (int)(room - folder))
+            return false;
+        if (split_name(out, &prefix, &number, &count))
+            return true;
+    }
+    return false;
 }
 
 /* What a file says of itself: its place (from 0), the number of parts (1 for a whole file) and the tensors of all. */
@@ -156,10 +183,12 @@ static hypura_status read_model(struct gguf *file, const char *path, hypura_erro
     }
     gguf_header_free(&header);
     arena_free(&file->arena);
-    char shown[PATH_TEXT_ROOM];
+    char shown[PATH_TEXT_ROOM], linked[PATH_MAX];
     path_text(shown, path);
     size_t prefix;
     uint32_t number, count;
+    if (!split_name(path, &prefix, &number, &count) && follow_to_split_name(path, linked, sizeof linked))
+        path = linked;
     if (!split_name(path, &prefix, &number, &count))
         return error_set(error, HYPURA_ERROR_FORMAT,
                          "%s: the file is part %" PRIu64 " of %" PRIu64

@@ -54,6 +54,21 @@ static void any_part_opens_the_model(void **state)
     }
 }
 
+/* The parts stand beside what the link leads to. */
+static void a_link_of_another_name_opens_the_model(void **state)
+{
+    (void)state;
+    write_part(&(struct part){"far-00001-of-00002.gguf", 1, 2, 2, {"x"}});
+    write_part(&(struct part){"far-00002-of-00002.gguf", 2, 2, 2, {"y"}});
+    assert_int_equal(symlink("far-00002-of-00002.gguf", path_in_folder("near.gguf")), 0);
+    assert_int_equal(symlink(path_in_folder("near.gguf"), path_in_folder("nearer.gguf")), 0);
+    struct gguf *file;
+    assert_ok(gguf_open(&file, path_in_folder("nearer.gguf"), &test_error));
+    assert_int_equal(gguf_file_count(file), 2);
+    assert_int_equal(gguf_tensor_count(file), 2);
+    gguf_close(file);
+}
+
 static void expect_refusal(const char *name, const char *words)
 {
     struct gguf *file = NULL;
@@ -108,9 +123,8 @@ static void a_lone_part_is_a_whole_model(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(any_part_opens_the_model),
-        cmocka_unit_test(a_missing_part_is_named),
-        cmocka_unit_test(parts_that_do_not_belong_together_are_refused),
+        cmocka_unit_test(any_part_opens_the_model),     cmocka_unit_test(a_link_of_another_name_opens_the_model),
+        cmocka_unit_test(a_missing_part_is_named),      cmocka_unit_test(parts_that_do_not_belong_together_are_refused),
         cmocka_unit_test(a_lone_part_is_a_whole_model),
     };
     return cmocka_run_group_tests_name("split gguf", tests, make_folder, remove_folder);
