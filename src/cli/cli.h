@@ -150,7 +150,7 @@ void progress_stop(void);
 void prompt_line_start(struct engine *engine, uint32_t tokens);
 void prompt_line_stop(void);
 
-/* SIGUSR1 changes the memory budget. Prepare before threads are made, and stop before the engine is closed. engine
+/* SIGUSR1 changes the memory budget. Prepare at the start of the program, and stop before the engine is closed. engine
  * NULL: that of the server. */
 void live_memory_prepare(void);
 void live_memory_start(struct engine *engine);

@@ -226,7 +226,6 @@ hypura_status open_engine(struct engine **out, const char *model, hypura_error *
         return status;
     struct load_line line;
     load_line_start(&line, &options);
-    live_memory_prepare();
     status = engine_open(out, path, &options, error);
     clear_line();
     if (!status)

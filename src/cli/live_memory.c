@@ -79,7 +79,8 @@ static void *wait_for_signal(void *argument)
 
 void live_memory_prepare(void)
 {
-    /* Threads that are made from now on inherit this, so that only the one that waits gets the signal. */
+    /* Threads that are made from now on inherit this, so that only the one that waits gets the signal. Until there is
+     * one, while a prompt is typed or a model is loaded, it waits too instead of ending the program. */
     sigset_t set = signals();
     pthread_sigmask(SIG_BLOCK, &set, NULL);
 }

@@ -97,6 +97,7 @@ static int run_command(int count, char **arguments)
 int main(int count, char **arguments)
 {
     log_set_sink(print_warning, NULL);
+    live_memory_prepare();
     signal(SIGXFSZ, SIG_IGN); /* a file that grows too large is a write that fails, with a sentence */
     int status = run_command(count, arguments);
     /* What did not arrive was not done. */

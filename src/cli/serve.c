@@ -133,7 +133,6 @@ static int run(size_t count, char **arguments)
         sigemptyset(&action.sa_mask);
         sigaction(SIGINT, &action, NULL);
         sigaction(SIGTERM, &action, NULL);
-        live_memory_prepare();
         live_memory_start(NULL);
         status = server_run(&serving, say_where, NULL, &error);
         live_memory_stop();

@@ -619,6 +619,16 @@ def memory_changes_while_it_runs():
     assert process.returncode == 0
     assert (out + rest).decode() == expected
     assert json.load(open(path("changed")))["budget_bytes"] == 12 << 20
+    # While it still waits for the prompt: done as soon as there is a model.
+    with open(path("budget"), "w") as file:
+        file.write("14M\n")
+    early = [HYPURA, "run", MODEL, "--raw", "--context", "512", "--memory-file", path("budget"), "--max-tokens", "4"]
+    process = subprocess.Popen(early, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    while os.path.exists("/proc/self/status") and "State:\tS" not in open(f"/proc/{process.pid}/status").read():
+        time.sleep(0.01)
+    process.send_signal(signal.SIGUSR1)
+    _, err = process.communicate(b"The", timeout=60)
+    assert process.returncode == 0 and b"memory is 14.0 MiB from now on" in err, (process.returncode, err)
     # Without a file: what is free.
     process = subprocess.Popen([HYPURA, *map(str, arguments), "--memory", "10M"], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
