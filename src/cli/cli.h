@@ -162,7 +162,8 @@ double bytes_per_token(const struct model *model);
 
 /* The least time that the bytes of decoding take, on the disk (what was guessed wrong not counted) or through the
  * kernels, over the time that it took: 1 is the limit, also where the machine was quicker than when it was measured.
- * Below 0 where nothing was measured or decoded, or a GPU computes a part. */
+ * Below 0 where nothing was measured or decoded, or a GPU computes a part; what binds is then what the plan
+ * expects. */
 struct limit {
     double share;        /* the longer of the two, each as fast as it was measured alone */
     double side_share;   /* both at once, as fast as they were measured beside each other */

@@ -42,7 +42,7 @@ struct limit find_limit(const struct engine *engine, const struct engine_statist
 {
     const struct hardware *hardware = engine_hardware(engine);
     if (!hardware->measured || s->decode_seconds <= 0 || engine_gpu(engine))
-        return (struct limit){.share = -1, .side_share = -1, .bound = BOUND_MEMORY};
+        return (struct limit){.share = -1, .side_share = -1, .bound = engine_plan(engine)->bound};
     double disk = (double)s->decode_bytes_read / hardware->storage.bytes_per_second;
     double compute = compute_seconds(engine, s->decode_passes);
     double share = MAX(disk, compute) / s->decode_seconds;

@@ -57,6 +57,8 @@ static void print_figures(struct engine *engine)
         fprintf(stderr,
                 "                it was %.1f times as quick as its profile says: hypura profile --force looks again\n",
                 limit.over_profile);
+    if (limit.share < 0 && !engine_hardware(engine)->measured)
+        fprintf(stderr, "  limit         not known: \"hypura profile\" measures what this machine allows\n");
     if (experts)
         fprintf(stderr, "  expert hits   %.1f %% of %llu uses\n", 100.0 * (double)s.store.expert_hits / (double)experts,
                 (unsigned long long)experts);
