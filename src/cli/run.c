@@ -78,7 +78,9 @@ static void print_figures(struct engine *engine)
             format_bytes(b, sizeof b, (double)s.budget_bytes));
     if (code)
         fprintf(stderr, "; code and libraries, on top: %s", format_bytes(a, sizeof a, (double)code));
-    fprintf(stderr, ": %s\n", s.peak_rss_bytes - code <= s.budget_bytes ? "held" : "EXCEEDED");
+    if (s.largest_budget_bytes > s.budget_bytes)
+        fprintf(stderr, "; the budget was up to %s", format_bytes(a, sizeof a, (double)s.largest_budget_bytes));
+    fprintf(stderr, ": %s\n", s.peak_rss_bytes - code <= s.largest_budget_bytes ? "held" : "EXCEEDED");
 }
 
 /* What to expect of a model that streams, for whoever waits at a terminal. */

@@ -289,6 +289,7 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
         return error_set(error, HYPURA_ERROR_ARGUMENT, "a plan for %u tokens a batch and %u positions cannot be",
                          plan->chunk, plan->positions);
     atomic_store(&engine->budget, plan->budget);
+    atomic_store(&engine->largest_budget, plan->budget);
     engine->guess.ranks = guess_ranks(model_parameters(engine->model));
     struct compute_limits limits = compute_limits_of(&engine->geometry, plan->chunk);
     TRY(compute_create_limited(&engine->compute, engine->geometry.threads, compute_best_instructions(), &limits,
@@ -577,6 +578,8 @@ hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_er
                                 (double)bytes / 1048576.0, (double)fixed / 1048576.0);
     }
     atomic_store(&engine->budget, bytes);
+    if (bytes > atomic_load(&engine->largest_budget))
+        atomic_store(&engine->largest_budget, bytes);
     return HYPURA_OK;
 }
 
@@ -594,6 +597,7 @@ void engine_statistics(struct engine *engine, struct engine_statistics *out)
         .decode_seconds = (double)atomic_load(&engine->decode_nanoseconds) * 1e-9,
         .peak_rss_bytes = memory_peak_resident_bytes(),
         .budget_bytes = atomic_load(&engine->budget),
+        .largest_budget_bytes = atomic_load(&engine->largest_budget),
     };
     store_statistics(engine->store, &out->store);
     uint64_t bytes[UNIT_STATES] = {0};

@@ -182,7 +182,7 @@ struct engine_statistics {
     double prompt_seconds, decode_seconds;
     uint64_t decode_bytes_read; /* from storage, while decoding, without what was guessed wrong */
     uint64_t peak_rss_bytes;
-    uint64_t budget_bytes;
+    uint64_t budget_bytes, largest_budget_bytes;  /* now; so far, which is what the peak was allowed */
     uint64_t bytes_gpu, bytes_ram, bytes_storage; /* of the weights, by tier now: storage is what is in no memory */
     struct store_statistics store;
 };

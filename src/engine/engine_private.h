@@ -289,9 +289,9 @@ struct engine {
     enum engine_drafting drafting;
     struct engine *draft_model; /* NULL: none */
 
-    atomic_bool *used;              /* [layers][experts] since somebody asked */
-    atomic_bool cancelled, stopped; /* engine_cancel, engine_stop */
-    _Atomic uint64_t budget;
+    atomic_bool *used;                       /* [layers][experts] since somebody asked */
+    atomic_bool cancelled, stopped;          /* engine_cancel, engine_stop */
+    _Atomic uint64_t budget, largest_budget; /* now; so far */
     double load_seconds;
     _Atomic uint64_t prompt_tokens, generated_tokens, prompt_nanoseconds, decode_nanoseconds, decode_bytes_read;
     _Atomic uint64_t decode_passes, drafted_tokens, accepted_tokens;

@@ -604,7 +604,7 @@ def memory_changes_while_it_runs():
     arguments = ["run", MODEL, "--raw", "--prompt", "The", "--ignore-eos", "--max-tokens", 400, "--temperature", 0,
                  "--context", 512, "--no-state"]
     expected, _ = hypura(*arguments)
-    process = subprocess.Popen([HYPURA, *map(str, arguments), "--memory-file", path("budget"), "--stats", path("changed")],
+    process = subprocess.Popen([HYPURA, *map(str, arguments), "--memory-file", path("budget"), "--stats", path("changed"), "--map"],
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     out = process.stdout.read(20)
     with open(path("budget"), "w") as file:
@@ -617,8 +617,9 @@ def memory_changes_while_it_runs():
     process.send_signal(signal.SIGUSR1)
     line = process.stderr.readline()
     assert b"stays as it is" in line, line
-    rest, _ = process.communicate(timeout=60)
+    rest, figures = process.communicate(timeout=60)
     assert process.returncode == 0
+    assert re.search(rb"budget 12.0 MiB; .*; the budget was up to 14.0 MiB: held", figures), figures
     assert (out + rest).decode() == expected
     assert json.load(open(path("changed")))["budget_bytes"] == 12 << 20
     # While it still waits for the prompt: done as soon as there is a model.
