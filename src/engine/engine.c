@@ -560,10 +560,19 @@ void engine_stop(struct engine *engine, bool stop)
     follow_cancel(engine);
 }
 
+/* What the plan uses, without the pool. */
+static uint64_t fixed_bytes(const struct plan *plan)
+{
+    if (plan->pool_bytes)
+        return plan->budget - MIN(plan->budget, plan->pool_bytes);
+    return plan->overhead_bytes + plan->reserve_bytes + plan->resident_bytes + plan->table_bytes + plan->kv_bytes +
+           plan->scratch_bytes;
+}
+
 hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_error *error)
 {
     const struct plan *plan = engine->plan;
-    uint64_t fixed = plan->budget - MIN(plan->budget, plan->pool_bytes);
+    uint64_t fixed = fixed_bytes(plan);
     if (plan->pool_bytes == 0 && bytes < fixed) {
         char text[32];
         return error_set(error, HYPURA_ERROR_MEMORY,

@@ -622,6 +622,19 @@ def memory_changes_while_it_runs():
     assert re.search(rb"budget 12.0 MiB; .*; the budget was up to 14.0 MiB: held", figures), figures
     assert (out + rest).decode() == expected
     assert json.load(open(path("changed")))["budget_bytes"] == 12 << 20
+    # What is in memory whole stays, but what it does not need it can do without.
+    with open(path("budget"), "w") as file:
+        file.write("2G")
+    process = subprocess.Popen([HYPURA, *map(str, arguments), "--memory-file", path("budget")], stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE)
+    assert process.stdout.read(20)
+    for size, told in (("1G", b"memory is 1.00 GiB from now on"), ("8M", b"all weights are in memory for good")):
+        with open(path("budget"), "w") as file:
+            file.write(size)
+        process.send_signal(signal.SIGUSR1)
+        line = process.stderr.readline()
+        assert told in line, line
+    process.communicate(timeout=60)
     # While it still waits for the prompt: done as soon as there is a model.
     with open(path("budget"), "w") as file:
         file.write("14M\n")
