@@ -1,9 +1,8 @@
 /* core: what every other folder stands on. It knows nothing of models.
  *
  * Errors, checked sizes, memory (heap and mapped), byte buffers, the log, clocks, random numbers, hashes, texts and the
- * thread pool.
- * Nothing here prints, exits or aborts. Unless a function says otherwise it may be called from any thread, and two
- * calls on the same object must not overlap.
+ * thread pool. Nothing here prints, exits or aborts. Unless a function says otherwise it may be called from any thread,
+ * and two calls on the same object must not overlap.
  */
 #ifndef HYPURA_CORE_H
 #define HYPURA_CORE_H
