@@ -24,7 +24,7 @@
 #define WRITE_SECONDS 3.0
 #define FIRST_SECONDS 2.0
 #define SAMPLE_SECONDS 0.07
-#define STORAGE_SECONDS 6.5
+#define STORAGE_SECONDS 7.5
 
 /* Parts of the progress bar. */
 #define DONE_MEMORY 0.05

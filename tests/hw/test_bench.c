@@ -183,6 +183,11 @@ static void the_least_in_flight_of_the_best_is_chosen(void **state)
     assert_int_equal(storage.depth, 32);
     assert_true(storage.latency_seconds > 99e-6 && storage.latency_seconds < 101e-6);
     assert_true(storage.direct_pays);
+    /* One that is quickest with more in flight than any drive needs. */
+    storage.samples[4].bytes_per_second = 4e9;
+    hw_choose_reads(&storage);
+    assert_int_equal(storage.block_bytes, 4 << 20);
+    assert_int_equal(storage.depth, 8);
     /* A drive that is quicker through the page cache. */
     add_sample(&storage, 1 << 20, 16, false, true, 6e9);
     hw_choose_reads(&storage);
