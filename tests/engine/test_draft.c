@@ -250,7 +250,8 @@ static void a_smaller_model_is_planned_for_with_its_vocabulary(void **state)
     uint64_t opened = engine_plan(engine)->overhead_bytes;
     printf("# without %llu, planned %llu, opened %llu MiB\n", (unsigned long long)(without / mib),
            (unsigned long long)(planned / mib), (unsigned long long)(opened / mib));
-    assert_in_range(planned, opened - 4 * mib, opened + 4 * mib);
+    if (!SANITIZED) /* what was freed is given back late there */
+        assert_in_range(planned, opened - 4 * mib, opened + 4 * mib);
     engine_close(engine);
     unlink(path);
 }
