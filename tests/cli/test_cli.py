@@ -20,6 +20,9 @@ import termios
 import time
 
 HYPURA, SOURCE = sys.argv[1], sys.argv[2]
+# Where a sanitizer is built in, what is resident is its own for the most part.
+with open(HYPURA, "rb") as program:
+    SANITIZED = re.search(b"__[at]san_init", program.read()) is not None
 sys.path.append(os.path.join(SOURCE, "tests"))
 from tap import run_tests, tests_of
 sys.path.append(os.path.join(SOURCE, "tests", "server"))
@@ -397,8 +400,9 @@ def a_budget_is_held():
             stats = json.load(file)
         assert stats["budget_bytes"] == budget
         # Below 256 MiB code and libraries come on top.
-        assert 0 < stats["code_on_top_bytes"] < 16 << 20, stats
-        assert stats["peak_rss_bytes"] - stats["code_on_top_bytes"] <= budget, stats
+        if not SANITIZED:
+            assert 0 < stats["code_on_top_bytes"] < 16 << 20, stats
+            assert stats["peak_rss_bytes"] - stats["code_on_top_bytes"] <= budget, stats
         assert stats["bytes_storage"] > 0 and stats["expert_misses"] > 0, stats
 
 
@@ -619,7 +623,8 @@ def memory_changes_while_it_runs():
     assert b"stays as it is" in line, line
     rest, figures = process.communicate(timeout=60)
     assert process.returncode == 0
-    assert re.search(rb"budget 12.0 MiB; .*; the budget was up to 14.0 MiB: held", figures), figures
+    held = rb"budget 12.0 MiB; .*; the budget was up to 14.0 MiB: held"
+    assert re.search(held, figures) or SANITIZED, figures
     assert (out + rest).decode() == expected
     assert json.load(open(path("changed")))["budget_bytes"] == 12 << 20
     # What is in memory whole stays, but what it does not need it can do without.
