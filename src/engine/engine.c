@@ -530,20 +530,15 @@ bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t position
     return kept;
 }
 
-static bool is_to_end(struct engine *engine)
-{
-    return atomic_load(&engine->cancelled) || atomic_load(&engine->stopped);
-}
-
 /* Until what was passed on is what holds: another thread may have changed it meanwhile. */
 static void follow_cancel(struct engine *engine)
 {
     bool end;
     do {
-        end = is_to_end(engine);
+        end = engine_is_to_end(engine);
         thread_pool_skip(compute_pool(engine->compute), end);
         store_cancel(engine->store, end);
-    } while (end != is_to_end(engine));
+    } while (end != engine_is_to_end(engine));
 }
 
 void engine_cancel(struct engine *engine, bool cancel)

@@ -297,6 +297,12 @@ struct engine {
     _Atomic uint64_t decode_passes, drafted_tokens, accepted_tokens;
 };
 
+/* Whether the pass at hand is not wanted any more. */
+static inline bool engine_is_to_end(const struct engine *engine)
+{
+    return atomic_load(&engine->cancelled) || atomic_load(&engine->stopped);
+}
+
 /* ---- weights -------------------------------------------------------------------------------------------------------
  */
 

@@ -57,9 +57,7 @@ static hypura_status read_batch(struct engine *engine, const struct engine_batch
 
 static hypura_status check_cancel(struct engine *engine, hypura_error *error)
 {
-    if (atomic_load_explicit(&engine->cancelled, memory_order_relaxed) ||
-        atomic_load_explicit(&engine->stopped, memory_order_relaxed) ||
-        thread_pool_skipped(compute_pool(engine->compute)))
+    if (engine_is_to_end(engine) || thread_pool_skipped(compute_pool(engine->compute)))
         return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
     return HYPURA_OK;
 }
