@@ -2,10 +2,10 @@
  *
  * The model answers a prompt under a JSON schema and without one; each sampling call is timed apart from the forward
  * pass. Prints both, and the grammar's share of a token's time. */
-#include "engine/grammar.h"
+#include "grammar/grammar.h"
 #include "engine/engine.h"
-#include "engine/sampler.h"
-#include "model/vocabulary.h"
+#include "sampling/sampler.h"
+#include "tokenizer/vocabulary.h"
 
 #include <stdio.h>
 #include <stdlib.h>

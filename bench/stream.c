@@ -5,7 +5,7 @@
  * tensors: in their cyclic order, through the ring. experts: batches of 8 at random places. pinned: the whole file is
  * loaded once, into fresh memory. Prints bytes/s, and the share
  * of a core that the process used. Compare with fio on the same file: fio --readonly --direct=1 --ioengine=io_uring. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 #include <inttypes.h>
 #include <stdio.h>

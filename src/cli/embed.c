@@ -1,6 +1,6 @@
 /* hypura embed: texts to vectors. */
 #include "cli/cli.h"
-#include "model/vocabulary.h"
+#include "tokenizer/vocabulary.h"
 
 #include <errno.h>
 #include <stdlib.h>

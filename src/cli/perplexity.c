@@ -1,7 +1,7 @@
 /* hypura perplexity: how well a model predicts a text. */
-#include "engine/perplexity.h"
+#include "tools/perplexity.h"
 #include "cli/cli.h"
-#include "model/vocabulary.h"
+#include "tokenizer/vocabulary.h"
 
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* hypura replay: what a recorded routing would have hit, by cache policy and size. */
-#include "store/replay.h"
+#include "tools/replay.h"
 #include "cli/cli.h"
 
 #include <stdlib.h>

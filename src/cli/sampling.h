@@ -3,9 +3,9 @@
 #define HYPURA_CLI_SAMPLING_H
 
 #include "cli/cli.h"
-#include "engine/grammar.h"
-#include "engine/sampler.h"
-#include "model/vocabulary.h"
+#include "grammar/grammar.h"
+#include "sampling/sampler.h"
+#include "tokenizer/vocabulary.h"
 
 extern const struct option_row sampling_rows[];
 

@@ -1,5 +1,5 @@
 /* hypura synth: GGUF files of any geometry with random weights, for tests and benchmarks. */
-#include "model/synth.h"
+#include "tools/synth.h"
 #include "cli/cli.h"
 #include "store/trace.h"
 

@@ -1,8 +1,8 @@
 /* hypura template: what a chat looks like to the model. */
-#include "model/template.h"
+#include "template/template.h"
 #include "cli/cli.h"
 #include "engine/prompt.h"
-#include "model/vocabulary.h"
+#include "tokenizer/vocabulary.h"
 
 #include <string.h>
 

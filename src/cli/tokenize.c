@@ -1,6 +1,6 @@
 /* hypura tokenize: lines of text to token ids, and back. */
 #include "cli/cli.h"
-#include "model/vocabulary.h"
+#include "tokenizer/vocabulary.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 #include "engine/draft.h"
-#include "engine/sampler.h"
+#include "sampling/sampler.h"
 
 #include <math.h>
 #include <string.h>

@@ -15,7 +15,7 @@
 
 #include "core/core.h"
 #include "model/model.h"
-#include "model/vocabulary.h"
+#include "tokenizer/vocabulary.h"
 #include "plan/plan.h"
 #include "store/store.h"
 

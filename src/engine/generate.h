@@ -19,8 +19,8 @@
 #define HYPURA_GENERATE_H
 
 #include "engine/engine.h"
-#include "engine/sampler.h"
-#include "model/vocabulary.h"
+#include "sampling/sampler.h"
+#include "tokenizer/vocabulary.h"
 
 enum finish_reason {
     FINISH_STOP,      /* an end-of-generation token or a stop string */

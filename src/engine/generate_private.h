@@ -4,7 +4,7 @@
 
 #include "engine/draft.h"
 #include "engine/generate.h"
-#include "engine/stop_strings.h"
+#include "sampling/stop_strings.h"
 
 #include <pthread.h>
 

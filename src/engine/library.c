@@ -4,7 +4,7 @@
 #include "engine/engine.h"
 #include "engine/generate.h"
 #include "engine/prompt.h"
-#include "engine/sampler.h"
+#include "sampling/sampler.h"
 
 #include <stdio.h>
 #include <string.h>

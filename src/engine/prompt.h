@@ -4,8 +4,8 @@
 #define HYPURA_PROMPT_H
 
 #include "format/format.h"
-#include "model/template.h"
-#include "model/vocabulary.h"
+#include "template/template.h"
+#include "tokenizer/vocabulary.h"
 
 /* The model's own chat template (a variant by name, such as "tool_use", when it has that one), or ChatML when it has
  * none. */

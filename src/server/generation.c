@@ -1,5 +1,5 @@
 #include "server/generation.h"
-#include "engine/grammar.h"
+#include "grammar/grammar.h"
 
 #include <math.h>
 #include <stdlib.h>

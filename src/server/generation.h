@@ -3,8 +3,8 @@
 #ifndef HYPURA_SERVER_GENERATION_H
 #define HYPURA_SERVER_GENERATION_H
 
-#include "engine/sampler.h"
-#include "model/chat_output.h"
+#include "sampling/sampler.h"
+#include "chat/chat_output.h"
 #include "server/server_private.h"
 #include "server/worker.h"
 

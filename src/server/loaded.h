@@ -12,8 +12,8 @@
 #define HYPURA_SERVER_LOADED_H
 
 #include "engine/generate.h"
-#include "engine/grammar.h"
-#include "model/template.h"
+#include "grammar/grammar.h"
+#include "template/template.h"
 #include "server/registry.h"
 
 #include <stdatomic.h>

@@ -3,7 +3,7 @@
 #include "server/server_private.h"
 
 #include "engine/engine.h"
-#include "model/template.h"
+#include "template/template.h"
 #include "server/loaded.h"
 #include "server/worker.h"
 

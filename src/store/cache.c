@@ -1,5 +1,5 @@
 /* The expert cache: slots of a few sizes, filled on demand and by guesses, emptied as the policy says. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 /* At once, while others wait: a huge page. */
 #define POPULATE_BYTES ((uint64_t)2 << 20)

@@ -1,5 +1,5 @@
 /* The slots of the expert cache: which sizes there are, how many of each, what they hold at most. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 #include <stdlib.h>
 

@@ -1,5 +1,5 @@
 /* What other threads ask and change while the forward pass runs: cancelling, statistics, the size of the pool. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 void store_cancel(struct store *store, bool cancel)
 {

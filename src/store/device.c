@@ -1,6 +1,6 @@
 /* Units on the GPU: tensors side by side in a few large buffers, experts in slots, a layer's slices of one kind in one
  * buffer. They are read piece by piece into a little memory of the host, and passed on from there. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* In place of device.c where the build has no GPU: the plan puts nothing there. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 hypura_status device_prepare(struct store *store, struct gpu *gpu, uint32_t experts, hypura_error *error)
 {

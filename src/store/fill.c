@@ -4,7 +4,7 @@
  * it something, or looks at an answer before he asks again, waits for no expert that has room. While a pass runs, of
  * this store or of another in the process (peers.c), the drive has better to do: filling in its gaps as well brought
  * nothing. When a read fails it stops until another has shown that the drive works, a number of times. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 /* Experts on their way at once: small ones need several to keep the drive busy. */
 #define UNDER_WAY 8u

@@ -1,5 +1,5 @@
 /* Guesses: which experts the next layers may want, read while the drive would be idle. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 #include <string.h>
 

@@ -1,7 +1,7 @@
 /* Slots of the expert cache that a GPU reads where they are: memory is the host's and the device's at once, and a slot
  * is a range of an imported buffer. Only slots in use are imported, since that pins their memory. The cache grows and
  * gives up imports between passes only, when nothing on the GPU runs. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 #include <stdlib.h>
 

@@ -14,7 +14,7 @@
  *
  * An expert that cannot be copied leaves its slot empty, and nothing moves from then on. Where the device does not take
  * the table of slots, though, it and the host would disagree on who computes what: that ends the request. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 #include <stdlib.h>
 

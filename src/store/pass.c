@@ -1,5 +1,5 @@
 /* Where a pass begins and ends, and what it tells of its tokens. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 void store_note_tokens(struct store *store, unit_number first, const uint32_t *experts, size_t tokens, size_t used)
 {

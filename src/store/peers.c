@@ -1,5 +1,5 @@
 /* The stores of one process share its drive: while a pass runs over one of them, none reads what only has room. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 static struct {
     pthread_mutex_t mutex; /* taken before a store's */

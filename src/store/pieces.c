@@ -1,5 +1,5 @@
 /* Tensors in pieces: units that the store makes beside the model's own, in the order of their rows. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 /* Where some stream the others are cut too, so that their pieces can be given up. */
 static bool is_cut(const struct store_source *source, unit_number unit)

@@ -1,5 +1,5 @@
 /* Pinned units: the ranges of the files that hold them, sorted and joined, side by side in one arena. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 #include <stdlib.h>
 

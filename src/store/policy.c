@@ -1,4 +1,4 @@
-#include "store/policy_internal.h"
+#include "store/policy_private.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -9,7 +9,7 @@
  * a half to twice these, or a third more sorts of items, change less than 1 point of the hits. Each token of a prompt
  * is a visit of its own: as one visit it would say of most experts that they are always used, and the first answer
  * would be read at a fifth more bytes. */
-#include "store/policy_internal.h"
+#include "store/policy_private.h"
 
 #include <math.h>
 #include <string.h>

@@ -4,7 +4,7 @@
  * proportion, so the order of two items changes only when one is used; kept as log2 of the sum of 2^(t_use / H), a
  * count needs no ageing at all. */
 #include "store/heap.h"
-#include "store/policy_internal.h"
+#include "store/policy_private.h"
 
 #include <math.h>
 

@@ -10,7 +10,7 @@
  * Tensors differ in size, so room is a place in one stretch of memory: the gap, or the neighbouring tensors that may
  * go, whose loss costs least.
  */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 #define NO_ENTRY UINT32_MAX
 

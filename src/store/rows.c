@@ -1,5 +1,5 @@
 /* Parts of tensors that are never held whole: small reads past the page cache, by whoever asks. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 #include <errno.h>
 #include <string.h>

@@ -1,4 +1,4 @@
-#include "store/internal.h"
+#include "store/store_private.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* What the store needs to know of a model and its plan. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 static const struct unit *unit_of_model(const void *model, unit_number unit)
 {

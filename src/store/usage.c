@@ -4,7 +4,7 @@
  * File format, little endian: "HYPUSAGE", u32 version 3, u32 experts, u64 fingerprint of the model's layout, 64 u16:
  * hits of struct plan_hit_curve * 65535 (all 0: not known), then for each expert u16: uses a pass * 65535. A file that
  * does not fit, or of another version, is ignored and replaced. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 #include <errno.h>
 #include <inttypes.h>

@@ -1,5 +1,5 @@
 /* Queues of units that wait for room. They are short: what one layer wants. */
-#include "store/internal.h"
+#include "store/store_private.h"
 
 void waiting_append(struct store *store, struct waiting_list *list, unit_number unit)
 {

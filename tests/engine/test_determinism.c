@@ -3,7 +3,7 @@
 #include "folder.h"
 #include "reference.h"
 
-#include "model/synth.h"
+#include "tools/synth.h"
 
 #define PROMPT 24
 

@@ -3,7 +3,7 @@
 #include "reference.h"
 
 #include "engine/draft.h"
-#include "model/synth.h"
+#include "tools/synth.h"
 
 #include <unistd.h>
 

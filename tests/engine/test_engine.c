@@ -4,7 +4,7 @@
 #include "reference.h"
 
 #include "hw/hw.h"
-#include "model/synth.h"
+#include "tools/synth.h"
 #include "store/trace.h"
 
 #include <sys/wait.h>

@@ -2,7 +2,7 @@
  * Without a device the tests say skipped. */
 #include "gpu_engine.h"
 
-#include "store/internal.h"
+#include "store/store_private.h"
 
 /* ---- experts change sides ---------------------------------------------------------------------------------------- */
 

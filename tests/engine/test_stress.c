@@ -8,7 +8,7 @@
 #include "folder.h"
 #include "reference.h"
 
-#include "model/synth.h"
+#include "tools/synth.h"
 
 #include <dirent.h>
 #include <pthread.h>

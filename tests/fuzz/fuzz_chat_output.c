@@ -2,7 +2,7 @@
  * is cut into pieces, the same must be found in it. */
 #include "fuzz.h"
 
-#include "model/chat_output.h"
+#include "chat/chat_output.h"
 
 static void note(void *context, const struct chat_delta *delta)
 {

@@ -2,7 +2,7 @@
  * comes after is fed to it. */
 #include "fuzz.h"
 
-#include "engine/grammar.h"
+#include "grammar/grammar.h"
 
 static struct grammar_vocabulary *vocabulary(void)
 {

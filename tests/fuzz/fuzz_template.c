@@ -1,7 +1,7 @@
 /* libFuzzer target: any text as a chat template, rendered with a chat that has everything. */
 #include "fuzz.h"
 
-#include "model/template.h"
+#include "template/template.h"
 
 static const char chat[] =
     "{\"messages\": [{\"role\": \"system\", \"content\": \"Be é.\"}, {\"role\": \"user\", \"content\": \" Hi\\n <b> "

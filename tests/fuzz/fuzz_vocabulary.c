@@ -2,7 +2,7 @@
  * the end of the file too. */
 #include "fuzz.h"
 
-#include "model/vocabulary.h"
+#include "tokenizer/vocabulary.h"
 
 static const char words[] =
     " Hello, World's  café 1234567\n\n\t<|im_start|> \xe4\xbd\xa0\xe5\xa5\xbd\xf0\x9f\x99\x82 x";

@@ -5,7 +5,7 @@
 
 #include "test.h"
 
-#include "store/internal.h"
+#include "store/store_private.h"
 
 #include <fcntl.h>
 #include <string.h>

@@ -3,7 +3,7 @@
 #include "expert_world.h"
 #include "folder.h"
 
-#include "store/replay.h"
+#include "tools/replay.h"
 
 #include <math.h>
 #include <sys/stat.h>

@@ -2,7 +2,7 @@
 #include "test.h"
 
 #include "store/policy.h"
-#include "store/replay.h"
+#include "tools/replay.h"
 
 #include <string.h>
 #include <unistd.h>

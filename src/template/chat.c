@@ -1,0 +1,287 @@
+/* Chats: the variables that templates of chat models expect. */
+#include "core/core.h"
+#include "template/template.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+const char chat_template_default[] =
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+
+static hypura_status collect(const struct chat_input *input, json_t *variables, json_t *trusted, hypura_error *error)
+{
+    static const char *const own[] = {"messages", "tools", "add_generation_prompt", "bos_token", "eos_token"};
+    if (!json_is_array(input->messages))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the messages of a chat must be a JSON array");
+    if (input->tools && !json_is_array(input->tools))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the tools of a chat must be a JSON array");
+    if (input->variables && !json_is_object(input->variables))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the variables of a chat template must be a JSON object");
+    for (size_t i = 0; i < COUNT_OF(own); i++)
+        if (json_object_get(input->variables, own[i]))
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "\"%s\" cannot be a variable for the chat template", own[i]);
+    /* Borrowed: the objects die before the caller's values do, so only their reference counts change. */
+    int failed = input->variables ? json_object_update(variables, (json_t *)input->variables) : 0;
+    failed |= json_object_set(variables, "messages", (json_t *)input->messages);
+    if (input->tools)
+        failed |= json_object_set(variables, "tools", (json_t *)input->tools);
+    failed |= json_object_set_new(trusted, "add_generation_prompt", json_boolean(input->add_generation_prompt));
+    failed |= json_object_set_new(trusted, "bos_token", json_string_nocheck(input->bos_text ? input->bos_text : ""));
+    failed |= json_object_set_new(trusted, "eos_token", json_string_nocheck(input->eos_text ? input->eos_text : ""));
+    if (failed)
+        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the variables of the chat template");
+    return HYPURA_OK;
+}
+
+/* ---- an answer that is already begun ------------------------------------------------------------------------------
+ */
+
+static hypura_status append(struct rendered_text *rendered, const char *text, size_t size, bool user,
+                            hypura_error *error)
+{
+    if (size == 0)
+        return HYPURA_OK;
+    size_t old = rendered->size, room, ranges = rendered->user_count;
+    if (!size_add(&room, old, size) || !size_add(&room, room, 1))
+        return error_set(error, HYPURA_ERROR_MEMORY, "the prompt is too long");
+    hypura_status status = memory_resize((void **)&rendered->text, old + 1, room, 1, "rendered prompt", error);
+    bool joins = ranges && rendered->user[ranges - 1].end == old;
+    if (status == HYPURA_OK && user && !joins)
+        status = memory_resize((void **)&rendered->user, ranges, ranges + 1, sizeof *rendered->user, "rendered prompt",
+                               error);
+    if (status != HYPURA_OK)
+        return status;
+    memcpy(rendered->text + old, text, size);
+    rendered->text[old + size] = 0;
+    rendered->size = old + size;
+    if (user && joins)
+        rendered->user[ranges - 1].end = old + size;
+    else if (user)
+        rendered->user[rendered->user_count++] = (struct text_range){old, old + size};
+    return HYPURA_OK;
+}
+
+/* content is a string, or an array of parts of which those with a "text" count. */
+static hypura_status append_content(struct rendered_text *rendered, const json_t *content, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    if (json_is_string(content))
+        return append(rendered, json_string_value(content), json_string_length(content), true, error);
+    for (size_t i = 0; status == HYPURA_OK && i < json_array_size(content); i++)
+        status = append_content(rendered, json_object_get(json_array_get(content, i), "text"), error);
+    return status;
+}
+
+static hypura_status append_text(struct rendered_text *rendered, const char *text, hypura_error *error)
+{
+    return append(rendered, text, strlen(text), false, error);
+}
+
+/* The begun answer, where the generation prompt has ended. A template that writes channels (gpt-oss) has them chosen by
+ * the answer itself, so the channels before the content are part of it. */
+static hypura_status append_answer(struct rendered_text *rendered, const json_t *answer, bool channels,
+                                   hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    if (channels) {
+        const json_t *reasoning = json_object_get(answer, "reasoning_content");
+        status = append_text(rendered, "<|channel|>analysis<|message|>", error);
+        if (status == HYPURA_OK)
+            status = append_content(rendered, reasoning, error);
+        if (status == HYPURA_OK)
+            status = append_text(rendered, "<|end|><|start|>assistant<|channel|>final<|message|>", error);
+    }
+    return status == HYPURA_OK ? append_content(rendered, json_object_get(answer, "content"), error) : status;
+}
+
+/* The last message when it is an answer to be gone on with, or NULL. */
+static const json_t *begun_answer(const struct chat_input *input)
+{
+    size_t count = json_array_size(input->messages);
+    const json_t *last = count ? json_array_get(input->messages, count - 1) : NULL;
+    const char *role = json_string_value(json_object_get(last, "role"));
+    const json_t *content = json_object_get(last, "content");
+    if (input->close_last_answer || count < 2 || !role || strcmp(role, "assistant") != 0 ||
+        json_array_size(json_object_get(last, "tool_calls")) || !(json_is_string(content) || json_is_array(content)))
+        return NULL;
+    return last;
+}
+
+/* ---- messages as a template wants them ----------------------------------------------------------------------------
+ */
+
+enum { ADAPT_OBJECTS = 1, ADAPT_STRINGS = 2, ADAPT_FLAT_CONTENT = 4 };
+
+static bool has_parts(const json_t *messages)
+{
+    for (size_t i = 0; i < json_array_size(messages); i++)
+        if (json_is_array(json_object_get(json_array_get(messages, i), "content")))
+            return true;
+    return false;
+}
+
+static bool has_calls(const json_t *messages)
+{
+    for (size_t i = 0; i < json_array_size(messages); i++)
+        if (json_array_size(json_object_get(json_array_get(messages, i), "tool_calls")))
+            return true;
+    return false;
+}
+
+/* The text of all parts, one a line. */
+static json_t *flat_content(const json_t *parts)
+{
+    struct buffer text = {0};
+    bool first = true;
+    for (size_t i = 0; i < json_array_size(parts); i++) {
+        const json_t *part = json_object_get(json_array_get(parts, i), "text");
+        if (!json_is_string(part))
+            continue;
+        if (!first)
+            buffer_append_char(&text, '\n');
+        first = false;
+        buffer_append(&text, json_string_value(part), json_string_length(part));
+    }
+    json_t *content = text.failed ? NULL : json_stringn(text.data ? text.data : "", text.size);
+    buffer_free(&text);
+    return content;
+}
+
+/* The arguments of a call as an object, or as text. */
+static void adapt_arguments(json_t *message, int how)
+{
+    json_t *calls = json_object_get(message, "tool_calls"), *call;
+    size_t i;
+    json_array_foreach(calls, i, call)
+    {
+        json_t *function = json_object_get(call, "function"), *owner = function ? function : call;
+        json_t *arguments = json_object_get(owner, "arguments");
+        if ((how & ADAPT_OBJECTS) && json_is_string(arguments)) {
+            json_t *object =
+                json_loadb(json_string_value(arguments), json_string_length(arguments), JSON_ALLOW_NUL, NULL);
+            if (object)
+                json_object_set_new(owner, "arguments", object);
+        } else if ((how & ADAPT_STRINGS) && json_is_object(arguments)) {
+            char *text = json_dumps(arguments, JSON_REAL_PRECISION(15));
+            json_object_set_new(owner, "arguments", json_string(text ? text : ""));
+            free(text);
+        }
+    }
+}
+
+static json_t *adapt_messages(const json_t *messages, int how)
+{
+    json_t *copy = json_deep_copy(messages), *message;
+    size_t i;
+    json_array_foreach(copy, i, message)
+    {
+        json_t *content = json_object_get(message, "content");
+        if (!content || json_is_null(content))
+            json_object_set_new(message, "content", json_string(""));
+        else if ((how & ADAPT_FLAT_CONTENT) && json_is_array(content))
+            json_object_set_new(message, "content", flat_content(content));
+        adapt_arguments(message, how);
+    }
+    return copy;
+}
+
+static hypura_status render_messages(const struct chat_template *template, const struct chat_input *input,
+                                     struct rendered_text *out, hypura_error *error)
+{
+    json_t *variables = json_object(), *trusted = json_object();
+    hypura_status status = collect(input, variables, trusted, error);
+    if (status == HYPURA_OK)
+        status = chat_template_render(template, variables, trusted, input->now, input->watch, out, error);
+    json_decref(variables);
+    json_decref(trusted);
+    return status;
+}
+
+/* Whether a template writes the text of a content that is a list of parts, and not the list as Python prints it. */
+static bool takes_parts(const struct chat_template *template, const struct chat_input *input)
+{
+    static const char probe[] = "a7f3probe";
+    struct chat_input question = *input;
+    struct rendered_text text = {0};
+    json_t *messages = json_pack("[{s:s, s:[{s:s, s:s}]}]", "role", "user", "content", "type", "text", "text", probe);
+    question.messages = messages;
+    bool takes = render_messages(template, &question, &text, NULL) == HYPURA_OK && strstr(text.text, probe) &&
+                 !strstr(text.text, "'text'");
+    rendered_text_free(&text);
+    json_decref(messages);
+    return takes;
+}
+
+/* Renders what was given, or with adapt what the template can take. */
+static hypura_status render_adapted(const struct chat_template *template, const struct chat_input *input,
+                                    struct rendered_text *out, hypura_error *error)
+{
+    if (!input->adapt || !json_is_array(input->messages))
+        return render_messages(template, input, out, error);
+    bool flat = has_parts(input->messages) && !takes_parts(template, input);
+    int how = (flat ? ADAPT_FLAT_CONTENT : 0) | ADAPT_OBJECTS;
+    struct chat_input adapted = *input;
+    json_t *messages = adapt_messages(input->messages, how);
+    adapted.messages = messages;
+    hypura_status status = render_messages(template, &adapted, out, error);
+    json_decref(messages);
+    if (status != HYPURA_ERROR_FORMAT || !has_calls(input->messages))
+        return status;
+    /* A template that puts the arguments beside other text wants them as text. */
+    messages = adapt_messages(input->messages, (how & ADAPT_FLAT_CONTENT) | ADAPT_STRINGS);
+    adapted.messages = messages;
+    if (render_messages(template, &adapted, out, NULL) == HYPURA_OK)
+        status = HYPURA_OK;
+    json_decref(messages);
+    return status;
+}
+
+hypura_status chat_render(const struct chat_template *template, const struct chat_input *input,
+                          struct rendered_text *out, hypura_error *error)
+{
+    json_t *earlier = NULL;
+    struct chat_input complete = *input;
+    struct rendered_text rendered = {0};
+    const json_t *answer = begun_answer(input);
+    if (answer) {
+        earlier = json_copy((json_t *)input->messages);
+        json_array_remove(earlier, json_array_size(earlier) - 1);
+        complete.messages = earlier;
+        complete.add_generation_prompt = true;
+    }
+    hypura_status status = render_adapted(template, &complete, &rendered, error);
+    if (status == HYPURA_OK && answer)
+        status = append_answer(&rendered, answer, chat_template_mentions(template, "<|channel|>"), error);
+    if (status == HYPURA_OK)
+        *out = rendered;
+    else
+        rendered_text_free(&rendered);
+    json_decref(earlier);
+    return status;
+}
+
+static void cut(struct rendered_text *rendered, size_t start, size_t end)
+{
+    memmove(rendered->text, rendered->text + start, end - start);
+    rendered->text[end - start] = 0;
+    rendered->size = end - start;
+    for (size_t i = 0; i < rendered->user_count; i++) {
+        rendered->user[i].start -= start;
+        rendered->user[i].end -= start;
+    }
+}
+
+void chat_strip_bos(struct rendered_text *rendered, const char *bos_text, const char *eos_text)
+{
+    size_t bos = bos_text ? strlen(bos_text) : 0, eos = eos_text ? strlen(eos_text) : 0;
+    bool from_template = rendered->user_count == 0 || rendered->user[0].start >= bos;
+    if (bos && bos <= rendered->size && from_template && memcmp(rendered->text, bos_text, bos) == 0)
+        cut(rendered, bos, rendered->size);
+    from_template = rendered->user_count == 0 || rendered->user[rendered->user_count - 1].end + eos <= rendered->size;
+    if (eos && eos <= rendered->size && from_template &&
+        memcmp(rendered->text + rendered->size - eos, eos_text, eos) == 0)
+        cut(rendered, 0, rendered->size - eos);
+}

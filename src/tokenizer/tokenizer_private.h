@@ -1,0 +1,57 @@
+/* The parts of the tokenizer: tokenizer.c finds special tokens and hands the text between them to one of these. */
+#ifndef HYPURA_TOKENIZER_PRIVATE_H
+#define HYPURA_TOKENIZER_PRIVATE_H
+
+#include "tokenizer/vocabulary_private.h"
+
+/* ---- a heap of possible merges; the smallest key comes first ----------------------------------------------------- */
+
+struct heap_entry {
+    uint64_t key; /* rank, then the index of the left symbol */
+    uint32_t size;
+};
+
+struct merge_heap {
+    struct heap_entry *entries;
+    size_t count, capacity;
+};
+
+hypura_status merge_heap_push(struct merge_heap *heap, struct heap_entry entry, hypura_error *error);
+struct heap_entry merge_heap_pop(struct merge_heap *heap); /* count is at least 1 */
+
+/* ---- one call's memory and settings ------------------------------------------------------------------------------ */
+
+/* A part of a text that merges with its neighbours. size 0: merged away. */
+struct part {
+    uint32_t start, size;   /* bytes */
+    int32_t previous, next; /* -1: none */
+    symbol_id symbol;
+};
+
+struct tokenizer {
+    const struct vocabulary *vocabulary;
+    struct token_array *out;
+    bool no_control; /* merging never makes a control token */
+    hypura_error *error;
+    struct split_text split;
+    struct part *parts;
+    size_t part_capacity;
+    struct merge_heap heap;
+    struct buffer text;
+};
+
+hypura_status tokenizer_reserve_parts(struct tokenizer *tokenizer, size_t count);
+
+/* The token of a text, unless it may not be made here. */
+int32_t tokenizer_find(const struct tokenizer *tokenizer, const char *text, size_t size);
+bool tokenizer_allows(const struct tokenizer *tokenizer, symbol_id symbol);
+
+hypura_status tokenizer_append(struct tokenizer *tokenizer, int32_t id);
+
+/* Each appends the tokens of a text without special tokens. */
+hypura_status tokenize_bpe(struct tokenizer *tokenizer, const char *text, size_t size);
+hypura_status tokenize_sentencepiece(struct tokenizer *tokenizer, const char *text, size_t size, bool space_before);
+hypura_status tokenize_wordpiece(struct tokenizer *tokenizer, const char *text, size_t size);
+hypura_status tokenize_unigram(struct tokenizer *tokenizer, const char *text, size_t size);
+
+#endif

@@ -1,0 +1,143 @@
+/* What the files of synth share and nobody else sees. */
+#ifndef HYPURA_SYNTH_PRIVATE_H
+#define HYPURA_SYNTH_PRIVATE_H
+
+#include "format/format.h"
+#include "tools/synth.h"
+
+/* ---- random blocks ----------------------------------------------------------------------------------------------- */
+
+/* Blocks whose values, decoded, have a mean of about 0 and this deviation. */
+void synth_random_blocks(struct random *random, enum tensor_type type, unsigned char *out, uint64_t blocks,
+                         float deviation);
+
+/* Elements at the end of a row whose values are positive and nearly constant. */
+#define SYNTH_TAIL 32
+
+/* Whether synth_constant_tail can work on rows of this type. */
+bool synth_tail_supported(enum tensor_type type);
+
+/* Makes the last SYNTH_TAIL elements of a row of random blocks positive and nearly constant: their mean is
+ * synth_tail_ratio times the deviation that the blocks were made with. */
+void synth_constant_tail(enum tensor_type type, unsigned char *row, uint64_t columns, float deviation);
+float synth_tail_ratio(enum tensor_type type);
+
+/* Floats to F32, F16, BF16 or Q8_0. */
+void synth_encode(enum tensor_type type, unsigned char *out, const float *values, uint64_t count);
+
+/* ---- vocabulary -------------------------------------------------------------------------------------------------- */
+
+enum synth_tokenizer { SYNTH_SENTENCEPIECE, SYNTH_LLAMA3, SYNTH_QWEN, SYNTH_GPT_OSS };
+
+struct synth_vocabulary;
+
+/* A tokenizer with exactly "size" distinct tokens: bytes, special tokens, some English and made-up words. */
+hypura_status synth_vocabulary_make(struct synth_vocabulary **out, enum synth_tokenizer kind, uint32_t size,
+                                    hypura_error *error);
+void synth_vocabulary_free(struct synth_vocabulary *vocabulary);
+
+/* Writes the tokenizer.* keys, chat template included. */
+hypura_status synth_vocabulary_write(const struct synth_vocabulary *vocabulary, struct gguf_writer *writer,
+                                     hypura_error *error);
+
+/* Words lie in [first, end); bytes and special tokens outside, which generated text should not contain. */
+void synth_vocabulary_words(const struct synth_vocabulary *vocabulary, uint32_t *first, uint32_t *end);
+
+/* ---- routers and the moving average ------------------------------------------------------------------------------ */
+
+/* The hidden state's dimensions by what they carry. [first, first + count) each; the tail is the last SYNTH_TAIL. */
+struct synth_part {
+    uint32_t first, count;
+};
+
+struct synth_router_plan {
+    struct synth_part token, slow, context; /* "context" takes what later attention writes */
+    struct synth_part fresh;                /* shared out among the layers: synth_fresh_part */
+    uint32_t fresh_parts;
+    float *lengths;       /* [experts], of rank 0, 1, ...: length of a router row in units of the logit threshold */
+    float slow_gain;      /* energy of the moving average in its dimensions; embedding energy is 1 */
+    float slow_effective; /* tokens in the moving average */
+    float position_score; /* score of each rotating pair that is used */
+    uint32_t first_pair, pairs;
+    float tail_value; /* of the embedding's tail */
+    float stickiness;
+};
+
+hypura_status synth_router_plan(struct synth_router_plan *plan, const struct synth_options *options, float tail_value,
+                                hypura_error *error);
+void synth_router_plan_free(struct synth_router_plan *plan);
+
+/* The dimensions that the feed forward of this layer writes for the next router. */
+struct synth_part synth_fresh_part(const struct synth_router_plan *plan, uint32_t layer);
+
+/* Energies (mean squares) that the layers add to the stream, where an embedding has 1. */
+#define SYNTH_FRESH_ENERGY 6.0f   /* feed forward into its own fresh part */
+#define SYNTH_CONTEXT_ENERGY 0.5f /* attention into the context part */
+#define SYNTH_NOISE_ENERGY 0.3f   /* over all layers, everywhere */
+
+/* One row of the router of a layer: float[embedding]. */
+void synth_router_row(const struct synth_router_plan *plan, const struct synth_options *options, uint32_t layer,
+                      uint32_t expert, struct random *random, float *row);
+
+/* Rows of layer 0's attention; head_row is the row's place in its head. */
+void synth_position_row(const struct synth_router_plan *plan, const struct synth_options *options, uint32_t head_row,
+                        float *row);
+/* The vector of a query or key norm at layer 0: float[head_size]. */
+void synth_position_norm(const struct synth_router_plan *plan, const struct synth_options *options, float *row);
+void synth_slow_value_row(const struct synth_options *options, struct random *random, float *row);
+void synth_slow_output_row(const struct synth_router_plan *plan, const struct synth_options *options,
+                           uint32_t dimension, struct random *random, float *row);
+
+bool synth_query_key_norm(const char *architecture);
+
+/* ---- the list of tensors ----------------------------------------------------------------------------------------- */
+
+enum synth_fill {
+    SYNTH_FILL_RANDOM, /* blocks, with a band of rows of another deviation */
+    SYNTH_FILL_NORM,   /* near 1 */
+    SYNTH_FILL_ONE,
+    SYNTH_FILL_QUERY_NORM, /* near "deviation" */
+    SYNTH_FILL_BIAS,       /* near 0 */
+    SYNTH_FILL_ROUTER,
+    SYNTH_FILL_POSITION, /* layer 0's queries and keys, and so on: see synth.h */
+    SYNTH_FILL_POSITION_NORM,
+    SYNTH_FILL_SLOW_VALUE,
+    SYNTH_FILL_SLOW_OUTPUT
+};
+
+struct synth_tensor {
+    char name[48];
+    enum synth_fill fill;
+    enum tensor_type type;
+    uint32_t layer;
+    uint32_t dimensions;
+    uint64_t shape[GGUF_MAX_DIMENSIONS];
+    uint64_t rows, row_bytes;
+    uint64_t period; /* rows of one expert; bands repeat with it */
+    double deviation;
+    uint64_t band_first, band_count;
+    double band_deviation;
+    bool constant_tail;
+};
+
+struct synth_type {
+    enum tensor_type base;
+    bool mixture;
+    uint32_t file_type; /* general.file_type */
+};
+
+struct synth_list {
+    struct synth_options options;
+    struct synth_type type;
+    struct synth_router_plan router; /* of a mixture of experts */
+    struct synth_tensor *tensors;
+    size_t count;
+};
+
+/* options are checked and complete. */
+hypura_status synth_list_make(struct synth_list *list, const struct synth_options *options,
+                              const struct synth_vocabulary *vocabulary, hypura_error *error);
+void synth_list_free(struct synth_list *list);
+uint64_t synth_list_bytes(const struct synth_list *list);
+
+#endif

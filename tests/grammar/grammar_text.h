@@ -1,0 +1,126 @@
+/* What tests of grammars share: how far a text fits one, a vocabulary that writes JSON in many ways, and random texts
+ * of a grammar. */
+#ifndef HYPURA_TEST_GRAMMAR_TEXT_H
+#define HYPURA_TEST_GRAMMAR_TEXT_H
+
+#include "test.h"
+
+#include "grammar/grammar.h"
+
+#include <string.h>
+
+static struct grammar_vocabulary *no_tokens(void)
+{
+    static const struct token_piece piece = {"", 0};
+    static const bool end = true;
+    struct grammar_vocabulary *vocabulary;
+    assert_ok(grammar_vocabulary_create(&vocabulary, &piece, &end, 1, &test_error));
+    return vocabulary;
+}
+
+enum { REFUSED, BEGUN, COMPLETE };
+
+/* How far a text fits, fed byte by byte. */
+static int match(const struct grammar *grammar, const char *text)
+{
+    struct grammar_vocabulary *vocabulary = no_tokens();
+    struct grammar_matcher *m;
+    int result = BEGUN;
+    assert_ok(grammar_matcher_create(&m, grammar, vocabulary, &test_error));
+    for (size_t i = 0; text[i] && result == BEGUN; i++)
+        if (grammar_matcher_accept_bytes(m, text + i, 1, &test_error) != HYPURA_OK)
+            result = REFUSED;
+    if (result == BEGUN && grammar_matcher_is_complete(m))
+        result = COMPLETE;
+    grammar_matcher_free(m);
+    grammar_vocabulary_free(vocabulary);
+    return result;
+}
+
+enum { MOST_TOKENS = 3000 };
+
+static struct token_piece pieces[MOST_TOKENS];
+static char piece_bytes[MOST_TOKENS][8];
+static bool ends[MOST_TOKENS];
+static size_t token_count;
+
+static void add_token(const char *bytes, size_t size, bool end)
+{
+    memcpy(piece_bytes[token_count], bytes, size);
+    pieces[token_count] = (struct token_piece){piece_bytes[token_count], size};
+    ends[token_count++] = end;
+}
+
+/* All bytes, many short strings of what JSON is made of, parts of characters, a control token, two ends. */
+static struct grammar_vocabulary *some_tokens(void)
+{
+    static const char letters[] = "{}[]\":,.-+0123456789aetrufalsn \n\\x";
+    struct random random;
+    random_seed(&random, 5);
+    token_count = 0;
+    add_token("", 0, false);
+    add_token("</s>", 4, true);
+    for (int i = 0; i < 256; i++)
+        add_token((char[]){(char)i}, 1, false);
+    while (token_count < MOST_TOKENS - 1) {
+        char bytes[8];
+        size_t size = 2 + random_next(&random) % 4;
+        for (size_t i = 0; i < size; i++)
+            bytes[i] = letters[random_next(&random) % (sizeof letters - 1)];
+        if (random_next(&random) % 16 == 0)
+            memcpy(bytes, random_next(&random) % 2 ? "\x98\x80" : "\xf0\x9f", 2);
+        add_token(bytes, size, false);
+    }
+    add_token("<|end|>", 7, true);
+    struct grammar_vocabulary *vocabulary;
+    assert_ok(grammar_vocabulary_create(&vocabulary, pieces, ends, token_count, &test_error));
+    return vocabulary;
+}
+
+/* Writes a random text of a grammar, token by token, and gives it, or NULL when it found no end. The mask is held
+ * against asking for each token. */
+static char *random_text(const struct grammar *grammar, const struct grammar_vocabulary *vocabulary,
+                         struct random *random, struct buffer *text)
+{
+    struct grammar_matcher *m;
+    uint32_t mask[(MOST_TOKENS + 31) / 32];
+    assert_ok(grammar_matcher_create(&m, grammar, vocabulary, &test_error));
+    buffer_clear(text);
+    for (int length = 0;; length++) {
+        memset(mask, 0, sizeof mask);
+        assert_ok(grammar_matcher_mask(m, mask, &test_error));
+        if (length < 3)
+            for (size_t i = 0; i < token_count; i++)
+                assert_int_equal(mask[i / 32] >> (i % 32) & 1, grammar_matcher_allows(m, (int32_t)i));
+        bool complete = grammar_matcher_is_complete(m), more = false;
+        assert_int_equal(mask[0] >> 1 & 1, complete);
+        assert_false(mask[0] & 1);
+        for (size_t i = 2; i < token_count; i++)
+            more |= (mask[i / 32] >> (i % 32) & 1) && !ends[i];
+        if (!more && !complete)
+            fail_msg("nothing can follow \"%.*s\"", (int)text->size, text->data);
+        if (complete && (!more || length > 60 || random_next(random) % 4 == 0)) {
+            assert_ok(grammar_matcher_accept(m, 1, &test_error));
+            break;
+        }
+        /* Long texts are led to their end by what closes. */
+        int32_t token = 2 + (unsigned char)"}]\""[random_next(random) % 3];
+        while ((length < 40 || random_next(random) % 8 == 0) || ends[token] ||
+               !(mask[token / 32] >> (token % 32) & 1)) {
+            token = (int32_t)(random_next(random) % token_count);
+            if (!ends[token] && (mask[token / 32] >> (token % 32) & 1))
+                break;
+        }
+        assert_ok(grammar_matcher_accept(m, token, &test_error));
+        buffer_append(text, pieces[token].bytes, pieces[token].size);
+        if (length > 1000) {
+            grammar_matcher_free(m);
+            return NULL;
+        }
+    }
+    grammar_matcher_free(m);
+    buffer_append_char(text, 0);
+    return text->data;
+}
+
+#endif
