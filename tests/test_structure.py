@@ -67,6 +67,18 @@ def private_headers_stay_in_their_folder():
     assert not outside, outside
 
 
+def the_waist_knows_no_device():
+    """What is on a device stands in store/device.h, which is for whoever computes there."""
+    found = list(includes())
+    reached, ahead = set(), {"store/store.h"}
+    while ahead:
+        reached |= ahead
+        ahead = {header for _, name, _, header in found if name in ahead} - reached
+    assert len(reached) > 2 and not [header for header in reached if "vulkan" in header], reached
+    users = {name for _, name, _, header in found if header == "store/device.h"}
+    assert users and not [name for name in users if not name.startswith(("store/", "engine/gpu/"))], users
+
+
 def the_library_never_prints_exits_or_aborts():
     wanting = {name: wanted & PRINTS_OR_ENDS for name, (_, wanted) in symbols(LIBRARY).items() if wanted & PRINTS_OR_ENDS}
     assert not wanting, wanting
@@ -107,6 +119,6 @@ def without_a_gpu_it_would_be_whole():
 
 
 if __name__ == "__main__":
-    sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder,
+    sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder, the_waist_knows_no_device,
                              the_library_never_prints_exits_or_aborts, the_library_wants_nothing_that_macos_lacks,
                              files_are_not_handed_to_other_programs, without_a_gpu_it_would_be_whole]) else 0)

@@ -43,9 +43,9 @@ static hypura_status route(struct engine *engine, const struct model_layer *laye
     return HYPURA_OK;
 }
 
-/* Sorts the rows' choices by expert, and lists the experts that are needed in units[]. Those on the GPU are left out.
- */
-static uint32_t group_by_expert(struct engine *engine, const struct model_layer *layer)
+/* Sorts the rows' choices by expert, and lists the experts that are needed in units[]; those elsewhere (NULL: there are
+ * none) are left out. */
+static uint32_t group_by_expert(struct engine *engine, const struct model_layer *layer, const bool *elsewhere)
 {
     const struct model_parameters *p = model_parameters(engine->model);
     struct scratch *s = &engine->scratch;
@@ -53,7 +53,7 @@ static uint32_t group_by_expert(struct engine *engine, const struct model_layer 
     uint32_t *first = s->expert_first;
     memset(first, 0, (p->experts + 1) * sizeof *first);
     for (size_t i = 0; i < choices; i++)
-        first[s->chosen[i] + 1] += !store_on_gpu(engine->store, layer->first_expert + s->chosen[i]);
+        first[s->chosen[i] + 1] += !(elsewhere && elsewhere[s->chosen[i]]);
     uint32_t needed = 0;
     for (uint32_t e = 0; e < p->experts; e++) {
         if (first[e + 1])
@@ -62,7 +62,7 @@ static uint32_t group_by_expert(struct engine *engine, const struct model_layer 
     }
     /* Filling moves first[e] to its end, which is where the next begins: the table is shifted back afterwards. */
     for (size_t i = 0; i < choices; i++) {
-        if (store_on_gpu(engine->store, layer->first_expert + s->chosen[i]))
+        if (elsewhere && elsewhere[s->chosen[i]])
             continue;
         uint32_t place = first[s->chosen[i]]++;
         s->expert_token[place] = (uint32_t)(i / p->experts_used);
@@ -392,13 +392,13 @@ static hypura_status hold_biases(struct engine *engine, const struct model_layer
     return hold_vector(engine, held, layer->tensors[ROLE_EXPERT_DOWN_BIAS], &out->down, error);
 }
 
-hypura_status run_chosen_experts(struct engine *engine, uint32_t number, hypura_error *error)
+hypura_status run_chosen_experts(struct engine *engine, uint32_t number, const bool *elsewhere, hypura_error *error)
 {
     const struct model_layer *layer = model_layer(engine->model, number);
     struct scratch *s = &engine->scratch;
     struct expert_biases biases = {0};
     struct held held = {0};
-    uint32_t waiting = group_by_expert(engine, layer);
+    uint32_t waiting = group_by_expert(engine, layer, elsewhere);
     note_used(engine, number, waiting);
     hypura_status status = store_want(engine->store, s->expert_units, waiting, error);
     guess_prompt(engine, number);
@@ -425,7 +425,7 @@ hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_er
         status = trace_writer_layer(engine->trace, number, s->chosen, error);
     if (!status) {
         guess_check(engine, number);
-        waiting = group_by_expert(engine, layer);
+        waiting = group_by_expert(engine, layer, NULL);
         note_used(engine, number, waiting);
         status = store_want(engine->store, s->expert_units, waiting, error);
         guess_prompt(engine, number);

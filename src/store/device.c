@@ -410,15 +410,26 @@ uint64_t device_bytes(const struct store *store)
     return store->device ? store->device->bytes : 0;
 }
 
-void device_show(const struct store *store, unit_number unit, struct store_view *view)
+void store_on_device(const struct store *store, unit_number first, uint32_t count, bool *there)
 {
-    for (uint32_t i = 0; i < store_unit(store, unit)->slice_count; i++)
-        view->ranges[i] = store->device->slices[store->units[unit].device_item + i].to;
+    for (uint32_t i = 0; i < count; i++)
+        there[i] = first + i < store->unit_count && store->units[first + i].place == PLACE_GPU;
 }
 
-bool store_on_gpu(const struct store *store, unit_number unit)
+void store_ranges(const struct store *store, unit_number number, struct gpu_range ranges[UNIT_MAX_SLICES])
 {
-    return unit < store->unit_count && store->units[unit].place == PLACE_GPU;
+    const struct stored_unit *unit = &store->units[number];
+    struct store_view view;
+    memset(ranges, 0, UNIT_MAX_SLICES * sizeof *ranges);
+    bool in_place = unit->place == PLACE_CACHE && store->reads_in_place;
+    if (in_place)
+        store_show(store, number, &view);
+    for (uint32_t i = 0; i < store_unit(store, number)->slice_count; i++) {
+        if (unit->place == PLACE_GPU)
+            ranges[i] = store->device->slices[unit->device_item + i].to;
+        else if (in_place)
+            ranges[i] = in_place_range(store, view.slices[i]);
+    }
 }
 
 void store_slots(const struct store *store, uint32_t layer, struct store_slots *out)

@@ -35,23 +35,6 @@ void device_finished(struct store *store, struct transfer *transfer)
     (void)store, (void)transfer;
 }
 
-void device_show(const struct store *store, unit_number unit, struct store_view *view)
-{
-    (void)store, (void)unit, (void)view;
-}
-
-void store_slots(const struct store *store, uint32_t layer, struct store_slots *out)
-{
-    (void)store, (void)layer;
-    *out = (struct store_slots){0};
-}
-
-bool store_on_gpu(const struct store *store, unit_number unit)
-{
-    (void)store, (void)unit;
-    return false;
-}
-
 hypura_status in_place_prepare(struct store *store, struct gpu *gpu, hypura_error *error)
 {
     (void)store, (void)gpu, (void)error;
@@ -66,18 +49,6 @@ void in_place_free(struct store *store)
 void in_place_settle(struct store *store)
 {
     (void)store;
-}
-
-struct gpu_range in_place_range(const struct store *store, const uint8_t *memory)
-{
-    (void)store, (void)memory;
-    return (struct gpu_range){0};
-}
-
-bool store_reads_in_place(const struct store *store)
-{
-    (void)store;
-    return false;
 }
 
 hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error *error)

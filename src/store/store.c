@@ -464,10 +464,8 @@ void store_show(const struct store *store, unit_number number, struct store_view
     const struct stored_unit *stored = &store->units[number];
     const struct unit *unit = store_unit(store, number);
     *view = (struct store_view){0};
-    if (stored->place == PLACE_GPU) {
-        device_show(store, number, view);
+    if (stored->place == PLACE_GPU)
         return;
-    }
     if (stored->place == PLACE_PINNED) {
         for (uint32_t i = 0; i < unit->slice_count; i++)
             view->slices[i] = store->pinned_slices[stored->item + i];
@@ -475,11 +473,8 @@ void store_show(const struct store *store, unit_number number, struct store_view
     }
     struct unit_layout layout;
     unit_layout_make(&layout, unit);
-    for (uint32_t i = 0; i < unit->slice_count; i++) {
+    for (uint32_t i = 0; i < unit->slice_count; i++)
         view->slices[i] = stored->memory + layout.slice_position[i];
-        if (store->reads_in_place && stored->place == PLACE_CACHE)
-            view->ranges[i] = in_place_range(store, view->slices[i]);
-    }
 }
 
 /* Says what went wrong with a read; the want is used up, so that the next one reads again. */

@@ -10,10 +10,7 @@
  * are wanted by name. Slots of the expert cache that are free after the load are filled while no pass runs over any
  * store of the process, so that a model that is opened before it is asked something has read what has room.
  *
- * Units that the plan puts on the GPU are read once, at store_load, and passed on; no copy stays in memory. Whoever
- * gets one sees where it is on the device. Experts there stand in slots, as struct store_slots says; where the plan
- * lets them change sides, store_advance gives slots of rarely used ones to those that are used more. So what
- * store_on_gpu says holds until the next store_advance, when nothing on the GPU may be running.
+ * Units that the plan puts on a device are computed there: store/device.h is for whoever does that, and for nobody else.
  *
  * A pool of one slot is enough: wants that find no room wait in a queue, and whichever unit store_get is called for is
  * read next. Only a caller that holds units and leaves no room for the next gets an error.
@@ -24,10 +21,13 @@
 #ifndef HYPURA_STORE_H
 #define HYPURA_STORE_H
 
-#include "compute/vulkan/gpu.h"
 #include "core/core.h"
 #include "model/model.h"
-#include "plan/plan.h"
+
+struct gpu;
+struct hardware;
+struct plan;
+struct plan_hit_curve;
 
 enum store_reader { STORE_READER_AUTO, STORE_READER_URING, STORE_READER_THREADS };
 
@@ -45,7 +45,7 @@ struct store_options {
     bool fill;                       /* free slots of the expert cache get what is not there between passes */
     const char *usage_path;          /* file that remembers which experts were used, from run to run; NULL: none */
     const struct hardware *hardware; /* or NULL; not kept */
-    struct gpu *gpu; /* for the units that the plan puts there; NULL: there are none. Outlives the store */
+    struct gpu *gpu;                 /* the device of store/device.h; NULL: none. Outlives the store */
 };
 
 struct store;
@@ -76,11 +76,10 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
 /* ---- what the forward pass calls -----------------------------------------------------------------------------------
  */
 
-/* Where a unit's slices are, in the order of model_unit(unit)->slices: in memory, or on the GPU, or, of experts in the
- * cache while store_reads_in_place, both. Valid while the unit is held. */
+/* Where a unit's slices are, in the order of model_unit(unit)->slices; NULL of what a device has. Valid while the unit
+ * is held. */
 struct store_view {
     const uint8_t *slices[UNIT_MAX_SLICES];
-    struct gpu_range ranges[UNIT_MAX_SLICES]; /* without a buffer: it is in memory only */
 };
 
 /* Where some tensors stream, large ones are in pieces: units of their own, numbered one after another, of whole rows in
@@ -91,23 +90,6 @@ struct store_pieces {
     uint64_t bytes; /* of each but the last */
 };
 struct store_pieces store_pieces(const struct store *store, unit_number unit);
-
-/* Experts of a layer on the GPU: slice i of the one in slot s is at slices[i] + s * strides[i]. table: for each expert
- * of the layer its slot, as 32 bits, or GPU_NO_SLOT. */
-struct store_slots {
-    uint32_t count; /* 0: the layer has none there; the table still says so */
-    struct gpu_range slices[UNIT_MAX_SLICES], table;
-    struct gpu_range tables[UNIT_MAX_SLICES]; /* of the slices, where each has its own; without a buffer: the table */
-    uint64_t strides[UNIT_MAX_SLICES];
-};
-void store_slots(const struct store *store, uint32_t layer, struct store_slots *out);
-
-/* Whether the GPU can read what is in the expert cache where it is: memory is shared, the plan wants it (in_place), and
- * the driver takes it. Holds until the next store_advance, as the ranges do. */
-bool store_reads_in_place(const struct store *store);
-
-/* Whether a unit is on the GPU. */
-bool store_on_gpu(const struct store *store, unit_number unit);
 
 /* Will be needed now: misses are submitted in this order, as one batch. Each wanted unit must be got and put once;
  * wanting a unit that is there protects it from eviction until then. Wants beyond what the pool holds wait in a queue.
@@ -158,17 +140,13 @@ bool store_wants_guesses(struct store *store, uint32_t ahead);
  * expert of the layer. Without it the batch counts as one use of each. */
 void store_note_tokens(struct store *store, unit_number first, const uint32_t *experts, size_t tokens, size_t used);
 
-/* These experts are used in this pass. What is wanted is known; this is for those that are not, on the GPU say, so that
- * their use is remembered from run to run too. */
-void store_note_uses(struct store *store, const unit_number *units, size_t count);
-
 /* A pass begins, after which store_advance or, where it failed, store_abandon follows: in between, what stays in memory
  * is not given up. */
 void store_begin(struct store *store);
 void store_abandon(struct store *store);
 
 /* A pass (one token, or one chunk) is done: what was used before it counts less, and experts may change sides.
- * HYPURA_ERROR_DEVICE: the GPU did not take what is where since, so no pass may run on it any more. HYPURA_ERROR_IO: a
+ * HYPURA_ERROR_DEVICE: a device did not take what is where since, so no pass may run on it any more. HYPURA_ERROR_IO: a
  * file that is read from was written to since it was opened, so what the pass computed is worth nothing, and the next
  * ones will fail too. */
 hypura_status store_advance(struct store *store, hypura_error *error);
@@ -189,7 +167,7 @@ struct store_statistics {
     uint64_t bytes_wasted;   /* guessed and evicted unused */
     uint64_t expert_hits, expert_misses;
     uint64_t guesses, guesses_used;       /* precision: used of all; recall: used of used and expert_misses */
-    uint64_t expert_moves;                /* experts that came to the GPU while running */
+    uint64_t expert_moves;                /* experts that came to a device while running */
     uint64_t stall_nanoseconds;           /* spent waiting in store_get and store_wait_any */
     uint64_t read_nanoseconds;            /* with at least one read in flight */
     uint64_t pool_bytes, pool_bytes_used; /* now */

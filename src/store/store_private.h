@@ -7,6 +7,8 @@
 #ifndef HYPURA_STORE_PRIVATE_H
 #define HYPURA_STORE_PRIVATE_H
 
+#include "plan/plan.h"
+#include "store/device.h"
 #include "store/distances.h"
 #include "store/io.h"
 #include "store/policy.h"
@@ -298,14 +300,13 @@ void pinned_finished(struct store *store, struct transfer *transfer);
 /* Transfers that load what goes to the GPU name this unit; those of pinned ranges NO_UNIT. */
 #define DEVICE_UNIT (NO_UNIT - 1)
 
-/* device.c: not locked, before anything else runs, but for device_finished and device_show. */
+/* device.c: not locked, before anything else runs, but for device_finished. */
 hypura_status device_prepare(struct store *store, struct gpu *gpu, uint32_t experts, hypura_error *error);
 void device_free(struct store *store);
 hypura_status device_load(struct store *store, store_progress progress, void *context, hypura_error *error);
 uint64_t device_bytes(const struct store *store);
 uint64_t device_import_alignment(const struct gpu *gpu); /* of memory that the GPU is to read where it is */
 void device_finished(struct store *store, struct transfer *transfer);
-void device_show(const struct store *store, unit_number unit, struct store_view *view);
 uint32_t device_slots(const struct store *store, uint32_t layer); /* experts of a layer that can be there */
 /* An expert leaves its slot to another of its layer; first the table says that the slot is empty, then whose it is. */
 void device_leave(struct store *store, unit_number out);

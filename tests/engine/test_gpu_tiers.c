@@ -57,20 +57,21 @@ static void moves_by_use(void **state)
         struct engine *engine = open_divided("embedded", run == 2);
         struct store_statistics statistics;
         uint32_t count = model_unit_count(engine_model(engine)), there = 0, changed = 0;
-        bool *before = calloc(count, sizeof *before);
+        bool *before = calloc(count, sizeof *before), *after = calloc(count, sizeof *after);
         assert_int_equal(engine->plan->gpu->moves, run != 2);
         if (run == 1) /* and the rest is read from the drive */
             assert_ok(store_resize(engine_store(engine), engine->plan->pool_bytes / 3, &test_error));
+        store_on_device(engine_store(engine), 0, count, before);
         for (unit_number u = 0; u < count; u++)
-            there += before[u] = store_on_gpu(engine_store(engine), u);
+            there += before[u];
         logits[run] = calloc(LONG * vocabulary, sizeof **logits);
         /* Of a few tokens the mean would be that of the one whose router chose otherwise. */
         size_t fed = run == 2 ? LONG / 2 : LONG;
         feed(engine, 0, tokens, fed, 1, logits[run]);
+        store_on_device(engine_store(engine), 0, count, after);
         for (unit_number u = 0; u < count; u++) {
-            bool now = store_on_gpu(engine_store(engine), u);
-            changed += now && !before[u];
-            there -= now;
+            changed += after[u] && !before[u];
+            there -= after[u];
         }
         moves[run] = moves_of(engine, &statistics);
         /* Some may have left their slot a moment ago. */
@@ -85,6 +86,7 @@ static void moves_by_use(void **state)
                       (unsigned long long)statistics.expert_misses, d.kl_mean);
         assert_true(d.kl_mean < most_kl("embedded"));
         free(before);
+        free(after);
         close_silent(engine);
     }
     assert_true(moves[0] > 0);

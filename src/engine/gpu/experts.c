@@ -252,10 +252,10 @@ hypura_status pass_experts(struct engine *engine, uint32_t number, unit_number n
 /* ---- the CPU's share ------------------------------------------------------------------------------------------------
  */
 
-static bool any_in_memory(const struct engine *engine, const struct model_layer *layer, size_t choices)
+static bool any_in_memory(const struct engine *engine, size_t choices)
 {
     for (size_t i = 0; i < choices; i++)
-        if (!store_on_gpu(engine->store, layer->first_expert + engine->scratch.chosen[i]))
+        if (!engine->pass->there[engine->scratch.chosen[i]])
             return true;
     return false;
 }
@@ -299,14 +299,15 @@ static hypura_status compute_share(struct engine *engine, hypura_error *error)
     size_t choices = engine->rows * p->experts_used, width = p->embedding;
     TRY(gpu_wait(pass->gpu, pass->host_share.routed, error));
     TRY(pass_take_choices(engine, number, error));
-    if (!any_in_memory(engine, layer, choices))
+    store_on_device(engine->store, layer->first_expert, p->experts, pass->there);
+    if (!any_in_memory(engine, choices))
         return HYPURA_OK;
     memcpy(s->normed, pass->back_parts.normed.host, engine->rows * width * sizeof *s->normed);
     activation_set(s->input, s->normed, engine->rows, width, width);
-    TRY(run_chosen_experts(engine, number, error));
+    TRY(run_chosen_experts(engine, number, pass->there, error));
     float *rows = pass->up_parts.expert_rows.host;
     for (size_t i = 0; i < choices; i++)
-        if (!store_on_gpu(engine->store, layer->first_expert + s->chosen[i]))
+        if (!pass->there[s->chosen[i]])
             memcpy(rows + i * width, s->expert_out + i * width, width * sizeof *rows);
     return HYPURA_OK;
 }

@@ -86,13 +86,15 @@ static uint32_t list_chosen(struct engine *engine, const struct model_layer *lay
 }
 
 /* Holds one expert more for a group. */
-static hypura_status take(struct engine *engine, unit_number unit, struct visit *visit, struct store_view *view,
+static hypura_status take(struct engine *engine, unit_number unit, struct visit *visit, struct gpu_range *ranges,
                           hypura_error *error)
 {
-    TRY(store_get(engine->store, unit, view, error));
+    struct store_view view;
+    TRY(store_get(engine->store, unit, &view, error));
+    store_ranges(engine->store, unit, ranges);
     visit->held[visit->held_count++] = unit;
     for (uint32_t s = 0; s < model_unit(engine->model, unit)->slice_count; s++)
-        if (!view->ranges[s].buffer)
+        if (!ranges[s].buffer)
             return error_set(error, HYPURA_ERROR_DEVICE, "an expert in memory is not where the GPU can read it");
     return HYPURA_OK;
 }
@@ -104,20 +106,21 @@ static uint64_t address_of(struct gpu_range range)
 
 /* Tables of where the experts of a group are, each slice counted from the one that lies lowest. */
 static hypura_status fill_tables(struct engine *engine, const struct model_layer *layer, struct visit *visit,
-                                 const struct store_view *views, struct store_slots *out, hypura_error *error)
+                                 struct gpu_range (*ranges)[UNIT_MAX_SLICES], struct store_slots *out,
+                                 hypura_error *error)
 {
     uint32_t experts = model_parameters(engine->model)->experts, *tables = visit->table.host;
     *out = (struct store_slots){.count = visit->held_count, .table = visit->table.range};
     memset(tables, 0xff, UNIT_MAX_SLICES * experts * sizeof *tables); /* GPU_NO_SLOT */
     for (uint32_t s = 0; s < model_unit(engine->model, layer->first_expert)->slice_count; s++) {
-        out->slices[s] = views[0].ranges[s];
+        out->slices[s] = ranges[0][s];
         for (uint32_t i = 1; i < visit->held_count; i++)
-            if (address_of(views[i].ranges[s]) < address_of(out->slices[s]))
-                out->slices[s] = views[i].ranges[s];
+            if (address_of(ranges[i][s]) < address_of(out->slices[s]))
+                out->slices[s] = ranges[i][s];
         out->strides[s] = STEP;
         out->tables[s] = range_at(visit->table.range, (uint64_t)s * experts);
         for (uint32_t i = 0; i < visit->held_count; i++) {
-            uint64_t steps = (address_of(views[i].ranges[s]) - address_of(out->slices[s])) / STEP;
+            uint64_t steps = (address_of(ranges[i][s]) - address_of(out->slices[s])) / STEP;
             if (steps >= GPU_NO_SLOT)
                 return error_set(error, HYPURA_ERROR_DEVICE, "experts in memory lie too far apart for the GPU");
             tables[s * experts + (visit->held[i] - layer->first_expert)] = (uint32_t)steps;
@@ -135,7 +138,7 @@ static hypura_status run_group(struct engine *engine, uint32_t number, unit_numb
 {
     struct gpu_pass *pass = engine->pass;
     struct visit *visit = &pass->visits[pass->visit_turn++ % 2];
-    struct store_view views[MOST_A_GROUP];
+    struct gpu_range ranges[MOST_A_GROUP][UNIT_MAX_SLICES];
     struct store_slots slots;
     uint32_t left = 0;
     size_t first = SIZE_MAX;
@@ -152,14 +155,14 @@ static hypura_status run_group(struct engine *engine, uint32_t number, unit_numb
         bool now = !status && visit->held_count < MOST_A_GROUP && (i == first || store_ready(engine->store, units[i]));
         uint32_t held = visit->held_count;
         if (now)
-            status = take(engine, units[i], visit, &views[held], error);
+            status = take(engine, units[i], visit, ranges[held], error);
         if (visit->held_count == held)
             units[left++] = units[i];
     }
     *count = left;
     visit->used = 0;
     if (!status)
-        status = fill_tables(engine, model_layer(engine->model, number), visit, views, &slots, error);
+        status = fill_tables(engine, model_layer(engine->model, number), visit, ranges, &slots, error);
     if (status)
         return status;
     pass_record(pass);

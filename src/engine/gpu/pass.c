@@ -29,12 +29,15 @@ static hypura_status find_units(struct engine *engine, hypura_error *error)
     TRY(ALLOCATE(&pass->units, count, "table of units on the GPU", error));
     TRY(ALLOCATE(&pass->host_vectors, count, "table of units on the GPU", error));
     TRY(ALLOCATE(&pass->slots, layers, "table of experts on the GPU", error));
+    TRY(ALLOCATE(&pass->there, model_parameters(engine->model)->experts, "table of experts on the GPU", error));
     for (unit_number u = 0; u < count; u++) {
         struct store_view view;
+        struct gpu_range ranges[UNIT_MAX_SLICES];
         if (!pass->plan->units[u] || model_unit(engine->model, u)->kind == UNIT_EXPERT)
             continue;
         TRY(store_get(engine->store, u, &view, error));
-        pass->units[u] = view.ranges[0];
+        store_ranges(engine->store, u, ranges);
+        pass->units[u] = ranges[0];
         store_put(engine->store, u);
     }
     for (uint32_t i = 0; i < layers; i++) {
@@ -110,6 +113,7 @@ void gpu_pass_close(struct engine *engine)
     memory_free(pass->host_vectors);
     memory_free(pass->units);
     memory_free(pass->slots);
+    memory_free(pass->there);
     memory_free(pass->caches);
     memory_free(pass);
     engine->pass = NULL;

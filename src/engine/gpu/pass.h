@@ -25,6 +25,7 @@
 
 #include "compute/vulkan/gpu.h"
 #include "engine/engine_private.h"
+#include "store/device.h"
 
 /* A part of a buffer that both sides see. */
 struct shared_part {
@@ -76,6 +77,7 @@ struct gpu_pass {
     const struct plan_gpu *plan;
     struct gpu_range *units;    /* [unit_count] where each is; experts have slots instead */
     struct store_slots *slots;  /* [layers] */
+    bool *there;                /* [experts] of a layer that is being computed: which the device has */
     float **host_vectors;       /* [unit_count] copies of small tensors that experts in RAM need too */
     struct gpu_buffer **caches; /* [layers] keys and values */
     struct gpu_buffer *scratch, *upload, *readback;

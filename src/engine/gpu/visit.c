@@ -71,8 +71,9 @@ hypura_status pass_visit(struct engine *engine, uint32_t number, hypura_error *e
     const struct model_parameters *p = model_parameters(engine->model);
     unit_number *units = engine->scratch.expert_units;
     uint32_t missing = 0;
+    store_on_device(engine->store, layer->first_expert, p->experts, pass->there);
     for (uint32_t e = 0; e < p->experts; e++)
-        if (!store_on_gpu(engine->store, layer->first_expert + e))
+        if (!pass->there[e])
             units[missing++] = layer->first_expert + e;
     for (uint32_t first = 0, count; first < missing; first += count) {
         struct visit *visit = &pass->visits[pass->visit_turn++ % 2];
