@@ -135,6 +135,27 @@ typedef void (*log_sink)(void *context, enum log_level level, const char *messag
 void log_set_sink(log_sink sink, void *context);
 void log_write(enum log_level level, const char *format, ...) PRINTF_LIKE(2, 3);
 
+/* ---- long work --------------------------------------------------------------------------------------------------- */
+
+/* For work that may take long, or much memory, for somebody who may stop waiting for it. Both are called on the thread
+ * that works. */
+struct work_watch {
+    bool (*go_on)(void *context);              /* often; false ends the work with HYPURA_ERROR_CANCELLED */
+    bool (*lend)(void *context, size_t bytes); /* before so much more is taken; false: HYPURA_ERROR_MEMORY. NULL: any */
+    void *context;
+};
+
+/* watch may be NULL. */
+static inline bool work_goes_on(const struct work_watch *watch)
+{
+    return !watch || watch->go_on(watch->context);
+}
+
+static inline bool work_may_take(const struct work_watch *watch, size_t bytes)
+{
+    return !watch || !watch->lend || watch->lend(watch->context, bytes);
+}
+
 /* ---- clock ------------------------------------------------------------------------------------------------------- */
 
 uint64_t clock_nanoseconds(void); /* monotonic */

@@ -58,7 +58,7 @@ hypura_status prompt_from_chat(const struct chat_template *template, const struc
         return status;
     status = vocabulary_tokenize_ranges(vocabulary, rendered.text, rendered.size,
                                         TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, rendered.user,
-                                        rendered.user_count, tokens, error);
+                                        rendered.user_count, input->watch, tokens, error);
     if (text && !status)
         *text = rendered;
     else

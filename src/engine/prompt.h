@@ -20,8 +20,8 @@ int64_t prompt_now(void);
 hypura_status prompt_render_chat(const struct chat_template *template, const struct vocabulary *vocabulary,
                                  const struct chat_input *input, struct rendered_text *out, hypura_error *error);
 
-/* Renders and tokenizes a chat; bos_text and eos_text of the input are filled in here. The rendered text goes to *text
- * when that is not NULL (free it with rendered_text_free). */
+/* Renders and tokenizes a chat, under the input's watch; bos_text and eos_text of the input are filled in here. The
+ * rendered text goes to *text when that is not NULL (free it with rendered_text_free). */
 hypura_status prompt_from_chat(const struct chat_template *template, const struct vocabulary *vocabulary,
                                const struct chat_input *input, struct token_array *tokens, struct rendered_text *text,
                                hypura_error *error);

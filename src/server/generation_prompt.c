@@ -67,7 +67,7 @@ static hypura_status render(struct generation *generation, hypura_error *error)
         status = prompt_open_template(&tools_template, model_file(engine_model(loaded->engine)), "tool_use", error);
         template = tools_template;
     }
-    struct render_watch watch = {is_awaited, generation};
+    struct work_watch watch = {.go_on = is_awaited, .context = generation};
     struct chat_input input = {.messages = generation->messages,
                                .tools = generation->tools,
                                .variables = generation->variables,

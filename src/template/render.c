@@ -24,7 +24,7 @@ void workspace_step(struct workspace *w, size_t cost)
 {
     uint64_t before = w->steps;
     w->steps += cost;
-    if (w->watch && before / WATCHED_STEPS != w->steps / WATCHED_STEPS && !w->watch->go_on(w->watch->context)) {
+    if (before / WATCHED_STEPS != w->steps / WATCHED_STEPS && !work_goes_on(w->watch)) {
         w->status = error_set(w->error, HYPURA_ERROR_CANCELLED, "chat template, line %d: stopped", w->line);
         longjmp(w->escape, 1);
     }
@@ -408,6 +408,9 @@ static void render(struct jinja *j, const struct node *program, const json_t *va
 static hypura_status copy_result(const struct builder *out, struct rendered_text *result, hypura_error *error)
 {
     struct rendered_text copy = {.size = out->size, .user_count = out->span_count};
+    if (!work_may_take(out->w->watch, out->size + out->span_count * sizeof *copy.user))
+        return error_set(error, HYPURA_ERROR_MEMORY, "the prompt of %zu bytes needs more memory than there is for it",
+                         out->size);
     hypura_status status = ALLOCATE(&copy.text, out->size + 1, "rendered prompt", error);
     if (status == HYPURA_OK)
         status = ALLOCATE(&copy.user, out->span_count, "rendered prompt", error);
@@ -424,7 +427,7 @@ static hypura_status copy_result(const struct builder *out, struct rendered_text
 }
 
 hypura_status chat_template_render(const struct chat_template *template, const json_t *variables, const json_t *trusted,
-                                   int64_t now, const struct render_watch *watch, struct rendered_text *out,
+                                   int64_t now, const struct work_watch *watch, struct rendered_text *out,
                                    hypura_error *error)
 {
     struct jinja *j;

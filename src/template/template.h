@@ -43,18 +43,12 @@ void chat_template_free(struct chat_template *template);
 /* Whether the template's source has a text in it. */
 bool chat_template_mentions(const struct chat_template *template, const char *text);
 
-/* Asked some thousand times a second while a template is rendered; false ends it with HYPURA_ERROR_CANCELLED. */
-struct render_watch {
-    bool (*go_on)(void *context);
-    void *context;
-};
-
 /* Renders with the members of two JSON objects as variables: those of `variables` are user text, those of `trusted`
  * (may be NULL; it wins where both have a name) are as good as the template's own. now: what strftime_now formats, in
- * seconds since 1970-01-01 00:00 of the local wall clock. watch may be NULL. HYPURA_ERROR_FORMAT where the template
- * fails or refuses (raise_exception); *out is untouched then. */
+ * seconds since 1970-01-01 00:00 of the local wall clock. watch may be NULL; it is asked some thousand times a second.
+ * HYPURA_ERROR_FORMAT where the template fails or refuses (raise_exception); *out is untouched then. */
 hypura_status chat_template_render(const struct chat_template *template, const json_t *variables, const json_t *trusted,
-                                   int64_t now, const struct render_watch *watch, struct rendered_text *out,
+                                   int64_t now, const struct work_watch *watch, struct rendered_text *out,
                                    hypura_error *error);
 
 /* ---- chats ------------------------------------------------------------------------------------------------------- */
@@ -64,16 +58,16 @@ hypura_status chat_template_render(const struct chat_template *template, const j
 extern const char chat_template_default[];
 
 struct chat_input {
-    const json_t *messages;           /* array of objects with role, content, and what else the template reads */
-    const json_t *tools;              /* array of function descriptions as in OpenAI's API, or NULL: then not defined */
-    const json_t *variables;          /* object with further variables such as enable_thinking, or NULL */
-    bool add_generation_prompt;       /* end with what starts an answer */
-    const char *bos_text;             /* the text of the token that begins a text, or NULL: "" */
-    const char *eos_text;             /* the text of the token that ends a text, or NULL: "" */
-    int64_t now;                      /* as for chat_template_render */
-    bool close_last_answer;           /* see chat_render */
-    bool adapt;                       /* see chat_render */
-    const struct render_watch *watch; /* as for chat_template_render */
+    const json_t *messages;         /* array of objects with role, content, and what else the template reads */
+    const json_t *tools;            /* array of function descriptions as in OpenAI's API, or NULL: then not defined */
+    const json_t *variables;        /* object with further variables such as enable_thinking, or NULL */
+    bool add_generation_prompt;     /* end with what starts an answer */
+    const char *bos_text;           /* the text of the token that begins a text, or NULL: "" */
+    const char *eos_text;           /* the text of the token that ends a text, or NULL: "" */
+    int64_t now;                    /* as for chat_template_render */
+    bool close_last_answer;         /* see chat_render */
+    bool adapt;                     /* see chat_render */
+    const struct work_watch *watch; /* as for chat_template_render */
 };
 
 /* Renders a chat. messages, tools, add_generation_prompt, bos_token and eos_token are the template's variables of those

@@ -20,7 +20,7 @@ struct workspace {
     size_t used, limit; /* bytes */
     int line;           /* of the template, for messages */
     uint64_t steps;
-    const struct render_watch *watch; /* or NULL */
+    const struct work_watch *watch; /* or NULL */
     hypura_error *error;
     hypura_status status;
     jmp_buf escape;

@@ -49,6 +49,11 @@ void *jinja_allocate(struct workspace *w, size_t size)
         if (rounded > w->limit || room > w->limit - w->used)
             fail_memory(w);
         void *memory;
+        if (!work_may_take(w->watch, room)) {
+            w->status = error_set(w->error, HYPURA_ERROR_MEMORY,
+                                  "chat template, line %d: needs more memory than there is for it", w->line);
+            longjmp(w->escape, 1);
+        }
         if (memory_allocate(&memory, 1, sizeof *block + room, "chat template", NULL) != HYPURA_OK)
             fail_memory(w);
         block = memory;

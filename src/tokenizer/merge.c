@@ -9,12 +9,15 @@ static hypura_status offer_pair(struct tokenizer *t, int32_t left)
 {
     const struct part *parts = t->parts;
     int32_t right = left < 0 ? -1 : parts[left].next;
+    hypura_status status = tokenizer_step(t);
+    if (status != HYPURA_OK)
+        return status;
     if (right < 0 || parts[left].symbol == NO_SYMBOL || parts[right].symbol == NO_SYMBOL)
         return HYPURA_OK;
     uint32_t rank = merge_find(&t->vocabulary->merges, parts[left].symbol, parts[right].symbol);
     if (rank == NO_MERGE)
         return HYPURA_OK;
-    return merge_heap_push(&t->heap, (struct heap_entry){(uint64_t)rank << 32 | (uint32_t)left, 0}, t->error);
+    return merge_heap_push(t, (struct heap_entry){(uint64_t)rank << 32 | (uint32_t)left, 0});
 }
 
 static hypura_status merge_pairs(struct tokenizer *t, size_t count)
@@ -168,14 +171,16 @@ hypura_status tokenize_bpe(struct tokenizer *t, const char *text, size_t size)
 {
     hypura_status status = HYPURA_OK;
     struct buffer escaped = {0};
-    if (t->vocabulary->escape_spaces) {
+    if (t->vocabulary->escape_spaces)
+        status = tokenizer_borrow(t->watch, size * SPACE_SYMBOL_SIZE, t->error);
+    if (t->vocabulary->escape_spaces && status == HYPURA_OK) {
         bool lines = t->vocabulary->pre->flags & PRE_SPACE_LINES;
         status = lines ? escape_lines(t, &escaped, text, size) : escape_spaces(t, &escaped, text, size);
         text = escaped.data;
         size = escaped.size;
     }
     if (status == HYPURA_OK)
-        status = splitter_run(t->vocabulary->splitter, text, size, &t->split, t->error);
+        status = splitter_run(t->vocabulary->splitter, text, size, t->watch, &t->split, t->error);
     buffer_free(&escaped);
     size_t start = 0;
     for (size_t i = 0; i < t->split.count && status == HYPURA_OK; i++) {
@@ -202,6 +207,9 @@ static hypura_status offer_neighbours(struct tokenizer *t, const char *text, int
 {
     const struct part *parts = t->parts;
     int32_t right = left < 0 ? -1 : parts[left].next;
+    hypura_status status = tokenizer_step(t);
+    if (status != HYPURA_OK)
+        return status;
     if (right < 0)
         return HYPURA_OK;
     uint32_t size = parts[left].size + parts[right].size;
@@ -211,7 +219,7 @@ static hypura_status offer_neighbours(struct tokenizer *t, const char *text, int
     if (id == NO_TOKEN)
         return HYPURA_OK;
     uint64_t key = (uint64_t)descending(vocabulary_score(t->vocabulary, id)) << 32 | (uint32_t)left;
-    return merge_heap_push(&t->heap, (struct heap_entry){key, size}, t->error);
+    return merge_heap_push(t, (struct heap_entry){key, size});
 }
 
 static hypura_status merge_neighbours(struct tokenizer *t, const char *text, size_t count)
@@ -300,10 +308,15 @@ static hypura_status tokenize_stretch(struct tokenizer *t, const char *text, siz
 
 hypura_status tokenize_sentencepiece(struct tokenizer *t, const char *text, size_t size, bool space_before)
 {
+    size_t most = size * SPACE_SYMBOL_SIZE;
+    hypura_status status =
+        most > t->text.capacity ? tokenizer_borrow(t->watch, most - t->text.capacity, t->error) : HYPURA_OK;
+    if (status != HYPURA_OK)
+        return status;
     buffer_clear(&t->text);
     if (space_before)
         buffer_append(&t->text, SPACE_SYMBOL, SPACE_SYMBOL_SIZE);
-    hypura_status status = escape_spaces(t, &t->text, text, size);
+    status = escape_spaces(t, &t->text, text, size);
     for (size_t start = 0; start < t->text.size && status == HYPURA_OK;) {
         size_t end = independent_end(t->vocabulary, t->text.data, t->text.size, start);
         status = tokenize_stretch(t, t->text.data + start, end - start);

@@ -1,9 +1,12 @@
 #include "tokenizer/split.h"
+#include "tokenizer/tokenizer_private.h"
 
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 #include <string.h>
 #include <utf8proc.h>
+
+#define READ_CHARACTERS ((size_t)65536) /* between two looks at whether somebody waits */
 
 struct splitter {
     pcre2_code *codes[SPLIT_MAX_RULES];
@@ -169,12 +172,15 @@ void splitter_destroy(struct splitter *splitter)
 
 /* ---- running ----------------------------------------------------------------------------------------------------- */
 
-static hypura_status reserve(void *array, size_t *capacity, size_t wanted, size_t size, hypura_error *error)
+static hypura_status reserve(void *array, size_t *capacity, size_t wanted, size_t size, const struct work_watch *watch,
+                             hypura_error *error)
 {
     if (wanted <= *capacity)
         return HYPURA_OK;
     size_t grown = MAX(wanted, *capacity * 2);
-    hypura_status status = memory_resize((void **)array, *capacity, grown, size, "text to tokenize", error);
+    hypura_status status = tokenizer_borrow(watch, (grown - *capacity) * size, error);
+    if (status == HYPURA_OK)
+        status = memory_resize((void **)array, *capacity, grown, size, "text to tokenize", error);
     if (status == HYPURA_OK)
         *capacity = grown;
     return status;
@@ -182,20 +188,22 @@ static hypura_status reserve(void *array, size_t *capacity, size_t wanted, size_
 
 /* Fills text, classes and offsets; returns the number of characters through count. */
 static hypura_status read_text(const struct splitter *splitter, const char *text, size_t size, struct split_text *out,
-                               size_t *count, bool *surrogates, hypura_error *error)
+                               size_t *count, bool *surrogates, const struct work_watch *watch, hypura_error *error)
 {
     /* A byte that is no character takes three bytes as U+FFFD. */
-    hypura_status status = reserve(&out->text, &out->text_capacity, size * 3 + 4, 1, error);
+    hypura_status status = reserve(&out->text, &out->text_capacity, size * 3 + 4, 1, watch, error);
     if (status == HYPURA_OK && size + 1 > out->class_capacity) {
         size_t capacity = out->class_capacity;
-        status = reserve(&out->classes, &capacity, size + 1, 1, error);
+        status = reserve(&out->classes, &capacity, size + 1, 1, watch, error);
         if (status == HYPURA_OK)
-            status = reserve(&out->offsets, &out->class_capacity, size + 1, sizeof *out->offsets, error);
+            status = reserve(&out->offsets, &out->class_capacity, size + 1, sizeof *out->offsets, watch, error);
     }
     if (status != HYPURA_OK)
         return status;
     size_t characters = 0, bytes = 0;
     for (size_t at = 0; at < size;) {
+        if (characters % READ_CHARACTERS == 0 && (status = tokenizer_look(watch, error)) != HYPURA_OK)
+            return status;
         uint32_t character;
         size_t length;
         out->offsets[characters] = (uint32_t)bytes;
@@ -219,9 +227,9 @@ static hypura_status read_text(const struct splitter *splitter, const char *text
 }
 
 /* Surrogates are not valid UTF-8 to PCRE2, which must not see them; no rule names them or U+FFFD. */
-static hypura_status make_plain(struct split_text *out, hypura_error *error)
+static hypura_status make_plain(struct split_text *out, const struct work_watch *watch, hypura_error *error)
 {
-    hypura_status status = reserve(&out->plain, &out->plain_capacity, out->size + 1, 1, error);
+    hypura_status status = reserve(&out->plain, &out->plain_capacity, out->size + 1, 1, watch, error);
     if (status != HYPURA_OK)
         return status;
     memcpy(out->plain, out->text, out->size);
@@ -238,6 +246,9 @@ struct run {
     const char *utf8;
     pcre2_match_data *match;
     size_t count; /* of next_pieces */
+    const struct work_watch *watch;
+    uint32_t matches; /* so far */
+    bool stopped;
 };
 
 /* The first match at or behind start: 1 found, 0 none, negative an error of PCRE2. */
@@ -270,6 +281,9 @@ static int cut_piece(struct run *run, size_t start, size_t end)
     size_t last = start;   /* end of the last piece */
     size_t walked = start; /* character at the last byte offset that was looked up */
     for (size_t at = 0; at < size;) {
+        run->stopped = ++run->matches % TOKENIZER_WATCHED_STEPS == 0 && !work_goes_on(run->watch);
+        if (run->stopped)
+            return -1;
         int result = match_once(run, subject, size, at);
         if (result < 0)
             return result;
@@ -302,8 +316,8 @@ static int cut_piece(struct run *run, size_t start, size_t end)
     return 1;
 }
 
-hypura_status splitter_run(const struct splitter *splitter, const char *text, size_t size, struct split_text *out,
-                           hypura_error *error)
+hypura_status splitter_run(const struct splitter *splitter, const char *text, size_t size,
+                           const struct work_watch *watch, struct split_text *out, hypura_error *error)
 {
     out->count = 0;
     out->size = 0;
@@ -314,18 +328,19 @@ hypura_status splitter_run(const struct splitter *splitter, const char *text, si
                          size, SPLIT_MAX_TEXT);
     size_t characters;
     bool surrogates = false;
-    hypura_status status = read_text(splitter, text, size, out, &characters, &surrogates, error);
+    hypura_status status = read_text(splitter, text, size, out, &characters, &surrogates, watch, error);
     if (status == HYPURA_OK && surrogates)
-        status = make_plain(out, error);
+        status = make_plain(out, watch, error);
     if (status == HYPURA_OK && characters > out->piece_capacity) {
         size_t capacity = out->piece_capacity;
-        status = reserve(&out->pieces, &capacity, characters, sizeof *out->pieces, error);
+        status = reserve(&out->pieces, &capacity, characters, sizeof *out->pieces, watch, error);
         if (status == HYPURA_OK)
-            status = reserve(&out->next_pieces, &out->piece_capacity, characters, sizeof *out->next_pieces, error);
+            status =
+                reserve(&out->next_pieces, &out->piece_capacity, characters, sizeof *out->next_pieces, watch, error);
     }
     if (status != HYPURA_OK)
         return status;
-    struct run run = {.splitter = splitter, .text = out, .utf8 = surrogates ? out->plain : out->text};
+    struct run run = {.splitter = splitter, .text = out, .utf8 = surrogates ? out->plain : out->text, .watch = watch};
     run.match = pcre2_match_data_create(1, NULL);
     if (!run.match)
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for a match of the pre-tokenizer");
@@ -345,10 +360,12 @@ hypura_status splitter_run(const struct splitter *splitter, const char *text, si
         count = run.count;
     }
     pcre2_match_data_free(run.match);
+    if (run.stopped)
+        return error_set(error, HYPURA_ERROR_CANCELLED, "tokenizing was stopped");
     if (result < 0)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
                          "the text of %zu bytes is too much for the pre-tokenizer (PCRE2 error %d)", size, result);
-    status = reserve(&out->ends, &out->end_capacity, count, sizeof *out->ends, error);
+    status = reserve(&out->ends, &out->end_capacity, count, sizeof *out->ends, watch, error);
     for (size_t i = 0; status == HYPURA_OK && i < count; i++)
         out->ends[i] = out->offsets[out->pieces[i]];
     if (status == HYPURA_OK)

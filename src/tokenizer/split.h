@@ -66,10 +66,10 @@ struct split_text {
     size_t plain_capacity;
 };
 
-/* size is at most SPLIT_MAX_TEXT. */
+/* size is at most SPLIT_MAX_TEXT. watch may be NULL. */
 #define SPLIT_MAX_TEXT ((size_t)1 << 30)
-hypura_status splitter_run(const struct splitter *splitter, const char *text, size_t size, struct split_text *out,
-                           hypura_error *error);
+hypura_status splitter_run(const struct splitter *splitter, const char *text, size_t size,
+                           const struct work_watch *watch, struct split_text *out, hypura_error *error);
 void split_text_free(struct split_text *text);
 
 /* ---- characters -------------------------------------------------------------------------------------------------- */

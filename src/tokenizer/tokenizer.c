@@ -26,9 +26,25 @@ void token_array_free(struct token_array *array)
 
 /* ---- what the kinds share ---------------------------------------------------------------------------------------- */
 
+hypura_status tokenizer_look(const struct work_watch *watch, hypura_error *error)
+{
+    return work_goes_on(watch) ? HYPURA_OK : error_set(error, HYPURA_ERROR_CANCELLED, "tokenizing was stopped");
+}
+
+hypura_status tokenizer_borrow(const struct work_watch *watch, size_t bytes, hypura_error *error)
+{
+    return work_may_take(watch, bytes)
+               ? HYPURA_OK
+               : error_set(error, HYPURA_ERROR_MEMORY, "tokenizing the text needs more memory than there is for it");
+}
+
 hypura_status tokenizer_append(struct tokenizer *t, int32_t id)
 {
-    return token_array_append(t->out, id, t->error);
+    hypura_status status = tokenizer_step(t);
+    const struct token_array *out = t->out;
+    if (status == HYPURA_OK && out->count == out->capacity)
+        status = tokenizer_borrow(t->watch, MAX(out->capacity, (size_t)64) * sizeof *out->ids, t->error);
+    return status == HYPURA_OK ? token_array_append(t->out, id, t->error) : status;
 }
 
 hypura_status tokenizer_reserve_parts(struct tokenizer *t, size_t count)
@@ -36,9 +52,12 @@ hypura_status tokenizer_reserve_parts(struct tokenizer *t, size_t count)
     if (count <= t->part_capacity)
         return HYPURA_OK;
     size_t capacity = MAX(count, t->part_capacity * 2);
+    hypura_status status = tokenizer_borrow(t->watch, (capacity - t->part_capacity) * sizeof *t->parts, t->error);
+    if (status != HYPURA_OK)
+        return status;
     memory_free(t->parts);
     t->part_capacity = 0;
-    hypura_status status = ALLOCATE(&t->parts, capacity, "parts of a text", t->error);
+    status = ALLOCATE(&t->parts, capacity, "parts of a text", t->error);
     if (status == HYPURA_OK)
         t->part_capacity = capacity;
     else
@@ -59,12 +78,16 @@ int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t size)
     return tokenizer_allows(t, found) ? (int32_t)found : NO_TOKEN;
 }
 
-hypura_status merge_heap_push(struct merge_heap *heap, struct heap_entry entry, hypura_error *error)
+hypura_status merge_heap_push(struct tokenizer *t, struct heap_entry entry)
 {
+    struct merge_heap *heap = &t->heap;
     if (heap->count == heap->capacity) {
         size_t capacity = heap->capacity ? heap->capacity * 2 : 64;
-        hypura_status status = memory_resize((void **)&heap->entries, heap->capacity, capacity, sizeof *heap->entries,
-                                             "possible merges", error);
+        hypura_status status =
+            tokenizer_borrow(t->watch, (capacity - heap->capacity) * sizeof *heap->entries, t->error);
+        if (status == HYPURA_OK)
+            status = memory_resize((void **)&heap->entries, heap->capacity, capacity, sizeof *heap->entries,
+                                   "possible merges", t->error);
         if (status != HYPURA_OK)
             return status;
         heap->capacity = capacity;
@@ -119,6 +142,7 @@ struct partition {
     const struct text_range *plain;
     size_t plain_count;
     struct fragments now, next;
+    const struct work_watch *watch;
     hypura_error *error;
 };
 
@@ -126,7 +150,12 @@ static hypura_status add_fragment(struct partition *p, struct fragments *to, str
 {
     if (to->count == to->capacity) {
         size_t capacity = to->capacity ? to->capacity * 2 : 16;
-        hypura_status status =
+        hypura_status status = tokenizer_look(p->watch, p->error);
+        if (status == HYPURA_OK)
+            status = tokenizer_borrow(p->watch, (capacity - to->capacity) * sizeof *to->list, p->error);
+        if (status != HYPURA_OK)
+            return status;
+        status =
             memory_resize((void **)&to->list, to->capacity, capacity, sizeof *to->list, "parts of a text", p->error);
         if (status != HYPURA_OK)
             return status;
@@ -167,7 +196,7 @@ static hypura_status cut_at_token(struct partition *p, int32_t id)
     uint32_t attributes = v->attributes[id];
     bool guarded =
         p->plain_count && ((attributes & (TOKEN_CONTROL | TOKEN_UNKNOWN)) || bit_is_set(v->marked_control, (size_t)id));
-    hypura_status status = HYPURA_OK;
+    hypura_status status = tokenizer_look(p->watch, p->error);
     p->next.count = 0;
     for (size_t i = 0; i < p->now.count && status == HYPURA_OK; i++) {
         struct fragment rest = p->now.list[i];
@@ -210,12 +239,15 @@ static hypura_status cut_at_token(struct partition *p, int32_t id)
 }
 
 /* Marks which of the tokens occur in the text at all; most never do. */
-static size_t find_present(const struct partition *p, uint8_t *present, int32_t *found)
+static hypura_status find_present(const struct partition *p, uint8_t *present, int32_t *found, size_t *found_count)
 {
     const struct vocabulary *v = p->vocabulary;
     const struct prefix_index *index = &v->partition_index;
+    hypura_status status = HYPURA_OK;
     size_t count = 0;
-    for (size_t start = 0; start < p->size; start++) {
+    for (size_t start = 0; start < p->size && status == HYPURA_OK; start++) {
+        if (start % TOKENIZER_WATCHED_STEPS == 0)
+            status = tokenizer_look(p->watch, p->error);
         struct prefix_range range = prefix_all(index);
         for (size_t at = start; at < p->size; at++) {
             if (!prefix_step(index, v->tokens, &range, (uint8_t)p->text[at]))
@@ -228,7 +260,8 @@ static size_t find_present(const struct partition *p, uint8_t *present, int32_t 
                 found[count++] = id;
         }
     }
-    return count;
+    *found_count = count;
+    return status;
 }
 
 /* Longer tokens first, as llama.cpp looks for them; of equal length the lower id. */
@@ -262,8 +295,10 @@ static hypura_status cut_at_special(struct partition *p)
     status = ALLOCATE(&present, count / 8 + 1, "special tokens", p->error);
     if (status == HYPURA_OK)
         status = ALLOCATE(&found, count, "special tokens", p->error);
+    size_t found_count = 0;
+    if (status == HYPURA_OK)
+        status = find_present(p, present, found, &found_count);
     if (status == HYPURA_OK) {
-        size_t found_count = find_present(p, present, found);
         sort_by_length(p->vocabulary, found, found_count);
         for (size_t i = 0; i < found_count && status == HYPURA_OK; i++)
             status = cut_at_token(p, found[i]);
@@ -319,7 +354,8 @@ static hypura_status tokenize_fragments(struct tokenizer *t, const struct partit
 static hypura_status tokenize(struct partition *p, uint32_t flags, bool no_control, struct token_array *tokens)
 {
     size_t count = tokens->count;
-    struct tokenizer t = {.vocabulary = p->vocabulary, .out = tokens, .no_control = no_control, .error = p->error};
+    struct tokenizer t = {
+        .vocabulary = p->vocabulary, .out = tokens, .no_control = no_control, .watch = p->watch, .error = p->error};
     hypura_status status = HYPURA_OK;
     if (p->size > SPLIT_MAX_TEXT / 4)
         status = error_set(p->error, HYPURA_ERROR_ARGUMENT,
@@ -342,13 +378,25 @@ static hypura_status tokenize(struct partition *p, uint32_t flags, bool no_contr
 hypura_status vocabulary_tokenize(const struct vocabulary *v, const char *text, size_t size, uint32_t flags,
                                   struct token_array *tokens, hypura_error *error)
 {
-    struct partition p = {
-        .vocabulary = v, .text = text, .size = size, .parse_special = flags & TOKENIZE_PARSE_SPECIAL, .error = error};
+    return vocabulary_tokenize_watched(v, text, size, flags, NULL, tokens, error);
+}
+
+hypura_status vocabulary_tokenize_watched(const struct vocabulary *v, const char *text, size_t size, uint32_t flags,
+                                          const struct work_watch *watch, struct token_array *tokens,
+                                          hypura_error *error)
+{
+    struct partition p = {.vocabulary = v,
+                          .text = text,
+                          .size = size,
+                          .parse_special = flags & TOKENIZE_PARSE_SPECIAL,
+                          .watch = watch,
+                          .error = error};
     return tokenize(&p, flags, false, tokens);
 }
 
 hypura_status vocabulary_tokenize_ranges(const struct vocabulary *v, const char *text, size_t size, uint32_t flags,
-                                         const struct text_range *plain, size_t plain_count, struct token_array *tokens,
+                                         const struct text_range *plain, size_t plain_count,
+                                         const struct work_watch *watch, struct token_array *tokens,
                                          hypura_error *error)
 {
     size_t end = 0;
@@ -367,6 +415,7 @@ hypura_status vocabulary_tokenize_ranges(const struct vocabulary *v, const char 
                           .parse_special = true,
                           .plain = plain,
                           .plain_count = plain_count,
+                          .watch = watch,
                           .error = error};
     return tokenize(&p, flags, true, tokens);
 }

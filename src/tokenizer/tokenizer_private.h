@@ -16,7 +16,6 @@ struct merge_heap {
     size_t count, capacity;
 };
 
-hypura_status merge_heap_push(struct merge_heap *heap, struct heap_entry entry, hypura_error *error);
 struct heap_entry merge_heap_pop(struct merge_heap *heap); /* count is at least 1 */
 
 /* ---- one call's memory and settings ------------------------------------------------------------------------------ */
@@ -31,7 +30,9 @@ struct part {
 struct tokenizer {
     const struct vocabulary *vocabulary;
     struct token_array *out;
-    bool no_control; /* merging never makes a control token */
+    bool no_control;                /* merging never makes a control token */
+    const struct work_watch *watch; /* or NULL */
+    uint32_t steps;                 /* since the call began */
     hypura_error *error;
     struct split_text split;
     struct part *parts;
@@ -40,6 +41,19 @@ struct tokenizer {
     struct buffer text;
 };
 
+/* To be called for every step of what goes through a text; an error when nobody waits for it any more. */
+#define TOKENIZER_WATCHED_STEPS 4096u /* between two looks; a power of two */
+hypura_status tokenizer_look(const struct work_watch *watch, hypura_error *error);
+static inline hypura_status tokenizer_step(struct tokenizer *tokenizer)
+{
+    return ++tokenizer->steps % TOKENIZER_WATCHED_STEPS ? HYPURA_OK
+                                                        : tokenizer_look(tokenizer->watch, tokenizer->error);
+}
+
+/* Asked before so much more is taken. */
+hypura_status tokenizer_borrow(const struct work_watch *watch, size_t bytes, hypura_error *error);
+
+hypura_status merge_heap_push(struct tokenizer *tokenizer, struct heap_entry entry);
 hypura_status tokenizer_reserve_parts(struct tokenizer *tokenizer, size_t count);
 
 /* The token of a text, unless it may not be made here. */

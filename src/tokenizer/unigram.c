@@ -137,10 +137,13 @@ static void normalize_bytes(struct normalizer *n, const char *bytes, size_t size
     }
 }
 
-static void normalize(const struct vocabulary *v, const char *text, size_t size, struct buffer *out)
+static hypura_status normalize(struct tokenizer *t, const char *text, size_t size, struct buffer *out)
 {
+    const struct vocabulary *v = t->vocabulary;
     struct normalizer n = {v, out, SPACE_SYMBOL, SPACE_SYMBOL_SIZE, false, false};
-    for (size_t at = 0; at < size;) {
+    hypura_status status = HYPURA_OK;
+    for (size_t at = 0; at < size && status == HYPURA_OK;) {
+        status = tokenizer_step(t);
         size_t length = user_defined_prefix(v, text + at, size - at);
         size_t replacement = 0;
         if (length) {
@@ -158,6 +161,7 @@ static void normalize(const struct vocabulary *v, const char *text, size_t size,
         }
         at += length;
     }
+    return status;
 }
 
 /* ---- the best sequence ------------------------------------------------------------------------------------------- */
@@ -196,7 +200,9 @@ hypura_status tokenize_unigram(struct tokenizer *t, const char *text, size_t siz
     const struct vocabulary *v = t->vocabulary;
     buffer_clear(&t->text);
     t->text.limit = MIN(16 * size + 4096, SPLIT_MAX_TEXT);
-    normalize(v, text, size, &t->text);
+    hypura_status status = normalize(t, text, size, &t->text);
+    if (status != HYPURA_OK)
+        return status;
     if (t->text.failed)
         return error_set(
             t->error, HYPURA_ERROR_ARGUMENT,
@@ -208,13 +214,17 @@ hypura_status tokenize_unigram(struct tokenizer *t, const char *text, size_t siz
     if (!size)
         return HYPURA_OK;
     struct best *best;
-    hypura_status status = ALLOCATE(&best, size + 1, "best tokens", t->error);
+    status = tokenizer_borrow(t->watch, (size + 1) * sizeof *best, t->error);
+    if (status == HYPURA_OK)
+        status = ALLOCATE(&best, size + 1, "best tokens", t->error);
     if (status != HYPURA_OK)
         return status;
     for (size_t i = 0; i <= size; i++)
         best[i] = (struct best){i ? -DBL_MAX : 0, 0, v->special[SPECIAL_UNKNOWN]};
-    for (size_t at = 0; at < size; at += MIN(utf8_size((uint8_t)text[at]), size - at))
+    for (size_t at = 0; at < size && status == HYPURA_OK; at += MIN(utf8_size((uint8_t)text[at]), size - at)) {
         extend(v, best, text, size, at);
+        status = tokenizer_step(t);
+    }
 
     /* Backwards, so they come out reversed; neighbouring unknown tokens become one. */
     size_t before = t->out->count;

@@ -103,13 +103,20 @@ enum tokenize_flag {
 hypura_status vocabulary_tokenize(const struct vocabulary *vocabulary, const char *text, size_t size, uint32_t flags,
                                   struct token_array *tokens, hypura_error *error);
 
-/* As vocabulary_tokenize with TOKENIZE_PARSE_SPECIAL of a rendered chat prompt, but no special token is made from
- * bytes of which any lies in one of the plain ranges (user content; ascending, not overlapping, inside the text). In
- * them also those tokens are text that the file marks as control tokens and that plain text otherwise may make
+/* For somebody who may stop waiting: watch (or NULL) is asked some hundred times a second. It lends some 20 bytes per
+ * byte of the text, and some 60 per byte of its longest word. */
+hypura_status vocabulary_tokenize_watched(const struct vocabulary *vocabulary, const char *text, size_t size,
+                                          uint32_t flags, const struct work_watch *watch, struct token_array *tokens,
+                                          hypura_error *error);
+
+/* As vocabulary_tokenize_watched with TOKENIZE_PARSE_SPECIAL of a rendered chat prompt, but no special token is made
+ * from bytes of which any lies in one of the plain ranges (user content; ascending, not overlapping, inside the text).
+ * In them also those tokens are text that the file marks as control tokens and that plain text otherwise may make
  * (<|start|> of gpt-oss), so that no user content can end its turn or begin another. */
 hypura_status vocabulary_tokenize_ranges(const struct vocabulary *vocabulary, const char *text, size_t size,
                                          uint32_t flags, const struct text_range *plain, size_t plain_count,
-                                         struct token_array *tokens, hypura_error *error);
+                                         const struct work_watch *watch, struct token_array *tokens,
+                                         hypura_error *error);
 
 /* ---- tokens to text ---------------------------------------------------------------------------------------------- */
 

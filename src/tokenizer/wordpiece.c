@@ -82,6 +82,9 @@ hypura_status tokenize_wordpiece(struct tokenizer *t, const char *text, size_t s
         if (!utf8_read(text + at, size - at, &c, &length))
             c = 0xFFFD;
         at += length;
+        status = tokenizer_step(t);
+        if (status != HYPURA_OK)
+            break;
         if (v->strip_accents)
             c = without_accents(c);
         if (utf8_is_space(c)) {

@@ -403,7 +403,7 @@ static void test_a_rendering_can_be_stopped(void **state)
     struct chat_template *template;
     struct rendered_text text = {0};
     int looks = 5;
-    struct render_watch watch = {count_down, &looks};
+    struct work_watch watch = {.go_on = count_down, .context = &looks};
     struct chat_input input = {.messages = messages, .adapt = true, .watch = &watch};
     assert_ok(chat_template_parse(&template, source, strlen(source), &test_error));
     assert_int_equal(chat_render(template, &input, &text, &test_error), HYPURA_ERROR_CANCELLED);

@@ -1,7 +1,7 @@
 /* What a vocabulary promises beside the ids: user content makes no special token, a stream never splits a character,
  * and a hostile file is refused or harmless. */
-#include "tokenizer/vocabulary.h"
 #include "test.h"
+#include "tokenizer/vocabulary.h"
 
 #include <string.h>
 #include <time.h>
@@ -59,7 +59,7 @@ static struct token_array tokenize_content(const struct vocabulary *v, const cha
     buffer_append_string(&text, content);
     buffer_append_string(&text, after);
     struct text_range plain[] = {{0, 0}, {strlen(before), strlen(before) + strlen(content)}};
-    assert_ok(vocabulary_tokenize_ranges(v, text.data, text.size, 0, plain, 2, &tokens, &test_error));
+    assert_ok(vocabulary_tokenize_ranges(v, text.data, text.size, 0, plain, 2, NULL, &tokens, &test_error));
     vocabulary_detokenize(v, tokens.ids, tokens.count, DETOKENIZE_SHOW_SPECIAL, &back);
     assert_string_equal(back.data, text.data);
     buffer_free(&text);
@@ -111,8 +111,8 @@ static void without_user_content_ranges_change_nothing(void **state)
     struct opened opened = open_model("oracle/tokenizer/models/mixtral.gguf");
     struct token_array all = tokenize(opened.vocabulary, text, TOKENIZE_PARSE_SPECIAL | TOKENIZE_ADD_SPECIAL),
                        ranges = {0};
-    assert_ok(vocabulary_tokenize_ranges(opened.vocabulary, text, strlen(text), TOKENIZE_ADD_SPECIAL, NULL, 0, &ranges,
-                                         &test_error));
+    assert_ok(vocabulary_tokenize_ranges(opened.vocabulary, text, strlen(text), TOKENIZE_ADD_SPECIAL, NULL, 0, NULL,
+                                         &ranges, &test_error));
     assert_int_equal(all.count, ranges.count);
     assert_memory_equal(all.ids, ranges.ids, all.count * sizeof *all.ids);
     token_array_free(&all);
@@ -129,7 +129,7 @@ static void ranges_outside_the_text_are_refused(void **state)
     struct token_array tokens = {0};
     for (size_t i = 0; i < COUNT_OF(wrong); i++)
         assert_int_equal(
-            vocabulary_tokenize_ranges(opened.vocabulary, "hello", 5, 0, wrong[i], 2, &tokens, &test_error),
+            vocabulary_tokenize_ranges(opened.vocabulary, "hello", 5, 0, wrong[i], 2, NULL, &tokens, &test_error),
             HYPURA_ERROR_ARGUMENT);
     assert_int_equal(tokens.count, 0);
     token_array_free(&tokens);
@@ -579,6 +579,73 @@ static void a_long_text_takes_time_in_proportion(void **state)
     free(text);
 }
 
+struct watcher {
+    int looks;   /* until it stops */
+    size_t room; /* bytes */
+    size_t lent;
+};
+
+static bool count_down(void *context)
+{
+    struct watcher *watcher = context;
+    return watcher->looks-- > 0;
+}
+
+static bool lend(void *context, size_t bytes)
+{
+    struct watcher *watcher = context;
+    if (bytes > watcher->room - watcher->lent)
+        return false;
+    watcher->lent += bytes;
+    return true;
+}
+
+/* Each kind of vocabulary, and one long word: it ends when nobody waits for it, or when the memory is not there. */
+static void a_long_text_can_be_stopped_and_asks_for_its_memory(void **state)
+{
+    (void)state;
+    static const char *const files[] = {"llama", "qwen2"};
+    const struct made made[] = {{.model = "bert", .tokens = TOKENS("[UNK]", "\xE2\x96\x81", "a")},
+                                {.model = "t5", .tokens = TOKENS("<pad>", "</s>", "<unk>", "a")}};
+    enum { SIZE = 1 << 20 };
+    char *text = malloc(SIZE);
+    assert_non_null(text);
+    memset(text, 'a', SIZE);
+    for (size_t m = 0; m < COUNT_OF(files) + COUNT_OF(made); m++) {
+        char name[128];
+        struct opened opened;
+        if (m < COUNT_OF(files)) {
+            snprintf(name, sizeof name, "oracle/tokenizer/models/%s.gguf", files[m]);
+            opened = open_model(name);
+        } else {
+            assert_ok(open_made(&opened, &made[m - COUNT_OF(files)]));
+        }
+        struct token_array tokens = {0};
+        struct watcher watcher = {.looks = 1 << 20, .room = SIZE_MAX / 2};
+        struct work_watch watch = {count_down, lend, &watcher};
+        assert_ok(vocabulary_tokenize_watched(opened.vocabulary, text, SIZE, 0, &watch, &tokens, &test_error));
+        int looks = (1 << 20) - watcher.looks;
+        size_t lent = watcher.lent, count = tokens.count;
+        assert_true(looks > 100 && lent > SIZE);
+        for (int n = 0; n < looks; n += 1 + looks / 16) {
+            watcher = (struct watcher){.looks = n, .room = SIZE_MAX / 2};
+            assert_int_equal(
+                vocabulary_tokenize_watched(opened.vocabulary, text, SIZE, 0, &watch, &tokens, &test_error),
+                HYPURA_ERROR_CANCELLED);
+            assert_int_equal(watcher.looks, -1);
+            assert_int_equal(tokens.count, count);
+        }
+        token_array_free(&tokens);
+        watcher = (struct watcher){.looks = 1 << 20, .room = lent - 1};
+        assert_int_equal(vocabulary_tokenize_watched(opened.vocabulary, text, SIZE, 0, &watch, &tokens, &test_error),
+                         HYPURA_ERROR_MEMORY);
+        assert_int_equal(tokens.count, 0);
+        token_array_free(&tokens);
+        close_model(&opened);
+    }
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -597,6 +664,7 @@ int main(void)
         cmocka_unit_test(a_little_text_does_not_fill_the_memory),
         cmocka_unit_test(without_a_pre_tokenizer_the_default_is_used),
         cmocka_unit_test(a_long_text_takes_time_in_proportion),
+        cmocka_unit_test(a_long_text_can_be_stopped_and_asks_for_its_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
