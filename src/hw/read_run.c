@@ -67,11 +67,14 @@ static hypura_status read_failed(const struct read_run *run, uint64_t number, in
 }
 
 #if HYPURA_URING
+#define MAX_REFUSALS 150u /* one after the other, a millisecond apart; a ring that is no good any more stays so */
+
+/* HYPURA_ERROR_UNSUPPORTED where the system takes no reads through the ring. */
 static hypura_status run_uring(struct io_uring *ring, const struct read_run *run, double *speed, hypura_error *error)
 {
     uint64_t started = clock_nanoseconds(), submitted = 0, completed = 0, last = started;
     hypura_status status = HYPURA_OK;
-    uint32_t in_flight = 0;
+    uint32_t in_flight = 0, refusals = 0;
     for (; in_flight < run->depth && submitted < read_limit(run); in_flight++, submitted++) {
         struct io_uring_sqe *entry = io_uring_get_sqe(ring);
         io_uring_prep_read(entry, run->file, read_memory(run, submitted), run->block_bytes,
@@ -80,16 +83,19 @@ static hypura_status run_uring(struct io_uring *ring, const struct read_run *run
     }
     while (in_flight > 0) {
         int result = io_uring_submit_and_wait(ring, 1);
-        if (result < 0 && result != -EINTR && result != -EAGAIN) {
+        if (result < 0 && ++refusals == MAX_REFUSALS) {
             /* What is in flight keeps its pages until it is done, whatever becomes of the ring. */
-            return error_set_errno(error, -result, "io_uring refused a read");
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED, "io_uring refused a read: %s", strerror(-result));
         }
+        if (result < 0)
+            usleep(1000);
         struct io_uring_cqe *entry;
         while (io_uring_peek_cqe(ring, &entry) == 0) {
             uint64_t number = entry->user_data;
             int size = entry->res;
             io_uring_cqe_seen(ring, entry);
             in_flight--;
+            refusals = 0;
             if (size != (int)run->block_bytes) {
                 if (status == HYPURA_OK)
                     status = read_failed(run, number, size < 0 ? -size : 0, error);
@@ -172,7 +178,8 @@ hypura_status hw_run_reads(const struct read_run *run, double *bytes_per_second,
     if (!run->threads && io_uring_queue_init(run->depth, &ring, 0) == 0) {
         hypura_status status = run_uring(&ring, run, bytes_per_second, error);
         io_uring_queue_exit(&ring);
-        return status;
+        if (status != HYPURA_ERROR_UNSUPPORTED)
+            return status;
     }
 #endif
     return run_threads(run, bytes_per_second, error);

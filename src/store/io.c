@@ -27,6 +27,7 @@ struct piece {
     uint32_t bytes;
     uint32_t submitted; /* bytes asked of the system, less than bytes only when a test wants a short read */
     int32_t result;
+    bool sent;              /* the reader has it */
     enum priority priority; /* when it was sent */
     struct piece *next;     /* in a list */
 };
@@ -47,6 +48,7 @@ struct io {
     struct io_options options;
     struct io_fault fault;
     struct reader *reader;
+    int broken; /* errno: the reader reads no more, and there were no threads to take its place */
 
     struct queue queues[PRIORITY_COUNT];
     uint32_t unfinished[PRIORITY_COUNT]; /* transfers queued or in flight */
@@ -220,6 +222,7 @@ static void add_to_batch(struct io *io, struct piece *piece, size_t *count)
     const struct segment *segment = &piece->transfer->segments[piece->segment];
     piece->submitted = piece->bytes;
     piece->result = 0;
+    piece->sent = true;
     if (io->fault.inject) {
         int number =
             io->fault.inject(io->fault.context, segment->file, segment->offset + piece->position, &piece->submitted);
@@ -346,6 +349,7 @@ static void take_back(struct io *io, struct piece *piece, int32_t result)
     const struct store_file *file = &io->options.files[segment->file];
     uint64_t needed = segment->needed > piece->position ? MIN(segment->needed - piece->position, piece->bytes) : 0;
 
+    piece->sent = false;
     if (result > 0) {
         io->counters.bytes[piece->priority] += (uint32_t)result;
         transfer->bytes_read += (uint32_t)result;
@@ -423,6 +427,46 @@ static size_t pull_injected(struct io *io, size_t count, size_t *results)
     return kept;
 }
 
+/* Goes on with threads in place of a reader that broke. What that one had is read again, or fails where there are no
+ * threads either; then the next read tries to get some. */
+static void replace_reader(struct io *io)
+{
+    struct reader *threads = NULL;
+    if (!io->stop) {
+        pthread_mutex_unlock(&io->mutex);
+        if (reader_threads_create(&threads, io->options.depth, NULL) == HYPURA_OK)
+            log_write(LOG_WARNING, "%s reads no more: %s; reading with threads instead", io_reader_name(io),
+                      strerror(io->broken));
+        pthread_mutex_lock(&io->mutex);
+    }
+    for (uint32_t i = 0; i < io->options.depth; i++) {
+        struct piece *piece = &io->pieces[i];
+        if (!piece->sent)
+            continue;
+        if (!threads)
+            piece->attempts = MAX_ATTEMPTS; /* even if the number stands for "not now" */
+        take_back(io, piece, threads ? -EINTR : -io->broken);
+    }
+    if (!threads)
+        return;
+    io->reader->operations->destroy(io->reader);
+    io->reader = threads;
+    io->broken = 0;
+}
+
+/* Gives a batch to the reader, and waits unless results are there already. */
+static size_t read_batch(struct io *io, size_t count, size_t found)
+{
+    if (io->broken) {
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL); /* nothing would end a wait */
+        return found;
+    }
+    io->reader->operations->submit(io->reader, io->batch, count);
+    if (found == 0)
+        found = io->reader->operations->wait(io->reader, io->results, io->options.depth, &io->broken);
+    return found;
+}
+
 static void io_loop(struct io *io)
 {
     pthread_mutex_lock(&io->mutex);
@@ -435,15 +479,15 @@ static void io_loop(struct io *io)
         count = pull_injected(io, count, &found);
         io->sleeping = true;
         pthread_mutex_unlock(&io->mutex);
-        io->reader->operations->submit(io->reader, io->batch, count);
-        if (found == 0)
-            found = io->reader->operations->wait(io->reader, io->results, io->options.depth);
+        found = read_batch(io, count, found);
         for (size_t i = 0; i < found; i++)
             drop_behind(io, io->results[i].tag);
         pthread_mutex_lock(&io->mutex);
         io->sleeping = false;
         for (size_t i = 0; i < found; i++)
             take_back(io, io->results[i].tag, io->results[i].result);
+        if (io->broken && io->in_flight > 0)
+            replace_reader(io);
     }
     pthread_mutex_unlock(&io->mutex);
 }

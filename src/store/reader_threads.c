@@ -67,8 +67,9 @@ static void threads_submit(struct reader *reader, const struct reader_read *read
     pthread_mutex_unlock(&threads->mutex);
 }
 
-static size_t threads_wait(struct reader *reader, struct reader_result *results, size_t room)
+static size_t threads_wait(struct reader *reader, struct reader_result *results, size_t room, int *broken)
 {
+    (void)broken; /* threads that run go on running */
     struct threads_reader *threads = (struct threads_reader *)reader;
     pthread_mutex_lock(&threads->mutex);
     while (threads->done_count == 0 && !threads->woken)

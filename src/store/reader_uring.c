@@ -4,11 +4,22 @@
 #include <liburing.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
+
+/* What the system refuses is tried again this often, with pauses that grow from 50 us to 2 ms: about a quarter of a
+ * second in all. A ring that is no good any more stays so. */
+#define MAX_REFUSALS 150u
+
+/* How long a ring that is given up waits for reads that the kernel has: milliseconds. */
+#define LAST_READS_WAIT 2000u
 
 struct uring_reader {
     struct reader reader;
     struct io_uring ring;
+    uint32_t in_flight; /* reads that were taken and not given back */
+    uint32_t refusals;  /* one after the other, without a completion between them */
+    bool wake_ahead;    /* the read of wake_descriptor is perhaps not submitted yet */
     int wake_descriptor;
     uint64_t wake_count; /* what the read of wake_descriptor fills */
 };
@@ -19,6 +30,7 @@ static void arm_wake(struct uring_reader *uring)
     struct io_uring_sqe *entry = io_uring_get_sqe(&uring->ring);
     io_uring_prep_read(entry, uring->wake_descriptor, &uring->wake_count, sizeof uring->wake_count, 0);
     io_uring_sqe_set_data(entry, NULL);
+    uring->wake_ahead = true;
 }
 
 static void uring_submit(struct reader *reader, const struct reader_read *reads, size_t count)
@@ -30,14 +42,16 @@ static void uring_submit(struct reader *reader, const struct reader_read *reads,
         io_uring_prep_read(entry, reads[i].descriptor, reads[i].memory, reads[i].bytes, reads[i].offset);
         io_uring_sqe_set_data(entry, reads[i].tag);
     }
+    uring->in_flight += (uint32_t)count;
 }
 
-static size_t uring_wait(struct reader *reader, struct reader_result *results, size_t room)
+static void pause_for(long nanoseconds)
 {
-    struct uring_reader *uring = (struct uring_reader *)reader;
-    /* EINTR and EAGAIN (the kernel is short of request memory until completions are taken) come back here with nothing
-     * lost: what was not submitted stays in the ring and goes with the next call. */
-    io_uring_submit_and_wait(&uring->ring, 1);
+    nanosleep(&(struct timespec){.tv_nsec = nanoseconds}, NULL);
+}
+
+static size_t take_results(struct uring_reader *uring, struct reader_result *results, size_t room)
+{
     size_t count = 0;
     struct io_uring_cqe *entry;
     while (count < room && io_uring_peek_cqe(&uring->ring, &entry) == 0) {
@@ -48,6 +62,51 @@ static size_t uring_wait(struct reader *reader, struct reader_result *results, s
             results[count++] = (struct reader_result){tag, result};
         else
             arm_wake(uring);
+    }
+    uring->in_flight -= (uint32_t)count;
+    return count;
+}
+
+/* Completions that the kernel keeps until it is asked for them. */
+static void ask_for_completions(struct uring_reader *uring)
+{
+#ifdef IORING_SETUP_DEFER_TASKRUN
+    io_uring_get_events(&uring->ring);
+#else
+    (void)uring;
+#endif
+}
+
+/* What the kernel has not seen yet it never will. The reads that it has go to their memory whether anybody asks for them
+ * or not, so they are waited for. */
+static size_t give_up(struct uring_reader *uring, struct reader_result *results, size_t room)
+{
+    size_t count = 0;
+    for (uint32_t i = 0; i < LAST_READS_WAIT; i++) {
+        ask_for_completions(uring);
+        count += take_results(uring, results + count, room - count);
+        if (uring->in_flight + uring->wake_ahead <= io_uring_sq_ready(&uring->ring))
+            break;
+        pause_for(1000000);
+    }
+    return count;
+}
+
+static size_t uring_wait(struct reader *reader, struct reader_result *results, size_t room, int *broken)
+{
+    struct uring_reader *uring = (struct uring_reader *)reader;
+    /* EINTR and EAGAIN (the kernel is short of request memory until completions are taken) come back here with nothing
+     * lost: what was not submitted stays in the ring and goes with the next call. */
+    int submitted = io_uring_submit_and_wait(&uring->ring, 1);
+    uring->wake_ahead &= io_uring_sq_ready(&uring->ring) > 0;
+    size_t count = take_results(uring, results, room);
+    if (submitted >= 0 || count > 0) {
+        uring->refusals = 0;
+    } else if (++uring->refusals < MAX_REFUSALS) {
+        pause_for(MIN(50000L * (long)uring->refusals, 2000000L));
+    } else {
+        *broken = -submitted;
+        count = give_up(uring, results, room);
     }
     return count;
 }

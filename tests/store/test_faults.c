@@ -1,6 +1,7 @@
 /* Nothing that a drive does makes the store hang or hand out wrong bytes. */
 #include "fixture.h"
 
+#include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -353,6 +354,123 @@ static void the_pool_changes_size_under_load(void **state)
     fixture_free(&world.fixture);
 }
 
+/* ---- a ring that fails ------------------------------------------------------------------------------------------- */
+
+#if HYPURA_URING
+#include <liburing.h>
+
+/* These two stand in front of the libraries' own. */
+static struct {
+    atomic_int calls_left;    /* that still go to the system */
+    atomic_int refusals_left; /* after them */
+    atomic_int number;        /* errno of a refusal */
+    atomic_bool no_threads;
+} system_seam = {.calls_left = INT32_MAX};
+
+int io_uring_submit_and_wait(struct io_uring *ring, unsigned count)
+{
+    int (*real)(struct io_uring *, unsigned) = NULL;
+    *(void **)&real = dlsym(RTLD_NEXT, "io_uring_submit_and_wait");
+    if (atomic_fetch_sub(&system_seam.calls_left, 1) > 0 || atomic_fetch_sub(&system_seam.refusals_left, 1) <= 0)
+        return real(ring, count);
+    return -atomic_load(&system_seam.number);
+}
+
+int pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*start)(void *), void *argument)
+{
+    int (*real)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *) = NULL;
+    *(void **)&real = dlsym(RTLD_NEXT, "pthread_create");
+    return atomic_load(&system_seam.no_threads) ? EAGAIN : real(thread, attributes, start, argument);
+}
+
+static void refuse(int number, int after, int refusals)
+{
+    atomic_store(&system_seam.number, number);
+    atomic_store(&system_seam.refusals_left, refusals);
+    atomic_store(&system_seam.calls_left, after);
+}
+
+static const char *reader_of(struct store *store)
+{
+    struct store_statistics statistics;
+    store_statistics(store, &statistics);
+    return statistics.reader;
+}
+
+static struct store *open_with_ring(struct world *world)
+{
+    refuse(0, INT32_MAX, 0);
+    struct store *store = open_world(world, 0);
+    if (strcmp(reader_of(store), "io_uring") == 0)
+        return store;
+    store_close(store); /* this system has none */
+    fixture_free(&world->fixture);
+    skip();
+    return NULL;
+}
+
+static void a_ring_that_fails_for_good_is_replaced_by_threads(void **state)
+{
+    (void)state;
+    const int numbers[] = {EBADF, EINTR, EAGAIN, EBUSY, EPERM};
+    for (int i = 0; i < (int)COUNT_OF(numbers); i++) {
+        struct world world = {0};
+        struct store *store = open_with_ring(&world);
+        refuse(numbers[i], i, INT32_MAX); /* with reads in flight, from the second on */
+        use_everything(store, &world.fixture);
+        assert_string_equal(reader_of(store), "threads");
+        store_close(store);
+        fixture_free(&world.fixture);
+    }
+}
+
+static void a_ring_that_fails_for_a_while_goes_on(void **state)
+{
+    (void)state;
+    struct world world = {0};
+    struct store *store = open_with_ring(&world);
+    for (int i = 0; i < 5; i++) {
+        refuse(EAGAIN, i, 20);
+        use_everything(store, &world.fixture);
+    }
+    assert_string_equal(reader_of(store), "io_uring");
+    store_close(store);
+    fixture_free(&world.fixture);
+}
+
+static void a_ring_that_fails_without_threads_is_told_and_can_be_left(void **state)
+{
+    (void)state;
+    struct world world = {0};
+    struct store *store = open_with_ring(&world);
+    struct store_view view;
+    atomic_store(&system_seam.no_threads, true);
+    refuse(EAGAIN, 0, INT32_MAX);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(store_get(store, 20, &view, &test_error), HYPURA_ERROR_IO);
+        assert_non_null(strstr(test_error.message, "offset"));
+        assert_non_null(strstr(test_error.message, strerror(EAGAIN)));
+    }
+    atomic_store(&system_seam.no_threads, false);
+    use_everything(store, &world.fixture);
+    assert_string_equal(reader_of(store), "threads");
+    store_close(store);
+    fixture_free(&world.fixture);
+
+    /* Reads that never come back are no reason to stay. */
+    store = open_with_ring(&world);
+    const unit_number wanted[] = {20, 21, 22};
+    refuse(EINTR, 0, INT32_MAX);
+    assert_ok(store_want(store, wanted, COUNT_OF(wanted), &test_error));
+    store_cancel(store, true);
+    uint64_t start = clock_nanoseconds();
+    store_close(store);
+    assert_true(clock_nanoseconds() - start < 5000000000u);
+    fixture_free(&world.fixture);
+    refuse(0, INT32_MAX, 0);
+}
+#endif
+
 /* ---- part of an expert ------------------------------------------------------------------------------------------- */
 
 struct hold {
@@ -422,6 +540,11 @@ int main(void)
         cmocka_unit_test(a_file_that_was_touched_counts_as_written_to),
         cmocka_unit_test(a_cancel_from_another_thread_ends_a_wait),
         cmocka_unit_test(the_pool_changes_size_under_load),
+#if HYPURA_URING
+        cmocka_unit_test(a_ring_that_fails_for_good_is_replaced_by_threads),
+        cmocka_unit_test(a_ring_that_fails_for_a_while_goes_on),
+        cmocka_unit_test(a_ring_that_fails_without_threads_is_told_and_can_be_left),
+#endif
         cmocka_unit_test(the_first_slices_are_shown_first),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
