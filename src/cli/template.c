@@ -14,7 +14,8 @@ static const struct option_row template_rows[] = {
     {"messages", "FILE", OPTION_TEXT, &messages_path, "JSON array of messages (default: standard input)"},
     {"tools", "FILE", OPTION_TEXT, &tools_path, "JSON array of tool descriptions, as in OpenAI's API"},
     {"var", "NAME=VALUE", OPTION_TEXTS, &variables, TEMPLATE_VARIABLES_HELP},
-    {"no-generation-prompt", NULL, OPTION_FLAG, &no_generation_prompt, "do not end with what starts an answer"},
+    {"no-generation-prompt", NULL, OPTION_FLAG, &no_generation_prompt,
+     "end with the last message, whole, and not with what starts an answer"},
     {"source", NULL, OPTION_FLAG, &show_source, "print the template itself instead"},
     {0},
 };
@@ -66,6 +67,7 @@ static hypura_status render(const struct gguf *file, const struct vocabulary *vo
                                    .tools = tools,
                                    .variables = others,
                                    .add_generation_prompt = !no_generation_prompt,
+                                   .close_last_answer = no_generation_prompt,
                                    .now = prompt_now()};
         status = prompt_render_chat(template, vocabulary, &input, &text, error);
     }

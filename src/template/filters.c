@@ -81,6 +81,10 @@ static struct value filter_replace(struct jinja *j, struct value self, args a)
 
 static struct value filter_indent(struct jinja *j, struct value self, args a)
 {
+    if (self.kind == VALUE_UNDEFINED)
+        value_fail_undefined(j, self);
+    if (self.kind != VALUE_STRING)
+        jinja_fail(&j->w, "indent needs a text, got '%s'", value_type_name(self));
     const struct string *s = value_string(j, self), *indent;
     bool first = argument_true(j, a->positional[1], false), blank = argument_true(j, a->positional[2], false);
     if (a->positional[0].kind == VALUE_STRING) {
@@ -181,6 +185,8 @@ static struct value filter_center(struct jinja *j, struct value self, args a)
 
 static struct value filter_truncate(struct jinja *j, struct value self, args a)
 {
+    if (self.kind == VALUE_NONE || value_is_number(self))
+        jinja_fail(&j->w, "object of type '%s' has no len()", value_type_name(self));
     const struct string *s = value_string(j, self);
     int64_t length = argument_integer(j, a->positional[0], 255, "the length of truncate");
     bool kill_words = argument_true(j, a->positional[1], false);

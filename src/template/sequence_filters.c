@@ -122,8 +122,11 @@ static struct arguments rest_of(args a, size_t from)
     return rest;
 }
 
+/* Jinja's map and selections look at what they were given, and at their own arguments, only when it is true. */
 static struct value filter_map(struct jinja *j, struct value self, args a)
 {
+    if (!value_is_true(j, self))
+        return generator(j, 0);
     struct list items = jinja_iterate(j, self);
     struct value list = generator(j, items.count);
     const struct value *attribute = dict_find_text(j, &a->named, "attribute", 9);
@@ -148,6 +151,8 @@ static struct value filter_map(struct jinja *j, struct value self, args a)
 
 static struct value select_items(struct jinja *j, struct value self, args a, bool by_attribute, bool wanted)
 {
+    if (!value_is_true(j, self))
+        return generator(j, 0);
     struct list items = jinja_iterate(j, self);
     struct value list = generator(j, items.count);
     size_t at = by_attribute ? 1 : 0;
@@ -266,18 +271,17 @@ static struct value filter_sort(struct jinja *j, struct value self, args a)
     struct value list = filter_list(j, self, NULL);
     size_t count = list.list->count;
     struct value *keys = jinja_allocate(&j->w, count * sizeof *keys);
+    /* Keys are lists, so equal ones need no order: none and what is undefined have none. */
+    struct value comma = value_from_text(&j->w, ","), names = list_new(&j->w, LIST_PLAIN, 1);
+    if (attribute.kind == VALUE_STRING)
+        names = jinja_call_method(j, attribute, "split", &(struct arguments){.positional = &comma, .count = 1});
+    else
+        list_append(&j->w, names.list, attribute);
     for (size_t i = 0; i < count; i++) {
-        if (attribute.kind == VALUE_STRING && memchr(attribute.string->bytes, ',', attribute.string->size)) {
-            struct value comma = value_from_text(&j->w, ","), key = list_new(&j->w, LIST_PLAIN, 2);
-            struct value names =
-                jinja_call_method(j, attribute, "split", &(struct arguments){.positional = &comma, .count = 1});
-            for (size_t k = 0; k < names.list->count; k++) {
-                struct value part = attribute_path(j, list.list->items[i], names.list->items[k], (struct value){0});
-                list_append(&j->w, key.list, fold_case(j, part, sensitive));
-            }
-            keys[i] = key;
-        } else {
-            keys[i] = fold_case(j, attribute_path(j, list.list->items[i], attribute, (struct value){0}), sensitive);
+        keys[i] = list_new(&j->w, LIST_PLAIN, names.list->count);
+        for (size_t k = 0; k < names.list->count; k++) {
+            struct value part = attribute_path(j, list.list->items[i], names.list->items[k], (struct value){0});
+            list_append(&j->w, keys[i].list, fold_case(j, part, sensitive));
         }
     }
     merge_sort(j, list.list->items, keys, count, reverse);
@@ -356,21 +360,22 @@ static struct value filter_unique(struct jinja *j, struct value self, args a)
 static struct value filter_groupby(struct jinja *j, struct value self, args a)
 {
     bool sensitive = argument_true(j, a->positional[2], false);
-    struct arguments order = {.positional = (struct value[]){{0}, value_boolean(sensitive), a->positional[0]},
-                              .count = 3};
-    struct value sorted = filter_sort(j, self, &order), list = list_new(&j->w, LIST_PLAIN, 0), last = {0};
+    struct value sorted = filter_list(j, self, NULL), list = list_new(&j->w, LIST_PLAIN, 0), last = {0};
+    size_t count = sorted.list->count;
+    struct value *keys = jinja_allocate(&j->w, count * sizeof *keys);
+    for (size_t i = 0; i < count; i++)
+        keys[i] = fold_case(j, attribute_path(j, sorted.list->items[i], a->positional[0], a->positional[1]), sensitive);
+    merge_sort(j, sorted.list->items, keys, count, false);
     struct list *group = NULL;
-    for (size_t i = 0; i < sorted.list->count; i++) {
+    for (size_t i = 0; i < count; i++) {
         struct value item = sorted.list->items[i];
-        struct value raw = attribute_path(j, item, a->positional[0], a->positional[1]);
-        struct value key = fold_case(j, raw, sensitive);
-        if (!group || !value_equal(j, key, last)) {
+        if (!group || !value_equal(j, keys[i], last)) {
             struct value pair = list_new(&j->w, LIST_TUPLE, 2), members = list_new(&j->w, LIST_PLAIN, 0);
-            list_append(&j->w, pair.list, raw);
+            list_append(&j->w, pair.list, attribute_path(j, item, a->positional[0], a->positional[1]));
             list_append(&j->w, pair.list, members);
             list_append(&j->w, list.list, pair);
             group = members.list;
-            last = key;
+            last = keys[i];
         }
         list_append(&j->w, group, item);
     }

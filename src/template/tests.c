@@ -108,8 +108,8 @@ TEST(less_equal, ordered(j, self, a, true, true))
 TEST(greater, ordered(j, self, a, false, false))
 TEST(greater_equal, ordered(j, self, a, false, true))
 TEST(in, value_contains(j, a->positional[0], self))
-TEST(filter, jinja_find_filter(argument_string(j, self, "the name of a filter")) != NULL)
-TEST(test, jinja_find_test(argument_string(j, self, "the name of a test")) != NULL)
+TEST(filter, self.kind == VALUE_STRING && jinja_find_filter(self.string) != NULL)
+TEST(test, self.kind == VALUE_STRING && jinja_find_test(self.string) != NULL)
 
 static const struct builtin tests[] = {
     {"!=", "other ", test_not_equal},

@@ -466,6 +466,12 @@ def messages_become_a_prompt():
     messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     out, _ = hypura("template", MODEL, stdin=json.dumps(messages))
     assert out == "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n", out
+    # An answer at the end is one to go on with, unless none is to be written.
+    messages.append({"role": "assistant", "content": "Hello"})
+    out, _ = hypura("template", MODEL, stdin=json.dumps(messages))
+    assert out.endswith("<|im_start|>assistant\nHello"), out
+    out, _ = hypura("template", MODEL, "--no-generation-prompt", stdin=json.dumps(messages))
+    assert out.endswith("<|im_start|>assistant\nHello<|im_end|>\n"), out
     hypura("template", MODEL, stdin="{", status=2)
 
 
