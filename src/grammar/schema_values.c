@@ -178,8 +178,11 @@ static hypura_status read_bounds(const struct schema_writer *w, const json_t *sc
             return schema_refuse(w, "the \"%s\" of the JSON schema is not a number", names[i]);
         double number = json_number_value(value);
         bool low = i < 2, exclusive = i % 2;
-        if (!(fabs(number) < 1e15))
-            return schema_refuse(w, "the \"%s\" of the JSON schema is more than 15 digits long", names[i]);
+        /* What is written has 16 digits at most: a limit beyond them limits nothing, or leaves nothing. */
+        if (low ? number <= -1e16 : number >= 1e16)
+            continue;
+        if (!(fabs(number) < 1e16))
+            return schema_refuse(w, "the \"%s\" of the JSON schema leaves no number of 16 digits or less", names[i]);
         int64_t whole = (int64_t)(low ? ceil(number) : floor(number));
         if (exclusive && (double)whole == number)
             whole += low ? 1 : -1;

@@ -41,6 +41,11 @@ static const char *const schemas[][16] = {
      "-97", "-1005", "-0", "-5000"},
     {"{\"type\":\"integer\",\"exclusiveMinimum\":17}", "+18", "+20", "+99", "+123456", "-17", "-1", "-0", "--20"},
     {"{\"type\":\"integer\",\"maximum\":-3}", "+-3", "+-10", "+-99999", "--2", "-0", "-3"},
+    {"{\"type\":\"integer\",\"minimum\":-9007199254740991,\"maximum\":9007199254740991}", "+0", "+9007199254740991",
+     "+-9007199254740991", "-9007199254740992", "--9007199254740992", "+8999999999999999"},
+    {"{\"type\":\"integer\",\"exclusiveMinimum\":0,\"maximum\":9007199254740991}", "-0", "+1", "+9007199254740991"},
+    {"{\"type\":\"number\",\"minimum\":-1.7e308,\"maximum\":1.7e308}", "+-9999999999999999", "+0.5"},
+    {"{\"type\":\"integer\",\"minimum\":1,\"maximum\":9223372036854775807}", "+9999999999999999", "+1", "-0"},
     {"{\"type\":\"number\",\"minimum\":0,\"maximum\":1}", "+0", "+1", "+0.5", "+0.999", "-1.5", "--0.5", "-2", "-1e5"},
     {"{\"type\":\"number\",\"minimum\":-2}", "+-2", "+-1.99", "+-0.5", "+100.25", "--2.5", "--3"},
     {"{\"type\":\"number\"}", "+0", "+-1.5e-7", "+1E+22", "-1.", "-.5", "-+1", "-1e"},
@@ -165,6 +170,7 @@ static void test_schemas_that_cannot_be_followed_are_refused_by_name(void **stat
     expect_schema_error("{\"type\":\"string\",\"pattern\":\"(a\"}", "not closed");
     expect_schema_error("{\"type\":\"string\",\"minLength\":5,\"maxLength\":2}", "minLength");
     expect_schema_error("{\"type\":\"integer\",\"minimum\":5,\"maximum\":2}", "minimum and maximum");
+    expect_schema_error("{\"type\":\"integer\",\"minimum\":1e300}", "16 digits");
     expect_schema_error("{\"required\":[\"a\"],\"additionalProperties\":false}", "requires \"a\"");
     expect_schema_error("{\"$ref\":\"#\"}", "left-recursive");
     expect_schema_error("{\"type\":\"array\",\"items\":{\"$ref\":\"#\"},\"minItems\":1}", "no text can match");
