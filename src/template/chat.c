@@ -113,7 +113,9 @@ static const json_t *begun_answer(const struct chat_input *input)
 /* ---- messages as a template wants them ----------------------------------------------------------------------------
  */
 
-enum { ADAPT_OBJECTS = 1, ADAPT_STRINGS = 2, ADAPT_FLAT_CONTENT = 4 };
+enum { ADAPT_OBJECTS = 1, ADAPT_STRINGS = 2, ADAPT_FLAT_CONTENT = 4, ADAPT_ONE_SYSTEM = 8, ADAPT_FIRST_SYSTEM = 16 };
+
+#define PROBE "a7f3probe"
 
 static bool has_parts(const json_t *messages)
 {
@@ -172,6 +174,75 @@ static void adapt_arguments(json_t *message, int how)
     }
 }
 
+static bool has_role(const json_t *message, const char *role)
+{
+    const char *own = json_string_value(json_object_get(message, "role"));
+    return own && strcmp(own, role) == 0;
+}
+
+/* How many messages of the system the chat begins with. */
+static size_t leading_system(const json_t *messages)
+{
+    size_t count = 0;
+    while (has_role(json_array_get(messages, count), "system"))
+        count++;
+    return count;
+}
+
+static bool has_later_system(const json_t *messages)
+{
+    for (size_t i = leading_system(messages); i < json_array_size(messages); i++)
+        if (has_role(json_array_get(messages, i), "system"))
+            return true;
+    return false;
+}
+
+/* A new reference. */
+static json_t *content_parts(json_t *content)
+{
+    return json_is_array(content) ? json_incref(content) : json_pack("[{s:s, s:O}]", "type", "text", "text", content);
+}
+
+/* Both contents, in the first message. */
+static void join_content(json_t *first, const json_t *second)
+{
+    json_t *head = json_object_get(first, "content"), *tail = json_object_get(second, "content"), *joined = NULL;
+    if (json_is_string(head) && json_is_string(tail)) {
+        joined = json_sprintf("%s\n%s", json_string_value(head), json_string_value(tail));
+    } else {
+        json_t *parts = content_parts(head), *more = content_parts(tail);
+        joined = json_copy(parts);
+        json_array_extend(joined, more);
+        json_decref(parts);
+        json_decref(more);
+    }
+    json_object_set_new(first, "content", joined);
+}
+
+/* The messages of the system that a chat begins with become one; a later one becomes part of the user's turn beside it.
+ */
+static void adapt_system(json_t *messages, int how)
+{
+    size_t leading = leading_system(messages), i;
+    for (; (how & ADAPT_ONE_SYSTEM) && leading > 1; leading--) {
+        join_content(json_array_get(messages, 0), json_array_get(messages, 1));
+        json_array_remove(messages, 1);
+    }
+    bool before = false; /* the message before is such a turn */
+    for (i = leading; (how & ADAPT_FIRST_SYSTEM) && i < json_array_size(messages); i++) {
+        json_t *message = json_array_get(messages, i), *last = i ? json_array_get(messages, i - 1) : NULL;
+        bool system = has_role(message, "system");
+        if (system)
+            json_object_set_new(message, "role", json_string("user"));
+        bool joins = has_role(message, "user") && has_role(last, "user") && (system || before);
+        before = system || (before && joins);
+        if (joins) {
+            join_content(last, message);
+            json_array_remove(messages, i--);
+        }
+    }
+}
+
 static json_t *adapt_messages(const json_t *messages, int how)
 {
     json_t *copy = json_deep_copy(messages), *message;
@@ -185,6 +256,7 @@ static json_t *adapt_messages(const json_t *messages, int how)
             json_object_set_new(message, "content", flat_content(content));
         adapt_arguments(message, how);
     }
+    adapt_system(copy, how);
     return copy;
 }
 
@@ -200,19 +272,44 @@ static hypura_status render_messages(const struct chat_template *template, const
     return status;
 }
 
-/* Whether a template writes the text of a content that is a list of parts, and not the list as Python prints it. */
-static bool takes_parts(const struct chat_template *template, const struct chat_input *input)
+/* Whether a template writes these messages, which are released, with the probe's text and without what is not wanted.
+ */
+static bool writes_probe(const struct chat_template *template, const struct chat_input *input, json_t *messages,
+                         const char *unwanted)
 {
-    static const char probe[] = "a7f3probe";
     struct chat_input question = *input;
     struct rendered_text text = {0};
-    json_t *messages = json_pack("[{s:s, s:[{s:s, s:s}]}]", "role", "user", "content", "type", "text", "text", probe);
     question.messages = messages;
-    bool takes = render_messages(template, &question, &text, NULL) == HYPURA_OK && strstr(text.text, probe) &&
-                 !strstr(text.text, "'text'");
+    bool writes = render_messages(template, &question, &text, NULL) == HYPURA_OK && strstr(text.text, PROBE) &&
+                  !(unwanted && strstr(text.text, unwanted));
     rendered_text_free(&text);
     json_decref(messages);
-    return takes;
+    return writes;
+}
+
+/* The text of a content that is a list of parts, and not the list as Python prints it. */
+static bool takes_parts(const struct chat_template *template, const struct chat_input *input)
+{
+    return writes_probe(template, input,
+                        json_pack("[{s:s, s:[{s:s, s:s}]}]", "role", "user", "content", "type", "text", "text", PROBE),
+                        "'text'");
+}
+
+static bool takes_several_systems(const struct chat_template *template, const struct chat_input *input)
+{
+    return writes_probe(template, input,
+                        json_pack("[{s:s, s:s}, {s:s, s:s}, {s:s, s:s}]", "role", "system", "content", "a", "role",
+                                  "system", "content", PROBE, "role", "user", "content", "b"),
+                        NULL);
+}
+
+static bool takes_later_systems(const struct chat_template *template, const struct chat_input *input)
+{
+    return writes_probe(template, input,
+                        json_pack("[{s:s, s:s}, {s:s, s:s}, {s:s, s:s}, {s:s, s:s}]", "role", "user", "content", "a",
+                                  "role", "system", "content", PROBE, "role", "assistant", "content", "b", "role",
+                                  "user", "content", "c"),
+                        NULL);
 }
 
 /* Renders what was given, or with adapt what the template can take. */
@@ -221,17 +318,22 @@ static hypura_status render_adapted(const struct chat_template *template, const 
 {
     if (!input->adapt || !json_is_array(input->messages))
         return render_messages(template, input, out, error);
-    bool flat = has_parts(input->messages) && !takes_parts(template, input);
-    int how = (flat ? ADAPT_FLAT_CONTENT : 0) | ADAPT_OBJECTS;
+    int how = 0;
+    if (has_parts(input->messages) && !takes_parts(template, input))
+        how |= ADAPT_FLAT_CONTENT;
+    if (leading_system(input->messages) > 1 && !takes_several_systems(template, input))
+        how |= ADAPT_ONE_SYSTEM;
+    if (has_later_system(input->messages) && !takes_later_systems(template, input))
+        how |= ADAPT_FIRST_SYSTEM;
     struct chat_input adapted = *input;
-    json_t *messages = adapt_messages(input->messages, how);
+    json_t *messages = adapt_messages(input->messages, how | ADAPT_OBJECTS);
     adapted.messages = messages;
     hypura_status status = render_messages(template, &adapted, out, error);
     json_decref(messages);
     if (status != HYPURA_ERROR_FORMAT || !has_calls(input->messages))
         return status;
     /* A template that puts the arguments beside other text wants them as text. */
-    messages = adapt_messages(input->messages, (how & ADAPT_FLAT_CONTENT) | ADAPT_STRINGS);
+    messages = adapt_messages(input->messages, how | ADAPT_STRINGS);
     adapted.messages = messages;
     if (render_messages(template, &adapted, out, NULL) == HYPURA_OK)
         status = HYPURA_OK;

@@ -302,6 +302,42 @@ static void test_messages_are_adapted_to_the_template(void **state)
     expect_adapted("{% for p in messages[0].content %}[{{ p.text }}]{% endfor %}", parts, "[a][b]");
 }
 
+/* No template is made to write a message of the system where it has no place for one, and none is lost. */
+static void test_messages_of_the_system_stand_where_the_template_has_them(void **state)
+{
+    (void)state;
+    const char *chat = "[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"system\",\"content\":\"t\"},"
+                       "{\"role\":\"user\",\"content\":\"a\"},{\"role\":\"system\",\"content\":\"u\"},"
+                       "{\"role\":\"user\",\"content\":\"b\"},{\"role\":\"assistant\",\"content\":\"c\"},"
+                       "{\"role\":\"system\",\"content\":[{\"type\":\"text\",\"text\":\"v\"}]},"
+                       "{\"role\":\"assistant\",\"content\":\"d\"},{\"role\":\"user\",\"content\":\"e\"}]";
+    expect_adapted("{% for m in messages %}{{ m.role[0] + m.content }} {% endfor %}", chat,
+                   "ss st ua su ub ac sv ad ue ");
+    /* It dies of one at another place than the first. */
+    expect_adapted("{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('no') }}"
+                   "{% endif %}{{ m.role[0] + m.content }} {% endfor %}",
+                   chat, "ss\nt ua\nu\nb ac uv ad ue ");
+    /* It passes over those. */
+    expect_adapted("{% for m in messages %}{% if m.role != 'system' or loop.first %}{{ m.role[0] + m.content }} "
+                   "{% endif %}{% endfor %}",
+                   chat, "ss\nt ua\nu\nb ac uv ad ue ");
+    /* It wants parts. */
+    expect_adapted("{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('no') }}"
+                   "{% endif %}{{ m.role[0] }}{% if m.content is string %}{{ m.content }}{% else %}"
+                   "{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endif %} {% endfor %}",
+                   chat, "ss\nt ua\nu\nb ac u<v> ad ue ");
+    /* Without, such a template has the last word. */
+    struct chat_template *template;
+    struct rendered_text text;
+    const char *strict = "{% if messages[1].role == 'system' %}{{ raise_exception('no') }}{% endif %}";
+    json_t *json = json_loads(chat, 0, NULL);
+    struct chat_input input = {.messages = json};
+    assert_ok(chat_template_parse(&template, strict, strlen(strict), &test_error));
+    assert_int_equal(chat_render(template, &input, &text, NULL), HYPURA_ERROR_FORMAT);
+    chat_template_free(template);
+    json_decref(json);
+}
+
 /* ---- refusals -----------------------------------------------------------------------------------------------------
  */
 
@@ -494,6 +530,7 @@ int main(void)
         cmocka_unit_test(test_bos_is_stripped_only_where_the_template_wrote_it),
         cmocka_unit_test(test_a_begun_answer_is_left_open),
         cmocka_unit_test(test_messages_are_adapted_to_the_template),
+        cmocka_unit_test(test_messages_of_the_system_stand_where_the_template_has_them),
         cmocka_unit_test(test_errors_name_the_line),
         cmocka_unit_test(test_a_template_cannot_take_the_machine),
         cmocka_unit_test(test_looking_at_much_takes_many_steps),
