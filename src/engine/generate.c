@@ -211,6 +211,7 @@ static bool give_text(struct task *task, const struct generated_token *token, en
 {
     struct generated_token out = *token;
     const char *stop = NULL;
+    out.cached_tokens = task->result.cached_tokens;
     stop_matcher_push(&task->stops, task->text.data, task->text.size, &out.text, &out.size, &stop);
     bool go_on = !task->request.on_token || task->request.on_token(task->request.context, &out);
     if (stop) {
@@ -228,7 +229,7 @@ static void give_rest(struct task *task)
 {
     buffer_clear(&task->text);
     token_decoder_finish(&task->decoder, &task->text);
-    struct generated_token rest = {.id = NO_TOKEN};
+    struct generated_token rest = {.id = NO_TOKEN, .cached_tokens = task->result.cached_tokens};
     enum finish_reason ignored;
     if (!give_text(task, &rest, &ignored))
         return;

@@ -35,6 +35,7 @@ struct generated_token {
     const char *text; /* whole UTF-8 characters that are safe to show now: may be empty, may be of several tokens */
     size_t size;
     const float *logits; /* [vocabulary], as the model gave them; NULL for the last piece of text, which is no token */
+    uint32_t cached_tokens; /* of the prompt, as in the result */
 };
 
 struct generation_result {

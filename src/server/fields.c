@@ -2,6 +2,7 @@
 #include "server/generation.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 bool read_float(const json_t *object, const char *key, float *out, hypura_error *error)
@@ -176,7 +177,79 @@ bool read_format(struct generation *generation, const json_t *value, hypura_erro
     return true;
 }
 
-json_t *content_text(const json_t *content, hypura_error *error)
+void leave_out(const struct generation *generation, const char *what, const char *type)
+{
+    char message[96];
+    snprintf(message, sizeof message, "%s of this type is not known here and is left out", what);
+    /* The type comes from the request: only what is harmless in a log. */
+    server_log("warning", message, "id=%s type=%.*s", exchange_id(generation->job.exchange),
+               (int)MIN(strspn(type, "abcdefghijklmnopqrstuvwxyz_0123456789"), (size_t)64), type);
+}
+
+/* Other parts that are text: a document, what a search found, a summary of what was said before. */
+static bool append_texts(struct generation *generation, struct buffer *text, const char *role, const json_t *part,
+                         const char *type, bool *known, hypura_error *error)
+{
+    const json_t *source = json_object_get(part, "source"), *content = json_object_get(part, "content");
+    const char *kind = json_string_value(json_object_get(source, "type"));
+    const json_t *words = NULL;
+    if (strcmp(type, "document") == 0 && kind && strcmp(kind, "text") == 0)
+        words = json_object_get(source, "data");
+    else if (strcmp(type, "document") == 0 && kind && strcmp(kind, "content") == 0)
+        words = json_object_get(source, "content");
+    else if (strcmp(type, "search_result") == 0 || strcmp(type, "compaction") == 0)
+        words = content;
+    *known = words != NULL;
+    if (strcmp(type, "search_result") == 0) {
+        const char *title = json_string_value(json_object_get(part, "title")), *where = json_string_value(source);
+        buffer_append_format(text, "%s\n%s\n", title ? title : "", where ? where : "");
+    }
+    json_t *whole = words ? content_text(generation, role, words, error) : NULL;
+    buffer_append(text, json_string_value(whole), json_string_length(whole));
+    json_decref(whole);
+    return !words || whole;
+}
+
+bool append_part(struct generation *generation, struct buffer *text, const char *role, const json_t *part,
+                 hypura_error *error)
+{
+    static const char *const thoughts[] = {"thinking", "redacted_thinking", "reasoning", "reasoning_text"};
+    const char *type = json_string_value(json_object_get(part, "type"));
+    const json_t *words = json_object_get(part, "text");
+    bool known = false;
+    if (!words)
+        words = json_object_get(part, "refusal");
+    if (json_is_string(part))
+        words = part;
+    for (size_t i = 0; type && i < COUNT_OF(thoughts); i++) {
+        if (strcmp(type, thoughts[i]) == 0)
+            return true;
+    }
+    if (json_is_string(words)) {
+        buffer_append(text, json_string_value(words), json_string_length(words));
+        return true;
+    }
+    if (type && (!append_texts(generation, text, role, part, type, &known, error) || known))
+        return known;
+    if (type && strcmp(role, "assistant") == 0) {
+        leave_out(generation, "a part of an answer", type);
+        return true;
+    }
+    if (type && strcmp(role, "tool") == 0) {
+        /* It is sent again and again, so it must not end the chat: the model is told that it cannot see it. */
+        const char *name = json_string_value(json_object_get(part, "tool_name")); /* that a search for tools found */
+        if (name)
+            buffer_append_format(text, "%s\n", name);
+        else
+            buffer_append_format(text, "[%.40s: left out, since only text can be read]\n", type);
+        return true;
+    }
+    error_set(error, HYPURA_ERROR_ARGUMENT, "this server takes text only: a part of type \"%.40s\" was sent",
+              type ? type : "?");
+    return false;
+}
+
+json_t *content_text(struct generation *generation, const char *role, const json_t *content, hypura_error *error)
 {
     if (!content || json_is_null(content))
         return json_string("");
@@ -189,23 +262,12 @@ json_t *content_text(const json_t *content, hypura_error *error)
     struct buffer text = {0};
     size_t i;
     json_t *part;
+    bool fine = true;
     json_array_foreach(content, i, part)
     {
-        const char *type = json_string_value(json_object_get(part, "type"));
-        const json_t *words = json_object_get(part, "text");
-        if (!words)
-            words = json_object_get(part, "refusal");
-        if (json_is_string(part))
-            words = part;
-        if (!json_is_string(words)) {
-            error_set(error, HYPURA_ERROR_ARGUMENT, "this server takes text only: a part of type \"%.40s\" was sent",
-                      type ? type : "?");
-            buffer_free(&text);
-            return NULL;
-        }
-        buffer_append(&text, json_string_value(words), json_string_length(words));
+        fine = fine && append_part(generation, &text, role, part, error);
     }
-    json_t *json = buffer_json(&text);
+    json_t *json = fine ? buffer_json(&text) : NULL;
     buffer_free(&text);
     return json;
 }

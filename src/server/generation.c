@@ -235,6 +235,7 @@ static bool on_token(void *context, const struct generated_token *token)
     struct generation *generation = choice->generation;
     const struct vocabulary *vocabulary = generation->loaded->vocabulary;
     size_t size = token->size;
+    choice->result.cached_tokens = token->cached_tokens; /* a stream begins with it */
     bool end = token->id != NO_TOKEN && vocabulary_is_end_of_generation(vocabulary, token->id);
     choice->ended = choice->ended || end;
     if (choice->ended && choice->parser && size) {

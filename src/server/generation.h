@@ -3,8 +3,8 @@
 #ifndef HYPURA_SERVER_GENERATION_H
 #define HYPURA_SERVER_GENERATION_H
 
-#include "sampling/sampler.h"
 #include "chat/chat_output.h"
+#include "sampling/sampler.h"
 #include "server/server_private.h"
 #include "server/worker.h"
 
@@ -132,9 +132,14 @@ bool read_seed(struct generation *generation, const json_t *value, hypura_error 
 bool read_model_options(struct generation *generation, const json_t *options, hypura_error *error);
 /* Whether they could be read. */
 bool check_model_options(const json_t *options, hypura_error *error);
-/* Text of a content that is a string or an array of parts; NULL with an error for images and the like. New reference.
- */
-json_t *content_text(const json_t *content, hypura_error *error);
+/* Text of a content that is a string or an array of parts; a new reference. What is not text of a user's or the
+ * system's message, such as an image, is an error (NULL): the answer would be one to something else. Of an assistant's
+ * message it is left out, and a tool's says that it was. */
+json_t *content_text(struct generation *generation, const char *role, const json_t *content, hypura_error *error);
+bool append_part(struct generation *generation, struct buffer *text, const char *role, const json_t *part,
+                 hypura_error *error);
+/* Notes in the log that something ("a tool") of this type has no effect. */
+void leave_out(const struct generation *generation, const char *what, const char *type);
 /* What /api/create gave the model to begin with: its messages, and its system message unless the request has one. */
 void add_own_messages(struct generation *generation, bool system);
 

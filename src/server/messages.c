@@ -12,13 +12,16 @@ static const char *stop_reason(const struct choice *choice)
                                                     : "end_turn";
 }
 
-/* What was cached by request; nothing is. The rest is of services that are not offered. */
+/* The prompt's tokens are input_tokens and those that were read from the cache. The rest is of services that are not
+ * offered. */
 static json_t *usage_json(const struct generation *generation, uint32_t generated, bool whole)
 {
-    json_t *json = json_pack("{s:I, s:I, s:i, s:i, s:{s:I}, s:n}", "input_tokens",
-                             (json_int_t)prompt_tokens(generation), "output_tokens", (json_int_t)generated,
-                             "cache_creation_input_tokens", 0, "cache_read_input_tokens", 0, "output_tokens_details",
-                             "thinking_tokens", (json_int_t)reasoning_tokens(generation), "server_tool_use");
+    uint32_t cached = generation->choices[0].result.cached_tokens;
+    json_t *json =
+        json_pack("{s:I, s:I, s:i, s:I, s:{s:I}, s:n}", "input_tokens", (json_int_t)prompt_tokens(generation) - cached,
+                  "output_tokens", (json_int_t)generated, "cache_creation_input_tokens", 0, "cache_read_input_tokens",
+                  (json_int_t)cached, "output_tokens_details", "thinking_tokens",
+                  (json_int_t)reasoning_tokens(generation), "server_tool_use");
     if (whole) {
         json_object_set_new(json, "cache_creation", json_null());
         json_object_set_new(json, "service_tier", json_string("standard"));
@@ -181,28 +184,37 @@ static void join_turns(struct generation *generation)
     }
 }
 
-/* A document that is text is text. */
-static json_t *document_text(const json_t *source, hypura_error *error)
-{
-    const char *type = json_string_value(json_object_get(source, "type"));
-    if (type && strcmp(type, "text") == 0)
-        return content_text(json_object_get(source, "data"), error);
-    if (type && strcmp(type, "content") == 0)
-        return content_text(json_object_get(source, "content"), error);
-    error_set(error, HYPURA_ERROR_ARGUMENT, "this server takes text only: a document of type \"%.40s\" was sent",
-              type ? type : "?");
-    return NULL;
-}
-
 static bool add_result(struct generation *generation, const json_t *block, hypura_error *error)
 {
-    if (!add_message(generation, "tool", content_text(json_object_get(block, "content"), error)))
+    if (!add_message(generation, "tool", content_text(generation, "tool", json_object_get(block, "content"), error)))
         return false;
     json_t *id = json_object_get(block, "tool_use_id");
     if (json_is_string(id))
         json_object_set(json_array_get(generation->messages, json_array_size(generation->messages) - 1), "tool_call_id",
                         id);
     return true;
+}
+
+static bool collect_call(json_t *calls, const json_t *block, hypura_error *error)
+{
+    json_t *name = json_object_get(block, "name"), *input = json_object_get(block, "input");
+    json_t *id = json_object_get(block, "id");
+    if (!json_is_string(name)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "a tool_use block without a name was sent");
+        return false;
+    }
+    json_array_append_new(calls,
+                          json_pack("{s:O, s:s, s:{s:O, s:o}}", "id", id ? id : json_null(), "type", "function",
+                                    "function", "name", name, "arguments", input ? json_incref(input) : json_object()));
+    return true;
+}
+
+/* The answer of a tool that the service itself ran, in another chat. */
+static bool is_result_of_service(const char *type)
+{
+    static const char end[] = "_tool_result";
+    size_t length = strlen(type);
+    return length >= sizeof end && strcmp(type + length - (sizeof end - 1), end) == 0;
 }
 
 /* The blocks of one message: its text, its calls, and the results of calls, which are messages of their own here. */
@@ -215,26 +227,16 @@ static bool read_blocks(struct generation *generation, const char *role, const j
     json_array_foreach(blocks, i, block)
     {
         const char *type = json_string_value(json_object_get(block, "type"));
-        const json_t *words = json_object_get(block, "text");
-        if (type && strcmp(type, "text") == 0 && json_is_string(words)) {
-            buffer_append(&text, json_string_value(words), json_string_length(words));
-        } else if (type && strcmp(type, "document") == 0) {
-            json_t *content = document_text(json_object_get(block, "source"), error);
-            fine = fine && content;
-            buffer_append(&text, json_string_value(content), json_string_length(content));
-            json_decref(content);
-        } else if (type && strcmp(type, "tool_use") == 0 && json_is_string(json_object_get(block, "name"))) {
-            json_t *input = json_object_get(block, "input"), *id = json_object_get(block, "id");
-            json_array_append_new(calls, json_pack("{s:O, s:s, s:{s:O, s:o}}", "id", id ? id : json_null(), "type",
-                                                   "function", "function", "name", json_object_get(block, "name"),
-                                                   "arguments", input ? json_incref(input) : json_object()));
-        } else if (type && strcmp(type, "tool_result") == 0) {
-            fine = fine && add_result(generation, block, error);
-        } else if (!type || (strcmp(type, "thinking") != 0 && strcmp(type, "redacted_thinking") != 0)) {
-            error_set(error, HYPURA_ERROR_ARGUMENT, "this server takes text only: a block of type \"%.40s\" was sent",
-                      type ? type : "?");
-            fine = false;
-        }
+        if (!fine)
+            break;
+        if (type && strcmp(type, "tool_use") == 0)
+            fine = collect_call(calls, block, error);
+        else if (type && strcmp(type, "tool_result") == 0)
+            fine = add_result(generation, block, error);
+        else if (type && is_result_of_service(type))
+            leave_out(generation, "a block", type);
+        else
+            fine = append_part(generation, &text, role, block, error);
     }
     if (fine && (text.size || json_array_size(calls)))
         add_turn(generation, role, buffer_json(&text));
@@ -256,7 +258,7 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
         json_t *name = json_object_get(tool, "name"), *schema = json_object_get(tool, "input_schema");
         const char *kind = json_string_value(json_object_get(tool, "type"));
         if (kind && strcmp(kind, "custom") != 0 && !schema) {
-            leave_tool_out(generation, kind);
+            leave_out(generation, "a tool", kind);
             continue;
         }
         if (!json_is_string(name) || !json_is_object(schema)) {
@@ -270,40 +272,70 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
     return choose_tools(generation, any ? "required" : type, json_string_value(json_object_get(choice, "name")), error);
 }
 
+/* Claude Code's first block of a system message is a line for the service's accounts, another one in each request: of
+ * no use to a model, and nothing behind it would be found in the cache. */
+static bool is_for_accounts(const json_t *block)
+{
+    static const char head[] = "x-anthropic-billing-header:";
+    const char *text = json_string_value(json_object_get(block, "text"));
+    return text && strncmp(text, head, sizeof head - 1) == 0 && !strchr(text, '\n');
+}
+
+static bool read_system(struct generation *generation, const json_t *system, hypura_error *error)
+{
+    if (!json_is_array(system))
+        return add_turn(generation, "system", content_text(generation, "system", system, error));
+    json_t *blocks = json_array(), *block;
+    size_t i;
+    json_array_foreach(system, i, block)
+    {
+        if (!is_for_accounts(block))
+            json_array_append(blocks, block);
+    }
+    bool fine = json_array_size(blocks) == 0 ||
+                add_turn(generation, "system", content_text(generation, "system", blocks, error));
+    json_decref(blocks);
+    return fine;
+}
+
+static bool read_message(struct generation *generation, size_t i, const json_t *message, hypura_error *error)
+{
+    const char *role = json_string_value(json_object_get(message, "role"));
+    const json_t *content = json_object_get(message, "content");
+    /* A message of the system may stand between the turns. */
+    if (!role || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0 && strcmp(role, "system") != 0)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "messages.%zu.role: expected user, assistant or system", i);
+        return false;
+    }
+    return json_is_array(content) ? read_blocks(generation, role, content, error)
+                                  : add_turn(generation, role, content_text(generation, role, content, error));
+}
+
 /* What makes the prompt. */
 static bool read_prompt(struct generation *generation, json_t *json, hypura_error *error)
 {
     const json_t *messages = json_object_get(json, "messages"), *system = json_object_get(json, "system");
     const json_t *output = json_object_get(json, "output_config");
-    const char *thinking = json_string_value(json_object_get(json_object_get(json, "thinking"), "type"));
     if (!read_effort(generation, json_object_get(output, "effort"), error))
         return false;
-    if (thinking)
-        json_object_set_new(generation->variables, "enable_thinking", json_boolean(strcmp(thinking, "disabled") != 0));
+    read_thinking(generation, json_object_get(json, "thinking"));
     if (json_array_size(messages) == 0) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "messages: at least one message is required");
         return false;
     }
     generation->messages = json_array();
-    bool given = system && !json_is_null(system);
-    if (given && !add_message(generation, "system", content_text(system, error)))
+    if (system && !json_is_null(system) && !read_system(generation, system, error))
         return false;
     size_t i;
     json_t *message;
     json_array_foreach(messages, i, message)
     {
-        const char *role = json_string_value(json_object_get(message, "role"));
-        const json_t *content = json_object_get(message, "content");
-        if (!role || (strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0)) {
-            error_set(error, HYPURA_ERROR_ARGUMENT, "messages.%zu.role: expected user or assistant", i);
-            return false;
-        }
-        if (json_is_array(content) ? !read_blocks(generation, role, content, error)
-                                   : !add_turn(generation, role, content_text(content, error)))
+        if (!read_message(generation, i, message, error))
             return false;
     }
+    const char *first = json_string_value(json_object_get(json_array_get(generation->messages, 0), "role"));
     join_turns(generation);
-    add_own_messages(generation, given);
+    add_own_messages(generation, first && strcmp(first, "system") == 0);
     return read_tools(generation, json, error);
 }
 
@@ -313,7 +345,8 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
     uint32_t most = 0;
     if (!read_openai_sampling(generation, json, error) || !read_count(json, "max_tokens", &most, error) ||
         !read_stops(generation, json_object_get(json, "stop_sequences"), error) ||
-        !read_format(generation, json_object_get(output, "format"), error))
+        !read_format(generation, json_object_get(output, "format"), error) ||
+        !read_format(generation, json_object_get(json, "output_format"), error)) /* as it was called before */
         return false;
     if (most == 0) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "max_tokens: Field required");

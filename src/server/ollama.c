@@ -351,7 +351,7 @@ void handle_ollama_generate(struct exchange *exchange)
     generation_submit(generation);
 }
 
-static json_t *one_message(const json_t *given, hypura_error *error)
+static json_t *one_message(struct generation *generation, const json_t *given, hypura_error *error)
 {
     const char *said = json_string_value(json_object_get(given, "role"));
     char role[12] = "";
@@ -365,7 +365,7 @@ static json_t *one_message(const json_t *given, hypura_error *error)
     }
     if (has_images(given, error))
         return NULL;
-    json_t *content = content_text(json_object_get(given, "content"), error);
+    json_t *content = content_text(generation, role, json_object_get(given, "content"), error);
     if (!content)
         return NULL;
     json_t *copy = json_copy((json_t *)given);
@@ -406,7 +406,7 @@ void handle_ollama_chat(struct exchange *exchange)
     json_t *each;
     json_array_foreach(given, i, each)
     {
-        json_t *copy = one_message(each, &error);
+        json_t *copy = one_message(generation, each, &error);
         if (!copy) {
             generation_refuse(generation, error.message);
             return;

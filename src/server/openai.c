@@ -107,14 +107,6 @@ void add_tool(struct generation *generation, json_t *name, const json_t *descrip
                                                                : json_pack("{s:s}", "type", "object")));
 }
 
-void leave_tool_out(const struct generation *generation, const char *type)
-{
-    /* The type comes from the request: only what is harmless in a log. */
-    server_log("warning", "a tool of this type is not known here and is left out", "id=%s type=%.*s",
-               exchange_id(generation->job.exchange),
-               (int)MIN(strspn(type, "abcdefghijklmnopqrstuvwxyz_0123456789"), (size_t)64), type);
-}
-
 void allow_tools(struct generation *generation, const json_t *allowed)
 {
     for (size_t i = json_array_size(generation->tools); i-- > 0;) {
@@ -158,7 +150,7 @@ bool add_openai_message(struct generation *generation, const json_t *given, hypu
                   "invalid role: %.40s; expected system, developer, user, assistant or tool", role ? role : "none");
         return false;
     }
-    json_t *content = content_text(json_object_get(given, "content"), error);
+    json_t *content = content_text(generation, role, json_object_get(given, "content"), error);
     if (!content)
         return false;
     add_message(generation, role, content);
@@ -223,7 +215,7 @@ bool choose_tools(struct generation *generation, const char *choice, const char 
     }
     if (!choice || strcmp(choice, "auto") == 0 || strcmp(choice, "none") == 0)
         return true;
-    if (strcmp(choice, "required") != 0) {
+    if (strcmp(choice, "required") != 0 && strcmp(choice, "any") != 0) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "\"tool_choice\" is none, auto, required, or names a function");
         return false;
     }
@@ -233,6 +225,13 @@ bool choose_tools(struct generation *generation, const char *choice, const char 
                   name ? "\"tool_choice\" names a function that is not among the tools"
                        : "\"tool_choice\" wants a call, and none of the tools is a function that could be called");
     return generation->forced != NULL;
+}
+
+/* Templates know it by one or the other name. */
+static void set_thinking(struct generation *generation, bool on)
+{
+    json_object_set_new(generation->variables, "enable_thinking", json_boolean(on));
+    json_object_set_new(generation->variables, "thinking", json_boolean(on));
 }
 
 bool read_effort(struct generation *generation, const json_t *effort, hypura_error *error)
@@ -245,11 +244,17 @@ bool read_effort(struct generation *generation, const json_t *effort, hypura_err
         return false;
     }
     bool on = strcmp(text, "none") != 0;
-    json_object_set_new(generation->variables, "enable_thinking", json_boolean(on));
-    json_object_set_new(generation->variables, "thinking", json_boolean(on));
+    set_thinking(generation, on);
     if (on)
         json_object_set_new(generation->variables, "reasoning_effort", json_string(text));
     return true;
+}
+
+void read_thinking(struct generation *generation, const json_t *thinking)
+{
+    const char *type = json_string_value(json_object_get(thinking, "type"));
+    if (type || json_is_boolean(thinking))
+        set_thinking(generation, type ? strcmp(type, "disabled") != 0 : json_is_true(thinking));
 }
 
 json_t *openai_usage(const struct generation *generation)

@@ -17,10 +17,6 @@ bool add_call(struct generation *generation, json_t *call); /* to the assistant'
 /* The function that a tool of any API describes, for the template: takes no reference. */
 void add_tool(struct generation *generation, json_t *name, const json_t *description, const json_t *parameters);
 
-/* A tool that the service itself would run, such as a search: the model is not told of it, and the log has a warning.
- */
-void leave_tool_out(const struct generation *generation, const char *type);
-
 /* Only these, given by name, of the tools. */
 void allow_tools(struct generation *generation, const json_t *allowed);
 
@@ -31,6 +27,9 @@ bool check_choice(const json_t *choice, hypura_error *error);
 bool choose_tools(struct generation *generation, const char *choice, const char *name, hypura_error *error);
 
 bool read_effort(struct generation *generation, const json_t *effort, hypura_error *error);
+
+/* true, false, or {"type": "enabled", "adaptive" ... "disabled"}; anything else says nothing. */
+void read_thinking(struct generation *generation, const json_t *thinking);
 
 /* {"prompt_tokens", ...}; a new reference. */
 json_t *openai_usage(const struct generation *generation);

@@ -138,7 +138,7 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
     {
         const char *type = json_string_value(json_object_get(tool, "type"));
         if (type && strcmp(type, "function") != 0) {
-            leave_tool_out(generation, type);
+            leave_out(generation, "a tool", type);
             continue;
         }
         if (!json_is_string(json_object_get(json_object_get(tool, "function"), "name"))) {
@@ -185,6 +185,9 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
         }
         generation->top_logprobs = (int32_t)top;
     }
+    read_thinking(generation, json_object_get(json, "thinking"));
+    read_thinking(generation, json_object_get(json, "enable_thinking"));
+    read_thinking(generation, json_object_get(reasoning, "enabled"));
     if (json_is_object(extra))
         json_object_update(generation->variables, (json_t *)extra);
     generation->messages = json_array();

@@ -307,30 +307,64 @@ static const struct dialect dialect = {write_delta, end_choice, end, fail};
 /* ---- reading -------------------------------------------------------------------------------------------------------
  */
 
+/* A call that the model made: of a function, of a tool that takes a text, or of one that the client runs itself and
+ * whose action is the argument. */
+static bool add_item_call(struct generation *generation, const json_t *item, const char *type)
+{
+    json_t *name = json_object_get(item, "name"), *action = json_object_get(item, "action");
+    const char *text = json_string_value(json_object_get(item, "arguments"));
+    const json_t *input = json_object_get(item, "input");
+    json_t *arguments = text ? json_loads(text, JSON_ALLOW_NUL, NULL) : NULL;
+    if (!arguments && input)
+        arguments = json_pack("{s:O}", "input", input);
+    if (!arguments)
+        arguments = json_is_object(action) ? json_incref(action) : json_object();
+    return add_call(
+        generation,
+        json_pack("{s:o, s:s, s:{s:o, s:o}}", "id", or_null(json_object_get(item, "call_id")), "type", "function",
+                  "function", "name",
+                  json_is_string(name) ? json_incref(name) : json_stringn(type, strlen(type) - (sizeof "_call" - 1)),
+                  "arguments", arguments));
+}
+
+/* What came back: text, parts, or for some tools objects of their own, which the model gets as they are. */
+static json_t *output_text(struct generation *generation, json_t *output, hypura_error *error)
+{
+    json_t *parts = json_is_object(output) ? json_pack("[O]", output) : json_incref(output), *part;
+    struct buffer text = {0};
+    size_t i;
+    bool fine = true;
+    if (json_is_array(parts)) {
+        json_array_foreach(parts, i, part)
+        {
+            char *whole = json_object_get(part, "type") ? NULL : json_dumps(part, JSON_COMPACT | JSON_ENCODE_ANY);
+            if (whole)
+                buffer_append_string(&text, whole);
+            else
+                fine = fine && append_part(generation, &text, "tool", part, error);
+            free(whole);
+        }
+    }
+    json_t *json = !fine                  ? NULL
+                   : json_is_array(parts) ? buffer_json(&text)
+                                          : content_text(generation, "tool", parts, error);
+    buffer_free(&text);
+    json_decref(parts);
+    return json;
+}
+
+static bool ends_with(const char *text, const char *end)
+{
+    size_t length = strlen(text), size = strlen(end);
+    return length > size && strcmp(text + length - size, end) == 0;
+}
+
 static bool add_item(struct generation *generation, const json_t *item, hypura_error *error)
 {
     const char *type = json_string_value(json_object_get(item, "type"));
     json_t *id = json_object_get(item, "call_id");
     if (!type || strcmp(type, "message") == 0)
         return add_openai_message(generation, item, error);
-    if (strcmp(type, "reasoning") == 0)
-        return true;
-    if (strcmp(type, "function_call") == 0) {
-        json_t *name = json_object_get(item, "name");
-        const char *arguments = json_string_value(json_object_get(item, "arguments"));
-        json_t *parsed = arguments ? json_loads(arguments, JSON_ALLOW_NUL, NULL) : NULL;
-        return add_call(generation,
-                        json_pack("{s:o, s:s, s:{s:o, s:o}}", "id", or_null(id), "type", "function", "function", "name",
-                                  or_null(name), "arguments", parsed ? parsed : json_object()));
-    }
-    if (strcmp(type, "function_call_output") == 0) {
-        if (!add_message(generation, "tool", content_text(json_object_get(item, "output"), error)))
-            return false;
-        if (json_is_string(id))
-            json_object_set(json_array_get(generation->messages, json_array_size(generation->messages) - 1),
-                            "tool_call_id", id);
-        return true;
-    }
     if (strcmp(type, "item_reference") == 0) {
         const char *which = json_string_value(json_object_get(item, "id"));
         json_t *kept = conversations_item(exchange_server(generation->job.exchange)->conversations, which);
@@ -340,8 +374,27 @@ static bool add_item(struct generation *generation, const json_t *item, hypura_e
         json_decref(kept);
         return fine;
     }
-    error_set(error, HYPURA_ERROR_ARGUMENT, "input items of type \"%.40s\" are not supported", type);
-    return false;
+    /* What the client answers has the call's id. Calls without are of tools that a service ran by itself. */
+    if (json_is_string(id) && ends_with(type, "_call"))
+        return add_item_call(generation, item, type);
+    if (ends_with(type, "_call_output")) {
+        if (!add_message(generation, "tool", output_text(generation, json_object_get(item, "output"), error)))
+            return false;
+        if (json_is_string(id))
+            json_object_set(json_array_get(generation->messages, json_array_size(generation->messages) - 1),
+                            "tool_call_id", id);
+        return true;
+    }
+    if (strncmp(type, "input_", sizeof "input_" - 1) == 0) {
+        struct buffer text = {0};
+        bool fine =
+            append_part(generation, &text, "user", item, error) && add_message(generation, "user", buffer_json(&text));
+        buffer_free(&text);
+        return fine;
+    }
+    if (strcmp(type, "reasoning") != 0)
+        leave_out(generation, "an item", type);
+    return true;
 }
 
 static bool read_tools(struct generation *generation, const json_t *json, hypura_error *error)
@@ -356,7 +409,7 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
         const char *type = json_string_value(json_object_get(tool, "type"));
         json_t *name = json_object_get(tool, "name");
         if (type && strcmp(type, "function") != 0) {
-            leave_tool_out(generation, type);
+            leave_out(generation, "a tool", type);
             continue;
         }
         if (!type || !json_is_string(name)) {

@@ -193,7 +193,7 @@ test("@anthropic-ai/sdk", "messages whole and streamed, and counted", async () =
     const last = await stream.finalMessage();
     assert.equal(text, plain.content[0].text);
     assert.equal(last.usage.output_tokens, 24);
-    assert.equal((await client.messages.countTokens({model, messages})).input_tokens, plain.usage.input_tokens);
+    assert.equal((await client.messages.countTokens({model, messages})).input_tokens, plain.usage.input_tokens + plain.usage.cache_read_input_tokens);
 });
 test("@anthropic-ai/sdk", "tools, and errors", async () => {
     const client = await anthropic();
@@ -203,7 +203,8 @@ test("@anthropic-ai/sdk", "tools, and errors", async () => {
     assert(call.type === "tool_use" && typeof call.input.city === "string" && called.stop_reason === "tool_use");
     const after = await client.messages.create({...body, tools, messages: [...messages, {role: "assistant", content: called.content},
         {role: "user", content: [{type: "tool_result", tool_use_id: call.id, content: "sunny"}]}]});
-    assert(after.usage.input_tokens > called.usage.input_tokens);
+    const prompt = made => made.usage.input_tokens + made.usage.cache_read_input_tokens;
+    assert(prompt(after) > prompt(called));
     const {NotFoundError, BadRequestError} = await import("@anthropic-ai/sdk");
     await assert.rejects(client.messages.create({...body, model: "nothing"}), NotFoundError);
     await assert.rejects(client.messages.create({...body, messages: []}), BadRequestError);

@@ -9,6 +9,7 @@ must be there, but for those whose names end with "?", and no others.
 import json
 import os
 import sys
+import time
 
 import harness
 from harness import GREEDY, MODEL, QUESTION, SOURCE, WEATHER, WORK, Server
@@ -306,7 +307,7 @@ def anthropic_requests():
                                          "container": None, "stop_sequences": []}, headers={"anthropic-version": "2023-06-01"})
     check(whole, MESSAGE)
     check(count(body), {"input_tokens": int})
-    assert count(body)["input_tokens"] == whole["usage"]["input_tokens"]
+    assert count(body)["input_tokens"] == whole["usage"]["input_tokens"] + whole["usage"]["cache_read_input_tokens"]
     tokens = lambda *messages, **more: count({"model": MODEL, "messages": [
         {"role": role, "content": words} for role, words in messages], **more})["input_tokens"]
     assert tokens(("user", "a"), ("user", [text("b")])) == tokens(("user", "a\nb")) < tokens(("user", "a\nb"), system="Be brief.")
@@ -329,6 +330,86 @@ def anthropic_requests():
             check(error, ANTHROPIC_ERROR)
             assert "text only" in error["error"]["message"]
     check(SERVER.post("/v1/messages/count_tokens", {**body, "model": "nothing"}, 404), ANTHROPIC_ERROR)
+
+
+def anthropic_agents():
+    """What Claude Code sends beside that: messages of the system between turns, its numbers without a limit, a line for
+    the service's accounts, settings of the service, blocks of tools that ran elsewhere, pictures that a tool has seen."""
+    text = lambda words, **more: {"type": "text", "text": words, **more}
+    count = lambda **body: SERVER.post("/v1/messages/count_tokens", {"model": MODEL, **body})["input_tokens"]
+    user, answer = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    between = {"role": "system", "content": [text("Be brief.", cache_control={"type": "ephemeral"})]}
+    assert count(messages=[user, between]) > count(messages=[user]) + 2
+    assert count(messages=[user, between, answer, user]) > count(messages=[user, answer, user]) + 2
+    assert count(messages=[user], system="x") == count(messages=[user], system=[
+        text("x-anthropic-billing-header: cc_version=2.1; cch=%d;" % time.time_ns()), text("x")])
+    first = {"type": "tool_use", "id": "toolu_1", "name": "Read", "input": {"path": "x"}}
+    seen = [text("words"), {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "aGk="}},
+            {"type": "tool_reference", "tool_name": "Write"}, {"type": "search_result", "source": "u", "title": "t", "content": [text("c")]}]
+    whole = [{**user, "content": [text("Read x.")]}, between, {**answer, "content": [
+        {"type": "thinking", "thinking": "Hm.", "signature": ""}, {"type": "redacted_thinking", "data": "x"},
+        {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {}},
+        {"type": "web_search_tool_result", "tool_use_id": "srvtoolu_1", "content": []}, text("I look."), first]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": seen}]}]
+    tool = {"name": "Read", "description": "Reads.", "eager_input_streaming": True, "input_schema": {
+        "$schema": "https://json-schema.org/draft/2020-12/schema", "type": "object", "additionalProperties": False, "required": ["offset"],
+        "properties": {"offset": {"type": "integer", "minimum": -9007199254740991, "maximum": 9007199254740991}}}}
+    body = {"model": MODEL, "messages": whole, "tools": [tool], "max_tokens": 60, "temperature": 1, "metadata": {"user_id": "{}"},
+            "thinking": {"type": "adaptive", "display": "summarized"}, "output_config": {"effort": "high"}, "speed": "standard",
+            "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}, "mcp_servers": [], "betas": ["x"]}
+    check(SERVER.post("/v1/messages?beta=true", body), MESSAGE)
+    called = SERVER.post("/v1/messages", {**body, "tool_choice": {"type": "any", "disable_parallel_tool_use": True}})
+    assert abs(called["content"][-1]["input"]["offset"]) < 2 ** 53, called
+    assert "type=server_tool_use" in SERVER.logged()
+    # A picture that was asked about is no word that may be left out; nor is a role that nobody has.
+    for broken in ({"role": "user", "content": [seen[1]]}, {"role": "robot", "content": "x"}):
+        SERVER.post("/v1/messages", {**body, "messages": [broken]}, 400)
+
+
+def anthropic_usage_tells_what_came_from_the_cache():
+    words = f"ls {time.time_ns()} " * 20
+    body = {"model": MODEL, "max_tokens": 4, "temperature": 0, "messages": [{"role": "user", "content": words}]}
+    total = SERVER.post("/v1/messages/count_tokens", {"model": MODEL, "messages": body["messages"]})["input_tokens"]
+    SERVER.post("/v1/messages", body)
+    for stream in (False, True):
+        more = {**body, "stream": stream}
+        if stream:
+            events = SERVER.events("/v1/messages", more)
+            told = [events[0][1]["message"]["usage"], events[-2][1]["usage"]]
+        else:
+            told = [SERVER.post("/v1/messages", more)["usage"]]
+        for usage in told:
+            assert usage["cache_read_input_tokens"] > total / 2 and usage["cache_creation_input_tokens"] == 0, usage
+            assert usage["input_tokens"] + usage["cache_read_input_tokens"] == total, (usage, total)
+
+
+def what_clients_send_beside_is_left_out():
+    """Of OpenAI's and Ollama's requests: items and parts of tools that ran elsewhere; what may not be lost is refused."""
+    picture = "data:image/png;base64,aGk="
+    user = {"role": "user", "content": QUESTION}
+    body = {"model": MODEL, "temperature": 0, "max_output_tokens": 4}
+    items = [user, {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "x"}},
+             {"type": "mcp_list_tools", "id": "m", "server_label": "x", "tools": []}, {"type": "compaction", "encrypted_content": "x"},
+             {"type": "custom_tool_call", "call_id": "c1", "name": "apply_patch", "input": "*** Begin"},
+             {"type": "custom_tool_call_output", "call_id": "c1", "output": "done"},
+             {"type": "local_shell_call", "call_id": "c2", "status": "completed", "action": {"type": "exec", "command": ["ls"]}},
+             {"type": "local_shell_call_output", "call_id": "c2", "output": "a b"},
+             {"type": "shell_call_output", "call_id": "c3", "output": [{"stdout": "x", "stderr": "", "outcome": {"type": "exit"}}]},
+             {"type": "function_call_output", "call_id": "c4", "output": [{"type": "input_image", "image_url": picture}]}, user]
+    SERVER.post("/v1/responses", {**body, "input": items, "text": {"verbosity": "low"}, "client_metadata": {"x": "y"}})
+    count = lambda items: SERVER.post("/v1/responses/input_tokens", {"model": MODEL, "input": items})["input_tokens"]
+    assert count(items[:4]) == count([user]) < count(items[:1] + items[4:5]) < count(items[:1] + items[4:6])
+    for item in ({"type": "input_image", "image_url": picture}, {**user, "content": [{"type": "input_image", "image_url": picture}]}):
+        assert "text only" in SERVER.post("/v1/responses", {**body, "input": [item]}, 400)["error"]["message"]
+    image = {"type": "image_url", "image_url": {"url": picture}}
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    spoken = [user, {"role": "assistant", "content": [{"type": "thinking", "thinking": "Hm."}, {"type": "text", "text": "I look."}],
+                     "tool_calls": [call]}, {"role": "tool", "tool_call_id": "c", "content": [image]}]
+    for more in ({"thinking": {"type": "enabled"}}, {"enable_thinking": False}, {"reasoning": {"enabled": True}}, {
+            "tools": TOOLS, "tool_choice": "any", "max_tokens": 100}):
+        SERVER.post("/v1/chat/completions", chat(messages=spoken, **more))
+    SERVER.post("/v1/chat/completions", chat(messages=[user, {"role": "user", "content": [image]}]), 400)
+    SERVER.post("/api/chat", {"model": MODEL, "stream": False, "messages": spoken, "options": {"num_predict": 2}})
 
 
 def tokens_are_counted_beside_answers():
@@ -421,7 +502,8 @@ def ollama_tells_encoders_apart():
 
 
 TESTS = [openai_chat, openai_completions, openai_models_and_embeddings, openai_errors, openai_responses,
-         openai_response_requests, what_a_model_was_made_with_holds_for_all, anthropic_messages, anthropic_requests,
+         openai_response_requests, what_a_model_was_made_with_holds_for_all, anthropic_messages, anthropic_requests, anthropic_agents,
+         anthropic_usage_tells_what_came_from_the_cache, what_clients_send_beside_is_left_out,
          tokens_are_counted_beside_answers, a_long_history_loses_its_oldest_messages, anthropic_errors, ollama_answers, ollama_lists,
          ollama_tells_encoders_apart]
 
