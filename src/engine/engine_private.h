@@ -463,8 +463,8 @@ hypura_status dense_feed_forward(struct engine *engine, const struct model_layer
                                  hypura_error *error);
 hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_error *error);
 
-/* The experts in scratch.chosen but those that are computed elsewhere ([experts] of the layer), for the rows of the input
- * activation, into scratch.expert_out. */
+/* The experts in scratch.chosen but those that are computed elsewhere ([experts] of the layer), for the rows of the
+ * input activation, into scratch.expert_out. */
 hypura_status run_chosen_experts(struct engine *engine, uint32_t number, const bool *elsewhere, hypura_error *error);
 
 /* Device memory for batches of so many tokens, besides weights and caches. */

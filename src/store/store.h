@@ -10,7 +10,8 @@
  * are wanted by name. Slots of the expert cache that are free after the load are filled while no pass runs over any
  * store of the process, so that a model that is opened before it is asked something has read what has room.
  *
- * Units that the plan puts on a device are computed there: store/device.h is for whoever does that, and for nobody else.
+ * Units that the plan puts on a device are computed there: store/device.h is for whoever does that, and for nobody
+ * else.
  *
  * A pool of one slot is enough: wants that find no room wait in a queue, and whichever unit store_get is called for is
  * read next. Only a caller that holds units and leaves no room for the next gets an error.
