@@ -16,11 +16,15 @@ LIBRARY, SOURCE, COMPILER = sys.argv[1], sys.argv[2], sys.argv[3:]
 # A folder may include those before it.
 FOLDERS = ["core", "format", "tokenizer", "template", "chat", "sampling", "grammar", "model", "compute", "hw", "plan", "store",
            "engine", "tools", "server", "cli"]
+# Folders whose files call each other in no circle; others are told of.
+NO_CIRCLES = ("store", "plan", "model")
 PEERS = {("model", "compute"), ("compute", "model")}  # know nothing of each other
 GPU_FILES = ("src_compute_vulkan_", "src_engine_gpu_", "src_hw_gpu_layer.", "src_hw_gpu_speed.", "src_store_device.",
              "src_store_in_place.",
              "src_store_moves.")
 STAND_INS = ("compute/vulkan/none.c", "engine/gpu/none.c", "hw/gpu_speed_none.c", "store/device_none.c")
+# Of folders with more headers than one: those that others may include.
+PUBLIC = {"store": {"store/store.h", "store/device.h", "store/policy.h", "store/heap.h", "store/trace.h"}}
 PRINTS_OR_ENDS = {"printf", "vprintf", "__printf_chk", "__vprintf_chk", "puts", "putchar", "perror", "stdout", "stderr", "exit", "_exit",
                   "quick_exit", "abort", "__assert_fail"}
 # What Linux offers without a guard that one could see at a call.
@@ -39,7 +43,8 @@ def symbols(path):
         words = line.split()
         if len(words) >= 2:
             defined, wanted = objects.setdefault(name, (set(), set()))
-            (wanted if words[-2] == "U" else defined).add(words[-1])
+            if words[-2].isupper():  # others are the object's own
+                (wanted if words[-2] == "U" else defined).add(words[-1])
     return objects
 
 
@@ -62,8 +67,8 @@ def calls_go_down_only():
 
 
 def private_headers_stay_in_their_folder():
-    outside = [(name, header) for folder, name, other, header in includes()
-               if folder != other and re.search(r"(_private|internal)\.h$", header)]
+    outside = [(name, header) for folder, name, other, header in includes() if folder != other and
+               (re.search(r"(_private|internal)\.h$", header) or header not in PUBLIC.get(other, {header}))]
     assert not outside, outside
 
 
@@ -77,6 +82,50 @@ def the_waist_knows_no_device():
     assert len(reached) > 2 and not [header for header in reached if "vulkan" in header], reached
     users = {name for _, name, _, header in found if header == "store/device.h"}
     assert users and not [name for name in users if not name.startswith(("store/", "engine/gpu/"))], users
+
+
+def calls_within(folder):
+    """Of each file of a folder: those of the folder that it calls, as the object files say."""
+    prefix, objects = "src_" + folder.replace("/", "_") + "_", symbols(LIBRARY)
+    files = {name[len(prefix):-4]: name for name in objects if name.startswith(prefix)}
+    files = {file: objects[name] for file, name in files.items() if os.path.exists(os.path.join(SOURCE, "src", folder, file + ".c"))}
+    home = {symbol: file for file, (defined, _) in files.items() for symbol in defined}
+    return {file: {home[symbol] for symbol in wanted & home.keys()} for file, (_, wanted) in files.items()}
+
+
+def circles(folder):
+    """The files of a folder that call each other in a circle."""
+    below = calls_within(folder)
+    for middle in below:  # what a file calls, what that calls, and so on
+        for file in below:
+            if middle in below[file]:
+                below[file] |= below[middle]
+    return {tuple(sorted(other for other in below[file] if file in below[other])) for file in below if file in below[file]}
+
+
+def files_of_a_folder_do_not_call_in_a_circle():
+    found = {folder: circles(folder) for folder in ("store", "plan", "model", "engine", "engine/gpu")}
+    for folder, files in found.items():
+        for circle in files:
+            print("# in a circle:", folder, *circle)
+    assert not any(found[folder] for folder in NO_CIRCLES), found
+
+
+def files_of_the_store_call_those_below():
+    """As the lines in store_private.h say, and each header names the files that it is about."""
+    with open(os.path.join(SOURCE, "src", "store", "store_private.h")) as file:
+        lines = [line.split() for line in re.findall(r"^ \*   ([a-z0-9_ ]+)$", file.read(), re.M)]
+    lines = {name: number for number, line in enumerate(lines) for name in line}
+    files = {os.path.basename(path)[:-2] for path in glob.glob(os.path.join(SOURCE, "src", "store", "*.c"))}
+    assert lines.keys() == files, lines.keys() ^ files
+    calls = calls_within("store")
+    up = [(file, other) for file in calls for other in calls[file] if lines[other] <= lines[file]]
+    assert len(calls) > 30 and not up, up
+    for path in glob.glob(os.path.join(SOURCE, "src", "store", "*.h")):
+        with open(path) as file:
+            owners = re.search(r"Owners?: ([^*]+(\*\s[^*]+)*)", file.read())
+        owned = re.findall(r"([a-z0-9_]+)\.c\b", owners.group(1)) if owners else []
+        assert owned and files.issuperset(owned), (path, owned)
 
 
 def the_library_never_prints_exits_or_aborts():
@@ -120,5 +169,6 @@ def without_a_gpu_it_would_be_whole():
 
 if __name__ == "__main__":
     sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder, the_waist_knows_no_device,
+                             files_of_a_folder_do_not_call_in_a_circle, files_of_the_store_call_those_below,
                              the_library_never_prints_exits_or_aborts, the_library_wants_nothing_that_macos_lacks,
                              files_are_not_handed_to_other_programs, without_a_gpu_it_would_be_whole]) else 0)

@@ -30,7 +30,7 @@ static void slot_offline(struct store *store, struct slot_class *slot_class, uin
     memory_set_huge(slot_memory(slot_class, number), slot_class->stride, false);
     memory_decommit(slot_memory(slot_class, number), slot_class->stride);
     slot->online = false;
-    store->slots_changed = true;
+    store->cache.slots_changed = true;
     slot->populated = 0;
     slot->next = slot_class->offline;
     slot_class->offline = number;
@@ -51,7 +51,7 @@ static void slot_free(struct store *store, struct slot_class *slot_class, uint32
 void cache_taken(struct store *store, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
-    store->classes[unit->slot_class].granted -= unit->granted;
+    store->cache.classes[unit->slot_class].granted -= unit->granted;
     unit->granted = false;
 }
 
@@ -59,7 +59,7 @@ void cache_taken(struct store *store, unit_number number)
 static void count_used(struct store *store, const struct stored_unit *unit)
 {
     if (unit->guessed && unit->stage == STAGE_READY)
-        store->unused -= store->classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;
+        store->cache.unused -= store->cache.classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;
 }
 
 /* Takes a unit out of its slot, which is then free. */
@@ -76,7 +76,7 @@ static void evict(struct store *store, struct slot_class *slot_class, unit_numbe
     unit->guessed = false;
     unit->stage = STAGE_ABSENT;
     unit->memory = NULL;
-    store->cache_used -= bytes;
+    store->cache.used -= bytes;
     slot_free(store, slot_class, unit->slot);
 }
 
@@ -129,8 +129,8 @@ static void start(struct store *store, struct slot_class *slot_class, unit_numbe
     unit->slot = slot;
     unit->stage = STAGE_READING;
     unit->memory = slot_memory(slot_class, slot);
-    store->cache_used += unit_footprint(store, number);
-    transfer_for_unit(store, &slot_class->slots[slot].transfer, number, unit->memory, priority);
+    store->cache.used += unit_footprint(store, number);
+    layout_transfer(&slot_class->slots[slot].transfer, store_unit(store, number), number, unit->memory, priority);
     io_start(store->io, &slot_class->slots[slot].transfer);
 }
 
@@ -194,7 +194,7 @@ void cache_note_tokens(struct store *store, unit_number first, const uint32_t *e
         struct stored_unit *unit = &store->units[first + experts[i]];
         if (unit->place != PLACE_CACHE)
             continue;
-        struct cache_policy *policy = store->classes[unit->slot_class].policy;
+        struct cache_policy *policy = store->cache.classes[unit->slot_class].policy;
         if (!policy->operations->token)
             continue;
         unit->noted_pass = store->pass;
@@ -210,7 +210,7 @@ void cache_note_tokens(struct store *store, unit_number first, const uint32_t *e
 void cache_want(struct store *store, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
-    struct slot_class *slot_class = &store->classes[unit->slot_class];
+    struct slot_class *slot_class = &store->cache.classes[unit->slot_class];
     if (unit->noted_pass != store->pass)
         slot_class->policy->operations->access(slot_class->policy, unit->item);
     if (unit->stage == STAGE_READY)
@@ -242,14 +242,14 @@ static bool is_worth(float probability, float victim_chance)
 static float chance(const struct store *store, unit_number number)
 {
     const struct stored_unit *unit = &store->units[number];
-    const struct cache_policy *policy = store->classes[unit->slot_class].policy;
+    const struct cache_policy *policy = store->cache.classes[unit->slot_class].policy;
     return policy->operations->chance ? policy->operations->chance(policy, unit->item) : 0;
 }
 
 bool cache_guess(struct store *store, unit_number number, float probability)
 {
     struct stored_unit *unit = &store->units[number];
-    struct slot_class *slot_class = &store->classes[unit->slot_class];
+    struct slot_class *slot_class = &store->cache.classes[unit->slot_class];
     if (unit->stage != STAGE_ABSENT || slot_class->waiting.first != NO_UNIT)
         return false;
     if (slot_class->free == NO_SLOT) {
@@ -269,13 +269,13 @@ bool cache_guess(struct store *store, unit_number number, float probability)
 
 void cache_bring(struct store *store, unit_number number, enum priority priority)
 {
-    start(store, &store->classes[store->units[number].slot_class], number, priority);
+    start(store, &store->cache.classes[store->units[number].slot_class], number, priority);
 }
 
 void cache_hasten(struct store *store, unit_number number)
 {
     const struct stored_unit *unit = &store->units[number];
-    struct transfer *transfer = &store->classes[unit->slot_class].slots[unit->slot].transfer;
+    struct transfer *transfer = &store->cache.classes[unit->slot_class].slots[unit->slot].transfer;
     if (transfer->priority == PRIORITY_FILL)
         io_promote(store->io, transfer, PRIORITY_GUESS);
 }
@@ -283,14 +283,14 @@ void cache_hasten(struct store *store, unit_number number)
 float cache_rate(const struct store *store, unit_number number)
 {
     const struct stored_unit *unit = &store->units[number];
-    const struct cache_policy *policy = store->classes[unit->slot_class].policy;
+    const struct cache_policy *policy = store->cache.classes[unit->slot_class].policy;
     return policy->operations->rate ? policy->operations->rate(policy, unit->item) : 0;
 }
 
 void cache_set_rate(struct store *store, unit_number number, float uses_a_pass)
 {
     const struct stored_unit *unit = &store->units[number];
-    struct cache_policy *policy = store->classes[unit->slot_class].policy;
+    struct cache_policy *policy = store->cache.classes[unit->slot_class].policy;
     if (policy->operations->set_rate)
         policy->operations->set_rate(policy, unit->item, uses_a_pass);
 }
@@ -298,7 +298,7 @@ void cache_set_rate(struct store *store, unit_number number, float uses_a_pass)
 void cache_released(struct store *store, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
-    struct slot_class *slot_class = &store->classes[unit->slot_class];
+    struct slot_class *slot_class = &store->cache.classes[unit->slot_class];
     if (slot_class->online > slot_class->target && unit->stage == STAGE_READY)
         evict(store, slot_class, number);
     cache_pump(store, slot_class);
@@ -307,7 +307,7 @@ void cache_released(struct store *store, unit_number number)
 void cache_unwanted(struct store *store, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
-    struct slot_class *slot_class = &store->classes[unit->slot_class];
+    struct slot_class *slot_class = &store->cache.classes[unit->slot_class];
     if (io_abandon(store->io, &slot_class->slots[unit->slot].transfer))
         evict(store, slot_class, number);
 }
@@ -315,7 +315,7 @@ void cache_unwanted(struct store *store, unit_number number)
 void cache_drop(struct store *store, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
-    struct slot_class *slot_class = &store->classes[unit->slot_class];
+    struct slot_class *slot_class = &store->cache.classes[unit->slot_class];
     if (unit->stage == STAGE_READING)
         cache_unwanted(store, number);
     else if (unit->stage == STAGE_READY)
@@ -326,7 +326,7 @@ void cache_drop(struct store *store, unit_number number)
 void cache_finished(struct store *store, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
-    struct slot_class *slot_class = &store->classes[unit->slot_class];
+    struct slot_class *slot_class = &store->cache.classes[unit->slot_class];
     struct transfer *transfer = &slot_class->slots[unit->slot].transfer;
     if (transfer->abandoned || transfer->failure.kind != FAILURE_NONE) {
         evict(store, slot_class, number);
@@ -334,7 +334,7 @@ void cache_finished(struct store *store, unit_number number)
             waiting_append(store, &slot_class->waiting, number);
     } else {
         unit->stage = STAGE_READY;
-        store->unused += unit->guessed ? transfer->bytes_read : 0;
+        store->cache.unused += unit->guessed ? transfer->bytes_read : 0;
         slot_class->policy->operations->insert(slot_class->policy, unit->item);
         if (unit->wants == 0 && slot_class->online > slot_class->target)
             evict(store, slot_class, number);
@@ -344,7 +344,7 @@ void cache_finished(struct store *store, unit_number number)
 
 bool cache_force(struct store *store, unit_number number)
 {
-    struct slot_class *slot_class = &store->classes[store->units[number].slot_class];
+    struct slot_class *slot_class = &store->cache.classes[store->units[number].slot_class];
     waiting_remove(store, &slot_class->waiting, number);
     waiting_prepend(store, &slot_class->waiting, number);
     if (start_first(store, slot_class)) /* however much is under way: nothing of that may be asked for before */
@@ -373,8 +373,8 @@ bool cache_force(struct store *store, unit_number number)
 
 void cache_advance(struct store *store)
 {
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        struct cache_policy *policy = store->classes[i].policy;
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        struct cache_policy *policy = store->cache.classes[i].policy;
         if (policy->operations->pass)
             policy->operations->pass(policy);
     }
@@ -382,8 +382,8 @@ void cache_advance(struct store *store)
 
 bool cache_populate(struct store *store)
 {
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        struct slot_class *slot_class = &store->classes[i];
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        struct slot_class *slot_class = &store->cache.classes[i];
         uint32_t number = slot_class->free;
         while (number != NO_SLOT && slot_class->slots[number].populated == slot_class->stride)
             number = slot_class->slots[number].next;
@@ -408,8 +408,8 @@ void cache_set_capacity(struct store *store, uint64_t bytes)
     uint32_t targets[MAX_CLASSES];
     if (!cache_share_out(store, bytes, targets))
         return; /* the caller has checked cache_least */
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        struct slot_class *slot_class = &store->classes[i];
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        struct slot_class *slot_class = &store->cache.classes[i];
         slot_class->target = targets[i];
         while (slot_class->online > slot_class->target) {
             if (slot_class->free != NO_SLOT) {
@@ -423,30 +423,37 @@ void cache_set_capacity(struct store *store, uint64_t bytes)
                 break;
             evict(store, slot_class, victim);
         }
-        store->slots_changed |= slot_class->online < slot_class->target;
+        store->cache.slots_changed |= slot_class->online < slot_class->target;
     }
-    if (!store->in_place) /* else between passes */
+    if (!store->cache.grows_at_rest)
         cache_grow(store);
-    for (uint32_t i = 0; i < store->class_count; i++)
-        cache_pump(store, &store->classes[i]);
+    for (uint32_t i = 0; i < store->cache.class_count; i++)
+        cache_pump(store, &store->cache.classes[i]);
+}
+
+hypura_status cache_prepare(struct store *store, uint64_t bytes, const char *policy, hypura_error *error)
+{
+    hypura_status status = cache_classes_prepare(store, bytes, policy, error);
+    if (!status && store->cache.class_count)
+        cache_set_capacity(store, bytes);
+    return status;
 }
 
 void cache_grow(struct store *store)
 {
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        struct slot_class *slot_class = &store->classes[i];
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        struct slot_class *slot_class = &store->cache.classes[i];
         while (slot_class->online < slot_class->target)
             slot_online(slot_class);
     }
-    fill_again(store);
 }
 
 void cache_fill(struct store *store)
 {
     if (cache_load_bytes(store) == 0)
         return;
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        struct slot_class *slot_class = &store->classes[i];
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        struct slot_class *slot_class = &store->cache.classes[i];
         for (uint32_t u = 0; u < slot_class->unit_count && slot_class->free != NO_SLOT; u++) {
             const struct stored_unit *unit = &store->units[slot_class->units[u]];
             if (unit->place == PLACE_CACHE && unit->stage == STAGE_ABSENT)
@@ -459,8 +466,8 @@ uint64_t cache_filled(const struct store *store, bool *more)
 {
     uint64_t bytes = 0;
     *more = false;
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        const struct slot_class *slot_class = &store->classes[i];
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        const struct slot_class *slot_class = &store->cache.classes[i];
         for (uint32_t s = 0; s < slot_class->unit_count; s++) {
             unit_number unit = slot_class->slots[s].unit;
             if (unit == NO_UNIT)

@@ -32,12 +32,12 @@ bool cache_share_out(const struct store *store, uint64_t bytes, uint32_t targets
     uint64_t all = 0, left = bytes;
     if (bytes < cache_least(store))
         return false;
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        all += store->classes[i].unit_bytes;
-        left -= store->classes[i].stride;
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        all += store->cache.classes[i].unit_bytes;
+        left -= store->cache.classes[i].stride;
     }
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        const struct slot_class *slot_class = &store->classes[i];
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        const struct slot_class *slot_class = &store->cache.classes[i];
         double part = (double)bytes * ((double)slot_class->unit_bytes / (double)MAX(all, (uint64_t)1));
         uint64_t slots = MIN((uint64_t)(part / (double)slot_class->stride), (uint64_t)slot_class->most);
         uint64_t more = MIN(slots > 0 ? slots - 1 : 0, left / slot_class->stride);
@@ -46,30 +46,30 @@ bool cache_share_out(const struct store *store, uint64_t bytes, uint32_t targets
     }
     for (;;) {
         uint32_t poorest = MAX_CLASSES;
-        for (uint32_t i = 0; i < store->class_count; i++) {
-            const struct slot_class *slot_class = &store->classes[i];
+        for (uint32_t i = 0; i < store->cache.class_count; i++) {
+            const struct slot_class *slot_class = &store->cache.classes[i];
             if (targets[i] < slot_class->most && slot_class->stride <= left &&
-                (poorest == MAX_CLASSES ||
-                 (uint64_t)targets[i] * store->classes[poorest].most < (uint64_t)targets[poorest] * slot_class->most))
+                (poorest == MAX_CLASSES || (uint64_t)targets[i] * store->cache.classes[poorest].most <
+                                               (uint64_t)targets[poorest] * slot_class->most))
                 poorest = i;
         }
         if (poorest == MAX_CLASSES)
             return true;
         targets[poorest]++;
-        left -= store->classes[poorest].stride;
+        left -= store->cache.classes[poorest].stride;
     }
 }
 
 /* Cuts the units, sorted by size, where the size falls off; at most MAX_CLASSES, each with enough slots. */
 static void find_classes(struct store *store, const struct sized *units, uint32_t count, uint64_t bytes)
 {
-    store->class_count = 0;
+    store->cache.class_count = 0;
     for (uint32_t i = 0; i < count; i++) {
-        struct slot_class *last = store->class_count ? &store->classes[store->class_count - 1] : NULL;
-        if (!last ||
-            (store->class_count < MAX_CLASSES && units[i].footprint < last->stride - last->stride / CLASS_TOLERANCE)) {
-            last = &store->classes[store->class_count++];
-            *last = (struct slot_class){.stride = align_up(units[i].footprint, store->slot_alignment)};
+        struct slot_class *last = store->cache.class_count ? &store->cache.classes[store->cache.class_count - 1] : NULL;
+        if (!last || (store->cache.class_count < MAX_CLASSES &&
+                      units[i].footprint < last->stride - last->stride / CLASS_TOLERANCE)) {
+            last = &store->cache.classes[store->cache.class_count++];
+            *last = (struct slot_class){.stride = align_up(units[i].footprint, store->cache.alignment)};
         }
         last->unit_count++;
         if (store->units[units[i].unit].place == PLACE_GPU)
@@ -77,20 +77,20 @@ static void find_classes(struct store *store, const struct sized *units, uint32_
         last->here++;
         last->unit_bytes += units[i].footprint;
     }
-    for (uint32_t i = 0; i < store->class_count; i++)
-        store->classes[i].most = MIN(store->classes[i].here + 1, store->classes[i].unit_count);
+    for (uint32_t i = 0; i < store->cache.class_count; i++)
+        store->cache.classes[i].most = MIN(store->cache.classes[i].here + 1, store->cache.classes[i].unit_count);
     uint32_t targets[MAX_CLASSES];
     bool enough = cache_share_out(store, bytes, targets);
-    for (uint32_t i = 0; enough && i < store->class_count; i++)
-        enough = targets[i] >= MIN(CLASS_LEAST_SLOTS, store->classes[i].most);
+    for (uint32_t i = 0; enough && i < store->cache.class_count; i++)
+        enough = targets[i] >= MIN(CLASS_LEAST_SLOTS, store->cache.classes[i].most);
     if (!enough) {
-        for (uint32_t i = 1; i < store->class_count; i++) {
-            store->classes[0].unit_count += store->classes[i].unit_count;
-            store->classes[0].here += store->classes[i].here;
-            store->classes[0].most += store->classes[i].most;
-            store->classes[0].unit_bytes += store->classes[i].unit_bytes;
+        for (uint32_t i = 1; i < store->cache.class_count; i++) {
+            store->cache.classes[0].unit_count += store->cache.classes[i].unit_count;
+            store->cache.classes[0].here += store->cache.classes[i].here;
+            store->cache.classes[0].most += store->cache.classes[i].most;
+            store->cache.classes[0].unit_bytes += store->cache.classes[i].unit_bytes;
         }
-        store->class_count = 1;
+        store->cache.class_count = 1;
     }
 }
 
@@ -141,7 +141,7 @@ static hypura_status prepare_class(struct store *store, struct slot_class *slot_
         return status;
     for (uint32_t i = 0; i < count; i++) {
         struct stored_unit *unit = &store->units[units[i].unit];
-        unit->slot_class = (uint8_t)(slot_class - store->classes);
+        unit->slot_class = (uint8_t)(slot_class - store->cache.classes);
         unit->item = i;
         slot_class->units[i] = units[i].unit;
     }
@@ -156,7 +156,7 @@ static hypura_status prepare_class(struct store *store, struct slot_class *slot_
     return HYPURA_OK;
 }
 
-hypura_status cache_prepare(struct store *store, uint64_t bytes, const char *policy, hypura_error *error)
+hypura_status cache_classes_prepare(struct store *store, uint64_t bytes, const char *policy, hypura_error *error)
 {
     uint32_t count = 0;
     struct sized *units;
@@ -165,7 +165,7 @@ hypura_status cache_prepare(struct store *store, uint64_t bytes, const char *pol
         return status;
     for (unit_number i = 0; i < store->unit_count; i++) {
         const struct unit *unit = store_unit(store, i);
-        if (store->units[i].place != PLACE_CACHE && !moves_has(store, i))
+        if (store->units[i].place != PLACE_CACHE && !store->units[i].moves)
             continue;
         struct unit_layout layout;
         unit_layout_make(&layout, unit);
@@ -175,16 +175,14 @@ hypura_status cache_prepare(struct store *store, uint64_t bytes, const char *pol
         qsort(units, count, sizeof *units, by_size_then_number);
         find_classes(store, units, count, bytes);
         uint32_t first = 0;
-        for (uint32_t i = 0; i < store->class_count && !status; i++) {
-            status = prepare_class(store, &store->classes[i], units + first, policy, error);
-            first += store->classes[i].unit_count;
+        for (uint32_t i = 0; i < store->cache.class_count && !status; i++) {
+            status = prepare_class(store, &store->cache.classes[i], units + first, policy, error);
+            first += store->cache.classes[i].unit_count;
         }
         if (!status && bytes < cache_least(store))
             status = error_set(error, HYPURA_ERROR_MEMORY,
                                "an expert cache of %llu bytes holds no expert: the smallest that works has %llu",
                                (unsigned long long)bytes, (unsigned long long)cache_least(store));
-        if (!status)
-            cache_set_capacity(store, bytes);
     }
     memory_free(units);
     return status;
@@ -192,8 +190,8 @@ hypura_status cache_prepare(struct store *store, uint64_t bytes, const char *pol
 
 void cache_free(struct store *store)
 {
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        struct slot_class *slot_class = &store->classes[i];
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        struct slot_class *slot_class = &store->cache.classes[i];
         memory_unmap(slot_class->memory, slot_class->stride * slot_class->unit_count);
         memory_free(slot_class->slots);
         memory_free(slot_class->units);
@@ -205,31 +203,31 @@ void cache_free(struct store *store)
 uint64_t cache_total(const struct store *store)
 {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < store->class_count; i++)
-        bytes += store->classes[i].stride * store->classes[i].most;
+    for (uint32_t i = 0; i < store->cache.class_count; i++)
+        bytes += store->cache.classes[i].stride * store->cache.classes[i].most;
     return bytes;
 }
 
 static bool holds_all(const struct store *store)
 {
-    for (uint32_t i = 0; i < store->class_count; i++)
-        if (store->classes[i].target < store->classes[i].here)
+    for (uint32_t i = 0; i < store->cache.class_count; i++)
+        if (store->cache.classes[i].target < store->cache.classes[i].here)
             return false;
-    return store->class_count > 0;
+    return store->cache.class_count > 0;
 }
 
 uint64_t cache_load_bytes(const struct store *store)
 {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; store->unpinned && holds_all(store) && i < store->class_count; i++)
-        bytes += store->classes[i].unit_bytes;
+    for (uint32_t i = 0; store->cache.unpinned && holds_all(store) && i < store->cache.class_count; i++)
+        bytes += store->cache.classes[i].unit_bytes;
     return bytes;
 }
 
 uint64_t cache_least(const struct store *store)
 {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < store->class_count; i++)
-        bytes += store->classes[i].stride;
+    for (uint32_t i = 0; i < store->cache.class_count; i++)
+        bytes += store->cache.classes[i].stride;
     return bytes;
 }

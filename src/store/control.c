@@ -28,9 +28,9 @@ void store_statistics(struct store *store, struct store_statistics *out)
     result.bytes_read = result.bytes_demanded + result.bytes_guessed + result.bytes_filled;
     result.read_nanoseconds = counters.busy_nanoseconds - loaded->busy_nanoseconds;
     result.pool_bytes = store->pool_bytes - store->ring.lent;
-    result.pool_bytes_used = store->ring.used + store->cache_used;
+    result.pool_bytes_used = store->ring.used + store->cache.used;
     result.pool_least_bytes = store->ring.least + cache_least(store);
-    result.resident_bytes = store->arena_bytes - (store->ring.given - store->ring.to_give);
+    result.resident_bytes = store->pinned.bytes - (store->ring.given - store->ring.to_give);
     result.guessing = store->guesses.on;
     result.reader = io_reader_name(store->io);
     result.direct = true;
@@ -45,7 +45,7 @@ uint64_t store_bytes_used(struct store *store)
     struct io_counters counters;
     pthread_mutex_lock(store->mutex);
     io_counters(store->io, &counters);
-    uint64_t bytes = store->rows_read - store->counts.bytes_wasted - store->unused;
+    uint64_t bytes = store->rows_read - store->counts.bytes_wasted - store->cache.unused;
     for (int priority = 0; priority < PRIORITY_FILL; priority++)
         bytes += counters.bytes[priority];
     pthread_mutex_unlock(store->mutex);
@@ -86,13 +86,13 @@ void store_count_bytes(struct store *store, unit_number number, uint64_t bytes[U
 /* The ring keeps what the plan gave it, as long as experts can use the rest. */
 static void divide_pool(const struct store *store, uint64_t bytes, uint64_t *ring, uint64_t *cache)
 {
-    if (store->ring.count == 0 || store->class_count == 0) {
+    if (store->ring.count == 0 || store->cache.class_count == 0) {
         *ring = store->ring.count ? bytes : 0;
-        *cache = store->class_count ? bytes : 0;
+        *cache = store->cache.class_count ? bytes : 0;
         return;
     }
     uint64_t least = cache_least(store), total = cache_total(store);
-    *ring = MIN(MAX(store->ring_share, store->ring.least), bytes - least);
+    *ring = MIN(MAX(store->ring.share, store->ring.least), bytes - least);
     if (bytes - *ring > total)
         *ring = bytes - total;
     *cache = bytes - *ring;
@@ -103,7 +103,7 @@ static void divide_pool(const struct store *store, uint64_t bytes, uint64_t *rin
 static void ask_of_pieces(struct store *store, int64_t room, uint64_t least)
 {
     struct ring *ring = &store->ring;
-    int64_t wanted = (int64_t)(store->class_count ? least : MAX(least, ring->window));
+    int64_t wanted = (int64_t)(store->cache.class_count ? least : MAX(least, ring->window));
     if (room >= wanted)
         return;
     ring->to_give = MIN((uint64_t)(wanted - room), ring->kept);
@@ -134,8 +134,10 @@ hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error
         store->ring.lent = MIN(align_up(store->ring.to_give, memory_page_size()), ring - MIN(ring, store->ring.least));
         if (store->ring.count)
             ring_set_capacity(store, ring - store->ring.lent);
-        if (store->class_count)
+        if (store->cache.class_count)
             cache_set_capacity(store, cache);
+        if (!store->cache.grows_at_rest)
+            fill_again(store);
         if (store->loaded && !store->passing) /* what is being loaded is read to where it is */
             ring_give_back(store);
         ring_pump(store);

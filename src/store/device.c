@@ -2,6 +2,9 @@
  * buffer. They are read piece by piece into a little memory of the host, and passed on from there. */
 #include "store/store_private.h"
 
+#include "store/device_private.h"
+#include "store/in_place.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -264,10 +267,10 @@ static hypura_status pass_on(struct loading *loading, struct piece *piece, hypur
 }
 
 /* Pieces are taken in order, so that the file is read in order however they arrive. */
-static hypura_status load_pieces(struct loading *loading, store_progress progress, void *context, hypura_error *error)
+static hypura_status load_pieces(struct loading *loading, uint64_t total, store_progress progress, void *context,
+                                 hypura_error *error)
 {
     struct store *store = loading->store;
-    uint64_t total = store->device->bytes + store->arena_bytes + cache_load_bytes(store);
     hypura_status status = HYPURA_OK;
     uint32_t turn = 0, running = 0;
     pthread_mutex_lock(store->mutex);
@@ -302,7 +305,8 @@ static hypura_status load_pieces(struct loading *loading, store_progress progres
     return status;
 }
 
-hypura_status device_load(struct store *store, store_progress progress, void *context, hypura_error *error)
+hypura_status device_load(struct store *store, uint64_t total, store_progress progress, void *context,
+                          hypura_error *error)
 {
     struct device *device = store->device;
     if (!device || device->loaded)
@@ -316,7 +320,7 @@ hypura_status device_load(struct store *store, store_progress progress, void *co
         loading.memory = memory;
         memcpy(loading.sorted, device->slices, device->slice_count * sizeof *loading.sorted);
         qsort(loading.sorted, device->slice_count, sizeof *loading.sorted, by_place);
-        status = load_pieces(&loading, progress, context, error);
+        status = load_pieces(&loading, total, progress, context, error);
     }
     if (!status)
         status = device_send_table(store, error);
@@ -421,9 +425,9 @@ void store_ranges(const struct store *store, unit_number number, struct gpu_rang
     const struct stored_unit *unit = &store->units[number];
     struct store_view view;
     memset(ranges, 0, UNIT_MAX_SLICES * sizeof *ranges);
-    bool in_place = unit->place == PLACE_CACHE && store->reads_in_place;
+    bool in_place = unit->place == PLACE_CACHE && store_reads_in_place(store);
     if (in_place)
-        store_show(store, number, &view);
+        unit_show(store, number, &view);
     for (uint32_t i = 0; i < store_unit(store, number)->slice_count; i++) {
         if (unit->place == PLACE_GPU)
             ranges[i] = store->device->slices[unit->device_item + i].to;

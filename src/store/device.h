@@ -1,5 +1,5 @@
 /* store/device: units that the plan puts on a device. src/engine/gpu, which computes there, includes this; for all
- * others a unit is a unit.
+ * others a unit is a unit. Owners: device.c; in_place.c, usage.c.
  *
  * These units are read once, at store_load, and passed on; no copy stays in memory. Experts there stand in slots, as
  * struct store_slots says; where the plan lets them change sides, store_advance gives slots of rarely used ones to

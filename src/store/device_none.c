@@ -1,6 +1,9 @@
 /* In place of device.c where the build has no GPU: the plan puts nothing there. */
 #include "store/store_private.h"
 
+#include "store/device_private.h"
+#include "store/in_place.h"
+
 hypura_status device_prepare(struct store *store, struct gpu *gpu, uint32_t experts, hypura_error *error)
 {
     (void)store, (void)gpu, (void)experts;
@@ -12,9 +15,10 @@ void device_free(struct store *store)
     (void)store;
 }
 
-hypura_status device_load(struct store *store, store_progress progress, void *context, hypura_error *error)
+hypura_status device_load(struct store *store, uint64_t total, store_progress progress, void *context,
+                          hypura_error *error)
 {
-    (void)store, (void)progress, (void)context, (void)error;
+    (void)store, (void)total, (void)progress, (void)context, (void)error;
     return HYPURA_OK;
 }
 
@@ -46,21 +50,16 @@ void in_place_free(struct store *store)
     (void)store;
 }
 
-void in_place_settle(struct store *store)
+bool in_place_settle(struct store *store)
 {
     (void)store;
+    return false;
 }
 
 hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error *error)
 {
     (void)store, (void)experts, (void)error;
     return HYPURA_OK;
-}
-
-bool moves_has(const struct store *store, unit_number unit)
-{
-    (void)store, (void)unit;
-    return false;
 }
 
 void moves_note(struct store *store, unit_number unit)

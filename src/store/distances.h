@@ -1,4 +1,4 @@
-/* store/distances (private): how large a cache would have had to be for each use of an expert to hit.
+/* store/distances: how large a cache would have had to be for each use of an expert to hit. Owner: distances.c.
  *
  * When an expert is used, those of its layer that were used since its own last use are its stack distance (Mattson and
  * others, 1970): a cache that keeps what was used last hits when it has room for these and the expert. So one run at

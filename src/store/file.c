@@ -1,6 +1,4 @@
-#include "store/io.h"
-
-#include "hw/hw.h"
+#include "store/file.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -93,51 +91,4 @@ bool store_file_changed(const struct store_file *file)
     struct timespec now = modified(&status);
     return (uint64_t)status.st_size != file->bytes || now.tv_sec != file->modified.tv_sec ||
            now.tv_nsec != file->modified.tv_nsec;
-}
-
-/* ---- layout ------------------------------------------------------------------------------------------------------ */
-
-void unit_layout_make(struct unit_layout *out, const struct unit *unit)
-{
-    uint32_t order[UNIT_MAX_SLICES];
-    for (uint32_t i = 0; i < unit->slice_count; i++) {
-        uint32_t at = i;
-        for (; at > 0; at--) {
-            const struct unit_slice *before = &unit->slices[order[at - 1]], *slice = &unit->slices[i];
-            if (before->file < slice->file || (before->file == slice->file && before->offset <= slice->offset))
-                break;
-            order[at] = order[at - 1];
-        }
-        order[at] = i;
-    }
-    struct unit_layout layout = {0};
-    for (uint32_t i = 0; i < unit->slice_count; i++) {
-        const struct unit_slice *slice = &unit->slices[order[i]];
-        uint64_t start = align_down(slice->offset, IO_ALIGNMENT);
-        uint64_t end = align_up(slice->offset + slice->bytes, IO_ALIGNMENT);
-        struct segment *last = layout.segment_count ? &layout.segments[layout.segment_count - 1] : NULL;
-        if (!last || last->file != slice->file || last->offset + last->bytes < start) {
-            last = &layout.segments[layout.segment_count++];
-            *last = (struct segment){.file = slice->file, .offset = start, .bytes = end - start};
-            layout.footprint += end - start;
-        } else if (end > last->offset + last->bytes) {
-            layout.footprint += end - last->offset - last->bytes;
-            last->bytes = end - last->offset;
-        }
-        last->needed = MAX(last->needed, slice->offset + slice->bytes - last->offset);
-        layout.slice_position[order[i]] = layout.footprint - last->bytes + (slice->offset - last->offset);
-    }
-    *out = layout;
-}
-
-hypura_status failure_error(const struct failure *failure, const struct store_file *files, hypura_error *error)
-{
-    const char *path = files[failure->file].path;
-    if (failure->kind == FAILURE_TRUNCATED)
-        return error_set(error, HYPURA_ERROR_IO,
-                         "%s has become shorter: %llu bytes were expected at offset %llu, %llu are there", path,
-                         (unsigned long long)failure->expected, (unsigned long long)failure->offset,
-                         (unsigned long long)failure->found);
-    return error_set_errno(error, failure->number, "cannot read %llu bytes at offset %llu of %s",
-                           (unsigned long long)failure->expected, (unsigned long long)failure->offset, path);
 }

@@ -17,8 +17,8 @@ void fill_prepare(struct store *store, bool wanted)
     struct fill *fill = &store->fill;
     fill->wanted = wanted;
     fill->first = NO_UNIT;
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        const struct slot_class *slot_class = &store->classes[i];
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        const struct slot_class *slot_class = &store->cache.classes[i];
         for (uint32_t j = 0; j < slot_class->unit_count; j++) {
             fill->first = MIN(fill->first, slot_class->units[j]);
             fill->end = MAX(fill->end, slot_class->units[j] + 1);
@@ -68,7 +68,7 @@ static bool can_bring(const struct store *store, unit_number number)
 {
     const struct stored_unit *unit = &store->units[number];
     return unit->place == PLACE_CACHE && unit->stage == STAGE_ABSENT &&
-           store->classes[unit->slot_class].free != NO_SLOT;
+           store->cache.classes[unit->slot_class].free != NO_SLOT;
 }
 
 static unit_number next_unit(struct store *store)
@@ -96,10 +96,10 @@ void fill_pump(struct store *store)
     bool room = false;
     if (store->fill.paused)
         return;
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        if (store->classes[i].waiting.first != NO_UNIT)
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        if (store->cache.classes[i].waiting.first != NO_UNIT)
             return;
-        room |= store->classes[i].free != NO_SLOT;
+        room |= store->cache.classes[i].free != NO_SLOT;
     }
     if (!room)
         store->fill.left = 0;

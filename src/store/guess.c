@@ -26,8 +26,8 @@
 hypura_status guess_prepare(struct store *store, hypura_error *error)
 {
     uint32_t experts = 0;
-    for (uint32_t i = 0; i < store->class_count; i++)
-        experts += store->classes[i].unit_count;
+    for (uint32_t i = 0; i < store->cache.class_count; i++)
+        experts += store->cache.classes[i].unit_count;
     hypura_status status = ALLOCATE(&store->guesses.open, experts, "guesses", error);
     if (!status)
         status = ALLOCATE(&store->guesses.offers, experts, "guesses", error);
@@ -80,7 +80,7 @@ static bool may_open(const struct store *store, unit_number number)
 {
     uint8_t slot_class = store->units[number].slot_class;
     return store->guesses.open_count < store->guesses.room &&
-           open_guesses(store, slot_class) < MAX(store->classes[slot_class].target / SLOTS_A_GUESS, 1u);
+           open_guesses(store, slot_class) < MAX(store->cache.classes[slot_class].target / SLOTS_A_GUESS, 1u);
 }
 
 /* Offers that can be read are read; those that find no slot are dropped, unless they are certain: then a slot will come
@@ -195,7 +195,7 @@ void store_predict(struct store *store, const unit_number *units, const float *p
 
 static double guessed_bytes(const struct store *store, const struct stored_unit *unit)
 {
-    return (double)store->classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;
+    return (double)store->cache.classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;
 }
 
 static void begin_step(struct store *store, uint64_t step)
@@ -257,9 +257,9 @@ static uint32_t layers_worth_guessing(const struct store *store)
     double bytes = 0;
     for (size_t i = 0; i < COUNT_OF(counters.bytes); i++)
         bytes += (double)counters.bytes[i];
-    if (bytes <= 0 || store->guesses.step_seconds <= 0 || store->class_count == 0)
+    if (bytes <= 0 || store->guesses.step_seconds <= 0 || store->cache.class_count == 0)
         return UINT32_MAX;
-    double read_seconds = (double)store->classes[0].stride * 1e-9 * (double)counters.busy_nanoseconds / bytes;
+    double read_seconds = (double)store->cache.classes[0].stride * 1e-9 * (double)counters.busy_nanoseconds / bytes;
     return 2 + (uint32_t)MIN(2 * read_seconds / store->guesses.step_seconds, 1e6);
 }
 

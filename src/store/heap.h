@@ -1,4 +1,4 @@
-/* store/heap (private): items ordered by a key that changes, smallest first. Allocated for all items at once. */
+/* store/heap: items ordered by a key that changes, smallest first. Allocated for all items at once. Owner: heap.c. */
 #ifndef HYPURA_STORE_HEAP_H
 #define HYPURA_STORE_HEAP_H
 

@@ -3,6 +3,8 @@
  * gives up imports between passes only, when nothing on the GPU runs. */
 #include "store/store_private.h"
 
+#include "store/in_place.h"
+
 #include <stdlib.h>
 
 /* Of one import. */
@@ -21,6 +23,7 @@ struct in_place {
     struct gpu *gpu;
     struct import imports[MOST_IMPORTS];
     uint32_t count;
+    bool reads; /* all slots that are in use can be read so */
 };
 
 static hypura_status import_run(struct in_place *in_place, uint8_t *memory, uint64_t bytes, hypura_error *error)
@@ -62,10 +65,10 @@ static void import_all(struct store *store)
 {
     hypura_error error;
     hypura_status status = HYPURA_OK;
-    for (uint32_t i = 0; i < store->class_count && !status; i++)
-        status = import_class(store->in_place, &store->classes[i], &error);
-    store->reads_in_place = !status;
-    store->slots_changed = false;
+    for (uint32_t i = 0; i < store->cache.class_count && !status; i++)
+        status = import_class(store->in_place, &store->cache.classes[i], &error);
+    store->in_place->reads = !status;
+    store->cache.slots_changed = false;
     if (!status)
         return;
     give_back(store->in_place);
@@ -75,15 +78,16 @@ static void import_all(struct store *store)
 hypura_status in_place_prepare(struct store *store, struct gpu *gpu, hypura_error *error)
 {
     uint64_t alignment = gpu_get_info(gpu)->import_alignment;
-    if (!gpu_get_info(gpu)->host_import || store->class_count == 0)
+    if (!gpu_get_info(gpu)->host_import || store->cache.class_count == 0)
         return HYPURA_OK;
-    for (uint32_t i = 0; i < store->class_count; i++)
-        if (store->classes[i].stride % alignment || (uintptr_t)store->classes[i].memory % alignment)
+    for (uint32_t i = 0; i < store->cache.class_count; i++)
+        if (store->cache.classes[i].stride % alignment || (uintptr_t)store->cache.classes[i].memory % alignment)
             return HYPURA_OK;
     hypura_status status = ALLOCATE(&store->in_place, 1, "table of imported memory", error);
     if (status)
         return status;
     store->in_place->gpu = gpu;
+    store->cache.grows_at_rest = true;
     import_all(store);
     return HYPURA_OK;
 }
@@ -96,13 +100,14 @@ void in_place_free(struct store *store)
     store->in_place = NULL;
 }
 
-void in_place_settle(struct store *store)
+bool in_place_settle(struct store *store)
 {
-    if (!store->in_place || !store->slots_changed)
-        return;
+    if (!store->in_place || !store->cache.slots_changed)
+        return false;
     give_back(store->in_place);
     cache_grow(store);
     import_all(store);
+    return true;
 }
 
 struct gpu_range in_place_range(const struct store *store, const uint8_t *memory)
@@ -117,5 +122,5 @@ struct gpu_range in_place_range(const struct store *store, const uint8_t *memory
 
 bool store_reads_in_place(const struct store *store)
 {
-    return store->reads_in_place;
+    return store->in_place && store->in_place->reads;
 }

@@ -525,6 +525,21 @@ static void *thread_main(void *argument)
     return NULL;
 }
 
+/* ---- what went wrong ----------------------------------------------------------------------------------------------
+ */
+
+hypura_status failure_error(const struct failure *failure, const struct store_file *files, hypura_error *error)
+{
+    const char *path = files[failure->file].path;
+    if (failure->kind == FAILURE_TRUNCATED)
+        return error_set(error, HYPURA_ERROR_IO,
+                         "%s has become shorter: %llu bytes were expected at offset %llu, %llu are there", path,
+                         (unsigned long long)failure->expected, (unsigned long long)failure->offset,
+                         (unsigned long long)failure->found);
+    return error_set_errno(error, failure->number, "cannot read %llu bytes at offset %llu of %s",
+                           (unsigned long long)failure->expected, (unsigned long long)failure->offset, path);
+}
+
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
 static void io_free(struct io *io)

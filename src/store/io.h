@@ -1,4 +1,4 @@
-/* store/io (private): files, and transfers from them into memory.
+/* store/io: transfers from files into memory. Owner: io.c.
  *
  * A transfer is one unit's worth of reading: up to three ranges of files, each into its own place. One I/O thread cuts
  * transfers into blocks, keeps a number of blocks in flight, retries what came short, and reports each transfer once,
@@ -10,38 +10,12 @@
 #ifndef HYPURA_STORE_IO_H
 #define HYPURA_STORE_IO_H
 
-#include "core/core.h"
-#include "hw/hw.h"
 #include "model/model.h"
+#include "store/file.h"
 #include "store/store.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <time.h>
-
-/* Direct reads have offsets, lengths and memory that are multiples of this. */
-#define IO_ALIGNMENT STORAGE_ALIGNMENT
-
-/* ---- files ------------------------------------------------------------------------------------------------------- */
-
-struct store_file {
-    char *path;
-    int descriptor;
-    bool direct;
-    uint64_t bytes;           /* when it was opened */
-    struct timespec modified; /* likewise */
-};
-
-/* Opens for direct reads where the file system allows it. */
-hypura_status store_file_open(struct store_file *file, const char *path, bool allow_buffered, hypura_error *error);
-void store_file_close(struct store_file *file);
-
-/* Written to since it was opened; one that only got another time (touch) counts, too. What tells the two apart for sure
- * is reading all of it: a sample misses what was written elsewhere, and the system reports no writes through a mapping,
- * as tools for GGUF files make them, nor those of other machines. */
-bool store_file_changed(const struct store_file *file);
-
-/* ---- transfers --------------------------------------------------------------------------------------------------- */
 
 struct segment {
     uint32_t file;
@@ -50,17 +24,6 @@ struct segment {
     uint64_t needed; /* the bytes up to the end of the last slice in it; at least these must arrive */
     uint8_t *memory; /* aligned */
 };
-
-/* The ranges that enclose a unit's slices, neighbours joined, and where each slice is, counted from the memory of the
- * first. Ranges follow one another in memory. memory is left NULL. */
-struct unit_layout {
-    uint32_t segment_count;
-    struct segment segments[UNIT_MAX_SLICES];
-    uint64_t slice_position[UNIT_MAX_SLICES];
-    uint64_t footprint; /* sum of the segments' bytes */
-};
-
-void unit_layout_make(struct unit_layout *out, const struct unit *unit);
 
 enum priority {
     PRIORITY_DEMAND, /* somebody needs it now */

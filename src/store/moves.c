@@ -16,6 +16,8 @@
  * the table of slots, though, it and the host would disagree on who computes what: that ends the request. */
 #include "store/store_private.h"
 
+#include "store/device_private.h"
+
 #include <stdlib.h>
 
 #define MOVE_PASSES 8u
@@ -41,12 +43,6 @@ static uint32_t *heat_of(const struct store *store, unit_number unit)
     return &store->moves.heat[(size_t)what->layer * store->moves.experts + (size_t)what->expert];
 }
 
-bool moves_has(const struct store *store, unit_number unit)
-{
-    const struct unit *what = store_unit(store, unit);
-    return store->moves.heat && what->kind == UNIT_EXPERT && store->moves.first[what->layer] != NO_UNIT;
-}
-
 hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error *error)
 {
     struct moves *moves = &store->moves;
@@ -67,6 +63,10 @@ hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error 
     }
     if (status || there == 0)
         return status;
+    for (unit_number i = 0; i < store->unit_count; i++) {
+        const struct unit *unit = store_unit(store, i);
+        store->units[i].moves = unit->kind == UNIT_EXPERT && moves->first[unit->layer] != NO_UNIT;
+    }
     moves->limit = MIN(MAX(there / MOVE_SHARE, 1u), MOST_MOVES);
     make_condition(&moves->work);
     return ALLOCATE(&moves->heat, (size_t)store->layers * experts, "heat of experts", error);
@@ -88,13 +88,13 @@ static void warm(struct store *store, unit_number unit, uint32_t by)
 
 void moves_note(struct store *store, unit_number unit)
 {
-    if (moves_has(store, unit))
+    if (store->units[unit].moves)
         warm(store, unit, HEAT_A_USE);
 }
 
 void moves_expect(struct store *store, unit_number unit, float uses_a_pass)
 {
-    if (moves_has(store, unit))
+    if (store->units[unit].moves)
         warm(store, unit, (uint32_t)(uses_a_pass * PASSES_BEFORE * HEAT_A_USE));
 }
 
@@ -184,7 +184,7 @@ static void send(struct store *store, struct move *move)
     hypura_error error;
     move->state = MOVE_SENDS;
     unit->holds++;
-    store_show(store, move->in, &view);
+    unit_show(store, move->in, &view);
     pthread_mutex_unlock(store->mutex);
     hypura_status status = device_bring(store, move->in, move->out, &view, &error);
     pthread_mutex_lock(store->mutex);

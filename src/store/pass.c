@@ -1,6 +1,8 @@
 /* Where a pass begins and ends, and what it tells of its tokens. */
 #include "store/store_private.h"
 
+#include "store/in_place.h"
+
 void store_note_tokens(struct store *store, unit_number first, const uint32_t *experts, size_t tokens, size_t used)
 {
     pthread_mutex_lock(store->mutex);
@@ -65,7 +67,8 @@ hypura_status store_advance(struct store *store, hypura_error *error)
     usage_note_pass(store);
     guess_pass_done(store);
     cache_advance(store);
-    in_place_settle(store);
+    if (in_place_settle(store))
+        fill_again(store);
     end_pass(store);
     return moves_pass_done(store, error);
 }

@@ -1,4 +1,4 @@
-/* Pinned units: the ranges of the files that hold them, sorted and joined, side by side in one arena. */
+/* The ranges of the files that hold pinned units are sorted and joined. */
 #include "store/store_private.h"
 
 #include <stdlib.h>
@@ -7,7 +7,7 @@
 
 struct pinned_slice {
     const struct unit_slice *slice;
-    uint32_t place; /* in store->pinned_slices */
+    uint32_t place; /* in store->pinned.slices */
 };
 
 static int by_file_and_offset(const void *left, const void *right)
@@ -51,23 +51,23 @@ static hypura_status place_slices(struct store *store, struct pinned_slice *slic
 {
     uint64_t *positions = NULL;
     qsort(slices, count, sizeof *slices, by_file_and_offset);
-    store->load_count = join(slices, count, NULL, NULL, &store->arena_bytes);
+    store->pinned.load_count = join(slices, count, NULL, NULL, &store->pinned.bytes);
     hypura_status status = ALLOCATE(&positions, count, "table of weights", error);
     if (!status)
-        status = ALLOCATE(&store->load, store->load_count, "table of weights", error);
+        status = ALLOCATE(&store->pinned.load, store->pinned.load_count, "table of weights", error);
     if (!status)
-        status = memory_map((void **)&store->arena, store->arena_bytes, true, "pinned weights", error);
+        status = memory_map((void **)&store->pinned.memory, store->pinned.bytes, true, "pinned weights", error);
     if (!status) {
-        join(slices, count, store->load, positions, &store->arena_bytes);
-        uint8_t *memory = store->arena;
-        for (uint32_t i = 0; i < store->load_count; i++) {
-            store->load[i].segments[0].memory = memory;
-            store->load[i].segment_count = 1;
-            store->load[i].unit = NO_UNIT;
-            memory += store->load[i].segments[0].bytes;
+        join(slices, count, store->pinned.load, positions, &store->pinned.bytes);
+        uint8_t *memory = store->pinned.memory;
+        for (uint32_t i = 0; i < store->pinned.load_count; i++) {
+            store->pinned.load[i].segments[0].memory = memory;
+            store->pinned.load[i].segment_count = 1;
+            store->pinned.load[i].unit = NO_UNIT;
+            memory += store->pinned.load[i].segments[0].bytes;
         }
         for (uint32_t i = 0; i < count; i++)
-            store->pinned_slices[i] = store->arena + positions[i];
+            store->pinned.slices[i] = store->pinned.memory + positions[i];
     }
     memory_free(positions);
     return status;
@@ -90,7 +90,7 @@ hypura_status pinned_prepare(struct store *store, hypura_error *error)
     hypura_status status = ALLOCATE(&slices, count, "table of weights", error);
     if (status)
         return status;
-    status = ALLOCATE(&store->pinned_slices, count, "table of weights", error);
+    status = ALLOCATE(&store->pinned.slices, count, "table of weights", error);
     if (!status) {
         uint32_t place = 0;
         for (unit_number i = 0; i < store->unit_count; i++) {
@@ -106,111 +106,79 @@ hypura_status pinned_prepare(struct store *store, hypura_error *error)
 
 void pinned_finished(struct store *store, struct transfer *transfer)
 {
-    if (transfer->failure.kind != FAILURE_NONE && store->load_failure.kind == FAILURE_NONE)
-        store->load_failure = transfer->failure;
-    store->load_left--;
+    if (transfer->failure.kind != FAILURE_NONE && store->pinned.failure.kind == FAILURE_NONE)
+        store->pinned.failure = transfer->failure;
+    store->pinned.load_left--;
     pthread_cond_broadcast(&store->changed);
 }
 
 static uint64_t bytes_done(const struct store *store)
 {
     uint64_t done = 0;
-    for (uint32_t i = 0; i < store->load_count; i++)
-        done += MIN(store->load[i].bytes_read, store->load[i].segments[0].bytes);
+    for (uint32_t i = 0; i < store->pinned.load_count; i++)
+        done += MIN(store->pinned.load[i].bytes_read, store->pinned.load[i].segments[0].bytes);
     return done;
 }
 
 static void abandon_load(struct store *store)
 {
-    for (uint32_t i = 0; i < store->load_count; i++) {
-        if (store->load[i].state != TRANSFER_IDLE && !store->load[i].abandoned &&
-            io_abandon(store->io, &store->load[i]))
-            store->load_left--;
+    for (uint32_t i = 0; i < store->pinned.load_count; i++) {
+        if (store->pinned.load[i].state != TRANSFER_IDLE && !store->pinned.load[i].abandoned &&
+            io_abandon(store->io, &store->pinned.load[i]))
+            store->pinned.load_left--;
     }
 }
 
-/* Locked. Experts that would be pinned if they did not move. */
-static hypura_status load_cache(struct store *store, store_progress progress, void *context, uint64_t done,
-                                uint64_t total, hypura_error *error)
+/* Locked. */
+static void load_ranges(struct store *store, uint64_t before, uint64_t total, store_progress progress, void *context,
+                        bool *stopped)
 {
-    bool more, stopped = false;
-    cache_fill(store);
-    for (;;) {
-        uint64_t filled = cache_filled(store, &more);
-        if (!more || stopped)
-            break;
-        if (!cache_populate(store))
-            store_wait_locked(store);
-        if (progress) {
-            pthread_mutex_unlock(store->mutex);
-            stopped = !progress(context, MIN(done + filled, total), total);
-            pthread_mutex_lock(store->mutex);
-        }
-        stopped |= atomic_load(&store->cancelled);
-    }
-    if (stopped)
-        return error_set(error, HYPURA_ERROR_CANCELLED, "loading the weights was cancelled");
-    return store_check_files(store, error);
-}
-
-hypura_status store_load(struct store *store, store_progress progress, void *context, hypura_error *error)
-{
-    uint64_t total = store->arena_bytes + device_bytes(store) + cache_load_bytes(store);
-    hypura_status loaded = device_load(store, progress, context, error);
-    if (loaded)
-        return loaded;
-    pthread_mutex_lock(store->mutex);
-    if (store->loaded) {
-        hypura_status status = load_cache(store, progress, context, device_bytes(store), total, error);
-        io_counters(store->io, &store->loaded_counters);
-        usage_warm(store);
-        guess_pump(store);
-        pthread_mutex_unlock(store->mutex);
-        return status;
-    }
-    bool stopped = false;
-    store->load_failure.kind = FAILURE_NONE;
-    store->load_left = store->load_count;
-    for (uint32_t i = 0; i < store->load_count; i++)
-        io_start(store->io, &store->load[i]);
     uint64_t populated = 0;
-    while (store->load_left > 0) {
-        if (populated < store->arena_bytes && !stopped) {
+    while (store->pinned.load_left > 0) {
+        if (populated < store->pinned.bytes && !*stopped) {
             /* This thread has nothing to do, and clearing fresh pages would keep the I/O thread from the drive. */
-            uint64_t bytes = MIN(POPULATE_BYTES, store->arena_bytes - populated);
+            uint64_t bytes = MIN(POPULATE_BYTES, store->pinned.bytes - populated);
             pthread_mutex_unlock(store->mutex);
-            memory_populate(store->arena + populated, bytes);
+            memory_populate(store->pinned.memory + populated, bytes);
             pthread_mutex_lock(store->mutex);
             populated += bytes;
-        } else if (stopped || !cache_populate(store)) {
+        } else if (*stopped || !cache_populate(store)) {
             store_wait_locked(store);
         }
-        uint64_t done = device_bytes(store) + bytes_done(store);
-        if (progress && !stopped) {
+        uint64_t done = before + bytes_done(store);
+        if (progress && !*stopped) {
             pthread_mutex_unlock(store->mutex);
-            stopped = !progress(context, done, total);
+            *stopped = !progress(context, done, total);
             pthread_mutex_lock(store->mutex);
         }
-        stopped |= atomic_load(&store->cancelled);
-        if (stopped || store->load_failure.kind != FAILURE_NONE)
+        *stopped |= atomic_load(&store->cancelled);
+        if (*stopped || store->pinned.failure.kind != FAILURE_NONE)
             abandon_load(store);
     }
-    hypura_status status = HYPURA_OK;
-    if (store->load_failure.kind != FAILURE_NONE) {
-        status = failure_error(&store->load_failure, store->files, error);
-    } else if (stopped) {
-        status = error_set(error, HYPURA_ERROR_CANCELLED, "loading the weights was cancelled");
-    } else {
-        store->loaded = true;
-        memory_free(store->load);
-        store->load = NULL;
-        status = load_cache(store, progress, context, store->arena_bytes + device_bytes(store), total, error);
-        io_counters(store->io, &store->loaded_counters);
-        usage_warm(store);
-        guess_pump(store);
-    }
-    pthread_mutex_unlock(store->mutex);
-    if (!status && progress)
-        progress(context, total, total);
-    return status;
+}
+
+hypura_status pinned_load(struct store *store, uint64_t before, uint64_t total, store_progress progress, void *context,
+                          hypura_error *error)
+{
+    struct pinned *pinned = &store->pinned;
+    bool stopped = false;
+    pinned->failure.kind = FAILURE_NONE;
+    pinned->load_left = pinned->load_count;
+    for (uint32_t i = 0; i < pinned->load_count; i++)
+        io_start(store->io, &pinned->load[i]);
+    load_ranges(store, before, total, progress, context, &stopped);
+    if (pinned->failure.kind != FAILURE_NONE)
+        return failure_error(&pinned->failure, store->files, error);
+    if (stopped)
+        return error_set(error, HYPURA_ERROR_CANCELLED, "loading the weights was cancelled");
+    memory_free(pinned->load);
+    pinned->load = NULL;
+    return HYPURA_OK;
+}
+
+void pinned_free(struct store *store)
+{
+    memory_unmap(store->pinned.memory, store->pinned.bytes);
+    memory_free(store->pinned.slices);
+    memory_free(store->pinned.load);
 }

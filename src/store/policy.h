@@ -1,4 +1,4 @@
-/* store/policy: which of the cached units goes when room is needed.
+/* store/policy: which of the cached units goes when room is needed. Owner: policy.c.
  *
  * A policy sees items, numbered from 0 to count - 1, and never memory or files, so that the same code decides in the
  * store and in a replay of a trace. Items belong to groups, the layers of a model, which a pass visits in order. A

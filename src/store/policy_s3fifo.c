@@ -1,5 +1,6 @@
 /* S3-FIFO: what comes in goes to a small queue; what was used again there moves to the main queue, the rest leaves and
  * is remembered for a while; what is remembered goes to the main queue when it comes back. */
+#include "store/item_list.h"
 #include "store/policy_private.h"
 
 #define MOST_USES 3

@@ -1,4 +1,5 @@
-/* store/reader (private): several reads in flight, by io_uring or by threads that call pread.
+/* store/reader: several reads in flight. Owners: reader_uring.c, by io_uring; reader_threads.c, by threads that call
+ * pread.
  *
  * One thread, the I/O thread of the store, creates and uses a reader; only reader_wake may be called from others. A
  * reader knows nothing of units, retries or errors: it gives back what the system said.

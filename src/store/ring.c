@@ -264,7 +264,7 @@ static bool start(struct store *store, uint32_t number, enum priority priority, 
     struct stored_unit *unit = entry_unit(store, number);
     unit->stage = STAGE_READING;
     unit->memory = ring->memory + place.position;
-    transfer_for_unit(store, &entry->transfer, entry->unit, unit->memory, priority);
+    layout_transfer(&entry->transfer, store_unit(store, entry->unit), entry->unit, unit->memory, priority);
     io_start(store->io, &entry->transfer);
     return true;
 }
@@ -452,7 +452,7 @@ void ring_give_back(struct store *store)
         passed += bytes;
         if (bytes == 0 || (double)given >= (double)passed / (double)all * (double)share)
             continue;
-        uint8_t *memory = store->pinned_slices[unit->item];
+        uint8_t *memory = store->pinned.slices[unit->item];
         memory_set_huge((void *)align_up((uintptr_t)memory, memory_page_size()), bytes, false);
         memory_decommit(memory, store_unit(store, number)->bytes);
         *unit = (struct stored_unit){.place = PLACE_RING, .item = i};

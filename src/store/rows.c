@@ -58,7 +58,7 @@ static bool copy_pinned(const struct store *store, unit_number number, uint64_t 
     }
     if (store->units[number].place != PLACE_PINNED)
         return false;
-    memcpy(out, store->pinned_slices[store->units[number].item] + offset, bytes);
+    memcpy(out, store->pinned.slices[store->units[number].item] + offset, bytes);
     return true;
 }
 

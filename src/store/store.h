@@ -1,4 +1,5 @@
-/* store: the narrow waist. Compute asks for units and never knows which tier they come from.
+/* store: the narrow waist. Compute asks for units and never knows which tier they come from. Owners: store.c, load.c,
+ * hold.c, pass.c, control.c, rows.c, guess.c, usage.c, pieces.c.
  *
  * The store owns the memory of all weights: units that the plan pins are loaded once, at store_load; the others stream
  * through one pool, read by direct I/O (io_uring, or a pool of pread threads) into slots. It decides what to evict,

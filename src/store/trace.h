@@ -1,4 +1,5 @@
 /* store/trace: a record of which experts the routers chose, written by the engine, replayed against cache policies.
+ * Owners: trace.c, trace_model.c.
  *
  * File format, little endian:
  *   8 bytes   "HYPTRACE"

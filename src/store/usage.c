@@ -6,6 +6,8 @@
  * does not fit, or of another version, is ignored and replaced. */
 #include "store/store_private.h"
 
+#include "store/device.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -109,7 +111,7 @@ hypura_status usage_prepare(struct store *store, const char *path, hypura_error 
             usage->count = i - usage->first + 1;
         }
     }
-    if (store->class_count == 0 && !store->device)
+    if (store->cache.class_count == 0 && !store->device)
         return HYPURA_OK;
     usage->fingerprint = hash_units(store->model, store->unit, store->model_units);
     hypura_status status = ALLOCATE(&usage->rates, usage->count, "expert usage", error);
@@ -123,7 +125,7 @@ hypura_status usage_prepare(struct store *store, const char *path, hypura_error 
         return status;
     load(usage);
     for (uint32_t i = 0; i < usage->count; i++) {
-        if (store->units[usage->first + i].place == PLACE_CACHE || moves_has(store, usage->first + i))
+        if (store->units[usage->first + i].place == PLACE_CACHE || store->units[usage->first + i].moves)
             cache_set_rate(store, usage->first + i, (float)usage->rates[i] / ONE);
         moves_expect(store, usage->first + i, (float)usage->rates[i] / ONE);
     }
@@ -174,7 +176,7 @@ void store_note_uses(struct store *store, const unit_number *units, size_t count
     for (size_t i = 0; i < count; i++) {
         struct stored_unit *unit = &store->units[units[i]];
         moves_note(store, units[i]);
-        if (!usage->counts || unit->last_pass == store->pass || !(is_fixed(unit) || moves_has(store, units[i])))
+        if (!usage->counts || unit->last_pass == store->pass || !(is_fixed(unit) || unit->moves))
             continue;
         unit->last_pass = store->pass;
         usage->counts[units[i] - usage->first]++;
@@ -254,17 +256,17 @@ static bool write_file(const struct usage *usage, const char *path)
 static double cache_share(const struct store *store)
 {
     double online = 0, all = 0;
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        online += (double)store->classes[i].online * (double)store->classes[i].stride;
-        all += (double)store->classes[i].unit_count * (double)store->classes[i].stride;
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        online += (double)store->cache.classes[i].online * (double)store->cache.classes[i].stride;
+        all += (double)store->cache.classes[i].unit_count * (double)store->cache.classes[i].stride;
     }
     return all > 0 ? online / all : 0;
 }
 
 static bool cache_full(const struct store *store)
 {
-    for (uint32_t i = 0; i < store->class_count; i++) {
-        if (store->classes[i].free != NO_SLOT)
+    for (uint32_t i = 0; i < store->cache.class_count; i++) {
+        if (store->cache.classes[i].free != NO_SLOT)
             return false;
     }
     return true;
@@ -328,7 +330,7 @@ void usage_save(struct store *store)
     float passes = (float)(store->pass - FIRST_PASS);
     distances_curve(&usage->distances, cache_share(store), &usage->curve);
     for (uint32_t i = 0; i < usage->count; i++) {
-        if (store->units[usage->first + i].place == PLACE_CACHE && !moves_has(store, usage->first + i))
+        if (store->units[usage->first + i].place == PLACE_CACHE && !store->units[usage->first + i].moves)
             usage->rates[i] = (uint16_t)(MIN(cache_rate(store, usage->first + i), 1.0f) * ONE + 0.5f);
         else if (usage->counts)
             usage->rates[i] = (uint16_t)(MIN((float)usage->counts[i] / passes, 1.0f) * ONE + 0.5f);

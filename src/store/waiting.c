@@ -1,5 +1,6 @@
-/* Queues of units that wait for room. They are short: what one layer wants. */
 #include "store/store_private.h"
+
+#include <time.h>
 
 void waiting_append(struct store *store, struct waiting_list *list, unit_number unit)
 {
@@ -31,4 +32,33 @@ void waiting_remove(struct store *store, struct waiting_list *list, unit_number 
         store->units[before].next_waiting = next;
     if (list->last == unit)
         list->last = before;
+}
+
+void make_condition(pthread_cond_t *condition)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+#ifndef __APPLE__
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+#endif
+    pthread_cond_init(condition, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+void store_wait_locked(struct store *store)
+{
+    struct timespec until;
+#ifdef __APPLE__
+    clock_gettime(CLOCK_REALTIME, &until);
+#else
+    clock_gettime(CLOCK_MONOTONIC, &until);
+#endif
+    until.tv_nsec += 20000000;
+    if (until.tv_nsec >= 1000000000) {
+        until.tv_nsec -= 1000000000;
+        until.tv_sec++;
+    }
+    store->waiters++;
+    pthread_cond_timedwait(&store->changed, store->mutex, &until);
+    store->waiters--;
 }

@@ -212,7 +212,7 @@ static void assert_nothing_is_left_over(struct world *world)
             fail_msg("seed %llu: unit %u is in stage %d, wanted %u times, held %u times, granted %d",
                      (unsigned long long)world->seed, i, unit->stage, unit->wants, unit->holds, unit->granted);
         if (unit->place == PLACE_CACHE && there) {
-            const struct slot *slot = &store->classes[unit->slot_class].slots[unit->slot];
+            const struct slot *slot = &store->cache.classes[unit->slot_class].slots[unit->slot];
             assert_int_equal(slot->unit, i);
             cached += footprint(&world->fixture, i);
             unused += unit->guessed && unit->stage == STAGE_READY ? slot->transfer.bytes_read : 0;
@@ -220,11 +220,11 @@ static void assert_nothing_is_left_over(struct world *world)
             ring += store->ring.entries[unit->item].bytes;
         }
     }
-    assert_int_equal(store->cache_used, cached);
-    assert_int_equal(store->unused, unused);
+    assert_int_equal(store->cache.used, cached);
+    assert_int_equal(store->cache.unused, unused);
     assert_int_equal(store->ring.used, ring);
-    for (uint32_t c = 0; c < store->class_count; c++) {
-        const struct slot_class *slot_class = &store->classes[c];
+    for (uint32_t c = 0; c < store->cache.class_count; c++) {
+        const struct slot_class *slot_class = &store->cache.classes[c];
         uint32_t online = 0, used = 0, free = 0, offline = 0;
         for (uint32_t s = 0; s < slot_class->unit_count; s++) {
             online += slot_class->slots[s].online;

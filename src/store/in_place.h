@@ -1,0 +1,18 @@
+/* store/in_place: slots of the cache that a device reads where they are. Owner: in_place.c. */
+#ifndef HYPURA_STORE_IN_PLACE_H
+#define HYPURA_STORE_IN_PLACE_H
+
+#include "store/device.h"
+
+struct store;
+
+hypura_status in_place_prepare(struct store *store, struct gpu *gpu, hypura_error *error); /* after cache_prepare */
+void in_place_free(struct store *store);
+
+/* Locked, while nothing on the device runs: the cache grows as it was asked to, and what is in use can be read. True:
+ * it may have grown. */
+bool in_place_settle(struct store *store);
+
+struct gpu_range in_place_range(const struct store *store, const uint8_t *memory); /* without a buffer: it cannot be */
+
+#endif

@@ -1,0 +1,38 @@
+/* store/moves: experts that change sides. Owner: moves.c. */
+#ifndef HYPURA_STORE_MOVES_H
+#define HYPURA_STORE_MOVES_H
+
+#include "model/model.h"
+
+#include <pthread.h>
+
+struct store;
+
+#define MOST_MOVES 32u
+
+struct move {
+    unit_number in, out; /* of one layer: what comes to the GPU, and what leaves it a slot */
+    enum { MOVE_WAITS, MOVE_SENDS, MOVE_SENT } state;
+};
+
+enum move_phase { MOVES_NONE, MOVES_LEAVING, MOVES_COMING };
+
+struct moves {
+    uint32_t *heat;     /* [layers][experts] uses, older ones count less; NULL: nothing moves */
+    unit_number *first; /* [layers] expert; NO_UNIT where none can move */
+    uint32_t experts, passes, limit, count;
+    enum move_phase phase;
+    struct move list[MOST_MOVES];
+    pthread_t thread;
+    pthread_cond_t work;
+    bool running, stop, failed;
+};
+
+hypura_status moves_prepare(struct store *store, uint32_t experts, hypura_error *error); /* after device_prepare */
+void moves_note(struct store *store, unit_number unit);                                  /* one use */
+void moves_expect(struct store *store, unit_number unit, float uses_a_pass);
+hypura_status moves_pass_done(struct store *store, hypura_error *error); /* not locked */
+void moves_stop(struct store *store);                                    /* not locked */
+void moves_free(struct store *store);
+
+#endif
