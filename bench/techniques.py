@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What each technique of streaming brings: a model beyond memory, with everything on and with one thing off.
 
-    bench/techniques.py [-f "25 50 75"] [-n TOKENS] [-r ROUNDS] [-v "all guess"] [-b] MODEL.gguf...
+    bench/techniques.py [-f "25 50 75"] [-n TOKENS] [-r ROUNDS] [-v "all prefetch"] [-b] MODEL.gguf...
 
--f: memory as per cent of the file; -v: some of the rows only (all overlap batching policy guess state). HYPURA names the
+-f: memory as per cent of the file; -v: some of the rows only (all overlap batching policy prefetch state). HYPURA names the
 program. -b: bare runs, without the limits and so without shares of them. Run as root: every run is in a memory cgroup of
 that size with a cold page cache. Rounds are interleaved, medians are printed as a Markdown table. Two shares are of the
 limit that the same round showed. "Of either": the bytes that decoding needed at the speed of random reads of the experts'
@@ -26,7 +26,7 @@ TEXT = "The kernel keeps a table of open files for each process. What does it sa
 EARLIER = "A lamp stood by the harbour wall, and the wind went over the stones. Count the pages that the printer wrote."
 ROWS = {"all": ("everything on", []), "overlap": ("hits not computed while misses arrive", ["--overlap", "off"]),
         "batching": ("one read in flight", ["--depth", "1"]), "policy": ("cache: LRU", ["--cache-policy", "lru"]),
-        "guess": ("no guesses", ["--guess", "off"]), "state": ("usage remembered from an earlier run", [])}
+        "prefetch": ("no prefetches", ["--prefetch", "off"]), "state": ("usage remembered from an earlier run", [])}
 WORK = tempfile.TemporaryDirectory(prefix="hypura-bench-")
 
 
@@ -137,7 +137,7 @@ def measure(model, percent, tokens, rounds, rows):
 def main():
     options, models = getopt.getopt(sys.argv[1:], "f:n:r:v:b")
     options = dict(options)
-    rows = options.get("-v", "all overlap batching policy guess state").split()
+    rows = options.get("-v", "all overlap batching policy prefetch state").split()
     if not models or any(row not in ROWS for row in rows):
         sys.exit(__doc__)
     bare = "-b" in options

@@ -128,6 +128,25 @@ def files_of_the_store_call_those_below():
         assert owned and files.issuperset(owned), (path, owned)
 
 
+def the_store_has_one_word_for_one_thing():
+    """As docs/glossary.md says; and a piece is a part of a tensor, so that who reads and copies knows of none."""
+    with open(os.path.join(SOURCE, "docs", "glossary.md")) as file:
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in file if line.startswith("| ")][1:]
+    terms = {term for term, _, _ in rows}
+    others = {word for _, _, words in rows for word in words.split(", ") if word}
+    assert len(terms) == len(rows) > 20 and len(others) > 10 and not terms & others, terms & others
+    found = set()
+    for path in glob.glob(os.path.join(SOURCE, "src", "store", "*.[ch]")):
+        name = os.path.basename(path)
+        with open(path) as file:
+            code = re.sub(r'/\*.*?\*/|"(\\.|[^"\\])*"', " ", file.read(), flags=re.S)
+        no = others | ({"piece"} if name.startswith(("io.", "file.", "layout.", "reader", "device", "in_place.", "moves.")) else set())
+        for word in {part for word in re.findall(r"[A-Za-z_]\w*", code) for part in word.lower().split("_")}:
+            stems = {word, re.sub(r"(s|es|ed|ing|ion)$", "", word), re.sub(r"(d|r|es|ing)$", "e", word), re.sub("(.)ing$", r"\1", word)}
+            found |= {(name, word) for stem in stems if stem in no}
+    assert not found, sorted(found)
+
+
 def the_library_never_prints_exits_or_aborts():
     wanting = {name: wanted & PRINTS_OR_ENDS for name, (_, wanted) in symbols(LIBRARY).items() if wanted & PRINTS_OR_ENDS}
     assert not wanting, wanting
@@ -170,5 +189,6 @@ def without_a_gpu_it_would_be_whole():
 if __name__ == "__main__":
     sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder, the_waist_knows_no_device,
                              files_of_a_folder_do_not_call_in_a_circle, files_of_the_store_call_those_below,
+                             the_store_has_one_word_for_one_thing,
                              the_library_never_prints_exits_or_aborts, the_library_wants_nothing_that_macos_lacks,
                              files_are_not_handed_to_other_programs, without_a_gpu_it_would_be_whole]) else 0)

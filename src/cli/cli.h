@@ -105,7 +105,7 @@ struct compute_options {
     uint32_t sequences; /* hypura bench only */
     const char *kv_type;
     const char *reader;
-    const char *guess;
+    const char *prefetch;
     const char *cache_policy;
     const char *fill;
     const char *overlap;
@@ -121,7 +121,7 @@ struct compute_options {
 
 extern struct compute_options compute_options;
 extern const struct option_row plan_option_rows[];   /* what the plan depends on: --memory --threads --context ... */
-extern const struct option_row engine_option_rows[]; /* how it is carried out: --reader --guess --lora ... */
+extern const struct option_row engine_option_rows[]; /* how it is carried out: --reader --prefetch --lora ... */
 extern const struct option_row draft_option_rows[];  /* tokens ahead: --draft --drafting */
 extern const struct option_row report_option_rows[]; /* --stats --progress */
 
@@ -160,7 +160,7 @@ hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *er
 /* Bytes of weights that one decoded token reads: all tensors but the embedding's other rows, and the experts used. */
 double bytes_per_token(const struct model *model);
 
-/* The least time that the bytes of decoding take, on the disk (what was guessed wrong not counted) or through the
+/* The least time that the bytes of decoding take, on the disk (what was prefetched in vain not counted) or through the
  * kernels, over the time that it took: 1 is the limit, also where the machine was quicker than when it was measured.
  * Below 0 where nothing was measured or decoded, or a GPU computes a part; what binds is then what the plan
  * expects. */
@@ -172,12 +172,12 @@ struct limit {
 };
 struct limit find_limit(const struct engine *engine, const struct engine_statistics *statistics);
 
-/* Of the experts that were read on a guess those that were needed, and of the needed ones that were not in memory
- * before those that a guess had brought. Below 0 where there are none. */
-struct guess_rates {
+/* Of the experts that were prefetched those that were needed, and of the needed ones that were not in memory
+ * before those that were prefetched. Below 0 where there are none. */
+struct prefetch_rates {
     double precision, recall;
 };
-struct guess_rates find_guess_rates(const struct engine_statistics *statistics);
+struct prefetch_rates find_prefetch_rates(const struct engine_statistics *statistics);
 
 /* Writes --stats, when asked for. Returns false after reporting that it could not. */
 bool write_statistics(struct engine *engine);
@@ -242,9 +242,9 @@ void draw_tier_map(FILE *out, struct engine *engine);
 
 /* The same of places that are known otherwise: a row a layer, and one more for what belongs to none. The sums go to
  * the end of the line that was begun. */
-enum place { PLACE_GPU, PLACE_PINNED, PLACE_CACHED, PLACE_STORAGE, PLACE_COUNT };
+enum map_place { MAP_GPU, MAP_MEMORY, MAP_CACHED, MAP_STORAGE, MAP_PLACES };
 struct layer_places {
-    uint64_t bytes[PLACE_COUNT];
+    uint64_t bytes[MAP_PLACES];
 };
 void draw_places_of_layers(FILE *out, const struct layer_places *rows, uint32_t layers);
 

@@ -7,8 +7,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct compute_options compute_options = {
-    .kv_type = "f16", .reader = "auto", .guess = "auto", .fill = "on", .overlap = "on", .drafting = "auto", .seed = 0};
+struct compute_options compute_options = {.kv_type = "f16",
+                                          .reader = "auto",
+                                          .prefetch = "auto",
+                                          .fill = "on",
+                                          .overlap = "on",
+                                          .drafting = "auto",
+                                          .seed = 0};
 
 const struct option_row plan_option_rows[] = {
     {"memory", "SIZE", OPTION_BYTES, &compute_options.memory,
@@ -40,8 +45,9 @@ const struct option_row engine_option_rows[] = {
     {"reader", "KIND", OPTION_TEXT, &compute_options.reader,
      "how weights are read: auto, io_uring, threads (default: auto)"},
     {"depth", "N", OPTION_COUNT, &compute_options.depth, "reads in flight (default: as measured)"},
-    {"guess", "KIND", OPTION_TEXT, &compute_options.guess,
-     "read experts ahead on a guess: auto (while it pays), on, off (default: auto)"},
+    {"prefetch", "KIND", OPTION_TEXT, &compute_options.prefetch,
+     "read experts that are likely to be chosen: auto (while it pays), on, off (default: auto); --guess means the "
+     "same"},
     {"fill", "KIND", OPTION_TEXT, &compute_options.fill,
      "read experts into free memory between answers: on, off (for comparison; default: on)"},
     {"cache-policy", "NAME", OPTION_TEXT, &compute_options.cache_policy,
@@ -102,8 +108,8 @@ struct word {
 
 static const struct word readers[] = {
     {"auto", STORE_READER_AUTO}, {"io_uring", STORE_READER_URING}, {"threads", STORE_READER_THREADS}, {0}};
-static const struct word guessings[] = {
-    {"auto", STORE_GUESSING_AUTO}, {"on", STORE_GUESSING_ON}, {"off", STORE_GUESSING_OFF}, {0}};
+static const struct word prefetchings[] = {
+    {"auto", STORE_PREFETCH_AUTO}, {"on", STORE_PREFETCH_ON}, {"off", STORE_PREFETCH_OFF}, {0}};
 static const struct word draftings[] = {{"auto", DRAFTING_AUTO}, {"on", DRAFTING_ON}, {"off", DRAFTING_OFF}, {0}};
 static const struct word switches[] = {{"on", true}, {"off", false}, {0}};
 
@@ -125,13 +131,13 @@ static hypura_status read_word(int *meaning, const char *option, const char *giv
 
 static hypura_status read_choices(struct engine_options *out, hypura_error *error)
 {
-    int reader = 0, guessing = 0, overlap = 0, fill = 0, drafting = 0;
+    int reader = 0, prefetching = 0, overlap = 0, fill = 0, drafting = 0;
     const struct {
         int *meaning;
         const char *option, *given;
         const struct word *words;
     } choices[] = {{&reader, "reader", compute_options.reader, readers},
-                   {&guessing, "guess", compute_options.guess, guessings},
+                   {&prefetching, "prefetch", compute_options.prefetch, prefetchings},
                    {&overlap, "overlap", compute_options.overlap, switches},
                    {&fill, "fill", compute_options.fill, switches},
                    {&drafting, "drafting", compute_options.drafting, draftings}};
@@ -139,7 +145,7 @@ static hypura_status read_choices(struct engine_options *out, hypura_error *erro
     for (size_t i = 0; !status && i < COUNT_OF(choices); i++)
         status = read_word(choices[i].meaning, choices[i].option, choices[i].given, choices[i].words, error);
     out->reader = (enum store_reader)reader;
-    out->guessing = (enum store_guessing)guessing;
+    out->prefetching = (enum store_prefetching)prefetching;
     out->wait_for_all = !overlap;
     out->fill = fill;
     out->drafting = (enum engine_drafting)drafting;
@@ -246,12 +252,12 @@ void close_engine(struct engine *engine)
         engine_close(engine);
 }
 
-struct guess_rates find_guess_rates(const struct engine_statistics *s)
+struct prefetch_rates find_prefetch_rates(const struct engine_statistics *s)
 {
-    double used = (double)s->store.guesses_used, needed = used + (double)s->store.expert_misses;
-    if (!s->store.guesses)
-        return (struct guess_rates){-1, -1};
-    return (struct guess_rates){used / (double)s->store.guesses, needed > 0 ? used / needed : -1};
+    double used = (double)s->store.prefetches_used, needed = used + (double)s->store.expert_misses;
+    if (!s->store.prefetches)
+        return (struct prefetch_rates){-1, -1};
+    return (struct prefetch_rates){used / (double)s->store.prefetches, needed > 0 ? used / needed : -1};
 }
 
 static json_t *rate_json(double rate)
@@ -265,7 +271,7 @@ json_t *statistics_json(struct engine *engine)
     engine_statistics(engine, &s);
     const struct plan *plan = engine_plan(engine);
     struct limit limit = find_limit(engine, &s);
-    struct guess_rates guesses = find_guess_rates(&s);
+    struct prefetch_rates prefetches = find_prefetch_rates(&s);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
         "s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I}",
@@ -276,7 +282,7 @@ json_t *statistics_json(struct engine *engine)
         s.prompt_seconds > 0 ? (double)s.prompt_tokens / s.prompt_seconds : 0.0, "decode_tokens_per_second",
         s.decode_seconds > 0 ? (double)s.generated_tokens / s.decode_seconds : 0.0, "bytes_read",
         (json_int_t)s.store.bytes_read, "bytes_demanded", (json_int_t)s.store.bytes_demanded, "bytes_guessed",
-        (json_int_t)s.store.bytes_guessed, "bytes_filled", (json_int_t)s.store.bytes_filled, "bytes_wasted",
+        (json_int_t)s.store.bytes_prefetched, "bytes_filled", (json_int_t)s.store.bytes_filled, "bytes_wasted",
         (json_int_t)s.store.bytes_wasted, "expert_hits", (json_int_t)s.store.expert_hits, "expert_misses",
         (json_int_t)s.store.expert_misses, "expert_moves", (json_int_t)s.store.expert_moves, "peak_rss_bytes",
         (json_int_t)s.peak_rss_bytes, "budget_bytes", (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu,
@@ -284,8 +290,8 @@ json_t *statistics_json(struct engine *engine)
         (json_int_t)s.decode_bytes_read, "decode_passes", (json_int_t)s.decode_passes, "drafted_tokens",
         (json_int_t)s.drafted_tokens, "accepted_tokens", (json_int_t)s.accepted_tokens, "share_of_limit",
         rate_json(limit.share), "share_side_by_side", rate_json(limit.side_share), "bound",
-        plan_bound_name(limit.bound), "guess_precision", rate_json(guesses.precision), "guess_recall",
-        rate_json(guesses.recall), "code_on_top_bytes", (json_int_t)(plan->code_on_top ? hardware_code_bytes() : 0));
+        plan_bound_name(limit.bound), "guess_precision", rate_json(prefetches.precision), "guess_recall",
+        rate_json(prefetches.recall), "code_on_top_bytes", (json_int_t)(plan->code_on_top ? hardware_code_bytes() : 0));
 }
 
 bool write_statistics(struct engine *engine)

@@ -156,9 +156,9 @@ static void draw_plan(const struct model *model, const struct plan *plan)
         enum tier tier = shown_tier(model, plan, u);
         uint64_t read = tier == TIER_STORAGE ? plan_bytes_on_storage(plan, u, unit->bytes) : 0;
         uint64_t cached = unit->kind == UNIT_EXPERT ? (uint64_t)((double)read * held) : 0;
-        bytes[tier == TIER_GPU ? PLACE_GPU : PLACE_PINNED] += unit->bytes - read;
-        bytes[PLACE_CACHED] += cached;
-        bytes[PLACE_STORAGE] += read - cached;
+        bytes[tier == TIER_GPU ? MAP_GPU : MAP_MEMORY] += unit->bytes - read;
+        bytes[MAP_CACHED] += cached;
+        bytes[MAP_STORAGE] += read - cached;
     }
     printf("\nWhere the weights would be:");
     draw_places_of_layers(stdout, rows, layers);

@@ -45,6 +45,7 @@ static const struct pair same[] = {
     {"-md", "draft"},
     {"--model-draft", "draft"},
     {"--keepalive", "keep-alive"},
+    {"--guess", "prefetch"}, /* as it was called here before */
 };
 
 /* What has no option of that meaning. */

@@ -62,11 +62,11 @@ static void print_figures(struct engine *engine)
     if (experts)
         fprintf(stderr, "  expert hits   %.1f %% of %llu uses\n", 100.0 * (double)s.store.expert_hits / (double)experts,
                 (unsigned long long)experts);
-    struct guess_rates guesses = find_guess_rates(&s);
-    if (guesses.precision >= 0)
+    struct prefetch_rates prefetches = find_prefetch_rates(&s);
+    if (prefetches.precision >= 0)
         fprintf(stderr,
-                "  guesses       %.0f %% of %llu were needed; they brought %.0f %% of what was missing; %s wasted\n",
-                100 * guesses.precision, (unsigned long long)s.store.guesses, 100 * MAX(guesses.recall, 0.0),
+                "  prefetches    %.0f %% of %llu were needed; they brought %.0f %% of what was missing; %s wasted\n",
+                100 * prefetches.precision, (unsigned long long)s.store.prefetches, 100 * MAX(prefetches.recall, 0.0),
                 format_bytes(a, sizeof a, (double)s.store.bytes_wasted));
     fprintf(stderr, "  disk          %s read while it ran, %s while it loaded\n",
             format_bytes(a, sizeof a, (double)s.store.bytes_read),

@@ -5,29 +5,29 @@
 
 #define MOST_ROWS 40 /* neighbours of a deeper model share one */
 
-static const char *const marks[2][PLACE_COUNT] = {{"%", "#", "+", "."}, {"▓", "█", "▒", "·"}};
-static const char *const colours[PLACE_COUNT] = {"\033[35m", "\033[32m", "\033[36m", "\033[90m"};
-static const char *const titles[PLACE_COUNT] = {"on GPU", "in RAM", "cached", "on disk"};
+static const char *const marks[2][MAP_PLACES] = {{"%", "#", "+", "."}, {"▓", "█", "▒", "·"}};
+static const char *const colours[MAP_PLACES] = {"\033[35m", "\033[32m", "\033[36m", "\033[90m"};
+static const char *const titles[MAP_PLACES] = {"on GPU", "in RAM", "cached", "on disk"};
 
 static uint64_t all_bytes(const struct layer_places *layer)
 {
     uint64_t bytes = 0;
-    for (int place = 0; place < PLACE_COUNT; place++)
+    for (int place = 0; place < MAP_PLACES; place++)
         bytes += layer->bytes[place];
     return bytes;
 }
 
-static enum place place_of(enum unit_state state)
+static enum map_place place_of(enum unit_state state)
 {
     switch (state) {
     case UNIT_ON_GPU:
-        return PLACE_GPU;
+        return MAP_GPU;
     case UNIT_PINNED:
-        return PLACE_PINNED;
+        return MAP_MEMORY;
     case UNIT_CACHED:
-        return PLACE_CACHED;
+        return MAP_CACHED;
     default:
-        return PLACE_STORAGE;
+        return MAP_STORAGE;
     }
 }
 
@@ -38,7 +38,7 @@ static void draw_places(FILE *out, const struct layer_places *layer, uint64_t wi
     int drawn = 0;
     uint64_t so_far = 0;
     bool colour = use_colour(out), blocks = use_blocks();
-    for (int place = 0; place < PLACE_COUNT; place++) {
+    for (int place = 0; place < MAP_PLACES; place++) {
         so_far += layer->bytes[place];
         int end = total ? (int)((double)so_far / (double)total * cells + 0.5) : 0;
         if (colour && end > drawn)
@@ -58,12 +58,12 @@ static void draw_row(FILE *out, const char *name, const struct layer_places *lay
     fprintf(out, "  %-12s ", name);
     draw_places(out, layer, widest, MIN(text_width(out) - 43, 48));
     fprintf(out, " %9s, %3.0f %% in memory\n", format_bytes(text, sizeof text, (double)total),
-            total ? 100.0 * (double)(total - layer->bytes[PLACE_STORAGE]) / (double)total : 100.0);
+            total ? 100.0 * (double)(total - layer->bytes[MAP_STORAGE]) / (double)total : 100.0);
 }
 
 static void add_places(struct layer_places *sum, const struct layer_places *layer)
 {
-    for (int place = 0; place < PLACE_COUNT; place++)
+    for (int place = 0; place < MAP_PLACES; place++)
         sum->bytes[place] += layer->bytes[place];
 }
 
@@ -79,9 +79,9 @@ void draw_places_of_layers(FILE *out, const struct layer_places *rows, uint32_t 
         widest = MAX(widest, all_bytes(&row));
         add_places(&sum, &row);
     }
-    for (int place = 0; place < PLACE_COUNT; place++) {
+    for (int place = 0; place < MAP_PLACES; place++) {
         char text[32];
-        if (place == PLACE_GPU && !sum.bytes[place])
+        if (place == MAP_GPU && !sum.bytes[place])
             continue;
         fprintf(out, "  %s%s%s %s %s", use_colour(out) ? colours[place] : "", marks[use_blocks()][place],
                 use_colour(out) ? "\033[0m" : "", titles[place],

@@ -17,7 +17,7 @@ static struct engine_options draft_options(const struct engine_options *options)
     own.chunk = DRAFT_CHUNK;
     own.sequences = 1;
     own.shared_context = false;
-    own.guessing = STORE_GUESSING_OFF;
+    own.prefetching = STORE_PREFETCH_OFF;
     own.fill = false;
     own.cache_policy = NULL;
     own.adapters = NULL;

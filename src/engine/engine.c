@@ -306,7 +306,7 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
                                   .allow_buffered = true,
                                   .depth = options->depth,
                                   .cache_policy = options->cache_policy,
-                                  .guessing = options->guessing,
+                                  .prefetching = options->prefetching,
                                   .fill = options->fill,
                                   .usage_path = remember ? usage : NULL,
                                   .hardware = &engine->hardware,

@@ -15,9 +15,9 @@
 
 #include "core/core.h"
 #include "model/model.h"
-#include "tokenizer/vocabulary.h"
 #include "plan/plan.h"
 #include "store/store.h"
+#include "tokenizer/vocabulary.h"
 
 struct engine;
 
@@ -41,7 +41,7 @@ struct engine_options {
     bool shared_context;      /* sequences share the room for positions (engine_room) when memory is short */
     enum tensor_type kv_type; /* TENSOR_F32 is 0: set by engine_default_options to F16 */
     enum store_reader reader;
-    enum store_guessing guessing;
+    enum store_prefetching prefetching;
     bool fill;                             /* free slots of the expert cache between passes (store/store.h) */
     const char *cache_policy;              /* for streamed experts, by name (store/policy.h); NULL: the default */
     const struct engine_adapter *adapters; /* added in this order; not kept */

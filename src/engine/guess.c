@@ -129,7 +129,7 @@ static void offer(struct engine *engine, const struct model_layer *layer, uint32
         s->guess_units[i] = layer->first_expert + s->likely[i].expert;
         s->guess_probabilities[i] = s->likely[i].probability;
     }
-    store_predict(engine->store, s->guess_units, s->guess_probabilities, count);
+    store_prefetch(engine->store, s->guess_units, s->guess_probabilities, count);
 }
 
 /* A long batch uses nearly all experts of every layer. */
@@ -206,13 +206,13 @@ static bool guessed_before(struct guess *guess, uint32_t number, uint32_t ahead)
 static hypura_status guess_from(struct engine *engine, uint32_t number, hypura_error *error)
 {
     if (engine->plan->expert_cache_bytes == 0 || !can_guess(engine, number) || !guesses_by_token(engine) ||
-        !store_wants_guesses(engine->store, 1))
+        !store_wants_prefetch(engine->store, 1))
         return HYPURA_OK;
     TRY(guess_layer(engine, number, 0, error));
     for (uint32_t ahead = 1; ahead < GUESS_LAYERS && can_guess(engine, number + ahead); ahead++) {
         if (guessed_before(&engine->guess, number + ahead, ahead))
             continue;
-        if (!store_wants_guesses(engine->store, ahead + 1))
+        if (!store_wants_prefetch(engine->store, ahead + 1))
             break;
         TRY(guess_layer(engine, number + ahead, ahead, error));
     }

@@ -210,7 +210,7 @@ void hypura_get_statistics(hypura_model *model, hypura_statistics *out)
         .generated_tokens = s.generated_tokens,
         .bytes_read = s.store.bytes_read,
         .bytes_demanded = s.store.bytes_demanded,
-        .bytes_guessed = s.store.bytes_guessed,
+        .bytes_guessed = s.store.bytes_prefetched,
         .bytes_wasted = s.store.bytes_wasted,
         .expert_hits = s.store.expert_hits,
         .expert_misses = s.store.expert_misses,

@@ -1,4 +1,4 @@
-/* The expert cache: slots of a few sizes, filled on demand and by guesses, emptied as the policy says. */
+/* The expert cache: slots of a few sizes, filled on demand and by prefetches, emptied as the policy says. */
 #include "store/store_private.h"
 
 /* At once, while others wait: a huge page. */
@@ -55,10 +55,10 @@ void cache_taken(struct store *store, unit_number number)
     unit->granted = false;
 }
 
-/* Before it is known whether a guess that is there was right. */
+/* Before it is known whether a prefetch that is there was right. */
 static void count_used(struct store *store, const struct stored_unit *unit)
 {
-    if (unit->guessed && unit->stage == STAGE_READY)
+    if (unit->prefetched && unit->stage == STAGE_READY)
         store->cache.unused -= store->cache.classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;
 }
 
@@ -70,10 +70,10 @@ static void evict(struct store *store, struct slot_class *slot_class, unit_numbe
     count_used(store, unit);
     if (unit->stage == STAGE_READY)
         slot_class->policy->operations->remove(slot_class->policy, unit->item);
-    if (unit->guessed)
+    if (unit->prefetched)
         store->counts.bytes_wasted += slot_class->slots[unit->slot].transfer.bytes_read;
     cache_taken(store, number);
-    unit->guessed = false;
+    unit->prefetched = false;
     unit->stage = STAGE_ABSENT;
     unit->memory = NULL;
     store->cache.used -= bytes;
@@ -83,7 +83,7 @@ static void evict(struct store *store, struct slot_class *slot_class, unit_numbe
 struct candidate_context {
     const struct store *store;
     const struct slot_class *slot_class;
-    bool even_expected; /* also what a guess expects to be needed soon */
+    bool even_expected; /* also what is prefetched to be needed soon */
 };
 
 static bool may_go(void *context, uint32_t item)
@@ -217,11 +217,11 @@ void cache_want(struct store *store, unit_number number)
         store->counts.expert_hits++;
     else
         store->counts.expert_misses++;
-    unit->kept = unit->stage == STAGE_READY && !unit->guessed;
+    unit->kept = unit->stage == STAGE_READY && !unit->prefetched;
     count_used(store, unit);
-    if (unit->guessed) {
-        store->counts.guesses_used++;
-        unit->guessed = false;
+    if (unit->prefetched) {
+        store->counts.prefetches_used++;
+        unit->prefetched = false;
     }
     if (unit->stage == STAGE_READING && !slot_class->slots[unit->slot].transfer.abandoned) {
         io_promote(store->io, &slot_class->slots[unit->slot].transfer, PRIORITY_DEMAND);
@@ -231,8 +231,8 @@ void cache_want(struct store *store, unit_number number)
     }
 }
 
-/* The policy's own victim makes room for a guess: a right guess puts out what its demand would have put out anyway, and
- * saves the part of a read for which it is early, about a third; a wrong one costs a read when what it put out is
+/* The policy's own victim makes room for a prefetch: a right one puts out what its demand would have put out anyway,
+ * and saves the part of a read for which it is early, about a third; a wrong one costs a read when what it put out is
  * needed. Other victims, such as what was not used for longest, are what the next layers use. */
 static bool is_worth(float probability, float victim_chance)
 {
@@ -246,7 +246,7 @@ static float chance(const struct store *store, unit_number number)
     return policy->operations->chance ? policy->operations->chance(policy, unit->item) : 0;
 }
 
-bool cache_guess(struct store *store, unit_number number, float probability)
+bool cache_prefetch(struct store *store, unit_number number, float probability)
 {
     struct stored_unit *unit = &store->units[number];
     struct slot_class *slot_class = &store->cache.classes[unit->slot_class];
@@ -261,9 +261,9 @@ bool cache_guess(struct store *store, unit_number number, float probability)
         if (slot_class->free == NO_SLOT)
             return false;
     }
-    store->counts.guesses++;
-    unit->guessed = true;
-    start(store, slot_class, number, PRIORITY_GUESS);
+    store->counts.prefetches++;
+    unit->prefetched = true;
+    start(store, slot_class, number, PRIORITY_PREFETCH);
     return true;
 }
 
@@ -277,7 +277,7 @@ void cache_hasten(struct store *store, unit_number number)
     const struct stored_unit *unit = &store->units[number];
     struct transfer *transfer = &store->cache.classes[unit->slot_class].slots[unit->slot].transfer;
     if (transfer->priority == PRIORITY_FILL)
-        io_promote(store->io, transfer, PRIORITY_GUESS);
+        io_promote(store->io, transfer, PRIORITY_PREFETCH);
 }
 
 float cache_rate(const struct store *store, unit_number number)
@@ -334,7 +334,7 @@ void cache_finished(struct store *store, unit_number number)
             waiting_append(store, &slot_class->waiting, number);
     } else {
         unit->stage = STAGE_READY;
-        store->cache.unused += unit->guessed ? transfer->bytes_read : 0;
+        store->cache.unused += unit->prefetched ? transfer->bytes_read : 0;
         slot_class->policy->operations->insert(slot_class->policy, unit->item);
         if (unit->wants == 0 && slot_class->online > slot_class->target)
             evict(store, slot_class, number);

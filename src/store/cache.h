@@ -46,7 +46,7 @@ struct cache {
     bool grows_at_rest; /* between passes only, by cache_grow */
     bool slots_changed; /* some were given back since cache_grow was called, or others are to be had */
     uint64_t used;      /* bytes of units in slots */
-    uint64_t unused;    /* bytes read on a guess that are there and were not needed yet */
+    uint64_t unused;    /* prefetched bytes that are there and were not needed yet */
 };
 
 /* ---- cache_classes.c --------------------------------------------------------------------------------------------- */
@@ -70,15 +70,15 @@ hypura_status cache_prepare(struct store *store, uint64_t bytes, const char *pol
                             hypura_error *error); /* after moves_prepare */
 void cache_advance(struct store *store);          /* a pass is done */
 void cache_want(struct store *store, unit_number unit);
-/* Reads an absent expert as a guess, when there is a slot for it: a free one, or that of the expert which the policy
+/* Prefetches an absent expert, when there is a slot for it: a free one, or that of the expert which the policy
  * would give up next, unless that is used too often; for what is all but certain, of any that is not in use. */
 #define CERTAIN 0.95f
-bool cache_guess(struct store *store, unit_number unit, float probability);
+bool cache_prefetch(struct store *store, unit_number unit, float probability);
 float cache_rate(const struct store *store, unit_number unit); /* uses a token, by the policy's memory; 0: none */
 void cache_note_tokens(struct store *store, unit_number first, const uint32_t *experts, size_t tokens, size_t used);
 void cache_set_rate(struct store *store, unit_number unit, float uses_a_pass);
 void cache_bring(struct store *store, unit_number unit, enum priority priority); /* absent, into a free slot */
-void cache_hasten(struct store *store, unit_number unit);                        /* what fills a slot is guessed now */
+void cache_hasten(struct store *store, unit_number unit); /* what fills a slot is prefetched now */
 void cache_pump(struct store *store, struct slot_class *slot_class);
 void cache_released(struct store *store, unit_number unit); /* no longer held or wanted */
 void cache_taken(struct store *store, unit_number unit);    /* got, or not wanted any more */
@@ -88,7 +88,7 @@ bool cache_force(struct store *store, unit_number unit);
 void cache_drop(struct store *store, unit_number unit); /* nobody wants it here any more */
 void cache_set_capacity(struct store *store, uint64_t bytes);
 void cache_grow(struct store *store); /* brings the slots into use that cache_set_capacity wants */
-/* Puts memory behind a piece of a free slot, while the caller has nothing else to do: clearing fresh pages would keep
+/* Puts memory behind a part of a free slot, while the caller has nothing else to do: clearing fresh pages would keep
  * the I/O thread from the drive. Lets the lock go meanwhile. False: nothing is left to do. */
 bool cache_populate(struct store *store);
 

@@ -9,7 +9,7 @@ void store_cancel(struct store *store, bool cancel)
         return;
     pthread_mutex_lock(store->mutex);
     io_wake(store->io);
-    guess_pump(store);
+    prefetch_pump(store);
     pthread_mutex_unlock(store->mutex);
 }
 
@@ -23,15 +23,15 @@ void store_statistics(struct store *store, struct store_statistics *out)
     result.bytes_loaded = loaded->bytes[PRIORITY_DEMAND] + loaded->bytes[PRIORITY_AHEAD];
     result.bytes_demanded = counters.bytes[PRIORITY_DEMAND] - loaded->bytes[PRIORITY_DEMAND] +
                             counters.bytes[PRIORITY_AHEAD] - loaded->bytes[PRIORITY_AHEAD] + store->rows_read;
-    result.bytes_guessed = counters.bytes[PRIORITY_GUESS] - loaded->bytes[PRIORITY_GUESS];
+    result.bytes_prefetched = counters.bytes[PRIORITY_PREFETCH] - loaded->bytes[PRIORITY_PREFETCH];
     result.bytes_filled = counters.bytes[PRIORITY_FILL] - loaded->bytes[PRIORITY_FILL];
-    result.bytes_read = result.bytes_demanded + result.bytes_guessed + result.bytes_filled;
+    result.bytes_read = result.bytes_demanded + result.bytes_prefetched + result.bytes_filled;
     result.read_nanoseconds = counters.busy_nanoseconds - loaded->busy_nanoseconds;
     result.pool_bytes = store->pool_bytes - store->ring.lent;
     result.pool_bytes_used = store->ring.used + store->cache.used;
     result.pool_least_bytes = store->ring.least + cache_least(store);
     result.resident_bytes = store->pinned.bytes - (store->ring.given - store->ring.to_give);
-    result.guessing = store->guesses.on;
+    result.prefetching = store->prefetch.on;
     result.reader = io_reader_name(store->io);
     result.direct = true;
     for (uint32_t i = 0; i < store->file_count; i++)
@@ -141,7 +141,7 @@ hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error
         if (store->loaded && !store->passing) /* what is being loaded is read to where it is */
             ring_give_back(store);
         ring_pump(store);
-        guess_pump(store);
+        prefetch_pump(store);
         pthread_cond_broadcast(&store->changed);
     }
     pthread_mutex_unlock(store->mutex);

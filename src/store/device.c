@@ -1,5 +1,5 @@
 /* Units on the GPU: tensors side by side in a few large buffers, experts in slots, a layer's slices of one kind in one
- * buffer. They are read piece by piece into a little memory of the host, and passed on from there. */
+ * buffer. They are read part by part into a little memory of the host, and passed on from there. */
 #include "store/store_private.h"
 
 #include "store/device_private.h"
@@ -11,9 +11,9 @@
 /* Tensors share buffers of this size; a larger tensor has one of its own. */
 #define BUFFER_BYTES ((uint64_t)1 << 30)
 
-/* Pieces that are read at once, and their size. */
-#define PIECES 4u
-#define PIECE_BYTES ((uint64_t)8 << 20)
+/* Parts of a slice that are read at once, each into a staging buffer, and their size. */
+#define STAGINGS 4u
+#define STAGING_BYTES ((uint64_t)8 << 20)
 
 struct device_slice {
     const struct unit_slice *slice;
@@ -42,57 +42,47 @@ struct device {
 
 /* ---- where everything goes --------------------------------------------------------------------------------------- */
 
-static bool is_expert(const struct store *store, unit_number unit)
+/* Gives every tensor on the device a buffer and a place in it; how many buffers that takes. sizes: of the buffers, or
+ * NULL; buffers: when they are there. */
+static uint32_t place_tensors(struct store *store, uint64_t *sizes, struct gpu_buffer *const *buffers)
 {
-    return store_unit(store, unit)->kind == UNIT_EXPERT;
-}
-
-/* Gives every tensor a buffer and a place in it. sizes: of the buffers; NULL counts only. */
-static uint32_t place_tensors(struct store *store, uint64_t *sizes)
-{
-    uint32_t buffers = 0;
+    uint32_t count = 0;
     uint64_t used = 0;
     for (unit_number i = 0; i < store->unit_count; i++) {
-        if (store->units[i].place != PLACE_GPU || is_expert(store, i))
+        const struct unit *unit = store_unit(store, i);
+        if (store->units[i].place != PLACE_GPU || unit->kind == UNIT_EXPERT)
             continue;
-        uint64_t bytes = align_up(store_unit(store, i)->bytes, GPU_ALIGNMENT);
-        if (buffers == 0 || used + bytes > BUFFER_BYTES) {
-            buffers++;
+        uint64_t bytes = align_up(unit->bytes, GPU_ALIGNMENT);
+        if (count == 0 || used + bytes > BUFFER_BYTES) {
+            count++;
             used = 0;
         }
-        if (sizes) {
-            struct gpu_range *to = &store->device->slices[store->units[i].device_item].to;
-            to->offset = used;
-            store->units[i].device_slot = buffers - 1;
-            sizes[buffers - 1] = used + bytes;
-        }
+        if (sizes)
+            sizes[count - 1] = used + bytes;
+        if (buffers)
+            store->device->slices[store->units[i].device_item] =
+                (struct device_slice){.slice = &unit->slices[0], .to = {.buffer = buffers[count - 1], .offset = used}};
         used += bytes;
     }
-    return buffers;
+    return count;
 }
 
 static hypura_status make_tensors(struct store *store, hypura_error *error)
 {
     struct device *device = store->device;
     uint64_t *sizes;
-    uint32_t count = place_tensors(store, NULL);
+    uint32_t count = place_tensors(store, NULL, NULL);
     hypura_status status = ALLOCATE(&sizes, count, "table of device memory", error);
     if (!status)
         status = ALLOCATE(&device->buffers, count, "table of device memory", error);
     if (!status) {
-        place_tensors(store, sizes);
+        place_tensors(store, sizes, NULL);
         for (; !status && device->buffer_count < count; device->buffer_count += !status)
             status = gpu_buffer_create(device->gpu, &device->buffers[device->buffer_count], sizes[device->buffer_count],
                                        GPU_DEVICE, error);
     }
-    for (unit_number i = 0; !status && i < store->unit_count; i++) {
-        struct stored_unit *unit = &store->units[i];
-        if (unit->place != PLACE_GPU || is_expert(store, i))
-            continue;
-        struct device_slice *slice = &device->slices[unit->device_item];
-        slice->slice = &store_unit(store, i)->slices[0];
-        slice->to.buffer = device->buffers[unit->device_slot];
-    }
+    if (!status)
+        place_tensors(store, NULL, device->buffers);
     memory_free(sizes);
     return status;
 }
@@ -200,7 +190,7 @@ static int by_place(const void *left, const void *right)
     return a->offset < b->offset ? -1 : a->offset > b->offset;
 }
 
-struct piece {
+struct staging {
     struct transfer transfer;
     const struct device_slice *slice;
     uint64_t from, bytes; /* of the slice */
@@ -213,92 +203,92 @@ struct loading {
     uint32_t next; /* slice, and how much of it was asked for */
     uint64_t position;
     uint8_t *memory;
-    struct piece pieces[PIECES];
+    struct staging stagings[STAGINGS];
     uint64_t done;
     gpu_ticket last;
 };
 
-#define PIECE_ROOM (PIECE_BYTES + 2 * IO_ALIGNMENT)
+#define STAGING_ROOM (STAGING_BYTES + 2 * IO_ALIGNMENT)
 
 /* Locked. Starts to read the next part of a slice; false when all were asked for. */
-static bool start_piece(struct loading *loading, struct piece *piece)
+static bool start_reading(struct loading *loading, struct staging *staging)
 {
     const struct device *device = loading->store->device;
     if (loading->next == device->slice_count)
         return false;
     const struct device_slice *slice = &loading->sorted[loading->next];
-    piece->slice = slice;
-    piece->from = loading->position;
-    piece->bytes = MIN(slice->slice->bytes - loading->position, PIECE_BYTES);
-    uint64_t start = align_down(slice->slice->offset + piece->from, IO_ALIGNMENT);
-    uint64_t end = slice->slice->offset + piece->from + piece->bytes;
-    piece->transfer = (struct transfer){.unit = DEVICE_UNIT, .segment_count = 1};
-    piece->transfer.segments[0] =
+    staging->slice = slice;
+    staging->from = loading->position;
+    staging->bytes = MIN(slice->slice->bytes - loading->position, STAGING_BYTES);
+    uint64_t start = align_down(slice->slice->offset + staging->from, IO_ALIGNMENT);
+    uint64_t end = slice->slice->offset + staging->from + staging->bytes;
+    staging->transfer = (struct transfer){.unit = DEVICE_UNIT, .segment_count = 1};
+    staging->transfer.segments[0] =
         (struct segment){.file = slice->slice->file,
                          .offset = start,
                          .bytes = align_up(end, IO_ALIGNMENT) - start,
                          .needed = end - start,
-                         .memory = loading->memory + (size_t)(piece - loading->pieces) * PIECE_ROOM};
-    loading->position += piece->bytes;
+                         .memory = loading->memory + (size_t)(staging - loading->stagings) * STAGING_ROOM};
+    loading->position += staging->bytes;
     if (loading->position == slice->slice->bytes) {
         loading->next++;
         loading->position = 0;
     }
-    piece->busy = true;
-    io_start(loading->store->io, &piece->transfer);
+    staging->busy = true;
+    io_start(loading->store->io, &staging->transfer);
     return true;
 }
 
 void device_finished(struct store *store, struct transfer *transfer)
 {
-    struct piece *piece = (struct piece *)(void *)transfer; /* its first member */
-    piece->busy = false;
+    struct staging *staging = (struct staging *)(void *)transfer; /* its first member */
+    staging->busy = false;
     pthread_cond_broadcast(&store->changed);
 }
 
-static hypura_status pass_on(struct loading *loading, struct piece *piece, hypura_error *error)
+static hypura_status pass_on(struct loading *loading, struct staging *staging, hypura_error *error)
 {
-    const struct segment *segment = &piece->transfer.segments[0];
-    struct gpu_range to = piece->slice->to;
-    to.offset += piece->from;
-    const uint8_t *from = segment->memory + (piece->slice->slice->offset + piece->from - segment->offset);
-    loading->done += piece->bytes;
-    return gpu_upload(loading->store->device->gpu, to, from, piece->bytes, &loading->last, error);
+    const struct segment *segment = &staging->transfer.segments[0];
+    struct gpu_range to = staging->slice->to;
+    to.offset += staging->from;
+    const uint8_t *from = segment->memory + (staging->slice->slice->offset + staging->from - segment->offset);
+    loading->done += staging->bytes;
+    return gpu_upload(loading->store->device->gpu, to, from, staging->bytes, &loading->last, error);
 }
 
 /* Pieces are taken in order, so that the file is read in order however they arrive. */
-static hypura_status load_pieces(struct loading *loading, uint64_t total, store_progress progress, void *context,
-                                 hypura_error *error)
+static hypura_status load_through(struct loading *loading, uint64_t total, store_progress progress, void *context,
+                                  hypura_error *error)
 {
     struct store *store = loading->store;
     hypura_status status = HYPURA_OK;
     uint32_t turn = 0, running = 0;
     pthread_mutex_lock(store->mutex);
-    for (; running < PIECES && start_piece(loading, &loading->pieces[running]); running++)
+    for (; running < STAGINGS && start_reading(loading, &loading->stagings[running]); running++)
         ;
-    for (; running > 0 && !status; turn = (turn + 1) % PIECES) {
-        struct piece *piece = &loading->pieces[turn];
-        while (piece->busy)
+    for (; running > 0 && !status; turn = (turn + 1) % STAGINGS) {
+        struct staging *staging = &loading->stagings[turn];
+        while (staging->busy)
             store_wait_locked(store);
         running--;
-        if (piece->transfer.failure.kind != FAILURE_NONE) {
-            status = failure_error(&piece->transfer.failure, store->files, error);
+        if (staging->transfer.failure.kind != FAILURE_NONE) {
+            status = failure_error(&staging->transfer.failure, store->files, error);
             break;
         }
         pthread_mutex_unlock(store->mutex);
-        status = pass_on(loading, piece, error);
+        status = pass_on(loading, staging, error);
         bool stop = progress && !status && !progress(context, loading->done, total);
         pthread_mutex_lock(store->mutex);
         if (!status && (stop || atomic_load(&store->cancelled)))
             status = error_set(error, HYPURA_ERROR_CANCELLED, "loading the weights was cancelled");
         if (!status)
-            running += start_piece(loading, piece);
+            running += start_reading(loading, staging);
     }
-    for (uint32_t i = 0; i < PIECES; i++) {
-        struct piece *piece = &loading->pieces[i];
-        if (piece->busy && io_abandon(store->io, &piece->transfer))
-            piece->busy = false;
-        while (piece->busy)
+    for (uint32_t i = 0; i < STAGINGS; i++) {
+        struct staging *staging = &loading->stagings[i];
+        if (staging->busy && io_abandon(store->io, &staging->transfer))
+            staging->busy = false;
+        while (staging->busy)
             store_wait_locked(store);
     }
     pthread_mutex_unlock(store->mutex);
@@ -315,12 +305,12 @@ hypura_status device_load(struct store *store, uint64_t total, store_progress pr
     void *memory = NULL;
     hypura_status status = ALLOCATE(&loading.sorted, device->slice_count, "table of device memory", error);
     if (!status)
-        status = memory_map(&memory, PIECES * PIECE_ROOM, false, "memory to load the GPU through", error);
+        status = memory_map(&memory, STAGINGS * STAGING_ROOM, false, "memory to load the GPU through", error);
     if (!status) {
         loading.memory = memory;
         memcpy(loading.sorted, device->slices, device->slice_count * sizeof *loading.sorted);
         qsort(loading.sorted, device->slice_count, sizeof *loading.sorted, by_place);
-        status = load_pieces(&loading, total, progress, context, error);
+        status = load_through(&loading, total, progress, context, error);
     }
     if (!status)
         status = device_send_table(store, error);
@@ -335,7 +325,7 @@ hypura_status device_load(struct store *store, uint64_t total, store_progress pr
         pthread_mutex_unlock(store->mutex);
     }
     if (memory)
-        memory_unmap(memory, PIECES * PIECE_ROOM);
+        memory_unmap(memory, STAGINGS * STAGING_ROOM);
     memory_free(loading.sorted);
     return status;
 }

@@ -10,7 +10,7 @@
  * for ever. Such data are cut off on the right, and their distribution is estimated as Kaplan and Meier do (1958): of
  * the uses that are known to have gone so far, how many end here?
  *
- * The cache's own policy misses less than LRU, or more where guesses took its room. What it missed from when it was
+ * The cache's own policy misses less than LRU, or more where prefetches took its room. What it missed from when it was
  * full is what LRU misses on the whole to some power; the same power is taken at all sizes. It keeps the order of
  * sizes, and no cache misses all and a whole one nothing; a factor would not, and is farther from what replays show at
  * small sizes. Only the uses whose distance is known would not do: most are short, and what the policy has kept for

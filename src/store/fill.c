@@ -1,8 +1,8 @@
 /* Filling: between passes, from the load on, free slots of the expert cache get experts that are not there, from the
  * layer on that comes next. Nothing is put out for it, and when the cache was full once it is over: slots that come
- * free later are those of guesses that came too late, and the next ones want them. So who opens a model before he asks
- * it something, or looks at an answer before he asks again, waits for no expert that has room. While a pass runs, of
- * this store or of another in the process (peers.c), the drive has better to do: filling in its gaps as well brought
+ * free later are those of prefetches that came too late, and the next ones want them. So who opens a model before he
+ * asks it something, or looks at an answer before he asks again, waits for no expert that has room. While a pass runs,
+ * of this store or of another in the process (peers.c), the drive has better to do: filling in its gaps as well brought
  * nothing. When a read fails it stops until another has shown that the drive works, a number of times. */
 #include "store/store_private.h"
 

@@ -20,7 +20,7 @@ static void want_locked(struct store *store, unit_number number)
     if (unit->place == PLACE_RING) {
         ring_want(store, number);
     } else {
-        guess_wanted(store, number);
+        prefetch_wanted(store, number);
         cache_want(store, number);
     }
     unit->wants++;
@@ -48,7 +48,7 @@ hypura_status store_want(struct store *store, const unit_number *units, size_t c
         if (!is_fixed(&store->units[units[i]]))
             want_locked(store, units[i]);
     }
-    guess_expire(store);
+    prefetch_expire(store);
     pump(store);
     pthread_mutex_unlock(store->mutex);
     return HYPURA_OK;
@@ -214,7 +214,7 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
     bool wanted = unit->wants > 0;
     if (!wanted) {
         want_locked(store, number);
-        guess_expire(store);
+        prefetch_expire(store);
     }
     pump(store);
     while (!is_settled(unit)) {

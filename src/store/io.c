@@ -20,7 +20,7 @@
 #define QUIET_NANOSECONDS 50000000u
 
 /* One read of some bytes. */
-struct piece {
+struct block {
     struct transfer *transfer;
     uint32_t segment, attempts;
     uint64_t position; /* in the segment */
@@ -29,7 +29,7 @@ struct piece {
     int32_t result;
     bool sent;              /* the reader has it */
     enum priority priority; /* when it was sent */
-    struct piece *next;     /* in a list */
+    struct block *next;     /* in a list */
 };
 
 struct queue {
@@ -52,10 +52,10 @@ struct io {
 
     struct queue queues[PRIORITY_COUNT];
     uint32_t unfinished[PRIORITY_COUNT]; /* transfers queued or in flight */
-    uint32_t in_flight, guesses_in_flight;
-    struct piece *pieces; /* [depth] */
-    struct piece *free_pieces;
-    struct piece *again; /* to be submitted again, oldest first */
+    uint32_t in_flight, prefetches_in_flight;
+    struct block *blocks; /* [depth] */
+    struct block *free_blocks;
+    struct block *again; /* to be submitted again, oldest first */
     struct reader_read *batch;
     struct reader_result *results;
     uint64_t busy_since, demanded; /* when */
@@ -197,8 +197,8 @@ const char *io_reader_name(const struct io *io)
 
 /* ---- the I/O thread: handing out --------------------------------------------------------------------------------- */
 
-/* The transfer whose block goes next. Guesses get a part of the depth, and that only while nothing else is wanted: what
- * is in flight when a demand comes delays it. */
+/* The transfer whose block goes next. Prefetches get a part of the depth, and that only while nothing else is wanted:
+ * what is in flight when a demand comes delays it. */
 static struct transfer *next_transfer(struct io *io)
 {
     if (io->stop || atomic_load_explicit(&io->hold, memory_order_relaxed))
@@ -209,51 +209,51 @@ static struct transfer *next_transfer(struct io *io)
         return io->queues[PRIORITY_AHEAD].first;
     if (io_busy(io))
         return NULL;
-    if (io->queues[PRIORITY_GUESS].first)
-        return io->guesses_in_flight < MAX(io->options.depth / 4, 2u) ? io->queues[PRIORITY_GUESS].first : NULL;
-    if (!io->fill || io->unfinished[PRIORITY_GUESS] > 0 || !io->queues[PRIORITY_FILL].first)
+    if (io->queues[PRIORITY_PREFETCH].first)
+        return io->prefetches_in_flight < MAX(io->options.depth / 4, 2u) ? io->queues[PRIORITY_PREFETCH].first : NULL;
+    if (!io->fill || io->unfinished[PRIORITY_PREFETCH] > 0 || !io->queues[PRIORITY_FILL].first)
         return NULL;
     bool quiet = clock_nanoseconds() - io->demanded > QUIET_NANOSECONDS;
     return io->in_flight < (quiet ? FILL_DEPTH_QUIET : FILL_DEPTH) ? io->queues[PRIORITY_FILL].first : NULL;
 }
 
-static void add_to_batch(struct io *io, struct piece *piece, size_t *count)
+static void add_to_batch(struct io *io, struct block *block, size_t *count)
 {
-    const struct segment *segment = &piece->transfer->segments[piece->segment];
-    piece->submitted = piece->bytes;
-    piece->result = 0;
-    piece->sent = true;
+    const struct segment *segment = &block->transfer->segments[block->segment];
+    block->submitted = block->bytes;
+    block->result = 0;
+    block->sent = true;
     if (io->fault.inject) {
         int number =
-            io->fault.inject(io->fault.context, segment->file, segment->offset + piece->position, &piece->submitted);
-        piece->result = -number;
+            io->fault.inject(io->fault.context, segment->file, segment->offset + block->position, &block->submitted);
+        block->result = -number;
     }
     io->batch[(*count)++] = (struct reader_read){.descriptor = io->options.files[segment->file].descriptor,
-                                                 .bytes = piece->submitted,
-                                                 .offset = segment->offset + piece->position,
-                                                 .memory = segment->memory + piece->position,
-                                                 .tag = piece};
+                                                 .bytes = block->submitted,
+                                                 .offset = segment->offset + block->position,
+                                                 .memory = segment->memory + block->position,
+                                                 .tag = block};
 }
 
 /* Cuts the next block off a transfer. */
-static void take_block(struct io *io, struct transfer *transfer, struct piece *piece)
+static void take_block(struct io *io, struct transfer *transfer, struct block *block)
 {
     const struct segment *segment = &transfer->segments[transfer->next_segment];
     uint64_t left = segment->bytes - transfer->next_position;
-    piece->transfer = transfer;
-    piece->segment = transfer->next_segment;
-    piece->position = transfer->next_position;
-    piece->attempts = 0;
-    piece->priority = transfer->priority;
+    block->transfer = transfer;
+    block->segment = transfer->next_segment;
+    block->position = transfer->next_position;
+    block->attempts = 0;
+    block->priority = transfer->priority;
     /* As many blocks as it takes, of even sizes: a short last one would take as long as a whole one. */
     uint32_t most = io->options.block_bytes;
     if (transfer->priority == PRIORITY_FILL)
         most = MIN(most, FILL_BLOCK_BYTES);
     uint64_t blocks = (left + most - 1) / most;
-    piece->bytes = (uint32_t)MIN(left, align_up((left + blocks - 1) / blocks, IO_ALIGNMENT));
-    transfer->next_position += piece->bytes;
+    block->bytes = (uint32_t)MIN(left, align_up((left + blocks - 1) / blocks, IO_ALIGNMENT));
+    transfer->next_position += block->bytes;
     transfer->in_flight++;
-    transfer->in_flight_of[piece->segment]++;
+    transfer->in_flight_of[block->segment]++;
     if (transfer->next_position == segment->bytes) {
         transfer->next_position = 0;
         if (++transfer->next_segment == transfer->segment_count) {
@@ -263,7 +263,7 @@ static void take_block(struct io *io, struct transfer *transfer, struct piece *p
     }
     if (io->in_flight++ == 0)
         io->busy_since = clock_nanoseconds();
-    io->guesses_in_flight += piece->priority == PRIORITY_GUESS;
+    io->prefetches_in_flight += block->priority == PRIORITY_PREFETCH;
 }
 
 static size_t fill_batch(struct io *io)
@@ -275,59 +275,59 @@ static size_t fill_batch(struct io *io)
         struct transfer *transfer = next_transfer(io);
         if (!transfer)
             break;
-        struct piece *piece = io->free_pieces;
-        io->free_pieces = piece->next;
-        take_block(io, transfer, piece);
-        add_to_batch(io, piece, &count);
+        struct block *block = io->free_blocks;
+        io->free_blocks = block->next;
+        take_block(io, transfer, block);
+        add_to_batch(io, block, &count);
     }
     return count;
 }
 
 /* ---- the I/O thread: taking back --------------------------------------------------------------------------------- */
 
-static void finish_piece(struct io *io, struct piece *piece)
+static void finish_block(struct io *io, struct block *block)
 {
-    struct transfer *transfer = piece->transfer;
-    io->guesses_in_flight -= piece->priority == PRIORITY_GUESS;
+    struct transfer *transfer = block->transfer;
+    io->prefetches_in_flight -= block->priority == PRIORITY_PREFETCH;
     if (--io->in_flight == 0)
         io->counters.busy_nanoseconds += clock_nanoseconds() - io->busy_since;
-    piece->next = io->free_pieces;
-    io->free_pieces = piece;
-    transfer->in_flight_of[piece->segment]--;
+    block->next = io->free_blocks;
+    io->free_blocks = block;
+    transfer->in_flight_of[block->segment]--;
     if (--transfer->in_flight == 0 && transfer->state == TRANSFER_SENT) {
         if (transfer->priority <= PRIORITY_AHEAD)
             io->demanded = clock_nanoseconds();
         set_idle(io, transfer);
         io->options.finished(io->options.context, transfer);
-    } else if (transfer->in_flight_of[piece->segment] == 0 && transfer->next_segment > piece->segment) {
+    } else if (transfer->in_flight_of[block->segment] == 0 && transfer->next_segment > block->segment) {
         io->options.arrived(io->options.context);
     }
 }
 
 /* Nothing more of this transfer is sent; the first failure stays. */
-static void fail_piece(struct io *io, struct piece *piece, struct failure failure)
+static void fail_block(struct io *io, struct block *block, struct failure failure)
 {
-    struct transfer *transfer = piece->transfer;
+    struct transfer *transfer = block->transfer;
     if (transfer->failure.kind == FAILURE_NONE) {
-        const struct segment *segment = &transfer->segments[piece->segment];
+        const struct segment *segment = &transfer->segments[block->segment];
         failure.file = segment->file;
-        failure.offset = segment->offset + piece->position;
+        failure.offset = segment->offset + block->position;
         transfer->failure = failure;
     }
     if (transfer->state == TRANSFER_QUEUED) {
         dequeue(io, transfer);
         transfer->state = TRANSFER_SENT;
     }
-    finish_piece(io, piece);
+    finish_block(io, block);
 }
 
-static void try_again(struct io *io, struct piece *piece)
+static void try_again(struct io *io, struct block *block)
 {
-    struct piece **end = &io->again;
+    struct block **end = &io->again;
     while (*end)
         end = &(*end)->next;
-    piece->next = NULL;
-    *end = piece;
+    block->next = NULL;
+    *end = block;
 }
 
 static bool retriable(int number)
@@ -342,59 +342,59 @@ static uint64_t file_bytes_now(const struct store_file *file)
     return fstat(file->descriptor, &status) == 0 ? (uint64_t)status.st_size : file->bytes;
 }
 
-static void take_back(struct io *io, struct piece *piece, int32_t result)
+static void take_back(struct io *io, struct block *block, int32_t result)
 {
-    struct transfer *transfer = piece->transfer;
-    const struct segment *segment = &transfer->segments[piece->segment];
+    struct transfer *transfer = block->transfer;
+    const struct segment *segment = &transfer->segments[block->segment];
     const struct store_file *file = &io->options.files[segment->file];
-    uint64_t needed = segment->needed > piece->position ? MIN(segment->needed - piece->position, piece->bytes) : 0;
+    uint64_t needed = segment->needed > block->position ? MIN(segment->needed - block->position, block->bytes) : 0;
 
-    piece->sent = false;
+    block->sent = false;
     if (result > 0) {
-        io->counters.bytes[piece->priority] += (uint32_t)result;
+        io->counters.bytes[block->priority] += (uint32_t)result;
         transfer->bytes_read += (uint32_t)result;
     }
     if (transfer->abandoned || transfer->failure.kind != FAILURE_NONE) {
-        finish_piece(io, piece);
+        finish_block(io, block);
     } else if (result < 0) {
-        if (retriable(-result) && ++piece->attempts < MAX_ATTEMPTS)
-            try_again(io, piece);
+        if (retriable(-result) && ++block->attempts < MAX_ATTEMPTS)
+            try_again(io, block);
         else
-            fail_piece(io, piece,
-                       (struct failure){.kind = FAILURE_SYSTEM, .number = -result, .expected = piece->bytes});
+            fail_block(io, block,
+                       (struct failure){.kind = FAILURE_SYSTEM, .number = -result, .expected = block->bytes});
     } else if ((uint32_t)result >= needed) {
-        finish_piece(io, piece);
+        finish_block(io, block);
     } else {
         /* Short: the file became shorter, or the system stopped early. A direct read goes on at a block's start. */
-        uint64_t at = segment->offset + piece->position, end = file_bytes_now(file);
+        uint64_t at = segment->offset + block->position, end = file_bytes_now(file);
         if (end < at + needed) {
-            fail_piece(
-                io, piece,
+            fail_block(
+                io, block,
                 (struct failure){.kind = FAILURE_TRUNCATED, .expected = needed, .found = end > at ? end - at : 0});
             return;
         }
         uint32_t whole = (uint32_t)align_down((uint32_t)result, IO_ALIGNMENT);
-        piece->position += whole;
-        piece->bytes -= whole;
-        piece->attempts = whole > 0 ? 0 : piece->attempts + 1;
-        if (piece->attempts < MAX_ATTEMPTS)
-            try_again(io, piece);
+        block->position += whole;
+        block->bytes -= whole;
+        block->attempts = whole > 0 ? 0 : block->attempts + 1;
+        if (block->attempts < MAX_ATTEMPTS)
+            try_again(io, block);
         else
-            fail_piece(io, piece, (struct failure){.kind = FAILURE_SYSTEM, .number = EIO, .expected = piece->bytes});
+            fail_block(io, block, (struct failure){.kind = FAILURE_SYSTEM, .number = EIO, .expected = block->bytes});
     }
 }
 
 /* Keeps the page cache from becoming a second pool where reads go through it. */
-static void drop_behind(const struct io *io, const struct piece *piece)
+static void drop_behind(const struct io *io, const struct block *block)
 {
 #ifdef POSIX_FADV_DONTNEED
-    const struct segment *segment = &piece->transfer->segments[piece->segment];
+    const struct segment *segment = &block->transfer->segments[block->segment];
     const struct store_file *file = &io->options.files[segment->file];
     if (!file->direct)
-        posix_fadvise(file->descriptor, (off_t)(segment->offset + piece->position), piece->bytes, POSIX_FADV_DONTNEED);
+        posix_fadvise(file->descriptor, (off_t)(segment->offset + block->position), block->bytes, POSIX_FADV_DONTNEED);
 #else
     (void)io;
-    (void)piece;
+    (void)block;
 #endif
 }
 
@@ -402,8 +402,8 @@ static void drop_behind(const struct io *io, const struct piece *piece)
 static void pause_before_retry(struct io *io)
 {
     uint32_t attempts = 0;
-    for (const struct piece *piece = io->again; piece; piece = piece->next)
-        attempts = MAX(attempts, piece->attempts);
+    for (const struct block *block = io->again; block; block = block->next)
+        attempts = MAX(attempts, block->attempts);
     if (attempts == 0)
         return;
     struct timespec pause = {.tv_nsec = MIN(50000L * (long)attempts, 2000000L)};
@@ -418,9 +418,9 @@ static size_t pull_injected(struct io *io, size_t count, size_t *results)
     size_t kept = 0;
     *results = 0;
     for (size_t i = 0; i < count; i++) {
-        struct piece *piece = io->batch[i].tag;
-        if (piece->result < 0 || piece->submitted == 0)
-            io->results[(*results)++] = (struct reader_result){piece, piece->result};
+        struct block *block = io->batch[i].tag;
+        if (block->result < 0 || block->submitted == 0)
+            io->results[(*results)++] = (struct reader_result){block, block->result};
         else
             io->batch[kept++] = io->batch[i];
     }
@@ -440,12 +440,12 @@ static void replace_reader(struct io *io)
         pthread_mutex_lock(&io->mutex);
     }
     for (uint32_t i = 0; i < io->options.depth; i++) {
-        struct piece *piece = &io->pieces[i];
-        if (!piece->sent)
+        struct block *block = &io->blocks[i];
+        if (!block->sent)
             continue;
         if (!threads)
-            piece->attempts = MAX_ATTEMPTS; /* even if the number stands for "not now" */
-        take_back(io, piece, threads ? -EINTR : -io->broken);
+            block->attempts = MAX_ATTEMPTS; /* even if the number stands for "not now" */
+        take_back(io, block, threads ? -EINTR : -io->broken);
     }
     if (!threads)
         return;
@@ -546,7 +546,7 @@ static void io_free(struct io *io)
 {
     pthread_cond_destroy(&io->started);
     pthread_mutex_destroy(&io->mutex);
-    memory_free(io->pieces);
+    memory_free(io->blocks);
     memory_free(io->batch);
     memory_free(io->results);
     memory_free(io);
@@ -563,15 +563,15 @@ hypura_status io_create(struct io **out, const struct io_options *options, hypur
         io->fault = *options->fault;
     pthread_mutex_init(&io->mutex, NULL);
     pthread_cond_init(&io->started, NULL);
-    if ((status = ALLOCATE(&io->pieces, options->depth, "reads in flight", error)) ||
+    if ((status = ALLOCATE(&io->blocks, options->depth, "reads in flight", error)) ||
         (status = ALLOCATE(&io->batch, options->depth, "reads in flight", error)) ||
         (status = ALLOCATE(&io->results, options->depth, "reads in flight", error))) {
         io_free(io);
         return status;
     }
     for (uint32_t i = 0; i < options->depth; i++) {
-        io->pieces[i].next = io->free_pieces;
-        io->free_pieces = &io->pieces[i];
+        io->blocks[i].next = io->free_blocks;
+        io->free_blocks = &io->blocks[i];
     }
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);

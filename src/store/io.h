@@ -28,7 +28,7 @@ struct segment {
 enum priority {
     PRIORITY_DEMAND, /* somebody needs it now */
     PRIORITY_AHEAD,  /* will certainly be needed */
-    PRIORITY_GUESS,
+    PRIORITY_PREFETCH,
     PRIORITY_FILL, /* nothing speaks for it but that there is room; its blocks are small */
     PRIORITY_COUNT
 };

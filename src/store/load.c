@@ -42,7 +42,7 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
         status = load_cache(store, progress, context, there, total, error);
         io_counters(store->io, &store->loaded_counters);
         usage_warm(store);
-        guess_pump(store);
+        prefetch_pump(store);
     }
     pthread_mutex_unlock(store->mutex);
     if (!status && pinned && progress)

@@ -263,7 +263,7 @@ static void leave(struct store *store)
     for (uint32_t i = 0; i < moves->count; i++) {
         device_leave(store, moves->list[i].out);
         store->units[moves->list[i].out].place = PLACE_CACHE;
-        cache_guess(store, moves->list[i].in, rate(store, moves->list[i].in));
+        cache_prefetch(store, moves->list[i].in, rate(store, moves->list[i].in));
     }
 }
 
@@ -313,7 +313,7 @@ static hypura_status next_phase(struct store *store, hypura_error *error)
         return status;
     choose(store);
     for (uint32_t i = 0; i < moves->count; i++)
-        cache_guess(store, moves->list[i].out, rate(store, moves->list[i].out));
+        cache_prefetch(store, moves->list[i].out, rate(store, moves->list[i].out));
     moves->phase = moves->count ? MOVES_LEAVING : MOVES_NONE;
     return HYPURA_OK;
 }

@@ -26,7 +26,7 @@ static void end_pass(struct store *store)
     bool ends = store->passing;
     store->passing = false;
     ring_give_back(store);
-    guess_pump(store);
+    prefetch_pump(store);
     pthread_mutex_unlock(store->mutex);
     if (ends)
         peers_end();
@@ -65,7 +65,7 @@ hypura_status store_advance(struct store *store, hypura_error *error)
         return status;
     }
     usage_note_pass(store);
-    guess_pass_done(store);
+    prefetch_pass_done(store);
     cache_advance(store);
     if (in_place_settle(store))
         fill_again(store);

@@ -12,7 +12,7 @@ static void set_resting(struct store *store, bool resting)
     pthread_mutex_lock(store->mutex);
     store->resting = resting;
     io_fill(store->io, !resting);
-    guess_pump(store);
+    prefetch_pump(store);
     pthread_mutex_unlock(store->mutex);
 }
 

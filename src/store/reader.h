@@ -30,9 +30,9 @@ struct reader_operations {
     /* Takes reads; at most depth may be in flight. They are on their way at the latest when wait is called. */
     void (*submit)(struct reader *reader, const struct reader_read *reads, size_t count);
 
-    /* Waits until a result is there or reader_wake was called; gives at most room results, perhaps none. *broken becomes
-     * an errno when the reader can read no more: what it took and has not given back is lost, nothing writes to its
-     * memory any more, and only wake and destroy may follow. */
+    /* Waits until a result is there or reader_wake was called; gives at most room results, perhaps none. *broken
+     * becomes an errno when the reader can read no more: what it took and has not given back is lost, nothing writes to
+     * its memory any more, and only wake and destroy may follow. */
     size_t (*wait)(struct reader *reader, struct reader_result *results, size_t room, int *broken);
 
     void (*wake)(struct reader *reader);

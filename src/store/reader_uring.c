@@ -77,8 +77,8 @@ static void ask_for_completions(struct uring_reader *uring)
 #endif
 }
 
-/* What the kernel has not seen yet it never will. The reads that it has go to their memory whether anybody asks for them
- * or not, so they are waited for. */
+/* What the kernel has not seen yet it never will. The reads that it has go to their memory whether anybody asks for
+ * them or not, so they are waited for. */
 static size_t give_up(struct uring_reader *uring, struct reader_result *results, size_t room)
 {
     size_t count = 0;

@@ -6,7 +6,7 @@
 #include <unistd.h>
 
 /* One aligned range through the bounce buffer. */
-static hypura_status read_piece(struct store *store, uint32_t file, uint64_t offset, size_t bytes, uint8_t *out,
+static hypura_status read_range(struct store *store, uint32_t file, uint64_t offset, size_t bytes, uint8_t *out,
                                 hypura_error *error)
 {
     const struct store_file *opened = &store->files[file];
@@ -82,7 +82,7 @@ hypura_status store_read(struct store *store, unit_number number, uint64_t offse
         if (atomic_load(&store->cancelled))
             return store_cancelled_error(error);
         size_t part = (size_t)MIN(bytes, (uint64_t)(BOUNCE_BYTES - IO_ALIGNMENT));
-        status = read_piece(store, slice->file, slice->offset + offset, part, to, error);
+        status = read_range(store, slice->file, slice->offset + offset, part, to, error);
         if (status)
             return status;
         to += part;

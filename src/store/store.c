@@ -27,7 +27,7 @@ static void transfer_finished(void *context, struct transfer *transfer)
         ring_finished(store, transfer->unit);
     else
         cache_finished(store, transfer->unit);
-    guess_pump(store);
+    prefetch_pump(store);
     if (store->waiters > 0)
         pthread_cond_broadcast(&store->changed);
 }
@@ -119,8 +119,8 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     store->cache.alignment = memory_page_size();
     if (source->in_place && options->gpu)
         store->cache.alignment = MAX(store->cache.alignment, device_import_alignment(options->gpu));
-    store->guesses.mode = options->guessing;
-    store->guesses.on = options->guessing != STORE_GUESSING_OFF;
+    store->prefetch.mode = options->prefetching;
+    store->prefetch.on = options->prefetching != STORE_PREFETCH_OFF;
     store->pass = FIRST_PASS;
     store->bounce = aligned_alloc(IO_ALIGNMENT, BOUNCE_BYTES);
     if (!store->bounce)
@@ -160,7 +160,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     if (!status)
         fill_prepare(store, options->fill);
     if (!status)
-        status = guess_prepare(store, error);
+        status = prefetch_prepare(store, error);
     if (!status && options->usage_path)
         status = usage_prepare(store, options->usage_path, error);
     if (status) {
@@ -182,7 +182,7 @@ void store_close(struct store *store)
     io_destroy(store->io);
     usage_save(store);
     usage_free(store);
-    guess_free(store);
+    prefetch_free(store);
     for (unit_number i = 0; store->units && i < store->unit_count; i++)
         free(store->units[i].failure);
     in_place_free(store);

@@ -1,9 +1,9 @@
 /* store: the narrow waist. Compute asks for units and never knows which tier they come from. Owners: store.c, load.c,
- * hold.c, pass.c, control.c, rows.c, guess.c, usage.c, pieces.c.
+ * hold.c, pass.c, control.c, rows.c, prefetch.c, usage.c, pieces.c.
  *
  * The store owns the memory of all weights: units that the plan pins are loaded once, at store_load; the others stream
  * through one pool, read by direct I/O (io_uring, or a pool of pread threads) into slots. It decides what to evict,
- * keeps demand reads ahead of guesses, retries short reads, counts everything. A slice lands in its slot with the
+ * keeps demand reads ahead of prefetches, retries short reads, counts everything. A slice lands in its slot with the
  * aligned range of the file that encloses it; nothing is copied, so a slice's address has no alignment of its own.
  *
  * The streamed tensors of a dense model, or pieces of them, have a known order of use: the store keeps a ring of them
@@ -33,8 +33,9 @@ struct plan_hit_curve;
 
 enum store_reader { STORE_READER_AUTO, STORE_READER_URING, STORE_READER_THREADS };
 
-/* AUTO: guessing goes on while at least half of the bytes that it read were needed. */
-enum store_guessing { STORE_GUESSING_AUTO, STORE_GUESSING_OFF, STORE_GUESSING_ON };
+/* Of experts that may be needed (store_prefetch). AUTO: as long as at least half of the bytes that it read were needed.
+ */
+enum store_prefetching { STORE_PREFETCH_AUTO, STORE_PREFETCH_OFF, STORE_PREFETCH_ON };
 
 struct store_options {
     enum store_reader reader;
@@ -43,7 +44,7 @@ struct store_options {
     uint32_t block_bytes; /* of one read; 0: the hardware's */
     uint32_t depth;       /* reads in flight; 0: the hardware's */
     const char *cache_policy; /* for experts, by name (policy.h); NULL: the default */
-    enum store_guessing guessing;
+    enum store_prefetching prefetching;
     bool fill;                       /* free slots of the expert cache get what is not there between passes */
     const char *usage_path;          /* file that remembers which experts were used, from run to run; NULL: none */
     const struct hardware *hardware; /* or NULL; not kept */
@@ -127,16 +128,16 @@ void store_forget(struct store *store, const unit_number *units, size_t count);
 hypura_status store_read(struct store *store, unit_number unit, uint64_t offset, uint64_t bytes, void *out,
                          hypura_error *error);
 
-/* A guess: these experts of one layer, yet to come in this pass or the next, may be needed, with these probabilities
+/* These experts of one layer, yet to come in this pass or the next, may be needed, with these probabilities
  * (from 0 to 1; the likeliest first). They are read while nothing else is, those of the next layer first, into slots
- * whose experts would go next, and given up when their layer has wanted others or another guess for the
+ * whose experts would go next, and given up when their layer has wanted others or another offer for the
  * same layer leaves them out. Those that are there already are kept until then. */
-void store_predict(struct store *store, const unit_number *units, const float *probabilities, size_t count);
+void store_prefetch(struct store *store, const unit_number *units, const float *probabilities, size_t count);
 
-/* Whether a guess so many layers ahead is worth its making: guesses are on, and something was missing lately; beyond
- * the next layer when the drive has nothing to do, or, for the layer after it, when the forward pass had to wait since
- * it was asked last, and then no farther than some reads take. */
-bool store_wants_guesses(struct store *store, uint32_t ahead);
+/* Whether an offer so many layers ahead is worth its making: prefetching is on, and something was missing lately;
+ * beyond the next layer when the drive has nothing to do, or, for the layer after it, when the forward pass had to wait
+ * since it was asked last, and then no farther than some reads take. */
+bool store_wants_prefetch(struct store *store, uint32_t ahead);
 
 /* How a batch of tokens uses the experts of a layer that it wants next: experts[tokens][used], counted from the first
  * expert of the layer. Without it the batch counts as one use of each. */
@@ -161,21 +162,21 @@ hypura_status store_advance(struct store *store, hypura_error *error);
 void store_cancel(struct store *store, bool cancel);
 
 struct store_statistics {
-    uint64_t bytes_read;     /* from storage since store_load, everything */
-    uint64_t bytes_loaded;   /* by store_load */
-    uint64_t bytes_demanded; /* because a unit was needed */
-    uint64_t bytes_guessed;  /* read on a guess */
-    uint64_t bytes_filled;   /* into free slots, between passes */
-    uint64_t bytes_wasted;   /* guessed and evicted unused */
+    uint64_t bytes_read;       /* from storage since store_load, everything */
+    uint64_t bytes_loaded;     /* by store_load */
+    uint64_t bytes_demanded;   /* because a unit was needed */
+    uint64_t bytes_prefetched; /* before they were wanted */
+    uint64_t bytes_filled;     /* into free slots, between passes */
+    uint64_t bytes_wasted;     /* prefetched and evicted unused */
     uint64_t expert_hits, expert_misses;
-    uint64_t guesses, guesses_used;       /* precision: used of all; recall: used of used and expert_misses */
+    uint64_t prefetches, prefetches_used; /* precision: used of all; recall: used of used and expert_misses */
     uint64_t expert_moves;                /* experts that came to a device while running */
     uint64_t stall_nanoseconds;           /* spent waiting in store_get and store_wait_any */
     uint64_t read_nanoseconds;            /* with at least one read in flight */
     uint64_t pool_bytes, pool_bytes_used; /* now */
     uint64_t pool_least_bytes;            /* that store_resize takes */
     uint64_t resident_bytes;
-    bool guessing;      /* guesses are read: they pay, or it is being found out */
+    bool prefetching;   /* now: it pays, or that is being found out */
     const char *reader; /* "io_uring" or "threads" */
     bool direct;
 };

@@ -7,7 +7,7 @@
  *   usage
  *   moves
  *   hold   control   peers
- *   guess   device
+ *   prefetch   device
  *   fill   in_place   pinned
  *   cache   ring   rows
  *   cache_classes   units   pieces   trace_model
@@ -23,12 +23,12 @@
 #include "plan/plan.h"
 #include "store/cache.h"
 #include "store/fill.h"
-#include "store/guess.h"
 #include "store/io.h"
 #include "store/layout.h"
 #include "store/moves.h"
 #include "store/pass.h"
 #include "store/pinned.h"
+#include "store/prefetch.h"
 #include "store/ring.h"
 #include "store/store.h"
 #include "store/units.h"
@@ -56,7 +56,7 @@ struct store {
     struct pinned pinned;
     struct ring ring;
     struct cache cache;
-    struct guesses guesses;
+    struct prefetch prefetch;
     struct fill fill;
     struct usage usage;
     struct device *device;     /* what is on the GPU; NULL: nothing */

@@ -33,13 +33,13 @@ struct stored_unit {
     uint8_t slot_class;
     uint8_t skips;                     /* of a ring unit: passes in a row that did not ask for it, at most SKIPS */
     bool granted;                      /* room was made for a demand, and it was not taken yet */
-    bool guessed;                      /* brought by a guess and not needed since */
-    bool kept;                         /* of an expert: when it was wanted last, there before anybody guessed */
+    bool prefetched;                   /* and not needed since */
+    bool kept;                         /* of an expert: when it was wanted last, there before it could be prefetched */
     bool moves;                        /* an expert that may change sides */
     uint32_t item;                     /* pinned: first slice in pinned.slices; ring and cache: index there */
     uint32_t slot;                     /* of the cache */
     struct store_pieces pieces;        /* in pieces: which */
-    uint32_t device_item, device_slot; /* on the GPU: first slice, and slot of its layer or buffer */
+    uint32_t device_item, device_slot; /* on the GPU: first slice; of an expert its slot */
     uint32_t wants, holds;
     unit_number next_waiting;
     uint32_t last_pass;  /* that needed it */

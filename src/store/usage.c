@@ -210,11 +210,11 @@ void usage_warm(struct store *store)
     }
     qsort(rated, count, sizeof *rated, by_rate);
     for (uint32_t i = 0; i < count; i++)
-        store->guesses.warm[i] = rated[i].unit;
-    store->guesses.warm_next = 0;
-    store->guesses.warm_count = count;
+        store->prefetch.warm[i] = rated[i].unit;
+    store->prefetch.warm_next = 0;
+    store->prefetch.warm_count = count;
     free(rated);
-    guess_pump(store);
+    prefetch_pump(store);
 }
 
 /* ---- saving ------------------------------------------------------------------------------------------------------ */
@@ -300,14 +300,14 @@ static uint64_t note_layer(struct store *store, uint32_t first, uint32_t count)
 void usage_note_pass(struct store *store)
 {
     struct usage *usage = &store->usage;
-    const struct guesses *guesses = &store->guesses;
-    if (!usage->last || guesses->wants == 0)
+    const struct prefetch *prefetch = &store->prefetch;
+    if (!usage->last || prefetch->wants == 0)
         return;
     /* What is missed until the cache is full is not missed again. */
     bool full = usage->full;
     usage->full = full || cache_full(store);
     /* A long batch uses nearly everything, which says nothing of answers, and in what order nobody knows. */
-    if (2 * guesses->wants > guesses->room) {
+    if (2 * prefetch->wants > prefetch->room) {
         memset(usage->last, 0, usage->count * sizeof *usage->last);
         return;
     }
@@ -319,7 +319,7 @@ void usage_note_pass(struct store *store)
         kept += note_layer(store, first, end - first);
     }
     if (full)
-        distances_note_cache(&usage->distances, cache_share(store), guesses->wants, MIN(kept, guesses->wants));
+        distances_note_cache(&usage->distances, cache_share(store), prefetch->wants, MIN(kept, prefetch->wants));
 }
 
 void usage_save(struct store *store)

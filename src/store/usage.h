@@ -22,7 +22,7 @@ struct usage {
 
 hypura_status usage_prepare(struct store *store, const char *path, hypura_error *error);
 void usage_warm(struct store *store); /* locked: what was used most in earlier runs is read while the drive is idle */
-void usage_note_pass(struct store *store); /* locked: before guess_pass_done */
+void usage_note_pass(struct store *store); /* locked: before prefetch_pass_done */
 void usage_save(struct store *store);
 void usage_free(struct store *store);
 

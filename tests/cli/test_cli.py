@@ -93,7 +93,7 @@ def wrong_usage_exits_with_2():
 
 
 def options_of_some_words_name_them():
-    for option, words in {"--reader": "auto, io_uring or threads", "--guess": "auto, on or off", "--fill": "on or off",
+    for option, words in {"--reader": "auto, io_uring or threads", "--prefetch": "auto, on or off", "--fill": "on or off",
                           "--overlap": "on or off", "--drafting": "auto, on or off",
                           "--kv-type": "f32, f16, bf16, q8_0 or q4_0"}.items():
         for given in ("perhaps", "", "of"):
@@ -102,6 +102,8 @@ def options_of_some_words_name_them():
         for given in words.replace(" or", ",").split(", "):
             _, err = hypura("run", path("none.gguf"), option, given, "--prompt", "x", status=1)
             assert "none.gguf" in err and "expected" not in err, err
+    _, err = hypura("run", "--guess", "perhaps", "--prompt", "x", status=2)  # as it was called before
+    assert err == "hypura: --prefetch perhaps: expected auto, on or off\n", err
 
 
 def options_of_llama_cpp_are_understood_or_answered():
@@ -374,8 +376,8 @@ def same_answer_from_every_budget_thread_count_and_reader():
     for arguments in (["--memory", smallest], ["--memory", smallest + (1 << 20)], ["--memory", smallest + (4 << 20)],
                       ["--threads", 1], ["--threads", 2], ["--memory", smallest, "--reader", "threads"],
                       ["--memory", smallest, "--reader", "threads", "--threads", 1], ["--chunk", 1], ["--chunk", 7],
-                      ["--memory", smallest + (2 << 20), "--guess", "on", "--no-state"],
-                      ["--memory", smallest + (2 << 20), "--guess", "off"]):
+                      ["--memory", smallest + (2 << 20), "--prefetch", "on", "--no-state"],
+                      ["--memory", smallest + (2 << 20), "--prefetch", "off"]):
         assert answer("--context", 128, *arguments) == expected, arguments
 
 
@@ -422,14 +424,14 @@ def statistics_have_their_keys():
     assert set(stats) == set(re.split(r",\s+", told)), set(stats) ^ set(re.split(r",\s+", told))
     assert stats["generated_tokens"] > 0 and stats["prompt_tokens"] > 0
     assert stats["guess_precision"] is None and stats["guess_recall"] is None, stats  # all of it is in memory
-    _, err = hypura("run", MODEL, "--prompt", QUESTION, "--memory", "10M", "--context", 256, "--guess", "on", "--map",
+    _, err = hypura("run", MODEL, "--prompt", QUESTION, "--memory", "10M", "--context", 256, "--prefetch", "on", "--map",
                     "--stats", path("stats"), "--max-tokens", 40)
     with open(path("stats")) as file:
         stats = json.load(file)
     assert 0 <= stats["guess_precision"] <= 1 and 0 <= stats["guess_recall"] <= 1, stats
     # Nothing was measured here: what binds is what was planned.
     assert stats["share_of_limit"] is None and stats["bound"] == "disk" and "limit         not known" in err, (stats, err)
-    assert re.search(r"guesses +\d+ % of \d+ were needed; they brought \d+ % of what was missing; .* wasted", err), err
+    assert re.search(r"prefetches +\d+ % of \d+ were needed; they brought \d+ % of what was missing; .* wasted", err), err
 
 
 def the_same_seed_gives_the_same_text():

@@ -79,7 +79,7 @@ static void moves_by_use(void **state)
         assert_true((run == 2) == (changed == 0));
         if (run != 1) /* all were there when it began */
             assert_true(statistics.expert_misses <= 2 * moves[run]);
-        else /* guesses bring some in time, more where computing is slow */
+        else /* prefetches bring some in time, more where computing is slow */
             assert_true(statistics.expert_misses > 0);
         struct distance d = measure(expected, logits[run], fed, vocabulary);
         print_message("# %llu moves, %llu misses: KL %g\n", (unsigned long long)moves[run],

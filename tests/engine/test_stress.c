@@ -358,7 +358,7 @@ static void choose_options(struct run *run)
     options->chunk = perhaps(random) ? 0 : 1 + below(random, 40);
     options->shared_context = perhaps(random);
     options->reader = below(random, 3) ? STORE_READER_AUTO : STORE_READER_THREADS;
-    options->guessing = (enum store_guessing)below(random, 3);
+    options->prefetching = (enum store_prefetching)below(random, 3);
     options->fill = perhaps(random);
     options->cache_policy = policies[below(random, COUNT_OF(policies))];
     options->depth = perhaps(random) ? 0 : 1 + below(random, 12);
@@ -465,10 +465,10 @@ static void run_once(struct world *world)
                               .allowed = run.options.budget,
                               .used = calloc((size_t)p->layers * p->experts + 1, 1)};
     snprintf(run.description, sizeof run.description,
-             "%s, budget %llu, %u sequences, %zu threads, chunk %u, %s, guessing %d, fill %d, depth %u, resizes %d, "
+             "%s, budget %llu, %u sequences, %zu threads, chunk %u, %s, prefetching %d, fill %d, depth %u, resizes %d, "
              "cancels %d%s",
              plan_mode_name(plan->mode), (unsigned long long)plan->budget, run.options.sequences, run.options.threads,
-             plan->chunk, run.options.cache_policy ? run.options.cache_policy : "-", run.options.guessing,
+             plan->chunk, run.options.cache_policy ? run.options.cache_policy : "-", run.options.prefetching,
              run.options.fill, run.options.depth, meddler.resizes, meddler.cancels,
              run.beside_other ? ", beside another" : "");
     random_seed(&meddler.random, world->seed);

@@ -1,4 +1,5 @@
-/* A cache of experts on a drive that is watched, slowed down, stopped or broken: for the tests of guessing and filling.
+/* A cache of experts on a drive that is watched, slowed down, stopped or broken: for the tests of prefetching and
+ * filling.
  */
 #ifndef HYPURA_TEST_EXPERT_WORLD_H
 #define HYPURA_TEST_EXPERT_WORLD_H

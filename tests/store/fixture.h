@@ -194,7 +194,7 @@ __attribute__((unused)) static void wait_until_idle(struct store *store)
     for (bool busy = true; busy;) {
         usleep(1000);
         pthread_mutex_lock(store->mutex);
-        busy = io_busy(store->io) || io_unfinished(store->io, PRIORITY_GUESS) > 0;
+        busy = io_busy(store->io) || io_unfinished(store->io, PRIORITY_PREFETCH) > 0;
         pthread_mutex_unlock(store->mutex);
     }
 }

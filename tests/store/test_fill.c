@@ -44,7 +44,7 @@ static void a_cache_with_room_for_all_gets_all(void **state)
     struct store_statistics found = statistics(&world);
     assert_int_equal(found.expert_hits, EXPERTS);
     assert_int_equal(found.expert_misses, 0);
-    assert_int_equal(found.guesses, 0);
+    assert_int_equal(found.prefetches, 0);
     assert_int_equal(found.bytes_demanded, 0);
     assert_int_equal(found.bytes_filled, found.bytes_read);
     assert_true(found.bytes_filled <= found.pool_bytes_used); /* the last block ends with its file */
@@ -158,7 +158,7 @@ static void it_goes_on_when_a_cancel_is_over(void **state)
 }
 
 /* Some of what is expected of the next pass is read before it begins, the rest may not be: it has room all the same. */
-static void guesses_that_wait_hold_nothing_up(void **state)
+static void prefetches_that_wait_hold_nothing_up(void **state)
 {
     (void)state;
     struct world world;
@@ -173,7 +173,7 @@ static void guesses_that_wait_hold_nothing_up(void **state)
             units[i] = expert(layer, i);
             probabilities[i] = 0.9f;
         }
-        store_predict(world.store, units, probabilities, shape.experts);
+        store_prefetch(world.store, units, probabilities, shape.experts);
     }
     assert_ok(store_advance(world.store, &test_error));
     atomic_store(&world.sleep_microseconds, 0);
@@ -274,7 +274,7 @@ int main(void)
         cmocka_unit_test(it_rests_while_a_pass_runs),
         cmocka_unit_test(it_rests_while_another_store_works),
         cmocka_unit_test(it_goes_on_when_a_cancel_is_over),
-        cmocka_unit_test(guesses_that_wait_hold_nothing_up),
+        cmocka_unit_test(prefetches_that_wait_hold_nothing_up),
         cmocka_unit_test(its_blocks_are_small),
         cmocka_unit_test(a_broken_drive_is_left_alone),
         cmocka_unit_test(it_goes_on_when_the_drive_does),

@@ -143,14 +143,14 @@ static uint32_t choose_experts(struct world *world, uint32_t layer, unit_number 
     return count;
 }
 
-static void guess(struct world *world, uint32_t layer)
+static void prefetch(struct world *world, uint32_t layer)
 {
     unit_number units[24];
     float probabilities[24];
     uint32_t count = choose_experts(world, layer % world->fixture.layers, units);
     for (uint32_t i = 0; i < count; i++)
         probabilities[i] = below(&world->random, 3) ? (float)random_uniform(&world->random) : 1;
-    store_predict(world->store, units, probabilities, count);
+    store_prefetch(world->store, units, probabilities, count);
 }
 
 /* Takes those that are there, or whichever it likes, until none is left. */
@@ -160,7 +160,7 @@ static bool use_experts(struct world *world, uint32_t layer)
     uint32_t left = choose_experts(world, layer, units);
     bool good = is_held(world, store_want(world->store, units, left, &test_error));
     if (good && below(&world->random, 2))
-        guess(world, layer + 1 + below(&world->random, 3));
+        prefetch(world, layer + 1 + below(&world->random, 3));
     while (good && left > 0) {
         size_t index = below(&world->random, left);
         struct store_view view;
@@ -215,7 +215,7 @@ static void assert_nothing_is_left_over(struct world *world)
             const struct slot *slot = &store->cache.classes[unit->slot_class].slots[unit->slot];
             assert_int_equal(slot->unit, i);
             cached += footprint(&world->fixture, i);
-            unused += unit->guessed && unit->stage == STAGE_READY ? slot->transfer.bytes_read : 0;
+            unused += unit->prefetched && unit->stage == STAGE_READY ? slot->transfer.bytes_read : 0;
         } else if (unit->place == PLACE_RING && there) {
             ring += store->ring.entries[unit->item].bytes;
         }
@@ -278,7 +278,7 @@ static void open_world(struct world *world)
                                     .block_bytes = 4096u << below(random, 6),
                                     .depth = 1 + below(random, 12),
                                     .cache_policy = policies[below(random, COUNT_OF(policies))],
-                                    .guessing = (enum store_guessing)below(random, 3),
+                                    .prefetching = (enum store_prefetching)below(random, 3),
                                     .fill = below(random, 2)};
     const struct fixture *fixture = &world->fixture;
     uint64_t ring = 2 * fixture->largest_tensor + 8192 + below(random, fixture->tensor_footprint);

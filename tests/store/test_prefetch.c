@@ -1,5 +1,5 @@
-/* Guesses cost only what is idle: they wait for demands, take no slot that was needed lately, and stop when they do not
- * pay. And what was used most in one run is there at the start of the next. */
+/* Prefetches cost only what is idle: they wait for demands, take no slot that was needed lately, and stop when they do
+ * not pay. And what was used most in one run is there at the start of the next. */
 #include "expert_world.h"
 #include "folder.h"
 
@@ -8,16 +8,16 @@
 #include <math.h>
 #include <sys/stat.h>
 
-static void open_guessing(struct world *world, uint64_t slots, enum store_guessing guessing, const char *usage)
+static void open_prefetching(struct world *world, uint64_t slots, enum store_prefetching mode, const char *usage)
 {
     make_world(world, &shape);
     open_world(world, slots,
-               &(struct store_options){.block_bytes = 16384, .depth = 8, .guessing = guessing, .usage_path = usage});
+               &(struct store_options){.block_bytes = 16384, .depth = 8, .prefetching = mode, .usage_path = usage});
 }
 
 static void predict(struct world *world, unit_number unit, float probability)
 {
-    store_predict(world->store, &unit, &probability, 1);
+    store_prefetch(world->store, &unit, &probability, 1);
 }
 
 static void wait_until_cached(struct world *world, unit_number unit)
@@ -33,42 +33,42 @@ static void let_go(struct world *world, unit_number other)
     get_and_check(world->store, &world->fixture, other);
 }
 
-static void a_right_guess_is_a_hit(void **state)
+static void a_right_prefetch_is_a_hit(void **state)
 {
     (void)state;
     struct world world;
-    open_guessing(&world, 20, STORE_GUESSING_ON, NULL);
+    open_prefetching(&world, 20, STORE_PREFETCH_ON, NULL);
     unit_number right = expert(1, 3);
     get_and_check(world.store, &world.fixture, expert(0, 0));
     predict(&world, right, 0.8f);
     wait_until_cached(&world, right);
     get_and_check(world.store, &world.fixture, right);
     struct store_statistics found = statistics(&world);
-    assert_int_equal(found.guesses, 1);
-    assert_int_equal(found.guesses_used, 1);
+    assert_int_equal(found.prefetches, 1);
+    assert_int_equal(found.prefetches_used, 1);
     assert_int_equal(found.expert_hits, 1);
     assert_int_equal(found.expert_misses, 1);
-    assert_int_equal(found.bytes_guessed, footprint(&world.fixture, right));
+    assert_int_equal(found.bytes_prefetched, footprint(&world.fixture, right));
     assert_int_equal(found.bytes_wasted, 0);
-    assert_int_equal(found.bytes_read, found.bytes_demanded + found.bytes_guessed);
+    assert_int_equal(found.bytes_read, found.bytes_demanded + found.bytes_prefetched);
     /* What is hardly probable is not read, nor is what the arguments get wrong. */
     predict(&world, expert(2, 0), 0.01f);
     predict(&world, world.fixture.count, 1);
     predict(&world, 0, 1);
-    assert_int_equal(statistics(&world).guesses, 1);
+    assert_int_equal(statistics(&world).prefetches, 1);
     close_world(&world);
 }
 
-static void a_guess_that_came_too_late_is_given_up(void **state)
+static void a_prefetch_that_came_too_late_is_given_up(void **state)
 {
     (void)state;
     struct world world;
-    open_guessing(&world, 20, STORE_GUESSING_ON, NULL);
+    open_prefetching(&world, 20, STORE_PREFETCH_ON, NULL);
     unit_number wrong = expert(1, 3), wanted = expert(1, 5);
     get_and_check(world.store, &world.fixture, expert(0, 0));
     atomic_store(&world.stop_after_one, true);
     predict(&world, wrong, 0.8f);
-    while (statistics(&world).bytes_guessed == 0)
+    while (statistics(&world).bytes_prefetched == 0)
         usleep(1000);
     assert_ok(store_want(world.store, &wanted, 1, &test_error)); /* its layer wants another one */
     let_go(&world, expert(0, 1));
@@ -76,9 +76,9 @@ static void a_guess_that_came_too_late_is_given_up(void **state)
     wait_until_idle(world.store);
     assert_int_equal(store_unit_state(world.store, wrong), UNIT_ON_STORAGE);
     struct store_statistics found = statistics(&world);
-    assert_int_equal(found.guesses_used, 0);
-    assert_true(found.bytes_guessed > 0 && found.bytes_guessed < footprint(&world.fixture, wrong));
-    assert_int_equal(found.bytes_wasted, found.bytes_guessed);
+    assert_int_equal(found.prefetches_used, 0);
+    assert_true(found.bytes_prefetched > 0 && found.bytes_prefetched < footprint(&world.fixture, wrong));
+    assert_int_equal(found.bytes_wasted, found.bytes_prefetched);
     close_world(&world);
 }
 
@@ -86,20 +86,20 @@ static void what_is_needed_often_stays(void **state)
 {
     (void)state;
     struct world world;
-    open_guessing(&world, 4, STORE_GUESSING_ON, NULL);
+    open_prefetching(&world, 4, STORE_PREFETCH_ON, NULL);
     for (uint32_t pass = 0; pass < 100; pass++) {
         for (uint32_t i = 0; i < 4; i++)
             get_and_check(world.store, &world.fixture, expert(0, i));
         assert_ok(store_advance(world.store, &test_error));
     }
     predict(&world, expert(1, 0), 0.5f);
-    assert_int_equal(statistics(&world).guesses, 0);
-    /* Guesses get a quarter of the slots. */
+    assert_int_equal(statistics(&world).prefetches, 0);
+    /* Prefetches get a quarter of the slots. */
     const unit_number units[] = {expert(1, 0), expert(1, 1)};
     const float probabilities[] = {0.9f, 0.9f};
-    store_predict(world.store, units, probabilities, 2);
+    store_prefetch(world.store, units, probabilities, 2);
     wait_until_cached(&world, expert(1, 0));
-    assert_int_equal(statistics(&world).guesses, 1);
+    assert_int_equal(statistics(&world).prefetches, 1);
     close_world(&world);
 }
 
@@ -108,7 +108,7 @@ static void tokens_of_a_prompt_count_one_by_one(void **state)
 {
     (void)state;
     struct world world;
-    open_guessing(&world, 20, STORE_GUESSING_OFF, NULL);
+    open_prefetching(&world, 20, STORE_PREFETCH_OFF, NULL);
     uint32_t experts[16][2];
     for (uint32_t token = 0; token < 16; token++) {
         experts[token][0] = 2;
@@ -125,30 +125,30 @@ static void tokens_of_a_prompt_count_one_by_one(void **state)
     close_world(&world);
 }
 
-/* A later guess for the same layer takes the place of an earlier one, and nearer layers go first. */
-static void the_last_guess_for_a_layer_counts(void **state)
+/* A later offer for the same layer takes the place of an earlier one, and nearer layers go first. */
+static void the_last_offer_for_a_layer_counts(void **state)
 {
     (void)state;
     struct world world;
-    open_guessing(&world, 40, STORE_GUESSING_ON, NULL);
+    open_prefetching(&world, 40, STORE_PREFETCH_ON, NULL);
     unit_number wanted = expert(0, 0);
     io_hold(world.store->io, true);
-    assert_ok(store_want(world.store, &wanted, 1, &test_error)); /* nothing is guessed while this is read */
+    assert_ok(store_want(world.store, &wanted, 1, &test_error)); /* nothing is prefetched while this is read */
     predict(&world, expert(2, 7), 0.9f);
     predict(&world, expert(1, 3), 0.9f);
     predict(&world, expert(1, 4), 0.9f);
-    assert_false(store_wants_guesses(world.store, 3));
-    assert_true(store_wants_guesses(world.store, 1));
+    assert_false(store_wants_prefetch(world.store, 3));
+    assert_true(store_wants_prefetch(world.store, 1));
     let_go(&world, expert(0, 1));
     get_and_check(world.store, &world.fixture, wanted);
     wait_until_cached(&world, expert(1, 4));
     wait_until_cached(&world, expert(2, 7));
     assert_int_equal(store_unit_state(world.store, expert(1, 3)), UNIT_ON_STORAGE);
-    assert_int_equal(statistics(&world).guesses, 2);
-    assert_true(store_wants_guesses(world.store, 3));
-    for (int pass = 0; pass < 10; pass++) /* without a miss there is nothing to guess for */
+    assert_int_equal(statistics(&world).prefetches, 2);
+    assert_true(store_wants_prefetch(world.store, 3));
+    for (int pass = 0; pass < 10; pass++) /* without a miss there is nothing to prefetch for */
         assert_ok(store_advance(world.store, &test_error));
-    assert_false(store_wants_guesses(world.store, 1));
+    assert_false(store_wants_prefetch(world.store, 1));
     close_world(&world);
 }
 
@@ -164,23 +164,23 @@ static double read_seconds(struct world *world)
     return (double)world->store->cache.classes[0].stride * 1e-9 * (double)counters.busy_nanoseconds / (double)bytes;
 }
 
-/* Where an expert is read while one layer computes, a guess for a layer far away can wait. */
-static void guesses_look_as_far_as_reads_take(void **state)
+/* Where an expert is read while one layer computes, an offer for a layer far away can wait. */
+static void prefetches_look_as_far_as_reads_take(void **state)
 {
     (void)state;
     struct world world;
-    open_guessing(&world, 64, STORE_GUESSING_ON, NULL);
+    open_prefetching(&world, 64, STORE_PREFETCH_ON, NULL);
     for (uint32_t layer = 0; layer < 4; layer++) {
         get_and_check(world.store, &world.fixture, expert(layer, 0));
         usleep(5000); /* at least */
     }
-    assert_true(world.store->guesses.step_seconds >= 0.005);
-    world.store->guesses.step_seconds = 0.99 * read_seconds(&world);
-    assert_true(store_wants_guesses(world.store, 4));
-    assert_false(store_wants_guesses(world.store, 5));
-    world.store->guesses.step_seconds /= 3;
-    assert_true(store_wants_guesses(world.store, 8));
-    assert_false(store_wants_guesses(world.store, 9));
+    assert_true(world.store->prefetch.step_seconds >= 0.005);
+    world.store->prefetch.step_seconds = 0.99 * read_seconds(&world);
+    assert_true(store_wants_prefetch(world.store, 4));
+    assert_false(store_wants_prefetch(world.store, 5));
+    world.store->prefetch.step_seconds /= 3;
+    assert_true(store_wants_prefetch(world.store, 8));
+    assert_false(store_wants_prefetch(world.store, 9));
     close_world(&world);
 }
 
@@ -188,7 +188,7 @@ static void what_is_expected_stays_until_its_layer_was_there(void **state)
 {
     (void)state;
     struct world world;
-    open_guessing(&world, 8, STORE_GUESSING_ON, NULL);
+    open_prefetching(&world, 8, STORE_PREFETCH_ON, NULL);
     for (uint32_t pass = 0; pass < 10; pass++) {
         for (uint32_t i = 0; i < 7; i++)
             get_and_check(world.store, &world.fixture, expert(1, i));
@@ -206,39 +206,39 @@ static void what_is_expected_stays_until_its_layer_was_there(void **state)
     close_world(&world);
 }
 
-/* Passes whose guesses are all wrong, or right. */
-static unsigned guessed_passes(struct world *world, bool wrong)
+/* Passes whose prefetches are all wrong, or right. */
+static unsigned prefetched_passes(struct world *world, bool wrong)
 {
-    unsigned with_guesses = 0;
+    unsigned with_prefetches = 0;
     for (uint32_t pass = 0; pass < 150; pass++) {
-        bool guessing = statistics(world).guessing;
-        with_guesses += pass >= 50 && guessing;
+        bool prefetching = statistics(world).prefetching;
+        with_prefetches += pass >= 50 && prefetching;
         unit_number next = expert(1, (pass * 3 + 1) % 16), other = expert(1, (pass * 3 + 9) % 16);
         get_and_check(world->store, &world->fixture, expert(0, (pass * 3) % 16));
         predict(world, wrong ? other : next, 0.9f);
-        if (guessing)
+        if (prefetching)
             wait_until_cached(world, wrong ? other : next);
         get_and_check(world->store, &world->fixture, next);
         assert_ok(store_advance(world->store, &test_error));
     }
-    return with_guesses;
+    return with_prefetches;
 }
 
-static void guesses_that_do_not_pay_stop(void **state)
+static void prefetches_that_do_not_pay_stop(void **state)
 {
     (void)state;
     for (int wrong = 0; wrong < 2; wrong++) {
         struct world world;
-        open_guessing(&world, 4, STORE_GUESSING_AUTO, NULL);
-        unsigned with_guesses = guessed_passes(&world, wrong);
-        assert_true(wrong ? with_guesses < 30 : with_guesses > 90);
+        open_prefetching(&world, 4, STORE_PREFETCH_AUTO, NULL);
+        unsigned with_prefetches = prefetched_passes(&world, wrong);
+        assert_true(wrong ? with_prefetches < 30 : with_prefetches > 90);
         close_world(&world);
     }
     struct world world;
-    open_guessing(&world, 64, STORE_GUESSING_OFF, NULL);
-    assert_int_equal(guessed_passes(&world, false), 0);
-    assert_int_equal(statistics(&world).guesses, 0);
-    assert_false(store_wants_guesses(world.store, 1));
+    open_prefetching(&world, 64, STORE_PREFETCH_OFF, NULL);
+    assert_int_equal(prefetched_passes(&world, false), 0);
+    assert_int_equal(statistics(&world).prefetches, 0);
+    assert_false(store_wants_prefetch(world.store, 1));
     close_world(&world);
 }
 
@@ -273,9 +273,9 @@ static double saved_hits(const char *path, double share)
 static void nothing_is_known(const char *path)
 {
     struct world world;
-    open_guessing(&world, 10, STORE_GUESSING_AUTO, path);
+    open_prefetching(&world, 10, STORE_PREFETCH_AUTO, path);
     wait_until_idle(world.store);
-    assert_int_equal(statistics(&world).guesses, 0);
+    assert_int_equal(statistics(&world).prefetches, 0);
     run_passes(&world, 5);
     close_world(&world);
 }
@@ -287,12 +287,12 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     snprintf(path, sizeof path, "%s/a/b/usage", test_folder);
     struct world world;
     struct stat info;
-    open_guessing(&world, 10, STORE_GUESSING_AUTO, path);
+    open_prefetching(&world, 10, STORE_PREFETCH_AUTO, path);
     run_passes(&world, 5);
     close_world(&world);
     assert_int_not_equal(stat(path, &info), 0); /* too short a run to say anything */
 
-    open_guessing(&world, 10, STORE_GUESSING_AUTO, path);
+    open_prefetching(&world, 10, STORE_PREFETCH_AUTO, path);
     run_passes(&world, 100);
     close_world(&world);
     assert_int_equal(stat(path, &info), 0);
@@ -304,7 +304,7 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     assert_float_equal(saved_hits(path, 0.75), 0.5, 0.05);
     assert_float_equal(saved_hits(path, 1), 1, 0);
 
-    open_guessing(&world, 10, STORE_GUESSING_AUTO, path);
+    open_prefetching(&world, 10, STORE_PREFETCH_AUTO, path);
     for (uint32_t layer = 0; layer < 4; layer++)
         wait_until_cached(&world, expert(layer, 2));
     wait_until_idle(world.store);
@@ -312,12 +312,12 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
         get_and_check(world.store, &world.fixture, expert(layer, 2));
     struct store_statistics found = statistics(&world);
     assert_int_equal(found.expert_hits, 4);
-    assert_int_equal(found.guesses, 10);
-    assert_int_equal(found.guesses_used, 4);
+    assert_int_equal(found.prefetches, 10);
+    assert_int_equal(found.prefetches_used, 4);
     close_world(&world);
 
     /* A program that ends while the drive is busy keeps it too. */
-    open_guessing(&world, 10, STORE_GUESSING_OFF, path);
+    open_prefetching(&world, 10, STORE_PREFETCH_OFF, path);
     run_passes(&world, 30);
     assert_int_equal(unlink(path), 0);
     wait_until_idle(world.store);
@@ -338,7 +338,7 @@ static void the_next_run_starts_with_what_was_used_most(void **state)
     nothing_is_known(path);
     assert_int_equal(truncate(path, 100), 0);
     nothing_is_known(path);
-    open_guessing(&world, 10, STORE_GUESSING_AUTO, path);
+    open_prefetching(&world, 10, STORE_PREFETCH_AUTO, path);
     run_passes(&world, 30);
     close_world(&world);
     assert_int_equal(stat(path, &info), 0);
@@ -352,7 +352,7 @@ static void a_long_batch_tells_no_distance(void **state)
     char path[300];
     snprintf(path, sizeof path, "%s/batch", test_folder);
     struct world world;
-    open_guessing(&world, 10, STORE_GUESSING_OFF, path);
+    open_prefetching(&world, 10, STORE_PREFETCH_OFF, path);
     const struct distances *distances = &world.store->usage.distances;
     const double known[] = {0, 1, 1, 1, 2};
     for (uint32_t pass = 0; pass < COUNT_OF(known); pass++) {
@@ -417,9 +417,9 @@ static void one_run_tells_the_hits_of_other_sizes(void **state)
     make_texts();
     struct world world;
     make_world(&world, &small);
-    open_world(
-        &world, 32,
-        &(struct store_options){.block_bytes = 16384, .depth = 8, .usage_path = path, .guessing = STORE_GUESSING_OFF});
+    open_world(&world, 32,
+               &(struct store_options){
+                   .block_bytes = 16384, .depth = 8, .usage_path = path, .prefetching = STORE_PREFETCH_OFF});
     for (uint32_t pass = 0; pass < TRACE_PASSES; pass++) {
         for (uint32_t layer = 0; layer < 4; layer++) {
             unit_number units[2] = {expert(layer, choices[pass][layer][0]), expert(layer, choices[pass][layer][1])};
@@ -441,14 +441,14 @@ static void one_run_tells_the_hits_of_other_sizes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(a_right_guess_is_a_hit),
-        cmocka_unit_test(a_guess_that_came_too_late_is_given_up),
+        cmocka_unit_test(a_right_prefetch_is_a_hit),
+        cmocka_unit_test(a_prefetch_that_came_too_late_is_given_up),
         cmocka_unit_test(what_is_needed_often_stays),
         cmocka_unit_test(tokens_of_a_prompt_count_one_by_one),
-        cmocka_unit_test(the_last_guess_for_a_layer_counts),
-        cmocka_unit_test(guesses_look_as_far_as_reads_take),
+        cmocka_unit_test(the_last_offer_for_a_layer_counts),
+        cmocka_unit_test(prefetches_look_as_far_as_reads_take),
         cmocka_unit_test(what_is_expected_stays_until_its_layer_was_there),
-        cmocka_unit_test(guesses_that_do_not_pay_stop),
+        cmocka_unit_test(prefetches_that_do_not_pay_stop),
         cmocka_unit_test_setup_teardown(the_next_run_starts_with_what_was_used_most, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_long_batch_tells_no_distance, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(one_run_tells_the_hits_of_other_sizes, make_folder, remove_folder),

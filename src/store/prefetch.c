@@ -1,0 +1,302 @@
+/* Experts that the next layers may want are read while the drive would be idle. */
+#include "store/store_private.h"
+
+#include <string.h>
+
+/* Below this an expert is likelier to be wasted than its slot is worth. */
+#define LEAST_PROBABILITY 0.4f
+
+/* Prefetches that are open may fill this part of a class's slots. */
+#define SLOTS_A_PREFETCH 4u
+
+/* Experts on their way at once: one that is read, and what follows it without a gap. */
+#define UNDER_WAY 3u
+
+/* Prefetching stops when more of what it read was wrong than right, and is tried again for TRIAL passes out of PERIOD.
+ */
+#define PERIOD 64u
+#define TRIAL 8u
+#define FADING 0.9 /* of what earlier passes showed, a pass */
+
+/* How much of what earlier steps took is remembered. */
+#define STEP_FADING 0.95
+
+/* Without a miss in so many passes there is nothing to prefetch for. */
+#define QUIET_PASSES 4u
+
+hypura_status prefetch_prepare(struct store *store, hypura_error *error)
+{
+    uint32_t experts = 0;
+    for (uint32_t i = 0; i < store->cache.class_count; i++)
+        experts += store->cache.classes[i].unit_count;
+    hypura_status status = ALLOCATE(&store->prefetch.open, experts, "prefetching", error);
+    if (!status)
+        status = ALLOCATE(&store->prefetch.offers, experts, "prefetching", error);
+    if (!status)
+        status = ALLOCATE(&store->prefetch.warm, experts, "prefetching", error);
+    store->prefetch.room = experts;
+    store->prefetch.trial = TRIAL;
+    return status;
+}
+
+void prefetch_free(struct store *store)
+{
+    memory_free(store->prefetch.open);
+    memory_free(store->prefetch.offers);
+    memory_free(store->prefetch.warm);
+}
+
+/* A long prompt is offered as certain to need every expert; what its last chunk did not need it will hardly need now.
+ */
+static bool is_unlikely(const struct store *store, const struct stored_unit *unit, float probability)
+{
+    return probability >= CERTAIN && 2 * store->prefetch.last_wants >= store->prefetch.room &&
+           unit->last_pass + 1 < store->pass;
+}
+
+/* Which step a unit's layer will be: in this pass when it is yet to come, else in the next. */
+static uint64_t step_of(const struct store *store, unit_number number)
+{
+    uint64_t start = (uint64_t)store->pass * store->layers;
+    uint64_t step = start + (uint64_t)store_unit(store, number)->layer;
+    return step > store->step ? step : step + store->layers;
+}
+
+static bool is_open(const struct stored_unit *unit)
+{
+    return unit->prefetched && (unit->stage == STAGE_READING || unit->stage == STAGE_READY);
+}
+
+static uint32_t open_prefetches(const struct store *store, uint8_t slot_class)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < store->prefetch.open_count; i++) {
+        const struct stored_unit *unit = &store->units[store->prefetch.open[i]];
+        count += unit->slot_class == slot_class && is_open(unit);
+    }
+    return count;
+}
+
+static bool may_open(const struct store *store, unit_number number)
+{
+    uint8_t slot_class = store->units[number].slot_class;
+    return store->prefetch.open_count < store->prefetch.room &&
+           open_prefetches(store, slot_class) < MAX(store->cache.classes[slot_class].target / SLOTS_A_PREFETCH, 1u);
+}
+
+/* Offers that can be read are read; those that find no slot are dropped, unless they are certain: then a slot will come
+ * free. */
+static bool read_offers(struct store *store)
+{
+    struct prefetch *prefetch = &store->prefetch;
+    uint32_t taken = 0;
+    bool more = true;
+    while (taken < prefetch->offer_count && (more = io_unfinished(store->io, PRIORITY_PREFETCH) < UNDER_WAY)) {
+        const struct offer *offer = &prefetch->offers[taken];
+        struct stored_unit *unit = &store->units[offer->unit];
+        if (unit->stage == STAGE_ABSENT && offer->due > store->step) {
+            if (!may_open(store, offer->unit)) {
+                more = false;
+                break;
+            }
+            if (cache_prefetch(store, offer->unit, offer->probability)) {
+                unit->due = offer->due;
+                prefetch->open[prefetch->open_count++] = offer->unit;
+            } else if (offer->probability >= CERTAIN) {
+                more = false;
+                break;
+            }
+        }
+        taken++;
+    }
+    prefetch->offer_count -= taken;
+    if (prefetch->offer_count) /* else there may be no table */
+        memmove(prefetch->offers, prefetch->offers + taken, prefetch->offer_count * sizeof *prefetch->offers);
+    return more;
+}
+
+void prefetch_pump(struct store *store)
+{
+    struct prefetch *prefetch = &store->prefetch;
+    if (!store->loaded || io_busy(store->io) || atomic_load(&store->cancelled))
+        return;
+    bool more = read_offers(store);
+    if (store->resting && !store->passing)
+        return;
+    while (more && prefetch->warm_count > 0 && io_unfinished(store->io, PRIORITY_PREFETCH) < UNDER_WAY) {
+        unit_number unit = prefetch->warm[prefetch->warm_next++];
+        prefetch->warm_count--;
+        cache_prefetch(store, unit, 0);
+    }
+    /* Between passes prefetches that may not be opened yet wait for the next one. */
+    if (!store->resting && prefetch->warm_count == 0 && io_unfinished(store->io, PRIORITY_PREFETCH) < UNDER_WAY)
+        fill_pump(store);
+}
+
+/* What was prefetched for a step and is not expected any more. */
+static void give_up(struct store *store, uint64_t due)
+{
+    struct prefetch *prefetch = &store->prefetch;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < prefetch->offer_count; i++) {
+        if (prefetch->offers[i].due != due)
+            prefetch->offers[kept++] = prefetch->offers[i];
+    }
+    prefetch->offer_count = kept;
+    for (uint32_t i = 0; i < prefetch->open_count; i++) {
+        struct stored_unit *unit = &store->units[prefetch->open[i]];
+        if (is_open(unit) && unit->due == due)
+            unit->due = 0;
+    }
+}
+
+/* Offers stay in the order of their steps. */
+static void insert_offer(struct prefetch *prefetch, struct offer offer)
+{
+    uint32_t at = prefetch->offer_count++;
+    for (; at > 0 && prefetch->offers[at - 1].due > offer.due; at--)
+        prefetch->offers[at] = prefetch->offers[at - 1];
+    prefetch->offers[at] = offer;
+}
+
+void store_prefetch(struct store *store, const unit_number *units, const float *probabilities, size_t count)
+{
+    if (!store->loaded || atomic_load(&store->cancelled))
+        return;
+    /* Others of the layer may be on the GPU. */
+    while (count > 0 && (units[0] >= store->unit_count || store->units[units[0]].place != PLACE_CACHE))
+        units++, probabilities++, count--;
+    if (count == 0)
+        return;
+    struct prefetch *prefetch = &store->prefetch;
+    if (prefetch->mode == STORE_PREFETCH_OFF)
+        return;
+    pthread_mutex_lock(store->mutex);
+    uint64_t due = step_of(store, units[0]);
+    give_up(store, due);
+    for (size_t i = 0; i < count; i++) {
+        if ((!prefetch->on && probabilities[i] < CERTAIN) || units[i] >= store->unit_count ||
+            store->units[units[i]].place != PLACE_CACHE || step_of(store, units[i]) != due ||
+            !(probabilities[i] >= LEAST_PROBABILITY))
+            continue;
+        struct stored_unit *unit = &store->units[units[i]];
+        if (is_unlikely(store, unit, probabilities[i]))
+            continue;
+        if (unit->stage == STAGE_READING)
+            cache_hasten(store, units[i]);
+        if (unit->stage == STAGE_READY || unit->stage == STAGE_READING)
+            unit->due = due;
+        else if (prefetch->offer_count < prefetch->room)
+            insert_offer(prefetch, (struct offer){units[i], probabilities[i], due});
+    }
+    prefetch_expire(store);
+    prefetch_pump(store);
+    pthread_mutex_unlock(store->mutex);
+}
+
+static double prefetched_bytes(const struct store *store, const struct stored_unit *unit)
+{
+    return (double)store->cache.classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;
+}
+
+static void begin_step(struct store *store, uint64_t step)
+{
+    struct prefetch *prefetch = &store->prefetch;
+    uint64_t now = clock_nanoseconds(), stall = store->counts.stall_nanoseconds;
+    if (step == store->step + 1 && step % store->layers) {
+        double seconds = 1e-9 * ((double)(now - prefetch->step_time) - (double)(stall - prefetch->step_stall));
+        prefetch->step_seconds =
+            prefetch->step_seconds > 0 ? STEP_FADING * prefetch->step_seconds + (1 - STEP_FADING) * seconds : seconds;
+    }
+    prefetch->step_time = now;
+    prefetch->step_stall = stall;
+    store->step = step;
+}
+
+void prefetch_wanted(struct store *store, unit_number number)
+{
+    struct prefetch *prefetch = &store->prefetch;
+    struct stored_unit *unit = &store->units[number];
+    uint64_t step = (uint64_t)store->pass * store->layers + (uint64_t)store_unit(store, number)->layer;
+    if (step > store->step)
+        begin_step(store, step);
+    unit->last_pass = store->pass;
+    prefetch->wants++;
+    if (unit->prefetched)
+        prefetch->right += prefetched_bytes(store, unit);
+    if (unit->prefetched || unit->stage != STAGE_READY)
+        prefetch->last_miss = store->pass;
+}
+
+void prefetch_expire(struct store *store)
+{
+    struct prefetch *prefetch = &store->prefetch;
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < prefetch->open_count; i++) {
+        unit_number number = prefetch->open[i];
+        struct stored_unit *unit = &store->units[number];
+        if (!is_open(unit))
+            continue;
+        if (unit->due > store->step) {
+            prefetch->open[kept++] = number;
+            continue;
+        }
+        prefetch->wrong += prefetched_bytes(store, unit);
+        if (unit->stage == STAGE_READING && unit->wants == 0)
+            cache_unwanted(store, number);
+    }
+    prefetch->open_count = kept;
+}
+
+/* ---- do they pay? ------------------------------------------------------------------------------------------------ */
+
+/* Layers that go by while two experts are read, and one more: an offer that is made earlier is only less sure. */
+static uint32_t layers_worth_prefetching(const struct store *store)
+{
+    struct io_counters counters;
+    io_counters(store->io, &counters);
+    double bytes = 0;
+    for (size_t i = 0; i < COUNT_OF(counters.bytes); i++)
+        bytes += (double)counters.bytes[i];
+    if (bytes <= 0 || store->prefetch.step_seconds <= 0 || store->cache.class_count == 0)
+        return UINT32_MAX;
+    double read_seconds = (double)store->cache.classes[0].stride * 1e-9 * (double)counters.busy_nanoseconds / bytes;
+    return 2 + (uint32_t)MIN(2 * read_seconds / store->prefetch.step_seconds, 1e6);
+}
+
+bool store_wants_prefetch(struct store *store, uint32_t ahead)
+{
+    struct prefetch *prefetch = &store->prefetch;
+    pthread_mutex_lock(store->mutex);
+    bool wants = prefetch->on && prefetch->last_miss + QUIET_PASSES >= store->pass;
+    if (wants && ahead > 1) {
+        bool idle =
+            prefetch->offer_count == 0 && !io_busy(store->io) && io_unfinished(store->io, PRIORITY_PREFETCH) < 2;
+        bool waited = ahead == 2 && store->counts.stall_nanoseconds > prefetch->stall_seen;
+        prefetch->stall_seen = store->counts.stall_nanoseconds;
+        wants = (idle || waited) && ahead <= layers_worth_prefetching(store);
+    }
+    pthread_mutex_unlock(store->mutex);
+    return wants;
+}
+
+void prefetch_pass_done(struct store *store)
+{
+    struct prefetch *prefetch = &store->prefetch;
+    if (prefetch->mode == STORE_PREFETCH_AUTO) {
+        if (prefetch->on) {
+            prefetch->on = prefetch->wrong <= prefetch->right || prefetch->trial > 0;
+            prefetch->trial -= prefetch->trial > 0;
+            prefetch->turn = 0;
+        } else if (++prefetch->turn >= PERIOD) {
+            prefetch->on = true;
+            prefetch->trial = TRIAL;
+            prefetch->right = prefetch->wrong = 0;
+        }
+        prefetch->right *= FADING;
+        prefetch->wrong *= FADING;
+    }
+    prefetch->last_wants = prefetch->wants;
+    prefetch->wants = 0;
+    store->pass++;
+}
