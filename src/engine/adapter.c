@@ -34,43 +34,6 @@ static struct thin_pair **place(const struct adapters *adapters, int32_t layer, 
     return &adapters->pairs[(size_t)(layer + 1) * ROLE_COUNT + role];
 }
 
-/* The products that the forward pass offers to adapt(). */
-static bool can_adapt(enum tensor_role role)
-{
-    switch (role) {
-    case ROLE_ATTENTION_QKV:
-    case ROLE_ATTENTION_Q:
-    case ROLE_ATTENTION_K:
-    case ROLE_ATTENTION_V:
-    case ROLE_ATTENTION_GATE:
-    case ROLE_ATTENTION_Q_A:
-    case ROLE_ATTENTION_Q_B:
-    case ROLE_ATTENTION_KV_A:
-    case ROLE_ATTENTION_KV_B:
-    case ROLE_ATTENTION_OUTPUT:
-    case ROLE_RECURRENT_BETA_ALPHA:
-    case ROLE_RECURRENT_ALPHA:
-    case ROLE_RECURRENT_BETA:
-    case ROLE_RECURRENT_OUT:
-    case ROLE_ROUTER:
-    case ROLE_FFN_GATE:
-    case ROLE_FFN_UP:
-    case ROLE_FFN_DOWN:
-    case ROLE_SHARED_ROUTER:
-    case ROLE_SHARED_GATE:
-    case ROLE_SHARED_UP:
-    case ROLE_SHARED_DOWN:
-    case ROLE_EXPERT_GATE_UP:
-    case ROLE_EXPERT_GATE:
-    case ROLE_EXPERT_UP:
-    case ROLE_EXPERT_DOWN:
-    case ROLE_OUTPUT:
-        return true;
-    default:
-        return false;
-    }
-}
-
 static const struct gguf_tensor *base_tensor(const struct model *model, int32_t layer, enum tensor_role role)
 {
     unit_number unit = NO_UNIT;
@@ -120,8 +83,9 @@ static hypura_status check_shapes(const struct gguf *file, const struct gguf_ten
 }
 
 /* One ".lora_a" and the ".lora_b" that belongs to it. */
-static hypura_status add_pair(struct adapters *adapters, const struct model *model, const struct gguf *file,
-                              const struct gguf_tensor *a, float alpha, float scale, hypura_error *error)
+static hypura_status add_pair(struct adapters *adapters, const struct model *model, const struct steps *steps,
+                              const struct gguf *file, const struct gguf_tensor *a, float alpha, float scale,
+                              hypura_error *error)
 {
     static const char ending[] = ".lora_a";
     char name[256];
@@ -141,7 +105,7 @@ static hypura_status add_pair(struct adapters *adapters, const struct model *mod
     if (!base)
         return error_set(error, HYPURA_ERROR_FORMAT, "%s adapts '%s', which %s does not have", path, name,
                          model_name(model));
-    if (!can_adapt(role))
+    if (!steps_multiplies(steps, model, layer, role))
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s adapts '%s', which cannot be adapted here: merge it",
                          path, name);
     TRY(check_shapes(file, base, a, b, error));
@@ -184,8 +148,8 @@ static hypura_status check_kind(const struct gguf *file, const struct model *mod
     return HYPURA_OK;
 }
 
-static hypura_status add_file(struct adapters *adapters, const struct model *model, const struct engine_adapter *option,
-                              hypura_error *error)
+static hypura_status add_file(struct adapters *adapters, const struct model *model, const struct steps *steps,
+                              const struct engine_adapter *option, hypura_error *error)
 {
     struct gguf *file;
     TRY(gguf_open(&file, option->path, error));
@@ -196,7 +160,7 @@ static hypura_status add_file(struct adapters *adapters, const struct model *mod
     for (size_t i = 0; i < gguf_tensor_count(file); i++) {
         const struct gguf_tensor *tensor = gguf_tensor_at(file, i);
         if (ends_with(&tensor->name, ".lora_a"))
-            TRY(add_pair(adapters, model, file, tensor, alpha, option->scale, error));
+            TRY(add_pair(adapters, model, steps, file, tensor, alpha, option->scale, error));
         else if (!ends_with(&tensor->name, ".lora_b"))
             return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has a tensor '%s', which is no part of a LoRA",
                              option->path, tensor->name.data);
@@ -204,8 +168,8 @@ static hypura_status add_file(struct adapters *adapters, const struct model *mod
     return HYPURA_OK;
 }
 
-hypura_status adapters_open(struct adapters **out, const struct model *model, const struct engine_adapter *options,
-                            size_t count, hypura_error *error)
+hypura_status adapters_open(struct adapters **out, const struct model *model, const struct steps *steps,
+                            const struct engine_adapter *options, size_t count, hypura_error *error)
 {
     struct adapters *adapters;
     *out = NULL;
@@ -217,7 +181,7 @@ hypura_status adapters_open(struct adapters **out, const struct model *model, co
     TRY(ALLOCATE(&adapters->files, count, "adapters", error));
     TRY(ALLOCATE(&adapters->pairs, ((size_t)adapters->layers + 1) * ROLE_COUNT, "adapters", error));
     for (size_t i = 0; i < count; i++)
-        TRY(add_file(adapters, model, &options[i], error));
+        TRY(add_file(adapters, model, steps, &options[i], error));
     TRY(ALLOCATE(&adapters->low, ADAPTER_TOKENS * adapters->rank, "adapters", error));
     TRY(ALLOCATE(&adapters->delta, ADAPTER_TOKENS * ADAPTER_COLUMNS, "adapters", error));
     /* The plan takes what is resident off the budget. */
@@ -308,13 +272,12 @@ static void add_pair_to(struct engine *engine, const struct thin_pair *pair, con
     }
 }
 
-void adapt(struct engine *engine, const struct matmul *job, const struct model_layer *layer, enum tensor_role role,
-           uint32_t expert, size_t first)
+void adapt(struct engine *engine, const struct matmul *job, int32_t layer, enum tensor_role role, uint32_t expert,
+           size_t first)
 {
     if (!engine->adapters)
         return;
-    int32_t number = layer ? (int32_t)(layer - model_layer(engine->model, 0)) : -1;
-    for (const struct thin_pair *pair = *place(engine->adapters, number, role); pair; pair = pair->next)
+    for (const struct thin_pair *pair = *place(engine->adapters, layer, role); pair; pair = pair->next)
         for (size_t token = 0; token < job->tokens; token += ADAPTER_TOKENS)
             add_pair_to(engine, pair, job, expert, first, token, MIN(job->tokens - token, (size_t)ADAPTER_TOKENS));
 }

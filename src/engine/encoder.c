@@ -11,40 +11,6 @@ bool is_encoder(const struct engine *engine)
     return model_architecture(engine->model)->flags & ARCHITECTURE_ENCODER;
 }
 
-/* Positions that were learnt, and the one kind of token that there is, are added to the embeddings; then a norm. */
-static hypura_status complete_embeddings(struct engine *engine, struct held *held, hypura_error *error)
-{
-    const struct model_parameters *p = model_parameters(engine->model);
-    struct scratch *s = &engine->scratch;
-    static const enum tensor_role roles[] = {ROLE_TOKEN_TYPES, ROLE_POSITION_EMBEDDING};
-    for (size_t i = 0; i < COUNT_OF(roles); i++) {
-        unit_number unit = model_tensor(engine->model, roles[i]);
-        struct matrix matrix;
-        if (unit == NO_UNIT)
-            continue;
-        TRY(hold_matrix(engine, held, unit, &matrix, error));
-        for (size_t r = 0; r < engine->rows; r++) {
-            size_t row = roles[i] == ROLE_POSITION_EMBEDDING ? s->positions[r] : 0;
-            float *hidden = s->hidden + r * p->embedding;
-            compute_dequantize(matrix.type, matrix.data + row * matrix.row_bytes, s->branch, p->embedding);
-            compute_add(engine->compute, hidden, hidden, s->branch, p->embedding);
-        }
-        release(engine, held);
-    }
-    return HYPURA_OK;
-}
-
-hypura_status encoder_input(struct engine *engine, hypura_error *error)
-{
-    struct held held = {0};
-    hypura_status status = complete_embeddings(engine, &held, error);
-    release(engine, &held);
-    if (!status)
-        status = norm_sum(engine, model_tensor(engine->model, ROLE_EMBEDDING_NORM),
-                          model_tensor(engine->model, ROLE_EMBEDDING_NORM_BIAS), error);
-    return status;
-}
-
 hypura_status check_encoder_batch(const struct engine *engine, const struct engine_batch *batch, hypura_error *error)
 {
     if (batch->want_logits || batch->on_logits)

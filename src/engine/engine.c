@@ -69,17 +69,19 @@ static hypura_status check_types(const struct model *model, hypura_error *error)
     return HYPURA_OK;
 }
 
-static hypura_status check_heads(const struct model *model, hypura_error *error)
+static hypura_status check_heads(const struct model *model, const struct steps *steps, hypura_error *error)
 {
-    const struct model_parameters *p = model_parameters(model);
-    size_t key = p->key_size, value = p->value_size;
-    for (uint32_t i = 0; i < p->layers; i++) {
-        key = MAX(key, model_layer(model, i)->key_size);
-        value = MAX(value, model_layer(model, i)->value_size);
-    }
-    if (model_layer(model, 0)->kind == LAYER_LATENT) {
-        key = MAX(p->latent_key_size, p->kv_rank + p->rotary);
-        value = MAX(p->latent_value_size, p->kv_rank);
+    struct step_list all = steps_all(steps);
+    size_t key = 0, value = 0;
+    for (size_t i = 0; i < all.count; i++) {
+        const struct step *step = &all.steps[i];
+        if (step->kind == STEP_ATTEND) {
+            key = MAX(key, step->attend.key_size);
+            value = MAX(value, step->attend.value_size);
+        } else if (step->kind == STEP_ATTEND_LATENT) {
+            key = MAX(key, step->attend_latent.rank + step->attend_latent.rotary);
+            value = MAX(value, step->attend_latent.rank);
+        }
     }
     if (key > ATTENTION_MAX_SIZE || value > ATTENTION_MAX_SIZE)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
@@ -146,14 +148,14 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
 }
 
 static hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
-                               const struct model *model, const struct adapters *adapters,
+                               const struct model *model, const struct steps *steps, const struct adapters *adapters,
                                const struct hardware *hardware, const struct hardware_gpu *device, struct gpu *gpu,
                                const struct engine_options *options, hypura_error *error)
 {
     TRY(check_options(options, error));
     TRY(check_types(model, error));
-    TRY(check_heads(model, error));
-    geometry_make(geometry, model, choose_threads(options, hardware), MAX(options->sequences, 1u));
+    TRY(check_heads(model, steps, error));
+    geometry_make(geometry, model, steps, choose_threads(options, hardware), MAX(options->sequences, 1u));
     geometry->adapters = adapters;
     struct plan_gpu *gpu_plan = NULL;
     if (gpu)
@@ -181,15 +183,19 @@ hypura_status engine_plan_beside(struct plan **out, const struct model *model, c
     struct adapters *adapters = NULL;
     struct gpu *gpu = NULL;
     struct hardware_gpu device;
+    struct steps *steps = NULL;
     hypura_status status = gpu_pass_open_device(&gpu, &device, hardware, options, error);
     if (!status)
-        status = adapters_open(&adapters, model, options->adapters, options->adapter_count, error);
+        status = steps_make(&steps, model, error);
     if (!status)
-        status =
-            make_plan(&plan, &request, &geometry, model, adapters, hardware, gpu ? &device : NULL, gpu, options, error);
+        status = adapters_open(&adapters, model, steps, options->adapters, options->adapter_count, error);
+    if (!status)
+        status = make_plan(&plan, &request, &geometry, model, steps, adapters, hardware, gpu ? &device : NULL, gpu,
+                           options, error);
     if (gpu)
         gpu_pass_close_device(gpu);
     adapters_close(adapters);
+    steps_free(steps);
     if (!status)
         *out = plan;
     return status;
@@ -220,11 +226,14 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
     struct gpu *gpu;
     struct hardware_gpu device;
     struct adapters *adapters = NULL;
+    struct steps *steps = NULL;
     TRY(gpu_pass_open_device(&gpu, &device, hardware, options, error));
-    hypura_status status = adapters_open(&adapters, model, options->adapters, options->adapter_count, error);
+    hypura_status status = steps_make(&steps, model, error);
     if (!status)
-        status =
-            make_plan(&plan, &request, &geometry, model, adapters, hardware, gpu ? &device : NULL, gpu, options, error);
+        status = adapters_open(&adapters, model, steps, options->adapters, options->adapter_count, error);
+    if (!status)
+        status = make_plan(&plan, &request, &geometry, model, steps, adapters, hardware, gpu ? &device : NULL, gpu,
+                           options, error);
     if (!status) {
         request.budget = plan->budget;
         request.positions = plan->positions; /* more memory is not to be spent on a longer context */
@@ -232,6 +241,7 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
     }
     plan_free(plan);
     adapters_close(adapters);
+    steps_free(steps);
     if (gpu)
         gpu_pass_close_device(gpu);
     return status;
@@ -265,8 +275,9 @@ static hypura_status open_rope(struct engine *engine, hypura_error *error)
         status = rope_table_create(&engine->rope, p, false, factors, error);
     release(engine, &held);
     bool local = false;
-    for (uint32_t i = 0; i < p->layers; i++)
-        local = local || model_layer(engine->model, i)->rope_local;
+    struct step_list all = steps_all(engine->steps);
+    for (size_t i = 0; i < all.count; i++)
+        local = local || (all.steps[i].kind == STEP_HEADS && all.steps[i].heads.local);
     if (!status && local)
         status = rope_table_create(&engine->rope_local, p, true, NULL, error);
     return status;
@@ -281,8 +292,8 @@ static size_t expert_places(const struct engine *engine)
 static hypura_status open_parts(struct engine *engine, const struct hardware_gpu *device,
                                 const struct engine_options *options, hypura_error *error)
 {
-    TRY(make_plan(&engine->plan, &engine->request, &engine->geometry, engine->model, engine->adapters,
-                  &engine->hardware, device, engine->gpu, options, error));
+    TRY(make_plan(&engine->plan, &engine->request, &engine->geometry, engine->model, engine->steps,
+                  engine->adapters, &engine->hardware, device, engine->gpu, options, error));
     const struct plan *plan = engine->plan;
     if (plan->chunk == 0 || plan->chunk > MAX_CHUNK || plan->positions == 0 || plan->positions > MAX_POSITIONS ||
         plan->sequences != engine->geometry.sequences)
@@ -407,7 +418,10 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
     if (!status)
         open_vocabulary(engine);
     if (!status)
-        status = adapters_open(&engine->adapters, engine->model, options->adapters, options->adapter_count, error);
+        status = steps_make(&engine->steps, engine->model, error);
+    if (!status)
+        status = adapters_open(&engine->adapters, engine->model, engine->steps, options->adapters,
+                               options->adapter_count, error);
     if (!status)
         status = hardware_detect(&engine->hardware, path, error);
     struct engine_options rest = *options;
@@ -432,6 +446,7 @@ void engine_close(struct engine *engine)
     engine_close(engine->draft_model);
     adapters_close(engine->adapters);
     vocabulary_close(engine->vocabulary);
+    steps_free(engine->steps);
     model_close(engine->model);
     memory_free(engine);
 }

@@ -1,28 +1,24 @@
 /* Shared by the files of the forward pass; nobody else includes it.
  *
- *   engine.c           opening, closing, budgets, statistics
- *   forward.c          batch checks, embeddings, the walk over the layers, logits
- *   weights.c          holding units of the store while they are used
- *   product.c          products with matrices that may come in pieces
- *   adapter.c          what LoRA adapters add to the products with weights
- *   scratch.c          every buffer of the pass, sized from the chunk
- *   kv_cache.c         keys and values of all sequences, and how far each reaches
- *   rope_table.c       angles of the batch's positions
- *   attention_layer.c  queries, keys, values, attention, output
- *   latent_layer.c     the same for multi-head latent attention (DeepSeek)
- *   recurrent_layer.c  the same for gated delta nets (Qwen 3 Next)
- *   encoder.c          what encoders have before the layers, and embeddings of texts
- *   ffn.c              dense feed forward
- *   router.c, moe.c    which experts, and their work in the order of arrival
- *   guess.c            which experts the next layers may choose
- *   draft_model.c      the smaller model that guesses tokens
- *   gpu/               the layers that are computed on the GPU
+ *   engine.c       opening, closing, budgets, statistics
+ *   forward.c      batch checks, the walk over the layers
+ *   cpu/           the executor that carries steps out with compute
+ *   gpu/           the layers that are computed on the GPU
+ *   weights.c      holding units of the store while they are used
+ *   adapter.c      what LoRA adapters add to the products with weights
+ *   scratch.c      every buffer of the pass, sized from the steps and the chunk
+ *   kv_cache.c     keys and values of all sequences, and how far each reaches
+ *   rope_table.c   angles of the batch's positions
+ *   encoder.c      embeddings of texts
+ *   guess.c        which experts the next layers may choose
+ *   draft_model.c  the smaller model that guesses tokens
  */
 #ifndef HYPURA_ENGINE_PRIVATE_H
 #define HYPURA_ENGINE_PRIVATE_H
 
 #include "compute/compute.h"
 #include "engine/engine.h"
+#include "steps/steps.h"
 #include "store/trace.h"
 
 #include <stdatomic.h>
@@ -48,21 +44,22 @@
 
 struct geometry {
     const struct model *model;
+    const struct steps *steps;
     const uint8_t *on_gpu;           /* [layers] keys and values of the layer are in device memory; NULL: of none */
     const struct adapters *adapters; /* NULL: none */
     size_t threads;
     uint32_t sequences;
     uint32_t logits_rows;
     bool windows;            /* some layer has a sliding window */
-    bool shared;             /* some layer adds shared experts, or a dense feed forward, to its experts */
     bool halves;             /* prompts are multiplied as halves by a GPU, so it needs room for those */
     bool foreign;            /* no layer is of a kind that a GPU was found to compute */
     uint64_t largest_buffer; /* that a GPU has; 0: none */
-    /* Widths: the greatest over the layers, in floats. */
-    size_t query, query_raw, key, value, attended, projected, feed_forward, vector;
-    /* Latent layers: rows worked on at once, and what their heads need. */
+    /* Floats per token, the greatest over the steps: of each buffer, of what products read, of feed forwards' inner
+     * rows, of small tensors that have to be converted. */
+    size_t widths[BUFFER_COUNT], input, inner, vector;
+    /* Attention on latents: rows worked on at once, and what their heads need. */
     uint32_t latent_rows;
-    size_t latents, latent_query, latent_attended, heads, latent_head;
+    size_t latent_query, latent_attended, heads, latent_head;
 };
 
 /* What a plan is asked for: positions of a sequence and tokens of a batch (0: as many as are good), type of the cache.
@@ -73,7 +70,8 @@ struct asked {
 };
 void engine_ask(struct asked *out, const struct geometry *geometry, const struct engine_options *options);
 
-void geometry_make(struct geometry *out, const struct model *model, size_t threads, uint32_t sequences);
+void geometry_make(struct geometry *out, const struct model *model, const struct steps *steps, size_t threads,
+                   uint32_t sequences);
 
 /* ---- guesses -------------------------------------------------------------------------------------------------------
  */
@@ -112,23 +110,25 @@ struct span {
     uint32_t first_row, rows;
 };
 
+/* Rows that matrices read, of one buffer at a time: the first of [C], the second of [expert_rows or C] inner rows. */
+struct input {
+    struct activation *activation;
+    enum step_buffer buffer; /* BUFFER_NONE: nothing that may be read again */
+    size_t columns, stride;
+};
+
 /* Sizes in elements: C tokens a batch, E embedding, K experts used. */
 struct scratch {
     void *memory;
     size_t bytes;
     uint32_t chunk;
-    float *hidden;      /* [C][E] the residual stream */
-    float *normed;      /* [C][E] */
-    float *branch;      /* [C][E] what a layer adds; after the layers what begins here holds the logits of many rows */
-    size_t output_rows; /* so many */
-    float *query, *query_raw, *key, *value, *attended;
-    float *rope[2];         /* [C][rotary] of the usual base, of the local one */
-    float *gate, *up;       /* [C][feed forward], or [expert_rows][expert feed forward] */
+    float *buffers[BUFFER_COUNT]; /* [C][width]; gate and up also [expert_rows][inner width of an expert] */
+    size_t output_rows;           /* rows of logits that have room where "branch" begins, after the layers */
+    float *rope[2];               /* [C][rotary] of the usual base, of the local one */
     float *vectors[4];      /* small tensors that are not F32, as floats */
     float *logits;          /* [logits_rows][vocabulary] */
     uint8_t *embedding_row; /* as in the file */
     /* latent attention: the queries against the cache's rows, and what came back, of latent_rows rows */
-    float *latents; /* [C][kv_rank + rotary] where whole keys are made of them */
     float *latent_query, *latent_attended;
     uint32_t *head_rows; /* [heads][latent_rows] rows of a head among rows x heads */
     struct activation *latent_input;
@@ -144,8 +144,6 @@ struct scratch {
     uint32_t *chosen;      /* [C][K] in the router's order */
     float *chosen_weights; /* [C][K] */
     float *expert_out;     /* [C][K][E] */
-    float *shared_out;     /* [C][E] of the shared experts */
-    float *shared_weights; /* [C] */
     /* guesses, of GUESS_ROWS rows at most */
     uint32_t *guessed;      /* [GUESS_LAYERS][GUESS_LAYERS][rows][ranks] */
     uint8_t *margins;       /* of each */
@@ -158,10 +156,10 @@ struct scratch {
     uint32_t *expert_token;    /* [C * K] rows of each expert: the token ... */
     uint32_t *expert_slot;     /* [C * K] ... and the row of expert_out */
     uint32_t *identity;        /* [expert_rows] 0, 1, 2 ... */
-    unit_number *expert_units; /* [experts] still to come */
-    struct matmul *jobs;       /* [2 x experts] */
-    struct activation *input;  /* [C] rows that several matrices read */
-    struct activation *inner;  /* [expert_rows or C] rows that the down matrices read */
+    unit_number *expert_units; /* [experts] of which the first "waiting" are still to come */
+    uint32_t waiting;
+    struct matmul *jobs; /* [2 x experts] */
+    struct input inputs[2];
 };
 
 hypura_status scratch_create(struct scratch *out, const struct geometry *geometry, uint32_t chunk, hypura_error *error);
@@ -261,6 +259,7 @@ void rope_table_fill(const struct rope_table *table, struct thread_pool *pool, f
 
 struct engine {
     struct model *model;
+    struct steps *steps;
     struct vocabulary *vocabulary; /* NULL: vocabulary_error says why */
     hypura_error vocabulary_error;
     struct hardware hardware;
@@ -282,6 +281,7 @@ struct engine {
     atomic_bool lost; /* the GPU */
 
     /* The batch that is running. */
+    const struct engine_batch *batch;
     size_t rows;
     uint32_t span_count;
     size_t wanted;
@@ -337,20 +337,6 @@ struct matrix matrix_rows(const struct matrix *matrix, size_t first, size_t rows
 /* A matrix that starts at data, of columns x rows. */
 struct matrix matrix_at(const uint8_t *data, enum tensor_type type, size_t columns, size_t rows);
 
-/* Norms by the tensors of a role and of the role after it (its bias), into out. */
-hypura_status norm(struct engine *engine, float *out, const float *in, unit_number weight, unit_number bias,
-                   size_t rows, size_t columns, hypura_error *error);
-
-/* The residual stream through a norm, in place; nothing without a tensor. */
-hypura_status norm_sum(struct engine *engine, unit_number weight, unit_number bias, hypura_error *error);
-
-/* The residual stream, through the norm of a role where the layer has it, as scratch.normed and input activation. */
-hypura_status set_input(struct engine *engine, const struct model_layer *layer, enum tensor_role role,
-                        hypura_error *error);
-
-/* Adds what a layer gave to the residual stream: normed where the model has a norm there, and scaled. */
-hypura_status add_branch(struct engine *engine, unit_number post_norm, hypura_error *error);
-
 /* ---- products ------------------------------------------------------------------------------------------------------
  */
 
@@ -363,8 +349,8 @@ struct product {
 };
 
 /* All of them, with what adapters add. Tensors are computed as they come, in the order of the products. Of jobs the
- * shape of the weights is left. layer NULL: of the whole model. */
-hypura_status multiply(struct engine *engine, const struct model_layer *layer, struct product *products, size_t count,
+ * shape of the weights is left. layer -1: of the whole model. */
+hypura_status multiply(struct engine *engine, int32_t layer, struct product *products, size_t count,
                        hypura_error *error);
 
 /* ---- adapters ------------------------------------------------------------------------------------------------------
@@ -387,14 +373,14 @@ uint32_t adapters_pairs(const struct adapters *adapters);
 uint32_t adapters_rank(const struct adapters *adapters); /* the greatest */
 
 /* NULL for none. The caller closes them, after an error too. */
-hypura_status adapters_open(struct adapters **out, const struct model *model, const struct engine_adapter *options,
-                            size_t count, hypura_error *error);
+hypura_status adapters_open(struct adapters **out, const struct model *model, const struct steps *steps,
+                            const struct engine_adapter *options, size_t count, hypura_error *error);
 void adapters_close(struct adapters *adapters);
 
 /* After compute_matmul: adds to a job's output what adapters have for the matrix of a role (of an expert of it) whose
- * row "first" was the job's first. layer NULL: of the whole model. */
-void adapt(struct engine *engine, const struct matmul *job, const struct model_layer *layer, enum tensor_role role,
-           uint32_t expert, size_t first);
+ * row "first" was the job's first. layer -1: of the whole model. */
+void adapt(struct engine *engine, const struct matmul *job, int32_t layer, enum tensor_role role, uint32_t expert,
+           size_t first);
 
 /* ---- the smaller model that guesses tokens --------------------------------------------------------------------------
  */
@@ -426,9 +412,6 @@ hypura_status engine_plan_beside(struct plan **out, const struct model *model, c
 bool is_encoder(const struct engine *engine);
 hypura_status check_encoder_batch(const struct engine *engine, const struct engine_batch *batch, hypura_error *error);
 
-/* Makes scratch.hidden what the first layer of an encoder reads. */
-hypura_status encoder_input(struct engine *engine, hypura_error *error);
-
 /* ---- logits --------------------------------------------------------------------------------------------------------
  */
 
@@ -436,47 +419,27 @@ hypura_status encoder_input(struct engine *engine, hypura_error *error);
 hypura_status give_logits(struct engine *engine, const struct engine_batch *batch, size_t first, size_t count,
                           const float *logits, hypura_error *error);
 
-/* ---- layers --------------------------------------------------------------------------------------------------------
+/* ---- experts -------------------------------------------------------------------------------------------------------
  */
 
-/* Each reads scratch.hidden and adds to it. */
-hypura_status attention_layer(struct engine *engine, uint32_t layer, hypura_error *error);
-hypura_status latent_layer(struct engine *engine, uint32_t layer, hypura_error *error);
-hypura_status recurrent_layer(struct engine *engine, uint32_t layer, hypura_error *error);
-hypura_status feed_forward_layer(struct engine *engine, uint32_t layer, hypura_error *error);
+/* Begins the reads of the experts in scratch.chosen but those that are computed elsewhere ([experts] of the layer; NULL:
+ * none); forget_experts after an error. */
+hypura_status want_chosen(struct engine *engine, uint32_t layer, unit_number first_expert, const bool *elsewhere,
+                          hypura_error *error);
+void forget_experts(struct engine *engine);
 
-/* Rows of values (NULL: those that the input activation holds already) through the matrix of a role, with the bias of
- * the role after it where there is one, into out. */
-hypura_status project_rows(struct engine *engine, const struct model_layer *layer, enum tensor_role role, bool bias,
-                           const float *values, float *out, hypura_error *error);
-
-/* Whether queries and keys of a layer are normed after rope, without weights. */
-bool norms_plainly(const struct model *model, const struct model_layer *layer);
-
-/* Longer contexts get sharper attention: in some layers queries, of so many floats a row, grow with the logarithm of
- * their position. */
-void scale_queries_by_position(struct engine *engine, const struct model_layer *layer, size_t width);
-
-/* From scratch.normed (set as input activation) to scratch.branch. */
-hypura_status dense_feed_forward(struct engine *engine, const struct model_layer *layer, enum tensor_role gate,
-                                 enum tensor_role up, enum tensor_role down, size_t width, float *out,
+/* The same and their work, for the rows of the step's input, into scratch.expert_out. */
+hypura_status run_chosen_experts(struct engine *engine, const struct step *experts, const bool *elsewhere,
                                  hypura_error *error);
-hypura_status moe_feed_forward(struct engine *engine, uint32_t number, hypura_error *error);
 
-/* The experts in scratch.chosen but those that are computed elsewhere ([experts] of the layer), for the rows of the
- * input activation, into scratch.expert_out. */
-hypura_status run_chosen_experts(struct engine *engine, uint32_t number, const bool *elsewhere, hypura_error *error);
+/* Buffers, as bits, were written: products make their copies of them anew. */
+void forget_inputs(struct engine *engine, uint32_t written);
 
 /* Device memory for batches of so many tokens, besides weights and caches. */
 uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 
-enum glu_kind feed_forward_glu(const struct model *model);
-#define OAI_ALPHA 1.702f /* gpt-oss */
-#define OAI_LIMIT 7.0f
-
-/* What a router with scales of its own reads, from the residual stream. */
-hypura_status router_input(struct engine *engine, const struct model_layer *layer, const float *state, float *out,
-                           hypura_error *error);
+/* ---- guesses of experts --------------------------------------------------------------------------------------------
+ */
 
 /* After a layer of single tokens: offers the store a guess of what the next layer will choose, and while the drive has
  * nothing to do of those after it. */
@@ -488,7 +451,7 @@ void guess_check(struct engine *engine, uint32_t number); /* counts how guesses 
 uint32_t guess_ranks(const struct model_parameters *parameters);
 
 /* Chooses experts for rows of logits [rows][experts], which become probabilities. bias may be NULL. */
-void router_choose(struct compute *compute, const struct model_parameters *parameters, float *logits, float *selection,
+void router_choose(struct compute *compute, const struct router_rule *rule, float *logits, float *selection,
                    const float *selection_bias, size_t rows, uint32_t *chosen, float *weights);
 
 #endif

@@ -1,3 +1,4 @@
+#include "engine/cpu/execute.h"
 #include "engine/gpu/pass.h"
 
 #include <inttypes.h>
@@ -62,48 +63,6 @@ static hypura_status check_cancel(struct engine *engine, hypura_error *error)
     return HYPURA_OK;
 }
 
-/* ---- embeddings ----------------------------------------------------------------------------------------------------
- */
-
-static hypura_status embed_rows(struct engine *engine, const int32_t *tokens, struct held *held, hypura_error *error)
-{
-    const struct model_parameters *p = model_parameters(engine->model);
-    struct scratch *s = &engine->scratch;
-    unit_number unit = model_tensor(engine->model, ROLE_TOKEN_EMBEDDING);
-    const struct gguf_tensor *tensor = model_unit(engine->model, unit)->slices[0].tensor;
-    struct matrix matrix = matrix_at(NULL, tensor->type, p->embedding, p->vocabulary);
-    if (!engine->plan->embedding_rows && store_pieces(engine->store, unit).count == 1)
-        TRY(hold_matrix(engine, held, unit, &matrix, error));
-    for (size_t r = 0; r < engine->rows; r++) {
-        uint64_t offset = (uint64_t)tokens[r] * matrix.row_bytes;
-        const uint8_t *row = matrix.data ? matrix.data + offset : s->embedding_row;
-        if (!matrix.data)
-            TRY(store_read(engine->store, unit, offset, matrix.row_bytes, s->embedding_row, error));
-        compute_dequantize(matrix.type, row, s->hidden + r * p->embedding, p->embedding);
-    }
-    return HYPURA_OK;
-}
-
-static hypura_status embed(struct engine *engine, const int32_t *tokens, hypura_error *error)
-{
-    const struct model_parameters *p = model_parameters(engine->model);
-    struct scratch *s = &engine->scratch;
-    struct held held = {0};
-    bool done;
-    TRY(gpu_pass_embed(engine, tokens, &done, error));
-    if (done)
-        return HYPURA_OK;
-    hypura_status status = embed_rows(engine, tokens, &held, error);
-    release(engine, &held);
-    if (status)
-        return status;
-    if (p->embedding_scale != 1.0f)
-        compute_scale(engine->compute, s->hidden, s->hidden, p->embedding_scale, engine->rows * p->embedding);
-    if (is_encoder(engine))
-        return encoder_input(engine, error);
-    return HYPURA_OK;
-}
-
 /* ---- logits --------------------------------------------------------------------------------------------------------
  */
 
@@ -120,62 +79,15 @@ hypura_status give_logits(struct engine *engine, const struct engine_batch *batc
     return HYPURA_OK;
 }
 
-static hypura_status output_rows(struct engine *engine, const struct engine_batch *batch, struct held *held,
-                                 hypura_error *error)
-{
-    const struct model_parameters *p = model_parameters(engine->model);
-    struct scratch *s = &engine->scratch;
-    unit_number unit = model_tensor(engine->model, ROLE_OUTPUT);
-    if (unit == NO_UNIT)
-        unit = model_tensor(engine->model, ROLE_TOKEN_EMBEDDING);
-    /* Who takes them as they come gets them from all memory that the layers left: the matrix, which may stream, is gone
-     * through as rarely as can be. */
-    float *logits = batch->on_logits ? s->branch : s->logits;
-    size_t room = batch->on_logits ? s->output_rows : engine->geometry.logits_rows;
-    struct product product = {.unit = unit,
-                              .role = ROLE_OUTPUT,
-                              .job = {.input = s->input, .output = logits, .output_stride = p->vocabulary}};
-    struct matmul *job = &product.job;
-    TRY(hold_vector(engine, held, model_tensor(engine->model, ROLE_OUTPUT_BIAS), &job->bias, error));
-    for (size_t first = 0; first < engine->wanted; first += job->tokens) {
-        job->tokens = MIN(engine->wanted - first, room);
-        job->input_rows = s->wanted + first;
-        size_t count = job->tokens * p->vocabulary;
-        TRY(multiply(engine, NULL, &product, 1, error));
-        if (p->output_scale != 1.0f)
-            compute_scale(engine->compute, logits, logits, p->output_scale, count);
-        if (p->output_soft_cap != 0.0f)
-            compute_soft_cap(engine->compute, logits, count, p->output_soft_cap);
-        TRY(give_logits(engine, batch, first, job->tokens, logits, error));
-    }
-    return HYPURA_OK;
-}
-
-static hypura_status output(struct engine *engine, const struct engine_batch *batch, hypura_error *error)
-{
-    const struct model_parameters *p = model_parameters(engine->model);
-    struct scratch *s = &engine->scratch;
-    bool done;
-    TRY(gpu_pass_output(engine, batch, &done, error));
-    if (done)
-        return HYPURA_OK;
-    TRY(gpu_pass_to_host(engine, error));
-    if (model_tensor(engine->model, ROLE_OUTPUT_NORM) == NO_UNIT) /* an encoder's last layer ends with one */
-        memcpy(s->normed, s->hidden, engine->rows * p->embedding * sizeof *s->normed);
-    else
-        TRY(norm(engine, s->normed, s->hidden, model_tensor(engine->model, ROLE_OUTPUT_NORM),
-                 model_tensor(engine->model, ROLE_OUTPUT_NORM_BIAS), engine->rows, p->embedding, error));
-    if (engine->wanted == 0)
-        return HYPURA_OK;
-    struct held held = {0};
-    activation_set(s->input, s->normed, engine->rows, p->embedding, p->embedding);
-    hypura_status status = output_rows(engine, batch, &held, error);
-    release(engine, &held);
-    return status;
-}
-
 /* ---- the pass ------------------------------------------------------------------------------------------------------
  */
+
+static hypura_status embed(struct engine *engine, hypura_error *error)
+{
+    bool done;
+    TRY(gpu_pass_embed(engine, engine->batch->tokens, &done, error));
+    return done ? HYPURA_OK : execute(engine, steps_before(engine->steps), error);
+}
 
 static hypura_status run_layers(struct engine *engine, hypura_error *error)
 {
@@ -186,20 +98,20 @@ static hypura_status run_layers(struct engine *engine, hypura_error *error)
             continue;
         }
         TRY(gpu_pass_to_host(engine, error));
-        switch (model_layer(engine->model, i)->kind) {
-        case LAYER_ATTENTION:
-            TRY(attention_layer(engine, i, error));
-            break;
-        case LAYER_LATENT:
-            TRY(latent_layer(engine, i, error));
-            break;
-        case LAYER_RECURRENT:
-            TRY(recurrent_layer(engine, i, error));
-            break;
-        }
-        TRY(feed_forward_layer(engine, i, error));
+        TRY(execute(engine, steps_of_layer(engine->steps, i), error));
+        TRY(guess_ahead(engine, i, error));
     }
     return HYPURA_OK;
+}
+
+static hypura_status output(struct engine *engine, hypura_error *error)
+{
+    bool done;
+    TRY(gpu_pass_output(engine, engine->batch, &done, error));
+    if (done)
+        return HYPURA_OK;
+    TRY(gpu_pass_to_host(engine, error));
+    return execute(engine, steps_after(engine->steps), error);
 }
 
 static hypura_status run_batch(struct engine *engine, const struct engine_batch *batch, hypura_error *error)
@@ -210,6 +122,8 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
                          "the GPU was lost in an earlier request; the model has to be opened anew");
     thread_pool_skipped(compute_pool(engine->compute)); /* in an earlier pass */
     TRY(check_cancel(engine, error));
+    engine->batch = batch;
+    forget_inputs(engine, UINT32_MAX);
     TRY(read_batch(engine, batch, error));
     if (engine->trace)
         TRY(trace_writer_begin(engine->trace, (uint32_t)engine->rows, error));
@@ -226,13 +140,13 @@ static hypura_status run_batch(struct engine *engine, const struct engine_batch 
     }
     gpu_pass_begin(engine);
     store_begin(engine->store);
-    hypura_status status = embed(engine, batch->tokens, error);
+    hypura_status status = embed(engine, error);
     if (!status)
         status = guess_start(engine, error);
     if (!status)
         status = run_layers(engine, error);
     if (!status)
-        status = output(engine, batch, error);
+        status = output(engine, error);
     if (!status)
         status = check_cancel(engine, error);
     if (!status)
@@ -303,5 +217,9 @@ size_t engine_logits_rows(const struct engine *engine)
 const float *engine_hidden(const struct engine *engine)
 {
     const float *there = gpu_pass_hidden(engine);
-    return there ? there : engine->scratch.normed;
+    if (there)
+        return there;
+    /* An encoder's last layer ends with a norm of its own. */
+    bool normed = steps_find(steps_after(engine->steps), STEP_NORM);
+    return engine->scratch.buffers[normed ? BUFFER_NORMED : BUFFER_HIDDEN];
 }

@@ -1,3 +1,4 @@
+#include "engine/cpu/execute.h"
 #include "engine/gpu/pass.h"
 
 #include <math.h>
@@ -62,53 +63,53 @@ void guess_check(struct engine *engine, uint32_t number)
 
 /* Each choice's distance from the border, in parts of how far all of them are apart: 0 to GUESS_MARGINS - 1, of which
  * the upper half would be chosen. */
-static void find_margins(const struct engine *engine, const float *selection_bias, const uint32_t *chosen,
-                         uint8_t *margins)
+static void find_margins(const struct engine *engine, const struct router_rule *rule, const float *selection_bias,
+                         const uint32_t *chosen, uint8_t *margins)
 {
-    const struct model_parameters *p = model_parameters(engine->model);
-    uint32_t ranks = engine->guess.ranks, border = MIN(p->experts_used, ranks - 1);
+    uint32_t ranks = engine->guess.ranks, border = MIN(rule->used, ranks - 1);
     float scores[GUESS_MAX_RANKS];
     for (size_t r = 0; r < engine->rows; r++, chosen += ranks, margins += ranks) {
-        const float *router = engine->scratch.router + r * p->experts;
+        const float *router = engine->scratch.router + r * rule->experts;
         for (uint32_t i = 0; i < ranks; i++) {
             scores[i] = router[chosen[i]] + (selection_bias ? selection_bias[chosen[i]] : 0);
-            if (p->router_gate == ROUTER_SOFTMAX && !selection_bias)
+            if (rule->gate == ROUTER_SOFTMAX && !selection_bias)
                 scores[i] = logf(fmaxf(scores[i], LEAST_SHARE));
         }
         float range = fmaxf(scores[0] - scores[ranks - 1], LEAST_SHARE);
         for (uint32_t i = 0; i < ranks; i++) {
             uint32_t half = GUESS_MARGINS / 2;
-            float from = i < p->experts_used ? scores[border] : scores[border - 1];
+            float from = i < rule->used ? scores[border] : scores[border - 1];
             float distance = fminf(fabsf(scores[i] - from) / range, 1);
             uint32_t steps = MIN((uint32_t)(distance * (float)half), half - 1);
-            margins[i] = (uint8_t)(i < p->experts_used ? half + steps : half - 1 - steps);
+            margins[i] = (uint8_t)(i < rule->used ? half + steps : half - 1 - steps);
         }
     }
 }
 
 /* The choice that a later layer's router would make now. */
-static hypura_status route_ahead(struct engine *engine, const struct model_layer *layer, uint32_t *chosen,
+static hypura_status route_ahead(struct engine *engine, const struct step_router *router, uint32_t *chosen,
                                  uint8_t *margins, struct held *held, hypura_error *error)
 {
-    struct model_parameters parameters = *model_parameters(engine->model);
+    const struct step_route *r = &router->route->route;
+    const struct step_norm *n = &router->norm->norm;
+    struct step norm = *router->norm;
     struct scratch *s = &engine->scratch;
-    if (layer->tensors[ROLE_ROUTER_SCALE] != NO_UNIT)
-        TRY(router_input(engine, layer, s->hidden, s->branch, error));
-    else
-        TRY(norm(engine, s->branch, s->hidden, layer->tensors[ROLE_FFN_NORM], layer->tensors[ROLE_FFN_NORM_BIAS],
-                 engine->rows, parameters.embedding, error));
+    struct router_rule rule = r->rule;
     const float *selection_bias;
     struct matmul job = {
-        .input = s->guess_input, .tokens = engine->rows, .output = s->router, .output_stride = parameters.experts};
-    TRY(hold_matrix(engine, held, layer->tensors[ROLE_ROUTER], &job.weights, error));
-    TRY(hold_vector(engine, held, layer->tensors[ROLE_ROUTER_BIAS], &job.bias, error));
-    TRY(hold_vector(engine, held, layer->tensors[ROLE_ROUTER_SELECTION_BIAS], &selection_bias, error));
-    activation_set(s->guess_input, s->branch, engine->rows, parameters.embedding, parameters.embedding);
+        .input = s->guess_input, .tokens = engine->rows, .output = s->router, .output_stride = rule.experts};
+    norm.norm.out = BUFFER_BRANCH;
+    TRY(run_norm(engine, &norm, held, error));
+    forget_inputs(engine, 1u << BUFFER_BRANCH);
+    TRY(hold_matrix(engine, held, r->router, &job.weights, error));
+    TRY(hold_vector(engine, held, r->bias, &job.bias, error));
+    TRY(hold_vector(engine, held, r->selection_bias, &selection_bias, error));
+    activation_set(s->guess_input, rows_of(engine, BUFFER_BRANCH), engine->rows, n->width, n->width);
     compute_matmul(engine->compute, &job, 1);
-    parameters.experts_used = engine->guess.ranks;
-    router_choose(engine->compute, &parameters, s->router, s->selection, selection_bias, engine->rows, chosen,
+    rule.used = engine->guess.ranks;
+    router_choose(engine->compute, &rule, s->router, s->selection, selection_bias, engine->rows, chosen,
                   s->guessed_weights);
-    find_margins(engine, selection_bias, chosen, margins);
+    find_margins(engine, &r->rule, selection_bias, chosen, margins);
     return HYPURA_OK;
 }
 
@@ -120,37 +121,38 @@ static int likelier_first(const void *left, const void *right)
     return a->expert < b->expert ? -1 : a->expert > b->expert;
 }
 
-/* Offers what is left in likely[] of a layer, the likeliest first. */
-static void offer(struct engine *engine, const struct model_layer *layer, uint32_t count)
+/* Offers what is left in likely[] of the experts from one on, the likeliest first. */
+static void offer(struct engine *engine, unit_number first_expert, uint32_t count)
 {
     struct scratch *s = &engine->scratch;
     qsort(s->likely, count, sizeof *s->likely, likelier_first);
     for (uint32_t i = 0; i < count; i++) {
-        s->guess_units[i] = layer->first_expert + s->likely[i].expert;
+        s->guess_units[i] = first_expert + s->likely[i].expert;
         s->guess_probabilities[i] = s->likely[i].probability;
     }
     store_prefetch(engine->store, s->guess_units, s->guess_probabilities, count);
 }
 
 /* A long batch uses nearly all experts of every layer. */
-static void guess_all(struct engine *engine, const struct model_layer *next)
+static void guess_all(struct engine *engine, unit_number first_expert)
 {
     const struct model_parameters *p = model_parameters(engine->model);
     float probability = 1.0f - powf(1.0f - (float)p->experts_used / (float)p->experts, (float)engine->rows);
     for (uint32_t e = 0; e < p->experts; e++)
         engine->scratch.likely[e] = (struct likely){e, probability};
-    offer(engine, next, p->experts);
+    offer(engine, first_expert, p->experts);
 }
 
 static hypura_status guess_layer(struct engine *engine, uint32_t number, uint32_t ahead, hypura_error *error)
 {
     const struct model_parameters *p = model_parameters(engine->model);
-    const struct model_layer *layer = model_layer(engine->model, number);
     struct scratch *s = &engine->scratch;
     struct guess *guess = &engine->guess;
     size_t place = guess_place(engine, ahead, number);
     struct held held = {0};
-    hypura_status status = route_ahead(engine, layer, s->guessed + place, s->margins + place, &held, error);
+    struct step_router router;
+    steps_router(engine->steps, number, &router);
+    hypura_status status = route_ahead(engine, &router, s->guessed + place, s->margins + place, &held, error);
     release(engine, &held);
     if (status)
         return status;
@@ -166,7 +168,7 @@ static hypura_status guess_layer(struct engine *engine, uint32_t number, uint32_
     for (uint32_t e = 0; e < p->experts; e++)
         if (s->likely[e].probability > 0)
             s->likely[count++] = s->likely[e];
-    offer(engine, layer, count);
+    offer(engine, router.route->route.first, count);
     return HYPURA_OK;
 }
 
@@ -186,9 +188,9 @@ static bool guesses_by_token(const struct engine *engine)
  * is on the GPU cannot be asked. */
 static bool can_guess(const struct engine *engine, uint32_t number)
 {
-    const struct model_layer *layer = model_layer(engine->model, number);
-    return layer && layer->moe && !gpu_pass_has(engine, number) &&
-           !plan_in_ring(engine->plan, layer->tensors[ROLE_ROUTER]);
+    struct step_router router;
+    return steps_router(engine->steps, number, &router) && !gpu_pass_has(engine, number) &&
+           !plan_in_ring(engine->plan, router.route->route.router);
 }
 
 /* A guess for this layer was made in this pass, farther ahead. */
@@ -234,7 +236,8 @@ hypura_status guess_start(struct engine *engine, hypura_error *error)
 
 void guess_prompt(struct engine *engine, uint32_t number)
 {
-    const struct model_layer *next = model_layer(engine->model, number + 1);
-    if (engine->plan->expert_cache_bytes && uses_all_experts(engine) && next && next->moe)
-        guess_all(engine, next);
+    struct step_router next;
+    if (engine->plan->expert_cache_bytes && uses_all_experts(engine) &&
+        steps_router(engine->steps, number + 1, &next))
+        guess_all(engine, next.route->route.first);
 }

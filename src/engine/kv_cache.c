@@ -1,34 +1,32 @@
 #include "engine/engine_private.h"
 
-/* What a layer keeps of a position: heads of keys and values. */
-static void layer_shape(struct kv_layer *out, const struct model *model, uint32_t number, enum tensor_type type,
+/* What a layer keeps of a sequence: states, or heads of keys and values of each position, or nothing, where it reads
+ * another layer's. */
+static void layer_shape(struct kv_layer *out, const struct geometry *geometry, uint32_t number, enum tensor_type type,
                         uint32_t positions)
 {
-    const struct model_layer *layer = model_layer(model, number);
-    const struct model_parameters *p = model_parameters(model);
-    *out = (struct kv_layer){.heads = layer->kv_heads, .key_size = layer->key_size, .value_size = layer->value_size};
-    out->window = layer->window;
-    if (layer->kind == LAYER_ATTENTION && layer->kv_source != number) {
-        *out = (struct kv_layer){0}; /* reads another layer's */
+    struct step_list list = steps_of_layer(geometry->steps, number);
+    *out = (struct kv_layer){0};
+    for (size_t i = 0; i < list.count; i++) {
+        const struct step *step = &list.steps[i];
+        if (step->kind == STEP_DELTA_NET) {
+            const struct step_delta_net *d = &step->delta_net;
+            out->state_floats =
+                delta_net_state_floats(d->heads_k, d->heads_v, d->key_size, d->value_size, d->taps);
+        } else if (step->kind == STEP_HEADS && step->heads.stores) {
+            out->heads = step->heads.key.heads;
+            out->key_size = step->heads.key.size;
+            out->value_size = step->heads.value_size;
+            out->values_in_keys = step->heads.value == BUFFER_NONE;
+        } else if (step->kind == STEP_ATTEND && step->attend.source == number) {
+            out->window = step->attend.window;
+        }
+    }
+    if (out->heads == 0)
         return;
-    }
-    if (layer->kind == LAYER_RECURRENT) {
-        *out = (struct kv_layer){.state_floats = delta_net_state_floats(p->recurrent_heads_k, p->recurrent_heads_v,
-                                                                        p->recurrent_key_size, p->recurrent_value_size,
-                                                                        p->recurrent_conv)};
-        return;
-    }
-    if (layer->kind == LAYER_LATENT) {
-        /* A file with the older, undivided matrix gives whole keys and values. */
-        bool whole = layer->tensors[ROLE_ATTENTION_KV_B] != NO_UNIT;
-        out->heads = whole ? layer->heads : 1;
-        out->key_size = whole ? p->latent_key_size : (size_t)p->kv_rank + p->rotary;
-        out->value_size = whole ? p->latent_value_size : p->kv_rank;
-        out->values_in_keys = !whole;
-    }
     uint64_t capacity = positions;
-    if (layer->window)
-        capacity = MIN(capacity, (uint64_t)layer->window + WINDOW_SLACK);
+    if (out->window)
+        capacity = MIN(capacity, (uint64_t)out->window + WINDOW_SLACK);
     out->capacity = (size_t)align_up(capacity, ATTENTION_BLOCK);
     /* Head by head, so that attention, which takes the positions of one head, reads memory in order. */
     out->key_position_bytes = attention_row_bytes(type, out->key_size);
@@ -68,7 +66,7 @@ uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t number, uint32
 {
     struct kv_layer layer;
     uint64_t total = 0;
-    layer_shape(&layer, geometry->model, number, type, positions);
+    layer_shape(&layer, geometry, number, type, positions);
     return lay_out(&layer, sequences, &total) ? total : UINT64_MAX;
 }
 
@@ -77,7 +75,7 @@ uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uin
     uint64_t total = 0;
     for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++) {
         struct kv_layer layer;
-        layer_shape(&layer, geometry->model, i, type, positions);
+        layer_shape(&layer, geometry, i, type, positions);
         if (!(geometry->on_gpu && geometry->on_gpu[i]) && !lay_out(&layer, sequences, &total))
             return UINT64_MAX;
     }
@@ -101,7 +99,7 @@ hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geome
     uint64_t offset = 0;
     for (uint32_t i = 0; i < layers; i++) {
         struct kv_layer *layer = &out->layers[i];
-        layer_shape(layer, geometry->model, i, type, positions);
+        layer_shape(layer, geometry, i, type, positions);
         if (layer->capacity && (!layer->key_position_bytes || !layer->value_position_bytes)) {
             const struct tensor_type_info *info = tensor_type_info(type);
             return error_set(error, HYPURA_ERROR_UNSUPPORTED,
@@ -206,7 +204,7 @@ bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type)
     size_t page = memory_page_size();
     for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++) {
         struct kv_layer layer;
-        layer_shape(&layer, geometry->model, i, type, PLAN_KV_BLOCK);
+        layer_shape(&layer, geometry, i, type, PLAN_KV_BLOCK);
         if (layer.state_floats || layer.key_head_bytes % page || layer.value_head_bytes % page)
             return false;
     }

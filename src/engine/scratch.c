@@ -1,37 +1,27 @@
 #include "engine/engine_private.h"
 
-/* The queries before they meet the cache's rows, what comes back of all heads, and the low ranks between. */
-static void latent_widths(struct geometry *out, const struct model_parameters *p, const struct model_layer *layer)
+/* The queries against the cache's rows, and what comes back of all heads. */
+static void latent_widths(struct geometry *out, const struct step_attend_latent *a)
 {
-    size_t heads = layer->heads;
-    size_t row = (size_t)p->kv_rank + p->rotary, expanded = p->latent_key_size - p->rotary + p->latent_value_size;
-    out->query = MAX(out->query, heads * p->latent_key_size);
-    out->attended = MAX(MAX(out->attended, heads * p->latent_value_size), (size_t)MAX(p->q_rank, p->kv_rank));
-    out->key = MAX(out->key, row);
-    if (layer->tensors[ROLE_ATTENTION_KV_B] != NO_UNIT) {
-        out->latents = row;
-        out->query_raw = MAX(out->query_raw, heads * expanded);
-        out->key = MAX(out->key, heads * p->latent_key_size);
-        out->value = MAX(out->value, heads * p->latent_value_size);
-        return;
-    }
+    size_t heads = a->heads;
     out->latent_rows = (uint32_t)MAX(LATENT_HEADS / heads, (size_t)1);
     out->heads = MAX(out->heads, heads);
-    out->latent_query = MAX(out->latent_query, heads * row);
-    out->latent_attended = MAX(out->latent_attended, heads * p->kv_rank);
-    out->latent_head = MAX(p->kv_rank, p->latent_key_size - p->rotary);
+    out->latent_query = MAX(out->latent_query, heads * (a->rank + a->rotary));
+    out->latent_attended = MAX(out->latent_attended, heads * a->rank);
+    out->latent_head = MAX(out->latent_head, MAX(a->rank, a->plain));
 }
 
-/* The convolution's input and output stand in the buffers of queries, the gate in that of values. */
-static void recurrent_widths(struct geometry *out, const struct model_parameters *p)
+/* What a product reads. */
+static void input_widths(struct geometry *out, const struct step *step)
 {
-    size_t inner = (size_t)p->recurrent_heads_v * p->recurrent_value_size;
-    size_t channels = inner + 2 * (size_t)p->recurrent_heads_k * p->recurrent_key_size;
-    out->query = MAX(out->query, channels);
-    out->query_raw = MAX(out->query_raw, channels);
-    out->key = MAX(out->key, 4 * (size_t)p->recurrent_heads_v);
-    out->value = MAX(out->value, inner);
-    out->attended = MAX(out->attended, inner);
+    size_t embedding = model_parameters(out->model)->embedding;
+    if (step->kind == STEP_MULTIPLY && step->multiply.in == BUFFER_GATE)
+        out->inner = MAX(out->inner, (size_t)step->multiply.columns);
+    else if (step->kind == STEP_MULTIPLY)
+        out->input = MAX(out->input, (size_t)step->multiply.columns);
+    else if (step->kind == STEP_EXPERTS)
+        out->inner = MAX(out->inner, (size_t)step->experts.width);
+    out->input = MAX(out->input, embedding);
 }
 
 /* Small tensors that hold_vector has to convert. */
@@ -48,36 +38,21 @@ static void vector_widths(struct geometry *out, const struct model *model)
     }
 }
 
-void geometry_make(struct geometry *out, const struct model *model, size_t threads, uint32_t sequences)
+void geometry_make(struct geometry *out, const struct model *model, const struct steps *steps, size_t threads,
+                   uint32_t sequences)
 {
-    const struct model_parameters *p = model_parameters(model);
-    *out = (struct geometry){.model = model, .threads = threads, .sequences = sequences};
+    struct step_list all = steps_all(steps);
+    *out = (struct geometry){.model = model, .steps = steps, .threads = threads, .sequences = sequences};
     out->logits_rows = MAX(sequences, LOGITS_ROWS);
-    out->projected = p->embedding;
     vector_widths(out, model);
-    out->feed_forward = p->shared_feed_forward;
-    for (uint32_t i = 0; i < p->layers; i++) {
-        const struct model_layer *layer = model_layer(model, i);
-        out->windows = out->windows || layer->window;
-        out->shared = out->shared || p->shared_feed_forward || (layer->moe && layer->tensors[ROLE_FFN_UP] != NO_UNIT);
-        if (!layer->moe || layer->tensors[ROLE_FFN_UP] != NO_UNIT)
-            out->feed_forward = MAX(out->feed_forward, (size_t)layer->feed_forward);
-        if (layer->kind == LAYER_LATENT) {
-            latent_widths(out, p, layer);
-            continue;
-        }
-        if (layer->kind == LAYER_RECURRENT) {
-            recurrent_widths(out, p);
-            continue;
-        }
-        out->query = MAX(out->query, (size_t)layer->heads * layer->key_size);
-        out->key = MAX(out->key, (size_t)layer->kv_heads * layer->key_size);
-        out->value = MAX(out->value, (size_t)layer->kv_heads * layer->value_size);
-        out->attended = MAX(out->attended, (size_t)layer->heads * layer->value_size);
-        if (model_architecture(model)->flags & ARCHITECTURE_QUERY_GATED)
-            out->query_raw = MAX(out->query_raw, 2 * (size_t)layer->heads * layer->key_size);
+    steps_widths(all, model_parameters(model)->embedding, out->widths);
+    for (size_t i = 0; i < all.count; i++) {
+        input_widths(out, &all.steps[i]);
+        if (all.steps[i].kind == STEP_ATTEND_LATENT)
+            latent_widths(out, &all.steps[i].attend_latent);
+        if (all.steps[i].kind == STEP_ATTEND)
+            out->windows = out->windows || all.steps[i].attend.window;
     }
-    out->projected = MAX(out->projected, out->attended);
 }
 
 /* Buffers are cut from one mapping, one after another. With no base only the size counts. The widths are bounded by the
@@ -103,26 +78,22 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     size_t c = chunk, used = p->experts_used, experts = p->experts;
     s->chunk = chunk;
     s->expert_rows = (uint32_t)MAX(c, used);
-    CUT(hidden, c * p->embedding);
-    CUT(normed, c * p->embedding);
+    CUT(buffers[BUFFER_HIDDEN], c * g->widths[BUFFER_HIDDEN]);
+    CUT(buffers[BUFFER_NORMED], c * p->embedding);
     for (size_t i = 0; i < COUNT_OF(s->vectors); i++)
         CUT(vectors[i], g->vector);
     size_t free_at_the_end = cutter.used; /* of a pass, up to the logits */
-    CUT(branch, c * p->embedding);
-    CUT(query, c * g->query);
-    CUT(query_raw, c * g->query_raw);
-    CUT(key, c * g->key);
-    CUT(value, c * g->value);
-    CUT(attended, c * g->attended);
+    CUT(buffers[BUFFER_BRANCH], c * p->embedding);
+    for (enum step_buffer buffer = BUFFER_BRANCH + 1; buffer < BUFFER_COUNT; buffer++) {
+        bool inner = buffer == BUFFER_GATE || buffer == BUFFER_UP;
+        size_t chosen = inner ? s->expert_rows * (size_t)p->expert_feed_forward : 0;
+        CUT(buffers[buffer], MAX(c * g->widths[buffer], chosen));
+    }
     CUT(rope[0], c * p->rotary);
     CUT(rope[1], c * p->rotary_local);
-    size_t gate = MAX(c * g->feed_forward, s->expert_rows * (size_t)p->expert_feed_forward);
-    CUT(gate, gate);
-    CUT(up, gate);
     CUT(logits, (size_t)g->logits_rows * p->vocabulary);
     s->output_rows = (cutter.used - free_at_the_end) / sizeof *s->logits / MAX(p->vocabulary, 1u);
     CUT(embedding_row, p->embedding * sizeof(double)); /* no type takes more than 8 bytes an element */
-    CUT(latents, c * g->latents);
     if (g->latent_rows) {
         size_t rows = MIN(c, (size_t)g->latent_rows);
         CUT(latent_query, rows * g->latent_query);
@@ -141,10 +112,6 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
         CUT(chosen, c * used);
         CUT(chosen_weights, c * used);
         CUT(expert_out, c * used * p->embedding);
-        if (g->shared) {
-            CUT(shared_out, c * p->embedding);
-            CUT(shared_weights, c);
-        }
         CUT(guessed, (size_t)GUESS_LAYERS * GUESS_LAYERS * GUESS_ROWS * guess_ranks(p));
         CUT(margins, (size_t)GUESS_LAYERS * GUESS_LAYERS * GUESS_ROWS * guess_ranks(p));
         CUT(guessed_weights, GUESS_ROWS * guess_ranks(p));
@@ -161,11 +128,6 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     return cutter.used;
 }
 
-static size_t inner_width(const struct geometry *g)
-{
-    return MAX(g->feed_forward, (size_t)model_parameters(g->model)->expert_feed_forward);
-}
-
 static size_t latent_input_rows(const struct geometry *g, uint32_t chunk)
 {
     return MIN(chunk, g->latent_rows) * g->heads;
@@ -174,15 +136,20 @@ static size_t latent_input_rows(const struct geometry *g, uint32_t chunk)
 struct compute_limits compute_limits_of(const struct geometry *g, uint32_t chunk)
 {
     const struct model_parameters *p = model_parameters(g->model);
-    struct compute_limits limits = {.tokens = MAX(chunk, p->experts_used),
-                                    .key_size = MAX(p->latent_key_size, p->kv_rank + p->rotary),
-                                    .value_size = MAX(p->latent_value_size, p->kv_rank)};
-    for (uint32_t i = 0; i < p->layers; i++) {
-        const struct model_layer *layer = model_layer(g->model, i);
-        size_t group = layer->kind == LAYER_LATENT ? layer->heads : layer->heads / MAX(layer->kv_heads, 1u);
-        limits.queries = MAX(limits.queries, chunk * group);
-        limits.key_size = MAX(limits.key_size, (size_t)layer->key_size);
-        limits.value_size = MAX(limits.value_size, (size_t)layer->value_size);
+    struct compute_limits limits = {.tokens = MAX(chunk, p->experts_used), .key_size = 1, .value_size = 1};
+    struct step_list all = steps_all(g->steps);
+    for (size_t i = 0; i < all.count; i++) {
+        const struct step *step = &all.steps[i];
+        if (step->kind == STEP_ATTEND) {
+            limits.queries = MAX(limits.queries, chunk * (size_t)(step->attend.heads / step->attend.kv_heads));
+            limits.key_size = MAX(limits.key_size, (size_t)step->attend.key_size);
+            limits.value_size = MAX(limits.value_size, (size_t)step->attend.value_size);
+        } else if (step->kind == STEP_ATTEND_LATENT) {
+            const struct step_attend_latent *a = &step->attend_latent;
+            limits.queries = MAX(limits.queries, chunk * (size_t)a->heads);
+            limits.key_size = MAX(limits.key_size, (size_t)a->rank + a->rotary);
+            limits.value_size = MAX(limits.value_size, (size_t)a->rank);
+        }
     }
     return limits;
 }
@@ -197,7 +164,7 @@ uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk)
     struct scratch layout = {0};
     struct compute_limits limits = compute_limits_of(geometry, chunk);
     return align_up(lay_out(&layout, geometry, chunk, NULL), memory_page_size()) +
-           activation_bytes(chunk, geometry->projected) + activation_bytes(layout.expert_rows, inner_width(geometry)) +
+           activation_bytes(chunk, geometry->input) + activation_bytes(layout.expert_rows, geometry->inner) +
            (geometry->latent_rows ? activation_bytes(latent_input_rows(geometry, chunk), geometry->latent_head) : 0) +
            (model_parameters(geometry->model)->experts ? guess_input_bytes(geometry) : 0) +
            compute_scratch_bytes(geometry->threads, &limits);
@@ -219,14 +186,14 @@ hypura_status scratch_create(struct scratch *out, const struct geometry *geometr
         TRY(activation_create(&out->latent_input, latent_input_rows(geometry, chunk), geometry->latent_head, error));
     if (model_parameters(geometry->model)->experts)
         TRY(activation_create(&out->guess_input, GUESS_ROWS, model_parameters(geometry->model)->embedding, error));
-    TRY(activation_create(&out->input, chunk, geometry->projected, error));
-    return activation_create(&out->inner, out->expert_rows, inner_width(geometry), error);
+    TRY(activation_create(&out->inputs[0].activation, chunk, geometry->input, error));
+    return activation_create(&out->inputs[1].activation, out->expert_rows, geometry->inner, error);
 }
 
 void scratch_destroy(struct scratch *scratch)
 {
-    activation_destroy(scratch->input);
-    activation_destroy(scratch->inner);
+    for (size_t i = 0; i < COUNT_OF(scratch->inputs); i++)
+        activation_destroy(scratch->inputs[i].activation);
     activation_destroy(scratch->latent_input);
     activation_destroy(scratch->guess_input);
     if (scratch->memory)

@@ -58,9 +58,9 @@ enum tensor_role {
     ROLE_ATTENTION_V_BIAS,
     ROLE_ATTENTION_GATE,
     ROLE_ATTENTION_Q_A,
+    ROLE_ATTENTION_KV_A,
     ROLE_ATTENTION_Q_A_NORM,
     ROLE_ATTENTION_Q_B,
-    ROLE_ATTENTION_KV_A,
     ROLE_ATTENTION_KV_A_NORM,
     ROLE_ATTENTION_KV_B,
     ROLE_ATTENTION_K_B,
@@ -122,6 +122,9 @@ enum tensor_role {
 };
 
 const char *tensor_role_name(enum tensor_role role); /* "attention q", for reports */
+
+/* Whether it is the bias of the role before it. */
+bool tensor_role_is_bias(enum tensor_role role);
 
 /* ---- units ---------------------------------------------------------------------------------------------------------
  */
@@ -232,6 +235,7 @@ enum architecture_flag {
     ARCHITECTURE_CHUNKED = 1 << 15,            /* layers with positions see their chunk only, the others grow sharper */
     ARCHITECTURE_QK_NORM_PLAIN = 1 << 16,      /* queries and keys with positions are normed after rope, no weights */
     ARCHITECTURE_EXPERT_INPUT_WEIGHED = 1 << 17, /* an expert's weight multiplies what it reads, not what it gives */
+    ARCHITECTURE_PARALLEL = 1 << 18,             /* attention and feed forward read the same rows */
     ARCHITECTURE_NORMS_BEHIND = 1 << 8           /* no norms before attention and feed forward, only behind them */
 };
 

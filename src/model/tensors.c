@@ -145,6 +145,13 @@ const char *tensor_role_name(enum tensor_role role)
     return (unsigned)role < ROLE_COUNT ? roles[role].title : "unknown";
 }
 
+bool tensor_role_is_bias(enum tensor_role role)
+{
+    const char *name = (unsigned)role < ROLE_COUNT ? roles[role].name : "";
+    size_t length = strlen(name);
+    return length > 5 && strcmp(name + length - 5, ".bias") == 0;
+}
+
 /* ---- finding -------------------------------------------------------------------------------------------------------
  */
 

@@ -212,11 +212,11 @@ static void multiplies_gates(void **state)
 
 /* ---- mixtures of experts ----------------------------------------------------------------------------------------- */
 
-static void chooses_as(struct gpu *gpu, const struct model_parameters *p, bool bias, bool scales, bool ties,
+static void chooses_as(struct gpu *gpu, const struct router_rule *p, bool bias, bool scales, bool ties,
                        uint32_t rows, struct random *random)
 {
     struct compute *compute = plain();
-    size_t count = (size_t)rows * p->experts, choices = (size_t)rows * p->experts_used;
+    size_t count = (size_t)rows * p->experts, choices = (size_t)rows * p->used;
     float *logits = gpu_test_floats(random, count), *selection = malloc(count * sizeof *selection);
     float *biases = gpu_test_floats(random, p->experts), *expert_scales = gpu_test_floats(random, p->experts);
     float *weights = malloc(choices * sizeof *weights);
@@ -231,12 +231,12 @@ static void chooses_as(struct gpu *gpu, const struct model_parameters *p, bool b
                                 .weights = gpu_test_range(gpu, NULL, choices * sizeof *weights),
                                 .rows = rows,
                                 .experts = p->experts,
-                                .used = p->experts_used,
-                                .groups = p->expert_groups,
-                                .groups_used = p->expert_groups_used,
-                                .gate = (int)p->router_gate,
-                                .normalise = p->router_normalise,
-                                .scale = p->router_scale};
+                                .used = p->used,
+                                .groups = p->groups,
+                                .groups_used = p->groups_used,
+                                .gate = (int)p->gate,
+                                .normalise = p->normalise,
+                                .scale = p->scale};
     gpu_begin(gpu);
     gpu_router(gpu, &router);
     gpu_test_run(gpu);
@@ -266,21 +266,21 @@ static void chooses_experts(void **state)
     random_seed(&random, 5);
     for (int gate = ROUTER_SOFTMAX; gate <= ROUTER_SIGMOID; gate++)
         for (int normalise = 0; normalise < 2; normalise++) {
-            struct model_parameters p = {.router_gate = (enum router_gate)gate,
-                                         .router_normalise = normalise,
-                                         .router_scale = 2.5f,
+            struct router_rule p = {.gate = (enum router_gate)gate,
+                                         .normalise = normalise,
+                                         .scale = 2.5f,
                                          .experts = 8,
-                                         .experts_used = 2};
+                                         .used = 2};
             bool bias = gate == ROUTER_SIGMOID;
             chooses_as(gpu, &p, bias, false, false, 1, &random);
             p.experts = 300;
-            p.experts_used = 9;
+            p.used = 9;
             chooses_as(gpu, &p, bias, true, false, 37, &random);
             chooses_as(gpu, &p, false, false, gate == ROUTER_SOFTMAX_SELECTED, 5, &random);
             p.experts = 256;
-            p.experts_used = 8;
-            p.expert_groups = 8;
-            p.expert_groups_used = 4;
+            p.used = 8;
+            p.groups = 8;
+            p.groups_used = 4;
             chooses_as(gpu, &p, bias, false, false, 33, &random);
         }
     print_worst("router");

@@ -10,7 +10,7 @@
 #define EXPERTS 12
 #define USED 5
 
-static void check(const struct model_parameters *parameters, const float *logits, const float *bias,
+static void check(const struct router_rule *parameters, const float *logits, const float *bias,
                   const uint32_t *expected)
 {
     float own[EXPERTS], selection[EXPERTS], weights[USED];
@@ -26,15 +26,15 @@ static void check(const struct model_parameters *parameters, const float *logits
     }
 }
 
-static struct model_parameters parameters_of(enum router_gate gate, uint32_t groups, uint32_t groups_used)
+static struct router_rule parameters_of(enum router_gate gate, uint32_t groups, uint32_t groups_used)
 {
-    return (struct model_parameters){.experts = EXPERTS,
-                                     .experts_used = USED,
-                                     .expert_groups = groups,
-                                     .expert_groups_used = groups_used,
-                                     .router_gate = gate,
-                                     .router_normalise = true,
-                                     .router_scale = 1};
+    return (struct router_rule){.experts = EXPERTS,
+                                     .used = USED,
+                                     .groups = groups,
+                                     .groups_used = groups_used,
+                                     .gate = gate,
+                                     .normalise = true,
+                                     .scale = 1};
 }
 
 static void the_greatest_are_chosen_in_order(void **state)
@@ -45,8 +45,8 @@ static void the_greatest_are_chosen_in_order(void **state)
     /* The second of three groups has the greater sum of logits' exponents, the third that of sigmoids. */
     const uint32_t second[USED] = {1, 3, 4, 5, 2}, third[USED] = {1, 3, 8, 11, 2};
     for (int gate = ROUTER_SOFTMAX; gate <= ROUTER_SIGMOID; gate++) {
-        struct model_parameters plain = parameters_of((enum router_gate)gate, 0, 0);
-        struct model_parameters grouped = parameters_of((enum router_gate)gate, 3, 2);
+        struct router_rule plain = parameters_of((enum router_gate)gate, 0, 0);
+        struct router_rule grouped = parameters_of((enum router_gate)gate, 3, 2);
         check(&plain, logits, NULL, all);
         check(&grouped, logits, NULL, gate == ROUTER_SIGMOID ? third : second);
     }
@@ -65,7 +65,7 @@ static void none_is_chosen_twice(void **state)
             bias[i] = values[random_next(&random) % COUNT_OF(values)];
         }
         uint32_t groups = round % 3 ? 3 : 0;
-        struct model_parameters p = parameters_of((enum router_gate)(round % 3), groups, groups ? 2 : 0);
+        struct router_rule p = parameters_of((enum router_gate)(round % 3), groups, groups ? 2 : 0);
         check(&p, logits, round % 2 ? bias : NULL, NULL);
     }
 }

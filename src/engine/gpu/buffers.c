@@ -64,14 +64,16 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->hidden = cut(s, &used.scratch, c * e * f);
     pass->normed = cut(s, &used.scratch, c * e * f);
     pass->branch = cut(s, &used.scratch, c * e * f);
-    pass->query = cut(s, &used.scratch, c * g->query * f);
-    pass->raw = cut(s, &used.scratch, c * g->query_raw * f);
+    pass->query = cut(s, &used.scratch, c * g->widths[BUFFER_QUERY] * f);
+    pass->raw = cut(s, &used.scratch, c * g->widths[BUFFER_RAW] * f);
     uint64_t rank = g->adapters ? adapters_rank(g->adapters) : 0;
     pass->low_floats = align_up(c * rank, GPU_ALIGNMENT / f);
     pass->low = cut(s, &used.scratch, PASS_PRODUCTS * pass->low_floats * f);
-    pass->key = cut(s, &used.scratch, c * g->key * f);
-    pass->value = cut(s, &used.scratch, c * g->value * f);
-    pass->attended = cut(s, &used.scratch, c * g->attended * f);
+    /* Beta and alpha of a delta net stand together there. */
+    size_t gates = g->widths[BUFFER_BETA] + g->widths[BUFFER_DECAY];
+    pass->key = cut(s, &used.scratch, c * MAX(g->widths[BUFFER_KEY], gates) * f);
+    pass->value = cut(s, &used.scratch, c * g->widths[BUFFER_VALUE] * f);
+    pass->attended = cut(s, &used.scratch, c * g->widths[BUFFER_ATTENDED] * f);
     pass->attention_bytes = attention_bytes(g, chunk, positions);
     pass->attention = cut(s, &used.scratch, pass->attention_bytes);
     pass->latent.rows = pass_latent_rows(g, chunk);
@@ -80,8 +82,8 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->latent.attended = cut(s, &used.scratch, rows * g->latent_attended * f);
     pass->latent.heads = cut(s, &used.scratch, (uint64_t)rows * heads * f);
     pass->latent.groups = cut(s, &used.scratch, rows ? gpu_expert_group_bytes(heads, heads, rows) : 0);
-    pass->latent.latents = cut(s, &used.scratch, c * g->latents * f);
-    uint64_t inner = MAX(c * g->feed_forward, choices * p->expert_feed_forward);
+    pass->latent.latents = cut(s, &used.scratch, c * g->widths[BUFFER_LATENTS] * f);
+    uint64_t inner = MAX(c * g->widths[BUFFER_GATE], choices * p->expert_feed_forward);
     pass->gate = cut(s, &used.scratch, inner * f);
     pass->up = cut(s, &used.scratch, inner * f);
     uint64_t half = g->halves ? sizeof(uint16_t) : 0;

@@ -302,9 +302,10 @@ static hypura_status compute_share(struct engine *engine, hypura_error *error)
     store_on_device(engine->store, layer->first_expert, p->experts, pass->there);
     if (!any_in_memory(engine, choices))
         return HYPURA_OK;
-    memcpy(s->normed, pass->back_parts.normed.host, engine->rows * width * sizeof *s->normed);
-    activation_set(s->input, s->normed, engine->rows, width, width);
-    TRY(run_chosen_experts(engine, number, pass->there, error));
+    memcpy(s->buffers[BUFFER_NORMED], pass->back_parts.normed.host, engine->rows * width * sizeof(float));
+    forget_inputs(engine, 1u << BUFFER_NORMED);
+    TRY(run_chosen_experts(engine, steps_find(steps_of_layer(engine->steps, number), STEP_EXPERTS), pass->there,
+                           error));
     float *rows = pass->up_parts.expert_rows.host;
     for (size_t i = 0; i < choices; i++)
         if (!pass->there[s->chosen[i]])

@@ -142,7 +142,7 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
         .value_stride = layer->kv_heads * layer->value_size,
         .value_norm = model_architecture(engine->model)->flags & ARCHITECTURE_VALUE_NORM,
         .norm_after_rope = model_architecture(engine->model)->flags & ARCHITECTURE_QK_NORM_AFTER_ROPE,
-        .plain_norm = norms_plainly(engine->model, layer),
+        .plain_norm = steps_find(steps_of_layer(engine->steps, number), STEP_HEADS)->heads.plain_norm,
         .epsilon = p->norm_epsilon,
         .layout = model_architecture(engine->model)->rope == ROPE_STYLE_NORMAL ? ROPE_NORMAL : ROPE_NEOX,
         .rotary = layer->rope_local ? p->rotary_local : p->rotary,
@@ -205,7 +205,15 @@ void pass_attention(struct engine *engine, uint32_t number, bool add)
 
 struct gpu_glu_kind pass_glu_kind(const struct engine *engine)
 {
-    return (struct gpu_glu_kind){feed_forward_glu(engine->model), OAI_ALPHA, OAI_LIMIT};
+    struct step_list all = steps_all(engine->steps);
+    for (size_t i = 0; i < all.count; i++) {
+        const struct step *step = &all.steps[i];
+        if (step->kind == STEP_EXPERTS)
+            return (struct gpu_glu_kind){step->experts.glu, OAI_ALPHA, OAI_LIMIT};
+        if (step->kind == STEP_GLU && step->glu.gate.buffer == BUFFER_GATE)
+            return (struct gpu_glu_kind){step->glu.kind, OAI_ALPHA, OAI_LIMIT};
+    }
+    return (struct gpu_glu_kind){GLU_SILU, OAI_ALPHA, OAI_LIMIT};
 }
 
 /* The gated product of pass->gate and pass->up, as halves where the matrix that reads it takes those; whether it is. */

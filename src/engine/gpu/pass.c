@@ -352,7 +352,7 @@ static void to_device(struct engine *engine)
         pass_record(pass);
     send_inputs(engine);
     if (!pass->on_device)
-        send_part(pass, pass->hidden, &pass->up_parts.hidden, engine->scratch.hidden, bytes);
+        send_part(pass, pass->hidden, &pass->up_parts.hidden, engine->scratch.buffers[BUFFER_HIDDEN], bytes);
     gpu_barrier(pass->gpu);
     pass->on_device = true;
 }
@@ -366,7 +366,7 @@ hypura_status gpu_pass_to_host(struct engine *engine, hypura_error *error)
     pass_record(pass);
     gpu_copy(pass->gpu, pass->back_parts.hidden.range, pass->hidden, bytes);
     TRY(pass_finish(engine, error));
-    memcpy(engine->scratch.hidden, pass->back_parts.hidden.host, bytes);
+    memcpy(engine->scratch.buffers[BUFFER_HIDDEN], pass->back_parts.hidden.host, bytes);
     pass->on_device = false;
     return HYPURA_OK;
 }

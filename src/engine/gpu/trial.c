@@ -54,7 +54,7 @@ hypura_status pass_try(struct engine *engine, hypura_error *error)
     engine->wanted = 0;
     s->spans[0] = (struct span){.rows = 1};
     s->positions[0] = s->wanted[0] = 0;
-    memset(s->hidden, 0, p->embedding * sizeof *s->hidden);
+    memset(s->buffers[BUFFER_HIDDEN], 0, p->embedding * sizeof(float));
     if (s->rope[0])
         memset(s->rope[0], 0, p->rotary * sizeof *s->rope[0]);
     if (s->rope[1])

@@ -1,4 +1,4 @@
-#include "engine/engine_private.h"
+#include "engine/cpu/execute.h"
 
 /* Matrices, or pieces of them, that are multiplied in one parallel section. */
 #define PARTS_MAX 32u
@@ -88,8 +88,7 @@ static bool is_first_of_unit(const struct product *products, size_t index)
     return true;
 }
 
-hypura_status multiply(struct engine *engine, const struct model_layer *layer, struct product *products, size_t count,
-                       hypura_error *error)
+hypura_status multiply(struct engine *engine, int32_t layer, struct product *products, size_t count, hypura_error *error)
 {
     struct parts parts = {.unit_count = 0};
     for (size_t i = 0; i < count; i++) {
@@ -112,4 +111,26 @@ hypura_status multiply(struct engine *engine, const struct model_layer *layer, s
     for (size_t i = 0; i < count; i++)
         adapt(engine, &products[i].job, layer, products[i].role, 0, products[i].first);
     return HYPURA_OK;
+}
+
+hypura_status run_multiply(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+{
+    const struct step_multiply *m = &step->multiply;
+    struct product products[STEP_MATRICES] = {0};
+    struct activation *input = input_of(engine, m->in, m->columns, m->stride);
+    for (uint32_t i = 0; i < m->count; i++) {
+        const struct step_matrix *matrix = &m->matrices[i];
+        const float *bias;
+        TRY(hold_vector(engine, held, matrix->bias, &bias, error));
+        products[i] = (struct product){.unit = matrix->unit,
+                                       .role = matrix->role,
+                                       .first = matrix->first,
+                                       .rows = matrix->rows,
+                                       .job = {.input = input,
+                                               .tokens = engine->rows,
+                                               .output = rows_of(engine, matrix->out),
+                                               .output_stride = matrix->rows,
+                                               .bias = bias ? bias + matrix->first : NULL}};
+    }
+    return multiply(engine, step->layer, products, m->count, error);
 }

@@ -1,4 +1,4 @@
-#include "engine/engine_private.h"
+#include "engine/cpu/execute.h"
 
 #include <math.h>
 
@@ -10,7 +10,7 @@
 #define ROWS_A_TASK 8
 
 struct router {
-    const struct model_parameters *parameters;
+    const struct router_rule *rule;
     float *logits, *selection;
     const float *bias;
     size_t rows;
@@ -47,13 +47,13 @@ static uint32_t take_greatest(float *values, size_t count)
 
 /* Group-limited choice (DeepSeek V3): a group counts as much as its two best experts together; experts of groups that
  * are not among the best are out. */
-static void mask_groups(const struct model_parameters *p, float *selection)
+static void mask_groups(const struct router_rule *p, float *selection)
 {
-    size_t size = p->experts / p->expert_groups;
-    for (uint32_t left = p->expert_groups - p->expert_groups_used; left; left--) {
+    size_t size = p->experts / p->groups;
+    for (uint32_t left = p->groups - p->groups_used; left; left--) {
         uint32_t worst = 0;
         float worst_score = INFINITY;
-        for (uint32_t g = 0; g < p->expert_groups; g++) {
+        for (uint32_t g = 0; g < p->groups; g++) {
             const float *group = selection + g * size;
             float first = -INFINITY, second = -INFINITY;
             for (size_t i = 0; i < size; i++) {
@@ -78,22 +78,22 @@ static void mask_groups(const struct model_parameters *p, float *selection)
 
 static void choose(const struct router *router, size_t row)
 {
-    const struct model_parameters *p = router->parameters;
-    size_t experts = p->experts, used = p->experts_used;
+    const struct router_rule *p = router->rule;
+    size_t experts = p->experts, used = p->used;
     float *probabilities = router->logits + row * experts;
     float *selection = router->selection + row * experts;
     uint32_t *chosen = router->chosen + row * used;
     float *weights = router->weights + row * used;
-    if (p->router_gate == ROUTER_SOFTMAX)
+    if (p->gate == ROUTER_SOFTMAX)
         softmax(probabilities, experts);
-    else if (p->router_gate == ROUTER_SIGMOID)
+    else if (p->gate == ROUTER_SIGMOID)
         for (size_t i = 0; i < experts; i++)
             probabilities[i] = 1.0f / (1.0f + expf(-probabilities[i]));
     for (size_t i = 0; i < experts; i++) {
         float value = router->bias ? probabilities[i] + router->bias[i] : probabilities[i];
         selection[i] = isnan(value) ? -INFINITY : value;
     }
-    if (p->expert_groups)
+    if (p->groups)
         mask_groups(p, selection);
 
     float sum = 0.0f;
@@ -101,15 +101,15 @@ static void choose(const struct router *router, size_t row)
         chosen[i] = take_greatest(selection, experts);
         weights[i] = probabilities[chosen[i]];
     }
-    if (p->router_gate == ROUTER_SOFTMAX_SELECTED)
+    if (p->gate == ROUTER_SOFTMAX_SELECTED)
         softmax(weights, used);
     for (size_t i = 0; i < used; i++)
         sum += weights[i];
     sum = MAX(sum, LEAST_SUM);
     for (size_t i = 0; i < used; i++) {
-        if (p->router_normalise)
+        if (p->normalise)
             weights[i] /= sum;
-        weights[i] *= p->router_scale;
+        weights[i] *= p->scale;
     }
 }
 
@@ -121,10 +121,10 @@ static void choose_rows(void *context, size_t index, size_t worker)
         choose(router, row);
 }
 
-void router_choose(struct compute *compute, const struct model_parameters *parameters, float *logits, float *selection,
+void router_choose(struct compute *compute, const struct router_rule *rule, float *logits, float *selection,
                    const float *selection_bias, size_t rows, uint32_t *chosen, float *weights)
 {
-    struct router router = {.parameters = parameters,
+    struct router router = {.rule = rule,
                             .logits = logits,
                             .selection = selection,
                             .bias = selection_bias,

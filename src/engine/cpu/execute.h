@@ -1,0 +1,41 @@
+/* The CPU's executor: walks a list of steps (steps/steps.h) with the functions of compute, holding units from the store
+ * as it goes. Only the files of this folder, and those of the engine that start a list, include it.
+ *
+ *   execute.c    the walk, and the steps that are one call
+ *   multiply.c   products with matrices that may come in pieces
+ *   attend.c     heads, attention, its latent kind
+ *   delta_net.c  recurrence
+ *   router.c     how a router chooses
+ *   experts.c    which experts, and their work in the order of arrival
+ *   ends.c       embeddings and logits
+ *
+ * A step kind is one function here. It knows no architecture and asks about no other place of computation: which lists
+ * are carried out here is the caller's business.
+ */
+#ifndef HYPURA_ENGINE_CPU_EXECUTE_H
+#define HYPURA_ENGINE_CPU_EXECUTE_H
+
+#include "engine/engine_private.h"
+
+/* Carries out all steps of a list for the batch at hand. After an error nothing is held, and no read of an expert is
+ * left wanted. */
+hypura_status execute(struct engine *engine, struct step_list list, hypura_error *error);
+
+/* What steps start with: a buffer's rows, and the same as the input of products, whose copies in other types are kept
+ * until the buffer is written. */
+float *rows_of(struct engine *engine, enum step_buffer buffer);
+struct activation *input_of(struct engine *engine, enum step_buffer buffer, size_t columns, size_t stride);
+
+/* ---- one function per kind ---------------------------------------------------------------------------------------- */
+
+typedef hypura_status step_function(struct engine *engine, const struct step *step, struct held *held,
+                                    hypura_error *error);
+
+step_function run_embed, run_add_rows, run_output;
+step_function run_norm, run_glu, run_elements, run_scale_rows, run_scale, run_add;
+step_function run_multiply;
+step_function run_heads, run_spread, run_attend, run_attend_latent;
+step_function run_delta_net;
+step_function run_route, run_experts, run_mix;
+
+#endif

@@ -1,0 +1,253 @@
+/* What lets a token see those before it: attention, its latent kind, and delta nets. */
+#include "steps/steps_private.h"
+
+static struct step_head no_head(void)
+{
+    return (struct step_head){.buffer = BUFFER_NONE, .norm = NO_UNIT};
+}
+
+/* Heads that stand in a buffer, normed as a whole (each, or all as one row, as the length of the tensor says) and
+ * turned from the start. */
+static struct step_head whole_heads(const struct builder *b, enum step_buffer buffer, uint32_t heads, uint32_t size,
+                                    unit_number norm)
+{
+    uint64_t width = norm == NO_UNIT ? size : model_unit(b->model, norm)->slices[0].tensor->dimensions[0];
+    return (struct step_head){
+        .buffer = buffer, .heads = heads, .size = size, .normed = size, .norm = norm, .norm_width = (uint32_t)width};
+}
+
+static enum rope_layout layout_of(const struct builder *b)
+{
+    return b->architecture->rope == ROPE_STYLE_NORMAL ? ROPE_NORMAL : ROPE_NEOX;
+}
+
+static void multiply_output(struct builder *b, enum tensor_role role, uint32_t columns, enum step_buffer out)
+{
+    add_matrix(b, add_multiply(b, BUFFER_ATTENDED, columns), role, out);
+}
+
+/* ---- attention -----------------------------------------------------------------------------------------------------
+ *
+ * q = Wq x, k = Wk x, v = Wv x; heads of q and k are normed and turned; k and v go to the cache; each head's output is
+ * the mean of the values that it sees, weighted by softmax(scale q k); Wo takes all of them back. */
+
+/* The parts of one matrix with queries, keys and values. */
+static void multiply_qkv(struct builder *b, struct step *step, const uint32_t widths[3], const enum step_buffer outputs[3])
+{
+    uint32_t first = 0;
+    for (int i = 0; i < 3; i++) {
+        add_matrix(b, step, ROLE_ATTENTION_QKV, outputs[i]);
+        step->multiply.matrices[i].first = first;
+        step->multiply.matrices[i].rows = widths[i];
+        first += widths[i];
+    }
+}
+
+/* Llama 4 with 128 experts (Maverick) is trained without, and its files do not say. */
+static bool norms_plainly(const struct builder *b)
+{
+    return (b->architecture->flags & ARCHITECTURE_QK_NORM_PLAIN) && b->layer->rope && b->p->experts != 128;
+}
+
+void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out)
+{
+    const struct model_layer *layer = b->layer;
+    const uint32_t flags = b->architecture->flags;
+    const bool gated = flags & ARCHITECTURE_QUERY_GATED, own_keys = layer->kv_source == (uint32_t)b->number;
+    const bool fused = unit_of(b, ROLE_ATTENTION_QKV) != NO_UNIT;
+    const bool values = fused || unit_of(b, ROLE_ATTENTION_V) != NO_UNIT;
+    const enum step_buffer outputs[3] = {gated ? BUFFER_RAW : BUFFER_QUERY, BUFFER_KEY, BUFFER_VALUE};
+    const uint32_t widths[3] = {layer->heads * layer->key_size * (gated ? 2 : 1), layer->kv_heads * layer->key_size,
+                                layer->kv_heads * layer->value_size};
+    struct step *products = add_multiply(b, in, b->p->embedding);
+    if (fused) {
+        multiply_qkv(b, products, widths, outputs);
+    } else {
+        add_matrix(b, products, ROLE_ATTENTION_Q, outputs[0]);
+        if (own_keys)
+            add_matrix(b, products, ROLE_ATTENTION_K, outputs[1]);
+        if (own_keys && values)
+            add_matrix(b, products, ROLE_ATTENTION_V, outputs[2]);
+    }
+
+    add_step(b, STEP_HEADS)->heads =
+        (struct step_heads){.query = whole_heads(b, BUFFER_QUERY, layer->heads, layer->key_size,
+                                                 unit_of(b, ROLE_ATTENTION_Q_NORM)),
+                            .key = own_keys ? whole_heads(b, BUFFER_KEY, layer->kv_heads, layer->key_size,
+                                                          unit_of(b, ROLE_ATTENTION_K_NORM))
+                                            : no_head(),
+                            .raw = gated ? BUFFER_RAW : BUFFER_NONE,
+                            .value = own_keys ? BUFFER_VALUE : BUFFER_NONE,
+                            .value_size = layer->value_size,
+                            .values_are_keys = own_keys && !values,
+                            .value_norm = flags & ARCHITECTURE_VALUE_NORM,
+                            .centred = flags & ARCHITECTURE_LAYER_NORM,
+                            .turns = layer->rope,
+                            .turns_first = flags & ARCHITECTURE_QK_NORM_AFTER_ROPE,
+                            .plain_norm = norms_plainly(b),
+                            .sharpened = layer->sharpened,
+                            .stores = own_keys,
+                            .local = layer->rope_local,
+                            .layout = layout_of(b),
+                            .rotary = layer->rope_local ? b->p->rotary_local : b->p->rotary,
+                            .epsilon = b->p->norm_epsilon};
+
+    add_step(b, STEP_ATTEND)->attend = (struct step_attend){.query = BUFFER_QUERY,
+                                                            .out = BUFFER_ATTENDED,
+                                                            .source = layer->kv_source,
+                                                            .heads = layer->heads,
+                                                            .kv_heads = layer->kv_heads,
+                                                            .key_size = layer->key_size,
+                                                            .value_size = layer->value_size,
+                                                            .scale = b->p->attention_scale,
+                                                            .soft_cap = b->p->attention_soft_cap,
+                                                            .window = layer->window,
+                                                            .chunk = layer->chunk,
+                                                            .bidirectional = flags & ARCHITECTURE_ENCODER,
+                                                            .sinks = unit_of(b, ROLE_ATTENTION_SINKS)};
+    if (gated) /* in the raw rows each head's query is followed by its gate */
+        add_step(b, STEP_GLU)->glu =
+            (struct step_glu){.kind = GLU_SIGMOID,
+                              .gate = {BUFFER_RAW, layer->key_size, 2 * layer->key_size},
+                              .up = {BUFFER_ATTENDED, 0, layer->value_size},
+                              .out = BUFFER_ATTENDED,
+                              .groups = layer->heads,
+                              .width = layer->value_size};
+    multiply_output(b, ROLE_ATTENTION_OUTPUT, layer->heads * layer->value_size, out);
+}
+
+/* ---- multi-head latent attention (DeepSeek-V2, 2024) ---------------------------------------------------------------
+ *
+ * Keys and values of all heads are projections of one short vector per position, which is what the cache keeps, with one
+ * more part of the key that carries the position. The projections are moved to the other side of the products: a query
+ * passes its head's key projection once and then meets the cached vectors as they are, and what comes back passes the
+ * head's value projection. Older files carry the two projections as one matrix, from which whole keys and values are
+ * made instead. */
+
+void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buffer out)
+{
+    const struct model_parameters *p = b->p;
+    const uint32_t heads = b->layer->heads, plain = p->latent_key_size - p->rotary, row = p->kv_rank + p->rotary;
+    const bool low = unit_of(b, ROLE_ATTENTION_Q) == NO_UNIT, whole = unit_of(b, ROLE_ATTENTION_KV_B) != NO_UNIT;
+    const enum step_buffer latents = whole ? BUFFER_LATENTS : BUFFER_KEY;
+
+    struct step *products = add_multiply(b, in, p->embedding);
+    add_matrix(b, products, low ? ROLE_ATTENTION_Q_A : ROLE_ATTENTION_Q, low ? BUFFER_ATTENDED : BUFFER_QUERY);
+    add_matrix(b, products, ROLE_ATTENTION_KV_A, latents);
+    if (low) {
+        add_groups_norm(b, BUFFER_ATTENDED, BUFFER_ATTENDED, unit_of(b, ROLE_ATTENTION_Q_A_NORM), 1, p->q_rank);
+        add_matrix(b, add_multiply(b, BUFFER_ATTENDED, p->q_rank), ROLE_ATTENTION_Q_B, BUFFER_QUERY);
+    }
+
+    struct step_heads heads_of = {.query = no_head(),
+                                  .key = no_head(),
+                                  .turns = true,
+                                  .layout = layout_of(b),
+                                  .rotary = p->rotary,
+                                  .epsilon = p->norm_epsilon,
+                                  .value_size = whole ? p->latent_value_size : p->kv_rank};
+    struct step_heads queries = heads_of, keys = heads_of;
+    queries.query = whole_heads(b, BUFFER_QUERY, heads, p->latent_key_size, NO_UNIT);
+    queries.query.turned = plain;
+    queries.sharpened = b->layer->sharpened;
+    add_step(b, STEP_HEADS)->heads = queries;
+    keys.key = (struct step_head){.buffer = latents,
+                                  .heads = 1,
+                                  .size = row,
+                                  .normed = p->kv_rank,
+                                  .turned = p->kv_rank,
+                                  .norm = unit_of(b, ROLE_ATTENTION_KV_A_NORM),
+                                  .norm_width = p->kv_rank};
+    keys.stores = !whole;
+    add_step(b, STEP_HEADS)->heads = keys;
+
+    if (!whole) {
+        add_step(b, STEP_ATTEND_LATENT)->attend_latent =
+            (struct step_attend_latent){.query = BUFFER_QUERY,
+                                        .out = BUFFER_ATTENDED,
+                                        .key_matrix = unit_of(b, ROLE_ATTENTION_K_B),
+                                        .value_matrix = unit_of(b, ROLE_ATTENTION_V_B),
+                                        .heads = heads,
+                                        .plain = plain,
+                                        .rotary = p->rotary,
+                                        .rank = p->kv_rank,
+                                        .value_size = p->latent_value_size,
+                                        .scale = p->attention_scale};
+    } else {
+        struct step *expand = add_multiply(b, BUFFER_LATENTS, p->kv_rank);
+        expand->multiply.stride = row;
+        add_matrix(b, expand, ROLE_ATTENTION_KV_B, BUFFER_RAW);
+        add_step(b, STEP_SPREAD)->spread = (struct step_spread){.in = BUFFER_RAW,
+                                                                .latents = BUFFER_LATENTS,
+                                                                .key = BUFFER_KEY,
+                                                                .value = BUFFER_VALUE,
+                                                                .heads = heads,
+                                                                .plain = plain,
+                                                                .rotary = p->rotary,
+                                                                .value_size = p->latent_value_size,
+                                                                .rank = p->kv_rank};
+        struct step_heads store = heads_of;
+        store.key = whole_heads(b, BUFFER_KEY, heads, p->latent_key_size, NO_UNIT);
+        store.value = BUFFER_VALUE;
+        store.turns = false;
+        store.stores = true;
+        add_step(b, STEP_HEADS)->heads = store;
+        add_step(b, STEP_ATTEND)->attend = (struct step_attend){.query = BUFFER_QUERY,
+                                                                .out = BUFFER_ATTENDED,
+                                                                .source = (uint32_t)b->number,
+                                                                .heads = heads,
+                                                                .kv_heads = heads,
+                                                                .key_size = p->latent_key_size,
+                                                                .value_size = p->latent_value_size,
+                                                                .scale = p->attention_scale,
+                                                                .sinks = NO_UNIT};
+    }
+    multiply_output(b, ROLE_ATTENTION_OUTPUT, heads * p->latent_value_size, out);
+}
+
+/* ---- gated delta nets (Yang et al., 2024) --------------------------------------------------------------------------
+ *
+ * Each value head keeps a matrix instead of a cache; compute.h says how a token changes it and is answered by it. What
+ * comes out is normed head by head and gated by another projection of the input. */
+
+void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out)
+{
+    const struct model_parameters *p = b->p;
+    const uint32_t inner = p->recurrent_heads_v * p->recurrent_value_size;
+    const bool together = unit_of(b, ROLE_RECURRENT_BETA_ALPHA) != NO_UNIT;
+    struct step *products = add_multiply(b, in, p->embedding);
+    add_matrix(b, products, ROLE_ATTENTION_QKV, BUFFER_RAW);
+    add_matrix(b, products, ROLE_ATTENTION_GATE, BUFFER_VALUE);
+    if (together) {
+        add_matrix(b, products, ROLE_RECURRENT_BETA_ALPHA, BUFFER_KEY);
+    } else {
+        add_matrix(b, products, ROLE_RECURRENT_ALPHA, BUFFER_DECAY);
+        add_matrix(b, products, ROLE_RECURRENT_BETA, BUFFER_BETA);
+    }
+    add_step(b, STEP_DELTA_NET)->delta_net =
+        (struct step_delta_net){.in = BUFFER_RAW,
+                                .convolved = BUFFER_QUERY,
+                                .gates = together ? BUFFER_KEY : BUFFER_NONE,
+                                .beta = BUFFER_BETA,
+                                .decay = BUFFER_DECAY,
+                                .out = BUFFER_ATTENDED,
+                                .convolution = unit_of(b, ROLE_RECURRENT_CONV),
+                                .step_bias = unit_of(b, ROLE_RECURRENT_DT_BIAS),
+                                .decay_rate = unit_of(b, ROLE_RECURRENT_A),
+                                .heads_k = p->recurrent_heads_k,
+                                .heads_v = p->recurrent_heads_v,
+                                .key_size = p->recurrent_key_size,
+                                .value_size = p->recurrent_value_size,
+                                .taps = p->recurrent_conv,
+                                .tiled = b->architecture->flags & ARCHITECTURE_RECURRENT_HEADS_TILED,
+                                .epsilon = p->norm_epsilon};
+    add_groups_norm(b, BUFFER_ATTENDED, BUFFER_ATTENDED, unit_of(b, ROLE_RECURRENT_NORM), p->recurrent_heads_v,
+                    p->recurrent_value_size);
+    add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = GLU_SILU,
+                                                   .gate = {BUFFER_VALUE, 0, inner},
+                                                   .up = {BUFFER_ATTENDED, 0, inner},
+                                                   .out = BUFFER_ATTENDED,
+                                                   .groups = 1,
+                                                   .width = inner};
+    multiply_output(b, ROLE_RECURRENT_OUT, inner, out);
+}

@@ -1,0 +1,207 @@
+/* A list for people: "hypura inspect --layers", and the answer to what a model does. */
+#include "steps/steps_private.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+static const char *const buffer_names[BUFFER_COUNT] = {
+    [BUFFER_NONE] = "-",           [BUFFER_HIDDEN] = "hidden",   [BUFFER_NORMED] = "normed",
+    [BUFFER_BRANCH] = "branch",    [BUFFER_SIDE] = "side",       [BUFFER_QUERY] = "query",
+    [BUFFER_RAW] = "raw",          [BUFFER_KEY] = "key",         [BUFFER_VALUE] = "value",
+    [BUFFER_ATTENDED] = "attended", [BUFFER_LATENTS] = "latents", [BUFFER_BETA] = "beta",
+    [BUFFER_DECAY] = "decay",      [BUFFER_GATE] = "gate",       [BUFFER_UP] = "up",
+    [BUFFER_SHARE] = "share"};
+
+static const char *const kind_names[STEP_KINDS] = {
+    [STEP_EMBED] = "embed",         [STEP_ADD_ROWS] = "add rows",
+    [STEP_NORM] = "norm",           [STEP_MULTIPLY] = "multiply",
+    [STEP_HEADS] = "heads",         [STEP_SPREAD] = "spread",
+    [STEP_ATTEND] = "attend",       [STEP_ATTEND_LATENT] = "attend latent",
+    [STEP_DELTA_NET] = "delta net", [STEP_GLU] = "glu",
+    [STEP_FUNCTION] = "function",   [STEP_ROUTE] = "route",
+    [STEP_EXPERTS] = "experts",     [STEP_MIX] = "mix",
+    [STEP_SCALE_ROWS] = "scale rows", [STEP_SCALE] = "scale",
+    [STEP_ADD] = "add",             [STEP_OUTPUT] = "output"};
+
+const char *buffer_name(enum step_buffer buffer)
+{
+    return (unsigned)buffer < BUFFER_COUNT ? buffer_names[buffer] : "?";
+}
+
+const char *step_name(enum step_kind kind)
+{
+    return (unsigned)kind < STEP_KINDS ? kind_names[kind] : "?";
+}
+
+struct line {
+    char *text;
+    size_t room, used;
+};
+
+__attribute__((format(printf, 2, 3))) static void say(struct line *line, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    int length = line->used < line->room
+                     ? vsnprintf(line->text + line->used, line->room - line->used, format, arguments)
+                     : 0;
+    va_end(arguments);
+    if (length > 0)
+        line->used += (size_t)length;
+}
+
+static const char *glu_name(enum glu_kind kind)
+{
+    static const char *const names[] = {[GLU_SILU] = "silu",         [GLU_GELU] = "gelu", [GLU_GELU_ERF] = "gelu (erf)",
+                                        [GLU_RELU] = "relu",         [GLU_OAI] = "oai",   [GLU_SIGMOID] = "sigmoid"};
+    return names[kind];
+}
+
+static const char *function_name(enum activation_function function)
+{
+    static const char *const names[] = {[FUNCTION_SILU] = "silu",         [FUNCTION_GELU] = "gelu",
+                                        [FUNCTION_GELU_ERF] = "gelu (erf)", [FUNCTION_RELU] = "relu",
+                                        [FUNCTION_RELU_SQUARED] = "relu squared", [FUNCTION_SIGMOID] = "sigmoid",
+                                        [FUNCTION_SOFTPLUS] = "softplus"};
+    return names[function];
+}
+
+static void say_heads(struct line *line, const struct step_heads *h)
+{
+    const struct step_head *heads[] = {&h->query, &h->key};
+    const char *between = "";
+    for (size_t i = 0; i < COUNT_OF(heads); i++) {
+        const struct step_head *head = heads[i];
+        if (head->buffer == BUFFER_NONE)
+            continue;
+        say(line, "%s%s: %u x %u", between, buffer_name(head->buffer), head->heads, head->size);
+        if (i == 0 && h->raw != BUFFER_NONE)
+            say(line, " from %s", buffer_name(h->raw));
+        if (head->norm != NO_UNIT)
+            say(line, ", normed");
+        if (h->plain_norm)
+            say(line, ", normed without weights");
+        if (h->turns)
+            say(line, ", %u turned", h->rotary);
+        if (i == 0 && h->sharpened)
+            say(line, ", sharpened");
+        between = "; ";
+    }
+    if (h->value_norm)
+        say(line, "; value: normed");
+    if (h->stores)
+        say(line, "; to the cache");
+}
+
+static void say_attend(struct line *line, const struct step *step)
+{
+    const struct step_attend *a = &step->attend;
+    say(line, "%s x cache -> %s: %u heads on %u", buffer_name(a->query), buffer_name(a->out), a->heads, a->kv_heads);
+    if ((int32_t)a->source != step->layer)
+        say(line, ", the cache of layer %u", a->source);
+    if (a->window)
+        say(line, ", window %u", a->window);
+    if (a->chunk)
+        say(line, ", chunks of %u", a->chunk);
+    if (a->soft_cap != 0.0f)
+        say(line, ", soft cap %g", (double)a->soft_cap);
+    if (a->sinks != NO_UNIT)
+        say(line, ", sinks");
+    if (a->bidirectional)
+        say(line, ", both ways");
+}
+
+static void say_multiply(struct line *line, const struct step_multiply *multiply)
+{
+    say(line, "%s ->", buffer_name(multiply->in));
+    for (uint32_t i = 0; i < multiply->count; i++)
+        say(line, "%s %s (%u x %u)", i ? "," : "", buffer_name(multiply->matrices[i].out), multiply->columns,
+            multiply->matrices[i].rows);
+}
+
+void step_describe(const struct step *step, char *text, size_t room)
+{
+    struct line line = {.text = text, .room = room};
+    if (room)
+        text[0] = '\0';
+    switch (step->kind) {
+    case STEP_EMBED:
+        say(&line, "tokens -> hidden");
+        if (step->embed.scale != 1.0f)
+            say(&line, " times %g", (double)step->embed.scale);
+        break;
+    case STEP_ADD_ROWS:
+        say(&line, "hidden += %s", step->add_rows.by_position ? "the row of its position" : "the first row");
+        break;
+    case STEP_NORM:
+        say(&line, "%s -> %s: %s of %u", buffer_name(step->norm.in), buffer_name(step->norm.out),
+            step->norm.centred ? "layer norm" : "rms norm", step->norm.width);
+        if (step->norm.groups > 1)
+            say(&line, ", %u of them", step->norm.groups);
+        break;
+    case STEP_MULTIPLY:
+        say_multiply(&line, &step->multiply);
+        break;
+    case STEP_HEADS:
+        say_heads(&line, &step->heads);
+        break;
+    case STEP_SPREAD:
+        say(&line, "%s, %s -> %s, %s: %u heads", buffer_name(step->spread.in), buffer_name(step->spread.latents),
+            buffer_name(step->spread.key), buffer_name(step->spread.value), step->spread.heads);
+        break;
+    case STEP_ATTEND:
+        say_attend(&line, step);
+        break;
+    case STEP_ATTEND_LATENT:
+        say(&line, "%s x cache -> %s: %u heads on one of %u + %u", buffer_name(step->attend_latent.query),
+            buffer_name(step->attend_latent.out), step->attend_latent.heads, step->attend_latent.rank,
+            step->attend_latent.rotary);
+        break;
+    case STEP_DELTA_NET:
+        say(&line, "%s -> %s: %u states of %u x %u, convolution of %u", buffer_name(step->delta_net.in),
+            buffer_name(step->delta_net.out), step->delta_net.heads_v, step->delta_net.key_size,
+            step->delta_net.value_size, step->delta_net.taps);
+        break;
+    case STEP_GLU:
+        say(&line, "%s(%s) x %s -> %s", glu_name(step->glu.kind), buffer_name(step->glu.gate.buffer),
+            buffer_name(step->glu.up.buffer), buffer_name(step->glu.out));
+        break;
+    case STEP_FUNCTION:
+        say(&line, "%s(%s)", function_name(step->function.function), buffer_name(step->function.buffer));
+        break;
+    case STEP_ROUTE:
+        say(&line, "%s -> %u of %u experts", buffer_name(step->route.in), step->route.rule.used,
+            step->route.rule.experts);
+        if (step->route.rule.groups)
+            say(&line, " in %u of %u groups", step->route.rule.groups_used, step->route.rule.groups);
+        break;
+    case STEP_EXPERTS:
+        say(&line, "%s -> the chosen experts, %u wide: %s", buffer_name(step->experts.in), step->experts.width,
+            glu_name(step->experts.glu));
+        break;
+    case STEP_MIX:
+        say(&line, "their weighted sum%s%s -> %s", step->mix.side != BUFFER_NONE ? " + " : "",
+            step->mix.side != BUFFER_NONE ? buffer_name(step->mix.side) : "", buffer_name(step->mix.out));
+        break;
+    case STEP_SCALE_ROWS:
+        say(&line, "%s times %s", buffer_name(step->scale_rows.buffer), buffer_name(step->scale_rows.by));
+        break;
+    case STEP_SCALE:
+        say(&line, "%s times one number", buffer_name(step->scale.buffer));
+        break;
+    case STEP_ADD:
+        say(&line, "%s += %s", buffer_name(step->add.to), buffer_name(step->add.from));
+        if (step->add.scale != 1.0f)
+            say(&line, " times %g", (double)step->add.scale);
+        break;
+    case STEP_OUTPUT:
+        say(&line, "%s -> logits", buffer_name(step->output.in));
+        if (step->output.scale != 1.0f)
+            say(&line, " times %g", (double)step->output.scale);
+        if (step->output.soft_cap != 0.0f)
+            say(&line, ", soft cap %g", (double)step->output.soft_cap);
+        break;
+    case STEP_KINDS:
+        break;
+    }
+}

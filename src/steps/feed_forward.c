@@ -1,0 +1,162 @@
+/* What each token does by itself: a dense feed forward, or a mixture of experts. */
+#include "steps/steps_private.h"
+
+#include <math.h>
+
+static enum glu_kind glu_of(const struct builder *b)
+{
+    switch (b->architecture->activation) {
+    case FFN_GELU:
+        return GLU_GELU;
+    case FFN_OAI:
+        return GLU_OAI;
+    case FFN_SILU:
+        break;
+    }
+    return GLU_SILU;
+}
+
+struct dense_roles {
+    enum tensor_role gate, up, down;
+    uint32_t width;
+};
+
+/* out = Wdown (activation(Wgate x) * Wup x). Gate and up are two matrices, or the halves of the up matrix (Phi 3). */
+static void make_gated(struct builder *b, const struct dense_roles *roles, enum step_buffer in, enum step_buffer out)
+{
+    const uint32_t width = roles->width;
+    struct step *products = add_multiply(b, in, b->p->embedding);
+    bool halves = unit_of(b, roles->gate) == NO_UNIT;
+    add_matrix(b, products, halves ? roles->up : roles->gate, BUFFER_GATE);
+    add_matrix(b, products, roles->up, BUFFER_UP);
+    if (halves) {
+        products->multiply.matrices[0].rows = products->multiply.matrices[1].rows = width;
+        products->multiply.matrices[1].first = width;
+    }
+    add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = glu_of(b),
+                                                   .gate = {BUFFER_GATE, 0, width},
+                                                   .up = {BUFFER_UP, 0, width},
+                                                   .out = BUFFER_GATE,
+                                                   .groups = 1,
+                                                   .width = width};
+    add_matrix(b, add_multiply(b, BUFFER_GATE, width), roles->down, out);
+}
+
+/* out = Wdown gelu(Wup x). */
+static void make_ungated(struct builder *b, const struct dense_roles *roles, enum step_buffer in, enum step_buffer out)
+{
+    add_matrix(b, add_multiply(b, in, b->p->embedding), roles->up, BUFFER_GATE);
+    add_step(b, STEP_FUNCTION)->function = (struct step_function){FUNCTION_GELU, BUFFER_GATE, roles->width};
+    add_matrix(b, add_multiply(b, BUFFER_GATE, roles->width), roles->down, out);
+}
+
+static void make_dense(struct builder *b, const struct dense_roles *roles, enum step_buffer in, enum step_buffer out)
+{
+    if (b->architecture->flags & ARCHITECTURE_FFN_UNGATED)
+        make_ungated(b, roles, in, out);
+    else
+        make_gated(b, roles, in, out);
+}
+
+/* ---- mixtures ------------------------------------------------------------------------------------------------------
+ */
+
+/* Experts that every token passes, while the reads of the chosen ones are under way. Where they have a router of their
+ * own (Qwen), its sigmoid weighs them. */
+static void make_shared(struct builder *b, enum step_buffer in)
+{
+    static const enum tensor_role router = ROLE_SHARED_ROUTER;
+    const struct dense_roles roles = {ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, b->p->shared_feed_forward};
+    bool weighed = unit_of(b, router) != NO_UNIT;
+    b->part = PART_SHARED;
+    if (weighed) {
+        add_matrix(b, add_multiply(b, in, b->p->embedding), router, BUFFER_SHARE);
+        add_step(b, STEP_FUNCTION)->function = (struct step_function){FUNCTION_SIGMOID, BUFFER_SHARE, 1};
+    }
+    make_dense(b, &roles, in, BUFFER_SIDE);
+    if (weighed)
+        add_step(b, STEP_SCALE_ROWS)->scale_rows = (struct step_scale_rows){BUFFER_SIDE, BUFFER_SHARE};
+}
+
+/* A router may read the residual stream through a norm and scales of its own (Gemma 4). */
+static enum step_buffer make_router_input(struct builder *b, enum step_buffer in)
+{
+    unit_number scales = unit_of(b, ROLE_ROUTER_SCALE);
+    if (scales == NO_UNIT)
+        return in;
+    add_groups_norm(b, BUFFER_HIDDEN, BUFFER_BRANCH, scales, 1, b->p->embedding)->norm.scale =
+        1.0f / sqrtf((float)b->p->embedding);
+    return BUFFER_BRANCH;
+}
+
+static void make_route(struct builder *b, enum step_buffer in)
+{
+    const struct model_parameters *p = b->p;
+    add_step(b, STEP_ROUTE)->route = (struct step_route){.in = in,
+                                                         .router = unit_of(b, ROLE_ROUTER),
+                                                         .bias = unit_of(b, ROLE_ROUTER_BIAS),
+                                                         .selection_bias = unit_of(b, ROLE_ROUTER_SELECTION_BIAS),
+                                                         .expert_scales = unit_of(b, ROLE_EXPERT_SCALE),
+                                                         .first = b->layer->first_expert,
+                                                         .rule = {.experts = p->experts,
+                                                                  .used = p->experts_used,
+                                                                  .groups = p->expert_groups,
+                                                                  .groups_used = p->expert_groups_used,
+                                                                  .gate = p->router_gate,
+                                                                  .normalise = p->router_normalise,
+                                                                  .scale = p->router_scale}};
+}
+
+static void make_experts(struct builder *b, enum step_buffer in)
+{
+    const struct unit *expert = model_unit(b->model, b->layer->first_expert);
+    bool fused = expert->slices[0].role == ROLE_EXPERT_GATE_UP;
+    add_step(b, STEP_EXPERTS)->experts =
+        (struct step_experts){.in = in,
+                              .first = b->layer->first_expert,
+                              .gate_bias = unit_of(b, ROLE_EXPERT_GATE_BIAS),
+                              .up_bias = unit_of(b, ROLE_EXPERT_UP_BIAS),
+                              .down_bias = unit_of(b, ROLE_EXPERT_DOWN_BIAS),
+                              .width = b->p->expert_feed_forward,
+                              .gate_up_rows = fused ? 2 * b->p->expert_feed_forward : 0,
+                              .glu = glu_of(b),
+                              .weighs_input = b->architecture->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED,
+                              .used = b->p->experts_used};
+}
+
+/* The router chooses; the shared experts, or a dense feed forward with a norm of its own behind it (Gemma 4), run while
+ * the chosen ones come; then these, and the sum of all. */
+static void make_mixture(struct builder *b, enum step_buffer in, enum step_buffer out)
+{
+    const struct dense_roles dense = {ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, b->layer->feed_forward};
+    const unit_number dense_norm = unit_of(b, ROLE_FFN_DENSE_POST_NORM), norm = unit_of(b, ROLE_EXPERT_NORM);
+    const unit_number post_norm = unit_of(b, ROLE_EXPERT_POST_NORM);
+    const bool beside = unit_of(b, ROLE_FFN_UP) != NO_UNIT, side = beside || b->p->shared_feed_forward;
+    make_route(b, make_router_input(b, in));
+    if (beside) {
+        make_dense(b, &dense, in, BUFFER_SIDE);
+        add_norm(b, BUFFER_SIDE, BUFFER_SIDE, dense_norm, NO_UNIT);
+    } else if (side) {
+        make_shared(b, in);
+    }
+    b->part = PART_EXPERTS;
+    add_norm(b, BUFFER_HIDDEN, BUFFER_NORMED, norm, unit_of(b, ROLE_EXPERT_NORM_BIAS));
+    make_experts(b, norm == NO_UNIT ? in : BUFFER_NORMED);
+    add_step(b, STEP_MIX)->mix =
+        (struct step_mix){.out = out,
+                          .side = side && post_norm == NO_UNIT ? BUFFER_SIDE : BUFFER_NONE,
+                          .used = b->p->experts_used,
+                          .weighed = b->architecture->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED};
+    add_norm(b, out, out, post_norm, NO_UNIT);
+    if (side && post_norm != NO_UNIT)
+        add_step(b, STEP_ADD)->add = (struct step_add){.to = out, .from = BUFFER_SIDE, .scale = 1.0f};
+}
+
+void make_feed_forward(struct builder *b, enum step_buffer in, enum step_buffer out)
+{
+    const struct dense_roles dense = {ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, b->layer->feed_forward};
+    if (b->layer->moe)
+        make_mixture(b, in, out);
+    else
+        make_dense(b, &dense, in, out);
+}

@@ -1,0 +1,286 @@
+/* The frame: what comes before the layers, a layer, what comes after them. */
+#include "steps/steps_private.h"
+
+struct part_of_list {
+    size_t first, count;
+};
+
+struct steps {
+    struct step *steps;
+    size_t count;
+    uint32_t layers;
+    struct part_of_list before, after, *of_layer;
+};
+
+/* ---- what all mechanisms are made of -------------------------------------------------------------------------------
+ */
+
+#define FIRST_ROOM ((size_t)64)
+
+struct step *add_step(struct builder *b, enum step_kind kind)
+{
+    static _Thread_local struct step dropped; /* after a failure somebody still fills one in */
+    if (!b->status && b->count == b->room) {
+        size_t room = b->room ? 2 * b->room : FIRST_ROOM;
+        b->status = memory_resize((void **)&b->steps, b->room, room, sizeof *b->steps, "list of steps", b->error);
+        b->room = b->status ? b->room : room;
+    }
+    struct step *step = b->status ? &dropped : &b->steps[b->count++];
+    *step = (struct step){.kind = kind, .part = b->part, .layer = b->number};
+    return step;
+}
+
+unit_number unit_of(const struct builder *b, enum tensor_role role)
+{
+    return b->layer ? b->layer->tensors[role] : model_tensor(b->model, role);
+}
+
+struct step *add_groups_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight, uint32_t groups,
+                             uint32_t width)
+{
+    struct step *step = add_step(b, STEP_NORM);
+    step->norm = (struct step_norm){.in = in,
+                                    .out = out,
+                                    .weight = weight,
+                                    .bias = NO_UNIT,
+                                    .groups = groups,
+                                    .width = width,
+                                    .centred = b->architecture->flags & ARCHITECTURE_LAYER_NORM,
+                                    .epsilon = b->p->norm_epsilon,
+                                    .scale = 1.0f};
+    return step;
+}
+
+void add_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight, unit_number bias)
+{
+    if (weight != NO_UNIT)
+        add_groups_norm(b, in, out, weight, 1, b->p->embedding)->norm.bias = bias;
+}
+
+struct step *add_multiply(struct builder *b, enum step_buffer in, uint32_t columns)
+{
+    struct step *step = add_step(b, STEP_MULTIPLY);
+    step->multiply = (struct step_multiply){.in = in, .columns = columns, .stride = columns};
+    return step;
+}
+
+static uint32_t unit_rows(const struct builder *b, unit_number unit)
+{
+    const struct gguf_tensor *tensor = model_unit(b->model, unit)->slices[0].tensor;
+    return (uint32_t)(tensor->dimensions[1] * tensor->dimensions[2]);
+}
+
+/* A bias, where there is one, has the role after its matrix's. */
+void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enum step_buffer out)
+{
+    unit_number unit = unit_of(b, role), bias = unit_of(b, role + 1);
+    bool biased = bias != NO_UNIT && tensor_role_is_bias(role + 1);
+    step->multiply.matrices[step->multiply.count++] = (struct step_matrix){.unit = unit,
+                                                                           .bias = biased ? bias : NO_UNIT,
+                                                                           .role = role,
+                                                                           .out = out,
+                                                                           .rows = unit_rows(b, unit)};
+}
+
+void add_residual(struct builder *b, enum step_buffer from)
+{
+    add_step(b, STEP_ADD)->add = (struct step_add){.to = BUFFER_HIDDEN, .from = from, .scale = b->p->residual_scale};
+}
+
+/* ---- the frame -----------------------------------------------------------------------------------------------------
+ */
+
+static void make_before(struct builder *b)
+{
+    b->part = PART_INPUT;
+    add_step(b, STEP_EMBED)->embed =
+        (struct step_embed){.unit = unit_of(b, ROLE_TOKEN_EMBEDDING), .scale = b->p->embedding_scale};
+    if (!(b->architecture->flags & ARCHITECTURE_ENCODER))
+        return;
+    static const enum tensor_role roles[] = {ROLE_TOKEN_TYPES, ROLE_POSITION_EMBEDDING};
+    for (size_t i = 0; i < COUNT_OF(roles); i++)
+        if (unit_of(b, roles[i]) != NO_UNIT)
+            add_step(b, STEP_ADD_ROWS)->add_rows = (struct step_add_rows){
+                .unit = unit_of(b, roles[i]), .by_position = roles[i] == ROLE_POSITION_EMBEDDING};
+    add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, unit_of(b, ROLE_EMBEDDING_NORM), unit_of(b, ROLE_EMBEDDING_NORM_BIAS));
+}
+
+/* What reads the residual stream reads it through a norm, where the layer has one there. */
+static enum step_buffer make_input(struct builder *b, enum tensor_role norm)
+{
+    if (unit_of(b, norm) == NO_UNIT)
+        return BUFFER_HIDDEN;
+    add_norm(b, BUFFER_HIDDEN, BUFFER_NORMED, unit_of(b, norm), unit_of(b, norm + 1));
+    return BUFFER_NORMED;
+}
+
+static void make_mixer(struct builder *b, enum step_buffer in, enum step_buffer out)
+{
+    b->part = PART_ATTENTION;
+    switch (b->layer->kind) {
+    case LAYER_ATTENTION:
+        make_attention(b, in, out);
+        break;
+    case LAYER_LATENT:
+        make_latent_attention(b, in, out);
+        break;
+    case LAYER_RECURRENT:
+        make_delta_net(b, in, out);
+        break;
+    }
+}
+
+/* Attention and feed forward read the same rows, and both are added to the residual stream. */
+static void make_parallel_layer(struct builder *b)
+{
+    enum step_buffer in = make_input(b, ROLE_ATTENTION_NORM);
+    make_mixer(b, in, BUFFER_SIDE);
+    b->part = PART_FEED_FORWARD;
+    make_feed_forward(b, in, BUFFER_BRANCH);
+    add_residual(b, BUFFER_BRANCH);
+    add_residual(b, BUFFER_SIDE);
+}
+
+static void make_layer(struct builder *b)
+{
+    make_mixer(b, make_input(b, ROLE_ATTENTION_NORM), BUFFER_BRANCH);
+    add_norm(b, BUFFER_BRANCH, BUFFER_BRANCH, unit_of(b, ROLE_ATTENTION_POST_NORM), NO_UNIT);
+    add_residual(b, BUFFER_BRANCH);
+    add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, unit_of(b, ROLE_ATTENTION_SUM_NORM),
+             unit_of(b, ROLE_ATTENTION_SUM_NORM_BIAS));
+
+    b->part = PART_FEED_FORWARD;
+    make_feed_forward(b, make_input(b, ROLE_FFN_NORM), BUFFER_BRANCH);
+    add_norm(b, BUFFER_BRANCH, BUFFER_BRANCH, unit_of(b, ROLE_FFN_POST_NORM), NO_UNIT);
+    add_residual(b, BUFFER_BRANCH);
+    add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, unit_of(b, ROLE_FFN_SUM_NORM), unit_of(b, ROLE_FFN_SUM_NORM_BIAS));
+    if (unit_of(b, ROLE_LAYER_SCALE) != NO_UNIT)
+        add_step(b, STEP_SCALE)->scale = (struct step_scale){BUFFER_HIDDEN, unit_of(b, ROLE_LAYER_SCALE)};
+}
+
+static void make_after(struct builder *b)
+{
+    b->part = PART_OUTPUT;
+    enum step_buffer in = make_input(b, ROLE_OUTPUT_NORM);
+    unit_number unit = unit_of(b, ROLE_OUTPUT);
+    if (b->architecture->flags & ARCHITECTURE_ENCODER)
+        return;
+    add_step(b, STEP_OUTPUT)->output =
+        (struct step_output){.in = in,
+                             .unit = unit != NO_UNIT ? unit : unit_of(b, ROLE_TOKEN_EMBEDDING),
+                             .bias = unit_of(b, ROLE_OUTPUT_BIAS),
+                             .scale = b->p->output_scale,
+                             .soft_cap = b->p->output_soft_cap};
+}
+
+static void make_all(struct builder *b, struct steps *out)
+{
+    make_before(b);
+    out->before = (struct part_of_list){0, b->count};
+    for (uint32_t i = 0; i < out->layers; i++) {
+        size_t first = b->count;
+        b->number = (int32_t)i;
+        b->layer = model_layer(b->model, i);
+        b->part = PART_ATTENTION;
+        if (b->architecture->flags & ARCHITECTURE_PARALLEL)
+            make_parallel_layer(b);
+        else
+            make_layer(b);
+        out->of_layer[i] = (struct part_of_list){first, b->count - first};
+    }
+    size_t first = b->count;
+    b->number = -1;
+    b->layer = NULL;
+    make_after(b);
+    out->after = (struct part_of_list){first, b->count - first};
+    for (size_t i = 0; i < b->count; i++)
+        for (enum step_buffer buffer = 0; buffer < BUFFER_COUNT; buffer++)
+            b->steps[i].writes |= (uint32_t)step_writes(&b->steps[i], buffer) << buffer;
+}
+
+hypura_status steps_make(struct steps **out, const struct model *model, hypura_error *error)
+{
+    struct steps *steps;
+    *out = NULL;
+    hypura_status status = ALLOCATE(&steps, 1, "list of steps", error);
+    if (status)
+        return status;
+    struct builder b = {.model = model,
+                        .p = model_parameters(model),
+                        .architecture = model_architecture(model),
+                        .number = -1,
+                        .error = error};
+    steps->layers = b.p->layers;
+    b.status = ALLOCATE(&steps->of_layer, steps->layers, "list of steps", error);
+    if (!b.status)
+        make_all(&b, steps);
+    steps->steps = b.steps;
+    steps->count = b.count;
+    if (b.status)
+        steps_free(steps);
+    else
+        *out = steps;
+    return b.status;
+}
+
+void steps_free(struct steps *steps)
+{
+    if (!steps)
+        return;
+    memory_free(steps->steps);
+    memory_free(steps->of_layer);
+    memory_free(steps);
+}
+
+/* ---- looking in ----------------------------------------------------------------------------------------------------
+ */
+
+static struct step_list part(const struct steps *steps, struct part_of_list part)
+{
+    return (struct step_list){steps->steps + part.first, part.count};
+}
+
+struct step_list steps_before(const struct steps *steps)
+{
+    return part(steps, steps->before);
+}
+
+struct step_list steps_of_layer(const struct steps *steps, uint32_t layer)
+{
+    return part(steps, steps->of_layer[layer]);
+}
+
+struct step_list steps_after(const struct steps *steps)
+{
+    return part(steps, steps->after);
+}
+
+struct step_list steps_all(const struct steps *steps)
+{
+    return (struct step_list){steps->steps, steps->count};
+}
+
+const struct step *steps_find(struct step_list list, enum step_kind kind)
+{
+    for (size_t i = 0; i < list.count; i++)
+        if (list.steps[i].kind == kind)
+            return &list.steps[i];
+    return NULL;
+}
+
+bool steps_router(const struct steps *steps, uint32_t layer, struct step_router *out)
+{
+    *out = (struct step_router){0};
+    if (layer >= steps->layers)
+        return false;
+    struct step_list list = steps_of_layer(steps, layer);
+    out->route = steps_find(list, STEP_ROUTE);
+    for (const struct step *step = out->route; step && step > list.steps && !out->norm;) {
+        step--;
+        if (step->kind == STEP_NORM && step->norm.in == BUFFER_HIDDEN && step->norm.out == out->route->route.in)
+            out->norm = step;
+        else if (step_writes(step, out->route->route.in))
+            return false;
+    }
+    return out->norm;
+}

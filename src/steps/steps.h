@@ -1,0 +1,360 @@
+/* steps: what a transformer is, as a list.
+ *
+ * When a model is opened, what comes before its layers, each layer, and what comes after them become short lists of
+ * steps: plain data that says what is done, with which units, from which buffers into which, and with which numbers. The
+ * list is made once, in one place (make.c, attention.c, feed_forward.c), from the architecture's row, the parameters
+ * and the tensors that are there. Everything else reads it:
+ *
+ *   - engine/cpu carries it out with the functions of compute; engine/gpu records it as a device's commands;
+ *   - the engine sizes its buffers by it (steps_widths) and finds the router of a later layer in it (steps_router);
+ *   - the planner asks it what a unit is used for (step_units), an adapter which matrices it may change
+ *     (steps_multiplies), and "hypura inspect --layers" prints it (step_describe).
+ *
+ * A step reads only what steps before it wrote. Rows of a batch never see each other but in STEP_ATTEND,
+ * STEP_ATTEND_LATENT and STEP_DELTA_NET, through what the sequence keeps.
+ *
+ * Adding a mechanism: a kind here with its struct, a function that makes it next to its kin, its row in describe.c and
+ * in uses.c, one function in engine/cpu, and, for a GPU, one in engine/gpu and its row in steps_on_device.
+ *
+ * A list owns its memory and refers to units of its model by number. It is read-only once made; any thread may read it.
+ */
+#ifndef HYPURA_STEPS_H
+#define HYPURA_STEPS_H
+
+#include "compute/compute.h"
+#include "model/model.h"
+
+/* ---- buffers -------------------------------------------------------------------------------------------------------
+ *
+ * Each has a row of floats per token of the batch, adjacent, as wide as the widest step needs it (steps_widths). */
+
+enum step_buffer {
+    BUFFER_NONE,
+    BUFFER_HIDDEN,   /* the residual stream */
+    BUFFER_NORMED,   /* what a mixer or a feed forward reads */
+    BUFFER_BRANCH,   /* what it gives */
+    BUFFER_SIDE,     /* what a second one gives: shared experts, or attention next to a feed forward */
+    BUFFER_QUERY,    /* queries; of a delta net what the convolution gives */
+    BUFFER_RAW,      /* projections yet to be taken apart */
+    BUFFER_KEY,      /* keys, or latent rows for the cache */
+    BUFFER_VALUE,    /* values; of a delta net the gate of its output */
+    BUFFER_ATTENDED, /* what attention or a delta net gives; before it, queries of low rank */
+    BUFFER_LATENTS,  /* latent rows that whole keys are made of */
+    BUFFER_BETA,     /* of a delta net: how much of a value is written, per head */
+    BUFFER_DECAY,    /* and how much of the state is kept */
+    BUFFER_GATE,     /* the inner rows of a feed forward */
+    BUFFER_UP,
+    BUFFER_SHARE, /* the weight of the shared experts, one float */
+    BUFFER_COUNT
+};
+
+const char *buffer_name(enum step_buffer buffer);
+
+/* ---- kinds ---------------------------------------------------------------------------------------------------------
+ */
+
+enum step_kind {
+    STEP_EMBED,         /* rows of the token embedding */
+    STEP_ADD_ROWS,      /* adds learnt rows, by position or the first one */
+    STEP_NORM,          /* brings rows to length 1, times weights, plus biases */
+    STEP_MULTIPLY,      /* products of one buffer with matrices */
+    STEP_HEADS,         /* norms, turns and sharpens heads of queries and keys; keys and values go to the cache */
+    STEP_SPREAD,        /* whole keys and values of heads from their projection and the latent row */
+    STEP_ATTEND,        /* attention over the cache */
+    STEP_ATTEND_LATENT, /* the same in the latent space: queries and results pass a matrix per head */
+    STEP_DELTA_NET,     /* a gated delta net: convolution and recurrence over the sequence's state */
+    STEP_GLU,           /* activation of a gate, times what it lets through */
+    STEP_FUNCTION,      /* a function of each element */
+    STEP_ROUTE,         /* which experts each row wants, and with which weights; their reads begin */
+    STEP_EXPERTS,       /* the chosen experts, in the order in which they arrive */
+    STEP_MIX,           /* the weighted sum of what they gave, in the router's order */
+    STEP_SCALE_ROWS,    /* rows of one buffer times the float of another */
+    STEP_SCALE,         /* a buffer times one learnt number */
+    STEP_ADD,           /* adds a buffer, scaled, to another */
+    STEP_OUTPUT,        /* logits of the rows that are wanted */
+    STEP_KINDS
+};
+
+/* What a step belongs to: in which order units earn their place in memory. */
+enum step_part { PART_INPUT, PART_ATTENTION, PART_FEED_FORWARD, PART_SHARED, PART_EXPERTS, PART_OUTPUT };
+
+struct step_embed {
+    unit_number unit;
+    float scale;
+};
+
+struct step_add_rows {
+    unit_number unit;
+    bool by_position; /* else the first row, for every token */
+};
+
+/* Each token's row is so many groups of width floats, which are normed one by one. */
+struct step_norm {
+    enum step_buffer in, out;
+    unit_number weight, bias; /* NO_UNIT: none */
+    uint32_t groups, width;
+    bool centred; /* the mean is taken off first: a layer norm */
+    float epsilon;
+    float scale; /* the result is multiplied by it; 1: not */
+};
+
+/* One product: rows of a matrix (all of them, or a part) with the input, into a buffer of its own. */
+struct step_matrix {
+    unit_number unit, bias; /* bias NO_UNIT: none */
+    enum tensor_role role;  /* adapters know it by this */
+    enum step_buffer out;
+    uint32_t first, rows; /* of the unit's rows, and of the bias likewise */
+};
+
+#define STEP_MATRICES 4
+
+struct step_multiply {
+    enum step_buffer in;
+    uint32_t columns, stride; /* of the input's rows */
+    uint32_t count;
+    struct step_matrix matrices[STEP_MATRICES];
+};
+
+/* Heads of one buffer. Of a head the first "normed" elements are normed, those from "turned" on turn. */
+struct step_head {
+    enum step_buffer buffer; /* BUFFER_NONE: there are none */
+    uint32_t heads, size;
+    uint32_t normed, turned;
+    unit_number norm;    /* NO_UNIT: not normed */
+    uint32_t norm_width; /* of one norm: normed, or all heads as one row */
+};
+
+struct step_heads {
+    struct step_head query, key;
+    enum step_buffer raw;         /* queries stand there, each with its gate behind it; BUFFER_NONE: in query */
+    enum step_buffer value;       /* BUFFER_NONE: none, or a prefix of the keys */
+    uint32_t value_size;     /* of a head */
+    bool values_are_keys;    /* before these are normed and turned */
+    bool value_norm;         /* values are normed, without weights */
+    bool centred;            /* norms of heads take the mean off */
+    bool turns, turns_first; /* heads turn by their position; before the norms */
+    bool plain_norm;         /* queries and keys are normed at the end, without weights */
+    bool sharpened;          /* queries grow with the logarithm of their position */
+    bool stores;             /* keys, and values, go to the layer's cache */
+    bool local;              /* which of the two rope tables */
+    enum rope_layout layout;
+    uint32_t rotary;
+    float epsilon;
+};
+
+/* The undivided projection of latent attention: of each head plain + value_size floats in "in". */
+struct step_spread {
+    enum step_buffer in, latents, key, value;
+    uint32_t heads, plain, rotary, value_size, rank;
+};
+
+struct step_attend {
+    enum step_buffer query, out;
+    uint32_t source; /* the layer whose cache is read */
+    uint32_t heads, kv_heads, key_size, value_size;
+    float scale, soft_cap; /* soft_cap 0: none */
+    uint32_t window, chunk;
+    bool bidirectional;
+    unit_number sinks; /* NO_UNIT: none */
+};
+
+/* Queries of plain + rotary elements pass their head's key matrix (plain x rank) and meet the cache's rows, rank +
+ * rotary wide; what comes back, rank wide, passes its head's value matrix (rank x value_size). */
+struct step_attend_latent {
+    enum step_buffer query, out;
+    unit_number key_matrix, value_matrix;
+    uint32_t heads, plain, rotary, rank, value_size;
+    float scale;
+};
+
+struct step_delta_net {
+    enum step_buffer in, convolved, gates, beta, decay, out; /* gates: beta and alpha together, or BUFFER_NONE */
+    unit_number convolution, step_bias, decay_rate;
+    uint32_t heads_k, heads_v, key_size, value_size, taps;
+    bool tiled; /* value head h reads key head h % heads_k, else h / (heads_v / heads_k) */
+    float epsilon;
+};
+
+/* A part of each of a buffer's rows: groups of width floats, stride floats apart, the first at offset. */
+struct step_rows {
+    enum step_buffer buffer;
+    uint32_t offset, stride;
+};
+
+struct step_glu {
+    enum glu_kind kind;
+    struct step_rows gate, up;
+    enum step_buffer out; /* groups are adjacent there */
+    uint32_t groups, width;
+};
+
+#define OAI_ALPHA 1.702f /* gpt-oss */
+#define OAI_LIMIT 7.0f
+
+struct step_function {
+    enum activation_function function;
+    enum step_buffer buffer;
+    uint32_t width;
+};
+
+/* How a router chooses. */
+struct router_rule {
+    uint32_t experts, used;
+    uint32_t groups, groups_used; /* 0: experts are not grouped */
+    enum router_gate gate;
+    bool normalise; /* chosen weights are divided by their sum */
+    float scale;    /* then multiplied by this */
+};
+
+struct step_route {
+    enum step_buffer in;
+    unit_number router, bias;   /* bias NO_UNIT: none; likewise the next two */
+    unit_number selection_bias; /* added for choosing only */
+    unit_number expert_scales;  /* of what each expert gives */
+    unit_number first;          /* unit of expert 0 */
+    struct router_rule rule;
+};
+
+struct step_experts {
+    enum step_buffer in;
+    unit_number first; /* unit of expert 0 */
+    unit_number gate_bias, up_bias, down_bias;
+    uint32_t width;        /* inner */
+    uint32_t gate_up_rows; /* gate and up are rows of one slice: twice width; 0: two slices */
+    enum glu_kind glu;
+    bool weighs_input; /* an expert's weight multiplies what it reads, not what it gives */
+    uint32_t used;
+};
+
+struct step_mix {
+    enum step_buffer out;
+    enum step_buffer side; /* added last; BUFFER_NONE: nothing */
+    uint32_t used;
+    bool weighed; /* already, at the input */
+};
+
+struct step_scale_rows {
+    enum step_buffer buffer, by;
+};
+
+struct step_scale {
+    enum step_buffer buffer;
+    unit_number factor;
+};
+
+struct step_add {
+    enum step_buffer to, from;
+    float scale;
+};
+
+struct step_output {
+    enum step_buffer in;
+    unit_number unit, bias;
+    float scale, soft_cap; /* 1: none; 0: none */
+};
+
+struct step {
+    enum step_kind kind;
+    enum step_part part;
+    int32_t layer;   /* -1: before or after the layers */
+    uint32_t writes; /* bits by enum step_buffer: what it changes */
+    union {
+        struct step_embed embed;
+        struct step_add_rows add_rows;
+        struct step_norm norm;
+        struct step_multiply multiply;
+        struct step_heads heads;
+        struct step_spread spread;
+        struct step_attend attend;
+        struct step_attend_latent attend_latent;
+        struct step_delta_net delta_net;
+        struct step_glu glu;
+        struct step_function function;
+        struct step_route route;
+        struct step_experts experts;
+        struct step_mix mix;
+        struct step_scale_rows scale_rows;
+        struct step_scale scale;
+        struct step_add add;
+        struct step_output output;
+    };
+};
+
+/* ---- lists ---------------------------------------------------------------------------------------------------------
+ */
+
+struct step_list {
+    const struct step *steps;
+    size_t count;
+};
+
+struct steps;
+
+/* The model must stay open. */
+hypura_status steps_make(struct steps **out, const struct model *model, hypura_error *error);
+void steps_free(struct steps *steps);
+
+struct step_list steps_before(const struct steps *steps);
+struct step_list steps_of_layer(const struct steps *steps, uint32_t layer);
+struct step_list steps_after(const struct steps *steps);
+struct step_list steps_all(const struct steps *steps);
+
+/* [BUFFER_COUNT] floats per token that each buffer needs for a list; grows what is there. */
+void steps_widths(struct step_list list, uint32_t embedding, size_t *widths);
+
+/* The step of a kind in a list, or NULL. */
+const struct step *steps_find(struct step_list list, enum step_kind kind);
+
+/* The router of a layer and the norm that makes what it reads from the residual stream; false: it has none that can be
+ * asked before its layer is at work. */
+struct step_router {
+    const struct step *norm, *route;
+};
+bool steps_router(const struct steps *steps, uint32_t layer, struct step_router *out);
+
+/* The buffers that a step reads and writes, each with the width of its rows. */
+#define STEP_TOUCHES 10
+struct step_touch {
+    enum step_buffer buffer;
+    bool writes;
+    size_t width;
+};
+size_t step_touches(const struct step *step, uint32_t embedding, struct step_touch out[STEP_TOUCHES]);
+bool step_reads(const struct step *step, enum step_buffer buffer);
+bool step_writes(const struct step *step, enum step_buffer buffer);
+
+/* ---- units ---------------------------------------------------------------------------------------------------------
+ */
+
+enum unit_use {
+    USE_ROWS,    /* single rows of it are read */
+    USE_VECTOR,  /* norms, biases and the like: small */
+    USE_MATRIX,  /* a product takes its rows piece by piece */
+    USE_WHOLE,   /* a product takes it whole */
+    USE_ROUTER,  /* likewise, and every token waits for it */
+    USE_HEADS,   /* matrices of heads: two are held together */
+    USE_BIASES,  /* biases of all experts of a layer: three are held together */
+    USE_SEQUENCE /* read by a recurrence */
+};
+
+/* Each unit that a step reads, in the order of reading; not the experts, which the router chooses. */
+#define STEP_UNITS 8
+struct step_unit {
+    unit_number unit;
+    enum unit_use use;
+    enum tensor_role role;
+};
+size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS]);
+
+/* Whether a product that adapters may change is made with the matrix of a role; layer -1: after the layers. */
+bool steps_multiplies(const struct steps *steps, const struct model *model, int32_t layer, enum tensor_role role);
+
+/* ---- for people ----------------------------------------------------------------------------------------------------
+ */
+
+const char *step_name(enum step_kind kind);
+
+/* What a step does, as one line: "normed x q, k, v -> query, key, value". */
+void step_describe(const struct step *step, char *text, size_t room);
+
+#endif

@@ -1,0 +1,44 @@
+/* steps (private): how the list is made. A builder holds the layer at work; each function adds the steps of one
+ * mechanism. */
+#ifndef HYPURA_STEPS_PRIVATE_H
+#define HYPURA_STEPS_PRIVATE_H
+
+#include "steps/steps.h"
+
+struct builder {
+    const struct model *model;
+    const struct model_parameters *p;
+    const struct architecture *architecture;
+    const struct model_layer *layer; /* NULL: before or after the layers */
+    int32_t number;
+    enum step_part part;
+    struct step *steps;
+    size_t count, room;
+    hypura_status status; /* of the first failure; later steps are dropped */
+    hypura_error *error;
+};
+
+/* A zeroed step at the end of the list, to be filled in at once. */
+struct step *add_step(struct builder *b, enum step_kind kind);
+
+/* The unit of a role in the layer at work. */
+unit_number unit_of(const struct builder *b, enum tensor_role role);
+
+/* The frequent ones: norms of parts of each row, and of a row as wide as the residual stream, nothing without a weight;
+ * products, to which matrices are added by role, with their biases; and what a branch ends with. */
+struct step *add_groups_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight, uint32_t groups,
+                             uint32_t width);
+void add_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight, unit_number bias);
+struct step *add_multiply(struct builder *b, enum step_buffer in, uint32_t columns);
+void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enum step_buffer out);
+void add_residual(struct builder *b, enum step_buffer from);
+
+/* attention.c: from "in" to "out". */
+void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out);
+void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buffer out);
+void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out);
+
+/* feed_forward.c: likewise. */
+void make_feed_forward(struct builder *b, enum step_buffer in, enum step_buffer out);
+
+#endif

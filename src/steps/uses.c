@@ -1,0 +1,283 @@
+/* What a step touches: buffers, and units. Whoever sizes memory, orders reads or places weights asks here. */
+#include "steps/steps_private.h"
+
+/* ---- buffers -------------------------------------------------------------------------------------------------------
+ */
+
+struct toucher {
+    struct step_touch *out;
+    size_t count;
+};
+
+static void touch(struct toucher *t, enum step_buffer buffer, bool writes, size_t width)
+{
+    if (buffer != BUFFER_NONE)
+        t->out[t->count++] = (struct step_touch){buffer, writes, width};
+}
+
+static size_t heads_width(const struct step_head *head)
+{
+    return (size_t)head->heads * head->size;
+}
+
+static void touch_heads(struct toucher *t, const struct step_heads *h)
+{
+    const bool values_change = h->value_norm || h->values_are_keys;
+    touch(t, h->raw, false, 2 * heads_width(&h->query));
+    if (h->raw == BUFFER_NONE)
+        touch(t, h->query.buffer, false, heads_width(&h->query));
+    touch(t, h->query.buffer, true, heads_width(&h->query));
+    touch(t, h->key.buffer, false, heads_width(&h->key));
+    touch(t, h->key.buffer, true, heads_width(&h->key));
+    touch(t, h->value, false, (size_t)h->key.heads * h->value_size);
+    if (values_change)
+        touch(t, h->value, true, (size_t)h->key.heads * h->value_size);
+}
+
+static void touch_delta_net(struct toucher *t, const struct step_delta_net *d)
+{
+    const size_t inner = (size_t)d->heads_v * d->value_size, channels = inner + 2 * (size_t)d->heads_k * d->key_size;
+    const bool together = d->gates != BUFFER_NONE;
+    touch(t, d->in, false, channels);
+    touch(t, d->gates, false, 2 * (size_t)d->heads_v);
+    if (!together) {
+        touch(t, d->beta, false, d->heads_v);
+        touch(t, d->decay, false, d->heads_v);
+    }
+    touch(t, d->beta, true, d->heads_v);
+    touch(t, d->decay, true, d->heads_v);
+    touch(t, d->convolved, true, channels);
+    touch(t, d->out, true, inner);
+}
+
+size_t step_touches(const struct step *step, uint32_t embedding, struct step_touch out[STEP_TOUCHES])
+{
+    struct toucher t = {.out = out};
+    size_t e = embedding;
+    switch (step->kind) {
+    case STEP_EMBED:
+        touch(&t, BUFFER_HIDDEN, true, e);
+        break;
+    case STEP_ADD_ROWS:
+        touch(&t, BUFFER_HIDDEN, false, e);
+        touch(&t, BUFFER_HIDDEN, true, e);
+        touch(&t, BUFFER_BRANCH, true, e);
+        break;
+    case STEP_NORM:
+        touch(&t, step->norm.in, false, (size_t)step->norm.groups * step->norm.width);
+        touch(&t, step->norm.out, true, (size_t)step->norm.groups * step->norm.width);
+        break;
+    case STEP_MULTIPLY:
+        touch(&t, step->multiply.in, false, step->multiply.stride);
+        for (uint32_t i = 0; i < step->multiply.count; i++)
+            touch(&t, step->multiply.matrices[i].out, true, step->multiply.matrices[i].rows);
+        break;
+    case STEP_HEADS:
+        touch_heads(&t, &step->heads);
+        break;
+    case STEP_SPREAD: {
+        const struct step_spread *s = &step->spread;
+        touch(&t, s->in, false, (size_t)s->heads * (s->plain + s->value_size));
+        touch(&t, s->latents, false, (size_t)s->rank + s->rotary);
+        touch(&t, s->key, true, (size_t)s->heads * (s->plain + s->rotary));
+        touch(&t, s->value, true, (size_t)s->heads * s->value_size);
+        break;
+    }
+    case STEP_ATTEND:
+        touch(&t, step->attend.query, false, (size_t)step->attend.heads * step->attend.key_size);
+        touch(&t, step->attend.out, true, (size_t)step->attend.heads * step->attend.value_size);
+        break;
+    case STEP_ATTEND_LATENT: {
+        const struct step_attend_latent *a = &step->attend_latent;
+        touch(&t, a->query, false, (size_t)a->heads * (a->plain + a->rotary));
+        touch(&t, a->out, true, (size_t)a->heads * a->value_size);
+        break;
+    }
+    case STEP_DELTA_NET:
+        touch_delta_net(&t, &step->delta_net);
+        break;
+    case STEP_GLU:
+        touch(&t, step->glu.gate.buffer, false, (size_t)step->glu.groups * step->glu.gate.stride);
+        touch(&t, step->glu.up.buffer, false, (size_t)step->glu.groups * step->glu.up.stride);
+        touch(&t, step->glu.out, true, (size_t)step->glu.groups * step->glu.width);
+        break;
+    case STEP_FUNCTION:
+        touch(&t, step->function.buffer, false, step->function.width);
+        touch(&t, step->function.buffer, true, step->function.width);
+        break;
+    case STEP_ROUTE:
+        touch(&t, step->route.in, false, e);
+        break;
+    case STEP_EXPERTS:
+        touch(&t, step->experts.in, false, e);
+        break;
+    case STEP_MIX:
+        touch(&t, step->mix.side, false, e);
+        touch(&t, step->mix.out, true, e);
+        break;
+    case STEP_SCALE_ROWS:
+        touch(&t, step->scale_rows.by, false, 1);
+        touch(&t, step->scale_rows.buffer, false, e);
+        touch(&t, step->scale_rows.buffer, true, e);
+        break;
+    case STEP_SCALE:
+        touch(&t, step->scale.buffer, false, e);
+        touch(&t, step->scale.buffer, true, e);
+        break;
+    case STEP_ADD:
+        touch(&t, step->add.from, false, e);
+        touch(&t, step->add.to, false, e);
+        touch(&t, step->add.to, true, e);
+        break;
+    case STEP_OUTPUT:
+        touch(&t, step->output.in, false, e);
+        break;
+    case STEP_KINDS:
+        break;
+    }
+    return t.count;
+}
+
+static bool touches(const struct step *step, enum step_buffer buffer, bool writes)
+{
+    struct step_touch all[STEP_TOUCHES];
+    size_t count = step_touches(step, 0, all);
+    for (size_t i = 0; i < count; i++)
+        if (all[i].buffer == buffer && all[i].writes == writes)
+            return true;
+    return false;
+}
+
+bool step_reads(const struct step *step, enum step_buffer buffer)
+{
+    return touches(step, buffer, false);
+}
+
+bool step_writes(const struct step *step, enum step_buffer buffer)
+{
+    return touches(step, buffer, true);
+}
+
+void steps_widths(struct step_list list, uint32_t embedding, size_t *widths)
+{
+    struct step_touch all[STEP_TOUCHES];
+    for (size_t i = 0; i < list.count; i++) {
+        size_t count = step_touches(&list.steps[i], embedding, all);
+        for (size_t t = 0; t < count; t++)
+            widths[all[t].buffer] = MAX(widths[all[t].buffer], all[t].width);
+    }
+}
+
+/* ---- units ---------------------------------------------------------------------------------------------------------
+ */
+
+struct lister {
+    struct step_unit *out;
+    size_t count;
+};
+
+static void use(struct lister *l, unit_number unit, enum unit_use how, enum tensor_role role)
+{
+    if (unit != NO_UNIT)
+        l->out[l->count++] = (struct step_unit){unit, how, role};
+}
+
+static void use_vectors(struct lister *l, const unit_number *units, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        use(l, units[i], USE_VECTOR, ROLE_COUNT);
+}
+
+/* A matrix may stand in a product several times, in parts. */
+static void use_matrices(struct lister *l, const struct step_multiply *multiply)
+{
+    for (uint32_t i = 0; i < multiply->count; i++) {
+        const struct step_matrix *matrix = &multiply->matrices[i];
+        bool again = i > 0 && multiply->matrices[i - 1].unit == matrix->unit;
+        use(l, again ? NO_UNIT : matrix->unit, USE_MATRIX, matrix->role);
+        use(l, again ? NO_UNIT : matrix->bias, USE_VECTOR, ROLE_COUNT);
+    }
+}
+
+size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
+{
+    struct lister l = {.out = out};
+    switch (step->kind) {
+    case STEP_EMBED:
+        use(&l, step->embed.unit, USE_ROWS, ROLE_TOKEN_EMBEDDING);
+        break;
+    case STEP_ADD_ROWS:
+        use(&l, step->add_rows.unit, USE_WHOLE, ROLE_COUNT);
+        break;
+    case STEP_NORM:
+        use_vectors(&l, (const unit_number[]){step->norm.weight, step->norm.bias}, 2);
+        break;
+    case STEP_MULTIPLY:
+        use_matrices(&l, &step->multiply);
+        break;
+    case STEP_HEADS:
+        use_vectors(&l, (const unit_number[]){step->heads.query.norm, step->heads.key.norm}, 2);
+        break;
+    case STEP_ATTEND:
+        use_vectors(&l, &step->attend.sinks, 1);
+        break;
+    case STEP_ATTEND_LATENT:
+        use(&l, step->attend_latent.key_matrix, USE_HEADS, ROLE_COUNT);
+        use(&l, step->attend_latent.value_matrix, USE_HEADS, ROLE_COUNT);
+        break;
+    case STEP_DELTA_NET:
+        use_vectors(&l, (const unit_number[]){step->delta_net.step_bias, step->delta_net.decay_rate}, 2);
+        use(&l, step->delta_net.convolution, USE_SEQUENCE, ROLE_COUNT);
+        break;
+    case STEP_ROUTE:
+        use(&l, step->route.router, USE_ROUTER, ROLE_ROUTER);
+        use_vectors(
+            &l, (const unit_number[]){step->route.bias, step->route.selection_bias, step->route.expert_scales}, 3);
+        break;
+    case STEP_EXPERTS:
+        use(&l, step->experts.gate_bias, USE_BIASES, ROLE_COUNT);
+        use(&l, step->experts.up_bias, USE_BIASES, ROLE_COUNT);
+        use(&l, step->experts.down_bias, USE_BIASES, ROLE_COUNT);
+        break;
+    case STEP_SCALE:
+        use_vectors(&l, &step->scale.factor, 1);
+        break;
+    case STEP_OUTPUT:
+        use(&l, step->output.unit, USE_MATRIX, ROLE_OUTPUT);
+        use_vectors(&l, &step->output.bias, 1);
+        break;
+    case STEP_SPREAD:
+    case STEP_GLU:
+    case STEP_FUNCTION:
+    case STEP_MIX:
+    case STEP_SCALE_ROWS:
+    case STEP_ADD:
+    case STEP_KINDS:
+        break;
+    }
+    return l.count;
+}
+
+static bool expert_has(const struct model *model, unit_number expert, enum tensor_role role)
+{
+    const struct unit *unit = model_unit(model, expert);
+    for (uint32_t i = 0; i < unit->slice_count; i++)
+        if (unit->slices[i].role == role)
+            return true;
+    return false;
+}
+
+bool steps_multiplies(const struct steps *steps, const struct model *model, int32_t layer, enum tensor_role role)
+{
+    struct step_list list = layer < 0 ? steps_after(steps) : steps_of_layer(steps, (uint32_t)layer);
+    for (size_t i = 0; i < list.count; i++) {
+        struct step_unit units[STEP_UNITS];
+        size_t count = step_units(&list.steps[i], units);
+        for (size_t u = 0; u < count; u++)
+            if (units[u].role == role && (units[u].use == USE_MATRIX || units[u].use == USE_ROUTER))
+                return true;
+        if (list.steps[i].kind == STEP_EXPERTS && expert_has(model, list.steps[i].experts.first, role))
+            return true;
+    }
+    return false;
+}
