@@ -292,8 +292,8 @@ static size_t expert_places(const struct engine *engine)
 static hypura_status open_parts(struct engine *engine, const struct hardware_gpu *device,
                                 const struct engine_options *options, hypura_error *error)
 {
-    TRY(make_plan(&engine->plan, &engine->request, &engine->geometry, engine->model, engine->steps,
-                  engine->adapters, &engine->hardware, device, engine->gpu, options, error));
+    TRY(make_plan(&engine->plan, &engine->request, &engine->geometry, engine->model, engine->steps, engine->adapters,
+                  &engine->hardware, device, engine->gpu, options, error));
     const struct plan *plan = engine->plan;
     if (plan->chunk == 0 || plan->chunk > MAX_CHUNK || plan->positions == 0 || plan->positions > MAX_POSITIONS ||
         plan->sequences != engine->geometry.sequences)

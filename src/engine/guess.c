@@ -237,7 +237,6 @@ hypura_status guess_start(struct engine *engine, hypura_error *error)
 void guess_prompt(struct engine *engine, uint32_t number)
 {
     struct step_router next;
-    if (engine->plan->expert_cache_bytes && uses_all_experts(engine) &&
-        steps_router(engine->steps, number + 1, &next))
+    if (engine->plan->expert_cache_bytes && uses_all_experts(engine) && steps_router(engine->steps, number + 1, &next))
         guess_all(engine, next.route->route.first);
 }

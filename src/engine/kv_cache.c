@@ -11,8 +11,7 @@ static void layer_shape(struct kv_layer *out, const struct geometry *geometry, u
         const struct step *step = &list.steps[i];
         if (step->kind == STEP_DELTA_NET) {
             const struct step_delta_net *d = &step->delta_net;
-            out->state_floats =
-                delta_net_state_floats(d->heads_k, d->heads_v, d->key_size, d->value_size, d->taps);
+            out->state_floats = delta_net_state_floats(d->heads_k, d->heads_v, d->key_size, d->value_size, d->taps);
         } else if (step->kind == STEP_HEADS && step->heads.stores) {
             out->heads = step->heads.key.heads;
             out->key_size = step->heads.key.size;

@@ -32,7 +32,8 @@ static void multiply_output(struct builder *b, enum tensor_role role, uint32_t c
  * the mean of the values that it sees, weighted by softmax(scale q k); Wo takes all of them back. */
 
 /* The parts of one matrix with queries, keys and values. */
-static void multiply_qkv(struct builder *b, struct step *step, const uint32_t widths[3], const enum step_buffer outputs[3])
+static void multiply_qkv(struct builder *b, struct step *step, const uint32_t widths[3],
+                         const enum step_buffer outputs[3])
 {
     uint32_t first = 0;
     for (int i = 0; i < 3; i++) {
@@ -70,27 +71,26 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
             add_matrix(b, products, ROLE_ATTENTION_V, outputs[2]);
     }
 
-    add_step(b, STEP_HEADS)->heads =
-        (struct step_heads){.query = whole_heads(b, BUFFER_QUERY, layer->heads, layer->key_size,
-                                                 unit_of(b, ROLE_ATTENTION_Q_NORM)),
-                            .key = own_keys ? whole_heads(b, BUFFER_KEY, layer->kv_heads, layer->key_size,
-                                                          unit_of(b, ROLE_ATTENTION_K_NORM))
-                                            : no_head(),
-                            .raw = gated ? BUFFER_RAW : BUFFER_NONE,
-                            .value = own_keys ? BUFFER_VALUE : BUFFER_NONE,
-                            .value_size = layer->value_size,
-                            .values_are_keys = own_keys && !values,
-                            .value_norm = flags & ARCHITECTURE_VALUE_NORM,
-                            .centred = flags & ARCHITECTURE_LAYER_NORM,
-                            .turns = layer->rope,
-                            .turns_first = flags & ARCHITECTURE_QK_NORM_AFTER_ROPE,
-                            .plain_norm = norms_plainly(b),
-                            .sharpened = layer->sharpened,
-                            .stores = own_keys,
-                            .local = layer->rope_local,
-                            .layout = layout_of(b),
-                            .rotary = layer->rope_local ? b->p->rotary_local : b->p->rotary,
-                            .epsilon = b->p->norm_epsilon};
+    add_step(b, STEP_HEADS)->heads = (struct step_heads){
+        .query = whole_heads(b, BUFFER_QUERY, layer->heads, layer->key_size, unit_of(b, ROLE_ATTENTION_Q_NORM)),
+        .key = own_keys
+                   ? whole_heads(b, BUFFER_KEY, layer->kv_heads, layer->key_size, unit_of(b, ROLE_ATTENTION_K_NORM))
+                   : no_head(),
+        .raw = gated ? BUFFER_RAW : BUFFER_NONE,
+        .value = own_keys ? BUFFER_VALUE : BUFFER_NONE,
+        .value_size = layer->value_size,
+        .values_are_keys = own_keys && !values,
+        .value_norm = flags & ARCHITECTURE_VALUE_NORM,
+        .centred = flags & ARCHITECTURE_LAYER_NORM,
+        .turns = layer->rope,
+        .turns_first = flags & ARCHITECTURE_QK_NORM_AFTER_ROPE,
+        .plain_norm = norms_plainly(b),
+        .sharpened = layer->sharpened,
+        .stores = own_keys,
+        .local = layer->rope_local,
+        .layout = layout_of(b),
+        .rotary = layer->rope_local ? b->p->rotary_local : b->p->rotary,
+        .epsilon = b->p->norm_epsilon};
 
     add_step(b, STEP_ATTEND)->attend = (struct step_attend){.query = BUFFER_QUERY,
                                                             .out = BUFFER_ATTENDED,
@@ -106,23 +106,22 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
                                                             .bidirectional = flags & ARCHITECTURE_ENCODER,
                                                             .sinks = unit_of(b, ROLE_ATTENTION_SINKS)};
     if (gated) /* in the raw rows each head's query is followed by its gate */
-        add_step(b, STEP_GLU)->glu =
-            (struct step_glu){.kind = GLU_SIGMOID,
-                              .gate = {BUFFER_RAW, layer->key_size, 2 * layer->key_size},
-                              .up = {BUFFER_ATTENDED, 0, layer->value_size},
-                              .out = BUFFER_ATTENDED,
-                              .groups = layer->heads,
-                              .width = layer->value_size};
+        add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = GLU_SIGMOID,
+                                                       .gate = {BUFFER_RAW, layer->key_size, 2 * layer->key_size},
+                                                       .up = {BUFFER_ATTENDED, 0, layer->value_size},
+                                                       .out = BUFFER_ATTENDED,
+                                                       .groups = layer->heads,
+                                                       .width = layer->value_size};
     multiply_output(b, ROLE_ATTENTION_OUTPUT, layer->heads * layer->value_size, out);
 }
 
 /* ---- multi-head latent attention (DeepSeek-V2, 2024) ---------------------------------------------------------------
  *
- * Keys and values of all heads are projections of one short vector per position, which is what the cache keeps, with one
- * more part of the key that carries the position. The projections are moved to the other side of the products: a query
- * passes its head's key projection once and then meets the cached vectors as they are, and what comes back passes the
- * head's value projection. Older files carry the two projections as one matrix, from which whole keys and values are
- * made instead. */
+ * Keys and values of all heads are projections of one short vector per position, which is what the cache keeps, with
+ * one more part of the key that carries the position. The projections are moved to the other side of the products: a
+ * query passes its head's key projection once and then meets the cached vectors as they are, and what comes back passes
+ * the head's value projection. Older files carry the two projections as one matrix, from which whole keys and values
+ * are made instead. */
 
 void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buffer out)
 {

@@ -5,23 +5,29 @@
 #include <stdio.h>
 
 static const char *const buffer_names[BUFFER_COUNT] = {
-    [BUFFER_NONE] = "-",           [BUFFER_HIDDEN] = "hidden",   [BUFFER_NORMED] = "normed",
-    [BUFFER_BRANCH] = "branch",    [BUFFER_SIDE] = "side",       [BUFFER_QUERY] = "query",
-    [BUFFER_RAW] = "raw",          [BUFFER_KEY] = "key",         [BUFFER_VALUE] = "value",
-    [BUFFER_ATTENDED] = "attended", [BUFFER_LATENTS] = "latents", [BUFFER_BETA] = "beta",
-    [BUFFER_DECAY] = "decay",      [BUFFER_GATE] = "gate",       [BUFFER_UP] = "up",
-    [BUFFER_SHARE] = "share"};
+    [BUFFER_NONE] = "-",      [BUFFER_HIDDEN] = "hidden",     [BUFFER_NORMED] = "normed",   [BUFFER_BRANCH] = "branch",
+    [BUFFER_SIDE] = "side",   [BUFFER_QUERY] = "query",       [BUFFER_RAW] = "raw",         [BUFFER_KEY] = "key",
+    [BUFFER_VALUE] = "value", [BUFFER_ATTENDED] = "attended", [BUFFER_LATENTS] = "latents", [BUFFER_BETA] = "beta",
+    [BUFFER_DECAY] = "decay", [BUFFER_GATE] = "gate",         [BUFFER_UP] = "up",           [BUFFER_SHARE] = "share"};
 
-static const char *const kind_names[STEP_KINDS] = {
-    [STEP_EMBED] = "embed",         [STEP_ADD_ROWS] = "add rows",
-    [STEP_NORM] = "norm",           [STEP_MULTIPLY] = "multiply",
-    [STEP_HEADS] = "heads",         [STEP_SPREAD] = "spread",
-    [STEP_ATTEND] = "attend",       [STEP_ATTEND_LATENT] = "attend latent",
-    [STEP_DELTA_NET] = "delta net", [STEP_GLU] = "glu",
-    [STEP_FUNCTION] = "function",   [STEP_ROUTE] = "route",
-    [STEP_EXPERTS] = "experts",     [STEP_MIX] = "mix",
-    [STEP_SCALE_ROWS] = "scale rows", [STEP_SCALE] = "scale",
-    [STEP_ADD] = "add",             [STEP_OUTPUT] = "output"};
+static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
+                                                   [STEP_ADD_ROWS] = "add rows",
+                                                   [STEP_NORM] = "norm",
+                                                   [STEP_MULTIPLY] = "multiply",
+                                                   [STEP_HEADS] = "heads",
+                                                   [STEP_SPREAD] = "spread",
+                                                   [STEP_ATTEND] = "attend",
+                                                   [STEP_ATTEND_LATENT] = "attend latent",
+                                                   [STEP_DELTA_NET] = "delta net",
+                                                   [STEP_GLU] = "glu",
+                                                   [STEP_FUNCTION] = "function",
+                                                   [STEP_ROUTE] = "route",
+                                                   [STEP_EXPERTS] = "experts",
+                                                   [STEP_MIX] = "mix",
+                                                   [STEP_SCALE_ROWS] = "scale rows",
+                                                   [STEP_SCALE] = "scale",
+                                                   [STEP_ADD] = "add",
+                                                   [STEP_OUTPUT] = "output"};
 
 const char *buffer_name(enum step_buffer buffer)
 {
@@ -42,9 +48,8 @@ __attribute__((format(printf, 2, 3))) static void say(struct line *line, const c
 {
     va_list arguments;
     va_start(arguments, format);
-    int length = line->used < line->room
-                     ? vsnprintf(line->text + line->used, line->room - line->used, format, arguments)
-                     : 0;
+    int length =
+        line->used < line->room ? vsnprintf(line->text + line->used, line->room - line->used, format, arguments) : 0;
     va_end(arguments);
     if (length > 0)
         line->used += (size_t)length;
@@ -52,16 +57,19 @@ __attribute__((format(printf, 2, 3))) static void say(struct line *line, const c
 
 static const char *glu_name(enum glu_kind kind)
 {
-    static const char *const names[] = {[GLU_SILU] = "silu",         [GLU_GELU] = "gelu", [GLU_GELU_ERF] = "gelu (erf)",
-                                        [GLU_RELU] = "relu",         [GLU_OAI] = "oai",   [GLU_SIGMOID] = "sigmoid"};
+    static const char *const names[] = {[GLU_SILU] = "silu", [GLU_GELU] = "gelu", [GLU_GELU_ERF] = "gelu (erf)",
+                                        [GLU_RELU] = "relu", [GLU_OAI] = "oai",   [GLU_SIGMOID] = "sigmoid"};
     return names[kind];
 }
 
 static const char *function_name(enum activation_function function)
 {
-    static const char *const names[] = {[FUNCTION_SILU] = "silu",         [FUNCTION_GELU] = "gelu",
-                                        [FUNCTION_GELU_ERF] = "gelu (erf)", [FUNCTION_RELU] = "relu",
-                                        [FUNCTION_RELU_SQUARED] = "relu squared", [FUNCTION_SIGMOID] = "sigmoid",
+    static const char *const names[] = {[FUNCTION_SILU] = "silu",
+                                        [FUNCTION_GELU] = "gelu",
+                                        [FUNCTION_GELU_ERF] = "gelu (erf)",
+                                        [FUNCTION_RELU] = "relu",
+                                        [FUNCTION_RELU_SQUARED] = "relu squared",
+                                        [FUNCTION_SIGMOID] = "sigmoid",
                                         [FUNCTION_SOFTPLUS] = "softplus"};
     return names[function];
 }

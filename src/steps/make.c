@@ -35,8 +35,8 @@ unit_number unit_of(const struct builder *b, enum tensor_role role)
     return b->layer ? b->layer->tensors[role] : model_tensor(b->model, role);
 }
 
-struct step *add_groups_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight, uint32_t groups,
-                             uint32_t width)
+struct step *add_groups_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight,
+                             uint32_t groups, uint32_t width)
 {
     struct step *step = add_step(b, STEP_NORM);
     step->norm = (struct step_norm){.in = in,
@@ -75,11 +75,8 @@ void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enu
 {
     unit_number unit = unit_of(b, role), bias = unit_of(b, role + 1);
     bool biased = bias != NO_UNIT && tensor_role_is_bias(role + 1);
-    step->multiply.matrices[step->multiply.count++] = (struct step_matrix){.unit = unit,
-                                                                           .bias = biased ? bias : NO_UNIT,
-                                                                           .role = role,
-                                                                           .out = out,
-                                                                           .rows = unit_rows(b, unit)};
+    step->multiply.matrices[step->multiply.count++] = (struct step_matrix){
+        .unit = unit, .bias = biased ? bias : NO_UNIT, .role = role, .out = out, .rows = unit_rows(b, unit)};
 }
 
 void add_residual(struct builder *b, enum step_buffer from)

@@ -1,9 +1,9 @@
 /* steps: what a transformer is, as a list.
  *
  * When a model is opened, what comes before its layers, each layer, and what comes after them become short lists of
- * steps: plain data that says what is done, with which units, from which buffers into which, and with which numbers. The
- * list is made once, in one place (make.c, attention.c, feed_forward.c), from the architecture's row, the parameters
- * and the tensors that are there. Everything else reads it:
+ * steps: plain data that says what is done, with which units, from which buffers into which, and with which numbers.
+ * The list is made once, in one place (make.c, attention.c, feed_forward.c), from the architecture's row, the
+ * parameters and the tensors that are there. Everything else reads it:
  *
  *   - engine/cpu carries it out with the functions of compute; engine/gpu records it as a device's commands;
  *   - the engine sizes its buffers by it (steps_widths) and finds the router of a later layer in it (steps_router);
@@ -126,8 +126,8 @@ struct step_head {
 
 struct step_heads {
     struct step_head query, key;
-    enum step_buffer raw;         /* queries stand there, each with its gate behind it; BUFFER_NONE: in query */
-    enum step_buffer value;       /* BUFFER_NONE: none, or a prefix of the keys */
+    enum step_buffer raw;    /* queries stand there, each with its gate behind it; BUFFER_NONE: in query */
+    enum step_buffer value;  /* BUFFER_NONE: none, or a prefix of the keys */
     uint32_t value_size;     /* of a head */
     bool values_are_keys;    /* before these are normed and turned */
     bool value_norm;         /* values are normed, without weights */

@@ -26,8 +26,8 @@ unit_number unit_of(const struct builder *b, enum tensor_role role);
 
 /* The frequent ones: norms of parts of each row, and of a row as wide as the residual stream, nothing without a weight;
  * products, to which matrices are added by role, with their biases; and what a branch ends with. */
-struct step *add_groups_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight, uint32_t groups,
-                             uint32_t width);
+struct step *add_groups_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight,
+                             uint32_t groups, uint32_t width);
 void add_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight, unit_number bias);
 struct step *add_multiply(struct builder *b, enum step_buffer in, uint32_t columns);
 void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enum step_buffer out);

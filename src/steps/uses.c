@@ -231,8 +231,8 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         break;
     case STEP_ROUTE:
         use(&l, step->route.router, USE_ROUTER, ROLE_ROUTER);
-        use_vectors(
-            &l, (const unit_number[]){step->route.bias, step->route.selection_bias, step->route.expert_scales}, 3);
+        use_vectors(&l, (const unit_number[]){step->route.bias, step->route.selection_bias, step->route.expert_scales},
+                    3);
         break;
     case STEP_EXPERTS:
         use(&l, step->experts.gate_bias, USE_BIASES, ROLE_COUNT);

@@ -119,8 +119,8 @@ hypura_status run_attend(struct engine *engine, const struct step *step, struct 
     struct attention attention = kv_cache_attention(&engine->kv, a->source);
     TRY(hold_vector(engine, held, a->sinks, &attention.sinks, error));
     for (uint32_t i = 0; i < engine->span_count; i++)
-        s->attention[i] = kv_cache_sequence(&engine->kv, a->source, s->spans[i].sequence, s->spans[i].first_row,
-                                            s->spans[i].rows);
+        s->attention[i] =
+            kv_cache_sequence(&engine->kv, a->source, s->spans[i].sequence, s->spans[i].first_row, s->spans[i].rows);
     attention.query = rows_of(engine, a->query);
     attention.output = rows_of(engine, a->out);
     attention.positions = s->positions;
@@ -176,8 +176,7 @@ static void attend_part(struct engine *engine, const struct step *step, const st
     multiply_heads(engine, key_matrix, heads, rows, query, a->plain, size, s->latent_query, width);
     for (size_t h = 0; h < rows * heads; h++)
         memcpy(s->latent_query + h * width + a->rank, query + h * size + a->plain, a->rotary * sizeof *query);
-    struct attention_sequence sequence =
-        kv_cache_sequence(&engine->kv, (uint32_t)step->layer, span->sequence, 0, rows);
+    struct attention_sequence sequence = kv_cache_sequence(&engine->kv, (uint32_t)step->layer, span->sequence, 0, rows);
     struct attention attention = kv_cache_attention(&engine->kv, (uint32_t)step->layer);
     attention.query = s->latent_query;
     attention.output = s->latent_attended;

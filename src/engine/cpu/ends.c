@@ -49,12 +49,11 @@ hypura_status run_output(struct engine *engine, const struct step *step, struct 
      * through as rarely as can be. */
     float *logits = batch->on_logits ? rows_of(engine, BUFFER_BRANCH) : s->logits;
     size_t room = batch->on_logits ? s->output_rows : engine->geometry.logits_rows;
-    struct product product = {
-        .unit = o->unit,
-        .role = ROLE_OUTPUT,
-        .job = {.input = input_of(engine, o->in, p->embedding, p->embedding),
-                .output = logits,
-                .output_stride = p->vocabulary}};
+    struct product product = {.unit = o->unit,
+                              .role = ROLE_OUTPUT,
+                              .job = {.input = input_of(engine, o->in, p->embedding, p->embedding),
+                                      .output = logits,
+                                      .output_stride = p->vocabulary}};
     struct matmul *job = &product.job;
     TRY(hold_vector(engine, held, o->bias, &job->bias, error));
     for (size_t first = 0; first < engine->wanted; first += job->tokens) {

@@ -26,7 +26,8 @@ hypura_status execute(struct engine *engine, struct step_list list, hypura_error
 float *rows_of(struct engine *engine, enum step_buffer buffer);
 struct activation *input_of(struct engine *engine, enum step_buffer buffer, size_t columns, size_t stride);
 
-/* ---- one function per kind ---------------------------------------------------------------------------------------- */
+/* ---- one function per kind ----------------------------------------------------------------------------------------
+ */
 
 typedef hypura_status step_function(struct engine *engine, const struct step *step, struct held *held,
                                     hypura_error *error);

@@ -137,8 +137,7 @@ static void compute_inner(struct engine *engine, const struct step *step, const 
     if (x->weighs_input)
         weigh_inputs(engine, width, group);
     float *gate = gates + group->first * width, *up = ups + group->first * width;
-    compute_glu(engine->compute, x->glu, gate, width, gate, width, up, width, group->rows,
-                width, OAI_ALPHA, OAI_LIMIT);
+    compute_glu(engine->compute, x->glu, gate, width, gate, width, up, width, group->rows, width, OAI_ALPHA, OAI_LIMIT);
 }
 
 static void compute_down(struct engine *engine, const struct step *step, const struct expert_group *group,

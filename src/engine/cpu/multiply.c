@@ -88,7 +88,8 @@ static bool is_first_of_unit(const struct product *products, size_t index)
     return true;
 }
 
-hypura_status multiply(struct engine *engine, int32_t layer, struct product *products, size_t count, hypura_error *error)
+hypura_status multiply(struct engine *engine, int32_t layer, struct product *products, size_t count,
+                       hypura_error *error)
 {
     struct parts parts = {.unit_count = 0};
     for (size_t i = 0; i < count; i++) {
