@@ -27,6 +27,11 @@ static int run_list(size_t count, char **arguments)
         return report_error(&error);
     json_t *tags = registry_tags(registry), *model;
     size_t i;
+    if (!tags) {
+        registry_close(registry);
+        error_set(&error, HYPURA_ERROR_MEMORY, "no memory for the list of models");
+        return report_error(&error);
+    }
     if (as_json)
         print_json(tags);
     else

@@ -1,5 +1,6 @@
 /* Ollama's /api/blobs: files that a client sends under their SHA-256, for POST /api/create to make models of. They lie
  * in the folder "blobs" of the model folder until they are used, or for a day. */
+#include "server/durable.h"
 #include "server/registry.h"
 #include "server/server_private.h"
 
@@ -17,7 +18,6 @@
 
 /* One that is on its way. */
 struct upload {
-    struct exchange *exchange; /* held while it is brought to the disk */
     char path[PATH_MAX], partial[PATH_MAX + 32];
     char digest[65];
     int file; /* -1: none is being written */
@@ -34,29 +34,6 @@ bool registry_blob(const struct registry *registry, const char *name, char *out,
         return false;
     int length = snprintf(out, room, "%s/blobs/sha256-%s", registry_folder(registry), name + 7);
     return length > 0 && (size_t)length < room;
-}
-
-void registry_use_blob(const struct registry *registry, const char *model, const char *blob)
-{
-    char complete[256], path[PATH_MAX];
-    struct stat own, sent;
-    if (!model_name_complete(model_name_short(model), complete, sizeof complete))
-        return;
-    registry_path(registry, complete, "gguf", path, sizeof path);
-    if (stat(path, &own) == 0) {
-        if (stat(blob, &sent) == 0 && own.st_ino == sent.st_ino && own.st_dev == sent.st_dev)
-            unlink(blob);
-        return;
-    }
-    /* A drive that knows no second name for a file: then the manifest points at the blob, and need not any more. */
-    char description[PATH_MAX];
-    registry_path(registry, complete, "json", description, sizeof description);
-    json_t *manifest = json_load_file(description, 0, NULL);
-    if (manifest && rename(blob, path) == 0) {
-        json_object_del(manifest, "file");
-        registry_write_manifest(description, manifest, NULL);
-    }
-    json_decref(manifest);
 }
 
 void registry_forget_blobs(const struct registry *registry)
@@ -112,9 +89,8 @@ static struct upload *start_upload(struct exchange *exchange)
     snprintf(upload->partial, sizeof upload->partial, "%s.%s", upload->path, exchange_id(exchange));
     char folder[PATH_MAX];
     snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(upload->path, '/') - upload->path), upload->path);
-    if (registry_make_folder(registry, &upload->error))
+    if (durable_make_folder(folder, &upload->error))
         return upload;
-    mkdir(folder, 0755);
     registry_forget_blobs(registry);
     upload->file = open(upload->partial, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
     if (upload->file < 0)
@@ -150,22 +126,23 @@ bool take_blob(struct exchange *exchange, const char *data, size_t size)
 }
 
 /* Away from the HTTP thread: a drive may take seconds. */
-static void *bring_to_disk(void *context)
+static void bring_to_disk(struct exchange *exchange)
 {
-    struct upload *upload = context;
-    struct exchange *exchange = upload->exchange;
-    struct server *server = exchange_server(exchange);
-    if (fsync(upload->file) || rename(upload->partial, upload->path)) {
-        error_set_errno(&upload->error, errno, "cannot make %s", upload->path);
+    struct upload *upload = exchange_kept(exchange);
+    char folder[PATH_MAX];
+    snprintf(folder, sizeof folder, "%.*s", (int)(strrchr(upload->path, '/') - upload->path), upload->path);
+    hypura_status status = durable_file(upload->file, upload->partial, &upload->error);
+    if (!status && rename(upload->partial, upload->path))
+        status = error_set_errno(&upload->error, errno, "cannot make %s", upload->path);
+    if (!status)
+        status = durable_folder(folder, &upload->error);
+    if (status) {
         exchange_fail_with(exchange, &upload->error);
     } else {
         close(upload->file);
         upload->file = -1;
         exchange_reply(exchange, 201, TYPE_JSON, "", 0);
     }
-    exchange_release(exchange);
-    atomic_fetch_sub(&server->pulls, 1);
-    return NULL;
 }
 
 void handle_blob_sent(struct exchange *exchange)
@@ -192,14 +169,7 @@ void handle_blob_sent(struct exchange *exchange)
         exchange_fail(exchange, 400, message);
         return;
     }
-    pthread_t thread;
-    exchange_hold(exchange);
-    upload->exchange = exchange;
-    atomic_fetch_add(&exchange_server(exchange)->pulls, 1);
-    if (pthread_create(&thread, NULL, bring_to_disk, upload))
-        bring_to_disk(upload);
-    else
-        pthread_detach(thread);
+    exchange_aside(exchange, bring_to_disk);
 }
 
 void handle_blob_there(struct exchange *exchange)

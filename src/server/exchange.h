@@ -36,6 +36,9 @@ void *exchange_kept(const struct exchange *exchange); /* or NULL */
 void exchange_hold(struct exchange *exchange);
 void exchange_release(struct exchange *exchange);
 
+/* Calls work on a thread of its own, or on this one where there is none to be had; a server waits for it at its end. */
+void exchange_aside(struct exchange *exchange, void (*work)(struct exchange *exchange));
+
 /* A whole answer. */
 void exchange_reply(struct exchange *exchange, unsigned status, const char *type, const char *text, size_t size);
 void exchange_reply_json(struct exchange *exchange, unsigned status, json_t *json); /* takes the reference */

@@ -536,7 +536,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
     atomic_store(&server->stopping, true);
     /* The worker ends its answers before the connections that carry them go. */
     worker_stop(server->worker);
-    while (atomic_load(&server->pulls))
+    while (atomic_load(&server->pulls) || atomic_load(&server->aside))
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     events_destroy(server->events);
     if (http->daemon) {

@@ -7,7 +7,6 @@
 #include <errno.h>
 #include <limits.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* The name of a file in the model folder's "adapters", and nothing else. */
@@ -98,7 +97,6 @@ static json_t *make_manifest(const json_t *base, const json_t *fields)
 {
     static const char *const keys[] = {"system", "template", "license", "messages", "adapter"};
     json_t *manifest = base ? json_deep_copy(base) : json_object();
-    json_object_del(manifest, "file");
     for (size_t i = 0; i < COUNT_OF(keys); i++) {
         json_t *value = json_object_get(fields, keys[i]);
         if (value && !json_is_null(value))
@@ -147,22 +145,19 @@ static hypura_status find_blob(const struct registry *registry, const json_t *fi
     return HYPURA_OK;
 }
 
-/* An adapter gets its place among the others, by its digest. */
-static hypura_status place_adapter(const struct registry *registry, json_t *fields, hypura_error *error)
+/* An adapter has its digest as its name among the others. */
+static hypura_status name_adapter(const struct registry *registry, json_t *fields, char *blob, size_t room,
+                                  hypura_error *error)
 {
-    char blob[PATH_MAX], path[PATH_MAX], name[128];
+    char name[128];
     const char *digest;
-    hypura_status status = find_blob(registry, fields, "adapters", blob, sizeof blob, &digest, error);
+    hypura_status status = find_blob(registry, fields, "adapters", blob, room, &digest, error);
     if (status)
         return status;
     snprintf(name, sizeof name, "sha256-%s.gguf", digest + 7);
-    if (!registry_adapter(registry, "", path, sizeof path))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the path of the model folder is too long");
-    mkdir(path, 0755);
-    if (!registry_adapter(registry, name, path, sizeof path) || rename(blob, path))
-        return error_set_errno(error, errno, "cannot make %s", path);
-    json_object_set_new(fields, "adapter", json_string(name));
-    return HYPURA_OK;
+    return json_object_set_new(fields, "adapter", json_string(name))
+               ? error_set(error, HYPURA_ERROR_MEMORY, "no memory for a name")
+               : HYPURA_OK;
 }
 
 /* What the model is made of: a model that is there, or a file that was sent. */
@@ -176,12 +171,10 @@ static hypura_status find_source(struct registry *registry, json_t *fields, stru
             return registry_find(registry, from, out, error);
         return error_set(error, HYPURA_ERROR_ARGUMENT, "FROM is missing: the name of a model that is there");
     }
-    hypura_status status = find_blob(registry, fields, "files", blob, room, &digest, error);
-    *out = (struct model_entry){0};
-    return status ? status : string_copy(&out->path, blob, error);
+    return find_blob(registry, fields, "files", blob, room, &digest, error);
 }
 
-void handle_create(struct exchange *exchange)
+static void create(struct exchange *exchange)
 {
     json_t *json = exchange_json(exchange);
     hypura_error error = {0};
@@ -204,14 +197,14 @@ void handle_create(struct exchange *exchange)
         if (!json_is_null(value))
             json_object_set(fields, key, value);
     }
-    char blob[PATH_MAX];
+    char blob[PATH_MAX], adapter[PATH_MAX] = "";
     hypura_status status = HYPURA_OK;
     if (!(check_types(fields, &error) && check_fields(registry, fields, &error)))
         status = error.status;
     if (!status)
         status = find_source(registry, fields, &entry, blob, sizeof blob, &error);
     if (!status && json_object_size(json_object_get(fields, "adapters")))
-        status = place_adapter(registry, fields, &error);
+        status = name_adapter(registry, fields, adapter, sizeof adapter, &error);
     if (status) {
         model_entry_free(&entry);
         json_decref(fields);
@@ -219,9 +212,13 @@ void handle_create(struct exchange *exchange)
         return;
     }
     json_t *manifest = make_manifest(entry.manifest, fields);
-    status = registry_create(registry, name, &entry, manifest, &error);
-    if (!status && *blob)
-        registry_use_blob(registry, name, blob);
+    const char *const files[] = {blob};
+    struct new_model model = {.from = *blob ? NULL : &entry,
+                              .files = files,
+                              .file_count = *blob ? 1 : 0,
+                              .manifest = manifest,
+                              .adapter_blob = *adapter ? adapter : NULL};
+    status = registry_create(registry, name, &model, &error);
     model_entry_free(&entry);
     json_decref(manifest);
     bool stream = !json_is_false(json_object_get(json, "stream"));
@@ -238,4 +235,10 @@ void handle_create(struct exchange *exchange)
     exchange_write_line(exchange, json_pack("{s:s}", "status", "writing manifest"));
     exchange_write_line(exchange, json_pack("{s:s}", "status", "success"));
     exchange_end(exchange);
+}
+
+/* Drives, and other servers with the same folder, may take their time. */
+void handle_create(struct exchange *exchange)
+{
+    exchange_aside(exchange, create);
 }

@@ -227,7 +227,7 @@ static void reply_changed(struct exchange *exchange)
     exchange_reply(exchange, 200, TYPE_JSON, "", 0);
 }
 
-void handle_copy(struct exchange *exchange)
+static void copy(struct exchange *exchange)
 {
     json_t *json = exchange_json(exchange);
     hypura_error error = {0};
@@ -243,7 +243,7 @@ void handle_copy(struct exchange *exchange)
         reply_changed(exchange);
 }
 
-void handle_delete(struct exchange *exchange)
+static void delete(struct exchange *exchange)
 {
     json_t *json = exchange_json(exchange);
     hypura_error error = {0};
@@ -254,6 +254,17 @@ void handle_delete(struct exchange *exchange)
         exchange_fail(exchange, strstr(error.message, "not found") ? 404 : status_of_error(&error), error.message);
     else
         reply_changed(exchange);
+}
+
+/* Drives, and other servers with the same folder, may take their time. */
+void handle_copy(struct exchange *exchange)
+{
+    exchange_aside(exchange, copy);
+}
+
+void handle_delete(struct exchange *exchange)
+{
+    exchange_aside(exchange, delete);
 }
 
 void handle_push(struct exchange *exchange)

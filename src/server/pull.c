@@ -426,30 +426,24 @@ static hypura_status fetch_part(struct pull *pull, size_t part, hypura_error *er
     return status;
 }
 
-/* Whole files become the model; the first part, by which it is found, at last. */
+/* Whole files become the model. */
 static hypura_status install(struct pull *pull, hypura_error *error)
 {
-    char manifest[PATH_MAX];
-    struct gguf *file;
-    hypura_status status = HYPURA_OK;
+    size_t count = pull->source.part_count;
+    char **files;
+    hypura_status status = ALLOCATE(&files, count, "list of files", error);
     tell(pull, json_pack("{s:s}", "status", "writing manifest"));
-    registry_path(pull->registry, pull->source.name, "json", manifest, sizeof manifest);
-    if (pull->source.manifest)
-        status = registry_write_manifest(manifest, pull->source.manifest, error);
-    for (size_t i = pull->source.part_count; !status && i-- > 0;) {
+    for (size_t i = 0; !status && i < count; i++) {
         set_part(pull, i);
-        if (rename(pull->partial, pull->path))
-            status = error_set_errno(error, errno, "cannot make %s", pull->path);
+        status = string_copy(&files[i], pull->partial, error);
     }
-    if (!status && pull->source.part_count > 1) {
-        status = gguf_open(&file, pull->path, error);
-        if (!status)
-            gguf_close(file);
-        for (size_t i = 0; status && i < pull->source.part_count; i++) {
-            set_part(pull, i);
-            unlink(pull->path);
-        }
-    }
+    struct new_model model = {
+        .files = (const char *const *)files, .file_count = count, .manifest = pull->source.manifest};
+    if (!status)
+        status = registry_create(pull->registry, pull->source.name, &model, error);
+    for (size_t i = 0; files && i < count; i++)
+        memory_free(files[i]);
+    memory_free(files);
     return status;
 }
 

@@ -1,5 +1,5 @@
 /* Names and files. A name is encoded into a file name: ":" is "@", "/" is "+", neither of which a name can hold. */
-#include "server/registry.h"
+#include "server/registry_private.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -9,17 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
-#define NAME_ROOM 256
-
-struct registry {
-    char *folder;
-    char **files;
-    size_t file_count;
-    pthread_mutex_t mutex; /* changes of the folder, one at a time */
-};
+#define MOST_TRIES 8 /* to see a model as it is between two changes that others make */
 
 static bool ends_with(const char *text, const char *ending)
 {
@@ -181,85 +172,190 @@ static hypura_status make_entry(struct model_entry *out, const char *name, const
     return status;
 }
 
-/* A model of the folder by its complete name. */
-static hypura_status find_in_folder(const struct registry *registry, const char *name, struct model_entry *out,
-                                    hypura_error *error)
+/* ---- manifests ------------------------------------------------------------------------------------------------------
+ */
+
+/* A file's name and nothing else. */
+static bool is_plain_name(const char *name)
 {
-    char path[PATH_MAX], file[PATH_MAX];
-    struct stat info;
-    registry_path(registry, name, "json", path, sizeof path);
-    json_t *manifest = json_load_file(path, 0, NULL);
-    registry_path(registry, name, "gguf", file, sizeof file);
+    return *name && *name != '.' && !strchr(name, '/') && strlen(name) < NAME_MAX;
+}
+
+hypura_status manifest_read(const char *path, json_t **out, hypura_error *error)
+{
+    json_error_t problem;
+    *out = NULL;
+    FILE *file = fopen(path, "re");
+    if (!file && errno == ENOENT)
+        return HYPURA_OK;
+    if (!file)
+        return error_set(error, HYPURA_ERROR_FORMAT, "the manifest %s cannot be read: %s", path, strerror(errno));
+    json_t *manifest = json_loadf(file, 0, &problem);
+    bool unreadable = ferror(file) != 0;
+    fclose(file);
+    if (!manifest && json_error_code(&problem) == json_error_out_of_memory)
+        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest %s", path);
+    static const char *const names[] = {"weights", "replaces"};
+    const json_t *elsewhere = json_object_get(manifest, "file");
+    const char *reason = !manifest || unreadable                   ? problem.text
+                         : !json_is_object(manifest)               ? "it is no object"
+                         : elsewhere && !json_is_string(elsewhere) ? "\"file\" is no path"
+                                                                   : NULL;
+    for (size_t i = 0; !reason && i < COUNT_OF(names); i++) {
+        const json_t *name = json_object_get(manifest, names[i]);
+        if (name && !(json_is_string(name) && is_plain_name(json_string_value(name))))
+            reason = "what it says of its files is no name";
+    }
+    if (!reason) {
+        *out = manifest;
+        return HYPURA_OK;
+    }
+    json_decref(manifest);
+    return error_set(error, HYPURA_ERROR_FORMAT,
+                     "the manifest %s cannot be read (%s): mend the file, or delete the model", path, reason);
+}
+
+bool manifest_weights(const struct registry *registry, const char *name, const json_t *manifest, char *out, size_t room)
+{
+    const char *weights = json_string_value(json_object_get(manifest, "weights"));
     const char *elsewhere = json_string_value(json_object_get(manifest, "file"));
-    if (elsewhere)
-        snprintf(file, sizeof file, "%s", elsewhere);
-    hypura_status status = stat(file, &info) ? error_set(error, HYPURA_ERROR_IO, "model '%s' not found", name)
-                                             : make_entry(out, name, file, manifest, true, error);
+    if (!weights && !elsewhere) {
+        registry_path(registry, name, "gguf", out, room);
+        return true;
+    }
+    int length = weights ? snprintf(out, room, "%s/" WEIGHTS "/%s", registry->folder, weights)
+                         : snprintf(out, room, "%s", elsewhere);
+    return length > 0 && (size_t)length < room;
+}
+
+/* As it is now. */
+static hypura_status look(const struct registry *registry, const char *name, json_t **manifest, char *weights,
+                          size_t room, struct stat *info, hypura_error *error)
+{
+    char path[PATH_MAX];
+    registry_path(registry, name, "json", path, sizeof path);
+    hypura_status status = manifest_read(path, manifest, error);
+    if (!status && (!manifest_weights(registry, name, *manifest, weights, room) || stat(weights, info)))
+        status = error_set(error, HYPURA_ERROR_IO, "model '%s' not found", name);
+    return status;
+}
+
+hypura_status registry_in_folder(const struct registry *registry, const char *name, struct model_entry *out,
+                                 hypura_error *error)
+{
+    char weights[PATH_MAX];
+    json_t *manifest = NULL, *before = NULL;
+    struct stat info;
+    hypura_status status = HYPURA_OK;
+    for (int i = 0; i < MOST_TRIES; i++) {
+        status = look(registry, name, &manifest, weights, sizeof weights, &info, error);
+        /* Not there: perhaps others replaced it just now, and what was read names what is gone. */
+        if (status != HYPURA_ERROR_IO || (i && json_equal(manifest, before)) || (i && !manifest && !before))
+            break;
+        json_decref(before);
+        before = manifest;
+        manifest = NULL;
+    }
+    if (!status) { /* where the weights are is told by the path */
+        json_object_del(manifest, "weights");
+        json_object_del(manifest, "file");
+        json_object_del(manifest, "replaces");
+        status = make_entry(out, name, weights, json_object_size(manifest) ? manifest : NULL, true, error);
+    }
+    json_decref(before);
     json_decref(manifest);
     return status;
 }
 
+/* ---- lists ----------------------------------------------------------------------------------------------------------
+ */
+
+struct listed {
+    struct model_entry entry;
+    char *problem; /* why it is none; the entry has a name only. NULL: it is one */
+};
+
 struct entries {
-    struct model_entry *items;
+    struct listed *items;
     size_t count;
 };
 
-static bool add_entry(struct entries *entries, const struct model_entry *entry)
+/* Takes what the entry has. */
+static hypura_status add_entry(struct entries *entries, struct model_entry *entry, const char *problem,
+                               hypura_error *error)
 {
-    if (memory_resize((void **)&entries->items, entries->count, entries->count + 1, sizeof *entries->items, "models",
-                      NULL))
-        return false;
-    entries->items[entries->count++] = *entry;
-    return true;
+    hypura_status status = memory_resize((void **)&entries->items, entries->count, entries->count + 1,
+                                         sizeof *entries->items, "models", error);
+    if (!status)
+        status = string_copy(&entries->items[entries->count].problem, problem, error);
+    if (status)
+        model_entry_free(entry);
+    else
+        entries->items[entries->count++].entry = *entry;
+    return status;
 }
 
 static bool has_entry(const struct entries *entries, const char *name)
 {
     for (size_t i = 0; i < entries->count; i++) {
-        if (strcmp(entries->items[i].name, name) == 0)
+        if (strcmp(entries->items[i].entry.name, name) == 0)
             return true;
     }
     return false;
 }
 
-static void add_folder(const struct registry *registry, struct entries *entries)
+/* Of a file of the folder. What is no model is passed over, and one that cannot be read is listed with the reason. */
+static hypura_status add_file(const struct registry *registry, struct entries *entries, const char *file,
+                              hypura_error *error)
 {
-    DIR *folder = opendir(registry->folder);
-    if (!folder)
-        return;
-    for (struct dirent *file; (file = readdir(folder));) {
-        struct model_entry entry;
-        char name[NAME_ROOM], path[PATH_MAX];
-        bool model = ends_with(file->d_name, ".gguf"), manifest = ends_with(file->d_name, ".json");
-        if (file->d_name[0] == '.' || (!model && !manifest) || !name_of_file(file->d_name, name, sizeof name) ||
-            has_entry(entries, name))
-            continue;
-        snprintf(path, sizeof path, "%s/%s", registry->folder, file->d_name);
-        if (find_in_folder(registry, name, &entry, NULL) &&
-            (!model || make_entry(&entry, name, path, NULL, true, NULL)))
-            continue;
-        if (!add_entry(entries, &entry))
-            model_entry_free(&entry);
-    }
-    closedir(folder);
+    char name[NAME_ROOM], path[PATH_MAX];
+    struct model_entry entry = {0};
+    hypura_error problem = {0};
+    bool model = ends_with(file, ".gguf"), manifest = ends_with(file, ".json");
+    if (file[0] == '.' || (!model && !manifest) || !name_of_file(file, name, sizeof name) || has_entry(entries, name))
+        return HYPURA_OK;
+    hypura_status status = registry_in_folder(registry, name, &entry, &problem);
+    if (status == HYPURA_ERROR_IO && model &&
+        snprintf(path, sizeof path, "%s/%s", registry->folder, file) < (int)sizeof path)
+        status = make_entry(&entry, name, path, NULL, true, &problem);
+    if (!status)
+        return add_entry(entries, &entry, NULL, error);
+    if (status == HYPURA_ERROR_MEMORY)
+        return error_set(error, status, "%s", problem.message);
+    if (status != HYPURA_ERROR_FORMAT)
+        return HYPURA_OK;
+    status = string_copy(&entry.name, name, error);
+    return status ? status : add_entry(entries, &entry, problem.message, error);
 }
 
-static void list_entries(const struct registry *registry, struct entries *entries)
+static hypura_status list_entries(const struct registry *registry, struct entries *entries, hypura_error *error)
 {
-    for (size_t i = 0; i < registry->file_count; i++) {
+    hypura_status status = HYPURA_OK;
+    for (size_t i = 0; !status && i < registry->file_count; i++) {
         struct model_entry entry;
         char name[NAME_ROOM];
-        if (name_of_file(registry->files[i], name, sizeof name) && !has_entry(entries, name) &&
-            !make_entry(&entry, name, registry->files[i], NULL, false, NULL) && !add_entry(entries, &entry))
-            model_entry_free(&entry);
+        if (!name_of_file(registry->files[i], name, sizeof name) || has_entry(entries, name))
+            continue;
+        status = make_entry(&entry, name, registry->files[i], NULL, false, error);
+        if (!status)
+            status = add_entry(entries, &entry, NULL, error);
+        else if (status == HYPURA_ERROR_IO) /* it is gone */
+            status = HYPURA_OK;
     }
-    add_folder(registry, entries);
+    DIR *folder = opendir(registry->folder);
+    for (struct dirent *file; !status && folder && (file = readdir(folder));)
+        status = add_file(registry, entries, file->d_name, error);
+    if (folder)
+        closedir(folder);
+    return status;
 }
 
 static void free_entries(struct entries *entries)
 {
-    for (size_t i = 0; i < entries->count; i++)
-        model_entry_free(&entries->items[i]);
+    for (size_t i = 0; i < entries->count; i++) {
+        model_entry_free(&entries->items[i].entry);
+        memory_free(entries->items[i].problem);
+    }
     memory_free(entries->items);
 }
 
@@ -278,7 +374,7 @@ static size_t look_for(const struct entries *entries, const char *name)
 {
     for (int pass = 0; pass < 2; pass++) {
         for (size_t i = 0; i < entries->count; i++) {
-            const char *own = entries->items[i].name;
+            const char *own = entries->items[i].entry.name;
             if (!*name || (pass ? strcasecmp(own, name) : strcmp(own, name)) == 0)
                 return i;
         }
@@ -290,24 +386,25 @@ hypura_status registry_find(struct registry *registry, const char *name, struct 
 {
     char complete[NAME_ROOM] = "", plain[NAME_ROOM] = "";
     struct entries entries = {0};
-    hypura_status status = HYPURA_OK;
     if (name && *name &&
         !(model_name_complete(name, complete, sizeof complete) &&
           model_name_complete(model_name_short(name), plain, sizeof plain)))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "invalid model name");
-    pthread_mutex_lock(&registry->mutex);
-    list_entries(registry, &entries);
+    hypura_status status = list_entries(registry, &entries, error);
     size_t found = look_for(&entries, complete);
     if (found == SIZE_MAX)
         found = look_for(&entries, plain);
-    if (found == SIZE_MAX) {
+    if (status) {
+        /* said */
+    } else if (found == SIZE_MAX) {
         status = error_set(error, HYPURA_ERROR_IO, "model '%s' not found", name && *name ? name : "");
+    } else if (entries.items[found].problem) {
+        status = error_set(error, HYPURA_ERROR_FORMAT, "%s", entries.items[found].problem);
     } else {
-        *out = entries.items[found];
-        entries.items[found] = (struct model_entry){0};
+        *out = entries.items[found].entry;
+        entries.items[found].entry = (struct model_entry){0};
     }
     free_entries(&entries);
-    pthread_mutex_unlock(&registry->mutex);
     return status;
 }
 
@@ -325,7 +422,7 @@ hypura_status registry_file(struct registry *registry, const char *name, char *p
 
 static int newest_first(const void *a, const void *b)
 {
-    const struct model_entry *left = a, *right = b;
+    const struct model_entry *left = &((const struct listed *)a)->entry, *right = &((const struct listed *)b)->entry;
     if (left->modified != right->modified)
         return left->modified < right->modified ? 1 : -1;
     return strcmp(left->name, right->name);
@@ -334,156 +431,25 @@ static int newest_first(const void *a, const void *b)
 json_t *registry_tags(struct registry *registry)
 {
     struct entries entries = {0};
-    pthread_mutex_lock(&registry->mutex);
-    list_entries(registry, &entries);
-    pthread_mutex_unlock(&registry->mutex);
+    json_t *models = json_array();
+    bool fine = models && list_entries(registry, &entries, NULL) == HYPURA_OK;
     if (entries.count)
         qsort(entries.items, entries.count, sizeof *entries.items, newest_first);
-    json_t *models = json_array();
-    for (size_t i = 0; i < entries.count; i++)
-        json_array_append_new(models, model_tags_entry(&entries.items[i]));
+    for (size_t i = 0; fine && i < entries.count; i++) {
+        if (entries.items[i].problem)
+            log_write(LOG_WARNING, "%s", entries.items[i].problem);
+        else
+            fine = json_array_append_new(models, model_tags_entry(&entries.items[i].entry)) == 0;
+    }
     free_entries(&entries);
-    return json_pack("{s:o}", "models", models);
+    if (!fine)
+        json_decref(models);
+    return fine ? json_pack("{s:o}", "models", models) : NULL;
 }
 
 hypura_status registry_make_folder(struct registry *registry, hypura_error *error)
 {
-    char path[PATH_MAX];
-    snprintf(path, sizeof path, "%s", registry->folder);
-    for (char *c = path + 1; *c; c++) {
-        if (*c != '/')
-            continue;
-        *c = 0;
-        mkdir(path, 0755);
-        *c = '/';
-    }
-    if (mkdir(path, 0755) && errno != EEXIST)
-        return error_set_errno(error, errno, "cannot make the model folder %s", path);
-    return HYPURA_OK;
-}
-
-hypura_status registry_write_manifest(const char *path, const json_t *manifest, hypura_error *error)
-{
-    char partial[PATH_MAX];
-    if (snprintf(partial, sizeof partial, "%s.partial", path) >= (int)sizeof partial)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the path %s is too long", path);
-    if (json_dump_file(manifest, partial, JSON_INDENT(2)) || rename(partial, path)) {
-        int number = errno;
-        unlink(partial);
-        return error_set_errno(error, number, "cannot write %s", path);
-    }
-    return HYPURA_OK;
-}
-
-/* With the mutex held: an adapter that came with a model goes with the last model that names it. */
-static void forget_adapter(const struct registry *registry, const json_t *manifest)
-{
-    const char *adapter = json_string_value(json_object_get(manifest, "adapter"));
-    char path[PATH_MAX];
-    if (!adapter || strlen(adapter) != sizeof "sha256-.gguf" - 1 + 64 || strncmp(adapter, "sha256-", 7) != 0)
-        return;
-    bool used = false;
-    DIR *folder = opendir(registry->folder);
-    for (struct dirent *file; folder && !used && (file = readdir(folder));) {
-        if (!ends_with(file->d_name, ".json") ||
-            snprintf(path, sizeof path, "%s/%s", registry->folder, file->d_name) >= (int)sizeof path)
-            continue;
-        json_t *other = json_load_file(path, 0, NULL);
-        const char *named = json_string_value(json_object_get(other, "adapter"));
-        used = named && strcmp(named, adapter) == 0;
-        json_decref(other);
-    }
-    if (folder)
-        closedir(folder);
-    if (folder && !used && registry_adapter(registry, adapter, path, sizeof path))
-        unlink(path);
-}
-
-hypura_status registry_create(struct registry *registry, const char *name, const struct model_entry *from,
-                              const json_t *manifest, hypura_error *error)
-{
-    char complete[NAME_ROOM], file[PATH_MAX], next[PATH_MAX], description[PATH_MAX], real[PATH_MAX];
-    if (!model_name_complete(model_name_short(name), complete, sizeof complete))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "invalid model name");
-    hypura_status status = registry_make_folder(registry, error);
-    if (status)
-        return status;
-    registry_path(registry, complete, "gguf", file, sizeof file);
-    registry_path(registry, complete, "gguf.new", next, sizeof next);
-    registry_path(registry, complete, "json", description, sizeof description);
-    if (!realpath(from->path, real))
-        return error_set_errno(error, errno, "cannot find %s", from->path);
-    json_t *full = manifest ? json_deep_copy(manifest) : json_object();
-    pthread_mutex_lock(&registry->mutex);
-    /* A second name for the same bytes: deleting one leaves the other. Files of a split model know each other by their
-     * names, and a folder on another drive takes no link: then the manifest says where the file is. */
-    struct stat old, source;
-    bool same =
-        stat(file, &old) == 0 && stat(real, &source) == 0 && old.st_ino == source.st_ino && old.st_dev == source.st_dev;
-    /* What had the name stays until all of what replaces it is on the drive. */
-    bool linked = false;
-    if (!same) {
-        unlink(next);
-        linked = !strstr(real, "-00001-of-") && link(real, next) == 0;
-        if (!linked)
-            json_object_set_new(full, "file", json_string(real));
-    }
-    json_t *before = json_load_file(description, 0, NULL);
-    status = registry_write_manifest(description, full, error);
-    if (!status && linked && rename(next, file))
-        status = error_set_errno(error, errno, "cannot put %s in place", file);
-    else if (!status && !same && !linked)
-        unlink(file);
-    if (!status)
-        forget_adapter(registry, before);
-    else if (linked)
-        unlink(next);
-    pthread_mutex_unlock(&registry->mutex);
-    json_decref(before);
-    json_decref(full);
-    return status;
-}
-
-hypura_status registry_copy(struct registry *registry, const char *from, const char *to, hypura_error *error)
-{
-    struct model_entry entry;
-    hypura_status status = registry_find(registry, from, &entry, error);
-    if (status)
-        return status;
-    status = registry_create(registry, to, &entry, entry.manifest, error);
-    model_entry_free(&entry);
-    return status;
-}
-
-hypura_status registry_delete(struct registry *registry, const char *name, hypura_error *error)
-{
-    struct model_entry entry;
-    char path[PATH_MAX];
-    hypura_status status = registry_find(registry, name, &entry, error);
-    if (status)
-        return status;
-    if (!entry.in_folder) {
-        status = error_set(error, HYPURA_ERROR_ARGUMENT,
-                           "model '%s' is not in the model folder, and what is elsewhere is not deleted", entry.name);
-        model_entry_free(&entry);
-        return status;
-    }
-    pthread_mutex_lock(&registry->mutex);
-    bool elsewhere = json_object_get(entry.manifest, "file") != NULL;
-    /* The file that it was found as, unless the manifest points out of the folder. */
-    if (!elsewhere && unlink(entry.path))
-        status = error_set_errno(error, errno, "cannot delete %s", entry.path);
-    const char *of = elsewhere ? NULL : strstr(entry.path, "-00001-of-");
-    for (long i = 2; of && i <= MIN(strtol(of + 10, NULL, 10), 9999L); i++) {
-        snprintf(path, sizeof path, "%.*s-%05ld%s", (int)(of - entry.path), entry.path, i, of + 6);
-        unlink(path);
-    }
-    registry_path(registry, entry.name, "json", path, sizeof path);
-    unlink(path);
-    forget_adapter(registry, entry.manifest);
-    pthread_mutex_unlock(&registry->mutex);
-    model_entry_free(&entry);
-    return status;
+    return durable_make_folder(registry->folder, error);
 }
 
 bool registry_adapter(const struct registry *registry, const char *name, char *out, size_t room)

@@ -1,5 +1,11 @@
-/* The models that are known by name: GGUF files of the model folder, manifests beside them, and files named on the
- * command line. Functions may be called from any thread. */
+/* The models that are known by name: those of the model folder, and files named on the command line. Functions may be
+ * called from any thread.
+ *
+ * A model NAME of the folder is the file NAME.gguf that somebody put there or downloaded, or what the manifest NAME.json
+ * says: its "weights" are a file of the folder "weights", which never changes once it has its name; its "file" is
+ * elsewhere; and with neither it only adds something to NAME.gguf. What a name stands for is replaced by one rename, of
+ * the manifest or of NAME.gguf where there is none, so that whatever ends a process or a machine leaves the old model or
+ * the new one. One process at a time changes the folder: it has a lock on it. */
 #ifndef HYPURA_SERVER_REGISTRY_H
 #define HYPURA_SERVER_REGISTRY_H
 
@@ -32,15 +38,22 @@ hypura_status registry_find(struct registry *registry, const char *name, struct 
 
 hypura_status registry_copy(struct registry *registry, const char *from, const char *to, hypura_error *error);
 
-/* A new name for a model's file, with a manifest. Takes no reference. */
-hypura_status registry_create(struct registry *registry, const char *name, const struct model_entry *from,
-                              const json_t *manifest, hypura_error *error);
+/* What a name is to stand for. */
+struct new_model {
+    const struct model_entry *from; /* its weights; or NULL, and they come with: */
+    const char *const *files;       /* a file, or the parts of a split model, of the model folder's drive. Nobody else
+                                       needs them: they lose their names. On the drive already (durable.h) */
+    size_t file_count;
+    const json_t *manifest;   /* "system" and so on; NULL: nothing */
+    const char *adapter_blob; /* becomes the adapter that the manifest names; NULL: none is new */
+};
+
+/* Makes the model, or replaces the one that has the name. After an error that is as it was. */
+hypura_status registry_create(struct registry *registry, const char *name, const struct new_model *model,
+                              hypura_error *error);
 
 /* FOLDER/adapters/NAME; false when it does not fit. */
 bool registry_adapter(const struct registry *registry, const char *name, char *out, size_t room);
-
-/* The file appears as a whole or not at all. */
-hypura_status registry_write_manifest(const char *path, const json_t *manifest, hypura_error *error);
 
 const char *registry_folder(const struct registry *registry);
 hypura_status registry_make_folder(struct registry *registry, hypura_error *error);
@@ -52,9 +65,6 @@ void registry_path(const struct registry *registry, const char *name, const char
 
 /* The path of "sha256:DIGEST", whether it is there or not; false: that is no digest. */
 bool registry_blob(const struct registry *registry, const char *name, char *out, size_t room);
-
-/* The model has it under a name of its own by now. */
-void registry_use_blob(const struct registry *registry, const char *model, const char *blob);
 
 /* Those that nobody has used for long. */
 void registry_forget_blobs(const struct registry *registry);

@@ -101,7 +101,7 @@ hypura_status registry_open(struct registry **out, const char *folder, const cha
                             hypura_error *error);
 void registry_close(struct registry *registry);
 
-/* {"models": [...]} as GET /api/tags gives it; a new reference. */
+/* {"models": [...]} as GET /api/tags gives it; a new reference. NULL: there is no memory. */
 json_t *registry_tags(struct registry *registry);
 
 /* The (first) file of a model, into path. HYPURA_ERROR_IO when there is none of that name. */

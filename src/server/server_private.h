@@ -27,6 +27,7 @@ struct server {
     struct server_counters counters;
     uint64_t start;
     atomic_uint pulls; /* downloads in work */
+    atomic_uint aside; /* requests that are worked on by threads of their own */
     atomic_bool stopping;
 };
 

@@ -241,7 +241,7 @@ def files_that_are_sent_become_models():
     assert server.request("POST", path, data)[0] == 200 and os.listdir(blobs) == [digest.replace(":", "-")]
     create = lambda status=200, **more: server.post("/api/create", {"model": "sent", "stream": False, **more}, status)
     assert create(files={"any.gguf": digest}, system="Be brief.", parameters={"num_predict": 4}) == {"status": "success"}
-    assert os.listdir(blobs) == [] and sorted(os.listdir(server.folder)) == ["blobs", "sent.gguf", "sent.json"]
+    assert os.listdir(blobs) == [] and sorted(os.listdir(server.folder)) == ["blobs", "sent.json", "weights"]
     answer = server.post("/api/chat", {"model": "sent", "messages": [{"role": "user", "content": "ls?"}], "stream": False})
     assert answer["eval_count"] == 4 and server.post("/api/show", {"model": "sent"})["system"] == "Be brief."
     # An adapter.
@@ -269,7 +269,7 @@ def files_that_are_sent_become_models():
     for wrong in ("sha256:" + "0" * 63, "..%2F..%2Fx", "md5:" + "0" * 64, "sha256:..%2F" + "0" * 61):
         assert server.request("POST", "/api/blobs/" + wrong, b"text")[0] == server.request("HEAD", "/api/blobs/" + wrong)[0] == 400
     assert create(400, files={"x": text, "y": digest})["error"]
-    assert sorted(os.listdir(server.folder)) == ["adapted.gguf", "adapted.json", "adapters", "blobs", "sent.gguf", "sent.json"]
+    assert sorted(os.listdir(server.folder)) == ["adapted.json", "adapters", "blobs", "sent.json", "weights"]
     # The adapter is there as long as a model names it.
     adapters = os.path.join(server.folder, "adapters")
     assert server.request("POST", "/api/copy", {"source": "adapted", "destination": "copied"})[0] == 200

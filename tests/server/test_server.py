@@ -688,7 +688,7 @@ def models_are_downloaded():
         assert "error" in json.loads(server.request("POST", "/api/pull", {"model": reference})[2].splitlines()[-1])
     assert "error" in pull(base + "/files/missing")[-1]
     assert "error" in pull(base + "/files/text.gguf")[-1]
-    assert sorted(os.listdir(server.folder)) == ["hf.co+team+model@Q4_K_M.gguf", "plain.gguf", "tiny@v1.gguf", "tiny@v1.json"], \
+    assert sorted(os.listdir(server.folder)) == ["hf.co+team+model@Q4_K_M.gguf", "plain.gguf", "tiny@v1.json", "weights"], \
         os.listdir(server.folder)
     server.stop()
     # What cannot run here is refused before it is downloaded.
@@ -805,7 +805,7 @@ def names_do_not_reach_files():
         for path, body in (("/api/show", {"model": name}), ("/api/chat", {**chat(), "model": name})):
             assert SERVER.request("POST", path, body)[0] in (400, 404), name
         assert SERVER.request("POST", "/api/copy", {"source": MODEL, "destination": name})[0] == 400, name
-    assert not os.path.exists(SERVER.folder) or all(f.endswith((".gguf", ".json")) for f in os.listdir(SERVER.folder))
+    assert not os.path.exists(SERVER.folder) or all(f.endswith((".gguf", ".json")) or f == "weights" for f in os.listdir(SERVER.folder))
 
 
 def large_bodies_are_refused():

@@ -1,0 +1,520 @@
+/* Changes of the model folder: models that come, are replaced and go. Every step is such that a process may end behind
+ * it. */
+#include "server/registry_private.h"
+#include "server/server_private.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <time.h>
+#include <unistd.h>
+
+#define MOST_PARTS 1000
+#define UNUSED_SECONDS (24 * 3600) /* that what nobody names stays: others may be bringing its manifest */
+
+static bool ends_with(const char *text, const char *ending)
+{
+    size_t length = strlen(text), size = strlen(ending);
+    return length > size && strcmp(text + length - size, ending) == 0;
+}
+
+/* ---- the lock -------------------------------------------------------------------------------------------------------
+ */
+
+static int wait_for(int file)
+{
+    while (file >= 0 && flock(file, LOCK_EX)) {
+        if (errno != EINTR) {
+            int number = errno;
+            close(file);
+            errno = number;
+            return -1;
+        }
+    }
+    return file;
+}
+
+/* The folder itself, and a file in it where a network's file system does not lock folders. */
+static hypura_status lock(struct registry *registry, int *out, hypura_error *error)
+{
+    char path[PATH_MAX];
+    hypura_status status = registry_make_folder(registry, error);
+    if (status)
+        return status;
+    pthread_mutex_lock(&registry->mutex);
+    *out = wait_for(open(registry->folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+    if (*out < 0 && snprintf(path, sizeof path, "%s/.lock", registry->folder) < (int)sizeof path)
+        *out = wait_for(open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0644));
+    if (*out < 0) {
+        status = error_set_errno(error, errno, "cannot lock the model folder %s", registry->folder);
+        pthread_mutex_unlock(&registry->mutex);
+    }
+    return status;
+}
+
+static void unlock(struct registry *registry, int lock)
+{
+    close(lock);
+    pthread_mutex_unlock(&registry->mutex);
+}
+
+/* ---- what nobody names any more -------------------------------------------------------------------------------------
+ */
+
+/* Whether a manifest's text under this key is the name, or of a split model any part of it. */
+static bool names(const json_t *manifest, const char *key, const char *name)
+{
+    const char *named = json_string_value(json_object_get(manifest, key));
+    if (!named)
+        return false;
+    const char *of = strstr(named, "-00001-of-");
+    if (!of || strlen(named) != strlen(name))
+        return strcmp(named, name) == 0;
+    size_t before = (size_t)(of - named);
+    return strncmp(named, name, before + 1) == 0 && strcmp(of + 6, name + before + 6) == 0;
+}
+
+/* Whether a manifest of the folder names it, or might: one cannot be read. */
+static bool is_named(const struct registry *registry, const char *key, const char *name)
+{
+    struct dirent *file = NULL;
+    DIR *folder = opendir(registry->folder);
+    bool found = !folder;
+    while (!found && (errno = 0, file = readdir(folder))) {
+        char path[PATH_MAX];
+        json_t *manifest = NULL;
+        if (file->d_name[0] == '.' || !ends_with(file->d_name, ".json"))
+            continue;
+        found = snprintf(path, sizeof path, "%s/%s", registry->folder, file->d_name) >= (int)sizeof path ||
+                manifest_read(path, &manifest, NULL) != HYPURA_OK || names(manifest, key, name);
+        json_decref(manifest);
+    }
+    found |= !file && errno; /* the list broke off */
+    if (folder)
+        closedir(folder);
+    return found;
+}
+
+static hypura_status remove_file(const char *path, hypura_error *error)
+{
+    return unlink(path) && errno != ENOENT ? error_set_errno(error, errno, "cannot delete %s", path) : HYPURA_OK;
+}
+
+static void drop(const char *path)
+{
+    if (unlink(path) && errno != ENOENT)
+        log_write(LOG_WARNING, "cannot delete %s, which nobody needs any more: %s", path, strerror(errno));
+}
+
+/* The weights that the manifest names, or all that have been without one for long. */
+static void drop_weights(const struct registry *registry, const json_t *manifest)
+{
+    char folder[PATH_MAX], path[PATH_MAX];
+    if (snprintf(folder, sizeof folder, "%s/" WEIGHTS, registry->folder) >= (int)sizeof folder)
+        return;
+    DIR *list = opendir(folder);
+    for (struct dirent *file; list && (file = readdir(list));) {
+        struct stat info;
+        if (file->d_name[0] == '.' || snprintf(path, sizeof path, "%s/%s", folder, file->d_name) >= (int)sizeof path ||
+            stat(path, &info))
+            continue;
+        bool due = names(manifest, "weights", file->d_name) || info.st_ctime < time(NULL) - UNUSED_SECONDS;
+        if (due && !is_named(registry, "weights", file->d_name))
+            drop(path);
+    }
+    if (list)
+        closedir(list);
+    rmdir(folder); /* where it is empty */
+}
+
+/* An adapter that came with a model goes with the last model that names it. */
+static void drop_adapter(const struct registry *registry, const json_t *manifest)
+{
+    const char *adapter = json_string_value(json_object_get(manifest, "adapter"));
+    char path[PATH_MAX];
+    if (adapter && strlen(adapter) == sizeof "sha256-.gguf" - 1 + 64 && strncmp(adapter, "sha256-", 7) == 0 &&
+        registry_adapter(registry, adapter, path, sizeof path) && !is_named(registry, "adapter", adapter))
+        drop(path);
+}
+
+/* ---- weights that come ----------------------------------------------------------------------------------------------
+ */
+
+/* Where they were and where they are. */
+struct placed {
+    char weights[NAME_MAX + 1]; /* as the manifest names them */
+    char stem[PATH_MAX];        /* their paths, up to the number of the part */
+    char adapter[PATH_MAX];     /* empty: none is new */
+    size_t count, total;        /* files that have a name there, and parts of the model */
+    bool linked;                /* and have the old one, too */
+    bool adapter_linked;
+};
+
+static bool placed_path(const struct placed *placed, size_t part, char *out, size_t room)
+{
+    int length = placed->total == 1
+                     ? snprintf(out, room, "%s.gguf", placed->stem)
+                     : snprintf(out, room, "%s-%05zu-of-%05zu.gguf", placed->stem, part + 1, placed->total);
+    return length > 0 && (size_t)length < room;
+}
+
+/* A second name, or where a drive knows none a new one; *linked says which. */
+static hypura_status give_name(const char *from, const char *to, bool may_move, bool *linked, hypura_error *error)
+{
+    bool second = link(from, to) == 0;
+    if (second || (may_move && (errno == EPERM || errno == ENOTSUP || errno == ENOSYS) && rename(from, to) == 0)) {
+        *linked = second;
+        return HYPURA_OK;
+    }
+    return error_set_errno(error, errno, "cannot make %s", to);
+}
+
+static void take_back_files(const struct new_model *model, struct placed *placed)
+{
+    char path[PATH_MAX];
+    for (size_t i = 0; i < placed->count; i++) {
+        if (placed_path(placed, i, path, sizeof path) && (placed->linked || rename(path, model->files[i])))
+            drop(path);
+    }
+    placed->count = 0;
+}
+
+static void take_back(const struct new_model *model, struct placed *placed)
+{
+    take_back_files(model, placed);
+    if (placed->adapter[0] && (placed->adapter_linked || rename(placed->adapter, model->adapter_blob)))
+        drop(placed->adapter);
+}
+
+/* Of a file that somebody else wrote. */
+static hypura_status bring_to_drive(const char *path, hypura_error *error)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+    if (file < 0)
+        return error_set_errno(error, errno, "cannot read %s", path);
+    hypura_status status = durable_file(file, path, error);
+    close(file);
+    return status;
+}
+
+/* The files get names in the folder of weights, which no model has yet. own: nobody else needs them. */
+static hypura_status place_files(const struct registry *registry, const char *name, const char *const *files,
+                                 size_t count, bool own, struct placed *out, hypura_error *error)
+{
+    char folder[PATH_MAX], base[PATH_MAX], path[PATH_MAX], generation[17];
+    registry_path(registry, name, "", base, sizeof base);
+    random_hex(generation, 16);
+    out->total = count;
+    if (snprintf(folder, sizeof folder, "%s/" WEIGHTS, registry->folder) >= (int)sizeof folder ||
+        snprintf(out->stem, sizeof out->stem, "%s/%s%s", folder, strrchr(base, '/') + 1, generation) >=
+            (int)sizeof out->stem)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the path of the model folder is too long");
+    hypura_status status = durable_make_folder(folder, error);
+    for (size_t i = 0; !status && i < count; i++) {
+        if (!placed_path(out, i, path, sizeof path))
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "the path of the model folder is too long");
+        if (!own)
+            status = bring_to_drive(files[i], error);
+        if (!status)
+            status = give_name(files[i], path, own, &out->linked, error);
+        out->count += status == HYPURA_OK;
+        if (i == 0)
+            snprintf(out->weights, sizeof out->weights, "%s", strrchr(path, '/') + 1);
+    }
+    return status ? status : durable_folder(folder, error);
+}
+
+/* A model that somebody put into the folder gets a second name, with all parts of a split one. */
+static hypura_status place_copy(const struct registry *registry, const char *name, const char *path, struct placed *out,
+                                hypura_error *error)
+{
+    const char *of = strstr(path, "-00001-of-");
+    long count = of ? strtol(of + 10, NULL, 10) : 1;
+    char **paths;
+    if (count < 1 || count > MOST_PARTS)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a model has at most %d files", MOST_PARTS);
+    hypura_status status = ALLOCATE(&paths, (size_t)count, "list of files", error);
+    for (long i = 0; !status && i < count; i++) {
+        char part[PATH_MAX];
+        snprintf(part, sizeof part, "%s", path);
+        if (of)
+            snprintf(part, sizeof part, "%.*s-%05ld%s", (int)(of - path), path, i + 1, of + 6);
+        status = string_copy(&paths[i], part, error);
+    }
+    if (!status)
+        status = place_files(registry, name, (const char *const *)paths, (size_t)count, false, out, error);
+    for (long i = 0; paths && i < count; i++)
+        memory_free(paths[i]);
+    memory_free(paths);
+    return status;
+}
+
+static hypura_status place_adapter(const struct registry *registry, const struct new_model *model, struct placed *out,
+                                   hypura_error *error)
+{
+    char folder[PATH_MAX], path[PATH_MAX];
+    const char *name = json_string_value(json_object_get(model->manifest, "adapter"));
+    if (!name || !registry_adapter(registry, "", folder, sizeof folder) ||
+        !registry_adapter(registry, name, path, sizeof path))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the path of the model folder is too long");
+    folder[strlen(folder) - 1] = 0; /* a slash */
+    hypura_status status = durable_make_folder(folder, error);
+    if (status || access(path, F_OK) == 0) /* by its digest: it is the same */
+        return status;
+    status = give_name(model->adapter_blob, path, true, &out->adapter_linked, error);
+    if (!status)
+        strcpy(out->adapter, path);
+    return status ? status : durable_folder(folder, error);
+}
+
+static bool same_file(const char *a, const char *b)
+{
+    struct stat one, other;
+    return stat(a, &one) == 0 && stat(b, &other) == 0 && one.st_ino == other.st_ino && one.st_dev == other.st_dev;
+}
+
+/* What the manifest says of where the weights are, which have their place behind this. before: what has the name so
+ * far, or NULL. */
+static hypura_status place(const struct registry *registry, const char *name, const struct new_model *model,
+                           const json_t *before, json_t *manifest, struct placed *placed, hypura_error *error)
+{
+    char own[PATH_MAX], real[PATH_MAX], inside[PATH_MAX];
+    hypura_status status = HYPURA_OK;
+    bool fine = true;
+    if (model->adapter_blob && (status = place_adapter(registry, model, placed, error)))
+        return status;
+    if (!model->from) {
+        status = place_files(registry, name, model->files, model->file_count, true, placed, error);
+        fine = status || json_object_set_new(manifest, "weights", json_string(placed->weights)) == 0;
+    } else if (manifest_weights(registry, name, before, own, sizeof own) && same_file(own, model->from->path)) {
+        /* The name has them. */
+        json_t *weights = json_object_get(before, "weights"), *file = json_object_get(before, "file");
+        fine = (!weights || json_object_set(manifest, "weights", weights) == 0) &&
+               (!file || json_object_set(manifest, "file", file) == 0);
+    } else if (!realpath(model->from->path, real) || !model_entry_is_current(model->from)) {
+        status = error_set(error, HYPURA_ERROR_IO, "the file of model '%s' was replaced meanwhile: try again",
+                           model->from->name ? model->from->name : name);
+    } else {
+        /* Another model's, which both have from now on; or a file of the folder. One on another drive, or on a drive
+         * that knows one name a file, stays where it is, and the manifest says where that is. */
+        const char *weights = strrchr(model->from->path, '/');
+        snprintf(inside, sizeof inside, "%s/" WEIGHTS "%s", registry->folder, weights ? weights : "");
+        if (weights && strcmp(inside, model->from->path) == 0) {
+            fine = json_object_set_new(manifest, "weights", json_string(weights + 1)) == 0;
+        } else if (place_copy(registry, name, real, placed, NULL) == HYPURA_OK) {
+            fine = json_object_set_new(manifest, "weights", json_string(placed->weights)) == 0;
+        } else {
+            take_back_files(model, placed);
+            fine = json_object_set_new(manifest, "file", json_string(real)) == 0;
+        }
+    }
+    return fine ? status : error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest of model '%s'", name);
+}
+
+/* ---- making ---------------------------------------------------------------------------------------------------------
+ */
+
+/* A file alone becomes NAME.gguf where the name has no manifest: nothing else is to be replaced with it. */
+static hypura_status put_in_place(const struct registry *registry, const char *file, const char *path,
+                                  hypura_error *error)
+{
+    if (rename(file, path))
+        return error_set_errno(error, errno, "cannot make %s", path);
+    return durable_folder(registry->folder, error);
+}
+
+/* The weights have their place; the manifest's rename makes them the model's. */
+static hypura_status write_manifest(const char *path, const json_t *manifest, bool *replaced, hypura_error *error)
+{
+    char *text = json_dumps(manifest, JSON_INDENT(2));
+    if (!text)
+        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest %s", path);
+    hypura_status status = durable_write(path, text, strlen(text), replaced, error);
+    free(text);
+    return status;
+}
+
+/* A file that somebody put into the folder, or all parts of a split model: the first, by which they are found, at
+ * first.
+ */
+static hypura_status remove_model_files(const char *path, hypura_error *error)
+{
+    char part[PATH_MAX];
+    hypura_status status = remove_file(path, error);
+    const char *of = strstr(path, "-00001-of-");
+    for (long i = 2; !status && of && i <= MIN(strtol(of + 10, NULL, 10), MOST_PARTS); i++) {
+        snprintf(part, sizeof part, "%.*s-%05ld%s", (int)(of - path), path, i, of + 6);
+        drop(part);
+    }
+    return status;
+}
+
+/* What the folder had under the name of a model before its manifest took its place: that may have ended halfway. */
+static hypura_status remove_replaced(const struct registry *registry, const json_t *manifest, hypura_error *error)
+{
+    const char *replaced = json_string_value(json_object_get(manifest, "replaces"));
+    char path[PATH_MAX];
+    if (!replaced || snprintf(path, sizeof path, "%s/%s", registry->folder, replaced) >= (int)sizeof path)
+        return HYPURA_OK;
+    return remove_model_files(path, error);
+}
+
+/* Has the manifest say what it takes the place of, so that this does not come back once the manifest is gone. */
+static bool note_replaced(struct registry *registry, const char *name, const json_t *before, json_t *manifest)
+{
+    struct model_entry old;
+    json_t *noted = json_object_get(before, "replaces");
+    if (noted)
+        return json_object_set(manifest, "replaces", noted) == 0;
+    if (json_object_get(before, "weights") || json_object_get(before, "file") ||
+        registry_find(registry, name, &old, NULL) != HYPURA_OK)
+        return true;
+    const char *slash = strrchr(old.path, '/');
+    bool fine = !old.in_folder || strcmp(old.name, name) != 0 || !slash ||
+                json_object_set_new(manifest, "replaces", json_string(slash + 1)) == 0;
+    model_entry_free(&old);
+    return fine;
+}
+
+/* The rest of what was replaced, and names of files that have others by now. */
+static void clean_up(const struct registry *registry, const struct new_model *model, const struct placed *placed,
+                     const json_t *before, const json_t *now)
+{
+    hypura_error problem = {0};
+    for (size_t i = 0; placed->linked && !model->from && i < placed->count; i++)
+        drop(model->files[i]);
+    if (model->adapter_blob && (placed->adapter_linked || !placed->adapter[0]))
+        drop(model->adapter_blob);
+    if (remove_replaced(registry, now, &problem))
+        log_write(LOG_WARNING, "%s", problem.message);
+    drop_weights(registry, before);
+    drop_adapter(registry, before);
+}
+
+static hypura_status create(struct registry *registry, const char *name, const struct new_model *model,
+                            hypura_error *error)
+{
+    char description[PATH_MAX], file[PATH_MAX];
+    struct placed placed = {0};
+    json_t *before;
+    bool replaced = false;
+    registry_path(registry, name, "json", description, sizeof description);
+    registry_path(registry, name, "gguf", file, sizeof file);
+    hypura_status status = manifest_read(description, &before, error);
+    if (status)
+        return status;
+    if (!before && !model->from && !model->manifest && model->file_count == 1)
+        return put_in_place(registry, model->files[0], file, error);
+    json_t *manifest = model->manifest ? json_deep_copy(model->manifest) : json_object();
+    if (!manifest)
+        status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest of model '%s'", name);
+    if (!status)
+        status = place(registry, name, model, before, manifest, &placed, error);
+    /* A manifest that says where its file is may mean the one that the folder has under this name. */
+    if (!status && json_object_get(manifest, "weights") && !note_replaced(registry, name, before, manifest))
+        status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the manifest of model '%s'", name);
+    if (!status)
+        status = write_manifest(description, manifest, &replaced, error);
+    if (!replaced)
+        take_back(model, &placed);
+    else if (!status)
+        clean_up(registry, model, &placed, before, manifest);
+    json_decref(before);
+    json_decref(manifest);
+    return status;
+}
+
+hypura_status registry_create(struct registry *registry, const char *name, const struct new_model *model,
+                              hypura_error *error)
+{
+    char complete[NAME_ROOM];
+    int held;
+    if (!model_name_complete(model_name_short(name), complete, sizeof complete))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "invalid model name");
+    if (model->file_count > MOST_PARTS)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a model has at most %d files", MOST_PARTS);
+    hypura_status status = lock(registry, &held, error);
+    if (status)
+        return status;
+    status = create(registry, complete, model, error);
+    unlock(registry, held);
+    return status;
+}
+
+hypura_status registry_copy(struct registry *registry, const char *from, const char *to, hypura_error *error)
+{
+    struct model_entry entry;
+    hypura_status status = registry_find(registry, from, &entry, error);
+    if (status)
+        return status;
+    status = registry_create(registry, to, &(struct new_model){.from = &entry, .manifest = entry.manifest}, error);
+    model_entry_free(&entry);
+    return status;
+}
+
+/* ---- deleting -------------------------------------------------------------------------------------------------------
+ */
+
+/* A model whose manifest says where its weights are ends with its manifest; any other (path) with its first file,
+ * behind which the manifest means nothing. Whatever fails, what is left of it is the model. */
+static hypura_status delete (const struct registry *registry, const char *name, const char *path, hypura_error *error)
+{
+    char description[PATH_MAX];
+    json_t *manifest = NULL;
+    registry_path(registry, name, "json", description, sizeof description);
+    manifest_read(description, &manifest, NULL); /* one that cannot be read goes all the same */
+    bool elsewhere = json_object_get(manifest, "weights") || json_object_get(manifest, "file");
+    hypura_status status = remove_replaced(registry, manifest, error);
+    if (!status && !elsewhere && path)
+        status = remove_model_files(path, error);
+    if (!status)
+        status = durable_folder(registry->folder, error);
+    if (!status)
+        status = remove_file(description, error);
+    if (!status)
+        status = durable_folder(registry->folder, error);
+    if (!status) {
+        drop_weights(registry, manifest);
+        drop_adapter(registry, manifest);
+    }
+    json_decref(manifest);
+    return status;
+}
+
+/* What has a manifest only, because it cannot be read or because its weights are gone. */
+static hypura_status delete_rest(const struct registry *registry, const char *name, hypura_error *error)
+{
+    char complete[NAME_ROOM], description[PATH_MAX];
+    if (!model_name_complete(model_name_short(name), complete, sizeof complete))
+        return error->status;
+    registry_path(registry, complete, "json", description, sizeof description);
+    return access(description, F_OK) ? error->status : delete (registry, complete, NULL, error);
+}
+
+hypura_status registry_delete(struct registry *registry, const char *name, hypura_error *error)
+{
+    struct model_entry entry = {0};
+    hypura_error problem = {0};
+    int held = -1;
+    hypura_status status = HYPURA_OK;
+    /* A folder that is not there is not made for this. */
+    if (access(registry->folder, F_OK) == 0 && (status = lock(registry, &held, error)))
+        return status;
+    status = registry_find(registry, name, &entry, &problem);
+    if (!status && !entry.in_folder)
+        status = error_set(&problem, HYPURA_ERROR_ARGUMENT,
+                           "model '%s' is not in the model folder, and what is elsewhere is not deleted", entry.name);
+    else if (!status)
+        status = delete (registry, entry.name, entry.path, &problem);
+    else if (status == HYPURA_ERROR_FORMAT || status == HYPURA_ERROR_IO)
+        status = delete_rest(registry, name, &problem);
+    if (held >= 0)
+        unlock(registry, held);
+    model_entry_free(&entry);
+    return status ? error_set(error, status, "%s", problem.message) : HYPURA_OK;
+}
