@@ -4,6 +4,7 @@
     test_structure.py LIBRARY SOURCE_FOLDER COMPILER...
 """
 import glob
+import json
 import os
 import re
 import subprocess
@@ -45,6 +46,17 @@ def symbols(path):
             defined, wanted = objects.setdefault(name, (set(), set()))
             if words[-2].isupper():  # others are the object's own
                 (wanted if words[-2] == "U" else defined).add(words[-1])
+    return objects
+
+
+def instructions_of_objects():
+    """Of each object of the library its path, and what its compiler was allowed beyond what every processor has."""
+    build, objects = os.path.dirname(LIBRARY), {}
+    with open(os.path.join(build, "compile_commands.json")) as file:
+        for command in json.load(file):
+            if re.match(r"libhypura-engine|src/compute/cpu/", command["output"]):
+                flags = re.findall(r" -m(avx\S*|fma\S*|f16c|popcnt|bmi2?|lzcnt|sse[34]\S*|arch=\S+)", command["command"])
+                objects[os.path.join(build, command["output"])] = set("+".join(flags).split("+")) - {""}
     return objects
 
 
@@ -157,6 +169,26 @@ def the_library_wants_nothing_that_macos_lacks():
     assert not wanting, wanting
 
 
+def what_is_built_for_an_instruction_set_is_reached_through_tables():
+    """Any function of such a file may use it, one that only fills a table too. So other files name none of its functions, only
+    data that holds them, and ask the processor before they read it. Nor has such a file a copy of a function that a linker
+    may take for that of another."""
+    objects, functions, wanted, weak, path = instructions_of_objects(), {}, [], [], None
+    for line in subprocess.run(["nm", *objects], check=True, capture_output=True, text=True).stdout.splitlines():
+        words = line.split()
+        if line.endswith(":"):
+            path = line[:-1]
+        elif words and words[-2] == "U":
+            wanted.append((path, words[-1]))
+        elif words and words[-2] == "T":
+            functions[words[-1]] = objects[path]
+        elif words and objects[path] and words[-2] in "WVui":
+            weak.append((path, words[-1]))
+    assert not weak, weak
+    beyond = [(os.path.basename(path), name) for path, name in wanted if not functions.get(name, set()) <= objects[path]]
+    assert len(functions) > 500 and not beyond, (len(functions), beyond)
+
+
 def files_are_not_handed_to_other_programs():
     """A program that has the library inside may start others: every file that is opened is closed there."""
     found = 0
@@ -191,4 +223,5 @@ if __name__ == "__main__":
                              files_of_a_folder_do_not_call_in_a_circle, files_of_the_store_call_those_below,
                              the_store_has_one_word_for_one_thing,
                              the_library_never_prints_exits_or_aborts, the_library_wants_nothing_that_macos_lacks,
+                             what_is_built_for_an_instruction_set_is_reached_through_tables,
                              files_are_not_handed_to_other_programs, without_a_gpu_it_would_be_whole]) else 0)

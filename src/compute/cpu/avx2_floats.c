@@ -144,13 +144,11 @@ static void store_half(uint16_t *out, const float *values, size_t count)
         out[i] = float_to_half(values[i]);
 }
 
-void kernels_avx2_floats(struct kernel_table *table)
-{
-    table->store_half = store_half;
-    table->types[TENSOR_F32].gemv = gemv_f32;
-    table->types[TENSOR_F16].gemv = gemv_f16;
-    table->types[TENSOR_BF16].gemv = gemv_bf16;
-    table->types[TENSOR_F16].dequantize = dequantize_f16;
-    table->prepare_q8_32 = prepare_q8_32;
-    table->prepare_q8_256 = prepare_q8_256;
-}
+const struct kernel_table kernels_avx2_floats = {
+    .types[TENSOR_F32] = {.gemv = gemv_f32},
+    .types[TENSOR_F16] = {.gemv = gemv_f16, .dequantize = dequantize_f16},
+    .types[TENSOR_BF16] = {.gemv = gemv_bf16},
+    .store_half = store_half,
+    .prepare_q8_32 = prepare_q8_32,
+    .prepare_q8_256 = prepare_q8_256,
+};

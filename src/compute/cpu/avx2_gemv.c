@@ -144,28 +144,27 @@ BLOCKS_GEMV(q8_0, 0, part_q8_0, d_first, NULL)
 BLOCKS_GEMV(iq4_nl, 0, part_iq4_nl, d_first, NULL)
 BLOCKS_GEMV(mxfp4, 0, part_mxfp4, d_mxfp4, NULL)
 
-void kernels_avx2_quantized(struct kernel_table *table)
-{
-    table->types[TENSOR_Q4_0].gemv = gemv_q4_0;
-    table->types[TENSOR_Q4_1].gemv = gemv_q4_1;
-    table->types[TENSOR_Q5_0].gemv = gemv_q5_0;
-    table->types[TENSOR_Q5_1].gemv = gemv_q5_1;
-    table->types[TENSOR_Q8_0].gemv = gemv_q8_0;
-    table->types[TENSOR_IQ4_NL].gemv = gemv_iq4_nl;
-    table->types[TENSOR_MXFP4].gemv = gemv_mxfp4;
-    table->types[TENSOR_Q2_K].gemv = gemv_q2_k;
-    table->types[TENSOR_Q3_K].gemv = gemv_q3_k;
-    table->types[TENSOR_Q4_K].gemv = gemv_q4_k;
-    table->types[TENSOR_Q5_K].gemv = gemv_q5_k;
-    table->types[TENSOR_Q6_K].gemv = gemv_q6_k;
-    table->types[TENSOR_IQ1_S].gemv = gemv_iq1_s;
-    table->types[TENSOR_IQ1_M].gemv = gemv_iq1_m;
-    table->types[TENSOR_IQ2_XXS].gemv = gemv_iq2_xxs;
-    table->types[TENSOR_IQ2_XS].gemv = gemv_iq2_xs;
-    table->types[TENSOR_IQ2_S].gemv = gemv_iq2_s;
-    table->types[TENSOR_IQ3_XXS].gemv = gemv_iq3_xxs;
-    table->types[TENSOR_IQ3_S].gemv = gemv_iq3_s;
-    table->types[TENSOR_IQ4_XS].gemv = gemv_iq4_xs;
-    table->types[TENSOR_TQ1_0].gemv = gemv_tq1_0;
-    table->types[TENSOR_TQ2_0].gemv = gemv_tq2_0;
-}
+const struct kernel_table kernels_avx2_quantized = {
+    .types[TENSOR_Q4_0] = {.gemv = gemv_q4_0},
+    .types[TENSOR_Q4_1] = {.gemv = gemv_q4_1},
+    .types[TENSOR_Q5_0] = {.gemv = gemv_q5_0},
+    .types[TENSOR_Q5_1] = {.gemv = gemv_q5_1},
+    .types[TENSOR_Q8_0] = {.gemv = gemv_q8_0},
+    .types[TENSOR_IQ4_NL] = {.gemv = gemv_iq4_nl},
+    .types[TENSOR_MXFP4] = {.gemv = gemv_mxfp4},
+    .types[TENSOR_Q2_K] = {.gemv = gemv_q2_k},
+    .types[TENSOR_Q3_K] = {.gemv = gemv_q3_k},
+    .types[TENSOR_Q4_K] = {.gemv = gemv_q4_k},
+    .types[TENSOR_Q5_K] = {.gemv = gemv_q5_k},
+    .types[TENSOR_Q6_K] = {.gemv = gemv_q6_k},
+    .types[TENSOR_IQ1_S] = {.gemv = gemv_iq1_s},
+    .types[TENSOR_IQ1_M] = {.gemv = gemv_iq1_m},
+    .types[TENSOR_IQ2_XXS] = {.gemv = gemv_iq2_xxs},
+    .types[TENSOR_IQ2_XS] = {.gemv = gemv_iq2_xs},
+    .types[TENSOR_IQ2_S] = {.gemv = gemv_iq2_s},
+    .types[TENSOR_IQ3_XXS] = {.gemv = gemv_iq3_xxs},
+    .types[TENSOR_IQ3_S] = {.gemv = gemv_iq3_s},
+    .types[TENSOR_IQ4_XS] = {.gemv = gemv_iq4_xs},
+    .types[TENSOR_TQ1_0] = {.gemv = gemv_tq1_0},
+    .types[TENSOR_TQ2_0] = {.gemv = gemv_tq2_0},
+};

@@ -21,7 +21,6 @@ static void gemv_bf16(float *out, const uint8_t *weights, size_t row_bytes, size
     float_gemv(out, weights, row_bytes, rows, columns, x, 2, values_32, step_bf16);
 }
 
-void kernels_avx512_bf16(struct kernel_table *table)
-{
-    table->types[TENSOR_BF16].gemv = gemv_bf16;
-}
+const struct kernel_table kernels_avx512_bf16 = {
+    .types[TENSOR_BF16] = {.gemv = gemv_bf16},
+};

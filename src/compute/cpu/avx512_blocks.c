@@ -360,13 +360,12 @@ static ALWAYS_INLINE __m512 mxfp4_scales(const struct four_rows *rows)
 BLOCKS_GEMV(gemv_iq4_nl, block_iq4_nl, 128, iq4_nl_dot, scales_18, NULL)
 BLOCKS_GEMV(gemv_mxfp4, block_mxfp4, 12, mxfp4_dot, mxfp4_scales, NULL)
 
-void kernels_avx512_blocks(struct kernel_table *table)
-{
-    table->types[TENSOR_Q4_0].gemv = gemv_q4_0;
-    table->types[TENSOR_Q4_1].gemv = gemv_q4_1;
-    table->types[TENSOR_Q5_0].gemv = gemv_q5_0;
-    table->types[TENSOR_Q5_1].gemv = gemv_q5_1;
-    table->types[TENSOR_Q8_0].gemv = gemv_q8_0;
-    table->types[TENSOR_IQ4_NL].gemv = gemv_iq4_nl;
-    table->types[TENSOR_MXFP4].gemv = gemv_mxfp4;
-}
+const struct kernel_table kernels_avx512_blocks = {
+    .types[TENSOR_Q4_0] = {.gemv = gemv_q4_0},
+    .types[TENSOR_Q4_1] = {.gemv = gemv_q4_1},
+    .types[TENSOR_Q5_0] = {.gemv = gemv_q5_0},
+    .types[TENSOR_Q5_1] = {.gemv = gemv_q5_1},
+    .types[TENSOR_Q8_0] = {.gemv = gemv_q8_0},
+    .types[TENSOR_IQ4_NL] = {.gemv = gemv_iq4_nl},
+    .types[TENSOR_MXFP4] = {.gemv = gemv_mxfp4},
+};

@@ -170,13 +170,11 @@ static void prepare_bfloat(uint16_t *out, const float *values, size_t columns)
     }
 }
 
-void kernels_avx512_floats(struct kernel_table *table)
-{
-    table->types[TENSOR_F32].gemv = gemv_f32;
-    table->types[TENSOR_F16].gemv = gemv_f16;
-    table->types[TENSOR_F16].dequantize = dequantize_f16;
-    table->prepare_q8_32 = prepare_q8_32;
-    table->prepare_q8_256 = prepare_q8_256;
-    table->find_peaks = find_peaks;
-    table->prepare_bfloat = prepare_bfloat;
-}
+const struct kernel_table kernels_avx512_floats = {
+    .types[TENSOR_F32] = {.gemv = gemv_f32},
+    .types[TENSOR_F16] = {.gemv = gemv_f16, .dequantize = dequantize_f16},
+    .prepare_q8_32 = prepare_q8_32,
+    .prepare_q8_256 = prepare_q8_256,
+    .find_peaks = find_peaks,
+    .prepare_bfloat = prepare_bfloat,
+};

@@ -369,13 +369,12 @@ static void gemv_iq1_m(float *out, const uint8_t *weights, size_t row_bytes, siz
     gemv_iq1(out, weights, row_bytes, rows, columns, x, sizeof(struct block_iq1_m), look_up_iq1_m, d_iq1_m);
 }
 
-void kernels_avx512_grids(struct kernel_table *table)
-{
-    table->types[TENSOR_IQ1_S].gemv = gemv_iq1_s;
-    table->types[TENSOR_IQ1_M].gemv = gemv_iq1_m;
-    table->types[TENSOR_IQ2_XXS].gemv = gemv_iq2_xxs;
-    table->types[TENSOR_IQ2_XS].gemv = gemv_iq2_xs;
-    table->types[TENSOR_IQ2_S].gemv = gemv_iq2_s;
-    table->types[TENSOR_IQ3_XXS].gemv = gemv_iq3_xxs;
-    table->types[TENSOR_IQ3_S].gemv = gemv_iq3_s;
-}
+const struct kernel_table kernels_avx512_grids = {
+    .types[TENSOR_IQ1_S] = {.gemv = gemv_iq1_s},
+    .types[TENSOR_IQ1_M] = {.gemv = gemv_iq1_m},
+    .types[TENSOR_IQ2_XXS] = {.gemv = gemv_iq2_xxs},
+    .types[TENSOR_IQ2_XS] = {.gemv = gemv_iq2_xs},
+    .types[TENSOR_IQ2_S] = {.gemv = gemv_iq2_s},
+    .types[TENSOR_IQ3_XXS] = {.gemv = gemv_iq3_xxs},
+    .types[TENSOR_IQ3_S] = {.gemv = gemv_iq3_s},
+};

@@ -420,14 +420,13 @@ static ALWAYS_INLINE struct super_result iq4_xs_step(const struct four_rows *row
 
 SUPER_GEMV(gemv_iq4_xs, block_iq4_xs, iq4_xs_step, false)
 
-void kernels_avx512_super(struct kernel_table *table)
-{
-    table->types[TENSOR_Q2_K].gemv = gemv_q2_k;
-    table->types[TENSOR_Q3_K].gemv = gemv_q3_k;
-    table->types[TENSOR_Q4_K].gemv = gemv_q4_k;
-    table->types[TENSOR_Q5_K].gemv = gemv_q5_k;
-    table->types[TENSOR_Q6_K].gemv = gemv_q6_k;
-    table->types[TENSOR_IQ4_XS].gemv = gemv_iq4_xs;
-    table->types[TENSOR_TQ1_0].gemv = gemv_tq1_0;
-    table->types[TENSOR_TQ2_0].gemv = gemv_tq2_0;
-}
+const struct kernel_table kernels_avx512_super = {
+    .types[TENSOR_Q2_K] = {.gemv = gemv_q2_k},
+    .types[TENSOR_Q3_K] = {.gemv = gemv_q3_k},
+    .types[TENSOR_Q4_K] = {.gemv = gemv_q4_k},
+    .types[TENSOR_Q5_K] = {.gemv = gemv_q5_k},
+    .types[TENSOR_Q6_K] = {.gemv = gemv_q6_k},
+    .types[TENSOR_IQ4_XS] = {.gemv = gemv_iq4_xs},
+    .types[TENSOR_TQ1_0] = {.gemv = gemv_tq1_0},
+    .types[TENSOR_TQ2_0] = {.gemv = gemv_tq2_0},
+};

@@ -92,10 +92,4 @@ static ALWAYS_INLINE void few_finish(const struct few_tokens *tokens, size_t row
         memcpy(tokens->out[t] + row, tokens->sums[t], sizeof tokens->sums[t]);
 }
 
-static inline void few_use(struct kernel *kernel, few_kernel *few, size_t least_tokens)
-{
-    kernel->few = few;
-    kernel->few_least_tokens = least_tokens;
-}
-
 #endif

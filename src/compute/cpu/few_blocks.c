@@ -159,13 +159,12 @@ FEW(few_q8_0, block_q8_0, FEW_RAISED, FEW_SIGNED, q8_0_quants, low_halves, NULL)
 FEW(few_iq4_nl, block_iq4_nl, FEW_RAISED, FEW_SIGNED, iq4_nl_quants, low_halves, NULL)
 FEW(few_mxfp4, block_mxfp4, 12, 24, mxfp4_quants, exponents, NULL)
 
-void FEW_VARIANT(kernels_few_blocks)(struct kernel_table *table)
-{
-    few_use(&table->types[TENSOR_Q4_0], few_q4_0, 2);
-    few_use(&table->types[TENSOR_Q4_1], few_q4_1, 2);
-    few_use(&table->types[TENSOR_Q5_0], few_q5_0, 2);
-    few_use(&table->types[TENSOR_Q5_1], few_q5_1, 2);
-    few_use(&table->types[TENSOR_Q8_0], few_q8_0, 2);
-    few_use(&table->types[TENSOR_IQ4_NL], few_iq4_nl, 2);
-    few_use(&table->types[TENSOR_MXFP4], few_mxfp4, FEW_ALONE);
-}
+const struct kernel_table FEW_VARIANT(kernels_few_blocks) = {
+    .types[TENSOR_Q4_0] = {.few = few_q4_0, .few_least_tokens = 2},
+    .types[TENSOR_Q4_1] = {.few = few_q4_1, .few_least_tokens = 2},
+    .types[TENSOR_Q5_0] = {.few = few_q5_0, .few_least_tokens = 2},
+    .types[TENSOR_Q5_1] = {.few = few_q5_1, .few_least_tokens = 2},
+    .types[TENSOR_Q8_0] = {.few = few_q8_0, .few_least_tokens = 2},
+    .types[TENSOR_IQ4_NL] = {.few = few_iq4_nl, .few_least_tokens = 2},
+    .types[TENSOR_MXFP4] = {.few = few_mxfp4, .few_least_tokens = FEW_ALONE},
+};

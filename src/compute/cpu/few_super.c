@@ -251,10 +251,9 @@ FEW(few_q5_k, block_q5_k, q5_k_step)
 FEW(few_q6_k, block_q6_k, q6_k_step)
 FEW(few_iq4_xs, block_iq4_xs, iq4_xs_step)
 
-void FEW_VARIANT(kernels_few_super)(struct kernel_table *table)
-{
-    few_use(&table->types[TENSOR_Q4_K], few_q4_k, FEW_ALONE);
-    few_use(&table->types[TENSOR_Q5_K], few_q5_k, FEW_ALONE);
-    few_use(&table->types[TENSOR_Q6_K], few_q6_k, 2);
-    few_use(&table->types[TENSOR_IQ4_XS], few_iq4_xs, 2);
-}
+const struct kernel_table FEW_VARIANT(kernels_few_super) = {
+    .types[TENSOR_Q4_K] = {.few = few_q4_k, .few_least_tokens = FEW_ALONE},
+    .types[TENSOR_Q5_K] = {.few = few_q5_k, .few_least_tokens = FEW_ALONE},
+    .types[TENSOR_Q6_K] = {.few = few_q6_k, .few_least_tokens = 2},
+    .types[TENSOR_IQ4_XS] = {.few = few_iq4_xs, .few_least_tokens = 2},
+};

@@ -152,10 +152,6 @@ static void gemm(const struct matmul *job, size_t first_row, size_t rows, size_t
 _Static_assert(STEP * sizeof(uint16_t) == FLOATS_STEP * sizeof(float) && LANES == FLOATS_LANES,
                "gemm_floats_scratch_bytes counts the inputs of gemm_floats.c");
 
-void gemm_bf16_avx512(struct kernel_table *table)
-{
-    struct kernel *kernel = &table->types[TENSOR_BF16];
-    kernel->gemm = gemm;
-    kernel->gemm_least_tokens = 3;
-    kernel->gemm_task_rows = FLOATS_BLOCK_ROWS;
-}
+const struct kernel_table gemm_bf16_avx512 = {
+    .types[TENSOR_BF16] = {.gemm = gemm, .gemm_least_tokens = 3, .gemm_task_rows = FLOATS_BLOCK_ROWS},
+};

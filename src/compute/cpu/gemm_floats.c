@@ -207,13 +207,13 @@ static void gemm(const struct matmul *job, size_t first_row, size_t rows, size_t
 _Static_assert(STEP == FLOATS_STEP && TILE_ROWS <= FLOATS_TILE_ROWS && LANES == FLOATS_LANES,
                "gemm_floats_scratch_bytes knows these");
 
-void VARIANT(gemm_floats)(struct kernel_table *table)
-{
-    static const enum tensor_type types[] = {TENSOR_F32, TENSOR_F16, TENSOR_BF16};
-    for (size_t i = 0; i < COUNT_OF(types); i++) {
-        struct kernel *kernel = &table->types[types[i]];
-        kernel->gemm = gemm;
-        kernel->gemm_least_tokens = 6;
-        kernel->gemm_task_rows = FLOATS_BLOCK_ROWS;
+#define ENTRY                                                                                                          \
+    {                                                                                                                  \
+        .gemm = gemm, .gemm_least_tokens = 6, .gemm_task_rows = FLOATS_BLOCK_ROWS                                      \
     }
-}
+
+const struct kernel_table VARIANT(gemm_floats) = {
+    .types[TENSOR_F32] = ENTRY,
+    .types[TENSOR_F16] = ENTRY,
+    .types[TENSOR_BF16] = ENTRY,
+};

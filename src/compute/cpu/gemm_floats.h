@@ -17,11 +17,11 @@
 #define FLOATS_TILE_ROWS 4
 #define FLOATS_LANES 16
 
-/* Each fills in the gemm entries of these types. */
-void gemm_floats_plain(struct kernel_table *table);
-void gemm_floats_avx2(struct kernel_table *table);
-void gemm_floats_avx512(struct kernel_table *table);
-void gemm_floats_neon(struct kernel_table *table);
-void gemm_bf16_avx512(struct kernel_table *table);
+/* The gemm entries of these types. */
+extern const struct kernel_table gemm_floats_plain;
+extern const struct kernel_table gemm_floats_avx2;
+extern const struct kernel_table gemm_floats_avx512;
+extern const struct kernel_table gemm_floats_neon;
+extern const struct kernel_table gemm_bf16_avx512;
 
 #endif

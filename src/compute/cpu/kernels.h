@@ -1,8 +1,8 @@
 /* kernels: the private contract of the compute folder, between matmul.c, which splits work, and the kernels, which do
  * it. compute.h states the order of float sums that all of them keep.
  *
- * A kernel table holds, for every tensor type, the best kernels of one instruction set. Filling starts with plain C and
- * goes up: each instruction set overwrites the entries that it has a kernel of its own for.
+ * A kernel table holds, for every tensor type, the best kernels of one instruction set. It starts with plain C and goes
+ * up: each instruction set lays over it what it has a kernel of its own for.
  */
 #ifndef HYPURA_COMPUTE_KERNELS_H
 #define HYPURA_COMPUTE_KERNELS_H
@@ -161,31 +161,29 @@ const struct kernel_table *kernel_table_get(enum instruction_set set);
 /* That of compute_best_instructions() when it was first asked for. */
 const struct kernel_table *kernel_table_best(void);
 
-/* Each fills in what it has; in this order, the later over the earlier. */
-void kernels_plain(struct kernel_table *table);
-void kernels_avx2_floats(struct kernel_table *table);
-void kernels_avx2_quantized(struct kernel_table *table);
-void kernels_avx512_floats(struct kernel_table *table);
-void kernels_avx512_bf16(struct kernel_table *table);
-void kernels_avx512_blocks(struct kernel_table *table);
-void kernels_avx512_super(struct kernel_table *table);
-void kernels_avx512_grids(struct kernel_table *table);
-void kernels_few_blocks_avx2(struct kernel_table *table);
-void kernels_few_super_avx2(struct kernel_table *table);
-void kernels_few_blocks_avx512(struct kernel_table *table);
-void kernels_few_super_avx512(struct kernel_table *table);
-void kernels_neon_floats(struct kernel_table *table);
-void kernels_neon_quantized(struct kernel_table *table);
-void kernels_few_blocks_neon(struct kernel_table *table);
-void kernels_few_super_neon(struct kernel_table *table);
-
-uint64_t peak_bytes_avx2(void);
-uint64_t peak_floats_avx2(void);
-uint64_t peak_bytes_avx512(void);
-uint64_t peak_floats_avx512(void);
-uint64_t peak_bfloats_avx512(void);
-uint64_t peak_bytes_neon(void);
-uint64_t peak_floats_neon(void);
+/* What files that are compiled for an instruction set have: data, and no function that fills it in, since any function
+ * there may use instructions that the machine lacks. So nothing of theirs runs before the processor was asked
+ * (tests/test_structure.py). What one has no kernel for is NULL; in this order, the later over the earlier. */
+extern const struct kernel_table kernels_plain;
+extern const struct kernel_table kernels_avx2_floats;
+extern const struct kernel_table kernels_avx2_quantized;
+extern const struct kernel_table kernels_avx512_floats;
+extern const struct kernel_table kernels_avx512_bf16;
+extern const struct kernel_table kernels_avx512_blocks;
+extern const struct kernel_table kernels_avx512_super;
+extern const struct kernel_table kernels_avx512_grids;
+extern const struct kernel_table kernels_few_blocks_avx2;
+extern const struct kernel_table kernels_few_super_avx2;
+extern const struct kernel_table kernels_few_blocks_avx512;
+extern const struct kernel_table kernels_few_super_avx512;
+extern const struct kernel_table kernels_neon_floats;
+extern const struct kernel_table kernels_neon_quantized;
+extern const struct kernel_table kernels_few_blocks_neon;
+extern const struct kernel_table kernels_few_super_neon;
+extern const struct kernel_table kernels_peak_avx2;
+extern const struct kernel_table kernels_peak_avx512;
+extern const struct kernel_table kernels_peak_bf16;
+extern const struct kernel_table kernels_peak_neon;
 
 /* ---- compute ----------------------------------------------------------------------------------------------------- */
 

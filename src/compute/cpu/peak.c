@@ -10,7 +10,7 @@ static volatile float sink_float;
 #if defined(__AVX512VNNI__) && !defined(__AVX512BF16__)
 #include <immintrin.h>
 
-uint64_t peak_bytes_avx512(void)
+static uint64_t peak_bytes(void)
 {
     __m512i sums[SUMS], a = _mm512_set1_epi32((int)(uintptr_t)&sink_float), b = _mm512_set1_epi8(3);
     for (int i = 0; i < SUMS; i++)
@@ -24,7 +24,7 @@ uint64_t peak_bytes_avx512(void)
     return (uint64_t)STEPS * SUMS * 128;
 }
 
-uint64_t peak_floats_avx512(void)
+static uint64_t peak_floats(void)
 {
     __m512 sums[SUMS], a = _mm512_set1_ps(sink_float), b = _mm512_set1_ps(0.5f);
     for (int i = 0; i < SUMS; i++)
@@ -38,10 +38,12 @@ uint64_t peak_floats_avx512(void)
     return (uint64_t)STEPS * SUMS * 32;
 }
 
+const struct kernel_table kernels_peak_avx512 = {.peak_bytes = peak_bytes, .peak_floats = peak_floats};
+
 #elif defined(__AVX512BF16__)
 #include <immintrin.h>
 
-uint64_t peak_bfloats_avx512(void)
+static uint64_t peak_bfloats(void)
 {
     __m512 sums[SUMS];
     __m512bh a = (__m512bh)_mm512_set1_epi16((short)(uintptr_t)&sink_float), b = (__m512bh)_mm512_set1_epi16(0x3f00);
@@ -56,12 +58,14 @@ uint64_t peak_bfloats_avx512(void)
     return (uint64_t)STEPS * SUMS * 64;
 }
 
+const struct kernel_table kernels_peak_bf16 = {.peak_bfloats = peak_bfloats};
+
 #elif defined(__AVX2__)
 #include <immintrin.h>
 
 #define FEW_SUMS 12
 
-uint64_t peak_bytes_avx2(void)
+static uint64_t peak_bytes(void)
 {
     __m256i sums[FEW_SUMS], a = _mm256_set1_epi8((char)(uintptr_t)&sink_float), ones = _mm256_set1_epi16(1);
     for (int i = 0; i < FEW_SUMS; i++)
@@ -75,7 +79,7 @@ uint64_t peak_bytes_avx2(void)
     return (uint64_t)STEPS * FEW_SUMS * 64;
 }
 
-uint64_t peak_floats_avx2(void)
+static uint64_t peak_floats(void)
 {
     __m256 sums[FEW_SUMS], a = _mm256_set1_ps(sink_float), b = _mm256_set1_ps(0.5f);
     for (int i = 0; i < FEW_SUMS; i++)
@@ -89,10 +93,12 @@ uint64_t peak_floats_avx2(void)
     return (uint64_t)STEPS * FEW_SUMS * 16;
 }
 
+const struct kernel_table kernels_peak_avx2 = {.peak_bytes = peak_bytes, .peak_floats = peak_floats};
+
 #elif defined(__ARM_FEATURE_DOTPROD)
 #include <arm_neon.h>
 
-uint64_t peak_bytes_neon(void)
+static uint64_t peak_bytes(void)
 {
     int32x4_t sums[SUMS];
     int8x16_t a = vdupq_n_s8((int8_t)(uintptr_t)&sink_float), b = vdupq_n_s8(3);
@@ -107,7 +113,7 @@ uint64_t peak_bytes_neon(void)
     return (uint64_t)STEPS * SUMS * 32;
 }
 
-uint64_t peak_floats_neon(void)
+static uint64_t peak_floats(void)
 {
     float32x4_t sums[SUMS], a = vdupq_n_f32(sink_float), b = vdupq_n_f32(0.5f);
     for (int i = 0; i < SUMS; i++)
@@ -120,5 +126,7 @@ uint64_t peak_floats_neon(void)
     sink_float = vaddvq_f32(sums[0]);
     return (uint64_t)STEPS * SUMS * 8;
 }
+
+const struct kernel_table kernels_peak_neon = {.peak_bytes = peak_bytes, .peak_floats = peak_floats};
 
 #endif

@@ -244,39 +244,40 @@ static void find_peaks(struct activation_peaks *out, const int8_t *quants, const
     }
 }
 
-void kernels_plain(struct kernel_table *table)
-{
-#define ENTRY(name, type, kind)                                                                                        \
-    table->types[type] = (struct kernel){.activation = kind, .dequantize = dequantize_##name, .gemv = gemv_##name}
-    ENTRY(f32, TENSOR_F32, ACTIVATION_FLOAT);
-    ENTRY(f16, TENSOR_F16, ACTIVATION_FLOAT);
-    ENTRY(bf16, TENSOR_BF16, ACTIVATION_BFLOAT);
-    ENTRY(q4_0, TENSOR_Q4_0, ACTIVATION_Q8_32);
-    ENTRY(q4_1, TENSOR_Q4_1, ACTIVATION_Q8_32);
-    ENTRY(q5_0, TENSOR_Q5_0, ACTIVATION_Q8_32);
-    ENTRY(q5_1, TENSOR_Q5_1, ACTIVATION_Q8_32);
-    ENTRY(q8_0, TENSOR_Q8_0, ACTIVATION_Q8_32);
-    ENTRY(iq4_nl, TENSOR_IQ4_NL, ACTIVATION_Q8_32);
-    ENTRY(mxfp4, TENSOR_MXFP4, ACTIVATION_Q8_32);
-    ENTRY(q2_k, TENSOR_Q2_K, ACTIVATION_Q8_256);
-    ENTRY(q3_k, TENSOR_Q3_K, ACTIVATION_Q8_256);
-    ENTRY(q4_k, TENSOR_Q4_K, ACTIVATION_Q8_256);
-    ENTRY(q5_k, TENSOR_Q5_K, ACTIVATION_Q8_256);
-    ENTRY(q6_k, TENSOR_Q6_K, ACTIVATION_Q8_256);
-    ENTRY(iq1_s, TENSOR_IQ1_S, ACTIVATION_Q8_256);
-    ENTRY(iq1_m, TENSOR_IQ1_M, ACTIVATION_Q8_256);
-    ENTRY(iq2_xxs, TENSOR_IQ2_XXS, ACTIVATION_Q8_256);
-    ENTRY(iq2_xs, TENSOR_IQ2_XS, ACTIVATION_Q8_256);
-    ENTRY(iq2_s, TENSOR_IQ2_S, ACTIVATION_Q8_256);
-    ENTRY(iq3_xxs, TENSOR_IQ3_XXS, ACTIVATION_Q8_256);
-    ENTRY(iq3_s, TENSOR_IQ3_S, ACTIVATION_Q8_256);
-    ENTRY(iq4_xs, TENSOR_IQ4_XS, ACTIVATION_Q8_256);
-    ENTRY(tq1_0, TENSOR_TQ1_0, ACTIVATION_Q8_256);
-    ENTRY(tq2_0, TENSOR_TQ2_0, ACTIVATION_Q8_256);
+const struct kernel_table kernels_plain = {
+#define ENTRY(name, kind)                                                                                              \
+    {                                                                                                                  \
+        .activation = kind, .dequantize = dequantize_##name, .gemv = gemv_##name                                       \
+    }
+    .types[TENSOR_F32] = ENTRY(f32, ACTIVATION_FLOAT),
+    .types[TENSOR_F16] = ENTRY(f16, ACTIVATION_FLOAT),
+    .types[TENSOR_BF16] = ENTRY(bf16, ACTIVATION_BFLOAT),
+    .types[TENSOR_Q4_0] = ENTRY(q4_0, ACTIVATION_Q8_32),
+    .types[TENSOR_Q4_1] = ENTRY(q4_1, ACTIVATION_Q8_32),
+    .types[TENSOR_Q5_0] = ENTRY(q5_0, ACTIVATION_Q8_32),
+    .types[TENSOR_Q5_1] = ENTRY(q5_1, ACTIVATION_Q8_32),
+    .types[TENSOR_Q8_0] = ENTRY(q8_0, ACTIVATION_Q8_32),
+    .types[TENSOR_IQ4_NL] = ENTRY(iq4_nl, ACTIVATION_Q8_32),
+    .types[TENSOR_MXFP4] = ENTRY(mxfp4, ACTIVATION_Q8_32),
+    .types[TENSOR_Q2_K] = ENTRY(q2_k, ACTIVATION_Q8_256),
+    .types[TENSOR_Q3_K] = ENTRY(q3_k, ACTIVATION_Q8_256),
+    .types[TENSOR_Q4_K] = ENTRY(q4_k, ACTIVATION_Q8_256),
+    .types[TENSOR_Q5_K] = ENTRY(q5_k, ACTIVATION_Q8_256),
+    .types[TENSOR_Q6_K] = ENTRY(q6_k, ACTIVATION_Q8_256),
+    .types[TENSOR_IQ1_S] = ENTRY(iq1_s, ACTIVATION_Q8_256),
+    .types[TENSOR_IQ1_M] = ENTRY(iq1_m, ACTIVATION_Q8_256),
+    .types[TENSOR_IQ2_XXS] = ENTRY(iq2_xxs, ACTIVATION_Q8_256),
+    .types[TENSOR_IQ2_XS] = ENTRY(iq2_xs, ACTIVATION_Q8_256),
+    .types[TENSOR_IQ2_S] = ENTRY(iq2_s, ACTIVATION_Q8_256),
+    .types[TENSOR_IQ3_XXS] = ENTRY(iq3_xxs, ACTIVATION_Q8_256),
+    .types[TENSOR_IQ3_S] = ENTRY(iq3_s, ACTIVATION_Q8_256),
+    .types[TENSOR_IQ4_XS] = ENTRY(iq4_xs, ACTIVATION_Q8_256),
+    .types[TENSOR_TQ1_0] = ENTRY(tq1_0, ACTIVATION_Q8_256),
+    .types[TENSOR_TQ2_0] = ENTRY(tq2_0, ACTIVATION_Q8_256),
 #undef ENTRY
-    table->store_half = store_half;
-    table->prepare_bfloat = prepare_bfloat;
-    table->prepare_q8_32 = prepare_q8_32;
-    table->prepare_q8_256 = prepare_q8_256;
-    table->find_peaks = find_peaks;
-}
+    .store_half = store_half,
+    .prepare_bfloat = prepare_bfloat,
+    .prepare_q8_32 = prepare_q8_32,
+    .prepare_q8_256 = prepare_q8_256,
+    .find_peaks = find_peaks,
+};

@@ -127,55 +127,73 @@ static struct kernel_table tables[COUNT_OF(names)];
 static const struct kernel_table *best_table;
 static pthread_once_t tables_once = PTHREAD_ONCE_INIT;
 
+#define LAY(member) table->member = over->member ? over->member : table->member
+
+static void lay_over(struct kernel_table *table, const struct kernel_table *over)
+{
+    for (unsigned type = 0; type < TENSOR_TYPE_COUNT; type++) {
+        LAY(types[type].dequantize);
+        LAY(types[type].gemv);
+        LAY(types[type].few);
+        LAY(types[type].few_least_tokens);
+        LAY(types[type].gemm);
+        LAY(types[type].gemm_least_tokens);
+        LAY(types[type].gemm_task_rows);
+    }
+    LAY(prepare_bfloat);
+    LAY(prepare_q8_32);
+    LAY(prepare_q8_256);
+    LAY(find_peaks);
+    LAY(store_half);
+    LAY(peak_bytes);
+    LAY(peak_floats);
+    LAY(peak_bfloats);
+}
+
 static void fill_tables(void)
 {
     grids_expand();
     best_table = &tables[compute_best_instructions()];
     for (unsigned set = 0; set < COUNT_OF(names); set++) {
+        tables[set] = kernels_plain;
         tables[set].instructions = set;
-        kernels_plain(&tables[set]);
     }
 #if defined(__x86_64__)
+    static const struct kernel_table *const of_avx2[] = {
+        &kernels_avx2_floats,    &kernels_avx2_quantized, &kernels_few_blocks_avx2,
+        &kernels_few_super_avx2, &kernels_peak_avx2,      &gemm_floats_avx2,
+    };
+    static const struct kernel_table *const of_avx512[] = {
+        &kernels_avx512_floats,     &kernels_avx512_blocks,    &kernels_avx512_super, &kernels_avx512_grids,
+        &kernels_few_blocks_avx512, &kernels_few_super_avx512, &kernels_peak_avx512,  &gemm_floats_avx512,
+    };
     for (unsigned set = INSTRUCTIONS_AVX2; set <= INSTRUCTIONS_AVX512; set++) {
-        kernels_avx2_floats(&tables[set]);
-        kernels_avx2_quantized(&tables[set]);
-        kernels_few_blocks_avx2(&tables[set]);
-        kernels_few_super_avx2(&tables[set]);
-        tables[set].peak_bytes = peak_bytes_avx2;
-        tables[set].peak_floats = peak_floats_avx2;
-        gemm_floats_avx2(&tables[set]);
+        for (size_t i = 0; i < COUNT_OF(of_avx2); i++)
+            lay_over(&tables[set], of_avx2[i]);
         gemm_panels_avx2(&tables[set]);
         if (cpu_has_avx_vnni())
             gemm_panels_avx_vnni(&tables[set]);
     }
     struct kernel_table *avx512 = &tables[INSTRUCTIONS_AVX512];
-    avx512->peak_bytes = peak_bytes_avx512;
-    avx512->peak_floats = peak_floats_avx512;
-    kernels_avx512_floats(avx512);
-    kernels_avx512_blocks(avx512);
-    kernels_avx512_super(avx512);
-    kernels_avx512_grids(avx512);
-    kernels_few_blocks_avx512(avx512);
-    kernels_few_super_avx512(avx512);
+    for (size_t i = 0; i < COUNT_OF(of_avx512); i++)
+        lay_over(avx512, of_avx512[i]);
     gemm_panels_avx512(avx512);
-    gemm_floats_avx512(avx512);
     if (has_avx512_bf16()) {
-        avx512->peak_bfloats = peak_bfloats_avx512;
-        kernels_avx512_bf16(avx512);
-        gemm_bf16_avx512(avx512);
+        lay_over(avx512, &kernels_avx512_bf16);
+        lay_over(avx512, &gemm_bf16_avx512);
+        lay_over(avx512, &kernels_peak_bf16);
     }
 #elif defined(__aarch64__)
+    static const struct kernel_table *const of_neon[] = {
+        &kernels_neon_floats,    &kernels_neon_quantized, &kernels_few_blocks_neon,
+        &kernels_few_super_neon, &kernels_peak_neon,      &gemm_floats_neon,
+    };
     struct kernel_table *neon = &tables[INSTRUCTIONS_NEON];
-    neon->peak_bytes = peak_bytes_neon;
-    neon->peak_floats = peak_floats_neon;
-    kernels_neon_floats(neon);
-    kernels_neon_quantized(neon);
-    kernels_few_blocks_neon(neon);
-    kernels_few_super_neon(neon);
-    gemm_floats_neon(neon);
-    gemm_panels_neon(&tables[INSTRUCTIONS_NEON]);
+    for (size_t i = 0; i < COUNT_OF(of_neon); i++)
+        lay_over(neon, of_neon[i]);
+    gemm_panels_neon(neon);
     if (cpu_has_i8mm())
-        gemm_panels_i8mm(&tables[INSTRUCTIONS_NEON]);
+        gemm_panels_i8mm(neon);
 #endif
 }
 

@@ -1,0 +1,46 @@
+#!/usr/bin/env python3
+"""The demo on processors that are not this one, as qemu shows them: the same answer. Prints TAP.
+
+    test_processors.py HYPURA SOURCE_FOLDER TOKENS QEMU PROCESSOR...
+"""
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+HYPURA, SOURCE, TOKENS, QEMU, PROCESSORS = *sys.argv[1:5], sys.argv[5:]
+sys.path.append(os.path.join(SOURCE, "tests"))
+from tap import run_tests
+
+MODEL = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
+WORK = tempfile.TemporaryDirectory(prefix="hypura-processors-test-")
+# A step of a budget that leaves most of the model on the disk.
+SLACK = 4 << 20
+
+
+def run(*command, memory):
+    return subprocess.run([*command, HYPURA, "run", MODEL, "--memory", str(memory), "--context", "128", "--kv-type", "q8_0",
+                           "--temperature", "0", "--max-tokens", TOKENS, "--prompt", "What does the ls command do?"],
+                          capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600,
+                          env={**os.environ, "HYPURA_GPU": "none", "XDG_CACHE_HOME": WORK.name, "XDG_STATE_HOME": WORK.name})
+
+
+def answers(processor):
+    def test():
+        here = run(memory=os.path.getsize(MODEL) // 2 + SLACK)
+        assert here.returncode == 0, here.stderr
+        # What qemu takes counts, and it says how much that makes.
+        small = run(QEMU, "-cpu", processor, memory=os.path.getsize(MODEL) // 2)
+        least = re.search(r"the smallest that works is (\d+) bytes", small.stderr)
+        assert small.returncode == 0 or least, (small.returncode, small.stdout, small.stderr)
+        there = run(QEMU, "-cpu", processor, memory=int(least[1]) + SLACK) if least else small
+        assert there.returncode == 0, (there.returncode, there.stdout, there.stderr)
+        assert there.stdout == here.stdout and here.stdout.strip(), (there.stdout, here.stdout)
+
+    test.__name__ = f"a {processor} answers as this processor does"
+    return test
+
+
+if __name__ == "__main__":
+    sys.exit(1 if run_tests([answers(processor) for processor in PROCESSORS]) else 0)
