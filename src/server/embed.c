@@ -32,8 +32,11 @@ struct embedding {
     uint32_t dimensions; /* 0: all */
     bool truncate, base64;
     uint64_t start, load_nanoseconds, tokens;
-    float *vector; /* as the model gave it */
-    size_t done;   /* inputs */
+    struct token_array *prompts; /* of each input */
+    hypura_status prepared;
+    hypura_error error; /* of these */
+    float *vector;      /* as the model gave it */
+    size_t done;        /* inputs */
     struct answer *answer;
 };
 
@@ -174,6 +177,9 @@ static void reply(struct embedding *embedding)
 static void embedding_free(struct embedding *embedding)
 {
     answer_free(embedding->answer);
+    for (size_t i = 0; embedding->prompts && i < embedding->count; i++)
+        token_array_free(&embedding->prompts[i]);
+    memory_free(embedding->prompts);
     memory_free(embedding->vector);
     model_entry_free(&embedding->job.model);
     exchange_release(embedding->job.exchange);
@@ -186,7 +192,13 @@ static void refuse(struct job *job, unsigned status, const char *message)
     embedding_free((struct embedding *)job);
 }
 
-static hypura_status tokens_of(const struct embedding *embedding, struct loaded_model *loaded, size_t index,
+static bool is_awaited(void *context)
+{
+    const struct embedding *embedding = context;
+    return exchange_is_awaited(embedding->job.exchange);
+}
+
+static hypura_status tokens_of(struct embedding *embedding, struct loaded_model *loaded, size_t index,
                                struct token_array *tokens, hypura_error *error)
 {
     const json_t *input = json_is_array(embedding->inputs) && !json_is_integer(json_array_get(embedding->inputs, 0))
@@ -195,8 +207,9 @@ static hypura_status tokens_of(const struct embedding *embedding, struct loaded_
     hypura_status status = HYPURA_OK;
     uint32_t positions = engine_plan(loaded->engine)->positions, vocabulary = vocabulary_size(loaded->vocabulary);
     if (json_is_string(input)) {
-        status = vocabulary_tokenize(loaded->vocabulary, json_string_value(input), json_string_length(input),
-                                     TOKENIZE_ADD_SPECIAL, tokens, error);
+        struct work_watch watch = {.go_on = is_awaited, .context = embedding};
+        status = vocabulary_tokenize_watched(loaded->vocabulary, json_string_value(input), json_string_length(input),
+                                             TOKENIZE_ADD_SPECIAL, &watch, tokens, error);
     } else {
         size_t i;
         json_t *id;
@@ -216,12 +229,30 @@ static hypura_status tokens_of(const struct embedding *embedding, struct loaded_
     return status;
 }
 
-static hypura_status prepare(struct embedding *embedding, struct loaded_model *loaded, hypura_error *error)
+static void prepare(struct job *job, struct loaded_model *loaded)
+{
+    struct embedding *embedding = (struct embedding *)job;
+    hypura_error *error = &embedding->error;
+    *error = (hypura_error){0};
+    hypura_status status =
+        embedding->prompts ? HYPURA_OK : ALLOCATE(&embedding->prompts, embedding->count, "tokens of the texts", error);
+    for (size_t i = 0; i < embedding->count && !status; i++) {
+        embedding->prompts[i].count = 0;
+        status = tokens_of(embedding, loaded, i, &embedding->prompts[i], error);
+    }
+    embedding->prepared = status;
+}
+
+static hypura_status begin(struct embedding *embedding, struct loaded_model *loaded, hypura_error *error)
 {
     struct exchange *exchange = embedding->job.exchange;
     size_t width = model_parameters(engine_model(loaded->engine))->embedding, count = embedding->count, values;
     uint64_t limit = exchange_server(exchange)->options.body_limit;
-    hypura_status status = ALLOCATE(&embedding->vector, width, "embedding", error);
+    hypura_status status = embedding->prepared;
+    if (status)
+        *error = embedding->error;
+    if (!status)
+        status = ALLOCATE(&embedding->vector, width, "embedding", error);
     if (!status)
         status = ALLOCATE(&embedding->answer, 1, "embeddings", error);
     if (status)
@@ -256,18 +287,18 @@ static void keep_vector(struct embedding *embedding)
 
 static hypura_status embed_next(struct embedding *embedding, struct loaded_model *loaded, hypura_error *error)
 {
-    struct token_array tokens = {0};
-    hypura_status status = tokens_of(embedding, loaded, embedding->done, &tokens, error);
-    if (!status && !exchange_alive(embedding->job.exchange))
+    struct token_array *tokens = &embedding->prompts[embedding->done];
+    hypura_status status = HYPURA_OK;
+    if (!exchange_alive(embedding->job.exchange))
         status = error_set(error, HYPURA_ERROR_CANCELLED, "the client went away");
     if (!status)
-        status = engine_embed(loaded->engine, tokens.ids, tokens.count, embedding->vector, error);
+        status = engine_embed(loaded->engine, tokens->ids, tokens->count, embedding->vector, error);
     if (!status) {
-        embedding->tokens += tokens.count;
+        embedding->tokens += tokens->count;
         keep_vector(embedding);
         embedding->done++;
     }
-    token_array_free(&tokens);
+    token_array_free(tokens);
     return status;
 }
 
@@ -299,7 +330,7 @@ static void start(struct job *job, struct loaded_model *loaded, uint64_t load_na
     struct embedding *embedding = (struct embedding *)job;
     hypura_error error = {0};
     embedding->load_nanoseconds = load_nanoseconds;
-    if (prepare(embedding, loaded, &error) || embedding->count == 0)
+    if (begin(embedding, loaded, &error) || embedding->count == 0)
         end_with(embedding, &error);
     else
         worker_keep(exchange_server(job->exchange)->worker, job, loaded);
@@ -392,8 +423,13 @@ static void handle(struct exchange *exchange, enum embed_style style)
         exchange_fail_with(exchange, &error);
         return;
     }
-    embedding->job = (struct job){
-        .exchange = exchange, .needs_model = true, .alone = true, .start = start, .step = step, .refuse = refuse};
+    embedding->job = (struct job){.exchange = exchange,
+                                  .needs_model = true,
+                                  .alone = true,
+                                  .prepare = prepare,
+                                  .start = start,
+                                  .step = step,
+                                  .refuse = refuse};
     exchange_hold(exchange);
     embedding->style = style;
     embedding->model_name = model;

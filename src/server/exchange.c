@@ -1,5 +1,6 @@
 /* The answer of a request, from whoever writes it to the connection that carries it. */
 #include "server/http_private.h"
+#include "server/worker.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -12,6 +13,11 @@
 struct server *exchange_server(const struct exchange *exchange)
 {
     return &exchange->http->server;
+}
+
+size_t exchange_bytes(const struct exchange *exchange)
+{
+    return exchange->body_size;
 }
 
 const char *exchange_id(const struct exchange *exchange)
@@ -242,6 +248,11 @@ bool exchange_alive(struct exchange *exchange)
     bool alive = !exchange->gone && (exchange->socket >= 0 || !exchange->connection);
     pthread_mutex_unlock(&exchange->mutex);
     return alive;
+}
+
+bool exchange_is_awaited(struct exchange *exchange)
+{
+    return exchange_alive(exchange) && worker_goes_on(exchange->http->server.worker);
 }
 
 /* The types of Anthropic's errors. */

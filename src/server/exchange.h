@@ -16,8 +16,9 @@ enum api { API_OLLAMA, API_OPENAI, API_ANTHROPIC };
 #define TYPE_NDJSON "application/x-ndjson"
 #define TYPE_EVENTS "text/event-stream"
 
-/* ---- reading; the HTTP thread, in a handler ---- */
+/* ---- reading; in a handler: on a thread of the desk where there is a body, else on the HTTP thread ---- */
 struct server *exchange_server(const struct exchange *exchange);
+size_t exchange_bytes(const struct exchange *exchange); /* of the body */
 const char *exchange_id(const struct exchange *exchange);
 enum api exchange_api(const struct exchange *exchange);
 const char *exchange_rest(const struct exchange *exchange); /* of the path, behind a route that ends with a slash */
@@ -66,7 +67,8 @@ void exchange_end(struct exchange *exchange);
 
 /* False once the client has closed its end. */
 bool exchange_alive(struct exchange *exchange);
-bool exchange_begun(struct exchange *exchange);     /* some of the answer was given */
-size_t exchange_backlog(struct exchange *exchange); /* bytes that wait to be sent */
+bool exchange_is_awaited(struct exchange *exchange); /* and while the server goes on: what takes long asks this */
+bool exchange_begun(struct exchange *exchange);      /* some of the answer was given */
+size_t exchange_backlog(struct exchange *exchange);  /* bytes that wait to be sent */
 
 #endif

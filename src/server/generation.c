@@ -19,6 +19,7 @@ static void refuse_job(struct job *job, unsigned status, const char *message)
     generation_free((struct generation *)job);
 }
 
+static void prepare_job(struct job *job, struct loaded_model *loaded);
 static void start_job(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds);
 static void cancel_job(struct job *job, struct loaded_model *loaded);
 
@@ -45,6 +46,7 @@ struct generation *generation_create(struct exchange *exchange, const struct dia
     generation->job.exchange = exchange;
     exchange_hold(exchange);
     generation->job.needs_model = true;
+    generation->job.prepare = prepare_job;
     generation->job.start = start_job;
     generation->job.cancel = cancel_job;
     generation->job.refuse = refuse_job;
@@ -163,14 +165,24 @@ static hypura_status make_grammar(struct generation *generation, hypura_error *e
 {
     if (generation->forced)
         generation->schema = generation->forced;
-    if (!generation->schema && !generation->any_json)
+    if ((!generation->schema && !generation->any_json) || generation->grammar)
         return HYPURA_OK;
-    hypura_status status = loaded_grammar_vocabulary(generation->loaded, error);
+    hypura_status status = generation->schema ? grammar_from_schema(&generation->grammar, generation->schema, error)
+                                              : grammar_json(&generation->grammar, error);
     if (!status)
-        status = generation->schema ? grammar_from_schema(&generation->grammar, generation->schema, error)
-                                    : grammar_json(&generation->grammar, error);
+        return HYPURA_OK;
     blame_request(generation, error);
     return error->status;
+}
+
+static void prepare_job(struct job *job, struct loaded_model *loaded)
+{
+    struct generation *generation = (struct generation *)job;
+    generation->loaded = loaded;
+    generation->error = (hypura_error){0};
+    generation->prepared = generation_make_prompt(generation, &generation->error);
+    if (!generation->prepared)
+        generation->prepared = make_grammar(generation, &generation->error);
 }
 
 /* Keeps and, in a stream, writes a piece of an answer. */
@@ -371,9 +383,11 @@ static hypura_status make_choice(struct generation *generation, struct choice *c
 
 static hypura_status begin(struct generation *generation, hypura_error *error)
 {
-    hypura_status status = generation_make_prompt(generation, error);
-    if (!status)
-        status = make_grammar(generation, error);
+    hypura_status status = generation->prepared;
+    if (status)
+        *error = generation->error;
+    if (!status && generation->grammar)
+        status = loaded_grammar_vocabulary(generation->loaded, error);
     if (!status)
         status = ALLOCATE(&generation->choices, generation->count, "answers", error);
     for (size_t i = 0; !status && i < generation->count; i++) {
@@ -394,7 +408,6 @@ static void start_job(struct job *job, struct loaded_model *loaded, uint64_t loa
     struct generation *generation = (struct generation *)job;
     struct worker *worker = exchange_server(job->exchange)->worker;
     hypura_error error = {0};
-    generation->loaded = loaded;
     generation->load_nanoseconds = load_nanoseconds;
     hypura_status status = begin(generation, &error);
     size_t submitted = 0;

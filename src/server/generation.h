@@ -1,5 +1,6 @@
 /* One request for text, whatever API it came by: what was asked, and its answers while they are written. The API's file
- * fills it in on the HTTP thread and hands it over; everything after that happens on the worker's thread. */
+ * fills it in at the desk and hands it over; its prompt is made there too, once the model is loaded; everything after
+ * that happens on the worker's thread. */
 #ifndef HYPURA_SERVER_GENERATION_H
 #define HYPURA_SERVER_GENERATION_H
 
@@ -75,6 +76,8 @@ struct generation {
 
     /* while it runs */
     struct loaded_model *loaded;
+    hypura_status prepared;
+    hypura_error error; /* of that */
     struct token_array prompt;
     struct grammar *grammar;
     struct chat_format format;

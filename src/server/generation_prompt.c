@@ -1,4 +1,4 @@
-/* What was asked, as the tokens that the model is given; the worker's thread. */
+/* What was asked, as the tokens that the model is given; at the desk. */
 #include "engine/prompt.h"
 #include "server/generation.h"
 
@@ -28,9 +28,17 @@ static hypura_status append_special(struct generation *generation, enum special_
     return token_array_append(&generation->prompt, id, error);
 }
 
+static bool is_awaited(void *context)
+{
+    const struct generation *generation = context;
+    return exchange_is_awaited(generation->job.exchange);
+}
+
 static hypura_status append_text(struct generation *generation, const char *text, uint32_t flags, hypura_error *error)
 {
-    return vocabulary_tokenize(generation->loaded->vocabulary, text, strlen(text), flags, &generation->prompt, error);
+    struct work_watch watch = {.go_on = is_awaited, .context = generation};
+    return vocabulary_tokenize_watched(generation->loaded->vocabulary, text, strlen(text), flags, &watch,
+                                       &generation->prompt, error);
 }
 
 /* Fill in the middle: the text around the place, each behind its token. */
@@ -46,14 +54,6 @@ static hypura_status make_insert(struct generation *generation, hypura_error *er
     if (!status)
         status = append_special(generation, SPECIAL_FIM_MIDDLE, error);
     return status;
-}
-
-/* A template may take long, and others wait meanwhile: not for a client that has gone. */
-static bool is_awaited(void *context)
-{
-    const struct generation *generation = context;
-    struct exchange *exchange = generation->job.exchange;
-    return exchange_alive(exchange) && worker_goes_on(exchange_server(exchange)->worker);
 }
 
 static hypura_status render(struct generation *generation, hypura_error *error)
@@ -140,24 +140,30 @@ static hypura_status drop_oldest(struct generation *generation, const json_t *me
 }
 
 /* Drops the oldest messages, no more than it takes, but leaves one to answer. How many is searched for, since each try
- * reads all that is left. */
+ * reads all that is left: from what they would be if all were of a size, in growing steps. */
 static hypura_status drop_messages(struct generation *generation, uint32_t positions, hypura_error *error)
 {
     json_t *all = json_incref(generation->messages);
-    size_t most = 0, too_few = 0, enough = SIZE_MAX, going = 0, count = json_array_size(all);
+    size_t most = 0, too_few = 0, enough = SIZE_MAX, count = json_array_size(all), tokens = generation->prompt.count;
     hypura_status status = HYPURA_OK;
     for (size_t i = 0; i + 1 < count; i++)
         most += !is_system(json_array_get(all, i));
-    for (size_t step = 1; !status && enough == SIZE_MAX && too_few < most; step *= 2) {
-        going = MIN(too_few + step, most);
+    size_t going = (size_t)((double)most * (double)(tokens - positions) / (double)tokens);
+    going = MIN(MAX(going, (size_t)1), most);
+    for (size_t step = 1; !status && too_few < most; step *= 2) {
         status = drop_oldest(generation, all, going, error);
         *(generation->prompt.count < positions ? &enough : &too_few) = going;
+        if (enough <= too_few + 1)
+            break;
+        if (enough == SIZE_MAX)
+            going = MIN(too_few + step, most);
+        else if (too_few == 0)
+            going = enough > step ? enough - step : 1;
+        else
+            going = too_few + (enough - too_few) / 2;
     }
-    while (!status && enough != SIZE_MAX && (enough - too_few > 1 || going != enough)) {
-        going = enough - too_few > 1 ? too_few + (enough - too_few) / 2 : enough;
-        status = drop_oldest(generation, all, going, error);
-        *(generation->prompt.count < positions ? &enough : &too_few) = going;
-    }
+    if (!status && enough != SIZE_MAX && going != enough)
+        status = drop_oldest(generation, all, enough, error);
     json_decref(all);
     return status;
 }
@@ -205,14 +211,20 @@ hypura_status generation_make_prompt(struct generation *generation, hypura_error
 /* ---- counting -------------------------------------------------------------------------------------------------------
  */
 
+static void prepare_count(struct job *job, struct loaded_model *loaded)
+{
+    struct generation *generation = (struct generation *)job;
+    generation->loaded = loaded;
+    generation->error = (hypura_error){0};
+    generation->prepared = fill_prompt(generation, &generation->error);
+}
+
 static void count_tokens(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds)
 {
     struct generation *generation = (struct generation *)job;
-    hypura_error error = {0};
-    (void)load_nanoseconds;
-    generation->loaded = loaded;
-    if (fill_prompt(generation, &error)) {
-        generation_fail(generation, &error);
+    (void)loaded, (void)load_nanoseconds;
+    if (generation->prepared) {
+        generation_fail(generation, &generation->error);
     } else {
         json_t *answer = json_pack("{s:I}", "input_tokens", (json_int_t)generation->prompt.count);
         if (generation->counted_as)
@@ -225,6 +237,7 @@ static void count_tokens(struct job *job, struct loaded_model *loaded, uint64_t 
 void generation_submit_count(struct generation *generation, const char *object)
 {
     generation->counted_as = object;
+    generation->job.prepare = prepare_count;
     generation->job.start = count_tokens;
     generation->job.brief = true;
     worker_submit(exchange_server(generation->job.exchange)->worker, &generation->job);

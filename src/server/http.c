@@ -261,15 +261,30 @@ static void take_body(struct exchange *exchange, const char *data, size_t size)
         atomic_fetch_add(&http->body_bytes, size); /* what the exchange gives back at its end */
 }
 
+static void handle_body(struct desk_task *task)
+{
+    struct exchange *exchange = (struct exchange *)((char *)task - offsetof(struct exchange, task));
+    if (exchange_is_awaited(exchange))
+        exchange->route->handle(exchange);
+    else
+        exchange_fail(exchange, 503, "the server is shutting down");
+    exchange_release(exchange);
+}
+
 static void answer(struct http *http, struct exchange *exchange)
 {
     exchange->handled = true;
+    exchange->body_size = exchange->body.size;
     set_waiting(http, exchange->place, 0);
     if (exchange->refusal) {
         atomic_fetch_add(&http->server.counters.refused, 1);
         exchange_fail(exchange, exchange->refusal, exchange->refusal_message);
     } else if (exchange->preflight) {
         exchange_reply(exchange, 204, NULL, "", 0);
+    } else if (exchange->body_size) {
+        exchange_hold(exchange);
+        exchange->task = (struct desk_task){.work = handle_body, .bytes = exchange->body_size};
+        desk_submit(http->server.desk, &exchange->task);
     } else {
         exchange->route->handle(exchange);
     }
@@ -322,7 +337,7 @@ static void on_completed(void *context, struct MHD_Connection *connection, void 
     pthread_mutex_unlock(&exchange->mutex);
     server_log("info", "request", "id=%s path=%s status=%u bytes_in=%zu bytes_out=%llu seconds=%.6f%s", exchange->id,
                exchange->route ? exchange->route->path : "-", exchange->status,
-               exchange->body.size + (size_t)exchange->taken, (unsigned long long)exchange->sent_before,
+               exchange->body_size + (size_t)exchange->taken, (unsigned long long)exchange->sent_before,
                clock_seconds_since(exchange->start),
                code == MHD_REQUEST_TERMINATED_COMPLETED_OK ? "" : " broken_off=true");
     set_waiting(http, exchange->place, clock_nanoseconds());
@@ -476,7 +491,7 @@ static void serve(struct http *http, int listening)
             mhd.quiesce_daemon(http->daemon);
             close(listening);
         }
-        if (stopped && (stop_requests > 1 || worker_is_idle(http->server.worker) ||
+        if (stopped && (stop_requests > 1 || (desk_is_idle(http->server.desk) && worker_is_idle(http->server.worker)) ||
                         clock_nanoseconds() - stopped > GRACE_NANOSECONDS))
             return;
     }
@@ -536,6 +551,8 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
     atomic_store(&server->stopping, true);
     /* The worker ends its answers before the connections that carry them go. */
     worker_stop(server->worker);
+    while (server->desk && !desk_is_idle(server->desk))
+        nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     while (atomic_load(&server->pulls) || atomic_load(&server->aside))
         nanosleep(&(struct timespec){.tv_nsec = 10000000}, NULL);
     events_destroy(server->events);

@@ -34,9 +34,13 @@ struct exchange {
     const char *rest;
     atomic_uint references;
 
-    /* the HTTP thread's */
+    /* the HTTP thread's until the request is there in whole, then the handler's */
     struct buffer body;
     json_t *json;
+    struct desk_task task; /* that the handler is */
+
+    /* the HTTP thread's */
+    size_t body_size; /* of what is there in whole */
     uint64_t discarded, start;
     uint64_t taken; /* bytes of a body that its route takes as it comes */
     void *kept;

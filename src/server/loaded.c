@@ -252,7 +252,7 @@ uint64_t loaded_expire(struct loaded_models *models)
     look_at_files(models, now);
     for (uint32_t i = models->count; i-- > 0;) {
         struct loaded_model *model = models->items[i];
-        if (model->active)
+        if (model->active || model->held)
             continue;
         if (model->gone || model->expires <= now)
             loaded_unload(models, model);

@@ -13,8 +13,8 @@
 
 #include "engine/generate.h"
 #include "grammar/grammar.h"
-#include "template/template.h"
 #include "server/registry.h"
+#include "template/template.h"
 
 #include <stdatomic.h>
 
@@ -31,6 +31,7 @@ struct loaded_model {
 
     /* the worker's */
     atomic_uint active; /* requests in work */
+    atomic_uint held;   /* requests that are prepared, or wait with their prompt for room: it does not go */
     bool alone;         /* one that bears no other */
     atomic_bool gone;   /* its name stands for something else, or for nothing: it goes when nobody uses it */
 

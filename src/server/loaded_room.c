@@ -8,13 +8,18 @@
 /* Memory comes and goes a little beside the models. */
 #define WOBBLE ((uint64_t)512 << 10)
 
+static bool is_used(const struct loaded_model *model)
+{
+    return model->active || model->held;
+}
+
 /* The one that was used longest ago, but after that time; NULL: there is none. */
 static struct loaded_model *oldest(const struct loaded_models *models, bool idle, uint64_t after)
 {
     struct loaded_model *found = NULL;
     for (uint32_t i = 0; i < models->count; i++) {
         struct loaded_model *model = models->items[i];
-        if ((!idle || model->active == 0) && model->used > after && (!found || model->used < found->used))
+        if ((!idle || !is_used(model)) && model->used > after && (!found || model->used < found->used))
             found = model;
     }
     return found;
@@ -28,7 +33,7 @@ static uint64_t held_bytes(const struct loaded_models *models, bool busy_only)
 {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < models->count; i++)
-        bytes += !busy_only || models->items[i]->active ? models->items[i]->bytes : 0;
+        bytes += !busy_only || is_used(models->items[i]) ? models->items[i]->bytes : 0;
     return bytes;
 }
 
@@ -282,7 +287,7 @@ static void drop_namesakes(struct loaded_models *models, const struct model_entr
 {
     for (uint32_t i = models->count; i-- > 0;) {
         struct loaded_model *model = models->items[i];
-        if (model != but && model->active == 0 && strcmp(model->entry.name, entry->name) == 0)
+        if (model != but && !is_used(model) && strcmp(model->entry.name, entry->name) == 0)
             loaded_unload(models, model);
     }
 }
@@ -313,7 +318,7 @@ enum loaded_room loaded_make_room(struct loaded_models *models, const struct mod
                                   hypura_error *error)
 {
     struct loaded_model *old = loaded_find_file(models, entry);
-    if (old && old->active)
+    if (old && is_used(old))
         return ROOM_LATER;
     drop_namesakes(models, entry, old);
     if (models->count == 0)

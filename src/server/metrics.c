@@ -102,7 +102,8 @@ void handle_metrics(struct exchange *exchange)
         (double)atomic_load(&c->cached_tokens));
     put(&out, "generated_tokens_total", "counter", "Tokens of answers.", (double)atomic_load(&c->generated_tokens));
     put(&out, "answers_running", "gauge", "Requests in work.", worker_running(server->worker));
-    put(&out, "requests_waiting", "gauge", "Requests in the queue.", worker_waiting(server->worker));
+    put(&out, "requests_waiting", "gauge", "Requests that wait: in the queue, for a model, for their prompt.",
+        worker_waiting(server->worker));
     put(&out, "resident_bytes", "gauge", "Memory of the process.", (double)memory_resident_bytes());
     put_models(&out, server->models);
     exchange_reply(exchange, out.failed ? 500 : 200, "text/plain; version=0.0.4; charset=utf-8",

@@ -267,6 +267,7 @@ static void start_load(struct job *job, struct loaded_model *loaded, uint64_t lo
 
 static void submit_load(struct generation *generation)
 {
+    generation->job.prepare = NULL;
     generation->job.start = start_load;
     if (generation->job.keep_alive_given && generation->job.keep_alive == 0) {
         generation->job.needs_model = false;

@@ -41,11 +41,15 @@ hypura_status server_open(struct server *server, const struct server_options *op
         status = conversations_create(&server->conversations, error);
     if (!status)
         status = loaded_create(&server->models, server, error);
+    if (!status)
+        status = desk_create(&server->desk, error);
     return status ? status : worker_create(&server->worker, server, error);
 }
 
 void server_close(struct server *server)
 {
+    worker_stop(server->worker);
+    desk_destroy(server->desk);
     worker_destroy(server->worker);
     loaded_destroy(server->models);
     conversations_destroy(server->conversations);

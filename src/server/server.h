@@ -1,10 +1,12 @@
 /* server: HTTP in front of the engine: Ollama's API, OpenAI's, Anthropic's messages, metrics, events and a page.
  *
- * One thread (libmicrohttpd's) speaks HTTP: it reads requests, checks them, answers what needs no model, and puts the
- * rest as jobs into a bounded queue. One thread, the worker, owns the engines of all loaded models and runs their
- * generators in turn, whose every step is one batch over all answers in work; a model is opened on a thread of its own.
- * Answers flow back through the exchange of their request, which is suspended while there is nothing to send. Another
- * thread ticks: it feeds the events, ends requests that take too long to arrive, and each download has one of its own.
+ * One thread (libmicrohttpd's) speaks HTTP: it receives requests and sends answers. The threads of the desk read what
+ * came as bodies, answer what needs no model, and put the rest as jobs into a bounded queue; they also make the
+ * prompts, which may take seconds, once the model of a job is loaded. One thread, the worker, owns the engines of all
+ * loaded models and runs their generators in turn, whose every step is one batch over all answers in work; a model is
+ * opened on a thread of its own. Answers flow back through the exchange of their request, which is suspended while
+ * there is nothing to send. Another thread ticks: it feeds the events, ends requests that take too long to arrive, and
+ * each download has one of its own.
  *
  * Shapes: Ollama's API (docs/api.md of that project), OpenAI's and Anthropic's API references; what is ours is told in
  * docs/api.md here.

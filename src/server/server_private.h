@@ -2,6 +2,7 @@
 #ifndef HYPURA_SERVER_PRIVATE_H
 #define HYPURA_SERVER_PRIVATE_H
 
+#include "server/desk.h"
 #include "server/exchange.h"
 #include "server/registry.h"
 #include "server/server.h"
@@ -22,6 +23,7 @@ struct server {
     struct registry *registry;
     struct loaded_models *models;
     struct worker *worker;
+    struct desk *desk;
     struct events *events;
     struct conversations *conversations;
     struct server_counters counters;

@@ -28,8 +28,12 @@ struct worker {
     pthread_mutex_t mutex; /* the queue */
     pthread_cond_t changed;
     struct job *first, *last;
-    uint32_t waiting;
+    struct job *ready; /* prepared, in the order of their arrival */
+    uint32_t waiting;  /* in the queue, at the desk and ready */
+    uint32_t preparing;
+    bool awaits_model; /* somebody does, for whom it is loaded */
     uint32_t running;
+    uint64_t numbers; /* given so far */
     bool stop, busy;
     bool load_ended, arrived, woken;
 
@@ -54,6 +58,7 @@ void worker_submit(struct worker *worker, struct job *job)
         else
             worker->first = job;
         worker->last = job;
+        job->number = ++worker->numbers;
         worker->waiting++;
         worker->arrived = true;
         pthread_cond_signal(&worker->changed);
@@ -151,6 +156,85 @@ static void start(struct worker *worker, struct job *job, struct loaded_model *l
         set_expiry(worker, loaded, &settings);
 }
 
+/* ---- preparing ------------------------------------------------------------------------------------------------------
+ */
+
+/* With the mutex. */
+static void add_ready(struct worker *worker, struct job *job)
+{
+    struct job **at = &worker->ready;
+    while (*at && (*at)->number < job->number)
+        at = &(*at)->next;
+    job->next = *at;
+    *at = job;
+}
+
+static void prepare(struct desk_task *task)
+{
+    struct job *job = (struct job *)((char *)task - offsetof(struct job, task));
+    struct worker *worker = exchange_server(job->exchange)->worker;
+    job->prepare(job, job->loaded);
+    pthread_mutex_lock(&worker->mutex);
+    job->prepared = true;
+    add_ready(worker, job);
+    worker->preparing--;
+    pthread_cond_signal(&worker->changed);
+    pthread_mutex_unlock(&worker->mutex);
+}
+
+static void start_preparing(struct worker *worker, struct job *job, struct loaded_model *loaded,
+                            uint64_t load_nanoseconds)
+{
+    job->loaded = loaded;
+    job->load_nanoseconds = load_nanoseconds;
+    job->task = (struct desk_task){.work = prepare, .bytes = exchange_bytes(job->exchange)};
+    loaded->held++;
+    pthread_mutex_lock(&worker->mutex);
+    worker->waiting++;
+    worker->preparing++;
+    pthread_mutex_unlock(&worker->mutex);
+    desk_submit(worker->server->desk, &job->task);
+}
+
+static void let_go(struct worker *worker, struct loaded_model *loaded)
+{
+    loaded->held--;
+    worker->stuck = false;
+    worker->loading.try_again |= !loaded->held && !loaded->active;
+}
+
+/* Its model may be another one by now. */
+static void prepare_again(struct worker *worker, struct job *job)
+{
+    job->prepared = false;
+    pthread_mutex_lock(&worker->mutex);
+    job->next = worker->first;
+    worker->first = job;
+    if (!worker->last)
+        worker->last = job;
+    worker->waiting++;
+    worker->arrived = true;
+    pthread_mutex_unlock(&worker->mutex);
+}
+
+static void start_prepared(struct worker *worker, struct job *job)
+{
+    struct loaded_model *loaded = job->loaded;
+    if (is_wanted(job) && loaded_find(worker->models, &job->model, job->context) != loaded)
+        prepare_again(worker, job);
+    else
+        start(worker, job, loaded, clock_nanoseconds() - job->load_nanoseconds);
+    let_go(worker, loaded);
+}
+
+static void start_or_prepare(struct worker *worker, struct job *job, struct loaded_model *loaded, uint64_t since)
+{
+    if (job->prepare && is_wanted(job))
+        start_preparing(worker, job, loaded, clock_nanoseconds() - since);
+    else
+        start(worker, job, loaded, since);
+}
+
 /* ---- loading --------------------------------------------------------------------------------------------------------
  */
 
@@ -186,6 +270,9 @@ static void *open_model(void *context)
 static struct job *end_loading(struct worker *worker)
 {
     struct job *job = worker->loading.job;
+    pthread_mutex_lock(&worker->mutex);
+    worker->awaits_model = false;
+    pthread_mutex_unlock(&worker->mutex);
     worker->loading = (struct loading){0};
     worker->stuck = false;
     return job;
@@ -255,7 +342,7 @@ static void finish_loading(struct worker *worker)
         struct job *job = end_loading(worker);
         loaded_add(worker->models, fresh);
         loaded_names_changed(worker->models); /* while it was loaded, perhaps */
-        start(worker, job, fresh, since);
+        start_or_prepare(worker, job, fresh, since);
         return;
     }
     loaded_discard(worker->models, fresh);
@@ -280,37 +367,72 @@ enum turn {
     TURN_NONE   /* nobody may pass */
 };
 
-/* full: models for which somebody waits already. */
-static enum turn turn_of(struct worker *worker, const struct job *job, struct loaded_model **full, uint32_t *full_count)
+/* Models for which somebody waits already. */
+struct full_models {
+    struct loaded_model *items[SERVER_MOST_LOADED];
+    uint32_t count;
+};
+
+static bool is_full(const struct full_models *full, const struct loaded_model *loaded)
+{
+    for (uint32_t i = 0; i < full->count; i++) {
+        if (full->items[i] == loaded)
+            return true;
+    }
+    return false;
+}
+
+/* Whether its model has room for it, and nobody is passed by that. */
+static bool has_room(const struct job *job, struct loaded_model *loaded, struct full_models *full)
+{
+    if (job->brief)
+        return true;
+    if (is_full(full, loaded))
+        return false;
+    bool room = job->alone ? loaded->active == 0 && (job->prepared || loaded->held == 0)
+                           : !loaded->alone && loaded->active < engine_plan(loaded->engine)->sequences;
+    if (!room)
+        full->items[full->count++] = loaded;
+    return room;
+}
+
+static enum turn turn_of(struct worker *worker, const struct job *job, struct full_models *full)
 {
     const struct loading *loading = &worker->loading;
     bool named = job->model.path != NULL;
     if (!named)
-        return worker->active_count == 0 && !loading->job ? TURN_NOW : TURN_NONE;
+        return worker->active_count == 0 && !worker->preparing && !worker->ready && !loading->job ? TURN_NOW
+                                                                                                  : TURN_NONE;
     struct loaded_model *loaded = job->needs_model ? loaded_find(worker->models, &job->model, job->context)
                                                    : loaded_find_file(worker->models, &job->model);
     if (!loaded && loading->job)
         return TURN_LATER;
     if (!loaded)
         return job->needs_model ? TURN_LOAD : TURN_NOW;
-    for (uint32_t i = 0; i < *full_count; i++) {
-        if (full[i] == loaded && !job->brief)
-            return TURN_LATER;
+    if (job->prepare)
+        return job->brief || !is_full(full, loaded) ? TURN_NOW : TURN_LATER;
+    return has_room(job, loaded, full) ? TURN_NOW : TURN_LATER;
+}
+
+/* With the mutex. */
+static struct job *take_ready(struct worker *worker)
+{
+    struct full_models full = {.count = 0};
+    for (struct job **at = &worker->ready; *at; at = &(*at)->next) {
+        struct job *job = *at;
+        if (has_room(job, job->loaded, &full) || (job == worker->ready && !is_wanted(job))) {
+            *at = job->next;
+            worker->waiting--;
+            return job;
+        }
     }
-    bool room = job->brief   ? true
-                : job->alone ? loaded->active == 0
-                             : !loaded->alone && loaded->active < engine_plan(loaded->engine)->sequences;
-    if (room)
-        return TURN_NOW;
-    full[(*full_count)++] = loaded;
-    return TURN_LATER;
+    return NULL;
 }
 
 /* The next job that can start now, or have its model loaded now. */
 static struct job *take(struct worker *worker, bool *load)
 {
-    struct loaded_model *full[SERVER_MOST_LOADED];
-    uint32_t full_count = 0;
+    struct full_models full = {.count = 0};
     /* One that waits for room is passed by nobody. */
     if (worker->loading.job && !worker->loading.started)
         return NULL;
@@ -318,7 +440,7 @@ static struct job *take(struct worker *worker, bool *load)
         return NULL;
     worker->stuck = worker->arrived = false;
     for (struct job *job = worker->first, *before = NULL; job; before = job, job = job->next) {
-        enum turn turn = turn_of(worker, job, full, &full_count);
+        enum turn turn = turn_of(worker, job, &full);
         /* One that nobody waits for any more need not wait itself. */
         if (turn > TURN_LOAD && job == worker->first && !is_wanted(job))
             turn = TURN_NOW;
@@ -328,6 +450,7 @@ static struct job *take(struct worker *worker, bool *load)
                 worker->last = before;
             worker->waiting--;
             *load = turn == TURN_LOAD;
+            worker->awaits_model |= *load && job->exchange;
             return job;
         }
         if (turn == TURN_NONE)
@@ -344,7 +467,11 @@ static void run_job(struct worker *worker, struct job *job, bool load)
         worker->loading = (struct loading){.job = job, .since = now, .try_again = true};
         return;
     }
-    start(worker, job, job->needs_model ? loaded_find(worker->models, &job->model, job->context) : NULL, now);
+    struct loaded_model *loaded = job->needs_model ? loaded_find(worker->models, &job->model, job->context) : NULL;
+    if (loaded)
+        start_or_prepare(worker, job, loaded, now);
+    else
+        start(worker, job, NULL, now);
 }
 
 /* One batch of each model that has something to do. */
@@ -364,6 +491,20 @@ static void step(struct worker *worker)
         struct job *job = worker->active[i];
         if (!job->step && !exchange_alive(job->exchange))
             job->cancel(job, job->loaded);
+    }
+}
+
+static void refuse_ready(struct worker *worker)
+{
+    pthread_mutex_lock(&worker->mutex);
+    while (worker->preparing) /* they look at worker_goes_on */
+        pthread_cond_wait(&worker->changed, &worker->mutex);
+    pthread_mutex_unlock(&worker->mutex);
+    while (worker->ready) {
+        struct job *job = worker->ready;
+        worker->ready = job->next;
+        let_go(worker, job->loaded);
+        job->refuse(job, 503, "the server is shutting down");
     }
 }
 
@@ -413,6 +554,7 @@ static void end_all(struct worker *worker)
         struct job *job = end_loading(worker);
         job->refuse(job, 503, "the server is shutting down");
     }
+    refuse_ready(worker);
     refuse_all(worker);
     for (uint32_t i = worker->active_count; i-- > 0;) {
         struct job *job = worker->active[i];
@@ -437,23 +579,27 @@ static void *work(void *context)
     for (;;) {
         bool load = false;
         pthread_mutex_lock(&worker->mutex);
-        struct job *job = worker->stop ? NULL : take(worker, &load);
+        struct job *ready = worker->stop ? NULL : take_ready(worker);
+        struct job *job = worker->stop || ready ? NULL : take(worker, &load);
         bool to_try = worker->loading.job && !worker->loading.started && worker->loading.try_again;
-        if (!job && !worker->stop && !worker->active_count && !worker->load_ended && !to_try)
+        if (!ready && !job && !worker->stop && !worker->active_count && !worker->load_ended && !to_try)
             wait_for_work(worker, next);
-        bool stop = worker->stop, ended = worker->load_ended, brief = job && job->brief;
-        worker->busy = job || worker->active_count || worker->loading.job;
+        bool stop = worker->stop, ended = worker->load_ended, brief = job && (job->brief || job->prepare);
+        worker->busy = ready || job || worker->active_count || worker->loading.job;
         pthread_mutex_unlock(&worker->mutex);
         if (stop)
             break;
+        if (ready)
+            start_prepared(worker, ready);
         if (job)
             run_job(worker, job, load);
         if (ended)
             finish_loading(worker);
         if (worker->loading.job && !worker->loading.started)
             try_loading(worker);
-        /* Jobs that can start are put into one batch; brief ones have no end, and answers go on between them. */
-        if (worker->active_count && (!job || brief))
+        /* Jobs that can start are put into one batch; brief ones, and those that come to be prepared, have no end, and
+         * answers go on between them. */
+        if (worker->active_count && !ready && (!job || brief))
             step(worker);
         next = loaded_expire(worker->models);
     }
@@ -476,7 +622,7 @@ void worker_names_changed(struct worker *worker)
 uint32_t worker_waiting(struct worker *worker)
 {
     pthread_mutex_lock(&worker->mutex);
-    uint32_t waiting = worker->waiting;
+    uint32_t waiting = worker->waiting + worker->awaits_model;
     pthread_mutex_unlock(&worker->mutex);
     return waiting;
 }
@@ -492,7 +638,7 @@ uint32_t worker_running(struct worker *worker)
 bool worker_is_idle(struct worker *worker)
 {
     pthread_mutex_lock(&worker->mutex);
-    bool idle = !worker->busy && !worker->first;
+    bool idle = !worker->busy && !worker->first && !worker->preparing && !worker->ready;
     pthread_mutex_unlock(&worker->mutex);
     return idle;
 }

@@ -1,12 +1,16 @@
 /* The thread that computes. It takes jobs in the order of their arrival, has models loaded that they ask for, and runs
  * the generators of all loaded models in turn: two at once would only take the cores from one another.
  *
+ * What a job takes before it can compute (its prompt is rendered, and becomes tokens) happens at the desk, with its
+ * model held, while others go on.
+ *
  * A job waits for its model to have room for it; jobs for other models pass it meanwhile. A model is loaded on a thread
  * of its own, while answers of others go on. Only where a model has to wait until others make room for it, nobody
  * passes: its turn would never come. */
 #ifndef HYPURA_SERVER_WORKER_H
 #define HYPURA_SERVER_WORKER_H
 
+#include "server/desk.h"
 #include "server/exchange.h"
 #include "server/loaded.h"
 
@@ -23,6 +27,10 @@ struct job {
     bool alone; /* not while answers of its model are in work; where it names no model, of any */
     bool brief; /* it is over when start returns, and the engine is not asked: beside any number of answers */
 
+    /* On a thread of the desk, with the model that start gets: all that takes long and need not wait for others. It
+     * ends soon once nobody waits for it; start says what came of it. It may come again, after the model went. Or NULL.
+     */
+    void (*prepare)(struct job *job, struct loaded_model *loaded);
     /* On the worker's thread. A job is over, and its memory the worker's no more, when start returns, unless it called
      * worker_keep; then when it calls worker_done. loaded is NULL where no model is needed. */
     void (*start)(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds);
@@ -33,7 +41,12 @@ struct job {
     /* The job cannot start, or go on: say so, and free it. */
     void (*refuse)(struct job *job, unsigned status, const char *message);
 
-    struct loaded_model *loaded; /* the worker's: while it is kept */
+    /* the worker's */
+    struct loaded_model *loaded; /* while it is prepared, or kept */
+    struct desk_task task;
+    uint64_t number; /* of its arrival */
+    uint64_t load_nanoseconds;
+    bool prepared;
 };
 
 hypura_status worker_create(struct worker **out, struct server *server, hypura_error *error);

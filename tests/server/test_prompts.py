@@ -1,0 +1,108 @@
+#!/usr/bin/env python3
+"""Large requests: others are answered meanwhile, whoever leaves ends his own, and none takes more memory than the budget has.
+Prints TAP.
+
+    test_prompts.py HYPURA SOURCE_FOLDER
+"""
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+
+from harness import ANSWER, GREEDY, HYPURA, MODEL, QUESTION, WORK, Server, chat
+from tap import run_tests, tests_of
+
+MIB = 1 << 20
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def until(what, seconds=20):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def computing(server):
+    """Seconds that the process has computed."""
+    with open(f"/proc/{server.process.pid}/stat") as stat:
+        fields = stat.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def send(server, path, body):
+    """A connection that has asked, and nothing read from it."""
+    data = json.dumps(body).encode()
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    connection.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)))
+    connection.sendall(data)
+    return connection
+
+
+WORD = ("/api/generate", {"model": MODEL, "prompt": "ab" * (2 * MIB), "raw": True, "stream": False})
+MESSAGES = ("/api/chat", chat(messages=[{"role": "user" if i % 2 == 0 else "assistant", "content": "x"} for i in range(40000)]))
+INPUT = ("/api/embed", {"model": MODEL, "input": "ab" * (2 * MIB)})
+COUNT = ("/v1/messages/count_tokens", {"model": MODEL, "messages": [{"role": "user", "content": "ab" * (2 * MIB)}]})
+
+
+def waiting(server):
+    text = server.request("GET", "/metrics")[2].decode()
+    return int(next(line.split()[1] for line in text.splitlines() if line.startswith("hypura_requests_waiting ")))
+
+
+def others_are_answered_while_a_long_prompt_is_prepared():
+    server = Server("--context", 512)
+    server.post("/api/chat", chat(stream=False))
+    for path, body in (WORD, MESSAGES, INPUT, COUNT):
+        begun, slowest, answers = time.monotonic(), 0, 0
+        long = send(server, path, body)
+        while not select.select([long], [], [], 0)[0]:
+            started = time.monotonic()
+            assert server.post("/api/chat", chat(stream=False))["message"]["content"].startswith(ANSWER)
+            slowest = max(slowest, time.monotonic() - started)
+            answers += 1
+        taken = time.monotonic() - begun
+        assert long.recv(12) == b"HTTP/1.1 200"
+        long.close()
+        print(f"# {path}: {answers} answers within {taken:.2f} s, the slowest took {slowest:.2f} s")
+        assert answers > 2 and slowest < taken / 2, (path, answers, slowest, taken)
+    assert server.stop() == 0
+
+
+def whoever_leaves_ends_his_prompt():
+    server = Server("--context", 512)
+    server.post("/api/chat", chat(stream=False))
+    for path, body in (WORD, MESSAGES, INPUT, COUNT):
+        long = send(server, path, body)
+        until(lambda: waiting(server))
+        before = computing(server)
+        long.close()
+        until(lambda: not waiting(server))
+        print(f"# {path}: went on for {computing(server) - before:.2f} s")
+        assert computing(server) - before < 0.3, path
+    assert server.stop() == 0
+
+
+def a_server_that_ends_does_not_wait_for_a_prompt():
+    for path, body in (WORD, MESSAGES):
+        server = Server("--context", 512)
+        server.post("/api/chat", chat(stream=False))
+        longs = [send(server, path, body) for _ in range(4)]
+        until(lambda: waiting(server))
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        begun = time.monotonic()
+        assert server.stop() == 0
+        print(f"# {path}: ended in {time.monotonic() - begun:.2f} s")
+        assert time.monotonic() - begun < 2, path
+        assert longs[0].recv(12) in (b"HTTP/1.1 503", b""), path
+
+
+if __name__ == "__main__":
+    failed = run_tests(tests_of(globals(), [until, computing, send, waiting]))
+    WORK.cleanup()
+    sys.exit(1 if failed else 0)
