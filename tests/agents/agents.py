@@ -1,0 +1,153 @@
+"""How each coding agent is told of a server, asked a first question, and asked again in the same chat. An agent that does
+not stand here is added as one more class, and its version in versions.json."""
+import json
+import os
+import subprocess
+
+
+def write(path, content):
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(path, "w") as file:
+        file.write(content if isinstance(content, str) else json.dumps(content, indent=1))
+
+
+class Agent:
+    """tool is what reads a file, and with which arguments it reads FILE. In commands and environments {url} is the server's
+    address, {model} the model's name, {home} a home folder of the agent's own, {file} the file. A question follows first, and
+    again in the same chat; again is None where only a terminal goes on with one."""
+    environment = {}
+
+    def __init__(self, folder, home, project, values):
+        self.program = os.path.join(folder, "node_modules", ".bin", self.binary)
+        self.home, self.project, self.values = home, project, {**values, "home": home}
+
+    def fill(self, value):
+        if isinstance(value, dict):
+            return {key: self.fill(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [self.fill(each) for each in value]
+        return value.format(**self.values) if isinstance(value, str) else value
+
+    def run(self, arguments, environment, seconds=300):
+        """(status, what it said); the status is None of one that took too long."""
+        try:
+            done = subprocess.run([self.program, *self.fill(arguments)], cwd=self.project, timeout=seconds, stdin=subprocess.DEVNULL,
+                                  env={**environment, **self.fill(self.environment)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        except subprocess.TimeoutExpired as error:
+            return None, (error.stdout or b"").decode(errors="replace")
+        return done.returncode, done.stdout.decode(errors="replace")
+
+    def prepare(self, environment):
+        """Writes what the agent reads."""
+
+
+class ClaudeCode(Agent):
+    package, binary = "@anthropic-ai/claude-code", "claude"
+    tool = ("Read", {"file_path": "{file}"})
+    environment = {"ANTHROPIC_BASE_URL": "{url}", "ANTHROPIC_AUTH_TOKEN": "any", "ANTHROPIC_MODEL": "{model}",
+                   "ANTHROPIC_DEFAULT_HAIKU_MODEL": "{model}", "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+    first, again = ["-p"], ["-c", "-p"]
+
+
+class Codex(Agent):
+    package, binary = "@openai/codex", "codex"
+    tool = ("exec_command", {"cmd": "cat notes.txt"})
+    options = ["--skip-git-repo-check", "--dangerously-bypass-approvals-and-sandbox"]
+    first, again = ["exec", *options], ["exec", "resume", "--last", *options]
+
+    def prepare(self, environment):
+        write(f"{self.home}/.codex/config.toml", self.fill(
+            'model = "{model}"\nmodel_provider = "hypura"\n\n'
+            '[model_providers.hypura]\nname = "hypura"\nbase_url = "{url}/v1"\nwire_api = "responses"\n'))
+
+
+def models_of_opencode(agent):
+    return {"model": agent.fill("hypura/{model}"), "autoupdate": False, "share": "disabled", "provider": {"hypura": {
+        "npm": "@ai-sdk/openai-compatible", "name": "hypura", "options": {"baseURL": agent.fill("{url}/v1")},
+        "models": {agent.fill("{model}"): {"tool_call": True, "limit": {"context": 262144, "output": 8192}}}}}}
+
+
+class OpenCode(Agent):
+    package, binary = "opencode-ai", "opencode"
+    tool = ("read", {"filePath": "{file}"})
+    environment = {"OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_AUTOUPDATE": "1", "OPENCODE_DISABLE_LSP_DOWNLOAD": "1"}
+    first, again = ["run"], ["run", "-c"]
+
+    def prepare(self, environment):
+        write(f"{self.home}/.config/opencode/opencode.json", models_of_opencode(self))
+
+
+class Kilo(Agent):
+    package, binary = "@kilocode/cli", "kilo"
+    tool = ("read", {"filePath": "{file}"})
+    environment = {"KILO_DISABLE_MODELS_FETCH": "1", "KILO_DISABLE_AUTOUPDATE": "1", "KILO_DISABLE_LSP_DOWNLOAD": "1"}
+    first, again = ["run"], ["run", "-c"]
+
+    def prepare(self, environment):
+        write(f"{self.home}/.config/kilo/kilo.json", models_of_opencode(self))
+
+
+class Continue(Agent):
+    package, binary = "@continuedev/cli", "cn"
+    tool = ("Read", {"filepath": "notes.txt"})
+    environment = {"CONTINUE_TELEMETRY_ENABLED": "0"}
+    first, again = ["-p"], ["--resume", "-p"]
+
+    def prepare(self, environment):
+        write(f"{self.home}/.continue/config.yaml", self.fill(
+            "name: local\nversion: 0.0.1\nschema: v1\nmodels:\n  - name: {model}\n    provider: openai\n    model: {model}\n"
+            "    apiBase: {url}/v1\n    apiKey: any\n    roles: [chat]\n    capabilities: [tool_use]\n"
+            "    defaultCompletionOptions:\n      contextLength: 262144\n      maxTokens: 4096\n"))
+
+
+class Pi(Agent):
+    package, binary = "@mariozechner/pi-coding-agent", "pi"
+    tool = ("read", {"path": "notes.txt"})
+    environment = {"PI_OFFLINE": "1"}
+    options = ["--provider", "hypura", "--model", "{model}"]
+    first, again = [*options, "-p"], [*options, "-c", "-p"]
+    api, base = "openai-completions", "{url}/v1"
+
+    def prepare(self, environment):
+        write(f"{self.home}/.pi/agent/models.json", {"providers": {"hypura": {
+            "baseUrl": self.fill(self.base), "api": self.api, "apiKey": "any", "models": [{
+                "id": self.fill("{model}"), "reasoning": False, "input": ["text"], "contextWindow": 262144, "maxTokens": 8192,
+                "cost": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0}}]}}})
+
+
+class PiAnthropic(Pi):
+    api, base = "anthropic-messages", "{url}"
+
+
+class PiResponses(Pi):
+    api = "openai-responses"
+
+
+class QwenCode(Agent):
+    package, binary = "@qwen-code/qwen-code", "qwen"
+    tool = ("read_file", {"file_path": "{file}"})
+    environment = {"OPENAI_API_KEY": "any", "OPENAI_BASE_URL": "{url}/v1", "OPENAI_MODEL": "{model}"}
+    first, again = ["--auth-type", "openai", "-p"], ["--auth-type", "openai", "-c", "-p"]
+
+
+class Cline(Agent):
+    package, binary = "cline", "cline"
+    tool = ("read_files", {"files": [{"path": "{file}"}]})
+    first, again = ["-P", "openai-compatible", "-m", "{model}"], None
+
+    def prepare(self, environment):
+        status, said = self.run(["auth", "-p", "openai-compatible", "-k", "any", "-m", "{model}", "-b", "{url}/v1"], environment)
+        assert status == 0, said
+
+
+class Copilot(Agent):
+    package, binary = "@github/copilot", "copilot"
+    tool = ("view", {"path": "{file}"})
+    environment = {"COPILOT_PROVIDER_BASE_URL": "{url}/v1", "COPILOT_PROVIDER_TYPE": "openai", "COPILOT_PROVIDER_API_KEY": "any",
+                   "COPILOT_MODEL": "{model}", "COPILOT_OFFLINE": "true"}
+    first, again = ["--allow-all-tools", "-p"], ["--allow-all-tools", "--continue", "-p"]
+
+
+ALL = {"Claude Code": ClaudeCode, "Codex": Codex, "opencode": OpenCode, "Continue": Continue, "pi": Pi,
+       "pi, Anthropic's API": PiAnthropic, "pi, Responses": PiResponses, "Qwen Code": QwenCode, "Cline": Cline, "Kilo": Kilo,
+       "Copilot": Copilot}

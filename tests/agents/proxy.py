@@ -1,0 +1,151 @@
+"""Stands between an agent and the server, and makes a model with random weights do what a trained one would: it is told which
+tool to call, with arguments that the tool's schema leaves no choice of, and what to answer. All else passes as it is. What
+passed is kept, with what the server said of the tokens."""
+import gzip
+import http.client
+import http.server
+import json
+import re
+import threading
+import time
+
+
+class Pass:
+    """One request that made an answer."""
+
+    def __init__(self, path, planned, status, text):
+        self.path, self.planned, self.status, self.text = path, planned, status, text
+        numbers = lambda name: [int(n) for n in re.findall(rf'"{name}": ?(\d+)', text)]
+        last = lambda name: (numbers(name) or [0])[-1]
+        self.cached = last("cache_read_input_tokens") or last("cached_tokens")
+        self.prompt = last("prompt_tokens") or last("input_tokens") + last("cache_read_input_tokens")
+
+
+def tool_name(tool):
+    return (tool.get("function") or tool).get("name")
+
+
+def parameters_of(tool):
+    owner = tool.get("function") or tool
+    return owner, "input_schema" if "input_schema" in owner else "parameters"
+
+
+class Proxy:
+    """plan(body, tools by name) says what becomes of a request: ("call", tool), ("say", answer), or None. tools: the arguments
+    of those that may be called, by name."""
+
+    def __init__(self, server_port, plan):
+        self.server_port, self.plan, self.tools = server_port, plan, {}
+        self.passed, self.lock, self.at_work = [], threading.Lock(), 0
+        proxy = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self):
+                proxy.answer(self, "GET", None)
+
+            def do_HEAD(self):
+                proxy.answer(self, "HEAD", None)
+
+            def do_POST(self):
+                proxy.answer(self, "POST", read_body(self))
+
+            def log_message(self, *_):
+                pass
+
+        self.http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.port = self.http.server_address[1]
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def stop(self):
+        self.http.shutdown()
+        self.http.server_close()
+
+    def settled(self, seconds=10):
+        """All that passed, once nothing is on its way any more."""
+        end = time.monotonic() + seconds
+        while self.at_work and time.monotonic() < end:
+            time.sleep(0.05)
+        with self.lock:
+            return list(self.passed)
+
+    def change(self, path, body):
+        """A request as it goes on to the server. Its answer ends soon, whatever is drawn."""
+        tools = {tool_name(tool): tool for tool in body.get("tools") or []}
+        for name, values in self.tools.items():
+            if name in tools:
+                owner, key = parameters_of(tools[name])
+                owner[key] = {"type": "object", "properties": {name: {"enum": [value]} for name, value in values.items()},
+                              "required": list(values), "additionalProperties": False}
+                owner.pop("strict", None)
+        planned = self.plan(body, tools)
+        anthropic, responses = "/messages" in path, path.startswith("/v1/responses")
+        body["max_output_tokens" if responses else "max_tokens"] = 400 if planned else 8
+        body.pop("max_completion_tokens", None)
+        if planned and planned[0] == "call":
+            body["tool_choice"] = {"type": "tool", "name": planned[1]} if anthropic else \
+                {"type": "function", "name": planned[1]} if responses else {"type": "function", "function": {"name": planned[1]}}
+        elif planned:
+            schema = {"enum": [planned[1]]}
+            if anthropic:
+                body.setdefault("output_config", {})["format"] = {"type": "json_schema", "schema": schema}
+            elif responses:
+                body.setdefault("text", {})["format"] = {"type": "json_schema", "name": "answer", "schema": schema}
+            else:
+                body["response_format"] = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}
+        if path.endswith("/chat/completions") and body.get("stream"):
+            body["stream_options"] = {"include_usage": True}
+        return planned
+
+    def answer(self, handler, method, data):
+        path, body, planned = handler.path.split("?")[0], None, None
+        makes = method == "POST" and path in ("/v1/messages", "/v1/responses", "/v1/chat/completions")
+        with self.lock:
+            self.at_work += 1
+            if makes:
+                body = json.loads(data)
+                planned = self.change(path, body)
+                data = json.dumps(body).encode()
+        upstream = http.client.HTTPConnection("127.0.0.1", self.server_port, timeout=120)
+        kept = {name: value for name, value in handler.headers.items() if name.lower() not in (
+            "host", "content-length", "transfer-encoding", "connection", "accept-encoding", "content-encoding")}
+        text, status = b"", 0
+        try:
+            upstream.request(method, handler.path, data, kept)
+            response = upstream.getresponse()
+            status = response.status
+            handler.send_response(status)
+            for name, value in response.getheaders():
+                if name.lower() not in ("connection", "transfer-encoding", "content-length", "keep-alive"):
+                    handler.send_header(name, value)
+            handler.send_header("Connection", "close")
+            handler.end_headers()
+            while piece := response.read1(65536):
+                text += piece
+                handler.wfile.write(piece)
+            handler.wfile.flush()
+        except OSError:
+            pass  # the agent has left
+        finally:
+            handler.close_connection = True
+            upstream.close()
+            with self.lock:
+                self.at_work -= 1
+                if makes:
+                    self.passed.append(Pass(path, planned, status, text.decode(errors="replace")))
+
+
+def read_body(handler):
+    if "chunked" not in handler.headers.get("Transfer-Encoding", ""):
+        data = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+    else:
+        data = b""
+        while size := int(handler.rfile.readline().split(b";")[0], 16):
+            data += handler.rfile.read(size)
+            handler.rfile.readline()
+        handler.rfile.readline()
+    if handler.headers.get("Content-Encoding") == "gzip":
+        data = gzip.decompress(data)
+    return data
