@@ -54,29 +54,35 @@ static hypura_status load(hypura_error *error)
 
 struct running {
     const struct fetch *fetch;
+    struct fetch_answer *answer;
     CURL *handle;
-    bool begun, restarted, stopped;
-    uint64_t total;
+    bool begun, stopped;
 };
+
+static size_t on_header(char *data, size_t one, size_t size, void *context)
+{
+    struct running *running = context;
+    fetch_read_header(running->answer, data, size * one);
+    return size * one;
+}
+
+static bool begin(struct running *running)
+{
+    const struct fetch *fetch = running->fetch;
+    if (running->begun || running->stopped)
+        return !running->stopped;
+    running->begun = true;
+    curl.info(running->handle, CURLINFO_RESPONSE_CODE, &running->answer->status);
+    running->stopped = fetch->begin && !fetch->begin(fetch->context, running->answer);
+    return !running->stopped;
+}
 
 static size_t on_data(char *data, size_t one, size_t size, void *context)
 {
     struct running *running = context;
     size *= one;
-    if (!running->begun) {
-        curl_off_t length = -1;
-        long status = 0;
-        running->begun = true;
-        curl.info(running->handle, CURLINFO_CONTENT_LENGTH_DOWNLOAD_T, &length);
-        curl.info(running->handle, CURLINFO_RESPONSE_CODE, &status);
-        running->restarted = running->fetch->offset > 0 && status == 200;
-        if (length >= 0)
-            running->total = (uint64_t)length + (running->restarted ? 0 : running->fetch->offset);
-    }
-    bool more = running->fetch->take(running->fetch->context, data, size, running->total, running->restarted);
-    running->restarted = false;
-    running->stopped = !more;
-    return more ? size : 0;
+    running->stopped = !begin(running) || !running->fetch->take(running->fetch->context, data, size);
+    return running->stopped ? 0 : size;
 }
 
 static int on_progress(void *context, curl_off_t a, curl_off_t b, curl_off_t c, curl_off_t d)
@@ -87,13 +93,13 @@ static int on_progress(void *context, curl_off_t a, curl_off_t b, curl_off_t c, 
     return running->stopped;
 }
 
-hypura_status fetch_run(const struct fetch *fetch, long *status, hypura_error *error)
+hypura_status fetch_run(const struct fetch *fetch, struct fetch_answer *answer, hypura_error *error)
 {
-    *status = 0;
+    *answer = (struct fetch_answer){0};
     hypura_status result = load(error);
     if (result)
         return result;
-    struct running running = {.fetch = fetch, .handle = curl.init()};
+    struct running running = {.fetch = fetch, .answer = answer, .handle = curl.init()};
     struct curl_slist *headers = NULL;
     char text[1024], reason[CURL_ERROR_SIZE] = "";
     if (!running.handle)
@@ -104,6 +110,15 @@ hypura_status fetch_run(const struct fetch *fetch, long *status, hypura_error *e
     }
     if (fetch->key) {
         snprintf(text, sizeof text, "Authorization: Bearer %s", fetch->key);
+        headers = curl.append(headers, text);
+    }
+    /* By hand: the library refuses an answer that is the whole file after all. */
+    if (fetch->offset) {
+        snprintf(text, sizeof text, "Range: bytes=%llu-", (unsigned long long)fetch->offset);
+        headers = curl.append(headers, text);
+    }
+    if (fetch->offset && fetch->unless) {
+        snprintf(text, sizeof text, "If-Range: %s", fetch->unless);
         headers = curl.append(headers, text);
     }
     if (fetch->body) {
@@ -125,14 +140,17 @@ hypura_status fetch_run(const struct fetch *fetch, long *status, hypura_error *e
     curl.set(running.handle, CURLOPT_LOW_SPEED_TIME, 60L);
     curl.set(running.handle, CURLOPT_NOSIGNAL, 1L);
     curl.set(running.handle, CURLOPT_ERRORBUFFER, reason);
-    curl.set(running.handle, CURLOPT_RESUME_FROM_LARGE, (curl_off_t)fetch->offset);
+    curl.set(running.handle, CURLOPT_HEADERFUNCTION, on_header);
+    curl.set(running.handle, CURLOPT_HEADERDATA, &running);
     curl.set(running.handle, CURLOPT_WRITEFUNCTION, on_data);
     curl.set(running.handle, CURLOPT_WRITEDATA, &running);
     curl.set(running.handle, CURLOPT_NOPROGRESS, 0L);
     curl.set(running.handle, CURLOPT_XFERINFOFUNCTION, on_progress);
     curl.set(running.handle, CURLOPT_XFERINFODATA, &running);
     CURLcode code = curl.perform(running.handle);
-    curl.info(running.handle, CURLINFO_RESPONSE_CODE, status);
+    curl.info(running.handle, CURLINFO_RESPONSE_CODE, &answer->status);
+    if (code == CURLE_OK)
+        begin(&running); /* of nothing */
     curl.cleanup(running.handle);
     curl.free_all(headers);
     if (running.stopped)
@@ -142,10 +160,9 @@ hypura_status fetch_run(const struct fetch *fetch, long *status, hypura_error *e
     return HYPURA_OK;
 }
 
-static bool keep_text(void *context, const void *data, size_t size, uint64_t total, bool restarted)
+static bool keep_text(void *context, const void *data, size_t size)
 {
     struct buffer *out = context;
-    (void)total, (void)restarted;
     buffer_append(out, data, size);
     return !out->failed;
 }
@@ -153,8 +170,11 @@ static bool keep_text(void *context, const void *data, size_t size, uint64_t tot
 hypura_status fetch_text(const char *url, const char *method, const char *accept, const char *key, const char *body,
                          struct buffer *out, long *status, hypura_error *error)
 {
+    struct fetch_answer answer;
     struct fetch fetch = {
         .url = url, .method = method, .accept = accept, .key = key, .body = body, .take = keep_text, .context = out};
     out->limit = (size_t)16 << 20;
-    return fetch_run(&fetch, status, error);
+    hypura_status result = fetch_run(&fetch, &answer, error);
+    *status = answer.status;
+    return result;
 }

@@ -1,11 +1,12 @@
 /* Downloads of models: the check whether the model would run here, the bytes, their digest. */
 #include "server/pull_source.h"
 
+#include "server/durable.h"
 #include "server/fetch.h"
-#include "server/loaded.h"
+#include "server/pull_private.h"
 #include "server/server_private.h"
-#include "server/worker.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -18,7 +19,7 @@
 
 #define FIRST_CHECK ((uint64_t)4 << 20) /* bytes after which the header is looked at; then four times as many */
 #define LAST_CHECK ((uint64_t)256 << 20)
-#define MAX_PULLS 4
+#define SYNC_BYTES ((uint64_t)64 << 20) /* that a power cut may cost */
 
 struct pull {
     struct registry *registry;
@@ -26,11 +27,14 @@ struct pull {
     pull_progress progress;
     void *context;
     struct source source;
-    size_t part; /* the one in work; the rest is about it */
-    char path[PATH_MAX], partial[PATH_MAX];
+    size_t part;  /* the one in work; the rest is about it */
+    char key[17]; /* of the source, in the names of its files */
+    char partial[PATH_MAX], note_path[PATH_MAX];
+    struct pull_note note;
     int lock; /* the first part's partial file, held from the beginning to the end */
     int file;
     uint64_t have, total, next_check, last_told;
+    bool other;       /* the server has another file by now than the one that is here in part */
     uint64_t stop_at; /* bytes of a part that are enough for now; 0: all of them */
     bool checked, stopped;
     hypura_error error;  /* of the callback */
@@ -173,26 +177,79 @@ static bool has_room(struct pull *pull)
     return false;
 }
 
-static bool take_bytes(void *context, const void *data, size_t size, uint64_t total, bool restarted)
+/* What is here is on the drive, and then the note says so. */
+static hypura_status settle(struct pull *pull, hypura_error *error)
+{
+    if (pull->note.have == pull->have && pull->note.total == pull->total && pull->have)
+        return HYPURA_OK;
+    hypura_status status = durable_file(pull->file, pull->partial, error);
+    if (status)
+        return status;
+    pull->note.have = pull->have;
+    pull->note.total = pull->total;
+    return pull_note_write(pull->note_path, &pull->note, error);
+}
+
+static void forget_partial(const struct pull *pull)
+{
+    unlink(pull->note_path);
+    unlink(pull->partial);
+}
+
+/* Of another version of the file, or of none that is known: from the beginning. */
+static hypura_status start_anew(struct pull *pull, hypura_error *error)
+{
+    if (unlink(pull->note_path) && errno != ENOENT)
+        return error_set_errno(error, errno, "cannot write %s", pull->note_path);
+    pull->have = pull->total = 0;
+    pull->note = (struct pull_note){0};
+    snprintf(pull->note.url, sizeof pull->note.url, "%s", part_of(pull)->url);
+    snprintf(pull->note.digest, sizeof pull->note.digest, "%s", part_of(pull)->digest);
+    return ftruncate(pull->file, 0) ? error_set_errno(error, errno, "cannot write %s", pull->partial) : HYPURA_OK;
+}
+
+/* As many bytes count as are known to be on the drive and of the file that is wanted. */
+static hypura_status take_up(struct pull *pull, hypura_error *error)
+{
+    struct stat info;
+    const struct source_part *part = part_of(pull);
+    if (fstat(pull->file, &info))
+        return error_set_errno(error, errno, "cannot read %s", pull->partial);
+    bool known = pull_note_read(pull->note_path, &pull->note) && strcmp(pull->note.url, part->url) == 0 &&
+                 strcmp(pull->note.digest, part->digest) == 0 && pull->note.have <= (uint64_t)info.st_size &&
+                 (part->digest[0] || pull_note_version(&pull->note));
+    if (!known)
+        return start_anew(pull, error);
+    pull->have = pull->note.have;
+    return ftruncate(pull->file, (off_t)pull->have) ? error_set_errno(error, errno, "cannot write %s", pull->partial)
+                                                    : HYPURA_OK;
+}
+
+static bool begin_bytes(void *context, const struct fetch_answer *answer)
 {
     struct pull *pull = context;
-    bool first = pull->total == 0;
-    if (restarted) {
-        pull->have = 0;
-        if (ftruncate(pull->file, 0)) {
-            error_set_errno(&pull->error, errno, "cannot write %s", pull->partial);
-            return false;
-        }
-    }
-    pull->total = total;
-    if (first && !has_room(pull))
+    if (answer->status != 200 && answer->status != 206)
         return false;
-    if (pull->stop_at && pull->have >= pull->stop_at) {
-        pull->stopped = true;
+    if (answer->status == 200 && pull->have && start_anew(pull, &pull->error))
         return false;
-    }
+    pull->other = answer->status == 206 &&
+                  (!answer->ranged || answer->start != pull->have || !pull_note_fits(&pull->note, answer));
+    if (pull->other)
+        return false;
+    pull->total = answer->total;
+    snprintf(pull->note.etag, sizeof pull->note.etag, "%s", answer->etag);
+    snprintf(pull->note.modified, sizeof pull->note.modified, "%s", answer->modified);
+    pull->stopped = pull->stop_at && pull->have >= pull->stop_at;
+    return !pull->stopped && has_room(pull) && tell_bytes(pull, true);
+}
+
+static bool take_bytes(void *context, const void *data, size_t size)
+{
+    struct pull *pull = context;
     for (const char *at = data; size;) {
         ssize_t written = pwrite(pull->file, at, size, (off_t)pull->have);
+        if (written < 0 && errno == EINTR)
+            continue;
         if (written < 0) {
             error_set_errno(&pull->error, errno, "cannot write %s", pull->partial);
             return false;
@@ -202,12 +259,25 @@ static bool take_bytes(void *context, const void *data, size_t size, uint64_t to
         size -= (size_t)written;
     }
     pull->stopped = pull->stop_at && pull->have >= pull->stop_at;
-    return !pull->stopped && check_header(pull) && tell_bytes(pull, first);
+    if (pull->have - MIN(pull->note.have, pull->have) >= SYNC_BYTES && settle(pull, &pull->error))
+        return false;
+    return !pull->stopped && check_header(pull) && tell_bytes(pull, false);
 }
 
 static bool go_on(void *context)
 {
     return tell_bytes(context, false);
+}
+
+/* While all bytes are read again: the download is as far as it was. */
+static bool go_on_checking(void *context)
+{
+    struct pull *pull = context;
+    uint64_t now = clock_nanoseconds();
+    if (now - pull->last_told < 250000000u)
+        return true;
+    pull->last_told = now;
+    return tell(pull, json_pack("{s:s}", "status", "verifying the weights"));
 }
 
 static hypura_status verify(struct pull *pull, hypura_error *error)
@@ -222,7 +292,7 @@ static hypura_status verify(struct pull *pull, hypura_error *error)
     for (uint64_t at = 0; !status && at < pull->have;) {
         ssize_t got = pread(pull->file, pull->piece, sizeof pull->piece, (off_t)at);
         if (got <= 0) {
-            status = error_set_errno(error, errno, "cannot read %s", pull->partial);
+            status = error_set_errno(error, got ? errno : EIO, "cannot read %s", pull->partial);
             break;
         }
         sha256_add(&sha, pull->piece, (size_t)got);
@@ -230,7 +300,7 @@ static hypura_status verify(struct pull *pull, hypura_error *error)
     }
     sha256_finish(&sha, digest);
     if (!status && strcmp(digest, part_of(pull)->digest) != 0) {
-        unlink(pull->partial);
+        forget_partial(pull);
         status = error_set(error, HYPURA_ERROR_FORMAT,
                            "digest mismatch, file must be downloaded again: want "
                            "sha256:%s, got sha256:%s",
@@ -239,57 +309,82 @@ static hypura_status verify(struct pull *pull, hypura_error *error)
     return status;
 }
 
-static hypura_status download(struct pull *pull, hypura_error *error)
+/* One request for what is left. */
+static hypura_status ask_for_rest(struct pull *pull, hypura_error *error)
 {
-    struct stat info;
-    pull->file = pull->part == 0 ? fcntl(pull->lock, F_DUPFD_CLOEXEC, 0)
-                                 : open(pull->partial, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (pull->file < 0)
-        return error_set_errno(error, errno, "cannot write %s", pull->partial);
-    if (fstat(pull->file, &info) == 0)
-        pull->have = (uint64_t)info.st_size;
     struct fetch fetch = {.url = part_of(pull)->url,
                           .offset = pull->have,
+                          .unless = pull_note_version(&pull->note),
                           .fail_on_error = true,
+                          .begin = begin_bytes,
                           .take = take_bytes,
                           .go_on = go_on,
                           .context = pull};
-    long status;
-    hypura_status result = fetch_run(&fetch, &status, error);
-    if (pull->stopped)
+    struct fetch_answer answer;
+    pull->other = pull->stopped = false;
+    hypura_status result = fetch_run(&fetch, &answer, error);
+    if (pull->stopped || pull->other)
         return HYPURA_OK;
     if (pull->error.status) {
         *error = pull->error;
-        if (pull->error.status != HYPURA_ERROR_IO)
-            unlink(pull->partial);
         return error->status;
     }
-    /* 416: there is nothing behind what is here already. */
-    if (!result && status != 200 && status != 206 && !(status == 416 && pull->have))
-        return error_set(error, HYPURA_ERROR_IO, "%.200s answered with status %ld", part_of(pull)->url, status);
-    if (result == HYPURA_ERROR_IO && status == 416 && pull->have) {
-        pull->total = pull->have;
-        result = HYPURA_OK;
+    /* There is nothing behind what is here: then this must be the whole file. */
+    if (answer.status == 416 && fetch.offset) {
+        uint64_t whole = answer.total ? answer.total : pull->note.total;
+        pull->other = whole != pull->have || !pull_note_fits(&pull->note, &answer);
+        pull->total = whole;
+        return HYPURA_OK;
     }
+    if (answer.status && answer.status != 200 && answer.status != 206 && answer.status < 400)
+        return error_set(error, HYPURA_ERROR_IO, "%.200s answered with status %ld", part_of(pull)->url, answer.status);
     if (!result && pull->total && pull->have != pull->total)
         result = error_set(error, HYPURA_ERROR_IO, "the download ended after %llu of %llu bytes",
                            (unsigned long long)pull->have, (unsigned long long)pull->total);
     return result;
 }
 
-/* The path of a part once it is whole, and while it is not. */
+static hypura_status download(struct pull *pull, hypura_error *error)
+{
+    hypura_error problem = {0};
+    pull->file = pull->part == 0 ? fcntl(pull->lock, F_DUPFD_CLOEXEC, 0)
+                                 : open(pull->partial, O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (pull->file < 0)
+        return error_set_errno(error, errno, "cannot write %s", pull->partial);
+    hypura_status status = take_up(pull, error);
+    if (!status)
+        status = ask_for_rest(pull, error);
+    if (!status && pull->other) {
+        status = start_anew(pull, error);
+        if (!status)
+            status = ask_for_rest(pull, error);
+        if (!status && pull->other)
+            status = error_set(error, HYPURA_ERROR_IO, "%.200s answers with parts of a file that were not asked for",
+                               part_of(pull)->url);
+    }
+    if (pull->error.status && pull->error.status != HYPURA_ERROR_IO)
+        forget_partial(pull); /* a model that cannot run here, say */
+    else if (pull->have && settle(pull, &problem) && !status)
+        status = error_set(error, problem.status, "%s", problem.message);
+    return status;
+}
+
+/* The files of a part while it is not whole. Those of a split model know one another by how their names end. */
 static void set_part(struct pull *pull, size_t part)
 {
+    char path[PATH_MAX];
     size_t count = pull->source.part_count;
     pull->part = part;
     pull->have = pull->total = 0;
     pull->stopped = false;
-    registry_path(pull->registry, pull->source.name, "gguf", pull->path, sizeof pull->path);
-    if (count > 1) {
-        char *ending = strrchr(pull->path, '.');
-        snprintf(ending, sizeof pull->path - (size_t)(ending - pull->path), "-%05zu-of-%05zu.gguf", part + 1, count);
-    }
-    snprintf(pull->partial, sizeof pull->partial, "%.*s.partial", (int)sizeof pull->partial - 16, pull->path);
+    registry_path(pull->registry, pull->source.name, pull->key, path, sizeof path);
+    char *name = strrchr(path, '/') + 1;
+    if (count > 1)
+        snprintf(pull->partial, sizeof pull->partial, "%.*s.%.*s.partial-%05zu-of-%05zu.gguf", (int)(name - path), path,
+                 NAME_MAX - 64, name, part + 1, count);
+    else
+        snprintf(pull->partial, sizeof pull->partial, "%.*s.partial", (int)sizeof pull->partial - 64, path);
+    snprintf(pull->note_path, sizeof pull->note_path, "%.*s.source", (int)sizeof pull->note_path - 16, pull->partial);
 }
 
 /* Nobody else downloads the same model meanwhile. Whoever had the lock until now may have finished, and then the file
@@ -328,7 +423,7 @@ static hypura_status fetch_heads(struct pull *pull, hypura_error *error)
         part->bytes = pull->total;
         part->have = pull->have;
         if (status && pull->have == 0)
-            unlink(pull->partial);
+            forget_partial(pull);
         close_file(pull);
     }
     return status;
@@ -337,8 +432,8 @@ static hypura_status fetch_heads(struct pull *pull, hypura_error *error)
 /* Of the part in work; parts know one another by their names. */
 static void head_path(const struct pull *pull, char *out, size_t room)
 {
-    const char *slash = strrchr(pull->path, '/');
-    snprintf(out, room, "%s/.check.%s", registry_folder(pull->registry), slash + 1);
+    const char *slash = strrchr(pull->partial, '/');
+    snprintf(out, room, "%s/.check%s", registry_folder(pull->registry), slash + 1);
 }
 
 /* The model as it will be, of files that have nothing but their heads. */
@@ -370,9 +465,9 @@ static hypura_status check_heads(struct pull *pull, hypura_error *error)
 static hypura_status check_split(struct pull *pull, hypura_error *error)
 {
     for (size_t i = 0; i < pull->source.part_count; i++) {
-        struct stat info;
+        struct pull_note note;
         set_part(pull, i);
-        pull->source.parts[i].have = stat(pull->partial, &info) == 0 ? (uint64_t)info.st_size : 0;
+        pull->source.parts[i].have = pull_note_read(pull->note_path, &note) ? note.have : 0;
     }
     while (!pull->checked) {
         hypura_error problem = {0};
@@ -392,7 +487,7 @@ static hypura_status check_split(struct pull *pull, hypura_error *error)
             *error = pull->error;
             for (size_t i = 0; error->status != HYPURA_ERROR_IO && i < pull->source.part_count; i++) {
                 set_part(pull, i);
-                unlink(pull->partial);
+                forget_partial(pull);
             }
             return error->status;
         }
@@ -404,26 +499,71 @@ static hypura_status check_split(struct pull *pull, hypura_error *error)
 /* One part, up to a whole file that has its digest but not its name yet. */
 static hypura_status fetch_part(struct pull *pull, size_t part, hypura_error *error)
 {
-    struct gguf *file;
     set_part(pull, part);
     hypura_status status = download(pull, error);
     pull->source.parts[part].have = pull->have;
     if (status && pull->have == 0)
-        unlink(pull->partial);
+        forget_partial(pull);
     if (!status)
         status = verify(pull, error);
-    if (!status && fsync(pull->file))
-        status = error_set_errno(error, errno, "cannot write %s", pull->partial);
-    /* One that cannot be read is thrown away; of a split model that shows when all have their names. */
-    if (!status && pull->source.part_count == 1) {
-        status = gguf_open(&file, pull->partial, error);
-        if (status)
-            unlink(pull->partial);
-        else
-            gguf_close(file);
-    }
     close_file(pull);
     return status;
+}
+
+/* Whole files are looked at as the model that they will be: what a digest does not say of them, and whether they would
+ * run here where that could not be known before. What is no model is thrown away. */
+static hypura_status check_whole(struct pull *pull, hypura_error *error)
+{
+    struct gguf *file;
+    bool digests = true;
+    hypura_status status = HYPURA_OK;
+    for (size_t i = 0; i < pull->source.part_count; i++)
+        digests &= pull->source.parts[i].digest[0] != 0;
+    set_part(pull, 0);
+    if (!digests) {
+        tell(pull, json_pack("{s:s}", "status", "verifying the weights"));
+        status = pull_check_weights(pull->partial, go_on_checking, pull, error);
+    } else if (!(status = gguf_open(&file, pull->partial, error))) {
+        gguf_close(file);
+    }
+    if (!status && !pull->checked && judge(pull, plan_of(pull, pull->partial, error), error, false)) {
+        *error = pull->error;
+        status = error->status;
+    }
+    for (size_t i = 0; status && status != HYPURA_ERROR_CANCELLED && status != HYPURA_ERROR_IO &&
+                       status != HYPURA_ERROR_MEMORY && i < pull->source.part_count;
+         i++) {
+        set_part(pull, i);
+        forget_partial(pull);
+    }
+    return status;
+}
+
+/* What earlier downloads of the name left that nobody goes on with: from other sources, or without a note. */
+static void forget_others(struct pull *pull)
+{
+    char path[PATH_MAX];
+    set_part(pull, 0);
+    registry_path(pull->registry, pull->source.name, "", path, sizeof path);
+    const char *name = strrchr(path, '/') + 1;
+    size_t length = strlen(name);
+    DIR *list = opendir(registry_folder(pull->registry));
+    for (struct dirent *file; list && (file = readdir(list));) {
+        const char *own = file->d_name + (file->d_name[0] == '.'), *rest = own + length;
+        if (strncmp(own, name, length) != 0 ||
+            !((strspn(rest, "0123456789abcdef") == 16 && strncmp(rest + 16, ".partial", 8) == 0) ||
+              strcmp(rest, "gguf.partial") == 0) ||
+            strncmp(rest, pull->key, 16) == 0 ||
+            snprintf(path, sizeof path, "%s/%s", registry_folder(pull->registry), file->d_name) >= (int)sizeof path)
+            continue;
+        int opened = open(path, O_RDWR | O_CLOEXEC);
+        if (opened >= 0 && flock(opened, LOCK_EX | LOCK_NB) == 0)
+            unlink(path);
+        if (opened >= 0)
+            close(opened);
+    }
+    if (list)
+        closedir(list);
 }
 
 /* Whole files become the model. */
@@ -441,6 +581,10 @@ static hypura_status install(struct pull *pull, hypura_error *error)
         .files = (const char *const *)files, .file_count = count, .manifest = pull->source.manifest};
     if (!status)
         status = registry_create(pull->registry, pull->source.name, &model, error);
+    for (size_t i = 0; !status && i < count; i++) {
+        set_part(pull, i);
+        unlink(pull->note_path);
+    }
     for (size_t i = 0; files && i < count; i++)
         memory_free(files[i]);
     memory_free(files);
@@ -464,14 +608,20 @@ hypura_status registry_pull(struct registry *registry, const char *reference, co
     status = source_find(&pull->source, reference, error);
     if (!status)
         status = registry_make_folder(registry, error);
-    if (!status)
+    if (!status) {
+        pull_key(pull->source.parts[0].url, pull->key);
         status = lock_model(pull, error);
+    }
     if (!status && pull->source.part_count > 1)
         status = check_split(pull, error);
     for (size_t i = 0; !status && i < pull->source.part_count; i++)
         status = fetch_part(pull, i, error);
     if (!status)
+        status = check_whole(pull, error);
+    if (!status)
         status = install(pull, error);
+    if (!status)
+        forget_others(pull);
     if (!status)
         tell(pull, json_pack("{s:s}", "status", "success"));
     if (pull->lock >= 0)
@@ -479,93 +629,4 @@ hypura_status registry_pull(struct registry *registry, const char *reference, co
     source_free(&pull->source);
     memory_free(pull);
     return status;
-}
-
-/* ---- POST /api/pull -------------------------------------------------------------------------------------------------
- */
-
-struct request {
-    struct exchange *exchange;
-    bool stream;
-    char reference[2048];
-};
-
-static bool write_progress(void *context, const json_t *event)
-{
-    struct request *request = context;
-    bool last = strcmp(json_string_value(json_object_get(event, "status")), "success") == 0;
-    if (atomic_load(&exchange_server(request->exchange)->stopping) || !exchange_alive(request->exchange))
-        return false;
-    if (request->stream)
-        return exchange_write_line(request->exchange, json_incref((json_t *)event));
-    if (last)
-        exchange_reply_json(request->exchange, 200, json_incref((json_t *)event));
-    return true;
-}
-
-static void *run(void *context)
-{
-    struct request *request = context;
-    struct server *server = exchange_server(request->exchange);
-    hypura_error error = {0};
-    struct engine_options options = server->options.engine;
-    options.budget = loaded_budget(server->models);
-    options.reserved = -(int64_t)loaded_resident(server->models); /* they would make room for this one */
-    hypura_status status =
-        registry_pull(server->registry, request->reference, &options, write_progress, request, &error);
-    if (status) {
-        exchange_fail_with(request->exchange, &error);
-    } else {
-        worker_names_changed(server->worker);
-        exchange_end(request->exchange);
-    }
-    server_log(status ? "error" : "info", status ? error.message : "model pulled", "id=%s",
-               exchange_id(request->exchange));
-    exchange_release(request->exchange);
-    memory_free(request);
-    atomic_fetch_sub(&server->pulls, 1);
-    return NULL;
-}
-
-void handle_pull(struct exchange *exchange)
-{
-    json_t *json = exchange_json(exchange);
-    struct server *server = exchange_server(exchange);
-    struct request *request;
-    hypura_error error = {0};
-    const char *name = json_string_value(json_object_get(json, "model"));
-    if (!json)
-        return;
-    if (!name || !*name)
-        name = json_string_value(json_object_get(json, "name"));
-    char complete[256];
-    bool url = name && (strncmp(name, "http://", 7) == 0 || strncmp(name, "https://", 8) == 0);
-    if (!name || strlen(name) >= sizeof request->reference ||
-        (!url && !model_name_complete(name, complete, sizeof complete))) {
-        exchange_fail(exchange, 400, "invalid model name");
-        return;
-    }
-    if (atomic_fetch_add(&server->pulls, 1) >= MAX_PULLS) {
-        atomic_fetch_sub(&server->pulls, 1);
-        exchange_fail(exchange, 503, "server busy, please try again.  too many downloads at once");
-        return;
-    }
-    pthread_t thread;
-    if (ALLOCATE(&request, 1, "download", &error)) {
-        atomic_fetch_sub(&server->pulls, 1);
-        exchange_fail_with(exchange, &error);
-        return;
-    }
-    request->exchange = exchange;
-    request->stream = !json_is_false(json_object_get(json, "stream"));
-    strcpy(request->reference, name);
-    exchange_hold(exchange);
-    if (pthread_create(&thread, NULL, run, request)) {
-        exchange_fail(exchange, 500, "cannot start a thread");
-        exchange_release(exchange);
-        memory_free(request);
-        atomic_fetch_sub(&server->pulls, 1);
-        return;
-    }
-    pthread_detach(thread);
 }

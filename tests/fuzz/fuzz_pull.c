@@ -7,6 +7,7 @@
 #include "server/server.h"
 
 #include <dirent.h>
+#include <ftw.h>
 #include <stdlib.h>
 
 /* Nothing is served here. */
@@ -28,6 +29,12 @@ static bool go_on(void *context, const json_t *event)
     return --*events > 0;
 }
 
+static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *place)
+{
+    (void)info, (void)kind, (void)place;
+    return remove(path);
+}
+
 /* Empties the folder. */
 static void look_at_folder(void)
 {
@@ -40,10 +47,11 @@ static void look_at_folder(void)
             continue;
         must((length > 5 && strcmp(file->d_name + length - 5, ".gguf") == 0) ||
              (length > 5 && strcmp(file->d_name + length - 5, ".json") == 0) ||
+             (length > 7 && strcmp(file->d_name + length - 7, ".source") == 0) || strcmp(file->d_name, "weights") == 0 ||
              (length > 8 && strcmp(file->d_name + length - 8, ".partial") == 0));
         must(strncmp(file->d_name, ".check", 6) != 0);
         snprintf(path, sizeof path, "%s/%s", folder, file->d_name);
-        must(unlink(path) == 0);
+        must(nftw(path, remove_one, 8, FTW_DEPTH | FTW_PHYS) == 0);
     }
     closedir(list);
 }

@@ -600,6 +600,7 @@ class Files(http.server.BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+        self.send_header("ETag", '"one"')
         self.send_header("Content-Length", str(len(data) - start))
         self.end_headers()
         end = len(data) if Files.break_after is None else min(len(data), start + Files.break_after)
