@@ -121,13 +121,16 @@ static json_t *reasoning_json(const struct generation *generation, const struct 
                      "summary", "content", content, "status", done ? "completed" : "in_progress");
 }
 
-static json_t *call_json(const json_t *call, bool done)
+static json_t *call_json(const struct generation *generation, const json_t *call, bool done)
 {
     char *arguments = json_dumps(json_object_get(call, "arguments"), JSON_COMPACT);
     const char *id = json_string_value(json_object_get(call, "id"));
+    json_t *name = json_object_get(call, "name");
+    json_t *inside = json_object_get(json_object_get(generation->state, "namespaces"), json_string_value(name));
     json_t *json = json_pack("{s:s, s:o, s:s, s:s, s:O, s:s}", "type", "function_call", "id",
                              json_sprintf("fc_%s", id + 5), "call_id", id, "status", done ? "completed" : "in_progress",
-                             "name", json_object_get(call, "name"), "arguments", done && arguments ? arguments : "");
+                             "name", name, "arguments", done && arguments ? arguments : "");
+    json_object_update(json, inside);
     free(arguments);
     return json;
 }
@@ -213,9 +216,9 @@ static void open_item(struct generation *generation, struct choice *choice, enum
 static void write_call(struct generation *generation, struct choice *choice)
 {
     const json_t *call = json_array_get(choice->calls, json_array_size(choice->calls) - 1);
-    json_t *done = call_json(call, true);
+    json_t *done = call_json(generation, call, true);
     close_item(generation, choice);
-    item_event(generation, "response.output_item.added", call_json(call, false), json_object());
+    item_event(generation, "response.output_item.added", call_json(generation, call, false), json_object());
     item_event(
         generation, "response.function_call_arguments.delta", NULL,
         json_pack("{s:O, s:O}", "item_id", json_object_get(done, "id"), "delta", json_object_get(done, "arguments")));
@@ -279,7 +282,7 @@ static void end(struct generation *generation)
         json_array_append_new(output, reasoning_json(generation, choice, true));
     if (choice->content.size || !choice->calls)
         json_array_append_new(output, message_json(generation, choice, true));
-    json_array_foreach(choice->calls, i, call) json_array_append_new(output, call_json(call, true));
+    json_array_foreach(choice->calls, i, call) json_array_append_new(output, call_json(generation, call, true));
     bool cut = choice->result.reason == FINISH_LENGTH;
     json_t *json = response_json(generation, cut ? "incomplete" : "completed", output, usage_json(generation));
     keep(generation, choice, json);
@@ -307,11 +310,22 @@ static const struct dialect dialect = {write_delta, end_choice, end, fail};
 /* ---- reading -------------------------------------------------------------------------------------------------------
  */
 
+/* What the model knows a function of a namespace by: a new reference. */
+static json_t *whole_name(const json_t *namespace, const json_t *name)
+{
+    const char *outer = json_string_value(namespace), *inner = json_string_value(name);
+    size_t length = outer ? strlen(outer) : 0;
+    if (!inner || length == 0)
+        return inner ? json_incref((json_t *)name) : NULL;
+    return json_sprintf("%s%s%s", outer, outer[length - 1] == '_' ? "" : "__", inner);
+}
+
 /* A call that the model made: of a function, of a tool that takes a text, or of one that the client runs itself and
  * whose action is the argument. */
 static bool add_item_call(struct generation *generation, const json_t *item, const char *type)
 {
-    json_t *name = json_object_get(item, "name"), *action = json_object_get(item, "action");
+    json_t *name = whole_name(json_object_get(item, "namespace"), json_object_get(item, "name"));
+    json_t *action = json_object_get(item, "action");
     const char *text = json_string_value(json_object_get(item, "arguments"));
     const json_t *input = json_object_get(item, "input");
     json_t *arguments = text ? json_loads(text, JSON_ALLOW_NUL, NULL) : NULL;
@@ -319,12 +333,10 @@ static bool add_item_call(struct generation *generation, const json_t *item, con
         arguments = json_pack("{s:O}", "input", input);
     if (!arguments)
         arguments = json_is_object(action) ? json_incref(action) : json_object();
-    return add_call(
-        generation,
-        json_pack("{s:o, s:s, s:{s:o, s:o}}", "id", or_null(json_object_get(item, "call_id")), "type", "function",
-                  "function", "name",
-                  json_is_string(name) ? json_incref(name) : json_stringn(type, strlen(type) - (sizeof "_call" - 1)),
-                  "arguments", arguments));
+    return add_call(generation, json_pack("{s:o, s:s, s:{s:o, s:o}}", "id", or_null(json_object_get(item, "call_id")),
+                                          "type", "function", "function", "name",
+                                          name ? name : json_stringn(type, strlen(type) - (sizeof "_call" - 1)),
+                                          "arguments", arguments));
 }
 
 /* What came back: text, parts, or for some tools objects of their own, which the model gets as they are. */
@@ -397,6 +409,32 @@ static bool add_item(struct generation *generation, const json_t *item, hypura_e
     return true;
 }
 
+/* The functions of a namespace, such as those of one MCP server: each under a name of its own, which a call is told by.
+ */
+static void add_namespace(struct generation *generation, const json_t *namespace)
+{
+    json_t *outer = json_object_get(namespace, "name"), *known = json_object_get(generation->state, "namespaces"),
+           *tool;
+    size_t i;
+    if (!known) {
+        known = json_object();
+        json_object_set_new(generation->state, "namespaces", known);
+    }
+    json_array_foreach(json_object_get(namespace, "tools"), i, tool)
+    {
+        const char *type = json_string_value(json_object_get(tool, "type"));
+        json_t *inner = json_object_get(tool, "name"), *name = whole_name(outer, inner);
+        if (!name || !json_is_string(outer) || (type && strcmp(type, "function") != 0)) {
+            leave_out(generation, "a tool of a namespace", type ? type : "");
+        } else {
+            add_tool(generation, name, json_object_get(tool, "description"), json_object_get(tool, "parameters"));
+            json_object_set_new(known, json_string_value(name),
+                                json_pack("{s:O, s:O}", "namespace", outer, "name", inner));
+        }
+        json_decref(name);
+    }
+}
+
 static bool read_tools(struct generation *generation, const json_t *json, hypura_error *error)
 {
     const json_t *tools = json_object_get(json, "tools"), *choice = json_object_get(json, "tool_choice");
@@ -408,6 +446,10 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
     {
         const char *type = json_string_value(json_object_get(tool, "type"));
         json_t *name = json_object_get(tool, "name");
+        if (type && strcmp(type, "namespace") == 0) {
+            add_namespace(generation, tool);
+            continue;
+        }
         if (type && strcmp(type, "function") != 0) {
             leave_out(generation, "a tool", type);
             continue;
@@ -424,11 +466,14 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
     bool allowed = kind && strcmp(kind, "allowed_tools") == 0;
     if (allowed)
         allow_tools(generation, json_object_get(choice, "tools"));
-    return choose_tools(generation,
-                        allowed                  ? json_string_value(json_object_get(choice, "mode"))
-                        : json_is_object(choice) ? "required"
-                                                 : json_string_value(choice),
-                        json_string_value(json_object_get(choice, "name")), error);
+    json_t *name = whole_name(json_object_get(choice, "namespace"), json_object_get(choice, "name"));
+    bool fine = choose_tools(generation,
+                             allowed                  ? json_string_value(json_object_get(choice, "mode"))
+                             : json_is_object(choice) ? "required"
+                                                      : json_string_value(choice),
+                             json_string_value(name), error);
+    json_decref(name);
+    return fine;
 }
 
 /* What would be another answer than was asked for, if it were passed over. */

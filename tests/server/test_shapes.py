@@ -358,7 +358,8 @@ def anthropic_agents():
             "thinking": {"type": "adaptive", "display": "summarized"}, "output_config": {"effort": "high"}, "speed": "standard",
             "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}, "mcp_servers": [], "betas": ["x"]}
     check(SERVER.post("/v1/messages?beta=true", body), MESSAGE)
-    called = SERVER.post("/v1/messages", {**body, "tool_choice": {"type": "any", "disable_parallel_tool_use": True}})
+    called = SERVER.post("/v1/messages", {**body, "temperature": 0, "max_tokens": 200, "tool_choice": {
+        "type": "any", "disable_parallel_tool_use": True}})
     assert abs(called["content"][-1]["input"]["offset"]) < 2 ** 53, called
     assert "type=server_tool_use" in SERVER.logged()
     # A picture that was asked about is no word that may be left out; nor is a role that nobody has.
@@ -399,6 +400,19 @@ def what_clients_send_beside_is_left_out():
     SERVER.post("/v1/responses", {**body, "input": items, "text": {"verbosity": "low"}, "client_metadata": {"x": "y"}})
     count = lambda items: SERVER.post("/v1/responses/input_tokens", {"model": MODEL, "input": items})["input_tokens"]
     assert count(items[:4]) == count([user]) < count(items[:1] + items[4:5]) < count(items[:1] + items[4:6])
+    # The functions of a namespace are told apart and called by both names, and such calls are read.
+    inner = [{"type": "function", "name": name, "parameters": WEATHER["parameters"]} for name in ("look", "hear")]
+    spaces = [{"type": "namespace", "name": name, "description": "x", "tools": inner} for name in ("mcp__a__", "b")]
+    for choice in ({"type": "function", "namespace": "b", "name": "hear"}, {"type": "function", "name": "mcp__a__look"}):
+        more = {**body, "input": [user], "max_output_tokens": 100, "tools": spaces, "tool_choice": choice}
+        made = SERVER.post("/v1/responses", more)["output"][0]
+        said = (choice.get("namespace", "mcp__a__"), "hear" if "namespace" in choice else "look")
+        assert (made["namespace"], made["name"]) == said, made
+        events = SERVER.events("/v1/responses", {**more, "stream": True})
+        assert [(e["item"]["namespace"], e["item"]["name"]) for name, e in events if name.startswith("response.output_item.")] == [said] * 2
+        known = {"type": "function_call", "call_id": "c", "name": "b__hear", "arguments": made["arguments"]}
+        apart = {**known, "namespace": "b", "name": "hear"}
+        assert count([user, known]) == count([user, apart]) > count([user])
     for item in ({"type": "input_image", "image_url": picture}, {**user, "content": [{"type": "input_image", "image_url": picture}]}):
         assert "text only" in SERVER.post("/v1/responses", {**body, "input": [item]}, 400)["error"]["message"]
     image = {"type": "image_url", "image_url": {"url": picture}}
