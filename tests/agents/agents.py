@@ -19,7 +19,7 @@ class Agent:
 
     def __init__(self, folder, home, project, values):
         self.program = os.path.join(folder, "node_modules", ".bin", self.binary)
-        self.home, self.project, self.values = home, project, {**values, "home": home}
+        self.home, self.project, self.values = home, project, {**values, "home": home, "here": os.path.dirname(os.path.abspath(__file__))}
 
     def fill(self, value):
         if isinstance(value, dict):
@@ -59,6 +59,16 @@ class Codex(Agent):
         write(f"{self.home}/.codex/config.toml", self.fill(
             'model = "{model}"\nmodel_provider = "hypura"\n\n'
             '[model_providers.hypura]\nname = "hypura"\nbase_url = "{url}/v1"\nwire_api = "responses"\n'))
+
+
+class CodexWithServer(Codex):
+    """Its tools of MCP servers are functions of namespaces."""
+    tool = ("read_notes", {})
+
+    def prepare(self, environment):
+        super().prepare(environment)
+        with open(f"{self.home}/.codex/config.toml", "a") as file:
+            file.write(self.fill('\n[mcp_servers.notes]\ncommand = "python3"\nargs = ["{here}/mcp_notes.py", "{file}"]\n'))
 
 
 def models_of_opencode(agent):
@@ -148,6 +158,6 @@ class Copilot(Agent):
     first, again = ["--allow-all-tools", "-p"], ["--allow-all-tools", "--continue", "-p"]
 
 
-ALL = {"Claude Code": ClaudeCode, "Codex": Codex, "opencode": OpenCode, "Continue": Continue, "pi": Pi,
+ALL = {"Claude Code": ClaudeCode, "Codex": Codex, "Codex, a tool of an MCP server": CodexWithServer, "opencode": OpenCode, "Continue": Continue, "pi": Pi,
        "pi, Anthropic's API": PiAnthropic, "pi, Responses": PiResponses, "Qwen Code": QwenCode, "Cline": Cline, "Kilo": Kilo,
        "Copilot": Copilot}

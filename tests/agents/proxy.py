@@ -25,6 +25,16 @@ def tool_name(tool):
     return (tool.get("function") or tool).get("name")
 
 
+def tools_of(body):
+    """By name, with the namespace of each or None."""
+    found = {}
+    for tool in body.get("tools") or []:
+        space = tool.get("name") if tool.get("type") == "namespace" else None
+        for each in tool["tools"] if space else [tool]:
+            found[tool_name(each)] = each, space
+    return found
+
+
 def parameters_of(tool):
     owner = tool.get("function") or tool
     return owner, "input_schema" if "input_schema" in owner else "parameters"
@@ -73,10 +83,10 @@ class Proxy:
 
     def change(self, path, body):
         """A request as it goes on to the server. Its answer ends soon, whatever is drawn."""
-        tools = {tool_name(tool): tool for tool in body.get("tools") or []}
+        tools = tools_of(body)
         for name, values in self.tools.items():
             if name in tools:
-                owner, key = parameters_of(tools[name])
+                owner, key = parameters_of(tools[name][0])
                 owner[key] = {"type": "object", "properties": {name: {"enum": [value]} for name, value in values.items()},
                               "required": list(values), "additionalProperties": False}
                 owner.pop("strict", None)
@@ -85,8 +95,10 @@ class Proxy:
         body["max_output_tokens" if responses else "max_tokens"] = 400 if planned else 8
         body.pop("max_completion_tokens", None)
         if planned and planned[0] == "call":
-            body["tool_choice"] = {"type": "tool", "name": planned[1]} if anthropic else \
-                {"type": "function", "name": planned[1]} if responses else {"type": "function", "function": {"name": planned[1]}}
+            name, space = planned[1], tools[planned[1]][1]
+            body["tool_choice"] = {"type": "tool", "name": name} if anthropic else \
+                {"type": "function", "name": name, **({"namespace": space} if space else {})} if responses else \
+                {"type": "function", "function": {"name": name}}
         elif planned:
             schema = {"enum": [planned[1]]}
             if anthropic:
