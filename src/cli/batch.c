@@ -197,6 +197,9 @@ static void request_free(struct request *request)
 static hypura_status write_line(struct batch *batch, const struct batch_line *line, json_t *json, bool refused,
                                 hypura_error *error)
 {
+    if (!json)
+        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the answer of line %llu",
+                         (unsigned long long)line->number);
     if (batch_output_is_standard(batch->output))
         clear_line(); /* both may be one terminal */
     hypura_status status = batch_output_write(batch->output, line->number, json, error);
@@ -219,13 +222,29 @@ static hypura_status ask(struct batch *batch, hypura_error *error)
     request->batch = batch;
     request->line.number = batch->text.number;
     memcpy(request->line.digest, batch->text.digest, BATCH_DIGEST);
+    uint64_t failures = memory_failures();
     json_t *body =
         batch_read_line(&request->line, batch->text.text, batch->text.size, batch->model, &batch->defaults, &wrong);
-    if (body && local_server_ask(batch->server, request->line.path, body, take_answer, request, &wrong) == HYPURA_OK) {
+    status = memory_check(failures, "request", error);
+    if (status)
+        json_decref(body);
+    else if (body)
+        status = local_server_ask(batch->server, request->line.path, body, take_answer, request, &wrong);
+    if (body && !status) {
         batch->in_work++;
         return HYPURA_OK;
     }
-    status = write_line(batch, &request->line, batch_error(&request->line, wrong.message), true, error);
+    if (status == HYPURA_ERROR_MEMORY) { /* not the line's fault, which the next run asks */
+        request_free(request);
+        return error_set(error, HYPURA_ERROR_MEMORY, "line %llu: no memory for the request",
+                         (unsigned long long)batch->text.number);
+    }
+    json_t *json = batch_error(&request->line, wrong.message);
+    status = memory_check(failures, "answer", error);
+    if (status)
+        json_decref(json);
+    else
+        status = write_line(batch, &request->line, json, true, error);
     request_free(request);
     return status;
 }
@@ -251,9 +270,14 @@ static hypura_status write_answer(struct batch *batch, struct request *request, 
                            message ? message : "no memory for the answer");
         json_decref(json);
     } else {
+        uint64_t failures = memory_failures();
         json_t *json = batch_answer(&request->line, request->status, request->text, request->size);
         count_tokens(batch, json);
-        status = write_line(batch, &request->line, json, request->status != 200, error);
+        status = memory_check(failures, "answer", error);
+        if (status)
+            json_decref(json);
+        else
+            status = write_line(batch, &request->line, json, request->status != 200, error);
     }
     request_free(request);
     batch->in_work--;
@@ -353,13 +377,14 @@ static hypura_status open_server(struct batch *batch, hypura_error *error)
 static hypura_status prepare_defaults(struct batch *batch, hypura_error *error)
 {
     json_t *given = NULL;
+    uint64_t failures = memory_failures();
     hypura_status status = named_values("--set", &fields, &given, error);
     if (!status && !given)
         given = json_object();
     if (given && !json_object_get(given, "seed"))
         json_object_set_new(given, "seed", json_integer((json_int_t)MIN(compute_options.seed, (uint64_t)INT64_MAX)));
     batch->defaults = (struct batch_defaults){given, system_text, max_tokens};
-    return status;
+    return status ? status : memory_check(failures, "values of --set", error);
 }
 
 static void close_batch(struct batch *batch)

@@ -64,11 +64,16 @@ static hypura_status not_ours(const struct batch_output *output, hypura_error *e
 
 static hypura_status read_line(struct batch_output *output, const char *text, size_t size, hypura_error *error)
 {
+    uint64_t failures = memory_failures();
     json_t *json = json_loadb(text, size, JSON_ALLOW_NUL, NULL);
     const json_t *number = json_object_get(json, "line");
     const char *digest = json_string_value(json_object_get(json, "digest"));
     struct answered line = {.offset = output->size, .size = size};
-    hypura_status status;
+    hypura_status status = memory_check(failures, "lines that are answered", error);
+    if (status) {
+        json_decref(json);
+        return status;
+    }
     if (json_is_integer(number) && json_integer_value(number) > 0 && digest && strlen(digest) < BATCH_DIGEST) {
         line.number = (uint64_t)json_integer_value(number);
         strcpy(line.digest, digest);

@@ -52,6 +52,7 @@ struct command {
     const char *details;                 /* paragraphs for --help, or NULL */
     const struct option_row *options[6]; /* tables, NULL after the last */
     size_t least, most;                  /* positional arguments */
+    bool lives_on;                       /* where memory is wanting for a part of what it does */
     void (*prepare)(void);               /* sets defaults before options are parsed, or NULL */
     int (*run)(size_t count, char **arguments);
 };

@@ -236,5 +236,9 @@ int command_main(const struct command *command, int count, char **arguments)
         return report_usage(command, "something is missing");
     if (positional > command->most)
         return report_usage(command, "too many arguments, beginning with \"%s\"", arguments[command->most]);
-    return command->run(positional, arguments);
+    int status = command->run(positional, arguments);
+    /* What was shown is not all there is. */
+    if (status == EXIT_OK && !command->lives_on && memory_check(0, "whole answer", &error))
+        status = report_error(&error);
+    return status;
 }

@@ -149,12 +149,16 @@ static void append_answer(struct conversation *chat)
 hypura_status conversation_turn(struct conversation *chat, const char *text, size_t size, hypura_error *error)
 {
     struct token_array tokens = {0};
+    uint64_t failures = memory_failures();
     json_t *content = json_stringn(text, size);
-    if (!content && chat->template)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the prompt is not UTF-8 text");
-    if (chat->template)
+    bool is_text = content != NULL;
+    if (chat->template && is_text)
         json_array_append_new(chat->messages, json_pack("{s:s, s:O}", "role", "user", "content", content));
     json_decref(content);
+    if (memory_check(failures, "prompt", error))
+        return error->status;
+    if (!is_text && chat->template)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the prompt is not UTF-8 text");
     hypura_status status = turn_tokens(chat, text, size, &tokens, error);
     if (!status)
         status = answer(chat, &tokens, error);

@@ -25,13 +25,14 @@ static int run_list(size_t count, char **arguments)
     (void)count, (void)arguments;
     if (open_registry(&registry, folder, &error))
         return report_error(&error);
+    uint64_t failures = memory_failures();
     json_t *tags = registry_tags(registry), *model;
-    size_t i;
-    if (!tags) {
-        registry_close(registry);
-        error_set(&error, HYPURA_ERROR_MEMORY, "no memory for the list of models");
+    registry_close(registry);
+    if (memory_check(failures, "list of models", &error)) {
+        json_decref(tags);
         return report_error(&error);
     }
+    size_t i;
     if (as_json)
         print_json(tags);
     else
@@ -45,7 +46,6 @@ static int run_list(size_t count, char **arguments)
                json_string_value(json_object_get(model, "modified_at")));
     }
     json_decref(tags);
-    registry_close(registry);
     return EXIT_OK;
 }
 

@@ -101,6 +101,7 @@ static void say_expectation(const struct engine *engine)
 
 static hypura_status open_conversation(struct conversation *chat, const char *model, hypura_error *error)
 {
+    uint64_t failures = memory_failures();
     hypura_status status = named_values("--var", &variables, &chat->variables, error);
     if (!status)
         status = open_engine(&chat->engine, model, error);
@@ -120,7 +121,7 @@ static hypura_status open_conversation(struct conversation *chat, const char *mo
     chat->stops = stops;
     chat->ignore_end = ignore_end;
     conversation_set_system(chat, system_text);
-    return status;
+    return status ? status : memory_check(failures, "conversation", error);
 }
 
 static void close_conversation(struct conversation *chat)

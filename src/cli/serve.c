@@ -153,6 +153,7 @@ const struct command command_serve = {
         "answers in work, twice at once.",
     .options = {serve_rows, plan_option_rows, engine_option_rows, draft_option_rows},
     .most = 64,
+    .lives_on = true,
     .prepare = prepare,
     .run = run,
 };

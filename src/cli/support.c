@@ -81,8 +81,10 @@ json_t *json_text(const char *text)
 
 void print_json(const json_t *value)
 {
-    json_dumpf(value, stdout, JSON_INDENT(2));
-    putchar('\n');
+    char *text = value ? json_dumps(value, JSON_INDENT(2)) : NULL;
+    if (text) /* else command_main says that something was wanting */
+        puts(text);
+    free(text);
 }
 
 hypura_status read_whole_file(const char *path, uint64_t limit, char **text, size_t *size, hypura_error *error)
@@ -92,6 +94,7 @@ hypura_status read_whole_file(const char *path, uint64_t limit, char **text, siz
     if (!file)
         return error_set_errno(error, errno, "cannot open %s", path);
     struct buffer buffer = {.limit = (size_t)limit};
+    uint64_t failures = memory_failures();
     char piece[65536];
     size_t got;
     while ((got = fread(piece, 1, sizeof piece, file)) > 0 && !buffer.failed)
@@ -105,6 +108,8 @@ hypura_status read_whole_file(const char *path, uint64_t limit, char **text, siz
         const char *shown = standard_input ? "standard input" : path;
         if (failed)
             return error_set_errno(error, failed, "cannot read %s", shown);
+        if (memory_check(failures, "text that is read", error))
+            return error->status;
         return error_set(error, HYPURA_ERROR_ARGUMENT, "%s is larger than %llu bytes, the most that is read from it",
                          shown, (unsigned long long)limit);
     }
@@ -138,6 +143,7 @@ static bool program_folder(char *folder, size_t room)
 
 hypura_status named_values(const char *option, const struct texts *given, json_t **out, hypura_error *error)
 {
+    uint64_t failures = memory_failures();
     json_t *object = given->count ? json_object() : NULL;
     for (size_t i = 0; i < given->count; i++) {
         const char *equals = strchr(given->items[i], '=');
@@ -150,8 +156,12 @@ hypura_status named_values(const char *option, const struct texts *given, json_t
             value = json_string(equals + 1);
         json_object_setn_new(object, given->items[i], (size_t)(equals - given->items[i]), value);
     }
-    *out = object;
-    return HYPURA_OK;
+    hypura_status status = memory_check(failures, "given values", error);
+    if (status)
+        json_decref(object);
+    else
+        *out = object;
+    return status;
 }
 
 hypura_status open_registry(struct registry **out, const char *folder, hypura_error *error)
@@ -189,11 +199,11 @@ hypura_status model_path(const char **path, const char *given, const char *folde
     hypura_status status = open_registry(&registry, folder, error);
     if (status)
         return status;
-    status = registry_file(registry, given, found, sizeof found, NULL);
+    status = registry_file(registry, given, found, sizeof found, error);
     registry_close(registry);
     *path = found;
-    if (!status)
-        return HYPURA_OK;
+    if (!status || status == HYPURA_ERROR_MEMORY)
+        return status;
     if (strchr(given, ' '))
         return error_set(error, HYPURA_ERROR_IO,
                          "there is no file and no model \"%.200s\"; if that is a prompt, the model comes before it, or "

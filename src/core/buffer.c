@@ -5,13 +5,22 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* A limit that is reached is not a want of memory. */
+static bool find_no_memory(struct buffer *buffer)
+{
+    buffer->failed = true;
+    memory_note_failure();
+    return false;
+}
+
 static bool make_room(struct buffer *buffer, size_t more)
 {
     size_t needed;
     if (buffer->failed)
         return false;
-    if (!size_add(&needed, buffer->size, more) || !size_add(&needed, needed, 1) ||
-        (buffer->limit && buffer->size + more > buffer->limit)) {
+    if (!size_add(&needed, buffer->size, more) || !size_add(&needed, needed, 1))
+        return find_no_memory(buffer);
+    if (buffer->limit && buffer->size + more > buffer->limit) {
         buffer->failed = true;
         return false;
     }
@@ -25,10 +34,8 @@ static bool make_room(struct buffer *buffer, size_t more)
         }
     }
     char *data = realloc(buffer->data, capacity);
-    if (!data) {
-        buffer->failed = true;
-        return false;
-    }
+    if (!data)
+        return find_no_memory(buffer);
     buffer->data = data;
     buffer->capacity = capacity;
     return true;
@@ -60,10 +67,10 @@ void buffer_append_format(struct buffer *buffer, const char *format, ...)
     va_start(arguments, format);
     int length = vsnprintf(NULL, 0, format, arguments);
     va_end(arguments);
-    if (length < 0 || !make_room(buffer, (size_t)length)) {
-        buffer->failed = true;
+    if (length < 0)
+        find_no_memory(buffer); /* the C library has none for the numbers */
+    if (length < 0 || !make_room(buffer, (size_t)length))
         return;
-    }
     va_start(arguments, format);
     vsnprintf(buffer->data + buffer->size, (size_t)length + 1, format, arguments);
     va_end(arguments);

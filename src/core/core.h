@@ -106,6 +106,19 @@ uint64_t memory_resident_bytes(void);
 void memory_give_back(void);
 uint64_t memory_peak_resident_bytes(void);
 
+/* ---- memory that was not there ------------------------------------------------------------------------------------ */
+
+/* What is made of many parts asks once, at its end, whether all of them are there: how often this thread found no memory
+ * where nobody was told why, since the thread began. That is so of buffers, of what is allocated here without an error to
+ * fill, and in the program of JSON values. A difference between two moments says that what was made in between is not
+ * whole, and is not to be shown or kept. */
+uint64_t memory_failures(void);
+void memory_note_failure(void);
+
+/* HYPURA_ERROR_MEMORY, with a sentence, when there were failures since memory_failures() was that number. "what" is the
+ * noun in the error. */
+hypura_status memory_check(uint64_t failures_before, const char *what, hypura_error *error);
+
 /* ---- growing bytes ----------------------------------------------------------------------------------------------- */
 
 /* A byte string that grows. An append that finds no memory, or would pass limit, sets failed and does nothing from then

@@ -21,9 +21,29 @@ size_t __sanitizer_get_current_allocated_bytes(void);
 
 #define HUGE_PAGE ((size_t)2 << 20)
 
+static _Thread_local uint64_t failures;
+
 static hypura_status no_memory(hypura_error *error, size_t count, size_t size, const char *what)
 {
+    if (!error)
+        memory_note_failure();
     return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the %s (%zu elements of %zu bytes)", what, count, size);
+}
+
+uint64_t memory_failures(void)
+{
+    return failures;
+}
+
+void memory_note_failure(void)
+{
+    failures++;
+}
+
+hypura_status memory_check(uint64_t failures_before, const char *what, hypura_error *error)
+{
+    return failures == failures_before ? HYPURA_OK
+                                       : error_set(error, HYPURA_ERROR_MEMORY, "no memory for the %s", what);
 }
 
 hypura_status memory_allocate(void **out, size_t count, size_t size, const char *what, hypura_error *error)

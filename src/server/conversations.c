@@ -55,6 +55,8 @@ static void drop_oldest(struct conversations *all)
 
 void conversations_keep(struct conversations *all, const char *id, const json_t *response, const json_t *messages)
 {
+    if (exchange_check_work(NULL))
+        return;
     struct conversation fresh = {.response = json_dumps(response, JSON_COMPACT),
                                  .messages = json_dumps(messages, JSON_COMPACT)};
     fresh.bytes = (fresh.response ? strlen(fresh.response) : 0) + (fresh.messages ? strlen(fresh.messages) : 0);

@@ -72,15 +72,17 @@ static void find_abilities(struct description *out, const struct gguf *file)
         gguf_find(file, "tokenizer.ggml.fim_pre_token_id") || gguf_find(file, "tokenizer.ggml.prefix_token_id");
 }
 
-static void describe(struct description *out, const char *path)
+/* False when memory was wanting for it. */
+static bool describe(struct description *out, const char *path)
 {
     struct gguf *file = NULL;
+    hypura_error error = {0};
     struct sha256 sha;
     sha256_start(&sha);
     sha256_add(&sha, &out->bytes, sizeof out->bytes);
     strcpy(out->family, "unknown");
     strcpy(out->quantisation, "unknown");
-    if (gguf_open(&file, path, NULL) == HYPURA_OK) {
+    if (gguf_open(&file, path, &error) == HYPURA_OK) {
         struct gguf_string family;
         uint32_t type;
         double elements = 0;
@@ -108,6 +110,7 @@ static void describe(struct description *out, const char *path)
         snprintf(out->parameters, sizeof out->parameters, "%.1f%s", elements / scale, unit);
     }
     sha256_finish(&sha, out->digest);
+    return error.status != HYPURA_ERROR_MEMORY;
 }
 
 static void description_of(const struct model_entry *entry, struct description *out)
@@ -120,8 +123,11 @@ static void description_of(const struct model_entry *entry, struct description *
         i = next_kept++ % KEPT;
         memory_free(kept[i].path);
         kept[i] = (struct description){.bytes = entry->bytes, .stamp = entry->stamp};
-        if (string_copy(&kept[i].path, entry->path, NULL) == HYPURA_OK)
-            describe(&kept[i], entry->path);
+        bool whole = describe(&kept[i], entry->path);
+        if (whole)
+            string_copy(&kept[i].path, entry->path, NULL);
+        else
+            memory_note_failure();
     }
     *out = kept[i];
     out->path = NULL;

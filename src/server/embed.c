@@ -153,7 +153,7 @@ static void reply(struct embedding *embedding)
     struct exchange *exchange = embedding->job.exchange;
     struct answer *answer = embedding->answer;
     if (!write_frame(embedding)) {
-        exchange_fail(exchange, 500, "no memory for the answer");
+        exchange_fail_for_memory(exchange);
         return;
     }
     if (answer->count * answer->width > SMALL_ANSWER) {
@@ -165,7 +165,7 @@ static void reply(struct embedding *embedding)
     while (write_piece(answer, &text))
         ;
     if (text.failed)
-        exchange_fail(exchange, 500, "no memory for the answer");
+        exchange_fail_for_memory(exchange);
     else
         exchange_reply(exchange, 200, TYPE_JSON, text.data, text.size);
     buffer_free(&text);
@@ -304,9 +304,7 @@ static hypura_status embed_next(struct embedding *embedding, struct loaded_model
 
 static void end_with(struct embedding *embedding, const hypura_error *error)
 {
-    if (error->status == HYPURA_ERROR_MEMORY)
-        exchange_fail(embedding->job.exchange, 503, error->message);
-    else if (error->status)
+    if (error->status)
         exchange_fail_with(embedding->job.exchange, error);
     else
         reply(embedding);
@@ -370,7 +368,7 @@ static bool check_inputs(struct embedding *embedding, const json_t *inputs)
 
 static void fail_find(struct embedding *embedding, const hypura_error *error)
 {
-    exchange_fail_as(embedding->job.exchange, error->status == HYPURA_ERROR_IO ? 404 : 400, "model_not_found",
+    exchange_fail_as(embedding->job.exchange, error->status == HYPURA_ERROR_IO ? 404 : status_of_error(error), "model_not_found",
                      error->message);
     embedding_free(embedding);
 }

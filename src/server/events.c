@@ -233,6 +233,7 @@ static void add_common(struct server *server, json_t *state)
 void events_tick(struct events *events)
 {
     pthread_mutex_lock(&events->mutex);
+    exchange_start_work();
     struct pictures *pictures;
     if (events->count && ALLOCATE(&pictures, 1, "pictures", NULL) == HYPURA_OK) {
         struct engine_statistics nothing = {0};
@@ -273,7 +274,7 @@ void handle_events(struct exchange *exchange)
         return;
     }
     if (asked && *asked && string_copy(&fresh.model, name, NULL)) {
-        exchange_fail(exchange, 500, "no memory for a listener");
+        exchange_fail_for_memory(exchange);
         return;
     }
     pthread_mutex_lock(&events->mutex);

@@ -26,13 +26,16 @@ const char *exchange_id(const struct exchange *exchange)
 }
 
 /* Of a path that nothing answers to: the one that it would belong to. */
+static enum api api_of_path(const char *path)
+{
+    if (strncmp(path, "/v1/messages", 12) == 0)
+        return API_ANTHROPIC;
+    return strncmp(path, "/v1/", 4) == 0 ? API_OPENAI : API_OLLAMA;
+}
+
 enum api exchange_api(const struct exchange *exchange)
 {
-    if (exchange->route)
-        return exchange->route->api;
-    if (strncmp(exchange->path, "/v1/messages", 12) == 0)
-        return API_ANTHROPIC;
-    return strncmp(exchange->path, "/v1/", 4) == 0 ? API_OPENAI : API_OLLAMA;
+    return exchange->route ? exchange->route->api : api_of_path(exchange->path);
 }
 
 const char *exchange_rest(const struct exchange *exchange)
@@ -79,6 +82,53 @@ void *exchange_kept(const struct exchange *exchange)
     return exchange->kept;
 }
 
+/* ---- memory that is wanting ---- */
+
+/* Ollama's clients know how these words begin. */
+#define NO_MEMORY "server busy, please try again.  out of memory"
+#define OPENAI_NO_MEMORY                                                                                               \
+    "{\"error\":{\"message\":\"" NO_MEMORY "\",\"type\":\"server_error\",\"param\":null,\"code\":null}}"
+#define ANTHROPIC_NO_MEMORY                                                                                            \
+    "{\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"" NO_MEMORY "\"}}"
+
+static const struct {
+    const char *whole, *in_stream;
+} no_memory[API_COUNT] = {
+    [API_OLLAMA] = {"{\"error\":\"" NO_MEMORY "\"}", "{\"error\":\"" NO_MEMORY "\"}\n"},
+    [API_OPENAI] = {OPENAI_NO_MEMORY, "data: " OPENAI_NO_MEMORY "\n\n"},
+    [API_ANTHROPIC] = {ANTHROPIC_NO_MEMORY, "event: error\ndata: " ANTHROPIC_NO_MEMORY "\n\n"},
+};
+
+static _Thread_local uint64_t failures_before;
+
+void exchange_start_work(void)
+{
+    failures_before = memory_failures();
+}
+
+hypura_status exchange_check_work(hypura_error *error)
+{
+    return memory_check(failures_before, "request", error);
+}
+
+/* With the mutex held. The pieces that a stream has go out before. */
+static void tell_no_memory(struct exchange *exchange)
+{
+    if (exchange->ended)
+        return;
+    bool begun = exchange->ready;
+    enum api api = exchange_api(exchange);
+    if (!begun) {
+        buffer_clear(&exchange->out);
+        exchange->status = 503;
+        exchange->type = TYPE_JSON;
+    }
+    exchange->out.failed = false;
+    exchange->last_words = begun ? no_memory[api].in_stream : no_memory[api].whole;
+    exchange->ready = exchange->ended = true;
+    atomic_fetch_add(&exchange->http->server.counters.failed, 1);
+}
+
 /* With the mutex held. */
 static void wake(struct exchange *exchange)
 {
@@ -100,7 +150,18 @@ static void hand_over(struct exchange *exchange)
     if (!due)
         return;
     const struct buffer *out = &exchange->out;
-    answered(exchange->asker, out->failed ? 500 : exchange->status, out->data ? out->data : "", out->size);
+    const char *words = exchange->last_words;
+    answered(exchange->asker, exchange->status, words ? words : out->data ? out->data : "",
+             words ? strlen(words) : out->size);
+}
+
+void exchange_fail_for_memory(struct exchange *exchange)
+{
+    pthread_mutex_lock(&exchange->mutex);
+    tell_no_memory(exchange);
+    wake(exchange);
+    pthread_mutex_unlock(&exchange->mutex);
+    hand_over(exchange);
 }
 
 void exchange_reply(struct exchange *exchange, unsigned status, const char *type, const char *text, size_t size)
@@ -108,9 +169,13 @@ void exchange_reply(struct exchange *exchange, unsigned status, const char *type
     pthread_mutex_lock(&exchange->mutex);
     if (!exchange->ready) {
         buffer_append(&exchange->out, text, size);
-        exchange->status = status;
-        exchange->type = type;
-        exchange->ready = exchange->ended = true;
+        if (exchange_check_work(NULL)) {
+            tell_no_memory(exchange);
+        } else {
+            exchange->status = status;
+            exchange->type = type;
+            exchange->ready = exchange->ended = true;
+        }
         wake(exchange);
     }
     pthread_mutex_unlock(&exchange->mutex);
@@ -124,7 +189,7 @@ void exchange_reply_json(struct exchange *exchange, unsigned status, json_t *jso
     if (text)
         exchange_reply(exchange, status, TYPE_JSON, text, strlen(text));
     else
-        exchange_reply(exchange, 500, TYPE_JSON, "{\"error\":\"out of memory\"}", 25);
+        exchange_fail_for_memory(exchange);
     free(text);
 }
 
@@ -134,16 +199,19 @@ void exchange_reply_pieces(struct exchange *exchange, const char *type, bool (*m
     pthread_mutex_lock(&exchange->mutex);
     bool taken = !exchange->ready;
     if (taken) {
-        exchange->status = 200;
-        exchange->type = type;
-        exchange->ready = exchange->streaming = true;
-        exchange->more = more;
+        bool left = more(context, &exchange->out);
+        while (left && exchange->answered)
+            left = more(context, &exchange->out);
         exchange->end = end;
         exchange->context = context;
-        if (exchange->answered) {
-            while (more(context, &exchange->out))
-                ;
-            exchange->ended = true;
+        if (exchange_check_work(NULL)) {
+            tell_no_memory(exchange);
+        } else {
+            exchange->status = 200;
+            exchange->type = type;
+            exchange->ready = exchange->streaming = true;
+            exchange->more = left ? more : NULL;
+            exchange->ended = !left;
         }
         wake(exchange);
     }
@@ -169,12 +237,15 @@ bool exchange_write(struct exchange *exchange, const char *type, const char *tex
     pthread_mutex_lock(&exchange->mutex);
     bool listened = !exchange->gone && !exchange->ended;
     if (listened) {
-        if (!exchange->ready) {
+        buffer_append(&exchange->out, text, size);
+        listened = exchange_check_work(NULL) == HYPURA_OK;
+        if (!listened) {
+            tell_no_memory(exchange);
+        } else if (!exchange->ready) {
             exchange->status = 200;
             exchange->type = type;
             exchange->ready = exchange->streaming = true;
         }
-        buffer_append(&exchange->out, text, size);
         wake(exchange);
     }
     pthread_mutex_unlock(&exchange->mutex);
@@ -194,8 +265,10 @@ bool exchange_write_line(struct exchange *exchange, json_t *json)
 {
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     json_decref(json);
-    if (!text)
+    if (!text) {
+        exchange_fail_for_memory(exchange);
         return false;
+    }
     size_t size = strlen(text);
     text[size] = '\n'; /* in place of the NUL */
     bool listened = exchange_write(exchange, TYPE_NDJSON, text, size + 1);
@@ -213,7 +286,11 @@ bool exchange_write_event(struct exchange *exchange, const char *event, json_t *
     buffer_append_string(&out, "data: ");
     buffer_append_string(&out, text ? text : "{}");
     buffer_append_string(&out, "\n\n");
-    bool listened = !out.failed && exchange_write(exchange, TYPE_EVENTS, out.data, out.size);
+    bool listened = text && !out.failed;
+    if (listened)
+        listened = exchange_write(exchange, TYPE_EVENTS, out.data, out.size);
+    else
+        exchange_fail_for_memory(exchange);
     buffer_free(&out);
     free(text);
     return listened;
@@ -293,6 +370,10 @@ static json_t *error_json(const struct exchange *exchange, enum api api, unsigne
 
 void exchange_fail_as(struct exchange *exchange, unsigned status, const char *code, const char *message)
 {
+    if (exchange_check_work(NULL)) { /* what seems wrong may be what is missing */
+        exchange_fail_for_memory(exchange);
+        return;
+    }
     enum api api = exchange_api(exchange);
     json_t *json = error_json(exchange, api, status, code, message);
     if (status >= 500)
@@ -321,6 +402,8 @@ unsigned status_of_error(const hypura_error *error)
         return 400;
     case HYPURA_ERROR_CANCELLED:
         return 499;
+    case HYPURA_ERROR_MEMORY:
+        return 503;
     default:
         return 500;
     }
@@ -372,6 +455,11 @@ static ssize_t read_answer(void *context, uint64_t position, char *out, size_t r
     ssize_t given = 0;
     if (exchange->out.failed) {
         given = MHD_CONTENT_READER_END_WITH_ERROR;
+    } else if (!left && exchange->last_words && *exchange->last_words) {
+        given = (ssize_t)MIN(strlen(exchange->last_words), room);
+        memcpy(out, exchange->last_words, (size_t)given);
+        exchange->last_words += given;
+        exchange->sent_before += (uint64_t)given;
     } else if (left) {
         given = (ssize_t)MIN(left, room);
         memcpy(out, exchange->out.data + exchange->sent, (size_t)given);
@@ -391,51 +479,89 @@ static ssize_t read_answer(void *context, uint64_t position, char *out, size_t r
     return given;
 }
 
+/* False where memory is wanting for one: an answer without its headers is another one. */
+static bool add_headers(struct exchange *exchange, struct MHD_Response *response)
+{
+    const char *const headers[][2] = {
+        {"X-Request-Id", exchange->id},
+        {"X-Content-Type-Options", "nosniff"},
+        {"Content-Type", exchange->type},
+        {"Cache-Control", exchange->streaming || exchange->status >= 400 ? "no-cache" : NULL},
+        {"WWW-Authenticate", exchange->status == 401 ? "Bearer" : NULL},
+        {"Retry-After", exchange->status == 503 ? "1" : NULL},
+        {"Allow", exchange->status == 405 && exchange->route ? exchange->route->method : NULL},
+        {"Content-Security-Policy", exchange->type && strncmp(exchange->type, "text/html", 9) == 0
+                                        ? "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+                                          "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
+                                          "frame-ancestors 'none'"
+                                        : NULL},
+        {"Access-Control-Allow-Origin", exchange->origin[0] ? exchange->origin : NULL},
+        {"Vary", exchange->origin[0] ? "Origin" : NULL},
+        {"Access-Control-Expose-Headers", exchange->origin[0] ? "X-Request-Id" : NULL},
+    };
+    static const char *const preflight[][2] = {
+        {"Access-Control-Allow-Methods", "GET, HEAD, POST, DELETE, OPTIONS"},
+        {"Access-Control-Allow-Headers", "*, Authorization"},
+        {"Access-Control-Max-Age", "86400"},
+    };
+    bool fine = true;
+    for (size_t i = 0; fine && i < COUNT_OF(headers); i++)
+        fine = !headers[i][1] || mhd.add_response_header(response, headers[i][0], headers[i][1]) == MHD_YES;
+    for (size_t i = 0; fine && exchange->origin[0] && exchange->preflight && i < COUNT_OF(preflight); i++)
+        fine = mhd.add_response_header(response, preflight[i][0], preflight[i][1]) == MHD_YES;
+    return fine;
+}
+
 static enum MHD_Result queue_answer(struct exchange *exchange)
 {
-    struct MHD_Response *response;
     static char empty[1];
-    bool small = !exchange->streaming && exchange->out.size <= 1024 * 1024;
-    if (small)
-        response = mhd.create_response_from_buffer(exchange->out.size, exchange->out.data ? exchange->out.data : empty,
-                                                   MHD_RESPMEM_MUST_COPY);
-    else
-        response = mhd.create_response_from_callback(exchange->streaming ? MHD_SIZE_UNKNOWN : exchange->out.size, 16384,
-                                                     read_answer, exchange, NULL);
-    if (!response)
-        return MHD_NO;
-    if (small)
-        exchange->sent_before = exchange->out.size;
-    mhd.add_response_header(response, "X-Request-Id", exchange->id);
-    mhd.add_response_header(response, "X-Content-Type-Options", "nosniff");
-    if (exchange->type)
-        mhd.add_response_header(response, "Content-Type", exchange->type);
-    if (exchange->streaming || exchange->status >= 400)
-        mhd.add_response_header(response, "Cache-Control", "no-cache");
-    if (exchange->status == 401)
-        mhd.add_response_header(response, "WWW-Authenticate", "Bearer");
-    if (exchange->status == 503)
-        mhd.add_response_header(response, "Retry-After", "1");
-    if (exchange->status == 405 && exchange->route)
-        mhd.add_response_header(response, "Allow", exchange->route->method);
-    if (exchange->type && strncmp(exchange->type, "text/html", 9) == 0)
-        mhd.add_response_header(response, "Content-Security-Policy",
-                                "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-                                "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-                                "frame-ancestors 'none'");
-    if (exchange->origin[0]) {
-        mhd.add_response_header(response, "Access-Control-Allow-Origin", exchange->origin);
-        mhd.add_response_header(response, "Vary", "Origin");
-        mhd.add_response_header(response, "Access-Control-Expose-Headers", "X-Request-Id");
-        if (exchange->preflight) {
-            mhd.add_response_header(response, "Access-Control-Allow-Methods", "GET, HEAD, POST, DELETE, OPTIONS");
-            mhd.add_response_header(response, "Access-Control-Allow-Headers", "*, Authorization");
-            mhd.add_response_header(response, "Access-Control-Max-Age", "86400");
-        }
+    const char *words = exchange->streaming ? NULL : exchange->last_words;
+    const char *text = words ? words : exchange->out.data ? exchange->out.data : empty;
+    size_t size = words ? strlen(words) : exchange->out.size;
+    bool small = !exchange->streaming && size <= 1024 * 1024;
+    struct MHD_Response *response =
+        small ? mhd.create_response_from_buffer(size, (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY)
+              : mhd.create_response_from_callback(exchange->streaming ? MHD_SIZE_UNKNOWN : size, 16384, read_answer,
+                                                  exchange, NULL);
+    bool whole = response && add_headers(exchange, response);
+    if (response && !whole)
+        mhd.destroy_response(response);
+    if (!whole) {
+        exchange->status = 503;
+        return mhd.queue_response(exchange->connection, 503, exchange->http->no_memory[exchange_api(exchange)]);
     }
+    if (small)
+        exchange->sent_before = size;
     enum MHD_Result result = mhd.queue_response(exchange->connection, exchange->status, response);
     mhd.destroy_response(response);
     return result;
+}
+
+hypura_status exchange_prepare_answers(struct http *http, hypura_error *error)
+{
+    for (int api = 0; api < API_COUNT; api++) {
+        const char *text = no_memory[api].whole;
+        struct MHD_Response *response = mhd.create_response_from_buffer(strlen(text), (void *)(uintptr_t)text,
+                                                                        MHD_RESPMEM_PERSISTENT);
+        http->no_memory[api] = response;
+        if (!response || mhd.add_response_header(response, "Content-Type", TYPE_JSON) != MHD_YES ||
+            mhd.add_response_header(response, "Retry-After", "1") != MHD_YES)
+            return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the HTTP server");
+    }
+    return HYPURA_OK;
+}
+
+void exchange_free_answers(struct http *http)
+{
+    for (int api = 0; api < API_COUNT; api++) {
+        if (http->no_memory[api])
+            mhd.destroy_response(http->no_memory[api]);
+    }
+}
+
+enum MHD_Result exchange_answer_nobody(struct http *http, struct MHD_Connection *connection, const char *path)
+{
+    return mhd.queue_response(connection, 503, http->no_memory[api_of_path(path)]);
 }
 
 enum MHD_Result exchange_deliver(struct exchange *exchange)

@@ -10,7 +10,7 @@
 struct server;
 struct exchange;
 
-enum api { API_OLLAMA, API_OPENAI, API_ANTHROPIC };
+enum api { API_OLLAMA, API_OPENAI, API_ANTHROPIC, API_COUNT };
 
 #define TYPE_JSON "application/json; charset=utf-8"
 #define TYPE_NDJSON "application/x-ndjson"
@@ -33,6 +33,11 @@ void *exchange_kept(const struct exchange *exchange); /* or NULL */
 
 /* ---- answering ---- */
 
+/* What this thread makes for a request, from here to the next call of this, is whole or is not answered: where memory
+ * was wanting for a part of it (core/core.h), whatever the thread then answers becomes 503, or the end of its stream. */
+void exchange_start_work(void);
+hypura_status exchange_check_work(hypura_error *error); /* HYPURA_ERROR_MEMORY where it was wanting since */
+
 /* Whoever answers later than in the handler holds the exchange until then. */
 void exchange_hold(struct exchange *exchange);
 void exchange_release(struct exchange *exchange);
@@ -45,20 +50,23 @@ void exchange_reply(struct exchange *exchange, unsigned status, const char *type
 void exchange_reply_json(struct exchange *exchange, unsigned status, json_t *json); /* takes the reference */
 
 /* A whole answer that is written as it is sent: more adds a piece to out, and is false after the last one; end frees
- * the context. Both on the HTTP thread, end perhaps on another. */
+ * the context. The first piece is made at once, the others on the HTTP thread; end is called on any. */
 void exchange_reply_pieces(struct exchange *exchange, const char *type, bool (*more)(void *context, struct buffer *out),
                            void (*end)(void *context), void *context);
 
 /* Memory that an answer holds until it is sent, which all requests share; false: there is none left. */
 bool exchange_reserve(struct exchange *exchange, uint64_t bytes);
 
-/* An error in the shape of the API that was called; in a stream that has begun, as its last piece. */
+/* An error in the shape of the API that was called; in a stream that has begun, as its last piece. One without memory
+ * needs none itself. */
 void exchange_fail(struct exchange *exchange, unsigned status, const char *message);
 void exchange_fail_as(struct exchange *exchange, unsigned status, const char *code, const char *message); /* OpenAI's */
+void exchange_fail_for_memory(struct exchange *exchange); /* 503 */
 void exchange_fail_with(struct exchange *exchange, const hypura_error *error);
 unsigned status_of_error(const hypura_error *error);
 
-/* An answer in pieces. exchange_write begins it, and is false when nobody listens any more. */
+/* An answer in pieces. exchange_write begins it, and is false when nobody listens any more, or memory was wanting: then
+ * the client is told so. */
 bool exchange_write(struct exchange *exchange, const char *type, const char *text, size_t size);
 bool exchange_write_line(struct exchange *exchange, json_t *json); /* NDJSON; takes the reference */
 /* A server-sent event; event may be NULL. Takes the reference. */

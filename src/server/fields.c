@@ -272,12 +272,17 @@ json_t *content_text(struct generation *generation, const char *role, const json
     return json;
 }
 
+bool has_role(const json_t *message, const char *role)
+{
+    const char *own = json_string_value(json_object_get(message, "role"));
+    return own && strcmp(own, role) == 0;
+}
+
 void add_own_messages(struct generation *generation, bool system)
 {
     const json_t *manifest = generation->job.model.manifest, *own = json_object_get(manifest, "system");
     json_t *first = json_array_get(generation->messages, 0), *each;
-    const char *role = json_string_value(json_object_get(first, "role"));
-    size_t at = role && strcmp(role, "system") == 0, i;
+    size_t at = has_role(first, "system"), i;
     if (!system && json_string_length(own)) {
         json_array_insert_new(generation->messages, 0, json_pack("{s:s, s:O}", "role", "system", "content", own));
         at = 1;

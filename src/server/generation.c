@@ -65,7 +65,8 @@ struct generation *generation_create(struct exchange *exchange, const struct dia
     hypura_status status =
         registry_find(exchange_server(exchange)->registry, generation->model_name, &generation->job.model, &error);
     if (status) {
-        exchange_fail_as(exchange, status == HYPURA_ERROR_IO ? 404 : 400, "model_not_found", error.message);
+        exchange_fail_as(exchange, status == HYPURA_ERROR_IO ? 404 : status_of_error(&error), "model_not_found",
+                         error.message);
         generation_free(generation);
         return NULL;
     }
@@ -107,8 +108,23 @@ void generation_refuse(struct generation *generation, const char *message)
     refuse_job(&generation->job, 400, message);
 }
 
+void generation_refuse_with(struct generation *generation, const hypura_error *error)
+{
+    refuse_job(&generation->job, error->status == HYPURA_ERROR_MEMORY ? 503 : 400, error->message);
+}
+
+bool generation_is_whole(struct generation *generation)
+{
+    hypura_error error = {0};
+    if (exchange_check_work(&error))
+        generation_refuse_with(generation, &error);
+    return error.status == HYPURA_OK;
+}
+
 void generation_submit(struct generation *generation)
 {
+    if (!generation_is_whole(generation))
+        return;
     if (exchange_server(generation->job.exchange)->options.log_prompts) {
         char *text = generation->messages ? json_dumps(generation->messages, JSON_COMPACT) : NULL;
         server_log("info",
@@ -127,7 +143,7 @@ static struct generation *create_and_read(struct exchange *exchange, const struc
     struct generation *generation = generation_create(exchange, dialect, false);
     if (!generation || read(generation, exchange_json(exchange), &error))
         return generation;
-    generation_refuse(generation, error.message);
+    generation_refuse_with(generation, &error);
     return NULL;
 }
 
@@ -248,6 +264,7 @@ static bool on_token(void *context, const struct generated_token *token)
     const struct vocabulary *vocabulary = generation->loaded->vocabulary;
     size_t size = token->size;
     choice->result.cached_tokens = token->cached_tokens; /* a stream begins with it */
+    exchange_start_work();
     bool end = token->id != NO_TOKEN && vocabulary_is_end_of_generation(vocabulary, token->id);
     choice->ended = choice->ended || end;
     if (choice->ended && choice->parser && size) {
@@ -268,11 +285,12 @@ static bool on_token(void *context, const struct generated_token *token)
             json_array_append_new(choice->ids, json_integer(token->id));
     }
     if (size && choice->parser)
-        chat_parser_push(choice->parser, token->text, size, NULL);
+        choice->torn |= chat_parser_push(choice->parser, token->text, size, NULL) != HYPURA_OK;
     else if (size)
         take_delta(choice, &(struct chat_delta){.kind = CHAT_CONTENT, .text = token->text, .size = size});
     choice->reasoning_tokens += token->id != NO_TOKEN && choice->last == CHAT_REASONING;
-    return exchange_alive(generation->job.exchange);
+    choice->torn |= exchange_check_work(NULL) != HYPURA_OK;
+    return !choice->torn && exchange_alive(generation->job.exchange);
 }
 
 void generation_fail(struct generation *generation, const hypura_error *error)
@@ -293,7 +311,7 @@ static void finish_generation(struct generation *generation)
 {
     struct server *server = exchange_server(generation->job.exchange);
     hypura_error *failed = NULL;
-    bool cancelled = false;
+    bool cancelled = false, torn = false;
     for (size_t i = 0; i < generation->count; i++) {
         struct choice *choice = &generation->choices[i];
         if (choice->result.reason == FINISH_ERROR)
@@ -302,12 +320,13 @@ static void finish_generation(struct generation *generation)
         atomic_fetch_add(&server->counters.generated_tokens, choice->result.generated_tokens);
         atomic_fetch_add(&server->counters.prompt_tokens, choice->result.prompt_tokens);
         atomic_fetch_add(&server->counters.cached_tokens, choice->result.cached_tokens);
-        if (choice->content.failed || choice->reasoning.failed)
-            cancelled = true;
+        torn |= choice->torn;
     }
     if (failed)
         blame_request(generation, failed);
-    if (failed && generation->dialect->fail && exchange_begun(generation->job.exchange))
+    if (torn)
+        exchange_fail_for_memory(generation->job.exchange);
+    else if (failed && generation->dialect->fail && exchange_begun(generation->job.exchange))
         generation->dialect->fail(generation, failed->message);
     else if (failed)
         exchange_fail_with(generation->job.exchange, failed);
@@ -316,7 +335,7 @@ static void finish_generation(struct generation *generation)
                       atomic_load(&server->stopping) ? "the server is shutting down" : "the client went away");
     else
         generation->dialect->end(generation);
-    atomic_fetch_add(cancelled ? &server->counters.cancelled : &server->counters.answers, 1);
+    atomic_fetch_add(cancelled && !torn ? &server->counters.cancelled : &server->counters.answers, 1);
     worker_done(server->worker, &generation->job);
     generation_free(generation);
 }
@@ -341,15 +360,17 @@ static void on_done(void *context, const struct generation_result *result)
 {
     struct choice *choice = context;
     struct generation *generation = choice->generation;
-    bool whole = result->reason == FINISH_STOP || result->reason == FINISH_LENGTH;
+    bool whole = !choice->torn && (result->reason == FINISH_STOP || result->reason == FINISH_LENGTH);
+    exchange_start_work();
     choice->result = *result;
     choice->done = true;
     if (choice->parser && whole)
-        chat_parser_finish(choice->parser, NULL);
+        choice->torn |= chat_parser_finish(choice->parser, NULL) != HYPURA_OK;
     if (generation->forced && whole)
         take_forced_call(choice);
     if (generation->stream && whole)
         generation->dialect->end_choice(generation, choice);
+    choice->torn |= exchange_check_work(NULL) != HYPURA_OK;
     if (--generation->remaining == 0)
         finish_generation(generation);
 }
@@ -378,7 +399,7 @@ static hypura_status make_choice(struct generation *generation, struct choice *c
         choice->logprobs = json_array();
     if (generation->want_ids)
         choice->ids = json_array();
-    return status;
+    return status ? status : exchange_check_work(error);
 }
 
 static hypura_status begin(struct generation *generation, hypura_error *error)

@@ -30,6 +30,7 @@ struct choice {
     size_t text_offset;        /* the dialect's: of the next token in the text */
     bool begun;                /* the dialect's: its first chunk was written */
     bool ended;                /* by a token that ends an answer */
+    bool torn;                 /* memory was wanting for a part of it */
     bool done;
 };
 
@@ -109,8 +110,12 @@ void generation_handle(struct exchange *exchange, const struct dialect *dialect,
 /* Answers with the tokens of the request, {"input_tokens": N}, and with an "object" of that name unless it is NULL. */
 void generation_handle_count(struct exchange *exchange, const char *object, request_reader read);
 
-/* Answers with 400 and frees it. */
+/* Answers with 400, or what the error is, and frees it. */
 void generation_refuse(struct generation *generation, const char *message);
+void generation_refuse_with(struct generation *generation, const hypura_error *error);
+
+/* False when memory was wanting for a part of what was asked: then it is answered and freed. */
+bool generation_is_whole(struct generation *generation);
 
 void generation_submit(struct generation *generation);
 
@@ -143,6 +148,8 @@ bool append_part(struct generation *generation, struct buffer *text, const char 
                  hypura_error *error);
 /* Notes in the log that something ("a tool") of this type has no effect. */
 void leave_out(const struct generation *generation, const char *what, const char *type);
+/* Of a message; false when it has no role. */
+bool has_role(const json_t *message, const char *role);
 /* What /api/create gave the model to begin with: its messages, and its system message unless the request has one. */
 void add_own_messages(struct generation *generation, bool system);
 

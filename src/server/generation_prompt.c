@@ -109,8 +109,7 @@ static hypura_status fill_prompt(struct generation *generation, hypura_error *er
 
 static bool is_system(const json_t *message)
 {
-    const char *role = json_string_value(json_object_get(message, "role"));
-    return !role || strcmp(role, "system") == 0;
+    return !json_object_get(message, "role") || has_role(message, "system");
 }
 
 /* Without the oldest messages, of which so many go; those of the system stay. */
@@ -122,8 +121,12 @@ static json_t *without_oldest(const json_t *messages, size_t going)
     {
         if (going && !is_system(message))
             going--;
-        else
-            json_array_append(left, message);
+        else if (json_array_append(left, message))
+            break;
+    }
+    if (i < json_array_size(messages)) {
+        json_decref(left);
+        return NULL;
     }
     return left;
 }

@@ -275,6 +275,7 @@ static void answer(struct http *http, struct exchange *exchange)
 {
     exchange->handled = true;
     exchange->body_size = exchange->body.size;
+    exchange_start_work();
     set_waiting(http, exchange->place, 0);
     if (exchange->refusal) {
         atomic_fetch_add(&http->server.counters.refused, 1);
@@ -306,7 +307,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
     if (!exchange) {
         *state = exchange = start_exchange(http, connection, path, method);
         if (!exchange)
-            return MHD_NO;
+            return exchange_answer_nobody(http, connection, path);
         if (!exchange->refusal || !(exchange->end_unclear || holds_body_back(exchange)))
             return MHD_YES;
         answer(http, exchange);
@@ -527,6 +528,8 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
         registry_forget_blobs(server->registry);
     if (!status)
         status = events_create(&server->events, server, error);
+    if (!status)
+        status = exchange_prepare_answers(http, error);
     if (!status) {
         http->daemon = mhd.start_daemon(
             MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request, http,
@@ -560,6 +563,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
         nanosleep(&(struct timespec){.tv_nsec = 100000000}, NULL);
         mhd.stop_daemon(http->daemon);
     }
+    exchange_free_answers(http);
     server_close(server);
     if (!status)
         server_log("info", "stopped", "requests=%llu", (unsigned long long)atomic_load(&server->counters.requests));

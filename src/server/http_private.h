@@ -21,6 +21,8 @@ struct http {
     struct connection *connections;
     _Atomic uint64_t body_bytes;
     bool loopback;
+    /* The answer to a request for which there is no memory, of each API: made when there was some. */
+    struct MHD_Response *no_memory[API_COUNT];
 };
 
 struct exchange {
@@ -58,6 +60,7 @@ struct exchange {
     const char *type;
     unsigned status;
     bool ready, streaming, ended, suspended, gone;
+    const char *last_words; /* that no memory was there for the answer; after what is in out */
     bool (*more)(void *context, struct buffer *out); /* of an answer that is written as it is sent; NULL: no more */
     void (*end)(void *context);
     void *context;
@@ -66,6 +69,11 @@ struct exchange {
     void (*answered)(void *asker, unsigned status, const char *text, size_t size);
     void *asker;
 };
+
+/* Answers that need no memory any more. */
+hypura_status exchange_prepare_answers(struct http *http, hypura_error *error);
+void exchange_free_answers(struct http *http);
+enum MHD_Result exchange_answer_nobody(struct http *http, struct MHD_Connection *connection, const char *path);
 
 /* Sends what is ready, or sleeps until something is; the HTTP thread. */
 enum MHD_Result exchange_deliver(struct exchange *exchange);

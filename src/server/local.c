@@ -38,7 +38,10 @@ static void start_arrival(struct job *job, struct loaded_model *loaded, uint64_t
 static void refuse_arrival(struct job *job, unsigned status, const char *message)
 {
     struct arrival *arrival = (struct arrival *)job;
-    error_set(&arrival->error, status == 503 ? HYPURA_ERROR_CANCELLED : HYPURA_ERROR_IO, "%s", message);
+    hypura_status kind = status == 499   ? HYPURA_ERROR_CANCELLED
+                         : status == 503 ? HYPURA_ERROR_MEMORY
+                                         : HYPURA_ERROR_IO;
+    error_set(&arrival->error, kind, "%s", message);
     arrive(arrival);
 }
 
@@ -132,6 +135,7 @@ hypura_status local_server_ask(struct local_server *local, const char *path, jso
     exchange->answered = answered;
     exchange->asker = asker;
     random_hex(exchange->id, 16);
+    exchange_start_work();
     route->handle(exchange);
     exchange_release(exchange);
     return HYPURA_OK;

@@ -267,6 +267,8 @@ static void start_load(struct job *job, struct loaded_model *loaded, uint64_t lo
 
 static void submit_load(struct generation *generation)
 {
+    if (!generation_is_whole(generation))
+        return;
     generation->job.prepare = NULL;
     generation->job.start = start_load;
     if (generation->job.keep_alive_given && generation->job.keep_alive == 0) {
@@ -314,7 +316,7 @@ void handle_ollama_generate(struct exchange *exchange)
         return;
     }
     if (!read_common(generation, json, &error) || has_images(json, &error)) {
-        generation_refuse(generation, error.message);
+        generation_refuse_with(generation, &error);
         return;
     }
     const char *text = json_is_string(prompt) ? json_string_value(prompt) : "";
@@ -392,7 +394,7 @@ void handle_ollama_chat(struct exchange *exchange)
     json_t *json = exchange_json(exchange), *given = json_object_get(json, "messages");
     const json_t *tools = json_object_get(json, "tools");
     if (!read_common(generation, json, &error)) {
-        generation_refuse(generation, error.message);
+        generation_refuse_with(generation, &error);
         return;
     }
     json_object_set_new(generation->state, "chat", json_true());
@@ -409,10 +411,10 @@ void handle_ollama_chat(struct exchange *exchange)
     {
         json_t *copy = one_message(generation, each, &error);
         if (!copy) {
-            generation_refuse(generation, error.message);
+            generation_refuse_with(generation, &error);
             return;
         }
-        system |= strcmp(json_string_value(json_object_get(copy, "role")), "system") == 0;
+        system |= has_role(copy, "system");
         json_array_append_new(generation->messages, copy);
     }
     if (json_array_size(generation->messages) == 0) {

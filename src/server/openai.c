@@ -301,7 +301,8 @@ void handle_openai_model(struct exchange *exchange)
     struct model_entry found;
     hypura_error error = {0};
     if (registry_find(exchange_server(exchange)->registry, exchange_rest(exchange), &found, &error)) {
-        exchange_fail_as(exchange, error.status == HYPURA_ERROR_IO ? 404 : 400, "model_not_found", error.message);
+        exchange_fail_as(exchange, error.status == HYPURA_ERROR_IO ? 404 : status_of_error(&error), "model_not_found",
+                         error.message);
         return;
     }
     exchange_reply_json(exchange, 200, model_json(found.name, found.modified));

@@ -198,8 +198,7 @@ static bool read_request(struct generation *generation, json_t *json, hypura_err
     {
         if (!add_openai_message(generation, message, error))
             return false;
-        const char *role = json_string_value(json_object_get(json_array_get(generation->messages, i), "role"));
-        system |= strcmp(role, "system") == 0;
+        system |= has_role(json_array_get(generation->messages, i), "system");
     }
     add_own_messages(generation, system);
     return read_tools(generation, json, error);

@@ -538,8 +538,7 @@ static bool read_prompt(struct generation *generation, json_t *json, hypura_erro
     bool system = false;
     size_t i;
     json_t *message;
-    json_array_foreach(generation->messages, i, message) system |=
-        strcmp(json_string_value(json_object_get(message, "role")), "system") == 0;
+    json_array_foreach(generation->messages, i, message) system |= has_role(message, "system");
     add_own_messages(generation, system);
     return read_tools(generation, json, error);
 }

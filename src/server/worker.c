@@ -151,6 +151,7 @@ static void start(struct worker *worker, struct job *job, struct loaded_model *l
     uint64_t now = clock_nanoseconds();
     if (loaded)
         set_expiry(worker, loaded, job);
+    exchange_start_work();
     job->start(job, loaded, now - MIN(since, now));
     if (worker->active_count == kept && loaded)
         set_expiry(worker, loaded, &settings);
@@ -288,7 +289,7 @@ static void start_loading(struct worker *worker)
         status = loaded_prepare(worker->models, &loading->fresh, &entry, &error);
     if (status) {
         struct job *job = end_loading(worker);
-        job->refuse(job, 500, error.message);
+        job->refuse(job, status_of_error(&error), error.message);
         return;
     }
     loading->started = true;
@@ -301,7 +302,8 @@ static void refuse_loading(struct worker *worker, const hypura_error *why)
 {
     /* The loading's own error goes with it. */
     hypura_error error = *why;
-    unsigned status = error.status == HYPURA_ERROR_CANCELLED ? 503 : error.status == HYPURA_ERROR_ARGUMENT ? 400 : 500;
+    unsigned status = error.status == HYPURA_ERROR_CANCELLED && !worker_goes_on(worker) ? 503
+                                                                                        : status_of_error(&error);
     struct job *job = end_loading(worker);
     job->refuse(job, status, error.message);
 }
@@ -484,6 +486,7 @@ static void step(struct worker *worker)
     }
     for (uint32_t i = worker->active_count; i-- > 0;) {
         struct job *job = worker->active[i];
+        exchange_start_work();
         if (job->step)
             job->step(job, job->loaded);
     }
@@ -578,6 +581,7 @@ static void *work(void *context)
     uint64_t next = UINT64_MAX;
     for (;;) {
         bool load = false;
+        exchange_start_work();
         pthread_mutex_lock(&worker->mutex);
         struct job *ready = worker->stop ? NULL : take_ready(worker);
         struct job *job = worker->stop || ready ? NULL : take(worker, &load);
