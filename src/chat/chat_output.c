@@ -462,27 +462,21 @@ static void run(struct chat_parser *p, bool ended)
     }
 }
 
-static hypura_status check(const struct chat_parser *p, hypura_error *error)
-{
-    if (p->pending.failed || p->space.failed)
-        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the answer");
-    return HYPURA_OK;
-}
-
 hypura_status chat_parser_push(struct chat_parser *p, const char *text, size_t size, hypura_error *error)
 {
+    uint64_t failures = memory_failures();
     if (size == 0)
         return HYPURA_OK;
     buffer_append(&p->pending, text, size);
-    hypura_status status = check(p, error);
-    if (status != HYPURA_OK)
-        return status;
+    if (p->pending.failed)
+        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the answer");
     run(p, false);
-    return check(p, error);
+    return memory_check(failures, "answer", error);
 }
 
 hypura_status chat_parser_finish(struct chat_parser *p, hypura_error *error)
 {
+    uint64_t failures = memory_failures();
     run(p, true);
     /* What is left was held back for a mark that did not come, or is a header without a message. */
     if (p->pending.size && p->state != STATE_HEADER)
@@ -492,5 +486,5 @@ hypura_status chat_parser_finish(struct chat_parser *p, hypura_error *error)
         give(p, CHAT_CONTENT, p->space.data, p->space.size);
     buffer_clear(&p->pending);
     buffer_clear(&p->space);
-    return check(p, error);
+    return memory_check(failures, "answer", error);
 }

@@ -213,6 +213,11 @@ static bool give_text(struct task *task, const struct generated_token *token, en
     const char *stop = NULL;
     out.cached_tokens = task->result.cached_tokens;
     stop_matcher_push(&task->stops, task->text.data, task->text.size, &out.text, &out.size, &stop);
+    if (task->text.failed || task->stops.failed) {
+        error_set(&task->result.error, HYPURA_ERROR_MEMORY, "no memory for the text of the answer");
+        *reason = FINISH_ERROR;
+        return false;
+    }
     bool go_on = !task->request.on_token || task->request.on_token(task->request.context, &out);
     if (stop) {
         task->result.stop_string = stop;
@@ -225,14 +230,16 @@ static bool give_text(struct task *task, const struct generated_token *token, en
 }
 
 /* The text that was held back is due when no stop string completed it. */
-static void give_rest(struct task *task)
+static void give_rest(struct task *task, enum finish_reason *reason)
 {
     buffer_clear(&task->text);
     token_decoder_finish(&task->decoder, &task->text);
     struct generated_token rest = {.id = NO_TOKEN, .cached_tokens = task->result.cached_tokens};
-    enum finish_reason ignored;
-    if (!give_text(task, &rest, &ignored))
+    enum finish_reason ended = FINISH_STOP;
+    if (!give_text(task, &rest, &ended)) {
+        *reason = ended == FINISH_ERROR ? ended : *reason;
         return;
+    }
     stop_matcher_finish(&task->stops, &rest.text, &rest.size);
     if (rest.size && task->request.on_token)
         task->request.on_token(task->request.context, &rest);
@@ -277,7 +284,7 @@ static bool next_token(struct generator *generator, const struct due *due, enum 
     }
     if (end || (task->request.max_tokens && task->result.generated_tokens >= task->request.max_tokens) ||
         slot->held >= generator->positions) {
-        give_rest(task);
+        give_rest(task, reason);
         return false;
     }
     return true;

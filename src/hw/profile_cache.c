@@ -310,8 +310,9 @@ hypura_status hw_save_profile(const struct hardware *hardware, hypura_error *err
     int file = mkstemp(partial);
     if (file < 0)
         return error_set_errno(error, errno, "cannot write %s", partial);
+    uint64_t failures = memory_failures();
     json_t *root = put_profile(hardware);
-    bool written = root && json_dumpfd(root, file, JSON_INDENT(1) | JSON_SORT_KEYS) == 0 && fsync(file) == 0;
+    bool written = root && memory_failures() == failures && json_dumpfd(root, file, JSON_INDENT(1) | JSON_SORT_KEYS) == 0 && fsync(file) == 0;
     int problem = errno;
     written &= close(file) == 0;
     json_decref(root);

@@ -215,6 +215,7 @@ void sampler_reset(struct sampler *s)
     s->mu = 2 * s->options.mirostat_tau;
     s->history_count = 0;
     s->constrained = false;
+    s->forgot = false;
     buffer_clear(&s->tail);
 }
 
@@ -266,7 +267,8 @@ void sampler_accept(struct sampler *s, int32_t token)
                                  NULL) == HYPURA_OK) {
             s->history_capacity = capacity;
         } else {
-            return; /* without memory the penalties forget, which harms nothing else */
+            s->forgot = true;
+            return;
         }
     }
     s->history[s->history_count] = token;
@@ -372,6 +374,8 @@ hypura_status sampler_sample(struct sampler *s, const float *logits, int32_t *to
 {
     float surprise;
     int32_t chosen;
+    if (s->forgot || s->tail.failed)
+        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the tokens that penalties look at");
     hypura_status status = change_logits(s, logits, false, error);
     if (status == HYPURA_OK)
         status = choose(s, &chosen, &surprise, error);

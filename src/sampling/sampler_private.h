@@ -35,6 +35,7 @@ struct sampler {
     int32_t *history; /* the last tokens, oldest first */
     bool *broken;     /* whether a breaker ends in this token */
     size_t history_count, history_capacity, history_most;
+    bool forgot; /* there was no memory for a token of the history: penalties would be others */
     struct buffer tail; /* the last bytes of the text, for breakers of several tokens */
 
     struct candidates candidates;

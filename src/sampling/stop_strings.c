@@ -59,10 +59,11 @@ void stop_matcher_push(struct stop_matcher *matcher, const char *text, size_t si
         end = matcher->held.size - partial_match(matcher);
     buffer_clear(&matcher->out);
     buffer_append(&matcher->out, matcher->held.data, end);
-    if (end) {
+    if (end && !matcher->out.failed) {
         matcher->held.size -= end;
         memmove(matcher->held.data, matcher->held.data + end, matcher->held.size);
     }
+    matcher->failed |= matcher->held.failed || matcher->out.failed;
     *safe = matcher->out.data;
     *safe_size = matcher->out.size;
 }

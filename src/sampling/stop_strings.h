@@ -10,6 +10,7 @@ struct stop_matcher {
     size_t count;
     struct buffer held; /* text that was not given out */
     struct buffer out;
+    bool failed; /* there was no memory for the text: what is given is not all of it */
 };
 
 /* An empty string never stops anything. */

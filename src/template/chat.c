@@ -347,6 +347,7 @@ hypura_status chat_render(const struct chat_template *template, const struct cha
     json_t *earlier = NULL;
     struct chat_input complete = *input;
     struct rendered_text rendered = {0};
+    uint64_t failures = memory_failures();
     const json_t *answer = begun_answer(input);
     if (answer) {
         earlier = json_copy((json_t *)input->messages);
@@ -357,6 +358,9 @@ hypura_status chat_render(const struct chat_template *template, const struct cha
     hypura_status status = render_adapted(template, &complete, &rendered, error);
     if (status == HYPURA_OK && answer)
         status = append_answer(&rendered, answer, chat_template_mentions(template, "<|channel|>"), error);
+    /* A message that is not whole, or a question to the template that was not answered, makes another prompt. */
+    if (status != HYPURA_ERROR_MEMORY && memory_check(failures, "chat", error))
+        status = HYPURA_ERROR_MEMORY;
     if (status == HYPURA_OK)
         *out = rendered;
     else
