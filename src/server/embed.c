@@ -240,6 +240,8 @@ static void prepare(struct job *job, struct loaded_model *loaded)
         embedding->prompts[i].count = 0;
         status = tokens_of(embedding, loaded, i, &embedding->prompts[i], error);
     }
+    if (exchange_check_work(error))
+        status = error->status;
     embedding->prepared = status;
 }
 

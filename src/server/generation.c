@@ -199,6 +199,8 @@ static void prepare_job(struct job *job, struct loaded_model *loaded)
     generation->prepared = generation_make_prompt(generation, &generation->error);
     if (!generation->prepared)
         generation->prepared = make_grammar(generation, &generation->error);
+    if (exchange_check_work(&generation->error))
+        generation->prepared = generation->error.status;
 }
 
 /* Keeps and, in a stream, writes a piece of an answer. */

@@ -220,6 +220,8 @@ static void prepare_count(struct job *job, struct loaded_model *loaded)
     generation->loaded = loaded;
     generation->error = (hypura_error){0};
     generation->prepared = fill_prompt(generation, &generation->error);
+    if (exchange_check_work(&generation->error))
+        generation->prepared = generation->error.status;
 }
 
 static void count_tokens(struct job *job, struct loaded_model *loaded, uint64_t load_nanoseconds)
@@ -239,6 +241,8 @@ static void count_tokens(struct job *job, struct loaded_model *loaded, uint64_t 
 
 void generation_submit_count(struct generation *generation, const char *object)
 {
+    if (!generation_is_whole(generation))
+        return;
     generation->counted_as = object;
     generation->job.prepare = prepare_count;
     generation->job.start = count_tokens;

@@ -264,6 +264,7 @@ static void take_body(struct exchange *exchange, const char *data, size_t size)
 static void handle_body(struct desk_task *task)
 {
     struct exchange *exchange = (struct exchange *)((char *)task - offsetof(struct exchange, task));
+    exchange_start_work();
     if (exchange_is_awaited(exchange))
         exchange->route->handle(exchange);
     else

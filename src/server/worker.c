@@ -174,6 +174,7 @@ static void prepare(struct desk_task *task)
 {
     struct job *job = (struct job *)((char *)task - offsetof(struct job, task));
     struct worker *worker = exchange_server(job->exchange)->worker;
+    exchange_start_work();
     job->prepare(job, job->loaded);
     pthread_mutex_lock(&worker->mutex);
     job->prepared = true;
