@@ -423,6 +423,7 @@ json_t *exchange_json(struct exchange *exchange)
         return NULL;
     }
     json_error_t where;
+    shorten_limits(exchange->body.data, exchange->body.size);
     json_t *json = json_loadb(exchange->body.data, exchange->body.size, 0, &where);
     if (json && json_is_object(json)) {
         exchange->json = json;

@@ -66,6 +66,8 @@ void now_text(char *out, size_t room);
 
 /* Reads "5m", "1h30m", "300ms", a number of seconds; negative: for good. False when it is neither. */
 bool duration_of_json(const json_t *value, int64_t *nanoseconds);
+/* Numbers of JSON that are limits in a schema ("maximum") and have more than 18 digits are rounded, in place. */
+void shorten_limits(char *text, size_t size);
 
 /* Whether a Go template only gives the prompt: no other can be run here. */
 bool template_is_plain(const char *text);

@@ -119,3 +119,26 @@ bool duration_of_json(const json_t *value, int64_t *nanoseconds)
     }
     return json_is_string(value) && duration_of_text(json_string_value(value), nanoseconds);
 }
+
+/* Programs in Rust and Go write the largest of their numbers as "maximum", which is beyond what jansson reads. */
+void shorten_limits(char *text, size_t size)
+{
+    static const char key[] = "imum\"", digits[] = "0123456789";
+    const size_t kept = 16, most = 18; /* digits that stay, and that an integer of 64 bits has in any case */
+    char *end = text + size, *at = text;
+    while ((at = memmem(at, (size_t)(end - at), key, sizeof key - 1))) {
+        at += sizeof key - 1;
+        while (at < end && memchr(" \t\r\n:-", *at, 7))
+            at++;
+        char *number = at;
+        while (at < end && memchr(digits, *at, 10))
+            at++;
+        size_t count = (size_t)(at - number);
+        if (count <= most || count > 9999 || (at < end && memchr(".eE", *at, 3)))
+            continue;
+        char exponent[8];
+        int length = snprintf(exponent, sizeof exponent, "e%zu", count - kept);
+        memset(number + kept, ' ', count - kept);
+        memcpy(number + kept, exponent, (size_t)length);
+    }
+}

@@ -367,6 +367,19 @@ def anthropic_agents():
         SERVER.post("/v1/messages", {**body, "messages": [broken]}, 400)
 
 
+def limits_of_any_size_are_read():
+    """As Rust and Go write them; jansson reads 64 bits only."""
+    value = '{"type": "integer", "minimum" : -%d, "exclusiveMaximum":\n%d, "maximum":%d}'
+    body = json.dumps(chat(max_tokens=100, tool_choice="required", tools=[{"type": "function", "function": {"name": "f", "parameters": {
+        "type": "object", "required": ["n"], "properties": {"n": "SCHEMA"}}}}]))
+    for limits in ((2 ** 64 - 1, 2 ** 64 - 1, 2 ** 128), (10 ** 18, 10 ** 18 - 1, 10 ** 40), (2 ** 63 - 1, 2 ** 63, 10 ** 300)):
+        made = SERVER.post("/v1/chat/completions", body.replace('"SCHEMA"', value % limits))
+        arguments = json.loads(made["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"])
+        assert isinstance(arguments["n"], int), arguments
+    for text in (body.replace('"SCHEMA"', '{"maximum": 99999999999999999999x}'), body.replace('"SCHEMA"', '{"maximum": 9999999999999999999')):
+        assert SERVER.request("POST", "/v1/chat/completions", text)[0] == 400
+
+
 def anthropic_usage_tells_what_came_from_the_cache():
     words = f"ls {time.time_ns()} " * 20
     body = {"model": MODEL, "max_tokens": 4, "temperature": 0, "messages": [{"role": "user", "content": words}]}
@@ -516,7 +529,7 @@ def ollama_tells_encoders_apart():
 
 
 TESTS = [openai_chat, openai_completions, openai_models_and_embeddings, openai_errors, openai_responses,
-         openai_response_requests, what_a_model_was_made_with_holds_for_all, anthropic_messages, anthropic_requests, anthropic_agents,
+         openai_response_requests, what_a_model_was_made_with_holds_for_all, anthropic_messages, anthropic_requests, anthropic_agents, limits_of_any_size_are_read,
          anthropic_usage_tells_what_came_from_the_cache, what_clients_send_beside_is_left_out,
          tokens_are_counted_beside_answers, a_long_history_loses_its_oldest_messages, anthropic_errors, ollama_answers, ollama_lists,
          ollama_tells_encoders_apart]
