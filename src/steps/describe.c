@@ -27,7 +27,8 @@ static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_SCALE_ROWS] = "scale rows",
                                                    [STEP_SCALE] = "scale",
                                                    [STEP_ADD] = "add",
-                                                   [STEP_OUTPUT] = "output"};
+                                                   [STEP_OUTPUT] = "output",
+                                                   [STEP_RESIDUAL] = "residual"};
 
 const char *buffer_name(enum step_buffer buffer)
 {
@@ -208,6 +209,12 @@ void step_describe(const struct step *step, char *text, size_t room)
             say(&line, " times %g", (double)step->output.scale);
         if (step->output.soft_cap != 0.0f)
             say(&line, ", soft cap %g", (double)step->output.soft_cap);
+        break;
+    case STEP_RESIDUAL:
+        say(&line, "%s += %s", buffer_name(step->residual.to),
+            step->residual.mixes ? "the experts' sum" : buffer_name(step->residual.from));
+        if (step->residual.out != BUFFER_NONE)
+            say(&line, ", normed -> %s", buffer_name(step->residual.out));
         break;
     case STEP_KINDS:
         break;

@@ -60,7 +60,7 @@ void add_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit
 struct step *add_multiply(struct builder *b, enum step_buffer in, uint32_t columns)
 {
     struct step *step = add_step(b, STEP_MULTIPLY);
-    step->multiply = (struct step_multiply){.in = in, .columns = columns, .stride = columns};
+    step->multiply = (struct step_multiply){.in = in, .columns = columns, .stride = columns, .norm = NO_UNIT};
     return step;
 }
 
@@ -191,8 +191,7 @@ static void make_all(struct builder *b, struct steps *out)
     make_after(b);
     out->after = (struct part_of_list){first, b->count - first};
     for (size_t i = 0; i < b->count; i++)
-        for (enum step_buffer buffer = 0; buffer < BUFFER_COUNT; buffer++)
-            b->steps[i].writes |= (uint32_t)step_writes(&b->steps[i], buffer) << buffer;
+        note_buffers(&b->steps[i]);
 }
 
 hypura_status steps_make(struct steps **out, const struct model *model, hypura_error *error)

@@ -5,7 +5,8 @@
  * The list is made once, in one place (make.c, attention.c, feed_forward.c), from the architecture's row, the
  * parameters and the tensors that are there. Everything else reads it:
  *
- *   - engine/cpu carries it out with the functions of compute; engine/gpu records it as a device's commands;
+ *   - engine/cpu carries it out with the functions of compute; engine/gpu records it, rewritten for a device by fuse.c,
+ *     as commands;
  *   - the engine sizes its buffers by it (steps_widths) and finds the router of a later layer in it (steps_router);
  *   - the planner asks it what a unit is used for (step_units), an adapter which matrices it may change
  *     (steps_multiplies), and "hypura inspect --layers" prints it (step_describe).
@@ -72,6 +73,7 @@ enum step_kind {
     STEP_SCALE,         /* a buffer times one learnt number */
     STEP_ADD,           /* adds a buffer, scaled, to another */
     STEP_OUTPUT,        /* logits of the rows that are wanted */
+    STEP_RESIDUAL,      /* in fused lists only: what stands between a branch and the next norm, in one */
     STEP_KINDS
 };
 
@@ -113,6 +115,12 @@ struct step_multiply {
     uint32_t columns, stride; /* of the input's rows */
     uint32_t count;
     struct step_matrix matrices[STEP_MATRICES];
+    /* In fused lists only: */
+    unit_number norm; /* the input is normed by it first; NO_UNIT: not */
+    float epsilon;
+    bool adds;  /* the product is added to what is there */
+    bool gates; /* of the first two the gated activation is left in the first one's place */
+    enum glu_kind glu;
 };
 
 /* Heads of one buffer. Of a head the first "normed" elements are normed, those from "turned" on turn. */
@@ -165,6 +173,9 @@ struct step_attend_latent {
     unit_number key_matrix, value_matrix;
     uint32_t heads, plain, rotary, rank, value_size;
     float scale;
+    /* In fused lists only: queries are not turned yet. */
+    bool turns;
+    enum rope_layout layout;
 };
 
 struct step_delta_net {
@@ -228,7 +239,8 @@ struct step_experts {
 
 struct step_mix {
     enum step_buffer out;
-    enum step_buffer side; /* added last; BUFFER_NONE: nothing */
+    enum step_buffer side;  /* added last; BUFFER_NONE: nothing */
+    enum step_buffer gates; /* in fused lists only: its rows' weights, before the sigmoid; BUFFER_NONE: none */
     uint32_t used;
     bool weighed; /* already, at the input */
 };
@@ -253,11 +265,21 @@ struct step_output {
     float scale, soft_cap; /* 1: none; 0: none */
 };
 
+/* The branch, or the sum of the experts, is normed by post_norm; to = (to + scale * branch) * layer_scale; out = norm
+ * of that. Of the units any may be NO_UNIT, and then that part is left out. */
+struct step_residual {
+    enum step_buffer to, from, out; /* out BUFFER_NONE: no norm */
+    bool mixes;                     /* the branch is the mix, else what is in from */
+    struct step_mix mix;
+    unit_number post_norm, layer_scale, norm;
+    float scale, epsilon;
+};
+
 struct step {
     enum step_kind kind;
     enum step_part part;
-    int32_t layer;   /* -1: before or after the layers */
-    uint32_t writes; /* bits by enum step_buffer: what it changes */
+    int32_t layer;          /* -1: before or after the layers */
+    uint32_t reads, writes; /* bits by enum step_buffer */
     union {
         struct step_embed embed;
         struct step_add_rows add_rows;
@@ -277,6 +299,7 @@ struct step {
         struct step_scale scale;
         struct step_add add;
         struct step_output output;
+        struct step_residual residual;
     };
 };
 
@@ -313,7 +336,7 @@ struct step_router {
 bool steps_router(const struct steps *steps, uint32_t layer, struct step_router *out);
 
 /* The buffers that a step reads and writes, each with the width of its rows. */
-#define STEP_TOUCHES 10
+#define STEP_TOUCHES 12
 struct step_touch {
     enum step_buffer buffer;
     bool writes;
@@ -322,6 +345,16 @@ struct step_touch {
 size_t step_touches(const struct step *step, uint32_t embedding, struct step_touch out[STEP_TOUCHES]);
 bool step_reads(const struct step *step, enum step_buffer buffer);
 bool step_writes(const struct step *step, enum step_buffer buffer);
+
+/* ---- fusing --------------------------------------------------------------------------------------------------------
+ *
+ * A device pays for each launch. So a list is rewritten for it, pattern by pattern (fuse.c), into one that says the
+ * same in fewer steps: what stands between two mixers becomes STEP_RESIDUAL, a gate's activation joins its product, a
+ * turn joins latent attention. For batches of few rows, where launches are all that counts, products also norm what
+ * they read and add to what is there. */
+
+/* The rewritten list, to be given back with memory_free; behind its last step stands one of kind STEP_KINDS. */
+hypura_status steps_fuse(struct step_list list, bool few_rows, struct step **out, size_t *count, hypura_error *error);
 
 /* ---- units ---------------------------------------------------------------------------------------------------------
  */
@@ -338,7 +371,7 @@ enum unit_use {
 };
 
 /* Each unit that a step reads, in the order of reading; not the experts, which the router chooses. */
-#define STEP_UNITS 8
+#define STEP_UNITS 9
 struct step_unit {
     unit_number unit;
     enum unit_use use;

@@ -33,6 +33,9 @@ struct step *add_multiply(struct builder *b, enum step_buffer in, uint32_t colum
 void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enum step_buffer out);
 void add_residual(struct builder *b, enum step_buffer from);
 
+/* uses.c: fills in what the step reads and writes. */
+void note_buffers(struct step *step);
+
 /* attention.c: from "in" to "out". */
 void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out);
 void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buffer out);

@@ -69,8 +69,11 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
         break;
     case STEP_MULTIPLY:
         touch(&t, step->multiply.in, false, step->multiply.stride);
-        for (uint32_t i = 0; i < step->multiply.count; i++)
+        for (uint32_t i = 0; i < step->multiply.count; i++) {
+            if (step->multiply.adds)
+                touch(&t, step->multiply.matrices[i].out, false, step->multiply.matrices[i].rows);
             touch(&t, step->multiply.matrices[i].out, true, step->multiply.matrices[i].rows);
+        }
         break;
     case STEP_HEADS:
         touch_heads(&t, &step->heads);
@@ -132,30 +135,38 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
     case STEP_OUTPUT:
         touch(&t, step->output.in, false, e);
         break;
+    case STEP_RESIDUAL: {
+        const struct step_residual *r = &step->residual;
+        touch(&t, r->to, false, e);
+        touch(&t, r->mixes ? r->mix.side : r->from, false, e);
+        touch(&t, r->mixes ? r->mix.gates : BUFFER_NONE, false, 1);
+        touch(&t, r->to, true, e);
+        touch(&t, r->out, true, e);
+        break;
+    }
     case STEP_KINDS:
         break;
     }
     return t.count;
 }
 
-static bool touches(const struct step *step, enum step_buffer buffer, bool writes)
+void note_buffers(struct step *step)
 {
     struct step_touch all[STEP_TOUCHES];
     size_t count = step_touches(step, 0, all);
+    step->reads = step->writes = 0;
     for (size_t i = 0; i < count; i++)
-        if (all[i].buffer == buffer && all[i].writes == writes)
-            return true;
-    return false;
+        *(all[i].writes ? &step->writes : &step->reads) |= 1u << all[i].buffer;
 }
 
 bool step_reads(const struct step *step, enum step_buffer buffer)
 {
-    return touches(step, buffer, false);
+    return step->reads >> buffer & 1;
 }
 
 bool step_writes(const struct step *step, enum step_buffer buffer)
 {
-    return touches(step, buffer, true);
+    return step->writes >> buffer & 1;
 }
 
 void steps_widths(struct step_list list, uint32_t embedding, size_t *widths)
@@ -213,6 +224,7 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         use_vectors(&l, (const unit_number[]){step->norm.weight, step->norm.bias}, 2);
         break;
     case STEP_MULTIPLY:
+        use_vectors(&l, &step->multiply.norm, 1);
         use_matrices(&l, &step->multiply);
         break;
     case STEP_HEADS:
@@ -245,6 +257,10 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
     case STEP_OUTPUT:
         use(&l, step->output.unit, USE_MATRIX, ROLE_OUTPUT);
         use_vectors(&l, &step->output.bias, 1);
+        break;
+    case STEP_RESIDUAL:
+        use_vectors(
+            &l, (const unit_number[]){step->residual.post_norm, step->residual.layer_scale, step->residual.norm}, 3);
         break;
     case STEP_SPREAD:
     case STEP_GLU:

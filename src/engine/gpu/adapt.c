@@ -91,13 +91,12 @@ void pass_close_adapters(struct gpu_pass *pass)
 /* ---- adding --------------------------------------------------------------------------------------------------------
  */
 
-static const struct thin_pair *find(const struct engine *engine, const struct model_layer *layer, enum tensor_role role)
+static const struct thin_pair *find(const struct engine *engine, int32_t layer, enum tensor_role role)
 {
-    int32_t number = layer ? (int32_t)(layer - model_layer(engine->model, 0)) : -1;
-    return engine->adapters ? adapters_find(engine->adapters, number, role) : NULL;
+    return engine->adapters ? adapters_find(engine->adapters, layer, role) : NULL;
 }
 
-bool pass_is_adapted(const struct engine *engine, const struct model_layer *layer, enum tensor_role role)
+bool pass_is_adapted(const struct engine *engine, int32_t layer, enum tensor_role role)
 {
     return find(engine, layer, role) != NULL;
 }
@@ -158,8 +157,7 @@ static void add_pairs(struct engine *engine, const struct pass_product *products
 }
 
 /* To products that were recorded. */
-static void add_adapters(struct engine *engine, const struct model_layer *layer, const struct pass_product *products,
-                         size_t count)
+static void add_adapters(struct engine *engine, int32_t layer, const struct pass_product *products, size_t count)
 {
     const struct thin_pair *pairs[PASS_PRODUCTS] = {0};
     bool any = false;
@@ -175,8 +173,7 @@ static void add_adapters(struct engine *engine, const struct model_layer *layer,
     }
 }
 
-void pass_multiply(struct engine *engine, const struct model_layer *layer, const struct pass_product *products,
-                   size_t count)
+void pass_multiply(struct engine *engine, int32_t layer, const struct pass_product *products, size_t count)
 {
     struct gpu_matmul jobs[PASS_PRODUCTS] = {0};
     for (size_t i = 0; i < count; i++)

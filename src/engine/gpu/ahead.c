@@ -14,7 +14,8 @@ bool pass_can_record_ahead(const struct engine *engine)
     if (!pass->plan->output)
         return false;
     for (uint32_t i = 0; i < p->layers; i++)
-        if (!pass->plan->layers[i] || (model_layer(engine->model, i)->moe && pass->slots[i].count < p->experts))
+        if (!pass->plan->layers[i] ||
+            (steps_find(steps_of_layer(engine->steps, i), STEP_EXPERTS) && pass->slots[i].count < p->experts))
             return false;
     return true;
 }
@@ -52,8 +53,7 @@ static hypura_status record(struct engine *engine)
     TRY(gpu_pass_embed(engine, NULL, &done, NULL)); /* or the CPU does it */
     for (uint32_t i = 0; i < model_parameters(engine->model)->layers; i++)
         TRY(gpu_pass_layer(engine, i, NULL));
-    pass_record_output(engine, 0, engine->wanted);
-    return HYPURA_OK;
+    return pass_record_output(engine, 0, engine->wanted, NULL);
 }
 
 void pass_record_ahead(struct engine *engine)
@@ -68,7 +68,7 @@ void pass_record_ahead(struct engine *engine)
             return;
     const struct gpu_pass before = *pass;
     ahead->recording = true;
-    pass->on_device = pass->inputs_sent = pass->norm_left = false;
+    pass->on_device = pass->inputs_sent = false;
     for (uint32_t r = 0; r < ahead->rows; r++)
         engine->scratch.positions[r]++;
     hypura_status status = record(engine);

@@ -23,33 +23,33 @@ static struct shared_part cut_shared(struct gpu_buffer *buffer, uint64_t *used, 
     return part;
 }
 
-/* Room for the largest dense matrix of a layer as halves. */
+/* Room for the largest matrix of a product as halves. */
 static uint64_t unpacked_bytes(const struct geometry *g, uint32_t chunk)
 {
+    struct step_list all = steps_all(g->steps);
     uint64_t most = 0;
-    for (uint32_t i = 0; g->halves && i < model_parameters(g->model)->layers; i++)
-        for (int role = 0; role < ROLE_COUNT; role++) {
-            unit_number unit = model_layer(g->model, i)->tensors[role];
-            const struct gguf_tensor *t = unit == NO_UNIT ? NULL : model_unit(g->model, unit)->slices[0].tensor;
-            if (t)
-                most = MAX(most, gpu_unpacked_bytes(t->type, (uint32_t)(t->dimensions[1] * t->dimensions[2]),
-                                                    (uint32_t)t->dimensions[0], chunk));
+    for (size_t i = 0; g->halves && i < all.count; i++) {
+        struct step_unit units[STEP_UNITS];
+        size_t count = all.steps[i].layer < 0 ? 0 : step_units(&all.steps[i], units);
+        for (size_t u = 0; u < count; u++) {
+            const struct gguf_tensor *t = model_unit(g->model, units[u].unit)->slices[0].tensor;
+            most = MAX(most, gpu_unpacked_bytes(t->type, (uint32_t)(t->dimensions[1] * t->dimensions[2]),
+                                                (uint32_t)t->dimensions[0], chunk));
         }
+    }
     return most;
 }
 
 /* What attention leaves of rows of sequences that have few, so many rows at a time, which keep a device busy. */
 static uint64_t attention_bytes(const struct geometry *g, uint32_t chunk, uint32_t positions)
 {
-    const struct model_parameters *p = model_parameters(g->model);
+    struct step_list all = steps_all(g->steps);
     uint32_t rows = MIN(MIN(chunk, PARTS_AT_ONCE), g->sequences * GPU_VECTOR_TOKENS);
     uint64_t most = pass_latent_attention_bytes(g, chunk, positions);
-    for (uint32_t i = 0; i < p->layers; i++) {
-        const struct model_layer *layer = model_layer(g->model, i);
-        bool latent = layer->kind == LAYER_LATENT;
-        uint32_t size = latent ? p->latent_value_size : layer->value_size;
-        if (layer->kind == LAYER_ATTENTION || (latent && layer->tensors[ROLE_ATTENTION_KV_B] != NO_UNIT))
-            most = MAX(most, gpu_attention_scratch_bytes(rows, layer->heads, size, positions));
+    for (size_t i = 0; i < all.count; i++) {
+        const struct step_attend *a = &all.steps[i].attend;
+        if (all.steps[i].kind == STEP_ATTEND)
+            most = MAX(most, gpu_attention_scratch_bytes(rows, a->heads, a->value_size, positions));
     }
     return most;
 }
@@ -61,19 +61,16 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     struct layout used = {0};
     uint64_t c = chunk, e = p->embedding, f = sizeof(float), choices = c * p->experts_used;
     struct gpu_buffer *s = pass->scratch, *u = pass->upload, *b = pass->readback;
-    pass->hidden = cut(s, &used.scratch, c * e * f);
-    pass->normed = cut(s, &used.scratch, c * e * f);
-    pass->branch = cut(s, &used.scratch, c * e * f);
-    pass->query = cut(s, &used.scratch, c * g->widths[BUFFER_QUERY] * f);
-    pass->raw = cut(s, &used.scratch, c * g->widths[BUFFER_RAW] * f);
+    uint64_t inner = MAX(c * g->widths[BUFFER_GATE], choices * p->expert_feed_forward);
+    for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++) {
+        bool experts = buffer == BUFFER_GATE || buffer == BUFFER_UP;
+        bool always = buffer == BUFFER_HIDDEN || buffer == BUFFER_NORMED || buffer == BUFFER_BRANCH;
+        uint64_t floats = experts ? inner : c * (always ? e : g->widths[buffer]);
+        pass->rows[buffer] = cut(s, &used.scratch, floats * f);
+    }
     uint64_t rank = g->adapters ? adapters_rank(g->adapters) : 0;
     pass->low_floats = align_up(c * rank, GPU_ALIGNMENT / f);
     pass->low = cut(s, &used.scratch, PASS_PRODUCTS * pass->low_floats * f);
-    /* Beta and alpha of a delta net stand together there. */
-    size_t gates = g->widths[BUFFER_BETA] + g->widths[BUFFER_DECAY];
-    pass->key = cut(s, &used.scratch, c * MAX(g->widths[BUFFER_KEY], gates) * f);
-    pass->value = cut(s, &used.scratch, c * g->widths[BUFFER_VALUE] * f);
-    pass->attended = cut(s, &used.scratch, c * g->widths[BUFFER_ATTENDED] * f);
     pass->attention_bytes = attention_bytes(g, chunk, positions);
     pass->attention = cut(s, &used.scratch, pass->attention_bytes);
     pass->latent.rows = pass_latent_rows(g, chunk);
@@ -82,10 +79,6 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->latent.attended = cut(s, &used.scratch, rows * g->latent_attended * f);
     pass->latent.heads = cut(s, &used.scratch, (uint64_t)rows * heads * f);
     pass->latent.groups = cut(s, &used.scratch, rows ? gpu_expert_group_bytes(heads, heads, rows) : 0);
-    pass->latent.latents = cut(s, &used.scratch, c * g->widths[BUFFER_LATENTS] * f);
-    uint64_t inner = MAX(c * g->widths[BUFFER_GATE], choices * p->expert_feed_forward);
-    pass->gate = cut(s, &used.scratch, inner * f);
-    pass->up = cut(s, &used.scratch, inner * f);
     uint64_t half = g->halves ? sizeof(uint16_t) : 0;
     pass->normed_halves = cut(s, &used.scratch, c * e * half);
     pass->inner_halves = cut(s, &used.scratch, inner * half);
@@ -103,8 +96,6 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
         pass->weights = cut(s, &used.scratch, choices * f);
         pass->groups = cut(s, &used.scratch, gpu_expert_group_bytes(p->experts, p->experts_used, chunk));
         pass->expert_out = cut(s, &used.scratch, choices * e * f);
-        pass->shared_out = cut(s, &used.scratch, c * e * f);
-        pass->shared_gates = cut(s, &used.scratch, c * f);
         pass->up_parts.expert_rows = cut_shared(u, &used.upload, choices * e * f);
         pass->back_parts.normed = cut_shared(b, &used.readback, c * e * f);
         pass->back_parts.chosen = cut_shared(b, &used.readback, choices * f);

@@ -71,7 +71,7 @@ hypura_status pass_let_go(struct engine *engine, hypura_error *error)
 }
 
 /* The experts of the layer that were chosen. */
-static uint32_t list_chosen(struct engine *engine, const struct model_layer *layer)
+static uint32_t list_chosen(struct engine *engine, unit_number first_expert)
 {
     const struct model_parameters *p = model_parameters(engine->model);
     struct scratch *s = &engine->scratch;
@@ -81,7 +81,7 @@ static uint32_t list_chosen(struct engine *engine, const struct model_layer *lay
         s->expert_first[s->chosen[i]] = 1;
     for (uint32_t e = 0; e < p->experts; e++)
         if (s->expert_first[e])
-            s->expert_units[count++] = layer->first_expert + e;
+            s->expert_units[count++] = first_expert + e;
     return count;
 }
 
@@ -105,14 +105,14 @@ static uint64_t address_of(struct gpu_range range)
 }
 
 /* Tables of where the experts of a group are, each slice counted from the one that lies lowest. */
-static hypura_status fill_tables(struct engine *engine, const struct model_layer *layer, struct visit *visit,
+static hypura_status fill_tables(struct engine *engine, unit_number first_expert, struct visit *visit,
                                  struct gpu_range (*ranges)[UNIT_MAX_SLICES], struct store_slots *out,
                                  hypura_error *error)
 {
     uint32_t experts = model_parameters(engine->model)->experts, *tables = visit->table.host;
     *out = (struct store_slots){.count = visit->held_count, .table = visit->table.range};
     memset(tables, 0xff, UNIT_MAX_SLICES * experts * sizeof *tables); /* GPU_NO_SLOT */
-    for (uint32_t s = 0; s < model_unit(engine->model, layer->first_expert)->slice_count; s++) {
+    for (uint32_t s = 0; s < model_unit(engine->model, first_expert)->slice_count; s++) {
         out->slices[s] = ranges[0][s];
         for (uint32_t i = 1; i < visit->held_count; i++)
             if (address_of(ranges[i][s]) < address_of(out->slices[s]))
@@ -123,7 +123,7 @@ static hypura_status fill_tables(struct engine *engine, const struct model_layer
             uint64_t steps = (address_of(ranges[i][s]) - address_of(out->slices[s])) / STEP;
             if (steps >= GPU_NO_SLOT)
                 return error_set(error, HYPURA_ERROR_DEVICE, "experts in memory lie too far apart for the GPU");
-            tables[s * experts + (visit->held[i] - layer->first_expert)] = (uint32_t)steps;
+            tables[s * experts + (visit->held[i] - first_expert)] = (uint32_t)steps;
         }
     }
     return HYPURA_OK;
@@ -133,7 +133,7 @@ static hypura_status fill_tables(struct engine *engine, const struct model_layer
 #define MOST_A_GROUP 64u
 
 /* Those of the experts that are there, or the first that comes, as one batch; takes them off the list. */
-static hypura_status run_group(struct engine *engine, uint32_t number, unit_number *units, uint32_t *count,
+static hypura_status run_group(struct engine *engine, const struct step *step, unit_number *units, uint32_t *count,
                                hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
@@ -162,42 +162,30 @@ static hypura_status run_group(struct engine *engine, uint32_t number, unit_numb
     *count = left;
     visit->used = 0;
     if (!status)
-        status = fill_tables(engine, model_layer(engine->model, number), visit, ranges, &slots, error);
+        status = fill_tables(engine, step->experts.first, visit, ranges, &slots, error);
     if (status)
         return status;
     pass_record(pass);
-    pass_run_experts(engine, number, &slots);
+    pass_run_experts(engine, step, &slots);
     status = pass_send(pass, error);
     visit->used = pass->last;
     return status;
 }
 
-hypura_status pass_in_place(struct engine *engine, uint32_t number, hypura_error *error)
+hypura_status pass_in_place(struct engine *engine, const struct step *step, hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
-    const struct model_layer *layer = model_layer(engine->model, number);
-    const struct model_parameters *p = model_parameters(engine->model);
-    uint64_t choices = engine->rows * (uint64_t)p->experts_used;
-    gpu_copy(pass->gpu, pass->back_parts.chosen.range, pass->chosen, choices * sizeof(uint32_t));
-    gpu_copy(pass->gpu, pass->back_parts.weights.range, pass->weights, choices * sizeof(float));
-    TRY(pass_send(pass, error));
-    gpu_ticket routed = pass->last;
-    if (p->shared_feed_forward) {
-        pass_record(pass);
-        pass_dense(engine, layer, ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, p->shared_feed_forward,
-                   pass->shared_out, false);
-        TRY(pass_send(pass, error));
-    }
+    TRY(pass_send(pass, error)); /* what was recorded since the choice */
     TRY(pass_host_share(engine, error));
-    TRY(gpu_wait(pass->gpu, routed, error));
-    TRY(pass_take_choices(engine, number, error));
+    TRY(gpu_wait(pass->gpu, pass->mixture.routed, error));
+    TRY(pass_take_choices(engine, step, error));
     unit_number *units = engine->scratch.expert_units;
-    uint32_t count = list_chosen(engine, layer);
+    uint32_t count = list_chosen(engine, step->experts.first);
     hypura_status status = store_want(engine->store, units, count, error);
     if (status)
         return status;
     while (count > 0 && !status)
-        status = run_group(engine, number, units, &count, error);
+        status = run_group(engine, step, units, &count, error);
     if (status)
         store_forget(engine->store, units, count);
     pass_record(pass);

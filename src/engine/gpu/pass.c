@@ -41,13 +41,13 @@ static hypura_status find_units(struct engine *engine, hypura_error *error)
         store_put(engine->store, u);
     }
     for (uint32_t i = 0; i < layers; i++) {
-        const struct model_layer *layer = model_layer(engine->model, i);
+        const struct step *step = steps_find(steps_of_layer(engine->steps, i), STEP_EXPERTS);
         store_slots(engine->store, i, &pass->slots[i]);
-        if (!pass->plan->layers[i] || !layer->moe || pass->slots[i].count == model_parameters(engine->model)->experts)
+        if (!pass->plan->layers[i] || !step || pass->slots[i].count == model_parameters(engine->model)->experts)
             continue;
-        TRY(copy_vector(engine, layer->tensors[ROLE_EXPERT_GATE_BIAS], error));
-        TRY(copy_vector(engine, layer->tensors[ROLE_EXPERT_UP_BIAS], error));
-        TRY(copy_vector(engine, layer->tensors[ROLE_EXPERT_DOWN_BIAS], error));
+        TRY(copy_vector(engine, step->experts.gate_bias, error));
+        TRY(copy_vector(engine, step->experts.up_bias, error));
+        TRY(copy_vector(engine, step->experts.down_bias, error));
     }
     return HYPURA_OK;
 }
@@ -68,13 +68,81 @@ static double layer_work(const struct engine *engine)
     const struct model_parameters *p = model_parameters(engine->model);
     uint64_t most = 0;
     for (uint32_t i = 0; i < p->layers; i++) {
-        const struct model_layer *layer = model_layer(engine->model, i);
-        uint64_t work = layer->moe ? p->experts_used * elements_of(engine, layer->first_expert) : 0;
-        for (int role = 0; role < ROLE_COUNT; role++)
-            work += elements_of(engine, layer->tensors[role]);
+        struct step_list list = steps_of_layer(engine->steps, i);
+        const struct step *experts = steps_find(list, STEP_EXPERTS);
+        uint64_t work = experts ? experts->experts.used * elements_of(engine, experts->experts.first) : 0;
+        for (size_t s = 0; s < list.count; s++) {
+            struct step_unit units[STEP_UNITS];
+            size_t count = step_units(&list.steps[s], units);
+            for (size_t u = 0; u < count; u++)
+                work += elements_of(engine, units[u].unit);
+        }
         most = MAX(most, work);
     }
     return (double)most;
+}
+
+/* ---- lists ---------------------------------------------------------------------------------------------------------
+ */
+
+/* Neighbouring layers are rewritten together, so that one ends with the norm that the next begins with. */
+static hypura_status make_run(struct engine *engine, struct device_list *lists, bool few, uint32_t first,
+                              uint32_t count, hypura_error *error)
+{
+    const struct plan_gpu *plan = engine->pass->plan;
+    struct step_list all = steps_of_layer(engine->steps, first), out = {0}, *part;
+    struct step *steps;
+    for (uint32_t i = 1; i < count; i++)
+        all.count += steps_of_layer(engine->steps, first + i).count;
+    if (first + count == plan->layer_count && plan->output)
+        all.count += steps_after(engine->steps).count;
+    TRY(steps_fuse(all, few, &steps, &out.count, error));
+    lists->runs[lists->run_count++] = steps;
+    for (size_t i = 0; i < out.count; i++) {
+        part = steps[i].layer < 0 ? &lists->after : &lists->layers[steps[i].layer];
+        if (part->count++ == 0)
+            part->steps = &steps[i];
+    }
+    return HYPURA_OK;
+}
+
+hypura_status pass_make_lists(struct engine *engine, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    uint32_t layers = pass->plan->layer_count;
+    for (int few = 0; few < 2; few++) {
+        struct device_list *lists = &pass->lists[few];
+        TRY(ALLOCATE(&lists->runs, layers, "lists of steps", error));
+        TRY(ALLOCATE(&lists->layers, layers, "lists of steps", error));
+        for (uint32_t i = 0, count; i < layers; i += MAX(count, 1u)) {
+            for (count = 0; i + count < layers && pass->plan->layers[i + count];)
+                count++;
+            if (count)
+                TRY(make_run(engine, lists, few, i, count, error));
+        }
+    }
+    return HYPURA_OK;
+}
+
+void pass_free_lists(struct gpu_pass *pass)
+{
+    for (size_t few = 0; few < COUNT_OF(pass->lists); few++) {
+        struct device_list *lists = &pass->lists[few];
+        for (uint32_t i = 0; i < lists->run_count; i++)
+            memory_free(lists->runs[i]);
+        memory_free(lists->runs);
+        memory_free(lists->layers);
+    }
+}
+
+struct step_list pass_steps(const struct engine *engine, uint32_t layer)
+{
+    return engine->pass->lists[engine->rows <= GPU_VECTOR_TOKENS].layers[layer];
+}
+
+struct step_list pass_steps_after(const struct engine *engine)
+{
+    return engine->pass->lists[engine->rows <= GPU_VECTOR_TOKENS].after;
 }
 
 hypura_status gpu_pass_open(struct engine *engine, struct gpu *gpu, hypura_error *error)
@@ -84,6 +152,7 @@ hypura_status gpu_pass_open(struct engine *engine, struct gpu *gpu, hypura_error
     engine->pass->plan = engine->plan->gpu;
     engine->pass->layer_work = layer_work(engine);
     TRY(find_units(engine, error));
+    TRY(pass_make_lists(engine, error));
     engine->pass->ahead.possible = pass_can_record_ahead(engine);
     TRY(pass_make_buffers(engine, error));
     return pass_try(engine, error);
@@ -110,6 +179,7 @@ void gpu_pass_close(struct engine *engine)
             gpu_buffer_destroy(pass->gpu, pass->caches[i]);
     for (unit_number u = 0; pass->host_vectors && u < model_unit_count(engine->model); u++)
         memory_free(pass->host_vectors[u]);
+    pass_free_lists(pass);
     memory_free(pass->host_vectors);
     memory_free(pass->units);
     memory_free(pass->slots);
@@ -132,12 +202,6 @@ const float *gpu_pass_host_vector(const struct engine *engine, unit_number unit)
     return engine->pass ? engine->pass->host_vectors[unit] : NULL;
 }
 
-struct gpu_range range_at(struct gpu_range range, uint64_t floats)
-{
-    range.offset += floats * sizeof(float);
-    return range;
-}
-
 struct gpu_range pass_vector(const struct engine *engine, unit_number unit)
 {
     return unit == NO_UNIT ? (struct gpu_range){0} : engine->pass->units[unit];
@@ -153,53 +217,6 @@ struct gpu_matrix pass_matrix(const struct engine *engine, unit_number unit)
                                .rows = (uint32_t)matrix.rows,
                                .columns = (uint32_t)matrix.columns,
                                .row_bytes = matrix.row_bytes};
-}
-
-struct gpu_range pass_input(const struct engine *engine, unit_number norm)
-{
-    return norm == NO_UNIT ? engine->pass->hidden : engine->pass->normed;
-}
-
-struct gpu_range pass_input_halves(const struct engine *engine, unit_number norm)
-{
-    bool there = engine->geometry.halves && norm != NO_UNIT && engine->rows > GPU_VECTOR_TOKENS &&
-                 engine->rows * model_parameters(engine->model)->embedding % 8 == 0;
-    return there ? engine->pass->normed_halves : (struct gpu_range){0};
-}
-
-struct gpu_matmul pass_job(const struct engine *engine, const struct gpu_matrix *weights, struct gpu_range bias,
-                           struct gpu_range in, struct gpu_range in_halves, struct gpu_range out)
-{
-    const struct gpu_pass *pass = engine->pass;
-    return (struct gpu_matmul){.weights = *weights,
-                               .in = in,
-                               .in_halves = in_halves,
-                               .out = out,
-                               .bias = bias,
-                               .unpacked = pass->unpacked_bytes ? pass->unpacked : (struct gpu_range){0},
-                               .unpacked_bytes = pass->unpacked_bytes,
-                               .tokens = (uint32_t)engine->rows,
-                               .in_stride = weights->columns,
-                               .out_stride = weights->rows};
-}
-
-/* What was normed, as halves too, for products that read those. */
-static void halve_normed(struct engine *engine, unit_number norm)
-{
-    struct gpu_range halves = pass_input_halves(engine, norm);
-    if (!halves.buffer)
-        return;
-    gpu_halves(engine->pass->gpu, halves, engine->pass->normed,
-               engine->rows * (uint64_t)model_parameters(engine->model)->embedding);
-    gpu_barrier(engine->pass->gpu);
-}
-
-unit_number pass_next_norm(const struct engine *engine, uint32_t layer)
-{
-    if (layer + 1 < model_parameters(engine->model)->layers)
-        return gpu_pass_has(engine, layer + 1) ? model_layer(engine->model, layer + 1)->tensors[ROLE_ATTENTION_NORM]
-                                               : NO_UNIT;
-    return engine->pass->plan->output ? model_tensor(engine->model, ROLE_OUTPUT_NORM) : NO_UNIT;
 }
 
 /* ---- batches of commands ------------------------------------------------------------------------------------------
@@ -221,6 +238,7 @@ hypura_status pass_send(struct gpu_pass *pass, hypura_error *error)
     pass->wait_value = 0;
     pass->wait_upload = 0;
     pass->recorded = 0;
+    pass->pending_reads = pass->pending_writes = 0; /* batches see what those before them wrote */
     pass->sent++;
     return status;
 }
@@ -240,7 +258,8 @@ void gpu_pass_begin(struct engine *engine)
         return;
     pass->sent = 0;
     pass->latent.grouped = 0;
-    pass->on_device = pass->inputs_sent = pass->hidden_on_device = pass->norm_left = false;
+    memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
+    pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;
     pass_expect(engine);
     pass->ahead.begun = clock_nanoseconds();
 }
@@ -272,7 +291,7 @@ void gpu_pass_abandon(struct engine *engine)
 /* ---- the way there and back ----------------------------------------------------------------------------------------
  */
 
-/* Sharper attention for far positions: the factors of attention_layer.c. */
+/* Sharper attention for far positions: the factors of cpu/attend.c. */
 static void fill_scales(const struct engine *engine, float *out)
 {
     const struct model_parameters *p = model_parameters(engine->model);
@@ -321,38 +340,18 @@ static void send_inputs(struct engine *engine)
     pass->inputs_sent = true;
 }
 
-/* Of a norm of the residual stream (Phi 3.5 MoE); or none. */
-static struct gpu_range norm_bias(const struct engine *engine, unit_number norm)
-{
-    if (norm == NO_UNIT)
-        return (struct gpu_range){0};
-    const struct unit *unit = model_unit(engine->model, norm);
-    return pass_vector(engine, unit->layer < 0
-                                   ? model_tensor(engine->model, ROLE_OUTPUT_NORM_BIAS)
-                                   : model_layer(engine->model, (uint32_t)unit->layer)->tensors[unit->role + 1]);
-}
-
-void pass_norm_hidden(struct engine *engine, unit_number weight)
-{
-    struct gpu_pass *pass = engine->pass;
-    const struct model_parameters *p = model_parameters(engine->model);
-    if (weight == NO_UNIT)
-        return;
-    gpu_rms_norm(pass->gpu, pass->normed, pass->hidden, pass_vector(engine, weight), norm_bias(engine, weight),
-                 (uint32_t)engine->rows, p->embedding, p->norm_epsilon);
-    gpu_barrier(pass->gpu);
-    halve_normed(engine, weight);
-}
-
-static void to_device(struct engine *engine)
+void pass_to_device(struct engine *engine)
 {
     struct gpu_pass *pass = engine->pass;
     size_t bytes = engine->rows * model_parameters(engine->model)->embedding * sizeof(float);
     if (!runs_ahead(pass))
         pass_record(pass);
+    if (pass->on_device && pass->inputs_sent)
+        return;
     send_inputs(engine);
     if (!pass->on_device)
-        send_part(pass, pass->hidden, &pass->up_parts.hidden, engine->scratch.buffers[BUFFER_HIDDEN], bytes);
+        send_part(pass, pass->rows[BUFFER_HIDDEN], &pass->up_parts.hidden, engine->scratch.buffers[BUFFER_HIDDEN],
+                  bytes);
     gpu_barrier(pass->gpu);
     pass->on_device = true;
 }
@@ -364,7 +363,8 @@ hypura_status gpu_pass_to_host(struct engine *engine, hypura_error *error)
         return HYPURA_OK;
     size_t bytes = engine->rows * model_parameters(engine->model)->embedding * sizeof(float);
     pass_record(pass);
-    gpu_copy(pass->gpu, pass->back_parts.hidden.range, pass->hidden, bytes);
+    pass_settle(pass);
+    gpu_copy(pass->gpu, pass->back_parts.hidden.range, pass->rows[BUFFER_HIDDEN], bytes);
     TRY(pass_finish(engine, error));
     memcpy(engine->scratch.buffers[BUFFER_HIDDEN], pass->back_parts.hidden.host, bytes);
     pass->on_device = false;
@@ -377,7 +377,8 @@ hypura_status gpu_pass_to_host(struct engine *engine, hypura_error *error)
 hypura_status gpu_pass_embed(struct engine *engine, const int32_t *tokens, bool *done, hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
-    unit_number unit = model_tensor(engine->model, ROLE_TOKEN_EMBEDDING);
+    const struct step_embed *embed = &steps_before(engine->steps).steps->embed;
+    unit_number unit = embed->unit;
     (void)error;
     *done = false;
     if (!pass || !pass->plan->units[unit])
@@ -394,59 +395,9 @@ hypura_status gpu_pass_embed(struct engine *engine, const int32_t *tokens, bool 
     pass_record(pass);
     send_part(pass, pass->tokens, &pass->up_parts.tokens, tokens, engine->rows * sizeof *tokens);
     gpu_barrier(pass->gpu);
-    gpu_embed(pass->gpu, &matrix, pass->tokens, pass->hidden, (uint32_t)engine->rows,
-              model_parameters(engine->model)->embedding_scale);
+    gpu_embed(pass->gpu, &matrix, pass->tokens, pass->rows[BUFFER_HIDDEN], (uint32_t)engine->rows, embed->scale);
     gpu_barrier(pass->gpu);
     return HYPURA_OK;
-}
-
-void pass_add_branch(struct engine *engine, struct gpu_range branch, unit_number post_norm, unit_number layer_scale,
-                     unit_number next_norm, const struct gpu_mix *mix)
-{
-    struct gpu_pass *pass = engine->pass;
-    const struct model_parameters *p = model_parameters(engine->model);
-    bool biased = norm_bias(engine, next_norm).buffer;
-    struct gpu_residual residual = {.hidden = pass->hidden,
-                                    .branch = branch,
-                                    .post_norm = pass_vector(engine, post_norm),
-                                    .layer_scale = pass_vector(engine, layer_scale),
-                                    .norm = pass_vector(engine, biased ? NO_UNIT : next_norm),
-                                    .out = pass->normed,
-                                    .out_halves = biased ? (struct gpu_range){0} : pass_input_halves(engine, next_norm),
-                                    .scale = p->residual_scale,
-                                    .epsilon = p->norm_epsilon,
-                                    .rows = (uint32_t)engine->rows,
-                                    .columns = p->embedding};
-    if (mix)
-        residual.mix = *mix;
-    gpu_residual(pass->gpu, &residual);
-    gpu_barrier(pass->gpu);
-    pass->norm_left = false;
-    if (biased)
-        pass_norm_hidden(engine, next_norm);
-}
-
-/* The residual stream through a norm, in place (encoders); nothing without a tensor. */
-static void renorm_hidden(struct engine *engine, unit_number weight, unit_number bias)
-{
-    struct gpu_pass *pass = engine->pass;
-    const struct model_parameters *p = model_parameters(engine->model);
-    bool centred = model_architecture(engine->model)->flags & ARCHITECTURE_LAYER_NORM;
-    if (weight == NO_UNIT)
-        return;
-    (centred ? gpu_layer_norm : gpu_rms_norm)(pass->gpu, pass->hidden, pass->hidden, pass_vector(engine, weight),
-                                              pass_vector(engine, bias), (uint32_t)engine->rows, p->embedding,
-                                              p->norm_epsilon);
-    gpu_barrier(pass->gpu);
-}
-
-/* Whether the matrix that ends a branch adds it to the residual stream by itself, and whoever reads that next norms it
- * by itself: two launches less where few tokens make launches count. */
-static bool adds_by_itself(const struct engine *engine, unit_number post_norm, unit_number layer_scale,
-                           unit_number next_norm)
-{
-    return engine->rows <= GPU_VECTOR_TOKENS && post_norm == NO_UNIT && layer_scale == NO_UNIT &&
-           !norm_bias(engine, next_norm).buffer && model_parameters(engine->model)->residual_scale == 1.0f;
 }
 
 static uint32_t layers_a_batch(const struct engine *engine)
@@ -456,65 +407,17 @@ static uint32_t layers_a_batch(const struct engine *engine)
     return seconds * LAYERS_A_BATCH > BATCH_SECONDS ? MAX((uint32_t)(BATCH_SECONDS / seconds), 1u) : LAYERS_A_BATCH;
 }
 
-void pass_attend(struct engine *engine, uint32_t number, bool add)
-{
-    struct gpu_pass *pass = engine->pass;
-    const struct model_layer *layer = model_layer(engine->model, number);
-    unit_number norm = layer->tensors[ROLE_ATTENTION_NORM];
-    if (!pass->on_device || !pass->inputs_sent) {
-        to_device(engine);
-        pass->norm_left = engine->rows <= GPU_VECTOR_TOKENS && !norm_bias(engine, norm).buffer;
-        if (!pass->norm_left)
-            pass_norm_hidden(engine, norm);
-    }
-    pass_record(pass);
-    switch (layer->kind) {
-    case LAYER_ATTENTION:
-        pass_attention(engine, number, add);
-        break;
-    case LAYER_LATENT:
-        pass_latent(engine, number, add);
-        break;
-    case LAYER_RECURRENT:
-        pass_recurrent(engine, number, add);
-        break;
-    }
-}
-
 hypura_status gpu_pass_layer(struct engine *engine, uint32_t number, hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
-    const struct model_layer *layer = model_layer(engine->model, number);
-    const unit_number *tensors = layer->tensors;
     if (runs_ahead(pass)) {
         pass->open = !pass->on_device || !pass->inputs_sent;
         if (pass->open)
-            to_device(engine);
+            pass_to_device(engine);
         return pass_send(pass, error);
     }
-    bool add =
-        !layer->moe && adds_by_itself(engine, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, tensors[ROLE_FFN_NORM]);
-    pass_attend(engine, number, add);
-    if (add)
-        pass->norm_left = true;
-    else
-        pass_add_branch(engine, pass->branch, tensors[ROLE_ATTENTION_POST_NORM], NO_UNIT, tensors[ROLE_FFN_NORM], NULL);
-    renorm_hidden(engine, tensors[ROLE_ATTENTION_SUM_NORM], tensors[ROLE_ATTENTION_SUM_NORM_BIAS]);
-    unit_number next = pass_next_norm(engine, number);
-    if (layer->moe) {
-        TRY(pass_experts(engine, number, next, error));
-    } else {
-        /* The output matrix's norm is wanted by itself. */
-        add = number + 1 < model_parameters(engine->model)->layers &&
-              adds_by_itself(engine, tensors[ROLE_FFN_POST_NORM], tensors[ROLE_LAYER_SCALE], next);
-        pass_dense(engine, layer, ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, layer->feed_forward, pass->branch, add);
-        gpu_barrier(pass->gpu);
-        if (add)
-            pass->norm_left = true;
-        else
-            pass_add_branch(engine, pass->branch, tensors[ROLE_FFN_POST_NORM], tensors[ROLE_LAYER_SCALE], next, NULL);
-        renorm_hidden(engine, tensors[ROLE_FFN_SUM_NORM], tensors[ROLE_FFN_SUM_NORM_BIAS]);
-    }
+    pass_to_device(engine);
+    TRY(pass_record_steps(engine, pass_steps(engine, number), error));
     /* The first layer goes alone, so that the device starts early. */
     uint32_t most = pass->sent == 0 ? 1 : layers_a_batch(engine);
     return ++pass->recorded >= most && !pass->ahead.recording ? pass_send(pass, error) : HYPURA_OK;

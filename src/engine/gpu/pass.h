@@ -5,9 +5,9 @@
  *   ability.c       which layers it can compute, and how much device memory it wants
  *   pass.c          opening, closing, batches of commands, the way of the residual stream from one side to the other
  *   buffers.c       what stands where in the buffers of a pass
- *   layer.c         attention and dense feed forward as commands
- *   latent.c        latent attention
- *   recurrent.c     gated delta nets
+ *   record.c        what each kind of step is in commands, and when one waits for another
+ *   attend.c        heads, attention, its latent kind
+ *   delta_net.c     gated delta nets
  *   adapt.c         what LoRA adapters add
  *   experts.c       mixture of experts: commands for those that are there, and the CPU's share at the same time
  *   visit.c         experts from RAM that come to the GPU for one long batch
@@ -15,10 +15,11 @@
  *   ahead.c         the next token's commands, recorded while the device computes this one
  *   none.c          in place of them where the build has no GPU
  *
- * Commands are recorded layer by layer and sent a few layers at a time, so that the device works while the CPU records.
- * A layer whose experts are partly in RAM is sent in two batches: one up to the router's choice, whose results the CPU
- * reads, and one with the experts that are there. The next batch (the weighted sum, and what follows) is sent at once
- * and waits for the CPU's signal that its own experts' rows are ready.
+ * It walks the same list of steps as the CPU (steps/steps.h), rewritten for a device: one list for batches of few rows,
+ * one for many. Commands are recorded layer by layer and sent a few layers at a time, so that the device works while
+ * the CPU records. A layer whose experts are partly in RAM is sent in two batches: one up to the router's choice, whose
+ * results the CPU reads, and one with the experts that are there. The next batch (the weighted sum, and what follows)
+ * is sent at once and waits for the CPU's signal that its own experts' rows are ready.
  */
 #ifndef HYPURA_ENGINE_GPU_PASS_H
 #define HYPURA_ENGINE_GPU_PASS_H
@@ -86,14 +87,23 @@ struct gpu_pass {
     struct visit visits[2];
     uint32_t visit_turn;
 
+    /* The lists of the layers that are there, and of what comes after them: for few rows, for many. */
+    struct device_list {
+        struct step **runs; /* [run_count] neighbouring layers */
+        uint32_t run_count;
+        struct step_list *layers; /* [layers] */
+        struct step_list after;
+    } lists[2];
+
     /* In device memory, as struct scratch has them. C tokens a batch, E embedding, K experts used. */
-    struct gpu_range hidden, normed, branch, query, key, value, attended, attention, gate, up;
+    struct gpu_range rows[BUFFER_COUNT], attention;
+    enum { ROWS_FLOATS, ROWS_BOTH, ROWS_HALVES } state[BUFFER_COUNT]; /* also, or only, as halves */
+    uint32_t pending_reads, pending_writes;                           /* since the last barrier, bits by buffer */
     uint64_t attention_bytes;
     struct gpu_range normed_halves, inner_halves, unpacked; /* where the device multiplies halves, else empty */
     uint64_t unpacked_bytes;
-    struct gpu_range router, chosen, weights, groups, expert_out, shared_out, shared_gates;
+    struct gpu_range router, chosen, weights, groups, expert_out;
     struct gpu_range picked, logits; /* rows whose logits are wanted */
-    struct gpu_range raw;            /* as scratch.query_raw */
     struct gpu_range low;            /* [PASS_PRODUCTS] of low_floats: what the first thin matrices give */
     uint64_t low_floats;
     struct gpu_range tokens, rope[2], scales;
@@ -103,7 +113,6 @@ struct gpu_pass {
         struct gpu_range heads;           /* uint32 [rows][heads], the number of each */
         struct gpu_range groups;          /* that gpu_expert_group made of them, for so many rows: */
         uint32_t grouped;
-        struct gpu_range latents; /* where whole keys are made of them: of C rows */
     } latent;
     struct {
         struct shared_part hidden, tokens, rope[2], scales, expert_rows;
@@ -118,15 +127,20 @@ struct gpu_pass {
     uint32_t sent;          /* batches of these tokens */
     double layer_work;      /* multiplications and additions that a layer takes for a row, at most */
     bool on_device;         /* the residual stream is there, else in scratch.hidden */
-    bool norm_left;         /* the residual stream's next norm is left to the matrices that read it */
     bool inputs_sent;       /* positions' tables are there */
     uint64_t wait_value;    /* that the open batch must wait for */
     gpu_ticket wait_upload; /* likewise */
     gpu_ticket last;        /* batch */
     uint64_t signals;       /* values given to batches so far */
+    /* Of the layer at work. */
+    struct mixture {
+        bool divided, visits, in_place; /* how experts that the device does not have are computed; none: it has all */
+        gpu_ticket routed;              /* what was handed over is there; 0: nothing was */
+        uint32_t layer;
+    } mixture;
     struct {
         bool waiting;
-        uint32_t layer;
+        const struct step *experts;
         gpu_ticket routed; /* what the CPU reads is there */
         uint64_t value;    /* to signal when its rows are */
     } host_share;
@@ -189,7 +203,7 @@ hypura_status pass_send(struct gpu_pass *pass, hypura_error *error);
 hypura_status pass_finish(struct engine *engine, hypura_error *error); /* sends, and waits until all is done */
 
 /* Norm, logits of rows first to first + count of those that are wanted, and their way back, as commands. */
-void pass_record_output(struct engine *engine, size_t first, size_t count);
+hypura_status pass_record_output(struct engine *engine, size_t first, size_t count, hypura_error *error);
 
 /* Whether the next token's commands can be recorded ahead at all; whether those that were fit the batch that begins;
  * and recording them, if that is worth while. */
@@ -204,37 +218,39 @@ struct gpu_range pass_vector(const struct engine *engine, unit_number unit); /* 
 /* One row through what the device computes: HYPURA_ERROR_DEVICE where it fails. */
 hypura_status pass_try(struct engine *engine, hypura_error *error);
 
-/* The attention of a layer, whatever its kind, as commands; what is read goes to the device if it is not there. */
-void pass_attend(struct engine *engine, uint32_t number, bool add);
+/* The residual stream, and what depends on the positions of the batch, where they are not there yet. */
+void pass_to_device(struct engine *engine);
 
-/* What a layer leaves: its branch, or the sum of its experts, goes to the residual stream, which is normed for whoever
- * comes next. */
-void pass_add_branch(struct engine *engine, struct gpu_range branch, unit_number post_norm, unit_number layer_scale,
-                     unit_number next_norm, const struct gpu_mix *mix);
+/* The steps of a layer that is there, and of what comes after the layers, rewritten for the batch at hand. */
+struct step_list pass_steps(const struct engine *engine, uint32_t layer);
+struct step_list pass_steps_after(const struct engine *engine);
+hypura_status pass_make_lists(struct engine *engine, hypura_error *error);
+void pass_free_lists(struct gpu_pass *pass);
 
-/* The residual stream through a norm, for matrices that read pass->normed; nothing without one. */
-void pass_norm_hidden(struct engine *engine, unit_number weight);
+/* Records steps, each waiting for what it reads. pass_settle: whatever comes next waits for all of them. */
+hypura_status pass_record_steps(struct engine *engine, struct step_list list, hypura_error *error);
+void pass_settle(struct gpu_pass *pass);
+bool pass_records(enum step_kind kind); /* whether there are commands for it */
 
-/* Where rows were left without their norm, the matrix applies it itself. */
-void pass_take_norm(const struct engine *engine, struct gpu_matmul *job, unit_number norm);
+typedef hypura_status record_function(struct engine *engine, const struct step *step, hypura_error *error);
+record_function pass_record_heads, pass_record_spread, pass_record_attend, pass_record_attend_latent;
+record_function pass_record_delta_net, pass_record_route, pass_record_experts;
 
-/* The output is added to the residual stream instead of written, with add. */
-void pass_give_output(const struct engine *engine, struct gpu_matmul *job, bool add);
+/* A buffer's rows as they are in this batch: as floats, as halves, or without a buffer where they are not so. */
+struct gpu_range pass_floats(const struct gpu_pass *pass, enum step_buffer buffer);
+struct gpu_range pass_halves(const struct gpu_pass *pass, enum step_buffer buffer);
 
-/* Where the sequences of the batch are in the cache of a layer. */
-void pass_find_sequences(const struct engine *engine, uint32_t number, struct gpu_sequence *out);
+/* Whether the next step is the only reader of what this one gives, and would rather have halves. */
+bool pass_may_give_halves(const struct engine *engine, const struct step *step, enum step_buffer buffer);
 
-/* Their rows go to branch, or to out; with add they are added to the residual stream instead. */
-void pass_attention(struct engine *engine, uint32_t layer, bool add);
-void pass_latent(struct engine *engine, uint32_t layer, bool add);
-void pass_recurrent(struct engine *engine, uint32_t layer, bool add);
-void pass_dense(struct engine *engine, const struct model_layer *layer, enum tensor_role gate, enum tensor_role up,
-                enum tensor_role down, size_t width, struct gpu_range out, bool add);
-struct gpu_glu_kind pass_glu_kind(const struct engine *engine);
-/* may_halve: whoever reads it takes halves, where they can be. */
-bool pass_glu(struct engine *engine, const struct gpu_matrix *down, uint64_t slot_stride, uint32_t rows, uint32_t inner,
-              bool may_halve);
-hypura_status pass_experts(struct engine *engine, uint32_t layer, unit_number next_norm, hypura_error *error);
+struct gpu_matrix pass_rows_of(const struct gpu_matrix *matrix, uint64_t first, uint64_t rows);
+
+/* The gated product of the gate's and up's rows; as halves where may_halve and the reader takes those: whether it is.
+ */
+bool pass_glu(struct engine *engine, enum glu_kind kind, const struct gpu_matrix *reader, uint64_t slot_stride,
+              uint32_t rows, uint32_t inner, bool may_halve);
+
+struct gpu_mix pass_mix(const struct engine *engine, const struct step_mix *mix);
 
 /* Of latent attention: rows worked on at once, scratch of the attention itself, and what is filled when all buffers are
  * there. */
@@ -243,16 +259,16 @@ uint64_t pass_latent_attention_bytes(const struct geometry *geometry, uint32_t c
 hypura_status pass_open_latent(struct engine *engine, hypura_error *error);
 
 /* The experts of a layer that stand in slots, for the rows of the batch. */
-void pass_run_experts(struct engine *engine, uint32_t layer, const struct store_slots *slots);
+void pass_run_experts(struct engine *engine, const struct step *experts, const struct store_slots *slots);
 
 /* The layer's other experts, brought there for this batch: whether that is quicker, and doing it. */
 bool pass_should_visit(const struct engine *engine, uint32_t layer);
-hypura_status pass_visit(struct engine *engine, uint32_t layer, hypura_error *error);
+hypura_status pass_visit(struct engine *engine, const struct step *experts, hypura_error *error);
 hypura_status pass_make_visits(struct engine *engine, hypura_error *error);
 
 /* The layer's experts from where they stand in memory, between the router's choice and the sum; whether that can be. */
 bool pass_reads_in_place(const struct engine *engine, uint32_t layer);
-hypura_status pass_in_place(struct engine *engine, uint32_t layer, hypura_error *error);
+hypura_status pass_in_place(struct engine *engine, const struct step *experts, hypura_error *error);
 hypura_status pass_let_go(struct engine *engine, hypura_error *error); /* waits for the batches that read so */
 bool pass_can_read_in_place(struct gpu *gpu, const struct model *model);
 hypura_status pass_make_holds(struct engine *engine, hypura_error *error);
@@ -261,32 +277,18 @@ void pass_free_holds(struct engine *engine);
 /* The choices of a layer that the CPU waited for, in scratch.chosen and chosen_weights; counted, and written to a
  * trace.
  */
-hypura_status pass_take_choices(struct engine *engine, uint32_t layer, hypura_error *error);
-
-/* The norm that reads the residual stream after a layer, on the GPU; NO_UNIT: none. */
-unit_number pass_next_norm(const struct engine *engine, uint32_t layer);
+hypura_status pass_take_choices(struct engine *engine, const struct step *experts, hypura_error *error);
 
 /* What the CPU has to do before the batches that were sent can run. */
 hypura_status pass_host_share(struct engine *engine, hypura_error *error);
 
-/* Where the rows that a matrix reads are: normed, or the residual stream itself where the layer has no norm. */
-struct gpu_range pass_input(const struct engine *engine, unit_number norm);
-
-/* The same as halves, where this batch has them. */
-struct gpu_range pass_input_halves(const struct engine *engine, unit_number norm);
-
-/* Products, and what adapters add to each. layer NULL: of the whole model. */
-void pass_multiply(struct engine *engine, const struct model_layer *layer, const struct pass_product *products,
-                   size_t count);
-bool pass_is_adapted(const struct engine *engine, const struct model_layer *layer, enum tensor_role role);
+/* Products, and what adapters add to each. layer -1: of the whole model. */
+void pass_multiply(struct engine *engine, int32_t layer, const struct pass_product *products, size_t count);
+bool pass_is_adapted(const struct engine *engine, int32_t layer, enum tensor_role role);
 
 /* What adapters of a layer (-1: of the whole model) take on the device. */
 uint64_t pass_adapter_bytes(const struct adapters *adapters, int32_t layer);
 hypura_status pass_open_adapters(struct engine *engine, hypura_error *error);
 void pass_close_adapters(struct gpu_pass *pass);
-
-/* A product of the rows of the batch by a matrix, adjacent inputs to adjacent outputs. */
-struct gpu_matmul pass_job(const struct engine *engine, const struct gpu_matrix *weights, struct gpu_range bias,
-                           struct gpu_range in, struct gpu_range in_halves, struct gpu_range out);
 
 #endif

@@ -7,21 +7,35 @@
 
 static bool is_whole(const struct engine *engine, uint32_t number)
 {
-    return !model_layer(engine->model, number)->moe ||
+    return !steps_find(steps_of_layer(engine->steps, number), STEP_EXPERTS) ||
            engine->pass->slots[number].count == model_parameters(engine->model)->experts;
+}
+
+static bool same_steps(struct step_list a, struct step_list b)
+{
+    if (a.count != b.count)
+        return false;
+    for (size_t i = 0; i < a.count; i++)
+        if (a.steps[i].kind != b.steps[i].kind)
+            return false;
+    return true;
 }
 
 /* Whether a layer before it is like it. */
 static bool is_known(const struct engine *engine, uint32_t number)
 {
-    const struct model_layer *layer = model_layer(engine->model, number);
-    for (uint32_t i = 0; i < number; i++) {
-        const struct model_layer *other = model_layer(engine->model, i);
-        if (gpu_pass_has(engine, i) && other->kind == layer->kind && other->moe == layer->moe &&
-            is_whole(engine, i) == is_whole(engine, number))
+    for (uint32_t i = 0; i < number; i++)
+        if (gpu_pass_has(engine, i) && is_whole(engine, i) == is_whole(engine, number) &&
+            same_steps(pass_steps(engine, i), pass_steps(engine, number)))
             return true;
-    }
     return false;
+}
+
+/* Of a layer whose experts are divided what comes before the router. */
+static struct step_list up_to_router(struct step_list list)
+{
+    const struct step *route = steps_find(list, STEP_ROUTE);
+    return (struct step_list){list.steps, route ? (size_t)(route - list.steps) : list.count};
 }
 
 static hypura_status run(struct engine *engine, hypura_error *error)
@@ -30,16 +44,15 @@ static hypura_status run(struct engine *engine, hypura_error *error)
     for (uint32_t i = 0; i < model_parameters(engine->model)->layers; i++) {
         if (!gpu_pass_has(engine, i) || is_known(engine, i))
             continue;
-        if (is_whole(engine, i))
+        if (is_whole(engine, i)) {
             TRY(gpu_pass_layer(engine, i, error));
-        else
-            pass_attend(engine, i, false);
-        pass_record(pass);
-        pass_norm_hidden(engine, pass_next_norm(engine, i));
-        pass->norm_left = false;
+        } else {
+            pass_to_device(engine);
+            TRY(pass_record_steps(engine, up_to_router(pass_steps(engine, i)), error));
+        }
     }
     if (pass->plan->output)
-        pass_record_output(engine, 0, 1);
+        TRY(pass_record_output(engine, 0, 1, error));
     return pass_finish(engine, error);
 }
 

@@ -24,9 +24,9 @@ hypura_status pass_make_visits(struct engine *engine, hypura_error *error)
     if (pass->plan->visit_slots == 0)
         return HYPURA_OK;
     for (uint32_t i = 0; i < pass->plan->layer_count; i++) {
-        const struct model_layer *layer = model_layer(engine->model, i);
-        bool may = layer->moe && pass->plan->layers[i] == GPU_CAN;
-        const struct unit *unit = may ? model_unit(engine->model, layer->first_expert) : NULL;
+        const struct step *experts = steps_find(steps_of_layer(engine->steps, i), STEP_EXPERTS);
+        bool may = experts && pass->plan->layers[i] == GPU_CAN;
+        const struct unit *unit = may ? model_unit(engine->model, experts->experts.first) : NULL;
         for (uint32_t s = 0; unit && s < unit->slice_count; s++)
             if (!largest[s] || unit->slices[s].bytes > largest[s]->slices[s].bytes)
                 largest[s] = unit;
@@ -64,17 +64,17 @@ static hypura_status bring(struct engine *engine, const unit_number *units, uint
     return status;
 }
 
-hypura_status pass_visit(struct engine *engine, uint32_t number, hypura_error *error)
+hypura_status pass_visit(struct engine *engine, const struct step *step, hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
-    const struct model_layer *layer = model_layer(engine->model, number);
+    const unit_number first_expert = step->experts.first;
     const struct model_parameters *p = model_parameters(engine->model);
     unit_number *units = engine->scratch.expert_units;
     uint32_t missing = 0;
-    store_on_device(engine->store, layer->first_expert, p->experts, pass->there);
+    store_on_device(engine->store, first_expert, p->experts, pass->there);
     for (uint32_t e = 0; e < p->experts; e++)
         if (!pass->there[e])
-            units[missing++] = layer->first_expert + e;
+            units[missing++] = first_expert + e;
     for (uint32_t first = 0, count; first < missing; first += count) {
         struct visit *visit = &pass->visits[pass->visit_turn++ % 2];
         count = MIN(missing - first, pass->plan->visit_slots);
@@ -86,13 +86,13 @@ hypura_status pass_visit(struct engine *engine, uint32_t number, hypura_error *e
         memset(table, 0xff, p->experts * sizeof *table); /* GPU_NO_SLOT */
         struct store_slots slots = {.count = count, .table = visit->table.range};
         for (uint32_t i = 0; i < count; i++)
-            table[units[first + i] - layer->first_expert] = i;
+            table[units[first + i] - first_expert] = i;
         for (uint32_t s = 0; s < UNIT_MAX_SLICES; s++) {
             slots.slices[s].buffer = visit->buffers[s];
             slots.strides[s] = visit->strides[s];
         }
         pass_record(pass);
-        pass_run_experts(engine, number, &slots);
+        pass_run_experts(engine, step, &slots);
         TRY(pass_send(pass, error));
         visit->used = pass->last;
     }

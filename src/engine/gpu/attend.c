@@ -1,0 +1,305 @@
+/* Heads, attention over the cache, and its latent kind, as commands.
+ *
+ * In latent attention a head's products with its own matrices, the queries' with that of the keys and the sums' with
+ * that of the values, are those of a mixture whose every token chose all experts: head h is expert h, in slot h. */
+#include "engine/gpu/pass.h"
+
+/* Queries against the cache's rows are as wide as those (576 floats in DeepSeek V3), so only so many heads' are there
+ * at once: a batch is cut into parts. */
+#define HEADS_AT_ONCE 16384u
+#define LEAST_ROWS (2 * (GPU_VECTOR_TOKENS + 1))
+#define MOST_ROWS (GPU_MAX_SEQUENCES - LATENT_MORE_ROWS)
+
+/* Heads of tokens whose attention is cut into spans at the same time. */
+#define SPAN_HEADS 256u
+
+uint32_t pass_latent_rows(const struct geometry *g, uint32_t chunk)
+{
+    return g->heads ? MIN(MIN(chunk, MOST_ROWS), (uint32_t)MAX(HEADS_AT_ONCE / g->heads, (size_t)LEAST_ROWS)) : 0;
+}
+
+uint64_t pass_latent_attention_bytes(const struct geometry *g, uint32_t chunk, uint32_t positions)
+{
+    uint32_t heads = (uint32_t)g->heads, rows = heads ? MIN(chunk, MAX(SPAN_HEADS / heads, 1u)) : 0;
+    return gpu_attention_scratch_bytes(rows, heads, model_parameters(g->model)->kv_rank, positions);
+}
+
+hypura_status pass_open_latent(struct engine *engine, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    size_t rows = pass->latent.rows + LATENT_MORE_ROWS, heads = engine->geometry.heads;
+    uint32_t *ids = NULL;
+    gpu_ticket arrived;
+    if (pass->latent.rows == 0)
+        return HYPURA_OK;
+    TRY(ALLOCATE(&ids, rows * heads, "table of heads", error));
+    for (size_t i = 0; i < rows * heads; i++)
+        ids[i] = (uint32_t)(i % heads);
+    hypura_status status = gpu_upload(pass->gpu, pass->latent.heads, ids, rows * heads * sizeof *ids, &arrived, error);
+    memory_free(ids);
+    return status ? status : gpu_upload_wait(pass->gpu, arrived, error);
+}
+
+/* ---- heads ---------------------------------------------------------------------------------------------------------
+ */
+
+/* Where the sequences of the batch are in the cache of a layer. */
+static const struct gpu_sequence *find_sequences(const struct engine *engine, uint32_t number)
+{
+    const struct kv_layer *kv = &engine->kv.layers[number];
+    const struct scratch *s = &engine->scratch;
+    struct gpu_sequence *out = s->device_sequences;
+    uint64_t values = kv->values_in_keys ? 0 : (uint64_t)engine->kv.sequences * kv->heads * kv->key_head_bytes;
+    for (uint32_t i = 0; i < engine->span_count; i++)
+        out[i] =
+            (struct gpu_sequence){.first_row = s->spans[i].first_row,
+                                  .rows = s->spans[i].rows,
+                                  .first_position = s->positions[s->spans[i].first_row],
+                                  .capacity = (uint32_t)kv->capacity,
+                                  .keys = (uint64_t)s->spans[i].sequence * kv->heads * kv->key_head_bytes,
+                                  .values = values + (uint64_t)s->spans[i].sequence * kv->heads * kv->value_head_bytes};
+    return out;
+}
+
+/* A norm over all heads as one row (OLMoE) is a norm of rows; true when it was one. */
+static bool norm_whole_rows(struct engine *engine, const struct step_heads *h, const struct step_head *head)
+{
+    struct gpu_pass *pass = engine->pass;
+    if (head->buffer == BUFFER_NONE || head->norm == NO_UNIT || head->norm_width <= head->size)
+        return false;
+    struct gpu_range rows = pass->rows[head->buffer];
+    gpu_rms_norm(pass->gpu, rows, rows, pass_vector(engine, head->norm), (struct gpu_range){0}, (uint32_t)engine->rows,
+                 head->norm_width, h->epsilon);
+    return true;
+}
+
+hypura_status pass_record_heads(struct engine *engine, const struct step *step, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct step_heads *h = &step->heads;
+    const struct kv_layer *kv = &engine->kv.layers[step->layer];
+    const struct step_head *query = &h->query, *key = &h->key;
+    bool gated = h->raw != BUFFER_NONE;
+    (void)error;
+    /* What is not stored is written where it stands, as queries are. */
+    if (query->buffer == BUFFER_NONE && !h->stores) {
+        query = &h->key;
+        key = &h->query;
+    }
+    const struct step_head *first = query->buffer != BUFFER_NONE ? query : key;
+    bool whole = norm_whole_rows(engine, h, query);
+    whole = norm_whole_rows(engine, h, key) || whole;
+    if (whole)
+        gpu_barrier(pass->gpu);
+    uint32_t width = query->heads * query->size;
+    struct gpu_heads heads = {.query = pass->rows[gated ? h->raw : query->buffer],
+                              .key = pass->rows[key->buffer],
+                              .value = h->value == BUFFER_NONE
+                                           ? (struct gpu_range){0}
+                                           : pass->rows[h->values_are_keys ? key->buffer : h->value],
+                              .query_norm = pass_vector(engine, whole ? NO_UNIT : query->norm),
+                              .key_norm = pass_vector(engine, whole ? NO_UNIT : key->norm),
+                              .query_scales = h->sharpened ? pass->scales : (struct gpu_range){0},
+                              .table = h->turns ? pass->rope[h->local] : (struct gpu_range){0},
+                              .out = pass->rows[query->buffer],
+                              .cache = {pass->caches[step->layer], 0},
+                              .query_stride = gated ? 2 * width : width,
+                              .query_head_stride = gated ? 2 * query->size : query->size,
+                              .key_stride = key->heads * key->size,
+                              .value_stride = key->heads * h->value_size,
+                              .value_norm = h->value_norm,
+                              .norm_after_rope = h->turns_first,
+                              .plain_norm = h->plain_norm,
+                              .values_in_keys = h->stores && h->value == BUFFER_NONE,
+                              .epsilon = h->epsilon,
+                              .layout = h->layout,
+                              .rotary = h->rotary,
+                              .normed = first->normed < first->size ? first->normed : 0,
+                              .turned_from = first->turned,
+                              .rows = (uint32_t)engine->rows,
+                              .heads = query->heads,
+                              .kv_heads = key->heads,
+                              .key_size = first->size,
+                              .value_size = h->value_size,
+                              .type = engine->kv.type,
+                              .key_position_bytes = (uint32_t)kv->key_position_bytes,
+                              .value_position_bytes = (uint32_t)kv->value_position_bytes,
+                              .sequences = find_sequences(engine, (uint32_t)step->layer),
+                              .sequence_count = engine->span_count};
+    gpu_heads(pass->gpu, &heads);
+    return HYPURA_OK;
+}
+
+hypura_status pass_record_spread(struct engine *engine, const struct step *step, hypura_error *error)
+{
+    const struct gpu_pass *pass = engine->pass;
+    const struct step_spread *s = &step->spread;
+    (void)error;
+    gpu_spread(pass->gpu, &(struct gpu_spread){.projected = pass->rows[s->in],
+                                               .latents = pass->rows[s->latents],
+                                               .key = pass->rows[s->key],
+                                               .value = pass->rows[s->value],
+                                               .rows = (uint32_t)engine->rows,
+                                               .heads = s->heads,
+                                               .key_size = s->plain + s->rotary,
+                                               .value_size = s->value_size,
+                                               .rotary = s->rotary,
+                                               .latent_size = s->rank + s->rotary});
+    return HYPURA_OK;
+}
+
+/* ---- attention -----------------------------------------------------------------------------------------------------
+ */
+
+hypura_status pass_record_attend(struct engine *engine, const struct step *step, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct step_attend *a = &step->attend;
+    const struct kv_layer *kv = &engine->kv.layers[a->source];
+    struct gpu_attention attention = {.query = pass->rows[a->query],
+                                      .out = pass->rows[a->out],
+                                      .cache = {pass->caches[a->source], 0},
+                                      .sinks = pass_vector(engine, a->sinks),
+                                      .scratch = pass->attention,
+                                      .scratch_bytes = pass->attention_bytes,
+                                      .rows = (uint32_t)engine->rows,
+                                      .heads = a->heads,
+                                      .kv_heads = a->kv_heads,
+                                      .key_size = a->key_size,
+                                      .value_size = a->value_size,
+                                      .type = engine->kv.type,
+                                      .key_position_bytes = (uint32_t)kv->key_position_bytes,
+                                      .value_position_bytes = (uint32_t)kv->value_position_bytes,
+                                      .scale = a->scale,
+                                      .soft_cap = a->soft_cap,
+                                      .window = a->window,
+                                      .chunk = a->chunk,
+                                      .bidirectional = a->bidirectional,
+                                      .sequences = find_sequences(engine, a->source),
+                                      .sequence_count = engine->span_count};
+    (void)error;
+    attention.halves = pass_may_give_halves(engine, step, a->out) && gpu_attention_makes_halves(pass->gpu, &attention);
+    gpu_attention(pass->gpu, &attention);
+    if (attention.halves)
+        pass->state[a->out] = ROWS_HALVES;
+    return HYPURA_OK;
+}
+
+/* ---- on latents ----------------------------------------------------------------------------------------------------
+ */
+
+/* Rows of all heads, [rows][heads], each by its head's matrix. */
+static void multiply_heads(struct engine *engine, uint32_t heads, unit_number unit, uint32_t rows, struct gpu_range in,
+                           uint32_t in_stride, struct gpu_range out, uint32_t out_stride)
+{
+    struct gpu_pass *pass = engine->pass;
+    struct gpu_matrix matrix = pass_matrix(engine, unit);
+    matrix.rows /= heads;
+    struct gpu_expert_matmul job = {.weights = matrix,
+                                    .slot_stride = matrix.rows * matrix.row_bytes,
+                                    .slots = pass->latent.heads,
+                                    .ids = pass->latent.heads,
+                                    .in = in,
+                                    .out = out,
+                                    .in_stride = in_stride,
+                                    .out_stride = out_stride,
+                                    .groups = pass->latent.groups,
+                                    .experts = heads,
+                                    .used = heads,
+                                    .tokens = rows,
+                                    .per_choice = true};
+    gpu_expert_matmul(pass->gpu, &job, 1);
+}
+
+/* Queries as they are go next to what the key matrices make of them, turned on the way if they are not yet. */
+static void hand_turned(struct engine *engine, const struct step_attend_latent *a, uint32_t first, uint32_t rows,
+                        struct gpu_range query)
+{
+    struct gpu_pass *pass = engine->pass;
+    gpu_heads(pass->gpu, &(struct gpu_heads){.query = range_at(query, a->plain),
+                                             .query_stride = a->heads * (a->plain + a->rotary),
+                                             .query_head_stride = a->plain + a->rotary,
+                                             .out = range_at(pass->latent.query, a->rank),
+                                             .out_head_stride = a->rank + a->rotary,
+                                             .table = a->turns ? range_at(pass->rope[0], (uint64_t)first * a->rotary)
+                                                               : (struct gpu_range){0},
+                                             .layout = a->layout,
+                                             .rotary = a->rotary,
+                                             .epsilon = model_parameters(engine->model)->norm_epsilon,
+                                             .rows = rows,
+                                             .heads = a->heads,
+                                             .key_size = a->rotary});
+}
+
+/* Some rows of the batch. */
+static void attend_part(struct engine *engine, const struct step *step, uint32_t first, uint32_t rows,
+                        const struct gpu_sequence *sequences, uint32_t count)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct step_attend_latent *a = &step->attend_latent;
+    const struct kv_layer *kv = &engine->kv.layers[step->layer];
+    uint32_t heads = a->heads, size = a->plain + a->rotary, width = a->rank + a->rotary;
+    struct gpu_range query = range_at(pass->rows[a->query], (uint64_t)first * heads * size);
+    if (first > 0) /* what the part before reads is written anew */
+        gpu_barrier(pass->gpu);
+    if (rows > GPU_VECTOR_TOKENS && pass->latent.grouped != rows) {
+        gpu_expert_group(pass->gpu, pass->latent.heads, pass->latent.groups, heads, heads, rows);
+        gpu_barrier(pass->gpu);
+        pass->latent.grouped = rows;
+    }
+    hand_turned(engine, a, first, rows, query);
+    multiply_heads(engine, heads, a->key_matrix, rows, query, size, pass->latent.query, width);
+    gpu_barrier(pass->gpu);
+
+    const struct gpu_attention attention = {.query = pass->latent.query,
+                                            .out = pass->latent.attended,
+                                            .cache = {pass->caches[step->layer], 0},
+                                            .scratch = pass->attention,
+                                            .scratch_bytes = pass->attention_bytes,
+                                            .rows = rows,
+                                            .heads = heads,
+                                            .kv_heads = 1,
+                                            .key_size = width,
+                                            .value_size = a->rank,
+                                            .type = engine->kv.type,
+                                            .key_position_bytes = (uint32_t)kv->key_position_bytes,
+                                            .value_position_bytes = (uint32_t)kv->value_position_bytes,
+                                            .scale = a->scale,
+                                            .sequences = sequences,
+                                            .sequence_count = count};
+    gpu_attention(pass->gpu, &attention);
+    gpu_barrier(pass->gpu);
+    multiply_heads(engine, heads, a->value_matrix, rows, pass->latent.attended, 0,
+                   range_at(pass->rows[a->out], (uint64_t)first * heads * a->value_size), 0);
+}
+
+/* Cuts the batch into parts. A sequence with few rows is handed over row by row, since the states of all heads' spans
+ * take much memory; with more it is cut evenly. No part, and no piece of a prompt, has so few rows that it would go
+ * through other kernels than the whole: how a batch is cut changes no bit. */
+hypura_status pass_record_attend_latent(struct engine *engine, const struct step *step, hypura_error *error)
+{
+    const struct gpu_sequence *sequences = find_sequences(engine, (uint32_t)step->layer);
+    const uint32_t most = engine->pass->latent.rows;
+    struct gpu_sequence part[GPU_MAX_SEQUENCES];
+    uint32_t count = 0, first = 0, rows = 0, left = (uint32_t)engine->rows;
+    (void)error;
+    for (uint32_t i = 0; i < engine->span_count; i++) {
+        const struct gpu_sequence *whole = &sequences[i];
+        uint32_t pieces = whole->rows <= GPU_VECTOR_TOKENS ? whole->rows : (whole->rows + most - 1) / most;
+        for (uint32_t n = 0, done = 0, now; n < pieces; n++, done += now, left -= now) {
+            now = whole->rows / pieces + (n < whole->rows % pieces);
+            if (rows + now > most && rows > GPU_VECTOR_TOKENS && left > GPU_VECTOR_TOKENS) {
+                attend_part(engine, step, first, rows, part, count);
+                first += rows;
+                rows = count = 0;
+            }
+            part[count] = *whole;
+            part[count].first_row = rows;
+            part[count].rows = now;
+            part[count++].first_position = whole->first_position + done;
+            rows += now;
+        }
+    }
+    attend_part(engine, step, first, rows, part, count);
+    return HYPURA_OK;
+}

@@ -1,0 +1,54 @@
+/* Gated delta nets as commands. */
+#include "engine/gpu/pass.h"
+
+/* Where the states of the batch's sequences are: of each there are two in turn. A token that is recorded ahead follows
+ * one that is not counted yet, and has left its state in the other. */
+static void find_states(const struct engine *engine, uint32_t number, struct gpu_delta_sequence *out)
+{
+    const struct kv_cache *kv = &engine->kv;
+    const uint64_t bytes = kv->layers[number].state_floats * sizeof(float);
+    for (uint32_t i = 0; i < engine->span_count; i++) {
+        const struct span *span = &engine->scratch.spans[i];
+        uint64_t held = (uint64_t)(kv->state[span->sequence] ^ engine->pass->ahead.recording);
+        out[i] = (struct gpu_delta_sequence){.first_row = span->first_row,
+                                             .rows = span->rows,
+                                             .fresh = engine->scratch.positions[span->first_row] == 0,
+                                             .state = (2 * (uint64_t)span->sequence + held) * bytes,
+                                             .next = (2 * (uint64_t)span->sequence + (held ^ 1)) * bytes};
+    }
+}
+
+hypura_status pass_record_delta_net(struct engine *engine, const struct step *step, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct step_delta_net *d = &step->delta_net;
+    struct gpu_delta_sequence sequences[GPU_MAX_SEQUENCES];
+    /* Of one matrix of both the parts are [beta of a group, alpha of it] for each key head's group. */
+    bool together = d->gates != BUFFER_NONE;
+    uint32_t group = d->heads_v / d->heads_k;
+    (void)error;
+    find_states(engine, (uint32_t)step->layer, sequences);
+    gpu_delta_net(pass->gpu, &(struct gpu_delta_net){.convolution = pass_vector(engine, d->convolution),
+                                                     .input = pass->rows[d->in],
+                                                     .convolved = pass->rows[d->convolved],
+                                                     .beta = pass->rows[together ? d->gates : d->beta],
+                                                     .alpha = together ? range_at(pass->rows[d->gates], group)
+                                                                       : pass->rows[d->decay],
+                                                     .gate_stride = together ? 2 * d->heads_v : d->heads_v,
+                                                     .gate_group = together ? group : 0,
+                                                     .step_bias = pass_vector(engine, d->step_bias),
+                                                     .decay_rate = pass_vector(engine, d->decay_rate),
+                                                     .output = pass->rows[d->out],
+                                                     .states = {pass->caches[step->layer], 0},
+                                                     .rows = (uint32_t)engine->rows,
+                                                     .heads_k = d->heads_k,
+                                                     .heads_v = d->heads_v,
+                                                     .key_size = d->key_size,
+                                                     .value_size = d->value_size,
+                                                     .taps = d->taps,
+                                                     .tiled = d->tiled,
+                                                     .epsilon = d->epsilon,
+                                                     .sequences = sequences,
+                                                     .sequence_count = engine->span_count});
+    return HYPURA_OK;
+}

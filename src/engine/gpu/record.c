@@ -1,0 +1,279 @@
+/* The device's executor: what each kind of step is in commands, and when one has to wait for another. */
+#include "engine/gpu/pass.h"
+
+/* ---- who waits for whom --------------------------------------------------------------------------------------------
+ */
+
+void pass_settle(struct gpu_pass *pass)
+{
+    if (pass->pending_reads | pass->pending_writes)
+        gpu_barrier(pass->gpu);
+    pass->pending_reads = pass->pending_writes = 0;
+}
+
+/* Commands between two barriers run in any order: a step that reads what was written since, or writes what was touched,
+ * needs one in front. */
+static void wait_for(struct gpu_pass *pass, uint32_t reads, uint32_t writes)
+{
+    if ((reads & pass->pending_writes) || (writes & (pass->pending_reads | pass->pending_writes)))
+        pass_settle(pass);
+    pass->pending_reads |= reads;
+    pass->pending_writes |= writes;
+}
+
+/* ---- rows ----------------------------------------------------------------------------------------------------------
+ */
+
+struct gpu_range range_at(struct gpu_range range, uint64_t floats)
+{
+    range.offset += floats * sizeof(float);
+    return range;
+}
+
+/* The same rows as halves, where products read those; and whether this batch has them. */
+static struct gpu_range halves_of(const struct gpu_pass *pass, enum step_buffer buffer)
+{
+    switch (buffer) {
+    case BUFFER_NORMED:
+        return pass->normed_halves;
+    case BUFFER_GATE:
+        return pass->inner_halves;
+    case BUFFER_ATTENDED: /* in place of floats */
+        return pass->rows[BUFFER_ATTENDED];
+    default:
+        return (struct gpu_range){0};
+    }
+}
+
+static bool takes_halves(const struct engine *engine)
+{
+    return engine->geometry.halves && engine->rows > GPU_VECTOR_TOKENS &&
+           engine->rows * model_parameters(engine->model)->embedding % 8 == 0;
+}
+
+struct gpu_range pass_floats(const struct gpu_pass *pass, enum step_buffer buffer)
+{
+    return pass->state[buffer] == ROWS_HALVES ? (struct gpu_range){0} : pass->rows[buffer];
+}
+
+struct gpu_range pass_halves(const struct gpu_pass *pass, enum step_buffer buffer)
+{
+    return pass->state[buffer] == ROWS_FLOATS ? (struct gpu_range){0} : halves_of(pass, buffer);
+}
+
+/* What was normed, as halves too, for products that read those. */
+static void halve_normed(struct engine *engine, enum step_buffer buffer)
+{
+    struct gpu_pass *pass = engine->pass;
+    if (buffer != BUFFER_NORMED || !takes_halves(engine))
+        return;
+    gpu_barrier(pass->gpu);
+    gpu_halves(pass->gpu, pass->normed_halves, pass->rows[buffer],
+               engine->rows * (uint64_t)model_parameters(engine->model)->embedding);
+    pass->state[buffer] = ROWS_BOTH;
+}
+
+static hypura_status record_norm(struct engine *engine, const struct step *step, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct step_norm *n = &step->norm;
+    struct gpu_range out = pass->rows[n->out];
+    uint32_t rows = (uint32_t)engine->rows * n->groups;
+    (void)error;
+    (n->centred ? gpu_layer_norm : gpu_rms_norm)(pass->gpu, out, pass->rows[n->in], pass_vector(engine, n->weight),
+                                                 pass_vector(engine, n->bias), rows, n->width, n->epsilon);
+    if (n->scale != 1.0f) {
+        gpu_barrier(pass->gpu);
+        gpu_scale(pass->gpu, out, out, n->scale, (uint64_t)rows * n->width);
+    }
+    halve_normed(engine, n->out);
+    return HYPURA_OK;
+}
+
+static hypura_status record_glu(struct engine *engine, const struct step *step, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct step_glu *g = &step->glu;
+    (void)error;
+    gpu_glu(pass->gpu, g->kind, pass->rows[g->out], range_at(pass->rows[g->gate.buffer], g->gate.offset),
+            range_at(pass->rows[g->up.buffer], g->up.offset), (uint32_t)engine->rows * g->groups, g->width,
+            g->gate.stride, g->up.stride, OAI_ALPHA, OAI_LIMIT);
+    return HYPURA_OK;
+}
+
+static hypura_status record_function_of(struct engine *engine, const struct step *step, hypura_error *error)
+{
+    (void)error;
+    gpu_gelu(engine->pass->gpu, engine->pass->rows[step->function.buffer],
+             engine->rows * (uint64_t)step->function.width);
+    return HYPURA_OK;
+}
+
+static hypura_status record_residual(struct engine *engine, const struct step *step, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct step_residual *r = &step->residual;
+    bool halves = r->out == BUFFER_NORMED && takes_halves(engine);
+    struct gpu_residual residual = {.hidden = pass->rows[r->to],
+                                    .branch = pass->rows[r->from],
+                                    .post_norm = pass_vector(engine, r->post_norm),
+                                    .layer_scale = pass_vector(engine, r->layer_scale),
+                                    .norm = pass_vector(engine, r->norm),
+                                    .out = pass->rows[r->out == BUFFER_NONE ? BUFFER_NORMED : r->out],
+                                    .out_halves = halves ? pass->normed_halves : (struct gpu_range){0},
+                                    .scale = r->scale,
+                                    .epsilon = r->epsilon,
+                                    .rows = (uint32_t)engine->rows,
+                                    .columns = model_parameters(engine->model)->embedding};
+    (void)error;
+    if (r->mixes)
+        residual.mix = pass_mix(engine, &r->mix);
+    gpu_residual(pass->gpu, &residual);
+    if (halves)
+        pass->state[BUFFER_NORMED] = ROWS_BOTH;
+    return HYPURA_OK;
+}
+
+/* ---- products ------------------------------------------------------------------------------------------------------
+ */
+
+struct gpu_matrix pass_rows_of(const struct gpu_matrix *matrix, uint64_t first, uint64_t rows)
+{
+    struct gpu_matrix part = *matrix;
+    part.data.offset += first * matrix->row_bytes;
+    part.rows = (uint32_t)rows;
+    return part;
+}
+
+static struct pass_product product_of(const struct engine *engine, const struct step_multiply *m, uint32_t index)
+{
+    const struct gpu_pass *pass = engine->pass;
+    const struct step_matrix *matrix = &m->matrices[index];
+    const struct gpu_matrix whole = pass_matrix(engine, matrix->unit);
+    struct gpu_range bias = pass_vector(engine, matrix->bias);
+    return (struct pass_product){.role = matrix->role,
+                                 .first = matrix->first,
+                                 .job = {.weights = pass_rows_of(&whole, matrix->first, matrix->rows),
+                                         .in = pass_floats(pass, m->in),
+                                         .in_halves = pass_halves(pass, m->in),
+                                         .out = pass->rows[matrix->out],
+                                         .bias = bias.buffer ? range_at(bias, matrix->first) : bias,
+                                         .norm = pass_vector(engine, m->norm),
+                                         .epsilon = m->epsilon,
+                                         .unpacked = pass->unpacked_bytes ? pass->unpacked : (struct gpu_range){0},
+                                         .unpacked_bytes = pass->unpacked_bytes,
+                                         .tokens = (uint32_t)engine->rows,
+                                         .in_stride = m->stride,
+                                         .out_stride = matrix->rows,
+                                         .accumulate = m->adds}};
+}
+
+bool pass_glu(struct engine *engine, enum glu_kind kind, const struct gpu_matrix *reader, uint64_t slot_stride,
+              uint32_t rows, uint32_t inner, bool may_halve)
+{
+    struct gpu_pass *pass = engine->pass;
+    struct gpu_range gate = pass->rows[BUFFER_GATE], up = pass->rows[BUFFER_UP];
+    bool halves = may_halve && engine->geometry.halves &&
+                  gpu_takes_halves(pass->gpu, reader, slot_stride, (uint32_t)engine->rows);
+    if (halves)
+        gpu_glu_halves(pass->gpu, kind, pass->inner_halves, gate, up, (uint64_t)rows * inner, OAI_ALPHA, OAI_LIMIT);
+    else
+        gpu_glu(pass->gpu, kind, gate, gate, up, rows, inner, inner, inner, OAI_ALPHA, OAI_LIMIT);
+    return halves;
+}
+
+/* The product that reads a buffer next, if it is the next step, and adapters do not read it too. */
+static const struct step_multiply *next_product(const struct engine *engine, const struct step *step,
+                                                enum step_buffer buffer)
+{
+    const struct step_multiply *next = &step[1].multiply;
+    bool reads = step[1].kind == STEP_MULTIPLY && next->in == buffer && next->count == 1;
+    return reads && !pass_is_adapted(engine, step->layer, next->matrices[0].role) ? next : NULL;
+}
+
+static hypura_status record_multiply(struct engine *engine, const struct step *step, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    const struct step_multiply *m = &step->multiply;
+    struct pass_product products[PASS_PRODUCTS] = {0};
+    bool adapted = false;
+    (void)error;
+    for (uint32_t i = 0; i < m->count; i++) {
+        products[i] = product_of(engine, m, i);
+        adapted = adapted || pass_is_adapted(engine, step->layer, m->matrices[i].role);
+    }
+    if (m->gates && !adapted) {
+        const struct gpu_matmul jobs[2] = {products[0].job, products[1].job};
+        const struct gpu_glu_kind glu = {m->glu, OAI_ALPHA, OAI_LIMIT};
+        if (gpu_matmul_glu(pass->gpu, jobs, &glu))
+            return HYPURA_OK;
+    }
+    pass_multiply(engine, step->layer, products, m->count);
+    if (!m->gates)
+        return HYPURA_OK;
+    const struct step_multiply *next = next_product(engine, step, BUFFER_GATE);
+    struct gpu_matrix reader = next ? pass_matrix(engine, next->matrices[0].unit) : (struct gpu_matrix){0};
+    gpu_barrier(pass->gpu);
+    if (pass_glu(engine, m->glu, &reader, 0, (uint32_t)engine->rows, m->matrices[0].rows, next))
+        pass->state[BUFFER_GATE] = ROWS_HALVES;
+    return HYPURA_OK;
+}
+
+bool pass_may_give_halves(const struct engine *engine, const struct step *step, enum step_buffer buffer)
+{
+    const struct step_multiply *next = next_product(engine, step, buffer);
+    if (!next)
+        return false;
+    struct gpu_matrix reader = pass_matrix(engine, next->matrices[0].unit);
+    return gpu_takes_halves(engine->pass->gpu, &reader, 0, (uint32_t)engine->rows);
+}
+
+/* ---- the walk ------------------------------------------------------------------------------------------------------
+ */
+
+/* What the cache of keys and values is to wait_for. */
+#define CACHE (1u << 31)
+
+static const struct {
+    record_function *record;
+    uint32_t reads; /* besides buffers */
+} kinds[STEP_KINDS] = {
+    [STEP_NORM] = {record_norm},
+    [STEP_MULTIPLY] = {record_multiply},
+    [STEP_HEADS] = {pass_record_heads},
+    [STEP_SPREAD] = {pass_record_spread},
+    [STEP_ATTEND] = {pass_record_attend, .reads = CACHE},
+    [STEP_ATTEND_LATENT] = {pass_record_attend_latent, .reads = CACHE},
+    [STEP_DELTA_NET] = {pass_record_delta_net},
+    [STEP_GLU] = {record_glu},
+    [STEP_FUNCTION] = {record_function_of},
+    [STEP_ROUTE] = {pass_record_route},
+    [STEP_EXPERTS] = {pass_record_experts},
+    [STEP_RESIDUAL] = {record_residual},
+};
+
+bool pass_records(enum step_kind kind)
+{
+    return (unsigned)kind < STEP_KINDS && kinds[kind].record;
+}
+
+hypura_status pass_record_steps(struct engine *engine, struct step_list list, hypura_error *error)
+{
+    struct gpu_pass *pass = engine->pass;
+    for (size_t i = 0; i < list.count; i++) {
+        const struct step *step = &list.steps[i];
+        bool mixture = step->kind == STEP_ROUTE || step->kind == STEP_EXPERTS;
+        if (!kinds[step->kind].record)
+            continue; /* embeddings and logits are recorded by those who have tokens and readers */
+        uint32_t writes = step->writes | (step->kind == STEP_HEADS && step->heads.stores ? CACHE : 0);
+        if (mixture) /* has parts that wait for each other, and sends */
+            pass_settle(pass);
+        else
+            wait_for(pass, step->reads | kinds[step->kind].reads, writes);
+        for (enum step_buffer buffer = 0; buffer < BUFFER_COUNT; buffer++)
+            if (step->writes >> buffer & 1)
+                pass->state[buffer] = ROWS_FLOATS;
+        TRY(kinds[step->kind].record(engine, step, error));
+    }
+    return HYPURA_OK;
+}
