@@ -198,6 +198,20 @@ static void encoders_embed_as_on_the_cpu(void **state)
         }
 }
 
+/* What a driver keeps in memory grows from one device to the next, more so under a sanitizer: what was the smallest
+ * budget a moment ago may do without the GPU only. */
+static struct engine *open_smallest_with_gpu(const char *path, struct engine_options *options)
+{
+    for (uint64_t more = 0; more < (uint64_t)32 << 20; more += (uint64_t)2 << 20) {
+        struct engine *engine = open_above_smallest(path, options, more);
+        if (engine_gpu(engine))
+            return engine;
+        engine_close(engine);
+    }
+    fail_msg("%s: 32 MiB above the smallest budget do not suffice for the GPU", path);
+    return NULL;
+}
+
 /* GPU, memory and drive all hold a part, under a budget for each. */
 static void three_tiers(void **state)
 {
@@ -212,8 +226,7 @@ static void three_tiers(void **state)
     options.threads = 2;
     options.gpu = number;
     options.gpu_budget = (uint64_t)9 << 20;
-    struct engine *engine = open_smallest(model_path("embedded"), &options);
-    assert_non_null(engine_gpu(engine));
+    struct engine *engine = open_smallest_with_gpu(model_path("embedded"), &options);
     float *logits = run_tokens(engine);
     struct distance d = measure(expected, logits, TOKENS, vocabulary);
     struct engine_statistics statistics;

@@ -505,9 +505,10 @@ static void test_numbers_do_not_follow_the_locale(void **state)
     char written[16];
     snprintf(written, sizeof written, "%.1f", 0.5);
     struct rendered_text text = {0};
-    hypura_status status =
-        render("{{ 0.5 + 1 }} {{ '2.25' | float }} {{ '%.2f' | format(0.125) }}", json_object(), &text);
-    hypura_status failed = render("{{ 0.5 }} {{ 1 / 0 }}", json_object(), &(struct rendered_text){0});
+    json_t *none = json_object();
+    hypura_status status = render("{{ 0.5 + 1 }} {{ '2.25' | float }} {{ '%.2f' | format(0.125) }}", none, &text);
+    hypura_status failed = render("{{ 0.5 }} {{ 1 / 0 }}", none, &(struct rendered_text){0});
+    json_decref(none);
     char after[16];
     snprintf(after, sizeof after, "%.1f", 0.5);
     setlocale(LC_NUMERIC, "C");

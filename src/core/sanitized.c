@@ -1,0 +1,26 @@
+/* What the sanitizers are told of libraries that are not ours. Drivers of Vulkan keep memory until the process ends, and
+ * that is no leak of this program. */
+#include "core/sanitized.h"
+
+#if SANITIZED
+
+#define SEEN_BY_LIBRARIES __attribute__((visibility("default")))
+
+SEEN_BY_LIBRARIES int dlclose(void *library);
+SEEN_BY_LIBRARIES const char *__lsan_default_suppressions(void);
+
+/* A leak is told by the library that asked for the memory, so each stays where it is until they have been looked at. */
+int dlclose(void *library)
+{
+    (void)library;
+    return 0;
+}
+
+const char *__lsan_default_suppressions(void)
+{
+    return "leak:libvulkan\n" /* the loader, and the drivers of Mesa */
+           "leak:libVkLayer\n"
+           "leak:libLLVM\n";
+}
+
+#endif
