@@ -25,17 +25,20 @@ static void input_widths(struct geometry *out, const struct step *step)
 }
 
 /* Small tensors that hold_vector has to convert. */
-static void vector_widths(struct geometry *out, const struct model *model)
+static void vector_width(struct geometry *out, unit_number unit)
 {
-    for (unit_number i = 0; i < model_unit_count(model); i++) {
-        const struct unit *unit = model_unit(model, i);
-        const struct unit_slice *slice = &unit->slices[0];
-        bool matrix = slice->tensor->dimensions[1] * slice->tensor->dimensions[2] > 1;
-        bool rows = (unit->role >= ROLE_EXPERT_GATE_BIAS && unit->role <= ROLE_EXPERT_DOWN_BIAS) ||
-                    unit->role == ROLE_RECURRENT_CONV;
-        if (unit->kind == UNIT_TENSOR && (!matrix || rows) && !are_floats(slice))
-            out->vector = MAX(out->vector, vector_elements(slice->tensor));
-    }
+    const struct unit_slice *slice = unit == NO_UNIT ? NULL : &model_unit(out->model, unit)->slices[0];
+    if (slice && !are_floats(slice))
+        out->vector = MAX(out->vector, vector_elements(slice->tensor));
+}
+
+static void vector_widths(struct geometry *out, const struct step *step)
+{
+    struct step_unit units[STEP_UNITS];
+    size_t count = step_units(step, units);
+    for (size_t i = 0; i < count; i++)
+        if (units[i].use == USE_VECTOR || units[i].use == USE_BIASES || units[i].use == USE_SEQUENCE)
+            vector_width(out, units[i].unit);
 }
 
 void geometry_make(struct geometry *out, const struct model *model, const struct steps *steps, size_t threads,
@@ -44,9 +47,11 @@ void geometry_make(struct geometry *out, const struct model *model, const struct
     struct step_list all = steps_all(steps);
     *out = (struct geometry){.model = model, .steps = steps, .threads = threads, .sequences = sequences};
     out->logits_rows = MAX(sequences, LOGITS_ROWS);
-    vector_widths(out, model);
+    for (enum tensor_role role = ROLE_ROPE_FACTORS; role <= ROLE_ROPE_FACTORS_SHORT; role++)
+        vector_width(out, model_tensor(model, role));
     steps_widths(all, model_parameters(model)->embedding, out->widths);
     for (size_t i = 0; i < all.count; i++) {
+        vector_widths(out, &all.steps[i]);
         input_widths(out, &all.steps[i]);
         if (all.steps[i].kind == STEP_ATTEND_LATENT)
             latent_widths(out, &all.steps[i].attend_latent);

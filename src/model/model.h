@@ -236,6 +236,8 @@ enum architecture_flag {
     ARCHITECTURE_QK_NORM_PLAIN = 1 << 16,      /* queries and keys with positions are normed after rope, no weights */
     ARCHITECTURE_EXPERT_INPUT_WEIGHED = 1 << 17, /* an expert's weight multiplies what it reads, not what it gives */
     ARCHITECTURE_PARALLEL = 1 << 18,             /* attention and feed forward read the same rows */
+    ARCHITECTURE_LOGITS_SCALED = 1 << 19,        /* logit_scale multiplies logits, where others divide by it */
+    ARCHITECTURE_WINDOWS_TURN = 1 << 20,         /* layers without a window have no positions */
     ARCHITECTURE_NORMS_BEHIND = 1 << 8           /* no norms before attention and feed forward, only behind them */
 };
 

@@ -322,6 +322,7 @@ static hypura_status read_layers(struct model *model, struct reader *reader, hyp
             layer->kind = LAYER_ATTENTION;
         layer->window = layer_slides(reader, i) ? window : 0;
         layer->rope = a->rope != ROPE_STYLE_NONE && !(a->no_rope_interval && (i + 1) % a->no_rope_interval == 0);
+        layer->rope = layer->rope && (layer->window || !(a->flags & ARCHITECTURE_WINDOWS_TURN));
         bool chunked = a->flags & ARCHITECTURE_CHUNKED;
         layer->chunk = chunked && layer->rope ? CHUNK_OF_ATTENTION : 0;
         layer->sharpened = p->attention_temperature_scale != 0.0f && !(chunked && layer->rope);
@@ -406,7 +407,7 @@ static void read_factors(struct reader *reader, struct model_parameters *p)
     has_float(reader, "embedding_scale", &p->embedding_scale);
     has_float(reader, "residual_scale", &p->residual_scale);
     if (has_float(reader, "logit_scale", &logits) && logits != 0.0f)
-        p->output_scale = 1.0f / logits; /* Granite, the only family with the key here, divides */
+        p->output_scale = reader->architecture->flags & ARCHITECTURE_LOGITS_SCALED ? logits : 1.0f / logits;
     has_float(reader, "final_logit_softcapping", &p->output_soft_cap);
     if (p->embedding_scale == 0.0f)
         p->embedding_scale = 1.0f;

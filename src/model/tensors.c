@@ -342,6 +342,9 @@ static hypura_status check_shape(const struct model *model, const struct gguf_te
             same = same || found == (uint64_t)layer->heads * expected[d];
         if (extents[d] == KEY_NORM)
             same = same || found == (uint64_t)layer->kv_heads * expected[d];
+        /* A norm may have weights of its own for each head. */
+        if (d == 1 && (extents[0] == QUERY_NORM || extents[0] == KEY_NORM))
+            same = same || found == (extents[0] == QUERY_NORM ? layer->heads : layer->kv_heads);
         if (extents[d] == FEED_FORWARD_UP && !(model->architecture->flags & ARCHITECTURE_FFN_UNGATED) &&
             !model->layer_tensors[layer - model->layers][ROLE_FFN_GATE])
             expected[d] *= 2, same = found == expected[d];
@@ -403,7 +406,8 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
     bool behind = model->architecture->flags & ARCHITECTURE_NORMS_BEHIND;
     bool of_sums = model->architecture->flags & ARCHITECTURE_NORMS_OF_SUMS;
     needed[count++] = of_sums ? ROLE_ATTENTION_SUM_NORM : behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM;
-    needed[count++] = of_sums ? ROLE_FFN_SUM_NORM : behind ? ROLE_FFN_POST_NORM : ROLE_FFN_NORM;
+    if (!(model->architecture->flags & ARCHITECTURE_PARALLEL))
+        needed[count++] = of_sums ? ROLE_FFN_SUM_NORM : behind ? ROLE_FFN_POST_NORM : ROLE_FFN_NORM;
     switch (layer->kind) {
     case LAYER_ATTENTION:
         needed[count++] = ROLE_ATTENTION_OUTPUT;

@@ -11,9 +11,14 @@ static struct step_head no_head(void)
 static struct step_head whole_heads(const struct builder *b, enum step_buffer buffer, uint32_t heads, uint32_t size,
                                     unit_number norm)
 {
-    uint64_t width = norm == NO_UNIT ? size : model_unit(b->model, norm)->slices[0].tensor->dimensions[0];
-    return (struct step_head){
-        .buffer = buffer, .heads = heads, .size = size, .normed = size, .norm = norm, .norm_width = (uint32_t)width};
+    const struct gguf_tensor *tensor = norm == NO_UNIT ? NULL : model_unit(b->model, norm)->slices[0].tensor;
+    return (struct step_head){.buffer = buffer,
+                              .heads = heads,
+                              .size = size,
+                              .normed = size,
+                              .norm = norm,
+                              .norm_width = tensor ? (uint32_t)tensor->dimensions[0] : size,
+                              .norm_each = tensor && tensor->dimensions[1] > 1};
 }
 
 static enum rope_layout layout_of(const struct builder *b)

@@ -130,6 +130,7 @@ struct step_head {
     uint32_t normed, turned;
     unit_number norm;    /* NO_UNIT: not normed */
     uint32_t norm_width; /* of one norm: normed, or all heads as one row */
+    bool norm_each;      /* with weights of its own for each head */
 };
 
 struct step_heads {

@@ -17,6 +17,16 @@ static void take_queries(struct engine *engine, const struct step_heads *h)
         memcpy(query + head * size, raw + 2 * head * size, size * sizeof *query);
 }
 
+static void layer_norm(struct engine *engine, float *values, const float *weight, size_t width, float epsilon)
+{
+    compute_layer_norm(engine->compute, values, values, weight, NULL, 1, width, epsilon);
+}
+
+static void rms_norm(struct engine *engine, float *values, const float *weight, size_t width, float epsilon)
+{
+    compute_rms_norm(engine->compute, values, values, weight, 1, width, epsilon);
+}
+
 static hypura_status norm_heads(struct engine *engine, const struct step_heads *h, const struct step_head *head,
                                 struct held *held, hypura_error *error)
 {
@@ -26,9 +36,14 @@ static hypura_status norm_heads(struct engine *engine, const struct step_heads *
     if (head->buffer == BUFFER_NONE || head->norm == NO_UNIT)
         return HYPURA_OK;
     TRY(hold_vector(engine, held, head->norm, &weight, error));
+    if (head->norm_each) {
+        for (size_t i = 0; i < heads; i++, values += width)
+            (h->centred ? layer_norm : rms_norm)(engine, values, weight + i % head->heads * width, width, h->epsilon);
+        return HYPURA_OK;
+    }
     if (head->normed < head->size)
         for (size_t i = 0; i < heads; i++, values += head->size)
-            compute_rms_norm(engine->compute, values, values, weight, 1, head->normed, h->epsilon);
+            rms_norm(engine, values, weight, head->normed, h->epsilon);
     else if (h->centred)
         compute_layer_norm(engine->compute, values, values, weight, NULL, heads * head->size / width, width,
                            h->epsilon);

@@ -56,7 +56,8 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
         return false;
     for (size_t i = 0; i < COUNT_OF(heads); i++) {
         bool whole = heads[i]->norm != NO_UNIT && heads[i]->norm_width > heads[i]->size;
-        if ((h->centred && heads[i]->norm != NO_UNIT) || (whole && (h->values_are_keys || h->raw != BUFFER_NONE)))
+        if ((h->centred && heads[i]->norm != NO_UNIT) || heads[i]->norm_each ||
+            (whole && (h->values_are_keys || h->raw != BUFFER_NONE)))
             return false;
     }
     return true;
