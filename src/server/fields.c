@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 bool read_float(const json_t *object, const char *key, float *out, hypura_error *error)
 {
@@ -175,6 +176,17 @@ bool read_format(struct generation *generation, const json_t *value, hypura_erro
     }
     generation->schema = value;
     return true;
+}
+
+const char *known_role(const char *said)
+{
+    static const char *const roles[][2] = {{"system", "system"},       {"developer", "system"}, {"user", "user"},
+                                           {"assistant", "assistant"}, {"tool", "tool"},        {"function", "tool"}};
+    for (size_t i = 0; said && i < COUNT_OF(roles); i++) {
+        if (strcasecmp(said, roles[i][0]) == 0)
+            return roles[i][1];
+    }
+    return NULL;
 }
 
 void leave_out(const struct generation *generation, const char *what, const char *type)

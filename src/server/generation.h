@@ -146,6 +146,8 @@ bool check_model_options(const json_t *options, hypura_error *error);
 json_t *content_text(struct generation *generation, const char *role, const json_t *content, hypura_error *error);
 bool append_part(struct generation *generation, struct buffer *text, const char *role, const json_t *part,
                  hypura_error *error);
+/* "system", "user", "assistant" or "tool", whatever an API calls it ("developer", "User"); or NULL. */
+const char *known_role(const char *said);
 /* Notes in the log that something ("a tool") of this type has no effect. */
 void leave_out(const struct generation *generation, const char *what, const char *type);
 /* Of a message; false when it has no role. */

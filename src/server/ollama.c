@@ -356,12 +356,8 @@ void handle_ollama_generate(struct exchange *exchange)
 
 static json_t *one_message(struct generation *generation, const json_t *given, hypura_error *error)
 {
-    const char *said = json_string_value(json_object_get(given, "role"));
-    char role[12] = "";
-    for (size_t i = 0; said && said[i] && i < sizeof role - 1; i++)
-        role[i] = (char)(said[i] >= 'A' && said[i] <= 'Z' ? said[i] - 'A' + 'a' : said[i]);
-    if (!said || (strcmp(role, "system") != 0 && strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0 &&
-                  strcmp(role, "tool") != 0)) {
+    const char *said = json_string_value(json_object_get(given, "role")), *role = known_role(said);
+    if (!role) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "invalid role: %.40s; expected system, user, assistant or tool",
                   said ? said : "none");
         return NULL;

@@ -139,15 +139,10 @@ static json_t *call_for_template(const json_t *call)
 
 bool add_openai_message(struct generation *generation, const json_t *given, hypura_error *error)
 {
-    const char *role = json_string_value(json_object_get(given, "role"));
-    if (role && strcmp(role, "developer") == 0)
-        role = "system";
-    if (role && strcmp(role, "function") == 0) /* as it was called before */
-        role = "tool";
-    if (!role || (strcmp(role, "system") != 0 && strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0 &&
-                  strcmp(role, "tool") != 0)) {
+    const char *said = json_string_value(json_object_get(given, "role")), *role = known_role(said);
+    if (!role) {
         error_set(error, HYPURA_ERROR_ARGUMENT,
-                  "invalid role: %.40s; expected system, developer, user, assistant or tool", role ? role : "none");
+                  "invalid role: %.40s; expected system, developer, user, assistant or tool", said ? said : "none");
         return false;
     }
     json_t *content = content_text(generation, role, json_object_get(given, "content"), error);

@@ -436,7 +436,10 @@ def what_clients_send_beside_is_left_out():
             "tools": TOOLS, "tool_choice": "any", "max_tokens": 100}):
         SERVER.post("/v1/chat/completions", chat(messages=spoken, **more))
     SERVER.post("/v1/chat/completions", chat(messages=[user, {"role": "user", "content": [image]}]), 400)
-    SERVER.post("/api/chat", {"model": MODEL, "stream": False, "messages": spoken, "options": {"num_predict": 2}})
+    said = SERVER.post("/api/chat", {"model": MODEL, "stream": False, "messages": spoken, "options": {"num_predict": 2}})
+    other = [{"role": "developer", "content": "x"}, *spoken[:-1], {**spoken[-1], "role": "function"}]
+    known = SERVER.post("/api/chat", {"model": MODEL, "stream": False, "messages": other, "options": {"num_predict": 2}})
+    assert known["prompt_eval_count"] > said["prompt_eval_count"]
 
 
 def tokens_are_counted_beside_answers():
