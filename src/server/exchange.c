@@ -488,6 +488,7 @@ static bool add_headers(struct exchange *exchange, struct MHD_Response *response
         {"X-Content-Type-Options", "nosniff"},
         {"Content-Type", exchange->type},
         {"Cache-Control", exchange->streaming || exchange->status >= 400 ? "no-cache" : NULL},
+        {"Connection", exchange->last ? "close" : NULL},
         {"WWW-Authenticate", exchange->status == 401 ? "Bearer" : NULL},
         {"Retry-After", exchange->status == 503 ? "1" : NULL},
         {"Allow", exchange->status == 405 && exchange->route ? exchange->route->method : NULL},

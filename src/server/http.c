@@ -13,6 +13,7 @@
 #include <strings.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -20,6 +21,7 @@
 #define IDLE_SECONDS 60                                /* that a connection may stay silent */
 #define DISCARD_LIMIT ((uint64_t)1 << 30)              /* of a body that is refused: read, so that the answer is seen */
 #define LIVELY_BYTES ((uint64_t)1 << 20)               /* of a body of any size: each may take as long as a request */
+#define OTHER_FILES 256                                /* that are open besides connections */
 #define GRACE_NANOSECONDS ((uint64_t)10 * 1000000000u) /* of answers in work when the server stops */
 
 static volatile sig_atomic_t stop_requests;
@@ -147,30 +149,23 @@ static void find_route(struct exchange *exchange, const char *method)
         refuse(exchange, 405, "405 method not allowed");
 }
 
-static enum MHD_Result count_ends(void *context, enum MHD_ValueKind kind, const char *name, const char *value)
+/* What the guard let through only for the answer. */
+static void check_guard(struct exchange *exchange)
 {
-    unsigned *count = context;
-    (void)kind, (void)value;
-    *count += strcasecmp(name, "Content-Length") == 0 || strcasecmp(name, "Transfer-Encoding") == 0;
-    return MHD_YES;
-}
-
-/* A proxy in front may believe the other of two headers that say where the body ends, and take what follows for a part
- * of it that here would be the next request. */
-static void check_end(struct exchange *exchange)
-{
-    unsigned count = 0;
-    mhd.get_connection_values(exchange->connection, MHD_HEADER_KIND, count_ends, &count);
-    exchange->end_unclear = count > 1;
-    if (exchange->end_unclear)
-        refuse(exchange, 400, "the request says twice where its body ends");
+    unsigned status;
+    const char *reason;
+    if (!exchange->place || !guard_refuses(exchange->place->guarded, exchange->number, &status, &reason))
+        return;
+    exchange->last = true;
+    exchange->refusal = status;
+    exchange->refusal_message = reason;
 }
 
 static void check(struct exchange *exchange, const char *method)
 {
     struct server *server = &exchange->http->server;
     const struct server_options *options = &server->options;
-    check_end(exchange);
+    check_guard(exchange);
     check_origin(exchange, options);
     if (strcmp(method, "OPTIONS") == 0 && !exchange->refusal) {
         exchange->preflight = true;
@@ -193,7 +188,11 @@ static struct exchange *start_exchange(struct http *http, struct MHD_Connection 
                                        const char *method)
 {
     struct exchange *exchange;
-    if (ALLOCATE(&exchange, 1, "request", NULL))
+    const union MHD_ConnectionInfo *info = mhd.get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    struct connection *place = info ? info->socket_context : NULL;
+    /* Counted whatever comes: the guard does so. Without a place there was no memory for it. */
+    unsigned number = place ? ++place->requests : 0;
+    if (!place || ALLOCATE(&exchange, 1, "request", NULL))
         return NULL;
     pthread_mutex_init(&exchange->mutex, NULL);
     exchange->references = 1;
@@ -202,9 +201,9 @@ static struct exchange *start_exchange(struct http *http, struct MHD_Connection 
     exchange->start = clock_nanoseconds();
     exchange->body.limit = http->server.options.body_limit + 1;
     random_hex(exchange->id, 16);
-    const union MHD_ConnectionInfo *info = mhd.get_connection_info(connection, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
-    exchange->place = info ? info->socket_context : NULL;
-    exchange->socket = exchange->place ? exchange->place->socket : -1;
+    exchange->place = place;
+    exchange->socket = place->socket;
+    exchange->number = number;
     if (set_path(exchange, path)) {
         exchange_release(exchange);
         return NULL;
@@ -309,7 +308,7 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
         *state = exchange = start_exchange(http, connection, path, method);
         if (!exchange)
             return exchange_answer_nobody(http, connection, path);
-        if (!exchange->refusal || !(exchange->end_unclear || holds_body_back(exchange)))
+        if (!exchange->refusal || !(exchange->last || holds_body_back(exchange)))
             return MHD_YES;
         answer(http, exchange);
         return exchange_deliver(exchange);
@@ -319,8 +318,10 @@ static enum MHD_Result on_request(void *context, struct MHD_Connection *connecti
         *size = 0;
         return exchange->discarded > DISCARD_LIMIT ? MHD_NO : MHD_YES;
     }
-    if (!exchange->handled)
+    if (!exchange->handled) {
+        check_guard(exchange); /* of its body */
         answer(http, exchange);
+    }
     return exchange_deliver(exchange);
 }
 
@@ -356,6 +357,7 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
         if (!info || ALLOCATE(&place, 1, "connection", NULL))
             return;
         place->socket = info->connect_fd;
+        place->guarded = guard_find(http->guard, place->socket);
         place->waiting_since = clock_nanoseconds();
         pthread_mutex_lock(&http->mutex);
         place->next = http->connections;
@@ -373,6 +375,7 @@ static void on_connection(void *context, struct MHD_Connection *connection, void
         place->next->previous = place->previous;
     *(place->previous ? &place->previous->next : &http->connections) = place->next;
     pthread_mutex_unlock(&http->mutex);
+    guard_release(place->guarded);
     memory_free(place);
     *state = NULL;
 }
@@ -463,18 +466,33 @@ static uint16_t port_of(int fd)
                                               : ((struct sockaddr_in6 *)&address)->sin6_port);
 }
 
-/* Each connection is a file. */
-static void allow_files(uint32_t connections)
+/* Each connection is three files: the client's socket, and the two between the guard and the library. How many
+ * connections there are files for. */
+static uint32_t allow_files(uint32_t connections)
 {
     struct rlimit limit;
-    rlim_t wanted = (rlim_t)connections + 256;
-    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < wanted) {
+    rlim_t wanted = (rlim_t)connections * 3 + OTHER_FILES;
+    if (getrlimit(RLIMIT_NOFILE, &limit))
+        return connections;
+    if (limit.rlim_cur < wanted) {
         limit.rlim_cur = limit.rlim_max == RLIM_INFINITY ? wanted : MIN(wanted, limit.rlim_max);
         setrlimit(RLIMIT_NOFILE, &limit);
+        getrlimit(RLIMIT_NOFILE, &limit);
     }
+    if (limit.rlim_cur >= wanted)
+        return connections;
+    return limit.rlim_cur > OTHER_FILES ? (uint32_t)MAX((limit.rlim_cur - OTHER_FILES) / 3, (rlim_t)1) : 1;
 }
 
-static void serve(struct http *http, int listening)
+/* The guard's end of a connection is taken. */
+static bool add_connection(void *context, int inner)
+{
+    struct http *http = context;
+    struct sockaddr_un nobody = {.sun_family = AF_UNIX};
+    return mhd.add_connection(http->daemon, inner, (struct sockaddr *)&nobody, sizeof nobody) == MHD_YES;
+}
+
+static void serve(struct http *http)
 {
     struct timespec tick = {.tv_nsec = 50000000};
     uint64_t stopped = 0;
@@ -490,8 +508,7 @@ static void serve(struct http *http, int listening)
             stopped = clock_nanoseconds();
             server_log("info", "stopping", "grace_seconds=10%s", "");
             atomic_store(&http->server.stopping, true);
-            mhd.quiesce_daemon(http->daemon);
-            close(listening);
+            guard_take_no_more(http->guard);
         }
         if (stopped && (stop_requests > 1 || (desk_is_idle(http->server.desk) && worker_is_idle(http->server.worker)) ||
                         clock_nanoseconds() - stopped > GRACE_NANOSECONDS))
@@ -519,7 +536,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
     log_set_sink(write_log, NULL);
     signal(SIGPIPE, SIG_IGN);
     signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of the write */
-    allow_files(options->connections);
+    uint32_t connections = allow_files(options->connections);
     status = mhd_load(error);
     if (!status)
         status = open_socket(options, &listening, &http->loopback, error);
@@ -533,22 +550,24 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
         status = exchange_prepare_answers(http, error);
     if (!status) {
         http->daemon = mhd.start_daemon(
-            MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME, 0, NULL, NULL, on_request, http,
-            MHD_OPTION_LISTEN_SOCKET, listening, MHD_OPTION_CONNECTION_LIMIT, (unsigned)options->connections,
+            MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_ITC | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_NO_LISTEN_SOCKET, 0, NULL,
+            NULL, on_request, http, MHD_OPTION_CONNECTION_LIMIT, (unsigned)connections + 16,
             MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
             (size_t)CONNECTION_MEMORY, MHD_OPTION_NOTIFY_COMPLETED, on_completed, http, MHD_OPTION_NOTIFY_CONNECTION,
             on_connection, http, MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_END);
         if (!http->daemon)
             status = error_set(error, HYPURA_ERROR_IO, "the HTTP server does not start");
     }
+    uint16_t port = listening >= 0 ? port_of(listening) : 0;
+    if (!status)
+        status = guard_start(&http->guard, listening, connections, add_connection, http, error);
     if (!status) {
-        uint16_t port = port_of(listening);
         server_log("info", "listening", "host=%s port=%u models=%s", options->host, port, options->model_folder);
         if (options->preload)
             worker_preload(server->worker);
         if (ready)
             ready(context, port);
-        serve(http, listening);
+        serve(http);
     } else if (listening >= 0) {
         close(listening);
     }
@@ -565,6 +584,7 @@ hypura_status server_run(const struct server_options *options, void (*ready)(voi
         mhd.stop_daemon(http->daemon);
     }
     exchange_free_answers(http);
+    guard_stop(http->guard);
     server_close(server);
     if (!status)
         server_log("info", "stopped", "requests=%llu", (unsigned long long)atomic_load(&server->counters.requests));

@@ -2,6 +2,7 @@
 #ifndef HYPURA_SERVER_HTTP_PRIVATE_H
 #define HYPURA_SERVER_HTTP_PRIVATE_H
 
+#include "server/guard.h"
 #include "server/mhd.h"
 #include "server/server_private.h"
 
@@ -10,6 +11,8 @@
 
 struct connection {
     struct connection *next, *previous;
+    struct guarded *guarded; /* NULL: its client has left already */
+    unsigned requests;       /* that have begun */
     int socket;
     uint64_t waiting_since; /* for a request to arrive in whole; 0: it did */
 };
@@ -17,6 +20,7 @@ struct connection {
 struct http {
     struct server server;
     struct MHD_Daemon *daemon;
+    struct guard *guard;
     pthread_mutex_t mutex; /* the list */
     struct connection *connections;
     _Atomic uint64_t body_bytes;
@@ -50,7 +54,8 @@ struct exchange {
     _Atomic uint64_t reserved; /* any thread's */
     unsigned refusal;          /* status, once it is clear that the request will not be served */
     const char *refusal_message;
-    bool end_unclear; /* the connection ends with the answer */
+    unsigned number; /* of its connection, from 1 */
+    bool last;       /* the connection ends with the answer */
     bool handled, preflight;
 
     pthread_mutex_t mutex; /* all below */

@@ -11,12 +11,11 @@ static const struct {
 } symbols[] = {
     {"MHD_start_daemon", &mhd.start_daemon},
     {"MHD_stop_daemon", &mhd.stop_daemon},
-    {"MHD_quiesce_daemon", &mhd.quiesce_daemon},
+    {"MHD_add_connection", &mhd.add_connection},
     {"MHD_suspend_connection", &mhd.suspend_connection},
     {"MHD_resume_connection", &mhd.resume_connection},
     {"MHD_get_connection_info", &mhd.get_connection_info},
     {"MHD_lookup_connection_value", &mhd.lookup_connection_value},
-    {"MHD_get_connection_values", &mhd.get_connection_values},
     {"MHD_create_response_from_buffer", &mhd.create_response_from_buffer},
     {"MHD_create_response_from_callback", &mhd.create_response_from_callback},
     {"MHD_add_response_header", &mhd.add_response_header},

@@ -1,6 +1,7 @@
 /* server: HTTP in front of the engine: Ollama's API, OpenAI's, Anthropic's messages, metrics, events and a page.
  *
- * One thread (libmicrohttpd's) speaks HTTP: it receives requests and sends answers. The threads of the desk read what
+ * One thread takes connections and sees that what comes over them are requests to the letter (guard.h). Another
+ * (libmicrohttpd's) speaks HTTP: it receives requests and sends answers. The threads of the desk read what
  * came as bodies, answer what needs no model, and put the rest as jobs into a bounded queue; they also make the
  * prompts, which may take seconds, once the model of a job is loaded. One thread, the worker, owns the engines of all
  * loaded models and runs their generators in turn, whose every step is one batch over all answers in work; a model is

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <strings.h>
 #include <sys/socket.h>
+#include <unistd.h>
 
 #define MOST_HEADERS 16
 #define MOST_READS 100000
@@ -84,10 +85,12 @@ static void stop_daemon(struct MHD_Daemon *daemon)
     (void)daemon;
 }
 
-static MHD_socket quiesce_daemon(struct MHD_Daemon *daemon)
+static enum MHD_Result add_connection(struct MHD_Daemon *daemon, MHD_socket socket, const struct sockaddr *address,
+                                      socklen_t size)
 {
-    (void)daemon;
-    return -1;
+    (void)daemon, (void)address, (void)size;
+    close(socket);
+    return MHD_NO;
 }
 
 static void suspend_connection(struct MHD_Connection *connection)
@@ -124,13 +127,6 @@ static const char *lookup(struct MHD_Connection *connection, enum MHD_ValueKind 
             return connection->headers[i].value;
     }
     return NULL;
-}
-
-static int list(struct MHD_Connection *connection, enum MHD_ValueKind kind, MHD_KeyValueIterator take, void *context)
-{
-    for (size_t i = 0; i < connection->header_count; i++)
-        take(context, kind, connection->headers[i].name, connection->headers[i].value);
-    return (int)connection->header_count;
 }
 
 static struct MHD_Response *from_buffer(size_t size, void *text, enum MHD_ResponseMemoryMode mode)
@@ -176,8 +172,8 @@ static void destroy_response(struct MHD_Response *response)
 }
 
 struct mhd mhd = {
-    start_daemon, stop_daemon, quiesce_daemon, suspend_connection, resume_connection, get_connection_info, lookup,
-    list,         from_buffer, from_callback,  add_header,         queue_response,    destroy_response};
+    start_daemon, stop_daemon, add_connection, suspend_connection, resume_connection, get_connection_info,
+    lookup,       from_buffer, from_callback,  add_header,         queue_response,    destroy_response};
 
 hypura_status mhd_load(hypura_error *error)
 {

@@ -98,6 +98,10 @@ def main():
         write("fuzz_modelfile", number, text.encode())
     for number, (path, body) in enumerate(REQUESTS):
         write("fuzz_requests", number, f"POST {path}\nHost: localhost\nOrigin: http://known.example\n\n{json.dumps(body)}".encode())
+    post = b"POST /api/show HTTP/1.1\r\nHost: localhost\r\n"
+    for number, rest in enumerate((b"Content-Length: 2\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n2;a=b\r\n{}\r\n0\r\nA: b\r\n\r\n",
+                                   b"Content-Length : 2\r\n\r\n{}", b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n")):
+        write("fuzz_wire", number, post + rest + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
     write("fuzz_requests", 200, b"POST /api/blobs/sha256:" + hashlib.sha256(b"x").hexdigest().encode() + b"\nHost: localhost\n\nx")
     for number, path in enumerate(("/", "/api/tags/", "/v1/models/qwen2", "/metrics", "/ui", "/api/hypura/events?model=qwen2", "/v1/responses/x")):
         write("fuzz_requests", 100 + number, f"GET {path}\nHost: localhost\n\n".encode())
