@@ -113,7 +113,14 @@ static const json_t *begun_answer(const struct chat_input *input)
 /* ---- messages as a template wants them ----------------------------------------------------------------------------
  */
 
-enum { ADAPT_OBJECTS = 1, ADAPT_STRINGS = 2, ADAPT_FLAT_CONTENT = 4, ADAPT_ONE_SYSTEM = 8, ADAPT_FIRST_SYSTEM = 16 };
+enum {
+    ADAPT_OBJECTS = 1,
+    ADAPT_STRINGS = 2,
+    ADAPT_FLAT_CONTENT = 4,
+    ADAPT_ONE_SYSTEM = 8,    /* of those that the chat begins with */
+    ADAPT_FIRST_SYSTEM = 16, /* none later */
+    ADAPT_NO_SYSTEM = 32
+};
 
 #define PROBE "a7f3probe"
 
@@ -219,17 +226,17 @@ static void join_content(json_t *first, const json_t *second)
     json_object_set_new(first, "content", joined);
 }
 
-/* The messages of the system that a chat begins with become one; a later one becomes part of the user's turn beside it.
- */
+/* The messages of the system that a chat begins with become one; a later one, or all where the template has none,
+ * becomes part of the user's turn next to it. */
 static void adapt_system(json_t *messages, int how)
 {
-    size_t leading = leading_system(messages), i;
+    size_t leading = how & ADAPT_NO_SYSTEM ? 0 : leading_system(messages), i;
     for (; (how & ADAPT_ONE_SYSTEM) && leading > 1; leading--) {
         join_content(json_array_get(messages, 0), json_array_get(messages, 1));
         json_array_remove(messages, 1);
     }
     bool before = false; /* the message before is such a turn */
-    for (i = leading; (how & ADAPT_FIRST_SYSTEM) && i < json_array_size(messages); i++) {
+    for (i = leading; (how & (ADAPT_FIRST_SYSTEM | ADAPT_NO_SYSTEM)) && i < json_array_size(messages); i++) {
         json_t *message = json_array_get(messages, i), *last = i ? json_array_get(messages, i - 1) : NULL;
         bool system = has_role(message, "system");
         if (system)
@@ -295,6 +302,14 @@ static bool takes_parts(const struct chat_template *template, const struct chat_
                         "'text'");
 }
 
+static bool takes_system(const struct chat_template *template, const struct chat_input *input)
+{
+    return writes_probe(
+        template, input,
+        json_pack("[{s:s, s:s}, {s:s, s:s}]", "role", "system", "content", PROBE, "role", "user", "content", "a"),
+        NULL);
+}
+
 static bool takes_several_systems(const struct chat_template *template, const struct chat_input *input)
 {
     return writes_probe(template, input,
@@ -321,6 +336,8 @@ static hypura_status render_adapted(const struct chat_template *template, const 
     int how = 0;
     if (has_parts(input->messages) && !takes_parts(template, input))
         how |= ADAPT_FLAT_CONTENT;
+    if (leading_system(input->messages) && !takes_system(template, input))
+        how |= ADAPT_NO_SYSTEM;
     if (leading_system(input->messages) > 1 && !takes_several_systems(template, input))
         how |= ADAPT_ONE_SYSTEM;
     if (has_later_system(input->messages) && !takes_later_systems(template, input))

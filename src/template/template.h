@@ -78,7 +78,7 @@ struct chat_input {
  * the model to go on. With close_last_answer it is a message like any other.
  *
  * With adapt, messages may come as any client sends them: arguments of calls as text or as objects, content as text, as
- * a list of parts or null, several messages of the system or one between the turns. They are given to the template in the
+ * a list of parts or null, messages of the system anywhere. They are given to the template in the
  * form that it takes, which a small chat tells. Without, they are left alone.
  *
  * Many templates write the BOS text at their start, and many tokenizers add BOS themselves; only one may. A caller

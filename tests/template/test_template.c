@@ -326,6 +326,13 @@ static void test_messages_of_the_system_stand_where_the_template_has_them(void *
                    "{% endif %}{{ m.role[0] }}{% if m.content is string %}{{ m.content }}{% else %}"
                    "{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endif %} {% endfor %}",
                    chat, "ss\nt ua\nu\nb ac u<v> ad ue ");
+    /* It has none at all (Gemma 2). */
+    expect_adapted("{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}{% for m in messages %}"
+                   "{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate') }}{% endif %}"
+                   "{{ m.role[0] + m.content }} {% endfor %}",
+                   "[{\"role\":\"system\",\"content\":\"s\"},{\"role\":\"user\",\"content\":\"a\"},"
+                   "{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"c\"}]",
+                   "us\na ab uc ");
     /* Without, such a template has the last word. */
     struct chat_template *template;
     struct rendered_text text;
