@@ -91,7 +91,7 @@ static bool may_go(void *context, uint32_t item)
     const struct candidate_context *candidate = context;
     const struct store *store = candidate->store;
     const struct stored_unit *unit = &store->units[candidate->slot_class->units[item]];
-    return unit->wants == 0 && unit->holds == 0 && (candidate->even_expected || unit->due <= store->step);
+    return unit->wants == 0 && unit->holds == 0 && (candidate->even_expected || unit->due <= store->tick);
 }
 
 static unit_number ask_policy(struct slot_class *slot_class, struct candidate_context context)

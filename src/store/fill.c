@@ -74,11 +74,11 @@ static bool can_bring(const struct store *store, unit_number number)
 static unit_number next_unit(struct store *store)
 {
     struct fill *fill = &store->fill;
-    if (fill->left > 0 && fill->step != store->step) {
+    if (fill->left > 0 && fill->tick != store->tick) {
         /* What comes next is another layer now. */
-        fill->next = first_of(store, store->step ? (int32_t)(store->step % store->layers) + 1 : 0);
+        fill->next = first_of(store, store->tick ? (int32_t)(store->tick % store->layers) + 1 : 0);
         fill->left = fill->end - fill->first;
-        fill->step = store->step;
+        fill->tick = store->tick;
     }
     while (fill->left > 0) {
         if (fill->next >= fill->end)

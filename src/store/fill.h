@@ -12,7 +12,7 @@ struct fill {
     uint32_t failures;            /* so far */
     unit_number first, end, next; /* experts, and which is looked at next */
     uint32_t left;                /* of them to be looked at; 0: all are there, or have no room */
-    uint64_t step;                /* for which next was chosen */
+    uint64_t tick;                /* for which next was chosen */
 };
 
 void fill_prepare(struct store *store, bool wanted);              /* not locked; after cache_prepare */

@@ -18,8 +18,8 @@
 #define TRIAL 8u
 #define FADING 0.9 /* of what earlier passes showed, a pass */
 
-/* How much of what earlier steps took is remembered. */
-#define STEP_FADING 0.95
+/* How much of what earlier ticks took is remembered. */
+#define TICK_FADING 0.95
 
 /* Without a miss in so many passes there is nothing to prefetch for. */
 #define QUIET_PASSES 4u
@@ -54,12 +54,12 @@ static bool is_unlikely(const struct store *store, const struct stored_unit *uni
            unit->last_pass + 1 < store->pass;
 }
 
-/* Which step a unit's layer will be: in this pass when it is yet to come, else in the next. */
-static uint64_t step_of(const struct store *store, unit_number number)
+/* Which tick a unit's layer will be: in this pass when it is yet to come, else in the next. */
+static uint64_t tick_of(const struct store *store, unit_number number)
 {
     uint64_t start = (uint64_t)store->pass * store->layers;
-    uint64_t step = start + (uint64_t)store_unit(store, number)->layer;
-    return step > store->step ? step : step + store->layers;
+    uint64_t tick = start + (uint64_t)store_unit(store, number)->layer;
+    return tick > store->tick ? tick : tick + store->layers;
 }
 
 static bool is_open(const struct stored_unit *unit)
@@ -94,7 +94,7 @@ static bool read_offers(struct store *store)
     while (taken < prefetch->offer_count && (more = io_unfinished(store->io, PRIORITY_PREFETCH) < UNDER_WAY)) {
         const struct offer *offer = &prefetch->offers[taken];
         struct stored_unit *unit = &store->units[offer->unit];
-        if (unit->stage == STAGE_ABSENT && offer->due > store->step) {
+        if (unit->stage == STAGE_ABSENT && offer->due > store->tick) {
             if (!may_open(store, offer->unit)) {
                 more = false;
                 break;
@@ -133,7 +133,7 @@ void prefetch_pump(struct store *store)
         fill_pump(store);
 }
 
-/* What was prefetched for a step and is not expected any more. */
+/* What was prefetched for a tick and is not expected any more. */
 static void give_up(struct store *store, uint64_t due)
 {
     struct prefetch *prefetch = &store->prefetch;
@@ -150,7 +150,7 @@ static void give_up(struct store *store, uint64_t due)
     }
 }
 
-/* Offers stay in the order of their steps. */
+/* Offers stay in the order of their ticks. */
 static void insert_offer(struct prefetch *prefetch, struct offer offer)
 {
     uint32_t at = prefetch->offer_count++;
@@ -172,11 +172,11 @@ void store_prefetch(struct store *store, const unit_number *units, const float *
     if (prefetch->mode == STORE_PREFETCH_OFF)
         return;
     pthread_mutex_lock(store->mutex);
-    uint64_t due = step_of(store, units[0]);
+    uint64_t due = tick_of(store, units[0]);
     give_up(store, due);
     for (size_t i = 0; i < count; i++) {
         if ((!prefetch->on && probabilities[i] < CERTAIN) || units[i] >= store->unit_count ||
-            store->units[units[i]].place != PLACE_CACHE || step_of(store, units[i]) != due ||
+            store->units[units[i]].place != PLACE_CACHE || tick_of(store, units[i]) != due ||
             !(probabilities[i] >= LEAST_PROBABILITY))
             continue;
         struct stored_unit *unit = &store->units[units[i]];
@@ -199,27 +199,27 @@ static double prefetched_bytes(const struct store *store, const struct stored_un
     return (double)store->cache.classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;
 }
 
-static void begin_step(struct store *store, uint64_t step)
+static void begin_tick(struct store *store, uint64_t tick)
 {
     struct prefetch *prefetch = &store->prefetch;
     uint64_t now = clock_nanoseconds(), stall = store->counts.stall_nanoseconds;
-    if (step == store->step + 1 && step % store->layers) {
-        double seconds = 1e-9 * ((double)(now - prefetch->step_time) - (double)(stall - prefetch->step_stall));
-        prefetch->step_seconds =
-            prefetch->step_seconds > 0 ? STEP_FADING * prefetch->step_seconds + (1 - STEP_FADING) * seconds : seconds;
+    if (tick == store->tick + 1 && tick % store->layers) {
+        double seconds = 1e-9 * ((double)(now - prefetch->tick_time) - (double)(stall - prefetch->tick_stall));
+        prefetch->tick_seconds =
+            prefetch->tick_seconds > 0 ? TICK_FADING * prefetch->tick_seconds + (1 - TICK_FADING) * seconds : seconds;
     }
-    prefetch->step_time = now;
-    prefetch->step_stall = stall;
-    store->step = step;
+    prefetch->tick_time = now;
+    prefetch->tick_stall = stall;
+    store->tick = tick;
 }
 
 void prefetch_wanted(struct store *store, unit_number number)
 {
     struct prefetch *prefetch = &store->prefetch;
     struct stored_unit *unit = &store->units[number];
-    uint64_t step = (uint64_t)store->pass * store->layers + (uint64_t)store_unit(store, number)->layer;
-    if (step > store->step)
-        begin_step(store, step);
+    uint64_t tick = (uint64_t)store->pass * store->layers + (uint64_t)store_unit(store, number)->layer;
+    if (tick > store->tick)
+        begin_tick(store, tick);
     unit->last_pass = store->pass;
     prefetch->wants++;
     if (unit->prefetched)
@@ -237,7 +237,7 @@ void prefetch_expire(struct store *store)
         struct stored_unit *unit = &store->units[number];
         if (!is_open(unit))
             continue;
-        if (unit->due > store->step) {
+        if (unit->due > store->tick) {
             prefetch->open[kept++] = number;
             continue;
         }
@@ -258,10 +258,10 @@ static uint32_t layers_worth_prefetching(const struct store *store)
     double bytes = 0;
     for (size_t i = 0; i < COUNT_OF(counters.bytes); i++)
         bytes += (double)counters.bytes[i];
-    if (bytes <= 0 || store->prefetch.step_seconds <= 0 || store->cache.class_count == 0)
+    if (bytes <= 0 || store->prefetch.tick_seconds <= 0 || store->cache.class_count == 0)
         return UINT32_MAX;
     double read_seconds = (double)store->cache.classes[0].stride * 1e-9 * (double)counters.busy_nanoseconds / bytes;
-    return 2 + (uint32_t)MIN(2 * read_seconds / store->prefetch.step_seconds, 1e6);
+    return 2 + (uint32_t)MIN(2 * read_seconds / store->prefetch.tick_seconds, 1e6);
 }
 
 bool store_wants_prefetch(struct store *store, uint32_t ahead)

@@ -10,13 +10,13 @@ struct store;
 struct offer {
     unit_number unit;
     float probability;
-    uint64_t due; /* step that may want it */
+    uint64_t due; /* tick that may want it */
 };
 
 struct prefetch {
     enum store_prefetching mode;
     uint32_t room;        /* of each list: all experts */
-    struct offer *offers; /* not read yet, the step that comes first first, and of that the likeliest */
+    struct offer *offers; /* not read yet, the tick that comes first first, and of that the likeliest */
     unit_number *open;    /* read or being read, not due yet */
     unit_number *warm;    /* used most in earlier runs: from warm_next on, read when there is nothing better */
     uint32_t offer_count, open_count, warm_next, warm_count;
@@ -25,8 +25,8 @@ struct prefetch {
     double right, wrong;            /* bytes prefetched, older ones count less */
     uint32_t last_miss;             /* pass that did not find everything there, prefetches aside */
     uint64_t stall_seen;            /* when store_wants_prefetch was asked last */
-    uint64_t step_time, step_stall; /* when the step began, and what had been waited by then */
-    double step_seconds;            /* of late, without waiting; 0: not known */
+    uint64_t tick_time, tick_stall; /* when the tick began, and what had been waited by then */
+    double tick_seconds;            /* of late, without waiting; 0: not known */
     uint32_t turn, trial;           /* passes since prefetching stopped; passes that it goes on for whatever it shows */
 };
 

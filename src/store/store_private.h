@@ -67,7 +67,7 @@ struct store {
     bool passing;  /* from store_begin on */
     bool resting;  /* a pass runs over this store or over another one of the process */
     uint32_t pass; /* from FIRST_PASS on */
-    uint64_t step; /* pass * layers + layer that was wanted last */
+    uint64_t tick; /* pass * layers + layer that was wanted last */
 
     uint8_t *bounce;                    /* for store_read */
     struct io_counters loaded_counters; /* when the load was done */

@@ -44,7 +44,7 @@ struct stored_unit {
     unit_number next_waiting;
     uint32_t last_pass;  /* that needed it */
     uint32_t noted_pass; /* whose tokens' uses the policy knows */
-    uint64_t due;        /* step for which it is expected: until then it goes only when nothing else may */
+    uint64_t due;        /* tick for which it is expected: until then it goes only when nothing else may */
     uint8_t *memory;
     struct failure *failure; /* when failed; NULL: there was no memory for it */
 };

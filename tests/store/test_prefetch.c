@@ -174,11 +174,11 @@ static void prefetches_look_as_far_as_reads_take(void **state)
         get_and_check(world.store, &world.fixture, expert(layer, 0));
         usleep(5000); /* at least */
     }
-    assert_true(world.store->prefetch.step_seconds >= 0.005);
-    world.store->prefetch.step_seconds = 0.99 * read_seconds(&world);
+    assert_true(world.store->prefetch.tick_seconds >= 0.005);
+    world.store->prefetch.tick_seconds = 0.99 * read_seconds(&world);
     assert_true(store_wants_prefetch(world.store, 4));
     assert_false(store_wants_prefetch(world.store, 5));
-    world.store->prefetch.step_seconds /= 3;
+    world.store->prefetch.tick_seconds /= 3;
     assert_true(store_wants_prefetch(world.store, 8));
     assert_false(store_wants_prefetch(world.store, 9));
     close_world(&world);
