@@ -25,13 +25,10 @@ static int run_list(size_t count, char **arguments)
     (void)count, (void)arguments;
     if (open_registry(&registry, folder, &error))
         return report_error(&error);
-    uint64_t failures = memory_failures();
-    json_t *tags = registry_tags(registry), *model;
+    json_t *tags = registry_tags(registry, &error), *model;
     registry_close(registry);
-    if (memory_check(failures, "list of models", &error)) {
-        json_decref(tags);
+    if (error.status)
         return report_error(&error);
-    }
     size_t i;
     if (as_json)
         print_json(tags);

@@ -3,6 +3,7 @@
 #include "model/model.h"
 #include "server/server_private.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -37,11 +38,12 @@ static const char *quantisation_name(uint32_t type)
 }
 
 /* Some bytes of every tensor: another training of the same model is another version. */
-static void add_samples(struct sha256 *sha, const struct gguf *file)
+static hypura_status add_samples(struct sha256 *sha, const struct gguf *file, hypura_error *error)
 {
     int opened = -1;
+    hypura_status status = HYPURA_OK;
     size_t index = SIZE_MAX;
-    for (size_t i = 0; i < gguf_tensor_count(file); i++) {
+    for (size_t i = 0; !status && i < gguf_tensor_count(file); i++) {
         const struct gguf_tensor *tensor = gguf_tensor_at(file, i);
         char sample[64];
         size_t size = (size_t)MIN(tensor->bytes, sizeof sample);
@@ -52,10 +54,14 @@ static void add_samples(struct sha256 *sha, const struct gguf *file)
             opened = open(gguf_file_path(file, index), O_RDONLY | O_CLOEXEC);
         }
         ssize_t got = pread(opened, sample, size, (off_t)(tensor->offset + (tensor->bytes - size) / 2));
-        sha256_add(sha, sample, got > 0 ? (size_t)got : 0);
+        if (got < 0)
+            status = error_set_errno(error, errno, "cannot read %s", gguf_file_path(file, index));
+        else
+            sha256_add(sha, sample, (size_t)got);
     }
     if (opened >= 0)
         close(opened);
+    return status;
 }
 
 static void find_abilities(struct description *out, const struct gguf *file)
@@ -72,17 +78,23 @@ static void find_abilities(struct description *out, const struct gguf *file)
         gguf_find(file, "tokenizer.ggml.fim_pre_token_id") || gguf_find(file, "tokenizer.ggml.prefix_token_id");
 }
 
-/* False when memory was wanting for it. */
-static bool describe(struct description *out, const char *path)
+/* A file that is no model has a description too, and so has one that may not be read. */
+static bool is_file_at_fault(const char *path, hypura_status status)
+{
+    return status == HYPURA_ERROR_FORMAT || status == HYPURA_ERROR_UNSUPPORTED || access(path, R_OK) != 0;
+}
+
+static hypura_status describe(struct description *out, const char *path, hypura_error *error)
 {
     struct gguf *file = NULL;
-    hypura_error error = {0};
+    hypura_error problem = {0};
     struct sha256 sha;
     sha256_start(&sha);
     sha256_add(&sha, &out->bytes, sizeof out->bytes);
     strcpy(out->family, "unknown");
     strcpy(out->quantisation, "unknown");
-    if (gguf_open(&file, path, &error) == HYPURA_OK) {
+    hypura_status status = gguf_open(&file, path, &problem);
+    if (!status) {
         struct gguf_string family;
         uint32_t type;
         double elements = 0;
@@ -102,7 +114,7 @@ static bool describe(struct description *out, const char *path)
         }
         for (size_t i = 0; i < gguf_value_count(file); i++)
             sha256_add(&sha, gguf_value_at(file, i)->key.data, gguf_value_at(file, i)->key.size);
-        add_samples(&sha, file);
+        status = add_samples(&sha, file, &problem);
         find_abilities(out, file);
         gguf_close(file);
         const char *unit = elements >= 1e9 ? "B" : elements >= 1e6 ? "M" : "K";
@@ -110,11 +122,14 @@ static bool describe(struct description *out, const char *path)
         snprintf(out->parameters, sizeof out->parameters, "%.1f%s", elements / scale, unit);
     }
     sha256_finish(&sha, out->digest);
-    return error.status != HYPURA_ERROR_MEMORY;
+    if (!status || (status != HYPURA_ERROR_MEMORY && is_file_at_fault(path, status)))
+        return HYPURA_OK;
+    return error_set(error, status, "%s", problem.message);
 }
 
-static void description_of(const struct model_entry *entry, struct description *out)
+static hypura_status description_of(const struct model_entry *entry, struct description *out, hypura_error *error)
 {
+    hypura_status status = HYPURA_OK;
     pthread_mutex_lock(&mutex);
     size_t i = 0;
     while (i < KEPT && !(kept[i].path && strcmp(kept[i].path, entry->path) == 0 && kept[i].stamp == entry->stamp))
@@ -123,34 +138,39 @@ static void description_of(const struct model_entry *entry, struct description *
         i = next_kept++ % KEPT;
         memory_free(kept[i].path);
         kept[i] = (struct description){.bytes = entry->bytes, .stamp = entry->stamp};
-        bool whole = describe(&kept[i], entry->path);
-        if (whole)
-            string_copy(&kept[i].path, entry->path, NULL);
-        else
-            memory_note_failure();
+        status = describe(&kept[i], entry->path, error);
+        if (!status)
+            status = string_copy(&kept[i].path, entry->path, error);
     }
     *out = kept[i];
     out->path = NULL;
     pthread_mutex_unlock(&mutex);
+    return status;
 }
 
-json_t *model_details(const struct model_entry *entry)
+json_t *model_details(const struct model_entry *entry, hypura_error *error)
 {
     struct description d;
-    description_of(entry, &d);
+    uint64_t failures = memory_failures();
+    if (description_of(entry, &d, error))
+        return NULL;
     const char *parent = json_string_value(json_object_get(entry->manifest, "from"));
     json_t *family = json_string(d.family);
     if (!family)
         family = json_string("unknown");
-    return json_pack("{s:s, s:s, s:O, s:[o], s:s, s:s}", "parent_model", parent ? parent : "", "format", "gguf",
-                     "family", family, "families", family, "parameter_size", d.parameters, "quantization_level",
-                     d.quantisation);
+    json_t *details = json_pack("{s:s, s:s, s:O, s:[o], s:s, s:s}", "parent_model", parent ? parent : "", "format",
+                                "gguf", "family", family, "families", family, "parameter_size", d.parameters,
+                                "quantization_level", d.quantisation);
+    memory_check(failures, "description of a model", error);
+    return details;
 }
 
-json_t *model_capabilities(const struct model_entry *entry)
+json_t *model_capabilities(const struct model_entry *entry, hypura_error *error)
 {
     struct description d;
-    description_of(entry, &d);
+    uint64_t failures = memory_failures();
+    if (description_of(entry, &d, error))
+        return NULL;
     if (d.embeds)
         return json_pack("[s]", "embedding");
     json_t *list = json_pack("[s]", "completion");
@@ -160,31 +180,45 @@ json_t *model_capabilities(const struct model_entry *entry)
         json_array_append_new(list, json_string("thinking"));
     if (d.inserts)
         json_array_append_new(list, json_string("insert"));
+    memory_check(failures, "description of a model", error);
     return list;
 }
 
-void model_digest(const struct model_entry *entry, char out[65])
+hypura_status model_digest(const struct model_entry *entry, char out[65], hypura_error *error)
 {
     struct description d;
-    description_of(entry, &d);
+    hypura_status status = description_of(entry, &d, error);
+    if (status)
+        return status;
     strcpy(out, d.digest);
-    char *manifest = entry->manifest ? json_dumps(entry->manifest, JSON_SORT_KEYS | JSON_COMPACT) : NULL;
-    if (!manifest)
-        return;
+    if (!entry->manifest)
+        return HYPURA_OK;
+    uint64_t failures = memory_failures();
+    char *manifest = json_dumps(entry->manifest, JSON_SORT_KEYS | JSON_COMPACT);
+    if (!manifest || memory_check(failures, "description of a model", error)) {
+        free(manifest);
+        return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the description of a model");
+    }
     struct sha256 sha;
     sha256_start(&sha);
     sha256_add(&sha, d.digest, 64);
     sha256_add(&sha, manifest, strlen(manifest));
     sha256_finish(&sha, out);
     free(manifest);
+    return HYPURA_OK;
 }
 
-json_t *model_tags_entry(const struct model_entry *entry)
+json_t *model_tags_entry(const struct model_entry *entry, hypura_error *error)
 {
     char modified[40], digest[65];
+    uint64_t failures = memory_failures();
     time_text(modified, sizeof modified, entry->modified, 0);
-    model_digest(entry, digest);
-    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:o, s:o}", "name", entry->name, "model", entry->name, "modified_at",
-                     modified, "size", (json_int_t)entry->bytes, "digest", digest, "details", model_details(entry),
-                     "capabilities", model_capabilities(entry));
+    if (model_digest(entry, digest, error))
+        return NULL;
+    json_t *details = model_details(entry, error), *capabilities = model_capabilities(entry, error);
+    json_t *json = json_pack("{s:s, s:s, s:s, s:I, s:s, s:o, s:o}", "name", entry->name, "model", entry->name, "modified_at",
+                     modified, "size", (json_int_t)entry->bytes, "digest", digest, "details", details,
+                     "capabilities", capabilities);
+    memory_check(failures, "description of a model", error);
+    return json;
 }

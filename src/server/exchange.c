@@ -237,7 +237,9 @@ bool exchange_write(struct exchange *exchange, const char *type, const char *tex
     pthread_mutex_lock(&exchange->mutex);
     bool listened = !exchange->gone && !exchange->ended;
     if (listened) {
-        buffer_append(&exchange->out, text, size);
+        /* What is made of parts of which one is missing is not sent. */
+        if (exchange_check_work(NULL) == HYPURA_OK)
+            buffer_append(&exchange->out, text, size);
         listened = exchange_check_work(NULL) == HYPURA_OK;
         if (!listened) {
             tell_no_memory(exchange);

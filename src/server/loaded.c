@@ -413,8 +413,14 @@ void loaded_each(struct loaded_models *models, void (*look)(void *context, struc
     pthread_mutex_unlock(&models->mutex);
 }
 
+struct ps_list {
+    json_t *json;
+    hypura_error error;
+};
+
 static void add_to_list(void *context, struct loaded_model *loaded)
 {
+    struct ps_list *list = context;
     const struct model_entry *entry = &loaded->entry;
     struct timespec now;
     char expires[40], digest[65];
@@ -425,19 +431,25 @@ static void add_to_list(void *context, struct loaded_model *loaded)
                     : loaded->expires > ticks     ? loaded->expires - ticks
                                                   : 0;
     time_text(expires, sizeof expires, (int64_t)now.tv_sec + (int64_t)(rest / 1000000000u), 0);
-    model_digest(entry, digest);
-    json_array_append_new(context, json_pack("{s:s, s:s, s:I, s:s, s:o, s:s, s:I, s:I}", "name", entry->name, "model",
+    if (list->error.status || model_digest(entry, digest, &list->error))
+        return;
+    json_t *details = model_details(entry, &list->error);
+    json_array_append_new(list->json, json_pack("{s:s, s:s, s:I, s:s, s:o, s:s, s:I, s:I}", "name", entry->name, "model",
                                              entry->name, "size", (json_int_t)(loaded->bytes + loaded->gpu_bytes),
-                                             "digest", digest, "details", model_details(entry), "expires_at", expires,
+                                             "digest", digest, "details", details, "expires_at", expires,
                                              "size_vram", (json_int_t)loaded->gpu_bytes, "context_length",
                                              (json_int_t)engine_plan(loaded->engine)->positions));
 }
 
-json_t *loaded_ps(struct loaded_models *models)
+json_t *loaded_ps(struct loaded_models *models, hypura_error *error)
 {
-    json_t *list = json_array();
-    loaded_each(models, add_to_list, list);
-    return json_pack("{s:o}", "models", list);
+    struct ps_list list = {.json = json_array()};
+    loaded_each(models, add_to_list, &list);
+    if (!list.error.status)
+        return json_pack("{s:o}", "models", list.json);
+    json_decref(list.json);
+    *error = list.error;
+    return NULL;
 }
 
 /* ---- beginning and end ---------------------------------------------------------------------------------------------

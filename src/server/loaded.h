@@ -105,7 +105,7 @@ hypura_status loaded_grammar_vocabulary(struct loaded_model *loaded, hypura_erro
 
 /* Calls look with each, the one that was used last first; they stay while it does. */
 void loaded_each(struct loaded_models *models, void (*look)(void *context, struct loaded_model *loaded), void *context);
-json_t *loaded_ps(struct loaded_models *models);
+json_t *loaded_ps(struct loaded_models *models, hypura_error *error);
 
 /* At once where that is possible. HYPURA_ERROR_MEMORY: only by loading anew. */
 hypura_status loaded_set_budget(struct loaded_models *models, uint64_t bytes, hypura_error *error);

@@ -25,12 +25,22 @@ void handle_version(struct exchange *exchange)
 
 void handle_tags(struct exchange *exchange)
 {
-    exchange_reply_json(exchange, 200, registry_tags(exchange_server(exchange)->registry));
+    hypura_error error = {0};
+    json_t *tags = registry_tags(exchange_server(exchange)->registry, &error);
+    if (error.status)
+        exchange_fail_with(exchange, &error);
+    else
+        exchange_reply_json(exchange, 200, tags);
 }
 
 void handle_ps(struct exchange *exchange)
 {
-    exchange_reply_json(exchange, 200, loaded_ps(exchange_server(exchange)->models));
+    hypura_error error = {0};
+    json_t *list = loaded_ps(exchange_server(exchange)->models, &error);
+    if (error.status)
+        exchange_fail_with(exchange, &error);
+    else
+        exchange_reply_json(exchange, 200, list);
 }
 
 const char *model_field(struct exchange *exchange, const json_t *json)
@@ -183,7 +193,7 @@ void handle_show(struct exchange *exchange)
     }
     if (gguf_open(&file, entry.path, &error)) {
         model_entry_free(&entry);
-        exchange_fail(exchange, 500, error.message);
+        exchange_fail(exchange, error.status == HYPURA_ERROR_MEMORY ? 503 : 500, error.message);
         return;
     }
     struct gguf_string template = {0};
@@ -193,12 +203,13 @@ void handle_show(struct exchange *exchange)
     gguf_get_string(file, "tokenizer.chat_template", &template);
     parameter_lines(&parameters, json_object_get(entry.manifest, "parameters"), "", " ");
     time_text(modified, sizeof modified, entry.modified, 0);
+    json_t *details = model_details(&entry, &error), *capabilities = model_capabilities(&entry, &error);
     json_t *reply =
         json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:s}", "modelfile", modelfile(&entry), "parameters",
                   parameters.data ? parameters.data : "", "template",
                   template.data ? json_stringn(template.data, template.size) : json_string(chat_template_default),
-                  "details", model_details(&entry), "model_info", model_info(file, verbose), "capabilities",
-                  model_capabilities(&entry), "modified_at", modified);
+                  "details", details, "model_info", model_info(file, verbose), "capabilities",
+                  capabilities, "modified_at", modified);
     json_t *system = json_object_get(entry.manifest, "system"), *license = json_object_get(entry.manifest, "license");
     json_t *messages = json_object_get(entry.manifest, "messages");
     if (system)
@@ -215,6 +226,11 @@ void handle_show(struct exchange *exchange)
     buffer_free(&parameters);
     gguf_close(file);
     model_entry_free(&entry);
+    if (error.status) {
+        json_decref(reply);
+        exchange_fail_with(exchange, &error);
+        return;
+    }
     exchange_reply_json(exchange, 200, reply);
 }
 

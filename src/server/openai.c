@@ -276,18 +276,27 @@ static json_t *model_json(const char *name, int64_t created)
 
 void handle_openai_models(struct exchange *exchange)
 {
-    json_t *tags = registry_tags(exchange_server(exchange)->registry), *data = json_array(), *entry;
+    hypura_error error = {0};
+    json_t *tags = registry_tags(exchange_server(exchange)->registry, &error), *data = json_array(), *entry;
     size_t i;
     json_array_foreach(json_object_get(tags, "models"), i, entry)
     {
         struct model_entry found;
         const char *name = json_string_value(json_object_get(entry, "name"));
-        if (registry_find(exchange_server(exchange)->registry, name, &found, NULL))
-            continue;
-        json_array_append_new(data, model_json(found.name, found.modified));
-        model_entry_free(&found);
+        hypura_error gone = {0};
+        if (registry_find(exchange_server(exchange)->registry, name, &found, &gone) == HYPURA_OK) {
+            json_array_append_new(data, model_json(found.name, found.modified));
+            model_entry_free(&found);
+        } else if (gone.status != HYPURA_ERROR_IO) {
+            error = gone;
+        }
     }
     json_decref(tags);
+    if (error.status) {
+        json_decref(data);
+        exchange_fail_with(exchange, &error);
+        return;
+    }
     exchange_reply_json(exchange, 200, json_pack("{s:s, s:o}", "object", "list", "data", data));
 }
 

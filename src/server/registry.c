@@ -188,6 +188,8 @@ hypura_status manifest_read(const char *path, json_t **out, hypura_error *error)
     FILE *file = fopen(path, "re");
     if (!file && errno == ENOENT)
         return HYPURA_OK;
+    if (!file && (errno == EMFILE || errno == ENFILE || errno == ENOMEM)) /* which says nothing of the file */
+        return error_set(error, HYPURA_ERROR_MEMORY, "the manifest %s cannot be read now: %s", path, strerror(errno));
     if (!file)
         return error_set(error, HYPURA_ERROR_FORMAT, "the manifest %s cannot be read: %s", path, strerror(errno));
     json_t *manifest = json_loadf(file, 0, &problem);
@@ -342,7 +344,11 @@ static hypura_status list_entries(const struct registry *registry, struct entrie
         else if (status == HYPURA_ERROR_IO) /* it is gone */
             status = HYPURA_OK;
     }
-    DIR *folder = opendir(registry->folder);
+    DIR *folder = status ? NULL : opendir(registry->folder);
+    /* It need not be there; but what is not seen of it is not taken for all there is. */
+    if (!status && !folder && errno != ENOENT)
+        return error_set(error, HYPURA_ERROR_FORMAT, "the model folder %s cannot be read: %s", registry->folder,
+                         strerror(errno));
     for (struct dirent *file; !status && folder && (file = readdir(folder));)
         status = add_file(registry, entries, file->d_name, error);
     if (folder)
@@ -428,23 +434,30 @@ static int newest_first(const void *a, const void *b)
     return strcmp(left->name, right->name);
 }
 
-json_t *registry_tags(struct registry *registry)
+json_t *registry_tags(struct registry *registry, hypura_error *error)
 {
     struct entries entries = {0};
+    uint64_t failures = memory_failures();
     json_t *models = json_array();
-    bool fine = models && list_entries(registry, &entries, NULL) == HYPURA_OK;
+    hypura_status status = list_entries(registry, &entries, error);
     if (entries.count)
         qsort(entries.items, entries.count, sizeof *entries.items, newest_first);
-    for (size_t i = 0; fine && i < entries.count; i++) {
+    for (size_t i = 0; !status && i < entries.count; i++) {
+        json_t *entry = NULL;
         if (entries.items[i].problem)
             log_write(LOG_WARNING, "%s", entries.items[i].problem);
+        else if (!(entry = model_tags_entry(&entries.items[i].entry, error)))
+            status = error->status;
         else
-            fine = json_array_append_new(models, model_tags_entry(&entries.items[i].entry)) == 0;
+            json_array_append_new(models, entry);
     }
     free_entries(&entries);
-    if (!fine)
-        json_decref(models);
-    return fine ? json_pack("{s:o}", "models", models) : NULL;
+    json_t *tags = json_pack("{s:o}", "models", models);
+    if (!status)
+        status = memory_check(failures, "list of models", error);
+    if (status)
+        json_decref(tags);
+    return status ? NULL : tags;
 }
 
 hypura_status registry_make_folder(struct registry *registry, hypura_error *error)

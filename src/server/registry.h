@@ -72,13 +72,13 @@ void registry_forget_blobs(const struct registry *registry);
 /* ---- describe.c: what a file says of itself; remembered as long as the file stays as it is ---- */
 
 /* {"parent_model", "format", "family", "families", "parameter_size", "quantization_level"}; a new reference. */
-json_t *model_details(const struct model_entry *entry);
+json_t *model_details(const struct model_entry *entry, hypura_error *error);
 /* ["completion", "tools", ...] or ["embedding"]; a new reference. */
-json_t *model_capabilities(const struct model_entry *entry);
+json_t *model_capabilities(const struct model_entry *entry, hypura_error *error);
 /* 64 hexadecimal digits that change with the file's metadata, its size, a sample of each of its tensors, or the
  * manifest. Not of all of its bytes, which would take minutes. */
-void model_digest(const struct model_entry *entry, char out[65]);
-json_t *model_tags_entry(const struct model_entry *entry);
+hypura_status model_digest(const struct model_entry *entry, char out[65], hypura_error *error);
+json_t *model_tags_entry(const struct model_entry *entry, hypura_error *error);
 
 /* ---- sha256.c (FIPS 180-4) ---- */
 struct sha256 {

@@ -104,8 +104,9 @@ hypura_status registry_open(struct registry **out, const char *folder, const cha
                             hypura_error *error);
 void registry_close(struct registry *registry);
 
-/* {"models": [...]} as GET /api/tags gives it; a new reference. NULL: there is no memory. */
-json_t *registry_tags(struct registry *registry);
+/* {"models": [...]} as GET /api/tags gives it; a new reference. A model whose manifest cannot be read is left out, with
+ * a warning in the log. NULL with an error when the rest would not be all of them. */
+json_t *registry_tags(struct registry *registry, hypura_error *error);
 
 /* The (first) file of a model, into path. HYPURA_ERROR_IO when there is none of that name. */
 hypura_status registry_file(struct registry *registry, const char *name, char *path, size_t room, hypura_error *error);

@@ -77,7 +77,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         fake_fetch_set(line ? line + 1 : data, line ? size - length - 1 : 0);
         must_explain(registry_pull(registry, reference, &options, go_on, &events, &error), &error);
     }
-    json_t *tags = registry_tags(registry);
+    hypura_error error = {0};
+    json_t *tags = registry_tags(registry, &error);
     must(json_is_array(json_object_get(tags, "models")));
     json_decref(tags);
     look_at_folder();

@@ -570,7 +570,7 @@ static void a_manifest_that_cannot_be_read_is_an_error(void **state)
         assert_string_equal(state_of("a"), "a/");
         /* Nothing takes its place unseen, and what it may name stays. */
         assert_int_equal(create_as("b", "a", "x", &error), HYPURA_ERROR_FORMAT);
-        json_t *tags = registry_tags(registry);
+        json_t *tags = registry_tags(registry, &error);
         assert_int_equal(json_array_size(json_object_get(tags, "models")), 2);
         json_decref(tags);
         assert_ok(registry_delete(registry, "b", &test_error));
