@@ -225,7 +225,9 @@ int command_main(const struct command *command, int count, char **arguments)
         if (is_model)
             model = (char *)value;
         else if (!set_option(row, value, &error))
-            return report_usage(command, "%.*s: %s", (int)length, argument, error.message);
+            return error.status == HYPURA_ERROR_MEMORY
+                       ? report_error(&error)
+                       : report_usage(command, "%.*s: %s", (int)length, argument, error.message);
     }
     /* Its option took at least the place that it needs. */
     if (model) {

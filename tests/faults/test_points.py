@@ -1,0 +1,425 @@
+#!/usr/bin/env python3
+"""What comes of a call that fails, at every point: the same answer, or a sentence. Prints TAP.
+
+    test_points.py HYPURA SOURCE_FOLDER SHIM [long] [NAME...]
+
+Without "long" a few points of each walk, else all. Names: only the tests whose names hold one of them.
+"""
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+SHIM = sys.argv.pop(3)
+LONG = "long" in sys.argv[3:]
+ONLY = [word for word in sys.argv[3:] if word != "long"]
+sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+sys.path.append(os.path.join(sys.argv[2], "tests", "server"))
+from faults import KINDS, MEMORY, OPENING, READING, RING, THREAD, WRITING, Faults, points, say_where
+from harness import FILE, HYPURA, MODEL, QUESTION, WEATHER, WORK, Server, is_instrumented
+from tap import run_tests, tests_of
+
+SAMPLE = 6         # points of a walk in the short test
+MOST_TOLD = 12     # of those where something is wrong
+SECONDS = 60       # that nothing here takes: it hangs
+FAULTS = Faults(SHIM)
+CONTEXT = ["--context", "256", "--gpu", "none", "--threads", "2"]
+ALL = (MEMORY, OPENING, READING, WRITING, THREAD, RING)
+ENVIRONMENT = {**os.environ, "XDG_CACHE_HOME": WORK.name, "XDG_STATE_HOME": WORK.name, "XDG_DATA_HOME": WORK.name,
+               "HYPURA_MODEL": FILE, "ASAN_OPTIONS": ""}
+ENVIRONMENT.pop("HYPURA_MODELS", None)
+
+
+def path(name):
+    return os.path.join(WORK.name, name)
+
+
+def expect_none(wrong):
+    assert not wrong, "\n".join([f"{len(wrong)} points, of which the first:", *(each[:1500] for each in wrong[:MOST_TOLD])])
+
+
+class Walk:
+    """Of one piece of work: which points there are, and what was wrong at them."""
+
+    def __init__(self, kind):
+        self.kind, self.wrong, self.walked = kind, [], 0
+
+    def over(self, count):
+        """The points; further than the count that was seen before, as threads make it vary."""
+        if not LONG:
+            yield from points(count, SAMPLE)
+            return
+        number, last = 0, count
+        while number < last + 20:
+            number += 1
+            yield number
+            if FAULTS.disarm()[1]:
+                last = max(last, number)
+
+    def note(self, number, what):
+        self.walked += 1
+        if what:
+            self.wrong.append(f"{KINDS[self.kind]} {number}: {what}\n    {say_where(FAULTS.where(), HYPURA)}")
+
+    def end(self):
+        print(f"# {self.walked} points of {KINDS[self.kind]}, {len(self.wrong)} wrong", flush=True)
+        return self.wrong
+
+
+# ---- the program ----
+
+def run(arguments, stdin=None):
+    """Its status, standard output and standard error; status None: it hung."""
+    process = subprocess.Popen([HYPURA, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               env={**ENVIRONMENT, **FAULTS.environment})
+    try:
+        out, error = process.communicate(stdin, timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        return None, b"", b""
+    return process.returncode, out, error
+
+
+def judge_run(result, expected):
+    """What is wrong with it, or None."""
+    status, out, error = result
+    if status is None:
+        return "it hangs"
+    if status < 0:
+        return f"it ends by signal {-status}: {error[-200:]}"
+    if status == 0:
+        return None if out == expected else f"another answer: {out[:300]}"
+    if status != 1:
+        return f"exit status {status}: {error[-200:]}"
+    sentence = re.search(rb"^hypura[^\n:]*: \S[^\n]{8,}$", error, re.M)
+    return None if sentence else f"no sentence: {error[-300:]}"
+
+
+def walk_run(arguments, kinds=ALL, stdin=None, clean=None, same=lambda out: out):
+    """All points of all kinds; fails with a list of those where something is wrong."""
+    wrong = []
+    for _ in range(2):  # what the first run keeps for later ones is there then
+        FAULTS.disarm()
+        status, expected, error = run(arguments, stdin)
+        assert status == 0 and (expected or clean), (status, error[-500:])
+    expected = same(expected)
+    for kind in kinds:
+        if clean:
+            clean()
+        FAULTS.arm(kind, 0)
+        run(arguments, stdin)
+        walk = Walk(kind)
+        for number in walk.over(FAULTS.disarm()[0]):
+            if clean:
+                clean()
+            FAULTS.arm(kind, number)
+            status, out, error = run(arguments, stdin)
+            FAULTS.disarm()
+            walk.note(number, judge_run((status, same(out) if status == 0 else out, error), expected))
+        wrong += walk.end()
+    expect_none(wrong)
+
+
+PROMPT = ["--prompt", QUESTION, "--temperature", "0", "--max-tokens", "12"]
+
+
+def run_in_memory():
+    walk_run(["run", FILE, *CONTEXT, *PROMPT, "--memory", "400M"])
+
+
+def run_streamed():
+    walk_run(["run", FILE, *CONTEXT, *PROMPT, "--memory", "12M", "--system", "Answer in few words."])
+
+
+def run_streamed_by_threads():
+    walk_run(["run", FILE, *CONTEXT, *PROMPT, "--memory", "12M", "--reader", "threads"], (READING, THREAD))
+
+
+def run_with_a_form():
+    schema = path("schema.json")
+    with open(schema, "w") as file:
+        json.dump({"type": "object", "properties": {"name": {"type": "string", "maxLength": 6},
+                                                    "kind": {"enum": ["a", "b"]}}, "required": ["name", "kind"]}, file)
+    walk_run(["run", FILE, *CONTEXT, *PROMPT, "--format", schema], (MEMORY, OPENING, READING))
+    walk_run(["run", FILE, *CONTEXT, *PROMPT, "--format", "json"], (MEMORY,))
+
+
+def run_with_penalties():
+    walk_run(["run", FILE, *CONTEXT, *PROMPT, "--repeat-penalty", "1.3", "--dry-multiplier", "0.8", "--dry-breaker", "the",
+              "--frequency-penalty", "0.2", "--logit-bias", "40:-1", "--var", "kind=[1, {\"a\": \"b\"}]"], (MEMORY,))
+
+
+def list_models():
+    folder = path("listed")
+    os.makedirs(folder, exist_ok=True)
+    for name in ("one", "two"):
+        if not os.path.exists(f"{folder}/{name}.gguf"):
+            os.link(FILE, f"{folder}/{name}.gguf") if os.stat(FILE).st_dev == os.stat(folder).st_dev else \
+                os.symlink(FILE, f"{folder}/{name}.gguf")
+    with open(f"{folder}/three.json", "w") as file:
+        json.dump({"file": FILE, "system": "Be brief.", "parameters": {"temperature": 0}}, file)
+    walk_run(["list", "--models", folder], (MEMORY, OPENING, READING))
+    walk_run(["list", "--models", folder, "--json"], (MEMORY,))
+
+
+# ---- batch ----
+
+def batch_of_lines():
+    """What is stored is right, and the next run answers the rest."""
+    lines = [{"prompt": QUESTION, "max_tokens": 8}, {"messages": [{"role": "user", "content": "What does cp do?"}], "max_tokens": 6},
+             {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions",
+              "body": {"messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "mv?"}],
+                       "max_tokens": 5, "logprobs": True, "stop": ["x"]}},
+             {"custom_id": "b", "url": "/v1/embeddings", "body": {"input": ["one", "two"]}},
+             {"prompt": 3}]
+    with open(path("in"), "w") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+    command = ["batch", FILE, "--input", path("in"), "--output", path("out"), *CONTEXT, "--parallel", "2", "--memory", "400M",
+               "--system", "You are a manual.", "--set", "temperature=0", "--set", "top_p=0.5"]
+
+    def stored(name):
+        with open(path(name)) as file:
+            return [without_chance(json.loads(line)) for line in file]
+
+    def clean():
+        for name in ("out", "out.sorting"):
+            if os.path.exists(path(name)):
+                os.remove(path(name))
+
+    clean()
+    status, _, error = run(command)
+    assert status == 0, error
+    expected, wrong = stored("out"), []
+    assert len(expected) == len(lines) and "error" in expected[4]
+    for kind in ALL:
+        clean()
+        FAULTS.arm(kind, 0)
+        run(command)
+        walk = Walk(kind)
+        for number in walk.over(FAULTS.disarm()[0]):
+            clean()
+            FAULTS.arm(kind, number)
+            result = run(command)
+            count, failed = FAULTS.disarm()
+            what = judge_run(result, b"")
+            # The shim's memory of what failed is kept until the next arming.
+            if not what and failed and result[0] == 1 and os.path.exists(path("out")):
+                done = [line for line in open(path("out")) if line.endswith("\n")]
+                if any(without_chance(json.loads(line)) not in expected for line in done):
+                    what = f"it stored {done}"
+            if not what:
+                status, _, error = run(command)
+                what = None if status == 0 and stored("out") == expected else \
+                    f"the next run ends with {status}: {error[-300:]}, {[x for x in stored('out') if x not in expected]}"
+            walk.note(number, what)
+        wrong += walk.end()
+    expect_none(wrong)
+
+
+# ---- the server ----
+
+CHANCE = {"id", "created", "created_at", "completed_at", "total_duration", "load_duration", "prompt_eval_duration", "eval_duration",
+          "request_id", "cached_tokens", "cache_read_input_tokens", "input_tokens", "prompt_eval_count", "item_id", "modified_at",
+          "expires_at", "call_id", "tool_call_id"}
+
+
+def without_chance(value):
+    """What is the same each time that it is asked."""
+    if isinstance(value, dict):
+        return {key: without_chance(each) for key, each in value.items() if key not in CHANCE}
+    return [without_chance(each) for each in value] if isinstance(value, list) else value
+
+
+def pieces(kind, text):
+    """The JSON values of an answer."""
+    if "event-stream" in kind:
+        data = [line[6:] for line in text.split("\n") if line.startswith("data: ")]
+        return [each if each == "[DONE]" else without_chance(json.loads(each)) for each in data]
+    if "ndjson" in kind:
+        return [without_chance(json.loads(line)) for line in text.splitlines()]
+    return [without_chance(json.loads(text))] if "json" in kind else [text]
+
+
+def sentence(value):
+    """Of an answer, or a piece of a stream, that is an error."""
+    if not isinstance(value, dict):
+        return None
+    inner = value.get("response")  # of a stream of /v1/responses
+    error = value.get("error") or (inner.get("error") if isinstance(inner, dict) else None)
+    words = error.get("message") if isinstance(error, dict) else error
+    return words if isinstance(words, str) and len(words) > 8 else None
+
+
+def ask(server, method, place, body):
+    """The status and the pieces; what happened instead, as a text."""
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=SECONDS)
+        connection.request(method, place, json.dumps(body) if body is not None else None)
+        response = connection.getresponse()
+        kind = response.getheader("Content-Type") or ""
+        text = response.read().decode()
+        connection.close()
+        return response.status, pieces(kind, text)
+    except TimeoutError:
+        return None, "no answer comes"
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return None, f"no answer: {type(error).__name__} {error}"
+
+
+def is_foreign(where):
+    """Whether only libmicrohttpd had to do with it: what it does to a connection before anybody here knows of it."""
+    names = {line.split()[0] for line in where.splitlines()} - {os.path.basename(SHIM)}
+    return any("microhttpd" in name for name in names) and os.path.basename(HYPURA) not in names
+
+
+def judge_answer(kind, answer, expected):
+    status, got = answer
+    if answer == expected:
+        return None
+    if status is None:
+        return None if is_foreign(FAULTS.where()) else got
+    fitting = (503,) if kind == MEMORY else (500, 503)
+    if status != 200:
+        said = len(got) == 1 and sentence(got[0])
+        return None if said and status in fitting else f"status {status}: {str(got)[:300]}"
+    told = [i for i, each in enumerate(got) if sentence(each)]
+    if told and got[:told[0]] == expected[1][:told[0]]:
+        return None
+    return f"another answer: {str(got)[:600]}"
+
+
+def start():
+    FAULTS.disarm()
+    server = Server(FILE, *CONTEXT, "--memory", "400M", "--parallel", "2", environment={**ENVIRONMENT, **FAULTS.environment})
+    server.post("/api/generate", {"model": MODEL, "keep_alive": -1, "stream": False})  # which loads it
+    return server
+
+
+def walk_request(requests, kinds=(MEMORY,)):
+    """All points of the calls that a request makes, of a server that goes on from one to the next."""
+    wrong = []
+    server = start()
+    for method, place, body in requests:
+        for _ in range(3):
+            expected = ask(server, method, place, body)
+        assert expected[0] == 200, expected
+        assert ask(server, method, place, body) == expected, (place, expected, ask(server, method, place, body))
+        for kind in kinds:
+            FAULTS.arm(kind, 0)
+            ask(server, method, place, body)
+            walk = Walk(kind)
+            print(f"# {method} {place} {str(body)[:100]}")
+            for number in walk.over(FAULTS.disarm()[0]):
+                FAULTS.arm(kind, number)
+                answer = ask(server, method, place, body)
+                FAULTS.disarm()
+                what = judge_answer(kind, answer, expected)
+                if server.process.poll() is not None:
+                    what = f"the server ends: {server.process.returncode}"
+                elif ask(server, method, place, body) != expected:
+                    what = f"the answer after it is another one: {ask(server, method, place, body)}"
+                walk.note(number, what and f"{place}: {what}")
+                if what and (server.process.poll() is not None or not what.startswith("another")):
+                    server.process.kill()
+                    server = start()
+                    for _ in range(3):
+                        ask(server, method, place, body)
+            wrong += walk.end()
+    assert server.stop() == 0
+    expect_none(wrong)
+
+
+GREEDY = {"temperature": 0, "num_predict": 6, "repeat_penalty": 1.05, "stop": ["xyz"], "num_keep": 2}
+TURNS = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What does cp do?"},
+         {"role": "assistant", "content": "It copies."}, {"role": "user", "content": [{"type": "text", "text": QUESTION}]}]
+PLAIN = [*TURNS[:3], {"role": "user", "content": QUESTION}]
+TOOLS = [{"type": "function", "function": WEATHER}]
+CALLED = [*PLAIN[1:2], {"role": "assistant", "content": "", "tool_calls": [
+    {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rome"}}}]},
+    {"role": "tool", "content": "sunny", "tool_call_id": "call_1"}, *PLAIN[3:]]
+
+
+def both(place, body):
+    return [("POST", place, {"model": MODEL, **body, "stream": stream}) for stream in (False, True)]
+
+
+def ollama_chat():
+    walk_request(both("/api/chat", {"messages": PLAIN, "options": GREEDY, "think": True}))
+    walk_request(both("/api/chat", {"messages": CALLED, "options": GREEDY, "tools": TOOLS, "logprobs": True, "top_logprobs": 2}))
+
+
+def ollama_generate():
+    walk_request([*both("/api/generate", {"prompt": QUESTION, "system": "Be brief.", "options": GREEDY, "context": [5, 6, 7]}),
+                  ("POST", "/api/generate", {"model": MODEL, "prompt": QUESTION, "options": GREEDY, "format": "json", "stream": False}),
+                  ("POST", "/api/generate", {"model": MODEL, "stream": False})])
+
+
+def ollama_models():
+    walk_request([("GET", "/api/tags", None), ("POST", "/api/show", {"model": MODEL, "verbose": False}), ("GET", "/api/version", None),
+                  ("GET", "/api/ps", None)], (MEMORY, OPENING, READING))
+
+
+def embeddings():
+    walk_request([("POST", "/api/embed", {"model": MODEL, "input": ["one", "two"], "dimensions": 8}),
+                  ("POST", "/api/embeddings", {"model": MODEL, "prompt": "one"}),
+                  ("POST", "/v1/embeddings", {"model": MODEL, "input": ["one", [5, 6]], "dimensions": 8}),
+                  ("POST", "/v1/embeddings", {"model": MODEL, "input": "one", "encoding_format": "base64"})])
+
+
+def openai_chat():
+    few = {"temperature": 0, "max_tokens": 6}
+    walk_request([("POST", "/v1/chat/completions", {"model": MODEL, "messages": TURNS, **few, "n": 2})])
+    walk_request(both("/v1/chat/completions", {"messages": TURNS, **few, "logprobs": True, "top_logprobs": 2, "seed": 1,
+                                               "stop": ["xyz"], "logit_bias": {"40": -1}, "chat_template_kwargs": {"a": 1}}))
+    walk_request(both("/v1/chat/completions", {"messages": CALLED, **few, "tools": TOOLS, "tool_choice": "required",
+                                               "max_tokens": 40}))
+    walk_request([("POST", "/v1/chat/completions", {"model": MODEL, "messages": PLAIN, **few, "response_format": {
+        "type": "json_schema", "json_schema": {"name": "a", "schema": WEATHER["parameters"]}}})])
+
+
+def openai_others():
+    few = {"temperature": 0, "max_tokens": 6}
+    walk_request([*both("/v1/completions", {"prompt": QUESTION, **few, "echo": True, "logprobs": 2}),
+                  ("GET", "/v1/models", None), ("GET", f"/v1/models/{MODEL}", None)])
+
+
+def openai_responses():
+    few = {"temperature": 0, "max_output_tokens": 6}
+    items = [{"role": "user", "content": "What does cp do?"},
+             {"type": "function_call", "call_id": "call_1", "name": "get_weather", "arguments": "{\"city\": \"Rome\"}"},
+             {"type": "function_call_output", "call_id": "call_1", "output": "sunny"},
+             {"role": "user", "content": [{"type": "input_text", "text": QUESTION}]}]
+    walk_request(both("/v1/responses", {"input": items, "instructions": "Be brief.", **few, "tools": [
+        {"type": "function", **WEATHER}], "metadata": {"a": "b"}}))
+    walk_request([("POST", "/v1/responses/input_tokens", {"model": MODEL, "input": items})])
+
+
+def anthropic_messages():
+    few = {"temperature": 0, "max_tokens": 6}
+    content = [{"type": "text", "text": "What does cp do?"}, {"type": "text", "text": "Or mv?"}]
+    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": [
+        {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {"city": "Rome"}}]},
+        {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "sunny"},
+                                     {"type": "text", "text": QUESTION}]}]
+    tools = [{"name": "get_weather", "description": "Weather", "input_schema": WEATHER["parameters"]}]
+    walk_request(both("/v1/messages", {"messages": turns, "system": [{"type": "text", "text": "Be brief."}], **few, "tools": tools,
+                                       "stop_sequences": ["xyz"], "metadata": {"user_id": "a"}}))
+    walk_request([("POST", "/v1/messages", {"model": MODEL, "messages": turns, **few, "tools": tools, "tool_choice": {"type": "any"},
+                                            "max_tokens": 40}),
+                  ("POST", "/v1/messages/count_tokens", {"model": MODEL, "messages": turns, "tools": tools})])
+
+
+HELPERS = {path, expect_none, run, judge_run, walk_run, without_chance, pieces, sentence, ask, judge_answer, is_foreign, start, walk_request, both}
+
+if __name__ == "__main__":
+    if is_instrumented():
+        print("1..0 # SKIP sanitizers have an allocator of their own")
+        sys.exit(0)
+    TESTS = [test for test in tests_of(globals(), HELPERS)
+             if not ONLY or any(word in test.__name__ for word in ONLY)]
+    sys.exit(1 if run_tests(TESTS) else 0)
