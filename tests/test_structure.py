@@ -189,6 +189,20 @@ def what_is_built_for_an_instruction_set_is_reached_through_tables():
     assert len(functions) > 500 and not beyond, (len(functions), beyond)
 
 
+def executors_know_no_architecture():
+    """What a layer is, the list of steps says; who carries it out asks neither for a name nor for a flag."""
+    looked = 0
+    for folder in ("cpu", "gpu"):
+        for path in glob.glob(os.path.join(SOURCE, "src", "engine", folder, "*.[ch]")):
+            with open(path) as file:
+                text = file.read()
+            looked += 1
+            for word in ("ARCHITECTURE_", "model_architecture", "model_layer(", "LAYER_ATTENTION", "LAYER_LATENT",
+                         "LAYER_RECURRENT"):
+                assert word not in text, (os.path.relpath(path, SOURCE), word)
+    assert looked > 15, looked
+
+
 def files_are_not_handed_to_other_programs():
     """A program that has the library inside may start others: every file that is opened is closed there."""
     found = 0
@@ -224,4 +238,4 @@ if __name__ == "__main__":
                              the_store_has_one_word_for_one_thing,
                              the_library_never_prints_exits_or_aborts, the_library_wants_nothing_that_macos_lacks,
                              what_is_built_for_an_instruction_set_is_reached_through_tables,
-                             files_are_not_handed_to_other_programs, without_a_gpu_it_would_be_whole]) else 0)
+                             executors_know_no_architecture, files_are_not_handed_to_other_programs, without_a_gpu_it_would_be_whole]) else 0)

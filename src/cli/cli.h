@@ -22,6 +22,7 @@ enum {
 
 enum option_kind {
     OPTION_FLAG,  /* bool: present or not */
+    OPTION_WHICH, /* struct which: present, perhaps with a whole number behind it */
     OPTION_TEXT,  /* const char * */
     OPTION_TEXTS, /* struct texts: may be given several times */
     OPTION_BYTES, /* uint64_t: "4G" */
@@ -34,6 +35,11 @@ enum option_kind {
 struct texts {
     const char **items;
     size_t count;
+};
+
+struct which {
+    bool given, one;
+    uint32_t number; /* where one is meant */
 };
 
 struct option_row {
@@ -191,6 +197,12 @@ json_t *json_text(const char *text);
 
 /* Prints a JSON value to standard output, with a newline. */
 void print_json(const json_t *value);
+
+/* The steps of a model's layers (steps/steps.h), those of equal ones once, or of one of them. */
+hypura_status print_layers(const struct model *model, const struct plan *plan, const struct which *which,
+                           hypura_error *error);
+hypura_status layers_json(json_t **out, const struct model *model, const struct plan *plan, const struct which *which,
+                          hypura_error *error);
 
 /* The models of a folder (NULL: the usual one) and the embedded one. */
 struct registry;

@@ -59,6 +59,16 @@ bool set_option(const struct option_row *row, const char *text, hypura_error *er
     case OPTION_FLAG:
         *(bool *)row->target = true;
         return true;
+    case OPTION_WHICH: {
+        struct which *which = row->target;
+        *which = (struct which){.given = true, .one = text};
+        if (text && !parse_whole_number(text, UINT32_MAX, &whole)) {
+            error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a whole number from 0 to %u", text, UINT32_MAX);
+            return false;
+        }
+        which->number = text ? (uint32_t)whole : 0;
+        return true;
+    }
     case OPTION_TEXT:
         *(const char **)row->target = text;
         return true;
@@ -216,7 +226,10 @@ int command_main(const struct command *command, int count, char **arguments)
         const char *value = argument[length] == '=' ? argument + length + 1 : NULL;
         if (flag && value)
             return report_usage(command, "--%s takes no value", row->name);
-        if (!flag && !value) {
+        bool which = row && row->kind == OPTION_WHICH;
+        if (which && !value && i + 1 < count && arguments[i + 1][strspn(arguments[i + 1], "0123456789")] == 0)
+            value = arguments[++i];
+        if (!flag && !which && !value) {
             if (i + 1 >= count)
                 return report_usage(command, "%.*s wants a value: %s", (int)length, argument,
                                     row ? row->argument : "a model");

@@ -5,9 +5,12 @@
 #include <string.h>
 
 static bool list_tensors, as_json;
+static struct which steps_of;
 
 static const struct option_row inspect_rows[] = {
     {"tensors", NULL, OPTION_FLAG, &list_tensors, "list every tensor with its type, shape, size and place"},
+    {"layers", "[N]", OPTION_WHICH, &steps_of,
+     "show what the layers do, step by step, and with which tensors; or only layer N"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
 };
@@ -326,7 +329,10 @@ void print_summary(FILE *out, const struct model *model)
 static int print_all(const struct model *model, const struct hardware *hardware, const struct plan *plan,
                      double with_more)
 {
+    hypura_error error;
     print_summary(stdout, model);
+    if (steps_of.given)
+        return print_layers(model, plan, &steps_of, &error) ? report_error(&error) : EXIT_OK;
     print_metadata(model_file(model));
     print_sizes(model);
     if (list_tensors)
@@ -337,6 +343,7 @@ static int print_all(const struct model *model, const struct hardware *hardware,
 
 static int print_all_json(const struct model *model, const struct plan *plan, double with_more)
 {
+    hypura_error error;
     json_t *sizes = json_object();
     struct role_bytes roles[ROLE_COUNT];
     sum_roles(model, roles);
@@ -353,6 +360,13 @@ static int print_all_json(const struct model *model, const struct plan *plan, do
                              plan_json(model, plan, with_more), "metadata", metadata_json(model_file(model)));
     if (json && list_tensors)
         json_object_set_new(json, "tensors", tensors_json(model, plan));
+    json_t *steps = NULL;
+    if (steps_of.given && layers_json(&steps, model, plan, &steps_of, &error)) {
+        json_decref(json);
+        return report_error(&error);
+    }
+    if (json && steps)
+        json_object_set_new(json, "steps", steps);
     print_json(json);
     json_decref(json);
     return EXIT_OK;

@@ -352,6 +352,11 @@ static hypura_status check_shape(const struct model *model, const struct gguf_te
     }
     if (fits && tensor->dimensions[3] == 1)
         return HYPURA_OK;
+    for (uint32_t d = 0; layer && d < count; d++)
+        if (expected[d] == 0)
+            return error_set(
+                error, HYPURA_ERROR_UNSUPPORTED, "%s: layer %u has a tensor '%s', which such a layer does not use here",
+                gguf_file_path(model->file, tensor->file), (uint32_t)(layer - model->layers), tensor->name.data);
     char found_text[100], expected_text[100];
     shape_text(found_text, sizeof found_text, tensor->dimensions, tensor->dimension_count);
     shape_text(expected_text, sizeof expected_text, expected, count);
@@ -368,33 +373,6 @@ static hypura_status missing(const struct model *model, int32_t layer, enum tens
         snprintf(name, sizeof name, "blk.%d.%s", layer, roles[role].name);
     return error_set(error, HYPURA_ERROR_FORMAT, "%s: tensor '%s' is missing; architecture '%s' needs it",
                      gguf_file_path(model->file, 0), name, model->architecture->name);
-}
-
-/* Whether the forward pass of such a layer reads a tensor of this role: one that it would pass over is refused. */
-static bool is_used(const struct model_layer *layer, enum tensor_role role)
-{
-    if (role >= ROLE_ATTENTION_QKV && role <= ROLE_ATTENTION_OUTPUT_BIAS) {
-        bool both = role == ROLE_ATTENTION_OUTPUT || role == ROLE_ATTENTION_OUTPUT_BIAS;
-        bool latent = role >= ROLE_ATTENTION_Q_A && role <= ROLE_ATTENTION_K_B;
-        bool recurrent = role >= ROLE_RECURRENT_BETA_ALPHA && role <= ROLE_RECURRENT_OUT;
-        switch (layer->kind) {
-        case LAYER_ATTENTION:
-            return !latent && !recurrent && role != ROLE_ATTENTION_GATE && role != ROLE_ATTENTION_V_B;
-        case LAYER_LATENT:
-            return latent || both || role == ROLE_ATTENTION_V_B || role == ROLE_ATTENTION_Q;
-        case LAYER_RECURRENT:
-            return recurrent || role == ROLE_ATTENTION_QKV || role == ROLE_ATTENTION_GATE;
-        }
-    }
-    if (role >= ROLE_ATTENTION_SUM_NORM && role <= ROLE_ATTENTION_SUM_NORM_BIAS)
-        return layer->kind == LAYER_ATTENTION;
-    if (role == ROLE_ATTENTION_NORM_BIAS)
-        return layer->kind != LAYER_LATENT;
-    if (role >= ROLE_ROUTER_SCALE && role <= ROLE_ROUTER_SELECTION_BIAS)
-        return layer->moe;
-    if (role >= ROLE_FFN_DENSE_POST_NORM && role <= ROLE_EXPERT_POST_NORM)
-        return layer->moe;
-    return true;
 }
 
 static hypura_status check_layer(const struct model *model, uint32_t number, hypura_error *error)
@@ -467,10 +445,6 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
         if (!tensors[needed[i]])
             return missing(model, (int32_t)number, needed[i], error);
     for (int role = 0; role < ROLE_COUNT; role++) {
-        if (tensors[role] && !is_used(layer, role))
-            return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                             "%s: layer %u has a tensor '%s', which such a layer does not use here",
-                             gguf_file_path(model->file, tensors[role]->file), number, tensors[role]->name.data);
         hypura_status status = tensors[role] ? check_shape(model, tensors[role], role, layer, error) : HYPURA_OK;
         if (status)
             return status;

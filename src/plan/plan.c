@@ -37,6 +37,7 @@ void plan_free(struct plan *plan)
     memory_free(plan->tiers);
     memory_free(plan->in_ring);
     memory_free(plan->cuts);
+    memory_free(plan->groups);
     memory_free(plan->streams);
     plan_gpu_free(plan->gpu);
     memory_free(plan);
@@ -391,14 +392,18 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     if (status == HYPURA_OK)
         status = ALLOCATE(&plan->cuts, table->count, "plan", error);
     if (status == HYPURA_OK)
+        status = ALLOCATE(&plan->groups, table->count, "plan", error);
+    if (status == HYPURA_OK)
         status = ALLOCATE(&plan->streams, table->piece_count, "plan", error);
     struct placement placement = {0};
     if (status == HYPURA_OK) {
         placement.tiers = plan->tiers;
         placement.in_ring = plan->in_ring;
         placement.streams = plan->streams;
-        for (uint32_t i = 0; i < table->count; i++)
+        for (uint32_t i = 0; i < table->count; i++) {
             plan->cuts[i] = table->units[i].cut;
+            plan->groups[i] = table->units[i].group;
+        }
         /* Half of the reader's depth keeps the drive busy (hw_choose_reads). */
         const struct storage *storage = &hardware->storage;
         uint64_t lookahead = (uint64_t)storage->block_bytes * ((storage->depth + 1) / 2) +

@@ -20,7 +20,7 @@
  * one piece.
  *
  * The ring. What streams passes through a ring of ring_bytes in order of use. The forward pass holds one streamed piece
- * at a time, or those of one group (plan_group). The ring has room for the largest group and the largest single piece
+ * at a time, or those of one group (struct plan). The ring has room for the largest group and the largest single piece
  * beside it, so that the next one is on its way while one is computed; and for any tensor of a group when those before
  * it lie where they like. The expert cache has room for at least two experts: the forward pass puts an expert before it
  * waits for the next.
@@ -177,7 +177,11 @@ struct plan {
     uint8_t *tiers;        /* [unit_count]: enum tier; TIER_STORAGE when a piece of it streams */
     uint8_t *in_ring;      /* [unit_count]: see plan_in_ring */
     struct plan_cut *cuts; /* [unit_count] */
-    uint8_t *streams;      /* of each unit's pieces whether it passes through the ring; the others of the unit stay */
+    /* [unit_count]: tensors of one layer and group may be held together (the key and value matrices of latent
+     * attention); the number has no other meaning. The forward pass puts one group's streamed tensors before it gets
+     * anything else. 0: it is held alone. */
+    uint8_t *groups;
+    uint8_t *streams; /* of each unit's pieces whether it passes through the ring; the others of the unit stay */
     uint32_t positions, sequences, chunk;
     uint64_t kv_positions; /* of all sequences together that there is room for, in blocks of PLAN_KV_BLOCK */
     enum tensor_type kv_type;
@@ -223,11 +227,6 @@ bool plan_holds_experts(const struct plan *plan);
 
 /* Of a unit of so many bytes those that are neither in memory nor on the GPU; of an expert in a cache all. */
 uint64_t plan_bytes_on_storage(const struct plan *plan, unit_number unit, uint64_t bytes);
-
-/* Tensors of one layer and group may be held together (a layer's K and V matrices of latent attention); the number has
- * no other meaning. The forward pass puts one group's streamed tensors before it gets anything else. 0: it is held
- * alone. */
-uint32_t plan_group(enum tensor_role role);
 
 /* Bytes that a unit takes in memory when it was read by direct I/O: each slice with the aligned range that encloses it.
  */

@@ -34,7 +34,7 @@ static void cut_unit(struct plan_unit *row, const struct unit *unit, uint64_t pi
     const struct unit_slice *slice = &unit->slices[0];
     row->cut = (struct plan_cut){.first = row->cut.first, .count = 1, .bytes = unit->bytes};
     row->piece = row->last_piece = row->footprint;
-    if (!plan_may_cut(unit->role) || unit->bytes <= piece_bytes || row->priority >= PRIORITY_EXPERT)
+    if (!row->cuttable || unit->bytes <= piece_bytes || row->priority >= PRIORITY_EXPERT)
         return;
     uint64_t rows = slice->tensor->dimensions[1] * slice->tensor->dimensions[2], row_bytes = unit->bytes / rows;
     uint64_t bytes = rows_a_piece(row_bytes, piece_bytes) * row_bytes;
@@ -61,6 +61,30 @@ static void cut_units(struct plan_table *table, const struct model *model)
         cut_unit(row, model_unit(model, i), piece_bytes);
         table->piece_count += row->cut.count;
     }
+}
+
+/* What the steps do with each tensor. One that is read by rows and multiplied by counts as what is multiplied by. */
+static hypura_status find_traits(struct plan_table *table, const struct model *model, hypura_error *error)
+{
+    struct steps *steps;
+    hypura_status status = steps_make(&steps, model, error);
+    if (status)
+        return status;
+    struct step_list all = steps_all(steps);
+    for (size_t i = 0; i < all.count; i++) {
+        struct step_unit units[STEP_UNITS];
+        size_t count = step_units(&all.steps[i], units);
+        for (size_t u = 0; u < count; u++) {
+            struct plan_unit *row = &table->units[units[u].unit];
+            struct plan_traits traits =
+                plan_traits_of(units[u].use, all.steps[i].part, model_unit(model, units[u].unit)->bytes);
+            row->priority = traits.priority;
+            row->group = traits.group;
+            row->cuttable = traits.cuttable;
+        }
+    }
+    steps_free(steps);
+    return HYPURA_OK;
 }
 
 static void measure_work(struct plan_unit *row, const struct unit *unit, const struct hardware *hardware)
@@ -95,13 +119,17 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
         row->layer = unit->layer;
         row->expert = unit->kind == UNIT_EXPERT ? unit->expert : -1;
         measure_work(row, unit, hardware);
-        row->group = plan_group(unit->role);
         if (unit->layer >= 0 && (uint32_t)unit->layer >= parameters->layers)
             row->priority = PRIORITY_UNUSED;
         else if (unit->kind == UNIT_EXPERT)
             row->priority = PRIORITY_EXPERT;
         else
-            row->priority = plan_role_priority(unit->role, unit->bytes);
+            row->priority = PRIORITY_ALWAYS; /* unless a step says otherwise */
+    }
+    status = find_traits(&table, model, error);
+    if (status) {
+        plan_table_free(&table);
+        return status;
     }
     if (table.embedding_unit != NO_UNIT) {
         struct plan_unit *embedding = &table.units[table.embedding_unit];

@@ -3,6 +3,7 @@
 #define HYPURA_PLAN_PRIVATE_H
 
 #include "plan/plan.h"
+#include "steps/steps.h"
 
 /* In which order units earn their place in memory. The three of PRIORITY_REST are one group to the packer, which
  * prefers the earlier ones between choices of equal size. */
@@ -28,7 +29,8 @@ struct plan_unit {
     enum plan_priority priority;
     int32_t layer;
     int32_t expert; /* in its layer; -1: a tensor */
-    uint32_t group; /* plan_group */
+    uint8_t group;  /* see struct plan */
+    bool cuttable;  /* the forward pass takes it piece by piece */
     struct plan_cut cut;
     uint64_t piece, last_piece; /* footprints of its pieces: all but the last, and the last, which is no larger */
 };
@@ -47,10 +49,13 @@ struct plan_table {
     uint64_t embedding_row_bytes;
 };
 
-enum plan_priority plan_role_priority(enum tensor_role role, uint64_t bytes);
-
-/* Whether the forward pass takes tensors of this role piece by piece. */
-bool plan_may_cut(enum tensor_role role);
+/* What a unit of so many bytes is to the planner, by what a step does with it. */
+struct plan_traits {
+    enum plan_priority priority;
+    uint8_t group;
+    bool cuttable;
+};
+struct plan_traits plan_traits_of(enum unit_use use, enum step_part part, uint64_t bytes);
 
 /* Footprint of a unit's piece, and of all of its pieces that stream. */
 uint64_t plan_piece_footprint(const struct plan_unit *unit, uint32_t piece);

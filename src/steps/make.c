@@ -194,6 +194,33 @@ static void make_all(struct builder *b, struct steps *out)
         note_buffers(&b->steps[i]);
 }
 
+/* Leaving out what a file has would change the answer silently. */
+static hypura_status check_all_read(const struct steps *steps, const struct model *model, hypura_error *error)
+{
+    uint32_t units = model_unit_count(model);
+    bool *read;
+    hypura_status status = ALLOCATE(&read, units, "table of units", error);
+    if (status)
+        return status;
+    for (size_t i = 0; i < steps->count; i++) {
+        struct step_unit used[STEP_UNITS];
+        size_t count = step_units(&steps->steps[i], used);
+        for (size_t u = 0; u < count; u++)
+            read[used[u].unit] = true;
+    }
+    for (unit_number u = 0; u < units && !status; u++) {
+        const struct unit *unit = model_unit(model, u);
+        bool factors = unit->role >= ROLE_ROPE_FACTORS && unit->role <= ROLE_ROPE_FACTORS_SHORT;
+        if (!read[u] && !factors && unit->kind == UNIT_TENSOR)
+            status = error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                               "%s: tensor '%s' is one that such a layer of '%s' does not use here",
+                               gguf_file_path(model_file(model), unit->slices[0].file),
+                               unit->slices[0].tensor->name.data, model_architecture(model)->name);
+    }
+    memory_free(read);
+    return status;
+}
+
 hypura_status steps_make(struct steps **out, const struct model *model, hypura_error *error)
 {
     struct steps *steps;
@@ -212,6 +239,8 @@ hypura_status steps_make(struct steps **out, const struct model *model, hypura_e
         make_all(&b, steps);
     steps->steps = b.steps;
     steps->count = b.count;
+    if (!b.status)
+        b.status = check_all_read(steps, model, error);
     if (b.status)
         steps_free(steps);
     else

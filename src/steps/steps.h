@@ -314,7 +314,7 @@ struct step_list {
 
 struct steps;
 
-/* The model must stay open. */
+/* The model must stay open. HYPURA_ERROR_UNSUPPORTED names a tensor that no step reads. */
 hypura_status steps_make(struct steps **out, const struct model *model, hypura_error *error);
 void steps_free(struct steps *steps);
 

@@ -205,7 +205,9 @@ static void use_matrices(struct lister *l, const struct step_multiply *multiply)
     for (uint32_t i = 0; i < multiply->count; i++) {
         const struct step_matrix *matrix = &multiply->matrices[i];
         bool again = i > 0 && multiply->matrices[i - 1].unit == matrix->unit;
-        use(l, again ? NO_UNIT : matrix->unit, USE_MATRIX, matrix->role);
+        /* One row that decides about all shared experts is a router of theirs. */
+        enum unit_use how = matrix->out == BUFFER_SHARE ? USE_ROUTER : USE_MATRIX;
+        use(l, again ? NO_UNIT : matrix->unit, how, matrix->role);
         use(l, again ? NO_UNIT : matrix->bias, USE_VECTOR, ROLE_COUNT);
     }
 }

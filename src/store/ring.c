@@ -63,17 +63,24 @@ static bool belongs(const struct store *store, unit_number unit, uint64_t bytes)
            (unit >= store->model_units && ring_bytes_of(store, unit) <= bytes);
 }
 
-/* Bytes with which the ring can work: for a tensor of a group (plan_group) beside those before it, which leave a gap
+/* Of a tensor that is not in pieces. */
+static uint32_t group_of(const struct store_source *source, unit_number unit)
+{
+    return source->groups && unit < source->unit_count ? source->groups[unit] : 0;
+}
+
+/* Bytes with which the ring can work: for a tensor of a group (struct plan) next to those before it, which leave a gap
  * more than they are, wherever they lie. */
-static uint64_t find_least(const struct store *store)
+static uint64_t find_least(const struct store *store, const struct store_source *source)
 {
     const struct ring *ring = &store->ring;
     uint64_t least = ring->largest, before = 0, count = 0;
     for (uint32_t i = 0; i < ring->count; i++) {
         const struct unit *unit = store_unit(store, ring->entries[i].unit);
         const struct unit *previous = i ? store_unit(store, ring->entries[i - 1].unit) : NULL;
-        uint32_t group = plan_group(unit->role);
-        if (!previous || !group || previous->layer != unit->layer || plan_group(previous->role) != group)
+        uint32_t group = group_of(source, ring->entries[i].unit);
+        if (!previous || !group || previous->layer != unit->layer ||
+            group_of(source, ring->entries[i - 1].unit) != group)
             before = count = 0;
         count++;
         least = MAX(least, before + count * ring->entries[i].bytes);
@@ -82,8 +89,9 @@ static uint64_t find_least(const struct store *store)
     return least;
 }
 
-hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *error)
+hypura_status ring_prepare(struct store *store, const struct store_source *source, hypura_error *error)
 {
+    const uint64_t bytes = source->ring_bytes;
     struct ring *ring = &store->ring;
     ring->waiting = (struct waiting_list){NO_UNIT, NO_UNIT};
     ring->lowest = NO_ENTRY;
@@ -105,7 +113,7 @@ hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *er
     ring->cursor = ring->count - 1;
     ring->reserved = ring->total + ring->largest;
     ring->window = MIN(bytes, ring->reserved);
-    ring->least = find_least(store);
+    ring->least = find_least(store, source);
     if (bytes < ring->least)
         return error_set(error, HYPURA_ERROR_MEMORY,
                          "a ring of %llu bytes does not hold the largest streamed tensor: the smallest that works has "

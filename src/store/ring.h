@@ -36,7 +36,8 @@ struct ring {
     struct waiting_list waiting;
 };
 
-hypura_status ring_prepare(struct store *store, uint64_t bytes, hypura_error *error);
+struct store_source;
+hypura_status ring_prepare(struct store *store, const struct store_source *source, hypura_error *error);
 void ring_free(struct store *store);
 void ring_want(struct store *store, unit_number unit);
 void ring_ask(struct store *store, unit_number unit);      /* moves the cursor */

@@ -152,7 +152,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     if (!status)
         status = start_io(store, options, fault, error);
     if (!status)
-        status = ring_prepare(store, source->ring_bytes, error);
+        status = ring_prepare(store, source, error);
     if (!status)
         status = cache_prepare(store, source->expert_cache_bytes, options->cache_policy, error);
     if (!status && options->gpu && source->in_place)

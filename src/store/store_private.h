@@ -86,6 +86,7 @@ struct store_source {
     const uint8_t *in_ring;      /* of the tensors of TIER_STORAGE, which ones are held at all */
     const struct plan_cut *cuts; /* [unit_count]; NULL: all are whole */
     const uint8_t *streams;      /* of pieces, by cuts */
+    const uint8_t *groups;       /* [unit_count] as struct plan has them; NULL: none is held with others */
     const char *const *paths;
     uint32_t file_count;
     uint64_t ring_bytes, expert_cache_bytes;

@@ -538,6 +538,22 @@ def inspect_shows_the_plan():
     assert err.startswith("hypura: computing on the CPU: ") and err.count("\n") == 1 and "on the GPU" not in out, err
 
 
+def inspect_shows_what_layers_do():
+    out, _ = hypura("inspect", MODEL, "--layers", "--gpu", "none")
+    assert re.search(r"\nLayers 0, .*, each, on the CPU\n  norm +hidden -> normed: rms norm of 256\n +attn_norm.weight +F32", out), out
+    assert "route          normed -> 2 of 12 experts\n" in out and "output         normed -> logits\n" in out, out
+    one, _ = hypura("inspect", MODEL, "--layers", 3, "--gpu", "none")
+    assert "\nLayer 3, on the CPU\n" in one and "token_embd" not in one, one
+    assert "\nLayer 3, on the CPU\n" in hypura("inspect", "--layers=3", "--gpu", "none", MODEL)[0]
+    steps = json.loads(hypura("inspect", MODEL, "--layers", "--json", "--gpu", "none")[0])["steps"]
+    assert len(steps["layers"]) == 8 and steps["layers"][7]["place"] == "CPU", steps
+    assert steps["layers"][0]["steps"][1]["tensors"][0]["name"] == "blk.0.attn_q.weight", steps["layers"][0]
+    assert [step["step"] for step in steps["after"]] == ["norm", "output"], steps["after"]
+    _, err = hypura("inspect", MODEL, "--layers", 8, status=2)
+    assert "there is no layer 8; the model has layers 0 to 7" in err, err
+    hypura("inspect", MODEL, "--layers=x", status=2)
+
+
 def texts_become_vectors():
     encoder = os.path.join(SOURCE, "tests/data/embed/nomic-bert.gguf")
     with open(encoder.replace(".gguf", ".json")) as file:

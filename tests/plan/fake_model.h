@@ -18,6 +18,27 @@ struct fake {
     struct plan_unit units[FAKE_UNITS];
 };
 
+static inline struct plan_traits fake_traits(enum tensor_role role, uint64_t footprint)
+{
+    switch (role) {
+    case ROLE_ATTENTION_NORM:
+    case ROLE_FFN_NORM:
+    case ROLE_OUTPUT_NORM:
+        return plan_traits_of(USE_VECTOR, PART_ATTENTION, footprint);
+    case ROLE_ROUTER:
+        return plan_traits_of(USE_ROUTER, PART_FEED_FORWARD, footprint);
+    case ROLE_TOKEN_EMBEDDING:
+    case ROLE_OUTPUT:
+        return plan_traits_of(USE_MATRIX, PART_OUTPUT, footprint);
+    case ROLE_FFN_GATE:
+    case ROLE_FFN_UP:
+    case ROLE_FFN_DOWN:
+        return plan_traits_of(USE_MATRIX, PART_FEED_FORWARD, footprint);
+    default:
+        return plan_traits_of(USE_MATRIX, PART_ATTENTION, footprint);
+    }
+}
+
 static inline void fake_add(struct fake *fake, enum tensor_role role, int32_t layer, uint64_t footprint)
 {
     struct plan_unit *unit = &fake->units[fake->table.count++];
@@ -26,9 +47,8 @@ static inline void fake_add(struct fake *fake, enum tensor_role role, int32_t la
                                .elements = footprint * 16 / 9, /* Q4_K */
                                .compute_seconds = (double)footprint / 20e9,
                                .expert = -1,
-                               .priority = plan_role_priority(role, footprint),
-                               .layer = layer,
-                               .group = plan_group(role)};
+                               .priority = fake_traits(role, footprint).priority,
+                               .layer = layer};
 }
 
 /* Dense tensors in pieces of so many bytes, the last one of what is left; those of one footprint in pieces of their

@@ -24,6 +24,7 @@ struct fixture {
     uint8_t *tiers, *in_ring;
     const struct plan_cut *cuts; /* NULL: all are whole */
     const uint8_t *streams;
+    const uint8_t *groups;                     /* [count]; NULL: none is held with others */
     uint64_t tensor_footprint, largest_tensor; /* of all together, and of the largest, as fixture_make leaves them */
     uint64_t expert_footprint, largest_expert;
 };
@@ -149,6 +150,7 @@ static struct store_source fixture_source(const struct fixture *fixture, uint64_
                                  .in_ring = fixture->in_ring,
                                  .cuts = fixture->cuts,
                                  .streams = fixture->streams,
+                                 .groups = fixture->groups,
                                  .paths = fixture->path_table,
                                  .file_count = FIXTURE_FILES,
                                  .ring_bytes = ring,

@@ -300,9 +300,11 @@ static void the_smallest_ring_holds_a_group(void **state)
     (void)state;
     struct fixture fixture;
     const struct fixture_shape shape = {.tensors = 8, .tensor_bytes = 150000};
+    uint8_t groups[8];
     fixture_make(&fixture, &shape);
+    fixture.groups = groups;
     for (unit_number i = 0; i < fixture.tensors; i++) {
-        fixture.units[i].role = i == 3 ? ROLE_ATTENTION_K_B : i == 4 ? ROLE_ATTENTION_V_B : ROLE_ATTENTION_OUTPUT;
+        groups[i] = i == 3 || i == 4;
         fixture.units[i].bytes = fixture.units[i].slices[0].bytes = MIN(fixture.units[i].bytes, 30000);
     }
     struct store *store = open_store(&fixture, 400000, 0, &readers[0], NULL);

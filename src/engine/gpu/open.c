@@ -36,7 +36,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
                                        .sequences = geometry->sequences,
                                        .chunk = asked.chunk,
                                        .longest_chunk = longest,
-                                       .whole_chunk = model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER,
+                                       .whole_chunk = !steps_find(steps_after(geometry->steps), STEP_OUTPUT),
                                        .moves = !options->gpu_fixed,
                                        .hardware = hardware,
                                        .device = device};

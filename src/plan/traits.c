@@ -1,0 +1,51 @@
+/* What a unit is to the planner, by what steps do with it; and how large it is in memory. */
+#include "plan/plan_private.h"
+
+/* Less than this is not worth a read of its own: it takes as long as one of 64 KiB and more. */
+#define TINY_BYTES ((uint64_t)16 << 10)
+
+/* A matrix of a product counts by the part of the model that it belongs to. */
+static enum plan_priority priority_of(enum step_part part)
+{
+    switch (part) {
+    case PART_FEED_FORWARD:
+        return PRIORITY_FEED_FORWARD;
+    case PART_SHARED:
+        return PRIORITY_SHARED;
+    case PART_OUTPUT:
+        return PRIORITY_OUTPUT;
+    case PART_INPUT:
+    case PART_ATTENTION:
+    case PART_EXPERTS:
+        break;
+    }
+    return PRIORITY_ATTENTION;
+}
+
+struct plan_traits plan_traits_of(enum unit_use use, enum step_part part, uint64_t bytes)
+{
+    static const struct plan_traits by_use[] = {
+        [USE_ROWS] = {PRIORITY_OUTPUT, 0, false}, /* read by themselves, unless the output matrix is the same */
+        [USE_VECTOR] = {PRIORITY_ALWAYS, 0, false},   [USE_MATRIX] = {PRIORITY_ATTENTION, 0, true},
+        [USE_WHOLE] = {PRIORITY_ATTENTION, 0, false}, [USE_ROUTER] = {PRIORITY_ROUTER, 0, false},
+        [USE_HEADS] = {PRIORITY_ATTENTION, 1, false}, [USE_BIASES] = {PRIORITY_ROUTER, 2, false},
+        [USE_SEQUENCE] = {PRIORITY_ROUTER, 0, false},
+    };
+    struct plan_traits traits = by_use[use];
+    if (use == USE_MATRIX)
+        traits.priority = priority_of(part);
+    if (bytes < TINY_BYTES)
+        traits.priority = PRIORITY_ALWAYS;
+    return traits;
+}
+
+uint64_t plan_unit_footprint(const struct unit *unit)
+{
+    uint64_t footprint = 0;
+    for (uint32_t i = 0; i < unit->slice_count; i++) {
+        const struct unit_slice *slice = &unit->slices[i];
+        footprint +=
+            align_up(slice->offset + slice->bytes, STORAGE_ALIGNMENT) - align_down(slice->offset, STORAGE_ALIGNMENT);
+    }
+    return footprint;
+}
