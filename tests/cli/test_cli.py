@@ -78,7 +78,8 @@ def what_reports_can_be_read_by_programs():
 
 
 def documents_name_options_that_exist():
-    known = {"help", "version"}.union(*map(options_of, COMMANDS))
+    clients = {"auth-type"}  # of the programs whose settings docs/api.md names
+    known = {"help", "version"}.union(clients, *map(options_of, COMMANDS))
     for name in ("README.md", "docs/api.md", "docs/architecture.md", "docs/gpu.md", "docs/models.md"):
         with open(os.path.join(SOURCE, name)) as file:
             named = set(re.findall(r"(?<![\w-])--([a-z][a-z-]+)", file.read()))
