@@ -45,11 +45,20 @@ def folder_of(package):
     return os.path.join(cache_folder(), f"{package}-{version}".replace("/", "+")), f"{package}@{version}"
 
 
+def is_in_reach(wanted):
+    try:
+        return subprocess.run(["npm", "view", wanted, "version", "--fetch-retries=0"], timeout=60, capture_output=True).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
 def install(package):
     """None, or why it is not there."""
     folder, wanted = folder_of(package)
     if os.path.isdir(folder):
         return None
+    if not is_in_reach(wanted):
+        return f"{wanted} is not installed, and npm does not reach it"
     with tempfile.TemporaryDirectory(dir=cache_folder()) as new:
         try:
             done = subprocess.run(["npm", "install", "--prefix", new, "--no-audit", "--no-fund", "--loglevel=error", wanted],
@@ -59,7 +68,7 @@ def install(package):
         if done.returncode:
             for line in done.stderr.decode(errors="replace").splitlines()[-6:]:
                 print("# " + line)
-            return f"npm install {wanted} failed: is the registry within reach?"
+            return f"npm install {wanted} failed"
         os.mkdir(os.path.join(new, "whole"))
         os.rename(new, folder)
         os.mkdir(new)  # to be removed
