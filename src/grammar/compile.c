@@ -251,6 +251,9 @@ static hypura_status compile(struct compiler *c, uint32_t index, uint32_t next, 
         /* other is the rule's number until all rules have a start. */
         status = new_state(c, (struct network_state){STATE_CALL, 0, 0, next, term->first}, out);
         break;
+    case TERM_MARK:
+        status = new_state(c, (struct network_state){STATE_MARK, (uint8_t)term->first, 0, next, 0}, out);
+        break;
     }
     c->depth--;
     return status;
@@ -289,6 +292,8 @@ static bool walk_rule(struct reach *r, uint32_t rule, bool note_calls)
         if (s->kind == STATE_SPLIT) {
             r->work[count++] = s->next;
             r->work[count++] = s->other;
+        } else if (s->kind == STATE_MARK) {
+            r->work[count++] = s->next;
         } else if (s->kind == STATE_CALL) {
             if (note_calls)
                 r->calls[r->call_count++] = s->other;
@@ -384,6 +389,7 @@ static hypura_status close_dead_ends(struct grammar *g, hypura_error *error)
                 finishes[i] = s->low <= s->high && finishes[s->next];
                 break;
             case STATE_SET:
+            case STATE_MARK:
                 finishes[i] = finishes[s->next];
                 break;
             case STATE_SPLIT:
@@ -448,12 +454,23 @@ void grammar_free(struct grammar *grammar)
     memory_free(grammar);
 }
 
-hypura_status grammar_parse(struct grammar **out, const char *text, size_t size, hypura_error *error)
+static hypura_status parse_and_compile(struct grammar **out, const char *text, size_t size, bool marks,
+                                       hypura_error *error)
 {
     struct grammar_tree tree = {0};
-    hypura_status status = grammar_tree_parse(&tree, text, size, error);
+    hypura_status status = grammar_tree_parse(&tree, text, size, marks, error);
     if (status == HYPURA_OK)
         status = compile_tree(out, &tree, error);
     grammar_tree_free(&tree);
     return status;
+}
+
+hypura_status grammar_parse(struct grammar **out, const char *text, size_t size, hypura_error *error)
+{
+    return parse_and_compile(out, text, size, false, error);
+}
+
+hypura_status grammar_parse_schema(struct grammar **out, const char *text, size_t size, hypura_error *error)
+{
+    return parse_and_compile(out, text, size, true, error);
 }

@@ -32,20 +32,25 @@ hypura_status grammar_parse(struct grammar **out, const char *text, size_t size,
 /* Any JSON object. */
 hypura_status grammar_json(struct grammar **out, hypura_error *error);
 
-/* The JSON that a schema (draft 2020-12, the part below) describes.
+/* The JSON that a schema (draft 2020-12, or what draft 7 has) describes.
  *
- * type (one or several), enum, const, properties, required, additionalProperties, items, prefixItems, minItems,
- * maxItems, minLength, maxLength, pattern (without look-around, references to groups and word boundaries), minimum,
- * maximum, exclusiveMinimum, exclusiveMaximum, anyOf, oneOf, allOf of objects, $ref within the schema, nullable, format
- * (date, time, date-time, uuid, ipv4; others do not constrain).
+ * Every text is valid for the schema. All keywords are held but for $dynamicRef with several meanings, the opposites
+ * (within not, oneOf, if) of uniqueItems, format and the unevaluated ones, references to other documents, and patterns
+ * with look-around, references to groups, word boundaries or classes of Unicode; what is not known or too much to be
+ * held at once is refused too, by name. format: date, time, date-time, uuid and ipv4; others do not constrain.
  *
- * Every text is valid for the schema, but not every valid text is produced: properties come in the order of the schema;
- * an object that lists properties has no others unless additionalProperties says so; white space is short; numbers have
- * at most 16 digits before and after the point; of a number with bounds, fractions between an integer and a bound that
- * is none are left out; oneOf is read as anyOf. A keyword that would constrain further is refused by name. */
+ * Not every valid text is produced: properties come in the order of the schema; an object that lists properties has no
+ * others unless additionalProperties says so, or it needs more; a schema that does not name types has those that it
+ * speaks of; a list of items (prefixItems) is whole; white space is short; numbers have at most 16 digits before and
+ * after the point, with limits at most 15 together; items that must be unique have no properties that are not listed,
+ * and one way to be written. */
 hypura_status grammar_from_schema(struct grammar **out, const json_t *schema, hypura_error *error);
 
-/* The same as GBNF text, appended. */
+/* Takes out of a schema what grammar_from_schema would refuse, the smallest parts that can be told apart, and appends a
+ * line to *left_out for each. What is left is not refused. */
+hypura_status grammar_relax_schema(json_t *schema, struct buffer *left_out, hypura_error *error);
+
+/* The same as GBNF text, appended. !items and !names in it are no GBNF: those must differ. */
 hypura_status grammar_schema_text(struct buffer *text, const json_t *schema, hypura_error *error);
 
 void grammar_free(struct grammar *grammar);

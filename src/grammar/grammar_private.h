@@ -7,7 +7,11 @@
 /* ---- the tree of a rule -------------------------------------------------------------------------------------------
  */
 
-enum term_kind { TERM_BYTES, TERM_CLASS, TERM_SEQUENCE, TERM_CHOICE, TERM_REPEAT, TERM_RULE };
+enum term_kind { TERM_BYTES, TERM_CLASS, TERM_SEQUENCE, TERM_CHOICE, TERM_REPEAT, TERM_RULE, TERM_MARK };
+
+/* What begins after a bracket: items, or the names of members, of which no two may be the same. Only grammars that are
+ * made from schemas have marks, as !items and !names. */
+enum mark { MARK_ITEMS = 1, MARK_NAMES = 2 };
 
 struct code_range {
     uint32_t low, high; /* code points, both included */
@@ -19,7 +23,7 @@ struct code_range {
 /* Terms refer to one another by index. */
 struct term {
     enum term_kind kind;
-    uint32_t first;     /* sequence, choice: the first child; repeat: what; rule: which */
+    uint32_t first;     /* sequence, choice: the first child; repeat: what; rule: which; mark: which */
     uint32_t next;      /* of the children of a sequence or choice */
     uint32_t low, high; /* repeat: how often; class: its ranges; bytes: offset and end in the bytes */
 };
@@ -41,7 +45,8 @@ struct grammar_tree {
     uint32_t rule_count, rule_capacity;
 };
 
-hypura_status grammar_tree_parse(struct grammar_tree *tree, const char *text, size_t size, hypura_error *error);
+hypura_status grammar_tree_parse(struct grammar_tree *tree, const char *text, size_t size, bool marks,
+                                 hypura_error *error);
 void grammar_tree_free(struct grammar_tree *tree);
 
 /* ---- the network --------------------------------------------------------------------------------------------------
@@ -53,6 +58,7 @@ enum state_kind {
     STATE_SPLIT, /* next and other, for nothing */
     STATE_CALL,  /* through the rule that begins at other, then to next */
     STATE_END,   /* of a rule */
+    STATE_MARK,  /* next, for nothing; low: the mark */
 };
 
 struct network_state {
@@ -89,69 +95,13 @@ struct grammar_vocabulary {
     struct buffer own_bytes;
 };
 
-/* ---- schemas ------------------------------------------------------------------------------------------------------
+/* ---- schemas (schema_private.h) -----------------------------------------------------------------------------------
  */
 
 #define SCHEMA_MAX_NESTING 100
 
-struct known_schema {
-    const json_t *schema;
-    unsigned rule;
-};
-
-struct schema_writer {
-    const json_t *root;
-    struct buffer *out;
-    unsigned rules;
-    struct known_schema *known; /* what a $ref led to */
-    uint32_t known_count, known_capacity;
-    json_t *owned; /* array of the schemas that were made by merging */
-    int nesting;
-    hypura_error *error;
-};
-
-hypura_status schema_refuse(const struct schema_writer *w, const char *format, ...) PRINTF_LIKE(2, 3);
-
-/* Appends an expression for a schema of any kind. */
-hypura_status schema_write(struct schema_writer *w, const json_t *schema, struct buffer *expression);
-
-/* "NAME ::= EXPRESSION" goes out; the expression is freed. */
-unsigned schema_new_rule(struct schema_writer *w);
-void schema_end_rule(struct schema_writer *w, unsigned rule, struct buffer *expression);
-
-/* grammar_schema_references.c: $ref, anyOf and oneOf, allOf. */
-hypura_status schema_write_reference(struct schema_writer *w, const char *reference, struct buffer *e);
-hypura_status schema_write_alternatives(struct schema_writer *w, const json_t *schema, const char *key,
-                                        struct buffer *e);
-hypura_status schema_write_all(struct schema_writer *w, const json_t *schema, const char *key, struct buffer *e);
-
-hypura_status schema_resolve(const struct schema_writer *w, const char *reference, const json_t **out);
-hypura_status schema_merge(struct schema_writer *w, json_t *into, const json_t *from);
-hypura_status schema_copy_without(struct schema_writer *w, const json_t *schema, const char *key, json_t **out);
-bool schema_is_annotation(const char *key);
-bool schema_is_plain(const json_t *schema); /* nothing in it constrains */
-
-/* grammar_schema_objects.c */
-bool schema_is_required(const json_t *required, const char *name);
-const char *schema_name_at(const json_t *names, size_t i);
-
-/* These append an expression for a schema of that type. */
-hypura_status schema_write_constant(struct schema_writer *w, const json_t *value, struct buffer *expression);
-hypura_status schema_write_enum(struct schema_writer *w, const json_t *values, struct buffer *expression);
-hypura_status schema_write_number(struct schema_writer *w, const json_t *schema, bool integer, struct buffer *e);
-hypura_status schema_write_string(struct schema_writer *w, const json_t *schema, struct buffer *e);
-hypura_status schema_write_object(struct schema_writer *w, const json_t *schema, struct buffer *e);
-
-/* A pair such as minItems and maxItems; *high is -1 without the latter. */
-hypura_status schema_read_counts(const struct schema_writer *w, const json_t *schema, const char *least,
-                                 const char *most, json_int_t *low, json_int_t *high);
-void schema_write_repeat(struct buffer *e, json_int_t low, json_int_t high);
-
-/* ---- patterns -----------------------------------------------------------------------------------------------------
- */
-
-/* Appends what stands between the quotes of a JSON string that a regular expression of a schema matches, as GBNF. */
-hypura_status grammar_pattern_text(struct buffer *text, const char *pattern, hypura_error *error);
+/* As grammar_parse, with marks. */
+hypura_status grammar_parse_schema(struct grammar **out, const char *text, size_t size, hypura_error *error);
 
 /* Appends a GBNF literal. */
 void grammar_write_literal(struct buffer *text, const char *bytes, size_t size);

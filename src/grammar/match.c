@@ -4,56 +4,15 @@
  * a network state and the frame below it, and equal frames are one (hash consing), so that a place is one number. A
  * state of the automaton is the set of places before a byte. Both tables are thrown away when they have grown large,
  * and begin again from the current state. */
-#include "grammar/grammar_private.h"
+#include "grammar/match_private.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define MAX_FRAMES ((uint32_t)1 << 20)
-#define MAX_STATES 40000
-#define MAX_PLACES 2000 /* in one state: more is an ambiguity that no sensible grammar has */
-#define MAX_STACK 5000  /* rules inside one another */
-#define MAX_MASKS 256
-#define DEAD 0u
-#define UNKNOWN UINT32_MAX
-
-struct frame {
-    uint32_t state, below; /* below: a frame, or 0 at the bottom */
-    uint32_t depth, stamp;
-};
-
-struct state {
-    uint32_t first, count; /* of its places */
-    bool complete;
-    uint32_t *steps; /* [256] the state after a byte, or UNKNOWN; NULL until needed */
-    uint32_t *mask;  /* of the vocabulary, or NULL */
-};
-
-struct grammar_matcher {
-    const struct grammar *grammar;
-    const struct grammar_vocabulary *vocabulary;
-    struct frame *frames; /* from 1 */
-    uint32_t frame_count, frame_capacity;
-    uint32_t *frame_index, frame_slots; /* open addressing */
-    struct state *states;               /* 0 is DEAD */
-    uint32_t state_count, state_capacity;
-    uint32_t *state_index, state_slots;
-    uint32_t *places;
-    uint32_t place_count, place_capacity;
-    uint32_t mask_count;
-    uint32_t *work, *found; /* [MAX_PLACES * 4], [MAX_PLACES] */
-    uint32_t stamp;
-    bool failed; /* too ambiguous, too deep or no memory: reason says which */
-    hypura_error reason;
-    uint32_t current;
-    bool ended;      /* a token that ends the answer was accepted */
-    uint32_t *trail; /* states along a token, for masks */
-};
-
 /* ---- frames -------------------------------------------------------------------------------------------------------
  */
 
-static uint32_t fail(struct grammar_matcher *m, hypura_status status, const char *message)
+uint32_t matcher_fail(struct grammar_matcher *m, hypura_status status, const char *message)
 {
     if (!m->failed)
         error_set(&m->reason, status, "%s", message);
@@ -73,7 +32,7 @@ static bool grow(struct grammar_matcher *m, void **array, uint32_t count, uint32
         return true;
     uint32_t room = MAX(*capacity * 2, 256u);
     if (memory_resize(array, *capacity, room, size, "grammar", NULL) != HYPURA_OK)
-        return fail(m, HYPURA_ERROR_MEMORY, "no memory for the states of the grammar");
+        return matcher_fail(m, HYPURA_ERROR_MEMORY, "no memory for the states of the grammar");
     *capacity = room;
     return true;
 }
@@ -86,7 +45,7 @@ static bool grow_index(struct grammar_matcher *m, uint32_t **index, uint32_t *sl
         return true;
     uint32_t room = MAX(*slots * 2, 1024u), *fresh;
     if (ALLOCATE(&fresh, room, "grammar", NULL) != HYPURA_OK)
-        return fail(m, HYPURA_ERROR_MEMORY, "no memory for the states of the grammar");
+        return matcher_fail(m, HYPURA_ERROR_MEMORY, "no memory for the states of the grammar");
     memory_free(*index);
     *index = fresh;
     *slots = room;
@@ -112,9 +71,10 @@ static uint32_t push(struct grammar_matcher *m, uint32_t state, uint32_t below)
     bool rebuilt;
     uint32_t depth = below ? m->frames[below].depth + 1 : 0;
     if (depth > MAX_STACK)
-        return fail(m, HYPURA_ERROR_FORMAT, "the output nests the rules of its grammar more than 5000 levels deep");
+        return matcher_fail(m, HYPURA_ERROR_FORMAT,
+                            "the output nests the rules of its grammar more than 5000 levels deep");
     if (m->frame_count >= MAX_FRAMES)
-        return fail(m, HYPURA_ERROR_FORMAT, "the grammar is too ambiguous to be followed");
+        return matcher_fail(m, HYPURA_ERROR_FORMAT, "the grammar is too ambiguous to be followed");
     if (!grow(m, (void **)&m->frames, m->frame_count, &m->frame_capacity, sizeof *m->frames) ||
         !grow_index(m, &m->frame_index, &m->frame_slots, m->frame_count, &rebuilt))
         return 0;
@@ -129,9 +89,9 @@ static uint32_t push(struct grammar_matcher *m, uint32_t state, uint32_t below)
 /* ---- states -------------------------------------------------------------------------------------------------------
  */
 
-static uint32_t hash_places(const uint32_t *places, uint32_t count, bool complete)
+static uint32_t hash_places(const uint32_t *places, uint32_t count, unsigned kind)
 {
-    uint32_t hash = complete;
+    uint32_t hash = kind;
     for (uint32_t i = 0; i < count; i++)
         hash = mix(hash, places[i]);
     return hash;
@@ -146,22 +106,22 @@ static int compare_numbers(const void *a, const void *b)
 static void index_state(struct grammar_matcher *m, uint32_t state)
 {
     const struct state *s = &m->states[state];
-    uint32_t slot = hash_places(m->places + s->first, s->count, s->complete) & (m->state_slots - 1);
+    uint32_t slot = hash_places(m->places + s->first, s->count, s->complete + 2u * s->marks) & (m->state_slots - 1);
     while (m->state_index[slot])
         slot = (slot + 1) & (m->state_slots - 1);
     m->state_index[slot] = state;
 }
 
 /* The state with these places, in found. */
-static uint32_t intern(struct grammar_matcher *m, uint32_t count, bool complete)
+static uint32_t intern(struct grammar_matcher *m, uint32_t count, bool complete, uint8_t marks)
 {
     if (count == 0 && !complete)
         return DEAD;
     qsort(m->found, count, sizeof *m->found, compare_numbers);
-    uint32_t slot = hash_places(m->found, count, complete) & (m->state_slots - 1), state;
+    uint32_t slot = hash_places(m->found, count, complete + 2u * marks) & (m->state_slots - 1), state;
     for (; (state = m->state_index[slot]) != 0; slot = (slot + 1) & (m->state_slots - 1)) {
         const struct state *s = &m->states[state];
-        if (s->count == count && s->complete == complete &&
+        if (s->count == count && s->complete == complete && s->marks == marks &&
             (count == 0 || memcmp(m->places + s->first, m->found, count * sizeof *m->found) == 0))
             return state;
     }
@@ -175,7 +135,7 @@ static uint32_t intern(struct grammar_matcher *m, uint32_t count, bool complete)
         m->places[m->place_count + i] = m->found[i];
     }
     state = m->state_count++;
-    m->states[state] = (struct state){.first = m->place_count, .count = count, .complete = complete};
+    m->states[state] = (struct state){.first = m->place_count, .count = count, .complete = complete, .marks = marks};
     m->place_count += count;
     for (uint32_t i = 1; rebuilt && i < state; i++)
         index_state(m, i);
@@ -191,7 +151,7 @@ static void visit(struct grammar_matcher *m, uint32_t state, uint32_t below, uin
         return;
     m->frames[place].stamp = m->stamp;
     if (*work == MAX_PLACES * 4)
-        fail(m, HYPURA_ERROR_FORMAT, "the grammar is too ambiguous to be followed");
+        matcher_fail(m, HYPURA_ERROR_FORMAT, "the grammar is too ambiguous to be followed");
     else
         m->work[(*work)++] = place;
 }
@@ -201,6 +161,7 @@ static uint32_t close_places(struct grammar_matcher *m, uint32_t work)
 {
     uint32_t count = 0;
     bool complete = false;
+    uint8_t marks = 0;
     while (work && !m->failed) {
         uint32_t place = m->work[--work];
         struct frame frame = m->frames[place];
@@ -220,6 +181,10 @@ static uint32_t close_places(struct grammar_matcher *m, uint32_t work)
                     visit(m, s->other, way_back, &work);
             }
             break;
+        case STATE_MARK:
+            marks |= s->low;
+            visit(m, s->next, frame.below, &work);
+            break;
         case STATE_END:
             if (frame.below)
                 visit(m, m->frames[frame.below].state, m->frames[frame.below].below, &work);
@@ -228,11 +193,11 @@ static uint32_t close_places(struct grammar_matcher *m, uint32_t work)
             break;
         default:
             if (count == MAX_PLACES)
-                return fail(m, HYPURA_ERROR_FORMAT, "the grammar is too ambiguous to be followed");
+                return matcher_fail(m, HYPURA_ERROR_FORMAT, "the grammar is too ambiguous to be followed");
             m->found[count++] = place;
         }
     }
-    return m->failed ? DEAD : intern(m, count, complete);
+    return m->failed ? DEAD : intern(m, count, complete, marks);
 }
 
 static bool takes(const struct grammar *g, const struct network_state *s, unsigned byte)
@@ -243,7 +208,7 @@ static bool takes(const struct grammar *g, const struct network_state *s, unsign
 }
 
 /* The state after a byte. */
-static uint32_t step(struct grammar_matcher *m, uint32_t state, unsigned byte)
+uint32_t matcher_step(struct grammar_matcher *m, uint32_t state, unsigned byte)
 {
     if (state == DEAD)
         return DEAD;
@@ -252,7 +217,7 @@ static uint32_t step(struct grammar_matcher *m, uint32_t state, unsigned byte)
         return steps[byte];
     if (!steps) {
         if (ALLOCATE(&steps, 256, "grammar", NULL) != HYPURA_OK)
-            return fail(m, HYPURA_ERROR_MEMORY, "no memory for the states of the grammar");
+            return matcher_fail(m, HYPURA_ERROR_MEMORY, "no memory for the states of the grammar");
         memset(steps, 0xff, 256 * sizeof *steps);
         m->states[state].steps = steps;
     }
@@ -306,12 +271,13 @@ static void forget_all_but_current(struct grammar_matcher *m)
     const struct state *s = &m->states[m->current];
     uint32_t count = s->count, *stacks = NULL, *lengths = NULL;
     bool complete = s->complete;
+    uint8_t marks = s->marks;
     size_t total = 0;
     for (uint32_t i = 0; i < count; i++)
         total += m->frames[m->places[s->first + i]].depth + 1;
     if (ALLOCATE(&stacks, total, "grammar", NULL) != HYPURA_OK ||
         ALLOCATE(&lengths, count, "grammar", NULL) != HYPURA_OK) {
-        fail(m, HYPURA_ERROR_MEMORY, "no memory for the states of the grammar");
+        matcher_fail(m, HYPURA_ERROR_MEMORY, "no memory for the states of the grammar");
     } else {
         size_t at = 0;
         for (uint32_t i = 0; i < count; i++) {
@@ -327,13 +293,13 @@ static void forget_all_but_current(struct grammar_matcher *m)
             m->found[i] = place;
             at += lengths[i];
         }
-        m->current = intern(m, count, complete);
+        m->current = intern(m, count, complete, marks);
     }
     memory_free(stacks);
     memory_free(lengths);
 }
 
-static void keep_small(struct grammar_matcher *m)
+void matcher_keep_small(struct grammar_matcher *m)
 {
     if (m->state_count > MAX_STATES || m->frame_count > MAX_FRAMES / 2)
         forget_all_but_current(m);
@@ -343,6 +309,7 @@ void grammar_matcher_reset(struct grammar_matcher *m)
 {
     m->failed = false;
     m->ended = false;
+    distinct_clear(&m->distinct);
     forget(m);
     uint32_t work = 0;
     m->stamp++;
@@ -397,147 +364,6 @@ void grammar_matcher_free(struct grammar_matcher *m)
     memory_free(m->work);
     memory_free(m->found);
     memory_free(m->trail);
+    distinct_free(&m->distinct);
     memory_free(m);
-}
-
-/* ---- asking and going on ------------------------------------------------------------------------------------------
- */
-
-static uint32_t walk(struct grammar_matcher *m, uint32_t state, const char *bytes, size_t size)
-{
-    for (size_t i = 0; i < size && state != DEAD; i++)
-        state = step(m, state, (unsigned char)bytes[i]);
-    return state;
-}
-
-static bool in_range(const struct grammar_matcher *m, int32_t token)
-{
-    return token >= 0 && (size_t)token < m->vocabulary->count;
-}
-
-bool grammar_matcher_allows(struct grammar_matcher *m, int32_t token)
-{
-    if (!in_range(m, token) || m->failed || m->ended)
-        return false;
-    if (m->vocabulary->ends[token])
-        return m->states[m->current].complete;
-    const struct token_piece *piece = &m->vocabulary->pieces[token];
-    return piece->size && walk(m, m->current, piece->bytes, piece->size) != DEAD;
-}
-
-bool grammar_matcher_is_complete(const struct grammar_matcher *m)
-{
-    return m->ended || m->states[m->current].complete;
-}
-
-/* Goes through the sorted tokens; what a token shares with the one before it is not walked again, and a prefix that is
- * dead takes all tokens with it along. */
-static void fill_mask(struct grammar_matcher *m, uint32_t *mask)
-{
-    const struct grammar_vocabulary *v = m->vocabulary;
-    size_t alive = 0; /* bytes of the token before that were walked and are not dead: trail[0 .. alive] */
-    m->trail[0] = m->current;
-    for (size_t i = 0; i < v->ordered && !m->failed; i++) {
-        size_t common = v->common[i];
-        if (common > alive) /* the dead byte is shared */
-            continue;
-        const char *bytes = v->bytes + v->starts[i];
-        size_t size = v->starts[i + 1] - v->starts[i];
-        size_t at = common;
-        uint32_t state = m->trail[at];
-        while (at < size) {
-            unsigned byte = (unsigned char)bytes[at];
-            const uint32_t *steps = m->states[state].steps;
-            state = steps && steps[byte] != UNKNOWN ? steps[byte] : step(m, state, byte);
-            if (state == DEAD)
-                break;
-            m->trail[++at] = state;
-        }
-        alive = at;
-        if (at == size)
-            mask[v->order[i] / 32] |= 1u << (v->order[i] % 32);
-    }
-    for (size_t i = 0; i < v->count && m->states[m->current].complete; i++)
-        if (v->ends[i])
-            mask[i / 32] |= 1u << (i % 32);
-}
-
-hypura_status grammar_matcher_mask(struct grammar_matcher *m, uint32_t *bits, hypura_error *error)
-{
-    size_t words = (m->vocabulary->count + 31) / 32;
-    if (m->failed)
-        return error_set(error, m->reason.status, "%s", m->reason.message);
-    if (m->ended)
-        return HYPURA_OK;
-    keep_small(m);
-    if (!m->states[m->current].mask) {
-        uint32_t *mask;
-        if (m->mask_count >= MAX_MASKS) {
-            for (uint32_t i = 0; i < m->state_count; i++) {
-                memory_free(m->states[i].mask);
-                m->states[i].mask = NULL;
-            }
-            m->mask_count = 0;
-        }
-        hypura_status status = ALLOCATE(&mask, words, "grammar", error);
-        if (status != HYPURA_OK)
-            return status;
-        fill_mask(m, mask);
-        if (m->failed) {
-            memory_free(mask);
-            return error_set(error, m->reason.status, "%s", m->reason.message);
-        }
-        m->states[m->current].mask = mask;
-        m->mask_count++;
-    }
-    for (size_t i = 0; i < words; i++)
-        bits[i] |= m->states[m->current].mask[i];
-    return HYPURA_OK;
-}
-
-hypura_status grammar_matcher_accept_bytes(struct grammar_matcher *m, const char *bytes, size_t size,
-                                           hypura_error *error)
-{
-    uint32_t next = m->ended ? DEAD : walk(m, m->current, bytes, size);
-    if (m->failed)
-        return error_set(error, m->reason.status, "%s", m->reason.message);
-    if (next == DEAD)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the text \"%.*s\" cannot come next in the grammar",
-                         (int)MIN(size, (size_t)60), bytes);
-    m->current = next;
-    keep_small(m);
-    return HYPURA_OK;
-}
-
-hypura_status grammar_matcher_accept(struct grammar_matcher *m, int32_t token, hypura_error *error)
-{
-    if (!in_range(m, token))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "there is no token %d", (int)token);
-    if (!m->vocabulary->ends[token] && m->vocabulary->pieces[token].size)
-        return grammar_matcher_accept_bytes(m, m->vocabulary->pieces[token].bytes, m->vocabulary->pieces[token].size,
-                                            error);
-    if (!grammar_matcher_allows(m, token))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "the token %d cannot come next in the grammar", (int)token);
-    m->ended = true;
-    return HYPURA_OK;
-}
-
-static bool constraint_allows(void *context, int32_t token)
-{
-    return grammar_matcher_allows(context, token);
-}
-
-static hypura_status constraint_mask(void *context, uint32_t *bits, hypura_error *error)
-{
-    return grammar_matcher_mask(context, bits, error);
-}
-
-static hypura_status constraint_accept(void *context, int32_t token, hypura_error *error)
-{
-    return grammar_matcher_accept(context, token, error);
-}
-
-struct token_constraint grammar_matcher_constraint(struct grammar_matcher *m)
-{
-    return (struct token_constraint){constraint_allows, constraint_mask, constraint_accept, m};
 }

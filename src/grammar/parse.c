@@ -14,6 +14,7 @@ struct gbnf {
     const char *text;
     size_t size, at;
     int line, nesting;
+    bool marks;
     hypura_error *error;
 };
 
@@ -372,6 +373,12 @@ static hypura_status parse_term(struct gbnf *g, uint32_t *out, bool *found)
         if (status == HYPURA_OK && !at_char(g, ')'))
             return fail(g, "\")\"");
         g->at++;
+    } else if (g->marks && at_char(g, '!')) {
+        bool items = g->size - g->at > 6 && memcmp(g->text + g->at, "!items", 6) == 0;
+        status = new_term(g, TERM_MARK, out);
+        if (status == HYPURA_OK)
+            g->tree->terms[*out].first = items ? MARK_ITEMS : MARK_NAMES;
+        g->at += MIN(g->size - g->at, (size_t)6);
     } else if (name_length(g, g->at) && !at_rule(g)) {
         uint32_t rule;
         status = new_term(g, TERM_RULE, out);
@@ -450,9 +457,10 @@ static hypura_status parse_rule(struct gbnf *g)
     return status;
 }
 
-hypura_status grammar_tree_parse(struct grammar_tree *tree, const char *text, size_t size, hypura_error *error)
+hypura_status grammar_tree_parse(struct grammar_tree *tree, const char *text, size_t size, bool marks,
+                                 hypura_error *error)
 {
-    struct gbnf g = {.tree = tree, .text = text, .size = size, .line = 1, .error = error};
+    struct gbnf g = {.tree = tree, .text = text, .size = size, .line = 1, .marks = marks, .error = error};
     if (size > MAX_TEXT)
         return error_set(error, HYPURA_ERROR_FORMAT, "the grammar has %zu bytes, more than the %zu allowed", size,
                          MAX_TEXT);

@@ -1,6 +1,5 @@
-/* The regular expressions of JSON schemas (ECMA-262, the part without look-around, references and word boundaries) as
- * GBNF for what stands between the quotes of a JSON string. */
-#include "grammar/grammar_private.h"
+/* The regular expressions of JSON schemas (ECMA-262, the part without look-around, references and word boundaries). */
+#include "grammar/schema_private.h"
 
 #include <ctype.h>
 #include <string.h>
@@ -13,19 +12,18 @@ struct ranges {
 };
 
 struct pattern {
-    struct buffer *text;
+    struct schema_writer *w;
     const char *source;
     size_t size, at;
     int nesting;
-    hypura_error *error;
 };
 
-static hypura_status parse_alternatives(struct pattern *p);
+static hypura_status parse_alternatives(struct pattern *p, struct pattern_node **out);
 
 static hypura_status refuse(const struct pattern *p, const char *what)
 {
-    return error_set(p->error, HYPURA_ERROR_UNSUPPORTED, "the pattern \"%.80s\" of the JSON schema has %s at byte %zu",
-                     p->source, what, p->at);
+    return error_set(p->w->error, HYPURA_ERROR_UNSUPPORTED,
+                     "the pattern \"%.80s\" of the JSON schema has %s at byte %zu", p->source, what, p->at);
 }
 
 static bool at_char(const struct pattern *p, char c)
@@ -96,6 +94,13 @@ static bool add_shorthand(struct ranges *set, char letter)
         add(&own, 9, 13);
         add(&own, ' ', ' ');
         add(&own, 0xa0, 0xa0);
+        add(&own, 0x1680, 0x1680);
+        add(&own, 0x2000, 0x200a);
+        add(&own, 0x2028, 0x2029);
+        add(&own, 0x202f, 0x202f);
+        add(&own, 0x205f, 0x205f);
+        add(&own, 0x3000, 0x3000);
+        add(&own, 0xfeff, 0xfeff);
     }
     if (isupper((unsigned char)letter))
         complement(&own);
@@ -103,49 +108,6 @@ static bool add_shorthand(struct ranges *set, char letter)
     for (size_t i = 0; i < own.count; i++)
         fits &= add(set, own.items[i].low, own.items[i].high);
     return fits;
-}
-
-/* The characters of a set as they stand in a JSON string: those that need an escape as escapes. */
-static void write_set(struct buffer *text, struct ranges *set)
-{
-    bool first = true;
-    normalize(set);
-    buffer_append_string(text, "(");
-    for (size_t i = 0; i < set->count; i++) {
-        uint32_t low = set->items[i].low, high = set->items[i].high;
-        for (uint32_t c = low; c <= high && c <= '\\'; c++) {
-            static const char named[] = "\b\f\n\r\t", letters[] = "bfnrt";
-            if (c >= 0x20 && c != '"' && c != '\\')
-                continue;
-            const char *name = c ? strchr(named, (int)c) : NULL;
-            buffer_append_string(text, first ? "" : " | ");
-            first = false;
-            if (c == '"' || c == '\\')
-                buffer_append_format(text, "\"\\\\\\%c\"", (char)c);
-            else if (name)
-                buffer_append_format(text, "\"\\\\%c\"", letters[name - named]);
-            else
-                buffer_append_format(text, "\"\\\\u%04x\"", (unsigned)c);
-        }
-    }
-    struct ranges plain = {.count = 0};
-    static const struct code_range free_ranges[] = {{0x20, 0x21}, {0x23, 0x5b}, {0x5d, 0xd7ff}, {0xe000, 0x10ffff}};
-    for (size_t i = 0; i < set->count; i++)
-        for (size_t k = 0; k < COUNT_OF(free_ranges); k++) {
-            uint32_t low = MAX(set->items[i].low, free_ranges[k].low);
-            uint32_t high = MIN(set->items[i].high, free_ranges[k].high);
-            if (low <= high)
-                add(&plain, low, high);
-        }
-    if (plain.count) {
-        buffer_append_string(text, first ? "[" : " | [");
-        for (size_t i = 0; i < plain.count; i++)
-            buffer_append_format(text, "\\U%08x-\\U%08x", (unsigned)plain.items[i].low, (unsigned)plain.items[i].high);
-        buffer_append_string(text, "]");
-    } else if (first) {
-        buffer_append_string(text, "[]"); /* matches nothing */
-    }
-    buffer_append_string(text, ")");
 }
 
 /* ---- characters ---------------------------------------------------------------------------------------------------
@@ -259,30 +221,75 @@ static hypura_status parse_class(struct pattern *p, struct ranges *set)
 /* ---- structure ----------------------------------------------------------------------------------------------------
  */
 
-static hypura_status parse_quantifier(struct pattern *p)
+static hypura_status new_node(struct pattern *p, enum pattern_kind kind, struct pattern_node **out)
+{
+    *out = schema_memory(p->w, 1, sizeof **out);
+    if (!*out)
+        return HYPURA_ERROR_MEMORY;
+    (*out)->kind = kind;
+    return HYPURA_OK;
+}
+
+static hypura_status new_set(struct pattern *p, struct ranges *set, struct pattern_node **out)
+{
+    hypura_status status = new_node(p, PATTERN_SET, out);
+    normalize(set);
+    if (status != HYPURA_OK || set->count == 0)
+        return status;
+    (*out)->ranges = schema_memory(p->w, set->count, sizeof *set->items);
+    if (!(*out)->ranges)
+        return HYPURA_ERROR_MEMORY;
+    memcpy((*out)->ranges, set->items, set->count * sizeof *set->items);
+    (*out)->range_count = (uint32_t)set->count;
+    return HYPURA_OK;
+}
+
+static bool read_count(struct pattern *p, uint32_t *count)
+{
+    size_t start = p->at;
+    for (*count = 0; p->at < p->size && isdigit((unsigned char)p->source[p->at]) && *count <= 100000; p->at++)
+        *count = *count * 10 + (uint32_t)(p->source[p->at] - '0');
+    return p->at > start && *count <= 100000;
+}
+
+static hypura_status parse_quantifier(struct pattern *p, struct pattern_node **atom)
 {
     char c = p->at < p->size ? p->source[p->at] : 0;
+    uint32_t low = c == '+', high = c == '?' ? 1 : REPEAT_UNBOUNDED;
     if (c == '*' || c == '+' || c == '?') {
-        buffer_append_char(p->text, c);
         p->at++;
     } else if (c == '{') {
-        const char *end = memchr(p->source + p->at, '}', p->size - p->at);
-        size_t length = end ? (size_t)(end - p->source) - p->at + 1 : 0;
-        if (length < 3 || !isdigit((unsigned char)p->source[p->at + 1]) ||
-            strspn(p->source + p->at + 1, "0123456789,") != length - 2)
+        p->at++;
+        if (!read_count(p, &low))
             return refuse(p, "a repetition that is none");
-        buffer_append(p->text, p->source + p->at, length);
-        p->at += length;
+        high = low;
+        if (at_char(p, ',')) {
+            p->at++;
+            high = REPEAT_UNBOUNDED;
+            if (!at_char(p, '}') && !read_count(p, &high))
+                return refuse(p, "a repetition that is none");
+        }
+        if (!at_char(p, '}') || high < low)
+            return refuse(p, "a repetition that is none");
+        p->at++;
     } else {
         return HYPURA_OK;
     }
     p->at += at_char(p, '?'); /* lazy or greedy match the same texts */
     if (at_char(p, '*') || at_char(p, '+') || at_char(p, '?') || at_char(p, '{'))
         return refuse(p, "a repetition of a repetition");
+    struct pattern_node *repeat;
+    hypura_status status = new_node(p, PATTERN_REPEAT, &repeat);
+    if (status != HYPURA_OK)
+        return status;
+    repeat->first = *atom;
+    repeat->low = low;
+    repeat->high = high;
+    *atom = repeat;
     return HYPURA_OK;
 }
 
-static hypura_status parse_group(struct pattern *p)
+static hypura_status parse_group(struct pattern *p, struct pattern_node **out)
 {
     p->at++;
     if (at_char(p, '?')) {
@@ -298,9 +305,7 @@ static hypura_status parse_group(struct pattern *p)
     }
     if (++p->nesting > 50)
         return refuse(p, "more than 50 groups inside one another");
-    buffer_append_string(p->text, "(");
-    hypura_status status = parse_alternatives(p);
-    buffer_append_string(p->text, ")");
+    hypura_status status = parse_alternatives(p, out);
     p->nesting--;
     if (status == HYPURA_OK && !at_char(p, ')'))
         return refuse(p, "a group that is not closed");
@@ -308,13 +313,17 @@ static hypura_status parse_group(struct pattern *p)
     return status;
 }
 
-static hypura_status parse_atom(struct pattern *p)
+static hypura_status parse_atom(struct pattern *p, struct pattern_node **out)
 {
     struct ranges set = {.count = 0};
     hypura_status status = HYPURA_OK;
     char c = p->source[p->at];
     if (c == '(')
-        return parse_group(p);
+        return parse_group(p, out);
+    if (c == '^' || c == '$') {
+        p->at++;
+        return new_node(p, c == '^' ? PATTERN_START : PATTERN_END, out);
+    }
     if (c == '[') {
         p->at++;
         status = parse_class(p, &set);
@@ -326,8 +335,6 @@ static hypura_status parse_atom(struct pattern *p)
         complement(&set);
     } else if (strchr("*+?{", c)) {
         return refuse(p, "a repetition of nothing");
-    } else if (c == '^' || c == '$') {
-        return refuse(p, "an anchor that is not at its beginning or end");
     } else {
         uint32_t code = 0;
         char shorthand = 0;
@@ -342,70 +349,157 @@ static hypura_status parse_atom(struct pattern *p)
         else
             add(&set, code, code);
     }
-    if (status == HYPURA_OK)
-        write_set(p->text, &set);
-    return status;
+    return status == HYPURA_OK ? new_set(p, &set, out) : status;
 }
 
-static hypura_status parse_alternatives(struct pattern *p)
+static hypura_status parse_sequence(struct pattern *p, struct pattern_node **out)
 {
-    hypura_status status = HYPURA_OK;
-    while (status == HYPURA_OK && p->at < p->size && !at_char(p, ')')) {
-        if (at_char(p, '|')) {
-            buffer_append_string(p->text, " |");
-            p->at++;
-            continue;
-        }
-        buffer_append_string(p->text, " ");
-        status = parse_atom(p);
+    hypura_status status = new_node(p, PATTERN_SEQUENCE, out);
+    struct pattern_node **end = status == HYPURA_OK ? &(*out)->first : NULL;
+    while (status == HYPURA_OK && p->at < p->size && !at_char(p, ')') && !at_char(p, '|')) {
+        status = parse_atom(p, end);
         if (status == HYPURA_OK)
-            status = parse_quantifier(p);
+            status = parse_quantifier(p, end);
+        if (status == HYPURA_OK)
+            end = &(*end)->next;
     }
     return status;
 }
 
-/* Whether there is a "|" outside of groups and classes. */
-static bool has_alternatives(const char *pattern, size_t size)
+static hypura_status parse_alternatives(struct pattern *p, struct pattern_node **out)
 {
-    int depth = 0;
-    bool in_class = false;
-    for (size_t i = 0; i < size; i++) {
-        char c = pattern[i];
-        if (c == '\\') {
-            i++;
-        } else if (in_class) {
-            in_class = c != ']';
-        } else if (c == '[') {
-            in_class = true;
-        } else if (c == '(' || c == ')') {
-            depth += c == '(' ? 1 : -1;
-        } else if (c == '|' && depth == 0) {
-            return true;
-        }
+    hypura_status status = new_node(p, PATTERN_CHOICE, out);
+    struct pattern_node **end = status == HYPURA_OK ? &(*out)->first : NULL;
+    while (status == HYPURA_OK) {
+        status = parse_sequence(p, end);
+        if (status != HYPURA_OK || !at_char(p, '|'))
+            break;
+        end = &(*end)->next;
+        p->at++;
     }
+    return status;
+}
+
+bool pattern_parse(struct schema_writer *w, const char *pattern, struct pattern_node **out)
+{
+    struct pattern p = {.w = w, .source = pattern, .size = strlen(pattern)};
+    hypura_status status = parse_alternatives(&p, out);
+    if (status == HYPURA_OK && p.at < p.size)
+        status = refuse(&p, "a group that is not opened");
+    return status == HYPURA_OK && schema_work(w, p.size);
+}
+
+/* ---- as GBNF ------------------------------------------------------------------------------------------------------
+ */
+
+/* Whether anchors are only where all of a text begins and ends. */
+static bool has_anchor(const struct pattern_node *node)
+{
+    if (node->kind == PATTERN_START || node->kind == PATTERN_END)
+        return true;
+    for (const struct pattern_node *child = node->first; child; child = child->next)
+        if (has_anchor(child))
+            return true;
     return false;
 }
 
-hypura_status grammar_pattern_text(struct buffer *text, const char *pattern, hypura_error *error)
+bool pattern_is_plain(const struct pattern_node *pattern)
 {
-    struct pattern p = {.text = text, .source = pattern, .size = strlen(pattern), .error = error};
-    bool start = p.size && pattern[0] == '^', end = p.size > (size_t)start && pattern[p.size - 1] == '$';
-    size_t slashes = 0; /* an odd number of them makes the "$" a character */
-    while (end && slashes + 2 <= p.size && pattern[p.size - 2 - slashes] == '\\')
-        slashes++;
-    end = end && slashes % 2 == 0;
-    if ((start || end) && has_alternatives(pattern, p.size))
-        return refuse(&p, "an anchor beside alternatives that are not in a group");
-    p.at = start;
-    p.size -= end;
-    if (!start)
-        buffer_append_string(text, "char* ");
+    for (const struct pattern_node *way = pattern->first; way; way = way->next)
+        for (const struct pattern_node *part = way->first; part; part = part->next)
+            if (has_anchor(part) && !(part->kind == PATTERN_START && part == way->first) &&
+                !(part->kind == PATTERN_END && !part->next))
+                return false;
+    return true;
+}
+
+void pattern_write_set(struct buffer *text, const struct code_range *ranges, size_t count, bool in_string)
+{
+    bool first = true;
     buffer_append_string(text, "(");
-    hypura_status status = parse_alternatives(&p);
+    for (size_t i = 0; i < count && in_string; i++) {
+        uint32_t low = ranges[i].low, high = ranges[i].high;
+        for (uint32_t c = low; c <= high && c <= '\\'; c++) {
+            static const char named[] = "\b\f\n\r\t", letters[] = "bfnrt";
+            if (c >= 0x20 && c != '"' && c != '\\')
+                continue;
+            const char *name = c ? strchr(named, (int)c) : NULL;
+            buffer_append_string(text, first ? "" : " | ");
+            first = false;
+            if (c == '"' || c == '\\')
+                buffer_append_format(text, "\"\\\\\\%c\"", (char)c);
+            else if (name)
+                buffer_append_format(text, "\"\\\\%c\"", letters[name - named]);
+            else
+                buffer_append_format(text, "\"\\\\u%04X\"", (unsigned)c);
+        }
+    }
+    static const struct code_range free_ranges[] = {{0x20, 0x21}, {0x23, 0x5b}, {0x5d, 0xd7ff}, {0xe000, 0x10ffff}};
+    static const struct code_range all_ranges[] = {{0, 0xd7ff}, {0xe000, 0x10ffff}};
+    const struct code_range *allowed = in_string ? free_ranges : all_ranges;
+    size_t allowed_count = in_string ? COUNT_OF(free_ranges) : COUNT_OF(all_ranges);
+    bool open = false;
+    for (size_t i = 0; i < count; i++)
+        for (size_t k = 0; k < allowed_count; k++) {
+            uint32_t low = MAX(ranges[i].low, allowed[k].low), high = MIN(ranges[i].high, allowed[k].high);
+            if (low > high)
+                continue;
+            buffer_append_string(text, open ? "" : first ? "[" : " | [");
+            open = true;
+            if (low == high && low < 0x7f && isalnum((int)low))
+                buffer_append_char(text, (char)low);
+            else if (high < 0x7f && isalnum((int)low) && isalnum((int)high))
+                buffer_append_format(text, "%c-%c", (char)low, (char)high);
+            else
+                buffer_append_format(text, "\\U%08x-\\U%08x", (unsigned)low, (unsigned)high);
+        }
+    buffer_append_string(text, open ? "]" : first ? "[]" : ""); /* [] matches nothing */
     buffer_append_string(text, ")");
-    if (!end)
-        buffer_append_string(text, " char*");
-    if (status == HYPURA_OK && p.at < p.size)
-        return refuse(&p, "a group that is not opened");
-    return status;
+}
+
+static void write_node(const struct pattern_node *node, struct buffer *text)
+{
+    switch (node->kind) {
+    case PATTERN_SET:
+        pattern_write_set(text, node->ranges, node->range_count, true);
+        break;
+    case PATTERN_SEQUENCE:
+        for (const struct pattern_node *part = node->first; part; part = part->next) {
+            buffer_append_string(text, " ");
+            write_node(part, text);
+        }
+        break;
+    case PATTERN_CHOICE:
+        buffer_append_string(text, "(");
+        for (const struct pattern_node *way = node->first; way; way = way->next) {
+            write_node(way, text);
+            buffer_append_string(text, way->next ? " |" : "");
+        }
+        buffer_append_string(text, ")");
+        break;
+    case PATTERN_REPEAT:
+        buffer_append_string(text, "(");
+        write_node(node->first, text);
+        buffer_append_string(text, ")");
+        schema_write_repeat(text, node->low, node->high == REPEAT_UNBOUNDED ? -1 : (json_int_t)node->high);
+        break;
+    case PATTERN_START:
+    case PATTERN_END:
+        break;
+    }
+}
+
+void pattern_write(const struct pattern_node *pattern, struct buffer *text)
+{
+    buffer_append_string(text, "(");
+    for (const struct pattern_node *way = pattern->first; way; way = way->next) {
+        const struct pattern_node *last = way->first;
+        while (last && last->next)
+            last = last->next;
+        bool start = way->first && way->first->kind == PATTERN_START, end = last && last->kind == PATTERN_END;
+        buffer_append_string(text, start ? "" : "char*");
+        write_node(way, text);
+        buffer_append_string(text, end ? "" : " char*");
+        buffer_append_string(text, way->next ? " |" : ")");
+    }
 }

@@ -1,10 +1,16 @@
 /* From a JSON schema to GBNF. Keywords: https://json-schema.org/draft/2020-12. */
-#include "grammar/grammar_private.h"
+#include "grammar/schema_private.h"
 
+#include <stdarg.h>
+#include <stdio.h>
 #include <string.h>
 
 #define MAX_TEXT ((size_t)1 << 20)
+#define MAX_MEMORY ((size_t)128 << 20)
+#define MAX_WORK 40000000
+#define BLOCK_SIZE ((size_t)64 << 10)
 
+/* Texts of the last kind below are canonical: values that are equal have one text. */
 static const char json_rules[] =
     "ws ::= \"\" | \" \" | \"\\n\" [ \\t]{0,20}\n"
     "hex ::= [0-9a-fA-F]\n"
@@ -21,235 +27,194 @@ static const char json_rules[] =
     "member ::= string ws \":\" ws value ws\n"
     "object ::= \"{\" ws (member (\",\" ws member)*)? \"}\"\n"
     "array ::= \"[\" ws (value ws (\",\" ws value ws)*)? \"]\"\n"
-    "value ::= object | array | string | number | boolean | null\n";
+    "value ::= object | array | string | number | boolean | null\n"
+    "onechar ::= [^\"\\\\\\x00-\\x1f\\x7f] | \"\\\\\" ([\"\\\\bfnrt] | \"u00\" (\"0\" [0-7BEF] | \"1\" [0-9A-F]))\n"
+    "onestring ::= \"\\\"\" onechar* \"\\\"\"\n"
+    "oneinteger ::= \"0\" | \"-\"? [1-9] [0-9]{0,14}\n"
+    "onenumber ::= oneinteger | \"-\"? (\"0\" | [1-9] [0-9]{0,8}) \".\" [0-9]{0,5} [1-9]\n"
+    "onearray ::= \"[\" ws (onevalue ws (\",\" ws onevalue ws)*)? \"]\"\n"
+    "oneobject ::= \"{\" ws \"}\"\n"
+    "onevalue ::= oneobject | onearray | onestring | onenumber | boolean | null\n";
+
+/* ---- the writer ---------------------------------------------------------------------------------------------------
+ */
+
+bool schema_refuse(struct schema_writer *w, const char *format, ...)
+{
+    char message[400];
+    va_list arguments;
+    va_start(arguments, format);
+    vsnprintf(message, sizeof message, format, arguments);
+    va_end(arguments);
+    error_set(w->error, HYPURA_ERROR_UNSUPPORTED, "%s", message);
+    return false;
+}
+
+bool schema_no_memory(struct schema_writer *w)
+{
+    error_set(w->error, HYPURA_ERROR_MEMORY, "no memory for the JSON schema");
+    return false;
+}
+
+/* No part of it is to blame. */
+static bool refuse_all(struct schema_writer *w)
+{
+    w->at = (struct origin){0};
+    return schema_refuse(w, "the JSON schema is %s", "too large, or combines too much");
+}
+
+bool schema_work(struct schema_writer *w, uint64_t steps)
+{
+    w->steps += steps;
+    return w->steps <= MAX_WORK || refuse_all(w);
+}
+
+struct memory_block {
+    struct memory_block *next;
+    max_align_t bytes[];
+};
+
+void *schema_memory(struct schema_writer *w, size_t count, size_t size)
+{
+    size_t bytes, room;
+    if (!size_multiply(&bytes, MAX(count, 1u), size) || bytes > MAX_MEMORY || w->memory > MAX_MEMORY - bytes) {
+        refuse_all(w);
+        return NULL;
+    }
+    bytes = (bytes + sizeof(max_align_t) - 1) / sizeof(max_align_t) * sizeof(max_align_t);
+    if (bytes > w->memory_left) {
+        struct memory_block *block;
+        room = MAX(bytes, BLOCK_SIZE);
+        if (memory_allocate((void **)&block, 1, sizeof *block + room, "JSON schema", w->error) != HYPURA_OK)
+            return NULL;
+        block->next = w->blocks;
+        w->blocks = block;
+        w->memory_left = room;
+        w->memory += room;
+    }
+    w->memory_left -= bytes;
+    return (char *)w->blocks->bytes + w->memory_left;
+}
+
+char *schema_copy_text(struct schema_writer *w, const char *text, size_t size)
+{
+    char *copy = schema_memory(w, size + 1, 1);
+    if (copy)
+        memcpy(copy, text, size);
+    return copy;
+}
+
+const json_t *schema_own(struct schema_writer *w, json_t *value)
+{
+    if (!value || json_array_append_new(w->owned, value) != 0) {
+        schema_no_memory(w);
+        return NULL;
+    }
+    return value;
+}
 
 unsigned schema_new_rule(struct schema_writer *w)
 {
     return w->rules++;
 }
 
-void schema_end_rule(struct schema_writer *w, unsigned rule, struct buffer *expression)
+bool schema_end_rule(struct schema_writer *w, unsigned rule, struct buffer *text)
 {
-    if (expression->failed)
-        w->out->failed = true;
+    bool failed = text->failed;
     buffer_append_format(w->out, "r%u ::= ", rule);
-    buffer_append(w->out, expression->data ? expression->data : "", expression->size);
+    buffer_append(w->out, text->data ? text->data : "", text->size);
     buffer_append_string(w->out, "\n");
-    buffer_free(expression);
+    buffer_free(text);
+    if (failed || w->out->failed)
+        return schema_no_memory(w);
+    return w->out->size <= MAX_TEXT || refuse_all(w);
 }
 
-/* ---- arrays -------------------------------------------------------------------------------------------------------
+bool schema_text_rule(struct schema_writer *w, struct buffer *text, unsigned *rule)
+{
+    if (text->failed) {
+        buffer_free(text);
+        return schema_no_memory(w);
+    }
+    const char *own = text->data ? text->data : "";
+    struct text_rule **slot = &w->texts[fnv1a(FNV1A_START, own, text->size) % TEXT_RULE_SLOTS];
+    for (struct text_rule *known = *slot; known; known = known->next)
+        if (strcmp(known->text, own) == 0) {
+            *rule = known->rule;
+            buffer_free(text);
+            return true;
+        }
+    struct text_rule *fresh = schema_memory(w, 1, sizeof *fresh);
+    *rule = schema_new_rule(w);
+    if (!fresh || !(fresh->text = schema_copy_text(w, own, text->size))) {
+        buffer_free(text);
+        return false;
+    }
+    fresh->rule = *rule;
+    fresh->next = *slot;
+    *slot = fresh;
+    return schema_end_rule(w, *rule, text);
+}
+
+/* ---- whole --------------------------------------------------------------------------------------------------------
  */
 
-static hypura_status write_array(struct schema_writer *w, const json_t *schema, struct buffer *e)
+static bool write_schema(struct schema_writer *w, const json_t *schema)
 {
-    const json_t *items = json_object_get(schema, "items"), *prefix = json_object_get(schema, "prefixItems");
-    json_int_t low, high;
-    hypura_status status = schema_read_counts(w, schema, "minItems", "maxItems", &low, &high);
+    struct buffer root = {0};
+    struct goal *goal;
+    struct literal whole = {.schema = schema};
+    buffer_append_string(w->out, json_rules);
+    bool none = true, fine = schema_index(w);
+    /* Where nothing is left of the types that a schema speaks of, it is read to the letter. */
+    for (int exact = 0; exact < 2 && fine && none; exact++) {
+        w->exact = exact;
+        fine = schema_goal_of(w, whole, NULL, false, &goal) && schema_goal_is_empty(w, goal, &none);
+    }
+    if (fine && none) {
+        w->at = (struct origin){0};
+        fine = schema_refuse(w, "there is %s that keeps the JSON schema", "no value");
+    }
+    fine = fine && schema_write_goal(w, goal, &root) && schema_write_waiting(w);
+    buffer_append_string(w->out, "root ::= ");
+    buffer_append(w->out, root.data ? root.data : "", root.size);
+    buffer_append_string(w->out, "\n");
+    if (fine && (w->out->failed || root.failed))
+        fine = schema_no_memory(w);
+    buffer_free(&root);
+    return fine;
+}
+
+static hypura_status write_text(struct buffer *text, const json_t *schema, struct origin *blamed, hypura_error *error)
+{
+    struct schema_writer *w;
+    hypura_error reason = {0};
+    hypura_status status = ALLOCATE(&w, 1, "JSON schema", error);
     if (status != HYPURA_OK)
         return status;
-    if (json_is_array(items)) { /* the form of draft 7 */
-        prefix = items;
-        items = json_object_get(schema, "additionalItems");
+    w->root = schema;
+    w->out = text;
+    w->error = &reason;
+    w->owned = json_array();
+    bool fine = w->owned ? write_schema(w, schema) : schema_no_memory(w);
+    if (!fine)
+        status = error_set(error, reason.status, "%s", reason.message);
+    *blamed = w->at;
+    while (w->blocks) {
+        struct memory_block *next = w->blocks->next;
+        memory_free(w->blocks);
+        w->blocks = next;
     }
-    json_int_t fixed = (json_int_t)json_array_size(prefix);
-    if (high >= 0)
-        fixed = MIN(fixed, high);
-    bool more = prefix ? items && !json_is_false(items) : !json_is_false(items);
-    if (status == HYPURA_OK && low > fixed && !more)
-        return schema_refuse(w, "the JSON schema wants %s than its prefixItems", "more items");
-    struct buffer list = {0};
-    for (json_int_t i = 0; i < fixed && status == HYPURA_OK; i++) {
-        buffer_append_string(&list, i ? "\",\" ws " : "");
-        status = schema_write(w, json_array_get(prefix, (size_t)i), &list);
-        buffer_append_string(&list, " ws ");
-    }
-    if (status == HYPURA_OK && more && (high < 0 || high > fixed)) {
-        unsigned item = schema_new_rule(w);
-        struct buffer body = {0};
-        if (items)
-            status = schema_write(w, items, &body);
-        else
-            buffer_append_string(&body, "value");
-        buffer_append_string(&body, " ws");
-        schema_end_rule(w, item, &body);
-        json_int_t least = MAX(low - fixed, 0), most = high < 0 ? -1 : high - fixed;
-        if (fixed) {
-            buffer_append_format(&list, "(\",\" ws r%u)", item);
-            schema_write_repeat(&list, least, most);
-        } else {
-            buffer_append_format(&list, "(r%u (\",\" ws r%u)", item, item);
-            schema_write_repeat(&list, MAX(least - 1, 0), most < 0 ? -1 : most - 1);
-            buffer_append_string(&list, least ? ")" : ")?");
-        }
-    }
-    buffer_append_string(e, "\"[\" ws ");
-    buffer_append(e, list.data ? list.data : "", list.size);
-    buffer_append_string(e, " \"]\"");
-    e->failed |= list.failed;
-    buffer_free(&list);
-    return status;
-}
-
-/* ---- schemas ------------------------------------------------------------------------------------------------------
- */
-
-static hypura_status check_keywords(const struct schema_writer *w, const json_t *schema)
-{
-    static const char *const known[] = {"type",
-                                        "enum",
-                                        "const",
-                                        "properties",
-                                        "required",
-                                        "additionalProperties",
-                                        "items",
-                                        "prefixItems",
-                                        "minItems",
-                                        "maxItems",
-                                        "additionalItems",
-                                        "minLength",
-                                        "maxLength",
-                                        "pattern",
-                                        "format",
-                                        "minimum",
-                                        "maximum",
-                                        "exclusiveMinimum",
-                                        "exclusiveMaximum",
-                                        "nullable",
-                                        "$ref",
-                                        "anyOf",
-                                        "oneOf",
-                                        "allOf"};
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)schema, key, value)
-    {
-        bool fine = schema_is_annotation(key) || (strcmp(key, "uniqueItems") == 0 && json_is_false(value));
-        for (size_t i = 0; i < COUNT_OF(known) && !fine; i++)
-            fine = strcmp(known[i], key) == 0;
-        if (!fine)
-            return schema_refuse(w, "the keyword \"%s\" of the JSON schema is not supported", key);
-    }
-    return HYPURA_OK;
-}
-
-/* The type that the other keywords speak of, when the schema does not say. */
-static const char *guess_type(const json_t *schema)
-{
-    static const char *const words[][2] = {
-        {"properties", "object"}, {"required", "object"},         {"additionalProperties", "object"},
-        {"items", "array"},       {"prefixItems", "array"},       {"minItems", "array"},
-        {"maxItems", "array"},    {"pattern", "string"},          {"minLength", "string"},
-        {"maxLength", "string"},  {"format", "string"},           {"minimum", "number"},
-        {"maximum", "number"},    {"exclusiveMinimum", "number"}, {"exclusiveMaximum", "number"}};
-    for (size_t i = 0; i < COUNT_OF(words); i++)
-        if (json_object_get(schema, words[i][0]))
-            return words[i][1];
-    return "any";
-}
-
-static hypura_status write_type(struct schema_writer *w, const json_t *schema, const char *type, struct buffer *e)
-{
-    if (strcmp(type, "object") == 0)
-        return schema_write_object(w, schema, e);
-    if (strcmp(type, "array") == 0)
-        return write_array(w, schema, e);
-    if (strcmp(type, "string") == 0)
-        return schema_write_string(w, schema, e);
-    if (strcmp(type, "number") == 0 || strcmp(type, "integer") == 0)
-        return schema_write_number(w, schema, type[0] == 'i', e);
-    if (strcmp(type, "boolean") == 0 || strcmp(type, "null") == 0)
-        buffer_append_string(e, type);
-    else if (strcmp(type, "any") == 0)
-        buffer_append_string(e, "value");
-    else
-        return schema_refuse(w, "the JSON schema has the type \"%s\", which JSON has not", type);
-    return HYPURA_OK;
-}
-
-static hypura_status write_types(struct schema_writer *w, const json_t *schema, struct buffer *e)
-{
-    const json_t *type = json_object_get(schema, "type");
-    hypura_status status = HYPURA_OK;
-    buffer_append_string(e, "(");
-    if (json_is_array(type)) {
-        for (size_t i = 0; i < json_array_size(type) && status == HYPURA_OK; i++) {
-            const char *name = json_string_value(json_array_get(type, i));
-            buffer_append_string(e, i ? " | " : "");
-            status = write_type(w, schema, name ? name : "", e);
-        }
-    } else {
-        const char *name = json_string_value(type);
-        status = write_type(w, schema, type ? (name ? name : "") : guess_type(schema), e);
-    }
-    buffer_append_string(e, json_is_true(json_object_get(schema, "nullable")) ? " | null)" : ")");
-    return status;
-}
-
-static hypura_status visit_object(struct schema_writer *w, const json_t *schema, struct buffer *e)
-{
-    hypura_status status = check_keywords(w, schema);
-    if (status != HYPURA_OK)
-        return status;
-    const char *reference = json_string_value(json_object_get(schema, "$ref"));
-    if (reference) {
-        json_t *rest = NULL;
-        status = schema_copy_without(w, schema, "$ref", &rest);
-        if (status != HYPURA_OK || schema_is_plain(rest))
-            return status == HYPURA_OK ? schema_write_reference(w, reference, e) : status;
-        const json_t *target;
-        status = schema_resolve(w, reference, &target);
-        if (status == HYPURA_OK)
-            status = schema_merge(w, rest, target);
-        return status == HYPURA_OK ? schema_write(w, rest, e) : status;
-    }
-    if (json_object_get(schema, "allOf"))
-        return schema_write_all(w, schema, "allOf", e);
-    if (json_object_get(schema, "anyOf"))
-        return schema_write_alternatives(w, schema, "anyOf", e);
-    if (json_object_get(schema, "oneOf"))
-        return schema_write_alternatives(w, schema, "oneOf", e);
-    if (json_object_get(schema, "const"))
-        return schema_write_constant(w, json_object_get(schema, "const"), e);
-    if (json_object_get(schema, "enum"))
-        return schema_write_enum(w, json_object_get(schema, "enum"), e);
-    return write_types(w, schema, e);
-}
-
-/* Appends an expression for what a schema describes. */
-hypura_status schema_write(struct schema_writer *w, const json_t *schema, struct buffer *expression)
-{
-    if (json_is_true(schema)) {
-        buffer_append_string(expression, "value");
-        return HYPURA_OK;
-    }
-    if (!json_is_object(schema))
-        return schema_refuse(w, "a JSON schema must be an object or true, not %s",
-                             json_is_false(schema) ? "false" : "this");
-    if (++w->nesting > SCHEMA_MAX_NESTING)
-        return schema_refuse(w, "the JSON schema is nested %s", "more than 100 levels deep");
-    if (w->out->size > MAX_TEXT || expression->size > MAX_TEXT || w->out->failed || expression->failed)
-        return schema_refuse(w, "the JSON schema is %s", "too large");
-    hypura_status status = visit_object(w, schema, expression);
-    w->nesting--;
+    schema_forget_index(w);
+    json_decref(w->owned);
+    memory_free(w);
     return status;
 }
 
 hypura_status grammar_schema_text(struct buffer *text, const json_t *schema, hypura_error *error)
 {
-    struct schema_writer w = {.root = schema, .out = text, .owned = json_array(), .error = error};
-    struct buffer root = {0};
-    buffer_append_string(text, json_rules);
-    hypura_status status = schema_write(&w, schema, &root);
-    buffer_append_string(text, "root ::= ");
-    buffer_append(text, root.data ? root.data : "", root.size);
-    buffer_append_string(text, "\n");
-    if (status == HYPURA_OK && (text->failed || root.failed || text->size > MAX_TEXT))
-        status = schema_refuse(&w, "the JSON schema is %s", "too large");
-    buffer_free(&root);
-    memory_free(w.known);
-    json_decref(w.owned);
-    return status;
+    struct origin blamed;
+    return write_text(text, schema, &blamed, error);
 }
 
 hypura_status grammar_from_schema(struct grammar **out, const json_t *schema, hypura_error *error)
@@ -257,9 +222,63 @@ hypura_status grammar_from_schema(struct grammar **out, const json_t *schema, hy
     struct buffer text = {0};
     hypura_status status = grammar_schema_text(&text, schema, error);
     if (status == HYPURA_OK)
-        status = grammar_parse(out, text.data, text.size, error);
+        status = grammar_parse_schema(out, text.data, text.size, error);
     buffer_free(&text);
     return status;
+}
+
+/* ---- relaxing -----------------------------------------------------------------------------------------------------
+ */
+
+#define MAX_LEFT_OUT 60
+
+static bool is_part_of(const json_t *whole, const json_t *part)
+{
+    const char *key;
+    json_t *child;
+    size_t i;
+    if (whole == part)
+        return true;
+    json_array_foreach(whole, i, child) if (is_part_of(child, part)) return true;
+    json_object_foreach((json_t *)whole, key, child) if (is_part_of(child, part)) return true;
+    return false;
+}
+
+static hypura_status try_schema(const json_t *schema, struct origin *blamed, hypura_error *error)
+{
+    struct buffer text = {0};
+    struct grammar *grammar = NULL;
+    hypura_status status = write_text(&text, schema, blamed, error);
+    if (status == HYPURA_OK) {
+        *blamed = (struct origin){0};
+        status = grammar_parse_schema(&grammar, text.data, text.size, error);
+    }
+    grammar_free(grammar);
+    buffer_free(&text);
+    return status;
+}
+
+hypura_status grammar_relax_schema(json_t *schema, struct buffer *left_out, hypura_error *error)
+{
+    for (int i = 0;; i++) {
+        struct origin blamed = {0};
+        hypura_error reason = {0};
+        hypura_status status = try_schema(schema, &blamed, &reason);
+        if (status == HYPURA_OK)
+            return HYPURA_OK;
+        if (status == HYPURA_ERROR_MEMORY)
+            return error_set(error, status, "%s", reason.message);
+        if (i < MAX_LEFT_OUT && blamed.key && is_part_of(schema, blamed.schema)) {
+            /* The key may be anything: only what is harmless in a log. */
+            int length = (int)strspn(blamed.key, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ$");
+            buffer_append_format(left_out, "%.*s: %s\n", length, blamed.key, reason.message);
+            json_object_del((json_t *)blamed.schema, blamed.key);
+        } else {
+            buffer_append_format(left_out, "all of it: %s\n", reason.message);
+            if (json_object_clear(schema) != 0 || json_object_set_new(schema, "type", json_string("object")) != 0)
+                return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the JSON schema");
+        }
+    }
 }
 
 hypura_status grammar_json(struct grammar **out, hypura_error *error)

@@ -1,222 +1,656 @@
-/* Objects of a JSON schema as GBNF: listed properties in their order, others by names that differ from these. */
-#include "grammar/grammar_private.h"
+/* Objects of a JSON schema as GBNF: listed properties in their order, then others, by names that differ from these. */
+#include "grammar/schema_private.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-bool schema_is_required(const json_t *required, const char *name)
+#define MAX_NAMES 5000
+#define MAX_GRID 20000
+#define FEW_NAMES 16
+
+struct member {
+    const char *name;
+    bool required, forbidden;
+    struct goal *goal;
+};
+
+struct object_plan {
+    struct schema_writer *w;
+    const struct goal *goal;
+    const struct shape *shape;
+    struct member *members;
+    size_t count, capacity;
+    json_int_t low, high;
+    bool open;                 /* for names that nothing speaks of */
+    const struct limit *some;  /* there is a property such as this, or NULL */
+    struct buffer free, first; /* others; and those that may stand for `some` */
+    bool distinct;             /* names must not come twice */
+};
+
+/* ---- what is said of a name ---------------------------------------------------------------------------------------
+ */
+
+static bool find(struct schema_writer *w, const char *pattern, const char *name, bool *out)
 {
-    for (size_t i = 0; i < json_array_size(required); i++) {
-        const char *other = json_string_value(json_array_get(required, i));
-        if (other && strcmp(other, name) == 0)
-            return true;
+    return automaton_matches(w, pattern, name, out);
+}
+
+/* Whether additionalProperties leaves a name to others. */
+static bool names_already(struct schema_writer *w, const struct shape *shape, const struct limit *limit,
+                          const char *name, bool *out)
+{
+    const char *pattern;
+    json_t *value;
+    *out = false;
+    if (!limit->unevaluated) {
+        *out = json_object_get(json_object_get(limit->owner, "properties"), name) != NULL;
+        json_object_foreach(json_object_get(limit->owner, "patternProperties"), pattern,
+                            value) if (!*out && !find(w, pattern, name, out)) return false;
+        return true;
     }
+    for (const struct limits *l = shape->limits; l && !*out; l = l->next) {
+        if (l->limit == limit || !schema_follows_from(l->limit, limit->of))
+            continue;
+        if (l->limit->kind == LIMIT_PROPERTY)
+            *out = strcmp(l->limit->name, name) == 0;
+        else if (l->limit->kind == LIMIT_NAMED_LIKE && !find(w, l->limit->name, name, out))
+            return false;
+        else if (l->limit->kind == LIMIT_OTHERS)
+            *out = l->limit->of != limit->of;
+    }
+    return true;
+}
+
+/* Whether a name may be there, and what its value keeps. */
+static bool read_name(struct schema_writer *w, const struct shape *shape, const char *name, bool canonical,
+                      bool *forbidden, struct goal **goal)
+{
+    struct literals *list = NULL;
+    *forbidden = false;
+    for (const struct limits *l = shape->limits; l; l = l->next) {
+        const struct limit *limit = l->limit;
+        bool speaks = false, keeps = true, named = false;
+        w->at = limit->origin;
+        if (limit->kind == LIMIT_PROPERTY) {
+            speaks = strcmp(limit->name, name) == 0;
+        } else if (limit->kind == LIMIT_REQUIRED) {
+            *forbidden |= limit->negated && strcmp(limit->name, name) == 0;
+        } else if (limit->kind == LIMIT_NAMED_LIKE) {
+            if (!find(w, limit->name, name, &speaks))
+                return false;
+        } else if (limit->kind == LIMIT_OTHERS) {
+            if (!names_already(w, shape, limit, name, &named))
+                return false;
+            speaks = !named;
+        } else if (limit->kind == LIMIT_NAMES) {
+            const json_t *text = schema_own(w, json_string(name));
+            if (!text || !schema_check(w, limit->literal, text, &keeps))
+                return false;
+            *forbidden |= !keeps;
+        }
+        if (speaks && !(list = schema_add_literal(w, list, limit->literal)))
+            return false;
+    }
+    return schema_find_goal(w, list, canonical, goal);
+}
+
+static struct member *find_member(const struct object_plan *p, const char *name)
+{
+    for (size_t i = 0; i < p->count; i++)
+        if (strcmp(p->members[i].name, name) == 0)
+            return &p->members[i];
+    return NULL;
+}
+
+static bool add_member(struct object_plan *p, const char *name, bool required)
+{
+    struct member *member = find_member(p, name);
+    if (!member) {
+        if (p->count == p->capacity) {
+            size_t room = MAX(p->capacity * 2, 16u);
+            struct member *more = schema_memory(p->w, room, sizeof *more);
+            if (!more)
+                return false;
+            if (p->count)
+                memcpy(more, p->members, p->count * sizeof *more);
+            p->members = more;
+            p->capacity = room;
+        }
+        if (p->count == MAX_NAMES)
+            return schema_refuse(p->w, "the JSON schema lists more than 5000 %s", "properties");
+        member = &p->members[p->count++];
+        *member = (struct member){.name = name};
+    }
+    member->required |= required;
+    return schema_work(p->w, p->count);
+}
+
+/* Names that propertyNames lists are as good as listed. */
+static bool add_listed_names(struct object_plan *p, struct goal *names, bool *listed)
+{
+    *listed = false;
+    if (!schema_open_goal(p->w, names))
+        return false;
+    for (const struct shape *shape = names->shapes; shape; shape = shape->next)
+        if (!shape->values && shape->types & TYPE_STRING)
+            return true;
+    *listed = true;
+    for (const struct shape *shape = names->shapes; shape; shape = shape->next) {
+        size_t i;
+        json_t *value;
+        json_array_foreach(shape->values, i, value)
+        {
+            if (json_is_string(value) && !add_member(p, json_string_value(value), false))
+                return false;
+        }
+    }
+    return true;
+}
+
+static int compare_members(const void *a, const void *b)
+{
+    return strcmp(((const struct member *)a)->name, ((const struct member *)b)->name);
+}
+
+/* The goal that names keep, or NULL. */
+static bool names_goal(struct object_plan *p, const struct literal *also, struct goal **out)
+{
+    struct literals *list = NULL;
+    *out = NULL;
+    for (const struct limits *l = p->shape->limits; l; l = l->next)
+        if (l->limit->kind == LIMIT_NAMES && !(list = schema_add_literal(p->w, list, l->limit->literal)))
+            return false;
+    if (also && !(list = schema_add_literal(p->w, list, *also)))
+        return false;
+    return !list || schema_find_goal(p->w, list, false, out);
+}
+
+static bool read_limits(struct object_plan *p, bool *empty)
+{
+    bool others = false, needs = false, listed = false;
+    size_t required = 0, allowed = 0;
+    struct goal *names;
+    p->high = -1;
+    for (const struct limits *l = p->shape->limits; l; l = l->next) {
+        const struct limit *limit = l->limit;
+        p->w->at = limit->origin;
+        if (limit->kind == LIMIT_COUNT) {
+            p->low = MAX(p->low, limit->low);
+            p->high = p->high < 0 ? limit->high : limit->high < 0 ? p->high : MIN(p->high, limit->high);
+        } else if (limit->kind >= LIMIT_SOME_NAMED_LIKE) {
+            if (p->some)
+                return schema_refuse(p->w, "the JSON schema wants several %s at once, which is not supported",
+                                     "properties that break a rule");
+            p->some = limit;
+        }
+        others |= limit->kind == LIMIT_OTHERS;
+        needs |= limit->kind == LIMIT_REQUIRED && !limit->negated && !(limit->of && limit->of->negated);
+        if (limit->kind == LIMIT_PROPERTY && !add_member(p, limit->name, false))
+            return false;
+    }
+    for (const struct limits *l = p->shape->limits; l; l = l->next)
+        if (l->limit->kind == LIMIT_REQUIRED && !add_member(p, l->limit->name, !l->limit->negated))
+            return false;
+    if (!names_goal(p, NULL, &names) || (names && !add_listed_names(p, names, &listed)))
+        return false;
+    p->open = !listed && (others || (!p->shape->lists && !needs));
+    for (size_t i = 0; i < p->count && !*empty; i++) {
+        struct member *member = &p->members[i];
+        bool none;
+        if (!read_name(p->w, p->shape, member->name, p->goal->canonical, &member->forbidden, &member->goal) ||
+            (!member->forbidden && !schema_goal_is_empty(p->w, member->goal, &none)))
+            return false;
+        member->forbidden |= !member->forbidden && none;
+        *empty = member->forbidden && member->required;
+        required += member->required;
+        allowed += !member->forbidden;
+    }
+    p->open |= !listed && p->low > (json_int_t)allowed;
+    *empty |= p->high >= 0 && (p->low > p->high || (json_int_t)required > p->high);
+    return true;
+}
+
+bool schema_object_is_empty(struct schema_writer *w, const struct goal *goal, const struct shape *shape, bool *empty)
+{
+    json_int_t low = 0, high = -1, required = 0;
+    *empty = false;
+    for (const struct limits *l = shape->limits; l && !*empty; l = l->next) {
+        const struct limit *limit = l->limit;
+        struct goal *value;
+        bool forbidden;
+        if (limit->kind == LIMIT_COUNT) {
+            low = MAX(low, limit->low);
+            high = high < 0 ? limit->high : limit->high < 0 ? high : MIN(high, limit->high);
+        }
+        if (limit->kind != LIMIT_REQUIRED || limit->negated)
+            continue;
+        required++;
+        if (!read_name(w, shape, limit->name, goal->canonical, &forbidden, &value) ||
+            (!forbidden && !schema_goal_is_empty(w, value, empty)))
+            return false;
+        *empty |= forbidden;
+    }
+    *empty |= high >= 0 && (low > high || required > high);
+    return true;
+}
+
+/* ---- other names --------------------------------------------------------------------------------------------------
+ */
+
+struct other_names {
+    struct object_plan *p;
+    struct text_part parts[MAX_TEXT_PARTS];
+    size_t count, patterns;     /* the first of the parts are the patterns that tell names apart */
+    uint32_t looked_at, wanted; /* of the others */
+};
+
+static bool add_part(struct other_names *o, struct text_part part)
+{
+    if (o->count == MAX_TEXT_PARTS)
+        return schema_refuse(o->p->w, "the JSON schema says of names more than %s", "32 things");
+    o->parts[o->count++] = part;
+    return true;
+}
+
+static bool add_pattern(struct other_names *o, const char *pattern, struct origin origin)
+{
+    for (size_t i = 0; i < o->patterns; i++)
+        if (strcmp(o->parts[i].pattern, pattern) == 0)
+            return true;
+    o->patterns++;
+    return add_part(o, (struct text_part){.kind = TEXT_PATTERN, .pattern = pattern, .origin = origin});
+}
+
+static bool has_pattern(const struct other_names *o, uint32_t marks, const char *pattern)
+{
+    for (size_t i = 0; i < o->patterns; i++)
+        if (strcmp(o->parts[i].pattern, pattern) == 0)
+            return marks >> i & 1;
     return false;
 }
 
-const char *schema_name_at(const json_t *names, size_t i)
+static bool has_pattern_of(const struct other_names *o, uint32_t marks, const json_t *owner)
 {
-    const char *name = json_string_value(json_array_get(names, i));
-    return name ? name : "";
+    const char *pattern;
+    json_t *value;
+    bool any = false;
+    json_object_foreach(json_object_get(owner, "patternProperties"), pattern, value) any |=
+        has_pattern(o, marks, pattern);
+    return any;
 }
 
-static int compare_names(const void *a, const void *b)
+/* Whether unevaluatedProperties leaves names with these marks to others. */
+static bool are_evaluated(const struct other_names *o, uint32_t marks, const struct limit *limit)
 {
-    return strcmp(*(const char *const *)a, *(const char *const *)b);
+    for (const struct limits *l = o->p->shape->limits; l; l = l->next)
+        if (l->limit != limit && schema_follows_from(l->limit, limit->of) &&
+            ((l->limit->kind == LIMIT_NAMED_LIKE && has_pattern(o, marks, l->limit->name)) ||
+             (l->limit->kind == LIMIT_OTHERS && l->limit->of != limit->of)))
+            return true;
+    return false;
 }
 
-/* The inside of a string that is none of the names from first to last, which share `at` bytes. Escapes are left out,
- * since a name could be spelt with them. */
-static void write_other_names(struct buffer *e, const char **names, size_t first, size_t last, size_t at)
+/* What the values of names with these marks keep. *allowed: whether there may be such names. */
+static bool goal_of_marks(struct other_names *o, uint32_t marks, const struct literal *also, bool *allowed,
+                          struct goal **goal)
 {
-    static const char plain[] = "[^\"\\\\\\x00-\\x1f\\x7f]";
-    bool ends = names[first][at] == 0; /* sorted, so it would be the first */
-    size_t from = first + ends;
-    buffer_append_string(e, "(");
-    if (!ends)
-        buffer_append_string(e, "\"\" | ");
-    buffer_append_string(e, "[^\"\\\\\\x00-\\x1f\\x7f");
-    for (size_t i = from; i <= last && from <= last;) {
-        /* Names go on with these characters: whole ones, for a class has no bytes. */
-        unsigned char lead = (unsigned char)names[i][at];
-        size_t length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4, next = i;
-        while (next <= last && strncmp(names[next] + at, names[i] + at, length) == 0)
-            next++;
-        buffer_append_string(e, strchr("]\\-^[", (int)lead) ? "\\" : "");
-        buffer_append(e, names[i] + at, strnlen(names[i] + at, length));
-        i = next;
+    struct object_plan *p = o->p;
+    struct literals *list = NULL;
+    bool none;
+    *allowed = p->open || also;
+    for (const struct limits *l = p->shape->limits; l; l = l->next) {
+        const struct limit *limit = l->limit;
+        bool speaks = false;
+        if (limit->kind == LIMIT_NAMED_LIKE)
+            speaks = has_pattern(o, marks, limit->name);
+        else if (limit->kind == LIMIT_OTHERS)
+            speaks = limit->unevaluated ? !are_evaluated(o, marks, limit) : !has_pattern_of(o, marks, limit->owner);
+        *allowed |= speaks;
+        if (speaks && !(list = schema_add_literal(p->w, list, limit->literal)))
+            return false;
     }
-    buffer_append_format(e, "] %s*", plain);
-    for (size_t i = from; i <= last && from <= last;) {
-        unsigned char lead = (unsigned char)names[i][at];
-        size_t length = lead < 0x80 ? 1 : lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4, next = i;
-        while (next <= last && strncmp(names[next] + at, names[i] + at, length) == 0)
-            next++;
-        length = strnlen(names[i] + at, length);
-        buffer_append_string(e, " | ");
-        grammar_write_literal(e, names[i] + at, length);
-        buffer_append_string(e, " ");
-        write_other_names(e, names, i, next - 1, at + length);
-        i = next;
-    }
-    buffer_append_string(e, ")");
+    if (also && !(list = schema_add_literal(p->w, list, *also)))
+        return false;
+    if (!schema_find_goal(p->w, list, p->goal->canonical, goal) || !schema_goal_is_empty(p->w, *goal, &none))
+        return false;
+    *allowed &= !none;
+    return true;
 }
 
-static bool is_plain_text(const char *text)
+static bool write_names(struct other_names *o, const struct automaton *a, uint32_t marks, struct goal *goal,
+                        struct buffer *out)
 {
-    for (; *text; text++)
-        if ((unsigned char)*text < 0x20 || *text == '"' || *text == '\\' || *text == 0x7f)
+    struct schema_writer *w = o->p->w;
+    struct buffer name = {0}, member = {0};
+    uint32_t looked_at = o->looked_at | ((1u << o->patterns) - 1);
+    unsigned rule;
+    bool empty = false;
+    if (!automaton_write(w, a, looked_at, marks | o->wanted, true, &name, &empty) || empty) {
+        buffer_free(&name);
+        return empty;
+    }
+    if (!schema_text_rule(w, &name, &rule))
+        return false;
+    buffer_append_format(&member, "\"\\\"\" r%u \"\\\"\" ws \":\" ws ", rule);
+    bool fine = schema_write_goal(w, goal, &member);
+    buffer_append_string(&member, " ws");
+    fine = fine && schema_text_rule(w, &member, &rule);
+    buffer_free(&member);
+    buffer_append_format(out, out->size ? " | r%u" : "r%u", rule);
+    return fine;
+}
+
+/* Names that keep one shape of what all names keep: appends the members to *out, or lists those that are few. */
+static bool write_others(struct other_names *o, const struct limit *some, struct buffer *out)
+{
+    struct object_plan *p = o->p;
+    struct automaton a;
+    struct goal *goal;
+    const struct literal *also = some && some->kind != LIMIT_SOME_NAME ? &some->literal : NULL;
+    uint32_t mask = (1u << o->patterns) - 1;
+    uint32_t *seen;
+    size_t seen_count = 0;
+    if (!automaton_build(p->w, o->parts, o->count, &a) || !(seen = schema_memory(p->w, a.states, sizeof *seen)))
+        return false;
+    for (uint32_t i = 0; i < a.states; i++) {
+        uint32_t marks = a.marks[i] & mask;
+        bool known = (a.marks[i] & o->looked_at) != o->wanted, allowed;
+        for (size_t k = 0; k < seen_count && !known; k++)
+            known = seen[k] == marks;
+        if (known)
+            continue;
+        seen[seen_count++] = marks;
+        if (some && ((some->kind == LIMIT_SOME_NAMED_LIKE && !has_pattern(o, marks, some->name)) ||
+                     (some->kind == LIMIT_SOME_OTHER && has_pattern_of(o, marks, some->owner))))
+            continue;
+        if (!goal_of_marks(o, marks, some && !also ? &(struct literal){.schema = json_true()} : also, &allowed, &goal))
+            return false;
+        if (!allowed)
+            continue;
+        const char *few[FEW_NAMES];
+        size_t count = FEW_NAMES + 1;
+        if (!some && o->patterns &&
+            !automaton_list(p->w, &a, o->looked_at | mask, marks | o->wanted, few, FEW_NAMES, &count))
+            return false;
+        for (size_t k = 0; count <= FEW_NAMES && k < count; k++) {
+            if (!add_member(p, few[k], false))
+                return false;
+            find_member(p, few[k])->goal = goal;
+        }
+        if (count > FEW_NAMES && !p->goal->canonical && !write_names(o, &a, marks, goal, out))
+            return false;
+    }
+    return schema_work(p->w, (uint64_t)seen_count * seen_count);
+}
+
+static bool write_names_of_shape(struct object_plan *p, const struct shape *names, const struct limit *some,
+                                 size_t excluded, struct buffer *out)
+{
+    struct other_names o = {.p = p};
+    struct buffer pattern = {0};
+    const char *key;
+    json_t *value;
+    for (const struct limits *l = p->shape->limits; l; l = l->next)
+        if (l->limit->kind == LIMIT_NAMED_LIKE && !add_pattern(&o, l->limit->name, l->limit->origin))
+            return false;
+    if (some && some->kind == LIMIT_SOME_NAMED_LIKE && !add_pattern(&o, some->name, some->origin))
+        return false;
+    if (some && some->kind == LIMIT_SOME_OTHER)
+        json_object_foreach(json_object_get(some->owner, "patternProperties"), key,
+                            value) if (!add_pattern(&o, key, some->origin)) return false;
+    if (excluded) {
+        for (size_t i = 0; i < excluded; i++) {
+            buffer_append_string(&pattern, i ? "|" : "^(?:");
+            schema_quote(&pattern, p->members[i].name);
+        }
+        buffer_append_string(&pattern, ")$");
+        const char *copy = pattern.failed ? NULL : schema_copy_text(p->w, pattern.data, pattern.size);
+        buffer_free(&pattern);
+        if (!copy)
+            return schema_no_memory(p->w);
+        if (!add_part(&o, (struct text_part){.kind = TEXT_PATTERN, .pattern = copy, .forbidden = true}))
+            return false;
+    }
+    if (names && !schema_string_parts(p->w, names, o.parts, &o.count))
+        return false;
+    for (size_t i = o.patterns; i < o.count; i++) {
+        o.looked_at |= 1u << i;
+        o.wanted |= (uint32_t)o.parts[i].required << i;
+    }
+    if (o.count)
+        return write_others(&o, some, out);
+    /* Any name. */
+    struct goal *goal;
+    struct buffer member = {0};
+    struct literal any = {.schema = json_true()};
+    unsigned rule;
+    bool allowed;
+    if (!goal_of_marks(&o, 0, some ? (some->kind == LIMIT_SOME_NAME ? &any : &some->literal) : NULL, &allowed, &goal))
+        return false;
+    if (!allowed || p->goal->canonical)
+        return true;
+    if (schema_goal_is_any(goal)) {
+        buffer_append_string(out, "member");
+        return true;
+    }
+    buffer_append_string(&member, "string ws \":\" ws ");
+    bool fine = schema_write_goal(p->w, goal, &member);
+    buffer_append_string(&member, " ws");
+    fine = fine && schema_text_rule(p->w, &member, &rule);
+    buffer_append_format(out, "r%u", rule);
+    return fine;
+}
+
+/* The members that are not listed; with `some`, those that may stand for it. */
+static bool write_free(struct object_plan *p, const struct limit *some, struct buffer *out)
+{
+    struct goal *names;
+    size_t excluded = p->count; /* more are listed on the way */
+    if (!names_goal(p, some && some->kind == LIMIT_SOME_NAME ? &some->literal : NULL, &names))
+        return false;
+    if (!names)
+        return write_names_of_shape(p, NULL, some, excluded, out);
+    if (!schema_open_goal(p->w, names))
+        return false;
+    for (const struct shape *shape = names->shapes; shape; shape = shape->next)
+        if (!shape->values && shape->types & TYPE_STRING && !write_names_of_shape(p, shape, some, excluded, out))
             return false;
     return true;
 }
 
-/* Members with other names than the listed ones, as a rule. */
-static hypura_status write_additional(struct schema_writer *w, const json_t *schema, const char **names, size_t count,
-                                      unsigned *rule)
+/* ---- members ------------------------------------------------------------------------------------------------------
+ */
+
+static bool write_member(struct object_plan *p, const struct member *member, unsigned *rule)
 {
     struct buffer body = {0};
-    hypura_status status = HYPURA_OK;
-    *rule = schema_new_rule(w);
-    if (count == 0) {
-        buffer_append_string(&body, "string");
-    } else {
-        const char **sorted = NULL;
-        status = ALLOCATE(&sorted, count, "JSON schema", w->error);
-        size_t kept = 0;
-        for (size_t i = 0; i < count && status == HYPURA_OK; i++) {
-            if (strlen(names[i]) >= 80)
-                status =
-                    schema_refuse(w,
-                                  "the JSON schema has additional properties beside \"%.80s...\": names of 80 bytes or "
-                                  "more are not supported there",
-                                  names[i]);
-            else if (is_plain_text(names[i])) /* others cannot come out of plain characters */
-                sorted[kept++] = names[i];
-        }
-        if (status == HYPURA_OK && kept) {
-            qsort(sorted, kept, sizeof *sorted, compare_names);
-            buffer_append_string(&body, "\"\\\"\" ");
-            write_other_names(&body, sorted, 0, kept - 1, 0);
-            buffer_append_string(&body, " \"\\\"\"");
-        } else {
-            buffer_append_string(&body, "\"\\\"\" [^\"\\\\\\x00-\\x1f\\x7f]* \"\\\"\"");
-        }
-        memory_free(sorted);
-    }
-    buffer_append_string(&body, " ws \":\" ws ");
-    if (status == HYPURA_OK && json_is_object(schema))
-        status = schema_write(w, schema, &body);
-    else
-        buffer_append_string(&body, "value");
-    buffer_append_string(&body, " ws");
-    schema_end_rule(w, *rule, &body);
-    return status;
-}
-
-struct property {
-    const char *name;
-    const json_t *schema; /* NULL: any value */
-    bool required;
-    unsigned rule;
-};
-
-static hypura_status write_property(struct schema_writer *w, struct property *property)
-{
-    struct buffer body = {0};
-    json_t *name = json_string(property->name);
-    property->rule = schema_new_rule(w);
-    hypura_status status = name ? schema_write_constant(w, name, &body)
-                                : error_set(w->error, HYPURA_ERROR_MEMORY, "no memory for the JSON schema");
+    json_t *name = json_string(member->name);
+    bool fine = name ? schema_write_constant(p->w, name, p->goal->canonical, &body) : schema_no_memory(p->w);
     json_decref(name);
     buffer_append_string(&body, " ws \":\" ws ");
-    if (status == HYPURA_OK && property->schema)
-        status = schema_write(w, property->schema, &body);
-    else
-        buffer_append_string(&body, "value");
+    fine = fine && schema_write_goal(p->w, member->goal, &body);
     buffer_append_string(&body, " ws");
-    schema_end_rule(w, property->rule, &body);
-    return status;
+    if (fine)
+        return schema_text_rule(p->w, &body, rule);
+    buffer_free(&body);
+    return false;
 }
 
-/* The members in order, with commas between those that are there. */
-static void write_members(struct schema_writer *w, const struct property *properties, size_t count, bool more,
-                          unsigned additional, struct buffer *e)
+/* What may follow all listed properties, of which there were `count`. */
+static void write_tail(const struct object_plan *p, json_int_t count, unsigned free, unsigned first, struct buffer *e)
 {
-    /* after: what may follow once there was a member, as rules from the last to the first. */
-    struct buffer body = {0};
-    unsigned after = schema_new_rule(w), before;
-    if (more)
-        buffer_append_format(&body, "(\",\" ws r%u)*", additional);
-    else
-        buffer_append_string(&body, "\"\"");
-    schema_end_rule(w, after, &body);
-    /* before: what may come while there was none. */
-    before = schema_new_rule(w);
-    body = (struct buffer){0};
-    if (more)
-        buffer_append_format(&body, "(r%u r%u)?", additional, after);
-    else
-        buffer_append_string(&body, "\"\"");
-    schema_end_rule(w, before, &body);
-    for (size_t i = count; i-- > 0;) {
-        unsigned next_after = schema_new_rule(w), next_before = schema_new_rule(w);
-        const struct property *p = &properties[i];
-        body = (struct buffer){0};
-        buffer_append_format(&body, p->required ? "\",\" ws r%u r%u" : "(\",\" ws r%u)? r%u", p->rule, after);
-        schema_end_rule(w, next_after, &body);
-        body = (struct buffer){0};
-        buffer_append_format(&body, "r%u r%u", p->rule, after);
-        if (!p->required)
-            buffer_append_format(&body, " | r%u", before);
-        schema_end_rule(w, next_before, &body);
-        after = next_after;
-        before = next_before;
+    json_int_t low = MAX(p->low - count, 0), high = p->high < 0 ? -1 : MAX(p->high - count, 0);
+    const char *comma = count ? "\",\" ws " : "";
+    if (p->some) {
+        if (high == 0) {
+            buffer_append_string(e, "[]");
+            return;
+        }
+        buffer_append_format(e, "%sr%u", comma, first);
+        if (p->free.size) {
+            buffer_append_format(e, " (\",\" ws r%u)", free);
+            schema_write_repeat(e, MAX(low - 1, 0), high < 0 ? -1 : high - 1);
+        } else if (low > 1) {
+            buffer_append_string(e, " []");
+        }
+    } else if (!p->free.size || high == 0) {
+        buffer_append_string(e, low ? "[]" : "\"\"");
+    } else if (count) {
+        buffer_append_format(e, "(\",\" ws r%u)", free);
+        schema_write_repeat(e, low, high);
+    } else {
+        buffer_append_format(e, "(r%u (\",\" ws r%u)", free, free);
+        schema_write_repeat(e, MAX(low - 1, 0), high < 0 ? -1 : high - 1);
+        buffer_append_string(e, low ? ")" : ")?");
     }
-    buffer_append_format(e, "\"{\" ws r%u \"}\"", before);
 }
 
-hypura_status schema_write_object(struct schema_writer *w, const json_t *schema, struct buffer *e)
+/* Rules for how far the list is and how many there were, as far as that is told apart. */
+static bool write_members(struct object_plan *p, struct buffer *e)
 {
-    const json_t *listed = json_object_get(schema, "properties"), *required = json_object_get(schema, "required");
-    const json_t *others = json_object_get(schema, "additionalProperties");
-    size_t count = json_object_size(listed), room = count + json_array_size(required);
-    struct property *properties = NULL;
-    const char **names = NULL;
-    if ((listed && !json_is_object(listed)) || (required && !json_is_array(required)))
-        return schema_refuse(w, "the \"%s\" of the JSON schema is not of the right type", "properties or required");
-    bool more = others ? !json_is_false(others) : room == 0;
-    if (room == 0 && more && !json_is_object(others)) {
-        buffer_append_string(e, "object");
-        return HYPURA_OK;
+    struct schema_writer *w = p->w;
+    json_int_t cap = MAX(MAX(p->high, p->low), (json_int_t)1);
+    size_t kept = 0, width = (size_t)cap + 1;
+    unsigned free = 0, first = 0, *rules, *next;
+    for (size_t i = 0; i < p->count; i++)
+        if (!p->members[i].forbidden)
+            p->members[kept++] = p->members[i];
+    p->count = kept;
+    if (p->goal->canonical && kept)
+        qsort(p->members, kept, sizeof *p->members, compare_members);
+    if (p->high > (json_int_t)kept && !p->free.size && !p->some) { /* as many as there are may be there */
+        p->high = -1;
+        cap = MAX(p->low, (json_int_t)1);
+        width = (size_t)cap + 1;
     }
-    hypura_status status = ALLOCATE(&properties, room, "JSON schema", w->error);
-    if (status == HYPURA_OK)
-        status = ALLOCATE(&names, room, "JSON schema", w->error);
-    count = 0;
-    const char *key;
-    json_t *value;
-    if (status == HYPURA_OK)
-        json_object_foreach((json_t *)listed, key, value) properties[count++] =
-            (struct property){key, value, schema_is_required(required, key), 0};
-    for (size_t i = 0; i < json_array_size(required) && status == HYPURA_OK; i++) {
-        const char *name = json_string_value(json_array_get(required, i));
-        if (!name)
-            status = schema_refuse(w, "the JSON schema has a \"%s\" that is not a list of names", "required");
-        else if (!json_object_get(listed, name) && json_is_false(others))
-            status = schema_refuse(w, "the JSON schema requires \"%s\" but does not allow it", name);
-        else if (!json_object_get(listed, name))
-            properties[count++] = (struct property){name, json_is_object(others) ? others : NULL, true, 0};
+    if ((p->count + 1) * width > MAX_GRID)
+        return schema_refuse(w, "the JSON schema counts properties up to %lld, which is too much to be held",
+                             (long long)cap);
+    if (p->free.size) {
+        struct buffer copy = {0};
+        buffer_append(&copy, p->free.data, p->free.size);
+        if (!schema_text_rule(w, &copy, &free))
+            return false;
     }
-    for (size_t i = 0; i < count && status == HYPURA_OK; i++) {
-        names[i] = properties[i].name;
-        status = write_property(w, &properties[i]);
+    if (p->first.size) {
+        struct buffer copy = {0};
+        buffer_append(&copy, p->first.data, p->first.size);
+        if (!schema_text_rule(w, &copy, &first))
+            return false;
     }
-    unsigned additional = 0;
-    if (status == HYPURA_OK && more)
-        status = write_additional(w, others, names, count, &additional);
-    if (status == HYPURA_OK)
-        write_members(w, properties, count, more, additional, e);
-    memory_free(properties);
-    memory_free(names);
-    return status;
+    if (!(rules = schema_memory(w, width, sizeof *rules)) || !(next = schema_memory(w, width, sizeof *next)))
+        return false;
+    for (size_t c = 0; c < width; c++) {
+        struct buffer body = {0};
+        write_tail(p, (json_int_t)c, free, first, &body);
+        if (!schema_text_rule(w, &body, &next[c]))
+            return false;
+    }
+    for (size_t i = p->count; i-- > 0;) {
+        unsigned member;
+        if (!write_member(p, &p->members[i], &member))
+            return false;
+        for (size_t c = 0; c < width && c <= i; c++) {
+            struct buffer body = {0};
+            bool takes = p->high < 0 || (json_int_t)c < p->high;
+            if (takes)
+                buffer_append_format(&body, "%sr%u r%u", c ? "\",\" ws " : "", member, next[MIN(c + 1, (size_t)cap)]);
+            if (!p->members[i].required)
+                buffer_append_format(&body, takes ? " | r%u" : "r%u", next[c]);
+            else if (!takes)
+                buffer_append_string(&body, "[]");
+            if (!schema_text_rule(w, &body, &rules[c]))
+                return false;
+        }
+        memcpy(next, rules, width * sizeof *next);
+    }
+    buffer_append_format(e, p->distinct ? "\"{\" !names ws r%u \"}\"" : "\"{\" ws r%u \"}\"", next[0]);
+    return true;
+}
+
+/* A listed property may be the one that `some` wants. */
+static bool write_some_listed(struct object_plan *p, struct buffer *e)
+{
+    const struct limit *some = p->some;
+    size_t count = p->count;
+    for (size_t i = 0; i < count; i++) {
+        const char *name = p->members[i].name;
+        bool fits = !p->members[i].forbidden, named;
+        struct shape with = *p->shape;
+        with.limits = NULL;
+        if (!fits)
+            continue;
+        if (some->kind == LIMIT_SOME_NAME) {
+            const json_t *text = schema_own(p->w, json_string(name));
+            if (!text || !schema_check(p->w, some->literal, text, &fits))
+                return false;
+        } else if (some->kind == LIMIT_SOME_NAMED_LIKE) {
+            if (!find(p->w, some->name, name, &fits))
+                return false;
+        } else {
+            if (!names_already(p->w, p->shape, some, name, &named))
+                return false;
+            fits = !named;
+        }
+        if (!fits)
+            continue;
+        struct limit there = {.kind = LIMIT_REQUIRED, .name = name, .of = some->of, .origin = some->origin};
+        struct limit value = {
+            .kind = LIMIT_PROPERTY, .name = name, .literal = some->literal, .of = some->of, .origin = some->origin};
+        struct limits **end = &with.limits;
+        for (const struct limits *l = p->shape->limits; l; l = l->next)
+            if (l->limit != some) {
+                if (!(*end = schema_new_limit(p->w, *l->limit, NULL)))
+                    return false;
+                end = &(*end)->next;
+            }
+        if (!(*end = schema_new_limit(p->w, there, NULL)) ||
+            (some->kind != LIMIT_SOME_NAME && !((*end)->next = schema_new_limit(p->w, value, NULL))))
+            return false;
+        struct buffer way = {0};
+        bool fine = schema_write_object(p->w, p->goal, &with, &way);
+        if (way.size)
+            buffer_append_string(e, e->size ? " | " : "");
+        buffer_append(e, way.data ? way.data : "", way.size);
+        e->failed |= way.failed;
+        buffer_free(&way);
+        if (!fine)
+            return false;
+    }
+    return true;
+}
+
+static bool write_plan(struct object_plan *p, struct buffer *e)
+{
+    if (p->some) {
+        if (!write_some_listed(p, e) || !write_free(p, p->some, &p->first))
+            return false;
+        if (!p->first.size)
+            return true;
+        buffer_append_string(e, e->size ? " | " : "");
+    }
+    if (!write_free(p, NULL, &p->free))
+        return false;
+    p->distinct = p->some || (p->low > 1 && p->free.size);
+    return write_members(p, e);
+}
+
+bool schema_write_object(struct schema_writer *w, const struct goal *goal, const struct shape *shape, struct buffer *e)
+{
+    struct object_plan p = {.w = w, .goal = goal, .shape = shape};
+    bool any = true, empty = false;
+    for (const struct limits *l = shape->limits; l; l = l->next)
+        any &= l->limit->kind < LIMIT_COUNT;
+    if (any) {
+        buffer_append_string(e, goal->canonical ? "oneobject" : "object");
+        return true;
+    }
+    if (!read_limits(&p, &empty))
+        return false;
+    bool fine = empty || write_plan(&p, e);
+    if (p.free.failed || p.first.failed)
+        fine = schema_no_memory(w);
+    buffer_free(&p.free);
+    buffer_free(&p.first);
+    return fine;
 }

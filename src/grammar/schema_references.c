@@ -1,172 +1,237 @@
-/* References within a JSON schema, and schemas that are combinations of others. */
-#include "grammar/grammar_private.h"
+/* References within a JSON schema: the places that have names of their own ($id, $anchor), and those reached by a
+ * path. */
+#include "grammar/schema_private.h"
 
+#include <stdlib.h>
 #include <string.h>
 
-/* The schema that "#/a/b" names. */
-hypura_status schema_resolve(const struct schema_writer *w, const char *reference, const json_t **out)
+#define MAX_PLACES 1000000
+#define MAX_URI 1000
+
+/* ---- addresses ----------------------------------------------------------------------------------------------------
+ */
+
+static size_t scheme_length(const char *uri)
 {
-    if (reference[0] != '#' || (reference[1] && reference[1] != '/'))
-        return schema_refuse(w, "the JSON schema refers to \"%s\": only references within it (#/...) are supported",
-                             reference);
-    const json_t *at = w->root;
-    for (const char *part = reference + 1; *part && at;) {
-        char name[256];
-        size_t length = 0;
-        part++;
-        for (; *part && *part != '/' && length + 1 < sizeof name; part++) {
-            bool escaped = part[0] == '~' && (part[1] == '0' || part[1] == '1');
-            name[length++] = escaped ? (part[1] == '0' ? '~' : '/') : *part;
-            part += escaped;
+    size_t length = strspn(uri, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+.-");
+    return length && uri[length] == ':' ? length + 1 : 0;
+}
+
+/* Joins a reference, without its fragment, to the address that it is relative to. */
+static void join_uri(const char *base, const char *reference, size_t size, char out[MAX_URI])
+{
+    size_t kept = 0, scheme = scheme_length(base);
+    if (size == 0) {
+        kept = strlen(base);
+    } else if (!scheme_length(reference)) {
+        const char *path = base + scheme;
+        if (strncmp(path, "//", 2) == 0)
+            path += 2 + strcspn(path + 2, "/");
+        const char *slash = strrchr(path, '/');
+        kept = reference[0] == '/' ? (size_t)(path - base) : slash ? (size_t)(slash - base) + 1 : (size_t)(path - base);
+        if (size > 1 && strncmp(reference, "./", 2) == 0) {
+            reference += 2;
+            size -= 2;
         }
-        name[length] = 0;
-        at = json_is_array(at) ? json_array_get(at, (size_t)strtoul(name, NULL, 10)) : json_object_get(at, name);
     }
-    if (!at)
-        return schema_refuse(w, "the JSON schema refers to \"%s\", which it does not have", reference);
-    *out = at;
-    return HYPURA_OK;
+    kept = MIN(kept, (size_t)MAX_URI - 1);
+    size = MIN(size, (size_t)MAX_URI - 1 - kept);
+    memcpy(out, base, kept);
+    memcpy(out + kept, reference, size);
+    out[kept + size] = 0;
 }
 
-/* The same schema is one rule, so that it may refer to itself. */
-hypura_status schema_write_reference(struct schema_writer *w, const char *reference, struct buffer *e)
+/* ---- the index ----------------------------------------------------------------------------------------------------
+ */
+
+static uint32_t *find_place(const struct schema_writer *w, const json_t *schema, struct place **out)
 {
-    const json_t *target;
-    hypura_status status = schema_resolve(w, reference, &target);
-    if (status != HYPURA_OK)
-        return status;
-    for (uint32_t i = 0; i < w->known_count; i++)
-        if (w->known[i].schema == target) {
-            buffer_append_format(e, "r%u", w->known[i].rule);
-            return HYPURA_OK;
+    uint32_t slot = (uint32_t)(((uintptr_t)schema >> 4) * 0x9e3779b97f4a7c15u >> 32) & (w->place_slots - 1);
+    while (w->places[slot].schema && w->places[slot].schema != schema)
+        slot = (slot + 1) & (w->place_slots - 1);
+    *out = &w->places[slot];
+    return w->places[slot].schema ? &w->places[slot].resource : NULL;
+}
+
+static bool add_place(struct schema_writer *w, const json_t *schema, uint32_t resource)
+{
+    struct place *place;
+    if (w->place_count * 2 >= w->place_slots) {
+        struct place *old = w->places;
+        uint32_t old_slots = w->place_slots;
+        if (w->place_count >= MAX_PLACES)
+            return schema_refuse(w, "the JSON schema is %s", "too large");
+        w->place_slots = MAX(old_slots * 2, 256u);
+        if (ALLOCATE(&w->places, w->place_slots, "JSON schema", w->error) != HYPURA_OK) {
+            w->places = old;
+            w->place_slots = old_slots;
+            return false;
         }
-    status = grammar_grow((void **)&w->known, w->known_count, &w->known_capacity, sizeof *w->known, 5000, w->error);
-    if (status != HYPURA_OK)
-        return status;
-    unsigned rule = schema_new_rule(w);
-    w->known[w->known_count++] = (struct known_schema){target, rule};
-    struct buffer body = {0};
-    status = schema_write(w, target, &body);
-    schema_end_rule(w, rule, &body);
-    buffer_append_format(e, "r%u", rule);
-    return status;
-}
-
-bool schema_is_annotation(const char *key)
-{
-    static const char *const names[] = {"title",     "description", "default", "examples",    "example",    "$schema",
-                                        "$id",       "$comment",    "$defs",   "definitions", "deprecated", "readOnly",
-                                        "writeOnly", "$anchor",     "strict",  "name"};
-    for (size_t i = 0; i < COUNT_OF(names); i++)
-        if (strcmp(names[i], key) == 0)
-            return true;
-    return strncmp(key, "x-", 2) == 0;
-}
-
-/* Adds what one schema asks for to another that is an object of our own. */
-hypura_status schema_merge(struct schema_writer *w, json_t *into, const json_t *from)
-{
-    const char *key;
-    json_t *value;
-    if (!json_is_object(from))
-        return schema_refuse(w, "the JSON schema has an %s that is not an object", "allOf or anyOf");
-    const char *reference = json_string_value(json_object_get(from, "$ref"));
-    hypura_status status = HYPURA_OK;
-    if (reference) {
-        const json_t *target;
-        status = schema_resolve(w, reference, &target);
-        if (status == HYPURA_OK && ++w->nesting > SCHEMA_MAX_NESTING)
-            return schema_refuse(w, "the JSON schema is nested %s", "too deeply");
-        if (status == HYPURA_OK)
-            status = schema_merge(w, into, target);
-        w->nesting--;
+        for (uint32_t i = 0; i < old_slots; i++)
+            if (old[i].schema) {
+                find_place(w, old[i].schema, &place);
+                *place = old[i];
+            }
+        memory_free(old);
     }
-    json_object_foreach((json_t *)from, key, value)
-    {
-        json_t *there = json_object_get(into, key);
-        if (status != HYPURA_OK)
-            return status;
-        if (schema_is_annotation(key) || strcmp(key, "$ref") == 0)
-            continue;
-        int failed = 0;
-        if (!there) {
-            failed = json_object_set(into, key, value);
-        } else if (strcmp(key, "properties") == 0 && json_is_object(there)) {
-            json_t *both = json_copy(there);
-            const char *name;
-            json_t *schema;
-            json_object_foreach(value, name, schema) if (json_object_get(both, name) &&
-                                                         !json_equal(json_object_get(both, name), schema)) status =
-                schema_refuse(w, "the JSON schema describes \"%s\" twice in its allOf", name);
-            failed = json_object_update(both, value) | json_object_set_new(into, key, both);
-        } else if (strcmp(key, "required") == 0 && json_is_array(there)) {
-            json_t *both = json_copy(there);
-            for (size_t i = 0; i < json_array_size(value); i++)
-                if (!schema_is_required(both, schema_name_at(value, i)))
-                    failed |= json_array_append(both, json_array_get(value, i));
-            failed |= json_object_set_new(into, key, both);
-        } else if (!json_equal(there, value)) {
-            status = schema_refuse(w, "the JSON schema says two things about \"%s\" in its allOf or anyOf", key);
-        }
-        if (failed)
-            status = error_set(w->error, HYPURA_ERROR_MEMORY, "no memory for the JSON schema");
+    if (!find_place(w, schema, &place)) {
+        *place = (struct place){schema, resource};
+        w->place_count++;
     }
-    return status;
-}
-
-/* A copy without some keys, owned by the writer. */
-hypura_status schema_copy_without(struct schema_writer *w, const json_t *schema, const char *key, json_t **out)
-{
-    json_t *copy = json_copy((json_t *)schema);
-    if (!copy || json_array_append_new(w->owned, copy) != 0)
-        return error_set(w->error, HYPURA_ERROR_MEMORY, "no memory for the JSON schema");
-    json_object_del(copy, key);
-    *out = copy;
-    return HYPURA_OK;
-}
-
-/* Whether a schema says nothing but annotations. */
-bool schema_is_plain(const json_t *schema)
-{
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)schema, key, value) if (!schema_is_annotation(key)) return false;
     return true;
 }
 
-hypura_status schema_write_alternatives(struct schema_writer *w, const json_t *schema, const char *key,
-                                        struct buffer *e)
+static bool add_anchor(struct schema_writer *w, const char *name, const json_t *schema, uint32_t resource, bool dynamic)
 {
-    const json_t *list = json_object_get(schema, key);
-    json_t *rest = NULL;
-    if (json_array_size(list) == 0)
-        return schema_refuse(w, "the \"%s\" of the JSON schema is not a list of schemas", key);
-    hypura_status status = schema_copy_without(w, schema, key, &rest);
-    buffer_append_string(e, "(");
-    for (size_t i = 0; i < json_array_size(list) && status == HYPURA_OK; i++) {
-        const json_t *option = json_array_get(list, i);
-        buffer_append_string(e, i ? " | " : "");
-        if (schema_is_plain(rest)) {
-            status = schema_write(w, option, e);
-            continue;
-        }
-        json_t *both = NULL;
-        status = schema_copy_without(w, rest, "", &both);
-        if (status == HYPURA_OK)
-            status = schema_merge(w, both, option);
-        if (status == HYPURA_OK)
-            status = schema_write(w, both, e);
-    }
-    buffer_append_string(e, ")");
-    return status;
+    if (grammar_grow((void **)&w->anchors, w->anchor_count, &w->anchor_capacity, sizeof *w->anchors, 5000, w->error) !=
+        HYPURA_OK)
+        return false;
+    w->anchors[w->anchor_count++] = (struct anchor){name, schema, resource, dynamic};
+    return true;
 }
 
-hypura_status schema_write_all(struct schema_writer *w, const json_t *schema, const char *key, struct buffer *e)
+static bool add_resource(struct schema_writer *w, const char *uri, const json_t *root, uint32_t *out)
 {
-    const json_t *list = json_object_get(schema, key);
-    json_t *both = NULL;
-    hypura_status status = schema_copy_without(w, schema, key, &both);
-    for (size_t i = 0; i < json_array_size(list) && status == HYPURA_OK; i++)
-        status = schema_merge(w, both, json_array_get(list, i));
-    return status == HYPURA_OK ? schema_write(w, both, e) : status;
+    if (grammar_grow((void **)&w->resources, w->resource_count, &w->resource_capacity, sizeof *w->resources, 5000,
+                     w->error) != HYPURA_OK)
+        return false;
+    const char *copy = schema_copy_text(w, uri, strlen(uri));
+    if (!copy)
+        return false;
+    w->resources[w->resource_count] = (struct resource){copy, root};
+    *out = w->resource_count++;
+    return true;
+}
+
+/* All that may be a schema; what stands in constants is none. */
+static bool index_from(struct schema_writer *w, const json_t *value, uint32_t resource, int depth)
+{
+    const char *key;
+    json_t *child;
+    size_t i;
+    if (depth > 2 * SCHEMA_MAX_NESTING)
+        return schema_refuse(w, "the JSON schema is nested %s", "more than 100 levels deep");
+    json_array_foreach(value, i, child) if (!index_from(w, child, resource, depth + 1)) return false;
+    if (!json_is_object(value))
+        return true;
+    const char *id = json_string_value(json_object_get(value, "$id"));
+    const char *anchor = json_string_value(json_object_get(value, "$anchor"));
+    const char *dynamic = json_string_value(json_object_get(value, "$dynamicAnchor"));
+    bool overridden = w->old_draft && json_object_get(value, "$ref");
+    if (id && id[0] == '#' && !overridden) { /* the anchor of draft 7 */
+        if (!add_anchor(w, id + 1, value, resource, false))
+            return false;
+    } else if (id && !overridden) {
+        char uri[MAX_URI];
+        join_uri(w->resources[resource].uri, id, strcspn(id, "#"), uri);
+        if (value == w->root)
+            w->resources[resource].uri = schema_copy_text(w, uri, strlen(uri));
+        else if (!add_resource(w, uri, value, &resource))
+            return false;
+        if (!w->resources[resource].uri)
+            return false;
+    }
+    if (!add_place(w, value, resource) || (anchor && !add_anchor(w, anchor, value, resource, false)) ||
+        (dynamic && !add_anchor(w, dynamic, value, resource, true)))
+        return false;
+    json_object_foreach((json_t *)value, key, child)
+    {
+        bool constant = strcmp(key, "const") == 0 || strcmp(key, "enum") == 0 || strcmp(key, "default") == 0 ||
+                        strcmp(key, "examples") == 0;
+        if (!constant && !index_from(w, child, resource, depth + 1))
+            return false;
+    }
+    return true;
+}
+
+bool schema_index(struct schema_writer *w)
+{
+    const char *draft = json_string_value(json_object_get(w->root, "$schema"));
+    uint32_t root;
+    w->old_draft = draft && strstr(draft, "draft-0");
+    return add_resource(w, "", w->root, &root) && index_from(w, w->root, root, 0);
+}
+
+void schema_forget_index(struct schema_writer *w)
+{
+    memory_free(w->places);
+    memory_free(w->resources);
+    memory_free(w->anchors);
+}
+
+/* ---- following ----------------------------------------------------------------------------------------------------
+ */
+
+static int hex_digit(char c)
+{
+    const char *digits = "0123456789abcdef", *at = c ? strchr(digits, c >= 'A' && c <= 'F' ? c + 32 : c) : NULL;
+    return at ? (int)(at - digits) : -1;
+}
+
+/* The part of a path up to the next slash, with its escapes resolved. */
+static const char *read_part(const char *path, char name[256])
+{
+    size_t length = 0;
+    for (; *path && *path != '/' && length < 255; path++) {
+        char c = *path;
+        if (c == '%' && hex_digit(path[1]) >= 0 && hex_digit(path[2]) >= 0) {
+            c = (char)(hex_digit(path[1]) * 16 + hex_digit(path[2]));
+            path += 2;
+        }
+        if (c == '~' && (path[1] == '0' || path[1] == '1')) {
+            path++;
+            c = *path == '0' ? '~' : '/';
+        }
+        name[length++] = c;
+    }
+    name[length] = 0;
+    return path;
+}
+
+static const json_t *follow_path(struct schema_writer *w, const json_t *at, const char *path)
+{
+    while (*path == '/' && at) {
+        char name[256];
+        path = read_part(path + 1, name);
+        at = json_is_array(at) ? json_array_get(at, (size_t)strtoul(name, NULL, 10)) : json_object_get(at, name);
+    }
+    (void)w;
+    return *path ? NULL : at;
+}
+
+bool schema_resolve(struct schema_writer *w, const json_t *from, const char *reference, bool dynamic,
+                    const json_t **out)
+{
+    char uri[MAX_URI];
+    struct place *place;
+    const uint32_t *known = find_place(w, from, &place);
+    uint32_t resource = known ? *known : 0, found = UINT32_MAX;
+    size_t size = strcspn(reference, "#");
+    const char *fragment = reference[size] ? reference + size + 1 : "";
+    join_uri(w->resources[resource].uri, reference, size, uri);
+    for (uint32_t i = 0; i < w->resource_count && found == UINT32_MAX; i++)
+        if (size == 0 ? i == resource : strcmp(w->resources[i].uri, uri) == 0)
+            found = i;
+    if (found == UINT32_MAX)
+        return schema_refuse(w, "the JSON schema refers to \"%.200s\": only references within it (#/...) are supported",
+                             reference);
+    *out = NULL;
+    if (!*fragment || *fragment == '/')
+        *out = follow_path(w, w->resources[found].root, fragment);
+    bool movable = false;
+    uint32_t others = 0;
+    for (uint32_t i = 0; i < w->anchor_count && *fragment != '/'; i++) {
+        bool same = strcmp(w->anchors[i].name, fragment) == 0;
+        if (same && w->anchors[i].resource == found && !*out) {
+            *out = w->anchors[i].schema;
+            movable = w->anchors[i].dynamic;
+        }
+        others += same && w->anchors[i].dynamic;
+    }
+    if (!*out)
+        return schema_refuse(w, "the JSON schema refers to \"%.200s\", which it does not have", reference);
+    if (dynamic && movable && others > 1)
+        return schema_refuse(w, "the keyword \"%s\" of the JSON schema is not supported where it has several meanings",
+                             "$dynamicRef");
+    return true;
 }
