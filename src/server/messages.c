@@ -265,7 +265,7 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
             error_set(error, HYPURA_ERROR_ARGUMENT, "tools.%zu: a name and an input_schema are required", i);
             return false;
         }
-        add_tool(generation, name, json_object_get(tool, "description"), schema);
+        add_tool(generation, name, json_object_get(tool, "description"), schema, json_object_get(tool, "strict"));
     }
     const char *type = json_string_value(json_object_get(choice, "type"));
     bool any = type && (strcmp(type, "any") == 0 || strcmp(type, "tool") == 0);

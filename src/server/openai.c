@@ -95,7 +95,8 @@ bool add_call(struct generation *generation, json_t *call)
     return json_array_append_new(json_object_get(last, "tool_calls"), call) == 0;
 }
 
-void add_tool(struct generation *generation, json_t *name, const json_t *description, const json_t *parameters)
+void add_tool(struct generation *generation, json_t *name, const json_t *description, const json_t *parameters,
+              const json_t *strict)
 {
     const char *about = json_string_value(description);
     if (!generation->tools)
@@ -105,6 +106,10 @@ void add_tool(struct generation *generation, json_t *name, const json_t *descrip
                                     "description", about ? about : "", "parameters",
                                     json_is_object(parameters) ? json_incref((json_t *)parameters)
                                                                : json_pack("{s:s}", "type", "object")));
+    if (json_is_true(strict)) {
+        json_t *tool = json_array_get(generation->tools, json_array_size(generation->tools) - 1);
+        json_object_set_new(json_object_get(tool, "function"), "strict", json_true());
+    }
 }
 
 void allow_tools(struct generation *generation, const json_t *allowed)
@@ -167,23 +172,47 @@ bool add_openai_message(struct generation *generation, const json_t *given, hypu
     return true;
 }
 
+/* What a tool takes. What cannot be held is left out unless the tool is marked strict. */
+static json_t *held_parameters(const struct generation *generation, const json_t *function, size_t index)
+{
+    const json_t *parameters = json_object_get(function, "parameters");
+    struct buffer left_out = {0};
+    if (!json_is_object(parameters))
+        return json_pack("{s:s}", "type", "object");
+    json_t *own = json_deep_copy(parameters);
+    if (!json_is_true(json_object_get(function, "strict"))) {
+        if (grammar_relax_schema(own, &left_out, NULL) != HYPURA_OK) {
+            json_decref(own);
+            own = NULL;
+        }
+        for (char *line = left_out.data, *end; line && (end = strchr(line, '\n')); line = end + 1) {
+            *end = 0;
+            server_log("warning", "what a tool's schema asks for cannot be held and is left out", "id=%s tool=%zu %s",
+                       exchange_id(generation->job.exchange), index, line);
+        }
+        buffer_free(&left_out);
+    }
+    /* An address of its own: "#/..." in it leads to its own parts. */
+    if (own && !json_is_string(json_object_get(own, "$id")))
+        json_object_set_new(own, "$id", json_sprintf("urn:tool:%zu", index));
+    return own;
+}
+
 /* {"name": NAME, "arguments": its parameters}, of one tool or of any. */
-static json_t *forced_schema(const json_t *tools, const char *name)
+static json_t *forced_schema(const struct generation *generation, const char *name)
 {
     json_t *any = json_array();
     size_t i;
     json_t *tool;
-    json_array_foreach(tools, i, tool)
+    json_array_foreach(generation->tools, i, tool)
     {
         const json_t *function = json_object_get(tool, "function");
-        json_t *own = json_object_get(function, "name"), *parameters = json_object_get(function, "parameters");
+        json_t *own = json_object_get(function, "name");
         if (!json_is_string(own) || (name && strcmp(json_string_value(own), name) != 0))
             continue;
-        json_t *arguments =
-            json_is_object(parameters) ? json_deep_copy(parameters) : json_pack("{s:s}", "type", "object");
-        json_array_append_new(any,
-                              json_pack("{s:s, s:{s:{s:O}, s:o}, s:[s, s]}", "type", "object", "properties", "name",
-                                        "const", own, "arguments", arguments, "required", "name", "arguments"));
+        json_array_append_new(any, json_pack("{s:s, s:{s:{s:O}, s:o}, s:[s, s]}", "type", "object", "properties",
+                                             "name", "const", own, "arguments", held_parameters(generation, function, i),
+                                             "required", "name", "arguments"));
     }
     if (json_array_size(any) == 0) {
         json_decref(any);
@@ -214,7 +243,7 @@ bool choose_tools(struct generation *generation, const char *choice, const char 
         error_set(error, HYPURA_ERROR_ARGUMENT, "\"tool_choice\" is none, auto, required, or names a function");
         return false;
     }
-    generation->forced = forced_schema(generation->tools, name);
+    generation->forced = forced_schema(generation, name);
     if (!generation->forced)
         error_set(error, HYPURA_ERROR_ARGUMENT,
                   name ? "\"tool_choice\" names a function that is not among the tools"

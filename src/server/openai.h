@@ -15,7 +15,8 @@ bool add_message(struct generation *generation, const char *role, json_t *conten
 bool add_call(struct generation *generation, json_t *call); /* to the assistant's turn at hand; takes the call */
 
 /* The function that a tool of any API describes, for the template: takes no reference. */
-void add_tool(struct generation *generation, json_t *name, const json_t *description, const json_t *parameters);
+void add_tool(struct generation *generation, json_t *name, const json_t *description, const json_t *parameters,
+              const json_t *strict);
 
 /* Only these, given by name, of the tools. */
 void allow_tools(struct generation *generation, const json_t *allowed);

@@ -427,7 +427,7 @@ static void add_namespace(struct generation *generation, const json_t *namespace
         if (!name || !json_is_string(outer) || (type && strcmp(type, "function") != 0)) {
             leave_out(generation, "a tool of a namespace", type ? type : "");
         } else {
-            add_tool(generation, name, json_object_get(tool, "description"), json_object_get(tool, "parameters"));
+            add_tool(generation, name, json_object_get(tool, "description"), json_object_get(tool, "parameters"), json_object_get(tool, "strict"));
             json_object_set_new(known, json_string_value(name),
                                 json_pack("{s:O, s:O}", "namespace", outer, "name", inner));
         }
@@ -458,7 +458,7 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
             error_set(error, HYPURA_ERROR_ARGUMENT, "tools[%zu] is no function with a name", i);
             return false;
         }
-        add_tool(generation, name, json_object_get(tool, "description"), json_object_get(tool, "parameters"));
+        add_tool(generation, name, json_object_get(tool, "description"), json_object_get(tool, "parameters"), json_object_get(tool, "strict"));
     }
     if (!check_choice(choice, error))
         return false;

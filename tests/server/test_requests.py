@@ -314,6 +314,37 @@ def numbers_may_be_absent_or_without_a_limit():
         assert SERVER.post("/v1/chat/completions", open_chat(**more), 400)["error"]["message"]
 
 
+def what_cannot_be_held_of_a_tool_is_left_out_unless_it_is_strict():
+    # A record as zod writes it, a reference within the tool's own schema, and a pattern that looks ahead.
+    parameters = {"type": "object", "required": ["headers", "unit"], "additionalProperties": False,
+                  "properties": {"headers": {"type": "object", "propertyNames": {"type": "string", "maxLength": 4}, "minProperties": 1,
+                                             "maxProperties": 2, "additionalProperties": {"type": "integer"}},
+                                 "unit": {"$ref": "#/$defs/unit"}, "city": {"type": "string", "pattern": "^(?=x)x$"}},
+                  "$defs": {"unit": {"enum": ["C", "F"]}}}
+
+    def ask(tool, status=200):
+        body = open_chat(tools=[{"type": "function", "function": tool}], tool_choice="required", max_tokens=200)
+        return SERVER.post("/v1/chat/completions", body, status)
+
+    tool = {"name": "call", "parameters": parameters}
+    before = len(SERVER.logged())
+    call = ask(tool)["choices"][0]["message"].get("tool_calls")
+    if call: # it came to its end
+        arguments = json.loads(call[0]["function"]["arguments"])
+        assert 1 <= len(arguments["headers"]) <= 2 and all(len(name) <= 4 for name in arguments["headers"]), arguments
+        assert arguments["unit"] in ("C", "F"), arguments
+    noted = SERVER.logged()[before:]
+    assert "look-around" in noted and "is left out" in noted, noted
+    error = ask({**tool, "strict": True}, 400)["error"]["message"]
+    assert "look-around" in error, error
+    body = {"model": MODEL, "max_tokens": 50, "messages": [{"role": "user", "content": QUESTION}], "tool_choice": {"type": "any"},
+            "tools": [{"name": "call", "input_schema": parameters}]}
+    assert SERVER.post("/v1/messages", body)["content"] is not None
+    # In the form of an answer nothing is left out.
+    form = {"type": "json_schema", "json_schema": {"name": "x", "strict": True, "schema": parameters}}
+    assert "look-around" in SERVER.post("/v1/chat/completions", open_chat(response_format=form), 400)["error"]["message"]
+
+
 def tools_of_the_service_are_left_out_or_refused():
     mine, search = {"type": "function", "function": WEATHER}, {"type": "web_search"}
     assert SERVER.post("/v1/chat/completions", open_chat(tools=[search, mine]))["choices"][0]["finish_reason"] == "length"
