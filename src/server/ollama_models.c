@@ -3,13 +3,15 @@
 #include "server/server_private.h"
 
 #include "engine/engine.h"
-#include "template/template.h"
 #include "server/loaded.h"
 #include "server/worker.h"
+#include "template/template.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define MOST_TRIES 8 /* to see a model whole that others replace */
 
 void handle_root(struct exchange *exchange)
 {
@@ -178,40 +180,22 @@ static json_t *joined_lines(const json_t *texts)
     return joined;
 }
 
-void handle_show(struct exchange *exchange)
+static json_t *show(const struct model_entry *entry, const struct gguf *file, bool verbose, hypura_error *error)
 {
-    json_t *json = exchange_json(exchange);
-    struct model_entry entry;
-    hypura_error error = {0};
-    struct gguf *file;
-    const char *name = json ? model_field(exchange, json) : NULL;
-    if (!name)
-        return;
-    if (registry_find(exchange_server(exchange)->registry, name, &entry, &error)) {
-        fail_find(exchange, &error);
-        return;
-    }
-    if (gguf_open(&file, entry.path, &error)) {
-        model_entry_free(&entry);
-        exchange_fail(exchange, error.status == HYPURA_ERROR_MEMORY ? 503 : 500, error.message);
-        return;
-    }
     struct gguf_string template = {0};
     struct buffer parameters = {0};
     char modified[40];
-    bool verbose = json_is_true(json_object_get(json, "verbose"));
     gguf_get_string(file, "tokenizer.chat_template", &template);
-    parameter_lines(&parameters, json_object_get(entry.manifest, "parameters"), "", " ");
-    time_text(modified, sizeof modified, entry.modified, 0);
-    json_t *details = model_details(&entry, &error), *capabilities = model_capabilities(&entry, &error);
-    json_t *reply =
-        json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:s}", "modelfile", modelfile(&entry), "parameters",
-                  parameters.data ? parameters.data : "", "template",
-                  template.data ? json_stringn(template.data, template.size) : json_string(chat_template_default),
-                  "details", details, "model_info", model_info(file, verbose), "capabilities",
-                  capabilities, "modified_at", modified);
-    json_t *system = json_object_get(entry.manifest, "system"), *license = json_object_get(entry.manifest, "license");
-    json_t *messages = json_object_get(entry.manifest, "messages");
+    parameter_lines(&parameters, json_object_get(entry->manifest, "parameters"), "", " ");
+    time_text(modified, sizeof modified, entry->modified, 0);
+    json_t *details = model_details(entry, error), *capabilities = model_capabilities(entry, error);
+    json_t *reply = json_pack(
+        "{s:o, s:s, s:o, s:o, s:o, s:o, s:s}", "modelfile", modelfile(entry), "parameters",
+        parameters.data ? parameters.data : "", "template",
+        template.data ? json_stringn(template.data, template.size) : json_string(chat_template_default), "details",
+        details, "model_info", model_info(file, verbose), "capabilities", capabilities, "modified_at", modified);
+    json_t *system = json_object_get(entry->manifest, "system"), *license = json_object_get(entry->manifest, "license");
+    json_t *messages = json_object_get(entry->manifest, "messages");
     if (system)
         json_object_set(reply, "system", system);
     if (messages)
@@ -224,14 +208,49 @@ void handle_show(struct exchange *exchange)
     if (verbose)
         json_object_set_new(reply, "tensors", tensor_list(file));
     buffer_free(&parameters);
-    gguf_close(file);
-    model_entry_free(&entry);
-    if (error.status) {
-        json_decref(reply);
-        exchange_fail_with(exchange, &error);
-        return;
+    return reply;
+}
+
+/* True: answered. False: the model was replaced meanwhile, so that some of it may be of another. */
+static bool try_to_show(struct exchange *exchange, const char *name, bool verbose)
+{
+    struct model_entry entry;
+    hypura_error error = {0};
+    struct gguf *file;
+    json_t *reply = NULL;
+    if (registry_find(exchange_server(exchange)->registry, name, &entry, &error)) {
+        fail_find(exchange, &error);
+        return true;
     }
-    exchange_reply_json(exchange, 200, reply);
+    if (gguf_open(&file, entry.path, &error) == HYPURA_OK) {
+        reply = show(&entry, file, verbose, &error);
+        gguf_close(file);
+    }
+    bool current = model_entry_is_current(&entry);
+    model_entry_free(&entry);
+    if (!current)
+        json_decref(reply);
+    else if (!error.status)
+        exchange_reply_json(exchange, 200, reply);
+    else
+        exchange_fail(exchange, error.status == HYPURA_ERROR_MEMORY ? 503 : 500, error.message);
+    if (current && error.status)
+        json_decref(reply);
+    return current;
+}
+
+void handle_show(struct exchange *exchange)
+{
+    json_t *json = exchange_json(exchange);
+    const char *name = json ? model_field(exchange, json) : NULL;
+    if (!name)
+        return;
+    bool verbose = json_is_true(json_object_get(json, "verbose"));
+    for (int i = 0; i < MOST_TRIES; i++) {
+        if (try_to_show(exchange, name, verbose))
+            return;
+    }
+    exchange_fail(exchange, 503, "the model is being replaced: ask again");
 }
 
 /* ---- copy, delete --------------------------------------------------------------------------------------------------
@@ -259,7 +278,7 @@ static void copy(struct exchange *exchange)
         reply_changed(exchange);
 }
 
-static void delete(struct exchange *exchange)
+static void delete (struct exchange *exchange)
 {
     json_t *json = exchange_json(exchange);
     hypura_error error = {0};

@@ -434,6 +434,26 @@ static int newest_first(const void *a, const void *b)
     return strcmp(left->name, right->name);
 }
 
+/* One that others replace meanwhile is described again, so that all is told of one model. */
+static json_t *tags_entry(const struct registry *registry, struct model_entry *entry, hypura_error *error)
+{
+    for (int i = 0; i < MOST_TRIES; i++) {
+        struct model_entry now;
+        hypura_error problem = {0};
+        json_t *tags = model_tags_entry(entry, &problem);
+        if (problem.status == HYPURA_ERROR_MEMORY || !entry->in_folder || model_entry_is_current(entry) ||
+            registry_in_folder(registry, entry->name, &now, NULL)) {
+            if (!tags)
+                error_set(error, problem.status, "%s", problem.message);
+            return tags;
+        }
+        json_decref(tags);
+        model_entry_free(entry);
+        *entry = now;
+    }
+    return model_tags_entry(entry, error);
+}
+
 json_t *registry_tags(struct registry *registry, hypura_error *error)
 {
     struct entries entries = {0};
@@ -446,7 +466,7 @@ json_t *registry_tags(struct registry *registry, hypura_error *error)
         json_t *entry = NULL;
         if (entries.items[i].problem)
             log_write(LOG_WARNING, "%s", entries.items[i].problem);
-        else if (!(entry = model_tags_entry(&entries.items[i].entry, error)))
+        else if (!(entry = tags_entry(registry, &entries.items[i].entry, error)))
             status = error->status;
         else
             json_array_append_new(models, entry);

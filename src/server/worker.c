@@ -303,9 +303,13 @@ static void refuse_loading(struct worker *worker, const hypura_error *why)
 {
     /* The loading's own error goes with it. */
     hypura_error error = *why;
-    unsigned status = error.status == HYPURA_ERROR_CANCELLED && !worker_goes_on(worker) ? 503
-                                                                                        : status_of_error(&error);
+    unsigned status = error.status == HYPURA_ERROR_CANCELLED && !worker_goes_on(worker) ? 503 : status_of_error(&error);
     struct job *job = end_loading(worker);
+    if (job->model.path && !model_entry_is_current(&job->model)) {
+        status = 503;
+        error_set(&error, HYPURA_ERROR_IO, "model '%s' was replaced or deleted while it was looked for: ask again",
+                  job->model.name);
+    }
     job->refuse(job, status, error.message);
 }
 

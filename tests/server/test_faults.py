@@ -18,7 +18,7 @@ import threading
 import time
 
 import gguf_file
-from harness import ANSWER, FILE, HYPURA, MODEL, QUESTION, WORK, Server, chat
+from harness import ANSWER, FILE, HYPURA, MODEL, QUESTION, SOURCE, WORK, Server, chat
 from tap import run_tests
 
 MIB = 1 << 20
@@ -248,11 +248,50 @@ def a_kill_leaves_nothing_half_written():
         assert server.stop() == 0
 
 
+BERT = os.path.join(SOURCE, "tests", "data", "embed", "bert.gguf")
+FAMILIES = {MODEL: "qwen3moe", "bert": "bert"}
+
+
+def create_as(server, name, source):
+    """A model whose system message tells whose weights it has."""
+    return server.request("POST", "/api/create", {"model": name, "from": source, "system": FAMILIES[source] * 5000, "stream": False})[0]
+
+
+def is_whole(server, name):
+    shown = server.post("/api/show", {"model": name})
+    return shown["system"] == shown["details"]["family"] * 5000
+
+
+def two_servers_with_one_folder_do_not_mix_models():
+    servers = [Server(BERT, "--context", 512, folder="both") for _ in range(2)]
+    assert create_as(servers[0], "m", MODEL) == 200
+    stop, problems = threading.Event(), []
+
+    def run(server, source):
+        while not stop.is_set():
+            if (status := create_as(server, "m", source)) != 200:
+                problems.append(status)
+    threads = [threading.Thread(target=run, args=pair) for pair in zip(servers, FAMILIES)]
+    for thread in threads:
+        thread.start()
+    end = time.time() + 2
+    looks = 0
+    while time.time() < end and not problems:
+        assert all(is_whole(server, "m") for server in servers)
+        looks += 1
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not problems and looks > 5, (problems, looks)
+    assert len(os.listdir(servers[0].folder + "/weights")) == 1
+    assert [server.stop() for server in servers] == [0, 0]
+
+
 def a_kill_in_the_middle_of_many_writes():
     """Whenever the kill comes: each model that is listed is whole."""
     folder = "killed-often"
     for round in range(6):
-        server = Server("--context", 512, folder=folder)
+        server = Server(BERT, "--context", 512, folder=folder)
         stop = threading.Event()
 
         def create(number):
@@ -260,8 +299,7 @@ def a_kill_in_the_middle_of_many_writes():
                 for i in range(10000):
                     if stop.is_set():
                         return
-                    server.request("POST", "/api/create", {"model": f"m{number}-{i % 5}", "from": MODEL,
-                                                           "system": str(i) * 20000, "stream": False})
+                    create_as(server, f"m{number}-{i % 5}", list(FAMILIES)[i % 2])
             except Exception:
                 pass
         threads = [threading.Thread(target=create, args=(n,)) for n in range(3)]
@@ -277,8 +315,8 @@ def a_kill_in_the_middle_of_many_writes():
             with open(path) as file:
                 json.load(file)
     server = Server("--context", 512, folder=folder)
-    for model in server.json("GET", "/api/tags")["models"]:
-        assert server.post("/api/show", {"model": model["name"]})["details"]["family"] == "qwen3moe"
+    listed = [model["name"] for model in server.json("GET", "/api/tags")["models"] if model["name"] != MODEL + ":latest"]
+    assert listed and all(is_whole(server, name) for name in listed)
     assert server.stop() == 0
 
 
@@ -548,7 +586,7 @@ def the_end_does_not_wait_for_a_long_pass():
 
 QUICK = [a_write_that_fails_ends_a_download_which_goes_on_later, a_disk_that_fills_ends_a_download_which_goes_on_later,
          a_download_is_not_disturbed_by_another_of_the_same_model, a_split_model_is_checked_before_it_is_fetched,
-         a_kill_leaves_nothing_half_written, a_file_that_goes_in_mid_stream, bodies_that_trickle_are_ended,
+         a_kill_leaves_nothing_half_written, two_servers_with_one_folder_do_not_mix_models, a_file_that_goes_in_mid_stream, bodies_that_trickle_are_ended,
          clients_that_close_their_half, a_client_that_leaves_ends_the_pass_of_its_prompt, the_end_does_not_wait_for_a_long_pass]
 LONG = [a_kill_in_the_middle_of_many_writes, bodies_of_100_megabytes, ten_thousand_connections, nobody_reads_the_answer]
 
