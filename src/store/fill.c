@@ -25,7 +25,9 @@ void fill_prepare(struct store *store, bool wanted)
         }
     }
     fill->next = fill->first;
+    pthread_mutex_lock(store->mutex); /* the reading thread runs already */
     io_fill(store->io, true);
+    pthread_mutex_unlock(store->mutex);
     fill_again(store);
 }
 
