@@ -34,7 +34,7 @@ def start(arguments, calls=None, number=errno.EBADF):
 
 def end_of(process):
     try:
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=60)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

@@ -21,6 +21,16 @@ WEATHER = {"name": "get_weather", "description": "Weather", "parameters":
            {"type": "object", "properties": {"city": {"type": "string", "maxLength": 8}}, "required": ["city"]}}
 
 
+def is_instrumented():
+    """Whether sanitizers were built in, which take memory of their own."""
+    with open(HYPURA, "rb") as file:
+        program = file.read()
+    return b"__asan_init" in program or b"__tsan_init" in program
+
+
+PATIENCE = 10 if is_instrumented() else 1
+
+
 class Server:
     def __init__(self, *arguments, environment=None, folder="models", before=None):
         self.folder = os.path.join(WORK.name, folder)
@@ -40,13 +50,13 @@ class Server:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        status = self.process.wait(timeout=30)
+        status = self.process.wait(timeout=30 * PATIENCE)
         self.process.stdout.close()
         self.log.close()
         return status
 
     def connection(self, timeout=60):
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout * PATIENCE)
 
     def request(self, method, path, body=None, headers=None):
         connection = self.connection()
@@ -102,13 +112,6 @@ def smallest_budget():
 
 def chat(text=QUESTION, **more):
     return {"model": MODEL, "messages": [{"role": "user", "content": text}], "options": GREEDY, **more}
-
-
-def is_instrumented():
-    """Whether sanitizers were built in, which take memory of their own."""
-    with open(HYPURA, "rb") as file:
-        program = file.read()
-    return b"__asan_init" in program or b"__tsan_init" in program
 
 
 def assert_resident(server, budget):
