@@ -1,8 +1,9 @@
 #include "cli/cli.h"
+#include "core/account.h"
 
 #include <errno.h>
+#include <jansson.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <unistd.h>
@@ -68,15 +69,6 @@ static void print_warning(void *context, enum log_level level, const char *messa
     fprintf(stderr, "hypura: %s\n", message);
 }
 
-/* JSON values tell who makes them nothing but that they are not there: what was wanting is remembered for them. */
-static void *allocate_json(size_t size)
-{
-    void *memory = malloc(size);
-    if (!memory)
-        memory_note_failure();
-    return memory;
-}
-
 static int run_command(int count, char **arguments)
 {
     if (count < 2) {
@@ -106,7 +98,7 @@ static int run_command(int count, char **arguments)
 
 int main(int count, char **arguments)
 {
-    json_set_alloc_funcs(allocate_json, free);
+    json_set_alloc_funcs(memory_take, memory_give);
     log_set_sink(print_warning, NULL);
     live_memory_prepare();
     signal(SIGXFSZ, SIG_IGN); /* a file that grows too large is a write that fails, with a sentence */

@@ -194,8 +194,7 @@ static void refuse(struct job *job, unsigned status, const char *message)
 
 static bool is_awaited(void *context)
 {
-    const struct embedding *embedding = context;
-    return exchange_is_awaited(embedding->job.exchange);
+    return exchange_is_awaited(context);
 }
 
 static hypura_status tokens_of(struct embedding *embedding, struct loaded_model *loaded, size_t index,
@@ -207,7 +206,7 @@ static hypura_status tokens_of(struct embedding *embedding, struct loaded_model 
     hypura_status status = HYPURA_OK;
     uint32_t positions = engine_plan(loaded->engine)->positions, vocabulary = vocabulary_size(loaded->vocabulary);
     if (json_is_string(input)) {
-        struct work_watch watch = {.go_on = is_awaited, .context = embedding};
+        struct work_watch watch = {is_awaited, exchange_lend_until_end, embedding->job.exchange};
         status = vocabulary_tokenize_watched(loaded->vocabulary, json_string_value(input), json_string_length(input),
                                              TOKENIZE_ADD_SPECIAL, &watch, tokens, error);
     } else {
@@ -239,6 +238,8 @@ static void prepare(struct job *job, struct loaded_model *loaded)
     for (size_t i = 0; i < embedding->count && !status; i++) {
         embedding->prompts[i].count = 0;
         status = tokens_of(embedding, loaded, i, &embedding->prompts[i], error);
+        if (!status)
+            status = keep_tokens(job->exchange, &embedding->prompts[i], error);
     }
     if (exchange_check_work(error))
         status = error->status;
@@ -306,7 +307,9 @@ static hypura_status embed_next(struct embedding *embedding, struct loaded_model
 
 static void end_with(struct embedding *embedding, const hypura_error *error)
 {
-    if (error->status)
+    if (exchange_lacks_room(embedding->job.exchange))
+        exchange_fail_for_room(embedding->job.exchange);
+    else if (error->status)
         exchange_fail_with(embedding->job.exchange, error);
     else
         reply(embedding);
@@ -370,8 +373,8 @@ static bool check_inputs(struct embedding *embedding, const json_t *inputs)
 
 static void fail_find(struct embedding *embedding, const hypura_error *error)
 {
-    exchange_fail_as(embedding->job.exchange, error->status == HYPURA_ERROR_IO ? 404 : status_of_error(error), "model_not_found",
-                     error->message);
+    exchange_fail_as(embedding->job.exchange, error->status == HYPURA_ERROR_IO ? 404 : status_of_error(error),
+                     "model_not_found", error->message);
     embedding_free(embedding);
 }
 

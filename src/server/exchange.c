@@ -1,11 +1,17 @@
 /* The answer of a request, from whoever writes it to the connection that carries it. */
 #include "server/http_private.h"
+#include "server/loaded.h"
 #include "server/worker.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+
+#define LARGE_BYTES ((uint64_t)1 << 20) /* that a request has lent: it is noticed */
+#define SMALL_STEP ((uint64_t)4 << 10)
+#define LARGE_STEP ((uint64_t)256 << 10)
+#define WATCHED_BYTES ((size_t)64 << 10) /* of a body, between two looks at whether somebody waits */
 
 /* ---- the answer ----------------------------------------------------------------------------------------------------
  */
@@ -54,10 +60,10 @@ void exchange_hold(struct exchange *exchange)
     atomic_fetch_add(&exchange->references, 1);
 }
 
-void exchange_release(struct exchange *exchange)
+static void free_exchange(struct exchange *exchange)
 {
-    if (atomic_fetch_sub(&exchange->references, 1) != 1)
-        return;
+    struct server *server = exchange_server(exchange);
+    uint64_t lent = exchange->lent;
     atomic_fetch_sub(&exchange->http->body_bytes, exchange->body.size + atomic_load(&exchange->reserved));
     if (exchange->end)
         exchange->end(exchange->context);
@@ -69,6 +75,136 @@ void exchange_release(struct exchange *exchange)
     pthread_mutex_destroy(&exchange->mutex);
     memory_free(exchange->path);
     memory_free(exchange);
+    server_note_freed(server, lent);
+    if (lent >= LARGE_BYTES)
+        memory_give_back();
+    if (lent)
+        loaded_return(server->models, lent);
+}
+
+static void free_at_desk(struct desk_task *task)
+{
+    free_exchange((struct exchange *)((char *)task - offsetof(struct exchange, task)));
+}
+
+void exchange_release(struct exchange *exchange)
+{
+    if (atomic_fetch_sub(&exchange->references, 1) != 1)
+        return;
+    if (!exchange_is_large(exchange)) {
+        free_exchange(exchange);
+        return;
+    }
+    exchange->task = (struct desk_task){.work = free_at_desk, .bytes = exchange->lent};
+    desk_submit(exchange_server(exchange)->desk, &exchange->task);
+}
+
+/* ---- memory ---- */
+
+/* In growing steps: each may change pools. */
+static bool borrow(struct exchange *exchange, uint64_t least)
+{
+    struct loaded_models *models = exchange_server(exchange)->models;
+    uint64_t some = MAX(least, align_down(exchange->lent / 4, LARGE_STEP));
+    enum loaded_room room = loaded_lend(models, some, exchange->lent);
+    if (room != ROOM_NOW && some > least)
+        room = loaded_lend(models, some = least, exchange->lent);
+    if (room == ROOM_NOW)
+        exchange->lent += some;
+    else
+        exchange->too_large |= room == ROOM_NEVER;
+    return room == ROOM_NOW;
+}
+
+bool exchange_lend(struct exchange *exchange, size_t bytes)
+{
+    uint64_t used = exchange->used + MIN(bytes, SIZE_MAX / 4), step = used < LARGE_BYTES ? SMALL_STEP : LARGE_STEP;
+    if (used > exchange->lent && !borrow(exchange, align_up(used - exchange->lent, step))) {
+        exchange->missing = MAX(used, exchange->missing);
+        return false;
+    }
+    exchange->used = used;
+    return true;
+}
+
+void exchange_give(struct exchange *exchange, size_t bytes)
+{
+    exchange->used -= MIN(exchange->used, bytes);
+}
+
+/* Keeps what is used. */
+static void return_rest(struct exchange *exchange)
+{
+    uint64_t kept = align_up(exchange->used, SMALL_STEP), rest = exchange->lent - MIN(kept, exchange->lent);
+    if (rest < LARGE_BYTES)
+        return;
+    memory_give_back();
+    exchange->lent -= rest;
+    loaded_return(exchange_server(exchange)->models, rest);
+}
+
+bool exchange_lacks_room(const struct exchange *exchange)
+{
+    return exchange->missing != 0;
+}
+
+bool exchange_is_large(const struct exchange *exchange)
+{
+    return exchange->lent >= LARGE_BYTES;
+}
+
+static bool lend_json(void *context, size_t bytes)
+{
+    return exchange_lend(context, bytes);
+}
+
+static void give_json(void *context, size_t bytes)
+{
+    exchange_give(context, bytes);
+}
+
+void exchange_open_account(struct exchange *exchange)
+{
+    exchange->account = (struct memory_account){lend_json, give_json, exchange, true};
+    memory_set_account(&exchange->account);
+}
+
+bool exchange_lend_until_end(void *context, size_t bytes)
+{
+    struct exchange *exchange = context;
+    bool lent = exchange_lend(exchange, bytes);
+    exchange->until_end += lent ? bytes : 0;
+    return lent;
+}
+
+void exchange_close_account(struct exchange *exchange)
+{
+    memory_set_account(NULL);
+    exchange_give(exchange, exchange->until_end);
+    exchange->until_end = 0;
+    return_rest(exchange);
+}
+
+unsigned exchange_tell_room(const struct exchange *exchange, char *text, size_t room)
+{
+    char least[32];
+    if (!exchange->too_large) {
+        snprintf(text, room, "server busy, please try again.  there is no memory for the request now");
+        return 503;
+    }
+    snprintf(text, room,
+             "the request takes more memory (%s or more) than the memory budget leaves for one: send less, or give the "
+             "server more (hypura serve --memory)",
+             format_bytes(least, sizeof least, (double)exchange->missing));
+    return 413;
+}
+
+void exchange_fail_for_room(struct exchange *exchange)
+{
+    char text[320];
+    unsigned status = exchange_tell_room(exchange, text, sizeof text);
+    atomic_fetch_add(&exchange_server(exchange)->counters.refused, 1);
+    exchange_fail(exchange, status, text);
 }
 
 void exchange_keep(struct exchange *exchange, void *kept, void (*end)(void *kept))
@@ -151,7 +287,10 @@ static void hand_over(struct exchange *exchange)
         return;
     const struct buffer *out = &exchange->out;
     const char *words = exchange->last_words;
-    answered(exchange->asker, exchange->status, words ? words : out->data ? out->data : "",
+    answered(exchange->asker, exchange->status,
+             words       ? words
+             : out->data ? out->data
+                         : "",
              words ? strlen(words) : out->size);
 }
 
@@ -416,6 +555,33 @@ void exchange_fail_with(struct exchange *exchange, const hypura_error *error)
     exchange_fail(exchange, status_of_error(error), error->message);
 }
 
+struct reading {
+    struct exchange *exchange;
+    size_t at;
+    bool stopped;
+};
+
+static size_t read_body(void *out, size_t room, void *context)
+{
+    struct reading *reading = context;
+    const struct buffer *body = &reading->exchange->body;
+    size_t size = MIN(room, body->size - reading->at);
+    if (reading->at / WATCHED_BYTES != (reading->at + size) / WATCHED_BYTES)
+        reading->stopped |= !exchange_is_awaited(reading->exchange);
+    if (reading->stopped)
+        return (size_t)-1;
+    memcpy(out, body->data + reading->at, size);
+    reading->at += size;
+    return size;
+}
+
+static void forget_body(struct exchange *exchange)
+{
+    atomic_fetch_sub(&exchange->http->body_bytes, exchange->body.size);
+    exchange_give(exchange, exchange->body.size);
+    buffer_free(&exchange->body);
+}
+
 json_t *exchange_json(struct exchange *exchange)
 {
     if (exchange->json)
@@ -426,7 +592,24 @@ json_t *exchange_json(struct exchange *exchange)
     }
     json_error_t where;
     shorten_limits(exchange->body.data, exchange->body.size);
-    json_t *json = json_loadb(exchange->body.data, exchange->body.size, 0, &where);
+    struct reading reading = {exchange, 0, false};
+    uint64_t before = exchange->used;
+    exchange->account.lenient = false;
+    json_t *json = json_load_callback(read_body, &reading, 0, &where);
+    exchange->account.lenient = true;
+    /* Handlers make of it what has no larger parts. */
+    uint64_t made = exchange->used - MIN(before, exchange->used);
+    if (json && exchange_lend(exchange, made))
+        exchange_give(exchange, made);
+    forget_body(exchange);
+    if (exchange->missing || reading.stopped) {
+        json_decref(json);
+        if (reading.stopped)
+            exchange_fail(exchange, 503, "the server is shutting down");
+        else
+            exchange_fail_for_room(exchange);
+        return NULL;
+    }
     if (json && json_is_object(json)) {
         exchange->json = json;
         return json;
@@ -545,8 +728,8 @@ hypura_status exchange_prepare_answers(struct http *http, hypura_error *error)
 {
     for (int api = 0; api < API_COUNT; api++) {
         const char *text = no_memory[api].whole;
-        struct MHD_Response *response = mhd.create_response_from_buffer(strlen(text), (void *)(uintptr_t)text,
-                                                                        MHD_RESPMEM_PERSISTENT);
+        struct MHD_Response *response =
+            mhd.create_response_from_buffer(strlen(text), (void *)(uintptr_t)text, MHD_RESPMEM_PERSISTENT);
         http->no_memory[api] = response;
         if (!response || mhd.add_response_header(response, "Content-Type", TYPE_JSON) != MHD_YES ||
             mhd.add_response_header(response, "Retry-After", "1") != MHD_YES)

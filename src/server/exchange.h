@@ -34,7 +34,8 @@ void *exchange_kept(const struct exchange *exchange); /* or NULL */
 /* ---- answering ---- */
 
 /* What this thread makes for a request, from here to the next call of this, is whole or is not answered: where memory
- * was wanting for a part of it (core/core.h), whatever the thread then answers becomes 503, or the end of its stream. */
+ * was wanting for a part of it (core/core.h), whatever the thread then answers becomes 503, or the end of its stream.
+ */
 void exchange_start_work(void);
 hypura_status exchange_check_work(hypura_error *error); /* HYPURA_ERROR_MEMORY where it was wanting since */
 
@@ -54,6 +55,26 @@ void exchange_reply_json(struct exchange *exchange, unsigned status, json_t *jso
 void exchange_reply_pieces(struct exchange *exchange, const char *type, bool (*more)(void *context, struct buffer *out),
                            void (*end)(void *context), void *context);
 
+/* ---- memory ----
+ * What a request takes is lent to it out of the memory budget (loaded_lend) until it is over: its body, and on the
+ * threads of the desk its JSON and what makes its prompt. One thread at a time. */
+
+/* False: there is none, now or ever for one so large; exchange_fail_for_room says which. */
+bool exchange_lend(struct exchange *exchange, size_t bytes);
+void exchange_give(struct exchange *exchange, size_t bytes); /* some of it is free again */
+bool exchange_lacks_room(const struct exchange *exchange);
+void exchange_fail_for_room(struct exchange *exchange); /* 413 or 503: */
+unsigned exchange_tell_room(const struct exchange *exchange, char *text, size_t room);
+
+/* Between these, JSON that this thread makes is lent to the exchange, as far as that goes: what went beyond
+ * (exchange_lacks_room) must not be kept. */
+void exchange_open_account(struct exchange *exchange);
+bool exchange_lend_until_end(void *exchange, size_t bytes); /* until the account is closed; as work_watch has it */
+void exchange_close_account(struct exchange *exchange);
+
+/* It takes long to free: not on a thread that others wait for. */
+bool exchange_is_large(const struct exchange *exchange);
+
 /* Memory that an answer holds until it is sent, which all requests share; false: there is none left. */
 bool exchange_reserve(struct exchange *exchange, uint64_t bytes);
 
@@ -61,7 +82,7 @@ bool exchange_reserve(struct exchange *exchange, uint64_t bytes);
  * needs none itself. */
 void exchange_fail(struct exchange *exchange, unsigned status, const char *message);
 void exchange_fail_as(struct exchange *exchange, unsigned status, const char *code, const char *message); /* OpenAI's */
-void exchange_fail_for_memory(struct exchange *exchange); /* 503 */
+void exchange_fail_for_memory(struct exchange *exchange);                                                 /* 503 */
 void exchange_fail_with(struct exchange *exchange, const hypura_error *error);
 unsigned status_of_error(const hypura_error *error);
 

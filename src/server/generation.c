@@ -73,10 +73,8 @@ struct generation *generation_create(struct exchange *exchange, const struct dia
     return generation;
 }
 
-void generation_free(struct generation *generation)
+static void free_generation(struct generation *generation)
 {
-    if (!generation)
-        return;
     for (size_t i = 0; generation->choices && i < generation->count; i++) {
         struct choice *choice = &generation->choices[i];
         sampler_destroy(choice->sampler);
@@ -101,6 +99,23 @@ void generation_free(struct generation *generation)
     model_entry_free(&generation->job.model);
     exchange_release(generation->job.exchange);
     memory_free(generation);
+}
+
+static void free_at_desk(struct desk_task *task)
+{
+    free_generation((struct generation *)((char *)task - offsetof(struct generation, job.task)));
+}
+
+void generation_free(struct generation *generation)
+{
+    if (!generation)
+        return;
+    if (!exchange_is_large(generation->job.exchange)) {
+        free_generation(generation);
+        return;
+    }
+    generation->job.task = (struct desk_task){.work = free_at_desk, .bytes = SIZE_MAX};
+    desk_submit(exchange_server(generation->job.exchange)->desk, &generation->job.task);
 }
 
 void generation_refuse(struct generation *generation, const char *message)
@@ -201,6 +216,8 @@ static void prepare_job(struct job *job, struct loaded_model *loaded)
         generation->prepared = make_grammar(generation, &generation->error);
     if (exchange_check_work(&generation->error))
         generation->prepared = generation->error.status;
+    if (!generation->prepared)
+        generation->prepared = keep_tokens(job->exchange, &generation->prompt, &generation->error);
 }
 
 /* Keeps and, in a stream, writes a piece of an answer. */
@@ -302,7 +319,9 @@ void generation_fail(struct generation *generation, const hypura_error *error)
          stopping = atomic_load(&exchange_server(exchange)->stopping);
     if (cancelled)
         atomic_fetch_add(&exchange_server(exchange)->counters.cancelled, 1);
-    if (cancelled && stopping)
+    if (exchange_lacks_room(exchange))
+        exchange_fail_for_room(exchange);
+    else if (cancelled && stopping)
         exchange_fail(exchange, 503, "the server is shutting down");
     else
         exchange_fail_as(exchange, status_of_error(error), generation->too_long ? "context_length_exceeded" : NULL,

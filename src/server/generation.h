@@ -125,6 +125,8 @@ void generation_fail(struct generation *generation, const hypura_error *error);
 /* ---- generation_prompt.c ---- */
 /* The tokens, once it has its model: cut to fit, or too_long. */
 hypura_status generation_make_prompt(struct generation *generation, hypura_error *error);
+/* Has the room that they take lent to the exchange, and gives back the rest. */
+hypura_status keep_tokens(struct exchange *exchange, struct token_array *tokens, hypura_error *error);
 void generation_submit_count(struct generation *generation, const char *object);
 
 /* ---- reading JSON: false after having filled message with what is wrong ---- */

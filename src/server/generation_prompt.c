@@ -30,13 +30,12 @@ static hypura_status append_special(struct generation *generation, enum special_
 
 static bool is_awaited(void *context)
 {
-    const struct generation *generation = context;
-    return exchange_is_awaited(generation->job.exchange);
+    return exchange_is_awaited(context);
 }
 
 static hypura_status append_text(struct generation *generation, const char *text, uint32_t flags, hypura_error *error)
 {
-    struct work_watch watch = {.go_on = is_awaited, .context = generation};
+    struct work_watch watch = {is_awaited, exchange_lend_until_end, generation->job.exchange};
     return vocabulary_tokenize_watched(generation->loaded->vocabulary, text, strlen(text), flags, &watch,
                                        &generation->prompt, error);
 }
@@ -67,7 +66,7 @@ static hypura_status render(struct generation *generation, hypura_error *error)
         status = prompt_open_template(&tools_template, model_file(engine_model(loaded->engine)), "tool_use", error);
         template = tools_template;
     }
-    struct work_watch watch = {.go_on = is_awaited, .context = generation};
+    struct work_watch watch = {is_awaited, exchange_lend_until_end, generation->job.exchange};
     struct chat_input input = {.messages = generation->messages,
                                .tools = generation->tools,
                                .variables = generation->variables,
@@ -209,6 +208,16 @@ hypura_status generation_make_prompt(struct generation *generation, hypura_error
     if (generation->positions && (generation->max_tokens == 0 || generation->max_tokens > room))
         generation->max_tokens = room;
     return HYPURA_OK;
+}
+
+hypura_status keep_tokens(struct exchange *exchange, struct token_array *tokens, hypura_error *error)
+{
+    size_t count = tokens->count, size = sizeof *tokens->ids;
+    if (count && !memory_resize((void **)&tokens->ids, count, count, size, "tokens", error))
+        tokens->capacity = count;
+    exchange_lend(exchange, tokens->capacity * size);
+    return exchange_lacks_room(exchange) ? error_set(error, HYPURA_ERROR_MEMORY, "no memory for the tokens")
+                                         : HYPURA_OK;
 }
 
 /* ---- counting -------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 /* HTTP by libmicrohttpd: connections, limits, keys, origins, and the exchanges. */
 #include "server/http_private.h"
+#include "server/loaded.h"
 #include "server/worker.h"
 
 #include <arpa/inet.h>
@@ -161,6 +162,15 @@ static void check_guard(struct exchange *exchange)
     exchange->refusal_message = reason;
 }
 
+static void refuse_for_room(struct exchange *exchange, uint64_t bytes)
+{
+    if (bytes)
+        exchange->too_large = true;
+    exchange->missing = MAX(exchange->missing, bytes);
+    unsigned status = exchange_tell_room(exchange, exchange->refusal_text, sizeof exchange->refusal_text);
+    refuse(exchange, status, exchange->refusal_text);
+}
+
 static void check(struct exchange *exchange, const char *method)
 {
     struct server *server = &exchange->http->server;
@@ -178,8 +188,11 @@ static void check(struct exchange *exchange, const char *method)
     }
     const char *length = header(exchange, "Content-Length");
     bool any_size = exchange->route && exchange->route->take;
-    if (length && strtoull(length, NULL, 10) > options->body_limit && !any_size)
+    uint64_t bytes = length && !any_size ? strtoull(length, NULL, 10) : 0;
+    if (bytes > options->body_limit)
         refuse(exchange, 413, "the request's body is too large");
+    else if (bytes > loaded_lendable(server->models))
+        refuse_for_room(exchange, bytes);
     if (atomic_load(&server->stopping))
         refuse(exchange, 503, "the server is shutting down");
 }
@@ -253,6 +266,10 @@ static void take_body(struct exchange *exchange, const char *data, size_t size)
         exchange->discarded += size;
         return;
     }
+    if (!exchange_lend(exchange, size)) {
+        refuse_for_room(exchange, 0);
+        return;
+    }
     buffer_append(&exchange->body, data, size);
     if (exchange->body.failed)
         refuse(exchange, 503, "server busy, please try again.  out of memory");
@@ -264,10 +281,12 @@ static void handle_body(struct desk_task *task)
 {
     struct exchange *exchange = (struct exchange *)((char *)task - offsetof(struct exchange, task));
     exchange_start_work();
+    exchange_open_account(exchange);
     if (exchange_is_awaited(exchange))
         exchange->route->handle(exchange);
     else
         exchange_fail(exchange, 503, "the server is shutting down");
+    memory_set_account(NULL); /* the exchange is a job's now, perhaps */
     exchange_release(exchange);
 }
 

@@ -2,6 +2,7 @@
 #ifndef HYPURA_SERVER_HTTP_PRIVATE_H
 #define HYPURA_SERVER_HTTP_PRIVATE_H
 
+#include "core/account.h"
 #include "server/guard.h"
 #include "server/mhd.h"
 #include "server/server_private.h"
@@ -43,7 +44,12 @@ struct exchange {
     /* the HTTP thread's until the request is there in whole, then the handler's */
     struct buffer body;
     json_t *json;
-    struct desk_task task; /* that the handler is */
+    struct desk_task task; /* that the handler is, then that its end is */
+    uint64_t used, lent;   /* bytes, of the memory budget */
+    uint64_t until_end;    /* of these, used only until the account is closed */
+    uint64_t missing;      /* that it would have used with what was not lent; 0: nothing was refused */
+    bool too_large;        /* it would not be lent so much without others either */
+    struct memory_account account;
 
     /* the HTTP thread's */
     size_t body_size; /* of what is there in whole */
@@ -54,6 +60,7 @@ struct exchange {
     _Atomic uint64_t reserved; /* any thread's */
     unsigned refusal;          /* status, once it is clear that the request will not be served */
     const char *refusal_message;
+    char refusal_text[320];
     unsigned number; /* of its connection, from 1 */
     bool last;       /* the connection ends with the answer */
     bool handled, preflight;
@@ -65,7 +72,7 @@ struct exchange {
     const char *type;
     unsigned status;
     bool ready, streaming, ended, suspended, gone;
-    const char *last_words; /* that no memory was there for the answer; after what is in out */
+    const char *last_words;                          /* that no memory was there for the answer; after what is in out */
     bool (*more)(void *context, struct buffer *out); /* of an answer that is written as it is sent; NULL: no more */
     void (*end)(void *context);
     void *context;

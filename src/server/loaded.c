@@ -124,7 +124,7 @@ static void set_share(struct loaded_models *models, struct loaded_model *fresh, 
     pthread_mutex_lock(&models->mutex);
     if (first) {
         models->aside = (int64_t)plan->reserve_bytes - (int64_t)plan->code_on_top;
-        models->base = resident;
+        models->base = resident - MIN(models->lent, resident);
         models->total = plan->budget;
     }
     pthread_mutex_unlock(&models->mutex);

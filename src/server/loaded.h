@@ -111,6 +111,13 @@ json_t *loaded_ps(struct loaded_models *models, hypura_error *error);
 hypura_status loaded_set_budget(struct loaded_models *models, uint64_t bytes, hypura_error *error);
 uint64_t loaded_budget(struct loaded_models *models); /* 0: chosen when the first model is loaded */
 
+/* What requests take (bodies, their JSON, what makes prompts) is a part of the budget, too: a little is theirs, more
+ * comes out of what is free and out of pools. own: what the request has already; ROOM_NEVER: it cannot have so much
+ * more even without the others. loaded_lendable: what one could have without others; UINT64_MAX: nobody knows yet. */
+enum loaded_room loaded_lend(struct loaded_models *models, uint64_t bytes, uint64_t own);
+void loaded_return(struct loaded_models *models, uint64_t bytes);
+uint64_t loaded_lendable(struct loaded_models *models);
+
 /* Of what the process holds now, what would be given back if no model were loaded. */
 uint64_t loaded_resident(struct loaded_models *models);
 

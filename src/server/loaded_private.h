@@ -14,6 +14,7 @@ struct loaded_models {
     uint64_t budget;  /* asked for; 0: chosen when the first is loaded */
     uint64_t total;   /* that is in force while models are loaded */
     uint64_t base;    /* resident before the first of them */
+    uint64_t lent;    /* to requests */
     int64_t aside;    /* what plans set aside of the budget, less what comes on top of it */
     uint64_t numbers; /* given so far */
     uint64_t looked;  /* at the files; the worker's */

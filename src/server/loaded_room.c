@@ -7,6 +7,11 @@
 #define SMALL_SHARE 4
 /* Memory comes and goes a little beside the models. */
 #define WOBBLE ((uint64_t)512 << 10)
+/* Of the budget, for requests without asking: of a large one, what plans set aside; at least so much. */
+#define REQUESTS_SHARE 256
+#define LEAST_REQUESTS ((uint64_t)4 << 20)
+/* A budget that is chosen when the first model is loaded, until then. */
+#define UNKNOWN_BUDGET ((uint64_t)512 << 20)
 
 static bool is_used(const struct loaded_model *model)
 {
@@ -49,9 +54,21 @@ static struct share look_at_share(struct loaded_models *models)
     return share;
 }
 
+static uint64_t budget_now(const struct loaded_models *models)
+{
+    return models->count ? models->total : models->budget ? models->budget : UNKNOWN_BUDGET;
+}
+
+/* For requests. */
+static uint64_t room_for_requests(const struct loaded_models *models)
+{
+    return MAX(budget_now(models) / REQUESTS_SHARE, LEAST_REQUESTS);
+}
+
 static uint64_t free_bytes(const struct loaded_models *models)
 {
-    int64_t taken = (int64_t)(models->base + held_bytes(models, false)) + models->aside;
+    uint64_t beyond = models->lent - MIN(models->lent, room_for_requests(models));
+    int64_t taken = (int64_t)(models->base + held_bytes(models, false) + beyond) + models->aside;
     return (int64_t)models->total > taken ? (uint64_t)((int64_t)models->total - taken) : 0;
 }
 
@@ -162,6 +179,65 @@ uint64_t loaded_budget(struct loaded_models *models)
     return bytes;
 }
 
+/* ---- requests -------------------------------------------------------------------------------------------------------
+ */
+
+static uint64_t pools_can_give(const struct loaded_models *models)
+{
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < models->count; i++)
+        bytes += can_give(models->items[i], false);
+    return bytes;
+}
+
+/* With the mutex. */
+static bool lend(struct loaded_models *models, uint64_t bytes)
+{
+    uint64_t before = MAX(models->lent, room_for_requests(models)), after = models->lent + bytes;
+    if (after <= before)
+        return true;
+    if (models->opening) /* it was promised what is free */
+        return false;
+    if (!models->count)
+        return after <= budget_now(models) / 2;
+    uint64_t more = after - before, free = free_bytes(models);
+    return more <= free || (more - free <= pools_can_give(models) && take_from_pools(models, more - free, false));
+}
+
+enum loaded_room loaded_lend(struct loaded_models *models, uint64_t bytes, uint64_t own)
+{
+    pthread_mutex_lock(&models->mutex);
+    enum loaded_room room = lend(models, bytes) ? ROOM_NOW : ROOM_LATER;
+    if (room == ROOM_NOW)
+        models->lent += bytes;
+    else if (!models->opening && models->lent - own < bytes)
+        room = ROOM_NEVER;
+    pthread_mutex_unlock(&models->mutex);
+    return room;
+}
+
+void loaded_return(struct loaded_models *models, uint64_t bytes)
+{
+    pthread_mutex_lock(&models->mutex);
+    bool gives = models->lent > room_for_requests(models);
+    models->lent -= bytes;
+    if (gives)
+        spread(models);
+    pthread_mutex_unlock(&models->mutex);
+}
+
+uint64_t loaded_lendable(struct loaded_models *models)
+{
+    pthread_mutex_lock(&models->mutex);
+    uint64_t requests = MAX(models->lent, room_for_requests(models)), bytes = budget_now(models) / 2;
+    if (models->opening)
+        bytes = UINT64_MAX;
+    else if (models->count)
+        bytes = requests + free_bytes(models) + pools_can_give(models);
+    pthread_mutex_unlock(&models->mutex);
+    return bytes;
+}
+
 /* ---- opening --------------------------------------------------------------------------------------------------------
  */
 
@@ -171,7 +247,7 @@ bool loaded_options(struct loaded_models *models, uint32_t context, struct engin
     *options = models->server->options.engine;
     uint64_t resident = memory_resident_bytes();
     pthread_mutex_lock(&models->mutex);
-    uint64_t promised = models->base + held_bytes(models, false), gpu = 0;
+    uint64_t promised = models->base + held_bytes(models, false) + models->lent, gpu = 0;
     options->budget = models->budget;
     bool first = models->count == 0;
     if (!first) {

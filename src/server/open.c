@@ -3,6 +3,8 @@
 #include "server/server_private.h"
 #include "server/worker.h"
 
+#define GIVE_BACK_BYTES ((unsigned long long)4 << 20) /* the C library keeps what is freed for later */
+
 static atomic_uint_fast64_t asked_budget; /* 0: nothing was asked */
 
 void server_set_budget(uint64_t bytes)
@@ -15,6 +17,15 @@ void server_follow_budget(struct server *server)
     uint64_t budget = atomic_exchange(&asked_budget, 0);
     if (budget)
         change_budget(server, NULL, budget);
+    if (atomic_load(&server->freed) >= GIVE_BACK_BYTES) {
+        atomic_store(&server->freed, 0);
+        memory_give_back();
+    }
+}
+
+void server_note_freed(struct server *server, uint64_t bytes)
+{
+    atomic_fetch_add(&server->freed, bytes);
 }
 
 void server_default_options(struct server_options *options)

@@ -28,8 +28,9 @@ struct server {
     struct conversations *conversations;
     struct server_counters counters;
     uint64_t start;
-    atomic_uint pulls; /* downloads in work */
-    atomic_uint aside; /* requests that are worked on by threads of their own */
+    atomic_ullong freed; /* bytes that requests took, since memory was given back to the system */
+    atomic_uint pulls;   /* downloads in work */
+    atomic_uint aside;   /* requests that are worked on by threads of their own */
     atomic_bool stopping;
 };
 
@@ -37,7 +38,7 @@ struct server {
 hypura_status server_open(struct server *server, const struct server_options *options, hypura_error *error);
 void server_close(struct server *server);
 
-/* Does what server_set_budget asked for, some times a second. */
+/* Some times a second: does what server_set_budget asked for, and gives back what was freed. */
 void server_follow_budget(struct server *server);
 
 struct route {
@@ -53,6 +54,9 @@ struct route {
 
 extern const struct route routes[];
 extern const size_t route_count;
+
+/* The C library keeps what requests free: it goes to the system when it has become much. */
+void server_note_freed(struct server *server, uint64_t bytes);
 
 /* ---- logs ---- */
 /* From now on what a user should know goes to the log of the program (core/core.h), and nothing else is said. */

@@ -49,6 +49,14 @@ struct worker {
 
 void worker_submit(struct worker *worker, struct job *job)
 {
+    if (job->exchange)
+        exchange_close_account(job->exchange);
+    if (job->exchange && exchange_lacks_room(job->exchange)) {
+        char text[320];
+        unsigned status = exchange_tell_room(job->exchange, text, sizeof text);
+        job->refuse(job, status, text);
+        return;
+    }
     pthread_mutex_lock(&worker->mutex);
     bool full = worker->stop || worker->waiting >= worker->server->options.queue;
     if (!full) {
@@ -175,7 +183,9 @@ static void prepare(struct desk_task *task)
     struct job *job = (struct job *)((char *)task - offsetof(struct job, task));
     struct worker *worker = exchange_server(job->exchange)->worker;
     exchange_start_work();
+    exchange_open_account(job->exchange);
     job->prepare(job, job->loaded);
+    exchange_close_account(job->exchange);
     pthread_mutex_lock(&worker->mutex);
     job->prepared = true;
     add_ready(worker, job);

@@ -1,0 +1,51 @@
+#include "core/account.h"
+
+#include <stdlib.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+#ifdef __APPLE__
+#include <malloc/malloc.h>
+#endif
+
+static _Thread_local struct memory_account *account;
+
+void memory_set_account(struct memory_account *next)
+{
+    account = next;
+}
+
+/* What malloc takes for so many bytes, and what it took for these: where nobody can tell, it is not given back. */
+static size_t whole_bytes(size_t bytes)
+{
+    return MAX((size_t)32, (size_t)align_up(MIN((uint64_t)bytes, UINT64_MAX / 2) + sizeof(size_t), 16));
+}
+
+static size_t taken_bytes(void *memory)
+{
+#if defined(__GLIBC__)
+    return malloc_usable_size(memory) + sizeof(size_t);
+#elif defined(__APPLE__)
+    return whole_bytes(malloc_size(memory));
+#else
+    (void)memory;
+    return 0;
+#endif
+}
+
+void *memory_take(size_t bytes)
+{
+    if (account && !account->lend(account->context, whole_bytes(bytes)) && !account->lenient)
+        return NULL;
+    void *memory = malloc(bytes);
+    if (!memory)
+        memory_note_failure();
+    return memory;
+}
+
+void memory_give(void *memory)
+{
+    if (account && memory)
+        account->give(account->context, taken_bytes(memory));
+    free(memory);
+}
