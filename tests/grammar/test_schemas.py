@@ -167,18 +167,25 @@ AJV = "8.20.0"
 JUDGE = """
 const lines = require("fs").readFileSync(0, "utf8").split("\\n").filter(line => line);
 for (const line of lines) {
-  const {schema, answers} = JSON.parse(line);
+  const {schema, answers, known} = JSON.parse(line);
   const old = typeof schema === "object" && /draft-0/.test(schema.$schema || "");
   const Ajv = require(old ? "ajv" : "ajv/dist/2020").default;
   let keeps;
   try {
-    // Numbers are decimal here: without a precision, 0.07 is no multiple of 0.01.
-    keeps = new Ajv({strict: false, validateFormats: false, multipleOfPrecision: 9, logger: false}).compile(schema);
+    // Numbers are decimal here: with doubles and no precision, 0.07 is no multiple of 0.01.
+    keeps = new Ajv({strict: false, validateFormats: false, multipleOfPrecision: 4, logger: false}).compile(schema);
   } catch (problem) {
     console.log("null");
     continue;
   }
-  console.log(JSON.stringify(answers.filter(answer => !keeps(JSON.parse(answer)))));
+  const values = answers.map(answer => JSON.parse(answer));
+  try {
+    // What ajv itself misjudges in the suite it is not asked about: references that are dynamic.
+    const wrong = known.some(([value, fine]) => keeps(value) !== fine);
+    console.log(wrong ? "null" : JSON.stringify(answers.filter((_, i) => !keeps(values[i]))));
+  } catch (problem) { // a schema that refers to itself without an end
+    console.log("null");
+  }
 }
 """
 
@@ -186,12 +193,15 @@ for (const line of lines) {
 def ajv_finds_no_wrong_answer_either():
     if not shutil.which("npm"):
         return "npm is not installed"
+    known = {about: values for _, about, _, values in suite()}
     schemas = [(about, schema) for _, about, schema, _ in suite()]
     maker = RandomSchemas(13)
-    schemas += [(f"random {i}", maker.whole()) for i in range(1000)]
-    results = write_answers([schema for _, schema in schemas], 10, 13)
-    lines = "".join(dump({"schema": schema, "answers": [answer for answer in result.get("answers", []) if answer is not None]}) + "\n"
-                    for (_, schema), result in zip(schemas, results))
+    schemas += [(f"random {i}", maker.whole()) for i in range(300)]
+    results = write_answers([schema for _, schema in schemas], 5, 13)
+    lines = ""
+    for (about, schema), result in zip(schemas, results):
+        answers = [answer for answer in result.get("answers", []) if answer is not None]
+        lines += dump({"schema": schema, "answers": answers, "known": known.get(about, [])}) + "\n"
     with tempfile.TemporaryDirectory() as folder:
         if subprocess.run(["npm", "install", "--silent", "--prefix", folder, "ajv@" + AJV], capture_output=True).returncode:
             return "npm finds no ajv"
@@ -203,9 +213,9 @@ def ajv_finds_no_wrong_answer_either():
     assert len(verdicts) == len(schemas), len(verdicts)
     wrong = [(about, dump(schema), bad[0]) for (about, schema), bad in zip(schemas, verdicts) if bad]
     judged = sum(len(result.get("answers", [])) for result, bad in zip(results, verdicts) if bad is not None)
-    print(f"# {judged} answers judged by ajv; {verdicts.count(None)} schemas are none for it")
+    print(f"# {judged} answers judged by ajv; {verdicts.count(None)} schemas it cannot judge")
     assert not wrong, (len(wrong), wrong[:5])
-    assert judged > 5000, judged
+    assert judged > 2000, judged
 
 
 if __name__ == "__main__":
