@@ -6,6 +6,15 @@
 #include <pthread.h>
 #include <unistd.h>
 
+/* Here a compiler of shaders that fails is a failure. */
+static void every_kernel_was_compiled(void **state)
+{
+    (void)state;
+    const char *scalar = kernel_without_code(false), *matrices = kernel_without_code(true);
+    if (scalar || (matrices && GPU_MATRICES != GPU_MATRICES_NONE))
+        fail_msg("no code for %s", scalar ? scalar : matrices);
+}
+
 static void lists_what_it_can_open(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -406,6 +415,7 @@ static void many_tables_find_room(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_kernel_was_compiled),
         cmocka_unit_test(lists_what_it_can_open),
         cmocka_unit_test(uploads_and_downloads),
         cmocka_unit_test(stages_where_memory_is_not_shared),

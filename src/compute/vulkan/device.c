@@ -7,6 +7,18 @@
 #define MAX_DEVICES 64
 #define MAX_FAMILIES 32
 
+/* The loader, where the kernels are all there. */
+static hypura_status open_loader(struct vk *vk, bool validate, _Atomic uint64_t *messages, hypura_error *error)
+{
+    const char *missing = kernel_without_code(false);
+    *vk = (struct vk){0};
+    if (missing)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "this hypura was built without a GPU tier: its compiler of shaders (glslc) failed for %s",
+                         missing);
+    return vk_open(vk, validate, messages, error);
+}
+
 hypura_status gpu_list(struct gpu_info *out, size_t capacity, size_t *count, char *why, hypura_error *error)
 {
     struct vk vk;
@@ -14,7 +26,7 @@ hypura_status gpu_list(struct gpu_info *out, size_t capacity, size_t *count, cha
     *count = 0;
     if (why)
         *why = '\0';
-    if (vk_open(&vk, false, NULL, &reason)) {
+    if (open_loader(&vk, false, NULL, &reason)) {
         if (why)
             memcpy(why, reason.message, sizeof reason.message);
         return HYPURA_OK;
@@ -179,7 +191,7 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
     const char *validate = getenv("HYPURA_GPU_VALIDATE");
     pthread_mutex_init(&gpu->queue_lock, NULL);
     pthread_mutex_init(&gpu->upload_lock, NULL);
-    status = vk_open(&gpu->vk, options->validate || (validate && strcmp(validate, "1") == 0), &gpu->messages, error);
+    status = open_loader(&gpu->vk, options->validate || (validate && strcmp(validate, "1") == 0), &gpu->messages, error);
     if (!status)
         status = choose_device(gpu, options, error);
     if (!status)

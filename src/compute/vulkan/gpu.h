@@ -1,8 +1,8 @@
 /* gpu: the mathematics of a transformer on a Vulkan device, the mirror of compute.h.
  *
  * It knows tensors, not models. Vulkan's loader is opened when it is first asked for, so that the program starts on a
- * machine without one. A build without glslc or Vulkan's headers has HYPURA_VULKAN 0 and of this header only gpu_list,
- * which finds nothing, and gpu_open, which says why.
+ * machine without one. A build without Vulkan's headers or a glslc that works has HYPURA_VULKAN 0 and of this header only
+ * gpu_list, which finds nothing, and gpu_open, which says why; so do they where glslc failed for a kernel.
  *
  * What a device must have: Vulkan 1.2 with buffer device addresses, timeline semaphores, 64-bit integers and storage of
  * 8 and 16 bits. Everything else (arithmetic in half precision, cooperative matrices, import of host memory) is used

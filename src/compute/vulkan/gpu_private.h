@@ -204,6 +204,10 @@ void pipelines_destroy(struct gpu *gpu);
 hypura_status pipeline_get(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t *constants, size_t constant_count,
                            VkPipeline *out, hypura_error *error);
 
+/* A kernel that the compiler of shaders failed for when hypura was built, among those with cooperative matrices or among
+ * the others; NULL: none. */
+const char *kernel_without_code(bool matrices);
+
 hypura_status commands_create(struct gpu *gpu, hypura_error *error);
 void commands_destroy(struct gpu *gpu);
 void commands_drain(struct gpu *gpu); /* waits for what was sent, as long as the device gets on with it */

@@ -1,5 +1,5 @@
-/* Cooperative matrices as VK_KHR_cooperative_matrix has them. Compilers of shaders that know only NVIDIA's older
- * extension are still about (Debian 12's is one), so kernels are written for that one; the newer one, whose types say
+/* Cooperative matrices as VK_KHR_cooperative_matrix has them, of kernels that were compiled to NVIDIA's older extension,
+ * since Debian 12's compiler of shaders and its like know no other (shaders/cooperative.glsl). The newer one, whose types say
  * which operand a matrix is, saves drivers a transposition of each second operand. The two differ in a handful of
  * instructions, which are exchanged here. */
 #include "compute/vulkan/gpu_private.h"

@@ -1,9 +1,9 @@
-/* In place of everything else in this folder where the build had no shader compiler or no Vulkan headers. */
+/* In place of everything else in this folder where the build had no shader compiler that works or no Vulkan headers. */
 #include "compute/vulkan/gpu.h"
 
 #include <stdio.h>
 
-static const char reason[] = "this hypura was built without Vulkan (no glslc or no Vulkan headers)";
+static const char reason[] = "this hypura was built without Vulkan (no glslc that works, or no Vulkan headers)";
 
 hypura_status gpu_list(struct gpu_info *out, size_t capacity, size_t *count, char *why, hypura_error *error)
 {

@@ -17,6 +17,15 @@ static const struct {
 #undef KERNEL
 };
 
+const char *kernel_without_code(bool matrices)
+{
+    for (size_t kernel = 0; kernel < KERNEL_COUNT; kernel++)
+        if (kernels[kernel].bytes == sizeof *kernels[kernel].code &&
+            (strstr(kernels[kernel].name, "cooperative") != NULL) == matrices)
+            return kernels[kernel].name;
+    return NULL;
+}
+
 /* One kernel with one set of constants, in a list of its kernel's. */
 struct pipeline {
     struct pipeline *next;
