@@ -63,7 +63,7 @@ static char *read_line(const char *prompt)
 }
 
 /* What follows the marks that open a text of several lines, or NULL. */
-static const char *opened(const char *line)
+static char *opened(char *line)
 {
     static const char *const beginnings[] = {"", "/system ", "/set system "};
     for (size_t i = 0; i < COUNT_OF(beginnings); i++) {
@@ -88,7 +88,7 @@ static bool read_message(struct buffer *text)
     char *line = read_line("> ");
     if (!line)
         return false;
-    const char *begun = opened(line);
+    char *begun = opened(line);
     if (begun) {
         char *end;
         buffer_append(text, line, (size_t)(begun - 3 - line));
