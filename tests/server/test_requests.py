@@ -9,6 +9,7 @@ import hashlib
 import http.server
 import json
 import os
+import re
 import resource
 import shutil
 import socket
@@ -38,6 +39,12 @@ def talk(*pieces, wait=0.1):
     return said
 
 
+def is_one_answer(said):
+    """Whether nothing follows the body. That may name HTTP/1.1 itself."""
+    head, _, body = said.partition(b"\r\n\r\n")
+    return len(body) == int(re.search(rb"(?i)\r\ncontent-length: *(\d+)", head)[1])
+
+
 def until(what, seconds=10):
     end = time.monotonic() + seconds
     while not what():
@@ -52,7 +59,7 @@ def http_comes_in_all_its_forms():
     close = b"Connection: close\r\n\r\n"
     assert talk(version + b"\r\n" + version + b"\r\n" + version + close).count(b"HTTP/1.1 200 OK") == 3  # one after another, unasked
     post = b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\n"
-    chunks = b"%x\r\n%s\r\n%x;why=not\r\n%s\r\n0\r\nTrailer: x\r\n\r\n" % (9, BODY[:9], len(BODY) - 9, BODY[9:])
+    chunks = b"%x\r\n%s\r\n%x\r\n%s\r\n0\r\nTrailer: x\r\n\r\n" % (9, BODY[:9], len(BODY) - 9, BODY[9:])
     whole = b"Content-Length: %d\r\n" % len(BODY)
     for said in (talk(post + b"Transfer-Encoding: chunked\r\n" + close + chunks),
                  talk(post + b"Expect: 100-continue\r\n" + whole + close, BODY),
@@ -60,6 +67,9 @@ def http_comes_in_all_its_forms():
                  talk(b"POST /api/generate HTTP/1.0\r\n" + whole + b"\r\n" + BODY),
                  talk(post + whole + close, BODY[:20], BODY[20:])):
         assert b"200 OK" in said and json.loads(said[said.rindex(b"\r\n\r\n"):])["done_reason"] == "length", said
+    # What a chunk's size has behind it is left out, or refused: libmicrohttpd 1 does the latter.
+    said = talk(post + b"Transfer-Encoding: chunked\r\n" + close + b"%x;why=not\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY))
+    assert re.match(rb"HTTP/1.1 (200|400) ", said), said
     assert talk(post + b"Expect: 100-continue\r\n" + whole + close, BODY).startswith(b"HTTP/1.1 100 Continue\r\n\r\n")
     # One that is refused need not be sent.
     started = time.monotonic()
@@ -77,7 +87,7 @@ def where_a_body_ends_is_said_once():
     for ends in (b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
                  b"Content-Length: 5\r\nContent-Length: %d\r\n" % len(body), b"Content-Length: %d\r\ncontent-length: 5\r\n" % len(body)):
         said = talk(post + ends + b"\r\n" + body)
-        assert said.startswith(b"HTTP/1.1 400 ") and said.count(b"HTTP/1.1") == 1, said
+        assert said.startswith(b"HTTP/1.1 400 ") and is_one_answer(said), said
 
 
 def paths_may_be_written_in_other_ways():
