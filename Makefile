@@ -2,7 +2,8 @@
 #
 #   make            build/hypura
 #   make demo       set up, build, answer a question from the embedded model under half its memory
-#   make check      set up, build, run the quick tests; make check-all runs the long ones, check-asan and check-tsan too
+#   make check      set up, build, run the quick tests; make check-all runs the long ones, check-asan, check-tsan and
+#                   scripts/check-suites too
 #   make check-asan the quick tests under the address and undefined-behaviour sanitizers; check-tsan: the thread sanitizer
 #   make bench      the kernel benchmark
 #   make install    program, library, header, man page, completions, embedded model (PREFIX, DESTDIR)
