@@ -618,7 +618,7 @@ def interrupted(*arguments, answering):
 
 def an_interrupt_ends_an_answer_and_a_long_prompt_within_a_tenth_of_a_second():
     answering = [MODEL, "--ignore-eos", "--raw", "--prompt", "The", "--context", 2048]
-    most = 1 if SANITIZED else 0.1  # a sanitizer computes slowly, and looks through all memory at the end
+    most = 3 if SANITIZED else 0.1  # a sanitizer computes slowly, and looks for more at the end
     # A machine that others load too: the best of some.
     assert any(interrupted(*answering, answering=True) < most for _ in range(12))
     # One layer of this prompt takes longer than that.
