@@ -27,16 +27,16 @@ def set_up(name, script):
     result = subprocess.run(["meson", "setup", build, SOURCE, "-Dtests=false", "-Doptimization=1"], text=True,
                             capture_output=True, env={**os.environ, "PATH": tools + ":" + os.environ["PATH"]})
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr
-    return build, [line.strip() for line in result.stdout.splitlines() if "GPU tier" in line][-1]
+    return build, [line.split(":", 1)[1].strip() for line in result.stdout.splitlines() if "GPU tier" in line][-1]
 
 
 def one_that_fails_costs_the_gpu_tier():
-    assert set_up("none", "exit 1")[1] == "GPU tier: none: glslc fails for matmat.comp"
+    assert set_up("none", "exit 1")[1] == "none: glslc fails for matmat.comp"
 
 
 def one_that_crashes_over_cooperative_matrices_costs_the_kernels_that_use_them():
     _, said = set_up("scalar", f'case "$*" in *cooperative*) {CRASH} ;; esac')
-    assert said.startswith("GPU tier: without matrix units: glslc compiles neither GL_KHR_cooperative_matrix nor"), said
+    assert said.startswith("without matrix units: glslc compiles neither GL_KHR_cooperative_matrix nor"), said
 
 
 def the_newer_extension_is_tried_first():
@@ -49,7 +49,7 @@ def the_newer_extension_is_tried_first():
 
 
 def one_that_fails_late_costs_the_gpu_tier_and_not_the_program():
-    build, said = set_up("late", f'case "$*" in *matvec*TYPE_IQ2_S*) {CRASH} ;; esac')
+    build, said = set_up("late", f'case "$*" in *TYPE_IQ2_S*matvec.comp*) {CRASH} ;; esac')
     assert "matrix units" in said, said
     result = subprocess.run(["ninja", "-C", build, "hypura"], text=True, capture_output=True)
     assert result.returncode == 0 and "no code for matvec_IQ2_S" in result.stdout, result.stdout[-2000:]
