@@ -23,6 +23,11 @@ int report_error(const hypura_error *error)
 {
     if (error->status == HYPURA_ERROR_CANCELLED && interrupted())
         return EXIT_INTERRUPTED;
+    /* What seems to be wrong may be what is missing. */
+    if (error->status == HYPURA_ERROR_ARGUMENT && memory_failures()) {
+        fprintf(stderr, "hypura: no memory for what was asked, of which was left: %s\n", error->message);
+        return EXIT_FAILED;
+    }
     fprintf(stderr, "hypura: %s\n", error->message);
     return error->status == HYPURA_ERROR_ARGUMENT ? EXIT_USAGE : EXIT_FAILED;
 }

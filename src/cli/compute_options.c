@@ -298,8 +298,9 @@ bool write_statistics(struct engine *engine)
 {
     if (!compute_options.stats)
         return true;
+    uint64_t failures = memory_failures();
     json_t *json = statistics_json(engine);
-    int failed = !json || json_dump_file(json, compute_options.stats, JSON_INDENT(2));
+    int failed = !json || json_dump_file(json, compute_options.stats, JSON_INDENT(2)) || memory_failures() != failures;
     json_decref(json);
     if (failed)
         fprintf(stderr, "hypura: cannot write %s: %s\n", compute_options.stats, strerror(errno));

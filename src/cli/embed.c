@@ -63,7 +63,7 @@ static hypura_status show_lines(struct engine *engine, const struct vocabulary *
     while (!status && (length = getline(&line, &room, stdin)) >= 0)
         status =
             show_text(engine, vocabulary, line, (size_t)length - (length > 0 && line[length - 1] == '\n'), all, error);
-    if (!status && ferror(stdin))
+    if (!status && !feof(stdin)) /* or no memory for a line */
         status = error_set_errno(error, errno, "cannot read standard input");
     free(line);
     return status;

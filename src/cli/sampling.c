@@ -94,11 +94,14 @@ static hypura_status read_grammar(struct grammar **out, hypura_error *error)
         status = grammar_parse(out, text, size, error);
     } else {
         json_error_t problem;
+        uint64_t failures = memory_failures();
         json_t *schema = json_loadb(text, size, JSON_DECODE_ANY, &problem);
         status = schema ? grammar_from_schema(out, schema, error)
                         : error_set(error, HYPURA_ERROR_ARGUMENT, "line %d, column %d: %s", problem.line,
                                     problem.column, problem.text);
         json_decref(schema);
+        if (memory_check(failures, "schema", error))
+            status = error->status;
     }
     memory_free(text);
     return status ? error_prefix(error, "%s", path) : HYPURA_OK;

@@ -81,7 +81,7 @@ static int run(size_t count, char **arguments)
             length--;
         status = (decode ? decode_line : encode_line)(vocabulary, line, (size_t)length, &error);
     }
-    if (!status && ferror(stdin))
+    if (!status && !feof(stdin)) /* or no memory for a line */
         status = error_set_errno(&error, errno, "cannot read standard input");
     free(line);
     vocabulary_close(vocabulary);

@@ -9,6 +9,7 @@
 #include <netinet/tcp.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -60,6 +61,7 @@ struct guard {
     atomic_bool no_more, stop;
     bool (*add)(void *context, int inner);
     void *context;
+    struct guarded *spare; /* for when there is no memory for another one; or NULL */
     uint64_t ticked;
     char piece[PIECE];
 };
@@ -149,10 +151,39 @@ static void prepare(int file)
 #endif
 }
 
+/* Where memory is wanting before there is a request: what can be said without any, before anything else was said. */
+static void turn_away(struct guarded *guarded)
+{
+    static const char words[] = "{\"error\":\"server busy, please try again.  out of memory\"}";
+    char answer[300];
+    int size = snprintf(answer, sizeof answer,
+                        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json; charset=utf-8\r\n"
+                        "Retry-After: 1\r\nConnection: close\r\nContent-Length: %zu\r\n\r\n%s",
+                        sizeof words - 1, words);
+    ssize_t ignored = send(guarded->client.file, answer, (size_t)size, 0);
+    (void)ignored;
+    close_side(guarded->guard, &guarded->server);
+    shutdown(guarded->client.file, SHUT_WR);
+    guarded->lingering = true;
+    guarded->since = clock_nanoseconds();
+}
+
+/* One is kept for when there is no memory for another. */
+static struct guarded *make_guarded(struct guard *guard)
+{
+    struct guarded *guarded = NULL;
+    if (!guard->spare && ALLOCATE(&guard->spare, 1, "connection", NULL))
+        guard->spare = NULL;
+    if (ALLOCATE(&guarded, 1, "connection", NULL)) {
+        guarded = guard->spare;
+        guard->spare = NULL;
+    }
+    return guarded;
+}
+
 /* Takes the client's socket. */
 static void begin(struct guard *guard, int client)
 {
-    struct guarded *guarded;
     int ends[2];
     if (socketpair(AF_UNIX, SOCK_STREAM, 0, ends)) {
         close(client);
@@ -162,7 +193,8 @@ static void begin(struct guard *guard, int client)
     prepare(ends[0]);
     prepare(ends[1]);
     setsockopt(client, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int));
-    if (ALLOCATE(&guarded, 1, "connection", NULL)) {
+    struct guarded *guarded = make_guarded(guard);
+    if (!guarded) {
         close(client);
         close(ends[0]);
         close(ends[1]);
@@ -186,7 +218,7 @@ static void begin(struct guard *guard, int client)
         close(ends[1]);
         end(guarded);
     } else if (!guard->add(guard->context, ends[1])) {
-        end(guarded);
+        turn_away(guarded);
     }
 }
 
@@ -254,8 +286,10 @@ static bool pass_requests(struct guarded *guarded)
         guarded->client_ended = got == 0;
         if (server->file < 0 || guarded->lingering)
             continue;
-        if (!wire_take(&guarded->wire, guard->piece, (size_t)got, &server->out))
-            return false;
+        if (!wire_take(&guarded->wire, guard->piece, (size_t)got, &server->out)) {
+            turn_away(guarded);
+            return true;
+        }
         note_refusal(guarded);
         flush(guarded, server); /* an end shows when it is read from */
     }
@@ -279,7 +313,12 @@ static bool pass_answers(struct guarded *guarded)
             close_side(guard, server);
             break;
         }
-        buffer_append(&client->out, guard->piece, (size_t)got);
+        /* Most clients take it at once, which needs no memory. */
+        ssize_t sent = send(client->file, guard->piece, (size_t)got, 0);
+        sent = MAX(sent, (ssize_t)0);
+        if (sent < got)
+            buffer_append(&client->out, guard->piece + sent, (size_t)(got - sent));
+        guarded->since = sent ? clock_nanoseconds() : guarded->since;
         if (client->out.failed || !flush(guarded, client))
             return false;
     }
@@ -459,6 +498,7 @@ static void destroy(struct guard *guard)
         if (guard->wake[i] >= 0)
             close(guard->wake[i]);
     }
+    memory_free(guard->spare);
     poller_destroy(guard->poller);
     pthread_mutex_destroy(&guard->mutex);
     memory_free(guard);

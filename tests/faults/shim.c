@@ -24,6 +24,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#pragma GCC visibility push(default) /* these take the place of others */
+
 /* As faults.py has them. */
 enum kind {
     MEMORY = 1, /* malloc and its kin, and mmap */

@@ -48,8 +48,10 @@ class Walk:
     def __init__(self, kind):
         self.kind, self.wrong, self.walked = kind, [], 0
 
-    def over(self, count):
-        """The points; further than the count that was seen before, as threads make it vary."""
+    def over(self):
+        """The points, of as many calls as were counted last; and further, as threads make that vary."""
+        count = FAULTS.disarm()[0]
+        assert count > 10 or self.kind != MEMORY, "nothing is counted"
         if not LONG:
             yield from points(count, SAMPLE)
             return
@@ -114,7 +116,7 @@ def walk_run(arguments, kinds=ALL, stdin=None, clean=None, same=lambda out: out)
         FAULTS.arm(kind, 0)
         run(arguments, stdin)
         walk = Walk(kind)
-        for number in walk.over(FAULTS.disarm()[0]):
+        for number in walk.over():
             if clean:
                 clean()
             FAULTS.arm(kind, number)
@@ -201,7 +203,7 @@ def batch_of_lines():
         FAULTS.arm(kind, 0)
         run(command)
         walk = Walk(kind)
-        for number in walk.over(FAULTS.disarm()[0]):
+        for number in walk.over():
             clean()
             FAULTS.arm(kind, number)
             result = run(command)
@@ -225,7 +227,7 @@ def batch_of_lines():
 
 CHANCE = {"id", "created", "created_at", "completed_at", "total_duration", "load_duration", "prompt_eval_duration", "eval_duration",
           "request_id", "cached_tokens", "cache_read_input_tokens", "input_tokens", "prompt_eval_count", "item_id", "modified_at",
-          "expires_at", "call_id", "tool_call_id"}
+          "expires_at", "call_id", "tool_call_id", "size", "size_vram"}
 
 
 def without_chance(value):
@@ -314,7 +316,7 @@ def walk_request(requests, kinds=(MEMORY,)):
             ask(server, method, place, body)
             walk = Walk(kind)
             print(f"# {method} {place} {str(body)[:100]}")
-            for number in walk.over(FAULTS.disarm()[0]):
+            for number in walk.over():
                 FAULTS.arm(kind, number)
                 answer = ask(server, method, place, body)
                 FAULTS.disarm()
