@@ -182,6 +182,7 @@ static json_t *held_parameters(const struct generation *generation, const json_t
     json_t *own = json_deep_copy(parameters);
     if (!json_is_true(json_object_get(function, "strict"))) {
         if (grammar_relax_schema(own, &left_out, NULL) != HYPURA_OK) {
+            memory_note_failure(); /* the request is not whole */
             json_decref(own);
             own = NULL;
         }
