@@ -224,8 +224,12 @@ static bool write_all(int file, const char *text, size_t size)
 
 hypura_status batch_output_write(struct batch_output *output, uint64_t number, const json_t *json, hypura_error *error)
 {
+    uint64_t failures = memory_failures();
     char *text = json_dumps(json, JSON_COMPACT | JSON_REAL_PRECISION(FLOAT_DIGITS));
-    if (!text)
+    bool whole = text && memory_failures() == failures; /* it may give a text of which a part is missing */
+    if (!whole)
+        free(text);
+    if (!whole)
         return error_set(error, HYPURA_ERROR_MEMORY, "no memory for the answer of line %llu",
                          (unsigned long long)number);
     size_t size = strlen(text);
