@@ -119,6 +119,17 @@ static void experts_visit(void **state)
     treat_memory_as("shared");
 }
 
+/* Small chunks in place of those of a list. */
+static void set_chunks(struct step_list list)
+{
+    for (size_t i = 0; i < list.count; i++) {
+        struct step *step = (struct step *)&list.steps[i];
+        assert_true(step->kind != STEP_ATTEND || step->attend.chunk == 0 || step->attend.chunk > TOKENS);
+        if (step->kind == STEP_ATTEND && step->attend.chunk > 0)
+            step->attend.chunk = 8;
+    }
+}
+
 /* Layers that see their chunk only, as on the CPU, in prompts and token by token. */
 static void sees_its_chunk_only(void **state)
 {
@@ -134,12 +145,11 @@ static void sees_its_chunk_only(void **state)
         assert_ok(engine_open(&engine, model_path("llama4"), &options, &test_error));
         assert_int_equal(engine_gpu(engine) != NULL, side > 0);
         const struct model_parameters *p = model_parameters(engine_model(engine));
-        for (uint32_t i = 0; i < p->layers; i++) {
-            struct model_layer *layer = (struct model_layer *)model_layer(engine_model(engine), i);
-            assert_true(layer->chunk == 0 || layer->chunk > TOKENS);
-            if (side < 2 && layer->chunk > 0)
-                layer->chunk = 8;
-        }
+        if (side == 0)
+            set_chunks(steps_all(engine->steps));
+        for (uint32_t i = 0; side == 1 && i < p->layers; i++)
+            for (size_t few = 0; few < COUNT_OF(engine->pass->lists); few++)
+                set_chunks(engine->pass->lists[few].layers[i]);
         vocabulary = p->vocabulary;
         logits[side] = run_tokens(engine);
         close_silent(engine);

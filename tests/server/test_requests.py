@@ -497,7 +497,7 @@ def a_model_that_is_removed_beside_the_server_is_unloaded():
 if __name__ == "__main__":
     SERVER = Server("--context", 512)
     os.makedirs(SERVER.folder, exist_ok=True)
-    failed = run_tests(tests_of(globals(), [talk, until, open_chat, counted, another_program]))
+    failed = run_tests(tests_of(globals(), [talk, until, open_chat, counted, another_program, is_one_answer]))
     failed += SERVER.stop() != 0
     WORK.cleanup()
     sys.exit(1 if failed else 0)
