@@ -22,7 +22,7 @@ static const char *const models[] = {
     "llama",        "llama-tied",       "mixtral",   "qwen3moe", "q-llama-Q4_K_M",
     "qwen2moe",     "phi3-longrope",    "gemma2",    "gpt-oss",  "q-mixtral-Q4_K-Q4_K-Q6_K",
     "deepseek2-v3", "deepseek2-legacy", "qwen3next", "qwen35",   "llama4",
-    "embedded"};
+    "command-r",    "embedded"};
 
 static size_t streamed; /* runs under a budget */
 
