@@ -10,7 +10,8 @@ static void agrees_with_the_reference(void **state)
     (void)state;
     device_or_skip();
     static const char *const names[] = {"llama-tied",        "mixtral",      "gemma2", "gpt-oss",   "q-llama-Q4_K_M",
-                                        "granitemoe-shared", "deepseek2-v3", "phimoe", "qwen3next", "llama4"};
+                                        "granitemoe-shared", "deepseek2-v3", "phimoe", "qwen3next", "llama4",
+                                        "command-r"};
     int failures = 0;
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         char path[512];
