@@ -317,7 +317,7 @@ def the_budget_of_all_changes():
     assert server.loads(MODEL) == server.loads("bert") == 1
     # Less than all of them need: the one that was used last is kept.
     server.answer()
-    least = smallest_budget() + MIB
+    least = smallest_budget() + 2 * MIB  # a server's threads hold more than a command does
     changed = server.post("/api/hypura/memory", {"memory": least})
     assert changed == {"budget_bytes": least, "reloaded": True} and set(server.running()) == {MODEL}
     server.answer()
