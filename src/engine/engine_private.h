@@ -125,9 +125,9 @@ struct scratch {
     float *buffers[BUFFER_COUNT]; /* [C][width]; gate and up also [expert_rows][inner width of an expert] */
     size_t output_rows;           /* rows of logits that have room where "branch" begins, after the layers */
     float *rope[2];               /* [C][rotary] of the usual base, of the local one */
-    float *vectors[4];      /* small tensors that are not F32, as floats */
-    float *logits;          /* [logits_rows][vocabulary] */
-    uint8_t *embedding_row; /* as in the file */
+    float *vectors[4];            /* small tensors that are not F32, as floats */
+    float *logits;                /* [logits_rows][vocabulary] */
+    uint8_t *embedding_row;       /* as in the file */
     /* latent attention: the queries against the cache's rows, and what came back, of latent_rows rows */
     float *latent_query, *latent_attended;
     uint32_t *head_rows; /* [heads][latent_rows] rows of a head among rows x heads */
@@ -253,6 +253,10 @@ void rope_table_destroy(struct rope_table *table);
 /* Rows of cosines and sines for the positions. */
 void rope_table_fill(const struct rope_table *table, struct thread_pool *pool, float *out, const uint32_t *positions,
                      size_t rows);
+
+/* Longer contexts get sharper attention: in some layers queries grow by this factor, with the logarithm of their
+ * position. */
+float query_sharpness(const struct model_parameters *parameters, uint32_t position);
 
 /* ---- the engine ----------------------------------------------------------------------------------------------------
  */
@@ -422,8 +426,8 @@ hypura_status give_logits(struct engine *engine, const struct engine_batch *batc
 /* ---- experts -------------------------------------------------------------------------------------------------------
  */
 
-/* Begins the reads of the experts in scratch.chosen but those that are computed elsewhere ([experts] of the layer; NULL:
- * none); forget_experts after an error. */
+/* Begins the reads of the experts in scratch.chosen but those that are computed elsewhere ([experts] of the layer;
+ * NULL: none); forget_experts after an error. */
 hypura_status want_chosen(struct engine *engine, uint32_t layer, unit_number first_expert, const bool *elsewhere,
                           hypura_error *error);
 void forget_experts(struct engine *engine);

@@ -77,3 +77,10 @@ void rope_table_fill(const struct rope_table *table, struct thread_pool *pool, f
     struct fill fill = {table, out, positions, rows};
     thread_pool_run(pool, fill_rows, &fill, (rows + FILL_ROWS - 1) / FILL_ROWS);
 }
+
+float query_sharpness(const struct model_parameters *p, uint32_t position)
+{
+    double from = position + (double)p->attention_temperature_offset;
+    double steps = floor(from / (double)p->attention_temperature_floor);
+    return (float)(log(steps + 1.0) * p->attention_temperature_scale + 1.0);
+}

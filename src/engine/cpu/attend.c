@@ -1,7 +1,6 @@
 /* What a token sees of those before it, by way of the KV cache. */
 #include "engine/cpu/execute.h"
 
-#include <math.h>
 #include <string.h>
 
 /* ---- heads ---------------------------------------------------------------------------------------------------------
@@ -67,17 +66,13 @@ static void turn(struct engine *engine, const struct step_heads *h, const struct
                      engine->scratch.rope[h->local]);
 }
 
-/* Longer contexts get sharper attention: queries grow with the logarithm of their position. */
 static void sharpen(struct engine *engine, const struct step_head *head)
 {
     const struct model_parameters *p = model_parameters(engine->model);
     size_t width = (size_t)head->heads * head->size;
     for (size_t r = 0; r < engine->rows; r++) {
-        double position = engine->scratch.positions[r] + (double)p->attention_temperature_offset;
-        double steps = floor(position / (double)p->attention_temperature_floor);
-        float factor = (float)(log(steps + 1.0) * p->attention_temperature_scale + 1.0);
         float *query = rows_of(engine, head->buffer) + r * width;
-        compute_scale(engine->compute, query, query, factor, width);
+        compute_scale(engine->compute, query, query, query_sharpness(p, engine->scratch.positions[r]), width);
     }
 }
 

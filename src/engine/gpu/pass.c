@@ -1,6 +1,5 @@
 #include "engine/gpu/pass.h"
 
-#include <math.h>
 #include <string.h>
 
 /* Layers that one batch of commands holds at most: the device starts on it while the next is recorded. Drivers reset a
@@ -106,7 +105,7 @@ static hypura_status make_run(struct engine *engine, struct device_list *lists, 
     return HYPURA_OK;
 }
 
-hypura_status pass_make_lists(struct engine *engine, hypura_error *error)
+static hypura_status make_lists(struct engine *engine, hypura_error *error)
 {
     struct gpu_pass *pass = engine->pass;
     uint32_t layers = pass->plan->layer_count;
@@ -124,7 +123,7 @@ hypura_status pass_make_lists(struct engine *engine, hypura_error *error)
     return HYPURA_OK;
 }
 
-void pass_free_lists(struct gpu_pass *pass)
+static void free_lists(struct gpu_pass *pass)
 {
     for (size_t few = 0; few < COUNT_OF(pass->lists); few++) {
         struct device_list *lists = &pass->lists[few];
@@ -152,7 +151,7 @@ hypura_status gpu_pass_open(struct engine *engine, struct gpu *gpu, hypura_error
     engine->pass->plan = engine->plan->gpu;
     engine->pass->layer_work = layer_work(engine);
     TRY(find_units(engine, error));
-    TRY(pass_make_lists(engine, error));
+    TRY(make_lists(engine, error));
     engine->pass->ahead.possible = pass_can_record_ahead(engine);
     TRY(pass_make_buffers(engine, error));
     return pass_try(engine, error);
@@ -179,7 +178,7 @@ void gpu_pass_close(struct engine *engine)
             gpu_buffer_destroy(pass->gpu, pass->caches[i]);
     for (unit_number u = 0; pass->host_vectors && u < model_unit_count(engine->model); u++)
         memory_free(pass->host_vectors[u]);
-    pass_free_lists(pass);
+    free_lists(pass);
     memory_free(pass->host_vectors);
     memory_free(pass->units);
     memory_free(pass->slots);
@@ -291,14 +290,11 @@ void gpu_pass_abandon(struct engine *engine)
 /* ---- the way there and back ----------------------------------------------------------------------------------------
  */
 
-/* Sharper attention for far positions: the factors of cpu/attend.c. */
 static void fill_scales(const struct engine *engine, float *out)
 {
     const struct model_parameters *p = model_parameters(engine->model);
     for (size_t r = 0; r < engine->rows; r++) {
-        double position = engine->scratch.positions[r] + (double)p->attention_temperature_offset;
-        double steps = floor(position / (double)p->attention_temperature_floor);
-        out[r] = (float)(log(steps + 1.0) * p->attention_temperature_scale + 1.0);
+        out[r] = query_sharpness(p, engine->scratch.positions[r]);
     }
 }
 

@@ -224,8 +224,6 @@ void pass_to_device(struct engine *engine);
 /* The steps of a layer that is there, and of what comes after the layers, rewritten for the batch at hand. */
 struct step_list pass_steps(const struct engine *engine, uint32_t layer);
 struct step_list pass_steps_after(const struct engine *engine);
-hypura_status pass_make_lists(struct engine *engine, hypura_error *error);
-void pass_free_lists(struct gpu_pass *pass);
 
 /* Records steps, each waiting for what it reads. pass_settle: whatever comes next waits for all of them. */
 hypura_status pass_record_steps(struct engine *engine, struct step_list list, hypura_error *error);
@@ -242,8 +240,6 @@ struct gpu_range pass_halves(const struct gpu_pass *pass, enum step_buffer buffe
 
 /* Whether the next step is the only reader of what this one gives, and would rather have halves. */
 bool pass_may_give_halves(const struct engine *engine, const struct step *step, enum step_buffer buffer);
-
-struct gpu_matrix pass_rows_of(const struct gpu_matrix *matrix, uint64_t first, uint64_t rows);
 
 /* The gated product of the gate's and up's rows; as halves where may_halve and the reader takes those: whether it is.
  */

@@ -137,7 +137,7 @@ static hypura_status record_residual(struct engine *engine, const struct step *s
 /* ---- products ------------------------------------------------------------------------------------------------------
  */
 
-struct gpu_matrix pass_rows_of(const struct gpu_matrix *matrix, uint64_t first, uint64_t rows)
+static struct gpu_matrix rows_of_matrix(const struct gpu_matrix *matrix, uint64_t first, uint64_t rows)
 {
     struct gpu_matrix part = *matrix;
     part.data.offset += first * matrix->row_bytes;
@@ -153,7 +153,7 @@ static struct pass_product product_of(const struct engine *engine, const struct 
     struct gpu_range bias = pass_vector(engine, matrix->bias);
     return (struct pass_product){.role = matrix->role,
                                  .first = matrix->first,
-                                 .job = {.weights = pass_rows_of(&whole, matrix->first, matrix->rows),
+                                 .job = {.weights = rows_of_matrix(&whole, matrix->first, matrix->rows),
                                          .in = pass_floats(pass, m->in),
                                          .in_halves = pass_halves(pass, m->in),
                                          .out = pass->rows[matrix->out],
