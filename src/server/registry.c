@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <time.h>
 
 #define MOST_TRIES 8 /* to see a model as it is between two changes that others make */
 
@@ -330,6 +331,30 @@ static hypura_status add_file(const struct registry *registry, struct entries *e
     return status ? status : add_entry(entries, &entry, problem.message, error);
 }
 
+/* Some file systems, tmpfs among them, pass over a file that is renamed while they list its folder. So a folder in
+ * which somebody works is listed again, for what the first time missed. */
+static hypura_status scan_folder(const struct registry *registry, struct entries *entries, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    bool again = true;
+    for (int i = 0; !status && again && i < MOST_TRIES; i++) {
+        struct stat info;
+        size_t known = entries->count;
+        DIR *folder = opendir(registry->folder);
+        /* It need not be there; but what is not seen of it is not taken for all there is. */
+        if (!folder && errno != ENOENT)
+            return error_set(error, HYPURA_ERROR_FORMAT, "the model folder %s cannot be read: %s", registry->folder,
+                             strerror(errno));
+        for (struct dirent *file; !status && folder && (file = readdir(folder));)
+            status = add_file(registry, entries, file->d_name, error);
+        bool busy = folder && fstat(dirfd(folder), &info) == 0 && info.st_mtime >= time(NULL) - 1;
+        again = busy && (i == 0 || entries->count > known);
+        if (folder)
+            closedir(folder);
+    }
+    return status;
+}
+
 static hypura_status list_entries(const struct registry *registry, struct entries *entries, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
@@ -344,16 +369,7 @@ static hypura_status list_entries(const struct registry *registry, struct entrie
         else if (status == HYPURA_ERROR_IO) /* it is gone */
             status = HYPURA_OK;
     }
-    DIR *folder = status ? NULL : opendir(registry->folder);
-    /* It need not be there; but what is not seen of it is not taken for all there is. */
-    if (!status && !folder && errno != ENOENT)
-        return error_set(error, HYPURA_ERROR_FORMAT, "the model folder %s cannot be read: %s", registry->folder,
-                         strerror(errno));
-    for (struct dirent *file; !status && folder && (file = readdir(folder));)
-        status = add_file(registry, entries, file->d_name, error);
-    if (folder)
-        closedir(folder);
-    return status;
+    return status ? status : scan_folder(registry, entries, error);
 }
 
 static void free_entries(struct entries *entries)
@@ -402,6 +418,8 @@ hypura_status registry_find(struct registry *registry, const char *name, struct 
         found = look_for(&entries, plain);
     if (status) {
         /* said */
+    } else if (found == SIZE_MAX && *plain && registry_in_folder(registry, plain, out, NULL) == HYPURA_OK) {
+        /* the list missed it: others were replacing it */
     } else if (found == SIZE_MAX) {
         status = error_set(error, HYPURA_ERROR_IO, "model '%s' not found", name && *name ? name : "");
     } else if (entries.items[found].problem) {
