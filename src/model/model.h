@@ -34,7 +34,7 @@ enum layer_kind {
 /* ---- tensors by role -----------------------------------------------------------------------------------------------
  */
 
-/* What a tensor is for. The GGUF name of each ("blk.%d.attn_q.weight") stands in one table in tensors.c. */
+/* What a tensor is for. The GGUF name of each ("blk.%d.attn_q.weight") stands in one table in roles.c. */
 enum tensor_role {
     /* of the whole model, before the layers */
     ROLE_TOKEN_EMBEDDING,

@@ -18,6 +18,103 @@ struct model {
     uint64_t bytes;
 };
 
+/* ---- roles.c -------------------------------------------------------------------------------------------------------
+ */
+
+/* What a dimension of a tensor must be. */
+enum extent {
+    NOTHING, /* the tensor has no such dimension */
+    ONE,
+    EMBEDDING,
+    VOCABULARY,
+    POSITIONS,
+    ANY,
+    HEADS,
+    QUERIES, /* heads x key size, twice that with an output gate */
+    KEYS,
+    VALUES,
+    QKV,
+    ATTENDED,   /* heads x value size */
+    QUERY_NORM, /* one head, or all of them */
+    KEY_NORM,
+    FEED_FORWARD,
+    FEED_FORWARD_UP, /* twice the width where the gate is in front */
+    EXPERTS,
+    EXPERT_WIDTH,
+    EXPERT_WIDTH_TWICE,
+    SHARED_WIDTH,
+    ROTARY_HALF,
+    Q_RANK,
+    KV_RANK,
+    LATENT_QUERIES,
+    LATENT_KV,
+    LATENT_KV_B,
+    LATENT_NOPE,
+    LATENT_VALUE,
+    RECURRENT_CONV,
+    RECURRENT_CHANNELS,
+    RECURRENT_VALUE_HEADS,
+    RECURRENT_VALUE_HEADS_TWICE,
+    RECURRENT_VALUE_SIZE,
+    RECURRENT_INNER
+};
+
+struct role_row {
+    const char *title;
+    const char *name; /* without "blk.N." for tensors of a layer */
+    bool layer;
+    enum extent extents[3];
+};
+
+extern const struct role_row tensor_roles[ROLE_COUNT];
+
+/* What a dimension must be; layer NULL: of a tensor of the whole model. */
+uint64_t extent_value(enum extent extent, const struct model *model, const struct model_layer *layer);
+
+/* ---- metadata.c ----------------------------------------------------------------------------------------------------
+ */
+
+/* Far above every published model; a number beyond is a broken file, and sizes computed from these never overflow 64
+ * bits. */
+#define MAX_LAYERS 4096u
+#define MAX_WIDTH (1u << 20)
+#define MAX_HEADS 65536u
+#define MAX_EXPERTS 65536u
+#define MAX_VOCABULARY (1u << 24)
+
+struct reader {
+    const struct gguf *file;
+    const struct architecture *architecture;
+    char key[160];
+    char wrong[160]; /* the first key that should be a finite number and is not */
+};
+
+const char *key(struct reader *reader, const char *name);
+bool has_float(struct reader *reader, const char *name, float *out);
+
+/* A number that may be absent, at most most where it is there; one that must not be; and one of each layer: one for
+ * all, or an array with one a layer. */
+hypura_status optional_number(struct reader *reader, const char *name, uint32_t most, uint32_t *out,
+                              hypura_error *error);
+hypura_status needed_number(struct reader *reader, const char *name, uint32_t most, uint32_t *out, hypura_error *error);
+hypura_status layer_number(struct reader *reader, const char *name, uint32_t layer, uint32_t most, uint32_t *out,
+                           hypura_error *error);
+
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        hypura_status try_status = (call);                                                                             \
+        if (try_status)                                                                                                \
+            return try_status;                                                                                         \
+    } while (0)
+
+/* layers.c: what each layer is. Parameters of the whole model are known by then. */
+hypura_status model_read_layers(struct model *model, struct reader *reader, hypura_error *error);
+
+#define CHUNK_OF_ATTENTION 8192u /* Llama 4 */
+
+/* ---- the others ----------------------------------------------------------------------------------------------------
+ */
+
 /* architecture.c */
 const struct architecture *architecture_find(const struct gguf_string *name);
 

@@ -1,0 +1,97 @@
+/* What each layer is: kind, heads, windows, positions, widths. */
+#include "model/model_private.h"
+
+/* Whether a layer slides its window: as the file says layer by layer, or in the architecture's pattern. */
+static bool layer_slides(struct reader *reader, uint32_t layer)
+{
+    const struct gguf_value *value = gguf_find(reader->file, key(reader, "attention.sliding_window_pattern"));
+    int64_t slides;
+    if (value && value->type == GGUF_ARRAY && gguf_element_int64(value, layer, &slides))
+        return slides != 0;
+    uint32_t pattern = reader->architecture->window_pattern;
+    gguf_get_uint32(reader->file, reader->key, &pattern);
+    return pattern && layer % pattern < pattern - 1;
+}
+
+/* The last layers may read the keys and values of the last one before them that looks as far back (Gemma 4). */
+static hypura_status share_keys(struct model *model, struct reader *reader, uint32_t number, uint32_t first_shared,
+                                hypura_error *error)
+{
+    struct model_layer *layer = &model->layers[number];
+    if (number < first_shared)
+        return HYPURA_OK;
+    for (uint32_t i = first_shared; i-- > 0;) {
+        const struct model_layer *source = &model->layers[i];
+        if ((source->window != 0) != (layer->window != 0))
+            continue;
+        if (source->kv_heads != layer->kv_heads)
+            break;
+        layer->kv_source = i;
+        return HYPURA_OK;
+    }
+    return error_set(error, HYPURA_ERROR_FORMAT, "%s: layer %u shares keys, but no layer before layer %u has such keys",
+                     gguf_file_path(reader->file, 0), number, first_shared);
+}
+
+hypura_status model_read_layers(struct model *model, struct reader *reader, hypura_error *error)
+{
+    const struct architecture *a = model->architecture;
+    const struct model_parameters *p = &model->parameters;
+    uint32_t window = 0, interval = 4, shared = 0;
+    uint32_t window_key = p->key_size, window_value = p->value_size;
+    if (a->window_pattern)
+        TRY(optional_number(reader, "attention.sliding_window", UINT32_MAX, &window, error));
+    if (window) {
+        TRY(optional_number(reader, "attention.key_length_swa", MAX_WIDTH, &window_key, error));
+        TRY(optional_number(reader, "attention.value_length_swa", MAX_WIDTH, &window_value, error));
+    }
+    TRY(optional_number(reader, "attention.shared_kv_layers", p->layers, &shared, error));
+    if (a->flags & ARCHITECTURE_RECURRENT)
+        TRY(needed_number(reader, "full_attention_interval", MAX_LAYERS, &interval, error));
+    for (uint32_t i = 0; i < p->layers; i++) {
+        struct model_layer *layer = &model->layers[i];
+        TRY(layer_number(reader, "attention.head_count", i, MAX_HEADS, &layer->heads, error));
+        layer->kv_heads = layer->heads;
+        TRY(layer_number(reader, "attention.head_count_kv", i, MAX_HEADS, &layer->kv_heads, error));
+        TRY(layer_number(reader, "feed_forward_length", i, MAX_WIDTH, &layer->feed_forward, error));
+        if (a->flags & ARCHITECTURE_LATENT)
+            layer->kind = LAYER_LATENT;
+        else if ((a->flags & ARCHITECTURE_RECURRENT) && (i + 1) % interval != 0)
+            layer->kind = LAYER_RECURRENT;
+        else
+            layer->kind = LAYER_ATTENTION;
+        layer->window = layer_slides(reader, i) ? window : 0;
+        layer->rope = a->rope != ROPE_STYLE_NONE && !(a->no_rope_interval && (i + 1) % a->no_rope_interval == 0);
+        layer->rope = layer->rope && (layer->window || !(a->flags & ARCHITECTURE_WINDOWS_TURN));
+        bool chunked = a->flags & ARCHITECTURE_CHUNKED;
+        layer->chunk = chunked && layer->rope ? CHUNK_OF_ATTENTION : 0;
+        layer->sharpened = p->attention_temperature_scale != 0.0f && !(chunked && layer->rope);
+        layer->rope_local = layer->window && (a->flags & ARCHITECTURE_LOCAL_ROPE);
+        layer->key_size = layer->window ? window_key : p->key_size;
+        layer->value_size = layer->window ? window_value : p->value_size;
+        layer->kv_source = i;
+        layer->moe = model->layer_tensors[i][ROLE_ROUTER] != NULL;
+        if (layer->moe && p->experts == 0)
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s: layer %u has a router, but '%s' is missing",
+                             gguf_file_path(reader->file, 0), i, key(reader, "expert_count"));
+        if (layer->kind != LAYER_RECURRENT && (layer->heads == 0 || layer->kv_heads == 0))
+            return error_set(error, HYPURA_ERROR_FORMAT,
+                             "%s: layer %u has %u heads and %u key heads; both must be there",
+                             gguf_file_path(reader->file, 0), i, layer->heads, layer->kv_heads);
+        if (layer->kind == LAYER_ATTENTION && layer->heads % layer->kv_heads != 0)
+            return error_set(error, HYPURA_ERROR_FORMAT,
+                             "%s: %u heads of layer %u are not a multiple of its %u key heads",
+                             gguf_file_path(reader->file, 0), layer->heads, i, layer->kv_heads);
+        TRY(share_keys(model, reader, i, p->layers - shared, error));
+        uint32_t rotary = layer->rope_local ? p->rotary_local : p->rotary;
+        if (layer->kind == LAYER_ATTENTION && layer->rope &&
+            (rotary > layer->key_size || rotary % 2 != 0 || layer->value_size == 0))
+            return error_set(error, HYPURA_ERROR_FORMAT,
+                             "%s: layer %u has heads with keys of %u, values of %u and %u rotary elements",
+                             gguf_file_path(reader->file, 0), i, layer->key_size, layer->value_size, rotary);
+        if (!layer->moe && layer->feed_forward == 0)
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is missing or zero for layer %u",
+                             gguf_file_path(reader->file, 0), key(reader, "feed_forward_length"), i);
+    }
+    return HYPURA_OK;
+}

@@ -1,0 +1,191 @@
+/* The table of tensors: what each is called in a file, and how large it must be. */
+#include "model/model_private.h"
+
+#include <string.h>
+
+/* Names as GGUF files carry them (gguf-py's tensor names). */
+const struct role_row tensor_roles[ROLE_COUNT] = {
+    [ROLE_TOKEN_EMBEDDING] = {"token embedding", "token_embd.weight", false, {EMBEDDING, VOCABULARY}},
+    [ROLE_TOKEN_TYPES] = {"token types", "token_types.weight", false, {EMBEDDING, ANY}},
+    [ROLE_POSITION_EMBEDDING] = {"position embedding", "position_embd.weight", false, {EMBEDDING, POSITIONS}},
+    [ROLE_EMBEDDING_NORM] = {"embedding norm", "token_embd_norm.weight", false, {EMBEDDING}},
+    [ROLE_EMBEDDING_NORM_BIAS] = {"embedding norm bias", "token_embd_norm.bias", false, {EMBEDDING}},
+    [ROLE_ROPE_FACTORS] = {"rope factors", "rope_freqs.weight", false, {ROTARY_HALF}},
+    [ROLE_ROPE_FACTORS_LONG] = {"rope factors long", "rope_factors_long.weight", false, {ROTARY_HALF}},
+    [ROLE_ROPE_FACTORS_SHORT] = {"rope factors short", "rope_factors_short.weight", false, {ROTARY_HALF}},
+
+    [ROLE_ATTENTION_NORM] = {"attention norm", "attn_norm.weight", true, {EMBEDDING}},
+    [ROLE_ATTENTION_NORM_BIAS] = {"attention norm bias", "attn_norm.bias", true, {EMBEDDING}},
+    [ROLE_ATTENTION_QKV] = {"attention qkv", "attn_qkv.weight", true, {EMBEDDING, QKV}},
+    [ROLE_ATTENTION_QKV_BIAS] = {"attention qkv bias", "attn_qkv.bias", true, {QKV}},
+    [ROLE_ATTENTION_Q] = {"attention q", "attn_q.weight", true, {EMBEDDING, QUERIES}},
+    [ROLE_ATTENTION_Q_BIAS] = {"attention q bias", "attn_q.bias", true, {QUERIES}},
+    [ROLE_ATTENTION_K] = {"attention k", "attn_k.weight", true, {EMBEDDING, KEYS}},
+    [ROLE_ATTENTION_K_BIAS] = {"attention k bias", "attn_k.bias", true, {KEYS}},
+    [ROLE_ATTENTION_V] = {"attention v", "attn_v.weight", true, {EMBEDDING, VALUES}},
+    [ROLE_ATTENTION_V_BIAS] = {"attention v bias", "attn_v.bias", true, {VALUES}},
+    [ROLE_ATTENTION_GATE] = {"attention gate", "attn_gate.weight", true, {EMBEDDING, RECURRENT_INNER}},
+    [ROLE_ATTENTION_Q_A] = {"attention q a", "attn_q_a.weight", true, {EMBEDDING, Q_RANK}},
+    [ROLE_ATTENTION_Q_A_NORM] = {"attention q a norm", "attn_q_a_norm.weight", true, {Q_RANK}},
+    [ROLE_ATTENTION_Q_B] = {"attention q b", "attn_q_b.weight", true, {Q_RANK, LATENT_QUERIES}},
+    [ROLE_ATTENTION_KV_A] = {"attention kv a", "attn_kv_a_mqa.weight", true, {EMBEDDING, LATENT_KV}},
+    [ROLE_ATTENTION_KV_A_NORM] = {"attention kv a norm", "attn_kv_a_norm.weight", true, {KV_RANK}},
+    [ROLE_ATTENTION_KV_B] = {"attention kv b", "attn_kv_b.weight", true, {KV_RANK, LATENT_KV_B}},
+    [ROLE_ATTENTION_K_B] = {"attention k b", "attn_k_b.weight", true, {LATENT_NOPE, KV_RANK, HEADS}},
+    [ROLE_ATTENTION_Q_NORM] = {"attention q norm", "attn_q_norm.weight", true, {QUERY_NORM}},
+    [ROLE_ATTENTION_K_NORM] = {"attention k norm", "attn_k_norm.weight", true, {KEY_NORM}},
+    [ROLE_ATTENTION_SINKS] = {"attention sinks", "attn_sinks.weight", true, {HEADS}},
+    [ROLE_ATTENTION_V_B] = {"attention v b", "attn_v_b.weight", true, {KV_RANK, LATENT_VALUE, HEADS}},
+    [ROLE_RECURRENT_BETA_ALPHA] = {"recurrent beta alpha",
+                                   "ssm_ba.weight",
+                                   true,
+                                   {EMBEDDING, RECURRENT_VALUE_HEADS_TWICE}},
+    [ROLE_RECURRENT_ALPHA] = {"recurrent alpha", "ssm_alpha.weight", true, {EMBEDDING, RECURRENT_VALUE_HEADS}},
+    [ROLE_RECURRENT_BETA] = {"recurrent beta", "ssm_beta.weight", true, {EMBEDDING, RECURRENT_VALUE_HEADS}},
+    [ROLE_RECURRENT_CONV] = {"recurrent convolution", "ssm_conv1d.weight", true, {RECURRENT_CONV, RECURRENT_CHANNELS}},
+    [ROLE_RECURRENT_DT_BIAS] = {"recurrent time step bias", "ssm_dt.bias", true, {RECURRENT_VALUE_HEADS}},
+    [ROLE_RECURRENT_A] = {"recurrent a", "ssm_a", true, {RECURRENT_VALUE_HEADS}},
+    [ROLE_RECURRENT_NORM] = {"recurrent norm", "ssm_norm.weight", true, {RECURRENT_VALUE_SIZE}},
+    [ROLE_RECURRENT_OUT] = {"recurrent output", "ssm_out.weight", true, {RECURRENT_INNER, EMBEDDING}},
+    [ROLE_ATTENTION_OUTPUT] = {"attention output", "attn_output.weight", true, {ATTENDED, EMBEDDING}},
+    [ROLE_ATTENTION_OUTPUT_BIAS] = {"attention output bias", "attn_output.bias", true, {EMBEDDING}},
+    [ROLE_ATTENTION_POST_NORM] = {"attention post norm", "post_attention_norm.weight", true, {EMBEDDING}},
+    [ROLE_ATTENTION_SUM_NORM] = {"attention sum norm", "attn_output_norm.weight", true, {EMBEDDING}},
+    [ROLE_ATTENTION_SUM_NORM_BIAS] = {"attention sum norm bias", "attn_output_norm.bias", true, {EMBEDDING}},
+    [ROLE_FFN_SUM_NORM] = {"ffn sum norm", "layer_output_norm.weight", true, {EMBEDDING}},
+    [ROLE_FFN_SUM_NORM_BIAS] = {"ffn sum norm bias", "layer_output_norm.bias", true, {EMBEDDING}},
+    [ROLE_FFN_NORM] = {"ffn norm", "ffn_norm.weight", true, {EMBEDDING}},
+    [ROLE_FFN_NORM_BIAS] = {"ffn norm bias", "ffn_norm.bias", true, {EMBEDDING}},
+    [ROLE_FFN_GATE] = {"ffn gate", "ffn_gate.weight", true, {EMBEDDING, FEED_FORWARD}},
+    [ROLE_FFN_GATE_BIAS] = {"ffn gate bias", "ffn_gate.bias", true, {FEED_FORWARD}},
+    [ROLE_FFN_UP] = {"ffn up", "ffn_up.weight", true, {EMBEDDING, FEED_FORWARD_UP}},
+    [ROLE_FFN_UP_BIAS] = {"ffn up bias", "ffn_up.bias", true, {FEED_FORWARD_UP}},
+    [ROLE_FFN_DOWN] = {"ffn down", "ffn_down.weight", true, {FEED_FORWARD, EMBEDDING}},
+    [ROLE_FFN_DOWN_BIAS] = {"ffn down bias", "ffn_down.bias", true, {EMBEDDING}},
+    [ROLE_ROUTER] = {"router", "ffn_gate_inp.weight", true, {EMBEDDING, EXPERTS}},
+    [ROLE_ROUTER_BIAS] = {"router bias", "ffn_gate_inp.bias", true, {EXPERTS}},
+    [ROLE_ROUTER_SELECTION_BIAS] = {"router selection bias", "exp_probs_b.bias", true, {EXPERTS}},
+    [ROLE_SHARED_ROUTER] = {"shared router", "ffn_gate_inp_shexp.weight", true, {EMBEDDING}},
+    [ROLE_SHARED_GATE] = {"shared gate", "ffn_gate_shexp.weight", true, {EMBEDDING, SHARED_WIDTH}},
+    [ROLE_SHARED_UP] = {"shared up", "ffn_up_shexp.weight", true, {EMBEDDING, SHARED_WIDTH}},
+    [ROLE_SHARED_DOWN] = {"shared down", "ffn_down_shexp.weight", true, {SHARED_WIDTH, EMBEDDING}},
+    [ROLE_EXPERT_GATE_BIAS] = {"expert gate bias", "ffn_gate_exps.bias", true, {EXPERT_WIDTH, EXPERTS}},
+    [ROLE_EXPERT_UP_BIAS] = {"expert up bias", "ffn_up_exps.bias", true, {EXPERT_WIDTH, EXPERTS}},
+    [ROLE_EXPERT_DOWN_BIAS] = {"expert down bias", "ffn_down_exps.bias", true, {EMBEDDING, EXPERTS}},
+    [ROLE_EXPERT_GATE_UP] = {"expert gate up",
+                             "ffn_gate_up_exps.weight",
+                             true,
+                             {EMBEDDING, EXPERT_WIDTH_TWICE, EXPERTS}},
+    [ROLE_EXPERT_GATE] = {"expert gate", "ffn_gate_exps.weight", true, {EMBEDDING, EXPERT_WIDTH, EXPERTS}},
+    [ROLE_EXPERT_UP] = {"expert up", "ffn_up_exps.weight", true, {EMBEDDING, EXPERT_WIDTH, EXPERTS}},
+    [ROLE_EXPERT_DOWN] = {"expert down", "ffn_down_exps.weight", true, {EXPERT_WIDTH, EMBEDDING, EXPERTS}},
+    [ROLE_ROUTER_SCALE] = {"router scale", "ffn_gate_inp.scale", true, {EMBEDDING}},
+    [ROLE_FFN_DENSE_POST_NORM] = {"ffn dense post norm", "post_ffw_norm_1.weight", true, {EMBEDDING}},
+    [ROLE_EXPERT_NORM] = {"expert norm", "pre_ffw_norm_2.weight", true, {EMBEDDING}},
+    [ROLE_EXPERT_NORM_BIAS] = {"expert norm bias", "pre_ffw_norm_2.bias", true, {EMBEDDING}},
+    [ROLE_EXPERT_SCALE] = {"expert scale", "ffn_down_exps.scale", true, {EXPERTS}},
+    [ROLE_EXPERT_POST_NORM] = {"expert post norm", "post_ffw_norm_2.weight", true, {EMBEDDING}},
+    [ROLE_LAYER_SCALE] = {"layer scale", "layer_output_scale.weight", true, {ONE}},
+    [ROLE_FFN_POST_NORM] = {"ffn post norm", "post_ffw_norm.weight", true, {EMBEDDING}},
+
+    [ROLE_OUTPUT_NORM] = {"output norm", "output_norm.weight", false, {EMBEDDING}},
+    [ROLE_OUTPUT_NORM_BIAS] = {"output norm bias", "output_norm.bias", false, {EMBEDDING}},
+    [ROLE_OUTPUT] = {"output", "output.weight", false, {EMBEDDING, VOCABULARY}},
+    [ROLE_OUTPUT_BIAS] = {"output bias", "output.bias", false, {VOCABULARY}},
+};
+
+const char *tensor_role_name(enum tensor_role role)
+{
+    return (unsigned)role < ROLE_COUNT ? tensor_roles[role].title : "unknown";
+}
+
+bool tensor_role_is_bias(enum tensor_role role)
+{
+    const char *name = (unsigned)role < ROLE_COUNT ? tensor_roles[role].name : "";
+    size_t length = strlen(name);
+    return length > 5 && strcmp(name + length - 5, ".bias") == 0;
+}
+
+/* ---- sizes ---------------------------------------------------------------------------------------------------------
+ */
+
+uint64_t extent_value(enum extent extent, const struct model *model, const struct model_layer *layer)
+{
+    const struct model_parameters *p = &model->parameters;
+    uint64_t queries = layer ? (uint64_t)layer->heads * layer->key_size : 0;
+    uint64_t keys = layer ? (uint64_t)layer->kv_heads * layer->key_size : 0;
+    uint64_t values = layer ? (uint64_t)layer->kv_heads * layer->value_size : 0;
+    uint64_t inner = (uint64_t)p->recurrent_heads_v * p->recurrent_value_size;
+    uint64_t channels = inner + 2 * (uint64_t)p->recurrent_heads_k * p->recurrent_key_size;
+    switch (extent) {
+    case NOTHING:
+    case ANY:
+    case ONE:
+        return 1;
+    case EMBEDDING:
+        return p->embedding;
+    case VOCABULARY:
+        return p->vocabulary;
+    case POSITIONS:
+        return p->context;
+    case HEADS:
+        return layer->heads;
+    case QUERIES:
+        if (layer->kind == LAYER_LATENT)
+            return (uint64_t)layer->heads * p->latent_key_size;
+        return model->architecture->flags & ARCHITECTURE_QUERY_GATED ? 2 * queries : queries;
+    case KEYS:
+        return keys;
+    case VALUES:
+        return values;
+    case QKV:
+        return layer->kind == LAYER_RECURRENT ? channels : queries + keys + values;
+    case ATTENDED:
+        if (layer->kind == LAYER_LATENT)
+            return (uint64_t)layer->heads * p->latent_value_size;
+        return (uint64_t)layer->heads * layer->value_size;
+    case QUERY_NORM:
+    case KEY_NORM:
+        return layer->key_size;
+    case FEED_FORWARD:
+    case FEED_FORWARD_UP:
+        return layer->feed_forward;
+    case EXPERTS:
+        return p->experts;
+    case EXPERT_WIDTH:
+        return p->expert_feed_forward;
+    case EXPERT_WIDTH_TWICE:
+        return 2 * (uint64_t)p->expert_feed_forward;
+    case SHARED_WIDTH:
+        return p->shared_feed_forward;
+    case ROTARY_HALF:
+        return p->rotary / 2;
+    case Q_RANK:
+        return p->q_rank;
+    case KV_RANK:
+        return p->kv_rank;
+    case LATENT_QUERIES:
+        return (uint64_t)layer->heads * p->latent_key_size;
+    case LATENT_KV:
+        return (uint64_t)p->kv_rank + p->rotary;
+    case LATENT_KV_B:
+        return (uint64_t)layer->heads * (p->latent_key_size - p->rotary + p->latent_value_size);
+    case LATENT_NOPE:
+        return p->latent_key_size - p->rotary;
+    case LATENT_VALUE:
+        return p->latent_value_size;
+    case RECURRENT_CONV:
+        return p->recurrent_conv;
+    case RECURRENT_CHANNELS:
+        return channels;
+    case RECURRENT_VALUE_HEADS:
+        return p->recurrent_heads_v;
+    case RECURRENT_VALUE_HEADS_TWICE:
+        return 2 * (uint64_t)p->recurrent_heads_v;
+    case RECURRENT_VALUE_SIZE:
+        return p->recurrent_value_size;
+    case RECURRENT_INNER:
+        return inner;
+    }
+    return 0;
+}
