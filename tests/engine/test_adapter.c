@@ -134,7 +134,7 @@ static void wrong_files_are_refused(void **state)
     (void)state;
     write_files("llama", 4);
     assert_refused("qwen2", path_in_folder("adapter.gguf"), "'general.architecture' is 'llama', not 'qwen2'");
-    assert_refused("llama3-rope", path_in_folder("adapter.gguf"), "which llama3-rope does not have");
+    assert_refused("llama-tied", path_in_folder("adapter.gguf"), "which llama-tied does not have");
     assert_refused("llama", path_in_folder("merged.gguf"), "'general.type' is 'model', not 'adapter'");
     assert_refused("llama", path_in_folder("absent.gguf"), "absent.gguf");
     write_wrong("wrong.gguf", "blk.0.attn_q.weight", 64, 4, true);
