@@ -240,10 +240,10 @@ static struct matrix thin_matrix(const struct gguf_tensor *tensor, const uint8_t
 }
 
 /* Some tokens of a job, from the given one on. */
-static void add_pair_to(struct engine *engine, const struct thin_pair *pair, const struct matmul *job, uint32_t expert,
+static void add_pair_to(struct batch *batch, const struct thin_pair *pair, const struct matmul *job, uint32_t expert,
                         size_t first, size_t token, size_t tokens)
 {
-    struct adapters *adapters = engine->adapters;
+    struct adapters *adapters = batch->open->adapters;
     struct matrix b = thin_matrix(pair->b, pair->data_b, expert);
     for (size_t i = 0; i < tokens; i++)
         adapters->rows[i] = job->input_rows ? job->input_rows[token + i] : (uint32_t)(token + i);
@@ -253,8 +253,8 @@ static void add_pair_to(struct engine *engine, const struct thin_pair *pair, con
                           .tokens = tokens,
                           .output = adapters->low,
                           .output_stride = b.columns};
-    compute_matmul(engine->compute, &down, 1);
-    compute_scale(engine->compute, adapters->low, adapters->low, pair->scale, tokens * b.columns);
+    compute_matmul(batch->compute, &down, 1);
+    compute_scale(batch->compute, adapters->low, adapters->low, pair->scale, tokens * b.columns);
     activation_set(adapters->input, adapters->low, tokens, b.columns, b.columns);
     for (size_t row = 0, rows; row < job->weights.rows; row += rows) {
         rows = MIN(job->weights.rows - row, (size_t)ADAPTER_COLUMNS);
@@ -263,21 +263,21 @@ static void add_pair_to(struct engine *engine, const struct thin_pair *pair, con
                             .tokens = tokens,
                             .output = adapters->delta,
                             .output_stride = rows};
-        compute_matmul(engine->compute, &up, 1);
+        compute_matmul(batch->compute, &up, 1);
         for (size_t i = 0; i < tokens; i++) {
             size_t place_of = job->output_rows ? job->output_rows[token + i] : token + i;
             float *out = job->output + place_of * job->output_stride + row;
-            compute_add(engine->compute, out, out, adapters->delta + i * rows, rows);
+            compute_add(batch->compute, out, out, adapters->delta + i * rows, rows);
         }
     }
 }
 
-void adapt(struct engine *engine, const struct matmul *job, int32_t layer, enum tensor_role role, uint32_t expert,
+void adapt(struct batch *batch, const struct matmul *job, int32_t layer, enum tensor_role role, uint32_t expert,
            size_t first)
 {
-    if (!engine->adapters)
+    if (!batch->open->adapters)
         return;
-    for (const struct thin_pair *pair = *place(engine->adapters, layer, role); pair; pair = pair->next)
+    for (const struct thin_pair *pair = *place(batch->open->adapters, layer, role); pair; pair = pair->next)
         for (size_t token = 0; token < job->tokens; token += ADAPTER_TOKENS)
-            add_pair_to(engine, pair, job, expert, first, token, MIN(job->tokens - token, (size_t)ADAPTER_TOKENS));
+            add_pair_to(batch, pair, job, expert, first, token, MIN(job->tokens - token, (size_t)ADAPTER_TOKENS));
 }

@@ -27,7 +27,7 @@
 #define ALONE 32u
 
 struct kind {
-    float guessed, accepted;
+    float drafted, accepted;
 };
 
 struct drafter {
@@ -37,7 +37,7 @@ struct drafter {
     struct kind kinds[KINDS], model; /* model: of the smaller model, however sure it was */
     double pass, further; /* nanoseconds of a pass over one token, and of each more; pass 0: not measured yet */
     uint32_t passes;
-    double guess; /* of a guess by the smaller model; 0: not measured yet */
+    double drafting; /* of a guess by the smaller model; 0: not measured yet */
 
     /* The guesses at hand. */
     uint32_t count;
@@ -78,18 +78,18 @@ void drafter_destroy(struct drafter *drafter)
 
 static float chance(const struct kind *kind)
 {
-    return (kind->accepted + ASSUMED * ASSUMED_TRUE) / (kind->guessed + ASSUMED);
+    return (kind->accepted + ASSUMED * ASSUMED_TRUE) / (kind->drafted + ASSUMED);
 }
 
-static void count_guess(struct kind *kind, bool accepted)
+static void count_draft(struct kind *kind, bool accepted)
 {
-    kind->guessed = kind->guessed * REMEMBERED + 1;
+    kind->drafted = kind->drafted * REMEMBERED + 1;
     kind->accepted = kind->accepted * REMEMBERED + accepted;
 }
 
 static void forget(struct drafter *drafter, struct kind *kind)
 {
-    kind->guessed *= FORGOTTEN;
+    kind->drafted *= FORGOTTEN;
     kind->accepted *= FORGOTTEN;
     drafter->further += (1 - FORGOTTEN) * (ASSUMED_SHARE * drafter->pass - drafter->further);
 }
@@ -119,23 +119,23 @@ static void add(struct drafter *drafter, struct prospect *prospect, uint32_t kin
 
 void drafter_learn(struct drafter *drafter, uint32_t accepted, uint64_t nanoseconds)
 {
-    uint32_t guessed = drafter->count;
-    for (uint32_t i = 0; i < guessed && i <= accepted; i++) {
-        count_guess(&drafter->kinds[drafter->kind[i]], i < accepted);
+    uint32_t drafted = drafter->count;
+    for (uint32_t i = 0; i < drafted && i <= accepted; i++) {
+        count_draft(&drafter->kinds[drafter->kind[i]], i < accepted);
         if (drafter->kind[i] >= MATCH_KINDS)
-            count_guess(&drafter->model, i < accepted);
+            count_draft(&drafter->model, i < accepted);
     }
     drafter->count = 0;
     if (drafter->pass <= 0) {
-        drafter->pass = (double)nanoseconds / (1 + ASSUMED_SHARE * guessed);
+        drafter->pass = (double)nanoseconds / (1 + ASSUMED_SHARE * drafted);
         drafter->further = ASSUMED_SHARE * drafter->pass;
         return;
     }
     /* A pass that was held up by something else counts as twice as long as expected at most. */
-    double expected = drafter->pass + guessed * drafter->further;
+    double expected = drafter->pass + drafted * drafter->further;
     double step = LEARNING * (MIN((double)nanoseconds, 2 * expected) - expected);
-    if (guessed)
-        drafter->further = MAX(drafter->further + step / guessed, 0.0);
+    if (drafted)
+        drafter->further = MAX(drafter->further + step / drafted, 0.0);
     else
         drafter->pass += step;
     drafter->passes++;
@@ -173,7 +173,7 @@ static size_t find_match(const int32_t *tokens, size_t count, uint32_t *length)
 }
 
 /* What followed there; a text that repeats itself goes on doing so. */
-static void guess_by_match(struct drafter *drafter, const int32_t *tokens, size_t count, size_t start, uint32_t length,
+static void draft_by_match(struct drafter *drafter, const int32_t *tokens, size_t count, size_t start, uint32_t length,
                            uint32_t most, int32_t *out)
 {
     struct prospect prospect = prospect_start(drafter);
@@ -218,8 +218,8 @@ static hypura_status feed(struct drafter *drafter, const int32_t *tokens, size_t
         if (status)
             return status;
         if (now == 1)
-            drafter->guess +=
-                (drafter->guess > 0 ? LEARNING : 1) * ((double)(clock_nanoseconds() - start) - drafter->guess);
+            drafter->drafting +=
+                (drafter->drafting > 0 ? LEARNING : 1) * ((double)(clock_nanoseconds() - start) - drafter->drafting);
         tokens += now;
         count -= now;
     }
@@ -237,17 +237,17 @@ static hypura_status follow(struct drafter *drafter, const int32_t *tokens, size
     return feed(drafter, tokens + same, count - same);
 }
 
-static void guess_by_model(struct drafter *drafter, const int32_t *tokens, size_t count, uint32_t most, int32_t *out)
+static void draft_by_model(struct drafter *drafter, const int32_t *tokens, size_t count, uint32_t most, int32_t *out)
 {
     struct prospect prospect = prospect_start(drafter);
     size_t vocabulary = model_parameters(engine_model(drafter->small))->vocabulary;
     for (uint32_t i = 0; i < most && count + i < engine_plan(drafter->small)->positions; i++) {
         struct kind *kind = &drafter->model;
         struct token_logprob best;
-        if (pays(drafter, &prospect, (double)chance(kind), drafter->further + drafter->guess)) {
+        if (pays(drafter, &prospect, (double)chance(kind), drafter->further + drafter->drafting)) {
             if (i == 0 ? follow(drafter, tokens, count) : feed(drafter, out + i - 1, 1))
                 return;
-            prospect.time += drafter->guess;
+            prospect.time += drafter->drafting;
             logits_logprobs(engine_logits(drafter->small, 0), vocabulary, 0, &best, 1);
             kind = &drafter->kinds[model_kind(best.logprob)];
         }
@@ -262,8 +262,8 @@ static void guess_by_model(struct drafter *drafter, const int32_t *tokens, size_
     }
 }
 
-uint32_t drafter_guess(struct drafter *drafter, const int32_t *tokens, size_t count, uint32_t most,
-                       int32_t out[DRAFT_MOST])
+uint32_t drafter_propose(struct drafter *drafter, const int32_t *tokens, size_t count, uint32_t most,
+                         int32_t out[DRAFT_MOST])
 {
     uint32_t length = 0;
     drafter->count = 0;
@@ -272,8 +272,8 @@ uint32_t drafter_guess(struct drafter *drafter, const int32_t *tokens, size_t co
         return 0;
     size_t match = find_match(tokens, count, &length);
     if (match && (!drafter->small || chance(&drafter->kinds[match_kind(length)]) >= chance(&drafter->model)))
-        guess_by_match(drafter, tokens, count, match, length, most, out);
+        draft_by_match(drafter, tokens, count, match, length, most, out);
     else if (drafter->small)
-        guess_by_model(drafter, tokens, count, most, out);
+        draft_by_model(drafter, tokens, count, most, out);
     return drafter->count;
 }

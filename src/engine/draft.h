@@ -28,8 +28,8 @@ hypura_status drafter_create(struct drafter **out, const struct engine *engine, 
 void drafter_destroy(struct drafter *drafter);
 
 /* What may follow tokens[count], at most so many, into out; returns how many. */
-uint32_t drafter_guess(struct drafter *drafter, const int32_t *tokens, size_t count, uint32_t most,
-                       int32_t out[DRAFT_MOST]);
+uint32_t drafter_propose(struct drafter *drafter, const int32_t *tokens, size_t count, uint32_t most,
+                         int32_t out[DRAFT_MOST]);
 
 /* A pass over one known token and the last guesses took so long, and so many of them came true. */
 void drafter_learn(struct drafter *drafter, uint32_t accepted, uint64_t nanoseconds);

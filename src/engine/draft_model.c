@@ -1,4 +1,4 @@
-/* The smaller model that guesses tokens for another (draft.h). It is opened first and lies in memory whole, so that the
+/* The smaller model that drafts tokens for another (draft.h). It is opened first and lies in memory whole, so that the
  * other's plan counts what it takes. */
 #include "engine/engine_private.h"
 
@@ -59,15 +59,15 @@ static bool same_tokens(const struct vocabulary *a, const struct vocabulary *b)
 static hypura_status check(const struct engine *engine, const struct engine *small, const char *path,
                            hypura_error *error)
 {
-    if (!goes_back(small->model))
+    if (!goes_back(small->open.model))
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
                          "%s cannot draft tokens: a sequence of it cannot go back to where a draft was wrong", path);
-    if (!same_tokens(engine->vocabulary, small->vocabulary))
+    if (!same_tokens(engine->open.vocabulary, small->open.vocabulary))
         return error_set(error, HYPURA_ERROR_ARGUMENT,
                          "%s cannot draft tokens for %s: their vocabularies differ; it takes a smaller model of the "
                          "same family",
-                         path, model_name(engine->model));
-    if (small->plan->mode != PLAN_FULL_RESIDENT)
+                         path, model_name(engine->open.model));
+    if (small->open.plan->mode != PLAN_FULL_RESIDENT)
         return error_set(error, HYPURA_ERROR_MEMORY,
                          "%s cannot draft tokens: it does not fit the budget whole beside its caches", path);
     return HYPURA_OK;
@@ -96,7 +96,7 @@ hypura_status draft_model_open(struct engine *engine, struct engine_options *opt
     if (status)
         return status;
     /* What it was promised and has not touched yet. */
-    const struct plan *plan = engine->draft_model->plan;
+    const struct plan *plan = engine->draft_model->open.plan;
     options->reserved += (int64_t)(plan->kv_bytes + plan->scratch_bytes);
     share_device(options, plan);
     return HYPURA_OK;

@@ -253,8 +253,8 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
 static hypura_status open_trace(struct engine *engine, const char *path, hypura_error *error)
 {
     struct trace_shape shape;
-    TRY(trace_shape_of_model(&shape, engine->model, error));
-    hypura_status status = trace_writer_create(&engine->trace, path, &shape, error);
+    TRY(trace_shape_of_model(&shape, engine->open.model, error));
+    hypura_status status = trace_writer_create(&engine->batch.trace, path, &shape, error);
     trace_shape_free(&shape);
     return status;
 }
@@ -262,57 +262,58 @@ static hypura_status open_trace(struct engine *engine, const char *path, hypura_
 /* Rope factors stand in tensors: LongRoPE has two sets, for contexts up to the original length and beyond. */
 static hypura_status open_rope(struct engine *engine, hypura_error *error)
 {
-    const struct model_parameters *p = model_parameters(engine->model);
-    unit_number unit = model_tensor(engine->model, ROLE_ROPE_FACTORS);
+    const struct model_parameters *p = model_parameters(engine->open.model);
+    unit_number unit = model_tensor(engine->open.model, ROLE_ROPE_FACTORS);
     if (unit == NO_UNIT)
-        unit =
-            model_tensor(engine->model, engine->plan->positions > p->rope_original_context ? ROLE_ROPE_FACTORS_LONG
-                                                                                           : ROLE_ROPE_FACTORS_SHORT);
+        unit = model_tensor(engine->open.model, engine->open.plan->positions > p->rope_original_context
+                                                    ? ROLE_ROPE_FACTORS_LONG
+                                                    : ROLE_ROPE_FACTORS_SHORT);
     struct held held = {0};
     const float *factors;
-    hypura_status status = hold_vector(engine, &held, unit, &factors, error);
+    hypura_status status = hold_vector(&engine->batch, &held, unit, &factors, error);
     if (!status)
-        status = rope_table_create(&engine->rope, p, false, factors, error);
-    release(engine, &held);
+        status = rope_table_create(&engine->open.rope, p, false, factors, error);
+    release(&engine->batch, &held);
     bool local = false;
-    struct step_list all = steps_all(engine->steps);
+    struct step_list all = steps_all(engine->open.steps);
     for (size_t i = 0; i < all.count; i++)
         local = local || (all.steps[i].kind == STEP_HEADS && all.steps[i].heads.local);
     if (!status && local)
-        status = rope_table_create(&engine->rope_local, p, true, NULL, error);
+        status = rope_table_create(&engine->open.rope_local, p, true, NULL, error);
     return status;
 }
 
 static size_t expert_places(const struct engine *engine)
 {
-    const struct model_parameters *p = model_parameters(engine->model);
+    const struct model_parameters *p = model_parameters(engine->open.model);
     return (size_t)p->layers * p->experts;
 }
 
 static hypura_status open_parts(struct engine *engine, const struct hardware_gpu *device,
                                 const struct engine_options *options, hypura_error *error)
 {
-    TRY(make_plan(&engine->plan, &engine->request, &engine->geometry, engine->model, engine->steps, engine->adapters,
-                  &engine->hardware, device, engine->gpu, options, error));
-    const struct plan *plan = engine->plan;
+    TRY(make_plan(&engine->open.plan, &engine->open.request, &engine->open.geometry, engine->open.model,
+                  engine->open.steps, engine->open.adapters, &engine->open.hardware, device, engine->open.gpu, options,
+                  error));
+    const struct plan *plan = engine->open.plan;
     if (plan->chunk == 0 || plan->chunk > MAX_CHUNK || plan->positions == 0 || plan->positions > MAX_POSITIONS ||
-        plan->sequences != engine->geometry.sequences)
+        plan->sequences != engine->open.geometry.sequences)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "a plan for %u tokens a batch and %u positions cannot be",
                          plan->chunk, plan->positions);
-    atomic_store(&engine->budget, plan->budget);
-    atomic_store(&engine->largest_budget, plan->budget);
-    engine->guess.ranks = guess_ranks(model_parameters(engine->model));
-    struct compute_limits limits = compute_limits_of(&engine->geometry, plan->chunk);
-    TRY(compute_create_limited(&engine->compute, engine->geometry.threads, compute_best_instructions(), &limits,
-                               error));
-    TRY(scratch_create(&engine->scratch, &engine->geometry, plan->chunk, error));
-    TRY(kv_cache_create(&engine->kv, &engine->geometry, plan->positions, plan->kv_type, error));
+    atomic_store(&engine->counters.budget, plan->budget);
+    atomic_store(&engine->counters.largest_budget, plan->budget);
+    engine->batch.prefetcher.ranks = prefetch_ranks(model_parameters(engine->open.model));
+    struct compute_limits limits = compute_limits_of(&engine->open.geometry, plan->chunk);
+    TRY(compute_create_limited(&engine->batch.compute, engine->open.geometry.threads, compute_best_instructions(),
+                               &limits, error));
+    TRY(scratch_create(&engine->batch.scratch, &engine->open.geometry, plan->chunk, error));
+    TRY(kv_cache_create(&engine->batch.kv, &engine->open.geometry, plan->positions, plan->kv_type, error));
     if (plan->kv_positions < (uint64_t)plan->positions * plan->sequences)
-        engine->kv.room = plan->kv_positions;
-    TRY(ALLOCATE(&engine->used, expert_places(engine), "expert usage", error));
-    engine->wait_for_all = options->wait_for_all;
+        engine->batch.kv.room = plan->kv_positions;
+    TRY(ALLOCATE(&engine->counters.used, expert_places(engine), "expert usage", error));
+    engine->open.wait_for_all = options->wait_for_all;
     char usage[4096];
-    bool remember = options->remember_usage && store_usage_path(engine->model, usage, sizeof usage);
+    bool remember = options->remember_usage && store_usage_path(engine->open.model, usage, sizeof usage);
     struct store_options store = {.reader = options->reader,
                                   .allow_buffered = true,
                                   .depth = options->depth,
@@ -320,20 +321,20 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
                                   .prefetching = options->prefetching,
                                   .fill = options->fill,
                                   .usage_path = remember ? usage : NULL,
-                                  .hardware = &engine->hardware,
-                                  .gpu = plan->gpu ? engine->gpu : NULL};
-    TRY(store_open(&engine->store, engine->model, plan, &store, error));
+                                  .hardware = &engine->open.hardware,
+                                  .gpu = plan->gpu ? engine->open.gpu : NULL};
+    TRY(store_open(&engine->open.store, engine->open.model, plan, &store, error));
     if (options->trace_path)
         TRY(open_trace(engine, options->trace_path, error));
-    TRY(store_load(engine->store, options->progress, options->progress_context, error));
+    TRY(store_load(engine->open.store, options->progress, options->progress_context, error));
     TRY(open_rope(engine, error));
-    return plan->gpu ? gpu_pass_open(engine, engine->gpu, error) : HYPURA_OK;
+    return plan->gpu ? gpu_pass_open(&engine->batch, engine->open.gpu, error) : HYPURA_OK;
 }
 
 hypura_status engine_end_trace(struct engine *engine, hypura_error *error)
 {
-    struct trace_writer *trace = engine->trace;
-    engine->trace = NULL;
+    struct trace_writer *trace = engine->batch.trace;
+    engine->batch.trace = NULL;
     return trace_writer_close(trace, error);
 }
 
@@ -342,23 +343,23 @@ static void close_parts(struct engine *engine)
     hypura_error lost;
     if (engine_end_trace(engine, &lost))
         log_write(LOG_WARNING, "%s", lost.message);
-    gpu_pass_close(engine);
-    if (engine->store)
-        store_close(engine->store);
-    memory_free(engine->used);
-    rope_table_destroy(&engine->rope);
-    rope_table_destroy(&engine->rope_local);
-    kv_cache_destroy(&engine->kv);
-    scratch_destroy(&engine->scratch);
-    compute_destroy(engine->compute);
-    plan_free(engine->plan);
-    if (engine->gpu)
-        gpu_pass_close_device(engine->gpu);
-    engine->used = NULL;
-    engine->store = NULL;
-    engine->compute = NULL;
-    engine->plan = NULL;
-    engine->gpu = NULL;
+    gpu_pass_close(&engine->batch);
+    if (engine->open.store)
+        store_close(engine->open.store);
+    memory_free(engine->counters.used);
+    rope_table_destroy(&engine->open.rope);
+    rope_table_destroy(&engine->open.rope_local);
+    kv_cache_destroy(&engine->batch.kv);
+    scratch_destroy(&engine->batch.scratch);
+    compute_destroy(engine->batch.compute);
+    plan_free(engine->open.plan);
+    if (engine->open.gpu)
+        gpu_pass_close_device(engine->open.gpu);
+    engine->counters.used = NULL;
+    engine->open.store = NULL;
+    engine->batch.compute = NULL;
+    engine->open.plan = NULL;
+    engine->open.gpu = NULL;
 }
 
 /* How often a GPU is asked, each time for less. Not every driver says how much memory others have. */
@@ -371,13 +372,13 @@ static hypura_status open_somewhere(struct engine *engine, const struct engine_o
     hypura_status status = HYPURA_ERROR_MEMORY;
     struct engine_options less = *options;
     for (int attempt = 1; status == HYPURA_ERROR_MEMORY && attempt <= GPU_ATTEMPTS; attempt++) {
-        TRY(gpu_pass_open_device(&engine->gpu, &engine->device, &engine->hardware, &less, error));
-        if (!engine->gpu)
+        TRY(gpu_pass_open_device(&engine->open.gpu, &engine->open.device, &engine->open.hardware, &less, error));
+        if (!engine->open.gpu)
             return open_parts(engine, NULL, options, error);
-        status = open_parts(engine, &engine->device, &less, &problem);
+        status = open_parts(engine, &engine->open.device, &less, &problem);
         if (status != HYPURA_ERROR_DEVICE && status != HYPURA_ERROR_MEMORY)
             return status ? error_set(error, status, "%s", problem.message) : HYPURA_OK;
-        less.gpu_budget = engine->plan ? plan_gpu_bytes(engine->plan->gpu) / 4 * 3 : 0;
+        less.gpu_budget = engine->open.plan ? plan_gpu_bytes(engine->open.plan->gpu) / 4 * 3 : 0;
         close_parts(engine);
         if (less.gpu_budget == 0)
             break;
@@ -393,16 +394,16 @@ static hypura_status open_somewhere(struct engine *engine, const struct engine_o
 /* A model without one computes; whoever wants texts gets the error. */
 static void open_vocabulary(struct engine *engine)
 {
-    const struct gguf *file = model_file(engine->model);
-    uint32_t rows = model_parameters(engine->model)->vocabulary;
-    if (vocabulary_open(&engine->vocabulary, file, &engine->vocabulary_error))
+    const struct gguf *file = model_file(engine->open.model);
+    uint32_t rows = model_parameters(engine->open.model)->vocabulary;
+    if (vocabulary_open(&engine->open.vocabulary, file, &engine->open.vocabulary_error))
         return;
-    uint32_t tokens = vocabulary_size(engine->vocabulary);
+    uint32_t tokens = vocabulary_size(engine->open.vocabulary);
     if (tokens == rows)
         return;
-    vocabulary_close(engine->vocabulary);
-    engine->vocabulary = NULL;
-    error_set(&engine->vocabulary_error, HYPURA_ERROR_FORMAT,
+    vocabulary_close(engine->open.vocabulary);
+    engine->open.vocabulary = NULL;
+    error_set(&engine->open.vocabulary_error, HYPURA_ERROR_FORMAT,
               "%s: its vocabulary has %u tokens, but its embedding and its logits are of %u", gguf_file_path(file, 0),
               tokens, rows);
 }
@@ -413,19 +414,21 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
     struct engine *engine;
     uint64_t start = clock_nanoseconds();
     TRY(ALLOCATE(&engine, 1, "engine", error));
-    engine->drafting = options->drafting;
-    hypura_status status = model_open(&engine->model, path, error);
+    engine->batch.open = &engine->open;
+    engine->batch.counters = &engine->counters;
+    engine->open.drafting = options->drafting;
+    hypura_status status = model_open(&engine->open.model, path, error);
     if (!status)
         open_vocabulary(engine);
     if (!status)
-        status = steps_make(&engine->steps, engine->model, error);
+        status = steps_make(&engine->open.steps, engine->open.model, error);
     if (!status)
-        status = adapters_open(&engine->adapters, engine->model, engine->steps, options->adapters,
+        status = adapters_open(&engine->open.adapters, engine->open.model, engine->open.steps, options->adapters,
                                options->adapter_count, error);
     if (!status)
-        status = hardware_detect(&engine->hardware, path, error);
+        status = hardware_detect(&engine->open.hardware, path, error);
     struct engine_options rest = *options;
-    if (!status && draft_model_wanted(engine->model, options))
+    if (!status && draft_model_wanted(engine->open.model, options))
         status = draft_model_open(engine, &rest, error);
     if (!status)
         status = open_somewhere(engine, &rest, error);
@@ -433,7 +436,7 @@ hypura_status engine_open(struct engine **out, const char *path, const struct en
         engine_close(engine);
         return status;
     }
-    engine->load_seconds = clock_seconds_since(start);
+    engine->open.load_seconds = clock_seconds_since(start);
     *out = engine;
     return HYPURA_OK;
 }
@@ -444,23 +447,23 @@ void engine_close(struct engine *engine)
         return;
     close_parts(engine);
     engine_close(engine->draft_model);
-    adapters_close(engine->adapters);
-    vocabulary_close(engine->vocabulary);
-    steps_free(engine->steps);
-    model_close(engine->model);
+    adapters_close(engine->open.adapters);
+    vocabulary_close(engine->open.vocabulary);
+    steps_free(engine->open.steps);
+    model_close(engine->open.model);
     memory_free(engine);
 }
 
 void engine_leave(struct engine *engine)
 {
     hypura_error lost;
-    if (!engine || engine->gpu) { /* a device's work has to be waited for, and its compiled kernels are kept */
+    if (!engine || engine->open.gpu) { /* a device's work has to be waited for, and its compiled kernels are kept */
         engine_close(engine);
         return;
     }
     if (engine_end_trace(engine, &lost))
         log_write(LOG_WARNING, "%s", lost.message);
-    store_leave(engine->store);
+    store_leave(engine->open.store);
 }
 
 /* ---- looking in ----------------------------------------------------------------------------------------------------
@@ -468,22 +471,22 @@ void engine_leave(struct engine *engine)
 
 const struct model *engine_model(const struct engine *engine)
 {
-    return engine->model;
+    return engine->open.model;
 }
 
 const struct plan *engine_plan(const struct engine *engine)
 {
-    return engine->plan;
+    return engine->open.plan;
 }
 
 const struct hardware *engine_hardware(const struct engine *engine)
 {
-    return &engine->hardware;
+    return &engine->open.hardware;
 }
 
 enum engine_drafting engine_drafting(const struct engine *engine)
 {
-    return engine->drafting;
+    return engine->open.drafting;
 }
 
 struct engine *engine_draft_model(const struct engine *engine)
@@ -493,55 +496,55 @@ struct engine *engine_draft_model(const struct engine *engine)
 
 bool engine_lost(const struct engine *engine)
 {
-    return atomic_load(&engine->lost);
+    return atomic_load(&engine->batch.lost);
 }
 
 const struct gpu_info *engine_gpu(const struct engine *engine)
 {
-    return engine->pass ? &engine->device.info : NULL;
+    return engine->batch.pass ? &engine->open.device.info : NULL;
 }
 
 struct store *engine_store(struct engine *engine)
 {
-    return engine->store;
+    return engine->open.store;
 }
 
 hypura_status engine_vocabulary(const struct vocabulary **out, const struct engine *engine, hypura_error *error)
 {
-    if (!engine->vocabulary)
-        return error_set(error, engine->vocabulary_error.status, "%s", engine->vocabulary_error.message);
-    *out = engine->vocabulary;
+    if (!engine->open.vocabulary)
+        return error_set(error, engine->open.vocabulary_error.status, "%s", engine->open.vocabulary_error.message);
+    *out = engine->open.vocabulary;
     return HYPURA_OK;
 }
 
 size_t engine_threads(const struct engine *engine)
 {
-    return engine->geometry.threads;
+    return engine->open.geometry.threads;
 }
 
 uint32_t engine_positions(const struct engine *engine, uint32_t sequence)
 {
-    return sequence < engine->kv.sequences ? engine->kv.held[sequence] : 0;
+    return sequence < engine->batch.kv.sequences ? engine->batch.kv.held[sequence] : 0;
 }
 
 void engine_run(struct engine *engine, thread_task task, void *context, size_t count)
 {
-    thread_pool_run(compute_pool(engine->compute), task, context, count);
+    thread_pool_run(compute_pool(engine->batch.compute), task, context, count);
 }
 
 uint64_t engine_room(const struct engine *engine)
 {
-    return engine->kv.room;
+    return engine->batch.kv.room;
 }
 
 bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t positions)
 {
-    if (sequence >= engine->kv.sequences || positions >= engine->kv.held[sequence])
+    if (sequence >= engine->batch.kv.sequences || positions >= engine->batch.kv.held[sequence])
         return true;
-    bool kept = kv_cache_can_truncate(&engine->kv, sequence, positions);
-    engine->kv.held[sequence] = kept ? positions : 0;
-    if (engine->kv.held[sequence] == 0)
-        engine->kv.reached[sequence] = 0;
+    bool kept = kv_cache_can_truncate(&engine->batch.kv, sequence, positions);
+    engine->batch.kv.held[sequence] = kept ? positions : 0;
+    if (engine->batch.kv.held[sequence] == 0)
+        engine->batch.kv.reached[sequence] = 0;
     return kept;
 }
 
@@ -550,23 +553,23 @@ static void follow_cancel(struct engine *engine)
 {
     bool end;
     do {
-        end = engine_is_to_end(engine);
-        thread_pool_skip(compute_pool(engine->compute), end);
-        store_cancel(engine->store, end);
-    } while (end != engine_is_to_end(engine));
+        end = batch_is_to_end(&engine->batch);
+        thread_pool_skip(compute_pool(engine->batch.compute), end);
+        store_cancel(engine->open.store, end);
+    } while (end != batch_is_to_end(&engine->batch));
 }
 
 void engine_cancel(struct engine *engine, bool cancel)
 {
     if (engine->draft_model)
         engine_cancel(engine->draft_model, cancel);
-    atomic_store(&engine->cancelled, cancel);
+    atomic_store(&engine->batch.cancelled, cancel);
     follow_cancel(engine);
 }
 
 void engine_stop(struct engine *engine, bool stop)
 {
-    atomic_store(&engine->stopped, stop);
+    atomic_store(&engine->batch.stopped, stop);
     follow_cancel(engine);
 }
 
@@ -581,7 +584,7 @@ static uint64_t fixed_bytes(const struct plan *plan)
 
 hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_error *error)
 {
-    const struct plan *plan = engine->plan;
+    const struct plan *plan = engine->open.plan;
     uint64_t fixed = fixed_bytes(plan);
     if (plan->pool_bytes == 0 && bytes < fixed) {
         char text[32];
@@ -591,37 +594,37 @@ hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_er
     }
     if (plan->pool_bytes) {
         hypura_status status =
-            store_resize(engine->store, (int64_t)MIN(bytes, (uint64_t)INT64_MAX) - (int64_t)fixed, error);
+            store_resize(engine->open.store, (int64_t)MIN(bytes, (uint64_t)INT64_MAX) - (int64_t)fixed, error);
         if (status)
             return error_prefix(error, "a budget of %.1f MiB, of which %.1f MiB are taken by what stays in memory",
                                 (double)bytes / 1048576.0, (double)fixed / 1048576.0);
     }
-    atomic_store(&engine->budget, bytes);
-    if (bytes > atomic_load(&engine->largest_budget))
-        atomic_store(&engine->largest_budget, bytes);
+    atomic_store(&engine->counters.budget, bytes);
+    if (bytes > atomic_load(&engine->counters.largest_budget))
+        atomic_store(&engine->counters.largest_budget, bytes);
     return HYPURA_OK;
 }
 
 void engine_statistics(struct engine *engine, struct engine_statistics *out)
 {
     *out = (struct engine_statistics){
-        .load_seconds = engine->load_seconds,
-        .prompt_tokens = atomic_load(&engine->prompt_tokens),
-        .generated_tokens = atomic_load(&engine->generated_tokens),
-        .decode_passes = atomic_load(&engine->decode_passes),
-        .drafted_tokens = atomic_load(&engine->drafted_tokens),
-        .accepted_tokens = atomic_load(&engine->accepted_tokens),
-        .prompt_seconds = (double)atomic_load(&engine->prompt_nanoseconds) * 1e-9,
-        .decode_bytes_read = atomic_load(&engine->decode_bytes_read),
-        .decode_seconds = (double)atomic_load(&engine->decode_nanoseconds) * 1e-9,
+        .load_seconds = engine->open.load_seconds,
+        .prompt_tokens = atomic_load(&engine->counters.prompt_tokens),
+        .generated_tokens = atomic_load(&engine->counters.generated_tokens),
+        .decode_passes = atomic_load(&engine->counters.decode_passes),
+        .drafted_tokens = atomic_load(&engine->counters.drafted_tokens),
+        .accepted_tokens = atomic_load(&engine->counters.accepted_tokens),
+        .prompt_seconds = (double)atomic_load(&engine->counters.prompt_nanoseconds) * 1e-9,
+        .decode_bytes_read = atomic_load(&engine->counters.decode_bytes_read),
+        .decode_seconds = (double)atomic_load(&engine->counters.decode_nanoseconds) * 1e-9,
         .peak_rss_bytes = memory_peak_resident_bytes(),
-        .budget_bytes = atomic_load(&engine->budget),
-        .largest_budget_bytes = atomic_load(&engine->largest_budget),
+        .budget_bytes = atomic_load(&engine->counters.budget),
+        .largest_budget_bytes = atomic_load(&engine->counters.largest_budget),
     };
-    store_statistics(engine->store, &out->store);
+    store_statistics(engine->open.store, &out->store);
     uint64_t bytes[UNIT_STATES] = {0};
-    for (uint32_t u = 0; u < model_unit_count(engine->model); u++)
-        store_count_bytes(engine->store, u, bytes);
+    for (uint32_t u = 0; u < model_unit_count(engine->open.model); u++)
+        store_count_bytes(engine->open.store, u, bytes);
     out->bytes_gpu = bytes[UNIT_ON_GPU];
     out->bytes_ram = bytes[UNIT_CACHED] + bytes[UNIT_PINNED];
     out->bytes_storage = bytes[UNIT_ON_STORAGE] + bytes[UNIT_IN_FLIGHT];
@@ -630,5 +633,5 @@ void engine_statistics(struct engine *engine, struct engine_statistics *out)
 void engine_take_used(struct engine *engine, bool *used)
 {
     for (size_t i = 0; i < expert_places(engine); i++)
-        used[i] = atomic_exchange_explicit(&engine->used[i], false, memory_order_relaxed);
+        used[i] = atomic_exchange_explicit(&engine->counters.used[i], false, memory_order_relaxed);
 }

@@ -9,9 +9,9 @@
  *   scratch.c      every buffer of the pass, sized from the steps and the chunk
  *   kv_cache.c     keys and values of all sequences, and how far each reaches
  *   rope_table.c   angles of the batch's positions
- *   encoder.c      embeddings of texts
- *   guess.c        which experts the next layers may choose
- *   draft_model.c  the smaller model that guesses tokens
+ *   embed.c        embeddings of texts
+ *   prefetch.c     which experts the next layers may choose
+ *   draft_model.c  the smaller model that drafts tokens
  */
 #ifndef HYPURA_ENGINE_PRIVATE_H
 #define HYPURA_ENGINE_PRIVATE_H
@@ -73,28 +73,28 @@ void engine_ask(struct asked *out, const struct geometry *geometry, const struct
 void geometry_make(struct geometry *out, const struct model *model, const struct steps *steps, size_t threads,
                    uint32_t sequences);
 
-/* ---- guesses -------------------------------------------------------------------------------------------------------
+/* ---- prefetches ----------------------------------------------------------------------------------------------------
  */
 
-/* Batches of more tokens are not guessed token by token. */
-#define GUESS_ROWS 8u
-#define GUESS_MAX_RANKS 64u
+/* For batches of more tokens nothing is prefetched token by token. */
+#define PREFETCH_ROWS 8u
+#define PREFETCH_MAX_RANKS 64u
 
 /* How far ahead at most. Routers on a state of several layers before still find most of what they will choose; a read
  * of a large expert takes as long as several layers' computation. */
-#define GUESS_LAYERS 8u
+#define PREFETCH_LAYERS 8u
 
-/* Guesses are told apart by how far they are from the border between what is chosen and what is not. */
-#define GUESS_MARGINS 16u
+/* Prefetches are told apart by how far they are from the border between what is chosen and what is not. */
+#define PREFETCH_MARGINS 16u
 
 struct look {
     uint32_t layer, rows; /* no rows: there is none */
 };
 
-struct guess {
-    uint32_t ranks; /* experts that are guessed for a token: its own number, and as many that nearly made it */
-    struct look looks[GUESS_LAYERS][GUESS_LAYERS]; /* by layers ahead less one, by layer that is guessed */
-    uint32_t made[GUESS_LAYERS][GUESS_MARGINS], right[GUESS_LAYERS][GUESS_MARGINS];
+struct prefetcher {
+    uint32_t ranks; /* experts that are prefetched for a token: its own number, and as many that nearly made it */
+    struct look looks[PREFETCH_LAYERS][PREFETCH_LAYERS]; /* by layers ahead less one, by layer that is looked at */
+    uint32_t made[PREFETCH_LAYERS][PREFETCH_MARGINS], right[PREFETCH_LAYERS][PREFETCH_MARGINS];
 };
 
 struct likely {
@@ -144,14 +144,14 @@ struct scratch {
     uint32_t *chosen;      /* [C][K] in the router's order */
     float *chosen_weights; /* [C][K] */
     float *expert_out;     /* [C][K][E] */
-    /* guesses, of GUESS_ROWS rows at most */
-    uint32_t *guessed;      /* [GUESS_LAYERS][GUESS_LAYERS][rows][ranks] */
-    uint8_t *margins;       /* of each */
-    float *guessed_weights; /* [rows][ranks] */
-    struct likely *likely;  /* [experts] */
-    unit_number *guess_units;
-    float *guess_probabilities;
-    struct activation *guess_input;
+    /* prefetches, of PREFETCH_ROWS rows at most */
+    uint32_t *prefetched;    /* [PREFETCH_LAYERS][PREFETCH_LAYERS][rows][ranks] */
+    uint8_t *margins;        /* of each */
+    float *prefetch_weights; /* [rows][ranks] */
+    struct likely *likely;   /* [experts] */
+    unit_number *prefetch_units;
+    float *prefetch_probabilities;
+    struct activation *prefetch_input;
     uint32_t *expert_first;    /* [experts + 1] into rows, by expert */
     uint32_t *expert_token;    /* [C * K] rows of each expert: the token ... */
     uint32_t *expert_slot;     /* [C * K] ... and the row of expert_out */
@@ -261,50 +261,69 @@ float query_sharpness(const struct model_parameters *parameters, uint32_t positi
 /* ---- the engine ----------------------------------------------------------------------------------------------------
  */
 
-struct engine {
+/* The opened model: what is read, made and decided when it is opened, in this order. Nothing of it changes until it is
+ * closed; what moves behind the store's functions is the store's. Owner: engine.c. */
+struct opened {
     struct model *model;
     struct steps *steps;
     struct vocabulary *vocabulary; /* NULL: vocabulary_error says why */
     hypura_error vocabulary_error;
-    struct hardware hardware;
-    struct plan *plan;
-    struct store *store;
-    struct compute *compute;
-    struct geometry geometry;
-    struct scratch scratch;
-    struct kv_cache kv;
-    struct rope_table rope, rope_local;
     struct adapters *adapters; /* NULL: none */
-    struct trace_writer *trace;
-    struct guess guess;
-    struct plan_request request;
+    struct hardware hardware;
     struct gpu *gpu; /* NULL: everything is computed here */
     struct hardware_gpu device;
-    struct gpu_pass *pass; /* NULL: likewise */
-    bool wait_for_all;
-    atomic_bool lost; /* the GPU */
-
-    /* The batch that is running. */
-    const struct engine_batch *batch;
-    size_t rows;
-    uint32_t span_count;
-    size_t wanted;
-    uint32_t drafted; /* until engine_accept */
+    struct plan_request request;
+    struct plan *plan;
+    struct geometry geometry;
+    struct store *store;
+    struct rope_table rope, rope_local;
     enum engine_drafting drafting;
-    struct engine *draft_model; /* NULL: none */
-
-    atomic_bool *used;                       /* [layers][experts] since somebody asked */
-    atomic_bool cancelled, stopped;          /* engine_cancel, engine_stop */
-    _Atomic uint64_t budget, largest_budget; /* now; so far */
+    bool wait_for_all;
     double load_seconds;
+};
+
+/* What is counted since it was opened; any thread may read it. */
+struct counters {
+    atomic_bool *used;                       /* [layers][experts] since somebody asked */
+    _Atomic uint64_t budget, largest_budget; /* now; so far */
     _Atomic uint64_t prompt_tokens, generated_tokens, prompt_nanoseconds, decode_nanoseconds, decode_bytes_read;
     _Atomic uint64_t decode_passes, drafted_tokens, accepted_tokens;
 };
 
+/* The batch that is running: its rows, the sequences that they belong to, and the room that they pass through. The
+ * executors see this and, by way of it, the opened model; of the counters they count what they alone know. Owner:
+ * forward.c; one thread at a time, but for the flags. */
+struct batch {
+    const struct opened *open;
+    struct counters *counters;
+    struct compute *compute;
+    struct scratch scratch;
+    struct kv_cache kv;
+    struct prefetcher prefetcher;
+    struct gpu_pass *pass; /* NULL: no layer is computed on a GPU */
+    struct trace_writer *trace;
+
+    const struct engine_batch *asked;
+    size_t rows;
+    uint32_t span_count;
+    size_t wanted;
+    uint32_t drafted; /* until engine_accept */
+
+    atomic_bool cancelled, stopped; /* engine_cancel, engine_stop */
+    atomic_bool lost;               /* the GPU */
+};
+
+struct engine {
+    struct opened open;
+    struct batch batch;
+    struct counters counters;
+    struct engine *draft_model; /* NULL: none */
+};
+
 /* Whether the pass at hand is not wanted any more. */
-static inline bool engine_is_to_end(const struct engine *engine)
+static inline bool batch_is_to_end(const struct batch *batch)
 {
-    return atomic_load(&engine->cancelled) || atomic_load(&engine->stopped);
+    return atomic_load(&batch->cancelled) || atomic_load(&batch->stopped);
 }
 
 /* ---- weights -------------------------------------------------------------------------------------------------------
@@ -320,7 +339,7 @@ struct held {
 };
 
 /* The matrix of a tensor with two dimensions (or one, as one row), which is never in pieces. */
-hypura_status hold_matrix(struct engine *engine, struct held *held, unit_number unit, struct matrix *out,
+hypura_status hold_matrix(struct batch *batch, struct held *held, unit_number unit, struct matrix *out,
                           hypura_error *error);
 
 /* Whether a small tensor is floats as it is read: units lie in memory as in the file, by the page. */
@@ -328,12 +347,12 @@ bool are_floats(const struct unit_slice *slice);
 size_t vector_elements(const struct gguf_tensor *tensor);
 
 /* A small tensor as floats; NULL for NO_UNIT. */
-hypura_status hold_vector(struct engine *engine, struct held *held, unit_number unit, const float **out,
+hypura_status hold_vector(struct batch *batch, struct held *held, unit_number unit, const float **out,
                           hypura_error *error);
-void release(struct engine *engine, struct held *held);
+void release(struct batch *batch, struct held *held);
 
 /* A tensor's shape, with rows at data. */
-struct matrix unit_matrix(const struct engine *engine, unit_number unit, const uint8_t *data);
+struct matrix unit_matrix(const struct batch *batch, unit_number unit, const uint8_t *data);
 
 /* Rows first to first + rows of a matrix. */
 struct matrix matrix_rows(const struct matrix *matrix, size_t first, size_t rows);
@@ -354,8 +373,7 @@ struct product {
 
 /* All of them, with what adapters add. Tensors are computed as they come, in the order of the products. Of jobs the
  * shape of the weights is left. layer -1: of the whole model. */
-hypura_status multiply(struct engine *engine, int32_t layer, struct product *products, size_t count,
-                       hypura_error *error);
+hypura_status multiply(struct batch *batch, int32_t layer, struct product *products, size_t count, hypura_error *error);
 
 /* ---- adapters ------------------------------------------------------------------------------------------------------
  */
@@ -383,10 +401,10 @@ void adapters_close(struct adapters *adapters);
 
 /* After compute_matmul: adds to a job's output what adapters have for the matrix of a role (of an expert of it) whose
  * row "first" was the job's first. layer -1: of the whole model. */
-void adapt(struct engine *engine, const struct matmul *job, int32_t layer, enum tensor_role role, uint32_t expert,
+void adapt(struct batch *batch, const struct matmul *job, int32_t layer, enum tensor_role role, uint32_t expert,
            size_t first);
 
-/* ---- the smaller model that guesses tokens --------------------------------------------------------------------------
+/* ---- the smaller model that drafts tokens --------------------------------------------------------------------------
  */
 
 /* Whether a model can use the one of the options. */
@@ -410,17 +428,11 @@ void planned_draft_close(struct planned_draft *draft);
 hypura_status engine_plan_beside(struct plan **out, const struct model *model, const struct hardware *hardware,
                                  const struct engine_options *options, hypura_error *error);
 
-/* ---- encoders ------------------------------------------------------------------------------------------------------
- */
-
-bool is_encoder(const struct engine *engine);
-hypura_status check_encoder_batch(const struct engine *engine, const struct engine_batch *batch, hypura_error *error);
-
 /* ---- logits --------------------------------------------------------------------------------------------------------
  */
 
 /* Hands logits on, from the first-th that is wanted, to whoever takes them as they come. */
-hypura_status give_logits(struct engine *engine, const struct engine_batch *batch, size_t first, size_t count,
+hypura_status give_logits(struct batch *batch, const struct engine_batch *asked, size_t first, size_t count,
                           const float *logits, hypura_error *error);
 
 /* ---- experts -------------------------------------------------------------------------------------------------------
@@ -428,31 +440,31 @@ hypura_status give_logits(struct engine *engine, const struct engine_batch *batc
 
 /* Begins the reads of the experts in scratch.chosen but those that are computed elsewhere ([experts] of the layer;
  * NULL: none); forget_experts after an error. */
-hypura_status want_chosen(struct engine *engine, uint32_t layer, unit_number first_expert, const bool *elsewhere,
+hypura_status want_chosen(struct batch *batch, uint32_t layer, unit_number first_expert, const bool *elsewhere,
                           hypura_error *error);
-void forget_experts(struct engine *engine);
+void forget_experts(struct batch *batch);
 
 /* The same and their work, for the rows of the step's input, into scratch.expert_out. */
-hypura_status run_chosen_experts(struct engine *engine, const struct step *experts, const bool *elsewhere,
+hypura_status run_chosen_experts(struct batch *batch, const struct step *experts, const bool *elsewhere,
                                  hypura_error *error);
 
 /* Buffers, as bits, were written: products make their copies of them anew. */
-void forget_inputs(struct engine *engine, uint32_t written);
+void forget_inputs(struct batch *batch, uint32_t written);
 
 /* Device memory for batches of so many tokens, besides weights and caches. */
 uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 
-/* ---- guesses of experts --------------------------------------------------------------------------------------------
+/* ---- prefetches of experts -----------------------------------------------------------------------------------------
  */
 
-/* After a layer of single tokens: offers the store a guess of what the next layer will choose, and while the drive has
+/* After a layer of single tokens: offers the store what the next layer will probably choose, and while the drive has
  * nothing to do of those after it. */
-hypura_status guess_ahead(struct engine *engine, uint32_t number, hypura_error *error);
-hypura_status guess_start(struct engine *engine, hypura_error *error); /* the same before the first layer */
+hypura_status prefetch_ahead(struct batch *batch, uint32_t number, hypura_error *error);
+hypura_status prefetch_start(struct batch *batch, hypura_error *error); /* the same before the first layer */
 /* In a layer of a long batch, once its own experts were wanted: the next one will use all. */
-void guess_prompt(struct engine *engine, uint32_t number);
-void guess_check(struct engine *engine, uint32_t number); /* counts how guesses came true */
-uint32_t guess_ranks(const struct model_parameters *parameters);
+void prefetch_prompt(struct batch *batch, uint32_t number);
+void prefetch_check(struct batch *batch, uint32_t number); /* counts which offers came true */
+uint32_t prefetch_ranks(const struct model_parameters *parameters);
 
 /* Chooses experts for rows of logits [rows][experts], which become probabilities. bias may be NULL. */
 void router_choose(struct compute *compute, const struct router_rule *rule, float *logits, float *selection,

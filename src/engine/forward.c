@@ -7,58 +7,88 @@
 /* ---- the batch -----------------------------------------------------------------------------------------------------
  */
 
-/* Checks tokens and positions, and cuts the batch into spans of one sequence each. Nothing is changed on an error. */
-static hypura_status read_batch(struct engine *engine, const struct engine_batch *batch, hypura_error *error)
+/* In an encoder a token sees all of its text, the later part too. So a text passes as one batch, from position 0. */
+static bool is_encoder(const struct batch *batch)
 {
-    struct scratch *s = &engine->scratch;
-    uint32_t vocabulary = model_parameters(engine->model)->vocabulary;
-    if (batch->count == 0 || batch->count > s->chunk)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "a batch of %zu tokens; 1 to %u are possible", batch->count,
-                         s->chunk);
-    engine->rows = batch->count;
-    engine->span_count = 0;
-    engine->wanted = 0;
-    for (uint32_t r = 0; r < batch->count; r++) {
-        uint32_t sequence = batch->sequences ? batch->sequences[r] : 0;
-        if (batch->tokens[r] < 0 || (uint32_t)batch->tokens[r] >= vocabulary)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "token %d is not one of the %u of the vocabulary",
-                             batch->tokens[r], vocabulary);
-        if (sequence >= engine->kv.sequences)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "sequence %u; there are %u", sequence, engine->kv.sequences);
-        struct span *span = engine->span_count ? &s->spans[engine->span_count - 1] : NULL;
-        if (!span || span->sequence != sequence) {
-            for (uint32_t i = 0; i < engine->span_count; i++)
-                if (s->spans[i].sequence == sequence)
-                    return error_set(error, HYPURA_ERROR_ARGUMENT, "tokens of sequence %u are not adjacent", sequence);
-            span = &s->spans[engine->span_count++];
-            *span = (struct span){.sequence = sequence, .first_row = r};
-        }
-        uint32_t expected = engine->kv.held[sequence] + span->rows;
-        if (batch->positions[r] != expected)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "position %u of sequence %u; the next is %u",
-                             batch->positions[r], sequence, expected);
-        if (expected >= engine->plan->positions)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "the context of %u positions is full",
-                             engine->plan->positions);
-        span->rows++;
-        s->positions[r] = expected;
-        if (batch->want_logits ? batch->want_logits[r] : r + 1 == batch->count && !is_encoder(engine))
-            s->wanted[engine->wanted++] = r;
-    }
-    if (batch->drafted > engine_drafts(engine) || batch->drafted >= batch->count ||
-        (batch->drafted && engine->span_count > 1))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%u guessed tokens in a batch of %zu, of %u sequences",
-                         batch->drafted, batch->count, engine->span_count);
-    if (!batch->on_logits && engine->wanted > engine->geometry.logits_rows)
-        return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         "%zu tokens want logits and none takes them as they come; %u can be kept", engine->wanted,
-                         engine->geometry.logits_rows);
-    return is_encoder(engine) ? check_encoder_batch(engine, batch, error) : HYPURA_OK;
+    return model_architecture(batch->open->model)->flags & ARCHITECTURE_ENCODER;
 }
 
-static hypura_status check_cancel(struct engine *engine, hypura_error *error)
+static hypura_status check_encoder_batch(const struct batch *batch, const struct engine_batch *asked,
+                                         hypura_error *error)
 {
-    if (engine_is_to_end(engine) || thread_pool_skipped(compute_pool(engine->compute)))
+    const char *name = model_name(batch->open->model);
+    if (asked->want_logits || asked->on_logits)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s is an encoder: it gives embeddings (hypura embed), no tokens", name);
+    for (uint32_t i = 0; i < batch->span_count; i++)
+        if (batch->scratch.positions[batch->scratch.spans[i].first_row] != 0)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "%s is an encoder: a text must pass as one batch", name);
+    return HYPURA_OK;
+}
+
+/* Tokens of a batch that may be drafted. */
+static uint32_t most_drafts(const struct batch *batch)
+{
+    if (batch->trace || is_encoder(batch))
+        return 0;
+    for (uint32_t i = 0; i < batch->kv.layer_count; i++)
+        if (batch->kv.layers[i].state_floats)
+            return 0;
+    return MIN(LOGITS_ROWS, batch->scratch.chunk) - 1;
+}
+
+/* Checks tokens and positions, and cuts the batch into spans of one sequence each. Nothing is changed on an error. */
+static hypura_status read_batch(struct batch *batch, const struct engine_batch *asked, hypura_error *error)
+{
+    struct scratch *s = &batch->scratch;
+    uint32_t vocabulary = model_parameters(batch->open->model)->vocabulary;
+    if (asked->count == 0 || asked->count > s->chunk)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a batch of %zu tokens; 1 to %u are possible", asked->count,
+                         s->chunk);
+    batch->rows = asked->count;
+    batch->span_count = 0;
+    batch->wanted = 0;
+    for (uint32_t r = 0; r < asked->count; r++) {
+        uint32_t sequence = asked->sequences ? asked->sequences[r] : 0;
+        if (asked->tokens[r] < 0 || (uint32_t)asked->tokens[r] >= vocabulary)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "token %d is not one of the %u of the vocabulary",
+                             asked->tokens[r], vocabulary);
+        if (sequence >= batch->kv.sequences)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "sequence %u; there are %u", sequence, batch->kv.sequences);
+        struct span *span = batch->span_count ? &s->spans[batch->span_count - 1] : NULL;
+        if (!span || span->sequence != sequence) {
+            for (uint32_t i = 0; i < batch->span_count; i++)
+                if (s->spans[i].sequence == sequence)
+                    return error_set(error, HYPURA_ERROR_ARGUMENT, "tokens of sequence %u are not adjacent", sequence);
+            span = &s->spans[batch->span_count++];
+            *span = (struct span){.sequence = sequence, .first_row = r};
+        }
+        uint32_t expected = batch->kv.held[sequence] + span->rows;
+        if (asked->positions[r] != expected)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "position %u of sequence %u; the next is %u",
+                             asked->positions[r], sequence, expected);
+        if (expected >= batch->open->plan->positions)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "the context of %u positions is full",
+                             batch->open->plan->positions);
+        span->rows++;
+        s->positions[r] = expected;
+        if (asked->want_logits ? asked->want_logits[r] : r + 1 == asked->count && !is_encoder(batch))
+            s->wanted[batch->wanted++] = r;
+    }
+    if (asked->drafted > most_drafts(batch) || asked->drafted >= asked->count ||
+        (asked->drafted && batch->span_count > 1))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%u drafted tokens in a batch of %zu, of %u sequences",
+                         asked->drafted, asked->count, batch->span_count);
+    if (!asked->on_logits && batch->wanted > batch->open->geometry.logits_rows)
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "%zu tokens want logits and none takes them as they come; %u can be kept", batch->wanted,
+                         batch->open->geometry.logits_rows);
+    return is_encoder(batch) ? check_encoder_batch(batch, asked, error) : HYPURA_OK;
+}
+
+static hypura_status check_cancel(struct batch *batch, hypura_error *error)
+{
+    if (batch_is_to_end(batch) || thread_pool_skipped(compute_pool(batch->compute)))
         return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
     return HYPURA_OK;
 }
@@ -66,15 +96,15 @@ static hypura_status check_cancel(struct engine *engine, hypura_error *error)
 /* ---- logits --------------------------------------------------------------------------------------------------------
  */
 
-hypura_status give_logits(struct engine *engine, const struct engine_batch *batch, size_t first, size_t count,
+hypura_status give_logits(struct batch *batch, const struct engine_batch *asked, size_t first, size_t count,
                           const float *logits, hypura_error *error)
 {
-    if (!batch->on_logits)
+    if (!asked->on_logits)
         return HYPURA_OK;
-    TRY(check_cancel(engine, error)); /* or what was computed for a part only would be taken for logits */
+    TRY(check_cancel(batch, error)); /* or what was computed for a part only would be taken for logits */
     for (size_t i = 0; i < count; i++)
-        if (!batch->on_logits(batch->on_logits_context, first + i,
-                              logits + i * model_parameters(engine->model)->vocabulary))
+        if (!asked->on_logits(asked->on_logits_context, first + i,
+                              logits + i * model_parameters(batch->open->model)->vocabulary))
             return error_set(error, HYPURA_ERROR_CANCELLED, "stopped while logits were read");
     return HYPURA_OK;
 }
@@ -82,144 +112,141 @@ hypura_status give_logits(struct engine *engine, const struct engine_batch *batc
 /* ---- the pass ------------------------------------------------------------------------------------------------------
  */
 
-static hypura_status embed(struct engine *engine, hypura_error *error)
+static hypura_status embed(struct batch *batch, hypura_error *error)
 {
     bool done;
-    TRY(gpu_pass_embed(engine, engine->batch->tokens, &done, error));
-    return done ? HYPURA_OK : execute(engine, steps_before(engine->steps), error);
+    TRY(gpu_pass_embed(batch, batch->asked->tokens, &done, error));
+    return done ? HYPURA_OK : execute(batch, steps_before(batch->open->steps), error);
 }
 
-static hypura_status run_layers(struct engine *engine, hypura_error *error)
+static hypura_status run_layers(struct batch *batch, hypura_error *error)
 {
-    for (uint32_t i = 0; i < model_parameters(engine->model)->layers; i++) {
-        TRY(check_cancel(engine, error));
-        if (gpu_pass_has(engine, i)) {
-            TRY(gpu_pass_layer(engine, i, error));
+    for (uint32_t i = 0; i < model_parameters(batch->open->model)->layers; i++) {
+        TRY(check_cancel(batch, error));
+        if (gpu_pass_has(batch, i)) {
+            TRY(gpu_pass_layer(batch, i, error));
             continue;
         }
-        TRY(gpu_pass_to_host(engine, error));
-        TRY(execute(engine, steps_of_layer(engine->steps, i), error));
-        TRY(guess_ahead(engine, i, error));
+        TRY(gpu_pass_to_host(batch, error));
+        TRY(execute(batch, steps_of_layer(batch->open->steps, i), error));
+        TRY(prefetch_ahead(batch, i, error));
     }
     return HYPURA_OK;
 }
 
-static hypura_status output(struct engine *engine, hypura_error *error)
+static hypura_status output(struct batch *batch, hypura_error *error)
 {
     bool done;
-    TRY(gpu_pass_output(engine, engine->batch, &done, error));
+    TRY(gpu_pass_output(batch, batch->asked, &done, error));
     if (done)
         return HYPURA_OK;
-    TRY(gpu_pass_to_host(engine, error));
-    return execute(engine, steps_after(engine->steps), error);
+    TRY(gpu_pass_to_host(batch, error));
+    return execute(batch, steps_after(batch->open->steps), error);
 }
 
-static hypura_status run_batch(struct engine *engine, const struct engine_batch *batch, hypura_error *error)
+static hypura_status run_batch(struct batch *batch, const struct engine_batch *asked, hypura_error *error)
 {
-    struct scratch *s = &engine->scratch;
-    if (atomic_load(&engine->lost))
+    struct scratch *s = &batch->scratch;
+    if (atomic_load(&batch->lost))
         return error_set(error, HYPURA_ERROR_DEVICE,
                          "the GPU was lost in an earlier request; the model has to be opened anew");
-    thread_pool_skipped(compute_pool(engine->compute)); /* in an earlier pass */
-    TRY(check_cancel(engine, error));
-    engine->batch = batch;
-    forget_inputs(engine, UINT32_MAX);
-    TRY(read_batch(engine, batch, error));
-    if (engine->trace)
-        TRY(trace_writer_begin(engine->trace, (uint32_t)engine->rows, error));
-    struct thread_pool *pool = compute_pool(engine->compute);
-    rope_table_fill(&engine->rope, pool, s->rope[0], s->positions, engine->rows);
-    if (engine->rope_local.half)
-        rope_table_fill(&engine->rope_local, pool, s->rope[1], s->positions, engine->rows);
-    if (!kv_cache_take_room(&engine->kv, s->spans, engine->span_count))
+    thread_pool_skipped(compute_pool(batch->compute)); /* in an earlier pass */
+    TRY(check_cancel(batch, error));
+    batch->asked = asked;
+    forget_inputs(batch, UINT32_MAX);
+    TRY(read_batch(batch, asked, error));
+    if (batch->trace)
+        TRY(trace_writer_begin(batch->trace, (uint32_t)batch->rows, error));
+    struct thread_pool *pool = compute_pool(batch->compute);
+    rope_table_fill(&batch->open->rope, pool, s->rope[0], s->positions, batch->rows);
+    if (batch->open->rope_local.half)
+        rope_table_fill(&batch->open->rope_local, pool, s->rope[1], s->positions, batch->rows);
+    if (!kv_cache_take_room(&batch->kv, s->spans, batch->span_count))
         return error_set(error, HYPURA_ERROR_MEMORY, "the sequences together have room for %" PRIu64 " positions only",
-                         engine->kv.room);
-    for (uint32_t i = 0; i < engine->span_count; i++) {
+                         batch->kv.room);
+    for (uint32_t i = 0; i < batch->span_count; i++) {
         uint32_t sequence = s->spans[i].sequence;
-        engine->kv.reached[sequence] = MAX(engine->kv.reached[sequence], engine->kv.held[sequence] + s->spans[i].rows);
+        batch->kv.reached[sequence] = MAX(batch->kv.reached[sequence], batch->kv.held[sequence] + s->spans[i].rows);
     }
-    gpu_pass_begin(engine);
-    store_begin(engine->store);
-    hypura_status status = embed(engine, error);
+    gpu_pass_begin(batch);
+    store_begin(batch->open->store);
+    hypura_status status = embed(batch, error);
     if (!status)
-        status = guess_start(engine, error);
+        status = prefetch_start(batch, error);
     if (!status)
-        status = run_layers(engine, error);
+        status = run_layers(batch, error);
     if (!status)
-        status = output(engine, error);
+        status = output(batch, error);
     if (!status)
-        status = check_cancel(engine, error);
+        status = check_cancel(batch, error);
     if (!status)
-        status = store_advance(engine->store, error);
+        status = store_advance(batch->open->store, error);
     if (status) {
-        gpu_pass_abandon(engine); /* before what it reads may go */
-        store_abandon(engine->store);
+        gpu_pass_abandon(batch); /* before what it reads may go */
+        store_abandon(batch->open->store);
         if (status == HYPURA_ERROR_DEVICE)
-            atomic_store(&engine->lost, true);
+            atomic_store(&batch->lost, true);
         return status;
     }
-    if (engine->trace)
-        TRY(trace_writer_end(engine->trace, error));
+    if (batch->trace)
+        TRY(trace_writer_end(batch->trace, error));
     return HYPURA_OK;
 }
 
-hypura_status engine_forward(struct engine *engine, const struct engine_batch *batch, hypura_error *error)
+hypura_status engine_forward(struct engine *engine, const struct engine_batch *asked, hypura_error *error)
 {
+    struct batch *batch = &engine->batch;
+    struct counters *counters = &engine->counters;
     uint64_t start = clock_nanoseconds();
-    uint64_t read_before = store_bytes_used(engine->store);
-    TRY(run_batch(engine, batch, error));
+    uint64_t read_before = store_bytes_used(engine->open.store);
+    TRY(run_batch(batch, asked, error));
     bool prompt = false;
-    for (uint32_t i = 0; i < engine->span_count; i++) {
-        const struct span *span = &engine->scratch.spans[i];
-        kv_cache_commit(&engine->kv, span->sequence, span->rows);
-        prompt = prompt || span->rows > 1 + batch->drafted;
+    for (uint32_t i = 0; i < batch->span_count; i++) {
+        const struct span *span = &batch->scratch.spans[i];
+        kv_cache_commit(&batch->kv, span->sequence, span->rows);
+        prompt = prompt || span->rows > 1 + asked->drafted;
     }
-    engine->drafted = batch->drafted;
+    batch->drafted = asked->drafted;
     uint64_t taken = clock_nanoseconds() - start;
     if (!prompt) /* may go down: what was wasted now was read before */
-        atomic_fetch_add(&engine->decode_bytes_read, store_bytes_used(engine->store) - read_before);
-    atomic_fetch_add(prompt ? &engine->prompt_tokens : &engine->generated_tokens, engine->rows - batch->drafted);
-    atomic_fetch_add(&engine->decode_passes, !prompt);
-    atomic_fetch_add(&engine->drafted_tokens, batch->drafted);
-    atomic_fetch_add(prompt ? &engine->prompt_nanoseconds : &engine->decode_nanoseconds, taken);
+        atomic_fetch_add(&counters->decode_bytes_read, store_bytes_used(engine->open.store) - read_before);
+    atomic_fetch_add(prompt ? &counters->prompt_tokens : &counters->generated_tokens, batch->rows - asked->drafted);
+    atomic_fetch_add(&counters->decode_passes, !prompt);
+    atomic_fetch_add(&counters->drafted_tokens, asked->drafted);
+    atomic_fetch_add(prompt ? &counters->prompt_nanoseconds : &counters->decode_nanoseconds, taken);
     return HYPURA_OK;
 }
 
 uint32_t engine_drafts(const struct engine *engine)
 {
-    if (engine->trace || is_encoder(engine))
-        return 0;
-    for (uint32_t i = 0; i < engine->kv.layer_count; i++)
-        if (engine->kv.layers[i].state_floats)
-            return 0;
-    return MIN(LOGITS_ROWS, engine->scratch.chunk) - 1;
+    return most_drafts(&engine->batch);
 }
 
 void engine_accept(struct engine *engine, uint32_t sequence, uint32_t accepted)
 {
-    engine_truncate(engine, sequence, engine_positions(engine, sequence) - (engine->drafted - accepted));
-    atomic_fetch_add(&engine->generated_tokens, accepted);
-    atomic_fetch_add(&engine->accepted_tokens, accepted);
-    engine->drafted = 0;
+    engine_truncate(engine, sequence, engine_positions(engine, sequence) - (engine->batch.drafted - accepted));
+    atomic_fetch_add(&engine->counters.generated_tokens, accepted);
+    atomic_fetch_add(&engine->counters.accepted_tokens, accepted);
+    engine->batch.drafted = 0;
 }
 
 const float *engine_logits(const struct engine *engine, size_t index)
 {
-    const float *there = gpu_pass_logits(engine);
-    return (there ? there : engine->scratch.logits) + index * model_parameters(engine->model)->vocabulary;
+    const float *there = gpu_pass_logits(&engine->batch);
+    return (there ? there : engine->batch.scratch.logits) + index * model_parameters(engine->open.model)->vocabulary;
 }
 
 size_t engine_logits_rows(const struct engine *engine)
 {
-    return engine->geometry.logits_rows;
+    return engine->open.geometry.logits_rows;
 }
 
 const float *engine_hidden(const struct engine *engine)
 {
-    const float *there = gpu_pass_hidden(engine);
+    const float *there = gpu_pass_hidden(&engine->batch);
     if (there)
         return there;
     /* An encoder's last layer ends with a norm of its own. */
-    bool normed = steps_find(steps_after(engine->steps), STEP_NORM);
-    return engine->scratch.buffers[normed ? BUFFER_NORMED : BUFFER_HIDDEN];
+    bool normed = steps_find(steps_after(engine->open.steps), STEP_NORM);
+    return engine->batch.scratch.buffers[normed ? BUFFER_NORMED : BUFFER_HIDDEN];
 }

@@ -117,12 +117,12 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
         CUT(chosen, c * used);
         CUT(chosen_weights, c * used);
         CUT(expert_out, c * used * p->embedding);
-        CUT(guessed, (size_t)GUESS_LAYERS * GUESS_LAYERS * GUESS_ROWS * guess_ranks(p));
-        CUT(margins, (size_t)GUESS_LAYERS * GUESS_LAYERS * GUESS_ROWS * guess_ranks(p));
-        CUT(guessed_weights, GUESS_ROWS * guess_ranks(p));
+        CUT(prefetched, (size_t)PREFETCH_LAYERS * PREFETCH_LAYERS * PREFETCH_ROWS * prefetch_ranks(p));
+        CUT(margins, (size_t)PREFETCH_LAYERS * PREFETCH_LAYERS * PREFETCH_ROWS * prefetch_ranks(p));
+        CUT(prefetch_weights, PREFETCH_ROWS * prefetch_ranks(p));
         CUT(likely, experts);
-        CUT(guess_units, experts);
-        CUT(guess_probabilities, experts);
+        CUT(prefetch_units, experts);
+        CUT(prefetch_probabilities, experts);
         CUT(expert_first, experts + 1);
         CUT(expert_token, c * used);
         CUT(expert_slot, c * used);
@@ -159,9 +159,9 @@ struct compute_limits compute_limits_of(const struct geometry *g, uint32_t chunk
     return limits;
 }
 
-static uint64_t guess_input_bytes(const struct geometry *g)
+static uint64_t prefetch_input_bytes(const struct geometry *g)
 {
-    return activation_bytes(GUESS_ROWS, model_parameters(g->model)->embedding);
+    return activation_bytes(PREFETCH_ROWS, model_parameters(g->model)->embedding);
 }
 
 uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk)
@@ -171,7 +171,7 @@ uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk)
     return align_up(lay_out(&layout, geometry, chunk, NULL), memory_page_size()) +
            activation_bytes(chunk, geometry->input) + activation_bytes(layout.expert_rows, geometry->inner) +
            (geometry->latent_rows ? activation_bytes(latent_input_rows(geometry, chunk), geometry->latent_head) : 0) +
-           (model_parameters(geometry->model)->experts ? guess_input_bytes(geometry) : 0) +
+           (model_parameters(geometry->model)->experts ? prefetch_input_bytes(geometry) : 0) +
            compute_scratch_bytes(geometry->threads, &limits);
 }
 
@@ -190,7 +190,8 @@ hypura_status scratch_create(struct scratch *out, const struct geometry *geometr
     if (geometry->latent_rows)
         TRY(activation_create(&out->latent_input, latent_input_rows(geometry, chunk), geometry->latent_head, error));
     if (model_parameters(geometry->model)->experts)
-        TRY(activation_create(&out->guess_input, GUESS_ROWS, model_parameters(geometry->model)->embedding, error));
+        TRY(activation_create(&out->prefetch_input, PREFETCH_ROWS, model_parameters(geometry->model)->embedding,
+                              error));
     TRY(activation_create(&out->inputs[0].activation, chunk, geometry->input, error));
     return activation_create(&out->inputs[1].activation, out->expert_rows, geometry->inner, error);
 }
@@ -200,7 +201,7 @@ void scratch_destroy(struct scratch *scratch)
     for (size_t i = 0; i < COUNT_OF(scratch->inputs); i++)
         activation_destroy(scratch->inputs[i].activation);
     activation_destroy(scratch->latent_input);
-    activation_destroy(scratch->guess_input);
+    activation_destroy(scratch->prefetch_input);
     if (scratch->memory)
         memory_unmap(scratch->memory, scratch->bytes);
     *scratch = (struct scratch){0};

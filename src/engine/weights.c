@@ -2,13 +2,13 @@
 
 #include <string.h>
 
-static hypura_status hold(struct engine *engine, struct held *held, unit_number unit, struct store_view *view,
+static hypura_status hold(struct batch *batch, struct held *held, unit_number unit, struct store_view *view,
                           hypura_error *error)
 {
     if (held->count == HELD_MAX)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "a step of the forward pass holds more than %d tensors",
                          HELD_MAX);
-    TRY(store_get(engine->store, unit, view, error));
+    TRY(store_get(batch->open->store, unit, view, error));
     held->units[held->count++] = unit;
     return HYPURA_OK;
 }
@@ -28,18 +28,18 @@ struct matrix matrix_rows(const struct matrix *matrix, size_t first, size_t rows
     return part;
 }
 
-struct matrix unit_matrix(const struct engine *engine, unit_number unit, const uint8_t *data)
+struct matrix unit_matrix(const struct batch *batch, unit_number unit, const uint8_t *data)
 {
-    const struct gguf_tensor *tensor = model_unit(engine->model, unit)->slices[0].tensor;
+    const struct gguf_tensor *tensor = model_unit(batch->open->model, unit)->slices[0].tensor;
     return matrix_at(data, tensor->type, tensor->dimensions[0], tensor->dimensions[1] * tensor->dimensions[2]);
 }
 
-hypura_status hold_matrix(struct engine *engine, struct held *held, unit_number unit, struct matrix *out,
+hypura_status hold_matrix(struct batch *batch, struct held *held, unit_number unit, struct matrix *out,
                           hypura_error *error)
 {
     struct store_view view;
-    TRY(hold(engine, held, unit, &view, error));
-    *out = unit_matrix(engine, unit, view.slices[0]);
+    TRY(hold(batch, held, unit, &view, error));
+    *out = unit_matrix(batch, unit, view.slices[0]);
     return HYPURA_OK;
 }
 
@@ -54,27 +54,27 @@ size_t vector_elements(const struct gguf_tensor *tensor)
     return (size_t)(n[0] * n[1] * n[2] * n[3]);
 }
 
-hypura_status hold_vector(struct engine *engine, struct held *held, unit_number unit, const float **out,
+hypura_status hold_vector(struct batch *batch, struct held *held, unit_number unit, const float **out,
                           hypura_error *error)
 {
     struct store_view view;
     *out = NULL;
     if (unit == NO_UNIT)
         return HYPURA_OK;
-    TRY(hold(engine, held, unit, &view, error));
-    const struct unit_slice *slice = &model_unit(engine->model, unit)->slices[0];
+    TRY(hold(batch, held, unit, &view, error));
+    const struct unit_slice *slice = &model_unit(batch->open->model, unit)->slices[0];
     const uint8_t *data = view.slices[0];
     if (!data) {
-        *out = gpu_pass_host_vector(engine, unit);
+        *out = gpu_pass_host_vector(batch, unit);
         return HYPURA_OK;
     }
     if (are_floats(slice)) {
         *out = (const float *)(const void *)data;
         return HYPURA_OK;
     }
-    if (held->vectors == COUNT_OF(engine->scratch.vectors))
+    if (held->vectors == COUNT_OF(batch->scratch.vectors))
         return error_set(error, HYPURA_ERROR_ARGUMENT, "a step of the forward pass converts too many tensors");
-    float *copy = engine->scratch.vectors[held->vectors++];
+    float *copy = batch->scratch.vectors[held->vectors++];
     size_t elements = vector_elements(slice->tensor);
     if (slice->tensor->type == TENSOR_F32)
         memcpy(copy, data, elements * sizeof *copy);
@@ -84,9 +84,9 @@ hypura_status hold_vector(struct engine *engine, struct held *held, unit_number 
     return HYPURA_OK;
 }
 
-void release(struct engine *engine, struct held *held)
+void release(struct batch *batch, struct held *held)
 {
     for (uint32_t i = 0; i < held->count; i++)
-        store_put(engine->store, held->units[i]);
+        store_put(batch->open->store, held->units[i]);
     held->count = held->vectors = 0;
 }

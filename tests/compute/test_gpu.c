@@ -391,7 +391,7 @@ static void many_tables_find_room(void **state)
             table[w] = i * WORDS + w;
         addresses[i] = gpu_table(gpu, table, sizeof table);
     }
-    const struct batch *batch = gpu->open;
+    const struct gpu_batch *batch = gpu->open;
     uint64_t few = gpu_table(gpu, table, 16);
     assert_int_equal(gpu_table(gpu, table, 16), few);
     for (uint32_t i = 0; i < TABLES; i++) {

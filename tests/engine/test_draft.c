@@ -308,7 +308,7 @@ static uint32_t guess(struct drafter *drafter)
     int32_t tokens[64], out[DRAFT_MOST];
     for (int32_t i = 0; i < 64; i++)
         tokens[i] = 1 + i % 4;
-    uint32_t count = drafter_guess(drafter, tokens, COUNT_OF(tokens), 7, out);
+    uint32_t count = drafter_propose(drafter, tokens, COUNT_OF(tokens), 7, out);
     for (uint32_t i = 0; i < count; i++)
         assert_int_equal(out[i], 1 + i % 4);
     return count;
@@ -363,12 +363,12 @@ static void what_does_not_repeat_is_not_guessed(void **state)
     struct drafter *drafter;
     int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8}, out[DRAFT_MOST];
     assert_ok(drafter_create(&drafter, engine, &test_error));
-    assert_int_equal(drafter_guess(drafter, tokens, COUNT_OF(tokens), 7, out), 0);
-    assert_int_equal(drafter_guess(drafter, tokens, 1, 7, out), 0);
-    assert_int_equal(drafter_guess(drafter, tokens, COUNT_OF(tokens), 0, out), 0);
+    assert_int_equal(drafter_propose(drafter, tokens, COUNT_OF(tokens), 7, out), 0);
+    assert_int_equal(drafter_propose(drafter, tokens, 1, 7, out), 0);
+    assert_int_equal(drafter_propose(drafter, tokens, COUNT_OF(tokens), 0, out), 0);
     /* The longer match wins over the later one. */
     int32_t twice[] = {7, 1, 2, 50, 9, 2, 60, 7, 1, 2};
-    assert_int_equal(drafter_guess(drafter, twice, COUNT_OF(twice), 2, out), 2);
+    assert_int_equal(drafter_propose(drafter, twice, COUNT_OF(twice), 2, out), 2);
     assert_int_equal(out[0], 50);
     assert_int_equal(out[1], 9);
     drafter_destroy(drafter);

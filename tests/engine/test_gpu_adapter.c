@@ -37,7 +37,7 @@ static void adds_as_the_cpu_does(void **state)
         float *plain = run_tokens(engine);
         engine_close(engine);
         engine = open_adapted(models[m], false, &adapter, 1);
-        const struct plan_gpu *plan = engine->plan->gpu;
+        const struct plan_gpu *plan = engine->open.plan->gpu;
         assert_int_equal(plan->taken, plan->layer_count);
         for (uint32_t i = 0; i < plan->layer_count; i++)
             assert_int_equal(plan->slots[i], 0);
@@ -68,7 +68,7 @@ static void scales_add_up(void **state)
     for (int i = 0; i < 2; i++) {
         struct engine *engine = open_adapted("llama", false, i ? parts : &whole, i ? 3 : 1);
         vocabulary = model_parameters(engine_model(engine))->vocabulary;
-        scratch[i] = engine->plan->gpu->scratch_bytes;
+        scratch[i] = engine->open.plan->gpu->scratch_bytes;
         logits[i] = run_tokens(engine);
         close_silent(engine);
     }

@@ -18,9 +18,9 @@ static void agrees_with_the_reference(void **state)
         struct engine *engine = open_with(names[i], &setting);
         snprintf(path, sizeof path, "oracle/logits/%s.exact.bin", names[i]);
         failures += distance_from(engine, names[i], test_data(path)) > 2e-3;
-        const struct plan_gpu *gpu = engine->plan->gpu;
-        failures += !gpu || gpu->taken < model_parameters(engine->model)->layers ||
-                    !gpu->units[model_tensor(engine->model, ROLE_TOKEN_EMBEDDING)]; /* the output matrix or not */
+        const struct plan_gpu *gpu = engine->open.plan->gpu;
+        failures += !gpu || gpu->taken < model_parameters(engine->open.model)->layers ||
+                    !gpu->units[model_tensor(engine->open.model, ROLE_TOKEN_EMBEDDING)]; /* the output matrix or not */
         close_silent(engine);
     }
     assert_int_equal(failures, 0);
@@ -31,8 +31,8 @@ static void agrees_with_the_reference(void **state)
 static uint32_t experts_there(const struct engine *engine)
 {
     uint32_t experts = 0;
-    for (uint32_t i = 0; engine->plan->gpu && i < engine->plan->gpu->layer_count; i++)
-        experts += engine->plan->gpu->slots[i];
+    for (uint32_t i = 0; engine->open.plan->gpu && i < engine->open.plan->gpu->layer_count; i++)
+        experts += engine->open.plan->gpu->slots[i];
     return experts;
 }
 
@@ -49,7 +49,7 @@ static void divides_a_model(void **state)
         float *expected = run_on_cpu(names[m], &vocabulary);
         struct setting setting = {.kv_type = TENSOR_F16};
         struct engine *engine = open_with(names[m], &setting);
-        const struct plan_gpu *whole = engine->plan->gpu;
+        const struct plan_gpu *whole = engine->open.plan->gpu;
         assert_non_null(whole);
         uint64_t fixed = whole->scratch_bytes;
         uint64_t rest = whole->resident_bytes + whole->kv_bytes + whole->expert_bytes;
@@ -60,11 +60,11 @@ static void divides_a_model(void **state)
             for (int again = 0; again < 2; again++) {
                 engine = open_with(names[m], &setting);
                 divided += experts_there(engine) > 0;
-                some_layers += engine->plan->gpu && engine->plan->gpu->taken < model_parameters(engine->model)->layers;
-                if (engine->plan->gpu) {
-                    const struct plan_gpu *gpu = engine->plan->gpu;
+                some_layers += engine->open.plan->gpu && engine->open.plan->gpu->taken < model_parameters(engine->open.model)->layers;
+                if (engine->open.plan->gpu) {
+                    const struct plan_gpu *gpu = engine->open.plan->gpu;
                     assert_true((gpu->host_bytes > 0) == (strcmp(names[m], "gpt-oss") == 0)); /* it has biases */
-                    assert_true(engine->request.overhead >= gpu->host_bytes);
+                    assert_true(engine->open.request.overhead >= gpu->host_bytes);
                     assert_true(gpu->resident_bytes + gpu->expert_bytes + gpu->kv_bytes + gpu->scratch_bytes <=
                                 gpu->budget);
                 }
@@ -98,17 +98,17 @@ static void experts_visit(void **state)
         float *expected = run_on_cpu(names[m], &vocabulary);
         struct setting setting = {.kv_type = TENSOR_F16};
         struct engine *engine = open_with(names[m], &setting);
-        const struct plan_gpu *whole = engine->plan->gpu;
+        const struct plan_gpu *whole = engine->open.plan->gpu;
         uint64_t fixed = whole->scratch_bytes + whole->resident_bytes + whole->kv_bytes, experts = whole->expert_bytes;
         close_silent(engine);
         for (uint64_t eighths = 1; eighths <= 4; eighths += 3) {
             setting.gpu_budget = fixed + experts * eighths / 8;
             engine = open_with(names[m], &setting);
-            engine->device.upload_bytes_per_second = 1e18;
+            engine->open.device.upload_bytes_per_second = 1e18;
             float *logits = run_tokens(engine);
             struct distance d = measure(expected, logits, TOKENS, vocabulary);
-            print_message("# %s: %u visits, KL %g\n", names[m], engine->pass->visit_turn, d.kl_mean);
-            visited += engine->pass->visit_turn > 0;
+            print_message("# %s: %u visits, KL %g\n", names[m], engine->batch.pass->visit_turn, d.kl_mean);
+            visited += engine->batch.pass->visit_turn > 0;
             assert_true(d.kl_mean < most_kl(names[m]));
             free(logits);
             close_silent(engine);
@@ -146,10 +146,10 @@ static void sees_its_chunk_only(void **state)
         assert_int_equal(engine_gpu(engine) != NULL, side > 0);
         const struct model_parameters *p = model_parameters(engine_model(engine));
         if (side == 0)
-            set_chunks(steps_all(engine->steps));
+            set_chunks(steps_all(engine->open.steps));
         for (uint32_t i = 0; side == 1 && i < p->layers; i++)
-            for (size_t few = 0; few < COUNT_OF(engine->pass->lists); few++)
-                set_chunks(engine->pass->lists[few].layers[i]);
+            for (size_t few = 0; few < COUNT_OF(engine->batch.pass->lists); few++)
+                set_chunks(engine->batch.pass->lists[few].layers[i]);
         vocabulary = p->vocabulary;
         logits[side] = run_tokens(engine);
         close_silent(engine);
@@ -175,9 +175,9 @@ static void embed_text(const char *name, const char *gpu, const char *text, uint
     assert_ok(engine_open(&engine, test_data(path), &options, &test_error));
     assert_int_equal(engine_gpu(engine) == NULL, strcmp(gpu, "none") == 0);
     if (engine_gpu(engine)) {
-        const struct plan_gpu *plan = engine->plan->gpu;
+        const struct plan_gpu *plan = engine->open.plan->gpu;
         assert_true(budget ? plan->taken < plan->layer_count : plan->taken == plan->layer_count);
-        assert_int_equal(plan->chunk, engine->plan->chunk);
+        assert_int_equal(plan->chunk, engine->open.plan->chunk);
     }
     assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
     assert_ok(vocabulary_tokenize(vocabulary, text, strlen(text), TOKENIZE_ADD_SPECIAL, &tokens, &test_error));
@@ -305,7 +305,7 @@ static void cut_and_compare(const uint32_t *lengths, uint32_t sequence_count, ui
     assert_ok(engine_open(&engine, model_path("deepseek2-v3"), &options, &test_error));
     size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
     int32_t tokens[MOST_CUT];
-    uint32_t positions[MOST_CUT], sequences[MOST_CUT], most = engine->pass->latent.rows;
+    uint32_t positions[MOST_CUT], sequences[MOST_CUT], most = engine->batch.pass->latent.rows;
     bool want[MOST_CUT];
     size_t count = 0;
     assert_true(most > 18);
@@ -321,7 +321,7 @@ static void cut_and_compare(const uint32_t *lengths, uint32_t sequence_count, ui
     for (int cut = 0; cut < 2; cut++) {
         for (uint32_t s = 0; s < sequence_count; s++)
             engine_truncate(engine, s, 0);
-        engine->pass->latent.rows = cut ? 18 : most;
+        engine->batch.pass->latent.rows = cut ? 18 : most;
         logits[cut] = calloc(count * vocabulary, sizeof **logits);
         struct copied_logits copied = {logits[cut], vocabulary};
         struct engine_batch batch = {.count = count,
@@ -333,7 +333,7 @@ static void cut_and_compare(const uint32_t *lengths, uint32_t sequence_count, ui
                                      .on_logits_context = &copied};
         assert_ok(engine_forward(engine, &batch, &test_error));
     }
-    engine->pass->latent.rows = most;
+    engine->batch.pass->latent.rows = most;
     assert_memory_equal(logits[0], logits[1], count * vocabulary * sizeof **logits);
     free(logits[0]);
     free(logits[1]);
@@ -378,7 +378,7 @@ static void device_is_lost(void **state)
     struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
     assert_ok(engine_forward(engine, &batch, &test_error));
     assert_false(engine_lost(engine));
-    atomic_store(&engine->gpu->lost, true);
+    atomic_store(&engine->open.gpu->lost, true);
     position = 1;
     for (int again = 0; again < 2; again++) {
         assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_DEVICE);
@@ -386,7 +386,7 @@ static void device_is_lost(void **state)
         assert_true(engine_lost(engine));
         assert_int_equal(engine_positions(engine, 0), 1);
     }
-    atomic_store(&engine->gpu->lost, false); /* so that it is closed as one that is there */
+    atomic_store(&engine->open.gpu->lost, false); /* so that it is closed as one that is there */
     close_silent(engine);
 }
 
@@ -402,9 +402,9 @@ static void cancelled_in_between(void **state)
     int32_t token = 5;
     uint32_t position = 0;
     struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
-    store_cancel(engine->store, true);
+    store_cancel(engine->open.store, true);
     assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_CANCELLED);
-    store_cancel(engine->store, false);
+    store_cancel(engine->open.store, false);
     assert_ok(engine_forward(engine, &batch, &test_error));
     float *first = calloc(vocabulary, sizeof *first);
     memcpy(first, engine_logits(engine, 0), vocabulary * sizeof *first);
@@ -462,7 +462,7 @@ static void too_many_sequences(void **state)
         options.sequences = GPU_MAX_SEQUENCES + more;
         assert_ok(engine_open(&engine, model_path("mixtral"), &options, &test_error));
         assert_int_equal(engine_gpu(engine) == NULL, more);
-        assert_int_equal(engine->geometry.foreign, more);
+        assert_int_equal(engine->open.geometry.foreign, more);
         close_silent(engine);
     }
 }
@@ -475,18 +475,18 @@ static void unknown_types_do_not_visit(void **state)
     treat_memory_as("separate");
     struct setting setting = {.kv_type = TENSOR_F16};
     struct engine *engine = open_with("embedded", &setting);
-    const struct plan_gpu *whole = engine->plan->gpu;
+    const struct plan_gpu *whole = engine->open.plan->gpu;
     setting.gpu_budget = whole->scratch_bytes + whole->resident_bytes + whole->kv_bytes + whole->expert_bytes / 2;
     close_silent(engine);
     engine = open_with("embedded", &setting);
-    assert_true(engine->plan->gpu && engine->plan->gpu->visit_slots > 0);
-    engine->device.upload_bytes_per_second = 1e18;
-    engine->rows = 64;
-    uint32_t last = engine->plan->gpu->layer_count - 1;
-    assert_int_equal(engine->plan->gpu->layers[last], GPU_CAN);
-    assert_true(pass_should_visit(engine, last));
-    engine->plan->gpu->layers[last] = GPU_CAN_BUT_EXPERTS;
-    assert_false(pass_should_visit(engine, last));
+    assert_true(engine->open.plan->gpu && engine->open.plan->gpu->visit_slots > 0);
+    engine->open.device.upload_bytes_per_second = 1e18;
+    engine->batch.rows = 64;
+    uint32_t last = engine->open.plan->gpu->layer_count - 1;
+    assert_int_equal(engine->open.plan->gpu->layers[last], GPU_CAN);
+    assert_true(pass_should_visit(&engine->batch, last));
+    engine->open.plan->gpu->layers[last] = GPU_CAN_BUT_EXPERTS;
+    assert_false(pass_should_visit(&engine->batch, last));
     close_silent(engine);
     treat_memory_as("shared");
 }

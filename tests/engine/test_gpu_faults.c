@@ -156,8 +156,8 @@ static void has_small_allocations(void **state)
         assert_ok(engine_open(&engine, model_path("mixtral"), &options, &test_error));
         unsetenv("HYPURA_GPU_FAULT");
         assert_non_null(engine_gpu(engine));
-        chunks[small] = engine->plan->gpu->chunk;
-        assert_true(!small || gpu_buffer_bytes(engine->pass->scratch) <= 1 << 20);
+        chunks[small] = engine->open.plan->gpu->chunk;
+        assert_true(!small || gpu_buffer_bytes(engine->batch.pass->scratch) <= 1 << 20);
         float *logits = run_tokens(engine);
         assert_true(measure(expected, logits, TOKENS, vocabulary).kl_mean < 2e-3);
         free(logits);
@@ -170,8 +170,8 @@ static void has_small_allocations(void **state)
     assert_ok(engine_open(&engine, model_path("mixtral"), &options, &test_error));
     unsetenv("HYPURA_GPU_FAULT");
     assert_non_null(engine_gpu(engine));
-    assert_int_equal(engine->plan->chunk, engine->plan->gpu->chunk);
-    assert_true(engine->plan->chunk < chunks[0] && engine->plan->chunk >= chunks[1]);
+    assert_int_equal(engine->open.plan->chunk, engine->open.plan->gpu->chunk);
+    assert_true(engine->open.plan->chunk < chunks[0] && engine->open.plan->chunk >= chunks[1]);
     engine_close(engine);
     free(expected);
 }
@@ -184,7 +184,7 @@ static void has_less_than_it_says(void **state)
     treat_memory_as("separate");
     struct setting setting = {.kv_type = TENSOR_F16};
     struct engine *engine = open_with("embedded", &setting);
-    const struct plan_gpu *plan = engine->plan->gpu;
+    const struct plan_gpu *plan = engine->open.plan->gpu;
     uint64_t all = plan->resident_bytes + plan->expert_bytes + plan->kv_bytes + plan->scratch_bytes;
     char fault[32];
     close_silent(engine);
@@ -192,7 +192,7 @@ static void has_less_than_it_says(void **state)
     snprintf(fault, sizeof fault, "room:%u", (unsigned)(all / 3 * 2 >> 20) + 33);
     engine = open_with_fault(fault, "embedded");
     assert_non_null(engine_gpu(engine));
-    plan = engine->plan->gpu;
+    plan = engine->open.plan->gpu;
     assert_true(plan->resident_bytes + plan->expert_bytes + plan->kv_bytes + plan->scratch_bytes <= all / 4 * 3);
     close_silent(engine);
     treat_memory_as("shared");

@@ -119,7 +119,7 @@ static float *run_made(const char *path, int kind, uint64_t *budget)
     assert_ok(engine_open(&engine, path, &options, &test_error));
     assert_int_equal(engine_gpu(engine) == NULL, kind == 0);
     if (kind > 0) {
-        const struct plan_gpu *plan = engine->plan->gpu;
+        const struct plan_gpu *plan = engine->open.plan->gpu;
         uint32_t experts = 0;
         for (uint32_t i = 0; i < plan->layer_count; i++)
             experts += plan->slots[i];

@@ -19,11 +19,11 @@ static const char *in_folder(const char *kind, const char *name, const char *end
 /* Every layer and every expert. */
 static bool is_whole(const struct engine *engine)
 {
-    const struct plan_gpu *plan = engine->plan->gpu;
-    const struct model_parameters *p = model_parameters(engine->model);
+    const struct plan_gpu *plan = engine->open.plan->gpu;
+    const struct model_parameters *p = model_parameters(engine->open.model);
     bool whole = plan && plan->taken == p->layers && plan->output;
     for (uint32_t i = 0; whole && i < p->layers; i++)
-        whole = !model_layer(engine->model, i)->moe || plan->slots[i] == p->experts;
+        whole = !model_layer(engine->open.model, i)->moe || plan->slots[i] == p->experts;
     return whole;
 }
 
@@ -39,7 +39,7 @@ static int check_model(const char *name)
     }
     int failures = 0;
     if (!is_whole(engine)) {
-        print_error("%s: %u layers on the GPU\n", name, engine->plan->gpu ? engine->plan->gpu->taken : 0);
+        print_error("%s: %u layers on the GPU\n", name, engine->open.plan->gpu ? engine->open.plan->gpu->taken : 0);
         failures++;
     }
     double kl = distance_from(engine, name, in_folder("logits", name, ".exact.bin"));

@@ -17,7 +17,7 @@ static void chains_change_no_bit(void **state)
             struct setting setting = {.kv_type = TENSOR_Q8_0};
             struct engine *engine = open_with(names[m], &setting);
             vocabulary = model_parameters(engine_model(engine))->vocabulary;
-            struct gpu *gpu = engine->gpu;
+            struct gpu *gpu = engine->open.gpu;
             const uint32_t before = gpu->chained; /* of the row that tried the device */
             gpu_begin(gpu);
             gpu_launch_chained(gpu, KERNEL_heads, NULL, 0, NULL, GPU_PUSH_BYTES + 1, 1, 1, 1);
@@ -68,9 +68,9 @@ static float *run_steps(struct engine *engine, uint32_t *used)
                 sequences[batch.count] = s;
                 want[batch.count] = batches[i] < 9 || n == 8;
             }
-        engine->pass->ahead.seconds = 0; /* whatever compiling kernels took */
+        engine->batch.pass->ahead.seconds = 0; /* whatever compiling kernels took */
         assert_ok(engine_forward(engine, &batch, &test_error));
-        *used += engine->pass->ahead.used;
+        *used += engine->batch.pass->ahead.used;
         size_t count = batches[i] == 3 ? 2 : 1;
         memcpy(logits + rows * vocabulary, engine_logits(engine, 0), count * vocabulary * sizeof *logits);
         rows += count;
@@ -93,8 +93,8 @@ static void recording_ahead_changes_no_bit(void **state)
             set_options(&options, &(struct setting){.kv_type = TENSOR_F16});
             options.sequences = 2;
             assert_ok(engine_open(&engine, model_path(names[m]), &options, &test_error));
-            assert_true(engine->pass && engine->pass->ahead.possible);
-            engine->pass->ahead.possible = ahead;
+            assert_true(engine->batch.pass && engine->batch.pass->ahead.possible);
+            engine->batch.pass->ahead.possible = ahead;
             uint32_t used;
             logits[ahead] = run_steps(engine, &used);
             /* Of those that were expected, as the ones before them were too. */
@@ -117,15 +117,15 @@ static void fails_before_what_was_recorded_is_sent(void **state)
     for (uint32_t position = 0; position < 3; position++) {
         int32_t token = 5;
         struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
-        engine->pass->ahead.seconds = 0;
+        engine->batch.pass->ahead.seconds = 0;
         assert_ok(engine_forward(engine, &batch, &test_error));
     }
-    assert_true(engine->pass->ahead.ready && engine->gpu->open);
-    engine->scratch.positions[0]++;
-    gpu_pass_begin(engine);
-    assert_true(engine->pass->ahead.used);
-    gpu_pass_abandon(engine);
-    assert_null(engine->gpu->open);
+    assert_true(engine->batch.pass->ahead.ready && engine->open.gpu->open);
+    engine->batch.scratch.positions[0]++;
+    gpu_pass_begin(&engine->batch);
+    assert_true(engine->batch.pass->ahead.used);
+    gpu_pass_abandon(&engine->batch);
+    assert_null(engine->open.gpu->open);
     close_silent(engine);
 }
 
@@ -135,16 +135,16 @@ static void cannot_record_ahead(void **state)
     (void)state;
     device_or_skip();
     struct engine *engine = open_with("llama", &(struct setting){.kv_type = TENSOR_F16});
-    size_t capacity = engine->kv.layers[0].capacity;
+    size_t capacity = engine->batch.kv.layers[0].capacity;
     for (uint32_t position = 0; position < 5; position++) {
         int32_t token = 5;
         struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
-        engine->pass->ahead.seconds = 0;
+        engine->batch.pass->ahead.seconds = 0;
         /* This one runs by what was recorded. */
-        engine->kv.layers[0].capacity = position == 3 ? 1 : capacity;
-        assert_int_equal(engine->pass->ahead.ready, position == 2 || position == 3);
+        engine->batch.kv.layers[0].capacity = position == 3 ? 1 : capacity;
+        assert_int_equal(engine->batch.pass->ahead.ready, position == 2 || position == 3);
         assert_ok(engine_forward(engine, &batch, &test_error));
-        assert_int_equal(engine->pass->ahead.used, position == 2 || position == 3);
+        assert_int_equal(engine->batch.pass->ahead.used, position == 2 || position == 3);
     }
     close_silent(engine);
 }
@@ -162,13 +162,13 @@ static void slow_devices_get_less_at_once(void **state)
     prompt_of(tokens);
     for (int slow = 0; slow < 2; slow++) {
         if (slow)
-            engine->device.multiply_adds_per_second = engine->pass->layer_work * PROMPT / 2; /* two seconds a layer */
+            engine->open.device.multiply_adds_per_second = engine->batch.pass->layer_work * PROMPT / 2; /* two seconds a layer */
         engine_truncate(engine, 0, 0);
         logits[slow] = calloc(PROMPT * vocabulary, sizeof *logits[slow]);
         feed(engine, 0, tokens, PROMPT, SIZE_MAX, logits[slow]);
-        sent[slow] = engine->pass->sent;
+        sent[slow] = engine->batch.pass->sent;
     }
-    assert_true(engine->pass->layer_work > 1e5);
+    assert_true(engine->batch.pass->layer_work > 1e5);
     assert_true(sent[1] > sent[0] + model_parameters(engine_model(engine))->layers / 2);
     assert_memory_equal(logits[0], logits[1], PROMPT * vocabulary * sizeof(float));
     free(logits[0]);

@@ -58,9 +58,9 @@ static void moves_by_use(void **state)
         struct store_statistics statistics;
         uint32_t count = model_unit_count(engine_model(engine)), there = 0, changed = 0;
         bool *before = calloc(count, sizeof *before), *after = calloc(count, sizeof *after);
-        assert_int_equal(engine->plan->gpu->moves, run != 2);
+        assert_int_equal(engine->open.plan->gpu->moves, run != 2);
         if (run == 1) /* and the rest is read from the drive */
-            assert_ok(store_resize(engine_store(engine), engine->plan->pool_bytes / 3, &test_error));
+            assert_ok(store_resize(engine_store(engine), engine->open.plan->pool_bytes / 3, &test_error));
         store_on_device(engine_store(engine), 0, count, before);
         for (unit_number u = 0; u < count; u++)
             there += before[u];
@@ -127,7 +127,7 @@ static unsigned long long copies_done(struct engine *engine, enum move_phase *ph
     }
     *phase = store->moves.phase;
     pthread_mutex_unlock(store->mutex);
-    return engine->gpu->uploaded;
+    return engine->open.gpu->uploaded;
 }
 
 /* Few kernels to compile, and an expert that a narrow text uses much more than others. */
@@ -226,9 +226,9 @@ static void reads_in_place(void **state)
         float *expected = run_on_cpu(names[m], &vocabulary), *logits[3];
         struct engine *engine = open_divided(names[m], false);
         struct store *store = engine_store(engine);
-        uint64_t all = engine->plan->pool_bytes, misses = 0;
-        assert_true(engine->plan->gpu->in_place && !engine->plan->gpu->moves);
-        assert_int_equal(engine->plan->gpu->expert_bytes, 0);
+        uint64_t all = engine->open.plan->pool_bytes, misses = 0;
+        assert_true(engine->open.plan->gpu->in_place && !engine->open.plan->gpu->moves);
+        assert_int_equal(engine->open.plan->gpu->expert_bytes, 0);
         for (int i = 0; i < 3; i++) {
             struct store_statistics statistics;
             if (i > 0)
@@ -247,7 +247,7 @@ static void reads_in_place(void **state)
         struct distance d = measure(expected, logits[0], TOKENS, vocabulary);
         print_message("# %s: KL %g\n", names[m], d.kl_mean);
         assert_true(d.kl_mean < most_kl(names[m]));
-        assert_true(engine->pass->visit_turn > 0);
+        assert_true(engine->batch.pass->visit_turn > 0);
         assert_memory_equal(logits[0], logits[1], TOKENS * vocabulary * sizeof **logits);
         assert_memory_equal(logits[0], logits[2], TOKENS * vocabulary * sizeof **logits);
         close_silent(engine);
@@ -271,7 +271,7 @@ static void imports_are_refused(void **state)
         struct engine *engine = open_divided("mixtral", false);
         unsetenv("HYPURA_GPU_FAULT");
         /* The first is a trial, before it is planned; the second is the cache. */
-        assert_int_equal(engine->plan->gpu->in_place, n == 2);
+        assert_int_equal(engine->open.plan->gpu->in_place, n == 2);
         assert_false(store_reads_in_place(engine_store(engine)));
         float *logits = run_tokens(engine);
         struct distance d = measure(expected, logits, TOKENS, vocabulary);

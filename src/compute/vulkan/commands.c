@@ -205,7 +205,7 @@ void commands_destroy(struct gpu *gpu)
 
 /* ---- batches ----------------------------------------------------------------------------------------------------- */
 
-static hypura_status create_batch(struct gpu *gpu, struct batch *batch, hypura_error *error)
+static hypura_status create_batch(struct gpu *gpu, struct gpu_batch *batch, hypura_error *error)
 {
     hypura_status status = command_buffer_create(gpu, gpu->families[0], &batch->pool, &batch->commands, error);
     if (status || gpu->timestamp_seconds <= 0)
@@ -235,7 +235,7 @@ void gpu_begin(struct gpu *gpu)
         return;
     gpu->recording = (hypura_error){0};
     hypura_error *error = &gpu->recording;
-    struct batch *batch = &gpu->batches[(gpu->submitted + 1) % GPU_BATCHES];
+    struct gpu_batch *batch = &gpu->batches[(gpu->submitted + 1) % GPU_BATCHES];
     hypura_status status = batch->pool ? HYPURA_OK : create_batch(gpu, batch, error);
     if (!status)
         status = timeline_wait(gpu, gpu->compute_timeline, batch->ticket, error);
@@ -340,7 +340,7 @@ void gpu_launch_chained(struct gpu *gpu, enum gpu_kernel kernel, const uint32_t 
 }
 
 /* The buffer that has room for so many bytes more; NULL after an error, which is kept. */
-static struct gpu_buffer *find_table_room(struct gpu *gpu, struct batch *batch, size_t bytes)
+static struct gpu_buffer *find_table_room(struct gpu *gpu, struct gpu_batch *batch, size_t bytes)
 {
     while (bytes > tables_bytes[batch->tables_at] - batch->tables_used) {
         if (batch->tables_at + 1 == COUNT_OF(tables_bytes)) {
@@ -361,7 +361,7 @@ static struct gpu_buffer *find_table_room(struct gpu *gpu, struct batch *batch, 
 
 uint64_t gpu_table(struct gpu *gpu, const void *table, size_t bytes)
 {
-    struct batch *batch = gpu->open;
+    struct gpu_batch *batch = gpu->open;
     if (!batch || gpu->recording.status)
         return 0;
     if (bytes == batch->last_table_bytes && bytes <= sizeof batch->last_copy &&
@@ -411,7 +411,7 @@ static void await_host(struct gpu *gpu, gpu_ticket batch, uint64_t value)
 hypura_status gpu_submit(struct gpu *gpu, gpu_ticket *ticket, uint64_t wait_host, gpu_ticket wait_upload,
                          hypura_error *error)
 {
-    struct batch *batch = gpu->open;
+    struct gpu_batch *batch = gpu->open;
     if (batch) {
         full_barrier(gpu, DEVICE_STAGES, DEVICE_WRITES, VK_PIPELINE_STAGE_HOST_BIT, VK_ACCESS_HOST_READ_BIT);
         if (batch->queries)
@@ -500,7 +500,7 @@ hypura_status gpu_signal_host(struct gpu *gpu, uint64_t value, hypura_error *err
 #define AWAKE_SECONDS 1e-3
 #define EARLY_SECONDS 3e-4
 
-static void wait_awake(struct gpu *gpu, const struct batch *batch, bool alone)
+static void wait_awake(struct gpu *gpu, const struct gpu_batch *batch, bool alone)
 {
     double rest = gpu->alone_seconds - clock_seconds_since(batch->sent) - EARLY_SECONDS;
     const VkSemaphoreWaitInfo wait = {.sType = VK_STRUCTURE_TYPE_SEMAPHORE_WAIT_INFO,
@@ -518,7 +518,7 @@ static void wait_awake(struct gpu *gpu, const struct batch *batch, bool alone)
 
 hypura_status gpu_wait(struct gpu *gpu, gpu_ticket ticket, hypura_error *error)
 {
-    const struct batch *batch = &gpu->batches[ticket % GPU_BATCHES];
+    const struct gpu_batch *batch = &gpu->batches[ticket % GPU_BATCHES];
     if (gpu->info.kind == GPU_CPU || batch->ticket != ticket || atomic_load(&gpu->lost) ||
         timeline_reached(gpu, gpu->compute_timeline, ticket))
         return timeline_wait(gpu, gpu->compute_timeline, ticket, error);
@@ -537,7 +537,7 @@ bool gpu_done(struct gpu *gpu, gpu_ticket ticket)
 
 double gpu_batch_seconds(struct gpu *gpu, gpu_ticket ticket)
 {
-    struct batch *batch = &gpu->batches[ticket % GPU_BATCHES];
+    struct gpu_batch *batch = &gpu->batches[ticket % GPU_BATCHES];
     uint64_t times[2];
     if (ticket == 0 || batch->ticket != ticket || batch == gpu->open || !batch->queries || !gpu_done(gpu, ticket) ||
         gpu->vk.vkGetQueryPoolResults(gpu->device, batch->queries, 0, 2, sizeof times, times, sizeof times[0],

@@ -26,7 +26,7 @@ enum gpu_kernel {
 
 struct pipeline;
 
-struct batch {
+struct gpu_batch {
     VkCommandPool pool;
     VkCommandBuffer commands;
     VkQueryPool queries; /* none where the queue has no timestamps */
@@ -83,8 +83,8 @@ struct gpu {
     VkSemaphore compute_timeline, host_timeline, upload_timeline;
     gpu_ticket submitted; /* the last batch */
     double alone_seconds; /* that the last one took which had none before it and was waited for */
-    struct batch batches[GPU_BATCHES];
-    struct batch *open;
+    struct gpu_batch batches[GPU_BATCHES];
+    struct gpu_batch *open;
     hypura_error recording;  /* the first error since gpu_begin */
     struct gpu_times *times; /* NULL: nobody asked */
 

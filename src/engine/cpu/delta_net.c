@@ -6,12 +6,12 @@
 
 /* beta and decay of every value head from what their projections gave: those of each key head's group together, or in
  * the two buffers themselves. */
-static void make_gates(struct engine *engine, const struct step_delta_net *d, const float *bias, const float *rate)
+static void make_gates(struct batch *batch, const struct step_delta_net *d, const float *bias, const float *rate)
 {
-    const float *raw = d->gates == BUFFER_NONE ? NULL : rows_of(engine, d->gates);
-    float *beta = rows_of(engine, d->beta), *decay = rows_of(engine, d->decay);
+    const float *raw = d->gates == BUFFER_NONE ? NULL : rows_of(batch, d->gates);
+    float *beta = rows_of(batch, d->beta), *decay = rows_of(batch, d->decay);
     size_t heads = d->heads_v, group = heads / d->heads_k;
-    for (size_t r = 0; r < engine->rows; r++)
+    for (size_t r = 0; r < batch->rows; r++)
         for (size_t h = 0; h < heads; h++) {
             float *to_decay = &decay[r * heads + h], *to_beta = &beta[r * heads + h];
             if (raw) {
@@ -26,24 +26,24 @@ static void make_gates(struct engine *engine, const struct step_delta_net *d, co
         }
 }
 
-static void run_span(struct engine *engine, uint32_t layer, const struct span *span, struct delta_net net)
+static void run_span(struct batch *batch, uint32_t layer, const struct span *span, struct delta_net net)
 {
     size_t first = span->first_row, channels = 2 * net.heads_k * net.key_size + net.heads_v * net.value_size;
-    float *state = kv_cache_state(&engine->kv, layer, span->sequence, false);
-    if (engine->kv.held[span->sequence] == 0)
-        memset(state, 0, engine->kv.layers[layer].state_floats * sizeof *state);
+    float *state = kv_cache_state(&batch->kv, layer, span->sequence, false);
+    if (batch->kv.held[span->sequence] == 0)
+        memset(state, 0, batch->kv.layers[layer].state_floats * sizeof *state);
     net.state = state;
-    net.next = kv_cache_state(&engine->kv, layer, span->sequence, true);
+    net.next = kv_cache_state(&batch->kv, layer, span->sequence, true);
     net.rows = span->rows;
     net.input += first * channels;
     net.convolved += first * channels;
     net.beta += first * net.heads_v;
     net.decay += first * net.heads_v;
     net.output += first * net.heads_v * net.value_size;
-    compute_delta_net(engine->compute, &net);
+    compute_delta_net(batch->compute, &net);
 }
 
-hypura_status run_delta_net(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+hypura_status run_delta_net(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_delta_net *d = &step->delta_net;
     const float *bias, *rate;
@@ -54,16 +54,16 @@ hypura_status run_delta_net(struct engine *engine, const struct step *step, stru
                             .value_size = d->value_size,
                             .epsilon = d->epsilon,
                             .taps = d->taps,
-                            .input = rows_of(engine, d->in),
-                            .convolved = rows_of(engine, d->convolved),
-                            .beta = rows_of(engine, d->beta),
-                            .decay = rows_of(engine, d->decay),
-                            .output = rows_of(engine, d->out)};
-    TRY(hold_vector(engine, held, d->step_bias, &bias, error));
-    TRY(hold_vector(engine, held, d->decay_rate, &rate, error));
-    make_gates(engine, d, bias, rate);
-    TRY(hold_vector(engine, held, d->convolution, &net.convolution, error));
-    for (uint32_t i = 0; i < engine->span_count; i++)
-        run_span(engine, (uint32_t)step->layer, &engine->scratch.spans[i], net);
+                            .input = rows_of(batch, d->in),
+                            .convolved = rows_of(batch, d->convolved),
+                            .beta = rows_of(batch, d->beta),
+                            .decay = rows_of(batch, d->decay),
+                            .output = rows_of(batch, d->out)};
+    TRY(hold_vector(batch, held, d->step_bias, &bias, error));
+    TRY(hold_vector(batch, held, d->decay_rate, &rate, error));
+    make_gates(batch, d, bias, rate);
+    TRY(hold_vector(batch, held, d->convolution, &net.convolution, error));
+    for (uint32_t i = 0; i < batch->span_count; i++)
+        run_span(batch, (uint32_t)step->layer, &batch->scratch.spans[i], net);
     return HYPURA_OK;
 }

@@ -2,22 +2,22 @@
 
 #include <string.h>
 
-float *rows_of(struct engine *engine, enum step_buffer buffer)
+float *rows_of(struct batch *batch, enum step_buffer buffer)
 {
-    return engine->scratch.buffers[buffer];
+    return batch->scratch.buffers[buffer];
 }
 
 /* Inner rows of a feed forward have an activation of their own: what it read is wanted again by the experts. */
-static struct input *place_of(struct engine *engine, enum step_buffer buffer)
+static struct input *place_of(struct batch *batch, enum step_buffer buffer)
 {
-    return &engine->scratch.inputs[buffer == BUFFER_GATE];
+    return &batch->scratch.inputs[buffer == BUFFER_GATE];
 }
 
-struct activation *input_of(struct engine *engine, enum step_buffer buffer, size_t columns, size_t stride)
+struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t columns, size_t stride)
 {
-    struct input *input = place_of(engine, buffer);
+    struct input *input = place_of(batch, buffer);
     if (input->buffer != buffer || input->columns != columns || input->stride != stride) {
-        activation_set(input->activation, rows_of(engine, buffer), engine->rows, columns, stride);
+        activation_set(input->activation, rows_of(batch, buffer), batch->rows, columns, stride);
         input->buffer = buffer;
         input->columns = columns;
         input->stride = stride;
@@ -25,88 +25,88 @@ struct activation *input_of(struct engine *engine, enum step_buffer buffer, size
     return input->activation;
 }
 
-void forget_inputs(struct engine *engine, uint32_t written)
+void forget_inputs(struct batch *batch, uint32_t written)
 {
-    for (size_t i = 0; i < COUNT_OF(engine->scratch.inputs); i++)
-        if (written >> engine->scratch.inputs[i].buffer & 1)
-            engine->scratch.inputs[i].buffer = BUFFER_NONE;
+    for (size_t i = 0; i < COUNT_OF(batch->scratch.inputs); i++)
+        if (written >> batch->scratch.inputs[i].buffer & 1)
+            batch->scratch.inputs[i].buffer = BUFFER_NONE;
 }
 
 /* ---- steps that are one call ---------------------------------------------------------------------------------------
  */
 
-static size_t width_of(const struct engine *engine)
+static size_t width_of(const struct batch *batch)
 {
-    return model_parameters(engine->model)->embedding;
+    return model_parameters(batch->open->model)->embedding;
 }
 
-hypura_status run_norm(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+hypura_status run_norm(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_norm *n = &step->norm;
-    const float *weight, *bias, *in = rows_of(engine, n->in);
-    float *out = rows_of(engine, n->out);
-    size_t rows = engine->rows * n->groups;
-    TRY(hold_vector(engine, held, n->weight, &weight, error));
-    TRY(hold_vector(engine, held, n->bias, &bias, error));
+    const float *weight, *bias, *in = rows_of(batch, n->in);
+    float *out = rows_of(batch, n->out);
+    size_t rows = batch->rows * n->groups;
+    TRY(hold_vector(batch, held, n->weight, &weight, error));
+    TRY(hold_vector(batch, held, n->bias, &bias, error));
     if (n->centred) {
-        compute_layer_norm(engine->compute, out, in, weight, bias, rows, n->width, n->epsilon);
+        compute_layer_norm(batch->compute, out, in, weight, bias, rows, n->width, n->epsilon);
     } else {
-        compute_rms_norm(engine->compute, out, in, weight, rows, n->width, n->epsilon);
+        compute_rms_norm(batch->compute, out, in, weight, rows, n->width, n->epsilon);
         for (size_t r = 0; bias && r < rows; r++)
-            compute_add(engine->compute, out + r * n->width, out + r * n->width, bias, n->width);
+            compute_add(batch->compute, out + r * n->width, out + r * n->width, bias, n->width);
     }
     if (n->scale != 1.0f)
-        compute_scale(engine->compute, out, out, n->scale, rows * n->width);
+        compute_scale(batch->compute, out, out, n->scale, rows * n->width);
     return HYPURA_OK;
 }
 
-hypura_status run_glu(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+hypura_status run_glu(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_glu *g = &step->glu;
     (void)held, (void)error;
-    compute_glu(engine->compute, g->kind, rows_of(engine, g->out), g->width,
-                rows_of(engine, g->gate.buffer) + g->gate.offset, g->gate.stride,
-                rows_of(engine, g->up.buffer) + g->up.offset, g->up.stride, engine->rows * g->groups, g->width,
-                OAI_ALPHA, OAI_LIMIT);
+    compute_glu(batch->compute, g->kind, rows_of(batch, g->out), g->width,
+                rows_of(batch, g->gate.buffer) + g->gate.offset, g->gate.stride,
+                rows_of(batch, g->up.buffer) + g->up.offset, g->up.stride, batch->rows * g->groups, g->width, OAI_ALPHA,
+                OAI_LIMIT);
     return HYPURA_OK;
 }
 
-hypura_status run_elements(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+hypura_status run_elements(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_function *f = &step->function;
     (void)held, (void)error;
-    compute_function(engine->compute, f->function, rows_of(engine, f->buffer), engine->rows * f->width);
+    compute_function(batch->compute, f->function, rows_of(batch, f->buffer), batch->rows * f->width);
     return HYPURA_OK;
 }
 
-hypura_status run_scale_rows(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+hypura_status run_scale_rows(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
-    const float *by = rows_of(engine, step->scale_rows.by);
-    float *row = rows_of(engine, step->scale_rows.buffer);
+    const float *by = rows_of(batch, step->scale_rows.by);
+    float *row = rows_of(batch, step->scale_rows.buffer);
     (void)held, (void)error;
-    for (size_t r = 0; r < engine->rows; r++, row += width_of(engine))
-        compute_scale(engine->compute, row, row, by[r], width_of(engine));
+    for (size_t r = 0; r < batch->rows; r++, row += width_of(batch))
+        compute_scale(batch->compute, row, row, by[r], width_of(batch));
     return HYPURA_OK;
 }
 
-hypura_status run_scale(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+hypura_status run_scale(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
-    float *rows = rows_of(engine, step->scale.buffer);
+    float *rows = rows_of(batch, step->scale.buffer);
     const float *factor;
-    TRY(hold_vector(engine, held, step->scale.factor, &factor, error));
-    compute_scale(engine->compute, rows, rows, *factor, engine->rows * width_of(engine));
+    TRY(hold_vector(batch, held, step->scale.factor, &factor, error));
+    compute_scale(batch->compute, rows, rows, *factor, batch->rows * width_of(batch));
     return HYPURA_OK;
 }
 
-hypura_status run_add(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+hypura_status run_add(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_add *a = &step->add;
-    size_t count = engine->rows * width_of(engine);
-    float *to = rows_of(engine, a->to), *from = rows_of(engine, a->from);
+    size_t count = batch->rows * width_of(batch);
+    float *to = rows_of(batch, a->to), *from = rows_of(batch, a->from);
     (void)held, (void)error;
     if (a->scale != 1.0f)
-        compute_scale(engine->compute, from, from, a->scale, count);
-    compute_add(engine->compute, to, to, from, count);
+        compute_scale(batch->compute, from, from, a->scale, count);
+    compute_add(batch->compute, to, to, from, count);
     return HYPURA_OK;
 }
 
@@ -132,17 +132,17 @@ static step_function *const functions[STEP_KINDS] = {[STEP_EMBED] = run_embed,
                                                      [STEP_ADD] = run_add,
                                                      [STEP_OUTPUT] = run_output};
 
-hypura_status execute(struct engine *engine, struct step_list list, hypura_error *error)
+hypura_status execute(struct batch *batch, struct step_list list, hypura_error *error)
 {
     struct held held = {0};
     hypura_status status = HYPURA_OK;
     for (size_t i = 0; i < list.count && !status; i++) {
         const struct step *step = &list.steps[i];
-        status = functions[step->kind](engine, step, &held, error);
-        release(engine, &held);
-        forget_inputs(engine, step->writes);
+        status = functions[step->kind](batch, step, &held, error);
+        release(batch, &held);
+        forget_inputs(batch, step->writes);
     }
     if (status)
-        forget_experts(engine);
+        forget_experts(batch);
     return status;
 }

@@ -19,17 +19,17 @@
 
 /* Carries out all steps of a list for the batch at hand. After an error nothing is held, and no read of an expert is
  * left wanted. */
-hypura_status execute(struct engine *engine, struct step_list list, hypura_error *error);
+hypura_status execute(struct batch *batch, struct step_list list, hypura_error *error);
 
 /* What steps start with: a buffer's rows, and the same as the input of products, whose copies in other types are kept
  * until the buffer is written. */
-float *rows_of(struct engine *engine, enum step_buffer buffer);
-struct activation *input_of(struct engine *engine, enum step_buffer buffer, size_t columns, size_t stride);
+float *rows_of(struct batch *batch, enum step_buffer buffer);
+struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t columns, size_t stride);
 
 /* ---- one function per kind ----------------------------------------------------------------------------------------
  */
 
-typedef hypura_status step_function(struct engine *engine, const struct step *step, struct held *held,
+typedef hypura_status step_function(struct batch *batch, const struct step *step, struct held *held,
                                     hypura_error *error);
 
 step_function run_embed, run_add_rows, run_output;

@@ -4,36 +4,36 @@
 #include <string.h>
 
 /* Which experts each row wants. */
-static hypura_status choose(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+static hypura_status choose(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_route *r = &step->route;
-    const struct model_parameters *p = model_parameters(engine->model);
-    struct scratch *s = &engine->scratch;
+    const struct model_parameters *p = model_parameters(batch->open->model);
+    struct scratch *s = &batch->scratch;
     const float *selection_bias, *scales;
-    struct matmul job = {.input = input_of(engine, r->in, p->embedding, p->embedding),
-                         .tokens = engine->rows,
+    struct matmul job = {.input = input_of(batch, r->in, p->embedding, p->embedding),
+                         .tokens = batch->rows,
                          .output = s->router,
                          .output_stride = r->rule.experts};
-    TRY(hold_matrix(engine, held, r->router, &job.weights, error));
-    TRY(hold_vector(engine, held, r->bias, &job.bias, error));
-    TRY(hold_vector(engine, held, r->selection_bias, &selection_bias, error));
-    TRY(hold_vector(engine, held, r->expert_scales, &scales, error));
-    compute_matmul(engine->compute, &job, 1);
-    adapt(engine, &job, step->layer, ROLE_ROUTER, 0, 0);
-    router_choose(engine->compute, &r->rule, s->router, s->selection, selection_bias, engine->rows, s->chosen,
+    TRY(hold_matrix(batch, held, r->router, &job.weights, error));
+    TRY(hold_vector(batch, held, r->bias, &job.bias, error));
+    TRY(hold_vector(batch, held, r->selection_bias, &selection_bias, error));
+    TRY(hold_vector(batch, held, r->expert_scales, &scales, error));
+    compute_matmul(batch->compute, &job, 1);
+    adapt(batch, &job, step->layer, ROLE_ROUTER, 0, 0);
+    router_choose(batch->compute, &r->rule, s->router, s->selection, selection_bias, batch->rows, s->chosen,
                   s->chosen_weights);
-    for (size_t i = 0; scales && i < engine->rows * r->rule.used; i++)
+    for (size_t i = 0; scales && i < batch->rows * r->rule.used; i++)
         s->chosen_weights[i] *= scales[s->chosen[i]];
     return HYPURA_OK;
 }
 
 /* Sorts the rows' choices by expert, and lists the experts that are needed in units[]; those elsewhere (NULL: there are
  * none) are left out. */
-static uint32_t group_by_expert(struct engine *engine, unit_number first_expert, const bool *elsewhere)
+static uint32_t group_by_expert(struct batch *batch, unit_number first_expert, const bool *elsewhere)
 {
-    const struct model_parameters *p = model_parameters(engine->model);
-    struct scratch *s = &engine->scratch;
-    size_t choices = engine->rows * p->experts_used;
+    const struct model_parameters *p = model_parameters(batch->open->model);
+    struct scratch *s = &batch->scratch;
+    size_t choices = batch->rows * p->experts_used;
     uint32_t *first = s->expert_first;
     memset(first, 0, (p->experts + 1) * sizeof *first);
     for (size_t i = 0; i < choices; i++)
@@ -58,14 +58,14 @@ static uint32_t group_by_expert(struct engine *engine, unit_number first_expert,
 }
 
 /* For engine_take_used, and for the cache. */
-static void note_used(struct engine *engine, uint32_t number, unit_number first_expert, uint32_t count)
+static void note_used(struct batch *batch, uint32_t number, unit_number first_expert, uint32_t count)
 {
-    if (engine->rows > 1)
-        store_note_tokens(engine->store, first_expert, engine->scratch.chosen, engine->rows,
-                          model_parameters(engine->model)->experts_used);
-    atomic_bool *used = engine->used + (size_t)number * model_parameters(engine->model)->experts;
+    if (batch->rows > 1)
+        store_note_tokens(batch->open->store, first_expert, batch->scratch.chosen, batch->rows,
+                          model_parameters(batch->open->model)->experts_used);
+    atomic_bool *used = batch->counters->used + (size_t)number * model_parameters(batch->open->model)->experts;
     for (uint32_t i = 0; i < count; i++)
-        atomic_store_explicit(&used[engine->scratch.expert_units[i] - first_expert], true, memory_order_relaxed);
+        atomic_store_explicit(&used[batch->scratch.expert_units[i] - first_expert], true, memory_order_relaxed);
 }
 
 /* Small tensors of all experts of a layer. */
@@ -83,30 +83,30 @@ struct expert_group {
 };
 
 /* Weights of what experts read: their products are linear, so the weight can come after them. */
-static void weigh_inputs(struct engine *engine, size_t width, const struct expert_group *group)
+static void weigh_inputs(struct batch *batch, size_t width, const struct expert_group *group)
 {
-    struct scratch *s = &engine->scratch;
+    struct scratch *s = &batch->scratch;
     size_t row = group->first;
     for (uint32_t i = 0; i < group->count; i++)
         for (uint32_t at = s->expert_first[group->experts[i]]; at < s->expert_first[group->experts[i] + 1]; at++) {
             float weight = s->chosen_weights[s->expert_slot[at]];
-            float *rows[] = {rows_of(engine, BUFFER_GATE) + row * width, rows_of(engine, BUFFER_UP) + row * width};
+            float *rows[] = {rows_of(batch, BUFFER_GATE) + row * width, rows_of(batch, BUFFER_UP) + row * width};
             for (size_t half = 0; half < COUNT_OF(rows); half++)
-                compute_scale(engine->compute, rows[half], rows[half], weight, width);
+                compute_scale(batch->compute, rows[half], rows[half], weight, width);
             row++;
         }
 }
 
-static void compute_inner(struct engine *engine, const struct step *step, const struct expert_group *group,
+static void compute_inner(struct batch *batch, const struct step *step, const struct expert_group *group,
                           const struct expert_biases *biases)
 {
-    const struct model_parameters *p = model_parameters(engine->model);
+    const struct model_parameters *p = model_parameters(batch->open->model);
     const struct step_experts *x = &step->experts;
-    struct scratch *s = &engine->scratch;
+    struct scratch *s = &batch->scratch;
     size_t width = x->width;
-    const struct unit *unit = model_unit(engine->model, x->first);
-    struct activation *input = input_of(engine, x->in, p->embedding, p->embedding);
-    float *gates = rows_of(engine, BUFFER_GATE), *ups = rows_of(engine, BUFFER_UP);
+    const struct unit *unit = model_unit(batch->open->model, x->first);
+    struct activation *input = input_of(batch, x->in, p->embedding, p->embedding);
+    float *gates = rows_of(batch, BUFFER_GATE), *ups = rows_of(batch, BUFFER_UP);
     bool fused = x->gate_up_rows;
     uint32_t row = group->first;
     for (uint32_t i = 0; i < group->count; i++) {
@@ -128,28 +128,28 @@ static void compute_inner(struct engine *engine, const struct step *step, const 
         s->jobs[2 * i + 1] = job;
         row += rows;
     }
-    compute_matmul(engine->compute, s->jobs, 2 * group->count);
+    compute_matmul(batch->compute, s->jobs, 2 * group->count);
     for (uint32_t i = 0; i < group->count; i++) {
-        adapt(engine, &s->jobs[2 * i], step->layer, unit->slices[0].role, group->experts[i], 0);
-        adapt(engine, &s->jobs[2 * i + 1], step->layer, fused ? ROLE_EXPERT_GATE_UP : ROLE_EXPERT_UP, group->experts[i],
+        adapt(batch, &s->jobs[2 * i], step->layer, unit->slices[0].role, group->experts[i], 0);
+        adapt(batch, &s->jobs[2 * i + 1], step->layer, fused ? ROLE_EXPERT_GATE_UP : ROLE_EXPERT_UP, group->experts[i],
               fused ? width : 0);
     }
     if (x->weighs_input)
-        weigh_inputs(engine, width, group);
+        weigh_inputs(batch, width, group);
     float *gate = gates + group->first * width, *up = ups + group->first * width;
-    compute_glu(engine->compute, x->glu, gate, width, gate, width, up, width, group->rows, width, OAI_ALPHA, OAI_LIMIT);
+    compute_glu(batch->compute, x->glu, gate, width, gate, width, up, width, group->rows, width, OAI_ALPHA, OAI_LIMIT);
 }
 
-static void compute_down(struct engine *engine, const struct step *step, const struct expert_group *group,
+static void compute_down(struct batch *batch, const struct step *step, const struct expert_group *group,
                          const struct expert_biases *biases)
 {
-    const struct model_parameters *p = model_parameters(engine->model);
-    struct scratch *s = &engine->scratch;
+    const struct model_parameters *p = model_parameters(batch->open->model);
+    struct scratch *s = &batch->scratch;
     size_t width = step->experts.width;
-    const struct unit *unit = model_unit(engine->model, step->experts.first);
+    const struct unit *unit = model_unit(batch->open->model, step->experts.first);
     struct activation *inner = s->inputs[1].activation;
     uint32_t down = unit->slice_count - 1, row = 0;
-    activation_set(inner, rows_of(engine, BUFFER_GATE) + group->first * width, group->rows, width, width);
+    activation_set(inner, rows_of(batch, BUFFER_GATE) + group->first * width, group->rows, width, width);
     for (uint32_t i = 0; i < group->count; i++) {
         uint32_t e = group->experts[i], first = s->expert_first[e], rows = s->expert_first[e + 1] - first;
         s->jobs[i] = (struct matmul){
@@ -163,17 +163,17 @@ static void compute_down(struct engine *engine, const struct step *step, const s
             .bias = biases->down ? biases->down + (size_t)e * p->embedding : NULL};
         row += rows;
     }
-    compute_matmul(engine->compute, s->jobs, group->count);
+    compute_matmul(batch->compute, s->jobs, group->count);
     for (uint32_t i = 0; i < group->count; i++)
-        adapt(engine, &s->jobs[i], step->layer, ROLE_EXPERT_DOWN, group->experts[i], 0);
+        adapt(batch, &s->jobs[i], step->layer, ROLE_EXPERT_DOWN, group->experts[i], 0);
 }
 
 /* Takes those of the waiting experts that are there, as many as the buffers hold beside one that was begun, out of
  * units[]. */
-static hypura_status take_ready(struct engine *engine, const struct step *step, uint32_t *waiting,
+static hypura_status take_ready(struct batch *batch, const struct step *step, uint32_t *waiting,
                                 const struct expert_group *begun, struct expert_group *group, hypura_error *error)
 {
-    struct scratch *s = &engine->scratch;
+    struct scratch *s = &batch->scratch;
     uint32_t kept = 0;
     hypura_status status = HYPURA_OK;
     group->count = group->rows = 0;
@@ -183,8 +183,8 @@ static hypura_status take_ready(struct engine *engine, const struct step *step, 
         uint32_t e = unit - step->experts.first;
         uint32_t rows = s->expert_first[e + 1] - s->expert_first[e];
         bool fits = group->count < COUNT_OF(group->experts) && group->first + group->rows + rows <= s->expert_rows;
-        if (!status && fits && !(begun->count && begun->experts[0] == e) && store_ready(engine->store, unit)) {
-            status = store_get(engine->store, unit, &group->views[group->count], error);
+        if (!status && fits && !(begun->count && begun->experts[0] == e) && store_ready(batch->open->store, unit)) {
+            status = store_get(batch->open->store, unit, &group->views[group->count], error);
             if (!status) {
                 group->experts[group->count++] = e;
                 group->rows += rows;
@@ -197,36 +197,36 @@ static hypura_status take_ready(struct engine *engine, const struct step *step, 
     return status;
 }
 
-static void put_group(struct engine *engine, const struct step *step, struct expert_group *group)
+static void put_group(struct batch *batch, const struct step *step, struct expert_group *group)
 {
     for (uint32_t i = 0; i < group->count; i++)
-        store_put(engine->store, step->experts.first + group->experts[i]);
+        store_put(batch->open->store, step->experts.first + group->experts[i]);
     group->count = 0;
 }
 
 /* Of an expert whose last slice is still on its way what comes before that, while there is nothing else to do: what is
  * left when it arrives is a third. */
-static void begin_expert(struct engine *engine, const struct step *step, uint32_t waiting, uint32_t slices,
+static void begin_expert(struct batch *batch, const struct step *step, uint32_t waiting, uint32_t slices,
                          const struct expert_biases *biases, struct expert_group *begun)
 {
-    struct scratch *s = &engine->scratch;
+    struct scratch *s = &batch->scratch;
     for (uint32_t i = 0; i < waiting && begun->count == 0; i++) {
         uint32_t e = s->expert_units[i] - step->experts.first;
-        if (!store_peek(engine->store, s->expert_units[i], slices, &begun->views[0]))
+        if (!store_peek(batch->open->store, s->expert_units[i], slices, &begun->views[0]))
             continue;
         begun->experts[begun->count++] = e;
         begun->rows = s->expert_first[e + 1] - s->expert_first[e];
-        compute_inner(engine, step, begun, biases);
+        compute_inner(batch, step, begun, biases);
     }
 }
 
-static hypura_status end_expert(struct engine *engine, const struct step *step, uint32_t *waiting,
+static hypura_status end_expert(struct batch *batch, const struct step *step, uint32_t *waiting,
                                 const struct expert_biases *biases, struct expert_group *begun, hypura_error *error)
 {
-    unit_number unit = step->experts.first + begun->experts[0], *units = engine->scratch.expert_units;
-    TRY(store_get(engine->store, unit, &begun->views[0], error));
-    compute_down(engine, step, begun, biases);
-    put_group(engine, step, begun);
+    unit_number unit = step->experts.first + begun->experts[0], *units = batch->scratch.expert_units;
+    TRY(store_get(batch->open->store, unit, &begun->views[0], error));
+    compute_down(batch, step, begun, biases);
+    put_group(batch, step, begun);
     begun->rows = 0;
     uint32_t at = 0;
     while (units[at] != unit)
@@ -239,42 +239,42 @@ static hypura_status end_expert(struct engine *engine, const struct step *step, 
 #define BEGUN_LEAST_BYTES ((uint64_t)1 << 20)
 
 /* Slices of an expert with which it is worth beginning; 0: none. What was begun needs rows of its own. */
-static uint32_t slices_to_begin(const struct engine *engine, const struct step *step)
+static uint32_t slices_to_begin(const struct batch *batch, const struct step *step)
 {
-    const struct unit *unit = model_unit(engine->model, step->experts.first);
+    const struct unit *unit = model_unit(batch->open->model, step->experts.first);
     uint32_t last = unit->slice_count - 1;
-    bool all_fit = engine->rows * step->experts.used <= engine->scratch.expert_rows;
+    bool all_fit = batch->rows * step->experts.used <= batch->scratch.expert_rows;
     return all_fit && unit->slices[last].bytes >= BEGUN_LEAST_BYTES ? last : 0;
 }
 
 /* Hits first, then misses as they arrive. */
-static hypura_status run_waiting(struct engine *engine, const struct step *step, uint32_t *waiting,
+static hypura_status run_waiting(struct batch *batch, const struct step *step, uint32_t *waiting,
                                  const struct expert_biases *biases, hypura_error *error)
 {
     struct expert_group group = {0}, begun = {0};
-    const struct scratch *s = &engine->scratch;
-    uint32_t slices = slices_to_begin(engine, step);
+    const struct scratch *s = &batch->scratch;
+    uint32_t slices = slices_to_begin(batch, step);
     hypura_status status = HYPURA_OK;
     size_t index;
-    for (uint32_t i = 0; engine->wait_for_all && !status && i < *waiting; i++)
-        status = store_wait_any(engine->store, s->expert_units + i, 1, 0, &index, error);
+    for (uint32_t i = 0; batch->open->wait_for_all && !status && i < *waiting; i++)
+        status = store_wait_any(batch->open->store, s->expert_units + i, 1, 0, &index, error);
     while (!status && *waiting) {
-        status = take_ready(engine, step, waiting, &begun, &group, error);
+        status = take_ready(batch, step, waiting, &begun, &group, error);
         bool none = group.count == 0;
         if (!status && !none) {
-            compute_inner(engine, step, &group, biases);
-            compute_down(engine, step, &group, biases);
+            compute_inner(batch, step, &group, biases);
+            compute_down(batch, step, &group, biases);
         }
-        put_group(engine, step, &group);
+        put_group(batch, step, &group);
         if (status || !none)
             continue;
-        if (begun.count && store_ready(engine->store, step->experts.first + begun.experts[0])) {
-            status = end_expert(engine, step, waiting, biases, &begun, error);
+        if (begun.count && store_ready(batch->open->store, step->experts.first + begun.experts[0])) {
+            status = end_expert(batch, step, waiting, biases, &begun, error);
             continue;
         }
         if (begun.count == 0)
-            begin_expert(engine, step, *waiting, slices, biases, &begun);
-        status = store_wait_any(engine->store, s->expert_units, *waiting, begun.count ? 0 : slices, &index, error);
+            begin_expert(batch, step, *waiting, slices, biases, &begun);
+        status = store_wait_any(batch->open->store, s->expert_units, *waiting, begun.count ? 0 : slices, &index, error);
     }
     return status;
 }
@@ -312,81 +312,81 @@ static void mix_row(void *context, size_t row, size_t worker)
             out[c] += mix->side[row * mix->width + c];
 }
 
-hypura_status run_mix(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+hypura_status run_mix(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_mix *m = &step->mix;
-    struct mix mix = {.experts = engine->scratch.expert_out,
-                      .weights = m->weighed ? NULL : engine->scratch.chosen_weights,
-                      .side = m->side == BUFFER_NONE ? NULL : rows_of(engine, m->side),
-                      .out = rows_of(engine, m->out),
-                      .width = model_parameters(engine->model)->embedding,
+    struct mix mix = {.experts = batch->scratch.expert_out,
+                      .weights = m->weighed ? NULL : batch->scratch.chosen_weights,
+                      .side = m->side == BUFFER_NONE ? NULL : rows_of(batch, m->side),
+                      .out = rows_of(batch, m->out),
+                      .width = model_parameters(batch->open->model)->embedding,
                       .used = m->used};
     (void)held, (void)error;
-    if (engine->rows * mix.used * mix.width < PARALLEL_ELEMENTS)
-        for (size_t row = 0; row < engine->rows; row++)
+    if (batch->rows * mix.used * mix.width < PARALLEL_ELEMENTS)
+        for (size_t row = 0; row < batch->rows; row++)
             mix_row(&mix, row, 0);
     else
-        thread_pool_run(compute_pool(engine->compute), mix_row, &mix, engine->rows);
+        thread_pool_run(compute_pool(batch->compute), mix_row, &mix, batch->rows);
     return HYPURA_OK;
 }
 
 /* ---- from the choice to the rows -----------------------------------------------------------------------------------
  */
 
-void forget_experts(struct engine *engine)
+void forget_experts(struct batch *batch)
 {
-    struct scratch *s = &engine->scratch;
+    struct scratch *s = &batch->scratch;
     if (s->waiting)
-        store_forget(engine->store, s->expert_units, s->waiting);
+        store_forget(batch->open->store, s->expert_units, s->waiting);
     s->waiting = 0;
 }
 
-hypura_status want_chosen(struct engine *engine, uint32_t layer, unit_number first_expert, const bool *elsewhere,
+hypura_status want_chosen(struct batch *batch, uint32_t layer, unit_number first_expert, const bool *elsewhere,
                           hypura_error *error)
 {
-    struct scratch *s = &engine->scratch;
-    uint32_t waiting = group_by_expert(engine, first_expert, elsewhere);
-    note_used(engine, layer, first_expert, waiting);
+    struct scratch *s = &batch->scratch;
+    uint32_t waiting = group_by_expert(batch, first_expert, elsewhere);
+    note_used(batch, layer, first_expert, waiting);
     s->waiting = waiting;
-    hypura_status status = store_want(engine->store, s->expert_units, waiting, error);
-    guess_prompt(engine, layer);
+    hypura_status status = store_want(batch->open->store, s->expert_units, waiting, error);
+    prefetch_prompt(batch, layer);
     return status;
 }
 
-hypura_status run_chosen_experts(struct engine *engine, const struct step *experts, const bool *elsewhere,
+hypura_status run_chosen_experts(struct batch *batch, const struct step *experts, const bool *elsewhere,
                                  hypura_error *error)
 {
     struct held held = {0};
-    hypura_status status = want_chosen(engine, (uint32_t)experts->layer, experts->experts.first, elsewhere, error);
+    hypura_status status = want_chosen(batch, (uint32_t)experts->layer, experts->experts.first, elsewhere, error);
     if (!status)
-        status = run_experts(engine, experts, &held, error);
-    release(engine, &held);
+        status = run_experts(batch, experts, &held, error);
+    release(batch, &held);
     if (status)
-        forget_experts(engine);
+        forget_experts(batch);
     return status;
 }
 
-hypura_status run_route(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+hypura_status run_route(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     uint32_t number = (uint32_t)step->layer;
-    hypura_status status = choose(engine, step, held, error);
-    release(engine, held);
+    hypura_status status = choose(batch, step, held, error);
+    release(batch, held);
     if (status)
         return status;
-    if (engine->trace)
-        TRY(trace_writer_layer(engine->trace, number, engine->scratch.chosen, error));
-    guess_check(engine, number);
-    return want_chosen(engine, number, step->route.first, NULL, error);
+    if (batch->trace)
+        TRY(trace_writer_layer(batch->trace, number, batch->scratch.chosen, error));
+    prefetch_check(batch, number);
+    return want_chosen(batch, number, step->route.first, NULL, error);
 }
 
-hypura_status run_experts(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+hypura_status run_experts(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_experts *x = &step->experts;
     struct expert_biases biases = {0};
-    TRY(hold_vector(engine, held, x->gate_bias, &biases.gate, error));
-    TRY(hold_vector(engine, held, x->up_bias, &biases.up, error));
-    TRY(hold_vector(engine, held, x->down_bias, &biases.down, error));
-    hypura_status status = run_waiting(engine, step, &engine->scratch.waiting, &biases, error);
-    forget_inputs(engine, 1u << BUFFER_GATE | 1u << BUFFER_UP);
+    TRY(hold_vector(batch, held, x->gate_bias, &biases.gate, error));
+    TRY(hold_vector(batch, held, x->up_bias, &biases.up, error));
+    TRY(hold_vector(batch, held, x->down_bias, &biases.down, error));
+    hypura_status status = run_waiting(batch, step, &batch->scratch.waiting, &biases, error);
+    forget_inputs(batch, 1u << BUFFER_GATE | 1u << BUFFER_UP);
     return status;
 }

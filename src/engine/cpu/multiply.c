@@ -13,29 +13,29 @@ struct parts {
     uint64_t bytes; /* of those that are pieces */
 };
 
-static void put_parts(struct engine *engine, struct parts *parts)
+static void put_parts(struct batch *batch, struct parts *parts)
 {
     for (uint32_t i = 0; i < parts->unit_count; i++)
-        store_put(engine->store, parts->units[i]);
+        store_put(batch->open->store, parts->units[i]);
     parts->unit_count = parts->job_count = 0;
     parts->bytes = 0;
 }
 
-static void compute_parts(struct engine *engine, struct parts *parts)
+static void compute_parts(struct batch *batch, struct parts *parts)
 {
     if (parts->job_count)
-        compute_matmul(engine->compute, parts->jobs, parts->job_count);
-    put_parts(engine, parts);
+        compute_matmul(batch->compute, parts->jobs, parts->job_count);
+    put_parts(batch, parts);
 }
 
 /* What is there is computed before anything is waited for: meanwhile it comes, and it finds room, since nothing is
  * held. */
-static hypura_status get_part(struct engine *engine, struct parts *parts, unit_number unit, struct store_view *view,
+static hypura_status get_part(struct batch *batch, struct parts *parts, unit_number unit, struct store_view *view,
                               hypura_error *error)
 {
-    if (!store_get_ready(engine->store, unit, view)) {
-        compute_parts(engine, parts);
-        TRY(store_get(engine->store, unit, view, error));
+    if (!store_get_ready(batch->open->store, unit, view)) {
+        compute_parts(batch, parts);
+        TRY(store_get(batch->open->store, unit, view, error));
     }
     parts->units[parts->unit_count++] = unit;
     return HYPURA_OK;
@@ -59,21 +59,21 @@ static void add_rows(struct parts *parts, const struct product *products, size_t
     }
 }
 
-static hypura_status multiply_unit(struct engine *engine, struct parts *parts, const struct product *products,
+static hypura_status multiply_unit(struct batch *batch, struct parts *parts, const struct product *products,
                                    size_t count, unit_number unit, hypura_error *error)
 {
-    struct matrix whole = unit_matrix(engine, unit, NULL);
-    struct store_pieces pieces = store_pieces(engine->store, unit);
+    struct matrix whole = unit_matrix(batch, unit, NULL);
+    struct store_pieces pieces = store_pieces(batch->open->store, unit);
     size_t rows = pieces.count > 1 ? (size_t)(pieces.bytes / whole.row_bytes) : whole.rows;
     for (uint32_t piece = 0; piece < pieces.count; piece++) {
         struct store_view view;
         bool full = pieces.count > 1 && parts->bytes + pieces.bytes > PARTS_BYTES;
         if (full || parts->unit_count == PARTS_MAX || parts->job_count + count > PARTS_MAX)
-            compute_parts(engine, parts);
-        TRY(get_part(engine, parts, pieces.first + piece, &view, error));
+            compute_parts(batch, parts);
+        TRY(get_part(batch, parts, pieces.first + piece, &view, error));
         parts->bytes += pieces.count > 1 ? pieces.bytes : 0;
         size_t from = piece * rows;
-        struct matrix part = unit_matrix(engine, unit, view.slices[0]);
+        struct matrix part = unit_matrix(batch, unit, view.slices[0]);
         part.rows = MIN(rows, whole.rows - from);
         add_rows(parts, products, count, unit, &part, from);
     }
@@ -88,13 +88,12 @@ static bool is_first_of_unit(const struct product *products, size_t index)
     return true;
 }
 
-hypura_status multiply(struct engine *engine, int32_t layer, struct product *products, size_t count,
-                       hypura_error *error)
+hypura_status multiply(struct batch *batch, int32_t layer, struct product *products, size_t count, hypura_error *error)
 {
     struct parts parts = {.unit_count = 0};
     for (size_t i = 0; i < count; i++) {
         struct matrix *weights = &products[i].job.weights;
-        *weights = unit_matrix(engine, products[i].unit, NULL);
+        *weights = unit_matrix(batch, products[i].unit, NULL);
         weights->rows = products[i].rows ? products[i].rows : weights->rows;
         if (!products[i].job.output_stride)
             products[i].job.output_stride = weights->rows;
@@ -102,36 +101,36 @@ hypura_status multiply(struct engine *engine, int32_t layer, struct product *pro
     for (size_t i = 0; i < count; i++) {
         hypura_status status = HYPURA_OK;
         if (is_first_of_unit(products, i))
-            status = multiply_unit(engine, &parts, products, count, products[i].unit, error);
+            status = multiply_unit(batch, &parts, products, count, products[i].unit, error);
         if (status) {
-            put_parts(engine, &parts);
+            put_parts(batch, &parts);
             return status;
         }
     }
-    compute_parts(engine, &parts);
+    compute_parts(batch, &parts);
     for (size_t i = 0; i < count; i++)
-        adapt(engine, &products[i].job, layer, products[i].role, 0, products[i].first);
+        adapt(batch, &products[i].job, layer, products[i].role, 0, products[i].first);
     return HYPURA_OK;
 }
 
-hypura_status run_multiply(struct engine *engine, const struct step *step, struct held *held, hypura_error *error)
+hypura_status run_multiply(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_multiply *m = &step->multiply;
     struct product products[STEP_MATRICES] = {0};
-    struct activation *input = input_of(engine, m->in, m->columns, m->stride);
+    struct activation *input = input_of(batch, m->in, m->columns, m->stride);
     for (uint32_t i = 0; i < m->count; i++) {
         const struct step_matrix *matrix = &m->matrices[i];
         const float *bias;
-        TRY(hold_vector(engine, held, matrix->bias, &bias, error));
+        TRY(hold_vector(batch, held, matrix->bias, &bias, error));
         products[i] = (struct product){.unit = matrix->unit,
                                        .role = matrix->role,
                                        .first = matrix->first,
                                        .rows = matrix->rows,
                                        .job = {.input = input,
-                                               .tokens = engine->rows,
-                                               .output = rows_of(engine, matrix->out),
+                                               .tokens = batch->rows,
+                                               .output = rows_of(batch, matrix->out),
                                                .output_stride = matrix->rows,
                                                .bias = bias ? bias + matrix->first : NULL}};
     }
-    return multiply(engine, step->layer, products, m->count, error);
+    return multiply(batch, step->layer, products, m->count, error);
 }

@@ -37,16 +37,16 @@ static hypura_status upload(struct gpu *gpu, struct gpu_buffer *buffer, uint64_t
 }
 
 /* What belongs to a layer, or to the model, has a buffer of its own. */
-static hypura_status bring(struct engine *engine, int32_t layer, gpu_ticket *arrived, hypura_error *error)
+static hypura_status bring(struct batch *batch, int32_t layer, gpu_ticket *arrived, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     struct gpu_buffer **buffer = &pass->thin_buffers[layer + 1];
-    uint64_t bytes = pass_adapter_bytes(engine->adapters, layer), used = 0;
+    uint64_t bytes = pass_adapter_bytes(batch->open->adapters, layer), used = 0;
     if (bytes == 0)
         return HYPURA_OK;
     TRY(gpu_buffer_create(pass->gpu, buffer, bytes, GPU_DEVICE, error));
     for (enum tensor_role role = 0; role < ROLE_COUNT; role++)
-        for (const struct thin_pair *pair = adapters_find(engine->adapters, layer, role); pair && !is_expert(role);
+        for (const struct thin_pair *pair = adapters_find(batch->open->adapters, layer, role); pair && !is_expert(role);
              pair = pair->next) {
             struct thin_ranges *to = &pass->thin[pair->number];
             TRY(upload(pass->gpu, *buffer, &used, pair->a, pair->data_a, &to->a, arrived, error));
@@ -55,26 +55,26 @@ static hypura_status bring(struct engine *engine, int32_t layer, gpu_ticket *arr
     return HYPURA_OK;
 }
 
-static hypura_status bring_all(struct engine *engine, gpu_ticket *arrived, hypura_error *error)
+static hypura_status bring_all(struct batch *batch, gpu_ticket *arrived, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     if (pass->plan->output)
-        TRY(bring(engine, -1, arrived, error));
+        TRY(bring(batch, -1, arrived, error));
     for (uint32_t i = 0; i < pass->plan->layer_count; i++)
         if (pass->plan->layers[i])
-            TRY(bring(engine, (int32_t)i, arrived, error));
+            TRY(bring(batch, (int32_t)i, arrived, error));
     return HYPURA_OK;
 }
 
-hypura_status pass_open_adapters(struct engine *engine, hypura_error *error)
+hypura_status pass_open_adapters(struct batch *batch, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     gpu_ticket arrived = 0;
-    if (!engine->adapters)
+    if (!batch->open->adapters)
         return HYPURA_OK;
-    TRY(ALLOCATE(&pass->thin, adapters_pairs(engine->adapters), "table of adapters", error));
+    TRY(ALLOCATE(&pass->thin, adapters_pairs(batch->open->adapters), "table of adapters", error));
     TRY(ALLOCATE(&pass->thin_buffers, (size_t)pass->plan->layer_count + 1, "table of adapters", error));
-    hypura_status status = bring_all(engine, &arrived, error);
+    hypura_status status = bring_all(batch, &arrived, error);
     /* After an error too: nothing may be on its way to buffers that are given back. */
     hypura_status waited = gpu_upload_wait(pass->gpu, arrived, status ? NULL : error);
     return status ? status : waited;
@@ -91,14 +91,14 @@ void pass_close_adapters(struct gpu_pass *pass)
 /* ---- adding --------------------------------------------------------------------------------------------------------
  */
 
-static const struct thin_pair *find(const struct engine *engine, int32_t layer, enum tensor_role role)
+static const struct thin_pair *find(const struct batch *batch, int32_t layer, enum tensor_role role)
 {
-    return engine->adapters ? adapters_find(engine->adapters, layer, role) : NULL;
+    return batch->open->adapters ? adapters_find(batch->open->adapters, layer, role) : NULL;
 }
 
-bool pass_is_adapted(const struct engine *engine, int32_t layer, enum tensor_role role)
+bool pass_is_adapted(const struct batch *batch, int32_t layer, enum tensor_role role)
 {
-    return find(engine, layer, role) != NULL;
+    return find(batch, layer, role) != NULL;
 }
 
 static struct gpu_matrix thin_matrix(const struct gguf_tensor *tensor, struct gpu_range data)
@@ -112,10 +112,10 @@ static struct gpu_matrix thin_matrix(const struct gguf_tensor *tensor, struct gp
 }
 
 /* One adapter of each product: A of all of them, then B. */
-static void add_pairs(struct engine *engine, const struct pass_product *products, const struct thin_pair *const *pairs,
+static void add_pairs(struct batch *batch, const struct pass_product *products, const struct thin_pair *const *pairs,
                       size_t count)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     struct gpu_matmul down[PASS_PRODUCTS] = {0}, up[PASS_PRODUCTS] = {0};
     float scales[PASS_PRODUCTS] = {0};
     size_t jobs = 0;
@@ -157,27 +157,27 @@ static void add_pairs(struct engine *engine, const struct pass_product *products
 }
 
 /* To products that were recorded. */
-static void add_adapters(struct engine *engine, int32_t layer, const struct pass_product *products, size_t count)
+static void add_adapters(struct batch *batch, int32_t layer, const struct pass_product *products, size_t count)
 {
     const struct thin_pair *pairs[PASS_PRODUCTS] = {0};
     bool any = false;
-    for (size_t i = 0; i < count && engine->adapters; i++)
-        any |= (pairs[i] = find(engine, layer, products[i].role)) != NULL;
+    for (size_t i = 0; i < count && batch->open->adapters; i++)
+        any |= (pairs[i] = find(batch, layer, products[i].role)) != NULL;
     while (any) {
         /* They add to what was written before. */
-        gpu_barrier(engine->pass->gpu);
-        add_pairs(engine, products, pairs, count);
+        gpu_barrier(batch->pass->gpu);
+        add_pairs(batch, products, pairs, count);
         any = false;
         for (size_t i = 0; i < count; i++)
             any |= pairs[i] && (pairs[i] = pairs[i]->next);
     }
 }
 
-void pass_multiply(struct engine *engine, int32_t layer, const struct pass_product *products, size_t count)
+void pass_multiply(struct batch *batch, int32_t layer, const struct pass_product *products, size_t count)
 {
     struct gpu_matmul jobs[PASS_PRODUCTS] = {0};
     for (size_t i = 0; i < count; i++)
         jobs[i] = products[i].job;
-    gpu_matmul(engine->pass->gpu, jobs, count);
-    add_adapters(engine, layer, products, count);
+    gpu_matmul(batch->pass->gpu, jobs, count);
+    add_adapters(batch, layer, products, count);
 }

@@ -7,73 +7,73 @@
 #define MOST_SECONDS 2.0
 
 /* Whether the device computes all of a token, but perhaps the embedding. */
-bool pass_can_record_ahead(const struct engine *engine)
+bool pass_can_record_ahead(const struct batch *batch)
 {
-    const struct gpu_pass *pass = engine->pass;
-    const struct model_parameters *p = model_parameters(engine->model);
+    const struct gpu_pass *pass = batch->pass;
+    const struct model_parameters *p = model_parameters(batch->open->model);
     if (!pass->plan->output)
         return false;
     for (uint32_t i = 0; i < p->layers; i++)
         if (!pass->plan->layers[i] ||
-            (steps_find(steps_of_layer(engine->steps, i), STEP_EXPERTS) && pass->slots[i].count < p->experts))
+            (steps_find(steps_of_layer(batch->open->steps, i), STEP_EXPERTS) && pass->slots[i].count < p->experts))
             return false;
     return true;
 }
 
 /* Whether a batch is one token of each of a few sequences, with logits of all. */
-static bool is_step(const struct engine *engine)
+static bool is_step(const struct batch *batch)
 {
-    return engine->rows <= GPU_VECTOR_TOKENS && engine->span_count == engine->rows && engine->wanted == engine->rows &&
-           engine->wanted <= engine->geometry.logits_rows && !engine->trace;
+    return batch->rows <= GPU_VECTOR_TOKENS && batch->span_count == batch->rows && batch->wanted == batch->rows &&
+           batch->wanted <= batch->open->geometry.logits_rows && !batch->trace;
 }
 
-void pass_expect(struct engine *engine)
+void pass_expect(struct batch *batch)
 {
-    struct gpu_pass *pass = engine->pass;
-    const struct scratch *s = &engine->scratch;
+    struct gpu_pass *pass = batch->pass;
+    const struct scratch *s = &batch->scratch;
     struct ahead *ahead = &pass->ahead;
-    bool step = is_step(engine);
-    ahead->expected = step && ahead->rows == engine->rows;
+    bool step = is_step(batch);
+    ahead->expected = step && ahead->rows == batch->rows;
     for (uint32_t r = 0; ahead->expected && r < ahead->rows; r++)
         ahead->expected = s->spans[r].sequence == ahead->sequences[r] && s->positions[r] == ahead->positions[r];
     ahead->used = ahead->ready && ahead->expected;
     if (ahead->ready && !ahead->used)
         gpu_drop(pass->gpu);
     ahead->ready = false;
-    ahead->rows = step ? (uint32_t)engine->rows : 0;
+    ahead->rows = step ? (uint32_t)batch->rows : 0;
     for (uint32_t r = 0; r < ahead->rows; r++) {
         ahead->sequences[r] = s->spans[r].sequence;
         ahead->positions[r] = s->positions[r] + 1;
     }
 }
 
-static hypura_status record(struct engine *engine)
+static hypura_status record(struct batch *batch)
 {
     bool done;
-    TRY(gpu_pass_embed(engine, NULL, &done, NULL)); /* or the CPU does it */
-    for (uint32_t i = 0; i < model_parameters(engine->model)->layers; i++)
-        TRY(gpu_pass_layer(engine, i, NULL));
-    return pass_record_output(engine, 0, engine->wanted, NULL);
+    TRY(gpu_pass_embed(batch, NULL, &done, NULL)); /* or the CPU does it */
+    for (uint32_t i = 0; i < model_parameters(batch->open->model)->layers; i++)
+        TRY(gpu_pass_layer(batch, i, NULL));
+    return pass_record_output(batch, 0, batch->wanted, NULL);
 }
 
-void pass_record_ahead(struct engine *engine)
+void pass_record_ahead(struct batch *batch)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     struct ahead *ahead = &pass->ahead;
     /* One that was expected is likely to be followed by another. */
     if (!ahead->possible || !ahead->expected || ahead->seconds > MOST_SECONDS)
         return;
     for (uint32_t r = 0; r < ahead->rows; r++)
-        if (ahead->positions[r] >= engine->plan->positions)
+        if (ahead->positions[r] >= batch->open->plan->positions)
             return;
     const struct gpu_pass before = *pass;
     ahead->recording = true;
     pass->on_device = pass->inputs_sent = false;
     for (uint32_t r = 0; r < ahead->rows; r++)
-        engine->scratch.positions[r]++;
-    hypura_status status = record(engine);
+        batch->scratch.positions[r]++;
+    hypura_status status = record(batch);
     for (uint32_t r = 0; r < ahead->rows; r++)
-        engine->scratch.positions[r]--;
+        batch->scratch.positions[r]--;
     *pass = before;
     ahead->ready = status == HYPURA_OK && gpu_recorded(pass->gpu) == HYPURA_OK;
     if (!ahead->ready)

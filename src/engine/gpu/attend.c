@@ -24,10 +24,10 @@ uint64_t pass_latent_attention_bytes(const struct geometry *g, uint32_t chunk, u
     return gpu_attention_scratch_bytes(rows, heads, model_parameters(g->model)->kv_rank, positions);
 }
 
-hypura_status pass_open_latent(struct engine *engine, hypura_error *error)
+hypura_status pass_open_latent(struct batch *batch, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
-    size_t rows = pass->latent.rows + LATENT_MORE_ROWS, heads = engine->geometry.heads;
+    struct gpu_pass *pass = batch->pass;
+    size_t rows = pass->latent.rows + LATENT_MORE_ROWS, heads = batch->open->geometry.heads;
     uint32_t *ids = NULL;
     gpu_ticket arrived;
     if (pass->latent.rows == 0)
@@ -44,13 +44,13 @@ hypura_status pass_open_latent(struct engine *engine, hypura_error *error)
  */
 
 /* Where the sequences of the batch are in the cache of a layer. */
-static const struct gpu_sequence *find_sequences(const struct engine *engine, uint32_t number)
+static const struct gpu_sequence *find_sequences(const struct batch *batch, uint32_t number)
 {
-    const struct kv_layer *kv = &engine->kv.layers[number];
-    const struct scratch *s = &engine->scratch;
+    const struct kv_layer *kv = &batch->kv.layers[number];
+    const struct scratch *s = &batch->scratch;
     struct gpu_sequence *out = s->device_sequences;
-    uint64_t values = kv->values_in_keys ? 0 : (uint64_t)engine->kv.sequences * kv->heads * kv->key_head_bytes;
-    for (uint32_t i = 0; i < engine->span_count; i++)
+    uint64_t values = kv->values_in_keys ? 0 : (uint64_t)batch->kv.sequences * kv->heads * kv->key_head_bytes;
+    for (uint32_t i = 0; i < batch->span_count; i++)
         out[i] =
             (struct gpu_sequence){.first_row = s->spans[i].first_row,
                                   .rows = s->spans[i].rows,
@@ -62,22 +62,22 @@ static const struct gpu_sequence *find_sequences(const struct engine *engine, ui
 }
 
 /* A norm over all heads as one row (OLMoE) is a norm of rows; true when it was one. */
-static bool norm_whole_rows(struct engine *engine, const struct step_heads *h, const struct step_head *head)
+static bool norm_whole_rows(struct batch *batch, const struct step_heads *h, const struct step_head *head)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     if (head->buffer == BUFFER_NONE || head->norm == NO_UNIT || head->norm_width <= head->size)
         return false;
     struct gpu_range rows = pass->rows[head->buffer];
-    gpu_rms_norm(pass->gpu, rows, rows, pass_vector(engine, head->norm), (struct gpu_range){0}, (uint32_t)engine->rows,
+    gpu_rms_norm(pass->gpu, rows, rows, pass_vector(batch, head->norm), (struct gpu_range){0}, (uint32_t)batch->rows,
                  head->norm_width, h->epsilon);
     return true;
 }
 
-hypura_status pass_record_heads(struct engine *engine, const struct step *step, hypura_error *error)
+hypura_status pass_record_heads(struct batch *batch, const struct step *step, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     const struct step_heads *h = &step->heads;
-    const struct kv_layer *kv = &engine->kv.layers[step->layer];
+    const struct kv_layer *kv = &batch->kv.layers[step->layer];
     const struct step_head *query = &h->query, *key = &h->key;
     bool gated = h->raw != BUFFER_NONE;
     (void)error;
@@ -87,8 +87,8 @@ hypura_status pass_record_heads(struct engine *engine, const struct step *step, 
         key = &h->query;
     }
     const struct step_head *first = query->buffer != BUFFER_NONE ? query : key;
-    bool whole = norm_whole_rows(engine, h, query);
-    whole = norm_whole_rows(engine, h, key) || whole;
+    bool whole = norm_whole_rows(batch, h, query);
+    whole = norm_whole_rows(batch, h, key) || whole;
     if (whole)
         gpu_barrier(pass->gpu);
     uint32_t width = query->heads * query->size;
@@ -97,8 +97,8 @@ hypura_status pass_record_heads(struct engine *engine, const struct step *step, 
                               .value = h->value == BUFFER_NONE
                                            ? (struct gpu_range){0}
                                            : pass->rows[h->values_are_keys ? key->buffer : h->value],
-                              .query_norm = pass_vector(engine, whole ? NO_UNIT : query->norm),
-                              .key_norm = pass_vector(engine, whole ? NO_UNIT : key->norm),
+                              .query_norm = pass_vector(batch, whole ? NO_UNIT : query->norm),
+                              .key_norm = pass_vector(batch, whole ? NO_UNIT : key->norm),
                               .query_scales = h->sharpened ? pass->scales : (struct gpu_range){0},
                               .table = h->turns ? pass->rope[h->local] : (struct gpu_range){0},
                               .out = pass->rows[query->buffer],
@@ -116,30 +116,30 @@ hypura_status pass_record_heads(struct engine *engine, const struct step *step, 
                               .rotary = h->rotary,
                               .normed = first->normed < first->size ? first->normed : 0,
                               .turned_from = first->turned,
-                              .rows = (uint32_t)engine->rows,
+                              .rows = (uint32_t)batch->rows,
                               .heads = query->heads,
                               .kv_heads = key->heads,
                               .key_size = first->size,
                               .value_size = h->value_size,
-                              .type = engine->kv.type,
+                              .type = batch->kv.type,
                               .key_position_bytes = (uint32_t)kv->key_position_bytes,
                               .value_position_bytes = (uint32_t)kv->value_position_bytes,
-                              .sequences = find_sequences(engine, (uint32_t)step->layer),
-                              .sequence_count = engine->span_count};
+                              .sequences = find_sequences(batch, (uint32_t)step->layer),
+                              .sequence_count = batch->span_count};
     gpu_heads(pass->gpu, &heads);
     return HYPURA_OK;
 }
 
-hypura_status pass_record_spread(struct engine *engine, const struct step *step, hypura_error *error)
+hypura_status pass_record_spread(struct batch *batch, const struct step *step, hypura_error *error)
 {
-    const struct gpu_pass *pass = engine->pass;
+    const struct gpu_pass *pass = batch->pass;
     const struct step_spread *s = &step->spread;
     (void)error;
     gpu_spread(pass->gpu, &(struct gpu_spread){.projected = pass->rows[s->in],
                                                .latents = pass->rows[s->latents],
                                                .key = pass->rows[s->key],
                                                .value = pass->rows[s->value],
-                                               .rows = (uint32_t)engine->rows,
+                                               .rows = (uint32_t)batch->rows,
                                                .heads = s->heads,
                                                .key_size = s->plain + s->rotary,
                                                .value_size = s->value_size,
@@ -151,23 +151,23 @@ hypura_status pass_record_spread(struct engine *engine, const struct step *step,
 /* ---- attention -----------------------------------------------------------------------------------------------------
  */
 
-hypura_status pass_record_attend(struct engine *engine, const struct step *step, hypura_error *error)
+hypura_status pass_record_attend(struct batch *batch, const struct step *step, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     const struct step_attend *a = &step->attend;
-    const struct kv_layer *kv = &engine->kv.layers[a->source];
+    const struct kv_layer *kv = &batch->kv.layers[a->source];
     struct gpu_attention attention = {.query = pass->rows[a->query],
                                       .out = pass->rows[a->out],
                                       .cache = {pass->caches[a->source], 0},
-                                      .sinks = pass_vector(engine, a->sinks),
+                                      .sinks = pass_vector(batch, a->sinks),
                                       .scratch = pass->attention,
                                       .scratch_bytes = pass->attention_bytes,
-                                      .rows = (uint32_t)engine->rows,
+                                      .rows = (uint32_t)batch->rows,
                                       .heads = a->heads,
                                       .kv_heads = a->kv_heads,
                                       .key_size = a->key_size,
                                       .value_size = a->value_size,
-                                      .type = engine->kv.type,
+                                      .type = batch->kv.type,
                                       .key_position_bytes = (uint32_t)kv->key_position_bytes,
                                       .value_position_bytes = (uint32_t)kv->value_position_bytes,
                                       .scale = a->scale,
@@ -175,10 +175,10 @@ hypura_status pass_record_attend(struct engine *engine, const struct step *step,
                                       .window = a->window,
                                       .chunk = a->chunk,
                                       .bidirectional = a->bidirectional,
-                                      .sequences = find_sequences(engine, a->source),
-                                      .sequence_count = engine->span_count};
+                                      .sequences = find_sequences(batch, a->source),
+                                      .sequence_count = batch->span_count};
     (void)error;
-    attention.halves = pass_may_give_halves(engine, step, a->out) && gpu_attention_makes_halves(pass->gpu, &attention);
+    attention.halves = pass_may_give_halves(batch, step, a->out) && gpu_attention_makes_halves(pass->gpu, &attention);
     gpu_attention(pass->gpu, &attention);
     if (attention.halves)
         pass->state[a->out] = ROWS_HALVES;
@@ -189,11 +189,11 @@ hypura_status pass_record_attend(struct engine *engine, const struct step *step,
  */
 
 /* Rows of all heads, [rows][heads], each by its head's matrix. */
-static void multiply_heads(struct engine *engine, uint32_t heads, unit_number unit, uint32_t rows, struct gpu_range in,
+static void multiply_heads(struct batch *batch, uint32_t heads, unit_number unit, uint32_t rows, struct gpu_range in,
                            uint32_t in_stride, struct gpu_range out, uint32_t out_stride)
 {
-    struct gpu_pass *pass = engine->pass;
-    struct gpu_matrix matrix = pass_matrix(engine, unit);
+    struct gpu_pass *pass = batch->pass;
+    struct gpu_matrix matrix = pass_matrix(batch, unit);
     matrix.rows /= heads;
     struct gpu_expert_matmul job = {.weights = matrix,
                                     .slot_stride = matrix.rows * matrix.row_bytes,
@@ -212,10 +212,10 @@ static void multiply_heads(struct engine *engine, uint32_t heads, unit_number un
 }
 
 /* Queries as they are go next to what the key matrices make of them, turned on the way if they are not yet. */
-static void hand_turned(struct engine *engine, const struct step_attend_latent *a, uint32_t first, uint32_t rows,
+static void hand_turned(struct batch *batch, const struct step_attend_latent *a, uint32_t first, uint32_t rows,
                         struct gpu_range query)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     gpu_heads(pass->gpu, &(struct gpu_heads){.query = range_at(query, a->plain),
                                              .query_stride = a->heads * (a->plain + a->rotary),
                                              .query_head_stride = a->plain + a->rotary,
@@ -225,19 +225,19 @@ static void hand_turned(struct engine *engine, const struct step_attend_latent *
                                                                : (struct gpu_range){0},
                                              .layout = a->layout,
                                              .rotary = a->rotary,
-                                             .epsilon = model_parameters(engine->model)->norm_epsilon,
+                                             .epsilon = model_parameters(batch->open->model)->norm_epsilon,
                                              .rows = rows,
                                              .heads = a->heads,
                                              .key_size = a->rotary});
 }
 
 /* Some rows of the batch. */
-static void attend_part(struct engine *engine, const struct step *step, uint32_t first, uint32_t rows,
+static void attend_part(struct batch *batch, const struct step *step, uint32_t first, uint32_t rows,
                         const struct gpu_sequence *sequences, uint32_t count)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     const struct step_attend_latent *a = &step->attend_latent;
-    const struct kv_layer *kv = &engine->kv.layers[step->layer];
+    const struct kv_layer *kv = &batch->kv.layers[step->layer];
     uint32_t heads = a->heads, size = a->plain + a->rotary, width = a->rank + a->rotary;
     struct gpu_range query = range_at(pass->rows[a->query], (uint64_t)first * heads * size);
     if (first > 0) /* what the part before reads is written anew */
@@ -247,8 +247,8 @@ static void attend_part(struct engine *engine, const struct step *step, uint32_t
         gpu_barrier(pass->gpu);
         pass->latent.grouped = rows;
     }
-    hand_turned(engine, a, first, rows, query);
-    multiply_heads(engine, heads, a->key_matrix, rows, query, size, pass->latent.query, width);
+    hand_turned(batch, a, first, rows, query);
+    multiply_heads(batch, heads, a->key_matrix, rows, query, size, pass->latent.query, width);
     gpu_barrier(pass->gpu);
 
     const struct gpu_attention attention = {.query = pass->latent.query,
@@ -261,7 +261,7 @@ static void attend_part(struct engine *engine, const struct step *step, uint32_t
                                             .kv_heads = 1,
                                             .key_size = width,
                                             .value_size = a->rank,
-                                            .type = engine->kv.type,
+                                            .type = batch->kv.type,
                                             .key_position_bytes = (uint32_t)kv->key_position_bytes,
                                             .value_position_bytes = (uint32_t)kv->value_position_bytes,
                                             .scale = a->scale,
@@ -269,27 +269,27 @@ static void attend_part(struct engine *engine, const struct step *step, uint32_t
                                             .sequence_count = count};
     gpu_attention(pass->gpu, &attention);
     gpu_barrier(pass->gpu);
-    multiply_heads(engine, heads, a->value_matrix, rows, pass->latent.attended, 0,
+    multiply_heads(batch, heads, a->value_matrix, rows, pass->latent.attended, 0,
                    range_at(pass->rows[a->out], (uint64_t)first * heads * a->value_size), 0);
 }
 
 /* Cuts the batch into parts. A sequence with few rows is handed over row by row, since the states of all heads' spans
  * take much memory; with more it is cut evenly. No part, and no piece of a prompt, has so few rows that it would go
  * through other kernels than the whole: how a batch is cut changes no bit. */
-hypura_status pass_record_attend_latent(struct engine *engine, const struct step *step, hypura_error *error)
+hypura_status pass_record_attend_latent(struct batch *batch, const struct step *step, hypura_error *error)
 {
-    const struct gpu_sequence *sequences = find_sequences(engine, (uint32_t)step->layer);
-    const uint32_t most = engine->pass->latent.rows;
+    const struct gpu_sequence *sequences = find_sequences(batch, (uint32_t)step->layer);
+    const uint32_t most = batch->pass->latent.rows;
     struct gpu_sequence part[GPU_MAX_SEQUENCES];
-    uint32_t count = 0, first = 0, rows = 0, left = (uint32_t)engine->rows;
+    uint32_t count = 0, first = 0, rows = 0, left = (uint32_t)batch->rows;
     (void)error;
-    for (uint32_t i = 0; i < engine->span_count; i++) {
+    for (uint32_t i = 0; i < batch->span_count; i++) {
         const struct gpu_sequence *whole = &sequences[i];
         uint32_t pieces = whole->rows <= GPU_VECTOR_TOKENS ? whole->rows : (whole->rows + most - 1) / most;
         for (uint32_t n = 0, done = 0, now; n < pieces; n++, done += now, left -= now) {
             now = whole->rows / pieces + (n < whole->rows % pieces);
             if (rows + now > most && rows > GPU_VECTOR_TOKENS && left > GPU_VECTOR_TOKENS) {
-                attend_part(engine, step, first, rows, part, count);
+                attend_part(batch, step, first, rows, part, count);
                 first += rows;
                 rows = count = 0;
             }
@@ -300,6 +300,6 @@ hypura_status pass_record_attend_latent(struct engine *engine, const struct step
             rows += now;
         }
     }
-    attend_part(engine, step, first, rows, part, count);
+    attend_part(batch, step, first, rows, part, count);
     return HYPURA_OK;
 }

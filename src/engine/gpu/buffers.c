@@ -126,23 +126,23 @@ uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk,
     return used.scratch + used.upload + used.readback + adapters;
 }
 
-hypura_status pass_make_buffers(struct engine *engine, hypura_error *error)
+hypura_status pass_make_buffers(struct batch *batch, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
-    const struct plan *plan = engine->plan;
-    struct layout sizes = lay_out(pass, &engine->geometry, plan->chunk, plan->positions);
+    struct gpu_pass *pass = batch->pass;
+    const struct plan *plan = batch->open->plan;
+    struct layout sizes = lay_out(pass, &batch->open->geometry, plan->chunk, plan->positions);
     TRY(gpu_buffer_create(pass->gpu, &pass->scratch, sizes.scratch, GPU_DEVICE, error));
     TRY(gpu_buffer_create(pass->gpu, &pass->upload, sizes.upload, GPU_UPLOAD, error));
     TRY(gpu_buffer_create(pass->gpu, &pass->readback, sizes.readback, GPU_READBACK, error));
-    lay_out(pass, &engine->geometry, plan->chunk, plan->positions);
-    TRY(pass_make_visits(engine, error));
-    TRY(pass_make_holds(engine, error));
-    TRY(pass_open_latent(engine, error));
-    TRY(pass_open_adapters(engine, error));
-    TRY(ALLOCATE(&pass->caches, engine->kv.layer_count, "table of caches", error));
-    for (uint32_t i = 0; i < engine->kv.layer_count; i++) {
+    lay_out(pass, &batch->open->geometry, plan->chunk, plan->positions);
+    TRY(pass_make_visits(batch, error));
+    TRY(pass_make_holds(batch, error));
+    TRY(pass_open_latent(batch, error));
+    TRY(pass_open_adapters(batch, error));
+    TRY(ALLOCATE(&pass->caches, batch->kv.layer_count, "table of caches", error));
+    for (uint32_t i = 0; i < batch->kv.layer_count; i++) {
         uint64_t bytes =
-            kv_layer_bytes(&engine->geometry, i, plan->positions, engine->geometry.sequences, engine->kv.type);
+            kv_layer_bytes(&batch->open->geometry, i, plan->positions, batch->open->geometry.sequences, batch->kv.type);
         if (pass->plan->layers[i])
             TRY(gpu_buffer_create(pass->gpu, &pass->caches[i], bytes, GPU_DEVICE, error));
     }

@@ -3,32 +3,32 @@
 
 /* Where the states of the batch's sequences are: of each there are two in turn. A token that is recorded ahead follows
  * one that is not counted yet, and has left its state in the other. */
-static void find_states(const struct engine *engine, uint32_t number, struct gpu_delta_sequence *out)
+static void find_states(const struct batch *batch, uint32_t number, struct gpu_delta_sequence *out)
 {
-    const struct kv_cache *kv = &engine->kv;
+    const struct kv_cache *kv = &batch->kv;
     const uint64_t bytes = kv->layers[number].state_floats * sizeof(float);
-    for (uint32_t i = 0; i < engine->span_count; i++) {
-        const struct span *span = &engine->scratch.spans[i];
-        uint64_t held = (uint64_t)(kv->state[span->sequence] ^ engine->pass->ahead.recording);
+    for (uint32_t i = 0; i < batch->span_count; i++) {
+        const struct span *span = &batch->scratch.spans[i];
+        uint64_t held = (uint64_t)(kv->state[span->sequence] ^ batch->pass->ahead.recording);
         out[i] = (struct gpu_delta_sequence){.first_row = span->first_row,
                                              .rows = span->rows,
-                                             .fresh = engine->scratch.positions[span->first_row] == 0,
+                                             .fresh = batch->scratch.positions[span->first_row] == 0,
                                              .state = (2 * (uint64_t)span->sequence + held) * bytes,
                                              .next = (2 * (uint64_t)span->sequence + (held ^ 1)) * bytes};
     }
 }
 
-hypura_status pass_record_delta_net(struct engine *engine, const struct step *step, hypura_error *error)
+hypura_status pass_record_delta_net(struct batch *batch, const struct step *step, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     const struct step_delta_net *d = &step->delta_net;
     struct gpu_delta_sequence sequences[GPU_MAX_SEQUENCES];
     /* Of one matrix of both the parts are [beta of a group, alpha of it] for each key head's group. */
     bool together = d->gates != BUFFER_NONE;
     uint32_t group = d->heads_v / d->heads_k;
     (void)error;
-    find_states(engine, (uint32_t)step->layer, sequences);
-    gpu_delta_net(pass->gpu, &(struct gpu_delta_net){.convolution = pass_vector(engine, d->convolution),
+    find_states(batch, (uint32_t)step->layer, sequences);
+    gpu_delta_net(pass->gpu, &(struct gpu_delta_net){.convolution = pass_vector(batch, d->convolution),
                                                      .input = pass->rows[d->in],
                                                      .convolved = pass->rows[d->convolved],
                                                      .beta = pass->rows[together ? d->gates : d->beta],
@@ -36,11 +36,11 @@ hypura_status pass_record_delta_net(struct engine *engine, const struct step *st
                                                                        : pass->rows[d->decay],
                                                      .gate_stride = together ? 2 * d->heads_v : d->heads_v,
                                                      .gate_group = together ? group : 0,
-                                                     .step_bias = pass_vector(engine, d->step_bias),
-                                                     .decay_rate = pass_vector(engine, d->decay_rate),
+                                                     .step_bias = pass_vector(batch, d->step_bias),
+                                                     .decay_rate = pass_vector(batch, d->decay_rate),
                                                      .output = pass->rows[d->out],
                                                      .states = {pass->caches[step->layer], 0},
-                                                     .rows = (uint32_t)engine->rows,
+                                                     .rows = (uint32_t)batch->rows,
                                                      .heads_k = d->heads_k,
                                                      .heads_v = d->heads_v,
                                                      .key_size = d->key_size,
@@ -49,6 +49,6 @@ hypura_status pass_record_delta_net(struct engine *engine, const struct step *st
                                                      .tiled = d->tiled,
                                                      .epsilon = d->epsilon,
                                                      .sequences = sequences,
-                                                     .sequence_count = engine->span_count});
+                                                     .sequence_count = batch->span_count});
     return HYPURA_OK;
 }

@@ -30,54 +30,54 @@ bool pass_can_read_in_place(struct gpu *gpu, const struct model *model)
     return takes;
 }
 
-bool pass_reads_in_place(const struct engine *engine, uint32_t number)
+bool pass_reads_in_place(const struct batch *batch, uint32_t number)
 {
-    const struct plan_gpu *plan = engine->pass->plan;
-    return plan->in_place && plan->layers[number] == GPU_CAN && store_reads_in_place(engine->store);
+    const struct plan_gpu *plan = batch->pass->plan;
+    return plan->in_place && plan->layers[number] == GPU_CAN && store_reads_in_place(batch->open->store);
 }
 
-hypura_status pass_make_holds(struct engine *engine, hypura_error *error)
+hypura_status pass_make_holds(struct batch *batch, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     for (size_t i = 0; pass->plan->in_place && i < COUNT_OF(pass->visits); i++)
-        TRY(ALLOCATE(&pass->visits[i].held, model_parameters(engine->model)->experts, "experts in use", error));
+        TRY(ALLOCATE(&pass->visits[i].held, model_parameters(batch->open->model)->experts, "experts in use", error));
     return HYPURA_OK;
 }
 
-void pass_free_holds(struct engine *engine)
+void pass_free_holds(struct batch *batch)
 {
-    for (size_t i = 0; i < COUNT_OF(engine->pass->visits); i++)
-        memory_free(engine->pass->visits[i].held);
+    for (size_t i = 0; i < COUNT_OF(batch->pass->visits); i++)
+        memory_free(batch->pass->visits[i].held);
 }
 
 /* When its batch is done. After an error as well: then nobody reads what that writes. */
-static hypura_status let_go(struct engine *engine, struct visit *visit, hypura_error *error)
+static hypura_status let_go(struct batch *batch, struct visit *visit, hypura_error *error)
 {
-    hypura_status status = visit->held_count ? gpu_wait(engine->pass->gpu, visit->used, error) : HYPURA_OK;
+    hypura_status status = visit->held_count ? gpu_wait(batch->pass->gpu, visit->used, error) : HYPURA_OK;
     for (uint32_t i = 0; i < visit->held_count; i++)
-        store_put(engine->store, visit->held[i]);
+        store_put(batch->open->store, visit->held[i]);
     visit->held_count = 0;
     return status;
 }
 
-hypura_status pass_let_go(struct engine *engine, hypura_error *error)
+hypura_status pass_let_go(struct batch *batch, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
-    for (size_t i = 0; i < COUNT_OF(engine->pass->visits); i++) {
-        hypura_status other = let_go(engine, &engine->pass->visits[i], status ? NULL : error);
+    for (size_t i = 0; i < COUNT_OF(batch->pass->visits); i++) {
+        hypura_status other = let_go(batch, &batch->pass->visits[i], status ? NULL : error);
         status = status ? status : other;
     }
     return status;
 }
 
 /* The experts of the layer that were chosen. */
-static uint32_t list_chosen(struct engine *engine, unit_number first_expert)
+static uint32_t list_chosen(struct batch *batch, unit_number first_expert)
 {
-    const struct model_parameters *p = model_parameters(engine->model);
-    struct scratch *s = &engine->scratch;
+    const struct model_parameters *p = model_parameters(batch->open->model);
+    struct scratch *s = &batch->scratch;
     uint32_t count = 0;
     memset(s->expert_first, 0, p->experts * sizeof *s->expert_first);
-    for (size_t i = 0; i < engine->rows * p->experts_used; i++)
+    for (size_t i = 0; i < batch->rows * p->experts_used; i++)
         s->expert_first[s->chosen[i]] = 1;
     for (uint32_t e = 0; e < p->experts; e++)
         if (s->expert_first[e])
@@ -86,14 +86,14 @@ static uint32_t list_chosen(struct engine *engine, unit_number first_expert)
 }
 
 /* Holds one expert more for a group. */
-static hypura_status take(struct engine *engine, unit_number unit, struct visit *visit, struct gpu_range *ranges,
+static hypura_status take(struct batch *batch, unit_number unit, struct visit *visit, struct gpu_range *ranges,
                           hypura_error *error)
 {
     struct store_view view;
-    TRY(store_get(engine->store, unit, &view, error));
-    store_ranges(engine->store, unit, ranges);
+    TRY(store_get(batch->open->store, unit, &view, error));
+    store_ranges(batch->open->store, unit, ranges);
     visit->held[visit->held_count++] = unit;
-    for (uint32_t s = 0; s < model_unit(engine->model, unit)->slice_count; s++)
+    for (uint32_t s = 0; s < model_unit(batch->open->model, unit)->slice_count; s++)
         if (!ranges[s].buffer)
             return error_set(error, HYPURA_ERROR_DEVICE, "an expert in memory is not where the GPU can read it");
     return HYPURA_OK;
@@ -105,14 +105,14 @@ static uint64_t address_of(struct gpu_range range)
 }
 
 /* Tables of where the experts of a group are, each slice counted from the one that lies lowest. */
-static hypura_status fill_tables(struct engine *engine, unit_number first_expert, struct visit *visit,
+static hypura_status fill_tables(struct batch *batch, unit_number first_expert, struct visit *visit,
                                  struct gpu_range (*ranges)[UNIT_MAX_SLICES], struct store_slots *out,
                                  hypura_error *error)
 {
-    uint32_t experts = model_parameters(engine->model)->experts, *tables = visit->table.host;
+    uint32_t experts = model_parameters(batch->open->model)->experts, *tables = visit->table.host;
     *out = (struct store_slots){.count = visit->held_count, .table = visit->table.range};
     memset(tables, 0xff, UNIT_MAX_SLICES * experts * sizeof *tables); /* GPU_NO_SLOT */
-    for (uint32_t s = 0; s < model_unit(engine->model, first_expert)->slice_count; s++) {
+    for (uint32_t s = 0; s < model_unit(batch->open->model, first_expert)->slice_count; s++) {
         out->slices[s] = ranges[0][s];
         for (uint32_t i = 1; i < visit->held_count; i++)
             if (address_of(ranges[i][s]) < address_of(out->slices[s]))
@@ -133,61 +133,62 @@ static hypura_status fill_tables(struct engine *engine, unit_number first_expert
 #define MOST_A_GROUP 64u
 
 /* Those of the experts that are there, or the first that comes, as one batch; takes them off the list. */
-static hypura_status run_group(struct engine *engine, const struct step *step, unit_number *units, uint32_t *count,
+static hypura_status run_group(struct batch *batch, const struct step *step, unit_number *units, uint32_t *count,
                                hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     struct visit *visit = &pass->visits[pass->visit_turn++ % 2];
     struct gpu_range ranges[MOST_A_GROUP][UNIT_MAX_SLICES];
     struct store_slots slots;
     uint32_t left = 0;
     size_t first = SIZE_MAX;
-    TRY(let_go(engine, visit, error));
+    TRY(let_go(batch, visit, error));
     for (uint32_t i = 0; i < *count && first == SIZE_MAX; i++)
-        first = store_ready(engine->store, units[i]) ? i : SIZE_MAX;
+        first = store_ready(batch->open->store, units[i]) ? i : SIZE_MAX;
     if (first == SIZE_MAX) {
         /* What is held would keep the next from finding room. */
-        TRY(pass_let_go(engine, error));
-        TRY(store_wait_any(engine->store, units, *count, 0, &first, error));
+        TRY(pass_let_go(batch, error));
+        TRY(store_wait_any(batch->open->store, units, *count, 0, &first, error));
     }
     hypura_status status = HYPURA_OK;
     for (uint32_t i = 0; i < *count; i++) {
-        bool now = !status && visit->held_count < MOST_A_GROUP && (i == first || store_ready(engine->store, units[i]));
+        bool now =
+            !status && visit->held_count < MOST_A_GROUP && (i == first || store_ready(batch->open->store, units[i]));
         uint32_t held = visit->held_count;
         if (now)
-            status = take(engine, units[i], visit, ranges[held], error);
+            status = take(batch, units[i], visit, ranges[held], error);
         if (visit->held_count == held)
             units[left++] = units[i];
     }
     *count = left;
     visit->used = 0;
     if (!status)
-        status = fill_tables(engine, step->experts.first, visit, ranges, &slots, error);
+        status = fill_tables(batch, step->experts.first, visit, ranges, &slots, error);
     if (status)
         return status;
     pass_record(pass);
-    pass_run_experts(engine, step, &slots);
+    pass_run_experts(batch, step, &slots);
     status = pass_send(pass, error);
     visit->used = pass->last;
     return status;
 }
 
-hypura_status pass_in_place(struct engine *engine, const struct step *step, hypura_error *error)
+hypura_status pass_in_place(struct batch *batch, const struct step *step, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     TRY(pass_send(pass, error)); /* what was recorded since the choice */
-    TRY(pass_host_share(engine, error));
+    TRY(pass_host_share(batch, error));
     TRY(gpu_wait(pass->gpu, pass->mixture.routed, error));
-    TRY(pass_take_choices(engine, step, error));
-    unit_number *units = engine->scratch.expert_units;
-    uint32_t count = list_chosen(engine, step->experts.first);
-    hypura_status status = store_want(engine->store, units, count, error);
+    TRY(pass_take_choices(batch, step, error));
+    unit_number *units = batch->scratch.expert_units;
+    uint32_t count = list_chosen(batch, step->experts.first);
+    hypura_status status = store_want(batch->open->store, units, count, error);
     if (status)
         return status;
     while (count > 0 && !status)
-        status = run_group(engine, step, units, &count, error);
+        status = run_group(batch, step, units, &count, error);
     if (status)
-        store_forget(engine->store, units, count);
+        store_forget(batch->open->store, units, count);
     pass_record(pass);
     return status;
 }

@@ -29,74 +29,74 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
     return HYPURA_OK;
 }
 
-hypura_status gpu_pass_open(struct engine *engine, struct gpu *gpu, hypura_error *error)
+hypura_status gpu_pass_open(struct batch *batch, struct gpu *gpu, hypura_error *error)
 {
-    (void)engine, (void)gpu;
+    (void)batch, (void)gpu;
     return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
 }
 
-void gpu_pass_close(struct engine *engine)
+void gpu_pass_close(struct batch *batch)
 {
-    (void)engine;
+    (void)batch;
 }
 
-bool gpu_pass_has(const struct engine *engine, uint32_t layer)
+bool gpu_pass_has(const struct batch *batch, uint32_t layer)
 {
-    (void)engine, (void)layer;
+    (void)batch, (void)layer;
     return false;
 }
 
-void gpu_pass_begin(struct engine *engine)
+void gpu_pass_begin(struct batch *batch)
 {
-    (void)engine;
+    (void)batch;
 }
 
-void gpu_pass_abandon(struct engine *engine)
+void gpu_pass_abandon(struct batch *batch)
 {
-    (void)engine;
+    (void)batch;
 }
 
-hypura_status gpu_pass_embed(struct engine *engine, const int32_t *tokens, bool *done, hypura_error *error)
+hypura_status gpu_pass_embed(struct batch *batch, const int32_t *tokens, bool *done, hypura_error *error)
 {
-    (void)engine, (void)tokens, (void)error;
+    (void)batch, (void)tokens, (void)error;
     *done = false;
     return HYPURA_OK;
 }
 
-hypura_status gpu_pass_layer(struct engine *engine, uint32_t layer, hypura_error *error)
+hypura_status gpu_pass_layer(struct batch *batch, uint32_t layer, hypura_error *error)
 {
-    (void)engine, (void)layer;
+    (void)batch, (void)layer;
     return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
 }
 
-hypura_status gpu_pass_to_host(struct engine *engine, hypura_error *error)
+hypura_status gpu_pass_to_host(struct batch *batch, hypura_error *error)
 {
-    (void)engine, (void)error;
+    (void)batch, (void)error;
     return HYPURA_OK;
 }
 
-hypura_status gpu_pass_output(struct engine *engine, const struct engine_batch *batch, bool *done, hypura_error *error)
+hypura_status gpu_pass_output(struct batch *batch, const struct engine_batch *asked, bool *done, hypura_error *error)
 {
-    (void)engine, (void)batch, (void)error;
+    (void)batch, (void)asked, (void)error;
     *done = false;
     return HYPURA_OK;
 }
 
-const float *gpu_pass_logits(const struct engine *engine)
+const float *gpu_pass_logits(const struct batch *batch)
 {
-    (void)engine;
+    (void)batch;
     return NULL;
 }
 
-const float *gpu_pass_hidden(const struct engine *engine)
+const float *gpu_pass_hidden(const struct batch *batch)
 {
-    (void)engine;
+    (void)batch;
     return NULL;
 }
 
-const float *gpu_pass_host_vector(const struct engine *engine, unit_number unit)
+const float *gpu_pass_host_vector(const struct batch *batch, unit_number unit)
 {
-    (void)engine, (void)unit;
+    (void)batch, (void)unit;
     return NULL;
 }
 

@@ -165,72 +165,72 @@ void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const st
                       struct gpu *gpu, enum tensor_type kv_type);
 
 /* After store_load. */
-hypura_status gpu_pass_open(struct engine *engine, struct gpu *gpu, hypura_error *error);
-void gpu_pass_close(struct engine *engine);
+hypura_status gpu_pass_open(struct batch *batch, struct gpu *gpu, hypura_error *error);
+void gpu_pass_close(struct batch *batch);
 
 /* Whether a layer is computed there. */
-bool gpu_pass_has(const struct engine *engine, uint32_t layer);
+bool gpu_pass_has(const struct batch *batch, uint32_t layer);
 
 /* Start and end of a batch; an error in between needs gpu_pass_abandon. */
-void gpu_pass_begin(struct engine *engine);
-void gpu_pass_abandon(struct engine *engine);
+void gpu_pass_begin(struct batch *batch);
+void gpu_pass_abandon(struct batch *batch);
 
 /* Embeds tokens where the embedding is on the GPU; *done says whether it was. Rows that the GPU cannot read are read
  * from the file. */
-hypura_status gpu_pass_embed(struct engine *engine, const int32_t *tokens, bool *done, hypura_error *error);
-hypura_status gpu_pass_layer(struct engine *engine, uint32_t layer, hypura_error *error);
+hypura_status gpu_pass_embed(struct batch *batch, const int32_t *tokens, bool *done, hypura_error *error);
+hypura_status gpu_pass_layer(struct batch *batch, uint32_t layer, hypura_error *error);
 
 /* Brings the residual stream to scratch.hidden, if it is not there. */
-hypura_status gpu_pass_to_host(struct engine *engine, hypura_error *error);
+hypura_status gpu_pass_to_host(struct batch *batch, hypura_error *error);
 
 /* Norm and logits, where the output matrix is on the GPU; *done says whether it was. */
-hypura_status gpu_pass_output(struct engine *engine, const struct engine_batch *batch, bool *done, hypura_error *error);
+hypura_status gpu_pass_output(struct batch *batch, const struct engine_batch *asked, bool *done, hypura_error *error);
 
 /* Logits and hidden states of the last batch where the GPU made them, else NULL. */
-const float *gpu_pass_logits(const struct engine *engine);
-const float *gpu_pass_hidden(const struct engine *engine);
+const float *gpu_pass_logits(const struct batch *batch);
+const float *gpu_pass_hidden(const struct batch *batch);
 
 /* A small tensor of a unit on the GPU that the CPU needs too, as floats. */
-const float *gpu_pass_host_vector(const struct engine *engine, unit_number unit);
+const float *gpu_pass_host_vector(const struct batch *batch, unit_number unit);
 
 /* ---- shared by the files of this folder -------------------------------------------------------------------------- */
 
-hypura_status pass_make_buffers(struct engine *engine, hypura_error *error);
+hypura_status pass_make_buffers(struct batch *batch, hypura_error *error);
 
 /* Opens a batch of commands if none is. */
 void pass_record(struct gpu_pass *pass);
 hypura_status pass_send(struct gpu_pass *pass, hypura_error *error);
-hypura_status pass_finish(struct engine *engine, hypura_error *error); /* sends, and waits until all is done */
+hypura_status pass_finish(struct batch *batch, hypura_error *error); /* sends, and waits until all is done */
 
 /* Norm, logits of rows first to first + count of those that are wanted, and their way back, as commands. */
-hypura_status pass_record_output(struct engine *engine, size_t first, size_t count, hypura_error *error);
+hypura_status pass_record_output(struct batch *batch, size_t first, size_t count, hypura_error *error);
 
 /* Whether the next token's commands can be recorded ahead at all; whether those that were fit the batch that begins;
  * and recording them, if that is worth while. */
-bool pass_can_record_ahead(const struct engine *engine);
-void pass_expect(struct engine *engine);
-void pass_record_ahead(struct engine *engine);
+bool pass_can_record_ahead(const struct batch *batch);
+void pass_expect(struct batch *batch);
+void pass_record_ahead(struct batch *batch);
 
 struct gpu_range range_at(struct gpu_range range, uint64_t floats);
-struct gpu_matrix pass_matrix(const struct engine *engine, unit_number unit);
-struct gpu_range pass_vector(const struct engine *engine, unit_number unit); /* without a buffer for NO_UNIT */
+struct gpu_matrix pass_matrix(const struct batch *batch, unit_number unit);
+struct gpu_range pass_vector(const struct batch *batch, unit_number unit); /* without a buffer for NO_UNIT */
 
 /* One row through what the device computes: HYPURA_ERROR_DEVICE where it fails. */
-hypura_status pass_try(struct engine *engine, hypura_error *error);
+hypura_status pass_try(struct batch *batch, hypura_error *error);
 
 /* The residual stream, and what depends on the positions of the batch, where they are not there yet. */
-void pass_to_device(struct engine *engine);
+void pass_to_device(struct batch *batch);
 
 /* The steps of a layer that is there, and of what comes after the layers, rewritten for the batch at hand. */
-struct step_list pass_steps(const struct engine *engine, uint32_t layer);
-struct step_list pass_steps_after(const struct engine *engine);
+struct step_list pass_steps(const struct batch *batch, uint32_t layer);
+struct step_list pass_steps_after(const struct batch *batch);
 
 /* Records steps, each waiting for what it reads. pass_settle: whatever comes next waits for all of them. */
-hypura_status pass_record_steps(struct engine *engine, struct step_list list, hypura_error *error);
+hypura_status pass_record_steps(struct batch *batch, struct step_list list, hypura_error *error);
 void pass_settle(struct gpu_pass *pass);
 bool pass_records(enum step_kind kind); /* whether there are commands for it */
 
-typedef hypura_status record_function(struct engine *engine, const struct step *step, hypura_error *error);
+typedef hypura_status record_function(struct batch *batch, const struct step *step, hypura_error *error);
 record_function pass_record_heads, pass_record_spread, pass_record_attend, pass_record_attend_latent;
 record_function pass_record_delta_net, pass_record_route, pass_record_experts;
 
@@ -239,52 +239,52 @@ struct gpu_range pass_floats(const struct gpu_pass *pass, enum step_buffer buffe
 struct gpu_range pass_halves(const struct gpu_pass *pass, enum step_buffer buffer);
 
 /* Whether the next step is the only reader of what this one gives, and would rather have halves. */
-bool pass_may_give_halves(const struct engine *engine, const struct step *step, enum step_buffer buffer);
+bool pass_may_give_halves(const struct batch *batch, const struct step *step, enum step_buffer buffer);
 
 /* The gated product of the gate's and up's rows; as halves where may_halve and the reader takes those: whether it is.
  */
-bool pass_glu(struct engine *engine, enum glu_kind kind, const struct gpu_matrix *reader, uint64_t slot_stride,
+bool pass_glu(struct batch *batch, enum glu_kind kind, const struct gpu_matrix *reader, uint64_t slot_stride,
               uint32_t rows, uint32_t inner, bool may_halve);
 
-struct gpu_mix pass_mix(const struct engine *engine, const struct step_mix *mix);
+struct gpu_mix pass_mix(const struct batch *batch, const struct step_mix *mix);
 
 /* Of latent attention: rows worked on at once, scratch of the attention itself, and what is filled when all buffers are
  * there. */
 uint32_t pass_latent_rows(const struct geometry *geometry, uint32_t chunk);
 uint64_t pass_latent_attention_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
-hypura_status pass_open_latent(struct engine *engine, hypura_error *error);
+hypura_status pass_open_latent(struct batch *batch, hypura_error *error);
 
 /* The experts of a layer that stand in slots, for the rows of the batch. */
-void pass_run_experts(struct engine *engine, const struct step *experts, const struct store_slots *slots);
+void pass_run_experts(struct batch *batch, const struct step *experts, const struct store_slots *slots);
 
 /* The layer's other experts, brought there for this batch: whether that is quicker, and doing it. */
-bool pass_should_visit(const struct engine *engine, uint32_t layer);
-hypura_status pass_visit(struct engine *engine, const struct step *experts, hypura_error *error);
-hypura_status pass_make_visits(struct engine *engine, hypura_error *error);
+bool pass_should_visit(const struct batch *batch, uint32_t layer);
+hypura_status pass_visit(struct batch *batch, const struct step *experts, hypura_error *error);
+hypura_status pass_make_visits(struct batch *batch, hypura_error *error);
 
 /* The layer's experts from where they stand in memory, between the router's choice and the sum; whether that can be. */
-bool pass_reads_in_place(const struct engine *engine, uint32_t layer);
-hypura_status pass_in_place(struct engine *engine, const struct step *experts, hypura_error *error);
-hypura_status pass_let_go(struct engine *engine, hypura_error *error); /* waits for the batches that read so */
+bool pass_reads_in_place(const struct batch *batch, uint32_t layer);
+hypura_status pass_in_place(struct batch *batch, const struct step *experts, hypura_error *error);
+hypura_status pass_let_go(struct batch *batch, hypura_error *error); /* waits for the batches that read so */
 bool pass_can_read_in_place(struct gpu *gpu, const struct model *model);
-hypura_status pass_make_holds(struct engine *engine, hypura_error *error);
-void pass_free_holds(struct engine *engine);
+hypura_status pass_make_holds(struct batch *batch, hypura_error *error);
+void pass_free_holds(struct batch *batch);
 
 /* The choices of a layer that the CPU waited for, in scratch.chosen and chosen_weights; counted, and written to a
  * trace.
  */
-hypura_status pass_take_choices(struct engine *engine, const struct step *experts, hypura_error *error);
+hypura_status pass_take_choices(struct batch *batch, const struct step *experts, hypura_error *error);
 
 /* What the CPU has to do before the batches that were sent can run. */
-hypura_status pass_host_share(struct engine *engine, hypura_error *error);
+hypura_status pass_host_share(struct batch *batch, hypura_error *error);
 
 /* Products, and what adapters add to each. layer -1: of the whole model. */
-void pass_multiply(struct engine *engine, int32_t layer, const struct pass_product *products, size_t count);
-bool pass_is_adapted(const struct engine *engine, int32_t layer, enum tensor_role role);
+void pass_multiply(struct batch *batch, int32_t layer, const struct pass_product *products, size_t count);
+bool pass_is_adapted(const struct batch *batch, int32_t layer, enum tensor_role role);
 
 /* What adapters of a layer (-1: of the whole model) take on the device. */
 uint64_t pass_adapter_bytes(const struct adapters *adapters, int32_t layer);
-hypura_status pass_open_adapters(struct engine *engine, hypura_error *error);
+hypura_status pass_open_adapters(struct batch *batch, hypura_error *error);
 void pass_close_adapters(struct gpu_pass *pass);
 
 #endif

@@ -45,10 +45,10 @@ static struct gpu_range halves_of(const struct gpu_pass *pass, enum step_buffer 
     }
 }
 
-static bool takes_halves(const struct engine *engine)
+static bool takes_halves(const struct batch *batch)
 {
-    return engine->geometry.halves && engine->rows > GPU_VECTOR_TOKENS &&
-           engine->rows * model_parameters(engine->model)->embedding % 8 == 0;
+    return batch->open->geometry.halves && batch->rows > GPU_VECTOR_TOKENS &&
+           batch->rows * model_parameters(batch->open->model)->embedding % 8 == 0;
 }
 
 struct gpu_range pass_floats(const struct gpu_pass *pass, enum step_buffer buffer)
@@ -62,72 +62,71 @@ struct gpu_range pass_halves(const struct gpu_pass *pass, enum step_buffer buffe
 }
 
 /* What was normed, as halves too, for products that read those. */
-static void halve_normed(struct engine *engine, enum step_buffer buffer)
+static void halve_normed(struct batch *batch, enum step_buffer buffer)
 {
-    struct gpu_pass *pass = engine->pass;
-    if (buffer != BUFFER_NORMED || !takes_halves(engine))
+    struct gpu_pass *pass = batch->pass;
+    if (buffer != BUFFER_NORMED || !takes_halves(batch))
         return;
     gpu_barrier(pass->gpu);
     gpu_halves(pass->gpu, pass->normed_halves, pass->rows[buffer],
-               engine->rows * (uint64_t)model_parameters(engine->model)->embedding);
+               batch->rows * (uint64_t)model_parameters(batch->open->model)->embedding);
     pass->state[buffer] = ROWS_BOTH;
 }
 
-static hypura_status record_norm(struct engine *engine, const struct step *step, hypura_error *error)
+static hypura_status record_norm(struct batch *batch, const struct step *step, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     const struct step_norm *n = &step->norm;
     struct gpu_range out = pass->rows[n->out];
-    uint32_t rows = (uint32_t)engine->rows * n->groups;
+    uint32_t rows = (uint32_t)batch->rows * n->groups;
     (void)error;
-    (n->centred ? gpu_layer_norm : gpu_rms_norm)(pass->gpu, out, pass->rows[n->in], pass_vector(engine, n->weight),
-                                                 pass_vector(engine, n->bias), rows, n->width, n->epsilon);
+    (n->centred ? gpu_layer_norm : gpu_rms_norm)(pass->gpu, out, pass->rows[n->in], pass_vector(batch, n->weight),
+                                                 pass_vector(batch, n->bias), rows, n->width, n->epsilon);
     if (n->scale != 1.0f) {
         gpu_barrier(pass->gpu);
         gpu_scale(pass->gpu, out, out, n->scale, (uint64_t)rows * n->width);
     }
-    halve_normed(engine, n->out);
+    halve_normed(batch, n->out);
     return HYPURA_OK;
 }
 
-static hypura_status record_glu(struct engine *engine, const struct step *step, hypura_error *error)
+static hypura_status record_glu(struct batch *batch, const struct step *step, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     const struct step_glu *g = &step->glu;
     (void)error;
     gpu_glu(pass->gpu, g->kind, pass->rows[g->out], range_at(pass->rows[g->gate.buffer], g->gate.offset),
-            range_at(pass->rows[g->up.buffer], g->up.offset), (uint32_t)engine->rows * g->groups, g->width,
+            range_at(pass->rows[g->up.buffer], g->up.offset), (uint32_t)batch->rows * g->groups, g->width,
             g->gate.stride, g->up.stride, OAI_ALPHA, OAI_LIMIT);
     return HYPURA_OK;
 }
 
-static hypura_status record_function_of(struct engine *engine, const struct step *step, hypura_error *error)
+static hypura_status record_function_of(struct batch *batch, const struct step *step, hypura_error *error)
 {
     (void)error;
-    gpu_gelu(engine->pass->gpu, engine->pass->rows[step->function.buffer],
-             engine->rows * (uint64_t)step->function.width);
+    gpu_gelu(batch->pass->gpu, batch->pass->rows[step->function.buffer], batch->rows * (uint64_t)step->function.width);
     return HYPURA_OK;
 }
 
-static hypura_status record_residual(struct engine *engine, const struct step *step, hypura_error *error)
+static hypura_status record_residual(struct batch *batch, const struct step *step, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     const struct step_residual *r = &step->residual;
-    bool halves = r->out == BUFFER_NORMED && takes_halves(engine);
+    bool halves = r->out == BUFFER_NORMED && takes_halves(batch);
     struct gpu_residual residual = {.hidden = pass->rows[r->to],
                                     .branch = pass->rows[r->from],
-                                    .post_norm = pass_vector(engine, r->post_norm),
-                                    .layer_scale = pass_vector(engine, r->layer_scale),
-                                    .norm = pass_vector(engine, r->norm),
+                                    .post_norm = pass_vector(batch, r->post_norm),
+                                    .layer_scale = pass_vector(batch, r->layer_scale),
+                                    .norm = pass_vector(batch, r->norm),
                                     .out = pass->rows[r->out == BUFFER_NONE ? BUFFER_NORMED : r->out],
                                     .out_halves = halves ? pass->normed_halves : (struct gpu_range){0},
                                     .scale = r->scale,
                                     .epsilon = r->epsilon,
-                                    .rows = (uint32_t)engine->rows,
-                                    .columns = model_parameters(engine->model)->embedding};
+                                    .rows = (uint32_t)batch->rows,
+                                    .columns = model_parameters(batch->open->model)->embedding};
     (void)error;
     if (r->mixes)
-        residual.mix = pass_mix(engine, &r->mix);
+        residual.mix = pass_mix(batch, &r->mix);
     gpu_residual(pass->gpu, &residual);
     if (halves)
         pass->state[BUFFER_NORMED] = ROWS_BOTH;
@@ -145,12 +144,12 @@ static struct gpu_matrix rows_of_matrix(const struct gpu_matrix *matrix, uint64_
     return part;
 }
 
-static struct pass_product product_of(const struct engine *engine, const struct step_multiply *m, uint32_t index)
+static struct pass_product product_of(const struct batch *batch, const struct step_multiply *m, uint32_t index)
 {
-    const struct gpu_pass *pass = engine->pass;
+    const struct gpu_pass *pass = batch->pass;
     const struct step_matrix *matrix = &m->matrices[index];
-    const struct gpu_matrix whole = pass_matrix(engine, matrix->unit);
-    struct gpu_range bias = pass_vector(engine, matrix->bias);
+    const struct gpu_matrix whole = pass_matrix(batch, matrix->unit);
+    struct gpu_range bias = pass_vector(batch, matrix->bias);
     return (struct pass_product){.role = matrix->role,
                                  .first = matrix->first,
                                  .job = {.weights = rows_of_matrix(&whole, matrix->first, matrix->rows),
@@ -158,23 +157,23 @@ static struct pass_product product_of(const struct engine *engine, const struct 
                                          .in_halves = pass_halves(pass, m->in),
                                          .out = pass->rows[matrix->out],
                                          .bias = bias.buffer ? range_at(bias, matrix->first) : bias,
-                                         .norm = pass_vector(engine, m->norm),
+                                         .norm = pass_vector(batch, m->norm),
                                          .epsilon = m->epsilon,
                                          .unpacked = pass->unpacked_bytes ? pass->unpacked : (struct gpu_range){0},
                                          .unpacked_bytes = pass->unpacked_bytes,
-                                         .tokens = (uint32_t)engine->rows,
+                                         .tokens = (uint32_t)batch->rows,
                                          .in_stride = m->stride,
                                          .out_stride = matrix->rows,
                                          .accumulate = m->adds}};
 }
 
-bool pass_glu(struct engine *engine, enum glu_kind kind, const struct gpu_matrix *reader, uint64_t slot_stride,
+bool pass_glu(struct batch *batch, enum glu_kind kind, const struct gpu_matrix *reader, uint64_t slot_stride,
               uint32_t rows, uint32_t inner, bool may_halve)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     struct gpu_range gate = pass->rows[BUFFER_GATE], up = pass->rows[BUFFER_UP];
-    bool halves = may_halve && engine->geometry.halves &&
-                  gpu_takes_halves(pass->gpu, reader, slot_stride, (uint32_t)engine->rows);
+    bool halves = may_halve && batch->open->geometry.halves &&
+                  gpu_takes_halves(pass->gpu, reader, slot_stride, (uint32_t)batch->rows);
     if (halves)
         gpu_glu_halves(pass->gpu, kind, pass->inner_halves, gate, up, (uint64_t)rows * inner, OAI_ALPHA, OAI_LIMIT);
     else
@@ -183,24 +182,24 @@ bool pass_glu(struct engine *engine, enum glu_kind kind, const struct gpu_matrix
 }
 
 /* The product that reads a buffer next, if it is the next step, and adapters do not read it too. */
-static const struct step_multiply *next_product(const struct engine *engine, const struct step *step,
+static const struct step_multiply *next_product(const struct batch *batch, const struct step *step,
                                                 enum step_buffer buffer)
 {
     const struct step_multiply *next = &step[1].multiply;
     bool reads = step[1].kind == STEP_MULTIPLY && next->in == buffer && next->count == 1;
-    return reads && !pass_is_adapted(engine, step->layer, next->matrices[0].role) ? next : NULL;
+    return reads && !pass_is_adapted(batch, step->layer, next->matrices[0].role) ? next : NULL;
 }
 
-static hypura_status record_multiply(struct engine *engine, const struct step *step, hypura_error *error)
+static hypura_status record_multiply(struct batch *batch, const struct step *step, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     const struct step_multiply *m = &step->multiply;
     struct pass_product products[PASS_PRODUCTS] = {0};
     bool adapted = false;
     (void)error;
     for (uint32_t i = 0; i < m->count; i++) {
-        products[i] = product_of(engine, m, i);
-        adapted = adapted || pass_is_adapted(engine, step->layer, m->matrices[i].role);
+        products[i] = product_of(batch, m, i);
+        adapted = adapted || pass_is_adapted(batch, step->layer, m->matrices[i].role);
     }
     if (m->gates && !adapted) {
         const struct gpu_matmul jobs[2] = {products[0].job, products[1].job};
@@ -208,24 +207,24 @@ static hypura_status record_multiply(struct engine *engine, const struct step *s
         if (gpu_matmul_glu(pass->gpu, jobs, &glu))
             return HYPURA_OK;
     }
-    pass_multiply(engine, step->layer, products, m->count);
+    pass_multiply(batch, step->layer, products, m->count);
     if (!m->gates)
         return HYPURA_OK;
-    const struct step_multiply *next = next_product(engine, step, BUFFER_GATE);
-    struct gpu_matrix reader = next ? pass_matrix(engine, next->matrices[0].unit) : (struct gpu_matrix){0};
+    const struct step_multiply *next = next_product(batch, step, BUFFER_GATE);
+    struct gpu_matrix reader = next ? pass_matrix(batch, next->matrices[0].unit) : (struct gpu_matrix){0};
     gpu_barrier(pass->gpu);
-    if (pass_glu(engine, m->glu, &reader, 0, (uint32_t)engine->rows, m->matrices[0].rows, next))
+    if (pass_glu(batch, m->glu, &reader, 0, (uint32_t)batch->rows, m->matrices[0].rows, next))
         pass->state[BUFFER_GATE] = ROWS_HALVES;
     return HYPURA_OK;
 }
 
-bool pass_may_give_halves(const struct engine *engine, const struct step *step, enum step_buffer buffer)
+bool pass_may_give_halves(const struct batch *batch, const struct step *step, enum step_buffer buffer)
 {
-    const struct step_multiply *next = next_product(engine, step, buffer);
+    const struct step_multiply *next = next_product(batch, step, buffer);
     if (!next)
         return false;
-    struct gpu_matrix reader = pass_matrix(engine, next->matrices[0].unit);
-    return gpu_takes_halves(engine->pass->gpu, &reader, 0, (uint32_t)engine->rows);
+    struct gpu_matrix reader = pass_matrix(batch, next->matrices[0].unit);
+    return gpu_takes_halves(batch->pass->gpu, &reader, 0, (uint32_t)batch->rows);
 }
 
 /* ---- the walk ------------------------------------------------------------------------------------------------------
@@ -257,9 +256,9 @@ bool pass_records(enum step_kind kind)
     return (unsigned)kind < STEP_KINDS && kinds[kind].record;
 }
 
-hypura_status pass_record_steps(struct engine *engine, struct step_list list, hypura_error *error)
+hypura_status pass_record_steps(struct batch *batch, struct step_list list, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
+    struct gpu_pass *pass = batch->pass;
     for (size_t i = 0; i < list.count; i++) {
         const struct step *step = &list.steps[i];
         bool mixture = step->kind == STEP_ROUTE || step->kind == STEP_EXPERTS;
@@ -273,7 +272,7 @@ hypura_status pass_record_steps(struct engine *engine, struct step_list list, hy
         for (enum step_buffer buffer = 0; buffer < BUFFER_COUNT; buffer++)
             if (step->writes >> buffer & 1)
                 pass->state[buffer] = ROWS_FLOATS;
-        TRY(kinds[step->kind].record(engine, step, error));
+        TRY(kinds[step->kind].record(batch, step, error));
     }
     return HYPURA_OK;
 }

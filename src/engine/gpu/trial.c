@@ -5,10 +5,10 @@
 
 #include <string.h>
 
-static bool is_whole(const struct engine *engine, uint32_t number)
+static bool is_whole(const struct batch *batch, uint32_t number)
 {
-    return !steps_find(steps_of_layer(engine->steps, number), STEP_EXPERTS) ||
-           engine->pass->slots[number].count == model_parameters(engine->model)->experts;
+    return !steps_find(steps_of_layer(batch->open->steps, number), STEP_EXPERTS) ||
+           batch->pass->slots[number].count == model_parameters(batch->open->model)->experts;
 }
 
 static bool same_steps(struct step_list a, struct step_list b)
@@ -22,11 +22,11 @@ static bool same_steps(struct step_list a, struct step_list b)
 }
 
 /* Whether a layer before it is like it. */
-static bool is_known(const struct engine *engine, uint32_t number)
+static bool is_known(const struct batch *batch, uint32_t number)
 {
     for (uint32_t i = 0; i < number; i++)
-        if (gpu_pass_has(engine, i) && is_whole(engine, i) == is_whole(engine, number) &&
-            same_steps(pass_steps(engine, i), pass_steps(engine, number)))
+        if (gpu_pass_has(batch, i) && is_whole(batch, i) == is_whole(batch, number) &&
+            same_steps(pass_steps(batch, i), pass_steps(batch, number)))
             return true;
     return false;
 }
@@ -38,33 +38,33 @@ static struct step_list up_to_router(struct step_list list)
     return (struct step_list){list.steps, route ? (size_t)(route - list.steps) : list.count};
 }
 
-static hypura_status run(struct engine *engine, hypura_error *error)
+static hypura_status run(struct batch *batch, hypura_error *error)
 {
-    struct gpu_pass *pass = engine->pass;
-    for (uint32_t i = 0; i < model_parameters(engine->model)->layers; i++) {
-        if (!gpu_pass_has(engine, i) || is_known(engine, i))
+    struct gpu_pass *pass = batch->pass;
+    for (uint32_t i = 0; i < model_parameters(batch->open->model)->layers; i++) {
+        if (!gpu_pass_has(batch, i) || is_known(batch, i))
             continue;
-        if (is_whole(engine, i)) {
-            TRY(gpu_pass_layer(engine, i, error));
+        if (is_whole(batch, i)) {
+            TRY(gpu_pass_layer(batch, i, error));
         } else {
-            pass_to_device(engine);
-            TRY(pass_record_steps(engine, up_to_router(pass_steps(engine, i)), error));
+            pass_to_device(batch);
+            TRY(pass_record_steps(batch, up_to_router(pass_steps(batch, i)), error));
         }
     }
     if (pass->plan->output)
-        TRY(pass_record_output(engine, 0, 1, error));
-    return pass_finish(engine, error);
+        TRY(pass_record_output(batch, 0, 1, error));
+    return pass_finish(batch, error);
 }
 
-hypura_status pass_try(struct engine *engine, hypura_error *error)
+hypura_status pass_try(struct batch *batch, hypura_error *error)
 {
-    const struct model_parameters *p = model_parameters(engine->model);
-    struct scratch *s = &engine->scratch;
-    struct trace_writer *trace = engine->trace;
+    const struct model_parameters *p = model_parameters(batch->open->model);
+    struct scratch *s = &batch->scratch;
+    struct trace_writer *trace = batch->trace;
     hypura_error problem;
-    engine->trace = NULL;
-    engine->rows = engine->span_count = 1;
-    engine->wanted = 0;
+    batch->trace = NULL;
+    batch->rows = batch->span_count = 1;
+    batch->wanted = 0;
     s->spans[0] = (struct span){.rows = 1};
     s->positions[0] = s->wanted[0] = 0;
     memset(s->buffers[BUFFER_HIDDEN], 0, p->embedding * sizeof(float));
@@ -72,11 +72,11 @@ hypura_status pass_try(struct engine *engine, hypura_error *error)
         memset(s->rope[0], 0, p->rotary * sizeof *s->rope[0]);
     if (s->rope[1])
         memset(s->rope[1], 0, p->rotary_local * sizeof *s->rope[1]);
-    gpu_pass_begin(engine);
-    hypura_status status = run(engine, &problem);
+    gpu_pass_begin(batch);
+    hypura_status status = run(batch, &problem);
     if (status)
-        gpu_pass_abandon(engine);
-    engine->rows = engine->span_count = 0;
-    engine->trace = trace;
+        gpu_pass_abandon(batch);
+    batch->rows = batch->span_count = 0;
+    batch->trace = trace;
     return status ? error_set(error, HYPURA_ERROR_DEVICE, "%s", problem.message) : HYPURA_OK;
 }

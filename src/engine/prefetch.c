@@ -1,0 +1,243 @@
+#include "engine/cpu/execute.h"
+#include "engine/gpu/pass.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+/* How many of its first guesses count as made before there was one: right with this probability when the router of the
+ * layer would choose it now, or nearly would. */
+#define PRIOR_WEIGHT 16.0f
+#define PRIOR_CHOSEN 0.6f
+#define PRIOR_NEXT 0.15f
+
+#define LEAST_SHARE 1e-20f
+
+/* The router of a layer on a state that it was not trained for still finds most of what it will choose, since the
+ * residual stream moves little from layer to layer: the surer, the farther a guess is from the border between what is
+ * chosen and what is not. How often guesses of each margin came true, so many layers ahead, is counted and offered as
+ * their probability. */
+static float prefetch_probability(const struct prefetcher *prefetcher, uint32_t ahead, uint32_t margin)
+{
+    float prior = margin >= PREFETCH_MARGINS / 2 ? PRIOR_CHOSEN : PRIOR_NEXT;
+    return ((float)prefetcher->right[ahead][margin] + PRIOR_WEIGHT * prior) /
+           ((float)prefetcher->made[ahead][margin] + PRIOR_WEIGHT);
+}
+
+uint32_t prefetch_ranks(const struct model_parameters *p)
+{
+    /* Experts outside of the chosen groups cannot be next. */
+    uint32_t ranks = p->expert_groups ? p->experts_used : 2 * p->experts_used;
+    return MIN(MIN(ranks, p->experts), PREFETCH_MAX_RANKS);
+}
+
+/* What was guessed so many layers ahead (less one) for a layer. */
+static struct look *look_at(struct prefetcher *prefetcher, uint32_t ahead, uint32_t layer)
+{
+    return &prefetcher->looks[ahead][layer % PREFETCH_LAYERS];
+}
+
+/* Where the experts of a guess stand in guessed, and how sure they are in margins. */
+static size_t prefetch_place(const struct batch *batch, uint32_t ahead, uint32_t layer)
+{
+    return ((size_t)ahead * PREFETCH_LAYERS + layer % PREFETCH_LAYERS) * PREFETCH_ROWS * batch->prefetcher.ranks;
+}
+
+void prefetch_check(struct batch *batch, uint32_t number)
+{
+    struct prefetcher *prefetcher = &batch->prefetcher;
+    const struct scratch *s = &batch->scratch;
+    uint32_t used = model_parameters(batch->open->model)->experts_used;
+    for (uint32_t ahead = 0; ahead < PREFETCH_LAYERS; ahead++) {
+        struct look *look = look_at(prefetcher, ahead, number);
+        bool made = look->rows == batch->rows && look->layer == number;
+        size_t place = prefetch_place(batch, ahead, number);
+        for (size_t r = 0; made && r < look->rows; r++)
+            for (uint32_t rank = 0; rank < prefetcher->ranks; rank++, place++) {
+                prefetcher->made[ahead][s->margins[place]]++;
+                for (uint32_t i = 0; i < used; i++)
+                    prefetcher->right[ahead][s->margins[place]] += s->chosen[r * used + i] == s->prefetched[place];
+            }
+        look->rows = 0;
+    }
+}
+
+/* Each choice's distance from the border, in parts of how far all of them are apart: 0 to PREFETCH_MARGINS - 1, of
+ * which the upper half would be chosen. */
+static void find_margins(const struct batch *batch, const struct router_rule *rule, const float *selection_bias,
+                         const uint32_t *chosen, uint8_t *margins)
+{
+    uint32_t ranks = batch->prefetcher.ranks, border = MIN(rule->used, ranks - 1);
+    float scores[PREFETCH_MAX_RANKS];
+    for (size_t r = 0; r < batch->rows; r++, chosen += ranks, margins += ranks) {
+        const float *router = batch->scratch.router + r * rule->experts;
+        for (uint32_t i = 0; i < ranks; i++) {
+            scores[i] = router[chosen[i]] + (selection_bias ? selection_bias[chosen[i]] : 0);
+            if (rule->gate == ROUTER_SOFTMAX && !selection_bias)
+                scores[i] = logf(fmaxf(scores[i], LEAST_SHARE));
+        }
+        float range = fmaxf(scores[0] - scores[ranks - 1], LEAST_SHARE);
+        for (uint32_t i = 0; i < ranks; i++) {
+            uint32_t half = PREFETCH_MARGINS / 2;
+            float from = i < rule->used ? scores[border] : scores[border - 1];
+            float distance = fminf(fabsf(scores[i] - from) / range, 1);
+            uint32_t steps = MIN((uint32_t)(distance * (float)half), half - 1);
+            margins[i] = (uint8_t)(i < rule->used ? half + steps : half - 1 - steps);
+        }
+    }
+}
+
+/* The choice that a later layer's router would make now. */
+static hypura_status route_ahead(struct batch *batch, const struct step_router *router, uint32_t *chosen,
+                                 uint8_t *margins, struct held *held, hypura_error *error)
+{
+    const struct step_route *r = &router->route->route;
+    const struct step_norm *n = &router->norm->norm;
+    struct step norm = *router->norm;
+    struct scratch *s = &batch->scratch;
+    struct router_rule rule = r->rule;
+    const float *selection_bias;
+    struct matmul job = {
+        .input = s->prefetch_input, .tokens = batch->rows, .output = s->router, .output_stride = rule.experts};
+    norm.norm.out = BUFFER_BRANCH;
+    TRY(run_norm(batch, &norm, held, error));
+    forget_inputs(batch, 1u << BUFFER_BRANCH);
+    TRY(hold_matrix(batch, held, r->router, &job.weights, error));
+    TRY(hold_vector(batch, held, r->bias, &job.bias, error));
+    TRY(hold_vector(batch, held, r->selection_bias, &selection_bias, error));
+    activation_set(s->prefetch_input, rows_of(batch, BUFFER_BRANCH), batch->rows, n->width, n->width);
+    compute_matmul(batch->compute, &job, 1);
+    rule.used = batch->prefetcher.ranks;
+    router_choose(batch->compute, &rule, s->router, s->selection, selection_bias, batch->rows, chosen,
+                  s->prefetch_weights);
+    find_margins(batch, &r->rule, selection_bias, chosen, margins);
+    return HYPURA_OK;
+}
+
+static int likelier_first(const void *left, const void *right)
+{
+    const struct likely *a = left, *b = right;
+    if (a->probability != b->probability)
+        return a->probability > b->probability ? -1 : 1;
+    return a->expert < b->expert ? -1 : a->expert > b->expert;
+}
+
+/* Offers what is left in likely[] of the experts from one on, the likeliest first. */
+static void offer(struct batch *batch, unit_number first_expert, uint32_t count)
+{
+    struct scratch *s = &batch->scratch;
+    qsort(s->likely, count, sizeof *s->likely, likelier_first);
+    for (uint32_t i = 0; i < count; i++) {
+        s->prefetch_units[i] = first_expert + s->likely[i].expert;
+        s->prefetch_probabilities[i] = s->likely[i].probability;
+    }
+    store_prefetch(batch->open->store, s->prefetch_units, s->prefetch_probabilities, count);
+}
+
+/* A long batch uses nearly all experts of every layer. */
+static void prefetch_all(struct batch *batch, unit_number first_expert)
+{
+    const struct model_parameters *p = model_parameters(batch->open->model);
+    float probability = 1.0f - powf(1.0f - (float)p->experts_used / (float)p->experts, (float)batch->rows);
+    for (uint32_t e = 0; e < p->experts; e++)
+        batch->scratch.likely[e] = (struct likely){e, probability};
+    offer(batch, first_expert, p->experts);
+}
+
+static hypura_status prefetch_layer(struct batch *batch, uint32_t number, uint32_t ahead, hypura_error *error)
+{
+    const struct model_parameters *p = model_parameters(batch->open->model);
+    struct scratch *s = &batch->scratch;
+    struct prefetcher *prefetcher = &batch->prefetcher;
+    size_t place = prefetch_place(batch, ahead, number);
+    struct held held = {0};
+    struct step_router router;
+    steps_router(batch->open->steps, number, &router);
+    hypura_status status = route_ahead(batch, &router, s->prefetched + place, s->margins + place, &held, error);
+    release(batch, &held);
+    if (status)
+        return status;
+    *look_at(prefetcher, ahead, number) = (struct look){number, (uint32_t)batch->rows};
+    for (uint32_t e = 0; e < p->experts; e++)
+        s->likely[e] = (struct likely){e, 0};
+    for (size_t r = 0; r < batch->rows; r++)
+        for (uint32_t rank = 0; rank < prefetcher->ranks; rank++, place++) {
+            float *probability = &s->likely[s->prefetched[place]].probability;
+            *probability += (1 - *probability) * prefetch_probability(prefetcher, ahead, s->margins[place]);
+        }
+    uint32_t count = 0;
+    for (uint32_t e = 0; e < p->experts; e++)
+        if (s->likely[e].probability > 0)
+            s->likely[count++] = s->likely[e];
+    offer(batch, router.route->route.first, count);
+    return HYPURA_OK;
+}
+
+/* Single tokens, or a few; a long batch of them uses all experts; what is between uses too many to guess. */
+static bool uses_all_experts(const struct batch *batch)
+{
+    const struct model_parameters *p = model_parameters(batch->open->model);
+    return (uint64_t)batch->rows * p->experts_used >= 2 * (uint64_t)p->experts;
+}
+
+static bool prefetches_by_token(const struct batch *batch)
+{
+    return batch->rows <= PREFETCH_ROWS && !uses_all_experts(batch);
+}
+
+/* Whether a layer's experts are worth guessing, and its router at hand: a read of its own would come too late, and what
+ * is on the GPU cannot be asked. */
+static bool can_prefetch(const struct batch *batch, uint32_t number)
+{
+    struct step_router router;
+    return steps_router(batch->open->steps, number, &router) && !gpu_pass_has(batch, number) &&
+           !plan_in_ring(batch->open->plan, router.route->route.router);
+}
+
+/* A guess for this layer was made in this pass, farther ahead. */
+static bool prefetched_before(struct prefetcher *prefetcher, uint32_t number, uint32_t ahead)
+{
+    for (uint32_t farther = ahead + 1; farther < PREFETCH_LAYERS; farther++) {
+        const struct look *look = look_at(prefetcher, farther, number);
+        if (look->rows && look->layer == number)
+            return true;
+    }
+    return false;
+}
+
+/* For this layer and those after it. */
+static hypura_status prefetch_from(struct batch *batch, uint32_t number, hypura_error *error)
+{
+    if (batch->open->plan->expert_cache_bytes == 0 || !can_prefetch(batch, number) || !prefetches_by_token(batch) ||
+        !store_wants_prefetch(batch->open->store, 1))
+        return HYPURA_OK;
+    TRY(prefetch_layer(batch, number, 0, error));
+    for (uint32_t ahead = 1; ahead < PREFETCH_LAYERS && can_prefetch(batch, number + ahead); ahead++) {
+        if (prefetched_before(&batch->prefetcher, number + ahead, ahead))
+            continue;
+        if (!store_wants_prefetch(batch->open->store, ahead + 1))
+            break;
+        TRY(prefetch_layer(batch, number + ahead, ahead, error));
+    }
+    return HYPURA_OK;
+}
+
+hypura_status prefetch_ahead(struct batch *batch, uint32_t number, hypura_error *error)
+{
+    return gpu_pass_has(batch, number) ? HYPURA_OK : prefetch_from(batch, number + 1, error);
+}
+
+hypura_status prefetch_start(struct batch *batch, hypura_error *error)
+{
+    if (!can_prefetch(batch, 0) || !prefetches_by_token(batch))
+        return HYPURA_OK;
+    TRY(gpu_pass_to_host(batch, error));
+    return prefetch_from(batch, 0, error);
+}
+
+void prefetch_prompt(struct batch *batch, uint32_t number)
+{
+    struct step_router next;
+    if (batch->open->plan->expert_cache_bytes && uses_all_experts(batch) &&
+        steps_router(batch->open->steps, number + 1, &next))
+        prefetch_all(batch, next.route->route.first);
+}
