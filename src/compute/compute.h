@@ -125,11 +125,15 @@ enum glu_kind {
     GLU_GELU,     /* gelu by tanh, as Gemma */
     GLU_GELU_ERF, /* exact gelu */
     GLU_RELU,
-    GLU_OAI,    /* gpt-oss: gate clamped to at most limit, up to +-limit, gate * sigmoid(alpha * gate) * (up + 1) */
-    GLU_SIGMOID /* sigmoid(gate) * up */
+    GLU_OAI,          /* gpt-oss: gate clamped to at most limit, up to +-limit, gate * sigmoid(alpha * gate) * (up + 1) */
+    GLU_SIGMOID,      /* sigmoid(gate) * up */
+    GLU_SILU_CLAMPED, /* gate and up clamped likewise, silu(gate) * up */
+    GLU_SILU_CAPPED,  /* silu(gate) clamped to at most limit, up to +-limit */
+    GLU_KINDS
 };
 
-/* out[r][c] = activation(gate[r][c]) * up[r][c]; strides in floats. alpha and limit are for GLU_OAI. */
+/* out[r][c] = activation(gate[r][c]) * up[r][c]; strides in floats. alpha is for GLU_OAI, limit for kinds that
+ * clamp. */
 void compute_glu(struct compute *compute, enum glu_kind kind, float *out, size_t out_stride, const float *gate,
                  size_t gate_stride, const float *up, size_t up_stride, size_t rows, size_t columns, float alpha,
                  float limit);

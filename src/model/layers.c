@@ -33,6 +33,22 @@ static hypura_status share_keys(struct model *model, struct reader *reader, uint
                      gguf_file_path(reader->file, 0), number, first_shared);
 }
 
+/* Limits below this are none. */
+#define LEAST_LIMIT 1e-6f
+
+static hypura_status read_limits(const struct architecture *a, struct reader *reader, uint32_t number,
+                                 struct model_layer *layer, hypura_error *error)
+{
+    TRY(layer_float(reader, "swiglu_clamp_exp", number, &layer->expert_limit, error));
+    if (a->flags & ARCHITECTURE_SHARED_CLAMPED) {
+        layer->shared_limit = layer->expert_limit;
+        TRY(layer_float(reader, "swiglu_clamp_shexp", number, &layer->shared_limit, error));
+    }
+    layer->expert_limit = layer->expert_limit > LEAST_LIMIT ? layer->expert_limit : 0.0f;
+    layer->shared_limit = layer->shared_limit > LEAST_LIMIT ? layer->shared_limit : 0.0f;
+    return HYPURA_OK;
+}
+
 hypura_status model_read_layers(struct model *model, struct reader *reader, hypura_error *error)
 {
     const struct architecture *a = model->architecture;
@@ -54,6 +70,7 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
         layer->kv_heads = layer->heads;
         TRY(layer_number(reader, "attention.head_count_kv", i, MAX_HEADS, &layer->kv_heads, error));
         TRY(layer_number(reader, "feed_forward_length", i, MAX_WIDTH, &layer->feed_forward, error));
+        TRY(read_limits(a, reader, i, layer, error));
         if (a->flags & ARCHITECTURE_LATENT)
             layer->kind = LAYER_LATENT;
         else if ((a->flags & ARCHITECTURE_RECURRENT) && (i + 1) % interval != 0)

@@ -71,3 +71,20 @@ hypura_status layer_number(struct reader *reader, const char *name, uint32_t lay
     *out = (uint32_t)number;
     return HYPURA_OK;
 }
+
+/* The same for a number that may be no integer. */
+hypura_status layer_float(struct reader *reader, const char *name, uint32_t layer, float *out, hypura_error *error)
+{
+    const struct gguf_value *value = gguf_find(reader->file, key(reader, name));
+    if (!value || value->type != GGUF_ARRAY) {
+        has_float(reader, name, out);
+        return HYPURA_OK;
+    }
+    double number;
+    *out = gguf_element_double(value, layer, &number) ? (float)number : NAN;
+    if (!isfinite(*out))
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s: metadata '%s' has no finite number for layer %u; it has %" PRIu64 " elements",
+                         gguf_file_path(reader->file, 0), reader->key, layer, value->count);
+    return HYPURA_OK;
+}

@@ -22,7 +22,8 @@ enum ffn_activation { FFN_SILU, FFN_GELU, FFN_OAI };
 enum router_gate {
     ROUTER_SOFTMAX,          /* softmax over all experts, then the best k */
     ROUTER_SOFTMAX_SELECTED, /* best k of the logits, softmax over those */
-    ROUTER_SIGMOID           /* sigmoid, selection bias added for choosing only */
+    ROUTER_SIGMOID,          /* sigmoid, selection bias added for choosing only */
+    ROUTER_SQRT_SOFTPLUS     /* the square root of softplus, likewise */
 };
 
 enum layer_kind {
@@ -173,6 +174,7 @@ struct model_layer {
     bool rope_local;               /* uses the rope base of sliding layers, unscaled (Gemma 3, OLMo 3) */
     bool moe;
     uint32_t feed_forward;           /* of a dense layer */
+    float expert_limit, shared_limit; /* gates and what they let through are clamped; 0: not */
     unit_number tensors[ROLE_COUNT]; /* NO_UNIT where absent; expert tensors are in experts */
     unit_number first_expert;        /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
 };
@@ -238,6 +240,7 @@ enum architecture_flag {
     ARCHITECTURE_PARALLEL = 1 << 18,             /* attention and feed forward read the same rows */
     ARCHITECTURE_LOGITS_SCALED = 1 << 19,        /* logit_scale multiplies logits, where others divide by it */
     ARCHITECTURE_WINDOWS_TURN = 1 << 20,         /* layers without a window have no positions */
+    ARCHITECTURE_SHARED_CLAMPED = 1 << 21,       /* shared experts too, where the routed ones are */
     ARCHITECTURE_NORMS_BEHIND = 1 << 8           /* no norms before attention and feed forward, only behind them */
 };
 

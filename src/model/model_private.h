@@ -99,6 +99,7 @@ hypura_status optional_number(struct reader *reader, const char *name, uint32_t 
 hypura_status needed_number(struct reader *reader, const char *name, uint32_t most, uint32_t *out, hypura_error *error);
 hypura_status layer_number(struct reader *reader, const char *name, uint32_t layer, uint32_t most, uint32_t *out,
                            hypura_error *error);
+hypura_status layer_float(struct reader *reader, const char *name, uint32_t layer, float *out, hypura_error *error);
 
 #define TRY(call)                                                                                                      \
     do {                                                                                                               \

@@ -120,8 +120,10 @@ static hypura_status read_experts(struct model *model, struct reader *reader, hy
         p->router_gate = ROUTER_SIGMOID;
     else if (gate == 3)
         p->router_gate = ROUTER_SOFTMAX_SELECTED;
+    else if (gate == 4)
+        p->router_gate = ROUTER_SQRT_SOFTPLUS;
     else if (gate != 0)
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: expert gating function %u is not known; 1, 2 and 3 are",
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: expert gating function %u is not known; 1 to 4 are",
                          gguf_file_path(reader->file, 0), gate);
     gguf_get_bool(reader->file, key(reader, "expert_weights_norm"), &p->router_normalise);
     has_float(reader, "expert_weights_scale", &p->router_scale);

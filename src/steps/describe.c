@@ -59,7 +59,8 @@ __attribute__((format(printf, 2, 3))) static void say(struct line *line, const c
 static const char *glu_name(enum glu_kind kind)
 {
     static const char *const names[] = {[GLU_SILU] = "silu", [GLU_GELU] = "gelu", [GLU_GELU_ERF] = "gelu (erf)",
-                                        [GLU_RELU] = "relu", [GLU_OAI] = "oai",   [GLU_SIGMOID] = "sigmoid"};
+                                        [GLU_RELU] = "relu", [GLU_OAI] = "oai",   [GLU_SIGMOID] = "sigmoid",
+                                        [GLU_SILU_CLAMPED] = "clamped silu", [GLU_SILU_CAPPED] = "capped silu"};
     return names[kind];
 }
 

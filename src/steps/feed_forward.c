@@ -3,7 +3,8 @@
 
 #include <math.h>
 
-static enum glu_kind glu_of(const struct builder *b)
+/* limit 0: none. */
+static enum glu_kind glu_of(const struct builder *b, float limit)
 {
     switch (b->architecture->activation) {
     case FFN_GELU:
@@ -13,12 +14,18 @@ static enum glu_kind glu_of(const struct builder *b)
     case FFN_SILU:
         break;
     }
-    return GLU_SILU;
+    return limit == 0.0f ? GLU_SILU : GLU_SILU_CLAMPED;
+}
+
+static float limit_of(const struct builder *b, float limit)
+{
+    return b->architecture->activation == FFN_OAI ? OAI_LIMIT : limit;
 }
 
 struct dense_roles {
     enum tensor_role gate, up, down;
     uint32_t width;
+    float limit;
 };
 
 /* out = Wdown (activation(Wgate x) * Wup x). Gate and up are two matrices, or the halves of the up matrix (Phi 3). */
@@ -33,7 +40,8 @@ static void make_gated(struct builder *b, const struct dense_roles *roles, enum 
         products->multiply.matrices[0].rows = products->multiply.matrices[1].rows = width;
         products->multiply.matrices[1].first = width;
     }
-    add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = glu_of(b),
+    add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = glu_of(b, roles->limit),
+                                                   .limit = limit_of(b, roles->limit),
                                                    .gate = {BUFFER_GATE, 0, width},
                                                    .up = {BUFFER_UP, 0, width},
                                                    .out = BUFFER_GATE,
@@ -66,7 +74,8 @@ static void make_dense(struct builder *b, const struct dense_roles *roles, enum 
 static void make_shared(struct builder *b, enum step_buffer in)
 {
     static const enum tensor_role router = ROLE_SHARED_ROUTER;
-    const struct dense_roles roles = {ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, b->p->shared_feed_forward};
+    const struct dense_roles roles = {ROLE_SHARED_GATE, ROLE_SHARED_UP, ROLE_SHARED_DOWN, b->p->shared_feed_forward,
+                                      b->layer->shared_limit};
     bool weighed = unit_of(b, router) != NO_UNIT;
     b->part = PART_SHARED;
     if (weighed) {
@@ -119,7 +128,8 @@ static void make_experts(struct builder *b, enum step_buffer in)
                               .down_bias = unit_of(b, ROLE_EXPERT_DOWN_BIAS),
                               .width = b->p->expert_feed_forward,
                               .gate_up_rows = fused ? 2 * b->p->expert_feed_forward : 0,
-                              .glu = glu_of(b),
+                              .glu = glu_of(b, b->layer->expert_limit),
+                              .limit = limit_of(b, b->layer->expert_limit),
                               .weighs_input = b->architecture->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED,
                               .used = b->p->experts_used};
 }
@@ -128,7 +138,7 @@ static void make_experts(struct builder *b, enum step_buffer in)
  * the chosen ones come; then these, and the sum of all. */
 static void make_mixture(struct builder *b, enum step_buffer in, enum step_buffer out)
 {
-    const struct dense_roles dense = {ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, b->layer->feed_forward};
+    const struct dense_roles dense = {ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, b->layer->feed_forward, 0};
     const unit_number dense_norm = unit_of(b, ROLE_FFN_DENSE_POST_NORM), norm = unit_of(b, ROLE_EXPERT_NORM);
     const unit_number post_norm = unit_of(b, ROLE_EXPERT_POST_NORM);
     const bool beside = unit_of(b, ROLE_FFN_UP) != NO_UNIT, side = beside || b->p->shared_feed_forward;
@@ -154,7 +164,7 @@ static void make_mixture(struct builder *b, enum step_buffer in, enum step_buffe
 
 void make_feed_forward(struct builder *b, enum step_buffer in, enum step_buffer out)
 {
-    const struct dense_roles dense = {ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, b->layer->feed_forward};
+    const struct dense_roles dense = {ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, b->layer->feed_forward, 0};
     if (b->layer->moe)
         make_mixture(b, in, out);
     else

@@ -104,6 +104,7 @@ static void fuse_gates(struct list *list)
             continue;
         m->gates = true;
         m->glu = glu->glu.kind;
+        m->limit = glu->glu.limit;
         take_away(glu);
     }
     close_gaps(list);

@@ -121,6 +121,7 @@ struct step_multiply {
     bool adds;  /* the product is added to what is there */
     bool gates; /* of the first two the gated activation is left in the first one's place */
     enum glu_kind glu;
+    float limit;
 };
 
 /* Heads of one buffer. Of a head the first "normed" elements are normed, those from "turned" on turn. */
@@ -195,13 +196,14 @@ struct step_rows {
 
 struct step_glu {
     enum glu_kind kind;
+    float limit; /* of kinds that clamp */
     struct step_rows gate, up;
     enum step_buffer out; /* groups are adjacent there */
     uint32_t groups, width;
 };
 
 #define OAI_ALPHA 1.702f /* gpt-oss */
-#define OAI_LIMIT 7.0f
+#define OAI_LIMIT 7.0f /* likewise */
 
 struct step_function {
     enum activation_function function;
@@ -234,6 +236,7 @@ struct step_experts {
     uint32_t width;        /* inner */
     uint32_t gate_up_rows; /* gate and up are rows of one slice: twice width; 0: two slices */
     enum glu_kind glu;
+    float limit;       /* of kinds that clamp */
     bool weighs_input; /* an expert's weight multiplies what it reads, not what it gives */
     uint32_t used;
 };

@@ -175,8 +175,8 @@ static void multiplies_gates(void **state)
         float *expected = malloc((size_t)rows * columns * sizeof *expected);
         assert_non_null(expected);
         for (size_t c = 0; c < (size_t)rows * stride; c++)
-            both[c] *= 4;
-        for (int kind = GLU_SILU; kind <= GLU_SIGMOID; kind++) {
+            both[c] *= 12;
+        for (int kind = GLU_SILU; kind < GLU_KINDS; kind++) {
             struct gpu_range in = floats(gpu, both, (size_t)rows * stride), up = in;
             struct gpu_range out = gpu_test_range(gpu, NULL, (size_t)rows * columns * sizeof(float));
             up.offset += columns * sizeof(float);
@@ -264,14 +264,14 @@ static void chooses_experts(void **state)
     struct gpu *gpu = gpu_or_skip(state);
     struct random random;
     random_seed(&random, 5);
-    for (int gate = ROUTER_SOFTMAX; gate <= ROUTER_SIGMOID; gate++)
+    for (int gate = ROUTER_SOFTMAX; gate <= ROUTER_SQRT_SOFTPLUS; gate++)
         for (int normalise = 0; normalise < 2; normalise++) {
             struct router_rule p = {.gate = (enum router_gate)gate,
                                          .normalise = normalise,
                                          .scale = 2.5f,
                                          .experts = 8,
                                          .used = 2};
-            bool bias = gate == ROUTER_SIGMOID;
+            bool bias = gate >= ROUTER_SIGMOID;
             chooses_as(gpu, &p, bias, false, false, 1, &random);
             p.experts = 300;
             p.used = 9;

@@ -44,11 +44,11 @@ static void the_greatest_are_chosen_in_order(void **state)
     const uint32_t all[USED] = {1, 3, 4, 8, 11};
     /* The second of three groups has the greater sum of logits' exponents, the third that of sigmoids. */
     const uint32_t second[USED] = {1, 3, 4, 5, 2}, third[USED] = {1, 3, 8, 11, 2};
-    for (int gate = ROUTER_SOFTMAX; gate <= ROUTER_SIGMOID; gate++) {
+    for (int gate = ROUTER_SOFTMAX; gate <= ROUTER_SQRT_SOFTPLUS; gate++) {
         struct router_rule plain = parameters_of((enum router_gate)gate, 0, 0);
         struct router_rule grouped = parameters_of((enum router_gate)gate, 3, 2);
         check(&plain, logits, NULL, all);
-        check(&grouped, logits, NULL, gate == ROUTER_SIGMOID ? third : second);
+        check(&grouped, logits, NULL, gate >= ROUTER_SIGMOID ? third : second);
     }
 }
 
@@ -65,7 +65,7 @@ static void none_is_chosen_twice(void **state)
             bias[i] = values[random_next(&random) % COUNT_OF(values)];
         }
         uint32_t groups = round % 3 ? 3 : 0;
-        struct router_rule p = parameters_of((enum router_gate)(round % 3), groups, groups ? 2 : 0);
+        struct router_rule p = parameters_of((enum router_gate)(round % 4), groups, groups ? 2 : 0);
         check(&p, logits, round % 2 ? bias : NULL, NULL);
     }
 }

@@ -110,6 +110,12 @@ static float softplus(float a)
     return (a > 0.0f ? a : 0.0f) + log1pf(expf(-fabsf(a)));
 }
 
+static inline void clamp(lanes *gate, lanes *up, float limit)
+{
+    *gate = lanes_min(*gate, lanes_all(limit));
+    *up = lanes_max(lanes_min(*up, lanes_all(limit)), lanes_all(-limit));
+}
+
 static void glu(enum glu_kind kind, float *out, const float *gate, const float *up, size_t count, float alpha,
                 float limit)
 {
@@ -131,13 +137,22 @@ static void glu(enum glu_kind kind, float *out, const float *gate, const float *
             g = relu(g);
             break;
         case GLU_OAI:
-            g = lanes_min(g, lanes_all(limit));
-            u = lanes_max(lanes_min(u, lanes_all(limit)), lanes_all(-limit));
+            clamp(&g, &u, limit);
             g = lanes_multiply(g, lanes_sigmoid(lanes_multiply(lanes_all(alpha), g)));
             u = lanes_add(u, lanes_all(1.0f));
             break;
         case GLU_SIGMOID:
             g = lanes_sigmoid(g);
+            break;
+        case GLU_SILU_CLAMPED:
+            clamp(&g, &u, limit);
+            g = silu(g);
+            break;
+        case GLU_SILU_CAPPED:
+            g = silu(g);
+            clamp(&g, &u, limit);
+            break;
+        case GLU_KINDS:
             break;
         }
         store_some(out, i, count, lanes_multiply(g, u));

@@ -222,7 +222,7 @@ void gpu_matmul(struct gpu *gpu, const struct gpu_matmul *jobs, size_t count);
  * and nothing done, where that cannot be one launch: many tokens, or matrices of two kinds. */
 struct gpu_glu_kind {
     enum glu_kind kind;
-    float alpha, limit; /* of GLU_OAI */
+    float alpha, limit; /* of kinds that have them */
 };
 bool gpu_matmul_glu(struct gpu *gpu, const struct gpu_matmul *jobs, const struct gpu_glu_kind *glu);
 

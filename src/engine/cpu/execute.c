@@ -67,7 +67,7 @@ hypura_status run_glu(struct batch *batch, const struct step *step, struct held 
     compute_glu(batch->compute, g->kind, rows_of(batch, g->out), g->width,
                 rows_of(batch, g->gate.buffer) + g->gate.offset, g->gate.stride,
                 rows_of(batch, g->up.buffer) + g->up.offset, g->up.stride, batch->rows * g->groups, g->width, OAI_ALPHA,
-                OAI_LIMIT);
+                g->limit);
     return HYPURA_OK;
 }
 

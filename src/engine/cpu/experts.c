@@ -137,7 +137,7 @@ static void compute_inner(struct batch *batch, const struct step *step, const st
     if (x->weighs_input)
         weigh_inputs(batch, width, group);
     float *gate = gates + group->first * width, *up = ups + group->first * width;
-    compute_glu(batch->compute, x->glu, gate, width, gate, width, up, width, group->rows, width, OAI_ALPHA, OAI_LIMIT);
+    compute_glu(batch->compute, x->glu, gate, width, gate, width, up, width, group->rows, width, OAI_ALPHA, x->limit);
 }
 
 static void compute_down(struct batch *batch, const struct step *step, const struct expert_group *group,

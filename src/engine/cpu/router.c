@@ -89,6 +89,9 @@ static void choose(const struct router *router, size_t row)
     else if (p->gate == ROUTER_SIGMOID)
         for (size_t i = 0; i < experts; i++)
             probabilities[i] = 1.0f / (1.0f + expf(-probabilities[i]));
+    else if (p->gate == ROUTER_SQRT_SOFTPLUS)
+        for (size_t i = 0; i < experts; i++)
+            probabilities[i] = sqrtf(MAX(probabilities[i], 0.0f) + log1pf(expf(-fabsf(probabilities[i]))));
     for (size_t i = 0; i < experts; i++) {
         float value = router->bias ? probabilities[i] + router->bias[i] : probabilities[i];
         selection[i] = isnan(value) ? -INFINITY : value;

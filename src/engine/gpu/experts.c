@@ -139,7 +139,7 @@ void pass_run_experts(struct batch *batch, const struct step *step, const struct
     if (fused)
         jobs[1].weights.data.offset += inner * jobs[1].weights.row_bytes;
     struct gpu_expert_matmul job = expert_job(batch, x, slots, down, inner, embedding);
-    const struct gpu_glu_kind glu = {x->glu, OAI_ALPHA, OAI_LIMIT};
+    const struct gpu_glu_kind glu = {x->glu, OAI_ALPHA, x->limit};
     bool halves = false;
     if (x->weighs_input) {
         gpu_expert_matmul(pass->gpu, jobs, 2);
@@ -149,7 +149,7 @@ void pass_run_experts(struct batch *batch, const struct step *step, const struct
     } else if (!gpu_expert_matmul_glu(pass->gpu, jobs, &glu)) {
         gpu_expert_matmul(pass->gpu, jobs, 2);
         gpu_barrier(pass->gpu);
-        halves = pass_glu(batch, x->glu, &job.weights, job.slot_stride, rows * x->used, inner, true);
+        halves = pass_glu(batch, &glu, &job.weights, job.slot_stride, rows * x->used, inner, true);
     }
     gpu_barrier(pass->gpu);
     job.in = halves ? (struct gpu_range){0} : jobs[0].out;

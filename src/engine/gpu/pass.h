@@ -243,8 +243,8 @@ bool pass_may_give_halves(const struct batch *batch, const struct step *step, en
 
 /* The gated product of the gate's and up's rows; as halves where may_halve and the reader takes those: whether it is.
  */
-bool pass_glu(struct batch *batch, enum glu_kind kind, const struct gpu_matrix *reader, uint64_t slot_stride,
-              uint32_t rows, uint32_t inner, bool may_halve);
+bool pass_glu(struct batch *batch, const struct gpu_glu_kind *glu, const struct gpu_matrix *reader,
+              uint64_t slot_stride, uint32_t rows, uint32_t inner, bool may_halve);
 
 struct gpu_mix pass_mix(const struct batch *batch, const struct step_mix *mix);
 

@@ -97,7 +97,7 @@ static hypura_status record_glu(struct batch *batch, const struct step *step, hy
     (void)error;
     gpu_glu(pass->gpu, g->kind, pass->rows[g->out], range_at(pass->rows[g->gate.buffer], g->gate.offset),
             range_at(pass->rows[g->up.buffer], g->up.offset), (uint32_t)batch->rows * g->groups, g->width,
-            g->gate.stride, g->up.stride, OAI_ALPHA, OAI_LIMIT);
+            g->gate.stride, g->up.stride, OAI_ALPHA, g->limit);
     return HYPURA_OK;
 }
 
@@ -167,17 +167,18 @@ static struct pass_product product_of(const struct batch *batch, const struct st
                                          .accumulate = m->adds}};
 }
 
-bool pass_glu(struct batch *batch, enum glu_kind kind, const struct gpu_matrix *reader, uint64_t slot_stride,
-              uint32_t rows, uint32_t inner, bool may_halve)
+bool pass_glu(struct batch *batch, const struct gpu_glu_kind *glu, const struct gpu_matrix *reader,
+              uint64_t slot_stride, uint32_t rows, uint32_t inner, bool may_halve)
 {
     struct gpu_pass *pass = batch->pass;
     struct gpu_range gate = pass->rows[BUFFER_GATE], up = pass->rows[BUFFER_UP];
     bool halves = may_halve && batch->open->geometry.halves &&
                   gpu_takes_halves(pass->gpu, reader, slot_stride, (uint32_t)batch->rows);
     if (halves)
-        gpu_glu_halves(pass->gpu, kind, pass->inner_halves, gate, up, (uint64_t)rows * inner, OAI_ALPHA, OAI_LIMIT);
+        gpu_glu_halves(pass->gpu, glu->kind, pass->inner_halves, gate, up, (uint64_t)rows * inner, glu->alpha,
+                       glu->limit);
     else
-        gpu_glu(pass->gpu, kind, gate, gate, up, rows, inner, inner, inner, OAI_ALPHA, OAI_LIMIT);
+        gpu_glu(pass->gpu, glu->kind, gate, gate, up, rows, inner, inner, inner, glu->alpha, glu->limit);
     return halves;
 }
 
@@ -201,9 +202,9 @@ static hypura_status record_multiply(struct batch *batch, const struct step *ste
         products[i] = product_of(batch, m, i);
         adapted = adapted || pass_is_adapted(batch, step->layer, m->matrices[i].role);
     }
+    const struct gpu_glu_kind glu = {m->glu, OAI_ALPHA, m->limit};
     if (m->gates && !adapted) {
         const struct gpu_matmul jobs[2] = {products[0].job, products[1].job};
-        const struct gpu_glu_kind glu = {m->glu, OAI_ALPHA, OAI_LIMIT};
         if (gpu_matmul_glu(pass->gpu, jobs, &glu))
             return HYPURA_OK;
     }
@@ -213,7 +214,7 @@ static hypura_status record_multiply(struct batch *batch, const struct step *ste
     const struct step_multiply *next = next_product(batch, step, BUFFER_GATE);
     struct gpu_matrix reader = next ? pass_matrix(batch, next->matrices[0].unit) : (struct gpu_matrix){0};
     gpu_barrier(pass->gpu);
-    if (pass_glu(batch, m->glu, &reader, 0, (uint32_t)batch->rows, m->matrices[0].rows, next))
+    if (pass_glu(batch, &glu, &reader, 0, (uint32_t)batch->rows, m->matrices[0].rows, next))
         pass->state[BUFFER_GATE] = ROWS_HALVES;
     return HYPURA_OK;
 }

@@ -29,14 +29,6 @@ layout(push_constant) uniform Push
 shared vec4 query[MOST_KEYS / 4];
 shared vec4 key[MOST_KEYS / 4];
 
-/* log(1 + e) where e may be lost beside 1. */
-float log_of_one_more(float e)
-{
-    precise float u = 1.0 + e;
-    precise float lost = u - 1.0;
-    return lost == 0.0 ? e : log(u) * (e / lost);
-}
-
 void main()
 {
     uint slices = (value_size + GROUP - 1) / GROUP, head = gl_WorkGroupID.x / slices;

@@ -29,6 +29,14 @@ float gelu_erf(float a)
     return 0.5 * a * (1.0 + erf_of(a * 0.70710678));
 }
 
+/* log(1 + e) where e may be lost beside 1. */
+float log_of_one_more(float e)
+{
+    precise float u = 1.0 + e;
+    precise float lost = u - 1.0;
+    return lost == 0.0 ? e : log(u) * (e / lost);
+}
+
 /* The gated activation of a kind, by its number in enum glu_kind. */
 float gated(uint kind, float gate, float up, float alpha, float limit)
 {
@@ -52,6 +60,15 @@ float gated(uint kind, float gate, float up, float alpha, float limit)
         break;
     case 5:
         gate = sigmoid(gate);
+        break;
+    case 6:
+        gate = min(gate, limit);
+        up = clamp(up, -limit, limit);
+        gate *= sigmoid(gate);
+        break;
+    case 7:
+        gate = min(gate * sigmoid(gate), limit);
+        up = clamp(up, -limit, limit);
         break;
     }
     return gate * up;

@@ -11,6 +11,7 @@ layout(constant_id = 1) const bool NORMALISE = true;
 #define SOFTMAX 0
 #define SOFTMAX_SELECTED 1
 #define SIGMOID 2
+#define SQRT_SOFTPLUS 3
 
 #define MOST_EXPERTS 1024
 #define MOST_USED 128
@@ -91,6 +92,9 @@ void do_row(uint row, uint thread)
     } else if (GATE == SIGMOID) {
         for (uint e = thread; e < experts; e += GROUP)
             probability[e] = sigmoid(probability[e]);
+    } else if (GATE == SQRT_SOFTPLUS) {
+        for (uint e = thread; e < experts; e += GROUP)
+            probability[e] = sqrt(max(probability[e], 0.0) + log_of_one_more(exp(-abs(probability[e]))));
     }
     for (uint e = thread; e < experts; e += GROUP)
         selection[e] = ordered(probability[e] + (uint64_t(selection_bias) != 0 ? selection_bias.v[e] : 0.0));
