@@ -159,6 +159,18 @@ def the_store_has_one_word_for_one_thing():
     assert not found, sorted(found)
 
 
+def experts_are_prefetched_and_tokens_drafted():
+    """What was a guess for both has the field's words, but in the public header's names."""
+    looked, found = 0, set()
+    for folder in ("engine", "plan"):
+        for path in glob.glob(os.path.join(SOURCE, "src", folder, "**", "*.[ch]"), recursive=True):
+            with open(path) as file:
+                code = re.sub(r'/\*.*?\*/|"(\\.|[^"\\])*"', " ", file.read(), flags=re.S)
+            looked += 1
+            found |= {(os.path.relpath(path, SOURCE), word) for word in re.findall(r"\w*(?:guess|speculat)\w*", code, re.I)}
+    assert looked > 40 and found <= {("src/engine/library.c", "bytes_guessed")}, sorted(found)
+
+
 def the_library_never_prints_exits_or_aborts():
     wanting = {name: wanted & PRINTS_OR_ENDS for name, (_, wanted) in symbols(LIBRARY).items() if wanted & PRINTS_OR_ENDS}
     assert not wanting, wanting
@@ -235,7 +247,7 @@ def without_a_gpu_it_would_be_whole():
 if __name__ == "__main__":
     sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder, the_waist_knows_no_device,
                              files_of_a_folder_do_not_call_in_a_circle, files_of_the_store_call_those_below,
-                             the_store_has_one_word_for_one_thing,
+                             the_store_has_one_word_for_one_thing, experts_are_prefetched_and_tokens_drafted,
                              the_library_never_prints_exits_or_aborts, the_library_wants_nothing_that_macos_lacks,
                              what_is_built_for_an_instruction_set_is_reached_through_tables,
                              executors_know_no_architecture, files_are_not_handed_to_other_programs, without_a_gpu_it_would_be_whole]) else 0)

@@ -7,12 +7,12 @@
 /* Tokens in the same order that are looked for at most: longer ones are no surer. */
 #define LONGEST_MATCH 16u
 
-/* Kinds of guesses: by the length of the match, then by the smaller model's probability. */
+/* Kinds of drafts: by the length of the match, then by the smaller model's probability. */
 #define MATCH_KINDS 6u
 #define MODEL_KINDS 4u
 #define KINDS (MATCH_KINDS + MODEL_KINDS)
 
-/* How often a kind comes true: what was seen, of which half is forgotten after some fifty guesses, beside so many
+/* How often a kind comes true: what was seen, of which half is forgotten after some fifty drafts, beside so many
  * that are assumed. */
 #define REMEMBERED 0.986f
 #define ASSUMED 4.0f
@@ -23,7 +23,7 @@
 /* A further token takes this share of a pass, until it was measured; and how fast measured times count. */
 #define ASSUMED_SHARE 0.3
 #define LEARNING 0.25
-/* One pass of so many goes without guesses, so that what it takes stays known. */
+/* One pass of so many goes without drafts, so that what it takes stays known. */
 #define ALONE 32u
 
 struct kind {
@@ -37,9 +37,9 @@ struct drafter {
     struct kind kinds[KINDS], model; /* model: of the smaller model, however sure it was */
     double pass, further; /* nanoseconds of a pass over one token, and of each more; pass 0: not measured yet */
     uint32_t passes;
-    double drafting; /* of a guess by the smaller model; 0: not measured yet */
+    double drafting; /* of a draft by the smaller model; 0: not measured yet */
 
-    /* The guesses at hand. */
+    /* The drafts at hand. */
     uint32_t count;
     uint8_t kind[DRAFT_MOST];
 
@@ -50,7 +50,7 @@ hypura_status drafter_create(struct drafter **out, const struct engine *engine, 
 {
     struct drafter *drafter;
     struct engine *small = engine_draft_model(engine);
-    hypura_status status = ALLOCATE(&drafter, 1, "guesses", error);
+    hypura_status status = ALLOCATE(&drafter, 1, "drafts", error);
     if (status)
         return status;
     drafter->small = small;
@@ -94,7 +94,7 @@ static void forget(struct drafter *drafter, struct kind *kind)
     drafter->further += (1 - FORGOTTEN) * (ASSUMED_SHARE * drafter->pass - drafter->further);
 }
 
-/* What is expected of the guesses so far: that the next one comes to count, tokens, and nanoseconds. */
+/* What is expected of the drafts so far: that the next one comes to count, tokens, and nanoseconds. */
 struct prospect {
     double reached, tokens, time;
 };

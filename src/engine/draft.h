@@ -1,15 +1,15 @@
-/* draft: guesses of the tokens that come next, so that one pass over the weights can give several.
+/* draft: tokens that are likely to come next, so that one pass over the weights can give several.
  *
  * A few more tokens hardly make a pass longer where weights come from a drive or through memory. So a generator lets
  * tokens that are likely to come pass together with the one that is known, and keeps those that the sampler then
- * chooses from their logits. A guess changes no token: logits do not depend on how tokens were cut into batches
+ * chooses from their logits. A draft changes no token: logits do not depend on how tokens were cut into batches
  * (engine.h), and the sampler draws from one after the other, as it would have anyway.
  *
- * Guesses come from where the last tokens stood before in the same text ("prompt lookup", Saxena 2023), and from a
+ * Drafts come from where the last tokens stood before in the same text ("prompt lookup", Saxena 2023), and from a
  * smaller model with the same vocabulary (Leviathan et al. 2023), which takes its likeliest token each time.
  *
- * How many: a drafter measures what a pass takes with so many guesses, and how often guesses of a kind came true: by
- * how many tokens stood before in the same order, or by how sure the smaller model was. A guess is offered as long as
+ * How many: a drafter measures what a pass takes with so many drafts, and how often drafts of a kind came true: by
+ * how many tokens stood before in the same order, or by how sure the smaller model was. A draft is offered as long as
  * the tokens that it lets expect grow by more than the time does. Kinds that failed are tried again after a while.
  *
  * Threads: one at a time. */
@@ -22,7 +22,7 @@
 
 struct drafter;
 
-/* Guesses for an engine, with its smaller model where it has one, which is borrowed. With DRAFTING_ON as many as can be
+/* Drafts for an engine, with its smaller model where it has one, which is borrowed. With DRAFTING_ON as many as can be
  * had, whatever they bring. */
 hypura_status drafter_create(struct drafter **out, const struct engine *engine, hypura_error *error);
 void drafter_destroy(struct drafter *drafter);
@@ -31,7 +31,7 @@ void drafter_destroy(struct drafter *drafter);
 uint32_t drafter_propose(struct drafter *drafter, const int32_t *tokens, size_t count, uint32_t most,
                          int32_t out[DRAFT_MOST]);
 
-/* A pass over one known token and the last guesses took so long, and so many of them came true. */
+/* A pass over one known token and the last drafts took so long, and so many of them came true. */
 void drafter_learn(struct drafter *drafter, uint32_t accepted, uint64_t nanoseconds);
 
 #endif

@@ -27,7 +27,7 @@ struct engine_adapter {
     float scale; /* 1: as trained */
 };
 
-/* Whether a generator guesses tokens (draft.h): while it pays, as many as can be, none. */
+/* Whether a generator drafts tokens (draft.h): while it pays, as many as can be, none. */
 enum engine_drafting { DRAFTING_AUTO, DRAFTING_ON, DRAFTING_OFF };
 
 struct engine_options {
@@ -49,7 +49,7 @@ struct engine_options {
     uint32_t depth;    /* reads in flight; 0: as measured */
     bool wait_for_all; /* compute a layer's experts only when all are there; for comparison */
     enum engine_drafting drafting;
-    const char *draft_path;  /* a smaller model that guesses tokens, or NULL */
+    const char *draft_path;  /* a smaller model that drafts tokens, or NULL */
     bool draft_optional;     /* where it cannot, a warning says so, and the model runs without; else that is an error */
     bool remember_usage;     /* which experts were used, from run to run, in the user's state folder */
     const char *trace_path;  /* records the routing, or NULL */
@@ -102,7 +102,7 @@ struct engine_batch {
     const uint32_t *positions; /* within a sequence they follow one another, from the number of positions held */
     const uint32_t *sequences; /* below plan->sequences; tokens of a sequence are adjacent. NULL: all 0 */
     const bool *want_logits;   /* NULL: of the last token only */
-    uint32_t drafted;          /* of the tokens of the only sequence, the last so many are guesses: engine_accept
+    uint32_t drafted;          /* of the tokens of the only sequence, the last so many are drafts: engine_accept
                                 * says which of them came true. At most engine_drafts */
 
     /* Called with each token that wants logits, in order, while the output matrix is held; false stops with
@@ -119,13 +119,13 @@ hypura_status engine_forward(struct engine *engine, const struct engine_batch *b
 
 enum engine_drafting engine_drafting(const struct engine *engine);
 
-/* The smaller model that guesses tokens; NULL: none. */
+/* The smaller model that drafts tokens; NULL: none. */
 struct engine *engine_draft_model(const struct engine *engine);
 
-/* How many guessed tokens a batch may have: none where a sequence cannot go back, and while its routing is recorded. */
+/* How many drafted tokens a batch may have: none where a sequence cannot go back, and while its routing is recorded. */
 uint32_t engine_drafts(const struct engine *engine);
 
-/* After a batch with guessed tokens: the first so many of them came true, the sequence forgets the others. */
+/* After a batch with drafted tokens: the first so many of them came true, the sequence forgets the others. */
 void engine_accept(struct engine *engine, uint32_t sequence, uint32_t accepted);
 
 /* Logits [vocabulary] of the batch's index-th token that wanted them, counted among those; valid until the next
@@ -176,11 +176,11 @@ hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_er
 struct engine_statistics {
     double load_seconds;
     uint64_t prompt_tokens, generated_tokens; /* of batches with several known tokens of a sequence, with one; of
-                                               * guesses those that came true */
+                                               * drafts those that came true */
     uint64_t decode_passes;                   /* batches that generated tokens */
-    uint64_t drafted_tokens, accepted_tokens; /* guesses that passed with them, and those that came true */
+    uint64_t drafted_tokens, accepted_tokens; /* drafts that passed with them, and those that came true */
     double prompt_seconds, decode_seconds;
-    uint64_t decode_bytes_read; /* from storage, while decoding, without what was guessed wrong */
+    uint64_t decode_bytes_read; /* from storage, while decoding, without what was prefetched in vain */
     uint64_t peak_rss_bytes;
     uint64_t budget_bytes, largest_budget_bytes;  /* now; so far, which is what the peak was allowed */
     uint64_t bytes_gpu, bytes_ram, bytes_storage; /* of the weights, by tier now: storage is what is in no memory */

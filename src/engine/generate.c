@@ -165,7 +165,7 @@ static void add_to_batch(struct generator *generator, uint32_t sequence, int32_t
     (*count)++;
 }
 
-/* Lets guesses of what follows pass with the only token of a batch. They take no block of the shared room. */
+/* Lets drafts of what follows pass with the only token of a batch. They take no block of the shared room. */
 static void add_drafts(struct generator *generator, uint32_t sequence, size_t *count)
 {
     struct slot *slot = &generator->slots[sequence];
@@ -318,7 +318,7 @@ static void end_all(struct generator *generator, const hypura_error *error)
     }
 }
 
-/* The batch's tokens are held now, but for guesses. Returns how many sequences are due for a token. */
+/* The batch's tokens are held now, but for drafts. Returns how many sequences are due for a token. */
 static size_t note_batch(struct generator *generator, size_t count)
 {
     size_t due = 0;
@@ -336,7 +336,7 @@ static size_t note_batch(struct generator *generator, size_t count)
     return due;
 }
 
-/* Chooses tokens as long as the guess after the last one is what was chosen. */
+/* Chooses tokens as long as the draft after the last one is what was chosen. */
 static void take_drafts(struct generator *generator, uint64_t nanoseconds)
 {
     struct slot *slot = &generator->slots[generator->batch_sequences[0]];

@@ -2,7 +2,7 @@
  *
  * A generator runs requests on the engine's sequences. Each step is one batch: one token of every sequence that
  * decodes, and as many prompt tokens of the others as the chunk has room for. A sequence that is free keeps its tokens,
- * so that the next turn of a chat only computes what is new. While one sequence decodes alone, tokens that are guessed
+ * so that the next turn of a chat only computes what is new. While one sequence decodes alone, tokens that are drafted
  * pass with its last one (draft.h).
  *
  * Where sequences share room for their positions (engine_room), a request starts when its prompt and the next block of

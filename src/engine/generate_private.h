@@ -58,7 +58,7 @@ struct generator {
     bool *batch_want;
     struct due *due; /* [slot_count] */
 
-    struct drafter *drafter; /* NULL: nothing is guessed */
+    struct drafter *drafter; /* NULL: nothing is drafted */
     int32_t drafts[DRAFT_MOST];
     uint32_t drafted; /* of the batch at hand */
 

@@ -4,8 +4,8 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* How many of its first guesses count as made before there was one: right with this probability when the router of the
- * layer would choose it now, or nearly would. */
+/* So many prefetches of a kind count as made before there was one: right with this probability when the router of the
+ * layer would choose the expert now, or nearly would. */
 #define PRIOR_WEIGHT 16.0f
 #define PRIOR_CHOSEN 0.6f
 #define PRIOR_NEXT 0.15f
@@ -13,8 +13,8 @@
 #define LEAST_SHARE 1e-20f
 
 /* The router of a layer on a state that it was not trained for still finds most of what it will choose, since the
- * residual stream moves little from layer to layer: the surer, the farther a guess is from the border between what is
- * chosen and what is not. How often guesses of each margin came true, so many layers ahead, is counted and offered as
+ * residual stream moves little from layer to layer: the surer, the farther a choice is from the border between what is
+ * chosen and what is not. How often choices of each margin came true, so many layers ahead, is counted and offered as
  * their probability. */
 static float prefetch_probability(const struct prefetcher *prefetcher, uint32_t ahead, uint32_t margin)
 {
@@ -30,13 +30,13 @@ uint32_t prefetch_ranks(const struct model_parameters *p)
     return MIN(MIN(ranks, p->experts), PREFETCH_MAX_RANKS);
 }
 
-/* What was guessed so many layers ahead (less one) for a layer. */
+/* What was prefetched so many layers ahead (less one) for a layer. */
 static struct look *look_at(struct prefetcher *prefetcher, uint32_t ahead, uint32_t layer)
 {
     return &prefetcher->looks[ahead][layer % PREFETCH_LAYERS];
 }
 
-/* Where the experts of a guess stand in guessed, and how sure they are in margins. */
+/* Where the experts of a prefetch stand in prefetched, and how sure they are in margins. */
 static size_t prefetch_place(const struct batch *batch, uint32_t ahead, uint32_t layer)
 {
     return ((size_t)ahead * PREFETCH_LAYERS + layer % PREFETCH_LAYERS) * PREFETCH_ROWS * batch->prefetcher.ranks;
@@ -172,7 +172,7 @@ static hypura_status prefetch_layer(struct batch *batch, uint32_t number, uint32
     return HYPURA_OK;
 }
 
-/* Single tokens, or a few; a long batch of them uses all experts; what is between uses too many to guess. */
+/* Single tokens, or a few; a long batch of them uses all experts; what is between uses too many to tell which. */
 static bool uses_all_experts(const struct batch *batch)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
@@ -184,8 +184,8 @@ static bool prefetches_by_token(const struct batch *batch)
     return batch->rows <= PREFETCH_ROWS && !uses_all_experts(batch);
 }
 
-/* Whether a layer's experts are worth guessing, and its router at hand: a read of its own would come too late, and what
- * is on the GPU cannot be asked. */
+/* Whether a layer's experts are worth prefetching, and its router at hand: a read of its own would come too late, and
+ * what is on the GPU cannot be asked. */
 static bool can_prefetch(const struct batch *batch, uint32_t number)
 {
     struct step_router router;
@@ -193,7 +193,7 @@ static bool can_prefetch(const struct batch *batch, uint32_t number)
            !plan_in_ring(batch->open->plan, router.route->route.router);
 }
 
-/* A guess for this layer was made in this pass, farther ahead. */
+/* This layer was prefetched in this pass, farther ahead. */
 static bool prefetched_before(struct prefetcher *prefetcher, uint32_t number, uint32_t ahead)
 {
     for (uint32_t farther = ahead + 1; farther < PREFETCH_LAYERS; farther++) {

@@ -2,7 +2,7 @@
  *
  * While the drive reads and the cores compute, both are slower than alone, as the profile saw them
  * (hardware_side_by_side). Tensors that stream are read ahead in a known order, so reading and computing them go on
- * side by side for the whole pass. Experts are known when their router has spoken, and guessed a layer before: what
+ * side by side for the whole pass. Experts are known when their router has spoken, and prefetched a layer before: what
  * misses in two layers is read while these compute, and no other. How many miss is binomial, and the last one that
  * arrives is computed after it. */
 #include "plan/plan_private.h"
@@ -137,8 +137,8 @@ double plan_expert_speed(const struct storage *storage, double expert_bytes, uin
     return expert_speed(storage, expert_bytes, slices, experts, storage->depth);
 }
 
-/* What was only guessed gets a part of the depth, so that it delays no demand (src/store/io.c). */
-static double guess_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts)
+/* What is only likely gets a part of the depth, so that it delays no demand (src/store/io.c). */
+static double prefetch_speed(const struct storage *storage, double expert_bytes, uint32_t slices, uint32_t experts)
 {
     return expert_speed(storage, expert_bytes, slices, experts, MAX(storage->depth / 4, 2u));
 }
@@ -160,13 +160,13 @@ double plan_ring_speed(const struct plan_table *table, const struct plan *plan, 
     return read_speed(storage, (uint64_t)block, (uint32_t)MIN(ahead / block, (double)storage->depth));
 }
 
-/* What misses in so many neighbouring layers is read while these compute. The next layer's experts are guessed before
- * the one at work is done; guesses from farther are made while the drive has nothing else to do, and bring little more
- * (docs/performance.md, "What a schedule could reach"). */
-#define GUESSED_LAYERS 2u
+/* What misses in so many neighbouring layers is read while these compute. The next layer's experts are prefetched
+ * before the one at work is done; prefetches from farther are made while the drive has nothing else to do, and bring
+ * little more (docs/performance.md, "What a schedule could reach"). */
+#define PREFETCHED_LAYERS 2u
 
-/* Bytes read of experts for each that is needed: some guesses are wrong. Seen in what runs of both mixtures read (0.19
- * to 0.44 more); where little misses most of that is read while the drive would be idle. */
+/* Bytes read of experts for each that is needed: some prefetches are in vain. Seen in what runs of both mixtures read
+ * (0.19 to 0.44 more); where little misses most of that is read while the drive would be idle. */
 #define READ_FOR_NEEDED 1.2
 
 struct layer_cost {
@@ -177,14 +177,14 @@ struct layer_cost {
 };
 
 /* The mean time of a layer, when each of the experts that it uses misses with this probability: of as many layers like
- * it as guesses join, what misses in all of them is read side by side with what they compute. */
+ * it as prefetches join, what misses in all of them is read side by side with what they compute. */
 static double layer_seconds(const struct layer_cost *layer, double tensors, const struct plan_table *table,
                             const struct storage *storage, double miss)
 {
     double one_compute = layer->expert_compute / table->experts, one_bytes = layer->expert_bytes / table->experts;
     double compute = tensors + table->experts_used * one_compute;
-    uint32_t layers = MIN(GUESSED_LAYERS, table->layers), used = layers * table->experts_used;
-    struct storage ahead = *storage; /* what is read while computing was only guessed */
+    uint32_t layers = MIN(PREFETCHED_LAYERS, table->layers), used = layers * table->experts_used;
+    struct storage ahead = *storage; /* what is read while computing is only likely */
     bool none = miss > 0.9999;       /* not one hit, before the powers of nearly nothing vanish */
     double mean = 0, probability = none ? 1 : pow(1 - miss, used);
     for (uint32_t misses = none ? used : 0; misses <= used; misses++) {
@@ -192,7 +192,7 @@ static double layer_seconds(const struct layer_cost *layer, double tensors, cons
         if (misses) {
             double speed = plan_expert_speed(storage, one_bytes, layer->slices, misses);
             ahead.reading_beside =
-                storage->reading_beside * fmin(guess_speed(storage, one_bytes, layer->slices, misses) / speed, 1);
+                storage->reading_beside * fmin(prefetch_speed(storage, one_bytes, layer->slices, misses) / speed, 1);
             seconds =
                 hardware_side_by_side(&ahead, seconds - one_compute, READ_FOR_NEEDED * misses * one_bytes / speed) +
                 one_compute;

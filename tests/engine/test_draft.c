@@ -1,4 +1,4 @@
-/* Tokens that are guessed ahead change when a text comes, and nothing else. */
+/* Tokens that are drafted change when a text comes, and nothing else. */
 #include "answer.h"
 #include "reference.h"
 
@@ -79,14 +79,14 @@ static void assert_same_answer(const char *name, const struct answer *expected, 
 {
     if (expected->count != answer->count ||
         memcmp(expected->tokens, answer->tokens, answer->count * sizeof *answer->tokens) != 0)
-        fail_msg("%s: other tokens with guesses than without (%zu and %zu)", name, answer->count, expected->count);
+        fail_msg("%s: other tokens with drafts than without (%zu and %zu)", name, answer->count, expected->count);
     assert_int_equal(answer->result.reason, expected->result.reason);
     assert_int_equal(answer->result.generated_tokens, expected->result.generated_tokens);
     assert_int_equal(answer->result.cached_tokens, expected->result.cached_tokens);
     assert_true(answer->result.stop_string == expected->result.stop_string);
 }
 
-/* Two turns, of which the second begins with the first and its answer; returns the guesses that came true. */
+/* Two turns, of which the second begins with the first and its answer; returns the drafts that came true. */
 static uint64_t compare(const char *name, uint32_t context, size_t prompt, const struct wish *wish, const char *draft)
 {
     static struct answer expected[2], answer;
@@ -122,7 +122,7 @@ static uint64_t compare(const char *name, uint32_t context, size_t prompt, const
     return accepted;
 }
 
-static void guesses_change_no_token(void **state)
+static void drafts_change_no_token(void **state)
 {
     (void)state;
     static const char *const models[] = {"llama",        "mixtral", "q-llama-Q4_K_M", "phi3-longrope",
@@ -130,22 +130,22 @@ static void guesses_change_no_token(void **state)
     const struct wish greedy = {.max_tokens = 60, .temperature = 0}, sampled = {.max_tokens = 60, .temperature = 0.5f};
     for (size_t i = 0; i < COUNT_OF(models); i++) {
         if (compare(models[i], 256, 20, &greedy, NULL) == 0)
-            fail_msg("%s: no guess came true", models[i]);
+            fail_msg("%s: no draft came true", models[i]);
         compare(models[i], 256, 20, &sampled, NULL);
     }
 }
 
-static void guesses_leave_windows_whole(void **state)
+static void drafts_leave_windows_whole(void **state)
 {
     (void)state;
     const struct wish greedy = {.max_tokens = 40, .temperature = 0};
     static const char *const models[] = {"gemma2", "gpt-oss"};
     for (size_t i = 0; i < COUNT_OF(models); i++)
         if (compare(models[i], 900, 700, &greedy, NULL) == 0)
-            fail_msg("%s: no guess came true", models[i]);
+            fail_msg("%s: no draft came true", models[i]);
 }
 
-static void an_end_within_guesses_is_where_it_was(void **state)
+static void an_end_within_drafts_is_where_it_was(void **state)
 {
     (void)state;
     const struct wish wishes[] = {{.max_tokens = 1},
@@ -175,14 +175,14 @@ static void an_end_within_guesses_is_where_it_was(void **state)
     assert_same_answer("embedded", &without, &with);
 }
 
-static void a_smaller_model_guesses(void **state)
+static void a_smaller_model_drafts(void **state)
 {
     (void)state;
     const struct wish greedy = {.max_tokens = 60, .temperature = 0}, sampled = {.max_tokens = 60, .temperature = 0.5f};
     uint64_t accepted = compare("q-llama-Q8_0", 256, 20, &greedy, "q-llama-Q4_K_M");
     /* It is the same model but for its rounding: most of 118 tokens. */
     if (accepted < 60)
-        fail_msg("%llu guesses came true", (unsigned long long)accepted);
+        fail_msg("%llu drafts came true", (unsigned long long)accepted);
     compare("q-llama-Q8_0", 256, 20, &sampled, "q-llama-Q4_K_M");
 }
 
@@ -256,7 +256,7 @@ static void a_smaller_model_is_planned_for_with_its_vocabulary(void **state)
     unlink(path);
 }
 
-static void a_model_that_cannot_guess_is_refused(void **state)
+static void a_model_that_cannot_draft_is_refused(void **state)
 {
     (void)state;
     static const struct {
@@ -283,7 +283,7 @@ static void a_model_that_cannot_guess_is_refused(void **state)
     }
 }
 
-static void a_sequence_that_cannot_go_back_gets_no_guesses(void **state)
+static void a_sequence_that_cannot_go_back_gets_no_drafts(void **state)
 {
     (void)state;
     struct engine *engine = open_drafting("qwen3next", 256, DRAFTING_ON, NULL);
@@ -299,11 +299,11 @@ static void a_sequence_that_cannot_go_back_gets_no_guesses(void **state)
     assert_int_equal(compare("qwen3next", 256, 20, &greedy, NULL), 0);
 }
 
-/* ---- how many are guessed ------------------------------------------------------------------------------------------
+/* ---- how many are drafted ------------------------------------------------------------------------------------------
  */
 
-/* 1 2 3 4 again and again: all of it can be guessed. */
-static uint32_t guess(struct drafter *drafter)
+/* 1 2 3 4 again and again: all of it can be drafted. */
+static uint32_t drafts(struct drafter *drafter)
 {
     int32_t tokens[64], out[DRAFT_MOST];
     for (int32_t i = 0; i < 64; i++)
@@ -314,49 +314,49 @@ static uint32_t guess(struct drafter *drafter)
     return count;
 }
 
-static uint32_t guessed; /* in the last "learn" */
+static uint32_t drafted; /* in the last "learn" */
 
-/* Passes of a millisecond, in which all guesses come true or none, and each takes so long; returns the most guesses of
+/* Passes of a millisecond, in which all drafts come true or none, and each takes so long; returns the most drafts of
  * the last two. */
 static uint32_t learn(struct drafter *drafter, int passes, bool come_true, uint64_t further)
 {
     uint32_t count = 0, before = 0;
-    guessed = 0;
+    drafted = 0;
     for (int i = 0; i < passes; i++) {
         before = count;
-        count = guess(drafter);
-        guessed += count;
+        count = drafts(drafter);
+        drafted += count;
         drafter_learn(drafter, come_true ? count : 0, 1000000 + count * further);
     }
     return MAX(count, before);
 }
 
-static void as_many_are_guessed_as_pay(void **state)
+static void as_many_are_drafted_as_pay(void **state)
 {
     (void)state;
     struct engine *engine = open_drafting("llama", 256, DRAFTING_AUTO, NULL);
     struct drafter *drafter;
     assert_ok(drafter_create(&drafter, engine, &test_error));
-    assert_int_equal(guess(drafter), 0); /* nothing is known of what a pass takes */
+    assert_int_equal(drafts(drafter), 0); /* nothing is known of what a pass takes */
     drafter_learn(drafter, 0, 1000000);
-    assert_true(guess(drafter) > 0);
+    assert_true(drafts(drafter) > 0);
     /* Further tokens that cost next to nothing, and come true. */
     assert_int_equal(learn(drafter, 40, true, 1000), 7);
     /* They take as long as a pass of their own: then there is nothing to be won, but it is tried again at times. */
     learn(drafter, 200, true, 1100000);
     learn(drafter, 2000, true, 1100000);
-    assert_in_range(guessed, 1, 100);
+    assert_in_range(drafted, 1, 100);
     /* Cheap again, but none comes true. */
     learn(drafter, 2000, false, 200000);
     learn(drafter, 1000, false, 200000);
-    assert_in_range(guessed, 1, 150);
+    assert_in_range(drafted, 1, 150);
     /* They come true: soon there are many. */
     assert_int_equal(learn(drafter, 400, true, 100000), 7);
     drafter_destroy(drafter);
     engine_close(engine);
 }
 
-static void what_does_not_repeat_is_not_guessed(void **state)
+static void what_does_not_repeat_is_not_drafted(void **state)
 {
     (void)state;
     struct engine *engine = open_drafting("llama", 256, DRAFTING_ON, NULL);
@@ -377,15 +377,15 @@ static void what_does_not_repeat_is_not_guessed(void **state)
 
 int main(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(guesses_change_no_token),
-                                              cmocka_unit_test(guesses_leave_windows_whole),
-                                              cmocka_unit_test(an_end_within_guesses_is_where_it_was),
-                                              cmocka_unit_test(a_smaller_model_guesses),
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(drafts_change_no_token),
+                                              cmocka_unit_test(drafts_leave_windows_whole),
+                                              cmocka_unit_test(an_end_within_drafts_is_where_it_was),
+                                              cmocka_unit_test(a_smaller_model_drafts),
                                               cmocka_unit_test(a_smaller_model_is_planned_for),
                                               cmocka_unit_test(a_smaller_model_is_planned_for_with_its_vocabulary),
-                                              cmocka_unit_test(a_model_that_cannot_guess_is_refused),
-                                              cmocka_unit_test(a_sequence_that_cannot_go_back_gets_no_guesses),
-                                              cmocka_unit_test(as_many_are_guessed_as_pay),
-                                              cmocka_unit_test(what_does_not_repeat_is_not_guessed)};
+                                              cmocka_unit_test(a_model_that_cannot_draft_is_refused),
+                                              cmocka_unit_test(a_sequence_that_cannot_go_back_gets_no_drafts),
+                                              cmocka_unit_test(as_many_are_drafted_as_pay),
+                                              cmocka_unit_test(what_does_not_repeat_is_not_drafted)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
