@@ -2,6 +2,7 @@
  * as it goes. Only the files of this folder, and those of the engine that start a list, include it.
  *
  *   execute.c    the walk, and the steps that are one call
+ *   rows.c       the buffers of a batch
  *   multiply.c   products with matrices that may come in pieces
  *   attend.c     heads, attention, its latent kind
  *   delta_net.c  recurrence

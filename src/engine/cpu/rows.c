@@ -1,0 +1,32 @@
+/* What steps read and write. */
+#include "engine/cpu/execute.h"
+
+float *rows_of(struct batch *batch, enum step_buffer buffer)
+{
+    return batch->scratch.buffers[buffer];
+}
+
+/* Inner rows of a feed forward have an activation of their own: what it read is wanted again by the experts. */
+static struct input *place_of(struct batch *batch, enum step_buffer buffer)
+{
+    return &batch->scratch.inputs[buffer == BUFFER_GATE];
+}
+
+struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t columns, size_t stride)
+{
+    struct input *input = place_of(batch, buffer);
+    if (input->buffer != buffer || input->columns != columns || input->stride != stride) {
+        activation_set(input->activation, rows_of(batch, buffer), batch->rows, columns, stride);
+        input->buffer = buffer;
+        input->columns = columns;
+        input->stride = stride;
+    }
+    return input->activation;
+}
+
+void forget_inputs(struct batch *batch, uint32_t written)
+{
+    for (size_t i = 0; i < COUNT_OF(batch->scratch.inputs); i++)
+        if (written >> batch->scratch.inputs[i].buffer & 1)
+            batch->scratch.inputs[i].buffer = BUFFER_NONE;
+}
