@@ -100,10 +100,13 @@ void engine_ask(struct asked *out, const struct geometry *geometry, const struct
     *out = (struct asked){options->context, options->chunk, options->kv_type};
     if (geometry->windows)
         out->chunk = MIN(out->chunk, WINDOW_SLACK);
-    if (!(model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER))
+    const uint32_t most = model_parameters(geometry->model)->context;
+    bool encoder = model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER;
+    if (encoder || model_tensor(geometry->model, ROLE_POSITION_EMBEDDING) != NO_UNIT) /* a row for each, no more */
+        out->positions = MIN(out->positions ? out->positions : encoder ? ENCODER_CONTEXT : most, most);
+    if (!encoder)
         return;
     /* A text passes an encoder as one batch, and nothing reads its cache later. */
-    out->positions = MIN(out->positions ? out->positions : ENCODER_CONTEXT, model_parameters(geometry->model)->context);
     out->chunk = MIN(out->positions, MAX_CHUNK);
     out->kv_type = TENSOR_F32;
 }

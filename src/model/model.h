@@ -49,6 +49,8 @@ enum tensor_role {
     /* of a layer, in the order of their use */
     ROLE_ATTENTION_NORM,
     ROLE_ATTENTION_NORM_BIAS,
+    ROLE_ATTENTION_OWN_NORM, /* where the feed forward next to it reads through the one above */
+    ROLE_ATTENTION_OWN_NORM_BIAS,
     ROLE_ATTENTION_QKV,
     ROLE_ATTENTION_QKV_BIAS,
     ROLE_ATTENTION_Q,
@@ -173,10 +175,10 @@ struct model_layer {
     bool rope;                     /* false: a layer without positions */
     bool rope_local;               /* uses the rope base of sliding layers, unscaled (Gemma 3, OLMo 3) */
     bool moe;
-    uint32_t feed_forward;           /* of a dense layer */
+    uint32_t feed_forward;            /* of a dense layer */
     float expert_limit, shared_limit; /* gates and what they let through are clamped; 0: not */
-    unit_number tensors[ROLE_COUNT]; /* NO_UNIT where absent; expert tensors are in experts */
-    unit_number first_expert;        /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
+    unit_number tensors[ROLE_COUNT];  /* NO_UNIT where absent; expert tensors are in experts */
+    unit_number first_expert;         /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
 };
 
 /* Plain numbers, as read from the metadata and completed with the architecture's defaults. */
@@ -237,11 +239,11 @@ enum architecture_flag {
     ARCHITECTURE_CHUNKED = 1 << 15,            /* layers with positions see their chunk only, the others grow sharper */
     ARCHITECTURE_QK_NORM_PLAIN = 1 << 16,      /* queries and keys with positions are normed after rope, no weights */
     ARCHITECTURE_EXPERT_INPUT_WEIGHED = 1 << 17, /* an expert's weight multiplies what it reads, not what it gives */
-    ARCHITECTURE_PARALLEL = 1 << 18,             /* attention and feed forward read the same rows */
-    ARCHITECTURE_LOGITS_SCALED = 1 << 19,        /* logit_scale multiplies logits, where others divide by it */
-    ARCHITECTURE_WINDOWS_TURN = 1 << 20,         /* layers without a window have no positions */
-    ARCHITECTURE_SHARED_CLAMPED = 1 << 21,       /* shared experts too, where the routed ones are */
-    ARCHITECTURE_NORMS_BEHIND = 1 << 8           /* no norms before attention and feed forward, only behind them */
+    ARCHITECTURE_PARALLEL = 1 << 18, /* attention and feed forward read the same rows, unless there is a norm between */
+    ARCHITECTURE_LOGITS_SCALED = 1 << 19,  /* logit_scale multiplies logits, where others divide by it */
+    ARCHITECTURE_WINDOWS_TURN = 1 << 20,   /* layers without a window have no positions */
+    ARCHITECTURE_SHARED_CLAMPED = 1 << 21, /* shared experts too, where the routed ones are */
+    ARCHITECTURE_NORMS_BEHIND = 1 << 8     /* no norms before attention and feed forward, only behind them */
 };
 
 /* A row of the architecture table: what cannot be read from the metadata. Where a tensor is optional (biases, norms of
@@ -256,7 +258,11 @@ struct architecture {
     uint32_t window_pattern;      /* of n layers the last sees everything, the others a window; 0: none slides */
     float rope_base_local;        /* of layers with a window, unless rope.freq_base_swa says; 0: as of the others */
     uint32_t no_rope_interval;    /* every n-th layer has no positions; 0: all have */
-    uint32_t wide_scale_layers;   /* a model of this many layers scales attention by embedding / heads, not key size */
+    /* Constants of the model's program, which its files do not say; 0: not so. */
+    float embedding_scale; /* embeddings are multiplied by it */
+    float residual_depth;  /* branches are multiplied by it and divided by the square root of the number of layers */
+    float logits_width;    /* logits are multiplied by it and divided by the embedding's width */
+    uint32_t wide_scale_layers; /* a model of this many layers scales attention by embedding / heads, not key size */
     uint32_t flags;
 };
 

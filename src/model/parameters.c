@@ -210,14 +210,23 @@ static hypura_status read_heads(struct model *model, struct reader *reader, hypu
 
 static void read_factors(struct reader *reader, struct model_parameters *p)
 {
+    const struct architecture *a = reader->architecture;
     float logits = 0.0f;
     p->embedding_scale = p->residual_scale = p->output_scale = 1.0f;
-    if (reader->architecture->flags & ARCHITECTURE_EMBEDDING_SCALED)
+    if (a->flags & ARCHITECTURE_EMBEDDING_SCALED)
         p->embedding_scale = sqrtf((float)p->embedding);
-    has_float(reader, "embedding_scale", &p->embedding_scale);
-    has_float(reader, "residual_scale", &p->residual_scale);
-    if (has_float(reader, "logit_scale", &logits) && logits != 0.0f)
-        p->output_scale = reader->architecture->flags & ARCHITECTURE_LOGITS_SCALED ? logits : 1.0f / logits;
+    if (a->embedding_scale != 0.0f)
+        p->embedding_scale = a->embedding_scale;
+    if (a->residual_depth == 0.0f)
+        has_float(reader, "embedding_scale", &p->embedding_scale);
+    if (a->residual_depth != 0.0f)
+        p->residual_scale = a->residual_depth / sqrtf((float)p->layers);
+    else
+        has_float(reader, "residual_scale", &p->residual_scale);
+    if (a->logits_width != 0.0f)
+        p->output_scale = a->logits_width / (float)p->embedding;
+    else if (has_float(reader, "logit_scale", &logits) && logits != 0.0f)
+        p->output_scale = a->flags & ARCHITECTURE_LOGITS_SCALED ? logits : 1.0f / logits;
     has_float(reader, "final_logit_softcapping", &p->output_soft_cap);
     if (p->embedding_scale == 0.0f)
         p->embedding_scale = 1.0f;
@@ -226,7 +235,7 @@ static void read_factors(struct reader *reader, struct model_parameters *p)
 
     has_float(reader, "attention.temperature_scale", &p->attention_temperature_scale);
     uint32_t floor_length = p->rope_original_context;
-    if (reader->architecture->flags & ARCHITECTURE_CHUNKED) {
+    if (a->flags & ARCHITECTURE_CHUNKED) {
         /* Llama 4's own, which its files do not say. */
         p->attention_temperature_scale = 0.1f;
         p->attention_temperature_offset = 1.0f;

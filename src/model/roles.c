@@ -16,6 +16,8 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
 
     [ROLE_ATTENTION_NORM] = {"attention norm", "attn_norm.weight", true, {EMBEDDING}},
     [ROLE_ATTENTION_NORM_BIAS] = {"attention norm bias", "attn_norm.bias", true, {EMBEDDING}},
+    [ROLE_ATTENTION_OWN_NORM] = {"attention own norm", "attn_norm_2.weight", true, {EMBEDDING}},
+    [ROLE_ATTENTION_OWN_NORM_BIAS] = {"attention own norm bias", "attn_norm_2.bias", true, {EMBEDDING}},
     [ROLE_ATTENTION_QKV] = {"attention qkv", "attn_qkv.weight", true, {EMBEDDING, QKV}},
     [ROLE_ATTENTION_QKV_BIAS] = {"attention qkv bias", "attn_qkv.bias", true, {QKV}},
     [ROLE_ATTENTION_Q] = {"attention q", "attn_q.weight", true, {EMBEDDING, QUERIES}},

@@ -92,8 +92,6 @@ static void make_before(struct builder *b)
     b->part = PART_INPUT;
     add_step(b, STEP_EMBED)->embed =
         (struct step_embed){.unit = unit_of(b, ROLE_TOKEN_EMBEDDING), .scale = b->p->embedding_scale};
-    if (!(b->architecture->flags & ARCHITECTURE_ENCODER))
-        return;
     static const enum tensor_role roles[] = {ROLE_TOKEN_TYPES, ROLE_POSITION_EMBEDDING};
     for (size_t i = 0; i < COUNT_OF(roles); i++)
         if (unit_of(b, roles[i]) != NO_UNIT)
@@ -130,9 +128,12 @@ static void make_mixer(struct builder *b, enum step_buffer in, enum step_buffer 
 /* Attention and feed forward read the same rows, and both are added to the residual stream. */
 static void make_parallel_layer(struct builder *b)
 {
-    enum step_buffer in = make_input(b, ROLE_ATTENTION_NORM);
+    const bool own = unit_of(b, ROLE_ATTENTION_OWN_NORM) != NO_UNIT; /* Falcon 40B */
+    enum step_buffer in = make_input(b, own ? ROLE_ATTENTION_OWN_NORM : ROLE_ATTENTION_NORM);
     make_mixer(b, in, BUFFER_SIDE);
     b->part = PART_FEED_FORWARD;
+    if (own)
+        in = make_input(b, ROLE_ATTENTION_NORM);
     make_feed_forward(b, in, BUFFER_BRANCH);
     add_residual(b, BUFFER_BRANCH);
     add_residual(b, BUFFER_SIDE);
@@ -179,7 +180,7 @@ static void make_all(struct builder *b, struct steps *out)
         b->number = (int32_t)i;
         b->layer = model_layer(b->model, i);
         b->part = PART_ATTENTION;
-        if (b->architecture->flags & ARCHITECTURE_PARALLEL)
+        if ((b->architecture->flags & ARCHITECTURE_PARALLEL) && unit_of(b, ROLE_FFN_NORM) == NO_UNIT)
             make_parallel_layer(b);
         else
             make_layer(b);

@@ -71,20 +71,29 @@ static void round_rows(enum tensor_type type, float *values, size_t rows, size_t
 
 /* ---- heads ------------------------------------------------------------------------------------------------------- */
 
+/* The mean is taken off, and each head has weights of its own. */
+static void norm_each(struct compute *compute, float *heads, const float *weights, uint32_t rows, uint32_t count,
+                      uint32_t size)
+{
+    for (uint32_t h = 0; h < rows * count; h++)
+        compute_layer_norm(compute, heads + h * size, heads + h * size, weights + h % count * size, NULL, 1, size,
+                           1e-5f);
+}
+
 /* Two sequences, one of which wraps round its ring; queries that come with gates; scales by row. */
 static void makes_heads(struct gpu *gpu, enum tensor_type type, enum rope_layout layout, uint32_t size, unsigned part,
                         struct random *random)
 {
     enum { HEADS = 6, KV_HEADS = 3, ROWS = 12, CAPACITY = 64 };
     bool norms = part != 0, turned = part != 1, after = part == 4, value_norm = part == 4;
-    bool plain = part == 0 || part == 2;
+    bool plain = part == 0 || part == 2, each = part == 3;
     uint32_t rotary = part % 2 ? size : size / 2;
     struct compute *compute;
     assert_ok(compute_create(&compute, 1, INSTRUCTIONS_PLAIN, &test_error));
     float *query = gpu_test_floats(random, ROWS * HEADS * 2 * size),
           *key = gpu_test_floats(random, ROWS * KV_HEADS * size);
     float *value = gpu_test_floats(random, ROWS * KV_HEADS * size), *table = gpu_test_floats(random, ROWS * rotary);
-    float *query_norm = gpu_test_floats(random, size), *key_norm = gpu_test_floats(random, size);
+    float *query_norm = gpu_test_floats(random, HEADS * size), *key_norm = gpu_test_floats(random, HEADS * size);
     float *scales = gpu_test_floats(random, ROWS);
     size_t position_bytes = attention_row_bytes(type, size), region = position_bytes * CAPACITY;
     const struct gpu_sequence sequences[] = {
@@ -98,8 +107,8 @@ static void makes_heads(struct gpu *gpu, enum tensor_type type, enum rope_layout
     struct gpu_heads heads = {.query = gpu_test_range(gpu, query, ROWS * HEADS * 2 * size * 4),
                               .key = gpu_test_range(gpu, key, ROWS * KV_HEADS * size * 4),
                               .value = gpu_test_range(gpu, value, ROWS * KV_HEADS * size * 4),
-                              .query_norm = norms ? gpu_test_range(gpu, query_norm, size * 4) : NONE,
-                              .key_norm = norms ? gpu_test_range(gpu, key_norm, size * 4) : NONE,
+                              .query_norm = norms ? gpu_test_range(gpu, query_norm, HEADS * size * 4) : NONE,
+                              .key_norm = norms ? gpu_test_range(gpu, key_norm, HEADS * size * 4) : NONE,
                               .query_scales = turned ? gpu_test_range(gpu, scales, ROWS * 4) : NONE,
                               .table = turned ? gpu_test_range(gpu, table, ROWS * rotary * 4) : NONE,
                               .out = gpu_test_range(gpu, NULL, ROWS * HEADS * size * 4),
@@ -110,6 +119,8 @@ static void makes_heads(struct gpu *gpu, enum tensor_type type, enum rope_layout
                               .value_stride = KV_HEADS * size,
                               .norm_after_rope = after,
                               .value_norm = value_norm,
+                              .centred = each,
+                              .norm_each = each,
                               .plain_norm = plain,
                               .epsilon = 1e-5f,
                               .layout = layout,
@@ -132,7 +143,10 @@ static void makes_heads(struct gpu *gpu, enum tensor_type type, enum rope_layout
     for (size_t h = 0; h < ROWS * HEADS; h++)
         memcpy(queries + h * size, query + 2 * h * size, size * sizeof *queries);
     for (int pass = 0; pass < 2; pass++) {
-        if (norms && pass == after) {
+        if (each && pass == 0) {
+            norm_each(compute, queries, query_norm, ROWS, HEADS, size);
+            norm_each(compute, key, key_norm, ROWS, KV_HEADS, size);
+        } else if (norms && pass == after) {
             compute_rms_norm(compute, queries, queries, query_norm, ROWS * HEADS, size, 1e-5f);
             compute_rms_norm(compute, key, key, key_norm, ROWS * KV_HEADS, size, 1e-5f);
         }

@@ -59,8 +59,8 @@ static struct engine *open_engine(const char *name, enum tensor_type kv_type, ui
     return engine;
 }
 
-/* What a short prompt hides: windows that move on, blocks that fill up. Its tokens stand in the file of logits, or, where
- * those are of the last positions only, in one of their own. */
+/* What a short prompt hides: windows that move on, blocks that fill up. Its tokens stand in the file of logits, or,
+ * where those are of the last positions only, in one of their own. */
 #define LONG_ROUNDING 1e-3
 
 static const struct ending {

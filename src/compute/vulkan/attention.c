@@ -158,7 +158,9 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
                                   (MAX(heads->key_size, heads->value_size) + 63) / 64,
                                   heads->normed,
                                   heads->turned_from,
-                                  heads->plain_norm};
+                                  heads->plain_norm,
+                                  heads->centred,
+                                  heads->norm_each};
     (chained ? gpu_launch_chained : gpu_launch)(gpu, KERNEL_heads, constants, COUNT_OF(constants), &push, sizeof push,
                                                 heads->rows, slots, 1);
 }

@@ -306,7 +306,7 @@ struct gpu_sequence {
  * query_head_stride floats (twice the size where gates lie between); heads of keys and values are adjacent. */
 struct gpu_heads {
     struct gpu_range query, key, value;    /* key without a buffer: the layer reads another's cache */
-    struct gpu_range query_norm, key_norm; /* [key_size]; or none */
+    struct gpu_range query_norm, key_norm; /* [key_size], with norm_each of each head; or none */
     struct gpu_range query_scales;         /* [rows]; or none */
     struct gpu_range table;                /* as of compute_rope; or none */
     struct gpu_range out;                  /* queries, [rows][heads]; may be query where its strides are so */
@@ -314,6 +314,8 @@ struct gpu_heads {
     uint32_t query_stride, query_head_stride, key_stride, value_stride;
     uint32_t out_head_stride; /* 0: key_size */
     bool norm_after_rope, value_norm;
+    bool centred; /* norms with weights take the mean off */
+    bool norm_each;
     bool plain_norm;     /* queries and keys are normed at the end, without weights, before queries are scaled */
     bool values_in_keys; /* no values are stored: they are a prefix of the keys */
     float epsilon;

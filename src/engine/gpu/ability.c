@@ -44,8 +44,8 @@ static bool can_split(const struct question *q, const struct step_multiply *m)
     return true;
 }
 
-/* Norms of heads by length alone; over all heads as one row where queries stand by themselves, and where values are not
- * the keys from before. */
+/* Norms over all heads as one row by length alone, where queries stand by themselves, and where values are not the keys
+ * from before. */
 static bool can_turn(const struct question *q, const struct step_heads *h)
 {
     const struct step_head *heads[] = {&h->query, &h->key};
@@ -54,10 +54,11 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
         (h->values_are_keys && h->key.size != h->value_size) ||
         (h->raw != BUFFER_NONE && h->query.size != h->value_size))
         return false;
+    bool each = h->query.norm_each || h->key.norm_each;
     for (size_t i = 0; i < COUNT_OF(heads); i++) {
         bool whole = heads[i]->norm != NO_UNIT && heads[i]->norm_width > heads[i]->size;
-        if ((h->centred && heads[i]->norm != NO_UNIT) || heads[i]->norm_each ||
-            (whole && (h->values_are_keys || h->raw != BUFFER_NONE)))
+        bool shared = heads[i]->norm != NO_UNIT && heads[i]->heads > 1 && !heads[i]->norm_each;
+        if ((each && shared) || (whole && (h->centred || h->values_are_keys || h->raw != BUFFER_NONE)))
             return false;
     }
     return true;

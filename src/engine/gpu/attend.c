@@ -109,6 +109,8 @@ hypura_status pass_record_heads(struct batch *batch, const struct step *step, hy
                               .value_stride = key->heads * h->value_size,
                               .value_norm = h->value_norm,
                               .norm_after_rope = h->turns_first,
+                              .centred = h->centred,
+                              .norm_each = query->norm_each || key->norm_each,
                               .plain_norm = h->plain_norm,
                               .values_in_keys = h->stores && h->value == BUFFER_NONE,
                               .epsilon = h->epsilon,

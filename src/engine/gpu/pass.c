@@ -377,7 +377,7 @@ hypura_status gpu_pass_embed(struct batch *batch, const int32_t *tokens, bool *d
     unit_number unit = embed->unit;
     (void)error;
     *done = false;
-    if (!pass || !pass->plan->units[unit])
+    if (!pass || !pass->plan->units[unit] || steps_before(batch->open->steps).count > 1)
         return HYPURA_OK;
     struct gpu_matrix matrix = pass_matrix(batch, unit);
     *done = gpu_embed_supports(matrix.type, matrix.row_bytes);

@@ -16,6 +16,9 @@ layout(constant_id = 5) const uint NORMED = 0; /* first elements of a query or k
 layout(constant_id = 6) const uint TURNED_FROM = 0; /* the first one that is turned */
 layout(constant_id = 7) const bool PLAIN_NORM = false; /* queries and keys are normed once more at the end, unweighted */
 
+layout(constant_id = 8) const bool CENTRED = false;   /* norms take the mean off */
+layout(constant_id = 9) const bool NORM_EACH = false; /* with weights of its own for each head */
+
 #define MOST 640
 #define MOST_STEPS 10
 
@@ -75,6 +78,14 @@ void norm_head(uint size, bool weighted)
 {
     uint thread = gl_LocalInvocationID.x;
     float sum = 0.0;
+    if (CENTRED && weighted) {
+        for (uint i = thread; i < size; i += GROUP)
+            sum += head[i];
+        float mean = group_sum(sum) / float(size);
+        for (uint i = thread; i < size; i += GROUP)
+            head[i] -= mean;
+        sum = 0.0;
+    }
     for (uint i = thread; i < size; i += GROUP)
         sum = fma(head[i], head[i], sum);
     float factor = inversesqrt(group_sum(sum) / float(size) + epsilon);
@@ -171,12 +182,13 @@ void take_head()
                          : row * key_stride + which * size;
     Floats weight = is_query ? query_norm : key_norm;
     bool weighted = !is_value && uint64_t(weight) != 0;
+    uint first_weight = NORM_EACH ? which * (NORMED > 0 ? NORMED : size) : 0;
     bool normed = is_value ? VALUE_NORM : weighted;
     uint normed_size = NORMED > 0 && !is_value ? NORMED : size;
     uint rotary = is_value || uint64_t(table) == 0 ? 0 : rotary_and_sequences & 0xffffu;
 
     [[unroll]] for (uint i = 0; i < STEPS; i++)
-        norms[i] = weighted && thread + i * GROUP < normed_size ? weight.v[thread + i * GROUP] : 1.0;
+        norms[i] = weighted && thread + i * GROUP < normed_size ? weight.v[first_weight + thread + i * GROUP] : 1.0;
     [[unroll]] for (uint i = 0; i < (STEPS + 1) / 2; i++) {
         uint pair = thread + i * GROUP;
         if (pair < rotary / 2)
