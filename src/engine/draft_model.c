@@ -84,7 +84,9 @@ hypura_status draft_model_open(struct engine *engine, struct engine_options *opt
 {
     const char *path = options->draft_path;
     struct engine_options own = draft_options(options);
-    hypura_status status = engine_open(&engine->draft_model, path, &own, error);
+    hypura_status status = engine_open_model(&engine->draft_model, path, &own, error);
+    if (!status)
+        status = engine_open_places(engine->draft_model, &own, error);
     if (!status)
         status = check(engine, engine->draft_model, path, error);
     if (status && options->draft_optional && status != HYPURA_ERROR_CANCELLED) {

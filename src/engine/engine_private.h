@@ -1,6 +1,8 @@
 /* Shared by the files of the forward pass; nobody else includes it.
  *
- *   engine.c       opening, closing, budgets, statistics
+ *   engine.c       opening with a smaller model, looking in, budgets, statistics
+ *   opening.c      opening and closing
+ *   planning.c     what the planner is asked
  *   forward.c      batch checks, the walk over the layers
  *   cpu/           the executor that carries steps out with compute
  *   gpu/           the layers that are computed on the GPU
@@ -262,7 +264,7 @@ float query_sharpness(const struct model_parameters *parameters, uint32_t positi
  */
 
 /* The opened model: what is read, made and decided when it is opened, in this order. Nothing of it changes until it is
- * closed; what moves behind the store's functions is the store's. Owner: engine.c. */
+ * closed; what moves behind the store's functions is the store's. Owner: opening.c. */
 struct opened {
     struct model *model;
     struct steps *steps;
@@ -325,6 +327,32 @@ static inline bool batch_is_to_end(const struct batch *batch)
 {
     return atomic_load(&batch->cancelled) || atomic_load(&batch->stopped);
 }
+
+/* Which experts there may be: [layers][experts]. */
+static inline size_t expert_places(const struct opened *open)
+{
+    const struct model_parameters *p = model_parameters(open->model);
+    return (size_t)p->layers * p->experts;
+}
+
+/* ---- opening -------------------------------------------------------------------------------------------------------
+ */
+
+/* The longest context anybody asks for, and the largest batch: byte counts stay far from 64 bits. */
+#define MAX_POSITIONS (1u << 24)
+#define MAX_CHUNK 16384u
+
+/* What an engine is, without room to run in; and that, after which it runs. engine_close after an error of the latter.
+ */
+hypura_status engine_open_model(struct engine **out, const char *path, const struct engine_options *options,
+                                hypura_error *error);
+hypura_status engine_open_places(struct engine *engine, const struct engine_options *options, hypura_error *error);
+
+/* The plan for a model, where the GPU (or none) is known; request and geometry are what it was made from. */
+hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
+                        const struct model *model, const struct steps *steps, const struct adapters *adapters,
+                        const struct hardware *hardware, const struct hardware_gpu *device, struct gpu *gpu,
+                        const struct engine_options *options, hypura_error *error);
 
 /* ---- weights -------------------------------------------------------------------------------------------------------
  */

@@ -1,0 +1,206 @@
+/* How an engine comes to be, and its end: first what it is, then what it runs in, which depends on the plan. */
+#include "engine/gpu/pass.h"
+
+#include <stdlib.h>
+
+static hypura_status open_trace(struct batch *batch, const char *path, hypura_error *error)
+{
+    struct trace_shape shape;
+    TRY(trace_shape_of_model(&shape, batch->open->model, error));
+    hypura_status status = trace_writer_create(&batch->trace, path, &shape, error);
+    trace_shape_free(&shape);
+    return status;
+}
+
+/* Rope factors stand in tensors: LongRoPE has two sets, for contexts up to the original length and beyond. */
+static hypura_status open_rope(struct opened *open, struct batch *batch, hypura_error *error)
+{
+    const struct model_parameters *p = model_parameters(open->model);
+    unit_number unit = model_tensor(open->model, ROLE_ROPE_FACTORS);
+    if (unit == NO_UNIT)
+        unit = model_tensor(open->model, open->plan->positions > p->rope_original_context ? ROLE_ROPE_FACTORS_LONG
+                                                                                          : ROLE_ROPE_FACTORS_SHORT);
+    struct held held = {0};
+    const float *factors;
+    hypura_status status = hold_vector(batch, &held, unit, &factors, error);
+    if (!status)
+        status = rope_table_create(&open->rope, p, false, factors, error);
+    release(batch, &held);
+    bool local = false;
+    struct step_list all = steps_all(open->steps);
+    for (size_t i = 0; i < all.count; i++)
+        local = local || (all.steps[i].kind == STEP_HEADS && all.steps[i].heads.local);
+    if (!status && local)
+        status = rope_table_create(&open->rope_local, p, true, NULL, error);
+    return status;
+}
+
+static hypura_status open_parts(struct engine *engine, const struct hardware_gpu *device,
+                                const struct engine_options *options, hypura_error *error)
+{
+    TRY(make_plan(&engine->open.plan, &engine->open.request, &engine->open.geometry, engine->open.model,
+                  engine->open.steps, engine->open.adapters, &engine->open.hardware, device, engine->open.gpu, options,
+                  error));
+    const struct plan *plan = engine->open.plan;
+    if (plan->chunk == 0 || plan->chunk > MAX_CHUNK || plan->positions == 0 || plan->positions > MAX_POSITIONS ||
+        plan->sequences != engine->open.geometry.sequences)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a plan for %u tokens a batch and %u positions cannot be",
+                         plan->chunk, plan->positions);
+    atomic_store(&engine->counters.budget, plan->budget);
+    atomic_store(&engine->counters.largest_budget, plan->budget);
+    engine->batch.prefetcher.ranks = prefetch_ranks(model_parameters(engine->open.model));
+    struct compute_limits limits = compute_limits_of(&engine->open.geometry, plan->chunk);
+    TRY(compute_create_limited(&engine->batch.compute, engine->open.geometry.threads, compute_best_instructions(),
+                               &limits, error));
+    TRY(scratch_create(&engine->batch.scratch, &engine->open.geometry, plan->chunk, error));
+    TRY(kv_cache_create(&engine->batch.kv, &engine->open.geometry, plan->positions, plan->kv_type, error));
+    if (plan->kv_positions < (uint64_t)plan->positions * plan->sequences)
+        engine->batch.kv.room = plan->kv_positions;
+    TRY(ALLOCATE(&engine->counters.used, expert_places(&engine->open), "expert usage", error));
+    engine->open.wait_for_all = options->wait_for_all;
+    char usage[4096];
+    bool remember = options->remember_usage && store_usage_path(engine->open.model, usage, sizeof usage);
+    struct store_options store = {.reader = options->reader,
+                                  .allow_buffered = true,
+                                  .depth = options->depth,
+                                  .cache_policy = options->cache_policy,
+                                  .prefetching = options->prefetching,
+                                  .fill = options->fill,
+                                  .usage_path = remember ? usage : NULL,
+                                  .hardware = &engine->open.hardware,
+                                  .gpu = plan->gpu ? engine->open.gpu : NULL};
+    TRY(store_open(&engine->open.store, engine->open.model, plan, &store, error));
+    if (options->trace_path)
+        TRY(open_trace(&engine->batch, options->trace_path, error));
+    TRY(store_load(engine->open.store, options->progress, options->progress_context, error));
+    TRY(open_rope(&engine->open, &engine->batch, error));
+    return plan->gpu ? gpu_pass_open(&engine->batch, engine->open.gpu, error) : HYPURA_OK;
+}
+
+hypura_status engine_end_trace(struct engine *engine, hypura_error *error)
+{
+    struct trace_writer *trace = engine->batch.trace;
+    engine->batch.trace = NULL;
+    return trace_writer_close(trace, error);
+}
+
+static void close_parts(struct engine *engine)
+{
+    hypura_error lost;
+    if (engine_end_trace(engine, &lost))
+        log_write(LOG_WARNING, "%s", lost.message);
+    gpu_pass_close(&engine->batch);
+    if (engine->open.store)
+        store_close(engine->open.store);
+    memory_free(engine->counters.used);
+    rope_table_destroy(&engine->open.rope);
+    rope_table_destroy(&engine->open.rope_local);
+    kv_cache_destroy(&engine->batch.kv);
+    scratch_destroy(&engine->batch.scratch);
+    compute_destroy(engine->batch.compute);
+    plan_free(engine->open.plan);
+    if (engine->open.gpu)
+        gpu_pass_close_device(engine->open.gpu);
+    engine->counters.used = NULL;
+    engine->open.store = NULL;
+    engine->batch.compute = NULL;
+    engine->open.plan = NULL;
+    engine->open.gpu = NULL;
+}
+
+/* How often a GPU is asked, each time for less. Not every driver says how much memory others have. */
+#define GPU_ATTEMPTS 3
+
+/* What a GPU refuses is tried again with less of it, and without it. */
+hypura_status engine_open_places(struct engine *engine, const struct engine_options *options, hypura_error *error)
+{
+    hypura_error problem = {0};
+    hypura_status status = HYPURA_ERROR_MEMORY;
+    struct engine_options less = *options;
+    for (int attempt = 1; status == HYPURA_ERROR_MEMORY && attempt <= GPU_ATTEMPTS; attempt++) {
+        TRY(gpu_pass_open_device(&engine->open.gpu, &engine->open.device, &engine->open.hardware, &less, error));
+        if (!engine->open.gpu)
+            return open_parts(engine, NULL, options, error);
+        status = open_parts(engine, &engine->open.device, &less, &problem);
+        if (status != HYPURA_ERROR_DEVICE && status != HYPURA_ERROR_MEMORY)
+            return status ? error_set(error, status, "%s", problem.message) : HYPURA_OK;
+        less.gpu_budget = engine->open.plan ? plan_gpu_bytes(engine->open.plan->gpu) / 4 * 3 : 0;
+        close_parts(engine);
+        if (less.gpu_budget == 0)
+            break;
+        if (status == HYPURA_ERROR_MEMORY && attempt < GPU_ATTEMPTS)
+            log_write(LOG_INFO, "%s; trying again with less of it", problem.message);
+    }
+    status = open_parts(engine, NULL, options, error);
+    if (!status)
+        log_write(LOG_WARNING, "computing on the CPU: %s", problem.message);
+    return status;
+}
+
+/* A model without one computes; whoever wants texts gets the error. */
+static void open_vocabulary(struct opened *open)
+{
+    const struct gguf *file = model_file(open->model);
+    uint32_t rows = model_parameters(open->model)->vocabulary;
+    if (vocabulary_open(&open->vocabulary, file, &open->vocabulary_error))
+        return;
+    uint32_t tokens = vocabulary_size(open->vocabulary);
+    if (tokens == rows)
+        return;
+    vocabulary_close(open->vocabulary);
+    open->vocabulary = NULL;
+    error_set(&open->vocabulary_error, HYPURA_ERROR_FORMAT,
+              "%s: its vocabulary has %u tokens, but its embedding and its logits are of %u", gguf_file_path(file, 0),
+              tokens, rows);
+}
+
+hypura_status engine_open_model(struct engine **out, const char *path, const struct engine_options *options,
+                                hypura_error *error)
+{
+    struct engine *engine;
+    TRY(ALLOCATE(&engine, 1, "engine", error));
+    struct opened *open = &engine->open;
+    engine->batch.open = open;
+    engine->batch.counters = &engine->counters;
+    open->drafting = options->drafting;
+    hypura_status status = model_open(&open->model, path, error);
+    if (!status)
+        open_vocabulary(open);
+    if (!status)
+        status = steps_make(&open->steps, open->model, error);
+    if (!status)
+        status =
+            adapters_open(&open->adapters, open->model, open->steps, options->adapters, options->adapter_count, error);
+    if (!status)
+        status = hardware_detect(&open->hardware, path, error);
+    if (status)
+        engine_close(engine);
+    else
+        *out = engine;
+    return status;
+}
+
+void engine_close(struct engine *engine)
+{
+    if (!engine)
+        return;
+    close_parts(engine);
+    engine_close(engine->draft_model);
+    adapters_close(engine->open.adapters);
+    vocabulary_close(engine->open.vocabulary);
+    steps_free(engine->open.steps);
+    model_close(engine->open.model);
+    memory_free(engine);
+}
+
+void engine_leave(struct engine *engine)
+{
+    hypura_error lost;
+    if (!engine || engine->open.gpu) { /* a device's work has to be waited for, and its compiled kernels are kept */
+        engine_close(engine);
+        return;
+    }
+    if (engine_end_trace(engine, &lost))
+        log_write(LOG_WARNING, "%s", lost.message);
+    store_leave(engine->open.store);
+}

@@ -1,0 +1,223 @@
+/* What an engine asks the planner, and what nobody may ask for. */
+#include "engine/gpu/pass.h"
+#include "store/policy.h"
+
+#include <stdlib.h>
+
+#define MAX_SEQUENCES 1024u
+
+/* Tokens of a text that an encoder takes, unless more are asked for: they all pass together. */
+#define ENCODER_CONTEXT 2048u
+#define MAX_THREADS 256u
+
+static uint64_t planned_kv_bytes(const void *context, uint32_t positions, uint32_t sequences, enum tensor_type type)
+{
+    return kv_cache_bytes(context, positions, sequences, type);
+}
+
+static uint64_t planned_scratch_bytes(const void *context, uint32_t chunk, uint32_t positions)
+{
+    (void)positions;
+    return scratch_bytes(context, chunk);
+}
+
+static hypura_status check_options(const struct engine_options *options, hypura_error *error)
+{
+    if (options->context > MAX_POSITIONS)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a context of %u positions; at most %u are possible",
+                         options->context, MAX_POSITIONS);
+    if (options->chunk > MAX_CHUNK)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "batches of %u tokens; at most %u are possible", options->chunk,
+                         MAX_CHUNK);
+    if (options->sequences > MAX_SEQUENCES)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%u sequences; at most %u are possible", options->sequences,
+                         MAX_SEQUENCES);
+    if (options->threads > MAX_THREADS)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%zu threads; at most %u are possible", options->threads,
+                         MAX_THREADS);
+    return policy_check(options->cache_policy, error);
+}
+
+/* Every tensor's type must have a kernel; better said now than in the middle of a pass. */
+static hypura_status check_types(const struct model *model, hypura_error *error)
+{
+    for (uint32_t u = 0; u < model_unit_count(model); u++) {
+        const struct unit *unit = model_unit(model, u);
+        for (uint32_t i = 0; i < unit->slice_count; i++) {
+            const struct gguf_tensor *tensor = unit->slices[i].tensor;
+            if (compute_supports(tensor->type))
+                continue;
+            const struct tensor_type_info *info = tensor_type_info(tensor->type);
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                             "%s: tensor '%s' is of type %s, which this program cannot compute with",
+                             gguf_file_path(model_file(model), tensor->file), tensor->name.data,
+                             info && info->name ? info->name : "?");
+        }
+    }
+    return HYPURA_OK;
+}
+
+static hypura_status check_heads(const struct model *model, const struct steps *steps, hypura_error *error)
+{
+    struct step_list all = steps_all(steps);
+    size_t key = 0, value = 0;
+    for (size_t i = 0; i < all.count; i++) {
+        const struct step *step = &all.steps[i];
+        if (step->kind == STEP_ATTEND) {
+            key = MAX(key, step->attend.key_size);
+            value = MAX(value, step->attend.value_size);
+        } else if (step->kind == STEP_ATTEND_LATENT) {
+            key = MAX(key, step->attend_latent.rank + step->attend_latent.rotary);
+            value = MAX(value, step->attend_latent.rank);
+        }
+    }
+    if (key > ATTENTION_MAX_SIZE || value > ATTENTION_MAX_SIZE)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s: attention heads of %zu and %zu elements; at most %d are possible",
+                         gguf_file_path(model_file(model), 0), key, value, ATTENTION_MAX_SIZE);
+    return HYPURA_OK;
+}
+
+static size_t choose_threads(const struct engine_options *options, const struct hardware *hardware)
+{
+    return options->threads ? options->threads : MIN(MAX(hardware->cores, (size_t)1), (size_t)MAX_THREADS);
+}
+
+void engine_ask(struct asked *out, const struct geometry *geometry, const struct engine_options *options)
+{
+    *out = (struct asked){options->context, options->chunk, options->kv_type};
+    if (geometry->windows)
+        out->chunk = MIN(out->chunk, WINDOW_SLACK);
+    const uint32_t most = model_parameters(geometry->model)->context;
+    bool encoder = model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER;
+    if (encoder || model_tensor(geometry->model, ROLE_POSITION_EMBEDDING) != NO_UNIT) /* a row for each, no more */
+        out->positions = MIN(out->positions ? out->positions : encoder ? ENCODER_CONTEXT : most, most);
+    if (!encoder)
+        return;
+    /* A text passes an encoder as one batch, and nothing reads its cache later. */
+    out->chunk = MIN(out->positions, MAX_CHUNK);
+    out->kv_type = TENSOR_F32;
+}
+
+static hypura_status plan_rest(struct plan **out, struct plan_request *request, const struct geometry *geometry,
+                               const struct plan_gpu *gpu, const struct hardware_gpu *device,
+                               const struct hardware *hardware, const struct engine_options *options,
+                               hypura_error *error)
+{
+    bool encoder = model_architecture(geometry->model)->flags & ARCHITECTURE_ENCODER;
+    int64_t held = (int64_t)memory_resident_bytes() + options->reserved;
+    struct asked asked;
+    engine_ask(&asked, geometry, options);
+    *request = (struct plan_request){
+        .budget = options->budget,
+        .overhead = (uint64_t)MAX(held, 0),
+        .code = hardware_code_bytes(),
+        .wobble = 256 << 10,
+        .positions = asked.positions,
+        .sequences = geometry->sequences,
+        .chunk = gpu ? MIN(asked.chunk, gpu->chunk) : asked.chunk,
+        .shared_kv = options->shared_context && !encoder && kv_cache_can_share(geometry, options->kv_type),
+        .kv_type = asked.kv_type,
+        .working_set = {.kv_bytes = planned_kv_bytes, .scratch_bytes = planned_scratch_bytes, .context = geometry},
+        .gpu = gpu,
+        .device = device};
+    if (gpu)
+        request->overhead += gpu->host_bytes;
+    char path[4096];
+    if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
+        memory_free(store_usage_read(geometry->model, path, &request->hit_curve));
+    if (gpu && device->info.unified)
+        request->overhead += plan_gpu_bytes(gpu);
+    TRY(plan_make(out, geometry->model, hardware, request, error));
+    if (!geometry->windows || (*out)->chunk <= WINDOW_SLACK)
+        return HYPURA_OK;
+    /* Rings of sliding windows have room for this many tokens beyond the window. */
+    plan_free(*out);
+    *out = NULL;
+    request->chunk = WINDOW_SLACK;
+    return plan_make(out, geometry->model, hardware, request, error);
+}
+
+hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
+                        const struct model *model, const struct steps *steps, const struct adapters *adapters,
+                        const struct hardware *hardware, const struct hardware_gpu *device, struct gpu *gpu,
+                        const struct engine_options *options, hypura_error *error)
+{
+    TRY(check_options(options, error));
+    TRY(check_types(model, error));
+    TRY(check_heads(model, steps, error));
+    geometry_make(geometry, model, steps, choose_threads(options, hardware), MAX(options->sequences, 1u));
+    geometry->adapters = adapters;
+    struct plan_gpu *gpu_plan = NULL;
+    if (gpu)
+        TRY(gpu_pass_plan(&gpu_plan, geometry, gpu, device, hardware, options, error));
+    if (gpu && !gpu_plan)
+        log_write(LOG_WARNING, "%s computes nothing: %s", device->info.name,
+                  geometry->foreign ? "no layer of this model is of a kind that it has kernels for"
+                                    : "no layer of this model fits its memory");
+    geometry->on_gpu = gpu_plan ? gpu_plan->layers : NULL;
+    hypura_status status = plan_rest(out, request, geometry, gpu_plan, device, hardware, options, error);
+    if (status)
+        plan_gpu_free(gpu_plan);
+    else
+        (*out)->gpu = gpu_plan;
+    request->gpu = gpu_plan;
+    return status;
+}
+
+hypura_status engine_plan_beside(struct plan **out, const struct model *model, const struct hardware *hardware,
+                                 const struct engine_options *options, hypura_error *error)
+{
+    struct plan_request request;
+    struct geometry geometry;
+    struct plan *plan = NULL;
+    struct adapters *adapters = NULL;
+    struct gpu *gpu = NULL;
+    struct hardware_gpu device;
+    struct steps *steps = NULL;
+    hypura_status status = gpu_pass_open_device(&gpu, &device, hardware, options, error);
+    if (!status)
+        status = steps_make(&steps, model, error);
+    if (!status)
+        status = adapters_open(&adapters, model, steps, options->adapters, options->adapter_count, error);
+    if (!status)
+        status = make_plan(&plan, &request, &geometry, model, steps, adapters, hardware, gpu ? &device : NULL, gpu,
+                           options, error);
+    if (gpu)
+        gpu_pass_close_device(gpu);
+    adapters_close(adapters);
+    steps_free(steps);
+    if (!status)
+        *out = plan;
+    return status;
+}
+
+hypura_status engine_speed_with(double *tokens_per_second, const struct model *model, const struct hardware *hardware,
+                                const struct engine_options *options, int64_t more_bytes, hypura_error *error)
+{
+    struct plan_request request;
+    struct geometry geometry;
+    struct plan *plan = NULL;
+    struct gpu *gpu;
+    struct hardware_gpu device;
+    struct adapters *adapters = NULL;
+    struct steps *steps = NULL;
+    TRY(gpu_pass_open_device(&gpu, &device, hardware, options, error));
+    hypura_status status = steps_make(&steps, model, error);
+    if (!status)
+        status = adapters_open(&adapters, model, steps, options->adapters, options->adapter_count, error);
+    if (!status)
+        status = make_plan(&plan, &request, &geometry, model, steps, adapters, hardware, gpu ? &device : NULL, gpu,
+                           options, error);
+    if (!status) {
+        request.budget = plan->budget;
+        request.positions = plan->positions; /* more memory is not to be spent on a longer context */
+        status = plan_tokens_per_second_with(model, hardware, &request, more_bytes, tokens_per_second, error);
+    }
+    plan_free(plan);
+    adapters_close(adapters);
+    steps_free(steps);
+    if (gpu)
+        gpu_pass_close_device(gpu);
+    return status;
+}
