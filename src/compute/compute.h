@@ -153,6 +153,36 @@ void compute_function(struct compute *compute, enum activation_function function
 /* Soft cap: cap * tanh(value / cap), in place. */
 void compute_soft_cap(struct compute *compute, float *values, size_t count, float cap);
 
+/* ---- residual streams -------------------------------------------------------------------------------------------- */
+
+#define STREAMS_MAX 16
+
+/* Several residual streams in the place of one (hyper-connections: Zhu et al., 2024; with a balanced matrix: Xie et
+ * al., 2025). A product of all streams of a token, one after another, with a matrix gives it so many coefficients:
+ * with f = 1 / sqrt(mean square of all streams + norm_epsilon)
+ *   in[s]       = sigmoid(c f scale[0] + base) + epsilon
+ *   back[s]     = magnitude sigmoid(c f scale[1] + base) + back_epsilon                 if the branch returns
+ *   matrix[s,t] = c f scale[2] + base, softmax over t, balanced                         if sinkhorn > 0
+ * The branch reads the sum of in[s] * stream s. Afterwards stream t becomes
+ *   back[t] * branch + (sum over s of matrix[s,t] * stream s; stream t itself if sinkhorn is 0). */
+struct stream_mixer {
+    size_t streams, width; /* at most STREAMS_MAX */
+    bool returns;
+    uint32_t sinkhorn; /* rounds; 0: no matrix */
+    float norm_epsilon, epsilon, back_epsilon, magnitude;
+    const float *scale, *base;
+};
+
+/* Coefficients of a token. */
+size_t stream_coefficients(const struct stream_mixer *mixer);
+
+/* streams: [rows][streams][width]; coefficients: [rows][stream_coefficients], from the product, which become what
+ * scatter reads; out: [rows][width]. Scatter reads neither scale nor base. */
+void compute_gather_streams(struct compute *compute, const struct stream_mixer *mixer, const float *streams,
+                            float *coefficients, float *out, size_t rows);
+void compute_scatter_streams(struct compute *compute, const struct stream_mixer *mixer, float *streams,
+                             const float *coefficients, const float *branch, size_t rows);
+
 /* ---- rotary positions -------------------------------------------------------------------------------------------- */
 
 enum rope_layout {

@@ -84,11 +84,11 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     s->chunk = chunk;
     s->expert_rows = (uint32_t)MAX(c, used);
     CUT(buffers[BUFFER_HIDDEN], c * g->widths[BUFFER_HIDDEN]);
-    CUT(buffers[BUFFER_NORMED], c * p->embedding);
+    CUT(buffers[BUFFER_NORMED], c * MAX(g->widths[BUFFER_NORMED], (size_t)p->embedding));
     for (size_t i = 0; i < COUNT_OF(s->vectors); i++)
         CUT(vectors[i], g->vector);
     size_t free_at_the_end = cutter.used; /* of a pass, up to the logits */
-    CUT(buffers[BUFFER_BRANCH], c * p->embedding);
+    CUT(buffers[BUFFER_BRANCH], c * MAX(g->widths[BUFFER_BRANCH], (size_t)p->embedding));
     for (enum step_buffer buffer = BUFFER_BRANCH + 1; buffer < BUFFER_COUNT; buffer++) {
         bool inner = buffer == BUFFER_GATE || buffer == BUFFER_UP;
         size_t chosen = inner ? s->expert_rows * (size_t)p->expert_feed_forward : 0;

@@ -47,6 +47,9 @@ enum tensor_role {
     ROLE_ROPE_FACTORS_LONG,
     ROLE_ROPE_FACTORS_SHORT,
     /* of a layer, in the order of their use */
+    ROLE_ATTENTION_STREAMS, /* what residual streams mix by, before attention */
+    ROLE_ATTENTION_STREAMS_BASE,
+    ROLE_ATTENTION_STREAMS_SCALE,
     ROLE_ATTENTION_NORM,
     ROLE_ATTENTION_NORM_BIAS,
     ROLE_ATTENTION_OWN_NORM, /* where the feed forward next to it reads through the one above */
@@ -84,6 +87,9 @@ enum tensor_role {
     ROLE_ATTENTION_POST_NORM,
     ROLE_ATTENTION_SUM_NORM, /* of the residual stream, after attention was added */
     ROLE_ATTENTION_SUM_NORM_BIAS,
+    ROLE_FFN_STREAMS,
+    ROLE_FFN_STREAMS_BASE,
+    ROLE_FFN_STREAMS_SCALE,
     ROLE_FFN_NORM,
     ROLE_FFN_NORM_BIAS,
     ROLE_ROUTER_SCALE,
@@ -117,6 +123,9 @@ enum tensor_role {
     ROLE_FFN_SUM_NORM_BIAS,
     ROLE_LAYER_SCALE,
     /* of the whole model, after the layers */
+    ROLE_OUTPUT_STREAMS,
+    ROLE_OUTPUT_STREAMS_BASE,
+    ROLE_OUTPUT_STREAMS_SCALE,
     ROLE_OUTPUT_NORM,
     ROLE_OUTPUT_NORM_BIAS,
     ROLE_OUTPUT,
@@ -190,6 +199,9 @@ struct model_parameters {
     uint32_t key_size; /* of a head */
     uint32_t value_size;
     float norm_epsilon;
+    uint32_t streams;          /* of the residual; 1: the usual one */
+    uint32_t streams_sinkhorn; /* rounds in which the matrix that mixes them is balanced; 0: each keeps itself */
+    float streams_epsilon, streams_back_epsilon, streams_magnitude;
     /* experts */
     uint32_t experts, experts_used, expert_feed_forward;
     uint32_t shared_feed_forward;               /* of all shared experts together; 0: none */

@@ -26,6 +26,10 @@ enum extent {
     NOTHING, /* the tensor has no such dimension */
     ONE,
     EMBEDDING,
+    STREAM_COUNT,
+    STREAMS, /* all of them, one after another */
+    STREAM_COEFFICIENTS,
+    STREAM_SCALES,
     VOCABULARY,
     POSITIONS,
     ANY,
@@ -80,6 +84,7 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
 #define MAX_WIDTH (1u << 20)
 #define MAX_HEADS 65536u
 #define MAX_EXPERTS 65536u
+#define MAX_STREAMS 16u
 #define MAX_VOCABULARY (1u << 24)
 
 struct reader {

@@ -208,6 +208,25 @@ static hypura_status read_heads(struct model *model, struct reader *reader, hypu
     return HYPURA_OK;
 }
 
+/* Residual streams (hyper-connections). */
+static hypura_status read_streams(struct reader *reader, struct model_parameters *p, hypura_error *error)
+{
+    p->streams = 1;
+    TRY(optional_number(reader, "hyper_connection.count", MAX_STREAMS, &p->streams, error));
+    if (p->streams <= 1) {
+        p->streams = 1;
+        return HYPURA_OK;
+    }
+    TRY(optional_number(reader, "hyper_connection.sinkhorn_iterations", 1000, &p->streams_sinkhorn, error));
+    has_float(reader, "hyper_connection.epsilon", &p->streams_epsilon);
+    /* Streams that mix take the branch with factors up to 2; others with what the file says. */
+    p->streams_back_epsilon = p->streams_sinkhorn ? 0.0f : p->streams_epsilon;
+    p->streams_magnitude = p->streams_sinkhorn ? 2.0f : 1.0f;
+    if (!p->streams_sinkhorn)
+        has_float(reader, "hyper_connection.magnitude", &p->streams_magnitude);
+    return HYPURA_OK;
+}
+
 static void read_factors(struct reader *reader, struct model_parameters *p)
 {
     const struct architecture *a = reader->architecture;
@@ -269,6 +288,7 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error)
     TRY(read_heads(model, &reader, error));
     TRY(read_rope(&reader, p, error));
     read_factors(&reader, p);
+    TRY(read_streams(&reader, p, error));
     TRY(read_experts(model, &reader, error));
     if (model->architecture->flags & ARCHITECTURE_RECURRENT)
         TRY(read_recurrent(&reader, p, error));

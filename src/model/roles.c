@@ -14,6 +14,9 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_ROPE_FACTORS_LONG] = {"rope factors long", "rope_factors_long.weight", false, {ROTARY_HALF}},
     [ROLE_ROPE_FACTORS_SHORT] = {"rope factors short", "rope_factors_short.weight", false, {ROTARY_HALF}},
 
+    [ROLE_ATTENTION_STREAMS] = {"attention streams", "hc_attn_fn.weight", true, {STREAMS, STREAM_COEFFICIENTS}},
+    [ROLE_ATTENTION_STREAMS_BASE] = {"attention streams base", "hc_attn_base.weight", true, {STREAM_COEFFICIENTS}},
+    [ROLE_ATTENTION_STREAMS_SCALE] = {"attention streams scale", "hc_attn_scale.weight", true, {STREAM_SCALES}},
     [ROLE_ATTENTION_NORM] = {"attention norm", "attn_norm.weight", true, {EMBEDDING}},
     [ROLE_ATTENTION_NORM_BIAS] = {"attention norm bias", "attn_norm.bias", true, {EMBEDDING}},
     [ROLE_ATTENTION_OWN_NORM] = {"attention own norm", "attn_norm_2.weight", true, {EMBEDDING}},
@@ -56,6 +59,9 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_ATTENTION_SUM_NORM_BIAS] = {"attention sum norm bias", "attn_output_norm.bias", true, {EMBEDDING}},
     [ROLE_FFN_SUM_NORM] = {"ffn sum norm", "layer_output_norm.weight", true, {EMBEDDING}},
     [ROLE_FFN_SUM_NORM_BIAS] = {"ffn sum norm bias", "layer_output_norm.bias", true, {EMBEDDING}},
+    [ROLE_FFN_STREAMS] = {"ffn streams", "hc_ffn_fn.weight", true, {STREAMS, STREAM_COEFFICIENTS}},
+    [ROLE_FFN_STREAMS_BASE] = {"ffn streams base", "hc_ffn_base.weight", true, {STREAM_COEFFICIENTS}},
+    [ROLE_FFN_STREAMS_SCALE] = {"ffn streams scale", "hc_ffn_scale.weight", true, {STREAM_SCALES}},
     [ROLE_FFN_NORM] = {"ffn norm", "ffn_norm.weight", true, {EMBEDDING}},
     [ROLE_FFN_NORM_BIAS] = {"ffn norm bias", "ffn_norm.bias", true, {EMBEDDING}},
     [ROLE_FFN_GATE] = {"ffn gate", "ffn_gate.weight", true, {EMBEDDING, FEED_FORWARD}},
@@ -90,6 +96,9 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_LAYER_SCALE] = {"layer scale", "layer_output_scale.weight", true, {ONE}},
     [ROLE_FFN_POST_NORM] = {"ffn post norm", "post_ffw_norm.weight", true, {EMBEDDING}},
 
+    [ROLE_OUTPUT_STREAMS] = {"output streams", "output_hc_fn.weight", false, {STREAMS, STREAM_COUNT}},
+    [ROLE_OUTPUT_STREAMS_BASE] = {"output streams base", "output_hc_base.weight", false, {STREAM_COUNT}},
+    [ROLE_OUTPUT_STREAMS_SCALE] = {"output streams scale", "output_hc_scale.weight", false, {ONE}},
     [ROLE_OUTPUT_NORM] = {"output norm", "output_norm.weight", false, {EMBEDDING}},
     [ROLE_OUTPUT_NORM_BIAS] = {"output norm bias", "output_norm.bias", false, {EMBEDDING}},
     [ROLE_OUTPUT] = {"output", "output.weight", false, {EMBEDDING, VOCABULARY}},
@@ -126,6 +135,14 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return 1;
     case EMBEDDING:
         return p->embedding;
+    case STREAM_COUNT:
+        return p->streams;
+    case STREAMS:
+        return (uint64_t)p->streams * p->embedding;
+    case STREAM_COEFFICIENTS:
+        return (uint64_t)p->streams * (p->streams_sinkhorn ? 2 + p->streams : 2);
+    case STREAM_SCALES:
+        return p->streams_sinkhorn ? 3 : 2;
     case VOCABULARY:
         return p->vocabulary;
     case POSITIONS:

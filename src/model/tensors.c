@@ -157,6 +157,13 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
     needed[count++] = of_sums ? ROLE_ATTENTION_SUM_NORM : behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM;
     if (!(model->architecture->flags & ARCHITECTURE_PARALLEL))
         needed[count++] = of_sums ? ROLE_FFN_SUM_NORM : behind ? ROLE_FFN_POST_NORM : ROLE_FFN_NORM;
+    if (model->parameters.streams > 1) {
+        static const enum tensor_role of_streams[] = {ROLE_ATTENTION_STREAMS,       ROLE_ATTENTION_STREAMS_BASE,
+                                                      ROLE_ATTENTION_STREAMS_SCALE, ROLE_FFN_STREAMS,
+                                                      ROLE_FFN_STREAMS_BASE,        ROLE_FFN_STREAMS_SCALE};
+        memcpy(needed + count, of_streams, sizeof of_streams);
+        count += COUNT_OF(of_streams);
+    }
     switch (layer->kind) {
     case LAYER_ATTENTION:
         needed[count++] = ROLE_ATTENTION_OUTPUT;
@@ -227,6 +234,9 @@ hypura_status model_check_tensors(const struct model *model, hypura_error *error
 {
     if (!model->tensors[ROLE_OUTPUT_NORM] && !(model->architecture->flags & ARCHITECTURE_ENCODER))
         return missing(model, -1, ROLE_OUTPUT_NORM, error);
+    for (int role = ROLE_OUTPUT_STREAMS; model->parameters.streams > 1 && role < ROLE_OUTPUT_NORM; role++)
+        if (!model->tensors[role])
+            return missing(model, -1, role, error);
     for (int role = 0; role < ROLE_COUNT; role++)
         if (model->tensors[role]) {
             hypura_status status = check_shape(model, model->tensors[role], role, NULL, error);

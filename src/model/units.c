@@ -68,7 +68,7 @@ hypura_status model_make_units(struct model *model, hypura_error *error)
 
     for (int role = 0; role < ROLE_COUNT; role++)
         model->tensor_units[role] = NO_UNIT;
-    for (int role = 0; role < ROLE_ATTENTION_NORM; role++)
+    for (int role = 0; role < ROLE_OUTPUT_STREAMS; role++)
         if (model->tensors[role])
             model->tensor_units[role] = add_tensor(model, model->tensors[role], role, -1);
     for (uint32_t i = 0; i < layers; i++) {
@@ -80,7 +80,7 @@ hypura_status model_make_units(struct model *model, hypura_error *error)
                 tensor && !is_expert_role(role) ? add_tensor(model, tensor, role, (int32_t)i) : NO_UNIT;
         }
     }
-    for (int role = ROLE_OUTPUT_NORM; role < ROLE_COUNT; role++)
+    for (int role = ROLE_OUTPUT_STREAMS; role < ROLE_COUNT; role++)
         if (model->tensors[role])
             model->tensor_units[role] = add_tensor(model, model->tensors[role], role, -1);
     for (uint32_t i = 0; i < layers; i++)

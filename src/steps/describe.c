@@ -8,7 +8,8 @@ static const char *const buffer_names[BUFFER_COUNT] = {
     [BUFFER_NONE] = "-",      [BUFFER_HIDDEN] = "hidden",     [BUFFER_NORMED] = "normed",   [BUFFER_BRANCH] = "branch",
     [BUFFER_SIDE] = "side",   [BUFFER_QUERY] = "query",       [BUFFER_RAW] = "raw",         [BUFFER_KEY] = "key",
     [BUFFER_VALUE] = "value", [BUFFER_ATTENDED] = "attended", [BUFFER_LATENTS] = "latents", [BUFFER_BETA] = "beta",
-    [BUFFER_DECAY] = "decay", [BUFFER_GATE] = "gate",         [BUFFER_UP] = "up",           [BUFFER_SHARE] = "share"};
+    [BUFFER_DECAY] = "decay", [BUFFER_GATE] = "gate",         [BUFFER_UP] = "up",           [BUFFER_SHARE] = "share",
+    [BUFFER_COEFFICIENTS] = "coefficients"};
 
 static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_ADD_ROWS] = "add rows",
@@ -27,6 +28,8 @@ static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_SCALE_ROWS] = "scale rows",
                                                    [STEP_SCALE] = "scale",
                                                    [STEP_ADD] = "add",
+                                                   [STEP_GATHER] = "gather",
+                                                   [STEP_SCATTER] = "scatter",
                                                    [STEP_OUTPUT] = "output",
                                                    [STEP_RESIDUAL] = "residual"};
 
@@ -137,6 +140,8 @@ void step_describe(const struct step *step, char *text, size_t room)
     switch (step->kind) {
     case STEP_EMBED:
         say(&line, "tokens -> hidden");
+        if (step->embed.copies > 1)
+            say(&line, ", %u times", step->embed.copies);
         if (step->embed.scale != 1.0f)
             say(&line, " times %g", (double)step->embed.scale);
         break;
@@ -203,6 +208,16 @@ void step_describe(const struct step *step, char *text, size_t room)
         say(&line, "%s += %s", buffer_name(step->add.to), buffer_name(step->add.from));
         if (step->add.scale != 1.0f)
             say(&line, " times %g", (double)step->add.scale);
+        break;
+    case STEP_GATHER:
+        say(&line, "%u streams of %s by %s -> %s", step->gather.count, buffer_name(step->gather.streams),
+            buffer_name(step->gather.coefficients), buffer_name(step->gather.out));
+        break;
+    case STEP_SCATTER:
+        say(&line, "%s -> %u streams of %s by %s", buffer_name(step->scatter.from), step->scatter.count,
+            buffer_name(step->scatter.streams), buffer_name(step->scatter.coefficients));
+        if (step->scatter.sinkhorn)
+            say(&line, ", which mix");
         break;
     case STEP_OUTPUT:
         say(&line, "%s -> logits", buffer_name(step->output.in));

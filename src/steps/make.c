@@ -81,6 +81,10 @@ void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enu
 
 void add_residual(struct builder *b, enum step_buffer from)
 {
+    if (b->p->streams > 1) {
+        add_scatter(b, from);
+        return;
+    }
     add_step(b, STEP_ADD)->add = (struct step_add){.to = BUFFER_HIDDEN, .from = from, .scale = b->p->residual_scale};
 }
 
@@ -90,8 +94,8 @@ void add_residual(struct builder *b, enum step_buffer from)
 static void make_before(struct builder *b)
 {
     b->part = PART_INPUT;
-    add_step(b, STEP_EMBED)->embed =
-        (struct step_embed){.unit = unit_of(b, ROLE_TOKEN_EMBEDDING), .scale = b->p->embedding_scale};
+    add_step(b, STEP_EMBED)->embed = (struct step_embed){
+        .unit = unit_of(b, ROLE_TOKEN_EMBEDDING), .copies = b->p->streams, .scale = b->p->embedding_scale};
     static const enum tensor_role roles[] = {ROLE_TOKEN_TYPES, ROLE_POSITION_EMBEDDING};
     for (size_t i = 0; i < COUNT_OF(roles); i++)
         if (unit_of(b, roles[i]) != NO_UNIT)
@@ -100,12 +104,18 @@ static void make_before(struct builder *b)
     add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, unit_of(b, ROLE_EMBEDDING_NORM), unit_of(b, ROLE_EMBEDDING_NORM_BIAS));
 }
 
-/* What reads the residual stream reads it through a norm, where the layer has one there. */
-static enum step_buffer make_input(struct builder *b, enum tensor_role norm)
+/* What reads the residual stream reads it through a norm, where the layer has one there; of several streams it reads a
+ * sum. */
+static enum step_buffer make_input(struct builder *b, enum streams_of where, enum tensor_role norm)
 {
+    enum step_buffer in = BUFFER_HIDDEN;
+    if (b->p->streams > 1) {
+        add_gather(b, where, BUFFER_NORMED);
+        in = BUFFER_NORMED;
+    }
     if (unit_of(b, norm) == NO_UNIT)
-        return BUFFER_HIDDEN;
-    add_norm(b, BUFFER_HIDDEN, BUFFER_NORMED, unit_of(b, norm), unit_of(b, norm + 1));
+        return in;
+    add_norm(b, in, BUFFER_NORMED, unit_of(b, norm), unit_of(b, norm + 1));
     return BUFFER_NORMED;
 }
 
@@ -129,11 +139,11 @@ static void make_mixer(struct builder *b, enum step_buffer in, enum step_buffer 
 static void make_parallel_layer(struct builder *b)
 {
     const bool own = unit_of(b, ROLE_ATTENTION_OWN_NORM) != NO_UNIT; /* Falcon 40B */
-    enum step_buffer in = make_input(b, own ? ROLE_ATTENTION_OWN_NORM : ROLE_ATTENTION_NORM);
+    enum step_buffer in = make_input(b, STREAMS_OF_ATTENTION, own ? ROLE_ATTENTION_OWN_NORM : ROLE_ATTENTION_NORM);
     make_mixer(b, in, BUFFER_SIDE);
     b->part = PART_FEED_FORWARD;
     if (own)
-        in = make_input(b, ROLE_ATTENTION_NORM);
+        in = make_input(b, STREAMS_OF_ATTENTION, ROLE_ATTENTION_NORM);
     make_feed_forward(b, in, BUFFER_BRANCH);
     add_residual(b, BUFFER_BRANCH);
     add_residual(b, BUFFER_SIDE);
@@ -141,14 +151,14 @@ static void make_parallel_layer(struct builder *b)
 
 static void make_layer(struct builder *b)
 {
-    make_mixer(b, make_input(b, ROLE_ATTENTION_NORM), BUFFER_BRANCH);
+    make_mixer(b, make_input(b, STREAMS_OF_ATTENTION, ROLE_ATTENTION_NORM), BUFFER_BRANCH);
     add_norm(b, BUFFER_BRANCH, BUFFER_BRANCH, unit_of(b, ROLE_ATTENTION_POST_NORM), NO_UNIT);
     add_residual(b, BUFFER_BRANCH);
     add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, unit_of(b, ROLE_ATTENTION_SUM_NORM),
              unit_of(b, ROLE_ATTENTION_SUM_NORM_BIAS));
 
     b->part = PART_FEED_FORWARD;
-    make_feed_forward(b, make_input(b, ROLE_FFN_NORM), BUFFER_BRANCH);
+    make_feed_forward(b, make_input(b, STREAMS_OF_FFN, ROLE_FFN_NORM), BUFFER_BRANCH);
     add_norm(b, BUFFER_BRANCH, BUFFER_BRANCH, unit_of(b, ROLE_FFN_POST_NORM), NO_UNIT);
     add_residual(b, BUFFER_BRANCH);
     add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, unit_of(b, ROLE_FFN_SUM_NORM), unit_of(b, ROLE_FFN_SUM_NORM_BIAS));
@@ -159,7 +169,7 @@ static void make_layer(struct builder *b)
 static void make_after(struct builder *b)
 {
     b->part = PART_OUTPUT;
-    enum step_buffer in = make_input(b, ROLE_OUTPUT_NORM);
+    enum step_buffer in = make_input(b, STREAMS_OF_OUTPUT, ROLE_OUTPUT_NORM);
     unit_number unit = unit_of(b, ROLE_OUTPUT);
     if (b->architecture->flags & ARCHITECTURE_ENCODER)
         return;

@@ -31,7 +31,7 @@
 
 enum step_buffer {
     BUFFER_NONE,
-    BUFFER_HIDDEN,   /* the residual stream */
+    BUFFER_HIDDEN,   /* the residual stream, or several next to each other */
     BUFFER_NORMED,   /* what a mixer or a feed forward reads */
     BUFFER_BRANCH,   /* what it gives */
     BUFFER_SIDE,     /* what a second one gives: shared experts, or attention next to a feed forward */
@@ -45,7 +45,8 @@ enum step_buffer {
     BUFFER_DECAY,    /* and how much of the state is kept */
     BUFFER_GATE,     /* the inner rows of a feed forward */
     BUFFER_UP,
-    BUFFER_SHARE, /* the weight of the shared experts, one float */
+    BUFFER_SHARE,        /* the weight of the shared experts, one float */
+    BUFFER_COEFFICIENTS, /* how residual streams mix */
     BUFFER_COUNT
 };
 
@@ -72,6 +73,8 @@ enum step_kind {
     STEP_SCALE_ROWS,    /* rows of one buffer times the float of another */
     STEP_SCALE,         /* a buffer times one learnt number */
     STEP_ADD,           /* adds a buffer, scaled, to another */
+    STEP_GATHER,        /* residual streams become one row, and it is kept how they take a branch back */
+    STEP_SCATTER,       /* the branch goes back into the streams */
     STEP_OUTPUT,        /* logits of the rows that are wanted */
     STEP_RESIDUAL,      /* in fused lists only: what stands between a branch and the next norm, in one */
     STEP_KINDS
@@ -82,6 +85,7 @@ enum step_part { PART_INPUT, PART_ATTENTION, PART_FEED_FORWARD, PART_SHARED, PAR
 
 struct step_embed {
     unit_number unit;
+    uint32_t copies; /* residual streams that all begin with the row */
     float scale;
 };
 
@@ -263,6 +267,23 @@ struct step_add {
     float scale;
 };
 
+/* How residual streams mix: compute.h (struct stream_mixer) says it. Coefficients come from a product of all streams
+ * of a token, and stay for the scatter of the same branch. */
+struct step_gather {
+    enum step_buffer streams, coefficients, out;
+    unit_number scale, base;
+    uint32_t count, width;
+    bool returns; /* a scatter follows */
+    uint32_t sinkhorn;
+    float norm_epsilon, epsilon, back_epsilon, magnitude;
+};
+
+struct step_scatter {
+    enum step_buffer streams, coefficients, from;
+    uint32_t count, width;
+    uint32_t sinkhorn;
+};
+
 struct step_output {
     enum step_buffer in;
     unit_number unit, bias;
@@ -302,6 +323,8 @@ struct step {
         struct step_scale_rows scale_rows;
         struct step_scale scale;
         struct step_add add;
+        struct step_gather gather;
+        struct step_scatter scatter;
         struct step_output output;
         struct step_residual residual;
     };

@@ -33,6 +33,11 @@ struct step *add_multiply(struct builder *b, enum step_buffer in, uint32_t colum
 void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enum step_buffer out);
 void add_residual(struct builder *b, enum step_buffer from);
 
+/* streams.c: before a branch the streams become one row; add_residual then gives them the branch back. */
+enum streams_of { STREAMS_OF_ATTENTION, STREAMS_OF_FFN, STREAMS_OF_OUTPUT };
+void add_gather(struct builder *b, enum streams_of where, enum step_buffer out);
+void add_scatter(struct builder *b, enum step_buffer from);
+
 /* uses.c: fills in what the step reads and writes. */
 void note_buffers(struct step *step);
 

@@ -50,13 +50,18 @@ static void touch_delta_net(struct toucher *t, const struct step_delta_net *d)
     touch(t, d->out, true, inner);
 }
 
+static size_t coefficients_of(uint32_t count, bool returns, uint32_t sinkhorn)
+{
+    return stream_coefficients(&(struct stream_mixer){.streams = count, .returns = returns, .sinkhorn = sinkhorn});
+}
+
 size_t step_touches(const struct step *step, uint32_t embedding, struct step_touch out[STEP_TOUCHES])
 {
     struct toucher t = {.out = out};
     size_t e = embedding;
     switch (step->kind) {
     case STEP_EMBED:
-        touch(&t, BUFFER_HIDDEN, true, e);
+        touch(&t, BUFFER_HIDDEN, true, e * step->embed.copies);
         break;
     case STEP_ADD_ROWS:
         touch(&t, BUFFER_HIDDEN, false, e);
@@ -132,6 +137,25 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
         touch(&t, step->add.to, false, e);
         touch(&t, step->add.to, true, e);
         break;
+    case STEP_GATHER: {
+        const struct step_gather *g = &step->gather;
+        const size_t flat = (size_t)g->count * g->width;
+        const size_t coefficients = coefficients_of(g->count, g->returns, g->sinkhorn);
+        touch(&t, g->streams, false, flat);
+        touch(&t, g->coefficients, false, coefficients);
+        touch(&t, g->coefficients, true, coefficients);
+        touch(&t, g->out, true, g->width);
+        break;
+    }
+    case STEP_SCATTER: {
+        const struct step_scatter *s = &step->scatter;
+        const size_t flat = (size_t)s->count * s->width;
+        touch(&t, s->from, false, s->width);
+        touch(&t, s->coefficients, false, coefficients_of(s->count, true, s->sinkhorn));
+        touch(&t, s->streams, false, flat);
+        touch(&t, s->streams, true, flat);
+        break;
+    }
     case STEP_OUTPUT:
         touch(&t, step->output.in, false, e);
         break;
@@ -256,6 +280,9 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
     case STEP_SCALE:
         use_vectors(&l, &step->scale.factor, 1);
         break;
+    case STEP_GATHER:
+        use_vectors(&l, (const unit_number[]){step->gather.scale, step->gather.base}, 2);
+        break;
     case STEP_OUTPUT:
         use(&l, step->output.unit, USE_MATRIX, ROLE_OUTPUT);
         use_vectors(&l, &step->output.bias, 1);
@@ -270,6 +297,7 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
     case STEP_MIX:
     case STEP_SCALE_ROWS:
     case STEP_ADD:
+    case STEP_SCATTER:
     case STEP_KINDS:
         break;
     }

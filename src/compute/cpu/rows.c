@@ -3,7 +3,7 @@
 /* A section of the pool costs a few microseconds, about as much as this many elements of the cheaper functions. */
 #define TASK_ELEMENTS ((size_t)8192)
 
-static const struct row_kernels *kernels_of(const struct compute *compute)
+const struct row_kernels *row_kernels_of(const struct compute *compute)
 {
     switch (compute_instructions(compute)) {
 #if defined(__x86_64__)
@@ -43,7 +43,7 @@ static void run_elements(void *context, size_t index, size_t worker)
 
 static void for_elements(struct compute *compute, struct element_job *job)
 {
-    job->kernels = kernels_of(compute);
+    job->kernels = row_kernels_of(compute);
     if (job->count < 2 * TASK_ELEMENTS)
         job->run(job, 0, job->count);
     else
@@ -125,7 +125,7 @@ static void run_rows(void *context, size_t index, size_t worker)
 
 static void for_rows(struct compute *compute, struct row_job *job)
 {
-    job->kernels = kernels_of(compute);
+    job->kernels = row_kernels_of(compute);
     job->task_rows = MAX(TASK_ELEMENTS / MAX(job->columns, (size_t)1), (size_t)1);
     if (job->rows * job->columns < 2 * TASK_ELEMENTS)
         job->task_rows = MAX(job->rows, (size_t)1);

@@ -6,6 +6,7 @@
 #include "compute/compute.h"
 
 struct row_kernels {
+    float (*rms_factor)(const float *in, size_t columns, float epsilon); /* that brings it to length 1 */
     void (*rms_norm)(float *out, const float *in, const float *weight, size_t columns, float epsilon);
     void (*layer_norm)(float *out, const float *in, const float *weight, const float *bias, size_t columns,
                        float epsilon);
@@ -16,7 +17,12 @@ struct row_kernels {
     void (*function)(enum activation_function function, float *values, size_t count);
     void (*soft_cap)(float *values, size_t count, float cap);
     void (*rope)(enum rope_layout layout, float *head, size_t rotary, const float *table);
+    void (*gather)(float *out, const float *streams, const float *weights, size_t count, size_t width);
+    void (*scatter)(float *streams, const float *branch, const float *back, const float *matrix, size_t count,
+                    size_t width);
 };
+
+const struct row_kernels *row_kernels_of(const struct compute *compute);
 
 extern const struct row_kernels row_kernels_plain;
 extern const struct row_kernels row_kernels_avx2;

@@ -29,9 +29,14 @@ static float sum_of_squares(const float *in, size_t columns, float mean)
     return lanes_fold_add(sum);
 }
 
+static float rms_factor(const float *in, size_t columns, float epsilon)
+{
+    return 1.0f / sqrtf(sum_of_squares(in, columns, 0.0f) / (float)columns + epsilon);
+}
+
 static void rms_norm(float *out, const float *in, const float *weight, size_t columns, float epsilon)
 {
-    float factor = 1.0f / sqrtf(sum_of_squares(in, columns, 0.0f) / (float)columns + epsilon);
+    float factor = rms_factor(in, columns, epsilon);
     FOR_LANES(i, columns)
     {
         lanes a = lanes_multiply(load_some(in, i, columns, 0.0f), lanes_all(factor));
@@ -215,7 +220,39 @@ static void rope(enum rope_layout layout, float *head, size_t rotary, const floa
     }
 }
 
+/* ---- residual streams ---------------------------------------------------------------------------------------------- */
+
+static void gather(float *out, const float *streams, const float *weights, size_t count, size_t width)
+{
+    FOR_LANES(i, width)
+    {
+        lanes sum = lanes_multiply(load_some(streams, i, width, 0.0f), lanes_all(weights[0]));
+        for (size_t s = 1; s < count; s++)
+            sum = lanes_fma(load_some(streams + s * width, i, width, 0.0f), lanes_all(weights[s]), sum);
+        store_some(out, i, width, sum);
+    }
+}
+
+/* matrix NULL: streams stay as they are. */
+static void scatter(float *streams, const float *branch, const float *back, const float *matrix, size_t count,
+                    size_t width)
+{
+    FOR_LANES(i, width)
+    {
+        lanes old[STREAMS_MAX], row = load_some(branch, i, width, 0.0f);
+        for (size_t s = 0; s < count; s++)
+            old[s] = load_some(streams + s * width, i, width, 0.0f);
+        for (size_t t = 0; t < count; t++) {
+            lanes sum = lanes_multiply(row, lanes_all(back[t]));
+            for (size_t s = 0; matrix && s < count; s++)
+                sum = lanes_fma(old[s], lanes_all(matrix[s * count + t]), sum);
+            store_some(streams + t * width, i, width, matrix ? sum : lanes_add(old[t], sum));
+        }
+    }
+}
+
 const struct row_kernels VARIANT(row_kernels) = {
+    .rms_factor = rms_factor,
     .rms_norm = rms_norm,
     .layer_norm = layer_norm,
     .add = add,
@@ -224,4 +261,6 @@ const struct row_kernels VARIANT(row_kernels) = {
     .function = function,
     .soft_cap = soft_cap,
     .rope = rope,
+    .gather = gather,
+    .scatter = scatter,
 };

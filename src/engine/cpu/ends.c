@@ -1,6 +1,8 @@
 /* From tokens to the residual stream, and from it to logits. */
 #include "engine/cpu/execute.h"
 
+#include <string.h>
+
 hypura_status run_embed(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
@@ -11,15 +13,18 @@ hypura_status run_embed(struct batch *batch, const struct step *step, struct hel
     struct matrix matrix = matrix_at(NULL, tensor->type, p->embedding, p->vocabulary);
     if (!batch->open->plan->embedding_rows && store_pieces(batch->open->store, unit).count == 1)
         TRY(hold_matrix(batch, held, unit, &matrix, error));
-    for (size_t r = 0; r < batch->rows; r++) {
+    const uint32_t copies = step->embed.copies;
+    for (size_t r = 0; r < batch->rows; r++, hidden += copies * (size_t)p->embedding) {
         uint64_t offset = (uint64_t)tokens[r] * matrix.row_bytes;
         const uint8_t *row = matrix.data ? matrix.data + offset : batch->scratch.embedding_row;
         if (!matrix.data)
             TRY(store_read(batch->open->store, unit, offset, matrix.row_bytes, batch->scratch.embedding_row, error));
-        compute_dequantize(matrix.type, row, hidden + r * p->embedding, p->embedding);
+        compute_dequantize(matrix.type, row, hidden, p->embedding);
+        if (step->embed.scale != 1.0f)
+            compute_scale(batch->compute, hidden, hidden, step->embed.scale, p->embedding);
+        for (uint32_t copy = 1; copy < copies; copy++)
+            memcpy(hidden + copy * (size_t)p->embedding, hidden, p->embedding * sizeof *hidden);
     }
-    if (step->embed.scale != 1.0f)
-        compute_scale(batch->compute, hidden, hidden, step->embed.scale, batch->rows * p->embedding);
     return HYPURA_OK;
 }
 

@@ -98,6 +98,8 @@ static step_function *const functions[STEP_KINDS] = {[STEP_EMBED] = run_embed,
                                                      [STEP_SCALE_ROWS] = run_scale_rows,
                                                      [STEP_SCALE] = run_scale,
                                                      [STEP_ADD] = run_add,
+                                                     [STEP_GATHER] = run_gather,
+                                                     [STEP_SCATTER] = run_scatter,
                                                      [STEP_OUTPUT] = run_output};
 
 hypura_status execute(struct batch *batch, struct step_list list, hypura_error *error)

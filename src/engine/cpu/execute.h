@@ -6,6 +6,7 @@
  *   multiply.c   products with matrices that may come in pieces
  *   attend.c     heads, attention, its latent kind
  *   delta_net.c  recurrence
+ *   streams.c    residual streams
  *   router.c     how a router chooses
  *   experts.c    which experts, and their work in the order of arrival
  *   ends.c       embeddings and logits
@@ -38,6 +39,7 @@ step_function run_norm, run_glu, run_elements, run_scale_rows, run_scale, run_ad
 step_function run_multiply;
 step_function run_heads, run_spread, run_attend, run_attend_latent;
 step_function run_delta_net;
+step_function run_gather, run_scatter;
 step_function run_route, run_experts, run_mix;
 
 #endif

@@ -192,6 +192,8 @@ static bool can_output(const struct gpu *gpu, const struct geometry *geometry)
     for (size_t i = 0; i < after.count; i++) {
         struct step_unit units[STEP_UNITS];
         size_t count = step_units(&after.steps[i], units);
+        if (after.steps[i].kind != STEP_OUTPUT && !pass_records(after.steps[i].kind))
+            return false;
         for (size_t u = 0; u < count; u++)
             if (!can_use(&q, &units[u]))
                 return false;
@@ -204,7 +206,7 @@ static bool can_embed(const struct gpu *gpu, const struct geometry *geometry)
     struct step_list before = steps_before(geometry->steps);
     const struct gguf_tensor *tensor = model_unit(geometry->model, before.steps->embed.unit)->slices[0].tensor;
     uint64_t row_bytes = 0;
-    return before.count == 1 && tensor->bytes <= gpu_get_info(gpu)->max_allocation &&
+    return before.count == 1 && before.steps->embed.copies == 1 && tensor->bytes <= gpu_get_info(gpu)->max_allocation &&
            tensor_row_bytes(tensor->type, tensor->dimensions[0], &row_bytes) &&
            gpu_embed_supports(tensor->type, row_bytes);
 }

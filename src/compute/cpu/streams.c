@@ -1,0 +1,129 @@
+#include "compute/cpu/rows.h"
+
+#include <math.h>
+
+/* A section of the pool pays from so many elements on. */
+#define PARALLEL_ELEMENTS ((size_t)16 << 10)
+
+struct stream_job {
+    const struct row_kernels *kernels;
+    const struct stream_mixer *mixer;
+    float *streams, *coefficients, *out;
+    const float *branch;
+};
+
+size_t stream_coefficients(const struct stream_mixer *mixer)
+{
+    size_t back = mixer->returns ? 1 + (mixer->sinkhorn ? mixer->streams : 0) : 0;
+    return mixer->streams * (1 + back);
+}
+
+static float sigmoid(float a)
+{
+    return 1.0f / (1.0f + expf(-a));
+}
+
+/* ---- the matrix ----------------------------------------------------------------------------------------------------
+ */
+
+static void divide_rows(float *matrix, size_t size, float epsilon)
+{
+    for (size_t from = 0; from < size; from++, matrix += size) {
+        float sum = 0.0f;
+        for (size_t to = 0; to < size; to++)
+            sum += matrix[to];
+        for (size_t to = 0; to < size; to++)
+            matrix[to] /= sum + epsilon;
+    }
+}
+
+static void divide_columns(float *matrix, size_t size, float epsilon)
+{
+    for (size_t to = 0; to < size; to++) {
+        float sum = 0.0f;
+        for (size_t from = 0; from < size; from++)
+            sum += matrix[from * size + to];
+        for (size_t from = 0; from < size; from++)
+            matrix[from * size + to] /= sum + epsilon;
+    }
+}
+
+/* Rows and columns are brought to sums of 1 in turns, after a softmax of each row (Sinkhorn and Knopp, 1967). */
+static void balance(float *matrix, size_t size, uint32_t rounds, float epsilon)
+{
+    for (size_t from = 0; from < size; from++) {
+        float *row = matrix + from * size, most = row[0], sum = 0.0f;
+        for (size_t to = 1; to < size; to++)
+            most = row[to] > most ? row[to] : most;
+        for (size_t to = 0; to < size; to++) {
+            row[to] = expf(row[to] - most);
+            sum += row[to];
+        }
+        for (size_t to = 0; to < size; to++)
+            row[to] = row[to] / sum + epsilon;
+    }
+    divide_columns(matrix, size, epsilon);
+    for (uint32_t round = 1; round < rounds; round++) {
+        divide_rows(matrix, size, epsilon);
+        divide_columns(matrix, size, epsilon);
+    }
+}
+
+/* ---- rows ----------------------------------------------------------------------------------------------------------
+ */
+
+static void gather_row(void *context, size_t row, size_t worker)
+{
+    const struct stream_job *job = context;
+    const struct stream_mixer *m = job->mixer;
+    const size_t count = m->streams, flat = count * m->width;
+    float *streams = job->streams + row * flat, *c = job->coefficients + row * stream_coefficients(m);
+    const float factor = job->kernels->rms_factor(streams, flat, m->norm_epsilon);
+    (void)worker;
+    for (size_t s = 0; s < count; s++)
+        c[s] = sigmoid(c[s] * factor * m->scale[0] + m->base[s]) + m->epsilon;
+    for (size_t s = count; m->returns && s < 2 * count; s++)
+        c[s] = m->magnitude * sigmoid(c[s] * factor * m->scale[1] + m->base[s]) + m->back_epsilon;
+    if (m->returns && m->sinkhorn) {
+        for (size_t i = 2 * count; i < (2 + count) * count; i++)
+            c[i] = c[i] * factor * m->scale[2] + m->base[i];
+        balance(c + 2 * count, count, m->sinkhorn, m->epsilon);
+    }
+    job->kernels->gather(job->out + row * m->width, streams, c, count, m->width);
+}
+
+static void scatter_row(void *context, size_t row, size_t worker)
+{
+    const struct stream_job *job = context;
+    const struct stream_mixer *m = job->mixer;
+    const size_t count = m->streams;
+    const float *c = job->coefficients + row * stream_coefficients(m);
+    (void)worker;
+    job->kernels->scatter(job->streams + row * count * m->width, job->branch + row * m->width, c + count,
+                          m->sinkhorn ? c + 2 * count : NULL, count, m->width);
+}
+
+static void run_rows(struct compute *compute, thread_task task, struct stream_job *job, size_t rows)
+{
+    job->kernels = row_kernels_of(compute);
+    if (rows * job->mixer->streams * job->mixer->width < PARALLEL_ELEMENTS)
+        for (size_t row = 0; row < rows; row++)
+            task(job, row, 0);
+    else
+        thread_pool_run(compute_pool(compute), task, job, rows);
+}
+
+void compute_gather_streams(struct compute *compute, const struct stream_mixer *mixer, const float *streams,
+                            float *coefficients, float *out, size_t rows)
+{
+    struct stream_job job = {.mixer = mixer, .streams = (float *)streams, .coefficients = coefficients, .out = out};
+    run_rows(compute, gather_row, &job, rows);
+}
+
+void compute_scatter_streams(struct compute *compute, const struct stream_mixer *mixer, float *streams,
+                             const float *coefficients, const float *branch, size_t rows)
+{
+    struct stream_job job = {
+        .mixer = mixer, .streams = streams, .coefficients = (float *)coefficients, .branch = branch};
+    run_rows(compute, scatter_row, &job, rows);
+}

@@ -1,0 +1,31 @@
+/* Residual streams (compute.h says how they mix). */
+#include "engine/cpu/execute.h"
+
+hypura_status run_gather(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
+{
+    const struct step_gather *g = &step->gather;
+    struct stream_mixer mixer = {.streams = g->count,
+                                 .width = g->width,
+                                 .returns = g->returns,
+                                 .sinkhorn = g->sinkhorn,
+                                 .norm_epsilon = g->norm_epsilon,
+                                 .epsilon = g->epsilon,
+                                 .back_epsilon = g->back_epsilon,
+                                 .magnitude = g->magnitude};
+    TRY(hold_vector(batch, held, g->scale, &mixer.scale, error));
+    TRY(hold_vector(batch, held, g->base, &mixer.base, error));
+    compute_gather_streams(batch->compute, &mixer, rows_of(batch, g->streams), rows_of(batch, g->coefficients),
+                           rows_of(batch, g->out), batch->rows);
+    return HYPURA_OK;
+}
+
+hypura_status run_scatter(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
+{
+    const struct step_scatter *s = &step->scatter;
+    const struct stream_mixer mixer = {
+        .streams = s->count, .width = s->width, .returns = true, .sinkhorn = s->sinkhorn};
+    (void)held, (void)error;
+    compute_scatter_streams(batch->compute, &mixer, rows_of(batch, s->streams), rows_of(batch, s->coefficients),
+                            rows_of(batch, s->from), batch->rows);
+    return HYPURA_OK;
+}

@@ -1,0 +1,153 @@
+/* What residual streams promise: the values that compute.h says, in both forms and at the end, and the same bits from
+ * every instruction set, any number of threads and however rows are cut. */
+#include "test.h"
+
+#include "compute/compute.h"
+
+#include <math.h>
+#include <string.h>
+
+#define ROWS 9
+#define WIDTH 2054
+#define STREAMS 4
+#define FLAT ((size_t)STREAMS * WIDTH)
+#define MOST (STREAMS * (2 + STREAMS))
+
+static float streams[ROWS * FLAT], coefficients[ROWS * MOST], branch[ROWS * WIDTH], scale[3], base[MOST];
+static double expected_in[ROWS * WIDTH], expected[ROWS * FLAT];
+
+static struct stream_mixer mixer_of(bool returns, uint32_t sinkhorn)
+{
+    return (struct stream_mixer){.streams = STREAMS,
+                                 .width = WIDTH,
+                                 .returns = returns,
+                                 .sinkhorn = sinkhorn,
+                                 .norm_epsilon = 1e-3f,
+                                 .epsilon = 1e-2f,
+                                 .back_epsilon = sinkhorn ? 0 : 3e-2f,
+                                 .magnitude = 1.7f,
+                                 .scale = scale,
+                                 .base = base};
+}
+
+static double sigmoid(double x)
+{
+    return 1 / (1 + exp(-x));
+}
+
+/* Each element by itself, with whole sums. */
+static void expect_matrix(double c[STREAMS][STREAMS], uint32_t rounds)
+{
+    for (int s = 0; s < STREAMS; s++) {
+        double sum = 0;
+        for (int t = 0; t < STREAMS; t++)
+            sum += exp(c[s][t]);
+        for (int t = 0; t < STREAMS; t++)
+            c[s][t] = exp(c[s][t]) / sum + (double)1e-2f;
+    }
+    for (uint32_t half = 1; half < 2 * rounds; half++) {
+        double sums[STREAMS] = {0};
+        bool columns = half % 2;
+        for (int s = 0; s < STREAMS; s++)
+            for (int t = 0; t < STREAMS; t++)
+                sums[columns ? t : s] += c[s][t];
+        for (int s = 0; s < STREAMS; s++)
+            for (int t = 0; t < STREAMS; t++)
+                c[s][t] /= sums[columns ? t : s] + (double)1e-2f;
+    }
+}
+
+static void expect_row(const struct stream_mixer *m, size_t row, size_t count)
+{
+    const float *x = streams + row * FLAT, *mix = coefficients + row * count;
+    double squares = 0, matrix[STREAMS][STREAMS] = {{0}};
+    for (size_t i = 0; i < FLAT; i++)
+        squares += (double)x[i] * x[i];
+    double factor = 1 / sqrt(squares / (double)FLAT + 1e-3);
+    for (int s = 0; s < STREAMS; s++)
+        for (int t = 0; t < STREAMS; t++) {
+            size_t at = (size_t)(2 + s) * STREAMS + (size_t)t;
+            matrix[s][t] = m->sinkhorn ? mix[at] * factor * scale[2] + base[at] : s == t;
+        }
+    if (m->sinkhorn)
+        expect_matrix(matrix, m->sinkhorn);
+    for (size_t i = 0; i < WIDTH; i++) {
+        double sum = 0;
+        for (size_t s = 0; s < STREAMS; s++)
+            sum += (sigmoid(mix[s] * factor * scale[0] + base[s]) + 1e-2) * x[s * WIDTH + i];
+        expected_in[row * WIDTH + i] = sum;
+        for (size_t t = 0; m->returns && t < STREAMS; t++) {
+            double back =
+                m->magnitude * sigmoid(mix[STREAMS + t] * factor * scale[1] + base[STREAMS + t]) + m->back_epsilon;
+            sum = back * branch[row * WIDTH + i];
+            for (size_t s = 0; s < STREAMS; s++)
+                sum += matrix[s][t] * x[s * WIDTH + i];
+            expected[row * FLAT + t * WIDTH + i] = sum;
+        }
+    }
+}
+
+static void check(const float *values, const double *right, size_t count, const char *what)
+{
+    for (size_t i = 0; i < count; i++)
+        if (!(fabs(values[i] - right[i]) <= 1e-5 * (1 + fabs(right[i]))))
+            fail_msg("%s at %zu: %.9g, expected %.9g", what, i, (double)values[i], right[i]);
+}
+
+/* In cuts of so many rows. */
+static void run(enum instruction_set set, size_t threads, const struct stream_mixer *m, size_t cut, float *in, float *x)
+{
+    static float c[ROWS * MOST];
+    struct compute *compute;
+    size_t count = stream_coefficients(m);
+    assert_ok(compute_create(&compute, threads, set, &test_error));
+    memcpy(x, streams, sizeof streams);
+    memcpy(c, coefficients, sizeof c);
+    for (size_t row = 0, rows; row < ROWS; row += rows) {
+        rows = MIN(cut, ROWS - row);
+        compute_gather_streams(compute, m, x + row * FLAT, c + row * count, in + row * WIDTH, rows);
+        if (m->returns)
+            compute_scatter_streams(compute, m, x + row * FLAT, c + row * count, branch + row * WIDTH, rows);
+    }
+    compute_destroy(compute);
+}
+
+static void fill(struct random *random, float *values, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        values[i] = (float)random_normal(random);
+}
+
+static void streams_mix(void **state)
+{
+    static float in[ROWS * WIDTH], x[ROWS * FLAT], plain_in[ROWS * WIDTH], plain[ROWS * FLAT];
+    struct random random;
+    (void)state;
+    random_seed(&random, 11);
+    fill(&random, streams, ROWS * FLAT);
+    fill(&random, coefficients, COUNT_OF(coefficients));
+    fill(&random, branch, COUNT_OF(branch));
+    fill(&random, scale, COUNT_OF(scale));
+    fill(&random, base, COUNT_OF(base));
+    for (int form = 0; form < 4; form++) {
+        struct stream_mixer m = mixer_of(form < 3, form < 2 ? 1 + 4 * (uint32_t)form : 0);
+        for (size_t row = 0; row < ROWS; row++)
+            expect_row(&m, row, stream_coefficients(&m));
+        run(INSTRUCTIONS_PLAIN, 1, &m, ROWS, plain_in, plain);
+        check(plain_in, expected_in, ROWS * WIDTH, "the row");
+        if (m.returns)
+            check(plain, expected, ROWS * FLAT, "streams");
+        for (int set = 0; set <= INSTRUCTIONS_NEON; set++)
+            for (size_t cut = 1; cut < ROWS && compute_has_instructions((enum instruction_set)set); cut += 3) {
+                run((enum instruction_set)set, cut, &m, cut, in, x);
+                assert_memory_equal(in, plain_in, sizeof in);
+                assert_memory_equal(x, plain, sizeof x);
+            }
+    }
+}
+
+int main(void)
+{
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(streams_mix)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
