@@ -128,14 +128,14 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
         memory_free(store_usage_read(geometry->model, path, &request->hit_curve));
     if (gpu && device->info.unified)
         request->overhead += plan_gpu_bytes(gpu);
-    TRY(plan_make(out, geometry->model, hardware, request, error));
+    TRY(plan_make(out, geometry->model, geometry->steps, hardware, request, error));
     if (!geometry->windows || (*out)->chunk <= WINDOW_SLACK)
         return HYPURA_OK;
     /* Rings of sliding windows have room for this many tokens beyond the window. */
     plan_free(*out);
     *out = NULL;
     request->chunk = WINDOW_SLACK;
-    return plan_make(out, geometry->model, hardware, request, error);
+    return plan_make(out, geometry->model, geometry->steps, hardware, request, error);
 }
 
 hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
@@ -212,7 +212,7 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
     if (!status) {
         request.budget = plan->budget;
         request.positions = plan->positions; /* more memory is not to be spent on a longer context */
-        status = plan_tokens_per_second_with(model, hardware, &request, more_bytes, tokens_per_second, error);
+        status = plan_tokens_per_second_with(model, steps, hardware, &request, more_bytes, tokens_per_second, error);
     }
     plan_free(plan);
     adapters_close(adapters);

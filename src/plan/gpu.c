@@ -41,10 +41,19 @@ uint64_t plan_gpu_bytes(const struct plan_gpu *plan)
 
 struct gpu_planner {
     const struct model *model;
+    const struct steps *steps;
     const struct plan_gpu_request *request;
     struct plan_gpu *plan;
     uint32_t positions;
     uint64_t left;
+};
+
+/* What the planner takes together: each unit that a list reads and that is not there yet, once. */
+#define UNITS_TOGETHER 256u
+struct together {
+    unit_number units[UNITS_TOGETHER];
+    size_t count;
+    uint64_t bytes, largest;
 };
 
 static bool take(struct gpu_planner *planner, uint64_t bytes)
@@ -57,34 +66,55 @@ static bool take(struct gpu_planner *planner, uint64_t bytes)
 
 static void take_unit(struct gpu_planner *planner, unit_number unit)
 {
-    if (unit == NO_UNIT || planner->plan->units[unit])
-        return;
     planner->plan->units[unit] = 1;
     planner->plan->resident_bytes += unit_bytes(model_unit(planner->model, unit));
 }
 
-static uint64_t tensor_bytes(const struct model *model, unit_number unit)
+static bool has(const struct together *together, unit_number unit)
 {
-    return unit == NO_UNIT ? 0 : unit_bytes(model_unit(model, unit));
+    for (size_t i = 0; i < together->count; i++)
+        if (together->units[i] == unit)
+            return true;
+    return false;
+}
+
+/* False: there are more than can be taken. */
+static bool gather(struct together *together, const struct gpu_planner *planner, struct step_list list)
+{
+    *together = (struct together){0};
+    for (size_t i = 0; i < list.count; i++) {
+        struct step_unit units[STEP_UNITS];
+        size_t count = step_units(&list.steps[i], units);
+        for (size_t u = 0; u < count; u++) {
+            unit_number unit = units[u].unit;
+            if (planner->plan->units[unit] || units[u].use == USE_ROWS || has(together, unit))
+                continue;
+            if (together->count == UNITS_TOGETHER)
+                return false;
+            uint64_t bytes = unit_bytes(model_unit(planner->model, unit));
+            together->units[together->count++] = unit;
+            together->bytes += bytes;
+            together->largest = MAX(together->largest, bytes);
+        }
+    }
+    return true;
+}
+
+static void take_together(struct gpu_planner *planner, const struct together *together)
+{
+    for (size_t i = 0; i < together->count; i++)
+        take_unit(planner, together->units[i]);
 }
 
 static void take_output(struct gpu_planner *planner)
 {
-    const struct model *model = planner->model;
-    unit_number output = model_tensor(model, ROLE_OUTPUT);
-    if (output == NO_UNIT)
-        output = model_tensor(model, ROLE_TOKEN_EMBEDDING);
-    const unit_number units[] = {output, model_tensor(model, ROLE_OUTPUT_NORM),
-                                 model_tensor(model, ROLE_OUTPUT_NORM_BIAS), model_tensor(model, ROLE_OUTPUT_BIAS)};
-    uint64_t bytes = 0;
-    for (size_t i = 0; i < COUNT_OF(units); i++)
-        bytes += tensor_bytes(model, units[i]);
+    struct together output;
     /* Not at the cost of the layers, which also save the way there and back; nor behind a last layer on the CPU. */
     if (!planner->request->output || planner->request->layers[planner->plan->layer_count - 1] == GPU_CANNOT ||
-        bytes > planner->left / 2 || !take(planner, bytes))
+        !gather(&output, planner, steps_after(planner->steps)) || output.bytes > planner->left / 2 ||
+        !take(planner, output.bytes))
         return;
-    for (size_t i = 0; i < COUNT_OF(units); i++)
-        take_unit(planner, units[i]);
+    take_together(planner, &output);
     planner->plan->output = true;
 }
 
@@ -94,32 +124,26 @@ static void take_output(struct gpu_planner *planner)
 
 static void take_embedding(struct gpu_planner *planner)
 {
-    unit_number unit = model_tensor(planner->model, ROLE_TOKEN_EMBEDDING);
+    const struct step *embed = steps_find(steps_before(planner->steps), STEP_EMBED);
     const struct plan_gpu *plan = planner->plan;
-    if (!planner->request->embedding || !plan->output || plan->taken < plan->layer_count || plan->units[unit])
+    if (!planner->request->embedding || !plan->output || plan->taken < plan->layer_count ||
+        plan->units[embed->embed.unit])
         return;
-    uint64_t bytes = tensor_bytes(planner->model, unit);
+    uint64_t bytes = unit_bytes(model_unit(planner->model, embed->embed.unit));
     if (bytes <= planner->left / EMBEDDING_SHARE && take(planner, bytes))
-        take_unit(planner, unit);
+        take_unit(planner, embed->embed.unit);
 }
 
 static bool take_layer(struct gpu_planner *planner, uint32_t number)
 {
     const struct plan_gpu_request *request = planner->request;
-    const struct model_layer *layer = model_layer(planner->model, number);
+    struct together layer;
     uint64_t kv =
         request->kv_bytes(request->context, number, planner->positions, MAX(request->sequences, 1u), request->kv_type);
-    uint64_t bytes = kv;
-    for (int role = 0; role < ROLE_COUNT; role++) {
-        uint64_t tensor = tensor_bytes(planner->model, layer->tensors[role]);
-        if (tensor > request->max_allocation)
-            return false;
-        bytes += tensor;
-    }
-    if (kv > request->max_allocation || !take(planner, bytes))
+    if (!gather(&layer, planner, steps_of_layer(planner->steps, number)) ||
+        MAX(kv, layer.largest) > request->max_allocation || !take(planner, kv + layer.bytes))
         return false;
-    for (int role = 0; role < ROLE_COUNT; role++)
-        take_unit(planner, layer->tensors[role]);
+    take_together(planner, &layer);
     planner->plan->kv_bytes += kv;
     planner->plan->layers[number] = request->layers[number];
     planner->plan->taken++;
@@ -180,6 +204,20 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
     planner->plan->scratch_bytes += 2 * slots * largest;
 }
 
+/* Of all experts of a layer: those on the CPU need them too. */
+static uint64_t bias_bytes(const struct gpu_planner *planner, uint32_t layer)
+{
+    struct step_list list = steps_of_layer(planner->steps, layer);
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < list.count; i++) {
+        struct step_unit units[STEP_UNITS];
+        size_t count = step_units(&list.steps[i], units);
+        for (size_t u = 0; u < count; u++)
+            bytes += units[u].use == USE_BIASES ? model_unit(planner->model, units[u].unit)->bytes : 0;
+    }
+    return bytes;
+}
+
 static hypura_status take_experts(struct gpu_planner *planner, hypura_error *error)
 {
     const struct plan_gpu_request *request = planner->request;
@@ -194,9 +232,9 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
     if (status)
         return status;
     for (uint32_t i = 0; i < plan->layer_count; i++) {
-        const struct model_layer *layer = model_layer(planner->model, i);
-        for (uint32_t e = 0; layer->moe && plan->layers[i] == GPU_CAN && e < experts; e++) {
-            unit_number unit = layer->first_expert + e;
+        unit_number first = plan_first_expert(planner->steps, i);
+        for (uint32_t e = 0; first != NO_UNIT && plan->layers[i] == GPU_CAN && e < experts; e++) {
+            unit_number unit = first + e;
             candidates[count++] = (struct candidate){request->uses ? request->uses[unit] : 0, unit, i, e};
         }
     }
@@ -221,13 +259,9 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
         plan->expert_bytes += bytes;
     }
     memory_free(candidates);
-    static const enum tensor_role biases[] = {ROLE_EXPERT_GATE_BIAS, ROLE_EXPERT_UP_BIAS, ROLE_EXPERT_DOWN_BIAS};
-    for (uint32_t i = 0; i < plan->layer_count; i++) {
-        const struct model_layer *layer = model_layer(planner->model, i);
-        for (size_t b = 0; plan->layers[i] && layer->moe && plan->slots[i] < experts && b < COUNT_OF(biases); b++)
-            if (layer->tensors[biases[b]] != NO_UNIT)
-                plan->host_bytes += model_unit(planner->model, layer->tensors[biases[b]])->bytes;
-    }
+    for (uint32_t i = 0; i < plan->layer_count; i++)
+        if (plan->layers[i] && plan->slots[i] < experts)
+            plan->host_bytes += bias_bytes(planner, i);
     for (uint32_t i = 0; i < plan->layer_count; i++)
         plan->moves |= request->moves && plan->slots[i] > 0 && plan->slots[i] < experts;
     return HYPURA_OK;
@@ -275,7 +309,7 @@ static void describe(const struct gpu_planner *planner)
     uint32_t experts = 0, all = 0, per_layer = model_parameters(planner->model)->experts;
     for (uint32_t i = 0; i < plan->layer_count; i++) {
         experts += plan->slots[i];
-        all += model_layer(planner->model, i)->moe ? per_layer : 0;
+        all += plan_first_expert(planner->steps, i) != NO_UNIT ? per_layer : 0;
     }
     char text[32], some[96] = "";
     if (all && plan->in_place)
@@ -311,8 +345,8 @@ static hypura_status fill(struct gpu_planner *planner, uint32_t chunk, hypura_er
 }
 
 /* chunk: tokens a batch; 0: those that an eighth has room for. */
-static hypura_status make(struct plan_gpu **out, const struct model *model, const struct plan_gpu_request *request,
-                          uint32_t chunk, hypura_error *error)
+static hypura_status make(struct plan_gpu **out, const struct model *model, const struct steps *steps,
+                          const struct plan_gpu_request *request, uint32_t chunk, hypura_error *error)
 {
     struct plan_gpu *plan;
     hypura_status status = ALLOCATE(&plan, 1, "plan for the GPU", error);
@@ -325,7 +359,7 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
         status = ALLOCATE(&plan->slots, plan->layer_count, "plan for the GPU", error);
     if (!status)
         status = ALLOCATE(&plan->units, plan->unit_count, "plan for the GPU", error);
-    struct gpu_planner planner = {.model = model, .request = request, .plan = plan};
+    struct gpu_planner planner = {.model = model, .steps = steps, .request = request, .plan = plan};
     if (!status)
         status = fill(&planner, chunk, error);
     if (status || plan->taken == 0) {
@@ -338,27 +372,28 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
 }
 
 /* Whether some layer there has experts on both sides, so that a long batch brings some. */
-static bool is_visited(const struct plan_gpu *plan, const struct model *model)
+static bool is_visited(const struct plan_gpu *plan, const struct model *model, const struct steps *steps)
 {
     bool any = false;
     for (uint32_t i = 0; i < plan->layer_count; i++)
-        any |= plan->layers[i] == GPU_CAN && model_layer(model, i)->moe &&
+        any |= plan->layers[i] == GPU_CAN && plan_first_expert(steps, i) != NO_UNIT &&
                plan->slots[i] < model_parameters(model)->experts;
     return any && plan->visit_slots > 0;
 }
 
 /* A longer batch costs experts; never a layer. */
-static hypura_status lengthen(struct plan_gpu **plan, const struct model *model, const struct plan_gpu_request *request,
-                              hypura_error *error)
+static hypura_status lengthen(struct plan_gpu **plan, const struct model *model, const struct steps *steps,
+                              const struct plan_gpu_request *request, hypura_error *error)
 {
     uint32_t longest = longest_chunk(request, positions_of(model, request));
     hypura_status status = HYPURA_OK;
     for (uint32_t chunk = 2 * (*plan)->chunk; chunk <= longest && !status; chunk *= 2) {
         struct plan_gpu *longer = NULL;
-        status = make(&longer, model, request, chunk, error);
-        bool better =
-            longer && longer->taken == (*plan)->taken && longer->output == (*plan)->output && longer->visit_slots > 0 &&
-            plan_gpu_request_seconds(longer, model, request) < plan_gpu_request_seconds(*plan, model, request);
+        status = make(&longer, model, steps, request, chunk, error);
+        bool better = longer && longer->taken == (*plan)->taken && longer->output == (*plan)->output &&
+                      longer->visit_slots > 0 &&
+                      plan_gpu_request_seconds(longer, model, steps, request) <
+                          plan_gpu_request_seconds(*plan, model, steps, request);
         if (better) {
             struct plan_gpu *shorter = *plan;
             *plan = longer;
@@ -369,13 +404,13 @@ static hypura_status lengthen(struct plan_gpu **plan, const struct model *model,
     return status;
 }
 
-hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct plan_gpu_request *request,
-                            hypura_error *error)
+hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct steps *steps,
+                            const struct plan_gpu_request *request, hypura_error *error)
 {
     struct plan_gpu *plan = NULL;
-    hypura_status status = make(&plan, model, request, request->chunk, error);
-    if (!status && plan && request->chunk == 0 && request->hardware && is_visited(plan, model))
-        status = lengthen(&plan, model, request, error);
+    hypura_status status = make(&plan, model, steps, request, request->chunk, error);
+    if (!status && plan && request->chunk == 0 && request->hardware && is_visited(plan, model, steps))
+        status = lengthen(&plan, model, steps, request, error);
     if (status)
         plan_gpu_free(plan);
     else if (plan)

@@ -10,11 +10,11 @@
 #define PROMPT_TOKENS 2048u
 #define ANSWER_TOKENS 256u
 
-struct plan_visit plan_gpu_visit(const struct model *model, uint32_t layer, uint32_t missing, uint64_t tokens,
+struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, uint32_t missing, uint64_t tokens,
                                  const struct hardware *hardware, const struct hardware_gpu *device)
 {
     const struct model_parameters *p = model_parameters(model);
-    const struct unit *unit = model_unit(model, model_layer(model, layer)->first_expert);
+    const struct unit *unit = model_unit(model, expert);
     double elements = 0;
     for (uint32_t i = 0; i < unit->slice_count; i++) {
         const struct tensor_type_info *info = tensor_type_info(unit->slices[i].tensor->type);
@@ -29,10 +29,9 @@ struct plan_visit plan_gpu_visit(const struct model *model, uint32_t layer, uint
 
 /* Of a layer's uses those of experts that are not on the GPU. */
 static double share_here(const struct plan_gpu *plan, const struct model *model, const struct plan_gpu_request *request,
-                         uint32_t layer)
+                         uint32_t layer, unit_number first)
 {
     uint32_t experts = model_parameters(model)->experts;
-    unit_number first = model_layer(model, layer)->first_expert;
     double all = 0, here = 0;
     for (uint32_t e = 0; request->uses && e < experts; e++) {
         all += (double)request->uses[first + e];
@@ -49,20 +48,20 @@ static double seconds_here(const struct unit *unit, const struct hardware *hardw
     return seconds;
 }
 
-double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model *model,
+double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model *model, const struct steps *steps,
                                 const struct plan_gpu_request *request)
 {
     const struct hardware *hardware = request->hardware;
     uint32_t experts = model_parameters(model)->experts, used = model_parameters(model)->experts_used;
     double batch = 0, token = 0, token_bytes = 0, missing_bytes = 0;
     for (uint32_t i = 0; i < plan->layer_count; i++) {
-        const struct model_layer *layer = model_layer(model, i);
-        if (!layer->moe)
+        unit_number first = plan_first_expert(steps, i);
+        if (first == NO_UNIT)
             continue;
-        const struct unit *unit = model_unit(model, layer->first_expert);
+        const struct unit *unit = model_unit(model, first);
         uint32_t missing = experts - plan->slots[i];
-        double uses = used * share_here(plan, model, request, i);
-        struct plan_visit visit = plan_gpu_visit(model, i, missing, plan->chunk, hardware, request->device);
+        double uses = used * share_here(plan, model, request, i, first);
+        struct plan_visit visit = plan_gpu_visit(model, first, missing, plan->chunk, hardware, request->device);
         bool visits = plan->layers[i] == GPU_CAN && plan->visit_slots && visit.many;
         batch += visits ? MIN(visit.upload_seconds, visit.here_seconds) : visit.here_seconds;
         token += uses * seconds_here(unit, hardware);

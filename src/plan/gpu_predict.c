@@ -27,7 +27,7 @@ static double gpu_seconds(const struct unit *unit, const struct hardware_gpu *de
 
 /* What belongs to no layer counts as one of its own, the first. */
 static void add_up(struct work *works, const struct plan *plan, const struct plan_table *table,
-                   const struct model *model, const struct plan_request *request)
+                   const struct model *model, const struct steps *steps, const struct plan_request *request)
 {
     const struct plan_gpu *gpu = request->gpu;
     for (uint32_t i = 0; i < table->count; i++) {
@@ -52,14 +52,14 @@ static void add_up(struct work *works, const struct plan *plan, const struct pla
         work->ring_bytes += (double)plan_streamed_footprint(row, plan->streams);
     }
     for (uint32_t l = 0; l < gpu->layer_count; l++) {
-        const struct model_layer *layer = model_layer(model, l);
+        unit_number first = plan_first_expert(steps, l);
         double there = 0, all = 0;
-        for (uint32_t e = 0; layer->moe && e < table->experts; e++) {
-            double uses = request->uses ? (double)request->uses[layer->first_expert + e] : 0;
+        for (uint32_t e = 0; first != NO_UNIT && e < table->experts; e++) {
+            double uses = request->uses ? (double)request->uses[first + e] : 0;
             all += uses;
-            there += gpu->units[layer->first_expert + e] ? uses : 0;
+            there += gpu->units[first + e] ? uses : 0;
         }
-        if (layer->moe)
+        if (first != NO_UNIT)
             works[l + 1].share = all > 0 ? there / all : (double)gpu->slots[l] / table->experts;
     }
 }
@@ -84,24 +84,32 @@ static struct sides experts(const struct work *work, const struct plan *plan, co
     return sides;
 }
 
-/* What a layer takes there besides its weights, by the type of the matrix that every one has. */
-static double layer_seconds(const struct model *model, uint32_t number, const struct hardware_gpu *device)
+/* What a layer takes there besides its weights, by the type of the matrix that nearly every one has. */
+static double layer_seconds(const struct model *model, const struct steps *steps, uint32_t number,
+                            const struct hardware_gpu *device)
 {
-    const struct model_layer *layer = model_layer(model, number);
-    unit_number output = layer->tensors[ROLE_ATTENTION_OUTPUT];
-    enum tensor_type type = output == NO_UNIT ? TENSOR_F16 : model_unit(model, output)->slices[0].tensor->type;
-    return hardware_gpu_layer_seconds(device, type, layer->moe);
+    enum tensor_type type = TENSOR_F16;
+    struct step_list list = steps_of_layer(steps, number);
+    for (size_t i = 0; i < list.count; i++) {
+        struct step_unit units[STEP_UNITS];
+        size_t count = step_units(&list.steps[i], units);
+        for (size_t u = 0; u < count; u++)
+            if (units[u].role == ROLE_ATTENTION_OUTPUT)
+                type = model_unit(model, units[u].unit)->slices[0].tensor->type;
+    }
+    return hardware_gpu_layer_seconds(device, type, plan_first_expert(steps, number) != NO_UNIT);
 }
 
 hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table, const struct model *model,
-                               const struct hardware *hardware, const struct plan_request *request, hypura_error *error)
+                               const struct steps *steps, const struct hardware *hardware,
+                               const struct plan_request *request, hypura_error *error)
 {
     const struct plan_gpu *gpu = request->gpu;
     struct work *works;
     hypura_status status = ALLOCATE(&works, (size_t)gpu->layer_count + 1, "costs of layers", error);
     if (status)
         return status;
-    add_up(works, plan, table, model, request);
+    add_up(works, plan, table, model, steps, request);
     double kv_there = (double)gpu->kv_bytes / plan->sequences / 2;
     double kv_here = (double)plan->kv_bytes * plan->positions / 2.0 / (double)MAX(plan->kv_positions, (uint64_t)1);
     double seconds = kv_there / request->device->memory_bytes_per_second + kv_here / hardware->memory_bytes_per_second +
@@ -115,7 +123,7 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         struct sides parts = {0};
         if (work->expert_bytes > 0)
             parts = experts(work, plan, table, hardware, gpu->in_place && gpu->layers[l] == GPU_CAN);
-        double launches = now ? layer_seconds(model, l, request->device) : 0;
+        double launches = now ? layer_seconds(model, steps, l, request->device) : 0;
         double fixed = work->gpu_dense + work->cpu_dense + (now ? launches : LAYER_SECONDS);
         seconds += fixed + MAX(parts.gpu, hardware_side_by_side(&hardware->storage, parts.cpu, parts.disk));
         bool shared = divided && !(gpu->in_place && gpu->layers[l] == GPU_CAN);

@@ -30,7 +30,7 @@
 
 #include "core/core.h"
 #include "hw/hw.h"
-#include "model/model.h"
+#include "steps/steps.h"
 
 enum tier {
     TIER_GPU,    /* in device memory, computed there */
@@ -112,20 +112,21 @@ struct plan_gpu {
 };
 
 /* *out is NULL when not one layer fits. */
-hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct plan_gpu_request *request,
-                            hypura_error *error);
+hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct steps *steps,
+                            const struct plan_gpu_request *request, hypura_error *error);
 void plan_gpu_free(struct plan_gpu *plan);
 
 /* All of device memory that it takes; NULL: nothing. */
 uint64_t plan_gpu_bytes(const struct plan_gpu *plan);
 
-/* What a batch of so many tokens takes for the experts of a layer that the device lacks: to bring all of them there, or
- * to compute its choices here. many: it uses nearly all of them, so that bringing all is no waste. */
+/* What a batch of so many tokens takes for the experts of a layer that the device lacks (one of them is given): to
+ * bring all of them there, or to compute its choices here. many: it uses nearly all of them, so that bringing all is no
+ * waste. */
 struct plan_visit {
     double upload_seconds, here_seconds;
     bool many;
 };
-struct plan_visit plan_gpu_visit(const struct model *model, uint32_t layer, uint32_t missing, uint64_t tokens,
+struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, uint32_t missing, uint64_t tokens,
                                  const struct hardware *hardware, const struct hardware_gpu *device);
 
 /* In device memory every slice of a unit is at a multiple of this. */
@@ -213,8 +214,8 @@ struct plan {
 };
 
 /* An error of HYPURA_ERROR_MEMORY says the smallest budget that works. */
-hypura_status plan_make(struct plan **out, const struct model *model, const struct hardware *hardware,
-                        const struct plan_request *request, hypura_error *error);
+hypura_status plan_make(struct plan **out, const struct model *model, const struct steps *steps,
+                        const struct hardware *hardware, const struct plan_request *request, hypura_error *error);
 void plan_free(struct plan *plan);
 
 /* Whether a unit of TIER_STORAGE is a tensor that every token reads whole, in order of unit numbers, or of which some
@@ -233,8 +234,8 @@ uint64_t plan_bytes_on_storage(const struct plan *plan, unit_number unit, uint64
 uint64_t plan_unit_footprint(const struct unit *unit);
 
 /* The expected speed with this much more (or less) memory; for "one more GB would bring". */
-hypura_status plan_tokens_per_second_with(const struct model *model, const struct hardware *hardware,
-                                          const struct plan_request *request, int64_t more_bytes, double *out,
-                                          hypura_error *error);
+hypura_status plan_tokens_per_second_with(const struct model *model, const struct steps *steps,
+                                          const struct hardware *hardware, const struct plan_request *request,
+                                          int64_t more_bytes, double *out, hypura_error *error);
 
 #endif

@@ -64,12 +64,8 @@ static void cut_units(struct plan_table *table, const struct model *model)
 }
 
 /* What the steps do with each tensor. One that is read by rows and multiplied by counts as what is multiplied by. */
-static hypura_status find_traits(struct plan_table *table, const struct model *model, hypura_error *error)
+static void find_traits(struct plan_table *table, const struct model *model, const struct steps *steps)
 {
-    struct steps *steps;
-    hypura_status status = steps_make(&steps, model, error);
-    if (status)
-        return status;
     struct step_list all = steps_all(steps);
     for (size_t i = 0; i < all.count; i++) {
         struct step_unit units[STEP_UNITS];
@@ -83,8 +79,6 @@ static hypura_status find_traits(struct plan_table *table, const struct model *m
             row->cuttable = traits.cuttable;
         }
     }
-    steps_free(steps);
-    return HYPURA_OK;
 }
 
 static void measure_work(struct plan_unit *row, const struct unit *unit, const struct hardware *hardware)
@@ -97,8 +91,8 @@ static void measure_work(struct plan_unit *row, const struct unit *unit, const s
     }
 }
 
-hypura_status plan_table_make(struct plan_table *out, const struct model *model, const struct hardware *hardware,
-                              hypura_error *error)
+hypura_status plan_table_make(struct plan_table *out, const struct model *model, const struct steps *steps,
+                              const struct hardware *hardware, hypura_error *error)
 {
     const struct model_parameters *parameters = model_parameters(model);
     struct plan_table table = {.count = model_unit_count(model),
@@ -126,11 +120,7 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
         else
             row->priority = PRIORITY_ALWAYS; /* unless a step says otherwise */
     }
-    status = find_traits(&table, model, error);
-    if (status) {
-        plan_table_free(&table);
-        return status;
-    }
+    find_traits(&table, model, steps);
     if (table.embedding_unit != NO_UNIT) {
         struct plan_unit *embedding = &table.units[table.embedding_unit];
         const struct unit *unit = model_unit(model, table.embedding_unit);
@@ -145,11 +135,11 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
     return HYPURA_OK;
 }
 
-static hypura_status make(struct plan **out, const struct model *model, const struct hardware *hardware,
-                          const struct plan_request *request, hypura_error *error)
+static hypura_status make(struct plan **out, const struct model *model, const struct steps *steps,
+                          const struct hardware *hardware, const struct plan_request *request, hypura_error *error)
 {
     struct plan_table table;
-    hypura_status status = plan_table_make(&table, model, hardware, error);
+    hypura_status status = plan_table_make(&table, model, steps, hardware, error);
     if (status != HYPURA_OK)
         return status;
     for (unit_number u = 0; request->gpu && u < table.count; u++) {
@@ -165,7 +155,7 @@ static hypura_status make(struct plan **out, const struct model *model, const st
     struct plan *plan;
     status = plan_make_units(&plan, &table, hardware, request, error);
     if (status == HYPURA_OK && request->gpu) {
-        status = plan_gpu_predict(plan, &table, model, hardware, request, error);
+        status = plan_gpu_predict(plan, &table, model, steps, hardware, request, error);
         if (status != HYPURA_OK)
             plan_free(plan);
     }
@@ -175,18 +165,18 @@ static hypura_status make(struct plan **out, const struct model *model, const st
     return status;
 }
 
-hypura_status plan_make(struct plan **out, const struct model *model, const struct hardware *hardware,
-                        const struct plan_request *request, hypura_error *error)
+hypura_status plan_make(struct plan **out, const struct model *model, const struct steps *steps,
+                        const struct hardware *hardware, const struct plan_request *request, hypura_error *error)
 {
-    hypura_status status = make(out, model, hardware, request, error);
+    hypura_status status = make(out, model, steps, hardware, request, error);
     if (status == HYPURA_OK)
         plan_warn_of_too_much(*out, hardware);
     return status;
 }
 
-hypura_status plan_tokens_per_second_with(const struct model *model, const struct hardware *hardware,
-                                          const struct plan_request *request, int64_t more_bytes, double *out,
-                                          hypura_error *error)
+hypura_status plan_tokens_per_second_with(const struct model *model, const struct steps *steps,
+                                          const struct hardware *hardware, const struct plan_request *request,
+                                          int64_t more_bytes, double *out, hypura_error *error)
 {
     struct plan_request changed = *request;
     uint64_t budget = request->budget ? request->budget : hardware_default_budget(hardware);
@@ -197,7 +187,7 @@ hypura_status plan_tokens_per_second_with(const struct model *model, const struc
     /* 0 would ask for the default. */
     changed.budget = MAX(changed.budget, (uint64_t)1);
     struct plan *plan;
-    hypura_status status = make(&plan, model, hardware, &changed, error);
+    hypura_status status = make(&plan, model, steps, hardware, &changed, error);
     if (status != HYPURA_OK)
         return status;
     *out = plan->predicted_tokens_per_second;

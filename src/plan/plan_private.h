@@ -3,7 +3,6 @@
 #define HYPURA_PLAN_PRIVATE_H
 
 #include "plan/plan.h"
-#include "steps/steps.h"
 
 /* In which order units earn their place in memory. The three of PRIORITY_REST are one group to the packer, which
  * prefers the earlier ones between choices of equal size. */
@@ -110,12 +109,12 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
 
 /* The same where a part is on the GPU; after plan_predict, whose hit rate of the cache it takes. */
 hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table, const struct model *model,
-                               const struct hardware *hardware, const struct plan_request *request,
-                               hypura_error *error);
+                               const struct steps *steps, const struct hardware *hardware,
+                               const struct plan_request *request, hypura_error *error);
 
 /* Of a usual request, what depends on the length of batches: experts that come to the GPU for a prompt, and those that
  * an answer computes here. request->hardware is there. */
-double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model *model,
+double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model *model, const struct steps *steps,
                                 const struct plan_gpu_request *request);
 
 /* The share of expert uses that a cache of this many bytes serves. */
@@ -135,9 +134,12 @@ double plan_ring_speed(const struct plan_table *table, const struct plan *plan, 
 /* Which of the three binds a processor and a drive that were busy for so long out of a time. */
 enum plan_bound plan_bound_of(double compute_seconds, double seconds, const struct hardware *hardware);
 
+/* The unit of a layer's first expert; NO_UNIT: it has none. */
+unit_number plan_first_expert(const struct steps *steps, uint32_t layer);
+
 /* Reads a model into a table; free with plan_table_free. */
-hypura_status plan_table_make(struct plan_table *out, const struct model *model, const struct hardware *hardware,
-                              hypura_error *error);
+hypura_status plan_table_make(struct plan_table *out, const struct model *model, const struct steps *steps,
+                              const struct hardware *hardware, hypura_error *error);
 void plan_table_free(struct plan_table *table);
 
 #endif

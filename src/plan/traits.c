@@ -39,6 +39,12 @@ struct plan_traits plan_traits_of(enum unit_use use, enum step_part part, uint64
     return traits;
 }
 
+unit_number plan_first_expert(const struct steps *steps, uint32_t layer)
+{
+    const struct step *experts = steps_find(steps_of_layer(steps, layer), STEP_EXPERTS);
+    return experts ? experts->experts.first : NO_UNIT;
+}
+
 uint64_t plan_unit_footprint(const struct unit *unit)
 {
     uint64_t footprint = 0;

@@ -10,6 +10,7 @@ struct steps {
     size_t count;
     uint32_t layers;
     struct part_of_list before, after, *of_layer;
+    struct step_router *routers; /* [layers] */
 };
 
 /* ---- what all mechanisms are made of -------------------------------------------------------------------------------
@@ -232,6 +233,19 @@ static hypura_status check_all_read(const struct steps *steps, const struct mode
     return status;
 }
 
+static struct step_router find_router(struct step_list list)
+{
+    struct step_router found = {.route = steps_find(list, STEP_ROUTE)};
+    for (const struct step *step = found.route; step && step > list.steps && !found.norm;) {
+        step--;
+        if (step->kind == STEP_NORM && step->norm.in == BUFFER_HIDDEN && step->norm.out == found.route->route.in)
+            found.norm = step;
+        else if (step_writes(step, found.route->route.in))
+            break;
+    }
+    return found;
+}
+
 hypura_status steps_make(struct steps **out, const struct model *model, hypura_error *error)
 {
     struct steps *steps;
@@ -247,11 +261,15 @@ hypura_status steps_make(struct steps **out, const struct model *model, hypura_e
     steps->layers = b.p->layers;
     b.status = ALLOCATE(&steps->of_layer, steps->layers, "list of steps", error);
     if (!b.status)
+        b.status = ALLOCATE(&steps->routers, steps->layers, "list of steps", error);
+    if (!b.status)
         make_all(&b, steps);
     steps->steps = b.steps;
     steps->count = b.count;
     if (!b.status)
         b.status = check_all_read(steps, model, error);
+    for (uint32_t i = 0; i < steps->layers && !b.status; i++)
+        steps->routers[i] = find_router(steps_of_layer(steps, i));
     if (b.status)
         steps_free(steps);
     else
@@ -265,6 +283,7 @@ void steps_free(struct steps *steps)
         return;
     memory_free(steps->steps);
     memory_free(steps->of_layer);
+    memory_free(steps->routers);
     memory_free(steps);
 }
 
@@ -306,17 +325,6 @@ const struct step *steps_find(struct step_list list, enum step_kind kind)
 
 bool steps_router(const struct steps *steps, uint32_t layer, struct step_router *out)
 {
-    *out = (struct step_router){0};
-    if (layer >= steps->layers)
-        return false;
-    struct step_list list = steps_of_layer(steps, layer);
-    out->route = steps_find(list, STEP_ROUTE);
-    for (const struct step *step = out->route; step && step > list.steps && !out->norm;) {
-        step--;
-        if (step->kind == STEP_NORM && step->norm.in == BUFFER_HIDDEN && step->norm.out == out->route->route.in)
-            out->norm = step;
-        else if (step_writes(step, out->route->route.in))
-            return false;
-    }
+    *out = layer < steps->layers ? steps->routers[layer] : (struct step_router){0};
     return out->norm;
 }

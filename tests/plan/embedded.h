@@ -10,6 +10,7 @@
 #define MIB ((uint64_t)1 << 20)
 
 static struct model *model;
+static struct steps *steps;
 
 static int open_model(void **state)
 {
@@ -17,7 +18,7 @@ static int open_model(void **state)
     char path[4096];
     const char *folder = getenv("HYPURA_MODELS");
     snprintf(path, sizeof path, "%s/manpage-moe-24m-Q4_K_M.gguf", folder ? folder : "models");
-    if (model_open(&model, path, &test_error) != HYPURA_OK) {
+    if (model_open(&model, path, &test_error) || steps_make(&steps, model, &test_error)) {
         print_error("%s\n", test_error.message);
         return -1;
     }
@@ -27,6 +28,7 @@ static int open_model(void **state)
 static int close_model(void **state)
 {
     (void)state;
+    steps_free(steps);
     model_close(model);
     return 0;
 }

@@ -44,7 +44,7 @@ static struct plan_gpu_request request_for(uint64_t budget)
 static struct plan_gpu *plan_for(const struct plan_gpu_request *request)
 {
     struct plan_gpu *plan = NULL;
-    assert_ok(plan_gpu_make(&plan, model, request, &test_error));
+    assert_ok(plan_gpu_make(&plan, model, steps, request, &test_error));
     assert_non_null(plan);
     uint64_t taken = plan->resident_bytes + plan->expert_bytes + plan->kv_bytes + plan->scratch_bytes;
     assert_true(taken <= request->budget);
@@ -122,14 +122,14 @@ static void divided_mixtures_take_what_a_request_gains_by(void **state)
         request.device = &device;
         struct plan_gpu *chosen = plan_for(&request);
         seen |= chosen->chunk;
-        double seconds = plan_gpu_request_seconds(chosen, model, &request);
+        double seconds = plan_gpu_request_seconds(chosen, model, steps, &request);
         assert_true(seconds > 0 && chosen->chunk >= shortest);
         for (request.chunk = shortest; request.chunk <= 2048; request.chunk *= 2) {
             struct plan_gpu *other = plan_for(&request);
             bool whole = other->taken == chosen->layer_count && other->output && other->visit_slots;
             if (request.chunk == shortest)
                 assert_true(chosen->taken == other->taken && chosen->output == other->output);
-            assert_true(!whole || seconds <= plan_gpu_request_seconds(other, model, &request));
+            assert_true(!whole || seconds <= plan_gpu_request_seconds(other, model, steps, &request));
             plan_gpu_free(other);
         }
         plan_gpu_free(chosen);
@@ -167,7 +167,7 @@ static double seconds_a_token(const struct plan_gpu *gpu, double share_seconds)
     struct plan *plan;
     request.gpu = gpu;
     request.device = &device;
-    assert_ok(plan_make(&plan, model, &hardware, &request, &test_error));
+    assert_ok(plan_make(&plan, model, steps, &hardware, &request, &test_error));
     double seconds = 1 / plan->predicted_tokens_per_second;
     plan_free(plan);
     return seconds;
@@ -197,9 +197,10 @@ static void a_visit_pays_by_the_tokens(void **state)
     struct hardware hardware = machine();
     struct hardware_gpu device = {.upload_bytes_per_second = 10e9};
     uint32_t experts = model_parameters(model)->experts, used = model_parameters(model)->experts_used;
-    const struct unit *unit = model_unit(model, model_layer(model, 0)->first_expert);
-    struct plan_visit few = plan_gpu_visit(model, 0, 4, 1, &hardware, &device);
-    struct plan_visit many = plan_gpu_visit(model, 0, 4, 2 * experts, &hardware, &device);
+    unit_number expert = plan_first_expert(steps, 0);
+    const struct unit *unit = model_unit(model, expert);
+    struct plan_visit few = plan_gpu_visit(model, expert, 4, 1, &hardware, &device);
+    struct plan_visit many = plan_gpu_visit(model, expert, 4, 2 * experts, &hardware, &device);
     assert_true(!few.many && many.many);
     assert_true(fabs(few.upload_seconds - many.upload_seconds) < 1e-12);
     assert_true(fabs(many.upload_seconds - 4 * (double)unit->bytes / 10e9) < 1e-9);

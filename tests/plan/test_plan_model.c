@@ -33,7 +33,7 @@ static void every_unit_has_a_place_at_every_budget(void **state)
     struct hardware hardware = machine();
     struct plan_request request = request_for(64 * MIB);
     struct plan *plan;
-    assert_ok(plan_make(&plan, model, &hardware, &request, &test_error));
+    assert_ok(plan_make(&plan, model, steps, &hardware, &request, &test_error));
     assert_int_equal(plan->mode, PLAN_FULL_RESIDENT);
     assert_int_equal(plan->unit_count, model_unit_count(model));
     assert_false(plan->embedding_rows);
@@ -47,11 +47,11 @@ static void every_unit_has_a_place_at_every_budget(void **state)
     plan_free(plan);
 
     struct plan_table table;
-    assert_ok(plan_table_make(&table, model, &hardware, &test_error));
+    assert_ok(plan_table_make(&table, model, steps, &hardware, &test_error));
     bool seen[4] = {false}, cut = false;
     for (uint64_t budget = smallest; budget < 32 * MIB; budget += 100000) {
         request.budget = budget;
-        assert_ok(plan_make(&plan, model, &hardware, &request, &test_error));
+        assert_ok(plan_make(&plan, model, steps, &hardware, &request, &test_error));
         assert_int_equal(plan->smallest_budget, smallest);
         seen[plan->mode] = true;
         uint64_t largest = 0, pinned = 0;
@@ -89,14 +89,14 @@ static void one_more_gigabyte_is_worth_something(void **state)
     struct hardware hardware = machine();
     struct plan_request request = request_for(8 * MIB);
     struct plan *plan;
-    assert_ok(plan_make(&plan, model, &hardware, &request, &test_error));
+    assert_ok(plan_make(&plan, model, steps, &hardware, &request, &test_error));
     double now = plan->predicted_tokens_per_second, more, same;
     plan_free(plan);
-    assert_ok(plan_tokens_per_second_with(model, &hardware, &request, 0, &same, &test_error));
+    assert_ok(plan_tokens_per_second_with(model, steps, &hardware, &request, 0, &same, &test_error));
     assert_true(same >= now && same <= now);
-    assert_ok(plan_tokens_per_second_with(model, &hardware, &request, (int64_t)1 << 30, &more, &test_error));
+    assert_ok(plan_tokens_per_second_with(model, steps, &hardware, &request, (int64_t)1 << 30, &more, &test_error));
     assert_true(more > now);
-    assert_int_equal(plan_tokens_per_second_with(model, &hardware, &request, INT64_MIN, &more, &test_error),
+    assert_int_equal(plan_tokens_per_second_with(model, steps, &hardware, &request, INT64_MIN, &more, &test_error),
                      HYPURA_ERROR_MEMORY);
 }
 

@@ -54,7 +54,7 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
     if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
         uses = store_usage_read(geometry->model, path, NULL);
     request.uses = uses;
-    hypura_status status = plan_gpu_make(out, geometry->model, &request, error);
+    hypura_status status = plan_gpu_make(out, geometry->model, geometry->steps, &request, error);
     if (!status && *out && (*out)->chunk < asked.chunk)
         log_write(LOG_WARNING, "batches have %u tokens instead of %u: the GPU's driver gives no larger buffers",
                   (*out)->chunk, asked.chunk);

@@ -8,12 +8,13 @@
 bool pass_should_visit(const struct batch *batch, uint32_t number)
 {
     const struct gpu_pass *pass = batch->pass;
-    if (pass->plan->layers[number] != GPU_CAN || pass->plan->visit_slots == 0 || batch->rows <= GPU_VECTOR_TOKENS ||
-        batch->trace)
+    const struct step *experts = steps_find(steps_of_layer(batch->open->steps, number), STEP_EXPERTS);
+    if (!experts || pass->plan->layers[number] != GPU_CAN || pass->plan->visit_slots == 0 ||
+        batch->rows <= GPU_VECTOR_TOKENS || batch->trace)
         return false;
     uint32_t missing = model_parameters(batch->open->model)->experts - pass->slots[number].count;
-    struct plan_visit visit =
-        plan_gpu_visit(batch->open->model, number, missing, batch->rows, &batch->open->hardware, &batch->open->device);
+    struct plan_visit visit = plan_gpu_visit(batch->open->model, experts->experts.first, missing, batch->rows,
+                                             &batch->open->hardware, &batch->open->device);
     return visit.many && visit.upload_seconds < visit.here_seconds;
 }
 
