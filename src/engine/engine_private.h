@@ -52,10 +52,11 @@ struct geometry {
     size_t threads;
     uint32_t sequences;
     uint32_t logits_rows;
-    bool windows;            /* some layer has a sliding window */
-    bool halves;             /* prompts are multiplied as halves by a GPU, so it needs room for those */
-    bool foreign;            /* no layer is of a kind that a GPU was found to compute */
-    uint64_t largest_buffer; /* that a GPU has; 0: none */
+    const struct step *look_up; /* one that reads a table; NULL: there is none */
+    bool windows;               /* some layer has a sliding window */
+    bool halves;                /* prompts are multiplied as halves by a GPU, so it needs room for those */
+    bool foreign;               /* no layer is of a kind that a GPU was found to compute */
+    uint64_t largest_buffer;    /* that a GPU has; 0: none */
     /* Floats per token, the greatest over the steps: of each buffer, of what products read, of feed forwards' inner
      * rows, of small tensors that have to be converted. */
     size_t widths[BUFFER_COUNT], input, inner, vector;
@@ -130,6 +131,8 @@ struct scratch {
     float *vectors[4];            /* small tensors that are not F32, as floats */
     float *logits;                /* [logits_rows][vocabulary] */
     uint8_t *embedding_row;       /* as in the file */
+    uint32_t *table_rows;         /* [C][rows of a token] of the table */
+    uint8_t *looked_up;           /* the same as in the file */
     /* latent attention: the queries against the cache's rows, and what came back, of latent_rows rows */
     float *latent_query, *latent_attended;
     uint32_t *head_rows; /* [heads][latent_rows] rows of a head among rows x heads */
@@ -196,6 +199,8 @@ struct kv_cache {
     struct kv_layer *layers;
     uint8_t *memory;
     uint64_t bytes;
+    bool keeps_tokens; /* [sequences][capacity] at the end of the memory */
+    uint64_t tokens;
     uint32_t *held;    /* [sequences] positions that are there */
     uint8_t *state;    /* [sequences] which of the two states holds */
     uint32_t *reached; /* [sequences] the most positions that were ever written since the sequence was empty */
@@ -225,6 +230,9 @@ struct attention_sequence kv_cache_sequence(const struct kv_cache *cache, uint32
 /* The state that holds, and the one to write; kv_cache_commit makes the written ones hold. Before a sequence's first
  * position the former is zero. */
 float *kv_cache_state(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool next);
+
+/* The tokens of a sequence, by position; NULL where nobody looks back at them. */
+int32_t *kv_cache_tokens(const struct kv_cache *cache, uint32_t sequence);
 
 /* Whether blocks of positions are whole pages, so that sequences can give theirs back to others. */
 bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type);

@@ -170,7 +170,9 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     }
     gpu_pass_begin(batch);
     store_begin(batch->open->store);
-    hypura_status status = embed(batch, error);
+    hypura_status status = look_up_begin(batch, error);
+    if (!status)
+        status = embed(batch, error);
     if (!status)
         status = prefetch_start(batch, error);
     if (!status)

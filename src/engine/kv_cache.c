@@ -60,6 +60,16 @@ static bool lay_out(struct kv_layer *layer, uint32_t sequences, uint64_t *total)
     return add_region(total, 2 * sizeof(float), layer->state_floats, sequences);
 }
 
+static bool keeps_tokens(const struct geometry *geometry)
+{
+    return geometry->look_up && geometry->look_up->look_up.ngrams;
+}
+
+static bool lay_out_tokens(const struct geometry *geometry, uint32_t positions, uint32_t sequences, uint64_t *total)
+{
+    return !keeps_tokens(geometry) || add_region(total, positions, sizeof(int32_t), sequences);
+}
+
 uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t number, uint32_t positions, uint32_t sequences,
                         enum tensor_type type)
 {
@@ -78,7 +88,7 @@ uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uin
         if (!(geometry->on_gpu && geometry->on_gpu[i]) && !lay_out(&layer, sequences, &total))
             return UINT64_MAX;
     }
-    return align_up(total, memory_page_size());
+    return lay_out_tokens(geometry, positions, sequences, &total) ? align_up(total, memory_page_size()) : UINT64_MAX;
 }
 
 hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
@@ -109,6 +119,10 @@ hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geome
         if (!layer->on_gpu && !lay_out(layer, geometry->sequences, &offset))
             return error_set(error, HYPURA_ERROR_MEMORY, "a KV cache of %u positions is too large", positions);
     }
+    out->keeps_tokens = keeps_tokens(geometry);
+    out->tokens = offset;
+    if (!lay_out_tokens(geometry, positions, geometry->sequences, &offset))
+        return error_set(error, HYPURA_ERROR_MEMORY, "a KV cache of %u positions is too large", positions);
     out->bytes = offset;
     if (offset == 0)
         return HYPURA_OK; /* all of it is on the GPU */
@@ -272,6 +286,12 @@ float *kv_cache_state(const struct kv_cache *cache, uint32_t layer, uint32_t seq
     const struct kv_layer *l = &cache->layers[layer];
     float *states = (float *)(void *)(cache->memory + l->states) + 2 * (size_t)sequence * l->state_floats;
     return states + (size_t)(cache->state[sequence] ^ next) * l->state_floats;
+}
+
+int32_t *kv_cache_tokens(const struct kv_cache *cache, uint32_t sequence)
+{
+    int32_t *all = (int32_t *)(void *)(cache->memory + cache->tokens);
+    return cache->keeps_tokens ? all + (size_t)sequence * cache->capacity : NULL;
 }
 
 void kv_cache_commit(struct kv_cache *cache, uint32_t sequence, uint32_t rows)

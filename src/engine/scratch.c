@@ -55,6 +55,8 @@ void geometry_make(struct geometry *out, const struct model *model, const struct
         input_widths(out, &all.steps[i]);
         if (all.steps[i].kind == STEP_ATTEND_LATENT)
             latent_widths(out, &all.steps[i].attend_latent);
+        if (all.steps[i].kind == STEP_LOOK_UP)
+            out->look_up = &all.steps[i];
         if (all.steps[i].kind == STEP_ATTEND)
             out->windows = out->windows || all.steps[i].attend.window;
     }
@@ -99,6 +101,12 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     CUT(logits, (size_t)g->logits_rows * p->vocabulary);
     s->output_rows = (cutter.used - free_at_the_end) / sizeof *s->logits / MAX(p->vocabulary, 1u);
     CUT(embedding_row, p->embedding * sizeof(double)); /* no type takes more than 8 bytes an element */
+    if (g->look_up) {
+        const struct step_look_up *l = &g->look_up->look_up;
+        const struct gguf_tensor *tensor = model_unit(g->model, l->table)->slices[0].tensor;
+        CUT(table_rows, c * l->rows);
+        CUT(looked_up, c * l->rows * (size_t)(tensor->bytes / tensor->dimensions[1]));
+    }
     if (g->latent_rows) {
         size_t rows = MIN(c, (size_t)g->latent_rows);
         CUT(latent_query, rows * g->latent_query);

@@ -148,6 +148,7 @@ bool gguf_get_string(const struct gguf *file, const char *key, struct gguf_strin
 /* One element of an array, converted likewise (a bool counts as 0 or 1); false when index is past the end. A scalar is
  * an array of one. */
 bool gguf_element_int64(const struct gguf_value *value, uint64_t index, int64_t *out);
+bool gguf_element_uint64(const struct gguf_value *value, uint64_t index, uint64_t *out);
 bool gguf_element_double(const struct gguf_value *value, uint64_t index, double *out);
 
 size_t gguf_tensor_count(const struct gguf *file);

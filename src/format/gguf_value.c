@@ -176,6 +176,12 @@ bool gguf_element_int64(const struct gguf_value *value, uint64_t index, int64_t 
     return value_int64(value, index, out);
 }
 
+bool gguf_element_uint64(const struct gguf_value *value, uint64_t index, uint64_t *out)
+{
+    bool negative;
+    return read_integer(value, index, &negative, out) && !(negative && *out);
+}
+
 bool gguf_element_double(const struct gguf_value *value, uint64_t index, double *out)
 {
     return value_double(value, index, out);

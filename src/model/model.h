@@ -39,6 +39,7 @@ enum layer_kind {
 enum tensor_role {
     /* of the whole model, before the layers */
     ROLE_TOKEN_EMBEDDING,
+    ROLE_TABLE,
     ROLE_TOKEN_TYPES,
     ROLE_POSITION_EMBEDDING,
     ROLE_EMBEDDING_NORM,
@@ -184,11 +185,28 @@ struct model_layer {
     bool rope;                     /* false: a layer without positions */
     bool rope_local;               /* uses the rope base of sliding layers, unscaled (Gemma 3, OLMo 3) */
     bool moe;
+    bool ngrams;                      /* reads the table */
     uint32_t feed_forward;            /* of a dense layer */
     float expert_limit, shared_limit; /* gates and what they let through are clamped; 0: not */
     unit_number tensors[ROLE_COUNT];  /* NO_UNIT where absent; expert tensors are in experts */
     unit_number first_expert;         /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
 };
+
+#define MODEL_NGRAM_TOKENS 8u
+#define MODEL_NGRAM_ROWS 64u
+
+/* Rows of a table by hashes of the last tokens: of the last two, three, up to size of them, heads of each. A token "end"
+ * and what lies before the text count as end, and so does all before either. The hash of so many tokens is the
+ * exclusive or of token times multiplier, the latest first, in 64 bits; of each row it is taken modulo a size of its
+ * own, behind an offset. */
+struct model_ngrams {
+    uint32_t size, heads, rows, taps; /* rows: of all lengths together; taps: of the convolution behind them */
+    int32_t end;
+    uint64_t multipliers[MODEL_NGRAM_TOKENS], offsets[MODEL_NGRAM_ROWS], moduli[MODEL_NGRAM_ROWS];
+};
+
+/* The rows of a token, of which so many earlier ones of its text stand before it. */
+void model_ngram_rows(const struct model_ngrams *ngrams, const int32_t *tokens, size_t before, uint32_t *rows);
 
 /* Plain numbers, as read from the metadata and completed with the architecture's defaults. */
 struct model_parameters {
@@ -230,6 +248,10 @@ struct model_parameters {
     uint32_t recurrent_conv; /* positions that the convolution sees */
     uint32_t recurrent_heads_k, recurrent_heads_v;
     uint32_t recurrent_key_size, recurrent_value_size; /* of a head; the state is one matrix of both a value head */
+    /* a table that is read by rows: floats of one, and how many it must have */
+    uint32_t table_width;
+    uint64_t table_rows;
+    struct model_ngrams ngrams;
 };
 
 enum architecture_flag {

@@ -60,7 +60,11 @@ enum extent {
     RECURRENT_VALUE_HEADS,
     RECURRENT_VALUE_HEADS_TWICE,
     RECURRENT_VALUE_SIZE,
-    RECURRENT_INNER
+    RECURRENT_INNER,
+    TABLE_WIDTH,
+    TABLE_ROWS, /* or more */
+    NGRAM_WIDTH, /* of a token's rows together */
+    NGRAM_TAPS
 };
 
 struct role_row {
@@ -115,6 +119,10 @@ hypura_status layer_float(struct reader *reader, const char *name, uint32_t laye
 
 /* layers.c: what each layer is. Parameters of the whole model are known by then. */
 hypura_status model_read_layers(struct model *model, struct reader *reader, hypura_error *error);
+
+/* ngrams.c: what the hashes of a table of n-grams are made with; and whether a layer reads it. */
+hypura_status model_read_ngrams(struct reader *reader, struct model_parameters *p, hypura_error *error);
+bool model_has_ngrams(struct reader *reader, uint32_t layer);
 
 #define CHUNK_OF_ATTENTION 8192u /* Llama 4 */
 

@@ -6,6 +6,7 @@
 /* Names as GGUF files carry them (gguf-py's tensor names). */
 const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_TOKEN_EMBEDDING] = {"token embedding", "token_embd.weight", false, {EMBEDDING, VOCABULARY}},
+    [ROLE_TABLE] = {"table", "per_layer_token_embd.weight", false, {TABLE_WIDTH, TABLE_ROWS}},
     [ROLE_TOKEN_TYPES] = {"token types", "token_types.weight", false, {EMBEDDING, ANY}},
     [ROLE_POSITION_EMBEDDING] = {"position embedding", "position_embd.weight", false, {EMBEDDING, POSITIONS}},
     [ROLE_EMBEDDING_NORM] = {"embedding norm", "token_embd_norm.weight", false, {EMBEDDING}},
@@ -205,6 +206,14 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return p->recurrent_value_size;
     case RECURRENT_INNER:
         return inner;
+    case TABLE_WIDTH:
+        return p->table_width;
+    case TABLE_ROWS:
+        return p->table_rows;
+    case NGRAM_WIDTH:
+        return layer->ngrams ? (uint64_t)p->ngrams.rows * p->table_width : 0;
+    case NGRAM_TAPS:
+        return layer->ngrams ? p->ngrams.taps : 0;
     }
     return 0;
 }

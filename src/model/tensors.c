@@ -108,6 +108,7 @@ static hypura_status check_shape(const struct model *model, const struct gguf_te
         if (extents[d] != NOTHING)
             count = d + 1;
         bool same = found == expected[d] || extents[d] == ANY;
+        same = same || (extents[d] == TABLE_ROWS && expected[d] && found > expected[d] && found <= UINT32_MAX);
         /* Both forms exist; which one it is follows from the length, and the forward pass asks it likewise. */
         if (extents[d] == QUERY_NORM)
             same = same || found == (uint64_t)layer->heads * expected[d];

@@ -145,7 +145,8 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
     seconds = MAX(seconds, reads);
     plan->predicted_tokens_per_second = seconds > 0 ? 1 / seconds : 0;
     plan->predicted_compute_seconds = MAX(sum.gpu, sum.cpu);
-    plan->predicted_bytes_per_token = ring + missed + (plan->embedding_rows ? (double)table->embedding_row_bytes : 0);
+    plan->predicted_bytes_per_token =
+        ring + missed + (double)table->table_bytes_per_token + (plan->embedding_rows ? (double)table->embedding_row_bytes : 0);
     plan->bound = sum.disk > MAX(sum.gpu, sum.cpu) ? BOUND_DISK
                   : sum.gpu > sum.cpu              ? BOUND_GPU
                                                    : plan_bound_of(sum.cpu, sum.cpu, hardware);

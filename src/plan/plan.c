@@ -292,12 +292,36 @@ static bool choose_setting(const struct planner *planner, bool resident, struct 
     }
 }
 
+/* Rows that come again are kept in at most this part of what is there for weights. */
+#define ROW_CACHE_PART 128u
+#define ROW_CACHE_MOST ((uint64_t)64 << 20)
+
+/* Takes room for rows of tensors that are not held from what is there for weights. */
+static void share_rows(struct plan *plan, const struct plan_table *table, uint64_t smallest, uint64_t resident,
+                       uint64_t *capacity)
+{
+    bool fits = *capacity >= resident;
+    uint64_t spare = *capacity - (fits ? resident : smallest), most = MIN(*capacity / ROW_CACHE_PART, ROW_CACHE_MOST);
+    for (uint32_t i = 0; i < table->row_count; i++) {
+        const struct plan_unit *unit = &table->units[table->rows[i].unit];
+        struct plan_rows *rows = &plan->tables[plan->table_count++];
+        *rows = table->rows[i];
+        if (unit->priority == PRIORITY_TABLE || (unit->priority == PRIORITY_ROWS && !fits))
+            rows->cache_bytes = MIN(MIN(most, unit->footprint), spare);
+        spare -= rows->cache_bytes;
+        plan->row_cache_bytes += rows->cache_bytes;
+    }
+    *capacity -= plan->row_cache_bytes;
+}
+
 static void describe(struct plan *plan, const struct plan_table *table, const struct plan_gpu *gpu)
 {
-    uint64_t weights = 0;
+    uint64_t weights = 0, tables = 0;
     for (uint32_t i = 0; i < table->count; i++) {
         enum plan_priority priority = table->units[i].priority;
-        weights += priority == PRIORITY_UNUSED || priority == PRIORITY_GPU ? 0 : table->units[i].footprint;
+        bool table_of_rows = priority == PRIORITY_TABLE;
+        weights += priority == PRIORITY_UNUSED || priority == PRIORITY_GPU || table_of_rows ? 0 : table->units[i].footprint;
+        tables += table_of_rows ? table->units[i].footprint : 0;
     }
     uint64_t held = plan->resident_bytes + plan->pool_bytes;
     const char *the = gpu ? "The other weights" : "The weights", *every = gpu ? "All other weights" : "All weights";
@@ -337,6 +361,10 @@ static void describe(struct plan *plan, const struct plan_table *table, const st
                  the, all, room, stream, *experts ? "; " : "", experts);
         break;
     }
+    size_t used = strlen(plan->reason);
+    if (tables)
+        snprintf(plan->reason + used, sizeof plan->reason - used, " Of a table of %s more only rows are read.",
+                 format_bytes(all, sizeof all, (double)tables));
 }
 
 /* Somebody who asks for more than there is gets it, and hears of it: the system may kill or swap. */
@@ -408,7 +436,9 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
         const struct storage *storage = &hardware->storage;
         uint64_t lookahead = (uint64_t)storage->block_bytes * ((storage->depth + 1) / 2) +
                              (uint64_t)(LOOKAHEAD_SECONDS * storage->bytes_per_second);
-        status = plan_place(table, for_weights(&planner, &setting), lookahead, &placement, error);
+        uint64_t capacity = for_weights(&planner, &setting);
+        share_rows(plan, table, planner.smallest_capacity, planner.resident_capacity, &capacity);
+        status = plan_place(table, capacity, lookahead, &placement, error);
     }
     if (status != HYPURA_OK) {
         plan_free(plan);
@@ -431,7 +461,7 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
     plan->reserve_bytes = planner.reserve;
     plan->resident_bytes = placement.resident_bytes;
     plan->ring_bytes = placement.ring_bytes;
-    plan->table_bytes = placement.table_bytes;
+    plan->table_bytes = placement.table_bytes + plan->row_cache_bytes;
     plan->expert_cache_bytes = placement.expert_cache_bytes;
     plan->pool_bytes = placement.ring_bytes + placement.expert_cache_bytes;
     plan->kv_bytes = setting.kv;

@@ -165,6 +165,15 @@ struct plan_request {
     const struct hardware_gpu *device; /* which one that is */
 };
 
+/* A tensor of which rows are read when a token wants them, and nothing else: the token embedding where it has no room,
+ * and tables, which never have. */
+#define PLAN_TABLES 2
+struct plan_rows {
+    unit_number unit;
+    uint64_t row_bytes;
+    uint64_t cache_bytes; /* for rows that come again */
+};
+
 /* A tensor in pieces. */
 struct plan_cut {
     uint32_t first, count; /* in plan->streams; count is 1 for what is not cut */
@@ -187,6 +196,8 @@ struct plan {
     uint64_t kv_positions; /* of all sequences together that there is room for, in blocks of PLAN_KV_BLOCK */
     enum tensor_type kv_type;
     bool embedding_rows; /* the token embedding is not held: single rows are read when a token needs them */
+    struct plan_rows tables[PLAN_TABLES];
+    uint32_t table_count;
 
     /* overhead + reserve + resident + pool + tables + KV + scratch is at most the budget. */
     uint64_t budget;         /* total, as asked or chosen */
@@ -200,7 +211,8 @@ struct plan {
     uint64_t smallest_budget; /* the least that this model runs with, at the context asked for */
 
     uint64_t ring_bytes;         /* 0: no tensor streams */
-    uint64_t table_bytes;        /* what the store remembers of pieces */
+    uint64_t table_bytes;        /* what the store remembers of pieces, and the cache of rows */
+    uint64_t row_cache_bytes;    /* of these */
     uint64_t expert_cache_bytes; /* 0: no expert streams */
     uint64_t expert_bytes;       /* of all experts, as they lie in memory */
     uint64_t expert_cycle_bytes; /* what one token touches of streamed experts: a cache under it is under the cliff */

@@ -63,6 +63,34 @@ static void cut_units(struct plan_table *table, const struct model *model)
     }
 }
 
+static uint64_t row_bytes_of(const struct unit *unit)
+{
+    return unit->bytes / MAX(unit->slices[0].tensor->dimensions[1], (uint64_t)1);
+}
+
+/* Read in whole pages, and most rows lie across two. */
+static uint64_t read_bytes_of(uint64_t row_bytes)
+{
+    return align_up(row_bytes, STORAGE_ALIGNMENT) + STORAGE_ALIGNMENT;
+}
+
+static void add_rows(struct plan_table *table, unit_number unit, uint64_t row_bytes)
+{
+    for (uint32_t i = 0; i < table->row_count; i++)
+        if (table->rows[i].unit == unit)
+            return;
+    if (table->row_count < PLAN_TABLES)
+        table->rows[table->row_count++] = (struct plan_rows){.unit = unit, .row_bytes = row_bytes};
+}
+
+/* The same table may be looked up in several layers, with the same rows. */
+static void add_table(struct plan_table *table, const struct model *model, const struct step_look_up *look_up)
+{
+    uint64_t row_bytes = row_bytes_of(model_unit(model, look_up->table));
+    add_rows(table, look_up->table, row_bytes);
+    table->table_bytes_per_token = look_up->rows * read_bytes_of(row_bytes);
+}
+
 /* What the steps do with each tensor. One that is read by rows and multiplied by counts as what is multiplied by. */
 static void find_traits(struct plan_table *table, const struct model *model, const struct steps *steps)
 {
@@ -77,6 +105,8 @@ static void find_traits(struct plan_table *table, const struct model *model, con
             row->priority = traits.priority;
             row->group = traits.group;
             row->cuttable = traits.cuttable;
+            if (units[u].use == USE_TABLE)
+                add_table(table, model, &all.steps[i].look_up);
         }
     }
 }
@@ -124,11 +154,10 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
     if (table.embedding_unit != NO_UNIT) {
         struct plan_unit *embedding = &table.units[table.embedding_unit];
         const struct unit *unit = model_unit(model, table.embedding_unit);
-        /* Read in whole pages, and most rows lie across two. */
-        uint64_t row = parameters->vocabulary ? unit->bytes / parameters->vocabulary : 0;
-        table.embedding_row_bytes = align_up(row, STORAGE_ALIGNMENT) + STORAGE_ALIGNMENT;
+        table.embedding_row_bytes = read_bytes_of(row_bytes_of(unit));
         if (!table.tied_output && embedding->priority != PRIORITY_ALWAYS)
             embedding->priority = PRIORITY_ROWS;
+        add_rows(&table, table.embedding_unit, row_bytes_of(unit));
     }
     cut_units(&table, model);
     *out = table;

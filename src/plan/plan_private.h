@@ -15,6 +15,7 @@ enum plan_priority {
     PRIORITY_FEED_FORWARD,
     PRIORITY_EXPERT,
     PRIORITY_ROWS, /* token embedding that is not the output too: a row a token */
+    PRIORITY_TABLE, /* never held: some rows a token */
     PRIORITY_UNUSED,
     PRIORITY_GPU /* in device memory */
 };
@@ -46,6 +47,9 @@ struct plan_table {
     bool experts_move;       /* between GPU and memory: they are not pinned */
     uint32_t embedding_unit; /* NO_UNIT: none */
     uint64_t embedding_row_bytes;
+    struct plan_rows rows[PLAN_TABLES]; /* the token embedding, where it is not the output too, and a table */
+    uint32_t row_count;
+    uint64_t table_bytes_per_token; /* that rows of the latter are read with */
 };
 
 /* What a unit of so many bytes is to the planner, by what a step does with it. */

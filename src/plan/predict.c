@@ -255,7 +255,7 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
 
     double reads = ring_bytes / plan_ring_speed(table, plan, storage) + missed / storage->bytes_per_second;
     double token = MAX(hardware_side_by_side(storage, compute, reads), with_experts);
-    plan->predicted_bytes_per_token = ring_bytes + missed;
+    plan->predicted_bytes_per_token = ring_bytes + missed + (double)table->table_bytes_per_token;
     if (plan->embedding_rows) {
         token += storage->latency_seconds;
         plan->predicted_bytes_per_token += (double)table->embedding_row_bytes;

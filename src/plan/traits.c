@@ -25,6 +25,7 @@ static enum plan_priority priority_of(enum step_part part)
 struct plan_traits plan_traits_of(enum unit_use use, enum step_part part, uint64_t bytes)
 {
     static const struct plan_traits by_use[] = {
+        [USE_TABLE] = {PRIORITY_TABLE, 0, false},
         [USE_ROWS] = {PRIORITY_OUTPUT, 0, false}, /* read by themselves, unless the output matrix is the same */
         [USE_VECTOR] = {PRIORITY_ALWAYS, 0, false},   [USE_MATRIX] = {PRIORITY_ATTENTION, 0, true},
         [USE_WHOLE] = {PRIORITY_ATTENTION, 0, false}, [USE_ROUTER] = {PRIORITY_ROUTER, 0, false},
@@ -34,7 +35,7 @@ struct plan_traits plan_traits_of(enum unit_use use, enum step_part part, uint64
     struct plan_traits traits = by_use[use];
     if (use == USE_MATRIX)
         traits.priority = priority_of(part);
-    if (bytes < TINY_BYTES)
+    if (bytes < TINY_BYTES && use != USE_TABLE)
         traits.priority = PRIORITY_ALWAYS;
     return traits;
 }

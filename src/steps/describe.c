@@ -9,9 +9,10 @@ static const char *const buffer_names[BUFFER_COUNT] = {
     [BUFFER_SIDE] = "side",   [BUFFER_QUERY] = "query",       [BUFFER_RAW] = "raw",         [BUFFER_KEY] = "key",
     [BUFFER_VALUE] = "value", [BUFFER_ATTENDED] = "attended", [BUFFER_LATENTS] = "latents", [BUFFER_BETA] = "beta",
     [BUFFER_DECAY] = "decay", [BUFFER_GATE] = "gate",         [BUFFER_UP] = "up",           [BUFFER_SHARE] = "share",
-    [BUFFER_COEFFICIENTS] = "coefficients"};
+    [BUFFER_COEFFICIENTS] = "coefficients", [BUFFER_LOOKED_UP] = "looked up"};
 
 static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
+                                                   [STEP_LOOK_UP] = "look up",
                                                    [STEP_ADD_ROWS] = "add rows",
                                                    [STEP_NORM] = "norm",
                                                    [STEP_MULTIPLY] = "multiply",
@@ -144,6 +145,10 @@ void step_describe(const struct step *step, char *text, size_t room)
             say(&line, ", %u times", step->embed.copies);
         if (step->embed.scale != 1.0f)
             say(&line, " times %g", (double)step->embed.scale);
+        break;
+    case STEP_LOOK_UP:
+        say(&line, "tokens -> %s: %u rows of %u by %s", buffer_name(step->look_up.out), step->look_up.rows,
+            step->look_up.width, step->look_up.ngrams ? "n-gram" : "token");
         break;
     case STEP_ADD_ROWS:
         say(&line, "hidden += %s", step->add_rows.by_position ? "the row of its position" : "the first row");

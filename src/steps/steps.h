@@ -47,6 +47,7 @@ enum step_buffer {
     BUFFER_UP,
     BUFFER_SHARE,        /* the weight of the shared experts, one float */
     BUFFER_COEFFICIENTS, /* how residual streams mix */
+    BUFFER_LOOKED_UP,    /* rows of a table */
     BUFFER_COUNT
 };
 
@@ -57,6 +58,7 @@ const char *buffer_name(enum step_buffer buffer);
 
 enum step_kind {
     STEP_EMBED,         /* rows of the token embedding */
+    STEP_LOOK_UP,       /* rows of a table that stays on the drive, by tokens or by hashes of them */
     STEP_ADD_ROWS,      /* adds learnt rows, by position or the first one */
     STEP_NORM,          /* brings rows to length 1, times weights, plus biases */
     STEP_MULTIPLY,      /* products of one buffer with matrices */
@@ -86,6 +88,15 @@ enum step_part { PART_INPUT, PART_ATTENTION, PART_FEED_FORWARD, PART_SHARED, PAR
 struct step_embed {
     unit_number unit;
     uint32_t copies; /* residual streams that all begin with the row */
+    float scale;
+};
+
+/* The rows follow from the token ids alone, so that they are asked for when the pass begins; here they are waited for. */
+struct step_look_up {
+    unit_number table;
+    enum step_buffer out;
+    uint32_t rows, width; /* of a token, one after another; floats of each */
+    const struct model_ngrams *ngrams; /* NULL: the row of the token's id */
     float scale;
 };
 
@@ -307,6 +318,7 @@ struct step {
     uint32_t reads, writes; /* bits by enum step_buffer */
     union {
         struct step_embed embed;
+        struct step_look_up look_up;
         struct step_add_rows add_rows;
         struct step_norm norm;
         struct step_multiply multiply;
@@ -388,6 +400,7 @@ hypura_status steps_fuse(struct step_list list, bool few_rows, struct step **out
 
 enum unit_use {
     USE_ROWS,    /* single rows of it are read */
+    USE_TABLE,   /* likewise, and never more of it: it is far too large to be held */
     USE_VECTOR,  /* norms, biases and the like: small */
     USE_MATRIX,  /* a product takes its rows piece by piece */
     USE_WHOLE,   /* a product takes it whole */

@@ -63,6 +63,9 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
     case STEP_EMBED:
         touch(&t, BUFFER_HIDDEN, true, e * step->embed.copies);
         break;
+    case STEP_LOOK_UP:
+        touch(&t, step->look_up.out, true, (size_t)step->look_up.rows * step->look_up.width);
+        break;
     case STEP_ADD_ROWS:
         touch(&t, BUFFER_HIDDEN, false, e);
         touch(&t, BUFFER_HIDDEN, true, e);
@@ -242,6 +245,9 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
     switch (step->kind) {
     case STEP_EMBED:
         use(&l, step->embed.unit, USE_ROWS, ROLE_TOKEN_EMBEDDING);
+        break;
+    case STEP_LOOK_UP:
+        use(&l, step->look_up.table, USE_TABLE, ROLE_COUNT);
         break;
     case STEP_ADD_ROWS:
         use(&l, step->add_rows.unit, USE_WHOLE, ROLE_COUNT);

@@ -25,6 +25,7 @@ static void end_pass(struct store *store)
 {
     bool ends = store->passing;
     store->passing = false;
+    tables_forget(store);
     ring_give_back(store);
     prefetch_pump(store);
     pthread_mutex_unlock(store->mutex);

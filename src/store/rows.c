@@ -46,8 +46,7 @@ static hypura_status read_range(struct store *store, uint32_t file, uint64_t off
     return HYPURA_OK;
 }
 
-/* What lies in a pinned tensor, or in one pinned piece of it; of the tensor's end there may be none. */
-static bool copy_pinned(const struct store *store, unit_number number, uint64_t offset, uint64_t bytes, void *out)
+bool rows_copy_pinned(const struct store *store, unit_number number, uint64_t offset, uint64_t bytes, void *out)
 {
     struct store_pieces pieces = store_pieces(store, number);
     if (pieces.count > 1) {
@@ -75,13 +74,13 @@ hypura_status store_read(struct store *store, unit_number number, uint64_t offse
                          "%llu bytes at %llu of unit %u, which has %llu bytes in %u slices: expected a part of one",
                          (unsigned long long)bytes, (unsigned long long)offset, number,
                          (unsigned long long)slice->bytes, unit->slice_count);
-    if (copy_pinned(store, number, offset, bytes, out))
+    if (rows_copy_pinned(store, number, offset, bytes, out))
         return HYPURA_OK;
     uint8_t *to = out;
     while (bytes > 0) {
         if (atomic_load(&store->cancelled))
             return store_cancelled_error(error);
-        size_t part = (size_t)MIN(bytes, (uint64_t)(BOUNCE_BYTES - IO_ALIGNMENT));
+        size_t part = (size_t)MIN(bytes, (uint64_t)(BOUNCE_BYTES - TABLE_READ_BYTES - IO_ALIGNMENT));
         status = read_range(store, slice->file, slice->offset + offset, part, to, error);
         if (status)
             return status;

@@ -21,6 +21,8 @@ static void transfer_finished(void *context, struct transfer *transfer)
         fill_succeeded(store, transfer->priority);
     if (transfer->unit == DEVICE_UNIT)
         device_finished(store, transfer);
+    else if (transfer->unit == ROWS_UNIT)
+        tables_finished(store, transfer);
     else if (transfer->unit == NO_UNIT)
         pinned_finished(store, transfer);
     else if (store->units[transfer->unit].place == PLACE_RING)
@@ -145,6 +147,8 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
         }
         status = pinned_prepare(store, error);
     }
+    if (!status)
+        status = tables_prepare(store, source->tables, source->table_count, error);
     if (!status && options->gpu)
         status = device_prepare(store, options->gpu, source->experts, error);
     if (!status && options->gpu && source->moves)
@@ -191,6 +195,7 @@ void store_close(struct store *store)
     moves_free(store);
     device_free(store);
     pinned_free(store);
+    tables_free(store);
     for (uint32_t i = 0; i < store->file_count; i++)
         store_file_close(&store->files[i]);
     memory_free(store->files);

@@ -1,5 +1,5 @@
 /* store: the narrow waist. Compute asks for units and never knows which tier they come from. Owners: store.c, load.c,
- * hold.c, pass.c, control.c, rows.c, prefetch.c, usage.c, pieces.c.
+ * hold.c, pass.c, control.c, rows.c, tables.c, prefetch.c, usage.c, pieces.c.
  *
  * The store owns the memory of all weights: units that the plan pins are loaded once, at store_load; the others stream
  * through one pool, read by direct I/O (io_uring, or a pool of pread threads) into slots. It decides what to evict,
@@ -124,7 +124,19 @@ bool store_get_ready(struct store *store, unit_number unit, struct store_view *v
 /* Drops wants that will not be got (after an error or a cancel). */
 void store_forget(struct store *store, const unit_number *units, size_t count);
 
-/* Part of one tensor, which may be one that is never held (rows of the token embedding): a direct read of its own. */
+/* Rows of a table (plan->tables), which is never held whole: all that a pass will want of it, asked for as soon as its
+ * tokens are known. Row rows[i] comes to out + i * the bytes of a row; both arrays stay until store_get_rows, which
+ * waits for all of them, or until the pass ends. What was asked for before of the same table is forgotten. */
+struct store_rows {
+    const uint32_t *rows;
+    size_t count;
+    uint8_t *out;
+};
+hypura_status store_want_rows(struct store *store, unit_number unit, const struct store_rows *rows,
+                              hypura_error *error);
+hypura_status store_get_rows(struct store *store, unit_number unit, hypura_error *error);
+
+/* Part of one tensor, which may be one that is never held: a direct read of its own. */
 hypura_status store_read(struct store *store, unit_number unit, uint64_t offset, uint64_t bytes, void *out,
                          hypura_error *error);
 
@@ -169,6 +181,7 @@ struct store_statistics {
     uint64_t bytes_filled;     /* into free slots, between passes */
     uint64_t bytes_wasted;     /* prefetched and evicted unused */
     uint64_t expert_hits, expert_misses;
+    uint64_t rows_wanted, rows_cached; /* of tables; those that the cache of rows had */
     uint64_t prefetches, prefetches_used; /* precision: used of all; recall: used of used and expert_misses */
     uint64_t expert_moves;                /* experts that came to a device while running */
     uint64_t stall_nanoseconds;           /* spent waiting in store_get and store_wait_any */

@@ -22,6 +22,8 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .ring_bytes = plan->ring_bytes,
                                   .expert_cache_bytes = plan->expert_cache_bytes,
                                   .experts = model_parameters(model)->experts,
+                                  .tables = plan->tables,
+                                  .table_count = plan->table_count,
                                   .moves = plan->gpu && plan->gpu->moves,
                                   .in_place = plan->gpu && plan->gpu->in_place};
     const char **paths;

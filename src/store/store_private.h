@@ -8,7 +8,7 @@
  *   moves
  *   hold   control   peers
  *   prefetch   device
- *   fill   in_place   pinned
+ *   fill   in_place   pinned   tables
  *   cache   ring   rows
  *   cache_classes   units   pieces   trace_model
  *   layout   waiting   policy   distances   trace
@@ -31,6 +31,7 @@
 #include "store/prefetch.h"
 #include "store/ring.h"
 #include "store/store.h"
+#include "store/tables.h"
 #include "store/units.h"
 #include "store/usage.h"
 #include "store/waiting.h"
@@ -62,6 +63,7 @@ struct store {
     struct device *device;     /* what is on the GPU; NULL: nothing */
     struct in_place *in_place; /* NULL: the GPU does not read the cache */
     struct moves moves;
+    struct tables tables;
     uint64_t pool_bytes;
 
     bool passing;  /* from store_begin on */
@@ -69,7 +71,7 @@ struct store {
     uint32_t pass; /* from FIRST_PASS on */
     uint64_t tick; /* pass * layers + layer that was wanted last */
 
-    uint8_t *bounce;                    /* for store_read */
+    uint8_t *bounce;                    /* for store_read, and behind that for rows on their way */
     struct io_counters loaded_counters; /* when the load was done */
     uint64_t rows_read;
     uint64_t bytes_checked;         /* that were read when the files were looked at last */
@@ -93,6 +95,8 @@ struct store_source {
     uint32_t experts; /* a layer; 0 where none is on the GPU */
     bool moves;       /* experts of layers that have some on the GPU change sides */
     bool in_place;    /* the GPU reads experts where they are in the cache */
+    const struct plan_rows *tables;
+    uint32_t table_count;
 };
 
 hypura_status store_open_source(struct store **out, const struct store_source *source,
@@ -105,6 +109,9 @@ static inline const struct unit *store_unit(const struct store *store, unit_numb
 {
     return unit < store->model_units ? store->unit(store->model, unit) : &store->pieces[unit - store->model_units];
 }
+
+/* rows.c: what lies in a pinned tensor, or in one pinned piece of it; of the tensor's end there may be none. */
+bool rows_copy_pinned(const struct store *store, unit_number number, uint64_t offset, uint64_t bytes, void *out);
 
 /* pieces.c: not locked, before anything else runs. */
 hypura_status pieces_prepare(struct store *store, const struct store_source *source, hypura_error *error);

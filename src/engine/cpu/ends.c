@@ -3,6 +3,19 @@
 
 #include <string.h>
 
+/* All rows of the batch together, to the end of where their floats will be: these are at least as long, and so reach a
+ * row that is yet to be converted only when they are its own. */
+static hypura_status read_embeddings(struct batch *batch, unit_number unit, size_t row_bytes, size_t width,
+                                     uint8_t **out, hypura_error *error)
+{
+    size_t bytes = batch->rows * width * sizeof(float);
+    *out = (uint8_t *)rows_of(batch, BUFFER_HIDDEN) + (bytes - batch->rows * row_bytes);
+    struct store_rows rows = {
+        .rows = (const uint32_t *)(const void *)batch->asked->tokens, .count = batch->rows, .out = *out};
+    TRY(store_want_rows(batch->open->store, unit, &rows, error));
+    return store_get_rows(batch->open->store, unit, error);
+}
+
 hypura_status run_embed(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
@@ -13,17 +26,20 @@ hypura_status run_embed(struct batch *batch, const struct step *step, struct hel
     struct matrix matrix = matrix_at(NULL, tensor->type, p->embedding, p->vocabulary);
     if (!batch->open->plan->embedding_rows && store_pieces(batch->open->store, unit).count == 1)
         TRY(hold_matrix(batch, held, unit, &matrix, error));
-    const uint32_t copies = step->embed.copies;
-    for (size_t r = 0; r < batch->rows; r++, hidden += copies * (size_t)p->embedding) {
-        uint64_t offset = (uint64_t)tokens[r] * matrix.row_bytes;
-        const uint8_t *row = matrix.data ? matrix.data + offset : batch->scratch.embedding_row;
-        if (!matrix.data)
-            TRY(store_read(batch->open->store, unit, offset, matrix.row_bytes, batch->scratch.embedding_row, error));
+    const size_t width = step->embed.copies * (size_t)p->embedding;
+    uint8_t *there = NULL;
+    if (!matrix.data)
+        TRY(read_embeddings(batch, unit, matrix.row_bytes, width, &there, error));
+    for (size_t r = 0; r < batch->rows; r++, hidden += width) {
+        const uint8_t *row =
+            matrix.data ? matrix.data + (size_t)tokens[r] * matrix.row_bytes : batch->scratch.embedding_row;
+        if (there)
+            memcpy(batch->scratch.embedding_row, there + r * matrix.row_bytes, matrix.row_bytes);
         compute_dequantize(matrix.type, row, hidden, p->embedding);
         if (step->embed.scale != 1.0f)
             compute_scale(batch->compute, hidden, hidden, step->embed.scale, p->embedding);
-        for (uint32_t copy = 1; copy < copies; copy++)
-            memcpy(hidden + copy * (size_t)p->embedding, hidden, p->embedding * sizeof *hidden);
+        for (size_t copy = p->embedding; copy < width; copy += p->embedding)
+            memcpy(hidden + copy, hidden, p->embedding * sizeof *hidden);
     }
     return HYPURA_OK;
 }

@@ -82,6 +82,7 @@ hypura_status run_add(struct batch *batch, const struct step *step, struct held 
  */
 
 static step_function *const functions[STEP_KINDS] = {[STEP_EMBED] = run_embed,
+                                                     [STEP_LOOK_UP] = run_look_up,
                                                      [STEP_ADD_ROWS] = run_add_rows,
                                                      [STEP_NORM] = run_norm,
                                                      [STEP_MULTIPLY] = run_multiply,

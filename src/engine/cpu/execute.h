@@ -10,6 +10,7 @@
  *   router.c     how a router chooses
  *   experts.c    which experts, and their work in the order of arrival
  *   ends.c       embeddings and logits
+ *   look_up.c    rows of tables
  *
  * A step kind is one function here. It knows no architecture and asks about no other place of computation: which lists
  * are carried out here is the caller's business.
@@ -28,13 +29,16 @@ hypura_status execute(struct batch *batch, struct step_list list, hypura_error *
 float *rows_of(struct batch *batch, enum step_buffer buffer);
 struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t columns, size_t stride);
 
+/* Asks for the rows of tables that the batch wants. */
+hypura_status look_up_begin(struct batch *batch, hypura_error *error);
+
 /* ---- one function per kind ----------------------------------------------------------------------------------------
  */
 
 typedef hypura_status step_function(struct batch *batch, const struct step *step, struct held *held,
                                     hypura_error *error);
 
-step_function run_embed, run_add_rows, run_output;
+step_function run_embed, run_look_up, run_add_rows, run_output;
 step_function run_norm, run_glu, run_elements, run_scale_rows, run_scale, run_add;
 step_function run_multiply;
 step_function run_heads, run_spread, run_attend, run_attend_latent;

@@ -25,6 +25,7 @@ static bool can_use(const struct question *q, const struct step_unit *unit)
     case USE_HEADS:
         return gpu_supports(q->gpu, tensor->type);
     case USE_ROWS:
+    case USE_TABLE:
     case USE_WHOLE:
         break;
     }
