@@ -125,10 +125,11 @@ enum glu_kind {
     GLU_GELU,     /* gelu by tanh, as Gemma */
     GLU_GELU_ERF, /* exact gelu */
     GLU_RELU,
-    GLU_OAI,          /* gpt-oss: gate clamped to at most limit, up to +-limit, gate * sigmoid(alpha * gate) * (up + 1) */
-    GLU_SIGMOID,      /* sigmoid(gate) * up */
+    GLU_OAI,     /* gpt-oss: gate clamped to at most limit, up to +-limit, gate * sigmoid(alpha * gate) * (up + 1) */
+    GLU_SIGMOID, /* sigmoid(gate) * up */
     GLU_SILU_CLAMPED, /* gate and up clamped likewise, silu(gate) * up */
     GLU_SILU_CAPPED,  /* silu(gate) clamped to at most limit, up to +-limit */
+    GLU_SOFTPLUS,     /* ln(1 + exp(gate)) * up */
     GLU_KINDS
 };
 
@@ -137,6 +138,10 @@ enum glu_kind {
 void compute_glu(struct compute *compute, enum glu_kind kind, float *out, size_t out_stride, const float *gate,
                  size_t gate_stride, const float *up, size_t up_stride, size_t rows, size_t columns, float alpha,
                  float limit);
+
+/* The same with one gate for all of a row: out[r][c] = activation(gates[r]) * up[r][c]; rows adjacent. */
+void compute_glu_rows(struct compute *compute, enum glu_kind kind, float *out, const float *gates, const float *up,
+                      size_t rows, size_t columns);
 
 /* Elementwise activations without a gate, in place. */
 enum activation_function {
@@ -149,6 +154,9 @@ enum activation_function {
     FUNCTION_SOFTPLUS
 };
 void compute_function(struct compute *compute, enum activation_function function, float *values, size_t count);
+
+/* values = those, at most limit and at least -limit, in place. */
+void compute_clamp(struct compute *compute, float *values, size_t count, float limit);
 
 /* Soft cap: cap * tanh(value / cap), in place. */
 void compute_soft_cap(struct compute *compute, float *values, size_t count, float cap);

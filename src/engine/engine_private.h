@@ -256,7 +256,7 @@ struct rope_table {
     double magnitude; /* of cosine and sine */
 };
 
-/* factors: one a frequency, that divides it, or NULL. local: the base of sliding layers, without scaling. */
+/* factors: one a frequency, that divides it, or NULL. local: the base of sliding layers, mostly without scaling. */
 hypura_status rope_table_create(struct rope_table *out, const struct model_parameters *parameters, bool local,
                                 const float *factors, hypura_error *error);
 void rope_table_destroy(struct rope_table *table);

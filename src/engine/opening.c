@@ -25,13 +25,13 @@ static hypura_status open_rope(struct opened *open, struct batch *batch, hypura_
     hypura_status status = hold_vector(batch, &held, unit, &factors, error);
     if (!status)
         status = rope_table_create(&open->rope, p, false, factors, error);
-    release(batch, &held);
     bool local = false;
     struct step_list all = steps_all(open->steps);
     for (size_t i = 0; i < all.count; i++)
         local = local || (all.steps[i].kind == STEP_HEADS && all.steps[i].heads.local);
     if (!status && local)
-        status = rope_table_create(&open->rope_local, p, true, NULL, error);
+        status = rope_table_create(&open->rope_local, p, true, factors, error);
+    release(batch, &held);
     return status;
 }
 

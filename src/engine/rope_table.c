@@ -5,16 +5,16 @@
 #define TWO_PI 6.283185307179586
 
 /* YaRN (Peng et al., 2023): the pair whose angle makes this many turns within the original context. */
-static double turning_pair(const struct model_parameters *p, double turns)
+static double turning_pair(const struct model_parameters *p, uint32_t rotary, double base, double turns)
 {
-    return p->rotary * log(p->rope_original_context / (turns * TWO_PI)) / (2.0 * log(p->rope_base));
+    return rotary * log(p->rope_original_context / (turns * TWO_PI)) / (2.0 * log(base));
 }
 
 /* The share of a pair's frequency that is left unscaled: 1 for quick pairs, 0 for slow ones, a ramp between. */
-static double yarn_unscaled(const struct model_parameters *p, uint32_t pair)
+static double yarn_unscaled(const struct model_parameters *p, uint32_t rotary, double base, uint32_t pair)
 {
-    double low = fmax(0.0, floor(turning_pair(p, p->yarn_beta_fast)));
-    double high = fmin(p->rotary - 1.0, ceil(turning_pair(p, p->yarn_beta_slow)));
+    double low = fmax(0.0, floor(turning_pair(p, rotary, base, p->yarn_beta_fast)));
+    double high = fmin(rotary - 1.0, ceil(turning_pair(p, rotary, base, p->yarn_beta_slow)));
     double ramp = (pair - low) / fmax(0.001, high - low);
     return (1.0 - fmin(1.0, fmax(0.0, ramp))) * p->yarn_extrapolation;
 }
@@ -23,16 +23,17 @@ hypura_status rope_table_create(struct rope_table *out, const struct model_param
                                 const float *factors, hypura_error *error)
 {
     uint32_t rotary = local ? p->rotary_local : p->rotary;
-    *out = (struct rope_table){.half = rotary / 2, .magnitude = local ? 1.0 : p->rope_attention_factor};
+    bool as_usual = !local || p->rope_local_scaled;
+    *out = (struct rope_table){.half = rotary / 2, .magnitude = as_usual ? p->rope_attention_factor : 1.0};
     TRY(ALLOCATE(&out->frequency, out->half, "rope frequencies", error));
     double base = local ? p->rope_base_local : p->rope_base;
     for (uint32_t pair = 0; pair < out->half; pair++) {
         double frequency = pow(base, -2.0 * pair / rotary);
-        if (!local) {
+        if (as_usual) {
             if (factors)
                 frequency /= factors[pair];
             double scaled = frequency / p->rope_factor;
-            double unscaled = p->rope_scaling == ROPE_SCALING_YARN ? yarn_unscaled(p, pair) : 0.0;
+            double unscaled = p->rope_scaling == ROPE_SCALING_YARN ? yarn_unscaled(p, rotary, base, pair) : 0.0;
             frequency = scaled * (1.0 - unscaled) + frequency * unscaled;
         }
         out->frequency[pair] = frequency;

@@ -2,15 +2,48 @@
 #include "model/model_private.h"
 
 /* Whether a layer slides its window: as the file says layer by layer, or in the architecture's pattern. */
-static bool layer_slides(struct reader *reader, uint32_t layer)
+static hypura_status layer_slides(struct reader *reader, uint32_t layer, bool *out, hypura_error *error)
 {
+    const struct architecture *a = reader->architecture;
     const struct gguf_value *value = gguf_find(reader->file, key(reader, "attention.sliding_window_pattern"));
-    int64_t slides;
-    if (value && value->type == GGUF_ARRAY && gguf_element_int64(value, layer, &slides))
-        return slides != 0;
-    uint32_t pattern = reader->architecture->window_pattern;
+    int64_t slides = 0;
+    if (value && value->type == GGUF_ARRAY ? !gguf_element_int64(value, layer, &slides)
+                                           : a->window_pattern == WINDOWS_LISTED)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' does not say whether layer %u has a window",
+                         gguf_file_path(reader->file, 0), reader->key, layer);
+    *out = slides != 0;
+    if (value && value->type == GGUF_ARRAY)
+        return HYPURA_OK;
+    uint32_t pattern = a->window_pattern;
     gguf_get_uint32(reader->file, reader->key, &pattern);
-    return pattern && layer % pattern < pattern - 1;
+    *out = pattern && layer % pattern != (a->window_first ? 0 : pattern - 1);
+    return HYPURA_OK;
+}
+
+/* How far layers look that do not look everywhere; 0: all do. */
+static hypura_status read_window(struct reader *reader, const struct model_parameters *p, uint32_t *out,
+                                 hypura_error *error)
+{
+    const struct architecture *a = reader->architecture;
+    bool fixed = a->flags & ARCHITECTURE_WINDOW_FIXED;
+    *out = 0;
+    if (a->window_pattern == 0 || (a->window_layers && a->window_layers != p->layers))
+        return HYPURA_OK;
+    *out = fixed ? 0 : a->window;
+    TRY(optional_number(reader, "attention.sliding_window", UINT32_MAX, out, error));
+    if (fixed && *out)
+        *out = a->window;
+    return HYPURA_OK;
+}
+
+/* Whether a layer has positions. */
+static bool layer_turns(const struct architecture *a, const struct model_layer *layer, uint32_t number, bool windows,
+                        uint32_t leading)
+{
+    bool left_out = a->no_rope_interval && (number + 1) % a->no_rope_interval == 0;
+    bool leads = (a->flags & ARCHITECTURE_LEADING_TURN) && number < leading;
+    bool wide = windows && (a->flags & ARCHITECTURE_WINDOWS_TURN) && !layer->window && !leads;
+    return a->rope != ROPE_STYLE_NONE && !left_out && !wide;
 }
 
 /* The last layers may read the keys and values of the last one before them that looks as far back (Gemma 4). */
@@ -53,10 +86,10 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
 {
     const struct architecture *a = model->architecture;
     const struct model_parameters *p = &model->parameters;
-    uint32_t window = 0, interval = 4, shared = 0;
+    uint32_t window = 0, interval = 4, shared = 0, leading = 0;
     uint32_t window_key = p->key_size, window_value = p->value_size;
-    if (a->window_pattern)
-        TRY(optional_number(reader, "attention.sliding_window", UINT32_MAX, &window, error));
+    TRY(read_window(reader, p, &window, error));
+    TRY(optional_number(reader, "leading_dense_block_count", MAX_LAYERS, &leading, error));
     if (window) {
         TRY(optional_number(reader, "attention.key_length_swa", MAX_WIDTH, &window_key, error));
         TRY(optional_number(reader, "attention.value_length_swa", MAX_WIDTH, &window_value, error));
@@ -71,19 +104,23 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
         TRY(layer_number(reader, "attention.head_count_kv", i, MAX_HEADS, &layer->kv_heads, error));
         TRY(layer_number(reader, "feed_forward_length", i, MAX_WIDTH, &layer->feed_forward, error));
         TRY(read_limits(a, reader, i, layer, error));
+        if (a->flags & ARCHITECTURE_DENSE_SQUARE)
+            layer->feed_forward = p->embedding;
         if (a->flags & ARCHITECTURE_LATENT)
             layer->kind = LAYER_LATENT;
         else if ((a->flags & ARCHITECTURE_RECURRENT) && (i + 1) % interval != 0)
             layer->kind = LAYER_RECURRENT;
         else
             layer->kind = LAYER_ATTENTION;
-        layer->window = layer_slides(reader, i) ? window : 0;
-        layer->rope = a->rope != ROPE_STYLE_NONE && !(a->no_rope_interval && (i + 1) % a->no_rope_interval == 0);
-        layer->rope = layer->rope && (layer->window || !(a->flags & ARCHITECTURE_WINDOWS_TURN));
+        bool slides = false;
+        if (window)
+            TRY(layer_slides(reader, i, &slides, error));
+        layer->window = slides ? window : 0;
+        layer->rope = layer_turns(a, layer, i, window, leading);
         bool chunked = a->flags & ARCHITECTURE_CHUNKED;
         layer->chunk = chunked && layer->rope ? CHUNK_OF_ATTENTION : 0;
         layer->sharpened = p->attention_temperature_scale != 0.0f && !(chunked && layer->rope);
-        layer->rope_local = layer->window && (a->flags & ARCHITECTURE_LOCAL_ROPE);
+        layer->rope_local = layer->window && (a->flags & (ARCHITECTURE_LOCAL_ROPE | ARCHITECTURE_LOCAL_ROPE_SCALED));
         layer->key_size = layer->window ? window_key : p->key_size;
         layer->value_size = layer->window ? window_value : p->value_size;
         layer->kv_source = i;

@@ -17,7 +17,17 @@ enum rope_style { ROPE_STYLE_NONE, ROPE_STYLE_NORMAL, ROPE_STYLE_NEOX };
 
 enum rope_scaling { ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_YARN, ROPE_SCALING_LONGROPE };
 
-enum ffn_activation { FFN_SILU, FFN_GELU, FFN_OAI };
+enum ffn_activation { FFN_SILU, FFN_GELU, FFN_OAI, FFN_RELU };
+
+/* What attention's output is multiplied by: this function of one more projection of its input. */
+enum attention_gate { ATTENTION_UNGATED, ATTENTION_GATE_SIGMOID, ATTENTION_GATE_SOFTPLUS };
+
+/* What the choice of experts, or all of the mixture, reads. */
+enum mixture_input {
+    MIXTURE_FEED_FORWARD, /* the rows of the feed forward */
+    MIXTURE_ROUTER_FIRST, /* the router reads the residual stream as the layer finds it, without a norm */
+    MIXTURE_FIRST         /* router and experts read that through a norm of their own, next to a dense feed forward */
+};
 
 enum router_gate {
     ROUTER_SOFTMAX,          /* softmax over all experts, then the best k */
@@ -217,6 +227,7 @@ struct model_parameters {
     uint32_t key_size; /* of a head */
     uint32_t value_size;
     float norm_epsilon;
+    bool norm_centred;         /* norms take the mean off */
     uint32_t streams;          /* of the residual; 1: the usual one */
     uint32_t streams_sinkhorn; /* rounds in which the matrix that mixes them is balanced; 0: each keeps itself */
     float streams_epsilon, streams_back_epsilon, streams_magnitude;
@@ -227,9 +238,11 @@ struct model_parameters {
     enum router_gate router_gate;
     bool router_normalise; /* chosen weights are divided by their sum */
     float router_scale;    /* then multiplied by this */
+    float mixture_scale;   /* of the sum of experts and what runs next to them; 1: none */
     /* rope */
     uint32_t rotary, rotary_local; /* elements of a head that turn */
     float rope_base, rope_base_local;
+    bool rope_local_scaled; /* the local one is scaled as the other */
     enum rope_scaling rope_scaling;
     float rope_factor; /* positions are divided by it; 1: not scaled */
     uint32_t rope_original_context;
@@ -237,6 +250,8 @@ struct model_parameters {
     float yarn_extrapolation, yarn_beta_fast, yarn_beta_slow;
     /* attention */
     float attention_scale;                               /* of query times key */
+    float attention_clamp;                               /* most of an element of q, k and v; 0: none */
+    float attention_value_scale;                         /* of attention's output; 1: none */
     float attention_soft_cap, output_soft_cap;           /* 0: none */
     float embedding_scale, residual_scale, output_scale; /* factors; 1: none */
     float attention_temperature_scale;                   /* 0: none. Queries at position p are multiplied by */
@@ -255,11 +270,11 @@ struct model_parameters {
 };
 
 enum architecture_flag {
-    ARCHITECTURE_EMBEDDING_SCALED = 1 << 0,    /* embeddings are multiplied by the square root of their width */
-    ARCHITECTURE_FFN_NORM_NAMED_POST = 1 << 1, /* the norm before the feed forward is called post_attention_norm */
-    ARCHITECTURE_QUERY_GATED = 1 << 2,         /* attn_q holds a query and an output gate for each head */
-    ARCHITECTURE_LATENT = 1 << 3,              /* MLA in every layer */
-    ARCHITECTURE_RECURRENT = 1 << 4,           /* all layers but every full_attention_interval-th are recurrent */
+    ARCHITECTURE_EMBEDDING_SCALED = 1 << 0, /* embeddings are multiplied by the square root of their width */
+    ARCHITECTURE_WINDOW_FIXED = 1 << 1,     /* attention.sliding_window says that layers slide, not how far */
+    ARCHITECTURE_QUERY_GATED = 1 << 2,      /* attn_q holds a query and an output gate for each head */
+    ARCHITECTURE_LATENT = 1 << 3,           /* MLA in every layer */
+    ARCHITECTURE_RECURRENT = 1 << 4,        /* all layers but every full_attention_interval-th are recurrent */
     ARCHITECTURE_RECURRENT_HEADS_TILED = 1
                                          << 5, /* value head v reads key head v % key heads, else v / (values / keys) */
     ARCHITECTURE_LOCAL_ROPE = 1 << 6,          /* sliding layers have a rope base of their own and no scaling */
@@ -267,17 +282,38 @@ enum architecture_flag {
     ARCHITECTURE_VALUE_NORM = 1 << 9, /* values are normed, and are the keys where there is no matrix for them */
     ARCHITECTURE_ATTENTION_UNSCALED = 1 << 10, /* unless attention.scale says */
     ARCHITECTURE_ENCODER = 1 << 11,            /* every token sees all of its text; there is no output matrix */
-    ARCHITECTURE_LAYER_NORM = 1 << 12,         /* norms take the mean off */
+    ARCHITECTURE_LAYER_NORM = 1 << 12,         /* norms take the mean off, unless the file has the epsilon of others */
     ARCHITECTURE_NORMS_OF_SUMS = 1 << 13,      /* norms of the residual stream after each addition, none before */
     ARCHITECTURE_FFN_UNGATED = 1 << 14,        /* dense feed forward of two matrices */
     ARCHITECTURE_CHUNKED = 1 << 15,            /* layers with positions see their chunk only, the others grow sharper */
     ARCHITECTURE_QK_NORM_PLAIN = 1 << 16,      /* queries and keys with positions are normed after rope, no weights */
     ARCHITECTURE_EXPERT_INPUT_WEIGHED = 1 << 17, /* an expert's weight multiplies what it reads, not what it gives */
     ARCHITECTURE_PARALLEL = 1 << 18, /* attention and feed forward read the same rows, unless there is a norm between */
-    ARCHITECTURE_LOGITS_SCALED = 1 << 19,  /* logit_scale multiplies logits, where others divide by it */
-    ARCHITECTURE_WINDOWS_TURN = 1 << 20,   /* layers without a window have no positions */
-    ARCHITECTURE_SHARED_CLAMPED = 1 << 21, /* shared experts too, where the routed ones are */
-    ARCHITECTURE_NORMS_BEHIND = 1 << 8     /* no norms before attention and feed forward, only behind them */
+    ARCHITECTURE_LOGITS_SCALED = 1 << 19,     /* logit_scale multiplies logits, where others divide by it */
+    ARCHITECTURE_WINDOWS_TURN = 1 << 20,      /* layers without a window have no positions */
+    ARCHITECTURE_SHARED_CLAMPED = 1 << 21,    /* shared experts too, where the routed ones are */
+    ARCHITECTURE_LEADING_TURN = 1 << 22,      /* but leading dense ones have */
+    ARCHITECTURE_LOCAL_ROPE_SCALED = 1 << 23, /* sliding layers may have a rope base of their own, scaled alike */
+    ARCHITECTURE_ROTARY_HALF = 1 << 24,       /* layers without a window turn half of rope.dimension_count */
+    ARCHITECTURE_SCALE_STRETCHED = 1 << 25,   /* YaRN's stretch is in the scale of latent attention as a whole */
+    ARCHITECTURE_DENSE_SQUARE = 1 << 26,      /* the dense feed forward is as wide as the embedding */
+    ARCHITECTURE_NORMS_BEHIND = 1 << 8        /* no norms before attention and feed forward, only behind them */
+};
+
+/* A tensor that is called otherwise than in other architectures. */
+struct tensor_alias {
+    const char *name;
+    enum tensor_role role;
+};
+#define ARCHITECTURE_ALIASES 2
+
+/* Of layers that slide as the file says of each, which it must. */
+#define WINDOWS_LISTED UINT32_MAX
+
+/* What holds unless the file says; 0: nothing special. */
+struct architecture_factors {
+    float logits;                        /* logit_scale */
+    float attention, attention_soft_cap; /* attention.output_scale, attn_logit_softcapping */
 };
 
 /* A row of the architecture table: what cannot be read from the metadata. Where a tensor is optional (biases, norms of
@@ -289,14 +325,23 @@ struct architecture {
     enum ffn_activation activation;
     enum router_gate router_gate; /* unless expert_gating_func says */
     bool router_normalise;        /* unless expert_weights_norm says */
-    uint32_t window_pattern;      /* of n layers the last sees everything, the others a window; 0: none slides */
-    float rope_base_local;        /* of layers with a window, unless rope.freq_base_swa says; 0: as of the others */
-    uint32_t no_rope_interval;    /* every n-th layer has no positions; 0: all have */
+    struct tensor_alias aliases[ARCHITECTURE_ALIASES];
+    enum attention_gate attention_gate;
+    enum mixture_input mixture_input;
+    float mixture_scale;       /* of the sum of experts and what runs next to them; 0: none */
+    uint32_t window_pattern;   /* of n layers the last sees everything, the others a window; 0: none slides */
+    bool window_first;         /* not the last, the first sees everything */
+    uint32_t window;           /* of those that slide, unless attention.sliding_window says; 0: they do not then */
+    uint32_t window_layers;    /* only a model of this many layers has windows; 0: any */
+    float rope_base_local;     /* of layers with a window, unless rope.freq_base_swa says; 0: as of the others */
+    float yarn_beta_fast;      /* unless rope.scaling.yarn_beta_fast says; 0: 32 */
+    uint32_t no_rope_interval; /* every n-th layer has no positions; 0: all have */
     /* Constants of the model's program, which its files do not say; 0: not so. */
     float embedding_scale; /* embeddings are multiplied by it */
     float residual_depth;  /* branches are multiplied by it and divided by the square root of the number of layers */
     float logits_width;    /* logits are multiplied by it and divided by the embedding's width */
     uint32_t wide_scale_layers; /* a model of this many layers scales attention by embedding / heads, not key size */
+    struct architecture_factors factors;
     uint32_t flags;
 };
 

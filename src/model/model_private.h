@@ -47,7 +47,7 @@ enum extent {
     EXPERT_WIDTH,
     EXPERT_WIDTH_TWICE,
     SHARED_WIDTH,
-    ROTARY_HALF,
+    ROPE_PAIRS,
     Q_RANK,
     KV_RANK,
     LATENT_QUERIES,
@@ -61,6 +61,7 @@ enum extent {
     RECURRENT_VALUE_HEADS_TWICE,
     RECURRENT_VALUE_SIZE,
     RECURRENT_INNER,
+    GATES, /* of attention: heads x value size, or one for each head; of a delta net its inner width */
     TABLE_WIDTH,
     TABLE_ROWS, /* or more */
     NGRAM_WIDTH, /* of a token's rows together */

@@ -30,6 +30,7 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
     if (p->rope_base_local == 0.0f)
         p->rope_base_local = p->rope_base;
     has_float(reader, "rope.freq_base_swa", &p->rope_base_local);
+    p->rope_local_scaled = reader->architecture->flags & ARCHITECTURE_LOCAL_ROPE_SCALED;
     p->rope_original_context = p->context;
     TRY(optional_number(reader, "rope.scaling.original_context_length", UINT32_MAX, &p->rope_original_context, error));
 
@@ -56,17 +57,18 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
     if (p->rope_factor == 1.0f && p->rope_scaling == ROPE_SCALING_LINEAR)
         p->rope_scaling = ROPE_SCALING_NONE;
 
-    float own = 1.0f, yarn = 1.0f, log_multiplier = 0.0f;
+    float own = 1.0f, log_multiplier = 0.0f;
     p->yarn_extrapolation = 1.0f;
-    p->yarn_beta_fast = 32.0f;
+    p->yarn_beta_fast = reader->architecture->yarn_beta_fast;
+    if (p->yarn_beta_fast == 0.0f)
+        p->yarn_beta_fast = 32.0f;
     p->yarn_beta_slow = 1.0f;
     has_float(reader, "rope.scaling.attn_factor", &own);
-    has_float(reader, "rope.scaling.yarn_attn_factor", &yarn);
     has_float(reader, "rope.scaling.yarn_ext_factor", &p->yarn_extrapolation);
     has_float(reader, "rope.scaling.yarn_beta_fast", &p->yarn_beta_fast);
     has_float(reader, "rope.scaling.yarn_beta_slow", &p->yarn_beta_slow);
     bool has_multiplier = has_float(reader, "rope.scaling.yarn_log_multiplier", &log_multiplier);
-    p->rope_attention_factor = own * yarn;
+    p->rope_attention_factor = own;
     if (p->rope_scaling == ROPE_SCALING_YARN) {
         /* YaRN (Peng et al., 2023) lowers the temperature of attention by 0.1 ln(s) + 1 on both sides of the product.
          * Models with a multiplier of their own (mscale_all_dim) divide by the same with it; those with latent
@@ -76,7 +78,11 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
             p->rope_attention_factor *= 1.0f + stretch;
         else if (!(reader->architecture->flags & ARCHITECTURE_LATENT))
             p->rope_attention_factor *= (1.0f + stretch) / (1.0f + stretch * log_multiplier);
-        if (reader->architecture->flags & ARCHITECTURE_LATENT) {
+        else if (reader->architecture->flags & ARCHITECTURE_SCALE_STRETCHED)
+            p->rope_attention_factor *= (1.0f + stretch) / (1.0f + stretch * (log_multiplier / 0.1f));
+        if (reader->architecture->flags & ARCHITECTURE_SCALE_STRETCHED) {
+            p->attention_scale *= own * (1.0f + stretch) * own * (1.0f + stretch);
+        } else if (reader->architecture->flags & ARCHITECTURE_LATENT) {
             /* The converter wrote 0.1 x the model's mscale_all_dim. */
             float scale = p->rope_attention_factor * (1.0f + stretch * (log_multiplier / 0.1f));
             p->attention_scale *= scale * scale;
@@ -105,6 +111,7 @@ static hypura_status read_experts(struct model *model, struct reader *reader, hy
     p->router_gate = model->architecture->router_gate;
     p->router_normalise = model->architecture->router_normalise;
     p->router_scale = 1.0f;
+    p->mixture_scale = model->architecture->mixture_scale != 0.0f ? model->architecture->mixture_scale : 1.0f;
     if (p->experts == 0)
         return HYPURA_OK;
     TRY(needed_number(reader, "expert_used_count", p->experts, &p->experts_used, error));
@@ -196,15 +203,25 @@ static hypura_status read_heads(struct model *model, struct reader *reader, hypu
 
     p->rotary_local = p->rotary;
     TRY(optional_number(reader, "rope.dimension_count_swa", MAX_WIDTH, &p->rotary_local, error));
+    if (model->architecture->flags & ARCHITECTURE_ROTARY_HALF)
+        p->rotary = p->rotary / 4 * 2;
     p->attention_scale = 1.0f / sqrtf((float)head);
     if (model->architecture->flags & ARCHITECTURE_ATTENTION_UNSCALED)
         p->attention_scale = 1.0f;
     if (model->architecture->wide_scale_layers == p->layers && heads)
         p->attention_scale = 1.0f / sqrtf((float)p->embedding / (float)heads);
-    float scale = 0.0f;
-    if (has_float(reader, "attention.scale", &scale) && scale != 0.0f)
+    const struct architecture_factors *factors = &model->architecture->factors;
+    float scale = factors->attention;
+    if (!has_float(reader, "attention.scale", &scale))
+        has_float(reader, "attention.output_scale", &scale);
+    if (scale != 0.0f)
         p->attention_scale = scale;
+    p->attention_soft_cap = factors->attention_soft_cap;
     has_float(reader, "attn_logit_softcapping", &p->attention_soft_cap);
+    has_float(reader, "attention.clamp_kqv", &p->attention_clamp);
+    p->attention_value_scale = 1.0f;
+    if (has_float(reader, "attention.value_scale", &scale) && scale != 0.0f)
+        p->attention_value_scale = scale;
     return HYPURA_OK;
 }
 
@@ -230,7 +247,7 @@ static hypura_status read_streams(struct reader *reader, struct model_parameters
 static void read_factors(struct reader *reader, struct model_parameters *p)
 {
     const struct architecture *a = reader->architecture;
-    float logits = 0.0f;
+    float logits = a->factors.logits;
     p->embedding_scale = p->residual_scale = p->output_scale = 1.0f;
     if (a->flags & ARCHITECTURE_EMBEDDING_SCALED)
         p->embedding_scale = sqrtf((float)p->embedding);
@@ -242,9 +259,10 @@ static void read_factors(struct reader *reader, struct model_parameters *p)
         p->residual_scale = a->residual_depth / sqrtf((float)p->layers);
     else
         has_float(reader, "residual_scale", &p->residual_scale);
+    has_float(reader, "logit_scale", &logits);
     if (a->logits_width != 0.0f)
         p->output_scale = a->logits_width / (float)p->embedding;
-    else if (has_float(reader, "logit_scale", &logits) && logits != 0.0f)
+    else if (logits != 0.0f)
         p->output_scale = a->flags & ARCHITECTURE_LOGITS_SCALED ? logits : 1.0f / logits;
     has_float(reader, "final_logit_softcapping", &p->output_soft_cap);
     if (p->embedding_scale == 0.0f)
@@ -283,8 +301,10 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error)
     p->vocabulary = (uint32_t)embedding->dimensions[1];
 
     p->norm_epsilon = 1e-5f;
-    if (!has_float(&reader, "attention.layer_norm_rms_epsilon", &p->norm_epsilon))
+    bool by_length = has_float(&reader, "attention.layer_norm_rms_epsilon", &p->norm_epsilon);
+    if (!by_length)
         has_float(&reader, "attention.layer_norm_epsilon", &p->norm_epsilon);
+    p->norm_centred = (model->architecture->flags & ARCHITECTURE_LAYER_NORM) && !by_length;
     TRY(read_heads(model, &reader, error));
     TRY(read_rope(&reader, p, error));
     read_factors(&reader, p);

@@ -11,9 +11,9 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_POSITION_EMBEDDING] = {"position embedding", "position_embd.weight", false, {EMBEDDING, POSITIONS}},
     [ROLE_EMBEDDING_NORM] = {"embedding norm", "token_embd_norm.weight", false, {EMBEDDING}},
     [ROLE_EMBEDDING_NORM_BIAS] = {"embedding norm bias", "token_embd_norm.bias", false, {EMBEDDING}},
-    [ROLE_ROPE_FACTORS] = {"rope factors", "rope_freqs.weight", false, {ROTARY_HALF}},
-    [ROLE_ROPE_FACTORS_LONG] = {"rope factors long", "rope_factors_long.weight", false, {ROTARY_HALF}},
-    [ROLE_ROPE_FACTORS_SHORT] = {"rope factors short", "rope_factors_short.weight", false, {ROTARY_HALF}},
+    [ROLE_ROPE_FACTORS] = {"rope factors", "rope_freqs.weight", false, {ROPE_PAIRS}},
+    [ROLE_ROPE_FACTORS_LONG] = {"rope factors long", "rope_factors_long.weight", false, {ROPE_PAIRS}},
+    [ROLE_ROPE_FACTORS_SHORT] = {"rope factors short", "rope_factors_short.weight", false, {ROPE_PAIRS}},
 
     [ROLE_ATTENTION_STREAMS] = {"attention streams", "hc_attn_fn.weight", true, {STREAMS, STREAM_COEFFICIENTS}},
     [ROLE_ATTENTION_STREAMS_BASE] = {"attention streams base", "hc_attn_base.weight", true, {STREAM_COEFFICIENTS}},
@@ -30,7 +30,7 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_ATTENTION_K_BIAS] = {"attention k bias", "attn_k.bias", true, {KEYS}},
     [ROLE_ATTENTION_V] = {"attention v", "attn_v.weight", true, {EMBEDDING, VALUES}},
     [ROLE_ATTENTION_V_BIAS] = {"attention v bias", "attn_v.bias", true, {VALUES}},
-    [ROLE_ATTENTION_GATE] = {"attention gate", "attn_gate.weight", true, {EMBEDDING, RECURRENT_INNER}},
+    [ROLE_ATTENTION_GATE] = {"attention gate", "attn_gate.weight", true, {EMBEDDING, GATES}},
     [ROLE_ATTENTION_Q_A] = {"attention q a", "attn_q_a.weight", true, {EMBEDDING, Q_RANK}},
     [ROLE_ATTENTION_Q_A_NORM] = {"attention q a norm", "attn_q_a_norm.weight", true, {Q_RANK}},
     [ROLE_ATTENTION_Q_B] = {"attention q b", "attn_q_b.weight", true, {Q_RANK, LATENT_QUERIES}},
@@ -160,9 +160,12 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return values;
     case QKV:
         return layer->kind == LAYER_RECURRENT ? channels : queries + keys + values;
+    case GATES:
     case ATTENDED:
         if (layer->kind == LAYER_LATENT)
             return (uint64_t)layer->heads * p->latent_value_size;
+        if (layer->kind == LAYER_RECURRENT && extent == GATES)
+            return inner;
         return (uint64_t)layer->heads * layer->value_size;
     case QUERY_NORM:
     case KEY_NORM:
@@ -178,8 +181,8 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return 2 * (uint64_t)p->expert_feed_forward;
     case SHARED_WIDTH:
         return p->shared_feed_forward;
-    case ROTARY_HALF:
-        return p->rotary / 2;
+    case ROPE_PAIRS:
+        return (model->architecture->flags & ARCHITECTURE_ROTARY_HALF ? p->rotary_local : p->rotary) / 2;
     case Q_RANK:
         return p->q_rank;
     case KV_RANK:

@@ -30,9 +30,9 @@ static bool split_layer_name(const char *name, uint32_t *layer, const char **res
 
 static int find_role(const struct architecture *architecture, const char *name, bool layer)
 {
-    if (layer && (architecture->flags & ARCHITECTURE_FFN_NORM_NAMED_POST) &&
-        strcmp(name, "post_attention_norm.weight") == 0)
-        return ROLE_FFN_NORM;
+    for (size_t i = 0; layer && i < ARCHITECTURE_ALIASES && architecture->aliases[i].name; i++)
+        if (strcmp(name, architecture->aliases[i].name) == 0)
+            return (int)architecture->aliases[i].role;
     for (int role = 0; role < ROLE_COUNT; role++)
         if (tensor_roles[role].layer == layer && strcmp(tensor_roles[role].name, name) == 0)
             return role;
@@ -114,6 +114,8 @@ static hypura_status check_shape(const struct model *model, const struct gguf_te
             same = same || found == (uint64_t)layer->heads * expected[d];
         if (extents[d] == KEY_NORM)
             same = same || found == (uint64_t)layer->kv_heads * expected[d];
+        if (extents[d] == GATES && layer->kind != LAYER_RECURRENT)
+            same = same || found == layer->heads;
         /* A norm may have weights of its own for each head. */
         if (d == 1 && (extents[0] == QUERY_NORM || extents[0] == KEY_NORM))
             same = same || found == (extents[0] == QUERY_NORM ? layer->heads : layer->kv_heads);
@@ -139,10 +141,14 @@ static hypura_status check_shape(const struct model *model, const struct gguf_te
 static hypura_status missing(const struct model *model, int32_t layer, enum tensor_role role, hypura_error *error)
 {
     char name[64];
+    const char *rest = tensor_roles[role].name;
+    for (size_t i = 0; i < ARCHITECTURE_ALIASES && model->architecture->aliases[i].name; i++)
+        if (model->architecture->aliases[i].role == role)
+            rest = model->architecture->aliases[i].name;
     if (layer < 0)
-        snprintf(name, sizeof name, "%s", tensor_roles[role].name);
+        snprintf(name, sizeof name, "%s", rest);
     else
-        snprintf(name, sizeof name, "blk.%d.%s", layer, tensor_roles[role].name);
+        snprintf(name, sizeof name, "blk.%d.%s", layer, rest);
     return error_set(error, HYPURA_ERROR_FORMAT, "%s: tensor '%s' is missing; architecture '%s' needs it",
                      gguf_file_path(model->file, 0), name, model->architecture->name);
 }

@@ -55,6 +55,28 @@ static bool norms_plainly(const struct builder *b)
     return (b->architecture->flags & ARCHITECTURE_QK_NORM_PLAIN) && b->layer->rope && b->p->experts != 128;
 }
 
+/* Whether a matrix of its own makes the gate of what attention gives. */
+static bool has_gate(const struct builder *b)
+{
+    return b->architecture->attention_gate != ATTENTION_UNGATED && unit_of(b, ROLE_ATTENTION_GATE) != NO_UNIT;
+}
+
+/* It stands in the raw rows: a float for each that it gates, or one a head. */
+static void make_gate(struct builder *b, uint32_t heads, uint32_t size)
+{
+    static const enum glu_kind kinds[] = {
+        [ATTENTION_GATE_SIGMOID] = GLU_SIGMOID, [ATTENTION_GATE_SOFTPLUS] = GLU_SOFTPLUS};
+    const uint64_t rows = model_unit(b->model, unit_of(b, ROLE_ATTENTION_GATE))->slices[0].tensor->dimensions[1];
+    const bool each = rows == heads && size > 1;
+    add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = kinds[b->architecture->attention_gate],
+                                                   .gate = {BUFFER_RAW, 0, each ? 1 : size},
+                                                   .up = {BUFFER_ATTENDED, 0, size},
+                                                   .out = BUFFER_ATTENDED,
+                                                   .groups = heads,
+                                                   .width = size,
+                                                   .gate_per_group = each};
+}
+
 void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out)
 {
     const struct model_layer *layer = b->layer;
@@ -75,6 +97,8 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
         if (own_keys && values)
             add_matrix(b, products, ROLE_ATTENTION_V, outputs[2]);
     }
+    if (has_gate(b))
+        add_matrix(b, products, ROLE_ATTENTION_GATE, BUFFER_RAW);
 
     add_step(b, STEP_HEADS)->heads = (struct step_heads){
         .query = whole_heads(b, BUFFER_QUERY, layer->heads, layer->key_size, unit_of(b, ROLE_ATTENTION_Q_NORM)),
@@ -86,7 +110,8 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
         .value_size = layer->value_size,
         .values_are_keys = own_keys && !values,
         .value_norm = flags & ARCHITECTURE_VALUE_NORM,
-        .centred = flags & ARCHITECTURE_LAYER_NORM,
+        .centred = b->p->norm_centred,
+        .clamp = b->p->attention_clamp,
         .turns = layer->rope,
         .turns_first = flags & ARCHITECTURE_QK_NORM_AFTER_ROPE,
         .plain_norm = norms_plainly(b),
@@ -117,6 +142,8 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
                                                        .out = BUFFER_ATTENDED,
                                                        .groups = layer->heads,
                                                        .width = layer->value_size};
+    if (has_gate(b))
+        make_gate(b, layer->heads, layer->value_size);
     multiply_output(b, ROLE_ATTENTION_OUTPUT, layer->heads * layer->value_size, out);
 }
 

@@ -62,9 +62,15 @@ __attribute__((format(printf, 2, 3))) static void say(struct line *line, const c
 
 static const char *glu_name(enum glu_kind kind)
 {
-    static const char *const names[] = {[GLU_SILU] = "silu", [GLU_GELU] = "gelu", [GLU_GELU_ERF] = "gelu (erf)",
-                                        [GLU_RELU] = "relu", [GLU_OAI] = "oai",   [GLU_SIGMOID] = "sigmoid",
-                                        [GLU_SILU_CLAMPED] = "clamped silu", [GLU_SILU_CAPPED] = "capped silu"};
+    static const char *const names[] = {[GLU_SILU] = "silu",
+                                        [GLU_GELU] = "gelu",
+                                        [GLU_GELU_ERF] = "gelu (erf)",
+                                        [GLU_RELU] = "relu",
+                                        [GLU_OAI] = "oai",
+                                        [GLU_SIGMOID] = "sigmoid",
+                                        [GLU_SILU_CLAMPED] = "clamped silu",
+                                        [GLU_SILU_CAPPED] = "capped silu",
+                                        [GLU_SOFTPLUS] = "softplus"};
     return names[kind];
 }
 
@@ -89,6 +95,8 @@ static void say_heads(struct line *line, const struct step_heads *h)
         if (head->buffer == BUFFER_NONE)
             continue;
         say(line, "%s%s: %u x %u", between, buffer_name(head->buffer), head->heads, head->size);
+        if (h->clamp != 0.0f)
+            say(line, ", at most %g", (double)h->clamp);
         if (i == 0 && h->raw != BUFFER_NONE)
             say(line, " from %s", buffer_name(h->raw));
         if (head->norm != NO_UNIT)
@@ -185,6 +193,8 @@ void step_describe(const struct step *step, char *text, size_t room)
     case STEP_GLU:
         say(&line, "%s(%s) x %s -> %s", glu_name(step->glu.kind), buffer_name(step->glu.gate.buffer),
             buffer_name(step->glu.up.buffer), buffer_name(step->glu.out));
+        if (step->glu.gate_per_group)
+            say(&line, ", one gate for each %u", step->glu.width);
         break;
     case STEP_FUNCTION:
         say(&line, "%s(%s)", function_name(step->function.function), buffer_name(step->function.buffer));
@@ -202,6 +212,8 @@ void step_describe(const struct step *step, char *text, size_t room)
     case STEP_MIX:
         say(&line, "their weighted sum%s%s -> %s", step->mix.side != BUFFER_NONE ? " + " : "",
             step->mix.side != BUFFER_NONE ? buffer_name(step->mix.side) : "", buffer_name(step->mix.out));
+        if (step->mix.scale != 1.0f)
+            say(&line, ", times %g", (double)step->mix.scale);
         break;
     case STEP_SCALE_ROWS:
         say(&line, "%s times %s", buffer_name(step->scale_rows.buffer), buffer_name(step->scale_rows.by));

@@ -11,6 +11,8 @@ static enum glu_kind glu_of(const struct builder *b, float limit)
         return GLU_GELU;
     case FFN_OAI:
         return GLU_OAI;
+    case FFN_RELU:
+        return GLU_RELU;
     case FFN_SILU:
         break;
     }
@@ -134,6 +136,40 @@ static void make_experts(struct builder *b, enum step_buffer in)
                               .used = b->p->experts_used};
 }
 
+/* Where experts are chosen before attention, their reads are under way while that runs. Rows that they read themselves
+ * are kept on the side. */
+void make_early_route(struct builder *b)
+{
+    const enum mixture_input reads = b->layer->moe ? b->architecture->mixture_input : MIXTURE_FEED_FORWARD;
+    if (reads == MIXTURE_FEED_FORWARD)
+        return;
+    if (reads == MIXTURE_FIRST)
+        add_norm(b, BUFFER_HIDDEN, BUFFER_SIDE, unit_of(b, ROLE_EXPERT_NORM), NO_UNIT);
+    make_route(b, reads == MIXTURE_FIRST ? BUFFER_SIDE : BUFFER_HIDDEN);
+}
+
+static void add_mix(struct builder *b, enum step_buffer out, enum step_buffer side, float scale)
+{
+    b->part = PART_EXPERTS;
+    add_step(b, STEP_MIX)->mix =
+        (struct step_mix){.out = out,
+                          .side = side,
+                          .used = b->p->experts_used,
+                          .weighed = b->architecture->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED,
+                          .scale = scale};
+}
+
+/* The dense feed forward, while the experts come, and those on the rows that are kept on the side (Arctic). */
+static void make_mixture_next_to_dense(struct builder *b, const struct dense_roles *dense, enum step_buffer in,
+                                       enum step_buffer out)
+{
+    make_dense(b, dense, in, out);
+    b->part = PART_EXPERTS;
+    make_experts(b, BUFFER_SIDE);
+    add_mix(b, BUFFER_SIDE, BUFFER_NONE, 1.0f);
+    add_step(b, STEP_ADD)->add = (struct step_add){.to = out, .from = BUFFER_SIDE, .scale = 1.0f};
+}
+
 /* The router chooses; the shared experts, or a dense feed forward with a norm of its own behind it (Gemma 4), run while
  * the chosen ones come; then these, and the sum of all. */
 static void make_mixture(struct builder *b, enum step_buffer in, enum step_buffer out)
@@ -142,7 +178,12 @@ static void make_mixture(struct builder *b, enum step_buffer in, enum step_buffe
     const unit_number dense_norm = unit_of(b, ROLE_FFN_DENSE_POST_NORM), norm = unit_of(b, ROLE_EXPERT_NORM);
     const unit_number post_norm = unit_of(b, ROLE_EXPERT_POST_NORM);
     const bool beside = unit_of(b, ROLE_FFN_UP) != NO_UNIT, side = beside || b->p->shared_feed_forward;
-    make_route(b, make_router_input(b, in));
+    if (b->architecture->mixture_input == MIXTURE_FIRST) {
+        make_mixture_next_to_dense(b, &dense, in, out);
+        return;
+    }
+    if (b->architecture->mixture_input == MIXTURE_FEED_FORWARD)
+        make_route(b, make_router_input(b, in));
     if (beside) {
         make_dense(b, &dense, in, BUFFER_SIDE);
         add_norm(b, BUFFER_SIDE, BUFFER_SIDE, dense_norm, NO_UNIT);
@@ -152,11 +193,7 @@ static void make_mixture(struct builder *b, enum step_buffer in, enum step_buffe
     b->part = PART_EXPERTS;
     add_norm(b, BUFFER_HIDDEN, BUFFER_NORMED, norm, unit_of(b, ROLE_EXPERT_NORM_BIAS));
     make_experts(b, norm == NO_UNIT ? in : BUFFER_NORMED);
-    add_step(b, STEP_MIX)->mix =
-        (struct step_mix){.out = out,
-                          .side = side && post_norm == NO_UNIT ? BUFFER_SIDE : BUFFER_NONE,
-                          .used = b->p->experts_used,
-                          .weighed = b->architecture->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED};
+    add_mix(b, out, side && post_norm == NO_UNIT ? BUFFER_SIDE : BUFFER_NONE, side ? b->p->mixture_scale : 1.0f);
     add_norm(b, out, out, post_norm, NO_UNIT);
     if (side && post_norm != NO_UNIT)
         add_step(b, STEP_ADD)->add = (struct step_add){.to = out, .from = BUFFER_SIDE, .scale = 1.0f};

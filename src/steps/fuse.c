@@ -242,6 +242,11 @@ static void fuse_sums(struct list *list)
                                          .epsilon = post ? post->norm.epsilon : 0.0f};
         if (mixes)
             residual.mix = first->mix;
+        if (mixes && post)
+            residual.epsilon /= first->mix.scale * first->mix.scale; /* a norm of a scaled sum is one of the sum */
+        else if (mixes)
+            residual.scale *= first->mix.scale;
+        residual.mix.scale = 1.0f;
         if (add->add.from == branch) {
             residual.to = add->add.to;
         } else if (add->add.to == branch && mixes) {

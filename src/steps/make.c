@@ -46,7 +46,7 @@ struct step *add_groups_norm(struct builder *b, enum step_buffer in, enum step_b
                                     .bias = NO_UNIT,
                                     .groups = groups,
                                     .width = width,
-                                    .centred = b->architecture->flags & ARCHITECTURE_LAYER_NORM,
+                                    .centred = b->p->norm_centred,
                                     .epsilon = b->p->norm_epsilon,
                                     .scale = 1.0f};
     return step;
@@ -80,13 +80,14 @@ void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enu
         .unit = unit, .bias = biased ? bias : NO_UNIT, .role = role, .out = out, .rows = unit_rows(b, unit)};
 }
 
-void add_residual(struct builder *b, enum step_buffer from)
+void add_residual(struct builder *b, enum step_buffer from, float scale)
 {
     if (b->p->streams > 1) {
         add_scatter(b, from);
         return;
     }
-    add_step(b, STEP_ADD)->add = (struct step_add){.to = BUFFER_HIDDEN, .from = from, .scale = b->p->residual_scale};
+    add_step(b, STEP_ADD)->add =
+        (struct step_add){.to = BUFFER_HIDDEN, .from = from, .scale = scale * b->p->residual_scale};
 }
 
 /* ---- the frame -----------------------------------------------------------------------------------------------------
@@ -136,32 +137,38 @@ static void make_mixer(struct builder *b, enum step_buffer in, enum step_buffer 
     }
 }
 
-/* Attention and feed forward read the same rows, and both are added to the residual stream. */
+/* Attention and feed forward read the same rows, and both are added to the residual stream: together, or attention
+ * first where shared experts want the buffer on the side. */
 static void make_parallel_layer(struct builder *b)
 {
     const bool own = unit_of(b, ROLE_ATTENTION_OWN_NORM) != NO_UNIT; /* Falcon 40B */
+    const enum step_buffer attended = b->layer->moe ? BUFFER_BRANCH : BUFFER_SIDE;
     enum step_buffer in = make_input(b, STREAMS_OF_ATTENTION, own ? ROLE_ATTENTION_OWN_NORM : ROLE_ATTENTION_NORM);
-    make_mixer(b, in, BUFFER_SIDE);
+    make_mixer(b, in, attended);
+    if (attended == BUFFER_BRANCH)
+        add_residual(b, attended, b->p->attention_value_scale);
     b->part = PART_FEED_FORWARD;
     if (own)
         in = make_input(b, STREAMS_OF_ATTENTION, ROLE_ATTENTION_NORM);
     make_feed_forward(b, in, BUFFER_BRANCH);
-    add_residual(b, BUFFER_BRANCH);
-    add_residual(b, BUFFER_SIDE);
+    add_residual(b, BUFFER_BRANCH, 1.0f);
+    if (attended != BUFFER_BRANCH)
+        add_residual(b, attended, b->p->attention_value_scale);
 }
 
 static void make_layer(struct builder *b)
 {
+    make_early_route(b);
     make_mixer(b, make_input(b, STREAMS_OF_ATTENTION, ROLE_ATTENTION_NORM), BUFFER_BRANCH);
     add_norm(b, BUFFER_BRANCH, BUFFER_BRANCH, unit_of(b, ROLE_ATTENTION_POST_NORM), NO_UNIT);
-    add_residual(b, BUFFER_BRANCH);
+    add_residual(b, BUFFER_BRANCH, b->p->attention_value_scale);
     add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, unit_of(b, ROLE_ATTENTION_SUM_NORM),
              unit_of(b, ROLE_ATTENTION_SUM_NORM_BIAS));
 
     b->part = PART_FEED_FORWARD;
     make_feed_forward(b, make_input(b, STREAMS_OF_FFN, ROLE_FFN_NORM), BUFFER_BRANCH);
     add_norm(b, BUFFER_BRANCH, BUFFER_BRANCH, unit_of(b, ROLE_FFN_POST_NORM), NO_UNIT);
-    add_residual(b, BUFFER_BRANCH);
+    add_residual(b, BUFFER_BRANCH, 1.0f);
     add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, unit_of(b, ROLE_FFN_SUM_NORM), unit_of(b, ROLE_FFN_SUM_NORM_BIAS));
     if (unit_of(b, ROLE_LAYER_SCALE) != NO_UNIT)
         add_step(b, STEP_SCALE)->scale = (struct step_scale){BUFFER_HIDDEN, unit_of(b, ROLE_LAYER_SCALE)};

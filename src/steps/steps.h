@@ -157,6 +157,7 @@ struct step_heads {
     bool values_are_keys;    /* before these are normed and turned */
     bool value_norm;         /* values are normed, without weights */
     bool centred;            /* norms of heads take the mean off */
+    float clamp;             /* most of an element, before all else; 0: none */
     bool turns, turns_first; /* heads turn by their position; before the norms */
     bool plain_norm;         /* queries and keys are normed at the end, without weights */
     bool sharpened;          /* queries grow with the logarithm of their position */
@@ -215,6 +216,7 @@ struct step_glu {
     struct step_rows gate, up;
     enum step_buffer out; /* groups are adjacent there */
     uint32_t groups, width;
+    bool gate_per_group; /* one float gates all of a group */
 };
 
 #define OAI_ALPHA 1.702f /* gpt-oss */
@@ -262,6 +264,7 @@ struct step_mix {
     enum step_buffer gates; /* in fused lists only: its rows' weights, before the sigmoid; BUFFER_NONE: none */
     uint32_t used;
     bool weighed; /* already, at the input */
+    float scale;  /* of the whole sum; 1: not */
 };
 
 struct step_scale_rows {

@@ -31,7 +31,7 @@ struct step *add_groups_norm(struct builder *b, enum step_buffer in, enum step_b
 void add_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight, unit_number bias);
 struct step *add_multiply(struct builder *b, enum step_buffer in, uint32_t columns);
 void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enum step_buffer out);
-void add_residual(struct builder *b, enum step_buffer from);
+void add_residual(struct builder *b, enum step_buffer from, float scale);
 
 /* streams.c: before a branch the streams become one row; add_residual then gives them the branch back. */
 enum streams_of { STREAMS_OF_ATTENTION, STREAMS_OF_FFN, STREAMS_OF_OUTPUT };
@@ -46,7 +46,8 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
 void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buffer out);
 void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out);
 
-/* feed_forward.c: likewise. */
+/* feed_forward.c: likewise; first what a layer does of its mixture before attention. */
+void make_early_route(struct builder *b);
 void make_feed_forward(struct builder *b, enum step_buffer in, enum step_buffer out);
 
 #endif

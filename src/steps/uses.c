@@ -22,7 +22,7 @@ static size_t heads_width(const struct step_head *head)
 
 static void touch_heads(struct toucher *t, const struct step_heads *h)
 {
-    const bool values_change = h->value_norm || h->values_are_keys;
+    const bool values_change = h->value_norm || h->values_are_keys || h->clamp != 0.0f;
     touch(t, h->raw, false, 2 * heads_width(&h->query));
     if (h->raw == BUFFER_NONE)
         touch(t, h->query.buffer, false, heads_width(&h->query));

@@ -155,6 +155,12 @@ static void works_on_elements(void **state)
         gpu_test_run(gpu);
         compute_function(compute, FUNCTION_GELU, a, n);
         expect_floats(gpu, x, a, n, 1e-6);
+        x = floats(gpu, a, n);
+        gpu_begin(gpu);
+        gpu_clamp(gpu, x, n, 0.25f);
+        gpu_test_run(gpu);
+        compute_clamp(compute, a, n, 0.25f);
+        expect_floats(gpu, x, a, n, 1e-6);
         free(a);
         free(expected);
     }
@@ -188,6 +194,19 @@ static void multiplies_gates(void **state)
             expect_floats(gpu, out, expected, (size_t)rows * columns, 2e-6);
             gpu_buffer_destroy(gpu, in.buffer);
         }
+        /* One gate for all of a row. */
+        for (int softplus = 0; softplus < 2; softplus++) {
+            const enum glu_kind kind = softplus ? GLU_SOFTPLUS : GLU_SIGMOID;
+            struct gpu_range gates = floats(gpu, both, rows), ups = floats(gpu, both + rows, (size_t)rows * columns);
+            struct gpu_range out = gpu_test_range(gpu, NULL, (size_t)rows * columns * sizeof(float));
+            gpu_begin(gpu);
+            gpu_glu_rows(gpu, kind, out, gates, ups, rows, columns);
+            gpu_test_run(gpu);
+            compute_glu_rows(compute, kind, expected, both, both + rows, rows, columns);
+            expect_floats(gpu, out, expected, (size_t)rows * columns, 2e-6);
+            gpu_buffer_destroy(gpu, gates.buffer);
+            gpu_buffer_destroy(gpu, ups.buffer);
+        }
         /* Rows that are weighed first. */
         float *weights = gpu_test_floats(&random, rows);
         struct gpu_range in = floats(gpu, both, (size_t)rows * stride), up = in, by = floats(gpu, weights, rows);
@@ -212,8 +231,8 @@ static void multiplies_gates(void **state)
 
 /* ---- mixtures of experts ----------------------------------------------------------------------------------------- */
 
-static void chooses_as(struct gpu *gpu, const struct router_rule *p, bool bias, bool scales, bool ties,
-                       uint32_t rows, struct random *random)
+static void chooses_as(struct gpu *gpu, const struct router_rule *p, bool bias, bool scales, bool ties, uint32_t rows,
+                       struct random *random)
 {
     struct compute *compute = plain();
     size_t count = (size_t)rows * p->experts, choices = (size_t)rows * p->used;
@@ -266,11 +285,8 @@ static void chooses_experts(void **state)
     random_seed(&random, 5);
     for (int gate = ROUTER_SOFTMAX; gate <= ROUTER_SQRT_SOFTPLUS; gate++)
         for (int normalise = 0; normalise < 2; normalise++) {
-            struct router_rule p = {.gate = (enum router_gate)gate,
-                                         .normalise = normalise,
-                                         .scale = 2.5f,
-                                         .experts = 8,
-                                         .used = 2};
+            struct router_rule p = {
+                .gate = (enum router_gate)gate, .normalise = normalise, .scale = 2.5f, .experts = 8, .used = 2};
             bool bias = gate >= ROUTER_SIGMOID;
             chooses_as(gpu, &p, bias, false, false, 1, &random);
             p.experts = 300;

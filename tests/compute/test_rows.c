@@ -16,7 +16,19 @@ static void fill(float *values, size_t count, double spread)
         values[i] = (float)(random_normal(&numbers) * spread);
 }
 
-enum function_under_test { RMS_NORM, LAYER_NORM, ADD, SCALE, GLU, FUNCTION, SOFT_CAP, ROPE, FUNCTIONS_UNDER_TEST };
+enum function_under_test {
+    RMS_NORM,
+    LAYER_NORM,
+    ADD,
+    SCALE,
+    GLU,
+    FUNCTION,
+    SOFT_CAP,
+    ROPE,
+    GLU_ROWS,
+    CLAMP,
+    FUNCTIONS_UNDER_TEST
+};
 
 #define ROWS 37
 #define COLUMNS 1030
@@ -52,6 +64,12 @@ static void run(struct compute *compute, enum function_under_test function, int 
         break;
     case ROPE:
         compute_rope(compute, (enum rope_layout)kind, out, rows, columns, 2, columns / 2, columns / 4 / 2 * 2, other);
+        break;
+    case GLU_ROWS:
+        compute_glu_rows(compute, kind ? GLU_SOFTPLUS : GLU_SIGMOID, out, in, other, rows, columns);
+        break;
+    case CLAMP:
+        compute_clamp(compute, out, rows * columns, 1.5f);
         break;
     default:
         break;
@@ -94,6 +112,8 @@ static double gated(enum glu_kind kind, double g, double u)
         return g * sigmoid(g) * fmax(fmin(u, 7), -7);
     case GLU_SILU_CAPPED:
         return fmin(g * sigmoid(g), 7) * fmax(fmin(u, 7), -7);
+    case GLU_SOFTPLUS:
+        return log1p(exp(g)) * u;
     case GLU_KINDS:
         break;
     }
@@ -145,6 +165,10 @@ static void expect_row(enum function_under_test function, int kind, size_t row, 
             value = x[c] * (double)0.37f;
         else if (function == GLU)
             value = gated((enum glu_kind)kind, x[c], y[c]);
+        else if (function == GLU_ROWS)
+            value = gated(kind ? GLU_SOFTPLUS : GLU_SIGMOID, in[row], y[c]);
+        else if (function == CLAMP)
+            value = fmax(fmin(x[c], 1.5), -1.5);
         else if (function == FUNCTION)
             value = activated((enum activation_function)kind, x[c]);
         else if (function == SOFT_CAP)
@@ -168,7 +192,7 @@ static void expect_row(enum function_under_test function, int kind, size_t row, 
 static void every_function_is_right_and_repeats(void **state)
 {
     (void)state;
-    static const int kinds[FUNCTIONS_UNDER_TEST] = {2, 3, 1, 1, GLU_KINDS, 7, 1, 2};
+    static const int kinds[FUNCTIONS_UNDER_TEST] = {2, 3, 1, 1, GLU_KINDS, 7, 1, 2, 2, 1};
     static const size_t columns[] = {1, 7, 16, 40, 513, COLUMNS};
     struct compute *reference;
     assert_ok(compute_create(&reference, 1, INSTRUCTIONS_PLAIN, &test_error));

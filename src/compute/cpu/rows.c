@@ -70,6 +70,11 @@ static void run_soft_cap(const struct element_job *job, size_t first, size_t cou
     job->kernels->soft_cap(job->out + first, count, job->factor);
 }
 
+static void run_clamp(const struct element_job *job, size_t first, size_t count)
+{
+    job->kernels->clamp(job->out + first, count, job->factor);
+}
+
 void compute_add(struct compute *compute, float *out, const float *a, const float *b, size_t count)
 {
     for_elements(compute, &(struct element_job){.run = run_add, .out = out, .a = a, .b = b, .count = count});
@@ -90,6 +95,11 @@ void compute_function(struct compute *compute, enum activation_function function
 void compute_soft_cap(struct compute *compute, float *values, size_t count, float cap)
 {
     for_elements(compute, &(struct element_job){.run = run_soft_cap, .out = values, .factor = cap, .count = count});
+}
+
+void compute_clamp(struct compute *compute, float *values, size_t count, float limit)
+{
+    for_elements(compute, &(struct element_job){.run = run_clamp, .out = values, .factor = limit, .count = count});
 }
 
 /* ---- rows -------------------------------------------------------------------------------------------------------- */
@@ -150,6 +160,14 @@ static void run_glu(const struct row_job *job, size_t row)
                       job->up + row * job->up_stride, job->columns, job->alpha, job->limit);
 }
 
+static void run_glu_rows(const struct row_job *job, size_t row)
+{
+    const float one = 1.0f;
+    float factor;
+    job->kernels->glu(job->glu, &factor, &job->in[row], &one, 1, 0.0f, 0.0f);
+    job->kernels->scale(job->out + row * job->columns, job->up + row * job->columns, factor, job->columns);
+}
+
 static void run_rope(const struct row_job *job, size_t row)
 {
     size_t rotary = job->columns / job->heads;
@@ -199,6 +217,15 @@ void compute_glu(struct compute *compute, enum glu_kind kind, float *out, size_t
                                         .alpha = alpha,
                                         .limit = limit,
                                         .glu = kind});
+}
+
+void compute_glu_rows(struct compute *compute, enum glu_kind kind, float *out, const float *gates, const float *up,
+                      size_t rows, size_t columns)
+{
+    for_rows(
+        compute,
+        &(struct row_job){
+            .run = run_glu_rows, .rows = rows, .columns = columns, .out = out, .in = gates, .up = up, .glu = kind});
 }
 
 void compute_rope(struct compute *compute, enum rope_layout layout, float *values, size_t rows, size_t row_stride,

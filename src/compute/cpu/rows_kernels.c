@@ -157,6 +157,9 @@ static void glu(enum glu_kind kind, float *out, const float *gate, const float *
             g = silu(g);
             clamp(&g, &u, limit);
             break;
+        case GLU_SOFTPLUS:
+            g = each(g, softplus);
+            break;
         case GLU_KINDS:
             break;
         }
@@ -203,6 +206,15 @@ static void soft_cap(float *values, size_t count, float cap)
     {
         lanes a = lanes_tanh(lanes_divide(load_some(values, i, count, 0.0f), lanes_all(cap)));
         store_some(values, i, count, lanes_multiply(a, lanes_all(cap)));
+    }
+}
+
+static void clamp_all(float *values, size_t count, float limit)
+{
+    FOR_LANES(i, count)
+    {
+        lanes a = lanes_min(load_some(values, i, count, 0.0f), lanes_all(limit));
+        store_some(values, i, count, lanes_max(a, lanes_all(-limit)));
     }
 }
 
@@ -260,6 +272,7 @@ const struct row_kernels VARIANT(row_kernels) = {
     .glu = glu,
     .function = function,
     .soft_cap = soft_cap,
+    .clamp = clamp_all,
     .rope = rope,
     .gather = gather,
     .scatter = scatter,

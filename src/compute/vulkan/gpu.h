@@ -1,8 +1,8 @@
 /* gpu: the mathematics of a transformer on a Vulkan device, the mirror of compute.h.
  *
  * It knows tensors, not models. Vulkan's loader is opened when it is first asked for, so that the program starts on a
- * machine without one. A build without Vulkan's headers or a glslc that works has HYPURA_VULKAN 0 and of this header only
- * gpu_list, which finds nothing, and gpu_open, which says why; so do they where glslc failed for a kernel.
+ * machine without one. A build without Vulkan's headers or a glslc that works has HYPURA_VULKAN 0 and of this header
+ * only gpu_list, which finds nothing, and gpu_open, which says why; so do they where glslc failed for a kernel.
  *
  * What a device must have: Vulkan 1.2 with buffer device addresses, timeline semaphores, 64-bit integers and storage of
  * 8 and 16 bits. Everything else (arithmetic in half precision, cooperative matrices, import of host memory) is used
@@ -271,6 +271,7 @@ void gpu_layer_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, 
 
 void gpu_scale(struct gpu *gpu, struct gpu_range out, struct gpu_range in, float factor, uint64_t count);
 void gpu_soft_cap(struct gpu *gpu, struct gpu_range values, uint64_t count, float cap);
+void gpu_clamp(struct gpu *gpu, struct gpu_range values, uint64_t count, float limit);
 void gpu_gelu(struct gpu *gpu, struct gpu_range values, uint64_t count); /* by tanh */
 
 /* out, rows adjacent, may be gate or up where their strides are columns. Strides in floats. */
@@ -281,6 +282,10 @@ void gpu_glu(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct g
 void gpu_glu_weighed(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate,
                      struct gpu_range up, struct gpu_range weights, uint32_t rows, uint32_t columns,
                      uint32_t gate_stride, uint32_t up_stride, float alpha, float limit);
+
+/* The same with one gate for all of a row; rows adjacent. */
+void gpu_glu_rows(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gates,
+                  struct gpu_range up, uint32_t rows, uint32_t columns);
 
 /* ---- attention ---------------------------------------------------------------------------------------------------
  *

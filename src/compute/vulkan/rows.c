@@ -99,7 +99,7 @@ void gpu_embed(struct gpu *gpu, const struct gpu_matrix *embedding, struct gpu_r
 /* ---- elements ---------------------------------------------------------------------------------------------------- */
 
 /* As in elements.comp. */
-enum operation { OPERATION_SCALE, OPERATION_SOFT_CAP, OPERATION_GELU };
+enum operation { OPERATION_SCALE, OPERATION_SOFT_CAP, OPERATION_GELU, OPERATION_CLAMP };
 
 #define ELEMENTS_A_GROUP 1024u
 
@@ -133,14 +133,19 @@ void gpu_soft_cap(struct gpu *gpu, struct gpu_range values, uint64_t count, floa
     elements(gpu, OPERATION_SOFT_CAP, values, values, cap, count);
 }
 
+void gpu_clamp(struct gpu *gpu, struct gpu_range values, uint64_t count, float limit)
+{
+    elements(gpu, OPERATION_CLAMP, values, values, limit, count);
+}
+
 void gpu_gelu(struct gpu *gpu, struct gpu_range values, uint64_t count)
 {
     elements(gpu, OPERATION_GELU, values, values, 0, count);
 }
 
-void gpu_glu_weighed(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate,
-                     struct gpu_range up, struct gpu_range weights, uint32_t rows, uint32_t columns,
-                     uint32_t gate_stride, uint32_t up_stride, float alpha, float limit)
+static void glu(struct gpu *gpu, enum glu_kind kind, bool one_gate, struct gpu_range out, struct gpu_range gate,
+                struct gpu_range up, struct gpu_range weights, uint32_t rows, uint32_t columns, uint32_t gate_stride,
+                uint32_t up_stride, float alpha, float limit)
 {
     const struct {
         uint64_t out, gate, up, weights;
@@ -156,9 +161,22 @@ void gpu_glu_weighed(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, 
               up_stride,
               alpha,
               limit};
-    const uint32_t constants[] = {(uint32_t)kind};
+    const uint32_t constants[] = {(uint32_t)kind, one_gate};
     gpu_launch(gpu, KERNEL_glu, constants, COUNT_OF(constants), &push, sizeof push,
                (columns + ELEMENTS_A_GROUP - 1) / ELEMENTS_A_GROUP, row_groups(rows), 1);
+}
+
+void gpu_glu_weighed(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate,
+                     struct gpu_range up, struct gpu_range weights, uint32_t rows, uint32_t columns,
+                     uint32_t gate_stride, uint32_t up_stride, float alpha, float limit)
+{
+    glu(gpu, kind, false, out, gate, up, weights, rows, columns, gate_stride, up_stride, alpha, limit);
+}
+
+void gpu_glu_rows(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gates,
+                  struct gpu_range up, uint32_t rows, uint32_t columns)
+{
+    glu(gpu, kind, true, out, gates, up, (struct gpu_range){0}, rows, columns, 1, columns, 0.0f, 0.0f);
 }
 
 void gpu_glu(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate, struct gpu_range up,

@@ -65,6 +65,16 @@ static void turn(struct batch *batch, const struct step_heads *h, const struct s
                      batch->scratch.rope[h->local]);
 }
 
+static void clamp(struct batch *batch, const struct step_heads *h)
+{
+    size_t sizes[] = {(size_t)h->query.heads * h->query.size, (size_t)h->key.heads * h->key.size,
+                      (size_t)h->key.heads * h->value_size};
+    enum step_buffer buffers[] = {h->query.buffer, h->key.buffer, h->value};
+    for (size_t i = 0; i < COUNT_OF(buffers); i++)
+        if (buffers[i] != BUFFER_NONE)
+            compute_clamp(batch->compute, rows_of(batch, buffers[i]), batch->rows * sizes[i], h->clamp);
+}
+
 static void sharpen(struct batch *batch, const struct step_head *head)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
@@ -97,6 +107,8 @@ hypura_status run_heads(struct batch *batch, const struct step *step, struct hel
         memcpy(rows_of(batch, h->value), rows_of(batch, h->key.buffer), batch->rows * value_width * sizeof(float));
     if (h->raw != BUFFER_NONE)
         take_queries(batch, h);
+    if (h->clamp != 0.0f)
+        clamp(batch, h);
     for (int last = 0; last < 2; last++) {
         if (last == !h->turns_first) {
             turn(batch, h, &h->query);

@@ -32,6 +32,11 @@ hypura_status run_glu(struct batch *batch, const struct step *step, struct held 
 {
     const struct step_glu *g = &step->glu;
     (void)held, (void)error;
+    if (g->gate_per_group) {
+        compute_glu_rows(batch->compute, g->kind, rows_of(batch, g->out), rows_of(batch, g->gate.buffer),
+                         rows_of(batch, g->up.buffer), batch->rows * g->groups, g->width);
+        return HYPURA_OK;
+    }
     compute_glu(batch->compute, g->kind, rows_of(batch, g->out), g->width,
                 rows_of(batch, g->gate.buffer) + g->gate.offset, g->gate.stride,
                 rows_of(batch, g->up.buffer) + g->up.offset, g->up.stride, batch->rows * g->groups, g->width, OAI_ALPHA,

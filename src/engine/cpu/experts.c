@@ -289,6 +289,7 @@ struct mix {
     const float *experts, *weights, *side; /* weights NULL: applied already; side NULL: none */
     float *out;
     size_t width, used;
+    float scale;
 };
 
 /* In the router's order, whichever expert came first. */
@@ -310,6 +311,9 @@ static void mix_row(void *context, size_t row, size_t worker)
     if (mix->side)
         for (size_t c = 0; c < mix->width; c++)
             out[c] += mix->side[row * mix->width + c];
+    if (mix->scale != 1.0f)
+        for (size_t c = 0; c < mix->width; c++)
+            out[c] *= mix->scale;
 }
 
 hypura_status run_mix(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
@@ -320,7 +324,8 @@ hypura_status run_mix(struct batch *batch, const struct step *step, struct held 
                       .side = m->side == BUFFER_NONE ? NULL : rows_of(batch, m->side),
                       .out = rows_of(batch, m->out),
                       .width = model_parameters(batch->open->model)->embedding,
-                      .used = m->used};
+                      .used = m->used,
+                      .scale = m->scale};
     (void)held, (void)error;
     if (batch->rows * mix.used * mix.width < PARALLEL_ELEMENTS)
         for (size_t row = 0; row < batch->rows; row++)

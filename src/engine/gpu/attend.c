@@ -73,6 +73,18 @@ static bool norm_whole_rows(struct batch *batch, const struct step_heads *h, con
     return true;
 }
 
+static void clamp_heads(struct batch *batch, const struct step_heads *h)
+{
+    struct gpu_pass *pass = batch->pass;
+    const uint64_t sizes[] = {(uint64_t)h->query.heads * h->query.size, (uint64_t)h->key.heads * h->key.size,
+                              (uint64_t)h->key.heads * h->value_size};
+    const enum step_buffer buffers[] = {h->query.buffer, h->key.buffer, h->value};
+    for (size_t i = 0; i < COUNT_OF(buffers); i++)
+        if (buffers[i] != BUFFER_NONE)
+            gpu_clamp(pass->gpu, pass->rows[buffers[i]], batch->rows * sizes[i], h->clamp);
+    gpu_barrier(pass->gpu);
+}
+
 hypura_status pass_record_heads(struct batch *batch, const struct step *step, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
@@ -87,9 +99,10 @@ hypura_status pass_record_heads(struct batch *batch, const struct step *step, hy
         key = &h->query;
     }
     const struct step_head *first = query->buffer != BUFFER_NONE ? query : key;
-    bool whole = norm_whole_rows(batch, h, query);
-    whole = norm_whole_rows(batch, h, key) || whole;
-    if (whole)
+    if (h->clamp != 0.0f)
+        clamp_heads(batch, h);
+    const bool whole_query = norm_whole_rows(batch, h, query), whole_key = norm_whole_rows(batch, h, key);
+    if (whole_query || whole_key)
         gpu_barrier(pass->gpu);
     uint32_t width = query->heads * query->size;
     struct gpu_heads heads = {.query = pass->rows[gated ? h->raw : query->buffer],
@@ -97,8 +110,8 @@ hypura_status pass_record_heads(struct batch *batch, const struct step *step, hy
                               .value = h->value == BUFFER_NONE
                                            ? (struct gpu_range){0}
                                            : pass->rows[h->values_are_keys ? key->buffer : h->value],
-                              .query_norm = pass_vector(batch, whole ? NO_UNIT : query->norm),
-                              .key_norm = pass_vector(batch, whole ? NO_UNIT : key->norm),
+                              .query_norm = pass_vector(batch, whole_query ? NO_UNIT : query->norm),
+                              .key_norm = pass_vector(batch, whole_key ? NO_UNIT : key->norm),
                               .query_scales = h->sharpened ? pass->scales : (struct gpu_range){0},
                               .table = h->turns ? pass->rope[h->local] : (struct gpu_range){0},
                               .out = pass->rows[query->buffer],

@@ -95,6 +95,11 @@ static hypura_status record_glu(struct batch *batch, const struct step *step, hy
     struct gpu_pass *pass = batch->pass;
     const struct step_glu *g = &step->glu;
     (void)error;
+    if (g->gate_per_group) {
+        gpu_glu_rows(pass->gpu, g->kind, pass->rows[g->out], pass->rows[g->gate.buffer], pass->rows[g->up.buffer],
+                     (uint32_t)batch->rows * g->groups, g->width);
+        return HYPURA_OK;
+    }
     gpu_glu(pass->gpu, g->kind, pass->rows[g->out], range_at(pass->rows[g->gate.buffer], g->gate.offset),
             range_at(pass->rows[g->up.buffer], g->up.offset), (uint32_t)batch->rows * g->groups, g->width,
             g->gate.stride, g->up.stride, OAI_ALPHA, g->limit);

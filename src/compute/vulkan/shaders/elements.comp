@@ -8,6 +8,7 @@ layout(constant_id = 0) const uint OPERATION = 0;
 #define SCALE 0
 #define SOFT_CAP 1
 #define GELU 2
+#define CLAMP 3
 
 layout(local_size_x = 256) in;
 layout(push_constant) uniform Push
@@ -35,6 +36,9 @@ void main()
             break;
         case GELU:
             a = gelu(a);
+            break;
+        case CLAMP:
+            a = clamp(a, -factor, factor);
             break;
         }
         into.v[i] = a;

@@ -70,6 +70,9 @@ float gated(uint kind, float gate, float up, float alpha, float limit)
         gate = min(gate * sigmoid(gate), limit);
         up = clamp(up, -limit, limit);
         break;
+    case 8:
+        gate = max(gate, 0.0) + log(1.0 + exp(-abs(gate)));
+        break;
     }
     return gate * up;
 }

@@ -5,6 +5,7 @@
 
 /* into[r][c] = activation(w * gate[r][c]) * w * up[r][c], where w is 1 or weights[r]. KIND is enum glu_kind. */
 layout(constant_id = 0) const uint KIND = 0;
+layout(constant_id = 1) const bool ONE_GATE = false; /* gate[r] for all of a row */
 
 layout(local_size_x = 256) in;
 layout(push_constant) uniform Push
@@ -25,7 +26,7 @@ void main()
         float gates[4], ups[4]; /* all read before the first is written, so that one wait does */
         [[unroll]] for (uint i = 0; i < 4; i++) {
             uint c = min(first + i * 256, columns - 1);
-            gates[i] = gate.v[row * gate_stride + c];
+            gates[i] = gate.v[row * gate_stride + (ONE_GATE ? 0 : c)];
             ups[i] = up.v[row * up_stride + c];
         }
         [[unroll]] for (uint i = 0; i < 4; i++)
