@@ -1,18 +1,27 @@
-/* The forward pass on the GPU, for the layers that the plan put there. Only the files of this folder, forward.c and
- * engine.c include it.
+/* The forward pass on the GPU, for the layers that the plan put there. Only the files of this folder and those of
+ * the engine that start a batch, plan, open and close include it.
  *
- *   open.c          which device, and what the planner puts there
- *   ability.c       which layers it can compute, and how much device memory it wants
- *   pass.c          opening, closing, batches of commands, the way of the residual stream from one side to the other
- *   buffers.c       what stands where in the buffers of a pass
- *   record.c        what each kind of step is in commands, and when one waits for another
- *   attend.c        heads, attention, its latent kind
- *   delta_net.c     gated delta nets
- *   adapt.c         what LoRA adapters add
- *   experts.c       mixture of experts: commands for those that are there, and the CPU's share at the same time
+ * Each line's files call those above it only:
+ *
+ *   operands.c      what commands read and write, and where it is
+ *   lists.c         the lists of layers, rewritten for a device
+ *   commands.c      batches of commands
+ *   adapt.c         products, and what LoRA adapters add
+ *   multiply.c      products with matrices, and the gate that may follow
+ *   slots.c         experts in slots;  share.c  the CPU's share of them at the same time
  *   visit.c         experts from RAM that come to the GPU for one long batch
  *   in_place.c      experts in memory that both sides see, computed on the GPU from where they are
+ *   experts.c       mixtures of experts;  attend.c  heads, attention, its latent kind;  delta_net.c  gated delta nets
+ *   record.c        what each kind of step is in commands, and when one waits for another
+ *   buffers.c       what stands where in the buffers of a pass
+ *   ability.c       which layers it can compute, and how much device memory it wants
+ *   layers.c        the way of the residual stream through the layers, and from one side to the other
+ *   output.c        norm and logits
  *   ahead.c         the next token's commands, recorded while the device computes this one
+ *   batch.c         a batch from its begin to its logits
+ *   trial.c         one row before anybody asks
+ *   open.c          which device, and what the planner puts there
+ *   pass.c          opening and closing
  *   none.c          in place of them where the build has no GPU
  *
  * It walks the same list of steps as the CPU (steps/steps.h), rewritten for a device: one list for batches of few rows,
@@ -224,6 +233,8 @@ void pass_to_device(struct batch *batch);
 /* The steps of a layer that is there, and of what comes after the layers, rewritten for the batch at hand. */
 struct step_list pass_steps(const struct batch *batch, uint32_t layer);
 struct step_list pass_steps_after(const struct batch *batch);
+hypura_status pass_make_lists(struct batch *batch, hypura_error *error);
+void pass_free_lists(struct gpu_pass *pass);
 
 /* Records steps, each waiting for what it reads. pass_settle: whatever comes next waits for all of them. */
 hypura_status pass_record_steps(struct batch *batch, struct step_list list, hypura_error *error);
@@ -231,12 +242,14 @@ void pass_settle(struct gpu_pass *pass);
 bool pass_records(enum step_kind kind); /* whether there are commands for it */
 
 typedef hypura_status record_function(struct batch *batch, const struct step *step, hypura_error *error);
+record_function pass_record_multiply;
 record_function pass_record_heads, pass_record_spread, pass_record_attend, pass_record_attend_latent;
 record_function pass_record_delta_net, pass_record_route, pass_record_experts;
 
 /* A buffer's rows as they are in this batch: as floats, as halves, or without a buffer where they are not so. */
 struct gpu_range pass_floats(const struct gpu_pass *pass, enum step_buffer buffer);
 struct gpu_range pass_halves(const struct gpu_pass *pass, enum step_buffer buffer);
+bool pass_takes_halves(const struct batch *batch); /* whether products of this batch may read halves */
 
 /* Whether the next step is the only reader of what this one gives, and would rather have halves. */
 bool pass_may_give_halves(const struct batch *batch, const struct step *step, enum step_buffer buffer);

@@ -4,13 +4,6 @@
 /* ---- who waits for whom --------------------------------------------------------------------------------------------
  */
 
-void pass_settle(struct gpu_pass *pass)
-{
-    if (pass->pending_reads | pass->pending_writes)
-        gpu_barrier(pass->gpu);
-    pass->pending_reads = pass->pending_writes = 0;
-}
-
 /* Commands between two barriers run in any order: a step that reads what was written since, or writes what was touched,
  * needs one in front. */
 static void wait_for(struct gpu_pass *pass, uint32_t reads, uint32_t writes)
@@ -21,51 +14,14 @@ static void wait_for(struct gpu_pass *pass, uint32_t reads, uint32_t writes)
     pass->pending_writes |= writes;
 }
 
-/* ---- rows ----------------------------------------------------------------------------------------------------------
+/* ---- steps of few commands ------------------------------------------------------------------------------------------
  */
-
-struct gpu_range range_at(struct gpu_range range, uint64_t floats)
-{
-    range.offset += floats * sizeof(float);
-    return range;
-}
-
-/* The same rows as halves, where products read those; and whether this batch has them. */
-static struct gpu_range halves_of(const struct gpu_pass *pass, enum step_buffer buffer)
-{
-    switch (buffer) {
-    case BUFFER_NORMED:
-        return pass->normed_halves;
-    case BUFFER_GATE:
-        return pass->inner_halves;
-    case BUFFER_ATTENDED: /* in place of floats */
-        return pass->rows[BUFFER_ATTENDED];
-    default:
-        return (struct gpu_range){0};
-    }
-}
-
-static bool takes_halves(const struct batch *batch)
-{
-    return batch->open->geometry.halves && batch->rows > GPU_VECTOR_TOKENS &&
-           batch->rows * model_parameters(batch->open->model)->embedding % 8 == 0;
-}
-
-struct gpu_range pass_floats(const struct gpu_pass *pass, enum step_buffer buffer)
-{
-    return pass->state[buffer] == ROWS_HALVES ? (struct gpu_range){0} : pass->rows[buffer];
-}
-
-struct gpu_range pass_halves(const struct gpu_pass *pass, enum step_buffer buffer)
-{
-    return pass->state[buffer] == ROWS_FLOATS ? (struct gpu_range){0} : halves_of(pass, buffer);
-}
 
 /* What was normed, as halves too, for products that read those. */
 static void halve_normed(struct batch *batch, enum step_buffer buffer)
 {
     struct gpu_pass *pass = batch->pass;
-    if (buffer != BUFFER_NORMED || !takes_halves(batch))
+    if (buffer != BUFFER_NORMED || !pass_takes_halves(batch))
         return;
     gpu_barrier(pass->gpu);
     gpu_halves(pass->gpu, pass->normed_halves, pass->rows[buffer],
@@ -117,7 +73,7 @@ static hypura_status record_residual(struct batch *batch, const struct step *ste
 {
     struct gpu_pass *pass = batch->pass;
     const struct step_residual *r = &step->residual;
-    bool halves = r->out == BUFFER_NORMED && takes_halves(batch);
+    bool halves = r->out == BUFFER_NORMED && pass_takes_halves(batch);
     struct gpu_residual residual = {.hidden = pass->rows[r->to],
                                     .branch = pass->rows[r->from],
                                     .post_norm = pass_vector(batch, r->post_norm),
@@ -138,101 +94,6 @@ static hypura_status record_residual(struct batch *batch, const struct step *ste
     return HYPURA_OK;
 }
 
-/* ---- products ------------------------------------------------------------------------------------------------------
- */
-
-static struct gpu_matrix rows_of_matrix(const struct gpu_matrix *matrix, uint64_t first, uint64_t rows)
-{
-    struct gpu_matrix part = *matrix;
-    part.data.offset += first * matrix->row_bytes;
-    part.rows = (uint32_t)rows;
-    return part;
-}
-
-static struct pass_product product_of(const struct batch *batch, const struct step_multiply *m, uint32_t index)
-{
-    const struct gpu_pass *pass = batch->pass;
-    const struct step_matrix *matrix = &m->matrices[index];
-    const struct gpu_matrix whole = pass_matrix(batch, matrix->unit);
-    struct gpu_range bias = pass_vector(batch, matrix->bias);
-    return (struct pass_product){.role = matrix->role,
-                                 .first = matrix->first,
-                                 .job = {.weights = rows_of_matrix(&whole, matrix->first, matrix->rows),
-                                         .in = pass_floats(pass, m->in),
-                                         .in_halves = pass_halves(pass, m->in),
-                                         .out = pass->rows[matrix->out],
-                                         .bias = bias.buffer ? range_at(bias, matrix->first) : bias,
-                                         .norm = pass_vector(batch, m->norm),
-                                         .epsilon = m->epsilon,
-                                         .unpacked = pass->unpacked_bytes ? pass->unpacked : (struct gpu_range){0},
-                                         .unpacked_bytes = pass->unpacked_bytes,
-                                         .tokens = (uint32_t)batch->rows,
-                                         .in_stride = m->stride,
-                                         .out_stride = matrix->rows,
-                                         .accumulate = m->adds}};
-}
-
-bool pass_glu(struct batch *batch, const struct gpu_glu_kind *glu, const struct gpu_matrix *reader,
-              uint64_t slot_stride, uint32_t rows, uint32_t inner, bool may_halve)
-{
-    struct gpu_pass *pass = batch->pass;
-    struct gpu_range gate = pass->rows[BUFFER_GATE], up = pass->rows[BUFFER_UP];
-    bool halves = may_halve && batch->open->geometry.halves &&
-                  gpu_takes_halves(pass->gpu, reader, slot_stride, (uint32_t)batch->rows);
-    if (halves)
-        gpu_glu_halves(pass->gpu, glu->kind, pass->inner_halves, gate, up, (uint64_t)rows * inner, glu->alpha,
-                       glu->limit);
-    else
-        gpu_glu(pass->gpu, glu->kind, gate, gate, up, rows, inner, inner, inner, glu->alpha, glu->limit);
-    return halves;
-}
-
-/* The product that reads a buffer next, if it is the next step, and adapters do not read it too. */
-static const struct step_multiply *next_product(const struct batch *batch, const struct step *step,
-                                                enum step_buffer buffer)
-{
-    const struct step_multiply *next = &step[1].multiply;
-    bool reads = step[1].kind == STEP_MULTIPLY && next->in == buffer && next->count == 1;
-    return reads && !pass_is_adapted(batch, step->layer, next->matrices[0].role) ? next : NULL;
-}
-
-static hypura_status record_multiply(struct batch *batch, const struct step *step, hypura_error *error)
-{
-    struct gpu_pass *pass = batch->pass;
-    const struct step_multiply *m = &step->multiply;
-    struct pass_product products[PASS_PRODUCTS] = {0};
-    bool adapted = false;
-    (void)error;
-    for (uint32_t i = 0; i < m->count; i++) {
-        products[i] = product_of(batch, m, i);
-        adapted = adapted || pass_is_adapted(batch, step->layer, m->matrices[i].role);
-    }
-    const struct gpu_glu_kind glu = {m->glu, OAI_ALPHA, m->limit};
-    if (m->gates && !adapted) {
-        const struct gpu_matmul jobs[2] = {products[0].job, products[1].job};
-        if (gpu_matmul_glu(pass->gpu, jobs, &glu))
-            return HYPURA_OK;
-    }
-    pass_multiply(batch, step->layer, products, m->count);
-    if (!m->gates)
-        return HYPURA_OK;
-    const struct step_multiply *next = next_product(batch, step, BUFFER_GATE);
-    struct gpu_matrix reader = next ? pass_matrix(batch, next->matrices[0].unit) : (struct gpu_matrix){0};
-    gpu_barrier(pass->gpu);
-    if (pass_glu(batch, &glu, &reader, 0, (uint32_t)batch->rows, m->matrices[0].rows, next))
-        pass->state[BUFFER_GATE] = ROWS_HALVES;
-    return HYPURA_OK;
-}
-
-bool pass_may_give_halves(const struct batch *batch, const struct step *step, enum step_buffer buffer)
-{
-    const struct step_multiply *next = next_product(batch, step, buffer);
-    if (!next)
-        return false;
-    struct gpu_matrix reader = pass_matrix(batch, next->matrices[0].unit);
-    return gpu_takes_halves(batch->pass->gpu, &reader, 0, (uint32_t)batch->rows);
-}
-
 /* ---- the walk ------------------------------------------------------------------------------------------------------
  */
 
@@ -244,7 +105,7 @@ static const struct {
     uint32_t reads; /* besides buffers */
 } kinds[STEP_KINDS] = {
     [STEP_NORM] = {record_norm},
-    [STEP_MULTIPLY] = {record_multiply},
+    [STEP_MULTIPLY] = {pass_record_multiply},
     [STEP_HEADS] = {pass_record_heads},
     [STEP_SPREAD] = {pass_record_spread},
     [STEP_ATTEND] = {pass_record_attend, .reads = CACHE},

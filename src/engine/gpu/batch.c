@@ -1,0 +1,81 @@
+/* A batch from its begin to its logits. */
+#include "engine/gpu/pass.h"
+
+#include <string.h>
+
+void gpu_pass_begin(struct batch *batch)
+{
+    struct gpu_pass *pass = batch->pass;
+    if (!pass)
+        return;
+    pass->sent = 0;
+    pass->latent.grouped = 0;
+    memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
+    pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;
+    pass_expect(batch);
+    pass->ahead.begun = clock_nanoseconds();
+}
+
+/* Batches that wait for the CPU would wait for ever. */
+void gpu_pass_abandon(struct batch *batch)
+{
+    struct gpu_pass *pass = batch->pass;
+    if (!pass)
+        return;
+    if (pass->open) {
+        /* What was recorded may run at once: nobody reads what it writes. */
+        pass->wait_value = 0;
+        pass_send(pass, NULL);
+    }
+    if (pass->host_share.waiting) {
+        gpu_signal_host(pass->gpu, pass->host_share.value, NULL);
+        pass->host_share.waiting = false;
+    }
+    /* Commands recorded ahead that were taken for this batch and not sent: the next ones would be added to them. */
+    gpu_drop(pass->gpu);
+    pass->ahead.ready = false;
+    gpu_wait(pass->gpu, pass->last, NULL);
+    gpu_upload_wait(pass->gpu, pass->wait_upload, NULL);
+    pass->wait_upload = 0;
+    pass_let_go(batch, NULL);
+}
+
+static hypura_status finish(struct batch *batch, bool last, hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    TRY(pass_send(pass, error));
+    if (last)
+        pass_record_ahead(batch);
+    TRY(pass_finish(batch, error));
+    pass->ahead.seconds = clock_seconds_since(pass->ahead.begun);
+    return HYPURA_OK;
+}
+
+hypura_status gpu_pass_output(struct batch *batch, const struct engine_batch *asked, bool *done, hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    *done = pass && pass->plan->output && pass->on_device;
+    if (!*done)
+        return HYPURA_OK;
+    pass->hidden_on_device = true;
+    size_t first = 0;
+    do {
+        size_t count = MIN(batch->wanted - first, (size_t)batch->open->geometry.logits_rows);
+        if (!pass->ahead.used)
+            TRY(pass_record_output(batch, first, count, error));
+        TRY(finish(batch, first + count == batch->wanted, error));
+        TRY(give_logits(batch, asked, first, count, pass->back_parts.logits.host, error));
+        first += count;
+    } while (first < batch->wanted);
+    return HYPURA_OK;
+}
+
+const float *gpu_pass_logits(const struct batch *batch)
+{
+    return batch->pass && batch->pass->hidden_on_device ? batch->pass->back_parts.logits.host : NULL;
+}
+
+const float *gpu_pass_hidden(const struct batch *batch)
+{
+    return batch->pass && batch->pass->hidden_on_device ? batch->pass->back_parts.hidden.host : NULL;
+}

@@ -1,0 +1,149 @@
+/* The way of the residual stream through the layers that are there, and from one side to the other. */
+#include "engine/gpu/pass.h"
+
+#include <string.h>
+
+/* Layers that one batch of commands holds at most: the device starts on it while the next is recorded. Drivers reset a
+ * device that takes some seconds for a batch, so of a long prompt on a slow one it holds fewer. */
+#define LAYERS_A_BATCH 4u
+#define BATCH_SECONDS 1.0
+
+/* ---- the way there and back ----------------------------------------------------------------------------------------
+ */
+
+hypura_status pass_finish(struct batch *batch, hypura_error *error)
+{
+    TRY(pass_send(batch->pass, error));
+    TRY(pass_host_share(batch, error));
+    TRY(gpu_wait(batch->pass->gpu, batch->pass->last, error));
+    return pass_let_go(batch, error);
+}
+
+static void fill_scales(const struct batch *batch, float *out)
+{
+    const struct model_parameters *p = model_parameters(batch->open->model);
+    for (size_t r = 0; r < batch->rows; r++) {
+        out[r] = query_sharpness(p, batch->scratch.positions[r]);
+    }
+}
+
+/* Whether the commands of the batch at hand are there, so that only what they read is to be filled in. */
+static bool runs_ahead(const struct gpu_pass *pass)
+{
+    return pass->ahead.used && !pass->ahead.recording;
+}
+
+static void send_part(struct gpu_pass *pass, struct gpu_range to, const struct shared_part *from, const void *bytes,
+                      size_t count)
+{
+    if (count == 0)
+        return;
+    if (!pass->ahead.recording)
+        memcpy(from->host, bytes, count);
+    if (!runs_ahead(pass))
+        gpu_copy(pass->gpu, to, from->range, count);
+}
+
+/* What depends on the positions of the batch. */
+static void send_inputs(struct batch *batch)
+{
+    struct gpu_pass *pass = batch->pass;
+    const struct model_parameters *p = model_parameters(batch->open->model);
+    const struct scratch *s = &batch->scratch;
+    if (pass->inputs_sent)
+        return;
+    send_part(pass, pass->rope[0], &pass->up_parts.rope[0], s->rope[0], batch->rows * p->rotary * sizeof(float));
+    if (batch->open->rope_local.half)
+        send_part(pass, pass->rope[1], &pass->up_parts.rope[1], s->rope[1],
+                  batch->rows * p->rotary_local * sizeof(float));
+    if (p->attention_temperature_scale != 0.0f) {
+        if (!pass->ahead.recording)
+            fill_scales(batch, pass->up_parts.scales.host);
+        if (!runs_ahead(pass))
+            gpu_copy(pass->gpu, pass->scales, pass->up_parts.scales.range, batch->rows * sizeof(float));
+    }
+    pass->inputs_sent = true;
+}
+
+void pass_to_device(struct batch *batch)
+{
+    struct gpu_pass *pass = batch->pass;
+    size_t bytes = batch->rows * model_parameters(batch->open->model)->embedding * sizeof(float);
+    if (!runs_ahead(pass))
+        pass_record(pass);
+    if (pass->on_device && pass->inputs_sent)
+        return;
+    send_inputs(batch);
+    if (!pass->on_device)
+        send_part(pass, pass->rows[BUFFER_HIDDEN], &pass->up_parts.hidden, batch->scratch.buffers[BUFFER_HIDDEN],
+                  bytes);
+    gpu_barrier(pass->gpu);
+    pass->on_device = true;
+}
+
+hypura_status gpu_pass_to_host(struct batch *batch, hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    if (!pass || !pass->on_device)
+        return HYPURA_OK;
+    size_t bytes = batch->rows * model_parameters(batch->open->model)->embedding * sizeof(float);
+    pass_record(pass);
+    pass_settle(pass);
+    gpu_copy(pass->gpu, pass->back_parts.hidden.range, pass->rows[BUFFER_HIDDEN], bytes);
+    TRY(pass_finish(batch, error));
+    memcpy(batch->scratch.buffers[BUFFER_HIDDEN], pass->back_parts.hidden.host, bytes);
+    pass->on_device = false;
+    return HYPURA_OK;
+}
+
+/* ---- from tokens to the last layer ---------------------------------------------------------------------------------
+ */
+
+hypura_status gpu_pass_embed(struct batch *batch, const int32_t *tokens, bool *done, hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    const struct step_embed *embed = &steps_before(batch->open->steps).steps->embed;
+    unit_number unit = embed->unit;
+    (void)error;
+    *done = false;
+    if (!pass || !pass->plan->units[unit] || steps_before(batch->open->steps).count > 1)
+        return HYPURA_OK;
+    struct gpu_matrix matrix = pass_matrix(batch, unit);
+    *done = gpu_embed_supports(matrix.type, matrix.row_bytes);
+    if (!*done)
+        return HYPURA_OK;
+    pass->on_device = true;
+    if (runs_ahead(pass)) {
+        send_part(pass, pass->tokens, &pass->up_parts.tokens, tokens, batch->rows * sizeof *tokens);
+        return HYPURA_OK;
+    }
+    pass_record(pass);
+    send_part(pass, pass->tokens, &pass->up_parts.tokens, tokens, batch->rows * sizeof *tokens);
+    gpu_barrier(pass->gpu);
+    gpu_embed(pass->gpu, &matrix, pass->tokens, pass->rows[BUFFER_HIDDEN], (uint32_t)batch->rows, embed->scale);
+    gpu_barrier(pass->gpu);
+    return HYPURA_OK;
+}
+
+static uint32_t layers_a_batch(const struct batch *batch)
+{
+    double seconds =
+        (double)batch->rows * batch->pass->layer_work / MAX(batch->open->device.multiply_adds_per_second, 1.0);
+    return seconds * LAYERS_A_BATCH > BATCH_SECONDS ? MAX((uint32_t)(BATCH_SECONDS / seconds), 1u) : LAYERS_A_BATCH;
+}
+
+hypura_status gpu_pass_layer(struct batch *batch, uint32_t number, hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    if (runs_ahead(pass)) {
+        pass->open = !pass->on_device || !pass->inputs_sent;
+        if (pass->open)
+            pass_to_device(batch);
+        return pass_send(pass, error);
+    }
+    pass_to_device(batch);
+    TRY(pass_record_steps(batch, pass_steps(batch, number), error));
+    /* The first layer goes alone, so that the device starts early. */
+    uint32_t most = pass->sent == 0 ? 1 : layers_a_batch(batch);
+    return ++pass->recorded >= most && !pass->ahead.recording ? pass_send(pass, error) : HYPURA_OK;
+}

@@ -1,0 +1,73 @@
+/* What commands read and write, and where it is. */
+#include "engine/gpu/pass.h"
+
+bool gpu_pass_has(const struct batch *batch, uint32_t layer)
+{
+    return batch->pass && batch->pass->plan->layers[layer];
+}
+
+const float *gpu_pass_host_vector(const struct batch *batch, unit_number unit)
+{
+    return batch->pass ? batch->pass->host_vectors[unit] : NULL;
+}
+
+struct gpu_range pass_vector(const struct batch *batch, unit_number unit)
+{
+    return unit == NO_UNIT ? (struct gpu_range){0} : batch->pass->units[unit];
+}
+
+struct gpu_matrix pass_matrix(const struct batch *batch, unit_number unit)
+{
+    const struct gguf_tensor *tensor = model_unit(batch->open->model, unit)->slices[0].tensor;
+    struct matrix matrix =
+        matrix_at(NULL, tensor->type, tensor->dimensions[0], tensor->dimensions[1] * tensor->dimensions[2]);
+    return (struct gpu_matrix){.data = batch->pass->units[unit],
+                               .type = matrix.type,
+                               .rows = (uint32_t)matrix.rows,
+                               .columns = (uint32_t)matrix.columns,
+                               .row_bytes = matrix.row_bytes};
+}
+
+struct gpu_range range_at(struct gpu_range range, uint64_t floats)
+{
+    range.offset += floats * sizeof(float);
+    return range;
+}
+
+/* The same rows as halves, where products read those; and whether this batch has them. */
+static struct gpu_range halves_of(const struct gpu_pass *pass, enum step_buffer buffer)
+{
+    switch (buffer) {
+    case BUFFER_NORMED:
+        return pass->normed_halves;
+    case BUFFER_GATE:
+        return pass->inner_halves;
+    case BUFFER_ATTENDED: /* in place of floats */
+        return pass->rows[BUFFER_ATTENDED];
+    default:
+        return (struct gpu_range){0};
+    }
+}
+
+struct gpu_range pass_floats(const struct gpu_pass *pass, enum step_buffer buffer)
+{
+    return pass->state[buffer] == ROWS_HALVES ? (struct gpu_range){0} : pass->rows[buffer];
+}
+
+struct gpu_range pass_halves(const struct gpu_pass *pass, enum step_buffer buffer)
+{
+    return pass->state[buffer] == ROWS_FLOATS ? (struct gpu_range){0} : halves_of(pass, buffer);
+}
+
+bool pass_takes_halves(const struct batch *batch)
+{
+    return batch->open->geometry.halves && batch->rows > GPU_VECTOR_TOKENS &&
+           batch->rows * model_parameters(batch->open->model)->embedding % 8 == 0;
+}
+
+void pass_settle(struct gpu_pass *pass)
+{
+    if (pass->pending_reads | pass->pending_writes)
+        gpu_barrier(pass->gpu);
+    pass->pending_reads = pass->pending_writes = 0;
+}

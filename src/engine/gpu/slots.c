@@ -1,0 +1,67 @@
+/* The experts of a layer that stand in slots, as commands. */
+#include "engine/gpu/pass.h"
+
+static struct gpu_expert_matmul expert_job(const struct batch *batch, const struct step_experts *x,
+                                           const struct store_slots *slots, uint32_t slice, uint32_t columns,
+                                           uint32_t rows)
+{
+    const struct gpu_pass *pass = batch->pass;
+    struct gpu_range table = slots->tables[slice].buffer ? slots->tables[slice] : slots->table;
+    enum tensor_type type = model_unit(batch->open->model, x->first)->slices[slice].tensor->type;
+    struct matrix matrix = matrix_at(NULL, type, columns, rows);
+    return (struct gpu_expert_matmul){.weights = {.data = slots->slices[slice],
+                                                  .type = type,
+                                                  .rows = rows,
+                                                  .columns = columns,
+                                                  .row_bytes = matrix.row_bytes},
+                                      .slot_stride = slots->strides[slice],
+                                      .slots = table,
+                                      .ids = pass->chosen,
+                                      .groups = pass->groups,
+                                      .experts = model_parameters(batch->open->model)->experts,
+                                      .used = x->used,
+                                      .tokens = (uint32_t)batch->rows};
+}
+
+void pass_run_experts(struct batch *batch, const struct step *step, const struct store_slots *slots)
+{
+    struct gpu_pass *pass = batch->pass;
+    const struct step_experts *x = &step->experts;
+    const struct unit *unit = model_unit(batch->open->model, x->first);
+    uint32_t rows = (uint32_t)batch->rows, inner = x->width, down = unit->slice_count - 1;
+    uint32_t embedding = model_parameters(batch->open->model)->embedding;
+    bool fused = x->gate_up_rows;
+    if (slots->count == 0)
+        return;
+    struct gpu_expert_matmul jobs[2];
+    for (uint32_t i = 0; i < 2; i++) {
+        jobs[i] = expert_job(batch, x, slots, fused ? 0 : i, embedding, inner);
+        jobs[i].in = pass_floats(pass, x->in);
+        jobs[i].in_halves = pass_halves(pass, x->in);
+        jobs[i].out = pass->rows[i == 0 ? BUFFER_GATE : BUFFER_UP];
+        jobs[i].bias = pass_vector(batch, i == 0 ? x->gate_bias : x->up_bias);
+    }
+    if (fused)
+        jobs[1].weights.data.offset += inner * jobs[1].weights.row_bytes;
+    struct gpu_expert_matmul job = expert_job(batch, x, slots, down, inner, embedding);
+    const struct gpu_glu_kind glu = {x->glu, OAI_ALPHA, x->limit};
+    bool halves = false;
+    if (x->weighs_input) {
+        gpu_expert_matmul(pass->gpu, jobs, 2);
+        gpu_barrier(pass->gpu);
+        gpu_glu_weighed(pass->gpu, glu.kind, jobs[0].out, jobs[0].out, jobs[1].out, pass->weights, rows * x->used,
+                        inner, inner, inner, glu.alpha, glu.limit);
+    } else if (!gpu_expert_matmul_glu(pass->gpu, jobs, &glu)) {
+        gpu_expert_matmul(pass->gpu, jobs, 2);
+        gpu_barrier(pass->gpu);
+        halves = pass_glu(batch, &glu, &job.weights, job.slot_stride, rows * x->used, inner, true);
+    }
+    gpu_barrier(pass->gpu);
+    job.in = halves ? (struct gpu_range){0} : jobs[0].out;
+    job.in_halves = halves ? pass->inner_halves : (struct gpu_range){0};
+    job.out = pass->expert_out;
+    job.bias = pass_vector(batch, x->down_bias);
+    job.per_choice = true;
+    gpu_expert_matmul(pass->gpu, &job, 1);
+    gpu_barrier(pass->gpu);
+}
