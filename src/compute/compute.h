@@ -49,6 +49,8 @@ struct compute_limits {
     size_t tokens;               /* of a matrix product; more of them go in smaller tasks */
     size_t queries;              /* that share a head of keys and values in attention; more of them likewise */
     size_t key_size, value_size; /* of attention; greater ones cannot be */
+    bool chooses;                /* some attention sees chosen positions only */
+    size_t index_heads, index_size; /* of the search for them */
 };
 
 /* threads includes the caller. limits may be NULL: what is best for any number of tokens and heads of any size. The
@@ -228,6 +230,17 @@ struct attention_sequence {
     size_t capacity; /* position p is at index p % capacity; a multiple of ATTENTION_BLOCK */
 };
 
+/* What rows see where they do not see everything: sets of positions, chosen before. A row has "stride" words, of which
+ * each set takes most + 1: how many ids it has, then these in rising order. An id stands for the positions from id *
+ * block on, block of them, of which the row sees those up to its own. */
+struct attention_choice {
+    const uint32_t *words; /* of row 0 of the batch */
+    size_t stride;
+    size_t sets; /* 1, or one a kv head */
+    size_t most;
+    uint32_t block;
+};
+
 struct attention {
     const float *query;        /* [rows][heads][key_size] */
     float *output;             /* [rows][heads][value_size] */
@@ -241,6 +254,7 @@ struct attention {
     float soft_cap;     /* 0: none */
     uint32_t window;    /* 0: none; else row at p sees positions above p - window */
     uint32_t chunk;     /* 0: none; else row at p sees positions of its own chunk, p / chunk, only */
+    const struct attention_choice *choice; /* NULL: none; else neither window nor chunk, and limits.chooses was set */
     const float *sinks; /* [heads] logits that take part in the softmax and bring no value; or NULL */
     bool bidirectional; /* encoders: a row sees every position up to its sequence's last row */
     const struct attention_sequence *sequences;
@@ -250,6 +264,38 @@ struct attention {
 /* Flash attention: scores are never materialised for more than a block of positions. Keys and values of the batch's own
  * positions must be in the cache already. Works in the scratch of the struct compute. */
 void compute_attention(struct compute *compute, const struct attention *attention);
+
+/* ---- the search for positions worth attention --------------------------------------------------------------------
+ *
+ * Some models look at a short key of each position first, with a few heads of their own, and let attention see the best
+ * ones only (DeepSeek V3.2, 2025: the lightning indexer). The score of a key is the sum over the heads of weight *
+ * max(0, query * key), or a head's product by itself where each head chooses for its own kv head.
+ *
+ * A key stands for "every" positions, and counts from the last of them on. Blocks of "block" keys are chosen together,
+ * by their best one. Of a row's blocks the "most" best are chosen, of equal ones the earlier; "local" says how many of
+ * the last are chosen whatever their score. What is chosen is written as compute_attention reads it. */
+struct index_search {
+    const float *query;        /* [rows][heads][size] */
+    const float *weights;      /* [rows][heads]; NULL: all 1 */
+    const uint32_t *positions; /* [rows] of the batch */
+    size_t first_row, rows;    /* of one sequence */
+    const uint8_t *keys;       /* of position 0 of the sequence */
+    size_t key_bytes;          /* from one key to the next */
+    enum tensor_type type;
+    size_t heads, size;
+    bool by_head;   /* a set for each head, of the products as they are */
+    uint32_t every; /* positions of a key */
+    uint32_t block, local, most;
+    bool tail;       /* the positions behind the last whole key are chosen too, as one id more */
+    uint32_t *words; /* of row 0 of the batch: [rows][stride] */
+    size_t stride;
+    float *scores; /* scratch of index_score_floats for one row at least */
+    size_t score_floats;
+};
+
+/* Scores of so many rows, whose last one is at a position below "positions". */
+size_t index_score_floats(size_t rows, size_t sets, size_t positions);
+void compute_index(struct compute *compute, const struct index_search *search);
 
 /* ---- gated delta nets -------------------------------------------------------------------------------------------- */
 

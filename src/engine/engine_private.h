@@ -63,6 +63,7 @@ struct geometry {
     /* Attention on latents: rows worked on at once, and what their heads need. */
     uint32_t latent_rows;
     size_t latent_query, latent_attended, heads, latent_head;
+    uint32_t index_sets; /* the most sets of positions that a row chooses; 0: none does */
 };
 
 /* What a plan is asked for: positions of a sequence and tokens of a batch (0: as many as are good), type of the cache.
@@ -137,6 +138,8 @@ struct scratch {
     float *latent_query, *latent_attended;
     uint32_t *head_rows; /* [heads][latent_rows] rows of a head among rows x heads */
     struct activation *latent_input;
+    float *index_scores; /* of the search for positions */
+    size_t index_score_floats;
     uint32_t *positions;                   /* [C] */
     uint32_t *wanted;                      /* [C] rows whose logits were asked for */
     struct span *spans;                    /* [sequences] */
@@ -167,14 +170,26 @@ struct scratch {
     struct input inputs[2];
 };
 
-hypura_status scratch_create(struct scratch *out, const struct geometry *geometry, uint32_t chunk, hypura_error *error);
+hypura_status scratch_create(struct scratch *out, const struct geometry *geometry, uint32_t chunk, uint32_t positions,
+                             hypura_error *error);
 void scratch_destroy(struct scratch *scratch);
-uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk);
+uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 /* What batches of a chunk ask of the kernels. */
 struct compute_limits compute_limits_of(const struct geometry *geometry, uint32_t chunk);
 
 /* ---- KV cache ------------------------------------------------------------------------------------------------------
  */
+
+/* Further rows of a layer next to its keys and values: one for so many positions. */
+struct kv_plane {
+    uint32_t every;
+    size_t width;     /* floats of a row */
+    size_t row_bytes; /* as it is stored */
+    uint64_t rows;    /* of a sequence */
+    uint64_t offset;  /* of sequence 0 in the cache */
+};
+
+#define KV_PLANES 3
 
 struct kv_layer {
     uint32_t heads;
@@ -185,7 +200,8 @@ struct kv_layer {
     uint64_t keys, values; /* offsets of sequence 0 in the cache */
     bool on_gpu;           /* its memory is there, and of its own */
     uint32_t window;
-    bool values_in_keys; /* MLA: values are the first elements of the keys */
+    bool values_in_keys;               /* MLA: values are the first elements of the keys */
+    struct kv_plane planes[KV_PLANES]; /* of number 1 and so on; those without width are not there */
     /* A recurrent layer has two states of so many floats instead: the one that holds, and the one being made. */
     size_t state_floats;
     uint64_t states;
@@ -220,6 +236,15 @@ uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t layer, uint32_
 /* Writes rows of keys and values ([row][heads][size]) of one sequence from a position on. */
 void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position, uint32_t rows,
                     const float *keys, const float *values);
+
+/* The same of a further plane, whose rows are adjacent: rows first to first + rows of a sequence, each for "every"
+ * positions. And where its row 0 is. */
+void kv_cache_write_plane(struct kv_cache *cache, uint32_t layer, uint32_t plane, uint32_t sequence, uint32_t first,
+                          uint32_t rows, const float *values);
+uint8_t *kv_cache_plane(const struct kv_cache *cache, uint32_t layer, uint32_t plane, uint32_t sequence);
+
+/* What rows of further planes are stored as: numbers that order positions are not worth saving bits on. */
+enum tensor_type kv_plane_type(enum tensor_type cache_type);
 
 /* How a layer's keys and values lie, for attention over them: the rest of it is the caller's. And those of a sequence,
  * for its rows from first on. */

@@ -2,6 +2,16 @@
 
 /* What a layer keeps of a sequence: states, or heads of keys and values of each position, or nothing, where it reads
  * another layer's. */
+static void add_plane(struct kv_layer *out, uint32_t plane, size_t width, uint32_t every, enum tensor_type type,
+                      uint32_t positions)
+{
+    out->planes[plane - 1] =
+        (struct kv_plane){.every = every,
+                          .width = width,
+                          .row_bytes = attention_row_bytes(kv_plane_type(type), width),
+                          .rows = align_up(((uint64_t)positions + every - 1) / every, ATTENTION_BLOCK)};
+}
+
 static void layer_shape(struct kv_layer *out, const struct geometry *geometry, uint32_t number, enum tensor_type type,
                         uint32_t positions)
 {
@@ -12,6 +22,8 @@ static void layer_shape(struct kv_layer *out, const struct geometry *geometry, u
         if (step->kind == STEP_DELTA_NET) {
             const struct step_delta_net *d = &step->delta_net;
             out->state_floats = delta_net_state_floats(d->heads_k, d->heads_v, d->key_size, d->value_size, d->taps);
+        } else if (step->kind == STEP_HEADS && step->heads.plane) {
+            add_plane(out, step->heads.plane, (size_t)step->heads.key.heads * step->heads.key.size, 1, type, positions);
         } else if (step->kind == STEP_HEADS && step->heads.stores) {
             out->heads = step->heads.key.heads;
             out->key_size = step->heads.key.size;
@@ -56,6 +68,11 @@ static bool lay_out(struct kv_layer *layer, uint32_t sequences, uint64_t *total)
     layer->values = layer->values_in_keys ? layer->keys : *total;
     if (!layer->values_in_keys && !add_region(total, layer->heads, layer->value_head_bytes, sequences))
         return false;
+    for (size_t i = 0; i < KV_PLANES; i++) {
+        layer->planes[i].offset = *total;
+        if (!add_region(total, layer->planes[i].rows, layer->planes[i].row_bytes, sequences))
+            return false;
+    }
     layer->states = *total;
     return add_region(total, 2 * sizeof(float), layer->state_floats, sequences);
 }
@@ -207,6 +224,25 @@ void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, u
     }
 }
 
+enum tensor_type kv_plane_type(enum tensor_type cache_type)
+{
+    return cache_type == TENSOR_F32 || cache_type == TENSOR_BF16 ? cache_type : TENSOR_F16;
+}
+
+uint8_t *kv_cache_plane(const struct kv_cache *cache, uint32_t layer, uint32_t plane, uint32_t sequence)
+{
+    const struct kv_plane *p = &cache->layers[layer].planes[plane - 1];
+    return cache->memory + p->offset + sequence * p->rows * p->row_bytes;
+}
+
+void kv_cache_write_plane(struct kv_cache *cache, uint32_t layer, uint32_t plane, uint32_t sequence, uint32_t first,
+                          uint32_t rows, const float *values)
+{
+    const struct kv_plane *p = &cache->layers[layer].planes[plane - 1];
+    attention_store(kv_plane_type(cache->type), values, rows, p->width, p->width,
+                    kv_cache_plane(cache, layer, plane, sequence) + first * p->row_bytes, p->row_bytes);
+}
+
 /* ---- shared room --------------------------------------------------------------------------------------------------
  */
 
@@ -220,6 +256,12 @@ bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type)
         layer_shape(&layer, geometry, i, type, PLAN_KV_BLOCK);
         if (layer.state_floats || layer.key_head_bytes % page || layer.value_head_bytes % page)
             return false;
+        for (size_t p = 0; p < KV_PLANES; p++) {
+            const struct kv_plane *plane = &layer.planes[p];
+            if (plane->width &&
+                (PLAN_KV_BLOCK % plane->every || PLAN_KV_BLOCK / plane->every * plane->row_bytes % page))
+                return false;
+        }
     }
     return true;
 }
@@ -243,6 +285,10 @@ static void trim(struct kv_cache *cache, uint32_t sequence, uint32_t kept)
         if (!l->values_in_keys)
             give_back(value_region(cache, i, sequence), l->heads, l->value_head_bytes, l->value_position_bytes, kept,
                       end);
+        for (uint32_t p = 0; p < KV_PLANES; p++)
+            if (l->planes[p].width)
+                give_back(kv_cache_plane(cache, i, p + 1, sequence), 1, 0, l->planes[p].row_bytes,
+                          kept / l->planes[p].every, cache->touched[sequence] / l->planes[p].every);
     }
     cache->touched[sequence] = MIN(cache->touched[sequence], kept);
 }

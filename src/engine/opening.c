@@ -52,7 +52,7 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
     struct compute_limits limits = compute_limits_of(&engine->open.geometry, plan->chunk);
     TRY(compute_create_limited(&engine->batch.compute, engine->open.geometry.threads, compute_best_instructions(),
                                &limits, error));
-    TRY(scratch_create(&engine->batch.scratch, &engine->open.geometry, plan->chunk, error));
+    TRY(scratch_create(&engine->batch.scratch, &engine->open.geometry, plan->chunk, plan->positions, error));
     TRY(kv_cache_create(&engine->batch.kv, &engine->open.geometry, plan->positions, plan->kv_type, error));
     if (plan->kv_positions < (uint64_t)plan->positions * plan->sequences)
         engine->batch.kv.room = plan->kv_positions;

@@ -17,8 +17,7 @@ static uint64_t planned_kv_bytes(const void *context, uint32_t positions, uint32
 
 static uint64_t planned_scratch_bytes(const void *context, uint32_t chunk, uint32_t positions)
 {
-    (void)positions;
-    return scratch_bytes(context, chunk);
+    return scratch_bytes(context, chunk, positions);
 }
 
 static hypura_status check_options(const struct engine_options *options, hypura_error *error)

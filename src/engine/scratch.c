@@ -57,6 +57,8 @@ void geometry_make(struct geometry *out, const struct model *model, const struct
             latent_widths(out, &all.steps[i].attend_latent);
         if (all.steps[i].kind == STEP_LOOK_UP)
             out->look_up = &all.steps[i];
+        if (all.steps[i].kind == STEP_INDEX)
+            out->index_sets = MAX(out->index_sets, all.steps[i].index.by_head ? all.steps[i].index.heads : 1);
         if (all.steps[i].kind == STEP_ATTEND)
             out->windows = out->windows || all.steps[i].attend.window;
     }
@@ -78,7 +80,16 @@ static void *cut(struct cutter *cutter, size_t count, size_t size)
 
 #define CUT(field, count) (s->field = cut(&cutter, (count), sizeof *s->field))
 
-static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chunk, uint8_t *base)
+/* Of the search for positions: those of one row, or of as many as are worth working on at once. */
+#define INDEX_SCORES ((size_t)1 << 18)
+
+static size_t index_scores(const struct geometry *g, uint32_t chunk, uint32_t positions)
+{
+    size_t all = index_score_floats(chunk, g->index_sets, positions);
+    return MAX(MIN(all, INDEX_SCORES), index_score_floats(1, g->index_sets, positions));
+}
+
+static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chunk, uint32_t positions, uint8_t *base)
 {
     const struct model_parameters *p = model_parameters(g->model);
     struct cutter cutter = {.base = base};
@@ -113,6 +124,8 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
         CUT(latent_attended, rows * g->latent_attended);
         CUT(head_rows, rows * g->heads);
     }
+    s->index_score_floats = index_scores(g, chunk, positions);
+    CUT(index_scores, s->index_score_floats);
     CUT(positions, c);
     CUT(wanted, c);
     CUT(spans, g->sequences);
@@ -157,11 +170,16 @@ struct compute_limits compute_limits_of(const struct geometry *g, uint32_t chunk
             limits.queries = MAX(limits.queries, chunk * (size_t)(step->attend.heads / step->attend.kv_heads));
             limits.key_size = MAX(limits.key_size, (size_t)step->attend.key_size);
             limits.value_size = MAX(limits.value_size, (size_t)step->attend.value_size);
+            limits.chooses = limits.chooses || step->attend.chosen.buffer != BUFFER_NONE;
         } else if (step->kind == STEP_ATTEND_LATENT) {
             const struct step_attend_latent *a = &step->attend_latent;
             limits.queries = MAX(limits.queries, chunk * (size_t)a->heads);
             limits.key_size = MAX(limits.key_size, (size_t)a->rank + a->rotary);
             limits.value_size = MAX(limits.value_size, (size_t)a->rank);
+            limits.chooses = limits.chooses || a->chosen.buffer != BUFFER_NONE;
+        } else if (step->kind == STEP_INDEX) {
+            limits.index_heads = MAX(limits.index_heads, (size_t)step->index.heads);
+            limits.index_size = MAX(limits.index_size, (size_t)step->index.size);
         }
     }
     return limits;
@@ -172,25 +190,26 @@ static uint64_t prefetch_input_bytes(const struct geometry *g)
     return activation_bytes(PREFETCH_ROWS, model_parameters(g->model)->embedding);
 }
 
-uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk)
+uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
 {
     struct scratch layout = {0};
     struct compute_limits limits = compute_limits_of(geometry, chunk);
-    return align_up(lay_out(&layout, geometry, chunk, NULL), memory_page_size()) +
+    return align_up(lay_out(&layout, geometry, chunk, positions, NULL), memory_page_size()) +
            activation_bytes(chunk, geometry->input) + activation_bytes(layout.expert_rows, geometry->inner) +
            (geometry->latent_rows ? activation_bytes(latent_input_rows(geometry, chunk), geometry->latent_head) : 0) +
            (model_parameters(geometry->model)->experts ? prefetch_input_bytes(geometry) : 0) +
            compute_scratch_bytes(geometry->threads, &limits);
 }
 
-hypura_status scratch_create(struct scratch *out, const struct geometry *geometry, uint32_t chunk, hypura_error *error)
+hypura_status scratch_create(struct scratch *out, const struct geometry *geometry, uint32_t chunk, uint32_t positions,
+                             hypura_error *error)
 {
     *out = (struct scratch){0};
-    size_t bytes = lay_out(out, geometry, chunk, NULL);
+    size_t bytes = lay_out(out, geometry, chunk, positions, NULL);
     void *memory;
     TRY(memory_map(&memory, bytes, false, "buffers of the forward pass", error));
     *out = (struct scratch){0};
-    lay_out(out, geometry, chunk, memory);
+    lay_out(out, geometry, chunk, positions, memory);
     out->memory = memory;
     out->bytes = bytes;
     for (uint32_t i = 0; out->identity && i < out->expert_rows; i++)

@@ -136,6 +136,7 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
             return error_set(error, HYPURA_ERROR_FORMAT,
                              "%s: %u heads of layer %u are not a multiple of its %u key heads",
                              gguf_file_path(reader->file, 0), layer->heads, i, layer->kv_heads);
+        TRY(model_read_layer_index(model, reader, i, error));
         TRY(share_keys(model, reader, i, p->layers - shared, error));
         uint32_t rotary = layer->rope_local ? p->rotary_local : p->rotary;
         if (layer->kind == LAYER_ATTENTION && layer->rope &&

@@ -36,6 +36,21 @@ enum router_gate {
     ROUTER_SQRT_SOFTPLUS     /* the square root of softplus, likewise */
 };
 
+/* What an indexer chooses, which attention then sees; others have none. */
+enum index_kind {
+    INDEX_NONE,
+    INDEX_POSITIONS, /* the best positions, one set for all heads */
+    INDEX_BLOCKS     /* the best blocks of positions, a set for each kv head; not in the leading dense layers */
+};
+
+/* How YaRN changes sines and scores, g(m) being 1 + 0.1 m ln(factor) and m the file's multiplier. */
+enum yarn_style {
+    YARN_USUAL,     /* sines g(1) / g(m); in latent attention scores g(m)^2 instead */
+    YARN_SHARP,     /* sines g(1) / g(m), scores g(1)^2 besides */
+    YARN_SHARP_ONE, /* the same with m = 0 */
+    YARN_SINES      /* sines g(1) */
+};
+
 enum layer_kind {
     LAYER_ATTENTION, /* full or sliding-window attention */
     LAYER_LATENT,    /* MLA: compressed keys and values */
@@ -85,6 +100,14 @@ enum tensor_role {
     ROLE_ATTENTION_K_NORM,
     ROLE_ATTENTION_SINKS,
     ROLE_ATTENTION_V_B,
+    ROLE_INDEX_Q,
+    ROLE_INDEX_Q_B,
+    ROLE_INDEX_Q_NORM,
+    ROLE_INDEX_K,
+    ROLE_INDEX_K_A,
+    ROLE_INDEX_K_NORM,
+    ROLE_INDEX_K_NORM_BIAS,
+    ROLE_INDEX_WEIGHTS,
     ROLE_RECURRENT_BETA_ALPHA,
     ROLE_RECURRENT_ALPHA,
     ROLE_RECURRENT_BETA,
@@ -194,6 +217,8 @@ struct model_layer {
     bool sharpened;                /* queries are scaled by attention_temperature_scale */
     bool rope;                     /* false: a layer without positions */
     bool rope_local;               /* uses the rope base of sliding layers, unscaled (Gemma 3, OLMo 3) */
+    bool indexed;                  /* chooses what attention sees, here and in the layers behind it that do not */
+    bool chosen;                   /* attention sees what was chosen */
     bool moe;
     bool ngrams;                      /* reads the table */
     uint32_t feed_forward;            /* of a dense layer */
@@ -259,6 +284,10 @@ struct model_parameters {
     float attention_temperature_offset;
     /* MLA: heads of latent_key_size (of which the last rotary elements turn) and latent_value_size */
     uint32_t q_rank, kv_rank, latent_key_size, latent_value_size;
+    /* the search for positions worth attention: heads of index_size, and how many positions, or blocks of index_block
+     * of them, are chosen; the last index_local blocks always */
+    uint32_t index_heads, index_size, index_most, index_block, index_local;
+    float index_epsilon;
     /* gated delta net */
     uint32_t recurrent_conv; /* positions that the convolution sees */
     uint32_t recurrent_heads_k, recurrent_heads_v;
@@ -342,6 +371,12 @@ struct architecture {
     float logits_width;    /* logits are multiplied by it and divided by the embedding's width */
     uint32_t wide_scale_layers; /* a model of this many layers scales attention by embedding / heads, not key size */
     struct architecture_factors factors;
+    enum yarn_style yarn;
+    enum index_kind index;
+    enum rope_style index_rope; /* of its queries and keys */
+    bool index_turns_last;      /* their last elements turn, not the first */
+    bool index_shared;          /* attention.indexer.types says which layers have one */
+    float index_epsilon;        /* of the norm of its keys; below 0: as of other norms */
     uint32_t flags;
 };
 

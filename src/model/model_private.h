@@ -38,7 +38,7 @@ enum extent {
     KEYS,
     VALUES,
     QKV,
-    ATTENDED,   /* heads x value size */
+    ATTENDED, /* heads x value size */
     QUERY_NORM, /* one head, or all of them */
     KEY_NORM,
     FEED_FORWARD,
@@ -55,6 +55,9 @@ enum extent {
     LATENT_KV_B,
     LATENT_NOPE,
     LATENT_VALUE,
+    INDEX_HEADS,
+    INDEX_SIZE,
+    INDEX_QUERIES,
     RECURRENT_CONV,
     RECURRENT_CHANNELS,
     RECURRENT_VALUE_HEADS,
@@ -124,6 +127,11 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
 /* ngrams.c: what the hashes of a table of n-grams are made with; and whether a layer reads it. */
 hypura_status model_read_ngrams(struct reader *reader, struct model_parameters *p, hypura_error *error);
 bool model_has_ngrams(struct reader *reader, uint32_t layer);
+
+/* indexer.c: the search for positions that attention sees, of the whole model, and whether a layer has one of its own
+ * or reads another's choice. */
+hypura_status model_read_index(struct reader *reader, struct model_parameters *p, hypura_error *error);
+hypura_status model_read_layer_index(struct model *model, struct reader *reader, uint32_t number, hypura_error *error);
 
 #define CHUNK_OF_ATTENTION 8192u /* Llama 4 */
 

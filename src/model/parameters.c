@@ -69,7 +69,15 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
     has_float(reader, "rope.scaling.yarn_beta_slow", &p->yarn_beta_slow);
     bool has_multiplier = has_float(reader, "rope.scaling.yarn_log_multiplier", &log_multiplier);
     p->rope_attention_factor = own;
-    if (p->rope_scaling == ROPE_SCALING_YARN) {
+    if (p->rope_scaling == ROPE_SCALING_YARN && reader->architecture->yarn != YARN_USUAL) {
+        float stretch = 0.1f * logf(p->rope_factor), sharper = 1.0f + stretch;
+        enum yarn_style style = reader->architecture->yarn;
+        p->rope_attention_factor *= sharper;
+        if (style == YARN_SHARP)
+            p->rope_attention_factor /= 1.0f + stretch * (log_multiplier / 0.1f);
+        if (style != YARN_SINES)
+            p->attention_scale *= sharper * sharper;
+    } else if (p->rope_scaling == ROPE_SCALING_YARN) {
         /* YaRN (Peng et al., 2023) lowers the temperature of attention by 0.1 ln(s) + 1 on both sides of the product.
          * Models with a multiplier of their own (mscale_all_dim) divide by the same with it; those with latent
          * attention take it into the attention scale instead. */
@@ -312,6 +320,8 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error)
     TRY(read_experts(model, &reader, error));
     if (model->architecture->flags & ARCHITECTURE_RECURRENT)
         TRY(read_recurrent(&reader, p, error));
+    if (model->architecture->index != INDEX_NONE)
+        TRY(model_read_index(&reader, p, error));
     if (reader.wrong[0])
         return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is not a finite number", path, reader.wrong);
     if (p->norm_epsilon < 0.0f || (p->rotary && (p->rope_base <= 0.0f || p->rope_base_local <= 0.0f)))

@@ -42,6 +42,14 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_ATTENTION_K_NORM] = {"attention k norm", "attn_k_norm.weight", true, {KEY_NORM}},
     [ROLE_ATTENTION_SINKS] = {"attention sinks", "attn_sinks.weight", true, {HEADS}},
     [ROLE_ATTENTION_V_B] = {"attention v b", "attn_v_b.weight", true, {KV_RANK, LATENT_VALUE, HEADS}},
+    [ROLE_INDEX_Q] = {"index q", "indexer.q_proj.weight", true, {EMBEDDING, INDEX_QUERIES}},
+    [ROLE_INDEX_Q_B] = {"index q b", "indexer.attn_q_b.weight", true, {Q_RANK, INDEX_QUERIES}},
+    [ROLE_INDEX_Q_NORM] = {"index q norm", "indexer.q_norm.weight", true, {INDEX_SIZE}},
+    [ROLE_INDEX_K] = {"index k", "indexer.k_proj.weight", true, {EMBEDDING, INDEX_SIZE}},
+    [ROLE_INDEX_K_A] = {"index k a", "indexer.attn_k.weight", true, {EMBEDDING, INDEX_SIZE}},
+    [ROLE_INDEX_K_NORM] = {"index k norm", "indexer.k_norm.weight", true, {INDEX_SIZE}},
+    [ROLE_INDEX_K_NORM_BIAS] = {"index k norm bias", "indexer.k_norm.bias", true, {INDEX_SIZE}},
+    [ROLE_INDEX_WEIGHTS] = {"index weights", "indexer.proj.weight", true, {EMBEDDING, INDEX_HEADS}},
     [ROLE_RECURRENT_BETA_ALPHA] = {"recurrent beta alpha",
                                    "ssm_ba.weight",
                                    true,
@@ -197,6 +205,12 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return p->latent_key_size - p->rotary;
     case LATENT_VALUE:
         return p->latent_value_size;
+    case INDEX_HEADS:
+        return layer->indexed ? p->index_heads : 0;
+    case INDEX_SIZE:
+        return layer->indexed ? p->index_size : 0;
+    case INDEX_QUERIES:
+        return layer->indexed ? (uint64_t)p->index_heads * p->index_size : 0;
     case RECURRENT_CONV:
         return p->recurrent_conv;
     case RECURRENT_CHANNELS:

@@ -33,6 +33,8 @@ static int find_role(const struct architecture *architecture, const char *name, 
     for (size_t i = 0; layer && i < ARCHITECTURE_ALIASES && architecture->aliases[i].name; i++)
         if (strcmp(name, architecture->aliases[i].name) == 0)
             return (int)architecture->aliases[i].role;
+    if (layer && strcmp(name, "exp_probs_b") == 0) /* some converters leave the ending out */
+        return ROLE_ROUTER_SELECTION_BIAS;
     for (int role = 0; role < ROLE_COUNT; role++)
         if (tensor_roles[role].layer == layer && strcmp(tensor_roles[role].name, name) == 0)
             return role;
@@ -209,6 +211,17 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
             needed[count++] = ROLE_RECURRENT_BETA;
         }
         break;
+    }
+    if (layer->indexed && model->architecture->index == INDEX_POSITIONS) {
+        needed[count++] = ROLE_ATTENTION_Q_A;
+        needed[count++] = ROLE_INDEX_Q_B;
+        needed[count++] = ROLE_INDEX_K_A;
+        needed[count++] = ROLE_INDEX_WEIGHTS;
+    } else if (layer->indexed) {
+        needed[count++] = ROLE_INDEX_Q;
+        needed[count++] = ROLE_INDEX_Q_NORM;
+        needed[count++] = ROLE_INDEX_K;
+        needed[count++] = ROLE_INDEX_K_NORM;
     }
     if (layer->moe) {
         needed[count++] = ROLE_ROUTER;

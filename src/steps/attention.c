@@ -122,8 +122,10 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
         .rotary = layer->rope_local ? b->p->rotary_local : b->p->rotary,
         .epsilon = b->p->norm_epsilon};
 
+    make_index(b, in, BUFFER_NONE);
     add_step(b, STEP_ATTEND)->attend = (struct step_attend){.query = BUFFER_QUERY,
                                                             .out = BUFFER_ATTENDED,
+                                                            .chosen = choice_of_layer(b),
                                                             .source = layer->kv_source,
                                                             .heads = layer->heads,
                                                             .kv_heads = layer->kv_heads,
@@ -160,15 +162,19 @@ void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buf
     const struct model_parameters *p = b->p;
     const uint32_t heads = b->layer->heads, plain = p->latent_key_size - p->rotary, row = p->kv_rank + p->rotary;
     const bool low = unit_of(b, ROLE_ATTENTION_Q) == NO_UNIT, whole = unit_of(b, ROLE_ATTENTION_KV_B) != NO_UNIT;
+    const bool gated = unit_of(b, ROLE_ATTENTION_GATE) != NO_UNIT;
     const enum step_buffer latents = whole ? BUFFER_LATENTS : BUFFER_KEY;
 
     struct step *products = add_multiply(b, in, p->embedding);
     add_matrix(b, products, low ? ROLE_ATTENTION_Q_A : ROLE_ATTENTION_Q, low ? BUFFER_ATTENDED : BUFFER_QUERY);
     add_matrix(b, products, ROLE_ATTENTION_KV_A, latents);
+    if (gated)
+        add_matrix(b, products, ROLE_ATTENTION_GATE, BUFFER_GATE);
     if (low) {
         add_groups_norm(b, BUFFER_ATTENDED, BUFFER_ATTENDED, unit_of(b, ROLE_ATTENTION_Q_A_NORM), 1, p->q_rank);
         add_matrix(b, add_multiply(b, BUFFER_ATTENDED, p->q_rank), ROLE_ATTENTION_Q_B, BUFFER_QUERY);
     }
+    make_index(b, in, BUFFER_ATTENDED);
 
     struct step_heads heads_of = {.query = no_head(),
                                   .key = no_head(),
@@ -196,6 +202,7 @@ void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buf
         add_step(b, STEP_ATTEND_LATENT)->attend_latent =
             (struct step_attend_latent){.query = BUFFER_QUERY,
                                         .out = BUFFER_ATTENDED,
+                                        .chosen = choice_of_layer(b),
                                         .key_matrix = unit_of(b, ROLE_ATTENTION_K_B),
                                         .value_matrix = unit_of(b, ROLE_ATTENTION_V_B),
                                         .heads = heads,
@@ -203,7 +210,8 @@ void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buf
                                         .rotary = p->rotary,
                                         .rank = p->kv_rank,
                                         .value_size = p->latent_value_size,
-                                        .scale = p->attention_scale};
+                                        .scale = p->attention_scale,
+                                        .sinks = unit_of(b, ROLE_ATTENTION_SINKS)};
     } else {
         struct step *expand = add_multiply(b, BUFFER_LATENTS, p->kv_rank);
         expand->multiply.stride = row;
@@ -225,14 +233,22 @@ void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buf
         add_step(b, STEP_HEADS)->heads = store;
         add_step(b, STEP_ATTEND)->attend = (struct step_attend){.query = BUFFER_QUERY,
                                                                 .out = BUFFER_ATTENDED,
+                                                                .chosen = choice_of_layer(b),
                                                                 .source = (uint32_t)b->number,
                                                                 .heads = heads,
                                                                 .kv_heads = heads,
                                                                 .key_size = p->latent_key_size,
                                                                 .value_size = p->latent_value_size,
                                                                 .scale = p->attention_scale,
-                                                                .sinks = NO_UNIT};
+                                                                .sinks = unit_of(b, ROLE_ATTENTION_SINKS)};
     }
+    if (gated)
+        add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = GLU_SIGMOID,
+                                                       .gate = {BUFFER_GATE, 0, heads * p->latent_value_size},
+                                                       .up = {BUFFER_ATTENDED, 0, heads * p->latent_value_size},
+                                                       .out = BUFFER_ATTENDED,
+                                                       .groups = 1,
+                                                       .width = heads * p->latent_value_size};
     multiply_output(b, ROLE_ATTENTION_OUTPUT, heads * p->latent_value_size, out);
 }
 

@@ -9,7 +9,9 @@ static const char *const buffer_names[BUFFER_COUNT] = {
     [BUFFER_SIDE] = "side",   [BUFFER_QUERY] = "query",       [BUFFER_RAW] = "raw",         [BUFFER_KEY] = "key",
     [BUFFER_VALUE] = "value", [BUFFER_ATTENDED] = "attended", [BUFFER_LATENTS] = "latents", [BUFFER_BETA] = "beta",
     [BUFFER_DECAY] = "decay", [BUFFER_GATE] = "gate",         [BUFFER_UP] = "up",           [BUFFER_SHARE] = "share",
-    [BUFFER_COEFFICIENTS] = "coefficients", [BUFFER_LOOKED_UP] = "looked up"};
+    [BUFFER_COEFFICIENTS] = "coefficients", [BUFFER_LOOKED_UP] = "looked up",
+    [BUFFER_INDEX_QUERY] = "index query", [BUFFER_INDEX_KEY] = "index key", [BUFFER_INDEX_WEIGHT] = "index weight",
+    [BUFFER_CHOSEN] = "chosen"};
 
 static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_LOOK_UP] = "look up",
@@ -17,6 +19,7 @@ static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_NORM] = "norm",
                                                    [STEP_MULTIPLY] = "multiply",
                                                    [STEP_HEADS] = "heads",
+                                                   [STEP_INDEX] = "index",
                                                    [STEP_SPREAD] = "spread",
                                                    [STEP_ATTEND] = "attend",
                                                    [STEP_ATTEND_LATENT] = "attend latent",
@@ -111,8 +114,36 @@ static void say_heads(struct line *line, const struct step_heads *h)
     }
     if (h->value_norm)
         say(line, "; value: normed");
-    if (h->stores)
+    if (h->plane)
+        say(line, "; to plane %u of the cache", h->plane);
+    else if (h->stores)
         say(line, "; to the cache");
+}
+
+static void say_index(struct line *line, const struct step_index *x)
+{
+    say(line, "%s x plane %u of the cache -> %s: %u heads of %u", buffer_name(x->query), x->plane, buffer_name(x->out),
+        x->heads, x->size);
+    say(line, x->by_head ? ", each chooses the best %u" : ", the best %u", x->most);
+    if (x->block > 1)
+        say(line, " blocks of %u", x->block);
+    if (x->every > 1)
+        say(line, ", a key every %u positions", x->every);
+    if (x->local)
+        say(line, ", the last %u always", x->local);
+    if (x->tail)
+        say(line, ", and what follows the last key");
+}
+
+static void say_chosen(struct line *line, const struct step_choice *chosen)
+{
+    if (chosen->buffer == BUFFER_NONE)
+        return;
+    say(line, ", of %s at most %u", buffer_name(chosen->buffer), chosen->most);
+    if (chosen->block > 1)
+        say(line, " x %u", chosen->block);
+    if (chosen->sets > 1)
+        say(line, " for each of %u", chosen->sets);
 }
 
 static void say_attend(struct line *line, const struct step *step)
@@ -129,6 +160,7 @@ static void say_attend(struct line *line, const struct step *step)
         say(line, ", soft cap %g", (double)a->soft_cap);
     if (a->sinks != NO_UNIT)
         say(line, ", sinks");
+    say_chosen(line, &a->chosen);
     if (a->bidirectional)
         say(line, ", both ways");
 }
@@ -184,6 +216,12 @@ void step_describe(const struct step *step, char *text, size_t room)
         say(&line, "%s x cache -> %s: %u heads on one of %u + %u", buffer_name(step->attend_latent.query),
             buffer_name(step->attend_latent.out), step->attend_latent.heads, step->attend_latent.rank,
             step->attend_latent.rotary);
+        if (step->attend_latent.sinks != NO_UNIT)
+            say(&line, ", sinks");
+        say_chosen(&line, &step->attend_latent.chosen);
+        break;
+    case STEP_INDEX:
+        say_index(&line, &step->index);
         break;
     case STEP_DELTA_NET:
         say(&line, "%s -> %s: %u states of %u x %u, convolution of %u", buffer_name(step->delta_net.in),

@@ -11,8 +11,9 @@
  *   - the planner asks it what a unit is used for (step_units), an adapter which matrices it may change
  *     (steps_multiplies), and "hypura inspect --layers" prints it (step_describe).
  *
- * A step reads only what steps before it wrote. Rows of a batch never see each other but in STEP_ATTEND,
- * STEP_ATTEND_LATENT and STEP_DELTA_NET, through what the sequence keeps.
+ * A step reads only what steps before it wrote. Rows of a batch never see each other but in STEP_INDEX, STEP_ATTEND,
+ * STEP_ATTEND_LATENT and STEP_DELTA_NET, through what the sequence keeps. No buffer but HIDDEN and CHOSEN carries
+ * anything from one layer to the next.
  *
  * Adding a mechanism: a kind here with its struct, a function that makes it next to its kin, its row in describe.c and
  * in uses.c, one function in engine/cpu, and, for a GPU, one in engine/gpu and its row in steps_on_device.
@@ -48,6 +49,10 @@ enum step_buffer {
     BUFFER_SHARE,        /* the weight of the shared experts, one float */
     BUFFER_COEFFICIENTS, /* how residual streams mix */
     BUFFER_LOOKED_UP,    /* rows of a table */
+    BUFFER_INDEX_QUERY,  /* what looks for positions worth attention: queries */
+    BUFFER_INDEX_KEY,    /* the key of a position */
+    BUFFER_INDEX_WEIGHT, /* and how much each query counts */
+    BUFFER_CHOSEN,       /* the positions found, as compute_attention reads them; later layers may read them too */
     BUFFER_COUNT
 };
 
@@ -63,6 +68,7 @@ enum step_kind {
     STEP_NORM,          /* brings rows to length 1, times weights, plus biases */
     STEP_MULTIPLY,      /* products of one buffer with matrices */
     STEP_HEADS,         /* norms, turns and sharpens heads of queries and keys; keys and values go to the cache */
+    STEP_INDEX,         /* chooses the positions that attention sees */
     STEP_SPREAD,        /* whole keys and values of heads from their projection and the latent row */
     STEP_ATTEND,        /* attention over the cache */
     STEP_ATTEND_LATENT, /* the same in the latent space: queries and results pass a matrix per head */
@@ -162,6 +168,7 @@ struct step_heads {
     bool plain_norm;         /* queries and keys are normed at the end, without weights */
     bool sharpened;          /* queries grow with the logarithm of their position */
     bool stores;             /* keys, and values, go to the layer's cache */
+    uint32_t plane;          /* 0; else keys go to this further plane of it */
     bool local;              /* which of the two rope tables */
     enum rope_layout layout;
     uint32_t rotary;
@@ -174,8 +181,26 @@ struct step_spread {
     uint32_t heads, plain, rotary, value_size, rank;
 };
 
+/* What compute_index does with the keys in a plane of the layer's cache. */
+struct step_index {
+    enum step_buffer query, weights, out; /* weights BUFFER_NONE: all 1 */
+    uint32_t plane;
+    uint32_t heads, size;
+    bool by_head;
+    uint32_t every, block, local, most;
+    bool tail;
+};
+
+/* What of a row of chosen positions there is: sets, ids of a set at most, and positions of an id. */
+struct step_choice {
+    enum step_buffer buffer; /* BUFFER_NONE: attention sees everything */
+    uint32_t sets, most, block;
+    uint32_t all; /* tokens at positions below this chose all that they could */
+};
+
 struct step_attend {
     enum step_buffer query, out;
+    struct step_choice chosen;
     uint32_t source; /* the layer whose cache is read */
     uint32_t heads, kv_heads, key_size, value_size;
     float scale, soft_cap; /* soft_cap 0: none */
@@ -188,9 +213,11 @@ struct step_attend {
  * rotary wide; what comes back, rank wide, passes its head's value matrix (rank x value_size). */
 struct step_attend_latent {
     enum step_buffer query, out;
+    struct step_choice chosen;
     unit_number key_matrix, value_matrix;
     uint32_t heads, plain, rotary, rank, value_size;
     float scale;
+    unit_number sinks; /* NO_UNIT: none */
     /* In fused lists only: queries are not turned yet. */
     bool turns;
     enum rope_layout layout;
@@ -326,6 +353,7 @@ struct step {
         struct step_norm norm;
         struct step_multiply multiply;
         struct step_heads heads;
+        struct step_index index;
         struct step_spread spread;
         struct step_attend attend;
         struct step_attend_latent attend_latent;
@@ -385,6 +413,8 @@ struct step_touch {
     size_t width;
 };
 size_t step_touches(const struct step *step, uint32_t embedding, struct step_touch out[STEP_TOUCHES]);
+/* Words of a row of chosen positions. */
+size_t step_choice_words(const struct step_choice *chosen);
 bool step_reads(const struct step *step, enum step_buffer buffer);
 bool step_writes(const struct step *step, enum step_buffer buffer);
 

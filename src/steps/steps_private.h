@@ -46,6 +46,12 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
 void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buffer out);
 void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out);
 
+/* index.c: the search for what the layer's attention sees, where it has one, from its input and, in latent attention,
+ * from its queries of low rank; and which choice its attention reads. */
+#define INDEX_PLANE 1
+void make_index(struct builder *b, enum step_buffer in, enum step_buffer low);
+struct step_choice choice_of_layer(const struct builder *b);
+
 /* feed_forward.c: likewise; first what a layer does of its mixture before attention. */
 void make_early_route(struct builder *b);
 void make_feed_forward(struct builder *b, enum step_buffer in, enum step_buffer out);

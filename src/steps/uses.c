@@ -55,6 +55,11 @@ static size_t coefficients_of(uint32_t count, bool returns, uint32_t sinkhorn)
     return stream_coefficients(&(struct stream_mixer){.streams = count, .returns = returns, .sinkhorn = sinkhorn});
 }
 
+size_t step_choice_words(const struct step_choice *chosen)
+{
+    return chosen->sets * ((size_t)chosen->most + 1);
+}
+
 size_t step_touches(const struct step *step, uint32_t embedding, struct step_touch out[STEP_TOUCHES])
 {
     struct toucher t = {.out = out};
@@ -86,6 +91,14 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
     case STEP_HEADS:
         touch_heads(&t, &step->heads);
         break;
+    case STEP_INDEX: {
+        const struct step_index *x = &step->index;
+        touch(&t, x->query, false, (size_t)x->heads * x->size);
+        touch(&t, x->weights, false, x->heads);
+        touch(&t, x->out, true,
+              step_choice_words(&(struct step_choice){.sets = x->by_head ? x->heads : 1, .most = x->most + x->tail}));
+        break;
+    }
     case STEP_SPREAD: {
         const struct step_spread *s = &step->spread;
         touch(&t, s->in, false, (size_t)s->heads * (s->plain + s->value_size));
@@ -96,11 +109,13 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
     }
     case STEP_ATTEND:
         touch(&t, step->attend.query, false, (size_t)step->attend.heads * step->attend.key_size);
+        touch(&t, step->attend.chosen.buffer, false, step_choice_words(&step->attend.chosen));
         touch(&t, step->attend.out, true, (size_t)step->attend.heads * step->attend.value_size);
         break;
     case STEP_ATTEND_LATENT: {
         const struct step_attend_latent *a = &step->attend_latent;
         touch(&t, a->query, false, (size_t)a->heads * (a->plain + a->rotary));
+        touch(&t, a->chosen.buffer, false, step_choice_words(&a->chosen));
         touch(&t, a->out, true, (size_t)a->heads * a->value_size);
         break;
     }
@@ -268,6 +283,7 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
     case STEP_ATTEND_LATENT:
         use(&l, step->attend_latent.key_matrix, USE_HEADS, ROLE_COUNT);
         use(&l, step->attend_latent.value_matrix, USE_HEADS, ROLE_COUNT);
+        use_vectors(&l, &step->attend_latent.sinks, 1);
         break;
     case STEP_DELTA_NET:
         use_vectors(&l, (const unit_number[]){step->delta_net.step_bias, step->delta_net.decay_rate}, 2);
@@ -297,6 +313,7 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         use_vectors(
             &l, (const unit_number[]){step->residual.post_norm, step->residual.layer_scale, step->residual.norm}, 3);
         break;
+    case STEP_INDEX:
     case STEP_SPREAD:
     case STEP_GLU:
     case STEP_FUNCTION:

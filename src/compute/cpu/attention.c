@@ -12,11 +12,30 @@
 /* Spans are spread over threads when there are fewer tiles than this a thread. */
 #define TILES_PER_THREAD 4
 
-struct attention_range attention_row_range(const struct attention *attention, const struct attention_sequence *sequence,
-                                           size_t row)
+const uint32_t *attention_chosen(const struct attention_tile *tile, size_t row)
 {
+    const struct attention_choice *choice = tile->attention->choice;
+    size_t set = choice->sets > 1 ? tile->kv_head : 0;
+    return choice->words + (tile->sequence->first_row + row) * choice->stride + set * (choice->most + 1);
+}
+
+static struct attention_range chosen_range(const struct attention_tile *tile, size_t row, uint32_t own)
+{
+    const uint32_t *set = attention_chosen(tile, row), block = tile->attention->choice->block;
+    if (set[0] == 0)
+        return (struct attention_range){1, 0};
+    uint32_t first = set[set[0]] * block; /* of the last one */
+    return (struct attention_range){0, (set[0] - 1) * block + MIN(own - first, block - 1)};
+}
+
+struct attention_range attention_row_range(const struct attention_tile *tile, size_t row)
+{
+    const struct attention *attention = tile->attention;
+    const struct attention_sequence *sequence = tile->sequence;
     const uint32_t *positions = attention->positions + sequence->first_row;
     uint32_t own = positions[row];
+    if (attention->choice)
+        return chosen_range(tile, row, own);
     struct attention_range range = {0, attention->bidirectional ? positions[sequence->rows - 1] : own};
     if (attention->window > 0 && own >= attention->window)
         range.first = own - attention->window + 1;
@@ -30,9 +49,9 @@ static struct attention_range tile_range(const struct attention_tile *tile)
     size_t group = tile->attention->heads / tile->attention->kv_heads;
     size_t row = tile->first / group;
     size_t last_row = (tile->first + tile->count - 1) / group;
-    struct attention_range range = attention_row_range(tile->attention, tile->sequence, row);
+    struct attention_range range = attention_row_range(tile, row);
     while (row++ < last_row) {
-        struct attention_range other = attention_row_range(tile->attention, tile->sequence, row);
+        struct attention_range other = attention_row_range(tile, row);
         range.first = MIN(range.first, other.first);
         range.last = MAX(range.last, other.last);
     }
@@ -52,10 +71,20 @@ struct plan {
     size_t first_span, first_slot, state_floats;
 };
 
+/* Queries of one kv head that may share tiles: all rows', or one row's where each has its own positions. */
+static size_t shared_queries(const struct attention *a, const struct attention_sequence *sequence)
+{
+    return (a->choice ? 1 : sequence->rows) * (a->heads / a->kv_heads);
+}
+
+static size_t tiles_across(const struct plan *plan, const struct attention_sequence *sequence)
+{
+    return (shared_queries(plan->attention, sequence) + plan->tile_queries - 1) / plan->tile_queries;
+}
+
 static size_t sequence_tiles(const struct plan *plan, const struct attention_sequence *sequence)
 {
-    size_t group = plan->attention->heads / plan->attention->kv_heads;
-    return (sequence->rows * group + plan->tile_queries - 1) / plan->tile_queries * plan->attention->kv_heads;
+    return tiles_across(plan, sequence) * (plan->attention->choice ? sequence->rows : 1) * plan->attention->kv_heads;
 }
 
 /* Tiles are numbered by sequence, kv head, queries from the last to the first: the longest walks come first. */
@@ -65,13 +94,13 @@ static struct attention_tile tile_at(const struct plan *plan, size_t index)
     const struct attention_sequence *sequence = a->sequences;
     for (; index >= sequence_tiles(plan, sequence); sequence++)
         index -= sequence_tiles(plan, sequence);
-    size_t queries = sequence->rows * (a->heads / a->kv_heads);
-    size_t across = sequence_tiles(plan, sequence) / a->kv_heads;
-    size_t first = (across - 1 - index % across) * plan->tile_queries;
+    size_t queries = shared_queries(a, sequence), across = tiles_across(plan, sequence);
+    size_t all = sequence_tiles(plan, sequence) / a->kv_heads, number = all - 1 - index % all;
+    size_t first = number % across * plan->tile_queries;
     return (struct attention_tile){.attention = a,
                                    .sequence = sequence,
-                                   .kv_head = index / across,
-                                   .first = first,
+                                   .kv_head = index / all,
+                                   .first = number / across * queries + first,
                                    .count = MIN(plan->tile_queries, queries - first)};
 }
 
@@ -173,23 +202,26 @@ static const struct attention_kernels *kernels_of(const struct compute *compute)
 }
 
 /* What a tile takes of scratch, two states and the work, is this and so much for each query. */
-static size_t fixed_floats(size_t key_size, size_t value_size)
+static size_t fixed_floats(size_t key_size, size_t value_size, bool chooses)
 {
-    return attention_work_floats(0, key_size, value_size);
+    return attention_work_floats(0, key_size, value_size) +
+           (chooses ? attention_choice_floats(key_size, value_size) : 0);
 }
 
 static size_t query_floats(size_t key_size, size_t value_size)
 {
     return 2 * attention_state_floats(1, value_size) + attention_work_floats(1, key_size, value_size) -
-           fixed_floats(key_size, value_size);
+           attention_work_floats(0, key_size, value_size);
 }
 
 size_t attention_scratch_bytes(const struct compute_limits *limits)
 {
     size_t queries = MIN(MAX(limits->queries, (size_t)1), TILE_QUERIES);
-    size_t floats = fixed_floats(limits->key_size, limits->value_size) +
+    size_t floats = fixed_floats(limits->key_size, limits->value_size, false) +
                     queries * query_floats(limits->key_size, limits->value_size);
     floats = MIN(floats, MOST_TILE_FLOATS);
+    if (limits->chooses)
+        floats += attention_choice_floats(limits->key_size, limits->value_size);
     floats = MAX(floats / (SPANS_PART - 1) + 1, 2 * attention_state_floats(1, limits->value_size)) * SPANS_PART;
     return align_up(floats, 16) * sizeof(float);
 }
@@ -198,7 +230,7 @@ size_t attention_scratch_bytes(const struct compute_limits *limits)
  */
 static size_t choose_tile_queries(const struct compute *compute, const struct attention *a, bool by_spans)
 {
-    size_t room = tile_floats(compute) - fixed_floats(a->key_size, a->value_size);
+    size_t room = tile_floats(compute) - fixed_floats(a->key_size, a->value_size, a->choice);
     size_t most = MIN(room / query_floats(a->key_size, a->value_size), TILE_QUERIES);
     return by_spans ? MIN(most, span_floats(compute) / 2 / attention_state_floats(1, a->value_size)) : most;
 }

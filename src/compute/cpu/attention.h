@@ -5,7 +5,8 @@
  * positions are cut into spans that start at multiples of ATTENTION_SPAN. A span keeps a running maximum, sum and
  * weighted values over its blocks of ATTENTION_BLOCK positions; each element of the values takes the positions in order
  * by fmaf. The spans are then merged in order. So nothing depends on which rows share a batch or a tile, nor on which
- * thread took which span. */
+ * thread took which span. Chosen positions are walked as if they stood side by side, so that a row that chose all of
+ * them gets the bits of one that sees all. */
 #ifndef HYPURA_COMPUTE_ATTENTION_H
 #define HYPURA_COMPUTE_ATTENTION_H
 
@@ -40,16 +41,25 @@ static inline size_t attention_work_floats(size_t count, size_t key_size, size_t
            count * (key_size + ATTENTION_BLOCK + 2) + 16;
 }
 
+/* And, behind that, what chosen positions take: a block of rows of any type, side by side. */
+static inline size_t attention_choice_floats(size_t key_size, size_t value_size)
+{
+    return ATTENTION_BLOCK * (key_size + value_size) + 16;
+}
+
 /* Of a worker; ATTENTION_MAX_SIZE is such that some queries always fit. */
 size_t attention_scratch_bytes(const struct compute_limits *limits);
 
-/* Positions that the queries of a tile see: from the least first to the greatest last. */
+/* Positions that the queries of a tile see: from the least first to the greatest last. Chosen ones are numbered as they
+ * stand in their row's set. */
 struct attention_range {
     uint32_t first, last;
 };
 
-struct attention_range attention_row_range(const struct attention *attention, const struct attention_sequence *sequence,
-                                           size_t row);
+struct attention_range attention_row_range(const struct attention_tile *tile, size_t row);
+
+/* The chosen set of a row of a tile's sequence. */
+const uint32_t *attention_chosen(const struct attention_tile *tile, size_t row);
 
 struct attention_kernels {
     /* A fresh state for the positions first to last, which lie in one span. */

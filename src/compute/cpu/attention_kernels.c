@@ -1,271 +1,12 @@
 #include "compute/cpu/attention.h"
-#include "compute/cpu/lanes.h"
+#include "compute/cpu/attention_rows.h"
 
 #include <float.h>
-
-#define BLOCK ATTENTION_BLOCK
-#define BLOCK_VECTORS (BLOCK / LANES)
 
 /* The maximum of a query that has seen nothing: finite, so that differences from it are numbers. */
 #define NOTHING (-FLT_MAX)
 
-/* ---- elements of cache rows ------------------------------------------------------------------------------------- */
-
-/* A reader of one type has sixteen elements of a cache row, from element c, a multiple of 16. */
-static inline __attribute__((always_inline)) lanes read_16(const enum tensor_type type, const uint8_t *row, size_t c)
-{
-    uint16_t scale;
-    switch (type) {
-    case TENSOR_F16:
-        return lanes_from_half((const uint16_t *)(const void *)(row + 2 * c));
-    case TENSOR_BF16:
-        return lanes_from_bfloat((const uint16_t *)(const void *)(row + 2 * c));
-    case TENSOR_Q8_0:
-        row += c / 32 * 34;
-        memcpy(&scale, row, sizeof scale);
-        return lanes_multiply(lanes_from_int8((const int8_t *)row + 2 + c % 32), lanes_all(lanes_one_from_half(scale)));
-    case TENSOR_Q4_0: {
-        int8_t quants[LANES];
-        row += c / 32 * 18;
-        memcpy(&scale, row, sizeof scale);
-        for (size_t i = 0; i < LANES; i++)
-            quants[i] = (int8_t)((row[2 + i] >> (c % 32 ? 4 : 0) & 15) - 8);
-        return lanes_multiply(lanes_from_int8(quants), lanes_all(lanes_one_from_half(scale)));
-    }
-    default:
-        return lanes_load((const float *)(const void *)(row + 4 * c));
-    }
-}
-
-/* The elements past the last whole sixteen, which only plain types have; the rest is zero. */
-static lanes read_last(enum tensor_type type, const uint8_t *row, size_t c, size_t size)
-{
-    float out[LANES] = {0};
-    for (size_t i = 0; c + i < size; i++) {
-        uint16_t half;
-        if (type == TENSOR_F32) {
-            memcpy(&out[i], row + 4 * (c + i), sizeof out[i]);
-            continue;
-        }
-        memcpy(&half, row + 2 * (c + i), sizeof half);
-        out[i] = type == TENSOR_F16 ? half_to_float(half) : bfloat_to_float(half);
-    }
-    return lanes_load(out);
-}
-
-/* Asks for the same elements in the next block of positions, which the processor does not guess in time; once in every
- * cache line, and into the second-level cache: the first has no room for as much. */
-static inline __attribute__((always_inline)) void prefetch_16(const enum tensor_type type, const uint8_t *row, size_t c,
-                                                              size_t stride)
-{
-    size_t per_line = type == TENSOR_F32 ? 16 : type == TENSOR_F16 || type == TENSOR_BF16 ? 32 : 64;
-    size_t byte = type == TENSOR_F32                          ? 4 * c
-                  : type == TENSOR_F16 || type == TENSOR_BF16 ? 2 * c
-                  : type == TENSOR_Q8_0                       ? c / 32 * 34
-                                                              : c / 32 * 18;
-    if (c % per_line == 0)
-        __builtin_prefetch((const void *)((uintptr_t)row + BLOCK * stride + byte), 0, 2);
-}
-
-/* ---- products ---------------------------------------------------------------------------------------------------- */
-
-/* out[i][j] = start + sum over k from first to end, in order, of a[i][k] * b[k][j], for rows x vectors * 16 outputs,
- * where start is 0, or out[i][j] * factors[i] when factors is not NULL. Rows of b are cache rows of any type (floats
- * are F32), b_stride bytes apart; read_ahead asks for those of the next block of positions too. */
-struct product {
-    float *out;
-    size_t out_stride;
-    const float *a;
-    size_t a_stride;
-    const void *b;
-    size_t b_stride;
-    size_t first, end;
-    const float *factors;
-    const float *scales; /* TURNED_Q8_0 */
-    bool read_ahead;
-};
-
-/* b: 16-bit integers, of b_stride bytes a row; row k times scales[k / 32]. */
-#define TURNED_Q8_0 ((enum tensor_type)TENSOR_TYPE_COUNT)
-
-static inline __attribute__((always_inline)) lanes read_operand(const enum tensor_type type, const struct product *p,
-                                                                size_t k, size_t column)
-{
-    const uint8_t *row = (const uint8_t *)p->b + k * p->b_stride;
-#ifdef LANES_TURN_COLUMNS
-    if (type == TURNED_Q8_0)
-        return lanes_multiply(lanes_from_int16((const int16_t *)(const void *)(row + 2 * column)),
-                              lanes_load(p->scales + k / 32 * BLOCK + column));
-#endif
-    return read_16(type, row, column);
-}
-
-static inline __attribute__((always_inline)) void product_tile(const enum tensor_type type, const struct product *p,
-                                                               size_t row, size_t column, const size_t rows,
-                                                               const size_t vectors)
-{
-    lanes sums[LANES_TILE_ROWS][LANES_TILE_VECTORS];
-    const float *a = p->a + row * p->a_stride;
-    const uint8_t *b = p->b;
-    float *out = p->out + row * p->out_stride + column;
-    bool read_ahead = p->read_ahead && row == 0;
-    for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < vectors; j++)
-            sums[i][j] = p->factors ? lanes_multiply(lanes_load(out + i * p->out_stride + j * LANES),
-                                                     lanes_all(p->factors[row + i]))
-                                    : lanes_all(0.0f);
-    for (size_t k = p->first; k < p->end; k++) {
-        lanes right[LANES_TILE_VECTORS];
-        for (size_t j = 0; j < vectors; j++) {
-            if (read_ahead)
-                prefetch_16(type, b + k * p->b_stride, column + j * LANES, p->b_stride);
-            right[j] = read_operand(type, p, k, column + j * LANES);
-        }
-        for (size_t i = 0; i < rows; i++) {
-            lanes left = lanes_all(a[i * p->a_stride + k]);
-            for (size_t j = 0; j < vectors; j++)
-                sums[i][j] = lanes_fma(left, right[j], sums[i][j]);
-        }
-    }
-    for (size_t i = 0; i < rows; i++)
-        for (size_t j = 0; j < vectors; j++)
-            lanes_store(out + i * p->out_stride + j * LANES, sums[i][j]);
-}
-
-static inline __attribute__((always_inline)) void product_rows(const enum tensor_type type, const struct product *p,
-                                                               size_t row, size_t rows, size_t column, size_t vectors)
-{
-#define TILE(r)                                                                                                        \
-    case r:                                                                                                            \
-        if (vectors == LANES_TILE_VECTORS)                                                                             \
-            product_tile(type, p, row, column, r, LANES_TILE_VECTORS);                                                 \
-        else                                                                                                           \
-            for (size_t j = 0; j < vectors; j++)                                                                       \
-                product_tile(type, p, row, column + j * LANES, r, 1);                                                  \
-        break
-    switch (rows) {
-        TILE(1);
-        TILE(2);
-        TILE(3);
-        TILE(4);
-#if LANES_TILE_ROWS == 6
-        TILE(5);
-        TILE(6);
-#endif
-    }
-#undef TILE
-}
-
-static inline __attribute__((always_inline)) void product_of(const enum tensor_type type, const struct product *p,
-                                                             size_t rows, size_t vectors)
-{
-    for (size_t j = 0; j < vectors; j += LANES_TILE_VECTORS)
-        for (size_t i = 0; i < rows; i += LANES_TILE_ROWS)
-            product_rows(type, p, i, MIN(rows - i, (size_t)LANES_TILE_ROWS), j * LANES,
-                         MIN(vectors - j, (size_t)LANES_TILE_VECTORS));
-}
-
-static void product(const struct product *p, size_t rows, size_t vectors)
-{
-    product_of(TENSOR_F32, p, rows, vectors);
-}
-
-static void product_f16(const struct product *p, size_t rows, size_t vectors)
-{
-    product_of(TENSOR_F16, p, rows, vectors);
-}
-
-static void product_bf16(const struct product *p, size_t rows, size_t vectors)
-{
-    product_of(TENSOR_BF16, p, rows, vectors);
-}
-
-static void product_q8_0(const struct product *p, size_t rows, size_t vectors)
-{
-    product_of(TENSOR_Q8_0, p, rows, vectors);
-}
-
 /* ---- cache rows to floats ---------------------------------------------------------------------------------------- */
-
-/* Values: out[j][d], for positions first to end, padded with zeros to whole vectors. */
-static inline __attribute__((always_inline)) void unpack_rows(const enum tensor_type type, float *out,
-                                                              const uint8_t *rows, size_t stride, size_t size,
-                                                              size_t first, size_t end)
-{
-    size_t out_stride = attention_value_floats(size);
-    for (size_t j = first; j < end; j++) {
-        size_t c = 0;
-        for (; c + LANES <= size; c += LANES) {
-            prefetch_16(type, rows + j * stride, c, stride);
-            lanes_store(out + j * out_stride + c, read_16(type, rows + j * stride, c));
-        }
-        if (c < size)
-            lanes_store(out + j * out_stride + c, read_last(type, rows + j * stride, c, size));
-    }
-}
-
-/* Sixteen positions by sixteen elements, turned. */
-static inline __attribute__((always_inline)) void unpack_square(const enum tensor_type type, float *out,
-                                                                const uint8_t *rows, size_t stride, size_t c)
-{
-    lanes square[LANES];
-#pragma GCC unroll 16
-    for (size_t i = 0; i < LANES; i++) {
-        prefetch_16(type, rows + i * stride, c, stride);
-        square[i] = read_16(type, rows + i * stride, c);
-    }
-    lanes_transpose(square);
-#pragma GCC unroll 16
-    for (size_t i = 0; i < LANES; i++)
-        lanes_store(out + i * BLOCK, square[i]);
-}
-
-/* The same where there are fewer positions or elements: zeros for positions, nothing for elements. */
-static void unpack_edge(enum tensor_type type, float *out, const uint8_t *rows, size_t stride, size_t c, size_t count,
-                        size_t size)
-{
-    lanes square[LANES];
-    for (size_t i = 0; i < LANES; i++)
-        square[i] = i >= count          ? lanes_all(0.0f)
-                    : c + LANES <= size ? read_16(type, rows + i * stride, c)
-                                        : read_last(type, rows + i * stride, c, size);
-    lanes_transpose(square);
-    for (size_t i = 0; i < MIN(size - c, (size_t)LANES); i++)
-        lanes_store(out + i * BLOCK, square[i]);
-}
-
-/* Keys turned: out[d][j], for positions up to end; those up to the next sixteen are zero, what follows is old. */
-static inline __attribute__((always_inline)) void
-unpack_columns(const enum tensor_type type, float *out, const uint8_t *rows, size_t stride, size_t size, size_t end)
-{
-    for (size_t j = 0; j < end; j += LANES) {
-        for (size_t c = 0; c < size; c += LANES) {
-            if (j + LANES <= end && c + LANES <= size)
-                unpack_square(type, out + c * BLOCK + j, rows + j * stride, stride, c);
-            else
-                unpack_edge(type, out + c * BLOCK + j, rows + j * stride, stride, c, MIN(end - j, (size_t)LANES), size);
-        }
-    }
-}
-
-#define FOR_TYPE(type, call)                                                                                           \
-    switch (type) {                                                                                                    \
-    case TENSOR_F16:                                                                                                   \
-        call(TENSOR_F16);                                                                                              \
-        break;                                                                                                         \
-    case TENSOR_BF16:                                                                                                  \
-        call(TENSOR_BF16);                                                                                             \
-        break;                                                                                                         \
-    case TENSOR_Q8_0:                                                                                                  \
-        call(TENSOR_Q8_0);                                                                                             \
-        break;                                                                                                         \
-    case TENSOR_Q4_0:                                                                                                  \
-        call(TENSOR_Q4_0);                                                                                             \
-        break;                                                                                                         \
-    default:                                                                                                           \
-        call(TENSOR_F32);                                                                                              \
-        break;                                                                                                         \
-    }
 
 static void unpack_values(const struct attention *a, float *out, const uint8_t *rows, size_t first, size_t end)
 {
@@ -446,7 +187,7 @@ static void advance_some(struct walk *walk, uint32_t position, size_t first, siz
         size_t row = (tile->first + first + i) / group;
         float *scores = walk->scores + (first + i) * BLOCK, *maximum = &walk->maxima[first + i];
         if (row != range_row)
-            range = attention_row_range(a, tile->sequence, row);
+            range = attention_row_range(tile, row);
         range_row = row;
         size_t from = range.first > position ? MIN(range.first - position, (uint32_t)BLOCK) : 0;
         size_t end = range.last < position ? 0 : MIN((size_t)(range.last - position) + 1, (size_t)BLOCK);
@@ -476,9 +217,55 @@ static void advance(struct walk *walk, uint32_t position)
         advance_some(walk, position, i, MIN(walk->tile->count - i, (size_t)LANES));
 }
 
-static void attend(const struct attention_tile *tile, uint32_t first, uint32_t last, float *state, float *work)
+/* The rows of chosen positions, number first to end of their set, side by side. */
+static void gather(uint8_t *out, size_t row_bytes, const uint8_t *rows, size_t stride, size_t capacity,
+                   const struct attention_choice *choice, const uint32_t *set, uint32_t first, uint32_t end)
+{
+    for (uint32_t i = first; i < end;) {
+        uint32_t in_block = i % choice->block, run = MIN(choice->block - in_block, end - i);
+        size_t position = (size_t)set[1 + i / choice->block] * choice->block + in_block;
+        for (uint32_t j = 0; j < run; j++, out += row_bytes)
+            memcpy(out, rows + (position + j) % capacity * stride, row_bytes);
+        i += run;
+    }
+}
+
+/* What attend reads of a block of chosen positions. */
+static void gather_block(const struct attention *near, const struct attention_tile *tile, uint32_t position,
+                         size_t from, size_t end, uint8_t *memory, const uint8_t **key_rows, const uint8_t **value_rows)
 {
     const struct attention *a = tile->attention;
+    const struct attention_sequence *sequence = tile->sequence;
+    const uint32_t *set = attention_chosen(tile, tile->first / (a->heads / a->kv_heads));
+    const uint8_t *keys = sequence->keys + tile->kv_head * a->key_head_bytes;
+    const uint8_t *values = sequence->values + tile->kv_head * a->value_head_bytes;
+    uint8_t *value_memory = memory + BLOCK * near->key_position_bytes;
+    uint32_t first = position + (uint32_t)from, last = position + (uint32_t)end;
+    if (keys == values)
+        value_memory = memory;
+    else
+        gather(value_memory + from * near->value_position_bytes, near->value_position_bytes, values,
+               a->value_position_bytes, sequence->capacity, a->choice, set, first, last);
+    gather(memory + from * near->key_position_bytes, near->key_position_bytes, keys, a->key_position_bytes,
+           sequence->capacity, a->choice, set, first, last);
+    *key_rows = memory;
+    *value_rows = value_memory;
+}
+
+/* How rows of chosen positions lie once gathered. Values that are a prefix of the keys stay that. */
+static struct attention gathered_layout(const struct attention_tile *tile)
+{
+    const struct attention *a = tile->attention;
+    struct attention near = *a;
+    bool prefix = tile->sequence->keys == tile->sequence->values;
+    near.key_position_bytes = attention_row_bytes(a->key_type, a->key_size);
+    near.value_position_bytes = prefix ? near.key_position_bytes : attention_row_bytes(a->value_type, a->value_size);
+    return near;
+}
+
+static void attend(const struct attention_tile *tile, uint32_t first, uint32_t last, float *state, float *work)
+{
+    const struct attention near = tile->attention->choice ? gathered_layout(tile) : *tile->attention, *a = &near;
     const struct attention_sequence *sequence = tile->sequence;
     size_t count = tile->count;
     struct walk walk = {.tile = tile, .value_floats = attention_value_floats(a->value_size)};
@@ -490,6 +277,7 @@ static void attend(const struct attention_tile *tile, uint32_t first, uint32_t l
     walk.query = walk.values_block + BLOCK * walk.value_floats;
     walk.scores = walk.query + count * a->key_size;
     walk.factors = walk.scores + count * BLOCK;
+    uint8_t *gathered = (uint8_t *)(walk.factors + align_up(count, 16));
     start(&walk);
 
     const uint8_t *keys = sequence->keys + tile->kv_head * a->key_head_bytes;
@@ -502,6 +290,8 @@ static void attend(const struct attention_tile *tile, uint32_t first, uint32_t l
 
         const uint8_t *key_rows = keys + index * a->key_position_bytes;
         const uint8_t *value_rows = values + index * a->value_position_bytes;
+        if (a->choice)
+            gather_block(&near, tile, position, from, end, gathered, &key_rows, &value_rows);
         struct product scores = {.out = walk.scores,
                                  .out_stride = BLOCK,
                                  .a = walk.query,

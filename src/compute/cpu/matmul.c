@@ -1,6 +1,7 @@
 /* struct compute, and how a set of matrix products is cut into tasks. */
 #include "compute/cpu/attention.h"
 #include "compute/cpu/gemm_floats.h"
+#include "compute/cpu/index.h"
 
 #include <string.h>
 
@@ -18,7 +19,13 @@
 
 #define SECTION_JOBS 256
 
-static const struct compute_limits no_limits = {GEMM_TASK_TOKENS, SIZE_MAX, ATTENTION_MAX_SIZE, ATTENTION_MAX_SIZE};
+static const struct compute_limits no_limits = {.tokens = GEMM_TASK_TOKENS,
+                                                .queries = SIZE_MAX,
+                                                .key_size = ATTENTION_MAX_SIZE,
+                                                .value_size = ATTENTION_MAX_SIZE,
+                                                .chooses = true,
+                                                .index_heads = 64,
+                                                .index_size = 256};
 
 size_t gemm_floats_scratch_bytes(size_t tokens)
 {
@@ -34,7 +41,8 @@ size_t gemm_scratch_bytes(size_t tokens)
 
 static size_t worker_scratch_bytes(const struct compute_limits *limits)
 {
-    return (size_t)align_up(MAX(gemm_scratch_bytes(limits->tokens), attention_scratch_bytes(limits)), 64);
+    size_t products = MAX(gemm_scratch_bytes(limits->tokens), index_scratch_bytes(limits));
+    return (size_t)align_up(MAX(products, attention_scratch_bytes(limits)), 64);
 }
 
 hypura_status compute_create(struct compute **out, size_t threads, enum instruction_set set, hypura_error *error)

@@ -53,7 +53,8 @@ static void layer_norm(float *out, const float *in, const float *weight, const f
     FOR_LANES(i, columns)
     sum = lanes_add(sum, load_some(in, i, columns, 0.0f));
     float mean = lanes_fold_add(sum) / (float)columns;
-    float factor = 1.0f / sqrtf(sum_of_squares(in, columns, mean) / (float)columns + epsilon);
+    float spread = sum_of_squares(in, columns, mean) / (float)columns + epsilon;
+    float factor = spread > 0.0f ? 1.0f / sqrtf(spread) : 0.0f; /* an epsilon may be 0 */
     FOR_LANES(i, columns)
     {
         lanes a = lanes_subtract(load_some(in, i, columns, 0.0f), lanes_all(mean));

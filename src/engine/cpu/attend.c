@@ -93,6 +93,11 @@ static void store_heads(struct batch *batch, const struct step *step)
         const struct span *span = &s->spans[i];
         size_t keys = (size_t)span->first_row * h->key.heads * h->key.size;
         size_t values = (size_t)span->first_row * h->key.heads * h->value_size;
+        if (h->plane) {
+            kv_cache_write_plane(&batch->kv, (uint32_t)step->layer, h->plane, span->sequence,
+                                 s->positions[span->first_row], span->rows, rows_of(batch, h->key.buffer) + keys);
+            continue;
+        }
         kv_cache_write(&batch->kv, (uint32_t)step->layer, span->sequence, s->positions[span->first_row], span->rows,
                        rows_of(batch, h->key.buffer) + keys,
                        h->value == BUFFER_NONE ? NULL : rows_of(batch, h->value) + values);
@@ -153,7 +158,16 @@ hypura_status run_attend(struct batch *batch, const struct step *step, struct he
     attention.bidirectional = a->bidirectional;
     attention.sequences = s->attention;
     attention.sequence_count = batch->span_count;
-    compute_attention(batch->compute, &attention);
+    if (a->chosen.buffer == BUFFER_NONE) {
+        compute_attention(batch->compute, &attention);
+        return HYPURA_OK;
+    }
+    attention.sequence_count = 1;
+    for (uint32_t i = 0; i < batch->span_count; i++, attention.sequences++) {
+        struct attention_choice choice;
+        attention.choice = choice_of(batch, &a->chosen, &s->spans[i], &choice);
+        compute_attention(batch->compute, &attention);
+    }
     return HYPURA_OK;
 }
 
@@ -188,7 +202,8 @@ static void multiply_heads(struct batch *batch, const struct matrix *all, size_t
 
 /* Some rows of one sequence. */
 static void attend_part(struct batch *batch, const struct step *step, const struct span *span, uint32_t first,
-                        uint32_t rows, const struct matrix *key_matrix, const struct matrix *value_matrix)
+                        uint32_t rows, const struct matrix *key_matrix, const struct matrix *value_matrix,
+                        const float *sinks)
 {
     const struct step_attend_latent *a = &step->attend_latent;
     struct scratch *s = &batch->scratch;
@@ -204,7 +219,12 @@ static void attend_part(struct batch *batch, const struct step *step, const stru
     attention.positions = s->positions + first;
     attention.heads = heads;
     attention.scale = a->scale;
+    attention.sinks = sinks;
     attention.sequences = &sequence;
+    struct attention_choice choice;
+    attention.choice = choice_of(batch, &a->chosen, &(struct span){span->sequence, first, rows}, &choice);
+    if (attention.choice)
+        choice.words += first * choice.stride;
     attention.sequence_count = 1;
     compute_attention(batch->compute, &attention);
     multiply_heads(batch, value_matrix, heads, rows, s->latent_attended, a->rank, a->rank,
@@ -215,13 +235,15 @@ hypura_status run_attend_latent(struct batch *batch, const struct step *step, st
 {
     const struct step_attend_latent *a = &step->attend_latent;
     struct matrix key_matrix, value_matrix;
+    const float *sinks;
     TRY(hold_matrix(batch, held, a->key_matrix, &key_matrix, error));
     TRY(hold_matrix(batch, held, a->value_matrix, &value_matrix, error));
+    TRY(hold_vector(batch, held, a->sinks, &sinks, error));
     for (uint32_t i = 0; i < batch->span_count; i++) {
         const struct span *span = &batch->scratch.spans[i];
         for (uint32_t done = 0, rows; done < span->rows; done += rows) {
             rows = MIN(span->rows - done, batch->open->geometry.latent_rows);
-            attend_part(batch, step, span, span->first_row + done, rows, &key_matrix, &value_matrix);
+            attend_part(batch, step, span, span->first_row + done, rows, &key_matrix, &value_matrix, sinks);
         }
     }
     return HYPURA_OK;

@@ -5,6 +5,7 @@
  *   rows.c       the buffers of a batch
  *   multiply.c   products with matrices that may come in pieces
  *   attend.c     heads, attention, its latent kind
+ *   index.c      the search for positions that attention sees
  *   delta_net.c  recurrence
  *   streams.c    residual streams
  *   router.c     how a router chooses
@@ -32,6 +33,10 @@ struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t
 /* Asks for the rows of tables that the batch wants. */
 hypura_status look_up_begin(struct batch *batch, hypura_error *error);
 
+/* The positions chosen for a span's rows, as compute_attention takes them; NULL: all of its rows see everything. */
+const struct attention_choice *choice_of(struct batch *batch, const struct step_choice *chosen, const struct span *span,
+                                         struct attention_choice *out);
+
 /* ---- one function per kind ----------------------------------------------------------------------------------------
  */
 
@@ -42,6 +47,7 @@ step_function run_embed, run_look_up, run_add_rows, run_output;
 step_function run_norm, run_glu, run_elements, run_scale_rows, run_scale, run_add;
 step_function run_multiply;
 step_function run_heads, run_spread, run_attend, run_attend_latent;
+step_function run_index;
 step_function run_delta_net;
 step_function run_gather, run_scatter;
 step_function run_route, run_experts, run_mix;

@@ -53,7 +53,7 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
     bool both = h->query.buffer != BUFFER_NONE && h->key.buffer != BUFFER_NONE;
     if (q->geometry->sequences > GPU_MAX_SEQUENCES || (both && h->query.size != h->key.size) ||
         (h->values_are_keys && h->key.size != h->value_size) ||
-        (h->raw != BUFFER_NONE && h->query.size != h->value_size))
+        (h->raw != BUFFER_NONE && h->query.size != h->value_size) || h->plane)
         return false;
     bool each = h->query.norm_each || h->key.norm_each;
     for (size_t i = 0; i < COUNT_OF(heads); i++) {
@@ -69,7 +69,7 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
 static bool can_attend(const struct question *q, const struct step_attend *a)
 {
     struct step_list all = steps_all(q->geometry->steps);
-    if (a->source != q->layer)
+    if (a->source != q->layer || a->chosen.buffer != BUFFER_NONE)
         return false;
     for (size_t i = 0; i < all.count; i++)
         if (all.steps[i].kind == STEP_ATTEND && all.steps[i].attend.source == q->layer &&
@@ -81,8 +81,8 @@ static bool can_attend(const struct question *q, const struct step_attend *a)
 static bool can_attend_latent(const struct question *q, const struct step_attend_latent *a)
 {
     /* The table of heads is that of all layers. */
-    return a->heads == q->geometry->heads && a->heads <= GPU_ROUTER_EXPERTS &&
-           gpu_attention_supports(q->kv_type, a->rank + a->rotary, a->rank);
+    return a->chosen.buffer == BUFFER_NONE && a->sinks == NO_UNIT && a->heads == q->geometry->heads &&
+           a->heads <= GPU_ROUTER_EXPERTS && gpu_attention_supports(q->kv_type, a->rank + a->rotary, a->rank);
 }
 
 /* What the kernels of a kind cannot do of it. */
