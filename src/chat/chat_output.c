@@ -8,30 +8,61 @@ struct mark {
     const char *family;
     const char *start, *end; /* end NULL: to the end of the answer */
     enum call_style style;
+    const char *seen; /* what a template has that writes it; NULL: its start */
 };
 
 /* What a template writes around calls, the surest first. */
 static const struct mark all_marks[CHAT_MARKS] = {
-    {"minimax", "<minimax:tool_call>", "</minimax:tool_call>", CALL_MINIMAX},
-    {"hermes", "<tool_call>", "</tool_call>", CALL_TAGGED},
-    {"deepseek", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", CALL_DEEPSEEK},
-    {"kimi", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", CALL_KIMI},
-    {"mistral", "[TOOL_CALLS]", NULL, CALL_MISTRAL},
-    {"command-r", "<|START_ACTION|>", "<|END_ACTION|>", CALL_JSON},
-    {"llama3", "<|python_tag|>", NULL, CALL_PYTHON},
-    {"granite", "<|tool_call|>", NULL, CALL_JSON},
-    {"gemma", "<|tool_call>", "<tool_call|>", CALL_GEMMA},
-    {"functionary", "<function=", "</function>", CALL_FUNCTION},
+    {"kimi-k3", "<|open|>tools<|sep|>", "<|close|>tools<|sep|>", CALL_XTML, "<|open|>"},
+    {"dsml", "<｜DSML｜function_calls>", "</｜DSML｜function_calls>", CALL_DSML, "｜DSML｜"},
+    {"dsml", "<｜DSML｜tool_calls>", "</｜DSML｜tool_calls>", CALL_DSML, "｜DSML｜"},
+    {"minimax-m3", "]<]minimax[>[<tool_call>", "]<]minimax[>[</tool_call>", CALL_SPACED, "]<]minimax[>["},
+    {"hunyuan", "<tool_calls:opensource>", "</tool_calls:opensource>", CALL_HUNYUAN, ":opensource"},
+    {"hunyuan", "<tool_calls>", "</tool_calls>", CALL_HUNYUAN, NULL},
+    {"minimax", "<minimax:tool_call>", "</minimax:tool_call>", CALL_MINIMAX, NULL},
+    {"hermes", "<tool_call>", "</tool_call>", CALL_TAGGED, NULL},
+    {"deepseek", "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>", CALL_DEEPSEEK, NULL},
+    {"kimi", "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", CALL_KIMI, NULL},
+    {"mistral", "[TOOL_CALLS]", NULL, CALL_MISTRAL, NULL},
+    {"command-r", "<|START_ACTION|>", "<|END_ACTION|>", CALL_JSON, NULL},
+    {"llama3", "<|python_tag|>", NULL, CALL_PYTHON, NULL},
+    {"granite", "<|tool_call|>", NULL, CALL_JSON, NULL},
+    {"gemma", "<|tool_call>", "<tool_call|>", CALL_GEMMA, NULL},
+    {"functionary", "<function=", "</function>", CALL_FUNCTION, NULL},
+    {"nemotron", "<TOOLCALL>", "</TOOLCALL>", CALL_JSON, NULL},
 };
 
-static const char *const think_marks[][2] = {
-    {"<think>", "</think>"},
-    {"[THINK]", "[/THINK]"},
-    {"<thinking>", "</thinking>"},
-    {"<seed:think>", "</seed:think>"},
-    {"<|START_THINKING|>", "<|END_THINKING|>"},
-    {"<|channel>thought", "<channel|>"},
+static const struct {
+    const char *start, *end, *seen; /* seen NULL: its end */
+} think_marks[] = {
+    {"<|open|>think<|sep|>", "<|close|>think<|sep|>", "<|open|>"},
+    {"<think:opensource>", "</think:opensource>", ":opensource"},
+    {"<think>", "</think>", NULL},
+    {"<mm:think>", "</mm:think>", NULL},
+    {"[THINK]", "[/THINK]", NULL},
+    {"<thinking>", "</thinking>", NULL},
+    {"<seed:think>", "</seed:think>", NULL},
+    {"<|START_THINKING|>", "<|END_THINKING|>", NULL},
+    {"<|channel>thought", "<channel|>", NULL},
 };
+
+/* What stands around an answer and is no part of it, where the template mentions the first. */
+static const struct {
+    const char *seen, *text;
+} frames[] = {
+    {"<|open|>", "<|open|>response<|sep|>"},
+    {"<|open|>", "<|close|>response<|sep|>"},
+    {"<|open|>", "<|close|>message<|sep|>"},
+    {"<|open|>", "<|end_of_msg|>"},
+    {"<|START_RESPONSE|>", "<|START_RESPONSE|>"},
+    {"<|END_RESPONSE|>", "<|END_RESPONSE|>"},
+    {"<|START_TEXT|>", "<|START_TEXT|>"},
+    {"<|END_TEXT|>", "<|END_TEXT|>"},
+    {"</answer>", "<answer>"},
+    {"</answer>", "</answer>"},
+};
+
+_Static_assert(COUNT_OF(frames) <= CHAT_FRAMES, "a format has room for all of them");
 
 /* ---- formats ------------------------------------------------------------------------------------------------------
  */
@@ -47,12 +78,13 @@ static bool ends_with(const char *text, size_t size, const char *end)
 void chat_format_detect(struct chat_format *format, const struct chat_template *template,
                         const struct rendered_text *prompt)
 {
-    *format = (struct chat_format){.think_start = think_marks[0][0], .think_end = think_marks[0][1]};
+    *format = (struct chat_format){.think_start = "<think>", .think_end = "</think>"};
     format->channels = chat_template_mentions(template, "<|channel|>");
     for (size_t i = 0; i < COUNT_OF(think_marks); i++) {
-        if (chat_template_mentions(template, think_marks[i][1])) {
-            format->think_start = think_marks[i][0];
-            format->think_end = think_marks[i][1];
+        const char *seen = think_marks[i].seen ? think_marks[i].seen : think_marks[i].end;
+        if (chat_template_mentions(template, seen)) {
+            format->think_start = think_marks[i].start;
+            format->think_end = think_marks[i].end;
             break;
         }
     }
@@ -62,9 +94,13 @@ void chat_format_detect(struct chat_format *format, const struct chat_template *
         const struct mark *mark = &all_marks[i];
         /* Functions in tags of their own are a part of <tool_call> elsewhere. */
         bool inner = mark->family && mark->style == CALL_FUNCTION && chat_template_mentions(template, "<tool_call>");
-        if (mark->family && !inner && chat_template_mentions(template, mark->start))
+        const char *seen = mark->seen ? mark->seen : mark->start;
+        if (mark->family && !inner && chat_template_mentions(template, seen))
             format->marks[format->mark_count++] = (uint8_t)i;
     }
+    for (size_t i = 0; i < COUNT_OF(frames) && !format->channels; i++)
+        if (chat_template_mentions(template, frames[i].seen))
+            format->frames[format->frame_count++] = (uint8_t)i;
     format->bare_json = !format->channels && chat_template_mentions(template, "<|start_header_id|>") &&
                         chat_template_mentions(template, "parameters");
 }
@@ -284,6 +320,23 @@ static bool parse_content(struct chat_parser *p)
             think = false;
         }
         held = MAX(held, undecided(text, other->start));
+    }
+    const char *frame = NULL;
+    for (size_t i = 0; i < p->format.frame_count; i++) {
+        const char *other = frames[p->format.frames[i]].text;
+        size_t at = find(text, other);
+        if (at < first) {
+            first = at;
+            frame = other;
+        }
+        held = MAX(held, undecided(text, other));
+    }
+    if (frame) {
+        give_text(p, false, text->data, first);
+        buffer_clear(&p->space);
+        p->strip_start = true;
+        drop(p, first + strlen(frame));
+        return true;
     }
     if (first == SIZE_MAX) {
         give_text(p, false, text->data, text->size - held);

@@ -3,9 +3,9 @@
  * Models mark these with texts of their own, most of them control tokens; which ones is seen from the chat template,
  * which writes them. The text that is parsed must therefore hold the text of control tokens. Known: <think> and its
  * kin; tool calls as JSON in <tool_call> (Hermes, Qwen), as parameters (Qwen3-Coder, GLM, MiniMax), as JSON alone or
- * after
- * <|python_tag|> (Llama 3), after [TOOL_CALLS] (Mistral), in the sections of DeepSeek and Kimi K2, actions of Command
- * R, <function=NAME> (Functionary), call:NAME{} (Gemma 4), and the channels of gpt-oss.
+ * after <|python_tag|> (Llama 3), after [TOOL_CALLS] (Mistral), in the sections of DeepSeek and Kimi K2, in DSML
+ * (DeepSeek V3.2 and V4), XTML (Kimi K3) and the tags of MiniMax M3 and Hunyuan, actions of Command R and A,
+ * <function=NAME> (Functionary), <TOOLCALL> (Nemotron), call:NAME{} (Gemma 4), and the channels of gpt-oss.
  *
  * A parser takes the text in pieces and gives out what is certain by then: a piece that may begin a mark is held back
  * until it is decided. A call is given out when it is whole. What looks like a call and cannot be read is content, so
@@ -21,7 +21,7 @@
 
 #include <jansson.h>
 
-enum { CHAT_MARKS = 12 };
+enum { CHAT_MARKS = 20, CHAT_FRAMES = 12 };
 
 /* How a model writes. */
 struct chat_format {
@@ -31,6 +31,8 @@ struct chat_format {
     bool bare_json;            /* an answer that is a JSON object with a name may be a call */
     uint8_t marks[CHAT_MARKS]; /* the kinds of calls, as chat_output.c lists them */
     size_t mark_count;
+    uint8_t frames[CHAT_FRAMES]; /* what stands around an answer, likewise */
+    size_t frame_count;
 };
 
 /* Sees the format from a template. prompt: what was rendered for this answer (NULL: not yet known); when it ends in the

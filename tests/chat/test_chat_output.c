@@ -23,6 +23,16 @@ static const char command_r[] = "<|START_ACTION|> <|START_THINKING|> <|END_THINK
 static const char functionary[] = "<function=";
 static const char gemma[] = "<|tool_call> <tool_call|> <|channel>thought <channel|>";
 static const char granite[] = "<|tool_call|>";
+static const char kimi_k3[] = "{{ '<|open|>' ~ tag ~ '<|sep|>' }}";
+static const char dsml[] = "{% set dsml_token = '｜DSML｜' %} </think>";
+static const char minimax_m3[] = "{% set ns = ']<]minimax[>[' %} <tool_call> </mm:think>";
+static const char hunyuan[] = "<tool_calls> <tool_call> <tool_sep> <arg_key> </think>";
+static const char hunyuan_suffixed[] = "{% set suffix = ':opensource' %} {{ '<tool_call' ~ suffix ~ '>' }}";
+static const char hunyuan_a13b[] = "</think> <answer> </answer> <tool_calls>";
+static const char nemotron[] = "<TOOLCALL> </think>";
+static const char command_a[] =
+    "<|START_ACTION|> <|START_THINKING|> <|END_THINKING|> <|START_RESPONSE|> <|END_RESPONSE|>";
+static const char north[] = "<|START_ACTION|> <|START_THINKING|> <|END_THINKING|> <|START_TEXT|> <|END_TEXT|>";
 
 struct example {
     const char *template;
@@ -124,6 +134,66 @@ static const struct example examples[] = {
      "Sure.", "Hm.", "get {\"s\":\"a, {b}\",\"n\":-1.5,\"o\":{\"k\":[\"x\",true,null],\"q:\":{}}}; "},
     {gemma, "<|channel>thought\n<channel|>", "<|tool_call>call:now{}<tool_call|>", "", "", "now {}; "},
     {gemma, "", "<|tool_call>call:get{n:<tool_call|>", "<|tool_call>call:get{n:<tool_call|>", "", ""},
+    {kimi_k3, "<|open|>message role=\"assistant\"<|sep|><|open|>think<|sep|>",
+     "Hm.<|close|>think<|sep|><|open|>response<|sep|>Sure. <|close|>response<|sep|><|open|>tools<|sep|>"
+     "<|open|>call tool=\"get\" index=\"1\"<|sep|><|open|>argument key=\"s\" type=\"string\"<|sep|> 4 "
+     "<b><|close|>argument<|sep|><|open|>argument key=\"n\" type=\"number\"<|sep|>-2<|close|>argument<|sep|>"
+     "<|open|>argument key=\"o\" type=\"object\"<|sep|>{\"a\": [1]}<|close|>argument<|sep|><|close|>call<|sep|>"
+     "<|open|>call tool=\"now\" index=\"2\"<|sep|><|close|>call<|sep|><|close|>tools<|sep|><|close|>message<|sep|>"
+     "<|end_of_msg|>",
+     "Sure.", "Hm.", "get {\"s\":\" 4 <b>\",\"n\":-2,\"o\":{\"a\":[1]}}; now {}; "},
+    {kimi_k3, "<|open|>response<|sep|>", "Just text.<|close|>response<|sep|><|close|>message<|sep|>", "Just text.", "",
+     ""},
+    {kimi_k3, "", "<|open|>think<|sep|>a<|close|>think<|sep|><|open|>response<|sep|>x < y<|close|>response<|sep|>",
+     "x < y", "a", ""},
+    {kimi_k3, "<|open|>response<|sep|>",
+     "<|close|>response<|sep|><|open|>tools<|sep|><|open|>call tool=\"a&amp;&quot;b&lt;\" "
+     "index=\"1\"<|sep|><|open|>json "
+     "type=\"object\"<|sep|>{\"n\": 1}<|close|>json<|sep|><|close|>call<|sep|><|close|>tools<|sep|>",
+     "", "", "a&\"b&lt; {\"n\":1}; "},
+    {kimi_k3, "", "a <|open|>tools<|sep|>broken<|close|>tools<|sep|> b",
+     "a <|open|>tools<|sep|>broken<|close|>tools<|sep|> b", "", ""},
+    {dsml, "<｜Assistant｜><think>",
+     "Hm</think>I look.\n\n<｜DSML｜function_calls>\n<｜DSML｜invoke name=\"get\">\n<｜DSML｜parameter name=\"s\" "
+     "string=\"true\">12</｜DSML｜parameter>\n<｜DSML｜parameter name=\"n\" string=\"false\">12</｜DSML｜parameter>\n"
+     "<｜DSML｜parameter name=\"q\" string=\"false\">[true]</｜DSML｜parameter>\n</｜DSML｜invoke>\n<｜DSML｜invoke "
+     "name=\"now\">\n</｜DSML｜invoke>\n</｜DSML｜function_calls>",
+     "I look.", "Hm", "get {\"s\":\"12\",\"n\":12,\"q\":[true]}; now {}; "},
+    {dsml, "</think>",
+     "<｜DSML｜tool_calls>\n<｜DSML｜invoke name=\"get\">\n<｜DSML｜parameter name=\"s\" string=\"true\">a\n<b>"
+     "</｜DSML｜parameter>\n</｜DSML｜invoke>\n</｜DSML｜tool_calls>",
+     "", "", "get {\"s\":\"a\\n<b>\"}; "},
+    {dsml, "", "2 < 3 <｜DSML", "2 < 3 <｜DSML", "", ""},
+    {minimax_m3, "<mm:think>",
+     "Hm.</mm:think>I look.]<]minimax[>[<tool_call>\n]<]minimax[>[<invoke name=\"get\">]<]minimax[>[<s>7 > "
+     "<b>]<]minimax[>[</s>]<]minimax[>[<n>7]<]minimax[>[</n>\n]<]minimax[>[<o>]<]minimax[>[<k>]<]minimax[>[<item>1"
+     "]<]minimax[>[</item>]<]minimax[>[<item>]<]minimax[>[<item>x]<]minimax[>[</item>]<]minimax[>[</"
+     "item>]<]minimax[>[</k>"
+     "]<]minimax[>[</o>]<]minimax[>[</invoke>\n]<]minimax[>[<invoke name=\"now\">]<]minimax[>[</invoke>\n"
+     "]<]minimax[>[</tool_call>",
+     "I look.", "Hm.", "get {\"s\":\"7 > <b>\",\"n\":7,\"o\":{\"k\":[1,[\"x\"]]}}; now {}; "},
+    {hunyuan, "<think>",
+     "Hm</think>\n<tool_calls>\n<tool_call>get<tool_sep>\n<arg_key>s</arg_key>\n<arg_value>5</arg_value>\n"
+     "<arg_key>n</arg_key>\n<arg_value>5</arg_value>\n</tool_call>\n<tool_call>now<tool_sep>\n</tool_call>\n"
+     "</tool_calls>",
+     "", "Hm", "get {\"s\":\"5\",\"n\":5}; now {}; "},
+    {hunyuan_suffixed, "<think:opensource>",
+     "Hm</think:opensource>Yes.<tool_calls:opensource><tool_call:opensource>get<arg_key:opensource>n"
+     "</arg_key:opensource><arg_value:opensource>5</arg_value:opensource></tool_call:opensource>"
+     "</tool_calls:opensource>",
+     "Yes.", "Hm", "get {\"n\":5}; "},
+    {hunyuan_a13b, "", "<think>\nHm\n</think>\n<answer>\nFour.\n</answer>", "Four.", "Hm", ""},
+    {hunyuan_a13b, "",
+     "<think>a</think><answer><tool_calls>[{\"name\": \"get\", \"arguments\": {\"n\": 1}}]</tool_calls></answer>", "",
+     "a", "get {\"n\":1}; "},
+    {nemotron, "<think>\n", "Hm</think>\n\n<TOOLCALL>[{\"name\": \"get\", \"arguments\": {\"n\": 1}}]</TOOLCALL>", "",
+     "Hm", "get {\"n\":1}; "},
+    {command_a, "", "<|START_THINKING|>plan<|END_THINKING|><|START_RESPONSE|>Yes < no.<|END_RESPONSE|>", "Yes < no.",
+     "plan", ""},
+    {north, "<|START_THINKING|>",
+     "plan<|END_THINKING|><|START_TEXT|>Now.<|END_TEXT|><|START_ACTION|>[{\"tool_call_id\": \"0\", \"tool_name\": "
+     "\"now\", \"parameters\": {}}]<|END_ACTION|>",
+     "Now.", "plan", "now {}; "},
     {granite, "", "<|tool_call|>[{\"name\": \"get\", \"arguments\": {\"n\": 1}}]", "", "", "get {\"n\":1}; "},
 };
 
@@ -229,9 +299,27 @@ static void test_formats_are_seen_from_templates(void **state)
     (void)state;
     static const struct {
         const char *template, *name;
-    } known[] = {{hermes, "hermes"},     {llama, "llama3"}, {mistral, "mistral"},         {harmony, "harmony"},
-                 {deepseek, "deepseek"}, {kimi, "kimi"},    {minimax, "minimax"},         {command_r, "command-r"},
-                 {granite, "granite"},   {gemma, "gemma"},  {functionary, "functionary"}, {"{{ messages }}", "plain"}};
+    } known[] = {{hermes, "hermes"},
+                 {llama, "llama3"},
+                 {mistral, "mistral"},
+                 {harmony, "harmony"},
+                 {deepseek, "deepseek"},
+                 {kimi, "kimi"},
+                 {minimax, "minimax"},
+                 {command_r, "command-r"},
+                 {granite, "granite"},
+                 {gemma, "gemma"},
+                 {functionary, "functionary"},
+                 {"{{ messages }}", "plain"},
+                 {kimi_k3, "kimi-k3"},
+                 {dsml, "dsml"},
+                 {minimax_m3, "minimax-m3"},
+                 {hunyuan, "hunyuan"},
+                 {hunyuan_suffixed, "hunyuan"},
+                 {hunyuan_a13b, "hunyuan"},
+                 {nemotron, "nemotron"},
+                 {command_a, "command-r"},
+                 {north, "command-r"}};
     struct chat_format format;
     for (size_t i = 0; i < COUNT_OF(known); i++) {
         detect(&format, known[i].template, "");
@@ -318,8 +406,30 @@ static void test_any_mixture_is_taken(void **state)
                                         "a:[1,",
                                         "}",
                                         "]",
-                                        "<channel|>"};
-    static const char *const templates[] = {hermes, llama, mistral, harmony, deepseek, kimi, minimax, command_r, gemma};
+                                        "<channel|>",
+                                        "<|open|>tools<|sep|>",
+                                        "<|open|>call tool=\"get\"<|sep|>",
+                                        "<|open|>argument key=\"s\" type=\"string\"<|sep|>",
+                                        "<|close|>argument<|sep|>",
+                                        "<|close|>call<|sep|>",
+                                        "<|close|>tools<|sep|>",
+                                        "<|open|>response<|sep|>",
+                                        "<｜DSML｜tool_calls>",
+                                        "<｜DSML｜invoke name=\"get\">",
+                                        "<｜DSML｜parameter name=\"s\" string=\"true\">",
+                                        "</｜DSML｜invoke>",
+                                        "</｜DSML｜tool_calls>",
+                                        "]<]minimax[>[<tool_call>",
+                                        "]<]minimax[>[<invoke name=\"get\">",
+                                        "]<]minimax[>[<s>",
+                                        "]<]minimax[>[</s>",
+                                        "]<]minimax[>[</invoke>",
+                                        "]<]minimax[>[</tool_call>",
+                                        "<tool_calls>",
+                                        "<tool_sep>",
+                                        "</tool_calls>"};
+    static const char *const templates[] = {hermes,    llama, mistral, harmony, deepseek,   kimi,   minimax,
+                                            command_r, gemma, kimi_k3, dsml,    minimax_m3, hunyuan};
     json_t *tools = json_loads(tools_text, 0, NULL);
     struct random random;
     random_seed(&random, 17);

@@ -1,0 +1,325 @@
+/* Calls whose parameters stand in tags. */
+#include "chat/chat_output_private.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* A value on lines of its own has a line break before and after it that is not part of it. */
+static struct view without_outer_breaks(struct view v)
+{
+    if (v.size && v.text[0] == '\n') {
+        v.text++;
+        v.size--;
+    }
+    if (v.size && v.text[v.size - 1] == '\n')
+        v.size--;
+    return v;
+}
+
+/* The parameters of a call, each between start (up to the end of the key), and end. */
+static bool read_parameters(struct chat_calls *calls, const json_t *tools, struct view tool, struct view body,
+                            const char *start, const char *key_end, const char *end, bool lines)
+{
+    json_t *arguments = json_object();
+    struct view before, key, value;
+    bool fine = arguments != NULL;
+    while (fine && view_split(&body, start, &before)) {
+        fine = view_split(&body, key_end, &key) && view_split(&body, end, &value);
+        if (fine)
+            fine =
+                chat_set_parameter(arguments, tools, tool, view_trim(key), lines ? without_outer_breaks(value) : value);
+    }
+    fine = fine && chat_add_arguments(calls, tool.text, tool.size, arguments);
+    json_decref(arguments);
+    return fine;
+}
+
+/* <function=NAME> <parameter=KEY> VALUE </parameter> </function>, perhaps several. */
+bool chat_read_function_tags(struct chat_calls *calls, struct view v, const json_t *tools)
+{
+    struct view before, name, body;
+    bool some = false;
+    while (view_split(&v, "<function=", &before)) {
+        if (!view_split(&v, ">", &name))
+            return false;
+        if (!view_split(&v, "</function>", &body)) {
+            body = v; /* some forget to close it */
+            v.size = 0;
+        }
+        if (view_begins(view_trim(body), "{"))
+            some = chat_add_call(calls, name.text, name.size, body.text, body.size);
+        else
+            some = read_parameters(calls, tools, view_trim(name), body, "<parameter=", ">", "</parameter>", true);
+        if (!some)
+            return false;
+    }
+    return some;
+}
+
+/* <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> ... */
+static bool read_key_pairs(struct chat_calls *calls, struct view name, struct view rest, const json_t *tools)
+{
+    struct view key, value, before;
+    json_t *arguments = json_object();
+    bool fine = arguments != NULL;
+    while (fine && view_split(&rest, "<arg_key>", &before))
+        fine = view_split(&rest, "</arg_key>", &key) && view_split(&rest, "<arg_value>", &before) &&
+               view_split(&rest, "</arg_value>", &value) &&
+               chat_set_parameter(arguments, tools, name, view_trim(key), value);
+    fine = fine && chat_add_arguments(calls, name.text, name.size, arguments);
+    json_decref(arguments);
+    return fine;
+}
+
+/* NAME, then such pairs. */
+bool chat_read_key_tags(struct chat_calls *calls, struct view v, const json_t *tools)
+{
+    struct view name, rest = v;
+    if (view_split(&rest, "<arg_key>", &name))
+        return read_key_pairs(calls, view_trim(name), v, tools);
+    name = view_trim(v);
+    return name.size && !memchr(name.text, ' ', name.size) && chat_add_arguments(calls, name.text, name.size, NULL);
+}
+
+/* <invoke name="NAME"> <parameter name="KEY">VALUE</parameter> </invoke> */
+bool chat_read_invocations(struct chat_calls *calls, struct view v, const json_t *tools)
+{
+    struct view before, name, body;
+    bool some = false;
+    while (view_split(&v, "<invoke name=\"", &before)) {
+        some = view_split(&v, "\">", &name) && view_split(&v, "</invoke>", &body) &&
+               read_parameters(calls, tools, name, body, "<parameter name=\"", "\">", "</parameter>", true);
+        if (!some)
+            return false;
+    }
+    return some;
+}
+
+/* ---- tags with marks of a family ----------------------------------------------------------------------------------
+ */
+
+/* A parameter that says whether it is a string. */
+static bool set_told(json_t *arguments, const json_t *tools, struct view tool, struct view key, struct view text,
+                     bool is_string)
+{
+    if (is_string)
+        return json_object_setn_new(arguments, key.text, key.size, json_stringn(text.text, text.size)) == 0;
+    json_t *value = view_json(view_trim(text));
+    if (!value)
+        return chat_set_parameter(arguments, tools, tool, key, text);
+    return json_object_setn_new(arguments, key.text, key.size, value) == 0;
+}
+
+/* DeepSeek V3.2 and V4: <｜DSML｜invoke name="NAME"> <｜DSML｜parameter name="KEY" string="true">VALUE... */
+bool chat_read_dsml(struct chat_calls *calls, struct view v, const json_t *tools)
+{
+    struct view before, name, body, key, attributes, value;
+    bool some = false;
+    while (view_split(&v, "<｜DSML｜invoke name=\"", &before)) {
+        if (!view_split(&v, "\">", &name))
+            return false;
+        if (!view_split(&v, "</｜DSML｜invoke>", &body)) {
+            body = v;
+            v.size = 0;
+        }
+        json_t *arguments = json_object();
+        some = arguments != NULL;
+        while (some && view_split(&body, "<｜DSML｜parameter name=\"", &before)) {
+            some = view_split(&body, "\"", &key) && view_split(&body, ">", &attributes) &&
+                   view_split(&body, "</｜DSML｜parameter>", &value) &&
+                   set_told(arguments, tools, name, key, value, view_split(&attributes, "string=\"true\"", &before));
+        }
+        some = some && chat_add_arguments(calls, name.text, name.size, arguments);
+        json_decref(arguments);
+        if (!some)
+            return false;
+    }
+    return some;
+}
+
+/* The value of an attribute, in which & and " are escaped. */
+static bool read_attribute(struct view head, const char *start, struct buffer *out)
+{
+    struct view before, value, plain;
+    buffer_clear(out);
+    if (!view_split(&head, start, &before) || !view_split(&head, "\"", &value))
+        return false;
+    while (view_split(&value, "&", &plain)) {
+        bool quote = view_begins(value, "quot;"), ampersand = view_begins(value, "amp;");
+        size_t length = quote ? strlen("quot;") : ampersand ? strlen("amp;") : 0;
+        buffer_append(out, plain.text, plain.size);
+        buffer_append(out, quote ? "\"" : "&", 1);
+        value.text += length;
+        value.size -= length;
+    }
+    buffer_append(out, value.text, value.size);
+    return out->size > 0 && !out->failed;
+}
+
+/* One call of Kimi K3: its arguments, or one block of JSON. */
+static bool read_xtml_call(struct chat_calls *calls, struct view head, struct view body, const json_t *tools)
+{
+    struct buffer name = {0}, key = {0}, type = {0};
+    struct view before, value, rest = body;
+    json_t *arguments = NULL;
+    bool fine = read_attribute(head, " tool=\"", &name);
+    if (fine && view_split(&rest, "<|open|>json ", &before)) {
+        fine = view_split(&rest, "<|sep|>", &before) && view_split(&rest, "<|close|>json<|sep|>", &value) &&
+               chat_add_call(calls, name.data, name.size, value.text, value.size);
+    } else if (fine) {
+        arguments = json_object();
+        fine = arguments != NULL;
+        while (fine && view_split(&body, "<|open|>argument", &before)) {
+            fine = view_split(&body, "<|sep|>", &head) && view_split(&body, "<|close|>argument<|sep|>", &value) &&
+                   read_attribute(head, " key=\"", &key);
+            bool is_string = read_attribute(head, " type=\"", &type) && strcmp(type.data, "string") == 0;
+            fine = fine && set_told(arguments, tools, (struct view){name.data, name.size},
+                                    (struct view){key.data, key.size}, value, is_string);
+        }
+        fine = fine && chat_add_arguments(calls, name.data, name.size, arguments);
+    }
+    json_decref(arguments);
+    buffer_free(&name);
+    buffer_free(&key);
+    buffer_free(&type);
+    return fine;
+}
+
+bool chat_read_xtml(struct chat_calls *calls, struct view v, const json_t *tools)
+{
+    struct view before, head, body;
+    bool some = false;
+    while (view_split(&v, "<|open|>call", &before)) {
+        if (!view_split(&v, "<|sep|>", &head))
+            return false;
+        if (!view_split(&v, "<|close|>call<|sep|>", &body)) {
+            body = v;
+            v.size = 0;
+        }
+        some = read_xtml_call(calls, head, body, tools);
+        if (!some)
+            return false;
+    }
+    return some;
+}
+
+/* ---- MiniMax M3 --------------------------------------------------------------------------------------------------
+ *
+ * Each tag has a token of its own before it. A parameter's tag is its name; members of objects are tags within, those
+ * of lists are <item>. */
+
+#define SPACE_MARK "]<]minimax[>["
+#define MAX_DEPTH 50
+
+/* The next element: its name, and what is between its tags. False: there is none, or it is not closed. */
+static bool take_element(struct view *v, struct view *name, struct view *inside)
+{
+    struct view before, rest;
+    char open[160], close[160];
+    if (!view_split(v, SPACE_MARK "<", &before) || !view_split(v, ">", name) || name->size == 0 || name->size > 100 ||
+        name->text[0] == '/')
+        return false;
+    snprintf(open, sizeof open, SPACE_MARK "<%.*s>", (int)name->size, name->text);
+    snprintf(close, sizeof close, SPACE_MARK "</%.*s>", (int)name->size, name->text);
+    rest = *v;
+    *inside = (struct view){v->text, 0};
+    for (int depth = 1; depth > 0; depth--) {
+        struct view part, opened;
+        if (!view_split(&rest, close, &part))
+            return false;
+        while (view_split(&part, open, &opened))
+            depth++;
+        inside->size = (size_t)(rest.text - v->text) - strlen(close);
+    }
+    *v = rest;
+    return true;
+}
+
+static json_t *read_element(struct view text, int depth)
+{
+    struct view v = text, name, inside;
+    if (!view_begins(view_trim(text), SPACE_MARK "<")) {
+        json_t *value = view_json(view_trim(text));
+        return value ? value : json_stringn(text.text, text.size);
+    }
+    json_t *object = json_object(), *list = json_array();
+    bool fine = object && list && depth < MAX_DEPTH, items = true;
+    while (fine && view_trim(v).size) {
+        fine = take_element(&v, &name, &inside);
+        json_t *value = fine ? read_element(inside, depth + 1) : NULL;
+        items = items && fine && name.size == 4 && memcmp(name.text, "item", 4) == 0;
+        fine =
+            value && json_object_setn(object, name.text, name.size, value) == 0 && json_array_append(list, value) == 0;
+        json_decref(value);
+    }
+    json_decref(items ? object : list);
+    if (!fine)
+        json_decref(items ? list : object);
+    return !fine ? NULL : items ? list : object;
+}
+
+bool chat_read_spaced(struct chat_calls *calls, struct view v, const json_t *tools)
+{
+    struct view before, tool, body, name, inside;
+    bool some = false;
+    while (view_split(&v, SPACE_MARK "<invoke name=\"", &before)) {
+        if (!view_split(&v, "\">", &tool) || !view_split(&v, SPACE_MARK "</invoke>", &body))
+            return false;
+        json_t *arguments = json_object();
+        some = arguments != NULL;
+        while (some && view_trim(body).size) {
+            some = take_element(&body, &name, &inside);
+            if (some && view_begins(view_trim(inside), SPACE_MARK "<"))
+                some = json_object_setn_new(arguments, name.text, name.size, read_element(inside, 0)) == 0;
+            else
+                some = some && chat_set_parameter(arguments, tools, tool, name, inside);
+        }
+        some = some && chat_add_arguments(calls, tool.text, tool.size, arguments);
+        json_decref(arguments);
+        if (!some)
+            return false;
+    }
+    return some;
+}
+
+/* ---- Hunyuan -----------------------------------------------------------------------------------------------------
+ */
+
+/* <tool_call>NAME<tool_sep> <arg_key>KEY</arg_key> <arg_value>VALUE</arg_value> </tool_call>, the separator perhaps
+ * left out. */
+static bool read_separated(struct chat_calls *calls, struct view v, const json_t *tools)
+{
+    struct view before, body, name;
+    bool some = false;
+    while (view_split(&v, "<tool_call>", &before)) {
+        if (!view_split(&v, "</tool_call>", &body)) {
+            body = v;
+            v.size = 0;
+        }
+        struct view rest = body;
+        if (!view_split(&rest, "<tool_sep>", &name))
+            some = chat_read_key_tags(calls, body, tools);
+        else if (view_begins(view_trim(rest), "{"))
+            some = chat_add_call(calls, view_trim(name).text, view_trim(name).size, rest.text, rest.size);
+        else
+            some = read_key_pairs(calls, view_trim(name), rest, tools);
+        if (!some)
+            return false;
+    }
+    return some;
+}
+
+/* Tags may end in a suffix of the release, which says nothing. */
+bool chat_read_hunyuan_tags(struct chat_calls *calls, struct view v, const json_t *tools)
+{
+    struct buffer plain = {0};
+    struct view before;
+    while (view_split(&v, ":opensource>", &before)) {
+        buffer_append(&plain, before.text, before.size);
+        buffer_append_string(&plain, ">");
+    }
+    buffer_append(&plain, v.text, v.size);
+    bool fine = !plain.failed && plain.size && read_separated(calls, (struct view){plain.data, plain.size}, tools);
+    buffer_free(&plain);
+    return fine;
+}
