@@ -132,11 +132,13 @@ enum glu_kind {
     GLU_SILU_CLAMPED, /* gate and up clamped likewise, silu(gate) * up */
     GLU_SILU_CAPPED,  /* silu(gate) clamped to at most limit, up to +-limit */
     GLU_SOFTPLUS,     /* ln(1 + exp(gate)) * up */
+    GLU_SITU, /* alpha tanh(gate / alpha) sigmoid(gate) * up, where up becomes limit tanh(up / limit) unless that is 0
+               */
     GLU_KINDS
 };
 
-/* out[r][c] = activation(gate[r][c]) * up[r][c]; strides in floats. alpha is for GLU_OAI, limit for kinds that
- * clamp. */
+/* out[r][c] = activation(gate[r][c]) * up[r][c]; strides in floats. alpha is for GLU_OAI and GLU_SITU, limit
+ * for kinds that clamp. */
 void compute_glu(struct compute *compute, enum glu_kind kind, float *out, size_t out_stride, const float *gate,
                  size_t gate_stride, const float *up, size_t up_stride, size_t rows, size_t columns, float alpha,
                  float limit);
@@ -192,6 +194,14 @@ void compute_gather_streams(struct compute *compute, const struct stream_mixer *
                             float *coefficients, float *out, size_t rows);
 void compute_scatter_streams(struct compute *compute, const struct stream_mixer *mixer, float *streams,
                              const float *coefficients, const float *branch, size_t rows);
+
+/* Rows of the residual stream that are kept next to the one at work (Kimi K3). row becomes number "kept" of the bank;
+ * of it and those before it each has a score, the sum of its normed elements times weight, and out is the sum of all,
+ * weighted by the softmax of the scores. bank: [rows][bank_stride] with so many rows of width floats each. */
+#define RECALL_MAX 256
+
+void compute_recall(struct compute *compute, float *bank, size_t bank_stride, size_t kept, const float *row,
+                    const float *weight, float epsilon, float *out, size_t rows, size_t width);
 
 /* ---- rotary positions -------------------------------------------------------------------------------------------- */
 
@@ -301,29 +311,49 @@ void compute_index(struct compute *compute, const struct index_search *search);
 
 #define DELTA_NET_MAX_TAPS 64
 
-/* A recurrent layer (Yang et al., 2024) over rows of one sequence. Instead of a cache each value head keeps one matrix
- * S of key_size x value_size. A token with key k, value v and query q changes it and is answered by it: S = decay S;  S
- * += k (beta (v - k S));  output = q S Queries, keys and values pass a causal convolution over the last taps inputs and
- * a SiLU first; queries and keys are then brought to length 1, queries divided by the root of key_size besides.
+#define DELTA_PARTS 3 /* queries, keys, values */
+
+/* A recurrent layer (Yang et al., 2024; Kimi, 2025) over rows of one sequence. Instead of a cache each value head keeps
+ * one matrix S of key_size x value_size. A token with key k, value v and query q changes it and is answered by it:
+ *   S = decay S;  S += k (beta (v - k S));  output = q S
+ * where the decay is one number, or one of each row of S. Queries, keys and values pass a causal convolution over the
+ * last taps inputs and a SiLU first; queries and keys are then brought to length 1, queries divided by the root of
+ * key_size besides.
  *
  * Tokens run one after another, columns of the matrices in parallel: how rows are cut into calls changes no bit. */
 struct delta_net {
     size_t rows;
     size_t heads_k, heads_v, key_size, value_size;
-    size_t taps;              /* 2 to DELTA_NET_MAX_TAPS */
-    bool tiled;               /* value head h reads key head h % heads_k, else h / (heads_v / heads_k) */
-    float epsilon;            /* least length of a query or key */
-    const float *convolution; /* [channels][taps]; channels: queries, keys, then values of all heads */
-    const float *input;       /* [rows][channels] */
-    float *convolved;         /* [rows][channels], for use inside */
-    const float *beta;        /* [rows][heads_v] */
-    const float *decay;       /* [rows][heads_v] */
-    float *output;            /* [rows][heads_v][value_size] */
-    const float *state;       /* delta_net_state_floats: the matrices, then the last taps - 1 inputs */
-    float *next;              /* the state after the rows; not the same memory */
+    size_t taps;       /* 2 to DELTA_NET_MAX_TAPS */
+    bool tiled;        /* value head h reads key head h % heads_k, else h / (heads_v / heads_k) */
+    bool by_channel;   /* decay of each row of a matrix, else of each matrix */
+    bool root_epsilon; /* epsilon is added to squares of lengths, else it is the least length of a query or key */
+    float epsilon;
+    const float *convolution[DELTA_PARTS]; /* of queries, keys and values of all heads: [channels][taps] each */
+    const float *input[DELTA_PARTS];       /* likewise, [rows][channels] each, rows input_stride floats apart */
+    size_t input_stride[DELTA_PARTS];
+    float *convolved;   /* [rows][channels of all three], for use inside */
+    const float *beta;  /* [rows][heads_v] */
+    const float *decay; /* [rows][heads_v], or [rows][heads_v][key_size] */
+    float *output;      /* [rows][heads_v][value_size] */
+    const float *state; /* delta_net_state_floats: the matrices, then the last taps - 1 inputs */
+    float *next;        /* the state after the rows; not the same memory */
 };
 
 size_t delta_net_state_floats(size_t heads_k, size_t heads_v, size_t key_size, size_t value_size, size_t taps);
 void compute_delta_net(struct compute *compute, const struct delta_net *net);
+
+/* The decay by channel of what its projection gives, in place: with f = value + bias
+ *   exp(rate softplus(f)), rate below 0, or, bounded, exp(bound sigmoid(|rate| f)), bound not above 0. */
+struct delta_decay {
+    size_t rows, heads, size;
+    float *values;     /* [rows][heads][size] */
+    const float *bias; /* [heads][size] */
+    const float *rate; /* [heads] */
+    bool bounded;
+    float bound;
+};
+
+void compute_delta_decay(struct compute *compute, const struct delta_decay *decay);
 
 #endif

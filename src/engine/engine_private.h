@@ -129,7 +129,7 @@ struct scratch {
     float *buffers[BUFFER_COUNT]; /* [C][width]; gate and up also [expert_rows][inner width of an expert] */
     size_t output_rows;           /* rows of logits that have room where "branch" begins, after the layers */
     float *rope[2];               /* [C][rotary] of the usual base, of the local one */
-    float *vectors[4];            /* small tensors that are not F32, as floats */
+    float *vectors[5];            /* small tensors that are not F32, as floats */
     float *logits;                /* [logits_rows][vocabulary] */
     uint8_t *embedding_row;       /* as in the file */
     uint32_t *table_rows;         /* [C][rows of a token] of the table */

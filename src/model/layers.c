@@ -77,8 +77,11 @@ static hypura_status read_limits(const struct architecture *a, struct reader *re
         layer->shared_limit = layer->expert_limit;
         TRY(layer_float(reader, "swiglu_clamp_shexp", number, &layer->shared_limit, error));
     }
+    if (a->activation == FFN_SILU_CAPPED)
+        TRY(layer_float(reader, "swiglu_clamp_shexp", number, &layer->shared_limit, error));
     layer->expert_limit = layer->expert_limit > LEAST_LIMIT ? layer->expert_limit : 0.0f;
     layer->shared_limit = layer->shared_limit > LEAST_LIMIT ? layer->shared_limit : 0.0f;
+    layer->dense_limit = a->activation == FFN_SILU_CAPPED ? layer->shared_limit : 0.0f;
     return HYPURA_OK;
 }
 
@@ -106,7 +109,9 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
         TRY(read_limits(a, reader, i, layer, error));
         if (a->flags & ARCHITECTURE_DENSE_SQUARE)
             layer->feed_forward = p->embedding;
-        if (a->flags & ARCHITECTURE_LATENT)
+        if (a->keyless && layer->kv_heads == 0)
+            layer->kind = a->keyless;
+        else if (a->flags & ARCHITECTURE_LATENT)
             layer->kind = LAYER_LATENT;
         else if ((a->flags & ARCHITECTURE_RECURRENT) && (i + 1) % interval != 0)
             layer->kind = LAYER_RECURRENT;

@@ -17,7 +17,7 @@ enum rope_style { ROPE_STYLE_NONE, ROPE_STYLE_NORMAL, ROPE_STYLE_NEOX };
 
 enum rope_scaling { ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_YARN, ROPE_SCALING_LONGROPE };
 
-enum ffn_activation { FFN_SILU, FFN_GELU, FFN_OAI, FFN_RELU };
+enum ffn_activation { FFN_SILU, FFN_GELU, FFN_OAI, FFN_RELU, FFN_SITU, FFN_SILU_CAPPED /* clamps come after it */ };
 
 /* What attention's output is multiplied by: this function of one more projection of its input. */
 enum attention_gate { ATTENTION_UNGATED, ATTENTION_GATE_SIGMOID, ATTENTION_GATE_SOFTPLUS };
@@ -57,6 +57,13 @@ enum layer_kind {
     LAYER_RECURRENT  /* gated delta net: a state instead of a cache */
 };
 
+enum decay_style {
+    DECAY_BY_HEAD,
+    DECAY_BY_CHANNEL,            /* Kimi's delta nets */
+    DECAY_BY_CHANNEL_OR_BOUNDED, /* bounded where kda.gate_lower_bound is there */
+    DECAY_BY_CHANNEL_ALWAYS_BOUNDED
+};
+
 /* ---- tensors by role -----------------------------------------------------------------------------------------------
  */
 
@@ -73,6 +80,7 @@ enum tensor_role {
     ROLE_ROPE_FACTORS_LONG,
     ROLE_ROPE_FACTORS_SHORT,
     /* of a layer, in the order of their use */
+    ROLE_ATTENTION_RESIDUAL_SCORE,
     ROLE_ATTENTION_STREAMS, /* what residual streams mix by, before attention */
     ROLE_ATTENTION_STREAMS_BASE,
     ROLE_ATTENTION_STREAMS_SCALE,
@@ -111,7 +119,15 @@ enum tensor_role {
     ROLE_RECURRENT_BETA_ALPHA,
     ROLE_RECURRENT_ALPHA,
     ROLE_RECURRENT_BETA,
+    ROLE_RECURRENT_DECAY_A,
+    ROLE_RECURRENT_DECAY_B,
+    ROLE_RECURRENT_GATE,
+    ROLE_RECURRENT_GATE_A,
+    ROLE_RECURRENT_GATE_B,
     ROLE_RECURRENT_CONV,
+    ROLE_RECURRENT_CONV_Q,
+    ROLE_RECURRENT_CONV_K,
+    ROLE_RECURRENT_CONV_V,
     ROLE_RECURRENT_DT_BIAS,
     ROLE_RECURRENT_A,
     ROLE_RECURRENT_NORM,
@@ -121,6 +137,7 @@ enum tensor_role {
     ROLE_ATTENTION_POST_NORM,
     ROLE_ATTENTION_SUM_NORM, /* of the residual stream, after attention was added */
     ROLE_ATTENTION_SUM_NORM_BIAS,
+    ROLE_FFN_RESIDUAL_SCORE,
     ROLE_FFN_STREAMS,
     ROLE_FFN_STREAMS_BASE,
     ROLE_FFN_STREAMS_SCALE,
@@ -141,6 +158,7 @@ enum tensor_role {
     ROLE_SHARED_GATE,
     ROLE_SHARED_UP,
     ROLE_SHARED_DOWN,
+    ROLE_LATENT_DOWN, /* experts may work in rows of another width */
     ROLE_EXPERT_NORM,
     ROLE_EXPERT_NORM_BIAS,
     ROLE_EXPERT_SCALE,
@@ -151,6 +169,8 @@ enum tensor_role {
     ROLE_EXPERT_GATE,
     ROLE_EXPERT_UP,
     ROLE_EXPERT_DOWN,
+    ROLE_LATENT_NORM,
+    ROLE_LATENT_UP,
     ROLE_EXPERT_POST_NORM,
     ROLE_FFN_POST_NORM,
     ROLE_FFN_SUM_NORM, /* of the residual stream, after the feed forward was added */
@@ -162,6 +182,7 @@ enum tensor_role {
     ROLE_OUTPUT_STREAMS_SCALE,
     ROLE_OUTPUT_NORM,
     ROLE_OUTPUT_NORM_BIAS,
+    ROLE_OUTPUT_RESIDUAL_SCORE,
     ROLE_OUTPUT,
     ROLE_OUTPUT_BIAS,
     ROLE_COUNT
@@ -220,11 +241,11 @@ struct model_layer {
     bool indexed;                  /* chooses what attention sees, here and in the layers behind it that do not */
     bool chosen;                   /* attention sees what was chosen */
     bool moe;
-    bool ngrams;                      /* reads the table */
-    uint32_t feed_forward;            /* of a dense layer */
-    float expert_limit, shared_limit; /* gates and what they let through are clamped; 0: not */
-    unit_number tensors[ROLE_COUNT];  /* NO_UNIT where absent; expert tensors are in experts */
-    unit_number first_expert;         /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
+    bool ngrams; /* reads the table */
+    uint32_t feed_forward;                         /* of a dense layer */
+    float expert_limit, shared_limit, dense_limit; /* gates and what they let through are clamped; 0: not */
+    unit_number tensors[ROLE_COUNT];               /* NO_UNIT where absent; expert tensors are in experts */
+    unit_number first_expert; /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
 };
 
 #define MODEL_NGRAM_TOKENS 8u
@@ -253,17 +274,20 @@ struct model_parameters {
     uint32_t value_size;
     float norm_epsilon;
     bool norm_centred;         /* norms take the mean off */
+    uint32_t residual_block;   /* layers whose first one's input is kept for those after it; 0: none is */
     uint32_t streams;          /* of the residual; 1: the usual one */
     uint32_t streams_sinkhorn; /* rounds in which the matrix that mixes them is balanced; 0: each keeps itself */
     float streams_epsilon, streams_back_epsilon, streams_magnitude;
     /* experts */
     uint32_t experts, experts_used, expert_feed_forward;
+    uint32_t expert_columns;                    /* that an expert reads and gives */
     uint32_t shared_feed_forward;               /* of all shared experts together; 0: none */
     uint32_t expert_groups, expert_groups_used; /* 0: not grouped */
     enum router_gate router_gate;
     bool router_normalise; /* chosen weights are divided by their sum */
     float router_scale;    /* then multiplied by this */
     float mixture_scale;   /* of the sum of experts and what runs next to them; 1: none */
+    float situ_gate, situ_up; /* caps of GLU_SITU */
     /* rope */
     uint32_t rotary, rotary_local; /* elements of a head that turn */
     float rope_base, rope_base_local;
@@ -288,7 +312,9 @@ struct model_parameters {
      * of them, are chosen; the last index_local blocks always */
     uint32_t index_heads, index_size, index_most, index_block, index_local;
     float index_epsilon;
-    /* gated delta net */
+    /* gated delta net; where the state decays by channel, perhaps not below exp(recurrent_bound) a token */
+    bool recurrent_bounded;
+    float recurrent_bound;
     uint32_t recurrent_conv; /* positions that the convolution sees */
     uint32_t recurrent_heads_k, recurrent_heads_v;
     uint32_t recurrent_key_size, recurrent_value_size; /* of a head; the state is one matrix of both a value head */
@@ -366,9 +392,11 @@ struct architecture {
     float yarn_beta_fast;      /* unless rope.scaling.yarn_beta_fast says; 0: 32 */
     uint32_t no_rope_interval; /* every n-th layer has no positions; 0: all have */
     /* Constants of the model's program, which its files do not say; 0: not so. */
-    float embedding_scale; /* embeddings are multiplied by it */
-    float residual_depth;  /* branches are multiplied by it and divided by the square root of the number of layers */
-    float logits_width;    /* logits are multiplied by it and divided by the embedding's width */
+    float embedding_scale;   /* embeddings are multiplied by it */
+    float residual_depth;    /* branches are multiplied by it and divided by the square root of the number of layers */
+    float logits_width;      /* logits are multiplied by it and divided by the embedding's width */
+    enum decay_style decay;  /* of delta nets */
+    enum layer_kind keyless; /* of layers whose attention.head_count_kv is 0; LAYER_ATTENTION: there are none */
     uint32_t wide_scale_layers; /* a model of this many layers scales attention by embedding / heads, not key size */
     struct architecture_factors factors;
     enum yarn_style yarn;

@@ -44,6 +44,7 @@ enum extent {
     FEED_FORWARD,
     FEED_FORWARD_UP, /* twice the width where the gate is in front */
     EXPERTS,
+    EXPERT_COLUMNS,
     EXPERT_WIDTH,
     EXPERT_WIDTH_TWICE,
     SHARED_WIDTH,
@@ -68,7 +69,11 @@ enum extent {
     TABLE_WIDTH,
     TABLE_ROWS, /* or more */
     NGRAM_WIDTH, /* of a token's rows together */
-    NGRAM_TAPS
+    NGRAM_TAPS,
+    RECURRENT_DECAYS,     /* heads, or the channels of their keys */
+    RECURRENT_DECAY_RANK, /* of the first of two matrices; alone it gives all of them */
+    RECURRENT_GATE_RANK,
+    RECURRENT_KEY_SIZE
 };
 
 struct role_row {
@@ -89,6 +94,7 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
 /* Far above every published model; a number beyond is a broken file, and sizes computed from these never overflow 64
  * bits. */
 #define MAX_LAYERS 4096u
+#define RECALLED_MAX 256u /* rows that a token recalls */
 #define MAX_WIDTH (1u << 20)
 #define MAX_HEADS 65536u
 #define MAX_EXPERTS 65536u

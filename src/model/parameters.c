@@ -58,6 +58,8 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
         p->rope_scaling = ROPE_SCALING_NONE;
 
     float own = 1.0f, log_multiplier = 0.0f;
+    if (reader->architecture->rope == ROPE_STYLE_NONE)
+        p->rope_scaling = ROPE_SCALING_NONE; /* what does not turn is not scaled either */
     p->yarn_extrapolation = 1.0f;
     p->yarn_beta_fast = reader->architecture->yarn_beta_fast;
     if (p->yarn_beta_fast == 0.0f)
@@ -126,6 +128,10 @@ static hypura_status read_experts(struct model *model, struct reader *reader, hy
     /* Converters disagree on which key holds the width of an expert; the tensors themselves do not. */
     p->expert_feed_forward = first_dimension(model, ROLE_EXPERT_DOWN);
     p->shared_feed_forward = first_dimension(model, ROLE_SHARED_DOWN);
+    p->expert_columns = p->embedding;
+    TRY(optional_number(reader, "moe_latent_size", MAX_WIDTH, &p->expert_columns, error));
+    TRY(optional_number(reader, "expert_latent_length", MAX_WIDTH, &p->expert_columns, error));
+    p->expert_columns = p->expert_columns ? p->expert_columns : p->embedding;
 
     uint32_t gate = 0;
     TRY(optional_number(reader, "expert_gating_func", 1000, &gate, error));
@@ -160,6 +166,19 @@ static hypura_status read_experts(struct model *model, struct reader *reader, hy
     return HYPURA_OK;
 }
 
+static hypura_status read_situ(struct reader *reader, struct model_parameters *p, hypura_error *error)
+{
+    if (reader->architecture->activation != FFN_SITU)
+        return HYPURA_OK;
+    if (!has_float(reader, "activation.situ_beta", &p->situ_gate) || p->situ_gate <= 0.0f)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is missing, or not above 0",
+                         gguf_file_path(reader->file, 0), key(reader, "activation.situ_beta"));
+    if (!has_float(reader, "activation.situ_linear_beta", &p->situ_up) || p->situ_up < 0.0f)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is missing, or below 0",
+                         gguf_file_path(reader->file, 0), key(reader, "activation.situ_linear_beta"));
+    return HYPURA_OK;
+}
+
 /* ---- recurrent layers ----------------------------------------------------------------------------------------------
  */
 
@@ -178,6 +197,31 @@ static hypura_status read_recurrent(struct reader *reader, struct model_paramete
             "not fit together",
             gguf_file_path(reader->file, 0), inner, p->recurrent_heads_v, p->recurrent_heads_k, p->recurrent_conv);
     p->recurrent_value_size = inner / p->recurrent_heads_v;
+    return HYPURA_OK;
+}
+
+static hypura_status read_channel_delta(struct reader *reader, struct model_parameters *p, hypura_error *error)
+{
+    const enum decay_style decay = reader->architecture->decay;
+    const char *path = gguf_file_path(reader->file, 0);
+    bool safe = true;
+    TRY(needed_number(reader, "ssm.conv_kernel", 64, &p->recurrent_conv, error));
+    TRY(needed_number(reader, "kda.head_dim", MAX_WIDTH, &p->recurrent_key_size, error));
+    TRY(layer_number(reader, "attention.head_count", 0, MAX_HEADS, &p->recurrent_heads_v, error));
+    if (p->recurrent_conv < 2 || (uint64_t)p->recurrent_heads_v * p->recurrent_key_size > MAX_WIDTH)
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s: recurrent layers with %u heads of %u and a convolution of %u make no sense", path,
+                         p->recurrent_heads_v, p->recurrent_key_size, p->recurrent_conv);
+    p->recurrent_heads_k = p->recurrent_heads_v;
+    p->recurrent_value_size = p->recurrent_key_size;
+    if (decay != DECAY_BY_CHANNEL)
+        p->recurrent_bounded = has_float(reader, "kda.gate_lower_bound", &p->recurrent_bound);
+    if (p->recurrent_bound > 0.0f || (!p->recurrent_bounded && decay == DECAY_BY_CHANNEL_ALWAYS_BOUNDED))
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is missing, or above 0", path,
+                         key(reader, "kda.gate_lower_bound"));
+    if (gguf_get_bool(reader->file, key(reader, "kda.safe_gate"), &safe) && !safe)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: metadata '%s' is false; only bounded gates are known",
+                         path, reader->key);
     return HYPURA_OK;
 }
 
@@ -317,11 +361,18 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error)
     TRY(read_rope(&reader, p, error));
     read_factors(&reader, p);
     TRY(read_streams(&reader, p, error));
+    TRY(optional_number(&reader, "attn_res.block_size", MAX_LAYERS, &p->residual_block, error));
+    if (p->residual_block && p->layers / p->residual_block + 2 > RECALLED_MAX)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: %u layers in residual blocks of %u; at most %u blocks",
+                         path, p->layers, p->residual_block, RECALLED_MAX - 2);
     TRY(read_experts(model, &reader, error));
+    TRY(read_situ(&reader, p, error));
     if (model->architecture->flags & ARCHITECTURE_RECURRENT)
         TRY(read_recurrent(&reader, p, error));
     if (model->architecture->index != INDEX_NONE)
         TRY(model_read_index(&reader, p, error));
+    if (model->architecture->decay != DECAY_BY_HEAD)
+        TRY(read_channel_delta(&reader, p, error));
     if (reader.wrong[0])
         return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is not a finite number", path, reader.wrong);
     if (p->norm_epsilon < 0.0f || (p->rotary && (p->rope_base <= 0.0f || p->rope_base_local <= 0.0f)))

@@ -15,6 +15,7 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_ROPE_FACTORS_LONG] = {"rope factors long", "rope_factors_long.weight", false, {ROPE_PAIRS}},
     [ROLE_ROPE_FACTORS_SHORT] = {"rope factors short", "rope_factors_short.weight", false, {ROPE_PAIRS}},
 
+    [ROLE_ATTENTION_RESIDUAL_SCORE] = {"attention residual score", "attn_res_score.weight", true, {EMBEDDING}},
     [ROLE_ATTENTION_STREAMS] = {"attention streams", "hc_attn_fn.weight", true, {STREAMS, STREAM_COEFFICIENTS}},
     [ROLE_ATTENTION_STREAMS_BASE] = {"attention streams base", "hc_attn_base.weight", true, {STREAM_COEFFICIENTS}},
     [ROLE_ATTENTION_STREAMS_SCALE] = {"attention streams scale", "hc_attn_scale.weight", true, {STREAM_SCALES}},
@@ -57,7 +58,24 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_RECURRENT_ALPHA] = {"recurrent alpha", "ssm_alpha.weight", true, {EMBEDDING, RECURRENT_VALUE_HEADS}},
     [ROLE_RECURRENT_BETA] = {"recurrent beta", "ssm_beta.weight", true, {EMBEDDING, RECURRENT_VALUE_HEADS}},
     [ROLE_RECURRENT_CONV] = {"recurrent convolution", "ssm_conv1d.weight", true, {RECURRENT_CONV, RECURRENT_CHANNELS}},
-    [ROLE_RECURRENT_DT_BIAS] = {"recurrent time step bias", "ssm_dt.bias", true, {RECURRENT_VALUE_HEADS}},
+    [ROLE_RECURRENT_DECAY_A] = {"recurrent decay a", "ssm_f_a.weight", true, {EMBEDDING, RECURRENT_DECAY_RANK}},
+    [ROLE_RECURRENT_DECAY_B] = {"recurrent decay b", "ssm_f_b.weight", true, {RECURRENT_KEY_SIZE, RECURRENT_INNER}},
+    [ROLE_RECURRENT_GATE] = {"recurrent gate", "ssm_g.weight", true, {EMBEDDING, RECURRENT_INNER}},
+    [ROLE_RECURRENT_GATE_A] = {"recurrent gate a", "ssm_g_a.weight", true, {EMBEDDING, RECURRENT_GATE_RANK}},
+    [ROLE_RECURRENT_GATE_B] = {"recurrent gate b", "ssm_g_b.weight", true, {RECURRENT_KEY_SIZE, RECURRENT_INNER}},
+    [ROLE_RECURRENT_CONV_Q] = {"recurrent convolution q",
+                               "ssm_conv1d_q.weight",
+                               true,
+                               {RECURRENT_CONV, ONE, RECURRENT_INNER}},
+    [ROLE_RECURRENT_CONV_K] = {"recurrent convolution k",
+                               "ssm_conv1d_k.weight",
+                               true,
+                               {RECURRENT_CONV, ONE, RECURRENT_INNER}},
+    [ROLE_RECURRENT_CONV_V] = {"recurrent convolution v",
+                               "ssm_conv1d_v.weight",
+                               true,
+                               {RECURRENT_CONV, ONE, RECURRENT_INNER}},
+    [ROLE_RECURRENT_DT_BIAS] = {"recurrent time step bias", "ssm_dt.bias", true, {RECURRENT_DECAYS}},
     [ROLE_RECURRENT_A] = {"recurrent a", "ssm_a", true, {RECURRENT_VALUE_HEADS}},
     [ROLE_RECURRENT_NORM] = {"recurrent norm", "ssm_norm.weight", true, {RECURRENT_VALUE_SIZE}},
     [ROLE_RECURRENT_OUT] = {"recurrent output", "ssm_out.weight", true, {RECURRENT_INNER, EMBEDDING}},
@@ -68,6 +86,7 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_ATTENTION_SUM_NORM_BIAS] = {"attention sum norm bias", "attn_output_norm.bias", true, {EMBEDDING}},
     [ROLE_FFN_SUM_NORM] = {"ffn sum norm", "layer_output_norm.weight", true, {EMBEDDING}},
     [ROLE_FFN_SUM_NORM_BIAS] = {"ffn sum norm bias", "layer_output_norm.bias", true, {EMBEDDING}},
+    [ROLE_FFN_RESIDUAL_SCORE] = {"ffn residual score", "ffn_res_score.weight", true, {EMBEDDING}},
     [ROLE_FFN_STREAMS] = {"ffn streams", "hc_ffn_fn.weight", true, {STREAMS, STREAM_COEFFICIENTS}},
     [ROLE_FFN_STREAMS_BASE] = {"ffn streams base", "hc_ffn_base.weight", true, {STREAM_COEFFICIENTS}},
     [ROLE_FFN_STREAMS_SCALE] = {"ffn streams scale", "hc_ffn_scale.weight", true, {STREAM_SCALES}},
@@ -88,14 +107,17 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_SHARED_DOWN] = {"shared down", "ffn_down_shexp.weight", true, {SHARED_WIDTH, EMBEDDING}},
     [ROLE_EXPERT_GATE_BIAS] = {"expert gate bias", "ffn_gate_exps.bias", true, {EXPERT_WIDTH, EXPERTS}},
     [ROLE_EXPERT_UP_BIAS] = {"expert up bias", "ffn_up_exps.bias", true, {EXPERT_WIDTH, EXPERTS}},
-    [ROLE_EXPERT_DOWN_BIAS] = {"expert down bias", "ffn_down_exps.bias", true, {EMBEDDING, EXPERTS}},
+    [ROLE_EXPERT_DOWN_BIAS] = {"expert down bias", "ffn_down_exps.bias", true, {EXPERT_COLUMNS, EXPERTS}},
     [ROLE_EXPERT_GATE_UP] = {"expert gate up",
                              "ffn_gate_up_exps.weight",
                              true,
-                             {EMBEDDING, EXPERT_WIDTH_TWICE, EXPERTS}},
-    [ROLE_EXPERT_GATE] = {"expert gate", "ffn_gate_exps.weight", true, {EMBEDDING, EXPERT_WIDTH, EXPERTS}},
-    [ROLE_EXPERT_UP] = {"expert up", "ffn_up_exps.weight", true, {EMBEDDING, EXPERT_WIDTH, EXPERTS}},
-    [ROLE_EXPERT_DOWN] = {"expert down", "ffn_down_exps.weight", true, {EXPERT_WIDTH, EMBEDDING, EXPERTS}},
+                             {EXPERT_COLUMNS, EXPERT_WIDTH_TWICE, EXPERTS}},
+    [ROLE_EXPERT_GATE] = {"expert gate", "ffn_gate_exps.weight", true, {EXPERT_COLUMNS, EXPERT_WIDTH, EXPERTS}},
+    [ROLE_EXPERT_UP] = {"expert up", "ffn_up_exps.weight", true, {EXPERT_COLUMNS, EXPERT_WIDTH, EXPERTS}},
+    [ROLE_EXPERT_DOWN] = {"expert down", "ffn_down_exps.weight", true, {EXPERT_WIDTH, EXPERT_COLUMNS, EXPERTS}},
+    [ROLE_LATENT_DOWN] = {"latent down", "ffn_routed_down.weight", true, {EMBEDDING, EXPERT_COLUMNS}},
+    [ROLE_LATENT_NORM] = {"latent norm", "ffn_routed_norm.weight", true, {EXPERT_COLUMNS}},
+    [ROLE_LATENT_UP] = {"latent up", "ffn_routed_up.weight", true, {EXPERT_COLUMNS, EMBEDDING}},
     [ROLE_ROUTER_SCALE] = {"router scale", "ffn_gate_inp.scale", true, {EMBEDDING}},
     [ROLE_FFN_DENSE_POST_NORM] = {"ffn dense post norm", "post_ffw_norm_1.weight", true, {EMBEDDING}},
     [ROLE_EXPERT_NORM] = {"expert norm", "pre_ffw_norm_2.weight", true, {EMBEDDING}},
@@ -105,6 +127,7 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_LAYER_SCALE] = {"layer scale", "layer_output_scale.weight", true, {ONE}},
     [ROLE_FFN_POST_NORM] = {"ffn post norm", "post_ffw_norm.weight", true, {EMBEDDING}},
 
+    [ROLE_OUTPUT_RESIDUAL_SCORE] = {"output residual score", "output_res_score.weight", false, {EMBEDDING}},
     [ROLE_OUTPUT_STREAMS] = {"output streams", "output_hc_fn.weight", false, {STREAMS, STREAM_COUNT}},
     [ROLE_OUTPUT_STREAMS_BASE] = {"output streams base", "output_hc_base.weight", false, {STREAM_COUNT}},
     [ROLE_OUTPUT_STREAMS_SCALE] = {"output streams scale", "output_hc_scale.weight", false, {ONE}},
@@ -128,6 +151,11 @@ bool tensor_role_is_bias(enum tensor_role role)
 
 /* ---- sizes ---------------------------------------------------------------------------------------------------------
  */
+
+static bool has_role(const struct model *model, const struct model_layer *layer, enum tensor_role role)
+{
+    return model->layer_tensors[layer - model->layers][role];
+}
 
 uint64_t extent_value(enum extent extent, const struct model *model, const struct model_layer *layer)
 {
@@ -159,21 +187,23 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
     case HEADS:
         return layer->heads;
     case QUERIES:
+        if (layer->kind == LAYER_RECURRENT)
+            return inner;
         if (layer->kind == LAYER_LATENT)
             return (uint64_t)layer->heads * p->latent_key_size;
         return model->architecture->flags & ARCHITECTURE_QUERY_GATED ? 2 * queries : queries;
     case KEYS:
-        return keys;
+        return layer->kind == LAYER_RECURRENT ? inner : keys;
     case VALUES:
-        return values;
+        return layer->kind == LAYER_RECURRENT ? inner : values;
     case QKV:
         return layer->kind == LAYER_RECURRENT ? channels : queries + keys + values;
     case GATES:
     case ATTENDED:
+        if (layer->kind == LAYER_RECURRENT)
+            return inner;
         if (layer->kind == LAYER_LATENT)
             return (uint64_t)layer->heads * p->latent_value_size;
-        if (layer->kind == LAYER_RECURRENT && extent == GATES)
-            return inner;
         return (uint64_t)layer->heads * layer->value_size;
     case QUERY_NORM:
     case KEY_NORM:
@@ -183,6 +213,8 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return layer->feed_forward;
     case EXPERTS:
         return p->experts;
+    case EXPERT_COLUMNS:
+        return p->expert_columns;
     case EXPERT_WIDTH:
         return p->expert_feed_forward;
     case EXPERT_WIDTH_TWICE:
@@ -231,6 +263,14 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return layer->ngrams ? (uint64_t)p->ngrams.rows * p->table_width : 0;
     case NGRAM_TAPS:
         return layer->ngrams ? p->ngrams.taps : 0;
+    case RECURRENT_DECAYS:
+        return model->architecture->decay != DECAY_BY_HEAD ? inner : p->recurrent_heads_v;
+    case RECURRENT_DECAY_RANK:
+        return has_role(model, layer, ROLE_RECURRENT_DECAY_B) ? p->recurrent_key_size : inner;
+    case RECURRENT_GATE_RANK:
+        return has_role(model, layer, ROLE_RECURRENT_GATE_B) ? p->recurrent_key_size : inner;
+    case RECURRENT_KEY_SIZE:
+        return p->recurrent_key_size;
     }
     return 0;
 }

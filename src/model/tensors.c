@@ -126,6 +126,9 @@ static hypura_status check_shape(const struct model *model, const struct gguf_te
             expected[d] *= 2, same = found == expected[d];
         fits = fits && same;
     }
+    /* A list of numbers may stand as a matrix of one column. */
+    fits = fits || (count == 1 && tensor->dimensions[0] == 1 && tensor->dimensions[1] == expected[0] &&
+                    tensor->dimensions[2] == 1);
     if (fits && tensor->dimensions[3] == 1)
         return HYPURA_OK;
     for (uint32_t d = 0; layer && d < count; d++)
@@ -155,6 +158,21 @@ static hypura_status missing(const struct model *model, int32_t layer, enum tens
                      gguf_file_path(model->file, 0), name, model->architecture->name);
 }
 
+static size_t need_channel_delta(const struct gguf_tensor *const *tensors, enum tensor_role *needed)
+{
+    static const enum tensor_role always[] = {ROLE_RECURRENT_BETA,   ROLE_RECURRENT_DECAY_A, ROLE_RECURRENT_CONV_Q,
+                                              ROLE_RECURRENT_CONV_K, ROLE_RECURRENT_CONV_V,  ROLE_RECURRENT_DT_BIAS,
+                                              ROLE_RECURRENT_A,      ROLE_RECURRENT_NORM,    ROLE_ATTENTION_OUTPUT};
+    size_t count = 0;
+    for (; count < COUNT_OF(always); count++)
+        needed[count] = always[count];
+    for (enum tensor_role role = ROLE_ATTENTION_Q; !tensors[ROLE_ATTENTION_QKV] && role <= ROLE_ATTENTION_V; role += 2)
+        needed[count++] = role; /* each with its bias behind it */
+    if (!tensors[ROLE_RECURRENT_GATE])
+        needed[count++] = ROLE_RECURRENT_GATE_A;
+    return count;
+}
+
 static hypura_status check_layer(const struct model *model, uint32_t number, hypura_error *error)
 {
     const struct model_layer *layer = &model->layers[number];
@@ -166,6 +184,10 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
     needed[count++] = of_sums ? ROLE_ATTENTION_SUM_NORM : behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM;
     if (!(model->architecture->flags & ARCHITECTURE_PARALLEL))
         needed[count++] = of_sums ? ROLE_FFN_SUM_NORM : behind ? ROLE_FFN_POST_NORM : ROLE_FFN_NORM;
+    if (model->parameters.residual_block) {
+        needed[count++] = ROLE_ATTENTION_RESIDUAL_SCORE;
+        needed[count++] = ROLE_FFN_RESIDUAL_SCORE;
+    }
     if (model->parameters.streams > 1) {
         static const enum tensor_role of_streams[] = {ROLE_ATTENTION_STREAMS,       ROLE_ATTENTION_STREAMS_BASE,
                                                       ROLE_ATTENTION_STREAMS_SCALE, ROLE_FFN_STREAMS,
@@ -199,6 +221,10 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
         }
         break;
     case LAYER_RECURRENT:
+        if (model->architecture->decay != DECAY_BY_HEAD) {
+            count += need_channel_delta(tensors, needed + count);
+            break;
+        }
         needed[count++] = ROLE_ATTENTION_QKV;
         needed[count++] = ROLE_ATTENTION_GATE;
         needed[count++] = ROLE_RECURRENT_CONV;
@@ -230,6 +256,10 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
             needed[count++] = ROLE_EXPERT_GATE;
             needed[count++] = ROLE_EXPERT_UP;
         }
+        if (model->parameters.expert_columns != model->parameters.embedding || tensors[ROLE_LATENT_DOWN]) {
+            needed[count++] = ROLE_LATENT_DOWN;
+            needed[count++] = ROLE_LATENT_UP;
+        }
         if (model->parameters.shared_feed_forward) {
             needed[count++] = ROLE_SHARED_GATE;
             needed[count++] = ROLE_SHARED_UP;
@@ -254,6 +284,8 @@ hypura_status model_check_tensors(const struct model *model, hypura_error *error
 {
     if (!model->tensors[ROLE_OUTPUT_NORM] && !(model->architecture->flags & ARCHITECTURE_ENCODER))
         return missing(model, -1, ROLE_OUTPUT_NORM, error);
+    if (model->parameters.residual_block && !model->tensors[ROLE_OUTPUT_RESIDUAL_SCORE])
+        return missing(model, -1, ROLE_OUTPUT_RESIDUAL_SCORE, error);
     for (int role = ROLE_OUTPUT_STREAMS; model->parameters.streams > 1 && role < ROLE_OUTPUT_NORM; role++)
         if (!model->tensors[role])
             return missing(model, -1, role, error);

@@ -61,15 +61,16 @@ static bool has_gate(const struct builder *b)
     return b->architecture->attention_gate != ATTENTION_UNGATED && unit_of(b, ROLE_ATTENTION_GATE) != NO_UNIT;
 }
 
-/* It stands in the raw rows: a float for each that it gates, or one a head. */
-static void make_gate(struct builder *b, uint32_t heads, uint32_t size)
+/* A float for each that it gates, or one a head. */
+static void make_gate(struct builder *b, enum step_buffer gate, uint32_t heads, uint32_t size)
 {
-    static const enum glu_kind kinds[] = {
-        [ATTENTION_GATE_SIGMOID] = GLU_SIGMOID, [ATTENTION_GATE_SOFTPLUS] = GLU_SOFTPLUS};
+    static const enum glu_kind kinds[] = {[ATTENTION_UNGATED] = GLU_SIGMOID,
+                                          [ATTENTION_GATE_SIGMOID] = GLU_SIGMOID,
+                                          [ATTENTION_GATE_SOFTPLUS] = GLU_SOFTPLUS};
     const uint64_t rows = model_unit(b->model, unit_of(b, ROLE_ATTENTION_GATE))->slices[0].tensor->dimensions[1];
     const bool each = rows == heads && size > 1;
     add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = kinds[b->architecture->attention_gate],
-                                                   .gate = {BUFFER_RAW, 0, each ? 1 : size},
+                                                   .gate = {gate, 0, each ? 1 : size},
                                                    .up = {BUFFER_ATTENDED, 0, size},
                                                    .out = BUFFER_ATTENDED,
                                                    .groups = heads,
@@ -145,7 +146,7 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
                                                        .groups = layer->heads,
                                                        .width = layer->value_size};
     if (has_gate(b))
-        make_gate(b, layer->heads, layer->value_size);
+        make_gate(b, BUFFER_RAW, layer->heads, layer->value_size);
     multiply_output(b, ROLE_ATTENTION_OUTPUT, layer->heads * layer->value_size, out);
 }
 
@@ -178,7 +179,7 @@ void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buf
 
     struct step_heads heads_of = {.query = no_head(),
                                   .key = no_head(),
-                                  .turns = true,
+                                  .turns = b->layer->rope,
                                   .layout = layout_of(b),
                                   .rotary = p->rotary,
                                   .epsilon = p->norm_epsilon,
@@ -187,7 +188,8 @@ void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buf
     queries.query = whole_heads(b, BUFFER_QUERY, heads, p->latent_key_size, NO_UNIT);
     queries.query.turned = plain;
     queries.sharpened = b->layer->sharpened;
-    add_step(b, STEP_HEADS)->heads = queries;
+    if (queries.turns || queries.sharpened)
+        add_step(b, STEP_HEADS)->heads = queries;
     keys.key = (struct step_head){.buffer = latents,
                                   .heads = 1,
                                   .size = row,
@@ -243,12 +245,7 @@ void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buf
                                                                 .sinks = unit_of(b, ROLE_ATTENTION_SINKS)};
     }
     if (gated)
-        add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = GLU_SIGMOID,
-                                                       .gate = {BUFFER_GATE, 0, heads * p->latent_value_size},
-                                                       .up = {BUFFER_ATTENDED, 0, heads * p->latent_value_size},
-                                                       .out = BUFFER_ATTENDED,
-                                                       .groups = 1,
-                                                       .width = heads * p->latent_value_size};
+        make_gate(b, BUFFER_GATE, heads, p->latent_value_size);
     multiply_output(b, ROLE_ATTENTION_OUTPUT, heads * p->latent_value_size, out);
 }
 
@@ -261,6 +258,7 @@ void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out
 {
     const struct model_parameters *p = b->p;
     const uint32_t inner = p->recurrent_heads_v * p->recurrent_value_size;
+    const uint32_t keys = p->recurrent_heads_k * p->recurrent_key_size, channels = inner + 2 * keys;
     const bool together = unit_of(b, ROLE_RECURRENT_BETA_ALPHA) != NO_UNIT;
     struct step *products = add_multiply(b, in, p->embedding);
     add_matrix(b, products, ROLE_ATTENTION_QKV, BUFFER_RAW);
@@ -271,23 +269,23 @@ void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out
         add_matrix(b, products, ROLE_RECURRENT_ALPHA, BUFFER_DECAY);
         add_matrix(b, products, ROLE_RECURRENT_BETA, BUFFER_BETA);
     }
-    add_step(b, STEP_DELTA_NET)->delta_net =
-        (struct step_delta_net){.in = BUFFER_RAW,
-                                .convolved = BUFFER_QUERY,
-                                .gates = together ? BUFFER_KEY : BUFFER_NONE,
-                                .beta = BUFFER_BETA,
-                                .decay = BUFFER_DECAY,
-                                .out = BUFFER_ATTENDED,
-                                .convolution = unit_of(b, ROLE_RECURRENT_CONV),
-                                .step_bias = unit_of(b, ROLE_RECURRENT_DT_BIAS),
-                                .decay_rate = unit_of(b, ROLE_RECURRENT_A),
-                                .heads_k = p->recurrent_heads_k,
-                                .heads_v = p->recurrent_heads_v,
-                                .key_size = p->recurrent_key_size,
-                                .value_size = p->recurrent_value_size,
-                                .taps = p->recurrent_conv,
-                                .tiled = b->architecture->flags & ARCHITECTURE_RECURRENT_HEADS_TILED,
-                                .epsilon = p->norm_epsilon};
+    add_step(b, STEP_DELTA_NET)->delta_net = (struct step_delta_net){
+        .in = {{BUFFER_RAW, 0, channels}, {BUFFER_RAW, keys, channels}, {BUFFER_RAW, 2 * keys, channels}},
+        .convolved = BUFFER_QUERY,
+        .gates = together ? BUFFER_KEY : BUFFER_NONE,
+        .beta = BUFFER_BETA,
+        .decay = BUFFER_DECAY,
+        .out = BUFFER_ATTENDED,
+        .convolution = {unit_of(b, ROLE_RECURRENT_CONV), NO_UNIT, NO_UNIT},
+        .step_bias = unit_of(b, ROLE_RECURRENT_DT_BIAS),
+        .decay_rate = unit_of(b, ROLE_RECURRENT_A),
+        .heads_k = p->recurrent_heads_k,
+        .heads_v = p->recurrent_heads_v,
+        .key_size = p->recurrent_key_size,
+        .value_size = p->recurrent_value_size,
+        .taps = p->recurrent_conv,
+        .tiled = b->architecture->flags & ARCHITECTURE_RECURRENT_HEADS_TILED,
+        .epsilon = p->norm_epsilon};
     add_groups_norm(b, BUFFER_ATTENDED, BUFFER_ATTENDED, unit_of(b, ROLE_RECURRENT_NORM), p->recurrent_heads_v,
                     p->recurrent_value_size);
     add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = GLU_SILU,
@@ -297,4 +295,70 @@ void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out
                                                    .groups = 1,
                                                    .width = inner};
     multiply_output(b, ROLE_RECURRENT_OUT, inner, out);
+}
+
+/* The same with a decay by channel (Kimi Linear, 2025): queries, keys and values have a convolution each; decay and
+ * output gate are one matrix each, or two of low rank one after the other. */
+
+static void multiply_low_rank(struct builder *b, enum step_buffer between, enum tensor_role role, enum step_buffer out)
+{
+    if (unit_of(b, role) != NO_UNIT)
+        add_matrix(b, add_multiply(b, between, b->p->recurrent_key_size), role, out);
+}
+
+void make_channel_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out)
+{
+    static const enum step_buffer outputs[DELTA_PARTS] = {BUFFER_QUERY, BUFFER_KEY, BUFFER_VALUE};
+    const struct model_parameters *p = b->p;
+    const uint32_t inner = p->recurrent_heads_v * p->recurrent_value_size;
+    const uint32_t widths[DELTA_PARTS] = {inner, inner, inner};
+    const bool low_decay = unit_of(b, ROLE_RECURRENT_DECAY_B) != NO_UNIT;
+    const bool low_gate = unit_of(b, ROLE_RECURRENT_GATE_B) != NO_UNIT;
+    const bool plain_gate = unit_of(b, ROLE_RECURRENT_GATE) != NO_UNIT;
+
+    struct step *products = add_multiply(b, in, p->embedding);
+    if (unit_of(b, ROLE_ATTENTION_QKV) != NO_UNIT) {
+        multiply_qkv(b, products, widths, outputs);
+    } else {
+        add_matrix(b, products, ROLE_ATTENTION_Q, BUFFER_QUERY);
+        add_matrix(b, products, ROLE_ATTENTION_K, BUFFER_KEY);
+        add_matrix(b, products, ROLE_ATTENTION_V, BUFFER_VALUE);
+    }
+    add_matrix(b, products, ROLE_RECURRENT_BETA, BUFFER_BETA);
+    products = add_multiply(b, in, p->embedding);
+    add_matrix(b, products, ROLE_RECURRENT_DECAY_A, low_decay ? BUFFER_LATENTS : BUFFER_DECAY);
+    add_matrix(b, products, plain_gate ? ROLE_RECURRENT_GATE : ROLE_RECURRENT_GATE_A,
+               low_gate ? BUFFER_ATTENDED : BUFFER_GATE);
+    multiply_low_rank(b, BUFFER_LATENTS, ROLE_RECURRENT_DECAY_B, BUFFER_DECAY);
+    multiply_low_rank(b, BUFFER_ATTENDED, ROLE_RECURRENT_GATE_B, BUFFER_GATE);
+
+    add_step(b, STEP_DELTA_NET)->delta_net =
+        (struct step_delta_net){.in = {{BUFFER_QUERY, 0, inner}, {BUFFER_KEY, 0, inner}, {BUFFER_VALUE, 0, inner}},
+                                .convolved = BUFFER_RAW,
+                                .gates = BUFFER_NONE,
+                                .beta = BUFFER_BETA,
+                                .decay = BUFFER_DECAY,
+                                .out = BUFFER_ATTENDED,
+                                .convolution = {unit_of(b, ROLE_RECURRENT_CONV_Q), unit_of(b, ROLE_RECURRENT_CONV_K),
+                                                unit_of(b, ROLE_RECURRENT_CONV_V)},
+                                .step_bias = unit_of(b, ROLE_RECURRENT_DT_BIAS),
+                                .decay_rate = unit_of(b, ROLE_RECURRENT_A),
+                                .heads_k = p->recurrent_heads_k,
+                                .heads_v = p->recurrent_heads_v,
+                                .key_size = p->recurrent_key_size,
+                                .value_size = p->recurrent_value_size,
+                                .taps = p->recurrent_conv,
+                                .kind = p->recurrent_bounded ? DECAY_BOUNDED : DECAY_OF_CHANNEL,
+                                .bound = p->recurrent_bound,
+                                .root_epsilon = true,
+                                .epsilon = p->norm_epsilon};
+    add_groups_norm(b, BUFFER_ATTENDED, BUFFER_ATTENDED, unit_of(b, ROLE_RECURRENT_NORM), p->recurrent_heads_v,
+                    p->recurrent_value_size);
+    add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = GLU_SIGMOID,
+                                                   .gate = {BUFFER_GATE, 0, inner},
+                                                   .up = {BUFFER_ATTENDED, 0, inner},
+                                                   .out = BUFFER_ATTENDED,
+                                                   .groups = 1,
+                                                   .width = inner};
+    multiply_output(b, ROLE_ATTENTION_OUTPUT, inner, out);
 }

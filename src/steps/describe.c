@@ -4,14 +4,29 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-static const char *const buffer_names[BUFFER_COUNT] = {
-    [BUFFER_NONE] = "-",      [BUFFER_HIDDEN] = "hidden",     [BUFFER_NORMED] = "normed",   [BUFFER_BRANCH] = "branch",
-    [BUFFER_SIDE] = "side",   [BUFFER_QUERY] = "query",       [BUFFER_RAW] = "raw",         [BUFFER_KEY] = "key",
-    [BUFFER_VALUE] = "value", [BUFFER_ATTENDED] = "attended", [BUFFER_LATENTS] = "latents", [BUFFER_BETA] = "beta",
-    [BUFFER_DECAY] = "decay", [BUFFER_GATE] = "gate",         [BUFFER_UP] = "up",           [BUFFER_SHARE] = "share",
-    [BUFFER_COEFFICIENTS] = "coefficients", [BUFFER_LOOKED_UP] = "looked up",
-    [BUFFER_INDEX_QUERY] = "index query", [BUFFER_INDEX_KEY] = "index key", [BUFFER_INDEX_WEIGHT] = "index weight",
-    [BUFFER_CHOSEN] = "chosen"};
+static const char *const buffer_names[BUFFER_COUNT] = {[BUFFER_NONE] = "-",
+                                                       [BUFFER_HIDDEN] = "hidden",
+                                                       [BUFFER_NORMED] = "normed",
+                                                       [BUFFER_BRANCH] = "branch",
+                                                       [BUFFER_SIDE] = "side",
+                                                       [BUFFER_QUERY] = "query",
+                                                       [BUFFER_RAW] = "raw",
+                                                       [BUFFER_KEY] = "key",
+                                                       [BUFFER_VALUE] = "value",
+                                                       [BUFFER_ATTENDED] = "attended",
+                                                       [BUFFER_LATENTS] = "latents",
+                                                       [BUFFER_BETA] = "beta",
+                                                       [BUFFER_DECAY] = "decay",
+                                                       [BUFFER_GATE] = "gate",
+                                                       [BUFFER_UP] = "up",
+                                                       [BUFFER_SHARE] = "share",
+                                                       [BUFFER_COEFFICIENTS] = "coefficients",
+                                                       [BUFFER_BANK] = "bank",
+                                                       [BUFFER_LOOKED_UP] = "looked up",
+                                                       [BUFFER_INDEX_QUERY] = "index query",
+                                                       [BUFFER_INDEX_KEY] = "index key",
+                                                       [BUFFER_INDEX_WEIGHT] = "index weight",
+                                                       [BUFFER_CHOSEN] = "chosen"};
 
 static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_LOOK_UP] = "look up",
@@ -32,6 +47,7 @@ static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_SCALE_ROWS] = "scale rows",
                                                    [STEP_SCALE] = "scale",
                                                    [STEP_ADD] = "add",
+                                                   [STEP_RECALL] = "recall",
                                                    [STEP_GATHER] = "gather",
                                                    [STEP_SCATTER] = "scatter",
                                                    [STEP_OUTPUT] = "output",
@@ -73,7 +89,8 @@ static const char *glu_name(enum glu_kind kind)
                                         [GLU_SIGMOID] = "sigmoid",
                                         [GLU_SILU_CLAMPED] = "clamped silu",
                                         [GLU_SILU_CAPPED] = "capped silu",
-                                        [GLU_SOFTPLUS] = "softplus"};
+                                        [GLU_SOFTPLUS] = "softplus",
+                                        [GLU_SITU] = "situ"};
     return names[kind];
 }
 
@@ -165,6 +182,19 @@ static void say_attend(struct line *line, const struct step *step)
         say(line, ", both ways");
 }
 
+static void say_delta_net(struct line *line, const struct step_delta_net *d)
+{
+    for (size_t part = 0; part < DELTA_PARTS; part++)
+        if (part == 0 || d->in[part].buffer != d->in[part - 1].buffer)
+            say(line, "%s%s", part ? ", " : "", buffer_name(d->in[part].buffer));
+    say(line, " -> %s: %u states of %u x %u, convolution of %u", buffer_name(d->out), d->heads_v, d->key_size,
+        d->value_size, d->taps);
+    if (d->kind != DECAY_OF_HEAD)
+        say(line, ", decay by channel");
+    if (d->kind == DECAY_BOUNDED)
+        say(line, " from exp(%g)", (double)d->bound);
+}
+
 static void say_multiply(struct line *line, const struct step_multiply *multiply)
 {
     say(line, "%s ->", buffer_name(multiply->in));
@@ -224,9 +254,7 @@ void step_describe(const struct step *step, char *text, size_t room)
         say_index(&line, &step->index);
         break;
     case STEP_DELTA_NET:
-        say(&line, "%s -> %s: %u states of %u x %u, convolution of %u", buffer_name(step->delta_net.in),
-            buffer_name(step->delta_net.out), step->delta_net.heads_v, step->delta_net.key_size,
-            step->delta_net.value_size, step->delta_net.taps);
+        say_delta_net(&line, &step->delta_net);
         break;
     case STEP_GLU:
         say(&line, "%s(%s) x %s -> %s", glu_name(step->glu.kind), buffer_name(step->glu.gate.buffer),
@@ -244,8 +272,8 @@ void step_describe(const struct step *step, char *text, size_t room)
             say(&line, " in %u of %u groups", step->route.rule.groups_used, step->route.rule.groups);
         break;
     case STEP_EXPERTS:
-        say(&line, "%s -> the chosen experts, %u wide: %s", buffer_name(step->experts.in), step->experts.width,
-            glu_name(step->experts.glu));
+        say(&line, "%s -> the chosen experts (%u x %u): %s", buffer_name(step->experts.in), step->experts.columns,
+            step->experts.width, glu_name(step->experts.glu));
         break;
     case STEP_MIX:
         say(&line, "their weighted sum%s%s -> %s", step->mix.side != BUFFER_NONE ? " + " : "",
@@ -263,6 +291,10 @@ void step_describe(const struct step *step, char *text, size_t room)
         say(&line, "%s += %s", buffer_name(step->add.to), buffer_name(step->add.from));
         if (step->add.scale != 1.0f)
             say(&line, " times %g", (double)step->add.scale);
+        break;
+    case STEP_RECALL:
+        say(&line, "%s, %u of %s -> %s", buffer_name(step->recall.row), step->recall.kept,
+            buffer_name(step->recall.bank), buffer_name(step->recall.out));
         break;
     case STEP_GATHER:
         say(&line, "%u streams of %s by %s -> %s", step->gather.count, buffer_name(step->gather.streams),

@@ -3,25 +3,29 @@
 
 #include <math.h>
 
+struct glu {
+    enum glu_kind kind;
+    float alpha, limit;
+};
+
 /* limit 0: none. */
-static enum glu_kind glu_of(const struct builder *b, float limit)
+static struct glu glu_of(const struct builder *b, float limit)
 {
     switch (b->architecture->activation) {
     case FFN_GELU:
-        return GLU_GELU;
+        return (struct glu){GLU_GELU, 0, 0};
     case FFN_OAI:
-        return GLU_OAI;
+        return (struct glu){GLU_OAI, OAI_ALPHA, OAI_LIMIT};
     case FFN_RELU:
-        return GLU_RELU;
+        return (struct glu){GLU_RELU, 0, 0};
+    case FFN_SITU:
+        return (struct glu){GLU_SITU, b->p->situ_gate, b->p->situ_up};
+    case FFN_SILU_CAPPED:
+        return (struct glu){limit == 0.0f ? GLU_SILU : GLU_SILU_CAPPED, 0, limit};
     case FFN_SILU:
         break;
     }
-    return limit == 0.0f ? GLU_SILU : GLU_SILU_CLAMPED;
-}
-
-static float limit_of(const struct builder *b, float limit)
-{
-    return b->architecture->activation == FFN_OAI ? OAI_LIMIT : limit;
+    return (struct glu){limit == 0.0f ? GLU_SILU : GLU_SILU_CLAMPED, 0, limit};
 }
 
 struct dense_roles {
@@ -34,6 +38,7 @@ struct dense_roles {
 static void make_gated(struct builder *b, const struct dense_roles *roles, enum step_buffer in, enum step_buffer out)
 {
     const uint32_t width = roles->width;
+    const struct glu glu = glu_of(b, roles->limit);
     struct step *products = add_multiply(b, in, b->p->embedding);
     bool halves = unit_of(b, roles->gate) == NO_UNIT;
     add_matrix(b, products, halves ? roles->up : roles->gate, BUFFER_GATE);
@@ -42,8 +47,9 @@ static void make_gated(struct builder *b, const struct dense_roles *roles, enum 
         products->multiply.matrices[0].rows = products->multiply.matrices[1].rows = width;
         products->multiply.matrices[1].first = width;
     }
-    add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = glu_of(b, roles->limit),
-                                                   .limit = limit_of(b, roles->limit),
+    add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = glu.kind,
+                                                   .alpha = glu.alpha,
+                                                   .limit = glu.limit,
                                                    .gate = {BUFFER_GATE, 0, width},
                                                    .up = {BUFFER_UP, 0, width},
                                                    .out = BUFFER_GATE,
@@ -121,6 +127,7 @@ static void make_route(struct builder *b, enum step_buffer in)
 static void make_experts(struct builder *b, enum step_buffer in)
 {
     const struct unit *expert = model_unit(b->model, b->layer->first_expert);
+    const struct glu glu = glu_of(b, b->layer->expert_limit);
     bool fused = expert->slices[0].role == ROLE_EXPERT_GATE_UP;
     add_step(b, STEP_EXPERTS)->experts =
         (struct step_experts){.in = in,
@@ -128,10 +135,12 @@ static void make_experts(struct builder *b, enum step_buffer in)
                               .gate_bias = unit_of(b, ROLE_EXPERT_GATE_BIAS),
                               .up_bias = unit_of(b, ROLE_EXPERT_UP_BIAS),
                               .down_bias = unit_of(b, ROLE_EXPERT_DOWN_BIAS),
+                              .columns = b->p->expert_columns,
                               .width = b->p->expert_feed_forward,
                               .gate_up_rows = fused ? 2 * b->p->expert_feed_forward : 0,
-                              .glu = glu_of(b, b->layer->expert_limit),
-                              .limit = limit_of(b, b->layer->expert_limit),
+                              .glu = glu.kind,
+                              .alpha = glu.alpha,
+                              .limit = glu.limit,
                               .weighs_input = b->architecture->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED,
                               .used = b->p->experts_used};
 }
@@ -154,6 +163,7 @@ static void add_mix(struct builder *b, enum step_buffer out, enum step_buffer si
     add_step(b, STEP_MIX)->mix =
         (struct step_mix){.out = out,
                           .side = side,
+                          .width = b->p->expert_columns,
                           .used = b->p->experts_used,
                           .weighed = b->architecture->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED,
                           .scale = scale};
@@ -170,13 +180,25 @@ static void make_mixture_next_to_dense(struct builder *b, const struct dense_rol
     add_step(b, STEP_ADD)->add = (struct step_add){.to = out, .from = BUFFER_SIDE, .scale = 1.0f};
 }
 
+/* What experts gave in rows of their own width, back in those of the residual stream. */
+static void make_wide(struct builder *b, enum step_buffer out)
+{
+    const uint32_t width = b->p->expert_columns;
+    b->part = PART_SHARED;
+    if (unit_of(b, ROLE_LATENT_NORM) != NO_UNIT)
+        add_groups_norm(b, BUFFER_LATENTS, BUFFER_LATENTS, unit_of(b, ROLE_LATENT_NORM), 1, width);
+    add_matrix(b, add_multiply(b, BUFFER_LATENTS, width), ROLE_LATENT_UP, out);
+}
+
 /* The router chooses; the shared experts, or a dense feed forward with a norm of its own behind it (Gemma 4), run while
  * the chosen ones come; then these, and the sum of all. */
 static void make_mixture(struct builder *b, enum step_buffer in, enum step_buffer out)
 {
-    const struct dense_roles dense = {ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, b->layer->feed_forward, 0};
+    const struct dense_roles dense = {ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, b->layer->feed_forward,
+                                      b->layer->dense_limit};
     const unit_number dense_norm = unit_of(b, ROLE_FFN_DENSE_POST_NORM), norm = unit_of(b, ROLE_EXPERT_NORM);
     const unit_number post_norm = unit_of(b, ROLE_EXPERT_POST_NORM);
+    const bool latent = unit_of(b, ROLE_LATENT_DOWN) != NO_UNIT;
     const bool beside = unit_of(b, ROLE_FFN_UP) != NO_UNIT, side = beside || b->p->shared_feed_forward;
     if (b->architecture->mixture_input == MIXTURE_FIRST) {
         make_mixture_next_to_dense(b, &dense, in, out);
@@ -184,6 +206,8 @@ static void make_mixture(struct builder *b, enum step_buffer in, enum step_buffe
     }
     if (b->architecture->mixture_input == MIXTURE_FEED_FORWARD)
         make_route(b, make_router_input(b, in));
+    if (latent)
+        add_matrix(b, add_multiply(b, in, b->p->embedding), ROLE_LATENT_DOWN, BUFFER_LATENTS);
     if (beside) {
         make_dense(b, &dense, in, BUFFER_SIDE);
         add_norm(b, BUFFER_SIDE, BUFFER_SIDE, dense_norm, NO_UNIT);
@@ -192,16 +216,20 @@ static void make_mixture(struct builder *b, enum step_buffer in, enum step_buffe
     }
     b->part = PART_EXPERTS;
     add_norm(b, BUFFER_HIDDEN, BUFFER_NORMED, norm, unit_of(b, ROLE_EXPERT_NORM_BIAS));
-    make_experts(b, norm == NO_UNIT ? in : BUFFER_NORMED);
-    add_mix(b, out, side && post_norm == NO_UNIT ? BUFFER_SIDE : BUFFER_NONE, side ? b->p->mixture_scale : 1.0f);
+    make_experts(b, latent ? BUFFER_LATENTS : norm == NO_UNIT ? in : BUFFER_NORMED);
+    add_mix(b, latent ? BUFFER_LATENTS : out, side && post_norm == NO_UNIT && !latent ? BUFFER_SIDE : BUFFER_NONE,
+            side && !latent ? b->p->mixture_scale : 1.0f);
+    if (latent)
+        make_wide(b, out);
     add_norm(b, out, out, post_norm, NO_UNIT);
-    if (side && post_norm != NO_UNIT)
+    if (side && (post_norm != NO_UNIT || latent))
         add_step(b, STEP_ADD)->add = (struct step_add){.to = out, .from = BUFFER_SIDE, .scale = 1.0f};
 }
 
 void make_feed_forward(struct builder *b, enum step_buffer in, enum step_buffer out)
 {
-    const struct dense_roles dense = {ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, b->layer->feed_forward, 0};
+    const struct dense_roles dense = {ROLE_FFN_GATE, ROLE_FFN_UP, ROLE_FFN_DOWN, b->layer->feed_forward,
+                                      b->layer->dense_limit};
     if (b->layer->moe)
         make_mixture(b, in, out);
     else

@@ -104,6 +104,7 @@ static void fuse_gates(struct list *list)
             continue;
         m->gates = true;
         m->glu = glu->glu.kind;
+        m->alpha = glu->glu.alpha;
         m->limit = glu->glu.limit;
         take_away(glu);
     }

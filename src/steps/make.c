@@ -132,7 +132,10 @@ static void make_mixer(struct builder *b, enum step_buffer in, enum step_buffer 
         make_latent_attention(b, in, out);
         break;
     case LAYER_RECURRENT:
-        make_delta_net(b, in, out);
+        if (b->architecture->decay != DECAY_BY_HEAD)
+            make_channel_delta_net(b, in, out);
+        else
+            make_delta_net(b, in, out);
         break;
     }
 }
@@ -174,10 +177,34 @@ static void make_layer(struct builder *b)
         add_step(b, STEP_SCALE)->scale = (struct step_scale){BUFFER_HIDDEN, unit_of(b, ROLE_LAYER_SCALE)};
 }
 
+/* Kimi K3: what a branch reads is made of the residual stream and of its rows before blocks of layers. Those that a
+ * block begins with are kept, and its first mixer starts the stream anew. */
+static void make_recalling_layer(struct builder *b)
+{
+    const uint32_t block = b->p->residual_block, number = (uint32_t)b->number, kept = (number + block - 1) / block;
+    const bool first = number % block == 0;
+    add_recall(b, ROLE_ATTENTION_RESIDUAL_SCORE, kept);
+    add_norm(b, BUFFER_BRANCH, BUFFER_NORMED, unit_of(b, ROLE_ATTENTION_NORM), unit_of(b, ROLE_ATTENTION_NORM_BIAS));
+    make_mixer(b, BUFFER_NORMED, first ? BUFFER_HIDDEN : BUFFER_BRANCH);
+    if (!first)
+        add_residual(b, BUFFER_BRANCH, 1.0f);
+    b->part = PART_FEED_FORWARD;
+    add_recall(b, ROLE_FFN_RESIDUAL_SCORE, kept + first);
+    add_norm(b, BUFFER_BRANCH, BUFFER_NORMED, unit_of(b, ROLE_FFN_NORM), unit_of(b, ROLE_FFN_NORM_BIAS));
+    make_feed_forward(b, BUFFER_NORMED, BUFFER_BRANCH);
+    add_residual(b, BUFFER_BRANCH, 1.0f);
+}
+
 static void make_after(struct builder *b)
 {
     b->part = PART_OUTPUT;
-    enum step_buffer in = make_input(b, STREAMS_OF_OUTPUT, ROLE_OUTPUT_NORM);
+    enum step_buffer in = BUFFER_NORMED;
+    if (b->p->residual_block) {
+        add_recall(b, ROLE_OUTPUT_RESIDUAL_SCORE, (b->p->layers + b->p->residual_block - 1) / b->p->residual_block);
+        add_norm(b, BUFFER_BRANCH, BUFFER_NORMED, unit_of(b, ROLE_OUTPUT_NORM), unit_of(b, ROLE_OUTPUT_NORM_BIAS));
+    } else {
+        in = make_input(b, STREAMS_OF_OUTPUT, ROLE_OUTPUT_NORM);
+    }
     unit_number unit = unit_of(b, ROLE_OUTPUT);
     if (b->architecture->flags & ARCHITECTURE_ENCODER)
         return;
@@ -200,6 +227,8 @@ static void make_all(struct builder *b, struct steps *out)
         b->part = PART_ATTENTION;
         if ((b->architecture->flags & ARCHITECTURE_PARALLEL) && unit_of(b, ROLE_FFN_NORM) == NO_UNIT)
             make_parallel_layer(b);
+        else if (b->p->residual_block)
+            make_recalling_layer(b);
         else
             make_layer(b);
         out->of_layer[i] = (struct part_of_list){first, b->count - first};

@@ -53,6 +53,7 @@ enum step_buffer {
     BUFFER_INDEX_KEY,    /* the key of a position */
     BUFFER_INDEX_WEIGHT, /* and how much each query counts */
     BUFFER_CHOSEN,       /* the positions found, as compute_attention reads them; later layers may read them too */
+    BUFFER_BANK,         /* rows of the residual stream that later layers recall */
     BUFFER_COUNT
 };
 
@@ -81,6 +82,7 @@ enum step_kind {
     STEP_SCALE_ROWS,    /* rows of one buffer times the float of another */
     STEP_SCALE,         /* a buffer times one learnt number */
     STEP_ADD,           /* adds a buffer, scaled, to another */
+    STEP_RECALL,        /* the row at work and those kept before, weighed by their scores */
     STEP_GATHER,        /* residual streams become one row, and it is kept how they take a branch back */
     STEP_SCATTER,       /* the branch goes back into the streams */
     STEP_OUTPUT,        /* logits of the rows that are wanted */
@@ -142,7 +144,7 @@ struct step_multiply {
     bool adds;  /* the product is added to what is there */
     bool gates; /* of the first two the gated activation is left in the first one's place */
     enum glu_kind glu;
-    float limit;
+    float alpha, limit;
 };
 
 /* Heads of one buffer. Of a head the first "normed" elements are normed, those from "turned" on turn. */
@@ -223,23 +225,35 @@ struct step_attend_latent {
     enum rope_layout layout;
 };
 
-struct step_delta_net {
-    enum step_buffer in, convolved, gates, beta, decay, out; /* gates: beta and alpha together, or BUFFER_NONE */
-    unit_number convolution, step_bias, decay_rate;
-    uint32_t heads_k, heads_v, key_size, value_size, taps;
-    bool tiled; /* value head h reads key head h % heads_k, else h / (heads_v / heads_k) */
-    float epsilon;
-};
-
 /* A part of each of a buffer's rows: groups of width floats, stride floats apart, the first at offset. */
 struct step_rows {
     enum step_buffer buffer;
     uint32_t offset, stride;
 };
 
+/* How a state's decay follows from what its projection gives: f, that and the bias. */
+enum decay_kind {
+    DECAY_OF_HEAD,    /* exp(rate softplus(f)), of a whole matrix */
+    DECAY_OF_CHANNEL, /* the same of each row of a matrix */
+    DECAY_BOUNDED     /* exp(bound sigmoid(|rate| f)), of each row */
+};
+
+struct step_delta_net {
+    struct step_rows in[DELTA_PARTS];                    /* queries, keys, values */
+    enum step_buffer convolved, gates, beta, decay, out; /* gates: beta and alpha together, or BUFFER_NONE */
+    unit_number convolution[DELTA_PARTS];                /* NO_UNIT: it goes on in the one before */
+    unit_number step_bias, decay_rate;
+    uint32_t heads_k, heads_v, key_size, value_size, taps;
+    bool tiled; /* value head h reads key head h % heads_k, else h / (heads_v / heads_k) */
+    enum decay_kind kind;
+    float bound;
+    bool root_epsilon; /* epsilon is added to squares of lengths, else it is the least length */
+    float epsilon;
+};
+
 struct step_glu {
     enum glu_kind kind;
-    float limit; /* of kinds that clamp */
+    float alpha, limit; /* of kinds that have them */
     struct step_rows gate, up;
     enum step_buffer out; /* groups are adjacent there */
     uint32_t groups, width;
@@ -247,7 +261,7 @@ struct step_glu {
 };
 
 #define OAI_ALPHA 1.702f /* gpt-oss */
-#define OAI_LIMIT 7.0f /* likewise */
+#define OAI_LIMIT 7.0f   /* likewise */
 
 struct step_function {
     enum activation_function function;
@@ -277,11 +291,12 @@ struct step_experts {
     enum step_buffer in;
     unit_number first; /* unit of expert 0 */
     unit_number gate_bias, up_bias, down_bias;
+    uint32_t columns;      /* of what they read and give */
     uint32_t width;        /* inner */
     uint32_t gate_up_rows; /* gate and up are rows of one slice: twice width; 0: two slices */
     enum glu_kind glu;
-    float limit;       /* of kinds that clamp */
-    bool weighs_input; /* an expert's weight multiplies what it reads, not what it gives */
+    float alpha, limit; /* of kinds that have them */
+    bool weighs_input;  /* an expert's weight multiplies what it reads, not what it gives */
     uint32_t used;
 };
 
@@ -289,6 +304,7 @@ struct step_mix {
     enum step_buffer out;
     enum step_buffer side;  /* added last; BUFFER_NONE: nothing */
     enum step_buffer gates; /* in fused lists only: its rows' weights, before the sigmoid; BUFFER_NONE: none */
+    uint32_t width;         /* of what experts give */
     uint32_t used;
     bool weighed; /* already, at the input */
     float scale;  /* of the whole sum; 1: not */
@@ -306,6 +322,15 @@ struct step_scale {
 struct step_add {
     enum step_buffer to, from;
     float scale;
+};
+
+/* The residual stream's row becomes number "kept" of the bank, which has room for so many; out is the mean of it and of
+ * those before it, weighed by the softmax of their scores. */
+struct step_recall {
+    enum step_buffer row, bank, out;
+    unit_number weight;
+    uint32_t kept, room, width;
+    float epsilon;
 };
 
 /* How residual streams mix: compute.h (struct stream_mixer) says it. Coefficients come from a product of all streams
@@ -366,6 +391,7 @@ struct step {
         struct step_scale_rows scale_rows;
         struct step_scale scale;
         struct step_add add;
+        struct step_recall recall;
         struct step_gather gather;
         struct step_scatter scatter;
         struct step_output output;

@@ -36,6 +36,8 @@ void add_residual(struct builder *b, enum step_buffer from, float scale);
 /* streams.c: before a branch the streams become one row; add_residual then gives them the branch back. */
 enum streams_of { STREAMS_OF_ATTENTION, STREAMS_OF_FFN, STREAMS_OF_OUTPUT };
 void add_gather(struct builder *b, enum streams_of where, enum step_buffer out);
+/* Reads the residual stream and what was kept of it, before layer "number" (and, behind, in it). */
+void add_recall(struct builder *b, enum tensor_role weight, uint32_t kept);
 void add_scatter(struct builder *b, enum step_buffer from);
 
 /* uses.c: fills in what the step reads and writes. */
@@ -45,6 +47,7 @@ void note_buffers(struct step *step);
 void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out);
 void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buffer out);
 void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out);
+void make_channel_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out);
 
 /* index.c: the search for what the layer's attention sees, where it has one, from its input and, in latent attention,
  * from its queries of low rank; and which choice its attention reads. */

@@ -38,3 +38,16 @@ void add_scatter(struct builder *b, enum step_buffer from)
                                                                .width = b->p->embedding,
                                                                .sinkhorn = b->p->streams_sinkhorn};
 }
+
+void add_recall(struct builder *b, enum tensor_role weight, uint32_t kept)
+{
+    const uint32_t room = (b->p->layers + b->p->residual_block - 1) / b->p->residual_block + 1;
+    add_step(b, STEP_RECALL)->recall = (struct step_recall){.row = BUFFER_HIDDEN,
+                                                            .bank = BUFFER_BANK,
+                                                            .out = BUFFER_BRANCH,
+                                                            .weight = unit_of(b, weight),
+                                                            .kept = kept,
+                                                            .room = room,
+                                                            .width = b->p->embedding,
+                                                            .epsilon = b->p->norm_epsilon};
+}

@@ -38,14 +38,17 @@ static void touch_delta_net(struct toucher *t, const struct step_delta_net *d)
 {
     const size_t inner = (size_t)d->heads_v * d->value_size, channels = inner + 2 * (size_t)d->heads_k * d->key_size;
     const bool together = d->gates != BUFFER_NONE;
-    touch(t, d->in, false, channels);
+    const size_t decays = (size_t)d->heads_v * (d->kind == DECAY_OF_HEAD ? 1 : d->key_size);
+    for (size_t part = 0; part < DELTA_PARTS; part++)
+        if (part == 0 || d->in[part].buffer != d->in[part - 1].buffer)
+            touch(t, d->in[part].buffer, false, d->in[part].stride);
     touch(t, d->gates, false, 2 * (size_t)d->heads_v);
     if (!together) {
         touch(t, d->beta, false, d->heads_v);
-        touch(t, d->decay, false, d->heads_v);
+        touch(t, d->decay, false, decays);
     }
     touch(t, d->beta, true, d->heads_v);
-    touch(t, d->decay, true, d->heads_v);
+    touch(t, d->decay, true, decays);
     touch(t, d->convolved, true, channels);
     touch(t, d->out, true, inner);
 }
@@ -135,11 +138,11 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
         touch(&t, step->route.in, false, e);
         break;
     case STEP_EXPERTS:
-        touch(&t, step->experts.in, false, e);
+        touch(&t, step->experts.in, false, step->experts.columns);
         break;
     case STEP_MIX:
-        touch(&t, step->mix.side, false, e);
-        touch(&t, step->mix.out, true, e);
+        touch(&t, step->mix.side, false, step->mix.width);
+        touch(&t, step->mix.out, true, step->mix.width);
         break;
     case STEP_SCALE_ROWS:
         touch(&t, step->scale_rows.by, false, 1);
@@ -154,6 +157,12 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
         touch(&t, step->add.from, false, e);
         touch(&t, step->add.to, false, e);
         touch(&t, step->add.to, true, e);
+        break;
+    case STEP_RECALL:
+        touch(&t, step->recall.row, false, step->recall.width);
+        touch(&t, step->recall.bank, false, (size_t)step->recall.room * step->recall.width);
+        touch(&t, step->recall.bank, true, (size_t)step->recall.room * step->recall.width);
+        touch(&t, step->recall.out, true, step->recall.width);
         break;
     case STEP_GATHER: {
         const struct step_gather *g = &step->gather;
@@ -287,7 +296,8 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         break;
     case STEP_DELTA_NET:
         use_vectors(&l, (const unit_number[]){step->delta_net.step_bias, step->delta_net.decay_rate}, 2);
-        use(&l, step->delta_net.convolution, USE_SEQUENCE, ROLE_COUNT);
+        for (size_t part = 0; part < DELTA_PARTS; part++)
+            use(&l, step->delta_net.convolution[part], USE_SEQUENCE, ROLE_COUNT);
         break;
     case STEP_ROUTE:
         use(&l, step->route.router, USE_ROUTER, ROLE_ROUTER);
@@ -301,6 +311,9 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         break;
     case STEP_SCALE:
         use_vectors(&l, &step->scale.factor, 1);
+        break;
+    case STEP_RECALL:
+        use_vectors(&l, &step->recall.weight, 1);
         break;
     case STEP_GATHER:
         use_vectors(&l, (const unit_number[]){step->gather.scale, step->gather.base}, 2);

@@ -12,11 +12,19 @@
 
 struct shape {
     size_t heads_k, heads_v, key_size, value_size, taps;
-    bool tiled;
+    bool tiled, by_channel;
+    float root_epsilon; /* 0: epsilon is a least length */
 };
 
-static const struct shape shapes[] = {
-    {2, 4, 32, 64, 4, false}, {2, 4, 32, 64, 4, true}, {1, 3, 20, 37, 2, false}, {4, 4, 16, 130, 5, false}};
+static const struct shape shapes[] = {{2, 4, 32, 64, 4, false, false, 0.0f}, {2, 4, 32, 64, 4, true, false, 0.0f},
+                                      {1, 3, 20, 37, 2, false, false, 0.0f}, {4, 4, 16, 130, 5, false, false, 0.0f},
+                                      {4, 4, 32, 32, 4, false, true, 0.02f}, {3, 3, 20, 70, 2, false, true, 1e-5f}};
+
+/* Numbers of the decay of a row. */
+static size_t decays(const struct shape *s)
+{
+    return s->heads_v * (s->by_channel ? s->key_size : 1);
+}
 
 static struct random numbers;
 
@@ -42,12 +50,12 @@ static struct data make_data(const struct shape *s)
     d.convolution = fresh(d.channels * s->taps, 0.5);
     d.input = fresh(ROWS * d.channels, 1.0);
     d.beta = fresh(ROWS * s->heads_v, 1.0);
-    d.decay = fresh(ROWS * s->heads_v, 1.0);
+    d.decay = fresh(ROWS * decays(s), 1.0);
     d.state = fresh(d.state_floats, 0.3);
-    for (size_t i = 0; i < ROWS * s->heads_v; i++) {
+    for (size_t i = 0; i < ROWS * s->heads_v; i++)
         d.beta[i] = 1.0f / (1.0f + expf(-d.beta[i]));
+    for (size_t i = 0; i < ROWS * decays(s); i++)
         d.decay[i] = expf(-fabsf(d.decay[i]));
-    }
     return d;
 }
 
@@ -69,6 +77,7 @@ static float *run(const struct shape *s, const struct data *d, enum instruction_
     float *convolved = calloc(ROWS * d->channels, sizeof *convolved);
     float *states[2] = {calloc(d->state_floats, sizeof(float)), calloc(d->state_floats, sizeof(float))};
     memcpy(states[0], d->state, d->state_floats * sizeof(float));
+    const size_t parts[] = {0, s->heads_k * s->key_size, 2 * s->heads_k * s->key_size};
     int now = 0;
     for (size_t first = 0; first < ROWS; first += batch, now ^= 1) {
         struct delta_net net = {.rows = MIN(batch, ROWS - first),
@@ -78,15 +87,20 @@ static float *run(const struct shape *s, const struct data *d, enum instruction_
                                 .value_size = s->value_size,
                                 .taps = s->taps,
                                 .tiled = s->tiled,
-                                .epsilon = 1e-6f,
-                                .convolution = d->convolution,
-                                .input = d->input + first * d->channels,
+                                .by_channel = s->by_channel,
+                                .root_epsilon = s->root_epsilon > 0.0f,
+                                .epsilon = s->root_epsilon > 0.0f ? s->root_epsilon : 1e-6f,
                                 .convolved = convolved,
                                 .beta = d->beta + first * s->heads_v,
-                                .decay = d->decay + first * s->heads_v,
+                                .decay = d->decay + first * decays(s),
                                 .output = result + first * d->inner,
                                 .state = states[now],
                                 .next = states[!now]};
+        for (size_t part = 0; part < DELTA_PARTS; part++) {
+            net.convolution[part] = d->convolution + parts[part] * s->taps;
+            net.input[part] = d->input + first * d->channels + parts[part];
+            net.input_stride[part] = d->channels;
+        }
         compute_delta_net(compute, &net);
     }
     memcpy(result + ROWS * d->inner, states[now], d->state_floats * sizeof(float));
@@ -141,7 +155,8 @@ static double *reference(const struct shape *s, const struct data *d)
             for (size_t k = 0; k < s->key_size; k++)
                 sum += x[h * s->key_size + k] * x[h * s->key_size + k];
             for (size_t k = 0; k < s->key_size; k++)
-                x[h * s->key_size + k] /= sqrt(sum) * (h < s->heads_k ? sqrt((double)s->key_size) : 1);
+                x[h * s->key_size + k] /=
+                    sqrt(sum + (double)s->root_epsilon) * (h < s->heads_k ? sqrt((double)s->key_size) : 1);
         }
         for (size_t h = 0; h < s->heads_v; h++) {
             size_t shared = s->tiled ? h % s->heads_k : h / (s->heads_v / s->heads_k);
@@ -150,7 +165,7 @@ static double *reference(const struct shape *s, const struct data *d)
             for (size_t v = 0; v < s->value_size; v++) {
                 double *column = matrices + h * s->key_size * s->value_size + v, recalled = 0, answer = 0;
                 for (size_t k = 0; k < s->key_size; k++) {
-                    column[k * s->value_size] *= d->decay[r * s->heads_v + h];
+                    column[k * s->value_size] *= d->decay[r * decays(s) + (s->by_channel ? h * s->key_size + k : h)];
                     recalled += column[k * s->value_size] * key[k];
                 }
                 double delta = (value[v] - recalled) * d->beta[r * s->heads_v + h];
@@ -183,12 +198,52 @@ static void follows_the_recurrence(void **state)
     }
 }
 
+static double decay_of(const struct delta_decay *d, size_t head, double f)
+{
+    double rate = (double)d->rate[head];
+    return d->bounded ? exp((double)d->bound / (1 + exp(-fabs(rate) * f))) : exp(rate * log1p(exp(f)));
+}
+
+/* Both forms, from where softplus is nearly nothing to where it is its argument, with the same bits everywhere. */
+static void makes_decays_of_channels(void **state)
+{
+    enum { heads = 3, size = 20, count = ROWS * heads * size };
+    (void)state;
+    float *values = fresh(count, 8.0), *bias = fresh(heads * size, 1.0);
+    const float rates[] = {-0.02f, -1.0f, -16.0f};
+    values[0] = 60.0f, values[size] = -60.0f, values[2 * size] = -100.0f;
+    for (int bounded = 0; bounded < 2; bounded++) {
+        float first[count], found[count];
+        for (int set = INSTRUCTIONS_PLAIN; set <= INSTRUCTIONS_NEON; set++) {
+            if (!compute_has_instructions((enum instruction_set)set))
+                continue;
+            struct compute *compute;
+            assert_ok(compute_create(&compute, 1 + (size_t)set, (enum instruction_set)set, &test_error));
+            memcpy(found, values, sizeof found);
+            struct delta_decay d = {ROWS, heads, size, found, bias, rates, bounded, bounded ? -5.0f : 0.0f};
+            compute_delta_decay(compute, &d);
+            compute_destroy(compute);
+            for (size_t i = 0; i < count; i++) {
+                double expected = decay_of(&d, i / size % heads, (double)values[i] + (double)bias[i % (heads * size)]);
+                if (!(fabs((double)found[i] - expected) <= 2e-7 * (2 - log(expected)) * expected + 1e-37))
+                    fail_msg("%zu: %g, expected %g", i, (double)found[i], expected);
+            }
+            if (set == INSTRUCTIONS_PLAIN)
+                memcpy(first, found, sizeof first);
+            assert_memory_equal(first, found, sizeof first);
+        }
+    }
+    free(values);
+    free(bias);
+}
+
 int main(void)
 {
     random_seed(&numbers, 11);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(same_bits_everywhere),
         cmocka_unit_test(follows_the_recurrence),
+        cmocka_unit_test(makes_decays_of_channels),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,18 +9,21 @@
 struct shape {
     uint32_t heads_k, heads_v, key_size, value_size, taps;
     bool tiled, together; /* beta and alpha stand in one matrix's rows */
+    bool by_channel;
+    float bound, root_epsilon; /* 0: none */
 };
 
-static const struct shape shapes[] = {{2, 4, 32, 64, 4, false, true},
-                                      {2, 4, 32, 64, 4, true, false},
-                                      {1, 3, 20, 37, 2, false, true},
-                                      {2, 2, 128, 128, 4, false, false}};
+static const struct shape shapes[] = {
+    {2, 4, 32, 64, 4, false, true, false, 0, 0},     {2, 4, 32, 64, 4, true, false, false, 0, 0},
+    {1, 3, 20, 37, 2, false, true, false, 0, 0},     {2, 2, 128, 128, 4, false, false, false, 0, 0},
+    {3, 3, 32, 32, 4, false, false, true, 0, 0.02f}, {2, 2, 128, 128, 4, false, false, true, -5.0f, 1e-6f}};
 
 static const uint32_t lengths[SEQUENCES] = {5, 1, 9};
 
 struct data {
     uint32_t rows, channels, inner, state_floats, gate_stride;
     float *convolution, *input, *gates, *step_bias, *decay_rate, *states; /* states: two a sequence */
+    float *alphas;                                                        /* of channels */
 };
 
 static struct data make_data(const struct shape *s, struct random *random)
@@ -32,7 +35,8 @@ static struct data make_data(const struct shape *s, struct random *random)
     d.convolution = gpu_test_floats(random, d.channels * s->taps);
     d.input = gpu_test_floats(random, d.rows * d.channels);
     d.gates = gpu_test_floats(random, d.rows * d.gate_stride);
-    d.step_bias = gpu_test_floats(random, s->heads_v);
+    d.step_bias = gpu_test_floats(random, s->heads_v * s->key_size);
+    d.alphas = gpu_test_floats(random, d.rows * s->heads_v * s->key_size);
     d.decay_rate = gpu_test_floats(random, s->heads_v);
     d.states = gpu_test_floats(random, 2 * SEQUENCES * d.state_floats);
     for (uint32_t h = 0; h < s->heads_v; h++)
@@ -49,6 +53,11 @@ static uint32_t gate_index(const struct shape *s, uint32_t head, bool alpha)
                        : head + (alpha ? s->heads_v : 0);
 }
 
+static double decay_of(const struct shape *s, double rate, double f)
+{
+    return s->bound < 0 ? exp((double)s->bound / (1 + exp(-fabs(rate) * f))) : exp(rate * log1p(exp(f)));
+}
+
 /* What plain C makes of one sequence: outputs, and the state after it. */
 static void expect(const struct shape *s, const struct data *d, uint32_t first, uint32_t rows, const float *state,
                    float *output, float *next)
@@ -56,30 +65,42 @@ static void expect(const struct shape *s, const struct data *d, uint32_t first, 
     struct compute *compute;
     assert_ok(compute_create(&compute, 1, INSTRUCTIONS_PLAIN, &test_error));
     float *convolved = calloc(rows * d->channels, sizeof *convolved);
-    float *beta = calloc(rows * s->heads_v, sizeof *beta), *decay = calloc(rows * s->heads_v, sizeof *decay);
+    uint32_t decays = s->by_channel ? s->key_size : 1;
+    float *beta = calloc(rows * s->heads_v, sizeof *beta), *decay = calloc(rows * s->heads_v * decays, sizeof *decay);
     for (uint32_t r = 0; r < rows; r++)
         for (uint32_t h = 0; h < s->heads_v; h++) {
             const float *gates = d->gates + (first + r) * d->gate_stride;
-            double step = (double)gates[gate_index(s, h, true)] + (double)d->step_bias[h];
             beta[r * s->heads_v + h] = (float)(1 / (1 + exp(-(double)gates[gate_index(s, h, false)])));
-            decay[r * s->heads_v + h] = (float)exp((double)d->decay_rate[h] * log1p(exp(step)));
+            for (uint32_t k = 0; k < decays; k++) {
+                uint32_t channel = h * decays + k, at = (first + r) * s->heads_v * decays + channel;
+                float f = s->by_channel ? d->alphas[at] : gates[gate_index(s, h, true)];
+                decay[r * s->heads_v * decays + channel] =
+                    (float)decay_of(s, (double)d->decay_rate[h], (double)f + (double)d->step_bias[channel]);
+            }
         }
-    compute_delta_net(compute, &(struct delta_net){.rows = rows,
-                                                   .heads_k = s->heads_k,
-                                                   .heads_v = s->heads_v,
-                                                   .key_size = s->key_size,
-                                                   .value_size = s->value_size,
-                                                   .taps = s->taps,
-                                                   .tiled = s->tiled,
-                                                   .epsilon = 1e-6f,
-                                                   .convolution = d->convolution,
-                                                   .input = d->input + first * d->channels,
-                                                   .convolved = convolved,
-                                                   .beta = beta,
-                                                   .decay = decay,
-                                                   .output = output + first * d->inner,
-                                                   .state = state,
-                                                   .next = next});
+    struct delta_net net = {.rows = rows,
+                            .heads_k = s->heads_k,
+                            .heads_v = s->heads_v,
+                            .key_size = s->key_size,
+                            .value_size = s->value_size,
+                            .taps = s->taps,
+                            .tiled = s->tiled,
+                            .by_channel = s->by_channel,
+                            .root_epsilon = s->root_epsilon > 0,
+                            .epsilon = s->root_epsilon > 0 ? s->root_epsilon : 1e-6f,
+                            .convolved = convolved,
+                            .beta = beta,
+                            .decay = decay,
+                            .output = output + first * d->inner,
+                            .state = state,
+                            .next = next};
+    for (uint32_t part = 0; part < DELTA_PARTS; part++) {
+        uint32_t offset = part * s->heads_k * s->key_size;
+        net.convolution[part] = d->convolution + offset * s->taps;
+        net.input[part] = d->input + first * d->channels + offset;
+        net.input_stride[part] = d->channels;
+    }
+    compute_delta_net(compute, &net);
     free(convolved);
     free(beta);
     free(decay);
@@ -90,15 +111,18 @@ static void expect(const struct shape *s, const struct data *d, uint32_t first, 
 static float *run(struct gpu *gpu, const struct shape *s, const struct data *d, uint32_t batch)
 {
     const uint64_t state_bytes = d->state_floats * sizeof(float);
+    const uint32_t group = s->heads_v / s->heads_k, keys = s->heads_k * s->key_size;
     struct gpu_range ranges[] = {gpu_test_range(gpu, d->convolution, d->channels * s->taps * 4),
                                  gpu_test_range(gpu, d->input, d->rows * d->channels * 4),
                                  gpu_test_range(gpu, NULL, d->rows * d->channels * 4),
                                  gpu_test_range(gpu, d->gates, d->rows * d->gate_stride * 4),
-                                 gpu_test_range(gpu, d->step_bias, s->heads_v * 4),
-                                 gpu_test_range(gpu, d->decay_rate, s->heads_v * 4)};
+                                 gpu_test_range(gpu, d->step_bias, s->heads_v * s->key_size * 4),
+                                 gpu_test_range(gpu, d->decay_rate, s->heads_v * 4),
+                                 gpu_test_range(gpu, d->alphas, d->rows * s->heads_v * s->key_size * 4)};
+    const struct gpu_range alpha = {ranges[3].buffer, (s->together ? group : s->heads_v) * 4};
     struct gpu_range output = gpu_test_range(gpu, NULL, d->rows * d->inner * 4);
     struct gpu_range states = gpu_test_range(gpu, d->states, 2 * SEQUENCES * state_bytes);
-    uint32_t group = s->heads_v / s->heads_k, held = 0;
+    uint32_t held = 0;
     gpu_begin(gpu);
     for (uint32_t done = 0; done < 9; done += batch, held ^= 1) {
         struct gpu_delta_sequence sequences[SEQUENCES];
@@ -116,27 +140,33 @@ static float *run(struct gpu *gpu, const struct shape *s, const struct data *d, 
             if (sequences[i].rows == 0)
                 gpu_copy(gpu, (struct gpu_range){states.buffer, sequences[i].next},
                          (struct gpu_range){states.buffer, sequences[i].state}, state_bytes);
-        gpu_delta_net(gpu, &(struct gpu_delta_net){.convolution = ranges[0],
-                                                   .input = ranges[1],
-                                                   .convolved = ranges[2],
-                                                   .beta = ranges[3],
-                                                   .alpha = {ranges[3].buffer, (s->together ? group : s->heads_v) * 4},
-                                                   .gate_stride = d->gate_stride,
-                                                   .gate_group = s->together ? group : 0,
-                                                   .step_bias = ranges[4],
-                                                   .decay_rate = ranges[5],
-                                                   .output = output,
-                                                   .states = states,
-                                                   .rows = d->rows,
-                                                   .heads_k = s->heads_k,
-                                                   .heads_v = s->heads_v,
-                                                   .key_size = s->key_size,
-                                                   .value_size = s->value_size,
-                                                   .taps = s->taps,
-                                                   .tiled = s->tiled,
-                                                   .epsilon = 1e-6f,
-                                                   .sequences = sequences,
-                                                   .sequence_count = SEQUENCES});
+        gpu_delta_net(gpu, &(struct gpu_delta_net){
+                               .convolution = {ranges[0],
+                                               {ranges[0].buffer, keys * s->taps * 4},
+                                               {ranges[0].buffer, 2 * keys * s->taps * 4}},
+                               .input = {ranges[1], {ranges[1].buffer, keys * 4}, {ranges[1].buffer, 2 * keys * 4}},
+                               .input_stride = {d->channels, d->channels, d->channels},
+                               .by_channel = s->by_channel,
+                               .bounded = s->bound<0, .bound = s->bound, .root_epsilon = s->root_epsilon> 0,
+                               .convolved = ranges[2],
+                               .beta = ranges[3],
+                               .alpha = s->by_channel ? ranges[6] : alpha,
+                               .gate_stride = d->gate_stride,
+                               .gate_group = s->together ? group : 0,
+                               .step_bias = ranges[4],
+                               .decay_rate = ranges[5],
+                               .output = output,
+                               .states = states,
+                               .rows = d->rows,
+                               .heads_k = s->heads_k,
+                               .heads_v = s->heads_v,
+                               .key_size = s->key_size,
+                               .value_size = s->value_size,
+                               .taps = s->taps,
+                               .tiled = s->tiled,
+                               .epsilon = s->root_epsilon > 0 ? s->root_epsilon : 1e-6f,
+                               .sequences = sequences,
+                               .sequence_count = SEQUENCES});
         gpu_barrier(gpu);
     }
     gpu_test_run(gpu);
@@ -175,7 +205,7 @@ static void follows_the_rule(void **state)
         if (!(error < 5e-6 && state_error < 5e-6))
             fail_msg("delta net %zu: relative errors of %g and, of states, %g", i, error, state_error);
         assert_memory_equal(whole, cut, count * sizeof *whole);
-        float *all[] = {d.convolution, d.input, d.gates,  d.step_bias, d.decay_rate,
+        float *all[] = {d.convolution, d.input, d.gates,  d.step_bias, d.decay_rate, d.alphas,
                         d.states,      zero,    expected, whole,       cut};
         for (size_t n = 0; n < COUNT_OF(all); n++)
             free(all[n]);

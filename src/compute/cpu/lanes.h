@@ -77,4 +77,16 @@ static inline lanes lanes_tanh(lanes a)
     return lanes_subtract(one, lanes_divide(lanes_all(2.0f), lanes_add(one, e)));
 }
 
+/* log(1 + exp(a)): what is above 0 of a, and log(1 + e) of e = exp(-|a|), which is 2 atanh(e / (2 + e)), by its series;
+ * its argument is at most 1 / 3. */
+static inline lanes lanes_softplus(lanes a)
+{
+    lanes zero = lanes_all(0.0f), e = lanes_exp(lanes_min(a, lanes_subtract(zero, a)));
+    lanes s = lanes_divide(e, lanes_add(lanes_all(2.0f), e)), squared = lanes_multiply(s, s);
+    lanes p = lanes_all(1.0f / 15.0f);
+    for (int i = 13; i > 0; i -= 2)
+        p = lanes_fma(p, squared, lanes_all(1.0f / (float)i));
+    return lanes_add(lanes_max(a, zero), lanes_multiply(lanes_add(s, s), p));
+}
+
 #endif

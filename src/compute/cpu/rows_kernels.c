@@ -122,6 +122,11 @@ static inline void clamp(lanes *gate, lanes *up, float limit)
     *up = lanes_max(lanes_min(*up, lanes_all(limit)), lanes_all(-limit));
 }
 
+static inline lanes capped(lanes a, float cap)
+{
+    return lanes_multiply(lanes_tanh(lanes_divide(a, lanes_all(cap))), lanes_all(cap));
+}
+
 static void glu(enum glu_kind kind, float *out, const float *gate, const float *up, size_t count, float alpha,
                 float limit)
 {
@@ -160,6 +165,11 @@ static void glu(enum glu_kind kind, float *out, const float *gate, const float *
             break;
         case GLU_SOFTPLUS:
             g = each(g, softplus);
+            break;
+        case GLU_SITU:
+            g = lanes_multiply(capped(g, alpha), lanes_sigmoid(g));
+            if (limit != 0.0f)
+                u = capped(u, limit);
             break;
         case GLU_KINDS:
             break;
@@ -205,8 +215,7 @@ static void soft_cap(float *values, size_t count, float cap)
 {
     FOR_LANES(i, count)
     {
-        lanes a = lanes_tanh(lanes_divide(load_some(values, i, count, 0.0f), lanes_all(cap)));
-        store_some(values, i, count, lanes_multiply(a, lanes_all(cap)));
+        store_some(values, i, count, capped(load_some(values, i, count, 0.0f), cap));
     }
 }
 
@@ -233,7 +242,8 @@ static void rope(enum rope_layout layout, float *head, size_t rotary, const floa
     }
 }
 
-/* ---- residual streams ---------------------------------------------------------------------------------------------- */
+/* ---- residual streams ----------------------------------------------------------------------------------------------
+ */
 
 static void gather(float *out, const float *streams, const float *weights, size_t count, size_t width)
 {
@@ -244,6 +254,16 @@ static void gather(float *out, const float *streams, const float *weights, size_
             sum = lanes_fma(load_some(streams + s * width, i, width, 0.0f), lanes_all(weights[s]), sum);
         store_some(out, i, width, sum);
     }
+}
+
+static float dot(const float *a, const float *b, size_t count)
+{
+    lanes sum = lanes_all(0.0f);
+    FOR_LANES(i, count)
+    {
+        sum = lanes_fma(load_some(a, i, count, 0.0f), load_some(b, i, count, 0.0f), sum);
+    }
+    return lanes_fold_add(sum);
 }
 
 /* matrix NULL: streams stay as they are. */
@@ -275,6 +295,7 @@ const struct row_kernels VARIANT(row_kernels) = {
     .soft_cap = soft_cap,
     .clamp = clamp_all,
     .rope = rope,
+    .dot = dot,
     .gather = gather,
     .scatter = scatter,
 };

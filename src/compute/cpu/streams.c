@@ -1,6 +1,7 @@
 #include "compute/cpu/rows.h"
 
 #include <math.h>
+#include <string.h>
 
 /* A section of the pool pays from so many elements on. */
 #define PARALLEL_ELEMENTS ((size_t)16 << 10)
@@ -126,4 +127,47 @@ void compute_scatter_streams(struct compute *compute, const struct stream_mixer 
     struct stream_job job = {
         .mixer = mixer, .streams = streams, .coefficients = (float *)coefficients, .branch = branch};
     run_rows(compute, scatter_row, &job, rows);
+}
+
+/* ---- kept rows -----------------------------------------------------------------------------------------------------
+ */
+
+struct recall {
+    const struct row_kernels *kernels;
+    float *bank, *out;
+    const float *rows, *weight;
+    size_t stride, kept, width;
+    float epsilon;
+};
+
+static void recall_row(void *context, size_t row, size_t worker)
+{
+    const struct recall *job = context;
+    const struct row_kernels *k = job->kernels;
+    float *bank = job->bank + row * job->stride, scores[RECALL_MAX], most = -INFINITY, sum = 0.0f;
+    const size_t width = job->width, count = job->kept + 1;
+    (void)worker;
+    memcpy(bank + job->kept * width, job->rows + row * width, width * sizeof *bank);
+    for (size_t i = 0; i < count; i++) {
+        scores[i] = k->dot(bank + i * width, job->weight, width) * k->rms_factor(bank + i * width, width, job->epsilon);
+        most = fmaxf(most, scores[i]);
+    }
+    for (size_t i = 0; i < count; i++) {
+        scores[i] = expf(scores[i] - most);
+        sum += scores[i];
+    }
+    for (size_t i = 0; i < count; i++)
+        scores[i] /= sum;
+    k->gather(job->out + row * width, bank, scores, count, width);
+}
+
+void compute_recall(struct compute *compute, float *bank, size_t bank_stride, size_t kept, const float *row,
+                    const float *weight, float epsilon, float *out, size_t rows, size_t width)
+{
+    struct recall job = {row_kernels_of(compute), bank, out, row, weight, bank_stride, kept, width, epsilon};
+    if (rows * (kept + 1) * width < PARALLEL_ELEMENTS)
+        for (size_t i = 0; i < rows; i++)
+            recall_row(&job, i, 0);
+    else
+        thread_pool_run(compute_pool(compute), recall_row, &job, rows);
 }

@@ -40,25 +40,29 @@ void gpu_delta_net(struct gpu *gpu, const struct gpu_delta_net *net)
     }
     const uint64_t table = sequence_table(gpu, net);
     const struct {
-        uint64_t convolution, in, out, sequences;
-        uint32_t sequence_count, key_heads, key_size, value_size, channels, matrix_floats;
+        uint64_t convolution[DELTA_PARTS], in[DELTA_PARTS], out, sequences;
+        uint32_t strides[DELTA_PARTS], sequence_count, key_heads, key_size, value_size, channels, matrix_floats;
         float epsilon;
-    } inputs = {gpu_address(net->convolution),
-                gpu_address(net->input),
+        uint32_t root_epsilon;
+    } inputs = {{gpu_address(net->convolution[0]), gpu_address(net->convolution[1]), gpu_address(net->convolution[2])},
+                {gpu_address(net->input[0]), gpu_address(net->input[1]), gpu_address(net->input[2])},
                 gpu_address(net->convolved),
                 table,
+                {net->input_stride[0], net->input_stride[1], net->input_stride[2]},
                 net->sequence_count,
                 net->heads_k,
                 net->key_size,
                 net->value_size,
                 channels,
                 net->heads_v * net->key_size * net->value_size,
-                net->epsilon};
+                net->epsilon,
+                net->root_epsilon};
     gpu_launch(gpu, KERNEL_delta_inputs, &net->taps, 1, &inputs, sizeof inputs, net->rows, heads, 1);
     gpu_barrier(gpu);
     const struct {
         uint64_t in, beta, alpha, step_bias, decay_rate, out, sequences;
-        uint32_t key_heads, value_heads, value_size, channels, gate_stride, gate_group, tiled;
+        uint32_t key_heads, value_heads, value_size, channels, gate_stride, gate_group, tiled, decay;
+        float bound;
     } rule = {gpu_address(net->convolved),
               gpu_address(net->beta),
               gpu_address(net->alpha),
@@ -72,7 +76,9 @@ void gpu_delta_net(struct gpu *gpu, const struct gpu_delta_net *net)
               channels,
               net->gate_stride,
               net->gate_group,
-              net->tiled};
+              net->tiled,
+              net->by_channel ? 1 + (uint32_t)net->bounded : 0,
+              net->bound};
     gpu_launch(gpu, KERNEL_delta_net, &net->key_size, 1, &rule, sizeof rule, net->heads_v * slices, net->sequence_count,
                1);
 }

@@ -377,7 +377,8 @@ void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention);
 /* ---- gated delta nets --------------------------------------------------------------------------------------------
  *
  * As struct delta_net of compute.h, of several sequences at once, and with beta and decay made of what the matrices
- * give: beta = sigmoid(beta), decay = exp(decay_rate * softplus(alpha + step_bias)). */
+ * give: beta = sigmoid(beta), and with f = alpha + step_bias the decay is exp(decay_rate * softplus(f)) of a head or of
+ * a channel, or exp(bound * sigmoid(|decay_rate| * f)) of a channel. */
 
 #define GPU_DELTA_KEYS 256u
 
@@ -392,15 +393,19 @@ struct gpu_delta_sequence {
 };
 
 struct gpu_delta_net {
-    struct gpu_range convolution;           /* [channels][taps] */
-    struct gpu_range input, convolved;      /* [rows][channels], the second for use inside */
-    struct gpu_range beta, alpha;           /* [rows], gate_stride floats apart, of each value head h element h, or */
-    uint32_t gate_stride, gate_group;       /* h / gate_group * 2 * gate_group + h % gate_group where that is not 0 */
+    struct gpu_range convolution[DELTA_PARTS]; /* [channels of the part][taps] */
+    struct gpu_range input[DELTA_PARTS];       /* [rows][channels of the part], input_stride floats apart */
+    uint32_t input_stride[DELTA_PARTS];
+    struct gpu_range convolved;       /* [rows][channels], for use inside */
+    struct gpu_range beta, alpha;     /* [rows], gate_stride floats apart, of each value head h element h, or */
+    uint32_t gate_stride, gate_group; /* h / gate_group * 2 * gate_group + h % gate_group where that is not 0 */
+    bool by_channel, bounded; /* alpha and step_bias are then [rows][heads_v][key_size] and [heads_v][key_size] */
+    float bound;
     struct gpu_range step_bias, decay_rate; /* [heads_v] */
     struct gpu_range output;                /* [rows][heads_v][value_size] */
     struct gpu_range states;
     uint32_t rows, heads_k, heads_v, key_size, value_size, taps;
-    bool tiled;
+    bool tiled, root_epsilon;
     float epsilon;
     const struct gpu_delta_sequence *sequences;
     uint32_t sequence_count;

@@ -39,7 +39,7 @@ hypura_status run_glu(struct batch *batch, const struct step *step, struct held 
     }
     compute_glu(batch->compute, g->kind, rows_of(batch, g->out), g->width,
                 rows_of(batch, g->gate.buffer) + g->gate.offset, g->gate.stride,
-                rows_of(batch, g->up.buffer) + g->up.offset, g->up.stride, batch->rows * g->groups, g->width, OAI_ALPHA,
+                rows_of(batch, g->up.buffer) + g->up.offset, g->up.stride, batch->rows * g->groups, g->width, g->alpha,
                 g->limit);
     return HYPURA_OK;
 }
@@ -106,6 +106,7 @@ static step_function *const functions[STEP_KINDS] = {[STEP_EMBED] = run_embed,
                                                      [STEP_SCALE] = run_scale,
                                                      [STEP_ADD] = run_add,
                                                      [STEP_GATHER] = run_gather,
+                                                     [STEP_RECALL] = run_recall,
                                                      [STEP_SCATTER] = run_scatter,
                                                      [STEP_OUTPUT] = run_output};
 

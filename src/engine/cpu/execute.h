@@ -43,7 +43,7 @@ const struct attention_choice *choice_of(struct batch *batch, const struct step_
 typedef hypura_status step_function(struct batch *batch, const struct step *step, struct held *held,
                                     hypura_error *error);
 
-step_function run_embed, run_look_up, run_add_rows, run_output;
+step_function run_embed, run_look_up, run_recall, run_add_rows, run_output;
 step_function run_norm, run_glu, run_elements, run_scale_rows, run_scale, run_add;
 step_function run_multiply;
 step_function run_heads, run_spread, run_attend, run_attend_latent;

@@ -100,12 +100,11 @@ static void weigh_inputs(struct batch *batch, size_t width, const struct expert_
 static void compute_inner(struct batch *batch, const struct step *step, const struct expert_group *group,
                           const struct expert_biases *biases)
 {
-    const struct model_parameters *p = model_parameters(batch->open->model);
     const struct step_experts *x = &step->experts;
     struct scratch *s = &batch->scratch;
     size_t width = x->width;
     const struct unit *unit = model_unit(batch->open->model, x->first);
-    struct activation *input = input_of(batch, x->in, p->embedding, p->embedding);
+    struct activation *input = input_of(batch, x->in, x->columns, x->columns);
     float *gates = rows_of(batch, BUFFER_GATE), *ups = rows_of(batch, BUFFER_UP);
     bool fused = x->gate_up_rows;
     uint32_t row = group->first;
@@ -114,7 +113,7 @@ static void compute_inner(struct batch *batch, const struct step *step, const st
         const uint8_t *const *slices = group->views[i].slices;
         struct matmul job = {
             .input = input, .input_rows = s->expert_token + first, .tokens = rows, .output_stride = width};
-        struct matrix gate = matrix_at(slices[0], unit->slices[0].tensor->type, p->embedding, width);
+        struct matrix gate = matrix_at(slices[0], unit->slices[0].tensor->type, x->columns, width);
         job.weights = gate;
         job.output = gates + row * width;
         job.bias = biases->gate ? biases->gate + e * width : NULL;
@@ -122,7 +121,7 @@ static void compute_inner(struct batch *batch, const struct step *step, const st
         if (fused)
             job.weights.data += width * gate.row_bytes;
         else
-            job.weights = matrix_at(slices[1], unit->slices[1].tensor->type, p->embedding, width);
+            job.weights = matrix_at(slices[1], unit->slices[1].tensor->type, x->columns, width);
         job.output = ups + row * width;
         job.bias = biases->up ? biases->up + e * width : NULL;
         s->jobs[2 * i + 1] = job;
@@ -137,15 +136,14 @@ static void compute_inner(struct batch *batch, const struct step *step, const st
     if (x->weighs_input)
         weigh_inputs(batch, width, group);
     float *gate = gates + group->first * width, *up = ups + group->first * width;
-    compute_glu(batch->compute, x->glu, gate, width, gate, width, up, width, group->rows, width, OAI_ALPHA, x->limit);
+    compute_glu(batch->compute, x->glu, gate, width, gate, width, up, width, group->rows, width, x->alpha, x->limit);
 }
 
 static void compute_down(struct batch *batch, const struct step *step, const struct expert_group *group,
                          const struct expert_biases *biases)
 {
-    const struct model_parameters *p = model_parameters(batch->open->model);
     struct scratch *s = &batch->scratch;
-    size_t width = step->experts.width;
+    size_t width = step->experts.width, columns = step->experts.columns;
     const struct unit *unit = model_unit(batch->open->model, step->experts.first);
     struct activation *inner = s->inputs[1].activation;
     uint32_t down = unit->slice_count - 1, row = 0;
@@ -153,14 +151,14 @@ static void compute_down(struct batch *batch, const struct step *step, const str
     for (uint32_t i = 0; i < group->count; i++) {
         uint32_t e = group->experts[i], first = s->expert_first[e], rows = s->expert_first[e + 1] - first;
         s->jobs[i] = (struct matmul){
-            .weights = matrix_at(group->views[i].slices[down], unit->slices[down].tensor->type, width, p->embedding),
+            .weights = matrix_at(group->views[i].slices[down], unit->slices[down].tensor->type, width, columns),
             .input = inner,
             .input_rows = s->identity + row,
             .tokens = rows,
             .output = s->expert_out,
-            .output_stride = p->embedding,
+            .output_stride = columns,
             .output_rows = s->expert_slot + first,
-            .bias = biases->down ? biases->down + (size_t)e * p->embedding : NULL};
+            .bias = biases->down ? biases->down + e * columns : NULL};
         row += rows;
     }
     compute_matmul(batch->compute, s->jobs, group->count);
@@ -323,7 +321,7 @@ hypura_status run_mix(struct batch *batch, const struct step *step, struct held 
                       .weights = m->weighed ? NULL : batch->scratch.chosen_weights,
                       .side = m->side == BUFFER_NONE ? NULL : rows_of(batch, m->side),
                       .out = rows_of(batch, m->out),
-                      .width = model_parameters(batch->open->model)->embedding,
+                      .width = m->width,
                       .used = m->used,
                       .scale = m->scale};
     (void)held, (void)error;

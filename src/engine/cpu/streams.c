@@ -29,3 +29,13 @@ hypura_status run_scatter(struct batch *batch, const struct step *step, struct h
                             rows_of(batch, s->from), batch->rows);
     return HYPURA_OK;
 }
+
+hypura_status run_recall(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
+{
+    const struct step_recall *r = &step->recall;
+    const float *weight;
+    TRY(hold_vector(batch, held, r->weight, &weight, error));
+    compute_recall(batch->compute, rows_of(batch, r->bank), (size_t)r->room * r->width, r->kept, rows_of(batch, r->row),
+                   weight, r->epsilon, rows_of(batch, r->out), batch->rows, r->width);
+    return HYPURA_OK;
+}

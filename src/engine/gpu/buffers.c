@@ -59,7 +59,8 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
 {
     const struct model_parameters *p = model_parameters(g->model);
     struct layout used = {0};
-    uint64_t c = chunk, e = p->embedding, f = sizeof(float), choices = c * p->experts_used;
+    uint64_t c = chunk, e = p->embedding, x = MAX(e, p->expert_columns), f = sizeof(float),
+             choices = c * p->experts_used;
     struct gpu_buffer *s = pass->scratch, *u = pass->upload, *b = pass->readback;
     uint64_t inner = MAX(c * g->widths[BUFFER_GATE], choices * p->expert_feed_forward);
     for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++) {
@@ -95,9 +96,9 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
         pass->chosen = cut(s, &used.scratch, choices * f);
         pass->weights = cut(s, &used.scratch, choices * f);
         pass->groups = cut(s, &used.scratch, gpu_expert_group_bytes(p->experts, p->experts_used, chunk));
-        pass->expert_out = cut(s, &used.scratch, choices * e * f);
-        pass->up_parts.expert_rows = cut_shared(u, &used.upload, choices * e * f);
-        pass->back_parts.normed = cut_shared(b, &used.readback, c * e * f);
+        pass->expert_out = cut(s, &used.scratch, choices * x * f);
+        pass->up_parts.expert_rows = cut_shared(u, &used.upload, choices * x * f);
+        pass->back_parts.normed = cut_shared(b, &used.readback, c * x * f);
         pass->back_parts.chosen = cut_shared(b, &used.readback, choices * f);
         pass->back_parts.weights = cut_shared(b, &used.readback, choices * f);
     }

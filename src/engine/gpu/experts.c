@@ -33,7 +33,7 @@ static hypura_status hand_over(struct batch *batch, const struct step *experts, 
     gpu_copy(pass->gpu, pass->back_parts.weights.range, pass->weights, choices * sizeof(float));
     if (!mixture->in_place)
         gpu_copy(pass->gpu, pass->back_parts.normed.range, pass->rows[experts->experts.in],
-                 batch->rows * model_parameters(batch->open->model)->embedding * sizeof(float));
+                 batch->rows * experts->experts.columns * sizeof(float));
     TRY(pass_send(pass, error));
     mixture->routed = pass->last;
     pass_record(pass);

@@ -67,7 +67,7 @@ hypura_status pass_record_multiply(struct batch *batch, const struct step *step,
         products[i] = product_of(batch, m, i);
         adapted = adapted || pass_is_adapted(batch, step->layer, m->matrices[i].role);
     }
-    const struct gpu_glu_kind glu = {m->glu, OAI_ALPHA, m->limit};
+    const struct gpu_glu_kind glu = {m->glu, m->alpha, m->limit};
     if (m->gates && !adapted) {
         const struct gpu_matmul jobs[2] = {products[0].job, products[1].job};
         if (gpu_matmul_glu(pass->gpu, jobs, &glu))

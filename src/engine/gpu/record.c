@@ -58,7 +58,7 @@ static hypura_status record_glu(struct batch *batch, const struct step *step, hy
     }
     gpu_glu(pass->gpu, g->kind, pass->rows[g->out], range_at(pass->rows[g->gate.buffer], g->gate.offset),
             range_at(pass->rows[g->up.buffer], g->up.offset), (uint32_t)batch->rows * g->groups, g->width,
-            g->gate.stride, g->up.stride, OAI_ALPHA, g->limit);
+            g->gate.stride, g->up.stride, g->alpha, g->limit);
     return HYPURA_OK;
 }
 

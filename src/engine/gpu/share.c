@@ -47,7 +47,7 @@ static hypura_status compute_share(struct batch *batch, hypura_error *error)
     const struct step *experts = pass->host_share.experts;
     const struct model_parameters *p = model_parameters(batch->open->model);
     struct scratch *s = &batch->scratch;
-    size_t choices = batch->rows * p->experts_used, width = p->embedding;
+    size_t choices = batch->rows * p->experts_used, width = experts->experts.columns;
     TRY(gpu_wait(pass->gpu, pass->host_share.routed, error));
     TRY(pass_take_choices(batch, experts, error));
     store_on_device(batch->open->store, experts->experts.first, p->experts, pass->there);

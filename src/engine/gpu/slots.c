@@ -29,13 +29,12 @@ void pass_run_experts(struct batch *batch, const struct step *step, const struct
     const struct step_experts *x = &step->experts;
     const struct unit *unit = model_unit(batch->open->model, x->first);
     uint32_t rows = (uint32_t)batch->rows, inner = x->width, down = unit->slice_count - 1;
-    uint32_t embedding = model_parameters(batch->open->model)->embedding;
     bool fused = x->gate_up_rows;
     if (slots->count == 0)
         return;
     struct gpu_expert_matmul jobs[2];
     for (uint32_t i = 0; i < 2; i++) {
-        jobs[i] = expert_job(batch, x, slots, fused ? 0 : i, embedding, inner);
+        jobs[i] = expert_job(batch, x, slots, fused ? 0 : i, x->columns, inner);
         jobs[i].in = pass_floats(pass, x->in);
         jobs[i].in_halves = pass_halves(pass, x->in);
         jobs[i].out = pass->rows[i == 0 ? BUFFER_GATE : BUFFER_UP];
@@ -43,8 +42,8 @@ void pass_run_experts(struct batch *batch, const struct step *step, const struct
     }
     if (fused)
         jobs[1].weights.data.offset += inner * jobs[1].weights.row_bytes;
-    struct gpu_expert_matmul job = expert_job(batch, x, slots, down, inner, embedding);
-    const struct gpu_glu_kind glu = {x->glu, OAI_ALPHA, x->limit};
+    struct gpu_expert_matmul job = expert_job(batch, x, slots, down, inner, x->columns);
+    const struct gpu_glu_kind glu = {x->glu, x->alpha, x->limit};
     bool halves = false;
     if (x->weighs_input) {
         gpu_expert_matmul(pass->gpu, jobs, 2);

@@ -14,19 +14,37 @@ layout(constant_id = 0) const uint TAPS = 4;
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
 {
-    Floats convolution;
-    Floats from;
+    Floats query_filters, key_filters, value_filters;
+    Floats queries, keys, values;
     Floats into;
     Sequences sequences;
+    uint query_stride, key_stride, value_stride;
     uint sequence_count, key_heads, key_size, value_size, channels, matrix_floats;
     float epsilon;
+    uint root_epsilon;
 };
 
+/* What a head is a part of: queries, keys or values. */
+struct Part
+{
+    Floats filters, from;
+    uint stride, first; /* the part's first channel of all */
+};
+
+Part part_of(uint head)
+{
+    if (head < key_heads)
+        return Part(query_filters, queries, query_stride, 0);
+    if (head < 2 * key_heads)
+        return Part(key_filters, keys, key_stride, key_heads * key_size);
+    return Part(value_filters, values, value_stride, 2 * key_heads * key_size);
+}
+
 /* Input "index" of a channel, counted from TAPS - 1 rows before the sequence's first. */
-float input_at(Sequence sequence, uint index, uint channel)
+float input_at(Sequence sequence, Part part, uint index, uint channel)
 {
     if (index >= TAPS - 1)
-        return from.v[(sequence.first_row + index - (TAPS - 1)) * channels + channel];
+        return part.from.v[(sequence.first_row + index - (TAPS - 1)) * part.stride + channel - part.first];
     return sequence.fresh != 0 ? 0.0 : Floats(sequence.state).v[matrix_floats + index * channels + channel];
 }
 
@@ -41,12 +59,14 @@ void main()
     bool is_value = head >= 2 * key_heads;
     uint size = is_value ? value_size : key_size, index = row - sequence.first_row;
     uint first = is_value ? 2 * key_heads * key_size + (head - 2 * key_heads) * value_size : head * key_size;
+    Part part = part_of(head);
     float squares = 0.0;
     for (uint i = gl_LocalInvocationID.x; i < size; i += GROUP) {
         uint channel = first + i;
         float sum = 0.0;
         [[unroll]] for (uint tap = 0; tap < TAPS; tap++)
-            sum = fma(input_at(sequence, index + tap, channel), convolution.v[channel * TAPS + tap], sum);
+            sum = fma(input_at(sequence, part, index + tap, channel),
+                      part.filters.v[(channel - part.first) * TAPS + tap], sum);
         sum *= sigmoid(sum);
         into.v[row * channels + channel] = sum;
         squares = fma(sum, sum, squares);
@@ -55,12 +75,13 @@ void main()
         Floats kept = Floats(sequence.next);
         for (uint i = gl_LocalInvocationID.x; i < size * (TAPS - 1); i += GROUP) {
             uint back = i / size, channel = first + i % size;
-            kept.v[matrix_floats + back * channels + channel] = input_at(sequence, sequence.rows + back, channel);
+            kept.v[matrix_floats + back * channels + channel] = input_at(sequence, part, sequence.rows + back, channel);
         }
     }
     if (is_value)
         return;
-    float factor = 1.0 / max(sqrt(group_sum(squares)), epsilon);
+    squares = group_sum(squares);
+    float factor = 1.0 / (root_epsilon != 0 ? sqrt(squares + epsilon) : max(sqrt(squares), epsilon));
     if (head < key_heads)
         factor /= sqrt(float(size));
     for (uint i = gl_LocalInvocationID.x; i < size; i += GROUP)

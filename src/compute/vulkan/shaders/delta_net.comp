@@ -24,10 +24,20 @@ layout(push_constant) uniform Push
     Sequences sequences;
     uint key_heads, value_heads, value_size, channels, gate_stride, gate_group;
     uint tiled;
+    uint decay_kind; /* 0: of a head; 1: of a channel; 2: of a channel, bounded */
+    float bound;
 };
 
 shared vec4 query[MOST_KEYS / 4];
 shared vec4 key[MOST_KEYS / 4];
+shared vec4 decays[MOST_KEYS / 4];
+
+float decay_of(float f, float rate)
+{
+    if (decay_kind == 2)
+        return exp(bound * sigmoid(abs(rate) * f));
+    return exp(rate * (f > 20.0 ? f : log_of_one_more(exp(f)))); /* softplus */
+}
 
 void main()
 {
@@ -41,6 +51,7 @@ void main()
     uint gate = gate_group > 0 ? head / gate_group * 2 * gate_group + head % gate_group : head;
     uint first = head * KEY_SIZE * value_size + column;
     float bias = step_bias.v[head], rate = decay_rate.v[head];
+    uint gates = decay_kind != 0 ? value_heads * KEY_SIZE : gate_stride;
     float matrix[KEY_SIZE];
     [[unroll]] for (uint k = 0; k < KEY_SIZE; k++)
         matrix[k] = 0.0;
@@ -51,20 +62,22 @@ void main()
     for (uint row = sequence.first_row; row < sequence.first_row + sequence.rows; row++) {
         uint at = row * channels + shared_head * KEY_SIZE;
         barrier();
+        float decay = decay_kind == 0 ? decay_of(alpha.v[row * gates + gate] + bias, rate) : 0.0;
         for (uint i = thread; i < KEY_SIZE / 4; i += GROUP) {
             [[unroll]] for (uint n = 0; n < 4; n++) {
+                uint channel = head * KEY_SIZE + 4 * i + n;
+                decays[i][n] = decay_kind == 0 ? decay
+                                               : decay_of(alpha.v[row * gates + channel] + step_bias.v[channel], rate);
                 query[i][n] = from.v[at + 4 * i + n];
                 key[i][n] = from.v[at + key_heads * KEY_SIZE + 4 * i + n];
             }
         }
         float value = inside ? from.v[row * channels + 2 * key_heads * KEY_SIZE + head * value_size + column] : 0.0;
-        float share = sigmoid(beta.v[row * gate_stride + gate]), length = alpha.v[row * gate_stride + gate] + bias;
-        length = length > 20.0 ? length : log_of_one_more(exp(length)); /* softplus */
-        float decay = exp(rate * length);
+        float share = sigmoid(beta.v[row * gate_stride + gate]);
         barrier();
         vec4 sums = vec4(0.0);
         [[unroll]] for (uint i = 0; i < KEY_SIZE / 4; i++) {
-            vec4 four = vec4(matrix[4 * i], matrix[4 * i + 1], matrix[4 * i + 2], matrix[4 * i + 3]) * decay;
+            vec4 four = vec4(matrix[4 * i], matrix[4 * i + 1], matrix[4 * i + 2], matrix[4 * i + 3]) * decays[i];
             sums = fma(four, key[i], sums);
             [[unroll]] for (uint n = 0; n < 4; n++)
                 matrix[4 * i + n] = four[n];

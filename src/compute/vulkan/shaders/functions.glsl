@@ -37,6 +37,12 @@ float log_of_one_more(float e)
     return lost == 0.0 ? e : log(u) * (e / lost);
 }
 
+/* cap tanh(a / cap) */
+float capped(float a, float cap)
+{
+    return cap * (1.0 - 2.0 / (1.0 + exp(2.0 * a / cap)));
+}
+
 /* The gated activation of a kind, by its number in enum glu_kind. */
 float gated(uint kind, float gate, float up, float alpha, float limit)
 {
@@ -72,6 +78,11 @@ float gated(uint kind, float gate, float up, float alpha, float limit)
         break;
     case 8:
         gate = max(gate, 0.0) + log(1.0 + exp(-abs(gate)));
+        break;
+    case 9:
+        gate = capped(gate, alpha) * sigmoid(gate);
+        if (limit != 0.0)
+            up = capped(up, limit);
         break;
     }
     return gate * up;
