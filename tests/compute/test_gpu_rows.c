@@ -374,6 +374,7 @@ static void adds_to_the_residual_stream(void **state)
     random_seed(&random, 7);
     for (unsigned parts = 0; parts < 20; parts++) {
         bool experts = parts & 1, post = parts & 2, layer = parts & 4, normed = parts & 8, weighed = parts < 16;
+        bool fresh = parts % 5 == 1; /* with rows of 768, and with 5120 */
         static const uint32_t columns[] = {1000, 768, 5120, 999, 9000};
         struct experts e = {.rows = parts % 3 ? 1 : 5, .used = 1 + parts % 9, .columns = columns[parts % 5]};
         size_t count = (size_t)e.rows * e.columns;
@@ -381,6 +382,8 @@ static void adds_to_the_residual_stream(void **state)
         float *hidden = gpu_test_floats(&random, count), *branch = gpu_test_floats(&random, count);
         float *post_norm = gpu_test_floats(&random, e.columns), *norm_weight = gpu_test_floats(&random, e.columns);
         float factor = 0.7f;
+        for (size_t i = 0; fresh && i < count; i++)
+            hidden[i] = NAN;
         struct gpu_residual residual = {.hidden = floats(gpu, hidden, count),
                                         .branch = floats(gpu, branch, count),
                                         .post_norm = post ? floats(gpu, post_norm, e.columns) : NONE,
@@ -390,7 +393,8 @@ static void adds_to_the_residual_stream(void **state)
                                         .scale = 0.22f,
                                         .epsilon = 1e-5f,
                                         .rows = e.rows,
-                                        .columns = e.columns};
+                                        .columns = e.columns,
+                                        .fresh = fresh};
         if (experts)
             residual.mix = e.mix;
         for (size_t i = 0; !weighed && i < (size_t)e.rows * e.used; i++)
@@ -412,7 +416,7 @@ static void adds_to_the_residual_stream(void **state)
         if (post)
             compute_rms_norm(compute, branch, branch, post_norm, e.rows, e.columns, 1e-5f);
         for (size_t i = 0; i < count; i++)
-            hidden[i] = (hidden[i] + 0.22f * branch[i]) * (layer ? factor : 1);
+            hidden[i] = ((fresh ? 0 : hidden[i]) + 0.22f * branch[i]) * (layer ? factor : 1);
         expect_floats(gpu, residual.hidden, hidden, count, 1e-6);
         if (normed) {
             compute_rms_norm(compute, hidden, hidden, norm_weight, e.rows, e.columns, 1e-5f);

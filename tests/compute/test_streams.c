@@ -146,8 +146,55 @@ static void streams_mix(void **state)
     }
 }
 
+/* Kept rows and the one at work, weighed by the softmax of their scores: as in double precision, with the same bits
+ * from every instruction set and number of threads. */
+static void recalls_rows(void **state)
+{
+    enum { rows = 5, width = 70, room = 4 };
+    static float bank[rows * room * width], row[rows * width], weight[width], out[rows * width], first[rows * width];
+    (void)state;
+    for (size_t kept = 0; kept < room; kept++)
+        for (int set = INSTRUCTIONS_PLAIN; set <= INSTRUCTIONS_NEON; set++) {
+            struct compute *compute;
+            if (!compute_has_instructions((enum instruction_set)set))
+                continue;
+            for (size_t i = 0; i < COUNT_OF(bank); i++)
+                bank[i] = (float)((double)(i * 7919 % 1000) / 250 - 2);
+            for (size_t i = 0; i < COUNT_OF(row); i++)
+                row[i] = (float)((double)(i * 104729 % 1000) / 250 - 2);
+            for (size_t i = 0; i < width; i++)
+                weight[i] = (float)((double)(i * 31 % 17) / 8 - 1);
+            assert_ok(compute_create(&compute, 1 + (size_t)set, (enum instruction_set)set, &test_error));
+            compute_recall(compute, bank, room * width, kept, row, weight, 0.02f, out, rows, width);
+            compute_destroy(compute);
+            for (size_t r = 0; r < rows; r++) {
+                double score[room], sum = 0;
+                assert_memory_equal(bank + (r * room + kept) * width, row + r * width, width * sizeof *row);
+                for (size_t k = 0; k <= kept; k++) {
+                    const float *x = bank + (r * room + k) * width;
+                    double squares = 0, dot = 0;
+                    for (size_t i = 0; i < width; i++) {
+                        squares += (double)x[i] * (double)x[i];
+                        dot += (double)x[i] * (double)weight[i];
+                    }
+                    score[k] = exp(dot / sqrt(squares / width + (double)0.02f));
+                    sum += score[k];
+                }
+                for (size_t i = 0; i < width; i++) {
+                    double wanted = 0;
+                    for (size_t k = 0; k <= kept; k++)
+                        wanted += score[k] / sum * (double)bank[(r * room + k) * width + i];
+                    assert_float_equal(out[r * width + i], wanted, 2e-5);
+                }
+            }
+            if (set == INSTRUCTIONS_PLAIN)
+                memcpy(first, out, sizeof first);
+            assert_memory_equal(first, out, sizeof first);
+        }
+}
+
 int main(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(streams_mix)};
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(streams_mix), cmocka_unit_test(recalls_rows)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

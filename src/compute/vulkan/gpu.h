@@ -443,6 +443,7 @@ struct gpu_residual {
     struct gpu_range hidden, branch, post_norm, layer_scale, norm, out, out_halves;
     float scale, epsilon;
     uint32_t rows, columns;
+    bool fresh; /* hidden counts as 0 */
     struct gpu_mix mix;
 };
 void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual);

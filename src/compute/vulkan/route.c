@@ -66,7 +66,8 @@ void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
     const uint32_t steps = mix->used > GPU_ROUTER_USED ? 0 : gpu_row_steps(residual->columns, together);
     const bool joined = halves && residual->norm.buffer && near && steps && halves % 16 == 0;
     push.halves = joined ? (uint32_t)((halves - out) / 16) : 0;
-    gpu_launch(gpu, KERNEL_residual, &steps, 1, &push, sizeof push, MIN(residual->rows, GPU_MAX_GROUPS), 1, 1);
+    const uint32_t constants[] = {steps, residual->fresh};
+    gpu_launch(gpu, KERNEL_residual, constants, COUNT_OF(constants), &push, sizeof push, MIN(residual->rows, GPU_MAX_GROUPS), 1, 1);
     if (halves && residual->norm.buffer && !joined) {
         gpu_barrier(gpu);
         gpu_halves(gpu, residual->out_halves, residual->out, (uint64_t)residual->rows * residual->columns);

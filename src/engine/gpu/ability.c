@@ -108,6 +108,8 @@ static bool can_record(const struct question *q, const struct step *step)
         return step->spread.rank + step->spread.rotary <= ATTENTION_MAX_SIZE;
     case STEP_DELTA_NET:
         return gpu_delta_net_supports(step->delta_net.key_size, step->delta_net.taps);
+    case STEP_MIX:
+        return step->mix.scale == 1.0f;
     case STEP_FUNCTION:
         return step->function.function == FUNCTION_GELU;
     case STEP_ROUTE:

@@ -94,6 +94,23 @@ static hypura_status record_residual(struct batch *batch, const struct step *ste
     return HYPURA_OK;
 }
 
+/* A sum of experts that does not go to the residual stream. */
+static hypura_status record_mix(struct batch *batch, const struct step *step, hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    const struct step_mix *m = &step->mix;
+    (void)error;
+    gpu_residual(pass->gpu, &(struct gpu_residual){.hidden = pass->rows[m->out],
+                                                   .branch = pass->rows[m->out],
+                                                   .out = pass->rows[m->out],
+                                                   .scale = 1.0f,
+                                                   .rows = (uint32_t)batch->rows,
+                                                   .columns = m->width,
+                                                   .fresh = true,
+                                                   .mix = pass_mix(batch, m)});
+    return HYPURA_OK;
+}
+
 /* ---- the walk ------------------------------------------------------------------------------------------------------
  */
 
@@ -115,6 +132,7 @@ static const struct {
     [STEP_FUNCTION] = {record_function_of},
     [STEP_ROUTE] = {pass_record_route},
     [STEP_EXPERTS] = {pass_record_experts},
+    [STEP_MIX] = {record_mix},
     [STEP_RESIDUAL] = {record_residual},
 };
 

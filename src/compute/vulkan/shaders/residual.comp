@@ -12,6 +12,7 @@
  * One token is one row, whose time is that of waiting for memory. So a row of up to STEPS fours of floats an invocation
  * stays in registers, and everything that is read is asked for at once. With STEPS 0 a row may have any length. */
 layout(constant_id = 0) const uint STEPS = 0;
+layout(constant_id = 1) const uint FRESH = 0; /* what hidden holds does not count */
 
 #define MOST_STEPS 8
 #define MOST_USED 128
@@ -66,7 +67,7 @@ void row_in_memory(uint row)
             a = branch_row.v[c];
         if (uint64_t(post_norm) != 0)
             a *= post_norm.v[c];
-        a = fma(a, factor, hidden_row.v[c]) * layer;
+        a = fma(a, factor, FRESH != 0 ? 0.0 : hidden_row.v[c]) * layer;
         hidden_row.v[c] = a;
         sum = fma(a, a, sum);
     }
@@ -126,7 +127,7 @@ void row_in_registers(uint row)
     vec4 before[MOST_STEPS], post[MOST_STEPS], after[MOST_STEPS];
     float layer = uint64_t(layer_scale) != 0 ? layer_scale.v[0] : 1.0;
     [[unroll]] for (uint i = 0; i < STEPS; i++) {
-        before[i] = four_of(uint64_t(hidden) + first, i);
+        before[i] = FRESH != 0 ? vec4(0.0) : four_of(uint64_t(hidden) + first, i);
         if (uint64_t(norm) != 0)
             after[i] = four_of(uint64_t(norm), i);
         if (uint64_t(post_norm) != 0)
