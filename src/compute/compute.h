@@ -134,6 +134,7 @@ enum glu_kind {
     GLU_SOFTPLUS,     /* ln(1 + exp(gate)) * up */
     GLU_SITU, /* alpha tanh(gate / alpha) sigmoid(gate) * up, where up becomes limit tanh(up / limit) unless that is 0
                */
+    GLU_PRODUCT,      /* gate * up */
     GLU_KINDS
 };
 
@@ -307,9 +308,60 @@ struct index_search {
 size_t index_score_floats(size_t rows, size_t sets, size_t positions);
 void compute_index(struct compute *compute, const struct index_search *search);
 
+/* ---- short convolutions ------------------------------------------------------------------------------------------ */
+
+#define CONVOLUTION_MAX_TAPS 64
+
+/* A causal convolution of each channel by itself over rows of one sequence:
+ * output[r][c] = sum over taps of weights[c][tap] * input[r - (taps - 1) + tap][c], plus bias, then a SiLU if wanted.
+ * Rows before the first are what was kept of earlier calls: how rows are cut into calls changes no bit. */
+struct convolution {
+    size_t rows;
+    size_t channels, taps; /* taps 2 to CONVOLUTION_MAX_TAPS */
+    const float *weights;  /* [channels][taps] */
+    const float *bias;     /* [channels], or NULL */
+    bool silu;
+    const float *input; /* rows stride floats apart; of each, channels in groups of width, group_stride apart */
+    size_t stride, width, group_stride;
+    const float *before; /* [taps - 1][channels] inputs before the first row */
+    float *after;        /* the same before the row that comes next; not the same memory */
+    float *output;       /* [rows][channels] */
+};
+
+void compute_convolution(struct compute *compute, const struct convolution *convolution);
+
+/* ---- scans of state spaces --------------------------------------------------------------------------------------- */
+
+/* Mamba (Gu and Dao, 2023) and Mamba 2 (Dao and Gu, 2024) over rows of one sequence. A head of width channels x keeps a
+ * state S of size x width. With its step d, its rate a, and vectors b and c of its group, with which a state is written
+ * and read:
+ *
+ * S[n] = exp(d a) S[n] + b[n] (d x);  output = sum over n of c[n] S[n] + skip x
+ *
+ * Of Mamba 1 a head is a single channel, and each of its size elements has a rate of its own.
+ *
+ * Rows go in blocks, a few elements of the state at a time, which stay in registers meanwhile. Every element sees the
+ * same operations in the order of the rows, and sums run over n from the first: how rows are cut changes no bit. */
+struct scan {
+    size_t rows, heads, groups, width, size; /* head h is of group h / (heads / groups) */
+    bool each;                               /* rates of each element; heads are 1 wide, and there is one group */
+    const float *input;                      /* [rows][heads][width], rows input_stride floats apart; likewise: */
+    const float *write, *read;               /* [rows][groups][size] */
+    size_t input_stride, write_stride, read_stride;
+    const float *steps; /* [rows][heads] */
+    const float *rates; /* [heads], or [heads][size] */
+    const float *skip;  /* [heads] */
+    float *output;      /* [rows][heads][width] */
+    const float *state; /* scan_state_floats: [heads][size][width], with rates of each [size][heads] */
+    float *next;        /* the state after the rows; not the same memory */
+};
+
+size_t scan_state_floats(size_t heads, size_t width, size_t size);
+void compute_scan(struct compute *compute, const struct scan *scan);
+
 /* ---- gated delta nets -------------------------------------------------------------------------------------------- */
 
-#define DELTA_NET_MAX_TAPS 64
+#define DELTA_NET_MAX_TAPS CONVOLUTION_MAX_TAPS
 
 #define DELTA_PARTS 3 /* queries, keys, values */
 

@@ -32,7 +32,7 @@ static struct engine_options draft_options(const struct engine_options *options)
 static bool goes_back(const struct model *model)
 {
     for (uint32_t i = 0; i < model_parameters(model)->layers; i++)
-        if (model_layer(model, i)->kind == LAYER_RECURRENT)
+        if (model_layer(model, i)->recurrent)
             return false;
     return !(model_architecture(model)->flags & ARCHITECTURE_ENCODER);
 }

@@ -202,7 +202,8 @@ struct kv_layer {
     uint32_t window;
     bool values_in_keys;               /* MLA: values are the first elements of the keys */
     struct kv_plane planes[KV_PLANES]; /* of number 1 and so on; those without width are not there */
-    /* A recurrent layer has two states of so many floats instead: the one that holds, and the one being made. */
+    /* A recurrent layer has two states of so many floats, instead or besides: the one that holds, and the one being
+     * made. */
     size_t state_floats;
     uint64_t states;
 };
@@ -252,9 +253,8 @@ struct attention kv_cache_attention(const struct kv_cache *cache, uint32_t layer
 struct attention_sequence kv_cache_sequence(const struct kv_cache *cache, uint32_t layer, uint32_t sequence,
                                             uint32_t first, uint32_t rows);
 
-/* The state that holds, and the one to write; kv_cache_commit makes the written ones hold. Before a sequence's first
- * position the former is zero. */
-float *kv_cache_state(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool next);
+/* A step's part of the state that holds, and of the one to write; kv_cache_commit makes the written ones hold. */
+float *kv_cache_state(const struct kv_cache *cache, const struct step *step, uint32_t sequence, bool next);
 
 /* The tokens of a sequence, by position; NULL where nobody looks back at them. */
 int32_t *kv_cache_tokens(const struct kv_cache *cache, uint32_t sequence);

@@ -19,10 +19,8 @@ static void layer_shape(struct kv_layer *out, const struct geometry *geometry, u
     *out = (struct kv_layer){0};
     for (size_t i = 0; i < list.count; i++) {
         const struct step *step = &list.steps[i];
-        if (step->kind == STEP_DELTA_NET) {
-            const struct step_delta_net *d = &step->delta_net;
-            out->state_floats = delta_net_state_floats(d->heads_k, d->heads_v, d->key_size, d->value_size, d->taps);
-        } else if (step->kind == STEP_HEADS && step->heads.plane) {
+        out->state_floats += step_state(step);
+        if (step->kind == STEP_HEADS && step->heads.plane) {
             add_plane(out, step->heads.plane, (size_t)step->heads.key.heads * step->heads.key.size, 1, type, positions);
         } else if (step->kind == STEP_HEADS && step->heads.stores) {
             out->heads = step->heads.key.heads;
@@ -327,11 +325,11 @@ bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32
     return true;
 }
 
-float *kv_cache_state(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool next)
+float *kv_cache_state(const struct kv_cache *cache, const struct step *step, uint32_t sequence, bool next)
 {
-    const struct kv_layer *l = &cache->layers[layer];
+    const struct kv_layer *l = &cache->layers[step->layer];
     float *states = (float *)(void *)(cache->memory + l->states) + 2 * (size_t)sequence * l->state_floats;
-    return states + (size_t)(cache->state[sequence] ^ next) * l->state_floats;
+    return states + (size_t)(cache->state[sequence] ^ next) * l->state_floats + step->state;
 }
 
 int32_t *kv_cache_tokens(const struct kv_cache *cache, uint32_t sequence)

@@ -24,6 +24,7 @@ static void input_widths(struct geometry *out, const struct step *step)
     if (step->kind == STEP_EXPERTS)
         out->input = MAX(out->input, (size_t)step->experts.columns);
     out->input = MAX(out->input, embedding);
+    out->inner = MAX(out->inner, (size_t)1); /* a model may have no feed forward */
 }
 
 /* Small tensors that hold_vector has to convert. */

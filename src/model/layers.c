@@ -6,6 +6,9 @@ static hypura_status layer_slides(struct reader *reader, uint32_t layer, bool *o
 {
     const struct architecture *a = reader->architecture;
     const struct gguf_value *value = gguf_find(reader->file, key(reader, "attention.sliding_window_pattern"));
+    *out = true;
+    if (a->window_pattern == WINDOWS_EVERYWHERE)
+        return HYPURA_OK;
     int64_t slides = 0;
     if (value && value->type == GGUF_ARRAY ? !gguf_element_int64(value, layer, &slides)
                                            : a->window_pattern == WINDOWS_LISTED)
@@ -91,6 +94,9 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
     const struct model_parameters *p = &model->parameters;
     uint32_t window = 0, interval = 4, shared = 0, leading = 0;
     uint32_t window_key = p->key_size, window_value = p->value_size;
+    bool turns = true;
+    if (a->flags & ARCHITECTURE_ROPE_FINETUNED)
+        gguf_get_bool(reader->file, key(reader, "rope.scaling.finetuned"), &turns);
     TRY(read_window(reader, p, &window, error));
     TRY(optional_number(reader, "leading_dense_block_count", MAX_LAYERS, &leading, error));
     if (window) {
@@ -109,7 +115,9 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
         TRY(read_limits(a, reader, i, layer, error));
         if (a->flags & ARCHITECTURE_DENSE_SQUARE)
             layer->feed_forward = p->embedding;
-        if (a->keyless && layer->kv_heads == 0)
+        if ((a->flags & ARCHITECTURE_ONE_BRANCH) && layer->feed_forward)
+            layer->kind = LAYER_NO_MIXER;
+        else if (a->keyless != LAYER_ATTENTION && layer->kv_heads == 0)
             layer->kind = a->keyless;
         else if (a->flags & ARCHITECTURE_LATENT)
             layer->kind = LAYER_LATENT;
@@ -117,11 +125,14 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
             layer->kind = LAYER_RECURRENT;
         else
             layer->kind = LAYER_ATTENTION;
+        layer->scans = a->flags & ARCHITECTURE_SCAN_BESIDE;
+        layer->recurrent = layer->scans || (layer->kind > LAYER_LATENT && layer->kind != LAYER_NO_MIXER);
+        layer->no_feed_forward = (a->flags & ARCHITECTURE_ONE_BRANCH) && layer->kind != LAYER_NO_MIXER;
         bool slides = false;
-        if (window)
+        if (window && layer->kind <= LAYER_LATENT)
             TRY(layer_slides(reader, i, &slides, error));
         layer->window = slides ? window : 0;
-        layer->rope = layer_turns(a, layer, i, window, leading);
+        layer->rope = turns && layer_turns(a, layer, i, window, leading);
         bool chunked = a->flags & ARCHITECTURE_CHUNKED;
         layer->chunk = chunked && layer->rope ? CHUNK_OF_ATTENTION : 0;
         layer->sharpened = p->attention_temperature_scale != 0.0f && !(chunked && layer->rope);
@@ -133,7 +144,7 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
         if (layer->moe && p->experts == 0)
             return error_set(error, HYPURA_ERROR_FORMAT, "%s: layer %u has a router, but '%s' is missing",
                              gguf_file_path(reader->file, 0), i, key(reader, "expert_count"));
-        if (layer->kind != LAYER_RECURRENT && (layer->heads == 0 || layer->kv_heads == 0))
+        if (layer->kind <= LAYER_LATENT && (layer->heads == 0 || layer->kv_heads == 0))
             return error_set(error, HYPURA_ERROR_FORMAT,
                              "%s: layer %u has %u heads and %u key heads; both must be there",
                              gguf_file_path(reader->file, 0), i, layer->heads, layer->kv_heads);
@@ -149,7 +160,7 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
             return error_set(error, HYPURA_ERROR_FORMAT,
                              "%s: layer %u has heads with keys of %u, values of %u and %u rotary elements",
                              gguf_file_path(reader->file, 0), i, layer->key_size, layer->value_size, rotary);
-        if (!layer->moe && layer->feed_forward == 0)
+        if (!layer->moe && layer->feed_forward == 0 && !layer->no_feed_forward)
             return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is missing or zero for layer %u",
                              gguf_file_path(reader->file, 0), key(reader, "feed_forward_length"), i);
     }

@@ -17,7 +17,7 @@ enum rope_style { ROPE_STYLE_NONE, ROPE_STYLE_NORMAL, ROPE_STYLE_NEOX };
 
 enum rope_scaling { ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_YARN, ROPE_SCALING_LONGROPE };
 
-enum ffn_activation { FFN_SILU, FFN_GELU, FFN_OAI, FFN_RELU, FFN_SITU, FFN_SILU_CAPPED /* clamps come after it */ };
+enum ffn_activation { FFN_SILU, FFN_GELU, FFN_OAI, FFN_RELU, FFN_RELU_SQUARED, FFN_SITU, FFN_SILU_CAPPED /* clamps come after it */ };
 
 /* What attention's output is multiplied by: this function of one more projection of its input. */
 enum attention_gate { ATTENTION_UNGATED, ATTENTION_GATE_SIGMOID, ATTENTION_GATE_SOFTPLUS };
@@ -52,9 +52,14 @@ enum yarn_style {
 };
 
 enum layer_kind {
-    LAYER_ATTENTION, /* full or sliding-window attention */
-    LAYER_LATENT,    /* MLA: compressed keys and values */
-    LAYER_RECURRENT  /* gated delta net: a state instead of a cache */
+    LAYER_ATTENTION,    /* full or sliding-window attention */
+    LAYER_LATENT,       /* MLA: compressed keys and values */
+    LAYER_RECURRENT,    /* gated delta net: a state instead of a cache */
+    LAYER_SCAN,         /* Mamba 1 */
+    LAYER_SCAN_HEADS,   /* Mamba 2 */
+    LAYER_SCAN_BETWEEN, /* what Mamba 1 makes of its input, in the heads of Mamba 2 (PLaMo 2) */
+    LAYER_CONVOLUTION,  /* a short convolution between two gates (LFM 2) */
+    LAYER_NO_MIXER      /* a feed forward only */
 };
 
 enum decay_style {
@@ -124,12 +129,20 @@ enum tensor_role {
     ROLE_RECURRENT_GATE,
     ROLE_RECURRENT_GATE_A,
     ROLE_RECURRENT_GATE_B,
+    ROLE_RECURRENT_IN,
     ROLE_RECURRENT_CONV,
+    ROLE_RECURRENT_CONV_BIAS,
     ROLE_RECURRENT_CONV_Q,
     ROLE_RECURRENT_CONV_K,
     ROLE_RECURRENT_CONV_V,
+    ROLE_RECURRENT_X,
+    ROLE_RECURRENT_DT_NORM,
+    ROLE_RECURRENT_B_NORM,
+    ROLE_RECURRENT_C_NORM,
+    ROLE_RECURRENT_DT,
     ROLE_RECURRENT_DT_BIAS,
     ROLE_RECURRENT_A,
+    ROLE_RECURRENT_D,
     ROLE_RECURRENT_NORM,
     ROLE_RECURRENT_OUT,
     ROLE_ATTENTION_OUTPUT,
@@ -229,6 +242,9 @@ struct unit {
 
 struct model_layer {
     enum layer_kind kind;
+    bool recurrent; /* a sequence keeps a state in it, which does not go back */
+    bool no_feed_forward;
+    bool scans; /* next to attention: LAYER_SCAN_HEADS reads the same rows, and both are added */
     uint32_t heads;
     uint32_t kv_heads;
     uint32_t key_size, value_size; /* of a head, of LAYER_ATTENTION */
@@ -322,6 +338,9 @@ struct model_parameters {
     uint32_t table_width;
     uint64_t table_rows;
     struct model_ngrams ngrams;
+    /* Of scans: value heads and what each keeps, groups in place of key heads; heads of Mamba 1 are single channels. */
+    uint32_t recurrent_rank; /* that steps are made of */
+    bool recurrent_rms;      /* steps, and what is written and read with, are normed without weights */
 };
 
 enum architecture_flag {
@@ -352,6 +371,9 @@ enum architecture_flag {
     ARCHITECTURE_ROTARY_HALF = 1 << 24,       /* layers without a window turn half of rope.dimension_count */
     ARCHITECTURE_SCALE_STRETCHED = 1 << 25,   /* YaRN's stretch is in the scale of latent attention as a whole */
     ARCHITECTURE_DENSE_SQUARE = 1 << 26,      /* the dense feed forward is as wide as the embedding */
+    ARCHITECTURE_SCAN_BESIDE = 1 << 28,       /* a scan of heads next to attention in every layer */
+    ARCHITECTURE_ROPE_FINETUNED = 1 << 29,    /* no positions where rope.scaling.finetuned is false */
+    ARCHITECTURE_ONE_BRANCH = 1 << 30,        /* a layer is a feed forward, where feed_forward_length says, or a mixer */
     ARCHITECTURE_NORMS_BEHIND = 1 << 8        /* no norms before attention and feed forward, only behind them */
 };
 
@@ -360,10 +382,12 @@ struct tensor_alias {
     const char *name;
     enum tensor_role role;
 };
-#define ARCHITECTURE_ALIASES 2
+#define ARCHITECTURE_ALIASES 4
 
 /* Of layers that slide as the file says of each, which it must. */
 #define WINDOWS_LISTED UINT32_MAX
+/* Of those that all slide, where the file says how far. */
+#define WINDOWS_EVERYWHERE (UINT32_MAX - 1)
 
 /* What holds unless the file says; 0: nothing special. */
 struct architecture_factors {

@@ -63,7 +63,13 @@ enum extent {
     RECURRENT_CHANNELS,
     RECURRENT_VALUE_HEADS,
     RECURRENT_VALUE_HEADS_TWICE,
-    RECURRENT_VALUE_SIZE,
+    RECURRENT_IN,
+    RECURRENT_X,
+    RECURRENT_RANK,
+    RECURRENT_STATE,
+    RECURRENT_RATES,      /* of a head: one, or one of each element of its state */
+    RECURRENT_NORM_WIDTH, /* of a head, or of a group */
+    RECURRENT_NORM_GROUPS,
     RECURRENT_INNER,
     GATES, /* of attention: heads x value size, or one for each head; of a delta net its inner width */
     TABLE_WIDTH,
@@ -99,6 +105,7 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
 #define MAX_HEADS 65536u
 #define MAX_EXPERTS 65536u
 #define MAX_STREAMS 16u
+#define MAX_TAPS 64u /* of a short convolution */
 #define MAX_VOCABULARY (1u << 24)
 
 struct reader {

@@ -182,14 +182,60 @@ static hypura_status read_situ(struct reader *reader, struct model_parameters *p
 /* ---- recurrent layers ----------------------------------------------------------------------------------------------
  */
 
-static hypura_status read_recurrent(struct reader *reader, struct model_parameters *p, hypura_error *error)
+/* What keeps a state in an architecture; LAYER_ATTENTION: nothing does. */
+static enum layer_kind recurrent_kind(const struct architecture *a)
 {
+    return a->decay != DECAY_BY_HEAD             ? LAYER_ATTENTION /* read_channel_delta */
+           : a->flags & ARCHITECTURE_RECURRENT   ? LAYER_RECURRENT
+           : a->flags & ARCHITECTURE_SCAN_BESIDE ? LAYER_SCAN_HEADS
+                                                 : a->keyless;
+}
+
+/* The channels of a short convolution, each for itself. */
+static hypura_status read_convolution(struct reader *reader, struct model_parameters *p, hypura_error *error)
+{
+    TRY(needed_number(reader, "shortconv.l_cache", MAX_TAPS, &p->recurrent_conv, error));
+    p->recurrent_heads_v = p->embedding;
+    p->recurrent_value_size = 1;
+    if (p->recurrent_conv < 2)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: a convolution of %u; 2 to %u are possible",
+                         gguf_file_path(reader->file, 0), p->recurrent_conv, MAX_TAPS);
+    return HYPURA_OK;
+}
+
+/* Channels of Mamba 1 are heads of their own, in one group; the steps of all are made of a few numbers, and of PLaMo
+ * 2's heads likewise. */
+static hypura_status read_channels(struct model *model, struct reader *reader, enum layer_kind kind, uint32_t inner,
+                                   hypura_error *error)
+{
+    struct model_parameters *p = &model->parameters;
+    p->recurrent_heads_k = 1;
+    p->recurrent_rank = first_dimension(model, ROLE_RECURRENT_DT);
+    if (kind == LAYER_SCAN_BETWEEN)
+        return needed_number(reader, "ssm.time_step_rank", MAX_HEADS, &p->recurrent_heads_v, error);
+    p->recurrent_heads_v = inner;
+    gguf_get_bool(reader->file, key(reader, "ssm.dt_b_c_rms"), &p->recurrent_rms);
+    return HYPURA_OK;
+}
+
+static hypura_status read_recurrent(struct model *model, struct reader *reader, hypura_error *error)
+{
+    struct model_parameters *p = &model->parameters;
+    enum layer_kind kind = recurrent_kind(reader->architecture);
     uint32_t inner = 0;
-    TRY(needed_number(reader, "ssm.conv_kernel", 64, &p->recurrent_conv, error));
+    if (kind == LAYER_ATTENTION)
+        return HYPURA_OK;
+    if (kind == LAYER_CONVOLUTION)
+        return read_convolution(reader, p, error);
+    TRY(needed_number(reader, "ssm.conv_kernel", MAX_TAPS, &p->recurrent_conv, error));
     TRY(needed_number(reader, "ssm.state_size", MAX_WIDTH, &p->recurrent_key_size, error));
-    TRY(needed_number(reader, "ssm.group_count", MAX_HEADS, &p->recurrent_heads_k, error));
-    TRY(needed_number(reader, "ssm.time_step_rank", MAX_HEADS, &p->recurrent_heads_v, error));
     TRY(needed_number(reader, "ssm.inner_size", MAX_WIDTH, &inner, error));
+    if (kind == LAYER_SCAN || kind == LAYER_SCAN_BETWEEN) {
+        TRY(read_channels(model, reader, kind, inner, error));
+    } else {
+        TRY(needed_number(reader, "ssm.group_count", MAX_HEADS, &p->recurrent_heads_k, error));
+        TRY(needed_number(reader, "ssm.time_step_rank", MAX_HEADS, &p->recurrent_heads_v, error));
+    }
     if (inner % p->recurrent_heads_v != 0 || p->recurrent_heads_v % p->recurrent_heads_k != 0 || p->recurrent_conv < 2)
         return error_set(
             error, HYPURA_ERROR_FORMAT,
@@ -232,7 +278,10 @@ static hypura_status read_heads(struct model *model, struct reader *reader, hypu
 {
     struct model_parameters *p = &model->parameters;
     uint32_t heads = 0;
-    TRY(layer_number(reader, "attention.head_count", 0, MAX_HEADS, &heads, error));
+    for (uint32_t i = 0; i < p->layers && heads == 0; i++)
+        TRY(layer_number(reader, "attention.head_count", i, MAX_HEADS, &heads, error));
+    if (heads == 0 && model->architecture->keyless != LAYER_ATTENTION)
+        return HYPURA_OK; /* no layer attends */
     p->key_size = p->value_size = heads ? p->embedding / heads : 0;
     TRY(optional_number(reader, "attention.key_length", MAX_WIDTH, &p->key_size, error));
     TRY(optional_number(reader, "attention.value_length", MAX_WIDTH, &p->value_size, error));
@@ -367,8 +416,7 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error)
                          path, p->layers, p->residual_block, RECALLED_MAX - 2);
     TRY(read_experts(model, &reader, error));
     TRY(read_situ(&reader, p, error));
-    if (model->architecture->flags & ARCHITECTURE_RECURRENT)
-        TRY(read_recurrent(&reader, p, error));
+    TRY(read_recurrent(model, &reader, error));
     if (model->architecture->index != INDEX_NONE)
         TRY(model_read_index(&reader, p, error));
     if (model->architecture->decay != DECAY_BY_HEAD)

@@ -57,6 +57,7 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
                                    {EMBEDDING, RECURRENT_VALUE_HEADS_TWICE}},
     [ROLE_RECURRENT_ALPHA] = {"recurrent alpha", "ssm_alpha.weight", true, {EMBEDDING, RECURRENT_VALUE_HEADS}},
     [ROLE_RECURRENT_BETA] = {"recurrent beta", "ssm_beta.weight", true, {EMBEDDING, RECURRENT_VALUE_HEADS}},
+    [ROLE_RECURRENT_IN] = {"recurrent input", "ssm_in.weight", true, {EMBEDDING, RECURRENT_IN}},
     [ROLE_RECURRENT_CONV] = {"recurrent convolution", "ssm_conv1d.weight", true, {RECURRENT_CONV, RECURRENT_CHANNELS}},
     [ROLE_RECURRENT_DECAY_A] = {"recurrent decay a", "ssm_f_a.weight", true, {EMBEDDING, RECURRENT_DECAY_RANK}},
     [ROLE_RECURRENT_DECAY_B] = {"recurrent decay b", "ssm_f_b.weight", true, {RECURRENT_KEY_SIZE, RECURRENT_INNER}},
@@ -76,8 +77,15 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
                                true,
                                {RECURRENT_CONV, ONE, RECURRENT_INNER}},
     [ROLE_RECURRENT_DT_BIAS] = {"recurrent time step bias", "ssm_dt.bias", true, {RECURRENT_DECAYS}},
-    [ROLE_RECURRENT_A] = {"recurrent a", "ssm_a", true, {RECURRENT_VALUE_HEADS}},
-    [ROLE_RECURRENT_NORM] = {"recurrent norm", "ssm_norm.weight", true, {RECURRENT_VALUE_SIZE}},
+    [ROLE_RECURRENT_CONV_BIAS] = {"recurrent convolution bias", "ssm_conv1d.bias", true, {RECURRENT_CHANNELS}},
+    [ROLE_RECURRENT_X] = {"recurrent x", "ssm_x.weight", true, {RECURRENT_INNER, RECURRENT_X}},
+    [ROLE_RECURRENT_DT_NORM] = {"recurrent time step norm", "ssm_dt_norm.weight", true, {RECURRENT_RANK}},
+    [ROLE_RECURRENT_B_NORM] = {"recurrent b norm", "ssm_b_norm.weight", true, {RECURRENT_STATE}},
+    [ROLE_RECURRENT_C_NORM] = {"recurrent c norm", "ssm_c_norm.weight", true, {RECURRENT_STATE}},
+    [ROLE_RECURRENT_DT] = {"recurrent time step", "ssm_dt.weight", true, {RECURRENT_RANK, RECURRENT_VALUE_HEADS}},
+    [ROLE_RECURRENT_A] = {"recurrent a", "ssm_a", true, {RECURRENT_RATES, RECURRENT_VALUE_HEADS}},
+    [ROLE_RECURRENT_D] = {"recurrent d", "ssm_d", true, {RECURRENT_VALUE_HEADS}},
+    [ROLE_RECURRENT_NORM] = {"recurrent norm", "ssm_norm.weight", true, {RECURRENT_NORM_WIDTH, RECURRENT_NORM_GROUPS}},
     [ROLE_RECURRENT_OUT] = {"recurrent output", "ssm_out.weight", true, {RECURRENT_INNER, EMBEDDING}},
     [ROLE_ATTENTION_OUTPUT] = {"attention output", "attn_output.weight", true, {ATTENDED, EMBEDDING}},
     [ROLE_ATTENTION_OUTPUT_BIAS] = {"attention output bias", "attn_output.bias", true, {EMBEDDING}},
@@ -157,6 +165,12 @@ static bool has_role(const struct model *model, const struct model_layer *layer,
     return model->layer_tensors[layer - model->layers][role];
 }
 
+/* What a layer that keeps a state is. */
+static enum layer_kind state_kind(const struct model_layer *layer)
+{
+    return !layer ? LAYER_ATTENTION : layer->scans ? LAYER_SCAN_HEADS : layer->kind;
+}
+
 uint64_t extent_value(enum extent extent, const struct model *model, const struct model_layer *layer)
 {
     const struct model_parameters *p = &model->parameters;
@@ -164,7 +178,9 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
     uint64_t keys = layer ? (uint64_t)layer->kv_heads * layer->key_size : 0;
     uint64_t values = layer ? (uint64_t)layer->kv_heads * layer->value_size : 0;
     uint64_t inner = (uint64_t)p->recurrent_heads_v * p->recurrent_value_size;
-    uint64_t channels = inner + 2 * (uint64_t)p->recurrent_heads_k * p->recurrent_key_size;
+    enum layer_kind kind = state_kind(layer);
+    bool alone = kind == LAYER_SCAN || kind == LAYER_SCAN_BETWEEN || kind == LAYER_CONVOLUTION;
+    uint64_t channels = inner + (alone ? 0 : 2 * (uint64_t)p->recurrent_heads_k * p->recurrent_key_size);
     switch (extent) {
     case NOTHING:
     case ANY:
@@ -251,8 +267,24 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return p->recurrent_heads_v;
     case RECURRENT_VALUE_HEADS_TWICE:
         return 2 * (uint64_t)p->recurrent_heads_v;
-    case RECURRENT_VALUE_SIZE:
-        return p->recurrent_value_size;
+    case RECURRENT_IN:
+        return kind == LAYER_CONVOLUTION    ? 3 * inner
+               : kind == LAYER_SCAN_HEADS   ? inner + channels + p->recurrent_heads_v
+               : kind == LAYER_SCAN         ? 2 * inner
+               : kind == LAYER_SCAN_BETWEEN ? 2 * inner
+                                            : 0;
+    case RECURRENT_X:
+        return kind == LAYER_CONVOLUTION || !alone ? 0 : p->recurrent_rank + 2 * (uint64_t)p->recurrent_key_size;
+    case RECURRENT_RANK:
+        return p->recurrent_rank;
+    case RECURRENT_STATE:
+        return p->recurrent_key_size;
+    case RECURRENT_RATES:
+        return kind == LAYER_SCAN ? p->recurrent_key_size : 1;
+    case RECURRENT_NORM_WIDTH:
+        return kind == LAYER_SCAN_HEADS ? inner / p->recurrent_heads_k : p->recurrent_value_size;
+    case RECURRENT_NORM_GROUPS:
+        return kind == LAYER_SCAN_HEADS ? p->recurrent_heads_k : 1;
     case RECURRENT_INNER:
         return inner;
     case TABLE_WIDTH:

@@ -28,10 +28,11 @@ static bool split_layer_name(const char *name, uint32_t *layer, const char **res
     return true;
 }
 
-static int find_role(const struct architecture *architecture, const char *name, bool layer)
+static int find_role_named(const struct architecture *architecture, const char *name, bool layer)
 {
-    for (size_t i = 0; layer && i < ARCHITECTURE_ALIASES && architecture->aliases[i].name; i++)
-        if (strcmp(name, architecture->aliases[i].name) == 0)
+    for (size_t i = 0; i < ARCHITECTURE_ALIASES && architecture->aliases[i].name; i++)
+        if (tensor_roles[architecture->aliases[i].role].layer == layer &&
+            strcmp(name, architecture->aliases[i].name) == 0)
             return (int)architecture->aliases[i].role;
     if (layer && strcmp(name, "exp_probs_b") == 0) /* some converters leave the ending out */
         return ROLE_ROUTER_SELECTION_BIAS;
@@ -39,6 +40,16 @@ static int find_role(const struct architecture *architecture, const char *name, 
         if (tensor_roles[role].layer == layer && strcmp(tensor_roles[role].name, name) == 0)
             return role;
     return -1;
+}
+
+/* Some converters leave the ending of a name out. */
+static int find_role(const struct architecture *architecture, const char *name, bool layer)
+{
+    char whole[80];
+    int role = find_role_named(architecture, name, layer);
+    if (role >= 0 || strchr(name, '.') || snprintf(whole, sizeof whole, "%s.weight", name) >= (int)sizeof whole)
+        return role;
+    return find_role_named(architecture, whole, layer);
 }
 
 bool model_tensor_role(const struct model *model, const char *name, int32_t *layer, enum tensor_role *role)
@@ -97,6 +108,25 @@ static void shape_text(char *text, size_t room, const uint64_t *dimensions, uint
         snprintf(text + used, room - used, "]");
 }
 
+/* Files write some small tensors with dimensions of 1 here and there. */
+static bool fits_but_for_ones(const struct model *model, const struct gguf_tensor *tensor, enum tensor_role role,
+                              const struct model_layer *layer)
+{
+    uint32_t d = 0;
+    if (role < ROLE_RECURRENT_CONV || role > ROLE_RECURRENT_NORM)
+        return false;
+    for (uint32_t i = 0; i < 3; i++) {
+        uint64_t expected = extent_value(tensor_roles[role].extents[i], model, layer);
+        while (expected != 1 && d < COUNT_OF(tensor->dimensions) && tensor->dimensions[d] == 1)
+            d++;
+        if (expected != 1 && (d == COUNT_OF(tensor->dimensions) || tensor->dimensions[d++] != expected))
+            return false;
+    }
+    while (d < COUNT_OF(tensor->dimensions) && tensor->dimensions[d] == 1)
+        d++;
+    return d == COUNT_OF(tensor->dimensions);
+}
+
 static hypura_status check_shape(const struct model *model, const struct gguf_tensor *tensor, enum tensor_role role,
                                  const struct model_layer *layer, hypura_error *error)
 {
@@ -129,7 +159,7 @@ static hypura_status check_shape(const struct model *model, const struct gguf_te
     /* A list of numbers may stand as a matrix of one column. */
     fits = fits || (count == 1 && tensor->dimensions[0] == 1 && tensor->dimensions[1] == expected[0] &&
                     tensor->dimensions[2] == 1);
-    if (fits && tensor->dimensions[3] == 1)
+    if ((fits && tensor->dimensions[3] == 1) || (layer && fits_but_for_ones(model, tensor, role, layer)))
         return HYPURA_OK;
     for (uint32_t d = 0; layer && d < count; d++)
         if (expected[d] == 0)
@@ -173,6 +203,14 @@ static size_t need_channel_delta(const struct gguf_tensor *const *tensors, enum 
     return count;
 }
 
+static size_t add_scan_roles(enum tensor_role *needed)
+{
+    static const enum tensor_role roles[] = {ROLE_RECURRENT_IN, ROLE_RECURRENT_CONV, ROLE_RECURRENT_DT_BIAS,
+                                             ROLE_RECURRENT_A,  ROLE_RECURRENT_D,    ROLE_RECURRENT_OUT};
+    memcpy(needed, roles, sizeof roles);
+    return COUNT_OF(roles);
+}
+
 static hypura_status check_layer(const struct model *model, uint32_t number, hypura_error *error)
 {
     const struct model_layer *layer = &model->layers[number];
@@ -180,9 +218,10 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
     enum tensor_role needed[ROLE_COUNT];
     size_t count = 0;
     bool behind = model->architecture->flags & ARCHITECTURE_NORMS_BEHIND;
+    bool ungated = model->architecture->flags & ARCHITECTURE_FFN_UNGATED;
     bool of_sums = model->architecture->flags & ARCHITECTURE_NORMS_OF_SUMS;
     needed[count++] = of_sums ? ROLE_ATTENTION_SUM_NORM : behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM;
-    if (!(model->architecture->flags & ARCHITECTURE_PARALLEL))
+    if (!(model->architecture->flags & (ARCHITECTURE_PARALLEL | ARCHITECTURE_ONE_BRANCH)))
         needed[count++] = of_sums ? ROLE_FFN_SUM_NORM : behind ? ROLE_FFN_POST_NORM : ROLE_FFN_NORM;
     if (model->parameters.residual_block) {
         needed[count++] = ROLE_ATTENTION_RESIDUAL_SCORE;
@@ -237,6 +276,22 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
             needed[count++] = ROLE_RECURRENT_BETA;
         }
         break;
+    case LAYER_SCAN:
+    case LAYER_SCAN_BETWEEN:
+        needed[count++] = ROLE_RECURRENT_X;
+        needed[count++] = ROLE_RECURRENT_DT;
+        count += add_scan_roles(needed + count);
+        break;
+    case LAYER_SCAN_HEADS:
+        count += add_scan_roles(needed + count);
+        break;
+    case LAYER_CONVOLUTION:
+        needed[count++] = ROLE_RECURRENT_IN;
+        needed[count++] = ROLE_RECURRENT_CONV;
+        needed[count++] = ROLE_RECURRENT_OUT;
+        break;
+    case LAYER_NO_MIXER:
+        break;
     }
     if (layer->indexed && model->architecture->index == INDEX_POSITIONS) {
         needed[count++] = ROLE_ATTENTION_Q_A;
@@ -249,11 +304,14 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
         needed[count++] = ROLE_INDEX_K;
         needed[count++] = ROLE_INDEX_K_NORM;
     }
+    if (layer->scans)
+        count += add_scan_roles(needed + count);
     if (layer->moe) {
         needed[count++] = ROLE_ROUTER;
         needed[count++] = ROLE_EXPERT_DOWN;
         if (!tensors[ROLE_EXPERT_GATE_UP]) {
-            needed[count++] = ROLE_EXPERT_GATE;
+            if (!ungated)
+                needed[count++] = ROLE_EXPERT_GATE;
             needed[count++] = ROLE_EXPERT_UP;
         }
         if (model->parameters.expert_columns != model->parameters.embedding || tensors[ROLE_LATENT_DOWN]) {
@@ -261,11 +319,12 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
             needed[count++] = ROLE_LATENT_UP;
         }
         if (model->parameters.shared_feed_forward) {
-            needed[count++] = ROLE_SHARED_GATE;
+            if (!ungated)
+                needed[count++] = ROLE_SHARED_GATE;
             needed[count++] = ROLE_SHARED_UP;
             needed[count++] = ROLE_SHARED_DOWN;
         }
-    } else {
+    } else if (!layer->no_feed_forward) {
         needed[count++] = ROLE_FFN_UP;
         needed[count++] = ROLE_FFN_DOWN;
     }

@@ -26,7 +26,8 @@ static const char *const buffer_names[BUFFER_COUNT] = {[BUFFER_NONE] = "-",
                                                        [BUFFER_INDEX_QUERY] = "index query",
                                                        [BUFFER_INDEX_KEY] = "index key",
                                                        [BUFFER_INDEX_WEIGHT] = "index weight",
-                                                       [BUFFER_CHOSEN] = "chosen"};
+                                                       [BUFFER_CHOSEN] = "chosen",
+                                                       [BUFFER_READING] = "reading"};
 
 static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_LOOK_UP] = "look up",
@@ -38,6 +39,8 @@ static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_SPREAD] = "spread",
                                                    [STEP_ATTEND] = "attend",
                                                    [STEP_ATTEND_LATENT] = "attend latent",
+                                                   [STEP_CONVOLVE] = "convolve",
+                                                   [STEP_SCAN] = "scan",
                                                    [STEP_DELTA_NET] = "delta net",
                                                    [STEP_GLU] = "glu",
                                                    [STEP_FUNCTION] = "function",
@@ -87,6 +90,7 @@ static const char *glu_name(enum glu_kind kind)
                                         [GLU_RELU] = "relu",
                                         [GLU_OAI] = "oai",
                                         [GLU_SIGMOID] = "sigmoid",
+                                        [GLU_PRODUCT] = "product",
                                         [GLU_SILU_CLAMPED] = "clamped silu",
                                         [GLU_SILU_CAPPED] = "capped silu",
                                         [GLU_SOFTPLUS] = "softplus",
@@ -252,6 +256,16 @@ void step_describe(const struct step *step, char *text, size_t room)
         break;
     case STEP_INDEX:
         say_index(&line, &step->index);
+        break;
+    case STEP_CONVOLVE:
+        say(&line, "%s -> %s: %u channels over %u tokens%s", buffer_name(step->convolve.in.buffer),
+            buffer_name(step->convolve.out), step->convolve.groups * step->convolve.width, step->convolve.taps,
+            step->convolve.silu ? ", silu" : "");
+        break;
+    case STEP_SCAN:
+        say(&line, "%s, %s, %s, %s -> %s: %u states of %u x %u", buffer_name(step->scan.in.buffer),
+            buffer_name(step->scan.steps), buffer_name(step->scan.write.buffer), buffer_name(step->scan.read.buffer),
+            buffer_name(step->scan.out), step->scan.heads, step->scan.size, step->scan.width);
         break;
     case STEP_DELTA_NET:
         say_delta_net(&line, &step->delta_net);

@@ -17,6 +17,7 @@ static struct glu glu_of(const struct builder *b, float limit)
     case FFN_OAI:
         return (struct glu){GLU_OAI, OAI_ALPHA, OAI_LIMIT};
     case FFN_RELU:
+    case FFN_RELU_SQUARED: /* of rows that are their own gate */
         return (struct glu){GLU_RELU, 0, 0};
     case FFN_SITU:
         return (struct glu){GLU_SITU, b->p->situ_gate, b->p->situ_up};
@@ -58,11 +59,19 @@ static void make_gated(struct builder *b, const struct dense_roles *roles, enum 
     add_matrix(b, add_multiply(b, BUFFER_GATE, width), roles->down, out);
 }
 
-/* out = Wdown gelu(Wup x). */
+/* out = Wdown function(Wup x). */
 static void make_ungated(struct builder *b, const struct dense_roles *roles, enum step_buffer in, enum step_buffer out)
 {
     add_matrix(b, add_multiply(b, in, b->p->embedding), roles->up, BUFFER_GATE);
-    add_step(b, STEP_FUNCTION)->function = (struct step_function){FUNCTION_GELU, BUFFER_GATE, roles->width};
+    if (b->architecture->activation == FFN_RELU_SQUARED)
+        add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = GLU_RELU,
+                                                       .gate = {BUFFER_GATE, 0, roles->width},
+                                                       .up = {BUFFER_GATE, 0, roles->width},
+                                                       .out = BUFFER_GATE,
+                                                       .groups = 1,
+                                                       .width = roles->width};
+    else
+        add_step(b, STEP_FUNCTION)->function = (struct step_function){FUNCTION_GELU, BUFFER_GATE, roles->width};
     add_matrix(b, add_multiply(b, BUFFER_GATE, roles->width), roles->down, out);
 }
 
@@ -141,6 +150,7 @@ static void make_experts(struct builder *b, enum step_buffer in)
                               .glu = glu.kind,
                               .alpha = glu.alpha,
                               .limit = glu.limit,
+                              .ungated = b->architecture->flags & ARCHITECTURE_FFN_UNGATED,
                               .weighs_input = b->architecture->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED,
                               .used = b->p->experts_used};
 }

@@ -35,11 +35,11 @@ static bool is(const struct step *step, enum step_kind kind)
     return step && step->kind == kind;
 }
 
-/* One that a kernel can do next to something else: of whole rows, by length alone. */
+/* One that a kernel can do next to something else: of whole rows, by length alone, with weights. */
 static bool is_plain_norm(const struct step *step, enum step_buffer in)
 {
     return is(step, STEP_NORM) && step->norm.in == in && !step->norm.centred && step->norm.bias == NO_UNIT &&
-           step->norm.groups == 1 && step->norm.scale == 1.0f;
+           step->norm.groups == 1 && step->norm.scale == 1.0f && step->norm.weight != NO_UNIT;
 }
 
 /* ---- shared experts' weights ----------------------------------------------------------------------------------------

@@ -137,7 +137,38 @@ static void make_mixer(struct builder *b, enum step_buffer in, enum step_buffer 
         else
             make_delta_net(b, in, out);
         break;
+    case LAYER_SCAN:
+        make_scan(b, in, out);
+        break;
+    case LAYER_SCAN_HEADS:
+        make_scan_of_heads(b, in, out);
+        break;
+    case LAYER_SCAN_BETWEEN:
+        make_scan_between(b, in, out);
+        break;
+    case LAYER_CONVOLUTION:
+        make_short_convolution(b, in, out);
+        break;
+    case LAYER_NO_MIXER:
+        break;
     }
+    if (b->layer->scans) {
+        make_scan_of_heads(b, in, BUFFER_SIDE);
+        add_step(b, STEP_ADD)->add = (struct step_add){.to = out, .from = BUFFER_SIDE, .scale = 1.0f};
+    }
+}
+
+/* A mixer or a feed forward, whose norm has the same name. */
+static void make_branch(struct builder *b)
+{
+    enum step_buffer in = make_input(b, STREAMS_OF_ATTENTION, ROLE_ATTENTION_NORM);
+    if (b->layer->kind == LAYER_NO_MIXER) {
+        b->part = PART_FEED_FORWARD;
+        make_feed_forward(b, in, BUFFER_BRANCH);
+    } else {
+        make_mixer(b, in, BUFFER_BRANCH);
+    }
+    add_residual(b, BUFFER_BRANCH, 1.0f);
 }
 
 /* Attention and feed forward read the same rows, and both are added to the residual stream: together, or attention
@@ -216,6 +247,16 @@ static void make_after(struct builder *b)
                              .soft_cap = b->p->output_soft_cap};
 }
 
+/* What the steps of a layer keep of a sequence lies one after another. */
+static void lay_states(struct step *steps, size_t count)
+{
+    size_t floats = 0;
+    for (size_t i = 0; i < count; i++) {
+        steps[i].state = floats;
+        floats += step_state(&steps[i]);
+    }
+}
+
 static void make_all(struct builder *b, struct steps *out)
 {
     make_before(b);
@@ -229,9 +270,12 @@ static void make_all(struct builder *b, struct steps *out)
             make_parallel_layer(b);
         else if (b->p->residual_block)
             make_recalling_layer(b);
+        else if (b->architecture->flags & ARCHITECTURE_ONE_BRANCH)
+            make_branch(b);
         else
             make_layer(b);
         out->of_layer[i] = (struct part_of_list){first, b->count - first};
+        lay_states(b->steps + first, b->count - first);
     }
     size_t first = b->count;
     b->number = -1;

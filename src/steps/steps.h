@@ -12,7 +12,7 @@
  *     (steps_multiplies), and "hypura inspect --layers" prints it (step_describe).
  *
  * A step reads only what steps before it wrote. Rows of a batch never see each other but in STEP_INDEX, STEP_ATTEND,
- * STEP_ATTEND_LATENT and STEP_DELTA_NET, through what the sequence keeps. No buffer but HIDDEN and CHOSEN carries
+ * STEP_ATTEND_LATENT and those that keep a state (step_state), through what the sequence keeps. No buffer but HIDDEN and CHOSEN carries
  * anything from one layer to the next.
  *
  * Adding a mechanism: a kind here with its struct, a function that makes it next to its kin, its row in describe.c and
@@ -43,7 +43,8 @@ enum step_buffer {
     BUFFER_ATTENDED, /* what attention or a delta net gives; before it, queries of low rank */
     BUFFER_LATENTS,  /* latent rows that whole keys are made of */
     BUFFER_BETA,     /* of a delta net: how much of a value is written, per head */
-    BUFFER_DECAY,    /* and how much of the state is kept */
+    BUFFER_DECAY,    /* and how much of the state is kept; of a scan the steps */
+    BUFFER_READING,  /* of a scan: what its states are read with */
     BUFFER_GATE,     /* the inner rows of a feed forward */
     BUFFER_UP,
     BUFFER_SHARE,        /* the weight of the shared experts, one float */
@@ -73,6 +74,8 @@ enum step_kind {
     STEP_SPREAD,        /* whole keys and values of heads from their projection and the latent row */
     STEP_ATTEND,        /* attention over the cache */
     STEP_ATTEND_LATENT, /* the same in the latent space: queries and results pass a matrix per head */
+    STEP_CONVOLVE,      /* a short causal convolution over the sequence's state */
+    STEP_SCAN,          /* a scan of state spaces over the sequence's state: Mamba 1 and 2 */
     STEP_DELTA_NET,     /* a gated delta net: convolution and recurrence over the sequence's state */
     STEP_GLU,           /* activation of a gate, times what it lets through */
     STEP_FUNCTION,      /* a function of each element */
@@ -118,6 +121,7 @@ struct step_norm {
     enum step_buffer in, out;
     unit_number weight, bias; /* NO_UNIT: none */
     uint32_t groups, width;
+    bool each;    /* each group has weights of its own */
     bool centred; /* the mean is taken off first: a layer norm */
     float epsilon;
     float scale; /* the result is multiplied by it; 1: not */
@@ -231,6 +235,26 @@ struct step_rows {
     uint32_t offset, stride;
 };
 
+/* Each channel of the input by itself; the output's channels are adjacent. */
+struct step_convolve {
+    struct step_rows in;
+    enum step_buffer out;
+    unit_number weights, bias; /* bias NO_UNIT: none */
+    uint32_t groups, width, taps;
+    bool silu;
+};
+
+/* compute.h says what a scan is. Rows of the input, and of what states are written and read with, are parts of rows
+ * that are stride floats wide. */
+struct step_scan {
+    struct step_rows in, write, read;
+    enum step_buffer steps, out; /* steps come without softplus, and get it there */
+    unit_number step_bias;       /* NO_UNIT: none */
+    unit_number rates, skip;
+    uint32_t heads, groups, width, size;
+    bool each; /* each element of a state has its rate; heads are 1 wide */
+};
+
 /* How a state's decay follows from what its projection gives: f, that and the bias. */
 enum decay_kind {
     DECAY_OF_HEAD,    /* exp(rate softplus(f)), of a whole matrix */
@@ -296,6 +320,7 @@ struct step_experts {
     uint32_t gate_up_rows; /* gate and up are rows of one slice: twice width; 0: two slices */
     enum glu_kind glu;
     float alpha, limit; /* of kinds that have them */
+    bool ungated;       /* one matrix gives the gate and what it lets through */
     bool weighs_input;  /* an expert's weight multiplies what it reads, not what it gives */
     uint32_t used;
 };
@@ -371,6 +396,7 @@ struct step {
     enum step_part part;
     int32_t layer;          /* -1: before or after the layers */
     uint32_t reads, writes; /* bits by enum step_buffer */
+    size_t state;           /* where its part of the layer's state begins, in floats */
     union {
         struct step_embed embed;
         struct step_look_up look_up;
@@ -382,6 +408,8 @@ struct step {
         struct step_spread spread;
         struct step_attend attend;
         struct step_attend_latent attend_latent;
+        struct step_convolve convolve;
+        struct step_scan scan;
         struct step_delta_net delta_net;
         struct step_glu glu;
         struct step_function function;
@@ -443,6 +471,10 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
 size_t step_choice_words(const struct step_choice *chosen);
 bool step_reads(const struct step *step, enum step_buffer buffer);
 bool step_writes(const struct step *step, enum step_buffer buffer);
+
+/* Floats of a sequence's state that a step keeps from token to token; 0: none. Those of a layer's steps are adjacent.
+ */
+size_t step_state(const struct step *step);
 
 /* ---- fusing --------------------------------------------------------------------------------------------------------
  *

@@ -55,6 +55,12 @@ void make_channel_delta_net(struct builder *b, enum step_buffer in, enum step_bu
 void make_index(struct builder *b, enum step_buffer in, enum step_buffer low);
 struct step_choice choice_of_layer(const struct builder *b);
 
+/* scan.c: likewise. */
+void make_scan(struct builder *b, enum step_buffer in, enum step_buffer out);
+void make_scan_of_heads(struct builder *b, enum step_buffer in, enum step_buffer out);
+void make_scan_between(struct builder *b, enum step_buffer in, enum step_buffer out);
+void make_short_convolution(struct builder *b, enum step_buffer in, enum step_buffer out);
+
 /* feed_forward.c: likewise; first what a layer does of its mixture before attention. */
 void make_early_route(struct builder *b);
 void make_feed_forward(struct builder *b, enum step_buffer in, enum step_buffer out);

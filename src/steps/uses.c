@@ -122,6 +122,18 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
         touch(&t, a->out, true, (size_t)a->heads * a->value_size);
         break;
     }
+    case STEP_CONVOLVE:
+        touch(&t, step->convolve.in.buffer, false, (size_t)step->convolve.groups * step->convolve.in.stride);
+        touch(&t, step->convolve.out, true, (size_t)step->convolve.groups * step->convolve.width);
+        break;
+    case STEP_SCAN:
+        touch(&t, step->scan.in.buffer, false, step->scan.in.stride);
+        touch(&t, step->scan.write.buffer, false, step->scan.write.stride);
+        touch(&t, step->scan.read.buffer, false, step->scan.read.stride);
+        touch(&t, step->scan.steps, false, step->scan.heads);
+        touch(&t, step->scan.steps, true, step->scan.heads);
+        touch(&t, step->scan.out, true, (size_t)step->scan.heads * step->scan.width);
+        break;
     case STEP_DELTA_NET:
         touch_delta_net(&t, &step->delta_net);
         break;
@@ -230,6 +242,25 @@ void steps_widths(struct step_list list, uint32_t embedding, size_t *widths)
     }
 }
 
+/* ---- states --------------------------------------------------------------------------------------------------------
+ */
+
+size_t step_state(const struct step *step)
+{
+    const struct step_delta_net *d = &step->delta_net;
+    const struct step_convolve *c = &step->convolve;
+    switch (step->kind) {
+    case STEP_CONVOLVE:
+        return (size_t)(c->taps - 1) * c->groups * c->width;
+    case STEP_SCAN:
+        return scan_state_floats(step->scan.heads, step->scan.width, step->scan.size);
+    case STEP_DELTA_NET:
+        return delta_net_state_floats(d->heads_k, d->heads_v, d->key_size, d->value_size, d->taps);
+    default:
+        return 0;
+    }
+}
+
 /* ---- units ---------------------------------------------------------------------------------------------------------
  */
 
@@ -293,6 +324,14 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         use(&l, step->attend_latent.key_matrix, USE_HEADS, ROLE_COUNT);
         use(&l, step->attend_latent.value_matrix, USE_HEADS, ROLE_COUNT);
         use_vectors(&l, &step->attend_latent.sinks, 1);
+        break;
+    case STEP_CONVOLVE:
+        use(&l, step->convolve.weights, USE_SEQUENCE, ROLE_COUNT);
+        use_vectors(&l, &step->convolve.bias, 1);
+        break;
+    case STEP_SCAN:
+        use_vectors(&l, (const unit_number[]){step->scan.step_bias, step->scan.skip}, 2);
+        use(&l, step->scan.rates, USE_SEQUENCE, ROLE_COUNT);
         break;
     case STEP_DELTA_NET:
         use_vectors(&l, (const unit_number[]){step->delta_net.step_bias, step->delta_net.decay_rate}, 2);

@@ -125,11 +125,11 @@ static float *run(struct gpu *gpu, const struct shape *s, const struct data *d, 
     uint32_t held = 0;
     gpu_begin(gpu);
     for (uint32_t done = 0; done < 9; done += batch, held ^= 1) {
-        struct gpu_delta_sequence sequences[SEQUENCES];
+        struct gpu_state_sequence sequences[SEQUENCES];
         uint32_t first = 0;
         for (uint32_t i = 0; i < SEQUENCES; first += lengths[i++]) {
             uint32_t rows = done < lengths[i] ? MIN(batch, lengths[i] - done) : 0;
-            sequences[i] = (struct gpu_delta_sequence){.first_row = first + MIN(done, lengths[i]),
+            sequences[i] = (struct gpu_state_sequence){.first_row = first + MIN(done, lengths[i]),
                                                        .rows = rows,
                                                        .fresh = i == 1 && done == 0,
                                                        .state = (2 * i + held) * state_bytes,

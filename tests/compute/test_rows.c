@@ -116,6 +116,8 @@ static double gated(enum glu_kind kind, double g, double u)
         return log1p(exp(g)) * u;
     case GLU_SITU:
         return (double)1.702f * tanh(g / (double)1.702f) * sigmoid(g) * 7 * tanh(u / 7);
+    case GLU_PRODUCT:
+        return g * u;
     case GLU_KINDS:
         break;
     }

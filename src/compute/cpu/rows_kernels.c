@@ -152,6 +152,8 @@ static void glu(enum glu_kind kind, float *out, const float *gate, const float *
             g = lanes_multiply(g, lanes_sigmoid(lanes_multiply(lanes_all(alpha), g)));
             u = lanes_add(u, lanes_all(1.0f));
             break;
+        case GLU_PRODUCT:
+            break;
         case GLU_SIGMOID:
             g = lanes_sigmoid(g);
             break;

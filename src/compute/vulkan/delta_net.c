@@ -4,26 +4,9 @@
 /* As in shaders/delta_net.comp. */
 #define COLUMNS 32u
 
-/* As struct Sequence of shaders/delta.glsl. */
-struct delta_sequence {
-    uint64_t state, next;
-    uint32_t first_row, rows, fresh, unused;
-};
-
 bool gpu_delta_net_supports(uint32_t key_size, uint32_t taps)
 {
     return key_size > 0 && key_size % 4 == 0 && key_size <= GPU_DELTA_KEYS && taps >= 2 && taps <= DELTA_NET_MAX_TAPS;
-}
-
-static uint64_t sequence_table(struct gpu *gpu, const struct gpu_delta_net *net)
-{
-    struct delta_sequence entries[GPU_MAX_SEQUENCES];
-    const uint64_t states = gpu_address(net->states);
-    for (uint32_t i = 0; i < net->sequence_count; i++) {
-        const struct gpu_delta_sequence *s = &net->sequences[i];
-        entries[i] = (struct delta_sequence){states + s->state, states + s->next, s->first_row, s->rows, s->fresh, 0};
-    }
-    return gpu_table(gpu, entries, net->sequence_count * sizeof *entries);
 }
 
 void gpu_delta_net(struct gpu *gpu, const struct gpu_delta_net *net)
@@ -38,7 +21,7 @@ void gpu_delta_net(struct gpu *gpu, const struct gpu_delta_net *net)
                          net->heads_k, net->heads_v, net->key_size, net->value_size, net->rows, net->sequence_count);
         return;
     }
-    const uint64_t table = sequence_table(gpu, net);
+    const uint64_t table = gpu_state_table(gpu, net->states, net->sequences, net->sequence_count);
     const struct {
         uint64_t convolution[DELTA_PARTS], in[DELTA_PARTS], out, sequences;
         uint32_t strides[DELTA_PARTS], sequence_count, key_heads, key_size, value_size, channels, matrix_floats;

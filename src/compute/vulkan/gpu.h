@@ -374,6 +374,43 @@ bool gpu_attention_makes_halves(const struct gpu *gpu, const struct gpu_attentio
 uint64_t gpu_attention_scratch_bytes(uint32_t rows, uint32_t heads, uint32_t value_size, uint32_t positions);
 void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention);
 
+/* ---- states of sequences -------------------------------------------------------------------------------------------
+ *
+ * Rows of a batch that belong to one sequence, and its states, in bytes from the start of a range "states": the one that
+ * holds, unless it is fresh, and the one to be made. */
+struct gpu_state_sequence {
+    uint32_t first_row, rows;
+    bool fresh;
+    uint64_t state, next;
+};
+
+/* As struct convolution of compute.h, of several sequences at once. */
+struct gpu_convolution {
+    struct gpu_range weights, bias; /* bias: or none */
+    struct gpu_range input, output;
+    struct gpu_range states;
+    uint32_t rows, channels, taps, width, group_stride, stride;
+    bool silu;
+    const struct gpu_state_sequence *sequences;
+    uint32_t sequence_count;
+};
+void gpu_convolution(struct gpu *gpu, const struct gpu_convolution *convolution);
+
+/* As struct scan of compute.h, of several sequences at once; steps are softplus(steps + step_bias, if any). */
+#define GPU_SCAN_SIZE 256u
+
+bool gpu_scan_supports(uint32_t size);
+
+struct gpu_scan {
+    struct gpu_range input, write, read, steps, step_bias, rates, skip, output;
+    struct gpu_range states;
+    uint32_t rows, heads, groups, width, size, input_stride, write_stride, read_stride;
+    bool each;
+    const struct gpu_state_sequence *sequences;
+    uint32_t sequence_count;
+};
+void gpu_scan(struct gpu *gpu, const struct gpu_scan *scan);
+
 /* ---- gated delta nets --------------------------------------------------------------------------------------------
  *
  * As struct delta_net of compute.h, of several sequences at once, and with beta and decay made of what the matrices
@@ -383,14 +420,6 @@ void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention);
 #define GPU_DELTA_KEYS 256u
 
 bool gpu_delta_net_supports(uint32_t key_size, uint32_t taps);
-
-/* Rows of a batch that belong to one sequence, and its states, delta_net_state_floats each, in bytes from the start of
- * the range "states": the one that holds, unless it is fresh, and the one to be made. */
-struct gpu_delta_sequence {
-    uint32_t first_row, rows;
-    bool fresh;
-    uint64_t state, next;
-};
 
 struct gpu_delta_net {
     struct gpu_range convolution[DELTA_PARTS]; /* [channels of the part][taps] */
@@ -407,7 +436,7 @@ struct gpu_delta_net {
     uint32_t rows, heads_k, heads_v, key_size, value_size, taps;
     bool tiled, root_epsilon;
     float epsilon;
-    const struct gpu_delta_sequence *sequences;
+    const struct gpu_state_sequence *sequences;
     uint32_t sequence_count;
 };
 void gpu_delta_net(struct gpu *gpu, const struct gpu_delta_net *net);

@@ -240,4 +240,8 @@ void times_destroy(struct gpu *gpu);
 /* Host memory that the device copies from. */
 hypura_status gpu_buffer_create_staging(struct gpu *gpu, struct gpu_buffer **out, uint64_t bytes, hypura_error *error);
 
+/* scan.c: the table of sequences that kernels with states walk (struct Sequence of shaders/delta.glsl). */
+uint64_t gpu_state_table(struct gpu *gpu, struct gpu_range states, const struct gpu_state_sequence *sequences,
+                         uint32_t count);
+
 #endif

@@ -2,7 +2,6 @@
 #include "engine/cpu/execute.h"
 
 #include <math.h>
-#include <string.h>
 
 /* beta and decay of every value head from what their projections gave: those of each key head's group together, or in
  * the two buffers themselves. */
@@ -41,14 +40,12 @@ static void make_channel_gates(struct batch *batch, const struct step_delta_net 
     compute_function(batch->compute, FUNCTION_SIGMOID, rows_of(batch, d->beta), batch->rows * d->heads_v);
 }
 
-static void run_span(struct batch *batch, uint32_t layer, const struct span *span, struct delta_net net)
+static void run_span(struct batch *batch, const struct step *step, const struct span *span, struct delta_net net)
 {
     size_t first = span->first_row, channels = 2 * net.heads_k * net.key_size + net.heads_v * net.value_size;
-    float *state = kv_cache_state(&batch->kv, layer, span->sequence, false);
-    if (batch->kv.held[span->sequence] == 0)
-        memset(state, 0, batch->kv.layers[layer].state_floats * sizeof *state);
-    net.state = state;
-    net.next = kv_cache_state(&batch->kv, layer, span->sequence, true);
+    struct states states = states_of(batch, step, span);
+    net.state = states.now;
+    net.next = states.next;
     net.rows = span->rows;
     for (size_t part = 0; part < DELTA_PARTS; part++)
         net.input[part] += first * net.input_stride[part];
@@ -91,6 +88,6 @@ hypura_status run_delta_net(struct batch *batch, const struct step *step, struct
             net.convolution[part] = net.convolution[part - 1] + sizes[part - 1] * d->taps;
     }
     for (uint32_t i = 0; i < batch->span_count; i++)
-        run_span(batch, (uint32_t)step->layer, &batch->scratch.spans[i], net);
+        run_span(batch, step, &batch->scratch.spans[i], net);
     return HYPURA_OK;
 }

@@ -16,7 +16,11 @@ hypura_status run_norm(struct batch *batch, const struct step *step, struct held
     size_t rows = batch->rows * n->groups;
     TRY(hold_vector(batch, held, n->weight, &weight, error));
     TRY(hold_vector(batch, held, n->bias, &bias, error));
-    if (n->centred) {
+    if (n->each) { /* weights of a whole row */
+        compute_rms_norm(batch->compute, out, in, NULL, rows, n->width, n->epsilon);
+        size_t row = (size_t)n->groups * n->width;
+        compute_glu(batch->compute, GLU_PRODUCT, out, row, weight, 0, out, row, batch->rows, row, 0.0f, 0.0f);
+    } else if (n->centred) {
         compute_layer_norm(batch->compute, out, in, weight, bias, rows, n->width, n->epsilon);
     } else {
         compute_rms_norm(batch->compute, out, in, weight, rows, n->width, n->epsilon);
@@ -96,6 +100,8 @@ static step_function *const functions[STEP_KINDS] = {[STEP_EMBED] = run_embed,
                                                      [STEP_SPREAD] = run_spread,
                                                      [STEP_ATTEND] = run_attend,
                                                      [STEP_ATTEND_LATENT] = run_attend_latent,
+                                                     [STEP_CONVOLVE] = run_convolve,
+                                                     [STEP_SCAN] = run_scan,
                                                      [STEP_DELTA_NET] = run_delta_net,
                                                      [STEP_GLU] = run_glu,
                                                      [STEP_FUNCTION] = run_elements,

@@ -6,7 +6,8 @@
  *   multiply.c   products with matrices that may come in pieces
  *   attend.c     heads, attention, its latent kind
  *   index.c      the search for positions that attention sees
- *   delta_net.c  recurrence
+ *   states.c     what a sequence keeps, short convolutions and scans over it
+ *   delta_net.c  gated delta nets
  *   streams.c    residual streams
  *   router.c     how a router chooses
  *   experts.c    which experts, and their work in the order of arrival
@@ -37,6 +38,14 @@ hypura_status look_up_begin(struct batch *batch, hypura_error *error);
 const struct attention_choice *choice_of(struct batch *batch, const struct step_choice *chosen, const struct span *span,
                                          struct attention_choice *out);
 
+/* A step's part of what the sequence of a span keeps: before the batch, zero before its first position, and after it.
+ */
+struct states {
+    const float *now;
+    float *next;
+};
+struct states states_of(struct batch *batch, const struct step *step, const struct span *span);
+
 /* ---- one function per kind ----------------------------------------------------------------------------------------
  */
 
@@ -48,7 +57,7 @@ step_function run_norm, run_glu, run_elements, run_scale_rows, run_scale, run_ad
 step_function run_multiply;
 step_function run_heads, run_spread, run_attend, run_attend_latent;
 step_function run_index;
-step_function run_delta_net;
+step_function run_convolve, run_scan, run_delta_net;
 step_function run_gather, run_scatter;
 step_function run_route, run_experts, run_mix;
 

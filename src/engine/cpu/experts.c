@@ -97,9 +97,39 @@ static void weigh_inputs(struct batch *batch, size_t width, const struct expert_
         }
 }
 
+/* Experts of two matrices: what the first gives is its own gate. */
+static void compute_inner_ungated(struct batch *batch, const struct step *step, const struct expert_group *group,
+                                  const struct expert_biases *biases)
+{
+    const struct step_experts *x = &step->experts;
+    struct scratch *s = &batch->scratch;
+    const size_t width = x->width, columns = x->columns;
+    const struct unit_slice *up = &model_unit(batch->open->model, x->first)->slices[0];
+    float *rows = rows_of(batch, BUFFER_GATE) + group->first * width, *out = rows;
+    for (uint32_t i = 0; i < group->count; i++) {
+        uint32_t e = group->experts[i], first = s->expert_first[e];
+        s->jobs[i] = (struct matmul){.weights = matrix_at(group->views[i].slices[0], up->tensor->type, columns, width),
+                                     .input = input_of(batch, x->in, columns, columns),
+                                     .input_rows = s->expert_token + first,
+                                     .tokens = s->expert_first[e + 1] - first,
+                                     .output = out,
+                                     .output_stride = width,
+                                     .bias = biases->up ? biases->up + e * width : NULL};
+        out += s->jobs[i].tokens * width;
+    }
+    compute_matmul(batch->compute, s->jobs, group->count);
+    for (uint32_t i = 0; i < group->count; i++)
+        adapt(batch, &s->jobs[i], step->layer, ROLE_EXPERT_UP, group->experts[i], 0);
+    compute_glu(batch->compute, x->glu, rows, width, rows, width, rows, width, group->rows, width, x->alpha, x->limit);
+}
+
 static void compute_inner(struct batch *batch, const struct step *step, const struct expert_group *group,
                           const struct expert_biases *biases)
 {
+    if (step->experts.ungated) {
+        compute_inner_ungated(batch, step, group, biases);
+        return;
+    }
     const struct step_experts *x = &step->experts;
     struct scratch *s = &batch->scratch;
     size_t width = x->width;

@@ -106,6 +106,8 @@ static bool can_record(const struct question *q, const struct step *step)
         return can_attend_latent(q, &step->attend_latent);
     case STEP_SPREAD:
         return step->spread.rank + step->spread.rotary <= ATTENTION_MAX_SIZE;
+    case STEP_SCAN:
+        return gpu_scan_supports(step->scan.size);
     case STEP_DELTA_NET:
         return gpu_delta_net_supports(step->delta_net.key_size, step->delta_net.taps);
     case STEP_MIX:

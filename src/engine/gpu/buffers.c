@@ -144,7 +144,7 @@ hypura_status pass_make_buffers(struct batch *batch, hypura_error *error)
     for (uint32_t i = 0; i < batch->kv.layer_count; i++) {
         uint64_t bytes =
             kv_layer_bytes(&batch->open->geometry, i, plan->positions, batch->open->geometry.sequences, batch->kv.type);
-        if (pass->plan->layers[i])
+        if (pass->plan->layers[i] && bytes) /* a feed forward alone keeps nothing */
             TRY(gpu_buffer_create(pass->gpu, &pass->caches[i], bytes, GPU_DEVICE, error));
     }
     return HYPURA_OK;

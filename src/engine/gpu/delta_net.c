@@ -1,34 +1,17 @@
 /* Gated delta nets as commands. */
 #include "engine/gpu/pass.h"
 
-/* Where the states of the batch's sequences are: of each there are two in turn. A token that is recorded ahead follows
- * one that is not counted yet, and has left its state in the other. */
-static void find_states(const struct batch *batch, uint32_t number, struct gpu_delta_sequence *out)
-{
-    const struct kv_cache *kv = &batch->kv;
-    const uint64_t bytes = kv->layers[number].state_floats * sizeof(float);
-    for (uint32_t i = 0; i < batch->span_count; i++) {
-        const struct span *span = &batch->scratch.spans[i];
-        uint64_t held = (uint64_t)(kv->state[span->sequence] ^ batch->pass->ahead.recording);
-        out[i] = (struct gpu_delta_sequence){.first_row = span->first_row,
-                                             .rows = span->rows,
-                                             .fresh = batch->scratch.positions[span->first_row] == 0,
-                                             .state = (2 * (uint64_t)span->sequence + held) * bytes,
-                                             .next = (2 * (uint64_t)span->sequence + (held ^ 1)) * bytes};
-    }
-}
-
 hypura_status pass_record_delta_net(struct batch *batch, const struct step *step, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     const struct step_delta_net *d = &step->delta_net;
-    struct gpu_delta_sequence sequences[GPU_MAX_SEQUENCES];
+    struct gpu_state_sequence sequences[GPU_MAX_SEQUENCES];
     /* Of one matrix of both the parts are [beta of a group, alpha of it] for each key head's group. */
     bool together = d->gates != BUFFER_NONE;
     uint32_t group = d->heads_v / d->heads_k;
     const uint32_t sizes[DELTA_PARTS] = {d->heads_k * d->key_size, d->heads_k * d->key_size, 0};
     (void)error;
-    find_states(batch, (uint32_t)step->layer, sequences);
+    pass_find_states(batch, step, sequences);
     struct gpu_delta_net net = {.convolved = pass->rows[d->convolved],
                                 .beta = pass->rows[together ? d->gates : d->beta],
                                 .alpha = together ? range_at(pass->rows[d->gates], group) : pass->rows[d->decay],

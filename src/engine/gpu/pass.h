@@ -11,6 +11,7 @@
  *   slots.c         experts in slots;  share.c  the CPU's share of them at the same time
  *   visit.c         experts from RAM that come to the GPU for one long batch
  *   in_place.c      experts in memory that both sides see, computed on the GPU from where they are
+ *   states.c        what a sequence keeps, short convolutions and scans over it
  *   experts.c       mixtures of experts;  attend.c  heads, attention, its latent kind;  delta_net.c  gated delta nets
  *   record.c        what each kind of step is in commands, and when one waits for another
  *   buffers.c       what stands where in the buffers of a pass
@@ -244,6 +245,7 @@ bool pass_records(enum step_kind kind); /* whether there are commands for it */
 typedef hypura_status record_function(struct batch *batch, const struct step *step, hypura_error *error);
 record_function pass_record_multiply;
 record_function pass_record_heads, pass_record_spread, pass_record_attend, pass_record_attend_latent;
+record_function pass_record_convolve, pass_record_scan;
 record_function pass_record_delta_net, pass_record_route, pass_record_experts;
 
 /* A buffer's rows as they are in this batch: as floats, as halves, or without a buffer where they are not so. */
@@ -299,5 +301,9 @@ bool pass_is_adapted(const struct batch *batch, int32_t layer, enum tensor_role 
 uint64_t pass_adapter_bytes(const struct adapters *adapters, int32_t layer);
 hypura_status pass_open_adapters(struct batch *batch, hypura_error *error);
 void pass_close_adapters(struct gpu_pass *pass);
+
+/* Where a step's part of the states of the batch's sequences is: of each there are two in turn. A token that is recorded
+ * ahead follows one that is not counted yet, and has left its state in the other. */
+void pass_find_states(const struct batch *batch, const struct step *step, struct gpu_state_sequence *out);
 
 #endif

@@ -36,6 +36,15 @@ static hypura_status record_norm(struct batch *batch, const struct step *step, h
     struct gpu_range out = pass->rows[n->out];
     uint32_t rows = (uint32_t)batch->rows * n->groups;
     (void)error;
+    if (n->each) { /* weights of a whole row */
+        const uint32_t row = n->groups * n->width;
+        gpu_rms_norm(pass->gpu, out, pass->rows[n->in], (struct gpu_range){0}, (struct gpu_range){0}, rows, n->width,
+                     n->epsilon);
+        gpu_barrier(pass->gpu);
+        gpu_glu(pass->gpu, GLU_PRODUCT, out, pass_vector(batch, n->weight), out, (uint32_t)batch->rows, row, 0, row,
+                0.0f, 0.0f);
+        return HYPURA_OK;
+    }
     (n->centred ? gpu_layer_norm : gpu_rms_norm)(pass->gpu, out, pass->rows[n->in], pass_vector(batch, n->weight),
                                                  pass_vector(batch, n->bias), rows, n->width, n->epsilon);
     if (n->scale != 1.0f) {
@@ -127,6 +136,8 @@ static const struct {
     [STEP_SPREAD] = {pass_record_spread},
     [STEP_ATTEND] = {pass_record_attend, .reads = CACHE},
     [STEP_ATTEND_LATENT] = {pass_record_attend_latent, .reads = CACHE},
+    [STEP_CONVOLVE] = {pass_record_convolve},
+    [STEP_SCAN] = {pass_record_scan},
     [STEP_DELTA_NET] = {pass_record_delta_net},
     [STEP_GLU] = {record_glu},
     [STEP_FUNCTION] = {record_function_of},

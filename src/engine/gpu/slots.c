@@ -29,23 +29,29 @@ void pass_run_experts(struct batch *batch, const struct step *step, const struct
     const struct step_experts *x = &step->experts;
     const struct unit *unit = model_unit(batch->open->model, x->first);
     uint32_t rows = (uint32_t)batch->rows, inner = x->width, down = unit->slice_count - 1;
+    const uint32_t products = x->ungated ? 1 : 2;
     bool fused = x->gate_up_rows;
     if (slots->count == 0)
         return;
     struct gpu_expert_matmul jobs[2];
-    for (uint32_t i = 0; i < 2; i++) {
+    for (uint32_t i = 0; i < products; i++) {
         jobs[i] = expert_job(batch, x, slots, fused ? 0 : i, x->columns, inner);
         jobs[i].in = pass_floats(pass, x->in);
         jobs[i].in_halves = pass_halves(pass, x->in);
         jobs[i].out = pass->rows[i == 0 ? BUFFER_GATE : BUFFER_UP];
-        jobs[i].bias = pass_vector(batch, i == 0 ? x->gate_bias : x->up_bias);
+        jobs[i].bias = pass_vector(batch, i == 0 && !x->ungated ? x->gate_bias : x->up_bias);
     }
     if (fused)
         jobs[1].weights.data.offset += inner * jobs[1].weights.row_bytes;
     struct gpu_expert_matmul job = expert_job(batch, x, slots, down, inner, x->columns);
     const struct gpu_glu_kind glu = {x->glu, x->alpha, x->limit};
     bool halves = false;
-    if (x->weighs_input) {
+    if (x->ungated) {
+        gpu_expert_matmul(pass->gpu, jobs, 1);
+        gpu_barrier(pass->gpu);
+        gpu_glu(pass->gpu, glu.kind, jobs[0].out, jobs[0].out, jobs[0].out, rows * x->used, inner, inner, inner,
+                glu.alpha, glu.limit);
+    } else if (x->weighs_input) {
         gpu_expert_matmul(pass->gpu, jobs, 2);
         gpu_barrier(pass->gpu);
         gpu_glu_weighed(pass->gpu, glu.kind, jobs[0].out, jobs[0].out, jobs[1].out, pass->weights, rows * x->used,

@@ -1,4 +1,4 @@
-/* What the kernels of gated delta nets share. As struct delta_sequence of delta_net.c: the state that holds, the one to be
+/* What kernels with states share. As struct state_sequence of scan.c: the state that holds, the one to be
  * made, and where the rows are. The state before a sequence's first position is zero. */
 struct Sequence
 {
