@@ -129,6 +129,7 @@ static int run(size_t count, char **arguments)
         status = engine_options_of(&serving.engine, &error);
     serving.engine.draft_optional = true; /* models of several families may be asked for */
     if (!status) {
+        memory_keep_little(); /* what a request took is another's next */
         struct sigaction action = {.sa_handler = on_signal};
         sigemptyset(&action.sa_mask);
         sigaction(SIGINT, &action, NULL);

@@ -104,14 +104,19 @@ size_t memory_page_size(void);
 uint64_t memory_resident_bytes(void);
 /* Gives back to the system what was freed, where the C library would keep it for later. */
 void memory_give_back(void);
+/* From now on the C library keeps little of what is freed. glibc would raise what it keeps with each large block that
+ * goes, up to 64 MiB per thread, and memory_give_back does not reach the end of a thread's heap. Of the whole process:
+ * for a program's start, before threads. */
+void memory_keep_little(void);
 uint64_t memory_peak_resident_bytes(void);
 
-/* ---- memory that was not there ------------------------------------------------------------------------------------ */
+/* ---- memory that was not there ------------------------------------------------------------------------------------
+ */
 
-/* What is made of many parts asks once, at its end, whether all of them are there: how often this thread found no memory
- * where nobody was told why, since the thread began. That is so of buffers, of what is allocated here without an error to
- * fill, and in the program of JSON values. A difference between two moments says that what was made in between is not
- * whole, and is not to be shown or kept. */
+/* What is made of many parts asks once, at its end, whether all of them are there: how often this thread found no
+ * memory where nobody was told why, since the thread began. That is so of buffers, of what is allocated here without an
+ * error to fill, and in the program of JSON values. A difference between two moments says that what was made in between
+ * is not whole, and is not to be shown or kept. */
 uint64_t memory_failures(void);
 void memory_note_failure(void);
 

@@ -20,6 +20,7 @@ size_t __sanitizer_get_current_allocated_bytes(void);
 #endif
 
 #define HUGE_PAGE ((size_t)2 << 20)
+#define KEPT_BYTES (1 << 20) /* at the end of a heap; larger blocks are maps of their own, and go as such */
 
 static _Thread_local uint64_t failures;
 
@@ -171,6 +172,14 @@ void memory_give_back(void)
 {
 #ifdef __GLIBC__
     malloc_trim(0);
+#endif
+}
+
+void memory_keep_little(void)
+{
+#ifdef __GLIBC__
+    mallopt(M_TRIM_THRESHOLD, KEPT_BYTES);
+    mallopt(M_MMAP_THRESHOLD, KEPT_BYTES);
 #endif
 }
 
