@@ -31,8 +31,12 @@ def is_instrumented():
 PATIENCE = 10 if is_instrumented() else 1
 
 
+THREADS = ("--threads", "2")  # each holds memory of its own: budgets are the same on a machine of many cores
+
+
 class Server:
     def __init__(self, *arguments, environment=None, folder="models", before=None):
+        arguments = arguments if "--threads" in arguments else (*THREADS, *arguments)
         self.folder = os.path.join(WORK.name, folder)
         self.log = open(os.path.join(WORK.name, "log"), "a+")
         env = {**os.environ, "XDG_CACHE_HOME": WORK.name, "XDG_STATE_HOME": WORK.name, **(environment or {})}
@@ -106,7 +110,7 @@ class Server:
 
 
 def smallest_budget():
-    out = subprocess.run([HYPURA, "inspect", FILE, "--json", "--context", "512"], capture_output=True, check=True).stdout
+    out = subprocess.run([HYPURA, "inspect", FILE, "--json", "--context", "512", *THREADS], capture_output=True, check=True).stdout
     return json.loads(out)["plan"]["smallest_budget_bytes"]
 
 
