@@ -46,10 +46,10 @@ struct compute;
 
 /* What it will be asked for at most, which sizes its scratch. */
 struct compute_limits {
-    size_t tokens;               /* of a matrix product; more of them go in smaller tasks */
-    size_t queries;              /* that share a head of keys and values in attention; more of them likewise */
-    size_t key_size, value_size; /* of attention; greater ones cannot be */
-    bool chooses;                /* some attention sees chosen positions only */
+    size_t tokens;                  /* of a matrix product; more of them go in smaller tasks */
+    size_t queries;                 /* that share a head of keys and values in attention; more of them likewise */
+    size_t key_size, value_size;    /* of attention; greater ones cannot be */
+    bool chooses;                   /* some attention sees chosen positions only */
     size_t index_heads, index_size; /* of the search for them */
 };
 
@@ -216,6 +216,10 @@ enum rope_layout {
 void compute_rope(struct compute *compute, enum rope_layout layout, float *values, size_t rows, size_t row_stride,
                   size_t heads, size_t head_size, size_t rotary, const float *table);
 
+/* The same the other way round. */
+void compute_rope_back(struct compute *compute, enum rope_layout layout, float *values, size_t rows, size_t row_stride,
+                       size_t heads, size_t head_size, size_t rotary, const float *table);
+
 /* ---- attention --------------------------------------------------------------------------------------------------- */
 
 /* Positions a block of the online softmax. KV capacities are multiples of it, so that a block never wraps. */
@@ -250,6 +254,9 @@ struct attention_choice {
     size_t sets; /* 1, or one a kv head */
     size_t most;
     uint32_t block;
+    /* ring > 0: a row sees the last "window" positions, which are at position % ring, and behind the ring those that it
+     * chose of the rows for "every" positions each (words NULL: all that are whole). block and sets are 1. */
+    uint32_t ring, window, every;
 };
 
 struct attention {
@@ -262,9 +269,9 @@ struct attention {
     size_t key_position_bytes, key_head_bytes;     /* from one position, one kv head, to the next */
     size_t value_position_bytes, value_head_bytes; /* MLA: values are a prefix of the keys */
     float scale;
-    float soft_cap;     /* 0: none */
-    uint32_t window;    /* 0: none; else row at p sees positions above p - window */
-    uint32_t chunk;     /* 0: none; else row at p sees positions of its own chunk, p / chunk, only */
+    float soft_cap;                        /* 0: none */
+    uint32_t window;                       /* 0: none; else row at p sees positions above p - window */
+    uint32_t chunk;                        /* 0: none; else row at p sees positions of its own chunk, p / chunk, only */
     const struct attention_choice *choice; /* NULL: none; else neither window nor chunk, and limits.chooses was set */
     const float *sinks; /* [heads] logits that take part in the softmax and bring no value; or NULL */
     bool bidirectional; /* encoders: a row sees every position up to its sequence's last row */
@@ -358,6 +365,31 @@ struct scan {
 
 size_t scan_state_floats(size_t heads, size_t width, size_t size);
 void compute_scan(struct compute *compute, const struct scan *scan);
+
+/* ---- compressed positions ------------------------------------------------------------------------------------------
+ *
+ * Blocks of "every" positions become a row each (DeepSeek V4, 2026): in every channel by itself the mean of the block's
+ * values, weighted by the softmax of its gates, which have a bias by their place in the block. Where blocks overlap,
+ * values and gates have two halves: a block takes the second halves of its own positions, and the first halves of the
+ * positions of the block before it. What an unfinished block has come to is the state. Positions run one after another,
+ * channels in parallel: how rows are cut into calls changes no bit. */
+struct compression {
+    size_t rows, position; /* of the first row; at 0 there is no state before */
+    size_t size, every;
+    bool overlaps;
+    const float *values; /* [rows][size], twice that where blocks overlap */
+    const float *gates;  /* the same; NULL: all are alike */
+    const float *bias;   /* [every] rows likewise; NULL: none */
+    const float *state;  /* compression_state_floats */
+    float *next;         /* the state after the rows; not the same memory */
+    float *out;          /* [compressed_rows][size] */
+};
+
+size_t compression_state_floats(size_t size, bool overlaps);
+
+/* Blocks that end within so many rows from a position on. */
+size_t compressed_rows(size_t position, size_t rows, size_t every);
+void compute_compression(struct compute *compute, const struct compression *compression);
 
 /* ---- gated delta nets -------------------------------------------------------------------------------------------- */
 

@@ -63,6 +63,8 @@ struct geometry {
     /* Attention on latents: rows worked on at once, and what their heads need. */
     uint32_t latent_rows;
     size_t latent_query, latent_attended, heads, latent_head;
+    uint32_t groups; /* of products by groups, the most; 0: there are none */
+    size_t group_columns;
     uint32_t index_sets; /* the most sets of positions that a row chooses; 0: none does */
 };
 
@@ -138,7 +140,9 @@ struct scratch {
     float *latent_query, *latent_attended;
     uint32_t *head_rows; /* [heads][latent_rows] rows of a head among rows x heads */
     struct activation *latent_input;
-    float *index_scores; /* of the search for positions */
+    struct activation *group_input; /* products by groups: the input, a row a group */
+    uint32_t *group_rows;           /* [groups][C] */
+    float *index_scores;            /* of the search for positions */
     size_t index_score_floats;
     uint32_t *positions;                   /* [C] */
     uint32_t *wanted;                      /* [C] rows whose logits were asked for */
@@ -194,7 +198,9 @@ struct kv_plane {
 struct kv_layer {
     uint32_t heads;
     size_t key_size, value_size;
-    size_t capacity; /* positions of a sequence, a multiple of ATTENTION_BLOCK; 0: the layer has no cache */
+    size_t capacity; /* rows of a sequence, a multiple of ATTENTION_BLOCK; 0: the layer has no cache */
+    size_t ring;     /* of these so many for positions, the rest for what is compressed */
+    uint32_t every;  /* positions of each of the rest */
     size_t key_head_bytes, value_head_bytes;
     size_t key_position_bytes, value_position_bytes;
     uint64_t keys, values; /* offsets of sequence 0 in the cache */
@@ -237,6 +243,10 @@ uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t layer, uint32_
 /* Writes rows of keys and values ([row][heads][size]) of one sequence from a position on. */
 void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position, uint32_t rows,
                     const float *keys, const float *values);
+
+/* Rows behind the ring, each for so many positions as the layer compresses. */
+void kv_cache_write_compressed(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t first, uint32_t rows,
+                               const float *keys);
 
 /* The same of a further plane, whose rows are adjacent: rows first to first + rows of a sequence, each for "every"
  * positions. And where its row 0 is. */
@@ -530,5 +540,9 @@ uint32_t prefetch_ranks(const struct model_parameters *parameters);
 /* Chooses experts for rows of logits [rows][experts], which become probabilities. bias may be NULL. */
 void router_choose(struct compute *compute, const struct router_rule *rule, float *logits, float *selection,
                    const float *selection_bias, size_t rows, uint32_t *chosen, float *weights);
+
+/* Weights of experts that were chosen by something else. */
+void router_weigh(struct compute *compute, const struct router_rule *rule, float *logits, size_t rows, uint32_t *chosen,
+                  float *weights);
 
 #endif

@@ -20,7 +20,13 @@ static void layer_shape(struct kv_layer *out, const struct geometry *geometry, u
     for (size_t i = 0; i < list.count; i++) {
         const struct step *step = &list.steps[i];
         out->state_floats += step_state(step);
-        if (step->kind == STEP_HEADS && step->heads.plane) {
+        if (step->kind == STEP_COMPRESS) {
+            const struct step_compress *c = &step->compress;
+            if (c->plane)
+                add_plane(out, c->plane, c->size, c->every, type, positions);
+            else
+                out->every = c->every;
+        } else if (step->kind == STEP_HEADS && step->heads.plane) {
             add_plane(out, step->heads.plane, (size_t)step->heads.key.heads * step->heads.key.size, 1, type, positions);
         } else if (step->kind == STEP_HEADS && step->heads.stores) {
             out->heads = step->heads.key.heads;
@@ -36,7 +42,10 @@ static void layer_shape(struct kv_layer *out, const struct geometry *geometry, u
     uint64_t capacity = positions;
     if (out->window)
         capacity = MIN(capacity, (uint64_t)out->window + WINDOW_SLACK);
-    out->capacity = (size_t)align_up(capacity, ATTENTION_BLOCK);
+    out->ring = (size_t)align_up(capacity, ATTENTION_BLOCK);
+    out->capacity = out->ring;
+    if (out->every)
+        out->capacity += (size_t)align_up(((uint64_t)positions + out->every - 1) / out->every, ATTENTION_BLOCK);
     /* Head by head, so that attention, which takes the positions of one head, reads memory in order. */
     out->key_position_bytes = attention_row_bytes(type, out->key_size);
     out->value_position_bytes = attention_row_bytes(type, out->value_size);
@@ -202,8 +211,8 @@ void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, u
     uint8_t *key_memory = key_region(cache, layer, sequence);
     uint8_t *value_memory = value_region(cache, layer, sequence);
     while (rows) { /* a ring may end within the rows */
-        size_t index = position % l->capacity;
-        uint32_t run = (uint32_t)MIN((size_t)rows, l->capacity - index);
+        size_t index = position % l->ring;
+        uint32_t run = (uint32_t)MIN((size_t)rows, l->ring - index);
         for (size_t head = 0; head < l->heads; head++)
             attention_store(cache->type, keys + head * l->key_size, run, l->key_size, l->heads * l->key_size,
                             key_memory + head * l->key_head_bytes + index * l->key_position_bytes,
@@ -220,6 +229,15 @@ void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, u
         position += run;
         rows -= run;
     }
+}
+
+void kv_cache_write_compressed(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t first, uint32_t rows,
+                               const float *keys)
+{
+    const struct kv_layer *l = &cache->layers[layer];
+    attention_store(cache->type, keys, rows, l->key_size, l->key_size,
+                    key_region(cache, layer, sequence) + (l->ring + first) * l->key_position_bytes,
+                    l->key_position_bytes);
 }
 
 enum tensor_type kv_plane_type(enum tensor_type cache_type)
@@ -352,10 +370,10 @@ bool kv_cache_can_truncate(const struct kv_cache *cache, uint32_t sequence, uint
         const struct kv_layer *l = &cache->layers[i];
         if (l->state_floats && positions > 0)
             return false; /* a state does not go back */
-        if (!l->window || l->capacity >= cache->capacity)
+        if (!l->window || l->ring >= cache->capacity)
             continue;
         uint64_t first = positions >= l->window ? positions - l->window + 1 : 0;
-        if (first < positions && first + l->capacity < cache->reached[sequence])
+        if (first < positions && first + l->ring < cache->reached[sequence])
             return false;
     }
     return true;

@@ -44,7 +44,7 @@ static hypura_status check_types(const struct model *model, hypura_error *error)
         const struct unit *unit = model_unit(model, u);
         for (uint32_t i = 0; i < unit->slice_count; i++) {
             const struct gguf_tensor *tensor = unit->slices[i].tensor;
-            if (compute_supports(tensor->type))
+            if (unit->role == ROLE_ROUTER_TABLE ? tensor->type == TENSOR_I32 : compute_supports(tensor->type))
                 continue;
             const struct tensor_type_info *info = tensor_type_info(tensor->type);
             return error_set(error, HYPURA_ERROR_UNSUPPORTED,

@@ -56,6 +56,10 @@ void geometry_make(struct geometry *out, const struct model *model, const struct
     for (size_t i = 0; i < all.count; i++) {
         vector_widths(out, &all.steps[i]);
         input_widths(out, &all.steps[i]);
+        if (all.steps[i].kind == STEP_MULTIPLY && all.steps[i].multiply.groups > 1) {
+            out->groups = MAX(out->groups, all.steps[i].multiply.groups);
+            out->group_columns = MAX(out->group_columns, (size_t)all.steps[i].multiply.columns);
+        }
         if (all.steps[i].kind == STEP_ATTEND_LATENT)
             latent_widths(out, &all.steps[i].attend_latent);
         if (all.steps[i].kind == STEP_LOOK_UP)
@@ -129,6 +133,8 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     }
     s->index_score_floats = index_scores(g, chunk, positions);
     CUT(index_scores, s->index_score_floats);
+    if (g->groups)
+        CUT(group_rows, c * g->groups);
     CUT(positions, c);
     CUT(wanted, c);
     CUT(spans, g->sequences);
@@ -173,7 +179,7 @@ struct compute_limits compute_limits_of(const struct geometry *g, uint32_t chunk
             limits.queries = MAX(limits.queries, chunk * (size_t)(step->attend.heads / step->attend.kv_heads));
             limits.key_size = MAX(limits.key_size, (size_t)step->attend.key_size);
             limits.value_size = MAX(limits.value_size, (size_t)step->attend.value_size);
-            limits.chooses = limits.chooses || step->attend.chosen.buffer != BUFFER_NONE;
+            limits.chooses = limits.chooses || step->attend.chosen.buffer != BUFFER_NONE || step->attend.compressed;
         } else if (step->kind == STEP_ATTEND_LATENT) {
             const struct step_attend_latent *a = &step->attend_latent;
             limits.queries = MAX(limits.queries, chunk * (size_t)a->heads);
@@ -199,6 +205,7 @@ uint64_t scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t
     struct compute_limits limits = compute_limits_of(geometry, chunk);
     return align_up(lay_out(&layout, geometry, chunk, positions, NULL), memory_page_size()) +
            activation_bytes(chunk, geometry->input) + activation_bytes(layout.expert_rows, geometry->inner) +
+           (geometry->groups ? activation_bytes((size_t)chunk * geometry->groups, geometry->group_columns) : 0) +
            (geometry->latent_rows ? activation_bytes(latent_input_rows(geometry, chunk), geometry->latent_head) : 0) +
            (model_parameters(geometry->model)->experts ? prefetch_input_bytes(geometry) : 0) +
            compute_scratch_bytes(geometry->threads, &limits);
@@ -217,6 +224,8 @@ hypura_status scratch_create(struct scratch *out, const struct geometry *geometr
     out->bytes = bytes;
     for (uint32_t i = 0; out->identity && i < out->expert_rows; i++)
         out->identity[i] = i;
+    if (geometry->groups)
+        TRY(activation_create(&out->group_input, (size_t)chunk * geometry->groups, geometry->group_columns, error));
     if (geometry->latent_rows)
         TRY(activation_create(&out->latent_input, latent_input_rows(geometry, chunk), geometry->latent_head, error));
     if (model_parameters(geometry->model)->experts)
@@ -231,6 +240,7 @@ void scratch_destroy(struct scratch *scratch)
     for (size_t i = 0; i < COUNT_OF(scratch->inputs); i++)
         activation_destroy(scratch->inputs[i].activation);
     activation_destroy(scratch->latent_input);
+    activation_destroy(scratch->group_input);
     activation_destroy(scratch->prefetch_input);
     if (scratch->memory)
         memory_unmap(scratch->memory, scratch->bytes);

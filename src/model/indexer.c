@@ -36,6 +36,10 @@ hypura_status model_read_layer_index(struct model *model, struct reader *reader,
         TRY(optional_number(reader, "leading_dense_block_count", MAX_LAYERS, &dense, error));
     if (a->index == INDEX_NONE || number < dense)
         return HYPURA_OK;
+    if (a->index == INDEX_COMPRESSED) {
+        layer->indexed = layer->chosen = layer->compress == COMPRESS_OVERLAPPING;
+        return HYPURA_OK;
+    }
     if (a->index_shared)
         TRY(layer_number(reader, "attention.indexer.types", number, UINT32_MAX, &own, error));
     layer->indexed = own;

@@ -88,6 +88,28 @@ static hypura_status read_limits(const struct architecture *a, struct reader *re
     return HYPURA_OK;
 }
 
+#define MAX_COMPRESS 65536u
+
+/* One row of keys: the window, and what is compressed besides. Layers without that turn by the usual base. */
+static hypura_status read_one_key(const struct model *model, struct reader *reader, uint32_t number,
+                                  hypura_error *error)
+{
+    struct model_layer *layer = &model->layers[number];
+    TRY(needed_number(reader, "attention.sliding_window", UINT32_MAX, &layer->window, error));
+    TRY(layer_number(reader, "attention.compress_ratios", number, UINT32_MAX, &layer->compress, error));
+    layer->rope_local = layer->compress == 0;
+    layer->recurrent = layer->compress != 0; /* what an unfinished block has come to */
+    if (layer->kv_heads != 1 || layer->compress > MAX_COMPRESS)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s: layer %u has %u key heads, and compresses %u positions to one; one key head and up to %u "
+                         "positions are possible",
+                         gguf_file_path(reader->file, 0), number, layer->kv_heads, layer->compress, MAX_COMPRESS);
+    if (layer->heads % model->parameters.output_groups != 0)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: %u heads of layer %u are not a multiple of %u output groups",
+                         gguf_file_path(reader->file, 0), layer->heads, number, model->parameters.output_groups);
+    return HYPURA_OK;
+}
+
 hypura_status model_read_layers(struct model *model, struct reader *reader, hypura_error *error)
 {
     const struct architecture *a = model->architecture;
@@ -115,7 +137,9 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
         TRY(read_limits(a, reader, i, layer, error));
         if (a->flags & ARCHITECTURE_DENSE_SQUARE)
             layer->feed_forward = p->embedding;
-        if ((a->flags & ARCHITECTURE_ONE_BRANCH) && layer->feed_forward)
+        if (a->one_key)
+            layer->kind = LAYER_ONE_KEY;
+        else if ((a->flags & ARCHITECTURE_ONE_BRANCH) && layer->feed_forward)
             layer->kind = LAYER_NO_MIXER;
         else if (a->keyless != LAYER_ATTENTION && layer->kv_heads == 0)
             layer->kind = a->keyless;
@@ -137,6 +161,8 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
         layer->chunk = chunked && layer->rope ? CHUNK_OF_ATTENTION : 0;
         layer->sharpened = p->attention_temperature_scale != 0.0f && !(chunked && layer->rope);
         layer->rope_local = layer->window && (a->flags & (ARCHITECTURE_LOCAL_ROPE | ARCHITECTURE_LOCAL_ROPE_SCALED));
+        if (layer->kind == LAYER_ONE_KEY)
+            TRY(read_one_key(model, reader, i, error));
         layer->key_size = layer->window ? window_key : p->key_size;
         layer->value_size = layer->window ? window_value : p->value_size;
         layer->kv_source = i;

@@ -39,8 +39,9 @@ enum router_gate {
 /* What an indexer chooses, which attention then sees; others have none. */
 enum index_kind {
     INDEX_NONE,
-    INDEX_POSITIONS, /* the best positions, one set for all heads */
-    INDEX_BLOCKS     /* the best blocks of positions, a set for each kv head; not in the leading dense layers */
+    INDEX_POSITIONS,  /* the best positions, one set for all heads */
+    INDEX_COMPRESSED, /* the best of the rows that stand for blocks, in layers whose blocks are short */
+    INDEX_BLOCKS      /* the best blocks of positions, a set for each kv head; not in the leading dense layers */
 };
 
 /* How YaRN changes sines and scores, g(m) being 1 + 0.1 m ln(factor) and m the file's multiplier. */
@@ -53,6 +54,7 @@ enum yarn_style {
 
 enum layer_kind {
     LAYER_ATTENTION,    /* full or sliding-window attention */
+    LAYER_ONE_KEY,      /* one row is key and value of all heads; windows, and blocks of positions compressed */
     LAYER_LATENT,       /* MLA: compressed keys and values */
     LAYER_RECURRENT,    /* gated delta net: a state instead of a cache */
     LAYER_SCAN,         /* Mamba 1 */
@@ -104,6 +106,11 @@ enum tensor_role {
     ROLE_ATTENTION_GATE,
     ROLE_ATTENTION_Q_A,
     ROLE_ATTENTION_KV_A,
+    ROLE_ATTENTION_KV,
+    ROLE_COMPRESS_KV,
+    ROLE_COMPRESS_GATE,
+    ROLE_COMPRESS_BIAS,
+    ROLE_COMPRESS_NORM,
     ROLE_ATTENTION_Q_A_NORM,
     ROLE_ATTENTION_Q_B,
     ROLE_ATTENTION_KV_A_NORM,
@@ -120,6 +127,10 @@ enum tensor_role {
     ROLE_INDEX_K_A,
     ROLE_INDEX_K_NORM,
     ROLE_INDEX_K_NORM_BIAS,
+    ROLE_INDEX_COMPRESS_KV,
+    ROLE_INDEX_COMPRESS_GATE,
+    ROLE_INDEX_COMPRESS_BIAS,
+    ROLE_INDEX_COMPRESS_NORM,
     ROLE_INDEX_WEIGHTS,
     ROLE_RECURRENT_BETA_ALPHA,
     ROLE_RECURRENT_ALPHA,
@@ -145,6 +156,8 @@ enum tensor_role {
     ROLE_RECURRENT_D,
     ROLE_RECURRENT_NORM,
     ROLE_RECURRENT_OUT,
+    ROLE_ATTENTION_OUTPUT_A,
+    ROLE_ATTENTION_OUTPUT_B,
     ROLE_ATTENTION_OUTPUT,
     ROLE_ATTENTION_OUTPUT_BIAS,
     ROLE_ATTENTION_POST_NORM,
@@ -157,6 +170,7 @@ enum tensor_role {
     ROLE_FFN_NORM,
     ROLE_FFN_NORM_BIAS,
     ROLE_ROUTER_SCALE,
+    ROLE_ROUTER_TABLE,
     ROLE_ROUTER,
     ROLE_ROUTER_BIAS,
     ROLE_ROUTER_SELECTION_BIAS,
@@ -240,6 +254,9 @@ struct unit {
 /* ---- the model -----------------------------------------------------------------------------------------------------
  */
 
+/* Blocks of so many positions overlap, and are chosen by an index; longer ones are seen all. */
+#define COMPRESS_OVERLAPPING 4u
+
 struct model_layer {
     enum layer_kind kind;
     bool recurrent; /* a sequence keeps a state in it, which does not go back */
@@ -249,6 +266,7 @@ struct model_layer {
     uint32_t kv_heads;
     uint32_t key_size, value_size; /* of a head, of LAYER_ATTENTION */
     uint32_t kv_source;            /* the layer whose keys and values it reads; itself, unless they are shared */
+    uint32_t compress;             /* besides the window, a row for so many positions; 0: none */
     uint32_t window;               /* sliding window; 0: full attention */
     uint32_t chunk;                /* attention within chunks of so many positions; 0: not */
     bool sharpened;                /* queries are scaled by attention_temperature_scale */
@@ -267,8 +285,8 @@ struct model_layer {
 #define MODEL_NGRAM_TOKENS 8u
 #define MODEL_NGRAM_ROWS 64u
 
-/* Rows of a table by hashes of the last tokens: of the last two, three, up to size of them, heads of each. A token "end"
- * and what lies before the text count as end, and so does all before either. The hash of so many tokens is the
+/* Rows of a table by hashes of the last tokens: of the last two, three, up to size of them, heads of each. A token
+ * "end" and what lies before the text count as end, and so does all before either. The hash of so many tokens is the
  * exclusive or of token times multiplier, the latest first, in 64 bits; of each row it is taken modulo a size of its
  * own, behind an offset. */
 struct model_ngrams {
@@ -328,6 +346,7 @@ struct model_parameters {
      * of them, are chosen; the last index_local blocks always */
     uint32_t index_heads, index_size, index_most, index_block, index_local;
     float index_epsilon;
+    uint32_t output_groups, output_rank; /* of LAYER_ONE_KEY: the output's first matrix, of each group */
     /* gated delta net; where the state decays by channel, perhaps not below exp(recurrent_bound) a token */
     bool recurrent_bounded;
     float recurrent_bound;
@@ -424,6 +443,7 @@ struct architecture {
     uint32_t wide_scale_layers; /* a model of this many layers scales attention by embedding / heads, not key size */
     struct architecture_factors factors;
     enum yarn_style yarn;
+    bool one_key; /* LAYER_ONE_KEY everywhere, by attention.compress_ratios */
     enum index_kind index;
     enum rope_style index_rope; /* of its queries and keys */
     bool index_turns_last;      /* their last elements turn, not the first */

@@ -38,7 +38,13 @@ enum extent {
     KEYS,
     VALUES,
     QKV,
-    ATTENDED, /* heads x value size */
+    ATTENDED,     /* heads x value size */
+    OUTPUT_GROUP, /* what the output's first matrix reads of a group, and what it gives of all */
+    OUTPUT_RANKS,
+    COMPRESS_WIDTH,
+    INDEX_COMPRESS_WIDTH,
+    COMPRESS_EVERY,
+    EXPERTS_USED,
     QUERY_NORM, /* one head, or all of them */
     KEY_NORM,
     FEED_FORWARD,
@@ -73,7 +79,7 @@ enum extent {
     RECURRENT_INNER,
     GATES, /* of attention: heads x value size, or one for each head; of a delta net its inner width */
     TABLE_WIDTH,
-    TABLE_ROWS, /* or more */
+    TABLE_ROWS,  /* or more */
     NGRAM_WIDTH, /* of a token's rows together */
     NGRAM_TAPS,
     RECURRENT_DECAYS,     /* heads, or the channels of their keys */
@@ -106,6 +112,7 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
 #define MAX_EXPERTS 65536u
 #define MAX_STREAMS 16u
 #define MAX_TAPS 64u /* of a short convolution */
+#define MAX_OUTPUT_GROUPS 32u
 #define MAX_VOCABULARY (1u << 24)
 
 struct reader {

@@ -98,6 +98,12 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
             p->attention_scale *= scale * scale;
         }
     }
+    if (reader->architecture->one_key) {
+        /* The scaling, without a magnitude, and the other base are those of layers that compress. */
+        p->rope_base_local = p->rope_base;
+        p->rope_attention_factor = 1.0f;
+        has_float(reader, "attention.compress_rope_freq_base", &p->rope_base);
+    }
     return HYPURA_OK;
 }
 
@@ -295,6 +301,13 @@ static hypura_status read_heads(struct model *model, struct reader *reader, hypu
         TRY(optional_number(reader, "attention.q_lora_rank", MAX_WIDTH, &p->q_rank, error));
         TRY(needed_number(reader, "attention.kv_lora_rank", MAX_WIDTH, &p->kv_rank, error));
         head = p->latent_key_size;
+    }
+    if (model->architecture->one_key) {
+        p->latent_key_size = p->kv_rank = p->key_size;
+        p->value_size = p->key_size;
+        TRY(needed_number(reader, "attention.q_lora_rank", MAX_WIDTH, &p->q_rank, error));
+        TRY(needed_number(reader, "attention.output_group_count", MAX_OUTPUT_GROUPS, &p->output_groups, error));
+        TRY(needed_number(reader, "attention.output_lora_rank", MAX_WIDTH, &p->output_rank, error));
     }
     TRY(optional_number(reader, "rope.dimension_count", MAX_WIDTH, &p->rotary, error));
     if (head == 0 || p->value_size == 0 || p->rotary % 2 != 0 || p->rotary > head)

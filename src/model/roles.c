@@ -36,6 +36,11 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_ATTENTION_Q_A_NORM] = {"attention q a norm", "attn_q_a_norm.weight", true, {Q_RANK}},
     [ROLE_ATTENTION_Q_B] = {"attention q b", "attn_q_b.weight", true, {Q_RANK, LATENT_QUERIES}},
     [ROLE_ATTENTION_KV_A] = {"attention kv a", "attn_kv_a_mqa.weight", true, {EMBEDDING, LATENT_KV}},
+    [ROLE_ATTENTION_KV] = {"attention kv", "attn_kv.weight", true, {EMBEDDING, KV_RANK}},
+    [ROLE_COMPRESS_KV] = {"compress kv", "attn_compressor_kv.weight", true, {EMBEDDING, COMPRESS_WIDTH}},
+    [ROLE_COMPRESS_GATE] = {"compress gate", "attn_compressor_gate.weight", true, {EMBEDDING, COMPRESS_WIDTH}},
+    [ROLE_COMPRESS_BIAS] = {"compress bias", "attn_compressor_ape.weight", true, {COMPRESS_WIDTH, COMPRESS_EVERY}},
+    [ROLE_COMPRESS_NORM] = {"compress norm", "attn_compressor_norm.weight", true, {KV_RANK}},
     [ROLE_ATTENTION_KV_A_NORM] = {"attention kv a norm", "attn_kv_a_norm.weight", true, {KV_RANK}},
     [ROLE_ATTENTION_KV_B] = {"attention kv b", "attn_kv_b.weight", true, {KV_RANK, LATENT_KV_B}},
     [ROLE_ATTENTION_K_B] = {"attention k b", "attn_k_b.weight", true, {LATENT_NOPE, KV_RANK, HEADS}},
@@ -50,6 +55,19 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_INDEX_K_A] = {"index k a", "indexer.attn_k.weight", true, {EMBEDDING, INDEX_SIZE}},
     [ROLE_INDEX_K_NORM] = {"index k norm", "indexer.k_norm.weight", true, {INDEX_SIZE}},
     [ROLE_INDEX_K_NORM_BIAS] = {"index k norm bias", "indexer.k_norm.bias", true, {INDEX_SIZE}},
+    [ROLE_INDEX_COMPRESS_KV] = {"index compress kv",
+                                "indexer_compressor_kv.weight",
+                                true,
+                                {EMBEDDING, INDEX_COMPRESS_WIDTH}},
+    [ROLE_INDEX_COMPRESS_GATE] = {"index compress gate",
+                                  "indexer_compressor_gate.weight",
+                                  true,
+                                  {EMBEDDING, INDEX_COMPRESS_WIDTH}},
+    [ROLE_INDEX_COMPRESS_BIAS] = {"index compress bias",
+                                  "indexer_compressor_ape.weight",
+                                  true,
+                                  {INDEX_COMPRESS_WIDTH, COMPRESS_EVERY}},
+    [ROLE_INDEX_COMPRESS_NORM] = {"index compress norm", "indexer_compressor_norm.weight", true, {INDEX_SIZE}},
     [ROLE_INDEX_WEIGHTS] = {"index weights", "indexer.proj.weight", true, {EMBEDDING, INDEX_HEADS}},
     [ROLE_RECURRENT_BETA_ALPHA] = {"recurrent beta alpha",
                                    "ssm_ba.weight",
@@ -87,6 +105,8 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_RECURRENT_D] = {"recurrent d", "ssm_d", true, {RECURRENT_VALUE_HEADS}},
     [ROLE_RECURRENT_NORM] = {"recurrent norm", "ssm_norm.weight", true, {RECURRENT_NORM_WIDTH, RECURRENT_NORM_GROUPS}},
     [ROLE_RECURRENT_OUT] = {"recurrent output", "ssm_out.weight", true, {RECURRENT_INNER, EMBEDDING}},
+    [ROLE_ATTENTION_OUTPUT_A] = {"attention output a", "attn_output_a.weight", true, {OUTPUT_GROUP, OUTPUT_RANKS}},
+    [ROLE_ATTENTION_OUTPUT_B] = {"attention output b", "attn_output_b.weight", true, {OUTPUT_RANKS, EMBEDDING}},
     [ROLE_ATTENTION_OUTPUT] = {"attention output", "attn_output.weight", true, {ATTENDED, EMBEDDING}},
     [ROLE_ATTENTION_OUTPUT_BIAS] = {"attention output bias", "attn_output.bias", true, {EMBEDDING}},
     [ROLE_ATTENTION_POST_NORM] = {"attention post norm", "post_attention_norm.weight", true, {EMBEDDING}},
@@ -107,6 +127,7 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_FFN_DOWN] = {"ffn down", "ffn_down.weight", true, {FEED_FORWARD, EMBEDDING}},
     [ROLE_FFN_DOWN_BIAS] = {"ffn down bias", "ffn_down.bias", true, {EMBEDDING}},
     [ROLE_ROUTER] = {"router", "ffn_gate_inp.weight", true, {EMBEDDING, EXPERTS}},
+    [ROLE_ROUTER_TABLE] = {"router table", "ffn_gate_tid2eid.weight", true, {EXPERTS_USED, VOCABULARY}},
     [ROLE_ROUTER_BIAS] = {"router bias", "ffn_gate_inp.bias", true, {EXPERTS}},
     [ROLE_ROUTER_SELECTION_BIAS] = {"router selection bias", "exp_probs_b.bias", true, {EXPERTS}},
     [ROLE_SHARED_ROUTER] = {"shared router", "ffn_gate_inp_shexp.weight", true, {EMBEDDING}},
@@ -188,6 +209,18 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return 1;
     case EMBEDDING:
         return p->embedding;
+    case OUTPUT_GROUP:
+        return p->output_groups ? queries / p->output_groups : 0;
+    case OUTPUT_RANKS:
+        return (uint64_t)p->output_groups * p->output_rank;
+    case COMPRESS_WIDTH:
+        return (uint64_t)p->kv_rank * (layer->compress == COMPRESS_OVERLAPPING ? 2 : 1);
+    case INDEX_COMPRESS_WIDTH:
+        return layer->indexed ? 2 * (uint64_t)p->index_size : 0;
+    case COMPRESS_EVERY:
+        return layer->compress;
+    case EXPERTS_USED:
+        return p->experts_used;
     case STREAM_COUNT:
         return p->streams;
     case STREAMS:

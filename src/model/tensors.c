@@ -259,6 +259,16 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
             needed[count++] = ROLE_ATTENTION_Q_B;
         }
         break;
+    case LAYER_ONE_KEY: {
+        static const enum tensor_role of_one_key[] = {
+            ROLE_ATTENTION_Q_A,       ROLE_ATTENTION_Q_A_NORM, ROLE_ATTENTION_Q_B,     ROLE_ATTENTION_KV,
+            ROLE_ATTENTION_KV_A_NORM, ROLE_ATTENTION_OUTPUT_A, ROLE_ATTENTION_OUTPUT_B};
+        memcpy(needed + count, of_one_key, sizeof of_one_key);
+        count += COUNT_OF(of_one_key);
+        for (int role = ROLE_COMPRESS_KV; layer->compress && role <= ROLE_COMPRESS_NORM; role++)
+            needed[count++] = role;
+        break;
+    }
     case LAYER_RECURRENT:
         if (model->architecture->decay != DECAY_BY_HEAD) {
             count += need_channel_delta(tensors, needed + count);
@@ -293,7 +303,11 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
     case LAYER_NO_MIXER:
         break;
     }
-    if (layer->indexed && model->architecture->index == INDEX_POSITIONS) {
+    if (layer->indexed && model->architecture->index == INDEX_COMPRESSED) {
+        for (int role = ROLE_INDEX_COMPRESS_KV; role <= ROLE_INDEX_WEIGHTS; role++)
+            needed[count++] = role;
+        needed[count++] = ROLE_INDEX_Q_B;
+    } else if (layer->indexed && model->architecture->index == INDEX_POSITIONS) {
         needed[count++] = ROLE_ATTENTION_Q_A;
         needed[count++] = ROLE_INDEX_Q_B;
         needed[count++] = ROLE_INDEX_K_A;

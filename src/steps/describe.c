@@ -42,6 +42,7 @@ static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_CONVOLVE] = "convolve",
                                                    [STEP_SCAN] = "scan",
                                                    [STEP_DELTA_NET] = "delta net",
+                                                   [STEP_COMPRESS] = "compress",
                                                    [STEP_GLU] = "glu",
                                                    [STEP_FUNCTION] = "function",
                                                    [STEP_ROUTE] = "route",
@@ -128,7 +129,7 @@ static void say_heads(struct line *line, const struct step_heads *h)
         if (h->plain_norm)
             say(line, ", normed without weights");
         if (h->turns)
-            say(line, ", %u turned", h->rotary);
+            say(line, ", %u turned%s", h->rotary, h->back ? " back" : "");
         if (i == 0 && h->sharpened)
             say(line, ", sharpened");
         between = "; ";
@@ -175,6 +176,8 @@ static void say_attend(struct line *line, const struct step *step)
         say(line, ", the cache of layer %u", a->source);
     if (a->window)
         say(line, ", window %u", a->window);
+    if (a->compressed)
+        say(line, ", and a row for each %u positions", a->compressed);
     if (a->chunk)
         say(line, ", chunks of %u", a->chunk);
     if (a->soft_cap != 0.0f)
@@ -202,6 +205,8 @@ static void say_delta_net(struct line *line, const struct step_delta_net *d)
 static void say_multiply(struct line *line, const struct step_multiply *multiply)
 {
     say(line, "%s ->", buffer_name(multiply->in));
+    if (multiply->groups > 1)
+        say(line, " %u groups of", multiply->groups);
     for (uint32_t i = 0; i < multiply->count; i++)
         say(line, "%s %s (%u x %u)", i ? "," : "", buffer_name(multiply->matrices[i].out), multiply->columns,
             multiply->matrices[i].rows);
@@ -267,6 +272,12 @@ void step_describe(const struct step *step, char *text, size_t room)
             buffer_name(step->scan.steps), buffer_name(step->scan.write.buffer), buffer_name(step->scan.read.buffer),
             buffer_name(step->scan.out), step->scan.heads, step->scan.size, step->scan.width);
         break;
+    case STEP_COMPRESS:
+        say(&line, "%s%s%s -> the cache: a row of %u for each %u positions", buffer_name(step->compress.values),
+            step->compress.gates == BUFFER_NONE ? "" : " by ",
+            step->compress.gates == BUFFER_NONE ? "" : buffer_name(step->compress.gates), step->compress.size,
+            step->compress.every);
+        break;
     case STEP_DELTA_NET:
         say_delta_net(&line, &step->delta_net);
         break;
@@ -282,6 +293,8 @@ void step_describe(const struct step *step, char *text, size_t room)
     case STEP_ROUTE:
         say(&line, "%s -> %u of %u experts", buffer_name(step->route.in), step->route.rule.used,
             step->route.rule.experts);
+        if (step->route.table != NO_UNIT)
+            say(&line, ", which the token says");
         if (step->route.rule.groups)
             say(&line, " in %u of %u groups", step->route.rule.groups_used, step->route.rule.groups);
         break;

@@ -122,6 +122,7 @@ static void make_route(struct builder *b, enum step_buffer in)
                                                          .router = unit_of(b, ROLE_ROUTER),
                                                          .bias = unit_of(b, ROLE_ROUTER_BIAS),
                                                          .selection_bias = unit_of(b, ROLE_ROUTER_SELECTION_BIAS),
+                                                         .table = unit_of(b, ROLE_ROUTER_TABLE),
                                                          .expert_scales = unit_of(b, ROLE_EXPERT_SCALE),
                                                          .first = b->layer->first_expert,
                                                          .rule = {.experts = p->experts,

@@ -61,7 +61,8 @@ void add_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit
 struct step *add_multiply(struct builder *b, enum step_buffer in, uint32_t columns)
 {
     struct step *step = add_step(b, STEP_MULTIPLY);
-    step->multiply = (struct step_multiply){.in = in, .columns = columns, .stride = columns, .norm = NO_UNIT};
+    step->multiply =
+        (struct step_multiply){.in = in, .columns = columns, .stride = columns, .groups = 1, .norm = NO_UNIT};
     return step;
 }
 
@@ -130,6 +131,9 @@ static void make_mixer(struct builder *b, enum step_buffer in, enum step_buffer 
         break;
     case LAYER_LATENT:
         make_latent_attention(b, in, out);
+        break;
+    case LAYER_ONE_KEY:
+        make_one_key_attention(b, in, out);
         break;
     case LAYER_RECURRENT:
         if (b->architecture->decay != DECAY_BY_HEAD)

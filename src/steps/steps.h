@@ -77,6 +77,7 @@ enum step_kind {
     STEP_CONVOLVE,      /* a short causal convolution over the sequence's state */
     STEP_SCAN,          /* a scan of state spaces over the sequence's state: Mamba 1 and 2 */
     STEP_DELTA_NET,     /* a gated delta net: convolution and recurrence over the sequence's state */
+    STEP_COMPRESS,      /* blocks of positions become a row of the cache each */
     STEP_GLU,           /* activation of a gate, times what it lets through */
     STEP_FUNCTION,      /* a function of each element */
     STEP_ROUTE,         /* which experts each row wants, and with which weights; their reads begin */
@@ -102,11 +103,12 @@ struct step_embed {
     float scale;
 };
 
-/* The rows follow from the token ids alone, so that they are asked for when the pass begins; here they are waited for. */
+/* The rows follow from the token ids alone, so that they are asked for when the pass begins; here they are waited for.
+ */
 struct step_look_up {
     unit_number table;
     enum step_buffer out;
-    uint32_t rows, width; /* of a token, one after another; floats of each */
+    uint32_t rows, width;              /* of a token, one after another; floats of each */
     const struct model_ngrams *ngrams; /* NULL: the row of the token's id */
     float scale;
 };
@@ -136,10 +138,14 @@ struct step_matrix {
 };
 
 #define STEP_MATRICES 4
+#define STEP_GROUPS 32
 
 struct step_multiply {
     enum step_buffer in;
     uint32_t columns, stride; /* of the input's rows */
+    /* The input's rows are so many groups of columns, and so are the matrix's rows, of which there is one: each meets
+     * its own. 1: all of both. */
+    uint32_t groups; /* at most STEP_GROUPS */
     uint32_t count;
     struct step_matrix matrices[STEP_MATRICES];
     /* In fused lists only: */
@@ -171,6 +177,7 @@ struct step_heads {
     bool centred;            /* norms of heads take the mean off */
     float clamp;             /* most of an element, before all else; 0: none */
     bool turns, turns_first; /* heads turn by their position; before the norms */
+    bool back;               /* they turn the other way round */
     bool plain_norm;         /* queries and keys are normed at the end, without weights */
     bool sharpened;          /* queries grow with the logarithm of their position */
     bool stores;             /* keys, and values, go to the layer's cache */
@@ -211,6 +218,7 @@ struct step_attend {
     uint32_t heads, kv_heads, key_size, value_size;
     float scale, soft_cap; /* soft_cap 0: none */
     uint32_t window, chunk;
+    uint32_t compressed; /* it also sees rows of the cache that stand for so many positions each; 0: there are none */
     bool bidirectional;
     unit_number sinks; /* NO_UNIT: none */
 };
@@ -227,6 +235,19 @@ struct step_attend_latent {
     /* In fused lists only: queries are not turned yet. */
     bool turns;
     enum rope_layout layout;
+};
+
+/* compute.h (struct compression) says what it does; what comes of a block is normed, turned to the block's first
+ * position and stored behind the layer's keys, or in a further plane of its cache. */
+struct step_compress {
+    enum step_buffer values, gates, out; /* gates BUFFER_NONE: the plain mean */
+    unit_number bias, norm;              /* bias NO_UNIT: none */
+    uint32_t size, every;
+    bool overlaps;
+    uint32_t plane; /* 0: behind the keys */
+    uint32_t turned, rotary;
+    enum rope_layout layout;
+    float epsilon;
 };
 
 /* A part of each of a buffer's rows: groups of width floats, stride floats apart, the first at offset. */
@@ -306,6 +327,7 @@ struct step_route {
     enum step_buffer in;
     unit_number router, bias;   /* bias NO_UNIT: none; likewise the next two */
     unit_number selection_bias; /* added for choosing only */
+    unit_number table;          /* experts by token id; NO_UNIT: the router chooses, else it weighs only */
     unit_number expert_scales;  /* of what each expert gives */
     unit_number first;          /* unit of expert 0 */
     struct router_rule rule;
@@ -410,6 +432,7 @@ struct step {
         struct step_attend_latent attend_latent;
         struct step_convolve convolve;
         struct step_scan scan;
+        struct step_compress compress;
         struct step_delta_net delta_net;
         struct step_glu glu;
         struct step_function function;

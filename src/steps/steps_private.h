@@ -61,6 +61,9 @@ void make_scan_of_heads(struct builder *b, enum step_buffer in, enum step_buffer
 void make_scan_between(struct builder *b, enum step_buffer in, enum step_buffer out);
 void make_short_convolution(struct builder *b, enum step_buffer in, enum step_buffer out);
 
+/* one_key.c: likewise. */
+void make_one_key_attention(struct builder *b, enum step_buffer in, enum step_buffer out);
+
 /* feed_forward.c: likewise; first what a layer does of its mixture before attention. */
 void make_early_route(struct builder *b);
 void make_feed_forward(struct builder *b, enum step_buffer in, enum step_buffer out);

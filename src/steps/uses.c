@@ -134,6 +134,14 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
         touch(&t, step->scan.steps, true, step->scan.heads);
         touch(&t, step->scan.out, true, (size_t)step->scan.heads * step->scan.width);
         break;
+    case STEP_COMPRESS: {
+        const struct step_compress *c = &step->compress;
+        const size_t width = (size_t)c->size * (c->overlaps ? 2 : 1);
+        touch(&t, c->values, false, width);
+        touch(&t, c->gates, false, width);
+        touch(&t, c->out, true, (size_t)c->size + c->rotary);
+        break;
+    }
     case STEP_DELTA_NET:
         touch_delta_net(&t, &step->delta_net);
         break;
@@ -250,6 +258,8 @@ size_t step_state(const struct step *step)
     const struct step_delta_net *d = &step->delta_net;
     const struct step_convolve *c = &step->convolve;
     switch (step->kind) {
+    case STEP_COMPRESS:
+        return compression_state_floats(step->compress.size, step->compress.overlaps);
     case STEP_CONVOLVE:
         return (size_t)(c->taps - 1) * c->groups * c->width;
     case STEP_SCAN:
@@ -338,7 +348,11 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         for (size_t part = 0; part < DELTA_PARTS; part++)
             use(&l, step->delta_net.convolution[part], USE_SEQUENCE, ROLE_COUNT);
         break;
+    case STEP_COMPRESS:
+        use_vectors(&l, (const unit_number[]){step->compress.bias, step->compress.norm}, 2);
+        break;
     case STEP_ROUTE:
+        use(&l, step->route.table, USE_WHOLE, ROLE_COUNT);
         use(&l, step->route.router, USE_ROUTER, ROLE_ROUTER);
         use_vectors(&l, (const unit_number[]){step->route.bias, step->route.selection_bias, step->route.expert_scales},
                     3);

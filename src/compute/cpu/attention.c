@@ -16,12 +16,18 @@ const uint32_t *attention_chosen(const struct attention_tile *tile, size_t row)
 {
     const struct attention_choice *choice = tile->attention->choice;
     size_t set = choice->sets > 1 ? tile->kv_head : 0;
+    if (!choice->words)
+        return NULL;
     return choice->words + (tile->sequence->first_row + row) * choice->stride + set * (choice->most + 1);
 }
 
 static struct attention_range chosen_range(const struct attention_tile *tile, size_t row, uint32_t own)
 {
-    const uint32_t *set = attention_chosen(tile, row), block = tile->attention->choice->block;
+    const struct attention_choice *choice = tile->attention->choice;
+    const uint32_t *set = attention_chosen(tile, row), block = choice->block;
+    if (choice->ring)
+        return (struct attention_range){0,
+                                        attention_near(choice, own) + (set ? set[0] : (own + 1) / choice->every) - 1};
     if (set[0] == 0)
         return (struct attention_range){1, 0};
     uint32_t first = set[set[0]] * block; /* of the last one */

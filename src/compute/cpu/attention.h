@@ -42,6 +42,12 @@ static inline size_t attention_work_floats(size_t count, size_t key_size, size_t
 }
 
 /* And, behind that, what chosen positions take: a block of rows of any type, side by side. */
+/* Positions of the window that a row sees next to what it chose. */
+static inline uint32_t attention_near(const struct attention_choice *choice, uint32_t own)
+{
+    return own < choice->window ? own + 1 : choice->window;
+}
+
 static inline size_t attention_choice_floats(size_t key_size, size_t value_size)
 {
     return ATTENTION_BLOCK * (key_size + value_size) + 16;

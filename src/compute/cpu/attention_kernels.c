@@ -217,10 +217,28 @@ static void advance(struct walk *walk, uint32_t position)
         advance_some(walk, position, i, MIN(walk->tile->count - i, (size_t)LANES));
 }
 
+/* The rows of a window, and of what was chosen behind it, side by side. */
+static void gather_ring(uint8_t *out, size_t row_bytes, const uint8_t *rows, size_t stride,
+                        const struct attention_choice *choice, const uint32_t *set, uint32_t own, uint32_t first,
+                        uint32_t end)
+{
+    const uint32_t near = attention_near(choice, own);
+    for (uint32_t i = first; i < end; i++, out += row_bytes) {
+        size_t index = i < near ? (own - near + 1 + i) % choice->ring
+                                : choice->ring + (size_t)(set ? set[1 + i - near] : i - near);
+        memcpy(out, rows + index * stride, row_bytes);
+    }
+}
+
 /* The rows of chosen positions, number first to end of their set, side by side. */
 static void gather(uint8_t *out, size_t row_bytes, const uint8_t *rows, size_t stride, size_t capacity,
-                   const struct attention_choice *choice, const uint32_t *set, uint32_t first, uint32_t end)
+                   const struct attention_choice *choice, const uint32_t *set, uint32_t own, uint32_t first,
+                   uint32_t end)
 {
+    if (choice->ring) {
+        gather_ring(out, row_bytes, rows, stride, choice, set, own, first, end);
+        return;
+    }
     for (uint32_t i = first; i < end;) {
         uint32_t in_block = i % choice->block, run = MIN(choice->block - in_block, end - i);
         size_t position = (size_t)set[1 + i / choice->block] * choice->block + in_block;
@@ -236,7 +254,8 @@ static void gather_block(const struct attention *near, const struct attention_ti
 {
     const struct attention *a = tile->attention;
     const struct attention_sequence *sequence = tile->sequence;
-    const uint32_t *set = attention_chosen(tile, tile->first / (a->heads / a->kv_heads));
+    const size_t row = tile->first / (a->heads / a->kv_heads);
+    const uint32_t *set = attention_chosen(tile, row), own = a->positions[sequence->first_row + row];
     const uint8_t *keys = sequence->keys + tile->kv_head * a->key_head_bytes;
     const uint8_t *values = sequence->values + tile->kv_head * a->value_head_bytes;
     uint8_t *value_memory = memory + BLOCK * near->key_position_bytes;
@@ -245,9 +264,9 @@ static void gather_block(const struct attention *near, const struct attention_ti
         value_memory = memory;
     else
         gather(value_memory + from * near->value_position_bytes, near->value_position_bytes, values,
-               a->value_position_bytes, sequence->capacity, a->choice, set, first, last);
+               a->value_position_bytes, sequence->capacity, a->choice, set, own, first, last);
     gather(memory + from * near->key_position_bytes, near->key_position_bytes, keys, a->key_position_bytes,
-           sequence->capacity, a->choice, set, first, last);
+           sequence->capacity, a->choice, set, own, first, last);
     *key_rows = memory;
     *value_rows = value_memory;
 }

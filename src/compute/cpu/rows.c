@@ -120,6 +120,7 @@ struct row_job {
     enum glu_kind glu;
 
     enum rope_layout layout;
+    float direction;
     size_t heads, head_size;
 };
 
@@ -173,7 +174,7 @@ static void run_rope(const struct row_job *job, size_t row)
     size_t rotary = job->columns / job->heads;
     for (size_t head = 0; head < job->heads; head++)
         job->kernels->rope(job->layout, job->out + row * job->out_stride + head * job->head_size, rotary,
-                           job->in + row * rotary);
+                           job->in + row * rotary, job->direction);
 }
 
 void compute_rms_norm(struct compute *compute, float *out, const float *in, const float *weight, size_t rows,
@@ -228,8 +229,8 @@ void compute_glu_rows(struct compute *compute, enum glu_kind kind, float *out, c
             .run = run_glu_rows, .rows = rows, .columns = columns, .out = out, .in = gates, .up = up, .glu = kind});
 }
 
-void compute_rope(struct compute *compute, enum rope_layout layout, float *values, size_t rows, size_t row_stride,
-                  size_t heads, size_t head_size, size_t rotary, const float *table)
+static void turn(struct compute *compute, enum rope_layout layout, float direction, float *values, size_t rows,
+                 size_t row_stride, size_t heads, size_t head_size, size_t rotary, const float *table)
 {
     if (heads == 0)
         return;
@@ -240,6 +241,19 @@ void compute_rope(struct compute *compute, enum rope_layout layout, float *value
                                         .out_stride = row_stride,
                                         .in = table,
                                         .layout = layout,
+                                        .direction = direction,
                                         .heads = heads,
                                         .head_size = head_size});
+}
+
+void compute_rope(struct compute *compute, enum rope_layout layout, float *values, size_t rows, size_t row_stride,
+                  size_t heads, size_t head_size, size_t rotary, const float *table)
+{
+    turn(compute, layout, 1.0f, values, rows, row_stride, heads, head_size, rotary, table);
+}
+
+void compute_rope_back(struct compute *compute, enum rope_layout layout, float *values, size_t rows, size_t row_stride,
+                       size_t heads, size_t head_size, size_t rotary, const float *table)
+{
+    turn(compute, layout, -1.0f, values, rows, row_stride, heads, head_size, rotary, table);
 }

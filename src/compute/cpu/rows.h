@@ -17,7 +17,7 @@ struct row_kernels {
     void (*function)(enum activation_function function, float *values, size_t count);
     void (*soft_cap)(float *values, size_t count, float cap);
     void (*clamp)(float *values, size_t count, float limit);
-    void (*rope)(enum rope_layout layout, float *head, size_t rotary, const float *table);
+    void (*rope)(enum rope_layout layout, float *head, size_t rotary, const float *table, float direction);
     float (*dot)(const float *a, const float *b, size_t count);
     void (*gather)(float *out, const float *streams, const float *weights, size_t count, size_t width);
     void (*scatter)(float *streams, const float *branch, const float *back, const float *matrix, size_t count,

@@ -230,14 +230,15 @@ static void clamp_all(float *values, size_t count, float limit)
     }
 }
 
-static void rope(enum rope_layout layout, float *head, size_t rotary, const float *table)
+/* direction 1, or -1: back */
+static void rope(enum rope_layout layout, float *head, size_t rotary, const float *table, float direction)
 {
     size_t pairs = rotary / 2;
     size_t step = layout == ROPE_NORMAL ? 2 : 1;
     size_t apart = layout == ROPE_NORMAL ? 1 : pairs;
     for (size_t i = 0; i < pairs; i++) {
         float *x = head + i * step;
-        float cosine = table[2 * i], sine = table[2 * i + 1];
+        float cosine = table[2 * i], sine = table[2 * i + 1] * direction;
         float a = x[0], b = x[apart];
         x[0] = a * cosine - b * sine;
         x[apart] = a * sine + b * cosine;

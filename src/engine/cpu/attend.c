@@ -60,9 +60,9 @@ static void norm_plainly(struct batch *batch, const struct step_heads *h, const 
 static void turn(struct batch *batch, const struct step_heads *h, const struct step_head *head)
 {
     if (h->turns && head->buffer != BUFFER_NONE)
-        compute_rope(batch->compute, h->layout, rows_of(batch, head->buffer) + head->turned, batch->rows,
-                     (size_t)head->heads * head->size, head->heads, head->size, h->rotary,
-                     batch->scratch.rope[h->local]);
+        (h->back ? compute_rope_back : compute_rope)(
+            batch->compute, h->layout, rows_of(batch, head->buffer) + head->turned, batch->rows,
+            (size_t)head->heads * head->size, head->heads, head->size, h->rotary, batch->scratch.rope[h->local]);
 }
 
 static void clamp(struct batch *batch, const struct step_heads *h)
@@ -138,6 +138,23 @@ hypura_status run_heads(struct batch *batch, const struct step *step, struct hel
 /* ---- attention -----------------------------------------------------------------------------------------------------
  */
 
+/* The window, and what stands compressed behind it. */
+static const struct attention_choice *compressed_choice(struct batch *batch, const struct step_attend *a,
+                                                        struct attention_choice *out)
+{
+    const bool chosen = a->chosen.buffer != BUFFER_NONE;
+    *out = (struct attention_choice){.words = chosen ? (const uint32_t *)(const void *)rows_of(batch, a->chosen.buffer)
+                                                     : NULL,
+                                     .stride = chosen ? step_choice_words(&a->chosen) : 0,
+                                     .sets = 1,
+                                     .most = a->chosen.most,
+                                     .block = 1,
+                                     .ring = (uint32_t)batch->kv.layers[a->source].ring,
+                                     .window = a->window,
+                                     .every = a->compressed};
+    return out;
+}
+
 hypura_status run_attend(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_attend *a = &step->attend;
@@ -158,14 +175,15 @@ hypura_status run_attend(struct batch *batch, const struct step *step, struct he
     attention.bidirectional = a->bidirectional;
     attention.sequences = s->attention;
     attention.sequence_count = batch->span_count;
-    if (a->chosen.buffer == BUFFER_NONE) {
+    if (a->chosen.buffer == BUFFER_NONE && !a->compressed) {
         compute_attention(batch->compute, &attention);
         return HYPURA_OK;
     }
     attention.sequence_count = 1;
     for (uint32_t i = 0; i < batch->span_count; i++, attention.sequences++) {
         struct attention_choice choice;
-        attention.choice = choice_of(batch, &a->chosen, &s->spans[i], &choice);
+        attention.choice =
+            a->compressed ? compressed_choice(batch, a, &choice) : choice_of(batch, &a->chosen, &s->spans[i], &choice);
         compute_attention(batch->compute, &attention);
     }
     return HYPURA_OK;

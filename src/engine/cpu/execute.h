@@ -6,6 +6,7 @@
  *   multiply.c   products with matrices that may come in pieces
  *   attend.c     heads, attention, its latent kind
  *   index.c      the search for positions that attention sees
+ *   compress.c   blocks of positions as rows of the cache
  *   states.c     what a sequence keeps, short convolutions and scans over it
  *   delta_net.c  gated delta nets
  *   streams.c    residual streams
@@ -58,6 +59,7 @@ step_function run_multiply;
 step_function run_heads, run_spread, run_attend, run_attend_latent;
 step_function run_index;
 step_function run_convolve, run_scan, run_delta_net;
+step_function run_compress;
 step_function run_gather, run_scatter;
 step_function run_route, run_experts, run_mix;
 

@@ -113,10 +113,39 @@ hypura_status multiply(struct batch *batch, int32_t layer, struct product *produ
     return HYPURA_OK;
 }
 
+/* Groups of the input's columns with groups of one matrix's rows: the input as rows of one group each. */
+static hypura_status multiply_groups(struct batch *batch, const struct step *step, hypura_error *error)
+{
+    const struct step_multiply *m = &step->multiply;
+    const struct step_matrix *matrix = &m->matrices[0];
+    struct scratch *s = &batch->scratch;
+    struct product products[STEP_GROUPS] = {0};
+    const uint32_t groups = m->groups, rows = matrix->rows / groups;
+    activation_set(s->group_input, rows_of(batch, m->in), batch->rows * groups, m->columns, m->columns);
+    for (uint32_t g = 0; g < groups; g++) {
+        uint32_t *numbers = s->group_rows + g * batch->rows;
+        for (uint32_t r = 0; r < batch->rows; r++)
+            numbers[r] = r * groups + g;
+        products[g] = (struct product){.unit = matrix->unit,
+                                       .role = matrix->role,
+                                       .first = g * rows,
+                                       .rows = rows,
+                                       .job = {.input = s->group_input,
+                                               .input_rows = numbers,
+                                               .tokens = batch->rows,
+                                               .output = rows_of(batch, matrix->out),
+                                               .output_stride = rows,
+                                               .output_rows = numbers}};
+    }
+    return multiply(batch, step->layer, products, groups, error);
+}
+
 hypura_status run_multiply(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_multiply *m = &step->multiply;
     struct product products[STEP_MATRICES] = {0};
+    if (m->groups > 1)
+        return multiply_groups(batch, step, error);
     struct activation *input = input_of(batch, m->in, m->columns, m->stride);
     for (uint32_t i = 0; i < m->count; i++) {
         const struct step_matrix *matrix = &m->matrices[i];

@@ -14,6 +14,7 @@ struct router {
     float *logits, *selection;
     const float *bias;
     size_t rows;
+    bool given; /* the choice */
     uint32_t *chosen;
     float *weights;
 };
@@ -81,7 +82,7 @@ static void choose(const struct router *router, size_t row)
     const struct router_rule *p = router->rule;
     size_t experts = p->experts, used = p->used;
     float *probabilities = router->logits + row * experts;
-    float *selection = router->selection + row * experts;
+    float *selection = router->given ? NULL : router->selection + row * experts;
     uint32_t *chosen = router->chosen + row * used;
     float *weights = router->weights + row * used;
     if (p->gate == ROUTER_SOFTMAX)
@@ -92,16 +93,17 @@ static void choose(const struct router *router, size_t row)
     else if (p->gate == ROUTER_SQRT_SOFTPLUS)
         for (size_t i = 0; i < experts; i++)
             probabilities[i] = sqrtf(MAX(probabilities[i], 0.0f) + log1pf(expf(-fabsf(probabilities[i]))));
-    for (size_t i = 0; i < experts; i++) {
+    for (size_t i = 0; !router->given && i < experts; i++) {
         float value = router->bias ? probabilities[i] + router->bias[i] : probabilities[i];
         selection[i] = isnan(value) ? -INFINITY : value;
     }
-    if (p->groups)
+    if (p->groups && !router->given)
         mask_groups(p, selection);
 
     float sum = 0.0f;
     for (size_t i = 0; i < used; i++) {
-        chosen[i] = take_greatest(selection, experts);
+        if (!router->given)
+            chosen[i] = take_greatest(selection, experts);
         weights[i] = probabilities[chosen[i]];
     }
     if (p->gate == ROUTER_SOFTMAX_SELECTED)
@@ -124,6 +126,14 @@ static void choose_rows(void *context, size_t index, size_t worker)
         choose(router, row);
 }
 
+static void choose_all(struct compute *compute, struct router *router)
+{
+    if (router->rows == 1)
+        choose(router, 0);
+    else
+        thread_pool_run(compute_pool(compute), choose_rows, router, (router->rows + ROWS_A_TASK - 1) / ROWS_A_TASK);
+}
+
 void router_choose(struct compute *compute, const struct router_rule *rule, float *logits, float *selection,
                    const float *selection_bias, size_t rows, uint32_t *chosen, float *weights)
 {
@@ -134,8 +144,13 @@ void router_choose(struct compute *compute, const struct router_rule *rule, floa
                             .rows = rows,
                             .chosen = chosen,
                             .weights = weights};
-    if (rows == 1)
-        choose(&router, 0);
-    else
-        thread_pool_run(compute_pool(compute), choose_rows, &router, (rows + ROWS_A_TASK - 1) / ROWS_A_TASK);
+    choose_all(compute, &router);
+}
+
+void router_weigh(struct compute *compute, const struct router_rule *rule, float *logits, size_t rows, uint32_t *chosen,
+                  float *weights)
+{
+    struct router router = {
+        .rule = rule, .logits = logits, .rows = rows, .given = true, .chosen = chosen, .weights = weights};
+    choose_all(compute, &router);
 }

@@ -53,7 +53,7 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
     bool both = h->query.buffer != BUFFER_NONE && h->key.buffer != BUFFER_NONE;
     if (q->geometry->sequences > GPU_MAX_SEQUENCES || (both && h->query.size != h->key.size) ||
         (h->values_are_keys && h->key.size != h->value_size) ||
-        (h->raw != BUFFER_NONE && h->query.size != h->value_size) || h->plane)
+        (h->raw != BUFFER_NONE && h->query.size != h->value_size) || h->plane || h->back)
         return false;
     bool each = h->query.norm_each || h->key.norm_each;
     for (size_t i = 0; i < COUNT_OF(heads); i++) {
@@ -69,7 +69,7 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
 static bool can_attend(const struct question *q, const struct step_attend *a)
 {
     struct step_list all = steps_all(q->geometry->steps);
-    if (a->source != q->layer || a->chosen.buffer != BUFFER_NONE)
+    if (a->source != q->layer || a->chosen.buffer != BUFFER_NONE || a->compressed)
         return false;
     for (size_t i = 0; i < all.count; i++)
         if (all.steps[i].kind == STEP_ATTEND && all.steps[i].attend.source == q->layer &&
@@ -97,7 +97,7 @@ static bool can_record(const struct question *q, const struct step *step)
             return false;
     switch (step->kind) {
     case STEP_MULTIPLY:
-        return can_split(q, &step->multiply);
+        return step->multiply.groups == 1 && can_split(q, &step->multiply);
     case STEP_HEADS:
         return can_turn(q, &step->heads);
     case STEP_ATTEND:
@@ -115,7 +115,8 @@ static bool can_record(const struct question *q, const struct step *step)
     case STEP_FUNCTION:
         return step->function.function == FUNCTION_GELU;
     case STEP_ROUTE:
-        return step->route.rule.experts <= GPU_ROUTER_EXPERTS && step->route.rule.used <= GPU_ROUTER_USED;
+        return step->route.table == NO_UNIT && step->route.rule.experts <= GPU_ROUTER_EXPERTS &&
+               step->route.rule.used <= GPU_ROUTER_USED;
     default:
         return true;
     }
