@@ -172,6 +172,8 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     store_begin(batch->open->store);
     hypura_status status = look_up_begin(batch, error);
     if (!status)
+        status = known_begin(batch, error);
+    if (!status)
         status = embed(batch, error);
     if (!status)
         status = prefetch_start(batch, error);

@@ -352,7 +352,7 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         use_vectors(&l, (const unit_number[]){step->compress.bias, step->compress.norm}, 2);
         break;
     case STEP_ROUTE:
-        use(&l, step->route.table, USE_WHOLE, ROLE_COUNT);
+        use(&l, step->route.table, USE_ROUTER, ROLE_COUNT);
         use(&l, step->route.router, USE_ROUTER, ROLE_ROUTER);
         use_vectors(&l, (const unit_number[]){step->route.bias, step->route.selection_bias, step->route.expert_scales},
                     3);

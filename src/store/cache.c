@@ -267,6 +267,42 @@ bool cache_prefetch(struct store *store, unit_number number, float probability)
     return true;
 }
 
+/* What is kept for later layers, of whose slots it may take this part from others. */
+#define EXPECTED_PART 2u
+
+static uint32_t expected_units(const struct store *store, const struct slot_class *slot_class)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < slot_class->unit_count; i++) {
+        const unit_number unit = slot_class->slots[i].unit;
+        count += unit != NO_UNIT && store->units[unit].due > store->tick;
+    }
+    return count;
+}
+
+bool cache_demand(struct store *store, unit_number number)
+{
+    struct stored_unit *unit = &store->units[number];
+    struct slot_class *slot_class = &store->cache.classes[unit->slot_class];
+    if (unit->stage == STAGE_READING && !slot_class->slots[unit->slot].transfer.abandoned)
+        io_promote(store->io, &slot_class->slots[unit->slot].transfer, PRIORITY_DEMAND);
+    if (unit->stage == STAGE_READING || unit->stage == STAGE_READY)
+        return true;
+    if (unit->stage != STAGE_ABSENT || slot_class->waiting.first != NO_UNIT)
+        return false;
+    if (slot_class->free == NO_SLOT) {
+        unit_number victim =
+            ask_policy(slot_class, (struct candidate_context){.store = store, .slot_class = slot_class});
+        if (victim == NO_UNIT || expected_units(store, slot_class) >= slot_class->target / EXPECTED_PART)
+            return false;
+        evict(store, slot_class, victim);
+        if (slot_class->free == NO_SLOT)
+            return false;
+    }
+    start(store, slot_class, number, PRIORITY_DEMAND);
+    return true;
+}
+
 void cache_bring(struct store *store, unit_number number, enum priority priority)
 {
     start(store, &store->cache.classes[store->units[number].slot_class], number, priority);

@@ -70,6 +70,9 @@ hypura_status cache_prepare(struct store *store, uint64_t bytes, const char *pol
                             hypura_error *error); /* after moves_prepare */
 void cache_advance(struct store *store);          /* a pass is done */
 void cache_want(struct store *store, unit_number unit);
+/* Begins the read of what is missing, as a demand, though nobody wants it yet; false: there is no slot for it. */
+bool cache_demand(struct store *store, unit_number number);
+
 /* Prefetches an absent expert, when there is a slot for it: a free one, or that of the expert which the policy
  * would give up next, unless that is used too often; for what is all but certain, of any that is not in use. */
 #define CERTAIN 0.95f

@@ -194,6 +194,19 @@ void store_prefetch(struct store *store, const unit_number *units, const float *
     pthread_mutex_unlock(store->mutex);
 }
 
+void store_demand(struct store *store, const unit_number *units, size_t count)
+{
+    if (!store->loaded || atomic_load(&store->cancelled))
+        return;
+    pthread_mutex_lock(store->mutex);
+    for (size_t i = 0; i < count; i++) {
+        if (units[i] < store->unit_count && store->units[units[i]].place == PLACE_CACHE &&
+            cache_demand(store, units[i]))
+            store->units[units[i]].due = tick_of(store, units[i]);
+    }
+    pthread_mutex_unlock(store->mutex);
+}
+
 static double prefetched_bytes(const struct store *store, const struct stored_unit *unit)
 {
     return (double)store->cache.classes[unit->slot_class].slots[unit->slot].transfer.bytes_read;

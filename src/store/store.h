@@ -146,6 +146,11 @@ hypura_status store_read(struct store *store, unit_number unit, uint64_t offset,
  * same layer leaves them out. Those that are there already are kept until then. */
 void store_prefetch(struct store *store, const unit_number *units, const float *probabilities, size_t count);
 
+/* These experts of one layer, yet to come in this pass, will be needed for certain, though not yet: what is missing is
+ * read as a demand at once, as far as half of the slots go, and they are kept until then like what is prefetched. Each
+ * is still to be wanted. */
+void store_demand(struct store *store, const unit_number *units, size_t count);
+
 /* Whether an offer so many layers ahead is worth its making: prefetching is on, and something was missing lately;
  * beyond the next layer when the drive has nothing to do, or, for the layer after it, when the forward pass had to wait
  * since it was asked last, and then no farther than some reads take. */
@@ -181,7 +186,7 @@ struct store_statistics {
     uint64_t bytes_filled;     /* into free slots, between passes */
     uint64_t bytes_wasted;     /* prefetched and evicted unused */
     uint64_t expert_hits, expert_misses;
-    uint64_t rows_wanted, rows_cached; /* of tables; those that the cache of rows had */
+    uint64_t rows_wanted, rows_cached;    /* of tables; those that the cache of rows had */
     uint64_t prefetches, prefetches_used; /* precision: used of all; recall: used of used and expert_misses */
     uint64_t expert_moves;                /* experts that came to a device while running */
     uint64_t stall_nanoseconds;           /* spent waiting in store_get and store_wait_any */

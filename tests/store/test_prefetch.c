@@ -59,6 +59,45 @@ static void a_right_prefetch_is_a_hit(void **state)
     close_world(&world);
 }
 
+/* Read at once, though another read is under way and nothing is prefetched; kept until its layer was there. */
+static void what_is_certain_is_a_demand(void **state)
+{
+    (void)state;
+    struct world world;
+    open_prefetching(&world, 8, STORE_PREFETCH_OFF, NULL);
+    const unit_number known[] = {expert(2, 3), expert(2, 4)};
+    for (uint32_t i = 0; i < 8; i++)
+        get_and_check(world.store, &world.fixture, expert(3, i));
+    assert_ok(store_advance(world.store, &test_error));
+    uint64_t before = statistics(&world).bytes_demanded;
+    store_demand(world.store, known, 2);
+    assert_true(store_unit_state(world.store, known[0]) != UNIT_ON_STORAGE);
+    wait_until_cached(&world, known[0]);
+    wait_until_cached(&world, known[1]);
+    struct store_statistics found = statistics(&world);
+    assert_int_equal(found.bytes_prefetched, 0);
+    assert_int_equal(found.bytes_demanded - before,
+                     footprint(&world.fixture, known[0]) + footprint(&world.fixture, known[1]));
+    for (uint32_t i = 0; i < 16; i++)
+        get_and_check(world.store, &world.fixture, expert(1, i));
+    assert_true(is_cached(&world, known[0]) && is_cached(&world, known[1]));
+    get_and_check(world.store, &world.fixture, known[0]);
+    get_and_check(world.store, &world.fixture, known[1]);
+    assert_int_equal(statistics(&world).expert_hits, 2);
+    /* Of what others hold no more than half goes for it; what the arguments get wrong is passed over. */
+    unit_number many[16] = {world.fixture.count};
+    for (uint32_t i = 1; i < 16; i++)
+        many[i] = expert(0, i);
+    assert_ok(store_advance(world.store, &test_error));
+    store_demand(world.store, many, 16);
+    wait_until_idle(world.store);
+    uint32_t taken = 0;
+    for (uint32_t i = 1; i < 16; i++)
+        taken += is_cached(&world, many[i]);
+    assert_int_equal(taken, 4);
+    close_world(&world);
+}
+
 static void a_prefetch_that_came_too_late_is_given_up(void **state)
 {
     (void)state;
@@ -442,6 +481,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_right_prefetch_is_a_hit),
+        cmocka_unit_test(what_is_certain_is_a_demand),
         cmocka_unit_test(a_prefetch_that_came_too_late_is_given_up),
         cmocka_unit_test(what_is_needed_often_stays),
         cmocka_unit_test(tokens_of_a_prompt_count_one_by_one),

@@ -14,6 +14,7 @@
  *   experts.c    which experts, and their work in the order of arrival
  *   ends.c       embeddings and logits
  *   look_up.c    rows of tables
+ *   known.c      experts that follow from the tokens
  *
  * A step kind is one function here. It knows no architecture and asks about no other place of computation: which lists
  * are carried out here is the caller's business.
@@ -34,6 +35,10 @@ struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t
 
 /* Asks for the rows of tables that the batch wants. */
 hypura_status look_up_begin(struct batch *batch, hypura_error *error);
+
+/* Likewise: experts that follow from the tokens are asked for. And which they are, [rows][used]. */
+hypura_status known_begin(struct batch *batch, hypura_error *error);
+hypura_status known_experts(struct batch *batch, const struct step_route *route, uint32_t *chosen, hypura_error *error);
 
 /* The positions chosen for a span's rows, as compute_attention takes them; NULL: all of its rows see everything. */
 const struct attention_choice *choice_of(struct batch *batch, const struct step_choice *chosen, const struct span *span,

@@ -3,28 +3,6 @@
 
 #include <string.h>
 
-/* Experts that follow from the token ids alone. */
-static hypura_status look_up_experts(struct batch *batch, const struct step_route *r, uint32_t *chosen,
-                                     hypura_error *error)
-{
-    struct held held = {0};
-    struct matrix table;
-    const struct model *model = batch->open->model;
-    TRY(hold_matrix(batch, &held, r->table, &table, error));
-    hypura_status status = HYPURA_OK;
-    for (size_t row = 0; row < batch->rows && !status; row++, chosen += r->rule.used) {
-        memcpy(chosen, table.data + (size_t)batch->asked->tokens[row] * table.row_bytes, r->rule.used * sizeof *chosen);
-        for (uint32_t i = 0; i < r->rule.used && !status; i++)
-            if (chosen[i] >= r->rule.experts)
-                status =
-                    error_set(error, HYPURA_ERROR_FORMAT, "%s: tensor '%s' names expert %u; there are %u",
-                              gguf_file_path(model_file(model), 0),
-                              model_unit(model, r->table)->slices[0].tensor->name.data, chosen[i], r->rule.experts);
-    }
-    release(batch, &held);
-    return status;
-}
-
 /* Which experts each row wants. */
 static hypura_status choose(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
@@ -37,7 +15,7 @@ static hypura_status choose(struct batch *batch, const struct step *step, struct
                          .output = s->router,
                          .output_stride = r->rule.experts};
     if (r->table != NO_UNIT)
-        TRY(look_up_experts(batch, r, s->chosen, error));
+        TRY(known_experts(batch, r, s->chosen, error));
     TRY(hold_matrix(batch, held, r->router, &job.weights, error));
     TRY(hold_vector(batch, held, r->bias, &job.bias, error));
     TRY(hold_vector(batch, held, r->selection_bias, &selection_bias, error));
