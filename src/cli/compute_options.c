@@ -274,7 +274,7 @@ json_t *statistics_json(struct engine *engine)
     struct prefetch_rates prefetches = find_prefetch_rates(&s);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I}",
+        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -284,7 +284,8 @@ json_t *statistics_json(struct engine *engine)
         (json_int_t)s.store.bytes_read, "bytes_demanded", (json_int_t)s.store.bytes_demanded, "bytes_guessed",
         (json_int_t)s.store.bytes_prefetched, "bytes_filled", (json_int_t)s.store.bytes_filled, "bytes_wasted",
         (json_int_t)s.store.bytes_wasted, "expert_hits", (json_int_t)s.store.expert_hits, "expert_misses",
-        (json_int_t)s.store.expert_misses, "expert_moves", (json_int_t)s.store.expert_moves, "peak_rss_bytes",
+        (json_int_t)s.store.expert_misses, "expert_moves", (json_int_t)s.store.expert_moves, "rows_wanted",
+        (json_int_t)s.store.rows_wanted, "rows_cached", (json_int_t)s.store.rows_cached, "peak_rss_bytes",
         (json_int_t)s.peak_rss_bytes, "budget_bytes", (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu,
         "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage, "decode_bytes_read",
         (json_int_t)s.decode_bytes_read, "decode_passes", (json_int_t)s.decode_passes, "drafted_tokens",

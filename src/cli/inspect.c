@@ -1,16 +1,22 @@
 /* hypura inspect: what a file holds, and where its weights would live on this machine. */
 #include "cli/cli.h"
+#include "tools/synth.h"
 
 #include <inttypes.h>
 #include <string.h>
+#include <unistd.h>
 
 static bool list_tensors, as_json;
+static const char *preset_name, *preset_type;
 static struct which steps_of;
 
 static const struct option_row inspect_rows[] = {
     {"tensors", NULL, OPTION_FLAG, &list_tensors, "list every tensor with its type, shape, size and place"},
     {"layers", "[N]", OPTION_WHICH, &steps_of,
      "show what the layers do, step by step, and with which tensors; or only layer N"},
+    {"preset", "NAME", OPTION_TEXT, &preset_name,
+     "a model of the geometry that \"hypura synth --list\" names, without a file"},
+    {"type", "TYPE", OPTION_TEXT, &preset_type, "of its weights, instead of the usual one"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
 };
@@ -123,6 +129,8 @@ static void print_tensors(const struct model *model, const struct plan *plan)
         printf("  %-36.*s %-8s %-20s %10s  %s", (int)tensor->name.size, tensor->name.data,
                tensor_type_info(tensor->type)->name, shape, format_bytes(text, sizeof text, (double)unit->bytes),
                tier_names[plan->tiers[u]]);
+        if (unit->role == ROLE_TABLE)
+            printf(", read by rows");
         if (read > 0 && read < unit->bytes)
             printf(", %.0f %% in ram", 100 - 100 * (double)read / (double)unit->bytes);
         putchar('\n');
@@ -215,7 +223,8 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
                 {"expert cache", plan->expert_cache_bytes},
                 {"KV cache", plan->kv_bytes},
                 {"scratch", plan->scratch_bytes},
-                {"table of pieces", plan->table_bytes},
+                {"table of pieces", plan->table_bytes - plan->row_cache_bytes},
+                {"rows of tables", plan->row_cache_bytes},
                 {"program and vocabulary", plan->overhead_bytes},
                 {"page tables and slack", plan->reserve_bytes}};
     uint64_t left = plan->budget;
@@ -253,7 +262,7 @@ static json_t *plan_json(const struct model *model, const struct plan *plan, dou
 {
     uint64_t tiers[3];
     sum_tiers(model, plan, tiers);
-    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, "
+    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, "
                      "s:f, s:f, s:f, s:o}",
                      "mode", plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound),
                      "budget_bytes", (json_int_t)plan->budget, "smallest_budget_bytes",
@@ -261,7 +270,8 @@ static json_t *plan_json(const struct model *model, const struct plan *plan, dou
                      "ring_bytes", (json_int_t)plan->ring_bytes, "expert_cache_bytes",
                      (json_int_t)plan->expert_cache_bytes, "kv_bytes", (json_int_t)plan->kv_bytes, "scratch_bytes",
                      (json_int_t)plan->scratch_bytes, "overhead_bytes", (json_int_t)plan->overhead_bytes, "table_bytes",
-                     (json_int_t)plan->table_bytes, "reserve_bytes", (json_int_t)plan->reserve_bytes, "bytes_gpu",
+                     (json_int_t)plan->table_bytes, "row_cache_bytes", (json_int_t)plan->row_cache_bytes,
+                     "reserve_bytes", (json_int_t)plan->reserve_bytes, "bytes_gpu",
                      (json_int_t)tiers[TIER_GPU], "bytes_ram", (json_int_t)tiers[TIER_RAM], "bytes_storage",
                      (json_int_t)tiers[TIER_STORAGE], "context", (int)plan->positions, "chunk", (int)plan->chunk,
                      "kv_type", tensor_type_info(plan->kv_type)->name, "decode_tokens_per_second",
@@ -372,6 +382,32 @@ static int print_all_json(const struct model *model, const struct plan *plan, do
     return EXIT_OK;
 }
 
+/* A model file, or what a preset of "hypura synth" would make, whose weights nobody needs here: its drive is the one
+ * under the folder that this runs in. */
+static hypura_status find_model(const char **path, const char **drive, int *descriptor, const char *argument,
+                                hypura_error *error)
+{
+    static char header[32];
+    if (!preset_name) {
+        hypura_status status = model_path(path, argument, NULL, error);
+        *drive = *path;
+        return status;
+    }
+    const struct synth_preset *preset = synth_preset(preset_name);
+    struct synth_options options;
+    if (!preset || argument)
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         preset ? "--preset stands for a model; none may be named besides"
+                                : "there is no preset \"%.40s\"; \"hypura synth --list\" lists them",
+                         preset_name);
+    synth_default_options(&options, preset);
+    if (preset_type)
+        options.type = preset_type;
+    *path = header;
+    *drive = ".";
+    return synth_header(descriptor, header, sizeof header, &options, error);
+}
+
 static int run(size_t count, char **arguments)
 {
     hypura_error error = {0};
@@ -381,9 +417,11 @@ static int run(size_t count, char **arguments)
     struct hardware hardware;
     int result = EXIT_FAILED;
     double with_more = 0;
-    const char *path;
-    bool failed = model_path(&path, count ? arguments[0] : NULL, NULL, &error) || engine_options_of(&options, &error) ||
-                  model_open(&model, path, &error) || hardware_detect(&hardware, path, &error) ||
+    const char *path = NULL, *drive = NULL;
+    int descriptor = -1;
+    bool failed = find_model(&path, &drive, &descriptor, count ? arguments[0] : NULL, &error) ||
+                  engine_options_of(&options, &error) || model_open(&model, path, &error) ||
+                  hardware_detect(&hardware, drive, &error) ||
                   engine_plan_only(&plan, model, &hardware, &options, &error);
     if (!failed && !plan->gpu)
         options.gpu = "none"; /* why, was said */
@@ -393,6 +431,8 @@ static int run(size_t count, char **arguments)
         result = as_json ? print_all_json(model, plan, with_more) : print_all(model, &hardware, plan, with_more);
     plan_free(plan);
     model_close(model);
+    if (descriptor >= 0)
+        close(descriptor);
     return result;
 }
 

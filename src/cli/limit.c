@@ -6,6 +6,12 @@
 /* Kernels that come so near to the memory's speed are bound by it. */
 #define BY_MEMORY 0.8
 
+/* A token takes some rows of it, which is next to nothing. */
+static bool is_read_by_rows(const struct model *model, const struct unit *unit)
+{
+    return unit->role == ROLE_TABLE || (unit->role == ROLE_TOKEN_EMBEDDING && !model_tied_output(model));
+}
+
 double bytes_per_token(const struct model *model)
 {
     const struct model_parameters *p = model_parameters(model);
@@ -14,7 +20,7 @@ double bytes_per_token(const struct model *model)
         const struct unit *unit = model_unit(model, u);
         if (unit->kind == UNIT_EXPERT)
             bytes += (double)unit->bytes * p->experts_used / p->experts;
-        else if (unit->role != ROLE_TOKEN_EMBEDDING || model_tied_output(model))
+        else if (!is_read_by_rows(model, unit))
             bytes += (double)unit->bytes;
     }
     return bytes;
@@ -29,8 +35,8 @@ static double compute_seconds(const struct engine *engine, uint64_t passes)
     for (unit_number u = 0; u < model_unit_count(model); u++) {
         const struct unit *unit = model_unit(model, u);
         double uses = unit->kind == UNIT_EXPERT ? (double)p->experts_used / p->experts
-                      : unit->role == ROLE_TOKEN_EMBEDDING && !model_tied_output(model) ? 0
-                                                                                        : 1;
+                      : is_read_by_rows(model, unit)  ? 0
+                                                      : 1;
         for (uint32_t i = 0; i < unit->slice_count; i++)
             seconds += uses * (double)unit->slices[i].bytes /
                        hardware_kernel_speed(engine_hardware(engine), unit->slices[i].tensor->type);

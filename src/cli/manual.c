@@ -95,7 +95,7 @@ static int run(size_t count, char **arguments)
            "load_seconds, prompt_seconds, decode_seconds, prompt_tokens_per_second, decode_tokens_per_second, "
            "bytes_read,\n"
            "bytes_demanded, bytes_guessed, bytes_filled, bytes_wasted, expert_hits, expert_misses, expert_moves, "
-           "peak_rss_bytes, "
+           "rows_wanted, rows_cached, peak_rss_bytes, "
            "budget_bytes, bytes_gpu,\n"
            "bytes_ram, bytes_storage, decode_bytes_read, decode_passes, drafted_tokens, accepted_tokens, "
            "share_of_limit, share_side_by_side, bound, guess_precision, guess_recall, code_on_top_bytes.\n"

@@ -62,6 +62,10 @@ static void print_figures(struct engine *engine)
     if (experts)
         fprintf(stderr, "  expert hits   %.1f %% of %llu uses\n", 100.0 * (double)s.store.expert_hits / (double)experts,
                 (unsigned long long)experts);
+    if (s.store.rows_wanted)
+        fprintf(stderr, "  rows          %llu of tables and embeddings were read by themselves, %.1f %% were there\n",
+                (unsigned long long)s.store.rows_wanted,
+                100.0 * (double)s.store.rows_cached / (double)s.store.rows_wanted);
     struct prefetch_rates prefetches = find_prefetch_rates(&s);
     if (prefetches.precision >= 0)
         fprintf(stderr,

@@ -240,6 +240,10 @@ static int run(size_t count, char **arguments)
     const struct synth_preset *preset = synth_preset(preset_name);
     if (!preset)
         return report_usage(&command_synth, "there is no preset \"%s\"; --list shows them", preset_name);
+    if (preset->recipe && (architecture || embedding || heads || kv_heads || head_size || feed_forward ||
+                           experts != UINT32_MAX || experts_used || vocabulary || context_length))
+        return report_usage(&command_synth, "of the preset %s only the layers, the type and the seed can be changed",
+                            preset->name);
     struct synth_options options;
     struct expert_use use = {0};
     uint64_t bytes = 0, start = clock_nanoseconds();

@@ -182,6 +182,11 @@ hypura_status gguf_writer_add_tensor(struct gguf_writer *writer, const char *nam
 hypura_status gguf_writer_write(struct gguf_writer *writer, const void *data, uint64_t bytes, hypura_error *error);
 hypura_status gguf_writer_finish(struct gguf_writer *writer, hypura_error *error);
 
+/* Instead of a writer that makes a file: only the header, into a file that is open and empty, which becomes as long as it
+ * would be with the tensors' data. The file stays the caller's. */
+hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor, hypura_error *error);
+hypura_status gguf_writer_finish_header(struct gguf_writer *writer, hypura_error *error);
+
 /* Frees the writer; without a successful finish before, removes the partial file. */
 void gguf_writer_destroy(struct gguf_writer *writer);
 

@@ -95,6 +95,27 @@ failed:
     return status;
 }
 
+hypura_status gguf_writer_create_header(struct gguf_writer **out, int descriptor, hypura_error *error)
+{
+    struct gguf_writer *writer;
+    hypura_status status = ALLOCATE(&writer, 1, "GGUF writer", error);
+    if (status)
+        return status;
+    writer->alignment = GGUF_DEFAULT_ALIGNMENT;
+    writer->file = dup(descriptor);
+    if (writer->file < 0)
+        status = error_set_errno(error, errno, "cannot write a header");
+    if (!status)
+        status = string_copy(&writer->partial_path, "a file without a name", error);
+    if (!status)
+        status = ALLOCATE(&writer->buffer, WRITE_BYTES, "write buffer", error);
+    if (status)
+        gguf_writer_destroy(writer);
+    else
+        *out = writer;
+    return status;
+}
+
 static hypura_status add_name(struct gguf_writer *writer, struct name_list *list, const char *name, hypura_error *error)
 {
     size_t size = strlen(name);
@@ -396,6 +417,16 @@ hypura_status gguf_writer_finish(struct gguf_writer *writer, hypura_error *error
         return error_set_errno(error, errno, "%s: cannot give the file its name without \".partial\"", shown);
     writer->finished = true;
     return HYPURA_OK;
+}
+
+hypura_status gguf_writer_finish_header(struct gguf_writer *writer, hypura_error *error)
+{
+    hypura_status status = write_header(writer, error);
+    if (!status)
+        status = empty_buffer(writer, error);
+    if (!status && ftruncate(writer->file, (off_t)(writer->written + writer->data_bytes)))
+        status = error_set_errno(error, errno, "cannot make %s as long as it is to be", writer->partial_path);
+    return status;
 }
 
 void gguf_writer_destroy(struct gguf_writer *writer)

@@ -117,8 +117,9 @@ static void set_share(struct loaded_models *models, struct loaded_model *fresh, 
     fresh->gpu_bytes = plan_gpu_bytes(plan->gpu) + (draft ? plan_gpu_bytes(engine_plan(draft)->gpu) : 0);
     const struct model *model = engine_model(fresh->engine);
     unit_number embedding = plan->embedding_rows ? model_tensor(model, ROLE_TOKEN_EMBEDDING) : NO_UNIT;
+    unit_number table = model_tensor(model, ROLE_TABLE); /* rows of both come when a token wants them */
     for (unit_number u = 0; u < plan->unit_count; u++) {
-        if (u != embedding)
+        if (u != embedding && u != table)
             fresh->streamed += plan_bytes_on_storage(plan, u, plan_unit_footprint(model_unit(model, u)));
     }
     pthread_mutex_lock(&models->mutex);

@@ -1,10 +1,17 @@
 /* Checks the options, writes the metadata, fills the tensors piece by piece and hands them to the writer. */
 #include "tools/synth_private.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#else
+#include <stdlib.h>
+#endif
 
 #define DEFAULT_SKEW 0.5f
 #define DEFAULT_STICKINESS 0.7f
@@ -80,6 +87,8 @@ static hypura_status check_experts(struct synth_options *options, hypura_error *
 static hypura_status check_options(struct synth_options *options, hypura_error *error)
 {
     struct synth_geometry *g = &options->geometry;
+    if (options->recipe)
+        return check_number("the number of layers", g->layers, 1, 1000, 1, error);
     hypura_status status = check_architecture(g, error);
     if (status || (status = check_number("the number of layers", g->layers, 1, 1000, 1, error)) ||
         (status = check_number("the embedding size", g->embedding, 64, 65536, 32, error)) ||
@@ -132,6 +141,16 @@ static void add_float(struct metadata *m, const char *key, float value)
         m->status = gguf_writer_add_float(m->writer, name, value, m->error);
 }
 
+static hypura_status write_tensors(struct gguf_writer *writer, const struct synth_list *list, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    for (size_t i = 0; i < list->count && !status; i++) {
+        const struct synth_tensor *tensor = &list->tensors[i];
+        status = gguf_writer_add_tensor(writer, tensor->name, tensor->type, tensor->dimensions, tensor->shape, error);
+    }
+    return status;
+}
+
 static hypura_status write_metadata(struct gguf_writer *writer, const struct synth_list *list, hypura_error *error)
 {
     const struct synth_geometry *g = &list->options.geometry;
@@ -149,6 +168,13 @@ static hypura_status write_metadata(struct gguf_writer *writer, const struct syn
     add_number(&m, "context_length", g->context);
     add_number(&m, "embedding_length", g->embedding);
     add_number(&m, "block_count", g->layers);
+    if (list->options.recipe) {
+        add_number(&m, "expert_count", g->experts);
+        add_number(&m, "expert_used_count", g->experts_used);
+        if (!m.status)
+            m.status = synth_recipe_metadata(writer, list, error);
+        return m.status ? m.status : write_tensors(writer, list, error);
+    }
     add_number(&m, "feed_forward_length", g->feed_forward);
     add_number(&m, "attention.head_count", g->heads);
     add_number(&m, "attention.head_count_kv", g->kv_heads);
@@ -170,11 +196,7 @@ static hypura_status write_metadata(struct gguf_writer *writer, const struct syn
         if (!m.status)
             m.status = gguf_writer_add_string(writer, "gpt-oss.rope.scaling.type", "yarn", error);
     }
-    for (size_t i = 0; i < list->count && !m.status; i++) {
-        const struct synth_tensor *tensor = &list->tensors[i];
-        m.status = gguf_writer_add_tensor(writer, tensor->name, tensor->type, tensor->dimensions, tensor->shape, error);
-    }
-    return m.status;
+    return m.status ? m.status : write_tensors(writer, list, error);
 }
 
 /* ---- data -------------------------------------------------------------------------------------------------------- */
@@ -236,12 +258,33 @@ static void fill_row(const struct synth_list *list, const struct synth_tensor *t
     default:
         break;
     }
+    if (tensor->fill == SYNTH_FILL_MEAN || tensor->fill == SYNTH_FILL_UNEVEN) {
+        /* Lengths of rows fall evenly, in an order that the number does not show. */
+        double length = 1.5 - (double)(row * 2654435761u % 1024) / 1024;
+        double deviation = tensor->deviation * (tensor->fill == SYNTH_FILL_UNEVEN ? length : 1);
+        for (uint64_t i = 0; i < columns; i++)
+            values[i] = (float)(tensor->mean + deviation * random_normal(random));
+        return;
+    }
     double mean = tensor->fill == SYNTH_FILL_BIAS ? 0 : tensor->fill == SYNTH_FILL_QUERY_NORM ? tensor->deviation : 1;
     double deviation = tensor->fill == SYNTH_FILL_BIAS  ? tensor->deviation
                        : tensor->fill == SYNTH_FILL_ONE ? 0
                                                         : 0.1 * mean;
     for (uint64_t i = 0; i < columns; i++)
         values[i] = (float)(mean + deviation * random_normal(random));
+}
+
+/* Different experts for each row. */
+static void fill_experts(const struct synth_tensor *tensor, uint32_t experts, struct random *random, uint64_t rows,
+                         unsigned char *out)
+{
+    for (uint64_t row = 0; row < rows; row++, out += tensor->row_bytes) {
+        uint32_t first = (uint32_t)(random_next(random) % experts), step = experts / (uint32_t)tensor->shape[0];
+        for (uint32_t i = 0; i < tensor->shape[0]; i++) {
+            uint32_t expert = (first + i * MAX(step, 1u)) % experts;
+            memcpy(out + i * sizeof expert, &expert, sizeof expert);
+        }
+    }
 }
 
 static void fill_piece(void *context, size_t index, size_t worker)
@@ -256,6 +299,10 @@ static void fill_piece(void *context, size_t index, size_t worker)
     random_seed(&random, random_next(&random) ^ ((uint64_t)batch->tensor_index << 32 | piece));
     if (tensor->fill == SYNTH_FILL_RANDOM) {
         fill_random(tensor, &random, first, rows, out);
+        return;
+    }
+    if (tensor->fill == SYNTH_FILL_EXPERT_IDS) {
+        fill_experts(tensor, batch->list->options.geometry.experts, &random, rows, out);
         return;
     }
     float *values = batch->scratch + worker * batch->scratch_columns;
@@ -370,6 +417,55 @@ hypura_status synth_bytes(uint64_t *bytes, const struct synth_options *options, 
     synth_list_free(&list);
     synth_vocabulary_free(vocabulary);
     return HYPURA_OK;
+}
+
+/* A file without a name, in memory where the system has such. */
+static int open_nameless(void)
+{
+#ifdef __linux__
+    return memfd_create("model", MFD_CLOEXEC);
+#else
+    char name[] = "/tmp/hypura-header-XXXXXX";
+    int descriptor = mkstemp(name);
+    if (descriptor >= 0)
+        unlink(name);
+    return descriptor;
+#endif
+}
+
+static hypura_status write_header(int descriptor, const struct synth_list *list,
+                                  const struct synth_vocabulary *vocabulary, hypura_error *error)
+{
+    struct gguf_writer *writer;
+    hypura_status status = gguf_writer_create_header(&writer, descriptor, error);
+    if (status)
+        return status;
+    if (!(status = write_metadata(writer, list, error)) &&
+        !(status = synth_vocabulary_write(vocabulary, writer, error)))
+        status = gguf_writer_finish_header(writer, error);
+    gguf_writer_destroy(writer);
+    return status;
+}
+
+hypura_status synth_header(int *descriptor, char *path, size_t room, const struct synth_options *options,
+                           hypura_error *error)
+{
+    struct synth_list list;
+    struct synth_vocabulary *vocabulary;
+    hypura_status status = prepare(&list, &vocabulary, options, error);
+    if (status)
+        return status;
+    *descriptor = open_nameless();
+    if (*descriptor < 0)
+        status = error_set_errno(error, errno, "no room for the header of a model");
+    if (!status)
+        status = write_header(*descriptor, &list, vocabulary, error);
+    if (status && *descriptor >= 0)
+        close(*descriptor);
+    snprintf(path, room, "/dev/fd/%d", *descriptor);
+    synth_list_free(&list);
+    synth_vocabulary_free(vocabulary);
+    return status;
 }
 
 hypura_status synth_write(const char *path, const struct synth_options *options, synth_progress progress,

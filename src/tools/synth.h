@@ -46,6 +46,7 @@ struct synth_preset {
     const char *description; /* one line for a list */
     const char *type;        /* the usual one: "Q4_K_M" */
     struct synth_geometry geometry;
+    const char *recipe; /* the rest of it, as synth_recipe.c reads it; NULL: the geometry says all */
 };
 
 size_t synth_preset_count(void);
@@ -57,6 +58,7 @@ const struct synth_preset *synth_preset(const char *name);
 struct synth_options {
     const char *name; /* general.name; NULL: the architecture and size */
     struct synth_geometry geometry;
+    const char *recipe; /* of a preset; then of the geometry only layers may be changed, which may be fewer */
     const char *type; /* a tensor type, or the mixtures Q4_K_M and Q5_K_M as llama-quantize makes them */
     uint64_t seed;
     float skew;       /* 0: all experts alike; below 0: 0.5 where the geometry allows it */
@@ -76,6 +78,11 @@ typedef bool (*synth_progress)(void *context, uint64_t bytes_done, uint64_t byte
 
 /* Bytes of tensor data that synth_write would write, for a check beforehand. */
 hypura_status synth_bytes(uint64_t *bytes, const struct synth_options *options, hypura_error *error);
+
+/* The header of the file that synth_write would write, in memory, and as long as that file would be: for whoever wants
+ * to know the model, not its weights. model_open takes the path while the descriptor is open; the caller closes it. */
+hypura_status synth_header(int *descriptor, char *path, size_t room, const struct synth_options *options,
+                           hypura_error *error);
 
 /* Writes the file; it appears under its name only when it is complete. A geometry that no engine could run, a type that
  * cannot be made, or a disk without the room gets a sentence before anything is written. progress may be NULL. */

@@ -102,7 +102,10 @@ enum synth_fill {
     SYNTH_FILL_POSITION, /* layer 0's queries and keys, and so on: see synth.h */
     SYNTH_FILL_POSITION_NORM,
     SYNTH_FILL_SLOW_VALUE,
-    SYNTH_FILL_SLOW_OUTPUT
+    SYNTH_FILL_SLOW_OUTPUT,
+    SYNTH_FILL_MEAN,      /* near "mean" */
+    SYNTH_FILL_UNEVEN,    /* rows of different lengths */
+    SYNTH_FILL_EXPERT_IDS /* different numbers of experts */
 };
 
 struct synth_tensor {
@@ -114,7 +117,7 @@ struct synth_tensor {
     uint64_t shape[GGUF_MAX_DIMENSIONS];
     uint64_t rows, row_bytes;
     uint64_t period; /* rows of one expert; bands repeat with it */
-    double deviation;
+    double mean, deviation;
     uint64_t band_first, band_count;
     double band_deviation;
     bool constant_tail;
@@ -137,6 +140,19 @@ struct synth_list {
 /* options are checked and complete. */
 hypura_status synth_list_make(struct synth_list *list, const struct synth_options *options,
                               const struct synth_vocabulary *vocabulary, hypura_error *error);
+
+/* synth_recipe.c: the same from a recipe, whose metadata are written too. */
+hypura_status synth_recipe_list(struct synth_list *list, const struct synth_vocabulary *vocabulary,
+                                hypura_error *error);
+hypura_status synth_recipe_metadata(struct gguf_writer *writer, const struct synth_list *list, hypura_error *error);
+
+/* synth_recipes.c */
+extern const char synth_recipe_deepseek_v4_flash[], synth_recipe_glm_5[], synth_recipe_minimax_m3[],
+    synth_recipe_qwen38_flash_next[], synth_recipe_mistral4[], synth_recipe_step_35[];
+
+/* What a matrix of such a name gets. */
+enum tensor_type synth_matrix_type(const struct synth_list *list, const char *name, uint64_t columns);
+
 void synth_list_free(struct synth_list *list);
 uint64_t synth_list_bytes(const struct synth_list *list);
 

@@ -149,6 +149,18 @@ static enum tensor_type matrix_type(const struct synth_list *list, enum matrix_r
     return fitting_type(type, columns);
 }
 
+enum tensor_type synth_matrix_type(const struct synth_list *list, const char *name, uint64_t columns)
+{
+    enum matrix_role role = strstr(name, "down_exps")                  ? MATRIX_DOWN
+                            : strstr(name, "_exps")                    ? MATRIX_GATE_UP
+                            : strcmp(name, "token_embd.weight") == 0   ? MATRIX_EMBEDDING
+                            : strcmp(name, "output.weight") == 0       ? MATRIX_OUTPUT
+                                                                       : MATRIX_Q;
+    enum tensor_type type = matrix_type(list, role, list->options.geometry.layers / 2, columns);
+    /* Few bits are for experts; the rest of such a model is next to nothing. */
+    return columns % tensor_type_info(type)->block_size ? TENSOR_F16 : type;
+}
+
 /* ---- the list ---------------------------------------------------------------------------------------------------- */
 
 static struct synth_tensor *add(struct synth_list *list, enum synth_fill fill, enum tensor_type type, uint32_t layer,
@@ -292,6 +304,8 @@ static hypura_status make_list(struct synth_list *list, const struct synth_vocab
     hypura_status status = parse_type(&list->type, list->options.type, error);
     if (status)
         return status;
+    if (list->options.recipe)
+        return synth_recipe_list(list, vocabulary, error);
     enum tensor_type embedding_type = matrix_type(list, MATRIX_EMBEDDING, 0, g->embedding);
     if (g->experts &&
         (status = synth_router_plan(&list->router, &list->options, synth_tail_ratio(embedding_type), error)))

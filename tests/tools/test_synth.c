@@ -216,6 +216,8 @@ static void every_preset_is_a_model(void **state)
     for (size_t i = 0; i < synth_preset_count(); i++) {
         const struct synth_preset *preset = synth_preset_at(i);
         assert_ptr_equal(synth_preset(preset->name), preset);
+        if (preset->recipe)
+            continue;
         /* The preset's own architecture and mixture, but small. */
         struct synth_options options = preset_options(preset->name);
         options.geometry.layers = 2;
@@ -239,6 +241,52 @@ static void every_preset_is_a_model(void **state)
     assert_non_null(synth_preset("Mixtral-8x7B"));
 }
 
+static bool is_known(const char *architecture)
+{
+    for (size_t i = 0; i < architecture_count(); i++)
+        if (strcmp(architecture_at(i)->name, architecture) == 0)
+            return true;
+    return false;
+}
+
+/* Whole models of published geometry, of which nothing but the header is made; with fewer layers as well. */
+static void headers_alone_are_models(void **state)
+{
+    (void)state;
+    static const uint32_t depths[] = {0, 9};
+    size_t recipes = 0;
+    for (size_t i = 0; i < synth_preset_count(); i++)
+        for (size_t d = 0; synth_preset_at(i)->recipe && d < COUNT_OF(depths); d++) {
+            struct synth_options options = preset_options(synth_preset_at(i)->name);
+            options.geometry.layers = depths[d] ? depths[d] : options.geometry.layers;
+            int descriptor;
+            char path[32];
+            uint64_t bytes;
+            struct gguf *file;
+            struct model *model;
+            assert_ok(synth_bytes(&bytes, &options, &test_error));
+            assert_ok(synth_header(&descriptor, path, sizeof path, &options, &test_error));
+            assert_ok(gguf_open(&file, path, &test_error));
+            assert_in_range(gguf_file_bytes(file, 0), bytes, bytes + ((uint64_t)64 << 20));
+            gguf_close(file);
+            hypura_status status = model_open(&model, path, &test_error);
+            if (!is_known(options.geometry.architecture)) {
+                assert_int_equal(status, HYPURA_ERROR_UNSUPPORTED);
+            } else {
+                assert_ok(status);
+                const struct model_parameters *p = model_parameters(model);
+                assert_int_equal(p->layers, options.geometry.layers);
+                assert_int_equal(p->experts, options.geometry.experts);
+                assert_int_equal(p->experts_used, options.geometry.experts_used);
+                assert_int_equal(p->vocabulary, options.geometry.vocabulary);
+                model_close(model);
+            }
+            close(descriptor);
+            recipes++;
+        }
+    assert_true(recipes >= 8);
+}
+
 static void sizes_are_those_of_published_files(void **state)
 {
     (void)state;
@@ -249,6 +297,8 @@ static void sizes_are_those_of_published_files(void **state)
         {"llama-70b", "Q4_K_M", 42.52},    {"llama-8b", "Q4_K_M", 4.92},   {"mixtral-8x7b", "Q4_K_M", 28.45},
         {"mixtral-8x7b", "Q5_K_M", 33.23}, {"mistral-7b", "Q4_K_M", 4.37}, {"qwen3-30b-a3b", "Q4_K_M", 18.56},
         {"gpt-oss-20b", "MXFP4", 12.1},
+        {"qwen3.8-flash-next", "Q4_K_M", 103},
+        {"deepseek-v4-flash", "MXFP4", 156},
     };
     for (size_t i = 0; i < COUNT_OF(known); i++) {
         struct synth_options options = preset_options(known[i].preset);
@@ -372,7 +422,7 @@ int main(void)
         cmocka_unit_test(no_two_experts_are_alike),
         cmocka_unit_test(skew_makes_expert_use_uneven),
         cmocka_unit_test(every_preset_is_a_model),
-        cmocka_unit_test(sizes_are_those_of_published_files),
+        cmocka_unit_test(headers_alone_are_models), cmocka_unit_test(sizes_are_those_of_published_files),
         cmocka_unit_test(vocabularies_are_whole),
         cmocka_unit_test(a_stopped_file_is_not_left),
         cmocka_unit_test(geometries_that_cannot_be_are_refused),

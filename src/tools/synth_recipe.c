@@ -1,0 +1,251 @@
+/* Geometries that are told line by line: the metadata and the tensors of newer architectures, whose layers differ too
+ * much for one set of numbers. A recipe is text, a line each:
+ *
+ *   u32|f32|bool|str KEY VALUE...      of the architecture; several values: an array
+ *   u64 KEY VALUE...                   always an array
+ *   each u32|bool|f32 KEY A B : C D    an array with an element a layer: the first ones, then the others in turns
+ *   in FIRST LAST [EVERY REST]         the layers that the tensors below belong to, LAST -1: the last one. With EVERY
+ *                                      those whose number modulo EVERY is REST, or with !REST is not
+ *   once                               the tensors below are of the whole model
+ *   m NAME COLUMNS ROWS [EXPERTS] [*F] a matrix of the type asked for, F times as large as usual
+ *   f NAME MEAN DEVIATION SIZE...      F32
+ *   r NAME COLUMNS EXPERTS             a router: rows of different lengths, so that experts are used unevenly
+ *   h NAME USED ROWS                   experts by token, I32
+ *   t NAME COLUMNS ROWS                a table that is read by rows, IQ4_NL
+ *
+ * Routers see little but a token's own embedding, since branches add little to it: each token chooses experts of its
+ * own, and no cache looks better than it is. */
+#include "tools/synth_private.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_WORDS 64
+#define MOST_ELEMENTS 1024
+
+struct line {
+    char text[512];
+    char *words[MOST_WORDS];
+    size_t count;
+};
+
+/* The next line that is not empty; false: there is none. */
+static bool next_line(const char **recipe, struct line *line)
+{
+    for (line->count = 0; **recipe && line->count == 0;) {
+        size_t length = strcspn(*recipe, "\n");
+        size_t kept = MIN(length, sizeof line->text - 1);
+        memcpy(line->text, *recipe, kept);
+        line->text[kept] = '\0';
+        *recipe += length + ((*recipe)[length] == '\n');
+        for (char *rest = line->text, *word; line->count < MOST_WORDS && (word = strtok_r(rest, " ", &rest));)
+            line->words[line->count++] = word;
+    }
+    return line->count > 0;
+}
+
+static uint64_t number(const struct line *line, size_t word)
+{
+    return word < line->count ? strtoull(line->words[word], NULL, 0) : 0;
+}
+
+static double decimal(const struct line *line, size_t word)
+{
+    return word < line->count ? strtod(line->words[word], NULL) : 0;
+}
+
+/* ---- metadata ------------------------------------------------------------------------------------------------------
+ */
+
+struct values {
+    enum gguf_value_type type;
+    union {
+        uint32_t u32[MOST_ELEMENTS];
+        uint64_t u64[MOST_ELEMENTS];
+        float f32[MOST_ELEMENTS];
+        bool flags[MOST_ELEMENTS];
+    };
+};
+
+static bool type_of(const char *word, enum gguf_value_type *out)
+{
+    static const struct {
+        const char *word;
+        enum gguf_value_type type;
+    } types[] = {{"u32", GGUF_UINT32}, {"u64", GGUF_UINT64}, {"f32", GGUF_FLOAT32}, {"bool", GGUF_BOOL}};
+    for (size_t i = 0; i < COUNT_OF(types); i++)
+        if (strcmp(types[i].word, word) == 0) {
+            *out = types[i].type;
+            return true;
+        }
+    return false;
+}
+
+static void put(struct values *values, size_t index, const struct line *line, size_t word)
+{
+    if (values->type == GGUF_UINT32)
+        values->u32[index] = (uint32_t)number(line, word);
+    else if (values->type == GGUF_UINT64)
+        values->u64[index] = number(line, word);
+    else if (values->type == GGUF_FLOAT32)
+        values->f32[index] = (float)decimal(line, word);
+    else
+        values->flags[index] = number(line, word) != 0;
+}
+
+/* An element a layer: the words before a colon, then those behind it in turns. */
+static void put_each(struct values *values, const struct line *line, size_t first, size_t layers)
+{
+    size_t colon = first;
+    while (colon + 1 < line->count && strcmp(line->words[colon], ":") != 0)
+        colon++;
+    size_t before = colon - first, turns = MAX(line->count - colon - 1, (size_t)1);
+    for (size_t i = 0; i < layers; i++)
+        put(values, i, line, i < before ? first + i : colon + 1 + (i - before) % turns);
+}
+
+hypura_status synth_recipe_metadata(struct gguf_writer *writer, const struct synth_list *list, hypura_error *error)
+{
+    const struct synth_geometry *g = &list->options.geometry;
+    const char *recipe = list->options.recipe;
+    struct line line;
+    hypura_status status = HYPURA_OK;
+    while (!status && next_line(&recipe, &line)) {
+        const bool each = strcmp(line.words[0], "each") == 0;
+        struct values values = {0};
+        char key[96];
+        if (strcmp(line.words[0], "str") == 0 && line.count == 3) {
+            snprintf(key, sizeof key, "%s.%s", g->architecture, line.words[1]);
+            status = gguf_writer_add_string(writer, key, line.words[2], error);
+        }
+        if (line.count < (each ? 4u : 3u) || !type_of(line.words[each], &values.type))
+            continue;
+        snprintf(key, sizeof key, "%s.%s", g->architecture, line.words[each + 1]);
+        size_t count = each ? g->layers : line.count - 2;
+        if (each)
+            put_each(&values, &line, 3, count);
+        for (size_t i = 0; !each && i < count; i++)
+            put(&values, i, &line, 2 + i);
+        status = gguf_writer_add(writer, key, values.type, values.u64, count,
+                                 each || count > 1 || values.type == GGUF_UINT64, error);
+    }
+    return status;
+}
+
+/* ---- tensors -------------------------------------------------------------------------------------------------------
+ */
+
+struct where {
+    bool once;
+    uint32_t first, last, every, rest;
+    bool others; /* but the rest */
+};
+
+static struct where where_of(const struct line *line, uint32_t layers)
+{
+    struct where where = {.every = 1};
+    long last = strtol(line->words[2], NULL, 10);
+    where.first = (uint32_t)number(line, 1);
+    where.last = last < 0 ? layers - (uint32_t)-last : MIN((uint32_t)last, layers - 1);
+    if (line->count > 4) {
+        where.every = MAX((uint32_t)number(line, 3), 1u);
+        where.others = line->words[4][0] == '!';
+        where.rest = (uint32_t)strtoul(line->words[4] + where.others, NULL, 10);
+    }
+    return where;
+}
+
+static bool is_there(const struct where *where, uint32_t layer)
+{
+    return layer >= where->first && layer <= where->last &&
+           (where->every == 1 || (layer % where->every == where->rest) != where->others);
+}
+
+/* One tensor of a line; layer UINT32_MAX: of the whole model. */
+static void add_tensor(struct synth_list *list, const struct line *line, uint32_t layer)
+{
+    const char kind = line->words[0][0];
+    struct synth_tensor *tensor = &list->tensors[list->count++];
+    size_t first = kind == 'f' ? 4 : 2, last = line->count;
+    double factor = 1;
+    if (kind == 'm' && line->words[last - 1][0] == '*')
+        factor = strtod(line->words[--last] + 1, NULL);
+    *tensor = (struct synth_tensor){.layer = layer == UINT32_MAX ? 0 : layer, .rows = 1, .period = 1};
+    for (size_t i = first; i < last && tensor->dimensions < GGUF_MAX_DIMENSIONS; i++)
+        tensor->shape[tensor->dimensions++] = number(line, i);
+    for (uint32_t i = 1; i < tensor->dimensions; i++)
+        tensor->rows *= tensor->shape[i];
+    tensor->period = tensor->dimensions > 1 ? tensor->shape[1] : 1;
+    tensor->deviation = factor / sqrt((double)tensor->shape[0]);
+    switch (kind) {
+    case 'm':
+        tensor->fill = SYNTH_FILL_RANDOM;
+        tensor->type = synth_matrix_type(list, line->words[1], tensor->shape[0]);
+        break;
+    case 't':
+        tensor->fill = SYNTH_FILL_RANDOM;
+        tensor->type = TENSOR_IQ4_NL;
+        tensor->deviation = 1;
+        break;
+    case 'r':
+        tensor->fill = SYNTH_FILL_UNEVEN;
+        break;
+    case 'h':
+        tensor->fill = SYNTH_FILL_EXPERT_IDS;
+        tensor->type = TENSOR_I32;
+        break;
+    default:
+        tensor->fill = SYNTH_FILL_MEAN;
+        tensor->mean = decimal(line, 2);
+        tensor->deviation = decimal(line, 3);
+    }
+    if (layer == UINT32_MAX)
+        snprintf(tensor->name, sizeof tensor->name, "%s", line->words[1]);
+    else
+        snprintf(tensor->name, sizeof tensor->name, "blk.%u.%s", layer, line->words[1]);
+    tensor_row_bytes(tensor->type, tensor->shape[0], &tensor->row_bytes);
+}
+
+hypura_status synth_recipe_list(struct synth_list *list, const struct synth_vocabulary *vocabulary, hypura_error *error)
+{
+    const struct synth_geometry *g = &list->options.geometry;
+    const char *recipe = list->options.recipe;
+    struct line line;
+    size_t lines = 0;
+    while (next_line(&recipe, &line))
+        lines++;
+    hypura_status status = ALLOCATE(&list->tensors, lines * g->layers, "list of tensors", error);
+    struct where where = {.once = true};
+    recipe = list->options.recipe;
+    while (!status && next_line(&recipe, &line)) {
+        if (strcmp(line.words[0], "once") == 0)
+            where = (struct where){.once = true};
+        else if (strcmp(line.words[0], "in") == 0)
+            where = where_of(&line, g->layers);
+        if (!strchr("mfrht", line.words[0][0]) || line.words[0][1] || line.count < 4)
+            continue;
+        if (where.once)
+            add_tensor(list, &line, UINT32_MAX);
+        for (uint32_t layer = 0; !where.once && layer < g->layers; layer++)
+            if (is_there(&where, layer))
+                add_tensor(list, &line, layer);
+    }
+    /* Bytes and special tokens get rows of zeros: text stays text, and no answer ends by chance. */
+    uint32_t first_word, end;
+    synth_vocabulary_words(vocabulary, &first_word, &end);
+    for (size_t i = 0; i < list->count; i++) {
+        struct synth_tensor *tensor = &list->tensors[i];
+        if (strcmp(tensor->name, "token_embd.weight") == 0)
+            tensor->deviation = 1;
+        if (strcmp(tensor->name, "output.weight") == 0) {
+            tensor->band_first = first_word;
+            tensor->band_count = end - first_word;
+            tensor->band_deviation = 3.0 / sqrt((double)g->embedding);
+            tensor->deviation = 0;
+        }
+    }
+    return status;
+}
