@@ -204,6 +204,29 @@ void compute_scatter_streams(struct compute *compute, const struct stream_mixer 
 void compute_recall(struct compute *compute, float *bank, size_t bank_stride, size_t kept, const float *row,
                     const float *weight, float epsilon, float *out, size_t rows, size_t width);
 
+/* Another way to gather (low rank): streams are normed ones, and each element of each has a gate of its own. The branch
+ * reads the mean over s of sigmoid(gate) * stream s; gates: [rows][streams][width], overwritten. Where the branch
+ * returns, back[s] = 2 sigmoid(inject[s] / streams), inject: [rows][streams], goes to the place in coefficients
+ * ([rows][2 streams]) where scatter reads it. */
+struct gated_gather {
+    size_t streams, width;
+    const float *values;
+    float *gates;
+    const float *inject; /* NULL: it does not return */
+    float *coefficients, *out;
+};
+void compute_gather_gated(struct compute *compute, const struct gated_gather *gather, size_t rows);
+
+/* A value enters streams by how well keys match queries: with m = key s * query s / sqrt(width),
+ *   stream s of out = sigmoid(sign(m) sqrt(max(|m|, 1e-6))) * value
+ * keys, queries, out: [rows][streams][width]; values: [rows][width]. */
+struct stream_match {
+    size_t streams, width;
+    const float *keys, *queries, *values;
+    float *out;
+};
+void compute_match_streams(struct compute *compute, const struct stream_match *match, size_t rows);
+
 /* ---- rotary positions -------------------------------------------------------------------------------------------- */
 
 enum rope_layout {
@@ -320,17 +343,18 @@ void compute_index(struct compute *compute, const struct index_search *search);
 #define CONVOLUTION_MAX_TAPS 64
 
 /* A causal convolution of each channel by itself over rows of one sequence:
- * output[r][c] = sum over taps of weights[c][tap] * input[r - (taps - 1) + tap][c], plus bias, then a SiLU if wanted.
+ * output[r][c] = sum over taps of weights[c][tap] * input[r - (taps - 1 - tap) * dilation][c], plus bias, then a SiLU if wanted.
  * Rows before the first are what was kept of earlier calls: how rows are cut into calls changes no bit. */
 struct convolution {
     size_t rows;
     size_t channels, taps; /* taps 2 to CONVOLUTION_MAX_TAPS */
+    size_t dilation;       /* rows from one tap to the next; 0 is 1 */
     const float *weights;  /* [channels][taps] */
     const float *bias;     /* [channels], or NULL */
     bool silu;
     const float *input; /* rows stride floats apart; of each, channels in groups of width, group_stride apart */
     size_t stride, width, group_stride;
-    const float *before; /* [taps - 1][channels] inputs before the first row */
+    const float *before; /* [(taps - 1) * dilation][channels] inputs before the first row */
     float *after;        /* the same before the row that comes next; not the same memory */
     float *output;       /* [rows][channels] */
 };

@@ -28,6 +28,8 @@ static void layer_shape(struct kv_layer *out, const struct geometry *geometry, u
                 out->every = c->every;
         } else if (step->kind == STEP_HEADS && step->heads.plane) {
             add_plane(out, step->heads.plane, (size_t)step->heads.key.heads * step->heads.key.size, 1, type, positions);
+        } else if (step->kind == STEP_POOL) {
+            add_plane(out, step->pool.plane, step->pool.size, step->pool.every, type, positions);
         } else if (step->kind == STEP_HEADS && step->heads.stores) {
             out->heads = step->heads.key.heads;
             out->key_size = step->heads.key.size;

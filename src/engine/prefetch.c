@@ -91,20 +91,18 @@ static hypura_status route_ahead(struct batch *batch, const struct step_router *
                                  uint8_t *margins, struct held *held, hypura_error *error)
 {
     const struct step_route *r = &router->route->route;
-    const struct step_norm *n = &router->norm->norm;
-    struct step norm = *router->norm;
     struct scratch *s = &batch->scratch;
     struct router_rule rule = r->rule;
     const float *selection_bias;
     struct matmul job = {
         .input = s->prefetch_input, .tokens = batch->rows, .output = s->router, .output_stride = rule.experts};
-    norm.norm.out = BUFFER_BRANCH;
-    TRY(run_norm(batch, &norm, held, error));
-    forget_inputs(batch, 1u << BUFFER_BRANCH);
+    for (uint32_t i = 0; i < router->count; i++) /* between two layers nobody else reads what they write */
+        TRY(execute(batch, (struct step_list){router->steps[i], 1}, error));
     TRY(hold_matrix(batch, held, r->router, &job.weights, error));
     TRY(hold_vector(batch, held, r->bias, &job.bias, error));
     TRY(hold_vector(batch, held, r->selection_bias, &selection_bias, error));
-    activation_set(s->prefetch_input, rows_of(batch, BUFFER_BRANCH), batch->rows, n->width, n->width);
+    const size_t width = job.weights.columns;
+    activation_set(s->prefetch_input, rows_of(batch, r->in), batch->rows, width, width);
     compute_matmul(batch->compute, &job, 1);
     rule.used = batch->prefetcher.ranks;
     router_choose(batch->compute, &rule, s->router, s->selection, selection_bias, batch->rows, chosen,
@@ -189,8 +187,17 @@ static bool prefetches_by_token(const struct batch *batch)
 static bool can_prefetch(const struct batch *batch, uint32_t number)
 {
     struct step_router router;
-    return steps_router(batch->open->steps, number, &router) && !gpu_pass_has(batch, number) &&
-           !plan_in_ring(batch->open->plan, router.route->route.router);
+    if (!steps_router(batch->open->steps, number, &router) || gpu_pass_has(batch, number) ||
+        plan_in_ring(batch->open->plan, router.route->route.router))
+        return false;
+    for (uint32_t i = 0; i < router.count; i++) {
+        struct step_unit units[STEP_UNITS];
+        size_t count = step_units(router.steps[i], units);
+        for (size_t u = 0; u < count; u++)
+            if (plan_in_ring(batch->open->plan, units[u].unit))
+                return false;
+    }
+    return true;
 }
 
 /* This layer was prefetched in this pass, farther ahead. */

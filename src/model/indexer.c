@@ -34,10 +34,20 @@ hypura_status model_read_layer_index(struct model *model, struct reader *reader,
     uint32_t own = 1, dense = 0;
     if (a->index == INDEX_BLOCKS)
         TRY(optional_number(reader, "leading_dense_block_count", MAX_LAYERS, &dense, error));
-    if (a->index == INDEX_NONE || number < dense)
+    if (a->index == INDEX_NONE || number < dense || (a->index == INDEX_POOLED && layer->kind != LAYER_ATTENTION))
         return HYPURA_OK;
     if (a->index == INDEX_COMPRESSED) {
         layer->indexed = layer->chosen = layer->compress == COMPRESS_OVERLAPPING;
+        return HYPURA_OK;
+    }
+    if (a->index == INDEX_POOLED) {
+        TRY(layer_number(reader, "attention.compress_ratios", number, MAX_CHOSEN, &layer->index_every, error));
+        if (layer->index_every == 1 || (layer->index_every && p->index_most % layer->index_every != 0))
+            return error_set(error, HYPURA_ERROR_FORMAT,
+                             "%s: the indexer of layer %u chooses %u positions by keys of %u each, which do not divide "
+                             "them or are of one",
+                             gguf_file_path(reader->file, 0), number, p->index_most, layer->index_every);
+        layer->indexed = layer->chosen = layer->index_every != 0;
         return HYPURA_OK;
     }
     if (a->index_shared)

@@ -166,6 +166,7 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
         layer->key_size = layer->window ? window_key : p->key_size;
         layer->value_size = layer->window ? window_value : p->value_size;
         layer->kv_source = i;
+        layer->ngrams = p->ngrams.rows && model_has_ngrams(reader, i);
         layer->moe = model->layer_tensors[i][ROLE_ROUTER] != NULL;
         if (layer->moe && p->experts == 0)
             return error_set(error, HYPURA_ERROR_FORMAT, "%s: layer %u has a router, but '%s' is missing",

@@ -41,7 +41,8 @@ enum index_kind {
     INDEX_NONE,
     INDEX_POSITIONS,  /* the best positions, one set for all heads */
     INDEX_COMPRESSED, /* the best of the rows that stand for blocks, in layers whose blocks are short */
-    INDEX_BLOCKS      /* the best blocks of positions, a set for each kv head; not in the leading dense layers */
+    INDEX_BLOCKS,     /* the best blocks of positions, a set for each kv head; not in the leading dense layers */
+    INDEX_POOLED /* the best blocks, one set for all heads, by one key for each, and what follows the last whole one */
 };
 
 /* How YaRN changes sines and scores, g(m) being 1 + 0.1 m ln(factor) and m the file's multiplier. */
@@ -88,6 +89,16 @@ enum tensor_role {
     ROLE_ROPE_FACTORS_SHORT,
     /* of a layer, in the order of their use */
     ROLE_ATTENTION_RESIDUAL_SCORE,
+    ROLE_NGRAM_KEY, /* how rows of the table enter the streams */
+    ROLE_NGRAM_VALUE,
+    ROLE_NGRAM_KEY_NORM,
+    ROLE_NGRAM_QUERY_NORM,
+    ROLE_NGRAM_CONVOLUTION_NORM,
+    ROLE_NGRAM_CONVOLUTION,
+    ROLE_ATTENTION_STREAMS_NORM, /* streams that are gathered by gates of low rank */
+    ROLE_ATTENTION_STREAMS_DOWN,
+    ROLE_ATTENTION_STREAMS_INJECT,
+    ROLE_ATTENTION_STREAMS_UP,
     ROLE_ATTENTION_STREAMS, /* what residual streams mix by, before attention */
     ROLE_ATTENTION_STREAMS_BASE,
     ROLE_ATTENTION_STREAMS_SCALE,
@@ -164,6 +175,10 @@ enum tensor_role {
     ROLE_ATTENTION_SUM_NORM, /* of the residual stream, after attention was added */
     ROLE_ATTENTION_SUM_NORM_BIAS,
     ROLE_FFN_RESIDUAL_SCORE,
+    ROLE_FFN_STREAMS_NORM,
+    ROLE_FFN_STREAMS_DOWN,
+    ROLE_FFN_STREAMS_INJECT,
+    ROLE_FFN_STREAMS_UP,
     ROLE_FFN_STREAMS,
     ROLE_FFN_STREAMS_BASE,
     ROLE_FFN_STREAMS_SCALE,
@@ -204,6 +219,9 @@ enum tensor_role {
     ROLE_FFN_SUM_NORM_BIAS,
     ROLE_LAYER_SCALE,
     /* of the whole model, after the layers */
+    ROLE_OUTPUT_STREAMS_NORM,
+    ROLE_OUTPUT_STREAMS_DOWN,
+    ROLE_OUTPUT_STREAMS_UP,
     ROLE_OUTPUT_STREAMS,
     ROLE_OUTPUT_STREAMS_BASE,
     ROLE_OUTPUT_STREAMS_SCALE,
@@ -274,6 +292,7 @@ struct model_layer {
     bool rope_local;               /* uses the rope base of sliding layers, unscaled (Gemma 3, OLMo 3) */
     bool indexed;                  /* chooses what attention sees, here and in the layers behind it that do not */
     bool chosen;                   /* attention sees what was chosen */
+    uint32_t index_every;          /* positions of a pooled key */
     bool moe;
     bool ngrams; /* reads the table */
     uint32_t feed_forward;                         /* of a dense layer */
@@ -311,6 +330,7 @@ struct model_parameters {
     uint32_t residual_block;   /* layers whose first one's input is kept for those after it; 0: none is */
     uint32_t streams;          /* of the residual; 1: the usual one */
     uint32_t streams_sinkhorn; /* rounds in which the matrix that mixes them is balanced; 0: each keeps itself */
+    uint32_t streams_rank;     /* of the gates that gather them; 0: they are gathered otherwise */
     float streams_epsilon, streams_back_epsilon, streams_magnitude;
     /* experts */
     uint32_t experts, experts_used, expert_feed_forward;
@@ -449,6 +469,7 @@ struct architecture {
     bool index_turns_last;      /* their last elements turn, not the first */
     bool index_shared;          /* attention.indexer.types says which layers have one */
     float index_epsilon;        /* of the norm of its keys; below 0: as of other norms */
+    bool delta_gate_sigmoid;    /* a delta net's output passes a sigmoid, not a SiLU; lengths have epsilon in the root */
     uint32_t flags;
 };
 

@@ -81,11 +81,14 @@ enum extent {
     TABLE_WIDTH,
     TABLE_ROWS,  /* or more */
     NGRAM_WIDTH, /* of a token's rows together */
+    NGRAM_STREAMS,
     NGRAM_TAPS,
     RECURRENT_DECAYS,     /* heads, or the channels of their keys */
     RECURRENT_DECAY_RANK, /* of the first of two matrices; alone it gives all of them */
     RECURRENT_GATE_RANK,
-    RECURRENT_KEY_SIZE
+    RECURRENT_KEY_SIZE,
+    STREAMS_LOW, /* where they are gathered by gates of low rank */
+    STREAM_RANK
 };
 
 struct role_row {

@@ -348,6 +348,7 @@ static hypura_status read_streams(struct reader *reader, struct model_parameters
         p->streams = 1;
         return HYPURA_OK;
     }
+    TRY(optional_number(reader, "hyper_connection.low_rank", MAX_WIDTH, &p->streams_rank, error));
     TRY(optional_number(reader, "hyper_connection.sinkhorn_iterations", 1000, &p->streams_sinkhorn, error));
     has_float(reader, "hyper_connection.epsilon", &p->streams_epsilon);
     /* Streams that mix take the branch with factors up to 2; others with what the file says. */
@@ -427,6 +428,8 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error)
     if (p->residual_block && p->layers / p->residual_block + 2 > RECALLED_MAX)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: %u layers in residual blocks of %u; at most %u blocks",
                          path, p->layers, p->residual_block, RECALLED_MAX - 2);
+    if (gguf_find(reader.file, key(&reader, "ple.layers")))
+        TRY(model_read_ngrams(&reader, p, error));
     TRY(read_experts(model, &reader, error));
     TRY(read_situ(&reader, p, error));
     TRY(read_recurrent(model, &reader, error));

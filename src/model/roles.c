@@ -16,6 +16,23 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_ROPE_FACTORS_SHORT] = {"rope factors short", "rope_factors_short.weight", false, {ROPE_PAIRS}},
 
     [ROLE_ATTENTION_RESIDUAL_SCORE] = {"attention residual score", "attn_res_score.weight", true, {EMBEDDING}},
+    [ROLE_ATTENTION_STREAMS_NORM] = {"attention streams norm", "hc_attn_norm.weight", true, {STREAMS_LOW}},
+    [ROLE_ATTENTION_STREAMS_DOWN] = {"attention streams down", "hc_attn_down.weight", true, {STREAMS_LOW, STREAM_RANK}},
+    [ROLE_ATTENTION_STREAMS_UP] = {"attention streams up", "hc_attn_up.weight", true, {STREAM_RANK, STREAMS_LOW}},
+    [ROLE_ATTENTION_STREAMS_INJECT] = {"attention streams inject", "hc_attn_inject.weight", true, {STREAMS_LOW, STREAM_COUNT}},
+    [ROLE_FFN_STREAMS_NORM] = {"ffn streams norm", "hc_ffn_norm.weight", true, {STREAMS_LOW}},
+    [ROLE_FFN_STREAMS_DOWN] = {"ffn streams down", "hc_ffn_down.weight", true, {STREAMS_LOW, STREAM_RANK}},
+    [ROLE_FFN_STREAMS_UP] = {"ffn streams up", "hc_ffn_up.weight", true, {STREAM_RANK, STREAMS_LOW}},
+    [ROLE_FFN_STREAMS_INJECT] = {"ffn streams inject", "hc_ffn_inject.weight", true, {STREAMS_LOW, STREAM_COUNT}},
+    [ROLE_OUTPUT_STREAMS_NORM] = {"output streams norm", "output_hc_norm.weight", false, {STREAMS_LOW}},
+    [ROLE_OUTPUT_STREAMS_DOWN] = {"output streams down", "output_hc_down.weight", false, {STREAMS_LOW, STREAM_RANK}},
+    [ROLE_OUTPUT_STREAMS_UP] = {"output streams up", "output_hc_up.weight", false, {STREAM_RANK, STREAMS_LOW}},
+    [ROLE_NGRAM_KEY] = {"n-gram key", "ple_key.weight", true, {NGRAM_WIDTH, NGRAM_STREAMS}},
+    [ROLE_NGRAM_VALUE] = {"n-gram value", "ple_value.weight", true, {NGRAM_WIDTH, EMBEDDING}},
+    [ROLE_NGRAM_KEY_NORM] = {"n-gram key norm", "ple_norm_key.weight", true, {NGRAM_STREAMS}},
+    [ROLE_NGRAM_QUERY_NORM] = {"n-gram query norm", "ple_norm_query.weight", true, {NGRAM_STREAMS}},
+    [ROLE_NGRAM_CONVOLUTION_NORM] = {"n-gram convolution norm", "ple_norm_conv.weight", true, {NGRAM_STREAMS}},
+    [ROLE_NGRAM_CONVOLUTION] = {"n-gram convolution", "ple_conv1d.weight", true, {NGRAM_TAPS, NGRAM_STREAMS}},
     [ROLE_ATTENTION_STREAMS] = {"attention streams", "hc_attn_fn.weight", true, {STREAMS, STREAM_COEFFICIENTS}},
     [ROLE_ATTENTION_STREAMS_BASE] = {"attention streams base", "hc_attn_base.weight", true, {STREAM_COEFFICIENTS}},
     [ROLE_ATTENTION_STREAMS_SCALE] = {"attention streams scale", "hc_attn_scale.weight", true, {STREAM_SCALES}},
@@ -326,6 +343,12 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return p->table_rows;
     case NGRAM_WIDTH:
         return layer->ngrams ? (uint64_t)p->ngrams.rows * p->table_width : 0;
+    case NGRAM_STREAMS:
+        return layer->ngrams ? (uint64_t)p->streams * p->embedding : 0;
+    case STREAMS_LOW:
+        return p->streams_rank ? (uint64_t)p->streams * p->embedding : 0;
+    case STREAM_RANK:
+        return p->streams_rank;
     case NGRAM_TAPS:
         return layer->ngrams ? p->ngrams.taps : 0;
     case RECURRENT_DECAYS:

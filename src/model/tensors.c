@@ -211,6 +211,16 @@ static size_t add_scan_roles(enum tensor_role *needed)
     return COUNT_OF(roles);
 }
 
+static size_t add_low_rank(enum tensor_role *needed)
+{
+    size_t count = 0;
+    for (int i = 0; i < 4; i++) {
+        needed[count++] = ROLE_ATTENTION_STREAMS_NORM + i;
+        needed[count++] = ROLE_FFN_STREAMS_NORM + i;
+    }
+    return count;
+}
+
 static hypura_status check_layer(const struct model *model, uint32_t number, hypura_error *error)
 {
     const struct model_layer *layer = &model->layers[number];
@@ -220,14 +230,21 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
     bool behind = model->architecture->flags & ARCHITECTURE_NORMS_BEHIND;
     bool ungated = model->architecture->flags & ARCHITECTURE_FFN_UNGATED;
     bool of_sums = model->architecture->flags & ARCHITECTURE_NORMS_OF_SUMS;
-    needed[count++] = of_sums ? ROLE_ATTENTION_SUM_NORM : behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM;
-    if (!(model->architecture->flags & (ARCHITECTURE_PARALLEL | ARCHITECTURE_ONE_BRANCH)))
+    const bool low = model->parameters.streams_rank; /* whose gathers norm by themselves */
+    if (!low)
+        needed[count++] = of_sums ? ROLE_ATTENTION_SUM_NORM : behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM;
+    if (!low && !(model->architecture->flags & (ARCHITECTURE_PARALLEL | ARCHITECTURE_ONE_BRANCH)))
         needed[count++] = of_sums ? ROLE_FFN_SUM_NORM : behind ? ROLE_FFN_POST_NORM : ROLE_FFN_NORM;
     if (model->parameters.residual_block) {
         needed[count++] = ROLE_ATTENTION_RESIDUAL_SCORE;
         needed[count++] = ROLE_FFN_RESIDUAL_SCORE;
     }
-    if (model->parameters.streams > 1) {
+    if (low)
+        count += add_low_rank(needed + count);
+    if (layer->ngrams)
+        for (int role = ROLE_NGRAM_KEY; role <= ROLE_NGRAM_CONVOLUTION; role++)
+            needed[count++] = role;
+    if (model->parameters.streams > 1 && !low) {
         static const enum tensor_role of_streams[] = {ROLE_ATTENTION_STREAMS,       ROLE_ATTENTION_STREAMS_BASE,
                                                       ROLE_ATTENTION_STREAMS_SCALE, ROLE_FFN_STREAMS,
                                                       ROLE_FFN_STREAMS_BASE,        ROLE_FFN_STREAMS_SCALE};
@@ -355,11 +372,17 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
 
 hypura_status model_check_tensors(const struct model *model, hypura_error *error)
 {
-    if (!model->tensors[ROLE_OUTPUT_NORM] && !(model->architecture->flags & ARCHITECTURE_ENCODER))
+    const bool low = model->parameters.streams_rank;
+    if (!model->tensors[ROLE_OUTPUT_NORM] && !low && !(model->architecture->flags & ARCHITECTURE_ENCODER))
         return missing(model, -1, ROLE_OUTPUT_NORM, error);
     if (model->parameters.residual_block && !model->tensors[ROLE_OUTPUT_RESIDUAL_SCORE])
         return missing(model, -1, ROLE_OUTPUT_RESIDUAL_SCORE, error);
-    for (int role = ROLE_OUTPUT_STREAMS; model->parameters.streams > 1 && role < ROLE_OUTPUT_NORM; role++)
+    if (model->parameters.table_rows && !model->tensors[ROLE_TABLE])
+        return missing(model, -1, ROLE_TABLE, error);
+    for (int role = ROLE_OUTPUT_STREAMS_NORM; low && role <= ROLE_OUTPUT_STREAMS_UP; role++)
+        if (!model->tensors[role])
+            return missing(model, -1, role, error);
+    for (int role = ROLE_OUTPUT_STREAMS; model->parameters.streams > 1 && !low && role < ROLE_OUTPUT_NORM; role++)
         if (!model->tensors[role])
             return missing(model, -1, role, error);
     for (int role = 0; role < ROLE_COUNT; role++)

@@ -285,10 +285,12 @@ void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out
         .value_size = p->recurrent_value_size,
         .taps = p->recurrent_conv,
         .tiled = b->architecture->flags & ARCHITECTURE_RECURRENT_HEADS_TILED,
-        .epsilon = p->norm_epsilon};
+        .root_epsilon = b->architecture->delta_gate_sigmoid,
+                                .epsilon = p->norm_epsilon};
     add_groups_norm(b, BUFFER_ATTENDED, BUFFER_ATTENDED, unit_of(b, ROLE_RECURRENT_NORM), p->recurrent_heads_v,
                     p->recurrent_value_size);
-    add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = GLU_SILU,
+    const enum glu_kind gate = b->architecture->delta_gate_sigmoid ? GLU_SIGMOID : GLU_SILU;
+    add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = gate,
                                                    .gate = {BUFFER_VALUE, 0, inner},
                                                    .up = {BUFFER_ATTENDED, 0, inner},
                                                    .out = BUFFER_ATTENDED,

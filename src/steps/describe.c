@@ -35,6 +35,7 @@ static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_NORM] = "norm",
                                                    [STEP_MULTIPLY] = "multiply",
                                                    [STEP_HEADS] = "heads",
+                                                   [STEP_POOL] = "pool",
                                                    [STEP_INDEX] = "index",
                                                    [STEP_SPREAD] = "spread",
                                                    [STEP_ATTEND] = "attend",
@@ -53,6 +54,8 @@ static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_ADD] = "add",
                                                    [STEP_RECALL] = "recall",
                                                    [STEP_GATHER] = "gather",
+                                                   [STEP_GATHER_GATED] = "gather gated",
+                                                   [STEP_MATCH] = "match",
                                                    [STEP_SCATTER] = "scatter",
                                                    [STEP_OUTPUT] = "output",
                                                    [STEP_RESIDUAL] = "residual"};
@@ -259,6 +262,10 @@ void step_describe(const struct step *step, char *text, size_t room)
             say(&line, ", sinks");
         say_chosen(&line, &step->attend_latent.chosen);
         break;
+    case STEP_POOL:
+        say(&line, "%s -> plane %u of the cache: one key of %u for every %u positions", buffer_name(step->pool.in),
+            step->pool.plane, step->pool.size, step->pool.every);
+        break;
     case STEP_INDEX:
         say_index(&line, &step->index);
         break;
@@ -326,6 +333,15 @@ void step_describe(const struct step *step, char *text, size_t room)
     case STEP_GATHER:
         say(&line, "%u streams of %s by %s -> %s", step->gather.count, buffer_name(step->gather.streams),
             buffer_name(step->gather.coefficients), buffer_name(step->gather.out));
+        break;
+    case STEP_GATHER_GATED:
+        say(&line, "%u streams of %s by gates of %s -> %s", step->gather_gated.count,
+            buffer_name(step->gather_gated.streams), buffer_name(step->gather_gated.gates),
+            buffer_name(step->gather_gated.out));
+        break;
+    case STEP_MATCH:
+        say(&line, "%s by %s x %s -> %s: %u streams", buffer_name(step->match.values), buffer_name(step->match.keys),
+            buffer_name(step->match.queries), buffer_name(step->match.out), step->match.count);
         break;
     case STEP_SCATTER:
         say(&line, "%s -> %u streams of %s by %s", buffer_name(step->scatter.from), step->scatter.count,

@@ -77,12 +77,44 @@ static void make_block_index(struct builder *b, enum step_buffer in)
     add_index(b)->index.by_head = true;
 }
 
+/* Blocks by the mean of their keys, and the positions behind the last whole block. */
+static void make_pooled_index(struct builder *b, enum step_buffer in)
+{
+    const struct model_parameters *p = b->p;
+    const enum rope_layout layout = b->architecture->index_rope == ROPE_STYLE_NORMAL ? ROPE_NORMAL : ROPE_NEOX;
+    struct step *products = add_multiply(b, in, p->embedding);
+    add_matrix(b, products, ROLE_INDEX_Q, BUFFER_INDEX_QUERY);
+    add_matrix(b, products, ROLE_INDEX_K, BUFFER_INDEX_KEY);
+    add_step(b, STEP_HEADS)->heads = (struct step_heads){
+        .query = index_head(b, BUFFER_INDEX_QUERY, p->index_heads, unit_of(b, ROLE_INDEX_Q_NORM)),
+        .key = {.buffer = BUFFER_NONE, .norm = NO_UNIT},
+        .turns = true,
+        .layout = layout,
+        .rotary = p->rotary,
+        .epsilon = p->norm_epsilon};
+    add_step(b, STEP_POOL)->pool = (struct step_pool){.in = BUFFER_INDEX_KEY,
+                                                      .out = BUFFER_INDEX_WEIGHT,
+                                                      .plane = INDEX_PLANE,
+                                                      .every = b->layer->index_every,
+                                                      .size = p->index_size,
+                                                      .rotary = p->rotary,
+                                                      .norm = unit_of(b, ROLE_INDEX_K_NORM),
+                                                      .layout = layout,
+                                                      .epsilon = p->index_epsilon};
+    struct step *index = add_index(b);
+    index->index.every = b->layer->index_every;
+    index->index.most = p->index_most / b->layer->index_every;
+    index->index.tail = true;
+}
+
 void make_index(struct builder *b, enum step_buffer in, enum step_buffer low)
 {
     if (!b->layer->indexed)
         return;
     if (b->architecture->index == INDEX_BLOCKS)
         make_block_index(b, in);
+    else if (b->architecture->index == INDEX_POOLED)
+        make_pooled_index(b, in);
     else
         make_position_index(b, in, low);
 }
@@ -92,6 +124,12 @@ struct step_choice choice_of_layer(const struct builder *b)
     const struct model_parameters *p = b->p;
     if (!b->layer->chosen)
         return (struct step_choice){.buffer = BUFFER_NONE};
+    if (b->architecture->index == INDEX_POOLED)
+        return (struct step_choice){.buffer = BUFFER_CHOSEN,
+                                    .sets = 1,
+                                    .most = p->index_most / b->layer->index_every + 1,
+                                    .block = b->layer->index_every,
+                                    .all = p->index_most + b->layer->index_every - 1};
     uint64_t all = (uint64_t)p->index_most * p->index_block;
     return (struct step_choice){.buffer = BUFFER_CHOSEN,
                                 .sets = b->architecture->index == INDEX_BLOCKS ? p->index_heads : 1,

@@ -196,6 +196,8 @@ static void make_parallel_layer(struct builder *b)
 
 static void make_layer(struct builder *b)
 {
+    if (b->layer->ngrams)
+        make_ngrams(b);
     make_early_route(b);
     make_mixer(b, make_input(b, STREAMS_OF_ATTENTION, ROLE_ATTENTION_NORM), BUFFER_BRANCH);
     add_norm(b, BUFFER_BRANCH, BUFFER_BRANCH, unit_of(b, ROLE_ATTENTION_POST_NORM), NO_UNIT);
@@ -317,17 +319,47 @@ static hypura_status check_all_read(const struct steps *steps, const struct mode
     return status;
 }
 
+/* What can be done with rows of another layer's state: nothing but they are looked at. A recall writes its own place
+ * among the kept rows, which is free until that layer comes. */
+static bool is_of_rows(enum step_kind kind)
+{
+    switch (kind) {
+    case STEP_NORM:
+    case STEP_MULTIPLY:
+    case STEP_FUNCTION:
+    case STEP_GATHER:
+    case STEP_GATHER_GATED:
+    case STEP_RECALL:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* From the route back to the residual stream: whatever writes what is read by then. */
 static struct step_router find_router(struct step_list list)
 {
-    struct step_router found = {.route = steps_find(list, STEP_ROUTE)};
-    for (const struct step *step = found.route; step && step > list.steps && !found.norm;) {
+    struct step_router router = {.route = steps_find(list, STEP_ROUTE)};
+    if (!router.route || router.route->route.table != NO_UNIT)
+        return router;
+    const struct step *found[STEP_ROUTER_STEPS];
+    const uint32_t there = 1u << BUFFER_HIDDEN | 1u << BUFFER_BANK;
+    uint32_t count = 0, wanted = 1u << router.route->route.in & ~there;
+    for (const struct step *step = router.route; wanted && step > list.steps;) {
         step--;
-        if (step->kind == STEP_NORM && step->norm.in == BUFFER_HIDDEN && step->norm.out == found.route->route.in)
-            found.norm = step;
-        else if (step_writes(step, found.route->route.in))
-            break;
+        if (!(step->writes & wanted))
+            continue;
+        if (!is_of_rows(step->kind) || count == STEP_ROUTER_STEPS || step_writes(step, BUFFER_HIDDEN))
+            return router;
+        found[count++] = step;
+        wanted = ((wanted & ~step->writes) | step->reads) & ~there;
     }
-    return found;
+    if (wanted)
+        return router;
+    router.known = true;
+    for (router.count = 0; router.count < count; router.count++)
+        router.steps[router.count] = found[count - 1 - router.count];
+    return router;
 }
 
 hypura_status steps_make(struct steps **out, const struct model *model, hypura_error *error)
@@ -410,5 +442,5 @@ const struct step *steps_find(struct step_list list, enum step_kind kind)
 bool steps_router(const struct steps *steps, uint32_t layer, struct step_router *out)
 {
     *out = layer < steps->layers ? steps->routers[layer] : (struct step_router){0};
-    return out->norm;
+    return out->known;
 }

@@ -70,6 +70,7 @@ enum step_kind {
     STEP_NORM,          /* brings rows to length 1, times weights, plus biases */
     STEP_MULTIPLY,      /* products of one buffer with matrices */
     STEP_HEADS,         /* norms, turns and sharpens heads of queries and keys; keys and values go to the cache */
+    STEP_POOL,          /* keys of the next kind for several positions at once */
     STEP_INDEX,         /* chooses the positions that attention sees */
     STEP_SPREAD,        /* whole keys and values of heads from their projection and the latent row */
     STEP_ATTEND,        /* attention over the cache */
@@ -88,6 +89,8 @@ enum step_kind {
     STEP_ADD,           /* adds a buffer, scaled, to another */
     STEP_RECALL,        /* the row at work and those kept before, weighed by their scores */
     STEP_GATHER,        /* residual streams become one row, and it is kept how they take a branch back */
+    STEP_GATHER_GATED,  /* the same of normed streams, each element by a gate of its own */
+    STEP_MATCH,         /* a value enters streams by how well keys match queries */
     STEP_SCATTER,       /* the branch goes back into the streams */
     STEP_OUTPUT,        /* logits of the rows that are wanted */
     STEP_RESIDUAL,      /* in fused lists only: what stands between a branch and the next norm, in one */
@@ -194,6 +197,16 @@ struct step_spread {
     uint32_t heads, plain, rotary, value_size, rank;
 };
 
+/* Of each block of "every" positions the mean of their rows becomes a key: normed, turned as its first position, stored
+ * in a plane of the layer's cache. The sum of an unfinished block is the state. */
+struct step_pool {
+    enum step_buffer in, out; /* out: where one key is made, size + rotary floats */
+    uint32_t plane, every, size, rotary;
+    unit_number norm;
+    enum rope_layout layout;
+    float epsilon;
+};
+
 /* What compute_index does with the keys in a plane of the layer's cache. */
 struct step_index {
     enum step_buffer query, weights, out; /* weights BUFFER_NONE: all 1 */
@@ -262,6 +275,7 @@ struct step_convolve {
     enum step_buffer out;
     unit_number weights, bias; /* bias NO_UNIT: none */
     uint32_t groups, width, taps;
+    uint32_t dilation; /* rows from tap to tap; 0 is 1 */
     bool silu;
 };
 
@@ -312,6 +326,7 @@ struct step_function {
     enum activation_function function;
     enum step_buffer buffer;
     uint32_t width;
+    float scale; /* of what it is a function of; 0 is 1 */
 };
 
 /* How a router chooses. */
@@ -368,6 +383,7 @@ struct step_scale {
 
 struct step_add {
     enum step_buffer to, from;
+    uint32_t width; /* 0: of the embedding */
     float scale;
 };
 
@@ -389,6 +405,17 @@ struct step_gather {
     bool returns; /* a scatter follows */
     uint32_t sinkhorn;
     float norm_epsilon, epsilon, back_epsilon, magnitude;
+};
+
+/* compute.h: struct gated_gather, struct stream_match. */
+struct step_gather_gated {
+    enum step_buffer streams, gates, inject, coefficients, out; /* inject BUFFER_NONE: no scatter follows */
+    uint32_t count, width;
+};
+
+struct step_match {
+    enum step_buffer keys, queries, values, out;
+    uint32_t count, width;
 };
 
 struct step_scatter {
@@ -426,6 +453,7 @@ struct step {
         struct step_norm norm;
         struct step_multiply multiply;
         struct step_heads heads;
+        struct step_pool pool;
         struct step_index index;
         struct step_spread spread;
         struct step_attend attend;
@@ -444,6 +472,8 @@ struct step {
         struct step_add add;
         struct step_recall recall;
         struct step_gather gather;
+        struct step_gather_gated gather_gated;
+        struct step_match match;
         struct step_scatter scatter;
         struct step_output output;
         struct step_residual residual;
@@ -475,10 +505,14 @@ void steps_widths(struct step_list list, uint32_t embedding, size_t *widths);
 /* The step of a kind in a list, or NULL. */
 const struct step *steps_find(struct step_list list, enum step_kind kind);
 
-/* The router of a layer and the norm that makes what it reads from the residual stream; false: it has none that can be
+/* The router of a layer and the steps that make what it reads from the residual stream; false: it has none that can be
  * asked before its layer is at work. */
+#define STEP_ROUTER_STEPS 8
 struct step_router {
-    const struct step *norm, *route;
+    bool known;
+    const struct step *steps[STEP_ROUTER_STEPS]; /* none where it reads the residual stream itself */
+    uint32_t count;
+    const struct step *route;
 };
 bool steps_router(const struct steps *steps, uint32_t layer, struct step_router *out);
 

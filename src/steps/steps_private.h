@@ -38,6 +38,7 @@ enum streams_of { STREAMS_OF_ATTENTION, STREAMS_OF_FFN, STREAMS_OF_OUTPUT };
 void add_gather(struct builder *b, enum streams_of where, enum step_buffer out);
 /* Reads the residual stream and what was kept of it, before layer "number" (and, behind, in it). */
 void add_recall(struct builder *b, enum tensor_role weight, uint32_t kept);
+void make_ngrams(struct builder *b);
 void add_scatter(struct builder *b, enum step_buffer from);
 
 /* uses.c: fills in what the step reads and writes. */

@@ -94,6 +94,10 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
     case STEP_HEADS:
         touch_heads(&t, &step->heads);
         break;
+    case STEP_POOL:
+        touch(&t, step->pool.in, false, step->pool.size);
+        touch(&t, step->pool.out, true, (size_t)step->pool.size + step->pool.rotary);
+        break;
     case STEP_INDEX: {
         const struct step_index *x = &step->index;
         touch(&t, x->query, false, (size_t)x->heads * x->size);
@@ -174,6 +178,7 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
         touch(&t, step->scale.buffer, true, e);
         break;
     case STEP_ADD:
+        e = step->add.width ? step->add.width : e;
         touch(&t, step->add.from, false, e);
         touch(&t, step->add.to, false, e);
         touch(&t, step->add.to, true, e);
@@ -184,6 +189,26 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
         touch(&t, step->recall.bank, true, (size_t)step->recall.room * step->recall.width);
         touch(&t, step->recall.out, true, step->recall.width);
         break;
+    case STEP_GATHER_GATED: {
+        const struct step_gather_gated *g = &step->gather_gated;
+        const size_t flat = (size_t)g->count * g->width;
+        touch(&t, g->streams, false, flat);
+        touch(&t, g->gates, false, flat);
+        touch(&t, g->gates, true, flat);
+        touch(&t, g->inject, false, g->count);
+        touch(&t, g->inject == BUFFER_NONE ? BUFFER_NONE : g->coefficients, true, 2 * (size_t)g->count);
+        touch(&t, g->out, true, g->width);
+        break;
+    }
+    case STEP_MATCH: {
+        const struct step_match *m = &step->match;
+        const size_t flat = (size_t)m->count * m->width;
+        touch(&t, m->keys, false, flat);
+        touch(&t, m->queries, false, flat);
+        touch(&t, m->values, false, m->width);
+        touch(&t, m->out, true, flat);
+        break;
+    }
     case STEP_GATHER: {
         const struct step_gather *g = &step->gather;
         const size_t flat = (size_t)g->count * g->width;
@@ -261,7 +286,9 @@ size_t step_state(const struct step *step)
     case STEP_COMPRESS:
         return compression_state_floats(step->compress.size, step->compress.overlaps);
     case STEP_CONVOLVE:
-        return (size_t)(c->taps - 1) * c->groups * c->width;
+        return (size_t)(c->taps - 1) * MAX(c->dilation, 1u) * c->groups * c->width;
+    case STEP_POOL:
+        return step->pool.size;
     case STEP_SCAN:
         return scan_state_floats(step->scan.heads, step->scan.width, step->scan.size);
     case STEP_DELTA_NET:
@@ -327,6 +354,9 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
     case STEP_HEADS:
         use_vectors(&l, (const unit_number[]){step->heads.query.norm, step->heads.key.norm}, 2);
         break;
+    case STEP_POOL:
+        use_vectors(&l, &step->pool.norm, 1);
+        break;
     case STEP_ATTEND:
         use_vectors(&l, &step->attend.sinks, 1);
         break;
@@ -386,6 +416,8 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
     case STEP_MIX:
     case STEP_SCALE_ROWS:
     case STEP_ADD:
+    case STEP_GATHER_GATED:
+    case STEP_MATCH:
     case STEP_SCATTER:
     case STEP_KINDS:
         break;

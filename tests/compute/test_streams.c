@@ -146,6 +146,63 @@ static void streams_mix(void **state)
     }
 }
 
+/* Gates of low rank, and values that enter streams. */
+static void streams_are_gated_and_matched(void **state)
+{
+    static float gates[ROWS * FLAT], once[ROWS * FLAT], out[ROWS * FLAT], in[ROWS * WIDTH], inject[ROWS * STREAMS],
+        back[ROWS * 2 * STREAMS];
+    struct random random;
+    (void)state;
+    random_seed(&random, 12);
+    fill(&random, streams, ROWS * FLAT);
+    fill(&random, gates, ROWS * FLAT);
+    fill(&random, branch, COUNT_OF(branch));
+    fill(&random, inject, COUNT_OF(inject));
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t s = 0; s < STREAMS; s++) {
+            double match = 0;
+            for (size_t i = 0; i < WIDTH; i++)
+                match += (double)streams[r * FLAT + s * WIDTH + i] * gates[r * FLAT + s * WIDTH + i];
+            match /= sqrt(WIDTH);
+            double gate = sigmoid((match > 0 ? 1 : -1) * sqrt(fabs(match)));
+            for (size_t i = 0; i < WIDTH; i++) {
+                double *sum = &expected_in[r * WIDTH + i];
+                *sum = (s ? *sum : 0) + streams[r * FLAT + s * WIDTH + i] *
+                                            sigmoid(gates[r * FLAT + s * WIDTH + i]) / STREAMS;
+                expected[r * FLAT + s * WIDTH + i] = gate * branch[r * WIDTH + i];
+            }
+        }
+    for (int set = 0; set <= INSTRUCTIONS_NEON; set++)
+        for (size_t cut = 1; cut < ROWS && compute_has_instructions((enum instruction_set)set); cut += 3) {
+            struct compute *compute;
+            assert_ok(compute_create(&compute, cut, (enum instruction_set)set, &test_error));
+            memcpy(once, gates, sizeof once);
+            for (size_t row = 0, rows; row < ROWS; row += rows) {
+                rows = MIN(cut, ROWS - row);
+                struct stream_match match = {STREAMS, WIDTH, streams + row * FLAT, gates + row * FLAT,
+                                             branch + row * WIDTH, out + row * FLAT};
+                struct gated_gather gather = {STREAMS, WIDTH, streams + row * FLAT, once + row * FLAT,
+                                              inject + row * STREAMS, back + row * 2 * STREAMS, in + row * WIDTH};
+                compute_match_streams(compute, &match, rows);
+                compute_gather_gated(compute, &gather, rows);
+            }
+            compute_destroy(compute);
+            check(in, expected_in, ROWS * WIDTH, "the row");
+            check(out, expected, ROWS * FLAT, "streams");
+            for (size_t i = 0; i < ROWS * STREAMS; i++) {
+                double right = 2 * sigmoid(inject[i] / STREAMS);
+                assert_true(fabs(back[i / STREAMS * 2 * STREAMS + STREAMS + i % STREAMS] - right) < 1e-5);
+            }
+            static float first_in[ROWS * WIDTH], first_out[ROWS * FLAT];
+            if (set == 0 && cut == 1) {
+                memcpy(first_in, in, sizeof in);
+                memcpy(first_out, out, sizeof out);
+            }
+            assert_memory_equal(in, first_in, sizeof in);
+            assert_memory_equal(out, first_out, sizeof out);
+        }
+}
+
 /* Kept rows and the one at work, weighed by the softmax of their scores: as in double precision, with the same bits
  * from every instruction set and number of threads. */
 static void recalls_rows(void **state)
@@ -195,6 +252,8 @@ static void recalls_rows(void **state)
 
 int main(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(streams_mix), cmocka_unit_test(recalls_rows)};
+    static const struct CMUnitTest tests[] = {cmocka_unit_test(streams_mix),
+                                              cmocka_unit_test(streams_are_gated_and_matched),
+                                              cmocka_unit_test(recalls_rows)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

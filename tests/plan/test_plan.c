@@ -253,6 +253,36 @@ static void the_embedding_is_held_last(void **state)
 }
 
 /* A tied embedding is the output matrix: streamed whole, and read by rows as well. */
+/* Whatever the budget; what it leaves is for the other weights, but for a cache of rows. */
+static void a_table_is_never_held(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    fake_build(&fake, &fake_experts);
+    const unit_number table = fake.table.count;
+    fake_add(&fake, ROLE_TOKEN_TYPES, -1, 28 * GIB);
+    fake.table.units = fake.units;
+    fake.units[table].priority = PRIORITY_TABLE;
+    fake.units[table].cuttable = false;
+    fake.table.rows[fake.table.row_count++] = (struct plan_rows){.unit = table, .row_bytes = 90};
+    fake.table.table_bytes_per_token = 16 * 8 * KIB;
+    struct hardware hardware = fake_hardware();
+    for (uint64_t budget = 2 * GIB; budget <= 512 * GIB; budget *= 4) {
+        struct plan_request request = make_request(budget);
+        struct plan *plan;
+        assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
+        check_account(plan, &request, &fake);
+        assert_int_equal(plan->tiers[table], TIER_STORAGE);
+        assert_false(plan_in_ring(plan, table));
+        assert_int_equal(plan->table_count, fake.table.row_count);
+        assert_true(plan->row_cache_bytes <= plan->table_bytes && plan->row_cache_bytes <= budget / 64);
+        assert_true(plan->predicted_bytes_per_token >= (double)fake.table.table_bytes_per_token);
+        assert_non_null(strstr(plan->reason, "only rows are read"));
+        assert_int_equal(plan->mode == PLAN_FULL_RESIDENT, budget > 24 * GIB); /* the others are 17 GiB */
+        plan_free(plan);
+    }
+}
+
 static void a_tied_embedding_that_streams_is_read_by_rows_too(void **state)
 {
     (void)state;
@@ -391,6 +421,7 @@ int main(void)
         cmocka_unit_test(the_smallest_budget_works_and_one_byte_less_does_not),
         cmocka_unit_test(shared_room_takes_no_more_than_whole_contexts),
         cmocka_unit_test(modes_follow_the_budget),
+        cmocka_unit_test(a_table_is_never_held),
         cmocka_unit_test(the_embedding_is_held_last),
         cmocka_unit_test(a_tied_embedding_that_streams_is_read_by_rows_too),
         cmocka_unit_test(context_and_chunk_are_kept_when_asked_for),

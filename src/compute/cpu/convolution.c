@@ -37,7 +37,7 @@ static void run_channels(void *context, size_t index, size_t worker)
 /* The inputs that the next rows look back on: the last of those that were there and the new ones. */
 static void keep_inputs(const struct convolution *c)
 {
-    size_t back = c->taps - 1;
+    size_t back = (c->taps - 1) * MAX(c->dilation, (size_t)1);
     for (size_t i = 0; i < back; i++) {
         size_t index = c->rows + i;
         float *to = c->after + i * c->channels;

@@ -9,7 +9,7 @@ static inline lanes load_some(const float *from, size_t count)
 /* LANES channels of a group from "first" on, of which "some" are there. */
 static void convolve_lanes(const struct convolution *c, size_t group, size_t first, size_t some)
 {
-    size_t channel = group * c->width + first, back = c->taps - 1;
+    size_t channel = group * c->width + first, step = MAX(c->dilation, (size_t)1), back = (c->taps - 1) * step;
     const float *input = c->input + group * c->group_stride + first;
     lanes weights[CONVOLUTION_MAX_TAPS], bias = lanes_all(0.0f);
     for (size_t tap = 0; tap < c->taps; tap++) {
@@ -23,7 +23,7 @@ static void convolve_lanes(const struct convolution *c, size_t group, size_t fir
     for (size_t row = 0; row < c->rows; row++) {
         lanes sum = lanes_all(0.0f);
         for (size_t tap = 0; tap < c->taps; tap++) {
-            size_t index = row + tap; /* counted from the first that was kept */
+            size_t index = row + tap * step; /* counted from the first that was kept */
             const float *from =
                 index < back ? c->before + index * c->channels + channel : input + (index - back) * c->stride;
             sum = lanes_fma(load_some(from, some), weights[tap], sum);

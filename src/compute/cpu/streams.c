@@ -171,3 +171,73 @@ void compute_recall(struct compute *compute, float *bank, size_t bank_stride, si
     else
         thread_pool_run(compute_pool(compute), recall_row, &job, rows);
 }
+
+/* ---- low rank ------------------------------------------------------------------------------------------------------
+ */
+
+struct gated_job {
+    const struct row_kernels *kernels;
+    const struct gated_gather *gather;
+};
+
+static void gather_gated_row(void *context, size_t row, size_t worker)
+{
+    const struct gated_job *job = context;
+    const struct gated_gather *g = job->gather;
+    const size_t flat = g->streams * g->width;
+    float *gates = g->gates + row * flat, weights[STREAMS_MAX];
+    (void)worker;
+    for (size_t s = 0; s < g->streams; s++)
+        weights[s] = 1.0f / (float)g->streams;
+    job->kernels->glu(GLU_SIGMOID, gates, gates, g->values + row * flat, flat, 0.0f, 0.0f);
+    job->kernels->gather(g->out + row * g->width, gates, weights, g->streams, g->width);
+    for (size_t s = 0; g->inject && s < g->streams; s++) {
+        float *back = g->coefficients + row * 2 * g->streams + s;
+        back[0] = 0.0f;
+        back[g->streams] = 2.0f * sigmoid(g->inject[row * g->streams + s] / (float)g->streams);
+    }
+}
+
+void compute_gather_gated(struct compute *compute, const struct gated_gather *gather, size_t rows)
+{
+    struct gated_job job = {.kernels = row_kernels_of(compute), .gather = gather};
+    if (rows * gather->streams * gather->width < PARALLEL_ELEMENTS)
+        for (size_t row = 0; row < rows; row++)
+            gather_gated_row(&job, row, 0);
+    else
+        thread_pool_run(compute_pool(compute), gather_gated_row, &job, rows);
+}
+
+/* ---- matching ------------------------------------------------------------------------------------------------------
+ */
+
+struct match_job {
+    const struct row_kernels *kernels;
+    const struct stream_match *match;
+};
+
+static void match_row(void *context, size_t row, size_t worker)
+{
+    const struct match_job *job = context;
+    const struct stream_match *m = job->match;
+    const float *value = m->values + row * m->width;
+    (void)worker;
+    for (size_t s = 0; s < m->streams; s++) {
+        size_t at = (row * m->streams + s) * m->width;
+        float match = job->kernels->dot(m->keys + at, m->queries + at, m->width) / sqrtf((float)m->width);
+        float root = sqrtf(fmaxf(fabsf(match), 1e-6f));
+        float gate = sigmoid(match > 0.0f ? root : match < 0.0f ? -root : 0.0f);
+        for (size_t i = 0; i < m->width; i++)
+            m->out[at + i] = gate * value[i];
+    }
+}
+
+void compute_match_streams(struct compute *compute, const struct stream_match *match, size_t rows)
+{
+    struct match_job job = {row_kernels_of(compute), match};
+    if (rows * match->streams * match->width < PARALLEL_ELEMENTS)
+        for (size_t row = 0; row < rows; row++)
+            match_row(&job, row, 0);
+    else
+        thread_pool_run(compute_pool(compute), match_row, &job, rows);
+}

@@ -52,7 +52,10 @@ hypura_status run_elements(struct batch *batch, const struct step *step, struct 
 {
     const struct step_function *f = &step->function;
     (void)held, (void)error;
-    compute_function(batch->compute, f->function, rows_of(batch, f->buffer), batch->rows * f->width);
+    float *values = rows_of(batch, f->buffer);
+    if (f->scale != 0.0f && f->scale != 1.0f)
+        compute_scale(batch->compute, values, values, f->scale, batch->rows * f->width);
+    compute_function(batch->compute, f->function, values, batch->rows * f->width);
     return HYPURA_OK;
 }
 
@@ -78,7 +81,7 @@ hypura_status run_scale(struct batch *batch, const struct step *step, struct hel
 hypura_status run_add(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_add *a = &step->add;
-    size_t count = batch->rows * width_of(batch);
+    size_t count = batch->rows * (a->width ? a->width : width_of(batch));
     float *to = rows_of(batch, a->to), *from = rows_of(batch, a->from);
     (void)held, (void)error;
     if (a->scale != 1.0f)
@@ -96,6 +99,7 @@ static step_function *const functions[STEP_KINDS] = {[STEP_EMBED] = run_embed,
                                                      [STEP_NORM] = run_norm,
                                                      [STEP_MULTIPLY] = run_multiply,
                                                      [STEP_HEADS] = run_heads,
+                                                     [STEP_POOL] = run_pool,
                                                      [STEP_INDEX] = run_index,
                                                      [STEP_SPREAD] = run_spread,
                                                      [STEP_ATTEND] = run_attend,
@@ -114,6 +118,8 @@ static step_function *const functions[STEP_KINDS] = {[STEP_EMBED] = run_embed,
                                                      [STEP_COMPRESS] = run_compress,
                                                      [STEP_GATHER] = run_gather,
                                                      [STEP_RECALL] = run_recall,
+                                                     [STEP_GATHER_GATED] = run_gather_gated,
+                                                     [STEP_MATCH] = run_match,
                                                      [STEP_SCATTER] = run_scatter,
                                                      [STEP_OUTPUT] = run_output};
 

@@ -15,6 +15,7 @@
  *   ends.c       embeddings and logits
  *   look_up.c    rows of tables
  *   known.c      experts that follow from the tokens
+ *   pool.c       keys of several positions
  *
  * A step kind is one function here. It knows no architecture and asks about no other place of computation: which lists
  * are carried out here is the caller's business.
@@ -62,10 +63,10 @@ step_function run_embed, run_look_up, run_recall, run_add_rows, run_output;
 step_function run_norm, run_glu, run_elements, run_scale_rows, run_scale, run_add;
 step_function run_multiply;
 step_function run_heads, run_spread, run_attend, run_attend_latent;
-step_function run_index;
+step_function run_pool, run_index;
 step_function run_convolve, run_scan, run_delta_net;
 step_function run_compress;
-step_function run_gather, run_scatter;
+step_function run_gather, run_gather_gated, run_match, run_scatter;
 step_function run_route, run_experts, run_mix;
 
 #endif

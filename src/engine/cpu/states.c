@@ -18,6 +18,7 @@ hypura_status run_convolve(struct batch *batch, const struct step *step, struct 
     float *out = rows_of(batch, c->out);
     struct convolution convolution = {.channels = (size_t)c->groups * c->width,
                                       .taps = c->taps,
+                                      .dilation = c->dilation,
                                       .silu = c->silu,
                                       .stride = (size_t)c->groups * c->in.stride,
                                       .width = c->width,

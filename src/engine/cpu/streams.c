@@ -19,6 +19,36 @@ hypura_status run_gather(struct batch *batch, const struct step *step, struct he
     return HYPURA_OK;
 }
 
+hypura_status run_gather_gated(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
+{
+    const struct step_gather_gated *g = &step->gather_gated;
+    const bool returns = g->inject != BUFFER_NONE;
+    const struct gated_gather gather = {.streams = g->count,
+                                        .width = g->width,
+                                        .values = rows_of(batch, g->streams),
+                                        .gates = rows_of(batch, g->gates),
+                                        .inject = returns ? rows_of(batch, g->inject) : NULL,
+                                        .coefficients = returns ? rows_of(batch, g->coefficients) : NULL,
+                                        .out = rows_of(batch, g->out)};
+    (void)held, (void)error;
+    compute_gather_gated(batch->compute, &gather, batch->rows);
+    return HYPURA_OK;
+}
+
+hypura_status run_match(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
+{
+    const struct step_match *m = &step->match;
+    const struct stream_match match = {.streams = m->count,
+                                       .width = m->width,
+                                       .keys = rows_of(batch, m->keys),
+                                       .queries = rows_of(batch, m->queries),
+                                       .values = rows_of(batch, m->values),
+                                       .out = rows_of(batch, m->out)};
+    (void)held, (void)error;
+    compute_match_streams(batch->compute, &match, batch->rows);
+    return HYPURA_OK;
+}
+
 hypura_status run_scatter(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_scatter *s = &step->scatter;
