@@ -5,9 +5,14 @@
 
 #include "compute/compute.h"
 
-/* Channels first to end of every row; first is a multiple of sixteen. */
-typedef void compress_kernel(const struct compression *compression, size_t first, size_t end);
+struct compress_kernels {
+    /* Channels first to end of every row; first is a multiple of sixteen. */
+    void (*compress)(const struct compression *compression, size_t first, size_t end);
+};
 
-extern compress_kernel compress_plain, compress_avx2, compress_avx512, compress_neon;
+extern const struct compress_kernels compress_kernels_plain;
+extern const struct compress_kernels compress_kernels_avx2;
+extern const struct compress_kernels compress_kernels_avx512;
+extern const struct compress_kernels compress_kernels_neon;
 
 #endif

@@ -82,8 +82,10 @@ static void compress_sixteen(const struct compression *c, size_t i, size_t end)
         store_mean(c->next + 3 * c->size, c->size, i, end, &next);
 }
 
-void VARIANT(compress)(const struct compression *c, size_t first, size_t end)
+static void compress(const struct compression *c, size_t first, size_t end)
 {
     for (size_t i = first; i < end; i += LANES)
         compress_sixteen(c, i, MIN(i + LANES, end));
 }
+
+const struct compress_kernels VARIANT(compress_kernels) = {.compress = compress};
