@@ -204,6 +204,30 @@ static json_t *gpu_json(const struct plan_gpu *gpu)
                      gpu->output);
 }
 
+/* What a sequence keeps: for each position, and besides. */
+static void print_kept(const struct model *model, const struct plan *plan)
+{
+    struct engine_kept kept;
+    if (engine_kept_of(&kept, model, plan->positions, plan->kv_type, NULL))
+        return;
+    const struct {
+        const char *name;
+        double each, besides;
+    } kinds[] = {{"keys and values", kept.keys, 0},
+                 {"compressed positions", kept.compressed, 0},
+                 {"keys that are searched", kept.index, 0},
+                 {"windows", 0, (double)kept.windows},
+                 {"states", 0, (double)kept.states}};
+    char a[32];
+    printf("  a sequence keeps\n");
+    for (size_t i = 0; i < COUNT_OF(kinds); i++) {
+        if (kinds[i].each > 0)
+            printf("    %-26s %10s a position\n", kinds[i].name, format_bytes(a, sizeof a, kinds[i].each));
+        else if (kinds[i].besides > 0)
+            printf("    %-26s %10s\n", kinds[i].name, format_bytes(a, sizeof a, kinds[i].besides));
+    }
+}
+
 static void print_plan(const struct model *model, const struct hardware *hardware, const struct plan *plan,
                        double with_more)
 {
@@ -245,6 +269,7 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
         printf("  %-28s passes the page cache, for want of direct I/O, and is dropped behind\n", "what is read");
     printf("  %-28s %u tokens, KV in %s, prompts in chunks of %u\n", "context", plan->positions,
            tensor_type_info(plan->kv_type)->name, plan->chunk);
+    print_kept(model, plan);
     printf("  %-28s %.2f tokens/s, bound by %s\n", "expected", plan->predicted_tokens_per_second,
            plan_bound_name(plan->bound));
     if (!hardware->measured)
@@ -258,12 +283,22 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
         printf("  %-28s %10s\n", "read from disk a token", format_bytes(a, sizeof a, plan->predicted_bytes_per_token));
 }
 
+static json_t *kept_json(const struct model *model, const struct plan *plan)
+{
+    struct engine_kept kept;
+    if (engine_kept_of(&kept, model, plan->positions, plan->kv_type, NULL))
+        return json_null();
+    return json_pack("{s:f, s:f, s:f, s:I, s:I}", "keys_per_position", kept.keys, "compressed_per_position",
+                     kept.compressed, "index_per_position", kept.index, "windows", (json_int_t)kept.windows, "states",
+                     (json_int_t)kept.states);
+}
+
 static json_t *plan_json(const struct model *model, const struct plan *plan, double with_more)
 {
     uint64_t tiers[3];
     sum_tiers(model, plan, tiers);
     return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, "
-                     "s:f, s:f, s:f, s:o}",
+                     "s:f, s:f, s:f, s:o, s:o}",
                      "mode", plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound),
                      "budget_bytes", (json_int_t)plan->budget, "smallest_budget_bytes",
                      (json_int_t)plan->smallest_budget, "resident_bytes", (json_int_t)plan->resident_bytes,
@@ -276,7 +311,8 @@ static json_t *plan_json(const struct model *model, const struct plan *plan, dou
                      (json_int_t)tiers[TIER_STORAGE], "context", (int)plan->positions, "chunk", (int)plan->chunk,
                      "kv_type", tensor_type_info(plan->kv_type)->name, "decode_tokens_per_second",
                      plan->predicted_tokens_per_second, "bytes_read_per_token", plan->predicted_bytes_per_token,
-                     "decode_tokens_per_second_with_one_more_gib", with_more, "gpu", gpu_json(plan->gpu));
+                     "decode_tokens_per_second_with_one_more_gib", with_more, "gpu", gpu_json(plan->gpu),
+                     "kv_cache_bytes", kept_json(model, plan));
 }
 
 static json_t *metadata_json(const struct gguf *file)

@@ -91,6 +91,17 @@ size_t engine_threads(const struct engine *engine);
 hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
                                const struct engine_options *options, hypura_error *error);
 
+/* What a sequence of so many positions keeps, by kind: bytes for each position, and what does not grow with them. */
+struct engine_kept {
+    double keys;       /* keys and values, or latent vectors */
+    double compressed; /* rows that stand for several positions each */
+    double index;      /* short keys that are searched */
+    uint64_t windows;  /* of layers that see the last positions only */
+    uint64_t states;   /* of recurrences, and of what is not yet compressed */
+};
+hypura_status engine_kept_of(struct engine_kept *out, const struct model *model, uint32_t positions,
+                             enum tensor_type type, hypura_error *error);
+
 /* The speed that a plan with so many bytes more (or fewer) expects. */
 hypura_status engine_speed_with(double *tokens_per_second, const struct model *model, const struct hardware *hardware,
                                 const struct engine_options *options, int64_t more_bytes, hypura_error *error);

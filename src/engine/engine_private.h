@@ -240,6 +240,10 @@ uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uin
 uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t layer, uint32_t positions, uint32_t sequences,
                         enum tensor_type type);
 
+/* Adds up what layers keep of a sequence. */
+void kv_cache_kinds(struct engine_kept *out, const struct geometry *geometry, uint32_t positions,
+                    enum tensor_type type);
+
 /* Writes rows of keys and values ([row][heads][size]) of one sequence from a position on. */
 void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position, uint32_t rows,
                     const float *keys, const float *values);

@@ -117,6 +117,25 @@ uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uin
     return lay_out_tokens(geometry, positions, sequences, &total) ? align_up(total, memory_page_size()) : UINT64_MAX;
 }
 
+void kv_cache_kinds(struct engine_kept *out, const struct geometry *geometry, uint32_t positions, enum tensor_type type)
+{
+    *out = (struct engine_kept){0};
+    for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++) {
+        struct kv_layer layer;
+        layer_shape(&layer, geometry, i, type, positions);
+        uint64_t row = layer.heads * (uint64_t)layer.key_position_bytes;
+        row += layer.values_in_keys ? 0 : layer.heads * (uint64_t)layer.value_position_bytes;
+        if (layer.window)
+            out->windows += row * layer.ring;
+        else
+            out->keys += (double)row;
+        out->compressed += layer.every ? (double)row / layer.every : 0;
+        for (size_t p = 0; p < KV_PLANES; p++)
+            out->index += layer.planes[p].width ? (double)layer.planes[p].row_bytes / layer.planes[p].every : 0;
+        out->states += 2 * sizeof(float) * (uint64_t)layer.state_floats;
+    }
+}
+
 hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
                               enum tensor_type type, hypura_error *error)
 {

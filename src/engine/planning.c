@@ -220,3 +220,15 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
         gpu_pass_close_device(gpu);
     return status;
 }
+
+hypura_status engine_kept_of(struct engine_kept *out, const struct model *model, uint32_t positions,
+                             enum tensor_type type, hypura_error *error)
+{
+    struct geometry geometry;
+    struct steps *steps;
+    TRY(steps_make(&steps, model, error));
+    geometry_make(&geometry, model, steps, 1, 1);
+    kv_cache_kinds(out, &geometry, positions, type);
+    steps_free(steps);
+    return HYPURA_OK;
+}

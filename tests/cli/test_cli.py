@@ -525,6 +525,9 @@ def inspect_shows_the_plan():
     assert 0.99 * plan["plan"]["budget_bytes"] < given <= plan["plan"]["budget_bytes"], plan["plan"]
     assert plan["metadata"]["qwen3moe.block_count"] > 1 and plan["metadata"]["qwen3moe.rope.freq_base"] > 1, plan
     assert "qwen3moe.block_count                         %d\n" % plan["metadata"]["qwen3moe.block_count"] in out, out
+    kept, info = plan["plan"]["kv_cache_bytes"], plan["plan"]  # what grows with the context, and nothing else here
+    assert kept["keys_per_position"] * info["context"] == info["kv_bytes"] and kept["windows"] == kept["states"] == 0, kept
+    assert "keys and values" in out and " a position\n" in out, out
     out, _ = hypura("inspect", MODEL, "--memory", "1G")
     assert re.search(r"not needed +9\d\d MiB", out), out
     assert "not needed" not in hypura("inspect", MODEL, "--memory", "10M")[0]
