@@ -365,6 +365,47 @@ static void expected_mix(const struct experts *e, float *out)
         }
 }
 
+/* Rows kept next to the residual stream. */
+static void recalls_rows(void **state)
+{
+    static const uint32_t widths[] = {96, 999, 5120};
+    struct gpu *gpu = gpu_or_skip(state);
+    struct compute *compute = plain();
+    struct random random;
+    random_seed(&random, 13);
+    for (uint32_t kept = 0; kept < 3; kept++) {
+        const uint32_t rows = 5, room = 3, width = widths[kept];
+        const size_t count = (size_t)rows * width;
+        float *bank = gpu_test_floats(&random, count * room), *row = gpu_test_floats(&random, count);
+        float *weight = gpu_test_floats(&random, width), *expected = malloc(count * sizeof *expected);
+        for (uint32_t i = 0; i < width; i++)
+            weight[i] /= sqrtf((float)width);
+        struct gpu_recall recall = {.bank = floats(gpu, bank, count * room),
+                                    .in = floats(gpu, row, count),
+                                    .weight = floats(gpu, weight, width),
+                                    .out = gpu_test_range(gpu, NULL, count * sizeof(float)),
+                                    .rows = rows,
+                                    .kept = kept,
+                                    .room = room,
+                                    .width = width,
+                                    .epsilon = 0.02f};
+        gpu_begin(gpu);
+        gpu_recall(gpu, &recall);
+        gpu_test_run(gpu);
+        compute_recall(compute, bank, (size_t)room * width, kept, row, weight, 0.02f, expected, rows, width);
+        expect_floats(gpu, recall.out, expected, count, 2e-6);
+        expect_floats(gpu, recall.bank, bank, count * room, 1e-9);
+        gpu_buffer_destroy(gpu, recall.in.buffer);
+        gpu_buffer_destroy(gpu, recall.weight.buffer);
+        free(bank);
+        free(row);
+        free(weight);
+        free(expected);
+    }
+    compute_destroy(compute);
+    print_worst("recall");
+}
+
 /* Every part of the fused kernel, alone and together, against the steps that it stands for. */
 static void adds_to_the_residual_stream(void **state)
 {
@@ -447,6 +488,7 @@ int main(void)
         cmocka_unit_test(norms_rows),        cmocka_unit_test(embeds_tokens),
         cmocka_unit_test(works_on_elements), cmocka_unit_test(multiplies_gates),
         cmocka_unit_test(chooses_experts),   cmocka_unit_test(adds_to_the_residual_stream),
+        cmocka_unit_test(recalls_rows),
     };
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

@@ -477,4 +477,12 @@ struct gpu_residual {
 };
 void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual);
 
+/* As compute_recall; bank: [rows][room][width]. */
+struct gpu_recall {
+    struct gpu_range bank, in, weight, out;
+    uint32_t rows, kept, room, width;
+    float epsilon;
+};
+void gpu_recall(struct gpu *gpu, const struct gpu_recall *recall);
+
 #endif

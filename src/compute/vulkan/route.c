@@ -67,9 +67,33 @@ void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual)
     const bool joined = halves && residual->norm.buffer && near && steps && halves % 16 == 0;
     push.halves = joined ? (uint32_t)((halves - out) / 16) : 0;
     const uint32_t constants[] = {steps, residual->fresh};
-    gpu_launch(gpu, KERNEL_residual, constants, COUNT_OF(constants), &push, sizeof push, MIN(residual->rows, GPU_MAX_GROUPS), 1, 1);
+    gpu_launch(gpu, KERNEL_residual, constants, COUNT_OF(constants), &push, sizeof push,
+               MIN(residual->rows, GPU_MAX_GROUPS), 1, 1);
     if (halves && residual->norm.buffer && !joined) {
         gpu_barrier(gpu);
         gpu_halves(gpu, residual->out_halves, residual->out, (uint64_t)residual->rows * residual->columns);
     }
+}
+
+void gpu_recall(struct gpu *gpu, const struct gpu_recall *recall)
+{
+    const struct {
+        uint64_t bank, in, weight, out;
+        uint32_t rows, kept, room, width;
+        float epsilon;
+    } push = {gpu_address(recall->bank),
+              gpu_address(recall->in),
+              gpu_address(recall->weight),
+              gpu_address(recall->out),
+              recall->rows,
+              recall->kept,
+              recall->room,
+              recall->width,
+              recall->epsilon};
+    if (recall->kept >= recall->room || recall->kept >= RECALL_MAX) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u rows kept of a token, in room for %u", recall->kept,
+                         recall->room);
+        return;
+    }
+    gpu_launch(gpu, KERNEL_recall, NULL, 0, &push, sizeof push, MIN(recall->rows, GPU_MAX_GROUPS), 1, 1);
 }

@@ -105,11 +105,13 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     for (int i = 0; i < 2 && p->experts; i++)
         pass->visits[i].table = cut_shared(u, &used.upload, UNIT_MAX_SLICES * p->experts * sizeof(uint32_t));
     pass->up_parts.hidden = cut_shared(u, &used.upload, c * e * f);
+    pass->up_parts.bank = cut_shared(u, &used.upload, c * g->widths[BUFFER_BANK] * f);
     pass->up_parts.tokens = cut_shared(u, &used.upload, c * f);
     pass->up_parts.rope[0] = cut_shared(u, &used.upload, c * p->rotary * f);
     pass->up_parts.rope[1] = cut_shared(u, &used.upload, c * p->rotary_local * f);
     pass->up_parts.scales = cut_shared(u, &used.upload, c * f);
     pass->back_parts.hidden = cut_shared(b, &used.readback, c * e * f);
+    pass->back_parts.bank = cut_shared(b, &used.readback, c * g->widths[BUFFER_BANK] * f);
     pass->back_parts.logits = cut_shared(b, &used.readback, (uint64_t)g->logits_rows * p->vocabulary * f);
     return used;
 }

@@ -65,6 +65,12 @@ static void send_inputs(struct batch *batch)
     pass->inputs_sent = true;
 }
 
+/* Of the rows that are kept next to the residual stream. */
+static size_t bank_bytes(const struct batch *batch)
+{
+    return batch->rows * batch->open->geometry.widths[BUFFER_BANK] * sizeof(float);
+}
+
 void pass_to_device(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
@@ -74,9 +80,12 @@ void pass_to_device(struct batch *batch)
     if (pass->on_device && pass->inputs_sent)
         return;
     send_inputs(batch);
-    if (!pass->on_device)
+    if (!pass->on_device) {
         send_part(pass, pass->rows[BUFFER_HIDDEN], &pass->up_parts.hidden, batch->scratch.buffers[BUFFER_HIDDEN],
                   bytes);
+        send_part(pass, pass->rows[BUFFER_BANK], &pass->up_parts.bank, batch->scratch.buffers[BUFFER_BANK],
+                  bank_bytes(batch));
+    }
     gpu_barrier(pass->gpu);
     pass->on_device = true;
 }
@@ -90,8 +99,12 @@ hypura_status gpu_pass_to_host(struct batch *batch, hypura_error *error)
     pass_record(pass);
     pass_settle(pass);
     gpu_copy(pass->gpu, pass->back_parts.hidden.range, pass->rows[BUFFER_HIDDEN], bytes);
+    if (bank_bytes(batch))
+        gpu_copy(pass->gpu, pass->back_parts.bank.range, pass->rows[BUFFER_BANK], bank_bytes(batch));
     TRY(pass_finish(batch, error));
     memcpy(batch->scratch.buffers[BUFFER_HIDDEN], pass->back_parts.hidden.host, bytes);
+    if (bank_bytes(batch))
+        memcpy(batch->scratch.buffers[BUFFER_BANK], pass->back_parts.bank.host, bank_bytes(batch));
     pass->on_device = false;
     return HYPURA_OK;
 }

@@ -125,10 +125,10 @@ struct gpu_pass {
         uint32_t grouped;
     } latent;
     struct {
-        struct shared_part hidden, tokens, rope[2], scales, expert_rows;
+        struct shared_part hidden, bank, tokens, rope[2], scales, expert_rows;
     } up_parts;
     struct {
-        struct shared_part hidden, normed, chosen, weights, logits;
+        struct shared_part hidden, bank, normed, chosen, weights, logits;
     } back_parts;
 
     /* The batch that is running. */

@@ -120,6 +120,23 @@ static hypura_status record_mix(struct batch *batch, const struct step *step, hy
     return HYPURA_OK;
 }
 
+static hypura_status record_recall(struct batch *batch, const struct step *step, hypura_error *error)
+{
+    const struct gpu_pass *pass = batch->pass;
+    const struct step_recall *r = &step->recall;
+    (void)error;
+    gpu_recall(pass->gpu, &(struct gpu_recall){.bank = pass->rows[r->bank],
+                                               .in = pass->rows[r->row],
+                                               .weight = pass_vector(batch, r->weight),
+                                               .out = pass->rows[r->out],
+                                               .rows = (uint32_t)batch->rows,
+                                               .kept = r->kept,
+                                               .room = r->room,
+                                               .width = r->width,
+                                               .epsilon = r->epsilon});
+    return HYPURA_OK;
+}
+
 /* ---- the walk ------------------------------------------------------------------------------------------------------
  */
 
@@ -145,6 +162,7 @@ static const struct {
     [STEP_EXPERTS] = {pass_record_experts},
     [STEP_MIX] = {record_mix},
     [STEP_RESIDUAL] = {record_residual},
+    [STEP_RECALL] = {record_recall},
 };
 
 bool pass_records(enum step_kind kind)
