@@ -124,6 +124,7 @@ static const char *const ends[] = {
     "end" SPACE_SYMBOL "of" SPACE_SYMBOL "sentence\xEF\xBD\x9C>",
     "[e~[",
     "<|ifm|im_end|>",
+    "<|end_of_msg|>", /* Kimi K3 */
 };
 
 static int32_t find_text(const struct vocabulary *v, const char *text)
