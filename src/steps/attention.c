@@ -163,7 +163,7 @@ void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buf
     const struct model_parameters *p = b->p;
     const uint32_t heads = b->layer->heads, plain = p->latent_key_size - p->rotary, row = p->kv_rank + p->rotary;
     const bool low = unit_of(b, ROLE_ATTENTION_Q) == NO_UNIT, whole = unit_of(b, ROLE_ATTENTION_KV_B) != NO_UNIT;
-    const bool gated = unit_of(b, ROLE_ATTENTION_GATE) != NO_UNIT;
+    const bool gated = has_gate(b);
     const enum step_buffer latents = whole ? BUFFER_LATENTS : BUFFER_KEY;
 
     struct step *products = add_multiply(b, in, p->embedding);
