@@ -88,25 +88,29 @@ static void assert_same(const char *name, const float *expected, const struct ru
     free(logits);
 }
 
+static void check_budgets(const char *name)
+{
+    float *expected = run_prompt(name, &usual);
+    struct run run = usual;
+    run.limited = true;
+    assert_same(name, expected, &run, "from the smallest budget");
+    run.reader = STORE_READER_THREADS;
+    assert_same(name, expected, &run, "from the smallest budget, read by threads");
+    run.batch = 5;
+    for (int step = 1; step <= 2; step++) {
+        run.more = (uint64_t)step * 100000;
+        run.reader = step % 2 ? STORE_READER_AUTO : STORE_READER_THREADS;
+        run.threads = 1 + (size_t)step % 3;
+        assert_same(name, expected, &run, "from a budget between");
+    }
+    free(expected);
+}
+
 static void same_bits_from_every_budget(void **state)
 {
     (void)state;
-    for (size_t m = 0; m < COUNT_OF(models); m++) {
-        float *expected = run_prompt(models[m], &usual);
-        struct run run = usual;
-        run.limited = true;
-        assert_same(models[m], expected, &run, "from the smallest budget");
-        run.reader = STORE_READER_THREADS;
-        assert_same(models[m], expected, &run, "from the smallest budget, read by threads");
-        run.batch = 5;
-        for (int step = 1; step <= 2; step++) {
-            run.more = (uint64_t)step * 100000;
-            run.reader = step % 2 ? STORE_READER_AUTO : STORE_READER_THREADS;
-            run.threads = 1 + (size_t)step % 3;
-            assert_same(models[m], expected, &run, "from a budget between");
-        }
-        free(expected);
-    }
+    for (size_t m = 0; m < COUNT_OF(models); m++)
+        check_budgets(models[m]);
     print_message("# %zu of %zu runs under a budget streamed\n", streamed, 4 * COUNT_OF(models));
     assert_true(SANITIZED || streamed >= COUNT_OF(models)); /* the smallest models may fit in what is left to chance */
 }
@@ -136,21 +140,25 @@ static void same_bits_from_large_experts(void **state)
     free(expected);
 }
 
+static void check_batches(const char *name)
+{
+    static const size_t batches[] = {1, 3, 7, PROMPT - 1};
+    float *expected = run_prompt(name, &usual);
+    for (size_t b = 0; b < COUNT_OF(batches); b++) {
+        struct run run = usual;
+        run.batch = batches[b];
+        run.threads = 1 + b % 3;
+        run.sequences = 1 + (uint32_t)b;
+        assert_same(name, expected, &run, "for other batches, threads and sequences");
+    }
+    free(expected);
+}
+
 static void same_bits_for_every_batch(void **state)
 {
     (void)state;
-    static const size_t batches[] = {1, 3, 7, PROMPT - 1};
-    for (size_t m = 0; m < COUNT_OF(models); m++) {
-        float *expected = run_prompt(models[m], &usual);
-        for (size_t b = 0; b < COUNT_OF(batches); b++) {
-            struct run run = usual;
-            run.batch = batches[b];
-            run.threads = 1 + b % 3;
-            run.sequences = 1 + (uint32_t)b;
-            assert_same(models[m], expected, &run, "for other batches, threads and sequences");
-        }
-        free(expected);
-    }
+    for (size_t m = 0; m < COUNT_OF(models); m++)
+        check_batches(models[m]);
 }
 
 static void same_bits_for_every_cache_type(void **state)
@@ -171,41 +179,83 @@ static void same_bits_for_every_cache_type(void **state)
 }
 
 /* Sequences that share batches do not see each other. */
+static void check_sequences(const char *name)
+{
+    float *expected = run_prompt(name, &usual);
+    struct run run = usual;
+    run.sequences = 3;
+    struct engine *engine = open_run(name, &run);
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    int32_t prompt[PROMPT];
+    prompt_of(prompt, PROMPT);
+    float *logits = calloc(9 * vocabulary, sizeof *logits);
+    for (uint32_t step = 0; step < PROMPT / 3; step++) {
+        /* three tokens of sequence 1, then other tokens of 0 and 2 */
+        int32_t tokens[6];
+        uint32_t positions[6], sequences[6] = {0, 1, 1, 1, 2, 2};
+        bool want[6];
+        for (uint32_t i = 0; i < 6; i++) {
+            uint32_t s = sequences[i];
+            positions[i] = engine_positions(engine, s) + (s == 1 ? i - 1 : s == 2 ? i - 4 : 0);
+            tokens[i] = s == 1 ? prompt[positions[i]] : (int32_t)(step * 6 + i) % 300;
+            want[i] = true;
+        }
+        struct engine_batch batch = {
+            .count = 6, .tokens = tokens, .positions = positions, .sequences = sequences, .want_logits = want};
+        assert_ok(engine_forward(engine, &batch, &test_error));
+        for (uint32_t i = 0; i < 3; i++)
+            if (memcmp(engine_logits(engine, 1 + i), expected + (step * 3 + i) * vocabulary,
+                       vocabulary * sizeof(float)) != 0)
+                fail_msg("%s: other bits beside other sequences, at position %u", name, step * 3 + i);
+    }
+    free(logits);
+    free(expected);
+    engine_close(engine);
+}
+
 static void sequences_are_apart(void **state)
 {
     (void)state;
     static const char *const names[] = {"qwen3moe", "gemma2", "deepseek2-v3", "qwen3next"};
+    for (size_t m = 0; m < COUNT_OF(names); m++)
+        check_sequences(names[m]);
+}
+
+/* What was read is forgotten from a position on, and read again. */
+static void check_going_back(const char *name)
+{
+    float *expected = run_prompt(name, &usual);
+    struct engine *engine = open_run(name, &usual);
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    int32_t prompt[PROMPT], other[PROMPT] = {0};
+    float *logits = calloc(PROMPT * vocabulary, sizeof *logits);
+    prompt_of(prompt, PROMPT);
+    feed(engine, 0, prompt, PROMPT / 2, PROMPT, logits);
+    feed(engine, 0, other, PROMPT, PROMPT, logits);
+    assert_true(engine_truncate(engine, 0, PROMPT / 2));
+    feed(engine, 0, prompt + PROMPT / 2, PROMPT / 2, PROMPT, logits);
+    if (memcmp(logits, expected + PROMPT / 2 * vocabulary, PROMPT / 2 * vocabulary * sizeof *logits) != 0)
+        fail_msg("%s: other bits after going back", name);
+    free(logits);
+    free(expected);
+    engine_close(engine);
+}
+
+/* Models with an indexer, whose prompt is longer than what it chooses: of the whole reference set. */
+static void same_bits_where_positions_are_chosen(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"glm-dsa", "hy-v4", "minimax-m3"};
+    const char *folder = getenv("HYPURA_ORACLE");
+    char path[4096];
+    if (!folder)
+        skip();
     for (size_t m = 0; m < COUNT_OF(names); m++) {
-        float *expected = run_prompt(names[m], &usual);
-        struct run run = usual;
-        run.sequences = 3;
-        struct engine *engine = open_run(names[m], &run);
-        size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
-        int32_t prompt[PROMPT];
-        prompt_of(prompt, PROMPT);
-        float *logits = calloc(9 * vocabulary, sizeof *logits);
-        for (uint32_t step = 0; step < PROMPT / 3; step++) {
-            /* three tokens of sequence 1, then other tokens of 0 and 2 */
-            int32_t tokens[6];
-            uint32_t positions[6], sequences[6] = {0, 1, 1, 1, 2, 2};
-            bool want[6];
-            for (uint32_t i = 0; i < 6; i++) {
-                uint32_t s = sequences[i];
-                positions[i] = engine_positions(engine, s) + (s == 1 ? i - 1 : s == 2 ? i - 4 : 0);
-                tokens[i] = s == 1 ? prompt[positions[i]] : (int32_t)(step * 6 + i) % 300;
-                want[i] = true;
-            }
-            struct engine_batch batch = {
-                .count = 6, .tokens = tokens, .positions = positions, .sequences = sequences, .want_logits = want};
-            assert_ok(engine_forward(engine, &batch, &test_error));
-            for (uint32_t i = 0; i < 3; i++)
-                if (memcmp(engine_logits(engine, 1 + i), expected + (step * 3 + i) * vocabulary,
-                           vocabulary * sizeof(float)) != 0)
-                    fail_msg("%s: other bits beside other sequences, at position %u", names[m], step * 3 + i);
-        }
-        free(logits);
-        free(expected);
-        engine_close(engine);
+        snprintf(path, sizeof path, "%s/models/%s.gguf", folder, names[m]);
+        check_budgets(path);
+        check_batches(path);
+        check_sequences(path);
+        check_going_back(path);
     }
 }
 
@@ -217,6 +267,7 @@ int main(void)
         cmocka_unit_test(same_bits_for_every_batch),
         cmocka_unit_test(same_bits_for_every_cache_type),
         cmocka_unit_test(sequences_are_apart),
+        cmocka_unit_test(same_bits_where_positions_are_chosen),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
