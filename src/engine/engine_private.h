@@ -155,6 +155,7 @@ struct scratch {
     float *selection;      /* [C][experts] what the choice is made on */
     uint32_t *chosen;      /* [C][K] in the router's order */
     float *chosen_weights; /* [C][K] */
+    float *chunk_weights;  /* [C][K] of the experts that groups of them share, before their sum divides them */
     float *expert_out;     /* [C][K][E] */
     /* prefetches, of PREFETCH_ROWS rows at most */
     uint32_t *prefetched;    /* [PREFETCH_LAYERS][PREFETCH_LAYERS][rows][ranks] */

@@ -21,6 +21,8 @@ static void input_widths(struct geometry *out, const struct step *step)
         out->input = MAX(out->input, (size_t)step->multiply.columns);
     else if (step->kind == STEP_EXPERTS)
         out->inner = MAX(out->inner, (size_t)step->experts.width);
+    if (step->kind == STEP_CHUNK_EXPERTS)
+        out->inner = MAX(out->inner, (size_t)step->chunk_experts.width);
     if (step->kind == STEP_EXPERTS)
         out->input = MAX(out->input, (size_t)step->experts.columns);
     out->input = MAX(out->input, embedding);
@@ -146,6 +148,7 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
         CUT(selection, c * experts);
         CUT(chosen, c * used);
         CUT(chosen_weights, c * used);
+        CUT(chunk_weights, p->chunk_group ? c * used : 0);
         CUT(expert_out, c * used * MAX(p->embedding, p->expert_columns));
         CUT(prefetched, (size_t)PREFETCH_LAYERS * PREFETCH_LAYERS * PREFETCH_ROWS * prefetch_ranks(p));
         CUT(margins, (size_t)PREFETCH_LAYERS * PREFETCH_LAYERS * PREFETCH_ROWS * prefetch_ranks(p));

@@ -213,6 +213,9 @@ enum tensor_role {
     ROLE_EXPERT_DOWN,
     ROLE_LATENT_NORM,
     ROLE_LATENT_UP,
+    ROLE_CHUNK_GATE, /* experts that groups of the others share */
+    ROLE_CHUNK_UP,
+    ROLE_CHUNK_DOWN,
     ROLE_EXPERT_POST_NORM,
     ROLE_FFN_POST_NORM,
     ROLE_FFN_SUM_NORM, /* of the residual stream, after the feed forward was added */
@@ -337,6 +340,8 @@ struct model_parameters {
     uint32_t expert_columns;                    /* that an expert reads and gives */
     uint32_t shared_feed_forward;               /* of all shared experts together; 0: none */
     uint32_t expert_groups, expert_groups_used; /* 0: not grouped */
+    uint32_t chunk_group, chunk_feed_forward;   /* experts that share one; its width; 0: there are none */
+    float chunk_scale;                          /* of what those add */
     enum router_gate router_gate;
     bool router_normalise; /* chosen weights are divided by their sum */
     float router_scale;    /* then multiplied by this */

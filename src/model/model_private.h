@@ -54,6 +54,8 @@ enum extent {
     EXPERT_WIDTH,
     EXPERT_WIDTH_TWICE,
     SHARED_WIDTH,
+    CHUNK_WIDTH,
+    CHUNK_EXPERTS,
     ROPE_PAIRS,
     Q_RANK,
     KV_RANK,

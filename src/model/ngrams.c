@@ -24,7 +24,8 @@ static hypura_status read_words(struct reader *reader, const char *name, uint32_
     const struct gguf_value *value = gguf_find(reader->file, key(reader, name));
     for (uint32_t i = 0; i < count; i++)
         if (!value || value->count != count || !gguf_element_uint64(value, i, &out[i]))
-            return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is not the %u whole numbers that it should be",
+            return error_set(error, HYPURA_ERROR_FORMAT,
+                             "%s: metadata '%s' is not the %u whole numbers that it should be",
                              gguf_file_path(reader->file, 0), reader->key, count);
     return HYPURA_OK;
 }

@@ -120,6 +120,24 @@ static uint32_t first_dimension(const struct model *model, enum tensor_role role
     return 0;
 }
 
+/* Experts of a group share one more, which reads what all of them gave together (GroveMoE). */
+static hypura_status read_chunk_experts(struct model *model, struct reader *reader, hypura_error *error)
+{
+    struct model_parameters *p = &model->parameters;
+    p->chunk_feed_forward = first_dimension(model, ROLE_CHUNK_DOWN);
+    if (p->chunk_feed_forward == 0)
+        return HYPURA_OK;
+    TRY(needed_number(reader, "experts_per_group", p->experts, &p->chunk_group, error));
+    TRY(optional_number(reader, "expert_chunk_feed_forward_length", MAX_WIDTH, &p->chunk_feed_forward, error));
+    if (!has_float(reader, "expert_group_scale", &p->chunk_scale))
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is missing", gguf_file_path(reader->file, 0),
+                         key(reader, "expert_group_scale"));
+    if (p->experts % p->chunk_group != 0)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: %u experts do not make groups of %u",
+                         gguf_file_path(reader->file, 0), p->experts, p->chunk_group);
+    return HYPURA_OK;
+}
+
 static hypura_status read_experts(struct model *model, struct reader *reader, hypura_error *error)
 {
     struct model_parameters *p = &model->parameters;
@@ -138,6 +156,8 @@ static hypura_status read_experts(struct model *model, struct reader *reader, hy
     TRY(optional_number(reader, "moe_latent_size", MAX_WIDTH, &p->expert_columns, error));
     TRY(optional_number(reader, "expert_latent_length", MAX_WIDTH, &p->expert_columns, error));
     p->expert_columns = p->expert_columns ? p->expert_columns : p->embedding;
+
+    TRY(read_chunk_experts(model, reader, error));
 
     uint32_t gate = 0;
     TRY(optional_number(reader, "expert_gating_func", 1000, &gate, error));

@@ -169,6 +169,9 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_EXPERT_NORM] = {"expert norm", "pre_ffw_norm_2.weight", true, {EMBEDDING}},
     [ROLE_EXPERT_NORM_BIAS] = {"expert norm bias", "pre_ffw_norm_2.bias", true, {EMBEDDING}},
     [ROLE_EXPERT_SCALE] = {"expert scale", "ffn_down_exps.scale", true, {EXPERTS}},
+    [ROLE_CHUNK_GATE] = {"chunk gate", "ffn_gate_chexps.weight", true, {EMBEDDING, CHUNK_WIDTH, CHUNK_EXPERTS}},
+    [ROLE_CHUNK_UP] = {"chunk up", "ffn_up_chexps.weight", true, {EMBEDDING, CHUNK_WIDTH, CHUNK_EXPERTS}},
+    [ROLE_CHUNK_DOWN] = {"chunk down", "ffn_down_chexps.weight", true, {CHUNK_WIDTH, EMBEDDING, CHUNK_EXPERTS}},
     [ROLE_EXPERT_POST_NORM] = {"expert post norm", "post_ffw_norm_2.weight", true, {EMBEDDING}},
     [ROLE_LAYER_SCALE] = {"layer scale", "layer_output_scale.weight", true, {ONE}},
     [ROLE_FFN_POST_NORM] = {"ffn post norm", "post_ffw_norm.weight", true, {EMBEDDING}},
@@ -285,6 +288,10 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return p->expert_feed_forward;
     case EXPERT_WIDTH_TWICE:
         return 2 * (uint64_t)p->expert_feed_forward;
+    case CHUNK_WIDTH:
+        return p->chunk_feed_forward;
+    case CHUNK_EXPERTS:
+        return p->chunk_group ? p->experts / p->chunk_group : 0;
     case SHARED_WIDTH:
         return p->shared_feed_forward;
     case ROPE_PAIRS:

@@ -349,6 +349,11 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
             needed[count++] = ROLE_LATENT_DOWN;
             needed[count++] = ROLE_LATENT_UP;
         }
+        if (model->parameters.chunk_group) {
+            needed[count++] = ROLE_CHUNK_GATE;
+            needed[count++] = ROLE_CHUNK_UP;
+            needed[count++] = ROLE_CHUNK_DOWN;
+        }
         if (model->parameters.shared_feed_forward) {
             if (!ungated)
                 needed[count++] = ROLE_SHARED_GATE;

@@ -30,6 +30,7 @@ struct plan_traits plan_traits_of(enum unit_use use, enum step_part part, uint64
         [USE_VECTOR] = {PRIORITY_ALWAYS, 0, false},   [USE_MATRIX] = {PRIORITY_ATTENTION, 0, true},
         [USE_WHOLE] = {PRIORITY_ATTENTION, 0, false}, [USE_ROUTER] = {PRIORITY_ROUTER, 0, false},
         [USE_HEADS] = {PRIORITY_ATTENTION, 1, false}, [USE_BIASES] = {PRIORITY_ROUTER, 2, false},
+        [USE_TRIPLE] = {PRIORITY_SHARED, 2, false},
         [USE_SEQUENCE] = {PRIORITY_ROUTER, 0, false},
     };
     struct plan_traits traits = by_use[use];

@@ -49,6 +49,7 @@ static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_ROUTE] = "route",
                                                    [STEP_EXPERTS] = "experts",
                                                    [STEP_MIX] = "mix",
+                                                   [STEP_CHUNK_EXPERTS] = "chunk experts",
                                                    [STEP_SCALE_ROWS] = "scale rows",
                                                    [STEP_SCALE] = "scale",
                                                    [STEP_ADD] = "add",
@@ -314,6 +315,11 @@ void step_describe(const struct step *step, char *text, size_t room)
             step->mix.side != BUFFER_NONE ? buffer_name(step->mix.side) : "", buffer_name(step->mix.out));
         if (step->mix.scale != 1.0f)
             say(&line, ", times %g", (double)step->mix.scale);
+        break;
+    case STEP_CHUNK_EXPERTS:
+        say(&line, "%s += %g x those of %u that the chosen groups share, %u wide: %s",
+            buffer_name(step->chunk_experts.buffer), (double)step->chunk_experts.scale, step->chunk_experts.experts,
+            step->chunk_experts.width, glu_name(step->chunk_experts.glu));
         break;
     case STEP_SCALE_ROWS:
         say(&line, "%s times %s", buffer_name(step->scale_rows.buffer), buffer_name(step->scale_rows.by));

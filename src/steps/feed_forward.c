@@ -129,6 +129,7 @@ static void make_route(struct builder *b, enum step_buffer in)
                                                                   .used = p->experts_used,
                                                                   .groups = p->expert_groups,
                                                                   .groups_used = p->expert_groups_used,
+                                                                  .chunk_group = p->chunk_group,
                                                                   .gate = p->router_gate,
                                                                   .normalise = p->router_normalise,
                                                                   .scale = p->router_scale}};
@@ -178,6 +179,25 @@ static void add_mix(struct builder *b, enum step_buffer out, enum step_buffer si
                           .used = b->p->experts_used,
                           .weighed = b->architecture->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED,
                           .scale = scale};
+}
+
+static void add_chunk_experts(struct builder *b, enum step_buffer out)
+{
+    const struct model_parameters *p = b->p;
+    if (unit_of(b, ROLE_CHUNK_DOWN) == NO_UNIT)
+        return;
+    const uint32_t experts = p->experts / p->chunk_group;
+    add_step(b, STEP_CHUNK_EXPERTS)->chunk_experts = (struct step_chunk_experts){.buffer = out,
+                                                                                 .sum = BUFFER_SIDE,
+                                                                                 .gate = unit_of(b, ROLE_CHUNK_GATE),
+                                                                                 .up = unit_of(b, ROLE_CHUNK_UP),
+                                                                                 .down = unit_of(b, ROLE_CHUNK_DOWN),
+                                                                                 .experts = experts,
+                                                                                 .group = p->chunk_group,
+                                                                                 .used = MIN(experts, p->experts_used),
+                                                                                 .width = p->chunk_feed_forward,
+                                                                                 .glu = GLU_SILU,
+                                                                                 .scale = p->chunk_scale};
 }
 
 /* The dense feed forward, while the experts come, and those on the rows that are kept on the side (Arctic). */
@@ -232,6 +252,7 @@ static void make_mixture(struct builder *b, enum step_buffer in, enum step_buffe
             side && !latent ? b->p->mixture_scale : 1.0f);
     if (latent)
         make_wide(b, out);
+    add_chunk_experts(b, out);
     add_norm(b, out, out, post_norm, NO_UNIT);
     if (side && (post_norm != NO_UNIT || latent))
         add_step(b, STEP_ADD)->add = (struct step_add){.to = out, .from = BUFFER_SIDE, .scale = 1.0f};

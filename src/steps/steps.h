@@ -84,6 +84,7 @@ enum step_kind {
     STEP_ROUTE,         /* which experts each row wants, and with which weights; their reads begin */
     STEP_EXPERTS,       /* the chosen experts, in the order in which they arrive */
     STEP_MIX,           /* the weighted sum of what they gave, in the router's order */
+    STEP_CHUNK_EXPERTS, /* the experts that groups of the chosen ones share, on what these gave */
     STEP_SCALE_ROWS,    /* rows of one buffer times the float of another */
     STEP_SCALE,         /* a buffer times one learnt number */
     STEP_ADD,           /* adds a buffer, scaled, to another */
@@ -333,6 +334,7 @@ struct step_function {
 struct router_rule {
     uint32_t experts, used;
     uint32_t groups, groups_used; /* 0: experts are not grouped */
+    uint32_t chunk_group;         /* experts that share one more; 0: none do */
     enum router_gate gate;
     bool normalise; /* chosen weights are divided by their sum */
     float scale;    /* then multiplied by this */
@@ -370,6 +372,17 @@ struct step_mix {
     uint32_t used;
     bool weighed; /* already, at the input */
     float scale;  /* of the whole sum; 1: not */
+};
+
+/* buffer += scale * the weighted sum of shared experts that read it; each choice's group names one, so that one may be
+ * summed twice. Weights are the router's for the number of the group, divided by their sum. */
+struct step_chunk_experts {
+    enum step_buffer buffer, sum;
+    unit_number gate, up, down; /* matrices of all of them */
+    uint32_t experts, group;    /* how many there are; experts that share one */
+    uint32_t used, width;
+    enum glu_kind glu;
+    float scale;
 };
 
 struct step_scale_rows {
@@ -467,6 +480,7 @@ struct step {
         struct step_route route;
         struct step_experts experts;
         struct step_mix mix;
+        struct step_chunk_experts chunk_experts;
         struct step_scale_rows scale_rows;
         struct step_scale scale;
         struct step_add add;
@@ -553,6 +567,7 @@ enum unit_use {
     USE_MATRIX,  /* a product takes its rows piece by piece */
     USE_WHOLE,   /* a product takes it whole */
     USE_ROUTER,  /* likewise, and every token waits for it */
+    USE_TRIPLE,  /* a product takes it whole, and two more are held with it */
     USE_HEADS,   /* matrices of heads: two are held together */
     USE_BIASES,  /* biases of all experts of a layer: three are held together */
     USE_SEQUENCE /* read by a recurrence */

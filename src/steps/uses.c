@@ -168,6 +168,13 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
         touch(&t, step->mix.side, false, step->mix.width);
         touch(&t, step->mix.out, true, step->mix.width);
         break;
+    case STEP_CHUNK_EXPERTS:
+        touch(&t, step->chunk_experts.buffer, false, e);
+        touch(&t, step->chunk_experts.buffer, true, e);
+        touch(&t, step->chunk_experts.sum, true, e);
+        touch(&t, BUFFER_GATE, true, step->chunk_experts.width);
+        touch(&t, BUFFER_UP, true, step->chunk_experts.width);
+        break;
     case STEP_SCALE_ROWS:
         touch(&t, step->scale_rows.by, false, 1);
         touch(&t, step->scale_rows.buffer, false, e);
@@ -391,6 +398,11 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
         use(&l, step->experts.gate_bias, USE_BIASES, ROLE_COUNT);
         use(&l, step->experts.up_bias, USE_BIASES, ROLE_COUNT);
         use(&l, step->experts.down_bias, USE_BIASES, ROLE_COUNT);
+        break;
+    case STEP_CHUNK_EXPERTS:
+        use(&l, step->chunk_experts.gate, USE_TRIPLE, ROLE_COUNT);
+        use(&l, step->chunk_experts.up, USE_TRIPLE, ROLE_COUNT);
+        use(&l, step->chunk_experts.down, USE_TRIPLE, ROLE_COUNT);
         break;
     case STEP_SCALE:
         use_vectors(&l, &step->scale.factor, 1);

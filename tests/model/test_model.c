@@ -395,6 +395,56 @@ static void olmo_slides_where_the_file_has_a_window(void **state)
     }
 }
 
+/* Which layers slide and which turn follows from the architecture's row and the file's keys. */
+static void layers_slide_and_turn_as_their_architecture_does(void **state)
+{
+    (void)state;
+    enum { LAYERS = 5, WINDOW = 6 };
+    static const struct {
+        const char *architecture;
+        uint32_t asked, window; /* what the file says, and what becomes of it */
+        const char *slide, *turn;
+    } cases[] = {{"laguna", WINDOW, WINDOW, ".###.", "#####"},
+                 {"laguna", 0, 0, ".....", "#####"},
+                 {"cohere2moe", WINDOW, WINDOW, ".###.", "####."}, /* the leading one is dense */
+                 {"exaone-moe", WINDOW, WINDOW, "###.#", "###.#"},
+                 {"exaone4", WINDOW, 0, ".....", "#####"}, /* only with 64 layers */
+                 {"afmoe", WINDOW, WINDOW, "###.#", "###.#"},
+                 {"smallthinker", WINDOW, 4096, ".###.", ".###."},
+                 {"smallthinker", 0, 0, ".....", "#####"}};
+    static const struct shape shapes[] = {
+        {"attn_norm.weight", {16}},   {"attn_q.weight", {16, 16}},          {"attn_k.weight", {16, 16}},
+        {"attn_v.weight", {16, 16}},  {"post_attention_norm.weight", {16}}, {"attn_output.weight", {16, 16}},
+        {"ffn_norm.weight", {16}},    {"ffn_gate.weight", {16, 8}},         {"ffn_up.weight", {16, 8}},
+        {"ffn_down.weight", {8, 16}}, {"post_ffw_norm.weight", {16}},       {NULL, {0}}};
+    struct model *model;
+    for (size_t c = 0; c < COUNT_OF(cases); c++) {
+        const struct number numbers[] = {{"context_length", 128},
+                                         {"block_count", LAYERS},
+                                         {"embedding_length", 16},
+                                         {"feed_forward_length", 8},
+                                         {"attention.head_count", 2},
+                                         {"leading_dense_block_count", 1},
+                                         {cases[c].asked ? "attention.sliding_window" : NULL, cases[c].asked},
+                                         {NULL, 0}};
+        assert_ok(open_layers(&model, cases[c].architecture, 16, LAYERS, numbers, shapes));
+        for (uint32_t i = 0; i < LAYERS; i++) {
+            assert_int_equal(model_layer(model, i)->window, cases[c].slide[i] == '#' ? cases[c].window : 0);
+            assert_int_equal(model_layer(model, i)->rope, cases[c].turn[i] == '#');
+        }
+        model_close(model);
+    }
+    const struct number unlisted[] = {{"context_length", 128},
+                                      {"block_count", LAYERS},
+                                      {"embedding_length", 16},
+                                      {"feed_forward_length", 8},
+                                      {"attention.head_count", 2},
+                                      {"attention.sliding_window", WINDOW},
+                                      {NULL, 0}};
+    assert_int_equal(open_layers(&model, "mimo2", 16, LAYERS, unlisted, shapes), HYPURA_ERROR_FORMAT);
+    assert_non_null(strstr(test_error.message, "mimo2.attention.sliding_window_pattern"));
+}
+
 static void every_role_has_a_name(void **state)
 {
     (void)state;
@@ -417,6 +467,7 @@ int main(void)
         cmocka_unit_test(names_what_is_wrong),
         cmocka_unit_test(more_experts_than_any_model_has_are_refused),
         cmocka_unit_test(olmo_slides_where_the_file_has_a_window),
+        cmocka_unit_test(layers_slide_and_turn_as_their_architecture_does),
         cmocka_unit_test(every_role_has_a_name),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

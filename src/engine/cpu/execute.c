@@ -121,6 +121,7 @@ static step_function *const functions[STEP_KINDS] = {[STEP_EMBED] = run_embed,
                                                      [STEP_GATHER_GATED] = run_gather_gated,
                                                      [STEP_MATCH] = run_match,
                                                      [STEP_SCATTER] = run_scatter,
+                                                     [STEP_CHUNK_EXPERTS] = run_chunk_experts,
                                                      [STEP_OUTPUT] = run_output};
 
 hypura_status execute(struct batch *batch, struct step_list list, hypura_error *error)

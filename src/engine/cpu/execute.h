@@ -12,6 +12,7 @@
  *   streams.c    residual streams
  *   router.c     how a router chooses
  *   experts.c    which experts, and their work in the order of arrival
+ *   chunks.c     experts that groups of them share
  *   ends.c       embeddings and logits
  *   look_up.c    rows of tables
  *   known.c      experts that follow from the tokens
@@ -67,6 +68,6 @@ step_function run_pool, run_index;
 step_function run_convolve, run_scan, run_delta_net;
 step_function run_compress;
 step_function run_gather, run_gather_gated, run_match, run_scatter;
-step_function run_route, run_experts, run_mix;
+step_function run_route, run_experts, run_mix, run_chunk_experts;
 
 #endif

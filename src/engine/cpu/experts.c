@@ -30,6 +30,9 @@ static hypura_status choose(struct batch *batch, const struct step *step, struct
     }
     for (size_t i = 0; scales && i < batch->rows * r->rule.used; i++)
         s->chosen_weights[i] *= scales[s->chosen[i]];
+    /* What the router said of the expert whose number is that of the group. */
+    for (size_t i = 0; r->rule.chunk_group && i < batch->rows * r->rule.used; i++)
+        s->chunk_weights[i] = s->router[i / r->rule.used * r->rule.experts + s->chosen[i] / r->rule.chunk_group];
     return HYPURA_OK;
 }
 

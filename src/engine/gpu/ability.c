@@ -27,6 +27,7 @@ static bool can_use(const struct question *q, const struct step_unit *unit)
     case USE_ROWS:
     case USE_TABLE:
     case USE_WHOLE:
+    case USE_TRIPLE:
         break;
     }
     return false;
