@@ -56,7 +56,7 @@ static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_RECALL] = "recall",
                                                    [STEP_GATHER] = "gather",
                                                    [STEP_GATHER_GATED] = "gather gated",
-                                                   [STEP_MATCH] = "match",
+                                                   [STEP_AGREE] = "agree",
                                                    [STEP_SCATTER] = "scatter",
                                                    [STEP_OUTPUT] = "output",
                                                    [STEP_RESIDUAL] = "residual"};
@@ -345,9 +345,9 @@ void step_describe(const struct step *step, char *text, size_t room)
             buffer_name(step->gather_gated.streams), buffer_name(step->gather_gated.gates),
             buffer_name(step->gather_gated.out));
         break;
-    case STEP_MATCH:
-        say(&line, "%s by %s x %s -> %s: %u streams", buffer_name(step->match.values), buffer_name(step->match.keys),
-            buffer_name(step->match.queries), buffer_name(step->match.out), step->match.count);
+    case STEP_AGREE:
+        say(&line, "%s by %s x %s -> %s: %u streams", buffer_name(step->agree.values), buffer_name(step->agree.keys),
+            buffer_name(step->agree.queries), buffer_name(step->agree.out), step->agree.count);
         break;
     case STEP_SCATTER:
         say(&line, "%s -> %u streams of %s by %s", buffer_name(step->scatter.from), step->scatter.count,

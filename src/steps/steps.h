@@ -91,7 +91,7 @@ enum step_kind {
     STEP_RECALL,        /* the row at work and those kept before, weighed by their scores */
     STEP_GATHER,        /* residual streams become one row, and it is kept how they take a branch back */
     STEP_GATHER_GATED,  /* the same of normed streams, each element by a gate of its own */
-    STEP_MATCH,         /* a value enters streams by how well keys match queries */
+    STEP_AGREE,         /* a value enters streams by how well keys match queries */
     STEP_SCATTER,       /* the branch goes back into the streams */
     STEP_OUTPUT,        /* logits of the rows that are wanted */
     STEP_RESIDUAL,      /* in fused lists only: what stands between a branch and the next norm, in one */
@@ -426,7 +426,7 @@ struct step_gather_gated {
     uint32_t count, width;
 };
 
-struct step_match {
+struct step_agree {
     enum step_buffer keys, queries, values, out;
     uint32_t count, width;
 };
@@ -487,7 +487,7 @@ struct step {
         struct step_recall recall;
         struct step_gather gather;
         struct step_gather_gated gather_gated;
-        struct step_match match;
+        struct step_agree agree;
         struct step_scatter scatter;
         struct step_output output;
         struct step_residual residual;

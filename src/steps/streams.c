@@ -63,7 +63,7 @@ void make_ngrams(struct builder *b)
     add_matrix(b, products, ROLE_NGRAM_VALUE, BUFFER_VALUE);
     add_streams_norm(b, BUFFER_KEY, BUFFER_KEY, ROLE_NGRAM_KEY_NORM);
     add_streams_norm(b, BUFFER_HIDDEN, BUFFER_QUERY, ROLE_NGRAM_QUERY_NORM);
-    add_step(b, STEP_MATCH)->match = (struct step_match){.keys = BUFFER_KEY,
+    add_step(b, STEP_AGREE)->agree = (struct step_agree){.keys = BUFFER_KEY,
                                                          .queries = BUFFER_QUERY,
                                                          .values = BUFFER_VALUE,
                                                          .out = BUFFER_ATTENDED,

@@ -207,8 +207,8 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
         touch(&t, g->out, true, g->width);
         break;
     }
-    case STEP_MATCH: {
-        const struct step_match *m = &step->match;
+    case STEP_AGREE: {
+        const struct step_agree *m = &step->agree;
         const size_t flat = (size_t)m->count * m->width;
         touch(&t, m->keys, false, flat);
         touch(&t, m->queries, false, flat);
@@ -429,7 +429,7 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
     case STEP_SCALE_ROWS:
     case STEP_ADD:
     case STEP_GATHER_GATED:
-    case STEP_MATCH:
+    case STEP_AGREE:
     case STEP_SCATTER:
     case STEP_KINDS:
         break;

@@ -119,7 +119,7 @@ static step_function *const functions[STEP_KINDS] = {[STEP_EMBED] = run_embed,
                                                      [STEP_GATHER] = run_gather,
                                                      [STEP_RECALL] = run_recall,
                                                      [STEP_GATHER_GATED] = run_gather_gated,
-                                                     [STEP_MATCH] = run_match,
+                                                     [STEP_AGREE] = run_agree,
                                                      [STEP_SCATTER] = run_scatter,
                                                      [STEP_CHUNK_EXPERTS] = run_chunk_experts,
                                                      [STEP_OUTPUT] = run_output};

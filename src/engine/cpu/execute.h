@@ -67,7 +67,7 @@ step_function run_heads, run_spread, run_attend, run_attend_latent;
 step_function run_pool, run_index;
 step_function run_convolve, run_scan, run_delta_net;
 step_function run_compress;
-step_function run_gather, run_gather_gated, run_match, run_scatter;
+step_function run_gather, run_gather_gated, run_agree, run_scatter;
 step_function run_route, run_experts, run_mix, run_chunk_experts;
 
 #endif

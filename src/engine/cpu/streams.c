@@ -35,9 +35,9 @@ hypura_status run_gather_gated(struct batch *batch, const struct step *step, str
     return HYPURA_OK;
 }
 
-hypura_status run_match(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
+hypura_status run_agree(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
-    const struct step_match *m = &step->match;
+    const struct step_agree *m = &step->agree;
     const struct stream_match match = {.streams = m->count,
                                        .width = m->width,
                                        .keys = rows_of(batch, m->keys),
