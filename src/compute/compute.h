@@ -227,6 +227,36 @@ struct stream_match {
 };
 void compute_match_streams(struct compute *compute, const struct stream_match *match, size_t rows);
 
+/* ---- side streams ------------------------------------------------------------------------------------------------ */
+
+#define SIDES_MAX 7
+
+/* A hidden row and so many side rows of the same width (alternating updates: Baykal et al., 2023). A row x gives each of
+ * these streams a number, m = tanh(router (x / rms(x) * norm / width)). */
+struct side_streams {
+    size_t sides, width; /* at most SIDES_MAX */
+    const float *norm;
+    const float *router;       /* [sides + 1][width] */
+    const float *coefficients; /* of a prediction [(sides + 1)^2][sides + 1], of a correction [sides + 1][sides + 1] */
+    const float *scale;        /* [width], of a correction */
+    float epsilon;
+};
+
+/* Stream a becomes itself and the sum over b of (coefficients m)[a, b] * stream b; m is of the hidden row. */
+void compute_predict_sides(struct compute *compute, const struct side_streams *streams, float *hidden, float *sides,
+                           size_t rows);
+
+/* Stream a gets (1 + (coefficients m)[a]) * (branch - hidden row); m is of the branch. out: the hidden row * scale. */
+void compute_correct_sides(struct compute *compute, const struct side_streams *streams, float *hidden, float *sides,
+                           const float *branch, float *out, size_t rows);
+
+/* Each part of [rows][parts][width] gets the length of its row of by, [rows][width]. */
+void compute_match_lengths(struct compute *compute, float *values, const float *by, size_t rows, size_t parts,
+                           size_t width);
+
+/* max(0, value - mean - deviations * standard deviation) of each row, of all but one element's squares. */
+void compute_sparse(struct compute *compute, float *values, size_t rows, size_t width, float deviations);
+
 /* ---- rotary positions -------------------------------------------------------------------------------------------- */
 
 enum rope_layout {

@@ -120,7 +120,7 @@ struct span {
 struct input {
     struct activation *activation;
     enum step_buffer buffer; /* BUFFER_NONE: nothing that may be read again */
-    size_t columns, stride;
+    size_t columns, stride, offset;
 };
 
 /* Sizes in elements: C tokens a batch, E embedding, K experts used. */

@@ -160,6 +160,18 @@ static const struct architecture architectures[] = {
      .router_normalise = true,
      .window_pattern = 6,
      .rope_base_local = 10000.0f,
+     .output_soft_cap = 30.0f,
+     .flags = ARCHITECTURE_EMBEDDING_SCALED | ARCHITECTURE_LOCAL_ROPE | ARCHITECTURE_VALUE_NORM |
+              ARCHITECTURE_ATTENTION_UNSCALED},
+    {.name = "gemma3n",
+     .title = "Gemma 3n (text)",
+     .rope = ROPE_STYLE_NEOX,
+     .activation = FFN_GELU,
+     .window_pattern = 5,
+     .rope_base_local = 10000.0f,
+     .output_soft_cap = 30.0f,
+     .own_key_layers = 20,
+     .sides = 3,
      .flags = ARCHITECTURE_EMBEDDING_SCALED | ARCHITECTURE_LOCAL_ROPE | ARCHITECTURE_VALUE_NORM |
               ARCHITECTURE_ATTENTION_UNSCALED},
     {.name = "granite",

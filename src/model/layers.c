@@ -69,6 +69,28 @@ static hypura_status share_keys(struct model *model, struct reader *reader, uint
                      gguf_file_path(reader->file, 0), number, first_shared);
 }
 
+/* How many layers at the end compute no keys. Some files write it as a float. */
+static hypura_status read_shared(struct reader *reader, uint32_t layers, uint32_t *out, hypura_error *error)
+{
+    const uint32_t own = reader->architecture->own_key_layers;
+    float number = 0.0f;
+    *out = own && layers > own ? layers - own : 0;
+    const struct gguf_value *value = gguf_find(reader->file, key(reader, "attention.shared_kv_layers"));
+    if (!value || (value->type != GGUF_FLOAT32 && value->type != GGUF_FLOAT64))
+        return optional_number(reader, "attention.shared_kv_layers", layers, out, error);
+    if (!has_float(reader, "attention.shared_kv_layers", &number))
+        return HYPURA_OK; /* said with the other keys */
+    if (!(number >= 0.0f && number <= (float)layers))
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: metadata '%s' is %g; at most %u is sensible",
+                         gguf_file_path(reader->file, 0), reader->key, (double)number, layers);
+    *out = (uint32_t)number;
+    return HYPURA_OK;
+}
+
+/* Gates of the first layers of Gemma 3n close but for the greatest twentieth. */
+#define SPARSE_LAYERS 10u
+#define SPARSITY 1.6448533535003662f
+
 /* Limits below this are none. */
 #define LEAST_LIMIT 1e-6f
 
@@ -125,7 +147,7 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
         TRY(optional_number(reader, "attention.key_length_swa", MAX_WIDTH, &window_key, error));
         TRY(optional_number(reader, "attention.value_length_swa", MAX_WIDTH, &window_value, error));
     }
-    TRY(optional_number(reader, "attention.shared_kv_layers", p->layers, &shared, error));
+    TRY(read_shared(reader, p->layers, &shared, error));
     if (a->flags & ARCHITECTURE_RECURRENT)
         TRY(needed_number(reader, "full_attention_interval", MAX_LAYERS, &interval, error));
     for (uint32_t i = 0; i < p->layers; i++) {
@@ -137,6 +159,8 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
         TRY(read_limits(a, reader, i, layer, error));
         if (a->flags & ARCHITECTURE_DENSE_SQUARE)
             layer->feed_forward = p->embedding;
+        if (a->sides && i < SPARSE_LAYERS)
+            layer->sparsity = SPARSITY;
         if (a->one_key)
             layer->kind = LAYER_ONE_KEY;
         else if ((a->flags & ARCHITECTURE_ONE_BRANCH) && layer->feed_forward)

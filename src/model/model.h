@@ -84,6 +84,9 @@ enum tensor_role {
     ROLE_POSITION_EMBEDDING,
     ROLE_EMBEDDING_NORM,
     ROLE_EMBEDDING_NORM_BIAS,
+    ROLE_LAYERS_PROJECTION, /* of what each layer gets of a token by itself */
+    ROLE_LAYERS_NORM,
+    ROLE_SIDES, /* what residual streams next to the first one begin with */
     ROLE_ROPE_FACTORS,
     ROLE_ROPE_FACTORS_LONG,
     ROLE_ROPE_FACTORS_SHORT,
@@ -102,10 +105,16 @@ enum tensor_role {
     ROLE_ATTENTION_STREAMS, /* what residual streams mix by, before attention */
     ROLE_ATTENTION_STREAMS_BASE,
     ROLE_ATTENTION_STREAMS_SCALE,
+    ROLE_SIDES_NORM, /* of side streams: what they mix by */
+    ROLE_SIDES_ROUTER,
+    ROLE_SIDES_PREDICT,
     ROLE_ATTENTION_NORM,
     ROLE_ATTENTION_NORM_BIAS,
     ROLE_ATTENTION_OWN_NORM, /* where the feed forward next to it reads through the one above */
     ROLE_ATTENTION_OWN_NORM_BIAS,
+    ROLE_LAUREL_DOWN, /* a product of low rank next to attention */
+    ROLE_LAUREL_UP,
+    ROLE_LAUREL_NORM,
     ROLE_ATTENTION_QKV,
     ROLE_ATTENTION_QKV_BIAS,
     ROLE_ATTENTION_Q,
@@ -220,11 +229,17 @@ enum tensor_role {
     ROLE_FFN_POST_NORM,
     ROLE_FFN_SUM_NORM, /* of the residual stream, after the feed forward was added */
     ROLE_FFN_SUM_NORM_BIAS,
+    ROLE_SIDES_CORRECT,
+    ROLE_SIDES_SCALE,
+    ROLE_TOKEN_GATE, /* of what the layer gets of a token by itself */
+    ROLE_TOKEN_OUTPUT,
+    ROLE_TOKEN_NORM,
     ROLE_LAYER_SCALE,
     /* of the whole model, after the layers */
     ROLE_OUTPUT_STREAMS_NORM,
     ROLE_OUTPUT_STREAMS_DOWN,
     ROLE_OUTPUT_STREAMS_UP,
+    ROLE_SIDES_BACK,
     ROLE_OUTPUT_STREAMS,
     ROLE_OUTPUT_STREAMS_BASE,
     ROLE_OUTPUT_STREAMS_SCALE,
@@ -299,6 +314,7 @@ struct model_layer {
     bool moe;
     bool ngrams; /* reads the table */
     uint32_t feed_forward;                         /* of a dense layer */
+    float sparsity;                                /* standard deviations above the mean below which gates close; 0: none do */
     float expert_limit, shared_limit, dense_limit; /* gates and what they let through are clamped; 0: not */
     unit_number tensors[ROLE_COUNT];               /* NO_UNIT where absent; expert tensors are in experts */
     unit_number first_expert; /* unit of expert 0; experts are consecutive. NO_UNIT: not a MoE layer */
@@ -380,6 +396,9 @@ struct model_parameters {
     uint32_t recurrent_key_size, recurrent_value_size; /* of a head; the state is one matrix of both a value head */
     /* a table that is read by rows: floats of one, and how many it must have */
     uint32_t table_width;
+    uint32_t token_width; /* of what each layer gets of a token by itself; 0: nothing */
+    uint32_t laurel;      /* rank of a product next to attention */
+    uint32_t sides;       /* residual streams next to the first one */
     uint64_t table_rows;
     struct model_ngrams ngrams;
     /* Of scans: value heads and what each keeps, groups in place of key heads; heads of Mamba 1 are single channels. */
@@ -462,6 +481,9 @@ struct architecture {
     /* Constants of the model's program, which its files do not say; 0: not so. */
     float embedding_scale;   /* embeddings are multiplied by it */
     float residual_depth;    /* branches are multiplied by it and divided by the square root of the number of layers */
+    float output_soft_cap;   /* of logits, unless final_logit_softcapping says */
+    uint32_t own_key_layers; /* later layers read the keys of those before, unless attention.shared_kv_layers says */
+    uint32_t sides;          /* residual streams next to the first one (Gemma 3n) */
     float logits_width;      /* logits are multiplied by it and divided by the embedding's width */
     enum decay_style decay;  /* of delta nets */
     enum layer_kind keyless; /* of layers whose attention.head_count_kv is 0; LAYER_ATTENTION: there are none */

@@ -80,6 +80,11 @@ enum extent {
     RECURRENT_NORM_GROUPS,
     RECURRENT_INNER,
     GATES, /* of attention: heads x value size, or one for each head; of a delta net its inner width */
+    TOKEN_WIDTH,
+    SIDES,
+    STREAMS_OF_SIDES, /* with the first one */
+    STREAMS_SQUARED,
+    LAUREL,
     TABLE_WIDTH,
     TABLE_ROWS,  /* or more */
     NGRAM_WIDTH, /* of a token's rows together */
@@ -113,6 +118,7 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
 #define MAX_LAYERS 4096u
 #define RECALLED_MAX 256u /* rows that a token recalls */
 #define MAX_WIDTH (1u << 20)
+#define MAX_TOKEN_ROW (1u << 20) /* of all layers together */
 #define MAX_HEADS 65536u
 #define MAX_EXPERTS 65536u
 #define MAX_STREAMS 16u

@@ -399,6 +399,7 @@ static void read_factors(struct reader *reader, struct model_parameters *p)
         p->output_scale = a->logits_width / (float)p->embedding;
     else if (logits != 0.0f)
         p->output_scale = a->flags & ARCHITECTURE_LOGITS_SCALED ? logits : 1.0f / logits;
+    p->output_soft_cap = a->output_soft_cap;
     has_float(reader, "final_logit_softcapping", &p->output_soft_cap);
     if (p->embedding_scale == 0.0f)
         p->embedding_scale = 1.0f;
@@ -415,6 +416,30 @@ static void read_factors(struct reader *reader, struct model_parameters *p)
     }
     gguf_get_uint32(reader->file, key(reader, "attention.temperature_length"), &floor_length);
     p->attention_temperature_floor = (float)MAX(floor_length, 1u);
+}
+
+/* ---- what layers get of a token by itself --------------------------------------------------------------------------
+ */
+
+#define GEMMA3N_TOKEN_WIDTH 256u
+
+static hypura_status read_token_widths(struct model *model, struct reader *reader, hypura_error *error)
+{
+    struct model_parameters *p = &model->parameters;
+    if (model->architecture->sides) {
+        p->token_width = GEMMA3N_TOKEN_WIDTH;
+        p->sides = model->architecture->sides;
+        p->laurel = first_dimension(model, ROLE_LAUREL_UP);
+    }
+    if (!model->tensors[ROLE_LAYERS_PROJECTION])
+        return HYPURA_OK;
+    TRY(optional_number(reader, "embedding_length_per_layer_input", MAX_WIDTH, &p->token_width, error));
+    if ((uint64_t)p->token_width * p->layers > MAX_TOKEN_ROW)
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s: %u elements of each token for each of %u layers; at most %u",
+                         gguf_file_path(reader->file, 0), p->token_width, p->layers, MAX_TOKEN_ROW);
+    p->table_width = p->token_width * p->layers;
+    p->table_rows = p->vocabulary;
+    return HYPURA_OK;
 }
 
 hypura_status model_read_parameters(struct model *model, hypura_error *error)
@@ -451,6 +476,7 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error)
     if (gguf_find(reader.file, key(&reader, "ple.layers")))
         TRY(model_read_ngrams(&reader, p, error));
     TRY(read_experts(model, &reader, error));
+    TRY(read_token_widths(model, &reader, error));
     TRY(read_situ(&reader, p, error));
     TRY(read_recurrent(model, &reader, error));
     if (model->architecture->index != INDEX_NONE)

@@ -7,6 +7,27 @@
 const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_TOKEN_EMBEDDING] = {"token embedding", "token_embd.weight", false, {EMBEDDING, VOCABULARY}},
     [ROLE_TABLE] = {"table", "per_layer_token_embd.weight", false, {TABLE_WIDTH, TABLE_ROWS}},
+    [ROLE_LAYERS_PROJECTION] = {"layers' projection", "per_layer_model_proj.weight", false, {EMBEDDING, TABLE_WIDTH}},
+    [ROLE_LAYERS_NORM] = {"layers' norm", "per_layer_proj_norm.weight", false, {TOKEN_WIDTH}},
+    [ROLE_SIDES] = {"side streams", "altup_proj.weight", false, {EMBEDDING, EMBEDDING, SIDES}},
+    [ROLE_SIDES_BACK] = {"side streams back", "altup_unembd_proj.weight", false, {EMBEDDING, EMBEDDING, SIDES}},
+    [ROLE_SIDES_NORM] = {"side streams norm", "altup_router_norm.weight", true, {EMBEDDING}},
+    [ROLE_SIDES_ROUTER] = {"side streams router", "altup_router.weight", true, {EMBEDDING, STREAMS_OF_SIDES}},
+    [ROLE_SIDES_PREDICT] = {"side streams predict",
+                            "altup_predict_coef.weight",
+                            true,
+                            {STREAMS_OF_SIDES, STREAMS_SQUARED}},
+    [ROLE_SIDES_CORRECT] = {"side streams correct",
+                            "altup_correct_coef.weight",
+                            true,
+                            {STREAMS_OF_SIDES, STREAMS_OF_SIDES}},
+    [ROLE_SIDES_SCALE] = {"side streams scale", "altup_correct_scale.weight", true, {EMBEDDING}},
+    [ROLE_LAUREL_DOWN] = {"laurel down", "laurel_l.weight", true, {EMBEDDING, LAUREL}},
+    [ROLE_LAUREL_UP] = {"laurel up", "laurel_r.weight", true, {LAUREL, EMBEDDING}},
+    [ROLE_LAUREL_NORM] = {"laurel norm", "laurel_post_norm.weight", true, {EMBEDDING}},
+    [ROLE_TOKEN_GATE] = {"token gate", "inp_gate.weight", true, {EMBEDDING, TOKEN_WIDTH}},
+    [ROLE_TOKEN_OUTPUT] = {"token output", "proj.weight", true, {TOKEN_WIDTH, EMBEDDING}},
+    [ROLE_TOKEN_NORM] = {"token norm", "post_norm.weight", true, {EMBEDDING}},
     [ROLE_TOKEN_TYPES] = {"token types", "token_types.weight", false, {EMBEDDING, ANY}},
     [ROLE_POSITION_EMBEDDING] = {"position embedding", "position_embd.weight", false, {EMBEDDING, POSITIONS}},
     [ROLE_EMBEDDING_NORM] = {"embedding norm", "token_embd_norm.weight", false, {EMBEDDING}},
@@ -344,6 +365,16 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return kind == LAYER_SCAN_HEADS ? p->recurrent_heads_k : 1;
     case RECURRENT_INNER:
         return inner;
+    case TOKEN_WIDTH:
+        return p->token_width;
+    case SIDES:
+        return p->sides;
+    case STREAMS_OF_SIDES:
+        return p->sides ? p->sides + 1 : 0;
+    case STREAMS_SQUARED:
+        return p->sides ? (uint64_t)(p->sides + 1) * (p->sides + 1) : 0;
+    case LAUREL:
+        return p->laurel;
     case TABLE_WIDTH:
         return p->table_width;
     case TABLE_ROWS:

@@ -364,6 +364,19 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
         needed[count++] = ROLE_FFN_UP;
         needed[count++] = ROLE_FFN_DOWN;
     }
+    if (model->parameters.sides)
+        for (enum tensor_role role = ROLE_SIDES_NORM; role <= ROLE_SIDES_PREDICT; role++)
+            needed[count++] = role;
+    if (model->parameters.sides)
+        for (enum tensor_role role = ROLE_LAUREL_DOWN; role <= ROLE_LAUREL_NORM; role++)
+            needed[count++] = role;
+    if (model->parameters.sides) {
+        needed[count++] = ROLE_SIDES_CORRECT;
+        needed[count++] = ROLE_SIDES_SCALE;
+    }
+    if (model->tensors[ROLE_LAYERS_PROJECTION])
+        for (enum tensor_role role = ROLE_TOKEN_GATE; role <= ROLE_TOKEN_NORM; role++)
+            needed[count++] = role;
     for (size_t i = 0; i < count; i++)
         if (!tensors[needed[i]])
             return missing(model, (int32_t)number, needed[i], error);
@@ -390,6 +403,14 @@ hypura_status model_check_tensors(const struct model *model, hypura_error *error
     for (int role = ROLE_OUTPUT_STREAMS; model->parameters.streams > 1 && !low && role < ROLE_OUTPUT_NORM; role++)
         if (!model->tensors[role])
             return missing(model, -1, role, error);
+    static const enum tensor_role sides[] = {ROLE_SIDES, ROLE_SIDES_BACK, ROLE_LAYERS_PROJECTION};
+    for (size_t i = 0; i < COUNT_OF(sides) && model->parameters.sides; i++)
+        if (!model->tensors[sides[i]])
+            return missing(model, -1, sides[i], error);
+    static const enum tensor_role of_tokens[] = {ROLE_TABLE, ROLE_LAYERS_NORM};
+    for (size_t i = 0; i < COUNT_OF(of_tokens) && model->tensors[ROLE_LAYERS_PROJECTION]; i++)
+        if (!model->tensors[of_tokens[i]])
+            return missing(model, -1, of_tokens[i], error);
     for (int role = 0; role < ROLE_COUNT; role++)
         if (model->tensors[role]) {
             hypura_status status = check_shape(model, model->tensors[role], role, NULL, error);

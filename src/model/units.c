@@ -18,6 +18,19 @@ static bool is_expert_role(enum tensor_role role)
            role == ROLE_EXPERT_DOWN;
 }
 
+/* A layer that reads the keys and values of another may still have its matrices for them, which nobody reads then. */
+static bool is_idle(const struct model *model, uint32_t layer, enum tensor_role role)
+{
+    static const enum tensor_role keys[] = {ROLE_ATTENTION_K, ROLE_ATTENTION_K_BIAS, ROLE_ATTENTION_V,
+                                            ROLE_ATTENTION_V_BIAS, ROLE_ATTENTION_K_NORM};
+    if (model->layers[layer].kv_source == layer)
+        return false;
+    for (size_t i = 0; i < COUNT_OF(keys); i++)
+        if (role == keys[i])
+            return true;
+    return false;
+}
+
 static unit_number add_tensor(struct model *model, const struct gguf_tensor *tensor, enum tensor_role role,
                               int32_t layer)
 {
@@ -68,7 +81,7 @@ hypura_status model_make_units(struct model *model, hypura_error *error)
 
     for (int role = 0; role < ROLE_COUNT; role++)
         model->tensor_units[role] = NO_UNIT;
-    for (int role = 0; role < ROLE_OUTPUT_STREAMS; role++)
+    for (int role = 0; role < ROLE_SIDES_BACK; role++)
         if (model->tensors[role])
             model->tensor_units[role] = add_tensor(model, model->tensors[role], role, -1);
     for (uint32_t i = 0; i < layers; i++) {
@@ -76,11 +89,12 @@ hypura_status model_make_units(struct model *model, hypura_error *error)
         layer->first_expert = NO_UNIT;
         for (int role = 0; role < ROLE_COUNT; role++) {
             const struct gguf_tensor *tensor = model->layer_tensors[i][role];
-            layer->tensors[role] =
-                tensor && !is_expert_role(role) ? add_tensor(model, tensor, role, (int32_t)i) : NO_UNIT;
+            layer->tensors[role] = tensor && !is_expert_role(role) && !is_idle(model, i, role)
+                                       ? add_tensor(model, tensor, role, (int32_t)i)
+                                       : NO_UNIT;
         }
     }
-    for (int role = ROLE_OUTPUT_STREAMS; role < ROLE_COUNT; role++)
+    for (int role = ROLE_SIDES_BACK; role < ROLE_COUNT; role++)
         if (model->tensors[role])
             model->tensor_units[role] = add_tensor(model, model->tensors[role], role, -1);
     for (uint32_t i = 0; i < layers; i++)

@@ -27,6 +27,8 @@ static const char *const buffer_names[BUFFER_COUNT] = {[BUFFER_NONE] = "-",
                                                        [BUFFER_INDEX_KEY] = "index key",
                                                        [BUFFER_INDEX_WEIGHT] = "index weight",
                                                        [BUFFER_CHOSEN] = "chosen",
+                                                       [BUFFER_TOKEN] = "token",
+                                                       [BUFFER_SIDES] = "sides",
                                                        [BUFFER_READING] = "reading"};
 
 static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
@@ -58,6 +60,10 @@ static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_GATHER_GATED] = "gather gated",
                                                    [STEP_AGREE] = "agree",
                                                    [STEP_SCATTER] = "scatter",
+                                                   [STEP_PREDICT] = "predict",
+                                                   [STEP_CORRECT] = "correct",
+                                                   [STEP_MATCH] = "match",
+                                                   [STEP_SPARSE] = "sparse",
                                                    [STEP_OUTPUT] = "output",
                                                    [STEP_RESIDUAL] = "residual"};
 
@@ -325,10 +331,15 @@ void step_describe(const struct step *step, char *text, size_t room)
         say(&line, "%s times %s", buffer_name(step->scale_rows.buffer), buffer_name(step->scale_rows.by));
         break;
     case STEP_SCALE:
-        say(&line, "%s times one number", buffer_name(step->scale.buffer));
+        if (step->scale.factor != NO_UNIT)
+            say(&line, "%s times one number", buffer_name(step->scale.buffer));
+        else
+            say(&line, "%s times %g", buffer_name(step->scale.buffer), (double)step->scale.by);
         break;
     case STEP_ADD:
         say(&line, "%s += %s", buffer_name(step->add.to), buffer_name(step->add.from));
+        if (step->add.copies > 1)
+            say(&line, ", %u times next to each other", step->add.copies);
         if (step->add.scale != 1.0f)
             say(&line, " times %g", (double)step->add.scale);
         break;
@@ -354,6 +365,20 @@ void step_describe(const struct step *step, char *text, size_t room)
             buffer_name(step->scatter.streams), buffer_name(step->scatter.coefficients));
         if (step->scatter.sinkhorn)
             say(&line, ", which mix");
+        break;
+    case STEP_PREDICT:
+        say(&line, "hidden, %s: each foresees the next from all", buffer_name(step->sides.sides));
+        break;
+    case STEP_CORRECT:
+        say(&line, "hidden, %s: corrected by %s; hidden, scaled -> %s", buffer_name(step->sides.sides),
+            buffer_name(step->sides.from), buffer_name(step->sides.out));
+        break;
+    case STEP_MATCH:
+        say(&line, "%s: as long as %s", buffer_name(step->match.rows), buffer_name(step->match.by));
+        break;
+    case STEP_SPARSE:
+        say(&line, "%s: less the mean and %g standard deviations, at least 0", buffer_name(step->sparse.buffer),
+            (double)step->sparse.deviations);
         break;
     case STEP_OUTPUT:
         say(&line, "%s -> logits", buffer_name(step->output.in));

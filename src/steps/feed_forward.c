@@ -48,6 +48,8 @@ static void make_gated(struct builder *b, const struct dense_roles *roles, enum 
         products->multiply.matrices[0].rows = products->multiply.matrices[1].rows = width;
         products->multiply.matrices[1].first = width;
     }
+    if (b->layer->sparsity != 0.0f)
+        add_step(b, STEP_SPARSE)->sparse = (struct step_sparse){BUFFER_GATE, width, b->layer->sparsity};
     add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = glu.kind,
                                                    .alpha = glu.alpha,
                                                    .limit = glu.limit,

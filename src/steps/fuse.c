@@ -35,6 +35,12 @@ static bool is(const struct step *step, enum step_kind kind)
     return step && step->kind == kind;
 }
 
+/* One row to another, as wide as the residual stream. */
+static bool is_addition(const struct step *step)
+{
+    return is(step, STEP_ADD) && step->add.width == 0 && step->add.copies <= 1;
+}
+
 /* One that a kernel can do next to something else: of whole rows, by length alone, with weights. */
 static bool is_plain_norm(const struct step *step, enum step_buffer in)
 {
@@ -167,7 +173,7 @@ static void fuse_norms(struct list *list)
         if (!is(norm, STEP_NORM) || !is_plain_norm(norm, norm->norm.in) || is(before, STEP_SCALE) ||
             !only_products_read(list, i))
             continue;
-        bool sum = is(before, STEP_ADD) && before->add.to == norm->norm.in;
+        bool sum = is_addition(before) && before->add.to == norm->norm.in;
         if (sum && (before->add.scale != 1.0f || !product || !is_single_product(product, before->add.from)))
             continue;
         if (sum) {
@@ -185,7 +191,7 @@ static void fuse_additions(struct list *list)
 {
     for (size_t i = 0; i + 1 < list->count; i++) {
         struct step *product = &list->steps[i], *add = &list->steps[i + 1], *next = at(list, i + 2);
-        if (!is(add, STEP_ADD) || add->add.scale != 1.0f || !is_single_product(product, add->add.from) || next)
+        if (!is_addition(add) || add->add.scale != 1.0f || !is_single_product(product, add->add.from) || next)
             continue;
         product->multiply.matrices[0].out = add->add.to;
         product->multiply.adds = true;
@@ -222,7 +228,7 @@ static void fuse_sums(struct list *list)
         const bool mixes = is(at(list, next), STEP_MIX);
         const struct step *first = &list->steps[i], *post = NULL;
         const enum step_buffer branch = mixes                                                       ? first->mix.out
-                                        : is(first, STEP_ADD)                                       ? first->add.from
+                                        : is_addition(first)                                        ? first->add.from
                                         : is(first, STEP_NORM) && first->norm.in == first->norm.out ? first->norm.in
                                                                                                     : BUFFER_NONE;
         if (branch == BUFFER_NONE)
@@ -231,7 +237,7 @@ static void fuse_sums(struct list *list)
         if (is_plain_norm(at(list, next), branch) && list->steps[next].norm.out == branch)
             post = &list->steps[next++];
         const struct step *add = at(list, next++);
-        if (!is(add, STEP_ADD))
+        if (!is_addition(add))
             continue;
         struct step_residual residual = {.from = branch,
                                          .out = BUFFER_NONE,
@@ -257,7 +263,8 @@ static void fuse_sums(struct list *list)
         } else {
             continue;
         }
-        if (is(at(list, next), STEP_SCALE) && list->steps[next].scale.buffer == residual.to)
+        if (is(at(list, next), STEP_SCALE) && list->steps[next].scale.buffer == residual.to &&
+            list->steps[next].scale.factor != NO_UNIT)
             residual.layer_scale = list->steps[next++].scale.factor;
         if (is_plain_norm(at(list, next), residual.to) && list->steps[next].norm.out != residual.to &&
             (!post || list->steps[next].norm.epsilon == residual.epsilon)) {

@@ -105,6 +105,8 @@ static void make_before(struct builder *b)
             add_step(b, STEP_ADD_ROWS)->add_rows = (struct step_add_rows){
                 .unit = unit_of(b, roles[i]), .by_position = roles[i] == ROLE_POSITION_EMBEDDING};
     add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, unit_of(b, ROLE_EMBEDDING_NORM), unit_of(b, ROLE_EMBEDDING_NORM_BIAS));
+    make_token_rows(b);
+    make_sides(b);
 }
 
 /* What reads the residual stream reads it through a norm, where the layer has one there; of several streams it reads a
@@ -210,8 +212,13 @@ static void make_layer(struct builder *b)
     add_norm(b, BUFFER_BRANCH, BUFFER_BRANCH, unit_of(b, ROLE_FFN_POST_NORM), NO_UNIT);
     add_residual(b, BUFFER_BRANCH, 1.0f);
     add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, unit_of(b, ROLE_FFN_SUM_NORM), unit_of(b, ROLE_FFN_SUM_NORM_BIAS));
+    if (unit_of(b, ROLE_TOKEN_GATE) != NO_UNIT) {
+        make_token_input(b, BUFFER_HIDDEN, BUFFER_BRANCH);
+        add_residual(b, BUFFER_BRANCH, 1.0f);
+    }
     if (unit_of(b, ROLE_LAYER_SCALE) != NO_UNIT)
-        add_step(b, STEP_SCALE)->scale = (struct step_scale){BUFFER_HIDDEN, unit_of(b, ROLE_LAYER_SCALE)};
+        add_step(b, STEP_SCALE)->scale =
+            (struct step_scale){.buffer = BUFFER_HIDDEN, .factor = unit_of(b, ROLE_LAYER_SCALE)};
 }
 
 /* Kimi K3: what a branch reads is made of the residual stream and of its rows before blocks of layers. Those that a
@@ -235,6 +242,7 @@ static void make_recalling_layer(struct builder *b)
 static void make_after(struct builder *b)
 {
     b->part = PART_OUTPUT;
+    make_sides_end(b);
     enum step_buffer in = BUFFER_NORMED;
     if (b->p->residual_block) {
         add_recall(b, ROLE_OUTPUT_RESIDUAL_SCORE, (b->p->layers + b->p->residual_block - 1) / b->p->residual_block);
@@ -272,7 +280,9 @@ static void make_all(struct builder *b, struct steps *out)
         b->number = (int32_t)i;
         b->layer = model_layer(b->model, i);
         b->part = PART_ATTENTION;
-        if ((b->architecture->flags & ARCHITECTURE_PARALLEL) && unit_of(b, ROLE_FFN_NORM) == NO_UNIT)
+        if (b->p->sides)
+            make_side_layer(b);
+        else if ((b->architecture->flags & ARCHITECTURE_PARALLEL) && unit_of(b, ROLE_FFN_NORM) == NO_UNIT)
             make_parallel_layer(b);
         else if (b->p->residual_block)
             make_recalling_layer(b);

@@ -55,6 +55,8 @@ enum step_buffer {
     BUFFER_INDEX_WEIGHT, /* and how much each query counts */
     BUFFER_CHOSEN,       /* the positions found, as compute_attention reads them; later layers may read them too */
     BUFFER_BANK,         /* rows of the residual stream that later layers recall */
+    BUFFER_TOKEN,        /* what each layer gets of the token by itself, from before the first layer on */
+    BUFFER_SIDES,        /* residual streams next to the hidden one, one after another */
     BUFFER_COUNT
 };
 
@@ -86,13 +88,17 @@ enum step_kind {
     STEP_MIX,           /* the weighted sum of what they gave, in the router's order */
     STEP_CHUNK_EXPERTS, /* the experts that groups of the chosen ones share, on what these gave */
     STEP_SCALE_ROWS,    /* rows of one buffer times the float of another */
-    STEP_SCALE,         /* a buffer times one learnt number */
+    STEP_SCALE,         /* a buffer times one number */
     STEP_ADD,           /* adds a buffer, scaled, to another */
     STEP_RECALL,        /* the row at work and those kept before, weighed by their scores */
     STEP_GATHER,        /* residual streams become one row, and it is kept how they take a branch back */
     STEP_GATHER_GATED,  /* the same of normed streams, each element by a gate of its own */
     STEP_AGREE,         /* a value enters streams by how well keys match queries */
     STEP_SCATTER,       /* the branch goes back into the streams */
+    STEP_PREDICT,       /* residual streams foresee what a layer will make of them */
+    STEP_CORRECT,       /* and learn what it made of the first one */
+    STEP_MATCH,         /* rows get the length of others */
+    STEP_SPARSE,        /* gates below the mean and some standard deviations close */
     STEP_OUTPUT,        /* logits of the rows that are wanted */
     STEP_RESIDUAL,      /* in fused lists only: what stands between a branch and the next norm, in one */
     STEP_KINDS
@@ -147,6 +153,7 @@ struct step_matrix {
 struct step_multiply {
     enum step_buffer in;
     uint32_t columns, stride; /* of the input's rows */
+    uint32_t offset;          /* of the first column */
     /* The input's rows are so many groups of columns, and so are the matrix's rows, of which there is one: each meets
      * its own. 1: all of both. */
     uint32_t groups; /* at most STEP_GROUPS */
@@ -391,13 +398,37 @@ struct step_scale_rows {
 
 struct step_scale {
     enum step_buffer buffer;
-    unit_number factor;
+    unit_number factor; /* NO_UNIT: by */
+    float by;
 };
 
 struct step_add {
     enum step_buffer to, from;
     uint32_t width; /* 0: of the embedding */
     float scale;
+    uint32_t width;  /* 0: that of the residual stream */
+    uint32_t copies; /* rows of "to" next to each other that all get it; 0: one */
+};
+
+/* Alternating updates (Baykal et al., 2023): compute.h (struct side_streams) says it. */
+struct step_sides {
+    enum step_buffer sides;
+    enum step_buffer from, out;                    /* of a correction: what the layer made; the first stream, scaled */
+    unit_number norm, router, coefficients, scale; /* scale NO_UNIT: of a prediction */
+    uint32_t count, width;
+    float epsilon;
+};
+
+/* Of each row there are so many parts; each gets the length of the row "by". */
+struct step_match {
+    enum step_buffer rows, by;
+    uint32_t parts, width;
+};
+
+struct step_sparse {
+    enum step_buffer buffer;
+    uint32_t width;
+    float deviations;
 };
 
 /* The residual stream's row becomes number "kept" of the bank, which has room for so many; out is the mean of it and of
@@ -489,6 +520,9 @@ struct step {
         struct step_gather_gated gather_gated;
         struct step_agree agree;
         struct step_scatter scatter;
+        struct step_sides sides;
+        struct step_match match;
+        struct step_sparse sparse;
         struct step_output output;
         struct step_residual residual;
     };

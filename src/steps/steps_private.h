@@ -50,6 +50,14 @@ void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buf
 void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out);
 void make_channel_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out);
 
+/* sides.c: what layers get of a token by itself, and residual streams next to the first one (each: before the layers,
+ * in a layer, after them). Nothing where the model has no such thing. */
+void make_token_rows(struct builder *b);
+void make_token_input(struct builder *b, enum step_buffer in, enum step_buffer out);
+void make_sides(struct builder *b);
+void make_side_layer(struct builder *b);
+void make_sides_end(struct builder *b);
+
 /* index.c: the search for what the layer's attention sees, where it has one, from its input and, in latent attention,
  * from its queries of low rank; and which choice its attention reads. */
 #define INDEX_PLANE 1

@@ -63,6 +63,11 @@ size_t step_choice_words(const struct step_choice *chosen)
     return chosen->sets * ((size_t)chosen->most + 1);
 }
 
+static size_t add_width(const struct step_add *add, size_t embedding)
+{
+    return add->width ? add->width : embedding;
+}
+
 size_t step_touches(const struct step *step, uint32_t embedding, struct step_touch out[STEP_TOUCHES])
 {
     struct toucher t = {.out = out};
@@ -185,10 +190,27 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
         touch(&t, step->scale.buffer, true, e);
         break;
     case STEP_ADD:
-        e = step->add.width ? step->add.width : e;
-        touch(&t, step->add.from, false, e);
-        touch(&t, step->add.to, false, e);
-        touch(&t, step->add.to, true, e);
+        touch(&t, step->add.from, false, add_width(&step->add, e));
+        touch(&t, step->add.to, false, add_width(&step->add, e) * MAX(step->add.copies, 1u));
+        touch(&t, step->add.to, true, add_width(&step->add, e) * MAX(step->add.copies, 1u));
+        break;
+    case STEP_PREDICT:
+    case STEP_CORRECT:
+        touch(&t, BUFFER_HIDDEN, false, e);
+        touch(&t, step->sides.sides, false, (size_t)step->sides.count * step->sides.width);
+        touch(&t, step->sides.from, false, e);
+        touch(&t, BUFFER_HIDDEN, true, e);
+        touch(&t, step->sides.sides, true, (size_t)step->sides.count * step->sides.width);
+        touch(&t, step->sides.out, true, e);
+        break;
+    case STEP_MATCH:
+        touch(&t, step->match.by, false, step->match.width);
+        touch(&t, step->match.rows, false, (size_t)step->match.parts * step->match.width);
+        touch(&t, step->match.rows, true, (size_t)step->match.parts * step->match.width);
+        break;
+    case STEP_SPARSE:
+        touch(&t, step->sparse.buffer, false, step->sparse.width);
+        touch(&t, step->sparse.buffer, true, step->sparse.width);
         break;
     case STEP_RECALL:
         touch(&t, step->recall.row, false, step->recall.width);
@@ -413,6 +435,13 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
     case STEP_GATHER:
         use_vectors(&l, (const unit_number[]){step->gather.scale, step->gather.base}, 2);
         break;
+    case STEP_PREDICT:
+    case STEP_CORRECT:
+        use_vectors(
+            &l,
+            (const unit_number[]){step->sides.norm, step->sides.router, step->sides.coefficients, step->sides.scale},
+            4);
+        break;
     case STEP_OUTPUT:
         use(&l, step->output.unit, USE_MATRIX, ROLE_OUTPUT);
         use_vectors(&l, &step->output.bias, 1);
@@ -431,6 +460,8 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
     case STEP_GATHER_GATED:
     case STEP_AGREE:
     case STEP_SCATTER:
+    case STEP_MATCH:
+    case STEP_SPARSE:
     case STEP_KINDS:
         break;
     }

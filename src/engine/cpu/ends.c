@@ -72,7 +72,7 @@ hypura_status run_output(struct batch *batch, const struct step *step, struct he
     size_t room = asked->on_logits ? s->output_rows : batch->open->geometry.logits_rows;
     struct product product = {.unit = o->unit,
                               .role = ROLE_OUTPUT,
-                              .job = {.input = input_of(batch, o->in, p->embedding, p->embedding),
+                              .job = {.input = input_of(batch, o->in, p->embedding, p->embedding, 0),
                                       .output = logits,
                                       .output_stride = p->vocabulary}};
     struct matmul *job = &product.job;

@@ -72,21 +72,27 @@ hypura_status run_scale_rows(struct batch *batch, const struct step *step, struc
 hypura_status run_scale(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     float *rows = rows_of(batch, step->scale.buffer);
-    const float *factor;
+    const float *factor = NULL;
     TRY(hold_vector(batch, held, step->scale.factor, &factor, error));
-    compute_scale(batch->compute, rows, rows, *factor, batch->rows * width_of(batch));
+    compute_scale(batch->compute, rows, rows, factor ? *factor : step->scale.by, batch->rows * width_of(batch));
     return HYPURA_OK;
 }
 
 hypura_status run_add(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
 {
     const struct step_add *a = &step->add;
-    size_t count = batch->rows * (a->width ? a->width : width_of(batch));
+    size_t width = a->width ? a->width : width_of(batch), count = batch->rows * width;
     float *to = rows_of(batch, a->to), *from = rows_of(batch, a->from);
     (void)held, (void)error;
     if (a->scale != 1.0f)
         compute_scale(batch->compute, from, from, a->scale, count);
-    compute_add(batch->compute, to, to, from, count);
+    if (a->copies <= 1) {
+        compute_add(batch->compute, to, to, from, count);
+        return HYPURA_OK;
+    }
+    for (size_t r = 0; r < batch->rows; r++, from += width)
+        for (uint32_t copy = 0; copy < a->copies; copy++, to += width)
+            compute_add(batch->compute, to, to, from, width);
     return HYPURA_OK;
 }
 
@@ -122,6 +128,10 @@ static step_function *const functions[STEP_KINDS] = {[STEP_EMBED] = run_embed,
                                                      [STEP_AGREE] = run_agree,
                                                      [STEP_SCATTER] = run_scatter,
                                                      [STEP_CHUNK_EXPERTS] = run_chunk_experts,
+                                                     [STEP_PREDICT] = run_predict,
+                                                     [STEP_CORRECT] = run_correct,
+                                                     [STEP_MATCH] = run_match,
+                                                     [STEP_SPARSE] = run_sparse,
                                                      [STEP_OUTPUT] = run_output};
 
 hypura_status execute(struct batch *batch, struct step_list list, hypura_error *error)

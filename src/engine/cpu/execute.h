@@ -13,6 +13,7 @@
  *   router.c     how a router chooses
  *   experts.c    which experts, and their work in the order of arrival
  *   chunks.c     experts that groups of them share
+ *   sides.c      residual streams next to the first one
  *   ends.c       embeddings and logits
  *   look_up.c    rows of tables
  *   known.c      experts that follow from the tokens
@@ -33,7 +34,7 @@ hypura_status execute(struct batch *batch, struct step_list list, hypura_error *
 /* What steps start with: a buffer's rows, and the same as the input of products, whose copies in other types are kept
  * until the buffer is written. */
 float *rows_of(struct batch *batch, enum step_buffer buffer);
-struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t columns, size_t stride);
+struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t columns, size_t stride, size_t offset);
 
 /* Asks for the rows of tables that the batch wants. */
 hypura_status look_up_begin(struct batch *batch, hypura_error *error);
@@ -68,6 +69,7 @@ step_function run_pool, run_index;
 step_function run_convolve, run_scan, run_delta_net;
 step_function run_compress;
 step_function run_gather, run_gather_gated, run_agree, run_scatter;
+step_function run_predict, run_correct, run_match, run_sparse;
 step_function run_route, run_experts, run_mix, run_chunk_experts;
 
 #endif

@@ -10,7 +10,7 @@ static hypura_status choose(struct batch *batch, const struct step *step, struct
     const struct model_parameters *p = model_parameters(batch->open->model);
     struct scratch *s = &batch->scratch;
     const float *selection_bias, *scales;
-    struct matmul job = {.input = input_of(batch, r->in, p->embedding, p->embedding),
+    struct matmul job = {.input = input_of(batch, r->in, p->embedding, p->embedding, 0),
                          .tokens = batch->rows,
                          .output = s->router,
                          .output_stride = r->rule.experts};
@@ -118,7 +118,7 @@ static void compute_inner_ungated(struct batch *batch, const struct step *step, 
     for (uint32_t i = 0; i < group->count; i++) {
         uint32_t e = group->experts[i], first = s->expert_first[e];
         s->jobs[i] = (struct matmul){.weights = matrix_at(group->views[i].slices[0], up->tensor->type, columns, width),
-                                     .input = input_of(batch, x->in, columns, columns),
+                                     .input = input_of(batch, x->in, columns, columns, 0),
                                      .input_rows = s->expert_token + first,
                                      .tokens = s->expert_first[e + 1] - first,
                                      .output = out,
@@ -143,7 +143,7 @@ static void compute_inner(struct batch *batch, const struct step *step, const st
     struct scratch *s = &batch->scratch;
     size_t width = x->width;
     const struct unit *unit = model_unit(batch->open->model, x->first);
-    struct activation *input = input_of(batch, x->in, x->columns, x->columns);
+    struct activation *input = input_of(batch, x->in, x->columns, x->columns, 0);
     float *gates = rows_of(batch, BUFFER_GATE), *ups = rows_of(batch, BUFFER_UP);
     bool fused = x->gate_up_rows;
     uint32_t row = group->first;

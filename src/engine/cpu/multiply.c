@@ -59,6 +59,16 @@ static void add_rows(struct parts *parts, const struct product *products, size_t
     }
 }
 
+/* Whether a product has to do with so many rows of a tensor from "from" on. */
+static bool wanted_rows(const struct product *products, size_t count, unit_number unit, size_t from, size_t rows)
+{
+    for (size_t i = 0; i < count; i++)
+        if (products[i].unit == unit && products[i].first < from + rows &&
+            from < products[i].first + products[i].job.weights.rows)
+            return true;
+    return false;
+}
+
 static hypura_status multiply_unit(struct batch *batch, struct parts *parts, const struct product *products,
                                    size_t count, unit_number unit, hypura_error *error)
 {
@@ -67,6 +77,8 @@ static hypura_status multiply_unit(struct batch *batch, struct parts *parts, con
     size_t rows = pieces.count > 1 ? (size_t)(pieces.bytes / whole.row_bytes) : whole.rows;
     for (uint32_t piece = 0; piece < pieces.count; piece++) {
         struct store_view view;
+        if (!wanted_rows(products, count, unit, piece * rows, rows))
+            continue;
         bool full = pieces.count > 1 && parts->bytes + pieces.bytes > PARTS_BYTES;
         if (full || parts->unit_count == PARTS_MAX || parts->job_count + count > PARTS_MAX)
             compute_parts(batch, parts);
@@ -146,7 +158,7 @@ hypura_status run_multiply(struct batch *batch, const struct step *step, struct 
     struct product products[STEP_MATRICES] = {0};
     if (m->groups > 1)
         return multiply_groups(batch, step, error);
-    struct activation *input = input_of(batch, m->in, m->columns, m->stride);
+    struct activation *input = input_of(batch, m->in, m->columns, m->stride, m->offset);
     for (uint32_t i = 0; i < m->count; i++) {
         const struct step_matrix *matrix = &m->matrices[i];
         const float *bias;

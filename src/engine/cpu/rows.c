@@ -12,14 +12,15 @@ static struct input *place_of(struct batch *batch, enum step_buffer buffer)
     return &batch->scratch.inputs[buffer == BUFFER_GATE];
 }
 
-struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t columns, size_t stride)
+struct activation *input_of(struct batch *batch, enum step_buffer buffer, size_t columns, size_t stride, size_t offset)
 {
     struct input *input = place_of(batch, buffer);
-    if (input->buffer != buffer || input->columns != columns || input->stride != stride) {
-        activation_set(input->activation, rows_of(batch, buffer), batch->rows, columns, stride);
+    if (input->buffer != buffer || input->columns != columns || input->stride != stride || input->offset != offset) {
+        activation_set(input->activation, rows_of(batch, buffer) + offset, batch->rows, columns, stride);
         input->buffer = buffer;
         input->columns = columns;
         input->stride = stride;
+        input->offset = offset;
     }
     return input->activation;
 }

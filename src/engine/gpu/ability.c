@@ -36,6 +36,8 @@ static bool can_use(const struct question *q, const struct step_unit *unit)
 /* Parts of a matrix begin at rows: those must be as well placed as a matrix of their own. */
 static bool can_split(const struct question *q, const struct step_multiply *m)
 {
+    if (m->offset)
+        return false;
     for (uint32_t i = 0; i < m->count; i++) {
         const struct gguf_tensor *tensor = model_unit(q->geometry->model, m->matrices[i].unit)->slices[0].tensor;
         uint64_t row_bytes = 0;
@@ -91,7 +93,7 @@ static bool can_record(const struct question *q, const struct step *step)
 {
     struct step_unit units[STEP_UNITS];
     size_t count = step_units(step, units);
-    if (!pass_records(step->kind))
+    if (!pass_records(step->kind) || step_reads(step, BUFFER_TOKEN))
         return false;
     for (size_t i = 0; i < count; i++)
         if (!can_use(q, &units[i]))
