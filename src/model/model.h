@@ -205,11 +205,11 @@ enum tensor_role {
     ROLE_FFN_DOWN,
     ROLE_FFN_DOWN_BIAS,
     ROLE_FFN_DENSE_POST_NORM, /* of a dense feed forward beside experts */
+    ROLE_LATENT_DOWN, /* experts may work in rows of another width */
     ROLE_SHARED_ROUTER,
     ROLE_SHARED_GATE,
     ROLE_SHARED_UP,
     ROLE_SHARED_DOWN,
-    ROLE_LATENT_DOWN, /* experts may work in rows of another width */
     ROLE_EXPERT_NORM,
     ROLE_EXPERT_NORM_BIAS,
     ROLE_EXPERT_SCALE,

@@ -147,7 +147,11 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
                                                        .width = layer->value_size};
     if (has_gate(b))
         make_gate(b, BUFFER_RAW, layer->heads, layer->value_size);
+    if (layer->scans) /* before the last matrix, as they lie */
+        make_scan_of_heads(b, in, BUFFER_RAW, BUFFER_SIDE);
     multiply_output(b, ROLE_ATTENTION_OUTPUT, layer->heads * layer->value_size, out);
+    if (layer->scans)
+        add_step(b, STEP_ADD)->add = (struct step_add){.to = out, .from = BUFFER_SIDE, .scale = 1.0f};
 }
 
 /* ---- multi-head latent attention (DeepSeek-V2, 2024) ---------------------------------------------------------------

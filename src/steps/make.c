@@ -147,7 +147,7 @@ static void make_mixer(struct builder *b, enum step_buffer in, enum step_buffer 
         make_scan(b, in, out);
         break;
     case LAYER_SCAN_HEADS:
-        make_scan_of_heads(b, in, out);
+        make_scan_of_heads(b, in, BUFFER_ATTENDED, out);
         break;
     case LAYER_SCAN_BETWEEN:
         make_scan_between(b, in, out);
@@ -157,10 +157,6 @@ static void make_mixer(struct builder *b, enum step_buffer in, enum step_buffer 
         break;
     case LAYER_NO_MIXER:
         break;
-    }
-    if (b->layer->scans) {
-        make_scan_of_heads(b, in, BUFFER_SIDE);
-        add_step(b, STEP_ADD)->add = (struct step_add){.to = out, .from = BUFFER_SIDE, .scale = 1.0f};
     }
 }
 

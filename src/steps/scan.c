@@ -30,7 +30,7 @@ static void convolve(struct builder *b, struct step_rows in, uint32_t groups, ui
 }
 
 /* A scan of what was convolved; rows of it are so wide. */
-static struct step_scan *scan(struct builder *b, uint32_t row)
+static struct step_scan *scan(struct builder *b, uint32_t row, enum step_buffer out)
 {
     const struct model_parameters *p = b->p;
     struct step *step = add_step(b, STEP_SCAN);
@@ -38,7 +38,7 @@ static struct step_scan *scan(struct builder *b, uint32_t row)
                                     .write = {BUFFER_KEY, 0, p->recurrent_key_size},
                                     .read = {BUFFER_READING, 0, p->recurrent_key_size},
                                     .steps = BUFFER_DECAY,
-                                    .out = BUFFER_ATTENDED,
+                                    .out = out,
                                     .step_bias = NO_UNIT,
                                     .rates = unit_of(b, ROLE_RECURRENT_A),
                                     .skip = unit_of(b, ROLE_RECURRENT_D),
@@ -50,19 +50,15 @@ static struct step_scan *scan(struct builder *b, uint32_t row)
 }
 
 /* What came out passes a gate of so many groups of floats. */
-static void gate(struct builder *b, struct step_rows gate, uint32_t groups, uint32_t width)
+static void gate(struct builder *b, struct step_rows gate, enum step_buffer rows, uint32_t groups, uint32_t width)
 {
-    add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = GLU_SILU,
-                                                   .gate = gate,
-                                                   .up = {BUFFER_ATTENDED, 0, width},
-                                                   .out = BUFFER_ATTENDED,
-                                                   .groups = groups,
-                                                   .width = width};
+    add_step(b, STEP_GLU)->glu = (struct step_glu){
+        .kind = GLU_SILU, .gate = gate, .up = {rows, 0, width}, .out = rows, .groups = groups, .width = width};
 }
 
-static void multiply_out(struct builder *b, enum step_buffer out)
+static void multiply_out(struct builder *b, enum step_buffer rows, enum step_buffer out)
 {
-    add_matrix(b, add_multiply(b, BUFFER_ATTENDED, inner_of(b)), ROLE_RECURRENT_OUT, out);
+    add_matrix(b, add_multiply(b, rows, inner_of(b)), ROLE_RECURRENT_OUT, out);
 }
 
 /* ---- Mamba 2 (Dao and Gu, 2024) ------------------------------------------------------------------------------------
@@ -70,7 +66,7 @@ static void multiply_out(struct builder *b, enum step_buffer out)
  * One matrix gives the gate, what is convolved (the input x of the heads, and what their groups are written and read
  * with), and the steps. The gate comes before the norm of each group. */
 
-void make_scan_of_heads(struct builder *b, enum step_buffer in, enum step_buffer out)
+void make_scan_of_heads(struct builder *b, enum step_buffer in, enum step_buffer own, enum step_buffer out)
 {
     const struct model_parameters *p = b->p;
     const uint32_t inner = inner_of(b), shared = p->recurrent_heads_k * p->recurrent_key_size;
@@ -80,16 +76,16 @@ void make_scan_of_heads(struct builder *b, enum step_buffer in, enum step_buffer
     add_part(b, products, ROLE_RECURRENT_IN, BUFFER_RAW, inner, channels);
     add_part(b, products, ROLE_RECURRENT_IN, BUFFER_DECAY, inner + channels, p->recurrent_heads_v);
     convolve(b, (struct step_rows){BUFFER_RAW, 0, channels}, 1, channels, true);
-    struct step_scan *s = scan(b, channels);
+    struct step_scan *s = scan(b, channels, own);
     s->write = (struct step_rows){BUFFER_QUERY, inner, channels};
     s->read = (struct step_rows){BUFFER_QUERY, inner + shared, channels};
     s->step_bias = unit_of(b, ROLE_RECURRENT_DT_BIAS);
-    gate(b, (struct step_rows){BUFFER_VALUE, 0, inner}, 1, inner);
+    gate(b, (struct step_rows){BUFFER_VALUE, 0, inner}, own, 1, inner);
     if (unit_of(b, ROLE_RECURRENT_NORM) != NO_UNIT)
-        add_groups_norm(b, BUFFER_ATTENDED, BUFFER_ATTENDED, unit_of(b, ROLE_RECURRENT_NORM), p->recurrent_heads_k,
+        add_groups_norm(b, own, own, unit_of(b, ROLE_RECURRENT_NORM), p->recurrent_heads_k,
                         inner / p->recurrent_heads_k)
             ->norm.each = true;
-    multiply_out(b, out);
+    multiply_out(b, own, out);
 }
 
 /* ---- Mamba 1 (Gu and Dao, 2023) ------------------------------------------------------------------------------------
@@ -126,9 +122,9 @@ void make_scan(struct builder *b, enum step_buffer in, enum step_buffer out)
     add_part(b, products, ROLE_RECURRENT_IN, BUFFER_VALUE, inner, inner);
     convolve(b, (struct step_rows){BUFFER_RAW, 0, inner}, 1, inner, true);
     make_steps(b, 0, b->p->recurrent_rank);
-    scan(b, inner)->each = true;
-    gate(b, (struct step_rows){BUFFER_VALUE, 0, inner}, 1, inner);
-    multiply_out(b, out);
+    scan(b, inner, BUFFER_ATTENDED)->each = true;
+    gate(b, (struct step_rows){BUFFER_VALUE, 0, inner}, BUFFER_ATTENDED, 1, inner);
+    multiply_out(b, BUFFER_ATTENDED, out);
 }
 
 /* In the raw rows each head's gate is followed by its input. */
@@ -139,9 +135,9 @@ void make_scan_between(struct builder *b, enum step_buffer in, enum step_buffer 
     add_matrix(b, add_multiply(b, in, p->embedding), ROLE_RECURRENT_IN, BUFFER_RAW);
     convolve(b, (struct step_rows){BUFFER_RAW, width, 2 * width}, heads, width, true);
     make_steps(b, 2 * p->recurrent_key_size, 0);
-    scan(b, heads * width);
-    gate(b, (struct step_rows){BUFFER_RAW, 0, 2 * width}, heads, width);
-    multiply_out(b, out);
+    scan(b, heads * width, BUFFER_ATTENDED);
+    gate(b, (struct step_rows){BUFFER_RAW, 0, 2 * width}, BUFFER_ATTENDED, heads, width);
+    multiply_out(b, BUFFER_ATTENDED, out);
 }
 
 /* ---- short convolutions (LFM 2) ------------------------------------------------------------------------------------
@@ -168,5 +164,5 @@ void make_short_convolution(struct builder *b, enum step_buffer in, enum step_bu
                                                    .out = BUFFER_ATTENDED,
                                                    .groups = 1,
                                                    .width = width};
-    multiply_out(b, out);
+    multiply_out(b, BUFFER_ATTENDED, out);
 }

@@ -64,9 +64,9 @@ void make_sides_end(struct builder *b);
 void make_index(struct builder *b, enum step_buffer in, enum step_buffer low);
 struct step_choice choice_of_layer(const struct builder *b);
 
-/* scan.c: likewise. */
+/* scan.c: likewise; what a scan of heads gives is kept in a buffer of its own on the way. */
 void make_scan(struct builder *b, enum step_buffer in, enum step_buffer out);
-void make_scan_of_heads(struct builder *b, enum step_buffer in, enum step_buffer out);
+void make_scan_of_heads(struct builder *b, enum step_buffer in, enum step_buffer own, enum step_buffer out);
 void make_scan_between(struct builder *b, enum step_buffer in, enum step_buffer out);
 void make_short_convolution(struct builder *b, enum step_buffer in, enum step_buffer out);
 
