@@ -111,11 +111,6 @@ static float gelu_erf(float a)
     return 0.5f * a * (1.0f + erff(a * 0.70710678f));
 }
 
-static float softplus(float a)
-{
-    return (a > 0.0f ? a : 0.0f) + log1pf(expf(-fabsf(a)));
-}
-
 static inline void clamp(lanes *gate, lanes *up, float limit)
 {
     *gate = lanes_min(*gate, lanes_all(limit));
@@ -166,7 +161,7 @@ static void glu(enum glu_kind kind, float *out, const float *gate, const float *
             clamp(&g, &u, limit);
             break;
         case GLU_SOFTPLUS:
-            g = each(g, softplus);
+            g = lanes_softplus(g);
             break;
         case GLU_SITU:
             g = lanes_multiply(capped(g, alpha), lanes_sigmoid(g));
@@ -206,7 +201,7 @@ static void function(enum activation_function function, float *values, size_t co
             a = lanes_sigmoid(a);
             break;
         case FUNCTION_SOFTPLUS:
-            a = each(a, softplus);
+            a = lanes_softplus(a);
             break;
         }
         store_some(values, i, count, a);
