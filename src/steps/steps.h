@@ -404,7 +404,6 @@ struct step_scale {
 
 struct step_add {
     enum step_buffer to, from;
-    uint32_t width; /* 0: of the embedding */
     float scale;
     uint32_t width;  /* 0: that of the residual stream */
     uint32_t copies; /* rows of "to" next to each other that all get it; 0: one */

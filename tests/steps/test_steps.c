@@ -140,6 +140,33 @@ static void steps_read_what_was_written(void **state)
     each_model(look_at_writers);
 }
 
+/* ---- states --------------------------------------------------------------------------------------------------------
+ */
+
+/* What the steps of a layer keep of a sequence does not overlap, and leaves no gap; layers that say so keep something.
+ */
+static void look_at_states(void)
+{
+    for (uint32_t i = 0; i < model_parameters(model)->layers; i++) {
+        struct step_list list = steps_of_layer(steps, i);
+        size_t floats = 0;
+        for (size_t s = 0; s < list.count; s++) {
+            if (step_state(&list.steps[s]) && list.steps[s].state != floats)
+                fail_msg("%s: the state of step %zu of layer %u begins at %zu, behind %zu floats", model_name(model), s,
+                         i, list.steps[s].state, floats);
+            floats += step_state(&list.steps[s]);
+        }
+        if (model_layer(model, i)->recurrent && floats == 0)
+            fail_msg("%s: layer %u is recurrent and keeps nothing", model_name(model), i);
+    }
+}
+
+static void states_stand_side_by_side(void **state)
+{
+    (void)state;
+    each_model(look_at_states);
+}
+
 /* ---- routers -------------------------------------------------------------------------------------------------------
  */
 
@@ -290,6 +317,7 @@ int main(void)
         cmocka_unit_test(each_pattern_is_found),
         cmocka_unit_test(mixtures_begin_where_their_router_reads),
         cmocka_unit_test(says_what_it_does),
+        cmocka_unit_test(states_stand_side_by_side),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
