@@ -55,7 +55,7 @@ static void compute_choice(struct batch *batch, const struct step_chunk_experts 
     struct scratch *s = &batch->scratch;
     const size_t embedding = model_parameters(batch->open->model)->embedding, width = x->width;
     float *gate = rows_of(batch, BUFFER_GATE), *up = rows_of(batch, BUFFER_UP);
-    struct activation *input = input_of(batch, x->buffer, embedding, embedding), *inner = s->inputs[1].activation;
+    struct activation *input = input_of(batch, x->buffer, embedding, embedding, 0), *inner = s->inputs[1].activation;
     size_t jobs = add_jobs(batch, x, &m->gate, input, gate, 0);
     jobs = add_jobs(batch, x, &m->up, input, up, jobs);
     compute_matmul(batch->compute, s->jobs, jobs);
