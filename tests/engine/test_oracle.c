@@ -1,7 +1,7 @@
 /* The forward pass against llama.cpp's logits of small models, one an architecture and one a tensor type.
  *
- * With HYPURA_ORACLE in the environment (the folder of the whole reference set) every model there that this program
- * supports is looked at; else those that the repository carries. */
+ * With HYPURA_ORACLE in the environment (the folder of the whole reference set) every model there is looked at; else
+ * those that the repository carries. */
 #include "reference.h"
 
 #include <dirent.h>
@@ -177,8 +177,7 @@ static void agrees_with_the_reference(void **state)
                 check_reference(names[i], &endings[e]);
             checked++;
         } else {
-            print_message("# %-28s left out: %.150s\n", names[i], test_error.message);
-            assert_non_null(getenv("HYPURA_ORACLE")); /* the repository carries only what is supported */
+            complain("%s: %.150s\n", names[i], test_error.message);
         }
         free(names[i]);
     }
