@@ -171,10 +171,13 @@ void make_latent_attention(struct builder *b, enum step_buffer in, enum step_buf
     const enum step_buffer latents = whole ? BUFFER_LATENTS : BUFFER_KEY;
 
     struct step *products = add_multiply(b, in, p->embedding);
-    add_matrix(b, products, low ? ROLE_ATTENTION_Q_A : ROLE_ATTENTION_Q, low ? BUFFER_ATTENDED : BUFFER_QUERY);
-    add_matrix(b, products, ROLE_ATTENTION_KV_A, latents);
+    if (!low)
+        add_matrix(b, products, ROLE_ATTENTION_Q, BUFFER_QUERY);
     if (gated)
         add_matrix(b, products, ROLE_ATTENTION_GATE, BUFFER_GATE);
+    if (low)
+        add_matrix(b, products, ROLE_ATTENTION_Q_A, BUFFER_ATTENDED);
+    add_matrix(b, products, ROLE_ATTENTION_KV_A, latents);
     if (low) {
         add_groups_norm(b, BUFFER_ATTENDED, BUFFER_ATTENDED, unit_of(b, ROLE_ATTENTION_Q_A_NORM), 1, p->q_rank);
         add_matrix(b, add_multiply(b, BUFFER_ATTENDED, p->q_rank), ROLE_ATTENTION_Q_B, BUFFER_QUERY);
