@@ -1,0 +1,323 @@
+/* What each kind of step gives on a GPU is what the CPU gives: both carry out the same single step on the same rows.
+ * Without a device the tests say skipped. */
+#include "gpu_engine.h"
+
+#include "engine/cpu/execute.h"
+
+#define MOST_ROWS 20
+
+/* The same model on either side, in the middle of a batch. */
+struct pair {
+    struct engine *cpu, *gpu;
+    const char *name;
+    size_t rows;
+    uint32_t embedding;
+    struct gpu_buffer *back;
+    struct random random;
+    double worst;
+    uint32_t compared[STEP_KINDS + 1];
+};
+
+static size_t width_of(const struct pair *pair, enum step_buffer buffer)
+{
+    return pair->cpu->open.geometry.widths[buffer];
+}
+
+static void open_pair(struct pair *pair, const char *name)
+{
+    struct engine_options options;
+    struct setting setting = {.kv_type = TENSOR_F32};
+    *pair = (struct pair){.name = name};
+    set_options(&options, &setting);
+    options.gpu = "none";
+    assert_ok(engine_open(&pair->cpu, model_path(name), &options, &test_error));
+    pair->gpu = open_with(name, &setting);
+    pair->embedding = model_parameters(engine_model(pair->cpu))->embedding;
+    size_t widest = 0;
+    for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++)
+        widest = widest > width_of(pair, buffer) ? widest : width_of(pair, buffer);
+    widest = widest > 16 * pair->embedding ? widest : 16 * pair->embedding; /* what experts give */
+    assert_ok(gpu_buffer_create(pair->gpu->open.gpu, &pair->back, widest * MOST_ROWS * sizeof(float), GPU_READBACK,
+                                &test_error));
+    random_seed(&pair->random, 5);
+}
+
+static void close_pair(struct pair *pair)
+{
+    gpu_buffer_destroy(pair->gpu->open.gpu, pair->back);
+    engine_close(pair->cpu);
+    close_silent(pair->gpu);
+}
+
+/* Positions, spans and ropes as in a first batch of so many tokens; nothing is held of it. */
+static void begin_batch(struct pair *pair, size_t rows)
+{
+    int32_t tokens[TOKENS];
+    struct engine *engines[] = {pair->cpu, pair->gpu};
+    size_t vocabulary = model_parameters(engine_model(pair->cpu))->vocabulary;
+    float *logits = calloc(rows * vocabulary, sizeof *logits);
+    pair->rows = rows;
+    prompt_of(tokens);
+    for (size_t i = 0; i < COUNT_OF(engines); i++) {
+        engine_truncate(engines[i], 0, 0);
+        feed(engines[i], 0, tokens, rows, SIZE_MAX, logits);
+        engine_truncate(engines[i], 0, 0);
+        store_begin(engines[i]->open.store);
+    }
+    free(logits);
+}
+
+static void end_batch(struct pair *pair)
+{
+    store_abandon(pair->cpu->open.store);
+    store_abandon(pair->gpu->open.store);
+}
+
+/* The same random floats on both sides. */
+static void fill_floats(struct pair *pair, float *here, struct gpu_range there, size_t count)
+{
+    struct gpu *gpu = pair->gpu->open.gpu;
+    gpu_ticket ticket;
+    if (!here || count == 0)
+        return;
+    for (size_t i = 0; i < count; i++)
+        here[i] = (float)random_normal(&pair->random);
+    assert_ok(gpu_upload(gpu, there, here, count * sizeof *here, &ticket, &test_error));
+    assert_ok(gpu_upload_wait(gpu, ticket, &test_error));
+}
+
+/* All buffers, and what experts gave. */
+static void fill(struct pair *pair)
+{
+    struct batch *cpu = &pair->cpu->batch, *gpu = &pair->gpu->batch;
+    size_t used = model_parameters(engine_model(pair->cpu))->experts_used;
+    gpu_pass_begin(gpu);
+    forget_inputs(cpu, UINT32_MAX);
+    for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++)
+        fill_floats(pair, cpu->scratch.buffers[buffer], gpu->pass->rows[buffer], pair->rows * width_of(pair, buffer));
+    fill_floats(pair, cpu->scratch.expert_out, gpu->pass->expert_out, pair->rows * used * pair->embedding);
+    /* What goes to the device when its layers begin. */
+    static const enum step_buffer sent[] = {BUFFER_HIDDEN, BUFFER_BANK};
+    for (size_t i = 0; i < COUNT_OF(sent); i++)
+        if (width_of(pair, sent[i]))
+            memcpy(gpu->scratch.buffers[sent[i]], cpu->scratch.buffers[sent[i]],
+                   pair->rows * width_of(pair, sent[i]) * sizeof(float));
+}
+
+/* Carries out steps here, and what stands for them there. */
+static void run(struct pair *pair, struct step_list here, const struct step *there)
+{
+    struct batch *gpu = &pair->gpu->batch;
+    assert_ok(execute(&pair->cpu->batch, here, &test_error));
+    pass_to_device(gpu);
+    assert_ok(pass_record_steps(gpu, (struct step_list){there, 1}, &test_error));
+    assert_ok(pass_finish(gpu, &test_error));
+}
+
+static const void *bring(struct pair *pair, struct gpu_range from, size_t bytes)
+{
+    struct batch *gpu = &pair->gpu->batch;
+    pass_record(gpu->pass);
+    gpu_copy(gpu->pass->gpu, (struct gpu_range){pair->back, 0}, from, bytes);
+    assert_ok(pass_finish(gpu, &test_error));
+    return gpu_buffer_mapped(pair->back);
+}
+
+/* Where weights are quantised the CPU rounds what meets them to 8 bits, a device in few rows only. */
+static double most_apart(const struct pair *pair, const struct step *step)
+{
+    const struct model *model = pair->cpu->open.model;
+    struct step_unit units[STEP_UNITS + 1];
+    size_t count = step_units(step, units);
+    if (step->kind == STEP_EXPERTS)
+        units[count++].unit = step->experts.first;
+    for (size_t i = 0; i < count; i++)
+        if (tensor_type_info(model_unit(model, units[i].unit)->slices[0].tensor->type)->block_size > 1)
+            return 0.15;
+    return 5e-3;
+}
+
+/* Measured by the root mean square: single elements may come to nearly nothing. */
+static void compare(struct pair *pair, const struct step *step, const float *expected, struct gpu_range found,
+                    size_t count)
+{
+    const float *there = bring(pair, found, count * sizeof *expected);
+    double square = 0, most = 0;
+    for (size_t i = 0; i < count; i++) {
+        double apart = fabs((double)there[i] - (double)expected[i]);
+        square += (double)expected[i] * (double)expected[i];
+        most = isnan(apart) || apart > most ? apart : most;
+    }
+    double relative = most / (sqrt(square / (double)count) + 1e-9);
+    if (!(relative < most_apart(pair, step)))
+        fail_msg("%s, layer %d, %zu rows: %s is %g apart on the GPU", pair->name, step->layer, pair->rows,
+                 step_name(step->kind), relative);
+    pair->worst = relative > pair->worst ? relative : pair->worst;
+    pair->compared[step->kind]++;
+}
+
+static void compare_buffer(struct pair *pair, const struct step *step, enum step_buffer buffer, size_t width)
+{
+    struct batch *gpu = &pair->gpu->batch;
+    if (gpu->pass->state[buffer] != ROWS_HALVES)
+        compare(pair, step, pair->cpu->batch.scratch.buffers[buffer], gpu->pass->rows[buffer], pair->rows * width);
+}
+
+/* Of recurrence and heads not what is theirs alone: keys and values go to the cache, which attention reads later. */
+static void compare_results(struct pair *pair, const struct step *step)
+{
+    const struct scratch *s = &pair->cpu->batch.scratch;
+    const struct gpu_pass *pass = pair->gpu->batch.pass;
+    struct step_touch touches[STEP_TOUCHES];
+    size_t count = step_touches(step, pair->embedding, touches);
+    if (step->kind == STEP_ROUTE) {
+        size_t choices = pair->rows * step->route.rule.used;
+        assert_memory_equal(bring(pair, pass->chosen, choices * sizeof *s->chosen), s->chosen,
+                            choices * sizeof *s->chosen);
+        compare(pair, step, s->chosen_weights, pass->weights, choices);
+        return;
+    }
+    if (step->kind == STEP_EXPERTS) {
+        compare(pair, step, s->expert_out, pass->expert_out, pair->rows * step->experts.used * pair->embedding);
+        return;
+    }
+    for (size_t t = 0; t < count; t++) {
+        bool counts = step->kind == STEP_HEADS       ? touches[t].buffer == step->heads.query.buffer
+                      : step->kind == STEP_DELTA_NET ? touches[t].buffer == step->delta_net.out
+                      : step->kind == STEP_CONVOLVE  ? touches[t].buffer == step->convolve.out
+                      : step->kind == STEP_SCAN      ? touches[t].buffer == step->scan.out
+                                                     : true;
+        if (touches[t].writes && counts)
+            compare_buffer(pair, step, touches[t].buffer, touches[t].width);
+    }
+}
+
+/* What a device does in one between a branch and the next product. */
+static bool is_between(const struct step *step)
+{
+    return step->kind == STEP_MIX || step->kind == STEP_SCALE_ROWS || step->kind == STEP_SCALE ||
+           step->kind == STEP_ADD || step->kind == STEP_NORM;
+}
+
+/* After a branch was added: what else belongs to that, and not to the next one. */
+static bool follows(const struct step *step)
+{
+    return step->kind == STEP_SCALE || (step->kind == STEP_NORM && step->norm.in == BUFFER_HIDDEN);
+}
+
+/* The same here: its steps, and of a layer whose mix weighs shared experts what weighs them before. */
+static void compare_residual(struct pair *pair, struct step_list layer, struct step_list between,
+                             const struct step *residual)
+{
+    const struct step_residual *r = &residual->residual;
+    struct step here[16];
+    size_t count = 0;
+    for (size_t i = 0; r->mixes && r->mix.gates != BUFFER_NONE && i < layer.count; i++) {
+        const struct step *step = &layer.steps[i];
+        if (step->kind == STEP_SCALE_ROWS || (step->kind == STEP_FUNCTION && step->function.buffer == r->mix.gates))
+            here[count++] = *step;
+    }
+    assert_true(count + between.count <= COUNT_OF(here));
+    memcpy(here + count, between.steps, between.count * sizeof *here);
+    fill(pair);
+    run(pair, (struct step_list){here, count + between.count}, residual);
+    compare_buffer(pair, residual, r->to, pair->embedding);
+    if (r->out != BUFFER_NONE)
+        compare_buffer(pair, residual, r->out, pair->embedding);
+}
+
+static void compare_one(struct pair *pair, const struct step *step)
+{
+    fill(pair);
+    run(pair, (struct step_list){step, 1}, step);
+    compare_results(pair, step);
+}
+
+/* Each step alone; functions of elements are not all there (see compare_function). */
+static void compare_layer(struct pair *pair, uint32_t layer)
+{
+    struct step_list list = steps_of_layer(pair->cpu->open.steps, layer);
+    struct step *fused;
+    size_t fused_count, at = 0, count;
+    assert_ok(steps_fuse(list, false, &fused, &fused_count, &test_error));
+    for (size_t i = 0; i < list.count; i += count) {
+        const struct step *step = &list.steps[i];
+        bool adds = false;
+        for (count = 0; i + count < list.count && is_between(&step[count]); count++) {
+            if (adds && !follows(&step[count]))
+                break;
+            adds = adds || step[count].kind == STEP_ADD;
+        }
+        if (adds && step->kind == STEP_MIX)
+            compare_one(pair, step);
+        if (adds) {
+            while (at < fused_count && fused[at].kind != STEP_RESIDUAL)
+                at++;
+            assert_true(at < fused_count);
+            compare_residual(pair, list, (struct step_list){step, count}, &fused[at++]);
+            continue;
+        }
+        count = 1;
+        if (!pass_records(step->kind) || step->kind == STEP_FUNCTION)
+            continue;
+        compare_one(pair, step);
+    }
+    memory_free(fused);
+}
+
+/* A function of elements has no units: any model has room for it. */
+static void compare_function(struct pair *pair)
+{
+    struct step steps[2] = {{.kind = STEP_FUNCTION,
+                             .reads = 1u << BUFFER_BRANCH,
+                             .writes = 1u << BUFFER_BRANCH,
+                             .function = {FUNCTION_GELU, BUFFER_BRANCH, pair->embedding}},
+                            {.kind = STEP_KINDS}};
+    fill(pair);
+    run(pair, (struct step_list){steps, 1}, steps);
+    compare_results(pair, steps);
+}
+
+static void each_kind_gives_what_the_cpu_gives(void **state)
+{
+    (void)state;
+    device_or_skip();
+    /* The last ones are in the whole reference set only. */
+    static const char *const further[] = {"falcon-h1", "kimi-k3"};
+    char whole[COUNT_OF(further)][4096] = {""};
+    for (size_t i = 0; getenv("HYPURA_ORACLE") && i < COUNT_OF(further); i++)
+        snprintf(whole[i], sizeof whole[i], "%s/models/%s.gguf", getenv("HYPURA_ORACLE"), further[i]);
+    const char *const names[] = {"llama",     "gpt-oss",          "mixtral", "gemma2", "deepseek2-v3",
+                                 "qwen3next", "deepseek2-legacy", whole[0],  whole[1]};
+    uint32_t compared[STEP_KINDS + 1] = {0};
+    for (size_t m = 0; m < COUNT_OF(names) && names[m][0]; m++) {
+        struct pair pair;
+        open_pair(&pair, names[m]);
+        assert_non_null(pair.gpu->batch.pass);
+        for (int many = 0; many < 2; many++) {
+            begin_batch(&pair, many ? MOST_ROWS : 5);
+            for (uint32_t i = 0; i < model_parameters(engine_model(pair.cpu))->layers; i++)
+                if (gpu_pass_has(&pair.gpu->batch, i))
+                    compare_layer(&pair, i);
+            if (m == 0)
+                compare_function(&pair);
+            end_batch(&pair);
+        }
+        print_message("# %-16s at most %.2g apart\n", names[m], pair.worst);
+        for (size_t kind = 0; kind < STEP_KINDS; kind++)
+            compared[kind] += pair.compared[kind];
+        close_pair(&pair);
+    }
+    for (enum step_kind kind = 0; kind < STEP_KINDS; kind++)
+        if (pass_records(kind) && compared[kind] == 0 && !whole[0][0])
+            print_message("# %s is compared with the whole reference set (HYPURA_ORACLE)\n", step_name(kind));
+        else if (pass_records(kind) && compared[kind] == 0)
+            fail_msg("a GPU has commands for %s, and no model here has such a step", step_name(kind));
+}
+
+int main(void)
+{
+    setenv("HYPURA_GPU_VALIDATE", "1", 0);
+    const struct CMUnitTest tests[] = {cmocka_unit_test(each_kind_gives_what_the_cpu_gives)};
+    return cmocka_run_group_tests(tests, find_device, NULL);
+}
