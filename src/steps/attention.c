@@ -336,9 +336,12 @@ void make_channel_delta_net(struct builder *b, enum step_buffer in, enum step_bu
     add_matrix(b, products, ROLE_RECURRENT_BETA, BUFFER_BETA);
     products = add_multiply(b, in, p->embedding);
     add_matrix(b, products, ROLE_RECURRENT_DECAY_A, low_decay ? BUFFER_LATENTS : BUFFER_DECAY);
+    if (low_decay) { /* in the order of the units, which streams follow */
+        multiply_low_rank(b, BUFFER_LATENTS, ROLE_RECURRENT_DECAY_B, BUFFER_DECAY);
+        products = add_multiply(b, in, p->embedding);
+    }
     add_matrix(b, products, plain_gate ? ROLE_RECURRENT_GATE : ROLE_RECURRENT_GATE_A,
                low_gate ? BUFFER_ATTENDED : BUFFER_GATE);
-    multiply_low_rank(b, BUFFER_LATENTS, ROLE_RECURRENT_DECAY_B, BUFFER_DECAY);
     multiply_low_rank(b, BUFFER_ATTENDED, ROLE_RECURRENT_GATE_B, BUFFER_GATE);
 
     add_step(b, STEP_DELTA_NET)->delta_net =

@@ -44,11 +44,11 @@ static void compress(struct builder *b, enum step_buffer values, uint32_t size, 
 static void make_search(struct builder *b, enum step_buffer in)
 {
     const struct model_parameters *p = b->p;
-    add_matrix(b, add_multiply(b, BUFFER_ATTENDED, p->q_rank), ROLE_INDEX_Q_B, BUFFER_INDEX_QUERY);
     struct step *products = add_multiply(b, in, p->embedding);
     add_matrix(b, products, ROLE_INDEX_COMPRESS_KV, BUFFER_INDEX_KEY);
     add_matrix(b, products, ROLE_INDEX_COMPRESS_GATE, BUFFER_RAW);
     add_matrix(b, products, ROLE_INDEX_WEIGHTS, BUFFER_INDEX_WEIGHT);
+    add_matrix(b, add_multiply(b, BUFFER_ATTENDED, p->q_rank), ROLE_INDEX_Q_B, BUFFER_INDEX_QUERY);
     compress(b, BUFFER_INDEX_KEY, p->index_size, unit_of(b, ROLE_INDEX_COMPRESS_BIAS),
              unit_of(b, ROLE_INDEX_COMPRESS_NORM), INDEX_PLANE);
     struct step_heads queries = turned_heads(b);
