@@ -701,10 +701,16 @@ static bool add_headers(struct exchange *exchange, struct MHD_Response *response
 
 static enum MHD_Result queue_answer(struct exchange *exchange)
 {
-    static char empty[1];
-    const char *words = exchange->streaming ? NULL : exchange->last_words;
-    const char *text = words ? words : exchange->out.data ? exchange->out.data : empty;
-    size_t size = words ? strlen(words) : exchange->out.size;
+    const char *text = "";
+    size_t size = 0;
+    /* What a stream has so far is its writer's, who goes on. */
+    if (!exchange->streaming && exchange->last_words) {
+        text = exchange->last_words;
+        size = strlen(text);
+    } else if (!exchange->streaming && exchange->out.data) {
+        text = exchange->out.data;
+        size = exchange->out.size;
+    }
     bool small = !exchange->streaming && size <= 1024 * 1024;
     struct MHD_Response *response =
         small ? mhd.create_response_from_buffer(size, (void *)(uintptr_t)text, MHD_RESPMEM_MUST_COPY)

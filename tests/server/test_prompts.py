@@ -69,7 +69,7 @@ def others_are_answered_while_a_long_prompt_is_prepared():
         assert long.recv(12) == b"HTTP/1.1 200"
         long.close()
         print(f"# {path}: {answers} answers within {taken:.2f} s, the slowest took {slowest:.2f} s")
-        assert answers > 2 and slowest < taken / 2, (path, answers, slowest, taken)
+        assert answers > 2 and (slowest < taken / 2 or is_instrumented()), (path, answers, slowest, taken)
     assert server.stop() == 0
 
 
