@@ -154,8 +154,8 @@ struct step_multiply {
     enum step_buffer in;
     uint32_t columns, stride; /* of the input's rows */
     uint32_t offset;          /* of the first column */
-    /* The input's rows are so many groups of columns, and so are the matrix's rows, of which there is one: each meets
-     * its own. 1: all of both. */
+    /* 1, or a number of groups: then there is one matrix, and each group of its rows meets its own group of the input's
+     * columns only. */
     uint32_t groups; /* at most STEP_GROUPS */
     uint32_t count;
     struct step_matrix matrices[STEP_MATRICES];
