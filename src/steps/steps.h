@@ -12,8 +12,8 @@
  *     (steps_multiplies), and "hypura inspect --layers" prints it (step_describe).
  *
  * A step reads only what steps before it wrote. Rows of a batch never see each other but in STEP_INDEX, STEP_ATTEND,
- * STEP_ATTEND_LATENT and those that keep a state (step_state), through what the sequence keeps. No buffer but HIDDEN and CHOSEN carries
- * anything from one layer to the next.
+ * STEP_ATTEND_LATENT and those that keep a state (step_state), through what the sequence keeps. No buffer but HIDDEN
+ * and CHOSEN carries anything from one layer to the next.
  *
  * Adding a mechanism: a kind here with its struct, a function that makes it next to its kin, its row in describe.c and
  * in uses.c, one function in engine/cpu, and, for a GPU, one in engine/gpu and its row in steps_on_device.
