@@ -1,11 +1,6 @@
 #include "compute/cpu/convolution.h"
 #include "compute/cpu/lanes.h"
 
-static inline lanes load_some(const float *from, size_t count)
-{
-    return count >= LANES ? lanes_load(from) : lanes_load_part(from, count, 0.0f);
-}
-
 /* LANES channels of a group from "first" on, of which "some" are there. */
 static void convolve_lanes(const struct convolution *c, size_t group, size_t first, size_t some)
 {
@@ -19,14 +14,14 @@ static void convolve_lanes(const struct convolution *c, size_t group, size_t fir
         weights[tap] = lanes_load(part);
     }
     if (c->bias)
-        bias = load_some(c->bias + channel, some);
+        bias = lanes_load_some(c->bias + channel, some);
     for (size_t row = 0; row < c->rows; row++) {
         lanes sum = lanes_all(0.0f);
         for (size_t tap = 0; tap < c->taps; tap++) {
             size_t index = row + tap * step; /* counted from the first that was kept */
             const float *from =
                 index < back ? c->before + index * c->channels + channel : input + (index - back) * c->stride;
-            sum = lanes_fma(load_some(from, some), weights[tap], sum);
+            sum = lanes_fma(lanes_load_some(from, some), weights[tap], sum);
         }
         if (c->bias)
             sum = lanes_add(sum, bias);

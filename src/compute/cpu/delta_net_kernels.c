@@ -3,19 +3,6 @@
 
 #include <math.h>
 
-static inline lanes load_some(const float *from, size_t count)
-{
-    return count >= LANES ? lanes_load(from) : lanes_load_part(from, count, 0.0f);
-}
-
-static inline void store_some(float *to, lanes a, size_t count)
-{
-    if (count >= LANES)
-        lanes_store(to, a);
-    else
-        lanes_store_part(to, a, count);
-}
-
 /* ---- convolution ------------------------------------------------------------------------------------------------- */
 
 /* The inputs of a part, from the one taps - 1 rows back. */
@@ -44,8 +31,8 @@ static void convolve(const struct delta_net *net, size_t part, size_t first, siz
         for (size_t row = 0; row < net->rows; row++) {
             lanes sum = lanes_all(0.0f);
             for (size_t tap = 0; tap < net->taps; tap++)
-                sum = lanes_fma(load_some(input_at(net, before, part, row + tap) + c, some), weights[tap], sum);
-            store_some(out + row * channels + c, sum, some);
+                sum = lanes_fma(lanes_load_some(input_at(net, before, part, row + tap) + c, some), weights[tap], sum);
+            lanes_store_some(out + row * channels + c, sum, some);
         }
     }
 }
@@ -57,7 +44,7 @@ static void normalise(const struct delta_net *net, size_t row)
     for (size_t h = 0; h < 2 * net->heads_k; h++, head += size) {
         lanes sum = lanes_all(0.0f);
         for (size_t i = 0; i < size; i += LANES) {
-            lanes a = load_some(head + i, size - i);
+            lanes a = lanes_load_some(head + i, size - i);
             sum = lanes_fma(a, a, sum);
         }
         float squares = lanes_fold_add(sum);
@@ -65,7 +52,8 @@ static void normalise(const struct delta_net *net, size_t row)
         if (h < net->heads_k)
             factor /= sqrtf((float)size);
         for (size_t i = 0; i < size; i += LANES)
-            store_some(head + i, lanes_multiply(load_some(head + i, size - i), lanes_all(factor)), size - i);
+            lanes_store_some(head + i, lanes_multiply(lanes_load_some(head + i, size - i), lanes_all(factor)),
+                             size - i);
     }
 }
 
@@ -95,12 +83,12 @@ static inline void run_columns(const struct delta_net *net, size_t head, size_t 
             if (by_channel)
                 decay = lanes_all(decays[k]);
             for (size_t g = 0; g < groups; g++) {
-                lanes kept = load_some(old + k * values + g * LANES, g + 1 < groups ? LANES : last);
+                lanes kept = lanes_load_some(old + k * values + g * LANES, g + 1 < groups ? LANES : last);
                 delta[g] = lanes_fma(lanes_multiply(kept, decay), lanes_all(key[k]), delta[g]);
             }
         }
         for (size_t g = 0; g < groups; g++) {
-            lanes wanted = load_some(value + g * LANES, g + 1 < groups ? LANES : last);
+            lanes wanted = lanes_load_some(value + g * LANES, g + 1 < groups ? LANES : last);
             delta[g] = lanes_multiply(lanes_subtract(wanted, delta[g]), beta);
         }
         for (size_t k = 0; k < keys; k++) {
@@ -108,14 +96,14 @@ static inline void run_columns(const struct delta_net *net, size_t head, size_t 
                 decay = lanes_all(decays[k]);
             for (size_t g = 0; g < groups; g++) {
                 size_t some = g + 1 < groups ? LANES : last;
-                lanes kept = lanes_multiply(load_some(old + k * values + g * LANES, some), decay);
+                lanes kept = lanes_multiply(lanes_load_some(old + k * values + g * LANES, some), decay);
                 lanes now = lanes_fma(lanes_all(key[k]), delta[g], kept);
-                store_some(matrix + k * values + g * LANES, now, some);
+                lanes_store_some(matrix + k * values + g * LANES, now, some);
                 answer[g] = lanes_fma(lanes_all(query[k]), now, answer[g]);
             }
         }
         for (size_t g = 0; g < groups; g++)
-            store_some(out + g * LANES, answer[g], g + 1 < groups ? LANES : last);
+            lanes_store_some(out + g * LANES, answer[g], g + 1 < groups ? LANES : last);
     }
 }
 
@@ -140,11 +128,11 @@ static void decay(const struct delta_decay *d, size_t row)
         for (size_t i = 0; i < d->size; i += LANES) {
             size_t some = d->size - i;
             float *to = values + h * d->size + i;
-            lanes f = lanes_add(load_some(to, some), load_some(d->bias + h * d->size + i, some));
+            lanes f = lanes_add(lanes_load_some(to, some), lanes_load_some(d->bias + h * d->size + i, some));
             lanes g = d->bounded ? lanes_multiply(lanes_all(d->bound),
                                                   lanes_sigmoid(lanes_multiply(lanes_all(fabsf(d->rate[h])), f)))
                                  : lanes_multiply(lanes_all(d->rate[h]), lanes_softplus(f));
-            store_some(to, lanes_exp(g), some);
+            lanes_store_some(to, lanes_exp(g), some);
         }
 }
 

@@ -44,6 +44,20 @@ static inline void lanes_store_part(float *to, lanes a, size_t count)
     memcpy(to, part, count * sizeof *to);
 }
 
+/* All lanes, or of the last elements as many as there are. */
+static inline lanes lanes_load_some(const float *from, size_t count)
+{
+    return count >= LANES ? lanes_load(from) : lanes_load_part(from, count, 0.0f);
+}
+
+static inline void lanes_store_some(float *to, lanes a, size_t count)
+{
+    if (count >= LANES)
+        lanes_store(to, a);
+    else
+        lanes_store_part(to, a, count);
+}
+
 /* e to the power of a, within about 1 ulp; 0 below -104, infinity above 88.8. Reduction by Cody and Waite, then a
  * polynomial (Taylor's terms with the last two fitted) on [-ln 2 / 2, ln 2 / 2]. */
 static inline lanes lanes_exp(lanes a)

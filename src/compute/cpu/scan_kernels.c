@@ -5,19 +5,6 @@
 #define BLOCK 32
 #define PART 4
 
-static inline lanes load_some(const float *from, size_t count)
-{
-    return count >= LANES ? lanes_load(from) : lanes_load_part(from, count, 0.0f);
-}
-
-static inline void store_some(float *to, lanes a, size_t count)
-{
-    if (count >= LANES)
-        lanes_store(to, a);
-    else
-        lanes_store_part(to, a, count);
-}
-
 /* What a block's rows bring to LANES channels. */
 struct block {
     size_t first, rows;
@@ -30,8 +17,8 @@ static void end_block(const struct scan *s, const struct block *block, size_t ch
 {
     for (size_t r = 0; r < block->rows; r++) {
         size_t row = block->first + r;
-        lanes x = load_some(s->input + row * s->input_stride + channel, some);
-        store_some(s->output + row * s->heads * s->width + channel, lanes_fma(x, skip, block->sums[r]), some);
+        lanes x = lanes_load_some(s->input + row * s->input_stride + channel, some);
+        lanes_store_some(s->output + row * s->heads * s->width + channel, lanes_fma(x, skip, block->sums[r]), some);
     }
 }
 
@@ -43,7 +30,7 @@ static inline void pass_part(const struct scan *s, struct block *block, const fl
 {
     lanes state[PART];
     for (size_t i = 0; i < count; i++)
-        state[i] = load_some(from + i * s->width, some);
+        state[i] = lanes_load_some(from + i * s->width, some);
     for (size_t r = 0; r < block->rows; r++) {
         const float *write = s->write + (block->first + r) * s->write_stride + group * s->size + n;
         const float *read = s->read + (block->first + r) * s->read_stride + group * s->size + n;
@@ -55,7 +42,7 @@ static inline void pass_part(const struct scan *s, struct block *block, const fl
         block->sums[r] = sum;
     }
     for (size_t i = 0; i < count; i++)
-        store_some(to + i * s->width, state[i], some);
+        lanes_store_some(to + i * s->width, state[i], some);
 }
 
 static void run_lanes(const struct scan *s, size_t head, size_t first, size_t some)
@@ -72,7 +59,7 @@ static void run_lanes(const struct scan *s, size_t head, size_t first, size_t so
             float step = s->steps[row * s->heads + head];
             block.decay[r] = lanes_exp(lanes_all(step * s->rates[head]));
             block.added[r] =
-                lanes_multiply(load_some(s->input + row * s->input_stride + channel, some), lanes_all(step));
+                lanes_multiply(lanes_load_some(s->input + row * s->input_stride + channel, some), lanes_all(step));
             block.sums[r] = lanes_all(0.0f);
         }
         size_t n = 0;
@@ -89,21 +76,22 @@ static void run_lanes(const struct scan *s, size_t head, size_t first, size_t so
 static void run_lanes_each(const struct scan *s, size_t first, size_t some)
 {
     const float *from = s->state;
-    lanes skip = load_some(s->skip + first, some);
+    lanes skip = lanes_load_some(s->skip + first, some);
     struct block block;
     for (block.first = 0; block.first < s->rows; block.first += BLOCK, from = s->next) {
         block.rows = MIN((size_t)BLOCK, s->rows - block.first);
         for (size_t r = 0; r < block.rows; r++) {
             size_t row = block.first + r;
-            block.decay[r] = load_some(s->steps + row * s->heads + first, some);
-            block.added[r] = lanes_multiply(load_some(s->input + row * s->input_stride + first, some), block.decay[r]);
+            block.decay[r] = lanes_load_some(s->steps + row * s->heads + first, some);
+            block.added[r] =
+                lanes_multiply(lanes_load_some(s->input + row * s->input_stride + first, some), block.decay[r]);
             block.sums[r] = lanes_all(0.0f);
         }
         for (size_t n = 0; n < s->size; n++) {
             float part[LANES];
             for (size_t i = 0; i < LANES; i++)
                 part[i] = i < some ? s->rates[(first + i) * s->size + n] : 0.0f;
-            lanes rates = lanes_load(part), state = load_some(from + n * s->heads + first, some);
+            lanes rates = lanes_load(part), state = lanes_load_some(from + n * s->heads + first, some);
             for (size_t r = 0; r < block.rows; r++) {
                 size_t row = block.first + r;
                 lanes decay = lanes_exp(lanes_multiply(block.decay[r], rates));
@@ -111,7 +99,7 @@ static void run_lanes_each(const struct scan *s, size_t first, size_t some)
                                   lanes_multiply(state, decay));
                 block.sums[r] = lanes_fma(lanes_all(s->read[row * s->read_stride + n]), state, block.sums[r]);
             }
-            store_some(s->next + n * s->heads + first, state, some);
+            lanes_store_some(s->next + n * s->heads + first, state, some);
         }
         end_block(s, &block, first, skip, some);
     }
