@@ -15,6 +15,7 @@ import time
 
 HYPURA, SOURCE = sys.argv[1], sys.argv[2]
 sys.path.append(os.path.join(SOURCE, "tests"))
+from patience import PATIENCE
 from tap import run_tests, tests_of
 
 MODEL = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
@@ -52,7 +53,7 @@ def environment():
 
 
 def batch(source, target, *more, status=0, before=None, stdin=None):
-    result = subprocess.run(command(source, target, *more), capture_output=True, timeout=120, env=environment(),
+    result = subprocess.run(command(source, target, *more), capture_output=True, timeout=120 * PATIENCE, env=environment(),
                             preexec_fn=before, input=stdin)
     assert result.returncode == status, (result.returncode, result.stderr[-600:])
     assert result.stdout == b"", result.stdout
@@ -64,7 +65,7 @@ def start(source, target, *more):
 
 
 def wait_for(condition, process):
-    end = time.time() + 60
+    end = time.time() + 60 * PATIENCE
     while not condition():
         assert process.poll() is None and time.time() < end, process.poll()
         time.sleep(0.01)
@@ -162,9 +163,9 @@ def after_an_interrupt_it_goes_on_and_nothing_is_lost_or_done_twice():
     wait_for(lambda: os.path.exists(path("out")) and count("out") == 12, process)  # all but the endless one
     process.send_signal(signal.SIGINT)
     begun = time.time()
-    err = process.communicate(timeout=30)[1].decode()
+    err = process.communicate(timeout=30 * PATIENCE)[1].decode()
     assert process.returncode == 130 and "the same command goes on" in err, err
-    assert time.time() - begun < 10
+    assert time.time() - begun < 10 * PATIENCE
     kept = open(path("out")).readlines()
     assert len(kept) == 12 and all(json.loads(line)["answer"] for line in kept)
     # Killed in the middle of a line, in a run that had no time to put the lines in order.
@@ -244,7 +245,7 @@ def a_byte_order_mark_is_no_part_of_the_first_line():
         process.stdin.write(piece)
         process.stdin.flush()
         time.sleep(0.1)
-    process.communicate(timeout=60)
+    process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 0 and read("pieces") == plain
 
 
@@ -255,14 +256,14 @@ def a_pipe_and_a_link_will_do():
     batch("-", "link", "--max-tokens", 4, "--parallel", 1, stdin=text)
     assert os.path.islink(path("link")) and read("linked") == read("from-pipe") and len(read("linked")) == 3
     out = subprocess.run([*command("-", "x", "--max-tokens", 4)[:-4], "--output", "/dev/stdout", "--max-tokens", "4"], input=text,
-                         capture_output=True, env=environment(), timeout=60)
+                         capture_output=True, env=environment(), timeout=60 * PATIENCE)
     assert out.returncode == 0 and len(out.stdout.splitlines()) == 3, out
 
 
 def answers_may_go_to_standard_output():
     def to_standard_output(output, status=0):
         result = subprocess.run([os.path.abspath(HYPURA), "batch", MODEL, "--input", source, "--output", "-", "--max-tokens", "4", "--parallel", "1"],
-                                stdout=output, stderr=subprocess.PIPE, env=environment(), cwd=WORK.name, timeout=60)
+                                stdout=output, stderr=subprocess.PIPE, env=environment(), cwd=WORK.name, timeout=60 * PATIENCE)
         assert result.returncode == status, result
         return result
     source = write("in", LINES[:3])
@@ -298,7 +299,7 @@ def what_is_answered_is_written_while_a_pipe_has_no_more_yet():
     process.stdin.flush()
     wait_for(lambda: count("slow") == 2, process)
     process.send_signal(signal.SIGINT)
-    process.wait(timeout=30)
+    process.wait(timeout=30 * PATIENCE)
     assert process.returncode == 130 and len(read("slow")) == 2
 
 
@@ -321,7 +322,7 @@ def memory_changes_while_it_runs():
     line = process.stderr.readline()
     assert b"memory is 12.0 MiB from now on" in line, line
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=30 * PATIENCE)
     assert process.returncode == 130
 
 

@@ -21,10 +21,9 @@ import time
 
 HYPURA, SOURCE = sys.argv[1], sys.argv[2]
 # Where a sanitizer is built in, what is resident is its own for the most part.
-with open(HYPURA, "rb") as program:
-    SANITIZED = re.search(b"__[at]san_init", program.read()) is not None
-PATIENCE = 10 if SANITIZED else 1
 sys.path.append(os.path.join(SOURCE, "tests"))
+from patience import PATIENCE, is_instrumented
+SANITIZED = is_instrumented()
 from tap import run_tests, tests_of
 sys.path.append(os.path.join(SOURCE, "tests", "server"))
 import gguf_file
@@ -148,7 +147,7 @@ def what_cannot_be_written_is_no_success():
     for there in ("pipe.gguf", "."):
         assert "not replaced" in hypura("synth", path(there), status=2)[1]
     # No file may grow beyond a kilobyte.
-    result = subprocess.run([HYPURA, "synth", path("limited.gguf")], capture_output=True, timeout=60,
+    result = subprocess.run([HYPURA, "synth", path("limited.gguf")], capture_output=True, timeout=60 * PATIENCE,
                             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024)))
     assert result.returncode == 1 and b"too large" in result.stderr, result
     assert not os.path.exists(path("limited.gguf"))
@@ -264,7 +263,7 @@ class Terminal:
 
     def end(self, text):
         # The prompt is shown a moment before the line editor listens; Ctrl-D that comes in between is lost to it.
-        end = time.monotonic() + 60
+        end = time.monotonic() + 60 * PATIENCE
         while termios.tcgetattr(self.file)[3] & termios.ICANON:
             assert time.monotonic() < end, "nobody listens"
             time.sleep(0.005)
@@ -800,7 +799,7 @@ def a_drive_and_a_machine_are_measured():
     start = time.monotonic()
     text = hypura("profile", MODEL)[0]
     assert "Memory" in text and "Reading and computing at once" in text, text
-    assert time.monotonic() - start < 2, "the profile was not cached"
+    assert time.monotonic() - start < 2 * PATIENCE, "the profile was not cached"
 
 
 def shares_of_the_limit_go_up_to_one():

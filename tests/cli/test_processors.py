@@ -11,6 +11,7 @@ import tempfile
 
 HYPURA, SOURCE, TOKENS, QEMU, PROCESSORS = *sys.argv[1:5], sys.argv[5:]
 sys.path.append(os.path.join(SOURCE, "tests"))
+from patience import PATIENCE
 from tap import run_tests
 
 MODEL = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
@@ -24,7 +25,7 @@ def run(*command, memory):
     try:
         return subprocess.run([*command, HYPURA, "run", MODEL, "--memory", str(memory), "--context", "128", "--kv-type",
                                "q8_0", "--temperature", "0", "--max-tokens", TOKENS, "--prompt", "What does the ls command do?"],
-                              capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600,
+                              capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600 * PATIENCE,
                               env={**os.environ, "HYPURA_GPU": "none", "XDG_CACHE_HOME": WORK.name,
                                    "XDG_STATE_HOME": WORK.name})
     except OSError:

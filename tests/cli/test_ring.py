@@ -15,6 +15,7 @@ import time
 
 HYPURA, SOURCE, LIBRARY = map(os.path.abspath, sys.argv[1:4])
 sys.path.append(os.path.join(SOURCE, "tests"))
+from patience import PATIENCE
 from tap import run_tests, tests_of
 
 MODEL = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
@@ -34,7 +35,7 @@ def start(arguments, calls=None, number=errno.EBADF):
 
 def end_of(process):
     try:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=60 * PATIENCE)
     except subprocess.TimeoutExpired:
         process.kill()
         raise

@@ -12,7 +12,7 @@ import sys
 import threading
 
 sys.path.append(os.path.join(sys.argv[2], "tests", "server"))
-from harness import FILE, MODEL, QUESTION, Server, is_instrumented
+from harness import FILE, MODEL, PATIENCE, QUESTION, Server, is_instrumented
 from tap import run_tests
 
 MIB = 1 << 20
@@ -43,7 +43,7 @@ def request_of(number):
 
 def ask(server, place, body):
     """Status and text; None: the connection ended without an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60 * PATIENCE)
     try:
         connection.request("POST", place, json.dumps(body))
         response = connection.getresponse()

@@ -11,6 +11,7 @@ import tempfile
 
 HYPURA, SOURCE = sys.argv[1], sys.argv[2]
 sys.path.append(os.path.join(SOURCE, "tests"))
+from patience import PATIENCE, is_instrumented
 FILE = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
 MODEL = "manpage-moe-24m-Q4_K_M"
 WORK = tempfile.TemporaryDirectory(prefix="hypura-server-test-")
@@ -19,16 +20,6 @@ ANSWER = "ls - list directory contents"
 GREEDY = {"temperature": 0, "num_predict": 24, "repeat_penalty": 1}
 WEATHER = {"name": "get_weather", "description": "Weather", "parameters":
            {"type": "object", "properties": {"city": {"type": "string", "maxLength": 8}}, "required": ["city"]}}
-
-
-def is_instrumented():
-    """Whether sanitizers were built in, which take memory of their own."""
-    with open(HYPURA, "rb") as file:
-        program = file.read()
-    return b"__asan_init" in program or b"__tsan_init" in program
-
-
-PATIENCE = 10 if is_instrumented() else 1
 
 
 THREADS = ("--threads", "2")  # each holds memory of its own: budgets are the same on a machine of many cores

@@ -18,7 +18,7 @@ import threading
 import time
 
 import gguf_file
-from harness import ANSWER, FILE, HYPURA, MODEL, QUESTION, SOURCE, WORK, Server, chat
+from harness import ANSWER, FILE, HYPURA, MODEL, PATIENCE, QUESTION, SOURCE, WORK, Server, chat
 from tap import run_tests
 
 MIB = 1 << 20
@@ -26,7 +26,7 @@ MIB = 1 << 20
 
 def settles(what, seconds=10):
     """Whether it comes true in time."""
-    end = time.time() + seconds
+    end = time.time() + seconds * PATIENCE
     while time.time() < end:
         if what():
             return True
@@ -390,12 +390,12 @@ def bodies_that_trickle_are_ended():
     before = server.open_files()
     sockets = []
     for _ in range(50):
-        s = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        s = socket.create_connection(("127.0.0.1", server.port), timeout=10 * PATIENCE)
         s.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
         sockets.append(s)
     ended = 0
     start = time.time()
-    while ended < len(sockets) and time.time() - start < 10:
+    while ended < len(sockets) and time.time() - start < 10 * PATIENCE:
         time.sleep(0.1)
         ended = 0
         for s in sockets:
@@ -420,7 +420,7 @@ def clients_that_close_their_half():
                         (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body, None),
                         (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n" + body, None),
                         (b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", None)):
-        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as s:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10 * PATIENCE) as s:
             s.sendall(text)
             s.shutdown(socket.SHUT_WR)
             answer = b""
@@ -440,7 +440,7 @@ def bodies_of_100_megabytes():
     server.request("GET", "/")
     before = server.resident()
     for length in (True, False):
-        s = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+        s = socket.create_connection(("127.0.0.1", server.port), timeout=60 * PATIENCE)
         s.sendall(b"POST /api/chat HTTP/1.1\r\nHost: localhost\r\n" +
                   (b"Content-Length: 104857600\r\n\r\n" if length else b"Transfer-Encoding: chunked\r\n\r\n"))
         for _ in range(100):
@@ -466,7 +466,7 @@ def ten_thousand_connections():
     before, files = server.resident(), server.open_files()
     sockets = []
     for _ in range(wanted):
-        s = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        s = socket.create_connection(("127.0.0.1", server.port), timeout=30 * PATIENCE)
         s.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         sockets.append(s)
     for s in sockets:
@@ -482,7 +482,7 @@ def ten_thousand_connections():
     server = Server("--connections", 200)
     sockets = []
     for _ in range(600):
-        s = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+        s = socket.create_connection(("127.0.0.1", server.port), timeout=30 * PATIENCE)
         s.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
         sockets.append(s)
     assert all(b"Ollama is running" in s.recv(4096) for s in sockets)

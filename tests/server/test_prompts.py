@@ -21,7 +21,7 @@ TICK = os.sysconf("SC_CLK_TCK")
 
 
 def until(what, seconds=20):
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while not what():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -37,7 +37,7 @@ def computing(server):
 def send(server, path, body):
     """A connection that has asked, and nothing read from it."""
     data = json.dumps(body).encode()
-    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60)
+    connection = socket.create_connection(("127.0.0.1", server.port), timeout=60 * PATIENCE)
     connection.sendall(b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % (path.encode(), len(data)))
     connection.sendall(data)
     return connection

@@ -16,7 +16,7 @@ import threading
 import time
 
 import gguf_file
-from harness import FILE, HYPURA, WORK
+from harness import FILE, HYPURA, PATIENCE, WORK
 from tap import run_tests, tests_of
 
 MIB = 1 << 20
@@ -103,7 +103,7 @@ class Site:
     def pull(self, path="/x.gguf", break_at=None):
         self.http.break_at = break_at
         process = self.start(path)
-        process.text = process.communicate(timeout=100)[1]
+        process.text = process.communicate(timeout=100 * PATIENCE)[1]
         return process
 
     def breaks(self, path="/x.gguf", at=BREAK):

@@ -20,7 +20,7 @@ import threading
 import time
 
 import gguf_file
-from harness import ANSWER, FILE, GREEDY, HYPURA, MODEL, QUESTION, WEATHER, WORK, Server, chat
+from harness import ANSWER, FILE, GREEDY, HYPURA, MODEL, PATIENCE, QUESTION, WEATHER, WORK, Server, chat
 from tap import run_tests, tests_of
 
 SERVER = None
@@ -29,7 +29,7 @@ BODY = json.dumps({"model": MODEL, "prompt": "hi", "stream": False, "options": {
 
 def talk(*pieces, wait=0.1):
     """All that the server says to these bytes until it closes the connection."""
-    with socket.create_connection(("127.0.0.1", SERVER.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", SERVER.port), timeout=20 * PATIENCE) as connection:
         for i, piece in enumerate(pieces):
             time.sleep(wait if i else 0)
             connection.sendall(piece)
@@ -46,7 +46,7 @@ def is_one_answer(said):
 
 
 def until(what, seconds=10):
-    end = time.monotonic() + seconds
+    end = time.monotonic() + seconds * PATIENCE
     while not what():
         assert time.monotonic() < end
         time.sleep(0.05)
@@ -74,7 +74,7 @@ def http_comes_in_all_its_forms():
     # One that is refused need not be sent.
     started = time.monotonic()
     said = talk(post + b"Expect: 100-continue\r\nContent-Length: 999999999\r\n\r\n")
-    assert said.startswith(b"HTTP/1.1 413 ") and time.monotonic() - started < 5, said
+    assert said.startswith(b"HTTP/1.1 413 ") and time.monotonic() - started < 5 * PATIENCE, said
     for broken in (b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
                    b"POST /api/generate HTTP/1.1\r\nHost: localhost\r\nContent-Length: -4\r\n\r\n", b"GET / HTTP/1.1\r\n" + close):
         assert talk(broken).startswith(b"HTTP/1.1 400 "), broken
@@ -475,7 +475,7 @@ def a_model_that_is_removed_beside_the_server_is_unloaded():
     SERVER.post("/api/generate", {"model": "gone", "keep_alive": -1})
     names = lambda: {m["name"] for m in SERVER.json("GET", "/api/ps")["models"]}
     assert "gone:latest" in names()
-    run = lambda *arguments, **more: subprocess.run([HYPURA, *arguments], capture_output=True, timeout=30, env={
+    run = lambda *arguments, **more: subprocess.run([HYPURA, *arguments], capture_output=True, timeout=30 * PATIENCE, env={
         **os.environ, "HYPURA_HOST": f"127.0.0.1:{SERVER.port}", "HYPURA_MODELS": os.path.join(WORK.name, "another"), **more})
     assert run("rm", "--models", SERVER.folder, "gone").returncode == 0
     until(lambda: "gone:latest" not in names())

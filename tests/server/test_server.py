@@ -20,7 +20,8 @@ import threading
 import time
 
 import gguf_file
-from harness import (ANSWER, FILE, GREEDY, HYPURA, MODEL, QUESTION, SOURCE, WEATHER, WORK, Server, chat, smallest_budget)
+from harness import (ANSWER, FILE, GREEDY, HYPURA, MODEL, PATIENCE, QUESTION, SOURCE, WEATHER, WORK, Server, chat,
+                     smallest_budget)
 from tap import run_tests, tests_of
 
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")
@@ -354,7 +355,7 @@ def embeddings_are_written_as_they_are_sent():
     # Clients that do not read hold up nobody.
     sockets = []
     for _ in range(4):
-        s = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+        s = socket.create_connection(("127.0.0.1", server.port), timeout=10 * PATIENCE)
         body = json.dumps({"model": "bert", "input": inputs}).encode()
         s.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
         sockets.append(s)
@@ -482,7 +483,7 @@ def the_budget_changes_while_it_runs():
         told = 'msg="memory budget'
         seen = server.logged().count(told)
         server.process.send_signal(signal.SIGUSR1)
-        end = time.time() + 30
+        end = time.time() + 30 * PATIENCE
         while server.logged().count(told) == seen and time.time() < end:
             time.sleep(0.02)
         changed = [line for line in server.logged().splitlines() if told in line][-1]
@@ -499,7 +500,7 @@ def events_show_the_machine():
     assert response.status == 200 and response.getheader("content-type") == "text/event-stream"
     thread = threading.Thread(target=lambda: SERVER.post("/api/chat", chat(stream=False)))
     thread.start()
-    seen, name, end = {}, None, time.time() + 30
+    seen, name, end = {}, None, time.time() + 30 * PATIENCE
     while time.time() < end and (len(seen) < 2 or not any(s["generated_tokens"] for s in seen["state"])):
         line = response.readline().decode().strip()
         if line.startswith("event: "):
@@ -706,7 +707,7 @@ def models_are_downloaded():
 def the_commands_work_without_and_with_a_server():
     folder = os.path.join(WORK.name, "pulled")
     environment = {**os.environ, "HYPURA_HOST": f"127.0.0.1:{SERVER.port}"}
-    run = lambda *arguments: subprocess.run([HYPURA, *arguments], capture_output=True, env=environment, timeout=30)
+    run = lambda *arguments: subprocess.run([HYPURA, *arguments], capture_output=True, env=environment, timeout=30 * PATIENCE)
     listed = json.loads(run("list", "--json", "--models", folder).stdout)["models"]
     assert any(m["name"] == "plain:latest" for m in listed) and any(m["name"] == MODEL + ":latest" for m in listed)
     assert b"plain:latest" in run("list", "--models", folder).stdout
@@ -861,7 +862,7 @@ def a_client_that_leaves_stops_its_answer():
         connection.close()
         start = time.time()
         SERVER.post("/api/embed", {"model": MODEL, "input": "x"})  # waits until nothing else runs
-        assert time.time() - start < 5
+        assert time.time() - start < 5 * PATIENCE
     assert "broken_off=true" in SERVER.logged() or "status=499" in SERVER.logged()
 
 
@@ -904,7 +905,7 @@ def many_at_once_get_the_same():
 
 def requests_that_trickle_are_ended():
     server = Server("--request-time", 1)
-    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as s:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10 * PATIENCE) as s:
         start, ended = time.time(), False
         try:
             for byte in b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: " + b"a" * 200:
@@ -912,7 +913,7 @@ def requests_that_trickle_are_ended():
                 time.sleep(0.05)
         except OSError:
             ended = True
-        assert ended and time.time() - start < 8
+        assert ended and time.time() - start < 8 * PATIENCE
     server.stop()
 
 
@@ -945,7 +946,7 @@ def keys_and_origins_open_the_door():
 
 
 def other_hosts_want_a_key():
-    result = subprocess.run([HYPURA, "serve", "--host", "0.0.0.0", "--port", "0"], capture_output=True, timeout=20,
+    result = subprocess.run([HYPURA, "serve", "--host", "0.0.0.0", "--port", "0"], capture_output=True, timeout=20 * PATIENCE,
                             env={**os.environ, "HYPURA_API_KEY": ""})
     assert result.returncode == 2 and b"--api-key" in result.stderr, result.stderr
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from harness import (ANSWER, FILE, GREEDY, HYPURA, MODEL, SOURCE, WORK, Server, assert_resident, chat,
+from harness import (ANSWER, FILE, GREEDY, HYPURA, MODEL, PATIENCE, SOURCE, WORK, Server, assert_resident, chat,
                      smallest_budget)
 from tap import run_tests
 
@@ -61,7 +61,7 @@ def long_answer(server, model, seed=1, count=120):
 
 
 def until_waiting(server, count):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 10 * PATIENCE
     while f"\nhypura_requests_waiting {count}\n" not in server.request("GET", "/metrics")[2].decode():
         assert time.monotonic() < end, count
 
@@ -198,7 +198,7 @@ def each_has_its_own_time():
     time.sleep(0.2)
     assert set(server.running()) == {"bert"}
     environment = {**os.environ, "HYPURA_HOST": f"127.0.0.1:{server.port}"}
-    run = lambda *arguments: subprocess.run([HYPURA, *arguments], capture_output=True, env=environment, timeout=30)
+    run = lambda *arguments: subprocess.run([HYPURA, *arguments], capture_output=True, env=environment, timeout=30 * PATIENCE)
     server.answer()
     listed = run("ps").stdout.decode()
     assert "bert:latest" in listed and MODEL + ":latest" in listed
@@ -271,7 +271,7 @@ def what_cannot_be_loaded_takes_nobodys_place():
 
 
 def until(what):
-    end = time.monotonic() + 10
+    end = time.monotonic() + 10 * PATIENCE
     while not what():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from harness import MODEL, WORK, Server
+from harness import MODEL, PATIENCE, WORK, Server
 from tap import run_tests, tests_of
 
 SERVER = None
@@ -23,7 +23,7 @@ GET = b"GET /api/version HTTP/1.1\r\nHost: localhost\r\n"
 
 def talk(*pieces, wait=0.05, port=None):
     """All that the server says to these bytes until it closes the connection."""
-    with socket.create_connection(("127.0.0.1", port or SERVER.port), timeout=20) as connection:
+    with socket.create_connection(("127.0.0.1", port or SERVER.port), timeout=20 * PATIENCE) as connection:
         said = b""
         try:
             for i, piece in enumerate(pieces):
@@ -219,7 +219,7 @@ def many_connections_at_once():
 def a_large_answer_waits_for_a_slow_client():
     expected = SERVER.request("GET", "/ui")[2]
     count = 400
-    with socket.create_connection(("127.0.0.1", SERVER.port), timeout=60) as connection:
+    with socket.create_connection(("127.0.0.1", SERVER.port), timeout=60 * PATIENCE) as connection:
         ask = threading.Thread(target=connection.sendall, args=(b"GET /ui HTTP/1.1\r\nHost: localhost\r\n\r\n" * (count - 1) +
                                                                 b"GET /ui HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",))
         ask.start()
@@ -234,7 +234,7 @@ def a_large_answer_waits_for_a_slow_client():
 
 def more_connections_than_may_be_wait():
     server = Server("--connections", 4)
-    held = [socket.create_connection(("127.0.0.1", server.port), timeout=20) for _ in range(4)]
+    held = [socket.create_connection(("127.0.0.1", server.port), timeout=20 * PATIENCE) for _ in range(4)]
     for connection in held:
         connection.sendall(GET + b"\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")

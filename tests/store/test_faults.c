@@ -465,7 +465,7 @@ static void a_ring_that_fails_without_threads_is_told_and_can_be_left(void **sta
     store_cancel(store, true);
     uint64_t start = clock_nanoseconds();
     store_close(store);
-    assert_true(clock_nanoseconds() - start < 5000000000u);
+    assert_true(clock_nanoseconds() - start < 60000000000u);
     fixture_free(&world.fixture);
     refuse(0, INT32_MAX, 0);
 }

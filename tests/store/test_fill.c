@@ -3,6 +3,8 @@
 
 #define EXPERTS (4u * 16u)
 
+#define MILLISECONDS 60000 /* that nothing here takes */
+
 static void open_filling(struct world *world, uint64_t slots)
 {
     open_world(world, slots, &(struct store_options){.block_bytes = 1 << 20, .depth = 8, .fill = true});
@@ -18,15 +20,32 @@ static uint32_t cached(struct world *world)
 
 static void wait_until_cached(struct world *world, uint32_t count)
 {
-    for (int i = 0; i < 2000 && cached(world) < count; i++)
+    for (int i = 0; i < MILLISECONDS && cached(world) < count; i++)
         usleep(1000);
     assert_int_equal(cached(world), count);
 }
 
+static uint32_t reads_when_idle(struct world *world)
+{
+    for (bool busy = true; busy;) {
+        usleep(1000);
+        pthread_mutex_lock(world->store->mutex);
+        busy = io_unfinished(world->store->io, PRIORITY_FILL) > 0;
+        pthread_mutex_unlock(world->store->mutex);
+    }
+    return atomic_load(&world->reads);
+}
+
+/* What is in flight comes back, after it nothing begins. What waits for the end of a pass is not finished either. */
 static void assert_rests(struct world *world)
 {
-    usleep(30000); /* what is in flight comes back */
     uint32_t reads = atomic_load(&world->reads);
+    for (uint32_t i = 0, still = 0; i < MILLISECONDS && still < 100; i++) {
+        usleep(1000);
+        uint32_t now = atomic_load(&world->reads);
+        still = now == reads ? still + 1 : 0;
+        reads = now;
+    }
     usleep(30000);
     assert_int_equal(atomic_load(&world->reads), reads);
     assert_true(cached(world) < EXPERTS);
@@ -60,15 +79,13 @@ static void it_fills_what_is_free(void **state)
     make_world(&world, &shape);
     open_filling(&world, 20);
     uint32_t slots = (uint32_t)(statistics(&world).pool_bytes / world.largest);
-    for (int i = 0; i < 2000 && cached(&world) < slots; i++)
+    for (int i = 0; i < MILLISECONDS && cached(&world) < slots; i++)
         usleep(1000);
-    usleep(20000);
-    uint32_t reads = atomic_load(&world.reads), there = cached(&world);
+    uint32_t reads = reads_when_idle(&world), there = cached(&world);
     assert_true(there >= slots && there < EXPERTS);
     get_and_check(world.store, &world.fixture, expert(3, 15));
-    usleep(20000);
+    assert_int_equal(reads_when_idle(&world), reads + 3);
     assert_int_equal(cached(&world), there);
-    assert_int_equal(atomic_load(&world.reads), reads + 3);
     assert_ok(store_resize(world.store, (int64_t)(EXPERTS * world.largest), &test_error));
     wait_until_cached(&world, EXPERTS);
     assert_ok(store_resize(world.store, (int64_t)(20 * world.largest), &test_error));
@@ -89,7 +106,7 @@ static void it_lets_demands_pass(void **state)
     open_filling(&world, 4 * 200);
     unit_number wanted = many.tensors + 200 + 9, later = wanted + 200, there = 0;
     get_and_check(world.store, &world.fixture, wanted);
-    for (int i = 0; i < 5000 && !there; i++) {
+    for (int i = 0; i < MILLISECONDS && !there; i++) {
         usleep(1000);
         there = is_cached(&world, later);
     }
@@ -190,7 +207,7 @@ static void its_blocks_are_small(void **state)
     struct world world;
     make_world(&world, &large);
     open_filling(&world, 16);
-    for (int i = 0; i < 2000 && statistics(&world).bytes_filled < 16 * 3 * 700000; i++)
+    for (int i = 0; i < MILLISECONDS && statistics(&world).bytes_filled < 16 * 3 * 700000; i++)
         usleep(1000);
     assert_true(statistics(&world).bytes_filled >= 16 * 3 * 700000);
     assert_true(atomic_load(&world.largest_read) <= 256 << 10);
@@ -205,8 +222,7 @@ static void a_broken_drive_is_left_alone(void **state)
     atomic_store(&world.sleep_microseconds, 1000);
     open_filling(&world, EXPERTS);
     atomic_store(&world.broken, true);
-    usleep(100000);
-    uint32_t reads = atomic_load(&world.reads);
+    uint32_t reads = reads_when_idle(&world);
     usleep(50000);
     assert_int_equal(atomic_load(&world.reads), reads);
     assert_true(cached(&world) < EXPERTS);
@@ -232,17 +248,6 @@ static void it_goes_on_when_the_drive_does(void **state)
     get_and_check(world.store, &world.fixture, expert(3, 15));
     wait_until_cached(&world, EXPERTS);
     close_world(&world);
-}
-
-static uint32_t reads_when_idle(struct world *world)
-{
-    for (bool busy = true; busy;) {
-        usleep(1000);
-        pthread_mutex_lock(world->store->mutex);
-        busy = io_unfinished(world->store->io, PRIORITY_FILL) > 0;
-        pthread_mutex_unlock(world->store->mutex);
-    }
-    return atomic_load(&world->reads);
 }
 
 /* However often something else can be read of it. */
