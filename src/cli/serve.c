@@ -35,6 +35,8 @@ static const struct option_row serve_rows[] = {
     {"connections", "N", OPTION_COUNT, &serving.connections, "most connections at once (default: 1024)"},
     {"request-time", "SECONDS", OPTION_COUNT, &serving.request_seconds,
      "how long a request may take to arrive (default: 120)"},
+    {"keep-volatile-headers", NULL, OPTION_FLAG, &serving.keep_volatile_headers,
+     "let models see the lines that clients put in front of a system message for a service and change all the time"},
     {"log-prompts", NULL, OPTION_FLAG, &serving.log_prompts, "write what users ask into the log"},
     {0},
 };

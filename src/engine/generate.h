@@ -86,6 +86,17 @@ void generator_cancel(struct generator *generator, uint64_t id);
  * end as cancelled. A pass over the chunk of a long prompt may take minutes. */
 void generator_look(struct generator *generator);
 
+/* What keeps a prompt from going on with what a sequence holds: a few tokens that differ, such as a date. */
+struct prompt_cut {
+    uint32_t position;                /* of the first of them */
+    uint32_t held_apart, asked_apart; /* how many, in the sequence and in the prompt */
+    uint32_t same;                    /* tokens behind them that are the same again, up to where no more are */
+    const int32_t *held;              /* [held_apart], until the next step */
+};
+
+/* On the thread of the step, before the prompt is submitted. False: there is none. */
+bool generator_find_cut(const struct generator *generator, const int32_t *tokens, size_t count, struct prompt_cut *out);
+
 /* Runs one batch. False when there was nothing to do. */
 bool generator_step(struct generator *generator);
 

@@ -37,6 +37,13 @@ static uint32_t common_prefix(const struct slot *slot, const struct task *task)
     return same;
 }
 
+/* A beginning that all chats of a template share is no reason to lose the rest of one. */
+static uint32_t worth(const struct slot *slot, const struct task *task)
+{
+    uint32_t same = common_prefix(slot, task);
+    return same < PLAN_KV_BLOCK && same < slot->held / 2 ? 0 : same;
+}
+
 /* The free slot that shares most with the prompt; among equals the one that was idle longest. */
 static struct slot *best_slot(struct generator *generator, const struct task *task)
 {
@@ -46,7 +53,7 @@ static struct slot *best_slot(struct generator *generator, const struct task *ta
         struct slot *slot = &generator->slots[s];
         if (slot->task)
             continue;
-        uint32_t same = common_prefix(slot, task);
+        uint32_t same = worth(slot, task);
         if (!best || same > best_same || (same == best_same && slot->last_used < best->last_used)) {
             best = slot;
             best_same = same;

@@ -238,7 +238,8 @@ bool append_part(struct generation *generation, struct buffer *text, const char 
             return true;
     }
     if (json_is_string(words)) {
-        buffer_append(text, json_string_value(words), json_string_length(words));
+        size_t head = volatile_head(generation, role, json_string_value(words));
+        buffer_append(text, json_string_value(words) + head, json_string_length(words) - head);
         return true;
     }
     if (type && (!append_texts(generation, text, role, part, type, &known, error) || known))
@@ -265,8 +266,11 @@ json_t *content_text(struct generation *generation, const char *role, const json
 {
     if (!content || json_is_null(content))
         return json_string("");
-    if (json_is_string(content))
-        return json_incref((json_t *)content);
+    if (json_is_string(content)) {
+        size_t head = volatile_head(generation, role, json_string_value(content));
+        return head ? json_stringn(json_string_value(content) + head, json_string_length(content) - head)
+                    : json_incref((json_t *)content);
+    }
     if (!json_is_array(content)) {
         error_set(error, HYPURA_ERROR_ARGUMENT, "a message's \"content\" must be a text or an array of parts");
         return NULL;

@@ -345,6 +345,8 @@ static void finish_generation(struct generation *generation)
     }
     if (failed)
         blame_request(generation, failed);
+    else
+        prompt_note_say(generation);
     if (torn)
         exchange_fail_for_memory(generation->job.exchange);
     else if (failed && generation->dialect->fail && exchange_begun(generation->job.exchange))
@@ -454,6 +456,8 @@ static void start_job(struct job *job, struct loaded_model *loaded, uint64_t loa
     hypura_status status = begin(generation, &error);
     size_t submitted = 0;
     generation->remaining = generation->count;
+    if (!status)
+        prompt_note_find(generation);
     for (; !status && submitted < generation->count; submitted++) {
         struct choice *choice = &generation->choices[submitted];
         struct generation_request request = {.tokens = generation->prompt.ids,

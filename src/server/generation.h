@@ -85,7 +85,9 @@ struct generation {
     struct choice *choices;
     size_t remaining;
     uint64_t start, load_nanoseconds;
-    int64_t created; /* seconds since 1970 */
+    uint32_t cut_position, cut_apart; /* tokens early in the prompt that differ from what a sequence holds, */
+    uint32_t cut_tokens;              /* and those behind them that do not; 0: none */
+    int64_t created;                  /* seconds since 1970 */
     char id[40];
     /* the dialect's own */
     json_t *state; /* owned */
@@ -129,6 +131,10 @@ hypura_status generation_make_prompt(struct generation *generation, hypura_error
 hypura_status keep_tokens(struct exchange *exchange, struct token_array *tokens, hypura_error *error);
 void generation_submit_count(struct generation *generation, const char *object);
 
+/* ---- prompt_notes.c: the worker's thread ---- */
+void prompt_note_find(struct generation *generation); /* before it is submitted */
+void prompt_note_say(struct generation *generation);  /* when it is done */
+
 /* ---- reading JSON: false after having filled message with what is wrong ---- */
 bool read_float(const json_t *object, const char *key, float *out, hypura_error *error);
 bool read_count(const json_t *object, const char *key, uint32_t *out, hypura_error *error);
@@ -148,6 +154,8 @@ bool check_model_options(const json_t *options, hypura_error *error);
 json_t *content_text(struct generation *generation, const char *role, const json_t *content, hypura_error *error);
 bool append_part(struct generation *generation, struct buffer *text, const char *role, const json_t *part,
                  hypura_error *error);
+/* Bytes that a text of this role begins with and that no model is to see, unless the server keeps them. */
+size_t volatile_head(const struct generation *generation, const char *role, const char *text);
 /* "system", "user", "assistant" or "tool", whatever an API calls it ("developer", "User"); or NULL. */
 const char *known_role(const char *said);
 /* Notes in the log that something ("a tool") of this type has no effect. */

@@ -33,6 +33,7 @@ struct loaded_model {
     atomic_uint active; /* requests in work */
     atomic_uint held;   /* requests that are prepared, or wait with their prompt for room: it does not go */
     bool alone;         /* one that bears no other */
+    bool cut_noted;     /* the log has what cuts its prompts */
     atomic_bool gone;   /* its name stands for something else, or for nothing: it goes when nobody uses it */
 
     /* its place among the others */

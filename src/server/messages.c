@@ -272,30 +272,15 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
     return choose_tools(generation, any ? "required" : type, json_string_value(json_object_get(choice, "name")), error);
 }
 
-/* Claude Code's first block of a system message is a line for the service's accounts, another one in each request: of
- * no use to a model, and nothing behind it would be found in the cache. */
-static bool is_for_accounts(const json_t *block)
-{
-    static const char head[] = "x-anthropic-billing-header:";
-    const char *text = json_string_value(json_object_get(block, "text"));
-    return text && strncmp(text, head, sizeof head - 1) == 0 && !strchr(text, '\n');
-}
-
+/* One of which nothing is left is none: the service would have said something in its place. */
 static bool read_system(struct generation *generation, const json_t *system, hypura_error *error)
 {
-    if (!json_is_array(system))
-        return add_turn(generation, "system", content_text(generation, "system", system, error));
-    json_t *blocks = json_array(), *block;
-    size_t i;
-    json_array_foreach(system, i, block)
-    {
-        if (!is_for_accounts(block))
-            json_array_append(blocks, block);
+    json_t *text = content_text(generation, "system", system, error);
+    if (!text || (json_is_array(system) && !json_string_length(text))) {
+        json_decref(text);
+        return text != NULL;
     }
-    bool fine = json_array_size(blocks) == 0 ||
-                add_turn(generation, "system", content_text(generation, "system", blocks, error));
-    json_decref(blocks);
-    return fine;
+    return add_turn(generation, "system", text);
 }
 
 static bool read_message(struct generation *generation, size_t i, const json_t *message, hypura_error *error)

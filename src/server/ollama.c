@@ -72,6 +72,7 @@ static void add_figures(json_t *line, const struct generation *generation)
     json_object_set_new(line, "total_duration", json_integer((json_int_t)(clock_nanoseconds() - generation->start)));
     json_object_set_new(line, "load_duration", json_integer((json_int_t)generation->load_nanoseconds));
     json_object_set_new(line, "prompt_eval_count", json_integer(result->prompt_tokens));
+    json_object_set_new(line, "prompt_cached_count", json_integer(result->cached_tokens));
     json_object_set_new(line, "prompt_eval_duration", json_integer((json_int_t)result->prompt_nanoseconds));
     json_object_set_new(line, "eval_count", json_integer(result->generated_tokens));
     json_object_set_new(line, "eval_duration", json_integer((json_int_t)result->decode_nanoseconds));
@@ -320,6 +321,8 @@ void handle_ollama_generate(struct exchange *exchange)
         return;
     }
     const char *text = json_is_string(prompt) ? json_string_value(prompt) : "";
+    if (system)
+        system += volatile_head(generation, "system", system);
     const char *own_template = json_string_value(json_object_get(generation->job.model.manifest, "template"));
     if (template && *template && !template_is_plain(template)) {
         generation_refuse(generation,

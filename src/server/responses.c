@@ -427,7 +427,8 @@ static void add_namespace(struct generation *generation, const json_t *namespace
         if (!name || !json_is_string(outer) || (type && strcmp(type, "function") != 0)) {
             leave_out(generation, "a tool of a namespace", type ? type : "");
         } else {
-            add_tool(generation, name, json_object_get(tool, "description"), json_object_get(tool, "parameters"), json_object_get(tool, "strict"));
+            add_tool(generation, name, json_object_get(tool, "description"), json_object_get(tool, "parameters"),
+                     json_object_get(tool, "strict"));
             json_object_set_new(known, json_string_value(name),
                                 json_pack("{s:O, s:O}", "namespace", outer, "name", inner));
         }
@@ -458,7 +459,8 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
             error_set(error, HYPURA_ERROR_ARGUMENT, "tools[%zu] is no function with a name", i);
             return false;
         }
-        add_tool(generation, name, json_object_get(tool, "description"), json_object_get(tool, "parameters"), json_object_get(tool, "strict"));
+        add_tool(generation, name, json_object_get(tool, "description"), json_object_get(tool, "parameters"),
+                 json_object_get(tool, "strict"));
     }
     if (!check_choice(choice, error))
         return false;
@@ -534,7 +536,8 @@ static bool read_prompt(struct generation *generation, json_t *json, hypura_erro
     generation->state = json_pack("{s:o}", "messages", json_copy(generation->messages));
     if (instructions)
         json_array_insert_new(generation->messages, 0,
-                              json_pack("{s:s, s:s}", "role", "system", "content", instructions));
+                              json_pack("{s:s, s:s}", "role", "system", "content",
+                                        instructions + volatile_head(generation, "system", instructions)));
     bool system = false;
     size_t i;
     json_t *message;

@@ -45,6 +45,7 @@ struct server_options {
     uint32_t connections;     /* open at once */
     uint32_t request_seconds; /* that a request may take to arrive */
     bool log_prompts;
+    bool keep_volatile_headers; /* that clients put in front of a system message; else the model does not see them */
 };
 
 void server_default_options(struct server_options *options);

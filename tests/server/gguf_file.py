@@ -62,6 +62,25 @@ def string_value(key, content):
     return text(key) + struct.pack("<I", STRING) + text(content)
 
 
+def array(raw):
+    """The elements of a raw key and value that is an array of texts or of 32-bit integers."""
+    at = 8 + struct.unpack_from("<Q", raw)[0] + 4
+    kind, count = struct.unpack_from("<IQ", raw, at)
+    at, elements = at + 12, []
+    if kind != STRING:
+        return list(struct.unpack_from(f"<{count}i", raw, at))
+    for _ in range(count):
+        size = struct.unpack_from("<Q", raw, at)[0]
+        elements.append(raw[at + 8:at + 8 + size].decode())
+        at += 8 + size
+    return elements
+
+
+def array_value(key, kind, elements):
+    data = b"".join(map(text, elements)) if kind == STRING else struct.pack(f"<{len(elements)}i", *elements)
+    return text(key) + struct.pack("<IIQ", ARRAY, kind, len(elements)) + data
+
+
 def write(path, values, tensors):
     out = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(values)) + b"".join(values)
     offset = 0

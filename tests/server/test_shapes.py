@@ -486,7 +486,7 @@ def anthropic_errors():
 
 # ---- Ollama ---------------------------------------------------------------------------------------------------------
 
-FIGURES = {"total_duration": int, "load_duration": int, "prompt_eval_count": int, "prompt_eval_duration": int, "eval_count": int,
+FIGURES = {"total_duration": int, "load_duration": int, "prompt_eval_count": int, "prompt_cached_count": int, "prompt_eval_duration": int, "eval_count": int,
            "eval_duration": int}
 HEAD = {"model": str, "created_at": str}
 OLLAMA_LOGPROBS = [{**TOP, "top_logprobs?": [TOP]}]

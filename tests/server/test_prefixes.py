@@ -1,0 +1,198 @@
+#!/usr/bin/env python3
+"""What clients send again is not computed again: recorded sequences of requests, turn by turn. Prints TAP.
+
+    test_prefixes.py HYPURA SOURCE_FOLDER
+"""
+import json
+import os
+import subprocess
+import sys
+
+import gguf_file
+import recorded
+from harness import HYPURA, SOURCE, WORK, Server
+from tap import run_tests
+
+NAME = "bytes"
+KEYS = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.chat_template"
+CONTROL = 3
+SERVER = None
+QUESTIONS = ["Please read notes.txt and tell me what it says.", "Thank you. Is there anything else in it?", "And who wrote it?"]
+ANSWERS = ["It speaks of a heron and of a number, no more.", "Nothing else stands in that file.", "It does not say."]
+RESULT = "The password is blue heron 7319.\n" * 10
+
+
+def make_model(path):
+    """Random weights, the template of Qwen2.5, which has tools, and no tokens but bytes: so what it writes is read as the same
+    tokens, as what a trained model writes is."""
+    raw = os.path.join(WORK.name, "raw.gguf")
+    geometry = {"arch": "qwen3", "layers": 1, "embedding": 64, "heads": 2, "kv-heads": 1, "head-size": 32, "feed-forward": 64,
+                "vocabulary": 512, "context": 65536}
+    subprocess.run([HYPURA, "synth", "--preset", "tiny-dense", "--no-check", raw,
+                    *(f"--{name}={value}" for name, value in geometry.items())], check=True, capture_output=True)
+    values, tensors = gguf_file.read(raw)
+    words = range(256, 512 - 16)
+    tokens, types = (next(gguf_file.array(value) for value in values if value.startswith(gguf_file.text(key))) for key in KEYS[:2])
+    tokens = [f"<|unused {i}|>" if i in words else token for i, token in enumerate(tokens)]
+    types = [CONTROL if i in words else kind for i, kind in enumerate(types)]
+    with open(os.path.join(SOURCE, "tests", "data", "oracle", "templates", "Qwen-Qwen2.5-7B-Instruct.jinja")) as file:
+        template = file.read()
+    new = [gguf_file.array_value(KEYS[0], gguf_file.STRING, tokens), gguf_file.array_value(KEYS[1], 5, types),
+           gguf_file.array_value(KEYS[2], gguf_file.STRING, ["a b"]), gguf_file.string_value(KEYS[3], template)]
+    gguf_file.write(path, [value for value in values if not value.startswith(tuple(map(gguf_file.text, KEYS)))] + new, tensors)
+
+
+class Turn:
+    """One request and what came of it: the figures of its API as tokens of the prompt, cached ones, generated ones."""
+
+    def __init__(self, server, client, body):
+        self.text, self.calls = "", []
+        body = {**body, "model": NAME}
+        if client.path == "/api/chat":
+            answer = server.lines(client.path, body) if body["stream"] else [server.post(client.path, body)]
+            self.text = "".join(line["message"]["content"] for line in answer)
+            self.prompt, self.cached, self.generated = (answer[-1][key] for key in ("prompt_eval_count", "prompt_cached_count", "eval_count"))
+        elif not body.get("stream"):
+            server.post(client.path, body)
+        elif client.path == "/v1/messages":
+            events = server.events(client.path, body)
+            self.text = "".join(event["delta"].get("text", "") for name, event in events if name == "content_block_delta")
+            self.calls = [event["content_block"] for name, event in events if name == "content_block_start" and
+                          event["content_block"]["type"] == "tool_use"]
+            self.usage = usage = events[-2][1]["usage"]
+            self.cached = usage["cache_read_input_tokens"]
+            self.prompt = usage["input_tokens"] + self.cached + usage["cache_creation_input_tokens"]
+            self.generated = usage["output_tokens"]
+        elif client.path == "/v1/responses":
+            done = server.events(client.path, body)[-1][1]["response"]
+            self.text = "".join(part["text"] for item in done["output"] if item["type"] == "message" for part in item["content"])
+            self.calls = [item for item in done["output"] if item["type"] == "function_call"]
+            self.prompt, self.generated = done["usage"]["input_tokens"], done["usage"]["output_tokens"]
+            self.cached = done["usage"]["input_tokens_details"]["cached_tokens"]
+        else:
+            chunks = [data for _, data in server.events(client.path, body) if data != "[DONE]"]
+            deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+            self.text = "".join(delta.get("content") or "" for delta in deltas)
+            self.calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
+            usage = chunks[-1]["usage"]
+            self.prompt, self.generated = usage["prompt_tokens"], usage["completion_tokens"]
+            self.cached = usage["prompt_tokens_details"]["cached_tokens"]
+
+
+def told_to_say(body, path, answer):
+    schema = {"enum": [answer]}
+    if path == "/api/chat":
+        return {**body, "format": schema}
+    if path == "/v1/messages":
+        return {**body, "output_config": {"format": {"type": "json_schema", "schema": schema}}}
+    if path == "/v1/responses":
+        return {**body, "text": {"format": {"type": "json_schema", "name": "answer", "schema": schema}}}
+    return {**body, "response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
+
+
+def told_to_call(body, path, tool):
+    choice = {"type": "tool", "name": tool} if path == "/v1/messages" else {"type": "function", "name": tool} \
+        if path == "/v1/responses" else {"type": "function", "function": {"name": tool}}
+    return {**body, "tool_choice": choice}
+
+
+def hold(server, client):
+    """A conversation of a few turns; yields each turn, and how many of its tokens have to be known already."""
+    said, known, number = [("user", QUESTIONS[0])], 0, 0
+    if client.tool:
+        turn = Turn(server, client, told_to_call(client.request(said, number), client.path, client.tool))
+        yield turn, known
+        assert len(turn.calls) == 1, turn.calls
+        # The call that it was made to write has no marks around it; its template puts them there.
+        known, number = turn.prompt, number + 1
+        said += [("call", "call_1", client.tool, {"path": "notes.txt"}), ("result", "call_1", RESULT)]
+    for i, answer in enumerate(ANSWERS):
+        turn = Turn(server, client, told_to_say(client.request(said, number), client.path, answer))
+        yield turn, known
+        assert answer in turn.text, turn.text
+        # The token that ends an answer is drawn, not computed.
+        known, number = turn.prompt + turn.generated - 1, number + 1
+        said += [("answer", turn.text), ("user", QUESTIONS[min(i + 1, len(QUESTIONS) - 1)])]
+        if getattr(client, "aside", None):
+            Turn(server, client, client.aside(said))
+
+
+def second_turns_compute_new_tokens_only(name, client):
+    def test():
+        told = []
+        for turn, known in hold(SERVER, client()):
+            told.append(f"{turn.cached} of {turn.prompt}")
+            assert turn.cached >= known and turn.prompt > known, (told, known)
+            assert turn.prompt - turn.cached < 1200 or not known, told
+        print(f"# cached: {', '.join(told)}")
+    test.__name__ = name + " computes new tokens only"
+    return test
+
+
+def a_new_session_takes_the_system_prompt_from_the_cache():
+    first = next(hold(SERVER, recorded.ClaudeCode()))[0]
+    again = next(hold(SERVER, recorded.ClaudeCode()))[0]
+    assert again.prompt == first.prompt and again.cached >= first.prompt - 1, (again.cached, first.prompt)
+
+
+def volatile_heads_are_left_out_wherever_they_stand():
+    head = "x-anthropic-billing-header: cc_version=2.1.37.3a3; cc_entrypoint=cli; cch=%05d;"
+    user = {"role": "user", "content": "hello"}
+    count = lambda **body: SERVER.post("/v1/messages/count_tokens", {"model": NAME, "messages": [user], **body})["input_tokens"]
+    part = lambda text: {"type": "text", "text": text}
+    plain = count(system="You help.")
+    for i, system in enumerate(([part(head % 1), part("You help.")], [part(head % 2 + "\nYou help.")], head % 3 + "\r\n\nYou help.",
+                                [part("\n" + head % 4 + "\n\n" + head % 5 + "\n"), part("You help.")])):
+        assert count(system=system) == plain, i
+    assert count(system=[part(head % 1)]) == count()
+    # It is no head of what a user says, nor in the middle of a text.
+    assert count(messages=[{**user, "content": head}]) > count() + len(head) - 10
+    assert count(system="You help.\n" + head % 1) > plain + len(head) - 10
+    # The same by the other APIs.
+    asked = lambda path, body: SERVER.post(path, {"model": NAME, **body})
+    for system in ("You help.", head % 6 + "\nYou help."):
+        body = {"messages": [{"role": "system", "content": system}, user], "max_tokens": 1}
+        assert asked("/v1/chat/completions", body)["usage"]["prompt_tokens"] == plain
+        assert asked("/v1/responses/input_tokens", {"instructions": system, "input": "hello"})["input_tokens"] == plain
+        for path, own in (("/api/chat", {"messages": body["messages"]}), ("/api/generate", {"system": system, "prompt": "hello"})):
+            assert asked(path, {**own, "stream": False, "options": {"num_predict": 1}})["prompt_eval_count"] == plain
+    server = Server(os.path.join(WORK.name, NAME + ".gguf"), "--context", 16384, "--keep-volatile-headers")
+    turns = [turn for turn, _ in hold(server, recorded.ClaudeCode())]
+    first = next(hold(SERVER, recorded.ClaudeCode()))[0]
+    assert turns[0].prompt > first.prompt + 50 and turns[1].cached < 200, (turns[0].prompt, first.prompt, turns[1].cached)
+    said = server.logged()
+    assert server.stop() == 0
+    assert said.count("is computed again") == 1, said[-2000:]
+
+
+def what_changes_early_is_noted_once():
+    server = Server(os.path.join(WORK.name, NAME + ".gguf"), "--context", 16384, "--parallel", 1)
+    noted = lambda: [line for line in server.logged().splitlines()[start:] if "is computed again" in line]
+    start = len(server.logged().splitlines())
+    ask = lambda system, text="Hello.": server.post("/v1/chat/completions", {"model": NAME, "max_tokens": 1, "messages": [
+        {"role": "system", "content": system}, {"role": "user", "content": text}]})
+    # Another text, another question, and the same once more: nothing to note.
+    for system, text in (("First.\n" + recorded.rules(9), "a"), ("Other words: " + recorded.TREE, "a"), ("Other words: " + recorded.TREE, "b 2"),
+                         ("Other words: " + recorded.TREE, "b 2")):
+        ask(system, text)
+    assert not noted(), noted()
+    today = "Today is 2041-03-{}, and you help.\n" + recorded.rules(9)
+    usage = [ask(today.format(day))["usage"] for day in (21, 22, 23)]
+    assert len(noted()) == 1, noted()
+    fields = dict(field.split("=") for field in noted()[0].rsplit('" ', 1)[1].split())
+    computed = usage[1]["prompt_tokens"] - usage[1]["prompt_tokens_details"]["cached_tokens"]
+    assert fields["model"] == NAME + ":latest" and 0 < computed - int(fields["tokens"]) < 40, (fields, usage[1])
+    assert abs(int(fields["position"]) - usage[1]["prompt_tokens_details"]["cached_tokens"]) <= 1, (fields, usage[1])
+    assert "2041-03" not in server.logged()
+    assert server.stop() == 0
+
+
+if __name__ == "__main__":
+    make_model(os.path.join(WORK.name, NAME + ".gguf"))
+    SERVER = Server(os.path.join(WORK.name, NAME + ".gguf"), "--context", 16384, "--parallel", 4)
+    failed = run_tests([second_turns_compute_new_tokens_only(name, client) for name, client in recorded.ALL.items()] + [
+        a_new_session_takes_the_system_prompt_from_the_cache, volatile_heads_are_left_out_wherever_they_stand,
+        what_changes_early_is_noted_once])
+    failed += SERVER.stop() != 0
+    WORK.cleanup()
+    sys.exit(1 if failed else 0)
