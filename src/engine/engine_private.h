@@ -205,7 +205,7 @@ struct kv_layer {
     size_t key_head_bytes, value_head_bytes;
     size_t key_position_bytes, value_position_bytes;
     uint64_t keys, values; /* offsets of sequence 0 in the cache */
-    bool on_gpu;           /* its memory is there, and of its own */
+    bool on_gpu;           /* its memory is there, and of its own: offsets count from its start */
     uint32_t window;
     bool values_in_keys;               /* MLA: values are the first elements of the keys */
     struct kv_plane planes[KV_PLANES]; /* of number 1 and so on; those without width are not there */

@@ -161,7 +161,8 @@ hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geome
                              info && info->name ? info->name : "?", layer->key_size, layer->value_size);
         }
         layer->on_gpu = geometry->on_gpu && geometry->on_gpu[i];
-        if (!layer->on_gpu && !lay_out(layer, geometry->sequences, &offset))
+        uint64_t own = 0;
+        if (!lay_out(layer, geometry->sequences, layer->on_gpu ? &own : &offset))
             return error_set(error, HYPURA_ERROR_MEMORY, "a KV cache of %u positions is too large", positions);
     }
     out->keeps_tokens = keeps_tokens(geometry);

@@ -86,6 +86,27 @@ static void fill_floats(struct pair *pair, float *here, struct gpu_range there, 
     assert_ok(gpu_upload_wait(gpu, ticket, &test_error));
 }
 
+/* Positions that a row may have chosen, or what stands for so many of them each: every other one. */
+static void fill_choice(struct pair *pair, const struct step_choice *chosen, uint32_t every)
+{
+    uint32_t *words = (uint32_t *)(void *)pair->cpu->batch.scratch.buffers[chosen->buffer];
+    struct gpu *gpu = pair->gpu->open.gpu;
+    const size_t stride = step_choice_words(chosen);
+    gpu_ticket ticket;
+    for (size_t row = 0; row < pair->rows; row++)
+        for (uint32_t s = 0; s < chosen->sets; s++) {
+            uint32_t *set = words + row * stride + s * (chosen->most + 1), count = 0;
+            const uint32_t ids = (uint32_t)(every > 1 ? (row + 1) / every : row / chosen->block + 1);
+            for (uint32_t id = ids ? s % ids : 0; id < ids && count < chosen->most; id += 2)
+                set[++count] = id;
+            set[0] = count;
+        }
+    assert_ok(gpu_upload(gpu, pair->gpu->batch.pass->rows[chosen->buffer], words, pair->rows * stride * sizeof *words,
+                         &ticket, &test_error));
+    assert_ok(gpu_upload_wait(gpu, ticket, &test_error));
+    memcpy(pair->gpu->batch.scratch.buffers[chosen->buffer], words, pair->rows * stride * sizeof *words);
+}
+
 /* All buffers, and what experts gave. */
 static void fill(struct pair *pair)
 {
@@ -97,11 +118,10 @@ static void fill(struct pair *pair)
         fill_floats(pair, cpu->scratch.buffers[buffer], gpu->pass->rows[buffer], pair->rows * width_of(pair, buffer));
     fill_floats(pair, cpu->scratch.expert_out, gpu->pass->expert_out, pair->rows * used * pair->embedding);
     /* What goes to the device when its layers begin. */
-    static const enum step_buffer sent[] = {BUFFER_HIDDEN, BUFFER_BANK};
-    for (size_t i = 0; i < COUNT_OF(sent); i++)
-        if (width_of(pair, sent[i]))
-            memcpy(gpu->scratch.buffers[sent[i]], cpu->scratch.buffers[sent[i]],
-                   pair->rows * width_of(pair, sent[i]) * sizeof(float));
+    for (size_t i = 0; i < COUNT_OF(pass_carried); i++)
+        if (width_of(pair, pass_carried[i]))
+            memcpy(gpu->scratch.buffers[pass_carried[i]], cpu->scratch.buffers[pass_carried[i]],
+                   pair->rows * width_of(pair, pass_carried[i]) * sizeof(float));
 }
 
 /* Carries out steps here, and what stands for them there. */
@@ -163,6 +183,19 @@ static void compare_buffer(struct pair *pair, const struct step *step, enum step
         compare(pair, step, pair->cpu->batch.scratch.buffers[buffer], gpu->pass->rows[buffer], pair->rows * width);
 }
 
+/* The words that count of each set. */
+static void compare_choices(struct pair *pair, const struct step *step)
+{
+    const struct step_index *x = &step->index;
+    const uint32_t *expected = (const uint32_t *)(const void *)pair->cpu->batch.scratch.buffers[x->out];
+    const size_t sets = x->by_head ? x->heads : 1, stride = x->most + x->tail + 1;
+    const uint32_t *found =
+        bring(pair, pair->gpu->batch.pass->rows[x->out], pair->rows * sets * stride * sizeof *found);
+    for (size_t set = 0; set < pair->rows * sets; set++, expected += stride, found += stride)
+        assert_memory_equal(found, expected, (1 + expected[0]) * sizeof *found);
+    pair->compared[step->kind]++;
+}
+
 /* Of recurrence and heads not what is theirs alone: keys and values go to the cache, which attention reads later. */
 static void compare_results(struct pair *pair, const struct step *step)
 {
@@ -179,6 +212,10 @@ static void compare_results(struct pair *pair, const struct step *step)
     }
     if (step->kind == STEP_EXPERTS) {
         compare(pair, step, s->expert_out, pass->expert_out, pair->rows * step->experts.used * pair->embedding);
+        return;
+    }
+    if (step->kind == STEP_INDEX) {
+        compare_choices(pair, step);
         return;
     }
     for (size_t t = 0; t < count; t++) {
@@ -229,6 +266,10 @@ static void compare_residual(struct pair *pair, struct step_list layer, struct s
 static void compare_one(struct pair *pair, const struct step *step)
 {
     fill(pair);
+    if (step->kind == STEP_ATTEND && step->attend.chosen.buffer != BUFFER_NONE)
+        fill_choice(pair, &step->attend.chosen, MAX(step->attend.compressed, 1u));
+    if (step->kind == STEP_ATTEND_LATENT && step->attend_latent.chosen.buffer != BUFFER_NONE)
+        fill_choice(pair, &step->attend_latent.chosen, 1);
     run(pair, (struct step_list){step, 1}, step);
     compare_results(pair, step);
 }
@@ -283,12 +324,13 @@ static void each_kind_gives_what_the_cpu_gives(void **state)
     (void)state;
     device_or_skip();
     /* The last ones are in the whole reference set only. */
-    static const char *const further[] = {"falcon-h1", "kimi-k3"};
+    static const char *const further[] = {"falcon-h1", "kimi-k3", "glm-dsa", "minimax-m3"};
     char whole[COUNT_OF(further)][4096] = {""};
     for (size_t i = 0; getenv("HYPURA_ORACLE") && i < COUNT_OF(further); i++)
         snprintf(whole[i], sizeof whole[i], "%s/models/%s.gguf", getenv("HYPURA_ORACLE"), further[i]);
     const char *const names[] = {"llama",     "gpt-oss",          "mixtral", "gemma2", "deepseek2-v3",
-                                 "qwen3next", "deepseek2-legacy", whole[0],  whole[1]};
+                                 "qwen3next", "deepseek2-legacy", whole[0],  whole[1], whole[2],
+                                 whole[3]};
     uint32_t compared[STEP_KINDS + 1] = {0};
     for (size_t m = 0; m < COUNT_OF(names) && names[m][0]; m++) {
         struct pair pair;

@@ -51,8 +51,7 @@ static struct attend_kernels kernels_of(enum tensor_type type)
 #undef KERNELS
 }
 
-/* Elements from one position to the next. */
-static uint32_t row_elements(enum tensor_type type, uint32_t position_bytes)
+uint32_t gpu_row_elements(enum tensor_type type, uint32_t position_bytes)
 {
     switch (type) {
     case TENSOR_F32:
@@ -98,6 +97,13 @@ static uint64_t sequence_table(struct gpu *gpu, struct gpu_range cache, const st
                                                       s->rows,           s->first_position,   s->capacity};
     }
     return *taken ? gpu_table(gpu, entries, *taken * sizeof *entries) : 0;
+}
+
+uint64_t gpu_sequence_table(struct gpu *gpu, struct gpu_range cache, const struct gpu_sequence *sequences,
+                            uint32_t count)
+{
+    uint32_t taken;
+    return sequence_table(gpu, cache, sequences, count, true, true, &taken);
 }
 
 /* ---- heads ------------------------------------------------------------------------------------------------------- */
@@ -147,8 +153,8 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
               heads->heads | kv_heads << 16,
               heads->rotary | sequences << 16,
               heads->epsilon,
-              row_elements(heads->type, heads->key_position_bytes),
-              row_elements(heads->type, heads->value_position_bytes),
+              gpu_row_elements(heads->type, heads->key_position_bytes),
+              gpu_row_elements(heads->type, heads->value_position_bytes),
               heads->out_head_stride ? heads->out_head_stride : heads->key_size,
               link.awaited};
     const uint32_t constants[] = {(uint32_t)heads->type,
@@ -273,8 +279,8 @@ static void attend_spans(struct gpu *gpu, const struct gpu_attention *a, bool fe
               link.progress,
               a->heads,
               a->kv_heads,
-              row_elements(a->type, a->key_position_bytes),
-              row_elements(a->type, a->value_position_bytes),
+              gpu_row_elements(a->type, a->key_position_bytes),
+              gpu_row_elements(a->type, a->value_position_bytes),
               a->scale,
               a->soft_cap,
               a->window,
@@ -370,8 +376,8 @@ static void attend_many(struct gpu *gpu, const struct gpu_attention *a)
               table,
               a->heads,
               a->kv_heads,
-              row_elements(a->type, a->key_position_bytes),
-              row_elements(a->type, a->value_position_bytes),
+              gpu_row_elements(a->type, a->key_position_bytes),
+              gpu_row_elements(a->type, a->value_position_bytes),
               a->scale,
               a->soft_cap,
               a->window,

@@ -374,10 +374,39 @@ bool gpu_attention_makes_halves(const struct gpu *gpu, const struct gpu_attentio
 uint64_t gpu_attention_scratch_bytes(uint32_t rows, uint32_t heads, uint32_t value_size, uint32_t positions);
 void gpu_attention(struct gpu *gpu, const struct gpu_attention *attention);
 
+/* ---- the search for positions worth attention ----------------------------------------------------------------------
+ *
+ * As struct index_search of compute.h, of several sequences at once, whose keys are in a plane of the cache: as the
+ * heads of one kv head. scores: room for those of some rows at least, gpu_index_score_bytes each. */
+bool gpu_index_supports(enum tensor_type type, uint32_t size);
+uint64_t gpu_index_score_bytes(uint32_t sets, uint32_t positions);
+
+struct gpu_index {
+    struct gpu_range query, weights /* or none */, cache, words, scores;
+    uint64_t score_bytes; /* that are there */
+    uint32_t rows, heads, size;
+    bool by_head, tail;
+    uint32_t every, block, local, most;
+    uint32_t row_words; /* of a row of words */
+    enum tensor_type type;
+    uint32_t key_position_bytes;
+    const struct gpu_sequence *sequences;
+    uint32_t sequence_count;
+};
+void gpu_index(struct gpu *gpu, const struct gpu_index *index);
+
+/* gpu_attention of rows that see what they chose, or the last positions and what stands compressed behind them: as
+ * struct attention_choice of compute.h. No scratch, window, chunk, bidirectional or halves of "attention" counts. */
+struct gpu_choice {
+    struct gpu_range words; /* of row 0; or none */
+    uint32_t sets, most, block, ring, window, every;
+};
+void gpu_attend_chosen(struct gpu *gpu, const struct gpu_attention *attention, const struct gpu_choice *choice);
+
 /* ---- states of sequences -------------------------------------------------------------------------------------------
  *
- * Rows of a batch that belong to one sequence, and its states, in bytes from the start of a range "states": the one that
- * holds, unless it is fresh, and the one to be made. */
+ * Rows of a batch that belong to one sequence, and its states, in bytes from the start of a range "states": the one
+ * that holds, unless it is fresh, and the one to be made. */
 struct gpu_state_sequence {
     uint32_t first_row, rows;
     bool fresh;

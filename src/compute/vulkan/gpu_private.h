@@ -240,6 +240,12 @@ void times_destroy(struct gpu *gpu);
 /* Host memory that the device copies from. */
 hypura_status gpu_buffer_create_staging(struct gpu *gpu, struct gpu_buffer **out, uint64_t bytes, hypura_error *error);
 
+/* attention.c: elements of the cache from one position to the next, and the table of all sequences of a batch (struct
+ * Sequence of shaders/cache.glsl); 0 after an error, which is kept, or where there are none. */
+uint32_t gpu_row_elements(enum tensor_type type, uint32_t position_bytes);
+uint64_t gpu_sequence_table(struct gpu *gpu, struct gpu_range cache, const struct gpu_sequence *sequences,
+                            uint32_t count);
+
 /* scan.c: the table of sequences that kernels with states walk (struct Sequence of shaders/delta.glsl). */
 uint64_t gpu_state_table(struct gpu *gpu, struct gpu_range states, const struct gpu_state_sequence *sequences,
                          uint32_t count);

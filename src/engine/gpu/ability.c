@@ -56,7 +56,9 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
     bool both = h->query.buffer != BUFFER_NONE && h->key.buffer != BUFFER_NONE;
     if (q->geometry->sequences > GPU_MAX_SEQUENCES || (both && h->query.size != h->key.size) ||
         (h->values_are_keys && h->key.size != h->value_size) ||
-        (h->raw != BUFFER_NONE && h->query.size != h->value_size) || h->plane || h->back)
+        (h->raw != BUFFER_NONE && h->query.size != h->value_size) || h->back)
+        return false;
+    if (h->plane && h->key.heads != 1) /* a row of it is one head */
         return false;
     bool each = h->query.norm_each || h->key.norm_each;
     for (size_t i = 0; i < COUNT_OF(heads); i++) {
@@ -72,7 +74,7 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
 static bool can_attend(const struct question *q, const struct step_attend *a)
 {
     struct step_list all = steps_all(q->geometry->steps);
-    if (a->source != q->layer || a->chosen.buffer != BUFFER_NONE || a->compressed)
+    if (a->source != q->layer || a->compressed || (a->chosen.buffer != BUFFER_NONE && a->window))
         return false;
     for (size_t i = 0; i < all.count; i++)
         if (all.steps[i].kind == STEP_ATTEND && all.steps[i].attend.source == q->layer &&
@@ -84,8 +86,8 @@ static bool can_attend(const struct question *q, const struct step_attend *a)
 static bool can_attend_latent(const struct question *q, const struct step_attend_latent *a)
 {
     /* The table of heads is that of all layers. */
-    return a->chosen.buffer == BUFFER_NONE && a->sinks == NO_UNIT && a->heads == q->geometry->heads &&
-           a->heads <= GPU_ROUTER_EXPERTS && gpu_attention_supports(q->kv_type, a->rank + a->rotary, a->rank);
+    return a->heads == q->geometry->heads && a->heads <= GPU_ROUTER_EXPERTS &&
+           gpu_attention_supports(q->kv_type, a->rank + a->rotary, a->rank);
 }
 
 /* What the kernels of a kind cannot do of it. */
@@ -107,6 +109,8 @@ static bool can_record(const struct question *q, const struct step *step)
         return can_attend(q, &step->attend);
     case STEP_ATTEND_LATENT:
         return can_attend_latent(q, &step->attend_latent);
+    case STEP_INDEX:
+        return gpu_index_supports(kv_plane_type(q->kv_type), step->index.size);
     case STEP_SPREAD:
         return step->spread.rank + step->spread.rotary <= ATTENTION_MAX_SIZE;
     case STEP_SCAN:

@@ -43,24 +43,6 @@ hypura_status pass_open_latent(struct batch *batch, hypura_error *error)
 /* ---- heads ---------------------------------------------------------------------------------------------------------
  */
 
-/* Where the sequences of the batch are in the cache of a layer. */
-static const struct gpu_sequence *find_sequences(const struct batch *batch, uint32_t number)
-{
-    const struct kv_layer *kv = &batch->kv.layers[number];
-    const struct scratch *s = &batch->scratch;
-    struct gpu_sequence *out = s->device_sequences;
-    uint64_t values = kv->values_in_keys ? 0 : (uint64_t)batch->kv.sequences * kv->heads * kv->key_head_bytes;
-    for (uint32_t i = 0; i < batch->span_count; i++)
-        out[i] =
-            (struct gpu_sequence){.first_row = s->spans[i].first_row,
-                                  .rows = s->spans[i].rows,
-                                  .first_position = s->positions[s->spans[i].first_row],
-                                  .capacity = (uint32_t)kv->capacity,
-                                  .keys = (uint64_t)s->spans[i].sequence * kv->heads * kv->key_head_bytes,
-                                  .values = values + (uint64_t)s->spans[i].sequence * kv->heads * kv->value_head_bytes};
-    return out;
-}
-
 /* A norm over all heads as one row (OLMoE) is a norm of rows; true when it was one. */
 static bool norm_whole_rows(struct batch *batch, const struct step_heads *h, const struct step_head *head)
 {
@@ -90,6 +72,7 @@ hypura_status pass_record_heads(struct batch *batch, const struct step *step, hy
     struct gpu_pass *pass = batch->pass;
     const struct step_heads *h = &step->heads;
     const struct kv_layer *kv = &batch->kv.layers[step->layer];
+    const struct kv_plane *plane = h->plane ? &kv->planes[h->plane - 1] : NULL;
     const struct step_head *query = &h->query, *key = &h->key;
     bool gated = h->raw != BUFFER_NONE;
     (void)error;
@@ -135,11 +118,12 @@ hypura_status pass_record_heads(struct batch *batch, const struct step *step, hy
                               .heads = query->heads,
                               .kv_heads = key->heads,
                               .key_size = first->size,
-                              .value_size = h->value_size,
-                              .type = batch->kv.type,
-                              .key_position_bytes = (uint32_t)kv->key_position_bytes,
-                              .value_position_bytes = (uint32_t)kv->value_position_bytes,
-                              .sequences = find_sequences(batch, (uint32_t)step->layer),
+                              .value_size = plane ? first->size : h->value_size,
+                              .type = plane ? kv_plane_type(batch->kv.type) : batch->kv.type,
+                              .key_position_bytes = (uint32_t)(plane ? plane->row_bytes : kv->key_position_bytes),
+                              .value_position_bytes = (uint32_t)(plane ? plane->row_bytes : kv->value_position_bytes),
+                              .sequences = plane ? pass_find_plane(batch, (uint32_t)step->layer, h->plane)
+                                                 : pass_find_sequences(batch, (uint32_t)step->layer),
                               .sequence_count = batch->span_count};
     gpu_heads(pass->gpu, &heads);
     return HYPURA_OK;
@@ -190,9 +174,11 @@ hypura_status pass_record_attend(struct batch *batch, const struct step *step, h
                                       .window = a->window,
                                       .chunk = a->chunk,
                                       .bidirectional = a->bidirectional,
-                                      .sequences = find_sequences(batch, a->source),
+                                      .sequences = pass_find_sequences(batch, a->source),
                                       .sequence_count = batch->span_count};
     (void)error;
+    if (pass_attend_chosen(batch, &a->chosen, 0, &attention))
+        return HYPURA_OK;
     attention.halves = pass_may_give_halves(batch, step, a->out) && gpu_attention_makes_halves(pass->gpu, &attention);
     gpu_attention(pass->gpu, &attention);
     if (attention.halves)
@@ -279,10 +265,12 @@ static void attend_part(struct batch *batch, const struct step *step, uint32_t f
                                             .type = batch->kv.type,
                                             .key_position_bytes = (uint32_t)kv->key_position_bytes,
                                             .value_position_bytes = (uint32_t)kv->value_position_bytes,
+                                            .sinks = pass_vector(batch, a->sinks),
                                             .scale = a->scale,
                                             .sequences = sequences,
                                             .sequence_count = count};
-    gpu_attention(pass->gpu, &attention);
+    if (!pass_attend_chosen(batch, &a->chosen, first, &attention))
+        gpu_attention(pass->gpu, &attention);
     gpu_barrier(pass->gpu);
     multiply_heads(batch, heads, a->value_matrix, rows, pass->latent.attended, 0,
                    range_at(pass->rows[a->out], (uint64_t)first * heads * a->value_size), 0);
@@ -293,7 +281,7 @@ static void attend_part(struct batch *batch, const struct step *step, uint32_t f
  * through other kernels than the whole: how a batch is cut changes no bit. */
 hypura_status pass_record_attend_latent(struct batch *batch, const struct step *step, hypura_error *error)
 {
-    const struct gpu_sequence *sequences = find_sequences(batch, (uint32_t)step->layer);
+    const struct gpu_sequence *sequences = pass_find_sequences(batch, (uint32_t)step->layer);
     const uint32_t most = batch->pass->latent.rows;
     struct gpu_sequence part[GPU_MAX_SEQUENCES];
     uint32_t count = 0, first = 0, rows = 0, left = (uint32_t)batch->rows;

@@ -66,7 +66,7 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++) {
         bool experts = buffer == BUFFER_GATE || buffer == BUFFER_UP;
         bool always = buffer == BUFFER_HIDDEN || buffer == BUFFER_NORMED || buffer == BUFFER_BRANCH;
-        uint64_t floats = experts ? inner : c * (always ? e : g->widths[buffer]);
+        uint64_t floats = experts ? inner : c * MAX(always ? e : 0, g->widths[buffer]);
         pass->rows[buffer] = cut(s, &used.scratch, floats * f);
     }
     uint64_t rank = g->adapters ? adapters_rank(g->adapters) : 0;
@@ -74,6 +74,8 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->low = cut(s, &used.scratch, PASS_PRODUCTS * pass->low_floats * f);
     pass->attention_bytes = attention_bytes(g, chunk, positions);
     pass->attention = cut(s, &used.scratch, pass->attention_bytes);
+    pass->score_bytes = pass_score_bytes(g, chunk, positions);
+    pass->scores = cut(s, &used.scratch, pass->score_bytes);
     pass->latent.rows = pass_latent_rows(g, chunk);
     uint32_t rows = pass->latent.rows ? pass->latent.rows + LATENT_MORE_ROWS : 0, heads = (uint32_t)g->heads;
     pass->latent.query = cut(s, &used.scratch, rows * g->latent_query * f);
@@ -104,14 +106,15 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     }
     for (int i = 0; i < 2 && p->experts; i++)
         pass->visits[i].table = cut_shared(u, &used.upload, UNIT_MAX_SLICES * p->experts * sizeof(uint32_t));
-    pass->up_parts.hidden = cut_shared(u, &used.upload, c * e * f);
-    pass->up_parts.bank = cut_shared(u, &used.upload, c * g->widths[BUFFER_BANK] * f);
+    for (size_t i = 0; i < PASS_CARRIED; i++) {
+        pass->up_parts.carried[i] = cut_shared(u, &used.upload, c * g->widths[pass_carried[i]] * f);
+        pass->back_parts.carried[i] = cut_shared(b, &used.readback, c * g->widths[pass_carried[i]] * f);
+    }
     pass->up_parts.tokens = cut_shared(u, &used.upload, c * f);
     pass->up_parts.rope[0] = cut_shared(u, &used.upload, c * p->rotary * f);
     pass->up_parts.rope[1] = cut_shared(u, &used.upload, c * p->rotary_local * f);
     pass->up_parts.scales = cut_shared(u, &used.upload, c * f);
     pass->back_parts.hidden = cut_shared(b, &used.readback, c * e * f);
-    pass->back_parts.bank = cut_shared(b, &used.readback, c * g->widths[BUFFER_BANK] * f);
     pass->back_parts.logits = cut_shared(b, &used.readback, (uint64_t)g->logits_rows * p->vocabulary * f);
     return used;
 }

@@ -8,6 +8,8 @@
 #define LAYERS_A_BATCH 4u
 #define BATCH_SECONDS 1.0
 
+const enum step_buffer pass_carried[PASS_CARRIED] = {BUFFER_HIDDEN, BUFFER_BANK, BUFFER_CHOSEN};
+
 /* ---- the way there and back ----------------------------------------------------------------------------------------
  */
 
@@ -65,27 +67,22 @@ static void send_inputs(struct batch *batch)
     pass->inputs_sent = true;
 }
 
-/* Of the rows that are kept next to the residual stream. */
-static size_t bank_bytes(const struct batch *batch)
+static size_t carried_bytes(const struct batch *batch, size_t number)
 {
-    return batch->rows * batch->open->geometry.widths[BUFFER_BANK] * sizeof(float);
+    return batch->rows * batch->open->geometry.widths[pass_carried[number]] * sizeof(float);
 }
 
 void pass_to_device(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
-    size_t bytes = batch->rows * model_parameters(batch->open->model)->embedding * sizeof(float);
     if (!runs_ahead(pass))
         pass_record(pass);
     if (pass->on_device && pass->inputs_sent)
         return;
     send_inputs(batch);
-    if (!pass->on_device) {
-        send_part(pass, pass->rows[BUFFER_HIDDEN], &pass->up_parts.hidden, batch->scratch.buffers[BUFFER_HIDDEN],
-                  bytes);
-        send_part(pass, pass->rows[BUFFER_BANK], &pass->up_parts.bank, batch->scratch.buffers[BUFFER_BANK],
-                  bank_bytes(batch));
-    }
+    for (size_t i = 0; i < PASS_CARRIED && !pass->on_device; i++)
+        send_part(pass, pass->rows[pass_carried[i]], &pass->up_parts.carried[i],
+                  batch->scratch.buffers[pass_carried[i]], carried_bytes(batch, i));
     gpu_barrier(pass->gpu);
     pass->on_device = true;
 }
@@ -95,16 +92,14 @@ hypura_status gpu_pass_to_host(struct batch *batch, hypura_error *error)
     struct gpu_pass *pass = batch->pass;
     if (!pass || !pass->on_device)
         return HYPURA_OK;
-    size_t bytes = batch->rows * model_parameters(batch->open->model)->embedding * sizeof(float);
     pass_record(pass);
     pass_settle(pass);
-    gpu_copy(pass->gpu, pass->back_parts.hidden.range, pass->rows[BUFFER_HIDDEN], bytes);
-    if (bank_bytes(batch))
-        gpu_copy(pass->gpu, pass->back_parts.bank.range, pass->rows[BUFFER_BANK], bank_bytes(batch));
+    for (size_t i = 0; i < PASS_CARRIED; i++)
+        gpu_copy(pass->gpu, pass->back_parts.carried[i].range, pass->rows[pass_carried[i]], carried_bytes(batch, i));
     TRY(pass_finish(batch, error));
-    memcpy(batch->scratch.buffers[BUFFER_HIDDEN], pass->back_parts.hidden.host, bytes);
-    if (bank_bytes(batch))
-        memcpy(batch->scratch.buffers[BUFFER_BANK], pass->back_parts.bank.host, bank_bytes(batch));
+    for (size_t i = 0; i < PASS_CARRIED; i++)
+        if (carried_bytes(batch, i))
+            memcpy(batch->scratch.buffers[pass_carried[i]], pass->back_parts.carried[i].host, carried_bytes(batch, i));
     pass->on_device = false;
     return HYPURA_OK;
 }

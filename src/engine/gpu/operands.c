@@ -65,6 +65,34 @@ bool pass_takes_halves(const struct batch *batch)
            batch->rows * model_parameters(batch->open->model)->embedding % 8 == 0;
 }
 
+/* Where the sequences of the batch are in a part of a layer's cache, whose bytes for each sequence these are. */
+static const struct gpu_sequence *find_sequences(const struct batch *batch, uint64_t capacity, uint64_t keys,
+                                                 uint64_t key_bytes, uint64_t values, uint64_t value_bytes)
+{
+    const struct scratch *s = &batch->scratch;
+    for (uint32_t i = 0; i < batch->span_count; i++)
+        s->device_sequences[i] = (struct gpu_sequence){.first_row = s->spans[i].first_row,
+                                                       .rows = s->spans[i].rows,
+                                                       .first_position = s->positions[s->spans[i].first_row],
+                                                       .capacity = (uint32_t)capacity,
+                                                       .keys = keys + s->spans[i].sequence * key_bytes,
+                                                       .values = values + s->spans[i].sequence * value_bytes};
+    return s->device_sequences;
+}
+
+const struct gpu_sequence *pass_find_sequences(const struct batch *batch, uint32_t layer)
+{
+    const struct kv_layer *kv = &batch->kv.layers[layer];
+    return find_sequences(batch, kv->capacity, kv->keys, kv->heads * kv->key_head_bytes, kv->values,
+                          kv->heads * kv->value_head_bytes);
+}
+
+const struct gpu_sequence *pass_find_plane(const struct batch *batch, uint32_t layer, uint32_t plane)
+{
+    const struct kv_plane *p = &batch->kv.layers[layer].planes[plane - 1];
+    return find_sequences(batch, p->rows, p->offset, p->rows * p->row_bytes, p->offset, p->rows * p->row_bytes);
+}
+
 void pass_settle(struct gpu_pass *pass)
 {
     if (pass->pending_reads | pass->pending_writes)

@@ -12,6 +12,7 @@
  *   visit.c         experts from RAM that come to the GPU for one long batch
  *   in_place.c      experts in memory that both sides see, computed on the GPU from where they are
  *   states.c        what a sequence keeps, short convolutions and scans over it
+ *   choose.c        the search for positions worth attention, and attention to those only
  *   experts.c       mixtures of experts;  attend.c  heads, attention, its latent kind;  delta_net.c  gated delta nets
  *   record.c        what each kind of step is in commands, and when one waits for another
  *   buffers.c       what stands where in the buffers of a pass
@@ -83,6 +84,10 @@ struct pass_product {
 };
 #define PASS_PRODUCTS 4 /* at most, at a time */
 
+/* What one layer leaves for the next ones: it goes with the work from one side to the other. */
+#define PASS_CARRIED 3
+extern const enum step_buffer pass_carried[PASS_CARRIED];
+
 struct gpu_pass {
     struct gpu *gpu;
     const struct plan_gpu *plan;
@@ -124,11 +129,13 @@ struct gpu_pass {
         struct gpu_range groups;          /* that gpu_expert_group made of them, for so many rows: */
         uint32_t grouped;
     } latent;
+    struct gpu_range scores; /* of the search for positions */
+    uint64_t score_bytes;
     struct {
-        struct shared_part hidden, bank, tokens, rope[2], scales, expert_rows;
+        struct shared_part carried[PASS_CARRIED], tokens, rope[2], scales, expert_rows;
     } up_parts;
     struct {
-        struct shared_part hidden, bank, normed, chosen, weights, logits;
+        struct shared_part carried[PASS_CARRIED], hidden, normed, chosen, weights, logits;
     } back_parts;
 
     /* The batch that is running. */
@@ -225,6 +232,10 @@ struct gpu_range range_at(struct gpu_range range, uint64_t floats);
 struct gpu_matrix pass_matrix(const struct batch *batch, unit_number unit);
 struct gpu_range pass_vector(const struct batch *batch, unit_number unit); /* without a buffer for NO_UNIT */
 
+/* Where the sequences of the batch are in a layer's cache, and in a further plane of it; up to the next call. */
+const struct gpu_sequence *pass_find_sequences(const struct batch *batch, uint32_t layer);
+const struct gpu_sequence *pass_find_plane(const struct batch *batch, uint32_t layer, uint32_t plane);
+
 /* One row through what the device computes: HYPURA_ERROR_DEVICE where it fails. */
 hypura_status pass_try(struct batch *batch, hypura_error *error);
 
@@ -243,7 +254,7 @@ void pass_settle(struct gpu_pass *pass);
 bool pass_records(enum step_kind kind); /* whether there are commands for it */
 
 typedef hypura_status record_function(struct batch *batch, const struct step *step, hypura_error *error);
-record_function pass_record_multiply;
+record_function pass_record_multiply, pass_record_index;
 record_function pass_record_heads, pass_record_spread, pass_record_attend, pass_record_attend_latent;
 record_function pass_record_convolve, pass_record_scan;
 record_function pass_record_delta_net, pass_record_route, pass_record_experts;
@@ -262,6 +273,13 @@ bool pass_glu(struct batch *batch, const struct gpu_glu_kind *glu, const struct 
               uint64_t slot_stride, uint32_t rows, uint32_t inner, bool may_halve);
 
 struct gpu_mix pass_mix(const struct batch *batch, const struct step_mix *mix);
+
+/* Attention of rows from first_row of the batch on to what they chose; false, and nothing done, where they see all. */
+bool pass_attend_chosen(struct batch *batch, const struct step_choice *chosen, uint32_t first_row,
+                        const struct gpu_attention *attention);
+
+/* Room for the scores of a search. */
+uint64_t pass_score_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions);
 
 /* Of latent attention: rows worked on at once, scratch of the attention itself, and what is filled when all buffers are
  * there. */
@@ -302,8 +320,8 @@ uint64_t pass_adapter_bytes(const struct adapters *adapters, int32_t layer);
 hypura_status pass_open_adapters(struct batch *batch, hypura_error *error);
 void pass_close_adapters(struct gpu_pass *pass);
 
-/* Where a step's part of the states of the batch's sequences is: of each there are two in turn. A token that is recorded
- * ahead follows one that is not counted yet, and has left its state in the other. */
+/* Where a step's part of the states of the batch's sequences is: of each there are two in turn. A token that is
+ * recorded ahead follows one that is not counted yet, and has left its state in the other. */
 void pass_find_states(const struct batch *batch, const struct step *step, struct gpu_state_sequence *out);
 
 #endif

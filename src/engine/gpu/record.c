@@ -150,6 +150,7 @@ static const struct {
     [STEP_NORM] = {record_norm},
     [STEP_MULTIPLY] = {pass_record_multiply},
     [STEP_HEADS] = {pass_record_heads},
+    [STEP_INDEX] = {pass_record_index, .reads = CACHE},
     [STEP_SPREAD] = {pass_record_spread},
     [STEP_ATTEND] = {pass_record_attend, .reads = CACHE},
     [STEP_ATTEND_LATENT] = {pass_record_attend_latent, .reads = CACHE},

@@ -4,7 +4,8 @@
 void pass_find_states(const struct batch *batch, const struct step *step, struct gpu_state_sequence *out)
 {
     const struct kv_cache *kv = &batch->kv;
-    const uint64_t bytes = kv->layers[step->layer].state_floats * sizeof(float), first = step->state * sizeof(float);
+    const struct kv_layer *layer = &kv->layers[step->layer];
+    const uint64_t bytes = layer->state_floats * sizeof(float), first = layer->states + step->state * sizeof(float);
     for (uint32_t i = 0; i < batch->span_count; i++) {
         const struct span *span = &batch->scratch.spans[i];
         uint64_t held = (uint64_t)(kv->state[span->sequence] ^ batch->pass->ahead.recording);

@@ -1,0 +1,138 @@
+/* The GPU's search for positions worth attention gives the choices of plain C, of two sequences side by side, also
+ * where scores have room for a few rows only: scores are small integers, so that many are equal and all are exact. */
+#include "gpu_test.h"
+
+#include "compute/compute.h"
+
+#define ROWS 6u
+
+struct shape {
+    uint32_t heads, size, first; /* the first sequence's rows are at positions from first on */
+    bool weighed, by_head;
+    uint32_t every, block, local, most;
+    bool tail;
+    uint32_t rows_at_once;
+};
+
+static const struct shape shapes[] = {
+    {8, 64, 900, true, false, 1, 1, 0, 300, false, 6}, {70, 40, 2100, true, false, 1, 1, 0, 64, false, 2},
+    {2, 32, 1300, false, true, 1, 8, 1, 3, false, 6},  {3, 32, 90, false, true, 1, 4, 3, 2, false, 1},
+    {5, 32, 2047, false, false, 4, 1, 0, 3, true, 4},  {1, 192, 9, true, false, 1, 1, 0, 64, false, 6}};
+
+/* Of each sequence the rows, and where they stand. */
+static const uint32_t lengths[2] = {4, 2};
+
+static float *small_floats(struct random *random, size_t count)
+{
+    float *values = gpu_test_floats(random, count);
+    for (size_t i = 0; i < count; i++)
+        values[i] = (float)((int)(random_next(random) % 5) - 2);
+    return values;
+}
+
+static void expect(const struct shape *s, const float *query, const float *weights, const uint8_t *keys, size_t region,
+                   uint32_t *words, uint32_t row_words)
+{
+    struct compute *compute;
+    const uint32_t sets = s->by_head ? s->heads : 1;
+    const size_t floats = index_score_floats(ROWS, sets, s->first + ROWS);
+    float *scores = calloc(floats, sizeof *scores);
+    uint32_t positions[ROWS], first = 0;
+    const struct compute_limits limits = {.tokens = 1, .index_heads = s->heads, .index_size = s->size};
+    assert_ok(compute_create_limited(&compute, 1, INSTRUCTIONS_PLAIN, &limits, &test_error));
+    for (uint32_t i = 0; i < 2; first += lengths[i++]) {
+        for (uint32_t r = 0; r < lengths[i]; r++)
+            positions[first + r] = (i ? s->first / 2 : s->first) + r;
+        compute_index(compute, &(struct index_search){.query = query,
+                                                      .weights = s->weighed ? weights : NULL,
+                                                      .positions = positions,
+                                                      .first_row = first,
+                                                      .rows = lengths[i],
+                                                      .keys = keys + i * region,
+                                                      .key_bytes = s->size * sizeof(float),
+                                                      .type = TENSOR_F32,
+                                                      .heads = s->heads,
+                                                      .size = s->size,
+                                                      .by_head = s->by_head,
+                                                      .every = s->every,
+                                                      .block = s->block,
+                                                      .local = s->local,
+                                                      .most = s->most,
+                                                      .tail = s->tail,
+                                                      .words = words,
+                                                      .stride = row_words,
+                                                      .scores = scores,
+                                                      .score_floats = floats});
+    }
+    compute_destroy(compute);
+    free(scores);
+}
+
+static void check(struct gpu *gpu, const struct shape *s)
+{
+    struct random random;
+    random_seed(&random, 3);
+    const uint32_t sets = s->by_head ? s->heads : 1, row_words = sets * (s->most + s->tail + 1);
+    const uint32_t capacity = (uint32_t)align_up((s->first + ROWS) / s->every + 1, ATTENTION_BLOCK);
+    const size_t region = capacity * s->size * sizeof(float), bytes = ROWS * row_words * sizeof(uint32_t);
+    float *query = small_floats(&random, ROWS * s->heads * s->size), *weights = small_floats(&random, ROWS * s->heads);
+    float *keys = small_floats(&random, 2 * region / sizeof *keys);
+    uint32_t *expected = calloc(1, bytes), at = 0;
+    expect(s, query, weights, (const uint8_t *)keys, region, expected, row_words);
+    const uint64_t score_bytes = s->rows_at_once * gpu_index_score_bytes(sets, (s->first + ROWS) / s->every);
+    const struct gpu_sequence sequences[] = {
+        {.first_row = 0, .rows = lengths[0], .first_position = s->first, .capacity = capacity},
+        {.first_row = lengths[0],
+         .rows = lengths[1],
+         .first_position = s->first / 2,
+         .capacity = capacity,
+         .keys = region,
+         .values = region}};
+    struct gpu_index index = {.query = gpu_test_range(gpu, query, ROWS * s->heads * s->size * sizeof(float)),
+                              .weights = gpu_test_range(gpu, weights, ROWS * s->heads * sizeof(float)),
+                              .cache = gpu_test_range(gpu, keys, 2 * region),
+                              .words = gpu_test_range(gpu, NULL, bytes),
+                              .scores = gpu_test_range(gpu, NULL, score_bytes),
+                              .score_bytes = score_bytes,
+                              .rows = ROWS,
+                              .heads = s->heads,
+                              .size = s->size,
+                              .by_head = s->by_head,
+                              .tail = s->tail,
+                              .every = s->every,
+                              .block = s->block,
+                              .local = s->local,
+                              .most = s->most,
+                              .row_words = row_words,
+                              .type = TENSOR_F32,
+                              .key_position_bytes = s->size * (uint32_t)sizeof(float),
+                              .sequences = sequences,
+                              .sequence_count = 2};
+    const struct gpu_range made[] = {index.query, index.weights, index.cache, index.scores};
+    if (!s->weighed)
+        index.weights = (struct gpu_range){0};
+    gpu_begin(gpu);
+    gpu_index(gpu, &index);
+    gpu_test_run(gpu);
+    uint32_t *words = gpu_test_take(gpu, index.words, bytes);
+    for (uint32_t set = 0; set < ROWS * sets; set++, at += s->most + s->tail + 1) {
+        assert_in_range(expected[at], 1, s->most + s->tail);
+        assert_memory_equal(words + at, expected + at, (1 + expected[at]) * sizeof *words);
+    }
+    for (size_t i = 0; i < COUNT_OF(made); i++)
+        gpu_buffer_destroy(gpu, made[i].buffer);
+    free(query), free(weights), free(keys), free(expected), free(words);
+}
+
+static void chooses_as_plain_c(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    for (size_t i = 0; i < COUNT_OF(shapes); i++)
+        check(gpu, &shapes[i]);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {cmocka_unit_test(chooses_as_plain_c)};
+    return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
+}
