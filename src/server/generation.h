@@ -71,6 +71,10 @@ struct generation {
     bool want_ids;
     bool echo;
     bool too_long;          /* the prompt, for the context */
+    bool marked;            /* a mark of Anthropic's says up to where the prompt is worth keeping: */
+    bool marked_for_hour;   /* for an hour instead of five minutes */
+    size_t behind_mark;     /* messages behind the one that has the last mark */
+    uint32_t marked_tokens; /* of the prompt, up to the end of that message */
     bool include_usage;     /* in the last chunk of a stream */
     json_t *forced;         /* owned: the schema of a call that must be made, or NULL */
     const char *counted_as; /* of one whose tokens are only counted: "object" of the answer, or NULL */

@@ -55,7 +55,9 @@ static hypura_status make_insert(struct generation *generation, hypura_error *er
     return status;
 }
 
-static hypura_status render(struct generation *generation, hypura_error *error)
+/* These messages as tokens; format: to be learnt from the text, or NULL. */
+static hypura_status render(struct generation *generation, json_t *messages, bool asks, struct token_array *tokens,
+                            struct chat_format *format, hypura_error *error)
 {
     struct loaded_model *loaded = generation->loaded;
     struct rendered_text rendered = {0};
@@ -67,20 +69,20 @@ static hypura_status render(struct generation *generation, hypura_error *error)
         template = tools_template;
     }
     struct work_watch watch = {is_awaited, exchange_lend_until_end, generation->job.exchange};
-    struct chat_input input = {.messages = generation->messages,
+    struct chat_input input = {.messages = messages,
                                .tools = generation->tools,
                                .variables = generation->variables,
-                               .add_generation_prompt = true,
+                               .add_generation_prompt = asks,
                                .now = prompt_now(),
                                .adapt = true,
                                .watch = &watch};
     if (!status)
-        status = prompt_from_chat(template, loaded->vocabulary, &input, &generation->prompt, &rendered, error);
+        status = prompt_from_chat(template, loaded->vocabulary, &input, tokens, &rendered, error);
     /* The template has been read without a fault: it is these messages that it does not take. */
     if (status == HYPURA_ERROR_FORMAT || status == HYPURA_ERROR_UNSUPPORTED)
         status = error->status = HYPURA_ERROR_ARGUMENT;
-    if (!status)
-        chat_format_detect(&generation->format, template, &rendered);
+    if (!status && format)
+        chat_format_detect(format, template, &rendered);
     rendered_text_free(&rendered);
     chat_template_free(tools_template);
     return status;
@@ -93,7 +95,7 @@ static hypura_status fill_prompt(struct generation *generation, hypura_error *er
     if (generation->tokens_before)
         status = append_ids(generation, generation->tokens_before, error);
     if (!status && generation->messages)
-        status = render(generation, error);
+        status = render(generation, generation->messages, true, &generation->prompt, &generation->format, error);
     else if (!status && generation->tokens)
         status = append_ids(generation, generation->tokens, error);
     else if (!status && generation->suffix)
@@ -101,6 +103,32 @@ static hypura_status fill_prompt(struct generation *generation, hypura_error *er
     else if (!status)
         status = append_text(generation, generation->text, TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, error);
     return status;
+}
+
+/* How far the prompt is marked: to the end of a message. What precedes the messages counts with the first of them. */
+static hypura_status count_marked(struct generation *generation, hypura_error *error)
+{
+    size_t count = json_array_size(generation->messages), marked = count - MIN(count, generation->behind_mark), i;
+    struct token_array tokens = {0};
+    json_t *message, *in_front = json_array();
+    generation->marked_tokens = marked == count ? (uint32_t)generation->prompt.count : 0;
+    json_array_foreach(generation->messages, i, message)
+    {
+        if (i < MAX(marked, (size_t)1))
+            json_array_append(in_front, message);
+    }
+    hypura_status status = HYPURA_OK;
+    if (marked < count)
+        status = render(generation, in_front, false, &tokens, NULL, error);
+    if (status == HYPURA_ERROR_ARGUMENT) /* a template that wants more than these: nothing is counted */
+        *error = (hypura_error){0};
+    else if (status == HYPURA_OK && marked < count)
+        while (generation->marked_tokens < MIN(tokens.count, generation->prompt.count) &&
+               tokens.ids[generation->marked_tokens] == generation->prompt.ids[generation->marked_tokens])
+            generation->marked_tokens++;
+    json_decref(in_front);
+    token_array_free(&tokens);
+    return error->status;
 }
 
 /* ---- what does not fit ----------------------------------------------------------------------------------------------
@@ -204,6 +232,8 @@ hypura_status generation_make_prompt(struct generation *generation, hypura_error
         return status;
     if (generation->prompt.count >= positions)
         cut_prompt(generation, positions);
+    if (generation->marked && generation->messages && count_marked(generation, error))
+        return error->status;
     uint32_t room = positions - (uint32_t)generation->prompt.count;
     if (generation->positions && (generation->max_tokens == 0 || generation->max_tokens > room))
         generation->max_tokens = room;

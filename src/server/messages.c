@@ -12,18 +12,24 @@ static const char *stop_reason(const struct choice *choice)
                                                     : "end_turn";
 }
 
-/* The prompt's tokens are input_tokens and those that were read from the cache. The rest is of services that are not
- * offered. */
+/* The prompt's tokens are those that were read from the cache, those that came to it up to the last mark, and
+ * input_tokens. The rest is of services that are not offered. */
 static json_t *usage_json(const struct generation *generation, uint32_t generated, bool whole)
 {
     uint32_t cached = generation->choices[0].result.cached_tokens;
-    json_t *json =
-        json_pack("{s:I, s:I, s:i, s:I, s:{s:I}, s:n}", "input_tokens", (json_int_t)prompt_tokens(generation) - cached,
-                  "output_tokens", (json_int_t)generated, "cache_creation_input_tokens", 0, "cache_read_input_tokens",
-                  (json_int_t)cached, "output_tokens_details", "thinking_tokens",
-                  (json_int_t)reasoning_tokens(generation), "server_tool_use");
+    json_int_t created = MAX(generation->marked_tokens, cached) - cached;
+    json_t *json = json_pack("{s:I, s:I, s:I, s:I, s:{s:I}, s:n}", "input_tokens",
+                             (json_int_t)prompt_tokens(generation) - cached - created, "output_tokens",
+                             (json_int_t)generated, "cache_creation_input_tokens", created, "cache_read_input_tokens",
+                             (json_int_t)cached, "output_tokens_details", "thinking_tokens",
+                             (json_int_t)reasoning_tokens(generation), "server_tool_use");
     if (whole) {
-        json_object_set_new(json, "cache_creation", json_null());
+        bool hour = generation->marked_for_hour;
+        json_object_set_new(json, "cache_creation",
+                            generation->marked
+                                ? json_pack("{s:I, s:I}", "ephemeral_5m_input_tokens", hour ? 0 : created,
+                                            "ephemeral_1h_input_tokens", hour ? created : 0)
+                                : json_null());
         json_object_set_new(json, "service_tier", json_string("standard"));
         json_object_set_new(json, "inference_geo", json_null());
         json_object_set_new(json, "speed", json_null());
@@ -246,6 +252,33 @@ static bool read_blocks(struct generation *generation, const char *role, const j
     return fine;
 }
 
+/* ---- marks of the cache: cache_control of a tool, a block, or the whole request ------------------------------------
+ */
+
+/* The last mark in what was read so far is this one, if it is one. */
+static void note_mark(struct generation *generation, const json_t *owner)
+{
+    const json_t *mark = json_object_get(owner, "cache_control");
+    const char *time = json_string_value(json_object_get(mark, "ttl"));
+    if (!json_is_object(mark))
+        return;
+    generation->marked = true;
+    generation->marked_for_hour = time && strcmp(time, "1h") == 0;
+    generation->behind_mark = json_array_size(generation->messages); /* in front, until all are read */
+}
+
+/* A block has its mark, or one of the blocks that a tool gave back. */
+static void note_marks(struct generation *generation, const json_t *blocks)
+{
+    size_t i;
+    json_t *block;
+    json_array_foreach(blocks, i, block)
+    {
+        note_mark(generation, block);
+        note_marks(generation, json_object_get(block, "content"));
+    }
+}
+
 static bool read_tools(struct generation *generation, const json_t *json, hypura_error *error)
 {
     const json_t *tools = json_object_get(json, "tools"), *choice = json_object_get(json, "tool_choice");
@@ -309,15 +342,20 @@ static bool read_prompt(struct generation *generation, json_t *json, hypura_erro
         return false;
     }
     generation->messages = json_array();
+    note_marks(generation, json_object_get(json, "tools"));
     if (system && !json_is_null(system) && !read_system(generation, system, error))
         return false;
+    note_marks(generation, system);
     size_t i;
     json_t *message;
     json_array_foreach(messages, i, message)
     {
         if (!read_message(generation, i, message, error))
             return false;
+        note_marks(generation, json_object_get(message, "content"));
     }
+    note_mark(generation, json);
+    generation->behind_mark = json_array_size(generation->messages) - generation->behind_mark;
     const char *first = json_string_value(json_object_get(json_array_get(generation->messages, 0), "role"));
     join_turns(generation);
     add_own_messages(generation, first && strcmp(first, "system") == 0);

@@ -18,7 +18,7 @@ class Pass:
         numbers = lambda name: [int(n) for n in re.findall(rf'"{name}": ?(\d+)', text)]
         last = lambda name: (numbers(name) or [0])[-1]
         self.cached = last("cache_read_input_tokens") or last("cached_tokens")
-        self.prompt = last("prompt_tokens") or last("input_tokens") + last("cache_read_input_tokens")
+        self.prompt = last("prompt_tokens") or last("input_tokens") + last("cache_read_input_tokens") + last("cache_creation_input_tokens")
 
 
 def tool_name(tool):

@@ -165,6 +165,54 @@ def volatile_heads_are_left_out_wherever_they_stand():
     assert said.count("is computed again") == 1, said[-2000:]
 
 
+def marks_of_anthropic_count():
+    mark = {"cache_control": {"type": "ephemeral"}}
+    block = lambda text, **more: {"type": "text", "text": text, **more}
+    tool = {"name": "Read", "description": "Reads.", "input_schema": recorded.SCHEMA}
+
+    def usage(system, tools, *messages, **more):
+        body = {"model": NAME, "max_tokens": 1, "system": system, "tools": tools, "messages": [
+            {"role": ("user", "assistant")[i % 2], "content": content} for i, content in enumerate(messages)], **more}
+        told = SERVER.post("/v1/messages", body)["usage"]
+        count = {key: body[key] for key in ("model", "system", "tools", "messages")}
+        total = SERVER.post("/v1/messages/count_tokens", count)["input_tokens"]
+        assert total == told["input_tokens"] + told["cache_read_input_tokens"] + told["cache_creation_input_tokens"], (told, total)
+        return told
+
+    once = iter(f"{i} {os.urandom(9).hex()} " for i in range(99))
+    system = lambda **more: [block(next(once) + "You help with what there is. " * 9, **more)]
+    told = usage(system(), [tool], "Hello.")
+    assert told["cache_creation_input_tokens"] == 0 and told["cache_creation"] is None and told["input_tokens"] > 250, told
+    # In the last message: all of the prompt.
+    first = system(**mark)
+    told = usage(first, [tool], [block("Hello.", **mark)])
+    assert told["input_tokens"] == 0 and told["cache_creation_input_tokens"] > 250, told
+    assert told["cache_creation"] == {"ephemeral_5m_input_tokens": told["cache_creation_input_tokens"], "ephemeral_1h_input_tokens": 0}
+    again = usage(first, [tool], [block("Hello.", **mark)])
+    assert again["cache_creation_input_tokens"] + again["cache_read_input_tokens"] == sum(
+        told[key] for key in ("cache_creation_input_tokens", "cache_read_input_tokens")), (told, again)
+    assert again["cache_creation_input_tokens"] <= 1, again
+    # In the system message, or in that and in a tool: what follows is input. A mark of the whole request is one at its end.
+    hour = {"cache_control": {"type": "ephemeral", "ttl": "1h"}}
+    question = "Hello. " * 20
+    for marked in (system(**hour), [*system(**mark), block("More.", **hour)]):
+        told = usage(marked, [{**tool, **mark}], question)
+        assert len(question) < told["input_tokens"] < len(question) + 60 and told["cache_creation_input_tokens"] > 250, told
+        assert told["cache_creation"]["ephemeral_1h_input_tokens"] == told["cache_creation_input_tokens"], told
+    result = [{"type": "tool_result", "tool_use_id": "t", "content": [block(next(once) * 9, **mark)]}]
+    call = [{"type": "tool_use", "id": "t", "name": "Read", "input": {}}]
+    told = usage(system(), [tool], "Hello.", call, result, "I see.", question)
+    assert len(question) < told["input_tokens"] < len(question) + 100 and told["cache_creation_input_tokens"] > 400, told
+    assert usage(system(), [tool], question, **mark)["input_tokens"] == 0
+
+
+def ollama_counts_all_tokens_of_a_prompt():
+    body = {"model": NAME, "prompt": "Count me. " * 30, "raw": True, "stream": False, "options": {"num_predict": 1}}
+    first, again = (SERVER.post("/api/generate", body) for _ in range(2))
+    assert first["prompt_eval_count"] == again["prompt_eval_count"] == 300, (first, again)
+    assert first["prompt_cached_count"] < 64 and again["prompt_cached_count"] == 299, (first, again)
+
+
 def what_changes_early_is_noted_once():
     server = Server(os.path.join(WORK.name, NAME + ".gguf"), "--context", 16384, "--parallel", 1)
     noted = lambda: [line for line in server.logged().splitlines()[start:] if "is computed again" in line]
@@ -192,6 +240,7 @@ if __name__ == "__main__":
     SERVER = Server(os.path.join(WORK.name, NAME + ".gguf"), "--context", 16384, "--parallel", 4)
     failed = run_tests([second_turns_compute_new_tokens_only(name, client) for name, client in recorded.ALL.items()] + [
         a_new_session_takes_the_system_prompt_from_the_cache, volatile_heads_are_left_out_wherever_they_stand,
+        marks_of_anthropic_count, ollama_counts_all_tokens_of_a_prompt,
         what_changes_early_is_noted_once])
     failed += SERVER.stop() != 0
     WORK.cleanup()

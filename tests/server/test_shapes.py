@@ -200,7 +200,7 @@ BLOCK = ({"type": "text", "text": str, "citations": None}, {"type": "thinking", 
 STOP = ("end_turn", "max_tokens", "stop_sequence", "tool_use")
 MESSAGE = {"id": str, "type": "message", "role": "assistant", "model": str, "content": [BLOCK], "stop_reason": STOP + (None,),
            "stop_sequence": TEXT_OR_NULL, "stop_details": None, "container": None,
-           "usage": {**DELTA_USAGE, "cache_creation": None, "service_tier": "standard", "inference_geo": None, "speed": None}}
+           "usage": {**DELTA_USAGE, "cache_creation": (None, {"ephemeral_5m_input_tokens": int, "ephemeral_1h_input_tokens": int}), "service_tier": "standard", "inference_geo": None, "speed": None}}
 MESSAGE_EVENTS = {
     "message_start": {"type": str, "message": MESSAGE},
     "content_block_start": {"type": str, "index": int, "content_block": BLOCK},
@@ -307,7 +307,8 @@ def anthropic_requests():
                                          "container": None, "stop_sequences": []}, headers={"anthropic-version": "2023-06-01"})
     check(whole, MESSAGE)
     check(count(body), {"input_tokens": int})
-    assert count(body)["input_tokens"] == whole["usage"]["input_tokens"] + whole["usage"]["cache_read_input_tokens"]
+    assert count(body)["input_tokens"] == sum(whole["usage"][key] for key in (
+        "input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens"))
     tokens = lambda *messages, **more: count({"model": MODEL, "messages": [
         {"role": role, "content": words} for role, words in messages], **more})["input_tokens"]
     assert tokens(("user", "a"), ("user", [text("b")])) == tokens(("user", "a\nb")) < tokens(("user", "a\nb"), system="Be brief.")
