@@ -9,7 +9,7 @@
  *   - Quantised types. Inside a block (a super-block of 256 where the type has them) everything is an exact integer.
  * Per output, starting at 0 and in block order:  sum = fmaf(dw * dx, (float)integer, sum),  and where the type has
  * minima directly after it  sum = fmaf(-(mw * dx), (float)minimum_integer, sum);  dw, mw: the block's float scales, dx:
- * the scale of the activation block; dw * dx is rounded to float first.
+ * the scale of the activation block; dw * dx is rounded to float first. Of NVFP4 a part of 16 with its scale is a block.
  *   - F32, F16. Sixteen partial sums, number i taking elements i, i + 16, i + 32 ... in order by fmaf, then folded in
  * halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
  *   - BF16. Activations are rounded to bfloat16. Sixteen partial sums, number i taking elements 2i + 1 and 2i of every

@@ -22,7 +22,7 @@ static const struct recipe recipes[TENSOR_TYPE_COUNT] = {
     [TENSOR_IQ2_S] = {56.44f, 0},       [TENSOR_IQ3_XXS] = {142.5f, 0},   [TENSOR_IQ3_S] = {140.2f, 0},
     [TENSOR_IQ1_S] = {7.202f, 0},       [TENSOR_IQ1_M] = {7.199f, 0},     [TENSOR_IQ4_NL] = {67.43f, 1.201f},
     [TENSOR_IQ4_XS] = {1246.f, 1.040f}, [TENSOR_TQ1_0] = {0.8172f, 0},    [TENSOR_TQ2_0] = {0.8165f, 0},
-    [TENSOR_MXFP4] = {2.926f, 0},
+    [TENSOR_MXFP4] = {2.926f, 0},       [TENSOR_NVFP4] = {2.926f, 0},
 };
 
 bool synth_tail_supported(enum tensor_type type)
@@ -203,6 +203,22 @@ static void random_mxfp4(struct random *random, unsigned char *out, uint64_t blo
         out[i * 17] = (unsigned char)(base + (random_uniform(random) < larger));
 }
 
+/* Those of NVFP4 are 8-bit floats, each for 16 elements: likewise the two next to the wanted scale. */
+static void random_nvfp4(struct random *random, unsigned char *out, uint64_t blocks, float d)
+{
+    double scales[127], wanted = (double)d * (double)d;
+    for (unsigned i = 0; i < COUNT_OF(scales); i++)
+        scales[i] = 256 * (double)half_to_float((uint16_t)(i << 7));
+    unsigned base = 0;
+    while (base + 2 < COUNT_OF(scales) && scales[base + 1] * scales[base + 1] <= wanted)
+        base++;
+    double low = scales[base] * scales[base], high = scales[base + 1] * scales[base + 1];
+    double larger = (wanted - low) / (high - low);
+    for (uint64_t i = 0; i < blocks; i++)
+        for (int part = 0; part < 4; part++)
+            out[i * 36 + (uint64_t)part] = (unsigned char)(base + (random_uniform(random) < larger));
+}
+
 void synth_random_blocks(struct random *random, enum tensor_type type, unsigned char *out, uint64_t blocks,
                          float deviation)
 {
@@ -219,6 +235,10 @@ void synth_random_blocks(struct random *random, enum tensor_type type, unsigned 
     float d = deviation / recipes[type].unit;
     if (type == TENSOR_MXFP4) {
         random_mxfp4(random, out, blocks, d);
+        return;
+    }
+    if (type == TENSOR_NVFP4) {
+        random_nvfp4(random, out, blocks, d);
         return;
     }
     uint16_t half = float_to_half(d);

@@ -48,7 +48,8 @@ static const struct {
     {TENSOR_Q5_0, 8},   {TENSOR_Q5_1, 9},    {TENSOR_Q2_K, 10},    {TENSOR_Q3_K, 11},   {TENSOR_Q4_K, 14},
     {TENSOR_Q5_K, 16},  {TENSOR_Q6_K, 18},   {TENSOR_IQ2_XXS, 19}, {TENSOR_IQ2_XS, 20}, {TENSOR_IQ3_XXS, 23},
     {TENSOR_IQ1_S, 24}, {TENSOR_IQ4_NL, 25}, {TENSOR_IQ3_S, 26},   {TENSOR_IQ2_S, 28},  {TENSOR_IQ4_XS, 30},
-    {TENSOR_IQ1_M, 31}, {TENSOR_BF16, 32},   {TENSOR_TQ1_0, 36},   {TENSOR_TQ2_0, 37},  {TENSOR_MXFP4, 38}};
+    {TENSOR_IQ1_M, 31}, {TENSOR_BF16, 32},   {TENSOR_TQ1_0, 36},   {TENSOR_TQ2_0, 37},  {TENSOR_MXFP4, 38},
+    {TENSOR_NVFP4, 39}};
 
 hypura_status synth_type_names(struct buffer *out, hypura_error *error)
 {

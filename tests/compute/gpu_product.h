@@ -40,10 +40,10 @@ UNUSED static double dot(const float *a, const float *b, size_t count)
     return sum;
 }
 
-static const enum tensor_type types[] = {TENSOR_F32,    TENSOR_F16,     TENSOR_BF16,  TENSOR_Q8_0,    TENSOR_Q4_0,
-                                         TENSOR_Q4_1,   TENSOR_Q5_0,    TENSOR_Q5_1,  TENSOR_IQ4_NL,  TENSOR_MXFP4,
-                                         TENSOR_Q4_K,   TENSOR_Q5_K,    TENSOR_Q6_K,  TENSOR_Q2_K,    TENSOR_Q3_K,
-                                         TENSOR_IQ4_XS, TENSOR_IQ1_S,   TENSOR_IQ1_M, TENSOR_IQ2_XXS, TENSOR_IQ2_XS,
-                                         TENSOR_IQ2_S,  TENSOR_IQ3_XXS, TENSOR_IQ3_S, TENSOR_TQ1_0,   TENSOR_TQ2_0};
+static const enum tensor_type types[] = {
+    TENSOR_F32,     TENSOR_F16,    TENSOR_BF16,  TENSOR_Q8_0,  TENSOR_Q4_0,    TENSOR_Q4_1,   TENSOR_Q5_0,
+    TENSOR_Q5_1,    TENSOR_IQ4_NL, TENSOR_MXFP4, TENSOR_Q4_K,  TENSOR_Q5_K,    TENSOR_Q6_K,   TENSOR_Q2_K,
+    TENSOR_Q3_K,    TENSOR_IQ4_XS, TENSOR_IQ1_S, TENSOR_IQ1_M, TENSOR_IQ2_XXS, TENSOR_IQ2_XS, TENSOR_IQ2_S,
+    TENSOR_IQ3_XXS, TENSOR_IQ3_S,  TENSOR_TQ1_0, TENSOR_TQ2_0, TENSOR_NVFP4};
 
 #endif

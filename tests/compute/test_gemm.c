@@ -24,6 +24,7 @@ static const struct shape shapes[] = {
     {TENSOR_IQ1_M, 85, 1280, 37},  {TENSOR_IQ2_XXS, 85, 1280, 37}, {TENSOR_IQ2_XS, 85, 1280, 37},
     {TENSOR_IQ2_S, 85, 1280, 37},  {TENSOR_IQ3_XXS, 85, 1280, 37}, {TENSOR_IQ3_S, 85, 1280, 37},
     {TENSOR_IQ4_XS, 85, 1280, 37}, {TENSOR_TQ1_0, 85, 1280, 37},   {TENSOR_TQ2_0, 85, 1280, 37},
+    {TENSOR_NVFP4, 85, 2880, 37},  {TENSOR_NVFP4, 17, 14400, 13},
 };
 
 /* Every way to multiply panels that this machine has, also where a table would take a better one. */

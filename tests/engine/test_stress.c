@@ -57,7 +57,8 @@ static bool perhaps(struct random *random)
 /* ---- models --------------------------------------------------------------------------------------------------------
  */
 
-static const char *const types[] = {"Q4_K_M", "Q8_0", "F16", "Q4_0", "Q6_K", "IQ4_XS", "BF16", "MXFP4", "F32", "Q3_K"};
+static const char *const types[] = {"Q4_K_M", "Q8_0",  "F16", "Q4_0", "Q6_K", "IQ4_XS",
+                                    "BF16",   "MXFP4", "F32", "Q3_K", "NVFP4"};
 
 static void make_file(struct world *world, const char *path)
 {

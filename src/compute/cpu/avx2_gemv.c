@@ -144,6 +144,50 @@ BLOCKS_GEMV(q8_0, 0, part_q8_0, d_first, NULL)
 BLOCKS_GEMV(iq4_nl, 0, part_iq4_nl, d_first, NULL)
 BLOCKS_GEMV(mxfp4, 0, part_mxfp4, d_mxfp4, NULL)
 
+/* ---- NVFP4 --------------------------------------------------------------------------------------------------------
+ */
+
+/* Two parts of four rows; their integers are in lanes of 128 bits, rows side by side. */
+static ALWAYS_INLINE __m128 nvfp4_parts(__m128 sum, const struct four_rows *rows, int j, const int8_t *quants,
+                                        float scale)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    __m256i x = load_256(quants), dots[4];
+    for (int i = 0; i < 4; i++) {
+        struct operands operands = part_nvfp4(rows->at[i], j, x);
+        dots[i] = _mm256_madd_epi16(_mm256_maddubs_epi16(operands.magnitude, operands.x), ones);
+    }
+    __m256i sums = _mm256_hadd_epi32(_mm256_hadd_epi32(dots[0], dots[1]), _mm256_hadd_epi32(dots[2], dots[3]));
+    __m256 values = _mm256_cvtepi32_ps(sums);
+    for (int part = 0; part < 2; part++) {
+        size_t at = (size_t)(2 * j + part);
+        __m128 d = _mm_setr_ps(scales_ue4m3[rows->at[0][at]], scales_ue4m3[rows->at[1][at]],
+                               scales_ue4m3[rows->at[2][at]], scales_ue4m3[rows->at[3][at]]);
+        __m128 integers = part ? _mm256_extractf128_ps(values, 1) : _mm256_castps256_ps128(values);
+        sum = _mm_fmadd_ps(_mm_mul_ps(d, _mm_set1_ps(scale)), integers, sum);
+    }
+    return sum;
+}
+
+static void gemv_nvfp4(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                       const struct activation_row *x)
+{
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
+    for (size_t r = 0; r < rows; r += 4) {
+        struct four_rows at = four_rows(weights, row_bytes, r, rows);
+        prefetch_rows_from(&ahead, r);
+        __m128 sum = _mm_setzero_ps();
+        for (size_t b = 0; b < columns / 64; b++) {
+            prefetch_more(&ahead, 4 * sizeof(struct block_nvfp4));
+            for (int j = 0; j < 2; j++)
+                sum = nvfp4_parts(sum, &at, j, x->quants + 64 * b + 32 * j, x->scales[2 * b + (size_t)j]);
+            for (int i = 0; i < 4; i++)
+                at.at[i] += sizeof(struct block_nvfp4);
+        }
+        store_4(out + r, sum, rows - r);
+    }
+}
+
 const struct kernel_table kernels_avx2_quantized = {
     .types[TENSOR_Q4_0] = {.gemv = gemv_q4_0},
     .types[TENSOR_Q4_1] = {.gemv = gemv_q4_1},
@@ -152,6 +196,7 @@ const struct kernel_table kernels_avx2_quantized = {
     .types[TENSOR_Q8_0] = {.gemv = gemv_q8_0},
     .types[TENSOR_IQ4_NL] = {.gemv = gemv_iq4_nl},
     .types[TENSOR_MXFP4] = {.gemv = gemv_mxfp4},
+    .types[TENSOR_NVFP4] = {.gemv = gemv_nvfp4},
     .types[TENSOR_Q2_K] = {.gemv = gemv_q2_k},
     .types[TENSOR_Q3_K] = {.gemv = gemv_q3_k},
     .types[TENSOR_Q4_K] = {.gemv = gemv_q4_k},

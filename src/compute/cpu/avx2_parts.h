@@ -155,6 +155,16 @@ static ALWAYS_INLINE struct operands part_mxfp4(const uint8_t *block, int j, __m
 }
 
 /* 2^(e - 128); the two least are subnormal. */
+/* Both parts of half a block of 64, one a 128-bit lane. */
+static ALWAYS_INLINE struct operands part_nvfp4(const uint8_t *block, int j, __m256i x)
+{
+    __m128i bytes = load_128(block + offsetof(struct block_nvfp4, qs) + 16 * j), mask = _mm_set1_epi8(15);
+    __m128i low = _mm_and_si128(bytes, mask), high = _mm_and_si128(_mm_srli_epi16(bytes, 4), mask);
+    __m256i index = _mm256_set_m128i(_mm_unpackhi_epi64(low, high), _mm_unpacklo_epi64(low, high));
+    __m256i codes = _mm256_broadcastsi128_si256(load_128((const void *)codebook_e2m1));
+    return signed_bytes(_mm256_shuffle_epi8(codes, index), x);
+}
+
 static ALWAYS_INLINE __m128 d_mxfp4(const struct four_rows *rows)
 {
     __m128i e = _mm_setr_epi32(rows->at[0][0], rows->at[1][0], rows->at[2][0], rows->at[3][0]);

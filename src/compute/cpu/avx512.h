@@ -12,6 +12,15 @@ static ALWAYS_INLINE __m512i sum_lanes_4(__m512i a, __m512i b, __m512i c, __m512
     return _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
 }
 
+/* What scales_ue4m3 (grids.h) has for numbers below 256. */
+static ALWAYS_INLINE __m512 ue4m3_scales(__m512i bytes)
+{
+    const __m512i mask = _mm512_set1_epi32(127);
+    __m256i halves = _mm512_cvtepi32_epi16(_mm512_slli_epi32(_mm512_and_si512(bytes, mask), 7));
+    __mmask16 number = _mm512_cmpneq_epi32_mask(bytes, mask);
+    return _mm512_maskz_mul_ps(number, _mm512_cvtph_ps(halves), _mm512_set1_ps(128));
+}
+
 /* The sums of a, b, c and d. */
 static ALWAYS_INLINE __m128i sum_4(__m512i a, __m512i b, __m512i c, __m512i d)
 {

@@ -360,6 +360,72 @@ static ALWAYS_INLINE __m512 mxfp4_scales(const struct four_rows *rows)
 BLOCKS_GEMV(gemv_iq4_nl, block_iq4_nl, 128, iq4_nl_dot, scales_18, NULL)
 BLOCKS_GEMV(gemv_mxfp4, block_mxfp4, 12, mxfp4_dot, mxfp4_scales, NULL)
 
+/* ---- NVFP4 --------------------------------------------------------------------------------------------------------
+ */
+
+/* The four parts of a block, one a 128-bit lane, each element as its code 12 too high. */
+static ALWAYS_INLINE __m512i nvfp4_codes(const uint8_t *block, __m512i codebook)
+{
+    const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    const __m256i mask = _mm256_set1_epi8(15);
+    __m256i bytes = _mm256_loadu_si256((const void *)(block + offsetof(struct block_nvfp4, qs)));
+    __m256i low = _mm256_and_si256(bytes, mask), high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), mask);
+    __m512i index = _mm512_permutexvar_epi64(order, _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+    return _mm512_shuffle_epi8(codebook, index);
+}
+
+/* Part k in lane k, rows side by side. */
+static ALWAYS_INLINE __m512 nvfp4_scales(const struct four_rows *rows)
+{
+    const __m512i shift = _mm512_setr_epi32(0, 0, 0, 0, 8, 8, 8, 8, 16, 16, 16, 16, 24, 24, 24, 24);
+    int32_t words[4];
+    for (int i = 0; i < 4; i++)
+        memcpy(&words[i], rows->at[i], sizeof words[i]);
+    __m512i all = _mm512_broadcast_i32x4(_mm_setr_epi32(words[0], words[1], words[2], words[3]));
+    return ue4m3_scales(_mm512_and_si512(_mm512_srlv_epi32(all, shift), _mm512_set1_epi32(255)));
+}
+
+/* A block of 64 of four rows onto their sums: its parts as the four blocks of blocks_step. */
+static ALWAYS_INLINE __m128 nvfp4_step(__m128 sum, const struct four_rows *rows, const int8_t *quants,
+                                       const float *scales, __m512i codebook)
+{
+    __m512i x = _mm512_loadu_si512(quants), zero = _mm512_setzero_si512(), dots[4];
+    for (int i = 0; i < 4; i++)
+        dots[i] = _mm512_dpbusd_epi32(zero, nvfp4_codes(rows->at[i], codebook), x);
+    /* Of the codes' offset each lane has the same in all rows. */
+    __m512i offset = _mm512_dpbusd_epi32(zero, _mm512_set1_epi8(12), x);
+    __m512i integers =
+        _mm512_sub_epi32(sum_lanes_4(dots[0], dots[1], dots[2], dots[3]), sum_lanes_4(offset, offset, offset, offset));
+    __m512 scale = _mm512_insertf32x8(_mm512_set1_ps(scales[0]), _mm256_set1_ps(scales[1]), 1);
+    __m512 values = _mm512_cvtepi32_ps(integers), factors = _mm512_mul_ps(nvfp4_scales(rows), scale);
+#define PART(k) sum = _mm_fmadd_ps(_mm512_extractf32x4_ps(factors, k), _mm512_extractf32x4_ps(values, k), sum)
+    PART(0);
+    PART(1);
+    PART(2);
+    PART(3);
+#undef PART
+    return sum;
+}
+
+static void gemv_nvfp4(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                       const struct activation_row *x)
+{
+    const __m512i codebook = raised_codebook(codebook_e2m1, 12);
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
+    for (size_t r = 0; r < rows; r += 4) {
+        struct four_rows at = four_rows(weights, row_bytes, r, rows);
+        prefetch_rows_from(&ahead, r);
+        __m128 sum = _mm_setzero_ps();
+        for (size_t b = 0; b < columns / 64; b++) {
+            prefetch_more(&ahead, 4 * sizeof(struct block_nvfp4));
+            sum = nvfp4_step(sum, &at, x->quants + 64 * b, x->scales + 2 * b, codebook);
+            for (int i = 0; i < 4; i++)
+                at.at[i] += sizeof(struct block_nvfp4);
+        }
+        store_4(out + r, sum, rows - r);
+    }
+}
+
 const struct kernel_table kernels_avx512_blocks = {
     .types[TENSOR_Q4_0] = {.gemv = gemv_q4_0},
     .types[TENSOR_Q4_1] = {.gemv = gemv_q4_1},
@@ -368,4 +434,5 @@ const struct kernel_table kernels_avx512_blocks = {
     .types[TENSOR_Q8_0] = {.gemv = gemv_q8_0},
     .types[TENSOR_IQ4_NL] = {.gemv = gemv_iq4_nl},
     .types[TENSOR_MXFP4] = {.gemv = gemv_mxfp4},
+    .types[TENSOR_NVFP4] = {.gemv = gemv_nvfp4},
 };

@@ -159,6 +159,57 @@ FEW(few_q8_0, block_q8_0, FEW_RAISED, FEW_SIGNED, q8_0_quants, low_halves, NULL)
 FEW(few_iq4_nl, block_iq4_nl, FEW_RAISED, FEW_SIGNED, iq4_nl_quants, low_halves, NULL)
 FEW(few_mxfp4, block_mxfp4, 12, 24, mxfp4_quants, exponents, NULL)
 
+/* ---- NVFP4 ---------------------------------------------------------------------------------------------------------
+ */
+
+/* Half a block: 32 columns in two parts, each with a scale of its own. Codes are 12 too high; what that adds is the
+ * same for all rows. */
+static ALWAYS_INLINE void nvfp4_half(struct few_tokens *tokens, const struct few_rows *rows, size_t block, size_t half)
+{
+    const few_ints mask = few_all_bytes(15), table = few_table(codebook_e2m1, 12), offset = few_all_bytes(12);
+    const few_ints offsets[4] = {offset, offset, offset, offset};
+    few_ints bytes[4], q[2][4];
+    _Alignas(64) float d[2][FEW_LANES];
+    size_t at = block * sizeof(struct block_nvfp4);
+    few_turn(bytes, rows, at + offsetof(struct block_nvfp4, qs) + 16 * half);
+#pragma GCC unroll 4
+    for (int k = 0; k < 4; k++) {
+        q[k / 2][k % 2] = few_look_up(table, few_and(bytes[k], mask));
+        q[k / 2][2 + k % 2] = few_look_up(table, few_and(few_right_16(bytes[k], 4), mask));
+    }
+    for (size_t i = 0; i < FEW_LANES; i++)
+        for (size_t part = 0; part < 2; part++)
+            d[part][i] = scales_ue4m3[few_row(rows, i)[at + 2 * half + part]];
+    for (size_t t = 0; t < tokens->count; t++) {
+        const struct activation_row *x = &tokens->x[t];
+        const int8_t *quants = x->quants + 64 * block + 32 * half;
+        few_floats sum = few_load_floats(tokens->sums[t]);
+#pragma GCC unroll 2
+        for (size_t part = 0; part < 2; part++) {
+            few_ints dot = few_dot(few_all(0), q[part], quants + 16 * part, 4, 24);
+            dot = few_subtract(dot, few_dot(few_all(0), offsets, quants + 16 * part, 4, 24));
+            sum = few_add(sum, few_load_floats(d[part]), x->scales[2 * block + half], dot);
+        }
+        few_store_floats(tokens->sums[t], sum);
+    }
+}
+
+static void few_nvfp4(const struct matmul *job, size_t first_row, size_t rows)
+{
+    struct few_tokens tokens;
+    struct prefetch ahead = {0};
+    few_start(&tokens, job, ACTIVATION_Q8_32);
+    for (size_t r = first_row; r < first_row + rows; r += FEW_LANES) {
+        struct few_rows at = few_rows(&tokens, &ahead, &job->weights, r);
+        for (size_t b = 0; b < job->weights.columns / 64; b++) {
+            prefetch_more(&ahead, FEW_LANES * sizeof(struct block_nvfp4));
+            nvfp4_half(&tokens, &at, b, 0);
+            nvfp4_half(&tokens, &at, b, 1);
+        }
+        few_finish(&tokens, r);
+    }
+}
+
 const struct kernel_table FEW_VARIANT(kernels_few_blocks) = {
     .types[TENSOR_Q4_0] = {.few = few_q4_0, .few_least_tokens = 2},
     .types[TENSOR_Q4_1] = {.few = few_q4_1, .few_least_tokens = 2},
@@ -167,4 +218,5 @@ const struct kernel_table FEW_VARIANT(kernels_few_blocks) = {
     .types[TENSOR_Q8_0] = {.few = few_q8_0, .few_least_tokens = 2},
     .types[TENSOR_IQ4_NL] = {.few = few_iq4_nl, .few_least_tokens = 2},
     .types[TENSOR_MXFP4] = {.few = few_mxfp4, .few_least_tokens = FEW_ALONE},
+    .types[TENSOR_NVFP4] = {.few = few_nvfp4, .few_least_tokens = 2},
 };

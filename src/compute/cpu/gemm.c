@@ -213,7 +213,7 @@ void gemm_by_panels(const struct panel_multiplier *multiplier, panel_maker *cons
                         .make = makers ? makers[type] : NULL,
                         .job = job,
                         .kind = panel_kind(type),
-                        .inputs = tensor_type_info(type)->block_size == 32 ? ACTIVATION_Q8_32 : ACTIVATION_Q8_256,
+                        .inputs = panel_kind(type) < PANEL_WHOLE ? ACTIVATION_Q8_32 : ACTIVATION_Q8_256,
                         .first_row = first_row,
                         .rows = rows,
                         .first_token = first_token,

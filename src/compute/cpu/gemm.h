@@ -31,12 +31,12 @@ struct panel {
     int16_t scales[8][PANEL_ROWS][2];                              /* of parts of a super-block, two side by side */
     int16_t minima[8][PANEL_ROWS][2];
     float d[8][PANEL_ROWS]; /* index 0 for a super-block, else a block of 32 */
-    float m[8][PANEL_ROWS];
+    float m[8][PANEL_ROWS]; /* of halves of blocks: the scale of the second, d that of the first */
 };
 
 /* What multiplying needs of the sums of a token's activations. */
 union panel_side {
-    int32_t starts[16]; /* what the sum of a part or block starts from */
+    int32_t starts[16]; /* what the sum of a part, block or half starts from */
     int16_t sums[16];   /* of parts, for minima */
     float block_sums[8];
 };
@@ -63,6 +63,7 @@ enum panel_kind {
     PANEL_BLOCKS,         /* eight blocks of 32 */
     PANEL_BLOCKS_MINIMA,  /* and a minimum each */
     PANEL_BLOCKS_POWERS,  /* scales are powers of two */
+    PANEL_HALVES,         /* eight blocks of 32, each half with a scale of its own */
     PANEL_WHOLE,          /* a super-block without scales of parts */
     PANEL_PARTS_8,        /* eight parts of 32 */
     PANEL_PARTS_8_MINIMA, /* and a minimum each */

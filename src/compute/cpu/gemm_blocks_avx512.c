@@ -1,4 +1,5 @@
-/* Panels of types with blocks of 32. */
+/* Panels of types with blocks of 32, and of NVFP4. */
+#include "compute/cpu/avx512.h"
 #include "compute/cpu/gemm_panels_avx512.h"
 #include "compute/cpu/grids.h"
 
@@ -144,5 +145,24 @@ void panel_mxfp4_avx512(struct panel *out, const uint8_t *const rows[16], size_t
     for (size_t block = 0; block < blocks; block++) {
         nibbles(out, rows, block, block * 17 + 1, code_e2m1);
         _mm512_store_ps(out->d[block], power_scales(rows, block * 17));
+    }
+}
+
+/* Four parts in four bytes of scales and 32 of quants; of a part, bytes j low and then high are its columns. */
+void panel_nvfp4_avx512(struct panel *out, const uint8_t *const rows[16], size_t blocks)
+{
+    const __m512i low = _mm512_set1_epi8(15), byte = _mm512_set1_epi32(255);
+    for (size_t block = 0; block < blocks; block++) { /* half a block of 64 each */
+        size_t offset = block / 2 * sizeof(struct block_nvfp4), half = block % 2;
+        __m512i q[4];
+        transpose_16(q, rows, offset + offsetof(struct block_nvfp4, qs) + 16 * half);
+        for (int j = 0; j < 4; j++) {
+            int column = (int)block * 32 + j / 2 * 16 + j % 2 * 4;
+            put(out, column, code_e2m1(_mm512_and_si512(q[j], low)));
+            put(out, column + 8, code_e2m1(_mm512_and_si512(_mm512_srli_epi16(q[j], 4), low)));
+        }
+        __m512i scales = _mm512_srli_epi32(row_words(rows, offset), (unsigned)(16 * half));
+        _mm512_store_ps(out->d[block], ue4m3_scales(_mm512_and_si512(scales, byte)));
+        _mm512_store_ps(out->m[block], ue4m3_scales(_mm512_and_si512(_mm512_srli_epi32(scales, 8), byte)));
     }
 }

@@ -12,4 +12,5 @@ panel_maker *const panel_makers_avx512[TENSOR_TYPE_COUNT] = {
     [TENSOR_IQ2_S] = panel_iq2_s_avx512,     [TENSOR_IQ3_XXS] = panel_iq3_xxs_avx512,
     [TENSOR_IQ3_S] = panel_iq3_s_avx512,     [TENSOR_IQ4_XS] = panel_iq4_xs_avx512,
     [TENSOR_TQ1_0] = panel_tq1_0_avx512,     [TENSOR_TQ2_0] = panel_tq2_0_avx512,
+    [TENSOR_NVFP4] = panel_nvfp4_avx512,
 };

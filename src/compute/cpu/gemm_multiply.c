@@ -33,7 +33,8 @@
 #endif
 
 /* Raised weights bring 128 times the sum of activations too much. In a narrow sum the first of two parts comes last. */
-INLINE void make_side(const enum panel_kind kind, const bool narrow, union panel_side *out, const int16_t *from)
+INLINE void make_side(const enum panel_kind kind, const bool narrow, union panel_side *out, const int16_t *from,
+                      const int8_t *quants)
 {
     int16_t sums[16]; /* sure to be no part of what is written, so that vectors can do this */
     memcpy(sums, from, kind >= PANEL_WHOLE ? sizeof sums : sizeof sums / 2);
@@ -63,6 +64,14 @@ INLINE void make_side(const enum panel_kind kind, const bool narrow, union panel
         for (size_t i = 0; i < 16; i++)
             out->starts[0] -= 128 * INTS_RAISED * sums[i];
         break;
+    case PANEL_HALVES: /* of which activations have no sums */
+        for (size_t i = 0; i < 16; i++) {
+            int32_t sum = 0;
+            for (size_t j = 0; j < 16; j++)
+                sum += quants[16 * i + j];
+            out->starts[i] = -128 * INTS_RAISED * sum;
+        }
+        break;
     default:
         for (size_t i = 0; i < 8; i++)
             out->starts[i] = -128 * INTS_RAISED * sums[i];
@@ -74,7 +83,7 @@ static void make_sides(enum panel_kind kind, struct panel_tile *tile)
 {
 #define SIDES(kind, narrow)                                                                                            \
     for (size_t t = 0; t < tile->count; t++)                                                                           \
-    make_side(kind, narrow, &tile->tokens[t].side, tile->tokens[t].sums)
+    make_side(kind, narrow, &tile->tokens[t].side, tile->tokens[t].sums, tile->tokens[t].quants)
 #define CASE(kind)                                                                                                     \
     case kind:                                                                                                         \
         if (tile->narrow)                                                                                              \
@@ -84,6 +93,7 @@ static void make_sides(enum panel_kind kind, struct panel_tile *tile)
         break
     switch (kind) {
         CASE(PANEL_BLOCKS_MINIMA);
+        CASE(PANEL_HALVES);
         CASE(PANEL_WHOLE);
         CASE(PANEL_PARTS_8);
         CASE(PANEL_PARTS_8_MINIMA);
@@ -297,6 +307,39 @@ INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panels,
     }
 }
 
+/* Halves of blocks of 32: the floats after each, with the activations' scale of the block. */
+INLINE void halves_of_32(const struct panel *panels, const int count, const struct panel_token *x, const int tokens,
+                         size_t blocks, size_t row)
+{
+    lanes totals[MOST_TOKENS][MOST_PANELS];
+    UNROLL(6)
+    for (int t = 0; t < tokens; t++) {
+        UNROLL(4)
+        for (int p = 0; p < count; p++)
+            totals[t][p] = lanes_load(x[t].from + row + p * PANEL_ROWS);
+    }
+    for (size_t half = 0; half < 2 * blocks; half++) {
+        ints sums[MOST_TOKENS][MOST_PANELS];
+        start_all(sums, count, x, tokens, half, false);
+        dot(sums, panels, count, x, tokens, half * 4, 4, false);
+        UNROLL(4)
+        for (int p = 0; p < count; p++) {
+            lanes d = lanes_load(half % 2 ? panels[p].m[half / 2] : panels[p].d[half / 2]);
+            UNROLL(6)
+            for (int t = 0; t < tokens; t++) {
+                lanes scale = lanes_multiply(d, lanes_all(x[t].scales[half / 2]));
+                totals[t][p] = lanes_fma(scale, ints_to_lanes(sums[t][p]), totals[t][p]);
+            }
+        }
+    }
+    UNROLL(6)
+    for (int t = 0; t < tokens; t++) {
+        UNROLL(4)
+        for (int p = 0; p < count; p++)
+            lanes_store(x[t].to + row + p * PANEL_ROWS, totals[t][p]);
+    }
+}
+
 SHAPED void multiply_panels(const enum panel_kind kind, const bool narrow, const struct panel *panels, const int count,
                             const struct panel_token *x, const int tokens, size_t blocks, size_t row)
 {
@@ -311,6 +354,9 @@ SHAPED void multiply_panels(const enum panel_kind kind, const bool narrow, const
     case PANEL_PARTS_16:
     case PANEL_PARTS_16_MINIMA:
         super_block(panels, count, x, tokens, 16, kind == PANEL_PARTS_16_MINIMA, narrow, row);
+        break;
+    case PANEL_HALVES:
+        halves_of_32(panels, count, x, tokens, blocks, row);
         break;
     default:
         blocks_of_32(kind, panels, count, x, tokens, blocks, row);
@@ -396,6 +442,7 @@ INLINE void multiply_kind(const enum panel_kind kind, const bool narrow, const s
 KIND(multiply_blocks, PANEL_BLOCKS, false)
 KIND(multiply_blocks_minima, PANEL_BLOCKS_MINIMA, false)
 KIND(multiply_blocks_powers, PANEL_BLOCKS_POWERS, false)
+KIND(multiply_halves, PANEL_HALVES, false)
 KIND(multiply_whole, PANEL_WHOLE, false)
 KIND(multiply_parts_8, PANEL_PARTS_8, false)
 KIND(multiply_parts_8_minima, PANEL_PARTS_8_MINIMA, false)
@@ -413,6 +460,7 @@ static void multiply(enum panel_kind kind, const struct panel_product *product)
         [PANEL_BLOCKS] = {multiply_blocks, multiply_blocks},
         [PANEL_BLOCKS_MINIMA] = {multiply_blocks_minima, multiply_blocks_minima},
         [PANEL_BLOCKS_POWERS] = {multiply_blocks_powers, multiply_blocks_powers},
+        [PANEL_HALVES] = {multiply_halves, multiply_halves},
         [PANEL_WHOLE] = {multiply_whole, multiply_whole},
         [PANEL_PARTS_8] = {multiply_parts_8, multiply_narrow_8},
         [PANEL_PARTS_8_MINIMA] = {multiply_parts_8_minima, multiply_narrow_8_minima},

@@ -9,7 +9,7 @@
 #include <string.h>
 
 panel_maker panel_q4_0_avx512, panel_q4_1_avx512, panel_q5_0_avx512, panel_q5_1_avx512, panel_q8_0_avx512,
-    panel_iq4_nl_avx512, panel_mxfp4_avx512;
+    panel_iq4_nl_avx512, panel_mxfp4_avx512, panel_nvfp4_avx512;
 panel_maker panel_q2_k_avx512, panel_q3_k_avx512, panel_q4_k_avx512, panel_q5_k_avx512, panel_q6_k_avx512,
     panel_iq4_xs_avx512, panel_tq2_0_avx512;
 panel_maker panel_iq1_s_avx512, panel_iq1_m_avx512, panel_iq2_xxs_avx512, panel_iq2_xs_avx512, panel_iq2_s_avx512,

@@ -14,7 +14,7 @@ enum panel_kind panel_kind(enum tensor_type type)
         [TENSOR_IQ1_S] = PANEL_PARTS_8,       [TENSOR_IQ1_M] = PANEL_PARTS_16,       [TENSOR_IQ2_XXS] = PANEL_PARTS_8,
         [TENSOR_IQ2_XS] = PANEL_PARTS_16,     [TENSOR_IQ2_S] = PANEL_PARTS_16,       [TENSOR_IQ3_XXS] = PANEL_PARTS_8,
         [TENSOR_IQ3_S] = PANEL_PARTS_8,       [TENSOR_IQ4_XS] = PANEL_PARTS_8,       [TENSOR_TQ1_0] = PANEL_WHOLE,
-        [TENSOR_TQ2_0] = PANEL_WHOLE,
+        [TENSOR_TQ2_0] = PANEL_WHOLE,         [TENSOR_NVFP4] = PANEL_HALVES,
     };
     return kinds[type];
 }
@@ -38,6 +38,17 @@ void panel_narrow(enum tensor_type type, unsigned *of_16, unsigned *of_32)
 
 /* ---- plain C ----------------------------------------------------------------------------------------------------- */
 
+/* Block index of 64 of one row: twice 32 columns, of which each half has its scale. */
+static void put_halves(struct panel *out, const struct unpacked *block, size_t index, size_t row, uint8_t raise)
+{
+    for (size_t c = 0; c < 64; c++)
+        out->quants[index * 16 + c / 4][row][c % 4] = (uint8_t)(block->quants[c] + raise);
+    for (size_t i = 0; i < 2; i++) {
+        out->d[2 * index + i][row] = block->parts[2 * i];
+        out->m[2 * index + i][row] = block->parts[2 * i + 1];
+    }
+}
+
 /* Block index (0 for a super-block) of one row. */
 static void put_row(struct panel *out, const struct unpacked *block, enum panel_kind kind, size_t index, size_t row,
                     size_t elements, uint8_t raise)
@@ -59,12 +70,15 @@ void panel_make(enum tensor_type type, struct panel *out, const uint8_t *const r
                 uint8_t raise)
 {
     const struct unpacker *unpacker = unpacker_find(type);
-    size_t count = unpacker->elements == 32 ? blocks : 1;
+    size_t count = unpacker->elements < 256 ? blocks * 32 / unpacker->elements : 1;
     for (size_t row = 0; row < PANEL_ROWS; row++) {
         for (size_t i = 0; i < count; i++) {
             struct unpacked block;
             unpacker->unpack(&block, rows[row] + i * unpacker->bytes);
-            put_row(out, &block, panel_kind(type), i, row, unpacker->elements, unpacker->minima ? 0 : raise);
+            if (panel_kind(type) == PANEL_HALVES)
+                put_halves(out, &block, i, row, raise);
+            else
+                put_row(out, &block, panel_kind(type), i, row, unpacker->elements, unpacker->minima ? 0 : raise);
         }
     }
 }
@@ -102,7 +116,7 @@ static const uint8_t least_avx512[TENSOR_TYPE_COUNT] = {
     [TENSOR_IQ4_NL] = FEW, [TENSOR_MXFP4] = FEW, [TENSOR_Q2_K] = 2,     [TENSOR_Q3_K] = 2,   [TENSOR_Q4_K] = FEW,
     [TENSOR_Q5_K] = FEW,   [TENSOR_Q6_K] = FEW,  [TENSOR_IQ1_S] = 7,    [TENSOR_IQ1_M] = 6,  [TENSOR_IQ2_XXS] = 13,
     [TENSOR_IQ2_XS] = 10,  [TENSOR_IQ2_S] = 8,   [TENSOR_IQ3_XXS] = 16, [TENSOR_IQ3_S] = 14, [TENSOR_IQ4_XS] = FEW,
-    [TENSOR_TQ1_0] = 7,    [TENSOR_TQ2_0] = 3,
+    [TENSOR_TQ1_0] = 7,    [TENSOR_TQ2_0] = 3,   [TENSOR_NVFP4] = FEW,
 };
 
 GEMM(gemm_avx2, panel_multiplier_avx2, NULL)

@@ -1,9 +1,12 @@
 #include "compute/cpu/grids.h"
 
+#include "core/half.h"
+
 #include <stddef.h>
 
 uint64_t grid_iq2_xxs[256], grid_iq2_xs[512], grid_iq2_s[1024], grid_iq1[2048];
 uint32_t grid_iq3_xxs[256], grid_iq3_s[512];
+float scales_ue4m3[256];
 
 const int8_t codebook_iq4[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 const int8_t codebook_e2m1[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
@@ -390,4 +393,7 @@ void grids_expand(void)
     expand_eight(grid_iq1, packed_iq1, 2048, iq1);
     expand_four(grid_iq3_xxs, packed_iq3_xxs, 256, iq3_xxs);
     expand_four(grid_iq3_s, packed_iq3_s, 512, iq3_s);
+    /* As the bits of a half they are 2^8 times too small. */
+    for (unsigned i = 0; i < 256; i++)
+        scales_ue4m3[i] = i == 127 ? 0 : half_to_float((uint16_t)((i & 127) << 7)) * 128.0f;
 }

@@ -20,6 +20,10 @@ extern const uint16_t packed_iq3_xxs[256], packed_iq3_s[512];
 extern const int8_t codebook_iq4[16];
 extern const int8_t codebook_e2m1[16]; /* twice the value of the 4-bit float E2M1 */
 
+/* Scales of NVFP4, by their byte: an unsigned 8-bit float with 4 bits of exponent (bias 7) and 3 of mantissa, halved,
+ * since codes have twice the value. 127, which would be a NaN, stands for 0, and bit 7 for nothing. */
+extern float scales_ue4m3[256];
+
 void grids_expand(void);
 
 /* Eight sign bits from seven: the eighth makes the number of ones even. */

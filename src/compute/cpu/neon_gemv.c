@@ -441,6 +441,44 @@ BLOCKS_GEMV(q8_0, part_q8_0, d_first, NULL)
 BLOCKS_GEMV(iq4_nl, part_iq4_nl, d_first, NULL)
 BLOCKS_GEMV(mxfp4, part_mxfp4, d_mxfp4, NULL)
 
+/* ---- NVFP4 --------------------------------------------------------------------------------------------------------
+ */
+
+/* A part of four rows onto their sums; j: which of the block's four. */
+static ALWAYS_INLINE float32x4_t nvfp4_part(float32x4_t sum, const struct four_rows *rows, int j, int8x16_t x,
+                                            float scale)
+{
+    const int8x16_t codebook = vld1q_s8(codebook_e2m1);
+    int32x4_t dots[4];
+    float d[4];
+    for (int i = 0; i < 4; i++) {
+        uint8x8_t bytes = vld1_u8(rows->at[i] + offsetof(struct block_nvfp4, qs) + 8 * j);
+        uint8x16_t index = vcombine_u8(vand_u8(bytes, vdup_n_u8(15)), vshr_n_u8(bytes, 4));
+        dots[i] = vdotq_s32(vdupq_n_s32(0), vqtbl1q_s8(codebook, index), x);
+        d[i] = scales_ue4m3[rows->at[i][j]];
+    }
+    return vfmaq_f32(sum, vmulq_n_f32(vld1q_f32(d), scale), vcvtq_f32_s32(sum_4(dots)));
+}
+
+static void gemv_nvfp4(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                       const struct activation_row *x)
+{
+    struct prefetch ahead = prefetch_start(weights, row_bytes, rows, &x->around);
+    for (size_t r = 0; r < rows; r += 4) {
+        struct four_rows at = four_rows(weights, row_bytes, r, rows);
+        prefetch_rows_from(&ahead, r);
+        float32x4_t sum = vdupq_n_f32(0);
+        for (size_t b = 0; b < columns / 64; b++) {
+            prefetch_more(&ahead, 4 * sizeof(struct block_nvfp4));
+            for (int j = 0; j < 4; j++)
+                sum = nvfp4_part(sum, &at, j, vld1q_s8(x->quants + 64 * b + 16 * j), x->scales[2 * b + (size_t)j / 2]);
+            for (int i = 0; i < 4; i++)
+                at.at[i] += sizeof(struct block_nvfp4);
+        }
+        store_4(out + r, sum, rows - r);
+    }
+}
+
 const struct kernel_table kernels_neon_quantized = {
     .types[TENSOR_Q4_0] = {.gemv = gemv_q4_0},
     .types[TENSOR_Q4_1] = {.gemv = gemv_q4_1},
@@ -449,6 +487,7 @@ const struct kernel_table kernels_neon_quantized = {
     .types[TENSOR_Q8_0] = {.gemv = gemv_q8_0},
     .types[TENSOR_IQ4_NL] = {.gemv = gemv_iq4_nl},
     .types[TENSOR_MXFP4] = {.gemv = gemv_mxfp4},
+    .types[TENSOR_NVFP4] = {.gemv = gemv_nvfp4},
     .types[TENSOR_Q2_K] = {.gemv = gemv_q2_k},
     .types[TENSOR_Q3_K] = {.gemv = gemv_q3_k},
     .types[TENSOR_Q4_K] = {.gemv = gemv_q4_k},

@@ -136,6 +136,36 @@ static void gemv(const struct unpacker *unpacker, float *out, const uint8_t *wei
     }
 }
 
+static void dequantize_nvfp4(float *out, const uint8_t *blocks, size_t elements)
+{
+    const struct unpacker *unpacker = unpacker_find(TENSOR_NVFP4);
+    struct unpacked block;
+    for (size_t done = 0; done < elements; done += unpacker->elements, blocks += unpacker->bytes) {
+        unpacker->unpack(&block, blocks);
+        for (size_t i = 0; i < unpacker->elements; i++)
+            out[done + i] = block.parts[i / 16] * (float)block.quants[i];
+    }
+}
+
+static void gemv_nvfp4(float *out, const uint8_t *weights, size_t row_bytes, size_t rows, size_t columns,
+                       const struct activation_row *x)
+{
+    const struct unpacker *unpacker = unpacker_find(TENSOR_NVFP4);
+    struct unpacked block;
+    for (size_t r = 0; r < rows; r++) {
+        float sum = 0;
+        for (size_t part = 0; part < columns / 16; part++) {
+            if (part % 4 == 0)
+                unpacker->unpack(&block, weights + r * row_bytes + part / 4 * unpacker->bytes);
+            int32_t dot = 0;
+            for (size_t i = 0; i < 16; i++)
+                dot += block.quants[part % 4 * 16 + i] * x->quants[part * 16 + i];
+            sum = fmaf(block.parts[part % 4] * x->scales[part / 2], (float)dot, sum);
+        }
+        out[r] = sum;
+    }
+}
+
 /* A table entry has no room for a type, so each type gets functions of its own. */
 #define QUANTIZED(name, type)                                                                                          \
     static void dequantize_##name(float *out, const uint8_t *blocks, size_t elements)                                  \
@@ -259,6 +289,7 @@ const struct kernel_table kernels_plain = {
     .types[TENSOR_Q8_0] = ENTRY(q8_0, ACTIVATION_Q8_32),
     .types[TENSOR_IQ4_NL] = ENTRY(iq4_nl, ACTIVATION_Q8_32),
     .types[TENSOR_MXFP4] = ENTRY(mxfp4, ACTIVATION_Q8_32),
+    .types[TENSOR_NVFP4] = ENTRY(nvfp4, ACTIVATION_Q8_32),
     .types[TENSOR_Q2_K] = ENTRY(q2_k, ACTIVATION_Q8_256),
     .types[TENSOR_Q3_K] = ENTRY(q3_k, ACTIVATION_Q8_256),
     .types[TENSOR_Q4_K] = ENTRY(q4_k, ACTIVATION_Q8_256),

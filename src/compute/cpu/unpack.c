@@ -96,6 +96,20 @@ static void mxfp4(struct unpacked *out, const uint8_t *bytes)
     codes(out->quants, block->qs, codebook_e2m1);
 }
 
+static void nvfp4(struct unpacked *out, const uint8_t *bytes)
+{
+    const struct block_nvfp4 *block = (const void *)bytes;
+    start(out, 0);
+    for (int part = 0; part < 4; part++) {
+        out->parts[part] = scales_ue4m3[block->d[part]];
+        for (int j = 0; j < 8; j++) {
+            uint8_t both = block->qs[8 * part + j];
+            out->quants[16 * part + j] = codebook_e2m1[both & 15];
+            out->quants[16 * part + 8 + j] = codebook_e2m1[both >> 4];
+        }
+    }
+}
+
 static void q8_0(struct unpacked *out, const uint8_t *bytes)
 {
     const struct block_q8_0 *block = (const void *)bytes;
@@ -399,6 +413,7 @@ static const struct unpacker unpackers[TENSOR_TYPE_COUNT] = {
     [TENSOR_Q8_0] = {q8_0, 32, sizeof(struct block_q8_0), false},
     [TENSOR_IQ4_NL] = {iq4_nl, 32, sizeof(struct block_iq4_nl), false},
     [TENSOR_MXFP4] = {mxfp4, 32, sizeof(struct block_mxfp4), false},
+    [TENSOR_NVFP4] = {nvfp4, 64, sizeof(struct block_nvfp4), false},
     [TENSOR_Q2_K] = {q2_k, 256, sizeof(struct block_q2_k), true},
     [TENSOR_Q3_K] = {q3_k, 256, sizeof(struct block_q3_k), false},
     [TENSOR_Q4_K] = {q4_k, 256, sizeof(struct block_q4_k), true},

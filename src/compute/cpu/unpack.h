@@ -10,9 +10,11 @@
 
 /* A block of 32 or a super-block of 256. Element i is
  *   (d * scales[i / 16]) * quants[i] - m * minima[i / 16]
- * A block of 32 has scales of 1; types without minima have m = 0. */
+ * A block of 32 has scales of 1; types without minima have m = 0. Of a block of 64 (NVFP4) each part of 16 has a float
+ * scale of its own instead: parts[i / 16] * quants[i]. */
 struct unpacked {
     float d, m;
+    float parts[4];
     int16_t scales[16];
     int16_t minima[16];
     int8_t quants[256];
@@ -20,7 +22,7 @@ struct unpacked {
 
 struct unpacker {
     void (*unpack)(struct unpacked *out, const uint8_t *block);
-    uint16_t elements; /* 32 or 256 */
+    uint16_t elements; /* 32, 64 or 256 */
     uint16_t bytes;
     bool minima;
 };

@@ -43,7 +43,7 @@ void gpu_glu_halves(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, s
 static const uint16_t unpack_kernels[TENSOR_TYPE_COUNT] = {
     TYPE(BF16),    TYPE(Q8_0),   TYPE(Q4_0),  TYPE(Q4_1),    TYPE(Q5_0),   TYPE(Q5_1),  TYPE(IQ4_NL), TYPE(Q4_K),
     TYPE(Q5_K),    TYPE(Q6_K),   TYPE(Q2_K),  TYPE(Q3_K),    TYPE(IQ4_XS), TYPE(MXFP4), TYPE(IQ1_S),  TYPE(IQ1_M),
-    TYPE(IQ2_XXS), TYPE(IQ2_XS), TYPE(IQ2_S), TYPE(IQ3_XXS), TYPE(IQ3_S),  TYPE(TQ1_0), TYPE(TQ2_0),
+    TYPE(IQ2_XXS), TYPE(IQ2_XS), TYPE(IQ2_S), TYPE(IQ3_XXS), TYPE(IQ3_S),  TYPE(TQ1_0), TYPE(TQ2_0),  TYPE(NVFP4),
 };
 #undef TYPE
 

@@ -25,7 +25,7 @@ static const struct vector_type {
     BYTES(MXFP4, 16, 32, 1), BYTES(IQ4_XS, 32, 32, 8), BYTES(Q4_K, 32, 64, 16), BYTES(Q5_K, 32, 64, 16),
     FLOATS(IQ1_S, 32),       FLOATS(IQ1_M, 32),        FLOATS(IQ2_XXS, 32),     FLOATS(IQ2_XS, 32),
     FLOATS(IQ2_S, 32),       FLOATS(IQ3_XXS, 32),      FLOATS(IQ3_S, 32),       FLOATS(TQ1_0, 32),
-    FLOATS(TQ2_0, 16),
+    FLOATS(TQ2_0, 16),       FLOATS(NVFP4, 16),
 };
 #undef FLOATS
 #undef BYTES

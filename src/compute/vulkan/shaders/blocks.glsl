@@ -19,9 +19,12 @@
 #elif defined(TYPE_MXFP4)
 #define BLOCK_BYTES 17
 #define HEAD_BYTES 1
+#elif defined(TYPE_NVFP4) // of 64
+#define BLOCK_BYTES 36
+#define HEAD_BYTES 4
 #endif
 
-#if defined(TYPE_MXFP4)
+#if defined(TYPE_MXFP4) || defined(TYPE_NVFP4)
 const int codebook_values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 #elif defined(TYPE_IQ4_NL) || defined(TYPE_IQ4_XS)
 const int codebook_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};

@@ -22,7 +22,7 @@
 #define RUNS 1
 #define LENGTH 8
 #elif defined(TYPE_Q4_0) || defined(TYPE_Q4_1) || defined(TYPE_Q5_0) || defined(TYPE_Q5_1) || defined(TYPE_IQ4_NL) || \
-    defined(TYPE_MXFP4)
+    defined(TYPE_MXFP4) || defined(TYPE_NVFP4)
 #define RUNS 2
 #define LENGTH 8
 #elif defined(TYPE_Q4_K) || defined(TYPE_Q5_K) || defined(TYPE_IQ4_XS)
@@ -94,7 +94,7 @@ vec4 bits_floats(uint word, uint at, uint count)
 
 // ---- codebooks
 
-#if defined(TYPE_IQ4_NL) || defined(TYPE_IQ4_XS) || defined(TYPE_MXFP4)
+#if defined(TYPE_IQ4_NL) || defined(TYPE_IQ4_XS) || defined(TYPE_MXFP4) || defined(TYPE_NVFP4)
 shared float codebook[16];
 
 void types_prepare()
@@ -169,6 +169,31 @@ void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float sc
     }
     scale[0] = half_float(c.d);
     minimum[0] = scale[0] * (128 + 256);
+}
+
+#elif defined(TYPE_NVFP4)
+// One part of a block's four: a scale, and eight bytes, their low halves the first run, their high halves the second.
+struct Chunk { uvec2 quants; uint d; };
+
+Chunk chunk_fetch(uint64_t row, uint chunk)
+{
+    uint block = chunk / 4 * BLOCK_BYTES;
+    return Chunk(load_eight(row, block + HEAD_BYTES + chunk % 4 * 8), load_byte(row, block + chunk % 4));
+}
+
+void chunk_unpack(Chunk c, uint chunk, out float q[CHUNK_ELEMENTS], out float scale[RUNS], out float minimum[RUNS])
+{
+    [[unroll]] for (int i = 0; i < 8; i++) {
+        uint both = bitfieldExtract(c.quants[i / 4], 8 * (i % 4), 8);
+        q[i] = codebook[both & 15u];
+        q[i + 8] = codebook[both >> 4];
+    }
+    // The codebook has twice the values; 127 stands for 0. The least seven scales are made of integers, lest they are
+    // subnormal on the way.
+    uint bits = c.d & 127u;
+    float least = float(bits) * 0.0009765625, other = uintBitsToFloat((bits << 20) + (119u << 23));
+    scale[0] = scale[1] = c.d == 127u ? 0 : bits < 8u ? least : other;
+    minimum[0] = minimum[1] = 0;
 }
 
 #elif RUNS == 2 && LENGTH == 8
@@ -426,6 +451,8 @@ uint chunk_column(uint chunk, uint run)
 {
 #if RUNS == 1
     return chunk * LENGTH;
+#elif defined(TYPE_NVFP4)
+    return chunk * 16 + run * 8;
 #elif LENGTH == 8 && RUNS == 2
     return chunk / 2 * 32 + chunk % 2 * 8 + run * 16;
 #elif defined(TYPE_IQ4_XS) || (defined(SMALL) && RUNS == 2)
