@@ -17,9 +17,9 @@ from tap import run_tests
 LIBRARY, SOURCE, COMPILER = sys.argv[1], sys.argv[2], sys.argv[3:]
 # A folder may include those before it.
 FOLDERS = ["core", "format", "tokenizer", "template", "chat", "sampling", "grammar", "model", "compute", "steps", "hw", "plan", "store",
-           "engine", "tools", "server", "cli"]
+           "prefix", "engine", "tools", "server", "cli"]
 # Folders whose files call each other in no circle; others are told of.
-NO_CIRCLES = ("store", "plan", "model", "engine", "engine/cpu", "engine/gpu", "chat", "sampling")
+NO_CIRCLES = ("store", "prefix", "plan", "model", "engine", "engine/cpu", "engine/gpu", "chat", "sampling")
 MAY_CIRCLE = ("core", "format", "tokenizer", "template", "grammar", "compute/cpu", "compute/vulkan", "steps", "hw")
 PEERS = {("model", "compute"), ("compute", "model")}  # know nothing of each other
 GPU_FILES = ("src_compute_vulkan_", "src_engine_gpu_", "src_hw_gpu_layer.", "src_hw_gpu_speed.", "src_store_device.",

@@ -1,6 +1,6 @@
 /* Ollama's /api/blobs: files that a client sends under their SHA-256, for POST /api/create to make models of. They lie
  * in the folder "blobs" of the model folder until they are used, or for a day. */
-#include "server/durable.h"
+#include "core/durable.h"
 #include "server/registry.h"
 #include "server/server_private.h"
 

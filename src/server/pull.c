@@ -1,7 +1,7 @@
 /* Downloads of models: the check whether the model would run here, the bytes, their digest. */
 #include "server/pull_source.h"
 
-#include "server/durable.h"
+#include "core/durable.h"
 #include "server/fetch.h"
 #include "server/pull_private.h"
 #include "server/server_private.h"

@@ -1,5 +1,5 @@
 /* Notes of downloads in work: FILE.source next to FILE. */
-#include "server/durable.h"
+#include "core/durable.h"
 #include "server/pull_private.h"
 #include "server/registry.h"
 

@@ -2,7 +2,7 @@
 #ifndef HYPURA_SERVER_REGISTRY_PRIVATE_H
 #define HYPURA_SERVER_REGISTRY_PRIVATE_H
 
-#include "server/durable.h"
+#include "core/durable.h"
 #include "server/registry.h"
 
 #include <pthread.h>

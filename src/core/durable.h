@@ -1,7 +1,7 @@
 /* Files that outlast a power cut: what is written appears under its name as a whole or not at all, and is on the drive
  * before anything depends on it. */
-#ifndef HYPURA_SERVER_DURABLE_H
-#define HYPURA_SERVER_DURABLE_H
+#ifndef HYPURA_CORE_DURABLE_H
+#define HYPURA_CORE_DURABLE_H
 
 #include "core/core.h"
 

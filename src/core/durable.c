@@ -1,4 +1,4 @@
-#include "server/durable.h"
+#include "core/durable.h"
 
 #include <errno.h>
 #include <fcntl.h>

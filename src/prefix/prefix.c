@@ -1,0 +1,618 @@
+#include "prefix/prefix_private.h"
+
+#include <string.h>
+
+/* Memory is asked for in steps of this part of what there may be. */
+#define GRANT_PART 8
+
+/* After a failure nothing is written for so long. */
+#define REST_NANOSECONDS UINT64_C(60000000000)
+
+/* Tokens of files that are known take at most this part of the memory. */
+#define INDEX_PART 4
+
+struct prefix_store {
+    struct prefix_options options;
+    struct tree tree;
+    bool has_drive;
+    struct drive drive;
+    struct item *newest, *oldest; /* of those in memory */
+    const struct item *needed;    /* by the walk at hand */
+    uint64_t taken, granted;
+    _Atomic uint64_t bytes, folder_bytes, restored_tokens, restores, read_bytes, written_bytes, evicted_bytes;
+};
+
+/* ---- what is in memory, by use -------------------------------------------------------------------------------------
+ */
+
+static void unlink_item(struct prefix_store *store, struct item *item)
+{
+    *(item->newer ? &item->newer->older : &store->newest) = item->older;
+    *(item->older ? &item->older->newer : &store->oldest) = item->newer;
+    item->newer = item->older = NULL;
+}
+
+static void link_newest(struct prefix_store *store, struct item *item)
+{
+    item->older = store->newest;
+    *(store->newest ? &store->newest->newer : &store->oldest) = item;
+    store->newest = item;
+}
+
+static void touch(struct prefix_store *store, struct item *item)
+{
+    if (!item->data || store->newest == item)
+        return;
+    unlink_item(store, item);
+    link_newest(store, item);
+}
+
+/* The beginning of a text is needed by all that follows: it was always used later than its end. */
+static void touch_path(struct prefix_store *store, struct node *node)
+{
+    const struct drive_file *last = NULL;
+    for (; node; node = node->parent) {
+        touch(store, &node->rows);
+        if (node->rows.file && node->rows.file != last)
+            drive_touch(&store->drive, last = node->rows.file);
+    }
+}
+
+static void drop(void *context, struct item *item)
+{
+    struct prefix_store *store = context;
+    item->file = NULL;
+    if (!item->data)
+        return;
+    unlink_item(store, item);
+    memory_free(item->data);
+    item->data = NULL;
+    store->taken -= item->part.bytes;
+}
+
+/* ---- the drive -----------------------------------------------------------------------------------------------------
+ */
+
+static bool is_unwritten(const struct item *item)
+{
+    return item->data && !(item->file && !item->file->gone);
+}
+
+static bool has_unwritten(const struct node *node)
+{
+    bool found = is_unwritten(&node->rows);
+    for (const struct checkpoint *c = node->checkpoints; !found && c; c = c->next)
+        found = is_unwritten(&c->item);
+    return found;
+}
+
+/* What one file will have. */
+struct run {
+    struct item **items;
+    const void **data;
+    struct contents contents;
+    uint32_t room;
+    uint64_t bytes;
+};
+
+static void run_free(struct run *run)
+{
+    memory_free(run->items);
+    memory_free(run->data);
+    contents_free(&run->contents);
+}
+
+static bool run_add(struct run *run, struct item *item, uint64_t most)
+{
+    uint64_t bytes = run->bytes + item->part.bytes;
+    if (run->contents.part_count == run->room || drive_file_bytes(item->part.end, run->room, bytes) > most)
+        return false;
+    run->bytes = bytes;
+    run->items[run->contents.part_count] = item;
+    run->data[run->contents.part_count] = item->data;
+    run->contents.parts[run->contents.part_count++] = item->part;
+    run->contents.token_count = MAX(run->contents.token_count, item->part.end);
+    return true;
+}
+
+static uint32_t count_unwritten(const struct node *node)
+{
+    uint32_t count = is_unwritten(&node->rows);
+    for (const struct checkpoint *c = node->checkpoints; c; c = c->next)
+        count += is_unwritten(&c->item);
+    return count;
+}
+
+/* The path to the end, as nodes from the top of what is unwritten in one piece. */
+static hypura_status make_run(struct run *run, struct node *end, uint64_t most, hypura_error *error)
+{
+    uint32_t depth = 0, parts = 0;
+    for (struct node *node = end; node->parent && has_unwritten(node); node = node->parent) {
+        parts += count_unwritten(node);
+        depth++;
+    }
+    struct node **path;
+    TRY(ALLOCATE(&path, depth, "prefix that is written", error));
+    hypura_status status = ALLOCATE(&run->items, parts, "prefix that is written", error);
+    if (!status)
+        status = ALLOCATE(&run->data, parts, "prefix that is written", error);
+    if (!status)
+        status = ALLOCATE(&run->contents.parts, parts, "prefix that is written", error);
+    if (!status)
+        status = ALLOCATE(&run->contents.tokens, end->first + end->count, "prefix that is written", error);
+    run->room = parts;
+    struct node *node = end;
+    for (uint32_t i = depth; !status && i-- > 0; node = node->parent)
+        path[i] = node;
+    bool fits = true;
+    for (uint32_t i = 0; !status && fits && i < depth; i++) {
+        if (is_unwritten(&path[i]->rows))
+            fits = run_add(run, &path[i]->rows, most);
+        for (struct checkpoint *c = path[i]->checkpoints; fits && c; c = c->next)
+            if (is_unwritten(&c->item))
+                fits = run_add(run, &c->item, most);
+    }
+    if (!status)
+        tree_tokens(end, run->contents.tokens);
+    memory_free(path);
+    return status;
+}
+
+static hypura_status write_locked(struct prefix_store *store, struct run *run, hypura_error *error)
+{
+    struct drive_file *file;
+    uint64_t bytes = drive_file_bytes(run->contents.token_count, run->contents.part_count, run->bytes);
+    if (!drive_make_room(&store->drive, bytes))
+        return error_set(error, HYPURA_ERROR_IO, "%s has no room for a file of %.1f MiB", store->drive.folder,
+                         (double)bytes / 1048576);
+    TRY(drive_write(&store->drive, &file, &run->contents, run->data, error));
+    for (uint32_t i = 0; i < run->contents.part_count; i++) {
+        run->items[i]->file = file;
+        run->items[i]->part = run->contents.parts[i];
+    }
+    atomic_fetch_add(&store->written_bytes, file->bytes);
+    return HYPURA_OK;
+}
+
+/* Writes what leads to the node, in one piece, and is not on the drive yet. */
+static void write_run(struct prefix_store *store, struct node *end)
+{
+    hypura_error error = {0};
+    struct run run = {0};
+    if (clock_nanoseconds() < store->drive.rest_until)
+        return;
+    hypura_status status = make_run(&run, end, store->drive.limit, &error);
+    int lock = !status && run.contents.part_count ? drive_lock(&store->drive) : -1;
+    if (lock >= 0) {
+        status = write_locked(store, &run, &error);
+        drive_unlock(lock);
+    }
+    if (status) {
+        store->drive.rest_until = clock_nanoseconds() + REST_NANOSECONDS;
+        log_write(LOG_WARNING, "prefix cache: %s; going on without writing it", error.message);
+    }
+    atomic_store(&store->folder_bytes, store->drive.bytes);
+    run_free(&run);
+}
+
+/* A text's end that is not on the drive, at or below a node that is not. */
+static struct node *unwritten_end(struct node *node)
+{
+    for (struct node *child = node->children; child;) {
+        if (has_unwritten(child)) {
+            node = child;
+            child = node->children;
+        } else {
+            child = child->next;
+        }
+    }
+    return node;
+}
+
+/* The item goes with the text that it is of; where that does not fit the folder, with its beginning. */
+static void write_item(struct prefix_store *store, const struct item *item)
+{
+    write_run(store, unwritten_end(item->node));
+    if (is_unwritten(item))
+        write_run(store, item->node);
+}
+
+static void refer(struct item *item, struct drive_file *file, const struct part *part)
+{
+    if (item_there(item) && (!is_unwritten(item) || item->part.bytes != part->bytes))
+        return; /* it is on the drive already */
+    item->file = file;
+    item->part = *part;
+}
+
+static struct checkpoint *make_checkpoint(struct node *node, uint32_t position)
+{
+    struct checkpoint *checkpoint = tree_checkpoint(node, position);
+    if (checkpoint || ALLOCATE(&checkpoint, 1, "checkpoint", NULL))
+        return checkpoint;
+    checkpoint->item.node = node;
+    checkpoint->item.part = (struct part){.kind = PART_CHECKPOINT, .first = node->first, .end = position};
+    checkpoint->next = node->checkpoints;
+    node->checkpoints = checkpoint;
+    return checkpoint;
+}
+
+/* Nodes for what a file has. Its parts go down a path, so each is looked for below the one before it. */
+static bool add_file(void *context, struct drive_file *file, const struct contents *contents)
+{
+    struct prefix_store *store = context;
+    const int32_t *tokens = contents->tokens;
+    struct node *above = &store->tree.root;
+    for (uint32_t i = 0; i < contents->part_count; i++) {
+        const struct part *part = &contents->parts[i];
+        if (part->first < above->first + above->count)
+            above = &store->tree.root;
+        uint32_t at = above->first + above->count;
+        for (; above && at < part->first; at += store->options.block)
+            above = tree_grow(&store->tree, above, tokens + at, store->options.block, drop, store);
+        struct node *node =
+            above ? tree_grow(&store->tree, above, tokens + at, part->end - part->first, drop, store) : NULL;
+        struct checkpoint *checkpoint = NULL;
+        if (node && part->kind == PART_CHECKPOINT)
+            checkpoint = make_checkpoint(node, part->end);
+        if (!node || (part->kind == PART_CHECKPOINT && !checkpoint))
+            return false;
+        if (checkpoint)
+            refer(&checkpoint->item, file, part);
+        else if (node->count == part->end - part->first)
+            refer(&node->rows, file, part);
+    }
+    return store->tree.bytes < store->options.bytes / INDEX_PART;
+}
+
+static void look_again(struct prefix_store *store)
+{
+    if (!store->has_drive || !drive_changed(&store->drive))
+        return;
+    drive_scan(&store->drive, add_file, store);
+    tree_sweep(&store->tree);
+    atomic_store(&store->folder_bytes, store->drive.bytes);
+}
+
+/* ---- room in memory ------------------------------------------------------------------------------------------------
+ */
+
+static void count_memory(struct prefix_store *store)
+{
+    atomic_store(&store->bytes, store->taken + store->tree.bytes);
+}
+
+/* The longest unused goes, to the drive if there is one. What the walk at hand needs stays, unless it is there. */
+static bool evict(struct prefix_store *store)
+{
+    for (struct item *item = store->oldest; item; item = item->newer) {
+        bool needed = item == store->needed || (item->part.kind == PART_ROWS && item->node->round == store->tree.round);
+        if (needed && !store->has_drive)
+            continue;
+        if (is_unwritten(item) && store->has_drive)
+            write_item(store, item);
+        if (needed && is_unwritten(item))
+            continue;
+        struct drive_file *file = item->file;
+        atomic_fetch_add(&store->evicted_bytes, item->part.bytes);
+        drop(store, item);
+        item->file = file;
+        tree_prune(&store->tree, item->node);
+        return true;
+    }
+    return false;
+}
+
+static bool grant(struct prefix_store *store, uint64_t bytes)
+{
+    const struct prefix_options *options = &store->options;
+    if (bytes <= store->granted)
+        return true;
+    if (bytes > options->bytes)
+        return false;
+    if (options->lend && !options->lend(options->lend_context, bytes))
+        return false;
+    store->granted = bytes;
+    return true;
+}
+
+static bool take_room(struct prefix_store *store, uint64_t bytes)
+{
+    uint64_t most = store->options.bytes;
+    if (bytes > most)
+        return false;
+    for (;;) {
+        uint64_t all = store->taken + store->tree.bytes + bytes;
+        if (grant(store, MIN(most, all + most / GRANT_PART)) || grant(store, all))
+            if (all <= store->granted)
+                return true;
+        if (!evict(store))
+            return false;
+    }
+}
+
+/* Memory for an item, which is the last used then. */
+static void *take_item(struct prefix_store *store, struct item *item, uint64_t bytes)
+{
+    void *data;
+    if (!bytes || !take_room(store, bytes) || memory_allocate(&data, 1, bytes, "prefix", NULL))
+        return NULL;
+    item->data = data;
+    item->file = NULL;
+    item->part.bytes = bytes;
+    store->taken += bytes;
+    link_newest(store, item);
+    return data;
+}
+
+/* Begins a walk: nodes that it marks are not freed until the next one. */
+static void begin(struct prefix_store *store)
+{
+    store->tree.round++;
+    store->needed = NULL;
+    look_again(store);
+}
+
+/* ---- keeping -------------------------------------------------------------------------------------------------------
+ */
+
+/* The path of a text's blocks, made where it is not there: the node that has its last token. */
+static struct node *grow(struct prefix_store *store, struct node *node, const int32_t *tokens, uint32_t end)
+{
+    uint32_t at = node->first + node->count;
+    node = tree_grow(&store->tree, node, tokens + at, end - at, drop, store);
+    if (node) {
+        node->round = store->tree.round;
+        if (!node->rows.data && !node->rows.file)
+            node->rows.part = (struct part){.kind = PART_ROWS, .first = node->first, .end = node->first + node->count};
+    }
+    return node;
+}
+
+static bool keep_rows(struct prefix_store *store, struct node *node, const struct prefix_source *source)
+{
+    uint32_t end = node->first + node->count;
+    node->rows.part = (struct part){.kind = PART_ROWS, .first = node->first, .end = end};
+    void *data = take_item(store, &node->rows, source->rows_bytes(source->context, node->first, end));
+    if (!data)
+        return false;
+    if (!source->read_rows(source->context, node->first, end, data, NULL))
+        return true;
+    drop(store, &node->rows);
+    return false;
+}
+
+void prefix_save(struct prefix_store *store, const int32_t *tokens, uint32_t first, uint32_t count,
+                 const struct prefix_source *source)
+{
+    begin(store);
+    struct node *node = &store->tree.root, *last = NULL;
+    for (uint32_t at = 0; at < count;) {
+        uint32_t end = MIN(at + store->options.block, count);
+        node = grow(store, node, tokens, end);
+        if (!node)
+            break;
+        last = node;
+        bool wanted = end > first && !item_there(&node->rows) && node->count == end - at;
+        if (wanted && !keep_rows(store, node, source))
+            break;
+        at = end;
+    }
+    if (last)
+        touch_path(store, last);
+    store->tree.round++;
+    if (last)
+        tree_prune(&store->tree, last);
+    count_memory(store);
+}
+
+/* The node with a text's last token; where it is wanted, made. */
+static struct node *find_end(struct prefix_store *store, const int32_t *tokens, uint32_t count, bool make)
+{
+    struct node *node = &store->tree.root;
+    for (uint32_t at = 0; node && at < count; at += store->options.block) {
+        uint32_t same, size = MIN(store->options.block, count - at);
+        struct node *child = tree_child(node, tokens + at, size, size, &same);
+        node = make ? grow(store, node, tokens, at + size) : same == size ? child : NULL;
+    }
+    return node;
+}
+
+bool prefix_checkpoint(struct prefix_store *store, const int32_t *tokens, uint32_t count,
+                       const struct prefix_source *source)
+{
+    if (source->checkpoint_bytes > store->options.bytes / 2)
+        return false;
+    begin(store);
+    struct node *node = find_end(store, tokens, count, true);
+    struct checkpoint *checkpoint = node ? make_checkpoint(node, count) : NULL;
+    bool kept = checkpoint && item_there(&checkpoint->item);
+    if (kept) {
+        touch(store, &checkpoint->item);
+    } else if (checkpoint) {
+        store->needed = &checkpoint->item;
+        checkpoint->item.file = NULL;
+        void *data = take_item(store, &checkpoint->item, source->checkpoint_bytes);
+        kept = data && !source->read_checkpoint(source->context, data, NULL);
+        if (data && !kept)
+            drop(store, &checkpoint->item);
+    }
+    store->tree.round++;
+    if (node)
+        tree_prune(&store->tree, node);
+    count_memory(store);
+    return kept;
+}
+
+void prefix_forget_checkpoint(struct prefix_store *store, const int32_t *tokens, uint32_t count)
+{
+    struct node *node = find_end(store, tokens, count, false);
+    struct checkpoint *checkpoint = node ? tree_checkpoint(node, count) : NULL;
+    if (!checkpoint || checkpoint->item.file)
+        return; /* what was written costs no memory */
+    drop(store, &checkpoint->item);
+    tree_prune(&store->tree, node);
+    count_memory(store);
+}
+
+/* ---- finding -------------------------------------------------------------------------------------------------------
+ */
+
+/* The last checkpoint below a node that holds for these tokens, at most so many further on. */
+static struct checkpoint *last_checkpoint(const struct node *above, const int32_t *tokens, uint32_t most)
+{
+    struct checkpoint *best = NULL;
+    for (const struct node *child = above->children; child; child = child->next) {
+        uint32_t same = child->first + common_tokens(child->tokens, tokens, MIN(child->count, most));
+        for (struct checkpoint *c = child->checkpoints; c; c = c->next)
+            if (c->item.part.end <= same && item_there(&c->item) && (!best || c->item.part.end > best->item.part.end))
+                best = c;
+    }
+    return best;
+}
+
+struct prefix_match prefix_find(struct prefix_store *store, const int32_t *tokens, uint32_t count, uint32_t have)
+{
+    begin(store);
+    struct node *node = &store->tree.root;
+    uint32_t block = store->options.block, position = 0, at = 0;
+    while (at < count) {
+        uint32_t same, size = MIN(block, count - at);
+        struct node *child = tree_child(node, tokens + at, size, have > at ? have - at : 0, &same);
+        const struct checkpoint *checkpoint = same ? last_checkpoint(node, tokens + at, same) : NULL;
+        if (!store->options.needs_checkpoint)
+            position = at + same;
+        else if (checkpoint)
+            position = checkpoint->item.part.end;
+        if (!child || same < block)
+            break;
+        node = child;
+        at += block;
+    }
+    if (!store->options.needs_checkpoint)
+        position = MAX(position, MIN(have, count));
+    bool rows = position > have;
+    return (struct prefix_match){position, rows ? (uint32_t)align_down(have, block) : position};
+}
+
+/* What an item has, in memory for the time of the call. */
+static hypura_status use(struct prefix_store *store, struct item *item, const struct prefix_target *target,
+                         hypura_error *error)
+{
+    hypura_error problem = {0};
+    void *data = item->data, *read = NULL;
+    hypura_status status = HYPURA_OK;
+    store->needed = item;
+    const struct part part = item->part;
+    if (!data) {
+        if (!take_room(store, part.bytes))
+            return error_set(error, HYPURA_ERROR_MEMORY, "no memory to read a kept prefix of the text");
+        TRY(memory_allocate(&read, 1, part.bytes, "prefix", error));
+        store->taken += part.bytes;
+        status = drive_read(&store->drive, item->file, &part, read, &problem);
+        if (status && error)
+            *error = problem;
+        if (!status)
+            atomic_fetch_add(&store->read_bytes, part.bytes);
+        data = read;
+    }
+    touch(store, item);
+    if (!status && part.kind == PART_ROWS)
+        status = target->write_rows(target->context, part.first, part.end, data, part.bytes, error);
+    else if (!status)
+        status = target->write_checkpoint(target->context, part.end, data, part.bytes, error);
+    if (read) {
+        memory_free(read);
+        store->taken -= part.bytes;
+    }
+    return status;
+}
+
+hypura_status prefix_restore(struct prefix_store *store, const int32_t *tokens, const struct prefix_match *match,
+                             const struct prefix_target *target, hypura_error *error)
+{
+    begin(store);
+    struct node *node = &store->tree.root, *above = node;
+    uint32_t block = store->options.block;
+    hypura_status status = HYPURA_OK;
+    for (uint32_t at = 0; !status && at < match->position; at += block) {
+        uint32_t same, size = MIN(block, match->position - at);
+        above = node;
+        node = tree_child(above, tokens + at, size, at < match->first ? size : 0, &same);
+        if (!node || same < size)
+            return error_set(error, HYPURA_ERROR_IO, "a kept prefix of the text went meanwhile");
+        node->round = store->tree.round;
+        if (at >= match->first)
+            status = use(store, &node->rows, target, error);
+    }
+    if (!status && store->options.needs_checkpoint) {
+        struct checkpoint *checkpoint =
+            last_checkpoint(above, tokens + above->first + above->count, match->position - above->first - above->count);
+        if (checkpoint && checkpoint->item.part.end == match->position)
+            status = use(store, &checkpoint->item, target, error);
+        else
+            status = error_set(error, HYPURA_ERROR_IO, "a checkpoint of the text went meanwhile");
+    } else if (!status) {
+        status = target->write_checkpoint(target->context, match->position, NULL, 0, error);
+    }
+    if (!status) {
+        touch_path(store, node);
+        atomic_fetch_add(&store->restored_tokens, match->position);
+        atomic_fetch_add(&store->restores, 1);
+    } else {
+        tree_sweep(&store->tree);
+    }
+    store->tree.round++;
+    count_memory(store);
+    return status;
+}
+
+/* ---- beginning and end ---------------------------------------------------------------------------------------------
+ */
+
+hypura_status prefix_open(struct prefix_store **out, const struct prefix_options *options, hypura_error *error)
+{
+    struct prefix_store *store;
+    TRY(ALLOCATE(&store, 1, "prefix store", error));
+    store->options = *options;
+    store->tree.block = options->block;
+    store->has_drive = options->folder;
+    hypura_status status = options->folder ? drive_open(&store->drive, options, error) : HYPURA_OK;
+    if (status) {
+        memory_free(store);
+        return status;
+    }
+    look_again(store);
+    count_memory(store);
+    *out = store;
+    return HYPURA_OK;
+}
+
+void prefix_close(struct prefix_store *store, bool leave)
+{
+    if (!store)
+        return;
+    bool resting = false;
+    for (struct item *item = store->oldest; item && store->has_drive && !leave && !resting; item = item->newer) {
+        if (is_unwritten(item))
+            write_item(store, item);
+        resting = clock_nanoseconds() < store->drive.rest_until;
+    }
+    while (store->oldest)
+        drop(store, store->oldest);
+    tree_free(&store->tree);
+    drive_close(&store->drive);
+    memory_free(store);
+}
+
+void prefix_statistics(const struct prefix_store *store, struct prefix_statistics *out)
+{
+    *out = (struct prefix_statistics){.bytes = atomic_load(&store->bytes),
+                                      .limit = store->options.bytes,
+                                      .folder_bytes = atomic_load(&store->folder_bytes),
+                                      .restored_tokens = atomic_load(&store->restored_tokens),
+                                      .restores = atomic_load(&store->restores),
+                                      .read_bytes = atomic_load(&store->read_bytes),
+                                      .written_bytes = atomic_load(&store->written_bytes),
+                                      .evicted_bytes = atomic_load(&store->evicted_bytes)};
+}

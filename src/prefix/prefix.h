@@ -1,0 +1,102 @@
+/* prefix: what was computed of texts, so that the same text is never read twice.
+ *
+ * What a sequence knows at a position is data: *rows*, which it has of each position (keys, values and the like), and
+ * where layers have a state or a window, a *checkpoint*, which holds at one position only. The store keeps both in a
+ * tree. A node is a block of positions with its tokens, and a path from the root is the beginning of a text, so texts
+ * with the same beginning share it. What is asked for is found by its tokens, all of them compared.
+ *
+ * Memory. The store takes at most what it was allowed, and only when there is something to keep. What was used least
+ * lately goes first; of one text its end goes before its beginning.
+ *
+ * Drive. With a folder, what leaves memory goes there, and so does the rest when the store is closed. A file is the run
+ * of one text that has yet to be written, from where it parts from others to its end: so writes are large, and as few
+ * and as late as can be. Files never change. One appears under its name as a whole or not at all, its header and each
+ * part of it carry checksums, and it has the tokens of its text from the beginning. So a process that is killed leaves
+ * nothing that misleads, several processes share a folder (one of them writes at a time), and files of other models,
+ * formats and versions are ignored. Together they take at most what the folder may have: those that were used least
+ * lately are removed, whoever wrote them. A drive that is full or fails costs a warning.
+ *
+ * Threads: one at a time; prefix_statistics from any.
+ */
+#ifndef HYPURA_PREFIX_H
+#define HYPURA_PREFIX_H
+
+#include "core/core.h"
+
+struct prefix_store;
+
+struct prefix_options {
+    uint64_t digest;       /* of everything that makes data mean the same: only what was kept under it is found */
+    uint32_t block;        /* positions of a block */
+    bool needs_checkpoint; /* a sequence goes to positions that have one, and to no other */
+    uint64_t bytes;        /* of memory, at most */
+    const char *folder;    /* NULL: memory only */
+    uint64_t folder_bytes; /* at most; 0: PREFIX_FOLDER_BYTES */
+    /* Before the store takes more memory, with how much it has then; false: there is none now. NULL: there is. */
+    bool (*lend)(void *context, uint64_t bytes);
+    void *lend_context;
+};
+
+#define PREFIX_FOLDER_BYTES ((uint64_t)16 << 30)
+
+/* A folder that cannot be used is an error. */
+hypura_status prefix_open(struct prefix_store **out, const struct prefix_options *options, hypura_error *error);
+
+/* Writes to the folder what is not there yet; "leave": what is in memory is given up instead. */
+void prefix_close(struct prefix_store *store, bool leave);
+
+/* Where rows and checkpoints come from. The sequence holds the tokens in question. */
+struct prefix_source {
+    uint64_t (*rows_bytes)(void *context, uint32_t first, uint32_t end);
+    hypura_status (*read_rows)(void *context, uint32_t first, uint32_t end, void *out, hypura_error *error);
+    uint64_t checkpoint_bytes;
+    hypura_status (*read_checkpoint)(void *context, void *out, hypura_error *error);
+    void *context;
+};
+
+/* Keeps the rows of positions first to count of a text, whose tokens are given from position 0 on; blocks that are kept
+ * already are not read. What finds no room is left out. */
+void prefix_save(struct prefix_store *store, const int32_t *tokens, uint32_t first, uint32_t count,
+                 const struct prefix_source *source);
+
+/* Keeps the checkpoint that holds after so many tokens. False: there is no room for it. */
+bool prefix_checkpoint(struct prefix_store *store, const int32_t *tokens, uint32_t count,
+                       const struct prefix_source *source);
+
+/* Gives up the checkpoint there, which another has made needless. */
+void prefix_forget_checkpoint(struct prefix_store *store, const int32_t *tokens, uint32_t count);
+
+struct prefix_match {
+    uint32_t position; /* to which a sequence can be brought; 0: none */
+    uint32_t first;    /* rows from here on are the store's: a multiple of a block, or the position */
+};
+
+/* How far a sequence that has the rows of the first "have" of these tokens can be brought, without the store (where no
+ * checkpoint is needed) or with it. */
+struct prefix_match prefix_find(struct prefix_store *store, const int32_t *tokens, uint32_t count, uint32_t have);
+
+/* Where they go. Checkpoint: NULL where none is needed; bytes of either are checked by who takes them. Both are called
+ * on the thread of the call; the last block's end may be beyond the position of the match. */
+struct prefix_target {
+    hypura_status (*write_rows)(void *context, uint32_t first, uint32_t end, const void *rows, uint64_t bytes,
+                                hypura_error *error);
+    hypura_status (*write_checkpoint)(void *context, uint32_t position, const void *checkpoint, uint64_t bytes,
+                                      hypura_error *error);
+    void *context;
+};
+
+/* Brings a sequence to a match of these tokens, which was just found. After an error it is to be emptied; what could
+ * not be read is forgotten, so that the next look finds what is left. */
+hypura_status prefix_restore(struct prefix_store *store, const int32_t *tokens, const struct prefix_match *match,
+                             const struct prefix_target *target, hypura_error *error);
+
+struct prefix_statistics {
+    uint64_t bytes, limit;              /* of memory */
+    uint64_t folder_bytes;              /* of the folder, by its last scan */
+    uint64_t restored_tokens, restores; /* from rows or checkpoints of the store */
+    uint64_t read_bytes, written_bytes; /* of the folder */
+    uint64_t evicted_bytes;             /* of memory */
+};
+void prefix_statistics(const struct prefix_store *store, struct prefix_statistics *out);
+
+#endif
