@@ -170,7 +170,7 @@ static void add_drafts(struct generator *generator, uint32_t sequence, size_t *c
 {
     struct slot *slot = &generator->slots[sequence];
     const struct task *task = slot->task;
-    uint32_t most = MIN(engine_drafts(generator->engine), generator->positions - slot->held - 1);
+    uint32_t most = MIN(engine_drafts(generator->engine), task_context(generator, task) - slot->held - 1);
     if (generator->room != UINT64_MAX)
         most = MIN(most, (uint32_t)whole_blocks(slot->held + 1) - slot->held - 1);
     if (task->request.max_tokens)
@@ -283,7 +283,7 @@ static bool next_token(struct generator *generator, const struct due *due, enum 
         *reason = FINISH_STOP;
     }
     if (end || (task->request.max_tokens && task->result.generated_tokens >= task->request.max_tokens) ||
-        slot->held >= generator->positions) {
+        (slot->held >= task_context(generator, task) && !task->request.shift)) {
         give_rest(task, reason);
         return false;
     }
@@ -378,6 +378,7 @@ static hypura_status run_batch(struct generator *generator, const struct engine_
 bool generator_step(struct generator *generator)
 {
     end_cancelled(generator);
+    slots_shift_full(generator);
     slots_start_waiting(generator);
     slots_make_room(generator);
     size_t count = fill_batch(generator);

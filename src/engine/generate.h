@@ -54,6 +54,9 @@ struct generation_request {
     const int32_t *tokens;
     size_t count;
     uint32_t max_tokens; /* 0: until the model ends it or the context is full */
+    uint32_t positions;  /* of its own; 0: all of a sequence */
+    bool shift;          /* a full context is no end: see generator_create */
+    uint32_t shift_keep; /* tokens at the beginning that a shift keeps; of the context at most three quarters */
     struct sampler *sampler;
     const char *const *stops; /* strings that end the answer and are not part of it */
     size_t stop_count;
@@ -70,7 +73,11 @@ struct generation_request {
 
 struct generator;
 
-/* Empties the engine's sequences: from here on they are the generator's. */
+/* Empties the engine's sequences: from here on they are the generator's.
+ *
+ * Where a request's context is full and it shifts, half of what follows the tokens that are kept is dropped, the oldest
+ * ones, and the rest is computed again where it stands then: what follows is what an answer to these tokens would be,
+ * whatever the architecture. */
 hypura_status generator_create(struct generator **out, struct engine *engine, const struct vocabulary *vocabulary,
                                hypura_error *error);
 /* Ends running and waiting requests as cancelled. */

@@ -82,6 +82,12 @@ void slot_end(struct generator *generator, struct slot *slot, enum finish_reason
 /* Gives free sequences to who waits, as far as there is room. */
 void slots_start_waiting(struct generator *generator);
 
+/* Feeds requests whose context is full with what a shift leaves. */
+void slots_shift_full(struct generator *generator);
+
+/* Positions that a request may take. */
+uint32_t task_context(const struct generator *generator, const struct task *task);
+
 /* Makes sure that what runs has room for its next tokens: sequences that are free give up theirs, the longest idle
  * first, then who came last waits. */
 void slots_make_room(struct generator *generator);

@@ -154,22 +154,32 @@ static void empty(struct generator *generator, struct slot *slot)
     slot->held = 0;
 }
 
+/* What a request in its slot has is what it is fed with from now on, without so many tokens from that one on. False: it
+ * ended, for want of memory. */
+static bool take_back(struct generator *generator, struct slot *slot, uint32_t from, uint32_t dropped)
+{
+    struct task *task = slot->task;
+    uint32_t count = slot->held - dropped + 1;
+    if (memory_resize((void **)&task->tokens, task->count, count, sizeof *task->tokens, "prompt",
+                      &task->result.error)) {
+        slot_end(generator, slot, FINISH_ERROR);
+        return false;
+    }
+    memcpy(task->tokens, slot->history, from * sizeof *task->tokens);
+    memcpy(task->tokens + from, slot->history + from + dropped, (count - 1 - from) * sizeof *task->tokens);
+    task->tokens[count - 1] = task->last_token;
+    task->count = count;
+    task->request.tokens = task->tokens;
+    task->decoding = false;
+    return true;
+}
+
 /* The request goes back to the head of the queue, to be fed again with all that it has: the same bits follow. */
 static void make_wait(struct generator *generator, struct slot *slot)
 {
     struct task *task = slot->task;
-    if (task->decoding) {
-        if (memory_resize((void **)&task->tokens, task->count, slot->held + 1, sizeof *task->tokens, "prompt",
-                          &task->result.error)) {
-            slot_end(generator, slot, FINISH_ERROR);
-            return;
-        }
-        memcpy(task->tokens, slot->history, slot->held * sizeof *task->tokens);
-        task->tokens[slot->held] = task->last_token;
-        task->count = slot->held + 1;
-        task->request.tokens = task->tokens;
-    }
-    task->decoding = false;
+    if (task->decoding && !take_back(generator, slot, slot->held, 0))
+        return;
     empty(generator, slot);
     pthread_mutex_lock(&generator->mutex);
     slot->task = NULL;
@@ -206,5 +216,27 @@ void slots_make_room(struct generator *generator)
             empty(generator, idle);
         else
             make_wait(generator, youngest);
+    }
+}
+
+/* ---- a full context -------------------------------------------------------------------------------------------------
+ */
+
+uint32_t task_context(const struct generator *generator, const struct task *task)
+{
+    return task->request.positions ? MIN(task->request.positions, generator->positions) : generator->positions;
+}
+
+void slots_shift_full(struct generator *generator)
+{
+    for (uint32_t s = 0; s < generator->slot_count; s++) {
+        struct slot *slot = &generator->slots[s];
+        const struct task *task = slot->task;
+        if (!task || !task->decoding || !task->request.shift || slot->held < task_context(generator, task))
+            continue;
+        /* Each shift costs a pass over all that is left, so it makes room for more than a few tokens. */
+        uint32_t keep = MIN(task->request.shift_keep, slot->held - MAX(slot->held / 4, 1u));
+        if (take_back(generator, slot, keep, MAX((slot->held - keep) / 2, 1u)))
+            start_task(generator, slot);
     }
 }

@@ -463,6 +463,10 @@ static void start_job(struct job *job, struct loaded_model *loaded, uint64_t loa
         struct generation_request request = {.tokens = generation->prompt.ids,
                                              .count = generation->prompt.count,
                                              .max_tokens = generation->max_tokens,
+                                             .positions = generation->positions,
+                                             .shift = generation->shift,
+                                             .shift_keep =
+                                                 MIN(generation->shift_keep, (uint32_t)generation->prompt.count),
                                              .sampler = choice->sampler,
                                              .stops = generation->stops,
                                              .stop_count = generation->stop_count,

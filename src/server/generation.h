@@ -65,6 +65,8 @@ struct generation {
     size_t count;         /* of answers */
     uint32_t positions;   /* num_ctx; 0: all there are */
     uint32_t keep_first;  /* tokens that stay when a text is cut to fit; UINT32_MAX: refuse instead */
+    bool shift;           /* an answer goes on where its context is full, */
+    uint32_t shift_keep;  /* without the tokens behind these first ones; no more of them than the prompt has */
     const json_t *schema; /* owned by the request, or NULL */
     bool any_json;
     int32_t top_logprobs; /* -1: none */

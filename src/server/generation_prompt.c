@@ -4,6 +4,8 @@
 
 #include <string.h>
 
+#define MOST_CONTEXTS 10u /* that an answer may fill by shifts */
+
 static hypura_status append_ids(struct generation *generation, const json_t *ids, hypura_error *error)
 {
     size_t i;
@@ -88,12 +90,25 @@ static hypura_status render(struct generation *generation, json_t *messages, boo
     return status;
 }
 
+/* A text that goes on has its beginning already. */
+static void drop_beginning(struct generation *generation, size_t at)
+{
+    const struct vocabulary *vocabulary = generation->loaded->vocabulary;
+    struct token_array *prompt = &generation->prompt;
+    if (!vocabulary_adds_bos(vocabulary) || at >= prompt->count ||
+        prompt->ids[at] != vocabulary_special(vocabulary, SPECIAL_BOS))
+        return;
+    prompt->count--;
+    memmove(prompt->ids + at, prompt->ids + at + 1, (prompt->count - at) * sizeof *prompt->ids);
+}
+
 static hypura_status fill_prompt(struct generation *generation, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
     generation->prompt.count = 0;
     if (generation->tokens_before)
         status = append_ids(generation, generation->tokens_before, error);
+    size_t before = generation->prompt.count;
     if (!status && generation->messages)
         status = render(generation, generation->messages, true, &generation->prompt, &generation->format, error);
     else if (!status && generation->tokens)
@@ -102,6 +117,8 @@ static hypura_status fill_prompt(struct generation *generation, hypura_error *er
         status = make_insert(generation, error);
     else if (!status)
         status = append_text(generation, generation->text, TOKENIZE_ADD_SPECIAL | TOKENIZE_PARSE_SPECIAL, error);
+    if (!status && before)
+        drop_beginning(generation, before);
     return status;
 }
 
@@ -234,9 +251,9 @@ hypura_status generation_make_prompt(struct generation *generation, hypura_error
         cut_prompt(generation, positions);
     if (generation->marked && generation->messages && count_marked(generation, error))
         return error->status;
-    uint32_t room = positions - (uint32_t)generation->prompt.count;
-    if (generation->positions && (generation->max_tokens == 0 || generation->max_tokens > room))
-        generation->max_tokens = room;
+    /* Some models never end; Ollama has the same limit. */
+    if (generation->shift && (!generation->max_tokens || generation->max_tokens / MOST_CONTEXTS >= positions))
+        generation->max_tokens = positions * MOST_CONTEXTS;
     return HYPURA_OK;
 }
 

@@ -168,8 +168,11 @@ static bool read_options(struct generation *generation, json_t *options, hypura_
     s->repeat_penalty = 1.1f;
     bool keep_all = json_number_value(json_object_get(options, "num_keep")) < 0; /* that can stay */
     generation->keep_first = keep_all ? INT32_MAX : 4;
-    return read_model_options(generation, options, error) &&
-           (keep_all || read_count(options, "num_keep", &generation->keep_first, error));
+    if (!read_model_options(generation, options, error) ||
+        !(keep_all || read_count(options, "num_keep", &generation->keep_first, error)))
+        return false;
+    generation->shift_keep = generation->keep_first;
+    return true;
 }
 
 static bool read_think(struct generation *generation, const json_t *think, hypura_error *error)
@@ -226,6 +229,12 @@ static bool read_common(struct generation *generation, json_t *json, hypura_erro
     }
     if (!read_options(generation, options, error))
         return false;
+    const json_t *shift = json_object_get(json, "shift");
+    if (shift && !json_is_boolean(shift) && !json_is_null(shift)) {
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"shift\" must be true or false");
+        return false;
+    }
+    generation->shift = !json_is_false(shift);
     if (json_is_false(json_object_get(json, "truncate")))
         generation->keep_first = UINT32_MAX;
     return read_format(generation, json_object_get(json, "format"), error) &&

@@ -187,10 +187,106 @@ static void what_nobody_waits_for_ends_within_a_batch(void **state)
     engine_close(engine);
 }
 
+#define SHIFTED 128u /* positions that an answer has to itself */
+#define KEPT 9u
+
+/* Likeliest tokens, so that nothing but the text at hand decides what follows. */
+static void answer_to(const struct engine *engine, struct generator *generator, struct answer *answer,
+                      struct generation_request request)
+{
+    struct sampler_options options;
+    sampler_default_options(&options);
+    options.temperature = 0;
+    options.repeat_penalty = 1;
+    *answer = (struct answer){0};
+    assert_ok(
+        sampler_create(&answer->sampler, &options, model_parameters(engine_model(engine))->vocabulary, &test_error));
+    request.ignore_end = true;
+    submit_for(answer, generator, request);
+    while (generator_step(generator))
+        ;
+    assert_true(answer->done);
+    sampler_destroy(answer->sampler);
+}
+
+/* What follows a shift is what would follow the text that is left, in each kind of layer, and with drafts. */
+static void a_full_context_is_shifted(const char *name, enum engine_drafting drafting)
+{
+    static struct answer shifted, part;
+    const struct vocabulary *vocabulary;
+    struct generator *generator;
+    struct engine_options options;
+    engine_default_options(&options);
+    options.context = CONTEXT;
+    options.threads = 2;
+    options.drafting = drafting;
+    struct engine *engine;
+    assert_ok(engine_open(&engine, model_path(name), &options, &test_error));
+    assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
+    assert_ok(generator_create(&generator, engine, vocabulary, &test_error));
+    int32_t text[SHIFTED + 1];
+    uint32_t count = 40, made = 0, shifts = 0;
+    for (uint32_t i = 0; i < count; i++)
+        text[i] = (int32_t)(5 + i * 7 % 90);
+    answer_to(engine, generator, &shifted,
+              (struct generation_request){.tokens = text,
+                                          .count = count,
+                                          .max_tokens = 330,
+                                          .positions = SHIFTED,
+                                          .shift = true,
+                                          .shift_keep = KEPT});
+    assert_int_equal(shifted.result.reason, FINISH_LENGTH);
+    assert_int_equal(shifted.count, 330);
+    assert_int_equal(shifted.result.prompt_tokens, 40);
+    while (made < shifted.count) {
+        uint32_t most = MIN(SHIFTED + 1 - count, (uint32_t)shifted.count - made);
+        answer_to(engine, generator, &part,
+                  (struct generation_request){.tokens = text, .count = count, .max_tokens = most});
+        assert_int_equal(part.count, most);
+        assert_memory_equal(part.tokens, shifted.tokens + made, most * sizeof *text);
+        made += most;
+        memcpy(text + count, part.tokens, most * sizeof *text);
+        count += most;
+        if (count < SHIFTED + 1)
+            break;
+        /* The context is full, and the last token is to come: half of what is not kept goes. */
+        uint32_t dropped = (SHIFTED - KEPT) / 2;
+        memmove(text + KEPT, text + KEPT + dropped, (count - KEPT - dropped) * sizeof *text);
+        count -= dropped;
+        shifts++;
+    }
+    assert_int_equal(made, shifted.count);
+    assert_true(shifts >= 4);
+    /* What is kept leaves room; without a shift the answer ends. */
+    answer_to(engine, generator, &shifted,
+              (struct generation_request){.tokens = text,
+                                          .count = 100,
+                                          .max_tokens = 200,
+                                          .positions = SHIFTED,
+                                          .shift = true,
+                                          .shift_keep = UINT32_MAX});
+    assert_int_equal(shifted.count, 200);
+    answer_to(engine, generator, &shifted,
+              (struct generation_request){.tokens = text, .count = 100, .max_tokens = 200, .positions = SHIFTED});
+    assert_int_equal(shifted.result.reason, FINISH_LENGTH);
+    assert_int_equal(shifted.count, SHIFTED + 1 - 100);
+    generator_destroy(generator);
+    engine_close(engine);
+}
+
+static void full_contexts_are_shifted(void **state)
+{
+    (void)state;
+    a_full_context_is_shifted("embedded", DRAFTING_OFF);
+    a_full_context_is_shifted("embedded", DRAFTING_ON);
+    a_full_context_is_shifted("qwen3next", DRAFTING_OFF);
+    a_full_context_is_shifted("gemma2", DRAFTING_ON);
+}
+
 int main(void)
 {
-    static const struct CMUnitTest tests[] = {cmocka_unit_test(answers_share_room),
-                                              cmocka_unit_test(more_than_the_room_is_refused),
-                                              cmocka_unit_test(what_nobody_waits_for_ends_within_a_batch)};
+    static const struct CMUnitTest tests[] = {
+        cmocka_unit_test(answers_share_room), cmocka_unit_test(more_than_the_room_is_refused),
+        cmocka_unit_test(full_contexts_are_shifted), cmocka_unit_test(what_nobody_waits_for_ends_within_a_batch)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

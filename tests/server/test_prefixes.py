@@ -213,6 +213,60 @@ def ollama_counts_all_tokens_of_a_prompt():
     assert first["prompt_cached_count"] < 64 and again["prompt_cached_count"] == 299, (first, again)
 
 
+def ollama_shifts():
+    """How it goes on is seen in tests/engine/test_generate.c."""
+    body = {"model": NAME, "prompt": "Go on. " * 9, "raw": True, "stream": False}
+    options = {"num_ctx": 128, "num_predict": 500, "temperature": 0, "seed": 1}
+    pattern = {"type": "string", "minLength": 2000}
+    ask = lambda path="/api/generate", more={}, **own: SERVER.post(path, {**body, "format": pattern, "options": {**options, **more}, **own})
+    for keep in ({}, {"num_keep": 0}, {"num_keep": 40}, {"num_keep": -1}, {"num_keep": 10 ** 6}):
+        told = ask(more=keep)
+        assert (told["eval_count"], told["done_reason"], told["prompt_eval_count"]) == (500, "length", 63), told
+        assert told["response"] == ask(more=keep)["response"]
+    assert ask(shift=None)["eval_count"] == ask(shift=True)["eval_count"] == 500
+    told = ask(shift=False)
+    assert (told["eval_count"], told["done_reason"]) == (128 + 1 - 63, "length"), told
+    assert told["response"] == ask()["response"][:len(told["response"])]
+    # Ten contexts are enough, however much is asked for.
+    for most in (-1, 100000):
+        assert ask(more={"num_predict": most})["eval_count"] == 1280
+    chat = {"messages": [{"role": "user", "content": "hello"}]}
+    assert ask("/api/chat", **chat)["eval_count"] == 500 and ask("/api/chat", **chat, shift=False)["eval_count"] < 128
+    assert "shift" in SERVER.post("/api/generate", {**body, "shift": 1}, 400)["error"]
+    # The other APIs end.
+    told = SERVER.post("/v1/completions", {"model": NAME, "prompt": "x" * 16000, "max_tokens": 1000, "response_format": {
+        "type": "json_schema", "json_schema": {"name": "x", "schema": pattern}}, "ignore_eos": True})
+    assert told["usage"]["completion_tokens"] <= 16384 - 16000 + 1, told
+
+
+def ollama_goes_on_from_a_context():
+    options = {"num_predict": 20, "temperature": 0}
+    form = {"enum": ["It is fine."]}
+    first = SERVER.post("/api/generate", {"model": NAME, "prompt": "How is it? " * 9, "stream": False, "format": form})
+    tokens = first["context"]
+    assert len(tokens) == first["prompt_eval_count"] + first["eval_count"] - 1  # the one that ends it is not part of it
+    second = {"model": NAME, "prompt": "And now?", "stream": False, "options": options}
+    given = SERVER.post("/api/generate", {**second, "context": tokens})
+    bare = SERVER.post("/api/generate", second)
+    assert given["prompt_eval_count"] == len(tokens) + bare["prompt_eval_count"], (given, bare)
+    assert given["prompt_cached_count"] == len(tokens), given
+    assert given["context"][:len(tokens)] == tokens and given["context"][len(tokens):][:bare["prompt_eval_count"]] == \
+        bare["context"][:bare["prompt_eval_count"]]
+    assert "context" not in SERVER.post("/api/generate", {**second, "raw": True})
+    assert "context" in SERVER.post("/api/generate", {**second, "raw": True, "context": tokens}, 400)["error"]
+    for broken in ([-1], [1.5], ["x"], [10 ** 9]):
+        SERVER.post("/api/generate", {**second, "context": broken}, 400)
+    # A text begins once.
+    server = Server(os.path.join(SOURCE, "tests", "data", "oracle", "models", "llama.gguf"), "--context", 512)
+    ask = lambda **own: server.post("/api/generate", {**second, "model": "llama", **own})
+    first = ask(prompt="How is it?")
+    again = ask(context=first["context"])
+    bos, bare = first["context"][0], ask()
+    assert bare["context"][0] == bos and again["prompt_eval_count"] == len(first["context"]) + bare["prompt_eval_count"] - 1
+    assert bos not in again["context"][len(first["context"]):][:bare["prompt_eval_count"] - 1]
+    assert server.stop() == 0
+
+
 def what_changes_early_is_noted_once():
     server = Server(os.path.join(WORK.name, NAME + ".gguf"), "--context", 16384, "--parallel", 1)
     noted = lambda: [line for line in server.logged().splitlines()[start:] if "is computed again" in line]
@@ -240,7 +294,8 @@ if __name__ == "__main__":
     SERVER = Server(os.path.join(WORK.name, NAME + ".gguf"), "--context", 16384, "--parallel", 4)
     failed = run_tests([second_turns_compute_new_tokens_only(name, client) for name, client in recorded.ALL.items()] + [
         a_new_session_takes_the_system_prompt_from_the_cache, volatile_heads_are_left_out_wherever_they_stand,
-        marks_of_anthropic_count, ollama_counts_all_tokens_of_a_prompt,
+        marks_of_anthropic_count, ollama_counts_all_tokens_of_a_prompt, ollama_shifts,
+        ollama_goes_on_from_a_context,
         what_changes_early_is_noted_once])
     failed += SERVER.stop() != 0
     WORK.cleanup()
