@@ -120,13 +120,7 @@ uint64_t engine_room(const struct engine *engine)
 
 bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t positions)
 {
-    if (sequence >= engine->batch.kv.sequences || positions >= engine->batch.kv.held[sequence])
-        return true;
-    bool kept = kv_cache_can_truncate(&engine->batch.kv, sequence, positions);
-    engine->batch.kv.held[sequence] = kept ? positions : 0;
-    if (engine->batch.kv.held[sequence] == 0)
-        engine->batch.kv.reached[sequence] = 0;
-    return kept;
+    return sequence >= engine->batch.kv.sequences || kv_cache_truncate(&engine->batch.kv, sequence, positions);
 }
 
 /* Until what was passed on is what holds: another thread may have changed it meanwhile. */

@@ -165,6 +165,56 @@ hypura_status engine_embed(struct engine *engine, const int32_t *tokens, size_t 
 uint32_t engine_positions(const struct engine *engine, uint32_t sequence);
 bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t positions);
 
+/* ---- what a sequence knows, as data --------------------------------------------------------------------------------
+ *
+ * What layers keep of a sequence can be read out, and written into any sequence of an engine whose engine_state_digest
+ * is the same, of this process or of a later one; what is then computed has the bits that it would have had. All of it
+ * between batches. It comes in two parts:
+ *
+ *   rows        what layers keep of each position: keys, values, latent rows, keys of an index, rows that stand for
+ *               several positions. Those of positions first to end depend on the tokens before end only, and never
+ *               change. The bytes of a range are those of its parts one after another, where it is cut at multiples of
+ *               PLAN_KV_BLOCK: so blocks can be read at once, kept one by one, and written at once.
+ *   checkpoint  what there is of one position only: the states of recurrent layers, what is not yet compressed, and the
+ *               last positions of layers with a window. Models without any of these need none.
+ *
+ * So a sequence is brought to a position by its rows up to there and a checkpoint that was read at it. Rows stay when
+ * engine_truncate cannot go back, and then a checkpoint alone brings the sequence to an earlier position. */
+
+/* Bytes of the rows of positions first to end, 0 where first is not below end; and the most that a checkpoint takes, 0:
+ * the model needs none. */
+uint64_t engine_rows_bytes(const struct engine *engine, uint32_t first, uint32_t end);
+uint64_t engine_checkpoint_bytes(const struct engine *engine);
+
+/* The same of a checkpoint at a position: fewer than a window have come. */
+uint64_t engine_checkpoint_bytes_at(const struct engine *engine, uint32_t position);
+
+/* Positions whose rows a sequence has: those that it holds, those that were written behind them, and those before a
+ * position that engine_truncate could not go back to. Forgotten with the next batch of the sequence, and when others
+ * take the room (engine_room). */
+uint32_t engine_rows_there(const struct engine *engine, uint32_t sequence);
+
+/* Rows that are there. */
+hypura_status engine_read_rows(struct engine *engine, uint32_t sequence, uint32_t first, uint32_t end, void *out,
+                               hypura_error *error);
+
+/* first: at most as many as there are. The sequence forgets what it holds from first on, as with engine_truncate, and
+ * has the rows up to end. Takes room as a batch does. */
+hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32_t first, uint32_t end, const void *in,
+                                hypura_error *error);
+
+/* At the position that the sequence holds: engine_checkpoint_bytes_at so many. */
+hypura_status engine_read_checkpoint(struct engine *engine, uint32_t sequence, void *out, hypura_error *error);
+
+/* The sequence then holds so many positions, whose rows must be there. tokens: [position], what they are. in: what was
+ * read at that position; NULL where the model needs none. */
+hypura_status engine_write_checkpoint(struct engine *engine, uint32_t sequence, uint32_t position,
+                                      const int32_t *tokens, const void *in, hypura_error *error);
+
+/* Of all that makes such data mean the same: the model's header and samples of its weights, adapters, the type of the
+ * cache, where layers are computed and how. Reads from the model's files. */
+hypura_status engine_state_digest(uint64_t *out, const struct engine *engine, hypura_error *error);
+
 /* Where sequences share room, all that they hold together, each rounded up to whole blocks of PLAN_KV_BLOCK, is at most
  * this; a batch that needs more fails with HYPURA_ERROR_MEMORY. UINT64_MAX: every sequence has room for its context. */
 uint64_t engine_room(const struct engine *engine);

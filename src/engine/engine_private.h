@@ -10,6 +10,7 @@
  *   adapter.c      what LoRA adapters add to the products with weights
  *   scratch.c      every buffer of the pass, sized from the steps and the chunk
  *   kv_cache.c     keys and values of all sequences, and how far each reaches
+ *   kv_state.c     what a sequence knows, read out and written back;  state_digest.c  what it depends on
  *   rope_table.c   angles of the batch's positions
  *   embed.c        embeddings of texts
  *   prefetch.c     which experts the next layers may choose
@@ -227,7 +228,9 @@ struct kv_cache {
     uint64_t tokens;
     uint32_t *held;    /* [sequences] positions that are there */
     uint8_t *state;    /* [sequences] which of the two states holds */
+    uint32_t *there;   /* [sequences] positions whose rows are there, held or not */
     uint32_t *reached; /* [sequences] the most positions that were ever written since the sequence was empty */
+    uint32_t *resumed; /* [sequences] where it was resumed: windows have nothing from before. 0: it was not */
     uint64_t room;     /* positions of all sequences, in whole blocks; UINT64_MAX: as many as there are */
     uint32_t *touched; /* [sequences] positions whose memory was written and not given back, in whole blocks */
 };
@@ -284,8 +287,14 @@ bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32
 /* A batch is done: the sequence holds so many positions more. */
 void kv_cache_commit(struct kv_cache *cache, uint32_t sequence, uint32_t rows);
 
-/* Whether positions below this one are still there, all that a window needs included. */
-bool kv_cache_can_truncate(const struct kv_cache *cache, uint32_t sequence, uint32_t positions);
+/* Before a batch writes: of a sequence what it holds is there, and no more. */
+void kv_cache_begin(struct kv_cache *cache, uint32_t sequence, uint32_t rows);
+
+/* Forgets all from a position on, as engine_truncate. */
+bool kv_cache_truncate(struct kv_cache *cache, uint32_t sequence, uint32_t positions);
+
+/* Whether a layer keeps the last positions only: those that its window needs, and some more. */
+bool kv_cache_is_ring(const struct kv_cache *cache, uint32_t layer);
 
 /* ---- rope ----------------------------------------------------------------------------------------------------------
  */

@@ -164,10 +164,8 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     if (!kv_cache_take_room(&batch->kv, s->spans, batch->span_count))
         return error_set(error, HYPURA_ERROR_MEMORY, "the sequences together have room for %" PRIu64 " positions only",
                          batch->kv.room);
-    for (uint32_t i = 0; i < batch->span_count; i++) {
-        uint32_t sequence = s->spans[i].sequence;
-        batch->kv.reached[sequence] = MAX(batch->kv.reached[sequence], batch->kv.held[sequence] + s->spans[i].rows);
-    }
+    for (uint32_t i = 0; i < batch->span_count; i++)
+        kv_cache_begin(&batch->kv, s->spans[i].sequence, s->spans[i].rows);
     gpu_pass_begin(batch);
     store_begin(batch->open->store);
     hypura_status status = look_up_begin(batch, error);

@@ -147,7 +147,9 @@ hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geome
                              .room = UINT64_MAX};
     TRY(ALLOCATE(&out->layers, layers, "table of caches", error));
     TRY(ALLOCATE(&out->held, geometry->sequences, "table of sequences", error));
+    TRY(ALLOCATE(&out->there, geometry->sequences, "table of sequences", error));
     TRY(ALLOCATE(&out->reached, geometry->sequences, "table of sequences", error));
+    TRY(ALLOCATE(&out->resumed, geometry->sequences, "table of sequences", error));
     TRY(ALLOCATE(&out->touched, geometry->sequences, "table of sequences", error));
     TRY(ALLOCATE(&out->state, geometry->sequences, "table of sequences", error));
     uint64_t offset = 0;
@@ -184,7 +186,9 @@ void kv_cache_destroy(struct kv_cache *cache)
         memory_unmap(cache->memory, (size_t)cache->bytes);
     memory_free(cache->layers);
     memory_free(cache->held);
+    memory_free(cache->there);
     memory_free(cache->reached);
+    memory_free(cache->resumed);
     memory_free(cache->touched);
     memory_free(cache->state);
     *cache = (struct kv_cache){0};
@@ -329,6 +333,7 @@ static void trim(struct kv_cache *cache, uint32_t sequence, uint32_t kept)
                           kept / l->planes[p].every, cache->touched[sequence] / l->planes[p].every);
     }
     cache->touched[sequence] = MIN(cache->touched[sequence], kept);
+    cache->there[sequence] = MIN(cache->there[sequence], kept);
 }
 
 /* What a sequence holds after the batch, in whole blocks. */
@@ -378,25 +383,58 @@ int32_t *kv_cache_tokens(const struct kv_cache *cache, uint32_t sequence)
     return cache->keeps_tokens ? all + (size_t)sequence * cache->capacity : NULL;
 }
 
+void kv_cache_begin(struct kv_cache *cache, uint32_t sequence, uint32_t rows)
+{
+    uint32_t held = cache->held[sequence];
+    cache->there[sequence] = held;
+    cache->reached[sequence] = MAX(cache->reached[sequence], held + rows);
+}
+
 void kv_cache_commit(struct kv_cache *cache, uint32_t sequence, uint32_t rows)
 {
     cache->held[sequence] += rows;
+    cache->there[sequence] = cache->held[sequence];
     cache->state[sequence] ^= 1;
 }
 
-/* In a ring the position p is gone once p + capacity was written. The next token, at "positions", sees back to
- * positions - window + 1. */
-bool kv_cache_can_truncate(const struct kv_cache *cache, uint32_t sequence, uint32_t positions)
+bool kv_cache_is_ring(const struct kv_cache *cache, uint32_t layer)
+{
+    const struct kv_layer *l = &cache->layers[layer];
+    return l->window && l->ring < cache->capacity;
+}
+
+/* The first of the positions that the next token, at "positions", sees through a window. */
+static uint32_t window_start(const struct kv_layer *layer, uint32_t positions)
+{
+    return positions >= layer->window ? positions - layer->window + 1 : 0;
+}
+
+/* Whether positions below this one are still there, all that a window needs included. In a ring the position p is gone
+ * once p + capacity was written. */
+static bool can_truncate(const struct kv_cache *cache, uint32_t sequence, uint32_t positions)
 {
     for (uint32_t i = 0; i < cache->layer_count; i++) {
         const struct kv_layer *l = &cache->layers[i];
         if (l->state_floats && positions > 0)
             return false; /* a state does not go back */
-        if (!l->window || l->ring >= cache->capacity)
+        if (!kv_cache_is_ring(cache, i))
             continue;
-        uint64_t first = positions >= l->window ? positions - l->window + 1 : 0;
-        if (first < positions && first + l->ring < cache->reached[sequence])
+        uint64_t first = window_start(l, positions);
+        if (first < positions &&
+            (first + l->ring < cache->reached[sequence] || first < window_start(l, cache->resumed[sequence])))
             return false;
     }
     return true;
+}
+
+bool kv_cache_truncate(struct kv_cache *cache, uint32_t sequence, uint32_t positions)
+{
+    cache->there[sequence] = MIN(cache->there[sequence], positions);
+    if (positions >= cache->held[sequence])
+        return true;
+    bool kept = can_truncate(cache, sequence, positions);
+    cache->held[sequence] = kept ? positions : 0;
+    if (cache->held[sequence] == 0)
+        cache->reached[sequence] = cache->resumed[sequence] = 0;
+    return kept;
 }

@@ -100,6 +100,26 @@ const float *gpu_pass_host_vector(const struct batch *batch, unit_number unit)
     return NULL;
 }
 
+hypura_status gpu_pass_read_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes, uint8_t *out,
+                                  hypura_error *error)
+{
+    (void)batch, (void)layer, (void)offset, (void)bytes, (void)out;
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
+}
+
+hypura_status gpu_pass_write_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes,
+                                   const uint8_t *in, hypura_error *error)
+{
+    (void)batch, (void)layer, (void)offset, (void)bytes, (void)in;
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
+}
+
+hypura_status gpu_pass_settle_caches(struct batch *batch, hypura_error *error)
+{
+    (void)batch, (void)error;
+    return HYPURA_OK;
+}
+
 uint64_t gpu_pass_scratch_bytes(const struct geometry *geometry, uint32_t chunk, uint32_t positions)
 {
     (void)geometry, (void)chunk, (void)positions;

@@ -21,6 +21,7 @@
  *   output.c        norm and logits
  *   ahead.c         the next token's commands, recorded while the device computes this one
  *   batch.c         a batch from its begin to its logits
+ *   caches.c        bytes of caches, to the host and back
  *   trial.c         one row before anybody asks
  *   open.c          which device, and what the planner puts there
  *   pass.c          opening and closing
@@ -162,6 +163,10 @@ struct gpu_pass {
         uint64_t value;    /* to signal when its rows are */
     } host_share;
     bool hidden_on_device; /* of the last batch: engine_hidden */
+    struct {
+        uint8_t *out;
+        uint64_t bytes; /* of a cache that are on their way there; 0: none */
+    } reading;
     struct ahead ahead;
 };
 
@@ -209,6 +214,14 @@ const float *gpu_pass_hidden(const struct batch *batch);
 
 /* A small tensor of a unit on the GPU that the CPU needs too, as floats. */
 const float *gpu_pass_host_vector(const struct batch *batch, unit_number unit);
+
+/* Bytes of a layer's cache that is there, between batches. What is read has come, and what is written has arrived,
+ * after gpu_pass_settle_caches. */
+hypura_status gpu_pass_read_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes, uint8_t *out,
+                                  hypura_error *error);
+hypura_status gpu_pass_write_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes,
+                                   const uint8_t *in, hypura_error *error);
+hypura_status gpu_pass_settle_caches(struct batch *batch, hypura_error *error);
 
 /* ---- shared by the files of this folder -------------------------------------------------------------------------- */
 

@@ -1,0 +1,72 @@
+/* Bytes of caches that are there, to the host and back, between batches. */
+#include "engine/gpu/pass.h"
+
+#include <string.h>
+
+/* Commands that were recorded ahead know the states and positions from before. */
+static void forget_ahead(struct gpu_pass *pass)
+{
+    if (pass->ahead.ready)
+        gpu_drop(pass->gpu);
+    pass->ahead.ready = false;
+}
+
+static hypura_status take_read(struct gpu_pass *pass, hypura_error *error)
+{
+    if (pass->reading.bytes == 0)
+        return HYPURA_OK;
+    uint64_t bytes = pass->reading.bytes;
+    pass->reading.bytes = 0;
+    TRY(pass_send(pass, error));
+    TRY(gpu_wait(pass->gpu, pass->last, error));
+    memcpy(pass->reading.out, gpu_buffer_mapped(pass->readback), bytes);
+    return HYPURA_OK;
+}
+
+/* Pieces that follow one another on the host come together, as many as the way back has room for. */
+hypura_status gpu_pass_read_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes, uint8_t *out,
+                                  hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    const uint64_t room = gpu_buffer_bytes(pass->readback);
+    forget_ahead(pass);
+    while (bytes) {
+        if (pass->reading.bytes == room || out != pass->reading.out + pass->reading.bytes)
+            TRY(take_read(pass, error));
+        if (pass->reading.bytes == 0)
+            pass->reading.out = out;
+        uint64_t part = MIN(bytes, room - pass->reading.bytes);
+        pass_record(pass);
+        gpu_copy(pass->gpu, (struct gpu_range){pass->readback, pass->reading.bytes},
+                 (struct gpu_range){pass->caches[layer], offset}, part);
+        pass->reading.bytes += part;
+        offset += part;
+        out += part;
+        bytes -= part;
+    }
+    return HYPURA_OK;
+}
+
+hypura_status gpu_pass_write_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes,
+                                   const uint8_t *in, hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    gpu_ticket ticket = 0;
+    forget_ahead(pass);
+    hypura_status status =
+        gpu_upload(pass->gpu, (struct gpu_range){pass->caches[layer], offset}, in, bytes, &ticket, error);
+    pass->wait_upload = MAX(pass->wait_upload, ticket);
+    return status;
+}
+
+hypura_status gpu_pass_settle_caches(struct batch *batch, hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    if (!pass)
+        return HYPURA_OK;
+    hypura_status status = take_read(pass, error);
+    gpu_ticket arrived = pass->wait_upload;
+    pass->wait_upload = 0;
+    hypura_status written = gpu_upload_wait(pass->gpu, arrived, status ? NULL : error);
+    return status ? status : written;
+}

@@ -1,0 +1,228 @@
+/* What a sequence knows, read out of the caches and written back (engine.h says what it is). Rows come block by block,
+ * of a block layer by layer, of a layer head by head; what is compressed and further planes follow keys and values. */
+#include "engine/gpu/pass.h"
+
+#include <string.h>
+
+/* Bytes on their way from the caches, or into them; without data they are only counted. */
+struct transfer {
+    struct batch *batch;
+    const struct kv_cache *kv;
+    uint32_t sequence;
+    uint8_t *out;
+    const uint8_t *in;
+    uint64_t bytes; /* so far */
+    hypura_error *error;
+};
+
+static hypura_status move(struct transfer *t, uint32_t layer, uint64_t offset, uint64_t bytes)
+{
+    uint64_t at = t->bytes;
+    t->bytes += bytes;
+    if (bytes == 0 || (!t->out && !t->in))
+        return HYPURA_OK;
+    if (t->kv->layers[layer].on_gpu)
+        return t->out ? gpu_pass_read_cache(t->batch, layer, offset, bytes, t->out + at, t->error)
+                      : gpu_pass_write_cache(t->batch, layer, offset, bytes, t->in + at, t->error);
+    if (t->out)
+        memcpy(t->out + at, t->kv->memory + offset, bytes);
+    else
+        memcpy(t->kv->memory + offset, t->in + at, bytes);
+    return HYPURA_OK;
+}
+
+/* On a device rows of quants stand first, then the scales of all rows. */
+static size_t scale_bytes(const struct transfer *t, uint32_t layer, size_t row_bytes)
+{
+    const struct tensor_type_info *info = tensor_type_info(t->kv->type);
+    return t->kv->layers[layer].on_gpu && info->block_size > 1 ? row_bytes / info->block_bytes * sizeof(uint16_t) : 0;
+}
+
+/* Rows of all heads; those of a ring go on at its start. */
+static hypura_status move_heads(struct transfer *t, uint32_t layer, uint64_t region, size_t head_bytes,
+                                size_t row_bytes, size_t first, size_t end, size_t ring)
+{
+    const struct kv_layer *l = &t->kv->layers[layer];
+    const size_t scales = scale_bytes(t, layer, row_bytes), quants = row_bytes - scales;
+    for (size_t head = 0; head < l->heads; head++) {
+        const uint64_t start = region + (t->sequence * l->heads + head) * head_bytes;
+        for (size_t row = first, now; row < end; row += now) {
+            now = MIN(end - row, ring - row % ring);
+            TRY(move(t, layer, start + row % ring * quants, now * quants));
+            TRY(move(t, layer, start + l->capacity * quants + row % ring * scales, now * scales));
+        }
+    }
+    return HYPURA_OK;
+}
+
+static hypura_status move_positions(struct transfer *t, uint32_t layer, size_t first, size_t end)
+{
+    const struct kv_layer *l = &t->kv->layers[layer];
+    if (l->heads == 0)
+        return HYPURA_OK;
+    TRY(move_heads(t, layer, l->keys, l->key_head_bytes, l->key_position_bytes, first, end, l->ring));
+    if (l->values_in_keys)
+        return HYPURA_OK;
+    return move_heads(t, layer, l->values, l->value_head_bytes, l->value_position_bytes, first, end, l->ring);
+}
+
+/* Rows that stand for several positions are there once the last of these is. */
+static hypura_status move_block(struct transfer *t, uint32_t layer, uint32_t first, uint32_t end)
+{
+    const struct kv_layer *l = &t->kv->layers[layer];
+    if (!kv_cache_is_ring(t->kv, layer))
+        TRY(move_positions(t, layer, first, end));
+    if (l->every)
+        TRY(move_heads(t, layer, l->keys + l->ring * l->key_position_bytes, l->key_head_bytes, l->key_position_bytes,
+                       first / l->every, end / l->every, SIZE_MAX));
+    for (size_t i = 0; i < KV_PLANES; i++) {
+        const struct kv_plane *p = &l->planes[i];
+        if (p->width)
+            TRY(move(t, layer, p->offset + (t->sequence * p->rows + first / p->every) * p->row_bytes,
+                     (end / p->every - first / p->every) * p->row_bytes));
+    }
+    return HYPURA_OK;
+}
+
+static hypura_status move_rows(struct transfer *t, uint32_t first, uint32_t end)
+{
+    while (first < end) {
+        uint32_t block_end = MIN(end, (uint32_t)align_down(first, PLAN_KV_BLOCK) + PLAN_KV_BLOCK);
+        for (uint32_t i = 0; i < t->kv->layer_count; i++)
+            TRY(move_block(t, i, first, block_end));
+        first = block_end;
+    }
+    return HYPURA_OK;
+}
+
+static hypura_status move_checkpoint(struct transfer *t, uint32_t position)
+{
+    for (uint32_t i = 0; i < t->kv->layer_count; i++) {
+        const struct kv_layer *l = &t->kv->layers[i];
+        const uint64_t bytes = l->state_floats * sizeof(float);
+        TRY(move(t, i, l->states + (2 * (uint64_t)t->sequence + t->kv->state[t->sequence]) * bytes, bytes));
+        if (kv_cache_is_ring(t->kv, i))
+            TRY(move_positions(t, i, position - MIN(position, l->window - 1), position));
+    }
+    return HYPURA_OK;
+}
+
+static bool is_encoder(const struct engine *engine)
+{
+    return model_architecture(engine->open.model)->flags & ARCHITECTURE_ENCODER;
+}
+
+uint64_t engine_rows_bytes(const struct engine *engine, uint32_t first, uint32_t end)
+{
+    struct transfer t = {.kv = &engine->batch.kv};
+    if (first >= end || end > t.kv->capacity || is_encoder(engine))
+        return 0;
+    move_rows(&t, first, end);
+    return t.bytes;
+}
+
+uint64_t engine_checkpoint_bytes_at(const struct engine *engine, uint32_t position)
+{
+    struct transfer t = {.kv = &engine->batch.kv};
+    if (is_encoder(engine))
+        return 0;
+    move_checkpoint(&t, position);
+    return t.bytes;
+}
+
+uint64_t engine_checkpoint_bytes(const struct engine *engine)
+{
+    return engine_checkpoint_bytes_at(engine, engine->batch.kv.capacity);
+}
+
+uint32_t engine_rows_there(const struct engine *engine, uint32_t sequence)
+{
+    return sequence < engine->batch.kv.sequences ? engine->batch.kv.there[sequence] : 0;
+}
+
+static hypura_status check_sequence(const struct engine *engine, uint32_t sequence, hypura_error *error)
+{
+    if (is_encoder(engine))
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
+                         "%s is an encoder: what it keeps of a text depends on all of it",
+                         model_name(engine->open.model));
+    if (sequence >= engine->batch.kv.sequences)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "sequence %u; there are %u", sequence,
+                         engine->batch.kv.sequences);
+    if (atomic_load(&engine->batch.lost))
+        return error_set(error, HYPURA_ERROR_DEVICE,
+                         "the GPU was lost in an earlier request; the model has to be opened anew");
+    return HYPURA_OK;
+}
+
+static hypura_status settle(struct engine *engine, hypura_status status, hypura_error *error)
+{
+    hypura_status settled = gpu_pass_settle_caches(&engine->batch, status ? NULL : error);
+    status = status ? status : settled;
+    if (status == HYPURA_ERROR_DEVICE)
+        atomic_store(&engine->batch.lost, true);
+    return status;
+}
+
+hypura_status engine_read_rows(struct engine *engine, uint32_t sequence, uint32_t first, uint32_t end, void *out,
+                               hypura_error *error)
+{
+    const struct kv_cache *kv = &engine->batch.kv;
+    TRY(check_sequence(engine, sequence, error));
+    if (first > end || end > kv->there[sequence])
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "rows of positions %u to %u of a sequence that has %u", first,
+                         end, kv->there[sequence]);
+    struct transfer t = {.batch = &engine->batch, .kv = kv, .sequence = sequence, .out = out, .error = error};
+    return settle(engine, move_rows(&t, first, end), error);
+}
+
+hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32_t first, uint32_t end, const void *in,
+                                hypura_error *error)
+{
+    struct kv_cache *kv = &engine->batch.kv;
+    TRY(check_sequence(engine, sequence, error));
+    if (first > end || end > kv->capacity || first > kv->there[sequence])
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "rows of positions %u to %u, of %u that there can be, for a sequence that has %u", first, end,
+                         kv->capacity, kv->there[sequence]);
+    kv_cache_truncate(kv, sequence, first);
+    const struct span grown = {.sequence = sequence, .rows = end - kv->held[sequence]};
+    if (!kv_cache_take_room(kv, &grown, 1))
+        return error_set(error, HYPURA_ERROR_MEMORY, "the sequences together have room for %llu positions only",
+                         (unsigned long long)kv->room);
+    struct transfer t = {.batch = &engine->batch, .kv = kv, .sequence = sequence, .in = in, .error = error};
+    TRY(settle(engine, move_rows(&t, first, end), error));
+    kv->there[sequence] = end;
+    return HYPURA_OK;
+}
+
+hypura_status engine_read_checkpoint(struct engine *engine, uint32_t sequence, void *out, hypura_error *error)
+{
+    TRY(check_sequence(engine, sequence, error));
+    struct transfer t = {
+        .batch = &engine->batch, .kv = &engine->batch.kv, .sequence = sequence, .out = out, .error = error};
+    return settle(engine, move_checkpoint(&t, t.kv->held[sequence]), error);
+}
+
+hypura_status engine_write_checkpoint(struct engine *engine, uint32_t sequence, uint32_t position,
+                                      const int32_t *tokens, const void *in, hypura_error *error)
+{
+    struct kv_cache *kv = &engine->batch.kv;
+    TRY(check_sequence(engine, sequence, error));
+    int32_t *kept = kv_cache_tokens(kv, sequence);
+    if (position > kv->there[sequence])
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "a checkpoint at position %u of a sequence with %u rows",
+                         position, kv->there[sequence]);
+    if (position && ((kept && !tokens) || (!in && engine_checkpoint_bytes_at(engine, position))))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%s needs %s to go on at position %u",
+                         model_name(engine->open.model), in ? "the tokens" : "a checkpoint", position);
+    kv->held[sequence] = kv->reached[sequence] = kv->resumed[sequence] = 0; /* unless all of it arrives */
+    if (position) {
+        struct transfer t = {.batch = &engine->batch, .kv = kv, .sequence = sequence, .in = in, .error = error};
+        TRY(settle(engine, in ? move_checkpoint(&t, position) : HYPURA_OK, error));
+    }
+    if (kept && position)
+        memcpy(kept, tokens, position * sizeof *tokens);
+    kv->held[sequence] = kv->reached[sequence] = kv->resumed[sequence] = position;
+    return HYPURA_OK;
+}

@@ -1,0 +1,135 @@
+/* What a sequence knows, where layers keep it in device memory: read out and written back, into another sequence and
+ * into a model opened anew. What follows has the bits that followed before. Without a device the tests say skipped. */
+#include "gpu_engine.h"
+
+#define STOP 70
+#define LONG 600 /* a window's ring has come round */
+#define AFTER 5
+
+static int32_t tokens[LONG + AFTER];
+
+static struct engine *open_two(const char *name, uint64_t gpu_budget, enum tensor_type type)
+{
+    struct engine_options options;
+    struct engine *engine = NULL;
+    const struct setting setting = {.kv_type = type, .gpu_budget = gpu_budget, .fixed = true};
+    set_options(&options, &setting);
+    options.sequences = 2;
+    options.context = 1024;
+    if (engine_open(&engine, model_path(name), &options, &test_error))
+        fail_msg("%s: %s", name, test_error.message);
+    assert_non_null(engine->batch.pass);
+    return engine;
+}
+
+/* Tokens one by one, so that commands are recorded ahead. */
+static float *go_on(struct engine *engine, uint32_t sequence)
+{
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    float *logits = calloc(AFTER * vocabulary, sizeof *logits);
+    feed(engine, sequence, tokens + engine_positions(engine, sequence), AFTER, 1, logits);
+    return logits;
+}
+
+static void read_prompt(struct engine *engine, uint32_t sequence, uint32_t count)
+{
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    float *logits = calloc(count * vocabulary, sizeof *logits);
+    engine_truncate(engine, sequence, 0);
+    feed(engine, sequence, tokens, count, 50, logits);
+    free(logits);
+}
+
+static void assert_goes_on(struct engine *engine, uint32_t sequence, const float *expected, const char *name,
+                           const char *what)
+{
+    size_t bytes = AFTER * (size_t)model_parameters(engine_model(engine))->vocabulary * sizeof(float);
+    float *logits = go_on(engine, sequence);
+    if (memcmp(logits, expected, bytes) != 0)
+        fail_msg("%s: other bits %s", name, what);
+    free(logits);
+}
+
+static void check_at(struct engine *engine, const char *name, uint64_t gpu_budget, uint32_t stop)
+{
+    uint64_t digest, other;
+    read_prompt(engine, 0, stop);
+    uint8_t *rows = malloc(engine_rows_bytes(engine, 0, stop) + 1);
+    uint8_t *checkpoint = malloc(engine_checkpoint_bytes(engine) + 1);
+    assert_ok(engine_read_rows(engine, 0, 0, stop, rows, &test_error));
+    assert_ok(engine_read_checkpoint(engine, 0, checkpoint, &test_error));
+    float *expected = go_on(engine, 0);
+
+    assert_ok(engine_write_checkpoint(engine, 0, stop, tokens, checkpoint, &test_error));
+    assert_goes_on(engine, 0, expected, name, "where it was before");
+    read_prompt(engine, 1, 20); /* something else is there */
+    assert_ok(engine_write_rows(engine, 1, 0, stop, rows, &test_error));
+    assert_ok(engine_write_checkpoint(engine, 1, stop, tokens, checkpoint, &test_error));
+    uint8_t *again = malloc(engine_rows_bytes(engine, 0, stop) + 1);
+    assert_ok(engine_read_rows(engine, 1, 0, stop, again, &test_error));
+    assert_memory_equal(rows, again, engine_rows_bytes(engine, 0, stop));
+    free(again);
+    assert_goes_on(engine, 1, expected, name, "in another sequence");
+
+    struct engine *anew = open_two(name, gpu_budget, engine->batch.kv.type);
+    assert_ok(engine_state_digest(&digest, engine, &test_error));
+    assert_ok(engine_state_digest(&other, anew, &test_error));
+    assert_true(digest == other);
+    assert_ok(engine_write_rows(anew, 1, 0, stop, rows, &test_error));
+    assert_ok(engine_write_checkpoint(anew, 1, stop, tokens, checkpoint, &test_error));
+    assert_goes_on(anew, 1, expected, name, "in a model opened anew");
+    close_silent(anew);
+    free(expected);
+    free(rows);
+    free(checkpoint);
+}
+
+static void check_model(const char *name, enum tensor_type type, bool rings, bool divided)
+{
+    struct engine *engine = open_two(name, 0, type);
+    const struct plan_gpu *gpu = engine->open.plan->gpu;
+    const uint64_t moved = gpu->resident_bytes + gpu->kv_bytes;
+    const uint64_t less = moved / 2 + gpu->expert_bytes + gpu->scratch_bytes;
+    assert_true(gpu->taken > 0);
+    check_at(engine, name, 0, STOP);
+    if (rings)
+        check_at(engine, name, 0, LONG);
+    close_silent(engine);
+    if (divided) { /* some layers here, some there */
+        engine = open_two(name, less, type);
+        check_at(engine, name, less, STOP);
+        close_silent(engine);
+    }
+}
+
+static void same_bits_from_what_was_kept(void **state)
+{
+    (void)state;
+    device_or_skip();
+    const char *folder = getenv("HYPURA_ORACLE");
+    char path[4096];
+    struct random random;
+    random_seed(&random, 3);
+    for (size_t i = 0; i < COUNT_OF(tokens); i++)
+        tokens[i] = (int32_t)(random_next(&random) % 300);
+    treat_memory_as("separate");
+    check_model("llama", TENSOR_Q8_0, false, true);
+    check_model("gemma2", TENSOR_F16, true, false);
+    check_model("deepseek2-v3", TENSOR_F16, false, false);
+    check_model("qwen3next", TENSOR_F16, false, true);
+    treat_memory_as("shared");
+    check_model("llama", TENSOR_F16, false, false);
+    /* Heads and a state in one layer; keys of an index. */
+    static const char *const further[] = {"falcon-h1", "glm-dsa"};
+    for (size_t i = 0; folder && i < COUNT_OF(further); i++) {
+        snprintf(path, sizeof path, "%s/models/%s.gguf", folder, further[i]);
+        check_model(path, TENSOR_F16, false, false);
+    }
+}
+
+int main(void)
+{
+    setenv("HYPURA_GPU_VALIDATE", "1", 0);
+    const struct CMUnitTest tests[] = {cmocka_unit_test_setup(same_bits_from_what_was_kept, find_device)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
