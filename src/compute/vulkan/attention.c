@@ -166,7 +166,9 @@ void gpu_heads(struct gpu *gpu, const struct gpu_heads *heads)
                                   heads->turned_from,
                                   heads->plain_norm,
                                   heads->centred,
-                                  heads->norm_each};
+                                  heads->norm_each,
+                                  heads->back,
+                                  heads->ring};
     (chained ? gpu_launch_chained : gpu_launch)(gpu, KERNEL_heads, constants, COUNT_OF(constants), &push, sizeof push,
                                                 heads->rows, slots, 1);
 }

@@ -321,6 +321,7 @@ struct gpu_heads {
     bool norm_after_rope, value_norm;
     bool centred; /* norms with weights take the mean off */
     bool norm_each;
+    bool back;           /* turned the other way round */
     bool plain_norm;     /* queries and keys are normed at the end, without weights, before queries are scaled */
     bool values_in_keys; /* no values are stored: they are a prefix of the keys */
     float epsilon;
@@ -328,6 +329,7 @@ struct gpu_heads {
     uint32_t rotary;
     uint32_t normed;      /* first elements of a query or key that its norm is over; 0: all */
     uint32_t turned_from; /* the first that turns */
+    uint32_t ring;        /* position p is at index p % ring of the cache; 0: its capacity */
     uint32_t rows, heads, kv_heads, key_size, value_size;
     enum tensor_type type;
     uint32_t key_position_bytes, value_position_bytes;
@@ -440,6 +442,20 @@ struct gpu_scan {
 };
 void gpu_scan(struct gpu *gpu, const struct gpu_scan *scan);
 
+/* Blocks of positions that become a row each, as struct compression of compute.h, of several sequences at once; or
+ * their plain means (pools), whose state is the sum of a block. What is finished stands in out, one after another, of
+ * one sequence after another. */
+struct gpu_compression {
+    struct gpu_range values, gates, bias, out; /* gates, bias: or none */
+    struct gpu_range states;
+    uint32_t rows, size, every;
+    bool overlaps, pools;
+    const struct gpu_state_sequence *sequences;
+    const uint32_t *positions; /* of the first row of each sequence */
+    uint32_t sequence_count;
+};
+void gpu_compress(struct gpu *gpu, const struct gpu_compression *compression);
+
 /* ---- gated delta nets --------------------------------------------------------------------------------------------
  *
  * As struct delta_net of compute.h, of several sequences at once, and with beta and decay made of what the matrices
@@ -479,6 +495,7 @@ void gpu_delta_net(struct gpu *gpu, const struct gpu_delta_net *net);
 /* Logits [rows][experts] to ids and weights [rows][used], as src/engine/router.c; gate is enum router_gate. */
 struct gpu_router {
     struct gpu_range logits, selection_bias, expert_scales /* of what an expert gives; or none */, ids, weights;
+    struct gpu_range table, tokens; /* int32 [tokens][used] and [rows]: the choice, which is only weighed; or none */
     uint32_t rows, experts, used, groups, groups_used;
     int gate;
     bool normalise;
@@ -505,6 +522,17 @@ struct gpu_residual {
     struct gpu_mix mix;
 };
 void gpu_residual(struct gpu *gpu, const struct gpu_residual *residual);
+
+/* As compute_gather_streams and compute_scatter_streams; width is that of one stream. */
+struct gpu_streams {
+    struct gpu_range streams, coefficients, row; /* row: what is gathered, or the branch */
+    struct gpu_range scale, base;                /* of a gather */
+    uint32_t rows, count, width, sinkhorn;
+    bool returns; /* of a gather */
+    float norm_epsilon, epsilon, back_epsilon, magnitude;
+};
+void gpu_gather(struct gpu *gpu, const struct gpu_streams *streams);
+void gpu_scatter(struct gpu *gpu, const struct gpu_streams *streams);
 
 /* As compute_recall; bank: [rows][room][width]. */
 struct gpu_recall {

@@ -10,7 +10,7 @@ void gpu_router(struct gpu *gpu, const struct gpu_router *router)
         return;
     }
     const struct {
-        uint64_t logits, selection_bias, expert_scales, ids, weights;
+        uint64_t logits, selection_bias, expert_scales, ids, weights, table, tokens;
         uint32_t rows, experts, used, groups, groups_used;
         float scale;
     } push = {gpu_address(router->logits),
@@ -18,13 +18,15 @@ void gpu_router(struct gpu *gpu, const struct gpu_router *router)
               gpu_address(router->expert_scales),
               gpu_address(router->ids),
               gpu_address(router->weights),
+              gpu_address(router->table),
+              gpu_address(router->tokens),
               router->rows,
               router->experts,
               router->used,
               router->groups,
               router->groups_used,
               router->scale};
-    const uint32_t constants[] = {(uint32_t)router->gate, router->normalise};
+    const uint32_t constants[] = {(uint32_t)router->gate, router->normalise, router->table.buffer != NULL};
     gpu_launch(gpu, KERNEL_router, constants, COUNT_OF(constants), &push, sizeof push,
                MIN(router->rows, GPU_MAX_GROUPS), 1, 1);
 }

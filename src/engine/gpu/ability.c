@@ -23,7 +23,8 @@ static bool can_use(const struct question *q, const struct step_unit *unit)
     case USE_MATRIX:
     case USE_ROUTER:
     case USE_HEADS:
-        return gpu_supports(q->gpu, tensor->type);
+        return gpu_supports(q->gpu, tensor->type) ||
+               (tensor->type == TENSOR_I32 && unit->use == USE_ROUTER); /* experts by token */
     case USE_ROWS:
     case USE_TABLE:
     case USE_WHOLE:
@@ -42,7 +43,10 @@ static bool can_split(const struct question *q, const struct step_multiply *m)
         const struct gguf_tensor *tensor = model_unit(q->geometry->model, m->matrices[i].unit)->slices[0].tensor;
         uint64_t row_bytes = 0;
         if (!tensor_row_bytes(tensor->type, tensor->dimensions[0], &row_bytes) ||
-            m->matrices[i].first * row_bytes % GPU_ALIGNMENT != 0)
+            m->matrices[i].first * row_bytes % GPU_ALIGNMENT != 0 ||
+            (m->groups > 1 && m->matrices[i].rows / m->groups * row_bytes % GPU_ALIGNMENT != 0) ||
+            (m->groups > 1 && q->geometry->adapters &&
+             adapters_find(q->geometry->adapters, (int32_t)q->layer, m->matrices[i].role)))
             return false;
     }
     return true;
@@ -56,7 +60,7 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
     bool both = h->query.buffer != BUFFER_NONE && h->key.buffer != BUFFER_NONE;
     if (q->geometry->sequences > GPU_MAX_SEQUENCES || (both && h->query.size != h->key.size) ||
         (h->values_are_keys && h->key.size != h->value_size) ||
-        (h->raw != BUFFER_NONE && h->query.size != h->value_size) || h->back)
+        (h->raw != BUFFER_NONE && h->query.size != h->value_size))
         return false;
     if (h->plane && h->key.heads != 1) /* a row of it is one head */
         return false;
@@ -74,7 +78,7 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
 static bool can_attend(const struct question *q, const struct step_attend *a)
 {
     struct step_list all = steps_all(q->geometry->steps);
-    if (a->source != q->layer || a->compressed || (a->chosen.buffer != BUFFER_NONE && a->window))
+    if (a->source != q->layer || (a->chosen.buffer != BUFFER_NONE && a->window && !a->compressed))
         return false;
     for (size_t i = 0; i < all.count; i++)
         if (all.steps[i].kind == STEP_ATTEND && all.steps[i].attend.source == q->layer &&
@@ -90,6 +94,14 @@ static bool can_attend_latent(const struct question *q, const struct step_attend
            gpu_attention_supports(q->kv_type, a->rank + a->rotary, a->rank);
 }
 
+/* What becomes of blocks is stored as a head of keys is. */
+static bool can_compress(const struct question *q, uint32_t size, uint32_t plane)
+{
+    uint32_t every[PASS_BLOCKS];
+    return q->geometry->sequences <= GPU_MAX_SEQUENCES && pass_find_blocks(q->geometry, every) <= PASS_BLOCKS &&
+           gpu_attention_supports(plane ? kv_plane_type(q->kv_type) : q->kv_type, size, size);
+}
+
 /* What the kernels of a kind cannot do of it. */
 static bool can_record(const struct question *q, const struct step *step)
 {
@@ -102,13 +114,19 @@ static bool can_record(const struct question *q, const struct step *step)
             return false;
     switch (step->kind) {
     case STEP_MULTIPLY:
-        return step->multiply.groups == 1 && can_split(q, &step->multiply);
+        return can_split(q, &step->multiply);
     case STEP_HEADS:
         return can_turn(q, &step->heads);
     case STEP_ATTEND:
         return can_attend(q, &step->attend);
     case STEP_ATTEND_LATENT:
         return can_attend_latent(q, &step->attend_latent);
+    case STEP_POOL:
+        return can_compress(q, step->pool.size, step->pool.plane);
+    case STEP_COMPRESS:
+        return can_compress(q, step->compress.size, step->compress.plane);
+    case STEP_GATHER:
+        return step->gather.count <= STREAMS_MAX;
     case STEP_INDEX:
         return gpu_index_supports(kv_plane_type(q->kv_type), step->index.size);
     case STEP_SPREAD:
@@ -122,8 +140,7 @@ static bool can_record(const struct question *q, const struct step *step)
     case STEP_FUNCTION:
         return step->function.function == FUNCTION_GELU;
     case STEP_ROUTE:
-        return step->route.table == NO_UNIT && step->route.rule.experts <= GPU_ROUTER_EXPERTS &&
-               step->route.rule.used <= GPU_ROUTER_USED;
+        return step->route.rule.experts <= GPU_ROUTER_EXPERTS && step->route.rule.used <= GPU_ROUTER_USED;
     default:
         return true;
     }

@@ -107,6 +107,7 @@ hypura_status pass_record_heads(struct batch *batch, const struct step *step, hy
                               .norm_after_rope = h->turns_first,
                               .centred = h->centred,
                               .norm_each = query->norm_each || key->norm_each,
+                              .back = h->back,
                               .plain_norm = h->plain_norm,
                               .values_in_keys = h->stores && h->value == BUFFER_NONE,
                               .epsilon = h->epsilon,
@@ -114,6 +115,7 @@ hypura_status pass_record_heads(struct batch *batch, const struct step *step, hy
                               .rotary = h->rotary,
                               .normed = first->normed < first->size ? first->normed : 0,
                               .turned_from = first->turned,
+                              .ring = plane || !kv->every ? 0 : (uint32_t)kv->ring,
                               .rows = (uint32_t)batch->rows,
                               .heads = query->heads,
                               .kv_heads = key->heads,
@@ -177,7 +179,9 @@ hypura_status pass_record_attend(struct batch *batch, const struct step *step, h
                                       .sequences = pass_find_sequences(batch, a->source),
                                       .sequence_count = batch->span_count};
     (void)error;
-    if (pass_attend_chosen(batch, &a->chosen, 0, &attention))
+    if (a->compressed)
+        pass_attend_compressed(batch, a, &attention);
+    if (a->compressed || pass_attend_chosen(batch, &a->chosen, 0, &attention))
         return HYPURA_OK;
     attention.halves = pass_may_give_halves(batch, step, a->out) && gpu_attention_makes_halves(pass->gpu, &attention);
     gpu_attention(pass->gpu, &attention);

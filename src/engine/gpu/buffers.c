@@ -93,6 +93,12 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->rope[0] = cut(s, &used.scratch, c * p->rotary * f);
     pass->rope[1] = cut(s, &used.scratch, c * p->rotary_local * f);
     pass->scales = cut(s, &used.scratch, c * f);
+    uint32_t every[PASS_BLOCKS];
+    for (uint32_t i = MIN(pass_find_blocks(g, every), PASS_BLOCKS); i-- > 0;) {
+        const uint64_t angles = MIN(c, c / every[i] + g->sequences) * p->rotary * f;
+        pass->block_rope[i] = cut(s, &used.scratch, angles);
+        pass->up_parts.block_rope[i] = cut_shared(u, &used.upload, angles);
+    }
     if (p->experts) {
         pass->router = cut(s, &used.scratch, c * p->experts * f);
         pass->chosen = cut(s, &used.scratch, choices * f);

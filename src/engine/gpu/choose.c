@@ -64,6 +64,21 @@ static bool any_chose(const struct step_choice *chosen, const struct gpu_attenti
     return false;
 }
 
+void pass_attend_compressed(struct batch *batch, const struct step_attend *attend,
+                            const struct gpu_attention *attention)
+{
+    struct gpu_pass *pass = batch->pass;
+    const bool chosen = attend->chosen.buffer != BUFFER_NONE;
+    gpu_attend_chosen(pass->gpu, attention,
+                      &(struct gpu_choice){.words = chosen ? pass->rows[attend->chosen.buffer] : (struct gpu_range){0},
+                                           .sets = 1,
+                                           .most = attend->chosen.most,
+                                           .block = 1,
+                                           .ring = (uint32_t)batch->kv.layers[attend->source].ring,
+                                           .window = attend->window,
+                                           .every = attend->compressed});
+}
+
 bool pass_attend_chosen(struct batch *batch, const struct step_choice *chosen, uint32_t first_row,
                         const struct gpu_attention *attention)
 {

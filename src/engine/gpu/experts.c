@@ -72,6 +72,8 @@ hypura_status pass_record_route(struct batch *batch, const struct step *step, hy
     gpu_router(pass->gpu, &(struct gpu_router){.logits = pass->router,
                                                .selection_bias = pass_vector(batch, r->selection_bias),
                                                .expert_scales = pass_vector(batch, r->expert_scales),
+                                               .table = pass_vector(batch, r->table),
+                                               .tokens = pass->tokens,
                                                .ids = pass->chosen,
                                                .weights = pass->weights,
                                                .rows = (uint32_t)batch->rows,

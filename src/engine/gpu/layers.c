@@ -46,7 +46,31 @@ static void send_part(struct gpu_pass *pass, struct gpu_range to, const struct s
         gpu_copy(pass->gpu, to, from->range, count);
 }
 
-/* What depends on the positions of the batch. */
+/* Whether some layer's experts follow from the token ids. */
+static bool reads_tokens(const struct batch *batch)
+{
+    const struct step_list all = steps_all(batch->open->steps);
+    for (size_t i = 0; i < all.count; i++)
+        if (all.steps[i].kind == STEP_ROUTE && all.steps[i].route.table != NO_UNIT)
+            return true;
+    return false;
+}
+
+/* The angles where blocks begin that end in this batch. */
+static void send_blocks(struct batch *batch)
+{
+    struct gpu_pass *pass = batch->pass;
+    uint32_t every[PASS_BLOCKS];
+    for (uint32_t i = MIN(pass_find_blocks(&batch->open->geometry, every), PASS_BLOCKS); i-- > 0;) {
+        const struct shared_part *from = &pass->up_parts.block_rope[i];
+        const uint32_t count = pass_fill_blocks(batch, every[i], pass->ahead.recording ? NULL : from->host);
+        if (count && !runs_ahead(pass))
+            gpu_copy(pass->gpu, pass->block_rope[i], from->range,
+                     (uint64_t)count * model_parameters(batch->open->model)->rotary * sizeof(float));
+    }
+}
+
+/* What depends on the positions and tokens of the batch. */
 static void send_inputs(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
@@ -58,6 +82,9 @@ static void send_inputs(struct batch *batch)
     if (batch->open->rope_local.half)
         send_part(pass, pass->rope[1], &pass->up_parts.rope[1], s->rope[1],
                   batch->rows * p->rotary_local * sizeof(float));
+    if (reads_tokens(batch))
+        send_part(pass, pass->tokens, &pass->up_parts.tokens, batch->asked->tokens, batch->rows * sizeof(int32_t));
+    send_blocks(batch);
     if (p->attention_temperature_scale != 0.0f) {
         if (!pass->ahead.recording)
             fill_scales(batch, pass->up_parts.scales.host);

@@ -52,8 +52,26 @@ static const struct step_multiply *next_product(const struct batch *batch, const
                                                 enum step_buffer buffer)
 {
     const struct step_multiply *next = &step[1].multiply;
-    bool reads = step[1].kind == STEP_MULTIPLY && next->in == buffer && next->count == 1;
+    bool reads = step[1].kind == STEP_MULTIPLY && next->in == buffer && next->count == 1 && next->groups == 1;
     return reads && !pass_is_adapted(batch, step->layer, next->matrices[0].role) ? next : NULL;
+}
+
+/* Groups of the input's columns with groups of one matrix's rows. */
+static void multiply_groups(struct batch *batch, const struct step_multiply *m)
+{
+    const struct pass_product whole = product_of(batch, m, 0);
+    const uint32_t rows = whole.job.weights.rows / m->groups;
+    struct gpu_matmul jobs[STEP_GROUPS];
+    for (uint32_t g = 0; g < m->groups; g++) {
+        jobs[g] = whole.job;
+        jobs[g].weights = rows_of_matrix(&whole.job.weights, (uint64_t)g * rows, rows);
+        jobs[g].in = range_at(batch->pass->rows[m->in], (uint64_t)g * m->columns);
+        jobs[g].in_halves = jobs[g].unpacked = (struct gpu_range){0};
+        jobs[g].out = range_at(whole.job.out, (uint64_t)g * rows);
+        if (jobs[g].bias.buffer)
+            jobs[g].bias = range_at(jobs[g].bias, (uint64_t)g * rows);
+    }
+    gpu_matmul(batch->pass->gpu, jobs, m->groups);
 }
 
 hypura_status pass_record_multiply(struct batch *batch, const struct step *step, hypura_error *error)
@@ -63,6 +81,10 @@ hypura_status pass_record_multiply(struct batch *batch, const struct step *step,
     struct pass_product products[PASS_PRODUCTS] = {0};
     bool adapted = false;
     (void)error;
+    if (m->groups > 1) {
+        multiply_groups(batch, m);
+        return HYPURA_OK;
+    }
     for (uint32_t i = 0; i < m->count; i++) {
         products[i] = product_of(batch, m, i);
         adapted = adapted || pass_is_adapted(batch, step->layer, m->matrices[i].role);

@@ -12,6 +12,7 @@
  *   visit.c         experts from RAM that come to the GPU for one long batch
  *   in_place.c      experts in memory that both sides see, computed on the GPU from where they are
  *   states.c        what a sequence keeps, short convolutions and scans over it
+ *   streams.c       residual streams;  compress.c  blocks of positions that become rows of the cache
  *   choose.c        the search for positions worth attention, and attention to those only
  *   experts.c       mixtures of experts;  attend.c  heads, attention, its latent kind;  delta_net.c  gated delta nets
  *   record.c        what each kind of step is in commands, and when one waits for another
@@ -89,6 +90,9 @@ struct pass_product {
 #define PASS_CARRIED 3
 extern const enum step_buffer pass_carried[PASS_CARRIED];
 
+/* Kinds of blocks of positions that become one row of a cache. */
+#define PASS_BLOCKS 4
+
 struct gpu_pass {
     struct gpu *gpu;
     const struct plan_gpu *plan;
@@ -123,6 +127,7 @@ struct gpu_pass {
     struct gpu_range low;            /* [PASS_PRODUCTS] of low_floats: what the first thin matrices give */
     uint64_t low_floats;
     struct gpu_range tokens, rope[2], scales;
+    struct gpu_range block_rope[PASS_BLOCKS]; /* angles where blocks of each kind begin */
     struct {
         uint32_t rows; /* of a batch that are worked on at once, and LATENT_MORE_ROWS; 0: no layer is on latents */
         struct gpu_range query, attended; /* [rows][heads][kv_rank + rotary], [rows][heads][kv_rank] */
@@ -133,7 +138,7 @@ struct gpu_pass {
     struct gpu_range scores; /* of the search for positions */
     uint64_t score_bytes;
     struct {
-        struct shared_part carried[PASS_CARRIED], tokens, rope[2], scales, expert_rows;
+        struct shared_part carried[PASS_CARRIED], tokens, rope[2], block_rope[PASS_BLOCKS], scales, expert_rows;
     } up_parts;
     struct {
         struct shared_part carried[PASS_CARRIED], hidden, normed, chosen, weights, logits;
@@ -267,7 +272,8 @@ void pass_settle(struct gpu_pass *pass);
 bool pass_records(enum step_kind kind); /* whether there are commands for it */
 
 typedef hypura_status record_function(struct batch *batch, const struct step *step, hypura_error *error);
-record_function pass_record_multiply, pass_record_index;
+record_function pass_record_multiply, pass_record_index, pass_record_compress, pass_record_pool;
+record_function pass_record_gather, pass_record_scatter;
 record_function pass_record_heads, pass_record_spread, pass_record_attend, pass_record_attend_latent;
 record_function pass_record_convolve, pass_record_scan;
 record_function pass_record_delta_net, pass_record_route, pass_record_experts;
@@ -286,6 +292,15 @@ bool pass_glu(struct batch *batch, const struct gpu_glu_kind *glu, const struct 
               uint64_t slot_stride, uint32_t rows, uint32_t inner, bool may_halve);
 
 struct gpu_mix pass_mix(const struct batch *batch, const struct step_mix *mix);
+
+/* How many positions blocks have, each number once: how many there are, which may be more than have room. And the
+ * angles where those blocks begin that end in this batch, adjacent (NULL: none): how many. */
+uint32_t pass_find_blocks(const struct geometry *geometry, uint32_t out[PASS_BLOCKS]);
+uint32_t pass_fill_blocks(struct batch *batch, uint32_t every, float *angles);
+
+/* Attention to the last positions and to what stands compressed behind them. */
+void pass_attend_compressed(struct batch *batch, const struct step_attend *attend,
+                            const struct gpu_attention *attention);
 
 /* Attention of rows from first_row of the batch on to what they chose; false, and nothing done, where they see all. */
 bool pass_attend_chosen(struct batch *batch, const struct step_choice *chosen, uint32_t first_row,

@@ -156,6 +156,7 @@ static const struct {
     [STEP_ATTEND_LATENT] = {pass_record_attend_latent, .reads = CACHE},
     [STEP_CONVOLVE] = {pass_record_convolve},
     [STEP_SCAN] = {pass_record_scan},
+    [STEP_COMPRESS] = {pass_record_compress},
     [STEP_DELTA_NET] = {pass_record_delta_net},
     [STEP_GLU] = {record_glu},
     [STEP_FUNCTION] = {record_function_of},
@@ -164,7 +165,15 @@ static const struct {
     [STEP_MIX] = {record_mix},
     [STEP_RESIDUAL] = {record_residual},
     [STEP_RECALL] = {record_recall},
+    [STEP_GATHER] = {pass_record_gather},
+    [STEP_SCATTER] = {pass_record_scatter},
 };
+
+/* Whether a step changes the cache. */
+static bool stores(const struct step *step)
+{
+    return (step->kind == STEP_HEADS && step->heads.stores) || step->kind == STEP_COMPRESS || step->kind == STEP_POOL;
+}
 
 bool pass_records(enum step_kind kind)
 {
@@ -179,7 +188,7 @@ hypura_status pass_record_steps(struct batch *batch, struct step_list list, hypu
         bool mixture = step->kind == STEP_ROUTE || step->kind == STEP_EXPERTS;
         if (!kinds[step->kind].record)
             continue; /* embeddings and logits are recorded by those who have tokens and readers */
-        uint32_t writes = step->writes | (step->kind == STEP_HEADS && step->heads.stores ? CACHE : 0);
+        uint32_t writes = step->writes | (stores(step) ? CACHE : 0);
         if (mixture) /* has parts that wait for each other, and sends */
             pass_settle(pass);
         else

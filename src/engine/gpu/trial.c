@@ -59,15 +59,19 @@ static hypura_status run(struct batch *batch, hypura_error *error)
 hypura_status pass_try(struct batch *batch, hypura_error *error)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
+    const struct engine_batch one = {.tokens = &(int32_t){0}, .count = 1};
     struct scratch *s = &batch->scratch;
     struct trace_writer *trace = batch->trace;
     hypura_error problem;
     batch->trace = NULL;
+    batch->asked = &one;
     batch->rows = batch->span_count = 1;
     batch->wanted = 0;
     s->spans[0] = (struct span){.rows = 1};
     s->positions[0] = s->wanted[0] = 0;
-    memset(s->buffers[BUFFER_HIDDEN], 0, p->embedding * sizeof(float));
+    for (size_t i = 0; i < PASS_CARRIED; i++)
+        if (s->buffers[pass_carried[i]])
+            memset(s->buffers[pass_carried[i]], 0, batch->open->geometry.widths[pass_carried[i]] * sizeof(float));
     if (s->rope[0])
         memset(s->rope[0], 0, p->rotary * sizeof *s->rope[0]);
     if (s->rope[1])
@@ -78,5 +82,6 @@ hypura_status pass_try(struct batch *batch, hypura_error *error)
         gpu_pass_abandon(batch);
     batch->rows = batch->span_count = 0;
     batch->trace = trace;
+    batch->asked = NULL;
     return status ? error_set(error, HYPURA_ERROR_DEVICE, "%s", problem.message) : HYPURA_OK;
 }

@@ -39,8 +39,8 @@ shared float weights[GROUP];
 uint seen(Uints set, uint own)
 {
     if (ring > 0)
-        return min(own + 1, window) + (CHOSEN ? set.v[0] : (own + 1) / every);
-    uint count = set.v[0];
+        return min(own + 1, window) + (CHOSEN ? min(set.v[0], most) : (own + 1) / every);
+    uint count = min(set.v[0], most);
     return count == 0 ? 0 : (count - 1) * block + min(own - set.v[count] * block, block - 1) + 1;
 }
 

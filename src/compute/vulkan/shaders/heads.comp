@@ -18,6 +18,8 @@ layout(constant_id = 7) const bool PLAIN_NORM = false; /* queries and keys are n
 
 layout(constant_id = 8) const bool CENTRED = false;   /* norms take the mean off */
 layout(constant_id = 9) const bool NORM_EACH = false; /* with weights of its own for each head */
+layout(constant_id = 10) const bool BACK = false;     /* turned the other way round */
+layout(constant_id = 11) const uint RING = 0;         /* positions of the cache that keys and values share; 0: all */
 
 #define MOST 640
 #define MOST_STEPS 10
@@ -102,8 +104,9 @@ void turn_head(uint pairs)
         if (pair < pairs) {
             uint first = TURNED_FROM + (ADJACENT ? 2 * pair : pair), second = first + (ADJACENT ? 1 : pairs);
             float a = head[first], b = head[second];
-            head[first] = a * angles[i].x - b * angles[i].y;
-            head[second] = a * angles[i].y + b * angles[i].x;
+            float sine = BACK ? -angles[i].y : angles[i].y;
+            head[first] = a * angles[i].x - b * sine;
+            head[second] = a * sine + b * angles[i].x;
         }
     }
     barrier();
@@ -228,7 +231,7 @@ void take_head()
     uint64_t head_bytes = uint64_t(sequence.capacity) *
                           (cache_row_bytes(CACHE, row_elements) +
                            (CACHE == CACHE_Q8_0 || CACHE == CACHE_Q4_0 ? row_elements / 16 : 0));
-    uint index = (sequence.first_position + row - sequence.first_row) % sequence.capacity;
+    uint index = (sequence.first_position + row - sequence.first_row) % (RING > 0 ? RING : sequence.capacity);
     store((is_value ? sequence.values : sequence.keys) + which * head_bytes, index, sequence.capacity, size,
           row_elements);
 }

@@ -8,6 +8,7 @@
  * all others, so that ties fall to the lower index and no order of threads matters. */
 layout(constant_id = 0) const uint GATE = 0; /* enum router_gate */
 layout(constant_id = 1) const bool NORMALISE = true;
+layout(constant_id = 2) const bool GIVEN = false; /* the token's id says which experts: they are only weighed */
 #define SOFTMAX 0
 #define SOFTMAX_SELECTED 1
 #define SIGMOID 2
@@ -25,6 +26,8 @@ layout(push_constant) uniform Push
     Floats expert_scales;
     Uints ids;
     Floats weights;
+    Ints table;
+    Ints tokens;
     uint rows, experts, used, groups, groups_used;
     float scale;
 };
@@ -73,6 +76,64 @@ void mask_groups(uint thread)
     barrier();
 }
 
+/* The best by rank. */
+void choose(uint thread)
+{
+    for (uint e = thread; e < experts; e += GROUP)
+        selection[e] = ordered(probability[e] + (uint64_t(selection_bias) != 0 ? selection_bias.v[e] : 0.0));
+    barrier();
+    if (groups > 0)
+        mask_groups(thread);
+
+    for (uint e = thread; e < experts; e += GROUP) {
+        uint own = selection[e], rank = 0;
+        for (uint other = 0; other < experts; other++)
+            if (selection[other] > own || (selection[other] == own && other < e))
+                rank++;
+        if (rank < used) {
+            chosen[rank] = e;
+            weight[rank] = probability[e];
+        }
+    }
+}
+
+/* A choice that depends on the token alone. */
+void take_given(uint row, uint thread)
+{
+    barrier();
+    for (uint i = thread; i < used; i += GROUP) {
+        chosen[i] = min(uint(table.v[uint(tokens.v[row]) * used + i]), experts - 1);
+        weight[i] = probability[chosen[i]];
+    }
+}
+
+void weigh(uint row, uint thread)
+{
+    /* Few numbers, in order, by every thread alike. */
+    float factor = 1.0, greatest = weight[0], sum = 0.0;
+    if (GATE == SOFTMAX_SELECTED) {
+        for (uint i = 1; i < used; i++)
+            greatest = max(greatest, weight[i]);
+        for (uint i = 0; i < used; i++)
+            sum += exp(weight[i] - greatest);
+        factor = 1.0 / sum;
+        sum = 1.0;
+    } else {
+        for (uint i = 0; i < used; i++)
+            sum += weight[i];
+    }
+    for (uint i = thread; i < used; i += GROUP) {
+        float w = GATE == SOFTMAX_SELECTED ? exp(weight[i] - greatest) * factor : weight[i];
+        if (NORMALISE)
+            w /= max(sum, LEAST_SUM);
+        w *= scale;
+        if (uint64_t(expert_scales) != 0)
+            w *= expert_scales.v[chosen[i]];
+        ids.v[row * used + i] = chosen[i];
+        weights.v[row * used + i] = w;
+    }
+}
+
 void do_row(uint row, uint thread)
 {
     float most = uintBitsToFloat(0xff800000u), sum = 0.0;
@@ -96,47 +157,12 @@ void do_row(uint row, uint thread)
         for (uint e = thread; e < experts; e += GROUP)
             probability[e] = sqrt(max(probability[e], 0.0) + log_of_one_more(exp(-abs(probability[e]))));
     }
-    for (uint e = thread; e < experts; e += GROUP)
-        selection[e] = ordered(probability[e] + (uint64_t(selection_bias) != 0 ? selection_bias.v[e] : 0.0));
+    if (GIVEN)
+        take_given(row, thread);
+    else
+        choose(thread);
     barrier();
-    if (groups > 0)
-        mask_groups(thread);
-
-    for (uint e = thread; e < experts; e += GROUP) {
-        uint own = selection[e], rank = 0;
-        for (uint other = 0; other < experts; other++)
-            if (selection[other] > own || (selection[other] == own && other < e))
-                rank++;
-        if (rank < used) {
-            chosen[rank] = e;
-            weight[rank] = probability[e];
-        }
-    }
-    barrier();
-    /* Few numbers, in order, by every thread alike. */
-    float factor = 1.0, greatest = weight[0];
-    sum = 0.0;
-    if (GATE == SOFTMAX_SELECTED) {
-        for (uint i = 1; i < used; i++)
-            greatest = max(greatest, weight[i]);
-        for (uint i = 0; i < used; i++)
-            sum += exp(weight[i] - greatest);
-        factor = 1.0 / sum;
-        sum = 1.0;
-    } else {
-        for (uint i = 0; i < used; i++)
-            sum += weight[i];
-    }
-    for (uint i = thread; i < used; i += GROUP) {
-        float w = GATE == SOFTMAX_SELECTED ? exp(weight[i] - greatest) * factor : weight[i];
-        if (NORMALISE)
-            w /= max(sum, LEAST_SUM);
-        w *= scale;
-        if (uint64_t(expert_scales) != 0)
-            w *= expert_scales.v[chosen[i]];
-        ids.v[row * used + i] = chosen[i];
-        weights.v[row * used + i] = w;
-    }
+    weigh(row, thread);
 }
 
 void main()

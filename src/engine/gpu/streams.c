@@ -1,0 +1,39 @@
+/* Residual streams as commands. */
+#include "engine/gpu/pass.h"
+
+hypura_status pass_record_gather(struct batch *batch, const struct step *step, hypura_error *error)
+{
+    const struct gpu_pass *pass = batch->pass;
+    const struct step_gather *g = &step->gather;
+    (void)error;
+    gpu_gather(pass->gpu, &(struct gpu_streams){.streams = pass->rows[g->streams],
+                                                .coefficients = pass->rows[g->coefficients],
+                                                .row = pass->rows[g->out],
+                                                .scale = pass_vector(batch, g->scale),
+                                                .base = pass_vector(batch, g->base),
+                                                .rows = (uint32_t)batch->rows,
+                                                .count = g->count,
+                                                .width = g->width,
+                                                .sinkhorn = g->sinkhorn,
+                                                .returns = g->returns,
+                                                .norm_epsilon = g->norm_epsilon,
+                                                .epsilon = g->epsilon,
+                                                .back_epsilon = g->back_epsilon,
+                                                .magnitude = g->magnitude});
+    return HYPURA_OK;
+}
+
+hypura_status pass_record_scatter(struct batch *batch, const struct step *step, hypura_error *error)
+{
+    const struct gpu_pass *pass = batch->pass;
+    const struct step_scatter *s = &step->scatter;
+    (void)error;
+    gpu_scatter(pass->gpu, &(struct gpu_streams){.streams = pass->rows[s->streams],
+                                                 .coefficients = pass->rows[s->coefficients],
+                                                 .row = pass->rows[s->from],
+                                                 .rows = (uint32_t)batch->rows,
+                                                 .count = s->count,
+                                                 .width = s->width,
+                                                 .sinkhorn = s->sinkhorn});
+    return HYPURA_OK;
+}
