@@ -461,6 +461,8 @@ static int run(size_t count, char **arguments)
                   engine_plan_only(&plan, model, &hardware, &options, &error);
     if (!failed && !plan->gpu)
         options.gpu = "none"; /* why, was said */
+    if (!failed)
+        plan_warn_of_too_much(plan, &hardware);
     if (failed || engine_speed_with(&with_more, model, &hardware, &options, (int64_t)1 << 30, &error))
         result = report_error(&error);
     else

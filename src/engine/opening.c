@@ -42,6 +42,7 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
                   engine->open.steps, engine->open.adapters, &engine->open.hardware, device, engine->open.gpu, options,
                   error));
     const struct plan *plan = engine->open.plan;
+    plan_warn_of_too_much(plan, &engine->open.hardware);
     if (plan->chunk == 0 || plan->chunk > MAX_CHUNK || plan->positions == 0 || plan->positions > MAX_POSITIONS ||
         plan->sequences != engine->open.geometry.sequences)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "a plan for %u tokens a batch and %u positions cannot be",

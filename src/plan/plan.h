@@ -230,6 +230,9 @@ hypura_status plan_make(struct plan **out, const struct model *model, const stru
                         const struct hardware *hardware, const struct plan_request *request, hypura_error *error);
 void plan_free(struct plan *plan);
 
+/* Logs a warning when the plan takes more memory than is free: for a plan that is carried out, or shown. */
+void plan_warn_of_too_much(const struct plan *plan, const struct hardware *hardware);
+
 /* Whether a unit of TIER_STORAGE is a tensor that every token reads whole, in order of unit numbers, or of which some
  * pieces are so read. The others are experts, tensors that no forward pass uses, and a token embedding that is read by
  * rows only. */

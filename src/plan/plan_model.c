@@ -164,8 +164,8 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
     return HYPURA_OK;
 }
 
-static hypura_status make(struct plan **out, const struct model *model, const struct steps *steps,
-                          const struct hardware *hardware, const struct plan_request *request, hypura_error *error)
+hypura_status plan_make(struct plan **out, const struct model *model, const struct steps *steps,
+                        const struct hardware *hardware, const struct plan_request *request, hypura_error *error)
 {
     struct plan_table table;
     hypura_status status = plan_table_make(&table, model, steps, hardware, error);
@@ -194,15 +194,6 @@ static hypura_status make(struct plan **out, const struct model *model, const st
     return status;
 }
 
-hypura_status plan_make(struct plan **out, const struct model *model, const struct steps *steps,
-                        const struct hardware *hardware, const struct plan_request *request, hypura_error *error)
-{
-    hypura_status status = make(out, model, steps, hardware, request, error);
-    if (status == HYPURA_OK)
-        plan_warn_of_too_much(*out, hardware);
-    return status;
-}
-
 hypura_status plan_tokens_per_second_with(const struct model *model, const struct steps *steps,
                                           const struct hardware *hardware, const struct plan_request *request,
                                           int64_t more_bytes, double *out, hypura_error *error)
@@ -216,7 +207,7 @@ hypura_status plan_tokens_per_second_with(const struct model *model, const struc
     /* 0 would ask for the default. */
     changed.budget = MAX(changed.budget, (uint64_t)1);
     struct plan *plan;
-    hypura_status status = make(&plan, model, steps, hardware, &changed, error);
+    hypura_status status = plan_make(&plan, model, steps, hardware, &changed, error);
     if (status != HYPURA_OK)
         return status;
     *out = plan->predicted_tokens_per_second;

@@ -104,9 +104,6 @@ uint64_t plan_pack(struct pack_class *classes, size_t count, uint64_t capacity);
 hypura_status plan_make_units(struct plan **out, const struct plan_table *table, const struct hardware *hardware,
                               const struct plan_request *request, hypura_error *error);
 
-/* Logs a warning when the plan takes more memory than is free. */
-void plan_warn_of_too_much(const struct plan *plan, const struct hardware *hardware);
-
 /* Fills the predicted_ fields and what binds. Of the request what is known of the experts' use is read. */
 hypura_status plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware,
                            const struct plan_request *request, hypura_error *error);

@@ -802,6 +802,15 @@ def a_drive_and_a_machine_are_measured():
     assert time.monotonic() - start < 2 * PATIENCE, "the profile was not cached"
 
 
+def a_budget_beyond_the_memory_is_warned_of_once():
+    with open("/proc/meminfo" if os.path.exists("/proc/meminfo") else os.devnull) as file:
+        free = re.search(r"MemAvailable: *(\d+) kB", file.read())
+    if not free or int(free[1]) > 300 << 20:
+        return "more memory than the model takes"
+    _, err = hypura("inspect", "--preset", "glm-5", "--memory", "300G")
+    assert err.count("are free here") == 1, err
+
+
 def shares_of_the_limit_go_up_to_one():
     hypura("profile", MODEL)
     folder = path("cache/hypura")
