@@ -146,11 +146,10 @@ def a_disk_that_fills_ends_a_download_which_goes_on_later():
             assert same_file(os.path.join(folder, "m.gguf"))
             # No room for a manifest: nothing half-written is left, and what was there stays.
             server.lines("/api/create", {"model": "small", "from": "m", "system": "One."})
-            with open(filler, "wb") as file:
+            with open(filler, "wb", buffering=0) as file:
                 try:
-                    while True:
-                        file.write(b"x" * 65536)
-                        file.flush()
+                    while file.write(b"x" * 4096):
+                        pass
                 except OSError:
                     pass
             status, _, text = server.request("POST", "/api/create", {"model": "small", "from": "m", "system": "Two. " * 9999})
