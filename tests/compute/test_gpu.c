@@ -15,6 +15,51 @@ static void every_kernel_was_compiled(void **state)
         fail_msg("no code for %s", scalar ? scalar : matrices);
 }
 
+/* Numbers of SPIR-V. */
+enum { TYPE_POINTER = 32, LOAD = 61, U_CONVERT = 113, U_TO_POINTER = 120, ADD = 128, ADDRESSES = 5349 };
+
+/* For a device that is a CPU: each load goes through the sum of its address and of what an invocation makes. */
+static void every_load_is_an_invocations_own(void **state)
+{
+    (void)state;
+    size_t loads = 0;
+    for (int kernel = 0; kernel < KERNEL_COUNT; kernel++) {
+        size_t bytes;
+        const uint32_t *before = kernel_code((enum gpu_kernel)kernel, &bytes);
+        if (bytes == sizeof *before)
+            continue;
+        uint32_t *code;
+        assert_ok(loads_part(before, bytes, &code, &bytes, &test_error));
+        uint32_t *types = calloc(code[3], sizeof *types); /* of each id; of a type of addresses itself: UINT32_MAX */
+        const uint32_t **made = calloc(code[3], sizeof *made);
+        assert_true(types && made);
+        for (size_t at = 5; at < bytes / sizeof *code; at += code[at] >> 16) {
+            const uint32_t *words = code + at, op = words[0] & 0xffff;
+            assert_true(words[0] >> 16 > 0);
+            if (op == TYPE_POINTER && words[2] == ADDRESSES)
+                types[words[1]] = UINT32_MAX;
+            if (op == TYPE_POINTER || words[0] >> 16 < 4 || words[1] >= code[3] || words[2] >= code[3])
+                continue;
+            if (types[words[1]] == UINT32_MAX || op == ADD || op == U_CONVERT) {
+                types[words[2]] = words[1];
+                made[words[2]] = words;
+            }
+            const uint32_t *address = op == LOAD ? made[words[3]] : NULL;
+            if (!address || types[address[1]] != UINT32_MAX)
+                continue;
+            loads++;
+            const uint32_t *sum = (address[0] & 0xffff) == U_TO_POINTER ? made[address[3]] : NULL;
+            const uint32_t *zero = sum && (sum[0] & 0xffff) == ADD ? made[sum[4]] : NULL;
+            if (!zero || (zero[0] & 0xffff) != U_CONVERT)
+                fail_msg("kernel %d loads from what a whole subgroup may share", kernel);
+        }
+        free(types);
+        free(made);
+        free(code);
+    }
+    assert_true(loads > 1000);
+}
+
 static void lists_what_it_can_open(void **state)
 {
     struct gpu *gpu = gpu_or_skip(state);
@@ -416,6 +461,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kernel_was_compiled),
+        cmocka_unit_test(every_load_is_an_invocations_own),
         cmocka_unit_test(lists_what_it_can_open),
         cmocka_unit_test(uploads_and_downloads),
         cmocka_unit_test(stages_where_memory_is_not_shared),

@@ -207,6 +207,7 @@ hypura_status pipeline_get(struct gpu *gpu, enum gpu_kernel kernel, const uint32
 /* A kernel that the compiler of shaders failed for when hypura was built, among those with cooperative matrices or among
  * the others; NULL: none. */
 const char *kernel_without_code(bool matrices);
+const uint32_t *kernel_code(enum gpu_kernel kernel, size_t *bytes);
 
 hypura_status commands_create(struct gpu *gpu, hypura_error *error);
 void commands_destroy(struct gpu *gpu);
@@ -227,6 +228,9 @@ void uploads_destroy(struct gpu *gpu);
 bool matrices_used(const uint32_t *code, size_t bytes);
 hypura_status matrices_translate(const uint32_t *code, size_t bytes, uint32_t **out, size_t *out_bytes,
                                  hypura_error *error);
+
+/* The same with loads that a driver on a CPU carries out only where an invocation asks for them; the caller frees *out. */
+hypura_status loads_part(const uint32_t *code, size_t bytes, uint32_t **out, size_t *out_bytes, hypura_error *error);
 
 hypura_status codebooks_create(struct gpu *gpu, hypura_error *error);
 void codebooks_destroy(struct gpu *gpu);

@@ -26,6 +26,12 @@ const char *kernel_without_code(bool matrices)
     return NULL;
 }
 
+const uint32_t *kernel_code(enum gpu_kernel kernel, size_t *bytes)
+{
+    *bytes = kernels[kernel].bytes;
+    return kernels[kernel].code;
+}
+
 /* One kernel with one set of constants, in a list of its kernel's. */
 struct pipeline {
     struct pipeline *next;
@@ -34,22 +40,37 @@ struct pipeline {
     VkPipeline pipeline;
 };
 
+/* A kernel's code as this device takes it: *code, or *own, which the caller frees. */
+static hypura_status adapt(const struct gpu *gpu, const uint32_t **code, size_t *bytes, uint32_t **own,
+                           hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    uint32_t *translated = NULL;
+    *own = NULL;
+    if (gpu->info.khr_matrix && matrices_used(*code, *bytes)) {
+        status = matrices_translate(*code, *bytes, &translated, bytes, error);
+        *code = *own = translated;
+    }
+    if (status || gpu->info.kind != GPU_CPU)
+        return status;
+    status = loads_part(*code, *bytes, own, bytes, error);
+    memory_free(translated);
+    *code = *own;
+    return status;
+}
+
 static hypura_status build(struct gpu *gpu, enum gpu_kernel kernel, struct pipeline *pipeline, hypura_error *error)
 {
     VkShaderModuleCreateInfo module_create = {.sType = VK_STRUCTURE_TYPE_SHADER_MODULE_CREATE_INFO,
                                               .codeSize = kernels[kernel].bytes,
                                               .pCode = kernels[kernel].code};
-    uint32_t *translated = NULL;
-    if (gpu->info.khr_matrix && matrices_used(kernels[kernel].code, kernels[kernel].bytes)) {
-        hypura_status status = matrices_translate(kernels[kernel].code, kernels[kernel].bytes, &translated,
-                                                  &module_create.codeSize, error);
-        if (status)
-            return status;
-        module_create.pCode = translated;
-    }
+    uint32_t *own;
+    hypura_status status = adapt(gpu, &module_create.pCode, &module_create.codeSize, &own, error);
+    if (status)
+        return status;
     VkShaderModule module;
     VkResult result = gpu->vk.vkCreateShaderModule(gpu->device, &module_create, NULL, &module);
-    memory_free(translated);
+    memory_free(own);
     if (!result) {
         VkSpecializationMapEntry entries[GPU_MAX_CONSTANTS];
         for (uint32_t i = 0; i < pipeline->constant_count; i++)
