@@ -31,6 +31,7 @@ void conversation_set_system(struct conversation *chat, const char *text)
         json_array_remove(chat->messages, 0);
     if (text && *text)
         json_array_insert_new(chat->messages, 0, json_pack("{s:s, s:o}", "role", "system", "content", json_text(text)));
+    chat->changed = true;
 }
 
 /* An answer wants some room too. */
@@ -169,5 +170,6 @@ hypura_status conversation_turn(struct conversation *chat, const char *text, siz
         json_array_remove(chat->messages, json_array_size(chat->messages) - 1);
     else
         append_answer(chat);
+    chat->changed |= !status;
     return status;
 }

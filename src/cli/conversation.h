@@ -17,6 +17,8 @@ struct conversation {
     uint32_t max_tokens;          /* 0: as many as there is room for */
     struct texts stops;
     bool ignore_end, verbose;
+    const char *session; /* file that keeps the conversation, or NULL */
+    bool changed;        /* since it was kept there */
     struct buffer answer;
     struct generation_result result;
     bool done;
@@ -27,6 +29,16 @@ hypura_status conversation_turn(struct conversation *chat, const char *text, siz
 
 /* NULL or an empty text: no system message any more. */
 void conversation_set_system(struct conversation *chat, const char *text);
+
+/* ---- session.c ---- */
+/* Into a file, as a whole or not at all; state: with what the cache holds of it, if not too large for a copy after each
+ * answer (SAVE_SMALL). */
+enum conversation_state { SAVE_ALL, SAVE_SMALL };
+hypura_status conversation_save(const struct conversation *chat, const char *path, enum conversation_state state,
+                                hypura_error *error);
+
+/* The conversation of a file in place of this one; after an error this one is as it was. */
+hypura_status conversation_load(struct conversation *chat, const char *path, hypura_error *error);
 
 /* Reads what the user says until the end of the input or /bye. */
 hypura_status conversation_hold(struct conversation *chat, hypura_error *error);

@@ -5,7 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static const char *prompt_text, *prompt_path, *system_text;
+static const char *prompt_text, *prompt_path, *system_text, *session_path;
 static bool interactive, raw, draw_map, ignore_end;
 static uint32_t max_tokens;
 static struct texts stops, variables;
@@ -16,6 +16,8 @@ static const struct option_row run_rows[] = {
     {"interactive", NULL, OPTION_FLAG, &interactive,
      "hold a conversation (the default in a terminal without a prompt)"},
     {"system", "TEXT", OPTION_TEXT, &system_text, "a system message before the conversation"},
+    {"session", "FILE", OPTION_TEXT, &session_path,
+     "go on with the conversation in a file, and keep it there, with what was computed of it"},
     {"raw", NULL, OPTION_FLAG, &raw, "no chat template: the model goes on with the text as it is"},
     {"max-tokens", "N", OPTION_LIMIT, &max_tokens, "end the answer after N tokens (default: when the model ends it)"},
     {"stop", "TEXT", OPTION_TEXTS, &stops, "end the answer before this text; may be given several times"},
@@ -124,8 +126,26 @@ static hypura_status open_conversation(struct conversation *chat, const char *mo
     chat->max_tokens = max_tokens;
     chat->stops = stops;
     chat->ignore_end = ignore_end;
-    conversation_set_system(chat, system_text);
+    if (!status && session_path && access(session_path, F_OK) == 0)
+        status = conversation_load(chat, session_path, error);
+    if (system_text)
+        conversation_set_system(chat, system_text);
+    chat->session = session_path;
+    chat->changed = false;
     return status ? status : memory_check(failures, "conversation", error);
+}
+
+/* Also after an error: what was said until then. */
+static hypura_status keep_session(struct conversation *chat, hypura_status status, hypura_error *error)
+{
+    hypura_error unkept;
+    if (!chat->session || !chat->changed || !conversation_save(chat, chat->session, SAVE_ALL, &unkept))
+        return status;
+    if (!status)
+        *error = unkept;
+    else
+        fprintf(stderr, "hypura: %s\n", unkept.message);
+    return error->status;
 }
 
 static void close_conversation(struct conversation *chat)
@@ -193,6 +213,8 @@ static int run(size_t count, char **arguments)
     hypura_status status = HYPURA_OK;
     if (count > 1 && (prompt_text || prompt_path))
         return report_usage(&command_run, "\"%s\" is a prompt, and --prompt or --file gives another", arguments[1]);
+    if (raw && session_path)
+        return report_usage(&command_run, "--session keeps a conversation, and --raw holds none");
     if (prompt_text && prompt_path)
         return report_usage(&command_run, "--prompt and --file exclude each other");
     if (count < 2 && !prompt_text && !prompt_path && !interactive) {
@@ -212,6 +234,7 @@ static int run(size_t count, char **arguments)
             status = conversation_turn(&chat, prompt.data, prompt.size, &error);
         if (!status && interactive)
             status = conversation_hold(&chat, &error);
+        status = keep_session(&chat, status, &error);
     }
     bool written = true;
     progress_stop();

@@ -17,6 +17,7 @@ static const char help[] =
     "  /set format json         answers are JSON; /set noformat: they are anything\n"
     "  /set think, nothink      let models that can think first do so, or not\n"
     "  /set verbose, quiet      show figures after each answer, or not\n"
+    "  /save FILE, /load FILE   keep the conversation in a file; go on with it\n"
     "  /show                    the model; /show system, /show map: where its weights are\n"
     "  /bye                     end (or Ctrl-D)\n"
     "  \"\"\"                      begin and end a text of several lines; one that is pasted needs none\n"
@@ -209,6 +210,30 @@ static void show(struct conversation *chat, const char *what)
     }
 }
 
+static void save(struct conversation *chat, const char *path)
+{
+    hypura_error error;
+    path = *path || !chat->session ? path : chat->session;
+    if (!*path)
+        say("/save FILE; /load FILE goes on with it");
+    else if (conversation_save(chat, path, SAVE_ALL, &error))
+        say(error.message);
+    else
+        fprintf(stderr, "The conversation is in %s.\n", path);
+}
+
+static void load(struct conversation *chat, const char *path)
+{
+    hypura_error error;
+    if (!*path)
+        say("/load FILE, which /save FILE has written");
+    else if (conversation_load(chat, path, &error))
+        say(error.message);
+    else
+        fprintf(stderr, "The conversation of %s goes on: %zu messages.\n", path, json_array_size(chat->messages));
+    chat->changed = true;
+}
+
 /* "/bin/sh" is something to talk about, and so are lines that were pasted. */
 static bool is_command(const char *text)
 {
@@ -230,6 +255,7 @@ static bool obey(struct conversation *chat, const char *text)
         const char *role = json_string_value(json_object_get(json_array_get(chat->messages, 0), "role"));
         if (role && strcmp(role, "system") != 0)
             json_array_clear(chat->messages);
+        chat->changed = true;
         say("What was said is forgotten.");
     } else if ((rest = after_word(text, "/system"))) {
         conversation_set_system(chat, rest);
@@ -237,8 +263,10 @@ static bool obey(struct conversation *chat, const char *text)
         set(chat, rest);
     } else if ((rest = after_word(text, "/show"))) {
         show(chat, rest);
-    } else if (after_word(text, "/load") || after_word(text, "/save")) {
-        say("Conversations are not kept; \"hypura run MODEL\" begins one with another model.");
+    } else if ((rest = after_word(text, "/save"))) {
+        save(chat, rest);
+    } else if ((rest = after_word(text, "/load"))) {
+        load(chat, rest);
     } else {
         if (!after_word(text, "/?") && !after_word(text, "/help"))
             fprintf(stderr, "There is no command %.*s:\n", (int)strcspn(text, " \n"), text);
@@ -258,6 +286,7 @@ static void prepare_locale(void)
 hypura_status conversation_hold(struct conversation *chat, hypura_error *error)
 {
     hypura_status status = HYPURA_OK;
+    hypura_error unkept;
     struct buffer text = {0};
     progress_pause(true); /* until a question is asked */
     prepare_locale();
@@ -285,6 +314,8 @@ hypura_status conversation_hold(struct conversation *chat, hypura_error *error)
             continue;
         }
         status = conversation_turn(chat, text.data, text.size, error);
+        if (!status && chat->session && conversation_save(chat, chat->session, SAVE_SMALL, &unkept))
+            say(unkept.message);
         /* A user can ask something else; a script is to know. */
         if (status && isatty(STDIN_FILENO) && !ferror(stdout)) {
             if (!interrupted())

@@ -93,6 +93,13 @@ void generator_cancel(struct generator *generator, uint64_t id);
  * end as cancelled. A pass over the chunk of a long prompt may take minutes. */
 void generator_look(struct generator *generator);
 
+/* What the first sequence holds, to be read with engine_read_rows and the like while no request runs: how many tokens,
+ * and which, until the next step. */
+uint32_t generator_held(const struct generator *generator, const int32_t **tokens);
+
+/* The first sequence was given these by engine_write_checkpoint; without tokens it is emptied. No request may run. */
+void generator_hold(struct generator *generator, const int32_t *tokens, uint32_t count);
+
 /* What keeps a prompt from going on with what a sequence holds: a few tokens that differ, such as a date. */
 struct prompt_cut {
     uint32_t position;                /* of the first of them */

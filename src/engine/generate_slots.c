@@ -145,6 +145,25 @@ void slot_end(struct generator *generator, struct slot *slot, enum finish_reason
     task_end(task, reason);
 }
 
+/* ---- the first sequence, kept by others ----------------------------------------------------------------------------
+ */
+
+uint32_t generator_held(const struct generator *generator, const int32_t **tokens)
+{
+    *tokens = generator->slots[0].history;
+    return generator->slots[0].held;
+}
+
+void generator_hold(struct generator *generator, const int32_t *tokens, uint32_t count)
+{
+    struct slot *slot = &generator->slots[0];
+    if (count)
+        memcpy(slot->history, tokens, count * sizeof *tokens);
+    else
+        engine_truncate(generator->engine, 0, 0);
+    slot->held = count;
+}
+
 /* ---- shared room --------------------------------------------------------------------------------------------------
  */
 

@@ -8,14 +8,12 @@ import os
 import subprocess
 import sys
 
-import gguf_file
+import byte_model
 import recorded
 from harness import HYPURA, SOURCE, WORK, Server
 from tap import run_tests
 
 NAME = "bytes"
-KEYS = "tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.merges", "tokenizer.chat_template"
-CONTROL = 3
 SERVER = None
 QUESTIONS = ["Please read notes.txt and tell me what it says.", "Thank you. Is there anything else in it?", "And who wrote it?"]
 ANSWERS = ["It speaks of a heron and of a number, no more.", "Nothing else stands in that file.", "It does not say."]
@@ -23,23 +21,14 @@ RESULT = "The password is blue heron 7319.\n" * 10
 
 
 def make_model(path):
-    """Random weights, the template of Qwen2.5, which has tools, and no tokens but bytes: so what it writes is read as the same
-    tokens, as what a trained model writes is."""
+    """With the template of Qwen2.5, which has tools."""
     raw = os.path.join(WORK.name, "raw.gguf")
     geometry = {"arch": "qwen3", "layers": 1, "embedding": 64, "heads": 2, "kv-heads": 1, "head-size": 32, "feed-forward": 64,
                 "vocabulary": 512, "context": 65536}
     subprocess.run([HYPURA, "synth", "--preset", "tiny-dense", "--no-check", raw,
                     *(f"--{name}={value}" for name, value in geometry.items())], check=True, capture_output=True)
-    values, tensors = gguf_file.read(raw)
-    words = range(256, 512 - 16)
-    tokens, types = (next(gguf_file.array(value) for value in values if value.startswith(gguf_file.text(key))) for key in KEYS[:2])
-    tokens = [f"<|unused {i}|>" if i in words else token for i, token in enumerate(tokens)]
-    types = [CONTROL if i in words else kind for i, kind in enumerate(types)]
     with open(os.path.join(SOURCE, "tests", "data", "oracle", "templates", "Qwen-Qwen2.5-7B-Instruct.jinja")) as file:
-        template = file.read()
-    new = [gguf_file.array_value(KEYS[0], gguf_file.STRING, tokens), gguf_file.array_value(KEYS[1], 5, types),
-           gguf_file.array_value(KEYS[2], gguf_file.STRING, ["a b"]), gguf_file.string_value(KEYS[3], template)]
-    gguf_file.write(path, [value for value in values if not value.startswith(tuple(map(gguf_file.text, KEYS)))] + new, tensors)
+        byte_model.of(raw, path, file.read())
 
 
 class Turn:
