@@ -62,7 +62,8 @@ const struct option_row draft_option_rows[] = {
      "a smaller model of the same family that drafts the next tokens, which then pass the large one together: quicker "
      "where the disk binds, and the same text"},
     {"drafting", "KIND", OPTION_TEXT, &compute_options.drafting,
-     "draft tokens, from what the text repeats or by --draft: auto (while it pays), on, off (default: auto)"},
+     "draft tokens, from what the text repeats, by --draft or by the model's own block for it, where it has one: auto "
+     "(while it pays), on, off (default: auto)"},
     {0},
 };
 

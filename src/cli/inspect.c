@@ -297,22 +297,21 @@ static json_t *plan_json(const struct model *model, const struct plan *plan, dou
 {
     uint64_t tiers[3];
     sum_tiers(model, plan, tiers);
-    return json_pack("{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, "
-                     "s:f, s:f, s:f, s:o, s:o}",
-                     "mode", plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound),
-                     "budget_bytes", (json_int_t)plan->budget, "smallest_budget_bytes",
-                     (json_int_t)plan->smallest_budget, "resident_bytes", (json_int_t)plan->resident_bytes,
-                     "ring_bytes", (json_int_t)plan->ring_bytes, "expert_cache_bytes",
-                     (json_int_t)plan->expert_cache_bytes, "kv_bytes", (json_int_t)plan->kv_bytes, "scratch_bytes",
-                     (json_int_t)plan->scratch_bytes, "overhead_bytes", (json_int_t)plan->overhead_bytes, "table_bytes",
-                     (json_int_t)plan->table_bytes, "row_cache_bytes", (json_int_t)plan->row_cache_bytes,
-                     "reserve_bytes", (json_int_t)plan->reserve_bytes, "bytes_gpu",
-                     (json_int_t)tiers[TIER_GPU], "bytes_ram", (json_int_t)tiers[TIER_RAM], "bytes_storage",
-                     (json_int_t)tiers[TIER_STORAGE], "context", (int)plan->positions, "chunk", (int)plan->chunk,
-                     "kv_type", tensor_type_info(plan->kv_type)->name, "decode_tokens_per_second",
-                     plan->predicted_tokens_per_second, "bytes_read_per_token", plan->predicted_bytes_per_token,
-                     "decode_tokens_per_second_with_one_more_gib", with_more, "gpu", gpu_json(plan->gpu),
-                     "kv_cache_bytes", kept_json(model, plan));
+    return json_pack(
+        "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, "
+        "s:f, s:f, s:f, s:o, s:o}",
+        "mode", plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound),
+        "budget_bytes", (json_int_t)plan->budget, "smallest_budget_bytes", (json_int_t)plan->smallest_budget,
+        "resident_bytes", (json_int_t)plan->resident_bytes, "ring_bytes", (json_int_t)plan->ring_bytes,
+        "expert_cache_bytes", (json_int_t)plan->expert_cache_bytes, "kv_bytes", (json_int_t)plan->kv_bytes,
+        "scratch_bytes", (json_int_t)plan->scratch_bytes, "overhead_bytes", (json_int_t)plan->overhead_bytes,
+        "table_bytes", (json_int_t)plan->table_bytes, "row_cache_bytes", (json_int_t)plan->row_cache_bytes,
+        "reserve_bytes", (json_int_t)plan->reserve_bytes, "bytes_gpu", (json_int_t)tiers[TIER_GPU], "bytes_ram",
+        (json_int_t)tiers[TIER_RAM], "bytes_storage", (json_int_t)tiers[TIER_STORAGE], "context", (int)plan->positions,
+        "chunk", (int)plan->chunk, "kv_type", tensor_type_info(plan->kv_type)->name, "decode_tokens_per_second",
+        plan->predicted_tokens_per_second, "bytes_read_per_token", plan->predicted_bytes_per_token,
+        "decode_tokens_per_second_with_one_more_gib", with_more, "gpu", gpu_json(plan->gpu), "kv_cache_bytes",
+        kept_json(model, plan));
 }
 
 static json_t *metadata_json(const struct gguf *file)
@@ -372,11 +371,22 @@ void print_summary(FILE *out, const struct model *model)
         fprintf(out, "  %u experts a layer, %u used for a token\n", p->experts, p->experts_used);
 }
 
+/* Of the blocks behind the layers that predict further tokens; a file may have several, of which the first is used. */
+static void print_predictions(const struct model *model, const char *why)
+{
+    const struct model_parameters *p = model_parameters(model);
+    if (p->predicting)
+        printf("  a block that predicts further tokens, which drafts: layer %u\n", p->layers);
+    else if (p->prediction_blocks)
+        printf("  a block that predicts further tokens is not used: %s\n", why);
+}
+
 static int print_all(const struct model *model, const struct hardware *hardware, const struct plan *plan,
-                     double with_more)
+                     double with_more, const char *why)
 {
     hypura_error error;
     print_summary(stdout, model);
+    print_predictions(model, why);
     if (steps_of.given)
         return print_layers(model, plan, &steps_of, &error) ? report_error(&error) : EXIT_OK;
     print_metadata(model_file(model));
@@ -387,7 +397,7 @@ static int print_all(const struct model *model, const struct hardware *hardware,
     return EXIT_OK;
 }
 
-static int print_all_json(const struct model *model, const struct plan *plan, double with_more)
+static int print_all_json(const struct model *model, const struct plan *plan, double with_more, const char *why)
 {
     hypura_error error;
     json_t *sizes = json_object();
@@ -404,6 +414,10 @@ static int print_all_json(const struct model *model, const struct plan *plan, do
                              "layers", (int)p->layers, "experts", (int)p->experts, "experts_used", (int)p->experts_used,
                              "vocabulary", (int)p->vocabulary, "sizes", sizes, "plan",
                              plan_json(model, plan, with_more), "metadata", metadata_json(model_file(model)));
+    if (json && p->prediction_blocks)
+        json_object_set_new(json, "prediction",
+                            json_pack("{s:i, s:b, s:s}", "blocks", (int)p->prediction_blocks, "used",
+                                      p->predicting != 0, "why_not", why));
     if (json && list_tensors)
         json_object_set_new(json, "tensors", tensors_json(model, plan));
     json_t *steps = NULL;
@@ -454,10 +468,11 @@ static int run(size_t count, char **arguments)
     int result = EXIT_FAILED;
     double with_more = 0;
     const char *path = NULL, *drive = NULL;
+    char why[ENGINE_WHY] = "";
     int descriptor = -1;
     bool failed = find_model(&path, &drive, &descriptor, count ? arguments[0] : NULL, &error) ||
-                  engine_options_of(&options, &error) || model_open(&model, path, &error) ||
-                  hardware_detect(&hardware, drive, &error) ||
+                  engine_options_of(&options, &error) || hardware_detect(&hardware, drive, &error) ||
+                  engine_open_file(&model, path, &hardware, &options, why, &error) ||
                   engine_plan_only(&plan, model, &hardware, &options, &error);
     if (!failed && !plan->gpu)
         options.gpu = "none"; /* why, was said */
@@ -466,7 +481,8 @@ static int run(size_t count, char **arguments)
     if (failed || engine_speed_with(&with_more, model, &hardware, &options, (int64_t)1 << 30, &error))
         result = report_error(&error);
     else
-        result = as_json ? print_all_json(model, plan, with_more) : print_all(model, &hardware, plan, with_more);
+        result =
+            as_json ? print_all_json(model, plan, with_more, why) : print_all(model, &hardware, plan, with_more, why);
     plan_free(plan);
     model_close(model);
     if (descriptor >= 0)

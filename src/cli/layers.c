@@ -146,7 +146,7 @@ static void print_part(const char *title, const struct model *model, const struc
 static hypura_status make_steps(struct steps **out, const struct model *model, const struct which *which,
                                 hypura_error *error)
 {
-    uint32_t layers = model_parameters(model)->layers;
+    uint32_t layers = model_parameters(model)->layers + model_parameters(model)->predicting;
     *out = NULL;
     if (which->one && which->number >= layers)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "there is no layer %u; the model has layers 0 to %u",
@@ -169,6 +169,10 @@ hypura_status print_layers(const struct model *model, const struct plan *plan, c
         print_part("Before the layers", model, plan, steps_before(steps));
         status = print_groups(model, plan, steps, error);
         print_part("After the layers", model, plan, steps_after(steps));
+        enum step_buffer left;
+        struct step_list predicting = steps_predicting(steps, &left);
+        if (predicting.count)
+            print_part("The block that predicts further tokens, on the CPU", model, plan, predicting);
     }
     buffer_free(&text);
     steps_free(steps);
@@ -212,7 +216,7 @@ hypura_status layers_json(json_t **out, const struct model *model, const struct 
     if (status)
         return status;
     json_t *layers = json_array();
-    for (uint32_t i = 0; i < model_parameters(model)->layers; i++)
+    for (uint32_t i = 0; i < model_parameters(model)->layers + model_parameters(model)->predicting; i++)
         if (!which->one || which->number == i)
             json_array_append_new(layers, layer_json(model, plan, steps, i));
     *out = layers;

@@ -7,7 +7,7 @@
 /* Tokens in the same order that are looked for at most: longer ones are no surer. */
 #define LONGEST_MATCH 16u
 
-/* Kinds of drafts: by the length of the match, then by the smaller model's probability. */
+/* Kinds of drafts: by the length of the match, then by the probability that the smaller model or the block gave. */
 #define MATCH_KINDS 6u
 #define MODEL_KINDS 4u
 #define KINDS (MATCH_KINDS + MODEL_KINDS)
@@ -31,13 +31,15 @@ struct kind {
 };
 
 struct drafter {
+    struct engine *engine;
     struct engine *small; /* NULL: none */
+    bool predicts;        /* the engine's own block drafts */
     uint32_t vocabulary;
     bool always;
-    struct kind kinds[KINDS], model; /* model: of the smaller model, however sure it was */
+    struct kind kinds[KINDS], model; /* model: of the smaller model or the block, however sure it was */
     double pass, further; /* nanoseconds of a pass over one token, and of each more; pass 0: not measured yet */
     uint32_t passes;
-    double drafting; /* of a draft by the smaller model; 0: not measured yet */
+    double drafting; /* of a draft by either; 0: not measured yet */
 
     /* The drafts at hand. */
     uint32_t count;
@@ -46,14 +48,16 @@ struct drafter {
     int32_t *fed; /* [positions of the smaller model] what its sequence holds */
 };
 
-hypura_status drafter_create(struct drafter **out, const struct engine *engine, hypura_error *error)
+hypura_status drafter_create(struct drafter **out, struct engine *engine, hypura_error *error)
 {
     struct drafter *drafter;
     struct engine *small = engine_draft_model(engine);
     hypura_status status = ALLOCATE(&drafter, 1, "drafts", error);
     if (status)
         return status;
+    drafter->engine = engine;
     drafter->small = small;
+    drafter->predicts = !small && engine_predicts(engine);
     drafter->always = engine_drafting(engine) == DRAFTING_ON;
     drafter->vocabulary = model_parameters(engine_model(engine))->vocabulary;
     if (small)
@@ -189,7 +193,8 @@ static void draft_by_match(struct drafter *drafter, const int32_t *tokens, size_
     }
 }
 
-/* ---- the smaller model ---------------------------------------------------------------------------------------------
+/* ---- the smaller model, and the block
+ * ---------------------------------------------------------------------------------------------
  */
 
 static uint32_t model_kind(float logprob)
@@ -200,6 +205,12 @@ static uint32_t model_kind(float logprob)
     while (kind && probability < least[kind])
         kind--;
     return MATCH_KINDS + kind;
+}
+
+static void learn_drafting(struct drafter *drafter, uint64_t start)
+{
+    double taken = (double)(clock_nanoseconds() - start);
+    drafter->drafting += (drafter->drafting > 0 ? LEARNING : 1) * (taken - drafter->drafting);
 }
 
 /* Tokens after those that the smaller model's sequence holds; its logits are then those after the last. */
@@ -218,8 +229,7 @@ static hypura_status feed(struct drafter *drafter, const int32_t *tokens, size_t
         if (status)
             return status;
         if (now == 1)
-            drafter->drafting +=
-                (drafter->drafting > 0 ? LEARNING : 1) * ((double)(clock_nanoseconds() - start) - drafter->drafting);
+            learn_drafting(drafter, start);
         tokens += now;
         count -= now;
     }
@@ -237,18 +247,40 @@ static hypura_status follow(struct drafter *drafter, const int32_t *tokens, size
     return feed(drafter, tokens + same, count - same);
 }
 
-static void draft_by_model(struct drafter *drafter, const int32_t *tokens, size_t count, uint32_t most, int32_t *out)
+/* Logits of the token behind these and the first so many drafts. */
+static hypura_status next_logits(struct drafter *drafter, uint32_t sequence, const int32_t *tokens, size_t count,
+                                 const int32_t *drafts, uint32_t drafted, const float **out)
+{
+    if (drafter->predicts) {
+        uint64_t start = clock_nanoseconds();
+        int32_t last = drafted ? drafts[drafted - 1] : tokens[count - 1];
+        hypura_status status = engine_predict(drafter->engine, sequence, last, drafted > 0, out, NULL);
+        if (!status)
+            learn_drafting(drafter, start);
+        return status;
+    }
+    if (count + drafted >= engine_plan(drafter->small)->positions)
+        return HYPURA_ERROR_ARGUMENT;
+    hypura_status status = drafted ? feed(drafter, drafts + drafted - 1, 1) : follow(drafter, tokens, count);
+    *out = status ? NULL : engine_logits(drafter->small, 0);
+    return status;
+}
+
+static void draft_by_model(struct drafter *drafter, uint32_t sequence, const int32_t *tokens, size_t count,
+                           uint32_t most, int32_t *out)
 {
     struct prospect prospect = prospect_start(drafter);
-    size_t vocabulary = model_parameters(engine_model(drafter->small))->vocabulary;
-    for (uint32_t i = 0; i < most && count + i < engine_plan(drafter->small)->positions; i++) {
+    const struct engine *engine = drafter->small ? drafter->small : drafter->engine;
+    const size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    for (uint32_t i = 0; i < most; i++) {
         struct kind *kind = &drafter->model;
         struct token_logprob best;
         if (pays(drafter, &prospect, (double)chance(kind), drafter->further + drafter->drafting)) {
-            if (i == 0 ? follow(drafter, tokens, count) : feed(drafter, out + i - 1, 1))
+            const float *logits;
+            if (next_logits(drafter, sequence, tokens, count, out, i, &logits))
                 return;
             prospect.time += drafter->drafting;
-            logits_logprobs(engine_logits(drafter->small, 0), vocabulary, 0, &best, 1);
+            logits_logprobs(logits, vocabulary, 0, &best, 1);
             kind = &drafter->kinds[model_kind(best.logprob)];
         }
         if (kind == &drafter->model || best.token < 0 || (uint32_t)best.token >= drafter->vocabulary ||
@@ -262,7 +294,7 @@ static void draft_by_model(struct drafter *drafter, const int32_t *tokens, size_
     }
 }
 
-uint32_t drafter_propose(struct drafter *drafter, const int32_t *tokens, size_t count, uint32_t most,
+uint32_t drafter_propose(struct drafter *drafter, uint32_t sequence, const int32_t *tokens, size_t count, uint32_t most,
                          int32_t out[DRAFT_MOST])
 {
     uint32_t length = 0;
@@ -271,9 +303,10 @@ uint32_t drafter_propose(struct drafter *drafter, const int32_t *tokens, size_t 
     if (most == 0 || count == 0 || (!drafter->always && (drafter->pass <= 0 || drafter->passes % ALONE == ALONE - 1)))
         return 0;
     size_t match = find_match(tokens, count, &length);
-    if (match && (!drafter->small || chance(&drafter->kinds[match_kind(length)]) >= chance(&drafter->model)))
+    bool model = drafter->small || drafter->predicts;
+    if (match && (!model || chance(&drafter->kinds[match_kind(length)]) >= chance(&drafter->model)))
         draft_by_match(drafter, tokens, count, match, length, most, out);
-    else if (drafter->small)
-        draft_by_model(drafter, tokens, count, most, out);
+    else if (model)
+        draft_by_model(drafter, sequence, tokens, count, most, out);
     return drafter->count;
 }

@@ -6,10 +6,11 @@
  * (engine.h), and the sampler draws from one after the other, as it would have anyway.
  *
  * Drafts come from where the last tokens stood before in the same text ("prompt lookup", Saxena 2023), and from a
- * smaller model with the same vocabulary (Leviathan et al. 2023), which takes its likeliest token each time.
+ * smaller model with the same vocabulary (Leviathan et al. 2023) or the model's own block that predicts further tokens
+ * (DeepSeek V3, 2024), which take their likeliest token each time.
  *
  * How many: a drafter measures what a pass takes with so many drafts, and how often drafts of a kind came true: by
- * how many tokens stood before in the same order, or by how sure the smaller model was. A draft is offered as long as
+ * how many tokens stood before in the same order, or by how sure the smaller model or the block was. A draft is offered as long as
  * the tokens that it lets expect grow by more than the time does. Kinds that failed are tried again after a while.
  *
  * Threads: one at a time. */
@@ -22,14 +23,15 @@
 
 struct drafter;
 
-/* Drafts for an engine, with its smaller model where it has one, which is borrowed. With DRAFTING_ON as many as can be
+/* Drafts for an engine, which is borrowed, with its smaller model or its block where it has one. With DRAFTING_ON as many as can be
  * had, whatever they bring. */
-hypura_status drafter_create(struct drafter **out, const struct engine *engine, hypura_error *error);
+hypura_status drafter_create(struct drafter **out, struct engine *engine, hypura_error *error);
 void drafter_destroy(struct drafter *drafter);
 
-/* What may follow tokens[count], at most so many, into out; returns how many. */
-uint32_t drafter_propose(struct drafter *drafter, const int32_t *tokens, size_t count, uint32_t most,
-                         int32_t out[DRAFT_MOST]);
+/* What may follow tokens[count], of which the sequence holds all but the last, at most so many, into out; returns how
+ * many. */
+uint32_t drafter_propose(struct drafter *drafter, uint32_t sequence, const int32_t *tokens, size_t count,
+                         uint32_t most, int32_t out[DRAFT_MOST]);
 
 /* A pass over one known token and the last drafts took so long, and so many of them came true. */
 void drafter_learn(struct drafter *drafter, uint32_t accepted, uint64_t nanoseconds);

@@ -29,18 +29,10 @@ static struct engine_options draft_options(const struct engine_options *options)
     return own;
 }
 
-static bool goes_back(const struct model *model)
-{
-    for (uint32_t i = 0; i < model_parameters(model)->layers; i++)
-        if (model_layer(model, i)->recurrent)
-            return false;
-    return !(model_architecture(model)->flags & ARCHITECTURE_ENCODER);
-}
-
 bool draft_model_wanted(const struct model *model, const struct engine_options *options)
 {
     /* Nothing is drafted while the routing is recorded: engine_drafts. */
-    return options->draft_path && options->drafting != DRAFTING_OFF && !options->trace_path && goes_back(model);
+    return options->draft_path && options->drafting != DRAFTING_OFF && !options->trace_path && model_goes_back(model);
 }
 
 /* Whether ids mean the same in both. */
@@ -59,7 +51,7 @@ static bool same_tokens(const struct vocabulary *a, const struct vocabulary *b)
 static hypura_status check(const struct engine *engine, const struct engine *small, const char *path,
                            hypura_error *error)
 {
-    if (!goes_back(small->open.model))
+    if (!model_goes_back(small->open.model))
         return error_set(error, HYPURA_ERROR_UNSUPPORTED,
                          "%s cannot draft tokens: a sequence of it cannot go back to where a draft was wrong", path);
     if (!same_tokens(engine->open.vocabulary, small->open.vocabulary))

@@ -120,7 +120,14 @@ uint64_t engine_room(const struct engine *engine)
 
 bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t positions)
 {
-    return sequence >= engine->batch.kv.sequences || kv_cache_truncate(&engine->batch.kv, sequence, positions);
+    if (sequence >= engine->batch.kv.sequences)
+        return true;
+    uint32_t before = engine->batch.kv.held[sequence];
+    bool kept = kv_cache_truncate(&engine->batch.kv, sequence, positions);
+    uint32_t now = engine->batch.kv.held[sequence];
+    if (engine->predictor && now < before)
+        predictor_truncate(engine->predictor, sequence, now, before - now);
+    return kept;
 }
 
 /* Until what was passed on is what holds: another thread may have changed it meanwhile. */

@@ -62,6 +62,14 @@ struct engine_options {
 
 void engine_default_options(struct engine_options *options);
 
+/* Opens a model as engine_open does: with the block of it that predicts further tokens (model_open_predicting) where
+ * that is to draft. It does where drafting is on, no other model drafts, nothing is computed on a GPU, no other tensors
+ * than experts stream, and the memory that it takes costs hardly any speed (DRAFTING_ON: whatever it costs). Otherwise
+ * "why" (may be NULL) says what is against it, [ENGINE_WHY], empty where the file has no such block. */
+#define ENGINE_WHY 512
+hypura_status engine_open_file(struct model **out, const char *path, const struct hardware *hardware,
+                               const struct engine_options *options, char *why, hypura_error *error);
+
 hypura_status engine_open(struct engine **out, const char *path, const struct engine_options *options,
                           hypura_error *error);
 void engine_close(struct engine *engine);
@@ -138,6 +146,15 @@ uint32_t engine_drafts(const struct engine *engine);
 
 /* After a batch with drafted tokens: the first so many of them came true, the sequence forgets the others. */
 void engine_accept(struct engine *engine, uint32_t sequence, uint32_t accepted);
+
+/* Whether the model has a block that predicts further tokens, opened with it. */
+bool engine_predicts(const struct engine *engine);
+
+/* The block's logits of what comes behind a token, which follows what the sequence holds; further: behind the token
+ * that it was asked for last, which this one follows. Valid until the next forward; engine_logits is not any more. An
+ * error means that it has nothing to say, since it did not see the pass before. */
+hypura_status engine_predict(struct engine *engine, uint32_t sequence, int32_t token, bool further,
+                             const float **logits, hypura_error *error);
 
 /* Logits [vocabulary] of the batch's index-th token that wanted them, counted among those; valid until the next
  * forward. */

@@ -15,6 +15,7 @@
  *   embed.c        embeddings of texts
  *   prefetch.c     which experts the next layers may choose
  *   draft_model.c  the smaller model that drafts tokens
+ *   predict.c      the model's own block that drafts tokens
  */
 #ifndef HYPURA_ENGINE_PRIVATE_H
 #define HYPURA_ENGINE_PRIVATE_H
@@ -145,6 +146,8 @@ struct scratch {
     uint32_t *group_rows;           /* [groups][C] */
     float *index_scores;            /* of the search for positions */
     size_t index_score_floats;
+    float *unpassed;                       /* [PREDICTION_ROWS][E] of a prediction block (predict.c) */
+    int32_t *unpassed_tokens;              /* [C] */
     uint32_t *positions;                   /* [C] */
     uint32_t *wanted;                      /* [C] rows whose logits were asked for */
     struct span *spans;                    /* [sequences] */
@@ -237,6 +240,9 @@ struct kv_cache {
 
 hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
                               enum tensor_type type, hypura_error *error);
+/* The same of the prediction block alone. */
+hypura_status kv_cache_create_predicting(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
+                                         enum tensor_type type, hypura_error *error);
 void kv_cache_destroy(struct kv_cache *cache);
 uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences, enum tensor_type type);
 
@@ -376,7 +382,8 @@ struct engine {
     struct opened open;
     struct batch batch;
     struct counters counters;
-    struct engine *draft_model; /* NULL: none */
+    struct engine *draft_model;  /* NULL: none */
+    struct predictor *predictor; /* NULL: none */
 };
 
 /* Whether the pass at hand is not wanted any more. */
@@ -512,6 +519,34 @@ void planned_draft_close(struct planned_draft *draft);
 /* engine_plan_only, where the vocabulary is there already, and no smaller model is wanted or it is reserved for. */
 hypura_status engine_plan_beside(struct plan **out, const struct model *model, const struct hardware *hardware,
                                  const struct engine_options *options, hypura_error *error);
+
+/* ---- the block that predicts further tokens -----------------------------------------------------------------------
+ */
+
+/* Last rows that wait to pass the block, at most. */
+#define PREDICTION_ROWS 64u
+
+/* Whether a model's layers let a sequence go back to where a draft was wrong. */
+bool model_goes_back(const struct model *model);
+
+/* NULL where the model was opened without such a block. */
+hypura_status predictor_create(struct predictor **out, struct batch *batch, hypura_error *error);
+void predictor_destroy(struct predictor *predictor);
+
+/* What a pass tells it, when its tokens are known, and when it is done, its positions held; a failure costs drafts only.
+ * A sequence now ends so much earlier. */
+void predictor_before(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked);
+void predictor_after(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked,
+                     const float *hidden);
+void predictor_truncate(struct predictor *predictor, uint32_t sequence, uint32_t positions, uint32_t removed);
+
+/* Logits of the token behind this one, which follows what the sequence holds (further: behind the token that was asked
+ * for before). */
+hypura_status predictor_ask(struct predictor *predictor, struct batch *batch, uint32_t sequence, int32_t token,
+                            bool further, hypura_error *error);
+
+/* The rows of the last pass, where they had to move; NULL: they did not. */
+const float *predictor_moved(const struct predictor *predictor, const struct batch *batch);
 
 /* ---- logits --------------------------------------------------------------------------------------------------------
  */

@@ -201,6 +201,8 @@ hypura_status engine_forward(struct engine *engine, const struct engine_batch *a
     struct counters *counters = &engine->counters;
     uint64_t start = clock_nanoseconds();
     uint64_t read_before = store_bytes_used(engine->open.store);
+    if (engine->predictor)
+        predictor_before(engine->predictor, batch, asked);
     TRY(run_batch(batch, asked, error));
     bool prompt = false;
     for (uint32_t i = 0; i < batch->span_count; i++) {
@@ -209,10 +211,13 @@ hypura_status engine_forward(struct engine *engine, const struct engine_batch *a
         prompt = prompt || span->rows > 1 + asked->drafted;
     }
     batch->drafted = asked->drafted;
+    const size_t rows = batch->rows;
+    if (engine->predictor)
+        predictor_after(engine->predictor, batch, asked, engine_hidden(engine));
     uint64_t taken = clock_nanoseconds() - start;
     if (!prompt) /* may go down: what was wasted now was read before */
         atomic_fetch_add(&counters->decode_bytes_read, store_bytes_used(engine->open.store) - read_before);
-    atomic_fetch_add(prompt ? &counters->prompt_tokens : &counters->generated_tokens, batch->rows - asked->drafted);
+    atomic_fetch_add(prompt ? &counters->prompt_tokens : &counters->generated_tokens, rows - asked->drafted);
     atomic_fetch_add(&counters->decode_passes, !prompt);
     atomic_fetch_add(&counters->drafted_tokens, asked->drafted);
     atomic_fetch_add(prompt ? &counters->prompt_nanoseconds : &counters->decode_nanoseconds, taken);
@@ -232,6 +237,25 @@ void engine_accept(struct engine *engine, uint32_t sequence, uint32_t accepted)
     engine->batch.drafted = 0;
 }
 
+bool engine_predicts(const struct engine *engine)
+{
+    return engine->predictor;
+}
+
+hypura_status engine_predict(struct engine *engine, uint32_t sequence, int32_t token, bool further,
+                             const float **logits, hypura_error *error)
+{
+    struct counters *counters = &engine->counters;
+    uint64_t start = clock_nanoseconds(), read_before = store_bytes_used(engine->open.store);
+    if (!engine->predictor || sequence >= engine->batch.kv.sequences)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "sequence %u of a model without a prediction block", sequence);
+    TRY(predictor_ask(engine->predictor, &engine->batch, sequence, token, further, error));
+    *logits = engine->batch.scratch.logits;
+    atomic_fetch_add(&counters->decode_bytes_read, store_bytes_used(engine->open.store) - read_before);
+    atomic_fetch_add(&counters->decode_nanoseconds, clock_nanoseconds() - start);
+    return HYPURA_OK;
+}
+
 const float *engine_logits(const struct engine *engine, size_t index)
 {
     const float *there = gpu_pass_logits(&engine->batch);
@@ -246,6 +270,8 @@ size_t engine_logits_rows(const struct engine *engine)
 const float *engine_hidden(const struct engine *engine)
 {
     const float *there = gpu_pass_hidden(&engine->batch);
+    if (!there && engine->predictor)
+        there = predictor_moved(engine->predictor, &engine->batch);
     if (there)
         return there;
     /* An encoder's last layer ends with a norm of its own. */

@@ -176,7 +176,8 @@ static void add_drafts(struct generator *generator, uint32_t sequence, size_t *c
     if (task->request.max_tokens)
         most = MIN(most, task->request.max_tokens - task->result.generated_tokens - 1);
     slot->history[slot->held] = task->last_token;
-    generator->drafted = drafter_propose(generator->drafter, slot->history, slot->held + 1, most, generator->drafts);
+    generator->drafted = drafter_propose(generator->drafter, sequence, slot->history, slot->held + 1, most,
+                                         generator->drafts);
     for (uint32_t i = 0; i < generator->drafted; i++)
         add_to_batch(generator, sequence, generator->drafts[i], true, count);
 }

@@ -96,6 +96,18 @@ static bool lay_out_tokens(const struct geometry *geometry, uint32_t positions, 
     return !keeps_tokens(geometry) || add_region(total, positions, sizeof(int32_t), sequences);
 }
 
+/* Those of a pass, and a prediction block. */
+static uint32_t all_layers(const struct geometry *geometry)
+{
+    const struct model_parameters *p = model_parameters(geometry->model);
+    return p->layers + p->predicting;
+}
+
+static bool is_on_gpu(const struct geometry *geometry, uint32_t layer)
+{
+    return geometry->on_gpu && layer < model_parameters(geometry->model)->layers && geometry->on_gpu[layer];
+}
+
 uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t number, uint32_t positions, uint32_t sequences,
                         enum tensor_type type)
 {
@@ -108,10 +120,10 @@ uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t number, uint32
 uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences, enum tensor_type type)
 {
     uint64_t total = 0;
-    for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++) {
+    for (uint32_t i = 0; i < all_layers(geometry); i++) {
         struct kv_layer layer;
         layer_shape(&layer, geometry, i, type, positions);
-        if (!(geometry->on_gpu && geometry->on_gpu[i]) && !lay_out(&layer, sequences, &total))
+        if (!is_on_gpu(geometry, i) && !lay_out(&layer, sequences, &total))
             return UINT64_MAX;
     }
     return lay_out_tokens(geometry, positions, sequences, &total) ? align_up(total, memory_page_size()) : UINT64_MAX;
@@ -120,7 +132,7 @@ uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uin
 void kv_cache_kinds(struct engine_kept *out, const struct geometry *geometry, uint32_t positions, enum tensor_type type)
 {
     *out = (struct engine_kept){0};
-    for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++) {
+    for (uint32_t i = 0; i < all_layers(geometry); i++) {
         struct kv_layer layer;
         layer_shape(&layer, geometry, i, type, positions);
         uint64_t row = layer.heads * (uint64_t)layer.key_position_bytes;
@@ -136,10 +148,9 @@ void kv_cache_kinds(struct engine_kept *out, const struct geometry *geometry, ui
     }
 }
 
-hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
-                              enum tensor_type type, hypura_error *error)
+static hypura_status create(struct kv_cache *out, const struct geometry *geometry, uint32_t first, uint32_t layers,
+                            uint32_t positions, enum tensor_type type, hypura_error *error)
 {
-    uint32_t layers = model_parameters(geometry->model)->layers;
     *out = (struct kv_cache){.type = type,
                              .sequences = geometry->sequences,
                              .layer_count = layers,
@@ -153,7 +164,7 @@ hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geome
     TRY(ALLOCATE(&out->touched, geometry->sequences, "table of sequences", error));
     TRY(ALLOCATE(&out->state, geometry->sequences, "table of sequences", error));
     uint64_t offset = 0;
-    for (uint32_t i = 0; i < layers; i++) {
+    for (uint32_t i = first; i < layers; i++) {
         struct kv_layer *layer = &out->layers[i];
         layer_shape(layer, geometry, i, type, positions);
         if (layer->capacity && (!layer->key_position_bytes || !layer->value_position_bytes)) {
@@ -162,14 +173,14 @@ hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geome
                              "a KV cache of type %s cannot hold heads of %zu and %zu elements; f16 can",
                              info && info->name ? info->name : "?", layer->key_size, layer->value_size);
         }
-        layer->on_gpu = geometry->on_gpu && geometry->on_gpu[i];
+        layer->on_gpu = is_on_gpu(geometry, i);
         uint64_t own = 0;
         if (!lay_out(layer, geometry->sequences, layer->on_gpu ? &own : &offset))
             return error_set(error, HYPURA_ERROR_MEMORY, "a KV cache of %u positions is too large", positions);
     }
-    out->keeps_tokens = keeps_tokens(geometry);
+    out->keeps_tokens = first == 0 && keeps_tokens(geometry);
     out->tokens = offset;
-    if (!lay_out_tokens(geometry, positions, geometry->sequences, &offset))
+    if (out->keeps_tokens && !lay_out_tokens(geometry, positions, geometry->sequences, &offset))
         return error_set(error, HYPURA_ERROR_MEMORY, "a KV cache of %u positions is too large", positions);
     out->bytes = offset;
     if (offset == 0)
@@ -178,6 +189,19 @@ hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geome
     TRY(memory_map(&memory, (size_t)offset, false, "KV cache", error));
     out->memory = memory;
     return HYPURA_OK;
+}
+
+hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
+                              enum tensor_type type, hypura_error *error)
+{
+    return create(out, geometry, 0, model_parameters(geometry->model)->layers, positions, type, error);
+}
+
+hypura_status kv_cache_create_predicting(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
+                                         enum tensor_type type, hypura_error *error)
+{
+    return create(out, geometry, model_parameters(geometry->model)->layers, all_layers(geometry), positions, type,
+                  error);
 }
 
 void kv_cache_destroy(struct kv_cache *cache)
@@ -293,7 +317,7 @@ _Static_assert(PLAN_KV_BLOCK % ATTENTION_BLOCK == 0, "capacities are whole block
 bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type)
 {
     size_t page = memory_page_size();
-    for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++) {
+    for (uint32_t i = 0; i < all_layers(geometry); i++) {
         struct kv_layer layer;
         layer_shape(&layer, geometry, i, type, PLAN_KV_BLOCK);
         if (layer.state_floats || layer.key_head_bytes % page || layer.value_head_bytes % page)

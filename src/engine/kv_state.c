@@ -185,7 +185,7 @@ hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32
         return error_set(error, HYPURA_ERROR_ARGUMENT,
                          "rows of positions %u to %u, of %u that there can be, for a sequence that has %u", first, end,
                          kv->capacity, kv->there[sequence]);
-    kv_cache_truncate(kv, sequence, first);
+    engine_truncate(engine, sequence, first);
     const struct span grown = {.sequence = sequence, .rows = end - kv->held[sequence]};
     if (!kv_cache_take_room(kv, &grown, 1))
         return error_set(error, HYPURA_ERROR_MEMORY, "the sequences together have room for %llu positions only",

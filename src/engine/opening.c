@@ -71,6 +71,7 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
                                   .hardware = &engine->open.hardware,
                                   .gpu = plan->gpu ? engine->open.gpu : NULL};
     TRY(store_open(&engine->open.store, engine->open.model, plan, &store, error));
+    TRY(predictor_create(&engine->predictor, &engine->batch, error));
     if (options->trace_path)
         TRY(open_trace(&engine->batch, options->trace_path, error));
     TRY(store_load(engine->open.store, options->progress, options->progress_context, error));
@@ -94,6 +95,7 @@ static void close_parts(struct engine *engine)
     if (engine->open.store)
         store_close(engine->open.store);
     memory_free(engine->counters.used);
+    predictor_destroy(engine->predictor);
     rope_table_destroy(&engine->open.rope);
     rope_table_destroy(&engine->open.rope_local);
     kv_cache_destroy(&engine->batch.kv);
@@ -103,6 +105,7 @@ static void close_parts(struct engine *engine)
     if (engine->open.gpu)
         gpu_pass_close_device(engine->open.gpu);
     engine->counters.used = NULL;
+    engine->predictor = NULL;
     engine->open.store = NULL;
     engine->batch.compute = NULL;
     engine->open.plan = NULL;
@@ -164,7 +167,12 @@ hypura_status engine_open_model(struct engine **out, const char *path, const str
     engine->batch.open = open;
     engine->batch.counters = &engine->counters;
     open->drafting = options->drafting;
-    hypura_status status = model_open(&open->model, path, error);
+    hypura_error missing = {0};
+    hypura_status status = hardware_detect(&open->hardware, path, &missing);
+    status = status ? model_open(&open->model, path, error) /* which says better what is wrong */
+                    : engine_open_file(&open->model, path, &open->hardware, options, NULL, error);
+    if (!status && missing.status)
+        status = error_set(error, missing.status, "%s", missing.message);
     if (!status)
         open_vocabulary(open);
     if (!status)
@@ -172,8 +180,6 @@ hypura_status engine_open_model(struct engine **out, const char *path, const str
     if (!status)
         status =
             adapters_open(&open->adapters, open->model, open->steps, options->adapters, options->adapter_count, error);
-    if (!status)
-        status = hardware_detect(&open->hardware, path, error);
     if (status)
         engine_close(engine);
     else

@@ -2,6 +2,7 @@
 #include "engine/gpu/pass.h"
 #include "store/policy.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #define MAX_SEQUENCES 1024u
@@ -231,4 +232,96 @@ hypura_status engine_kept_of(struct engine_kept *out, const struct model *model,
     kv_cache_kinds(out, &geometry, positions, type);
     steps_free(steps);
     return HYPURA_OK;
+}
+
+/* ---- the block that predicts further tokens ------------------------------------------------------------------------
+ */
+
+bool model_goes_back(const struct model *model)
+{
+    for (uint32_t i = 0; i < model_parameters(model)->layers; i++)
+        if (model_layer(model, i)->recurrent)
+            return false;
+    return !(model_architecture(model)->flags & ARCHITECTURE_ENCODER);
+}
+
+/* Of the speed and of the context, what its memory may cost. */
+#define PREDICTION_COST 0.02
+
+static void say(char *why, const char *what)
+{
+    if (why)
+        snprintf(why, ENGINE_WHY, "%s", what);
+}
+
+static hypura_status plan_model(struct plan **out, const char *path, bool predicting, const struct hardware *hardware,
+                                const struct engine_options *options, hypura_error *error)
+{
+    struct model *model;
+    TRY(predicting ? model_open_predicting(&model, path, error) : model_open(&model, path, error));
+    hypura_status status = engine_plan_beside(out, model, hardware, options, error);
+    model_close(model);
+    return status;
+}
+
+/* Whether what the block takes is hardly missed. */
+static bool is_as_good(const struct plan *with, const struct plan *without)
+{
+    if (with->mode != without->mode || with->positions < (1 - PREDICTION_COST) * without->positions)
+        return false;
+    return with->mode == PLAN_FULL_RESIDENT ||
+           with->predicted_tokens_per_second >= (1 - PREDICTION_COST) * without->predicted_tokens_per_second;
+}
+
+/* Whether a model is better off with its block in memory. */
+static bool predictions_pay(const char *path, const struct hardware *hardware, const struct engine_options *options,
+                            char *why)
+{
+    hypura_error error;
+    struct plan *with = NULL, *without = NULL;
+    bool pay = false;
+    hypura_status status = plan_model(&with, path, true, hardware, options, &error);
+    if (!status)
+        status = plan_model(&without, path, false, hardware, options, &error);
+    if (status)
+        say(why, error.message);
+    else if (with->gpu)
+        say(why, "a GPU computes a part of the model");
+    else if (with->mode > PLAN_EXPERT_STREAMING)
+        say(why, "tensors that every token needs stream");
+    else
+        pay = options->drafting == DRAFTING_ON || is_as_good(with, without);
+    if (!pay && why && !why[0])
+        say(why, "the memory that it takes would cost speed or room for context");
+    plan_free(with);
+    plan_free(without);
+    return pay;
+}
+
+hypura_status engine_open_file(struct model **out, const char *path, const struct hardware *hardware,
+                               const struct engine_options *options, char *why, hypura_error *error)
+{
+    struct steps *steps;
+    hypura_error problem;
+    say(why, "");
+    TRY(model_open_predicting(out, path, error));
+    if (!model_parameters(*out)->predicting) {
+        say(why, model_prediction_problem(*out) ? model_prediction_problem(*out) : "");
+        return HYPURA_OK;
+    }
+    if (options->drafting == DRAFTING_OFF) {
+        say(why, "drafting is off");
+    } else if (options->trace_path || options->draft_path) {
+        say(why, options->trace_path ? "the routing is recorded" : "a smaller model drafts");
+    } else if (!model_goes_back(*out)) {
+        say(why, "a sequence cannot go back to where a draft was wrong");
+    } else if (steps_make(&steps, *out, &problem)) {
+        say(why, problem.message);
+    } else {
+        steps_free(steps);
+        if (predictions_pay(path, hardware, options, why))
+            return HYPURA_OK;
+    }
+    model_close(*out);
+    return model_open(out, path, error);
 }

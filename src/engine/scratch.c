@@ -137,6 +137,10 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     CUT(index_scores, s->index_score_floats);
     if (g->groups)
         CUT(group_rows, c * g->groups);
+    if (p->predicting) {
+        CUT(unpassed, PREDICTION_ROWS * (size_t)p->embedding);
+        CUT(unpassed_tokens, MAX(c, (size_t)PREDICTION_ROWS));
+    }
     CUT(positions, c);
     CUT(wanted, c);
     CUT(spans, g->sequences);

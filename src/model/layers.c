@@ -54,7 +54,7 @@ static hypura_status share_keys(struct model *model, struct reader *reader, uint
                                 hypura_error *error)
 {
     struct model_layer *layer = &model->layers[number];
-    if (number < first_shared)
+    if (number < first_shared || number >= model->parameters.layers)
         return HYPURA_OK;
     for (uint32_t i = first_shared; i-- > 0;) {
         const struct model_layer *source = &model->layers[i];
@@ -150,7 +150,7 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
     TRY(read_shared(reader, p->layers, &shared, error));
     if (a->flags & ARCHITECTURE_RECURRENT)
         TRY(needed_number(reader, "full_attention_interval", MAX_LAYERS, &interval, error));
-    for (uint32_t i = 0; i < p->layers; i++) {
+    for (uint32_t i = 0; i < all_layers(model); i++) {
         struct model_layer *layer = &model->layers[i];
         TRY(layer_number(reader, "attention.head_count", i, MAX_HEADS, &layer->heads, error));
         layer->kv_heads = layer->heads;
@@ -169,7 +169,7 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
             layer->kind = a->keyless;
         else if (a->flags & ARCHITECTURE_LATENT)
             layer->kind = LAYER_LATENT;
-        else if ((a->flags & ARCHITECTURE_RECURRENT) && (i + 1) % interval != 0)
+        else if ((a->flags & ARCHITECTURE_RECURRENT) && (i + 1) % interval != 0 && i < p->layers)
             layer->kind = LAYER_RECURRENT;
         else
             layer->kind = LAYER_ATTENTION;

@@ -43,20 +43,22 @@ static hypura_status name_model(struct model *model, hypura_error *error)
     return HYPURA_OK;
 }
 
-static hypura_status understand(struct model *model, hypura_error *error)
+static hypura_status understand(struct model *model, bool predicting, hypura_error *error)
 {
     hypura_status status;
     if ((status = choose_architecture(model, error)) || (status = name_model(model, error)) ||
-        (status = model_read_layer_count(model->file, model->architecture, &model->parameters.layers, error)) ||
-        (status = ALLOCATE(&model->layers, model->parameters.layers, "layer table", error)) ||
-        (status = ALLOCATE(&model->layer_tensors, model->parameters.layers, "tensor table", error)) ||
+        (status = model_read_layer_count(model->file, model->architecture, &model->parameters, error)))
+        return status;
+    model->parameters.predicting = predicting && model->parameters.prediction_blocks;
+    if ((status = ALLOCATE(&model->layers, all_layers(model), "layer table", error)) ||
+        (status = ALLOCATE(&model->layer_tensors, all_layers(model), "tensor table", error)) ||
         (status = model_find_tensors(model, error)) || (status = model_read_parameters(model, error)) ||
         (status = model_check_tensors(model, error)))
         return status;
     return model_make_units(model, error);
 }
 
-hypura_status model_open(struct model **out, const char *path, hypura_error *error)
+static hypura_status open_model(struct model **out, const char *path, bool predicting, hypura_error *error)
 {
     struct model *model;
     hypura_status status = ALLOCATE(&model, 1, "model", error);
@@ -64,7 +66,7 @@ hypura_status model_open(struct model **out, const char *path, hypura_error *err
         return status;
     status = gguf_open(&model->file, path, error);
     if (!status)
-        status = understand(model, error);
+        status = understand(model, predicting, error);
     memory_free(model->layer_tensors);
     model->layer_tensors = NULL;
     if (status) {
@@ -73,6 +75,28 @@ hypura_status model_open(struct model **out, const char *path, hypura_error *err
     }
     *out = model;
     return HYPURA_OK;
+}
+
+hypura_status model_open(struct model **out, const char *path, hypura_error *error)
+{
+    return open_model(out, path, false, error);
+}
+
+hypura_status model_open_predicting(struct model **out, const char *path, hypura_error *error)
+{
+    hypura_error problem = {0};
+    hypura_status status = open_model(out, path, true, &problem);
+    if (!status)
+        return HYPURA_OK;
+    status = open_model(out, path, false, error);
+    if (!status)
+        (*out)->prediction_error = problem;
+    return status;
+}
+
+const char *model_prediction_problem(const struct model *model)
+{
+    return model->prediction_error.status ? model->prediction_error.message : NULL;
 }
 
 void model_close(struct model *model)
@@ -109,7 +133,7 @@ const struct model_parameters *model_parameters(const struct model *model)
 
 const struct model_layer *model_layer(const struct model *model, uint32_t layer)
 {
-    return layer < model->parameters.layers ? &model->layers[layer] : NULL;
+    return layer < all_layers(model) ? &model->layers[layer] : NULL;
 }
 
 unit_number model_tensor(const struct model *model, enum tensor_role role)

@@ -91,6 +91,10 @@ enum tensor_role {
     ROLE_ROPE_FACTORS_LONG,
     ROLE_ROPE_FACTORS_SHORT,
     /* of a layer, in the order of their use */
+    ROLE_PREDICTION_EMBEDDING, /* of a block that predicts further tokens: its own, if it does not share the model's */
+    ROLE_PREDICTION_TOKEN_NORM,
+    ROLE_PREDICTION_HIDDEN_NORM,
+    ROLE_PREDICTION_JOIN,
     ROLE_ATTENTION_RESIDUAL_SCORE,
     ROLE_NGRAM_KEY, /* how rows of the table enter the streams */
     ROLE_NGRAM_VALUE,
@@ -235,6 +239,8 @@ enum tensor_role {
     ROLE_TOKEN_OUTPUT,
     ROLE_TOKEN_NORM,
     ROLE_LAYER_SCALE,
+    ROLE_PREDICTION_OUTPUT_NORM,
+    ROLE_PREDICTION_OUTPUT,
     /* of the whole model, after the layers */
     ROLE_OUTPUT_STREAMS_NORM,
     ROLE_OUTPUT_STREAMS_DOWN,
@@ -339,6 +345,8 @@ void model_ngram_rows(const struct model_ngrams *ngrams, const int32_t *tokens, 
 /* Plain numbers, as read from the metadata and completed with the architecture's defaults. */
 struct model_parameters {
     uint32_t layers; /* that a forward pass runs; trailing prediction blocks are not counted */
+    uint32_t prediction_blocks; /* that the file has behind them, by its metadata */
+    uint32_t predicting;        /* of these, so many are layers too, with the numbers behind: 0 or 1 */
     uint32_t context;
     uint32_t embedding;
     uint32_t vocabulary;
@@ -434,6 +442,7 @@ enum architecture_flag {
     ARCHITECTURE_ROTARY_HALF = 1 << 24,       /* layers without a window turn half of rope.dimension_count */
     ARCHITECTURE_SCALE_STRETCHED = 1 << 25,   /* YaRN's stretch is in the scale of latent attention as a whole */
     ARCHITECTURE_DENSE_SQUARE = 1 << 26,      /* the dense feed forward is as wide as the embedding */
+    ARCHITECTURE_PREDICTS_UNNORMED = 1 << 27, /* a prediction block goes on from its residual stream, not from its norm */
     ARCHITECTURE_SCAN_BESIDE = 1 << 28,       /* a scan of heads next to attention in every layer */
     ARCHITECTURE_ROPE_FINETUNED = 1 << 29,    /* no positions where rope.scaling.finetuned is false */
     ARCHITECTURE_ONE_BRANCH = 1 << 30,        /* a layer is a feed forward, where feed_forward_length says, or a mixer */
@@ -506,6 +515,12 @@ struct model;
  * those that are; a missing tensor or a shape that does not fit names the tensor, what was found and what was expected.
  */
 hypura_status model_open(struct model **out, const char *path, hypura_error *error);
+
+/* The same with the first of the blocks behind the layers that predict further tokens, as layer number "layers", where
+ * the file has one that is understood. Otherwise the model is as model_open gives it, and model_prediction_problem says
+ * what is wrong with the block; NULL: nothing is, or there is none. */
+hypura_status model_open_predicting(struct model **out, const char *path, hypura_error *error);
+const char *model_prediction_problem(const struct model *model);
 void model_close(struct model *model);
 
 const struct gguf *model_file(const struct model *model);
@@ -514,7 +529,7 @@ const struct gguf *model_file(const struct model *model);
 const char *model_name(const struct model *model);
 const struct architecture *model_architecture(const struct model *model);
 const struct model_parameters *model_parameters(const struct model *model);
-const struct model_layer *model_layer(const struct model *model, uint32_t layer);
+const struct model_layer *model_layer(const struct model *model, uint32_t layer); /* NULL: there is none */
 unit_number model_tensor(const struct model *model,
                          enum tensor_role role); /* of the whole model; NO_UNIT where absent */
 

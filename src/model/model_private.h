@@ -7,6 +7,7 @@
 struct model {
     struct gguf *file;
     char *name;
+    hypura_error prediction_error; /* what is wrong with the block that predicts; status 0: nothing */
     const struct architecture *architecture;
     struct model_parameters parameters;
     struct model_layer *layers;
@@ -26,6 +27,7 @@ enum extent {
     NOTHING, /* the tensor has no such dimension */
     ONE,
     EMBEDDING,
+    EMBEDDING_TWICE,
     STREAM_COUNT,
     STREAMS, /* all of them, one after another */
     STREAM_COEFFICIENTS,
@@ -182,8 +184,14 @@ hypura_status model_check_tensors(const struct model *model, hypura_error *error
 /* units.c */
 hypura_status model_make_units(struct model *model, hypura_error *error);
 
-/* The layers that a forward pass runs, from the metadata alone. */
-hypura_status model_read_layer_count(const struct gguf *file, const struct architecture *architecture, uint32_t *layers,
-                                     hypura_error *error);
+/* The layers that a forward pass runs, and the prediction blocks behind them, from the metadata alone. */
+hypura_status model_read_layer_count(const struct gguf *file, const struct architecture *architecture,
+                                     struct model_parameters *out, hypura_error *error);
+
+/* The layers that have rows in the tables: those, and prediction blocks that are used. */
+static inline uint32_t all_layers(const struct model *model)
+{
+    return model->parameters.layers + model->parameters.predicting;
+}
 
 #endif

@@ -5,8 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-hypura_status model_read_layer_count(const struct gguf *file, const struct architecture *architecture, uint32_t *layers,
-                                     hypura_error *error)
+hypura_status model_read_layer_count(const struct gguf *file, const struct architecture *architecture,
+                                     struct model_parameters *out, hypura_error *error)
 {
     struct reader reader = {.file = file, .architecture = architecture};
     uint32_t count = 0, predicting = 0;
@@ -15,7 +15,8 @@ hypura_status model_read_layer_count(const struct gguf *file, const struct archi
     if (predicting >= count)
         return error_set(error, HYPURA_ERROR_FORMAT, "%s: all %u layers are said to be prediction layers (%u)",
                          gguf_file_path(file, 0), count, predicting);
-    *layers = count - predicting;
+    out->layers = count - predicting;
+    out->prediction_blocks = predicting;
     return HYPURA_OK;
 }
 
@@ -112,7 +113,7 @@ static hypura_status read_rope(struct reader *reader, struct model_parameters *p
 
 static uint32_t first_dimension(const struct model *model, enum tensor_role role)
 {
-    for (uint32_t i = 0; i < model->parameters.layers; i++) {
+    for (uint32_t i = 0; i < all_layers(model); i++) {
         const struct gguf_tensor *tensor = model->layer_tensors[i][role];
         if (tensor)
             return (uint32_t)MIN(tensor->dimensions[0], MAX_WIDTH);

@@ -36,11 +36,21 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_ROPE_FACTORS_LONG] = {"rope factors long", "rope_factors_long.weight", false, {ROPE_PAIRS}},
     [ROLE_ROPE_FACTORS_SHORT] = {"rope factors short", "rope_factors_short.weight", false, {ROPE_PAIRS}},
 
+    [ROLE_PREDICTION_EMBEDDING] = {"prediction embedding", "nextn.embed_tokens.weight", true, {EMBEDDING, VOCABULARY}},
+    [ROLE_PREDICTION_TOKEN_NORM] = {"prediction token norm", "nextn.enorm.weight", true, {EMBEDDING}},
+    [ROLE_PREDICTION_HIDDEN_NORM] = {"prediction hidden norm", "nextn.hnorm.weight", true, {EMBEDDING}},
+    [ROLE_PREDICTION_JOIN] = {"prediction join", "nextn.eh_proj.weight", true, {EMBEDDING_TWICE, EMBEDDING}},
+    [ROLE_PREDICTION_OUTPUT_NORM] = {"prediction output norm", "nextn.shared_head_norm.weight", true, {EMBEDDING}},
+    [ROLE_PREDICTION_OUTPUT] = {"prediction output", "nextn.shared_head_head.weight", true, {EMBEDDING, VOCABULARY}},
+
     [ROLE_ATTENTION_RESIDUAL_SCORE] = {"attention residual score", "attn_res_score.weight", true, {EMBEDDING}},
     [ROLE_ATTENTION_STREAMS_NORM] = {"attention streams norm", "hc_attn_norm.weight", true, {STREAMS_LOW}},
     [ROLE_ATTENTION_STREAMS_DOWN] = {"attention streams down", "hc_attn_down.weight", true, {STREAMS_LOW, STREAM_RANK}},
     [ROLE_ATTENTION_STREAMS_UP] = {"attention streams up", "hc_attn_up.weight", true, {STREAM_RANK, STREAMS_LOW}},
-    [ROLE_ATTENTION_STREAMS_INJECT] = {"attention streams inject", "hc_attn_inject.weight", true, {STREAMS_LOW, STREAM_COUNT}},
+    [ROLE_ATTENTION_STREAMS_INJECT] = {"attention streams inject",
+                                       "hc_attn_inject.weight",
+                                       true,
+                                       {STREAMS_LOW, STREAM_COUNT}},
     [ROLE_FFN_STREAMS_NORM] = {"ffn streams norm", "hc_ffn_norm.weight", true, {STREAMS_LOW}},
     [ROLE_FFN_STREAMS_DOWN] = {"ffn streams down", "hc_ffn_down.weight", true, {STREAMS_LOW, STREAM_RANK}},
     [ROLE_FFN_STREAMS_UP] = {"ffn streams up", "hc_ffn_up.weight", true, {STREAM_RANK, STREAMS_LOW}},
@@ -250,6 +260,8 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return 1;
     case EMBEDDING:
         return p->embedding;
+    case EMBEDDING_TWICE:
+        return 2 * (uint64_t)p->embedding;
     case OUTPUT_GROUP:
         return p->output_groups ? queries / p->output_groups : 0;
     case OUTPUT_RANKS:

@@ -57,7 +57,7 @@ bool model_tensor_role(const struct model *model, const char *name, int32_t *lay
     uint32_t number = 0;
     const char *rest = name;
     bool of_layer = split_layer_name(name, &number, &rest);
-    int found = of_layer && number >= model->parameters.layers ? -1 : find_role(model->architecture, rest, of_layer);
+    int found = of_layer && number >= all_layers(model) ? -1 : find_role(model->architecture, rest, of_layer);
     if (found < 0)
         return false;
     *layer = of_layer ? (int32_t)number : -1;
@@ -79,9 +79,13 @@ hypura_status model_find_tensors(struct model *model, hypura_error *error)
         uint32_t layer = 0;
         const char *rest = tensor->name.data;
         bool of_layer = split_layer_name(tensor->name.data, &layer, &rest);
-        if (of_layer && (layer >= model->parameters.layers || is_needless(rest)))
+        if (of_layer && (layer >= all_layers(model) || is_needless(rest)))
             continue; /* of a block that predicts further tokens */
         int role = find_role(model->architecture, rest, of_layer);
+        if (role < 0 && of_layer && layer >= model->parameters.layers && strcmp(rest, "layer_output_norm.weight") == 0)
+            role = ROLE_PREDICTION_OUTPUT_NORM; /* Ling's name */
+        if (role < 0 && of_layer && layer >= model->parameters.layers)
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED, "its tensor '%s' is not understood", tensor->name.data);
         if (role < 0)
             return error_set(error, HYPURA_ERROR_UNSUPPORTED,
                              "%s has a tensor '%s', whose use in architecture '%s' is not known here: without it the "
@@ -388,6 +392,25 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
     return HYPURA_OK;
 }
 
+/* A block that predicts is a layer like others between what makes its input and what makes its logits; one that needs
+ * more of the other layers than their last rows is not understood. */
+static hypura_status check_prediction(const struct model *model, hypura_error *error)
+{
+    static const enum tensor_role needed[] = {ROLE_PREDICTION_TOKEN_NORM, ROLE_PREDICTION_HIDDEN_NORM,
+                                              ROLE_PREDICTION_JOIN};
+    const struct model_parameters *p = &model->parameters;
+    const struct model_layer *layer = &model->layers[p->layers];
+    for (size_t i = 0; i < COUNT_OF(needed); i++)
+        if (!model->layer_tensors[p->layers][needed[i]])
+            return missing(model, (int32_t)p->layers, needed[i], error);
+    bool plain = (layer->kind == LAYER_ATTENTION || layer->kind == LAYER_LATENT) && !layer->recurrent &&
+                 !layer->no_feed_forward && !layer->chosen && !layer->ngrams && p->streams == 1 && !p->sides &&
+                 !p->residual_block && !p->token_width && model->architecture->mixture_input == MIXTURE_FEED_FORWARD;
+    if (!plain)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "it is not a layer of attention and feed forward alone");
+    return HYPURA_OK;
+}
+
 hypura_status model_check_tensors(const struct model *model, hypura_error *error)
 {
     const bool low = model->parameters.streams_rank;
@@ -417,10 +440,10 @@ hypura_status model_check_tensors(const struct model *model, hypura_error *error
             if (status)
                 return status;
         }
-    for (uint32_t i = 0; i < model->parameters.layers; i++) {
+    for (uint32_t i = 0; i < all_layers(model); i++) {
         hypura_status status = check_layer(model, i, error);
         if (status)
             return status;
     }
-    return HYPURA_OK;
+    return model->parameters.predicting ? check_prediction(model, error) : HYPURA_OK;
 }

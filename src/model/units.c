@@ -59,10 +59,23 @@ static void add_experts(struct model *model, uint32_t number)
     }
 }
 
-/* The numbering is the order of use: what comes before the layers, each layer, what comes after, then experts. */
+static void add_layer(struct model *model, uint32_t number)
+{
+    struct model_layer *layer = &model->layers[number];
+    layer->first_expert = NO_UNIT;
+    for (int role = 0; role < ROLE_COUNT; role++) {
+        const struct gguf_tensor *tensor = model->layer_tensors[number][role];
+        layer->tensors[role] = tensor && !is_expert_role(role) && !is_idle(model, number, role)
+                                   ? add_tensor(model, tensor, role, (int32_t)number)
+                                   : NO_UNIT;
+    }
+}
+
+/* The numbering is the order of use: what comes before the layers, each layer, what comes after, a prediction block,
+ * then experts. */
 hypura_status model_make_units(struct model *model, hypura_error *error)
 {
-    uint32_t layers = model->parameters.layers;
+    uint32_t trunk = model->parameters.layers, layers = all_layers(model);
     size_t count = 0;
     for (int role = 0; role < ROLE_COUNT; role++)
         count += model->tensors[role] != NULL;
@@ -84,19 +97,13 @@ hypura_status model_make_units(struct model *model, hypura_error *error)
     for (int role = 0; role < ROLE_SIDES_BACK; role++)
         if (model->tensors[role])
             model->tensor_units[role] = add_tensor(model, model->tensors[role], role, -1);
-    for (uint32_t i = 0; i < layers; i++) {
-        struct model_layer *layer = &model->layers[i];
-        layer->first_expert = NO_UNIT;
-        for (int role = 0; role < ROLE_COUNT; role++) {
-            const struct gguf_tensor *tensor = model->layer_tensors[i][role];
-            layer->tensors[role] = tensor && !is_expert_role(role) && !is_idle(model, i, role)
-                                       ? add_tensor(model, tensor, role, (int32_t)i)
-                                       : NO_UNIT;
-        }
-    }
+    for (uint32_t i = 0; i < trunk; i++)
+        add_layer(model, i);
     for (int role = ROLE_SIDES_BACK; role < ROLE_COUNT; role++)
         if (model->tensors[role])
             model->tensor_units[role] = add_tensor(model, model->tensors[role], role, -1);
+    for (uint32_t i = trunk; i < layers; i++)
+        add_layer(model, i);
     for (uint32_t i = 0; i < layers; i++)
         if (model->layers[i].moe)
             add_experts(model, i);

@@ -100,8 +100,11 @@ static void find_traits(struct plan_table *table, const struct model *model, con
         size_t count = step_units(&all.steps[i], units);
         for (size_t u = 0; u < count; u++) {
             struct plan_unit *row = &table->units[units[u].unit];
-            struct plan_traits traits =
-                plan_traits_of(units[u].use, all.steps[i].part, model_unit(model, units[u].unit)->bytes);
+            const struct unit *unit = model_unit(model, units[u].unit);
+            struct plan_traits traits = plan_traits_of(units[u].use, all.steps[i].part, unit->bytes);
+            /* A prediction block runs apart from the order in which tensors stream. */
+            if (unit->layer >= 0 && (uint32_t)unit->layer >= model_parameters(model)->layers)
+                traits = (struct plan_traits){PRIORITY_ALWAYS, 0, false};
             row->priority = traits.priority;
             row->group = traits.group;
             row->cuttable = traits.cuttable;
@@ -143,7 +146,7 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
         row->layer = unit->layer;
         row->expert = unit->kind == UNIT_EXPERT ? unit->expert : -1;
         measure_work(row, unit, hardware);
-        if (unit->layer >= 0 && (uint32_t)unit->layer >= parameters->layers)
+        if (unit->layer >= 0 && (uint32_t)unit->layer >= parameters->layers + parameters->predicting)
             row->priority = PRIORITY_UNUSED;
         else if (unit->kind == UNIT_EXPERT)
             row->priority = PRIORITY_EXPERT;

@@ -208,6 +208,8 @@ static void add_up(struct layer_cost *layers, const struct plan_table *table)
 {
     for (uint32_t i = 0; i < table->count; i++) {
         const struct plan_unit *unit = &table->units[i];
+        if (unit->layer >= (int32_t)table->layers)
+            continue; /* a prediction block is no part of a token's way */
         /* What belongs to no layer counts as one of its own, the first. */
         struct layer_cost *layer = &layers[unit->layer + 1];
         if (unit->priority < PRIORITY_EXPERT)

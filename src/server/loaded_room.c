@@ -368,13 +368,16 @@ static void drop_namesakes(struct loaded_models *models, const struct model_entr
     }
 }
 
-static hypura_status open_candidate(struct candidate *candidate, const struct model_entry *entry, hypura_error *error)
+static hypura_status open_candidate(struct loaded_models *models, struct candidate *candidate,
+                                    const struct model_entry *entry, hypura_error *error)
 {
-    hypura_status status = model_open(&candidate->model, entry->path, error);
-    if (!status)
-        status = ALLOCATE(&candidate->hardware, 1, "hardware", error);
+    struct engine_options options;
+    loaded_options(models, candidate->context, &options);
+    hypura_status status = ALLOCATE(&candidate->hardware, 1, "hardware", error);
     if (!status)
         status = hardware_detect(candidate->hardware, entry->path, error);
+    if (!status)
+        status = engine_open_file(&candidate->model, entry->path, candidate->hardware, &options, NULL, error);
     return status;
 }
 
@@ -401,7 +404,7 @@ enum loaded_room loaded_make_room(struct loaded_models *models, const struct mod
         return ROOM_NOW; /* whoever opens it learns whether it can be */
     struct candidate candidate = {.context = context};
     enum loaded_room room = ROOM_NEVER;
-    if (!open_candidate(&candidate, entry, error) && !can_never_be(models, &candidate, error)) {
+    if (!open_candidate(models, &candidate, entry, error) && !can_never_be(models, &candidate, error)) {
         if (old)
             loaded_unload(models, old);
         room = make_room(models, &candidate);

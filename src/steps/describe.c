@@ -29,11 +29,13 @@ static const char *const buffer_names[BUFFER_COUNT] = {[BUFFER_NONE] = "-",
                                                        [BUFFER_CHOSEN] = "chosen",
                                                        [BUFFER_TOKEN] = "token",
                                                        [BUFFER_SIDES] = "sides",
+                                                       [BUFFER_LAST] = "last",
                                                        [BUFFER_READING] = "reading"};
 
 static const char *const kind_names[STEP_KINDS] = {[STEP_EMBED] = "embed",
                                                    [STEP_LOOK_UP] = "look up",
                                                    [STEP_ADD_ROWS] = "add rows",
+                                                   [STEP_JOIN] = "join",
                                                    [STEP_NORM] = "norm",
                                                    [STEP_MULTIPLY] = "multiply",
                                                    [STEP_HEADS] = "heads",
@@ -241,6 +243,10 @@ void step_describe(const struct step *step, char *text, size_t room)
         break;
     case STEP_ADD_ROWS:
         say(&line, "hidden += %s", step->add_rows.by_position ? "the row of its position" : "the first row");
+        break;
+    case STEP_JOIN:
+        say(&line, "%s, %s -> %s: the rms norms of both, next to one another", buffer_name(step->join.first),
+            buffer_name(step->join.second), buffer_name(step->join.out));
         break;
     case STEP_NORM:
         say(&line, "%s -> %s: %s of %u", buffer_name(step->norm.in), buffer_name(step->norm.out),

@@ -9,6 +9,8 @@ struct steps {
     struct step *steps;
     size_t count;
     uint32_t layers;
+    bool predicting;       /* another list stands behind those of the layers */
+    enum step_buffer left; /* what that one leaves its rows in */
     struct part_of_list before, after, *of_layer;
     struct step_router *routers; /* [layers] */
 };
@@ -257,6 +259,47 @@ static void make_after(struct builder *b)
                              .soft_cap = b->p->output_soft_cap};
 }
 
+/* What a prediction block shares with the model stands there only. */
+static unit_number own_or(const struct builder *b, enum tensor_role own, enum tensor_role shared)
+{
+    return unit_of(b, own) != NO_UNIT ? unit_of(b, own) : model_tensor(b->model, shared);
+}
+
+/* A block that predicts a further token (DeepSeek V3, 2024): the next token's embedding and the last row before it,
+ * both normed, become the residual stream of one more layer, which has a norm before the output. */
+static void make_prediction(struct builder *b)
+{
+    const uint32_t e = b->p->embedding;
+    b->part = PART_INPUT;
+    add_step(b, STEP_EMBED)->embed =
+        (struct step_embed){.unit = own_or(b, ROLE_PREDICTION_EMBEDDING, ROLE_TOKEN_EMBEDDING),
+                            .copies = 1,
+                            .scale = b->p->embedding_scale};
+    b->part = PART_ATTENTION;
+    add_step(b, STEP_JOIN)->join = (struct step_join){.first = BUFFER_HIDDEN,
+                                                      .second = BUFFER_LAST,
+                                                      .normed = BUFFER_NORMED,
+                                                      .out = BUFFER_RAW,
+                                                      .first_norm = unit_of(b, ROLE_PREDICTION_TOKEN_NORM),
+                                                      .second_norm = unit_of(b, ROLE_PREDICTION_HIDDEN_NORM),
+                                                      .width = e,
+                                                      .epsilon = b->p->norm_epsilon};
+    add_matrix(b, add_multiply(b, BUFFER_RAW, 2 * e), ROLE_PREDICTION_JOIN, BUFFER_HIDDEN);
+    if ((b->architecture->flags & ARCHITECTURE_PARALLEL) && unit_of(b, ROLE_FFN_NORM) == NO_UNIT)
+        make_parallel_layer(b);
+    else
+        make_layer(b);
+    b->part = PART_OUTPUT;
+    unit_number output = own_or(b, ROLE_PREDICTION_OUTPUT, ROLE_OUTPUT);
+    add_norm(b, BUFFER_HIDDEN, BUFFER_NORMED, own_or(b, ROLE_PREDICTION_OUTPUT_NORM, ROLE_OUTPUT_NORM), NO_UNIT);
+    add_step(b, STEP_OUTPUT)->output =
+        (struct step_output){.in = BUFFER_NORMED,
+                             .unit = output != NO_UNIT ? output : model_tensor(b->model, ROLE_TOKEN_EMBEDDING),
+                             .bias = NO_UNIT,
+                             .scale = b->p->output_scale,
+                             .soft_cap = b->p->output_soft_cap};
+}
+
 /* What the steps of a layer keep of a sequence lies one after another. */
 static void lay_states(struct step *steps, size_t count)
 {
@@ -294,6 +337,14 @@ static void make_all(struct builder *b, struct steps *out)
     b->layer = NULL;
     make_after(b);
     out->after = (struct part_of_list){first, b->count - first};
+    if (b->p->predicting) {
+        first = b->count;
+        b->number = (int32_t)out->layers;
+        b->layer = model_layer(b->model, out->layers);
+        make_prediction(b);
+        out->of_layer[out->layers] = (struct part_of_list){first, b->count - first};
+        out->left = b->architecture->flags & ARCHITECTURE_PREDICTS_UNNORMED ? BUFFER_HIDDEN : BUFFER_NORMED;
+    }
     for (size_t i = 0; i < b->count; i++)
         note_buffers(&b->steps[i]);
 }
@@ -381,7 +432,8 @@ hypura_status steps_make(struct steps **out, const struct model *model, hypura_e
                         .number = -1,
                         .error = error};
     steps->layers = b.p->layers;
-    b.status = ALLOCATE(&steps->of_layer, steps->layers, "list of steps", error);
+    steps->predicting = b.p->predicting;
+    b.status = ALLOCATE(&steps->of_layer, steps->layers + b.p->predicting, "list of steps", error);
     if (!b.status)
         b.status = ALLOCATE(&steps->routers, steps->layers, "list of steps", error);
     if (!b.status)
@@ -425,6 +477,12 @@ struct step_list steps_before(const struct steps *steps)
 struct step_list steps_of_layer(const struct steps *steps, uint32_t layer)
 {
     return part(steps, steps->of_layer[layer]);
+}
+
+struct step_list steps_predicting(const struct steps *steps, enum step_buffer *left)
+{
+    *left = steps->left;
+    return steps->predicting ? part(steps, steps->of_layer[steps->layers]) : (struct step_list){NULL, 0};
 }
 
 struct step_list steps_after(const struct steps *steps)

@@ -57,6 +57,7 @@ enum step_buffer {
     BUFFER_BANK,         /* rows of the residual stream that later layers recall */
     BUFFER_TOKEN,        /* what each layer gets of the token by itself, from before the first layer on */
     BUFFER_SIDES,        /* residual streams next to the hidden one, one after another */
+    BUFFER_LAST,         /* of a prediction block: the rows that it goes on from, there before its list begins */
     BUFFER_COUNT
 };
 
@@ -99,6 +100,7 @@ enum step_kind {
     STEP_CORRECT,       /* and learn what it made of the first one */
     STEP_MATCH,         /* rows get the length of others */
     STEP_SPARSE,        /* gates below the mean and some standard deviations close */
+    STEP_JOIN,          /* the rows of two buffers, each normed, next to one another */
     STEP_OUTPUT,        /* logits of the rows that are wanted */
     STEP_RESIDUAL,      /* in fused lists only: what stands between a branch and the next norm, in one */
     STEP_KINDS
@@ -467,6 +469,14 @@ struct step_scatter {
     uint32_t sinkhorn;
 };
 
+/* out: the normed row of first, then that of second; each is width floats. */
+struct step_join {
+    enum step_buffer first, second, normed, out; /* normed: where one of them is made */
+    unit_number first_norm, second_norm;
+    uint32_t width;
+    float epsilon;
+};
+
 struct step_output {
     enum step_buffer in;
     unit_number unit, bias;
@@ -522,6 +532,7 @@ struct step {
         struct step_sides sides;
         struct step_match match;
         struct step_sparse sparse;
+        struct step_join join;
         struct step_output output;
         struct step_residual residual;
     };
@@ -543,6 +554,11 @@ void steps_free(struct steps *steps);
 
 struct step_list steps_before(const struct steps *steps);
 struct step_list steps_of_layer(const struct steps *steps, uint32_t layer);
+
+/* The block that predicts a further token, of a model that was opened with it (its layer number "layers"): from the
+ * embeddings of tokens and the last rows before them to logits. No steps: there is none. It goes on from its own rows
+ * in the buffer that it leaves them in. */
+struct step_list steps_predicting(const struct steps *steps, enum step_buffer *left);
 struct step_list steps_after(const struct steps *steps);
 struct step_list steps_all(const struct steps *steps);
 

@@ -257,6 +257,12 @@ size_t step_touches(const struct step *step, uint32_t embedding, struct step_tou
         touch(&t, s->streams, true, flat);
         break;
     }
+    case STEP_JOIN:
+        touch(&t, step->join.first, false, step->join.width);
+        touch(&t, step->join.second, false, step->join.width);
+        touch(&t, step->join.normed, true, step->join.width);
+        touch(&t, step->join.out, true, 2 * (size_t)step->join.width);
+        break;
     case STEP_OUTPUT:
         touch(&t, step->output.in, false, e);
         break;
@@ -441,6 +447,9 @@ size_t step_units(const struct step *step, struct step_unit out[STEP_UNITS])
             &l,
             (const unit_number[]){step->sides.norm, step->sides.router, step->sides.coefficients, step->sides.scale},
             4);
+        break;
+    case STEP_JOIN:
+        use_vectors(&l, (const unit_number[]){step->join.first_norm, step->join.second_norm}, 2);
         break;
     case STEP_OUTPUT:
         use(&l, step->output.unit, USE_MATRIX, ROLE_OUTPUT);

@@ -230,8 +230,9 @@ void prefetch_wanted(struct store *store, unit_number number)
 {
     struct prefetch *prefetch = &store->prefetch;
     struct stored_unit *unit = &store->units[number];
-    uint64_t tick = (uint64_t)store->pass * store->layers + (uint64_t)store_unit(store, number)->layer;
-    if (tick > store->tick)
+    uint32_t layer = (uint32_t)store_unit(store, number)->layer;
+    uint64_t tick = (uint64_t)store->pass * store->layers + layer;
+    if (layer < store->layers && tick > store->tick)
         begin_tick(store, tick);
     unit->last_pass = store->pass;
     prefetch->wants++;

@@ -137,6 +137,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
         store->layers = 1;
         for (unit_number i = 0; i < store->unit_count; i++)
             store->layers = (uint32_t)MAX((int64_t)store->layers, (int64_t)store_unit(store, i)->layer + 1);
+        store->layers = source->layers ? MIN(store->layers, source->layers) : store->layers;
         for (unit_number i = 0; i < store->model_units; i++) {
             if (store->units[i].place != PLACE_PIECES)
                 store->units[i].place = source->tiers[i] == TIER_GPU                ? PLACE_GPU

@@ -21,6 +21,7 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .file_count = (uint32_t)gguf_file_count(file),
                                   .ring_bytes = plan->ring_bytes,
                                   .expert_cache_bytes = plan->expert_cache_bytes,
+                                  .layers = model_parameters(model)->layers,
                                   .experts = model_parameters(model)->experts,
                                   .tables = plan->tables,
                                   .table_count = plan->table_count,

@@ -92,6 +92,7 @@ struct store_source {
     const char *const *paths;
     uint32_t file_count;
     uint64_t ring_bytes, expert_cache_bytes;
+    uint32_t layers;  /* of a pass; units of later ones are wanted between passes. 0: all that units have */
     uint32_t experts; /* a layer; 0 where none is on the GPU */
     bool moves;       /* experts of layers that have some on the GPU change sides */
     bool in_place;    /* the GPU reads experts where they are in the cache */

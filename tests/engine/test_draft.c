@@ -1,5 +1,6 @@
 /* Tokens that are drafted change when a text comes, and nothing else. */
 #include "answer.h"
+#include "predicting_model.h"
 #include "reference.h"
 
 #include "engine/draft.h"
@@ -186,6 +187,109 @@ static void a_smaller_model_drafts(void **state)
     compare("q-llama-Q8_0", 256, 20, &sampled, "q-llama-Q4_K_M");
 }
 
+/* A block of random weights foresees nothing; one that does (test_predict.c) is believed. */
+static void a_block_drafts(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"llama", "embedded", "deepseek2-v3", "gpt-oss"};
+    const struct wish greedy = {.max_tokens = 60, .temperature = 0}, sampled = {.max_tokens = 60, .temperature = 0.5f};
+    char path[512];
+    temporary_path(path, sizeof path);
+    for (size_t i = 0; i < COUNT_OF(models); i++) {
+        make_predicting(path, model_path(models[i]), PREDICTION_RANDOM);
+        compare(path, 256, 20, &greedy, NULL);
+        compare(path, 256, 20, &sampled, NULL);
+    }
+    compare(path, 900, 700, &greedy, NULL); /* windows */
+    make_predicting(path, model_path("mixtral"), PREDICTION_TRUE);
+    uint64_t accepted = compare(path, 256, 20, &sampled, NULL);
+    if (accepted < 30)
+        fail_msg("%llu drafts came true", (unsigned long long)accepted);
+    unlink(path);
+    /* Those of the whole reference set, where it is there. */
+    static const char *const reference[] = {"bailingmoe2", "exaone-moe", "glm4moe-nextn", "mimo2", "step35"};
+    const char *folder = getenv("HYPURA_ORACLE");
+    for (size_t i = 0; folder && i < COUNT_OF(reference); i++) {
+        snprintf(path, sizeof path, "%s/models/%s.gguf", folder, reference[i]);
+        compare(path, 256, 20, &greedy, NULL);
+        compare(path, 256, 20, &sampled, NULL);
+    }
+}
+
+/* With some of the experts in memory, and nothing else on the drive. */
+static struct engine *open_streaming(const char *path, struct engine_options *options)
+{
+    for (uint64_t more = 0; more < 4 << 20; more += 32 << 10) {
+        struct engine *engine = open_above_smallest(path, options, more);
+        if (engine_plan(engine)->mode == PLAN_EXPERT_STREAMING && engine_predicts(engine))
+            return engine;
+        engine_close(engine);
+    }
+    fail_msg("%s: no budget lets experts alone stream", path);
+    return NULL;
+}
+
+static void turn_about(struct engine *engine, struct answer answers[2])
+{
+    struct generator *generator;
+    int32_t tokens[2][40];
+    struct sampler_options options;
+    sampler_default_options(&options);
+    options.temperature = 0;
+    assert_ok(generator_create(&generator, engine, vocabulary_of(engine), &test_error));
+    for (size_t i = 0; i < 2; i++) {
+        answers[i] = (struct answer){0};
+        assert_ok(sampler_create(&answers[i].sampler, &options, model_parameters(engine_model(engine))->vocabulary,
+                                 &test_error));
+        prompt_of(tokens[i], COUNT_OF(tokens[i]));
+        tokens[i][0] += (int32_t)i;
+        struct generation_request request = {
+            .tokens = tokens[i], .count = 20 + 20 * i, .max_tokens = 30 + 40 * (uint32_t)i, .ignore_end = true};
+        submit_for(&answers[i], generator, request);
+        for (int step = 0; step < 5; step++) /* the other one joins, and outlasts it */
+            generator_step(generator);
+    }
+    while (generator_step(generator))
+        ;
+    for (size_t i = 0; i < 2; i++)
+        sampler_destroy(answers[i].sampler);
+    generator_destroy(generator);
+}
+
+/* Two answers at a time, from experts that stream. */
+static void a_block_drafts_for_sequences_in_turn(void **state)
+{
+    (void)state;
+    static struct answer expected[2], found[2];
+    char path[512];
+    temporary_path(path, sizeof path);
+    make_predicting(path, model_path("mixtral"), PREDICTION_TRUE);
+    for (int drafts = 0; drafts < 2; drafts++) {
+        struct engine_options options;
+        engine_default_options(&options);
+        options.context = 256;
+        options.sequences = 2;
+        options.threads = 2;
+        options.gpu = "none";
+        options.drafting = drafts ? DRAFTING_ON : DRAFTING_OFF;
+        struct engine *engine = NULL;
+        if (drafts) {
+            engine = open_streaming(path, &options);
+            assert_true(engine_predicts(engine));
+        } else {
+            assert_ok(engine_open(&engine, path, &options, &test_error));
+        }
+        turn_about(engine, drafts ? found : expected);
+        struct engine_statistics s;
+        engine_statistics(engine, &s);
+        assert_true(drafts ? s.accepted_tokens > 0 : s.drafted_tokens == 0);
+        engine_close(engine);
+    }
+    for (size_t i = 0; i < 2; i++)
+        assert_same_answer("mixtral", &expected[i], &found[i]);
+    unlink(path);
+}
+
 /* Also in a plan without loading. */
 static void a_smaller_model_is_planned_for(void **state)
 {
@@ -308,7 +412,7 @@ static uint32_t drafts(struct drafter *drafter)
     int32_t tokens[64], out[DRAFT_MOST];
     for (int32_t i = 0; i < 64; i++)
         tokens[i] = 1 + i % 4;
-    uint32_t count = drafter_propose(drafter, tokens, COUNT_OF(tokens), 7, out);
+    uint32_t count = drafter_propose(drafter, 0, tokens, COUNT_OF(tokens), 7, out);
     for (uint32_t i = 0; i < count; i++)
         assert_int_equal(out[i], 1 + i % 4);
     return count;
@@ -363,12 +467,12 @@ static void what_does_not_repeat_is_not_drafted(void **state)
     struct drafter *drafter;
     int32_t tokens[] = {1, 2, 3, 4, 5, 6, 7, 8}, out[DRAFT_MOST];
     assert_ok(drafter_create(&drafter, engine, &test_error));
-    assert_int_equal(drafter_propose(drafter, tokens, COUNT_OF(tokens), 7, out), 0);
-    assert_int_equal(drafter_propose(drafter, tokens, 1, 7, out), 0);
-    assert_int_equal(drafter_propose(drafter, tokens, COUNT_OF(tokens), 0, out), 0);
+    assert_int_equal(drafter_propose(drafter, 0, tokens, COUNT_OF(tokens), 7, out), 0);
+    assert_int_equal(drafter_propose(drafter, 0, tokens, 1, 7, out), 0);
+    assert_int_equal(drafter_propose(drafter, 0, tokens, COUNT_OF(tokens), 0, out), 0);
     /* The longer match wins over the later one. */
     int32_t twice[] = {7, 1, 2, 50, 9, 2, 60, 7, 1, 2};
-    assert_int_equal(drafter_propose(drafter, twice, COUNT_OF(twice), 2, out), 2);
+    assert_int_equal(drafter_propose(drafter, 0, twice, COUNT_OF(twice), 2, out), 2);
     assert_int_equal(out[0], 50);
     assert_int_equal(out[1], 9);
     drafter_destroy(drafter);
@@ -381,6 +485,8 @@ int main(void)
                                               cmocka_unit_test(drafts_leave_windows_whole),
                                               cmocka_unit_test(an_end_within_drafts_is_where_it_was),
                                               cmocka_unit_test(a_smaller_model_drafts),
+                                              cmocka_unit_test(a_block_drafts),
+                                              cmocka_unit_test(a_block_drafts_for_sequences_in_turn),
                                               cmocka_unit_test(a_smaller_model_is_planned_for),
                                               cmocka_unit_test(a_smaller_model_is_planned_for_with_its_vocabulary),
                                               cmocka_unit_test(a_model_that_cannot_draft_is_refused),

@@ -24,7 +24,8 @@ hypura_status run_embed(struct batch *batch, const struct step *step, struct hel
     unit_number unit = step->embed.unit;
     const struct gguf_tensor *tensor = model_unit(batch->open->model, unit)->slices[0].tensor;
     struct matrix matrix = matrix_at(NULL, tensor->type, p->embedding, p->vocabulary);
-    if (!batch->open->plan->embedding_rows && store_pieces(batch->open->store, unit).count == 1)
+    bool rows = batch->open->plan->embedding_rows && unit == model_tensor(batch->open->model, ROLE_TOKEN_EMBEDDING);
+    if (!rows && store_pieces(batch->open->store, unit).count == 1)
         TRY(hold_matrix(batch, held, unit, &matrix, error));
     const size_t width = step->embed.copies * (size_t)p->embedding;
     uint8_t *there = NULL;

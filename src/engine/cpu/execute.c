@@ -1,5 +1,7 @@
 #include "engine/cpu/execute.h"
 
+#include <string.h>
+
 /* ---- steps that are one call ---------------------------------------------------------------------------------------
  */
 
@@ -96,6 +98,22 @@ hypura_status run_add(struct batch *batch, const struct step *step, struct held 
     return HYPURA_OK;
 }
 
+hypura_status run_join(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
+{
+    const struct step_join *j = &step->join;
+    const enum step_buffer in[] = {j->first, j->second};
+    const unit_number norms[] = {j->first_norm, j->second_norm};
+    float *normed = rows_of(batch, j->normed), *out = rows_of(batch, j->out);
+    for (size_t half = 0; half < COUNT_OF(in); half++) {
+        const float *weight;
+        TRY(hold_vector(batch, held, norms[half], &weight, error));
+        compute_rms_norm(batch->compute, normed, rows_of(batch, in[half]), weight, batch->rows, j->width, j->epsilon);
+        for (size_t r = 0; r < batch->rows; r++)
+            memcpy(out + (2 * r + half) * j->width, normed + r * j->width, j->width * sizeof *out);
+    }
+    return HYPURA_OK;
+}
+
 /* ---- the walk ------------------------------------------------------------------------------------------------------
  */
 
@@ -132,6 +150,7 @@ static step_function *const functions[STEP_KINDS] = {[STEP_EMBED] = run_embed,
                                                      [STEP_CORRECT] = run_correct,
                                                      [STEP_MATCH] = run_match,
                                                      [STEP_SPARSE] = run_sparse,
+                                                     [STEP_JOIN] = run_join,
                                                      [STEP_OUTPUT] = run_output};
 
 hypura_status execute(struct batch *batch, struct step_list list, hypura_error *error)

@@ -69,7 +69,7 @@ step_function run_pool, run_index;
 step_function run_convolve, run_scan, run_delta_net;
 step_function run_compress;
 step_function run_gather, run_gather_gated, run_agree, run_scatter;
-step_function run_predict, run_correct, run_match, run_sparse;
+step_function run_predict, run_correct, run_match, run_sparse, run_join;
 step_function run_route, run_experts, run_mix, run_chunk_experts;
 
 #endif

@@ -72,6 +72,8 @@ static void note_used(struct batch *batch, uint32_t number, unit_number first_ex
     if (batch->rows > 1)
         store_note_tokens(batch->open->store, first_expert, batch->scratch.chosen, batch->rows,
                           model_parameters(batch->open->model)->experts_used);
+    if (number >= model_parameters(batch->open->model)->layers)
+        return; /* a prediction block */
     atomic_bool *used = batch->counters->used + (size_t)number * model_parameters(batch->open->model)->experts;
     for (uint32_t i = 0; i < count; i++)
         atomic_store_explicit(&used[batch->scratch.expert_units[i] - first_expert], true, memory_order_relaxed);

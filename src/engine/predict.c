@@ -1,0 +1,305 @@
+/* The model's own block that drafts tokens (multi-token prediction): a layer behind the others that reads the last row
+ * of a position, as the output's norm leaves it, next to the embedding of the token that follows, and foresees the one
+ * behind that. It goes on from its own rows likewise.
+ *
+ * It has a cache of its own, whose rows follow one another whatever their positions: rows that it missed, since their
+ * sequence was cut or another one ran, are left out. That makes drafts worse and nothing else, as all that happens
+ * here. Rows of prompts pass it with their batch; those of tokens that are generated wait until a draft is asked for,
+ * since often none is, or the drafts that they belong to turn out wrong. */
+#include "engine/cpu/execute.h"
+
+#include <string.h>
+
+struct predictor {
+    struct kv_cache kv;
+    struct step_list list;
+    enum step_buffer left; /* where the list leaves the rows that it goes on from */
+    uint32_t room;         /* for rows that wait */
+
+    /* Rows that wait: of these positions of a sequence. The token behind the last one may not be known yet. */
+    uint32_t sequence, first, count;
+    bool known;
+
+    uint32_t further; /* rows of the cache that stand for drafts */
+    bool ready;       /* the row to go on from is there */
+    bool moved;       /* the rows of the last pass */
+};
+
+hypura_status predictor_create(struct predictor **out, struct batch *batch, hypura_error *error)
+{
+    struct predictor *predictor;
+    const struct opened *open = batch->open;
+    enum step_buffer left;
+    struct step_list list = steps_predicting(open->steps, &left);
+    if (list.count == 0)
+        return HYPURA_OK;
+    TRY(ALLOCATE(&predictor, 1, "prediction block", error));
+    predictor->list = list;
+    predictor->left = left;
+    predictor->room = MIN(PREDICTION_ROWS, batch->scratch.chunk);
+    hypura_status status =
+        kv_cache_create_predicting(&predictor->kv, &open->geometry, open->plan->positions, open->plan->kv_type, error);
+    predictor->kv.room = batch->kv.room;
+    if (status)
+        predictor_destroy(predictor);
+    else
+        *out = predictor;
+    return status;
+}
+
+void predictor_destroy(struct predictor *predictor)
+{
+    if (!predictor)
+        return;
+    kv_cache_destroy(&predictor->kv);
+    memory_free(predictor);
+}
+
+static size_t width_of(const struct batch *batch)
+{
+    return model_parameters(batch->open->model)->embedding;
+}
+
+static void forget_further(struct predictor *predictor)
+{
+    if (predictor->further)
+        kv_cache_truncate(&predictor->kv, predictor->sequence,
+                          predictor->kv.held[predictor->sequence] - predictor->further);
+    predictor->further = 0;
+    predictor->ready = false;
+}
+
+static void drop(struct predictor *predictor)
+{
+    predictor->count = 0;
+    predictor->known = false;
+}
+
+/* ---- a pass over the block -----------------------------------------------------------------------------------------
+ */
+
+/* As the executor expects a batch: it sees the block's cache in place of the layers'. */
+static hypura_status walk(struct predictor *predictor, struct batch *batch, hypura_error *error)
+{
+    struct kv_cache layers = batch->kv;
+    struct scratch *s = &batch->scratch;
+    hypura_status status = HYPURA_OK;
+    batch->kv = predictor->kv;
+    if (!kv_cache_take_room(&batch->kv, s->spans, batch->span_count))
+        status = error_set(error, HYPURA_ERROR_MEMORY, "no room to draft tokens");
+    for (uint32_t i = 0; i < batch->span_count && !status; i++)
+        kv_cache_begin(&batch->kv, s->spans[i].sequence, s->spans[i].rows);
+    if (!status) {
+        /* No pass of the layers: what these use ages by their own. */
+        store_begin(batch->open->store);
+        status = execute(batch, predictor->list, error);
+        store_abandon(batch->open->store);
+    }
+    predictor->kv = batch->kv;
+    batch->kv = layers;
+    return status;
+}
+
+/* Rows of spans, of which the tokens are known and the last rows lie in their buffer. */
+static hypura_status pass(struct predictor *predictor, struct batch *batch, const int32_t *tokens, bool want,
+                          hypura_error *error)
+{
+    struct scratch *s = &batch->scratch;
+    struct thread_pool *pool = compute_pool(batch->compute);
+    const struct engine_batch asked = {.count = batch->rows, .tokens = tokens};
+    if (batch_is_to_end(batch))
+        return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
+    for (uint32_t i = 0; i < batch->span_count; i++) {
+        const struct span *span = &s->spans[i];
+        uint32_t held = predictor->kv.held[span->sequence];
+        if (held + span->rows > batch->open->plan->positions)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "the context is full");
+        for (uint32_t r = 0; r < span->rows; r++)
+            s->positions[span->first_row + r] = held + r;
+    }
+    thread_pool_skipped(pool); /* in an earlier pass */
+    forget_inputs(batch, UINT32_MAX);
+    batch->asked = &asked;
+    batch->wanted = want;
+    s->wanted[0] = (uint32_t)batch->rows - 1;
+    rope_table_fill(&batch->open->rope, pool, s->rope[0], s->positions, batch->rows);
+    if (batch->open->rope_local.half)
+        rope_table_fill(&batch->open->rope_local, pool, s->rope[1], s->positions, batch->rows);
+    hypura_status status = walk(predictor, batch, error);
+    batch->asked = NULL;
+    if (!status && (batch_is_to_end(batch) || thread_pool_skipped(pool)))
+        status = error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
+    return status;
+}
+
+static void one_span(struct batch *batch, uint32_t sequence, uint32_t rows)
+{
+    batch->rows = rows;
+    batch->span_count = 1;
+    batch->scratch.spans[0] = (struct span){.sequence = sequence, .rows = rows};
+}
+
+/* All rows that wait; the token behind the last one is known. */
+static hypura_status pass_waiting(struct predictor *predictor, struct batch *batch, bool want, hypura_error *error)
+{
+    struct scratch *s = &batch->scratch;
+    const uint32_t count = predictor->count;
+    memcpy(rows_of(batch, BUFFER_LAST), s->unpassed, count * width_of(batch) * sizeof *s->unpassed);
+    one_span(batch, predictor->sequence, count);
+    hypura_status status = pass(predictor, batch, s->unpassed_tokens, want, error);
+    if (!status)
+        kv_cache_commit(&predictor->kv, predictor->sequence, count);
+    predictor->first += count;
+    drop(predictor);
+    return status;
+}
+
+/* ---- what passes of the layers bring -------------------------------------------------------------------------------
+ */
+
+static uint32_t sequence_at(const struct engine_batch *asked, size_t row)
+{
+    return asked->sequences ? asked->sequences[row] : 0;
+}
+
+/* Whether rows of a prompt are among them: these have no drafts. */
+static bool is_prompt(const struct engine_batch *asked)
+{
+    for (size_t r = 1; r < asked->count && !asked->drafted; r++)
+        if (sequence_at(asked, r) == sequence_at(asked, r - 1))
+            return true;
+    return false;
+}
+
+void predictor_before(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked)
+{
+    hypura_error error;
+    struct kv_cache *kv = &predictor->kv;
+    const uint32_t end = predictor->first + predictor->count;
+    predictor->moved = false;
+    forget_further(predictor);
+    for (size_t r = 0; r < asked->count; r++) { /* what a sequence was given otherwise is not known here */
+        uint32_t sequence = sequence_at(asked, r);
+        if (sequence < kv->sequences && asked->positions[r] < kv->held[sequence])
+            kv_cache_truncate(kv, sequence, asked->positions[r]);
+    }
+    for (size_t r = 0; r < asked->count && predictor->count; r++) {
+        if (sequence_at(asked, r) != predictor->sequence)
+            continue;
+        int32_t token = asked->tokens[r];
+        predictor->known = asked->positions[r] == end && token >= 0 &&
+                           (uint32_t)token < model_parameters(batch->open->model)->vocabulary;
+        if (predictor->known)
+            batch->scratch.unpassed_tokens[predictor->count - 1] = token;
+        else
+            drop(predictor);
+        break;
+    }
+    if (predictor->known && (is_prompt(asked) || predictor->count + asked->count > predictor->room))
+        pass_waiting(predictor, batch, false, &error);
+}
+
+/* Rows of the batch wait from here on. */
+static void keep(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked, size_t first,
+                 size_t count, const float *hidden)
+{
+    struct scratch *s = &batch->scratch;
+    const size_t width = width_of(batch);
+    const uint32_t sequence = sequence_at(asked, first), position = asked->positions[first];
+    bool joins = predictor->known && predictor->sequence == sequence &&
+                 predictor->first + predictor->count == position && predictor->count + count <= predictor->room;
+    if (!joins) {
+        predictor->sequence = sequence;
+        predictor->first = position;
+        predictor->count = 0;
+    }
+    memcpy(s->unpassed + predictor->count * width, hidden + first * width, count * width * sizeof *hidden);
+    for (size_t i = 0; i + 1 < count; i++)
+        s->unpassed_tokens[predictor->count + i] = asked->tokens[first + i + 1];
+    predictor->count += (uint32_t)count;
+    predictor->known = false;
+}
+
+/* All rows of the batch but the last one of each span, whose token is not known: it passes with any, and its place is
+ * written again. */
+static void pass_prompt(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked,
+                        const float *hidden)
+{
+    struct scratch *s = &batch->scratch;
+    hypura_error error;
+    memcpy(rows_of(batch, BUFFER_LAST), hidden, batch->rows * width_of(batch) * sizeof *hidden);
+    predictor->moved = true;
+    for (uint32_t i = 0; i < batch->span_count; i++)
+        for (uint32_t r = s->spans[i].first_row, end = r + s->spans[i].rows; r < end; r++)
+            s->unpassed_tokens[r] = asked->tokens[r + 1 < end ? r + 1 : r];
+    hypura_status status = pass(predictor, batch, s->unpassed_tokens, false, &error);
+    for (uint32_t i = 0; i < batch->span_count && !status; i++)
+        kv_cache_commit(&predictor->kv, s->spans[i].sequence, s->spans[i].rows - 1);
+}
+
+void predictor_after(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked,
+                     const float *hidden)
+{
+    if (is_prompt(asked)) {
+        pass_prompt(predictor, batch, asked, hidden);
+        drop(predictor);
+        keep(predictor, batch, asked, asked->count - 1, 1, rows_of(batch, BUFFER_LAST));
+    } else if (batch->span_count == 1 && asked->count <= predictor->room) {
+        keep(predictor, batch, asked, 0, asked->count, hidden);
+    } else {
+        drop(predictor);
+    }
+}
+
+void predictor_truncate(struct predictor *predictor, uint32_t sequence, uint32_t positions, uint32_t removed)
+{
+    struct kv_cache *kv = &predictor->kv;
+    const uint32_t end = predictor->first + predictor->count;
+    uint32_t waiting = 0;
+    forget_further(predictor);
+    if (sequence == predictor->sequence && positions < end && predictor->count) {
+        waiting = MIN(predictor->count, end - positions);
+        predictor->count -= waiting;
+        predictor->known = false;
+    }
+    /* What waited has no rows in the cache. */
+    uint32_t gone = positions ? removed - MIN(removed, waiting) : kv->held[sequence];
+    kv_cache_truncate(kv, sequence, kv->held[sequence] - MIN(kv->held[sequence], gone));
+}
+
+/* ---- drafts --------------------------------------------------------------------------------------------------------
+ */
+
+hypura_status predictor_ask(struct predictor *predictor, struct batch *batch, uint32_t sequence, int32_t token,
+                            bool further, hypura_error *error)
+{
+    const size_t width = width_of(batch);
+    float *last = rows_of(batch, BUFFER_LAST);
+    predictor->moved = false;
+    if (token < 0 || (uint32_t)token >= model_parameters(batch->open->model)->vocabulary)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "token %d is not one of the vocabulary", token);
+    if (!further) {
+        forget_further(predictor);
+        if (predictor->sequence != sequence || predictor->count == 0 ||
+            predictor->first + predictor->count != batch->kv.held[sequence])
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "the last row of sequence %u is not there", sequence);
+        batch->scratch.unpassed_tokens[predictor->count - 1] = token;
+        TRY(pass_waiting(predictor, batch, true, error));
+    } else {
+        if (!predictor->ready || predictor->sequence != sequence)
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "there is no draft of sequence %u to go on from", sequence);
+        predictor->ready = false;
+        one_span(batch, sequence, 1);
+        TRY(pass(predictor, batch, &token, true, error));
+        kv_cache_commit(&predictor->kv, sequence, 1);
+        predictor->further++;
+    }
+    memcpy(last, rows_of(batch, predictor->left) + (batch->rows - 1) * width, width * sizeof *last);
+    predictor->ready = true;
+    return HYPURA_OK;
+}
+
+const float *predictor_moved(const struct predictor *predictor, const struct batch *batch)
+{
+    return predictor->moved ? batch->scratch.buffers[BUFFER_LAST] : NULL;
+}
