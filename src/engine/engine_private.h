@@ -564,6 +564,9 @@ hypura_status want_chosen(struct batch *batch, uint32_t layer, unit_number first
                           hypura_error *error);
 void forget_experts(struct batch *batch);
 
+/* The rows of the table that were asked for when the pass began, waited for, as floats. */
+hypura_status look_up_rows(struct batch *batch, const struct step *step, float *out, hypura_error *error);
+
 /* The same and their work, for the rows of the step's input, into scratch.expert_out. */
 hypura_status run_chosen_experts(struct batch *batch, const struct step *experts, const bool *elsewhere,
                                  hypura_error *error);

@@ -87,7 +87,8 @@ static bool gather(struct together *together, const struct gpu_planner *planner,
         size_t count = step_units(&list.steps[i], units);
         for (size_t u = 0; u < count; u++) {
             unit_number unit = units[u].unit;
-            if (planner->plan->units[unit] || units[u].use == USE_ROWS || has(together, unit))
+            if (planner->plan->units[unit] || units[u].use == USE_ROWS || units[u].use == USE_TABLE ||
+                has(together, unit))
                 continue;
             if (together->count == UNITS_TOGETHER)
                 return false;

@@ -273,6 +273,11 @@ void gpu_scale(struct gpu *gpu, struct gpu_range out, struct gpu_range in, float
 void gpu_soft_cap(struct gpu *gpu, struct gpu_range values, uint64_t count, float cap);
 void gpu_clamp(struct gpu *gpu, struct gpu_range values, uint64_t count, float limit);
 void gpu_gelu(struct gpu *gpu, struct gpu_range values, uint64_t count); /* by tanh */
+void gpu_silu(struct gpu *gpu, struct gpu_range values, uint64_t count, float factor); /* of values times factor */
+
+/* Of to, rows of copies * width, each part gets factor times its row of from, [rows][width]. */
+void gpu_add(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint32_t rows, uint32_t width,
+             uint32_t copies, float factor);
 
 /* out, rows adjacent, may be gate or up where their strides are columns. Strides in floats. */
 void gpu_glu(struct gpu *gpu, enum glu_kind kind, struct gpu_range out, struct gpu_range gate, struct gpu_range up,
@@ -421,6 +426,7 @@ struct gpu_convolution {
     struct gpu_range input, output;
     struct gpu_range states;
     uint32_t rows, channels, taps, width, group_stride, stride;
+    uint32_t dilation; /* rows from tap to tap; 0 is 1 */
     bool silu;
     const struct gpu_state_sequence *sequences;
     uint32_t sequence_count;
@@ -533,6 +539,30 @@ struct gpu_streams {
 };
 void gpu_gather(struct gpu *gpu, const struct gpu_streams *streams);
 void gpu_scatter(struct gpu *gpu, const struct gpu_streams *streams);
+
+/* As compute_gather_gated, which leaves the gates as they are, and compute_match_streams. */
+struct gpu_gated_gather {
+    struct gpu_range streams, gates, inject, coefficients, out; /* inject: or none */
+    uint32_t rows, count, width;
+};
+void gpu_gather_gated(struct gpu *gpu, const struct gpu_gated_gather *gather);
+
+struct gpu_agreement {
+    struct gpu_range keys, queries, values, out;
+    uint32_t rows, count, width;
+};
+void gpu_agree(struct gpu *gpu, const struct gpu_agreement *agreement);
+
+/* As compute_predict_sides, or, with a branch, compute_correct_sides. */
+struct gpu_sides {
+    struct gpu_range hidden, side_rows, branch, out, norm, router, coefficients, scale;
+    uint32_t rows, sides, width;
+    float epsilon;
+};
+void gpu_sides(struct gpu *gpu, const struct gpu_sides *sides);
+
+/* As compute_sparse. */
+void gpu_sparse(struct gpu *gpu, struct gpu_range values, uint32_t rows, uint32_t width, float deviations);
 
 /* As compute_recall; bank: [rows][room][width]. */
 struct gpu_recall {

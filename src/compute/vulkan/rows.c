@@ -99,7 +99,7 @@ void gpu_embed(struct gpu *gpu, const struct gpu_matrix *embedding, struct gpu_r
 /* ---- elements ---------------------------------------------------------------------------------------------------- */
 
 /* As in elements.comp. */
-enum operation { OPERATION_SCALE, OPERATION_SOFT_CAP, OPERATION_GELU, OPERATION_CLAMP };
+enum operation { OPERATION_SCALE, OPERATION_SOFT_CAP, OPERATION_GELU, OPERATION_CLAMP, OPERATION_SILU };
 
 #define ELEMENTS_A_GROUP 1024u
 
@@ -141,6 +141,27 @@ void gpu_clamp(struct gpu *gpu, struct gpu_range values, uint64_t count, float l
 void gpu_gelu(struct gpu *gpu, struct gpu_range values, uint64_t count)
 {
     elements(gpu, OPERATION_GELU, values, values, 0, count);
+}
+
+void gpu_silu(struct gpu *gpu, struct gpu_range values, uint64_t count, float factor)
+{
+    elements(gpu, OPERATION_SILU, values, values, factor, count);
+}
+
+void gpu_add(struct gpu *gpu, struct gpu_range to, struct gpu_range from, uint32_t rows, uint32_t width,
+             uint32_t copies, float factor)
+{
+    const uint64_t count = (uint64_t)rows * width * copies;
+    const struct {
+        uint64_t to, from;
+        uint32_t count, width, copies;
+        float factor;
+    } push = {gpu_address(to), gpu_address(from), (uint32_t)count, width, copies, factor};
+    if (count > UINT32_MAX) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u rows of %u x %u are added", rows, copies, width);
+        return;
+    }
+    gpu_launch(gpu, KERNEL_add, NULL, 0, &push, sizeof push, (uint32_t)MIN((count + 255) / 256, 16384u), 1, 1);
 }
 
 static void glu(struct gpu *gpu, enum glu_kind kind, bool one_gate, struct gpu_range out, struct gpu_range gate,

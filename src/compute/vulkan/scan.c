@@ -46,7 +46,7 @@ void gpu_convolution(struct gpu *gpu, const struct gpu_convolution *c)
               c->width,
               c->group_stride,
               c->stride};
-    const uint32_t constants[] = {c->taps, c->silu};
+    const uint32_t constants[] = {c->taps, c->silu, MAX(c->dilation, 1u)};
     gpu_launch(gpu, KERNEL_convolve, constants, COUNT_OF(constants), &push, sizeof push, c->rows, across, 1);
 }
 

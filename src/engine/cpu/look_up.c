@@ -38,17 +38,21 @@ hypura_status look_up_begin(struct batch *batch, hypura_error *error)
     return store_want_rows(batch->open->store, l->table, &rows, error);
 }
 
-hypura_status run_look_up(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
+hypura_status look_up_rows(struct batch *batch, const struct step *step, float *out, hypura_error *error)
 {
     const struct step_look_up *l = &step->look_up;
     size_t count = batch->rows * l->rows;
-    (void)held;
     TRY(store_get_rows(batch->open->store, l->table, error));
     struct matrix row = unit_matrix(batch, l->table, NULL);
-    float *out = rows_of(batch, l->out);
     for (size_t i = 0; i < count; i++)
         compute_dequantize(row.type, batch->scratch.looked_up + i * row.row_bytes, out + i * l->width, l->width);
     if (l->scale != 1.0f)
         compute_scale(batch->compute, out, out, l->scale, count * l->width);
     return HYPURA_OK;
+}
+
+hypura_status run_look_up(struct batch *batch, const struct step *step, struct held *held, hypura_error *error)
+{
+    (void)held;
+    return look_up_rows(batch, step, rows_of(batch, step->look_up.out), error);
 }

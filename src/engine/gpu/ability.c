@@ -110,7 +110,7 @@ static bool can_record(const struct question *q, const struct step *step)
     if (!pass_records(step->kind) || step_reads(step, BUFFER_TOKEN))
         return false;
     for (size_t i = 0; i < count; i++)
-        if (!can_use(q, &units[i]))
+        if (units[i].use != USE_TABLE && !can_use(q, &units[i])) /* of a table rows come from the drive */
             return false;
     switch (step->kind) {
     case STEP_MULTIPLY:
@@ -125,6 +125,8 @@ static bool can_record(const struct question *q, const struct step *step)
         return can_compress(q, step->pool.size, step->pool.plane);
     case STEP_COMPRESS:
         return can_compress(q, step->compress.size, step->compress.plane);
+    case STEP_SCALE:
+        return step->scale.factor == NO_UNIT;
     case STEP_GATHER:
         return step->gather.count <= STREAMS_MAX;
     case STEP_INDEX:
@@ -138,7 +140,8 @@ static bool can_record(const struct question *q, const struct step *step)
     case STEP_MIX:
         return step->mix.scale == 1.0f;
     case STEP_FUNCTION:
-        return step->function.function == FUNCTION_GELU;
+        return step->function.function == FUNCTION_SILU ||
+               (step->function.function == FUNCTION_GELU && step->function.scale == 0.0f);
     case STEP_ROUTE:
         return step->route.rule.experts <= GPU_ROUTER_EXPERTS && step->route.rule.used <= GPU_ROUTER_USED;
     default:

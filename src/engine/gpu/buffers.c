@@ -32,6 +32,8 @@ static uint64_t unpacked_bytes(const struct geometry *g, uint32_t chunk)
         struct step_unit units[STEP_UNITS];
         size_t count = all.steps[i].layer < 0 ? 0 : step_units(&all.steps[i], units);
         for (size_t u = 0; u < count; u++) {
+            if (units[u].use == USE_TABLE)
+                continue;
             const struct gguf_tensor *t = model_unit(g->model, units[u].unit)->slices[0].tensor;
             most = MAX(most, gpu_unpacked_bytes(t->type, (uint32_t)(t->dimensions[1] * t->dimensions[2]),
                                                 (uint32_t)t->dimensions[0], chunk));
@@ -116,6 +118,7 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
         pass->up_parts.carried[i] = cut_shared(u, &used.upload, c * g->widths[pass_carried[i]] * f);
         pass->back_parts.carried[i] = cut_shared(b, &used.readback, c * g->widths[pass_carried[i]] * f);
     }
+    pass->up_parts.looked_up = cut_shared(u, &used.upload, c * g->widths[BUFFER_LOOKED_UP] * f);
     pass->up_parts.tokens = cut_shared(u, &used.upload, c * f);
     pass->up_parts.rope[0] = cut_shared(u, &used.upload, c * p->rotary * f);
     pass->up_parts.rope[1] = cut_shared(u, &used.upload, c * p->rotary_local * f);

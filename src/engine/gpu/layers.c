@@ -8,7 +8,8 @@
 #define LAYERS_A_BATCH 4u
 #define BATCH_SECONDS 1.0
 
-const enum step_buffer pass_carried[PASS_CARRIED] = {BUFFER_HIDDEN, BUFFER_BANK, BUFFER_CHOSEN};
+const enum step_buffer pass_carried[PASS_CARRIED] = {BUFFER_HIDDEN, BUFFER_BANK, BUFFER_CHOSEN, BUFFER_SIDES,
+                                                     BUFFER_TOKEN};
 
 /* ---- the way there and back ----------------------------------------------------------------------------------------
  */
@@ -172,8 +173,10 @@ hypura_status gpu_pass_layer(struct batch *batch, uint32_t number, hypura_error 
     struct gpu_pass *pass = batch->pass;
     if (runs_ahead(pass)) {
         pass->open = !pass->on_device || !pass->inputs_sent;
-        if (pass->open)
+        if (pass->open) {
+            TRY(pass_fill_table(batch, error));
             pass_to_device(batch);
+        }
         return pass_send(pass, error);
     }
     pass_to_device(batch);

@@ -12,7 +12,8 @@
  *   visit.c         experts from RAM that come to the GPU for one long batch
  *   in_place.c      experts in memory that both sides see, computed on the GPU from where they are
  *   states.c        what a sequence keeps, short convolutions and scans over it
- *   streams.c       residual streams;  compress.c  blocks of positions that become rows of the cache
+ *   look_up.c       rows of a table that stays on the drive
+ *   streams.c, sides.c  residual streams;  compress.c  blocks of positions that become rows of the cache
  *   choose.c        the search for positions worth attention, and attention to those only
  *   experts.c       mixtures of experts;  attend.c  heads, attention, its latent kind;  delta_net.c  gated delta nets
  *   record.c        what each kind of step is in commands, and when one waits for another
@@ -87,7 +88,7 @@ struct pass_product {
 #define PASS_PRODUCTS 4 /* at most, at a time */
 
 /* What one layer leaves for the next ones: it goes with the work from one side to the other. */
-#define PASS_CARRIED 3
+#define PASS_CARRIED 5
 extern const enum step_buffer pass_carried[PASS_CARRIED];
 
 /* Kinds of blocks of positions that become one row of a cache. */
@@ -138,7 +139,8 @@ struct gpu_pass {
     struct gpu_range scores; /* of the search for positions */
     uint64_t score_bytes;
     struct {
-        struct shared_part carried[PASS_CARRIED], tokens, rope[2], block_rope[PASS_BLOCKS], scales, expert_rows;
+        struct shared_part carried[PASS_CARRIED], looked_up, tokens, rope[2], block_rope[PASS_BLOCKS], scales,
+            expert_rows;
     } up_parts;
     struct {
         struct shared_part carried[PASS_CARRIED], hidden, normed, chosen, weights, logits;
@@ -273,7 +275,8 @@ bool pass_records(enum step_kind kind); /* whether there are commands for it */
 
 typedef hypura_status record_function(struct batch *batch, const struct step *step, hypura_error *error);
 record_function pass_record_multiply, pass_record_index, pass_record_compress, pass_record_pool;
-record_function pass_record_gather, pass_record_scatter;
+record_function pass_record_gather, pass_record_scatter, pass_record_gather_gated, pass_record_agree;
+record_function pass_record_predict, pass_record_correct, pass_record_sparse, pass_record_look_up;
 record_function pass_record_heads, pass_record_spread, pass_record_attend, pass_record_attend_latent;
 record_function pass_record_convolve, pass_record_scan;
 record_function pass_record_delta_net, pass_record_route, pass_record_experts;
@@ -292,6 +295,11 @@ bool pass_glu(struct batch *batch, const struct gpu_glu_kind *glu, const struct 
               uint64_t slot_stride, uint32_t rows, uint32_t inner, bool may_halve);
 
 struct gpu_mix pass_mix(const struct batch *batch, const struct step_mix *mix);
+
+/* The step that reads a table in a layer that is there; NULL: none. And its rows, waited for, to where the device reads
+ * them. */
+const struct step *pass_table_there(const struct batch *batch);
+hypura_status pass_fill_table(struct batch *batch, hypura_error *error);
 
 /* How many positions blocks have, each number once: how many there are, which may be more than have room. And the
  * angles where those blocks begin that end in this batch, adjacent (NULL: none): how many. */

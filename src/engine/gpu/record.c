@@ -73,8 +73,25 @@ static hypura_status record_glu(struct batch *batch, const struct step *step, hy
 
 static hypura_status record_function_of(struct batch *batch, const struct step *step, hypura_error *error)
 {
+    const struct step_function *f = &step->function;
+    const struct gpu_range values = batch->pass->rows[f->buffer];
+    const uint64_t count = batch->rows * (uint64_t)f->width;
     (void)error;
-    gpu_gelu(batch->pass->gpu, batch->pass->rows[step->function.buffer], batch->rows * (uint64_t)step->function.width);
+    if (f->function == FUNCTION_SILU)
+        gpu_silu(batch->pass->gpu, values, count, f->scale != 0.0f ? f->scale : 1.0f);
+    else
+        gpu_gelu(batch->pass->gpu, values, count);
+    return HYPURA_OK;
+}
+
+static hypura_status record_add(struct batch *batch, const struct step *step, hypura_error *error)
+{
+    const struct gpu_pass *pass = batch->pass;
+    const struct step_add *a = &step->add;
+    const uint32_t width = a->width ? a->width : model_parameters(batch->open->model)->embedding;
+    (void)error;
+    gpu_add(pass->gpu, pass->rows[a->to], pass->rows[a->from], (uint32_t)batch->rows, width, MAX(a->copies, 1u),
+            a->scale);
     return HYPURA_OK;
 }
 
@@ -150,6 +167,8 @@ static const struct {
     [STEP_NORM] = {record_norm},
     [STEP_MULTIPLY] = {pass_record_multiply},
     [STEP_HEADS] = {pass_record_heads},
+    [STEP_LOOK_UP] = {pass_record_look_up},
+    [STEP_POOL] = {pass_record_pool},
     [STEP_INDEX] = {pass_record_index, .reads = CACHE},
     [STEP_SPREAD] = {pass_record_spread},
     [STEP_ATTEND] = {pass_record_attend, .reads = CACHE},
@@ -167,6 +186,9 @@ static const struct {
     [STEP_RECALL] = {record_recall},
     [STEP_GATHER] = {pass_record_gather},
     [STEP_SCATTER] = {pass_record_scatter},
+    [STEP_GATHER_GATED] = {pass_record_gather_gated},
+    [STEP_AGREE] = {pass_record_agree},
+    [STEP_ADD] = {record_add},
 };
 
 /* Whether a step changes the cache. */

@@ -35,6 +35,7 @@ hypura_status pass_record_convolve(struct batch *batch, const struct step *step,
                                                          .width = c->width,
                                                          .group_stride = c->in.stride,
                                                          .stride = c->groups * c->in.stride,
+                                                         .dilation = c->dilation,
                                                          .silu = c->silu,
                                                          .sequences = sequences,
                                                          .sequence_count = batch->span_count});

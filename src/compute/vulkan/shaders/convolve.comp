@@ -9,6 +9,8 @@
  * that the next ones look back on. */
 layout(constant_id = 0) const uint TAPS = 4;
 layout(constant_id = 1) const uint SILU = 1;
+layout(constant_id = 2) const uint DILATION = 1; /* rows from tap to tap */
+#define BACK ((TAPS - 1) * DILATION)
 
 layout(local_size_x = GROUP) in;
 layout(push_constant) uniform Push
@@ -21,11 +23,11 @@ layout(push_constant) uniform Push
     uint sequence_count, channels, width, group_stride, stride;
 };
 
-/* Input "index" of a channel, counted from TAPS - 1 rows before the sequence's first. */
+/* Input "index" of a channel, counted from BACK rows before the sequence's first. */
 float input_at(Sequence sequence, uint index, uint channel)
 {
-    if (index >= TAPS - 1)
-        return from.v[(sequence.first_row + index - (TAPS - 1)) * stride + channel / width * group_stride +
+    if (index >= BACK)
+        return from.v[(sequence.first_row + index - BACK) * stride + channel / width * group_stride +
                       channel % width];
     return sequence.fresh != 0 ? 0.0 : Floats(sequence.state).v[index * channels + channel];
 }
@@ -41,11 +43,11 @@ void main()
         return;
     float sum = 0.0;
     [[unroll]] for (uint tap = 0; tap < TAPS; tap++)
-        sum = fma(input_at(sequence, index + tap, channel), weights.v[channel * TAPS + tap], sum);
+        sum = fma(input_at(sequence, index + tap * DILATION, channel), weights.v[channel * TAPS + tap], sum);
     if (uint64_t(bias) != 0)
         sum += bias.v[channel];
     into.v[row * channels + channel] = SILU != 0 ? sum * sigmoid(sum) : sum;
     if (index + 1 == sequence.rows)
-        for (uint back = 0; back < TAPS - 1; back++)
+        for (uint back = 0; back < BACK; back++)
             Floats(sequence.next).v[back * channels + channel] = input_at(sequence, sequence.rows + back, channel);
 }

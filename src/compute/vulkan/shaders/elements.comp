@@ -9,6 +9,7 @@ layout(constant_id = 0) const uint OPERATION = 0;
 #define SOFT_CAP 1
 #define GELU 2
 #define CLAMP 3
+#define SILU 4
 
 layout(local_size_x = 256) in;
 layout(push_constant) uniform Push
@@ -36,6 +37,10 @@ void main()
             break;
         case GELU:
             a = gelu(a);
+            break;
+        case SILU:
+            a *= factor;
+            a *= sigmoid(a);
             break;
         case CLAMP:
             a = clamp(a, -factor, factor);

@@ -1,0 +1,40 @@
+/* Residual streams next to the first one, and what else Gemma 3n does with rows. */
+#include "compute/vulkan/gpu_private.h"
+
+void gpu_sides(struct gpu *gpu, const struct gpu_sides *s)
+{
+    const bool corrects = s->branch.buffer != NULL;
+    if (s->sides == 0 || s->sides > SIDES_MAX) {
+        gpu_record_error(gpu, HYPURA_ERROR_UNSUPPORTED, "GPU: %u streams next to the first one", s->sides);
+        return;
+    }
+    /* A prediction reads no branch and no scale; the shader finds an address that it may read all the same. */
+    const struct {
+        uint64_t hidden, sides, branch, out, norm, router, coefficients, scale;
+        uint32_t rows, width;
+        float epsilon;
+    } push = {gpu_address(s->hidden),
+              gpu_address(s->side_rows),
+              gpu_address(corrects ? s->branch : s->hidden),
+              gpu_address(corrects ? s->out : s->hidden),
+              gpu_address(s->norm),
+              gpu_address(s->router),
+              gpu_address(s->coefficients),
+              gpu_address(corrects ? s->scale : s->norm),
+              s->rows,
+              s->width,
+              s->epsilon};
+    const uint32_t constants[] = {s->sides + 1, corrects};
+    gpu_launch(gpu, KERNEL_sides, constants, COUNT_OF(constants), &push, sizeof push, MIN(s->rows, GPU_MAX_GROUPS), 1,
+               1);
+}
+
+void gpu_sparse(struct gpu *gpu, struct gpu_range values, uint32_t rows, uint32_t width, float deviations)
+{
+    const struct {
+        uint64_t values;
+        uint32_t rows, width;
+        float deviations;
+    } push = {gpu_address(values), rows, width, deviations};
+    gpu_launch(gpu, KERNEL_sparse, NULL, 0, &push, sizeof push, MIN(rows, GPU_MAX_GROUPS), 1, 1);
+}
