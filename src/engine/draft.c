@@ -45,7 +45,9 @@ struct drafter {
     uint32_t count;
     uint8_t kind[DRAFT_MOST];
 
-    int32_t *fed; /* [positions of the smaller model] what its sequence holds */
+    int32_t *fed;      /* [positions of the smaller model] what its sequence holds */
+    uint8_t *state;    /* what it knew before its own drafts, where its states do not go back; NULL: they do */
+    uint32_t state_at; /* the position of that; 0: there is none */
 };
 
 hypura_status drafter_create(struct drafter **out, struct engine *engine, hypura_error *error)
@@ -62,6 +64,8 @@ hypura_status drafter_create(struct drafter **out, struct engine *engine, hypura
     drafter->vocabulary = model_parameters(engine_model(engine))->vocabulary;
     if (small)
         status = ALLOCATE(&drafter->fed, engine_plan(small)->positions, "token history", error);
+    if (!status && small && engine_has_states(small))
+        status = ALLOCATE(&drafter->state, engine_checkpoint_bytes(small), "state of the model that drafts", error);
     if (status)
         drafter_destroy(drafter);
     else
@@ -74,6 +78,7 @@ void drafter_destroy(struct drafter *drafter)
     if (!drafter)
         return;
     memory_free(drafter->fed);
+    memory_free(drafter->state);
     memory_free(drafter);
 }
 
@@ -236,13 +241,35 @@ static hypura_status feed(struct drafter *drafter, const int32_t *tokens, size_t
     return HYPURA_OK;
 }
 
+/* Before the smaller model's own drafts: most of them will not be what comes. */
+static hypura_status keep_state(struct drafter *drafter)
+{
+    if (!drafter->state)
+        return HYPURA_OK;
+    drafter->state_at = 0;
+    hypura_status status = engine_read_checkpoint(drafter->small, 0, drafter->state, NULL);
+    if (!status)
+        drafter->state_at = engine_positions(drafter->small, 0);
+    return status;
+}
+
+static void go_back(struct drafter *drafter, uint32_t position)
+{
+    if (position < drafter->state_at)
+        drafter->state_at = 0; /* what comes now may be another text */
+    const uint32_t kept = drafter->state_at;
+    if (position == engine_positions(drafter->small, 0) || !kept ||
+        engine_write_checkpoint(drafter->small, 0, kept, drafter->fed, drafter->state, NULL))
+        engine_truncate(drafter->small, 0, position);
+}
+
 /* Brings the smaller model's sequence to these tokens. */
 static hypura_status follow(struct drafter *drafter, const int32_t *tokens, size_t count)
 {
     uint32_t held = engine_positions(drafter->small, 0), same = 0;
     while (same < held && same + 1 < count && drafter->fed[same] == tokens[same])
         same++;
-    engine_truncate(drafter->small, 0, same);
+    go_back(drafter, same);
     same = engine_positions(drafter->small, 0);
     return feed(drafter, tokens + same, count - same);
 }
@@ -260,6 +287,8 @@ static hypura_status next_logits(struct drafter *drafter, uint32_t sequence, con
         return status;
     }
     if (count + drafted >= engine_plan(drafter->small)->positions)
+        return HYPURA_ERROR_ARGUMENT;
+    if (drafted == 1 && keep_state(drafter))
         return HYPURA_ERROR_ARGUMENT;
     hypura_status status = drafted ? feed(drafter, drafts + drafted - 1, 1) : follow(drafter, tokens, count);
     *out = status ? NULL : engine_logits(drafter->small, 0);

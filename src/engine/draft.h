@@ -10,8 +10,9 @@
  * (DeepSeek V3, 2024), which take their likeliest token each time.
  *
  * How many: a drafter measures what a pass takes with so many drafts, and how often drafts of a kind came true: by
- * how many tokens stood before in the same order, or by how sure the smaller model or the block was. A draft is offered as long as
- * the tokens that it lets expect grow by more than the time does. Kinds that failed are tried again after a while.
+ * how many tokens stood before in the same order, or by how sure the smaller model or the block was. A draft is offered
+ * as long as the tokens that it lets expect grow by more than the time does. Kinds that failed are tried again after a
+ * while.
  *
  * Threads: one at a time. */
 #ifndef HYPURA_DRAFT_H
@@ -23,15 +24,15 @@
 
 struct drafter;
 
-/* Drafts for an engine, which is borrowed, with its smaller model or its block where it has one. With DRAFTING_ON as many as can be
- * had, whatever they bring. */
+/* Drafts for an engine, which is borrowed, with its smaller model or its block where it has one. With DRAFTING_ON as
+ * many as can be had, whatever they bring. */
 hypura_status drafter_create(struct drafter **out, struct engine *engine, hypura_error *error);
 void drafter_destroy(struct drafter *drafter);
 
 /* What may follow tokens[count], of which the sequence holds all but the last, at most so many, into out; returns how
  * many. */
-uint32_t drafter_propose(struct drafter *drafter, uint32_t sequence, const int32_t *tokens, size_t count,
-                         uint32_t most, int32_t out[DRAFT_MOST]);
+uint32_t drafter_propose(struct drafter *drafter, uint32_t sequence, const int32_t *tokens, size_t count, uint32_t most,
+                         int32_t out[DRAFT_MOST]);
 
 /* A pass over one known token and the last drafts took so long, and so many of them came true. */
 void drafter_learn(struct drafter *drafter, uint32_t accepted, uint64_t nanoseconds);

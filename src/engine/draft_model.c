@@ -29,10 +29,20 @@ static struct engine_options draft_options(const struct engine_options *options)
     return own;
 }
 
+/* What a drafter keeps of its states (draft.c). */
+static hypura_status reserve_state(struct engine_options *options, const struct model *model, const struct plan *plan,
+                                   hypura_error *error)
+{
+    struct engine_kept kept;
+    TRY(engine_kept_of(&kept, model, plan->positions, plan->kv_type, error));
+    options->reserved += kept.states ? (int64_t)(kept.states + kept.windows) : 0;
+    return HYPURA_OK;
+}
+
 bool draft_model_wanted(const struct model *model, const struct engine_options *options)
 {
     /* Nothing is drafted while the routing is recorded: engine_drafts. */
-    return options->draft_path && options->drafting != DRAFTING_OFF && !options->trace_path && model_goes_back(model);
+    return options->draft_path && options->drafting != DRAFTING_OFF && !options->trace_path && model_writes_text(model);
 }
 
 /* Whether ids mean the same in both. */
@@ -51,9 +61,8 @@ static bool same_tokens(const struct vocabulary *a, const struct vocabulary *b)
 static hypura_status check(const struct engine *engine, const struct engine *small, const char *path,
                            hypura_error *error)
 {
-    if (!model_goes_back(small->open.model))
-        return error_set(error, HYPURA_ERROR_UNSUPPORTED,
-                         "%s cannot draft tokens: a sequence of it cannot go back to where a draft was wrong", path);
+    if (!model_writes_text(small->open.model))
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s cannot draft tokens: it is an encoder", path);
     if (!same_tokens(engine->open.vocabulary, small->open.vocabulary))
         return error_set(error, HYPURA_ERROR_ARGUMENT,
                          "%s cannot draft tokens for %s: their vocabularies differ; it takes a smaller model of the "
@@ -93,7 +102,7 @@ hypura_status draft_model_open(struct engine *engine, struct engine_options *opt
     const struct plan *plan = engine->draft_model->open.plan;
     options->reserved += (int64_t)(plan->kv_bytes + plan->scratch_bytes);
     share_device(options, plan);
-    return HYPURA_OK;
+    return reserve_state(options, engine->draft_model->open.model, plan, error);
 }
 
 hypura_status draft_model_plan(struct planned_draft *out, const struct model *model, const struct hardware *hardware,
@@ -109,8 +118,9 @@ hypura_status draft_model_plan(struct planned_draft *out, const struct model *mo
     options->reserved +=
         (int64_t)(plan->resident_bytes + plan->pool_bytes + plan->table_bytes + plan->kv_bytes + plan->scratch_bytes);
     share_device(options, plan);
+    hypura_status status = reserve_state(options, out->model, plan, error);
     plan_free(plan);
-    return HYPURA_OK;
+    return status;
 }
 
 void planned_draft_close(struct planned_draft *draft)

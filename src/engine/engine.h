@@ -141,11 +141,14 @@ enum engine_drafting engine_drafting(const struct engine *engine);
 /* The smaller model that drafts tokens; NULL: none. */
 struct engine *engine_draft_model(const struct engine *engine);
 
-/* How many drafted tokens a batch may have: none where a sequence cannot go back, and while its routing is recorded. */
+/* How many drafted tokens a batch may have: none in an encoder, while routing is recorded, and with DRAFTING_OFF where
+ * a model has states. */
 uint32_t engine_drafts(const struct engine *engine);
 
-/* After a batch with drafted tokens: the first so many of them came true, the sequence forgets the others. */
-void engine_accept(struct engine *engine, uint32_t sequence, uint32_t accepted);
+/* After a batch with drafted tokens: the first so many of them came true, its sequence forgets the others. States are
+ * computed again from those before the batch, without any of the weights but those that they are made with; after an
+ * error the sequence holds nothing. */
+hypura_status engine_accept(struct engine *engine, uint32_t accepted, hypura_error *error);
 
 /* Whether the model has a block that predicts further tokens, opened with it. */
 bool engine_predicts(const struct engine *engine);
@@ -231,6 +234,9 @@ hypura_status engine_write_checkpoint(struct engine *engine, uint32_t sequence, 
 /* Of all that makes such data mean the same: the model's header and samples of its weights, adapters, the type of the
  * cache, where layers are computed and how. Reads from the model's files. */
 hypura_status engine_state_digest(uint64_t *out, const struct engine *engine, hypura_error *error);
+
+/* Whether layers have states, so that engine_truncate cannot go back at all. */
+bool engine_has_states(const struct engine *engine);
 
 /* Where sequences share room, all that they hold together, each rounded up to whole blocks of PLAN_KV_BLOCK, is at most
  * this; a batch that needs more fails with HYPURA_ERROR_MEMORY. UINT64_MAX: every sequence has room for its context. */

@@ -16,6 +16,7 @@
  *   prefetch.c     which experts the next layers may choose
  *   draft_model.c  the smaller model that drafts tokens
  *   predict.c      the model's own block that drafts tokens
+ *   draft_states.c what is kept of a batch so that states can go back
  */
 #ifndef HYPURA_ENGINE_PRIVATE_H
 #define HYPURA_ENGINE_PRIVATE_H
@@ -43,6 +44,9 @@
 /* Positions that a sliding window's ring holds beyond the window: the most tokens of a batch in such a model. */
 #define WINDOW_SLACK 512u
 
+/* Rows of a batch with drafted tokens at most. */
+#define DRAFT_ROWS LOGITS_ROWS
+
 /* Queries of latent attention are as wide as the cache's rows; so many heads of them are worked on at once. */
 #define LATENT_HEADS 4096u
 
@@ -68,6 +72,8 @@ struct geometry {
     uint32_t groups; /* of products by groups, the most; 0: there are none */
     size_t group_columns;
     uint32_t index_sets; /* the most sets of positions that a row chooses; 0: none does */
+    bool drafts;         /* tokens may be drafted, so that states have to go back */
+    size_t state_inputs; /* floats per token that all steps with a state read */
 };
 
 /* What a plan is asked for: positions of a sequence and tokens of a batch (0: as many as are good), type of the cache.
@@ -138,6 +144,8 @@ struct scratch {
     uint8_t *embedding_row;       /* as in the file */
     uint32_t *table_rows;         /* [C][rows of a token] of the table */
     uint8_t *looked_up;           /* the same as in the file */
+    float *state_inputs;          /* [DRAFT_ROWS] what each step with a state read, where drafts may have to go back */
+    size_t *state_inputs_of;      /* [layers] floats of one row before each layer's */
     /* latent attention: the queries against the cache's rows, and what came back, of latent_rows rows */
     float *latent_query, *latent_attended;
     uint32_t *head_rows; /* [heads][latent_rows] rows of a head among rows x heads */
@@ -289,6 +297,9 @@ bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type);
 /* Before a batch: takes room for its positions, from what sequences do not hold any more if need be. False: there is
  * too little. */
 bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32_t count);
+
+/* What a sequence did with its last batch, of so many rows, is undone: the state from before holds again. */
+void kv_cache_undo(struct kv_cache *cache, uint32_t sequence, uint32_t rows);
 
 /* A batch is done: the sequence holds so many positions more. */
 void kv_cache_commit(struct kv_cache *cache, uint32_t sequence, uint32_t rows);
@@ -526,15 +537,15 @@ hypura_status engine_plan_beside(struct plan **out, const struct model *model, c
 /* Last rows that wait to pass the block, at most. */
 #define PREDICTION_ROWS 64u
 
-/* Whether a model's layers let a sequence go back to where a draft was wrong. */
-bool model_goes_back(const struct model *model);
+/* Whether it is no encoder, so that tokens can be drafted. */
+bool model_writes_text(const struct model *model);
 
 /* NULL where the model was opened without such a block. */
 hypura_status predictor_create(struct predictor **out, struct batch *batch, hypura_error *error);
 void predictor_destroy(struct predictor *predictor);
 
-/* What a pass tells it, when its tokens are known, and when it is done, its positions held; a failure costs drafts only.
- * A sequence now ends so much earlier. */
+/* What a pass tells it, when its tokens are known, and when it is done, its positions held; a failure costs drafts
+ * only. A sequence now ends so much earlier. */
 void predictor_before(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked);
 void predictor_after(struct predictor *predictor, struct batch *batch, const struct engine_batch *asked,
                      const float *hidden);
@@ -547,6 +558,24 @@ hypura_status predictor_ask(struct predictor *predictor, struct batch *batch, ui
 
 /* The rows of the last pass, where they had to move; NULL: they did not. */
 const float *predictor_moved(const struct predictor *predictor, const struct batch *batch);
+
+/* ---- drafts in models with states ----------------------------------------------------------------------------------
+ *
+ * A state does not go back to where a draft was wrong. So what steps with a state read is kept of a batch with drafts,
+ * and they are carried out anew, from the state before the batch, for the rows that came true. */
+
+/* The buffers that a step reads and how wide their rows are; returns the sum of widths. */
+struct state_input {
+    enum step_buffer buffer;
+    size_t width;
+};
+size_t state_inputs(const struct step *step, uint32_t embedding, struct state_input out[STEP_TOUCHES], size_t *count);
+
+/* Floats of all steps with a state before this one, for one row: where its inputs begin. */
+size_t state_inputs_before(const struct batch *batch, const struct step *step);
+
+/* Whether the batch at hand has to keep them. */
+bool keeps_state_inputs(const struct batch *batch);
 
 /* ---- logits --------------------------------------------------------------------------------------------------------
  */

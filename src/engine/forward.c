@@ -31,10 +31,9 @@ static uint32_t most_drafts(const struct batch *batch)
 {
     if (batch->trace || is_encoder(batch))
         return 0;
-    for (uint32_t i = 0; i < batch->kv.layer_count; i++)
-        if (batch->kv.layers[i].state_floats)
-            return 0;
-    return MIN(LOGITS_ROWS, batch->scratch.chunk) - 1;
+    if (batch->open->geometry.state_inputs && !batch->scratch.state_inputs)
+        return 0;
+    return MIN(DRAFT_ROWS, batch->scratch.chunk) - 1;
 }
 
 /* Checks tokens and positions, and cuts the batch into spans of one sequence each. Nothing is changed on an error. */
@@ -229,12 +228,55 @@ uint32_t engine_drafts(const struct engine *engine)
     return most_drafts(&engine->batch);
 }
 
-void engine_accept(struct engine *engine, uint32_t sequence, uint32_t accepted)
+/* Steps with a state alone, once more for the first rows of the batch. */
+static hypura_status run_states(struct batch *batch, hypura_error *error)
 {
-    engine_truncate(engine, sequence, engine_positions(engine, sequence) - (engine->batch.drafted - accepted));
+    TRY(check_cancel(batch, error));
+    for (uint32_t i = 0; i < model_parameters(batch->open->model)->layers; i++)
+        TRY(gpu_pass_has(batch, i) ? gpu_pass_again(batch, i, error)
+                                   : execute_again(batch, steps_of_layer(batch->open->steps, i), error));
+    TRY(gpu_pass_end_again(batch, error));
+    return check_cancel(batch, error);
+}
+
+/* The sequence's state before the batch holds again, and then that after so many of its rows. */
+static hypura_status go_back(struct batch *batch, uint32_t rows, hypura_error *error)
+{
+    struct span *span = &batch->scratch.spans[0];
+    const size_t all = batch->rows;
+    kv_cache_undo(&batch->kv, span->sequence, span->rows);
+    batch->rows = span->rows = rows;
+    hypura_status status = run_states(batch, error);
+    batch->rows = all;
+    if (status) {
+        gpu_pass_abandon(batch);
+        if (status == HYPURA_ERROR_DEVICE)
+            atomic_store(&batch->lost, true);
+        kv_cache_truncate(&batch->kv, span->sequence, 0);
+        return status;
+    }
+    kv_cache_commit(&batch->kv, span->sequence, rows);
+    return HYPURA_OK;
+}
+
+hypura_status engine_accept(struct engine *engine, uint32_t accepted, hypura_error *error)
+{
+    struct batch *batch = &engine->batch;
+    const struct span *span = &batch->scratch.spans[0];
+    const uint32_t wrong = batch->drafted - accepted;
+    hypura_status status = HYPURA_OK;
+    batch->drafted = 0;
+    const uint32_t before = batch->kv.held[span->sequence];
+    if (wrong && batch->scratch.state_inputs)
+        status = go_back(batch, span->rows - wrong, error);
+    else
+        kv_cache_truncate(&batch->kv, span->sequence, before - wrong);
+    const uint32_t now = batch->kv.held[span->sequence];
+    if (engine->predictor && now < before)
+        predictor_truncate(engine->predictor, span->sequence, now, before - now);
     atomic_fetch_add(&engine->counters.generated_tokens, accepted);
     atomic_fetch_add(&engine->counters.accepted_tokens, accepted);
-    engine->batch.drafted = 0;
+    return status;
 }
 
 bool engine_predicts(const struct engine *engine)

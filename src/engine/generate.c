@@ -176,8 +176,8 @@ static void add_drafts(struct generator *generator, uint32_t sequence, size_t *c
     if (task->request.max_tokens)
         most = MIN(most, task->request.max_tokens - task->result.generated_tokens - 1);
     slot->history[slot->held] = task->last_token;
-    generator->drafted = drafter_propose(generator->drafter, sequence, slot->history, slot->held + 1, most,
-                                         generator->drafts);
+    generator->drafted =
+        drafter_propose(generator->drafter, sequence, slot->history, slot->held + 1, most, generator->drafts);
     for (uint32_t i = 0; i < generator->drafted; i++)
         add_to_batch(generator, sequence, generator->drafts[i], true, count);
 }
@@ -340,7 +340,8 @@ static size_t note_batch(struct generator *generator, size_t count)
 /* Chooses tokens as long as the draft after the last one is what was chosen. */
 static void take_drafts(struct generator *generator, uint64_t nanoseconds)
 {
-    struct slot *slot = &generator->slots[generator->batch_sequences[0]];
+    const uint32_t sequence = generator->batch_sequences[0];
+    struct slot *slot = &generator->slots[sequence];
     enum finish_reason reason = FINISH_LENGTH;
     uint32_t accepted = 0;
     bool on;
@@ -354,8 +355,18 @@ static void take_drafts(struct generator *generator, uint64_t nanoseconds)
             break;
         slot->history[slot->held++] = generator->drafts[accepted++];
     }
-    engine_accept(generator->engine, generator->batch_sequences[0], accepted);
-    drafter_learn(generator->drafter, accepted, nanoseconds);
+    uint64_t start = clock_nanoseconds();
+    hypura_error error = {0};
+    hypura_status status = engine_accept(generator->engine, accepted, &error);
+    drafter_learn(generator->drafter, accepted, nanoseconds + clock_nanoseconds() - start);
+    if (status) {
+        slot->held = engine_positions(generator->engine, sequence);
+        if (on) {
+            slot->task->result.error = error;
+            reason = status == HYPURA_ERROR_CANCELLED ? FINISH_CANCELLED : FINISH_ERROR;
+        }
+        on = false;
+    }
     if (!on)
         slot_end(generator, slot, reason);
 }

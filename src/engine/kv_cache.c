@@ -414,6 +414,13 @@ void kv_cache_begin(struct kv_cache *cache, uint32_t sequence, uint32_t rows)
     cache->reached[sequence] = MAX(cache->reached[sequence], held + rows);
 }
 
+void kv_cache_undo(struct kv_cache *cache, uint32_t sequence, uint32_t rows)
+{
+    cache->held[sequence] -= rows;
+    cache->there[sequence] = cache->held[sequence];
+    cache->state[sequence] ^= 1;
+}
+
 void kv_cache_commit(struct kv_cache *cache, uint32_t sequence, uint32_t rows)
 {
     cache->held[sequence] += rows;

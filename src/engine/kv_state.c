@@ -140,6 +140,14 @@ uint32_t engine_rows_there(const struct engine *engine, uint32_t sequence)
     return sequence < engine->batch.kv.sequences ? engine->batch.kv.there[sequence] : 0;
 }
 
+bool engine_has_states(const struct engine *engine)
+{
+    bool any = false;
+    for (uint32_t i = 0; i < engine->batch.kv.layer_count; i++)
+        any = any || engine->batch.kv.layers[i].state_floats;
+    return any;
+}
+
 static hypura_status check_sequence(const struct engine *engine, uint32_t sequence, hypura_error *error)
 {
     if (is_encoder(engine))

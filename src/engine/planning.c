@@ -148,6 +148,7 @@ hypura_status make_plan(struct plan **out, struct plan_request *request, struct 
     TRY(check_heads(model, steps, error));
     geometry_make(geometry, model, steps, choose_threads(options, hardware), MAX(options->sequences, 1u));
     geometry->adapters = adapters;
+    geometry->drafts = options->drafting != DRAFTING_OFF && !options->trace_path;
     struct plan_gpu *gpu_plan = NULL;
     if (gpu)
         TRY(gpu_pass_plan(&gpu_plan, geometry, gpu, device, hardware, options, error));
@@ -237,11 +238,8 @@ hypura_status engine_kept_of(struct engine_kept *out, const struct model *model,
 /* ---- the block that predicts further tokens ------------------------------------------------------------------------
  */
 
-bool model_goes_back(const struct model *model)
+bool model_writes_text(const struct model *model)
 {
-    for (uint32_t i = 0; i < model_parameters(model)->layers; i++)
-        if (model_layer(model, i)->recurrent)
-            return false;
     return !(model_architecture(model)->flags & ARCHITECTURE_ENCODER);
 }
 
@@ -313,8 +311,8 @@ hypura_status engine_open_file(struct model **out, const char *path, const struc
         say(why, "drafting is off");
     } else if (options->trace_path || options->draft_path) {
         say(why, options->trace_path ? "the routing is recorded" : "a smaller model drafts");
-    } else if (!model_goes_back(*out)) {
-        say(why, "a sequence cannot go back to where a draft was wrong");
+    } else if (!model_writes_text(*out)) {
+        say(why, "it is an encoder");
     } else if (steps_make(&steps, *out, &problem)) {
         say(why, problem.message);
     } else {

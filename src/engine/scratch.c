@@ -64,6 +64,9 @@ void geometry_make(struct geometry *out, const struct model *model, const struct
         }
         if (all.steps[i].kind == STEP_ATTEND_LATENT)
             latent_widths(out, &all.steps[i].attend_latent);
+        struct state_input inputs[STEP_TOUCHES];
+        size_t count;
+        out->state_inputs += state_inputs(&all.steps[i], model_parameters(model)->embedding, inputs, &count);
         if (all.steps[i].kind == STEP_LOOK_UP)
             out->look_up = &all.steps[i];
         if (all.steps[i].kind == STEP_INDEX)
@@ -126,6 +129,10 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
         const struct gguf_tensor *tensor = model_unit(g->model, l->table)->slices[0].tensor;
         CUT(table_rows, c * l->rows);
         CUT(looked_up, c * l->rows * (size_t)(tensor->bytes / tensor->dimensions[1]));
+    }
+    if (g->drafts && g->state_inputs) {
+        CUT(state_inputs, MIN(c, (size_t)DRAFT_ROWS) * g->state_inputs);
+        CUT(state_inputs_of, p->layers);
     }
     if (g->latent_rows) {
         size_t rows = MIN(c, (size_t)g->latent_rows);
@@ -231,6 +238,15 @@ hypura_status scratch_create(struct scratch *out, const struct geometry *geometr
     out->bytes = bytes;
     for (uint32_t i = 0; out->identity && i < out->expert_rows; i++)
         out->identity[i] = i;
+    size_t before = 0;
+    for (uint32_t i = 0; out->state_inputs && i < model_parameters(geometry->model)->layers; i++) {
+        struct step_list list = steps_of_layer(geometry->steps, i);
+        struct state_input inputs[STEP_TOUCHES];
+        size_t count;
+        out->state_inputs_of[i] = before;
+        for (size_t s = 0; s < list.count; s++)
+            before += state_inputs(&list.steps[s], model_parameters(geometry->model)->embedding, inputs, &count);
+    }
     if (geometry->groups)
         TRY(activation_create(&out->group_input, (size_t)chunk * geometry->groups, geometry->group_columns, error));
     if (geometry->latent_rows)

@@ -87,6 +87,8 @@ static void assert_same_answer(const char *name, const struct answer *expected, 
     assert_true(answer->result.stop_string == expected->result.stop_string);
 }
 
+static uint64_t fed_to_small; /* tokens that passed the smaller model */
+
 /* Two turns, of which the second begins with the first and its answer; returns the drafts that came true. */
 static uint64_t compare(const char *name, uint32_t context, size_t prompt, const struct wish *wish, const char *draft)
 {
@@ -116,6 +118,10 @@ static uint64_t compare(const char *name, uint32_t context, size_t prompt, const
         assert_true(drafts || s.drafted_tokens == 0);
         assert_true(!drafts || s.generated_tokens == s.decode_passes + s.accepted_tokens);
         accepted = s.accepted_tokens;
+        if (engine_draft_model(engine)) {
+            engine_statistics(engine_draft_model(engine), &s);
+            fed_to_small = s.prompt_tokens + s.generated_tokens;
+        }
         generator_destroy(generator);
         engine_close(engine);
         memory_give_back();
@@ -126,13 +132,87 @@ static uint64_t compare(const char *name, uint32_t context, size_t prompt, const
 static void drafts_change_no_token(void **state)
 {
     (void)state;
-    static const char *const models[] = {"llama",        "mixtral", "q-llama-Q4_K_M", "phi3-longrope",
-                                         "deepseek2-v3", "llama4",  "embedded"};
+    static const char *const models[] = {"llama",  "mixtral",   "q-llama-Q4_K_M", "phi3-longrope", "deepseek2-v3",
+                                         "llama4", "qwen3next", "qwen35",         "embedded"};
     const struct wish greedy = {.max_tokens = 60, .temperature = 0}, sampled = {.max_tokens = 60, .temperature = 0.5f};
     for (size_t i = 0; i < COUNT_OF(models); i++) {
         if (compare(models[i], 256, 20, &greedy, NULL) == 0)
             fail_msg("%s: no draft came true", models[i]);
         compare(models[i], 256, 20, &sampled, NULL);
+    }
+    compare("mamba-rms", 256, 20, &sampled, NULL); /* its text does not repeat itself */
+}
+
+#define KNOWN 20
+#define MORE 8
+
+/* Of a batch's drafts some come true, or none, or all; then the text goes on. At "chunk" tokens a batch, and with the
+ * smallest budget. */
+static void check_going_back(const char *name, bool streamed)
+{
+    struct engine_options options;
+    struct engine *engine;
+    int32_t tokens[KNOWN + 2 * MORE];
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = 2;
+    options.gpu = "none";
+    if (streamed)
+        engine = open_smallest(model_path(name), &options);
+    else
+        engine = open_drafting(name, 256, DRAFTING_AUTO, NULL);
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    const uint32_t most = MIN(engine_drafts(engine), (uint32_t)MORE - 1);
+    float *expected = calloc(COUNT_OF(tokens) * vocabulary, sizeof *expected);
+    float *logits = calloc(COUNT_OF(tokens) * vocabulary, sizeof *logits);
+    prompt_of(tokens, COUNT_OF(tokens));
+    feed(engine, 0, tokens, COUNT_OF(tokens), SIZE_MAX, expected);
+    assert_true(streamed || most == MORE - 1);
+    for (uint32_t start = 0; start <= KNOWN; start += KNOWN)
+        for (uint32_t right = 0; right <= most; right++) {
+            int32_t drafts[MORE];
+            uint32_t positions[MORE];
+            bool want[MORE];
+            engine_truncate(engine, 0, 0);
+            feed(engine, 0, tokens, start, SIZE_MAX, logits);
+            for (uint32_t i = 0; i <= most; i++) {
+                drafts[i] = tokens[start + i] ^ (i > right);
+                positions[i] = start + i;
+                want[i] = true;
+            }
+            struct engine_batch batch = {
+                .count = 1 + most, .tokens = drafts, .positions = positions, .want_logits = want, .drafted = most};
+            assert_ok(engine_forward(engine, &batch, &test_error));
+            for (uint32_t i = 0; i <= right; i++)
+                assert_memory_equal(engine_logits(engine, i), expected + (start + i) * vocabulary,
+                                    vocabulary * sizeof *expected);
+            assert_ok(engine_accept(engine, right, &test_error));
+            const uint32_t now = start + 1 + right;
+            assert_int_equal(engine_positions(engine, 0), now);
+            feed(engine, 0, tokens + now, MORE, 3, logits);
+            if (memcmp(logits, expected + now * vocabulary, MORE * vocabulary * sizeof *logits) != 0)
+                fail_msg("%s: other bits after %u of %u drafts from position %u came true", name, right, most, start);
+        }
+    free(expected);
+    free(logits);
+    engine_close(engine);
+}
+
+static void states_go_back_to_where_a_draft_was_wrong(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"llama", "gemma2", "mamba-rms", "qwen3next", "qwen35"};
+    /* Of the whole reference set: all kinds of states. */
+    static const char *const further[] = {"mamba",     "mamba2",   "falcon-h1", "jamba", "lfm2",
+                                          "deepseek4", "qwen4exp", "kimi-k3",   "hy-v4", "bailingmoe3"};
+    const char *folder = getenv("HYPURA_ORACLE");
+    char path[4096];
+    for (size_t i = 0; i < COUNT_OF(models); i++)
+        for (int streamed = 0; streamed < 2; streamed++)
+            check_going_back(models[i], streamed);
+    for (size_t i = 0; folder && i < COUNT_OF(further); i++) {
+        snprintf(path, sizeof path, "%s/models/%s.gguf", folder, further[i]);
+        check_going_back(path, i % 2);
     }
 }
 
@@ -191,7 +271,7 @@ static void a_smaller_model_drafts(void **state)
 static void a_block_drafts(void **state)
 {
     (void)state;
-    static const char *const models[] = {"llama", "embedded", "deepseek2-v3", "gpt-oss"};
+    static const char *const models[] = {"llama", "embedded", "deepseek2-v3", "qwen3next", "gpt-oss"};
     const struct wish greedy = {.max_tokens = 60, .temperature = 0}, sampled = {.max_tokens = 60, .temperature = 0.5f};
     char path[512];
     temporary_path(path, sizeof path);
@@ -207,7 +287,9 @@ static void a_block_drafts(void **state)
         fail_msg("%llu drafts came true", (unsigned long long)accepted);
     unlink(path);
     /* Those of the whole reference set, where it is there. */
-    static const char *const reference[] = {"bailingmoe2", "exaone-moe", "glm4moe-nextn", "mimo2", "step35"};
+    static const char *const reference[] = {
+        "bailingmoe2", "exaone-moe",           "glm4moe-nextn",     "mimo2",
+        "step35",      "nemotron-h-moe-nextn", "bailingmoe3-nextn", "qwen4exp-nextn"};
     const char *folder = getenv("HYPURA_ORACLE");
     for (size_t i = 0; folder && i < COUNT_OF(reference); i++) {
         snprintf(path, sizeof path, "%s/models/%s.gguf", folder, reference[i]);
@@ -290,6 +372,21 @@ static void a_block_drafts_for_sequences_in_turn(void **state)
     unlink(path);
 }
 
+/* It goes back to before its drafts, not to the beginning. */
+static void a_smaller_model_with_states_drafts(void **state)
+{
+    (void)state;
+    const struct wish greedy = {.max_tokens = 60, .temperature = 0}, sampled = {.max_tokens = 60, .temperature = 0.5f};
+    static const char *const models[] = {"qwen35", "qwen3next"};
+    for (size_t i = 0; i < COUNT_OF(models); i++) {
+        uint64_t accepted = compare(models[i], 256, 20, &greedy, models[i]);
+        if (accepted < 60)
+            fail_msg("%s: %llu drafts came true", models[i], (unsigned long long)accepted);
+        compare(models[i], 256, 20, &sampled, models[i]);
+        assert_in_range(fed_to_small, 140, 2 * 140 * 2);
+    }
+}
+
 /* Also in a plan without loading. */
 static void a_smaller_model_is_planned_for(void **state)
 {
@@ -365,8 +462,9 @@ static void a_model_that_cannot_draft_is_refused(void **state)
     (void)state;
     static const struct {
         const char *draft, *says;
-    } wrong[] = {
-        {"embedded", "their vocabularies differ"}, {"qwen35", "cannot go back"}, {"no-such-file", "no-such-file"}};
+    } wrong[] = {{"embedded", "their vocabularies differ"},
+                 {"../../embed/bert", "it is an encoder"},
+                 {"no-such-file", "no-such-file"}};
     for (size_t i = 0; i < COUNT_OF(wrong); i++) {
         struct engine_options options;
         struct engine *engine = NULL;
@@ -387,10 +485,11 @@ static void a_model_that_cannot_draft_is_refused(void **state)
     }
 }
 
-static void a_sequence_that_cannot_go_back_gets_no_drafts(void **state)
+/* Then no memory is taken for what states would need. */
+static void without_drafting_states_need_nothing(void **state)
 {
     (void)state;
-    struct engine *engine = open_drafting("qwen3next", 256, DRAFTING_ON, NULL);
+    struct engine *engine = open_drafting("qwen3next", 256, DRAFTING_OFF, NULL);
     int32_t tokens[] = {1, 2};
     uint32_t positions[] = {0, 1};
     const bool want[] = {true, true};
@@ -398,9 +497,11 @@ static void a_sequence_that_cannot_go_back_gets_no_drafts(void **state)
     struct engine_batch batch = {
         .count = 2, .tokens = tokens, .positions = positions, .want_logits = want, .drafted = 1};
     assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_ARGUMENT);
+    uint64_t without = engine_plan(engine)->scratch_bytes;
     engine_close(engine);
-    const struct wish greedy = {.max_tokens = 20, .temperature = 0};
-    assert_int_equal(compare("qwen3next", 256, 20, &greedy, NULL), 0);
+    engine = open_drafting("qwen3next", 256, DRAFTING_AUTO, NULL);
+    assert_true(engine_plan(engine)->chunk != 0 && engine_plan(engine)->scratch_bytes > without);
+    engine_close(engine);
 }
 
 /* ---- how many are drafted ------------------------------------------------------------------------------------------
@@ -482,15 +583,17 @@ static void what_does_not_repeat_is_not_drafted(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {cmocka_unit_test(drafts_change_no_token),
+                                              cmocka_unit_test(states_go_back_to_where_a_draft_was_wrong),
                                               cmocka_unit_test(drafts_leave_windows_whole),
                                               cmocka_unit_test(an_end_within_drafts_is_where_it_was),
                                               cmocka_unit_test(a_smaller_model_drafts),
                                               cmocka_unit_test(a_block_drafts),
                                               cmocka_unit_test(a_block_drafts_for_sequences_in_turn),
+                                              cmocka_unit_test(a_smaller_model_with_states_drafts),
                                               cmocka_unit_test(a_smaller_model_is_planned_for),
                                               cmocka_unit_test(a_smaller_model_is_planned_for_with_its_vocabulary),
                                               cmocka_unit_test(a_model_that_cannot_draft_is_refused),
-                                              cmocka_unit_test(a_sequence_that_cannot_go_back_gets_no_drafts),
+                                              cmocka_unit_test(without_drafting_states_need_nothing),
                                               cmocka_unit_test(as_many_are_drafted_as_pay),
                                               cmocka_unit_test(what_does_not_repeat_is_not_drafted)};
     return cmocka_run_group_tests(tests, NULL, NULL);

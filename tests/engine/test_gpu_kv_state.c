@@ -84,6 +84,38 @@ static void check_at(struct engine *engine, const char *name, uint64_t gpu_budge
     free(checkpoint);
 }
 
+/* Drafts of which some come true: what follows is as if the others had never been. */
+static void check_drafts(struct engine *engine, const char *name)
+{
+    size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
+    const uint32_t most = engine_drafts(engine);
+    assert_int_equal(most, GPU_VECTOR_TOKENS - 1);
+    for (uint32_t right = 0; right <= most; right += 3) {
+        int32_t drafts[GPU_VECTOR_TOKENS];
+        uint32_t positions[GPU_VECTOR_TOKENS];
+        bool want[GPU_VECTOR_TOKENS];
+        float *logits = calloc((1 + right) * vocabulary, sizeof *logits);
+        read_prompt(engine, 0, 20);
+        feed(engine, 0, tokens + 20, 1 + right, 1, logits);
+        float *expected = go_on(engine, 0);
+        read_prompt(engine, 0, 20);
+        for (uint32_t i = 0; i <= most; i++) {
+            drafts[i] = tokens[20 + i] ^ (i > right);
+            positions[i] = 20 + i;
+            want[i] = true;
+        }
+        struct engine_batch batch = {
+            .count = 1 + most, .tokens = drafts, .positions = positions, .want_logits = want, .drafted = most};
+        assert_ok(engine_forward(engine, &batch, &test_error));
+        assert_memory_equal(engine_logits(engine, right), logits + right * vocabulary, vocabulary * sizeof *logits);
+        assert_ok(engine_accept(engine, right, &test_error));
+        assert_int_equal(engine_positions(engine, 0), 21 + right);
+        assert_goes_on(engine, 0, expected, name, "after drafts");
+        free(expected);
+        free(logits);
+    }
+}
+
 static void check_model(const char *name, enum tensor_type type, bool rings, bool divided)
 {
     struct engine *engine = open_two(name, 0, type);
@@ -92,12 +124,14 @@ static void check_model(const char *name, enum tensor_type type, bool rings, boo
     const uint64_t less = moved / 2 + gpu->expert_bytes + gpu->scratch_bytes;
     assert_true(gpu->taken > 0);
     check_at(engine, name, 0, STOP);
+    check_drafts(engine, name);
     if (rings)
         check_at(engine, name, 0, LONG);
     close_silent(engine);
     if (divided) { /* some layers here, some there */
         engine = open_two(name, less, type);
         check_at(engine, name, less, STOP);
+        check_drafts(engine, name);
         close_silent(engine);
     }
 }

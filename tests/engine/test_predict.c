@@ -297,7 +297,7 @@ static void what_it_foresees_comes(void **state)
             struct engine_batch b = {
                 .count = 5, .tokens = batch, .positions = positions, .want_logits = want, .drafted = 4};
             assert_ok(engine_forward(engine, &b, &test_error));
-            engine_accept(engine, 0, accepted);
+            assert_ok(engine_accept(engine, accepted, &test_error));
             next += accepted + 1;
         }
     }
@@ -378,7 +378,7 @@ static void it_is_used_where_it_can_be(void **state)
     expect_file(path, &options, "recorded");
     options.trace_path = NULL;
     make_predicting(path, model_path("qwen3next"), PREDICTION_RANDOM);
-    expect_file(path, &options, "");
+    expect_file(path, &options, NULL);
     make_predicting(path, model_path("llama"), PREDICTION_WITHOUT_JOIN);
     expect_file(path, &options, "nextn.eh_proj.weight' is missing");
     expect_file(model_path("llama"), &options, "");

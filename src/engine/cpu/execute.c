@@ -153,17 +153,35 @@ static step_function *const functions[STEP_KINDS] = {[STEP_EMBED] = run_embed,
                                                      [STEP_JOIN] = run_join,
                                                      [STEP_OUTPUT] = run_output};
 
-hypura_status execute(struct batch *batch, struct step_list list, hypura_error *error)
+static hypura_status run_step(struct batch *batch, const struct step *step, hypura_error *error)
 {
     struct held held = {0};
+    hypura_status status = functions[step->kind](batch, step, &held, error);
+    release(batch, &held);
+    forget_inputs(batch, step->writes);
+    return status;
+}
+
+hypura_status execute(struct batch *batch, struct step_list list, hypura_error *error)
+{
+    const bool keeps = keeps_state_inputs(batch);
     hypura_status status = HYPURA_OK;
     for (size_t i = 0; i < list.count && !status; i++) {
-        const struct step *step = &list.steps[i];
-        status = functions[step->kind](batch, step, &held, error);
-        release(batch, &held);
-        forget_inputs(batch, step->writes);
+        if (keeps && step_state(&list.steps[i]))
+            keep_inputs(batch, &list.steps[i]);
+        status = run_step(batch, &list.steps[i], error);
     }
     if (status)
         forget_experts(batch);
     return status;
+}
+
+hypura_status execute_again(struct batch *batch, struct step_list list, hypura_error *error)
+{
+    for (size_t i = 0; i < list.count; i++)
+        if (step_state(&list.steps[i])) {
+            bring_inputs(batch, &list.steps[i]);
+            TRY(run_step(batch, &list.steps[i], error));
+        }
+    return HYPURA_OK;
 }

@@ -31,6 +31,13 @@
  * left wanted. */
 hypura_status execute(struct batch *batch, struct step_list list, hypura_error *error);
 
+/* After a batch with drafts (engine_accept): the steps of a list that have a state, for the batch's first rows. */
+hypura_status execute_again(struct batch *batch, struct step_list list, hypura_error *error);
+
+/* What a step with a state reads, kept of a batch with drafts, and brought back. */
+void keep_inputs(struct batch *batch, const struct step *step);
+void bring_inputs(struct batch *batch, const struct step *step);
+
 /* What steps start with: a buffer's rows, and the same as the input of products, whose copies in other types are kept
  * until the buffer is written. */
 float *rows_of(struct batch *batch, enum step_buffer buffer);

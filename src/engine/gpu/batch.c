@@ -9,6 +9,7 @@ void gpu_pass_begin(struct batch *batch)
     if (!pass)
         return;
     pass->sent = 0;
+    pass->again = false;
     pass->latent.grouped = 0;
     memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
     pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;

@@ -78,6 +78,7 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     pass->attention = cut(s, &used.scratch, pass->attention_bytes);
     pass->score_bytes = pass_score_bytes(g, chunk, positions);
     pass->scores = cut(s, &used.scratch, pass->score_bytes);
+    pass->state_inputs = cut(s, &used.scratch, g->drafts ? MIN(c, (uint64_t)DRAFT_ROWS) * g->state_inputs * f : 0);
     pass->latent.rows = pass_latent_rows(g, chunk);
     uint32_t rows = pass->latent.rows ? pass->latent.rows + LATENT_MORE_ROWS : 0, heads = (uint32_t)g->heads;
     pass->latent.query = cut(s, &used.scratch, rows * g->latent_query * f);

@@ -185,3 +185,29 @@ hypura_status gpu_pass_layer(struct batch *batch, uint32_t number, hypura_error 
     uint32_t most = pass->sent == 0 ? 1 : layers_a_batch(batch);
     return ++pass->recorded >= most && !pass->ahead.recording ? pass_send(pass, error) : HYPURA_OK;
 }
+
+hypura_status gpu_pass_again(struct batch *batch, uint32_t number, hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    const struct step_list list = pass_steps(batch, number);
+    pass->again = true;
+    for (size_t i = 0; i < list.count; i++) {
+        if (!step_state(&list.steps[i]))
+            continue;
+        pass_record(pass);
+        pass_settle(pass); /* the step before reads what is brought back */
+        pass_move_inputs(batch, &list.steps[i], true);
+        TRY(pass_record_steps(batch, (struct step_list){&list.steps[i], 1}, error));
+    }
+    return HYPURA_OK;
+}
+
+hypura_status gpu_pass_end_again(struct batch *batch, hypura_error *error)
+{
+    struct gpu_pass *pass = batch->pass;
+    if (!pass || !pass->again)
+        return HYPURA_OK;
+    pass->again = false;
+    TRY(pass_send(pass, error));
+    return gpu_wait(pass->gpu, pass->last, error);
+}

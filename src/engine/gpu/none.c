@@ -100,6 +100,18 @@ const float *gpu_pass_host_vector(const struct batch *batch, unit_number unit)
     return NULL;
 }
 
+hypura_status gpu_pass_again(struct batch *batch, uint32_t layer, hypura_error *error)
+{
+    (void)batch, (void)layer;
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
+}
+
+hypura_status gpu_pass_end_again(struct batch *batch, hypura_error *error)
+{
+    (void)batch, (void)error;
+    return HYPURA_OK;
+}
+
 hypura_status gpu_pass_read_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes, uint8_t *out,
                                   hypura_error *error)
 {

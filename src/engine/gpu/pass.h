@@ -121,6 +121,7 @@ struct gpu_pass {
     enum { ROWS_FLOATS, ROWS_BOTH, ROWS_HALVES } state[BUFFER_COUNT]; /* also, or only, as halves */
     uint32_t pending_reads, pending_writes;                           /* since the last barrier, bits by buffer */
     uint64_t attention_bytes;
+    struct gpu_range state_inputs;                          /* as in struct scratch */
     struct gpu_range normed_halves, inner_halves, unpacked; /* where the device multiplies halves, else empty */
     uint64_t unpacked_bytes;
     struct gpu_range router, chosen, weights, groups, expert_out;
@@ -151,6 +152,7 @@ struct gpu_pass {
     uint32_t recorded;      /* layers in the open batch */
     uint32_t sent;          /* batches of these tokens */
     double layer_work;      /* multiplications and additions that a layer takes for a row, at most */
+    bool again;             /* steps with a state run once more */
     bool on_device;         /* the residual stream is there, else in scratch.hidden */
     bool inputs_sent;       /* positions' tables are there */
     uint64_t wait_value;    /* that the open batch must wait for */
@@ -222,6 +224,10 @@ const float *gpu_pass_hidden(const struct batch *batch);
 /* A small tensor of a unit on the GPU that the CPU needs too, as floats. */
 const float *gpu_pass_host_vector(const struct batch *batch, unit_number unit);
 
+/* After a batch with drafts: the steps of a layer that have a state, for the batch's first rows, and their end. */
+hypura_status gpu_pass_again(struct batch *batch, uint32_t layer, hypura_error *error);
+hypura_status gpu_pass_end_again(struct batch *batch, hypura_error *error);
+
 /* Bytes of a layer's cache that is there, between batches. What is read has come, and what is written has arrived,
  * after gpu_pass_settle_caches. */
 hypura_status gpu_pass_read_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes, uint8_t *out,
@@ -271,7 +277,8 @@ void pass_free_lists(struct gpu_pass *pass);
 /* Records steps, each waiting for what it reads. pass_settle: whatever comes next waits for all of them. */
 hypura_status pass_record_steps(struct batch *batch, struct step_list list, hypura_error *error);
 void pass_settle(struct gpu_pass *pass);
-bool pass_records(enum step_kind kind); /* whether there are commands for it */
+void pass_move_inputs(struct batch *batch, const struct step *step, bool back); /* as keep_inputs, bring_inputs */
+bool pass_records(enum step_kind kind);                                         /* whether there are commands for it */
 
 typedef hypura_status record_function(struct batch *batch, const struct step *step, hypura_error *error);
 record_function pass_record_multiply, pass_record_index, pass_record_compress, pass_record_pool;

@@ -205,6 +205,7 @@ bool pass_records(enum step_kind kind)
 hypura_status pass_record_steps(struct batch *batch, struct step_list list, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
+    const bool keeps = !pass->again && keeps_state_inputs(batch);
     for (size_t i = 0; i < list.count; i++) {
         const struct step *step = &list.steps[i];
         bool mixture = step->kind == STEP_ROUTE || step->kind == STEP_EXPERTS;
@@ -218,6 +219,8 @@ hypura_status pass_record_steps(struct batch *batch, struct step_list list, hypu
         for (enum step_buffer buffer = 0; buffer < BUFFER_COUNT; buffer++)
             if (step->writes >> buffer & 1)
                 pass->state[buffer] = ROWS_FLOATS;
+        if (keeps && step_state(step))
+            pass_move_inputs(batch, step, false);
         TRY(kinds[step->kind].record(batch, step, error));
     }
     return HYPURA_OK;

@@ -17,6 +17,22 @@ void pass_find_states(const struct batch *batch, const struct step *step, struct
     }
 }
 
+void pass_move_inputs(struct batch *batch, const struct step *step, bool back)
+{
+    struct gpu_pass *pass = batch->pass;
+    const size_t most = MIN(DRAFT_ROWS, batch->scratch.chunk);
+    struct state_input inputs[STEP_TOUCHES];
+    size_t count;
+    struct gpu_range kept = range_at(pass->state_inputs, most * state_inputs_before(batch, step));
+    state_inputs(step, model_parameters(batch->open->model)->embedding, inputs, &count);
+    for (size_t i = 0; i < count; i++) {
+        struct gpu_range rows = pass->rows[inputs[i].buffer];
+        gpu_copy(pass->gpu, back ? rows : kept, back ? kept : rows, batch->rows * inputs[i].width * sizeof(float));
+        kept = range_at(kept, most * inputs[i].width);
+    }
+    gpu_barrier(pass->gpu); /* the step may write what it reads */
+}
+
 hypura_status pass_record_convolve(struct batch *batch, const struct step *step, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
