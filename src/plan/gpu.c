@@ -135,12 +135,18 @@ static void take_embedding(struct gpu_planner *planner)
         take_unit(planner, embed->embed.unit);
 }
 
+static uint64_t layer_kv_bytes(const struct gpu_planner *planner, uint32_t number)
+{
+    const struct plan_gpu_request *request = planner->request;
+    return request->kv_bytes(request->context, number, planner->positions, MAX(request->sequences, 1u),
+                             request->kv_type);
+}
+
 static bool take_layer(struct gpu_planner *planner, uint32_t number)
 {
     const struct plan_gpu_request *request = planner->request;
     struct together layer;
-    uint64_t kv =
-        request->kv_bytes(request->context, number, planner->positions, MAX(request->sequences, 1u), request->kv_type);
+    const uint64_t kv = layer_kv_bytes(planner, number);
     if (!gather(&layer, planner, steps_of_layer(planner->steps, number)) ||
         MAX(kv, layer.largest) > request->max_allocation || !take(planner, kv + layer.bytes))
         return false;
@@ -149,6 +155,42 @@ static bool take_layer(struct gpu_planner *planner, uint32_t number)
     planner->plan->layers[number] = request->layers[number];
     planner->plan->taken++;
     return true;
+}
+
+/* The first of the layers of which some read the cache of another: all from there on go together. As many layers as
+ * there are: none does. */
+static uint32_t first_shared(const struct gpu_planner *planner)
+{
+    const struct step_list all = steps_all(planner->steps);
+    uint32_t first = planner->plan->layer_count;
+    for (size_t i = 0; i < all.count; i++)
+        if (all.steps[i].kind == STEP_ATTEND && all.steps[i].layer >= 0 &&
+            all.steps[i].attend.source != (uint32_t)all.steps[i].layer)
+            first = MIN(first, all.steps[i].attend.source);
+    return first;
+}
+
+/* All layers from the first one on that the device can compute, or none. */
+static bool take_layers(struct gpu_planner *planner, uint32_t first)
+{
+    const struct plan_gpu_request *request = planner->request;
+    uint64_t bytes = 0;
+    for (uint32_t i = first; i < planner->plan->layer_count; i++) {
+        struct together layer;
+        if (request->layers[i] == GPU_CANNOT)
+            continue;
+        const uint64_t kv = layer_kv_bytes(planner, i);
+        if (!gather(&layer, planner, steps_of_layer(planner->steps, i)) ||
+            MAX(kv, layer.largest) > request->max_allocation)
+            return false;
+        bytes += layer.bytes + kv;
+    }
+    if (bytes > planner->left)
+        return false;
+    bool all = true;
+    for (uint32_t i = first; i < planner->plan->layer_count; i++)
+        all = all && (request->layers[i] == GPU_CANNOT || take_layer(planner, i));
+    return all;
 }
 
 /* ---- experts ----------------------------------------------------------------------------------------------------- */
@@ -335,9 +377,12 @@ static hypura_status fill(struct gpu_planner *planner, uint32_t chunk, hypura_er
     if (!take(planner, plan->scratch_bytes))
         return HYPURA_OK;
     take_output(planner);
-    for (uint32_t i = plan->layer_count; i-- > 0;)
-        if (request->layers[i] != GPU_CANNOT && !take_layer(planner, i))
-            break;
+    uint32_t shared = first_shared(planner), left = plan->layer_count;
+    if (shared < left && take_layers(planner, shared))
+        left = shared;
+    while (left > 0 && (shared == plan->layer_count || left <= shared) &&
+           (request->layers[left - 1] == GPU_CANNOT || take_layer(planner, left - 1)))
+        left--;
     take_embedding(planner);
     hypura_status status = take_experts(planner, error);
     if (!status)

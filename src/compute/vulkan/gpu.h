@@ -272,7 +272,7 @@ void gpu_layer_norm(struct gpu *gpu, struct gpu_range out, struct gpu_range in, 
 void gpu_scale(struct gpu *gpu, struct gpu_range out, struct gpu_range in, float factor, uint64_t count);
 void gpu_soft_cap(struct gpu *gpu, struct gpu_range values, uint64_t count, float cap);
 void gpu_clamp(struct gpu *gpu, struct gpu_range values, uint64_t count, float limit);
-void gpu_gelu(struct gpu *gpu, struct gpu_range values, uint64_t count); /* by tanh */
+void gpu_gelu(struct gpu *gpu, struct gpu_range values, uint64_t count);               /* by tanh */
 void gpu_silu(struct gpu *gpu, struct gpu_range values, uint64_t count, float factor); /* of values times factor */
 
 /* Of to, rows of copies * width, each part gets factor times its row of from, [rows][width]. */
@@ -502,7 +502,9 @@ void gpu_delta_net(struct gpu *gpu, const struct gpu_delta_net *net);
 struct gpu_router {
     struct gpu_range logits, selection_bias, expert_scales /* of what an expert gives; or none */, ids, weights;
     struct gpu_range table, tokens; /* int32 [tokens][used] and [rows]: the choice, which is only weighed; or none */
+    struct gpu_range chunk_ids, chunk_weights; /* [rows][used], of those that chunks of experts share; or none */
     uint32_t rows, experts, used, groups, groups_used;
+    uint32_t chunk; /* experts of a chunk */
     int gate;
     bool normalise;
     float scale;
@@ -560,6 +562,10 @@ struct gpu_sides {
     float epsilon;
 };
 void gpu_sides(struct gpu *gpu, const struct gpu_sides *sides);
+
+/* As compute_match_lengths. */
+void gpu_match_lengths(struct gpu *gpu, struct gpu_range values, struct gpu_range by, uint32_t rows, uint32_t parts,
+                       uint32_t width);
 
 /* As compute_sparse. */
 void gpu_sparse(struct gpu *gpu, struct gpu_range values, uint32_t rows, uint32_t width, float deviations);

@@ -10,8 +10,8 @@ void gpu_router(struct gpu *gpu, const struct gpu_router *router)
         return;
     }
     const struct {
-        uint64_t logits, selection_bias, expert_scales, ids, weights, table, tokens;
-        uint32_t rows, experts, used, groups, groups_used;
+        uint64_t logits, selection_bias, expert_scales, ids, weights, table, tokens, chunk_ids, chunk_weights;
+        uint32_t rows, experts, used, groups, groups_used, chunk;
         float scale;
     } push = {gpu_address(router->logits),
               gpu_address(router->selection_bias),
@@ -20,13 +20,17 @@ void gpu_router(struct gpu *gpu, const struct gpu_router *router)
               gpu_address(router->weights),
               gpu_address(router->table),
               gpu_address(router->tokens),
+              gpu_address(router->chunk_ids),
+              gpu_address(router->chunk_weights),
               router->rows,
               router->experts,
               router->used,
               router->groups,
               router->groups_used,
+              router->chunk,
               router->scale};
-    const uint32_t constants[] = {(uint32_t)router->gate, router->normalise, router->table.buffer != NULL};
+    const uint32_t constants[] = {(uint32_t)router->gate, router->normalise, router->table.buffer != NULL,
+                                  router->chunk_ids.buffer != NULL};
     gpu_launch(gpu, KERNEL_router, constants, COUNT_OF(constants), &push, sizeof push,
                MIN(router->rows, GPU_MAX_GROUPS), 1, 1);
 }

@@ -38,3 +38,13 @@ void gpu_sparse(struct gpu *gpu, struct gpu_range values, uint32_t rows, uint32_
     } push = {gpu_address(values), rows, width, deviations};
     gpu_launch(gpu, KERNEL_sparse, NULL, 0, &push, sizeof push, MIN(rows, GPU_MAX_GROUPS), 1, 1);
 }
+
+void gpu_match_lengths(struct gpu *gpu, struct gpu_range values, struct gpu_range by, uint32_t rows, uint32_t parts,
+                       uint32_t width)
+{
+    const struct {
+        uint64_t values, by;
+        uint32_t parts, width;
+    } push = {gpu_address(values), gpu_address(by), parts, width};
+    gpu_launch(gpu, KERNEL_lengths, NULL, 0, &push, sizeof push, parts, rows, 1);
+}

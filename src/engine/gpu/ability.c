@@ -25,10 +25,11 @@ static bool can_use(const struct question *q, const struct step_unit *unit)
     case USE_HEADS:
         return gpu_supports(q->gpu, tensor->type) ||
                (tensor->type == TENSOR_I32 && unit->use == USE_ROUTER); /* experts by token */
+    case USE_TRIPLE:                                                    /* of all experts that chunks share */
+        return gpu_supports(q->gpu, tensor->type);
     case USE_ROWS:
     case USE_TABLE:
     case USE_WHOLE:
-    case USE_TRIPLE:
         break;
     }
     return false;
@@ -37,7 +38,7 @@ static bool can_use(const struct question *q, const struct step_unit *unit)
 /* Parts of a matrix begin at rows: those must be as well placed as a matrix of their own. */
 static bool can_split(const struct question *q, const struct step_multiply *m)
 {
-    if (m->offset)
+    if (m->offset && (m->in == BUFFER_NORMED || m->in == BUFFER_ATTENDED || m->in == BUFFER_GATE)) /* may be halves */
         return false;
     for (uint32_t i = 0; i < m->count; i++) {
         const struct gguf_tensor *tensor = model_unit(q->geometry->model, m->matrices[i].unit)->slices[0].tensor;
@@ -74,16 +75,10 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
     return true;
 }
 
-/* A cache that this layer reads or writes must be its own: the others may be computed elsewhere. */
 static bool can_attend(const struct question *q, const struct step_attend *a)
 {
-    struct step_list all = steps_all(q->geometry->steps);
-    if (a->source != q->layer || (a->chosen.buffer != BUFFER_NONE && a->window && !a->compressed))
+    if ((a->chosen.buffer != BUFFER_NONE && a->window && !a->compressed))
         return false;
-    for (size_t i = 0; i < all.count; i++)
-        if (all.steps[i].kind == STEP_ATTEND && all.steps[i].attend.source == q->layer &&
-            all.steps[i].layer != (int32_t)q->layer)
-            return false;
     return gpu_attention_supports(q->kv_type, a->key_size, a->value_size);
 }
 
@@ -102,12 +97,24 @@ static bool can_compress(const struct question *q, uint32_t size, uint32_t plane
            gpu_attention_supports(plane ? kv_plane_type(q->kv_type) : q->kv_type, size, size);
 }
 
+/* Each of the experts that chunks share begins as well placed as a matrix of its own. */
+static bool can_share(const struct question *q, const struct step_chunk_experts *x)
+{
+    const unit_number units[] = {x->gate, x->up, x->down};
+    for (size_t i = 0; i < COUNT_OF(units); i++) {
+        const struct gguf_tensor *tensor = model_unit(q->geometry->model, units[i])->slices[0].tensor;
+        if (tensor->bytes / x->experts % GPU_ALIGNMENT != 0)
+            return false;
+    }
+    return x->experts <= GPU_ROUTER_EXPERTS;
+}
+
 /* What the kernels of a kind cannot do of it. */
 static bool can_record(const struct question *q, const struct step *step)
 {
     struct step_unit units[STEP_UNITS];
     size_t count = step_units(step, units);
-    if (!pass_records(step->kind) || step_reads(step, BUFFER_TOKEN))
+    if (!pass_records(step->kind))
         return false;
     for (size_t i = 0; i < count; i++)
         if (units[i].use != USE_TABLE && !can_use(q, &units[i])) /* of a table rows come from the drive */
@@ -137,6 +144,8 @@ static bool can_record(const struct question *q, const struct step *step)
         return gpu_scan_supports(step->scan.size);
     case STEP_DELTA_NET:
         return gpu_delta_net_supports(step->delta_net.key_size, step->delta_net.taps);
+    case STEP_CHUNK_EXPERTS:
+        return can_share(q, &step->chunk_experts);
     case STEP_MIX:
         return step->mix.scale == 1.0f;
     case STEP_FUNCTION:
@@ -223,10 +232,10 @@ static bool can_output(const struct gpu *gpu, const struct geometry *geometry)
     const struct question q = {.gpu = gpu, .geometry = geometry};
     struct step_list after = steps_after(geometry->steps);
     for (size_t i = 0; i < after.count; i++) {
+        if (after.steps[i].kind != STEP_OUTPUT && !can_record(&q, &after.steps[i]))
+            return false;
         struct step_unit units[STEP_UNITS];
         size_t count = step_units(&after.steps[i], units);
-        if (after.steps[i].kind != STEP_OUTPUT && !pass_records(after.steps[i].kind))
-            return false;
         for (size_t u = 0; u < count; u++)
             if (!can_use(&q, &units[u]))
                 return false;
@@ -255,11 +264,33 @@ static uint64_t wanted_scratch(const void *context, uint32_t chunk, uint32_t pos
     return gpu_pass_scratch_bytes(context, chunk, positions);
 }
 
+/* Layers that share a cache can be there together only. */
+static void agree_on_caches(const struct geometry *geometry, uint8_t *abilities)
+{
+    const struct step_list all = steps_all(geometry->steps);
+    const uint32_t layers = model_parameters(geometry->model)->layers;
+    bool changes = true;
+    while (changes) {
+        changes = false;
+        for (size_t i = 0; i < all.count; i++) {
+            const struct step *step = &all.steps[i];
+            if (step->kind != STEP_ATTEND || step->layer < 0 || (uint32_t)step->layer >= layers)
+                continue;
+            uint8_t *reader = &abilities[step->layer], *owner = &abilities[step->attend.source];
+            if ((*reader == GPU_CANNOT) != (*owner == GPU_CANNOT)) {
+                *reader = *owner = GPU_CANNOT;
+                changes = true;
+            }
+        }
+    }
+}
+
 void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const struct geometry *geometry,
                       struct gpu *gpu, enum tensor_type kv_type)
 {
     for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++)
         abilities[i] = (uint8_t)ability_of(geometry, gpu, i, kv_type);
+    agree_on_caches(geometry, abilities);
     out->max_allocation = gpu_get_info(gpu)->max_allocation;
     out->layers = abilities;
     out->output = can_output(gpu, geometry);

@@ -64,7 +64,8 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
     uint64_t c = chunk, e = p->embedding, x = MAX(e, p->expert_columns), f = sizeof(float),
              choices = c * p->experts_used;
     struct gpu_buffer *s = pass->scratch, *u = pass->upload, *b = pass->readback;
-    uint64_t inner = MAX(c * g->widths[BUFFER_GATE], choices * p->expert_feed_forward);
+    pass_find_chunks(pass, g);
+    uint64_t inner = MAX(c * g->widths[BUFFER_GATE], choices * MAX(p->expert_feed_forward, pass->chunks.width));
     for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++) {
         bool experts = buffer == BUFFER_GATE || buffer == BUFFER_UP;
         bool always = buffer == BUFFER_HIDDEN || buffer == BUFFER_NORMED || buffer == BUFFER_BRANCH;
@@ -106,6 +107,12 @@ static struct layout lay_out(struct gpu_pass *pass, const struct geometry *g, ui
         pass->router = cut(s, &used.scratch, c * p->experts * f);
         pass->chosen = cut(s, &used.scratch, choices * f);
         pass->weights = cut(s, &used.scratch, choices * f);
+        const uint32_t chunks = pass->chunks.experts;
+        pass->chunks.ids = cut(s, &used.scratch, chunks ? choices * f : 0);
+        pass->chunks.weights = cut(s, &used.scratch, chunks ? choices * f : 0);
+        pass->chunks.slots = cut(s, &used.scratch, chunks * f);
+        pass->chunks.groups =
+            cut(s, &used.scratch, chunks ? gpu_expert_group_bytes(chunks, p->experts_used, chunk) : 0);
         pass->groups = cut(s, &used.scratch, gpu_expert_group_bytes(p->experts, p->experts_used, chunk));
         pass->expert_out = cut(s, &used.scratch, choices * x * f);
         pass->up_parts.expert_rows = cut_shared(u, &used.upload, choices * x * f);
@@ -154,6 +161,7 @@ hypura_status pass_make_buffers(struct batch *batch, hypura_error *error)
     TRY(pass_make_visits(batch, error));
     TRY(pass_make_holds(batch, error));
     TRY(pass_open_latent(batch, error));
+    TRY(pass_open_chunks(batch, error));
     TRY(pass_open_adapters(batch, error));
     TRY(ALLOCATE(&pass->caches, batch->kv.layer_count, "table of caches", error));
     for (uint32_t i = 0; i < batch->kv.layer_count; i++) {

@@ -69,21 +69,25 @@ hypura_status pass_record_route(struct batch *batch, const struct step *step, hy
     divide(batch, experts);
     pass_multiply(batch, step->layer, &product, 1);
     gpu_barrier(pass->gpu);
-    gpu_router(pass->gpu, &(struct gpu_router){.logits = pass->router,
-                                               .selection_bias = pass_vector(batch, r->selection_bias),
-                                               .expert_scales = pass_vector(batch, r->expert_scales),
-                                               .table = pass_vector(batch, r->table),
-                                               .tokens = pass->tokens,
-                                               .ids = pass->chosen,
-                                               .weights = pass->weights,
-                                               .rows = (uint32_t)batch->rows,
-                                               .experts = rule->experts,
-                                               .used = rule->used,
-                                               .groups = rule->groups,
-                                               .groups_used = rule->groups_used,
-                                               .gate = (int)rule->gate,
-                                               .normalise = rule->normalise,
-                                               .scale = rule->scale});
+    gpu_router(pass->gpu,
+               &(struct gpu_router){.logits = pass->router,
+                                    .selection_bias = pass_vector(batch, r->selection_bias),
+                                    .expert_scales = pass_vector(batch, r->expert_scales),
+                                    .table = pass_vector(batch, r->table),
+                                    .tokens = pass->tokens,
+                                    .chunk_ids = rule->chunk_group ? pass->chunks.ids : (struct gpu_range){0},
+                                    .chunk_weights = pass->chunks.weights,
+                                    .chunk = rule->chunk_group,
+                                    .ids = pass->chosen,
+                                    .weights = pass->weights,
+                                    .rows = (uint32_t)batch->rows,
+                                    .experts = rule->experts,
+                                    .used = rule->used,
+                                    .groups = rule->groups,
+                                    .groups_used = rule->groups_used,
+                                    .gate = (int)rule->gate,
+                                    .normalise = rule->normalise,
+                                    .scale = rule->scale});
     gpu_barrier(pass->gpu);
     if (batch->rows > GPU_VECTOR_TOKENS) {
         gpu_expert_group(pass->gpu, pass->chosen, pass->groups, rule->experts, rule->used, (uint32_t)batch->rows);

@@ -15,6 +15,7 @@
  *   look_up.c       rows of a table that stays on the drive
  *   streams.c, sides.c  residual streams;  compress.c  blocks of positions that become rows of the cache
  *   choose.c        the search for positions worth attention, and attention to those only
+ *   chunks.c        experts that chunks of the others share
  *   experts.c       mixtures of experts;  attend.c  heads, attention, its latent kind;  delta_net.c  gated delta nets
  *   record.c        what each kind of step is in commands, and when one waits for another
  *   buffers.c       what stands where in the buffers of a pass
@@ -125,6 +126,11 @@ struct gpu_pass {
     struct gpu_range normed_halves, inner_halves, unpacked; /* where the device multiplies halves, else empty */
     uint64_t unpacked_bytes;
     struct gpu_range router, chosen, weights, groups, expert_out;
+    struct {
+        uint32_t experts, width; /* 0: there are none */
+        struct gpu_range ids, weights, groups;
+        struct gpu_range slots;      /* uint32 [experts], the number of each */
+    } chunks;                        /* experts that chunks of the chosen ones share */
     struct gpu_range picked, logits; /* rows whose logits are wanted */
     struct gpu_range low;            /* [PASS_PRODUCTS] of low_floats: what the first thin matrices give */
     uint64_t low_floats;
@@ -283,7 +289,8 @@ bool pass_records(enum step_kind kind);                                         
 typedef hypura_status record_function(struct batch *batch, const struct step *step, hypura_error *error);
 record_function pass_record_multiply, pass_record_index, pass_record_compress, pass_record_pool;
 record_function pass_record_gather, pass_record_scatter, pass_record_gather_gated, pass_record_agree;
-record_function pass_record_predict, pass_record_correct, pass_record_sparse, pass_record_look_up;
+record_function pass_record_predict, pass_record_correct, pass_record_sparse, pass_record_match;
+record_function pass_record_look_up, pass_record_chunk_experts;
 record_function pass_record_heads, pass_record_spread, pass_record_attend, pass_record_attend_latent;
 record_function pass_record_convolve, pass_record_scan;
 record_function pass_record_delta_net, pass_record_route, pass_record_experts;
@@ -350,6 +357,12 @@ void pass_free_holds(struct batch *batch);
  * trace.
  */
 hypura_status pass_take_choices(struct batch *batch, const struct step *experts, hypura_error *error);
+
+/* Of experts that chunks of others share: how many, and how wide they are; and what is filled when all buffers are
+ * there.
+ */
+void pass_find_chunks(struct gpu_pass *pass, const struct geometry *geometry);
+hypura_status pass_open_chunks(struct batch *batch, hypura_error *error);
 
 /* What the CPU has to do before the batches that were sent can run. */
 hypura_status pass_host_share(struct batch *batch, hypura_error *error);

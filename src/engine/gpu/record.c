@@ -84,6 +84,16 @@ static hypura_status record_function_of(struct batch *batch, const struct step *
     return HYPURA_OK;
 }
 
+static hypura_status record_scale(struct batch *batch, const struct step *step, hypura_error *error)
+{
+    const struct step_scale *s = &step->scale;
+    const struct gpu_range rows = batch->pass->rows[s->buffer];
+    (void)error;
+    gpu_scale(batch->pass->gpu, rows, rows, s->by,
+              batch->rows * (uint64_t)model_parameters(batch->open->model)->embedding);
+    return HYPURA_OK;
+}
+
 static hypura_status record_add(struct batch *batch, const struct step *step, hypura_error *error)
 {
     const struct gpu_pass *pass = batch->pass;
@@ -182,12 +192,18 @@ static const struct {
     [STEP_ROUTE] = {pass_record_route},
     [STEP_EXPERTS] = {pass_record_experts},
     [STEP_MIX] = {record_mix},
+    [STEP_CHUNK_EXPERTS] = {pass_record_chunk_experts},
     [STEP_RESIDUAL] = {record_residual},
     [STEP_RECALL] = {record_recall},
     [STEP_GATHER] = {pass_record_gather},
     [STEP_SCATTER] = {pass_record_scatter},
     [STEP_GATHER_GATED] = {pass_record_gather_gated},
     [STEP_AGREE] = {pass_record_agree},
+    [STEP_PREDICT] = {pass_record_predict},
+    [STEP_CORRECT] = {pass_record_correct},
+    [STEP_MATCH] = {pass_record_match},
+    [STEP_SPARSE] = {pass_record_sparse},
+    [STEP_SCALE] = {record_scale},
     [STEP_ADD] = {record_add},
 };
 

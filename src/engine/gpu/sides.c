@@ -41,3 +41,12 @@ hypura_status pass_record_sparse(struct batch *batch, const struct step *step, h
     gpu_sparse(pass->gpu, pass->rows[s->buffer], (uint32_t)batch->rows, s->width, s->deviations);
     return HYPURA_OK;
 }
+
+hypura_status pass_record_match(struct batch *batch, const struct step *step, hypura_error *error)
+{
+    const struct gpu_pass *pass = batch->pass;
+    const struct step_match *m = &step->match;
+    (void)error;
+    gpu_match_lengths(pass->gpu, pass->rows[m->rows], pass->rows[m->by], (uint32_t)batch->rows, m->parts, m->width);
+    return HYPURA_OK;
+}

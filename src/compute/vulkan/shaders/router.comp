@@ -8,6 +8,7 @@
  * all others, so that ties fall to the lower index and no order of threads matters. */
 layout(constant_id = 0) const uint GATE = 0; /* enum router_gate */
 layout(constant_id = 1) const bool NORMALISE = true;
+layout(constant_id = 3) const bool CHUNKS = false; /* so many experts next to each other share one more */
 layout(constant_id = 2) const bool GIVEN = false; /* the token's id says which experts: they are only weighed */
 #define SOFTMAX 0
 #define SOFTMAX_SELECTED 1
@@ -28,7 +29,9 @@ layout(push_constant) uniform Push
     Floats weights;
     Ints table;
     Ints tokens;
-    uint rows, experts, used, groups, groups_used;
+    Uints chunk_ids;
+    Floats chunk_weights;
+    uint rows, experts, used, groups, groups_used, chunk;
     float scale;
 };
 
@@ -134,6 +137,18 @@ void weigh(uint row, uint thread)
     }
 }
 
+/* The experts that the chosen ones share: their weights are the router's for the number of the chunk. */
+void weigh_chunks(uint row, uint thread)
+{
+    float sum = 0.0;
+    for (uint i = 0; i < used; i++)
+        sum += probability[chosen[i] / chunk];
+    for (uint i = thread; i < used; i += GROUP) {
+        chunk_ids.v[row * used + i] = chosen[i] / chunk;
+        chunk_weights.v[row * used + i] = probability[chosen[i] / chunk] / max(sum, LEAST_SUM);
+    }
+}
+
 void do_row(uint row, uint thread)
 {
     float most = uintBitsToFloat(0xff800000u), sum = 0.0;
@@ -163,6 +178,8 @@ void do_row(uint row, uint thread)
         choose(thread);
     barrier();
     weigh(row, thread);
+    if (CHUNKS)
+        weigh_chunks(row, thread);
 }
 
 void main()
