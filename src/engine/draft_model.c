@@ -13,6 +13,7 @@
 static struct engine_options draft_options(const struct engine_options *options)
 {
     struct engine_options own = *options;
+    own.keep_prefixes = false; /* what it drafts from is read again quickly */
     own.context = options->context ? options->context : DRAFT_CONTEXT;
     own.chunk = DRAFT_CHUNK;
     own.sequences = 1;

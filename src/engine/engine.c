@@ -4,51 +4,9 @@
 
 void engine_default_options(struct engine_options *options)
 {
-    *options = (struct engine_options){.kv_type = TENSOR_F16, .reader = STORE_READER_AUTO, .fill = true};
+    *options = (struct engine_options){
+        .kv_type = TENSOR_F16, .reader = STORE_READER_AUTO, .fill = true, .keep_prefixes = true};
 }
-
-/* ---- opening, with the smaller model -------------------------------------------------------------------------------
- */
-
-hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
-                               const struct engine_options *options, hypura_error *error)
-{
-    struct vocabulary *vocabulary = NULL;
-    struct planned_draft draft = {0};
-    struct engine_options rest = *options;
-    /* The budget of a run includes it. */
-    vocabulary_open(&vocabulary, model_file(model), NULL);
-    hypura_status status = draft_model_plan(&draft, model, hardware, &rest, error);
-    if (!status)
-        status = engine_plan_beside(out, model, hardware, &rest, error);
-    planned_draft_close(&draft);
-    vocabulary_close(vocabulary);
-    return status;
-}
-
-hypura_status engine_open(struct engine **out, const char *path, const struct engine_options *options,
-                          hypura_error *error)
-{
-    struct engine *engine;
-    struct engine_options rest = *options;
-    uint64_t start = clock_nanoseconds();
-    TRY(engine_open_model(&engine, path, options, error));
-    hypura_status status = HYPURA_OK;
-    if (draft_model_wanted(engine->open.model, options))
-        status = draft_model_open(engine, &rest, error);
-    if (!status)
-        status = engine_open_places(engine, &rest, error);
-    if (status) {
-        engine_close(engine);
-        return status;
-    }
-    engine->open.load_seconds = clock_seconds_since(start);
-    *out = engine;
-    return HYPURA_OK;
-}
-
-/* ---- looking in ----------------------------------------------------------------------------------------------------
- */
 
 const struct model *engine_model(const struct engine *engine)
 {
@@ -96,6 +54,11 @@ hypura_status engine_vocabulary(const struct vocabulary **out, const struct engi
         return error_set(error, engine->open.vocabulary_error.status, "%s", engine->open.vocabulary_error.message);
     *out = engine->open.vocabulary;
     return HYPURA_OK;
+}
+
+struct prefix_store *engine_prefixes(const struct engine *engine)
+{
+    return engine->prefixes;
 }
 
 size_t engine_threads(const struct engine *engine)
@@ -155,38 +118,6 @@ void engine_stop(struct engine *engine, bool stop)
     follow_cancel(engine);
 }
 
-/* What the plan uses, without the pool. */
-static uint64_t fixed_bytes(const struct plan *plan)
-{
-    if (plan->pool_bytes)
-        return plan->budget - MIN(plan->budget, plan->pool_bytes);
-    return plan->overhead_bytes + plan->reserve_bytes + plan->resident_bytes + plan->table_bytes + plan->kv_bytes +
-           plan->scratch_bytes;
-}
-
-hypura_status engine_set_budget(struct engine *engine, uint64_t bytes, hypura_error *error)
-{
-    const struct plan *plan = engine->open.plan;
-    uint64_t fixed = fixed_bytes(plan);
-    if (plan->pool_bytes == 0 && bytes < fixed) {
-        char text[32];
-        return error_set(error, HYPURA_ERROR_MEMORY,
-                         "all weights are in memory for good; the least without loading the model anew is %s",
-                         format_bytes(text, sizeof text, (double)fixed));
-    }
-    if (plan->pool_bytes) {
-        hypura_status status =
-            store_resize(engine->open.store, (int64_t)MIN(bytes, (uint64_t)INT64_MAX) - (int64_t)fixed, error);
-        if (status)
-            return error_prefix(error, "a budget of %.1f MiB, of which %.1f MiB are taken by what stays in memory",
-                                (double)bytes / 1048576.0, (double)fixed / 1048576.0);
-    }
-    atomic_store(&engine->counters.budget, bytes);
-    if (bytes > atomic_load(&engine->counters.largest_budget))
-        atomic_store(&engine->counters.largest_budget, bytes);
-    return HYPURA_OK;
-}
-
 void engine_statistics(struct engine *engine, struct engine_statistics *out)
 {
     *out = (struct engine_statistics){
@@ -204,6 +135,8 @@ void engine_statistics(struct engine *engine, struct engine_statistics *out)
         .largest_budget_bytes = atomic_load(&engine->counters.largest_budget),
     };
     store_statistics(engine->open.store, &out->store);
+    if (engine->prefixes)
+        prefix_statistics(engine->prefixes, &out->prefix);
     uint64_t bytes[UNIT_STATES] = {0};
     for (uint32_t u = 0; u < model_unit_count(engine->open.model); u++)
         store_count_bytes(engine->open.store, u, bytes);

@@ -16,6 +16,7 @@
 #include "core/core.h"
 #include "model/model.h"
 #include "plan/plan.h"
+#include "prefix/prefix.h"
 #include "store/store.h"
 #include "tokenizer/vocabulary.h"
 
@@ -51,9 +52,13 @@ struct engine_options {
     enum engine_drafting drafting;
     const char *draft_path;  /* a smaller model that drafts tokens, or NULL */
     bool draft_optional;     /* where it cannot, a warning says so, and the model runs without; else that is an error */
-    bool remember_usage;     /* which experts were used, from run to run, in the user's state folder */
-    const char *trace_path;  /* records the routing, or NULL */
-    store_progress progress; /* while weights are loaded */
+    bool keep_prefixes;      /* what was computed of texts, for others that begin the same (prefix/prefix.h) */
+    uint64_t prefix_bytes;   /* of memory, at most: lent by the budget when it is wanted; 0: chosen */
+    const char *prefix_path; /* a folder that it is written to, or NULL */
+    uint64_t prefix_path_bytes; /* of that, at most; 0: PREFIX_FOLDER_BYTES */
+    bool remember_usage;        /* which experts were used, from run to run, in the user's state folder */
+    const char *trace_path;     /* records the routing, or NULL */
+    store_progress progress;    /* while weights are loaded */
     const char *gpu;     /* "auto", "none", or a device by its number in "hypura profile"; NULL: $HYPURA_GPU, auto */
     uint64_t gpu_budget; /* bytes of device memory; 0: what is free there, less a head-room */
     bool gpu_fixed;      /* experts stay on the side where they are when the model is opened */
@@ -163,6 +168,9 @@ hypura_status engine_predict(struct engine *engine, uint32_t sequence, int32_t t
  * forward. */
 const float *engine_logits(const struct engine *engine, size_t index);
 
+/* What is kept of texts beyond the sequences; NULL: nothing. For the thread that uses the engine. */
+struct prefix_store *engine_prefixes(const struct engine *engine);
+
 /* Runs tasks on the threads that compute, between two batches. */
 void engine_run(struct engine *engine, thread_task task, void *context, size_t count);
 
@@ -269,6 +277,7 @@ struct engine_statistics {
     uint64_t budget_bytes, largest_budget_bytes;  /* now; so far, which is what the peak was allowed */
     uint64_t bytes_gpu, bytes_ram, bytes_storage; /* of the weights, by tier now: storage is what is in no memory */
     struct store_statistics store;
+    struct prefix_statistics prefix;
 };
 void engine_statistics(struct engine *engine, struct engine_statistics *out);
 

@@ -1,6 +1,7 @@
 /* Shared by the files of the forward pass; nobody else includes it.
  *
- *   engine.c       opening with a smaller model, looking in, budgets, statistics
+ *   open.c         opening with a smaller model
+ *   engine.c       looking in, statistics
  *   opening.c      opening and closing
  *   planning.c     what the planner is asked
  *   forward.c      batch checks, the walk over the layers
@@ -17,6 +18,8 @@
  *   draft_model.c  the smaller model that drafts tokens
  *   predict.c      the model's own block that drafts tokens
  *   draft_states.c what is kept of a batch so that states can go back
+ *   budget.c       what the process may hold, while it runs
+ *   prefixes.c     opening the store of what was computed of texts
  */
 #ifndef HYPURA_ENGINE_PRIVATE_H
 #define HYPURA_ENGINE_PRIVATE_H
@@ -26,6 +29,7 @@
 #include "steps/steps.h"
 #include "store/trace.h"
 
+#include <pthread.h>
 #include <stdatomic.h>
 
 #define TRY(call)                                                                                                      \
@@ -395,7 +399,24 @@ struct engine {
     struct counters counters;
     struct engine *draft_model;  /* NULL: none */
     struct predictor *predictor; /* NULL: none */
+    pthread_mutex_t budget_mutex;
+    uint64_t lent;                 /* under it: of the budget, to prefixes */
+    struct prefix_store *prefixes; /* NULL: none are kept */
 };
+
+/* ---- the budget ----------------------------------------------------------------------------------------------------
+ */
+
+/* Of the budget what nothing has a claim to but the pool. */
+uint64_t budget_spare(const struct engine *engine);
+
+/* Lends so much of it in all to what is kept of texts: the pool is smaller by that. False: it cannot be; as before. */
+bool budget_lend(struct engine *engine, uint64_t bytes);
+
+/* ---- kept prefixes -------------------------------------------------------------------------------------------------
+ */
+
+hypura_status prefixes_open(struct engine *engine, const struct engine_options *options, hypura_error *error);
 
 /* Whether the pass at hand is not wanted any more. */
 static inline bool batch_is_to_end(const struct batch *batch)

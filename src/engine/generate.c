@@ -16,6 +16,8 @@ hypura_status generator_create(struct generator **out, struct engine *engine, co
     generator->positions = plan->positions;
     generator->chunk = plan->chunk;
     generator->room = engine_room(engine);
+    generator->prefixes = engine_prefixes(engine);
+    generator->marks_most = prefix_marks(generator);
     status = ALLOCATE(&generator->slots, plan->sequences, "sequence table", error);
     if (!status)
         generator->slot_count = plan->sequences;
@@ -43,10 +45,18 @@ hypura_status generator_create(struct generator **out, struct engine *engine, co
     return HYPURA_OK;
 }
 
+void generator_keep(struct generator *generator)
+{
+    for (uint32_t s = 0; s < generator->slot_count; s++)
+        slot_keep(generator, &generator->slots[s], 0);
+}
+
 void generator_destroy(struct generator *generator)
 {
     if (!generator)
         return;
+    if (generator->prefixes && prefix_outlasts(generator->prefixes))
+        generator_keep(generator);
     for (uint32_t s = 0; s < generator->slot_count; s++) {
         if (generator->slots[s].task)
             task_end(generator->slots[s].task, FINISH_CANCELLED);
@@ -198,7 +208,8 @@ static size_t fill_batch(struct generator *generator)
         struct task *task = generator->slots[s].task;
         if (!task || task->decoding)
             continue;
-        for (uint32_t i = task->fed; i < task->count && count < generator->chunk; i++)
+        uint32_t end = slot_prompt_end(generator, task);
+        for (uint32_t i = task->fed; i < end && count < generator->chunk; i++)
             add_to_batch(generator, s, task->tokens[i], i + 1 == task->count, &count);
     }
     uint32_t sequence = generator->batch_sequences[0];
@@ -414,6 +425,9 @@ bool generator_step(struct generator *generator)
         return true;
     }
     size_t due = note_batch(generator, count);
+    for (uint32_t s = 0; s < generator->slot_count; s++)
+        if (generator->slots[s].task && generator->slots[s].in_batch && !generator->slots[s].task->decoding)
+            slot_mark(generator, &generator->slots[s]);
     engine_run(generator->engine, sample, generator->due, due);
     for (size_t i = 0; i < due; i++) {
         enum finish_reason reason;

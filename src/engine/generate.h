@@ -7,7 +7,11 @@
  *
  * Where sequences share room for their positions (engine_room), a request starts when its prompt and the next block of
  * its answer fit beside the others. When these need more than there is, the one that came last gives its room up, waits
- * at the head of the queue, and is fed again with what it had: nobody sees it but by the time.
+ * at the head of the queue, and comes back as it was, or is fed again with what it had: nobody sees it but by the time.
+ *
+ * What a sequence knows is kept when it would be lost (engine_prefixes), and comes back for a prompt that begins with
+ * the same tokens. Where layers have states or windows there are checkpoints: at the end of each turn, now and then
+ * within a long prompt, and short of its end. A request whose beginning another one is about to compute waits for it.
  *
  * Ownership: the generator borrows the engine and the vocabulary; a request's prompt is copied, its sampler and its
  * strings are borrowed until its done callback has returned. Requests without a free sequence wait in a queue.
@@ -80,7 +84,10 @@ struct generator;
  * whatever the architecture. */
 hypura_status generator_create(struct generator **out, struct engine *engine, const struct vocabulary *vocabulary,
                                hypura_error *error);
-/* Ends running and waiting requests as cancelled. */
+/* Keeps what sequences know (engine_prefixes), before somebody else empties them. */
+void generator_keep(struct generator *generator);
+
+/* Ends running and waiting requests as cancelled. What sequences know is kept where that outlasts the engine. */
 void generator_destroy(struct generator *generator);
 
 /* A prompt that is empty, has ids out of range or does not fit the context is refused here. id may be NULL. */

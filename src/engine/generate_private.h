@@ -19,6 +19,8 @@ struct task {
     bool cancelled; /* under the mutex */
 
     uint32_t fed;       /* of tokens, in the sequence */
+    uint32_t known;     /* of these, there when it began */
+    uint32_t shared;    /* with a request that waits for them; 0: none does */
     int32_t last_token; /* sampled, not yet fed */
     bool decoding;
     struct token_decoder decoder;
@@ -27,13 +29,17 @@ struct task {
     struct generation_result result;
 };
 
+/* Checkpoints within one prompt. */
+#define MARKS 16u
+
 /* What a sequence of the engine holds. */
 struct slot {
     struct task *task; /* NULL: free */
     int32_t *history;  /* [positions]: tokens in the engine's cache */
     uint32_t held;
     uint64_t last_used;
-    uint32_t in_batch; /* tokens of the batch at hand */
+    uint32_t in_batch;                 /* tokens of the batch at hand */
+    uint32_t marks[MARKS], mark_count; /* checkpoints within the prompt */
 };
 
 /* A sequence whose next token is to be chosen. */
@@ -58,6 +64,9 @@ struct generator {
     bool *batch_want;
     struct due *due; /* [slot_count] */
 
+    struct prefix_store *prefixes; /* NULL: nothing is kept beyond the sequences */
+    uint32_t marks_most;           /* checkpoints within a prompt; 0: none are needed, or there is no room for one */
+
     struct drafter *drafter; /* NULL: nothing is drafted */
     int32_t drafts[DRAFT_MOST];
     uint32_t drafted; /* of the batch at hand */
@@ -67,6 +76,27 @@ struct generator {
     struct task *first, *last;
     uint64_t next_id;
 };
+
+/* ---- what is kept of texts: generate_prefix.c -----------------------------------------------------------------------
+ */
+
+/* As many checkpoints as a prompt may have. */
+uint32_t prefix_marks(const struct generator *generator);
+
+/* Before a sequence goes on with another text, which has the first so many tokens too: what would be lost is kept. */
+void slot_keep(struct generator *generator, struct slot *slot, uint32_t same);
+
+/* The sequence holds at most "same" positions of its request. Brings it further, by what is kept. */
+void slot_bring(struct generator *generator, struct slot *slot, uint32_t same);
+
+/* Up to which token a prompt is to be fed before the rest. */
+uint32_t slot_prompt_end(const struct generator *generator, const struct task *task);
+
+/* After a batch of a prompt: keeps a checkpoint now and then. */
+void slot_mark(struct generator *generator, struct slot *slot);
+
+/* Whether much of what a request begins with is about to be computed for another one: then it does well to wait. */
+bool prefix_is_coming(struct generator *generator, const struct task *task);
 
 /* ---- requests and the sequences that they run on: generate_slots.c -------------------------------------------------
  */

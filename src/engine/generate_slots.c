@@ -97,11 +97,16 @@ static void start_task(struct generator *generator, struct slot *slot)
     struct task *task = slot->task;
     uint32_t sequence = (uint32_t)(slot - generator->slots);
     uint32_t same = common_prefix(slot, task);
+    slot_keep(generator, slot, same);
     if (slot->held != same)
         engine_truncate(generator->engine, sequence, same);
     /* Layers with a state cannot go back; then nothing is left. */
     slot->held = engine_positions(generator->engine, sequence);
-    task->fed = slot->held;
+    slots_make_room(generator); /* for what may come back */
+    if (slot->task != task)
+        return; /* it waits again */
+    slot_bring(generator, slot, same);
+    task->fed = task->known = slot->held;
     if (task->started)
         return; /* it made room for another */
     task->result.cached_tokens = slot->held;
@@ -117,7 +122,9 @@ void slots_start_waiting(struct generator *generator)
         pthread_mutex_lock(&generator->mutex);
         struct task *task = generator->first;
         bool cancelled = task && task->cancelled;
-        struct slot *slot = task && !cancelled && has_room(generator, task) ? best_slot(generator, task) : NULL;
+        struct slot *slot = NULL;
+        if (task && !cancelled && has_room(generator, task) && !prefix_is_coming(generator, task))
+            slot = best_slot(generator, task);
         if (cancelled || slot) {
             take_from_queue(generator);
             if (slot)
@@ -169,6 +176,7 @@ void generator_hold(struct generator *generator, const int32_t *tokens, uint32_t
 
 static void empty(struct generator *generator, struct slot *slot)
 {
+    slot_keep(generator, slot, 0);
     engine_truncate(generator->engine, (uint32_t)(slot - generator->slots), 0);
     slot->held = 0;
 }
@@ -193,7 +201,8 @@ static bool take_back(struct generator *generator, struct slot *slot, uint32_t f
     return true;
 }
 
-/* The request goes back to the head of the queue, to be fed again with all that it has: the same bits follow. */
+/* The request goes back to the head of the queue. What its sequence knows is kept; what of that is gone when its turn
+ * comes, it is fed again with: the same bits follow. */
 static void make_wait(struct generator *generator, struct slot *slot)
 {
     struct task *task = slot->task;

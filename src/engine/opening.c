@@ -164,6 +164,7 @@ hypura_status engine_open_model(struct engine **out, const char *path, const str
     struct engine *engine;
     TRY(ALLOCATE(&engine, 1, "engine", error));
     struct opened *open = &engine->open;
+    pthread_mutex_init(&engine->budget_mutex, NULL);
     engine->batch.open = open;
     engine->batch.counters = &engine->counters;
     open->drafting = options->drafting;
@@ -191,12 +192,14 @@ void engine_close(struct engine *engine)
 {
     if (!engine)
         return;
+    prefix_close(engine->prefixes, false);
     close_parts(engine);
     engine_close(engine->draft_model);
     adapters_close(engine->open.adapters);
     vocabulary_close(engine->open.vocabulary);
     steps_free(engine->open.steps);
     model_close(engine->open.model);
+    pthread_mutex_destroy(&engine->budget_mutex);
     memory_free(engine);
 }
 
@@ -207,6 +210,8 @@ void engine_leave(struct engine *engine)
         engine_close(engine);
         return;
     }
+    prefix_close(engine->prefixes, false);
+    engine->prefixes = NULL;
     if (engine_end_trace(engine, &lost))
         log_write(LOG_WARNING, "%s", lost.message);
     store_leave(engine->open.store);

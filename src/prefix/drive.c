@@ -85,7 +85,7 @@ static bool part_fits(const struct part *part, const struct header *header)
 {
     bool rows = part->kind == PART_ROWS;
     return (rows || part->kind == PART_CHECKPOINT) && part->first < part->end && part->end <= header->tokens &&
-           part->first % header->block == 0 && part->end - part->first <= header->block && part->bytes &&
+           part->first % header->block == 0 && part->end - part->first <= header->block &&
            part->offset >= parts_begin(header->tokens, header->parts) && part->offset <= header->bytes &&
            part->bytes <= header->bytes - part->offset;
 }

@@ -1,5 +1,6 @@
 #include "prefix/prefix_private.h"
 
+#include <pthread.h>
 #include <string.h>
 
 /* Memory is asked for in steps of this part of what there may be. */
@@ -12,6 +13,7 @@
 #define INDEX_PART 4
 
 struct prefix_store {
+    pthread_mutex_t mutex; /* of everything but options and what is counted */
     struct prefix_options options;
     struct tree tree;
     bool has_drive;
@@ -335,7 +337,8 @@ static bool take_room(struct prefix_store *store, uint64_t bytes)
 static void *take_item(struct prefix_store *store, struct item *item, uint64_t bytes)
 {
     void *data;
-    if (!bytes || !take_room(store, bytes) || memory_allocate(&data, 1, bytes, "prefix", NULL))
+    /* A model without keys has rows of no bytes. */
+    if (!take_room(store, bytes) || memory_allocate(&data, 1, MAX(bytes, 1u), "prefix", NULL))
         return NULL;
     item->data = data;
     item->file = NULL;
@@ -345,12 +348,23 @@ static void *take_item(struct prefix_store *store, struct item *item, uint64_t b
     return data;
 }
 
-/* Begins a walk: nodes that it marks are not freed until the next one. */
+/* A walk: nodes that it marks are not freed until its end. */
 static void begin(struct prefix_store *store)
 {
+    pthread_mutex_lock(&store->mutex);
     store->tree.round++;
     store->needed = NULL;
     look_again(store);
+}
+
+static void finish(struct prefix_store *store, struct node *node)
+{
+    store->tree.round++;
+    store->needed = NULL;
+    if (node)
+        tree_prune(&store->tree, node);
+    count_memory(store);
+    pthread_mutex_unlock(&store->mutex);
 }
 
 /* ---- keeping -------------------------------------------------------------------------------------------------------
@@ -400,10 +414,7 @@ void prefix_save(struct prefix_store *store, const int32_t *tokens, uint32_t fir
     }
     if (last)
         touch_path(store, last);
-    store->tree.round++;
-    if (last)
-        tree_prune(&store->tree, last);
-    count_memory(store);
+    finish(store, last);
 }
 
 /* The node with a text's last token; where it is wanted, made. */
@@ -437,22 +448,18 @@ bool prefix_checkpoint(struct prefix_store *store, const int32_t *tokens, uint32
         if (data && !kept)
             drop(store, &checkpoint->item);
     }
-    store->tree.round++;
-    if (node)
-        tree_prune(&store->tree, node);
-    count_memory(store);
+    finish(store, node);
     return kept;
 }
 
 void prefix_forget_checkpoint(struct prefix_store *store, const int32_t *tokens, uint32_t count)
 {
+    begin(store);
     struct node *node = find_end(store, tokens, count, false);
     struct checkpoint *checkpoint = node ? tree_checkpoint(node, count) : NULL;
-    if (!checkpoint || checkpoint->item.file)
-        return; /* what was written costs no memory */
-    drop(store, &checkpoint->item);
-    tree_prune(&store->tree, node);
-    count_memory(store);
+    if (checkpoint && !checkpoint->item.file) /* what was written costs no memory */
+        drop(store, &checkpoint->item);
+    finish(store, node);
 }
 
 /* ---- finding -------------------------------------------------------------------------------------------------------
@@ -492,6 +499,7 @@ struct prefix_match prefix_find(struct prefix_store *store, const int32_t *token
     if (!store->options.needs_checkpoint)
         position = MAX(position, MIN(have, count));
     bool rows = position > have;
+    finish(store, NULL);
     return (struct prefix_match){position, rows ? (uint32_t)align_down(have, block) : position};
 }
 
@@ -507,7 +515,7 @@ static hypura_status use(struct prefix_store *store, struct item *item, const st
     if (!data) {
         if (!take_room(store, part.bytes))
             return error_set(error, HYPURA_ERROR_MEMORY, "no memory to read a kept prefix of the text");
-        TRY(memory_allocate(&read, 1, part.bytes, "prefix", error));
+        TRY(memory_allocate(&read, 1, MAX(part.bytes, 1u), "prefix", error));
         store->taken += part.bytes;
         status = drive_read(&store->drive, item->file, &part, read, &problem);
         if (status && error)
@@ -528,14 +536,12 @@ static hypura_status use(struct prefix_store *store, struct item *item, const st
     return status;
 }
 
-hypura_status prefix_restore(struct prefix_store *store, const int32_t *tokens, const struct prefix_match *match,
+static hypura_status restore(struct prefix_store *store, const int32_t *tokens, const struct prefix_match *match,
                              const struct prefix_target *target, hypura_error *error)
 {
-    begin(store);
     struct node *node = &store->tree.root, *above = node;
     uint32_t block = store->options.block;
-    hypura_status status = HYPURA_OK;
-    for (uint32_t at = 0; !status && at < match->position; at += block) {
+    for (uint32_t at = 0; at < match->position; at += block) {
         uint32_t same, size = MIN(block, match->position - at);
         above = node;
         node = tree_child(above, tokens + at, size, at < match->first ? size : 0, &same);
@@ -543,28 +549,45 @@ hypura_status prefix_restore(struct prefix_store *store, const int32_t *tokens, 
             return error_set(error, HYPURA_ERROR_IO, "a kept prefix of the text went meanwhile");
         node->round = store->tree.round;
         if (at >= match->first)
-            status = use(store, &node->rows, target, error);
+            TRY(use(store, &node->rows, target, error));
     }
-    if (!status && store->options.needs_checkpoint) {
-        struct checkpoint *checkpoint =
-            last_checkpoint(above, tokens + above->first + above->count, match->position - above->first - above->count);
-        if (checkpoint && checkpoint->item.part.end == match->position)
-            status = use(store, &checkpoint->item, target, error);
-        else
-            status = error_set(error, HYPURA_ERROR_IO, "a checkpoint of the text went meanwhile");
-    } else if (!status) {
-        status = target->write_checkpoint(target->context, match->position, NULL, 0, error);
+    if (store->options.needs_checkpoint) {
+        uint32_t at = above->first + above->count;
+        struct checkpoint *checkpoint = last_checkpoint(above, tokens + at, match->position - at);
+        if (!checkpoint || checkpoint->item.part.end != match->position)
+            return error_set(error, HYPURA_ERROR_IO, "a checkpoint of the text went meanwhile");
+        TRY(use(store, &checkpoint->item, target, error));
+    } else {
+        TRY(target->write_checkpoint(target->context, match->position, NULL, 0, error));
     }
-    if (!status) {
-        touch_path(store, node);
+    touch_path(store, node);
+    return HYPURA_OK;
+}
+
+hypura_status prefix_restore(struct prefix_store *store, const int32_t *tokens, const struct prefix_match *match,
+                             const struct prefix_target *target, hypura_error *error)
+{
+    begin(store);
+    hypura_status status = restore(store, tokens, match, target, error);
+    if (status) {
+        tree_sweep(&store->tree); /* a file may have been given up */
+    } else {
         atomic_fetch_add(&store->restored_tokens, match->position);
         atomic_fetch_add(&store->restores, 1);
-    } else {
-        tree_sweep(&store->tree);
     }
-    store->tree.round++;
-    count_memory(store);
+    finish(store, NULL);
     return status;
+}
+
+void prefix_shrink(struct prefix_store *store, uint64_t bytes)
+{
+    begin(store);
+    while (store->taken + store->tree.bytes > bytes && evict(store))
+        continue;
+    uint64_t left = MAX(bytes, store->taken + store->tree.bytes);
+    if (left < store->granted && (!store->options.lend || store->options.lend(store->options.lend_context, left)))
+        store->granted = left;
+    finish(store, NULL);
 }
 
 /* ---- beginning and end ---------------------------------------------------------------------------------------------
@@ -574,11 +597,13 @@ hypura_status prefix_open(struct prefix_store **out, const struct prefix_options
 {
     struct prefix_store *store;
     TRY(ALLOCATE(&store, 1, "prefix store", error));
+    pthread_mutex_init(&store->mutex, NULL);
     store->options = *options;
     store->tree.block = options->block;
     store->has_drive = options->folder;
     hypura_status status = options->folder ? drive_open(&store->drive, options, error) : HYPURA_OK;
     if (status) {
+        pthread_mutex_destroy(&store->mutex);
         memory_free(store);
         return status;
     }
@@ -602,7 +627,13 @@ void prefix_close(struct prefix_store *store, bool leave)
         drop(store, store->oldest);
     tree_free(&store->tree);
     drive_close(&store->drive);
+    pthread_mutex_destroy(&store->mutex);
     memory_free(store);
+}
+
+bool prefix_outlasts(const struct prefix_store *store)
+{
+    return store->has_drive;
 }
 
 void prefix_statistics(const struct prefix_store *store, struct prefix_statistics *out)

@@ -16,7 +16,7 @@
  * formats and versions are ignored. Together they take at most what the folder may have: those that were used least
  * lately are removed, whoever wrote them. A drive that is full or fails costs a warning.
  *
- * Threads: one at a time; prefix_statistics from any.
+ * Threads: one at a time; prefix_shrink and prefix_statistics from any, but not from inside what the store calls.
  */
 #ifndef HYPURA_PREFIX_H
 #define HYPURA_PREFIX_H
@@ -44,6 +44,9 @@ hypura_status prefix_open(struct prefix_store **out, const struct prefix_options
 
 /* Writes to the folder what is not there yet; "leave": what is in memory is given up instead. */
 void prefix_close(struct prefix_store *store, bool leave);
+
+/* Whether what is kept is there after the store is closed. */
+bool prefix_outlasts(const struct prefix_store *store);
 
 /* Where rows and checkpoints come from. The sequence holds the tokens in question. */
 struct prefix_source {
@@ -89,6 +92,9 @@ struct prefix_target {
  * not be read is forgotten, so that the next look finds what is left. */
 hypura_status prefix_restore(struct prefix_store *store, const int32_t *tokens, const struct prefix_match *match,
                              const struct prefix_target *target, hypura_error *error);
+
+/* Somebody else wants the memory: the store keeps so much, and takes more again when it is lent. */
+void prefix_shrink(struct prefix_store *store, uint64_t bytes);
 
 struct prefix_statistics {
     uint64_t bytes, limit;              /* of memory */

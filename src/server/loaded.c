@@ -330,6 +330,7 @@ hypura_status loaded_reload(struct loaded_models *models, uint64_t budget, bool 
 hypura_status loaded_clear_sequences(struct loaded_models *models, struct loaded_model *loaded, hypura_error *error)
 {
     struct generator *fresh;
+    generator_keep(loaded->generator);
     hypura_status status = generator_create(&fresh, loaded->engine, loaded->vocabulary, error);
     if (status)
         return status;

@@ -1,0 +1,232 @@
+/* What of a sequence's text is kept when it would be lost, and how a text that was read before comes back. */
+#include "engine/generate_private.h"
+
+#include <string.h>
+
+/* A prompt of so many new tokens has a checkpoint short of its end, for one that ends differently: where there is none,
+ * the pass that it costs is worth it. */
+#define LONG_PROMPT 1024u
+#define SHORT_OF_END 32u
+
+/* Checkpoints within a prompt stand at least so far apart. */
+#define MARK_STEP 256u
+
+/* Of what the store may hold, checkpoints of one prompt take at most this part. */
+#define MARKS_PART 2
+
+/* A request waits for another one that computes so many tokens of its beginning. */
+#define WORTH_WAITING 256u
+
+/* Looks that fail, since a file went or is damaged, are done again so often. */
+#define TRIES 3
+
+struct of_sequence {
+    struct generator *generator;
+    struct slot *slot;
+    const int32_t *tokens;
+};
+
+static uint32_t sequence_of(const struct generator *generator, const struct slot *slot)
+{
+    return (uint32_t)(slot - generator->slots);
+}
+
+static uint32_t common(const int32_t *a, uint32_t a_count, const int32_t *b, uint32_t b_count)
+{
+    uint32_t most = MIN(a_count, b_count), same = 0;
+    while (same < most && a[same] == b[same])
+        same++;
+    return same;
+}
+
+/* ---- keeping -------------------------------------------------------------------------------------------------------
+ */
+
+static uint64_t rows_bytes(void *context, uint32_t first, uint32_t end)
+{
+    const struct of_sequence *of = context;
+    return engine_rows_bytes(of->generator->engine, first, end);
+}
+
+static hypura_status read_rows(void *context, uint32_t first, uint32_t end, void *out, hypura_error *error)
+{
+    const struct of_sequence *of = context;
+    return engine_read_rows(of->generator->engine, sequence_of(of->generator, of->slot), first, end, out, error);
+}
+
+static hypura_status read_checkpoint(void *context, void *out, hypura_error *error)
+{
+    const struct of_sequence *of = context;
+    return engine_read_checkpoint(of->generator->engine, sequence_of(of->generator, of->slot), out, error);
+}
+
+static bool keep_checkpoint(struct generator *generator, struct slot *slot)
+{
+    struct of_sequence of = {generator, slot, slot->history};
+    struct prefix_source source = {.checkpoint_bytes = engine_checkpoint_bytes_at(generator->engine, slot->held),
+                                   .read_checkpoint = read_checkpoint,
+                                   .context = &of};
+    return prefix_checkpoint(generator->prefixes, slot->history, slot->held, &source);
+}
+
+void slot_keep(struct generator *generator, struct slot *slot, uint32_t same)
+{
+    struct of_sequence of = {generator, slot, slot->history};
+    struct prefix_source source = {.rows_bytes = rows_bytes, .read_rows = read_rows, .context = &of};
+    if (!generator->prefixes || !slot->held)
+        return;
+    if (generator->marks_most)
+        keep_checkpoint(generator, slot);
+    if (same < slot->held)
+        prefix_save(generator->prefixes, slot->history, same, slot->held, &source);
+}
+
+/* ---- checkpoints within a prompt -----------------------------------------------------------------------------------
+ */
+
+uint32_t prefix_marks(const struct generator *generator)
+{
+    uint64_t bytes = engine_checkpoint_bytes(generator->engine);
+    struct prefix_statistics statistics;
+    if (!generator->prefixes || !bytes)
+        return 0;
+    prefix_statistics(generator->prefixes, &statistics);
+    return (uint32_t)MIN(statistics.limit / MARKS_PART / bytes, (uint64_t)MARKS);
+}
+
+uint32_t slot_prompt_end(const struct generator *generator, const struct task *task)
+{
+    if (task->fed < task->shared)
+        return task->shared;
+    if (!generator->marks_most || task->count - task->known < LONG_PROMPT)
+        return task->count;
+    uint32_t end = (uint32_t)align_down(task->count - SHORT_OF_END, PLAN_KV_BLOCK);
+    return task->fed < end ? end : task->count;
+}
+
+/* They stand the closer, the nearer the end. The one goes that leaves the smallest gap, measured by how far from the
+ * end it is. */
+static void thin_out(struct generator *generator, struct slot *slot)
+{
+    uint32_t worst = 0;
+    double least = 0;
+    for (uint32_t i = 0; i + 1 < slot->mark_count; i++) {
+        double before = i ? slot->marks[i - 1] : 0, after = slot->marks[i + 1];
+        double gap = (after - before) / (slot->held - (double)slot->marks[i]);
+        if (i == 0 || gap < least) {
+            worst = i;
+            least = gap;
+        }
+    }
+    prefix_forget_checkpoint(generator->prefixes, slot->history, slot->marks[worst]);
+    slot->mark_count--;
+    memmove(slot->marks + worst, slot->marks + worst + 1, (slot->mark_count - worst) * sizeof *slot->marks);
+}
+
+void slot_mark(struct generator *generator, struct slot *slot)
+{
+    const struct task *task = slot->task;
+    uint32_t last = slot->mark_count ? slot->marks[slot->mark_count - 1] : task->known;
+    bool before_end = task->count - task->known >= LONG_PROMPT && task->count - slot->held <= 2 * PLAN_KV_BLOCK;
+    bool wanted = slot->held >= last + MARK_STEP || before_end || slot->held == task->shared;
+    if (!generator->marks_most || slot->in_batch < 2 || !wanted || !keep_checkpoint(generator, slot))
+        return;
+    slot->marks[slot->mark_count++] = slot->held;
+    if (slot->mark_count > generator->marks_most)
+        thin_out(generator, slot);
+}
+
+/* ---- coming back ---------------------------------------------------------------------------------------------------
+ */
+
+static hypura_status write_rows(void *context, uint32_t first, uint32_t end, const void *rows, uint64_t bytes,
+                                hypura_error *error)
+{
+    const struct of_sequence *of = context;
+    if (bytes != engine_rows_bytes(of->generator->engine, first, end))
+        return error_set(error, HYPURA_ERROR_FORMAT, "a kept prefix has rows of another size");
+    return engine_write_rows(of->generator->engine, sequence_of(of->generator, of->slot), first, end, rows, error);
+}
+
+static hypura_status write_checkpoint(void *context, uint32_t position, const void *checkpoint, uint64_t bytes,
+                                      hypura_error *error)
+{
+    const struct of_sequence *of = context;
+    if (bytes != engine_checkpoint_bytes_at(of->generator->engine, position))
+        return error_set(error, HYPURA_ERROR_FORMAT, "a checkpoint has another size");
+    return engine_write_checkpoint(of->generator->engine, sequence_of(of->generator, of->slot), position, of->tokens,
+                                   checkpoint, error);
+}
+
+/* What another sequence has of the text goes to the store, from where it can be taken. */
+static void keep_of_others(struct generator *generator, struct slot *slot, uint32_t there)
+{
+    const struct task *task = slot->task;
+    struct slot *best = NULL;
+    uint32_t most = there;
+    for (uint32_t s = 0; s < generator->slot_count; s++) {
+        struct slot *other = &generator->slots[s];
+        uint32_t same = other == slot ? 0 : common(other->history, other->held, task->tokens, task->count - 1);
+        if (same > most) {
+            best = other;
+            most = same;
+        }
+    }
+    if (most < there + PLAN_KV_BLOCK)
+        return;
+    /* As far as a sequence with these rows could be brought. */
+    uint32_t end = prefix_find(generator->prefixes, task->tokens, task->count - 1, most).position;
+    struct of_sequence of = {generator, best, best->history};
+    struct prefix_source source = {.rows_bytes = rows_bytes, .read_rows = read_rows, .context = &of};
+    if (end > there)
+        prefix_save(generator->prefixes, best->history, there, MIN(end, most), &source);
+}
+
+bool prefix_is_coming(struct generator *generator, const struct task *task)
+{
+    struct task *first = NULL;
+    uint32_t have = 0, most = 0;
+    for (uint32_t s = 0; generator->prefixes && s < generator->slot_count; s++) {
+        const struct slot *slot = &generator->slots[s];
+        if (!slot->task || slot->task->decoding) {
+            have = MAX(have, common(slot->history, slot->held, task->tokens, task->count - 1));
+            continue;
+        }
+        uint32_t same = common(slot->task->tokens, slot->task->count, task->tokens, task->count - 1);
+        if (same > most && slot->task->fed < same) {
+            first = slot->task;
+            most = same;
+        }
+    }
+    if (!first || most < have + WORTH_WAITING)
+        return false;
+    if (generator->marks_most) /* there is to be a checkpoint */
+        first->shared = first->shared ? MIN(first->shared, most) : most;
+    return true;
+}
+
+void slot_bring(struct generator *generator, struct slot *slot, uint32_t same)
+{
+    struct engine *engine = generator->engine;
+    const struct task *task = slot->task;
+    uint32_t sequence = sequence_of(generator, slot);
+    struct of_sequence of = {generator, slot, task->tokens};
+    struct prefix_target target = {write_rows, write_checkpoint, &of};
+    slot->mark_count = 0;
+    if (generator->prefixes)
+        keep_of_others(generator, slot, slot->held);
+    for (int i = 0; i < TRIES && generator->prefixes; i++) {
+        hypura_error error;
+        uint32_t there = MIN(same, engine_rows_there(engine, sequence));
+        struct prefix_match match = prefix_find(generator->prefixes, task->tokens, task->count - 1, there);
+        if (match.position <= engine_positions(engine, sequence))
+            break;
+        if (!prefix_restore(generator->prefixes, task->tokens, &match, &target, &error))
+            break;
+        log_write(LOG_DEBUG, "a kept prefix does not come back: %s", error.message);
+        engine_truncate(engine, sequence, 0);
+        same = 0;
+    }
+    slot->held = engine_positions(engine, sequence);
+    memcpy(slot->history, task->tokens, slot->held * sizeof *slot->history);
+}

@@ -1,0 +1,41 @@
+/* Opening an engine whole: what it is, the smaller model, what it runs in, and what it keeps of texts. */
+#include "engine/engine_private.h"
+
+hypura_status engine_plan_only(struct plan **out, const struct model *model, const struct hardware *hardware,
+                               const struct engine_options *options, hypura_error *error)
+{
+    struct vocabulary *vocabulary = NULL;
+    struct planned_draft draft = {0};
+    struct engine_options rest = *options;
+    /* The budget of a run includes it. */
+    vocabulary_open(&vocabulary, model_file(model), NULL);
+    hypura_status status = draft_model_plan(&draft, model, hardware, &rest, error);
+    if (!status)
+        status = engine_plan_beside(out, model, hardware, &rest, error);
+    planned_draft_close(&draft);
+    vocabulary_close(vocabulary);
+    return status;
+}
+
+hypura_status engine_open(struct engine **out, const char *path, const struct engine_options *options,
+                          hypura_error *error)
+{
+    struct engine *engine;
+    struct engine_options rest = *options;
+    uint64_t start = clock_nanoseconds();
+    TRY(engine_open_model(&engine, path, options, error));
+    hypura_status status = HYPURA_OK;
+    if (draft_model_wanted(engine->open.model, options))
+        status = draft_model_open(engine, &rest, error);
+    if (!status)
+        status = engine_open_places(engine, &rest, error);
+    if (!status)
+        status = prefixes_open(engine, options, error);
+    if (status) {
+        engine_close(engine);
+        return status;
+    }
+    engine->open.load_seconds = clock_seconds_since(start);
+    *out = engine;
+    return HYPURA_OK;
+}

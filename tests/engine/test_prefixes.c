@@ -1,0 +1,309 @@
+/* Texts that begin like earlier ones: what was computed comes back, from memory, from another sequence and from a
+ * drive, and the answers have the bits of a model that was just opened. */
+#include "folder.h"
+#include "reference.h"
+
+#include "engine/generate.h"
+
+#include <string.h>
+
+#define CONTEXT 2048
+#define LONGEST 1800
+#define ANSWER 10
+
+/* Attention, experts, windows, delta nets, a scan, latent attention. */
+static const char *const models[] = {"llama",  "mixtral",   "gpt-oss",   "gemma2",
+                                     "qwen35", "qwen3next", "mamba-rms", "deepseek2-v3"};
+
+struct answered {
+    int32_t tokens[ANSWER];
+    uint64_t logits; /* digest */
+    uint32_t count, cached;
+    size_t vocabulary;
+    struct sampler *sampler;
+    bool done;
+};
+
+struct text {
+    int32_t tokens[LONGEST];
+    uint32_t count;
+    uint64_t seed;
+};
+
+static bool take(void *context, const struct generated_token *token)
+{
+    struct answered *answered = context;
+    if (token->id == NO_TOKEN)
+        return true;
+    answered->tokens[answered->count++] = token->id;
+    answered->logits = fnv1a(answered->logits, token->logits, answered->vocabulary * sizeof *token->logits);
+    return true;
+}
+
+static void finish(void *context, const struct generation_result *result)
+{
+    struct answered *answered = context;
+    answered->cached = result->cached_tokens;
+    answered->done = true;
+    assert_int_equal(result->reason, FINISH_LENGTH);
+}
+
+static void random_tokens(struct text *text, uint32_t from, uint32_t count, uint64_t seed)
+{
+    struct random random;
+    random_seed(&random, seed);
+    for (uint32_t i = from; i < count; i++)
+        text->tokens[i] = (int32_t)(random_next(&random) % 256);
+    text->count = count;
+    text->seed = seed;
+}
+
+static struct generator *generator_of(struct engine *engine)
+{
+    const struct vocabulary *vocabulary;
+    struct generator *generator;
+    assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
+    assert_ok(generator_create(&generator, engine, vocabulary, &test_error));
+    return generator;
+}
+
+static void submit(struct generator *generator, struct engine *engine, const struct text *text,
+                   struct answered *answered)
+{
+    struct sampler_options options;
+    sampler_default_options(&options);
+    options.seed = text->seed;
+    *answered = (struct answered){.vocabulary = model_parameters(engine_model(engine))->vocabulary};
+    assert_ok(sampler_create(&answered->sampler, &options, (uint32_t)answered->vocabulary, &test_error));
+    struct generation_request request = {.tokens = text->tokens,
+                                         .count = text->count,
+                                         .max_tokens = ANSWER,
+                                         .ignore_end = true,
+                                         .sampler = answered->sampler,
+                                         .on_token = take,
+                                         .on_done = finish,
+                                         .context = answered};
+    assert_ok(generator_submit(generator, &request, NULL, &test_error));
+}
+
+static void end(struct answered *answered)
+{
+    assert_true(answered->done);
+    sampler_destroy(answered->sampler);
+}
+
+static struct answered ask(struct generator *generator, struct engine *engine, const struct text *text)
+{
+    struct answered answered;
+    submit(generator, engine, text, &answered);
+    while (generator_step(generator))
+        ;
+    end(&answered);
+    return answered;
+}
+
+static struct engine *open_with(const char *name, uint32_t sequences, const char *folder, bool keep)
+{
+    struct engine_options options;
+    struct engine *engine = NULL;
+    engine_default_options(&options);
+    options.context = CONTEXT;
+    options.sequences = sequences;
+    options.threads = 2;
+    options.chunk = 300;
+    options.gpu = "none";
+    options.keep_prefixes = keep;
+    options.prefix_path = folder;
+    options.prefix_bytes = 256 << 20;
+    assert_ok(engine_open(&engine, model_path(name), &options, &test_error));
+    return engine;
+}
+
+static struct answered cold(const char *name, const struct text *text)
+{
+    struct engine *engine = open_with(name, 1, NULL, false);
+    struct generator *generator = generator_of(engine);
+    struct answered answered = ask(generator, engine, text);
+    assert_int_equal(answered.cached, 0);
+    generator_destroy(generator);
+    engine_close(engine);
+    return answered;
+}
+
+static void assert_same(const char *name, const char *what, const struct answered *a, const struct answered *b)
+{
+    if (a->count != b->count || a->logits != b->logits || memcmp(a->tokens, b->tokens, sizeof a->tokens) != 0)
+        fail_msg("%s, %s: another answer than that of a model that was just opened", name, what);
+}
+
+static void assert_cached(const char *name, const char *what, const struct answered *answered, uint32_t least)
+{
+    if (answered->cached < least)
+        fail_msg("%s, %s: %u tokens were there, of at least %u", name, what, answered->cached, least);
+}
+
+/* Goes on where the last one ended, as the next turn of a chat does. */
+static void next_turn(struct text *out, const struct text *text, const struct answered *answered, uint64_t seed)
+{
+    *out = *text;
+    memcpy(out->tokens + out->count, answered->tokens, answered->count * sizeof *out->tokens);
+    random_tokens(out, text->count + answered->count, text->count + answered->count + 25, seed);
+}
+
+static struct text first, other, second, edited;
+
+static void texts_come_back(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < COUNT_OF(models); m++) {
+        const char *name = models[m];
+        char folder[300];
+        snprintf(folder, sizeof folder, "%s", path_in_folder(name));
+        struct engine *engine = open_with(name, 1, folder, true);
+        struct generator *generator = generator_of(engine);
+        random_tokens(&first, 0, 1290, 1);
+        random_tokens(&other, 0, 200, 2);
+        struct answered a = ask(generator, engine, &first);
+        assert_int_equal(a.cached, 0);
+        next_turn(&second, &first, &a, 3);
+        edited = first;
+        random_tokens(&edited, first.count - 20, first.count + 5, 4);
+        struct answered cold_first = cold(name, &first), cold_second = cold(name, &second),
+                        cold_edited = cold(name, &edited), cold_other = cold(name, &other);
+        assert_same(name, "first", &a, &cold_first);
+        struct answered b = ask(generator, engine, &other); /* takes the only sequence */
+        assert_same(name, "other", &b, &cold_other);
+        b = ask(generator, engine, &second);
+        assert_same(name, "second turn", &b, &cold_second);
+        assert_cached(name, "second turn", &b, first.count + ANSWER - 1);
+        b = ask(generator, engine, &edited);
+        assert_same(name, "edited", &b, &cold_edited);
+        assert_cached(name, "edited", &b, first.count - 20 - 2 * PLAN_KV_BLOCK);
+        b = ask(generator, engine, &second); /* the branch that was left */
+        assert_same(name, "back", &b, &cold_second);
+        assert_cached(name, "back", &b, first.count + ANSWER - 1);
+        generator_destroy(generator);
+        engine_close(engine);
+        engine = open_with(name, 1, folder, true);
+        generator = generator_of(engine);
+        b = ask(generator, engine, &second);
+        assert_same(name, "after a restart", &b, &cold_second);
+        assert_cached(name, "after a restart", &b, first.count + ANSWER - 1);
+        b = ask(generator, engine, &edited);
+        assert_same(name, "edited after a restart", &b, &cold_edited);
+        assert_cached(name, "edited after a restart", &b, first.count - 20 - 2 * PLAN_KV_BLOCK);
+        generator_destroy(generator);
+        engine_close(engine);
+    }
+}
+
+/* Requests with one beginning that come at once: it is computed once. */
+static void requests_share_a_beginning(void **state)
+{
+    (void)state;
+    static struct text texts[4];
+    struct answered answered[COUNT_OF(texts)];
+    for (size_t m = 0; m < COUNT_OF(models); m++) {
+        const char *name = models[m];
+        struct engine *engine = open_with(name, COUNT_OF(texts), NULL, true);
+        struct generator *generator = generator_of(engine);
+        for (size_t i = 0; i < COUNT_OF(texts); i++) {
+            random_tokens(&texts[i], 0, 500, 5);
+            random_tokens(&texts[i], 500, 530 + (uint32_t)i, 6 + i);
+            submit(generator, engine, &texts[i], &answered[i]);
+        }
+        while (generator_step(generator))
+            ;
+        uint64_t new = 0;
+        for (size_t i = 0; i < COUNT_OF(texts); i++) {
+            end(&answered[i]);
+            struct answered alone = cold(name, &texts[i]);
+            assert_same(name, "together", &answered[i], &alone);
+            new += texts[i].count - answered[i].cached;
+        }
+        if (new > 500 + COUNT_OF(texts) * (40 + PLAN_KV_BLOCK))
+            fail_msg("%s: %llu tokens were computed", name, (unsigned long long)new);
+        generator_destroy(generator);
+        engine_close(engine);
+    }
+}
+
+/* Who makes room for another comes back with what it had. */
+static void who_makes_room_is_not_fed_again(void **state)
+{
+    (void)state;
+    struct engine_options options;
+    static struct text texts[6];
+    struct answered answered[COUNT_OF(texts)];
+    engine_default_options(&options);
+    options.context = 256;
+    options.threads = 2;
+    options.sequences = COUNT_OF(texts);
+    options.shared_context = true;
+    options.prefix_bytes = 8 << 20;
+    options.prefix_path = path_in_folder("parked");
+    struct engine *engine = open_above_smallest(model_path("embedded"), &options, 16 << 20);
+    struct generator *generator = generator_of(engine);
+    if (engine_room(engine) == UINT64_MAX)
+        fail_msg("there is room for all");
+    for (size_t i = 0; i < COUNT_OF(texts); i++) {
+        random_tokens(&texts[i], 0, 60, 20 + i); /* the answers need a second block */
+        submit(generator, engine, &texts[i], &answered[i]);
+    }
+    while (generator_step(generator))
+        ;
+    struct engine_statistics statistics;
+    engine_statistics(engine, &statistics);
+    for (size_t i = 0; i < COUNT_OF(texts); i++) {
+        end(&answered[i]);
+        struct answered alone = cold("embedded", &texts[i]);
+        assert_same("embedded", "parked", &answered[i], &alone);
+    }
+    assert_true(statistics.prefix.restored_tokens >= texts[0].count);
+    generator_destroy(generator);
+    engine_close(engine);
+}
+
+/* What is kept takes its memory from the pool, when there is something. */
+static void memory_is_lent_by_the_pool(void **state)
+{
+    (void)state;
+    struct engine_options options;
+    struct engine_statistics statistics;
+    engine_default_options(&options);
+    options.context = CONTEXT;
+    options.threads = 2;
+    options.prefix_bytes = 4 << 20;
+    struct engine *engine = open_above_smallest(model_path("embedded"), &options, 12 << 20);
+    struct generator *generator = generator_of(engine);
+    engine_statistics(engine, &statistics);
+    uint64_t pool = statistics.store.pool_bytes;
+    assert_true(pool > 0 && statistics.prefix.bytes < 4096);
+    random_tokens(&first, 0, 600, 1);
+    random_tokens(&other, 0, 200, 2);
+    struct answered a = ask(generator, engine, &first), b;
+    engine_statistics(engine, &statistics);
+    assert_int_equal(statistics.store.pool_bytes, pool);
+    ask(generator, engine, &other);
+    engine_statistics(engine, &statistics);
+    assert_true(statistics.prefix.bytes > 0 && statistics.prefix.bytes <= statistics.prefix.limit);
+    assert_true(statistics.store.pool_bytes + statistics.prefix.bytes <= pool);
+    b = ask(generator, engine, &first);
+    assert_same("embedded", "again", &b, &a);
+    assert_true(b.cached > 0);
+    assert_ok(engine_set_budget(engine, options.budget + (1 << 20), &test_error));
+    assert_ok(engine_set_budget(engine, options.budget, &test_error));
+    generator_destroy(generator);
+    engine_close(engine);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(texts_come_back),
+        cmocka_unit_test(requests_share_a_beginning),
+        cmocka_unit_test(who_makes_room_is_not_fed_again),
+        cmocka_unit_test(memory_is_lent_by_the_pool),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
