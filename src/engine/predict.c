@@ -5,7 +5,7 @@
  * It has a cache of its own, whose rows follow one another whatever their positions: rows that it missed, since their
  * sequence was cut or another one ran, are left out. That makes drafts worse and nothing else, as all that happens
  * here. Rows of prompts pass it with their batch; those of tokens that are generated wait until a draft is asked for,
- * since often none is, or the drafts that they belong to turn out wrong. */
+ * since often none is, or the drafts that they belong to turn out wrong. While none is asked for, they are left out. */
 #include "engine/cpu/execute.h"
 
 #include <string.h>
@@ -20,6 +20,7 @@ struct predictor {
     uint32_t sequence, first, count;
     bool known;
 
+    bool wanted;      /* a draft was asked for since as many waited as there is room for */
     uint32_t further; /* rows of the cache that stand for drafts */
     bool ready;       /* the row to go on from is there */
     bool moved;       /* the rows of the last pass */
@@ -195,8 +196,11 @@ void predictor_before(struct predictor *predictor, struct batch *batch, const st
             drop(predictor);
         break;
     }
-    if (predictor->known && (is_prompt(asked) || predictor->count + asked->count > predictor->room))
+    const bool full = predictor->count + asked->count > predictor->room;
+    if (predictor->known && (is_prompt(asked) || (full && predictor->wanted)))
         pass_waiting(predictor, batch, false, &error);
+    if (full)
+        predictor->wanted = false;
 }
 
 /* Rows of the batch wait from here on. */
@@ -284,6 +288,7 @@ hypura_status predictor_ask(struct predictor *predictor, struct batch *batch, ui
             predictor->first + predictor->count != batch->kv.held[sequence])
             return error_set(error, HYPURA_ERROR_ARGUMENT, "the last row of sequence %u is not there", sequence);
         batch->scratch.unpassed_tokens[predictor->count - 1] = token;
+        predictor->wanted = true;
         TRY(pass_waiting(predictor, batch, true, error));
     } else {
         if (!predictor->ready || predictor->sequence != sequence)

@@ -404,8 +404,9 @@ static hypura_status check_prediction(const struct model *model, hypura_error *e
         if (!model->layer_tensors[p->layers][needed[i]])
             return missing(model, (int32_t)p->layers, needed[i], error);
     bool plain = (layer->kind == LAYER_ATTENTION || layer->kind == LAYER_LATENT) && !layer->recurrent &&
-                 !layer->no_feed_forward && !layer->chosen && !layer->ngrams && p->streams == 1 && !p->sides &&
-                 !p->residual_block && !p->token_width && model->architecture->mixture_input == MIXTURE_FEED_FORWARD;
+                 !layer->no_feed_forward && (layer->indexed || !layer->chosen) && !layer->index_every &&
+                 !layer->ngrams && p->streams == 1 && !p->sides && !p->residual_block && !p->token_width &&
+                 model->architecture->mixture_input == MIXTURE_FEED_FORWARD;
     if (!plain)
         return error_set(error, HYPURA_ERROR_UNSUPPORTED, "it is not a layer of attention and feed forward alone");
     return HYPURA_OK;
