@@ -139,12 +139,16 @@ static hypura_status answer(struct conversation *chat, const struct token_array 
     return HYPURA_OK;
 }
 
-static void append_answer(struct conversation *chat)
+static hypura_status append_answer(struct conversation *chat, hypura_error *error)
 {
+    uint64_t failures = memory_failures();
     const char *text = chat->answer.data ? chat->answer.data : "";
     json_t *content = json_stringn(text, chat->answer.size);
     json_array_append_new(chat->messages,
                           json_pack("{s:s, s:o}", "role", "assistant", "content", content ? content : json_text(text)));
+    if (chat->answer.failed)
+        return error_set(error, HYPURA_ERROR_MEMORY, "no memory to keep the answer");
+    return memory_check(failures, "answer", error);
 }
 
 hypura_status conversation_turn(struct conversation *chat, const char *text, size_t size, hypura_error *error)
@@ -166,10 +170,11 @@ hypura_status conversation_turn(struct conversation *chat, const char *text, siz
     token_array_free(&tokens);
     if (!chat->template)
         return status;
-    if (status)
+    size_t said = json_array_size(chat->messages);
+    if (!status)
+        status = append_answer(chat, error);
+    while (status && json_array_size(chat->messages) >= said)
         json_array_remove(chat->messages, json_array_size(chat->messages) - 1);
-    else
-        append_answer(chat);
     chat->changed |= !status;
     return status;
 }

@@ -75,15 +75,15 @@ static bool put_all(const struct conversation *chat, FILE *file, enum conversati
         count = 0;
     if (count && engine_state_digest(&sum, chat->engine, error))
         return false;
+    uint64_t failures = memory_failures(); /* a text that lacks a part looks like any other */
     json_t *json =
         json_pack("{s:s, s:O, s:I, s:o}", "model", model_name(engine_model(chat->engine)), "messages", chat->messages,
                   "tokens", (json_int_t)count, "state", json_sprintf("%016llx", (unsigned long long)sum));
     char *text = json ? json_dumps(json, JSON_COMPACT) : NULL;
     size_t size = text ? strlen(text) : 0;
-    if (!text)
-        error_set(error, HYPURA_ERROR_MEMORY, "no memory to write the conversation");
-    bool fine = text && fprintf(file, "%s%d %zu %016llx\n%s\n", magic, VERSION, size,
-                                (unsigned long long)digest(text, size), text) > 0;
+    bool fine =
+        !memory_check(failures, "conversation", error) &&
+        fprintf(file, "%s%d %zu %016llx\n%s\n", magic, VERSION, size, (unsigned long long)digest(text, size), text) > 0;
     free(text);
     json_decref(json);
     return fine && (!count || put_state(chat, file, tokens, count, error));
@@ -183,7 +183,12 @@ static json_t *read_head(FILE *file, const char *path, hypura_error *error)
     unsigned version = 0;
     unsigned long long size = 0, sum = 0;
     json_t *json = NULL;
+    uint64_t failures = memory_failures();
     bool begun = fgets(line, sizeof line, file) && strncmp(line, magic, sizeof magic - 1) == 0;
+    if (ferror(file)) {
+        error_set_errno(error, errno, "cannot read %s", path);
+        return NULL;
+    }
     if (!begun || sscanf(line + sizeof magic - 1, "%u %llu %16llx", &version, &size, &sum) < 1) {
         error_set(error, HYPURA_ERROR_FORMAT,
                   "%s is no conversation of hypura, and is left as it is; give another name", path);
@@ -203,6 +208,12 @@ static json_t *read_head(FILE *file, const char *path, hypura_error *error)
     size_t i;
     bool fine = json_is_array(messages) && json_is_string(json_object_get(json, "model"));
     json_array_foreach(messages, i, message) fine = fine && is_message(message);
+    if (ferror(file))
+        error_set_errno(error, errno, "cannot read %s", path);
+    if (error->status || memory_check(failures, "conversation", error)) {
+        json_decref(json);
+        return NULL;
+    }
     if (!fine) {
         json_decref(json);
         error_set(error, HYPURA_ERROR_FORMAT, "%s is damaged: the conversation in it cannot be read", path);

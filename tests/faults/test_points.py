@@ -107,6 +107,8 @@ def walk_run(arguments, kinds=ALL, stdin=None, clean=None, same=lambda out: out)
     wrong = []
     for _ in range(2):  # what the first run keeps for later ones is there then
         FAULTS.disarm()
+        if clean:
+            clean()
         status, expected, error = run(arguments, stdin)
         assert status == 0 and (expected or clean), (status, error[-500:])
     expected = same(expected)
@@ -154,6 +156,29 @@ def run_with_a_form():
 def run_with_penalties():
     walk_run(["run", FILE, *CONTEXT, *PROMPT, "--repeat-penalty", "1.3", "--dry-multiplier", "0.8", "--dry-breaker", "the",
               "--frequency-penalty", "0.2", "--logit-bias", "40:-1", "--var", "kind=[1, {\"a\": \"b\"}]"], (MEMORY,))
+
+
+def run_in_a_session():
+    """The file is what it was, or a whole one that has the answer."""
+    session = path("session")
+    FAULTS.disarm()
+    run(["run", FILE, *CONTEXT, "--prompt", "What does cp do?", "--temperature", "0", "--max-tokens", "12", "--session", session])
+    with open(session, "rb") as file:
+        first = file.read()
+
+    def look_and_restore():
+        with open(session, "rb") as file:
+            now = file.read()
+        if now != first:
+            said = json.loads(now.split(b"\n")[1])["messages"]
+            assert [message["role"] for message in said] == ["user", "assistant"] * 2, said
+            assert len(now) > len(first), "what was computed is not there"
+        assert not [name for name in os.listdir(WORK.name) if name.startswith("session.")]
+        with open(session, "wb") as file:
+            file.write(first)
+
+    walk_run(["run", FILE, *CONTEXT, *PROMPT, "--memory", "400M", "--session", session], (MEMORY, OPENING, READING, WRITING),
+             clean=look_and_restore)
 
 
 def list_models():
@@ -226,7 +251,8 @@ def batch_of_lines():
 # ---- the server ----
 
 CHANCE = {"id", "created", "created_at", "completed_at", "total_duration", "load_duration", "prompt_eval_duration", "eval_duration",
-          "request_id", "cached_tokens", "cache_read_input_tokens", "input_tokens", "prompt_eval_count", "item_id", "modified_at",
+          "request_id", "cached_tokens", "cache_read_input_tokens", "input_tokens", "prompt_eval_count", "prompt_cached_count",
+          "cache_creation_input_tokens", "cache_creation", "item_id", "modified_at",
           "expires_at", "call_id", "tool_call_id", "size", "size_vram"}
 
 
@@ -358,6 +384,8 @@ def ollama_chat():
 def ollama_generate():
     walk_request([*both("/api/generate", {"prompt": QUESTION, "system": "Be brief.", "options": GREEDY, "context": [5, 6, 7]}),
                   ("POST", "/api/generate", {"model": MODEL, "prompt": QUESTION, "options": GREEDY, "format": "json", "stream": False}),
+                  ("POST", "/api/generate", {"model": MODEL, "prompt": QUESTION, "stream": False, "options": {
+                      "temperature": 0, "num_ctx": 32, "num_predict": 80}, "shift": True}),
                   ("POST", "/api/generate", {"model": MODEL, "stream": False})])
 
 
@@ -409,7 +437,9 @@ def anthropic_messages():
         {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "toolu_1", "content": "sunny"},
                                      {"type": "text", "text": QUESTION}]}]
     tools = [{"name": "get_weather", "description": "Weather", "input_schema": WEATHER["parameters"]}]
-    walk_request(both("/v1/messages", {"messages": turns, "system": [{"type": "text", "text": "Be brief."}], **few, "tools": tools,
+    system = [{"type": "text", "text": "x-anthropic-billing-header: cch=1;"},
+              {"type": "text", "text": "Be brief.", "cache_control": {"type": "ephemeral"}}]
+    walk_request(both("/v1/messages", {"messages": turns, "system": system, **few, "tools": tools,
                                        "stop_sequences": ["xyz"], "metadata": {"user_id": "a"}}))
     walk_request([("POST", "/v1/messages", {"model": MODEL, "messages": turns, **few, "tools": tools, "tool_choice": {"type": "any"},
                                             "max_tokens": 40}),
