@@ -156,7 +156,8 @@ enum activation_function {
     FUNCTION_RELU,
     FUNCTION_RELU_SQUARED,
     FUNCTION_SIGMOID,
-    FUNCTION_SOFTPLUS
+    FUNCTION_SOFTPLUS,
+    FUNCTION_TANH
 };
 void compute_function(struct compute *compute, enum activation_function function, float *values, size_t count);
 
@@ -324,6 +325,8 @@ struct attention {
     float scale;
     float soft_cap;                        /* 0: none */
     uint32_t window;                       /* 0: none; else row at p sees positions above p - window */
+    uint32_t around;                       /* 0: none; else of a bidirectional row, it sees those nearer than this */
+    float alibi; /* 0: none; else scores fall with the distance: ALiBi's greatest slope exponent (Press et al., 2021) */
     uint32_t chunk;                        /* 0: none; else row at p sees positions of its own chunk, p / chunk, only */
     const struct attention_choice *choice; /* NULL: none; else neither window nor chunk, and limits.chooses was set */
     const float *sinks; /* [heads] logits that take part in the softmax and bring no value; or NULL */

@@ -180,13 +180,15 @@ size_t engine_logits_rows(const struct engine *engine);
 /* Final hidden states of all tokens of the batch, normed: [count][embedding]. */
 const float *engine_hidden(const struct engine *engine);
 
-/* How the hidden states of a text become one vector, as the file says (pooling_type); the mean where it does not. */
-enum engine_pooling { POOLING_MEAN, POOLING_FIRST, POOLING_LAST };
-enum engine_pooling engine_pooling(const struct engine *engine);
-
 /* The embedding of a text, pooled and brought to length 1: out[embedding]. Empties sequence 0 before and after. No
  * tokens: zeros. A text of an encoder must fit a batch, and so the context. */
 hypura_status engine_embed(struct engine *engine, const int32_t *tokens, size_t count, float *out, hypura_error *error);
+
+/* Whether the model judges texts instead (pooling_type 4: re-rankers), and how well one does: the first score of its
+ * classifier, of a decoder's its share of all. Otherwise as engine_embed. */
+bool engine_judges(const struct engine *engine);
+hypura_status engine_judge(struct engine *engine, const int32_t *tokens, size_t count, float *score,
+                           hypura_error *error);
 
 /* Positions that a sequence holds, and forgetting all from a position on. Recurrent and windowed layers cannot go back:
  * then the sequence is cleared, and false says so. */

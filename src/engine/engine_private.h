@@ -602,6 +602,9 @@ bool keeps_state_inputs(const struct batch *batch);
  */
 
 /* Hands logits on, from the first-th that is wanted, to whoever takes them as they come. */
+/* A pooled row, [embedding], as the steps for it leave it: in place, of scores the first few. */
+hypura_status engine_pass_row(struct engine *engine, float *row, hypura_error *error);
+
 hypura_status give_logits(struct batch *batch, const struct engine_batch *asked, size_t first, size_t count,
                           const float *logits, hypura_error *error);
 

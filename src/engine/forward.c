@@ -194,6 +194,31 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     return HYPURA_OK;
 }
 
+hypura_status engine_pass_row(struct engine *engine, float *row, hypura_error *error)
+{
+    struct batch *batch = &engine->batch;
+    const struct step_list list = steps_pooled(engine->open.steps);
+    const size_t bytes = model_parameters(engine->open.model)->embedding * sizeof *row;
+    if (list.count == 0)
+        return HYPURA_OK;
+    batch->asked = NULL;
+    batch->rows = 1;
+    batch->span_count = 0;
+    forget_inputs(batch, UINT32_MAX);
+    memcpy(rows_of(batch, BUFFER_HIDDEN), row, bytes);
+    store_begin(engine->open.store);
+    hypura_status status = execute(batch, list, error);
+    if (!status)
+        status = check_cancel(batch, error);
+    if (!status)
+        status = store_advance(engine->open.store, error);
+    if (status)
+        store_abandon(engine->open.store);
+    else
+        memcpy(row, rows_of(batch, BUFFER_BRANCH), bytes);
+    return status;
+}
+
 hypura_status engine_forward(struct engine *engine, const struct engine_batch *asked, hypura_error *error)
 {
     struct batch *batch = &engine->batch;

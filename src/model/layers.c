@@ -189,6 +189,10 @@ hypura_status model_read_layers(struct model *model, struct reader *reader, hypu
             TRY(read_one_key(model, reader, i, error));
         layer->key_size = layer->window ? window_key : p->key_size;
         layer->value_size = layer->window ? window_value : p->value_size;
+        if (layer->window && (a->flags & ARCHITECTURE_ENCODER)) { /* half of it to either side, of which all stay */
+            layer->around = layer->window / 2 + 1;
+            layer->window = 0;
+        }
         layer->kv_source = i;
         layer->ngrams = p->ngrams.rows && model_has_ngrams(reader, i);
         layer->moe = model->layer_tensors[i][ROLE_ROUTER] != NULL;

@@ -17,7 +17,7 @@ enum rope_style { ROPE_STYLE_NONE, ROPE_STYLE_NORMAL, ROPE_STYLE_NEOX };
 
 enum rope_scaling { ROPE_SCALING_NONE, ROPE_SCALING_LINEAR, ROPE_SCALING_YARN, ROPE_SCALING_LONGROPE };
 
-enum ffn_activation { FFN_SILU, FFN_GELU, FFN_OAI, FFN_RELU, FFN_RELU_SQUARED, FFN_SITU, FFN_SILU_CAPPED /* clamps come after it */ };
+enum ffn_activation { FFN_SILU, FFN_GELU, FFN_OAI, FFN_RELU, FFN_RELU_SQUARED, FFN_SITU, FFN_SILU_CAPPED /* clamps come after it */, FFN_TANH /* of classifiers */ };
 
 /* What attention's output is multiplied by: this function of one more projection of its input. */
 enum attention_gate { ATTENTION_UNGATED, ATTENTION_GATE_SIGMOID, ATTENTION_GATE_SOFTPLUS };
@@ -71,6 +71,9 @@ enum decay_style {
     DECAY_BY_CHANNEL_OR_BOUNDED, /* bounded where kda.gate_lower_bound is there */
     DECAY_BY_CHANNEL_ALWAYS_BOUNDED
 };
+
+/* How the rows of a text become one. */
+enum pooling { POOLING_UNSAID, POOLING_MEAN, POOLING_FIRST, POOLING_LAST };
 
 /* ---- tensors by role -----------------------------------------------------------------------------------------------
  */
@@ -141,7 +144,9 @@ enum tensor_role {
     ROLE_ATTENTION_KV_B,
     ROLE_ATTENTION_K_B,
     ROLE_ATTENTION_Q_NORM,
+    ROLE_ATTENTION_Q_NORM_BIAS,
     ROLE_ATTENTION_K_NORM,
+    ROLE_ATTENTION_K_NORM_BIAS,
     ROLE_ATTENTION_SINKS,
     ROLE_ATTENTION_V_B,
     ROLE_INDEX_Q,
@@ -187,6 +192,8 @@ enum tensor_role {
     ROLE_ATTENTION_POST_NORM,
     ROLE_ATTENTION_SUM_NORM, /* of the residual stream, after attention was added */
     ROLE_ATTENTION_SUM_NORM_BIAS,
+    ROLE_ATTENTION_SECOND_NORM, /* a second one: the first is of what is added only */
+    ROLE_ATTENTION_SECOND_NORM_BIAS,
     ROLE_FFN_RESIDUAL_SCORE,
     ROLE_FFN_STREAMS_NORM,
     ROLE_FFN_STREAMS_DOWN,
@@ -254,6 +261,13 @@ enum tensor_role {
     ROLE_OUTPUT_RESIDUAL_SCORE,
     ROLE_OUTPUT,
     ROLE_OUTPUT_BIAS,
+    ROLE_POOLED_UP, /* of the row that a text is pooled to */
+    ROLE_POOLED_DOWN,
+    ROLE_CLASSIFIER,
+    ROLE_CLASSIFIER_BIAS,
+    ROLE_CLASSIFIER_NORM,
+    ROLE_CLASSIFIER_OUTPUT,
+    ROLE_CLASSIFIER_OUTPUT_BIAS,
     ROLE_COUNT
 };
 
@@ -310,6 +324,7 @@ struct model_layer {
     uint32_t kv_source;            /* the layer whose keys and values it reads; itself, unless they are shared */
     uint32_t compress;             /* besides the window, a row for so many positions; 0: none */
     uint32_t window;               /* sliding window; 0: full attention */
+    uint32_t around;               /* of encoders: positions nearer than this are seen; 0: all */
     uint32_t chunk;                /* attention within chunks of so many positions; 0: not */
     bool sharpened;                /* queries are scaled by attention_temperature_scale */
     bool rope;                     /* false: a layer without positions */
@@ -350,7 +365,13 @@ struct model_parameters {
     uint32_t context;
     uint32_t embedding;
     uint32_t vocabulary;
-    uint32_t key_size; /* of a head */
+    enum ffn_activation activation;
+    uint32_t pooled_width; /* of the inner rows that a pooled one passes; 0: it passes none */
+    bool judges;           /* a text gets scores, by a classifier on its row, and no embedding */
+    uint32_t labels;       /* how many */
+    enum ffn_activation classifier_activation; /* FFN_TANH, FFN_GELU */
+    enum pooling pooling;                      /* not unsaid */
+    uint32_t key_size;     /* of a head */
     uint32_t value_size;
     float norm_epsilon;
     bool norm_centred;         /* norms take the mean off */
@@ -382,6 +403,7 @@ struct model_parameters {
     float yarn_extrapolation, yarn_beta_fast, yarn_beta_slow;
     /* attention */
     float attention_scale;                               /* of query times key */
+    float alibi;                                         /* greatest exponent of slopes by distance; 0: none */
     float attention_clamp;                               /* most of an element of q, k and v; 0: none */
     float attention_value_scale;                         /* of attention's output; 1: none */
     float attention_soft_cap, output_soft_cap;           /* 0: none */
@@ -484,6 +506,9 @@ struct architecture {
     bool window_first;         /* not the last, the first sees everything */
     uint32_t window;           /* of those that slide, unless attention.sliding_window says; 0: they do not then */
     uint32_t window_layers;    /* only a model of this many layers has windows; 0: any */
+    float alibi;               /* scores fall with the distance: the greatest exponent of slopes; 0: they do not */
+    bool classifier_gelu;      /* a classifier has GELU, not tanh, behind its first matrix, unless the file says */
+    enum pooling classifier_pooling; /* what it reads, unless the file says; POOLING_UNSAID: the first, or last, row */
     float rope_base_local;     /* of layers with a window, unless rope.freq_base_swa says; 0: as of the others */
     float yarn_beta_fast;      /* unless rope.scaling.yarn_beta_fast says; 0: 32 */
     uint32_t no_rope_interval; /* every n-th layer has no positions; 0: all have */

@@ -443,6 +443,73 @@ static hypura_status read_token_widths(struct model *model, struct reader *reade
     return HYPURA_OK;
 }
 
+/* ---- encoders ------------------------------------------------------------------------------------------------------
+ */
+
+/* Where the file names a function, it is one of these. */
+static hypura_status read_activation(struct reader *reader, const char *name, enum ffn_activation *out,
+                                     hypura_error *error)
+{
+    static const struct {
+        const char *name;
+        enum ffn_activation activation;
+    } known[] = {{"gelu", FFN_GELU}, {"silu", FFN_SILU}, {"swiglu", FFN_SILU}, {"relu", FFN_RELU}, {"tanh", FFN_TANH}};
+    struct gguf_string said;
+    if (!gguf_get_string(reader->file, key(reader, name), &said))
+        return HYPURA_OK;
+    for (size_t i = 0; i < COUNT_OF(known); i++)
+        if (strcmp(said.data, known[i].name) == 0) {
+            *out = known[i].activation;
+            return HYPURA_OK;
+        }
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: metadata '%s' is '%.40s', which is not known",
+                     gguf_file_path(reader->file, 0), reader->key, said.data);
+}
+
+/* Rows of a matrix of the whole model; 0: it is not there. */
+static uint32_t second_dimension(const struct model *model, enum tensor_role role)
+{
+    const struct gguf_tensor *tensor = model->tensors[role];
+    return tensor ? (uint32_t)MIN(tensor->dimensions[1], MAX_WIDTH) : 0;
+}
+
+/* As pooling_type numbers them. */
+#define POOLING_TYPES 4u
+#define POOLING_TYPE_RANK 4u
+
+/* How a text's rows become one, and what a classifier makes of that. */
+static hypura_status read_pooling(struct model *model, struct reader *reader, hypura_error *error)
+{
+    static const enum pooling poolings[POOLING_TYPES] = {POOLING_UNSAID, POOLING_MEAN, POOLING_FIRST, POOLING_LAST};
+    const struct architecture *a = model->architecture;
+    struct model_parameters *p = &model->parameters;
+    uint32_t type = 0;
+    TRY(optional_number(reader, "pooling_type", POOLING_TYPE_RANK, &type, error));
+    p->pooled_width = second_dimension(model, ROLE_POOLED_UP);
+    p->judges = type == POOLING_TYPE_RANK;
+    p->pooling = p->judges || type == 0 ? POOLING_MEAN : poolings[type];
+    if (!p->judges)
+        return HYPURA_OK;
+    p->labels =
+        second_dimension(model, model->tensors[ROLE_CLASSIFIER_OUTPUT] ? ROLE_CLASSIFIER_OUTPUT : ROLE_CLASSIFIER);
+    if (p->labels == 0 || p->labels > p->embedding)
+        return error_set(error, HYPURA_ERROR_FORMAT,
+                         "%s: metadata '%s' says that texts get scores, but the classifier gives %u; 1 to %u are "
+                         "expected",
+                         gguf_file_path(reader->file, 0), reader->key, p->labels, p->embedding);
+    type = 0;
+    TRY(optional_number(reader, "classifier.pooling_type", POOLING_TYPES - 1, &type, error));
+    p->pooling = type ? poolings[type] : a->classifier_pooling;
+    if (p->pooling == POOLING_UNSAID)
+        p->pooling = a->flags & ARCHITECTURE_ENCODER ? POOLING_FIRST : POOLING_LAST;
+    p->classifier_activation = a->classifier_gelu ? FFN_GELU : FFN_TANH;
+    TRY(read_activation(reader, "classifier.activation", &p->classifier_activation, error));
+    if (p->classifier_activation != FFN_GELU && p->classifier_activation != FFN_TANH)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: metadata '%s' is not gelu or tanh",
+                         gguf_file_path(reader->file, 0), reader->key);
+    return HYPURA_OK;
+}
+
 hypura_status model_read_parameters(struct model *model, hypura_error *error)
 {
     struct reader reader = {.file = model->file, .architecture = model->architecture};
@@ -461,6 +528,15 @@ hypura_status model_read_parameters(struct model *model, hypura_error *error)
                          embedding->dimensions[1], MAX_VOCABULARY);
     p->vocabulary = (uint32_t)embedding->dimensions[1];
 
+    p->activation = model->architecture->activation;
+    if (model->architecture->flags & ARCHITECTURE_ENCODER)
+        TRY(read_activation(&reader, "hidden_activation", &p->activation, error));
+    if (p->activation != model->architecture->activation &&
+        (p->activation == FFN_TANH || (model->architecture->flags & ARCHITECTURE_FFN_UNGATED)))
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s: metadata '%s': a '%s' with that function is not known",
+                         path, key(&reader, "hidden_activation"), model->architecture->name);
+    p->alibi = model->architecture->alibi;
+    TRY(read_pooling(model, &reader, error));
     p->norm_epsilon = 1e-5f;
     bool by_length = has_float(&reader, "attention.layer_norm_rms_epsilon", &p->norm_epsilon);
     if (!by_length)

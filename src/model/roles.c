@@ -93,7 +93,9 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_ATTENTION_KV_B] = {"attention kv b", "attn_kv_b.weight", true, {KV_RANK, LATENT_KV_B}},
     [ROLE_ATTENTION_K_B] = {"attention k b", "attn_k_b.weight", true, {LATENT_NOPE, KV_RANK, HEADS}},
     [ROLE_ATTENTION_Q_NORM] = {"attention q norm", "attn_q_norm.weight", true, {QUERY_NORM}},
+    [ROLE_ATTENTION_Q_NORM_BIAS] = {"attention q norm bias", "attn_q_norm.bias", true, {QUERIES}},
     [ROLE_ATTENTION_K_NORM] = {"attention k norm", "attn_k_norm.weight", true, {KEY_NORM}},
+    [ROLE_ATTENTION_K_NORM_BIAS] = {"attention k norm bias", "attn_k_norm.bias", true, {KEYS}},
     [ROLE_ATTENTION_SINKS] = {"attention sinks", "attn_sinks.weight", true, {HEADS}},
     [ROLE_ATTENTION_V_B] = {"attention v b", "attn_v_b.weight", true, {KV_RANK, LATENT_VALUE, HEADS}},
     [ROLE_INDEX_Q] = {"index q", "indexer.q_proj.weight", true, {EMBEDDING, INDEX_QUERIES}},
@@ -160,6 +162,8 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_ATTENTION_POST_NORM] = {"attention post norm", "post_attention_norm.weight", true, {EMBEDDING}},
     [ROLE_ATTENTION_SUM_NORM] = {"attention sum norm", "attn_output_norm.weight", true, {EMBEDDING}},
     [ROLE_ATTENTION_SUM_NORM_BIAS] = {"attention sum norm bias", "attn_output_norm.bias", true, {EMBEDDING}},
+    [ROLE_ATTENTION_SECOND_NORM] = {"attention second norm", "attn_output_norm_2.weight", true, {EMBEDDING}},
+    [ROLE_ATTENTION_SECOND_NORM_BIAS] = {"attention second norm bias", "attn_output_norm_2.bias", true, {EMBEDDING}},
     [ROLE_FFN_SUM_NORM] = {"ffn sum norm", "layer_output_norm.weight", true, {EMBEDDING}},
     [ROLE_FFN_SUM_NORM_BIAS] = {"ffn sum norm bias", "layer_output_norm.bias", true, {EMBEDDING}},
     [ROLE_FFN_RESIDUAL_SCORE] = {"ffn residual score", "ffn_res_score.weight", true, {EMBEDDING}},
@@ -215,6 +219,13 @@ const struct role_row tensor_roles[ROLE_COUNT] = {
     [ROLE_OUTPUT_NORM_BIAS] = {"output norm bias", "output_norm.bias", false, {EMBEDDING}},
     [ROLE_OUTPUT] = {"output", "output.weight", false, {EMBEDDING, VOCABULARY}},
     [ROLE_OUTPUT_BIAS] = {"output bias", "output.bias", false, {VOCABULARY}},
+    [ROLE_POOLED_UP] = {"pooled up", "dense_2.weight", false, {EMBEDDING, POOLED_WIDTH}},
+    [ROLE_POOLED_DOWN] = {"pooled down", "dense_3.weight", false, {POOLED_WIDTH, EMBEDDING}},
+    [ROLE_CLASSIFIER] = {"classifier", "cls.weight", false, {EMBEDDING, CLASSIFIER_WIDTH}},
+    [ROLE_CLASSIFIER_BIAS] = {"classifier bias", "cls.bias", false, {CLASSIFIER_WIDTH}},
+    [ROLE_CLASSIFIER_NORM] = {"classifier norm", "cls.norm.weight", false, {EMBEDDING}},
+    [ROLE_CLASSIFIER_OUTPUT] = {"classifier output", "cls.output.weight", false, {EMBEDDING, LABELS}},
+    [ROLE_CLASSIFIER_OUTPUT_BIAS] = {"classifier output bias", "cls.output.bias", false, {LABELS}},
 };
 
 const char *tensor_role_name(enum tensor_role role)
@@ -284,6 +295,12 @@ uint64_t extent_value(enum extent extent, const struct model *model, const struc
         return p->streams_sinkhorn ? 3 : 2;
     case VOCABULARY:
         return p->vocabulary;
+    case POOLED_WIDTH:
+        return p->pooled_width;
+    case CLASSIFIER_WIDTH: /* the score itself, where no matrix follows */
+        return model->tensors[ROLE_CLASSIFIER_OUTPUT] ? p->embedding : p->labels;
+    case LABELS:
+        return p->labels;
     case POSITIONS:
         return p->context;
     case HEADS:

@@ -235,7 +235,9 @@ static hypura_status check_layer(const struct model *model, uint32_t number, hyp
     bool ungated = model->architecture->flags & ARCHITECTURE_FFN_UNGATED;
     bool of_sums = model->architecture->flags & ARCHITECTURE_NORMS_OF_SUMS;
     const bool low = model->parameters.streams_rank; /* whose gathers norm by themselves */
-    if (!low)
+    /* Where embeddings are normed, the first layer may go without (ModernBERT). */
+    const bool normed = number == 0 && !of_sums && !behind && model->tensors[ROLE_EMBEDDING_NORM];
+    if (!low && !normed)
         needed[count++] = of_sums ? ROLE_ATTENTION_SUM_NORM : behind ? ROLE_ATTENTION_POST_NORM : ROLE_ATTENTION_NORM;
     if (!low && !(model->architecture->flags & (ARCHITECTURE_PARALLEL | ARCHITECTURE_ONE_BRANCH)))
         needed[count++] = of_sums ? ROLE_FFN_SUM_NORM : behind ? ROLE_FFN_POST_NORM : ROLE_FFN_NORM;

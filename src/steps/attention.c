@@ -78,6 +78,17 @@ static void make_gate(struct builder *b, enum step_buffer gate, uint32_t heads, 
                                                    .gate_per_group = each};
 }
 
+/* A norm with a bias takes all heads as one row, and comes before the heads are taken apart (Jina). What is left to be
+ * done with them. */
+static unit_number make_biased_norm(struct builder *b, enum step_buffer buffer, enum tensor_role role, uint32_t heads)
+{
+    const unit_number norm = unit_of(b, role), bias = unit_of(b, role + 1);
+    if (norm == NO_UNIT || bias == NO_UNIT || !tensor_role_is_bias(role + 1))
+        return norm;
+    add_groups_norm(b, buffer, buffer, norm, 1, heads * b->layer->key_size)->norm.bias = bias;
+    return NO_UNIT;
+}
+
 void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out)
 {
     const struct model_layer *layer = b->layer;
@@ -100,12 +111,12 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
     }
     if (has_gate(b))
         add_matrix(b, products, ROLE_ATTENTION_GATE, BUFFER_RAW);
+    const unit_number query_norm = make_biased_norm(b, BUFFER_QUERY, ROLE_ATTENTION_Q_NORM, layer->heads);
+    const unit_number key_norm = make_biased_norm(b, BUFFER_KEY, ROLE_ATTENTION_K_NORM, layer->kv_heads);
 
     add_step(b, STEP_HEADS)->heads = (struct step_heads){
-        .query = whole_heads(b, BUFFER_QUERY, layer->heads, layer->key_size, unit_of(b, ROLE_ATTENTION_Q_NORM)),
-        .key = own_keys
-                   ? whole_heads(b, BUFFER_KEY, layer->kv_heads, layer->key_size, unit_of(b, ROLE_ATTENTION_K_NORM))
-                   : no_head(),
+        .query = whole_heads(b, BUFFER_QUERY, layer->heads, layer->key_size, query_norm),
+        .key = own_keys ? whole_heads(b, BUFFER_KEY, layer->kv_heads, layer->key_size, key_norm) : no_head(),
         .raw = gated ? BUFFER_RAW : BUFFER_NONE,
         .value = own_keys ? BUFFER_VALUE : BUFFER_NONE,
         .value_size = layer->value_size,
@@ -136,6 +147,8 @@ void make_attention(struct builder *b, enum step_buffer in, enum step_buffer out
                                                             .soft_cap = b->p->attention_soft_cap,
                                                             .window = layer->window,
                                                             .chunk = layer->chunk,
+                                                            .around = layer->around,
+                                                            .alibi = b->p->alibi,
                                                             .bidirectional = flags & ARCHITECTURE_ENCODER,
                                                             .sinks = unit_of(b, ROLE_ATTENTION_SINKS)};
     if (gated) /* in the raw rows each head's query is followed by its gate */
@@ -293,7 +306,7 @@ void make_delta_net(struct builder *b, enum step_buffer in, enum step_buffer out
         .taps = p->recurrent_conv,
         .tiled = b->architecture->flags & ARCHITECTURE_RECURRENT_HEADS_TILED,
         .root_epsilon = b->architecture->delta_gate_sigmoid,
-                                .epsilon = p->norm_epsilon};
+        .epsilon = p->norm_epsilon};
     add_groups_norm(b, BUFFER_ATTENDED, BUFFER_ATTENDED, unit_of(b, ROLE_RECURRENT_NORM), p->recurrent_heads_v,
                     p->recurrent_value_size);
     const enum glu_kind gate = b->architecture->delta_gate_sigmoid ? GLU_SIGMOID : GLU_SILU;

@@ -119,7 +119,8 @@ static const char *function_name(enum activation_function function)
                                         [FUNCTION_RELU] = "relu",
                                         [FUNCTION_RELU_SQUARED] = "relu squared",
                                         [FUNCTION_SIGMOID] = "sigmoid",
-                                        [FUNCTION_SOFTPLUS] = "softplus"};
+                                        [FUNCTION_SOFTPLUS] = "softplus",
+                                        [FUNCTION_TANH] = "tanh"};
     return names[function];
 }
 
@@ -197,8 +198,12 @@ static void say_attend(struct line *line, const struct step *step)
     if (a->sinks != NO_UNIT)
         say(line, ", sinks");
     say_chosen(line, &a->chosen);
+    if (a->alibi != 0.0f)
+        say(line, ", less with the distance");
     if (a->bidirectional)
         say(line, ", both ways");
+    if (a->around)
+        say(line, ", nearer than %u", a->around);
 }
 
 static void say_delta_net(struct line *line, const struct step_delta_net *d)

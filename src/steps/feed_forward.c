@@ -11,7 +11,7 @@ struct glu {
 /* limit 0: none. */
 static struct glu glu_of(const struct builder *b, float limit)
 {
-    switch (b->architecture->activation) {
+    switch (b->p->activation) {
     case FFN_GELU:
         return (struct glu){GLU_GELU, 0, 0};
     case FFN_OAI:
@@ -24,6 +24,7 @@ static struct glu glu_of(const struct builder *b, float limit)
     case FFN_SILU_CAPPED:
         return (struct glu){limit == 0.0f ? GLU_SILU : GLU_SILU_CAPPED, 0, limit};
     case FFN_SILU:
+    case FFN_TANH:
         break;
     }
     return (struct glu){limit == 0.0f ? GLU_SILU : GLU_SILU_CLAMPED, 0, limit};
@@ -65,7 +66,7 @@ static void make_gated(struct builder *b, const struct dense_roles *roles, enum 
 static void make_ungated(struct builder *b, const struct dense_roles *roles, enum step_buffer in, enum step_buffer out)
 {
     add_matrix(b, add_multiply(b, in, b->p->embedding), roles->up, BUFFER_GATE);
-    if (b->architecture->activation == FFN_RELU_SQUARED)
+    if (b->p->activation == FFN_RELU_SQUARED)
         add_step(b, STEP_GLU)->glu = (struct step_glu){.kind = GLU_RELU,
                                                        .gate = {BUFFER_GATE, 0, roles->width},
                                                        .up = {BUFFER_GATE, 0, roles->width},
@@ -142,6 +143,7 @@ static void make_experts(struct builder *b, enum step_buffer in)
     const struct unit *expert = model_unit(b->model, b->layer->first_expert);
     const struct glu glu = glu_of(b, b->layer->expert_limit);
     bool fused = expert->slices[0].role == ROLE_EXPERT_GATE_UP;
+    bool ungated = b->architecture->flags & ARCHITECTURE_FFN_UNGATED;
     add_step(b, STEP_EXPERTS)->experts =
         (struct step_experts){.in = in,
                               .first = b->layer->first_expert,
@@ -154,7 +156,8 @@ static void make_experts(struct builder *b, enum step_buffer in)
                               .glu = glu.kind,
                               .alpha = glu.alpha,
                               .limit = glu.limit,
-                              .ungated = b->architecture->flags & ARCHITECTURE_FFN_UNGATED,
+                              .ungated = ungated,
+                              .alone = ungated && b->p->activation == FFN_GELU,
                               .weighs_input = b->architecture->flags & ARCHITECTURE_EXPERT_INPUT_WEIGHED,
                               .used = b->p->experts_used};
 }

@@ -11,7 +11,7 @@ struct steps {
     uint32_t layers;
     bool predicting;       /* another list stands behind those of the layers */
     enum step_buffer left; /* what that one leaves its rows in */
-    struct part_of_list before, after, *of_layer;
+    struct part_of_list before, after, pooled, *of_layer;
     struct step_router *routers; /* [layers] */
 };
 
@@ -194,6 +194,23 @@ static void make_parallel_layer(struct builder *b)
         add_residual(b, attended, b->p->attention_value_scale);
 }
 
+/* Attention's branch goes into the residual stream, which may be normed then; where a second norm follows, the first is
+ * of a sum that only it sees (Jina). */
+static void add_attention(struct builder *b)
+{
+    const unit_number norm = unit_of(b, ROLE_ATTENTION_SUM_NORM), bias = unit_of(b, ROLE_ATTENTION_SUM_NORM_BIAS);
+    const unit_number second = unit_of(b, ROLE_ATTENTION_SECOND_NORM);
+    if (second == NO_UNIT) {
+        add_residual(b, BUFFER_BRANCH, b->p->attention_value_scale);
+        add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, norm, bias);
+        return;
+    }
+    add_step(b, STEP_ADD)->add = (struct step_add){.to = BUFFER_BRANCH, .from = BUFFER_HIDDEN, .scale = 1.0f};
+    add_norm(b, BUFFER_BRANCH, BUFFER_BRANCH, norm, bias);
+    add_residual(b, BUFFER_BRANCH, 1.0f);
+    add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, second, unit_of(b, ROLE_ATTENTION_SECOND_NORM_BIAS));
+}
+
 static void make_layer(struct builder *b)
 {
     if (b->layer->ngrams)
@@ -201,9 +218,7 @@ static void make_layer(struct builder *b)
     make_early_route(b);
     make_mixer(b, make_input(b, STREAMS_OF_ATTENTION, ROLE_ATTENTION_NORM), BUFFER_BRANCH);
     add_norm(b, BUFFER_BRANCH, BUFFER_BRANCH, unit_of(b, ROLE_ATTENTION_POST_NORM), NO_UNIT);
-    add_residual(b, BUFFER_BRANCH, b->p->attention_value_scale);
-    add_norm(b, BUFFER_HIDDEN, BUFFER_HIDDEN, unit_of(b, ROLE_ATTENTION_SUM_NORM),
-             unit_of(b, ROLE_ATTENTION_SUM_NORM_BIAS));
+    add_attention(b);
 
     b->part = PART_FEED_FORWARD;
     make_feed_forward(b, make_input(b, STREAMS_OF_FFN, ROLE_FFN_NORM), BUFFER_BRANCH);
@@ -257,6 +272,31 @@ static void make_after(struct builder *b)
                              .bias = unit_of(b, ROLE_OUTPUT_BIAS),
                              .scale = b->p->output_scale,
                              .soft_cap = b->p->output_soft_cap};
+}
+
+/* What is made of the row that a text was pooled to: two matrices more (Embedding Gemma), or scores by a classifier: a
+ * matrix with a function behind it, and perhaps a norm and one matrix more. */
+static void make_pooled(struct builder *b)
+{
+    const uint32_t width = b->p->embedding;
+    const unit_number classifier = unit_of(b, ROLE_CLASSIFIER), output = unit_of(b, ROLE_CLASSIFIER_OUTPUT);
+    enum step_buffer in = BUFFER_HIDDEN;
+    b->part = PART_OUTPUT;
+    if (unit_of(b, ROLE_POOLED_UP) != NO_UNIT && unit_of(b, ROLE_POOLED_DOWN) != NO_UNIT) {
+        add_matrix(b, add_multiply(b, BUFFER_HIDDEN, width), ROLE_POOLED_UP, BUFFER_GATE);
+        add_matrix(b, add_multiply(b, BUFFER_GATE, b->p->pooled_width), ROLE_POOLED_DOWN, BUFFER_BRANCH);
+    }
+    if (!b->p->judges)
+        return;
+    if (classifier != NO_UNIT) {
+        in = output == NO_UNIT ? BUFFER_BRANCH : BUFFER_SIDE;
+        add_matrix(b, add_multiply(b, BUFFER_HIDDEN, width), ROLE_CLASSIFIER, in);
+        add_step(b, STEP_FUNCTION)->function = (struct step_function){
+            b->p->classifier_activation == FFN_GELU ? FUNCTION_GELU : FUNCTION_TANH, in, unit_rows(b, classifier)};
+        add_norm(b, in, in, unit_of(b, ROLE_CLASSIFIER_NORM), NO_UNIT);
+    }
+    if (output != NO_UNIT)
+        add_matrix(b, add_multiply(b, in, width), ROLE_CLASSIFIER_OUTPUT, BUFFER_BRANCH);
 }
 
 /* What a prediction block shares with the model stands there only. */
@@ -337,6 +377,9 @@ static void make_all(struct builder *b, struct steps *out)
     b->layer = NULL;
     make_after(b);
     out->after = (struct part_of_list){first, b->count - first};
+    first = b->count;
+    make_pooled(b);
+    out->pooled = (struct part_of_list){first, b->count - first};
     if (b->p->predicting) {
         first = b->count;
         b->number = (int32_t)out->layers;
@@ -488,6 +531,11 @@ struct step_list steps_predicting(const struct steps *steps, enum step_buffer *l
 struct step_list steps_after(const struct steps *steps)
 {
     return part(steps, steps->after);
+}
+
+struct step_list steps_pooled(const struct steps *steps)
+{
+    return part(steps, steps->pooled);
 }
 
 struct step_list steps_all(const struct steps *steps)

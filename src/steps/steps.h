@@ -1,7 +1,7 @@
 /* steps: what a transformer is, as a list.
  *
- * When a model is opened, what comes before its layers, each layer, and what comes after them become short lists of
- * steps: plain data that says what is done, with which units, from which buffers into which, and with which numbers.
+ * When a model is opened, what comes before its layers, each layer, what comes after them, and what is made of a whole
+ * text's row become short lists of steps: plain data that says what is done, with which units, from which buffers into which, and with which numbers.
  * The list is made once, in one place (make.c, attention.c, feed_forward.c), from the architecture's row, the
  * parameters and the tensors that are there. Everything else reads it:
  *
@@ -241,6 +241,8 @@ struct step_attend {
     uint32_t heads, kv_heads, key_size, value_size;
     float scale, soft_cap; /* soft_cap 0: none */
     uint32_t window, chunk;
+    uint32_t around;     /* of what it sees both ways: positions nearer than this; 0: all of them */
+    float alibi;         /* as in struct attention; 0: none */
     uint32_t compressed; /* it also sees rows of the cache that stand for so many positions each; 0: there are none */
     bool bidirectional;
     unit_number sinks; /* NO_UNIT: none */
@@ -369,6 +371,7 @@ struct step_experts {
     enum glu_kind glu;
     float alpha, limit; /* of kinds that have them */
     bool ungated;       /* one matrix gives the gate and what it lets through */
+    bool alone;         /* there is no gate: the function of what that matrix gives, by itself */
     bool weighs_input;  /* an expert's weight multiplies what it reads, not what it gives */
     uint32_t used;
 };
@@ -560,6 +563,9 @@ struct step_list steps_of_layer(const struct steps *steps, uint32_t layer);
  * in the buffer that it leaves them in. */
 struct step_list steps_predicting(const struct steps *steps, enum step_buffer *left);
 struct step_list steps_after(const struct steps *steps);
+/* What an embedding model or a judge makes of the one row that a text was pooled to, which is in BUFFER_HIDDEN: a row in
+ * BUFFER_BRANCH. Empty: nothing. */
+struct step_list steps_pooled(const struct steps *steps);
 struct step_list steps_all(const struct steps *steps);
 
 /* [BUFFER_COUNT] floats per token that each buffer needs for a list; grows what is there. */

@@ -20,6 +20,8 @@ struct shape {
     float soft_cap;
     uint32_t window, chunk;
     bool sinks, bidirectional, shared; /* shared: values are a prefix of the keys */
+    uint32_t around;
+    float alibi;
 };
 
 static const struct shape shapes[] = {
@@ -33,6 +35,11 @@ static const struct shape shapes[] = {
     {"chunks", TENSOR_F16, TENSOR_F16, 4, 2, 64, 64, 300, 90, 320, 0, 0, 128, false, false, false},
     {"sinks and soft cap", TENSOR_F16, TENSOR_F16, 4, 2, 64, 64, 200, 70, 256, 5, 0, 0, true, false, false},
     {"both directions", TENSOR_F16, TENSOR_F16, 4, 4, 64, 64, 150, 150, 192, 0, 0, 0, false, true, false},
+    {"near in both directions", TENSOR_F32, TENSOR_F32, 4, 2, 64, 64, 300, 300, 320, 0, 0, 0, false, true, false, 70},
+    {"one position", TENSOR_F32, TENSOR_F32, 3, 3, 32, 32, 90, 90, 128, 0, 0, 0, false, true, false, 1},
+    {"alibi", TENSOR_F32, TENSOR_F32, 8, 8, 64, 64, 150, 150, 192, 0, 0, 0, false, true, false, 0, 8},
+    {"alibi, odd heads, groups", TENSOR_F16, TENSOR_F16, 6, 2, 64, 64, 1200, 100, 1216, 0, 0, 0, false, true, false, 0,
+     8},
     {"latent", TENSOR_F16, TENSOR_F16, 16, 1, 576, 512, 1100, 9, 1152, 0, 0, 0, false, false, true},
 };
 
@@ -116,6 +123,8 @@ static void setup(struct fixture *f, const struct shape *shape, struct random *r
                                       .window = shape->window,
                                       .chunk = shape->chunk,
                                       .bidirectional = shape->bidirectional,
+                                      .around = shape->around,
+                                      .alibi = shape->alibi,
                                       .sequences = &f->sequence,
                                       .sequence_count = 1};
     if (shape->shared) {
@@ -151,7 +160,19 @@ static void teardown(struct fixture *f)
 static bool sees(const struct shape *shape, uint32_t row, uint32_t position)
 {
     return (shape->bidirectional || position <= row) && (!shape->window || position + shape->window > row) &&
-           (!shape->chunk || position / shape->chunk == row / shape->chunk);
+           (!shape->chunk || position / shape->chunk == row / shape->chunk) &&
+           (!shape->around || (position < row + shape->around && row < position + shape->around));
+}
+
+/* As the paper's appendix has it: for a number of heads that is a power of two, and others. */
+static double slope(const struct shape *shape, size_t head)
+{
+    size_t heads = 1;
+    while (2 * heads <= shape->heads)
+        heads *= 2;
+    if (head < heads)
+        return pow(pow(2, -(double)shape->alibi / (double)heads), (double)head + 1);
+    return pow(pow(2, -(double)shape->alibi / 2 / (double)heads), 2 * (double)(head - heads) + 1);
 }
 
 /* One head of one row in double precision, scores and all. */
@@ -169,6 +190,8 @@ static void expect_head(const struct fixture *f, size_t row, size_t head, double
         for (size_t i = 0; i < s->key_size; i++)
             scores[p] += (double)query[i] * f->plain_keys[(p * s->kv_heads + kv_head) * s->key_size + i];
         scores[p] *= f->attention.scale;
+        if (s->alibi > 0)
+            scores[p] -= slope(s, head) * fabs((double)p - (double)f->positions[row]);
         if (s->soft_cap > 0)
             scores[p] = s->soft_cap * tanh(scores[p] / s->soft_cap);
         most = fmax(most, scores[p]);

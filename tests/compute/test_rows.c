@@ -139,6 +139,8 @@ static double activated(enum activation_function function, double x)
         return fmax(x, 0) * fmax(x, 0);
     case FUNCTION_SIGMOID:
         return sigmoid(x);
+    case FUNCTION_TANH:
+        return tanh(x);
     case FUNCTION_SOFTPLUS:
         return log1p(exp(x));
     }

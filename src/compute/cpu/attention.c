@@ -45,6 +45,10 @@ struct attention_range attention_row_range(const struct attention_tile *tile, si
     struct attention_range range = {0, attention->bidirectional ? positions[sequence->rows - 1] : own};
     if (attention->window > 0 && own >= attention->window)
         range.first = own - attention->window + 1;
+    if (attention->around > 0) {
+        range.first = own >= attention->around ? own - attention->around + 1 : 0;
+        range.last = MIN(range.last, own + attention->around - 1);
+    }
     if (attention->chunk > 0)
         range.first = MAX(range.first, own - own % attention->chunk);
     return range;

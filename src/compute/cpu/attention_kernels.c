@@ -107,12 +107,34 @@ static bool direct_scores(const struct attention *a, struct product *scores, siz
 
 /* ---- the walk over positions ------------------------------------------------------------------------------------- */
 
+/* What scores of a head fall by for each position of distance: powers of 2^-(alibi / heads), and where the heads are no
+ * power of two those that twice as many would have, every other one, for the rest. */
+static float alibi_slope(const struct attention *a, size_t head)
+{
+    size_t heads = 1;
+    while (2 * heads <= a->heads)
+        heads *= 2;
+    double exponent = head < heads ? (double)(head + 1) : (double)(2 * (head - heads) + 1) / 2;
+    return (float)pow(2, -(double)a->alibi * exponent / (double)heads);
+}
+
+/* own: the place of the query's position among those of the block, which may be before or behind it. */
+static lanes fall(lanes scores, float slope, double own, size_t v)
+{
+    float distances[LANES];
+    for (size_t i = 0; i < LANES; i++)
+        distances[i] = -(float)fabs((double)(v * LANES + i) - own);
+    return lanes_fma(lanes_all(slope), lanes_load(distances), scores);
+}
+
 /* Scales, caps and masks the scores of a query, whose positions in this block are from to end; returns the greatest. */
-static float mask_scores(const struct attention *a, float *scores, size_t from, size_t end)
+static float mask_scores(const struct attention *a, float *scores, size_t from, size_t end, float slope, double own)
 {
     lanes most = lanes_all(-INFINITY);
     for (size_t v = 0; v < BLOCK_VECTORS; v++) {
         lanes s = lanes_multiply(lanes_load(scores + v * LANES), lanes_all(a->scale));
+        if (slope > 0.0f)
+            s = fall(s, slope, own, v);
         if (a->soft_cap > 0.0f)
             s = lanes_multiply(lanes_tanh(lanes_divide(s, lanes_all(a->soft_cap))), lanes_all(a->soft_cap));
         lanes_store(scores + v * LANES, s);
@@ -196,7 +218,13 @@ static void advance_some(struct walk *walk, uint32_t position, size_t first, siz
             memset(scores, 0, BLOCK * sizeof *scores);
             continue;
         }
-        float greatest = mask_scores(a, scores, from, end);
+        float slope = 0.0f;
+        double own = 0;
+        if (a->alibi > 0.0f) {
+            slope = alibi_slope(a, tile->kv_head * group + (tile->first + first + i) % group);
+            own = (double)a->positions[tile->sequence->first_row + row] - (double)position;
+        }
+        float greatest = mask_scores(a, scores, from, end, slope, own);
         greatest = greatest > *maximum ? greatest : *maximum;
         shrink[i] = *maximum - greatest;
         *maximum = greatest;

@@ -200,6 +200,9 @@ static void function(enum activation_function function, float *values, size_t co
         case FUNCTION_SIGMOID:
             a = lanes_sigmoid(a);
             break;
+        case FUNCTION_TANH:
+            a = lanes_tanh(a);
+            break;
         case FUNCTION_SOFTPLUS:
             a = lanes_softplus(a);
             break;

@@ -172,6 +172,8 @@ hypura_status run_attend(struct batch *batch, const struct step *step, struct he
     attention.soft_cap = a->soft_cap;
     attention.window = a->window;
     attention.chunk = a->chunk;
+    attention.around = a->around;
+    attention.alibi = a->alibi;
     attention.bidirectional = a->bidirectional;
     attention.sequences = s->attention;
     attention.sequence_count = batch->span_count;

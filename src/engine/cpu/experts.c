@@ -131,7 +131,11 @@ static void compute_inner_ungated(struct batch *batch, const struct step *step, 
     compute_matmul(batch->compute, s->jobs, group->count);
     for (uint32_t i = 0; i < group->count; i++)
         adapt(batch, &s->jobs[i], step->layer, ROLE_EXPERT_UP, group->experts[i], 0);
-    compute_glu(batch->compute, x->glu, rows, width, rows, width, rows, width, group->rows, width, x->alpha, x->limit);
+    if (x->alone)
+        compute_function(batch->compute, FUNCTION_GELU, rows, group->rows * width);
+    else
+        compute_glu(batch->compute, x->glu, rows, width, rows, width, rows, width, group->rows, width, x->alpha,
+                    x->limit);
 }
 
 static void compute_inner(struct batch *batch, const struct step *step, const struct expert_group *group,

@@ -77,7 +77,7 @@ static bool can_turn(const struct question *q, const struct step_heads *h)
 
 static bool can_attend(const struct question *q, const struct step_attend *a)
 {
-    if ((a->chosen.buffer != BUFFER_NONE && a->window && !a->compressed))
+    if (a->around || a->alibi != 0.0f || (a->chosen.buffer != BUFFER_NONE && a->window && !a->compressed))
         return false;
     return gpu_attention_supports(q->kv_type, a->key_size, a->value_size);
 }
@@ -151,6 +151,8 @@ static bool can_record(const struct question *q, const struct step *step)
     case STEP_FUNCTION:
         return step->function.function == FUNCTION_SILU ||
                (step->function.function == FUNCTION_GELU && step->function.scale == 0.0f);
+    case STEP_EXPERTS:
+        return !step->experts.alone;
     case STEP_ROUTE:
         return step->route.rule.experts <= GPU_ROUTER_EXPERTS && step->route.rule.used <= GPU_ROUTER_USED;
     default:
