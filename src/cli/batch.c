@@ -463,7 +463,7 @@ const struct command command_batch = {
     "in the order of the input. Whatever ended it, Ctrl-C, a full disk or a power cut: the same command goes on "
     "with the lines that have no answer yet. For all night:\n\n"
     "  nohup hypura batch MODEL --input in.jsonl --output out.jsonl 2>log &",
-    .options = {batch_rows, plan_option_rows, engine_option_rows},
+    .options = {batch_rows, plan_option_rows, engine_option_rows, prefix_option_rows},
     .most = 1,
     .prepare = prepare,
     .run = run,

@@ -56,7 +56,7 @@ struct command {
     const char *arguments;               /* "[MODEL]" */
     const char *summary;                 /* one line, lower case, no full stop */
     const char *details;                 /* paragraphs for --help, or NULL */
-    const struct option_row *options[6]; /* tables, NULL after the last */
+    const struct option_row *options[8]; /* tables, NULL after the last */
     size_t least, most;                  /* positional arguments */
     bool lives_on;                       /* where memory is wanting for a part of what it does */
     void (*prepare)(void);               /* sets defaults before options are parsed, or NULL */
@@ -119,7 +119,9 @@ struct compute_options {
     const char *draft, *drafting; /* hypura run and serve only */
     uint32_t depth;
     struct texts adapters;
-    bool no_state, gpu_fixed;
+    const char *prefix_cache; /* DIR or DIR:SIZE */
+    uint64_t prefix_memory;
+    bool no_state, gpu_fixed, no_prefixes;
     uint64_t seed;
     const char *stats;
     const char *trace; /* hypura run only */
@@ -130,6 +132,7 @@ extern struct compute_options compute_options;
 extern const struct option_row plan_option_rows[];   /* what the plan depends on: --memory --threads --context ... */
 extern const struct option_row engine_option_rows[]; /* how it is carried out: --reader --prefetch --lora ... */
 extern const struct option_row draft_option_rows[];  /* tokens ahead: --draft --drafting */
+extern const struct option_row prefix_option_rows[]; /* what was read before: --prefix-cache ... */
 extern const struct option_row report_option_rows[]; /* --stats --progress */
 
 /* Opens a model (as model_path takes it) under these options, with a progress line while it loads. */

@@ -132,6 +132,7 @@ const char *option_table_title(const struct option_row *rows)
            : rows == plan_option_rows   ? "Memory and speed"
            : rows == engine_option_rows ? "Adapters, and how weights are read"
            : rows == draft_option_rows  ? "Tokens that are drafted ahead"
+           : rows == prefix_option_rows ? "Texts that were read before"
            : rows == report_option_rows ? "Figures"
                                         : NULL;
 }

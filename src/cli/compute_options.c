@@ -67,6 +67,18 @@ const struct option_row draft_option_rows[] = {
     {0},
 };
 
+const struct option_row prefix_option_rows[] = {
+    {"prefix-cache", "DIR[:SIZE]", OPTION_TEXT, &compute_options.prefix_cache,
+     "keep what was computed of texts in a folder too, in at most so much (default: 16G), so that a text that begins "
+     "the same is not read again after a restart; written when memory has no more room for it, and at the end"},
+    {"prefix-memory", "SIZE", OPTION_BYTES, &compute_options.prefix_memory,
+     "keep at most so much of it in memory, which is part of --memory and taken when there is something to keep "
+     "(default: a sixteenth)"},
+    {"no-prefixes", NULL, OPTION_FLAG, &compute_options.no_prefixes,
+     "keep nothing of texts beyond the last of each sequence (for comparison)"},
+    {0},
+};
+
 const struct option_row report_option_rows[] = {
     {"progress", NULL, OPTION_FLAG, &compute_options.progress,
      "show a line with speed, disk, hit rate and stalls while it runs"},
@@ -153,6 +165,25 @@ static hypura_status read_choices(struct engine_options *out, hypura_error *erro
     return status;
 }
 
+/* DIR or DIR:SIZE. */
+static hypura_status set_prefixes(struct engine_options *out, hypura_error *error)
+{
+    static char folder[PATH_MAX];
+    out->keep_prefixes = !compute_options.no_prefixes;
+    out->prefix_bytes = compute_options.prefix_memory;
+    if (!compute_options.prefix_cache)
+        return HYPURA_OK;
+    if (compute_options.no_prefixes)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--prefix-cache and --no-prefixes exclude each other");
+    if (snprintf(folder, sizeof folder, "%s", compute_options.prefix_cache) >= (int)sizeof folder || !folder[0])
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--prefix-cache: expected a folder, or a folder:size");
+    char *colon = strrchr(folder, ':');
+    if (colon && !parse_bytes(colon + 1, &out->prefix_path_bytes, NULL) && out->prefix_path_bytes)
+        *colon = '\0';
+    out->prefix_path = folder;
+    return HYPURA_OK;
+}
+
 hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
 {
     engine_default_options(out);
@@ -193,7 +224,8 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
     }
     out->depth = compute_options.depth;
     out->remember_usage = !compute_options.no_state;
-    return set_adapters(out, error);
+    status = set_prefixes(out, error);
+    return status ? status : set_adapters(out, error);
 }
 
 static bool show_load(void *context, uint64_t done, uint64_t total)
@@ -275,7 +307,7 @@ json_t *statistics_json(struct engine *engine)
     struct prefetch_rates prefetches = find_prefetch_rates(&s);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I}",
+        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -293,7 +325,10 @@ json_t *statistics_json(struct engine *engine)
         (json_int_t)s.drafted_tokens, "accepted_tokens", (json_int_t)s.accepted_tokens, "share_of_limit",
         rate_json(limit.share), "share_side_by_side", rate_json(limit.side_share), "bound",
         plan_bound_name(limit.bound), "guess_precision", rate_json(prefetches.precision), "guess_recall",
-        rate_json(prefetches.recall), "code_on_top_bytes", (json_int_t)(plan->code_on_top ? hardware_code_bytes() : 0));
+        rate_json(prefetches.recall), "code_on_top_bytes", (json_int_t)(plan->code_on_top ? hardware_code_bytes() : 0),
+        "prefix_bytes", (json_int_t)s.prefix.bytes, "prefix_tokens", (json_int_t)s.prefix.restored_tokens,
+        "prefix_bytes_read", (json_int_t)s.prefix.read_bytes, "prefix_bytes_written",
+        (json_int_t)s.prefix.written_bytes);
 }
 
 bool write_statistics(struct engine *engine)

@@ -78,7 +78,7 @@ static int run(size_t count, char **arguments)
         print_command(commands[i]);
     printf(".SH OPTIONS OF SEVERAL COMMANDS\n");
     const struct option_row *const shared[] = {plan_option_rows, engine_option_rows, draft_option_rows,
-                                               report_option_rows};
+                                               prefix_option_rows, report_option_rows};
     for (size_t i = 0; i < COUNT_OF(shared); i++) {
         printf(".SS \"%s\"\n", option_table_title(shared[i]));
         for (const struct option_row *row = shared[i]; row->name; row++)
@@ -98,7 +98,8 @@ static int run(size_t count, char **arguments)
            "rows_wanted, rows_cached, peak_rss_bytes, "
            "budget_bytes, bytes_gpu,\n"
            "bytes_ram, bytes_storage, decode_bytes_read, decode_passes, drafted_tokens, accepted_tokens, "
-           "share_of_limit, share_side_by_side, bound, guess_precision, guess_recall, code_on_top_bytes.\n"
+           "share_of_limit, share_side_by_side, bound, guess_precision, guess_recall, code_on_top_bytes,\n"
+           "prefix_bytes, prefix_tokens, prefix_bytes_read, prefix_bytes_written.\n"
            "share_of_limit is the longer of the times that decoding's bytes take on the disk and through the kernels, "
            "each\n"
            "as fast as the profile saw it alone, over the time that decoding took. share_side_by_side is of the time "

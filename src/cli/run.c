@@ -261,7 +261,7 @@ const struct command command_run = {
     "Without a prompt it reads one from a pipe, or talks in a terminal, where /? tells more. A PROMPT follows the text "
     "of a pipe, as in: cat FILE | hypura run MODEL \"Sum this up.\" Only the answer goes to standard output. Ctrl-C "
     "ends an answer, twice the program.",
-    .options = {run_rows, sampling_rows, plan_option_rows, engine_option_rows, draft_option_rows, report_option_rows},
+    .options = {run_rows, sampling_rows, plan_option_rows, engine_option_rows, draft_option_rows, prefix_option_rows, report_option_rows},
     .most = 1024,
     .prepare = sampling_prepare,
     .run = run,

@@ -154,7 +154,7 @@ const struct command command_serve = {
         "which --parallel are held at once; where memory is short they share room for fewer. The address "
         "goes to standard output once requests are taken, the log to standard error. Ctrl-C ends it after the "
         "answers in work, twice at once.",
-    .options = {serve_rows, plan_option_rows, engine_option_rows, draft_option_rows},
+    .options = {serve_rows, plan_option_rows, engine_option_rows, draft_option_rows, prefix_option_rows},
     .most = 64,
     .lives_on = true,
     .prepare = prepare,

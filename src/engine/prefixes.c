@@ -1,9 +1,9 @@
 /* The store of what was computed of texts: how much of the budget it may have, and under which digest. */
 #include "engine/engine_private.h"
 
-/* Of the budget of a model that streams, as much as costs its pool little; of one that does not, of what is left. */
-#define STREAMED_PART 16
-#define RESIDENT_PART 4
+/* Of the budget, as much as costs the pool of a model that streams little; when asked for, at most the other. */
+#define PART 16
+#define MOST_PART 2
 
 /* Checkpoints are large where layers have states; a conversation wants some of them. */
 #define CHECKPOINTS 6
@@ -14,13 +14,12 @@ static bool lend(void *context, uint64_t bytes)
     return budget_lend(context, bytes);
 }
 
-static uint64_t choose_bytes(const struct engine *engine)
+static uint64_t choose_bytes(const struct engine *engine, uint64_t asked)
 {
     const struct plan *plan = engine->open.plan;
-    if (!plan->pool_bytes)
-        return MIN(budget_spare(engine), plan->budget / RESIDENT_PART);
-    uint64_t checkpoints = CHECKPOINTS * engine_checkpoint_bytes(engine);
-    return MAX(plan->budget / STREAMED_PART, MIN(checkpoints, plan->budget / CHECKPOINTS_PART));
+    uint64_t checkpoints = MIN(CHECKPOINTS * engine_checkpoint_bytes(engine), plan->budget / CHECKPOINTS_PART);
+    uint64_t bytes = asked ? MIN(asked, plan->budget / MOST_PART) : MAX(plan->budget / PART, checkpoints);
+    return plan->pool_bytes ? bytes : MIN(bytes, budget_spare(engine));
 }
 
 hypura_status prefixes_open(struct engine *engine, const struct engine_options *options, hypura_error *error)
@@ -33,7 +32,7 @@ hypura_status prefixes_open(struct engine *engine, const struct engine_options *
         return HYPURA_OK;
     struct prefix_options prefix = {.block = PLAN_KV_BLOCK,
                                     .needs_checkpoint = engine_checkpoint_bytes(engine) > 0,
-                                    .bytes = options->prefix_bytes ? options->prefix_bytes : choose_bytes(engine),
+                                    .bytes = choose_bytes(engine, options->prefix_bytes),
                                     .folder = options->prefix_path,
                                     .folder_bytes = options->prefix_path_bytes,
                                     .lend = lend,

@@ -111,6 +111,10 @@ static void set_share(struct loaded_models *models, struct loaded_model *fresh, 
     uint64_t then = plan->overhead_bytes + plan->code_on_top;
     fresh->bytes = then - MIN(then, resident + (uint64_t)reserved) + plan->resident_bytes + plan->pool_bytes +
                    plan->table_bytes + plan->kv_bytes + plan->scratch_bytes;
+    struct engine_statistics s;
+    engine_statistics(fresh->engine, &s);
+    if (!plan->pool_bytes) /* else the pool lends it */
+        fresh->bytes += s.prefix.limit;
     fresh->opened_pool = plan->pool_bytes;
     fresh->engine_budget = plan->budget;
     const struct engine *draft = engine_draft_model(fresh->engine);

@@ -20,7 +20,7 @@ struct row {
 
 struct model_figures {
     char *name; /* as a label's value */
-    struct row rows[14];
+    struct row rows[18];
 };
 
 struct figures {
@@ -51,6 +51,11 @@ static void take_figures(void *context, struct loaded_model *loaded)
         {"stall_seconds_total", "counter", "Time spent waiting for storage.", (double)s.store.stall_nanoseconds * 1e-9},
         {"drafted_tokens_total", "counter", "Tokens that were drafted ahead.", (double)s.drafted_tokens},
         {"accepted_tokens_total", "counter", "Of these, those that came true.", (double)s.accepted_tokens},
+        {"prefix_bytes", "gauge", "Memory that holds what was computed of texts.", (double)s.prefix.bytes},
+        {"prefix_tokens_total", "counter", "Tokens that came back from there or from the prefix cache's folder.",
+         (double)s.prefix.restored_tokens},
+        {"prefix_read_bytes_total", "counter", "Read from that folder.", (double)s.prefix.read_bytes},
+        {"prefix_written_bytes_total", "counter", "Written to that folder.", (double)s.prefix.written_bytes},
         {"decode_seconds_total", "counter", "Time spent on batches that generate.", s.decode_seconds},
         {"prompt_seconds_total", "counter", "Time spent on batches of prompts.", s.prompt_seconds}};
     _Static_assert(sizeof rows == sizeof one->rows, "each row is kept");
