@@ -243,7 +243,7 @@ static int run(size_t count, char **arguments)
     compute_options.sequences = parallel;
     if (compute_options.context == 0)
         compute_options.context = (uint32_t)needed;
-    hypura_status status = open_engine(&engine, count ? arguments[0] : NULL, &error);
+    hypura_status status = open_engine(&engine, count ? arguments[0] : NULL, false, &error);
     if (!status) {
         interrupts_cancel(engine);
         struct rounds *all[] = {&figures.prompt, &figures.decode, &figures.memory, &figures.share};

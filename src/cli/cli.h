@@ -135,8 +135,9 @@ extern const struct option_row draft_option_rows[];  /* tokens ahead: --draft --
 extern const struct option_row prefix_option_rows[]; /* what was read before: --prefix-cache ... */
 extern const struct option_row report_option_rows[]; /* --stats --progress */
 
-/* Opens a model (as model_path takes it) under these options, with a progress line while it loads. */
-hypura_status open_engine(struct engine **out, const char *model, hypura_error *error);
+/* Opens a model (as model_path takes it) under these options, with a progress line while it loads. Without drafts for
+ * who generates no text: a block that drafts is then left on the drive. */
+hypura_status open_engine(struct engine **out, const char *model, bool drafts, hypura_error *error);
 
 /* The line that tells how a model is being loaded, in a terminal. */
 struct load_line {

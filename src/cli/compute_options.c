@@ -254,11 +254,13 @@ void load_line_start(struct load_line *line, struct engine_options *options)
     }
 }
 
-hypura_status open_engine(struct engine **out, const char *model, hypura_error *error)
+hypura_status open_engine(struct engine **out, const char *model, bool drafts, hypura_error *error)
 {
     struct engine_options options;
     const char *path;
     hypura_status status = engine_options_of(&options, error);
+    if (!drafts)
+        options.drafting = DRAFTING_OFF;
     if (!status)
         status = model_path(&path, model, NULL, error);
     if (status)

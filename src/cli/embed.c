@@ -75,7 +75,7 @@ static int run(size_t count, char **arguments)
     struct engine *engine = NULL;
     const struct vocabulary *vocabulary = NULL;
     json_t *all = json_array();
-    hypura_status status = open_engine(&engine, arguments[0], &error);
+    hypura_status status = open_engine(&engine, arguments[0], false, &error);
     if (!status) {
         interrupts_cancel(engine);
         status = engine_vocabulary(&vocabulary, engine, &error);

@@ -92,7 +92,7 @@ static int run(size_t count, char **arguments)
     if (!status && compute_options.context == 0)
         compute_options.context = (uint32_t)MAX(token_count, (size_t)1);
     if (!status)
-        status = open_engine(&engine, count ? arguments[0] : NULL, &error);
+        status = open_engine(&engine, count ? arguments[0] : NULL, false, &error);
     if (!status) {
         interrupts_cancel(engine);
         file = fopen(out_path, "wbe");

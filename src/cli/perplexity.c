@@ -56,7 +56,7 @@ static int run(size_t count, char **arguments)
     if (compute_options.context == 0)
         compute_options.context = window;
     if (!status)
-        status = open_engine(&engine, count > 1 ? arguments[0] : NULL, &error);
+        status = open_engine(&engine, count > 1 ? arguments[0] : NULL, false, &error);
     if (!status)
         status = engine_vocabulary(&vocabulary, engine, &error);
     if (!status)

@@ -110,7 +110,7 @@ static hypura_status open_conversation(struct conversation *chat, const char *mo
     uint64_t failures = memory_failures();
     hypura_status status = named_values("--var", &variables, &chat->variables, error);
     if (!status)
-        status = open_engine(&chat->engine, model, error);
+        status = open_engine(&chat->engine, model, true, error);
     if (status)
         return status;
     say_expectation(chat->engine);

@@ -409,6 +409,14 @@ static void its_memory_is_planned_for(void **state)
     assert_true(engine_plan(with)->resident_bytes > resident);
     assert_true(engine_plan(with)->kv_bytes > cache);
     engine_close(with);
+    /* Where there is no room for it, the model runs without. */
+    struct engine_options options;
+    engine_default_options(&options);
+    options.context = 128;
+    options.gpu = "none";
+    struct engine *small = open_smallest(path, &options);
+    assert_false(engine_predicts(small));
+    engine_close(small);
     unlink(path);
 }
 
