@@ -68,9 +68,9 @@ struct engine_options {
 void engine_default_options(struct engine_options *options);
 
 /* Opens a model as engine_open does: with the block of it that predicts further tokens (model_open_predicting) where
- * that is to draft. It does where drafting is on, no other model drafts, nothing is computed on a GPU, no other tensors
- * than experts stream, and the memory that it takes costs hardly any speed (DRAFTING_ON: whatever it costs). Otherwise
- * "why" (may be NULL) says what is against it, [ENGINE_WHY], empty where the file has no such block. */
+ * that is to draft. It does where drafting is on, no other model drafts, nothing is computed on a GPU, and the memory
+ * that it takes costs hardly any speed (DRAFTING_ON: whatever it costs). Otherwise "why" (may be NULL) says what is
+ * against it, [ENGINE_WHY], empty where the file has no such block. */
 #define ENGINE_WHY 512
 hypura_status engine_open_file(struct model **out, const char *path, const struct hardware *hardware,
                                const struct engine_options *options, char *why, hypura_error *error);

@@ -243,8 +243,10 @@ bool model_writes_text(const struct model *model)
     return !(model_architecture(model)->flags & ARCHITECTURE_ENCODER);
 }
 
-/* Of the speed and of the context, what its memory may cost. */
+/* Of the speed and of the context, what its memory may cost. Where tensors stream that every token reads, a pass over
+ * several takes hardly longer than over one, so that it is worth more. */
 #define PREDICTION_COST 0.02
+#define PREDICTION_COST_STREAMING 0.1
 
 static void say(char *why, const char *what)
 {
@@ -263,17 +265,19 @@ static hypura_status plan_model(struct plan **out, const char *path, bool predic
 }
 
 /* Whether what the block takes is hardly missed. */
-static bool is_as_good(const struct plan *with, const struct plan *without)
+static bool is_as_good(const struct plan *with, const struct plan *without, bool mixture)
 {
-    if (with->mode != without->mode || with->positions < (1 - PREDICTION_COST) * without->positions)
+    const bool dense = with->mode > PLAN_EXPERT_STREAMING && !mixture;
+    const double least = 1 - (dense ? PREDICTION_COST_STREAMING : PREDICTION_COST);
+    if (with->mode != without->mode || with->positions < least * without->positions)
         return false;
     return with->mode == PLAN_FULL_RESIDENT ||
-           with->predicted_tokens_per_second >= (1 - PREDICTION_COST) * without->predicted_tokens_per_second;
+           with->predicted_tokens_per_second >= least * without->predicted_tokens_per_second;
 }
 
 /* Whether a model is better off with its block in memory. */
-static bool predictions_pay(const char *path, const struct hardware *hardware, const struct engine_options *options,
-                            char *why)
+static bool predictions_pay(const char *path, bool mixture, const struct hardware *hardware,
+                            const struct engine_options *options, char *why)
 {
     hypura_error error;
     struct plan *with = NULL, *without = NULL;
@@ -285,10 +289,8 @@ static bool predictions_pay(const char *path, const struct hardware *hardware, c
         say(why, error.message);
     else if (with->gpu)
         say(why, "a GPU computes a part of the model");
-    else if (with->mode > PLAN_EXPERT_STREAMING)
-        say(why, "tensors that every token needs stream");
     else
-        pay = options->drafting == DRAFTING_ON || is_as_good(with, without);
+        pay = options->drafting == DRAFTING_ON || is_as_good(with, without, mixture);
     if (!pay && why && !why[0])
         say(why, "the memory that it takes would cost speed or room for context");
     plan_free(with);
@@ -317,7 +319,7 @@ hypura_status engine_open_file(struct model **out, const char *path, const struc
         say(why, problem.message);
     } else {
         steps_free(steps);
-        if (predictions_pay(path, hardware, options, why))
+        if (predictions_pay(path, model_parameters(*out)->experts, hardware, options, why))
             return HYPURA_OK;
     }
     model_close(*out);

@@ -91,6 +91,11 @@ static void add_table(struct plan_table *table, const struct model *model, const
     table->table_bytes_per_token = look_up->rows * read_bytes_of(row_bytes);
 }
 
+static bool is_predicting(const struct model *model, int32_t layer)
+{
+    return layer >= 0 && (uint32_t)layer >= model_parameters(model)->layers;
+}
+
 /* What the steps do with each tensor. One that is read by rows and multiplied by counts as what is multiplied by. */
 static void find_traits(struct plan_table *table, const struct model *model, const struct steps *steps)
 {
@@ -102,8 +107,9 @@ static void find_traits(struct plan_table *table, const struct model *model, con
             struct plan_unit *row = &table->units[units[u].unit];
             const struct unit *unit = model_unit(model, units[u].unit);
             struct plan_traits traits = plan_traits_of(units[u].use, all.steps[i].part, unit->bytes);
-            /* A prediction block runs apart from the order in which tensors stream. */
-            if (unit->layer >= 0 && (uint32_t)unit->layer >= model_parameters(model)->layers)
+            /* A prediction block runs apart from the order in which tensors stream, the output that it shares too. */
+            if (is_predicting(model, all.steps[i].layer) &&
+                (is_predicting(model, unit->layer) || units[u].use == USE_MATRIX))
                 traits = (struct plan_traits){PRIORITY_ALWAYS, 0, false};
             row->priority = traits.priority;
             row->group = traits.group;

@@ -298,16 +298,16 @@ static void a_block_drafts(void **state)
     }
 }
 
-/* With some of the experts in memory, and nothing else on the drive. */
-static struct engine *open_streaming(const char *path, struct engine_options *options)
+/* With its block, and as little memory as lets it stream so. */
+static struct engine *open_in_mode(const char *path, struct engine_options *options, enum plan_mode mode)
 {
     for (uint64_t more = 0; more < 4 << 20; more += 32 << 10) {
         struct engine *engine = open_above_smallest(path, options, more);
-        if (engine_plan(engine)->mode == PLAN_EXPERT_STREAMING && engine_predicts(engine))
+        if (engine_plan(engine)->mode == mode && engine_predicts(engine))
             return engine;
         engine_close(engine);
     }
-    fail_msg("%s: no budget lets experts alone stream", path);
+    fail_msg("%s: no budget lets it stream so, with its block", path);
     return NULL;
 }
 
@@ -338,6 +338,41 @@ static void turn_about(struct engine *engine, struct answer answers[2])
     generator_destroy(generator);
 }
 
+/* Where nearly all of a dense model streams, too: apart from it. */
+static void a_block_drafts_where_all_streams(void **state)
+{
+    (void)state;
+    static struct answer expected, found;
+    const struct wish greedy = {.max_tokens = 60, .temperature = 0};
+    char path[512];
+    int32_t tokens[20];
+    prompt_of(tokens, COUNT_OF(tokens));
+    temporary_path(path, sizeof path);
+    for (int tied = 0; tied < 2; tied++) {
+        make_predicting(path, model_path(tied ? "llama-tied" : "llama"), PREDICTION_TRUE);
+        for (int drafts = 0; drafts < 2; drafts++) {
+            struct engine_options options;
+            struct generator *generator;
+            struct engine_statistics s;
+            engine_default_options(&options);
+            options.context = 256;
+            options.threads = 2;
+            options.gpu = "none";
+            options.drafting = drafts ? DRAFTING_ON : DRAFTING_OFF;
+            struct engine *engine =
+                drafts ? open_in_mode(path, &options, PLAN_FULL_STREAMING) : open_smallest(path, &options);
+            assert_ok(generator_create(&generator, engine, vocabulary_of(engine), &test_error));
+            ask(generator, engine, tokens, COUNT_OF(tokens), &greedy, drafts ? &found : &expected);
+            engine_statistics(engine, &s);
+            assert_true(drafts ? s.accepted_tokens > 20 : s.drafted_tokens == 0);
+            generator_destroy(generator);
+            engine_close(engine);
+        }
+        assert_same_answer(path, &expected, &found);
+    }
+    unlink(path);
+}
+
 /* Two answers at a time, from experts that stream. */
 static void a_block_drafts_for_sequences_in_turn(void **state)
 {
@@ -356,8 +391,7 @@ static void a_block_drafts_for_sequences_in_turn(void **state)
         options.drafting = drafts ? DRAFTING_ON : DRAFTING_OFF;
         struct engine *engine = NULL;
         if (drafts) {
-            engine = open_streaming(path, &options);
-            assert_true(engine_predicts(engine));
+            engine = open_in_mode(path, &options, PLAN_EXPERT_STREAMING);
         } else {
             assert_ok(engine_open(&engine, path, &options, &test_error));
         }
@@ -588,6 +622,7 @@ int main(void)
                                               cmocka_unit_test(an_end_within_drafts_is_where_it_was),
                                               cmocka_unit_test(a_smaller_model_drafts),
                                               cmocka_unit_test(a_block_drafts),
+                                              cmocka_unit_test(a_block_drafts_where_all_streams),
                                               cmocka_unit_test(a_block_drafts_for_sequences_in_turn),
                                               cmocka_unit_test(a_smaller_model_with_states_drafts),
                                               cmocka_unit_test(a_smaller_model_is_planned_for),
