@@ -1,4 +1,5 @@
-/* The GPU's search for positions worth attention gives the choices of plain C, of two sequences side by side, also
+/* The GPU's search for positions worth attention, and attention to what was chosen: of every position it is what
+ * attention gives that does not choose. The search gives the choices of plain C, of two sequences side by side, also
  * where scores have room for a few rows only: scores are small integers, so that many are equal and all are exact. */
 #include "gpu_test.h"
 
@@ -131,8 +132,126 @@ static void chooses_as_plain_c(void **state)
         check(gpu, &shapes[i]);
 }
 
+/* ---- attention to what was chosen ----------------------------------------------------------------------------------
+ */
+
+#define HEADS 4u
+#define KV_HEADS 2u
+#define SIZE 64u
+#define PLACES 150u /* positions that are there; the last SEEN rows ask */
+#define SEEN 5u
+#define BLOCK 8u
+#define SETS (KV_HEADS * (PLACES / BLOCK + 2))
+
+/* Keys and values of a sequence, stored as a layer does; queries are the last rows'. */
+static struct gpu_attention fill_cache(struct gpu *gpu, enum tensor_type type, struct gpu_sequence *sequence,
+                                       struct gpu_range ranges[4])
+{
+    struct random random;
+    random_seed(&random, 9);
+    const uint32_t position_bytes = (uint32_t)attention_row_bytes(type, SIZE);
+    const uint32_t capacity = (uint32_t)align_up(PLACES, ATTENTION_BLOCK);
+    float *rows = gpu_test_floats(&random, PLACES * HEADS * SIZE), *sinks = gpu_test_floats(&random, HEADS);
+    ranges[0] = gpu_test_range(gpu, rows, PLACES * HEADS * SIZE * sizeof *rows);
+    ranges[1] = gpu_test_range(gpu, NULL, 2ull * KV_HEADS * capacity * position_bytes);
+    ranges[2] = gpu_test_range(gpu, sinks, HEADS * sizeof *sinks);
+    ranges[3] = gpu_test_range(gpu, NULL, gpu_attention_scratch_bytes(GPU_VECTOR_TOKENS, HEADS, SIZE, PLACES));
+    *sequence = (struct gpu_sequence){
+        .rows = PLACES, .capacity = capacity, .values = (uint64_t)KV_HEADS * capacity * position_bytes};
+    gpu_begin(gpu);
+    gpu_heads(gpu, &(struct gpu_heads){.key = ranges[0],
+                                       .value = ranges[0],
+                                       .cache = ranges[1],
+                                       .key_stride = HEADS * SIZE,
+                                       .value_stride = HEADS * SIZE,
+                                       .rows = PLACES,
+                                       .kv_heads = KV_HEADS,
+                                       .key_size = SIZE,
+                                       .value_size = SIZE,
+                                       .type = type,
+                                       .key_position_bytes = position_bytes,
+                                       .value_position_bytes = position_bytes,
+                                       .sequences = sequence,
+                                       .sequence_count = 1});
+    gpu_test_run(gpu);
+    sequence->rows = SEEN;
+    sequence->first_position = PLACES - SEEN;
+    free(rows), free(sinks);
+    return (struct gpu_attention){.query = ranges[0],
+                                  .cache = ranges[1],
+                                  .sinks = ranges[2],
+                                  .scratch = ranges[3],
+                                  .rows = SEEN,
+                                  .heads = HEADS,
+                                  .kv_heads = KV_HEADS,
+                                  .key_size = SIZE,
+                                  .value_size = SIZE,
+                                  .type = type,
+                                  .key_position_bytes = position_bytes,
+                                  .value_position_bytes = position_bytes,
+                                  .scale = 0.125f,
+                                  .sequences = sequence,
+                                  .sequence_count = 1};
+}
+
+/* Whoever chose all blocks, or has a window over all, sees what attention sees that does not choose. */
+static void check_all(struct gpu *gpu, enum tensor_type type, double most)
+{
+    struct gpu_sequence sequence;
+    struct gpu_range ranges[4];
+    struct gpu_attention attention = fill_cache(gpu, type, &sequence, ranges);
+    const size_t count = SEEN * HEADS * SIZE, bytes = count * sizeof(float);
+    uint32_t words[SEEN * SETS] = {0};
+    const struct gpu_choice chosen = {.sets = KV_HEADS, .most = SETS / KV_HEADS - 1, .block = BLOCK};
+    const struct gpu_choice window = {
+        .sets = 1, .block = 1, .ring = sequence.capacity, .window = PLACES, .every = 1000};
+    for (uint32_t set = 0; set < SEEN * KV_HEADS; set++) {
+        uint32_t *ids = words + set * (SETS / KV_HEADS), own = PLACES - SEEN + set / KV_HEADS;
+        ids[0] = own / BLOCK + 1;
+        for (uint32_t i = 0; i < ids[0]; i++)
+            ids[1 + i] = i;
+    }
+    float *expected = NULL;
+    for (int way = 0; way < 3; way++) {
+        struct gpu_choice choice = way == 1 ? chosen : window;
+        if (way == 1)
+            choice.words = gpu_test_range(gpu, words, sizeof words);
+        attention.out = gpu_test_range(gpu, NULL, bytes);
+        gpu_begin(gpu);
+        if (way == 0)
+            gpu_attention(gpu, &attention);
+        else
+            gpu_attend_chosen(gpu, &attention, &choice);
+        gpu_test_run(gpu);
+        float *out = gpu_test_take(gpu, attention.out, bytes);
+        if (way == 0) {
+            expected = out;
+            continue;
+        }
+        double error = gpu_test_error(out, expected, count);
+        if (!(error < most))
+            fail_msg("type %d, way %d: %g apart", type, way, error);
+        free(out);
+        if (choice.words.buffer)
+            gpu_buffer_destroy(gpu, choice.words.buffer);
+    }
+    for (size_t i = 0; i < COUNT_OF(ranges); i++)
+        gpu_buffer_destroy(gpu, ranges[i].buffer);
+    free(expected);
+}
+
+static void who_chose_all_sees_all(void **state)
+{
+    struct gpu *gpu = gpu_or_skip(state);
+    check_all(gpu, TENSOR_F32, 2e-6);
+    check_all(gpu, TENSOR_F16, 2e-6);
+    check_all(gpu, TENSOR_BF16, 2e-6);
+    check_all(gpu, TENSOR_Q8_0, 1e-3); /* of these the others make halves */
+    check_all(gpu, TENSOR_Q4_0, 1e-3);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(chooses_as_plain_c)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(chooses_as_plain_c), cmocka_unit_test(who_chose_all_sees_all)};
     return cmocka_run_group_tests(tests, gpu_test_open, gpu_test_close);
 }

@@ -110,11 +110,55 @@ static void agrees_with_the_reference(void **state)
     assert_int_equal(failures, 0);
 }
 
+/* A part of a model whose layers leave each other more than one row. */
+static int check_part(const char *name)
+{
+    struct setting setting = {.kv_type = TENSOR_F32};
+    struct engine_options options;
+    struct engine *engine = NULL;
+    int failures = 0;
+    for (int part = 0; part < 2; part++) {
+        set_options(&options, &setting);
+        assert_ok(engine_open(&engine, in_folder("models", name, ".gguf"), &options, &test_error));
+        const struct plan_gpu *plan = engine->open.plan->gpu;
+        if (part) {
+            const struct step_list all = steps_all(engine->open.steps);
+            for (size_t i = 0; plan && i < all.count; i++) /* layers that share a cache are together */
+                if (all.steps[i].kind == STEP_ATTEND)
+                    assert_int_equal(!plan->layers[all.steps[i].layer], !plan->layers[all.steps[i].attend.source]);
+            print_message("# %u of %u layers of %s\n", plan ? plan->taken : 0, plan ? plan->layer_count : 0, name);
+            failures += !plan || plan->taken == 0 || plan->taken == plan->layer_count;
+            failures += !(distance_from(engine, name, in_folder("logits", name, ".exact.bin")) < 2e-3);
+        } else {
+            assert_non_null(plan);
+            setting.gpu_budget =
+                plan->scratch_bytes + (plan->resident_bytes + plan->kv_bytes + plan->expert_bytes) * 3 / 4;
+        }
+        close_silent(engine);
+    }
+    if (failures)
+        print_error("%s: not right with a part of its layers there\n", name);
+    return failures;
+}
+
+static void a_part_of_the_layers_does(void **state)
+{
+    static const char *const names[] = {"glm-dsa", "minimax-m3", "deepseek4", "hy-v4", "qwen4exp", "gemma3n", "gemma4"};
+    int failures = 0;
+    (void)state;
+    device_or_skip();
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        if (is_wanted(names[i]) && access(in_folder("models", names[i], ".gguf"), R_OK) == 0)
+            failures += check_part(names[i]);
+    assert_int_equal(failures, 0);
+}
+
 int main(void)
 {
     const char *whole_set = getenv("HYPURA_ORACLE");
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     snprintf(folder, sizeof folder, "%s", whole_set ? whole_set : test_data("oracle"));
-    const struct CMUnitTest tests[] = {cmocka_unit_test(agrees_with_the_reference)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(agrees_with_the_reference),
+                                       cmocka_unit_test(a_part_of_the_layers_does)};
     return cmocka_run_group_tests(tests, find_device, NULL);
 }
