@@ -26,4 +26,17 @@ hypura_status prompt_from_chat(const struct chat_template *template, const struc
                                const struct chat_input *input, struct token_array *tokens, struct rendered_text *text,
                                hypura_error *error);
 
+/* A query and a text that may answer it, as a re-ranker is given them: in the file's template for that
+ * (tokenizer.chat_template.rerank: {query} and {document} stand for them), or one behind the other, with the BOS, EOS and
+ * separator that the model asks for: BOS query EOS separator text EOS. */
+struct prompt_pair {
+    const char *query;
+    size_t query_size;
+    const char *text;
+    size_t text_size;
+};
+hypura_status prompt_tokenize_pair(const struct vocabulary *vocabulary, const struct gguf *file,
+                                   const struct prompt_pair *pair, const struct work_watch *watch,
+                                   struct token_array *tokens, hypura_error *error);
+
 #endif

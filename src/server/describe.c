@@ -19,7 +19,7 @@ struct description {
     char quantisation[24];
     char parameters[24];
     char digest[65];
-    bool embeds, tools, thinks, inserts;
+    bool embeds, judges, tools, thinks, inserts;
 };
 
 static struct description kept[KEPT];
@@ -72,7 +72,9 @@ static void find_abilities(struct description *out, const struct gguf *file)
     gguf_get_string(file, "tokenizer.chat_template", &template);
     const char *text = template.data ? template.data : "";
     snprintf(pooling, sizeof pooling, "%s.pooling_type", out->family);
+    uint32_t type = 0;
     out->embeds = gguf_find(file, pooling) != NULL;
+    out->judges = gguf_get_uint32(file, pooling, &type) && type == 4;
     out->tools = strstr(text, "tools") != NULL;
     out->thinks = strstr(text, "<think>") || strstr(text, "enable_thinking") || strstr(text, "reasoning_effort");
     out->inserts =
@@ -172,6 +174,8 @@ json_t *model_capabilities(const struct model_entry *entry, hypura_error *error)
     uint64_t failures = memory_failures();
     if (description_of(entry, &d, error))
         return NULL;
+    if (d.judges)
+        return json_pack("[s]", "rerank");
     if (d.embeds)
         return json_pack("[s]", "embedding");
     json_t *list = json_pack("[s]", "completion");

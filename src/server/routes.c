@@ -27,6 +27,8 @@ const struct route routes[] = {
     {"POST", "/v1/chat/completions", API_OPENAI, false, handle_openai_chat, NULL},
     {"POST", "/v1/completions", API_OPENAI, false, handle_openai_completions, NULL},
     {"POST", "/v1/embeddings", API_OPENAI, false, handle_openai_embeddings, NULL},
+    {"POST", "/v1/rerank", API_OPENAI, false, handle_rerank, NULL},
+    {"POST", "/rerank", API_OPENAI, false, handle_rerank, NULL},
     {"POST", "/v1/responses", API_OPENAI, false, handle_openai_responses, NULL},
     {"POST", "/v1/responses/input_tokens", API_OPENAI, false, handle_openai_input_tokens, NULL},
     {"GET", "/v1/responses/", API_OPENAI, false, handle_openai_response, NULL},

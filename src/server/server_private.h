@@ -102,6 +102,7 @@ void handle_openai_model(struct exchange *exchange);
 void handle_openai_chat(struct exchange *exchange);
 void handle_openai_completions(struct exchange *exchange);
 void handle_openai_embeddings(struct exchange *exchange);
+void handle_rerank(struct exchange *exchange);
 void handle_openai_responses(struct exchange *exchange);
 void handle_openai_input_tokens(struct exchange *exchange);
 void handle_openai_response(struct exchange *exchange);

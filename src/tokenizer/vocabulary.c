@@ -370,3 +370,8 @@ bool vocabulary_adds_eos(const struct vocabulary *v)
 {
     return v->add_eos;
 }
+
+bool vocabulary_adds_separator(const struct vocabulary *v)
+{
+    return v->add_separator;
+}

@@ -80,6 +80,8 @@ bool vocabulary_is_end_of_generation(const struct vocabulary *vocabulary, int32_
 /* Whether the model wants a BOS before a text, an EOS behind it. */
 bool vocabulary_adds_bos(const struct vocabulary *vocabulary);
 bool vocabulary_adds_eos(const struct vocabulary *vocabulary);
+/* And a separator: in front of it of two texts one ends, behind a single text. */
+bool vocabulary_adds_separator(const struct vocabulary *vocabulary);
 
 /* ---- text to tokens ---------------------------------------------------------------------------------------------- */
 

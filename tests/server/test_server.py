@@ -330,6 +330,35 @@ def openai_embeddings():
     assert max(abs(x - y) for x, y in zip(floats, made["data"][0]["embedding"])) < 1e-6
 
 
+def documents_are_ranked():
+    """Scores are those of llama.cpp 0.7.0 for the same request, whose GELU is a table."""
+    server = Server(os.path.join(SOURCE, "tests", "data", "embed", "modern-bert-rank.gguf"))
+    model, documents = "modern-bert-rank", ["hello world", "a tiny document", "the model runs on disk"]
+    ask = {"model": model, "query": "the big model", "documents": documents}
+    made = server.post("/v1/rerank", ask)
+    check_fields(made, {"model": str, "object": str, "usage": dict, "results": list})
+    assert made["object"] == "list" and made["usage"] == {"prompt_tokens": 25, "total_tokens": 25}, made
+    expected = [(0, 1.8585546), (1, 1.8190143), (2, -0.7593191)]
+    assert [r["index"] for r in made["results"]] == [i for i, _ in expected], made
+    for result, (_, score) in zip(made["results"], expected):
+        assert set(result) == {"index", "relevance_score"} and abs(result["relevance_score"] - score) < 5e-3, made
+    objects = [{"text": d} for d in reversed(documents)]
+    best = server.post("/rerank", {**ask, "documents": objects, "top_n": 1, "return_documents": True})["results"]
+    assert best == [{"index": 2, "relevance_score": made["results"][0]["relevance_score"], "document": {"text": documents[0]}}], best
+    assert server.post("/api/show", {"model": model})["capabilities"] == ["rerank"]
+    for wrong in ({"query": ""}, {"query": None}, {"query": ["a"]}, {"documents": []}, {"documents": "a"}, {"documents": ["a", 1]},
+                  {"documents": [{"title": "a"}]}, {"documents": ["a"] * 2049}, {"documents": None}, {"top_n": 0}, {"top_n": "all"},
+                  {"return_documents": "yes"}, {"model": ""}, {"documents": ["the model " * 600]}):
+        error = server.post("/v1/rerank", {**ask, **wrong}, 400)["error"]
+        assert error["type"] == "invalid_request_error" and error["message"], (wrong, error)
+    assert "no embeddings" in server.post("/v1/embeddings", {"model": model, "input": "a"}, 400)["error"]["message"]
+    assert server.post("/v1/rerank", {**ask, "model": "nowhere"}, 404)["error"]["code"] == "model_not_found"
+    assert server.post("/v1/rerank", ask)["results"] == made["results"]
+    assert server.stop() == 0
+    error = SERVER.post("/v1/rerank", {**ask, "model": MODEL}, 400)["error"]["message"]
+    assert "no classifier" in error, error
+
+
 def embeddings_are_written_as_they_are_sent():
     """Many at once are held as numbers, not as text, and bounded."""
     import base64
