@@ -62,15 +62,23 @@ static struct slot *best_slot(struct generator *generator, const struct task *ta
     return best;
 }
 
-static struct task *take_from_queue(struct generator *generator)
+static void take_from_queue(struct generator *generator, struct task *task)
+{
+    struct task *before = NULL;
+    for (struct task *at = generator->first; at != task; at = at->next)
+        before = at;
+    *(before ? &before->next : &generator->first) = task->next;
+    if (generator->last == task)
+        generator->last = before;
+    task->next = NULL;
+}
+
+/* The next request to end or to begin: one that waits for another to compute its beginning lets others pass. */
+static struct task *next_in_queue(struct generator *generator)
 {
     struct task *task = generator->first;
-    if (task) {
-        generator->first = task->next;
-        if (!generator->first)
-            generator->last = NULL;
-        task->next = NULL;
-    }
+    while (task && !task->cancelled && prefix_is_coming(generator, task))
+        task = task->next;
     return task;
 }
 
@@ -120,13 +128,11 @@ void slots_start_waiting(struct generator *generator)
 {
     for (;;) {
         pthread_mutex_lock(&generator->mutex);
-        struct task *task = generator->first;
+        struct task *task = next_in_queue(generator);
         bool cancelled = task && task->cancelled;
-        struct slot *slot = NULL;
-        if (task && !cancelled && has_room(generator, task) && !prefix_is_coming(generator, task))
-            slot = best_slot(generator, task);
+        struct slot *slot = task && !cancelled && has_room(generator, task) ? best_slot(generator, task) : NULL;
         if (cancelled || slot) {
-            take_from_queue(generator);
+            take_from_queue(generator, task);
             if (slot)
                 slot->task = task;
         }

@@ -228,6 +228,32 @@ static void requests_share_a_beginning(void **state)
     }
 }
 
+/* Those who wait for a beginning keep nobody back who has another one. */
+static void others_pass_who_waits(void **state)
+{
+    (void)state;
+    struct answered long_one, waits, passes;
+    struct engine *engine = open_with("llama", 2, NULL, true);
+    struct generator *generator = generator_of(engine);
+    random_tokens(&first, 0, 1700, 5);
+    random_tokens(&second, 0, 1650, 5);
+    random_tokens(&other, 0, 20, 9);
+    submit(generator, engine, &first, &long_one);
+    submit(generator, engine, &second, &waits);
+    submit(generator, engine, &other, &passes);
+    while (generator_step(generator))
+        if (!passes.done)
+            assert_true(!waits.done && long_one.count < ANSWER);
+    end(&long_one);
+    end(&waits);
+    end(&passes);
+    assert_true(waits.cached >= 1600);
+    struct answered alone = cold("llama", &second);
+    assert_same("llama", "who waited", &waits, &alone);
+    generator_destroy(generator);
+    engine_close(engine);
+}
+
 /* Who makes room for another comes back with what it had. */
 static void who_makes_room_is_not_fed_again(void **state)
 {
@@ -302,6 +328,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(texts_come_back),
         cmocka_unit_test(requests_share_a_beginning),
+        cmocka_unit_test(others_pass_who_waits),
         cmocka_unit_test(who_makes_room_is_not_fed_again),
         cmocka_unit_test(memory_is_lent_by_the_pool),
     };

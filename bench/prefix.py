@@ -1,0 +1,140 @@
+#!/usr/bin/env python3
+"""What it saves never to read the same text twice: time to first token of a conversation's second turn, of one whose last
+message was edited, and of either after a restart with a prefix cache on a drive, over that of a cold run; tokens computed
+for eight requests with one beginning; and the speed of decoding with the store on but unused over that without it.
+
+    prefix.py HYPURA MODEL.gguf... [--tokens 8000] [--memory 0.5] [--beginning 4000] [--decode 32] [--rounds 3]
+
+--memory: a part of each file's size, or a size such as 8G. Prints one row of a table per model.
+"""
+import argparse
+import http.client
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+
+TURN = 40    # new tokens of a turn, or of an edited message
+ANSWER = 16  # tokens of an answer
+
+
+class Server:
+    def __init__(self, hypura, model, memory, context, parallel, *options):
+        self.process = subprocess.Popen(
+            [hypura, "serve", model, "--port", "0", "--memory", memory, "--context", str(context), "--parallel", str(parallel),
+             "--drafting", "off", *options], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.port = int(self.process.stdout.readline().decode().rsplit(":", 1)[1])
+        self.name = os.path.basename(model).rsplit(".", 1)[0]
+
+    def ask(self, tokens, most=ANSWER):
+        """Seconds to the first token, the tokens that were there already, seconds per token after the first."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=7200)
+        start = time.time()
+        connection.request("POST", "/v1/completions", json.dumps({
+            "model": self.name, "prompt": tokens, "max_tokens": most, "temperature": 0, "stream": True, "ignore_eos": True,
+            "stream_options": {"include_usage": True}}))
+        response, first, last, cached, events = connection.getresponse(), None, None, 0, 0
+        assert response.status == 200, response.read()
+        for line in response:
+            if not line.startswith(b"data: {"):
+                continue
+            event = json.loads(line[6:])
+            if event.get("choices"):
+                last = time.time()
+                first, events = first or last, events + 1
+            if event.get("usage"):
+                cached = event["usage"].get("prompt_tokens_details", {}).get("cached_tokens", 0)
+        return (first or time.time()) - start, cached, (last - first) / max(events - 1, 1) if events > 1 else 0
+
+    def close(self):
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait()
+
+
+def text(seed, count):
+    chosen = random.Random(seed)
+    return [chosen.randrange(300, 1000) for _ in range(count)]
+
+
+def shares(arguments, model, memory):
+    tokens, cold_times, rows = arguments.tokens, [], {"second": [], "edited": [], "restart": []}
+    context = tokens + 4 * TURN + 64
+    for index in range(arguments.rounds):
+        with tempfile.TemporaryDirectory(prefix="hypura-prefix-", dir=arguments.work) as work:
+            first = text(index, tokens)
+            second, edited = first + text(index + 50, TURN), first[:-TURN] + text(index + 100, TURN)
+            server = Server(arguments.hypura, model, memory, context, 1, "--prefix-cache", work)
+            server.ask(text(999, 8), 1)  # what streams is on its way
+            cold, _, _ = server.ask(first)
+            cold_times.append(cold)
+            rows["second"].append(server.ask(second)[0] / cold)
+            rows["edited"].append(server.ask(edited)[0] / cold)
+            server.close()
+            server = Server(arguments.hypura, model, memory, context, 1, "--prefix-cache", work)
+            server.ask(text(999, 8), 1)
+            rows["restart"].append(server.ask(second)[0] / cold)
+            server.close()
+    return statistics.median(cold_times), {name: statistics.median(values) for name, values in rows.items()}
+
+
+def together(arguments, model, memory):
+    """Tokens that eight requests computed, over the length of their common beginning."""
+    beginning, computed = text(7, arguments.beginning), []
+    server = Server(arguments.hypura, model, memory, arguments.beginning + 2 * TURN + 64, 8)
+
+    def one(number):
+        tokens = beginning + text(200 + number, TURN)
+        computed.append(len(tokens) - server.ask(tokens)[1])
+
+    threads = [threading.Thread(target=one, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    server.close()
+    return sum(computed) / arguments.beginning
+
+
+def unused(arguments, model, memory):
+    """Decoding with the store on but unused, over decoding without: pairs in turns, the median of their ratios."""
+    servers = [Server(arguments.hypura, model, memory, 1024, 1, *options) for options in ((), ("--no-prefixes",))]
+    ratios = []
+    for index in range(2 * arguments.rounds + 1):
+        times = [0, 0]
+        for which in ((0, 1), (1, 0))[index % 2]:
+            times[which] = servers[which].ask(text(5, 16), arguments.decode)[2]
+        ratios.append(times[1] / times[0])
+    for server in servers:
+        server.close()
+    return statistics.median(ratios[1:])
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("hypura")
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--tokens", type=int, default=8000)
+    parser.add_argument("--beginning", type=int, default=4000)
+    parser.add_argument("--decode", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", default="0.5")
+    parser.add_argument("--work", help="a folder on the drive that the prefix cache is to be on")
+    arguments = parser.parse_args()
+    print("| model | memory | cold, s | second turn | last message edited | after a restart | eight with one beginning | decoding, unused |")
+    print("|---|---|---|---|---|---|---|---|")
+    for model in arguments.models:
+        part = float(arguments.memory) if arguments.memory.replace(".", "").isdigit() else 0
+        memory = str(int(part * os.path.getsize(model))) if part else arguments.memory
+        cold, rows = shares(arguments, model, memory)
+        print(f"| {os.path.basename(model)} | {int(memory) >> 20 if part else memory}{' MiB' if part else ''} | {cold:.2f} "
+              f"| {rows['second']:.3f} | {rows['edited']:.3f} | {rows['restart']:.3f} | {together(arguments, model, memory):.2f} prefixes "
+              f"| {unused(arguments, model, memory):.3f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
