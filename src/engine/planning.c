@@ -258,8 +258,10 @@ static hypura_status plan_model(struct plan **out, const char *path, bool predic
                                 const struct engine_options *options, hypura_error *error)
 {
     struct model *model;
+    struct engine_options fair = *options;
+    fair.remember_usage = false; /* which may be known of one of the two only */
     TRY(predicting ? model_open_predicting(&model, path, error) : model_open(&model, path, error));
-    hypura_status status = engine_plan_beside(out, model, hardware, options, error);
+    hypura_status status = engine_plan_beside(out, model, hardware, &fair, error);
     model_close(model);
     return status;
 }
