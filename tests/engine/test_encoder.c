@@ -1,5 +1,9 @@
 /* Embeddings: small encoders against llama.cpp's vectors, from every tier, and those of models that write. */
+#include "copy_model.h"
+#include "folder.h"
 #include "reference.h"
+
+#include "engine/prompt.h"
 
 #include <jansson.h>
 
@@ -83,6 +87,58 @@ static void agree_with_the_reference(void **state)
     }
 }
 
+static void append(struct token_array *tokens, const struct vocabulary *vocabulary, int32_t before, const char *text)
+{
+    assert_ok(token_array_append(tokens, before, &test_error));
+    assert_ok(vocabulary_tokenize(vocabulary, text, strlen(text), 0, tokens, &test_error));
+}
+
+/* The pair as a file's vocabulary is given it, which may have a template. */
+static void expect_pair(const struct gguf *file, const int32_t special[3], size_t count)
+{
+    static const char query[] = "the big [SEP] model", text[] = "hello {query} world";
+    const struct prompt_pair pair = {query, strlen(query), text, strlen(text)};
+    struct vocabulary *vocabulary;
+    struct token_array found = {0}, expected = {0};
+    assert_ok(vocabulary_open(&vocabulary, file, &test_error));
+    assert_ok(prompt_tokenize_pair(vocabulary, file, &pair, NULL, &found, &test_error));
+    append(&expected, vocabulary, special[0], query);
+    append(&expected, vocabulary, special[1], text);
+    if (count > 2)
+        append(&expected, vocabulary, special[2], "");
+    assert_int_equal(found.count, expected.count);
+    assert_memory_equal(found.ids, expected.ids, found.count * sizeof *found.ids);
+    token_array_free(&found);
+    token_array_free(&expected);
+    vocabulary_close(vocabulary);
+}
+
+/* No special token comes from what a user wrote, and no place from what is put into one. */
+static void a_pair_has_its_special_tokens_only(void **state)
+{
+    (void)state;
+    struct gguf *file;
+    struct gguf_writer *writer;
+    assert_ok(gguf_open(&file, encoder_path("modern-bert-rank", ".gguf"), &test_error));
+    expect_pair(file, (const int32_t[3]){2, 3}, 2); /* [CLS], [SEP] */
+    assert_ok(gguf_writer_create(&writer, path_in_folder("template.gguf"), 0, &test_error));
+    copy_values(writer, file);
+    assert_ok(gguf_writer_add_string(writer, "tokenizer.chat_template.rerank", "[MASK]{query}[SEP]{document}[PAD]",
+                                     &test_error));
+    const struct gguf_tensor *tensor = gguf_tensor_find(file, "token_embd.weight");
+    uint8_t *data = read_tensor(file, tensor);
+    assert_ok(gguf_writer_add_tensor(writer, tensor->name.data, tensor->type, tensor->dimension_count,
+                                     tensor->dimensions, &test_error));
+    assert_ok(gguf_writer_write(writer, data, tensor->bytes, &test_error));
+    free(data);
+    assert_ok(gguf_writer_finish(writer, &test_error));
+    gguf_writer_destroy(writer);
+    gguf_close(file);
+    assert_ok(gguf_open(&file, path_in_folder("template.gguf"), &test_error));
+    expect_pair(file, (const int32_t[3]){4, 3, 0}, 3);
+    gguf_close(file);
+}
+
 static void judges_give_no_vectors(void **state)
 {
     (void)state;
@@ -151,8 +207,11 @@ static void any_model_embeds(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(agree_with_the_reference),  cmocka_unit_test(judges_give_no_vectors),
-        cmocka_unit_test(a_token_sees_what_follows), cmocka_unit_test(encoders_write_no_text),
+        cmocka_unit_test(agree_with_the_reference),
+        cmocka_unit_test(judges_give_no_vectors),
+        cmocka_unit_test_setup_teardown(a_pair_has_its_special_tokens_only, make_folder, remove_folder),
+        cmocka_unit_test(a_token_sees_what_follows),
+        cmocka_unit_test(encoders_write_no_text),
         cmocka_unit_test(any_model_embeds),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
