@@ -35,7 +35,9 @@ static bool can_use(const struct question *q, const struct step_unit *unit)
     return false;
 }
 
-/* Parts of a matrix begin at rows: those must be as well placed as a matrix of their own. */
+/* What kernels read of weights at once, in bytes: parts of a matrix begin at rows, which must be placed so. */
+#define PART_ALIGNMENT 16u
+
 static bool can_split(const struct question *q, const struct step_multiply *m)
 {
     if (m->offset && (m->in == BUFFER_NORMED || m->in == BUFFER_ATTENDED || m->in == BUFFER_GATE)) /* may be halves */
@@ -44,8 +46,8 @@ static bool can_split(const struct question *q, const struct step_multiply *m)
         const struct gguf_tensor *tensor = model_unit(q->geometry->model, m->matrices[i].unit)->slices[0].tensor;
         uint64_t row_bytes = 0;
         if (!tensor_row_bytes(tensor->type, tensor->dimensions[0], &row_bytes) ||
-            m->matrices[i].first * row_bytes % GPU_ALIGNMENT != 0 ||
-            (m->groups > 1 && m->matrices[i].rows / m->groups * row_bytes % GPU_ALIGNMENT != 0) ||
+            m->matrices[i].first * row_bytes % PART_ALIGNMENT != 0 ||
+            (m->groups > 1 && m->matrices[i].rows / m->groups * row_bytes % PART_ALIGNMENT != 0) ||
             (m->groups > 1 && q->geometry->adapters &&
              adapters_find(q->geometry->adapters, (int32_t)q->layer, m->matrices[i].role)))
             return false;
