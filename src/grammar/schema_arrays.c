@@ -228,7 +228,7 @@ static bool write_plain(struct array_plan *p, struct buffer *e)
     bool fine = true, open = p->more && (p->high < 0 || p->high > p->fixed);
     if (open) {
         json_int_t low = MAX(p->low - p->fixed, 0), high = p->high < 0 ? -1 : p->high - p->fixed;
-        unsigned rule;
+        unsigned rule = 0;
         if (low > 100000)
             return schema_refuse(p->w, "the \"%s\" of the JSON schema is more than 100000", "minItems");
         high = MIN(high, 100000);
@@ -247,7 +247,7 @@ static bool write_plain(struct array_plan *p, struct buffer *e)
     json_int_t last = p->high < 0 ? p->fixed : MIN(p->fixed, p->high);
     for (json_int_t i = last; i-- > 0 && fine;) {
         struct buffer whole = {0};
-        unsigned rule;
+        unsigned rule = 0;
         buffer_append_string(&whole, i ? "\",\" ws " : "");
         fine = schema_write_goal(p->w, p->items[i], &whole);
         buffer_append_string(&whole, " ws ");

@@ -423,7 +423,7 @@ static bool write_names_of_shape(struct object_plan *p, const struct shape *name
     struct goal *goal;
     struct buffer member = {0};
     struct literal any = {.schema = json_true()};
-    unsigned rule;
+    unsigned rule = 0;
     bool allowed;
     if (!goal_of_marks(&o, 0, some ? (some->kind == LIMIT_SOME_NAME ? &any : &some->literal) : NULL, &allowed, &goal))
         return false;

@@ -279,13 +279,13 @@ static hypura_status write_file(struct drive *drive, const char *name, const str
 hypura_status drive_write(struct drive *drive, struct drive_file **out, struct contents *contents,
                           const void *const *data, hypura_error *error)
 {
-    struct header header = {.magic = MAGIC,
-                            .version = VERSION,
+    struct header header = {.version = VERSION,
                             .order = ORDER,
                             .digest = drive->digest,
                             .block = drive->block,
                             .tokens = contents->token_count,
                             .parts = contents->part_count};
+    memcpy(header.magic, MAGIC, sizeof header.magic);
     uint64_t at = parts_begin(contents->token_count, contents->part_count);
     for (uint32_t i = 0; i < contents->part_count; i++) {
         contents->parts[i].offset = at;
