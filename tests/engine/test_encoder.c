@@ -19,7 +19,8 @@ static const struct {
                 {"modern-bert-silu", 1e-5},
                 {"gemma-embedding", 1e-3},
                 {"jina-bert-v2-rank", 5e-3},
-                {"modern-bert-rank", 5e-3}};
+                {"modern-bert-rank", 5e-3},
+                {"qwen3-rank", 1e-3}};
 
 static struct engine *open_model(const char *path, bool smallest, uint32_t chunk)
 {
