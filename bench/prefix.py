@@ -58,7 +58,7 @@ class Server:
 
 def text(seed, count):
     chosen = random.Random(seed)
-    return [chosen.randrange(300, 1000) for _ in range(count)]
+    return [chosen.randrange(3, 250) for _ in range(count)]
 
 
 def shares(arguments, model, memory):

@@ -38,8 +38,8 @@ struct slot {
     int32_t *history;  /* [positions]: tokens in the engine's cache */
     uint32_t held;
     uint64_t last_used;
-    uint32_t in_batch;                 /* tokens of the batch at hand */
-    uint32_t marks[MARKS], mark_count; /* checkpoints within the prompt */
+    uint32_t in_batch;                     /* tokens of the batch at hand */
+    uint32_t marks[MARKS + 1], mark_count; /* checkpoints within the prompt, with one before another goes */
 };
 
 /* A sequence whose next token is to be chosen. */

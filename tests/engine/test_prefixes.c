@@ -8,7 +8,7 @@
 #include <string.h>
 
 #define CONTEXT 2048
-#define LONGEST 1800
+#define LONGEST 6000
 #define ANSWER 10
 
 /* Attention, experts, windows, delta nets, a scan, latent attention. */
@@ -254,6 +254,36 @@ static void others_pass_who_waits(void **state)
     engine_close(engine);
 }
 
+/* A prompt that passes more checkpoints than are kept has some all along, the more the nearer its end. */
+static void long_prompts_have_checkpoints_all_along(void **state)
+{
+    (void)state;
+    static const char *const some[] = {"qwen35", "gpt-oss"};
+    for (size_t m = 0; m < COUNT_OF(some); m++) {
+        struct engine_options options;
+        struct engine *engine = NULL;
+        engine_default_options(&options);
+        options.context = 6016;
+        options.threads = 2;
+        options.chunk = 256;
+        options.gpu = "none";
+        options.prefix_bytes = 256 << 20;
+        assert_ok(engine_open(&engine, model_path(some[m]), &options, &test_error));
+        struct generator *generator = generator_of(engine);
+        random_tokens(&first, 0, 5900, 1);
+        ask(generator, engine, &first);
+        static const uint32_t same[] = {5850, 5500, 4000, 2000};
+        for (size_t i = 0; i < COUNT_OF(same); i++) {
+            edited = first;
+            random_tokens(&edited, same[i], same[i] + 30, 10 + i);
+            struct answered answered = ask(generator, engine, &edited);
+            assert_cached(some[m], "edited", &answered, same[i] - MAX(300u, (first.count - same[i]) / 2));
+        }
+        generator_destroy(generator);
+        engine_close(engine);
+    }
+}
+
 /* Who makes room for another comes back with what it had. */
 static void who_makes_room_is_not_fed_again(void **state)
 {
@@ -329,6 +359,7 @@ int main(void)
         cmocka_unit_test(texts_come_back),
         cmocka_unit_test(requests_share_a_beginning),
         cmocka_unit_test(others_pass_who_waits),
+        cmocka_unit_test(long_prompts_have_checkpoints_all_along),
         cmocka_unit_test(who_makes_room_is_not_fed_again),
         cmocka_unit_test(memory_is_lent_by_the_pool),
     };
