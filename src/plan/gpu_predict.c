@@ -33,6 +33,8 @@ static void add_up(struct work *works, const struct plan *plan, const struct pla
     for (uint32_t i = 0; i < table->count; i++) {
         const struct plan_unit *row = &table->units[i];
         const struct unit *unit = model_unit(model, i);
+        if (row->layer >= (int32_t)gpu->layer_count) /* of a block that predicts further tokens */
+            continue;
         struct work *work = &works[row->layer + 1];
         if (row->expert >= 0) {
             if (work->expert_bytes == 0) {
