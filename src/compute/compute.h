@@ -9,7 +9,8 @@
  *   - Quantised types. Inside a block (a super-block of 256 where the type has them) everything is an exact integer.
  * Per output, starting at 0 and in block order:  sum = fmaf(dw * dx, (float)integer, sum),  and where the type has
  * minima directly after it  sum = fmaf(-(mw * dx), (float)minimum_integer, sum);  dw, mw: the block's float scales, dx:
- * the scale of the activation block; dw * dx is rounded to float first. Of NVFP4 a part of 16 with its scale is a block.
+ * the scale of the activation block; dw * dx is rounded to float first. Of NVFP4 a part of 16 with its scale is a
+ * block.
  *   - F32, F16. Sixteen partial sums, number i taking elements i, i + 16, i + 32 ... in order by fmaf, then folded in
  * halves: 8 + 8, 4 + 4, 2 + 2, 1 + 1.
  *   - BF16. Activations are rounded to bfloat16. Sixteen partial sums, number i taking elements 2i + 1 and 2i of every
@@ -134,7 +135,7 @@ enum glu_kind {
     GLU_SOFTPLUS,     /* ln(1 + exp(gate)) * up */
     GLU_SITU, /* alpha tanh(gate / alpha) sigmoid(gate) * up, where up becomes limit tanh(up / limit) unless that is 0
                */
-    GLU_PRODUCT,      /* gate * up */
+    GLU_PRODUCT, /* gate * up */
     GLU_KINDS
 };
 
@@ -232,8 +233,8 @@ void compute_match_streams(struct compute *compute, const struct stream_match *m
 
 #define SIDES_MAX 7
 
-/* A hidden row and so many side rows of the same width (alternating updates: Baykal et al., 2023). A row x gives each of
- * these streams a number, m = tanh(router (x / rms(x) * norm / width)). */
+/* A hidden row and so many side rows of the same width (alternating updates: Baykal et al., 2023). A row x gives each
+ * of these streams a number, m = tanh(router (x / rms(x) * norm / width)). */
 struct side_streams {
     size_t sides, width; /* at most SIDES_MAX */
     const float *norm;
@@ -297,6 +298,10 @@ struct attention_sequence {
     const uint8_t *keys;
     const uint8_t *values;
     size_t capacity; /* position p is at index p % capacity; a multiple of ATTENTION_BLOCK */
+    /* Blocks of ATTENTION_BLOCK indices may lie apart: block b is places[b] times so many bytes behind where it would
+     * be; NULL: they do not. Not where positions are chosen. */
+    const uint16_t *places;
+    size_t place_key_bytes, place_value_bytes;
 };
 
 /* What rows see where they do not see everything: sets of positions, chosen before. A row has "stride" words, of which
@@ -376,8 +381,8 @@ void compute_index(struct compute *compute, const struct index_search *search);
 #define CONVOLUTION_MAX_TAPS 64
 
 /* A causal convolution of each channel by itself over rows of one sequence:
- * output[r][c] = sum over taps of weights[c][tap] * input[r - (taps - 1 - tap) * dilation][c], plus bias, then a SiLU if wanted.
- * Rows before the first are what was kept of earlier calls: how rows are cut into calls changes no bit. */
+ * output[r][c] = sum over taps of weights[c][tap] * input[r - (taps - 1 - tap) * dilation][c], plus bias, then a SiLU
+ * if wanted. Rows before the first are what was kept of earlier calls: how rows are cut into calls changes no bit. */
 struct convolution {
     size_t rows;
     size_t channels, taps; /* taps 2 to CONVOLUTION_MAX_TAPS */

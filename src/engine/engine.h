@@ -233,6 +233,12 @@ hypura_status engine_read_rows(struct engine *engine, uint32_t sequence, uint32_
 hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32_t first, uint32_t end, const void *in,
                                 hypura_error *error);
 
+/* The sequence forgets what it holds, and has the rows of the first positions of another one (as many as there are
+ * there at most, whole blocks of PLAN_KV_BLOCK), in the same memory: who writes there later gets memory of its own.
+ * HYPURA_ERROR_UNSUPPORTED where some rows are in device memory, or are not keys and values of one position each. */
+hypura_status engine_share_rows(struct engine *engine, uint32_t sequence, uint32_t from, uint32_t positions,
+                                hypura_error *error);
+
 /* At the position that the sequence holds: engine_checkpoint_bytes_at so many. */
 hypura_status engine_read_checkpoint(struct engine *engine, uint32_t sequence, void *out, hypura_error *error);
 

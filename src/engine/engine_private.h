@@ -11,6 +11,7 @@
  *   adapter.c      what LoRA adapters add to the products with weights
  *   scratch.c      every buffer of the pass, sized from the steps and the chunk
  *   kv_cache.c     keys and values of all sequences, and how far each reaches
+ *   kv_share.c     blocks of positions that sequences share, and the room for all
  *   kv_state.c     what a sequence knows, read out and written back;  state_digest.c  what it depends on
  *   rope_table.c   angles of the batch's positions
  *   embed.c        embeddings of texts
@@ -247,7 +248,12 @@ struct kv_cache {
     uint32_t *reached; /* [sequences] the most positions that were ever written since the sequence was empty */
     uint32_t *resumed; /* [sequences] where it was resumed: windows have nothing from before. 0: it was not */
     uint64_t room;     /* positions of all sequences, in whole blocks; UINT64_MAX: as many as there are */
-    uint32_t *touched; /* [sequences] positions whose memory was written and not given back, in whole blocks */
+    uint8_t *touched;  /* [sequences][blocks] whether memory was written and not given back */
+    uint32_t blocks;   /* of PLAN_KV_BLOCK positions of a sequence */
+    uint16_t *places;  /* [sequences][blocks] in whose region a block of a sequence lies, as its own or as theirs */
+    uint32_t *claimed; /* [sequences] up to where the batch at hand writes; 0: it does not */
+    bool *parted;      /* [sequences] some block lies in the region of another one */
+    bool can_share;    /* all rows are keys and values in host memory, so that blocks may be shared */
 };
 
 hypura_status kv_cache_create(struct kv_cache *out, const struct geometry *geometry, uint32_t positions,
@@ -301,6 +307,17 @@ bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type);
 /* Before a batch: takes room for its positions, from what sequences do not hold any more if need be. False: there is
  * too little. */
 bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32_t count);
+
+/* Before that: the blocks of positions first to end become the sequence's alone, with the rows before first; others
+ * that share them keep theirs. */
+void kv_cache_own(struct kv_cache *cache, uint32_t sequence, uint32_t first, uint32_t end);
+
+/* The first positions of a sequence, whole blocks of which another one has the rows, are those of that one. */
+void kv_cache_share(struct kv_cache *cache, uint32_t sequence, uint32_t from, uint32_t positions);
+
+/* Where rows of keys (or values) of a head from an index on are, and how many of "rows" are adjacent there. */
+uint64_t kv_cache_rows_at(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool values, size_t head,
+                          size_t index, size_t *rows);
 
 /* What a sequence did with its last batch, of so many rows, is undone: the state from before holds again. */
 void kv_cache_undo(struct kv_cache *cache, uint32_t sequence, uint32_t rows);

@@ -160,11 +160,15 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     rope_table_fill(&batch->open->rope, pool, s->rope[0], s->positions, batch->rows);
     if (batch->open->rope_local.half)
         rope_table_fill(&batch->open->rope_local, pool, s->rope[1], s->positions, batch->rows);
+    for (uint32_t i = 0; i < batch->span_count; i++)
+        kv_cache_begin(&batch->kv, s->spans[i].sequence, s->spans[i].rows);
+    for (uint32_t i = 0; i < batch->span_count; i++) {
+        const uint32_t sequence = s->spans[i].sequence, held = batch->kv.held[sequence];
+        kv_cache_own(&batch->kv, sequence, held, held + s->spans[i].rows);
+    }
     if (!kv_cache_take_room(&batch->kv, s->spans, batch->span_count))
         return error_set(error, HYPURA_ERROR_MEMORY, "the sequences together have room for %" PRIu64 " positions only",
                          batch->kv.room);
-    for (uint32_t i = 0; i < batch->span_count; i++)
-        kv_cache_begin(&batch->kv, s->spans[i].sequence, s->spans[i].rows);
     gpu_pass_begin(batch);
     store_begin(batch->open->store);
     hypura_status status = look_up_begin(batch, error);
@@ -185,6 +189,8 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     if (status) {
         gpu_pass_abandon(batch); /* before what it reads may go */
         store_abandon(batch->open->store);
+        for (uint32_t i = 0; i < batch->span_count; i++)
+            kv_cache_truncate(&batch->kv, s->spans[i].sequence, batch->kv.held[s->spans[i].sequence]);
         if (status == HYPURA_ERROR_DEVICE)
             atomic_store(&batch->lost, true);
         return status;

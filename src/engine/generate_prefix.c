@@ -158,28 +158,67 @@ static hypura_status write_checkpoint(void *context, uint32_t position, const vo
                                    checkpoint, error);
 }
 
-/* What another sequence has of the text goes to the store, from where it can be taken. */
-static void keep_of_others(struct generator *generator, struct slot *slot, uint32_t there)
+/* The slot, other than this one, that has most of the text. */
+static struct slot *find_other(struct generator *generator, const struct slot *slot, uint32_t *same)
 {
     const struct task *task = slot->task;
     struct slot *best = NULL;
-    uint32_t most = there;
+    *same = 0;
     for (uint32_t s = 0; s < generator->slot_count; s++) {
         struct slot *other = &generator->slots[s];
-        uint32_t same = other == slot ? 0 : common(other->history, other->held, task->tokens, task->count - 1);
-        if (same > most) {
+        uint32_t most = other == slot ? 0 : common(other->history, other->held, task->tokens, task->count - 1);
+        if (most > *same) {
             best = other;
-            most = same;
+            *same = most;
         }
     }
-    if (most < there + PLAN_KV_BLOCK)
-        return;
+    return best;
+}
+
+/* What another sequence has of the text goes to the store, from where it can be taken. */
+static void keep_of_other(struct generator *generator, const struct slot *slot, struct slot *other, uint32_t there,
+                          uint32_t most)
+{
+    const struct task *task = slot->task;
     /* As far as a sequence with these rows could be brought. */
     uint32_t end = prefix_find(generator->prefixes, task->tokens, task->count - 1, most).position;
-    struct of_sequence of = {generator, best, best->history};
+    struct of_sequence of = {generator, other, other->history};
     struct prefix_source source = {.rows_bytes = rows_bytes, .read_rows = read_rows, .context = &of};
     if (end > there)
-        prefix_save(generator->prefixes, best->history, there, MIN(end, most), &source);
+        prefix_save(generator->prefixes, other->history, there, MIN(end, most), &source);
+}
+
+/* Rows of a block that another sequence does not have whole. */
+static uint32_t copy_rest(struct generator *generator, uint32_t sequence, uint32_t from, uint32_t first, uint32_t end)
+{
+    struct engine *engine = generator->engine;
+    uint8_t *rows = NULL;
+    bool copied = !memory_allocate((void **)&rows, (size_t)engine_rows_bytes(engine, first, end), 1, "rows", NULL) &&
+                  rows && !engine_read_rows(engine, from, first, end, rows, NULL) &&
+                  !engine_write_rows(engine, sequence, first, end, rows, NULL);
+    memory_free(rows);
+    return copied ? end : first;
+}
+
+/* The rows that another sequence has of the text, where they are in memory. False: they cannot be had so, or would
+ * bring nothing. */
+static bool share_with(struct generator *generator, struct slot *slot, const struct slot *other, uint32_t most,
+                       uint32_t *there)
+{
+    struct engine *engine = generator->engine;
+    const struct task *task = slot->task;
+    const uint32_t sequence = sequence_of(generator, slot), from = sequence_of(generator, other);
+    const uint32_t whole = (uint32_t)align_down(most, PLAN_KV_BLOCK);
+    if (engine_checkpoint_bytes(engine) &&
+        (!generator->prefixes || prefix_find(generator->prefixes, task->tokens, task->count - 1, most).position <=
+                                     engine_positions(engine, sequence)))
+        return false;
+    if (engine_share_rows(engine, sequence, from, whole, NULL))
+        return false;
+    *there = most > whole ? copy_rest(generator, sequence, from, whole, most) : whole;
+    if (!engine_checkpoint_bytes(engine))
+        engine_write_checkpoint(engine, sequence, *there, task->tokens, NULL, NULL);
+    return true;
 }
 
 bool prefix_is_coming(struct generator *generator, const struct task *task)
@@ -213,8 +252,11 @@ void slot_bring(struct generator *generator, struct slot *slot, uint32_t same)
     struct of_sequence of = {generator, slot, task->tokens};
     struct prefix_target target = {write_rows, write_checkpoint, &of};
     slot->mark_count = 0;
-    if (generator->prefixes)
-        keep_of_others(generator, slot, slot->held);
+    uint32_t most;
+    struct slot *other = find_other(generator, slot, &most);
+    if (other && most >= slot->held + PLAN_KV_BLOCK && !share_with(generator, slot, other, most, &same) &&
+        generator->prefixes)
+        keep_of_other(generator, slot, other, slot->held, most);
     for (int i = 0; i < TRIES && generator->prefixes; i++) {
         hypura_error error;
         uint32_t there = MIN(same, engine_rows_there(engine, sequence));

@@ -148,6 +148,27 @@ void kv_cache_kinds(struct engine_kept *out, const struct geometry *geometry, ui
     }
 }
 
+/* Each block is in its own sequence's region. */
+static hypura_status create_places(struct kv_cache *out, hypura_error *error)
+{
+    out->blocks = (uint32_t)(align_up(out->capacity, PLAN_KV_BLOCK) / PLAN_KV_BLOCK);
+    TRY(ALLOCATE(&out->touched, (size_t)out->sequences * out->blocks, "table of blocks", error));
+    TRY(ALLOCATE(&out->places, (size_t)out->sequences * out->blocks, "table of blocks", error));
+    for (uint32_t s = 0; s < out->sequences; s++)
+        for (uint32_t b = 0; b < out->blocks; b++)
+            out->places[(size_t)s * out->blocks + b] = (uint16_t)s;
+    return HYPURA_OK;
+}
+
+/* Not what stands for several positions, nor what a device has. */
+static bool may_be_shared(const struct kv_layer *layer)
+{
+    bool may = !layer->every && !(layer->heads && layer->on_gpu);
+    for (size_t i = 0; i < KV_PLANES; i++)
+        may = may && !layer->planes[i].width;
+    return may;
+}
+
 static hypura_status create(struct kv_cache *out, const struct geometry *geometry, uint32_t first, uint32_t layers,
                             uint32_t positions, enum tensor_type type, hypura_error *error)
 {
@@ -161,8 +182,11 @@ static hypura_status create(struct kv_cache *out, const struct geometry *geometr
     TRY(ALLOCATE(&out->there, geometry->sequences, "table of sequences", error));
     TRY(ALLOCATE(&out->reached, geometry->sequences, "table of sequences", error));
     TRY(ALLOCATE(&out->resumed, geometry->sequences, "table of sequences", error));
-    TRY(ALLOCATE(&out->touched, geometry->sequences, "table of sequences", error));
+    TRY(ALLOCATE(&out->claimed, geometry->sequences, "table of sequences", error));
+    TRY(ALLOCATE(&out->parted, geometry->sequences, "table of sequences", error));
+    TRY(create_places(out, error));
     TRY(ALLOCATE(&out->state, geometry->sequences, "table of sequences", error));
+    out->can_share = geometry->sequences > 1 && geometry->sequences <= UINT16_MAX;
     uint64_t offset = 0;
     for (uint32_t i = first; i < layers; i++) {
         struct kv_layer *layer = &out->layers[i];
@@ -177,6 +201,7 @@ static hypura_status create(struct kv_cache *out, const struct geometry *geometr
         uint64_t own = 0;
         if (!lay_out(layer, geometry->sequences, layer->on_gpu ? &own : &offset))
             return error_set(error, HYPURA_ERROR_MEMORY, "a KV cache of %u positions is too large", positions);
+        out->can_share = out->can_share && may_be_shared(layer);
     }
     out->keeps_tokens = first == 0 && keeps_tokens(geometry);
     out->tokens = offset;
@@ -213,7 +238,10 @@ void kv_cache_destroy(struct kv_cache *cache)
     memory_free(cache->there);
     memory_free(cache->reached);
     memory_free(cache->resumed);
+    memory_free(cache->claimed);
+    memory_free(cache->parted);
     memory_free(cache->touched);
+    memory_free(cache->places);
     memory_free(cache->state);
     *cache = (struct kv_cache){0};
 }
@@ -244,41 +272,66 @@ struct attention kv_cache_attention(const struct kv_cache *cache, uint32_t layer
                               .value_head_bytes = kv->value_head_bytes};
 }
 
+/* Whether blocks of a layer lie in several sequences' regions. */
+static bool is_parted(const struct kv_cache *cache, uint32_t layer, uint32_t sequence)
+{
+    return cache->parted[sequence] && !kv_cache_is_ring(cache, layer);
+}
+
 struct attention_sequence kv_cache_sequence(const struct kv_cache *cache, uint32_t layer, uint32_t sequence,
                                             uint32_t first, uint32_t rows)
 {
+    const struct kv_layer *l = &cache->layers[layer];
+    const bool parted = is_parted(cache, layer, sequence);
     return (struct attention_sequence){.first_row = first,
                                        .rows = rows,
-                                       .keys = key_region(cache, layer, sequence),
-                                       .values = value_region(cache, layer, sequence),
-                                       .capacity = cache->layers[layer].capacity};
+                                       .keys = key_region(cache, layer, parted ? 0 : sequence),
+                                       .values = value_region(cache, layer, parted ? 0 : sequence),
+                                       .capacity = l->capacity,
+                                       .places = parted ? cache->places + (size_t)sequence * cache->blocks : NULL,
+                                       .place_key_bytes = l->heads * l->key_head_bytes,
+                                       .place_value_bytes = l->heads * l->value_head_bytes};
+}
+
+uint64_t kv_cache_rows_at(const struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool values, size_t head,
+                          size_t index, size_t *rows)
+{
+    const struct kv_layer *l = &cache->layers[layer];
+    const size_t head_bytes = values ? l->value_head_bytes : l->key_head_bytes;
+    const size_t row_bytes = values ? l->value_position_bytes : l->key_position_bytes;
+    size_t place = sequence;
+    if (is_parted(cache, layer, sequence)) {
+        place = cache->places[(size_t)sequence * cache->blocks + index / PLAN_KV_BLOCK];
+        *rows = MIN(*rows, PLAN_KV_BLOCK - index % PLAN_KV_BLOCK);
+    }
+    return (values ? l->values : l->keys) + (place * l->heads + head) * head_bytes + index * row_bytes;
+}
+
+/* Rows of one kind, of all heads. */
+static void store(struct kv_cache *cache, uint32_t layer, uint32_t sequence, bool values, uint32_t position,
+                  uint32_t rows, const float *from)
+{
+    const struct kv_layer *l = &cache->layers[layer];
+    const size_t size = values ? l->value_size : l->key_size;
+    const size_t row_bytes = values ? l->value_position_bytes : l->key_position_bytes;
+    while (rows) { /* a ring may end within the rows, and a block */
+        size_t index = position % l->ring, run = MIN((size_t)rows, l->ring - index);
+        for (size_t head = 0; head < l->heads; head++) {
+            uint8_t *to = cache->memory + kv_cache_rows_at(cache, layer, sequence, values, head, index, &run);
+            attention_store(cache->type, from + head * size, run, size, l->heads * size, to, row_bytes);
+        }
+        from += run * l->heads * size;
+        position += (uint32_t)run;
+        rows -= (uint32_t)run;
+    }
 }
 
 void kv_cache_write(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t position, uint32_t rows,
                     const float *keys, const float *values)
 {
-    const struct kv_layer *l = &cache->layers[layer];
-    uint8_t *key_memory = key_region(cache, layer, sequence);
-    uint8_t *value_memory = value_region(cache, layer, sequence);
-    while (rows) { /* a ring may end within the rows */
-        size_t index = position % l->ring;
-        uint32_t run = (uint32_t)MIN((size_t)rows, l->ring - index);
-        for (size_t head = 0; head < l->heads; head++)
-            attention_store(cache->type, keys + head * l->key_size, run, l->key_size, l->heads * l->key_size,
-                            key_memory + head * l->key_head_bytes + index * l->key_position_bytes,
-                            l->key_position_bytes);
-        keys += (size_t)run * l->heads * l->key_size;
-        if (!l->values_in_keys) {
-            for (size_t head = 0; head < l->heads; head++)
-                attention_store(cache->type, values + head * l->value_size, run, l->value_size,
-                                l->heads * l->value_size,
-                                value_memory + head * l->value_head_bytes + index * l->value_position_bytes,
-                                l->value_position_bytes);
-            values += (size_t)run * l->heads * l->value_size;
-        }
-        position += run;
-        rows -= run;
-    }
+    store(cache, layer, sequence, false, position, rows, keys);
+    if (!cache->layers[layer].values_in_keys)
+        store(cache, layer, sequence, true, position, rows, values);
 }
 
 void kv_cache_write_compressed(struct kv_cache *cache, uint32_t layer, uint32_t sequence, uint32_t first, uint32_t rows,
@@ -309,11 +362,6 @@ void kv_cache_write_plane(struct kv_cache *cache, uint32_t layer, uint32_t plane
                     kv_cache_plane(cache, layer, plane, sequence) + first * p->row_bytes, p->row_bytes);
 }
 
-/* ---- shared room --------------------------------------------------------------------------------------------------
- */
-
-_Static_assert(PLAN_KV_BLOCK % ATTENTION_BLOCK == 0, "capacities are whole blocks");
-
 bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type)
 {
     size_t page = memory_page_size();
@@ -328,68 +376,6 @@ bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type)
                 (PLAN_KV_BLOCK % plane->every || PLAN_KV_BLOCK / plane->every * plane->row_bytes % page))
                 return false;
         }
-    }
-    return true;
-}
-
-/* The memory of positions first to end of each head. */
-static void give_back(uint8_t *region, size_t heads, size_t head_bytes, size_t position_bytes, size_t first, size_t end)
-{
-    for (size_t head = 0; head < heads && first < end; head++)
-        memory_decommit(region + head * head_bytes + first * position_bytes, (end - first) * position_bytes);
-}
-
-/* Keeps the first so many positions of a sequence. */
-static void trim(struct kv_cache *cache, uint32_t sequence, uint32_t kept)
-{
-    for (uint32_t i = 0; i < cache->layer_count && kept < cache->touched[sequence]; i++) {
-        const struct kv_layer *l = &cache->layers[i];
-        if (l->capacity == 0 || l->on_gpu)
-            continue;
-        size_t end = MIN((size_t)cache->touched[sequence], l->capacity);
-        give_back(key_region(cache, i, sequence), l->heads, l->key_head_bytes, l->key_position_bytes, kept, end);
-        if (!l->values_in_keys)
-            give_back(value_region(cache, i, sequence), l->heads, l->value_head_bytes, l->value_position_bytes, kept,
-                      end);
-        for (uint32_t p = 0; p < KV_PLANES; p++)
-            if (l->planes[p].width)
-                give_back(kv_cache_plane(cache, i, p + 1, sequence), 1, 0, l->planes[p].row_bytes,
-                          kept / l->planes[p].every, cache->touched[sequence] / l->planes[p].every);
-    }
-    cache->touched[sequence] = MIN(cache->touched[sequence], kept);
-    cache->there[sequence] = MIN(cache->there[sequence], kept);
-}
-
-/* What a sequence holds after the batch, in whole blocks. */
-static uint32_t wanted(const struct kv_cache *cache, const struct span *spans, uint32_t count, uint32_t sequence)
-{
-    uint32_t positions = cache->held[sequence];
-    for (uint32_t i = 0; i < count; i++)
-        if (spans[i].sequence == sequence)
-            positions += spans[i].rows;
-    return (uint32_t)align_up(positions, PLAN_KV_BLOCK);
-}
-
-bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32_t count)
-{
-    bool grows = false;
-    for (uint32_t i = 0; i < count; i++)
-        grows = grows || cache->held[spans[i].sequence] + spans[i].rows > cache->touched[spans[i].sequence];
-    if (cache->room == UINT64_MAX || !grows)
-        return true;
-    uint64_t most = 0, least = 0;
-    for (uint32_t s = 0; s < cache->sequences; s++) {
-        uint32_t own = wanted(cache, spans, count, s);
-        least += own;
-        most += MAX(own, cache->touched[s]);
-    }
-    if (least > cache->room)
-        return false;
-    for (uint32_t s = 0; s < cache->sequences; s++) {
-        uint32_t own = wanted(cache, spans, count, s);
-        if (most > cache->room)
-            trim(cache, s, own);
-        cache->touched[s] = MAX(cache->touched[s], own);
     }
     return true;
 }
@@ -411,6 +397,7 @@ void kv_cache_begin(struct kv_cache *cache, uint32_t sequence, uint32_t rows)
 {
     uint32_t held = cache->held[sequence];
     cache->there[sequence] = held;
+    cache->claimed[sequence] = held + rows;
     cache->reached[sequence] = MAX(cache->reached[sequence], held + rows);
 }
 
@@ -425,6 +412,7 @@ void kv_cache_commit(struct kv_cache *cache, uint32_t sequence, uint32_t rows)
 {
     cache->held[sequence] += rows;
     cache->there[sequence] = cache->held[sequence];
+    cache->claimed[sequence] = 0;
     cache->state[sequence] ^= 1;
 }
 
@@ -461,6 +449,7 @@ static bool can_truncate(const struct kv_cache *cache, uint32_t sequence, uint32
 bool kv_cache_truncate(struct kv_cache *cache, uint32_t sequence, uint32_t positions)
 {
     cache->there[sequence] = MIN(cache->there[sequence], positions);
+    cache->claimed[sequence] = 0;
     if (positions >= cache->held[sequence])
         return true;
     bool kept = can_truncate(cache, sequence, positions);

@@ -38,20 +38,27 @@ static size_t scale_bytes(const struct transfer *t, uint32_t layer, size_t row_b
     return t->kv->layers[layer].on_gpu && info->block_size > 1 ? row_bytes / info->block_bytes * sizeof(uint16_t) : 0;
 }
 
-/* Rows of all heads; those of a ring go on at its start. */
-static hypura_status move_heads(struct transfer *t, uint32_t layer, uint64_t region, size_t head_bytes,
-                                size_t row_bytes, size_t first, size_t end, size_t ring)
+/* Rows of a head from an index on, in one piece. */
+static hypura_status move_run(struct transfer *t, uint32_t layer, uint64_t region, size_t row_bytes, size_t index,
+                              size_t rows)
+{
+    const size_t scales = scale_bytes(t, layer, row_bytes), quants = row_bytes - scales;
+    TRY(move(t, layer, region + index * quants, rows * quants));
+    return move(t, layer, region + t->kv->layers[layer].capacity * quants + index * scales, rows * scales);
+}
+
+/* Rows of all heads; those of a ring go on at its start, and blocks may lie apart. */
+static hypura_status move_heads(struct transfer *t, uint32_t layer, bool values, size_t first, size_t end)
 {
     const struct kv_layer *l = &t->kv->layers[layer];
-    const size_t scales = scale_bytes(t, layer, row_bytes), quants = row_bytes - scales;
-    for (size_t head = 0; head < l->heads; head++) {
-        const uint64_t start = region + (t->sequence * l->heads + head) * head_bytes;
+    const size_t row_bytes = values ? l->value_position_bytes : l->key_position_bytes;
+    for (size_t head = 0; head < l->heads; head++)
         for (size_t row = first, now; row < end; row += now) {
-            now = MIN(end - row, ring - row % ring);
-            TRY(move(t, layer, start + row % ring * quants, now * quants));
-            TRY(move(t, layer, start + l->capacity * quants + row % ring * scales, now * scales));
+            const size_t index = row % l->ring;
+            now = MIN(end - row, l->ring - index);
+            uint64_t at = kv_cache_rows_at(t->kv, layer, t->sequence, values, head, index, &now);
+            TRY(move_run(t, layer, at - index * row_bytes, row_bytes, index, now));
         }
-    }
     return HYPURA_OK;
 }
 
@@ -60,10 +67,18 @@ static hypura_status move_positions(struct transfer *t, uint32_t layer, size_t f
     const struct kv_layer *l = &t->kv->layers[layer];
     if (l->heads == 0)
         return HYPURA_OK;
-    TRY(move_heads(t, layer, l->keys, l->key_head_bytes, l->key_position_bytes, first, end, l->ring));
-    if (l->values_in_keys)
-        return HYPURA_OK;
-    return move_heads(t, layer, l->values, l->value_head_bytes, l->value_position_bytes, first, end, l->ring);
+    TRY(move_heads(t, layer, false, first, end));
+    return l->values_in_keys ? HYPURA_OK : move_heads(t, layer, true, first, end);
+}
+
+/* Rows behind the ring, each for several positions. */
+static hypura_status move_compressed(struct transfer *t, uint32_t layer, size_t first, size_t end)
+{
+    const struct kv_layer *l = &t->kv->layers[layer];
+    for (size_t head = 0; head < l->heads && first < end; head++)
+        TRY(move_run(t, layer, l->keys + (t->sequence * l->heads + head) * l->key_head_bytes, l->key_position_bytes,
+                     l->ring + first, end - first));
+    return HYPURA_OK;
 }
 
 /* Rows that stand for several positions are there once the last of these is. */
@@ -73,8 +88,7 @@ static hypura_status move_block(struct transfer *t, uint32_t layer, uint32_t fir
     if (!kv_cache_is_ring(t->kv, layer))
         TRY(move_positions(t, layer, first, end));
     if (l->every)
-        TRY(move_heads(t, layer, l->keys + l->ring * l->key_position_bytes, l->key_head_bytes, l->key_position_bytes,
-                       first / l->every, end / l->every, SIZE_MAX));
+        TRY(move_compressed(t, layer, first / l->every, end / l->every));
     for (size_t i = 0; i < KV_PLANES; i++) {
         const struct kv_plane *p = &l->planes[i];
         if (p->width)
@@ -195,12 +209,35 @@ hypura_status engine_write_rows(struct engine *engine, uint32_t sequence, uint32
                          kv->capacity, kv->there[sequence]);
     engine_truncate(engine, sequence, first);
     const struct span grown = {.sequence = sequence, .rows = end - kv->held[sequence]};
+    kv->claimed[sequence] = end;
+    kv_cache_own(kv, sequence, first, end);
     if (!kv_cache_take_room(kv, &grown, 1))
         return error_set(error, HYPURA_ERROR_MEMORY, "the sequences together have room for %llu positions only",
                          (unsigned long long)kv->room);
     struct transfer t = {.batch = &engine->batch, .kv = kv, .sequence = sequence, .in = in, .error = error};
-    TRY(settle(engine, move_rows(&t, first, end), error));
-    kv->there[sequence] = end;
+    hypura_status status = settle(engine, move_rows(&t, first, end), error);
+    kv->claimed[sequence] = 0;
+    if (!status)
+        kv->there[sequence] = end;
+    return status;
+}
+
+hypura_status engine_share_rows(struct engine *engine, uint32_t sequence, uint32_t from, uint32_t positions,
+                                hypura_error *error)
+{
+    struct kv_cache *kv = &engine->batch.kv;
+    TRY(check_sequence(engine, sequence, error));
+    TRY(check_sequence(engine, from, error));
+    if (!kv->can_share)
+        return error_set(error, HYPURA_ERROR_UNSUPPORTED, "sequences of %s cannot share rows where they are",
+                         model_name(engine->open.model));
+    if (sequence == from || positions % PLAN_KV_BLOCK || positions > kv->there[from])
+        return error_set(
+            error, HYPURA_ERROR_ARGUMENT,
+            "rows of %u positions of sequence %u, which has %u, for sequence %u: expected whole blocks of %u",
+            positions, from, kv->there[from], sequence, PLAN_KV_BLOCK);
+    engine_truncate(engine, sequence, 0);
+    kv_cache_share(kv, sequence, from, positions);
     return HYPURA_OK;
 }
 

@@ -3,6 +3,7 @@
 #include "reference.h"
 
 #include "plan/plan.h"
+#include "tools/synth.h"
 
 #include <unistd.h>
 
@@ -204,6 +205,97 @@ static void same_bits_of_the_larger_set(void **state)
     }
 }
 
+/* Others go on from the same rows, in any order, while the one that they come from goes elsewhere. */
+static void check_sharing(const char *name, enum tensor_type type)
+{
+    struct cold cold;
+    struct engine *engine = open_engine(name, type, 4, 2);
+    const size_t stop = 6; /* 576 */
+    const uint32_t end = stops[stop];
+    size_t vocabulary = vocabulary_of(engine);
+    run_cold(&cold, engine);
+    assert_int_equal(end % PLAN_KV_BLOCK, 0);
+    for (int round = 0; round < 2; round++) {
+        for (uint32_t s = 1; s < 4; s++) {
+            /* Of one that shares itself, too. */
+            assert_ok(engine_share_rows(engine, s, s == 3 ? 2 : 0, end, &test_error));
+            assert_int_equal(engine_positions(engine, s), 0);
+            assert_int_equal(engine_rows_there(engine, s), end);
+            assert_ok(engine_write_checkpoint(engine, s, end, cold.tokens, cold.kept[stop].bytes, &test_error));
+        }
+        assert_goes_on(engine, 1, &cold, stop, 3, name, "after rows of another sequence");
+        /* The first one forgets and reads something else, in the middle of a block and from the start. */
+        int32_t others[300];
+        for (size_t i = 0; i < COUNT_OF(others); i++)
+            others[i] = cold.tokens[i] ^ 1;
+        float *logits = calloc(COUNT_OF(others) * vocabulary, sizeof *logits);
+        assert_ok(engine_write_checkpoint(engine, 0, stops[3], cold.tokens, cold.kept[3].bytes, &test_error));
+        assert_goes_on(engine, 0, &cold, 3, 2, name, "where others share what was read");
+        if (round)
+            engine_truncate(engine, 0, 0);
+        feed(engine, 0, others, COUNT_OF(others), 70, logits);
+        free(logits);
+        assert_goes_on(engine, 2, &cold, stop, 1, name, "after the other one went elsewhere");
+        assert_goes_on(engine, 3, &cold, stop, AFTER, name, "after rows that another one shared");
+        uint8_t *rows = malloc(engine_rows_bytes(engine, 0, end));
+        assert_ok(engine_read_rows(engine, 3, 0, end, rows, &test_error));
+        assert_memory_equal(rows, cold.kept[stop].rows, engine_rows_bytes(engine, 0, end));
+        free(rows);
+        write_all(engine, 0, &cold, COUNT_OF(stops) - 1, round);
+        assert_goes_on(engine, 0, &cold, COUNT_OF(stops) - 1, 1, name, "where others were");
+    }
+    engine_close(engine);
+    free_cold(&cold);
+}
+
+static void sequences_share_rows(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"qwen3", "deepseek2-v3", "gpt-oss", "qwen3next"};
+    for (size_t m = 0; m < COUNT_OF(names); m++)
+        check_sharing(names[m], TENSOR_F16);
+    check_sharing("gemma2", TENSOR_Q8_0);
+    check_sharing("llama", TENSOR_F32);
+}
+
+/* Eight with one beginning take hardly more memory than one. */
+static void a_shared_beginning_is_there_once(void **state)
+{
+    (void)state;
+    enum { LONG = 4032, OWN = 24, SEQUENCES = 8 };
+    static int32_t tokens[LONG + OWN];
+    struct engine_options options;
+    struct engine *engine;
+    struct synth_options synth;
+    char path[] = "/tmp/hypura-test-XXXXXX";
+    close(mkstemp(path));
+    synth_default_options(&synth, synth_preset("tiny-dense"));
+    synth.geometry.layers = 3;
+    assert_ok(synth_write(path, &synth, NULL, NULL, &test_error));
+    engine_default_options(&options);
+    options.context = 4096;
+    options.sequences = SEQUENCES;
+    options.gpu = "none";
+    options.kv_type = TENSOR_F32;
+    assert_ok(engine_open(&engine, path, &options, &test_error));
+    for (size_t i = 0; i < COUNT_OF(tokens); i++)
+        tokens[i] = (int32_t)(i * 7 % 300);
+    const uint64_t prefix = engine_rows_bytes(engine, 0, LONG);
+    pass_over(engine, 0, tokens, LONG, 256); /* and the buffers are touched */
+    uint64_t before = memory_resident_bytes();
+    for (uint32_t s = 1; s < SEQUENCES; s++) {
+        assert_ok(engine_share_rows(engine, s, 0, LONG, &test_error));
+        assert_ok(engine_write_checkpoint(engine, s, LONG, tokens, NULL, &test_error));
+        pass_over(engine, s, tokens, LONG + OWN, OWN);
+    }
+    uint64_t more = memory_resident_bytes() - before;
+    print_message("# a beginning of %.1f MiB, shared by seven more: %.1f MiB more\n", (double)prefix / 1048576,
+                  (double)more / 1048576);
+    assert_true(SANITIZED || more < prefix * 3 / 10);
+    engine_close(engine);
+    unlink(path);
+}
+
 #define assert_refused(call, words)                                                                                    \
     do {                                                                                                               \
         assert_int_equal(call, HYPURA_ERROR_ARGUMENT);                                                                 \
@@ -224,6 +316,9 @@ static void what_cannot_be_is_refused(void **state)
     assert_refused(engine_read_rows(engine, 0, 0, 101, rows, &test_error), "that has 100");
     assert_refused(engine_read_rows(engine, 0, 9, 8, rows, &test_error), "positions 9 to 8");
     assert_refused(engine_read_checkpoint(engine, 7, checkpoint, &test_error), "sequence 7");
+    assert_refused(engine_share_rows(engine, 1, 0, 63, &test_error), "whole blocks of 64");
+    assert_refused(engine_share_rows(engine, 1, 0, 128, &test_error), "which has 100");
+    assert_refused(engine_share_rows(engine, 0, 0, 64, &test_error), "sequence 0, which");
     assert_refused(engine_write_rows(engine, 1, 1, 2, rows, &test_error), "for a sequence that has 0");
     assert_refused(engine_write_rows(engine, 0, 0, CONTEXT + 1, rows, &test_error), "of 1024 that there can be");
     assert_refused(engine_write_checkpoint(engine, 0, 101, tokens, checkpoint, &test_error), "with 100 rows");
@@ -281,10 +376,9 @@ static void digests_tell_models_apart(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(same_bits_from_what_was_kept),
-        cmocka_unit_test(same_bits_of_the_larger_set),
-        cmocka_unit_test(what_cannot_be_is_refused),
-        cmocka_unit_test(digests_tell_models_apart),
+        cmocka_unit_test(same_bits_from_what_was_kept), cmocka_unit_test(same_bits_of_the_larger_set),
+        cmocka_unit_test(sequences_share_rows),         cmocka_unit_test(a_shared_beginning_is_there_once),
+        cmocka_unit_test(what_cannot_be_is_refused),    cmocka_unit_test(digests_tell_models_apart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

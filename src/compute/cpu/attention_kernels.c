@@ -335,8 +335,9 @@ static void attend(const struct attention_tile *tile, uint32_t first, uint32_t l
         size_t from = position < first ? first - position : 0;
         size_t end = MIN((size_t)(last - position) + 1, (size_t)BLOCK);
 
-        const uint8_t *key_rows = keys + index * a->key_position_bytes;
-        const uint8_t *value_rows = values + index * a->value_position_bytes;
+        size_t place = sequence->places ? sequence->places[index / BLOCK] : 0;
+        const uint8_t *key_rows = keys + place * sequence->place_key_bytes + index * a->key_position_bytes;
+        const uint8_t *value_rows = values + place * sequence->place_value_bytes + index * a->value_position_bytes;
         if (a->choice)
             gather_block(&near, tile, position, from, end, gathered, &key_rows, &value_rows);
         struct product scores = {.out = walk.scores,

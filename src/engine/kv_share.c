@@ -1,0 +1,195 @@
+/* Sequences that share: blocks of positions, and the room for all.
+ *
+ * A block of a sequence lies at its own offset, in the region of some sequence: its own, or that of another one whose
+ * rows it has too. Of each block there are as many places as sequences, and each sequence has one, so that there is
+ * always a free place for one that writes. Rings and states are a sequence's own. */
+#include "engine/engine_private.h"
+
+#include <string.h>
+
+_Static_assert(PLAN_KV_BLOCK == ATTENTION_BLOCK, "attention looks for the place of each of its blocks");
+
+static uint16_t *place_of(const struct kv_cache *cache, uint32_t sequence, uint32_t block)
+{
+    return &cache->places[(size_t)sequence * cache->blocks + block];
+}
+
+static uint8_t *touched(const struct kv_cache *cache, uint32_t place, uint32_t block)
+{
+    return &cache->touched[(size_t)place * cache->blocks + block];
+}
+
+static uint32_t blocks_of(uint32_t positions)
+{
+    return (positions + PLAN_KV_BLOCK - 1) / PLAN_KV_BLOCK;
+}
+
+/* Whether a sequence other than this one has rows of a block there, or is about to write them. */
+static bool is_used(const struct kv_cache *cache, uint32_t place, uint32_t block, uint32_t but)
+{
+    for (uint32_t s = 0; s < cache->sequences; s++)
+        if (s != but && *place_of(cache, s, block) == place &&
+            MAX(cache->there[s], cache->claimed[s]) > block * PLAN_KV_BLOCK)
+            return true;
+    return false;
+}
+
+/* Others have one place each. */
+static uint32_t free_place(const struct kv_cache *cache, uint32_t sequence, uint32_t block)
+{
+    uint32_t place = sequence;
+    for (uint32_t i = 0; i < cache->sequences && is_used(cache, place, block, sequence); i++)
+        place = i;
+    return place;
+}
+
+static void note_parted(struct kv_cache *cache, uint32_t sequence)
+{
+    cache->parted[sequence] = false;
+    for (uint32_t b = 0; b < cache->blocks; b++)
+        cache->parted[sequence] = cache->parted[sequence] || *place_of(cache, sequence, b) != sequence;
+}
+
+/* Calls for all heads of a layer's part of a block in a sequence's region. */
+typedef void part_function(struct kv_cache *cache, uint64_t offset, uint64_t other, size_t bytes);
+
+static void each_part(struct kv_cache *cache, uint32_t layer, uint32_t place, uint32_t other, uint32_t block,
+                      uint32_t rows, part_function *function)
+{
+    const struct kv_layer *l = &cache->layers[layer];
+    const size_t first = (size_t)block * PLAN_KV_BLOCK;
+    if (l->heads == 0 || l->on_gpu || first >= l->ring)
+        return;
+    for (size_t h = 0; h < l->heads; h++) {
+        uint64_t at = l->keys + h * l->key_head_bytes + first * l->key_position_bytes;
+        uint64_t stride = l->heads * l->key_head_bytes;
+        function(cache, at + place * stride, at + other * stride, rows * l->key_position_bytes);
+        if (l->values_in_keys)
+            continue;
+        at = l->values + h * l->value_head_bytes + first * l->value_position_bytes;
+        stride = l->heads * l->value_head_bytes;
+        function(cache, at + place * stride, at + other * stride, rows * l->value_position_bytes);
+    }
+}
+
+static void copy_part(struct kv_cache *cache, uint64_t offset, uint64_t other, size_t bytes)
+{
+    memcpy(cache->memory + offset, cache->memory + other, bytes);
+}
+
+static void give_part_back(struct kv_cache *cache, uint64_t offset, uint64_t other, size_t bytes)
+{
+    (void)other;
+    memory_decommit(cache->memory + offset, bytes);
+}
+
+/* Positions that a sequence holds, or is about to. */
+static uint32_t wanted(const struct kv_cache *cache, uint32_t sequence)
+{
+    return MAX(cache->held[sequence], cache->claimed[sequence]);
+}
+
+/* The memory of a place that nobody's rows are in. A ring may still be its own sequence's. */
+static void give_back(struct kv_cache *cache, uint32_t place, uint32_t block)
+{
+    const bool ring_used = wanted(cache, place) > block * PLAN_KV_BLOCK;
+    for (uint32_t i = 0; i < cache->layer_count; i++) {
+        const struct kv_layer *l = &cache->layers[i];
+        if (!ring_used || !kv_cache_is_ring(cache, i))
+            each_part(cache, i, place, place, block, PLAN_KV_BLOCK, give_part_back);
+        for (uint32_t p = 0; p < KV_PLANES && !l->on_gpu; p++) {
+            const struct kv_plane *plane = &l->planes[p];
+            const uint64_t first = (uint64_t)block * PLAN_KV_BLOCK / MAX(plane->every, 1u);
+            if (plane->width)
+                memory_decommit(kv_cache_plane(cache, i, p + 1, place) + first * plane->row_bytes,
+                                PLAN_KV_BLOCK / plane->every * plane->row_bytes);
+        }
+    }
+    *touched(cache, place, block) = 0;
+}
+
+void kv_cache_own(struct kv_cache *cache, uint32_t sequence, uint32_t first, uint32_t end)
+{
+    bool moved = false;
+    for (uint32_t b = first / PLAN_KV_BLOCK; b < blocks_of(end) && cache->can_share; b++) {
+        const uint32_t place = *place_of(cache, sequence, b);
+        if (!is_used(cache, place, b, sequence))
+            continue;
+        const uint32_t own = free_place(cache, sequence, b), start = b * PLAN_KV_BLOCK;
+        for (uint32_t i = 0; i < cache->layer_count && first > start; i++)
+            if (!kv_cache_is_ring(cache, i))
+                each_part(cache, i, own, place, b, first - start, copy_part);
+        *place_of(cache, sequence, b) = (uint16_t)own;
+        moved = true;
+    }
+    if (moved)
+        note_parted(cache, sequence);
+}
+
+void kv_cache_share(struct kv_cache *cache, uint32_t sequence, uint32_t from, uint32_t positions)
+{
+    for (uint32_t b = 0; b < positions / PLAN_KV_BLOCK; b++) {
+        const uint32_t before = *place_of(cache, sequence, b), place = *place_of(cache, from, b);
+        if (before == place)
+            continue;
+        *place_of(cache, sequence, b) = (uint16_t)place;
+        if (!is_used(cache, before, b, sequence))
+            give_back(cache, before, b);
+    }
+    note_parted(cache, sequence);
+    cache->there[sequence] = positions;
+}
+
+/* ---- room ----------------------------------------------------------------------------------------------------------
+ */
+
+/* Whether some sequence wants a block there. */
+static bool is_wanted(const struct kv_cache *cache, uint32_t place, uint32_t block)
+{
+    for (uint32_t s = 0; s < cache->sequences; s++)
+        if (*place_of(cache, s, block) == place && wanted(cache, s) > block * PLAN_KV_BLOCK)
+            return true;
+    return false;
+}
+
+/* What is wanted nowhere is given back: rows that are there, and not held, too. */
+static void give_all_back(struct kv_cache *cache)
+{
+    for (uint32_t p = 0; p < cache->sequences; p++) {
+        cache->there[p] = MIN(cache->there[p], blocks_of(wanted(cache, p)) * PLAN_KV_BLOCK);
+        for (uint32_t b = 0; b < cache->blocks; b++)
+            if (*touched(cache, p, b) && !is_wanted(cache, p, b))
+                give_back(cache, p, b);
+    }
+}
+
+bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32_t count)
+{
+    bool grows = false;
+    for (uint32_t i = 0; i < count && cache->room != UINT64_MAX; i++) {
+        const uint32_t s = spans[i].sequence, end = cache->held[s] + spans[i].rows;
+        cache->claimed[s] = end;
+        for (uint32_t b = 0; b < blocks_of(end); b++)
+            grows = grows || !*touched(cache, *place_of(cache, s, b), b);
+    }
+    if (!grows)
+        return true;
+    uint64_t most = 0, least = 0;
+    for (uint32_t p = 0; p < cache->sequences; p++)
+        for (uint32_t b = 0; b < cache->blocks; b++) {
+            bool is = is_wanted(cache, p, b);
+            least += is ? PLAN_KV_BLOCK : 0;
+            most += is || *touched(cache, p, b) ? PLAN_KV_BLOCK : 0;
+        }
+    if (least > cache->room) {
+        for (uint32_t i = 0; i < count; i++)
+            cache->claimed[spans[i].sequence] = 0;
+        return false;
+    }
+    if (most > cache->room)
+        give_all_back(cache);
+    for (uint32_t p = 0; p < cache->sequences; p++)
+        for (uint32_t b = 0; b < cache->blocks; b++)
+            *touched(cache, p, b) |= is_wanted(cache, p, b);
+    return true;
+}
