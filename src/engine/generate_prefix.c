@@ -193,9 +193,11 @@ static uint32_t copy_rest(struct generator *generator, uint32_t sequence, uint32
 {
     struct engine *engine = generator->engine;
     uint8_t *rows = NULL;
-    bool copied = !memory_allocate((void **)&rows, (size_t)engine_rows_bytes(engine, first, end), 1, "rows", NULL) &&
-                  rows && !engine_read_rows(engine, from, first, end, rows, NULL) &&
-                  !engine_write_rows(engine, sequence, first, end, rows, NULL);
+    /* Some models have no rows at all. */
+    bool copied =
+        !memory_allocate((void **)&rows, (size_t)engine_rows_bytes(engine, first, end) + 1, 1, "rows", NULL) &&
+        !engine_read_rows(engine, from, first, end, rows, NULL) &&
+        !engine_write_rows(engine, sequence, first, end, rows, NULL);
     memory_free(rows);
     return copied ? end : first;
 }
