@@ -4,7 +4,7 @@
 #include <string.h>
 
 /* Memory is asked for in steps of this part of what there may be. */
-#define GRANT_PART 8
+#define GRANT_PART 32
 
 /* After a failure nothing is written for so long. */
 #define REST_NANOSECONDS UINT64_C(60000000000)
