@@ -230,7 +230,7 @@ static void refer(struct item *item, struct drive_file *file, const struct part 
 static struct checkpoint *make_checkpoint(struct node *node, uint32_t position)
 {
     struct checkpoint *checkpoint = tree_checkpoint(node, position);
-    if (checkpoint || ALLOCATE(&checkpoint, 1, "checkpoint", NULL))
+    if (checkpoint || ALLOCATE(&checkpoint, 1, "checkpoint", UNTOLD))
         return checkpoint;
     checkpoint->item.node = node;
     checkpoint->item.part = (struct part){.kind = PART_CHECKPOINT, .first = node->first, .end = position};
@@ -338,7 +338,7 @@ static void *take_item(struct prefix_store *store, struct item *item, uint64_t b
 {
     void *data;
     /* A model without keys has rows of no bytes. */
-    if (!take_room(store, bytes) || memory_allocate(&data, 1, MAX(bytes, 1u), "prefix", NULL))
+    if (!take_room(store, bytes) || memory_allocate(&data, 1, MAX(bytes, 1u), "prefix", UNTOLD))
         return NULL;
     item->data = data;
     item->file = NULL;

@@ -23,6 +23,9 @@
             return try_status;                                                                                         \
     } while (0)
 
+/* For memory without which nothing is lost: to go without an error would count as a failure of what is answered. */
+#define UNTOLD (&(hypura_error){0})
+
 uint64_t prefix_checksum(const void *bytes, size_t size);
 
 /* ---- the drive -----------------------------------------------------------------------------------------------------

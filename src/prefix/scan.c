@@ -90,7 +90,7 @@ static void list(struct founds *out, const struct drive *drive, const char *endi
             continue;
         if (out->count == out->room) {
             size_t room = out->room ? 2 * out->room : 64;
-            if (memory_resize((void **)&out->items, out->room, room, sizeof *out->items, "list of files", NULL))
+            if (memory_resize((void **)&out->items, out->room, room, sizeof *out->items, "list of files", UNTOLD))
                 break;
             out->room = room;
         }
@@ -135,7 +135,7 @@ static bool take_in(struct drive *drive, const struct found *found,
     uint64_t bytes;
     if (drive_read_contents(drive, found->name, &contents, &bytes, NULL))
         return true; /* of another version, or damaged: it goes when it is the longest unused */
-    bool more = ALLOCATE(&file, 1, "file of a prefix", NULL) == HYPURA_OK;
+    bool more = ALLOCATE(&file, 1, "file of a prefix", UNTOLD) == HYPURA_OK;
     if (more) {
         memcpy(file->name, found->name, sizeof file->name);
         file->bytes = bytes;

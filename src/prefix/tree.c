@@ -33,7 +33,7 @@ static uint64_t node_bytes(uint32_t count)
 
 static bool extend(struct tree *tree, struct node *node, const int32_t *tokens, uint32_t count)
 {
-    if (memory_resize((void **)&node->tokens, node->count, count, sizeof *node->tokens, "tokens of a prefix", NULL))
+    if (memory_resize((void **)&node->tokens, node->count, count, sizeof *node->tokens, "tokens of a prefix", UNTOLD))
         return false;
     memcpy(node->tokens, tokens, count * sizeof *node->tokens);
     tree->bytes += (count - node->count) * sizeof *node->tokens;
@@ -60,7 +60,7 @@ struct node *tree_grow(struct tree *tree, struct node *node, const int32_t *toke
         return extend(tree, part, tokens, count) ? part : NULL;
     }
     struct node *made;
-    if (ALLOCATE(&made, 1, "block of a prefix", NULL))
+    if (ALLOCATE(&made, 1, "block of a prefix", UNTOLD))
         return NULL;
     made->first = node->first + node->count;
     if (!extend(tree, made, tokens, count)) {
