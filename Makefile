@@ -6,13 +6,16 @@
 #                   scripts/check-suites too
 #   make check-asan the quick tests under the address and undefined-behaviour sanitizers; check-tsan: the thread sanitizer
 #   make bench      the kernel benchmark
-#   make install    program, library, header, man page, completions, embedded model (PREFIX, DESTDIR)
+#   make install    program, library, headers, man pages, completions, embedded model (PREFIX, DESTDIR)
+#   make uninstall  remove what make install wrote (DESTDIR)
+#   make dist       a tarball of the last commit, in $(BUILD)/dist; it builds without git
+#   make deb        Debian packages of the last commit, in $(BUILD)/deb
 #   make setup      install the system packages that are missing
 
 BUILD  ?= build
 PREFIX ?= /usr/local
 
-.PHONY: all setup demo check check-all check-asan check-tsan bench install format clean
+.PHONY: all setup demo check check-all check-asan check-tsan bench install uninstall dist deb format clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -51,7 +54,16 @@ bench: all
 
 install: all
 	@meson configure $(BUILD) --prefix $(PREFIX)
-	@meson install -C $(BUILD)
+	@scripts/install $(BUILD)
+
+uninstall:
+	@scripts/uninstall $(BUILD)
+
+dist:
+	@scripts/dist $(BUILD)/dist
+
+deb:
+	@scripts/deb $(BUILD)/deb
 
 format:
 	@git ls-files '*.c' '*.h' | xargs clang-format -i

@@ -78,6 +78,7 @@ static void print_fish(void)
         printf("complete -c hypura -n __fish_use_subcommand -a %s -d \"", commands[i]->name);
         print_escaped(commands[i]->summary, "\"$\\");
         printf("\"\n");
+        printf("complete -c hypura -n '__fish_seen_subcommand_from %s' -l help -d \"this text\"\n", commands[i]->name);
         for (size_t t = 0; t < COUNT_OF(commands[i]->options) && commands[i]->options[t]; t++) {
             for (const struct option_row *row = commands[i]->options[t]; row->name; row++) {
                 printf("complete -c hypura -n '__fish_seen_subcommand_from %s' -l %s%s -d \"", commands[i]->name,

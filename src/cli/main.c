@@ -31,8 +31,9 @@ static void print_help(FILE *out)
         "  hypura inspect model.gguf               where its weights would live here, and how fast it would be\n"
         "  hypura pull hf.co/USER/REPOSITORY       download a model; hypura list shows its name, hypura run takes it\n"
         "  hypura serve                            the APIs of Ollama, OpenAI and Anthropic, and a page at /ui\n"
-        "\n\"hypura COMMAND --help\" tells everything about a command, \"hypura --version\" the version, and\n"
-        "\"man hypura\" all of it. Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n");
+        "\n\"hypura COMMAND --help\" or \"man hypura-COMMAND\" tells everything about a command,\n"
+        "\"man hypura\" the rest, \"hypura --version\" the version.\n"
+        "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n");
 }
 
 static const struct command *find_command(const char *name)

@@ -1,69 +1,94 @@
-/* hypura manual: the man page, from the same tables as --help. */
+/* hypura manual: the man pages, from the same tables as --help. */
 #include "cli/cli.h"
-#include "cli/sampling.h"
 
 #include <ctype.h>
+#include <errno.h>
 #include <string.h>
 
+static const char *folder;
+
+static const struct option_row manual_rows[] = {
+    {"folder", "DIR", OPTION_TEXT, &folder, "write the pages of hypura and of all its commands to files there"},
+    {0},
+};
+
 /* Text for roff: dashes that can be copied, no line that begins like a request. */
-static void print_text(const char *text)
+static void print_text(FILE *out, const char *text)
 {
     bool line_start = true;
     for (; *text; text++) {
         if (line_start && (*text == '.' || *text == '\''))
-            fputs("\\&", stdout);
+            fputs("\\&", out);
         if (*text == '-')
-            fputs("\\-", stdout);
+            fputs("\\-", out);
         else if (*text == '\\')
-            fputs("\\e", stdout);
+            fputs("\\e", out);
         else
-            putchar(*text);
+            fputc(*text, out);
         line_start = *text == '\n';
     }
 }
 
-static void print_option(const struct option_row *row)
+static void print_sentence(FILE *out, const char *summary)
 {
-    printf(".TP\n\\fB\\-\\-");
-    print_text(row->name);
-    printf("\\fR");
-    if (row->argument)
-        printf(" \\fI%s\\fR", row->argument);
-    putchar('\n');
-    print_text(row->help);
-    printf(".\n");
+    if (isalpha((unsigned char)summary[0]))
+        fputc(toupper((unsigned char)*summary++), out);
+    print_text(out, summary);
+    fprintf(out, ".\n");
 }
 
-static void print_command(const struct command *command)
+static void print_options(FILE *out, const struct option_row *rows)
 {
-    printf(".SS \"hypura %s ", command->name);
-    for (const char *c = command->arguments; *c; c++)
-        printf(*c == '-' ? "\\-" : *c == '"' ? "\"\"" : "%c", *c);
-    printf("\"\n");
-    putchar(toupper((unsigned char)command->summary[0]));
-    print_text(command->summary + 1);
-    printf(".\n");
-    if (command->details) {
-        printf(".PP\n");
-        print_text(command->details);
-        printf("\n");
+    for (const struct option_row *row = rows; row->name; row++) {
+        fprintf(out, ".TP\n\\fB\\-\\-");
+        print_text(out, row->name);
+        fprintf(out, "\\fR");
+        if (row->argument) {
+            fprintf(out, " \\fI");
+            print_text(out, row->argument);
+            fprintf(out, "\\fR");
+        }
+        fputc('\n', out);
+        print_sentence(out, row->help);
     }
+}
+
+static void print_command(FILE *out, const struct command *command)
+{
+    fprintf(out, ".TH HYPURA\\-");
+    for (const char *c = command->name; *c; c++)
+        fputc(toupper((unsigned char)*c), out);
+    fprintf(out, " 1 \"\" \"hypura " HYPURA_VERSION "\" \"User Commands\"\n.SH NAME\nhypura\\-%s \\- ", command->name);
+    print_text(out, command->summary);
+    fprintf(out, "\n.SH SYNOPSIS\n\\fBhypura %s\\fR [\\fIOPTION\\fR]...%s", command->name,
+            *command->arguments ? " " : "");
+    print_text(out, command->arguments);
+    fprintf(out, "\n.SH DESCRIPTION\n");
+    print_sentence(out, command->summary);
+    if (command->details) {
+        fprintf(out, ".PP\n");
+        print_text(out, command->details);
+        fputc('\n', out);
+    }
+    fprintf(out, ".SH OPTIONS\n");
     for (size_t t = 0; t < COUNT_OF(command->options) && command->options[t]; t++) {
         const char *title = option_table_title(command->options[t]);
-        if (title && command->options[t] != sampling_rows) {
-            printf(".PP\nAnd the options under \\fI%s\\fR, below.\n", title);
-            continue;
-        }
-        for (const struct option_row *row = command->options[t]; row->name; row++)
-            print_option(row);
+        if (title)
+            fprintf(out, ".SS \"%s\"\n", title);
+        print_options(out, command->options[t]);
+        if (t == 0)
+            fprintf(out, ".TP\n\\fB\\-\\-help\\fR\nPrint a summary of the options.\n");
     }
+    if (!command->options[0])
+        fprintf(out, ".TP\n\\fB\\-\\-help\\fR\nPrint a summary.\n");
+    fprintf(out, ".SH EXIT STATUS\n0: done. 1: it failed. 2: wrong usage. 130: interrupted.\n"
+                 ".SH SEE ALSO\n.BR hypura (1)\n");
 }
 
-static int run(size_t count, char **arguments)
+static void print_program(FILE *out)
 {
-    (void)count;
-    (void)arguments;
-    printf(
+    fprintf(
+        out,
         ".TH HYPURA 1 \"\" \"hypura " HYPURA_VERSION "\" \"User Commands\"\n"
         ".SH NAME\nhypura \\- run language models that do not fit in memory\n"
         ".SH SYNOPSIS\n.B hypura\n.I command\n[\\fIoption\\fR]... [\\fIargument\\fR]...\n"
@@ -74,65 +99,106 @@ static int run(size_t count, char **arguments)
         "experts that the router chose and keeps the hot ones. Models that fit run from memory.\n"
         ".PP\nWhere a command takes \\fIMODEL\\fR and none is named, it uses the embedded model.\n"
         ".SH COMMANDS\n");
-    for (size_t i = 0; i < command_count; i++)
-        print_command(commands[i]);
-    printf(".SH OPTIONS OF SEVERAL COMMANDS\n");
-    const struct option_row *const shared[] = {plan_option_rows, engine_option_rows, draft_option_rows,
-                                               prefix_option_rows, report_option_rows};
-    for (size_t i = 0; i < COUNT_OF(shared); i++) {
-        printf(".SS \"%s\"\n", option_table_title(shared[i]));
-        for (const struct option_row *row = shared[i]; row->name; row++)
-            print_option(row);
+    for (size_t i = 0; i < command_count; i++) {
+        fprintf(out, ".TP\n.BR hypura\\-%s (1)\n", commands[i]->name);
+        print_sentence(out, commands[i]->summary);
     }
-    printf(".SH OPTIONS OF LLAMA.CPP\n"
-           "Where they mean the same they are understood: "
-           "\\-m, \\-p, \\-f, \\-n, \\-c, \\-t, \\-s, \\-sys, \\-i, \\-b, \\-r, \\-ctk and "
-           "their long names. Others are answered\n"
-           "with what does that here.\n");
-    printf(".SH STATISTICS\n"
-           "\\fB\\-\\-stats\\fR and \\fB\\-\\-json\\fR use these keys: model, mode, threads, prompt_tokens, "
-           "generated_tokens,\n"
-           "load_seconds, prompt_seconds, decode_seconds, prompt_tokens_per_second, decode_tokens_per_second, "
-           "bytes_read,\n"
-           "bytes_demanded, bytes_guessed, bytes_filled, bytes_wasted, expert_hits, expert_misses, expert_moves, "
-           "rows_wanted, rows_cached, peak_rss_bytes, "
-           "budget_bytes, bytes_gpu,\n"
-           "bytes_ram, bytes_storage, decode_bytes_read, decode_passes, drafted_tokens, accepted_tokens, "
-           "share_of_limit, share_side_by_side, bound, guess_precision, guess_recall, code_on_top_bytes,\n"
-           "prefix_bytes, prefix_tokens, prefix_bytes_read, prefix_bytes_written.\n"
-           "share_of_limit is the longer of the times that decoding's bytes take on the disk and through the kernels, "
-           "each\n"
-           "as fast as the profile saw it alone, over the time that decoding took. share_side_by_side is of the time "
-           "that\n"
-           "both take at once, as fast as the profile saw each beside the other. Both go from 0 to 1; null where\n"
-           "nothing was measured or decoded, or a GPU computes a part. bound: disk, compute or memory,\n"
-           "then as the plan expects.\n"
-           "bytes_guessed were prefetched; guess_precision is the share of prefetched experts that were needed, "
-           "guess_recall\n"
-           "the share of needed ones that were prefetched, of those that were not in memory before. peak_rss_bytes "
-           "less code_on_top_bytes, which is "
-           "0\n"
-           "from budgets of 256 MiB on, is what budget_bytes bounds.\n"
-           ".SH ENVIRONMENT\n"
-           ".TP\n.B HYPURA_MODEL\nThe model that runs when none is named.\n"
-           ".TP\n.B HYPURA_GPU\nThe GPU where \\fB\\-\\-gpu\\fR does not say.\n"
-           ".TP\n.B HYPURA_GPU_TIMES\n1: tell how long each kind of GPU kernel took, run one at a time.\n"
-           ".TP\n.B HYPURA_MODELS\nThe folder of models.\n"
-           ".TP\n.B HYPURA_HOST\nThe server that ps, stop and rm ask.\n"
-           ".TP\n.B HYPURA_API_KEY\nThe key that a server wants, and that they send.\n"
-           ".TP\n.BR HYPURA_HUB \", \" HYPURA_LIBRARY\nWhere models are pulled from, instead of "
-           "https://huggingface.co and\nhttps://registry.ollama.ai.\n"
-           ".TP\n.BR XDG_CACHE_HOME \", \" XDG_STATE_HOME \", \" XDG_DATA_HOME\nWhere profiles, and which experts a "
-           "model used, are remembered, and where\nthe folder of models is when \\fBHYPURA_MODELS\\fR does not say.\n"
-           ".TP\n.B HYPURA_INSTRUCTIONS\nplain, avx2, avx512 or neon: compute with a lesser instruction set than the "
-           "best one.\n"
-           ".SH EXIT STATUS\n0: done. 1: it failed. 2: wrong usage. 130: interrupted.\n");
+    fprintf(out, ".SH OPTIONS OF LLAMA.CPP\n"
+                 "Where they mean the same they are understood: "
+                 "\\-m, \\-p, \\-f, \\-n, \\-c, \\-t, \\-s, \\-sys, \\-i, \\-b, \\-r, \\-ctk and "
+                 "their long names. Others are answered\n"
+                 "with what does that here.\n");
+    fprintf(out,
+            ".SH STATISTICS\n"
+            "\\fB\\-\\-stats\\fR and \\fB\\-\\-json\\fR use these keys: model, mode, threads, prompt_tokens, "
+            "generated_tokens,\n"
+            "load_seconds, prompt_seconds, decode_seconds, prompt_tokens_per_second, decode_tokens_per_second, "
+            "bytes_read,\n"
+            "bytes_demanded, bytes_guessed, bytes_filled, bytes_wasted, expert_hits, expert_misses, expert_moves, "
+            "rows_wanted, rows_cached, peak_rss_bytes, "
+            "budget_bytes, bytes_gpu,\n"
+            "bytes_ram, bytes_storage, decode_bytes_read, decode_passes, drafted_tokens, accepted_tokens, "
+            "share_of_limit, share_side_by_side, bound, guess_precision, guess_recall, code_on_top_bytes,\n"
+            "prefix_bytes, prefix_tokens, prefix_bytes_read, prefix_bytes_written.\n"
+            "share_of_limit is the longer of the times that decoding's bytes take on the disk and through the kernels, "
+            "each\n"
+            "as fast as the profile saw it alone, over the time that decoding took. share_side_by_side is of the time "
+            "that\n"
+            "both take at once, as fast as the profile saw each beside the other. Both go from 0 to 1; null where\n"
+            "nothing was measured or decoded, or a GPU computes a part. bound: disk, compute or memory,\n"
+            "then as the plan expects.\n"
+            "bytes_guessed were prefetched; guess_precision is the share of prefetched experts that were needed, "
+            "guess_recall\n"
+            "the share of needed ones that were prefetched, of those that were not in memory before. peak_rss_bytes "
+            "less code_on_top_bytes, which is "
+            "0\n"
+            "from budgets of 256 MiB on, is what budget_bytes bounds.\n"
+            ".SH ENVIRONMENT\n"
+            ".TP\n.B HYPURA_MODEL\nThe model that runs when none is named.\n"
+            ".TP\n.B HYPURA_GPU\nThe GPU where \\fB\\-\\-gpu\\fR does not say.\n"
+            ".TP\n.B HYPURA_GPU_TIMES\n1: tell how long each kind of GPU kernel took, run one at a time.\n"
+            ".TP\n.B HYPURA_MODELS\nThe folder of models.\n"
+            ".TP\n.B HYPURA_HOST\nThe server that ps, stop and rm ask.\n"
+            ".TP\n.B HYPURA_API_KEY\nThe key that a server wants, and that they send.\n"
+            ".TP\n.BR HYPURA_HUB \", \" HYPURA_LIBRARY\nWhere models are pulled from, instead of "
+            "https://huggingface.co and\nhttps://registry.ollama.ai.\n"
+            ".TP\n.BR XDG_CACHE_HOME \", \" XDG_STATE_HOME \", \" XDG_DATA_HOME\nWhere profiles, and which experts a "
+            "model used, are remembered, and where\nthe folder of models is when \\fBHYPURA_MODELS\\fR does not say.\n"
+            ".TP\n.B HYPURA_INSTRUCTIONS\nplain, avx2, avx512 or neon: compute with a lesser instruction set than the "
+            "best one.\n"
+            ".SH EXIT STATUS\n0: done. 1: it failed. 2: wrong usage. 130: interrupted.\n"
+            ".SH SEE ALSO\n");
+    for (size_t i = 0; i < command_count; i++)
+        fprintf(out, ".BR hypura\\-%s (1)%s\n", commands[i]->name, i + 1 < command_count ? "," : "");
+}
+
+/* command NULL: of the program. */
+static hypura_status write_page(const struct command *command, hypura_error *error)
+{
+    char path[4096];
+    int length =
+        snprintf(path, sizeof path, "%s/hypura%s%s.1", folder, command ? "-" : "", command ? command->name : "");
+    FILE *out = length < (int)sizeof path ? fopen(path, "we") : NULL;
+    if (!out)
+        return error_set(error, HYPURA_ERROR_IO, "cannot write \"%s\": %s", path, strerror(errno));
+    if (command)
+        print_command(out, command);
+    else
+        print_program(out);
+    bool failed = ferror(out) != 0;
+    if (fclose(out) || failed)
+        return error_set(error, HYPURA_ERROR_IO, "cannot write \"%s\": %s", path, strerror(errno));
+    return HYPURA_OK;
+}
+
+static int run(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    const struct command *command = NULL;
+    if (folder && count)
+        return report_usage(&command_manual, "--folder writes all pages: it takes no command");
+    if (folder) {
+        hypura_status status = write_page(NULL, &error);
+        for (size_t i = 0; !status && i < command_count; i++)
+            status = write_page(commands[i], &error);
+        return status ? report_error(&error) : EXIT_OK;
+    }
+    for (size_t i = 0; count && !command && i < command_count; i++)
+        command = strcmp(commands[i]->name, arguments[0]) == 0 ? commands[i] : NULL;
+    if (count && !command)
+        return report_usage(&command_manual, "there is no command \"%s\"", arguments[0]);
+    if (command)
+        print_command(stdout, command);
+    else
+        print_program(stdout);
     return EXIT_OK;
 }
 
 const struct command command_manual = {
     .name = "manual",
-    .arguments = "",
-    .summary = "print the manual page, for man",
+    .arguments = "[COMMAND]",
+    .summary = "print the manual page of hypura or of a command, for man",
+    .options = {manual_rows},
+    .most = 1,
     .run = run,
 };
