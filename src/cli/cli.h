@@ -118,7 +118,7 @@ struct compute_options {
     const char *overlap;
     const char *draft, *drafting; /* hypura run and serve only */
     uint32_t depth;
-    struct texts adapters;
+    struct texts adapters, mirrors;
     const char *prefix_cache; /* DIR or DIR:SIZE */
     uint64_t prefix_memory;
     bool no_state, gpu_fixed, no_prefixes;

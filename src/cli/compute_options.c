@@ -20,6 +20,9 @@ const struct option_row plan_option_rows[] = {
      "bound for everything that the process holds, such as 8G (default: what is free, less a head-room)"},
     {"memory-file", "FILE", OPTION_TEXT, &compute_options.memory_file,
      "take the bound from a file, and again at each SIGUSR1 (without a file that fits it to what is free then)"},
+    {"mirror", "PATH", OPTION_TEXTS, &compute_options.mirrors,
+     "a copy of the model on another drive (a file, or a folder with files of the same names): each read goes to the "
+     "drive that is done first; may be given several times"},
     {"context", "N", OPTION_COUNT, &compute_options.context,
      "tokens that the model can look back on (default: chosen)"},
     {"threads", "N", OPTION_COUNT, &compute_options.threads,
@@ -223,6 +226,8 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
         out->draft_path = draft;
     }
     out->depth = compute_options.depth;
+    out->mirrors = compute_options.mirrors.items;
+    out->mirror_count = compute_options.mirrors.count;
     out->remember_usage = !compute_options.no_state;
     status = set_prefixes(out, error);
     return status ? status : set_adapters(out, error);
@@ -300,6 +305,20 @@ static json_t *rate_json(double rate)
     return rate < 0 ? json_null() : json_real(rate);
 }
 
+/* What each drive brought. */
+static json_t *drives_json(const struct store_statistics *s)
+{
+    json_t *array = json_array();
+    for (uint32_t i = 0; i < s->drive_count; i++)
+        json_array_append_new(
+            array, json_pack("{s:o, s:I, s:f, s:f, s:i}", "device", json_text(s->drives[i].name), "bytes_read",
+                             (json_int_t)s->drives[i].bytes_read, "share",
+                             s->bytes_read ? (double)s->drives[i].bytes_read / (double)s->bytes_read : 0.0,
+                             "bytes_per_second", s->drives[i].bytes_per_second, "files_left",
+                             (int)s->drives[i].copies_left));
+    return array;
+}
+
 json_t *statistics_json(struct engine *engine)
 {
     struct engine_statistics s;
@@ -309,7 +328,7 @@ json_t *statistics_json(struct engine *engine)
     struct prefetch_rates prefetches = find_prefetch_rates(&s);
     return json_pack(
         "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I}",
+        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o}",
         "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
         (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
         (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
@@ -330,7 +349,7 @@ json_t *statistics_json(struct engine *engine)
         rate_json(prefetches.recall), "code_on_top_bytes", (json_int_t)(plan->code_on_top ? hardware_code_bytes() : 0),
         "prefix_bytes", (json_int_t)s.prefix.bytes, "prefix_tokens", (json_int_t)s.prefix.restored_tokens,
         "prefix_bytes_read", (json_int_t)s.prefix.read_bytes, "prefix_bytes_written",
-        (json_int_t)s.prefix.written_bytes);
+        (json_int_t)s.prefix.written_bytes, "drives", drives_json(&s.store));
 }
 
 bool write_statistics(struct engine *engine)

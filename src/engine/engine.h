@@ -47,7 +47,9 @@ struct engine_options {
     const char *cache_policy;              /* for streamed experts, by name (store/policy.h); NULL: the default */
     const struct engine_adapter *adapters; /* added in this order; not kept */
     size_t adapter_count;
-    uint32_t depth;    /* reads in flight; 0: as measured */
+    const char *const *mirrors; /* copies of the model on other drives, files or folders (store_find_drives); not kept */
+    size_t mirror_count;
+    uint32_t depth;    /* reads in flight, of each drive; 0: as measured */
     bool wait_for_all; /* compute a layer's experts only when all are there; for comparison */
     enum engine_drafting drafting;
     const char *draft_path;  /* a smaller model that drafts tokens, or NULL */
@@ -70,9 +72,10 @@ void engine_default_options(struct engine_options *options);
 /* Opens a model as engine_open does: with the block of it that predicts further tokens (model_open_predicting) where
  * that is to draft. It does where drafting is on, no other model drafts, nothing is computed on a GPU, and the memory
  * that it takes costs hardly any speed (DRAFTING_ON: whatever it costs). Otherwise "why" (may be NULL) says what is
- * against it, [ENGINE_WHY], empty where the file has no such block. */
+ * against it, [ENGINE_WHY], empty where the file has no such block. The hardware gets the model's drives, which
+ * hardware_drop_drives frees. */
 #define ENGINE_WHY 512
-hypura_status engine_open_file(struct model **out, const char *path, const struct hardware *hardware,
+hypura_status engine_open_file(struct model **out, const char *path, struct hardware *hardware,
                                const struct engine_options *options, char *why, hypura_error *error);
 
 hypura_status engine_open(struct engine **out, const char *path, const struct engine_options *options,

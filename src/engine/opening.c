@@ -69,6 +69,7 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
                                   .fill = options->fill,
                                   .usage_path = remember ? usage : NULL,
                                   .hardware = &engine->open.hardware,
+                                  .drives = engine->open.hardware.drives,
                                   .gpu = plan->gpu ? engine->open.gpu : NULL};
     TRY(store_open(&engine->open.store, engine->open.model, plan, &store, error));
     TRY(predictor_create(&engine->predictor, &engine->batch, error));
@@ -199,6 +200,7 @@ void engine_close(struct engine *engine)
     vocabulary_close(engine->open.vocabulary);
     steps_free(engine->open.steps);
     model_close(engine->open.model);
+    hardware_drop_drives(&engine->open.hardware);
     pthread_mutex_destroy(&engine->budget_mutex);
     memory_free(engine);
 }

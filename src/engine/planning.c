@@ -300,13 +300,32 @@ static bool predictions_pay(const char *path, bool mixture, const struct hardwar
     return pay;
 }
 
-hypura_status engine_open_file(struct model **out, const char *path, const struct hardware *hardware,
+static void close_opened(struct model **model)
+{
+    model_close(*model);
+    *model = NULL;
+}
+
+/* A model of one file is on one drive. */
+static hypura_status find_drives(struct hardware *hardware, struct model **model, const struct engine_options *options,
+                                 hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    if (options->mirror_count || gguf_file_count(model_file(*model)) > 1)
+        status = store_find_drives(hardware, *model, options->mirrors, options->mirror_count, error);
+    if (status)
+        close_opened(model);
+    return status;
+}
+
+hypura_status engine_open_file(struct model **out, const char *path, struct hardware *hardware,
                                const struct engine_options *options, char *why, hypura_error *error)
 {
     struct steps *steps;
     hypura_error problem;
     say(why, "");
     TRY(model_open_predicting(out, path, error));
+    TRY(find_drives(hardware, out, options, error));
     if (!model_parameters(*out)->predicting) {
         say(why, model_prediction_problem(*out) ? model_prediction_problem(*out) : "");
         return HYPURA_OK;
@@ -324,6 +343,6 @@ hypura_status engine_open_file(struct model **out, const char *path, const struc
         if (predictions_pay(path, model_parameters(*out)->experts, hardware, options, why))
             return HYPURA_OK;
     }
-    model_close(*out);
+    close_opened(out);
     return model_open(out, path, error);
 }

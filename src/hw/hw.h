@@ -78,6 +78,22 @@ struct hardware_gpu {
     bool measured; /* else careful defaults */
 };
 
+#define HARDWARE_MAX_DRIVES 8
+#define HARDWARE_MAX_COPIES 8 /* of a file, itself among them */
+
+/* The drives that a model's files and copies of them are on. */
+struct drives {
+    uint32_t count, file_count, copy_count;
+    struct storage storages[HARDWARE_MAX_DRIVES];
+    bool measured[HARDWARE_MAX_DRIVES]; /* by a profile */
+    double together;                    /* of the sum of their speeds, what is left while all read; 1 where not known */
+    uint64_t *file_bytes;               /* [file_count] */
+    struct drive_copy {
+        char *path; /* NULL: there is no such copy */
+        uint32_t drive;
+    } * copies; /* [copy_count][file_count]; the first are the model's own files */
+};
+
 struct hardware {
     char cpu[128];
     char instructions[64];       /* "AVX2 AVX-512 VNNI BF16" */
@@ -94,7 +110,8 @@ struct hardware {
     struct kernel_speed kernels[HARDWARE_MAX_KERNELS];
     size_t kernel_count;
     bool measured; /* speeds come from a profile, not from defaults */
-    struct storage storage;
+    struct storage storage;       /* where files are on several drives, all of these as one */
+    struct drives *drives;        /* which, where hardware_set_drives was told; else NULL */
     struct hardware_gpu gpus[HARDWARE_MAX_GPUS]; /* those that a profile measured */
     size_t gpu_count;
 };
@@ -104,6 +121,26 @@ hypura_status hardware_detect(struct hardware *out, const char *path, hypura_err
 
 /* The storage part alone, for one file of several: what lies under path and whether direct reads work there. */
 hypura_status hardware_detect_storage(struct storage *out, const char *path, hypura_error *error);
+
+/* Finds the drives of files and of copies of them: paths[copies][files], NULL where there is none; the first are the
+ * files themselves. Speeds are those of profiles. */
+hypura_status hardware_find_drives(struct drives **out, const struct hardware *hardware, const char *const *paths,
+                                   uint32_t files, uint32_t copies, hypura_error *error);
+void drives_free(struct drives *drives);
+
+/* The part of all bytes of the files that each drive is to bring, when every file is read as often: [drives->count]. */
+void drives_shares(double *shares, const struct drives *drives);
+
+/* All drives as one, which reads every file as often: what the planner counts on. */
+void drives_as_one(struct storage *out, const struct drives *drives);
+
+/* From here on the hardware's storage is these drives; it owns them until hardware_drop_drives. */
+void hardware_set_drives(struct hardware *hardware, struct drives *drives);
+void hardware_drop_drives(struct hardware *hardware);
+
+/* Reads of each drive alone, then of all at once, some seconds: alone and together are [drives->count] bytes a second.
+ * Sets drives->together, and keeps it with the profiles. */
+hypura_status hardware_measure_together(struct drives *drives, double *alone, double *together, hypura_error *error);
 
 /* Bytes a second of the kernel for a type: measured where it was, else compute_bytes_per_second. */
 double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type type);

@@ -5,6 +5,15 @@
 
 #include "hw/hw.h"
 
+#include <jansson.h>
+
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        hypura_status try_status = (call);                                                                             \
+        if (try_status)                                                                                                \
+            return try_status;                                                                                         \
+    } while (0)
+
 /* Reads a small text file whole; false when it cannot be opened. text is always terminated. */
 bool hw_read_text(const char *path, char *text, size_t room);
 
@@ -77,6 +86,10 @@ struct storage_bench {
 };
 hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *error);
 
+/* What is read to measure the drive of a path: a large file, into name, or one that was written for it and has no name,
+ * into *file, which is to be closed; else *file is -1. */
+hypura_status hw_file_to_read(int *file, char *name, size_t room, const char *path, hypura_error *error);
+
 /* The largest file of a folder that has at least so many bytes, all of them on the drive, and may be read. */
 bool hw_find_large_file(const char *folder, uint64_t least, char *path, size_t room);
 
@@ -119,6 +132,9 @@ bool hw_load_profile(struct hardware *hardware);
 
 /* Errors when the cache folder cannot be made or written. */
 hypura_status hw_save_profile(const struct hardware *hardware, hypura_error *error);
+
+/* Replaces a file of the cache folder as a whole. */
+hypura_status hw_save_json(char *path, const json_t *root, hypura_error *error);
 
 /* The user's cache folder of this program; it need not exist. */
 bool hw_cache_folder(char *path, size_t room);

@@ -152,15 +152,32 @@ bool hw_find_large_file(const char *folder, uint64_t least, char *path, size_t r
     return found;
 }
 
+hypura_status hw_file_to_read(int *file, char *name, size_t room, const char *path, hypura_error *error)
+{
+    struct stat info;
+    char folder[1024];
+    *file = -1;
+    if (stat(path, &info))
+        return error_set_errno(error, errno, "cannot look at %s", path);
+    if (snprintf(name, room, "%s", path) >= (int)room)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "the path %.100s... is too long", path);
+    if (S_ISREG(info.st_mode) && (uint64_t)info.st_size >= LARGE_FILE)
+        return HYPURA_OK;
+    snprintf(folder, sizeof folder, "%s", path);
+    if (!S_ISDIR(info.st_mode)) {
+        char *slash = strrchr(folder, '/');
+        snprintf(slash ? slash + (slash == folder) : folder, 2, "%s", slash ? "" : ".");
+    }
+    /* What was just written may be in a cache of the host, so a file that was there already tells more. */
+    return hw_find_large_file(folder, LARGEST_TEMPORARY, name, room) ? HYPURA_OK : make_file(file, folder, error);
+}
+
 static hypura_status measure_storage(struct hardware *found, const char *path, const struct profiling *profiling,
                                      hypura_error *error)
 {
-    struct stat info;
-    char large[1400], folder[1024];
-    if (stat(path, &info))
-        return error_set_errno(error, errno, "cannot look at %s", path);
+    char name[1400];
     struct storage_bench bench = {.storage = &found->storage,
-                                  .path = path,
+                                  .path = name,
                                   .file = -1,
                                   .seconds = SAMPLE_SECONDS,
                                   .first_seconds = FIRST_SECONDS,
@@ -168,27 +185,16 @@ static hypura_status measure_storage(struct hardware *found, const char *path, c
                                   .beside = found,
                                   .visit = tell_sample,
                                   .context = (void *)profiling};
-    if (!S_ISREG(info.st_mode) || (uint64_t)info.st_size < LARGE_FILE) {
-        snprintf(folder, sizeof folder, "%s", path);
-        if (!S_ISDIR(info.st_mode)) {
-            char *slash = strrchr(folder, '/');
-            snprintf(slash ? slash + (slash == folder) : folder, 2, "%s", slash ? "" : ".");
-        }
-        /* What was just written may be in a cache of the host, so a file that was there already tells more. */
-        if (hw_find_large_file(folder, LARGEST_TEMPORARY, large, sizeof large)) {
-            bench.path = large;
-        } else {
-            if (!tell(profiling, "storage: writing a temporary file", DONE_KERNELS))
-                return error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
-            hypura_status status = make_file(&bench.file, folder, error);
-            if (status != HYPURA_OK)
-                return status;
-            bench.first_seconds = 0;
-        }
-    }
-    if (bench.file < 0 && !tell(profiling, "storage: reading the file once", DONE_KERNELS))
+    if (!tell(profiling, "storage: finding or writing a file to read", DONE_KERNELS))
         return error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
-    hypura_status status = hw_bench_storage(&bench, error);
+    TRY(hw_file_to_read(&bench.file, name, sizeof name, path, error));
+    if (bench.file >= 0)
+        bench.first_seconds = 0;
+    hypura_status status = HYPURA_OK;
+    if (bench.file < 0 && !tell(profiling, "storage: reading the file once", DONE_KERNELS))
+        status = error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
+    if (!status)
+        status = hw_bench_storage(&bench, error);
     if (bench.file >= 0)
         close(bench.file);
     return status;

@@ -298,27 +298,34 @@ static hypura_status make_folders(char *path, hypura_error *error)
     return HYPURA_OK;
 }
 
-hypura_status hw_save_profile(const struct hardware *hardware, hypura_error *error)
+hypura_status hw_save_json(char *path, const json_t *root, hypura_error *error)
 {
-    char path[4096], partial[4200];
-    if (!hw_profile_path(hardware, path, sizeof path))
-        return error_set(error, HYPURA_ERROR_IO, "neither XDG_CACHE_HOME nor HOME names a folder to keep it in");
-    hypura_status status = make_folders(path, error);
-    if (status != HYPURA_OK)
-        return status;
+    char partial[4200];
+    TRY(make_folders(path, error));
     snprintf(partial, sizeof partial, "%s.XXXXXX", path);
     int file = mkstemp(partial);
     if (file < 0)
         return error_set_errno(error, errno, "cannot write %s", partial);
-    uint64_t failures = memory_failures();
-    json_t *root = put_profile(hardware);
-    bool written = root && memory_failures() == failures && json_dumpfd(root, file, JSON_INDENT(1) | JSON_SORT_KEYS) == 0 && fsync(file) == 0;
+    bool written = json_dumpfd(root, file, JSON_INDENT(1) | JSON_SORT_KEYS) == 0 && fsync(file) == 0;
     int problem = errno;
     written &= close(file) == 0;
-    json_decref(root);
     if (written && rename(partial, path) == 0)
         return HYPURA_OK;
     problem = written ? errno : problem;
     unlink(partial);
     return error_set_errno(error, problem, "cannot write %s", path);
+}
+
+hypura_status hw_save_profile(const struct hardware *hardware, hypura_error *error)
+{
+    char path[4096];
+    if (!hw_profile_path(hardware, path, sizeof path))
+        return error_set(error, HYPURA_ERROR_IO, "neither XDG_CACHE_HOME nor HOME names a folder to keep it in");
+    uint64_t failures = memory_failures();
+    json_t *root = put_profile(hardware);
+    hypura_status status = memory_check(failures, "profile", error);
+    if (!status)
+        status = hw_save_json(path, root, error);
+    json_decref(root);
+    return status;
 }

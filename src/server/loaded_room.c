@@ -373,6 +373,7 @@ static hypura_status open_candidate(struct loaded_models *models, struct candida
 {
     struct engine_options options;
     loaded_options(models, candidate->context, &options);
+    options.mirror_count = 0; /* whoever opens it for good looks for them */
     hypura_status status = ALLOCATE(&candidate->hardware, 1, "hardware", error);
     if (!status)
         status = hardware_detect(candidate->hardware, entry->path, error);
@@ -409,6 +410,8 @@ enum loaded_room loaded_make_room(struct loaded_models *models, const struct mod
             loaded_unload(models, old);
         room = make_room(models, &candidate);
     }
+    if (candidate.hardware)
+        hardware_drop_drives(candidate.hardware);
     memory_free(candidate.hardware);
     model_close(candidate.model);
     return room;

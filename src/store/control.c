@@ -1,6 +1,8 @@
 /* What other threads ask and change while the forward pass runs: cancelling, statistics, the size of the pool. */
 #include "store/store_private.h"
 
+#include <stdio.h>
+
 void store_cancel(struct store *store, bool cancel)
 {
     atomic_store(&store->cancelled, cancel);
@@ -11,6 +13,22 @@ void store_cancel(struct store *store, bool cancel)
     io_wake(store->io);
     prefetch_pump(store);
     pthread_mutex_unlock(store->mutex);
+}
+
+static void tell_drives(const struct store *store, struct store_statistics *out)
+{
+    const struct spread *spread = io_spread(store->io);
+    out->drive_count = spread->count;
+    for (uint32_t i = 0; i < spread->count; i++) {
+        struct store_drive *drive = &out->drives[i];
+        snprintf(drive->name, sizeof drive->name, "%s", store->drive_names[i]);
+        drive->bytes_read = spread->drives[i].bytes - (store->loaded ? store->loaded_of[i] : 0);
+        drive->bytes_per_second = spread_speed(&spread->drives[i]);
+        drive->copies_left = 0;
+    }
+    for (uint32_t i = 0; i < store->file_count * store->copy_count; i++)
+        if (store->files[i].path && store->files[i].left)
+            out->drives[store->files[i].drive].copies_left++;
 }
 
 void store_statistics(struct store *store, struct store_statistics *out)
@@ -36,6 +54,7 @@ void store_statistics(struct store *store, struct store_statistics *out)
     result.direct = true;
     for (uint32_t i = 0; i < store->file_count; i++)
         result.direct &= store->files[i].direct;
+    tell_drives(store, &result);
     pthread_mutex_unlock(store->mutex);
     *out = result;
 }

@@ -14,6 +14,8 @@ struct store_file {
     char *path;
     int descriptor;
     bool direct;
+    bool left;                /* for what it did; another copy stands for it */
+    uint8_t drive;            /* as struct spread numbers them */
     uint64_t bytes;           /* when it was opened */
     struct timespec modified; /* likewise */
 };

@@ -28,7 +28,11 @@ struct block {
     uint32_t submitted; /* bytes asked of the system, less than bytes only when a test wants a short read */
     int32_t result;
     bool sent;              /* the reader has it */
+    bool stale;             /* the copy was written to: what came is not to be used */
     enum priority priority; /* when it was sent */
+    uint32_t file;          /* of io_options.files, a copy of the segment's */
+    uint8_t drive;          /* that counts it */
+    uint64_t counted, ahead, sent_at; /* bytes, with others in flight there, and when, for spread_came */
     struct block *next;     /* in a list */
 };
 
@@ -52,8 +56,11 @@ struct io {
 
     struct queue queues[PRIORITY_COUNT];
     uint32_t unfinished[PRIORITY_COUNT]; /* transfers queued or in flight */
-    uint32_t in_flight, prefetches_in_flight;
-    struct block *blocks; /* [depth] */
+    uint32_t in_flight, prefetches_in_flight, depth;
+    struct spread spread;
+    bool plain;                    /* one drive and no copies: nothing is to be chosen */
+    uint64_t queued[PRIORITY_COUNT]; /* bytes of transfers in the queues that are not handed out */
+    struct block *blocks;          /* [depth] */
     struct block *free_blocks;
     struct block *again; /* to be submitted again, oldest first */
     struct reader_read *batch;
@@ -74,6 +81,7 @@ static void enqueue(struct io *io, struct transfer *transfer)
     else
         queue->first = transfer;
     queue->last = transfer;
+    io->queued[transfer->priority] += transfer->left;
 }
 
 static void dequeue(struct io *io, struct transfer *transfer)
@@ -88,11 +96,12 @@ static void dequeue(struct io *io, struct transfer *transfer)
     else
         queue->last = transfer->previous;
     transfer->next = transfer->previous = NULL;
+    io->queued[transfer->priority] -= transfer->left;
 }
 
 void io_wake(struct io *io)
 {
-    if (io->sleeping && io->in_flight < io->options.depth) {
+    if (io->sleeping && io->in_flight < io->depth) {
         io->sleeping = false; /* one wake is enough */
         io->reader->operations->wake(io->reader);
     }
@@ -108,6 +117,9 @@ void io_start(struct io *io, struct transfer *transfer)
     memset(transfer->in_flight_of, 0, sizeof transfer->in_flight_of);
     transfer->bytes_read = 0;
     transfer->failure.kind = FAILURE_NONE;
+    transfer->left = 0;
+    for (uint32_t i = 0; i < transfer->segment_count; i++)
+        transfer->left += transfer->segments[i].bytes;
     io->unfinished[transfer->priority]++;
     enqueue(io, transfer);
     io_wake(io);
@@ -180,6 +192,11 @@ void io_counters(const struct io *io, struct io_counters *out)
         out->busy_nanoseconds += clock_nanoseconds() - io->busy_since;
 }
 
+const struct spread *io_spread(const struct io *io)
+{
+    return &io->spread;
+}
+
 void io_hold(struct io *io, bool hold)
 {
     atomic_store(&io->hold, hold);
@@ -197,24 +214,78 @@ const char *io_reader_name(const struct io *io)
 
 /* ---- the I/O thread: handing out --------------------------------------------------------------------------------- */
 
-/* The transfer whose block goes next. Prefetches get a part of the depth, and that only while nothing else is wanted:
- * what is in flight when a demand comes delays it. */
-static struct transfer *next_transfer(struct io *io)
+/* What the next block of a transfer is. */
+struct choice {
+    struct transfer *transfer;
+    uint32_t file;
+    uint8_t drive;
+    uint64_t bytes;
+};
+
+/* Looks no farther than so many transfers for one that a drive with room has. */
+#define MOST_LOOKED_AT 64u
+
+static bool choose(const struct io *io, struct transfer *transfer, struct choice *choice)
+{
+    const struct segment *segment = &transfer->segments[transfer->next_segment];
+    uint8_t drives[HARDWARE_MAX_COPIES];
+    uint64_t left = segment->bytes - transfer->next_position;
+    struct spread_wish wish = {.drives = drives, .bytes = left};
+    if (transfer->priority == PRIORITY_FILL)
+        wish.most = FILL_BLOCK_BYTES;
+    else
+        for (int priority = 0; priority <= (int)transfer->priority; priority++)
+            wish.behind += io->queued[priority];
+    wish.behind -= MIN(left, wish.behind);
+    uint32_t first_of[HARDWARE_MAX_DRIVES];
+    uint32_t seen = 0;
+    for (uint32_t c = 0; c < io->options.copy_count; c++) {
+        uint32_t number = c * io->options.file_count + segment->file;
+        const struct store_file *file = &io->options.files[number];
+        if (file->left || (seen >> file->drive & 1))
+            continue;
+        seen |= 1u << file->drive;
+        first_of[file->drive] = number;
+        drives[wish.drive_count++] = file->drive;
+    }
+    choice->transfer = transfer;
+    if (!spread_choose(&io->spread, &wish, &choice->drive, &choice->bytes))
+        return false;
+    choice->file = first_of[choice->drive];
+    return true;
+}
+
+static bool choose_from(const struct io *io, const struct queue *queue, struct choice *choice)
+{
+    uint32_t looked_at = 0;
+    for (struct transfer *transfer = queue->first; transfer && looked_at < MOST_LOOKED_AT; transfer = transfer->next) {
+        if (choose(io, transfer, choice))
+            return true;
+        looked_at++;
+        if (io->plain)
+            break;
+    }
+    return false;
+}
+
+/* The block that goes next. Prefetches get a part of the depth, and that only while nothing else is wanted: what is in
+ * flight when a demand comes delays it. */
+static bool next_choice(struct io *io, struct choice *choice)
 {
     if (io->stop || atomic_load_explicit(&io->hold, memory_order_relaxed))
-        return NULL;
-    if (io->queues[PRIORITY_DEMAND].first)
-        return io->queues[PRIORITY_DEMAND].first;
-    if (io->queues[PRIORITY_AHEAD].first)
-        return io->queues[PRIORITY_AHEAD].first;
+        return false;
+    if (choose_from(io, &io->queues[PRIORITY_DEMAND], choice) || choose_from(io, &io->queues[PRIORITY_AHEAD], choice))
+        return true;
     if (io_busy(io))
-        return NULL;
+        return false;
     if (io->queues[PRIORITY_PREFETCH].first)
-        return io->prefetches_in_flight < MAX(io->options.depth / 4, 2u) ? io->queues[PRIORITY_PREFETCH].first : NULL;
+        return io->prefetches_in_flight < MAX(io->depth / 4, 2u) &&
+               choose_from(io, &io->queues[PRIORITY_PREFETCH], choice);
     if (!io->fill || io->unfinished[PRIORITY_PREFETCH] > 0 || !io->queues[PRIORITY_FILL].first)
-        return NULL;
+        return false;
     bool quiet = clock_nanoseconds() - io->demanded > QUIET_NANOSECONDS;
-    return io->in_flight < (quiet ? FILL_DEPTH_QUIET : FILL_DEPTH) ? io->queues[PRIORITY_FILL].first : NULL;
+    return io->in_flight < (quiet ? FILL_DEPTH_QUIET : FILL_DEPTH) &&
+           choose_from(io, &io->queues[PRIORITY_FILL], choice);
 }
 
 static void add_to_batch(struct io *io, struct block *block, size_t *count)
@@ -223,35 +294,49 @@ static void add_to_batch(struct io *io, struct block *block, size_t *count)
     block->submitted = block->bytes;
     block->result = 0;
     block->sent = true;
+    block->stale = false;
     if (io->fault.inject) {
         int number =
-            io->fault.inject(io->fault.context, segment->file, segment->offset + block->position, &block->submitted);
+            io->fault.inject(io->fault.context, block->file, segment->offset + block->position, &block->submitted);
         block->result = -number;
     }
-    io->batch[(*count)++] = (struct reader_read){.descriptor = io->options.files[segment->file].descriptor,
+    io->batch[(*count)++] = (struct reader_read){.descriptor = io->options.files[block->file].descriptor,
                                                  .bytes = block->submitted,
                                                  .offset = segment->offset + block->position,
                                                  .memory = segment->memory + block->position,
                                                  .tag = block};
 }
 
-/* Cuts the next block off a transfer. */
-static void take_block(struct io *io, struct transfer *transfer, struct block *block)
+/* The drive has so many more bytes to read. */
+static void count_sent(struct io *io, struct block *block)
 {
+    block->counted = block->bytes;
+    block->ahead = spread_sent(&io->spread, block->drive, block->bytes);
+    block->sent_at = io->plain ? 0 : clock_nanoseconds();
+}
+
+static void count_came(struct io *io, const struct block *block)
+{
+    spread_came(&io->spread, block->drive, block->counted, block->ahead, block->sent_at,
+                io->plain ? 0 : clock_nanoseconds());
+}
+
+/* Cuts the next block off a transfer. */
+static void take_block(struct io *io, const struct choice *choice, struct block *block)
+{
+    struct transfer *transfer = choice->transfer;
     const struct segment *segment = &transfer->segments[transfer->next_segment];
-    uint64_t left = segment->bytes - transfer->next_position;
     block->transfer = transfer;
     block->segment = transfer->next_segment;
     block->position = transfer->next_position;
     block->attempts = 0;
     block->priority = transfer->priority;
-    /* As many blocks as it takes, of even sizes: a short last one would take as long as a whole one. */
-    uint32_t most = io->options.block_bytes;
-    if (transfer->priority == PRIORITY_FILL)
-        most = MIN(most, FILL_BLOCK_BYTES);
-    uint64_t blocks = (left + most - 1) / most;
-    block->bytes = (uint32_t)MIN(left, align_up((left + blocks - 1) / blocks, IO_ALIGNMENT));
+    block->file = choice->file;
+    block->drive = choice->drive;
+    block->bytes = (uint32_t)choice->bytes;
     transfer->next_position += block->bytes;
+    transfer->left -= block->bytes;
+    io->queued[transfer->priority] -= block->bytes;
     transfer->in_flight++;
     transfer->in_flight_of[block->segment]++;
     if (transfer->next_position == segment->bytes) {
@@ -264,6 +349,7 @@ static void take_block(struct io *io, struct transfer *transfer, struct block *b
     if (io->in_flight++ == 0)
         io->busy_since = clock_nanoseconds();
     io->prefetches_in_flight += block->priority == PRIORITY_PREFETCH;
+    count_sent(io, block);
 }
 
 static size_t fill_batch(struct io *io)
@@ -271,13 +357,13 @@ static size_t fill_batch(struct io *io)
     size_t count = 0;
     for (; io->again; io->again = io->again->next)
         add_to_batch(io, io->again, &count);
-    while (io->in_flight < io->options.depth) {
-        struct transfer *transfer = next_transfer(io);
-        if (!transfer)
+    while (io->in_flight < io->depth) {
+        struct choice choice;
+        if (!next_choice(io, &choice))
             break;
         struct block *block = io->free_blocks;
         io->free_blocks = block->next;
-        take_block(io, transfer, block);
+        take_block(io, &choice, block);
         add_to_batch(io, block, &count);
     }
     return count;
@@ -289,6 +375,7 @@ static void finish_block(struct io *io, struct block *block)
 {
     struct transfer *transfer = block->transfer;
     io->prefetches_in_flight -= block->priority == PRIORITY_PREFETCH;
+    count_came(io, block);
     if (--io->in_flight == 0)
         io->counters.busy_nanoseconds += clock_nanoseconds() - io->busy_since;
     block->next = io->free_blocks;
@@ -310,7 +397,7 @@ static void fail_block(struct io *io, struct block *block, struct failure failur
     struct transfer *transfer = block->transfer;
     if (transfer->failure.kind == FAILURE_NONE) {
         const struct segment *segment = &transfer->segments[block->segment];
-        failure.file = segment->file;
+        failure.file = block->file;
         failure.offset = segment->offset + block->position;
         transfer->failure = failure;
     }
@@ -330,6 +417,56 @@ static void try_again(struct io *io, struct block *block)
     *end = block;
 }
 
+/* Of the copies that are not left, one on a drive that has least to do; false: this is the only one. */
+static bool other_copy(const struct io *io, const struct block *block, uint32_t *out)
+{
+    uint32_t file = block->transfer->segments[block->segment].file;
+    bool found = false;
+    for (uint32_t c = 0; c < io->options.copy_count; c++) {
+        uint32_t number = c * io->options.file_count + file;
+        const struct store_file *copy = &io->options.files[number];
+        if (number == block->file || copy->left)
+            continue;
+        if (!found || io->spread.drives[copy->drive].bytes_in_flight <
+                          io->spread.drives[io->options.files[*out].drive].bytes_in_flight)
+            *out = number;
+        found = true;
+    }
+    return found;
+}
+
+/* Leaves the copy that a block was to come from, and reads it from another; false: there is none. */
+static bool go_elsewhere(struct io *io, struct block *block, const struct failure *failure)
+{
+    uint32_t other = 0;
+    struct store_file *file = &io->options.files[block->file];
+    if (!other_copy(io, block, &other))
+        return false;
+    if (!file->left) {
+        hypura_error error;
+        struct failure shown = *failure;
+        const struct segment *segment = &block->transfer->segments[block->segment];
+        shown.file = block->file;
+        shown.offset = segment->offset + block->position;
+        failure_error(&shown, io->options.files, &error);
+        log_write(LOG_WARNING, "%s; it is left, and %s is read instead", error.message, io->options.files[other].path);
+        file->left = true;
+    }
+    count_came(io, block);
+    block->file = other;
+    block->drive = io->options.files[other].drive;
+    block->attempts = 0;
+    count_sent(io, block);
+    try_again(io, block);
+    return true;
+}
+
+static void fail_or_go_elsewhere(struct io *io, struct block *block, struct failure failure)
+{
+    if (!go_elsewhere(io, block, &failure))
+        fail_block(io, block, failure);
+}
+
 static bool retriable(int number)
 {
     return number == EINTR || number == EAGAIN || number == EBUSY || number == ENOMEM;
@@ -346,21 +483,24 @@ static void take_back(struct io *io, struct block *block, int32_t result)
 {
     struct transfer *transfer = block->transfer;
     const struct segment *segment = &transfer->segments[block->segment];
-    const struct store_file *file = &io->options.files[segment->file];
+    const struct store_file *file = &io->options.files[block->file];
     uint64_t needed = segment->needed > block->position ? MIN(segment->needed - block->position, block->bytes) : 0;
 
     block->sent = false;
     if (result > 0) {
         io->counters.bytes[block->priority] += (uint32_t)result;
         transfer->bytes_read += (uint32_t)result;
+        io->spread.drives[block->drive].bytes += (uint32_t)result;
     }
     if (transfer->abandoned || transfer->failure.kind != FAILURE_NONE) {
         finish_block(io, block);
+    } else if (block->stale) {
+        fail_or_go_elsewhere(io, block, (struct failure){.kind = FAILURE_CHANGED});
     } else if (result < 0) {
         if (retriable(-result) && ++block->attempts < MAX_ATTEMPTS)
             try_again(io, block);
         else
-            fail_block(io, block,
+            fail_or_go_elsewhere(io, block,
                        (struct failure){.kind = FAILURE_SYSTEM, .number = -result, .expected = block->bytes});
     } else if ((uint32_t)result >= needed) {
         finish_block(io, block);
@@ -368,7 +508,7 @@ static void take_back(struct io *io, struct block *block, int32_t result)
         /* Short: the file became shorter, or the system stopped early. A direct read goes on at a block's start. */
         uint64_t at = segment->offset + block->position, end = file_bytes_now(file);
         if (end < at + needed) {
-            fail_block(
+            fail_or_go_elsewhere(
                 io, block,
                 (struct failure){.kind = FAILURE_TRUNCATED, .expected = needed, .found = end > at ? end - at : 0});
             return;
@@ -380,7 +520,7 @@ static void take_back(struct io *io, struct block *block, int32_t result)
         if (block->attempts < MAX_ATTEMPTS)
             try_again(io, block);
         else
-            fail_block(io, block, (struct failure){.kind = FAILURE_SYSTEM, .number = EIO, .expected = block->bytes});
+            fail_or_go_elsewhere(io, block, (struct failure){.kind = FAILURE_SYSTEM, .number = EIO, .expected = block->bytes});
     }
 }
 
@@ -389,13 +529,21 @@ static void drop_behind(const struct io *io, const struct block *block)
 {
 #ifdef POSIX_FADV_DONTNEED
     const struct segment *segment = &block->transfer->segments[block->segment];
-    const struct store_file *file = &io->options.files[segment->file];
+    const struct store_file *file = &io->options.files[block->file];
     if (!file->direct)
         posix_fadvise(file->descriptor, (off_t)(segment->offset + block->position), block->bytes, POSIX_FADV_DONTNEED);
 #else
     (void)io;
     (void)block;
 #endif
+}
+
+/* A file that is written to ends the pass that reads it (store_check_files), a copy need not: what came of it is not
+ * used. */
+static void look_at_copy(const struct io *io, struct block *block)
+{
+    if (block->file >= io->options.file_count)
+        block->stale = store_file_changed(&io->options.files[block->file]);
 }
 
 /* Lets the lock go meanwhile: a drive that puts reads off is no reason for anybody else to wait. */
@@ -434,12 +582,12 @@ static void replace_reader(struct io *io)
     struct reader *threads = NULL;
     if (!io->stop) {
         pthread_mutex_unlock(&io->mutex);
-        if (reader_threads_create(&threads, io->options.depth, NULL) == HYPURA_OK)
+        if (reader_threads_create(&threads, io->depth, NULL) == HYPURA_OK)
             log_write(LOG_WARNING, "%s reads no more: %s; reading with threads instead", io_reader_name(io),
                       strerror(io->broken));
         pthread_mutex_lock(&io->mutex);
     }
-    for (uint32_t i = 0; i < io->options.depth; i++) {
+    for (uint32_t i = 0; i < io->depth; i++) {
         struct block *block = &io->blocks[i];
         if (!block->sent)
             continue;
@@ -463,7 +611,7 @@ static size_t read_batch(struct io *io, size_t count, size_t found)
     }
     io->reader->operations->submit(io->reader, io->batch, count);
     if (found == 0)
-        found = io->reader->operations->wait(io->reader, io->results, io->options.depth, &io->broken);
+        found = io->reader->operations->wait(io->reader, io->results, io->depth, &io->broken);
     return found;
 }
 
@@ -480,8 +628,10 @@ static void io_loop(struct io *io)
         io->sleeping = true;
         pthread_mutex_unlock(&io->mutex);
         found = read_batch(io, count, found);
-        for (size_t i = 0; i < found; i++)
+        for (size_t i = 0; i < found; i++) {
             drop_behind(io, io->results[i].tag);
+            look_at_copy(io, io->results[i].tag);
+        }
         pthread_mutex_lock(&io->mutex);
         io->sleeping = false;
         for (size_t i = 0; i < found; i++)
@@ -496,12 +646,12 @@ static hypura_status create_reader(struct io *io, hypura_error *error)
 {
     hypura_status status = HYPURA_ERROR_UNSUPPORTED;
     if (io->options.reader != STORE_READER_THREADS)
-        status = reader_uring_create(&io->reader, io->options.depth, error);
+        status = reader_uring_create(&io->reader, io->depth, error);
     if (status && io->options.reader == STORE_READER_AUTO) {
         log_write(LOG_INFO, "%s; reading with threads instead", error ? error->message : "the system refuses io_uring");
-        status = reader_threads_create(&io->reader, io->options.depth, error);
+        status = reader_threads_create(&io->reader, io->depth, error);
     } else if (io->options.reader == STORE_READER_THREADS) {
-        status = reader_threads_create(&io->reader, io->options.depth, error);
+        status = reader_threads_create(&io->reader, io->depth, error);
     }
     return status;
 }
@@ -531,6 +681,8 @@ static void *thread_main(void *argument)
 hypura_status failure_error(const struct failure *failure, const struct store_file *files, hypura_error *error)
 {
     const char *path = files[failure->file].path;
+    if (failure->kind == FAILURE_CHANGED)
+        return error_set(error, HYPURA_ERROR_IO, "%s was written to, or touched, while it was in use", path);
     if (failure->kind == FAILURE_TRUNCATED)
         return error_set(error, HYPURA_ERROR_IO,
                          "%s has become shorter: %llu bytes were expected at offset %llu, %llu are there", path,
@@ -559,17 +711,21 @@ hypura_status io_create(struct io **out, const struct io_options *options, hypur
     if (status)
         return status;
     io->options = *options;
+    io->spread = *options->spread;
+    io->options.spread = NULL;
+    io->depth = spread_depth(&io->spread);
+    io->plain = io->spread.count == 1 && options->copy_count == 1;
     if (options->fault)
         io->fault = *options->fault;
     pthread_mutex_init(&io->mutex, NULL);
     pthread_cond_init(&io->started, NULL);
-    if ((status = ALLOCATE(&io->blocks, options->depth, "reads in flight", error)) ||
-        (status = ALLOCATE(&io->batch, options->depth, "reads in flight", error)) ||
-        (status = ALLOCATE(&io->results, options->depth, "reads in flight", error))) {
+    if ((status = ALLOCATE(&io->blocks, io->depth, "reads in flight", error)) ||
+        (status = ALLOCATE(&io->batch, io->depth, "reads in flight", error)) ||
+        (status = ALLOCATE(&io->results, io->depth, "reads in flight", error))) {
         io_free(io);
         return status;
     }
-    for (uint32_t i = 0; i < options->depth; i++) {
+    for (uint32_t i = 0; i < io->depth; i++) {
         io->blocks[i].next = io->free_blocks;
         io->free_blocks = &io->blocks[i];
     }

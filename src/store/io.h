@@ -4,6 +4,10 @@
  * transfers into blocks, keeps a number of blocks in flight, retries what came short, and reports each transfer once,
  * when none of its blocks is in flight any more. Blocks of a transfer of higher priority always go first.
  *
+ * Where files are on several drives, or have copies, each block goes to the drive that will be done with it first
+ * (spread.h). A copy that fails, or that was written to, is left, as long as another one stands for it, and its blocks
+ * are read there.
+ *
  * One mutex guards the whole store; the I/O thread holds it except while it talks to the system. Functions that say
  * "locked" want it held.
  */
@@ -12,6 +16,7 @@
 
 #include "model/model.h"
 #include "store/file.h"
+#include "store/spread.h"
 #include "store/store.h"
 
 #include <pthread.h>
@@ -36,7 +41,7 @@ enum priority {
 enum transfer_state { TRANSFER_IDLE, TRANSFER_QUEUED, TRANSFER_SENT /* all blocks handed out */ };
 
 struct failure {
-    enum { FAILURE_NONE, FAILURE_SYSTEM, FAILURE_TRUNCATED } kind;
+    enum { FAILURE_NONE, FAILURE_SYSTEM, FAILURE_TRUNCATED, FAILURE_CHANGED } kind;
     int number; /* errno */
     uint32_t file;
     uint64_t offset, expected, found;
@@ -53,11 +58,12 @@ struct transfer {
     uint64_t next_position;
     uint32_t in_flight, in_flight_of[UNIT_MAX_SLICES]; /* blocks, and those of each segment */
     uint64_t bytes_read;
+    uint64_t left; /* bytes of blocks that are not handed out */
     struct failure failure;
     struct transfer *next, *previous; /* in its queue */
 };
 
-/* A seam for tests: called before a read is submitted; may lower *bytes (a short read; 0 reads as the end of the file),
+/* A seam for tests: called before a read is submitted (file: its number in io_options.files); may lower *bytes (a short read; 0 reads as the end of the file),
  * or answer an errno instead of reading. */
 struct io_fault {
     int (*inject)(void *context, uint32_t file, uint64_t offset, uint32_t *bytes);
@@ -71,9 +77,9 @@ struct io_counters {
 
 struct io_options {
     enum store_reader reader;
-    uint32_t block_bytes, depth;
-    const struct store_file *files; /* outlive the io */
-    uint32_t file_count;
+    const struct spread *spread; /* the drives; copied */
+    struct store_file *files;    /* [copy_count][file_count]; outlive the io, which says which of them are left */
+    uint32_t file_count, copy_count;
     const struct io_fault *fault; /* or NULL; copied */
     /* Locked, on the I/O thread: every block has come back. transfer->abandoned and transfer->failure say how it went.
      * The transfer is idle and may be started again. */
@@ -116,6 +122,7 @@ void io_fill(struct io *io, bool fill);
 bool io_busy(const struct io *io);
 uint32_t io_unfinished(const struct io *io, enum priority priority); /* locked: queued or in flight */
 void io_counters(const struct io *io, struct io_counters *out);
+const struct spread *io_spread(const struct io *io); /* locked */
 
 /* Fills an error with what happened to a transfer. */
 hypura_status failure_error(const struct failure *failure, const struct store_file *files, hypura_error *error);

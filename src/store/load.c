@@ -41,6 +41,8 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
         store->loaded = true;
         status = load_cache(store, progress, context, there, total, error);
         io_counters(store->io, &store->loaded_counters);
+        for (uint32_t i = 0; i < io_spread(store->io)->count; i++)
+            store->loaded_of[i] = io_spread(store->io)->drives[i].bytes;
         usage_warm(store);
         prefetch_pump(store);
     }

@@ -6,8 +6,8 @@
 #include <unistd.h>
 
 /* One aligned range through the bounce buffer. */
-static hypura_status read_range(struct store *store, uint32_t file, uint64_t offset, size_t bytes, uint8_t *out,
-                                hypura_error *error)
+static hypura_status read_copy(struct store *store, uint32_t file, uint64_t offset, size_t bytes, uint8_t *out,
+                               hypura_error *error)
 {
     const struct store_file *opened = &store->files[file];
     uint64_t start = align_down(offset, IO_ALIGNMENT);
@@ -44,6 +44,28 @@ static hypura_status read_range(struct store *store, uint32_t file, uint64_t off
     store->rows_read += have;
     pthread_mutex_unlock(store->mutex);
     return HYPURA_OK;
+}
+
+/* Of the file, and where that cannot be read, of the copies that are there. */
+static hypura_status read_range(struct store *store, uint32_t file, uint64_t offset, size_t bytes, uint8_t *out,
+                                hypura_error *error)
+{
+    hypura_status status = HYPURA_ERROR_IO;
+    bool tried = false;
+    for (uint32_t c = 0; status && c < store->copy_count; c++) {
+        uint32_t number = c * store->file_count + file;
+        pthread_mutex_lock(store->mutex);
+        bool left = store->files[number].left;
+        pthread_mutex_unlock(store->mutex);
+        if (left || (c && store_file_changed(&store->files[number])))
+            continue;
+        tried = true;
+        status = read_copy(store, number, offset, bytes, out, error);
+        if (!status && c && store_file_changed(&store->files[number]))
+            status = error_set(error, HYPURA_ERROR_IO, "%s was written to, or touched, while it was in use",
+                               store->files[number].path);
+    }
+    return tried ? status : read_copy(store, file, offset, bytes, out, error);
 }
 
 bool rows_copy_pinned(const struct store *store, unit_number number, uint64_t offset, uint64_t bytes, void *out)

@@ -4,12 +4,16 @@
 #include "store/device_private.h"
 #include "store/in_place.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
-#define DEFAULT_BLOCK_BYTES ((uint32_t)1 << 20)
-#define DEFAULT_DEPTH 8u
-#define MAX_BLOCK_BYTES ((uint32_t)64 << 20)
-#define MAX_DEPTH 1024u
+#define TRY(call)                                                                                                      \
+    do {                                                                                                               \
+        hypura_status try_status = (call);                                                                             \
+        if (try_status)                                                                                                \
+            return try_status;                                                                                         \
+    } while (0)
+
 
 /* On the I/O thread. */
 static void transfer_finished(void *context, struct transfer *transfer)
@@ -44,17 +48,36 @@ static void segment_arrived(void *context)
 
 /* ---- life -------------------------------------------------------------------------------------------------------- */
 
-static hypura_status open_files(struct store *store, const struct store_source *source, bool allow_buffered,
-                                hypura_error *error)
+static hypura_status open_files(struct store *store, const struct store_source *source,
+                                const struct store_options *options, hypura_error *error)
 {
-    hypura_status status = ALLOCATE(&store->files, source->file_count, "files", error);
+    const struct drives *drives = options->drives;
+    if (drives && drives->file_count != source->file_count)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "drives of %u files for a model of %u", drives->file_count,
+                         source->file_count);
+    uint32_t copies = drives ? drives->copy_count : 1;
+    hypura_status status = ALLOCATE(&store->files, (size_t)copies * source->file_count, "files", error);
     if (status)
         return status;
-    for (; store->file_count < source->file_count; store->file_count++) {
-        status =
-            store_file_open(&store->files[store->file_count], source->paths[store->file_count], allow_buffered, error);
-        if (status)
-            return status;
+    store->file_count = source->file_count;
+    store->copy_count = copies;
+    for (uint32_t i = 0; i < copies * source->file_count; i++) {
+        const struct drive_copy *copy = drives ? &drives->copies[i] : NULL;
+        struct store_file *file = &store->files[i];
+        if (i < source->file_count) {
+            TRY(store_file_open(file, source->paths[i], options->allow_buffered, error));
+        } else if (!copy->path) {
+            file->left = true;
+            continue;
+        } else {
+            hypura_error problem;
+            status = store_file_open(file, copy->path, options->allow_buffered, &problem);
+            file->left = status || file->bytes != store->files[i % source->file_count].bytes;
+            if (file->left)
+                log_write(LOG_WARNING, "a mirror is left: %s",
+                          status ? problem.message : "its size is another one by now");
+        }
+        file->drive = copy ? (uint8_t)copy->drive : 0;
     }
     return HYPURA_OK;
 }
@@ -87,15 +110,20 @@ static hypura_status check_units(const struct store *store, hypura_error *error)
 static hypura_status start_io(struct store *store, const struct store_options *options, const struct io_fault *fault,
                               hypura_error *error)
 {
-    const struct storage *storage = options->hardware ? &options->hardware->storage : NULL;
-    uint32_t block = options->block_bytes ? options->block_bytes : storage ? storage->block_bytes : 0;
-    uint32_t depth = options->depth ? options->depth : storage ? storage->depth : 0;
-    block = MIN(block ? block : DEFAULT_BLOCK_BYTES, MAX_BLOCK_BYTES);
+    const struct drives *drives = options->drives;
+    const struct storage *storages = drives ? drives->storages : options->hardware ? &options->hardware->storage : NULL;
+    struct spread spread;
+    uint32_t count = drives ? drives->count : 1;
+    spread_prepare(&spread, storages, count, options->block_bytes, options->depth);
+    TRY(ALLOCATE(&store->drive_names, count, "drives", error));
+    for (uint32_t i = 0; storages && i < count; i++)
+        snprintf(store->drive_names[i], sizeof store->drive_names[i], "%s",
+                 storages[i].device[0] ? storages[i].device : storages[i].file_system);
     struct io_options io_options = {.reader = options->reader,
-                                    .block_bytes = MAX((uint32_t)align_down(block, IO_ALIGNMENT), IO_ALIGNMENT),
-                                    .depth = MIN(depth ? depth : DEFAULT_DEPTH, MAX_DEPTH),
+                                    .spread = &spread,
                                     .files = store->files,
                                     .file_count = store->file_count,
+                                    .copy_count = store->copy_count,
                                     .fault = fault,
                                     .finished = transfer_finished,
                                     .arrived = segment_arrived,
@@ -130,7 +158,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     if (!status)
         status = pieces_prepare(store, source, error);
     if (!status)
-        status = open_files(store, source, options->allow_buffered, error);
+        status = open_files(store, source, options, error);
     if (!status)
         status = check_units(store, error);
     if (!status) {
@@ -197,9 +225,10 @@ void store_close(struct store *store)
     device_free(store);
     pinned_free(store);
     tables_free(store);
-    for (uint32_t i = 0; i < store->file_count; i++)
+    for (uint32_t i = 0; i < store->file_count * store->copy_count; i++)
         store_file_close(&store->files[i]);
     memory_free(store->files);
+    memory_free(store->drive_names);
     memory_free(store->units);
     memory_free(store->pieces);
     free(store->bounce);

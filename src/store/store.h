@@ -26,6 +26,7 @@
 #include "core/core.h"
 #include "model/model.h"
 
+struct drives;
 struct gpu;
 struct hardware;
 struct plan;
@@ -48,6 +49,7 @@ struct store_options {
     bool fill;                       /* free slots of the expert cache get what is not there between passes */
     const char *usage_path;          /* file that remembers which experts were used, from run to run; NULL: none */
     const struct hardware *hardware; /* or NULL; not kept */
+    const struct drives *drives;     /* of the files, and their copies; NULL: one drive. Not kept */
     struct gpu *gpu;                 /* the device of store/device.h; NULL: none. Outlives the store */
 };
 
@@ -61,6 +63,11 @@ bool store_usage_path(const struct model *model, char *path, size_t room);
  * known. Freed with memory_free. curve (may be NULL): what a cache of any size would have served, where that is known.
  */
 uint64_t *store_usage_read(const struct model *model, const char *path, struct plan_hit_curve *curve);
+
+/* The drives of a model's files and of copies of them (mirrors, files or folders), which become the hardware's storage.
+ * What cannot stand for the model is left out with a warning. */
+hypura_status store_find_drives(struct hardware *hardware, const struct model *model, const char *const *mirrors,
+                                size_t mirror_count, hypura_error *error);
 
 /* Opens the model's files and reserves address space. The model and the plan must outlive the store. */
 hypura_status store_open(struct store **out, const struct model *model, const struct plan *plan,
@@ -178,6 +185,14 @@ hypura_status store_advance(struct store *store, hypura_error *error);
  * what was being read between passes. Async-signal-safe with true. */
 void store_cancel(struct store *store, bool cancel);
 
+#define STORE_MOST_DRIVES 8
+struct store_drive {
+    char name[128];          /* its device, else its file system */
+    uint64_t bytes_read;     /* since store_load */
+    double bytes_per_second; /* as it is seen lately, or by its profile */
+    uint32_t copies_left;    /* files there that are not read any more, for what they did */
+};
+
 struct store_statistics {
     uint64_t bytes_read;       /* from storage since store_load, everything */
     uint64_t bytes_loaded;     /* by store_load */
@@ -197,6 +212,8 @@ struct store_statistics {
     bool prefetching;   /* now: it pays, or that is being found out */
     const char *reader; /* "io_uring" or "threads" */
     bool direct;
+    uint32_t drive_count;
+    struct store_drive drives[STORE_MOST_DRIVES];
 };
 void store_statistics(struct store *store, struct store_statistics *out);
 

@@ -1,9 +1,35 @@
 /* What the store needs to know of a model and its plan. */
 #include "store/store_private.h"
 
+#include "store/mirrors.h"
+
 static const struct unit *unit_of_model(const void *model, unit_number unit)
 {
     return model_unit(model, unit);
+}
+
+static hypura_status paths_of(const char ***out, const struct gguf *file, hypura_error *error)
+{
+    hypura_status status = ALLOCATE(out, gguf_file_count(file), "files", error);
+    for (size_t i = 0; !status && i < gguf_file_count(file); i++)
+        (*out)[i] = gguf_file_path(file, i);
+    return status;
+}
+
+hypura_status store_find_drives(struct hardware *hardware, const struct model *model, const char *const *mirrors,
+                                size_t mirror_count, hypura_error *error)
+{
+    const struct gguf *file = model_file(model);
+    const char **paths;
+    struct drives *drives = NULL;
+    hypura_status status = paths_of(&paths, file, error);
+    if (status)
+        return status;
+    status = mirrors_find(&drives, hardware, paths, (uint32_t)gguf_file_count(file), mirrors, mirror_count, error);
+    memory_free(paths);
+    if (!status)
+        hardware_set_drives(hardware, drives);
+    return status;
 }
 
 hypura_status store_open(struct store **out, const struct model *model, const struct plan *plan,
@@ -28,11 +54,9 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .moves = plan->gpu && plan->gpu->moves,
                                   .in_place = plan->gpu && plan->gpu->in_place};
     const char **paths;
-    hypura_status status = ALLOCATE(&paths, source.file_count, "files", error);
+    hypura_status status = paths_of(&paths, file, error);
     if (status)
         return status;
-    for (uint32_t i = 0; i < source.file_count; i++)
-        paths[i] = gguf_file_path(file, i);
     source.paths = paths;
     status = store_open_source(out, &source, options, NULL, error);
     memory_free(paths);

@@ -13,7 +13,7 @@
  *   cache_classes   units   pieces   trace_model
  *   layout   waiting   policy   distances   trace
  *   io   policy_cycle   policy_lfu   policy_lru   policy_s3fifo
- *   file   reader_uring   reader_no_uring   reader_threads   heap   item_list
+ *   file   mirrors   spread   reader_uring   reader_no_uring   reader_threads   heap   item_list
  *
  * Everything in struct store is guarded by io_mutex; functions want it held unless they say otherwise.
  */
@@ -44,8 +44,9 @@ struct store {
     uint32_t layers;      /* of the model, at least 1 */
     struct unit *pieces;  /* [unit_count - model_units] */
     struct stored_unit *units;
-    struct store_file *files;
-    uint32_t file_count;
+    struct store_file *files; /* [copy_count][file_count], first the files themselves; not all have all copies */
+    uint32_t file_count, copy_count;
+    char (*drive_names)[128];
     struct io *io;
     pthread_mutex_t *mutex;
     pthread_cond_t changed; /* a unit became ready, failed, or can be had */
@@ -73,6 +74,7 @@ struct store {
 
     uint8_t *bounce;                    /* for store_read, and behind that for rows on their way */
     struct io_counters loaded_counters; /* when the load was done */
+    uint64_t loaded_of[STORE_MOST_DRIVES];
     uint64_t rows_read;
     uint64_t bytes_checked;         /* that were read when the files were looked at last */
     struct store_statistics counts; /* the fields that are counted as things happen */

@@ -1,0 +1,144 @@
+#include "store/mirrors.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define SAMPLES 64u
+#define SAMPLE_BYTES ((size_t)16 << 10)
+#define SPLIT_SUFFIX_BYTES 20 /* "-00001-of-00003.gguf" */
+
+/* Where a mirror would have file number "file" of so many. */
+static bool place_of(char *out, size_t room, const char *mirror, const char *path, uint32_t file, uint32_t count)
+{
+    struct stat info;
+    const char *slash = strrchr(path, '/');
+    size_t size = strlen(mirror);
+    if (stat(mirror, &info) == 0 && S_ISDIR(info.st_mode))
+        return snprintf(out, room, "%s/%s", mirror, slash ? slash + 1 : path) < (int)room;
+    if (count == 1)
+        return snprintf(out, room, "%s", mirror) < (int)room;
+    if (size <= SPLIT_SUFFIX_BYTES)
+        return false;
+    return snprintf(out, room, "%.*s-%05u-of-%05u.gguf", (int)(size - SPLIT_SUFFIX_BYTES), mirror, file + 1, count) <
+           (int)room;
+}
+
+static bool read_at(int file, uint8_t *out, size_t bytes, uint64_t offset)
+{
+    for (size_t have = 0; have < bytes;) {
+        ssize_t got = pread(file, out + have, bytes - have, (off_t)(offset + have));
+        if (got == 0 || (got < 0 && errno != EINTR))
+            return false;
+        have += got > 0 ? (size_t)got : 0;
+    }
+    return true;
+}
+
+/* NULL: the two files have the same size and, where they were looked at, the same bytes. */
+static const char *compare(int one, int other, uint8_t *memory)
+{
+    struct stat a, b;
+    if (fstat(one, &a) || fstat(other, &b))
+        return "cannot be looked at";
+    if (!S_ISREG(b.st_mode))
+        return "is not a regular file";
+    if (a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+        return "is the model itself";
+    if (a.st_size != b.st_size)
+        return "has another size than the model";
+    uint64_t bytes = (uint64_t)a.st_size;
+    size_t sample = (size_t)MIN((uint64_t)SAMPLE_BYTES, bytes);
+    struct random random;
+    random_seed(&random, bytes);
+    for (uint32_t i = 0; sample && i <= SAMPLES; i++) {
+        uint64_t step = (bytes - sample) / SAMPLES;
+        /* The first is the beginning and the last is the end. */
+        uint64_t at = i == SAMPLES ? bytes - sample : i * step + (i && step ? random_next(&random) % step : 0);
+        if (!read_at(one, memory, sample, at))
+            return NULL; /* it is not the mirror that fails */
+        if (!read_at(other, memory + SAMPLE_BYTES, sample, at))
+            return "cannot be read";
+        if (memcmp(memory, memory + SAMPLE_BYTES, sample) != 0)
+            return "has other bytes than the model";
+    }
+    return NULL;
+}
+
+static int open_for_samples(const char *path)
+{
+    int file = open(path, O_RDONLY | O_CLOEXEC);
+#ifdef POSIX_FADV_RANDOM
+    if (file >= 0)
+        posix_fadvise(file, 0, 0, POSIX_FADV_RANDOM);
+#endif
+    return file;
+}
+
+static void close_samples(int file)
+{
+#ifdef POSIX_FADV_DONTNEED
+    posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+#endif
+    close(file);
+}
+
+/* Whether a copy may stand for a file; a warning says why not. */
+static bool is_a_copy(const char *path, const char *mirror, uint8_t *memory)
+{
+    int one = open_for_samples(path);
+    if (one < 0)
+        return false; /* whoever opens it for good says what is wrong */
+    int other = open_for_samples(mirror);
+    if (other < 0) {
+        log_write(LOG_WARNING, "the mirror %s cannot be opened, and is left: %s", mirror, strerror(errno));
+        close_samples(one);
+        return false;
+    }
+    const char *problem = compare(one, other, memory);
+    if (problem)
+        log_write(LOG_WARNING, "the mirror %s %s, and is left", mirror, problem);
+    close_samples(one);
+    close_samples(other);
+    return !problem;
+}
+
+hypura_status mirrors_find(struct drives **out, const struct hardware *hardware, const char *const *paths,
+                           uint32_t file_count, const char *const *mirrors, size_t mirror_count, hypura_error *error)
+{
+    if (mirror_count >= HARDWARE_MAX_COPIES)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "%zu mirrors; at most %d are possible", mirror_count,
+                         HARDWARE_MAX_COPIES - 1);
+    uint32_t copies = 1 + (uint32_t)mirror_count;
+    const char **all;
+    char *names = NULL;
+    uint8_t *memory = NULL;
+    hypura_status status = ALLOCATE(&all, (size_t)file_count * copies, "copies of files", error);
+    if (status)
+        return status;
+    if (mirror_count)
+        status = ALLOCATE(&names, (size_t)file_count * mirror_count * PATH_MAX, "copies of files", error);
+    if (!status && mirror_count)
+        status = ALLOCATE(&memory, 2 * SAMPLE_BYTES, "samples of files", error);
+    for (uint32_t f = 0; !status && f < file_count; f++) {
+        all[f] = paths[f];
+        for (uint32_t m = 0; m < mirror_count; m++) {
+            char *name = names + ((size_t)m * file_count + f) * PATH_MAX;
+            if (!place_of(name, PATH_MAX, mirrors[m], paths[f], f, file_count))
+                log_write(LOG_WARNING, "the mirror %s is no part of a split model of %u parts, and is left", mirrors[m],
+                          file_count);
+            else if (is_a_copy(paths[f], name, memory))
+                all[(size_t)(m + 1) * file_count + f] = name;
+        }
+    }
+    if (!status)
+        status = hardware_find_drives(out, hardware, all, file_count, copies, error);
+    memory_free(memory);
+    memory_free(names);
+    memory_free(all);
+    return status;
+}
