@@ -228,6 +228,45 @@ static void print_kept(const struct model *model, const struct plan *plan)
     }
 }
 
+/* Of several: what each is to bring. */
+static void print_drives(const struct hardware *hardware)
+{
+    const struct drives *drives = hardware->drives;
+    double shares[HARDWARE_MAX_DRIVES];
+    char text[32];
+    if (!drives || drives->count < 2)
+        return;
+    drives_shares(shares, drives);
+    for (uint32_t i = 0; i < drives->count; i++) {
+        const struct storage *storage = &drives->storages[i];
+        printf("  %-28s %9.0f %% of what is read, from %s at %s/s%s\n", i ? "" : "drives", 100 * shares[i],
+               storage->device[0] ? storage->device : storage->file_system,
+               format_bytes(text, sizeof text, storage->bytes_per_second),
+               drives->measured[i] ? "" : " (a guess: \"hypura profile\" measures it)");
+    }
+    printf("  %-28s %10s/s of all of them%s\n", "",
+           format_bytes(text, sizeof text, hardware->storage.bytes_per_second),
+           drives->copy_count > 1 ? "" : ", one after the other");
+}
+
+static json_t *drives_json(const struct hardware *hardware)
+{
+    json_t *array = json_array();
+    const struct drives *drives = hardware->drives;
+    double shares[HARDWARE_MAX_DRIVES];
+    if (drives)
+        drives_shares(shares, drives);
+    for (uint32_t i = 0; drives && i < drives->count; i++) {
+        const struct storage *storage = &drives->storages[i];
+        json_array_append_new(
+            array, json_pack("{s:o, s:f, s:f, s:b}", "device",
+                             json_text(storage->device[0] ? storage->device : storage->file_system), "share",
+                             shares[i], "bytes_per_second", storage->bytes_per_second, "measured",
+                             drives->measured[i]));
+    }
+    return array;
+}
+
 static void print_plan(const struct model *model, const struct hardware *hardware, const struct plan *plan,
                        double with_more)
 {
@@ -265,6 +304,7 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
     uint64_t first = tiers[TIER_GPU] + tiers[TIER_RAM];
     printf("  %-28s %10s, about %s\n", "loaded before it answers", format_bytes(a, sizeof a, (double)first),
            format_time(b, sizeof b, (double)first / hardware->storage.bytes_per_second));
+    print_drives(hardware);
     if (!hardware->storage.direct_supported)
         printf("  %-28s passes the page cache, for want of direct I/O, and is dropped behind\n", "what is read");
     printf("  %-28s %u tokens, KV in %s, prompts in chunks of %u\n", "context", plan->positions,
@@ -397,7 +437,8 @@ static int print_all(const struct model *model, const struct hardware *hardware,
     return EXIT_OK;
 }
 
-static int print_all_json(const struct model *model, const struct plan *plan, double with_more, const char *why)
+static int print_all_json(const struct model *model, const struct hardware *hardware, const struct plan *plan,
+                          double with_more, const char *why)
 {
     hypura_error error;
     json_t *sizes = json_object();
@@ -418,6 +459,8 @@ static int print_all_json(const struct model *model, const struct plan *plan, do
         json_object_set_new(json, "prediction",
                             json_pack("{s:i, s:b, s:s}", "blocks", (int)p->prediction_blocks, "used",
                                       p->predicting != 0, "why_not", why));
+    if (json && hardware->drives)
+        json_object_set_new(json, "drives", drives_json(hardware));
     if (json && list_tensors)
         json_object_set_new(json, "tensors", tensors_json(model, plan));
     json_t *steps = NULL;
@@ -464,7 +507,7 @@ static int run(size_t count, char **arguments)
     struct engine_options options;
     struct model *model = NULL;
     struct plan *plan = NULL;
-    struct hardware hardware;
+    struct hardware hardware = {0};
     int result = EXIT_FAILED;
     double with_more = 0;
     const char *path = NULL, *drive = NULL;
@@ -482,9 +525,10 @@ static int run(size_t count, char **arguments)
         result = report_error(&error);
     else
         result =
-            as_json ? print_all_json(model, plan, with_more, why) : print_all(model, &hardware, plan, with_more, why);
+            as_json ? print_all_json(model, &hardware, plan, with_more, why) : print_all(model, &hardware, plan, with_more, why);
     plan_free(plan);
     model_close(model);
+    hardware_drop_drives(&hardware);
     if (descriptor >= 0)
         close(descriptor);
     return result;

@@ -272,8 +272,91 @@ static bool needs_gpu(const struct hardware *h)
            !measured(h, &chosen.info);
 }
 
+static hypura_status measure_drive(const struct hardware *known, const char *path, hypura_error *error)
+{
+    struct hardware *hardware;
+    hypura_status status = ALLOCATE(&hardware, 1, "profile", error);
+    if (status)
+        return status;
+    *hardware = *known;
+    status = hardware_detect(hardware, path, error);
+    if (!status && (force || !hardware->measured))
+        status = hardware_profile(hardware, path, show_progress, NULL, error);
+    clear_line();
+    memory_free(hardware);
+    return status;
+}
+
+static json_t *together_json(const struct drives *drives, const double *alone, const double *together)
+{
+    json_t *array = json_array();
+    for (uint32_t i = 0; i < drives->count; i++)
+        json_array_append_new(array, json_pack("{s:o, s:o, s:f, s:f, s:o}", "path",
+                                               json_text(drives->storages[i].path), "device",
+                                               json_text(drives->storages[i].device), "alone_bytes_per_second",
+                                               alone[i], "together_bytes_per_second", together[i], "storage",
+                                               storage_json(&drives->storages[i])));
+    return json_pack("{s:o, s:f}", "drives", array, "together_share", drives->together);
+}
+
+static void print_together(const struct drives *drives, const double *alone, const double *together)
+{
+    double sum[2] = {0};
+    printf("%-40s    alone together, MB/s\n", "Drives");
+    for (uint32_t i = 0; i < drives->count; i++) {
+        const struct storage *storage = &drives->storages[i];
+        char name[200];
+        snprintf(name, sizeof name, "%s (%s)", storage->path,
+                 storage->device[0] ? storage->device : storage->file_system);
+        printf("  %-38s %8.0f %8.0f\n", name, alone[i] / 1e6, together[i] / 1e6);
+        sum[0] += alone[i];
+        sum[1] += together[i];
+    }
+    printf("  %-38s %8.0f %8.0f, %.0f %%\n", "all", sum[0] / 1e6, sum[1] / 1e6, 100 * drives->together);
+    if (drives->together < 0.9)
+        printf("  They share something on the way (a bus, a controller, a host): plans count on what they do together.\n");
+}
+
+/* Each by itself, and then all at once. */
+static int profile_together(size_t count, char **paths)
+{
+    hypura_error error = {0};
+    struct hardware hardware;
+    struct drives *drives = NULL;
+    double alone[HARDWARE_MAX_DRIVES], together[HARDWARE_MAX_DRIVES];
+    hypura_status status = hardware_detect(&hardware, paths[0], &error);
+    if (!status)
+        status = hardware_find_drives(&drives, &hardware, (const char *const *)paths, (uint32_t)count, 1, &error);
+    if (!status && drives->count < count)
+        status = error_set(&error, HYPURA_ERROR_ARGUMENT, "these %zu paths are on %u %s: name one path of each", count,
+                           drives->count, drives->count == 1 ? "drive" : "drives");
+    for (size_t i = 0; !status && i < count; i++)
+        status = measure_drive(&hardware, paths[i], &error);
+    drives_free(drives);
+    drives = NULL;
+    if (!status) /* with what was measured */
+        status = hardware_find_drives(&drives, &hardware, (const char *const *)paths, (uint32_t)count, 1, &error);
+    if (!status) {
+        show_progress(NULL, "storage: all drives at once", 0.9);
+        status = hardware_measure_together(drives, alone, together, &error);
+        clear_line();
+    }
+    if (!status && as_json) {
+        json_t *json = together_json(drives, alone, together);
+        print_json(json);
+        json_decref(json);
+    } else if (!status) {
+        print_together(drives, alone, together);
+    }
+    drives_free(drives);
+    return status ? report_error(&error) : EXIT_OK;
+}
+
 static int run_profile(size_t count, char **arguments)
 {
+    if (count > 1)
+        return profile_together(count, arguments);
+
     hypura_error error = {0};
     struct hardware hardware;
     const char *path = count ? arguments[0] : ".";
@@ -357,14 +440,16 @@ static int run_iobench(size_t count, char **arguments)
 
 const struct command command_profile = {
     .name = "profile",
-    .arguments = "[PATH]",
+    .arguments = "[PATH]...",
     .summary = "measure this machine: memory, kernels, and the drive that a path is on",
     .details =
         "Takes less than 20 seconds and is cached for each machine and drive; planning uses it from then on. PATH is a "
         "model or a folder (default: here). A large file is read itself, in a folder the largest of 1 GiB or more; "
-        "without one a temporary file is written, which may be quicker than what was written earlier.",
+        "without one a temporary file is written, which may be quicker than what was written earlier. Several paths are "
+        "measured each alone and then all at once, since drives may share a bus: for a model with --mirror, or with "
+        "parts on several drives.",
     .options = {profile_rows},
-    .most = 1,
+    .most = HARDWARE_MAX_DRIVES,
     .run = run_profile,
 };
 

@@ -77,6 +77,14 @@ static void print_figures(struct engine *engine)
     fprintf(stderr, "  disk          %s read while it ran, %s while it loaded\n",
             format_bytes(a, sizeof a, (double)s.store.bytes_read),
             format_bytes(b, sizeof b, (double)s.store.bytes_loaded));
+    for (uint32_t i = 0; s.store.drive_count > 1 && i < s.store.drive_count; i++) {
+        const struct store_drive *drive = &s.store.drives[i];
+        fprintf(stderr, "  %-13s %s of that (%.0f %%) from %s, lately at %s/s%s\n", i ? "" : "drives",
+                format_bytes(a, sizeof a, (double)drive->bytes_read),
+                100.0 * (double)drive->bytes_read / (double)MAX(s.store.bytes_read, (uint64_t)1), drive->name,
+                format_bytes(b, sizeof b, drive->bytes_per_second),
+                drive->copies_left ? "; it failed, and is read no more" : "");
+    }
     const struct plan *plan = engine_plan(engine);
     uint64_t code = plan->code_on_top ? hardware_code_bytes() : 0;
     fprintf(stderr, "  memory        %s at its peak, budget %s",

@@ -136,6 +136,19 @@ static json_t *lit_json(struct loaded_model *loaded)
     return lit;
 }
 
+/* Where the model's files are on several: what each brought, and how fast it is. */
+static json_t *drives_json(const struct engine_statistics *now)
+{
+    json_t *array = json_array();
+    for (uint32_t i = 0; now->store.drive_count > 1 && i < now->store.drive_count; i++) {
+        const struct store_drive *drive = &now->store.drives[i];
+        json_array_append_new(array, json_pack("{s:s, s:I, s:f, s:b}", "device", drive->name, "bytes_read",
+                                               (json_int_t)drive->bytes_read, "bytes_per_second",
+                                               drive->bytes_per_second, "left", drive->copies_left > 0));
+    }
+    return array;
+}
+
 static json_t *rates_json(const struct engine_statistics *last, const struct engine_statistics *now, double seconds)
 {
     double generated = (double)(now->generated_tokens - MIN(last->generated_tokens, now->generated_tokens));
@@ -153,13 +166,13 @@ static json_t *rates_json(const struct engine_statistics *last, const struct eng
 
 static json_t *state_json(struct loaded_model *loaded, const struct engine_statistics *now, json_t *rates)
 {
-    return json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "layers",
+    return json_pack("{s:o, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o}", "layers",
                      loaded ? map_json(loaded) : json_array(), "lit", loaded ? lit_json(loaded) : json_array(), "rates",
                      rates, "model_budget_bytes", (json_int_t)(loaded ? loaded->bytes : 0), "bytes_ram",
                      (json_int_t)now->bytes_ram, "bytes_gpu", (json_int_t)now->bytes_gpu, "bytes_storage",
                      (json_int_t)now->bytes_storage, "pool_bytes", (json_int_t)now->store.pool_bytes,
                      "generated_tokens", (json_int_t)now->generated_tokens, "bytes_read",
-                     (json_int_t)now->store.bytes_read);
+                     (json_int_t)now->store.bytes_read, "drives", drives_json(now));
 }
 
 static void look(void *context, struct loaded_model *loaded)
