@@ -119,7 +119,7 @@ static void print_program(FILE *out)
             "budget_bytes, bytes_gpu,\n"
             "bytes_ram, bytes_storage, decode_bytes_read, decode_passes, drafted_tokens, accepted_tokens, "
             "share_of_limit, share_side_by_side, bound, guess_precision, guess_recall, code_on_top_bytes,\n"
-            "prefix_bytes, prefix_tokens, prefix_bytes_read, prefix_bytes_written.\n"
+            "prefix_bytes, prefix_tokens, prefix_bytes_read, prefix_bytes_written, drives.\n"
             "share_of_limit is the longer of the times that decoding's bytes take on the disk and through the kernels, "
             "each\n"
             "as fast as the profile saw it alone, over the time that decoding took. share_side_by_side is of the time "

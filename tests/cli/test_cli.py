@@ -11,6 +11,7 @@ import pty
 import re
 import resource
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -433,6 +434,38 @@ def statistics_have_their_keys():
     # Nothing was measured here: what binds is what was planned.
     assert stats["share_of_limit"] is None and stats["bound"] == "disk" and "limit         not known" in err, (stats, err)
     assert re.search(r"prefetches +\d+ % of \d+ were needed; they brought \d+ % of what was missing; .* wasted", err), err
+
+
+def a_mirror_gives_the_same_text():
+    """A copy in memory stands for one on another drive; one of other bytes, or none, is left."""
+    folder = tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None)
+    asked = ("run", MODEL, "--prompt", QUESTION, "--memory", "10M", "--context", 256, "--max-tokens", 24, "--stats", path("stats"))
+    try:
+        copy = os.path.join(folder, os.path.basename(MODEL))
+        shutil.copy(MODEL, copy)
+        text, _ = hypura(*asked)
+        for mirror in (folder, copy):
+            out, err = hypura(*asked, "--mirror", mirror, "--map")
+            with open(path("stats")) as file:
+                stats = json.load(file)
+            assert out == text and "is left" not in err, err
+            assert sum(drive["bytes_read"] for drive in stats["drives"]) <= stats["bytes_read"], stats
+            if os.stat(folder).st_dev != os.stat(MODEL).st_dev:
+                assert len(stats["drives"]) == 2 and all(drive["bytes_read"] for drive in stats["drives"]), stats
+                assert re.search(r"drives +\S+ \S+ of that \(\d+ %\) from ", err), err
+                plan = json.loads(hypura("inspect", MODEL, "--memory", "10M", "--json", "--mirror", mirror)[0])
+                assert abs(sum(drive["share"] for drive in plan["drives"]) - 1) < 1e-6, plan["drives"]
+        with open(copy, "r+b") as file:
+            file.seek(-1, 2)
+            last = file.read(1)[0]
+            file.seek(-1, 2)
+            file.write(bytes([last ^ 1]))
+        for mirror, why in ((folder, "has other bytes"), (os.path.join(folder, "none"), "cannot be opened"), (MODEL, "is the model itself")):
+            out, err = hypura(*asked, "--mirror", mirror)
+            assert out == text and why in err and "is left" in err, err
+    finally:
+        shutil.rmtree(folder)
+    hypura(*asked, *(["--mirror", folder] * 8), status=1)
 
 
 def the_same_seed_gives_the_same_text():
