@@ -465,7 +465,7 @@ def a_mirror_gives_the_same_text():
             assert out == text and why in err and "is left" in err, err
     finally:
         shutil.rmtree(folder)
-    hypura(*asked, *(["--mirror", folder] * 8), status=1)
+    hypura(*asked, *(["--mirror", folder] * 8), status=2)
 
 
 def the_same_seed_gives_the_same_text():
