@@ -17,7 +17,7 @@ static hypura_status pool(struct engine *engine, const int32_t *tokens, size_t c
         now = MIN(chunk, count - at);
         for (size_t i = 0; i < now; i++)
             positions[i] = (uint32_t)(at + i);
-        struct engine_batch batch = {.count = now, .tokens = tokens + at, .positions = positions};
+        struct engine_batch batch = {.count = now, .tokens = tokens + at, .positions = positions, .want_hidden = true};
         TRY(engine_forward(engine, &batch, error));
         for (size_t i = 0; i < now; i++) {
             const float *hidden = engine_hidden(engine) + i * width;

@@ -129,6 +129,7 @@ struct engine_batch {
     const uint32_t *positions; /* within a sequence they follow one another, from the number of positions held */
     const uint32_t *sequences; /* below plan->sequences; tokens of a sequence are adjacent. NULL: all 0 */
     const bool *want_logits;   /* NULL: of the last token only */
+    bool want_hidden;          /* engine_hidden is wanted: then all tokens pass all layers, whoever wants logits */
     uint32_t drafted;          /* of the tokens of the only sequence, the last so many are drafts: engine_accept
                                 * says which of them came true. At most engine_drafts */
 
@@ -180,7 +181,7 @@ void engine_run(struct engine *engine, thread_task task, void *context, size_t c
 /* Logits that are kept at once: at least one for each sequence. */
 size_t engine_logits_rows(const struct engine *engine);
 
-/* Final hidden states of all tokens of the batch, normed: [count][embedding]. */
+/* Final hidden states of all tokens of a batch with want_hidden, normed: [count][embedding]. */
 const float *engine_hidden(const struct engine *engine);
 
 /* The embedding of a text, pooled and brought to length 1: out[embedding]. Empties sequence 0 before and after. No

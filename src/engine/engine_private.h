@@ -5,6 +5,7 @@
  *   opening.c      opening and closing
  *   planning.c     what the planner is asked
  *   forward.c      batch checks, the walk over the layers
+ *   narrow.c       which rows of a batch need not go on, and leaving them behind
  *   cpu/           the executor that carries steps out with compute
  *   gpu/           the layers that are computed on the GPU
  *   weights.c      holding units of the store while they are used
@@ -163,7 +164,9 @@ struct scratch {
     int32_t *unpassed_tokens;              /* [C] */
     uint32_t *positions;                   /* [C] */
     uint32_t *wanted;                      /* [C] rows whose logits were asked for */
-    struct span *spans;                    /* [sequences] */
+    uint32_t *left;                        /* [C] rows that go on to the end of a pass (struct narrowing) */
+    int32_t *left_tokens;                  /* [C] */
+    struct span *spans, *all_spans;        /* [sequences]; of all rows, where not all of them go on */
     struct attention_sequence *attention;  /* [sequences] */
     struct gpu_sequence *device_sequences; /* [sequences] */
     /* experts */
@@ -387,6 +390,18 @@ struct counters {
     _Atomic uint64_t decode_passes, drafted_tokens, accepted_tokens;
 };
 
+/* What only a row's own logits need is not computed for rows whose logits nobody wants: behind the last step that leaves
+ * something for later tokens, they leave the batch. */
+#define NO_LAYER UINT32_MAX
+struct narrowing {
+    uint32_t layer; /* in which they do; NO_LAYER: in none */
+    bool done;
+    size_t rows; /* all of them, and what else was known of them */
+    uint32_t span_count;
+    const struct engine_batch *asked;
+    struct engine_batch fewer; /* what is asked of those that go on */
+};
+
 /* The batch that is running: its rows, the sequences that they belong to, and the room that they pass through. The
  * executors see this and, by way of it, the opened model; of the counters they count what they alone know. Owner:
  * forward.c; one thread at a time, but for the flags. */
@@ -404,6 +419,8 @@ struct batch {
     size_t rows;
     uint32_t span_count;
     size_t wanted;
+    bool whole; /* all rows pass all layers */
+    struct narrowing narrowing;
     uint32_t drafted; /* until engine_accept */
 
     atomic_bool cancelled, stopped; /* engine_cancel, engine_stop */
@@ -466,6 +483,28 @@ hypura_status make_plan(struct plan **out, struct plan_request *request, struct 
                         const struct model *model, const struct steps *steps, const struct adapters *adapters,
                         const struct hardware *hardware, const struct hardware_gpu *device, struct gpu *gpu,
                         const struct engine_options *options, hypura_error *error);
+
+/* ---- rows that nobody wants ---------------------------------------------------------------------------------------
+ */
+
+/* Finds the layer for the batch that begins, and takes back what narrow_rows did when it ends. */
+void narrow_begin(struct batch *batch);
+void narrow_end(struct batch *batch);
+
+/* How many rows see the experts of a layer. */
+size_t narrow_rows_in(const struct batch *batch, uint32_t layer);
+
+/* Behind how many steps of a layer's list its rows need each other no more; all: they always do. late_route: a router
+ * before that, which can be asked behind it; NULL: there is none. */
+size_t narrow_split(struct step_list list, const struct step **late_route);
+
+/* Each buffer that a router (NULL: none), the rest of a layer, the layers after it or the output read from what was
+ * written before, with the width of its rows. */
+size_t narrow_buffers(const struct batch *batch, const struct step *route, struct step_list rest, uint32_t layer,
+                      struct step_touch out[BUFFER_COUNT]);
+
+/* So many rows go on, scratch.left: all that is known of a row but the buffers moves. */
+void narrow_rows(struct batch *batch, size_t count);
 
 /* ---- weights -------------------------------------------------------------------------------------------------------
  */

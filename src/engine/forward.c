@@ -120,14 +120,17 @@ static hypura_status embed(struct batch *batch, hypura_error *error)
 
 static hypura_status run_layers(struct batch *batch, hypura_error *error)
 {
-    for (uint32_t i = 0; i < model_parameters(batch->open->model)->layers; i++) {
+    for (uint32_t i = 0; i < model_parameters(batch->open->model)->layers && batch->rows; i++) {
         TRY(check_cancel(batch, error));
         if (gpu_pass_has(batch, i)) {
             TRY(gpu_pass_layer(batch, i, error));
             continue;
         }
         TRY(gpu_pass_to_host(batch, error));
-        TRY(execute(batch, steps_of_layer(batch->open->steps, i), error));
+        if (i == batch->narrowing.layer)
+            TRY(execute_narrowing(batch, i, error));
+        else
+            TRY(execute(batch, steps_of_layer(batch->open->steps, i), error));
         TRY(prefetch_ahead(batch, i, error));
     }
     return HYPURA_OK;
@@ -136,6 +139,8 @@ static hypura_status run_layers(struct batch *batch, hypura_error *error)
 static hypura_status output(struct batch *batch, hypura_error *error)
 {
     bool done;
+    if (batch->rows == 0)
+        return gpu_pass_end(batch, error);
     TRY(gpu_pass_output(batch, batch->asked, &done, error));
     if (done)
         return HYPURA_OK;
@@ -169,6 +174,7 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     if (!kv_cache_take_room(&batch->kv, s->spans, batch->span_count))
         return error_set(error, HYPURA_ERROR_MEMORY, "the sequences together have room for %" PRIu64 " positions only",
                          batch->kv.room);
+    narrow_begin(batch);
     gpu_pass_begin(batch);
     store_begin(batch->open->store);
     hypura_status status = look_up_begin(batch, error);
@@ -182,6 +188,7 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
         status = run_layers(batch, error);
     if (!status)
         status = output(batch, error);
+    narrow_end(batch);
     if (!status)
         status = check_cancel(batch, error);
     if (!status)
@@ -233,6 +240,7 @@ hypura_status engine_forward(struct engine *engine, const struct engine_batch *a
     uint64_t read_before = store_bytes_used(engine->open.store);
     if (engine->predictor)
         predictor_before(engine->predictor, batch, asked);
+    batch->whole = asked->want_hidden || engine->predictor; /* which reads the last rows of all */
     TRY(run_batch(batch, asked, error));
     bool prompt = false;
     for (uint32_t i = 0; i < batch->span_count; i++) {

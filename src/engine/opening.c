@@ -168,6 +168,7 @@ hypura_status engine_open_model(struct engine **out, const char *path, const str
     pthread_mutex_init(&engine->budget_mutex, NULL);
     engine->batch.open = open;
     engine->batch.counters = &engine->counters;
+    engine->batch.narrowing.layer = NO_LAYER;
     open->drafting = options->drafting;
     hypura_error missing = {0};
     hypura_status status = hardware_detect(&open->hardware, path, &missing);

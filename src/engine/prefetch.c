@@ -132,10 +132,10 @@ static void offer(struct batch *batch, unit_number first_expert, uint32_t count)
 }
 
 /* A long batch uses nearly all experts of every layer. */
-static void prefetch_all(struct batch *batch, unit_number first_expert)
+static void prefetch_all(struct batch *batch, unit_number first_expert, size_t rows)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
-    float probability = 1.0f - powf(1.0f - (float)p->experts_used / (float)p->experts, (float)batch->rows);
+    float probability = 1.0f - powf(1.0f - (float)p->experts_used / (float)p->experts, (float)rows);
     for (uint32_t e = 0; e < p->experts; e++)
         batch->scratch.likely[e] = (struct likely){e, probability};
     offer(batch, first_expert, p->experts);
@@ -171,15 +171,15 @@ static hypura_status prefetch_layer(struct batch *batch, uint32_t number, uint32
 }
 
 /* Single tokens, or a few; a long batch of them uses all experts; what is between uses too many to tell which. */
-static bool uses_all_experts(const struct batch *batch)
+static bool use_all_experts(const struct batch *batch, size_t rows)
 {
     const struct model_parameters *p = model_parameters(batch->open->model);
-    return (uint64_t)batch->rows * p->experts_used >= 2 * (uint64_t)p->experts;
+    return (uint64_t)rows * p->experts_used >= 2 * (uint64_t)p->experts;
 }
 
 static bool prefetches_by_token(const struct batch *batch)
 {
-    return batch->rows <= PREFETCH_ROWS && !uses_all_experts(batch);
+    return batch->rows <= PREFETCH_ROWS && !use_all_experts(batch, batch->rows);
 }
 
 /* Whether a layer's experts are worth prefetching, and its router at hand: a read of its own would come too late, and
@@ -244,7 +244,8 @@ hypura_status prefetch_start(struct batch *batch, hypura_error *error)
 void prefetch_prompt(struct batch *batch, uint32_t number)
 {
     struct step_router next;
-    if (batch->open->plan->expert_cache_bytes && uses_all_experts(batch) &&
+    const size_t rows = narrow_rows_in(batch, number + 1);
+    if (batch->open->plan->expert_cache_bytes && use_all_experts(batch, rows) &&
         steps_router(batch->open->steps, number + 1, &next))
-        prefetch_all(batch, next.route->route.first);
+        prefetch_all(batch, next.route->route.first, rows);
 }

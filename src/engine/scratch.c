@@ -150,7 +150,10 @@ static size_t lay_out(struct scratch *s, const struct geometry *g, uint32_t chun
     }
     CUT(positions, c);
     CUT(wanted, c);
+    CUT(left, c);
+    CUT(left_tokens, c);
     CUT(spans, g->sequences);
+    CUT(all_spans, g->sequences);
     CUT(attention, g->sequences);
     if (g->on_gpu)
         CUT(device_sequences, g->sequences);

@@ -602,6 +602,9 @@ bool step_writes(const struct step *step, enum step_buffer buffer);
  */
 size_t step_state(const struct step *step);
 
+/* Whether later tokens need what a step does with each row, for it writes what the sequence keeps. */
+bool step_keeps(const struct step *step);
+
 /* ---- fusing --------------------------------------------------------------------------------------------------------
  *
  * A device pays for each launch. So a list is rewritten for it, pattern by pattern (fuse.c), into one that says the

@@ -333,6 +333,11 @@ size_t step_state(const struct step *step)
     }
 }
 
+bool step_keeps(const struct step *step)
+{
+    return (step->kind == STEP_HEADS && step->heads.stores) || step_state(step);
+}
+
 /* ---- units ---------------------------------------------------------------------------------------------------------
  */
 

@@ -3,6 +3,7 @@
  *
  *   execute.c    the walk, and the steps that are one call
  *   rows.c       the buffers of a batch
+ *   narrow.c     a layer after which fewer rows go on
  *   multiply.c   products with matrices that may come in pieces
  *   attend.c     heads, attention, its latent kind
  *   index.c      the search for positions that attention sees
@@ -30,6 +31,9 @@
 /* Carries out all steps of a list for the batch at hand. After an error nothing is held, and no read of an expert is
  * left wanted. */
 hypura_status execute(struct batch *batch, struct step_list list, hypura_error *error);
+
+/* The same of the layer in which rows that nobody wants leave the batch (struct narrowing). */
+hypura_status execute_narrowing(struct batch *batch, uint32_t layer, hypura_error *error);
 
 /* After a batch with drafts (engine_accept): the steps of a list that have a state, for the batch's first rows. */
 hypura_status execute_again(struct batch *batch, struct step_list list, hypura_error *error);

@@ -44,7 +44,8 @@ hypura_status known_begin(struct batch *batch, hypura_error *error)
     for (uint32_t i = 0; i < layers && plan->expert_cache_bytes; i++) {
         const struct step *step = steps_find(steps_of_layer(batch->open->steps, i), STEP_ROUTE);
         /* A table that streams itself comes when its layer does. */
-        if (!step || step->route.table == NO_UNIT || gpu_pass_has(batch, i) || plan_in_ring(plan, step->route.table))
+        if (!step || step->route.table == NO_UNIT || gpu_pass_has(batch, i) || plan_in_ring(plan, step->route.table) ||
+            narrow_rows_in(batch, i) < batch->rows)
             continue;
         TRY(known_experts(batch, &step->route, batch->scratch.chosen, error));
         store_demand(batch->open->store, batch->scratch.expert_units, list_known(batch, &step->route));

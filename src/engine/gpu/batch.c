@@ -71,6 +71,11 @@ hypura_status gpu_pass_output(struct batch *batch, const struct engine_batch *as
     return HYPURA_OK;
 }
 
+hypura_status gpu_pass_end(struct batch *batch, hypura_error *error)
+{
+    return batch->pass && batch->pass->on_device ? finish(batch, false, error) : HYPURA_OK;
+}
+
 const float *gpu_pass_logits(const struct batch *batch)
 {
     return batch->pass && batch->pass->hidden_on_device ? batch->pass->back_parts.logits.host : NULL;

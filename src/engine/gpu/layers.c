@@ -180,7 +180,10 @@ hypura_status gpu_pass_layer(struct batch *batch, uint32_t number, hypura_error 
         return pass_send(pass, error);
     }
     pass_to_device(batch);
-    TRY(pass_record_steps(batch, pass_steps(batch, number), error));
+    if (number == batch->narrowing.layer)
+        TRY(pass_record_narrowing(batch, pass_steps(batch, number), error));
+    else
+        TRY(pass_record_steps(batch, pass_steps(batch, number), error));
     /* The first layer goes alone, so that the device starts early. */
     uint32_t most = pass->sent == 0 ? 1 : layers_a_batch(batch);
     return ++pass->recorded >= most && !pass->ahead.recording ? pass_send(pass, error) : HYPURA_OK;

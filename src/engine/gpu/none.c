@@ -46,6 +46,18 @@ bool gpu_pass_has(const struct batch *batch, uint32_t layer)
     return false;
 }
 
+bool gpu_pass_can_narrow(const struct batch *batch, uint32_t layer)
+{
+    (void)batch, (void)layer;
+    return false;
+}
+
+hypura_status gpu_pass_end(struct batch *batch, hypura_error *error)
+{
+    (void)batch, (void)error;
+    return HYPURA_OK;
+}
+
 void gpu_pass_begin(struct batch *batch)
 {
     (void)batch;

@@ -20,6 +20,7 @@
  *   record.c        what each kind of step is in commands, and when one waits for another
  *   buffers.c       what stands where in the buffers of a pass
  *   ability.c       which layers it can compute, and how much device memory it wants
+ *   narrow.c        rows that nobody wants leave the batch
  *   layers.c        the way of the residual stream through the layers, and from one side to the other
  *   output.c        norm and logits
  *   ahead.c         the next token's commands, recorded while the device computes this one
@@ -217,6 +218,12 @@ void gpu_pass_abandon(struct batch *batch);
 hypura_status gpu_pass_embed(struct batch *batch, const int32_t *tokens, bool *done, hypura_error *error);
 hypura_status gpu_pass_layer(struct batch *batch, uint32_t layer, hypura_error *error);
 
+/* Whether rows that nobody wants can leave the batch in a layer that is there, so that it is the last one. */
+bool gpu_pass_can_narrow(const struct batch *batch, uint32_t layer);
+
+/* The end of a batch of which no row goes on. */
+hypura_status gpu_pass_end(struct batch *batch, hypura_error *error);
+
 /* Brings the residual stream to scratch.hidden, if it is not there. */
 hypura_status gpu_pass_to_host(struct batch *batch, hypura_error *error);
 
@@ -279,6 +286,9 @@ struct step_list pass_steps(const struct batch *batch, uint32_t layer);
 struct step_list pass_steps_after(const struct batch *batch);
 hypura_status pass_make_lists(struct batch *batch, hypura_error *error);
 void pass_free_lists(struct gpu_pass *pass);
+
+/* The layer in which rows leave the batch. */
+hypura_status pass_record_narrowing(struct batch *batch, struct step_list list, hypura_error *error);
 
 /* Records steps, each waiting for what it reads. pass_settle: whatever comes next waits for all of them. */
 hypura_status pass_record_steps(struct batch *batch, struct step_list list, hypura_error *error);
