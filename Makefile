@@ -5,6 +5,7 @@
 #   make check      set up, build, run the quick tests; make check-all runs the long ones, check-asan, check-tsan and
 #                   scripts/check-suites too
 #   make check-asan the quick tests under the address and undefined-behaviour sanitizers; check-tsan: the thread sanitizer
+#   make docs       the manual as HTML in build/manual (needs cmark-gfm, which make setup does not install)
 #   make bench      the kernel benchmark
 #   make install    program, library, headers, man pages, completions, embedded model (PREFIX, DESTDIR)
 #   make uninstall  remove what make install wrote (DESTDIR)
@@ -15,7 +16,7 @@
 BUILD  ?= build
 PREFIX ?= /usr/local
 
-.PHONY: all setup demo check check-all check-asan check-tsan bench install uninstall dist deb format clean
+.PHONY: all setup demo check check-all check-asan check-tsan bench install uninstall dist deb docs format clean
 
 all: $(BUILD)/build.ninja
 	@ninja -C $(BUILD)
@@ -64,6 +65,9 @@ dist:
 
 deb:
 	@scripts/deb $(BUILD)/deb
+
+docs:
+	@scripts/docs $(BUILD)/manual
 
 format:
 	@git ls-files '*.c' '*.h' | xargs clang-format -i

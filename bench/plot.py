@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Draws tokens/s against memory, from the tables that bench/oversize.sh prints.
 
-    bench/plot.py docs/beyond-memory.md >docs/beyond-memory.svg
+    bench/plot.py docs/notes/2026-11-22-beyond-memory.md >docs/images/beyond-memory.svg
 
 The file may hold several tables and text between them; later rows of the same model and memory replace earlier ones. A line
 "- MODEL: TITLE" names a model's panel; without one it is called by its file. Each panel has its own scale, logarithmic, with

@@ -12,7 +12,7 @@
 
 static struct server_options serving;
 static const char *port_text, *keep_alive_text;
-static struct texts origins;
+static struct texts origins, allowed_hosts;
 
 static const struct option_row serve_rows[] = {
     {"host", "HOST", OPTION_TEXT, &serving.host, "address to listen on (default: 127.0.0.1)"},
@@ -29,6 +29,8 @@ static const struct option_row serve_rows[] = {
      "ask every request for this key (default: $HYPURA_API_KEY, else none)"},
     {"cors", "ORIGIN", OPTION_TEXTS, &origins,
      "let pages of this origin call, such as https://example.org, or * for all; may be given several times"},
+    {"allow-host", "NAME", OPTION_TEXTS, &allowed_hosts,
+     "take requests for this name too, as a proxy passes them on, such as llm.example.org; may be given several times"},
     {"allow-remote", NULL, OPTION_FLAG, &serving.allow_remote,
      "listen on an address that other machines reach, without a key"},
     {"body-limit", "SIZE", OPTION_BYTES, &serving.body_limit, "most bytes of a request (default: 32M)"},
@@ -101,6 +103,10 @@ static int run(size_t count, char **arguments)
         return report_usage(&command_serve, "--connections and --request-time are at least 1");
     if (serving.most_loaded < 1 || serving.most_loaded > SERVER_MOST_LOADED)
         return report_usage(&command_serve, "--max-loaded is 1 to %d", SERVER_MOST_LOADED);
+    for (size_t i = 0; i < allowed_hosts.count; i++)
+        if (!*allowed_hosts.items[i] || strpbrk(allowed_hosts.items[i], "/ "))
+            return report_usage(&command_serve, "--allow-host: \"%s\" is not the name of a host, such as llm.example.org",
+                                allowed_hosts.items[i]);
     serving.port = (uint16_t)port;
     serving.keep_alive = keep_alive;
     if (!serving.model_folder) {
@@ -127,6 +133,8 @@ static int run(size_t count, char **arguments)
         serving.preload = serving.model_count && models[0] == arguments[0] ? "" : arguments[0];
     serving.origins = origins.items;
     serving.origin_count = origins.count;
+    serving.allowed_hosts = allowed_hosts.items;
+    serving.allowed_host_count = allowed_hosts.count;
     if (!status)
         status = engine_options_of(&serving.engine, &error);
     serving.engine.draft_optional = true; /* models of several families may be asked for */

@@ -162,7 +162,7 @@ double plan_ring_speed(const struct plan_table *table, const struct plan *plan, 
 
 /* What misses in so many neighbouring layers is read while these compute. The next layer's experts are prefetched
  * before the one at work is done; prefetches from farther are made while the drive has nothing else to do, and bring
- * little more (docs/performance.md, "What a schedule could reach"). */
+ * little more (docs/notes/2026-11-22-performance.md, "What a schedule could reach"). */
 #define PREFETCHED_LAYERS 2u
 
 /* Bytes read of experts for each that is needed: some prefetches are in vain. Seen in what runs of both mixtures read

@@ -92,12 +92,27 @@ static bool is_local_name(const char *host)
            mine || name[0] == '[' || inet_pton(AF_INET, name, &address) == 1;
 }
 
+/* With or without the port that a proxy may have put behind the name. */
+static bool is_allowed_name(const char *host, const struct server_options *options)
+{
+    const char *colon = strchr(host, ':');
+    size_t length = colon ? (size_t)(colon - host) : strlen(host);
+    for (size_t i = 0; i < options->allowed_host_count; i++) {
+        const char *allowed = options->allowed_hosts[i];
+        if (strcasecmp(host, allowed) == 0 || (strlen(allowed) == length && strncasecmp(host, allowed, length) == 0))
+            return true;
+    }
+    return false;
+}
+
 static void check_origin(struct exchange *exchange, const struct server_options *options)
 {
     const char *host = header(exchange, "Host"), *origin = header(exchange, "Origin");
     if (exchange->http->loopback && !options->api_key && host && !is_local_name(host) &&
-        strcasecmp(host, options->host) != 0)
-        refuse(exchange, 403, "the Host header does not name this machine");
+        strcasecmp(host, options->host) != 0 && !is_allowed_name(host, options))
+        refuse(exchange, 403,
+               "the Host header does not name this machine: behind a proxy, start hypura serve with --allow-host NAME, "
+               "or with --api-key KEY");
     if (!origin)
         return;
     const char *own = strstr(origin, "://");

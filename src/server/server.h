@@ -39,6 +39,8 @@ struct server_options {
     const char *api_key;          /* NULL: none asked for */
     const char *const *origins;   /* of pages that may call; "*": all */
     size_t origin_count;
+    const char *const *allowed_hosts; /* names in Host that are taken besides this machine's, as from a proxy */
+    size_t allowed_host_count;
     bool allow_remote;        /* a host that is not loopback without a key */
     int64_t keep_alive;       /* seconds that an unused model stays; negative: for good */
     uint64_t body_limit;      /* bytes of a request */

@@ -18,7 +18,7 @@ static struct gpu_range floats(struct gpu *gpu, const float *values, size_t coun
     return gpu_test_range(gpu, values, count * sizeof(float));
 }
 
-/* The largest errors seen are printed: docs/gpu.md gives them. */
+/* The largest errors seen are printed: docs/gpu-internals.md gives them. */
 static double worst;
 
 static void expect_floats(struct gpu *gpu, struct gpu_range range, const float *expected, size_t count, double bound)

@@ -119,6 +119,23 @@ def names_that_no_site_can_have_are_this_machine():
         assert ask(host) == 403 or host == socket.gethostname(), host
 
 
+def a_proxy_may_pass_its_own_name_on():
+    told = SERVER.json("GET", "/api/version", headers={"Host": "llm.example.org"}, status=403)["error"]
+    assert "--allow-host" in told and "--api-key" in told, told
+    behind = Server("--allow-host", "llm.example.org", folder="behind a proxy")
+    ask = lambda **headers: behind.request("GET", "/api/version", headers=headers)[0]
+    for host in ("llm.example.org", "LLM.example.org:443", "localhost"):
+        assert ask(Host=host) == 200, host
+    for host in ("example.org", "llm.example.org.evil.example", "llm.example.orgy", "evil.example"):
+        assert ask(Host=host) == 403, host
+    assert ask(Host="llm.example.org", Origin="https://llm.example.org") == 200  # its page
+    assert ask(Host="llm.example.org", Origin="https://evil.example") == 403
+    behind.stop()
+    for name in ("", "https://llm.example.org", "a b"):
+        done = subprocess.run([HYPURA, "serve", "--allow-host", name], capture_output=True, timeout=60)
+        assert done.returncode == 2 and b"--allow-host" in done.stderr, done
+
+
 # ---- Ollama ---------------------------------------------------------------------------------------------------------
 
 def empty_inputs_load_the_model():

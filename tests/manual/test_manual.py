@@ -1,0 +1,215 @@
+#!/usr/bin/env python3
+"""What the manual promises: links lead somewhere, commands work, pictures are those that the scripts draw. Prints TAP.
+
+    test_manual.py HYPURA SOURCE_FOLDER [long]
+
+A block of ```sh is run, in a folder where model.gguf is the embedded model, unless the line before it is
+<!-- not run: REASON -->. After <!-- run: serve --> it goes on in the background until the end of its page, and the page's port
+is the test's own. "quick" runs the pages of quick_pages, "long" all of them.
+"""
+import filecmp
+import importlib.machinery
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+HYPURA, SOURCE = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
+LONG = "long" in sys.argv[3:]
+sys.path.append(os.path.join(SOURCE, "tests"))
+from patience import PATIENCE
+from tap import run_tests, tests_of
+
+sys.dont_write_bytecode = True
+docs = importlib.machinery.SourceFileLoader("docs", os.path.join(SOURCE, "scripts", "docs")).load_module()
+PAGES = [*docs.pages(), "README.md"]
+QUICK_PAGES = ["docs/getting-started.md", "docs/memory.md", "docs/batch.md"]
+
+
+def text_of(page):
+    with open(os.path.join(SOURCE, page), encoding="utf-8") as file:
+        return file.read()
+
+
+def without_code(text):
+    text = re.sub(r"^(```|~~~).*?^\1", "", text, flags=re.M | re.S)
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"^    .*$", "", text, flags=re.M))
+
+
+def anchors(page):
+    titles = re.findall(r"^#{1,6} +(.*?) *$", re.sub(r"^(```|~~~).*?^\1", "", text_of(page), flags=re.M | re.S), re.M)
+    names, seen = set(), {}
+    for title in titles:
+        name = docs.anchor(re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title.replace("`", "").replace("\\", "")))
+        names.add(name + (f"-{seen[name]}" if name in seen else ""))
+        seen[name] = seen.get(name, 0) + 1
+    return names
+
+
+def links_lead_somewhere():
+    wrong = []
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)\s]+)\)", without_code(text_of(page))):
+            if re.match(r"(https?|mailto):", target):
+                continue
+            path, _, part = target.partition("#")
+            path = os.path.normpath(os.path.join(os.path.dirname(page), path)) if path else page
+            if not os.path.exists(os.path.join(SOURCE, path)):
+                wrong.append((page, target, "no such file"))
+            elif part and (not path.endswith(".md") or part not in anchors(path)):
+                wrong.append((page, target, "no such heading"))
+    assert not wrong, wrong
+
+
+def every_page_can_be_reached_from_the_first():
+    reached, ahead = set(), {"docs/README.md"}
+    while ahead:
+        page = ahead.pop()
+        reached.add(page)
+        for target in re.findall(r"\]\(([^)#\s]+)", text_of(page)):
+            path = os.path.normpath(os.path.join(os.path.dirname(page), target))
+            if path.endswith(".md") and path not in reached and os.path.exists(os.path.join(SOURCE, path)):
+                ahead.add(path)
+    assert reached >= set(PAGES) - {"README.md"}, set(PAGES) - reached
+
+
+def files_that_documents_name_are_there():
+    """`docs/x.md`, `src/x/y.c`, `bench/z` ... in the README and the manual; the notes are of their day."""
+    wrong = []
+    for page in PAGES:
+        if page.startswith("docs/notes/") or page == "CHANGELOG.md":
+            continue
+        for path in re.findall(r"`((?:docs|src|bench|tests|scripts|extras|models|include|examples|bindings)/[\w./-]*)`", text_of(page)):
+            there = os.path.join(SOURCE, path.rstrip("/"))
+            if not os.path.exists(there) and not any(os.path.exists(there + ending) for ending in (".c", ".py", ".sh")):
+                wrong.append((page, path))
+    assert not wrong, wrong
+
+
+def pictures_are_those_that_the_script_draws():
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([sys.executable, os.path.join(SOURCE, "scripts", "draw"), folder], check=True)
+        names = os.listdir(folder)
+        assert len(names) >= 5
+        differ = [name for name in names if not filecmp.cmp(os.path.join(folder, name), os.path.join(SOURCE, "docs", "images", name), shallow=False)]
+        assert not differ, f"run scripts/draw: {differ}"
+        page = text_of("docs/how-it-works.md")
+        assert all(f"images/{name}" in page for name in names)
+
+
+def the_readme_stays_short():
+    assert len(text_of("README.md").splitlines()) <= 110
+
+
+def html_of_all_pages_is_whole():
+    if not shutil.which("cmark-gfm"):
+        return "cmark-gfm is not installed: the HTML of the manual is not made"
+    with tempfile.TemporaryDirectory() as folder:
+        docs.make(folder)
+        wrong = []
+        for page, target in docs.pages().items():
+            with open(os.path.join(folder, target), encoding="utf-8") as file:
+                html = file.read()
+            ids = re.findall(r' id="([^"]+)"', html)
+            assert html.count("<h1") == 1 and len(ids) == len(set(ids)), page
+            assert "<script" not in html and "raw HTML omitted" not in html, page
+            assert 'aria-current="page"' in html or target == "index.html", page
+            for link in re.findall(r'(?:href|src)="([^"]+)"', html):
+                if link.startswith(("http:", "https:", "mailto:")):
+                    continue
+                path, _, part = link.partition("#")
+                there = os.path.normpath(os.path.join(folder, os.path.dirname(target), path)) if path else os.path.join(folder, target)
+                if not os.path.isfile(there):
+                    wrong.append((target, link))
+                elif part:
+                    with open(there, encoding="utf-8") as file:
+                        if f' id="{part}"' not in file.read():
+                            wrong.append((target, link))
+        assert not wrong, wrong
+    return None
+
+
+# ---- commands -------------------------------------------------------------------------------------------------------
+
+def blocks(page):
+    """(line, what to do, text) of each block of commands."""
+    lines, found, i = text_of(page).splitlines(), [], 0
+    while i < len(lines):
+        if lines[i].startswith("```"):
+            end = next(n for n in range(i + 1, len(lines)) if lines[n].startswith("```"))
+            if lines[i] == "```sh":
+                note = re.fullmatch(r"<!-- (not run: .+|run: serve) -->", lines[i - 1])
+                found.append((i + 1, note[1] if note else "run", "\n".join(lines[i + 1:end])))
+            i = end
+        i += 1
+    return found
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def wait_for(port, process):
+    for _ in range(int(300 * PATIENCE)):
+        assert process.poll() is None, "the server ended"
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/version", timeout=5):
+                return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the server does not answer")
+
+
+def run_page(page):
+    """Runs a page's blocks in order, in a folder of their own."""
+    port, servers = free_port(), []
+    with tempfile.TemporaryDirectory(prefix="hypura-manual-") as folder:
+        os.symlink(os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf"), os.path.join(folder, "model.gguf"))
+        os.mkdir(os.path.join(folder, "bin"))
+        program = os.path.join(folder, "bin", "hypura")
+        with open(program, "w", encoding="utf-8") as file:
+            file.write(f'#!/bin/sh\n[ "$1" != serve ] || {{ shift; exec "{HYPURA}" serve --port {port} "$@"; }}\nexec "{HYPURA}" "$@"\n')
+        os.chmod(program, 0o755)
+        environment = {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}", "HOME": folder, "HYPURA_HOST": f"127.0.0.1:{port}",
+                       "HYPURA_MODELS": os.path.join(folder, "models"), "HYPURA_GPU": os.environ.get("HYPURA_GPU", "none"),
+                       **{f"XDG_{name}_HOME": os.path.join(folder, name) for name in ("CACHE", "STATE", "DATA", "CONFIG")}}
+        environment.pop("HYPURA_API_KEY", None)
+        try:
+            for line, what, text in blocks(page):
+                if what.startswith("not run"):
+                    continue
+                text = text.replace("127.0.0.1:11434", f"127.0.0.1:{port}").replace("curl ", "curl -sS --fail-with-body ")
+                if what == "run: serve":
+                    servers.append(subprocess.Popen(["sh", "-ec", "exec " + text], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+                                                    stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+                    wait_for(port, servers[-1])
+                    continue
+                done = subprocess.run(["sh", "-ec", text], cwd=folder, env=environment, stdin=subprocess.DEVNULL, timeout=120 * PATIENCE,
+                                      stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                assert done.returncode == 0, f"{page}:{line}: {text}\n{done.stdout.decode(errors='replace')[-800:]}"
+        finally:
+            for server in servers:
+                server.terminate()
+                server.wait(timeout=60 * PATIENCE)
+
+
+def commands_of_the_manual_work():
+    pages = [page for page in PAGES if any(not what.startswith("not run") for _, what, _ in blocks(page))]
+    assert set(QUICK_PAGES) <= set(pages) and len(pages) >= 6, pages
+    for page in pages if LONG else QUICK_PAGES:
+        if "curl " in text_of(page) and not shutil.which("curl"):
+            print(f"# {page}: curl is not installed")
+            continue
+        run_page(page)
+
+
+if __name__ == "__main__":
+    helpers = [text_of, without_code, anchors, blocks, free_port, wait_for, run_page]
+    sys.exit(1 if run_tests([commands_of_the_manual_work] if LONG else tests_of(globals(), helpers)) else 0)
