@@ -1,0 +1,76 @@
+#!/bin/sh
+# Runs as root in a bare Debian that may be spoilt: installs the packages of a folder, tries them, removes and purges them, and
+# fails where something is left. scripts/check-suites calls it.
+#
+#   tests/packaging/debian.sh FOLDER
+set -eu
+packages=$(cd "$1" && pwd)
+cd "$(dirname "$0")/../.."
+work=$(mktemp -d)
+passed=0
+ok() {
+    passed=$((passed + 1))
+    echo "ok $passed - $*"
+}
+fail() {
+    echo "not ok - $*"
+    echo "$passed passed, 1 failed"
+    exit 1
+}
+
+everything() {
+    find / -xdev \( -path /tmp -o -path /root -o -path /var/cache -o -path /var/lib/apt -o -path /var/lib/dpkg -o -path /var/log \
+        -o -path /var/lib/systemd -o -path /var/backups \) -prune -o -print | grep -v -e '/__pycache__' -e '^/etc/.*-$' | sort
+    cut -d : -f 1 /etc/passwd /etc/group | sort
+}
+
+apt-get install -y -qq --no-install-recommends gcc libc6-dev pkg-config libjansson4 libmicrohttpd12 libcurl4 libedit2 libpcre2-8-0 \
+    liburing2 libutf8proc2 adduser python3 >/dev/null
+everything >"$work/before"
+
+set --
+for package in "$packages"/*.deb; do
+    case $package in *-dbgsym_*) ;; *) set -- "$@" "$package" ;; esac
+done
+apt-get install -y -qq --no-install-recommends "$@" >"$work/install" 2>&1 || { cat "$work/install"; fail "they install"; }
+ok "they install: $#"
+
+answer=$(cd / && hypura run --temperature 0 --max-tokens 12 --prompt "What does the ls command do?" 2>"$work/errors") || fail "hypura answers: $(cat "$work/errors")"
+case $answer in *"list directory contents"*) ok "the model of its package answers" ;; *) fail "it answers: $answer" ;; esac
+
+pkg-config --exists hypura || fail "pkg-config knows the library"
+printf '#include <hypura/hypura.h>\nint main(void) { return hypura_version == 0; }\n' >"$work/small.c"
+# shellcheck disable=SC2046
+gcc -std=c17 -Wall -Werror -Wno-address "$work/small.c" -o "$work/small" $(pkg-config --cflags --libs hypura) || fail "a program compiles"
+"$work/small" || fail "a program runs with the library"
+ok "a program compiles against the library, and runs"
+
+getent passwd hypura | grep -q ':/var/lib/hypura:.*nologin$' || fail "the server has a user: $(getent passwd hypura)"
+ok "the server has a user of its own"
+install -d -o hypura -g hypura -m 750 /var/lib/hypura /var/cache/hypura # systemd makes these
+su -s /bin/sh hypura -c "HOME=/var/lib/hypura HYPURA_MODELS=/var/lib/hypura/models XDG_STATE_HOME=/var/lib/hypura/state \
+    XDG_CACHE_HOME=/var/cache/hypura exec hypura serve --port 0" >"$work/address" 2>"$work/log" &
+server=$!
+for _ in $(seq 100); do
+    [ ! -s "$work/address" ] || break
+    sleep 0.3
+done
+HYPURA_HOST=$(cat "$work/address") hypura ps >/dev/null || fail "the server answers its user: $(cat "$work/log")"
+kill "$server"
+wait "$server" || true
+ok "the server answers as that user"
+
+for directive in User=hypura ProtectSystem=strict NoNewPrivileges=yes; do
+    grep -q "^$directive\$" /lib/systemd/system/hypura.service || fail "the unit has $directive"
+done
+[ ! -e /etc/systemd/system/multi-user.target.wants/hypura.service ] || fail "the server starts only when asked for"
+ok "the unit is hardened and off"
+
+apt-get remove -y -qq hypura hypura-model libhypura0 >"$work/remove" 2>&1 || { cat "$work/remove"; fail "they go"; }
+[ -f /etc/default/hypura ] || fail "its settings stay when it is removed"
+ok "they can be removed, and settings stay"
+apt-get purge -y -qq hypura hypura-model hypura-doc libhypura0 libhypura-dev >"$work/purge" 2>&1 || { cat "$work/purge"; fail "purge"; }
+everything >"$work/after"
+diff "$work/before" "$work/after" || fail "nothing is left"
+ok "purged, nothing is left"
+echo "$passed passed, 0 failed"
