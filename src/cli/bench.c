@@ -1,11 +1,12 @@
 /* hypura bench: how fast a model runs here, beside what the memory allows. */
 #include "cli/cli.h"
+#include "cli/compare_llama.h"
 
 #include <math.h>
 #include <stdlib.h>
 
 static uint32_t prompt_tokens = 512, generated_tokens = 128, context_fill, parallel = 1, repeat = 3;
-static bool as_json;
+static bool as_json, compare;
 
 #define PARALLEL_MOST 64
 
@@ -16,7 +17,9 @@ static const struct option_row bench_rows[] = {
     {"parallel", "N", OPTION_COUNT, &parallel, "sequences that decode at once (default: 1)"},
     {"repeat", "N", OPTION_COUNT, &repeat, "rounds; the median counts (default: 3)"},
     {"seed", "N", OPTION_SEED, &compute_options.seed, "of the random tokens (default: 0)"},
-    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
+    {"compare", NULL, OPTION_FLAG, &compare,
+     "run llama.cpp's llama-bench ($LLAMA_BENCH, else on the PATH) too, with the same file and threads, in turn"},
+    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead; hypura plot draws it"},
     {0},
 };
 
@@ -240,6 +243,19 @@ static int run(size_t count, char **arguments)
         return report_usage(&command_bench, "--repeat must be at least 1, and the lengths fit a context");
     if (parallel == 0 || parallel > PARALLEL_MOST)
         return report_usage(&command_bench, "--parallel %u: expected 1 to %d", parallel, PARALLEL_MOST);
+    if (compare && (parallel > 1 || compute_options.stats || compute_options.adapters.count))
+        return report_usage(&command_bench,
+                            "--compare takes no --parallel, --stats or --lora: llama-bench has nothing like them");
+    if (compare && prompt_tokens == 0 && generated_tokens == 0)
+        return report_usage(&command_bench, "--compare needs tokens of a prompt or to decode");
+    if (compare)
+        return compare_with_llama(&(struct llama_comparison){.command = &command_bench,
+                                                             .model = count ? arguments[0] : NULL,
+                                                             .prompt_tokens = prompt_tokens,
+                                                             .generated_tokens = generated_tokens,
+                                                             .context_fill = context_fill,
+                                                             .rounds = repeat,
+                                                             .json = as_json});
     compute_options.sequences = parallel;
     if (compute_options.context == 0)
         compute_options.context = (uint32_t)needed;

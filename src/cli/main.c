@@ -9,10 +9,10 @@
 #include <unistd.h>
 
 const struct command *const commands[] = {
-    &command_run,        &command_serve,      &command_batch,   &command_list,  &command_pull,     &command_rm,
-    &command_ps,         &command_stop,       &command_inspect, &command_bench, &command_profile,  &command_iobench,
-    &command_replay,     &command_logits,     &command_embed,   &command_synth, &command_tokenize, &command_template,
-    &command_perplexity, &command_completion, &command_manual,
+    &command_run,      &command_serve,      &command_batch,      &command_list,   &command_pull,  &command_rm,
+    &command_ps,       &command_stop,       &command_inspect,    &command_bench,  &command_plot,  &command_profile,
+    &command_iobench,  &command_replay,     &command_logits,     &command_embed,  &command_synth, &command_tokenize,
+    &command_template, &command_perplexity, &command_completion, &command_manual,
 };
 const size_t command_count = COUNT_OF(commands);
 

@@ -1,5 +1,5 @@
 /* Small things that several commands need: interrupts, files, the default model. */
-#include "cli/cli.h"
+#include "cli/child.h"
 #include "server/server.h"
 
 #include <errno.h>
@@ -118,23 +118,27 @@ hypura_status read_whole_file(const char *path, uint64_t limit, char **text, siz
     return HYPURA_OK;
 }
 
-/* The folder of the program itself, with symbolic links followed; false when the system does not say. */
-static bool program_folder(char *folder, size_t room)
+bool program_path(char *path, size_t room)
 {
 #ifdef __APPLE__
-    char path[PATH_MAX];
-    uint32_t length = sizeof path;
+    char given[PATH_MAX];
+    uint32_t length = sizeof given;
     char real[PATH_MAX];
-    if (_NSGetExecutablePath(path, &length) || !realpath(path, real) || strlen(real) >= room)
+    if (_NSGetExecutablePath(given, &length) || !realpath(given, real) || strlen(real) >= room)
         return false;
-    strcpy(folder, real);
+    strcpy(path, real);
 #else
-    ssize_t length = readlink("/proc/self/exe", folder, room - 1);
+    ssize_t length = readlink("/proc/self/exe", path, room - 1);
     if (length <= 0)
         return false;
-    folder[length] = 0;
+    path[length] = 0;
 #endif
-    char *slash = strrchr(folder, '/');
+    return true;
+}
+
+static bool program_folder(char *folder, size_t room)
+{
+    char *slash = program_path(folder, room) ? strrchr(folder, '/') : NULL;
     if (!slash)
         return false;
     *slash = 0;

@@ -1,0 +1,190 @@
+/* hypura plot: draws what hypura bench --json wrote. */
+#include "cli/plot.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MOST_BYTES (16 << 20)
+#define MOST_RUNS 64
+
+static const char *by, *title;
+
+static const struct option_row plot_rows[] = {
+    {"by", "WHAT", OPTION_TEXT, &by,
+     "runs: a bar for each; memory: a line against --memory (default: memory where one model ran with three budgets or "
+     "more, else runs)"},
+    {"title", "TEXT", OPTION_TEXT, &title, "what stands above (default: the model, where all runs have the same)"},
+    {0},
+};
+
+static bool read_figure(const json_t *object, const char *name, struct plot_figure *figure)
+{
+    char key[80];
+    figure->median = json_number_value(json_object_get(object, name));
+    snprintf(key, sizeof key, "%s_least", name);
+    const json_t *least = json_object_get(object, key);
+    snprintf(key, sizeof key, "%s_most", name);
+    const json_t *most = json_object_get(object, key);
+    figure->least = least ? json_number_value(least) : figure->median;
+    figure->most = most ? json_number_value(most) : figure->median;
+    return isfinite(figure->median) && isfinite(figure->least) && isfinite(figure->most) && figure->median >= 0 &&
+           figure->least >= 0 && figure->least <= figure->most;
+}
+
+/* The name of a file without folders and ".json". */
+static void label_of(char *out, size_t room, const char *path, size_t number)
+{
+    const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+    size_t length = strlen(name);
+    if (length > 5 && strcmp(name + length - 5, ".json") == 0)
+        length -= 5;
+    if (number)
+        snprintf(out, room, "%.*s %zu", (int)MIN(length, 80u), name, number + 1);
+    else
+        snprintf(out, room, "%.*s", (int)MIN(length, 80u), name);
+}
+
+static hypura_status add_run(struct plot *plot, const json_t *json, const char *path, size_t number,
+                             hypura_error *error)
+{
+    static const char *const names[] = {"prompt_tokens_per_second", "decode_tokens_per_second"}, *const ratios[] = {
+                                                                                                     "prompt_ratio",
+                                                                                                     "decode_ratio"};
+    const char *model = json_string_value(json_object_get(json, "model"));
+    const char *mode = json_string_value(json_object_get(json, "mode"));
+    if (!model || !json_object_get(json, names[PLOT_DECODE]) || !json_object_get(json, names[PLOT_PROMPT]))
+        return error_set(error, HYPURA_ERROR_FORMAT, "%s is not what hypura bench --json writes", path);
+    if (plot->count == MOST_RUNS)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "more than %d runs are too many for one drawing", MOST_RUNS);
+    struct plot_run *run = &plot->runs[plot->count];
+    const json_t *llama = json_object_get(json, "llama");
+    label_of(run->label, sizeof run->label, path, number);
+    snprintf(run->model, sizeof run->model, "%.80s", model);
+    snprintf(run->mode, sizeof run->mode, "%.40s", mode ? mode : "");
+    run->budget = json_number_value(json_object_get(json, "budget_bytes"));
+    run->weights = json_number_value(json_object_get(json, "bytes_ram")) +
+                   json_number_value(json_object_get(json, "bytes_gpu")) +
+                   json_number_value(json_object_get(json, "bytes_storage"));
+    run->compared = json_is_object(llama);
+    for (int kind = 0; kind < PLOT_KINDS; kind++) {
+        if (!read_figure(json, names[kind], &run->ours[kind]) ||
+            (run->compared && !read_figure(llama, names[kind], &run->theirs[kind])))
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s has a speed that is none", path);
+        run->ratio[kind] = run->compared ? json_number_value(json_object_get(json, ratios[kind])) : 0;
+    }
+    plot->count++;
+    return HYPURA_OK;
+}
+
+/* A file may hold several objects, one after the other or in a list. */
+static hypura_status read_runs(struct plot *plot, const char *path, hypura_error *error)
+{
+    char *text = NULL;
+    size_t size = 0, number = 0;
+    hypura_status status = read_whole_file(path, MOST_BYTES, &text, &size, error);
+    const char *rest = text;
+    while (!status && (rest += strspn(rest, " \t\r\n"), *rest)) {
+        json_error_t where;
+        json_t *json = json_loadb(rest, size - (size_t)(rest - text), JSON_DISABLE_EOF_CHECK, &where), *item;
+        if (!json) {
+            status = error_set(error, HYPURA_ERROR_FORMAT, "%s is not JSON: %.100s", path, where.text);
+            break;
+        }
+        size_t i;
+        if (json_is_array(json)) {
+            json_array_foreach(json, i, item)
+            {
+                if (!status)
+                    status = add_run(plot, item, path, number++, error);
+            }
+        } else {
+            status = add_run(plot, json, path, number++, error);
+        }
+        json_decref(json);
+        rest += where.position;
+    }
+    if (!status && number == 0)
+        status = error_set(error, HYPURA_ERROR_FORMAT, "%s is empty", path);
+    memory_free(text);
+    return status;
+}
+
+/* Whether the runs are of one model; and how many budgets they had. */
+static bool one_model(const struct plot *plot, size_t *budgets)
+{
+    bool same = true;
+    *budgets = 0;
+    for (size_t i = 0; i < plot->count; i++) {
+        bool seen = false;
+        for (size_t k = 0; k < i; k++)
+            seen = seen || plot->runs[k].budget == plot->runs[i].budget;
+        *budgets += !seen;
+        same = same && strcmp(plot->runs[i].model, plot->runs[0].model) == 0;
+    }
+    return same;
+}
+
+static hypura_status draw(struct plot *plot, const char *path, hypura_error *error)
+{
+    size_t budgets;
+    bool same = one_model(plot, &budgets);
+    bool lines = by ? strcmp(by, "memory") == 0 : same && budgets >= 3;
+    if (lines && !same)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--by memory draws runs of one model, and these are of several");
+    plot->title = title ? title : same ? plot->runs[0].model : "Tokens per second";
+    plot->name_models = !same;
+    struct buffer svg = {0};
+    uint64_t failures = memory_failures();
+    if (lines)
+        plot_lines(&svg, plot);
+    else
+        plot_bars(&svg, plot);
+    hypura_status status = HYPURA_OK;
+    if (svg.failed)
+        status = memory_check(failures, "drawing", error);
+    FILE *out = status ? NULL : strcmp(path, "-") == 0 ? stdout : fopen(path, "we");
+    if (!status && !out)
+        status = error_set_errno(error, errno, "cannot write %s", path);
+    if (out) {
+        bool failed = fwrite(svg.data, 1, svg.size, out) != svg.size;
+        if (out != stdout && (fclose(out) || failed))
+            status = error_set_errno(error, errno, "cannot write %s", path);
+    }
+    buffer_free(&svg);
+    return status;
+}
+
+static int run(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    struct plot plot = {0};
+    const char *out = arguments[count - 1];
+    size_t length = strlen(out);
+    if (by && strcmp(by, "runs") && strcmp(by, "memory"))
+        return report_usage(&command_plot, "--by %.40s: expected runs or memory", by);
+    if (strcmp(out, "-") && (length < 5 || strcmp(out + length - 4, ".svg")))
+        return report_usage(&command_plot, "the drawing comes last and ends in .svg, or is - for standard output");
+    hypura_status status = ALLOCATE(&plot.runs, MOST_RUNS, "runs", &error);
+    for (size_t i = 0; !status && i + 1 < count; i++)
+        status = read_runs(&plot, arguments[i], &error);
+    if (!status)
+        status = draw(&plot, out, &error);
+    memory_free(plot.runs);
+    return status ? report_error(&error) : EXIT_OK;
+}
+
+const struct command command_plot = {
+    .name = "plot",
+    .arguments = "FILE... OUT.svg",
+    .summary = "draw what hypura bench --json wrote",
+    .details =
+        "Each FILE holds what one or more runs of hypura bench --json printed, with --compare or without. The drawing "
+        "has an axis from 0 for prompts and one for decoding, marks the slowest and the fastest round, and "
+        "follows the reader's light or dark theme.",
+    .options = {plot_rows},
+    .least = 2,
+    .most = MOST_RUNS + 1,
+    .run = run,
+};
