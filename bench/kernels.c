@@ -253,7 +253,7 @@ static const char usage[] =
     "Usage: kernels [OPTION]...\n"
     "Measures matrix times vector and matrix times matrix for every tensor type and instruction set.\n\n"
     "  --types LIST         only these, as Q4_K,Q8_0\n"
-    "  --instructions LIST  only these of plain, avx2, avx512, neon (default: all but plain)\n"
+    "  --instructions LIST  only these of plain, avx2, avx-vnni, avx512, amx, neon (default: all but\n                       plain)\n"
     "  --threads N          default: all cores\n"
     "  --columns N          length of a row (default 4096)\n"
     "  --size BYTES         weights read in one round (default 256M)\n"
@@ -280,7 +280,7 @@ int main(int argc, char **argv)
                               .bytes = (size_t)256 << 20,
                               .rounds = 5,
                               .tokens = 512,
-                              .sets = "avx2,avx512,neon"};
+                              .sets = "avx2,avx-vnni,avx512,amx,neon"};
     hypura_error error;
     uint64_t bytes;
     for (int c; (c = getopt_long(argc, argv, "", names, NULL)) != -1;) {

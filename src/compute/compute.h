@@ -31,14 +31,16 @@
 /* ---- the machine ------------------------------------------------------------------------------------------------- */
 
 enum instruction_set {
-    INSTRUCTIONS_PLAIN,  /* plain C */
-    INSTRUCTIONS_AVX2,   /* AVX2, FMA, F16C */
-    INSTRUCTIONS_AVX512, /* AVX-512 F, BW, DQ, VL, VNNI; BF16 used where present */
-    INSTRUCTIONS_NEON    /* Armv8.2 with dot product; i8mm used where present */
+    INSTRUCTIONS_PLAIN,    /* plain C */
+    INSTRUCTIONS_AVX2,     /* AVX2, FMA, F16C */
+    INSTRUCTIONS_AVX_VNNI, /* and dot products of bytes in 256 bits */
+    INSTRUCTIONS_AVX512,   /* AVX-512 F, BW, DQ, VL, VNNI; BF16 used where present */
+    INSTRUCTIONS_AMX,      /* and tiles of bytes, which the system must allow the process */
+    INSTRUCTIONS_NEON      /* Armv8.2 with dot product; i8mm used where present */
 };
 
-/* The best that this machine runs; HYPURA_INSTRUCTIONS=plain|avx2|avx512|neon in the environment asks for a lesser one.
- */
+/* The best that this machine runs; HYPURA_INSTRUCTIONS=plain|avx2|avx-vnni|avx512|amx|neon in the environment
+ * asks for a lesser one. */
 enum instruction_set compute_best_instructions(void);
 bool compute_has_instructions(enum instruction_set set);
 const char *compute_instructions_name(enum instruction_set set);

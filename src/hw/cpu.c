@@ -1,3 +1,4 @@
+#include "compute/compute.h"
 #include "hw/hw_private.h"
 
 #ifdef __linux__
@@ -68,6 +69,10 @@ static void cpu_instructions(char *text, size_t room)
         add_word(text, room, "VNNI");
     if (__builtin_cpu_supports("avx512bf16"))
         add_word(text, room, "BF16");
+    if (compute_has_instructions(INSTRUCTIONS_AVX_VNNI))
+        add_word(text, room, "AVX-VNNI");
+    if (compute_has_instructions(INSTRUCTIONS_AMX))
+        add_word(text, room, "AMX");
     if (!*text)
         add_word(text, room, "SSE2");
 }

@@ -28,17 +28,23 @@ static const struct shape shapes[] = {
 };
 
 /* Every way to multiply panels that this machine has, also where a table would take a better one. */
-static const struct panel_multiplier *multipliers[4];
-static panel_maker *const *makers[4];
+static const struct panel_multiplier *multipliers[8];
+static panel_maker *const *makers[8];
 static size_t multiplier_count;
 
 static void find_multipliers(void)
 {
 #if defined(__x86_64__)
-    if (compute_has_instructions(INSTRUCTIONS_AVX2))
+    if (compute_has_instructions(INSTRUCTIONS_AVX2)) {
         multipliers[multiplier_count++] = &panel_multiplier_avx2;
-    if (cpu_has_avx_vnni())
+        makers[multiplier_count] = panel_makers_avx2;
+        multipliers[multiplier_count++] = &panel_multiplier_avx2;
+    }
+    if (compute_has_instructions(INSTRUCTIONS_AVX_VNNI)) {
         multipliers[multiplier_count++] = &panel_multiplier_avx_vnni;
+        makers[multiplier_count] = panel_makers_avx_vnni;
+        multipliers[multiplier_count++] = &panel_multiplier_avx_vnni;
+    }
     if (compute_has_instructions(INSTRUCTIONS_AVX512)) {
         multipliers[multiplier_count++] = &panel_multiplier_avx512;
         makers[multiplier_count] = panel_makers_avx512;

@@ -11,8 +11,8 @@
 #include <math.h>
 #include <string.h>
 
-static const enum instruction_set all_sets[] = {INSTRUCTIONS_PLAIN, INSTRUCTIONS_AVX2, INSTRUCTIONS_AVX512,
-                                                INSTRUCTIONS_NEON};
+static const enum instruction_set all_sets[] = {INSTRUCTIONS_PLAIN,  INSTRUCTIONS_AVX2, INSTRUCTIONS_AVX_VNNI,
+                                                INSTRUCTIONS_AVX512, INSTRUCTIONS_AMX,  INSTRUCTIONS_NEON};
 
 static void *read_file(const char *path, size_t *size)
 {

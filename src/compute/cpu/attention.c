@@ -199,8 +199,10 @@ static const struct attention_kernels *kernels_of(const struct compute *compute)
     switch (compute_instructions(compute)) {
 #if defined(__x86_64__)
     case INSTRUCTIONS_AVX2:
+    case INSTRUCTIONS_AVX_VNNI:
         return &attention_kernels_avx2;
     case INSTRUCTIONS_AVX512:
+    case INSTRUCTIONS_AMX:
         return &attention_kernels_avx512;
 #elif defined(__aarch64__)
     case INSTRUCTIONS_NEON:

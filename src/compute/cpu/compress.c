@@ -18,8 +18,10 @@ static const struct compress_kernels *kernels_of(const struct compute *compute)
     switch (compute_instructions(compute)) {
 #if defined(__x86_64__)
     case INSTRUCTIONS_AVX2:
+    case INSTRUCTIONS_AVX_VNNI:
         return &compress_kernels_avx2;
     case INSTRUCTIONS_AVX512:
+    case INSTRUCTIONS_AMX:
         return &compress_kernels_avx512;
 #elif defined(__aarch64__)
     case INSTRUCTIONS_NEON:

@@ -7,8 +7,10 @@ static const struct convolution_kernels *kernels_of(const struct compute *comput
     switch (compute_instructions(compute)) {
 #if defined(__x86_64__)
     case INSTRUCTIONS_AVX2:
+    case INSTRUCTIONS_AVX_VNNI:
         return &convolution_kernels_avx2;
     case INSTRUCTIONS_AVX512:
+    case INSTRUCTIONS_AMX:
         return &convolution_kernels_avx512;
 #elif defined(__aarch64__)
     case INSTRUCTIONS_NEON:

@@ -13,7 +13,6 @@ struct work {
     const struct panel_multiplier *multiplier;
     panel_maker *make; /* NULL: plain C */
     const struct matmul *job;
-    enum panel_kind kind;
     enum activation_kind inputs;
     unsigned narrow_16, narrow_32; /* the greatest peaks of activations that leave sums of parts narrow */
     size_t first_row, rows;
@@ -98,7 +97,7 @@ static void take_tile(const struct work *work, size_t first, size_t segment, str
         narrow = is_narrow(work, peaks[t]);
     out->count = count;
     out->narrow = narrow;
-    work->multiplier->make_sides(work->kind, out);
+    work->multiplier->make_sides(work->job->weights.type, out);
     size_t next = first + count;
     if (next < work->tokens)
         prefetch_tile(work, next, MIN((size_t)TILE_TOKENS, work->tokens - next), segment);
@@ -133,7 +132,8 @@ static void make_panel(const struct work *work, struct panel *out, size_t row, s
     if (work->make)
         work->make(out, rows, blocks_in(work, segment));
     else
-        panel_make(weights->type, out, rows, blocks_in(work, segment), work->multiplier->raise);
+        panel_make(weights->type, out, rows, blocks_in(work, segment),
+                   work->multiplier->raises ? work->multiplier->raises[weights->type] : work->multiplier->raise);
 }
 
 /* The first of a tile's outputs; further ones are asked for while it is multiplied. */
@@ -176,7 +176,7 @@ static void multiply_tiles(const struct work *work, struct tiles *tiles, size_t 
                                         .tile = tile,
                                         .next = end < work->tokens || more ? next : tile,
                                         .last = last};
-        work->multiplier->multiply(work->kind, &product);
+        work->multiplier->multiply(work->job->weights.type, &product);
         t = end;
     }
 }
@@ -212,7 +212,6 @@ void gemm_by_panels(const struct panel_multiplier *multiplier, panel_maker *cons
     struct work work = {.multiplier = multiplier,
                         .make = makers ? makers[type] : NULL,
                         .job = job,
-                        .kind = panel_kind(type),
                         .inputs = panel_kind(type) < PANEL_WHOLE ? ACTIVATION_Q8_32 : ACTIVATION_Q8_256,
                         .first_row = first_row,
                         .rows = rows,

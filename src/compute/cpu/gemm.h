@@ -97,10 +97,12 @@ struct panel_product {
 struct panel_multiplier {
     /* Makes the sides of a tile from the sums. Best called a tile ahead: what was just stored is slow to read in other
      * pieces. */
-    void (*make_sides)(enum panel_kind kind, struct panel_tile *tile);
-    void (*multiply)(enum panel_kind kind, const struct panel_product *product);
-    /* 128 where the dot product wants weights without a sign: quants of types without minima have so much added. */
+    void (*make_sides)(enum tensor_type type, struct panel_tile *tile);
+    void (*multiply)(enum tensor_type type, const struct panel_product *product);
+    /* Where products want weights without a sign, quants of types without minima have so much added: 128 for a dot
+     * product; or [TENSOR_TYPE_COUNT] what takes the sign off and leaves them as small as they can be. */
     uint8_t raise;
+    const uint8_t *raises;
 };
 
 extern const struct panel_multiplier panel_multiplier_avx2;
@@ -109,6 +111,8 @@ extern const struct panel_multiplier panel_multiplier_avx512;
 extern const struct panel_multiplier panel_multiplier_neon;
 extern const struct panel_multiplier panel_multiplier_i8mm;
 
+extern panel_maker *const panel_makers_avx2[TENSOR_TYPE_COUNT];
+extern panel_maker *const panel_makers_avx_vnni[TENSOR_TYPE_COUNT];
 extern panel_maker *const panel_makers_avx512[TENSOR_TYPE_COUNT];
 
 /* makers: [TENSOR_TYPE_COUNT], which add what the multiplier wants added; NULL where the instruction set has none and

@@ -1,20 +1,6 @@
 /* The panels of gemm.h multiplied, built once for each instruction set that has a dot product of bytes. */
-#include "compute/cpu/gemm.h"
+#include "compute/cpu/gemm_shapes.h"
 #include "compute/cpu/ints.h"
-#include "core/sanitized.h"
-
-#define INLINE static inline __attribute__((always_inline))
-
-/* A kind and a shape of a tile gets its own copy of what is SHAPED, with its loops unrolled. Sanitizers, which make
- * clang take seconds for each copy, share one. */
-#if SANITIZED
-#define SHAPED static __attribute__((noinline))
-#define UNROLL(times)
-#else
-#define SHAPED INLINE
-#define UNROLL(times) PRAGMA(GCC unroll times)
-#define PRAGMA(text) _Pragma(#text)
-#endif
 
 /* How many sums are in registers: tokens times panels. Few tokens take more panels at once, so that enough sums are
  * under way to hide the latency of the dot product. */
@@ -22,8 +8,12 @@
 #define MOST_TOKENS 6
 #define MOST_PANELS 4
 #define PANELS_FOR(tokens) ((tokens) <= 3 ? 4 : 2)
-#elif (defined(__AVX2__) && !INTS_RAISED) || defined(__ARM_FEATURE_MATMUL_INT8)
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
 #define MOST_TOKENS 2
+#define MOST_PANELS 1
+#define PANELS_FOR(tokens) 1
+#elif defined(__AVX2__)
+#define MOST_TOKENS 6
 #define MOST_PANELS 1
 #define PANELS_FOR(tokens) 1
 #else
@@ -79,7 +69,7 @@ INLINE void make_side(const enum panel_kind kind, const bool narrow, union panel
     }
 }
 
-static void make_sides(enum panel_kind kind, struct panel_tile *tile)
+static void make_sides(enum tensor_type type, struct panel_tile *tile)
 {
 #define SIDES(kind, narrow)                                                                                            \
     for (size_t t = 0; t < tile->count; t++)                                                                           \
@@ -91,7 +81,7 @@ static void make_sides(enum panel_kind kind, struct panel_tile *tile)
         else                                                                                                           \
             SIDES(kind, false);                                                                                        \
         break
-    switch (kind) {
+    switch (panel_kind(type)) {
         CASE(PANEL_BLOCKS_MINIMA);
         CASE(PANEL_HALVES);
         CASE(PANEL_WHOLE);
@@ -340,7 +330,7 @@ INLINE void halves_of_32(const struct panel *panels, const int count, const stru
     }
 }
 
-SHAPED void multiply_panels(const enum panel_kind kind, const bool narrow, const struct panel *panels, const int count,
+SHAPED void multiply_panels(const enum panel_kind kind, const int narrow, const struct panel *panels, const int count,
                             const struct panel_token *x, const int tokens, size_t blocks, size_t row)
 {
     switch (kind) {
@@ -364,75 +354,7 @@ SHAPED void multiply_panels(const enum panel_kind kind, const bool narrow, const
     }
 }
 
-/* Asks for what the tokens of the next tile bring, while each panel is multiplied for a part of it: they lie far apart,
- * which the processor does not guess. */
-INLINE void prefetch_tokens(const struct panel_tile *next, size_t first, size_t tokens, size_t panel, size_t count)
-{
-    const size_t part = PANEL_COLUMNS / GROUP_PANELS;
-    for (size_t t = first; t < MIN(first + tokens, next->count); t++)
-        for (size_t c = align_up(panel * part, 64); c < (panel + count) * part; c += 64)
-            __builtin_prefetch(next->tokens[t].quants + c);
-}
-
-/* Asks for what the tokens' sums of the next panels are stored to: stores wait for their cache lines. */
-INLINE void prefetch_outputs(const struct panel_token *x, const int tokens, size_t panel, size_t count, size_t end)
-{
-    for (size_t p = panel + count; p < MIN(panel + 2 * count, end); p++)
-        for (int t = 0; t < tokens; t++)
-            __builtin_prefetch(x[t].to + p * PANEL_ROWS, 1);
-}
-
-/* All panels of a group for passes times a constant number of tokens, from token first of the tile on. */
-SHAPED void multiply_tokens(const enum panel_kind kind, const bool narrow, const struct panel_product *product,
-                            size_t first, size_t passes, const int tokens)
-{
-    const struct panel *panels = product->panels;
-    const struct panel_token *x = product->tile->tokens + first;
-    size_t p = 0;
-    for (; product->panel_count - p >= PANELS_FOR(tokens); p += PANELS_FOR(tokens))
-        for (size_t i = 0; i < passes; i++) {
-            /* Lest the compiler keep on the stack what it finds to be the same for all panels. */
-            __asm__ volatile("" ::: "memory");
-            prefetch_tokens(product->next, first + i * tokens, tokens, p, PANELS_FOR(tokens));
-            if (product->last)
-                prefetch_outputs(x + i * tokens, tokens, p, PANELS_FOR(tokens), product->panel_count);
-            multiply_panels(kind, narrow, panels + p, PANELS_FOR(tokens), x + i * tokens, tokens, product->blocks,
-                            p * PANEL_ROWS);
-        }
-    for (; p < product->panel_count; p++)
-        for (size_t i = 0; i < passes; i++)
-            multiply_panels(kind, narrow, panels + p, 1, x + i * tokens, tokens, product->blocks, p * PANEL_ROWS);
-}
-
-/* Passes of about one size: eight tokens are 4 + 4, not 6 + 2. */
-INLINE void multiply_kind(const enum panel_kind kind, const bool narrow, const struct panel_product *product)
-{
-    for (size_t first = 0; first < product->tile->count;) {
-        size_t left = product->tile->count - first, passes = (left + MOST_TOKENS - 1) / MOST_TOKENS;
-        size_t tokens = (left + passes - 1) / passes;
-        passes = left / tokens;
-#define TOKENS(n)                                                                                                      \
-    case n:                                                                                                            \
-        multiply_tokens(kind, narrow, product, first, passes, n);                                                      \
-        break
-        switch (tokens) {
-            TOKENS(1);
-#if MOST_TOKENS > 2
-            TOKENS(2);
-#endif
-#if MOST_TOKENS > 3
-            TOKENS(3);
-            TOKENS(4);
-            TOKENS(5);
-#endif
-        default:
-            multiply_tokens(kind, narrow, product, first, passes, MOST_TOKENS);
-            break;
-        }
-#undef TOKENS
-        first += passes * tokens;
-    }
-}
+#include "compute/cpu/gemm_walk.h"
 
 #define KIND(name, kind, narrow)                                                                                       \
     static void name(const struct panel_product *product)                                                              \
@@ -453,7 +375,7 @@ KIND(multiply_narrow_8_minima, PANEL_PARTS_8_MINIMA, INTS_NARROW)
 KIND(multiply_narrow_16, PANEL_PARTS_16, INTS_NARROW)
 KIND(multiply_narrow_16_minima, PANEL_PARTS_16_MINIMA, INTS_NARROW)
 
-static void multiply(enum panel_kind kind, const struct panel_product *product)
+static void multiply(enum tensor_type type, const struct panel_product *product)
 {
     typedef void multiplication(const struct panel_product *);
     static multiplication *const kinds[][2] = {
@@ -467,7 +389,7 @@ static void multiply(enum panel_kind kind, const struct panel_product *product)
         [PANEL_PARTS_16] = {multiply_parts_16, multiply_narrow_16},
         [PANEL_PARTS_16_MINIMA] = {multiply_parts_16_minima, multiply_narrow_16_minima},
     };
-    kinds[kind][product->tile->narrow](product);
+    kinds[panel_kind(type)][product->tile->narrow](product);
 }
 
 #if defined(__AVXVNNI__)

@@ -172,6 +172,7 @@ extern const struct kernel_table kernels_avx512_bf16;
 extern const struct kernel_table kernels_avx512_blocks;
 extern const struct kernel_table kernels_avx512_super;
 extern const struct kernel_table kernels_avx512_grids;
+extern const struct kernel_table kernels_amx;
 extern const struct kernel_table kernels_few_blocks_avx2;
 extern const struct kernel_table kernels_few_super_avx2;
 extern const struct kernel_table kernels_few_blocks_avx512;
@@ -198,8 +199,6 @@ struct compute {
     size_t scratch_bytes; /* of a worker; see attention.h for what attention makes of it */
 };
 
-/* Whether the processor has dot products of bytes in 256 bits without AVX-512. */
-bool cpu_has_avx_vnni(void);
 /* Whether the processor has 8-bit matrix products (Arm i8mm). */
 bool cpu_has_i8mm(void);
 

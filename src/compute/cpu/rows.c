@@ -8,8 +8,10 @@ const struct row_kernels *row_kernels_of(const struct compute *compute)
     switch (compute_instructions(compute)) {
 #if defined(__x86_64__)
     case INSTRUCTIONS_AVX2:
+    case INSTRUCTIONS_AVX_VNNI:
         return &row_kernels_avx2;
     case INSTRUCTIONS_AVX512:
+    case INSTRUCTIONS_AMX:
         return &row_kernels_avx512;
 #elif defined(__aarch64__)
     case INSTRUCTIONS_NEON:

@@ -9,6 +9,10 @@
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
 #elif defined(__aarch64__) && defined(__APPLE__)
@@ -40,17 +44,28 @@ static bool has_avx512_bf16(void)
 {
     return has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
-#endif
 
-bool cpu_has_avx_vnni(void)
+/* Dot products of bytes in 256 bits without AVX-512. */
+static bool has_avx_vnni(void)
 {
-#if defined(__x86_64__)
     unsigned a, b, c, d;
     return has_avx2() && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & 1u << 4);
+}
+
+/* Tiles are state that threads have to keep, which Linux allows a process on demand. */
+static bool has_amx(void)
+{
+#if defined(__linux__)
+    const long ask_for = 0x1023, tile_data = 18; /* ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA */
+    const unsigned tile = 1u << 24, int8 = 1u << 25;
+    unsigned a, b, c, d;
+    return has_avx512() && __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & tile) && (d & int8) &&
+           syscall(SYS_arch_prctl, ask_for, tile_data) == 0;
 #else
     return false;
 #endif
 }
+#endif
 
 #if defined(__aarch64__)
 /* Bits of AT_HWCAP and AT_HWCAP2 (Linux, uapi/asm/hwcap.h); names of features on macOS. */
@@ -91,8 +106,12 @@ bool compute_has_instructions(enum instruction_set set)
 #if defined(__x86_64__)
     case INSTRUCTIONS_AVX2:
         return has_avx2();
+    case INSTRUCTIONS_AVX_VNNI:
+        return has_avx_vnni();
     case INSTRUCTIONS_AVX512:
         return has_avx512();
+    case INSTRUCTIONS_AMX:
+        return has_amx();
 #elif defined(__aarch64__)
     case INSTRUCTIONS_NEON:
         return arm_has(false, ARM_DOT_PRODUCT, "hw.optional.arm.FEAT_DotProd");
@@ -102,7 +121,7 @@ bool compute_has_instructions(enum instruction_set set)
     }
 }
 
-static const char *const names[] = {"plain", "avx2", "avx512", "neon"};
+static const char *const names[] = {"plain", "avx2", "avx-vnni", "avx512", "amx", "neon"};
 
 const char *compute_instructions_name(enum instruction_set set)
 {
@@ -167,22 +186,24 @@ static void fill_tables(void)
         &kernels_avx512_floats,     &kernels_avx512_blocks,    &kernels_avx512_super, &kernels_avx512_grids,
         &kernels_few_blocks_avx512, &kernels_few_super_avx512, &kernels_peak_avx512,  &gemm_floats_avx512,
     };
-    for (unsigned set = INSTRUCTIONS_AVX2; set <= INSTRUCTIONS_AVX512; set++) {
+    for (unsigned set = INSTRUCTIONS_AVX2; set <= INSTRUCTIONS_AMX; set++) {
         for (size_t i = 0; i < COUNT_OF(of_avx2); i++)
             lay_over(&tables[set], of_avx2[i]);
         gemm_panels_avx2(&tables[set]);
-        if (cpu_has_avx_vnni())
-            gemm_panels_avx_vnni(&tables[set]);
     }
-    struct kernel_table *avx512 = &tables[INSTRUCTIONS_AVX512];
-    for (size_t i = 0; i < COUNT_OF(of_avx512); i++)
-        lay_over(avx512, of_avx512[i]);
-    gemm_panels_avx512(avx512);
-    if (has_avx512_bf16()) {
-        lay_over(avx512, &kernels_avx512_bf16);
-        lay_over(avx512, &gemm_bf16_avx512);
-        lay_over(avx512, &kernels_peak_bf16);
+    gemm_panels_avx_vnni(&tables[INSTRUCTIONS_AVX_VNNI]);
+    for (unsigned set = INSTRUCTIONS_AVX512; set <= INSTRUCTIONS_AMX; set++) {
+        struct kernel_table *avx512 = &tables[set];
+        for (size_t i = 0; i < COUNT_OF(of_avx512); i++)
+            lay_over(avx512, of_avx512[i]);
+        gemm_panels_avx512(avx512);
+        if (has_avx512_bf16()) {
+            lay_over(avx512, &kernels_avx512_bf16);
+            lay_over(avx512, &gemm_bf16_avx512);
+            lay_over(avx512, &kernels_peak_bf16);
+        }
     }
+    lay_over(&tables[INSTRUCTIONS_AMX], &kernels_amx);
 #elif defined(__aarch64__)
     static const struct kernel_table *const of_neon[] = {
         &kernels_neon_floats,    &kernels_neon_quantized, &kernels_few_blocks_neon,

@@ -1,0 +1,326 @@
+/* The panels of gemm.h multiplied by AVX2 alone, which multiplies bytes to sums of pairs in 16 bits, with saturation.
+ *
+ * Quants of few bits leave room there for the pairs of several columns, so that scaling and widening them, one
+ * instruction, is done once for many: they are made as small as they can be without a sign (raises), and what that adds
+ * is taken off at the start of a sum. In 16 bits that may wrap around: the sum that comes out fits. Quants of eight
+ * bits give their signs to the activations. */
+#include "compute/cpu/gemm_shapes.h"
+#include "compute/cpu/lanes.h"
+
+#include <immintrin.h>
+
+/* Eight sums of 16 bits in registers, next to the weights and a token's four activations. */
+#define MOST_TOKENS 4
+#define MOST_PANELS 1
+#define PANELS_FOR(tokens) 1
+
+/* How quants are multiplied: so many columns' pairs fit 16 bits, in fours; or they have a sign. */
+enum fit { FIT_SIGNED = 0, FIT_2 = 2, FIT_4 = 4, FIT_8 = 8 };
+
+static const uint8_t raises[TENSOR_TYPE_COUNT] = {
+    [TENSOR_Q4_0] = 8, [TENSOR_Q5_0] = 16, [TENSOR_MXFP4] = 12, [TENSOR_NVFP4] = 12,
+    [TENSOR_Q3_K] = 4, [TENSOR_Q6_K] = 32, [TENSOR_TQ1_0] = 1,  [TENSOR_TQ2_0] = 1,
+};
+
+/* Where the sums of sixteen columns begin, in 16 bits: of every four columns the first two, and the last two. */
+INLINE void start_pairs(int32_t starts[16], const int8_t *quants, int raise)
+{
+    const __m256i factor = _mm256_set1_epi16((short)-raise);
+    for (size_t i = 0; i < 16; i += 2) {
+        __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), _mm256_loadu_si256((const void *)(quants + 16 * i)));
+        pairs = _mm256_add_epi16(pairs, _mm256_shuffle_epi32(pairs, _MM_SHUFFLE(1, 0, 3, 2)));
+        pairs = _mm256_add_epi16(pairs, _mm256_shuffle_epi32(pairs, _MM_SHUFFLE(2, 3, 0, 1)));
+        pairs = _mm256_mullo_epi16(pairs, factor);
+        starts[i] = _mm256_extract_epi32(pairs, 0);
+        starts[i + 1] = _mm256_extract_epi32(pairs, 4);
+    }
+}
+
+INLINE void make_side(const enum panel_kind kind, union panel_side *out, const int16_t *from, const int8_t *quants,
+                      int raise)
+{
+    int16_t sums[16]; /* sure to be no part of what is written, so that vectors can do this */
+    memcpy(sums, from, kind >= PANEL_WHOLE ? sizeof sums : sizeof sums / 2);
+    switch (kind) {
+    case PANEL_BLOCKS_MINIMA:
+        for (size_t i = 0; i < 8; i++)
+            out->block_sums[i] = (float)sums[i];
+        break;
+    case PANEL_PARTS_16_MINIMA:
+        memcpy(out->sums, sums, sizeof out->sums);
+        break;
+    case PANEL_PARTS_8_MINIMA:
+        for (size_t i = 0; i < 8; i++)
+            out->sums[i] = (int16_t)(sums[2 * i] + sums[2 * i + 1]);
+        break;
+    case PANEL_WHOLE:
+        out->starts[0] = 0;
+        for (size_t i = 0; i < 16; i++)
+            out->starts[0] -= raise * sums[i];
+        break;
+    case PANEL_PARTS_16:
+        start_pairs(out->starts, quants, raise);
+        break;
+    case PANEL_HALVES: /* of which activations have no sums */
+        for (size_t i = 0; i < 16; i++) {
+            int32_t sum = 0;
+            for (size_t j = 0; j < 16; j++)
+                sum += quants[16 * i + j];
+            out->starts[i] = -raise * sum;
+        }
+        break;
+    case PANEL_BLOCKS:
+    case PANEL_BLOCKS_POWERS:
+        for (size_t i = 0; i < 8; i++)
+            out->starts[i] = -raise * sums[i];
+        break;
+    default:
+        break;
+    }
+}
+
+static void make_sides(enum tensor_type type, struct panel_tile *tile)
+{
+    const enum panel_kind kind = panel_kind(type);
+    const int raise = raises[type];
+    for (size_t t = 0; t < tile->count; t++) {
+        struct panel_token *token = &tile->tokens[t];
+        make_side(kind, &token->side, token->sums, token->quants, raise);
+    }
+}
+
+/* ---- products ---------------------------------------------------------------------------------------------------- */
+
+INLINE __m256i same(const void *from)
+{
+    int32_t word;
+    memcpy(&word, from, sizeof word);
+    return _mm256_set1_epi32(word);
+}
+
+INLINE __m256i weights(const struct panel *panel, size_t quad, size_t half)
+{
+    return _mm256_load_si256((const void *)panel->quants[quad][8 * half]);
+}
+
+/* totals += scale * sums of count times four columns; scale is twice in a lane, in 16 bits. starts, if not NULL, are
+ * where the sums of 16 bits begin. */
+INLINE void add_part(__m256i (*totals)[2], const struct panel *panel, const struct panel_token *x, const int tokens,
+                     const enum fit fit, size_t quad, const int count, const __m256i scale[2], const bool starts,
+                     size_t part)
+{
+    const int step = fit == FIT_SIGNED ? 1 : starts ? count : (int)fit;
+    __m256i sums[MOST_TOKENS][2];
+    UNROLL(8)
+    for (int q = 0; q < count; q++) {
+        __m256i w[2], magnitudes[2];
+        UNROLL(2)
+        for (size_t half = 0; half < 2; half++) {
+            w[half] = weights(panel, quad + (size_t)q, half);
+            magnitudes[half] = fit == FIT_SIGNED ? _mm256_abs_epi8(w[half]) : w[half];
+        }
+        UNROLL(4)
+        for (int t = 0; t < tokens; t++) {
+            __m256i four = same(x[t].quants + (quad + (size_t)q) * 4);
+            UNROLL(2)
+            for (int half = 0; half < 2; half++) {
+                __m256i signs = fit == FIT_SIGNED ? _mm256_sign_epi8(four, w[half]) : four;
+                __m256i products = _mm256_maddubs_epi16(magnitudes[half], signs);
+                if (q % step)
+                    sums[t][half] = _mm256_add_epi16(sums[t][half], products);
+                else if (starts)
+                    sums[t][half] = _mm256_add_epi16(products, _mm256_set1_epi32(x[t].side.starts[part]));
+                else
+                    sums[t][half] = products;
+            }
+        }
+        if ((q + 1) % step && q + 1 < count)
+            continue;
+        UNROLL(4)
+        for (int t = 0; t < tokens; t++) {
+            UNROLL(2)
+            for (int half = 0; half < 2; half++)
+                totals[t][half] = _mm256_add_epi32(totals[t][half], _mm256_madd_epi16(sums[t][half], scale[half]));
+        }
+    }
+}
+
+/* The scale of a part, of two that are side by side, twice. */
+INLINE void part_scale(__m256i out[2], const struct panel *panel, size_t part)
+{
+    const __m256i first = _mm256_set1_epi64x(0x0504050401000100), second = _mm256_set1_epi64x(0x0706070603020302);
+    const __m256i upper = _mm256_setr_epi64x(0, 0x0808080808080808, 0, 0x0808080808080808);
+    const __m256i index = _mm256_add_epi8(part % 2 ? second : first, upper);
+    for (size_t half = 0; half < 2; half++)
+        out[half] = _mm256_shuffle_epi8(_mm256_load_si256((const void *)panel->scales[part / 2][8 * half]), index);
+}
+
+INLINE __m256 scaled(const float *d, float scale)
+{
+    return _mm256_mul_ps(_mm256_load_ps(d), _mm256_set1_ps(scale));
+}
+
+/* A super-block in parts (of which there may be one): integer sums with integer scales, then the floats. */
+INLINE void super_block(const struct panel *panel, const struct panel_token *x, const int tokens, const int parts,
+                        const bool minima, const enum fit fit, size_t row)
+{
+    const bool starts = parts == 16 && !minima && fit != FIT_SIGNED;
+    __m256i totals[MOST_TOKENS][2], scale[2] = {_mm256_set1_epi16(1), _mm256_set1_epi16(1)};
+    UNROLL(4)
+    for (int t = 0; t < tokens; t++)
+        totals[t][0] = totals[t][1] = _mm256_set1_epi32(parts == 1 ? x[t].side.starts[0] : 0);
+    if (parts == 1) {
+        for (size_t quad = 0; quad < 64; quad += 8)
+            add_part(totals, panel, x, tokens, fit, quad, 8, scale, false, 0);
+    } else {
+        for (size_t two = 0; two < (size_t)parts; two += 2) {
+            UNROLL(2)
+            for (size_t part = two; part < two + 2; part++) {
+                part_scale(scale, panel, part);
+                add_part(totals, panel, x, tokens, fit, part * (size_t)(64 / parts), 64 / parts, scale, starts, part);
+            }
+        }
+    }
+    UNROLL(4)
+    for (int t = 0; t < tokens; t++) {
+        float dx = x[t].scales[0];
+        UNROLL(2)
+        for (size_t half = 0; half < 2; half++) {
+            __m256 sum = _mm256_loadu_ps(x[t].from + row + 8 * half);
+            sum = _mm256_fmadd_ps(scaled(panel->d[0] + 8 * half, dx), _mm256_cvtepi32_ps(totals[t][half]), sum);
+            if (minima) {
+                __m256i minimum = _mm256_setzero_si256();
+                UNROLL(8)
+                for (int i = 0; i < parts / 2; i++) {
+                    __m256i pairs = _mm256_load_si256((const void *)panel->minima[i][8 * half]);
+                    minimum = _mm256_add_epi32(minimum, _mm256_madd_epi16(pairs, same(x[t].side.sums + 2 * i)));
+                }
+                sum = _mm256_fnmadd_ps(scaled(panel->m[0] + 8 * half, dx), _mm256_cvtepi32_ps(minimum), sum);
+            }
+            _mm256_storeu_ps(x[t].to + row + 8 * half, sum);
+        }
+    }
+}
+
+/* Blocks of 32, or halves of them with a scale each: the floats after each. */
+INLINE void blocks_of_32(const enum panel_kind kind, const struct panel *panel, const struct panel_token *x,
+                         const int tokens, const enum fit fit, size_t blocks, size_t row)
+{
+    const int cuts = kind == PANEL_HALVES ? 2 : 1;
+    const __m256i ones[2] = {_mm256_set1_epi16(1), _mm256_set1_epi16(1)};
+    __m256 out[MOST_TOKENS][2];
+    UNROLL(4)
+    for (int t = 0; t < tokens; t++) {
+        UNROLL(2)
+        for (int half = 0; half < 2; half++)
+            out[t][half] = _mm256_loadu_ps(x[t].from + row + 8 * half);
+    }
+    for (size_t block = 0; block < blocks; block++) {
+        UNROLL(2)
+        for (int cut = 0; cut < cuts; cut++) {
+            size_t part = block * (size_t)cuts + (size_t)cut;
+            const float *d = cut ? panel->m[block] : panel->d[block];
+            __m256i totals[MOST_TOKENS][2];
+            UNROLL(4)
+            for (int t = 0; t < tokens; t++)
+                totals[t][0] = totals[t][1] =
+                    _mm256_set1_epi32(kind == PANEL_BLOCKS_MINIMA || fit == FIT_SIGNED ? 0 : x[t].side.starts[part]);
+            add_part(totals, panel, x, tokens, fit, part * (size_t)(8 / cuts), 8 / cuts, ones, false, 0);
+            UNROLL(4)
+            for (int t = 0; t < tokens; t++) {
+                float dx = x[t].scales[block];
+                UNROLL(2)
+                for (int half = 0; half < 2; half++) {
+                    __m256 *sum = &out[t][half];
+                    *sum = _mm256_fmadd_ps(scaled(d + 8 * half, dx), _mm256_cvtepi32_ps(totals[t][half]), *sum);
+                    if (kind == PANEL_BLOCKS_MINIMA)
+                        *sum = _mm256_fnmadd_ps(scaled(panel->m[block] + 8 * half, dx),
+                                                _mm256_set1_ps(x[t].side.block_sums[block]), *sum);
+                }
+            }
+        }
+    }
+    UNROLL(4)
+    for (int t = 0; t < tokens; t++) {
+        UNROLL(2)
+        for (int half = 0; half < 2; half++)
+            _mm256_storeu_ps(x[t].to + row + 8 * half, out[t][half]);
+    }
+}
+
+SHAPED void multiply_panels(const enum panel_kind kind, const int fit, const struct panel *panels, const int count,
+                            const struct panel_token *x, const int tokens, size_t blocks, size_t row)
+{
+    (void)count;
+    switch (kind) {
+    case PANEL_WHOLE:
+        super_block(panels, x, tokens, 1, false, (enum fit)fit, row);
+        break;
+    case PANEL_PARTS_8:
+    case PANEL_PARTS_8_MINIMA:
+        super_block(panels, x, tokens, 8, kind == PANEL_PARTS_8_MINIMA, (enum fit)fit, row);
+        break;
+    case PANEL_PARTS_16:
+    case PANEL_PARTS_16_MINIMA:
+        super_block(panels, x, tokens, 16, kind == PANEL_PARTS_16_MINIMA, (enum fit)fit, row);
+        break;
+    default:
+        blocks_of_32(kind, panels, x, tokens, (enum fit)fit, blocks, row);
+        break;
+    }
+}
+
+#include "compute/cpu/gemm_walk.h"
+
+#define KIND(name, kind, fit)                                                                                          \
+    static void name(const struct panel_product *product)                                                              \
+    {                                                                                                                  \
+        multiply_kind(kind, fit, product);                                                                             \
+    }
+KIND(multiply_blocks_signed, PANEL_BLOCKS, FIT_SIGNED)
+KIND(multiply_blocks_4, PANEL_BLOCKS, FIT_4)
+KIND(multiply_blocks_8, PANEL_BLOCKS, FIT_8)
+KIND(multiply_blocks_minima_4, PANEL_BLOCKS_MINIMA, FIT_4)
+KIND(multiply_blocks_minima_8, PANEL_BLOCKS_MINIMA, FIT_8)
+KIND(multiply_halves, PANEL_HALVES, FIT_4)
+KIND(multiply_whole, PANEL_WHOLE, FIT_8)
+KIND(multiply_parts_8, PANEL_PARTS_8, FIT_SIGNED)
+KIND(multiply_parts_8_minima_4, PANEL_PARTS_8_MINIMA, FIT_4)
+KIND(multiply_parts_8_minima_8, PANEL_PARTS_8_MINIMA, FIT_8)
+KIND(multiply_parts_16_signed, PANEL_PARTS_16, FIT_SIGNED)
+KIND(multiply_parts_16, PANEL_PARTS_16, FIT_2)
+KIND(multiply_parts_16_minima, PANEL_PARTS_16_MINIMA, FIT_8)
+
+static void multiply(enum tensor_type type, const struct panel_product *product)
+{
+    typedef void multiplication(const struct panel_product *);
+    static multiplication *const types[TENSOR_TYPE_COUNT] = {
+        [TENSOR_Q4_0] = multiply_blocks_8,
+        [TENSOR_Q4_1] = multiply_blocks_minima_8,
+        [TENSOR_Q5_0] = multiply_blocks_4,
+        [TENSOR_Q5_1] = multiply_blocks_minima_4,
+        [TENSOR_Q8_0] = multiply_blocks_signed,
+        [TENSOR_IQ4_NL] = multiply_blocks_signed,
+        [TENSOR_MXFP4] = multiply_blocks_4,
+        [TENSOR_NVFP4] = multiply_halves,
+        [TENSOR_Q2_K] = multiply_parts_16_minima,
+        [TENSOR_Q3_K] = multiply_parts_16,
+        [TENSOR_Q4_K] = multiply_parts_8_minima_8,
+        [TENSOR_Q5_K] = multiply_parts_8_minima_4,
+        [TENSOR_Q6_K] = multiply_parts_16,
+        [TENSOR_IQ1_S] = multiply_parts_8,
+        [TENSOR_IQ1_M] = multiply_parts_16_signed,
+        [TENSOR_IQ2_XXS] = multiply_parts_8,
+        [TENSOR_IQ2_XS] = multiply_parts_16_signed,
+        [TENSOR_IQ2_S] = multiply_parts_16_signed,
+        [TENSOR_IQ3_XXS] = multiply_parts_8,
+        [TENSOR_IQ3_S] = multiply_parts_8,
+        [TENSOR_IQ4_XS] = multiply_parts_8,
+        [TENSOR_TQ1_0] = multiply_whole,
+        [TENSOR_TQ2_0] = multiply_whole,
+    };
+    types[type](product);
+}
+
+const struct panel_multiplier panel_multiplier_avx2 = {
+    .make_sides = make_sides, .multiply = multiply, .raises = raises};
