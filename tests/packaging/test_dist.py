@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""The tarball of make dist builds without git, and the files of packaging/ are well formed. Prints TAP.
+
+    test_dist.py SOURCE_FOLDER
+"""
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+
+SOURCE = os.path.abspath(sys.argv[1])
+sys.path.append(os.path.join(SOURCE, "tests"))
+from tap import run_tests, tests_of
+
+WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
+
+
+def dist(name):
+    folder = os.path.join(WORK.name, name)
+    return subprocess.run([os.path.join(SOURCE, "scripts", "dist"), folder], check=True, capture_output=True, text=True).stdout.strip()
+
+
+def no_checkout():
+    return None if os.path.exists(os.path.join(SOURCE, ".git")) and shutil.which("git") else "this is no git checkout"
+
+
+def one_commit_gives_one_tarball_and_a_formula_for_it():
+    if no_checkout():
+        return no_checkout()
+    first, second = dist("first"), dist("second")
+    with open(first, "rb") as a, open(second, "rb") as b:
+        content = a.read()
+        assert content == b.read()
+    with open(os.path.join(os.path.dirname(first), "hypura.rb"), encoding="utf-8") as file:
+        formula = file.read()
+    assert hashlib.sha256(content).hexdigest() in formula and f'url "file://{first}"' in formula and "@" not in formula, formula
+    if shutil.which("ruby"):
+        subprocess.run(["ruby", "-c"], input=formula.encode(), check=True, capture_output=True)
+
+
+def the_tarball_builds_where_there_is_no_git():
+    if no_checkout():
+        return no_checkout()
+    with tarfile.open(dist("built")) as tarball:
+        tarball.extractall(WORK.name)
+    source = next(os.path.join(WORK.name, name) for name in os.listdir(WORK.name) if name.startswith("hypura-"))
+    assert not os.path.exists(os.path.join(source, ".git"))
+    tools, asked = os.path.join(WORK.name, "tools"), os.path.join(WORK.name, "git was asked")
+    os.mkdir(tools)
+    with open(os.path.join(tools, "git"), "w", encoding="utf-8") as file:
+        file.write(f"#!/bin/sh\ntouch '{asked}'\nexit 127\n")
+    os.chmod(os.path.join(tools, "git"), 0o755)
+    environment = {**os.environ, "PATH": tools + os.pathsep + os.environ["PATH"]}
+    for command in (["meson", "setup", "build"], ["ninja", "-C", "build", "hypura"], ["scripts/demo", "build/hypura"]):
+        result = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True)
+        assert result.returncode == 0, (command, result.stdout[-2000:], result.stderr[-2000:])
+    assert "list directory contents" in result.stdout, result.stdout
+    assert not os.path.exists(asked)
+
+
+def packages_agree_on_what_is_needed():
+    """Debian's names of the libraries that meson.build asks for are in debian/control, scripts/setup and the Containerfile."""
+    with open(os.path.join(SOURCE, "scripts", "setup"), encoding="utf-8") as file:
+        wanted = set(re.findall(r"\blib[\w-]+-dev\b", file.read())) - {"libc6-dev", "libcmocka-dev"}
+    for name in ("debian/control", "packaging/Containerfile"):
+        with open(os.path.join(SOURCE, name), encoding="utf-8") as file:
+            there = set(re.findall(r"\blib[\w-]+-dev\b", file.read()))
+        assert wanted <= there, (name, wanted - there)
+
+
+def the_container_runs_as_an_ordinary_user():
+    with open(os.path.join(SOURCE, "packaging", "Containerfile"), encoding="utf-8") as file:
+        text = re.sub(r"\\\n", " ", file.read())
+    steps = [line.split(None, 1) for line in text.splitlines() if line and not line.startswith("#")]
+    known = {"FROM", "RUN", "COPY", "USER", "WORKDIR", "ENV", "VOLUME", "EXPOSE", "STOPSIGNAL", "ENTRYPOINT"}
+    assert {name for name, _ in steps} <= known, steps
+    last = [name for name, _ in steps]
+    assert last.index("USER") < last.index("ENTRYPOINT") and dict(steps)["USER"] not in ("root", "0")
+    assert "--allow-remote" not in text
+
+
+if __name__ == "__main__":
+    failed = run_tests(tests_of(globals(), [dist, no_checkout]))
+    WORK.cleanup()
+    sys.exit(1 if failed else 0)
