@@ -17,9 +17,9 @@ from tap import run_tests
 LIBRARY, SOURCE, COMPILER = sys.argv[1], sys.argv[2], sys.argv[3:]
 # A folder may include those before it.
 FOLDERS = ["core", "format", "tokenizer", "template", "chat", "sampling", "grammar", "model", "compute", "steps", "hw", "plan", "store",
-           "prefix", "engine", "tools", "server", "cli"]
+           "prefix", "engine", "api", "tools", "server", "cli"]
 # Folders whose files call each other in no circle; others are told of.
-NO_CIRCLES = ("store", "prefix", "plan", "model", "engine", "engine/cpu", "engine/gpu", "chat", "sampling")
+NO_CIRCLES = ("store", "prefix", "plan", "model", "engine", "engine/cpu", "engine/gpu", "api", "chat", "sampling")
 MAY_CIRCLE = ("core", "format", "tokenizer", "template", "grammar", "compute/cpu", "compute/vulkan", "steps", "hw")
 PEERS = {("model", "compute"), ("compute", "model")}  # know nothing of each other
 GPU_FILES = ("src_compute_vulkan_", "src_engine_gpu_", "src_hw_gpu_layer.", "src_hw_gpu_speed.", "src_store_device.",
@@ -164,7 +164,7 @@ def the_store_has_one_word_for_one_thing():
 
 
 def experts_are_prefetched_and_tokens_drafted():
-    """What was a guess for both has the field's words, but in the public header's names."""
+    """What was a guess for both has the field's words."""
     looked, found = 0, set()
     for folder in ("engine", "plan"):
         for path in glob.glob(os.path.join(SOURCE, "src", folder, "**", "*.[ch]"), recursive=True):
@@ -172,7 +172,7 @@ def experts_are_prefetched_and_tokens_drafted():
                 code = re.sub(r'/\*.*?\*/|"(\\.|[^"\\])*"', " ", file.read(), flags=re.S)
             looked += 1
             found |= {(os.path.relpath(path, SOURCE), word) for word in re.findall(r"\w*(?:guess|speculat)\w*", code, re.I)}
-    assert looked > 40 and found <= {("src/engine/library.c", "bytes_guessed")}, sorted(found)
+    assert looked > 40 and not found, sorted(found)
 
 
 def the_library_never_prints_exits_or_aborts():

@@ -4,12 +4,12 @@
  * that a user can act on: what was being done, where (file, offset), what was found and what was expected. The error
  * argument may be NULL. On failure every output argument is left as it was unless its own description says otherwise.
  */
-#ifndef HYPURA_ERROR_H
-#define HYPURA_ERROR_H
+#ifndef HYPURA_API_ERROR_H
+#define HYPURA_API_ERROR_H
 
-#ifdef __cplusplus
-extern "C" {
-#endif
+#include <hypura/export.h>
+
+HYPURA_BEGIN
 
 typedef enum hypura_status {
     HYPURA_OK = 0,
@@ -27,7 +27,8 @@ typedef struct hypura_error {
     char message[512]; /* UTF-8 without control characters, always terminated */
 } hypura_error;
 
-#ifdef __cplusplus
-}
-#endif
+/* "argument", "io", ...; "unknown" for a status of a newer library. A constant. */
+HYPURA_API const char *hypura_status_name(hypura_status status);
+
+HYPURA_END
 #endif

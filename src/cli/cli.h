@@ -6,6 +6,7 @@
 #ifndef HYPURA_CLI_H
 #define HYPURA_CLI_H
 
+#include "api/limit.h"
 #include "core/core.h"
 #include "engine/engine.h"
 
@@ -167,21 +168,6 @@ void live_memory_prepare(void);
 void live_memory_start(struct engine *engine);
 void live_memory_stop(void);
 hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *error);
-
-/* Bytes of weights that one decoded token reads: all tensors but the embedding's other rows, and the experts used. */
-double bytes_per_token(const struct model *model);
-
-/* The least time that the bytes of decoding take, on the disk (what was prefetched in vain not counted) or through the
- * kernels, over the time that it took: 1 is the limit, also where the machine was quicker than when it was measured.
- * Below 0 where nothing was measured or decoded, or a GPU computes a part; what binds is then what the plan
- * expects. */
-struct limit {
-    double share;        /* the longer of the two, each as fast as it was measured alone */
-    double side_share;   /* both at once, as fast as they were measured beside each other */
-    double over_profile; /* share, above 1 where the machine was quicker */
-    enum plan_bound bound;
-};
-struct limit find_limit(const struct engine *engine, const struct engine_statistics *statistics);
 
 /* Of the experts that were prefetched those that were needed, and of the needed ones that were not in memory
  * before those that were prefetched. Below 0 where there are none. */

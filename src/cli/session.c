@@ -70,7 +70,7 @@ static bool put_all(const struct conversation *chat, FILE *file, enum conversati
 {
     const int32_t *tokens = NULL;
     uint64_t sum = 0;
-    uint32_t count = generator_held(chat->generator, &tokens);
+    uint32_t count = generator_held(chat->generator, 0, &tokens);
     if (state == SAVE_SMALL && engine_rows_bytes(chat->engine, 0, count) > SMALL)
         count = 0;
     if (count && engine_state_digest(&sum, chat->engine, error))
@@ -163,7 +163,7 @@ static bool get_state(struct conversation *chat, FILE *file, uint32_t count)
         fine = get(file, piece, (size_t)bytes);
     fine = fine && !engine_write_checkpoint(engine, 0, count, tokens, bytes ? piece : NULL, &error);
     if (fine)
-        generator_hold(chat->generator, tokens, count);
+        generator_hold(chat->generator, 0, tokens, count);
     else
         engine_truncate(engine, 0, 0);
     memory_free(piece);
@@ -252,7 +252,7 @@ hypura_status conversation_load(struct conversation *chat, const char *path, hyp
     if (!error->status) {
         json_decref(chat->messages);
         chat->messages = json_incref(json_object_get(head, "messages"));
-        generator_hold(chat->generator, NULL, 0);
+        generator_hold(chat->generator, 0, NULL, 0);
         take_state(chat, file, path, head);
     }
     json_decref(head);

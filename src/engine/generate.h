@@ -100,12 +100,23 @@ void generator_cancel(struct generator *generator, uint64_t id);
  * end as cancelled. A pass over the chunk of a long prompt may take minutes. */
 void generator_look(struct generator *generator);
 
-/* What the first sequence holds, to be read with engine_read_rows and the like while no request runs: how many tokens,
- * and which, until the next step. */
-uint32_t generator_held(const struct generator *generator, const int32_t **tokens);
+/* ---- while no request runs: sequences that others read and write -------------------------------------------------- */
 
-/* The first sequence was given these by engine_write_checkpoint; without tokens it is emptied. No request may run. */
-void generator_hold(struct generator *generator, const int32_t *tokens, uint32_t count);
+/* What a sequence holds, to be read with engine_read_rows and the like: how many tokens, and which, until the next
+ * step. */
+uint32_t generator_held(const struct generator *generator, uint32_t sequence, const int32_t **tokens);
+
+/* The sequence that begins with most of these tokens; *same: with how many. */
+uint32_t generator_find(const struct generator *generator, const int32_t *tokens, uint32_t count, uint32_t *same);
+
+/* Empties the sequence that was idle longest, to be written to; what it knows is kept (engine_prefixes). */
+uint32_t generator_vacate(struct generator *generator);
+
+/* The sequence was given these by engine_write_checkpoint; without tokens it is emptied. */
+void generator_hold(struct generator *generator, uint32_t sequence, const int32_t *tokens, uint32_t count);
+
+/* Empties all sequences, for somebody who uses them otherwise, and when that is done; what they know is kept. */
+void generator_clear(struct generator *generator);
 
 /* What keeps a prompt from going on with what a sequence holds: a few tokens that differ, such as a date. */
 struct prompt_cut {

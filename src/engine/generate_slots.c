@@ -158,25 +158,6 @@ void slot_end(struct generator *generator, struct slot *slot, enum finish_reason
     task_end(task, reason);
 }
 
-/* ---- the first sequence, kept by others ----------------------------------------------------------------------------
- */
-
-uint32_t generator_held(const struct generator *generator, const int32_t **tokens)
-{
-    *tokens = generator->slots[0].history;
-    return generator->slots[0].held;
-}
-
-void generator_hold(struct generator *generator, const int32_t *tokens, uint32_t count)
-{
-    struct slot *slot = &generator->slots[0];
-    if (count)
-        memcpy(slot->history, tokens, count * sizeof *tokens);
-    else
-        engine_truncate(generator->engine, 0, 0);
-    slot->held = count;
-}
-
 /* ---- shared room --------------------------------------------------------------------------------------------------
  */
 
@@ -186,6 +167,62 @@ static void empty(struct generator *generator, struct slot *slot)
     engine_truncate(generator->engine, (uint32_t)(slot - generator->slots), 0);
     slot->held = 0;
 }
+
+/* ---- sequences that others read and write --------------------------------------------------------------------------
+ */
+
+uint32_t generator_held(const struct generator *generator, uint32_t sequence, const int32_t **tokens)
+{
+    *tokens = generator->slots[sequence].history;
+    return generator->slots[sequence].held;
+}
+
+uint32_t generator_find(const struct generator *generator, const int32_t *tokens, uint32_t count, uint32_t *same)
+{
+    uint32_t best = 0;
+    *same = 0;
+    for (uint32_t s = 0; s < generator->slot_count; s++) {
+        const struct slot *slot = &generator->slots[s];
+        uint32_t most = MIN(slot->held, count), shared = 0;
+        while (shared < most && slot->history[shared] == tokens[shared])
+            shared++;
+        if (shared > *same) {
+            *same = shared;
+            best = s;
+        }
+    }
+    return best;
+}
+
+uint32_t generator_vacate(struct generator *generator)
+{
+    struct slot *oldest = &generator->slots[0];
+    for (uint32_t s = 1; s < generator->slot_count; s++)
+        if (generator->slots[s].last_used < oldest->last_used)
+            oldest = &generator->slots[s];
+    empty(generator, oldest);
+    return (uint32_t)(oldest - generator->slots);
+}
+
+void generator_hold(struct generator *generator, uint32_t sequence, const int32_t *tokens, uint32_t count)
+{
+    struct slot *slot = &generator->slots[sequence];
+    if (count)
+        memcpy(slot->history, tokens, count * sizeof *tokens);
+    else
+        engine_truncate(generator->engine, sequence, 0);
+    slot->held = count;
+    slot->last_used = ++generator->clock;
+}
+
+void generator_clear(struct generator *generator)
+{
+    for (uint32_t s = 0; s < generator->slot_count; s++)
+        empty(generator, &generator->slots[s]);
+}
+
+/* ---- making room ---------------------------------------------------------------------------------------------------
+ */
 
 /* What a request in its slot has is what it is fed with from now on, without so many tokens from that one on. False: it
  * ended, for want of memory. */

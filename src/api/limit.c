@@ -1,5 +1,4 @@
-/* How near decoding came to what the hardware allows. */
-#include "cli/cli.h"
+#include "api/limit.h"
 
 #include <math.h>
 
@@ -34,9 +33,9 @@ static double compute_seconds(const struct engine *engine, uint64_t passes)
     double seconds = 0;
     for (unit_number u = 0; u < model_unit_count(model); u++) {
         const struct unit *unit = model_unit(model, u);
-        double uses = unit->kind == UNIT_EXPERT ? (double)p->experts_used / p->experts
-                      : is_read_by_rows(model, unit)  ? 0
-                                                      : 1;
+        double uses = unit->kind == UNIT_EXPERT      ? (double)p->experts_used / p->experts
+                      : is_read_by_rows(model, unit) ? 0
+                                                     : 1;
         for (uint32_t i = 0; i < unit->slice_count; i++)
             seconds += uses * (double)unit->slices[i].bytes /
                        hardware_kernel_speed(engine_hardware(engine), unit->slices[i].tensor->type);

@@ -1,0 +1,20 @@
+/* Ending what a session's call does, from other threads and from signal handlers. */
+#include "api/api_private.h"
+
+void hypura_cancel(hypura_session *session, bool cancel)
+{
+    atomic_store(&session->cancelled, cancel);
+}
+
+void hypura_stop(hypura_session *session)
+{
+    pthread_mutex_lock(&session->mutex);
+    uint64_t number = session->running ? session->number : 0;
+    if (session->running)
+        atomic_store(&session->stopped, true);
+    pthread_mutex_unlock(&session->mutex);
+    if (!number)
+        return; /* whoever submits it sees that it is stopped */
+    generator_cancel(session->model->generator, number);
+    generator_look(session->model->generator);
+}
