@@ -64,6 +64,22 @@ hypura_status compute_create_limited(struct compute **out, size_t threads, enum 
 void compute_destroy(struct compute *compute);
 struct thread_pool *compute_pool(struct compute *compute);
 enum instruction_set compute_instructions(const struct compute *compute);
+
+/* Where memory has several nodes: threads first_thread[i] to first_thread[i + 1] - 1 are on node i. node_of tells the
+ * node that some weights lie on whole; -1: of their rows each node has as large a part as of the threads
+ * (compute_part_of_node). Sections whose weights are read once are then cut so that threads read what is near them.
+ * The same bits. Called once, between sections. */
+#define COMPUTE_MAX_NODES 8
+struct compute_nodes {
+    uint32_t count;
+    size_t first_thread[COMPUTE_MAX_NODES + 1];
+    int (*node_of)(const void *context, const void *weights); /* NULL: -1 */
+    const void *context;
+};
+hypura_status compute_set_nodes(struct compute *compute, const struct compute_nodes *nodes, hypura_error *error);
+
+/* Of so many rows the first that is node number "node"'s. */
+size_t compute_part_of_node(const struct compute_nodes *nodes, uint32_t node, size_t rows);
 uint64_t compute_scratch_bytes(size_t threads, const struct compute_limits *limits);
 
 /* ---- weights times activations ----------------------------------------------------------------------------------- */

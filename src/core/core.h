@@ -248,6 +248,10 @@ void thread_pool_run(struct thread_pool *pool, thread_task task, void *context, 
 typedef void (*thread_range)(void *context, size_t first, size_t count, size_t worker);
 void thread_pool_run_shares(struct thread_pool *pool, thread_range range, void *context, size_t count);
 
+/* A worker of the pool, not the caller's thread (0), runs on these processors only from now on (words of 64 bits), and
+ * every worker begins with its own share, the w-th. Between sections. */
+void thread_pool_pin(struct thread_pool *pool, size_t worker, const uint64_t *cpus, size_t words);
+
 /* While set, tasks that have not begun are left out, so that a section ends within a task's time. Async-signal-safe. */
 void thread_pool_skip(struct thread_pool *pool, bool skip);
 

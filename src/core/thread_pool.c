@@ -47,6 +47,7 @@ struct thread_pool {
     pthread_cond_t wake;
     pthread_cond_t finished;
     bool caller_sleeps;
+    bool pinned;
 };
 
 static void relax(void)
@@ -260,13 +261,14 @@ static bool take_part(struct share *share, bool from_front, size_t *first, size_
     return true;
 }
 
+/* Where workers are pinned, each its own share first: what that covers lies near it. */
 static void walk_shares(void *context, size_t index, size_t worker)
 {
     const struct walk *walk = context;
     struct thread_pool *pool = walk->pool;
-    size_t first, count;
+    size_t first, count, own = pool->pinned ? worker : index;
     for (size_t i = 0; i < pool->threads; i++) {
-        while (take_part(&pool->shares[(index + i) % pool->threads], i == 0, &first, &count)) {
+        while (take_part(&pool->shares[(own + i) % pool->threads], i == 0, &first, &count)) {
             if (atomic_load_explicit(&pool->skip, memory_order_relaxed))
                 atomic_store(&pool->skipped, true);
             else
@@ -287,6 +289,22 @@ void thread_pool_run_shares(struct thread_pool *pool, thread_range range, void *
 }
 
 /* ---- cores ------------------------------------------------------------------------------------------------------- */
+
+void thread_pool_pin(struct thread_pool *pool, size_t worker, const uint64_t *cpus, size_t words)
+{
+#ifdef __linux__
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (size_t i = 0; i < 64 * words && i < CPU_SETSIZE; i++)
+        if (cpus[i / 64] >> i % 64 & 1)
+            CPU_SET(i, &set);
+    pool->pinned = true;
+    if (worker > 0 && worker < pool->threads && CPU_COUNT(&set) > 0)
+        pthread_setaffinity_np(pool->workers[worker].thread, sizeof set, &set);
+#else
+    (void)pool, (void)worker, (void)cpus, (void)words;
+#endif
+}
 
 size_t thread_usable_cores(void)
 {

@@ -65,6 +65,7 @@ struct engine_options {
     uint64_t gpu_budget; /* bytes of device memory; 0: what is free there, less a head-room */
     bool gpu_fixed;      /* experts stay on the side where they are when the model is opened */
     void *progress_context;
+    const struct hardware_nodes *nodes; /* of memory; NULL: those that are found. For tests */
 };
 
 void engine_default_options(struct engine_options *options);

@@ -370,6 +370,7 @@ struct opened {
     hypura_error vocabulary_error;
     struct adapters *adapters; /* NULL: none */
     struct hardware hardware;
+    struct hardware_nodes nodes;
     struct gpu *gpu; /* NULL: everything is computed here */
     struct hardware_gpu device;
     struct plan_request request;
@@ -381,6 +382,10 @@ struct opened {
     bool wait_for_all;
     double load_seconds;
 };
+
+/* nodes.c: which nodes of memory there are, before the store is opened; and their use, after. */
+void nodes_find(struct opened *open, const struct engine_options *options);
+hypura_status nodes_use(struct opened *open, struct compute *compute, hypura_error *error);
 
 /* What is counted since it was opened; any thread may read it. */
 struct counters {

@@ -61,6 +61,7 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
     engine->open.wait_for_all = options->wait_for_all;
     char usage[4096];
     bool remember = options->remember_usage && store_usage_path(engine->open.model, usage, sizeof usage);
+    nodes_find(&engine->open, options);
     struct store_options store = {.reader = options->reader,
                                   .allow_buffered = true,
                                   .depth = options->depth,
@@ -70,8 +71,10 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
                                   .usage_path = remember ? usage : NULL,
                                   .hardware = &engine->open.hardware,
                                   .drives = engine->open.hardware.drives,
+                                  .nodes = &engine->open.nodes,
                                   .gpu = plan->gpu ? engine->open.gpu : NULL};
     TRY(store_open(&engine->open.store, engine->open.model, plan, &store, error));
+    TRY(nodes_use(&engine->open, engine->batch.compute, error));
     TRY(predictor_create(&engine->predictor, &engine->batch, error));
     if (options->trace_path)
         TRY(open_trace(&engine->batch, options->trace_path, error));

@@ -213,6 +213,34 @@ hypura_status memory_meter_open(struct memory_meter **out, const struct hardware
 void memory_meter_close(struct memory_meter *meter);
 double memory_meter_read(struct memory_meter *meter); /* bytes a second, of one pass of some milliseconds */
 
+/* ---- nodes of memory -----------------------------------------------------------------------------------------------
+ */
+
+#define HARDWARE_MAX_NODES 8
+#define HARDWARE_CPU_WORDS 16 /* of 64 processors each */
+
+/* The nodes (sockets) whose processors this process may run on. With one of them nothing is to be decided. */
+struct hardware_nodes {
+    uint32_t count;
+    struct hardware_node {
+        uint32_t number; /* the system's */
+        uint32_t cores;
+        uint64_t cpus[HARDWARE_CPU_WORDS];
+    } nodes[HARDWARE_MAX_NODES];
+    bool place; /* memory may be put on each of them, and nobody said where it is to be (numactl) */
+};
+
+void hardware_find_nodes(struct hardware_nodes *out);
+
+/* The first of so many threads that is on a node: each has as many as its part of the cores, neighbours together. Of
+ * nodes->count it is all threads. */
+size_t hardware_first_thread(const struct hardware_nodes *nodes, uint32_t node, size_t threads);
+
+/* Where fresh memory comes to lie when it is written to first: on one node if there is room, or on all in turn. Whole
+ * pages inside the range; nothing where place is false. */
+void hardware_place(const struct hardware_nodes *nodes, uint32_t node, void *memory, size_t bytes);
+void hardware_interleave(const struct hardware_nodes *nodes, void *memory, size_t bytes);
+
 /* How fast so many threads read memory now, at best. Takes some tenths of a second, and as much memory as a meter. */
 hypura_status hardware_measure_memory(const struct hardware *hardware, size_t threads, double *bytes_per_second,
                                       hypura_error *error);

@@ -39,6 +39,10 @@ void hw_walk_mounts(const char *root, mount_visitor visit, void *context);
 /* The tightest memory limit on the way from this process's cgroup to the top, and what that group uses. */
 void hw_cgroup_memory(const char *root, uint64_t *limit, uint64_t *used);
 
+/* policy: the memory policy that this process was started with (enum hw_policy), bound: of HW_POLICY_BIND its nodes. */
+enum hw_policy { HW_POLICY_NONE, HW_POLICY_BIND, HW_POLICY_OTHER };
+void hw_find_nodes(struct hardware_nodes *out, const char *root, enum hw_policy policy, uint64_t bound);
+
 /* Cores whose time the groups on that way allow, rounded up; SIZE_MAX without a limit. */
 size_t hw_cgroup_cores(const char *root);
 

@@ -139,6 +139,7 @@ static hypura_status prepare_class(struct store *store, struct slot_class *slot_
         status = memory_map((void **)&slot_class->memory, reserved, false, "expert cache", error);
     if (status)
         return status;
+    places_slots(&store->places, slot_class->memory, slot_class->stride, count);
     for (uint32_t i = 0; i < count; i++) {
         struct stored_unit *unit = &store->units[units[i].unit];
         unit->slot_class = (uint8_t)(slot_class - store->cache.classes);

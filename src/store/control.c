@@ -91,6 +91,18 @@ enum unit_state store_unit_state(struct store *store, unit_number number)
     return state;
 }
 
+int store_node_of(const struct store *store, const void *weights)
+{
+    const uint8_t *memory = weights;
+    for (uint32_t i = 0; places_any(&store->places) && i < store->cache.class_count; i++) {
+        const struct slot_class *slot_class = &store->cache.classes[i];
+        if (memory >= slot_class->memory && memory < slot_class->memory + slot_class->stride * slot_class->unit_count)
+            return (int)places_node_of_slot(&store->places,
+                                            (uint32_t)((uint64_t)(memory - slot_class->memory) / slot_class->stride));
+    }
+    return places_find(&store->places, memory);
+}
+
 void store_count_bytes(struct store *store, unit_number number, uint64_t bytes[UNIT_STATES])
 {
     if (number >= store->unit_count)

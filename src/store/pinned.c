@@ -73,6 +73,29 @@ static hypura_status place_slices(struct store *store, struct pinned_slice *slic
     return status;
 }
 
+static hypura_status place_on_nodes(struct store *store, uint32_t count, hypura_error *error)
+{
+    struct places *places = &store->places;
+    uint32_t experts = 0;
+    hypura_status status = places_reserve(places, count, error);
+    if (status || !places_any(places))
+        return status;
+    for (unit_number i = 0; i < store->unit_count; i++)
+        experts = (uint32_t)MAX((int64_t)experts, (int64_t)store_unit(store, i)->expert + 1);
+    for (unit_number i = 0; i < store->unit_count; i++) {
+        const struct unit *unit = store_unit(store, i);
+        for (uint32_t j = 0; store->units[i].place == PLACE_PINNED && j < unit->slice_count; j++) {
+            uint8_t *memory = store->pinned.slices[store->units[i].item + j];
+            if (unit->kind == UNIT_EXPERT)
+                places_add(places, memory, unit->slices[j].bytes, (uint32_t)unit->expert, experts);
+            else
+                places_split(places, memory, unit->slices[j].bytes);
+        }
+    }
+    places_settle(places);
+    return HYPURA_OK;
+}
+
 hypura_status pinned_prepare(struct store *store, hypura_error *error)
 {
     uint32_t count = 0;
@@ -100,6 +123,8 @@ hypura_status pinned_prepare(struct store *store, hypura_error *error)
         }
         status = place_slices(store, slices, count, error);
     }
+    if (!status)
+        status = place_on_nodes(store, count, error);
     memory_free(slices);
     return status;
 }

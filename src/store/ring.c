@@ -120,6 +120,8 @@ hypura_status ring_prepare(struct store *store, const struct store_source *sourc
                          "%llu",
                          (unsigned long long)bytes, (unsigned long long)ring->least);
     status = memory_map((void **)&ring->memory, ring->reserved, false, "streamed tensors", error);
+    if (!status && places_any(&store->places))
+        hardware_interleave(&store->places.nodes, ring->memory, ring->reserved);
     if (!status)
         ring_set_capacity(store, bytes);
     return status;

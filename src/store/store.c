@@ -145,6 +145,8 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     store->model = source->model;
     store->unit = source->unit;
     store->ring.share = source->ring_bytes;
+    if (options->nodes)
+        store->places.nodes = *options->nodes;
     store->cache.unpinned = source->moves || source->in_place;
     store->cache.alignment = memory_page_size();
     if (source->in_place && options->gpu)
@@ -225,6 +227,7 @@ void store_close(struct store *store)
     device_free(store);
     pinned_free(store);
     tables_free(store);
+    places_free(&store->places);
     for (uint32_t i = 0; i < store->file_count * store->copy_count; i++)
         store_file_close(&store->files[i]);
     memory_free(store->files);

@@ -29,6 +29,7 @@
 struct drives;
 struct gpu;
 struct hardware;
+struct hardware_nodes;
 struct plan;
 struct plan_hit_curve;
 
@@ -50,6 +51,7 @@ struct store_options {
     const char *usage_path;          /* file that remembers which experts were used, from run to run; NULL: none */
     const struct hardware *hardware; /* or NULL; not kept */
     const struct drives *drives;     /* of the files, and their copies; NULL: one drive. Not kept */
+    const struct hardware_nodes *nodes; /* of memory, on which weights are placed; NULL: one. Not kept */
     struct gpu *gpu;                 /* the device of store/device.h; NULL: none. Outlives the store */
 };
 
@@ -219,6 +221,10 @@ void store_statistics(struct store *store, struct store_statistics *out);
 
 /* bytes_read less bytes_filled and bytes_wasted and what may yet be, without the rest. */
 uint64_t store_bytes_used(struct store *store);
+
+/* The node of memory, by its place among store_options.nodes, on which an expert's weights lie; -1: a tensor's, of which
+ * each node has a part, or nothing was placed. From any thread. */
+int store_node_of(const struct store *store, const void *weights);
 
 /* Where a unit, which may be a piece, is now. */
 enum unit_state { UNIT_ON_STORAGE, UNIT_IN_FLIGHT, UNIT_CACHED, UNIT_PINNED, UNIT_ON_GPU, UNIT_STATES };

@@ -13,7 +13,7 @@
  *   cache_classes   units   pieces   trace_model
  *   layout   waiting   policy   distances   trace
  *   io   policy_cycle   policy_lfu   policy_lru   policy_s3fifo
- *   file   mirrors   spread   reader_uring   reader_no_uring   reader_threads   heap   item_list
+ *   file   mirrors   places   spread   reader_uring   reader_no_uring   reader_threads   heap   item_list
  *
  * Everything in struct store is guarded by io_mutex; functions want it held unless they say otherwise.
  */
@@ -28,6 +28,7 @@
 #include "store/moves.h"
 #include "store/pass.h"
 #include "store/pinned.h"
+#include "store/places.h"
 #include "store/prefetch.h"
 #include "store/ring.h"
 #include "store/store.h"
@@ -55,6 +56,7 @@ struct store {
     bool loaded;
     atomic_bool cancelled;
 
+    struct places places;
     struct pinned pinned;
     struct ring ring;
     struct cache cache;

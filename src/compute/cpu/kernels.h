@@ -197,6 +197,8 @@ struct compute {
     size_t task_tokens;    /* GEMM_TASK_TOKENS, or what limits allow */
     uint8_t *scratch;
     size_t scratch_bytes; /* of a worker; see attention.h for what attention makes of it */
+    struct compute_nodes nodes; /* count 0: one */
+    struct matmul *node_jobs;   /* room for a section's, where there are several */
 };
 
 /* Whether the processor has 8-bit matrix products (Arm i8mm). */

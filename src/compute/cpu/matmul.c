@@ -91,6 +91,7 @@ void compute_destroy(struct compute *compute)
     thread_pool_destroy(compute->pool);
     memory_unmap(compute->scratch, compute->threads * compute->scratch_bytes);
     memory_free(compute->asked);
+    memory_free(compute->node_jobs);
     memory_free(compute);
 }
 
@@ -337,29 +338,97 @@ static void prepare(struct compute *compute, const struct matmul *job)
     activation->ready[preparation.kind] = true;
 }
 
-void compute_matmul(struct compute *compute, const struct matmul *jobs, size_t count)
+static void run_section(struct compute *compute, const struct matmul *jobs, size_t count)
 {
-    for (size_t i = 0; i < count; i++)
-        prepare(compute, &jobs[i]);
     struct section section;
     section.compute = compute;
-    for (size_t first = 0; first < count; first += SECTION_JOBS) {
-        section.jobs = jobs + first;
-        section.count = MIN(count - first, (size_t)SECTION_JOBS);
-        section.gemm_jobs = 0;
-        for (size_t i = 0; i < section.count; i++)
-            section.gemm_jobs += job_path(job_kernel(compute, &section.jobs[i]), &section.jobs[i]) == PATH_GEMM;
-        size_t tasks = 0;
-        bool gemm = false;
-        for (size_t i = 0; i < section.count; i++) {
-            struct cut *cut = &section.cuts[i];
-            cut->tasks = cut_job(&section, &section.jobs[i], tasks, cut);
-            tasks += cut->tasks;
-            gemm = gemm || cut->path == PATH_GEMM;
-        }
-        if (gemm)
-            thread_pool_run(compute->pool, run_task, &section, tasks);
-        else
-            thread_pool_run_shares(compute->pool, run_tasks, &section, tasks);
+    section.jobs = jobs;
+    section.count = count;
+    section.gemm_jobs = 0;
+    for (size_t i = 0; i < section.count; i++)
+        section.gemm_jobs += job_path(job_kernel(compute, &section.jobs[i]), &section.jobs[i]) == PATH_GEMM;
+    size_t tasks = 0;
+    bool gemm = false;
+    for (size_t i = 0; i < section.count; i++) {
+        struct cut *cut = &section.cuts[i];
+        cut->tasks = cut_job(&section, &section.jobs[i], tasks, cut);
+        tasks += cut->tasks;
+        gemm = gemm || cut->path == PATH_GEMM;
     }
+    if (gemm)
+        thread_pool_run(compute->pool, run_task, &section, tasks);
+    else
+        thread_pool_run_shares(compute->pool, run_tasks, &section, tasks);
+}
+
+/* ---- nodes of memory -----------------------------------------------------------------------------------------------
+ */
+
+#define PART_ROWS ((size_t)64) /* of which parts are multiples */
+
+size_t compute_part_of_node(const struct compute_nodes *nodes, uint32_t node, size_t rows)
+{
+    size_t threads = nodes->first_thread[nodes->count];
+    if (node == 0 || threads == 0)
+        return 0;
+    return node >= nodes->count ? rows : MIN(rows * nodes->first_thread[node] / threads & ~(PART_ROWS - 1), rows);
+}
+
+hypura_status compute_set_nodes(struct compute *compute, const struct compute_nodes *nodes, hypura_error *error)
+{
+    if (nodes->count < 2)
+        return HYPURA_OK;
+    hypura_status status = ALLOCATE(&compute->node_jobs, SECTION_JOBS, "products of nodes", error);
+    if (!status)
+        compute->nodes = *nodes;
+    return status;
+}
+
+/* The rows of a job that a node's threads are to multiply; false: none. */
+static bool job_on_node(struct matmul *out, const struct compute_nodes *nodes, const struct matmul *job, uint32_t node)
+{
+    int whole = nodes->node_of ? nodes->node_of(nodes->context, job->weights.data) : -1;
+    size_t first = compute_part_of_node(nodes, node, job->weights.rows);
+    size_t end = compute_part_of_node(nodes, node + 1, job->weights.rows);
+    if (whole >= 0) {
+        *out = *job;
+        return (uint32_t)whole == node;
+    }
+    *out = *job;
+    out->weights.data = job->weights.data + first * job->weights.row_bytes;
+    out->weights.rows = end - first;
+    out->output = job->output + first;
+    out->bias = job->bias ? job->bias + first : NULL;
+    return end > first;
+}
+
+/* As many jobs as have room when each of them is cut: what a node has of all of them stands together, so that its
+ * threads' shares lie in it. */
+static void run_on_nodes(struct compute *compute, const struct matmul *jobs, size_t count)
+{
+    const struct compute_nodes *nodes = &compute->nodes;
+    for (size_t first = 0; first < count;) {
+        size_t end = MIN(count, first + SECTION_JOBS / nodes->count), made = 0;
+        for (uint32_t node = 0; node < nodes->count; node++)
+            for (size_t i = first; i < end; i++)
+                made += job_on_node(&compute->node_jobs[made], nodes, &jobs[i], node);
+        run_section(compute, compute->node_jobs, made);
+        first = end;
+    }
+}
+
+void compute_matmul(struct compute *compute, const struct matmul *jobs, size_t count)
+{
+    bool gemm = false;
+    for (size_t i = 0; i < count; i++) {
+        prepare(compute, &jobs[i]);
+        gemm = gemm || (compute->nodes.count && jobs[i].tokens && jobs[i].weights.rows &&
+                        job_path(job_kernel(compute, &jobs[i]), &jobs[i]) == PATH_GEMM);
+    }
+    if (compute->nodes.count && !gemm) {
+        run_on_nodes(compute, jobs, count);
+        return;
+    }
+    for (size_t first = 0; first < count; first += SECTION_JOBS)
+        run_section(compute, jobs + first, MIN(count - first, (size_t)SECTION_JOBS));
 }
