@@ -3,6 +3,7 @@
 #include "folder.h"
 #include "reference.h"
 
+#include "hw/hw.h"
 #include "tools/synth.h"
 
 #define PROMPT 24
@@ -14,6 +15,7 @@ struct run {
     enum store_reader reader;
     enum tensor_type kv_type;
     uint32_t sequences;
+    uint32_t nodes; /* of memory; 0: as found */
 };
 
 static const struct run usual = {false, 0, 2, SIZE_MAX, STORE_READER_AUTO, TENSOR_F16, 1};
@@ -26,6 +28,18 @@ static const char *const models[] = {
 
 static size_t streamed; /* runs under a budget */
 
+/* So many nodes, each with all processors, whose memory is that of the first. */
+static const struct hardware_nodes *make_nodes(uint32_t count)
+{
+    static struct hardware_nodes nodes;
+    nodes = (struct hardware_nodes){.count = count, .place = true};
+    for (uint32_t i = 0; i < count; i++) {
+        nodes.nodes[i].cores = 1 + i;
+        memset(nodes.nodes[i].cpus, 0xff, sizeof nodes.nodes[i].cpus);
+    }
+    return count ? &nodes : NULL;
+}
+
 static struct engine *open_run(const char *name, const struct run *run)
 {
     struct engine_options options;
@@ -36,6 +50,7 @@ static struct engine *open_run(const char *name, const struct run *run)
     options.reader = run->reader;
     options.kv_type = run->kv_type;
     options.sequences = run->sequences;
+    options.nodes = make_nodes(run->nodes);
     if (!run->limited) {
         if (engine_open(&engine, model_path(name), &options, &test_error))
             fail_msg("%s: %s", name, test_error.message);
@@ -161,6 +176,25 @@ static void same_bits_for_every_batch(void **state)
         check_batches(models[m]);
 }
 
+static void same_bits_for_every_node(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama", "mixtral", "qwen3moe", "gpt-oss", "deepseek2-v3", "qwen3next", "embedded"};
+    for (size_t m = 0; m < COUNT_OF(names); m++) {
+        float *expected = run_prompt(names[m], &usual);
+        for (uint32_t nodes = 2; nodes <= 3; nodes++) {
+            struct run run = usual;
+            run.nodes = nodes;
+            run.threads = nodes + 1;
+            run.batch = nodes == 2 ? 1 : SIZE_MAX;
+            assert_same(names[m], expected, &run, "on several nodes");
+            run.limited = true;
+            assert_same(names[m], expected, &run, "on several nodes, from the smallest budget");
+        }
+        free(expected);
+    }
+}
+
 static void same_bits_for_every_cache_type(void **state)
 {
     (void)state;
@@ -264,6 +298,7 @@ int main(void)
         cmocka_unit_test(same_bits_from_every_budget),
         cmocka_unit_test_setup_teardown(same_bits_from_large_experts, make_folder, remove_folder),
         cmocka_unit_test(same_bits_for_every_batch),
+        cmocka_unit_test(same_bits_for_every_node),
         cmocka_unit_test(same_bits_for_every_cache_type),
         cmocka_unit_test(sequences_are_apart),
         cmocka_unit_test(same_bits_where_positions_are_chosen),
