@@ -8,6 +8,8 @@ A block of ```sh is run, in a folder where model.gguf is the embedded model, unl
 is the test's own. "quick" runs the pages of quick_pages, "long" all of them.
 """
 import filecmp
+import fnmatch
+import glob
 import importlib.machinery
 import os
 import re
@@ -134,6 +136,61 @@ def html_of_all_pages_is_whole():
     return None
 
 
+# ---- messages -------------------------------------------------------------------------------------------------------
+
+CALLS = r"\b(error_set|error_set_errno|error_prefix|report_usage|exchange_fail|generation_refuse|refuse|log_write|server_log)\("
+LITERAL = r'"(?:[^"\\\n]|\\.)*"'
+
+
+def messages():
+    """(file, message) of each call that says something to a user; what is filled in is "..."."""
+    found = []
+    for folder, _, names in os.walk(os.path.join(SOURCE, "src")):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if not name.endswith((".c", ".h")):
+                continue
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+            for call in re.finditer(CALLS, text):
+                end = text.find(");\n", call.end())
+                call_text = re.sub(r'%"\s*PRI\w+(?:\s*")?', lambda each: "%d" if each[0].endswith('"') else '%d"', text[call.end():end])
+                said = re.findall(rf"{LITERAL}(?:\s*{LITERAL})*", call_text)
+                if call[1] == "server_log":
+                    levels = [each for each in said if each in ('"info"', '"warning"', '"error"')]
+                    said = said[len(levels):] if levels and levels != ['"info"'] else []
+                if not said or (call[1] == "log_write" and "LOG_WARNING" not in text[call.end():end]):
+                    continue
+                message = "".join(each[1:-1] for each in re.findall(LITERAL, said[0]))
+                message = re.sub(r"%[-+ #0]*(?:\*|\d+)?(?:\.(?:\*|\d+))?(?:hh?|ll?|z|j)?[diuxXscfgeap]?", "...", message)
+                message = message.replace('\\"', '"').replace("\\n", " ").replace("\\\\", "\\")
+                if len(message.replace(".", "").strip(" :;")) > 2:
+                    found.append((os.path.relpath(path, SOURCE), message))
+    return found
+
+
+def every_message_has_its_place_in_troubleshooting():
+    """Each is like a pattern on the page, or comes from files that a section names in <!-- messages: FILES -->. And every pattern
+    and every list of files is of use, so that the page does not tell of messages that are gone."""
+    page, said = text_of("docs/troubleshooting.md"), messages()
+    assert len(said) > 600, len(said)
+    cells = [line.split(" | ")[0 if line.count(" | ") < 2 else 1] for line in page.splitlines() if re.match(r"\| (?:\d+ \| )?`", line)]
+    patterns = [pattern for cell in cells for pattern in re.findall(r"`([^`]+)`", cell)]
+    assert len(patterns) > 70, len(patterns)
+    like = {pattern: re.compile(".*".join(map(re.escape, pattern.split("..."))), re.S) for pattern in patterns}
+    files = [name for listed in re.findall(r"<!-- messages: (.*?) -->", page) for name in listed.split()]
+    without = sorted({(file, message) for file, message in said if not any(each.fullmatch(message) for each in like.values())
+                      and not any(fnmatch.fnmatch(file, name) for name in files)})
+    assert not without, without
+    texts = [re.sub(r'"\s*"', "", text_of(os.path.relpath(path, SOURCE))).replace('\\"', '"')
+             for path in glob.glob(os.path.join(SOURCE, "src", "server", "http*.c"))]
+    gone = [pattern for pattern in patterns if not any(like[pattern].fullmatch(message) for _, message in said)
+            and not any(pattern.strip(".") in text for text in texts)]
+    assert not gone, gone
+    unused = [name for name in files if not glob.glob(os.path.join(SOURCE, name))]
+    assert not unused, unused
+
+
 # ---- commands -------------------------------------------------------------------------------------------------------
 
 def blocks(page):
@@ -211,5 +268,5 @@ def commands_of_the_manual_work():
 
 
 if __name__ == "__main__":
-    helpers = [text_of, without_code, anchors, blocks, free_port, wait_for, run_page]
+    helpers = [text_of, messages, without_code, anchors, blocks, free_port, wait_for, run_page]
     sys.exit(1 if run_tests([commands_of_the_manual_work] if LONG else tests_of(globals(), helpers)) else 0)
