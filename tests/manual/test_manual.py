@@ -187,7 +187,7 @@ def every_message_has_its_place_in_troubleshooting():
     gone = [pattern for pattern in patterns if not any(like[pattern].fullmatch(message) for _, message in said)
             and not any(pattern.strip(".") in text for text in texts)]
     assert not gone, gone
-    unused = [name for name in files if not glob.glob(os.path.join(SOURCE, name))]
+    unused = [name for name in files if "*" not in name and not glob.glob(os.path.join(SOURCE, name))]
     assert not unused, unused
 
 
