@@ -21,16 +21,16 @@ static uint32_t parallel, max_tokens;
 static struct texts fields;
 
 static const struct option_row batch_rows[] = {
-    {"input", "FILE", OPTION_TEXT, &input_path, "the requests, one JSON object a line; - is standard input"},
+    {"input", "FILE", OPTION_TEXT, &input_path, "the requests, one JSON object per line; - is standard input"},
     {"output", "FILE", OPTION_TEXT, &output_path,
-     "where the answers go; lines that it answers already are not asked again. - is standard output: there they come "
-     "in the order that they are done, and no later run can go on"},
+     "where the answers go; lines that it answers already are not asked again. - is standard output: answers come "
+     "in the order in which they are done, and no later run can continue"},
     {"parallel", "N", OPTION_COUNT, &parallel, "answers that are written at the same time (default: 8)"},
     {"max-tokens", "N", OPTION_LIMIT, &max_tokens, "end each answer after N tokens (default: when the model ends it)"},
-    {"seed", "N", OPTION_SEED, &compute_options.seed, "of each answer (default: 0); same seed, same text"},
+    {"seed", "N", OPTION_SEED, &compute_options.seed,
+     "seed of each answer (default: 0); the same seed gives the same text"},
     {"system", "TEXT", OPTION_TEXT, &system_text, "a system message before each prompt"},
-    {"set", "NAME=VALUE", OPTION_TEXTS, &fields,
-     "a field of each request, such as temperature=0; may be given several times"},
+    {"set", "NAME=VALUE", OPTION_TEXTS, &fields, "a field of each request, such as temperature=0; may be repeated"},
     {0},
 };
 
@@ -453,15 +453,15 @@ const struct command command_batch = {
     .arguments = "[MODEL] --input FILE --output FILE",
     .summary = "answer many requests from a file, together",
     .details = MODEL_HELP
-    "It answers all lines, whatever model they name. A line is {\"prompt\": \"...\"} (with \"system\") or "
-    "{\"messages\": [...]}, with fields of OpenAI's chat requests such as temperature, max_tokens or "
-    "response_format, or one of OpenAI's batches: custom_id, url and body. Several answers are written at the same "
-    "time: weights that stream are read once for all of them, so more --parallel brings more tokens a second, as "
-    "far as memory goes.\n\n"
-    "An answer is a line with the number of its \"line\" and its \"answer\", or an \"error\" where the line was "
-    "wrong; for OpenAI's lines a \"response\". It is written as soon as it is there, and when all are, they are put "
-    "in the order of the input. Whatever ended it, Ctrl-C, a full disk or a power cut: the same command goes on "
-    "with the lines that have no answer yet. For all night:\n\n"
+    "It answers all lines, whatever model they name. A line is {\"prompt\": \"...\"} (with \"system\", if you "
+    "like) or {\"messages\": [...]}, with fields of OpenAI's chat requests such as temperature, max_tokens or "
+    "response_format; or a line of OpenAI's batches: custom_id, url and body. Several answers are written at the "
+    "same time. Weights that stream are read once for all of them, so a larger --parallel brings more tokens per "
+    "second, as far as memory goes.\n\n"
+    "An answer is a line with \"line\", the number of its line in the input, and \"answer\", or \"error\" if the "
+    "line was wrong; for OpenAI's lines, \"response\". It is written as soon as it is there. When all are, they "
+    "are put in the order of the input. After Ctrl-C, a full disk or a power cut, the same command continues with "
+    "the lines that have no answer yet. Overnight:\n\n"
     "  nohup hypura batch MODEL --input in.jsonl --output out.jsonl 2>log &",
     .options = {batch_rows, plan_option_rows, engine_option_rows, prefix_option_rows},
     .most = 1,

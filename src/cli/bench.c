@@ -11,14 +11,14 @@ static bool as_json, compare;
 #define PARALLEL_MOST 64
 
 static const struct option_row bench_rows[] = {
-    {"prompt-tokens", "N", OPTION_COUNT, &prompt_tokens, "length of the prompt (default: 512; 0: skip it)"},
-    {"gen-tokens", "N", OPTION_COUNT, &generated_tokens, "tokens to decode (default: 128; 0: skip it)"},
-    {"context-fill", "N", OPTION_COUNT, &context_fill, "tokens that are in the context before (default: 0)"},
+    {"prompt-tokens", "N", OPTION_COUNT, &prompt_tokens, "length of the prompt (default: 512; 0: none)"},
+    {"gen-tokens", "N", OPTION_COUNT, &generated_tokens, "tokens to decode (default: 128; 0: none)"},
+    {"context-fill", "N", OPTION_COUNT, &context_fill, "tokens that are in the context already (default: 0)"},
     {"parallel", "N", OPTION_COUNT, &parallel, "sequences that decode at once (default: 1)"},
     {"repeat", "N", OPTION_COUNT, &repeat, "rounds; the median counts (default: 3)"},
-    {"seed", "N", OPTION_SEED, &compute_options.seed, "of the random tokens (default: 0)"},
+    {"seed", "N", OPTION_SEED, &compute_options.seed, "seed of the random tokens (default: 0)"},
     {"compare", NULL, OPTION_FLAG, &compare,
-     "run llama.cpp's llama-bench ($LLAMA_BENCH, else on the PATH) too, with the same file and threads, in turn"},
+     "also run llama.cpp's llama-bench ($LLAMA_BENCH, else from the PATH), with the same file and threads, in turn"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead; hypura plot draws it"},
     {0},
 };
@@ -291,8 +291,8 @@ const struct command command_bench = {
     .arguments = "[MODEL]",
     .summary = "measure how fast a model reads prompts and decodes",
     .details =
-        "Runs random tokens. What plain reading gets from the memory is measured between the tokens that are decoded, "
-        "so that the share of it that decoding reached can be stated.",
+        "Runs random tokens. Between decoded tokens it measures what plain reading gets from the memory, to state "
+        "what share of that decoding reached.",
     .options = {bench_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .most = 1,
     .run = run,

@@ -235,7 +235,7 @@ hypura_status read_whole_file(const char *path, uint64_t limit, char **text, siz
 /* NAME=VALUE as the members of an object: JSON where the value is JSON, else text. NULL when there are none. */
 hypura_status named_values(const char *option, const struct texts *given, json_t **out, hypura_error *error);
 #define TEMPLATE_VARIABLES_HELP                                                                                        \
-    "a variable of the chat template, such as enable_thinking=false; may be given several times"
+    "a variable of the chat template, such as enable_thinking=false; may be repeated"
 
 /* Some lines about a model. */
 void print_summary(FILE *out, const struct model *model);

@@ -19,10 +19,10 @@ const struct option_row plan_option_rows[] = {
     {"memory", "SIZE", OPTION_BYTES, &compute_options.memory,
      "bound for everything that the process holds, such as 8G (default: what is free, less a head-room)"},
     {"memory-file", "FILE", OPTION_TEXT, &compute_options.memory_file,
-     "take the bound from a file, and again at each SIGUSR1 (without a file that fits it to what is free then)"},
+     "read the bound from a file, and again at each SIGUSR1 (without a file, SIGUSR1 fits it to what is free)"},
     {"mirror", "PATH", OPTION_TEXTS, &compute_options.mirrors,
-     "a copy of the model on another drive (a file, or a folder with files of the same names): each read goes to the "
-     "drive that is done first; may be given several times"},
+     "a copy of the model on another drive (a file, or a folder with files of the same names); each read goes to "
+     "the drive that will finish first; may be repeated"},
     {"context", "N", OPTION_COUNT, &compute_options.context,
      "tokens that the model can look back on (default: chosen)"},
     {"threads", "N", OPTION_COUNT, &compute_options.threads,
@@ -30,11 +30,11 @@ const struct option_row plan_option_rows[] = {
     {"gpu", "WHICH", OPTION_TEXT, &compute_options.gpu,
      "auto, none, or a device's number in \"hypura profile\" (default: $HYPURA_GPU, else auto)"},
     {"gpu-memory", "SIZE", OPTION_BYTES, &compute_options.gpu_memory,
-     "bound for what is held in the GPU's own memory (default: what is free there, less a head-room)"},
+     "bound for what the GPU's own memory holds (default: what is free there, less a head-room)"},
     {"kv-type", "TYPE", OPTION_TEXT, &compute_options.kv_type,
-     "precision of the KV cache: f32, f16, bf16, q8_0, q4_0 (default: f16)"},
+     "precision of keys and values: f32, f16, bf16, q8_0, q4_0 (default: f16)"},
     {"chunk", "N", OPTION_COUNT, &compute_options.chunk,
-     "tokens of a prompt that pass each layer together (default: chosen)"},
+     "tokens of a prompt that go through each layer together (default: chosen)"},
     {"no-state", NULL, OPTION_FLAG, &compute_options.no_state,
      "do not remember from run to run which experts a model uses"},
     {0},
@@ -42,43 +42,42 @@ const struct option_row plan_option_rows[] = {
 
 const struct option_row engine_option_rows[] = {
     {"lora", "FILE[:SCALE]", OPTION_TEXTS, &compute_options.adapters,
-     "add a LoRA adapter (GGUF), so strongly (default: 1); may be given several times"},
+     "add a LoRA adapter (GGUF) with this strength (default: 1); may be repeated"},
     {"gpu-fixed", NULL, OPTION_FLAG, &compute_options.gpu_fixed,
-     "experts stay on the side where they are at the start (else the GPU gets those that are used most)"},
+     "leave experts where they are at the start (otherwise the GPU gets those used most)"},
     {"reader", "KIND", OPTION_TEXT, &compute_options.reader,
      "how weights are read: auto, io_uring, threads (default: auto)"},
     {"depth", "N", OPTION_COUNT, &compute_options.depth, "reads in flight (default: as measured)"},
     {"prefetch", "KIND", OPTION_TEXT, &compute_options.prefetch,
-     "read experts that are likely to be chosen: auto (while it pays), on, off (default: auto); --guess means the "
-     "same"},
+     "read experts before they are needed: auto (while it pays), on, off (default: auto); --guess means the same"},
     {"fill", "KIND", OPTION_TEXT, &compute_options.fill,
      "read experts into free memory between answers: on, off (for comparison; default: on)"},
     {"cache-policy", "NAME", OPTION_TEXT, &compute_options.cache_policy,
      "which streamed experts stay in memory: cycle, lru, lfu, s3fifo (default: cycle)"},
     {"overlap", "KIND", OPTION_TEXT, &compute_options.overlap,
-     "compute experts while others are read: on, off (for comparison; default: on)"},
+     "compute some experts while others are read: on, off (for comparison; default: on)"},
     {0},
 };
 
 const struct option_row draft_option_rows[] = {
     {"draft", "MODEL", OPTION_TEXT, &compute_options.draft,
-     "a smaller model of the same family that drafts the next tokens, which then pass the large one together: quicker "
-     "where the disk binds, and the same text"},
+     "a smaller model of the same family that drafts tokens; the large model checks several in one pass: faster if "
+     "the drive is the limit, and the text stays the same"},
     {"drafting", "KIND", OPTION_TEXT, &compute_options.drafting,
-     "draft tokens, from what the text repeats, by --draft or by the model's own block for it, where it has one: auto "
-     "(while it pays), on, off (default: auto)"},
+     "draft tokens, by --draft, by the model's own prediction block, or from what the text repeats: auto (while it "
+     "pays), on, off (default: auto)"},
     {0},
 };
 
 const struct option_row prefix_option_rows[] = {
     {"prefix-cache", "DIR[:SIZE]", OPTION_TEXT, &compute_options.prefix_cache,
-     "keep what was computed of texts in a folder too, in at most so much (default: 16G), so that a text that begins "
-     "the same is not read again after a restart; written when memory has no more room for it, and at the end"},
+     "keep what was computed of texts in a folder, at most this much (default: 16G), so that a text with the same "
+     "beginning is not computed again after a restart; written when memory is full, and at the end"},
     {"prefix-memory", "SIZE", OPTION_BYTES, &compute_options.prefix_memory,
-     "keep at most so much of it in memory, which is part of --memory and taken when there is something to keep "
-     "(default: a sixteenth)"},
+     "keep at most this much of it in memory; it is part of --memory, and taken only when used (default: a "
+     "sixteenth)"},
     {"no-prefixes", NULL, OPTION_FLAG, &compute_options.no_prefixes,
-     "keep nothing of texts beyond the last of each sequence (for comparison)"},
+     "keep only the last text of each sequence (for comparison)"},
     {0},
 };
 

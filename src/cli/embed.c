@@ -9,7 +9,7 @@
 static bool as_json;
 
 static const struct option_row embed_rows[] = {
-    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON array of arrays instead of a line for each text"},
+    {"json", NULL, OPTION_FLAG, &as_json, "print one JSON array of arrays instead of a line per text"},
     {0},
 };
 
@@ -97,9 +97,10 @@ const struct command command_embed = {
     .name = "embed",
     .arguments = "MODEL [TEXT]...",
     .summary = "turn texts into vectors",
-    .details = "Without a text each line of standard input is one. Vectors have length 1 and are pooled as the model's "
-               "file says, else by the mean of all tokens. Instructions that a model wants before a text (\"query: \", "
-               "\"search_document: \") are part of the text.",
+    .details =
+        "Without a TEXT, each line of standard input is one. Vectors have length 1 and are pooled as the model's "
+        "file says, or by the mean of all tokens. If a model wants an instruction before a text (\"query: \", "
+        "\"search_document: \"), write it as part of the text.",
     .options = {embed_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .least = 1,
     .most = 1024,

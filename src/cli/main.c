@@ -18,8 +18,8 @@ const size_t command_count = COUNT_OF(commands);
 
 static void print_help(FILE *out)
 {
-    fprintf(out, "hypura runs GGUF language models that do not fit in memory, at the speed of the disk,\n"
-                 "and models that do fit at the speed of the memory.\n\n"
+    fprintf(out, "hypura runs GGUF language models: those that do not fit in memory at the speed of the drive,\n"
+                 "those that fit at the speed of the memory.\n\n"
                  "Usage: hypura COMMAND [OPTION]... [ARGUMENT]...\n\n");
     for (size_t i = 0; i < command_count; i++)
         fprintf(out, "  %-12s %s\n", commands[i]->name, commands[i]->summary);
@@ -31,7 +31,7 @@ static void print_help(FILE *out)
         "  hypura inspect model.gguf               where its weights would live here, and how fast it would be\n"
         "  hypura pull hf.co/USER/REPOSITORY       download a model; hypura list shows its name, hypura run takes it\n"
         "  hypura serve                            the APIs of Ollama, OpenAI and Anthropic, and a page at /ui\n"
-        "\n\"hypura COMMAND --help\" or \"man hypura-COMMAND\" tells everything about a command,\n"
+        "\n\"hypura COMMAND --help\" or \"man hypura-COMMAND\" explains a command,\n"
         "\"man hypura\" the rest, \"hypura --version\" the version.\n"
         "Exit status: 0 done, 1 failed, 2 wrong usage, 130 interrupted.\n");
 }

@@ -146,9 +146,8 @@ const struct command command_pull = {
     .summary = "download a model into the model folder",
     .details =
         "MODEL is the URL of a GGUF file, hf.co/USER/REPOSITORY or hf.co/USER/REPOSITORY:QUANTISATION, or a name "
-        "of Ollama's library. As soon as the header is there it is checked whether and how fast the model would "
-        "run here, under --memory and --context where they are given. A download that broke off goes on where it "
-        "ended.",
+        "of Ollama's library. When the header has arrived, it says whether and how fast the model would run here, "
+        "under --memory and --context if given. An interrupted download continues where it stopped.",
     .options = {folder_rows, plan_option_rows},
     .least = 1,
     .most = 1,
@@ -160,10 +159,9 @@ const struct command command_rm = {
     .arguments = "MODEL...",
     .summary = "delete models from the model folder",
     .details =
-        "A model that the folder does not have is deleted by the server that runs, if that has it, unless --models is "
-        "given. Only a server of hypura's is asked: that of $HYPURA_HOST (default: 127.0.0.1:11434), with the key "
-        "$HYPURA_API_KEY where it "
-        "asks for one. One that is loaded there is unloaded.",
+        "If a model is not in the folder and --models is not given, the running server is asked to delete it, if "
+        "it is hypura's: that of $HYPURA_HOST (default: 127.0.0.1:11434), with the key $HYPURA_API_KEY if it needs "
+        "one. A loaded model is unloaded there.",
     .options = {folder_rows},
     .least = 1,
     .most = 64,

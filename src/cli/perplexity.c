@@ -83,8 +83,8 @@ const struct command command_perplexity = {
     .arguments = "[MODEL] FILE",
     .summary = "measure how well a model predicts a text",
     .details =
-        "The text is cut into windows; of each the second half counts, as llama-perplexity does it, so that figures "
-        "compare (that of llama.cpp with --no-escape).",
+        "The text is cut into windows, and the second half of each counts, as in llama-perplexity, so that figures "
+        "compare (with llama.cpp's --no-escape).",
     .options = {perplexity_rows, plan_option_rows, engine_option_rows, report_option_rows},
     .least = 1,
     .most = 2,

@@ -443,11 +443,11 @@ const struct command command_profile = {
     .arguments = "[PATH]...",
     .summary = "measure this machine: memory, kernels, and the drive that a path is on",
     .details =
-        "Takes less than 20 seconds and is cached for each machine and drive; planning uses it from then on. PATH is a "
-        "model or a folder (default: here). A large file is read itself, in a folder the largest of 1 GiB or more; "
-        "without one a temporary file is written, which may be quicker than what was written earlier. Several paths are "
-        "measured each alone and then all at once, since drives may share a bus: for a model with --mirror, or with "
-        "parts on several drives.",
+        "Takes less than 20 seconds. The result is cached for each machine and drive, and plans use it from then "
+        "on. PATH is a model or a folder (default: here). A large file is read itself; in a folder, the largest "
+        "file of 1 GiB or more. Without one, a temporary file is written, which may be faster to read than older "
+        "files. Several paths are measured one by one and then together, since drives may share a bus: for a model "
+        "with --mirror, or with parts on several drives.",
     .options = {profile_rows},
     .most = HARDWARE_MAX_DRIVES,
     .run = run_profile,

@@ -12,8 +12,7 @@ static bool as_json;
 static const struct option_row replay_rows[] = {
     {"memory", "SIZES", OPTION_TEXT, &sizes_text,
      "sizes of the expert cache, separated by commas, such as 1G,2G,4G (default: tenths of all experts)"},
-    {"warm", "N", OPTION_COUNT, &warm_passes,
-     "passes at the start that fill the cache and are not counted (default: 0)"},
+    {"warm", "N", OPTION_COUNT, &warm_passes, "passes at the start that fill the cache and do not count (default: 0)"},
     {"json", NULL, OPTION_FLAG, &as_json, "print one JSON object instead"},
     {0},
 };

@@ -11,20 +11,20 @@ static uint32_t max_tokens;
 static struct texts stops, variables;
 
 static const struct option_row run_rows[] = {
-    {"prompt", "TEXT", OPTION_TEXT, &prompt_text, "what to say to the model"},
+    {"prompt", "TEXT", OPTION_TEXT, &prompt_text, "the prompt"},
     {"file", "FILE", OPTION_TEXT, &prompt_path, "read the prompt from a file; - is standard input"},
     {"interactive", NULL, OPTION_FLAG, &interactive,
      "hold a conversation (the default in a terminal without a prompt)"},
-    {"system", "TEXT", OPTION_TEXT, &system_text, "a system message before the conversation"},
+    {"system", "TEXT", OPTION_TEXT, &system_text, "a system message for the conversation"},
     {"session", "FILE", OPTION_TEXT, &session_path,
-     "go on with the conversation in a file, and keep it there, with what was computed of it"},
-    {"raw", NULL, OPTION_FLAG, &raw, "no chat template: the model goes on with the text as it is"},
+     "continue the conversation in this file and save it there, with what was computed of it"},
+    {"raw", NULL, OPTION_FLAG, &raw, "use no chat template: the model continues the text as it is"},
     {"max-tokens", "N", OPTION_LIMIT, &max_tokens, "end the answer after N tokens (default: when the model ends it)"},
-    {"stop", "TEXT", OPTION_TEXTS, &stops, "end the answer before this text; may be given several times"},
+    {"stop", "TEXT", OPTION_TEXTS, &stops, "end the answer before this text; may be repeated"},
     {"var", "NAME=VALUE", OPTION_TEXTS, &variables, TEMPLATE_VARIABLES_HELP},
-    {"ignore-eos", NULL, OPTION_FLAG, &ignore_end, "go on after the model ended its answer"},
-    {"trace", "FILE", OPTION_TEXT, &compute_options.trace, "record which experts were chosen, for hypura replay"},
-    {"map", NULL, OPTION_FLAG, &draw_map, "afterwards show where the weights are, and the figures of the run"},
+    {"ignore-eos", NULL, OPTION_FLAG, &ignore_end, "continue after the model has ended its answer"},
+    {"trace", "FILE", OPTION_TEXT, &compute_options.trace, "record which experts are chosen, for hypura replay"},
+    {"map", NULL, OPTION_FLAG, &draw_map, "at the end, show where the weights are, and figures of the run"},
     {0},
 };
 
@@ -266,9 +266,9 @@ const struct command command_run = {
     .arguments = "[MODEL [PROMPT]...]",
     .summary = "answer a prompt or hold a conversation",
     .details = MODEL_HELP
-    "Without a prompt it reads one from a pipe, or talks in a terminal, where /? tells more. A PROMPT follows the text "
-    "of a pipe, as in: cat FILE | hypura run MODEL \"Sum this up.\" Only the answer goes to standard output. Ctrl-C "
-    "ends an answer, twice the program.",
+    "Without a prompt, it reads one from a pipe or, in a terminal, holds a conversation; /? shows the commands "
+    "there. A PROMPT follows the text of a pipe, as in: cat FILE | hypura run MODEL \"Summarize this.\" Only the "
+    "answer goes to standard output. Ctrl-C ends an answer; twice, the program.",
     .options = {run_rows, sampling_rows, plan_option_rows, engine_option_rows, draft_option_rows, prefix_option_rows, report_option_rows},
     .most = 1024,
     .prepare = sampling_prepare,

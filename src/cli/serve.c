@@ -21,25 +21,25 @@ static const struct option_row serve_rows[] = {
      "folder of models (default: $HYPURA_MODELS, else ~/.local/share/hypura/models)"},
     {"parallel", "N", OPTION_COUNT, &serving.parallel, "answers that each model writes at the same time (default: 4)"},
     {"max-loaded", "N", OPTION_COUNT, &serving.most_loaded,
-     "most models in memory at once, as far as the budget goes (default: 4)"},
-    {"queue", "N", OPTION_COUNT, &serving.queue, "requests that may wait; further ones get 503 (default: 512)"},
+     "models in memory at once, at most, if the budget allows (default: 4)"},
+    {"queue", "N", OPTION_COUNT, &serving.queue, "requests that may wait; further ones get status 503 (default: 512)"},
     {"keep-alive", "SECONDS", OPTION_TEXT, &keep_alive_text,
-     "how long an unused model stays in memory; -1: for good (default: 300)"},
+     "how long an unused model stays in memory; -1: forever (default: 300)"},
     {"api-key", "KEY", OPTION_TEXT, &serving.api_key,
-     "ask every request for this key (default: $HYPURA_API_KEY, else none)"},
+     "require this key in every request (default: $HYPURA_API_KEY, else none)"},
     {"cors", "ORIGIN", OPTION_TEXTS, &origins,
-     "let pages of this origin call, such as https://example.org, or * for all; may be given several times"},
+     "let pages of this origin call, such as https://example.org, or * for all; may be repeated"},
     {"allow-host", "NAME", OPTION_TEXTS, &allowed_hosts,
-     "take requests for this name too, as a proxy passes them on, such as llm.example.org; may be given several times"},
+     "accept requests for this name too, as a proxy passes them on, such as llm.example.org; may be repeated"},
     {"allow-remote", NULL, OPTION_FLAG, &serving.allow_remote,
      "listen on an address that other machines reach, without a key"},
-    {"body-limit", "SIZE", OPTION_BYTES, &serving.body_limit, "most bytes of a request (default: 32M)"},
-    {"connections", "N", OPTION_COUNT, &serving.connections, "most connections at once (default: 1024)"},
+    {"body-limit", "SIZE", OPTION_BYTES, &serving.body_limit, "bytes of a request, at most (default: 32M)"},
+    {"connections", "N", OPTION_COUNT, &serving.connections, "connections at once, at most (default: 1024)"},
     {"request-time", "SECONDS", OPTION_COUNT, &serving.request_seconds,
      "how long a request may take to arrive (default: 120)"},
     {"keep-volatile-headers", NULL, OPTION_FLAG, &serving.keep_volatile_headers,
-     "let models see the lines that clients put in front of a system message for a service and change all the time"},
-    {"log-prompts", NULL, OPTION_FLAG, &serving.log_prompts, "write what users ask into the log"},
+     "show models the lines that some clients put in front of a system message and change with every request"},
+    {"log-prompts", NULL, OPTION_FLAG, &serving.log_prompts, "write prompts to the log"},
     {0},
 };
 
@@ -157,11 +157,11 @@ const struct command command_serve = {
     .arguments = "[MODEL]...",
     .summary = "answer over HTTP, as Ollama, OpenAI and Anthropic do",
     .details =
-        "Serves the models that are named, those of the model folder and the embedded one; each is loaded when it "
-        "is asked for, beside others where --memory has room for both. --context is the context of each answer, of "
-        "which --parallel are held at once; where memory is short they share room for fewer. The address "
-        "goes to standard output once requests are taken, the log to standard error. Ctrl-C ends it after the "
-        "answers in work, twice at once.",
+        "Serves the models on the command line, those of the model folder, and the embedded one. Each is loaded "
+        "when a request names it, next to others if --memory has room for both. --context is the context of each "
+        "answer, and --parallel answers are held at once; if memory is short, they share room for fewer. The "
+        "address goes to standard output once the server takes requests; the log goes to standard error. Ctrl-C "
+        "ends the server after its running answers; twice, at once.",
     .options = {serve_rows, plan_option_rows, engine_option_rows, draft_option_rows, prefix_option_rows},
     .most = 64,
     .lives_on = true,

@@ -15,8 +15,8 @@ static const struct option_row template_rows[] = {
     {"tools", "FILE", OPTION_TEXT, &tools_path, "JSON array of tool descriptions, as in OpenAI's API"},
     {"var", "NAME=VALUE", OPTION_TEXTS, &variables, TEMPLATE_VARIABLES_HELP},
     {"no-generation-prompt", NULL, OPTION_FLAG, &no_generation_prompt,
-     "end with the last message, whole, and not with what starts an answer"},
-    {"source", NULL, OPTION_FLAG, &show_source, "print the template itself instead"},
+     "end with the last message, without the beginning of an answer"},
+    {"source", NULL, OPTION_FLAG, &show_source, "print the template itself"},
     {0},
 };
 

@@ -9,9 +9,9 @@
 static bool decode, parse_special, add_special;
 
 static const struct option_row tokenize_rows[] = {
-    {"decode", NULL, OPTION_FLAG, &decode, "the other way: JSON arrays of ids in, text out"},
-    {"special", NULL, OPTION_FLAG, &parse_special, "parse special tokens in the text; with --decode show them"},
-    {"add-special", NULL, OPTION_FLAG, &add_special, "add the BOS and EOS that the model asks for"},
+    {"decode", NULL, OPTION_FLAG, &decode, "the other way: from JSON arrays of ids to text"},
+    {"special", NULL, OPTION_FLAG, &parse_special, "parse special tokens in the text; with --decode, show them"},
+    {"add-special", NULL, OPTION_FLAG, &add_special, "add BOS and EOS as the model asks"},
     {0},
 };
 
