@@ -5,7 +5,7 @@
  * The text of strings and the values of arrays live as long as the struct gguf they belong to.
  *
  * A file is not trusted. Every count is checked against the bytes that are left before anything is allocated for it,
- * and against limits that no model comes near: 256 MiB of metadata, 65536 metadata keys, 2^20 tensors a file. Names are
+ * and against limits that no model comes near: 256 MiB of metadata, 65536 metadata keys, 2^20 tensors per file. Names are
  * not empty. A name that is there twice, a tensor that does not lie in its file, and anything else that contradicts the
  * specification is refused with a sentence; tensors that share bytes are allowed.
  */

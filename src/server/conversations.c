@@ -6,7 +6,7 @@
 #include <string.h>
 
 #define MOST_CONVERSATIONS 1024u
-/* Little, beside a model. */
+/* Little, next to a model. */
 #define MOST_BYTES ((size_t)4 << 20)
 
 struct conversation {

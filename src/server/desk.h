@@ -1,4 +1,4 @@
-/* desk: the threads that prepare what requests ask for, beside the one that speaks HTTP and the one that computes:
+/* desk: the threads that prepare what requests ask for, next to the one that speaks HTTP and the one that computes:
  * bodies become JSON, chats become tokens. Both may take seconds, and neither of the two may wait for that.
  *
  * Small tasks are done one after the other, in the order in which they come. Large ones have threads of their own, so

@@ -29,7 +29,7 @@ struct fetch {
      * fine. */
     bool (*begin)(void *context, const struct fetch_answer *answer);
     bool (*take)(void *context, const void *data, size_t size); /* a piece; false ends it likewise */
-    bool (*go_on)(void *context);                               /* asked some times a second; NULL: always */
+    bool (*go_on)(void *context);                               /* asked some times per second; NULL: always */
     void *context;
 };
 

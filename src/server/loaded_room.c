@@ -3,9 +3,9 @@
 
 #include <string.h>
 
-/* Of the budget: a model that takes no more is small, and is let in beside a large one. */
+/* Of the budget: a model that takes no more is small, and is let in next to a large one. */
 #define SMALL_SHARE 4
-/* Memory comes and goes a little beside the models. */
+/* Memory comes and goes a little next to the models. */
 #define WOBBLE ((uint64_t)512 << 10)
 /* Of the budget, for requests without asking: of a large one, what plans set aside; at least so much. */
 #define REQUESTS_SHARE 256

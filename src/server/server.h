@@ -91,7 +91,7 @@ struct local_state {
     uint64_t tokens, bytes_read;   /* so far: of prompts and answers, from storage */
 };
 
-/* To be called some times a second: changes of the budget are made by this, too. */
+/* To be called some times per second: changes of the budget are made by this, too. */
 void local_server_state(struct local_server *local, struct local_state *out);
 
 /* ---- the model folder, for the commands that work without a server --------------------------------------------------

@@ -38,7 +38,7 @@ struct server {
 hypura_status server_open(struct server *server, const struct server_options *options, hypura_error *error);
 void server_close(struct server *server);
 
-/* Some times a second: does what server_set_budget asked for, and gives back what was freed. */
+/* Some times per second: does what server_set_budget asked for, and gives back what was freed. */
 void server_follow_budget(struct server *server);
 
 struct route {

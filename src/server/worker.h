@@ -25,7 +25,7 @@ struct job {
     bool keep_alive_given; /* else the server's */
     bool needs_model;
     bool alone; /* not while answers of its model are in work; where it names no model, of any */
-    bool brief; /* it is over when start returns, and the engine is not asked: beside any number of answers */
+    bool brief; /* it is over when start returns, and the engine is not asked: next to any number of answers */
 
     /* On a thread of the desk, with the model that start gets: all that takes long and need not wait for others. It
      * ends soon once nobody waits for it; start says what came of it. It may come again, after the model went. Or NULL.
@@ -54,7 +54,7 @@ void worker_stop(struct worker *worker); /* ends all jobs, unloads the models an
 void worker_destroy(struct worker *worker);
 bool worker_is_idle(struct worker *worker);
 
-/* Some times a second: ends passes that only clients share who have gone. Not beside worker_stop. */
+/* Some times per second: ends passes that only clients share who have gone. Not next to worker_stop. */
 void worker_look(struct worker *worker);
 
 /* Hands a job over, or refuses it (with Ollama's words) when the queue is full. */

@@ -140,7 +140,7 @@ static bool has_calls(const json_t *messages)
     return false;
 }
 
-/* The text of all parts, one a line. */
+/* The text of all parts, one per line. */
 static json_t *flat_content(const json_t *parts)
 {
     struct buffer text = {0};
@@ -349,7 +349,7 @@ static hypura_status render_adapted(const struct chat_template *template, const 
     json_decref(messages);
     if (status != HYPURA_ERROR_FORMAT || !has_calls(input->messages))
         return status;
-    /* A template that puts the arguments beside other text wants them as text. */
+    /* A template that puts the arguments next to other text wants them as text. */
     messages = adapt_messages(input->messages, how | ADAPT_STRINGS);
     adapted.messages = messages;
     if (render_messages(template, &adapted, out, NULL) == HYPURA_OK)

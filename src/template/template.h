@@ -45,7 +45,7 @@ bool chat_template_mentions(const struct chat_template *template, const char *te
 
 /* Renders with the members of two JSON objects as variables: those of `variables` are user text, those of `trusted`
  * (may be NULL; it wins where both have a name) are as good as the template's own. now: what strftime_now formats, in
- * seconds since 1970-01-01 00:00 of the local wall clock. watch may be NULL; it is asked some thousand times a second.
+ * seconds since 1970-01-01 00:00 of the local wall clock. watch may be NULL; it is asked some thousand times per second.
  * HYPURA_ERROR_FORMAT where the template fails or refuses (raise_exception); *out is untouched then. */
 hypura_status chat_template_render(const struct chat_template *template, const json_t *variables, const json_t *trusted,
                                    int64_t now, const struct work_watch *watch, struct rendered_text *out,

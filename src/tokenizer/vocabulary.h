@@ -105,7 +105,7 @@ enum tokenize_flag {
 hypura_status vocabulary_tokenize(const struct vocabulary *vocabulary, const char *text, size_t size, uint32_t flags,
                                   struct token_array *tokens, hypura_error *error);
 
-/* For somebody who may stop waiting: watch (or NULL) is asked some hundred times a second. It lends some 20 bytes per
+/* For somebody who may stop waiting: watch (or NULL) is asked some hundred times per second. It lends some 20 bytes per
  * byte of the text, and some 60 per byte of its longest word. */
 hypura_status vocabulary_tokenize_watched(const struct vocabulary *vocabulary, const char *text, size_t size,
                                           uint32_t flags, const struct work_watch *watch, struct token_array *tokens,

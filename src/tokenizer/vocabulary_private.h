@@ -163,7 +163,7 @@ void vocabulary_find_special(struct vocabulary *vocabulary, const struct gguf *f
 /* Reads what only Unigram vocabularies have. */
 hypura_status unigram_open(struct vocabulary *vocabulary, const struct gguf *file, hypura_error *error);
 
-/* Tokens that swallow white space beside them: no key says so, it goes by the name of the model. */
+/* Tokens that swallow white space next to them: no key says so, it goes by the name of the model. */
 void vocabulary_find_strips(struct vocabulary *vocabulary, const struct gguf *file);
 
 #define SPACE_SYMBOL "\xE2\x96\x81" /* U+2581, a space in SentencePiece token texts */
