@@ -3,9 +3,12 @@
  *
  *   u32|f32|bool|str KEY VALUE...      of the architecture; several values: an array
  *   u64 KEY VALUE...                   always an array
- *   each u32|bool|f32 KEY A B : C D    an array with an element a layer: the first ones, then the others in turns
+ *   each u32|bool|f32 KEY A B : C D    an array with an element per layer: the first ones, then the others in turns
+ *   kinds LETTERS                      what layers there are, a letter for each
+ *   each u32|bool|f32 KEY L=A M=B      the same: A where the letter of the layer is L, B where it is M, else 0
  *   in FIRST LAST [EVERY REST]         the layers that the tensors below belong to, LAST -1: the last one. With EVERY
  *                                      those whose number modulo EVERY is REST, or with !REST is not
+ *   of LETTERS                         those whose letter is one of these
  *   once                               the tensors below are of the whole model
  *   m NAME COLUMNS ROWS [EXPERTS] [*F] a matrix of the type asked for, F times as large as usual
  *   f NAME MEAN DEVIATION SIZE...      F32
@@ -57,6 +60,12 @@ static double decimal(const struct line *line, size_t word)
     return word < line->count ? strtod(line->words[word], NULL) : 0;
 }
 
+/* The letters of the layers, as a line says them. */
+static void take_kinds(char kinds[MOST_ELEMENTS], const struct line *line)
+{
+    snprintf(kinds, MOST_ELEMENTS, "%s", line->count > 1 ? line->words[1] : "");
+}
+
 /* ---- metadata ------------------------------------------------------------------------------------------------------
  */
 
@@ -84,27 +93,43 @@ static bool type_of(const char *word, enum gguf_value_type *out)
     return false;
 }
 
-static void put(struct values *values, size_t index, const struct line *line, size_t word)
+static void put(struct values *values, size_t index, const char *word)
 {
     if (values->type == GGUF_UINT32)
-        values->u32[index] = (uint32_t)number(line, word);
+        values->u32[index] = (uint32_t)strtoull(word, NULL, 0);
     else if (values->type == GGUF_UINT64)
-        values->u64[index] = number(line, word);
+        values->u64[index] = strtoull(word, NULL, 0);
     else if (values->type == GGUF_FLOAT32)
-        values->f32[index] = (float)decimal(line, word);
+        values->f32[index] = strtof(word, NULL);
     else
-        values->flags[index] = number(line, word) != 0;
+        values->flags[index] = strtoull(word, NULL, 0) != 0;
 }
 
-/* An element a layer: the words before a colon, then those behind it in turns. */
-static void put_each(struct values *values, const struct line *line, size_t first, size_t layers)
+/* What is said of layers of a kind: the value of the word that begins with its letter. */
+static const char *value_of_kind(const struct line *line, size_t first, char kind)
 {
+    for (size_t word = first; word < line->count; word++)
+        if (line->words[word][0] == kind)
+            return line->words[word] + 2;
+    return "0";
+}
+
+/* An element per layer: by its kind; or the words before a colon, then those behind it in turns. */
+static void put_each(struct values *values, const struct line *line, size_t first, const char *kinds, size_t layers)
+{
+    if (line->words[first][1] == '=') {
+        for (size_t i = 0; i < layers; i++)
+            put(values, i, value_of_kind(line, first, kinds[i]));
+        return;
+    }
     size_t colon = first;
     while (colon + 1 < line->count && strcmp(line->words[colon], ":") != 0)
         colon++;
     size_t before = colon - first, turns = MAX(line->count - colon - 1, (size_t)1);
-    for (size_t i = 0; i < layers; i++)
-        put(values, i, line, i < before ? first + i : colon + 1 + (i - before) % turns);
+    for (size_t i = 0; i < layers; i++) {
+        size_t word = i < before ? first + i : colon + 1 + (i - before) % turns;
+        put(values, i, word < line->count ? line->words[word] : "0");
+    }
 }
 
 hypura_status synth_recipe_metadata(struct gguf_writer *writer, const struct synth_list *list, hypura_error *error)
@@ -112,6 +137,7 @@ hypura_status synth_recipe_metadata(struct gguf_writer *writer, const struct syn
     const struct synth_geometry *g = &list->options.geometry;
     const char *recipe = list->options.recipe;
     struct line line;
+    char kinds[MOST_ELEMENTS] = "";
     hypura_status status = HYPURA_OK;
     while (!status && next_line(&recipe, &line)) {
         const bool each = strcmp(line.words[0], "each") == 0;
@@ -121,14 +147,16 @@ hypura_status synth_recipe_metadata(struct gguf_writer *writer, const struct syn
             snprintf(key, sizeof key, "%s.%s", g->architecture, line.words[1]);
             status = gguf_writer_add_string(writer, key, line.words[2], error);
         }
+        if (strcmp(line.words[0], "kinds") == 0)
+            take_kinds(kinds, &line);
         if (line.count < (each ? 4u : 3u) || !type_of(line.words[each], &values.type))
             continue;
         snprintf(key, sizeof key, "%s.%s", g->architecture, line.words[each + 1]);
         size_t count = each ? g->layers : line.count - 2;
         if (each)
-            put_each(&values, &line, 3, count);
+            put_each(&values, &line, 3, kinds, count);
         for (size_t i = 0; !each && i < count; i++)
-            put(&values, i, &line, 2 + i);
+            put(&values, i, line.words[2 + i]);
         status = gguf_writer_add(writer, key, values.type, values.u64, count,
                                  each || count > 1 || values.type == GGUF_UINT64, error);
     }
@@ -141,7 +169,8 @@ hypura_status synth_recipe_metadata(struct gguf_writer *writer, const struct syn
 struct where {
     bool once;
     uint32_t first, last, every, rest;
-    bool others; /* but the rest */
+    bool others;   /* but the rest */
+    char kinds[8]; /* letters of layers; empty: all */
 };
 
 static struct where where_of(const struct line *line, uint32_t layers)
@@ -158,8 +187,10 @@ static struct where where_of(const struct line *line, uint32_t layers)
     return where;
 }
 
-static bool is_there(const struct where *where, uint32_t layer)
+static bool is_there(const struct where *where, const char *kinds, uint32_t layer)
 {
+    if (where->kinds[0])
+        return kinds[layer] && strchr(where->kinds, kinds[layer]);
     return layer >= where->first && layer <= where->last &&
            (where->every == 1 || (layer % where->every == where->rest) != where->others);
 }
@@ -219,18 +250,25 @@ hypura_status synth_recipe_list(struct synth_list *list, const struct synth_voca
         lines++;
     hypura_status status = ALLOCATE(&list->tensors, lines * g->layers, "list of tensors", error);
     struct where where = {.once = true};
+    char kinds[MOST_ELEMENTS] = "";
     recipe = list->options.recipe;
     while (!status && next_line(&recipe, &line)) {
-        if (strcmp(line.words[0], "once") == 0)
+        if (strcmp(line.words[0], "once") == 0) {
             where = (struct where){.once = true};
-        else if (strcmp(line.words[0], "in") == 0)
+        } else if (strcmp(line.words[0], "in") == 0) {
             where = where_of(&line, g->layers);
+        } else if (strcmp(line.words[0], "kinds") == 0) {
+            take_kinds(kinds, &line);
+        } else if (strcmp(line.words[0], "of") == 0 && line.count > 1) {
+            where = (struct where){.every = 1};
+            snprintf(where.kinds, sizeof where.kinds, "%s", line.words[1]);
+        }
         if (!strchr("mfrht", line.words[0][0]) || line.words[0][1] || line.count < 4)
             continue;
         if (where.once)
             add_tensor(list, &line, UINT32_MAX);
         for (uint32_t layer = 0; !where.once && layer < g->layers; layer++)
-            if (is_there(&where, layer))
+            if (is_there(&where, kinds, layer))
                 add_tensor(list, &line, layer);
     }
     /* Bytes and special tokens get rows of zeros: text stays text, and no answer ends by chance. */
