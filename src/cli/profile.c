@@ -197,14 +197,13 @@ static const char *const gpu_kinds[] = {"discrete", "integrated", "virtual", "a 
 /* Only when a GPU is asked for or may be there: to look costs a loader and its drivers. */
 static void print_gpus(const struct hardware *h)
 {
-    struct hardware_gpu chosen;
+    struct hardware_choice chosen;
     struct gpu_info gpus[HARDWARE_MAX_GPUS];
-    bool found;
     size_t count = 0;
     char why[512], text[32];
-    if (hardware_choose_gpu(gpu_choice, &chosen, &found, why, sizeof why, NULL))
+    if (hardware_choose_gpus(gpu_choice, &chosen, why, sizeof why, NULL))
         return;
-    if (!found) {
+    if (chosen.count == 0) {
         printf("\nGPU      none: %s\n", why);
         return;
     }
@@ -265,11 +264,14 @@ static json_t *machine_json(const struct hardware *h)
 /* A device that was not there, or not asked for, when the profile was made. */
 static bool needs_gpu(const struct hardware *h)
 {
-    struct hardware_gpu chosen;
-    bool found;
+    struct hardware_choice chosen;
     char why[512];
-    return !hardware_choose_gpu(gpu_choice, &chosen, &found, why, sizeof why, NULL) && found &&
-           !measured(h, &chosen.info);
+    bool needs = false;
+    if (hardware_choose_gpus(gpu_choice, &chosen, why, sizeof why, NULL))
+        return false;
+    for (size_t i = 0; i < chosen.count; i++)
+        needs |= !measured(h, &chosen.gpus[i].info);
+    return needs;
 }
 
 static hypura_status measure_drive(const struct hardware *known, const char *path, hypura_error *error)

@@ -79,8 +79,11 @@ static hypura_status check(const struct engine *engine, const struct engine *sma
 /* What it has of the memory that the device may be used for is not the other's. */
 static void share_device(struct engine_options *options, const struct plan *plan)
 {
-    if (options->gpu_budget)
-        options->gpu_budget -= MIN(plan_gpu_bytes(plan->gpu), options->gpu_budget - 1);
+    for (uint32_t d = 0; plan->gpu && d < plan->gpu->part_count; d++) {
+        uint64_t budget = options->gpu_budgets[d] ? options->gpu_budgets[d] : options->gpu_budget;
+        if (budget)
+            options->gpu_budgets[d] = budget - MIN(plan_gpu_bytes(&plan->gpu->parts[d]), budget - 1);
+    }
 }
 
 hypura_status draft_model_open(struct engine *engine, struct engine_options *options, hypura_error *error)

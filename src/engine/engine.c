@@ -40,7 +40,15 @@ bool engine_lost(const struct engine *engine)
 
 const struct gpu_info *engine_gpu(const struct engine *engine)
 {
-    return engine->batch.pass ? &engine->open.device.info : NULL;
+    return engine_gpu_at(engine, 0);
+}
+
+const struct gpu_info *engine_gpu_at(const struct engine *engine, uint32_t number)
+{
+    for (uint32_t d = 0; d < engine->open.devices.count; d++)
+        if (engine->batch.passes[d] && number-- == 0)
+            return &engine->open.devices.infos[d].info;
+    return NULL;
 }
 
 struct store *engine_store(struct engine *engine)

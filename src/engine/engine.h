@@ -62,7 +62,8 @@ struct engine_options {
     const char *trace_path;     /* records the routing, or NULL */
     store_progress progress;    /* while weights are loaded */
     const char *gpu;     /* "auto", "none", or a device by its number in "hypura profile"; NULL: $HYPURA_GPU, auto */
-    uint64_t gpu_budget; /* bytes of device memory; 0: what is free there, less a head-room */
+    uint64_t gpu_budget; /* bytes of each device's memory; 0: what is free there, less a head-room */
+    uint64_t gpu_budgets[HARDWARE_MAX_GPUS]; /* of each device in the order of gpu; 0: gpu_budget says */
     bool gpu_fixed;      /* experts stay on the side where they are when the model is opened */
     void *progress_context;
     const struct hardware_nodes *nodes; /* of memory; NULL: those that are found. For tests */
@@ -91,11 +92,12 @@ const struct model *engine_model(const struct engine *engine);
 const struct plan *engine_plan(const struct engine *engine);
 const struct hardware *engine_hardware(const struct engine *engine);
 
-/* The device that computes a part of the model; NULL: none. */
+/* The first device that computes a part of the model, and the others by number; NULL: there is none (more). */
 const struct gpu_info *engine_gpu(const struct engine *engine);
+const struct gpu_info *engine_gpu_at(const struct engine *engine, uint32_t number);
 
-/* Whether that device was lost: then every forward pass fails with HYPURA_ERROR_DEVICE, until the model is opened anew,
- * with the device if it is back, without it if not. From any thread. */
+/* Whether one of them was lost: then every forward pass fails with HYPURA_ERROR_DEVICE, until the model is opened anew,
+ * with the device if it is back, else with those that are left. From any thread. */
 bool engine_lost(const struct engine *engine);
 struct store *engine_store(struct engine *engine);
 

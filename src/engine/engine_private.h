@@ -361,6 +361,15 @@ float query_sharpness(const struct model_parameters *parameters, uint32_t positi
 /* ---- the engine ----------------------------------------------------------------------------------------------------
  */
 
+/* Devices that compute, in the order in which layers pass them. */
+struct devices {
+    uint32_t count; /* 0: everything is computed here */
+    bool listed;    /* by whoever opened the model: these and no others */
+    struct gpu *gpus[HARDWARE_MAX_GPUS];
+    struct hardware_gpu infos[HARDWARE_MAX_GPUS];
+    uint32_t order[HARDWARE_MAX_GPUS]; /* which each is of those that were asked for */
+};
+
 /* The opened model: what is read, made and decided when it is opened, in this order. Nothing of it changes until it is
  * closed; what moves behind the store's functions is the store's. Owner: opening.c. */
 struct opened {
@@ -371,8 +380,7 @@ struct opened {
     struct adapters *adapters; /* NULL: none */
     struct hardware hardware;
     struct hardware_nodes nodes;
-    struct gpu *gpu; /* NULL: everything is computed here */
-    struct hardware_gpu device;
+    struct devices devices;
     struct plan_request request;
     struct plan *plan;
     struct geometry geometry;
@@ -417,7 +425,8 @@ struct batch {
     struct scratch scratch;
     struct kv_cache kv;
     struct prefetcher prefetcher;
-    struct gpu_pass *pass; /* NULL: no layer is computed on a GPU */
+    struct gpu_pass *pass; /* at work, or the last that was; NULL: no layer is computed on a GPU */
+    struct gpu_pass *passes[HARDWARE_MAX_GPUS]; /* by device; NULL: nothing is there */
     struct trace_writer *trace;
 
     const struct engine_batch *asked;
@@ -429,7 +438,7 @@ struct batch {
     uint32_t drafted; /* until engine_accept */
 
     atomic_bool cancelled, stopped; /* engine_cancel, engine_stop */
-    atomic_bool lost;               /* the GPU */
+    atomic_bool lost;               /* a GPU */
 };
 
 struct engine {
@@ -483,10 +492,10 @@ hypura_status engine_open_model(struct engine **out, const char *path, const str
                                 hypura_error *error);
 hypura_status engine_open_places(struct engine *engine, const struct engine_options *options, hypura_error *error);
 
-/* The plan for a model, where the GPU (or none) is known; request and geometry are what it was made from. */
+/* The plan for a model, where the GPUs (or none) are known; request and geometry are what it was made from. */
 hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
                         const struct model *model, const struct steps *steps, const struct adapters *adapters,
-                        const struct hardware *hardware, const struct hardware_gpu *device, struct gpu *gpu,
+                        const struct hardware *hardware, const struct devices *devices,
                         const struct engine_options *options, hypura_error *error);
 
 /* ---- rows that nobody wants ---------------------------------------------------------------------------------------

@@ -35,11 +35,10 @@ static hypura_status open_rope(struct opened *open, struct batch *batch, hypura_
     return status;
 }
 
-static hypura_status open_parts(struct engine *engine, const struct hardware_gpu *device,
-                                const struct engine_options *options, hypura_error *error)
+static hypura_status open_parts(struct engine *engine, const struct engine_options *options, hypura_error *error)
 {
     TRY(make_plan(&engine->open.plan, &engine->open.request, &engine->open.geometry, engine->open.model,
-                  engine->open.steps, engine->open.adapters, &engine->open.hardware, device, engine->open.gpu, options,
+                  engine->open.steps, engine->open.adapters, &engine->open.hardware, &engine->open.devices, options,
                   error));
     const struct plan *plan = engine->open.plan;
     plan_warn_of_too_much(plan, &engine->open.hardware);
@@ -72,7 +71,8 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
                                   .hardware = &engine->open.hardware,
                                   .drives = engine->open.hardware.drives,
                                   .nodes = &engine->open.nodes,
-                                  .gpu = plan->gpu ? engine->open.gpu : NULL};
+                                  .gpus = engine->open.devices.gpus,
+                                  .gpu_count = plan->gpu ? engine->open.devices.count : 0};
     TRY(store_open(&engine->open.store, engine->open.model, plan, &store, error));
     TRY(nodes_use(&engine->open, engine->batch.compute, error));
     TRY(predictor_create(&engine->predictor, &engine->batch, error));
@@ -80,7 +80,7 @@ static hypura_status open_parts(struct engine *engine, const struct hardware_gpu
         TRY(open_trace(&engine->batch, options->trace_path, error));
     TRY(store_load(engine->open.store, options->progress, options->progress_context, error));
     TRY(open_rope(&engine->open, &engine->batch, error));
-    return plan->gpu ? gpu_pass_open(&engine->batch, engine->open.gpu, error) : HYPURA_OK;
+    return plan->gpu ? gpu_pass_open(&engine->batch, error) : HYPURA_OK;
 }
 
 hypura_status engine_end_trace(struct engine *engine, hypura_error *error)
@@ -106,18 +106,25 @@ static void close_parts(struct engine *engine)
     scratch_destroy(&engine->batch.scratch);
     compute_destroy(engine->batch.compute);
     plan_free(engine->open.plan);
-    if (engine->open.gpu)
-        gpu_pass_close_device(engine->open.gpu);
+    gpu_pass_close_devices(&engine->open.devices);
     engine->counters.used = NULL;
     engine->predictor = NULL;
     engine->open.store = NULL;
     engine->batch.compute = NULL;
     engine->open.plan = NULL;
-    engine->open.gpu = NULL;
 }
 
-/* How often a GPU is asked, each time for less. Not every driver says how much memory others have. */
+/* How often GPUs are asked, each time for less. Not every driver says how much memory others have. */
 #define GPU_ATTEMPTS 3
+
+/* Of each device three quarters of what it refused; false: there was no plan that asked for anything. */
+static bool ask_for_less(struct engine_options *less, const struct engine *engine)
+{
+    const struct plan_gpu *plan = engine->open.plan ? engine->open.plan->gpu : NULL;
+    for (uint32_t d = 0; plan && d < plan->part_count; d++)
+        less->gpu_budgets[engine->open.devices.order[d]] = MAX(plan_gpu_bytes(&plan->parts[d]) / 4 * 3, (uint64_t)1);
+    return plan;
+}
 
 /* What a GPU refuses is tried again with less of it, and without it. */
 hypura_status engine_open_places(struct engine *engine, const struct engine_options *options, hypura_error *error)
@@ -126,20 +133,20 @@ hypura_status engine_open_places(struct engine *engine, const struct engine_opti
     hypura_status status = HYPURA_ERROR_MEMORY;
     struct engine_options less = *options;
     for (int attempt = 1; status == HYPURA_ERROR_MEMORY && attempt <= GPU_ATTEMPTS; attempt++) {
-        TRY(gpu_pass_open_device(&engine->open.gpu, &engine->open.device, &engine->open.hardware, &less, error));
-        if (!engine->open.gpu)
-            return open_parts(engine, NULL, options, error);
-        status = open_parts(engine, &engine->open.device, &less, &problem);
+        TRY(gpu_pass_open_devices(&engine->open.devices, &engine->open.hardware, &less, error));
+        if (engine->open.devices.count == 0)
+            return open_parts(engine, options, error);
+        status = open_parts(engine, &less, &problem);
         if (status != HYPURA_ERROR_DEVICE && status != HYPURA_ERROR_MEMORY)
             return status ? error_set(error, status, "%s", problem.message) : HYPURA_OK;
-        less.gpu_budget = engine->open.plan ? plan_gpu_bytes(engine->open.plan->gpu) / 4 * 3 : 0;
+        bool asked = ask_for_less(&less, engine);
         close_parts(engine);
-        if (less.gpu_budget == 0)
+        if (!asked)
             break;
         if (status == HYPURA_ERROR_MEMORY && attempt < GPU_ATTEMPTS)
             log_write(LOG_INFO, "%s; trying again with less of it", problem.message);
     }
-    status = open_parts(engine, NULL, options, error);
+    status = open_parts(engine, options, error);
     if (!status)
         log_write(LOG_WARNING, "computing on the CPU: %s", problem.message);
     return status;
@@ -212,7 +219,7 @@ void engine_close(struct engine *engine)
 void engine_leave(struct engine *engine)
 {
     hypura_error lost;
-    if (!engine || engine->open.gpu) { /* a device's work has to be waited for, and its compiled kernels are kept */
+    if (!engine || engine->open.devices.count) { /* a device's work has to be waited for, and its compiled kernels are kept */
         engine_close(engine);
         return;
     }

@@ -100,7 +100,7 @@ void engine_ask(struct asked *out, const struct geometry *geometry, const struct
 }
 
 static hypura_status plan_rest(struct plan **out, struct plan_request *request, const struct geometry *geometry,
-                               const struct plan_gpu *gpu, const struct hardware_gpu *device,
+                               const struct plan_gpu *gpu, const struct devices *devices,
                                const struct hardware *hardware, const struct engine_options *options,
                                hypura_error *error)
 {
@@ -120,14 +120,15 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
         .kv_type = asked.kv_type,
         .working_set = {.kv_bytes = planned_kv_bytes, .scratch_bytes = planned_scratch_bytes, .context = geometry},
         .gpu = gpu,
-        .device = device};
+        .devices = devices->infos};
     if (gpu)
         request->overhead += gpu->host_bytes;
     char path[4096];
     if (options->remember_usage && store_usage_path(geometry->model, path, sizeof path))
         memory_free(store_usage_read(geometry->model, path, &request->hit_curve));
-    if (gpu && device->info.unified)
-        request->overhead += plan_gpu_bytes(gpu);
+    for (uint32_t d = 0; gpu && d < devices->count; d++)
+        if (devices->infos[d].info.unified)
+            request->overhead += plan_gpu_bytes(&gpu->parts[d]);
     TRY(plan_make(out, geometry->model, geometry->steps, hardware, request, error));
     if (!geometry->windows || (*out)->chunk <= WINDOW_SLACK)
         return HYPURA_OK;
@@ -140,7 +141,7 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
 
 hypura_status make_plan(struct plan **out, struct plan_request *request, struct geometry *geometry,
                         const struct model *model, const struct steps *steps, const struct adapters *adapters,
-                        const struct hardware *hardware, const struct hardware_gpu *device, struct gpu *gpu,
+                        const struct hardware *hardware, const struct devices *devices,
                         const struct engine_options *options, hypura_error *error)
 {
     TRY(check_options(options, error));
@@ -150,14 +151,15 @@ hypura_status make_plan(struct plan **out, struct plan_request *request, struct 
     geometry->adapters = adapters;
     geometry->drafts = options->drafting != DRAFTING_OFF && !options->trace_path;
     struct plan_gpu *gpu_plan = NULL;
-    if (gpu)
-        TRY(gpu_pass_plan(&gpu_plan, geometry, gpu, device, hardware, options, error));
-    if (gpu && !gpu_plan)
-        log_write(LOG_WARNING, "%s computes nothing: %s", device->info.name,
+    if (devices->count)
+        TRY(gpu_pass_plan(&gpu_plan, geometry, devices, hardware, options, error));
+    if (devices->count && !gpu_plan)
+        log_write(LOG_WARNING, "%s%s: %s", devices->infos[0].info.name,
+                  devices->count > 1 ? " and the other GPUs compute nothing" : " computes nothing",
                   geometry->foreign ? "no layer of this model is of a kind that it has kernels for"
                                     : "no layer of this model fits its memory");
     geometry->on_gpu = gpu_plan ? gpu_plan->layers : NULL;
-    hypura_status status = plan_rest(out, request, geometry, gpu_plan, device, hardware, options, error);
+    hypura_status status = plan_rest(out, request, geometry, gpu_plan, devices, hardware, options, error);
     if (status)
         plan_gpu_free(gpu_plan);
     else
@@ -173,19 +175,17 @@ hypura_status engine_plan_beside(struct plan **out, const struct model *model, c
     struct geometry geometry;
     struct plan *plan = NULL;
     struct adapters *adapters = NULL;
-    struct gpu *gpu = NULL;
-    struct hardware_gpu device;
+    struct devices devices;
     struct steps *steps = NULL;
-    hypura_status status = gpu_pass_open_device(&gpu, &device, hardware, options, error);
+    hypura_status status = gpu_pass_open_devices(&devices, hardware, options, error);
     if (!status)
         status = steps_make(&steps, model, error);
     if (!status)
         status = adapters_open(&adapters, model, steps, options->adapters, options->adapter_count, error);
     if (!status)
-        status = make_plan(&plan, &request, &geometry, model, steps, adapters, hardware, gpu ? &device : NULL, gpu,
-                           options, error);
-    if (gpu)
-        gpu_pass_close_device(gpu);
+        status =
+            make_plan(&plan, &request, &geometry, model, steps, adapters, hardware, &devices, options, error);
+    gpu_pass_close_devices(&devices);
     adapters_close(adapters);
     steps_free(steps);
     if (!status)
@@ -199,17 +199,16 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
     struct plan_request request;
     struct geometry geometry;
     struct plan *plan = NULL;
-    struct gpu *gpu;
-    struct hardware_gpu device;
+    struct devices devices;
     struct adapters *adapters = NULL;
     struct steps *steps = NULL;
-    TRY(gpu_pass_open_device(&gpu, &device, hardware, options, error));
+    TRY(gpu_pass_open_devices(&devices, hardware, options, error));
     hypura_status status = steps_make(&steps, model, error);
     if (!status)
         status = adapters_open(&adapters, model, steps, options->adapters, options->adapter_count, error);
     if (!status)
-        status = make_plan(&plan, &request, &geometry, model, steps, adapters, hardware, gpu ? &device : NULL, gpu,
-                           options, error);
+        status =
+            make_plan(&plan, &request, &geometry, model, steps, adapters, hardware, &devices, options, error);
     if (!status) {
         request.budget = plan->budget;
         request.positions = plan->positions; /* more memory is not to be spent on a longer context */
@@ -218,8 +217,7 @@ hypura_status engine_speed_with(double *tokens_per_second, const struct model *m
     plan_free(plan);
     adapters_close(adapters);
     steps_free(steps);
-    if (gpu)
-        gpu_pass_close_device(gpu);
+    gpu_pass_close_devices(&devices);
     return status;
 }
 

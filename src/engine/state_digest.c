@@ -146,10 +146,14 @@ static uint64_t add_machine(uint64_t hash, const struct engine *engine)
     hash = fnv1a(hash, set, strlen(set));
     if (!engine->batch.pass)
         return hash;
-    const struct gpu_info *info = &engine->open.device.info;
-    hash = fnv1a(hash, info->name, strlen(info->name));
-    hash = fnv1a(hash, info->driver, strlen(info->driver));
-    return add_number(hash, info->driver_version);
+    const struct gpu_info *info;
+    for (uint32_t i = 0; (info = engine_gpu_at(engine, i)); i++) {
+        hash = fnv1a(hash, info->name, strlen(info->name));
+        hash = fnv1a(hash, info->driver, strlen(info->driver));
+        hash = add_number(hash, info->driver_version);
+    }
+    const struct plan_gpu *plan = engine->open.plan->gpu;
+    return engine_gpu_at(engine, 1) ? fnv1a(hash, plan->devices, plan->layer_count) : hash;
 }
 
 hypura_status engine_state_digest(uint64_t *out, const struct engine *engine, hypura_error *error)

@@ -32,9 +32,25 @@ static bool better(const struct gpu_info *a, const struct gpu_info *b)
     return a->memory_bytes > b->memory_bytes;
 }
 
-bool hw_choose_gpu(const struct gpu_info *gpus, size_t count, struct hardware_gpu *out, char *why, size_t room)
+static void take(struct hardware_choice *out, const struct gpu_info *gpus, size_t number)
+{
+    out->gpus[out->count++] = (struct hardware_gpu){.index = (uint32_t)number, .info = gpus[number]};
+}
+
+/* Two drivers may show one card. */
+static bool has(const struct hardware_choice *choice, const struct gpu_info *info)
+{
+    static const uint8_t unknown[sizeof info->uuid];
+    for (size_t i = 0; i < choice->count && memcmp(info->uuid, unknown, sizeof unknown) != 0; i++)
+        if (memcmp(choice->gpus[i].info.uuid, info->uuid, sizeof unknown) == 0)
+            return true;
+    return false;
+}
+
+void hw_choose_gpus(const struct gpu_info *gpus, size_t count, struct hardware_choice *out, char *why, size_t room)
 {
     size_t best = count;
+    *out = (struct hardware_choice){0};
     why[0] = '\0';
     for (size_t i = 0; i < count; i++) {
         if (gpus[i].lacks[0])
@@ -45,13 +61,18 @@ bool hw_choose_gpu(const struct gpu_info *gpus, size_t count, struct hardware_gp
     if (best == count && !why[0])
         snprintf(why, room, "the only device is a program on the CPU (%s); --gpu 0 takes it all the same",
                  gpus[0].name);
-    if (best < count)
-        *out = (struct hardware_gpu){.index = (uint32_t)best, .info = gpus[best]};
-    return best < count;
+    if (best == count)
+        return;
+    for (size_t i = 0; gpus[best].kind == GPU_DISCRETE && i < count && out->count < HARDWARE_MAX_GPUS; i++)
+        if (!gpus[i].lacks[0] && gpus[i].kind == GPU_DISCRETE && !has(out, &gpus[i]))
+            take(out, gpus, i);
+    if (out->count == 0)
+        take(out, gpus, best);
+    why[0] = '\0';
 }
 
-static hypura_status choose_number(const struct gpu_info *gpus, size_t count, uint32_t number, const char *why_none,
-                                   struct hardware_gpu *out, bool *found, char *why, size_t room)
+static void choose_number(const struct gpu_info *gpus, size_t count, uint32_t number, const char *why_none,
+                          struct hardware_choice *out, char *why, size_t room)
 {
     if (count == 0)
         snprintf(why, room, "%s", why_none);
@@ -60,29 +81,44 @@ static hypura_status choose_number(const struct gpu_info *gpus, size_t count, ui
     else if (gpus[number].lacks[0])
         snprintf(why, room, "%s lacks %s", gpus[number].name, gpus[number].lacks);
     else
-        *found = true;
-    if (*found)
-        *out = (struct hardware_gpu){.index = number, .info = gpus[number]};
-    return HYPURA_OK;
+        take(out, gpus, number);
 }
 
-hypura_status hardware_choose_gpu(const char *choice, struct hardware_gpu *out, bool *found, char *why, size_t room,
-                                  hypura_error *error)
+/* "0,2": how many; 0: it is no list of numbers. */
+static size_t read_numbers(const char *choice, uint32_t numbers[HARDWARE_MAX_GPUS])
+{
+    size_t count = 0;
+    for (const char *at = choice;; at++) {
+        char *end;
+        unsigned long number = strtoul(at, &end, 10);
+        if (*at < '0' || *at > '9' || (*end && *end != ',') || number >= 1024 || count == HARDWARE_MAX_GPUS)
+            return 0;
+        numbers[count++] = (uint32_t)number;
+        at = end;
+        if (!*at)
+            return count;
+    }
+}
+
+hypura_status hardware_choose_gpus(const char *choice, struct hardware_choice *out, char *why, size_t room,
+                                   hypura_error *error)
 {
     const char *environment = getenv("HYPURA_GPU");
     if (!choice)
         choice = environment && *environment ? environment : "auto";
-    *found = false;
+    *out = (struct hardware_choice){0};
     why[0] = '\0';
-    char *end;
-    unsigned long number = strtoul(choice, &end, 10);
-    bool is_auto = strcmp(choice, "auto") == 0, is_number = *choice >= '0' && *choice <= '9' && !*end && number < 1024;
+    uint32_t numbers[HARDWARE_MAX_GPUS];
+    size_t listed = read_numbers(choice, numbers);
+    bool is_auto = strcmp(choice, "auto") == 0;
     if (strcmp(choice, "none") == 0) {
         snprintf(why, room, "no GPU is wanted");
         return HYPURA_OK;
     }
-    if (!is_auto && !is_number)
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "GPU \"%s\": expected auto, none or a device's number", choice);
+    if (!is_auto && listed == 0)
+        return error_set(error, HYPURA_ERROR_ARGUMENT,
+                         "GPU \"%s\": expected auto, none or numbers of devices, as in 0 or 0,2 (%d at most)", choice,
+                         HARDWARE_MAX_GPUS);
     if (is_auto && !may_have_gpu()) {
         snprintf(why, room, "the system shows no GPU");
         return HYPURA_OK;
@@ -100,14 +136,15 @@ hypura_status hardware_choose_gpu(const char *choice, struct hardware_gpu *out, 
         count = 0;
     }
     count = MIN(count, (size_t)HARDWARE_MAX_GPUS);
-    if (is_number)
-        status = choose_number(gpus, count, (uint32_t)number, none, out, found, why, room);
-    else if (count == 0)
+    for (size_t i = 0; i < listed; i++)
+        choose_number(gpus, count, numbers[i], none, out, why, room);
+    out->listed = listed > 0;
+    if (is_auto && count == 0)
         snprintf(why, room, "%s", none);
-    else
-        *found = hw_choose_gpu(gpus, count, out, why, room);
+    else if (is_auto)
+        hw_choose_gpus(gpus, count, out, why, room);
     memory_free(gpus);
-    return status;
+    return HYPURA_OK;
 }
 
 /* ---- speeds ------------------------------------------------------------------------------------------------------ */
@@ -166,25 +203,48 @@ bool hardware_gpu_cache_path(const struct hardware_gpu *gpu, char *path, size_t 
     return snprintf(path, room, "%s/gpu-%016llx.cache", folder, (unsigned long long)hash) < (int)room;
 }
 
-hypura_status hardware_profile_gpus(struct hardware *hardware, const char *choice, hardware_progress progress,
-                                    void *context, hypura_error *error)
+static hypura_status profile_one(struct hardware *hardware, const struct hardware_gpu *chosen,
+                                 hardware_progress progress, void *context, hypura_error *error)
 {
-    struct hardware_gpu gpu;
-    bool found;
-    char why[512], what[320];
-    hypura_status status = hardware_choose_gpu(choice, &gpu, &found, why, sizeof why, error);
-    if (status || !found)
-        return status;
+    struct hardware_gpu gpu = *chosen;
+    char what[320];
     snprintf(what, sizeof what, "GPU: %s", gpu.info.name);
     if (progress && !progress(context, what, 0.95))
         return error_set(error, HYPURA_ERROR_CANCELLED, "stopped");
-    status = hardware_measure_gpu(&gpu, error);
+    hypura_status status = hardware_measure_gpu(&gpu, error);
     if (status)
         return status;
     struct hardware_gpu *known = find_measured(hardware, &gpu.info);
     if (!known)
         known = &hardware->gpus[hardware->gpu_count < HARDWARE_MAX_GPUS ? hardware->gpu_count++ : 0];
     *known = gpu;
+    return HYPURA_OK;
+}
+
+/* Whether one like it was before it: what is known goes by name and driver. */
+static bool is_repeated(const struct hardware_choice *choice, size_t number)
+{
+    const struct gpu_info *info = &choice->gpus[number].info;
+    for (size_t i = 0; i < number; i++)
+        if (strcmp(choice->gpus[i].info.name, info->name) == 0 &&
+            choice->gpus[i].info.driver_version == info->driver_version)
+            return true;
+    return false;
+}
+
+hypura_status hardware_profile_gpus(struct hardware *hardware, const char *choice, hardware_progress progress,
+                                    void *context, hypura_error *error)
+{
+    struct hardware_choice chosen;
+    char why[512];
+    hypura_status status = hardware_choose_gpus(choice, &chosen, why, sizeof why, error);
+    if (status || chosen.count == 0)
+        return status;
+    for (size_t i = 0; !status && i < chosen.count; i++)
+        if (!is_repeated(&chosen, i))
+            status = profile_one(hardware, &chosen.gpus[i], progress, context, error);
+    if (status)
+        return status;
     hypura_error problem;
     if (hw_save_profile(hardware, &problem) != HYPURA_OK)
         log_write(LOG_WARNING, "the profile was not kept: %s", problem.message);

@@ -149,11 +149,17 @@ double hardware_kernel_speed(const struct hardware *hardware, enum tensor_type t
  * false to stop. */
 typedef bool (*hardware_progress)(void *context, const char *what, double done);
 
-/* Which device computes. choice: "auto" (the best that is no program on the CPU), "none", or its number; NULL: what
- * HYPURA_GPU in the environment says, else auto. Without one *found is false and why (room bytes) gets a sentence. The
- * loader of devices is not opened where "auto" would find none. */
-hypura_status hardware_choose_gpu(const char *choice, struct hardware_gpu *out, bool *found, char *why, size_t room,
-                                  hypura_error *error);
+/* Which devices compute. choice: "auto" (all cards with memory of their own; where there are none the best device that
+ * is no program on the CPU), "none", or numbers ("0,2"; one that stands there twice counts as two); NULL: what
+ * HYPURA_GPU in the environment says, else auto. why (room bytes) gets a sentence on what was wanted and is not there,
+ * or is empty. The loader of devices is not opened where "auto" would find none. */
+struct hardware_choice {
+    size_t count; /* 0: none */
+    bool listed;  /* by number: whoever asks wants these and no others */
+    struct hardware_gpu gpus[HARDWARE_MAX_GPUS];
+};
+hypura_status hardware_choose_gpus(const char *choice, struct hardware_choice *out, char *why, size_t room,
+                                   hypura_error *error);
 
 /* Fills the speeds of a chosen device from the profile, else with careful defaults. */
 void hardware_gpu_speeds(const struct hardware *hardware, struct hardware_gpu *gpu);
@@ -161,7 +167,7 @@ void hardware_gpu_speeds(const struct hardware *hardware, struct hardware_gpu *g
 /* Measures a device, in some seconds. */
 hypura_status hardware_measure_gpu(struct hardware_gpu *gpu, hypura_error *error);
 
-/* Measures the devices of "auto", or the one that was chosen, and caches that with the profile. */
+/* Measures the devices of "auto", or those that were chosen, each kind once, and caches that with the profile. */
 hypura_status hardware_profile_gpus(struct hardware *hardware, const char *choice, hardware_progress progress,
                                     void *context, hypura_error *error);
 

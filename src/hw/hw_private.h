@@ -48,7 +48,7 @@ size_t hw_cgroup_cores(const char *root);
 
 /* The best of the devices (count is not 0) that can be used and are no program on the CPU; false, and why, when there
  * is none. */
-bool hw_choose_gpu(const struct gpu_info *gpus, size_t count, struct hardware_gpu *out, char *why, size_t room);
+void hw_choose_gpus(const struct gpu_info *gpus, size_t count, struct hardware_choice *out, char *why, size_t room);
 
 /* ---- measuring ----------------------------------------------------------------------------------------------------
  */

@@ -31,6 +31,13 @@ void plan_gpu_free(struct plan_gpu *plan)
     memory_free(plan->layers);
     memory_free(plan->slots);
     memory_free(plan->units);
+    memory_free(plan->devices);
+    for (uint32_t i = 0; i < plan->part_count; i++) {
+        memory_free(plan->parts[i].layers);
+        memory_free(plan->parts[i].slots);
+        memory_free(plan->parts[i].units);
+    }
+    memory_free(plan->parts);
     memory_free(plan);
 }
 
@@ -44,9 +51,21 @@ struct gpu_planner {
     const struct steps *steps;
     const struct plan_gpu_request *request;
     struct plan_gpu *plan;
+    struct plan_gpu *part; /* that takes what is taken */
     uint32_t positions;
-    uint64_t left;
+    uint64_t left[HARDWARE_MAX_GPUS];
+    uint64_t *weights; /* [layer_count]: all that a layer wants, with its experts; 0: it can be on no device */
 };
+
+static uint32_t number_of(const struct gpu_planner *planner)
+{
+    return (uint32_t)(planner->part - planner->plan->parts);
+}
+
+static uint64_t left_there(const struct gpu_planner *planner)
+{
+    return planner->left[number_of(planner)];
+}
 
 /* What the planner takes together: each unit that a list reads and that is not there yet, once. */
 #define UNITS_TOGETHER 256u
@@ -58,16 +77,17 @@ struct together {
 
 static bool take(struct gpu_planner *planner, uint64_t bytes)
 {
-    if (bytes > planner->left)
+    if (bytes > left_there(planner))
         return false;
-    planner->left -= bytes;
+    planner->left[number_of(planner)] -= bytes;
     return true;
 }
 
 static void take_unit(struct gpu_planner *planner, unit_number unit)
 {
-    planner->plan->units[unit] = 1;
-    planner->plan->resident_bytes += unit_bytes(model_unit(planner->model, unit));
+    planner->plan->units[unit] = (uint8_t)(1 + number_of(planner));
+    planner->part->units[unit] = 1;
+    planner->part->resident_bytes += unit_bytes(model_unit(planner->model, unit));
 }
 
 static bool has(const struct together *together, unit_number unit)
@@ -87,11 +107,11 @@ static bool gather(struct together *together, const struct gpu_planner *planner,
         size_t count = step_units(&list.steps[i], units);
         for (size_t u = 0; u < count; u++) {
             unit_number unit = units[u].unit;
-            if (planner->plan->units[unit] || units[u].use == USE_ROWS || units[u].use == USE_TABLE ||
+            if (planner->part->units[unit] || units[u].use == USE_ROWS || units[u].use == USE_TABLE ||
                 has(together, unit))
                 continue;
-            if (together->count == UNITS_TOGETHER)
-                return false;
+            if (together->count == UNITS_TOGETHER || planner->plan->units[unit])
+                return false; /* or another device has it */
             uint64_t bytes = unit_bytes(model_unit(planner->model, unit));
             together->units[together->count++] = unit;
             together->bytes += bytes;
@@ -112,11 +132,11 @@ static void take_output(struct gpu_planner *planner)
     struct together output;
     /* Not at the cost of the layers, which also save the way there and back; nor behind a last layer on the CPU. */
     if (!planner->request->output || planner->request->layers[planner->plan->layer_count - 1] == GPU_CANNOT ||
-        !gather(&output, planner, steps_after(planner->steps)) || output.bytes > planner->left / 2 ||
+        !gather(&output, planner, steps_after(planner->steps)) || output.bytes > left_there(planner) / 2 ||
         !take(planner, output.bytes))
         return;
     take_together(planner, &output);
-    planner->plan->output = true;
+    planner->plan->output = planner->part->output = true;
 }
 
 /* Whether all of a model is there but the embedding: then rows of it are made there too, since the device would wait
@@ -131,7 +151,7 @@ static void take_embedding(struct gpu_planner *planner)
         plan->units[embed->embed.unit])
         return;
     uint64_t bytes = unit_bytes(model_unit(planner->model, embed->embed.unit));
-    if (bytes <= planner->left / EMBEDDING_SHARE && take(planner, bytes))
+    if (bytes <= left_there(planner) / EMBEDDING_SHARE && take(planner, bytes))
         take_unit(planner, embed->embed.unit);
 }
 
@@ -151,8 +171,10 @@ static bool take_layer(struct gpu_planner *planner, uint32_t number)
         MAX(kv, layer.largest) > request->max_allocation || !take(planner, kv + layer.bytes))
         return false;
     take_together(planner, &layer);
-    planner->plan->kv_bytes += kv;
-    planner->plan->layers[number] = request->layers[number];
+    planner->part->kv_bytes += kv;
+    planner->part->layers[number] = planner->plan->layers[number] = request->layers[number];
+    planner->plan->devices[number] = (uint8_t)number_of(planner);
+    planner->part->taken++;
     planner->plan->taken++;
     return true;
 }
@@ -185,12 +207,69 @@ static bool take_layers(struct gpu_planner *planner, uint32_t first)
             return false;
         bytes += layer.bytes + kv;
     }
-    if (bytes > planner->left)
+    if (bytes > left_there(planner))
         return false;
     bool all = true;
     for (uint32_t i = first; i < planner->plan->layer_count; i++)
         all = all && (request->layers[i] == GPU_CANNOT || take_layer(planner, i));
     return all;
+}
+
+static uint64_t layer_weight(const struct gpu_planner *planner, uint32_t number)
+{
+    struct together layer;
+    const struct plan_gpu_request *request = planner->request;
+    unit_number first = plan_first_expert(planner->steps, number);
+    if (request->layers[number] == GPU_CANNOT || !gather(&layer, planner, steps_of_layer(planner->steps, number)))
+        return 0;
+    uint64_t experts = first == NO_UNIT || request->layers[number] != GPU_CAN
+                           ? 0
+                           : model_parameters(planner->model)->experts * unit_bytes(model_unit(planner->model, first));
+    return layer_kv_bytes(planner, number) + layer.bytes + experts;
+}
+
+static uint64_t weight_of(const struct gpu_planner *planner, uint32_t first, uint32_t end)
+{
+    uint64_t sum = 0;
+    for (uint32_t i = first; i < end; i++)
+        sum += planner->weights[i];
+    return sum;
+}
+
+/* Whether a device that took so much leaves the next layer to those before it. */
+static bool is_enough(const struct gpu_planner *planner, uint64_t taken, uint64_t share, uint64_t room, uint32_t layers)
+{
+    uint32_t number = number_of(planner);
+    uint64_t next = planner->weights[layers - 1], before = 0;
+    for (uint32_t d = 0; d < number; d++)
+        before += planner->left[d];
+    if (number == 0 || next == 0)
+        return false;
+    if (share <= room && taken + next > room) /* with its experts */
+        return true;
+    return taken + next / 2 > share && (share > room || weight_of(planner, 0, layers) <= before);
+}
+
+static void spread_layers(struct gpu_planner *planner)
+{
+    const struct plan_gpu_request *request = planner->request;
+    const uint32_t layers = planner->plan->layer_count, shared = first_shared(planner);
+    uint64_t shares[HARDWARE_MAX_GPUS];
+    uint32_t left = layers;
+    plan_gpu_share(shares, planner->left, request->devices, request->device_count, weight_of(planner, 0, layers));
+    for (uint32_t d = request->device_count; d-- > 0;) {
+        uint64_t room = planner->left[d];
+        planner->part = &planner->plan->parts[d];
+        if (left == layers && shared < layers && take_layers(planner, shared))
+            left = shared;
+        uint64_t taken = left < layers ? weight_of(planner, left, layers) : 0;
+        for (uint32_t after = d + 1; after < request->device_count; after++)
+            for (uint32_t i = left; i < layers; i++)
+                taken -= planner->plan->layers[i] && planner->plan->devices[i] == after ? planner->weights[i] : 0;
+        while (left > 0 && (shared == layers || left <= shared) && !is_enough(planner, taken, shares[d], room, left) &&
+               (request->layers[left - 1] == GPU_CANNOT || take_layer(planner, left - 1)))
+            taken += planner->weights[--left];
+    }
 }
 
 /* ---- experts ----------------------------------------------------------------------------------------------------- */
@@ -226,6 +305,8 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
     uint64_t all = 0, largest = 0, slice = 0, slices[UNIT_MAX_SLICES] = {0};
     for (size_t i = 0; i < count; i++) {
         const struct unit *unit = model_unit(planner->model, candidates[i].unit);
+        if (planner->plan->devices[candidates[i].layer] != number_of(planner))
+            continue;
         all += unit_bytes(unit);
         /* Layers may differ in every slice. */
         for (uint32_t s = 0; s < unit->slice_count; s++)
@@ -235,16 +316,15 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
         largest += slices[s];
         slice = MAX(slice, slices[s]);
     }
-    if (all <= planner->left || largest == 0)
+    if (all <= left_there(planner) || largest == 0)
         return;
-    uint64_t slots =
-        MIN(planner->request->budget / VISIT_SHARE / (2 * largest), planner->request->max_allocation / slice);
+    uint64_t slots = MIN(planner->part->budget / VISIT_SHARE / (2 * largest), planner->request->max_allocation / slice);
     slots = MIN(slots, (uint64_t)model_parameters(planner->model)->experts);
-    slots = MIN(slots, planner->left / 2 / (2 * largest)); /* the other half is for those that stay */
+    slots = MIN(slots, left_there(planner) / 2 / (2 * largest)); /* the other half is for those that stay */
     if (slots == 0 || !take(planner, 2 * slots * largest))
         return;
-    planner->plan->visit_slots = (uint32_t)slots;
-    planner->plan->scratch_bytes += 2 * slots * largest;
+    planner->part->visit_slots = (uint32_t)slots;
+    planner->part->scratch_bytes += 2 * slots * largest;
 }
 
 /* Of all experts of a layer: those on the CPU need them too. */
@@ -284,22 +364,28 @@ static hypura_status take_experts(struct gpu_planner *planner, hypura_error *err
     uint64_t all = 0;
     for (size_t i = 0; i < count; i++)
         all += unit_bytes(model_unit(planner->model, candidates[i].unit));
-    plan->in_place = request->in_place && all > planner->left;
+    plan->in_place = request->in_place && plan->part_count == 1 && all > planner->left[0];
+    plan->parts[0].in_place = plan->in_place;
     if (plan->in_place)
         count = 0;
-    take_visits(planner, candidates, count);
+    for (uint32_t d = 0; d < plan->part_count; d++) {
+        planner->part = &plan->parts[d];
+        take_visits(planner, candidates, count);
+    }
     if (count)
         qsort(candidates, count, sizeof *candidates, hotter_first);
     for (size_t i = 0; i < count; i++) {
         const struct unit *unit = model_unit(planner->model, candidates[i].unit);
         uint32_t *slots = &plan->slots[candidates[i].layer];
         uint64_t bytes = unit_bytes(unit);
+        planner->part = &plan->parts[plan->devices[candidates[i].layer]];
         /* A layer's slices of one kind share a buffer. */
         if ((*slots + 1) * largest_slice(unit) > request->max_allocation || !take(planner, bytes))
             continue;
-        ++*slots;
-        plan->units[candidates[i].unit] = 1;
-        plan->expert_bytes += bytes;
+        planner->part->slots[candidates[i].layer] = ++*slots;
+        plan->units[candidates[i].unit] = (uint8_t)(1 + number_of(planner));
+        planner->part->units[candidates[i].unit] = 1;
+        planner->part->expert_bytes += bytes;
     }
     memory_free(candidates);
     for (uint32_t i = 0; i < plan->layer_count; i++)
@@ -330,8 +416,11 @@ static uint32_t choose_chunk(const struct gpu_planner *planner)
 {
     const struct plan_gpu_request *request = planner->request;
     uint32_t chunk = longest_chunk(request, planner->positions);
+    uint64_t budget = UINT64_MAX;
+    for (uint32_t d = 0; d < request->device_count; d++)
+        budget = MIN(budget, request->budgets[d] ? request->budgets[d] : UINT64_MAX);
     while (chunk > LEAST_CHUNK &&
-           request->scratch_bytes(request->context, chunk, planner->positions) > request->budget / 8)
+           request->scratch_bytes(request->context, chunk, planner->positions) > budget / 8)
         chunk /= 2;
     return MAX(chunk, LEAST_CHUNK);
 }
@@ -361,9 +450,29 @@ static void describe(const struct gpu_planner *planner)
         snprintf(some, sizeof some, ", %u of %u experts%s", experts, all,
                  experts < all ? planner->request->uses ? " (those used most in earlier runs)" : " (none used yet)"
                                : "");
-    snprintf(plan->reason, sizeof plan->reason, "%u of %u layers%s%s: %s of weights.", plan->taken, plan->layer_count,
-             some, plan->output ? " and the output matrix" : "",
+    char parts[16 * HARDWARE_MAX_GPUS] = "";
+    for (uint32_t d = 0, used = 0; plan->part_count > 1 && d < plan->part_count; d++)
+        used += (uint32_t)snprintf(parts + used, sizeof parts - used, "%s%u%s", d ? " + " : " (", plan->parts[d].taken,
+                                   d + 1 < plan->part_count ? "" : ")");
+    snprintf(plan->reason, sizeof plan->reason, "%u of %u layers%s%s%s: %s of weights.", plan->taken,
+             plan->layer_count, parts, some, plan->output ? " and the output matrix" : "",
              format_bytes(text, sizeof text, (double)(plan->resident_bytes + plan->expert_bytes)));
+}
+
+/* What the parts have, together. */
+static void add_up(struct plan_gpu *plan)
+{
+    for (uint32_t d = 0; d < plan->part_count; d++) {
+        struct plan_gpu *part = &plan->parts[d];
+        if (part->taken == 0 && !part->output) /* no batch passes it */
+            part->scratch_bytes = 0;
+        plan->budget += part->budget;
+        plan->resident_bytes += part->resident_bytes;
+        plan->expert_bytes += part->expert_bytes;
+        plan->kv_bytes += part->kv_bytes;
+        plan->scratch_bytes += part->scratch_bytes;
+        plan->visit_slots = MAX(plan->visit_slots, part->visit_slots);
+    }
 }
 
 static hypura_status fill(struct gpu_planner *planner, uint32_t chunk, hypura_error *error)
@@ -371,22 +480,45 @@ static hypura_status fill(struct gpu_planner *planner, uint32_t chunk, hypura_er
     const struct plan_gpu_request *request = planner->request;
     struct plan_gpu *plan = planner->plan;
     planner->positions = positions_of(planner->model, request);
-    plan->budget = planner->left = request->budget;
     plan->chunk = chunk ? shorten_chunk(planner, chunk) : choose_chunk(planner);
-    plan->scratch_bytes = request->scratch_bytes(request->context, plan->chunk, planner->positions);
-    if (!take(planner, plan->scratch_bytes))
+    const uint64_t scratch = request->scratch_bytes(request->context, plan->chunk, planner->positions);
+    bool any = false;
+    for (uint32_t d = 0; d < plan->part_count; d++) {
+        planner->part = &plan->parts[d];
+        planner->part->budget = planner->left[d] = request->budgets[d];
+        planner->part->chunk = plan->chunk;
+        if (take(planner, scratch))
+            planner->part->scratch_bytes = scratch;
+        else
+            planner->left[d] = 0;
+        any |= planner->left[d] > 0;
+    }
+    if (!any)
         return HYPURA_OK;
+    uint32_t last = plan->part_count - 1;
+    while (last > 0 && planner->left[last] == 0)
+        last--;
+    planner->part = &plan->parts[last];
     take_output(planner);
-    uint32_t shared = first_shared(planner), left = plan->layer_count;
-    if (shared < left && take_layers(planner, shared))
-        left = shared;
-    while (left > 0 && (shared == plan->layer_count || left <= shared) &&
-           (request->layers[left - 1] == GPU_CANNOT || take_layer(planner, left - 1)))
-        left--;
+    for (uint32_t i = 0; i < plan->layer_count; i++)
+        planner->weights[i] = layer_weight(planner, i);
+    spread_layers(planner);
+    planner->part = &plan->parts[plan->devices[0]];
     take_embedding(planner);
     hypura_status status = take_experts(planner, error);
+    add_up(plan);
     if (!status)
         describe(planner);
+    return status;
+}
+
+static hypura_status allocate(struct plan_gpu *plan, hypura_error *error)
+{
+    hypura_status status = ALLOCATE(&plan->layers, plan->layer_count, "plan for the GPU", error);
+    if (!status)
+        status = ALLOCATE(&plan->slots, plan->layer_count, "plan for the GPU", error);
+    if (!status)
+        status = ALLOCATE(&plan->units, plan->unit_count, "plan for the GPU", error);
     return status;
 }
 
@@ -395,19 +527,30 @@ static hypura_status make(struct plan_gpu **out, const struct model *model, cons
                           const struct plan_gpu_request *request, uint32_t chunk, hypura_error *error)
 {
     struct plan_gpu *plan;
+    uint64_t *weights = NULL;
     hypura_status status = ALLOCATE(&plan, 1, "plan for the GPU", error);
     if (status)
         return status;
     plan->layer_count = model_parameters(model)->layers;
     plan->unit_count = model_unit_count(model);
-    status = ALLOCATE(&plan->layers, plan->layer_count, "plan for the GPU", error);
+    status = allocate(plan, error);
     if (!status)
-        status = ALLOCATE(&plan->slots, plan->layer_count, "plan for the GPU", error);
+        status = ALLOCATE(&plan->devices, plan->layer_count, "plan for the GPU", error);
     if (!status)
-        status = ALLOCATE(&plan->units, plan->unit_count, "plan for the GPU", error);
-    struct gpu_planner planner = {.model = model, .steps = steps, .request = request, .plan = plan};
+        status = ALLOCATE(&plan->parts, request->device_count, "plan for the GPU", error);
+    for (; !status && plan->part_count < request->device_count; plan->part_count++) {
+        struct plan_gpu *part = &plan->parts[plan->part_count];
+        part->layer_count = plan->layer_count;
+        part->unit_count = plan->unit_count;
+        status = allocate(part, error);
+    }
+    if (!status)
+        status = ALLOCATE(&weights, plan->layer_count, "plan for the GPU", error);
+    struct gpu_planner planner = {
+        .model = model, .steps = steps, .request = request, .plan = plan, .weights = weights};
     if (!status)
         status = fill(&planner, chunk, error);
+    memory_free(weights);
     if (status || plan->taken == 0) {
         plan_gpu_free(plan);
         plan = NULL;
@@ -450,8 +593,9 @@ static hypura_status lengthen(struct plan_gpu **plan, const struct model *model,
     return status;
 }
 
-hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct steps *steps,
-                            const struct plan_gpu_request *request, hypura_error *error)
+/* All devices, or those whose budget is not 0. */
+static hypura_status make_long(struct plan_gpu **out, const struct model *model, const struct steps *steps,
+                               const struct plan_gpu_request *request, hypura_error *error)
 {
     struct plan_gpu *plan = NULL;
     hypura_status status = make(&plan, model, steps, request, request->chunk, error);
@@ -460,6 +604,45 @@ hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, co
     if (status)
         plan_gpu_free(plan);
     else if (plan)
+        *out = plan;
+    return status;
+}
+
+static bool is_whole(const struct plan_gpu *plan, const struct model *model, const struct steps *steps)
+{
+    bool whole = plan && plan->taken == plan->layer_count && plan->output;
+    for (uint32_t i = 0; whole && i < plan->layer_count; i++)
+        whole = plan_first_expert(steps, i) == NO_UNIT || plan->slots[i] == model_parameters(model)->experts;
+    return whole;
+}
+
+/* A model that the quickest device holds stays there when the way to another one would be felt in every token. */
+static hypura_status keep_on_one(struct plan_gpu **out, const struct model *model, const struct steps *steps,
+                                 const struct plan_gpu_request *request, hypura_error *error)
+{
+    struct plan_gpu_request single = *request;
+    const uint32_t best = plan_gpu_quickest(request->devices, request->device_count);
+    struct plan_gpu *plan = NULL;
+    for (uint32_t d = 0; d < request->device_count; d++)
+        single.budgets[d] = d == best ? request->budgets[d] : 0;
+    hypura_status status = make_long(&plan, model, steps, &single, error);
+    if (!status && is_whole(plan, model, steps) && plan_gpu_way_is_felt(plan, model, &request->devices[best]))
+        *out = plan;
+    else
+        plan_gpu_free(plan);
+    return status;
+}
+
+hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, const struct steps *steps,
+                            const struct plan_gpu_request *request, hypura_error *error)
+{
+    struct plan_gpu *plan = NULL;
+    hypura_status status = HYPURA_OK;
+    if (request->device_count > 1 && request->devices && !request->spread)
+        status = keep_on_one(&plan, model, steps, request, error);
+    if (!status && !plan)
+        status = make_long(&plan, model, steps, request, error);
+    if (!status && plan)
         *out = plan;
     return status;
 }

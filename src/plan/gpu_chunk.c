@@ -6,10 +6,6 @@
  * request; what the length changes nothing of (the GPU's own work) is left out. */
 #include "plan/plan_private.h"
 
-/* The usual request. */
-#define PROMPT_TOKENS 2048u
-#define ANSWER_TOKENS 256u
-
 struct plan_visit plan_gpu_visit(const struct model *model, unit_number expert, uint32_t missing, uint64_t tokens,
                                  const struct hardware *hardware, const struct hardware_gpu *device)
 {
@@ -61,8 +57,10 @@ double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model 
         const struct unit *unit = model_unit(model, first);
         uint32_t missing = experts - plan->slots[i];
         double uses = used * share_here(plan, model, request, i, first);
-        struct plan_visit visit = plan_gpu_visit(model, first, missing, plan->chunk, hardware, request->device);
-        bool visits = plan->layers[i] == GPU_CAN && plan->visit_slots && visit.many;
+        struct plan_visit visit = plan_gpu_visit(model, first, missing, plan->chunk, hardware,
+                                                 &request->devices[plan->devices[i]]);
+        bool visits =
+            plan->layers[i] == GPU_CAN && plan->parts[plan->devices[i]].visit_slots && visit.many;
         batch += visits ? MIN(visit.upload_seconds, visit.here_seconds) : visit.here_seconds;
         token += uses * seconds_here(unit, hardware);
         token_bytes += uses * (double)unit->bytes;
@@ -75,5 +73,5 @@ double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model 
         batch = MAX(batch, beyond / hardware->storage.bytes_per_second);
         token += token_bytes * MIN(beyond / missing_bytes, 1.0) / hardware->storage.bytes_per_second;
     }
-    return (double)PROMPT_TOKENS / plan->chunk * batch + ANSWER_TOKENS * token;
+    return (double)USUAL_PROMPT / plan->chunk * batch + USUAL_ANSWER * token;
 }

@@ -38,7 +38,7 @@ static void add_up(struct work *works, const struct plan *plan, const struct pla
         struct work *work = &works[row->layer + 1];
         if (row->expert >= 0) {
             if (work->expert_bytes == 0) {
-                work->gpu_expert = gpu_seconds(unit, request->device);
+                work->gpu_expert = gpu_seconds(unit, &request->devices[gpu->devices[row->layer]]);
                 work->cpu_expert = row->compute_seconds;
                 work->expert_bytes = (double)row->footprint;
                 work->slices = row->slices;
@@ -48,7 +48,7 @@ static void add_up(struct work *works, const struct plan *plan, const struct pla
         if (gpu->units[i])
             work->gpu_dense += row->layer < 0 && unit->role == ROLE_TOKEN_EMBEDDING && !table->tied_output
                                    ? 0
-                                   : gpu_seconds(unit, request->device);
+                                   : gpu_seconds(unit, &request->devices[gpu->units[i] - 1]);
         else if (row->priority < PRIORITY_EXPERT)
             work->cpu_dense += row->compute_seconds;
         work->ring_bytes += (double)plan_streamed_footprint(row, plan->streams);
@@ -112,27 +112,35 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
     if (status)
         return status;
     add_up(works, plan, table, model, steps, request);
-    double kv_there = (double)gpu->kv_bytes / plan->sequences / 2;
+    double kv_there = 0;
+    for (uint32_t d = 0; d < gpu->part_count; d++)
+        kv_there += (double)gpu->parts[d].kv_bytes / plan->sequences / 2 / request->devices[d].memory_bytes_per_second;
     double kv_here = (double)plan->kv_bytes * plan->positions / 2.0 / (double)MAX(plan->kv_positions, (uint64_t)1);
-    double seconds = kv_there / request->device->memory_bytes_per_second + kv_here / hardware->memory_bytes_per_second +
-                     works[0].gpu_dense + works[0].cpu_dense;
+    double seconds =
+        kv_there + kv_here / hardware->memory_bytes_per_second + works[0].gpu_dense + works[0].cpu_dense;
     struct sides sum = {.gpu = works[0].gpu_dense, .cpu = works[0].cpu_dense};
     double ring = works[0].ring_bytes, missed = 0;
     bool there = false;
+    const struct hardware_gpu *device = request->devices, *last = device;
     for (uint32_t l = 0; l < gpu->layer_count; l++) {
         const struct work *work = &works[l + 1];
         bool now = gpu->layers[l], divided = now && work->expert_bytes > 0 && work->share < 1;
         struct sides parts = {0};
+        if (now)
+            device = &request->devices[gpu->devices[l]];
         if (work->expert_bytes > 0)
             parts = experts(work, plan, table, hardware, gpu->in_place && gpu->layers[l] == GPU_CAN);
-        double launches = now ? layer_seconds(model, steps, l, request->device) : 0;
+        double launches = now ? layer_seconds(model, steps, l, device) : 0;
         double fixed = work->gpu_dense + work->cpu_dense + (now ? launches : LAYER_SECONDS);
         seconds += fixed + MAX(parts.gpu, hardware_side_by_side(&hardware->storage, parts.cpu, parts.disk));
         bool shared = divided && !(gpu->in_place && gpu->layers[l] == GPU_CAN);
         if (shared)
-            seconds += request->device->share_seconds;
+            seconds += device->share_seconds;
         else if (divided || now != there)
-            seconds += request->device->turn_seconds;
+            seconds += device->turn_seconds;
+        if (now && there && device != last)
+            seconds += device->turn_seconds;
+        last = device;
         there = now;
         sum.gpu += parts.gpu + work->gpu_dense + launches;
         sum.cpu += parts.cpu + work->cpu_dense + (now ? 0 : LAYER_SECONDS);
@@ -140,7 +148,7 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
         ring += work->ring_bytes;
         missed += table->experts_used * (1 - work->share) * (1 - plan->predicted_hit_rate) * work->expert_bytes;
     }
-    seconds += request->device->turn_seconds; /* the logits come back */
+    seconds += device->turn_seconds; /* the logits come back */
     memory_free(works);
     double reads = ring / plan_ring_speed(table, plan, &hardware->storage);
     sum.disk += reads;

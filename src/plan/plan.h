@@ -65,14 +65,21 @@ struct plan_working_set {
  * longer one when a prompt of 2048 tokens gains more by it than an answer of 256 loses. Where experts change sides
  * while the model runs, those in memory stand in the cache, however large it is. A device that reads the host's memory
  * in place needs none of its own for them, unless all fit there.
+ *
+ * Several devices are places in a row: the first has the first layers that are on any, the last the last ones and the
+ * output matrix, so that what a layer leaves goes from one to the next once. Where all weights fit, each takes a share
+ * by how long it takes for a usual request, as far as it has room; where they do not, each takes what its room is of
+ * all. A model that one device holds is not spread by itself when the way between two would be felt in every token.
  */
 
 /* What the pass on the GPU can compute of a layer. */
 enum gpu_ability { GPU_CANNOT, GPU_CAN_BUT_EXPERTS, GPU_CAN };
 
 struct plan_gpu_request {
-    uint64_t budget;         /* of device memory */
-    uint64_t max_allocation; /* of one buffer */
+    uint32_t device_count;               /* 1 to HARDWARE_MAX_GPUS */
+    uint64_t budgets[HARDWARE_MAX_GPUS]; /* of each one's memory */
+    uint64_t max_allocation;             /* of one buffer */
+    bool spread;                         /* a model that one device holds goes to all of them too */
     const uint8_t *layers;   /* [layers] enum gpu_ability */
     bool output;             /* the output matrix can be there */
     bool embedding;          /* rows of the token embedding can be made there */
@@ -86,8 +93,8 @@ struct plan_gpu_request {
     const uint64_t *uses;
     /* By which longer batches are weighed where experts are on both sides; NULL: they are not. */
     const struct hardware *hardware;
-    const struct hardware_gpu *device;
-    uint64_t memory; /* for what is not on the device */
+    const struct hardware_gpu *devices; /* [device_count]; NULL: they are not known, and count as equal */
+    uint64_t memory;                    /* for what is not on a device */
     /* What the pass holds besides weights: keys and values of a layer, and buffers for batches of so many tokens. */
     uint64_t (*kv_bytes)(const void *context, uint32_t layer, uint32_t positions, uint32_t sequences,
                          enum tensor_type kv_type);
@@ -95,11 +102,15 @@ struct plan_gpu_request {
     const void *context;
 };
 
+/* What is on all devices together, and as parts on each one alone. */
 struct plan_gpu {
+    uint32_t part_count;    /* devices; of a part 0 */
+    struct plan_gpu *parts; /* [part_count]; what a device has of a layer that is another one's is as if on none */
+    uint8_t *devices;       /* [layer_count]: the part that a layer belongs to */
     uint32_t layer_count, unit_count;
     uint8_t *layers;      /* [layer_count] enum gpu_ability: computed on the GPU, but experts that are not there */
     uint32_t *slots;      /* [layer_count]: experts of the layer there */
-    uint8_t *units;       /* [unit_count]: in device memory */
+    uint8_t *units;       /* [unit_count]: 0, or 1 + the part in whose memory it is; of a part 1 */
     uint32_t taken;       /* layers */
     bool output;          /* the output matrix too, and what comes with it */
     bool moves;           /* some layer has experts on both sides, and they change sides by use */
@@ -116,7 +127,7 @@ hypura_status plan_gpu_make(struct plan_gpu **out, const struct model *model, co
                             const struct plan_gpu_request *request, hypura_error *error);
 void plan_gpu_free(struct plan_gpu *plan);
 
-/* All of device memory that it takes; NULL: nothing. */
+/* All of device memory that it takes, or that a part does; NULL: nothing. */
 uint64_t plan_gpu_bytes(const struct plan_gpu *plan);
 
 /* What a batch of so many tokens takes for the experts of a layer that the device lacks (one of them is given): to
@@ -161,8 +172,8 @@ struct plan_request {
     const uint64_t *uses;     /* [model_unit_count] how often each expert was used in earlier runs; NULL: not known */
     struct plan_hit_curve hit_curve; /* as earlier runs showed */
     struct plan_working_set working_set;
-    const struct plan_gpu *gpu;        /* what is on the GPU, and so not in memory; NULL: nothing. Not kept */
-    const struct hardware_gpu *device; /* which one that is */
+    const struct plan_gpu *gpu;         /* what is on a GPU, and so not in memory; NULL: nothing. Not kept */
+    const struct hardware_gpu *devices; /* which they are, one for each part */
 };
 
 /* A tensor of which rows are read when a token wants them, and nothing else: the token embedding where it has no room,
@@ -222,7 +233,7 @@ struct plan {
     double predicted_compute_seconds;   /* of a token, all weights in memory */
     double predicted_hit_rate;          /* of the expert cache; 1 when no expert streams */
     char reason[400];                   /* why this mode, in a sentence or two */
-    struct plan_gpu *gpu;               /* what is on the GPU; NULL: nothing. Freed with the plan */
+    struct plan_gpu *gpu;               /* what is on GPUs; NULL: nothing. Freed with the plan */
 };
 
 /* An error of HYPURA_ERROR_MEMORY says the smallest budget that works. */

@@ -118,6 +118,19 @@ hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table
 double plan_gpu_request_seconds(const struct plan_gpu *plan, const struct model *model, const struct steps *steps,
                                 const struct plan_gpu_request *request);
 
+/* The usual request. */
+#define USUAL_PROMPT 2048u
+#define USUAL_ANSWER 256u
+
+/* Which part of so many bytes each device is to have: by its speed, as far as it has room; where all together have too
+ * little, by its room. devices NULL: they are equal. */
+void plan_gpu_share(uint64_t *out, const uint64_t *rooms, const struct hardware_gpu *devices, uint32_t count,
+                    uint64_t bytes);
+uint32_t plan_gpu_quickest(const struct hardware_gpu *devices, uint32_t count);
+
+/* Whether handing rows from one device to another would cost a token of a model that is on one a share worth having. */
+bool plan_gpu_way_is_felt(const struct plan_gpu *plan, const struct model *model, const struct hardware_gpu *device);
+
 /* The share of expert uses that a cache of this many bytes serves. */
 hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes,
                             const struct plan_request *request, hypura_error *error);

@@ -118,7 +118,10 @@ static void set_share(struct loaded_models *models, struct loaded_model *fresh, 
     fresh->opened_pool = plan->pool_bytes;
     fresh->engine_budget = plan->budget;
     const struct engine *draft = engine_draft_model(fresh->engine);
-    fresh->gpu_bytes = plan_gpu_bytes(plan->gpu) + (draft ? plan_gpu_bytes(engine_plan(draft)->gpu) : 0);
+    const struct plan_gpu *gpus[] = {plan->gpu, draft ? engine_plan(draft)->gpu : NULL};
+    for (size_t i = 0; i < COUNT_OF(gpus); i++)
+        for (uint32_t d = 0; gpus[i] && d < gpus[i]->part_count; d++)
+            fresh->gpu_bytes[d] += plan_gpu_bytes(&gpus[i]->parts[d]);
     const struct model *model = engine_model(fresh->engine);
     unit_number embedding = plan->embedding_rows ? model_tensor(model, ROLE_TOKEN_EMBEDDING) : NO_UNIT;
     unit_number table = model_tensor(model, ROLE_TABLE); /* rows of both come when a token wants them */

@@ -247,19 +247,22 @@ bool loaded_options(struct loaded_models *models, uint32_t context, struct engin
     *options = models->server->options.engine;
     uint64_t resident = memory_resident_bytes();
     pthread_mutex_lock(&models->mutex);
-    uint64_t promised = models->base + held_bytes(models, false) + models->lent, gpu = 0;
+    uint64_t promised = models->base + held_bytes(models, false) + models->lent;
     options->budget = models->budget;
     bool first = models->count == 0;
     if (!first) {
         options->budget = models->total;
         options->reserved = (int64_t)(promised - MIN(promised, resident));
     }
-    for (uint32_t i = 0; i < models->count; i++)
-        gpu += models->items[i]->gpu_bytes;
+    for (uint32_t d = 0; d < HARDWARE_MAX_GPUS; d++) {
+        uint64_t gpu = 0, asked = options->gpu_budgets[d] ? options->gpu_budgets[d] : options->gpu_budget;
+        for (uint32_t i = 0; i < models->count; i++)
+            gpu += models->items[i]->gpu_bytes[d];
+        if (asked)
+            options->gpu_budgets[d] = asked - MIN(gpu, asked - 1);
+    }
     bool gpu_fails = models->gpu_fails;
     pthread_mutex_unlock(&models->mutex);
-    if (options->gpu_budget)
-        options->gpu_budget -= MIN(gpu, options->gpu_budget - 1);
     if (gpu_fails)
         options->gpu = "none";
     options->context = MAX(options->context, context);

@@ -1,4 +1,4 @@
-/* Units on the GPU: tensors side by side in a few large buffers, experts in slots, a layer's slices of one kind in one
+/* Units on GPUs: of each device tensors side by side in a few large buffers, experts in slots, a layer's slices of one kind in one
  * buffer. They are read part by part into a little memory of the host, and passed on from there. */
 #include "store/store_private.h"
 
@@ -28,6 +28,7 @@ struct device_layer {
 
 struct device {
     struct gpu *gpu;
+    uint32_t number; /* in store->devices */
     struct gpu_buffer **buffers;
     uint32_t buffer_count;
     struct device_slice *slices; /* by stored_unit.device_item, and sorted by place in the files while loading */
@@ -42,15 +43,21 @@ struct device {
 
 /* ---- where everything goes --------------------------------------------------------------------------------------- */
 
+static bool is_there(const struct store *store, const struct device *device, unit_number unit)
+{
+    return store->units[unit].place == PLACE_GPU && store->units[unit].device == device->number;
+}
+
 /* Gives every tensor on the device a buffer and a place in it; how many buffers that takes. sizes: of the buffers, or
  * NULL; buffers: when they are there. */
-static uint32_t place_tensors(struct store *store, uint64_t *sizes, struct gpu_buffer *const *buffers)
+static uint32_t place_tensors(struct store *store, struct device *device, uint64_t *sizes,
+                              struct gpu_buffer *const *buffers)
 {
     uint32_t count = 0;
     uint64_t used = 0;
     for (unit_number i = 0; i < store->unit_count; i++) {
         const struct unit *unit = store_unit(store, i);
-        if (store->units[i].place != PLACE_GPU || unit->kind == UNIT_EXPERT)
+        if (!is_there(store, device, i) || unit->kind == UNIT_EXPERT)
             continue;
         uint64_t bytes = align_up(unit->bytes, GPU_ALIGNMENT);
         if (count == 0 || used + bytes > BUFFER_BYTES) {
@@ -60,36 +67,34 @@ static uint32_t place_tensors(struct store *store, uint64_t *sizes, struct gpu_b
         if (sizes)
             sizes[count - 1] = used + bytes;
         if (buffers)
-            store->device->slices[store->units[i].device_item] =
+            device->slices[store->units[i].device_item] =
                 (struct device_slice){.slice = &unit->slices[0], .to = {.buffer = buffers[count - 1], .offset = used}};
         used += bytes;
     }
     return count;
 }
 
-static hypura_status make_tensors(struct store *store, hypura_error *error)
+static hypura_status make_tensors(struct store *store, struct device *device, hypura_error *error)
 {
-    struct device *device = store->device;
     uint64_t *sizes;
-    uint32_t count = place_tensors(store, NULL, NULL);
+    uint32_t count = place_tensors(store, device, NULL, NULL);
     hypura_status status = ALLOCATE(&sizes, count, "table of device memory", error);
     if (!status)
         status = ALLOCATE(&device->buffers, count, "table of device memory", error);
     if (!status) {
-        place_tensors(store, sizes, NULL);
+        place_tensors(store, device, sizes, NULL);
         for (; !status && device->buffer_count < count; device->buffer_count += !status)
             status = gpu_buffer_create(device->gpu, &device->buffers[device->buffer_count], sizes[device->buffer_count],
                                        GPU_DEVICE, error);
     }
     if (!status)
-        place_tensors(store, NULL, device->buffers);
+        place_tensors(store, device, NULL, device->buffers);
     memory_free(sizes);
     return status;
 }
 
-static hypura_status make_layer(struct store *store, uint32_t number, const struct unit *unit, hypura_error *error)
+static hypura_status make_layer(struct device *device, uint32_t number, const struct unit *unit, hypura_error *error)
 {
-    struct device *device = store->device;
     struct device_layer *layer = &device->layers[number];
     hypura_status status = HYPURA_OK;
     for (uint32_t s = 0; !status && s < unit->slice_count; s++) {
@@ -100,16 +105,15 @@ static hypura_status make_layer(struct store *store, uint32_t number, const stru
     return status;
 }
 
-static hypura_status make_experts(struct store *store, hypura_error *error)
+static hypura_status make_experts(struct store *store, struct device *device, hypura_error *error)
 {
-    struct device *device = store->device;
     size_t entries = (size_t)store->layers * device->experts;
     hypura_status status = ALLOCATE(&device->slots, entries, "table of experts", error);
     for (size_t i = 0; !status && i < entries; i++)
         device->slots[i] = GPU_NO_SLOT;
     for (unit_number i = 0; !status && i < store->unit_count; i++) {
         const struct unit *unit = store_unit(store, i);
-        if (store->units[i].place != PLACE_GPU || unit->kind != UNIT_EXPERT)
+        if (!is_there(store, device, i) || unit->kind != UNIT_EXPERT)
             continue;
         struct device_layer *layer = &device->layers[unit->layer];
         store->units[i].device_slot = layer->count;
@@ -117,11 +121,11 @@ static hypura_status make_experts(struct store *store, hypura_error *error)
     }
     for (unit_number i = 0; !status && i < store->unit_count; i++) {
         const struct unit *unit = store_unit(store, i);
-        if (store->units[i].place != PLACE_GPU || unit->kind != UNIT_EXPERT)
+        if (!is_there(store, device, i) || unit->kind != UNIT_EXPERT)
             continue;
         struct device_layer *layer = &device->layers[unit->layer];
         if (!layer->buffers[0])
-            status = make_layer(store, (uint32_t)unit->layer, unit, error);
+            status = make_layer(device, (uint32_t)unit->layer, unit, error);
         for (uint32_t s = 0; !status && s < unit->slice_count; s++)
             device->slices[store->units[i].device_item + s] = (struct device_slice){
                 .slice = &unit->slices[s],
@@ -132,37 +136,42 @@ static hypura_status make_experts(struct store *store, hypura_error *error)
     return status;
 }
 
-hypura_status device_prepare(struct store *store, struct gpu *gpu, uint32_t experts, hypura_error *error)
+static hypura_status prepare(struct store *store, struct device *device, hypura_error *error)
 {
-    hypura_status status = ALLOCATE(&store->device, 1, "table of device memory", error);
-    if (status)
-        return status;
-    struct device *device = store->device;
-    device->gpu = gpu;
-    device->experts = experts;
     for (unit_number i = 0; i < store->unit_count; i++) {
-        if (store->units[i].place != PLACE_GPU)
+        if (!is_there(store, device, i))
             continue;
         const struct unit *unit = store_unit(store, i);
         store->units[i].device_item = device->slice_count;
         device->slice_count += unit->slice_count;
         device->bytes += unit->bytes;
     }
-    status = ALLOCATE(&device->slices, device->slice_count, "table of device memory", error);
+    hypura_status status = ALLOCATE(&device->slices, device->slice_count, "table of device memory", error);
     if (!status)
         status = ALLOCATE(&device->layers, store->layers, "table of device memory", error);
     if (!status)
-        status = make_tensors(store, error);
+        status = make_tensors(store, device, error);
     if (!status)
-        status = make_experts(store, error);
+        status = make_experts(store, device, error);
     return status;
 }
 
-void device_free(struct store *store)
+hypura_status devices_prepare(struct store *store, struct gpu *const *gpus, uint32_t count, uint32_t experts,
+                              hypura_error *error)
 {
-    struct device *device = store->device;
-    if (!device)
-        return;
+    hypura_status status = ALLOCATE(&store->devices, count, "table of device memory", error);
+    for (uint32_t d = 0; !status && d < count; d++) {
+        struct device *device = &store->devices[store->device_count++];
+        device->gpu = gpus[d];
+        device->number = d;
+        device->experts = experts;
+        status = prepare(store, device, error);
+    }
+    return status;
+}
+
+static void free_device(const struct store *store, struct device *device)
+{
     for (uint32_t i = 0; i < device->buffer_count; i++)
         gpu_buffer_destroy(device->gpu, device->buffers[i]);
     for (uint32_t i = 0; device->layers && i < store->layers; i++)
@@ -175,8 +184,15 @@ void device_free(struct store *store)
     memory_free(device->slices);
     memory_free(device->layers);
     memory_free(device->slots);
-    memory_free(device);
-    store->device = NULL;
+}
+
+void devices_free(struct store *store)
+{
+    for (uint32_t d = 0; d < store->device_count; d++)
+        free_device(store, &store->devices[d]);
+    memory_free(store->devices);
+    store->devices = NULL;
+    store->device_count = 0;
 }
 
 /* ---- loading ----------------------------------------------------------------------------------------------------- */
@@ -199,6 +215,7 @@ struct staging {
 
 struct loading {
     struct store *store;
+    struct device *device;
     struct device_slice *sorted;
     uint32_t next; /* slice, and how much of it was asked for */
     uint64_t position;
@@ -213,7 +230,7 @@ struct loading {
 /* Locked. Starts to read the next part of a slice; false when all were asked for. */
 static bool start_reading(struct loading *loading, struct staging *staging)
 {
-    const struct device *device = loading->store->device;
+    const struct device *device = loading->device;
     if (loading->next == device->slice_count)
         return false;
     const struct device_slice *slice = &loading->sorted[loading->next];
@@ -253,7 +270,7 @@ static hypura_status pass_on(struct loading *loading, struct staging *staging, h
     to.offset += staging->from;
     const uint8_t *from = segment->memory + (staging->slice->slice->offset + staging->from - segment->offset);
     loading->done += staging->bytes;
-    return gpu_upload(loading->store->device->gpu, to, from, staging->bytes, &loading->last, error);
+    return gpu_upload(loading->device->gpu, to, from, staging->bytes, &loading->last, error);
 }
 
 /* Pieces are taken in order, so that the file is read in order however they arrive. */
@@ -295,72 +312,8 @@ static hypura_status load_through(struct loading *loading, uint64_t total, store
     return status;
 }
 
-hypura_status device_load(struct store *store, uint64_t total, store_progress progress, void *context,
-                          hypura_error *error)
+static hypura_status send_table(const struct store *store, const struct device *device, hypura_error *error)
 {
-    struct device *device = store->device;
-    if (!device || device->loaded)
-        return HYPURA_OK;
-    struct loading loading = {.store = store};
-    void *memory = NULL;
-    hypura_status status = ALLOCATE(&loading.sorted, device->slice_count, "table of device memory", error);
-    if (!status)
-        status = memory_map(&memory, STAGINGS * STAGING_ROOM, false, "memory to load the GPU through", error);
-    if (!status) {
-        loading.memory = memory;
-        memcpy(loading.sorted, device->slices, device->slice_count * sizeof *loading.sorted);
-        qsort(loading.sorted, device->slice_count, sizeof *loading.sorted, by_place);
-        status = load_through(&loading, total, progress, context, error);
-    }
-    if (!status)
-        status = device_send_table(store, error);
-    /* After an error too: nothing may be on its way to buffers that are given back. */
-    hypura_status arrived = gpu_upload_wait(device->gpu, loading.last, status ? NULL : error);
-    if (!status)
-        status = arrived;
-    if (!status) {
-        device->loaded = true;
-        pthread_mutex_lock(store->mutex);
-        io_counters(store->io, &store->loaded_counters);
-        pthread_mutex_unlock(store->mutex);
-    }
-    if (memory)
-        memory_unmap(memory, STAGINGS * STAGING_ROOM);
-    memory_free(loading.sorted);
-    return status;
-}
-
-/* ---- experts that change sides ----------------------------------------------------------------------------------- */
-
-/* Of one upload, so that others have their turn. */
-#define BRING_BYTES ((uint64_t)8 << 20)
-
-static uint32_t *table_entry(const struct store *store, unit_number unit)
-{
-    const struct unit *what = store_unit(store, unit);
-    return &store->device->slots[(size_t)what->layer * store->device->experts + (size_t)what->expert];
-}
-
-uint32_t device_slots(const struct store *store, uint32_t layer)
-{
-    return store->device && store->device->table ? store->device->layers[layer].count : 0;
-}
-
-void device_leave(struct store *store, unit_number out)
-{
-    *table_entry(store, out) = GPU_NO_SLOT;
-}
-
-void device_come(struct store *store, unit_number in, unit_number out)
-{
-    store->units[in].device_item = store->units[out].device_item;
-    store->units[in].device_slot = store->units[out].device_slot;
-    *table_entry(store, in) = store->units[in].device_slot;
-}
-
-hypura_status device_send_table(struct store *store, hypura_error *error)
-{
-    const struct device *device = store->device;
     uint64_t bytes = (uint64_t)store->layers * device->experts * sizeof *device->slots;
     gpu_ticket ticket = 0;
     hypura_error why;
@@ -374,10 +327,101 @@ hypura_status device_send_table(struct store *store, hypura_error *error)
                   : HYPURA_OK;
 }
 
+/* done: of the total, before this device. */
+static hypura_status load(struct store *store, struct device *device, uint64_t done, uint64_t total,
+                          store_progress progress, void *context, hypura_error *error)
+{
+    struct loading loading = {.store = store, .device = device, .done = done};
+    void *memory = NULL;
+    hypura_status status = ALLOCATE(&loading.sorted, device->slice_count, "table of device memory", error);
+    if (!status)
+        status = memory_map(&memory, STAGINGS * STAGING_ROOM, false, "memory to load the GPU through", error);
+    if (!status) {
+        loading.memory = memory;
+        memcpy(loading.sorted, device->slices, device->slice_count * sizeof *loading.sorted);
+        qsort(loading.sorted, device->slice_count, sizeof *loading.sorted, by_place);
+        status = load_through(&loading, total, progress, context, error);
+    }
+    if (!status)
+        status = send_table(store, device, error);
+    /* After an error too: nothing may be on its way to buffers that are given back. */
+    hypura_status arrived = gpu_upload_wait(device->gpu, loading.last, status ? NULL : error);
+    if (!status)
+        status = arrived;
+    if (memory)
+        memory_unmap(memory, STAGINGS * STAGING_ROOM);
+    memory_free(loading.sorted);
+    return status;
+}
+
+hypura_status devices_load(struct store *store, uint64_t total, store_progress progress, void *context,
+                           hypura_error *error)
+{
+    uint64_t done = 0;
+    bool any = false;
+    for (uint32_t d = 0; d < store->device_count; d++) {
+        struct device *device = &store->devices[d];
+        if (device->loaded)
+            continue;
+        hypura_status status = load(store, device, done, total, progress, context, error);
+        if (status)
+            return status;
+        done += device->bytes;
+        device->loaded = any = true;
+    }
+    if (any) {
+        pthread_mutex_lock(store->mutex);
+        io_counters(store->io, &store->loaded_counters);
+        pthread_mutex_unlock(store->mutex);
+    }
+    return HYPURA_OK;
+}
+
+/* ---- experts that change sides ----------------------------------------------------------------------------------- */
+
+/* Of one upload, so that others have their turn. */
+#define BRING_BYTES ((uint64_t)8 << 20)
+
+static uint32_t *table_entry(const struct store *store, unit_number unit)
+{
+    const struct unit *what = store_unit(store, unit);
+    const struct device *device = &store->devices[store->units[unit].device];
+    return &device->slots[(size_t)what->layer * device->experts + (size_t)what->expert];
+}
+
+uint32_t device_slots(const struct store *store, uint32_t layer)
+{
+    uint32_t slots = 0;
+    for (uint32_t d = 0; d < store->device_count; d++)
+        slots += store->devices[d].table ? store->devices[d].layers[layer].count : 0;
+    return slots;
+}
+
+void device_leave(struct store *store, unit_number out)
+{
+    *table_entry(store, out) = GPU_NO_SLOT;
+}
+
+void device_come(struct store *store, unit_number in, unit_number out)
+{
+    store->units[in].device = store->units[out].device;
+    store->units[in].device_item = store->units[out].device_item;
+    store->units[in].device_slot = store->units[out].device_slot;
+    *table_entry(store, in) = store->units[in].device_slot;
+}
+
+hypura_status devices_send_tables(struct store *store, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    for (uint32_t d = 0; d < store->device_count && !status; d++)
+        status = send_table(store, &store->devices[d], error);
+    return status;
+}
+
 hypura_status device_bring(struct store *store, unit_number in, unit_number out, const struct store_view *view,
                            hypura_error *error)
 {
-    const struct device *device = store->device;
+    const struct device *device = &store->devices[store->units[out].device];
     const struct unit *unit = store_unit(store, in);
     hypura_status status = HYPURA_OK;
     gpu_ticket ticket = 0;
@@ -399,9 +443,12 @@ uint64_t device_import_alignment(const struct gpu *gpu)
     return gpu_get_info(gpu)->import_alignment;
 }
 
-uint64_t device_bytes(const struct store *store)
+uint64_t devices_bytes(const struct store *store)
 {
-    return store->device ? store->device->bytes : 0;
+    uint64_t bytes = 0;
+    for (uint32_t d = 0; d < store->device_count; d++)
+        bytes += store->devices[d].bytes;
+    return bytes;
 }
 
 void store_on_device(const struct store *store, unit_number first, uint32_t count, bool *there)
@@ -420,18 +467,18 @@ void store_ranges(const struct store *store, unit_number number, struct gpu_rang
         unit_show(store, number, &view);
     for (uint32_t i = 0; i < store_unit(store, number)->slice_count; i++) {
         if (unit->place == PLACE_GPU)
-            ranges[i] = store->device->slices[unit->device_item + i].to;
+            ranges[i] = store->devices[unit->device].slices[unit->device_item + i].to;
         else if (in_place)
             ranges[i] = in_place_range(store, view.slices[i]);
     }
 }
 
-void store_slots(const struct store *store, uint32_t layer, struct store_slots *out)
+void store_slots(const struct store *store, uint32_t number, uint32_t layer, struct store_slots *out)
 {
-    const struct device *device = store->device;
     *out = (struct store_slots){0};
-    if (!device || !device->table || layer >= store->layers)
+    if (number >= store->device_count || !store->devices[number].table || layer >= store->layers)
         return;
+    const struct device *device = &store->devices[number];
     const struct device_layer *from = &device->layers[layer];
     out->count = from->count;
     for (uint32_t s = 0; s < UNIT_MAX_SLICES; s++) {

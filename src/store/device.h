@@ -1,4 +1,4 @@
-/* store/device: units that the plan puts on a device. src/engine/gpu, which computes there, includes this; for all
+/* store/device: units that the plan puts on devices. src/engine/gpu, which computes there, includes this; for all
  * others a unit is a unit. Owners: device.c; in_place.c, usage.c.
  *
  * These units are read once, at store_load, and passed on; no copy stays in memory. Experts there stand in slots, as
@@ -20,7 +20,7 @@ void store_on_device(const struct store *store, unit_number first, uint32_t coun
  * store_reads_in_place, in the host's. Without a buffer: the device cannot read it. */
 void store_ranges(const struct store *store, unit_number unit, struct gpu_range ranges[UNIT_MAX_SLICES]);
 
-/* Experts of a layer on the device: slice i of the one in slot s is at slices[i] + s * strides[i]. table: for each
+/* Experts of a layer on one device: slice i of the one in slot s is at slices[i] + s * strides[i]. table: for each
  * expert of the layer its slot, as 32 bits, or GPU_NO_SLOT. */
 struct store_slots {
     uint32_t count; /* 0: the layer has none there; the table still says so */
@@ -28,7 +28,7 @@ struct store_slots {
     struct gpu_range tables[UNIT_MAX_SLICES]; /* of the slices, where each has its own; without a buffer: the table */
     uint64_t strides[UNIT_MAX_SLICES];
 };
-void store_slots(const struct store *store, uint32_t layer, struct store_slots *out);
+void store_slots(const struct store *store, uint32_t device, uint32_t layer, struct store_slots *out);
 
 /* Whether the device can read what is in the expert cache where it is: memory is shared, the plan wants it (in_place),
  * and the driver takes it. */

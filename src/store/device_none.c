@@ -4,19 +4,20 @@
 #include "store/device_private.h"
 #include "store/in_place.h"
 
-hypura_status device_prepare(struct store *store, struct gpu *gpu, uint32_t experts, hypura_error *error)
+hypura_status devices_prepare(struct store *store, struct gpu *const *gpus, uint32_t count, uint32_t experts,
+                              hypura_error *error)
 {
-    (void)store, (void)gpu, (void)experts;
+    (void)store, (void)gpus, (void)count, (void)experts;
     return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
 }
 
-void device_free(struct store *store)
+void devices_free(struct store *store)
 {
     (void)store;
 }
 
-hypura_status device_load(struct store *store, uint64_t total, store_progress progress, void *context,
-                          hypura_error *error)
+hypura_status devices_load(struct store *store, uint64_t total, store_progress progress, void *context,
+                           hypura_error *error)
 {
     (void)store, (void)total, (void)progress, (void)context, (void)error;
     return HYPURA_OK;
@@ -28,7 +29,7 @@ uint64_t device_import_alignment(const struct gpu *gpu)
     return 1;
 }
 
-uint64_t device_bytes(const struct store *store)
+uint64_t devices_bytes(const struct store *store)
 {
     (void)store;
     return 0;

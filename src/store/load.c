@@ -29,14 +29,14 @@ static hypura_status load_cache(struct store *store, store_progress progress, vo
 
 hypura_status store_load(struct store *store, store_progress progress, void *context, hypura_error *error)
 {
-    uint64_t there = device_bytes(store) + store->pinned.bytes, total = there + cache_load_bytes(store);
-    hypura_status status = device_load(store, total, progress, context, error);
+    uint64_t there = devices_bytes(store) + store->pinned.bytes, total = there + cache_load_bytes(store);
+    hypura_status status = devices_load(store, total, progress, context, error);
     if (status)
         return status;
     pthread_mutex_lock(store->mutex);
     bool pinned = !store->loaded;
     if (pinned)
-        status = pinned_load(store, device_bytes(store), total, progress, context, error);
+        status = pinned_load(store, devices_bytes(store), total, progress, context, error);
     if (!status) {
         store->loaded = true;
         status = load_cache(store, progress, context, there, total, error);

@@ -285,7 +285,7 @@ static void come(struct store *store)
 static hypura_status send_table(struct store *store, hypura_error *error)
 {
     pthread_mutex_unlock(store->mutex);
-    hypura_status status = device_send_table(store, error);
+    hypura_status status = devices_send_tables(store, error);
     pthread_mutex_lock(store->mutex);
     store->moves.failed |= status != HYPURA_OK;
     return status;

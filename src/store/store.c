@@ -149,8 +149,8 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
         store->places.nodes = *options->nodes;
     store->cache.unpinned = source->moves || source->in_place;
     store->cache.alignment = memory_page_size();
-    if (source->in_place && options->gpu)
-        store->cache.alignment = MAX(store->cache.alignment, device_import_alignment(options->gpu));
+    if (source->in_place && options->gpu_count)
+        store->cache.alignment = MAX(store->cache.alignment, device_import_alignment(options->gpus[0]));
     store->prefetch.mode = options->prefetching;
     store->prefetch.on = options->prefetching != STORE_PREFETCH_OFF;
     store->pass = FIRST_PASS;
@@ -175,14 +175,16 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
                                         : store_unit(store, i)->kind == UNIT_EXPERT ? PLACE_CACHE
                                         : source->in_ring[i]                        ? PLACE_RING
                                                                                     : PLACE_STORAGE;
+            if (source->tiers[i] == TIER_GPU && source->devices)
+                store->units[i].device = (uint8_t)(source->devices[i] - 1);
         }
         status = pinned_prepare(store, error);
     }
     if (!status)
         status = tables_prepare(store, source->tables, source->table_count, error);
-    if (!status && options->gpu)
-        status = device_prepare(store, options->gpu, source->experts, error);
-    if (!status && options->gpu && source->moves)
+    if (!status && options->gpu_count)
+        status = devices_prepare(store, options->gpus, options->gpu_count, source->experts, error);
+    if (!status && options->gpu_count && source->moves)
         status = moves_prepare(store, source->experts, error);
     if (!status)
         status = start_io(store, options, fault, error);
@@ -190,8 +192,8 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
         status = ring_prepare(store, source, error);
     if (!status)
         status = cache_prepare(store, source->expert_cache_bytes, options->cache_policy, error);
-    if (!status && options->gpu && source->in_place)
-        status = in_place_prepare(store, options->gpu, error);
+    if (!status && options->gpu_count && source->in_place)
+        status = in_place_prepare(store, options->gpus[0], error);
     if (!status)
         fill_prepare(store, options->fill);
     if (!status)
@@ -224,7 +226,7 @@ void store_close(struct store *store)
     cache_free(store);
     ring_free(store);
     moves_free(store);
-    device_free(store);
+    devices_free(store);
     pinned_free(store);
     tables_free(store);
     places_free(&store->places);

@@ -52,7 +52,8 @@ struct store_options {
     const struct hardware *hardware; /* or NULL; not kept */
     const struct drives *drives;     /* of the files, and their copies; NULL: one drive. Not kept */
     const struct hardware_nodes *nodes; /* of memory, on which weights are placed; NULL: one. Not kept */
-    struct gpu *gpu;                 /* the device of store/device.h; NULL: none. Outlives the store */
+    struct gpu *const *gpus;         /* the devices of store/device.h, by the plan's parts. They outlive the store */
+    uint32_t gpu_count;              /* 0: there are none */
 };
 
 struct store;

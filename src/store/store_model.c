@@ -51,6 +51,7 @@ hypura_status store_open(struct store **out, const struct model *model, const st
                                   .experts = model_parameters(model)->experts,
                                   .tables = plan->tables,
                                   .table_count = plan->table_count,
+                                  .devices = plan->gpu ? plan->gpu->units : NULL,
                                   .moves = plan->gpu && plan->gpu->moves,
                                   .in_place = plan->gpu && plan->gpu->in_place};
     const char **paths;

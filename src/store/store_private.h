@@ -63,7 +63,8 @@ struct store {
     struct prefetch prefetch;
     struct fill fill;
     struct usage usage;
-    struct device *device;     /* what is on the GPU; NULL: nothing */
+    struct device *devices;    /* [device_count]: what is on each GPU */
+    uint32_t device_count;
     struct in_place *in_place; /* NULL: the GPU does not read the cache */
     struct moves moves;
     struct tables tables;
@@ -98,6 +99,7 @@ struct store_source {
     uint64_t ring_bytes, expert_cache_bytes;
     uint32_t layers;  /* of a pass; units of later ones are wanted between passes. 0: all that units have */
     uint32_t experts; /* a layer; 0 where none is on the GPU */
+    const uint8_t *devices; /* [unit_count]: of units of TIER_GPU, 1 + the device */
     bool moves;       /* experts of layers that have some on the GPU change sides */
     bool in_place;    /* the GPU reads experts where they are in the cache */
     const struct plan_rows *tables;

@@ -31,6 +31,7 @@ enum unit_stage {
 struct stored_unit {
     uint8_t place, stage;
     uint8_t slot_class;
+    uint8_t device;                    /* of PLACE_GPU: which */
     uint8_t skips;                     /* of a ring unit: passes in a row that did not ask for it, at most SKIPS */
     bool granted;                      /* room was made for a demand, and it was not taken yet */
     bool prefetched;                   /* and not needed since */

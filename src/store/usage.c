@@ -111,7 +111,7 @@ hypura_status usage_prepare(struct store *store, const char *path, hypura_error 
             usage->count = i - usage->first + 1;
         }
     }
-    if (store->cache.class_count == 0 && !store->device)
+    if (store->cache.class_count == 0 && store->device_count == 0)
         return HYPURA_OK;
     usage->fingerprint = hash_units(store->model, store->unit, store->model_units);
     hypura_status status = ALLOCATE(&usage->rates, usage->count, "expert usage", error);
@@ -119,7 +119,7 @@ hypura_status usage_prepare(struct store *store, const char *path, hypura_error 
         status = ALLOCATE(&usage->last, usage->count, "expert usage", error);
     if (!status)
         status = string_copy(&usage->path, path, error);
-    if (!status && store->device)
+    if (!status && store->device_count)
         status = ALLOCATE(&usage->counts, usage->count, "expert usage", error);
     if (status)
         return status;

@@ -87,8 +87,8 @@ UNUSED static struct engine *open_with(const char *name, const struct setting *s
 
 UNUSED static void close_silent(struct engine *engine)
 {
-    if (engine->open.gpu)
-        assert_int_equal(gpu_validation_messages(engine->open.gpu), 0);
+    for (uint32_t d = 0; d < engine->open.devices.count; d++)
+        assert_int_equal(gpu_validation_messages(engine->open.devices.gpus[d]), 0);
     engine_close(engine);
 }
 

@@ -104,7 +104,7 @@ static void experts_visit(void **state)
         for (uint64_t eighths = 1; eighths <= 4; eighths += 3) {
             setting.gpu_budget = fixed + experts * eighths / 8;
             engine = open_with(names[m], &setting);
-            engine->open.device.upload_bytes_per_second = 1e18;
+            engine->open.devices.infos[0].upload_bytes_per_second = 1e18;
             float *logits = run_tokens(engine);
             struct distance d = measure(expected, logits, TOKENS, vocabulary);
             print_message("# %s: %u visits, KL %g\n", names[m], engine->batch.pass->visit_turn, d.kl_mean);
@@ -378,7 +378,7 @@ static void device_is_lost(void **state)
     struct engine_batch batch = {.count = 1, .tokens = &token, .positions = &position};
     assert_ok(engine_forward(engine, &batch, &test_error));
     assert_false(engine_lost(engine));
-    atomic_store(&engine->open.gpu->lost, true);
+    atomic_store(&engine->open.devices.gpus[0]->lost, true);
     position = 1;
     for (int again = 0; again < 2; again++) {
         assert_int_equal(engine_forward(engine, &batch, &test_error), HYPURA_ERROR_DEVICE);
@@ -386,7 +386,7 @@ static void device_is_lost(void **state)
         assert_true(engine_lost(engine));
         assert_int_equal(engine_positions(engine, 0), 1);
     }
-    atomic_store(&engine->open.gpu->lost, false); /* so that it is closed as one that is there */
+    atomic_store(&engine->open.devices.gpus[0]->lost, false); /* so that it is closed as one that is there */
     close_silent(engine);
 }
 
@@ -480,12 +480,12 @@ static void unknown_types_do_not_visit(void **state)
     close_silent(engine);
     engine = open_with("embedded", &setting);
     assert_true(engine->open.plan->gpu && engine->open.plan->gpu->visit_slots > 0);
-    engine->open.device.upload_bytes_per_second = 1e18;
+    engine->open.devices.infos[0].upload_bytes_per_second = 1e18;
     engine->batch.rows = 64;
     uint32_t last = engine->open.plan->gpu->layer_count - 1;
     assert_int_equal(engine->open.plan->gpu->layers[last], GPU_CAN);
     assert_true(pass_should_visit(&engine->batch, last));
-    engine->open.plan->gpu->layers[last] = GPU_CAN_BUT_EXPERTS;
+    engine->open.plan->gpu->parts[0].layers[last] = GPU_CAN_BUT_EXPERTS;
     assert_false(pass_should_visit(&engine->batch, last));
     close_silent(engine);
     treat_memory_as("shared");

@@ -37,14 +37,14 @@ static void open_pair(struct pair *pair, const char *name)
     for (enum step_buffer buffer = BUFFER_HIDDEN; buffer < BUFFER_COUNT; buffer++)
         widest = widest > width_of(pair, buffer) ? widest : width_of(pair, buffer);
     widest = widest > 16 * pair->embedding ? widest : 16 * pair->embedding; /* what experts give */
-    assert_ok(gpu_buffer_create(pair->gpu->open.gpu, &pair->back, widest * MOST_ROWS * sizeof(float), GPU_READBACK,
+    assert_ok(gpu_buffer_create(pair->gpu->open.devices.gpus[0], &pair->back, widest * MOST_ROWS * sizeof(float), GPU_READBACK,
                                 &test_error));
     random_seed(&pair->random, 5);
 }
 
 static void close_pair(struct pair *pair)
 {
-    gpu_buffer_destroy(pair->gpu->open.gpu, pair->back);
+    gpu_buffer_destroy(pair->gpu->open.devices.gpus[0], pair->back);
     engine_close(pair->cpu);
     close_silent(pair->gpu);
 }
@@ -78,7 +78,7 @@ static void end_batch(struct pair *pair)
 /* The same random floats on both sides. */
 static void fill_floats(struct pair *pair, float *here, struct gpu_range there, size_t count)
 {
-    struct gpu *gpu = pair->gpu->open.gpu;
+    struct gpu *gpu = pair->gpu->open.devices.gpus[0];
     gpu_ticket ticket;
     if (!here || count == 0)
         return;
@@ -92,7 +92,7 @@ static void fill_floats(struct pair *pair, float *here, struct gpu_range there, 
 static void fill_choice(struct pair *pair, const struct step_choice *chosen, uint32_t every)
 {
     uint32_t *words = (uint32_t *)(void *)pair->cpu->batch.scratch.buffers[chosen->buffer];
-    struct gpu *gpu = pair->gpu->open.gpu;
+    struct gpu *gpu = pair->gpu->open.devices.gpus[0];
     const size_t stride = step_choice_words(chosen);
     gpu_ticket ticket;
     for (size_t row = 0; row < pair->rows; row++)

@@ -17,7 +17,7 @@ static void chains_change_no_bit(void **state)
             struct setting setting = {.kv_type = TENSOR_Q8_0};
             struct engine *engine = open_with(names[m], &setting);
             vocabulary = model_parameters(engine_model(engine))->vocabulary;
-            struct gpu *gpu = engine->open.gpu;
+            struct gpu *gpu = engine->open.devices.gpus[0];
             const uint32_t before = gpu->chained; /* of the row that tried the device */
             gpu_begin(gpu);
             gpu_launch_chained(gpu, KERNEL_heads, NULL, 0, NULL, GPU_PUSH_BYTES + 1, 1, 1, 1);
@@ -120,12 +120,12 @@ static void fails_before_what_was_recorded_is_sent(void **state)
         engine->batch.pass->ahead.seconds = 0;
         assert_ok(engine_forward(engine, &batch, &test_error));
     }
-    assert_true(engine->batch.pass->ahead.ready && engine->open.gpu->open);
+    assert_true(engine->batch.pass->ahead.ready && engine->open.devices.gpus[0]->open);
     engine->batch.scratch.positions[0]++;
     gpu_pass_begin(&engine->batch);
     assert_true(engine->batch.pass->ahead.used);
     gpu_pass_abandon(&engine->batch);
-    assert_null(engine->open.gpu->open);
+    assert_null(engine->open.devices.gpus[0]->open);
     close_silent(engine);
 }
 
@@ -162,7 +162,7 @@ static void slow_devices_get_less_at_once(void **state)
     prompt_of(tokens);
     for (int slow = 0; slow < 2; slow++) {
         if (slow)
-            engine->open.device.multiply_adds_per_second = engine->batch.pass->layer_work * PROMPT / 2; /* two seconds a layer */
+            engine->open.devices.infos[0].multiply_adds_per_second = engine->batch.pass->layer_work * PROMPT / 2; /* two seconds a layer */
         engine_truncate(engine, 0, 0);
         logits[slow] = calloc(PROMPT * vocabulary, sizeof *logits[slow]);
         feed(engine, 0, tokens, PROMPT, SIZE_MAX, logits[slow]);

@@ -127,7 +127,7 @@ static unsigned long long copies_done(struct engine *engine, enum move_phase *ph
     }
     *phase = store->moves.phase;
     pthread_mutex_unlock(store->mutex);
-    return engine->open.gpu->uploaded;
+    return engine->open.devices.gpus[0]->uploaded;
 }
 
 /* Few kernels to compile, and an expert that a narrow text uses much more than others. */

@@ -29,7 +29,8 @@ static uint64_t scratch_bytes(const void *context, uint32_t chunk, uint32_t posi
 
 static struct plan_gpu_request request_for(uint64_t budget)
 {
-    return (struct plan_gpu_request){.budget = budget,
+    return (struct plan_gpu_request){.device_count = 1,
+                                     .budgets = {budget},
                                      .max_allocation = (uint64_t)1 << 40,
                                      .layers = abilities,
                                      .output = true,
@@ -47,7 +48,7 @@ static struct plan_gpu *plan_for(const struct plan_gpu_request *request)
     assert_ok(plan_gpu_make(&plan, model, steps, request, &test_error));
     assert_non_null(plan);
     uint64_t taken = plan->resident_bytes + plan->expert_bytes + plan->kv_bytes + plan->scratch_bytes;
-    assert_true(taken <= request->budget);
+    assert_true(taken <= request->budgets[0]);
     return plan;
 }
 
@@ -95,11 +96,11 @@ static void batches_take_an_eighth(void **state)
     /* Where all experts have room no batch brings any. */
     request = request_for(1024 * MIB);
     request.hardware = &hardware;
-    request.device = &device;
-    request.budget = budget * 2;
+    request.devices = &device;
+    request.budgets[0] = budget * 2;
     struct plan_gpu *plan = plan_for(&request);
     assert_false(plan->moves);
-    assert_int_equal(plan->chunk, eighth_of(request.budget));
+    assert_int_equal(plan->chunk, eighth_of(request.budgets[0]));
     plan_gpu_free(plan);
 }
 
@@ -119,7 +120,7 @@ static void divided_mixtures_take_what_a_request_gains_by(void **state)
         struct plan_gpu_request request = request_for(budget);
         request.memory = i / 32 ? 2 * MIB : 1024 * MIB;
         request.hardware = &hardware;
-        request.device = &device;
+        request.devices = &device;
         struct plan_gpu *chosen = plan_for(&request);
         seen |= chosen->chunk;
         double seconds = plan_gpu_request_seconds(chosen, model, steps, &request);
@@ -147,7 +148,7 @@ static void prompts_want_long_batches_and_answers_want_experts(void **state)
     uint64_t budget = half_of_the_experts();
     struct plan_gpu_request request = request_for(budget);
     request.hardware = &hardware;
-    request.device = &device;
+    request.devices = &device;
     hardware.multiply_adds_per_second = 1e9;
     hardware.compute_bytes_per_second = 1e12;
     assert_int_equal(chunk_for(&request), 2048);
@@ -166,7 +167,7 @@ static double seconds_a_token(const struct plan_gpu *gpu, double share_seconds)
     struct plan_request request = {.budget = 1024 * MIB, .positions = 256, .kv_type = TENSOR_F16};
     struct plan *plan;
     request.gpu = gpu;
-    request.device = &device;
+    request.devices = &device;
     assert_ok(plan_make(&plan, model, steps, &hardware, &request, &test_error));
     double seconds = 1 / plan->predicted_tokens_per_second;
     plan_free(plan);

@@ -214,6 +214,7 @@ void gpu_describe(const struct vk *vk, VkPhysicalDevice physical, struct gpu_inf
     }
     vk->vkGetPhysicalDeviceProperties2(physical, &properties);
     snprintf(info->driver, sizeof info->driver, "%.120s %.120s", v12.driverName, v12.driverInfo);
+    memcpy(info->uuid, v11.deviceUUID, sizeof info->uuid);
     info->max_allocation = v11.maxMemoryAllocationSize;
     if (buffers.maxBufferSize) /* each has an allocation of its own */
         info->max_allocation = MIN(info->max_allocation, buffers.maxBufferSize);

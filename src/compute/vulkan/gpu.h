@@ -37,6 +37,7 @@ struct gpu_info {
     char name[256], driver[256];
     enum gpu_kind kind;
     uint32_t driver_version;
+    uint8_t uuid[16]; /* of the card, whichever driver shows it; zeros: not known */
     uint64_t memory_bytes; /* of the greatest heap that is local to the device */
     uint64_t free_bytes;   /* of it, as the driver says; memory_bytes where it does not */
     bool unified;          /* device memory is host memory, so device buffers are mapped */

@@ -1,6 +1,8 @@
 /* Which layers the GPU can compute, and what that takes there besides weights. */
 #include "engine/gpu/pass.h"
 
+#include <string.h>
+
 /* What a layer is asked with. */
 struct question {
     const struct gpu *gpu;
@@ -290,15 +292,22 @@ static void agree_on_caches(const struct geometry *geometry, uint8_t *abilities)
 }
 
 void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const struct geometry *geometry,
-                      struct gpu *gpu, enum tensor_type kv_type)
+                      const struct devices *devices, enum tensor_type kv_type)
 {
-    for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++)
-        abilities[i] = (uint8_t)ability_of(geometry, gpu, i, kv_type);
+    const uint32_t layers = model_parameters(geometry->model)->layers;
+    memset(abilities, GPU_CAN, layers);
+    out->max_allocation = UINT64_MAX;
+    out->output = out->embedding = true;
+    for (uint32_t d = 0; d < devices->count; d++) { /* what all of them can */
+        struct gpu *gpu = devices->gpus[d];
+        for (uint32_t i = 0; i < layers; i++)
+            abilities[i] = MIN(abilities[i], (uint8_t)ability_of(geometry, gpu, i, kv_type));
+        out->max_allocation = MIN(out->max_allocation, gpu_get_info(gpu)->max_allocation);
+        out->output = out->output && can_output(gpu, geometry);
+        out->embedding = out->embedding && can_embed(gpu, geometry);
+    }
     agree_on_caches(geometry, abilities);
-    out->max_allocation = gpu_get_info(gpu)->max_allocation;
     out->layers = abilities;
-    out->output = can_output(gpu, geometry);
-    out->embedding = can_embed(gpu, geometry);
     out->kv_type = kv_type;
     out->kv_bytes = kv_bytes;
     out->scratch_bytes = wanted_scratch;

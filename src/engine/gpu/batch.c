@@ -5,24 +5,25 @@
 
 void gpu_pass_begin(struct batch *batch)
 {
-    struct gpu_pass *pass = batch->pass;
-    if (!pass)
-        return;
-    pass->sent = 0;
-    pass->again = false;
-    pass->latent.grouped = 0;
-    memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
-    pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;
-    pass_expect(batch);
-    pass->ahead.begun = clock_nanoseconds();
+    for (size_t d = 0; d < COUNT_OF(batch->passes); d++) {
+        struct gpu_pass *pass = batch->passes[d];
+        if (!pass)
+            continue;
+        batch->pass = pass;
+        pass->sent = 0;
+        pass->again = false;
+        pass->latent.grouped = 0;
+        memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
+        pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;
+        pass_expect(batch);
+        pass->ahead.begun = clock_nanoseconds();
+    }
 }
 
 /* Batches that wait for the CPU would wait for ever. */
-void gpu_pass_abandon(struct batch *batch)
+static void abandon(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
-    if (!pass)
-        return;
     if (pass->open) {
         /* What was recorded may run at once: nobody reads what it writes. */
         pass->wait_value = 0;
@@ -41,6 +42,16 @@ void gpu_pass_abandon(struct batch *batch)
     pass_let_go(batch, NULL);
 }
 
+void gpu_pass_abandon(struct batch *batch)
+{
+    for (size_t d = 0; d < COUNT_OF(batch->passes); d++) {
+        if (!batch->passes[d])
+            continue;
+        batch->pass = batch->passes[d];
+        abandon(batch);
+    }
+}
+
 static hypura_status finish(struct batch *batch, bool last, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
@@ -55,7 +66,7 @@ static hypura_status finish(struct batch *batch, bool last, hypura_error *error)
 hypura_status gpu_pass_output(struct batch *batch, const struct engine_batch *asked, bool *done, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
-    *done = pass && pass->plan->output && pass->on_device;
+    *done = pass && pass->plan->output && pass->on_device; /* the last layer is on its device */
     if (!*done)
         return HYPURA_OK;
     pass->hidden_on_device = true;
@@ -78,10 +89,12 @@ hypura_status gpu_pass_end(struct batch *batch, hypura_error *error)
 
 const float *gpu_pass_logits(const struct batch *batch)
 {
-    return batch->pass && batch->pass->hidden_on_device ? batch->pass->back_parts.logits.host : NULL;
+    const struct gpu_pass *pass = pass_with_output(batch);
+    return pass && pass->hidden_on_device ? pass->back_parts.logits.host : NULL;
 }
 
 const float *gpu_pass_hidden(const struct batch *batch)
 {
-    return batch->pass && batch->pass->hidden_on_device ? batch->pass->back_parts.hidden.host : NULL;
+    const struct gpu_pass *pass = pass_with_output(batch);
+    return pass && pass->hidden_on_device ? pass->back_parts.hidden.host : NULL;
 }

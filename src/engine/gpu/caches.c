@@ -27,6 +27,7 @@ static hypura_status take_read(struct gpu_pass *pass, hypura_error *error)
 hypura_status gpu_pass_read_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes, uint8_t *out,
                                   hypura_error *error)
 {
+    pass_choose(batch, layer);
     struct gpu_pass *pass = batch->pass;
     const uint64_t room = gpu_buffer_bytes(pass->readback);
     forget_ahead(pass);
@@ -50,6 +51,7 @@ hypura_status gpu_pass_read_cache(struct batch *batch, uint32_t layer, uint64_t 
 hypura_status gpu_pass_write_cache(struct batch *batch, uint32_t layer, uint64_t offset, uint64_t bytes,
                                    const uint8_t *in, hypura_error *error)
 {
+    pass_choose(batch, layer);
     struct gpu_pass *pass = batch->pass;
     gpu_ticket ticket = 0;
     forget_ahead(pass);
@@ -59,14 +61,21 @@ hypura_status gpu_pass_write_cache(struct batch *batch, uint32_t layer, uint64_t
     return status;
 }
 
-hypura_status gpu_pass_settle_caches(struct batch *batch, hypura_error *error)
+static hypura_status settle(struct gpu_pass *pass, hypura_error *error)
 {
-    struct gpu_pass *pass = batch->pass;
-    if (!pass)
-        return HYPURA_OK;
     hypura_status status = take_read(pass, error);
     gpu_ticket arrived = pass->wait_upload;
     pass->wait_upload = 0;
     hypura_status written = gpu_upload_wait(pass->gpu, arrived, status ? NULL : error);
     return status ? status : written;
+}
+
+hypura_status gpu_pass_settle_caches(struct batch *batch, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    for (size_t d = 0; d < COUNT_OF(batch->passes); d++) {
+        hypura_status other = batch->passes[d] ? settle(batch->passes[d], status ? NULL : error) : HYPURA_OK;
+        status = status ? status : other;
+    }
+    return status;
 }

@@ -137,13 +137,17 @@ hypura_status gpu_pass_to_host(struct batch *batch, hypura_error *error)
 
 hypura_status gpu_pass_embed(struct batch *batch, const int32_t *tokens, bool *done, hypura_error *error)
 {
-    struct gpu_pass *pass = batch->pass;
     const struct step_embed *embed = &steps_before(batch->open->steps).steps->embed;
     unit_number unit = embed->unit;
     (void)error;
     *done = false;
-    if (!pass || !pass->plan->units[unit] || steps_before(batch->open->steps).count > 1)
+    if (!batch->pass || steps_before(batch->open->steps).count > 1)
         return HYPURA_OK;
+    const uint8_t there = batch->open->plan->gpu->units[unit];
+    struct gpu_pass *pass = there ? batch->passes[there - 1] : NULL;
+    if (!pass || !pass->plan->layers[0]) /* tied to the output of a later device */
+        return HYPURA_OK;
+    batch->pass = pass;
     struct gpu_matrix matrix = pass_matrix(batch, unit);
     *done = gpu_embed_supports(matrix.type, matrix.row_bytes);
     if (!*done)
@@ -164,12 +168,21 @@ hypura_status gpu_pass_embed(struct batch *batch, const int32_t *tokens, bool *d
 static uint32_t layers_a_batch(const struct batch *batch)
 {
     double seconds =
-        (double)batch->rows * batch->pass->layer_work / MAX(batch->open->device.multiply_adds_per_second, 1.0);
+        (double)batch->rows * batch->pass->layer_work / MAX(batch->pass->device->multiply_adds_per_second, 1.0);
     return seconds * LAYERS_A_BATCH > BATCH_SECONDS ? MAX((uint32_t)(BATCH_SECONDS / seconds), 1u) : LAYERS_A_BATCH;
+}
+
+hypura_status pass_hand_on(struct batch *batch, uint32_t layer, hypura_error *error)
+{
+    if (batch->open->plan->gpu->devices[layer] != batch->pass->number)
+        TRY(gpu_pass_to_host(batch, error));
+    pass_choose(batch, layer);
+    return HYPURA_OK;
 }
 
 hypura_status gpu_pass_layer(struct batch *batch, uint32_t number, hypura_error *error)
 {
+    TRY(pass_hand_on(batch, number, error));
     struct gpu_pass *pass = batch->pass;
     if (runs_ahead(pass)) {
         pass->open = !pass->on_device || !pass->inputs_sent;
@@ -191,6 +204,7 @@ hypura_status gpu_pass_layer(struct batch *batch, uint32_t number, hypura_error 
 
 hypura_status gpu_pass_again(struct batch *batch, uint32_t number, hypura_error *error)
 {
+    pass_choose(batch, number);
     struct gpu_pass *pass = batch->pass;
     const struct step_list list = pass_steps(batch, number);
     pass->again = true;
@@ -207,10 +221,13 @@ hypura_status gpu_pass_again(struct batch *batch, uint32_t number, hypura_error 
 
 hypura_status gpu_pass_end_again(struct batch *batch, hypura_error *error)
 {
-    struct gpu_pass *pass = batch->pass;
-    if (!pass || !pass->again)
-        return HYPURA_OK;
-    pass->again = false;
-    TRY(pass_send(pass, error));
-    return gpu_wait(pass->gpu, pass->last, error);
+    for (size_t d = 0; d < COUNT_OF(batch->passes); d++) {
+        struct gpu_pass *pass = batch->passes[d];
+        if (!pass || !pass->again)
+            continue;
+        pass->again = false;
+        TRY(pass_send(pass, error));
+        TRY(gpu_wait(pass->gpu, pass->last, error));
+    }
+    return HYPURA_OK;
 }

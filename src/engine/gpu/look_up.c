@@ -9,7 +9,7 @@ static uint64_t bytes_of(const struct batch *batch, const struct step_look_up *l
 const struct step *pass_table_there(const struct batch *batch)
 {
     const struct step *step = batch->open->geometry.look_up;
-    return step && step->layer >= 0 && gpu_pass_has(batch, (uint32_t)step->layer) ? step : NULL;
+    return step && step->layer >= 0 && batch->pass->plan->layers[step->layer] ? step : NULL;
 }
 
 hypura_status pass_fill_table(struct batch *batch, hypura_error *error)

@@ -3,35 +3,34 @@
 
 #include <string.h>
 
-hypura_status gpu_pass_open_device(struct gpu **out, struct hardware_gpu *device, const struct hardware *hardware,
-                                   const struct engine_options *options, hypura_error *error)
+hypura_status gpu_pass_open_devices(struct devices *out, const struct hardware *hardware,
+                                    const struct engine_options *options, hypura_error *error)
 {
+    struct hardware_choice choice;
     char why[512];
-    bool found;
     (void)hardware;
-    *out = NULL;
-    TRY(hardware_choose_gpu(options->gpu, device, &found, why, sizeof why, error));
+    *out = (struct devices){0};
+    TRY(hardware_choose_gpus(options->gpu, &choice, why, sizeof why, error));
     if (options->gpu && strcmp(options->gpu, "none") != 0)
         log_write(LOG_WARNING, "computing on the CPU: %s", why);
     return HYPURA_OK;
 }
 
-void gpu_pass_close_device(struct gpu *gpu)
+void gpu_pass_close_devices(struct devices *devices)
 {
-    (void)gpu;
+    (void)devices;
 }
 
-hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, struct gpu *gpu,
-                            const struct hardware_gpu *device, const struct hardware *hardware,
-                            const struct engine_options *options, hypura_error *error)
+hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, const struct devices *devices,
+                            const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
 {
-    (void)out, (void)geometry, (void)gpu, (void)device, (void)hardware, (void)options, (void)error;
+    (void)out, (void)geometry, (void)devices, (void)hardware, (void)options, (void)error;
     return HYPURA_OK;
 }
 
-hypura_status gpu_pass_open(struct batch *batch, struct gpu *gpu, hypura_error *error)
+hypura_status gpu_pass_open(struct batch *batch, hypura_error *error)
 {
-    (void)batch, (void)gpu;
+    (void)batch;
     return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
 }
 

@@ -8,30 +8,40 @@
 /* Of the memory that is free on a GPU, this part is left alone: the driver's own, and other programs'. */
 #define GPU_HEADROOM_SHARE 16u
 
-/* Where memory is shared with the host, what the GPU holds is a part of the budget for memory. */
-static uint64_t gpu_budget(struct gpu *gpu, const struct hardware *hardware, const struct engine_options *options)
+/* Where memory is shared with the host, what GPUs hold is a part of the budget for memory, an even one. */
+static uint64_t gpu_budget(const struct devices *devices, uint32_t number, const struct hardware *hardware,
+                           const struct engine_options *options)
 {
+    struct gpu *gpu = devices->gpus[number];
     uint64_t memory = options->budget ? options->budget : hardware_default_budget(hardware), free = gpu_free_bytes(gpu);
-    uint64_t room = free - free / GPU_HEADROOM_SHARE;
+    uint64_t room = free - free / GPU_HEADROOM_SHARE, asked = options->gpu_budgets[devices->order[number]];
+    uint32_t sharing = 0, same = 0;
+    for (uint32_t d = 0; d < devices->count; d++) {
+        sharing += gpu_get_info(devices->gpus[d])->unified;
+        same += devices->infos[d].index == devices->infos[number].index; /* stands there twice */
+    }
+    asked = asked ? asked : options->gpu_budget;
     if (gpu_get_info(gpu)->unified)
-        room = MIN(room, memory / 4 * 3);
+        room = MIN(room / same, memory / 4 * 3 / sharing);
     /* A driver may have put others' memory elsewhere by then, so more than what is free can be asked of a card. */
-    else if (options->gpu_budget)
-        room = gpu_get_info(gpu)->memory_bytes;
-    return options->gpu_budget ? MIN(room, options->gpu_budget) : room;
+    else if (asked)
+        room = gpu_get_info(gpu)->memory_bytes / same;
+    else
+        room /= same;
+    return asked ? MIN(room, asked) : room;
 }
 
-/* What goes to the GPU, before the rest is planned. *out stays NULL when nothing does. */
-hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, struct gpu *gpu,
-                            const struct hardware_gpu *device, const struct hardware *hardware,
-                            const struct engine_options *options, hypura_error *error)
+/* What goes to GPUs, before the rest is planned. *out stays NULL when nothing does. */
+hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, const struct devices *devices,
+                            const struct hardware *hardware, const struct engine_options *options, hypura_error *error)
 {
     uint8_t *abilities;
     uint64_t memory = options->budget ? options->budget : hardware_default_budget(hardware);
     uint32_t longest = geometry->windows ? WINDOW_SLACK : 0;
     struct asked asked;
     engine_ask(&asked, geometry, options);
-    struct plan_gpu_request request = {.budget = gpu_budget(gpu, hardware, options),
+    struct plan_gpu_request request = {.device_count = devices->count,
+                                       .spread = devices->listed,
                                        .positions = asked.positions,
                                        .sequences = geometry->sequences,
                                        .chunk = asked.chunk,
@@ -39,13 +49,20 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
                                        .whole_chunk = !steps_find(steps_after(geometry->steps), STEP_OUTPUT),
                                        .moves = !options->gpu_fixed,
                                        .hardware = hardware,
-                                       .device = device};
-    request.memory = gpu_get_info(gpu)->unified ? memory - MIN(memory, request.budget) : memory;
-    geometry->halves = gpu_get_info(gpu)->cooperative_matrix;
-    geometry->largest_buffer = gpu_get_info(gpu)->max_allocation;
-    request.in_place = pass_can_read_in_place(gpu, geometry->model);
+                                       .devices = devices->infos,
+                                       .memory = memory};
+    for (uint32_t d = 0; d < devices->count; d++) {
+        const struct gpu_info *info = gpu_get_info(devices->gpus[d]);
+        request.budgets[d] = gpu_budget(devices, d, hardware, options);
+        if (info->unified)
+            request.memory -= MIN(request.memory, request.budgets[d]);
+        geometry->halves |= info->cooperative_matrix;
+        geometry->largest_buffer =
+            d ? MIN(geometry->largest_buffer, info->max_allocation) : info->max_allocation;
+    }
+    request.in_place = devices->count == 1 && pass_can_read_in_place(devices->gpus[0], geometry->model);
     TRY(ALLOCATE(&abilities, model_parameters(geometry->model)->layers, "table of layers", error));
-    gpu_pass_request(&request, abilities, geometry, gpu, asked.kv_type);
+    gpu_pass_request(&request, abilities, geometry, devices, asked.kv_type);
     geometry->foreign = true;
     for (uint32_t i = 0; i < model_parameters(geometry->model)->layers; i++)
         geometry->foreign = geometry->foreign && abilities[i] == GPU_CANNOT;
@@ -63,31 +80,56 @@ hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, st
     return status;
 }
 
-/* No device is no error: everything is then computed here, and whoever asked for one hears why. */
-hypura_status gpu_pass_open_device(struct gpu **out, struct hardware_gpu *device, const struct hardware *hardware,
-                                   const struct engine_options *options, hypura_error *error)
+static hypura_status open_device(struct devices *out, struct hardware_gpu *device, uint32_t order,
+                                 const struct hardware *hardware, hypura_error *error)
 {
-    char why[512], cache[4096];
-    bool found = false;
-    *out = NULL;
-    TRY(hardware_choose_gpu(options->gpu, device, &found, why, sizeof why, error));
-    if (!found) {
-        if (options->gpu && strcmp(options->gpu, "none") != 0)
-            log_write(LOG_WARNING, "computing on the CPU: %s", why);
-        return HYPURA_OK;
-    }
+    char cache[4096];
+    const uint32_t number = out->count;
     hardware_gpu_speeds(hardware, device);
     struct gpu_options how = {.index = device->index, .separate = getenv("HYPURA_GPU_SEPARATE") != NULL};
     if (hardware_gpu_cache_path(device, cache, sizeof cache))
         how.pipeline_cache = cache;
-    hypura_error problem;
-    device->info.unified = device->info.unified && !how.separate;
-    if (gpu_open(out, &how, &problem))
-        log_write(LOG_WARNING, "computing on the CPU: %s", problem.message);
+    hypura_status status = gpu_open(&out->gpus[number], &how, error);
+    if (status)
+        return status;
+    out->infos[number] = *device;
+    out->infos[number].info.unified = gpu_get_info(out->gpus[number])->unified;
+    out->order[number] = order;
+    out->count++;
     return HYPURA_OK;
 }
 
-void gpu_pass_close_device(struct gpu *gpu)
+/* No device is no error: everything is then computed here, and whoever asked for one hears why. */
+hypura_status gpu_pass_open_devices(struct devices *out, const struct hardware *hardware,
+                                    const struct engine_options *options, hypura_error *error)
 {
-    gpu_close(gpu);
+    struct hardware_choice *choice;
+    char why[512];
+    *out = (struct devices){0};
+    TRY(ALLOCATE(&choice, 1, "list of GPUs", error));
+    hypura_status status = hardware_choose_gpus(options->gpu, choice, why, sizeof why, error);
+    for (size_t i = 0; !status && i < choice->count; i++) {
+        hypura_error problem;
+        if (open_device(out, &choice->gpus[i], (uint32_t)i, hardware, &problem))
+            snprintf(why, sizeof why, "%s", problem.message);
+        else
+            continue;
+        if (choice->count > 1)
+            log_write(LOG_WARNING, "computing without %s: %s", choice->gpus[i].info.name, problem.message);
+    }
+    out->listed = choice->listed;
+    bool asked = choice->count || (options->gpu && strcmp(options->gpu, "none") != 0);
+    memory_free(choice);
+    if (!status && out->count == 0 && asked)
+        log_write(LOG_WARNING, "computing on the CPU: %s", why);
+    else if (!status && out->count && why[0])
+        log_write(LOG_WARNING, "%s", why);
+    return status;
+}
+
+void gpu_pass_close_devices(struct devices *devices)
+{
+    for (uint32_t d = 0; d < devices->count; d++)
+        gpu_close(devices->gpus[d]);
+    devices->count = 0;
 }

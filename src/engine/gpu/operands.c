@@ -3,12 +3,28 @@
 
 bool gpu_pass_has(const struct batch *batch, uint32_t layer)
 {
-    return batch->pass && batch->pass->plan->layers[layer];
+    return batch->pass && batch->open->plan->gpu->layers[layer];
+}
+
+void pass_choose(struct batch *batch, uint32_t layer)
+{
+    batch->pass = batch->passes[batch->open->plan->gpu->devices[layer]];
+}
+
+struct gpu_pass *pass_with_output(const struct batch *batch)
+{
+    for (size_t d = 0; d < COUNT_OF(batch->passes); d++)
+        if (batch->passes[d] && batch->passes[d]->plan->output)
+            return batch->passes[d];
+    return NULL;
 }
 
 const float *gpu_pass_host_vector(const struct batch *batch, unit_number unit)
 {
-    return batch->pass ? batch->pass->host_vectors[unit] : NULL;
+    const float *vector = NULL;
+    for (size_t d = 0; d < COUNT_OF(batch->passes) && !vector; d++)
+        vector = batch->passes[d] ? batch->passes[d]->host_vectors[unit] : NULL;
+    return vector;
 }
 
 struct gpu_range pass_vector(const struct batch *batch, unit_number unit)
@@ -61,7 +77,7 @@ struct gpu_range pass_halves(const struct gpu_pass *pass, enum step_buffer buffe
 
 bool pass_takes_halves(const struct batch *batch)
 {
-    return batch->open->geometry.halves && batch->rows > GPU_VECTOR_TOKENS &&
+    return batch->pass->halves && batch->rows > GPU_VECTOR_TOKENS &&
            batch->rows * model_parameters(batch->open->model)->embedding % 8 == 0;
 }
 

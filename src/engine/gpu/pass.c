@@ -34,7 +34,7 @@ static hypura_status find_units(struct batch *batch, hypura_error *error)
     }
     for (uint32_t i = 0; i < layers; i++) {
         const struct step *step = steps_find(steps_of_layer(batch->open->steps, i), STEP_EXPERTS);
-        store_slots(batch->open->store, i, &pass->slots[i]);
+        store_slots(batch->open->store, pass->number, i, &pass->slots[i]);
         if (!pass->plan->layers[i] || !step || pass->slots[i].count == model_parameters(batch->open->model)->experts)
             continue;
         TRY(copy_vector(batch, step->experts.gate_bias, error));
@@ -74,24 +74,36 @@ static double layer_work(const struct batch *batch)
     return (double)most;
 }
 
-hypura_status gpu_pass_open(struct batch *batch, struct gpu *gpu, hypura_error *error)
+static hypura_status open_pass(struct batch *batch, uint32_t number, hypura_error *error)
 {
-    TRY(ALLOCATE(&batch->pass, 1, "GPU pass", error));
-    batch->pass->gpu = gpu;
-    batch->pass->plan = batch->open->plan->gpu;
-    batch->pass->layer_work = layer_work(batch);
+    struct gpu_pass *pass;
+    TRY(ALLOCATE(&pass, 1, "GPU pass", error));
+    batch->pass = batch->passes[number] = pass;
+    pass->gpu = batch->open->devices.gpus[number];
+    pass->number = number;
+    pass->device = &batch->open->devices.infos[number];
+    pass->plan = &batch->open->plan->gpu->parts[number];
+    pass->halves = gpu_get_info(pass->gpu)->cooperative_matrix;
+    pass->layer_work = layer_work(batch);
     TRY(find_units(batch, error));
     TRY(pass_make_lists(batch, error));
-    batch->pass->ahead.possible = pass_can_record_ahead(batch);
+    pass->ahead.possible = pass_can_record_ahead(batch);
     TRY(pass_make_buffers(batch, error));
     return pass_try(batch, error);
 }
 
-void gpu_pass_close(struct batch *batch)
+hypura_status gpu_pass_open(struct batch *batch, hypura_error *error)
+{
+    const struct plan_gpu *plan = batch->open->plan->gpu;
+    for (uint32_t d = 0; d < plan->part_count; d++)
+        if (plan->parts[d].taken || plan->parts[d].output)
+            TRY(open_pass(batch, d, error));
+    return HYPURA_OK;
+}
+
+static void close_pass(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
-    if (!pass)
-        return;
     pass_free_holds(batch);
     gpu_drop(pass->gpu);
     struct gpu_buffer *buffers[] = {pass->scratch, pass->upload, pass->readback};
@@ -115,5 +127,15 @@ void gpu_pass_close(struct batch *batch)
     memory_free(pass->there);
     memory_free(pass->caches);
     memory_free(pass);
+}
+
+void gpu_pass_close(struct batch *batch)
+{
+    for (size_t d = 0; d < COUNT_OF(batch->passes); d++) {
+        batch->pass = batch->passes[d];
+        if (batch->pass)
+            close_pass(batch);
+        batch->passes[d] = NULL;
+    }
     batch->pass = NULL;
 }

@@ -1,4 +1,4 @@
-/* The forward pass on the GPU, for the layers that the plan put there. Only the files of this folder and those of
+/* The forward pass on GPUs, for the layers that the plan put there. Only the files of this folder and those of
  * the engine that start a batch, plan, open and close include it.
  *
  * Each line's files call those above it only:
@@ -27,7 +27,7 @@
  *   batch.c         a batch from its begin to its logits
  *   caches.c        bytes of caches, to the host and back
  *   trial.c         one row before anybody asks
- *   open.c          which device, and what the planner puts there
+ *   open.c          which devices, and what the planner puts there
  *   pass.c          opening and closing
  *   none.c          in place of them where the build has no GPU
  *
@@ -96,9 +96,14 @@ extern const enum step_buffer pass_carried[PASS_CARRIED];
 /* Kinds of blocks of positions that become one row of a cache. */
 #define PASS_BLOCKS 4
 
+/* What one device computes, and with what. A batch passes one after the other; those that have nothing of the model are
+ * not there. */
 struct gpu_pass {
     struct gpu *gpu;
-    const struct plan_gpu *plan;
+    uint32_t number; /* of the device, and of its part of the plan */
+    const struct hardware_gpu *device;
+    const struct plan_gpu *plan; /* that part */
+    bool halves;                 /* it multiplies halves */
     struct gpu_range *units;    /* [unit_count] where each is; experts have slots instead */
     struct store_slots *slots;  /* [layers] */
     bool *there;                /* [experts] of a layer that is being computed: which the device has */
@@ -188,25 +193,25 @@ struct gpu_pass {
 
 /* ---- what forward.c and engine.c call ---------------------------------------------------------------------------- */
 
-/* No device is no error: *out is NULL, everything is then computed here, and whoever asked for one hears why. */
-hypura_status gpu_pass_open_device(struct gpu **out, struct hardware_gpu *device, const struct hardware *hardware,
-                                   const struct engine_options *options, hypura_error *error);
-void gpu_pass_close_device(struct gpu *gpu);
+/* No device is no error: count is 0, everything is then computed here, and whoever asked for one hears why. One that
+ * cannot be opened is left out. */
+hypura_status gpu_pass_open_devices(struct devices *out, const struct hardware *hardware,
+                                    const struct engine_options *options, hypura_error *error);
+void gpu_pass_close_devices(struct devices *devices);
 
-/* What goes to the device, before the rest is planned; *out stays NULL when nothing does. */
-hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, struct gpu *gpu,
-                            const struct hardware_gpu *device, const struct hardware *hardware,
-                            const struct engine_options *options, hypura_error *error);
+/* What goes to the devices, before the rest is planned; *out stays NULL when nothing does. */
+hypura_status gpu_pass_plan(struct plan_gpu **out, struct geometry *geometry, const struct devices *devices,
+                            const struct hardware *hardware, const struct engine_options *options, hypura_error *error);
 
-/* Fills what the planner wants to know. abilities: [layers], the caller's. */
+/* Fills what the planner wants to know, for all devices. abilities: [layers], the caller's. */
 void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const struct geometry *geometry,
-                      struct gpu *gpu, enum tensor_type kv_type);
+                      const struct devices *devices, enum tensor_type kv_type);
 
 /* After store_load. */
-hypura_status gpu_pass_open(struct batch *batch, struct gpu *gpu, hypura_error *error);
+hypura_status gpu_pass_open(struct batch *batch, hypura_error *error);
 void gpu_pass_close(struct batch *batch);
 
-/* Whether a layer is computed there. */
+/* Whether a layer is computed on a device. */
 bool gpu_pass_has(const struct batch *batch, uint32_t layer);
 
 /* Start and end of a batch; an error in between needs gpu_pass_abandon. */
@@ -227,7 +232,7 @@ hypura_status gpu_pass_end(struct batch *batch, hypura_error *error);
 /* Brings the residual stream to scratch.hidden, if it is not there. */
 hypura_status gpu_pass_to_host(struct batch *batch, hypura_error *error);
 
-/* Norm and logits, where the output matrix is on the GPU; *done says whether it was. */
+/* Norm and logits, where the output matrix is on a device; *done says whether it was. */
 hypura_status gpu_pass_output(struct batch *batch, const struct engine_batch *asked, bool *done, hypura_error *error);
 
 /* Logits and hidden states of the last batch where the GPU made them, else NULL. */
@@ -252,6 +257,13 @@ hypura_status gpu_pass_settle_caches(struct batch *batch, hypura_error *error);
 /* ---- shared by the files of this folder -------------------------------------------------------------------------- */
 
 hypura_status pass_make_buffers(struct batch *batch, hypura_error *error);
+
+/* The device that a layer, or the output, belongs to is at work from now on; NULL: none has the output. */
+void pass_choose(struct batch *batch, uint32_t layer);
+struct gpu_pass *pass_with_output(const struct batch *batch);
+
+/* Brings what the last layer left to the host, where another device than that of the next layer has it. */
+hypura_status pass_hand_on(struct batch *batch, uint32_t layer, hypura_error *error);
 
 /* Opens a batch of commands if none is. */
 void pass_record(struct gpu_pass *pass);

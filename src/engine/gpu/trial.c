@@ -25,7 +25,7 @@ static bool same_steps(struct step_list a, struct step_list b)
 static bool is_known(const struct batch *batch, uint32_t number)
 {
     for (uint32_t i = 0; i < number; i++)
-        if (gpu_pass_has(batch, i) && is_whole(batch, i) == is_whole(batch, number) &&
+        if (batch->pass->plan->layers[i] && is_whole(batch, i) == is_whole(batch, number) &&
             same_steps(pass_steps(batch, i), pass_steps(batch, number)))
             return true;
     return false;
@@ -42,7 +42,7 @@ static hypura_status run(struct batch *batch, hypura_error *error)
 {
     struct gpu_pass *pass = batch->pass;
     for (uint32_t i = 0; i < model_parameters(batch->open->model)->layers; i++) {
-        if (!gpu_pass_has(batch, i) || is_known(batch, i))
+        if (!pass->plan->layers[i] || is_known(batch, i))
             continue;
         if (is_whole(batch, i)) {
             TRY(gpu_pass_layer(batch, i, error));

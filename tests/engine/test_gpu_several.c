@@ -1,0 +1,151 @@
+/* A model on several devices: one that is there twice stands for two. Where all layers are on devices the bits are those
+ * of one, as long as the same kernels run: where a mixture ends on one device and the next layer is on another, few rows
+ * are normed by another kernel. Without a device the tests say skipped. */
+#include "gpu_engine.h"
+
+static const char *const names[] = {"llama", "mixtral", "qwen35", "mamba-rms", "q-llama-Q4_K_M"};
+
+static struct engine *open_on(const char *name, const char *gpus, const uint64_t *budgets)
+{
+    struct engine_options options;
+    struct engine *engine = NULL;
+    set_options(&options, &(struct setting){.kv_type = TENSOR_F16, .fixed = true});
+    options.gpu = gpus;
+    for (size_t d = 0; budgets && d < 2; d++)
+        options.gpu_budgets[d] = budgets[d];
+    if (engine_open(&engine, model_path(name), &options, &test_error))
+        fail_msg("%s: %s", name, test_error.message);
+    return engine;
+}
+
+static const char *listed(unsigned times)
+{
+    static char list[64];
+    snprintf(list, sizeof list, "%s%s%s%s%s", number, times > 1 ? "," : "", times > 1 ? number : "",
+             times > 2 ? "," : "", times > 2 ? number : "");
+    return list;
+}
+
+static uint32_t layers_of(const struct engine *engine, uint32_t part)
+{
+    return engine_plan(engine)->gpu->parts[part].taken;
+}
+
+static void compare(const struct engine *engine, const float *logits, const float *expected, const char *name)
+{
+    const struct model_parameters *p = model_parameters(engine_model(engine));
+    const size_t prompt = PROMPT * (size_t)p->vocabulary, all = TOKENS * (size_t)p->vocabulary;
+    double most = 0;
+    if (memcmp(logits, expected, prompt * sizeof *logits) != 0)
+        fail_msg("%s: other bits of a prompt", name);
+    for (size_t i = prompt; i < all; i++)
+        most = fmax(most, fabs((double)logits[i] - (double)expected[i]));
+    if (most > (p->experts ? 1e-4 : 0))
+        fail_msg("%s: tokens one by one differ by %g", name, most);
+}
+
+/* A prompt, and then tokens one by one. */
+static void devices_give_the_bits_of_one(void **state)
+{
+    (void)state;
+    device_or_skip();
+    for (size_t i = 0; i < COUNT_OF(names); i++) {
+        struct engine *one = open_on(names[i], number, NULL);
+        float *expected = run_tokens(one);
+        assert_int_equal(engine_plan(one)->gpu->part_count, 1);
+        const uint32_t layers = engine_plan(one)->gpu->taken, most = i == 0 ? MIN(layers, 3u) : 2;
+        close_silent(one);
+        for (unsigned count = 2; count <= most; count++) {
+            struct engine *several = open_on(names[i], listed(count), NULL);
+            assert_int_equal(engine_plan(several)->gpu->taken, layers);
+            for (uint32_t d = 0; d < count; d++)
+                assert_true(layers_of(several, d) > 0 && several->batch.passes[d] && engine_gpu_at(several, d));
+            assert_null(engine_gpu_at(several, count));
+            for (int again = 0; again < 2; again++) {
+                engine_truncate(several, 0, 0);
+                float *logits = run_tokens(several);
+                compare(several, logits, expected, names[i]);
+                free(logits);
+            }
+            close_silent(several);
+        }
+        free(expected);
+    }
+}
+
+/* The larger one has more, and what neither has room for the CPU computes. */
+static void room_decides_who_has_what(void **state)
+{
+    (void)state;
+    device_or_skip();
+    struct engine *one = open_on("embedded", number, NULL);
+    const struct plan_gpu *all = engine_plan(one)->gpu;
+    const uint64_t fixed = all->scratch_bytes, weights = plan_gpu_bytes(all) - fixed;
+    const uint32_t layers = all->layer_count;
+    const uint64_t unequal[] = {fixed + weights / 4, fixed + weights}, few[] = {fixed + weights / 4, fixed + weights / 4};
+    close_silent(one);
+    size_t vocabulary;
+    float *exact = run_on_cpu("embedded", &vocabulary);
+    for (int kind = 0; kind < 2; kind++) {
+        struct engine *engine = open_on("embedded", listed(2), kind ? few : unequal);
+        const struct plan_gpu *plan = engine_plan(engine)->gpu;
+        assert_int_equal(plan->part_count, 2);
+        for (uint32_t d = 0; d < 2; d++)
+            assert_true(plan_gpu_bytes(&plan->parts[d]) <= (kind ? few : unequal)[d]);
+        if (kind == 0)
+            assert_true(layers_of(engine, 0) > 0 && layers_of(engine, 0) < layers_of(engine, 1));
+        else
+            assert_true(plan->resident_bytes + plan->expert_bytes < weights && layers_of(engine, 1) > 0);
+        for (uint32_t i = 1; i < layers; i++)
+            assert_true(!plan->layers[i - 1] || (plan->layers[i] && plan->devices[i - 1] <= plan->devices[i]));
+        float *logits = run_tokens(engine);
+        struct distance d = measure(exact, logits, TOKENS, vocabulary);
+        assert_true(d.kl_mean < most_kl("embedded"));
+        free(logits);
+        close_silent(engine);
+    }
+    free(exact);
+}
+
+/* Experts change sides on each device. */
+static void experts_move_on_each_device(void **state)
+{
+    (void)state;
+    device_or_skip();
+    struct engine *one = open_on("embedded", number, NULL);
+    const struct plan_gpu *all = engine_plan(one)->gpu;
+    const uint64_t budget = all->scratch_bytes + (all->resident_bytes + all->kv_bytes) * 2 / 3 + all->expert_bytes / 5;
+    close_silent(one);
+    struct engine_options options;
+    struct engine *engine = NULL;
+    set_options(&options, &(struct setting){.kv_type = TENSOR_F16, .gpu_budget = budget});
+    options.gpu = listed(2);
+    assert_ok(engine_open(&engine, model_path("embedded"), &options, &test_error));
+    assert_true(engine_plan(engine)->gpu->moves);
+    float *logits = NULL;
+    for (int i = 0; i < 12; i++) {
+        engine_truncate(engine, 0, 0);
+        free(logits);
+        logits = run_tokens(engine);
+    }
+    size_t vocabulary;
+    float *exact = run_on_cpu("embedded", &vocabulary);
+    assert_true(measure(exact, logits, TOKENS, vocabulary).kl_mean < most_kl("embedded"));
+    struct engine_statistics statistics;
+    engine_statistics(engine, &statistics);
+    assert_true(statistics.store.expert_moves > 0);
+    free(exact);
+    free(logits);
+    close_silent(engine);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(devices_give_the_bits_of_one),
+        cmocka_unit_test(room_decides_who_has_what),
+        cmocka_unit_test(experts_move_on_each_device),
+    };
+    setenv("HYPURA_GPU_VALIDATE", "1", 0);
+    return cmocka_run_group_tests(tests, find_device, NULL);
+}
