@@ -3,7 +3,7 @@
  * are normed by another kernel. Without a device the tests say skipped. */
 #include "gpu_engine.h"
 
-static const char *const names[] = {"llama", "mixtral", "qwen35", "mamba-rms", "q-llama-Q4_K_M"};
+static const char *const names[] = {"llama", "mixtral", "qwen35", "mamba-rms", "qwen3moe"};
 
 static struct engine *open_on(const char *name, const char *gpus, const uint64_t *budgets)
 {
