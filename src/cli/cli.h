@@ -27,10 +27,16 @@ enum option_kind {
     OPTION_TEXT,  /* const char * */
     OPTION_TEXTS, /* struct texts: may be given several times */
     OPTION_BYTES, /* uint64_t: "4G" */
+    OPTION_SIZES, /* struct sizes: "4G", or "4G,8G" */
     OPTION_COUNT, /* uint32_t */
     OPTION_LIMIT, /* uint32_t: a negative number is none, which is 0 */
     OPTION_SEED,  /* uint64_t */
     OPTION_NUMBER /* float */
+};
+
+struct sizes {
+    size_t count;
+    uint64_t bytes[HARDWARE_MAX_GPUS];
 };
 
 struct texts {
@@ -105,7 +111,8 @@ int report_usage(const struct command *command, const char *format, ...) PRINTF_
  * --------------------------------------------------------------------------- */
 
 struct compute_options {
-    uint64_t memory, gpu_memory;
+    uint64_t memory;
+    struct sizes gpu_memory;
     const char *memory_file, *gpu;
     uint32_t threads;
     uint32_t context;

@@ -57,6 +57,34 @@ static bool parse_whole_number(const char *text, uint64_t most, uint64_t *out)
     return true;
 }
 
+/* of_memory: so few bytes that a unit is missing are refused. */
+static bool parse_size(const char *text, uint64_t *out, bool of_memory, hypura_error *error)
+{
+    if (parse_bytes(text, out, error))
+        return false;
+    if (*out == 0)
+        error_set(error, HYPURA_ERROR_ARGUMENT, "expected a size above 0, such as 8G");
+    if (*out > 0 && *out < 1024 && of_memory) /* "16" */
+        error_set(error, HYPURA_ERROR_ARGUMENT, "that is %d bytes; with a unit it would be %dG", (int)*out, (int)*out);
+    return *out > 0 && (*out >= 1024 || !of_memory);
+}
+
+static bool parse_sizes(const char *text, struct sizes *out, hypura_error *error)
+{
+    char part[32];
+    for (out->count = 0; out->count < COUNT_OF(out->bytes);) {
+        const size_t length = strcspn(text, ",");
+        snprintf(part, sizeof part, "%.*s", (int)MIN(length, sizeof part), text);
+        if (!parse_size(part, &out->bytes[out->count++], true, error))
+            return false;
+        if (!text[length])
+            return true;
+        text += length + 1;
+    }
+    error_set(error, HYPURA_ERROR_ARGUMENT, "at most %zu sizes, one for each GPU", COUNT_OF(out->bytes));
+    return false;
+}
+
 bool set_option(const struct option_row *row, const char *text, hypura_error *error)
 {
     uint64_t whole;
@@ -86,16 +114,9 @@ bool set_option(const struct option_row *row, const char *text, hypura_error *er
         return true;
     }
     case OPTION_BYTES:
-        if (parse_bytes(text, row->target, error))
-            return false;
-        whole = *(uint64_t *)row->target;
-        if (whole == 0)
-            error_set(error, HYPURA_ERROR_ARGUMENT, "expected a size above 0, such as 8G");
-        bool memory = row->target == &compute_options.memory || row->target == &compute_options.gpu_memory;
-        if (whole > 0 && whole < 1024 && memory) /* "16" */
-            error_set(error, HYPURA_ERROR_ARGUMENT, "that is %d bytes; with a unit it would be %dG", (int)whole,
-                      (int)whole);
-        return whole > 0 && (whole >= 1024 || !memory);
+        return parse_size(text, row->target, row->target == &compute_options.memory, error);
+    case OPTION_SIZES:
+        return parse_sizes(text, row->target, error);
     case OPTION_LIMIT:
     case OPTION_COUNT:
         if (row->kind == OPTION_LIMIT && text[0] == '-' && parse_whole_number(text + 1, UINT32_MAX, &whole)) {

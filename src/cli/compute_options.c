@@ -28,9 +28,10 @@ const struct option_row plan_option_rows[] = {
     {"threads", "N", OPTION_COUNT, &compute_options.threads,
      "threads that compute (default: the cores that this process may use)"},
     {"gpu", "WHICH", OPTION_TEXT, &compute_options.gpu,
-     "auto, none, or a device's number in \"hypura profile\" (default: $HYPURA_GPU, else auto)"},
-    {"gpu-memory", "SIZE", OPTION_BYTES, &compute_options.gpu_memory,
-     "bound for what the GPU's own memory holds (default: what is free there, less a head-room)"},
+     "auto (all cards), none, or numbers of \"hypura profile\", such as 0 or 0,2 (default: $HYPURA_GPU, else auto)"},
+    {"gpu-memory", "SIZE", OPTION_SIZES, &compute_options.gpu_memory,
+     "bound for what each GPU's own memory holds, or one for each, such as 20G,8G (default: what is free there, "
+     "less a head-room)"},
     {"kv-type", "TYPE", OPTION_TEXT, &compute_options.kv_type,
      "precision of keys and values: f32, f16, bf16, q8_0, q4_0 (default: f16)"},
     {"chunk", "N", OPTION_COUNT, &compute_options.chunk,
@@ -198,7 +199,17 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
     if (status)
         return status;
     out->gpu = compute_options.gpu;
-    out->gpu_budget = compute_options.gpu_memory;
+    const char *which = compute_options.gpu;
+    size_t listed = 1;
+    for (const char *at = which; at && *at; at++)
+        listed += *at == ',';
+    if (which && *which >= '0' && *which <= '9' && compute_options.gpu_memory.count > listed)
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "--gpu-memory has %zu sizes, but --gpu names %zu",
+                         compute_options.gpu_memory.count, listed);
+    if (compute_options.gpu_memory.count == 1)
+        out->gpu_budget = compute_options.gpu_memory.bytes[0];
+    for (size_t i = 0; compute_options.gpu_memory.count > 1 && i < compute_options.gpu_memory.count; i++)
+        out->gpu_budgets[i] = compute_options.gpu_memory.bytes[i];
     out->gpu_fixed = compute_options.gpu_fixed;
     out->threads = compute_options.threads;
     out->context = compute_options.context;

@@ -182,7 +182,15 @@ static void print_gpu(const struct plan *plan, uint64_t weights)
     char a[32], b[32];
     if (!gpu)
         return;
-    printf("  %-28s %s\n", "on the GPU", gpu->reason);
+    printf("  %-28s %s\n", gpu->part_count > 1 ? "on GPUs" : "on the GPU", gpu->reason);
+    for (uint32_t d = 0; gpu->part_count > 1 && d < gpu->part_count; d++) {
+        const struct plan_gpu *part = &gpu->parts[d];
+        char name[32], c[32];
+        snprintf(name, sizeof name, "  GPU %u of these", d + 1);
+        printf("  %-28s %10s   of %s: %u layers, %s of weights\n", name,
+               format_bytes(a, sizeof a, (double)plan_gpu_bytes(part)), format_bytes(b, sizeof b, (double)part->budget),
+               part->taken, format_bytes(c, sizeof c, (double)(part->resident_bytes + part->expert_bytes)));
+    }
     printf("  %-28s %10s\n", "its memory budget", format_bytes(a, sizeof a, (double)gpu->budget));
     printf("    %-26s %10s   of which %s are experts\n", "weights", format_bytes(a, sizeof a, (double)weights),
            format_bytes(b, sizeof b, (double)gpu->expert_bytes));
@@ -197,7 +205,17 @@ static json_t *gpu_json(const struct plan_gpu *gpu)
     json_int_t experts = 0;
     for (uint32_t i = 0; i < gpu->layer_count; i++)
         experts += gpu->slots[i];
-    return json_pack("{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "reason", gpu->reason, "budget_bytes",
+    json_t *parts = json_array();
+    for (uint32_t d = 0; d < gpu->part_count; d++) {
+        const struct plan_gpu *part = &gpu->parts[d];
+        json_array_append_new(parts, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "budget_bytes",
+                                               (json_int_t)part->budget, "resident_bytes",
+                                               (json_int_t)part->resident_bytes, "expert_bytes",
+                                               (json_int_t)part->expert_bytes, "kv_bytes", (json_int_t)part->kv_bytes,
+                                               "scratch_bytes", (json_int_t)part->scratch_bytes, "layers",
+                                               (json_int_t)part->taken, "output", part->output));
+    }
+    return json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "devices", parts, "reason", gpu->reason, "budget_bytes",
                      (json_int_t)gpu->budget, "resident_bytes", (json_int_t)gpu->resident_bytes, "expert_bytes",
                      (json_int_t)gpu->expert_bytes, "kv_bytes", (json_int_t)gpu->kv_bytes, "scratch_bytes",
                      (json_int_t)gpu->scratch_bytes, "layers", (json_int_t)gpu->taken, "experts", experts, "output",

@@ -7,8 +7,16 @@
 
 static const char *place_of(const struct plan *plan, int32_t layer)
 {
-    bool there = plan->gpu && (layer < 0 ? plan->gpu->output : plan->gpu->layers[layer]);
-    return there ? "GPU" : "CPU";
+    static const char *const names[HARDWARE_MAX_GPUS] = {"GPU 1", "GPU 2", "GPU 3", "GPU 4",
+                                                         "GPU 5", "GPU 6", "GPU 7", "GPU 8"};
+    const struct plan_gpu *gpu = plan->gpu;
+    bool there = gpu && (layer < 0 ? gpu->output : gpu->layers[layer]);
+    if (!there || gpu->part_count < 2)
+        return there ? "GPU" : "CPU";
+    for (uint32_t d = 0; d < gpu->part_count; d++)
+        if (layer < 0 ? gpu->parts[d].output : gpu->parts[d].layers[layer])
+            return names[d];
+    return "GPU";
 }
 
 static const char *tier_of(const struct plan *plan, unit_number unit)

@@ -122,6 +122,8 @@ static void set_share(struct loaded_models *models, struct loaded_model *fresh, 
     for (size_t i = 0; i < COUNT_OF(gpus); i++)
         for (uint32_t d = 0; gpus[i] && d < gpus[i]->part_count; d++)
             fresh->gpu_bytes[d] += plan_gpu_bytes(&gpus[i]->parts[d]);
+    for (size_t d = 0; d < COUNT_OF(fresh->gpu_bytes); d++)
+        fresh->all_gpu_bytes += fresh->gpu_bytes[d];
     const struct model *model = engine_model(fresh->engine);
     unit_number embedding = plan->embedding_rows ? model_tensor(model, ROLE_TOKEN_EMBEDDING) : NO_UNIT;
     unit_number table = model_tensor(model, ROLE_TABLE); /* rows of both come when a token wants them */
@@ -444,9 +446,9 @@ static void add_to_list(void *context, struct loaded_model *loaded)
         return;
     json_t *details = model_details(entry, &list->error);
     json_array_append_new(list->json, json_pack("{s:s, s:s, s:I, s:s, s:o, s:s, s:I, s:I}", "name", entry->name, "model",
-                                             entry->name, "size", (json_int_t)(loaded->bytes + loaded->gpu_bytes),
+                                             entry->name, "size", (json_int_t)(loaded->bytes + loaded->all_gpu_bytes),
                                              "digest", digest, "details", details, "expires_at", expires,
-                                             "size_vram", (json_int_t)loaded->gpu_bytes, "context_length",
+                                             "size_vram", (json_int_t)loaded->all_gpu_bytes, "context_length",
                                              (json_int_t)engine_plan(loaded->engine)->positions));
 }
 

@@ -42,6 +42,7 @@ struct loaded_model {
     uint64_t used;      /* when last */
     uint64_t bytes;     /* of the budget: what it holds, and what it may come to hold */
     uint64_t gpu_bytes[HARDWARE_MAX_GPUS]; /* of each device's memory */
+    uint64_t all_gpu_bytes;
     uint64_t streamed;  /* bytes that a pool could hold at most */
     uint64_t opened_pool;
     uint64_t engine_budget; /* as its engine sees it */

@@ -52,6 +52,17 @@ static struct plan_gpu *plan_for(const struct plan_gpu_request *request)
     return plan;
 }
 
+static struct plan_gpu *plan_for_all(const struct plan_gpu_request *request)
+{
+    struct plan_gpu *plan = NULL;
+    assert_ok(plan_gpu_make(&plan, model, steps, request, &test_error));
+    assert_non_null(plan);
+    assert_int_equal(plan->part_count, request->device_count);
+    for (uint32_t d = 0; d < plan->part_count; d++)
+        assert_true(plan_gpu_bytes(&plan->parts[d]) <= request->budgets[d]);
+    return plan;
+}
+
 static uint32_t chunk_for(const struct plan_gpu_request *request)
 {
     struct plan_gpu *plan = plan_for(request);
@@ -209,10 +220,110 @@ static void a_visit_pays_by_the_tokens(void **state)
     assert_true(used < experts && few.here_seconds > 0);
 }
 
+static struct hardware_gpu card(double speed)
+{
+    return (struct hardware_gpu){.memory_bytes_per_second = speed * 1e12,
+                                 .multiply_adds_per_second = speed * 1e14,
+                                 .upload_bytes_per_second = 1e10};
+}
+
+/* Where all fits the quicker of two has more; where one has no room for its part the other takes it. */
+static void devices_share_by_speed_and_room(void **state)
+{
+    (void)state;
+    struct plan_gpu_request request = request_for(1024 * MIB);
+    request.chunk = 64;
+    struct plan_gpu *whole = plan_for(&request);
+    const uint32_t layers = whole->layer_count;
+    const uint64_t weights = plan_gpu_bytes(whole) - whole->scratch_bytes, scratch = whole->scratch_bytes;
+    plan_gpu_free(whole);
+    struct hardware_gpu devices[3] = {card(1), card(1), card(1)};
+    request.devices = devices;
+    request.spread = true;
+    for (uint32_t count = 2; count <= 3; count++) {
+        request.device_count = count;
+        request.budgets[count - 1] = 1024 * MIB;
+        struct plan_gpu *plan = plan_for_all(&request);
+        for (uint32_t d = 0; d < count; d++)
+            assert_in_range(plan->parts[d].taken, layers / count - 1, layers / count + 2);
+        plan_gpu_free(plan);
+    }
+    request.device_count = 2;
+    for (int quick = 0; quick < 2; quick++) {
+        devices[quick] = card(3);
+        devices[!quick] = card(1);
+        struct plan_gpu *plan = plan_for_all(&request);
+        assert_true(plan->parts[quick].taken > 2 * plan->parts[!quick].taken && plan->parts[!quick].taken > 0);
+        assert_true(plan->parts[1].output && !plan->parts[0].output);
+        assert_int_equal(plan->taken, layers);
+        plan_gpu_free(plan);
+        request.budgets[quick] = scratch + weights / 4;
+        plan = plan_for_all(&request);
+        assert_true(plan->parts[quick].taken < plan->parts[!quick].taken && plan->parts[quick].taken > 0);
+        assert_int_equal(plan->taken, layers);
+        assert_false(plan->moves);
+        plan_gpu_free(plan);
+        request.budgets[quick] = 1024 * MIB;
+    }
+}
+
+/* A third of a mixture on each. */
+static void devices_share_experts_by_room(void **state)
+{
+    (void)state;
+    struct plan_gpu_request request = request_for(half_of_the_experts());
+    struct hardware_gpu devices[2] = {card(1), card(1)};
+    request.chunk = 64;
+    struct plan_gpu *one = plan_for(&request);
+    request.devices = devices;
+    request.device_count = 2;
+    request.budgets[0] = request.budgets[1] =
+        one->scratch_bytes + (one->resident_bytes + one->kv_bytes) * 2 / 3 + one->expert_bytes / 2;
+    struct plan_gpu *two = plan_for_all(&request);
+    assert_true(two->taken == one->layer_count && two->moves && !two->in_place);
+    for (uint32_t d = 0; d < 2; d++)
+        assert_in_range(two->parts[d].expert_bytes, two->expert_bytes / 3, two->expert_bytes * 2 / 3);
+    uint32_t slots = 0;
+    for (uint32_t i = 0; i < two->layer_count; i++) {
+        assert_int_equal(two->slots[i], two->parts[two->devices[i]].slots[i]);
+        slots += two->slots[i];
+    }
+    for (unit_number u = 0; u < two->unit_count; u++) {
+        assert_int_equal(two->units[u] == 1, two->parts[0].units[u]);
+        assert_int_equal(two->units[u] == 2, two->parts[1].units[u]);
+    }
+    assert_true(slots > 0);
+    plan_gpu_free(one);
+    plan_gpu_free(two);
+}
+
+/* Unless somebody names the devices. */
+static void a_small_model_stays_on_the_quickest(void **state)
+{
+    (void)state;
+    struct plan_gpu_request request = request_for(1024 * MIB);
+    struct hardware_gpu devices[2] = {card(1), card(2)};
+    request.devices = devices;
+    request.device_count = 2;
+    request.budgets[1] = 1024 * MIB;
+    for (int kind = 0; kind < 3; kind++) {
+        devices[0].turn_seconds = devices[1].turn_seconds = kind == 1 ? 1e-9 : 1e-3;
+        request.spread = kind == 2;
+        struct plan_gpu *plan = plan_for_all(&request);
+        assert_int_equal(plan->taken, plan->layer_count);
+        assert_int_equal(plan->parts[0].taken > 0, kind > 0);
+        assert_int_equal(plan_gpu_bytes(&plan->parts[0]) > 0, kind > 0);
+        plan_gpu_free(plan);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(batches_take_an_eighth),
+        cmocka_unit_test(devices_share_by_speed_and_room),
+        cmocka_unit_test(devices_share_experts_by_room),
+        cmocka_unit_test(a_small_model_stays_on_the_quickest),
         cmocka_unit_test(divided_mixtures_take_what_a_request_gains_by),
         cmocka_unit_test(prompts_want_long_batches_and_answers_want_experts),
         cmocka_unit_test(every_share_of_the_cpu_is_handed_over),
