@@ -70,6 +70,16 @@ hypura_status arguments_add_options(struct arguments *arguments, const struct op
                 status = add_option(arguments, row->name, texts->items[i], error);
             break;
         }
+        case OPTION_SIZES: {
+            const struct sizes *sizes = row->target;
+            char list[HARDWARE_MAX_GPUS * 21 + 1] = "";
+            for (size_t i = 0, used = 0; i < sizes->count; i++)
+                used += (size_t)snprintf(list + used, sizeof list - used, "%s%llu", i ? "," : "",
+                                         (unsigned long long)sizes->bytes[i]);
+            if (sizes->count)
+                status = add_option(arguments, row->name, list, error);
+            break;
+        }
         case OPTION_BYTES:
         case OPTION_SEED:
             snprintf(number, sizeof number, "%llu", *(const unsigned long long *)row->target);

@@ -63,6 +63,7 @@ struct engine_options {
     store_progress progress;    /* while weights are loaded */
     const char *gpu;     /* "auto", "none", or a device by its number in "hypura profile"; NULL: $HYPURA_GPU, auto */
     uint64_t gpu_budget; /* bytes of each device's memory; 0: what is free there, less a head-room */
+    uint32_t gpus_left_out; /* bits by the order of gpu: they failed */
     uint64_t gpu_budgets[HARDWARE_MAX_GPUS]; /* of each device in the order of gpu; 0: gpu_budget says */
     bool gpu_fixed;      /* experts stay on the side where they are when the model is opened */
     void *progress_context;

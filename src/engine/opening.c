@@ -126,25 +126,43 @@ static bool ask_for_less(struct engine_options *less, const struct engine *engin
     return plan;
 }
 
+/* The one of several that failed; false: that is not known. */
+static bool leave_out(struct engine_options *less, const struct engine *engine)
+{
+    const struct devices *devices = &engine->open.devices;
+    uint32_t failed;
+    if (devices->count < 2 || !gpu_pass_failed(&engine->batch, &failed))
+        return false;
+    less->gpus_left_out |= 1u << devices->order[failed];
+    return true;
+}
+
 /* What a GPU refuses is tried again with less of it, and without it. */
 hypura_status engine_open_places(struct engine *engine, const struct engine_options *options, hypura_error *error)
 {
     hypura_error problem = {0};
     hypura_status status = HYPURA_ERROR_MEMORY;
     struct engine_options less = *options;
-    for (int attempt = 1; status == HYPURA_ERROR_MEMORY && attempt <= GPU_ATTEMPTS; attempt++) {
+    for (int attempt = 1; status == HYPURA_ERROR_MEMORY && attempt <= GPU_ATTEMPTS;) {
         TRY(gpu_pass_open_devices(&engine->open.devices, &engine->open.hardware, &less, error));
         if (engine->open.devices.count == 0)
             return open_parts(engine, options, error);
         status = open_parts(engine, &less, &problem);
         if (status != HYPURA_ERROR_DEVICE && status != HYPURA_ERROR_MEMORY)
             return status ? error_set(error, status, "%s", problem.message) : HYPURA_OK;
+        if (status == HYPURA_ERROR_DEVICE && leave_out(&less, engine)) {
+            log_write(LOG_WARNING, "computing without one of the GPUs: %s", problem.message);
+            status = HYPURA_ERROR_MEMORY; /* of this one there is none now */
+            close_parts(engine);
+            continue;
+        }
         bool asked = ask_for_less(&less, engine);
         close_parts(engine);
         if (!asked)
             break;
         if (status == HYPURA_ERROR_MEMORY && attempt < GPU_ATTEMPTS)
             log_write(LOG_INFO, "%s; trying again with less of it", problem.message);
+        attempt++;
     }
     status = open_parts(engine, options, error);
     if (!status)

@@ -139,12 +139,54 @@ static void experts_move_on_each_device(void **state)
     close_silent(engine);
 }
 
+/* One that fails while the model is opened is left out; one that is lost later ends the request. */
+static void goes_on_with_those_that_are_left(void **state)
+{
+    (void)state;
+    device_or_skip();
+    const char *const faults[] = {"submit:1@1", "submit:1@0", "submit:12@1"};
+    bool failed = false;
+    for (size_t i = 0; i < COUNT_OF(faults); i++) {
+        setenv("HYPURA_GPU_FAULT", faults[i], 1);
+        struct engine *engine = open_on("llama", listed(2), NULL);
+        unsetenv("HYPURA_GPU_FAULT");
+        assert_non_null(engine_gpu(engine));
+        if (i < 2) {
+            assert_null(engine_gpu_at(engine, 1));
+            float *logits = run_tokens(engine);
+            struct engine *one = open_on("llama", number, NULL);
+            float *expected = run_tokens(one);
+            compare(engine, logits, expected, faults[i]);
+            close_silent(one);
+            free(expected);
+            free(logits);
+        } else {
+            int32_t tokens[TOKENS];
+            uint32_t positions[TOKENS];
+            prompt_of(tokens);
+            for (uint32_t p = 0; p < TOKENS; p++)
+                positions[p] = p;
+            const struct engine_batch batch = {.count = PROMPT, .tokens = tokens, .positions = positions};
+            hypura_status status = HYPURA_OK;
+            for (int pass = 0; pass < 20 && !status; pass++) {
+                engine_truncate(engine, 0, 0);
+                status = engine_forward(engine, &batch, &test_error);
+            }
+            assert_int_equal(status, HYPURA_ERROR_DEVICE);
+            failed = engine_lost(engine);
+        }
+        engine_close(engine);
+    }
+    assert_true(failed);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(devices_give_the_bits_of_one),
         cmocka_unit_test(room_decides_who_has_what),
         cmocka_unit_test(experts_move_on_each_device),
+        cmocka_unit_test(goes_on_with_those_that_are_left),
     };
     setenv("HYPURA_GPU_VALIDATE", "1", 0);
     return cmocka_run_group_tests(tests, find_device, NULL);

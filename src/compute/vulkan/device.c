@@ -248,6 +248,11 @@ void gpu_close(struct gpu *gpu)
     memory_free(gpu);
 }
 
+bool gpu_is_lost(const struct gpu *gpu)
+{
+    return atomic_load(&gpu->lost);
+}
+
 const struct gpu_info *gpu_get_info(const struct gpu *gpu)
 {
     return &gpu->info;

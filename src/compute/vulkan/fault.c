@@ -3,7 +3,7 @@
  * device is lost with the N-th submission. "hang:N": from the N-th on nothing that is sent ends. "import:N": the N-th
  * import of host memory and all after it are refused. "copy:N": the same for copies between the host and memory that is
  * not mapped, for want of memory, while the device goes on. Counted over all devices of the process, from when one was
- * opened last. Two are about what devices are: "lacks:WHAT", and "largest:N", no more than N MiB at once. */
+ * opened last; with "@D" behind it only the device that was opened D-th since then does so, from 0 on. Two are about what devices are: "lacks:WHAT", and "largest:N", no more than N MiB at once. */
 #include "compute/vulkan/gpu_private.h"
 
 #include <stdio.h>
@@ -59,7 +59,12 @@ static VkResult VKAPI_PTR failing_import(VkDevice device, VkExternalMemoryHandle
 void fault_install(struct gpu *gpu)
 {
     const char *fault = getenv("HYPURA_GPU_FAULT"), *colon = fault ? strchr(fault, ':') : NULL;
+    static _Atomic long opened; /* since the variable was set */
+    const long number = colon ? atomic_fetch_add(&opened, 1) : 0;
     if (!colon)
+        atomic_store(&opened, 0);
+    const char *at = colon ? strchr(colon, '@') : NULL;
+    if (!colon || (at && strtol(at + 1, NULL, 10) != number))
         return;
     atomic_store(&left, strtol(colon + 1, NULL, 10));
     hangs = strncmp(fault, "hang:", 5) == 0;

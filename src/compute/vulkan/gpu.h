@@ -72,6 +72,7 @@ hypura_status gpu_open(struct gpu **out, const struct gpu_options *options, hypu
 /* Waits for what is in flight; buffers must be destroyed before. Of a device that hangs nothing is given back. */
 void gpu_close(struct gpu *gpu);
 const struct gpu_info *gpu_get_info(const struct gpu *gpu);
+bool gpu_is_lost(const struct gpu *gpu); /* every call fails since */
 uint64_t gpu_free_bytes(struct gpu *gpu); /* as info's free_bytes, now */
 
 /* How many messages the validation layers had; they go to the log too. */

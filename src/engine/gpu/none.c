@@ -34,6 +34,12 @@ hypura_status gpu_pass_open(struct batch *batch, hypura_error *error)
     return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
 }
 
+bool gpu_pass_failed(const struct batch *batch, uint32_t *number)
+{
+    (void)batch, (void)number;
+    return false;
+}
+
 void gpu_pass_close(struct batch *batch)
 {
     (void)batch;

@@ -105,24 +105,28 @@ hypura_status gpu_pass_open_devices(struct devices *out, const struct hardware *
 {
     struct hardware_choice *choice;
     char why[512];
+    bool said = false;
     *out = (struct devices){0};
     TRY(ALLOCATE(&choice, 1, "list of GPUs", error));
     hypura_status status = hardware_choose_gpus(options->gpu, choice, why, sizeof why, error);
     for (size_t i = 0; !status && i < choice->count; i++) {
         hypura_error problem;
+        if (options->gpus_left_out >> i & 1)
+            continue;
         if (open_device(out, &choice->gpus[i], (uint32_t)i, hardware, &problem))
             snprintf(why, sizeof why, "%s", problem.message);
         else
             continue;
         if (choice->count > 1)
             log_write(LOG_WARNING, "computing without %s: %s", choice->gpus[i].info.name, problem.message);
+        said = choice->count > 1;
     }
     out->listed = choice->listed;
-    bool asked = choice->count || (options->gpu && strcmp(options->gpu, "none") != 0);
+    bool asked = (choice->count && !options->gpus_left_out) || (options->gpu && strcmp(options->gpu, "none") != 0);
     memory_free(choice);
     if (!status && out->count == 0 && asked)
         log_write(LOG_WARNING, "computing on the CPU: %s", why);
-    else if (!status && out->count && why[0])
+    else if (!status && out->count && why[0] && !said)
         log_write(LOG_WARNING, "%s", why);
     return status;
 }

@@ -101,6 +101,18 @@ hypura_status gpu_pass_open(struct batch *batch, hypura_error *error)
     return HYPURA_OK;
 }
 
+bool gpu_pass_failed(const struct batch *batch, uint32_t *number)
+{
+    const struct devices *devices = &batch->open->devices;
+    if (batch->pass)
+        *number = batch->pass->number; /* was being opened */
+    bool found = batch->pass;
+    for (uint32_t d = 0; d < devices->count && !found; d++)
+        if ((found = gpu_is_lost(devices->gpus[d])))
+            *number = d;
+    return found;
+}
+
 static void close_pass(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;

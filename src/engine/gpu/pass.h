@@ -211,6 +211,9 @@ void gpu_pass_request(struct plan_gpu_request *out, uint8_t *abilities, const st
 hypura_status gpu_pass_open(struct batch *batch, hypura_error *error);
 void gpu_pass_close(struct batch *batch);
 
+/* After an error of a device while a model was opened: which one it was. */
+bool gpu_pass_failed(const struct batch *batch, uint32_t *number);
+
 /* Whether a layer is computed on a device. */
 bool gpu_pass_has(const struct batch *batch, uint32_t layer);
 
