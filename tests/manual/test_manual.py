@@ -4,7 +4,7 @@
     test_manual.py HYPURA SOURCE_FOLDER [long]
 
 A block of ```sh is run, in a folder where model.gguf is the embedded model, unless the line before it is
-<!-- not run: REASON -->. After <!-- run: serve --> it goes on in the background until the end of its page, and the page's port
+<!-- not run: REASON -->. A block after <!-- file: NAME --> is written to that file. After <!-- run: serve --> a command goes on in the background until the end of its page, and the page's port
 is the test's own. "quick" runs the pages of quick_pages, "long" all of them.
 """
 import filecmp
@@ -24,13 +24,13 @@ import urllib.request
 HYPURA, SOURCE = os.path.abspath(sys.argv[1]), os.path.abspath(sys.argv[2])
 LONG = "long" in sys.argv[3:]
 sys.path.append(os.path.join(SOURCE, "tests"))
-from patience import PATIENCE
+from patience import PATIENCE, is_instrumented
 from tap import run_tests, tests_of
 
 sys.dont_write_bytecode = True
 docs = importlib.machinery.SourceFileLoader("docs", os.path.join(SOURCE, "scripts", "docs")).load_module()
 PAGES = [*docs.pages(), "README.md"]
-QUICK_PAGES = ["docs/getting-started.md", "docs/memory.md", "docs/batch.md"]
+QUICK_PAGES = ["docs/getting-started.md", "docs/memory.md", "docs/batch.md", "docs/library.md"]
 
 
 def text_of(page):
@@ -202,6 +202,8 @@ def blocks(page):
             if lines[i] == "```sh":
                 note = re.fullmatch(r"<!-- (not run: .+|run: serve) -->", lines[i - 1])
                 found.append((i + 1, note[1] if note else "run", "\n".join(lines[i + 1:end])))
+            elif file := re.fullmatch(r"<!-- file: ([\w.-]+) -->", lines[i - 1]):
+                found.append((i + 1, "file", "cat >" + file[1] + " <<'END_OF_FILE'\n" + "\n".join(lines[i + 1:end]) + "\nEND_OF_FILE"))
             i = end
         i += 1
     return found
@@ -238,9 +240,12 @@ def run_page(page):
                        "HYPURA_MODELS": os.path.join(folder, "models"), "HYPURA_GPU": os.environ.get("HYPURA_GPU", "none"),
                        **{f"XDG_{name}_HOME": os.path.join(folder, name) for name in ("CACHE", "STATE", "DATA", "CONFIG")}}
         environment.pop("HYPURA_API_KEY", None)
+        build = os.path.dirname(HYPURA)  # whose library is used, instead of an installed one
+        environment.update(PKG_CONFIG_PATH=os.path.join(build, "meson-uninstalled"), LD_LIBRARY_PATH=build,
+                           C_INCLUDE_PATH=os.path.join(SOURCE, "include"))
         try:
             for line, what, text in blocks(page):
-                if what.startswith("not run"):
+                if what.startswith("not run") or ("pkg-config" in text and not (shutil.which("pkg-config") and shutil.which("cc"))):
                     continue
                 text = text.replace("127.0.0.1:11434", f"127.0.0.1:{port}").replace("curl ", "curl -sS --fail-with-body ")
                 if what == "run: serve":
@@ -261,6 +266,8 @@ def commands_of_the_manual_work():
     pages = [page for page in PAGES if any(not what.startswith("not run") for _, what, _ in blocks(page))]
     assert set(QUICK_PAGES) <= set(pages) and len(pages) >= 6, pages
     for page in pages if LONG else QUICK_PAGES:
+        if is_instrumented() and "pkg-config" in text_of(page):
+            continue  # a program without the sanitizer cannot load a library with it
         if "curl " in text_of(page) and not shutil.which("curl"):
             print(f"# {page}: curl is not installed")
             continue
