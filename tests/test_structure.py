@@ -147,7 +147,8 @@ def files_of_the_store_call_those_below():
 def the_store_has_one_word_for_one_thing():
     """As docs/glossary.md says; and a piece is a part of a tensor, so that who reads and copies knows of none."""
     with open(os.path.join(SOURCE, "docs", "glossary.md")) as file:
-        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in file if line.startswith("| ")][1:]
+        table = file.read().split("## In the source")[1].splitlines()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table if line.startswith("| ")][1:]
     terms = {term for term, _, _ in rows}
     others = {word for _, _, words in rows for word in words.split(", ") if word}
     assert len(terms) == len(rows) > 20 and len(others) > 10 and not terms & others, terms & others
