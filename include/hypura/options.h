@@ -72,6 +72,9 @@ typedef struct hypura_options {
     bool no_fill;             /* leave free memory empty between answers */
     bool no_overlap;          /* compute experts only when all of a layer are there: for comparison */
     const char *trace_path;   /* record which experts were chosen, for "hypura replay"; NULL: not */
+    const char *const *mirror_paths; /* [mirror_count] copies of the model on other drives, files or folders: each read
+                                      * goes to the drive that is done first */
+    size_t mirror_count;
 } hypura_options;
 
 HYPURA_END

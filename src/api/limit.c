@@ -43,12 +43,25 @@ static double compute_seconds(const struct engine *engine, uint64_t passes)
     return seconds * (double)passes;
 }
 
+/* Parts of a model on several drives can be read at once: what the busiest one takes. */
+static double disk_seconds(const struct hardware *hardware, const struct engine_statistics *s)
+{
+    double bytes = (double)s->decode_bytes_read, most = 0;
+    const struct drives *drives = hardware->drives;
+    if (!drives || drives->count < 2 || drives->copy_count > 1 || !s->store.bytes_read)
+        return bytes / hardware->storage.bytes_per_second;
+    for (uint32_t i = 0; i < MIN(s->store.drive_count, drives->count); i++)
+        most = fmax(most, bytes * (double)s->store.drives[i].bytes_read / (double)s->store.bytes_read /
+                              drives->storages[i].bytes_per_second);
+    return most;
+}
+
 struct limit find_limit(const struct engine *engine, const struct engine_statistics *s)
 {
     const struct hardware *hardware = engine_hardware(engine);
     if (!hardware->measured || s->decode_seconds <= 0 || engine_gpu(engine))
         return (struct limit){.share = -1, .side_share = -1, .bound = engine_plan(engine)->bound};
-    double disk = (double)s->decode_bytes_read / hardware->storage.bytes_per_second;
+    double disk = disk_seconds(hardware, s);
     double compute = compute_seconds(engine, s->decode_passes);
     double share = MAX(disk, compute) / s->decode_seconds;
     double side_share = hardware_side_by_side(&hardware->storage, compute, disk) / s->decode_seconds;

@@ -92,6 +92,8 @@ hypura_status read_options(struct opening *out, const hypura_options *options, h
     engine->progress_context = given->on_load_context;
     engine->remember_usage = !given->forget_usage;
     engine->depth = given->reads_in_flight;
+    engine->mirrors = given->mirror_paths;
+    engine->mirror_count = given->mirror_count;
     engine->cache_policy = given->cache_policy;
     engine->fill = !given->no_fill;
     engine->wait_for_all = given->no_overlap;

@@ -102,6 +102,8 @@ static void load_together(struct drives *drives)
     json_decref(root);
 }
 
+static hypura_status join_files(struct drives *drives, hypura_error *error);
+
 hypura_status hardware_find_drives(struct drives **out, const struct hardware *hardware, const char *const *paths,
                                    uint32_t files, uint32_t copies, hypura_error *error)
 {
@@ -124,11 +126,14 @@ hypura_status hardware_find_drives(struct drives **out, const struct hardware *h
         if (!status && i < files && stat(paths[i], &info) == 0)
             drives->file_bytes[i] = (uint64_t)info.st_size;
     }
+    if (!status) {
+        load_together(drives);
+        status = join_files(drives, error);
+    }
     if (status) {
         drives_free(drives);
         return status;
     }
-    load_together(drives);
     *out = drives;
     return HYPURA_OK;
 }
@@ -141,11 +146,16 @@ void drives_free(struct drives *drives)
         memory_free(drives->copies[i].path);
     memory_free(drives->copies);
     memory_free(drives->file_bytes);
+    memory_free(drives->of_files);
     memory_free(drives);
 }
 
 /* ---- as one --------------------------------------------------------------------------------------------------------
  */
+
+struct file_range {
+    uint32_t first, end;
+};
 
 /* The speed of all drives that have a file. */
 static double speed_of_file(const struct drives *drives, uint32_t file, const double *speeds)
@@ -163,10 +173,10 @@ static double speed_of_file(const struct drives *drives, uint32_t file, const do
 }
 
 /* Files that are on the same drives are read one after the other, copies side by side. */
-static double speed_of_all(const struct drives *drives, const double *speeds)
+static double speed_of_all(const struct drives *drives, struct file_range files, const double *speeds)
 {
     double bytes = 0, seconds = 0;
-    for (uint32_t f = 0; f < drives->file_count; f++) {
+    for (uint32_t f = files.first; f < files.end; f++) {
         double size = (double)MAX(drives->file_bytes[f], (uint64_t)1), speed = speed_of_file(drives, f, speeds);
         bytes += size;
         seconds += size / speed;
@@ -180,13 +190,13 @@ static void best_speeds(double *speeds, const struct drives *drives)
         speeds[d] = drives->storages[d].bytes_per_second;
 }
 
-void drives_shares(double *shares, const struct drives *drives)
+static void shares_of(double *shares, const struct drives *drives, struct file_range files)
 {
     double speeds[HARDWARE_MAX_DRIVES], all = 0;
     best_speeds(speeds, drives);
     for (uint32_t d = 0; d < drives->count; d++)
         shares[d] = 0;
-    for (uint32_t f = 0; f < drives->file_count; f++) {
+    for (uint32_t f = files.first; f < files.end; f++) {
         double size = (double)drives->file_bytes[f], speed = speed_of_file(drives, f, speeds);
         bool counted[HARDWARE_MAX_DRIVES] = {false};
         all += size;
@@ -201,11 +211,16 @@ void drives_shares(double *shares, const struct drives *drives)
         shares[d] /= all;
 }
 
+void drives_shares(double *shares, const struct drives *drives)
+{
+    shares_of(shares, drives, (struct file_range){0, drives->file_count});
+}
+
 /* Of so many reads in flight each drive has its part. */
-static double speed_at(const struct drives *drives, uint32_t block, uint32_t depth)
+static double speed_at(const struct drives *drives, struct file_range files, uint32_t block, uint32_t depth)
 {
     double speeds[HARDWARE_MAX_DRIVES], shares[HARDWARE_MAX_DRIVES];
-    drives_shares(shares, drives);
+    shares_of(shares, drives, files);
     bool copies = drives->copy_count > 1;
     for (uint32_t d = 0; d < drives->count; d++) {
         double part = copies ? shares[d] * depth : depth;
@@ -213,25 +228,27 @@ static double speed_at(const struct drives *drives, uint32_t block, uint32_t dep
         speeds[d] = hardware_read_speed(&drives->storages[d], block, (uint32_t)MAX(part + 0.5, 1.0)) * MIN(part, 1.0);
         speeds[d] = MAX(speeds[d], 1.0);
     }
-    return speed_of_all(drives, speeds);
+    return speed_of_all(drives, files, speeds);
 }
 
-void drives_as_one(struct storage *out, const struct drives *drives)
+static void as_one(struct storage *out, const struct drives *drives, struct file_range files)
 {
     static const uint32_t blocks[] = {4096, 16384, 65536, 262144, 524288, 1u << 20, 2u << 20, 4u << 20};
     static const uint32_t depths[] = {1, 2, 4, 8, 16, 32, 64, 128};
-    *out = drives->storages[0];
+    *out = drives->storages[drives->copies[files.first].drive];
     if (drives->count < 2)
         return;
     double speeds[HARDWARE_MAX_DRIVES], shares[HARDWARE_MAX_DRIVES];
     best_speeds(speeds, drives);
-    drives_shares(shares, drives);
-    out->bytes_per_second = speed_of_all(drives, speeds);
+    shares_of(shares, drives, files);
+    out->bytes_per_second = speed_of_all(drives, files, speeds);
     out->reading_beside = out->computing_beside = out->latency_seconds = 0;
     out->depth = 0;
     out->sample_count = 0;
     for (uint32_t d = 0; d < drives->count; d++) {
         const struct storage *one = &drives->storages[d];
+        if (shares[d] <= 0)
+            continue;
         out->direct_supported &= one->direct_supported;
         out->direct_pays &= one->direct_pays;
         out->block_bytes = MIN(out->block_bytes, one->block_bytes);
@@ -247,7 +264,22 @@ void drives_as_one(struct storage *out, const struct drives *drives)
                 (struct storage_sample){.block_bytes = blocks[b],
                                         .depth = depths[d],
                                         .direct = out->direct_supported,
-                                        .bytes_per_second = speed_at(drives, blocks[b], depths[d])};
+                                        .bytes_per_second = speed_at(drives, files, blocks[b], depths[d])};
+}
+
+void drives_as_one(struct storage *out, const struct drives *drives)
+{
+    as_one(out, drives, (struct file_range){0, drives->file_count});
+}
+
+static hypura_status join_files(struct drives *drives, hypura_error *error)
+{
+    if (drives->count < 2)
+        return HYPURA_OK;
+    TRY(ALLOCATE(&drives->of_files, drives->file_count, "drives of files", error));
+    for (uint32_t f = 0; f < drives->file_count; f++)
+        as_one(&drives->of_files[f], drives, (struct file_range){f, f + 1});
+    return HYPURA_OK;
 }
 
 void hardware_set_drives(struct hardware *hardware, struct drives *drives)

@@ -88,6 +88,7 @@ struct drives {
     bool measured[HARDWARE_MAX_DRIVES]; /* by a profile */
     double together;                    /* of the sum of their speeds, what is left while all read; 1 where not known */
     uint64_t *file_bytes;               /* [file_count] */
+    struct storage *of_files;           /* [file_count] those that have a file, as one; NULL: there is one drive */
     struct drive_copy {
         char *path; /* NULL: there is no such copy */
         uint32_t drive;

@@ -149,6 +149,7 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
         struct plan_unit *row = &table.units[number];
         row->footprint = plan_unit_footprint(unit);
         row->slices = unit->slice_count;
+        row->file = unit->slices[0].file;
         row->layer = unit->layer;
         row->expert = unit->kind == UNIT_EXPERT ? unit->expert : -1;
         measure_work(row, unit, hardware);

@@ -29,6 +29,7 @@ struct plan_unit {
     enum plan_priority priority;
     int32_t layer;
     int32_t expert; /* in its layer; -1: a tensor */
+    uint32_t file;  /* of the model that it is read from */
     uint8_t group;  /* see struct plan */
     bool cuttable;  /* the forward pass takes it piece by piece */
     struct plan_cut cut;

@@ -174,6 +174,7 @@ struct layer_cost {
     double expert_compute; /* of all experts together */
     double expert_bytes;
     uint32_t slices; /* of an expert */
+    uint32_t file;   /* that they are in */
 };
 
 /* The mean time of a layer, when each of the experts that it uses misses with this probability: of as many layers like
@@ -219,7 +220,15 @@ static void add_up(struct layer_cost *layers, const struct plan_table *table)
         layer->expert_compute += unit->compute_seconds;
         layer->expert_bytes += (double)unit->footprint;
         layer->slices = unit->slices;
+        layer->file = unit->file;
     }
+}
+
+/* Each part of a split model comes from its own drives. */
+static const struct storage *storage_of(const struct hardware *hardware, uint32_t file)
+{
+    const struct drives *drives = hardware->drives;
+    return drives && drives->of_files && file < drives->file_count ? &drives->of_files[file] : &hardware->storage;
 }
 
 hypura_status plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware,
@@ -238,16 +247,25 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
     const struct storage *storage = &hardware->storage;
     double used = table->experts ? (double)table->experts_used / table->experts : 0;
     double miss = 1 - plan->predicted_hit_rate, ring_bytes = 0;
-    double compute = 0, with_experts = 0, experts = 0, missed = 0;
-    for (uint32_t i = 0; i < table->count; i++)
-        ring_bytes += (double)plan_streamed_footprint(&table->units[i], plan->streams);
+    double compute = 0, with_experts = 0, experts = 0, missed = 0, reads = 0, ring_speed = 0;
+    for (uint32_t i = 0; i < table->count; i++) {
+        double bytes = (double)plan_streamed_footprint(&table->units[i], plan->streams);
+        const struct storage *own = storage_of(hardware, table->units[i].file);
+        if (bytes > 0 && (ring_bytes <= 0 || own != storage)) /* neighbours are in one file */
+            ring_speed = plan_ring_speed(table, plan, storage = own);
+        ring_bytes += bytes;
+        reads += bytes > 0 ? bytes / ring_speed : 0;
+    }
     for (uint32_t i = 0; i <= table->layers; i++) {
         double tensors = layers[i].compute + (i ? LAYER_SECONDS : 0);
+        const struct storage *own = storage_of(hardware, layers[i].file);
         compute += tensors + layers[i].expert_compute * used;
-        with_experts += layers[i].expert_bytes > 0 ? layer_seconds(&layers[i], tensors, table, storage, miss) : tensors;
+        with_experts += layers[i].expert_bytes > 0 ? layer_seconds(&layers[i], tensors, table, own, miss) : tensors;
         experts += layers[i].expert_bytes;
         missed += layers[i].expert_bytes * used * miss;
+        reads += layers[i].expert_bytes * used * miss / own->bytes_per_second;
     }
+    storage = &hardware->storage;
     memory_free(layers);
     /* Half the context is what a token looks back on, on the average. */
     double looked_back = plan->positions / 2.0 / (double)MAX(plan->kv_positions, (uint64_t)1);
@@ -255,7 +273,6 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
     compute += cache_reads;
     with_experts += cache_reads;
 
-    double reads = ring_bytes / plan_ring_speed(table, plan, storage) + missed / storage->bytes_per_second;
     double token = MAX(hardware_side_by_side(storage, compute, reads), with_experts);
     plan->predicted_bytes_per_token = ring_bytes + missed + (double)table->table_bytes_per_token;
     if (plan->embedding_rows) {

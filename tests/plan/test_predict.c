@@ -346,6 +346,42 @@ static void long_enough_chunks_for_large_experts(void **state)
     }
 }
 
+/* Parts of a model on two drives, of which one has half the speed: each byte takes what its own drive takes. */
+static void parts_are_read_at_the_speed_of_their_drives(void **state)
+{
+    (void)state;
+    static struct fake fake;
+    static struct drives drives;
+    static struct storage of_files[2];
+    const struct fake_shape *const shapes[] = {&fake_dense, &fake_experts};
+    for (size_t s = 0; s < COUNT_OF(shapes); s++) {
+        fake_build(&fake, shapes[s]);
+        struct hardware hardware = fake_hardware();
+        struct plan *one = plan_for(&fake, &hardware, 6 * GIB, NULL);
+        of_files[0] = of_files[1] = hardware.storage;
+        of_files[1].bytes_per_second /= 2;
+        for (size_t i = 0; i < of_files[1].sample_count; i++)
+            of_files[1].samples[i].bytes_per_second /= 2;
+        drives = (struct drives){.count = 2, .file_count = 2, .copy_count = 1, .of_files = of_files};
+        hardware.drives = &drives;
+        struct plan *both = plan_for(&fake, &hardware, 6 * GIB, NULL); /* all of it on the first */
+        assert_within(both->predicted_tokens_per_second, one->predicted_tokens_per_second, 1e-9);
+        plan_free(both);
+        double halves[2] = {0};
+        for (uint32_t i = 0; i < fake.table.count; i++) {
+            fake.units[i].file = fake.units[i].layer >= (int32_t)fake.table.layers / 4;
+            halves[fake.units[i].file] += (double)plan_streamed_footprint(&fake.units[i], one->streams);
+        }
+        both = plan_for(&fake, &hardware, 6 * GIB, NULL);
+        assert_true(both->predicted_tokens_per_second < 0.7 * one->predicted_tokens_per_second);
+        assert_true(both->predicted_tokens_per_second > 0.5 * one->predicted_tokens_per_second);
+        if (shapes[s] == &fake_dense)
+            assert_within(1 / both->predicted_tokens_per_second, halves[0] / 2e9 + halves[1] / 1e9, 0.02);
+        plan_free(both);
+        plan_free(one);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -360,6 +396,7 @@ int main(void)
         cmocka_unit_test(never_worse_than_the_page_cache),
         cmocka_unit_test(long_chunks_where_the_disk_is_slow),
         cmocka_unit_test(long_enough_chunks_for_large_experts),
+        cmocka_unit_test(parts_are_read_at_the_speed_of_their_drives),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
