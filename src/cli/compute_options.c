@@ -247,8 +247,12 @@ static bool show_load(void *context, uint64_t done, uint64_t total)
 {
     struct load_line *line = context;
     uint64_t now = clock_nanoseconds();
+    if (done >= total && line->last) {
+        clear_line();
+        line->last = 0;
+    }
     /* Quick loads stay silent. */
-    if (now - line->start > 500000000u && now - line->last > 100000000u && total > 0 && done > 0) {
+    if (done < total && now - line->start > 500000000u && now - line->last > 100000000u && total > 0 && done > 0) {
         char a[32], b[32], rate[32], left[32];
         double seconds = (double)(now - line->start) * 1e-9, speed = (double)done / seconds;
         show_line("loading %s of %s (%.0f %%), %s/s, %s left", format_bytes(a, sizeof a, (double)done),
@@ -280,7 +284,8 @@ hypura_status open_engine(struct engine **out, const char *model, bool drafts, h
         status = model_path(&path, model, NULL, error);
     if (status)
         return status;
-    struct load_line line;
+    static struct load_line line; /* the first pass shows it too */
+    options.begin_early = drafts; /* for who is going to talk */
     load_line_start(&line, &options);
     status = engine_open(out, path, &options, error);
     clear_line();
@@ -320,12 +325,12 @@ static json_t *drives_json(const struct store_statistics *s)
 {
     json_t *array = json_array();
     for (uint32_t i = 0; i < s->drive_count; i++)
-        json_array_append_new(
-            array, json_pack("{s:o, s:I, s:f, s:f, s:i}", "device", json_text(s->drives[i].name), "bytes_read",
-                             (json_int_t)s->drives[i].bytes_read, "share",
-                             s->bytes_read ? (double)s->drives[i].bytes_read / (double)s->bytes_read : 0.0,
-                             "bytes_per_second", s->drives[i].bytes_per_second, "files_left",
-                             (int)s->drives[i].copies_left));
+        json_array_append_new(array,
+                              json_pack("{s:o, s:I, s:f, s:f, s:i}", "device", json_text(s->drives[i].name),
+                                        "bytes_read", (json_int_t)s->drives[i].bytes_read, "share",
+                                        s->bytes_read ? (double)s->drives[i].bytes_read / (double)s->bytes_read : 0.0,
+                                        "bytes_per_second", s->drives[i].bytes_per_second, "files_left",
+                                        (int)s->drives[i].copies_left));
     return array;
 }
 

@@ -90,6 +90,7 @@ hypura_status draft_model_open(struct engine *engine, struct engine_options *opt
 {
     const char *path = options->draft_path;
     struct engine_options own = draft_options(options);
+    own.begin_early = false; /* what is resident now is planned with */
     hypura_status status = engine_open_model(&engine->draft_model, path, &own, error);
     if (!status)
         status = engine_open_places(engine->draft_model, &own, error);

@@ -60,7 +60,8 @@ struct engine_options {
     uint64_t prefix_path_bytes; /* of that, at most; 0: PREFIX_FOLDER_BYTES */
     bool remember_usage;        /* which experts were used, from run to run, in the user's state folder */
     const char *trace_path;     /* records the routing, or NULL */
-    store_progress progress;    /* while weights are loaded */
+    bool begin_early;           /* the first pass need not wait for weights that it does not need yet (load_behind) */
+    store_progress progress;    /* while weights are loaded; with begin_early in the first pass too */
     const char *gpu;     /* "auto", "none", or a device by its number in "hypura profile"; NULL: $HYPURA_GPU, auto */
     uint64_t gpu_budget; /* bytes of each device's memory; 0: what is free there, less a head-room */
     uint32_t gpus_left_out; /* bits by the order of gpu: they failed */

@@ -67,6 +67,7 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
                                   .cache_policy = options->cache_policy,
                                   .prefetching = options->prefetching,
                                   .fill = options->fill,
+                                  .load_behind = options->begin_early,
                                   .usage_path = remember ? usage : NULL,
                                   .hardware = &engine->open.hardware,
                                   .drives = engine->open.hardware.drives,

@@ -40,6 +40,7 @@ void server_default_options(struct server_options *options)
                                        .connections = 1024,
                                        .request_seconds = 120};
     engine_default_options(&options->engine);
+    options->engine.begin_early = true;
 }
 
 hypura_status server_open(struct server *server, const struct server_options *options, hypura_error *error)

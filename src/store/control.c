@@ -64,7 +64,7 @@ uint64_t store_bytes_used(struct store *store)
     struct io_counters counters;
     pthread_mutex_lock(store->mutex);
     io_counters(store->io, &counters);
-    uint64_t bytes = store->rows_read - store->counts.bytes_wasted - store->cache.unused;
+    uint64_t bytes = store->rows_read - store->counts.bytes_wasted - store->cache.unused - store->pinned.came;
     for (int priority = 0; priority < PRIORITY_FILL; priority++)
         bytes += counters.bytes[priority];
     pthread_mutex_unlock(store->mutex);
@@ -74,8 +74,9 @@ uint64_t store_bytes_used(struct store *store)
 static enum unit_state state_of(const struct store *store, unit_number number)
 {
     const struct stored_unit *unit = &store->units[number];
-    return unit->place == PLACE_GPU       ? (store->loaded ? UNIT_ON_GPU : UNIT_ON_STORAGE)
-           : unit->place == PLACE_PINNED  ? (store->loaded ? UNIT_PINNED : UNIT_ON_STORAGE)
+    return unit->place == PLACE_GPU ? (store->loaded ? UNIT_ON_GPU : UNIT_ON_STORAGE)
+           : unit->place == PLACE_PINNED
+               ? (store->loaded && pinned_is_there(store, number) ? UNIT_PINNED : UNIT_ON_STORAGE)
            : unit->stage == STAGE_READY   ? UNIT_CACHED
            : unit->stage == STAGE_READING ? UNIT_IN_FLIGHT
                                           : UNIT_ON_STORAGE;
@@ -169,7 +170,7 @@ hypura_status store_resize(struct store *store, int64_t pool_bytes, hypura_error
             cache_set_capacity(store, cache);
         if (!store->cache.grows_at_rest)
             fill_again(store);
-        if (store->loaded && !store->passing) /* what is being loaded is read to where it is */
+        if (store->loaded && !store->passing)
             ring_give_back(store);
         ring_pump(store);
         prefetch_pump(store);

@@ -14,6 +14,12 @@ static hypura_status check_whole_unit(const struct store *store, unit_number uni
     return status;
 }
 
+/* A pinned unit that is loaded behind. */
+static bool is_coming(const struct store *store, unit_number unit)
+{
+    return store->units[unit].place == PLACE_PINNED && !pinned_is_there(store, unit);
+}
+
 static void want_locked(struct store *store, unit_number number)
 {
     struct stored_unit *unit = &store->units[number];
@@ -47,6 +53,8 @@ hypura_status store_want(struct store *store, const unit_number *units, size_t c
     for (size_t i = 0; i < count; i++) {
         if (!is_fixed(&store->units[units[i]]))
             want_locked(store, units[i]);
+        else if (is_coming(store, units[i]))
+            pinned_want(store, units[i]);
     }
     prefetch_expire(store);
     pump(store);
@@ -54,8 +62,11 @@ hypura_status store_want(struct store *store, const unit_number *units, size_t c
     return HYPURA_OK;
 }
 
-static bool is_settled(const struct stored_unit *unit)
+static bool is_settled(struct store *store, unit_number number)
 {
+    const struct stored_unit *unit = &store->units[number];
+    if (unit->place == PLACE_PINNED)
+        return pinned_is_settled(store, number);
     return is_fixed(unit) || unit->stage == STAGE_READY || unit->stage == STAGE_FAILED;
 }
 
@@ -69,19 +80,19 @@ static bool has_arrived(const struct store *store, unit_number number, uint32_t 
                               &store->cache.classes[unit->slot_class].slots[unit->slot].transfer);
 }
 
-static bool is_there(const struct store *store, unit_number number, uint32_t slices)
+static bool is_there(struct store *store, unit_number number, uint32_t slices)
 {
-    return is_settled(&store->units[number]) || has_arrived(store, number, slices);
+    return is_settled(store, number) || has_arrived(store, number, slices);
 }
 
 bool store_ready(struct store *store, unit_number unit)
 {
     if (unit >= store->unit_count || !store->loaded)
         return false;
-    if (is_fixed(&store->units[unit]))
+    if (is_fixed(&store->units[unit]) && pinned_all_there(store))
         return true;
     pthread_mutex_lock(store->mutex);
-    bool ready = is_settled(&store->units[unit]);
+    bool ready = is_settled(store, unit);
     pthread_mutex_unlock(store->mutex);
     return ready;
 }
@@ -114,10 +125,12 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
     store->parts_will_do = slices > 0;
     for (;;) {
         size_t found = 0, coming = 0;
+        bool behind = false;
         while (found < count && !is_there(store, units[found], slices)) {
             const struct stored_unit *unit = &store->units[units[found]];
-            coming += unit->stage == STAGE_READING;
-            if (unit->wants == 0)
+            coming += unit->stage == STAGE_READING || is_fixed(unit);
+            behind = behind || is_fixed(unit);
+            if (unit->wants == 0 && !is_fixed(unit))
                 break;
             found++;
         }
@@ -130,9 +143,12 @@ hypura_status store_wait_any(struct store *store, const unit_number *units, size
         } else if (coming > 0 || force(store, units[0])) {
             if (start == 0)
                 start = clock_nanoseconds();
-            if (!cache_populate(store))
+            if (behind)
+                status = pinned_linger(store, error);
+            else if (!cache_populate(store))
                 store_wait_locked(store);
-            continue;
+            if (!status)
+                continue;
         } else {
             status = no_room(store, units[0], error);
         }
@@ -204,8 +220,14 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
         return store_cancelled_error(error);
     struct stored_unit *unit = &store->units[number];
     if (is_fixed(unit)) {
-        unit_show(store, number, view);
-        return HYPURA_OK;
+        if (unit->place == PLACE_PINNED && !pinned_all_there(store)) {
+            pthread_mutex_lock(store->mutex);
+            status = pinned_wait(store, number, error);
+            pthread_mutex_unlock(store->mutex);
+        }
+        if (!status)
+            unit_show(store, number, view);
+        return status;
     }
     uint64_t start = 0;
     pthread_mutex_lock(store->mutex);
@@ -217,7 +239,7 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
         prefetch_expire(store);
     }
     pump(store);
-    while (!is_settled(unit)) {
+    while (!is_settled(store, number)) {
         if (atomic_load(&store->cancelled)) {
             status = store_cancelled_error(error);
             break;
@@ -226,7 +248,7 @@ hypura_status store_get(struct store *store, unit_number number, struct store_vi
             status = no_room(store, number, error);
             break;
         }
-        if (is_settled(unit))
+        if (is_settled(store, number))
             break;
         if (start == 0)
             start = clock_nanoseconds();
@@ -265,9 +287,17 @@ bool store_get_ready(struct store *store, unit_number number, struct store_view 
     if (check_whole_unit(store, number, NULL) || atomic_load_explicit(&store->cancelled, memory_order_relaxed))
         return false;
     struct stored_unit *unit = &store->units[number];
-    if (is_fixed(unit)) {
+    if (is_fixed(unit) && pinned_all_there(store)) {
         unit_show(store, number, view);
         return true;
+    }
+    if (is_fixed(unit)) {
+        pthread_mutex_lock(store->mutex);
+        bool there = unit->place != PLACE_PINNED || pinned_is_there(store, number);
+        pthread_mutex_unlock(store->mutex);
+        if (there)
+            unit_show(store, number, view);
+        return there;
     }
     if (unit->place != PLACE_RING)
         return false;

@@ -35,7 +35,10 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
         return status;
     pthread_mutex_lock(store->mutex);
     bool pinned = !store->loaded;
-    if (pinned)
+    const bool behind = pinned && store->load_behind && cache_load_bytes(store) == 0;
+    if (behind)
+        pinned_start(store, devices_bytes(store), total, progress, context);
+    else if (pinned)
         status = pinned_load(store, devices_bytes(store), total, progress, context, error);
     if (!status) {
         store->loaded = true;
@@ -47,7 +50,7 @@ hypura_status store_load(struct store *store, store_progress progress, void *con
         prefetch_pump(store);
     }
     pthread_mutex_unlock(store->mutex);
-    if (!status && pinned && progress)
+    if (!status && pinned && !behind && progress)
         progress(context, total, total);
     return status;
 }

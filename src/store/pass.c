@@ -29,6 +29,7 @@ static void end_pass(struct store *store)
     ring_give_back(store);
     prefetch_pump(store);
     pthread_mutex_unlock(store->mutex);
+    pinned_passed(store);
     if (ends)
         peers_end();
 }

@@ -1,4 +1,5 @@
-/* The ranges of the files that hold pinned units are sorted and joined. */
+/* The ranges of the files that hold pinned units are sorted and joined, and cut again into parts that are read in the
+ * order of use. */
 #include "store/store_private.h"
 
 #include <stdlib.h>
@@ -8,7 +9,17 @@
 struct pinned_slice {
     const struct unit_slice *slice;
     uint32_t place; /* in store->pinned.slices */
+    unit_number unit;
 };
+
+/* Units are numbered in the order of use. */
+static int by_use(const void *left, const void *right)
+{
+    const struct load_order *a = left, *b = right;
+    if (a->unit != b->unit)
+        return a->unit < b->unit ? -1 : 1;
+    return a->transfer < b->transfer ? -1 : a->transfer > b->transfer;
+}
 
 static int by_file_and_offset(const void *left, const void *right)
 {
@@ -47,28 +58,114 @@ static uint32_t join(const struct pinned_slice *slices, uint32_t count, struct t
     return ranges;
 }
 
+/* Where one transfer ends and the next begins: at what belongs to another layer, or after so much. */
+#define LEAST_BYTES ((uint64_t)4 << 20)
+
+struct cuts {
+    struct transfer *load;
+    unit_number *first; /* of each, the unit that it begins with; NULL with load: they are counted only */
+    uint32_t count;
+};
+
+static bool belong_together(const struct store *store, unit_number a, unit_number b)
+{
+    const struct unit *one = store_unit(store, a), *other = store_unit(store, b);
+    return one->layer == other->layer && one->kind == other->kind;
+}
+
+static void add_cut(struct cuts *cuts, const struct segment *range, uint64_t from, uint64_t to, unit_number first)
+{
+    if (cuts->load) {
+        const uint64_t needed = range->needed - (from - range->offset);
+        cuts->first[cuts->count] = first;
+        cuts->load[cuts->count] = (struct transfer){.unit = NO_UNIT, .segment_count = 1, .priority = PRIORITY_AHEAD};
+        cuts->load[cuts->count].segments[0] = (struct segment){.file = range->file,
+                                                               .offset = from,
+                                                               .bytes = to - from,
+                                                               .needed = MIN(needed, to - from),
+                                                               .memory = range->memory + (from - range->offset)};
+    }
+    cuts->count++;
+}
+
+/* Cuts ranges where pages begin: a page belongs to one transfer. */
+static void cut_ranges(const struct store *store, const struct pinned_slice *slices, uint32_t count,
+                       const struct transfer *ranges, struct cuts *cuts)
+{
+    const struct segment *range = NULL;
+    uint64_t from = 0;
+    unit_number first = NO_UNIT;
+    uint32_t next = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct unit_slice *slice = slices[i].slice;
+        if (!range || range->file != slice->file || slice->offset >= range->offset + range->bytes) {
+            if (range)
+                add_cut(cuts, range, from, range->offset + range->bytes, first);
+            range = &ranges[next++].segments[0];
+            from = range->offset;
+            first = slices[i].unit;
+            continue;
+        }
+        const uint64_t at = align_up(slice->offset, IO_ALIGNMENT);
+        if (at <= from || at >= range->offset + range->bytes ||
+            (belong_together(store, first, slices[i].unit) && at - from < LEAST_BYTES))
+            continue;
+        add_cut(cuts, range, from, at, first);
+        from = at;
+        first = slices[i].unit;
+    }
+    add_cut(cuts, range, from, range->offset + range->bytes, first);
+}
+
+static hypura_status make_transfers(struct store *store, const struct pinned_slice *slices, uint32_t count,
+                                    const struct transfer *ranges, hypura_error *error)
+{
+    struct pinned *pinned = &store->pinned;
+    struct cuts cuts = {0};
+    cut_ranges(store, slices, count, ranges, &cuts);
+    pinned->load_count = pinned->missing = cuts.count;
+    hypura_status status = ALLOCATE(&pinned->load, pinned->load_count, "table of weights", error);
+    if (!status)
+        status = ALLOCATE(&pinned->there, pinned->load_count, "table of weights", error);
+    if (!status)
+        status = ALLOCATE(&pinned->order, pinned->load_count, "table of weights", error);
+    if (!status)
+        status = ALLOCATE(&cuts.first, pinned->load_count, "table of weights", error);
+    if (!status) {
+        cuts.load = pinned->load;
+        cuts.count = 0;
+        cut_ranges(store, slices, count, ranges, &cuts);
+        for (uint32_t i = 0; i < cuts.count; i++)
+            pinned->order[i] = (struct load_order){cuts.first[i], i};
+        qsort(pinned->order, cuts.count, sizeof *pinned->order, by_use);
+    }
+    memory_free(cuts.first);
+    return status;
+}
+
 static hypura_status place_slices(struct store *store, struct pinned_slice *slices, uint32_t count, hypura_error *error)
 {
     uint64_t *positions = NULL;
+    struct transfer *ranges = NULL;
     qsort(slices, count, sizeof *slices, by_file_and_offset);
-    store->pinned.load_count = join(slices, count, NULL, NULL, &store->pinned.bytes);
+    const uint32_t range_count = join(slices, count, NULL, NULL, &store->pinned.bytes);
     hypura_status status = ALLOCATE(&positions, count, "table of weights", error);
     if (!status)
-        status = ALLOCATE(&store->pinned.load, store->pinned.load_count, "table of weights", error);
+        status = ALLOCATE(&ranges, range_count, "table of weights", error);
     if (!status)
         status = memory_map((void **)&store->pinned.memory, store->pinned.bytes, true, "pinned weights", error);
     if (!status) {
-        join(slices, count, store->pinned.load, positions, &store->pinned.bytes);
+        join(slices, count, ranges, positions, &store->pinned.bytes);
         uint8_t *memory = store->pinned.memory;
-        for (uint32_t i = 0; i < store->pinned.load_count; i++) {
-            store->pinned.load[i].segments[0].memory = memory;
-            store->pinned.load[i].segment_count = 1;
-            store->pinned.load[i].unit = NO_UNIT;
-            memory += store->pinned.load[i].segments[0].bytes;
+        for (uint32_t i = 0; i < range_count; i++) {
+            ranges[i].segments[0].memory = memory;
+            memory += ranges[i].segments[0].bytes;
         }
         for (uint32_t i = 0; i < count; i++)
-            store->pinned.slices[i] = store->pinned.memory + positions[i];
+            store->pinned.slices[slices[i].place] = store->pinned.memory + positions[slices[i].place];
+        status = make_transfers(store, slices, count, ranges, error);
     }
+    memory_free(ranges);
     memory_free(positions);
     return status;
 }
@@ -107,6 +204,7 @@ hypura_status pinned_prepare(struct store *store, hypura_error *error)
     }
     if (count == 0) {
         store->loaded = true;
+        atomic_store(&store->pinned.complete, true);
         return HYPURA_OK;
     }
     struct pinned_slice *slices;
@@ -119,7 +217,7 @@ hypura_status pinned_prepare(struct store *store, hypura_error *error)
         for (unit_number i = 0; i < store->unit_count; i++) {
             const struct unit *unit = store_unit(store, i);
             for (uint32_t j = 0; store->units[i].place == PLACE_PINNED && j < unit->slice_count; j++, place++)
-                slices[place] = (struct pinned_slice){&unit->slices[j], place};
+                slices[place] = (struct pinned_slice){&unit->slices[j], place, i};
         }
         status = place_slices(store, slices, count, error);
     }
@@ -129,11 +227,30 @@ hypura_status pinned_prepare(struct store *store, hypura_error *error)
     return status;
 }
 
+/* Whoever loaded behind counts from here on what a drive reads for passes. */
+static void all_there(struct store *store)
+{
+    struct io_counters counters;
+    io_counters(store->io, &counters);
+    store->loaded_counters.busy_nanoseconds = counters.busy_nanoseconds;
+    for (uint32_t i = 0; i < io_spread(store->io)->count; i++)
+        store->loaded_of[i] = io_spread(store->io)->drives[i].bytes;
+    atomic_store_explicit(&store->pinned.complete, true, memory_order_release);
+}
+
 void pinned_finished(struct store *store, struct transfer *transfer)
 {
-    if (transfer->failure.kind != FAILURE_NONE && store->pinned.failure.kind == FAILURE_NONE)
-        store->pinned.failure = transfer->failure;
-    store->pinned.load_left--;
+    struct pinned *pinned = &store->pinned;
+    if (transfer->failure.kind != FAILURE_NONE && pinned->failure.kind == FAILURE_NONE)
+        pinned->failure = transfer->failure;
+    if (transfer->failure.kind == FAILURE_NONE && !transfer->abandoned) {
+        pinned->there[transfer - pinned->load] = true;
+        pinned->came += transfer->bytes_read;
+        store->loaded_counters.bytes[PRIORITY_AHEAD] += transfer->bytes_read;
+        if (--pinned->missing == 0)
+            all_there(store);
+    }
+    pinned->load_left--;
     pthread_cond_broadcast(&store->changed);
 }
 
@@ -154,22 +271,40 @@ static void abandon_load(struct store *store)
     }
 }
 
+/* Clearing fresh pages would keep the I/O thread from the drive; who waits has nothing to do. */
+static bool populate(struct store *store)
+{
+    struct pinned *pinned = &store->pinned;
+    if (pinned->populated == pinned->bytes)
+        return false;
+    const uint64_t at = pinned->populated, bytes = MIN(POPULATE_BYTES, pinned->bytes - at);
+    pinned->populated += bytes;
+    pthread_mutex_unlock(store->mutex);
+    memory_populate(pinned->memory + at, bytes);
+    pthread_mutex_lock(store->mutex);
+    return true;
+}
+
+static void start_all(struct store *store)
+{
+    struct pinned *pinned = &store->pinned;
+    pinned->failure.kind = FAILURE_NONE;
+    for (uint32_t i = 0; i < pinned->load_count; i++) {
+        const uint32_t number = pinned->order[i].transfer;
+        if (pinned->there[number])
+            continue;
+        pinned->load_left++;
+        io_start(store->io, &pinned->load[number]);
+    }
+}
+
 /* Locked. */
 static void load_ranges(struct store *store, uint64_t before, uint64_t total, store_progress progress, void *context,
                         bool *stopped)
 {
-    uint64_t populated = 0;
     while (store->pinned.load_left > 0) {
-        if (populated < store->pinned.bytes && !*stopped) {
-            /* This thread has nothing to do, and clearing fresh pages would keep the I/O thread from the drive. */
-            uint64_t bytes = MIN(POPULATE_BYTES, store->pinned.bytes - populated);
-            pthread_mutex_unlock(store->mutex);
-            memory_populate(store->pinned.memory + populated, bytes);
-            pthread_mutex_lock(store->mutex);
-            populated += bytes;
-        } else if (*stopped || !cache_populate(store)) {
+        if ((*stopped || !populate(store)) && (*stopped || !cache_populate(store)))
             store_wait_locked(store);
-        }
         uint64_t done = before + bytes_done(store);
         if (progress && !*stopped) {
             pthread_mutex_unlock(store->mutex);
@@ -187,18 +322,151 @@ hypura_status pinned_load(struct store *store, uint64_t before, uint64_t total, 
 {
     struct pinned *pinned = &store->pinned;
     bool stopped = false;
-    pinned->failure.kind = FAILURE_NONE;
-    pinned->load_left = pinned->load_count;
-    for (uint32_t i = 0; i < pinned->load_count; i++)
-        io_start(store->io, &pinned->load[i]);
+    start_all(store);
     load_ranges(store, before, total, progress, context, &stopped);
     if (pinned->failure.kind != FAILURE_NONE)
         return failure_error(&pinned->failure, store->files, error);
     if (stopped)
         return error_set(error, HYPURA_ERROR_CANCELLED, "loading the weights was cancelled");
-    memory_free(pinned->load);
-    pinned->load = NULL;
     return HYPURA_OK;
+}
+
+/* ---- loading behind -----------------------------------------------------------------------------------------------
+ */
+
+void pinned_start(struct store *store, uint64_t before, uint64_t total, store_progress progress, void *context)
+{
+    struct pinned *pinned = &store->pinned;
+    pinned->before = before;
+    pinned->total = total;
+    pinned->progress = progress;
+    pinned->progress_context = context;
+    start_all(store);
+}
+
+void pinned_passed(struct store *store)
+{
+    struct pinned *pinned = &store->pinned;
+    if (pinned->progress)
+        pinned->progress(pinned->progress_context, pinned->total, pinned->total);
+    pinned->progress = NULL;
+}
+
+/* The transfers that bring a unit, one by one; NULL: no more. */
+struct parts_of {
+    uint32_t slice, next;
+};
+
+static uint32_t transfer_at(const struct pinned *pinned, const uint8_t *memory)
+{
+    uint32_t from = 0, end = pinned->load_count;
+    while (end - from > 1) {
+        const uint32_t middle = from + (end - from) / 2;
+        if (pinned->load[middle].segments[0].memory <= memory)
+            from = middle;
+        else
+            end = middle;
+    }
+    return from;
+}
+
+static struct transfer *next_part(const struct store *store, unit_number number, struct parts_of *parts)
+{
+    const struct pinned *pinned = &store->pinned;
+    const struct unit *unit = store_unit(store, number);
+    for (; parts->slice < unit->slice_count; parts->slice++, parts->next = 0) {
+        const uint8_t *start = pinned->slices[store->units[number].item + parts->slice];
+        if (parts->next == 0)
+            parts->next = transfer_at(pinned, start) + 1;
+        else if (parts->next == pinned->load_count ||
+                 pinned->load[parts->next].segments[0].memory >= start + unit->slices[parts->slice].bytes)
+            continue;
+        else
+            parts->next++;
+        return &pinned->load[parts->next - 1];
+    }
+    return NULL;
+}
+
+static bool is_here(const struct store *store, const struct transfer *part)
+{
+    return store->pinned.there[part - store->pinned.load];
+}
+
+bool pinned_all_there(const struct store *store)
+{
+    return atomic_load_explicit(&store->pinned.complete, memory_order_acquire);
+}
+
+bool pinned_is_there(const struct store *store, unit_number unit)
+{
+    struct parts_of parts = {0};
+    if (pinned_all_there(store))
+        return true;
+    for (const struct transfer *part; (part = next_part(store, unit, &parts));)
+        if (!is_here(store, part))
+            return false;
+    return true;
+}
+
+bool pinned_is_settled(struct store *store, unit_number unit)
+{
+    struct parts_of parts = {0};
+    bool there = true;
+    if (pinned_all_there(store))
+        return true;
+    for (const struct transfer *part; (part = next_part(store, unit, &parts));) {
+        if (!is_here(store, part) && part->state == TRANSFER_IDLE)
+            return true; /* it failed */
+        there = there && is_here(store, part);
+    }
+    return there;
+}
+
+void pinned_want(struct store *store, unit_number unit)
+{
+    struct parts_of parts = {0};
+    for (struct transfer *part; (part = next_part(store, unit, &parts));) {
+        if (is_here(store, part))
+            continue;
+        if (part->state == TRANSFER_IDLE) {
+            part->priority = PRIORITY_DEMAND;
+            store->pinned.load_left++;
+            io_start(store->io, part);
+        } else {
+            io_promote(store->io, part, PRIORITY_DEMAND);
+        }
+    }
+}
+
+hypura_status pinned_linger(struct store *store, hypura_error *error)
+{
+    struct pinned *pinned = &store->pinned;
+    bool goes_on = true;
+    if (!populate(store))
+        store_wait_locked(store);
+    if (pinned->progress) {
+        const uint64_t done = pinned->before + bytes_done(store);
+        pthread_mutex_unlock(store->mutex);
+        goes_on = pinned->progress(pinned->progress_context, done, pinned->total);
+        pthread_mutex_lock(store->mutex);
+    }
+    if (atomic_load(&store->cancelled))
+        return store_cancelled_error(error);
+    return goes_on ? HYPURA_OK : error_set(error, HYPURA_ERROR_CANCELLED, "loading the weights was cancelled");
+}
+
+hypura_status pinned_wait(struct store *store, unit_number unit, hypura_error *error)
+{
+    struct parts_of parts = {0};
+    hypura_status status = HYPURA_OK;
+    pinned_want(store, unit);
+    while (!status && !pinned_is_settled(store, unit))
+        status = pinned_linger(store, error);
+    for (const struct transfer *part; !status && (part = next_part(store, unit, &parts));)
+        if (!is_here(store, part))
+            status = failure_error(&part->failure, store->files, error);
+    return status;
 }
 
 void pinned_free(struct store *store)
@@ -206,4 +474,6 @@ void pinned_free(struct store *store)
     memory_unmap(store->pinned.memory, store->pinned.bytes);
     memory_free(store->pinned.slices);
     memory_free(store->pinned.load);
+    memory_free(store->pinned.there);
+    memory_free(store->pinned.order);
 }

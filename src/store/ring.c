@@ -453,7 +453,7 @@ void ring_give_back(struct store *store)
 {
     struct ring *ring = &store->ring;
     uint64_t share = ring->to_give, all = ring->kept, passed = 0, given = 0;
-    if (share == 0)
+    if (share == 0 || !atomic_load(&store->pinned.complete)) /* what is being loaded is read to where it is */
         return;
     for (uint32_t i = 0; i < ring->count && given < share; i++) {
         unit_number number = ring->entries[i].unit;

@@ -77,7 +77,7 @@ bool rows_copy_pinned(const struct store *store, unit_number number, uint64_t of
         number = pieces.first + (unit_number)(offset / pieces.bytes);
         offset %= pieces.bytes;
     }
-    if (store->units[number].place != PLACE_PINNED)
+    if (store->units[number].place != PLACE_PINNED || !atomic_load(&store->pinned.complete))
         return false;
     memcpy(out, store->pinned.slices[store->units[number].item] + offset, bytes);
     return true;

@@ -154,6 +154,7 @@ hypura_status store_open_source(struct store **out, const struct store_source *s
     store->prefetch.mode = options->prefetching;
     store->prefetch.on = options->prefetching != STORE_PREFETCH_OFF;
     store->pass = FIRST_PASS;
+    store->load_behind = options->load_behind;
     store->bounce = aligned_alloc(IO_ALIGNMENT, BOUNCE_BYTES);
     if (!store->bounce)
         status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for small reads");

@@ -48,6 +48,7 @@ struct store_options {
     const char *cache_policy; /* for experts, by name (policy.h); NULL: the default */
     enum store_prefetching prefetching;
     bool fill;                       /* free slots of the expert cache get what is not there between passes */
+    bool load_behind;                /* store_load does not wait for what is pinned: who needs it does */
     const char *usage_path;          /* file that remembers which experts were used, from run to run; NULL: none */
     const struct hardware *hardware; /* or NULL; not kept */
     const struct drives *drives;     /* of the files, and their copies; NULL: one drive. Not kept */
@@ -82,7 +83,9 @@ void store_close(struct store *store); /* waits for reads in flight */
 void store_leave(struct store *store);
 
 /* Reads all pinned units; progress (may be NULL) is called with bytes done and of how many, and may return false to
- * stop. */
+ * stop. With load_behind, where nothing else has to be there first, they are only on their way afterwards, in the order
+ * of the first pass: who gets one waits for it, and progress is called while somebody waits, up to the end of the first
+ * pass (false then ends that one). A failure is that of who gets the unit, and it is read again for the next. */
 typedef bool (*store_progress)(void *context, uint64_t done, uint64_t total);
 hypura_status store_load(struct store *store, store_progress progress, void *context, hypura_error *error);
 

@@ -53,7 +53,7 @@ struct store {
     pthread_cond_t changed; /* a unit became ready, failed, or can be had */
     uint32_t waiters;
     bool parts_will_do; /* to the one that waits */
-    bool loaded;
+    bool loaded, load_behind;
     atomic_bool cancelled;
 
     struct places places;
