@@ -57,7 +57,8 @@ typedef struct hypura_options {
 
     /* ---- cancelling while it is opened ---- */
     /* Called on the opening thread while weights are read, with the bytes read and to read; false ends it with
-     * HYPURA_ERROR_CANCELLED. NULL: none. */
+     * HYPURA_ERROR_CANCELLED. NULL: none, and then opening does not wait for the weights: they are read in the order
+     * of the first request, which waits for what it needs and fails where that cannot be read. */
     bool (*on_load)(void *context, uint64_t done_bytes, uint64_t all_bytes);
     void *on_load_context;
 
