@@ -129,6 +129,7 @@ static void failures_are_those_of_who_asked(void **state)
         assert_int_equal(store_get(world.store, last, &view, &test_error), HYPURA_ERROR_IO);
         assert_non_null(strstr(test_error.message, "hypura-test-store"));
         assert_false(store_get_ready(world.store, last, &view));
+        wait_until_idle(world.store);
         atomic_store(&world.drive.broken, false);
         get_and_check(world.store, &world.fixture, last);
         close_world(&world);
