@@ -196,11 +196,40 @@ static void cpu_caches(struct hardware *out)
 }
 #endif
 
+size_t hw_physical_cores(const char *root)
+{
+#ifdef __linux__
+    cpu_set_t cpus;
+    bool seen[CPU_SETSIZE] = {false};
+    size_t count = 0;
+    if (sched_getaffinity(0, sizeof cpus, &cpus) != 0)
+        return thread_usable_cores();
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        if (!CPU_ISSET(cpu, &cpus))
+            continue;
+        /* Such as "0,32" or "0-1": the first processor of a core stands for it, whether it may be used or not. */
+        char path[1200], siblings[64];
+        snprintf(path, sizeof path, "%s/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", root, cpu);
+        if (!hw_read_text(path, siblings, sizeof siblings) || *siblings < '0' || *siblings > '9')
+            return thread_usable_cores();
+        unsigned long first = strtoul(siblings, NULL, 10);
+        if (first >= CPU_SETSIZE)
+            return thread_usable_cores();
+        count += !seen[first];
+        seen[first] = true;
+    }
+    return MIN(MAX(count, (size_t)1), thread_usable_cores());
+#else
+    (void)root;
+    return thread_usable_cores();
+#endif
+}
+
 void hw_detect_cpu(struct hardware *out)
 {
     cpu_name(out->cpu, sizeof out->cpu);
     out->instructions[0] = '\0';
     cpu_instructions(out->instructions, sizeof out->instructions);
     cpu_caches(out);
-    out->cores = MIN(thread_usable_cores(), hw_cgroup_cores(""));
+    out->cores = MIN(hw_physical_cores(""), hw_cgroup_cores(""));
 }

@@ -43,6 +43,10 @@ void hw_cgroup_memory(const char *root, uint64_t *limit, uint64_t *used);
 enum hw_policy { HW_POLICY_NONE, HW_POLICY_BIND, HW_POLICY_OTHER };
 void hw_find_nodes(struct hardware_nodes *out, const char *root, enum hw_policy policy, uint64_t bound);
 
+/* Cores of the processors that this process may use, of which a core may have several (hyper-threads): threads that
+ * share one compete for its units and bring next to nothing. The processors where the system does not tell. */
+size_t hw_physical_cores(const char *root);
+
 /* Cores whose time the groups on that way allow, rounded up; SIZE_MAX without a limit. */
 size_t hw_cgroup_cores(const char *root);
 

@@ -5,6 +5,9 @@
 #include "hw/hw_private.h"
 
 #include <errno.h>
+#ifdef __linux__
+#include <sched.h>
+#endif
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -125,6 +128,44 @@ static void files_that_are_missing_or_nonsense_mean_no_limit(void **state)
     assert_int_equal(used, 0);
 }
 
+#ifdef __linux__
+static void put_siblings(int cpu, const char *text)
+{
+    char path[128];
+    snprintf(path, sizeof path, "sys/devices/system/cpu/cpu%d/topology/thread_siblings_list", cpu);
+    put(path, text);
+}
+#endif
+
+static void threads_of_a_core_count_once(void **state)
+{
+    (void)state;
+#ifndef __linux__
+    skip();
+#else
+    cpu_set_t cpus;
+    assert_int_equal(sched_getaffinity(0, sizeof cpus, &cpus), 0);
+    assert_int_equal(hw_physical_cores(test_folder), thread_usable_cores());
+    size_t usable = 0;
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &cpus)) { /* in pairs, as processors of a core often are told */
+            char text[64];
+            snprintf(text, sizeof text, "%zu,%zu\n", usable / 2, usable / 2 + 64);
+            put_siblings(cpu, text);
+            usable++;
+        }
+    assert_int_equal(hw_physical_cores(test_folder), (usable + 1) / 2);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &cpus))
+            put_siblings(cpu, "0-127\n");
+    assert_int_equal(hw_physical_cores(test_folder), 1);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+        if (CPU_ISSET(cpu, &cpus))
+            put_siblings(cpu, "unknown\n");
+    assert_int_equal(hw_physical_cores(test_folder), usable);
+#endif
+}
+
 static void the_tightest_quota_of_time_counts(void **state)
 {
     (void)state;
@@ -167,6 +208,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(version_1_is_walked_up_too, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(a_container_finds_its_own_group, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(files_that_are_missing_or_nonsense_mean_no_limit, make_folder, remove_folder),
+        cmocka_unit_test_setup_teardown(threads_of_a_core_count_once, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(the_tightest_quota_of_time_counts, make_folder, remove_folder),
         cmocka_unit_test_setup_teardown(free_memory_counts_what_the_kernel_would_drop, make_folder, remove_folder),
     };

@@ -32,7 +32,8 @@ struct amx_scratch {
         struct panel panel;
         struct {
             _Alignas(64) int8_t quants[AMX_TOKENS][PANEL_COLUMNS];
-            _Alignas(64) int32_t products[2][2][16][PANEL_ROWS]; /* of tokens 0 and 16 on; low, high */
+            /* Of a panel and of the next one, which is multiplied meanwhile; of tokens 0 and 16 on; low, high. */
+            _Alignas(64) int32_t products[2][2][2][16][PANEL_ROWS];
         } tile;
     };
     _Alignas(64) int16_t sums[AMX_TOKENS][16];
@@ -163,7 +164,7 @@ static void take_tokens(const struct amx_work *work, size_t first, size_t count,
 
 /* ---- products ---------------------------------------------------------------------------------------------------- */
 
-INLINE void multiply_tiles(struct amx_scratch *scratch, const struct folded *panel, const bool two)
+INLINE void multiply_tiles(struct amx_scratch *scratch, const struct folded *panel, size_t to, const bool two)
 {
     _tile_zero(0);
     _tile_zero(1);
@@ -173,6 +174,8 @@ INLINE void multiply_tiles(struct amx_scratch *scratch, const struct folded *pan
     }
 #pragma GCC unroll 4
     for (size_t step = 0; step < 4; step++) {
+        /* Lest the compiler keep each step's addresses. */
+        __asm__ volatile("" : "+r"(scratch), "+r"(panel));
         _tile_loadd(4, scratch->tile.quants[0] + 64 * step, PANEL_COLUMNS);
         _tile_loadd(6, panel->low[16 * step], 64);
         _tile_loadd(7, panel->high[16 * step], 64);
@@ -184,17 +187,17 @@ INLINE void multiply_tiles(struct amx_scratch *scratch, const struct folded *pan
             _tile_dpbssd(3, 5, 7);
         }
     }
-    _tile_stored(0, scratch->tile.products[0][0], 64);
-    _tile_stored(1, scratch->tile.products[0][1], 64);
+    _tile_stored(0, scratch->tile.products[to][0][0], 64);
+    _tile_stored(1, scratch->tile.products[to][0][1], 64);
     if (two) {
-        _tile_stored(2, scratch->tile.products[1][0], 64);
-        _tile_stored(3, scratch->tile.products[1][1], 64);
+        _tile_stored(2, scratch->tile.products[to][1][0], 64);
+        _tile_stored(3, scratch->tile.products[to][1][1], 64);
     }
 }
 
 /* The floats of a super-block. */
-INLINE void add_products(const struct amx_scratch *scratch, const struct folded *panel, size_t count, size_t row,
-                         __mmask16 mask, const int pairs)
+INLINE void add_products(const struct amx_scratch *scratch, const struct folded *panel, size_t of, size_t count,
+                         size_t row, __mmask16 mask, const int pairs)
 {
     const __m512 d = _mm512_load_ps(panel->d), m = _mm512_load_ps(panel->m);
     __m512i minima[8];
@@ -202,8 +205,8 @@ INLINE void add_products(const struct amx_scratch *scratch, const struct folded 
     for (int i = 0; i < pairs; i++)
         minima[i] = _mm512_load_si512(panel->minima[i]);
     for (size_t t = 0; t < count; t++) {
-        __m512i low = _mm512_load_si512(scratch->tile.products[t / 16][0][t % 16]);
-        __m512i high = _mm512_load_si512(scratch->tile.products[t / 16][1][t % 16]);
+        __m512i low = _mm512_load_si512(scratch->tile.products[of][t / 16][0][t % 16]);
+        __m512i high = _mm512_load_si512(scratch->tile.products[of][t / 16][1][t % 16]);
         __m512i total = _mm512_add_epi32(low, _mm512_slli_epi32(high, 8));
         __m512 dx = _mm512_set1_ps(scratch->scales[t]), sum = _mm512_loadu_ps(scratch->from[t] + row);
         sum = _mm512_fmadd_ps(_mm512_mul_ps(d, dx), _mm512_cvtepi32_ps(total), sum);
@@ -221,6 +224,34 @@ INLINE void add_products(const struct amx_scratch *scratch, const struct folded 
     }
 }
 
+/* Asks for a part of what the next call of take_tokens reads, while a panel is multiplied: rows lie far apart. */
+static void prefetch_tokens(const struct amx_work *work, size_t first, size_t segment, size_t panel)
+{
+    const struct activation *input = work->job->input;
+    const uint32_t *rows = work->job->input_rows;
+    if (first >= work->tokens) {
+        first = 0;
+        segment++;
+    }
+    if (segment >= work->segments)
+        return;
+    const size_t part = AMX_TOKENS / AMX_PANELS, end = MIN(first + (panel + 1) * part, work->tokens);
+    for (size_t t = first + panel * part; t < end; t++) {
+        size_t token = work->first_token + t, row = rows ? rows[token] : token;
+        const int8_t *quants = input->quants[ACTIVATION_Q8_256 - ACTIVATION_Q8_32] + row * input->quant_stride;
+        for (size_t c = 0; c < PANEL_COLUMNS; c += 64)
+            __builtin_prefetch(quants + segment * PANEL_COLUMNS + c);
+    }
+}
+
+static void multiply_any(struct amx_scratch *scratch, size_t panel, size_t count)
+{
+    if (count > 16)
+        multiply_tiles(scratch, &scratch->panels[panel], panel % 2, true);
+    else
+        multiply_tiles(scratch, &scratch->panels[panel], panel % 2, false);
+}
+
 static void multiply_group(struct amx_work *work)
 {
     struct amx_scratch *scratch = work->scratch;
@@ -232,20 +263,20 @@ static void multiply_group(struct amx_work *work)
         for (size_t first = 0; first < work->tokens; first += AMX_TOKENS) {
             size_t count = MIN(work->tokens - first, (size_t)AMX_TOKENS);
             take_tokens(work, first, count, segment);
+            multiply_any(scratch, 0, count);
             for (size_t p = 0; p < panels; p++) {
                 const struct folded *panel = &scratch->panels[p];
                 size_t row = p * PANEL_ROWS, rows = MIN(work->rows - row, (size_t)PANEL_ROWS);
                 __mmask16 mask = (__mmask16)((1u << rows) - 1);
-                if (count > 16)
-                    multiply_tiles(scratch, panel, true);
-                else
-                    multiply_tiles(scratch, panel, false);
+                if (p + 1 < panels)
+                    multiply_any(scratch, p + 1, count);
+                prefetch_tokens(work, first + AMX_TOKENS, segment, p);
                 if (work->kind == PANEL_PARTS_8_MINIMA)
-                    add_products(scratch, panel, count, row, mask, 4);
+                    add_products(scratch, panel, p % 2, count, row, mask, 4);
                 else if (work->kind == PANEL_PARTS_16_MINIMA)
-                    add_products(scratch, panel, count, row, mask, 8);
+                    add_products(scratch, panel, p % 2, count, row, mask, 8);
                 else
-                    add_products(scratch, panel, count, row, mask, 0);
+                    add_products(scratch, panel, p % 2, count, row, mask, 0);
             }
         }
     }
