@@ -33,7 +33,8 @@ MODEL = os.path.join(SOURCE, "models", "manpage-moe-24m-Q4_K_M.gguf")
 WORK = tempfile.TemporaryDirectory(prefix="hypura-test-")
 QUESTION = "What does the ls command do?"
 COMMANDS = ["run", "inspect", "bench", "plot", "profile", "iobench", "replay", "logits", "embed", "synth", "tokenize", "template",
-            "perplexity", "completion", "manual", "serve", "batch", "list", "pull", "rm", "ps", "stop"]
+            "perplexity", "completion", "manual", "serve", "batch", "list", "pull", "rm", "ps", "stop",
+            "quantize"]
 
 
 def path(name):

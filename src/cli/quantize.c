@@ -1,0 +1,185 @@
+/* hypura quantize: a model's matrices in another type. */
+#include "tools/quantize.h"
+#include "cli/cli.h"
+#include "tools/quantize_recipe.h"
+
+#include <string.h>
+
+static const char *type, *importance;
+static struct texts tensor_types;
+static uint64_t memory;
+static uint32_t threads;
+static bool requantize, pure, dry_run, list_types, as_json;
+
+static const struct option_row quantize_rows[] = {
+    {"type", "TYPE", OPTION_TEXT, &type, "what matrices become: Q4_K_M, Q8_0 ...; see --list"},
+    {"imatrix", "FILE", OPTION_TEXT, &importance,
+     "how much each column matters, as \"hypura imatrix\" or llama-imatrix writes it"},
+    {"tensor-type", "RE=TYPE", OPTION_TEXTS, &tensor_types,
+     "another type for tensors whose name the regular expression is found in; may be given several times, the first "
+     "that fits counts"},
+    {"pure", NULL, OPTION_FLAG, &pure, "give every matrix that type, without the mixture's exceptions"},
+    {"allow-requantize", NULL, OPTION_FLAG, &requantize, "take matrices that are quantised already"},
+    {"memory", "SIZE", OPTION_BYTES, &memory, "the most that the process may hold (default: what its threads need)"},
+    {"threads", "N", OPTION_COUNT, &threads, "(default: the cores that this process may use)"},
+    {"dry-run", NULL, OPTION_FLAG, &dry_run, "tell what would be written, and write nothing"},
+    {"list", NULL, OPTION_FLAG, &list_types, "list the types"},
+    {"json", NULL, OPTION_FLAG, &as_json, "print JSON instead"},
+    {0},
+};
+
+static int print_types(void)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; i < recipe_count(); i++) {
+        const struct recipe *recipe = recipe_at(i);
+        if (as_json)
+            json_array_append_new(list, json_pack("{s:s, s:s}", "type", recipe->name, "bits", recipe->description));
+        else
+            printf("%-10s %s\n", recipe->name, recipe->description);
+    }
+    if (as_json)
+        print_json(list);
+    json_decref(list);
+    return EXIT_OK;
+}
+
+/* "RE=TYPE", split at the last equals sign. */
+static hypura_status read_overrides(struct quantize_override *out, char **copies, hypura_error *error)
+{
+    for (size_t i = 0; i < tensor_types.count; i++) {
+        hypura_status status = string_copy(&copies[i], tensor_types.items[i], error);
+        if (status)
+            return status;
+        char *equals = strrchr(copies[i], '=');
+        if (!equals || equals == copies[i])
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "--tensor-type takes RE=TYPE, not \"%.100s\"", copies[i]);
+        *equals = 0;
+        out[i].expression = copies[i];
+        if (!tensor_type_by_name(equals + 1, &out[i].type))
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "--tensor-type: there is no tensor type \"%.50s\"", equals + 1);
+    }
+    return HYPURA_OK;
+}
+
+static bool show_progress(void *context, const struct quantize_moment *moment)
+{
+    const uint64_t *start = context;
+    char a[32], b[32], left[32];
+    double seconds = clock_seconds_since(*start);
+    uint64_t made = moment->done > moment->kept ? moment->done - moment->kept : 0;
+    if (moment->verifying)
+        show_line("checking what is written: %s of %s", format_bytes(a, sizeof a, (double)moment->done),
+                  format_bytes(b, sizeof b, (double)moment->total));
+    else if (seconds > 0.5 && made)
+        show_line("%s of %s, %s left", format_bytes(a, sizeof a, (double)moment->done),
+                  format_bytes(b, sizeof b, (double)moment->total),
+                  format_time(left, sizeof left, seconds / (double)made * (double)(moment->total - moment->done)));
+    return !interrupted();
+}
+
+static void print_result(const struct quantize *quantize, const char *path, double seconds)
+{
+    char from[32], to[32], time[32];
+    double bits = 8.0 * (double)quantize_bytes(quantize) / (double)MAX(quantize_elements(quantize), 1);
+    size_t changed = 0;
+    json_t *tensors = json_array();
+    for (size_t i = 0; i < quantize_count(quantize); i++) {
+        const struct quantize_tensor *tensor = quantize_at(quantize, i);
+        const char *before = tensor_type_info(tensor->source->type)->name, *after = tensor_type_info(tensor->type)->name;
+        changed += tensor->type != tensor->source->type;
+        if (dry_run && !as_json)
+            printf("%-40s %7s -> %-7s %s%s\n", tensor->source->name.data, before, after,
+                   format_bytes(to, sizeof to, (double)tensor->bytes), tensor->weighted ? ", by importance" : "");
+        json_array_append_new(tensors, json_pack("{s:o, s:s, s:s, s:I, s:b}", "name", json_text(tensor->source->name.data),
+                                                 "from", before, "to", after, "bytes", (json_int_t)tensor->bytes,
+                                                 "by_importance", tensor->weighted));
+    }
+    if (as_json) {
+        json_t *json = json_pack("{s:I, s:I, s:f, s:I, s:o}", "source_bytes", (json_int_t)quantize_source_bytes(quantize),
+                                 "bytes", (json_int_t)quantize_bytes(quantize), "bits_per_weight", bits, "quantised",
+                                 (json_int_t)changed, "tensors", tensors);
+        if (json && !dry_run)
+            json_object_set_new(json, "seconds", json_real(seconds));
+        print_json(json);
+        json_decref(json);
+        return;
+    }
+    json_decref(tensors);
+    printf("%s%s%zu of %zu tensors quantised, %s -> %s, %.2f bits per weight", dry_run ? "" : path, dry_run ? "" : ": ",
+           changed, quantize_count(quantize), format_bytes(from, sizeof from, (double)quantize_source_bytes(quantize)),
+           format_bytes(to, sizeof to, (double)quantize_bytes(quantize)), bits);
+    if (!dry_run)
+        printf(", %s", format_time(time, sizeof time, seconds));
+    printf("\n");
+}
+
+static hypura_status quantize(const char *model, const char *out, hypura_error *error)
+{
+    struct quantize_options options = {.type = type,
+                                       .importance = importance,
+                                       .pure = pure,
+                                       .requantize = requantize,
+                                       .threads = threads,
+                                       .memory = memory};
+    struct quantize_override *overrides = NULL;
+    struct quantize *plan = NULL;
+    char **copies = NULL;
+    const char *path;
+    uint64_t start = clock_nanoseconds();
+    hypura_status status = ALLOCATE(&overrides, tensor_types.count, "table of types", error);
+    if (!status)
+        status = ALLOCATE(&copies, tensor_types.count, "table of types", error);
+    if (!status)
+        status = read_overrides(overrides, copies, error);
+    options.overrides = overrides;
+    options.override_count = tensor_types.count;
+    if (!status)
+        status = model_path(&path, model, NULL, error);
+    if (!status)
+        status = quantize_open(&plan, path, &options, error);
+    if (!status && !dry_run) {
+        interrupts_cancel(NULL);
+        status = quantize_write(plan, out, show_progress, &start, error);
+        clear_line();
+    }
+    if (!status)
+        print_result(plan, out, clock_seconds_since(start));
+    quantize_close(plan);
+    for (size_t i = 0; copies && i < tensor_types.count; i++)
+        memory_free(copies[i]);
+    memory_free(copies);
+    memory_free(overrides);
+    return status;
+}
+
+static int run(size_t count, char **arguments)
+{
+    hypura_error error = {0};
+    if (list_types)
+        return print_types();
+    if (!type)
+        return report_usage(&command_quantize, "--type is missing: \"hypura quantize --list\" tells the types");
+    if (!recipe_find(type))
+        return report_usage(&command_quantize, "there is no type \"%.50s\": \"hypura quantize --list\" tells them", type);
+    if (count != (dry_run ? 1 : 2) && !(dry_run && count == 2))
+        return report_usage(&command_quantize, dry_run ? "MODEL is missing" : "MODEL and OUT are needed");
+    return quantize(arguments[0], count > 1 ? arguments[1] : NULL, &error) ? report_error(&error) : EXIT_OK;
+}
+
+const struct command command_quantize = {
+    .name = "quantize",
+    .arguments = "MODEL OUT.gguf",
+    .summary = "write a model with its matrices in another type",
+    .details =
+        MODEL_HELP "It is best one of F16, BF16 or F32, and may be in parts; OUT is one file.\n\n"
+                   "Types and the mixtures of them (Q4_K_M ...) are those of llama.cpp, tensor by tensor, and the file runs "
+                   "there too. Those below three bits, and IQ3_XXS, want importance (--imatrix), and the others gain by "
+                   "it.\n\n"
+                   "The model is read in pieces, so that its size is no matter of memory, and never written to. OUT has its "
+                   "name when it is whole and was checked; until then it is OUT.partial with a list of what is in it, and "
+                   "the same command goes on from there, whatever ended it.",
+    .options = {quantize_rows},
+    .most = 2,
+    .run = run,
+};

@@ -1,0 +1,40 @@
+/* What the files of quantize share. */
+#ifndef HYPURA_QUANTIZE_PRIVATE_H
+#define HYPURA_QUANTIZE_PRIVATE_H
+
+#include "tools/importance.h"
+#include "tools/quantize.h"
+#include "tools/quantize_recipe.h"
+
+#include <sys/stat.h>
+
+/* What says that a file is the one that was opened. */
+struct source_file {
+    int descriptor;
+    struct stat info;
+};
+
+struct quantize {
+    struct gguf *file;
+    struct source_file *sources;
+    const struct recipe *recipe;
+    struct importance *importance;
+    char *importance_path;
+    struct quantize_tensor *tensors;
+    size_t count;
+    size_t threads;
+    uint64_t bytes, source_bytes, elements;
+    uint64_t most_columns, most_piece, most_source_piece, most_importance;
+};
+
+/* quantize_header.c: metadata and table of the new file, into a file that is open at its start, which becomes as long as it
+ * will be. */
+hypura_status quantize_header(const struct quantize *quantize, int descriptor, hypura_error *error);
+
+/* A digest of everything that the new file depends on, but the weights themselves. */
+uint64_t quantize_key(const struct quantize *quantize);
+
+/* That the files are those that were opened, as they were then. */
+hypura_status quantize_check_source(const struct quantize *quantize, hypura_error *error);
+
+#endif
