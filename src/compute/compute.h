@@ -108,6 +108,9 @@ uint64_t activation_bytes(size_t max_rows, size_t max_columns);
  * copies. */
 void activation_set(struct activation *activation, const float *values, size_t rows, size_t columns, size_t stride);
 
+/* A row that it points at. */
+const float *activation_values(const struct activation *activation, size_t row);
+
 /* output[output_rows[t]][r] = sum over c of weights[r][c] * input[input_rows[t]][c], for t below tokens.
  * input_rows and output_rows may be NULL: t itself. Every output row belongs to one job. bias, when not NULL, has one
  * float a weight row and is added last. */

@@ -164,6 +164,15 @@ uint32_t engine_drafts(const struct engine *engine);
  * error the sequence holds nothing. */
 hypura_status engine_accept(struct engine *engine, uint32_t accepted, hypura_error *error);
 
+/* What the matrices of layers are multiplied by on the CPU: each row, in no order, on the thread that asked for the
+ * batch. matrix: which one of the tensor's, an expert or a head; 0 where it has one. All rows pass all layers meanwhile.
+ * NULL: nobody watches. */
+struct engine_watch {
+    void (*see)(void *context, const struct gguf_tensor *tensor, uint32_t matrix, const float *row, size_t columns);
+    void *context;
+};
+void engine_watch_inputs(struct engine *engine, const struct engine_watch *watch);
+
 /* Whether the model has a block that predicts further tokens, opened with it. */
 bool engine_predicts(const struct engine *engine);
 

@@ -428,6 +428,7 @@ struct batch {
     struct gpu_pass *pass; /* at work, or the last that was; NULL: no layer is computed on a GPU */
     struct gpu_pass *passes[HARDWARE_MAX_GPUS]; /* by device; NULL: nothing is there */
     struct trace_writer *trace;
+    const struct engine_watch *watch; /* NULL: nobody */
 
     const struct engine_batch *asked;
     size_t rows;

@@ -84,6 +84,11 @@ static hypura_status open_parts(struct engine *engine, const struct engine_optio
     return plan->gpu ? gpu_pass_open(&engine->batch, error) : HYPURA_OK;
 }
 
+void engine_watch_inputs(struct engine *engine, const struct engine_watch *watch)
+{
+    engine->batch.watch = watch;
+}
+
 hypura_status engine_end_trace(struct engine *engine, hypura_error *error)
 {
     struct trace_writer *trace = engine->batch.trace;

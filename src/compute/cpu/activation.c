@@ -95,6 +95,11 @@ void activation_set(struct activation *activation, const float *values, size_t r
         activation->ready[kind] = kind == ACTIVATION_FLOAT;
 }
 
+const float *activation_values(const struct activation *activation, size_t row)
+{
+    return activation->values + row * activation->stride;
+}
+
 static void prepare_row_256(struct activation *activation, const struct kernel_table *kernels, const float *values,
                             size_t row)
 {

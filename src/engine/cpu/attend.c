@@ -195,7 +195,7 @@ hypura_status run_attend(struct batch *batch, const struct step *step, struct he
  */
 
 /* One product per head, of rows of [rows][heads]: with the matrices of all heads one after another in "all". */
-static void multiply_heads(struct batch *batch, const struct matrix *all, size_t heads, uint32_t rows,
+static void multiply_heads(struct batch *batch, unit_number unit, const struct matrix *all, size_t heads, uint32_t rows,
                            const float *values, size_t columns, size_t stride, float *out, size_t out_stride)
 {
     struct scratch *s = &batch->scratch;
@@ -217,6 +217,8 @@ static void multiply_heads(struct batch *batch, const struct matrix *all, size_t
                                       .output_rows = s->head_rows + h * rows};
         }
         compute_matmul(batch->compute, jobs, count);
+        for (size_t i = 0; i < count; i++)
+            watch_inputs(batch, &model_unit(batch->open->model, unit)->slices[0], (uint32_t)(first + i), &jobs[i]);
     }
 }
 
@@ -229,7 +231,7 @@ static void attend_part(struct batch *batch, const struct step *step, const stru
     struct scratch *s = &batch->scratch;
     size_t heads = a->heads, size = (size_t)a->plain + a->rotary, width = (size_t)a->rank + a->rotary;
     const float *query = rows_of(batch, a->query) + first * heads * size;
-    multiply_heads(batch, key_matrix, heads, rows, query, a->plain, size, s->latent_query, width);
+    multiply_heads(batch, a->key_matrix, key_matrix, heads, rows, query, a->plain, size, s->latent_query, width);
     for (size_t h = 0; h < rows * heads; h++)
         memcpy(s->latent_query + h * width + a->rank, query + h * size + a->plain, a->rotary * sizeof *query);
     struct attention_sequence sequence = kv_cache_sequence(&batch->kv, (uint32_t)step->layer, span->sequence, 0, rows);
@@ -247,7 +249,7 @@ static void attend_part(struct batch *batch, const struct step *step, const stru
         choice.words += first * choice.stride;
     attention.sequence_count = 1;
     compute_attention(batch->compute, &attention);
-    multiply_heads(batch, value_matrix, heads, rows, s->latent_attended, a->rank, a->rank,
+    multiply_heads(batch, a->value_matrix, value_matrix, heads, rows, s->latent_attended, a->rank, a->rank,
                    rows_of(batch, a->out) + first * heads * a->value_size, a->value_size);
 }
 

@@ -83,4 +83,7 @@ step_function run_gather, run_gather_gated, run_agree, run_scatter;
 step_function run_predict, run_correct, run_match, run_sparse, run_join;
 step_function run_route, run_experts, run_mix, run_chunk_experts;
 
+/* watch.c: tells who watches the batch what a job read. matrix: which of the tensor's, an expert or a head. */
+void watch_inputs(const struct batch *batch, const struct unit_slice *slice, uint32_t matrix, const struct matmul *job);
+
 #endif

@@ -131,6 +131,8 @@ static void compute_inner_ungated(struct batch *batch, const struct step *step, 
     compute_matmul(batch->compute, s->jobs, group->count);
     for (uint32_t i = 0; i < group->count; i++)
         adapt(batch, &s->jobs[i], step->layer, ROLE_EXPERT_UP, group->experts[i], 0);
+    for (uint32_t i = 0; i < group->count; i++)
+        watch_inputs(batch, up, group->experts[i], &s->jobs[i]);
     if (x->alone)
         compute_function(batch->compute, FUNCTION_GELU, rows, group->rows * width);
     else
@@ -177,6 +179,9 @@ static void compute_inner(struct batch *batch, const struct step *step, const st
         adapt(batch, &s->jobs[2 * i], step->layer, unit->slices[0].role, group->experts[i], 0);
         adapt(batch, &s->jobs[2 * i + 1], step->layer, fused ? ROLE_EXPERT_GATE_UP : ROLE_EXPERT_UP, group->experts[i],
               fused ? width : 0);
+        watch_inputs(batch, &unit->slices[0], group->experts[i], &s->jobs[2 * i]);
+        if (!fused)
+            watch_inputs(batch, &unit->slices[1], group->experts[i], &s->jobs[2 * i + 1]);
     }
     if (x->weighs_input)
         weigh_inputs(batch, width, group);
@@ -209,6 +214,8 @@ static void compute_down(struct batch *batch, const struct step *step, const str
     compute_matmul(batch->compute, s->jobs, group->count);
     for (uint32_t i = 0; i < group->count; i++)
         adapt(batch, &s->jobs[i], step->layer, ROLE_EXPERT_DOWN, group->experts[i], 0);
+    for (uint32_t i = 0; i < group->count; i++)
+        watch_inputs(batch, &unit->slices[down], group->experts[i], &s->jobs[i]);
 }
 
 /* Takes those of the waiting experts that are there, as many as the buffers hold beside one that was begun, out of

@@ -100,6 +100,16 @@ static bool is_first_of_unit(const struct product *products, size_t index)
     return true;
 }
 
+/* Whether a product is of another tensor, or of other rows, than those before it. */
+static bool reads_anew(const struct product *products, size_t index)
+{
+    for (size_t i = 0; i < index; i++)
+        if (products[i].unit == products[index].unit && products[i].job.input == products[index].job.input &&
+            products[i].job.input_rows == products[index].job.input_rows)
+            return false;
+    return true;
+}
+
 hypura_status multiply(struct batch *batch, int32_t layer, struct product *products, size_t count, hypura_error *error)
 {
     struct parts parts = {.unit_count = 0};
@@ -120,8 +130,11 @@ hypura_status multiply(struct batch *batch, int32_t layer, struct product *produ
         }
     }
     compute_parts(batch, &parts);
-    for (size_t i = 0; i < count; i++)
+    for (size_t i = 0; i < count; i++) {
         adapt(batch, &products[i].job, layer, products[i].role, 0, products[i].first);
+        if (reads_anew(products, i))
+            watch_inputs(batch, &model_unit(batch->open->model, products[i].unit)->slices[0], 0, &products[i].job);
+    }
     return HYPURA_OK;
 }
 
