@@ -61,10 +61,10 @@ static struct affine fit_affine(const float *x, const float *w, int n, float mos
     sum_values(x, w, n, &sum_w, &sum_x);
     double gain = -1;
     float shift = -low;
-    for (int step = 0; step < 30; step++) {
+    for (int step = 0; step < 50; step++) {
         /* After the steps the best one goes on from where least squares brought it. */
-        float factor = step < 26 ? (most - 1.2f + 0.1f * (float)step) / (high - low) : 1 / best.scale;
-        shift = step < 26 ? -low : best.minimum;
+        float factor = step < 46 ? (most - 1.2f + 0.05f * (float)step) / (high - low) : 1 / best.scale;
+        shift = step < 46 ? -low : best.minimum;
         struct affine_sums s = sum_affine(x, w, n, factor, shift, most);
         double determinant = (double)sum_w * s.qq - (double)s.q * s.q;
         if (!(determinant > 0))
@@ -79,7 +79,7 @@ static struct affine fit_affine(const float *x, const float *w, int n, float mos
         if (scale > 0 && now > gain) {
             gain = now;
             best = (struct affine){(float)scale, (float)-least};
-        } else if (step >= 26) {
+        } else if (step >= 46) {
             break;
         }
     }
