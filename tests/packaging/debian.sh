@@ -39,11 +39,19 @@ answer=$(cd / && hypura run --temperature 0 --max-tokens 12 --prompt "What does 
 case $answer in *"list directory contents"*) ok "the model of its package answers" ;; *) fail "it answers: $answer" ;; esac
 
 pkg-config --exists hypura || fail "pkg-config knows the library"
-printf '#include <hypura/hypura.h>\nint main(void) { return hypura_version == 0; }\n' >"$work/small.c"
+model=/usr/share/hypura/models/manpage-moe-24m-Q4_K_M.gguf
 # shellcheck disable=SC2046
-gcc -std=c17 -Wall -Werror -Wno-address "$work/small.c" -o "$work/small" $(pkg-config --cflags --libs hypura) || fail "a program compiles"
-"$work/small" || fail "a program runs with the library"
-ok "a program compiles against the library, and runs"
+gcc -std=c17 -Wall -Werror /usr/share/doc/libhypura-dev/examples/chat.c -o "$work/chat" $(pkg-config --cflags --libs hypura) ||
+    fail "an example compiles"
+echo "What does the ls command do?" | "$work/chat" "$model" | grep -q "list directory contents" || fail "an example answers"
+ok "an example compiles against the library, and runs"
+
+(cd / && python3 -c "
+import hypura
+with hypura.Model('$model', context=256) as model:
+    print(model.answer('What does the ls command do?', temperature=0, max_tokens=12).text)") | grep -q "list directory contents" ||
+    fail "the Python module answers"
+ok "the Python module answers"
 
 getent passwd hypura | grep -q ':/var/lib/hypura:.*nologin$' || fail "the server has a user: $(getent passwd hypura)"
 ok "the server has a user of its own"
@@ -70,7 +78,7 @@ apt-get remove -y -qq hypura hypura-model libhypura0 >"$work/remove" 2>&1 || { c
 [ -f /etc/default/hypura ] || fail "its settings stay when it is removed"
 ok "they can be removed, and settings stay"
 # shellcheck disable=SC2046
-dpkg --purge $(dpkg-query -W -f '${Package}\n' 'hypura*' 'libhypura*') >"$work/purge" 2>&1 || { cat "$work/purge"; fail "purge"; }
+dpkg --purge $(dpkg-query -W -f '${Package}\n' 'hypura*' 'libhypura*' 'python3-hypura*') >"$work/purge" 2>&1 || { cat "$work/purge"; fail "purge"; }
 everything >"$work/after"
 diff "$work/before" "$work/after" || fail "nothing is left"
 ok "purged, nothing is left"
