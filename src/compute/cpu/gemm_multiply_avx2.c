@@ -9,8 +9,8 @@
 
 #include <immintrin.h>
 
-/* Eight sums of 16 bits in registers, next to the weights and a token's four activations. */
-#define MOST_TOKENS 4
+/* Six sums of 16 bits in registers, next to the weights, their magnitudes and a token's four activations. */
+#define MOST_TOKENS 3
 #define MOST_PANELS 1
 #define PANELS_FOR(tokens) 1
 

@@ -120,11 +120,11 @@ static const uint8_t least_avx512[TENSOR_TYPE_COUNT] = {
 };
 
 static const uint8_t least_avx2[TENSOR_TYPE_COUNT] = {
-    [TENSOR_Q4_0] = FEW,   [TENSOR_Q4_1] = FEW,  [TENSOR_Q5_0] = FEW,   [TENSOR_Q5_1] = FEW, [TENSOR_Q8_0] = FEW,
-    [TENSOR_IQ4_NL] = FEW, [TENSOR_MXFP4] = FEW, [TENSOR_Q2_K] = 4,     [TENSOR_Q3_K] = 4,   [TENSOR_Q4_K] = FEW,
-    [TENSOR_Q5_K] = FEW,   [TENSOR_Q6_K] = FEW,  [TENSOR_IQ1_S] = 14,   [TENSOR_IQ1_M] = 14, [TENSOR_IQ2_XXS] = 20,
-    [TENSOR_IQ2_XS] = 20,  [TENSOR_IQ2_S] = 20,  [TENSOR_IQ3_XXS] = 20, [TENSOR_IQ3_S] = 20, [TENSOR_IQ4_XS] = FEW,
-    [TENSOR_TQ1_0] = 14,   [TENSOR_TQ2_0] = 4,   [TENSOR_NVFP4] = FEW,
+    [TENSOR_Q4_0] = FEW,   [TENSOR_Q4_1] = FEW,  [TENSOR_Q5_0] = FEW,  [TENSOR_Q5_1] = FEW, [TENSOR_Q8_0] = FEW,
+    [TENSOR_IQ4_NL] = FEW, [TENSOR_MXFP4] = FEW, [TENSOR_Q2_K] = 4,    [TENSOR_Q3_K] = 3,   [TENSOR_Q4_K] = FEW,
+    [TENSOR_Q5_K] = FEW,   [TENSOR_Q6_K] = FEW,  [TENSOR_IQ1_S] = 4,   [TENSOR_IQ1_M] = 4,  [TENSOR_IQ2_XXS] = 4,
+    [TENSOR_IQ2_XS] = 3,   [TENSOR_IQ2_S] = 4,   [TENSOR_IQ3_XXS] = 5, [TENSOR_IQ3_S] = 6,  [TENSOR_IQ4_XS] = FEW,
+    [TENSOR_TQ1_0] = 4,    [TENSOR_TQ2_0] = 4,   [TENSOR_NVFP4] = FEW,
 };
 
 GEMM(gemm_avx2, panel_multiplier_avx2, panel_makers_avx2)
