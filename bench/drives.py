@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How much more two drives bring than one: two loop devices with a limit each, a mixture that streams from both.
 
-    drives.py HYPURA FOLDER [--first MB/s] [--tokens N] [--rounds N]
+    drives.py HYPURA FOLDER [--dense] [--first MB/s] [--tokens N] [--rounds N]
 
 Needs root, Linux with loop devices and the blkio controller of control groups (version 1), and 3 GB in FOLDER. It makes
 two images there with a file system each, a model and its copy on them, and bounds what a process may read of each device
@@ -61,6 +61,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("hypura")
     parser.add_argument("folder")
+    parser.add_argument("--dense", action="store_true", help="a dense model, which streams through the ring")
     parser.add_argument("--first", type=float, default=100, help="of the first drive, MB/s")
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=3)
@@ -72,9 +73,11 @@ def main():
     try:
         drives = [Drive(options.folder, "drive-" + name) for name in "ab"]
         model = os.path.join(drives[0].point, "model.gguf")
-        run(options.hypura, "synth", "--preset", "tiny-mixtral", "--layers", 8, "--embedding", 2048, "--heads", 16, "--kv-heads", 4,
-            "--head-size", 128, "--feed-forward", 4096, "--experts", 8, "--experts-used", 2, "--vocabulary", 4000,
-            "--no-check", model)
+        kind = ["--preset", "tiny-mixtral", "--feed-forward", 4096, "--experts", 8, "--experts-used", 2]
+        if options.dense:
+            kind = ["--preset", "tiny-dense", "--feed-forward", 24576]
+        run(options.hypura, "synth", *kind, "--layers", 8, "--embedding", 2048, "--heads", 16, "--kv-heads", 4,
+            "--head-size", 128, "--vocabulary", 4000, "--no-check", model)
         run("cp", model, os.path.join(drives[1].point, "model.gguf"))
         run("sync")
         print(f"{'MB/s allowed':>16} {'one drive':>10} {'both':>8} {'times':>6}  shares")

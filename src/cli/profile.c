@@ -293,11 +293,10 @@ static json_t *together_json(const struct drives *drives, const double *alone, c
 {
     json_t *array = json_array();
     for (uint32_t i = 0; i < drives->count; i++)
-        json_array_append_new(array, json_pack("{s:o, s:o, s:f, s:f, s:o}", "path",
-                                               json_text(drives->storages[i].path), "device",
-                                               json_text(drives->storages[i].device), "alone_bytes_per_second",
-                                               alone[i], "together_bytes_per_second", together[i], "storage",
-                                               storage_json(&drives->storages[i])));
+        json_array_append_new(array, json_pack("{s:o, s:o, s:f, s:f, s:o}", "path", json_text(drives->storages[i].path),
+                                               "device", json_text(drives->storages[i].device),
+                                               "alone_bytes_per_second", alone[i], "together_bytes_per_second",
+                                               together[i], "storage", storage_json(&drives->storages[i])));
     return json_pack("{s:o, s:f}", "drives", array, "together_share", drives->together);
 }
 
@@ -316,7 +315,8 @@ static void print_together(const struct drives *drives, const double *alone, con
     }
     printf("  %-38s %8.0f %8.0f, %.0f %%\n", "all", sum[0] / 1e6, sum[1] / 1e6, 100 * drives->together);
     if (drives->together < 0.9)
-        printf("  They share something on the way (a bus, a controller, a host): plans count on what they do together.\n");
+        printf(
+            "  They share something on the way (a bus, a controller, a host): plans count on what they do together.\n");
 }
 
 /* Each by itself, and then all at once. */

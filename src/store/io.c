@@ -27,13 +27,13 @@ struct block {
     uint32_t bytes;
     uint32_t submitted; /* bytes asked of the system, less than bytes only when a test wants a short read */
     int32_t result;
-    bool sent;              /* the reader has it */
-    bool stale;             /* the copy was written to: what came is not to be used */
-    enum priority priority; /* when it was sent */
-    uint32_t file;          /* of io_options.files, a copy of the segment's */
-    uint8_t drive;          /* that counts it */
+    bool sent;                        /* the reader has it */
+    bool stale;                       /* the copy was written to: what came is not to be used */
+    enum priority priority;           /* when it was sent */
+    uint32_t file;                    /* of io_options.files, a copy of the segment's */
+    uint8_t drive;                    /* that counts it */
     uint64_t counted, ahead, sent_at; /* bytes, with others in flight there, and when, for spread_came */
-    struct block *next;     /* in a list */
+    struct block *next;               /* in a list */
 };
 
 struct queue {
@@ -58,9 +58,9 @@ struct io {
     uint32_t unfinished[PRIORITY_COUNT]; /* transfers queued or in flight */
     uint32_t in_flight, prefetches_in_flight, depth;
     struct spread spread;
-    bool plain;                    /* one drive and no copies: nothing is to be chosen */
+    bool plain;                      /* one drive and no copies: nothing is to be chosen */
     uint64_t queued[PRIORITY_COUNT]; /* bytes of transfers in the queues that are not handed out */
-    struct block *blocks;          /* [depth] */
+    struct block *blocks;            /* [depth] */
     struct block *free_blocks;
     struct block *again; /* to be submitted again, oldest first */
     struct reader_read *batch;
@@ -501,7 +501,7 @@ static void take_back(struct io *io, struct block *block, int32_t result)
             try_again(io, block);
         else
             fail_or_go_elsewhere(io, block,
-                       (struct failure){.kind = FAILURE_SYSTEM, .number = -result, .expected = block->bytes});
+                                 (struct failure){.kind = FAILURE_SYSTEM, .number = -result, .expected = block->bytes});
     } else if ((uint32_t)result >= needed) {
         finish_block(io, block);
     } else {
@@ -520,7 +520,8 @@ static void take_back(struct io *io, struct block *block, int32_t result)
         if (block->attempts < MAX_ATTEMPTS)
             try_again(io, block);
         else
-            fail_or_go_elsewhere(io, block, (struct failure){.kind = FAILURE_SYSTEM, .number = EIO, .expected = block->bytes});
+            fail_or_go_elsewhere(io, block,
+                                 (struct failure){.kind = FAILURE_SYSTEM, .number = EIO, .expected = block->bytes});
     }
 }
 

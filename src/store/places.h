@@ -1,8 +1,8 @@
 /* store/places: on which node of memory (socket) weights lie. Owner: places.c.
  *
  * Of tensors each node has a part of the rows, as large as its part of the cores; experts lie whole on one node: those
- * that stay by their number in the layer, those in the cache by their slot. The ring lies on all in turn. Where there is
- * one node, or somebody else said where memory is to be, nothing is placed.
+ * that stay by their number in the layer, those in the cache by their slot. The ring lies on all in turn. Where there
+ * is one node, or somebody else said where memory is to be, nothing is placed.
  */
 #ifndef HYPURA_STORE_PLACES_H
 #define HYPURA_STORE_PLACES_H

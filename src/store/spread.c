@@ -71,9 +71,8 @@ static double end_of_all(const struct spread *spread, const struct spread_wish *
         /* The one that has least to give goes first; its share may make another's worth while. */
         double least = (double)MIN(SPREAD_LEAST, wish->bytes);
         uint32_t worst = wish->drive_count;
-        for (uint32_t i = 0, left = 0; i < wish->drive_count; i++) {
+        for (uint32_t i = 0; i < wish->drive_count; i++) {
             const struct spread_drive *drive = &spread->drives[wish->drives[i]];
-            left += !out[i];
             double share = (end - queued(drive)) * spread_speed(drive);
             if (!out[i] && share < least) {
                 least = share;

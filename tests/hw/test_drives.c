@@ -1,4 +1,4 @@
-/* Several drives as one: copies are read side by side, parts in turn, and what drives do together is kept. */
+/* Several drives as one: copies are read side by side, parts in turn. */
 #include "folder.h"
 
 #include "hw/hw_private.h"
@@ -97,43 +97,12 @@ static void files_of_one_drive_are_on_one(void **state)
     assert_int_equal(hardware_find_drives(&drives, &hardware, paths, 2, 1, &test_error), HYPURA_ERROR_IO);
 }
 
-/* What was measured together is known the next time, whatever the order of the drives. */
-static void what_drives_do_together_is_kept(void **state)
-{
-    (void)state;
-    const char *paths[2] = {test_folder, "/dev/shm"};
-    struct hardware hardware;
-    struct drives *drives;
-    double alone[HARDWARE_MAX_DRIVES], together[HARDWARE_MAX_DRIVES];
-    setenv("XDG_CACHE_HOME", test_folder, 1);
-    if (hardware_detect(&hardware, paths[1], &test_error) ||
-        hardware_find_drives(&drives, &hardware, paths, 2, 1, &test_error))
-        skip();
-    if (drives->count < 2) {
-        drives_free(drives);
-        skip();
-    }
-    assert_true(drives->together == 1);
-    hypura_status status = hardware_measure_together(drives, alone, together, &test_error);
-    double seen = drives->together;
-    drives_free(drives);
-    if (status) /* no room for a file */
-        skip();
-    assert_true(seen > 0 && seen <= 1 && alone[0] > 0 && alone[1] > 0 && together[0] > 0 && together[1] > 0);
-    paths[0] = "/dev/shm";
-    paths[1] = test_folder;
-    assert_ok(hardware_find_drives(&drives, &hardware, paths, 2, 1, &test_error));
-    within(drives->together, seen);
-    drives_free(drives);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(copies_add_up),
         cmocka_unit_test(parts_take_turns),
         cmocka_unit_test_setup_teardown(files_of_one_drive_are_on_one, make_folder, remove_folder),
-        cmocka_unit_test_setup_teardown(what_drives_do_together_is_kept, make_folder, remove_folder),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,8 +31,8 @@ static void put_machine(const char *cpus, const char *memory)
     put("sys/devices/system/node/node0/cpulist", "0-7,16-23\n");
     put("sys/devices/system/node/node1/cpulist", "8-15,24-31\n");
     put("sys/devices/system/node/node2/cpulist", "\n");
-    snprintf(status, sizeof status, "Name:\thypura\nCpus_allowed:\tffffffff\nCpus_allowed_list:\t%s\nMems_allowed_list:\t%s\n",
-             cpus, memory);
+    snprintf(status, sizeof status,
+             "Name:\thypura\nCpus_allowed:\tffffffff\nCpus_allowed_list:\t%s\nMems_allowed_list:\t%s\n", cpus, memory);
     put("proc/self/status", status);
 }
 
@@ -84,8 +84,8 @@ static void memory_that_is_not_ours_is_not_asked_for(void **state)
     assert_int_equal(nodes.count, 2); /* threads are on both, and stay there */
     assert_false(nodes.place);
     put_machine("0-31", "0-2");
-    assert_false(find(HW_POLICY_BIND, 1).place); /* numactl --membind=0 */
-    assert_true(find(HW_POLICY_BIND, 3).place);  /* numactl --membind=0,1 */
+    assert_false(find(HW_POLICY_BIND, 1).place);  /* numactl --membind=0 */
+    assert_true(find(HW_POLICY_BIND, 3).place);   /* numactl --membind=0,1 */
     assert_false(find(HW_POLICY_OTHER, 0).place); /* numactl --interleave, --preferred */
 }
 

@@ -121,8 +121,9 @@ static void drives_share_by_speed(void **state)
 static void one_read_is_split_where_that_ends_sooner(void **state)
 {
     (void)state;
-    struct storage storages[2] = {{.bytes_per_second = 1e9, .block_bytes = 4 << 20, .depth = 8, .latency_seconds = 1e-4},
-                                  {.bytes_per_second = 1e9, .block_bytes = 4 << 20, .depth = 8, .latency_seconds = 1e-4}};
+    struct storage storages[2] = {
+        {.bytes_per_second = 1e9, .block_bytes = 4 << 20, .depth = 8, .latency_seconds = 1e-4},
+        {.bytes_per_second = 1e9, .block_bytes = 4 << 20, .depth = 8, .latency_seconds = 1e-4}};
     struct spread spread;
     const uint8_t both[2] = {0, 1};
     struct spread_wish wish = {.drives = both, .drive_count = 2, .bytes = 2 << 20};

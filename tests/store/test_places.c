@@ -1,5 +1,5 @@
-/* On which node of memory weights lie, and that the system is told so. Both nodes are the first one here, since machines
- * that test have no more; where there is a second, nothing of this was run. */
+/* On which node of memory weights lie, and that the system is told so. Both nodes are the first one here, since
+ * machines that test have no more; where there is a second, nothing of this was run. */
 #include "fixture.h"
 
 #ifdef __linux__
@@ -83,8 +83,7 @@ static void without_leave_nothing_is_placed(void **state)
     const struct store_options options = {.allow_buffered = true, .nodes = &nodes};
     struct store_view view;
     fixture_make(&fixture, &mixed);
-    struct store *store =
-        open_store(&fixture, 3 * fixture.largest_tensor, 64 * fixture.largest_expert, &options, NULL);
+    struct store *store = open_store(&fixture, 3 * fixture.largest_tensor, 64 * fixture.largest_expert, &options, NULL);
     assert_ok(store_get(store, 20, &view, &test_error));
     assert_int_equal(store_node_of(store, view.slices[0]), -1);
     if (policy_at(view.slices[0]) >= 0)
