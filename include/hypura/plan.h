@@ -29,6 +29,9 @@ typedef struct hypura_plan {
     uint32_t context_tokens; /* of each session */
     uint32_t sessions;       /* at once */
     uint32_t chunk_tokens;   /* of prompts, at once */
+
+    double even_tokens_per_second; /* as tokens_per_second, if no expert were used more than others; the same where that
+                                    * says nothing: after a first run, and without experts that stream */
 } hypura_plan;
 
 /* Plans without opening: reads the file's header and no weights. options may be NULL. *out is the caller's:

@@ -23,6 +23,7 @@ void describe_plan(hypura_plan *out, const struct model *model, const struct pla
                          .reason = plan->reason,
                          .bound = plan_bound_name(plan->bound),
                          .tokens_per_second = plan->predicted_tokens_per_second,
+                         .even_tokens_per_second = plan->even_tokens_per_second,
                          .tokens_per_second_with_one_more_gib = plan->predicted_tokens_per_second,
                          .bytes_read_per_token = plan->predicted_bytes_per_token,
                          .measured = hardware->measured,

@@ -208,18 +208,18 @@ static json_t *gpu_json(const struct plan_gpu *gpu)
     json_t *parts = json_array();
     for (uint32_t d = 0; d < gpu->part_count; d++) {
         const struct plan_gpu *part = &gpu->parts[d];
-        json_array_append_new(parts, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "budget_bytes",
-                                               (json_int_t)part->budget, "resident_bytes",
-                                               (json_int_t)part->resident_bytes, "expert_bytes",
-                                               (json_int_t)part->expert_bytes, "kv_bytes", (json_int_t)part->kv_bytes,
-                                               "scratch_bytes", (json_int_t)part->scratch_bytes, "layers",
-                                               (json_int_t)part->taken, "output", part->output));
+        json_array_append_new(parts,
+                              json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "budget_bytes", (json_int_t)part->budget,
+                                        "resident_bytes", (json_int_t)part->resident_bytes, "expert_bytes",
+                                        (json_int_t)part->expert_bytes, "kv_bytes", (json_int_t)part->kv_bytes,
+                                        "scratch_bytes", (json_int_t)part->scratch_bytes, "layers",
+                                        (json_int_t)part->taken, "output", part->output));
     }
-    return json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "devices", parts, "reason", gpu->reason, "budget_bytes",
-                     (json_int_t)gpu->budget, "resident_bytes", (json_int_t)gpu->resident_bytes, "expert_bytes",
-                     (json_int_t)gpu->expert_bytes, "kv_bytes", (json_int_t)gpu->kv_bytes, "scratch_bytes",
-                     (json_int_t)gpu->scratch_bytes, "layers", (json_int_t)gpu->taken, "experts", experts, "output",
-                     gpu->output);
+    return json_pack("{s:o, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:b}", "devices", parts, "reason", gpu->reason,
+                     "budget_bytes", (json_int_t)gpu->budget, "resident_bytes", (json_int_t)gpu->resident_bytes,
+                     "expert_bytes", (json_int_t)gpu->expert_bytes, "kv_bytes", (json_int_t)gpu->kv_bytes,
+                     "scratch_bytes", (json_int_t)gpu->scratch_bytes, "layers", (json_int_t)gpu->taken, "experts",
+                     experts, "output", gpu->output);
 }
 
 /* What a sequence keeps: for each position, and besides. */
@@ -262,8 +262,7 @@ static void print_drives(const struct hardware *hardware)
                format_bytes(text, sizeof text, storage->bytes_per_second),
                drives->measured[i] ? "" : " (a guess: \"hypura profile\" measures it)");
     }
-    printf("  %-28s %10s/s of all of them%s\n", "",
-           format_bytes(text, sizeof text, hardware->storage.bytes_per_second),
+    printf("  %-28s %10s/s of all of them%s\n", "", format_bytes(text, sizeof text, hardware->storage.bytes_per_second),
            drives->copy_count > 1 ? "" : ", one after the other");
 }
 
@@ -276,11 +275,10 @@ static json_t *drives_json(const struct hardware *hardware)
         drives_shares(shares, drives);
     for (uint32_t i = 0; drives && i < drives->count; i++) {
         const struct storage *storage = &drives->storages[i];
-        json_array_append_new(
-            array, json_pack("{s:o, s:f, s:f, s:b}", "device",
-                             json_text(storage->device[0] ? storage->device : storage->file_system), "share",
-                             shares[i], "bytes_per_second", storage->bytes_per_second, "measured",
-                             drives->measured[i]));
+        json_array_append_new(array, json_pack("{s:o, s:f, s:f, s:b}", "device",
+                                               json_text(storage->device[0] ? storage->device : storage->file_system),
+                                               "share", shares[i], "bytes_per_second", storage->bytes_per_second,
+                                               "measured", drives->measured[i]));
     }
     return array;
 }
@@ -328,8 +326,11 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
     printf("  %-28s %u tokens, KV in %s, prompts in chunks of %u\n", "context", plan->positions,
            tensor_type_info(plan->kv_type)->name, plan->chunk);
     print_kept(model, plan);
-    printf("  %-28s %.2f tokens/s, bound by %s\n", "expected", plan->predicted_tokens_per_second,
-           plan_bound_name(plan->bound));
+    char speed[PLAN_SPEED_TEXT];
+    plan_speed_text(plan, 2, speed);
+    printf("  %-28s %s tokens/s, bound by %s\n", "expected", speed, plan_bound_name(plan->bound));
+    if (plan->even_tokens_per_second < plan->predicted_tokens_per_second)
+        printf("  %-28s (from experts all used alike to as unevenly as is usual: a run shows which)\n", "");
     if (!hardware->measured)
         printf("  %-28s (a careful guess: \"hypura profile\" measures the machine)\n", "");
     if (plan->mode == PLAN_FULL_RESIDENT)
@@ -357,7 +358,7 @@ static json_t *plan_json(const struct model *model, const struct plan *plan, dou
     sum_tiers(model, plan, tiers);
     return json_pack(
         "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:s, "
-        "s:f, s:f, s:f, s:o, s:o}",
+        "s:f, s:f, s:f, s:f, s:o, s:o}",
         "mode", plan_mode_name(plan->mode), "reason", plan->reason, "bound", plan_bound_name(plan->bound),
         "budget_bytes", (json_int_t)plan->budget, "smallest_budget_bytes", (json_int_t)plan->smallest_budget,
         "resident_bytes", (json_int_t)plan->resident_bytes, "ring_bytes", (json_int_t)plan->ring_bytes,
@@ -367,9 +368,9 @@ static json_t *plan_json(const struct model *model, const struct plan *plan, dou
         "reserve_bytes", (json_int_t)plan->reserve_bytes, "bytes_gpu", (json_int_t)tiers[TIER_GPU], "bytes_ram",
         (json_int_t)tiers[TIER_RAM], "bytes_storage", (json_int_t)tiers[TIER_STORAGE], "context", (int)plan->positions,
         "chunk", (int)plan->chunk, "kv_type", tensor_type_info(plan->kv_type)->name, "decode_tokens_per_second",
-        plan->predicted_tokens_per_second, "bytes_read_per_token", plan->predicted_bytes_per_token,
-        "decode_tokens_per_second_with_one_more_gib", with_more, "gpu", gpu_json(plan->gpu), "kv_cache_bytes",
-        kept_json(model, plan));
+        plan->predicted_tokens_per_second, "decode_tokens_per_second_even", plan->even_tokens_per_second,
+        "bytes_read_per_token", plan->predicted_bytes_per_token, "decode_tokens_per_second_with_one_more_gib",
+        with_more, "gpu", gpu_json(plan->gpu), "kv_cache_bytes", kept_json(model, plan));
 }
 
 static json_t *metadata_json(const struct gguf *file)
@@ -542,8 +543,8 @@ static int run(size_t count, char **arguments)
     if (failed || engine_speed_with(&with_more, model, &hardware, &options, (int64_t)1 << 30, &error))
         result = report_error(&error);
     else
-        result =
-            as_json ? print_all_json(model, &hardware, plan, with_more, why) : print_all(model, &hardware, plan, with_more, why);
+        result = as_json ? print_all_json(model, &hardware, plan, with_more, why)
+                         : print_all(model, &hardware, plan, with_more, why);
     plan_free(plan);
     model_close(model);
     hardware_drop_drives(&hardware);

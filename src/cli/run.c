@@ -104,12 +104,14 @@ static void say_expectation(const struct engine *engine)
     const struct hardware *hardware = engine_hardware(engine);
     char bytes[32], budget[32], text[200];
     double speed = plan->predicted_tokens_per_second;
+    char expected[PLAN_SPEED_TEXT];
     if (plan->mode == PLAN_FULL_RESIDENT || !is_terminal(stderr))
         return;
-    snprintf(text, sizeof text, "%s in %s: about %.*f tokens/s%s, bound by %s; %s are read for each token.",
-             plan_mode_name(plan->mode), format_bytes(budget, sizeof budget, (double)plan->budget),
-             speed < 1 ? 2 : speed < 10, speed, hardware->measured ? "" : " (\"hypura profile\" would tell better)",
-             plan_bound_name(plan->bound), format_bytes(bytes, sizeof bytes, plan->predicted_bytes_per_token));
+    plan_speed_text(plan, speed < 1 ? 2 : speed < 10, expected);
+    snprintf(text, sizeof text, "%s in %s: about %s tokens/s%s, bound by %s; %s are read for each token.",
+             plan_mode_name(plan->mode), format_bytes(budget, sizeof budget, (double)plan->budget), expected,
+             hardware->measured ? "" : " (\"hypura profile\" would tell better)", plan_bound_name(plan->bound),
+             format_bytes(bytes, sizeof bytes, plan->predicted_bytes_per_token));
     print_paragraph(stderr, text, 0);
 }
 
@@ -269,7 +271,8 @@ const struct command command_run = {
     "Without a prompt, it reads one from a pipe or, in a terminal, holds a conversation; /? shows the commands "
     "there. A PROMPT follows the text of a pipe, as in: cat FILE | hypura run MODEL \"Summarize this.\" Only the "
     "answer goes to standard output. Ctrl-C ends an answer; twice, the program.",
-    .options = {run_rows, sampling_rows, plan_option_rows, engine_option_rows, draft_option_rows, prefix_option_rows, report_option_rows},
+    .options = {run_rows, sampling_rows, plan_option_rows, engine_option_rows, draft_option_rows, prefix_option_rows,
+                report_option_rows},
     .most = 1024,
     .prepare = sampling_prepare,
     .run = run,

@@ -228,7 +228,10 @@ struct plan {
     uint64_t expert_bytes;       /* of all experts, as they lie in memory */
     uint64_t expert_cycle_bytes; /* what one token touches of streamed experts: a cache under it is under the cliff */
 
-    double predicted_tokens_per_second; /* of an answer, one sequence */
+    double predicted_tokens_per_second; /* of an answer, one sequence; with experts that are used as is usual, where
+                                         * earlier runs did not show how */
+    double even_tokens_per_second;      /* with all of them used alike, which is the worst; the same where it is known,
+                                         * or nothing follows from it */
     double predicted_bytes_per_token;   /* from storage */
     double predicted_compute_seconds;   /* of a token, all weights in memory */
     double predicted_hit_rate;          /* of the expert cache; 1 when no expert streams */
@@ -240,6 +243,11 @@ struct plan {
 hypura_status plan_make(struct plan **out, const struct model *model, const struct steps *steps,
                         const struct hardware *hardware, const struct plan_request *request, hypura_error *error);
 void plan_free(struct plan *plan);
+
+/* The expected tokens per second with so many decimals: "1.82", or "0.95 to 1.82" while nobody knows how experts are
+ * used. */
+#define PLAN_SPEED_TEXT 64
+void plan_speed_text(const struct plan *plan, int decimals, char text[PLAN_SPEED_TEXT]);
 
 /* Logs a warning when the plan takes more memory than is free: for a plan that is carried out, or shown. */
 void plan_warn_of_too_much(const struct plan *plan, const struct hardware *hardware);

@@ -174,6 +174,25 @@ hypura_status plan_table_make(struct plan_table *out, const struct model *model,
     return HYPURA_OK;
 }
 
+/* The same plan, if no expert is used more than others. */
+static hypura_status predict_evenly(struct plan *plan, const struct plan_table *table, const struct model *model,
+                                    const struct steps *steps, const struct hardware *hardware,
+                                    const struct plan_request *request, hypura_error *error)
+{
+    struct plan even = *plan;
+    struct plan_request evenly = *request;
+    plan->even_tokens_per_second = plan->predicted_tokens_per_second;
+    if (plan->predicted_hit_rate >= 1 || plan_knows_routing(table, request))
+        return HYPURA_OK;
+    plan_ask_evenly(&evenly);
+    hypura_status status = plan_predict(&even, table, hardware, &evenly, error);
+    if (!status && request->gpu)
+        status = plan_gpu_predict(&even, table, model, steps, hardware, &evenly, error);
+    if (!status)
+        plan->even_tokens_per_second = MIN(even.predicted_tokens_per_second, plan->predicted_tokens_per_second);
+    return status;
+}
+
 hypura_status plan_make(struct plan **out, const struct model *model, const struct steps *steps,
                         const struct hardware *hardware, const struct plan_request *request, hypura_error *error)
 {
@@ -193,8 +212,11 @@ hypura_status plan_make(struct plan **out, const struct model *model, const stru
     }
     struct plan *plan;
     status = plan_make_units(&plan, &table, hardware, request, error);
-    if (status == HYPURA_OK && request->gpu) {
-        status = plan_gpu_predict(plan, &table, model, steps, hardware, request, error);
+    if (status == HYPURA_OK) {
+        if (request->gpu)
+            status = plan_gpu_predict(plan, &table, model, steps, hardware, request, error);
+        if (status == HYPURA_OK)
+            status = predict_evenly(plan, &table, model, steps, hardware, request, error);
         if (status != HYPURA_OK)
             plan_free(plan);
     }

@@ -109,6 +109,10 @@ hypura_status plan_make_units(struct plan **out, const struct plan_table *table,
 hypura_status plan_predict(struct plan *plan, const struct plan_table *table, const struct hardware *hardware,
                            const struct plan_request *request, hypura_error *error);
 
+/* Whether earlier runs showed how experts are used; and a request as if all were used alike. */
+bool plan_knows_routing(const struct plan_table *table, const struct plan_request *request);
+void plan_ask_evenly(struct plan_request *request);
+
 /* The same where a part is on the GPU; after plan_predict, whose hit rate of the cache it takes. */
 hypura_status plan_gpu_predict(struct plan *plan, const struct plan_table *table, const struct model *model,
                                const struct steps *steps, const struct hardware *hardware,

@@ -8,7 +8,9 @@
 #include "plan/plan_private.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 /* Matrix-vector kernels that come this near to the memory's speed are bound by it. */
 #define MEMORY_BOUND_SHARE 0.8
@@ -64,8 +66,10 @@ static double hits_of_share(double share, double used, double exponent)
 }
 
 /* Without statistics the exponent falls with the number of experts, as real routing's does: 512 experts a layer hit 49,
- * 59, 68, 71 % with 3, 6, 13, 25 % of them cached (0.2), twelve of the embedded model 35, 48 and 71 % with 20, 30 and
- * 50 % (0.65 to 0.5), the eight of Mixtral 40 to 60 % with two to four of them under LRU (0.7). */
+ * 59, 68, 71 % with 3, 6, 13, 25 % of them cached by LRU (0.2; flash-moe's notes on Qwen3-Next's kin), twelve of the
+ * embedded model 35, 48 and 71 % with 20, 30 and 50 % (0.65 to 0.5; measured here), the eight of Mixtral 40 to 60 %
+ * with two to four of them under LRU (0.7; Eliseev and Mazur, 2023). That is what a typical text brings; the exponent
+ * of routing that prefers no expert and forgets the last token is 1. */
 static double usual_exponent(uint32_t experts)
 {
     return fmax(0.7 - 0.075 * (log2(MAX(experts, 4u)) - 3), 0.2);
@@ -79,18 +83,30 @@ static double hits_of_curve(const struct plan_hit_curve *curve, double share)
     return lower + (at - above) * ((double)curve->hits[above] - lower);
 }
 
+bool plan_knows_routing(const struct plan_table *table, const struct plan_request *request)
+{
+    bool known = request->hit_curve.known;
+    for (uint32_t i = 0; i < table->count && !known; i++)
+        known = table->units[i].priority == PRIORITY_EXPERT && request->uses && request->uses[i];
+    return known;
+}
+
+void plan_ask_evenly(struct plan_request *request)
+{
+    request->uses = NULL;
+    request->hit_curve.known = true;
+    for (uint32_t i = 0; i < PLAN_CURVE_POINTS; i++)
+        request->hit_curve.hits[i] = (float)(i + 1) / PLAN_CURVE_POINTS;
+}
+
 hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_t cache_bytes,
                             const struct plan_request *request, hypura_error *error)
 {
     const uint64_t *uses = request->uses;
     uint64_t all = 0;
-    bool known = false;
-    for (uint32_t i = 0; i < table->count; i++) {
-        if (table->units[i].priority != PRIORITY_EXPERT)
-            continue;
-        all += table->units[i].footprint;
-        known |= uses && uses[i];
-    }
+    for (uint32_t i = 0; i < table->count; i++)
+        if (table->units[i].priority == PRIORITY_EXPERT)
+            all += table->units[i].footprint;
     if (cache_bytes >= all) {
         *out = 1;
         return HYPURA_OK;
@@ -98,7 +114,7 @@ hypura_status plan_hit_rate(double *out, const struct plan_table *table, uint64_
     double share = (double)cache_bytes / (double)all, used = (double)table->experts_used / MAX(table->experts, 1u);
     if (request->hit_curve.known)
         *out = hits_of_curve(&request->hit_curve, share);
-    else if (known)
+    else if (plan_knows_routing(table, request))
         return hits_from_uses(out, table, cache_bytes, uses, error);
     else
         *out = hits_of_share(share, used, usual_exponent(table->experts));
@@ -285,4 +301,13 @@ hypura_status plan_predict(struct plan *plan, const struct plan_table *table, co
     plan->predicted_tokens_per_second = token > 0 ? 1 / token : 0;
     plan->bound = plan_bound_of(compute, token, hardware);
     return HYPURA_OK;
+}
+
+void plan_speed_text(const struct plan *plan, int decimals, char text[PLAN_SPEED_TEXT])
+{
+    char even[PLAN_SPEED_TEXT / 2];
+    snprintf(even, sizeof even, "%.*f", decimals, plan->even_tokens_per_second);
+    snprintf(text, PLAN_SPEED_TEXT, "%.*f", decimals, plan->predicted_tokens_per_second);
+    if (strcmp(even, text) != 0)
+        snprintf(text, PLAN_SPEED_TEXT, "%s to %.*f", even, decimals, plan->predicted_tokens_per_second);
 }

@@ -89,13 +89,14 @@ static hypura_status plan_of(const struct pull *pull, const char *path, hypura_e
     if (!status)
         status = engine_plan_only(&plan, model, hardware, pull->options, error);
     if (!status) {
-        char text[160];
-        snprintf(text, sizeof text, "checked: %s, about %.1f tokens/s here", plan_mode_name(plan->mode),
-                 plan->predicted_tokens_per_second);
-        tell(pull, json_pack("{s:s, s:{s:s, s:s, s:f, s:I, s:I}}", "status", text, "hypura", "mode",
+        char text[160], speed[PLAN_SPEED_TEXT];
+        plan_speed_text(plan, 1, speed);
+        snprintf(text, sizeof text, "checked: %s, about %s tokens/s here", plan_mode_name(plan->mode), speed);
+        tell(pull, json_pack("{s:s, s:{s:s, s:s, s:f, s:f, s:I, s:I}}", "status", text, "hypura", "mode",
                              plan_mode_name(plan->mode), "architecture", model_architecture(model)->name,
-                             "predicted_tokens_per_second", plan->predicted_tokens_per_second, "budget_bytes",
-                             (json_int_t)plan->budget, "smallest_budget_bytes", (json_int_t)plan->smallest_budget));
+                             "predicted_tokens_per_second", plan->predicted_tokens_per_second, "even_tokens_per_second",
+                             plan->even_tokens_per_second, "budget_bytes", (json_int_t)plan->budget,
+                             "smallest_budget_bytes", (json_int_t)plan->smallest_budget));
     } else {
         /* The file is well formed: this is an answer, not a header that is not whole yet. */
         status = HYPURA_ERROR_UNSUPPORTED;

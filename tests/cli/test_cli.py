@@ -294,7 +294,7 @@ def whoever_waits_at_a_terminal_is_told_what_for():
                  "--threads", 1, "--memory", "130M", "--gpu", "none"]
     talk = Terminal(*arguments, columns=40)
     assert talk.end("/bye\r") == 0
-    assert re.search(r"streaming in 130 MiB: about [0-9.]+ tokens/s.*, bound by", talk.greeting, re.S), talk.greeting
+    assert re.search(r"streaming in 130 MiB: about [0-9.]+( to [0-9.]+)? tokens/s.*, bound by", talk.greeting, re.S), talk.greeting
     lines = re.findall(r"\x1b\[K((?:loading|reading)[^\x1b\n]*)", talk.greeting)
     assert any(re.match(r"reading the prompt: \d+ of \d+ tokens", line) for line in lines), talk.greeting
     assert max(map(len, lines)) < 40, lines  # else what is redrawn leaves its rest behind

@@ -1,6 +1,7 @@
 /* Plans for the embedded model. */
 #include "embedded.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 static uint64_t kv_bytes(const void *context, uint32_t positions, uint32_t sequences, enum tensor_type kv_type)
@@ -83,6 +84,36 @@ static void every_unit_has_a_place_at_every_budget(void **state)
     assert_true(seen[PLAN_FULL_RESIDENT] && seen[PLAN_EXPERT_STREAMING] && seen[PLAN_FULL_STREAMING] && cut);
 }
 
+/* Nobody knows how experts are used before a run: between all alike and what is usual. After one there is one number. */
+static void unknown_routing_is_a_range(void **state)
+{
+    (void)state;
+    struct plan *plan;
+    struct hardware hardware = machine();
+    struct plan_request request = request_for(8 * MIB);
+    char text[PLAN_SPEED_TEXT];
+    uint64_t *uses = calloc(model_unit_count(model), sizeof *uses);
+    assert_ok(plan_make(&plan, model, steps, &hardware, &request, &test_error));
+    assert_true(plan->predicted_hit_rate < 1);
+    assert_true(plan->even_tokens_per_second < plan->predicted_tokens_per_second);
+    plan_speed_text(plan, 6, text);
+    assert_non_null(strstr(text, " to "));
+    plan_free(plan);
+    for (unit_number u = 0; u < model_unit_count(model); u++)
+        uses[u] = model_unit(model, u)->kind == UNIT_EXPERT;
+    request.uses = uses;
+    assert_ok(plan_make(&plan, model, steps, &hardware, &request, &test_error));
+    assert_true(plan->even_tokens_per_second >= plan->predicted_tokens_per_second); /* to the last bit the same */
+    plan_speed_text(plan, 6, text);
+    assert_null(strstr(text, " to "));
+    plan_free(plan);
+    request = request_for((uint64_t)1 << 40);
+    assert_ok(plan_make(&plan, model, steps, &hardware, &request, &test_error));
+    assert_true(plan->even_tokens_per_second >= plan->predicted_tokens_per_second);
+    plan_free(plan);
+    free(uses);
+}
+
 static void one_more_gigabyte_is_worth_something(void **state)
 {
     (void)state;
@@ -104,6 +135,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_unit_has_a_place_at_every_budget),
+        cmocka_unit_test(unknown_routing_is_a_range),
         cmocka_unit_test(one_more_gigabyte_is_worth_something),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
