@@ -25,22 +25,48 @@ double bytes_per_token(const struct model *model)
     return bytes;
 }
 
-/* With all weights in memory, through kernels as fast as they were measured. */
+/* The device that has a unit; NULL: it is computed here. */
+static const struct hardware_gpu *device_of(const struct engine *engine, unit_number number)
+{
+    const struct plan_gpu *gpu = engine_plan(engine)->gpu;
+    const int32_t layer = model_unit(engine_model(engine), number)->layer;
+    if (!gpu || !gpu->units[number])
+        return NULL;
+    return engine_device_at(engine, layer >= 0 && (uint32_t)layer < gpu->layer_count ? gpu->devices[layer]
+                                                                                     : gpu->part_count - 1);
+}
+
+/* Where weights are, in memory or on a device, through kernels as fast as they were measured. What all tokens use is
+ * computed one after the other, a layer's experts by both sides at once. */
 static double compute_seconds(const struct engine *engine, uint64_t passes)
 {
     const struct model *model = engine_model(engine);
     const struct model_parameters *p = model_parameters(model);
-    double seconds = 0;
+    double seconds = 0, experts_here = 0, experts_there = 0;
     for (unit_number u = 0; u < model_unit_count(model); u++) {
         const struct unit *unit = model_unit(model, u);
+        const struct hardware_gpu *device = device_of(engine, u);
         double uses = unit->kind == UNIT_EXPERT      ? (double)p->experts_used / p->experts
                       : is_read_by_rows(model, unit) ? 0
                                                      : 1;
+        double taken = 0;
         for (uint32_t i = 0; i < unit->slice_count; i++)
-            seconds += uses * (double)unit->slices[i].bytes /
-                       hardware_kernel_speed(engine_hardware(engine), unit->slices[i].tensor->type);
+            taken += uses * (double)unit->slices[i].bytes /
+                     (device ? device->memory_bytes_per_second
+                             : hardware_kernel_speed(engine_hardware(engine), unit->slices[i].tensor->type));
+        *(unit->kind != UNIT_EXPERT ? &seconds : device ? &experts_there : &experts_here) += taken;
     }
-    return seconds * (double)passes;
+    return (seconds + fmax(experts_here, experts_there)) * (double)passes;
+}
+
+/* Whether what computes was measured. */
+static bool is_measured(const struct engine *engine)
+{
+    const struct plan_gpu *gpu = engine_plan(engine)->gpu;
+    for (uint32_t d = 0; gpu && d < gpu->part_count; d++)
+        if (!engine_device_at(engine, d) || !engine_device_at(engine, d)->measured)
+            return false;
+    return engine_hardware(engine)->measured;
 }
 
 /* Parts of a model on several drives can be read at once: what the busiest one takes. */
@@ -59,7 +85,7 @@ static double disk_seconds(const struct hardware *hardware, const struct engine_
 struct limit find_limit(const struct engine *engine, const struct engine_statistics *s)
 {
     const struct hardware *hardware = engine_hardware(engine);
-    if (!hardware->measured || s->decode_seconds <= 0 || engine_gpu(engine))
+    if (!is_measured(engine) || s->decode_seconds <= 0)
         return (struct limit){.share = -1, .side_share = -1, .bound = engine_plan(engine)->bound};
     double disk = disk_seconds(hardware, s);
     double compute = compute_seconds(engine, s->decode_passes);
@@ -69,7 +95,8 @@ struct limit find_limit(const struct engine *engine, const struct engine_statist
     return (struct limit){.share = fmin(share, 1),
                           .side_share = fmin(side_share, 1),
                           .over_profile = share,
-                          .bound = disk > compute ? BOUND_DISK
-                                   : by_memory    ? BOUND_MEMORY
-                                                  : BOUND_COMPUTE};
+                          .bound = disk > compute             ? BOUND_DISK
+                                   : engine_plan(engine)->gpu ? BOUND_GPU
+                                   : by_memory                ? BOUND_MEMORY
+                                                              : BOUND_COMPUTE};
 }

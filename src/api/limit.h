@@ -6,8 +6,8 @@
 
 /* The longer of the times that the bytes of decoding take on the disk (what was prefetched in vain not counted) and
  * through the kernels, over the time that it took: 1 is the limit, also where the machine was quicker than when it was
- * measured. Below 0 where nothing was measured or decoded, or a GPU computes a part; what binds is then what the plan
- * expects. */
+ * measured. What a GPU has it reads at its measured speed; its experts count as used as much as others. Below 0 where
+ * nothing was measured (of a GPU that computes neither) or decoded; what binds is then what the plan expects. */
 struct limit {
     double share;        /* the longer of the two, each as fast as it was measured alone */
     double side_share;   /* both at once, as fast as they were measured next to each other */

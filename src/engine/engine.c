@@ -51,6 +51,14 @@ const struct gpu_info *engine_gpu_at(const struct engine *engine, uint32_t numbe
     return NULL;
 }
 
+const struct hardware_gpu *engine_device_at(const struct engine *engine, uint32_t number)
+{
+    for (uint32_t d = 0; d < engine->open.devices.count; d++)
+        if (engine->batch.passes[d] && number-- == 0)
+            return &engine->open.devices.infos[d];
+    return NULL;
+}
+
 struct store *engine_store(struct engine *engine)
 {
     return engine->open.store;

@@ -97,6 +97,7 @@ const struct hardware *engine_hardware(const struct engine *engine);
 /* The first device that computes a part of the model, and the others by number; NULL: there is none (more). */
 const struct gpu_info *engine_gpu(const struct engine *engine);
 const struct gpu_info *engine_gpu_at(const struct engine *engine, uint32_t number);
+const struct hardware_gpu *engine_device_at(const struct engine *engine, uint32_t number); /* as it was measured */
 
 /* Whether one of them was lost: then every forward pass fails with HYPURA_ERROR_DEVICE, until the model is opened anew,
  * with the device if it is back, else with those that are left. From any thread. */
