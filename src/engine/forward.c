@@ -178,15 +178,19 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     gpu_pass_begin(batch);
     store_begin(batch->open->store);
     hypura_status status = look_up_begin(batch, error);
+    bool embeds;
+    const bool pipelines = gpu_pass_pipelines(batch, &embeds);
     if (!status)
         status = known_begin(batch, error);
-    if (!status)
+    if (!status && !embeds)
         status = embed(batch, error);
     if (!status)
         status = prefetch_start(batch, error);
-    if (!status)
+    if (!status && pipelines)
+        status = gpu_pass_pipeline(batch, error);
+    if (!status && !pipelines)
         status = run_layers(batch, error);
-    if (!status)
+    if (!status && !pipelines)
         status = output(batch, error);
     narrow_end(batch);
     if (!status)

@@ -32,7 +32,8 @@ static bool can_split(struct step_list list)
 
 bool gpu_pass_can_narrow(const struct batch *batch, uint32_t layer)
 {
-    return can_split(pass_steps(batch, layer));
+    const struct gpu_pass *pass = batch->passes[batch->open->plan->gpu->devices[layer]];
+    return can_split(pass->lists[batch->rows <= GPU_VECTOR_TOKENS].layers[layer]);
 }
 
 /* The wanted rows, and how many there are with those that fill up. */

@@ -40,6 +40,18 @@ bool gpu_pass_failed(const struct batch *batch, uint32_t *number)
     return false;
 }
 
+bool gpu_pass_pipelines(const struct batch *batch, bool *embeds)
+{
+    (void)batch;
+    return *embeds = false;
+}
+
+hypura_status gpu_pass_pipeline(struct batch *batch, hypura_error *error)
+{
+    (void)batch;
+    return error_set(error, HYPURA_ERROR_UNSUPPORTED, "this hypura was built without a GPU tier");
+}
+
 void gpu_pass_close(struct batch *batch)
 {
     (void)batch;

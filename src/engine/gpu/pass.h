@@ -25,6 +25,7 @@
  *   output.c        norm and logits
  *   ahead.c         the next token's commands, recorded while the device computes this one
  *   batch.c         a batch from its begin to its logits
+ *   pipeline.c      prompts in parts, through several devices at the same time
  *   caches.c        bytes of caches, to the host and back
  *   trial.c         one row before anybody asks
  *   open.c          which devices, and what the planner puts there
@@ -163,6 +164,7 @@ struct gpu_pass {
     bool open;              /* commands are being recorded */
     uint32_t recorded;      /* layers in the open batch */
     uint32_t sent;          /* batches of these tokens */
+    uint32_t parts;         /* of the last batch that went through devices in parts, those that were sent */
     double layer_work;      /* multiplications and additions that a layer takes for a row, at most */
     bool again;             /* steps with a state run once more */
     bool on_device;         /* the residual stream is there, else in scratch.hidden */
@@ -231,6 +233,11 @@ bool gpu_pass_can_narrow(const struct batch *batch, uint32_t layer);
 
 /* The end of a batch of which no row goes on. */
 hypura_status gpu_pass_end(struct batch *batch, hypura_error *error);
+
+/* Whether a batch goes through several devices in parts, which work at the same time, and whether rows are embedded there
+ * too; if so this takes the place of embedding (which else comes before it), layers and output. */
+bool gpu_pass_pipelines(const struct batch *batch, bool *embeds);
+hypura_status gpu_pass_pipeline(struct batch *batch, hypura_error *error);
 
 /* Brings the residual stream to scratch.hidden, if it is not there. */
 hypura_status gpu_pass_to_host(struct batch *batch, hypura_error *error);
