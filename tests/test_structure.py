@@ -28,6 +28,8 @@ GPU_FILES = ("src_compute_vulkan_", "src_engine_gpu_", "src_hw_gpu_layer.", "src
 STAND_INS = ("compute/vulkan/none.c", "engine/gpu/none.c", "hw/gpu_speed_none.c", "store/device_none.c")
 # Of folders with more headers than one: those that others may include.
 PUBLIC = {"store": {"store/store.h", "store/device.h", "store/policy.h", "store/heap.h", "store/trace.h"}}
+# Commands of the program that use the library as other programs do.
+ON_PUBLIC_HEADERS = ("bench", "embed", "logits", "perplexity", "progress", "template", "tokenize")
 PRINTS_OR_ENDS = {"printf", "vprintf", "__printf_chk", "__vprintf_chk", "puts", "putchar", "perror", "stdout", "stderr", "exit", "_exit",
                   "quick_exit", "abort", "__assert_fail"}
 # What Linux offers without a guard that one could see at a call.
@@ -85,6 +87,27 @@ def private_headers_stay_in_their_folder():
     outside = [(name, header) for folder, name, other, header in includes() if folder != other and
                (re.search(r"(_private|internal)\.h$", header) or header not in PUBLIC.get(other, {header}))]
     assert not outside, outside
+
+
+def reached_from(name, found):
+    """All headers of the source that a file includes, by way of others too."""
+    reached, ahead = set(), {name}
+    while ahead:
+        reached |= ahead
+        ahead = {header for _, file, _, header in found if file in ahead} - reached
+    return reached - {name}
+
+
+def commands_stand_on_the_public_headers():
+    """Beyond these they see the command line's own, and core, which knows nothing of models."""
+    found = list(includes())
+    for command in ON_PUBLIC_HEADERS:
+        reached = reached_from(f"cli/{command}.c", found)
+        assert "cli/cli.h" in reached, (command, reached)
+        beyond = [header for header in reached if not header.startswith("cli/") and header != "core/core.h"]
+        assert not beyond, (command, beyond)
+    with open(os.path.join(SOURCE, "src", "cli", "cli.h")) as file:
+        assert "#include <hypura/hypura.h>" in file.read()
 
 
 def the_waist_knows_no_device():
@@ -250,7 +273,7 @@ def without_a_gpu_it_would_be_whole():
 
 
 if __name__ == "__main__":
-    sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder, the_waist_knows_no_device,
+    sys.exit(1 if run_tests([calls_go_down_only, private_headers_stay_in_their_folder, commands_stand_on_the_public_headers, the_waist_knows_no_device,
                              files_of_a_folder_do_not_call_in_a_circle, files_of_the_store_call_those_below,
                              the_store_has_one_word_for_one_thing, experts_are_prefetched_and_tokens_drafted,
                              the_library_never_prints_exits_or_aborts, the_library_wants_nothing_that_macos_lacks,

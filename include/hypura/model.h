@@ -23,6 +23,10 @@ HYPURA_API hypura_status hypura_open(hypura_model **out, const char *path, const
 /* Close all of its sessions first. Writes what is to outlast it (options.prefix_folder, usage). NULL is fine. */
 HYPURA_API void hypura_close(hypura_model *model);
 
+/* Instead of hypura_close, for a program that ends at once: keeps what is to outlast it, waits for no read, and frees
+ * nothing. No function may be called with the model after it. */
+HYPURA_API void hypura_leave(hypura_model *model);
+
 /* Facts about a model. The library owns it, as long as the model is open, and adds fields at its end. */
 typedef struct hypura_model_info {
     const char *path;         /* as it was opened */

@@ -49,6 +49,9 @@ typedef struct hypura_statistics {
 /* Fills it as far as struct_size reaches, which is set before. */
 HYPURA_API void hypura_get_statistics(hypura_model *model, hypura_statistics *out);
 
+/* The same and more as one JSON object, whose keys stay. *text is the caller's (hypura_free). */
+HYPURA_API hypura_status hypura_statistics_json(hypura_model *model, char **text, hypura_error *error);
+
 /* Weights of one layer by place. */
 typedef struct hypura_places {
     uint64_t gpu_bytes, ram_bytes;

@@ -10,7 +10,7 @@
 #ifndef HYPURA_API_PRIVATE_H
 #define HYPURA_API_PRIVATE_H
 
-#include "api/limit.h"
+#include "api/figures.h"
 #include "chat/chat_output.h"
 #include "core/core.h"
 #include "engine/engine.h"

@@ -1,4 +1,4 @@
-#include "api/limit.h"
+#include "api/figures.h"
 
 #include <math.h>
 

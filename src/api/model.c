@@ -133,6 +133,13 @@ void hypura_close(hypura_model *model)
     memory_free(model);
 }
 
+void hypura_leave(hypura_model *model)
+{
+    scheduler_stop(model);
+    if (model->engine)
+        engine_leave(model->engine);
+}
+
 const hypura_model_info *hypura_get_info(const hypura_model *model)
 {
     return &model->info;

@@ -1,6 +1,7 @@
 /* hypura batch: many requests from a file, answered together, so that weights that stream are read once for several of
  * them. What is answered is written at once; the same command goes on where an earlier run was ended. */
 #include "cli/batch.h"
+#include "cli/engine_cli.h"
 #include "server/server.h"
 
 #include <errno.h>

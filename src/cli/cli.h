@@ -6,10 +6,9 @@
 #ifndef HYPURA_CLI_H
 #define HYPURA_CLI_H
 
-#include "api/limit.h"
 #include "core/core.h"
-#include "engine/engine.h"
 
+#include <hypura/hypura.h>
 #include <jansson.h>
 #include <stdio.h>
 
@@ -144,67 +143,45 @@ extern const struct option_row draft_option_rows[];  /* tokens ahead: --draft --
 extern const struct option_row prefix_option_rows[]; /* what was read before: --prefix-cache ... */
 extern const struct option_row report_option_rows[]; /* --stats --progress */
 
-/* Opens a model (as model_path takes it) under these options, with a progress line while it loads. Without drafts for
- * who generates no text: a block that drafts is then left on the drive. */
-hypura_status open_engine(struct engine **out, const char *model, bool drafts, hypura_error *error);
+/* Opens a model (as model_path takes it) and a session under these options, with a progress line while it loads, for a
+ * command that generates no text. Interrupts cancel the session. Both are to be closed after an error too; NULL
+ * before. */
+hypura_status open_model(hypura_model **out, hypura_session **session, const char *model, hypura_error *error);
 
-/* The line that tells how a model is being loaded, in a terminal. */
-struct load_line {
-    uint64_t start, last;
-};
-void load_line_start(struct load_line *line, struct engine_options *options); /* clear_line ends it */
+/* And what --progress started; after an interrupt what need not wait for the drive. NULL is fine. */
+void close_model(hypura_model *model, hypura_session *session);
 
-/* The engine options that the command line asked for. */
-hypura_status engine_options_of(struct engine_options *out, hypura_error *error);
-
-/* Closes it again, and what --progress started; after an interrupt what need not wait for the drive. NULL is fine. */
-void close_engine(struct engine *engine);
+/* Only what reads and writes texts, without the weights. */
+hypura_status open_texts(hypura_model **out, const char *model, hypura_error *error);
 
 /* The line of --progress, from a thread of its own. While it is paused nothing is shown. */
-void progress_start(struct engine *engine);
+typedef void (*progress_look)(void *context, hypura_statistics *out);
+void progress_start(progress_look look, void *context);
 void progress_pause(bool pause);
 void progress_stop(void);
 
 /* In a terminal, without --progress: a line that tells how far the reading of a prompt has come, until the first token,
  * or the end. tokens: of the prompt, that have not been read before. */
-void prompt_line_start(struct engine *engine, uint32_t tokens);
+void prompt_line_start(progress_look look, void *context, uint32_t tokens);
 void prompt_line_stop(void);
 
-/* SIGUSR1 changes the memory budget. Prepare at the start of the program, and stop before the engine is closed. engine
- * NULL: that of the server. */
+/* SIGUSR1 changes the memory budget. Prepare at the start of the program, and stop before the model is closed. */
 void live_memory_prepare(void);
-void live_memory_start(struct engine *engine);
+void live_memory_start_model(hypura_model *model);
 void live_memory_stop(void);
 hypura_status memory_from_file(uint64_t *out, const char *path, hypura_error *error);
 
-/* Of the experts that were prefetched those that were needed, and of the needed ones that were not in memory
- * before those that were prefetched. Below 0 where there are none. */
-struct prefetch_rates {
-    double precision, recall;
-};
-struct prefetch_rates find_prefetch_rates(const struct engine_statistics *statistics);
-
 /* Writes --stats, when asked for. Returns false after reporting that it could not. */
-bool write_statistics(struct engine *engine);
+bool write_model_statistics(hypura_model *model);
 
-/* One JSON object with the project's stable keys. */
-json_t *statistics_json(struct engine *engine);
+/* One JSON object with the project's stable keys; NULL where memory was wanting. */
+json_t *model_statistics_json(hypura_model *model);
 
 /* A JSON string of a text that may not be UTF-8 (text_clean). */
 json_t *json_text(const char *text);
 
 /* Prints a JSON value to standard output, with a newline. */
 void print_json(const json_t *value);
-
-/* The steps of a model's layers (steps/steps.h), those of equal ones once, or of one of them. */
-hypura_status print_layers(const struct model *model, const struct plan *plan, const struct which *which,
-                           hypura_error *error);
-hypura_status layers_json(json_t **out, const struct model *model, const struct plan *plan, const struct which *which,
-                          hypura_error *error);
-
-/* The models of a folder (NULL: the usual one) and the embedded one. */
-struct registry;
-hypura_status open_registry(struct registry **out, const char *folder, hypura_error *error);
 
 /* The file of a model that was given on the command line: a path, or a name as "hypura list" tells them. NULL: the
  * default model. *path is static, or given itself. */
@@ -215,17 +192,12 @@ hypura_status model_path(const char **path, const char *given, const char *folde
  * installed. NULL with an error when it is not found. */
 const char *default_model_path(hypura_error *error);
 
-/* The file and vocabulary of a model (as model_path takes it), without its weights. Both are to be closed after an
- * error too; NULL before. */
-hypura_status open_vocabulary(struct gguf **file, struct vocabulary **vocabulary, const char *model,
-                              hypura_error *error);
-
 /* ---- interrupts
  * -------------------------------------------------------------------------------------------------------- */
 
-/* From now on the first SIGINT cancels the engine and sets interrupted(); the second ends the program. NULL: before the
- * engine is closed. */
-void interrupts_cancel(struct engine *engine);
+/* From now on the first SIGINT cancels the session and sets interrupted(); the second ends the program. NULL: before
+ * the session is closed. */
+void interrupts_cancel_session(hypura_session *session);
 bool interrupted(void);
 
 /* While a line editor has changed the terminal, no interrupt ends the program. */
@@ -245,13 +217,7 @@ hypura_status named_values(const char *option, const struct texts *given, json_t
 #define TEMPLATE_VARIABLES_HELP                                                                                        \
     "a variable of the chat template, such as enable_thinking=false; may be repeated"
 
-/* Some lines about a model. */
-void print_summary(FILE *out, const struct model *model);
-
-/* A bar a layer: what is pinned in memory, what is cached, what is on disk. */
-void draw_tier_map(FILE *out, struct engine *engine);
-
-/* The same of places that are known otherwise: a row a layer, and one more for what belongs to none. The sums go to
+/* A bar a layer: what is pinned in memory, what is cached, what is on disk. A row for each layer, and one more for what belongs to none. The sums go to
  * the end of the line that was begun. */
 enum map_place { MAP_GPU, MAP_MEMORY, MAP_CACHED, MAP_STORAGE, MAP_PLACES };
 struct layer_places {

@@ -1,5 +1,5 @@
 /* Options from tables: parsing and help. */
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "cli/sampling.h"
 
 #include <errno.h>

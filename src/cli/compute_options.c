@@ -1,5 +1,5 @@
 /* What every command that computes shares: its options, opening a model with a progress line, and the statistics. */
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -243,6 +243,52 @@ hypura_status engine_options_of(struct engine_options *out, hypura_error *error)
     return status ? status : set_adapters(out, error);
 }
 
+/* What the command line asked for, as programs ask the library. */
+static hypura_status library_options_of(hypura_options *out, hypura_adapter **adapters, hypura_error *error)
+{
+    static const char *const reader_names[] = {"auto", "io_uring", "threads"};
+    static const hypura_switch drafting[] = {HYPURA_AUTO, HYPURA_ON, HYPURA_OFF};
+    struct engine_options own;
+    hypura_status status = engine_options_of(&own, error);
+    if (!status)
+        status = ALLOCATE(adapters, own.adapter_count, "adapters", error);
+    if (status)
+        return status;
+    for (size_t i = 0; i < own.adapter_count; i++)
+        (*adapters)[i] = (hypura_adapter){own.adapters[i].path, own.adapters[i].scale};
+    *out = (hypura_options){.struct_size = sizeof *out,
+                            .memory_bytes = own.budget,
+                            .gpu = own.gpu,
+                            .gpu_memory_bytes = own.gpu_budget,
+                            .threads = (uint32_t)own.threads,
+                            .context_tokens = own.context,
+                            .sessions = MAX(own.sequences, 1u),
+                            .chunk_tokens = own.chunk,
+                            .kv_type = compute_options.kv_type,
+                            .adapters = *adapters,
+                            .adapter_count = own.adapter_count,
+                            .drafting = drafting[own.drafting],
+                            .draft_path = own.draft_path,
+                            .forget_prefixes = !own.keep_prefixes,
+                            .prefix_memory_bytes = own.prefix_bytes,
+                            .prefix_folder = own.prefix_path,
+                            .prefix_folder_bytes = own.prefix_path_bytes,
+                            .forget_usage = !own.remember_usage,
+                            .gpu_fixed = own.gpu_fixed,
+                            .reader = reader_names[own.reader],
+                            .reads_in_flight = own.depth,
+                            .prefetch = own.prefetching == STORE_PREFETCH_ON    ? HYPURA_ON
+                                        : own.prefetching == STORE_PREFETCH_OFF ? HYPURA_OFF
+                                                                                : HYPURA_AUTO,
+                            .cache_policy = own.cache_policy,
+                            .no_fill = !own.fill,
+                            .no_overlap = own.wait_for_all,
+                            .trace_path = own.trace_path,
+                            .mirror_paths = own.mirrors,
+                            .mirror_count = own.mirror_count};
+    return HYPURA_OK;
+}
+
 static bool show_load(void *context, uint64_t done, uint64_t total)
 {
     struct load_line *line = context;
@@ -273,6 +319,17 @@ void load_line_start(struct load_line *line, struct engine_options *options)
     }
 }
 
+static void look_at_engine(void *engine, hypura_statistics *out)
+{
+    figures_of(engine, out);
+}
+
+static void look_at_model(void *model, hypura_statistics *out)
+{
+    *out = (hypura_statistics){.struct_size = sizeof *out};
+    hypura_get_statistics(model, out);
+}
+
 hypura_status open_engine(struct engine **out, const char *model, bool drafts, hypura_error *error)
 {
     struct engine_options options;
@@ -292,8 +349,75 @@ hypura_status open_engine(struct engine **out, const char *model, bool drafts, h
     if (!status)
         live_memory_start(*out);
     if (!status && compute_options.progress)
-        progress_start(*out);
+        progress_start(look_at_engine, *out);
     return status;
+}
+
+void engine_prompt_line_start(struct engine *engine, uint32_t tokens)
+{
+    prompt_line_start(look_at_engine, engine, tokens);
+}
+
+hypura_status open_model(hypura_model **out, hypura_session **session, const char *model, hypura_error *error)
+{
+    hypura_options options;
+    hypura_adapter *adapters = NULL;
+    struct engine_options line_options = {0};
+    struct load_line line;
+    const char *path;
+    hypura_status status = library_options_of(&options, &adapters, error);
+    if (!status)
+        status = model_path(&path, model, NULL, error);
+    if (status)
+        return status;
+    options.drafting = HYPURA_OFF; /* no text is generated */
+    options.draft_path = NULL;
+    load_line_start(&line, &line_options);
+    options.on_load = line_options.progress;
+    options.on_load_context = line_options.progress_context;
+    status = hypura_open(out, path, &options, error);
+    memory_free(adapters);
+    clear_line();
+    if (status)
+        return status;
+    live_memory_start_model(*out);
+    if (compute_options.progress)
+        progress_start(look_at_model, *out);
+    status = hypura_session_open(session, *out, error);
+    if (!status)
+        interrupts_cancel_session(*session);
+    return status;
+}
+
+void close_model(hypura_model *model, hypura_session *session)
+{
+    static hypura_model *left; /* so that what is left to the end of the program is known to be meant */
+    interrupts_cancel_session(NULL);
+    progress_stop();
+    live_memory_stop();
+    hypura_session_close(session);
+    if (interrupted() && model)
+        hypura_leave(left = model);
+    else
+        hypura_close(model);
+}
+
+hypura_status open_texts(hypura_model **out, const char *model, hypura_error *error)
+{
+    hypura_options options = {.struct_size = sizeof options, .text_only = true};
+    const char *path;
+    hypura_status status = model_path(&path, model, NULL, error);
+    return status ? status : hypura_open(out, path, &options, error);
+}
+
+json_t *model_statistics_json(hypura_model *model)
+{
+    char *text = NULL;
+    if (hypura_statistics_json(model, &text, NULL))
+        return NULL;
+    json_t *json = json_loads(text, 0, NULL);
+    hypura_free(text);
+    return json;
 }
 
 void close_engine(struct engine *engine)
@@ -307,75 +431,22 @@ void close_engine(struct engine *engine)
         engine_close(engine);
 }
 
-struct prefetch_rates find_prefetch_rates(const struct engine_statistics *s)
+static bool write_json(json_t *json)
 {
-    double used = (double)s->store.prefetches_used, needed = used + (double)s->store.expert_misses;
-    if (!s->store.prefetches)
-        return (struct prefetch_rates){-1, -1};
-    return (struct prefetch_rates){used / (double)s->store.prefetches, needed > 0 ? used / needed : -1};
-}
-
-static json_t *rate_json(double rate)
-{
-    return rate < 0 ? json_null() : json_real(rate);
-}
-
-/* What each drive brought. */
-static json_t *drives_json(const struct store_statistics *s)
-{
-    json_t *array = json_array();
-    for (uint32_t i = 0; i < s->drive_count; i++)
-        json_array_append_new(array,
-                              json_pack("{s:o, s:I, s:f, s:f, s:i}", "device", json_text(s->drives[i].name),
-                                        "bytes_read", (json_int_t)s->drives[i].bytes_read, "share",
-                                        s->bytes_read ? (double)s->drives[i].bytes_read / (double)s->bytes_read : 0.0,
-                                        "bytes_per_second", s->drives[i].bytes_per_second, "files_left",
-                                        (int)s->drives[i].copies_left));
-    return array;
-}
-
-json_t *statistics_json(struct engine *engine)
-{
-    struct engine_statistics s;
-    engine_statistics(engine, &s);
-    const struct plan *plan = engine_plan(engine);
-    struct limit limit = find_limit(engine, &s);
-    struct prefetch_rates prefetches = find_prefetch_rates(&s);
-    return json_pack(
-        "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
-        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o}",
-        "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
-        (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
-        (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
-        "decode_seconds", s.decode_seconds, "prompt_tokens_per_second",
-        s.prompt_seconds > 0 ? (double)s.prompt_tokens / s.prompt_seconds : 0.0, "decode_tokens_per_second",
-        s.decode_seconds > 0 ? (double)s.generated_tokens / s.decode_seconds : 0.0, "bytes_read",
-        (json_int_t)s.store.bytes_read, "bytes_demanded", (json_int_t)s.store.bytes_demanded, "bytes_guessed",
-        (json_int_t)s.store.bytes_prefetched, "bytes_filled", (json_int_t)s.store.bytes_filled, "bytes_wasted",
-        (json_int_t)s.store.bytes_wasted, "expert_hits", (json_int_t)s.store.expert_hits, "expert_misses",
-        (json_int_t)s.store.expert_misses, "expert_moves", (json_int_t)s.store.expert_moves, "rows_wanted",
-        (json_int_t)s.store.rows_wanted, "rows_cached", (json_int_t)s.store.rows_cached, "peak_rss_bytes",
-        (json_int_t)s.peak_rss_bytes, "budget_bytes", (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu,
-        "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage, "decode_bytes_read",
-        (json_int_t)s.decode_bytes_read, "decode_passes", (json_int_t)s.decode_passes, "drafted_tokens",
-        (json_int_t)s.drafted_tokens, "accepted_tokens", (json_int_t)s.accepted_tokens, "share_of_limit",
-        rate_json(limit.share), "share_side_by_side", rate_json(limit.side_share), "bound",
-        plan_bound_name(limit.bound), "guess_precision", rate_json(prefetches.precision), "guess_recall",
-        rate_json(prefetches.recall), "code_on_top_bytes", (json_int_t)(plan->code_on_top ? hardware_code_bytes() : 0),
-        "prefix_bytes", (json_int_t)s.prefix.bytes, "prefix_tokens", (json_int_t)s.prefix.restored_tokens,
-        "prefix_bytes_read", (json_int_t)s.prefix.read_bytes, "prefix_bytes_written",
-        (json_int_t)s.prefix.written_bytes, "drives", drives_json(&s.store));
-}
-
-bool write_statistics(struct engine *engine)
-{
-    if (!compute_options.stats)
-        return true;
     uint64_t failures = memory_failures();
-    json_t *json = statistics_json(engine);
     int failed = !json || json_dump_file(json, compute_options.stats, JSON_INDENT(2)) || memory_failures() != failures;
     json_decref(json);
     if (failed)
         fprintf(stderr, "hypura: cannot write %s: %s\n", compute_options.stats, strerror(errno));
     return !failed;
+}
+
+bool write_statistics(struct engine *engine)
+{
+    return !compute_options.stats || write_json(figures_json(engine));
+}
+
+bool write_model_statistics(hypura_model *model)
+{
+    return !compute_options.stats || write_json(model_statistics_json(model));
 }

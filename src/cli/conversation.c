@@ -120,7 +120,7 @@ static hypura_status answer(struct conversation *chat, const struct token_array 
         return status;
     answer_starts();
     progress_pause(false);
-    prompt_line_start(chat->engine, (uint32_t)(tokens->count - MIN(tokens->count, engine_positions(chat->engine, 0))));
+    engine_prompt_line_start(chat->engine, (uint32_t)(tokens->count - MIN(tokens->count, engine_positions(chat->engine, 0))));
     while (!chat->done)
         generator_step(chat->generator);
     prompt_line_stop();

@@ -2,7 +2,7 @@
 #ifndef HYPURA_CLI_CONVERSATION_H
 #define HYPURA_CLI_CONVERSATION_H
 
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "cli/sampling.h"
 #include "engine/generate.h"
 #include "engine/prompt.h"

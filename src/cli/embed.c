@@ -1,6 +1,5 @@
 /* hypura embed: texts to vectors. */
 #include "cli/cli.h"
-#include "tokenizer/vocabulary.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -13,30 +12,31 @@ static const struct option_row embed_rows[] = {
     {0},
 };
 
-static hypura_status embed_text(struct engine *engine, const struct vocabulary *vocabulary, const char *text,
-                                size_t size, float *vector, hypura_error *error)
+struct embedder {
+    hypura_model *model;
+    hypura_session *session;
+    json_t *all; /* with --json */
+};
+
+static hypura_status embed_text(const struct embedder *embedder, const char *text, size_t size, float *vector,
+                                hypura_error *error)
 {
-    struct token_array tokens = {0};
-    uint32_t positions = engine_plan(engine)->positions;
-    hypura_status status = vocabulary_tokenize(vocabulary, text, size, TOKENIZE_ADD_SPECIAL, &tokens, error);
-    if (!status && tokens.count > positions)
-        status = error_set(error, HYPURA_ERROR_ARGUMENT,
-                           "a text of %zu tokens; %u fit: --context N makes room for more, where the model has it",
-                           tokens.count, positions);
+    int32_t *tokens = NULL;
+    size_t count = 0;
+    hypura_status status = hypura_tokenize(embedder->model, text, size, HYPURA_ADD_SPECIAL, &tokens, &count, error);
     if (!status)
-        status = engine_embed(engine, tokens.ids, tokens.count, vector, error);
-    token_array_free(&tokens);
+        status = hypura_embed(embedder->session, tokens, count, vector, error);
+    hypura_free(tokens);
     return status;
 }
 
-static hypura_status show_text(struct engine *engine, const struct vocabulary *vocabulary, const char *text,
-                               size_t size, json_t *all, hypura_error *error)
+static hypura_status show_text(const struct embedder *embedder, const char *text, size_t size, hypura_error *error)
 {
-    size_t width = model_parameters(engine_model(engine))->embedding;
+    size_t width = hypura_get_info(embedder->model)->embedding_width;
     float *vector;
     hypura_status status = ALLOCATE(&vector, width, "embedding", error);
     if (!status)
-        status = embed_text(engine, vocabulary, text, size, vector, error);
+        status = embed_text(embedder, text, size, vector, error);
     json_t *row = as_json ? json_array() : NULL; /* lines are not kept: there may be many */
     for (size_t d = 0; !status && d < width; d++) {
         if (as_json)
@@ -45,15 +45,14 @@ static hypura_status show_text(struct engine *engine, const struct vocabulary *v
             printf("%s%.9g", d ? " " : "", (double)vector[d]);
     }
     if (as_json)
-        json_array_append_new(all, row);
+        json_array_append_new(embedder->all, row);
     else if (!status)
         putchar('\n');
     memory_free(vector);
     return status;
 }
 
-static hypura_status show_lines(struct engine *engine, const struct vocabulary *vocabulary, json_t *all,
-                                hypura_error *error)
+static hypura_status show_lines(const struct embedder *embedder, hypura_error *error)
 {
     char *line = NULL;
     size_t room = 0;
@@ -61,8 +60,7 @@ static hypura_status show_lines(struct engine *engine, const struct vocabulary *
     hypura_status status = HYPURA_OK;
     errno = 0;
     while (!status && (length = getline(&line, &room, stdin)) >= 0)
-        status =
-            show_text(engine, vocabulary, line, (size_t)length - (length > 0 && line[length - 1] == '\n'), all, error);
+        status = show_text(embedder, line, (size_t)length - (length > 0 && line[length - 1] == '\n'), error);
     if (!status && !feof(stdin)) /* or no memory for a line */
         status = error_set_errno(error, errno, "cannot read standard input");
     free(line);
@@ -72,24 +70,17 @@ static hypura_status show_lines(struct engine *engine, const struct vocabulary *
 static int run(size_t count, char **arguments)
 {
     hypura_error error = {0};
-    struct engine *engine = NULL;
-    const struct vocabulary *vocabulary = NULL;
-    json_t *all = json_array();
-    hypura_status status = open_engine(&engine, arguments[0], false, &error);
-    if (!status) {
-        interrupts_cancel(engine);
-        status = engine_vocabulary(&vocabulary, engine, &error);
-    }
+    struct embedder embedder = {.all = json_array()};
+    hypura_status status = open_model(&embedder.model, &embedder.session, arguments[0], &error);
     for (size_t i = 1; !status && i < count; i++)
-        status = show_text(engine, vocabulary, arguments[i], strlen(arguments[i]), all, &error);
+        status = show_text(&embedder, arguments[i], strlen(arguments[i]), &error);
     if (!status && count == 1)
-        status = show_lines(engine, vocabulary, all, &error);
+        status = show_lines(&embedder, &error);
     if (!status && as_json)
-        print_json(all);
-    bool written = status || write_statistics(engine);
-    interrupts_cancel(NULL);
-    close_engine(engine);
-    json_decref(all);
+        print_json(embedder.all);
+    bool written = status || write_model_statistics(embedder.model);
+    close_model(embedder.model, embedder.session);
+    json_decref(embedder.all);
     return status ? report_error(&error) : written ? EXIT_OK : EXIT_FAILED;
 }
 

@@ -1,5 +1,5 @@
 /* hypura inspect: what a file holds, and where its weights would live on this machine. */
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "tools/synth.h"
 
 #include <inttypes.h>

@@ -1,5 +1,5 @@
 /* What a model does, for "hypura inspect --layers": its steps with their tensors, and where they run. */
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "steps/steps.h"
 
 #include <inttypes.h>

@@ -3,7 +3,7 @@
  * The new budget is what the file of --memory-file says by then; without one it is what this process holds and what is
  * free beside it, less the usual head-room: what a start without --memory would choose now. A thread waits for the
  * signal, so that it is answered in the middle of a long prompt too. */
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "hw/hw.h"
 #include "server/server.h"
 
@@ -12,7 +12,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
-static struct engine *engine_to_change; /* NULL: the server */
+static struct engine *engine_to_change; /* NULL: the server, or */
+static hypura_model *model_to_change;
 static bool running;
 static pthread_t thread;
 static atomic_bool stop;
@@ -41,17 +42,19 @@ static void change(void)
     if (compute_options.memory_file) {
         status = memory_from_file(&bytes, compute_options.memory_file, &error);
     } else {
-        const char *path =
-            engine_to_change ? gguf_file_path(model_file(engine_model(engine_to_change)), 0) : "."; /* any drive */
+        const char *path = engine_to_change  ? gguf_file_path(model_file(engine_model(engine_to_change)), 0)
+                           : model_to_change ? hypura_get_info(model_to_change)->path
+                                             : "."; /* any drive */
         status = hardware_detect(&hardware, path, &error);
         bytes = status ? 0 : hardware_default_budget(&hardware) + memory_resident_bytes();
     }
-    if (!status && !engine_to_change) {
+    if (!status && !engine_to_change && !model_to_change) {
         server_set_budget(bytes);
         return;
     }
     if (!status)
-        status = engine_set_budget(engine_to_change, bytes, &error);
+        status = model_to_change ? hypura_set_memory(model_to_change, bytes, &error)
+                                 : engine_set_budget(engine_to_change, bytes, &error);
     char text[32];
     if (status)
         fprintf(stderr, "hypura: the memory stays as it is: %s\n", error.message);
@@ -85,12 +88,23 @@ void live_memory_prepare(void)
     pthread_sigmask(SIG_BLOCK, &set, NULL);
 }
 
-void live_memory_start(struct engine *engine)
+static void start_waiting(void)
 {
     atomic_store(&stop, false);
-    engine_to_change = engine;
     running =
         !pthread_create(&thread, NULL, wait_for_signal, NULL); /* else the signal stays blocked: better than none */
+}
+
+void live_memory_start(struct engine *engine)
+{
+    engine_to_change = engine;
+    start_waiting();
+}
+
+void live_memory_start_model(hypura_model *model)
+{
+    model_to_change = model;
+    start_waiting();
 }
 
 void live_memory_stop(void)

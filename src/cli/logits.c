@@ -48,34 +48,17 @@ static bool write_row(void *context, size_t index, const float *logits)
     return false;
 }
 
-static hypura_status write_logits(struct engine *engine, const int32_t *tokens, size_t count, FILE *file,
+static hypura_status write_logits(hypura_model *model, hypura_session *session, const int32_t *tokens, size_t count,
                                   hypura_error *error)
 {
-    struct logits_file out = {.file = file, .vocabulary = model_parameters(engine_model(engine))->vocabulary};
-    size_t chunk = engine_plan(engine)->chunk;
-    uint32_t *positions = NULL;
-    bool *want = NULL;
-    hypura_status status = ALLOCATE(&positions, chunk, "positions", error);
-    if (!status)
-        status = ALLOCATE(&want, chunk, "positions", error);
-    for (size_t first = 0; !status && first < count; first += chunk) {
-        size_t now = MIN(chunk, count - first);
-        for (size_t i = 0; i < now; i++) {
-            positions[i] = (uint32_t)(first + i);
-            want[i] = true;
-        }
-        struct engine_batch batch = {.count = now,
-                                     .tokens = tokens + first,
-                                     .positions = positions,
-                                     .want_logits = want,
-                                     .on_logits = write_row,
-                                     .on_logits_context = &out};
-        status = engine_forward(engine, &batch, error);
-        if (out.failed)
-            status = error_set_errno(error, out.failed, "cannot write %s", out_path);
-    }
-    memory_free(positions);
-    memory_free(want);
+    struct logits_file out = {.file = fopen(out_path, "wbe"), .vocabulary = hypura_get_info(model)->vocabulary_size};
+    if (!out.file)
+        return error_set_errno(error, errno, "cannot create %s", out_path);
+    hypura_status status = hypura_logits(session, tokens, count, 0, write_row, &out, error);
+    if (out.failed)
+        status = error_set_errno(error, out.failed, "cannot write %s", out_path);
+    if (fclose(out.file) && !status)
+        status = error_set_errno(error, errno, "cannot write %s", out_path);
     return status;
 }
 
@@ -86,26 +69,17 @@ static int run(size_t count, char **arguments)
         return report_usage(&command_logits, "--tokens and --out are needed");
     int32_t *tokens = NULL;
     size_t token_count = 0;
-    struct engine *engine = NULL;
-    FILE *file = NULL;
+    hypura_model *model = NULL;
+    hypura_session *session = NULL;
     hypura_status status = parse_tokens(token_text, &tokens, &token_count, &error);
     if (!status && compute_options.context == 0)
         compute_options.context = (uint32_t)MAX(token_count, (size_t)1);
     if (!status)
-        status = open_engine(&engine, count ? arguments[0] : NULL, false, &error);
-    if (!status) {
-        interrupts_cancel(engine);
-        file = fopen(out_path, "wbe");
-        if (!file)
-            status = error_set_errno(&error, errno, "cannot create %s", out_path);
-    }
+        status = open_model(&model, &session, count ? arguments[0] : NULL, &error);
     if (!status)
-        status = write_logits(engine, tokens, token_count, file, &error);
-    if (file && fclose(file) && !status)
-        status = error_set_errno(&error, errno, "cannot write %s", out_path);
-    bool written = status || write_statistics(engine);
-    interrupts_cancel(NULL);
-    close_engine(engine);
+        status = write_logits(model, session, tokens, token_count, &error);
+    bool written = status || write_model_statistics(model);
+    close_model(model, session);
     memory_free(tokens);
     return status ? report_error(&error) : written ? EXIT_OK : EXIT_FAILED;
 }

@@ -1,4 +1,4 @@
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "core/account.h"
 
 #include <errno.h>

@@ -1,5 +1,5 @@
 /* hypura list, pull, rm: the model folder, without a server. */
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "server/server.h"
 
 #include <string.h>

@@ -1,8 +1,8 @@
-/* hypura perplexity: how well a model predicts a text. */
-#include "tools/perplexity.h"
+/* hypura perplexity: how well a model predicts a text. The text is cut into windows of equal length; of each the second
+ * half counts, where the model has seen at least half a window. */
 #include "cli/cli.h"
-#include "tokenizer/vocabulary.h"
 
+#include <math.h>
 #include <string.h>
 
 static uint32_t window = 512;
@@ -16,18 +16,101 @@ static const struct option_row perplexity_rows[] = {
 
 #define TEXT_LIMIT ((uint64_t)1 << 30)
 
-static bool show_progress(void *context, const struct perplexity *so_far, uint64_t windows)
+struct measured {
+    double perplexity;
+    double uncertainty; /* one standard error of the mean, carried over to the perplexity */
+    uint64_t counted;   /* tokens that counted */
+    uint64_t windows;
+};
+
+struct sums {
+    double total, squares;
+    uint64_t count;
+    const int32_t *tokens; /* of the window */
+    size_t vocabulary;
+};
+
+/* Minus the log of the softmax at one id; in double, since a text has many tokens to add up. */
+static double surprise(const float *logits, size_t vocabulary, int32_t id)
 {
-    (void)context;
-    show_line("window %llu of %llu: perplexity %.4f", (unsigned long long)so_far->windows, (unsigned long long)windows,
-              so_far->perplexity);
-    return !interrupted();
+    float best = logits[0];
+    for (size_t i = 1; i < vocabulary; i++)
+        best = MAX(best, logits[i]);
+    double sum = 0;
+    for (size_t i = 0; i < vocabulary; i++)
+        sum += exp((double)(logits[i] - best));
+    return log(sum) - (double)(logits[id] - best);
 }
 
-static void print_result(struct engine *engine, const struct perplexity *result)
+static bool count_row(void *context, size_t index, const float *logits)
+{
+    struct sums *sums = context;
+    double value = surprise(logits, sums->vocabulary, sums->tokens[index + 1]);
+    sums->total += value;
+    sums->squares += value * value;
+    sums->count++;
+    return true;
+}
+
+static void conclude(const struct sums *sums, struct measured *out)
+{
+    double mean = sums->total / (double)sums->count;
+    double variance = sums->squares / (double)sums->count - mean * mean;
+    out->perplexity = exp(mean);
+    out->counted = sums->count;
+    out->uncertainty =
+        sums->count > 1 && variance > 0 ? out->perplexity * sqrt(variance / (double)(sums->count - 1)) : 0;
+    out->windows++;
+}
+
+/* begin: stands in place of the first token of each window, where the model wants one. */
+static hypura_status measure_windows(hypura_session *session, int32_t *tokens, uint64_t windows, int32_t begin,
+                                     struct sums *sums, struct measured *out, hypura_error *error)
+{
+    hypura_status status = HYPURA_OK;
+    for (uint64_t w = 0; !status && w < windows; w++) {
+        int32_t *first = tokens + w * window;
+        sums->tokens = first;
+        if (begin != HYPURA_NO_TOKEN)
+            *first = begin;
+        status = hypura_logits(session, first, window - 1, window / 2, count_row, sums, error);
+        if (status)
+            break;
+        conclude(sums, out);
+        show_line("window %llu of %llu: perplexity %.4f", (unsigned long long)out->windows, (unsigned long long)windows,
+                  out->perplexity);
+        if (interrupted())
+            status = error_set(error, HYPURA_ERROR_CANCELLED, "stopped after %llu of %llu windows",
+                               (unsigned long long)(w + 1), (unsigned long long)windows);
+    }
+    clear_line();
+    return status;
+}
+
+static hypura_status measure(hypura_model *model, hypura_session *session, const char *text, size_t size,
+                             struct measured *out, hypura_error *error)
+{
+    struct sums sums = {.vocabulary = hypura_get_info(model)->vocabulary_size};
+    uint32_t context = hypura_get_plan(model)->context_tokens;
+    int32_t *tokens = NULL;
+    size_t count = 0;
+    hypura_status status = hypura_tokenize(model, text, size, HYPURA_ADD_SPECIAL, &tokens, &count, error);
+    if (!status && (window < 4 || window > context))
+        status = error_set(error, HYPURA_ERROR_ARGUMENT, "windows of %u tokens: expected 4 to the context, %u", window,
+                           context);
+    if (!status && count < window)
+        status = error_set(error, HYPURA_ERROR_ARGUMENT, "the text has %zu tokens: at least one window of %u is needed",
+                           count, window);
+    if (!status)
+        status = measure_windows(session, tokens, count / window, hypura_begin_token(model), &sums, out, error);
+    hypura_free(tokens);
+    return status;
+}
+
+static void print_result(hypura_model *model, const struct measured *result)
 {
     if (as_json) {
-        json_t *json = statistics_json(engine);
+        json_t *json = model_statistics_json(model);
         json_object_set_new(json, "perplexity", json_real(result->perplexity));
         json_object_set_new(json, "uncertainty", json_real(result->uncertainty));
         json_object_set_new(json, "windows", json_integer((json_int_t)result->windows));
@@ -43,10 +126,9 @@ static void print_result(struct engine *engine, const struct perplexity *result)
 static int run(size_t count, char **arguments)
 {
     hypura_error error = {0};
-    struct engine *engine = NULL;
-    const struct vocabulary *vocabulary = NULL;
-    struct token_array tokens = {0};
-    struct perplexity result;
+    hypura_model *model = NULL;
+    hypura_session *session = NULL;
+    struct measured result = {0};
     char *text = NULL;
     size_t size = 0;
     hypura_status status = read_whole_file(arguments[count - 1], TEXT_LIMIT, &text, &size, &error);
@@ -56,24 +138,13 @@ static int run(size_t count, char **arguments)
     if (compute_options.context == 0)
         compute_options.context = window;
     if (!status)
-        status = open_engine(&engine, count > 1 ? arguments[0] : NULL, false, &error);
+        status = open_model(&model, &session, count > 1 ? arguments[0] : NULL, &error);
     if (!status)
-        status = engine_vocabulary(&vocabulary, engine, &error);
+        status = measure(model, session, text, size, &result, &error);
     if (!status)
-        status = vocabulary_tokenize(vocabulary, text, size, TOKENIZE_ADD_SPECIAL, &tokens, &error);
-    if (!status) {
-        interrupts_cancel(engine);
-        int32_t bos = vocabulary_adds_bos(vocabulary) ? vocabulary_special(vocabulary, SPECIAL_BOS) : NO_TOKEN;
-        status =
-            perplexity_measure(engine, tokens.ids, tokens.count, window, bos, show_progress, NULL, &result, &error);
-        clear_line();
-    }
-    if (!status)
-        print_result(engine, &result);
-    int exit_status = status ? report_error(&error) : write_statistics(engine) ? EXIT_OK : EXIT_FAILED;
-    interrupts_cancel(NULL);
-    token_array_free(&tokens);
-    close_engine(engine);
+        print_result(model, &result);
+    int exit_status = status ? report_error(&error) : write_model_statistics(model) ? EXIT_OK : EXIT_FAILED;
+    close_model(model, session);
     memory_free(text);
     return exit_status;
 }

@@ -1,5 +1,5 @@
 /* hypura profile: what this machine is and how fast, as pictures; hypura iobench: the storage part at length. */
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 
 #include <math.h>
 #include <string.h>

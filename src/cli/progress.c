@@ -11,12 +11,13 @@
 
 /* A moment of the engine. */
 struct moment {
-    struct engine_statistics statistics;
+    hypura_statistics statistics;
     uint64_t time;
 };
 
 static struct watch {
-    struct engine *engine; /* NULL: there is no thread */
+    progress_look look; /* NULL: there is no thread */
+    void *context;
     void (*show)(const struct moment *now, const struct moment *before);
     uint64_t interval, silent;
     bool at_least_once;
@@ -32,26 +33,25 @@ static uint32_t prompt_tokens;
 static struct moment look(void)
 {
     struct moment moment = {.time = clock_nanoseconds()};
-    engine_statistics(watch.engine, &moment.statistics);
+    watch.look(watch.context, &moment.statistics);
     return moment;
 }
 
 static void show_rates(const struct moment *now, const struct moment *before)
 {
-    const struct engine_statistics *n = &now->statistics, *b = &before->statistics;
+    const hypura_statistics *n = &now->statistics, *b = &before->statistics;
     double seconds = (double)(now->time - before->time) * 1e-9;
-    uint64_t tokens = n->generated_tokens + n->prompt_tokens - b->generated_tokens - b->prompt_tokens;
-    uint64_t hits = n->store.expert_hits - b->store.expert_hits;
-    uint64_t uses = hits + n->store.expert_misses - b->store.expert_misses;
-    double disk = (double)(n->store.bytes_read - b->store.bytes_read) / seconds;
-    double stalled = (double)(n->store.stall_nanoseconds - b->store.stall_nanoseconds) * 1e-9 / seconds;
+    uint64_t tokens = n->answer_tokens + n->prompt_tokens - b->answer_tokens - b->prompt_tokens;
+    uint64_t hits = n->expert_hits - b->expert_hits;
+    uint64_t uses = hits + n->expert_misses - b->expert_misses;
+    double disk = (double)(n->read_bytes - b->read_bytes) / seconds;
+    double stalled = (n->stall_seconds - b->stall_seconds) / seconds;
     char text[200], share[40] = "";
     if (uses)
         snprintf(share, sizeof share, ", expert hits %.0f %%", 100.0 * (double)hits / (double)uses);
     /* All of it in 80 columns. */
     snprintf(text, sizeof text, "%.1f tokens/s, disk %.0f of %.0f MB/s, waiting for it %.0f %%%s",
-             (double)tokens / seconds, disk / 1e6, engine_hardware(watch.engine)->storage.bytes_per_second / 1e6,
-             100 * MIN(stalled, 1.0), share);
+             (double)tokens / seconds, disk / 1e6, n->drive_bytes_per_second / 1e6, 100 * MIN(stalled, 1.0), share);
     if (is_terminal(stderr))
         show_line("%s", text);
     else
@@ -60,10 +60,9 @@ static void show_rates(const struct moment *now, const struct moment *before)
 
 static void show_prompt(const struct moment *now, const struct moment *before)
 {
-    const struct engine_statistics *n = &now->statistics, *s = &watch.start.statistics;
+    const hypura_statistics *n = &now->statistics, *s = &watch.start.statistics;
     double seconds = (double)(now->time - watch.start.time) * 1e-9;
-    double disk = (double)(n->store.bytes_read - before->statistics.store.bytes_read) /
-                  ((double)(now->time - before->time) * 1e-9);
+    double disk = (double)(n->read_bytes - before->statistics.read_bytes) / ((double)(now->time - before->time) * 1e-9);
     uint64_t read = MIN(n->prompt_tokens - s->prompt_tokens, (uint64_t)prompt_tokens);
     char rate[48] = "", time[32];
     bool known = read && read < prompt_tokens;
@@ -113,22 +112,23 @@ static void *run(void *argument)
     return NULL;
 }
 
-static void start(struct engine *engine)
+static void start(progress_look look_at, void *context)
 {
-    watch.engine = engine;
+    watch.look = look_at;
+    watch.context = context;
     watch.stop = watch.paused = false;
     watch.start = look();
     if (pthread_create(&watch.thread, NULL, run, NULL))
-        watch.engine = NULL; /* a run without the line is better than none */
+        watch.look = NULL; /* a run without the line is better than none */
 }
 
-void progress_start(struct engine *engine)
+void progress_start(progress_look look_at, void *context)
 {
     bool terminal = is_terminal(stderr);
     watch.show = show_rates;
     watch.interval = watch.silent = terminal ? TERMINAL_NANOSECONDS : FILE_NANOSECONDS;
     watch.at_least_once = !terminal; /* a log has at least one line, however short the run */
-    start(engine);
+    start(look_at, context);
 }
 
 void progress_pause(bool pause)
@@ -136,37 +136,37 @@ void progress_pause(bool pause)
     pthread_mutex_lock(&watch.mutex);
     watch.paused = pause;
     pthread_mutex_unlock(&watch.mutex);
-    if (pause && watch.engine)
+    if (pause && watch.look)
         clear_line();
 }
 
 void progress_stop(void)
 {
-    if (!watch.engine)
+    if (!watch.look)
         return;
     pthread_mutex_lock(&watch.mutex);
     watch.stop = true;
     pthread_cond_signal(&watch.changed);
     pthread_mutex_unlock(&watch.mutex);
     pthread_join(watch.thread, NULL);
-    watch.engine = NULL;
+    watch.look = NULL;
     clear_line();
 }
 
-void prompt_line_start(struct engine *engine, uint32_t tokens)
+void prompt_line_start(progress_look look_at, void *context, uint32_t tokens)
 {
-    if (watch.engine || !is_terminal(stderr))
+    if (watch.look || !is_terminal(stderr))
         return; /* --progress shows it */
     prompt_tokens = tokens;
     watch.show = show_prompt;
     watch.interval = TERMINAL_NANOSECONDS;
     watch.silent = SILENT_NANOSECONDS;
     watch.at_least_once = false;
-    start(engine);
+    start(look_at, context);
 }
 
 void prompt_line_stop(void)
 {
-    if (watch.engine && watch.show == show_prompt)
+    if (watch.look && watch.show == show_prompt)
         progress_stop();
 }

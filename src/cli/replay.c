@@ -1,6 +1,6 @@
 /* hypura replay: what a recorded routing would have hit, by cache policy and size. */
 #include "tools/replay.h"
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -68,11 +68,13 @@ static void print_figures(struct engine *engine)
         fprintf(stderr, "  rows          %llu of tables and embeddings were read by themselves, %.1f %% were there\n",
                 (unsigned long long)s.store.rows_wanted,
                 100.0 * (double)s.store.rows_cached / (double)s.store.rows_wanted);
-    struct prefetch_rates prefetches = find_prefetch_rates(&s);
-    if (prefetches.precision >= 0)
+    double needed = (double)(s.store.prefetches_used + s.store.expert_misses);
+    double used = (double)s.store.prefetches_used;
+    if (s.store.prefetches)
         fprintf(stderr,
                 "  prefetches    %.0f %% of %llu were needed; they brought %.0f %% of what was missing; %s wasted\n",
-                100 * prefetches.precision, (unsigned long long)s.store.prefetches, 100 * MAX(prefetches.recall, 0.0),
+                100 * used / (double)s.store.prefetches, (unsigned long long)s.store.prefetches,
+                needed > 0 ? 100 * used / needed : 0.0,
                 format_bytes(a, sizeof a, (double)s.store.bytes_wasted));
     fprintf(stderr, "  disk          %s read while it ran, %s while it loaded\n",
             format_bytes(a, sizeof a, (double)s.store.bytes_read),

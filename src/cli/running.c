@@ -1,5 +1,5 @@
 /* hypura ps, stop: a server that runs. */
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "server/server.h"
 
 #include <stdlib.h>

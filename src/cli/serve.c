@@ -1,5 +1,5 @@
 /* hypura serve: the HTTP server. */
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "server/server.h"
 
 #include <errno.h>

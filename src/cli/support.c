@@ -1,5 +1,6 @@
 /* Small things that several commands need: interrupts, files, the default model. */
 #include "cli/child.h"
+#include "cli/engine_cli.h"
 #include "server/server.h"
 
 #include <errno.h>
@@ -18,6 +19,7 @@
 #define EMBEDDED_MODEL "manpage-moe-24m-Q4_K_M.gguf"
 
 static struct engine *volatile engine_to_cancel;
+static hypura_session *volatile session_to_cancel;
 static volatile sig_atomic_t interrupt_count, line_is_read;
 static int wake[2] = {-1, -1}; /* a pipe: whichever thread gets the signal, the one that waits for keys wakes */
 
@@ -31,16 +33,29 @@ static void on_interrupt(int number)
         errno = before; /* full: it wakes anyway */
     if (engine_to_cancel)
         engine_cancel(engine_to_cancel, true);
+    if (session_to_cancel)
+        hypura_cancel(session_to_cancel, true);
+}
+
+static void handle_interrupts(bool afresh)
+{
+    if (afresh)
+        interrupt_count = 0;
+    struct sigaction action = {.sa_handler = on_interrupt};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL);
 }
 
 void interrupts_cancel(struct engine *engine)
 {
     engine_to_cancel = engine;
-    if (engine)
-        interrupt_count = 0;
-    struct sigaction action = {.sa_handler = on_interrupt};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGINT, &action, NULL);
+    handle_interrupts(engine != NULL);
+}
+
+void interrupts_cancel_session(hypura_session *session)
+{
+    session_to_cancel = session;
+    handle_interrupts(session != NULL);
 }
 
 void interrupts_wait_for_line(bool wait)
@@ -217,16 +232,6 @@ hypura_status model_path(const char **path, const char *given, const char *folde
                      "there is no file and no model \"%.200s\": \"hypura list\" shows the models that are here, "
                      "\"hypura pull %.200s\" downloads one of that name",
                      given, given);
-}
-
-hypura_status open_vocabulary(struct gguf **file, struct vocabulary **vocabulary, const char *model,
-                              hypura_error *error)
-{
-    const char *path;
-    hypura_status status = model_path(&path, model, NULL, error);
-    if (!status)
-        status = gguf_open(file, path, error);
-    return status ? status : vocabulary_open(vocabulary, *file, error);
 }
 
 const char *default_model_path(hypura_error *error)

@@ -1,6 +1,6 @@
 /* hypura synth: GGUF files of any geometry with random weights, for tests and benchmarks. */
 #include "tools/synth.h"
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "store/trace.h"
 
 #include <inttypes.h>

@@ -1,5 +1,5 @@
 /* The picture of where the weights are: a bar a layer. */
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 
 #include <string.h>
 

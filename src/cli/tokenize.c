@@ -1,6 +1,5 @@
 /* hypura tokenize: lines of text to token ids, and back. */
 #include "cli/cli.h"
-#include "tokenizer/vocabulary.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -15,53 +14,55 @@ static const struct option_row tokenize_rows[] = {
     {0},
 };
 
-static hypura_status encode_line(const struct vocabulary *vocabulary, const char *line, size_t size,
-                                 hypura_error *error)
+static hypura_status encode_line(const hypura_model *model, const char *line, size_t size, hypura_error *error)
 {
-    struct token_array tokens = {0};
-    uint32_t flags = (parse_special ? TOKENIZE_PARSE_SPECIAL : 0u) | (add_special ? TOKENIZE_ADD_SPECIAL : 0u);
-    hypura_status status = vocabulary_tokenize(vocabulary, line, size, flags, &tokens, error);
+    int32_t *tokens = NULL;
+    size_t count = 0;
+    uint32_t flags = (parse_special ? HYPURA_PARSE_SPECIAL : 0u) | (add_special ? HYPURA_ADD_SPECIAL : 0u);
+    hypura_status status = hypura_tokenize(model, line, size, flags, &tokens, &count, error);
     if (!status) {
         putchar('[');
-        for (size_t i = 0; i < tokens.count; i++)
-            printf("%s%d", i ? ", " : "", tokens.ids[i]);
+        for (size_t i = 0; i < count; i++)
+            printf("%s%d", i ? ", " : "", tokens[i]);
         printf("]\n");
     }
-    token_array_free(&tokens);
+    hypura_free(tokens);
     return status;
 }
 
-static hypura_status decode_line(const struct vocabulary *vocabulary, const char *line, size_t size,
-                                 hypura_error *error)
+/* The ids of a JSON array; one that is no integer becomes a token that there is none of. */
+static hypura_status read_ids(const json_t *array, int32_t **ids, hypura_error *error)
+{
+    size_t index;
+    json_t *item;
+    hypura_status status = ALLOCATE(ids, json_array_size(array), "tokens", error);
+    json_array_foreach(status ? NULL : array, index, item)
+    {
+        json_int_t id = json_is_integer(item) ? json_integer_value(item) : -1;
+        (*ids)[index] = id < 0 || id > INT32_MAX ? HYPURA_NO_TOKEN : (int32_t)id;
+    }
+    return status;
+}
+
+static hypura_status decode_line(const hypura_model *model, const char *line, size_t size, hypura_error *error)
 {
     json_error_t problem;
     json_t *array = json_loadb(line, size, 0, &problem);
-    struct token_array tokens = {0};
+    int32_t *ids = NULL;
+    char *text = NULL;
     hypura_status status = HYPURA_OK;
     if (!json_is_array(array))
         status = error_set(error, HYPURA_ERROR_ARGUMENT, "\"%.40s\" is not a JSON array of token ids", line);
-    size_t index;
-    json_t *item;
-    json_array_foreach(array, index, item)
-    {
-        json_int_t id = json_is_integer(item) ? json_integer_value(item) : -1;
-        if (!status && (id < 0 || id >= (json_int_t)vocabulary_size(vocabulary)))
-            status = error_set(error, HYPURA_ERROR_ARGUMENT, "element %zu is not a token id below %u", index,
-                               vocabulary_size(vocabulary));
-        if (!status)
-            status = token_array_append(&tokens, (int32_t)id, error);
-    }
-    struct buffer text = {0};
+    if (!status)
+        status = read_ids(array, &ids, error);
+    if (!status)
+        status = hypura_detokenize(model, ids, json_array_size(array), parse_special, &text, &size, error);
     if (!status) {
-        vocabulary_detokenize(vocabulary, tokens.ids, tokens.count, parse_special ? DETOKENIZE_SHOW_SPECIAL : 0, &text);
-        buffer_append_char(&text, '\n');
-        if (text.failed)
-            status = error_set(error, HYPURA_ERROR_MEMORY, "no memory for the text of %zu tokens", tokens.count);
-        else
-            fwrite(text.data, 1, text.size, stdout);
+        fwrite(text, 1, size, stdout);
+        putchar('\n');
     }
-    buffer_free(&text);
-    token_array_free(&tokens);
+    hypura_free(text);
+    memory_free(ids);
     json_decref(array);
     return status;
 }
@@ -69,9 +70,8 @@ static hypura_status decode_line(const struct vocabulary *vocabulary, const char
 static int run(size_t count, char **arguments)
 {
     hypura_error error = {0};
-    struct gguf *file = NULL;
-    struct vocabulary *vocabulary = NULL;
-    hypura_status status = open_vocabulary(&file, &vocabulary, count ? arguments[0] : NULL, &error);
+    hypura_model *model = NULL;
+    hypura_status status = open_texts(&model, count ? arguments[0] : NULL, &error);
     char *line = NULL;
     size_t room = 0;
     ssize_t length;
@@ -79,13 +79,12 @@ static int run(size_t count, char **arguments)
     while (!status && (length = getline(&line, &room, stdin)) >= 0) {
         if (length > 0 && line[length - 1] == '\n')
             length--;
-        status = (decode ? decode_line : encode_line)(vocabulary, line, (size_t)length, &error);
+        status = (decode ? decode_line : encode_line)(model, line, (size_t)length, &error);
     }
     if (!status && !feof(stdin)) /* or no memory for a line */
         status = error_set_errno(&error, errno, "cannot read standard input");
     free(line);
-    vocabulary_close(vocabulary);
-    gguf_close(file);
+    hypura_close(model);
     return status ? report_error(&error) : EXIT_OK;
 }
 

@@ -1,8 +1,12 @@
-/* limit: how near decoding came to what the hardware allows. */
-#ifndef HYPURA_LIMIT_H
-#define HYPURA_LIMIT_H
+/* figures: what an engine did, as programs are told it; also for commands that use an engine without a model of the
+ * API. */
+#ifndef HYPURA_FIGURES_H
+#define HYPURA_FIGURES_H
 
 #include "engine/engine.h"
+
+#include <hypura/statistics.h>
+#include <jansson.h>
 
 /* The longer of the times that the bytes of decoding take on the disk (what was prefetched in vain not counted) and
  * through the kernels, over the time that it took: 1 is the limit, also where the machine was quicker than when it was
@@ -18,5 +22,9 @@ struct limit find_limit(const struct engine *engine, const struct engine_statist
 
 /* Bytes of weights that one decoded token reads: all tensors but the embedding's other rows, and the experts used. */
 double bytes_per_token(const struct model *model);
+
+/* All figures: the struct, and one JSON object with stable keys; NULL where memory was wanting. */
+void figures_of(struct engine *engine, hypura_statistics *out);
+json_t *figures_json(struct engine *engine);
 
 #endif

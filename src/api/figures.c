@@ -1,0 +1,131 @@
+/* What an engine did, as a struct and as JSON. */
+#include "api/figures.h"
+
+void figures_of(struct engine *engine, hypura_statistics *out)
+{
+    struct engine_statistics s;
+    engine_statistics(engine, &s);
+    struct limit limit = find_limit(engine, &s);
+    *out = (hypura_statistics){
+        .load_seconds = s.load_seconds,
+        .prompt_tokens = s.prompt_tokens,
+        .answer_tokens = s.generated_tokens,
+        .prompt_seconds = s.prompt_seconds,
+        .answer_seconds = s.decode_seconds,
+        .answer_passes = s.decode_passes,
+        .drafted_tokens = s.drafted_tokens,
+        .accepted_tokens = s.accepted_tokens,
+        .read_bytes = s.store.bytes_read,
+        .loaded_bytes = s.store.bytes_loaded,
+        .demanded_bytes = s.store.bytes_demanded,
+        .prefetched_bytes = s.store.bytes_prefetched,
+        .filled_bytes = s.store.bytes_filled,
+        .wasted_bytes = s.store.bytes_wasted,
+        .answer_read_bytes = s.decode_bytes_read,
+        .expert_hits = s.store.expert_hits,
+        .expert_misses = s.store.expert_misses,
+        .expert_moves = s.store.expert_moves,
+        .prefetches = s.store.prefetches,
+        .prefetches_used = s.store.prefetches_used,
+        .rows_wanted = s.store.rows_wanted,
+        .rows_cached = s.store.rows_cached,
+        .stall_seconds = (double)s.store.stall_nanoseconds * 1e-9,
+        .memory_bytes = s.budget_bytes,
+        .largest_memory_bytes = s.largest_budget_bytes,
+        .peak_bytes = s.peak_rss_bytes,
+        .code_bytes_on_top = engine_plan(engine)->code_on_top ? hardware_code_bytes() : 0,
+        .gpu_bytes = s.bytes_gpu,
+        .ram_bytes = s.bytes_ram,
+        .storage_bytes = s.bytes_storage,
+        .prefix_bytes = s.prefix.bytes,
+        .prefix_tokens = s.prefix.restored_tokens,
+        .prefix_read_bytes = s.prefix.read_bytes,
+        .prefix_written_bytes = s.prefix.written_bytes,
+        .bound = plan_bound_name(limit.bound),
+        .share_of_limit = limit.share,
+        .share_of_both_limits = limit.side_share,
+        .over_profile = limit.over_profile,
+        .drive_bytes_per_second = engine_hardware(engine)->storage.bytes_per_second,
+    };
+}
+
+/* ---- as JSON ---- */
+
+/* Of the experts that were prefetched those that were needed, and of the needed ones that were not in memory before
+ * those that were prefetched. Below 0 where there are none. */
+struct prefetch_rates {
+    double precision, recall;
+};
+
+/* A name of the system's, which may not be UTF-8. */
+static json_t *text_json(const char *text)
+{
+    char *copy;
+    json_t *json = json_string(text);
+    if (json || string_copy(&copy, text, NULL))
+        return json;
+    text_clean(copy);
+    json = json_string(copy);
+    memory_free(copy);
+    return json;
+}
+
+static struct prefetch_rates find_prefetch_rates(const struct engine_statistics *s)
+{
+    double used = (double)s->store.prefetches_used, needed = used + (double)s->store.expert_misses;
+    if (!s->store.prefetches)
+        return (struct prefetch_rates){-1, -1};
+    return (struct prefetch_rates){used / (double)s->store.prefetches, needed > 0 ? used / needed : -1};
+}
+
+static json_t *rate_json(double rate)
+{
+    return rate < 0 ? json_null() : json_real(rate);
+}
+
+/* What each drive brought. */
+static json_t *drives_json(const struct store_statistics *s)
+{
+    json_t *array = json_array();
+    for (uint32_t i = 0; i < s->drive_count; i++)
+        json_array_append_new(array,
+                              json_pack("{s:o, s:I, s:f, s:f, s:i}", "device", text_json(s->drives[i].name),
+                                        "bytes_read", (json_int_t)s->drives[i].bytes_read, "share",
+                                        s->bytes_read ? (double)s->drives[i].bytes_read / (double)s->bytes_read : 0.0,
+                                        "bytes_per_second", s->drives[i].bytes_per_second, "files_left",
+                                        (int)s->drives[i].copies_left));
+    return array;
+}
+
+json_t *figures_json(struct engine *engine)
+{
+    struct engine_statistics s;
+    engine_statistics(engine, &s);
+    const struct plan *plan = engine_plan(engine);
+    struct limit limit = find_limit(engine, &s);
+    struct prefetch_rates prefetches = find_prefetch_rates(&s);
+    return json_pack(
+        "{s:s, s:s, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, "
+        "s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:o, s:o, s:s, s:o, s:o, s:I, s:I, s:I, s:I, s:I, s:o}",
+        "model", model_name(engine_model(engine)), "mode", plan_mode_name(plan->mode), "threads",
+        (json_int_t)engine_threads(engine), "prompt_tokens", (json_int_t)s.prompt_tokens, "generated_tokens",
+        (json_int_t)s.generated_tokens, "load_seconds", s.load_seconds, "prompt_seconds", s.prompt_seconds,
+        "decode_seconds", s.decode_seconds, "prompt_tokens_per_second",
+        s.prompt_seconds > 0 ? (double)s.prompt_tokens / s.prompt_seconds : 0.0, "decode_tokens_per_second",
+        s.decode_seconds > 0 ? (double)s.generated_tokens / s.decode_seconds : 0.0, "bytes_read",
+        (json_int_t)s.store.bytes_read, "bytes_demanded", (json_int_t)s.store.bytes_demanded, "bytes_guessed",
+        (json_int_t)s.store.bytes_prefetched, "bytes_filled", (json_int_t)s.store.bytes_filled, "bytes_wasted",
+        (json_int_t)s.store.bytes_wasted, "expert_hits", (json_int_t)s.store.expert_hits, "expert_misses",
+        (json_int_t)s.store.expert_misses, "expert_moves", (json_int_t)s.store.expert_moves, "rows_wanted",
+        (json_int_t)s.store.rows_wanted, "rows_cached", (json_int_t)s.store.rows_cached, "peak_rss_bytes",
+        (json_int_t)s.peak_rss_bytes, "budget_bytes", (json_int_t)s.budget_bytes, "bytes_gpu", (json_int_t)s.bytes_gpu,
+        "bytes_ram", (json_int_t)s.bytes_ram, "bytes_storage", (json_int_t)s.bytes_storage, "decode_bytes_read",
+        (json_int_t)s.decode_bytes_read, "decode_passes", (json_int_t)s.decode_passes, "drafted_tokens",
+        (json_int_t)s.drafted_tokens, "accepted_tokens", (json_int_t)s.accepted_tokens, "share_of_limit",
+        rate_json(limit.share), "share_side_by_side", rate_json(limit.side_share), "bound",
+        plan_bound_name(limit.bound), "guess_precision", rate_json(prefetches.precision), "guess_recall",
+        rate_json(prefetches.recall), "code_on_top_bytes", (json_int_t)(plan->code_on_top ? hardware_code_bytes() : 0),
+        "prefix_bytes", (json_int_t)s.prefix.bytes, "prefix_tokens", (json_int_t)s.prefix.restored_tokens,
+        "prefix_bytes_read", (json_int_t)s.prefix.read_bytes, "prefix_bytes_written",
+        (json_int_t)s.prefix.written_bytes, "drives", drives_json(&s.store));
+}
