@@ -28,9 +28,10 @@ typedef struct hypura_options {
     size_t struct_size;
 
     /* ---- what it may take ---- */
-    uint64_t memory_bytes; /* of the whole process; 0: what is free, less a head-room */
-    const char *gpu;       /* "auto", "none" or a device's number in "hypura profile"; NULL: $HYPURA_GPU, else auto */
-    uint64_t gpu_memory_bytes; /* on the device; 0: what is free there, less a head-room */
+    uint64_t memory_bytes;     /* of the whole process; 0: what is free, less a head-room */
+    const char *gpu;           /* "auto" (all cards), "none", or numbers of "hypura profile", such as "0,2"; NULL:
+                                * $HYPURA_GPU, else auto */
+    uint64_t gpu_memory_bytes; /* on each device; 0: what is free there, less a head-room */
     uint32_t threads;          /* that compute; 0: the cores that this process may use */
 
     /* ---- what it can do ---- */
@@ -76,6 +77,10 @@ typedef struct hypura_options {
     const char *const *mirror_paths; /* [mirror_count] copies of the model on other drives, files or folders: each read
                                       * goes to the drive that is done first */
     size_t mirror_count;
+
+    /* ---- several GPUs: a bound for each, in the order of gpu; 0 in it: gpu_memory_bytes ---- */
+    const uint64_t *gpus_memory_bytes; /* [gpu_count] */
+    size_t gpu_count;
 } hypura_options;
 
 HYPURA_END

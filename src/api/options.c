@@ -99,6 +99,11 @@ hypura_status read_options(struct opening *out, const hypura_options *options, h
     engine->fill = !given->no_fill;
     engine->wait_for_all = given->no_overlap;
     engine->trace_path = given->trace_path;
+    if (given->gpu_count > COUNT_OF(engine->gpu_budgets))
+        return error_set(error, HYPURA_ERROR_ARGUMENT, "options.gpu_count is %zu: at most %zu are possible",
+                         given->gpu_count, COUNT_OF(engine->gpu_budgets));
+    for (size_t i = 0; i < given->gpu_count; i++)
+        engine->gpu_budgets[i] = given->gpus_memory_bytes[i];
     status = read_kv_type(engine, given->kv_type, error);
     if (!status)
         status = read_reader(engine, given->reader, error);

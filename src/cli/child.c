@@ -72,7 +72,7 @@ hypura_status arguments_add_options(struct arguments *arguments, const struct op
         }
         case OPTION_SIZES: {
             const struct sizes *sizes = row->target;
-            char list[HARDWARE_MAX_GPUS * 21 + 1] = "";
+            char list[MOST_SIZES * 21 + 1] = "";
             for (size_t i = 0, used = 0; i < sizes->count; i++)
                 used += (size_t)snprintf(list + used, sizeof list - used, "%s%llu", i ? "," : "",
                                          (unsigned long long)sizes->bytes[i]);

@@ -33,9 +33,12 @@ enum option_kind {
     OPTION_NUMBER /* float */
 };
 
+/* As many as there are devices in a machine (hw/hw.h). */
+#define MOST_SIZES 8
+
 struct sizes {
     size_t count;
-    uint64_t bytes[HARDWARE_MAX_GPUS];
+    uint64_t bytes[MOST_SIZES];
 };
 
 struct texts {

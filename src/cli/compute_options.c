@@ -285,7 +285,9 @@ static hypura_status library_options_of(hypura_options *out, hypura_adapter **ad
                             .no_overlap = own.wait_for_all,
                             .trace_path = own.trace_path,
                             .mirror_paths = own.mirrors,
-                            .mirror_count = own.mirror_count};
+                            .mirror_count = own.mirror_count,
+                            .gpus_memory_bytes = compute_options.gpu_memory.bytes,
+                            .gpu_count = compute_options.gpu_memory.count};
     return HYPURA_OK;
 }
 
