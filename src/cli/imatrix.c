@@ -1,6 +1,6 @@
 /* hypura imatrix: how much each column of a model's matrices matters. */
 #include "tools/imatrix.h"
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "tokenizer/vocabulary.h"
 
 #include <string.h>

@@ -1,6 +1,6 @@
 /* hypura quantize: a model's matrices in another type. */
 #include "tools/quantize.h"
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "tools/quantize_recipe.h"
 
 #include <string.h>
