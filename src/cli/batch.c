@@ -111,7 +111,7 @@ static void say_budget(struct batch *batch, uint64_t budget)
 {
     char text[32];
     clear_line();
-    fprintf(stderr, "hypura: memory is %s from now on\n", format_bytes(text, sizeof text, (double)budget));
+    fprintf(stderr, "hypura: the memory budget is now %s\n", format_bytes(text, sizeof text, (double)budget));
     batch->budget = budget;
 }
 
@@ -145,7 +145,7 @@ static void say_end(const struct batch *batch)
 {
     char took[32];
     double seconds = clock_seconds_since(batch->start);
-    fprintf(stderr, "%llu lines done in %s, %llu refused; %llu tokens written, %.1f a second\n",
+    fprintf(stderr, "%llu lines done in %s, %llu refused; %llu tokens written, %.1f per second\n",
             (unsigned long long)batch->done, format_time(took, sizeof took, seconds),
             (unsigned long long)batch->refused, (unsigned long long)batch->written_tokens,
             (double)batch->written_tokens / seconds);
@@ -432,13 +432,13 @@ static int run(size_t count, char **arguments)
         if (!status)
             status = answer_all(&batch, &error);
     } else if (!status && batch.reading == BATCH_ENDED) {
-        fprintf(stderr, "%llu lines are answered already, all there are\n", (unsigned long long)batch.before);
+        fprintf(stderr, "%llu lines are answered already: all of them\n", (unsigned long long)batch.before);
     }
     if (!status && !interrupted())
         status = batch_output_sort(batch.output, &error);
     int result = status ? report_error(&error) : interrupted() ? EXIT_INTERRUPTED : EXIT_OK;
     if (begun && result != EXIT_OK && !batch_output_is_standard(batch.output))
-        fprintf(stderr, "What is answered stays in %s; the same command goes on from there.\n", output_path);
+        fprintf(stderr, "Answers so far are in %s; the same command continues from there.\n", output_path);
     close_batch(&batch);
     return result;
 }

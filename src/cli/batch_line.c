@@ -30,7 +30,7 @@ static json_t *read_request(struct batch_line *line, const json_t *json, hypura_
     else if (method && strcmp(method, "POST") != 0)
         error_set(error, HYPURA_ERROR_ARGUMENT, "\"method\" is POST");
     else if (!json_is_object(body))
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"body\" is missing, or no object");
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"body\" is missing, or is not an object");
     else
         return json_deep_copy(body);
     return NULL;
@@ -47,7 +47,7 @@ static json_t *read_plain(struct batch_line *line, const json_t *json, const cha
         return NULL;
     }
     if ((own && !json_is_string(own)) || (own && messages)) {
-        error_set(error, HYPURA_ERROR_ARGUMENT, "\"system\" is a text beside a \"prompt\"");
+        error_set(error, HYPURA_ERROR_ARGUMENT, "\"system\" is a text next to a \"prompt\"");
         return NULL;
     }
     json_t *body = json_deep_copy(json);
@@ -91,9 +91,9 @@ json_t *batch_read_line(struct batch_line *line, const char *text, size_t size, 
     json_t *json = json_loadb(text, size, 0, &where);
     if (!json_is_object(json)) {
         if (json)
-            error_set(error, HYPURA_ERROR_ARGUMENT, "it is JSON, but no object such as {\"prompt\": \"Why?\"}");
+            error_set(error, HYPURA_ERROR_ARGUMENT, "it is JSON, but not an object such as {\"prompt\": \"Why?\"}");
         else
-            error_set(error, HYPURA_ERROR_ARGUMENT, "it is no JSON: column %d: %s", where.column, where.text);
+            error_set(error, HYPURA_ERROR_ARGUMENT, "it is not JSON: column %d: %s", where.column, where.text);
         json_decref(json);
         return NULL;
     }

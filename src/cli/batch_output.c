@@ -59,7 +59,7 @@ static bool may_be_cut(const char *text, size_t size)
 static hypura_status not_ours(const struct batch_output *output, hypura_error *error)
 {
     return error_set(error, HYPURA_ERROR_ARGUMENT,
-                     "%s is there already, and is no output of hypura batch: name another file", output->path);
+                     "%s exists already and is not an output of hypura batch: name another file", output->path);
 }
 
 static hypura_status read_line(struct batch_output *output, const char *text, size_t size, hypura_error *error)

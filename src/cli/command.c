@@ -258,7 +258,7 @@ int command_main(const struct command *command, int count, char **arguments)
             value = arguments[++i];
         if (!flag && !which && !value) {
             if (i + 1 >= count)
-                return report_usage(command, "%.*s wants a value: %s", (int)length, argument,
+                return report_usage(command, "%.*s needs a value: %s", (int)length, argument,
                                     row ? row->argument : "a model");
             value = arguments[++i];
         }

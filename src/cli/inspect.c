@@ -240,7 +240,7 @@ static void print_kept(const struct model *model, const struct plan *plan)
     printf("  a sequence keeps\n");
     for (size_t i = 0; i < COUNT_OF(kinds); i++) {
         if (kinds[i].each > 0)
-            printf("    %-26s %10s a position\n", kinds[i].name, format_bytes(a, sizeof a, kinds[i].each));
+            printf("    %-26s %10s per position\n", kinds[i].name, format_bytes(a, sizeof a, kinds[i].each));
         else if (kinds[i].besides > 0)
             printf("    %-26s %10s\n", kinds[i].name, format_bytes(a, sizeof a, kinds[i].besides));
     }
@@ -322,7 +322,7 @@ static void print_plan(const struct model *model, const struct hardware *hardwar
            format_time(b, sizeof b, (double)first / hardware->storage.bytes_per_second));
     print_drives(hardware);
     if (!hardware->storage.direct_supported)
-        printf("  %-28s passes the page cache, for want of direct I/O, and is dropped behind\n", "what is read");
+        printf("  %-28s passes through the page cache, since there is no direct I/O, and is dropped afterwards\n", "what is read");
     printf("  %-28s %u tokens, KV in %s, prompts in chunks of %u\n", "context", plan->positions,
            tensor_type_info(plan->kv_type)->name, plan->chunk);
     print_kept(model, plan);
@@ -509,7 +509,7 @@ static hypura_status find_model(const char **path, const char **drive, int *desc
     struct synth_options options;
     if (!preset || argument)
         return error_set(error, HYPURA_ERROR_ARGUMENT,
-                         preset ? "--preset stands for a model; none may be named besides"
+                         preset ? "--preset stands for a model: name no other"
                                 : "there is no preset \"%.40s\"; \"hypura synth --list\" lists them",
                          preset_name);
     synth_default_options(&options, preset);

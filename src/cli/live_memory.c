@@ -59,7 +59,7 @@ static void change(void)
     if (status)
         fprintf(stderr, "hypura: the memory stays as it is: %s\n", error.message);
     else
-        fprintf(stderr, "hypura: memory is %s from now on\n", format_bytes(text, sizeof text, (double)bytes));
+        fprintf(stderr, "hypura: the memory budget is now %s\n", format_bytes(text, sizeof text, (double)bytes));
 }
 
 static sigset_t signals(void)

@@ -48,7 +48,7 @@ static void print_figures(struct engine *engine)
         fprintf(stderr, "  answer        %llu tokens, %.1f tokens/s\n", (unsigned long long)s.generated_tokens,
                 (double)s.generated_tokens / s.decode_seconds);
     if (s.drafted_tokens)
-        fprintf(stderr, "  drafted       %llu tokens, of which %llu came true: %.2f tokens a pass\n",
+        fprintf(stderr, "  drafted       %llu tokens, %llu of them accepted: %.2f tokens per pass\n",
                 (unsigned long long)s.drafted_tokens, (unsigned long long)s.accepted_tokens,
                 (double)s.generated_tokens / (double)s.decode_passes);
     if (limit.share >= 0)
@@ -57,7 +57,7 @@ static void print_figures(struct engine *engine)
                 100 * limit.share, plan_bound_name(limit.bound), 100 * limit.side_share);
     if (limit.over_profile > QUICKER_THAN_PROFILED)
         fprintf(stderr,
-                "                it was %.1f times as quick as its profile says: hypura profile --force looks again\n",
+                "                it was %.1f times as fast as its profile says: hypura profile --force measures again\n",
                 limit.over_profile);
     if (limit.share < 0 && !engine_hardware(engine)->measured)
         fprintf(stderr, "  limit         not known: \"hypura profile\" measures what this machine allows\n");
@@ -65,7 +65,7 @@ static void print_figures(struct engine *engine)
         fprintf(stderr, "  expert hits   %.1f %% of %llu uses\n", 100.0 * (double)s.store.expert_hits / (double)experts,
                 (unsigned long long)experts);
     if (s.store.rows_wanted)
-        fprintf(stderr, "  rows          %llu of tables and embeddings were read by themselves, %.1f %% were there\n",
+        fprintf(stderr, "  rows          %llu of tables and embeddings read one by one, %.1f %% were in memory\n",
                 (unsigned long long)s.store.rows_wanted,
                 100.0 * (double)s.store.rows_cached / (double)s.store.rows_wanted);
     double needed = (double)(s.store.prefetches_used + s.store.expert_misses);
@@ -85,7 +85,7 @@ static void print_figures(struct engine *engine)
                 format_bytes(a, sizeof a, (double)drive->bytes_read),
                 100.0 * (double)drive->bytes_read / (double)MAX(s.store.bytes_read, (uint64_t)1), drive->name,
                 format_bytes(b, sizeof b, drive->bytes_per_second),
-                drive->copies_left ? "; it failed, and is read no more" : "");
+                drive->copies_left ? "; it failed, and is no longer read" : "");
     }
     const struct plan *plan = engine_plan(engine);
     uint64_t code = plan->code_on_top ? hardware_code_bytes() : 0;
@@ -112,7 +112,7 @@ static void say_expectation(const struct engine *engine)
     plan_speed_text(plan, speed < 1 ? 2 : speed < 10, expected);
     snprintf(text, sizeof text, "%s in %s: about %s tokens/s%s, bound by %s; %s are read for each token.",
              plan_mode_name(plan->mode), format_bytes(budget, sizeof budget, (double)plan->budget), expected,
-             hardware->measured ? "" : " (\"hypura profile\" would tell better)", plan_bound_name(plan->bound),
+             hardware->measured ? "" : " (\"hypura profile\" makes this more exact)", plan_bound_name(plan->bound),
              format_bytes(bytes, sizeof bytes, plan->predicted_bytes_per_token));
     print_paragraph(stderr, text, 0);
 }
@@ -226,7 +226,7 @@ static int run(size_t count, char **arguments)
     if (count > 1 && (prompt_text || prompt_path))
         return report_usage(&command_run, "\"%s\" is a prompt, and --prompt or --file gives another", arguments[1]);
     if (raw && session_path)
-        return report_usage(&command_run, "--session keeps a conversation, and --raw holds none");
+        return report_usage(&command_run, "--session and --raw exclude each other: --raw holds no conversation");
     if (prompt_text && prompt_path)
         return report_usage(&command_run, "--prompt and --file exclude each other");
     if (count < 2 && !prompt_text && !prompt_path && !interactive) {

@@ -191,7 +191,7 @@ static json_t *read_head(FILE *file, const char *path, hypura_error *error)
     }
     if (!begun || sscanf(line + sizeof magic - 1, "%u %llu %16llx", &version, &size, &sum) < 1) {
         error_set(error, HYPURA_ERROR_FORMAT,
-                  "%s is no conversation of hypura, and is left as it is; give another name", path);
+                  "%s is not a conversation of hypura, and was left as it is; give another name", path);
         return NULL;
     }
     if (version != VERSION) {

@@ -138,7 +138,7 @@ static hypura_status check_kind(const struct gguf *file, const struct model *mod
         struct gguf_string found = {"", 0};
         gguf_get_string(file, keys[i], &found);
         if (strcmp(found.data, values[i]) != 0)
-            return error_set(error, HYPURA_ERROR_FORMAT, "%s is no adapter for %s: its '%s' is '%s', not '%s'",
+            return error_set(error, HYPURA_ERROR_FORMAT, "%s is not an adapter for %s: its '%s' is '%s', not '%s'",
                              gguf_file_path(file, 0), model_name(model), keys[i], found.data, values[i]);
     }
     if (gguf_find(file, "adapter.alora.invocation_tokens"))
@@ -162,7 +162,7 @@ static hypura_status add_file(struct adapters *adapters, const struct model *mod
         if (ends_with(&tensor->name, ".lora_a"))
             TRY(add_pair(adapters, model, steps, file, tensor, alpha, option->scale, error));
         else if (!ends_with(&tensor->name, ".lora_b"))
-            return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has a tensor '%s', which is no part of a LoRA",
+            return error_set(error, HYPURA_ERROR_UNSUPPORTED, "%s has a tensor '%s', which is not a part of a LoRA",
                              option->path, tensor->name.data);
     }
     return HYPURA_OK;

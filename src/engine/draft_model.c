@@ -72,7 +72,7 @@ static hypura_status check(const struct engine *engine, const struct engine *sma
                          path, model_name(engine->open.model));
     if (small->open.plan->mode != PLAN_FULL_RESIDENT)
         return error_set(error, HYPURA_ERROR_MEMORY,
-                         "%s cannot draft tokens: it does not fit the budget whole beside its caches", path);
+                         "%s cannot draft tokens: it does not fit the budget with its caches", path);
     return HYPURA_OK;
 }
 

@@ -153,7 +153,7 @@ static hypura_status run_batch(struct batch *batch, const struct engine_batch *a
     struct scratch *s = &batch->scratch;
     if (atomic_load(&batch->lost))
         return error_set(error, HYPURA_ERROR_DEVICE,
-                         "the GPU was lost in an earlier request; the model has to be opened anew");
+                         "the GPU was lost in an earlier request; the model has to be opened again");
     thread_pool_skipped(compute_pool(batch->compute)); /* in an earlier pass */
     TRY(check_cancel(batch, error));
     batch->asked = asked;

@@ -173,7 +173,7 @@ static hypura_status check_sequence(const struct engine *engine, uint32_t sequen
                          engine->batch.kv.sequences);
     if (atomic_load(&engine->batch.lost))
         return error_set(error, HYPURA_ERROR_DEVICE,
-                         "the GPU was lost in an earlier request; the model has to be opened anew");
+                         "the GPU was lost in an earlier request; the model has to be opened again");
     return HYPURA_OK;
 }
 

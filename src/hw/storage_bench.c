@@ -427,7 +427,7 @@ hypura_status hw_bench_storage(const struct storage_bench *bench, hypura_error *
         status = error_set_errno(error, errno, "cannot look at %s", bench->path);
     } else if (!S_ISREG(info.st_mode) || (uint64_t)info.st_size < block_sizes[0]) {
         status =
-            error_set(error, HYPURA_ERROR_ARGUMENT, "%s is no file of at least %u bytes", bench->path, block_sizes[0]);
+            error_set(error, HYPURA_ERROR_ARGUMENT, "%s is not a file of at least %u bytes", bench->path, block_sizes[0]);
     } else {
         state.file_bytes = align_down((uint64_t)info.st_size, STORAGE_ALIGNMENT);
         if (bench->storage->direct_supported)

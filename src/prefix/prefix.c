@@ -191,7 +191,7 @@ static void write_run(struct prefix_store *store, struct node *end)
     }
     if (status) {
         store->drive.rest_until = clock_nanoseconds() + REST_NANOSECONDS;
-        log_write(LOG_WARNING, "prefix cache: %s; going on without writing it", error.message);
+        log_write(LOG_WARNING, "prefix cache: %s; continuing without writing it", error.message);
     }
     atomic_store(&store->folder_bytes, store->drive.bytes);
     run_free(&run);

@@ -49,7 +49,7 @@ hypura_status drive_open(struct drive *drive, const struct prefix_options *optio
     if (stat(drive->folder, &info))
         return error_set_errno(error, errno, "cannot make the folder %s of the prefix cache", drive->folder);
     if (!S_ISDIR(info.st_mode) || access(drive->folder, R_OK | W_OK | X_OK))
-        return error_set(error, HYPURA_ERROR_IO, "the prefix cache cannot be in %s: it is no folder to write to",
+        return error_set(error, HYPURA_ERROR_IO, "the prefix cache cannot be in %s: it is not a folder that can be written to",
                          drive->folder);
     return HYPURA_OK;
 }

@@ -24,7 +24,7 @@ static hypura_status ask(const char *method, const char *path, const char *body,
     const char *reason = json_string_value(json_object_get(json, "error"));
     if (status != 200 || (out && !json)) {
         result = error_set(error, HYPURA_ERROR_IO, "the server at %s answered with status %ld: %.300s", host, status,
-                           reason ? reason : "what is no JSON");
+                           reason ? reason : "something that is not JSON");
         json_decref(json);
     } else if (out) {
         *out = json;
@@ -49,7 +49,7 @@ static hypura_status expect_own_kind(hypura_error *error)
         return status;
     if (!json_object_get(version, "hypura"))
         status =
-            error_set(error, HYPURA_ERROR_UNSUPPORTED, "the server is another program, and is asked to delete nothing");
+            error_set(error, HYPURA_ERROR_UNSUPPORTED, "another program serves there: it was not asked to delete anything");
     json_decref(version);
     return status;
 }

@@ -13,7 +13,7 @@ static hypura_status append_ids(struct generation *generation, const json_t *ids
     json_array_foreach(ids, i, id)
     {
         if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX)
-            return error_set(error, HYPURA_ERROR_ARGUMENT, "element %zu of the tokens is no token", i);
+            return error_set(error, HYPURA_ERROR_ARGUMENT, "element %zu of the tokens is not a token", i);
         hypura_status status = token_array_append(&generation->prompt, (int32_t)json_integer_value(id), error);
         if (status)
             return status;

@@ -154,7 +154,7 @@ static void warn_of_unknown(const struct generation *generation, json_t *options
             i++;
         /* The name comes from the request: only what is harmless in a log. */
         if (i == COUNT_OF(known_options))
-            server_log("warning", "an option is not known here and has no effect", "id=%s option=%.*s",
+            server_log("warning", "an option is not known and has no effect", "id=%s option=%.*s",
                        exchange_id(generation->job.exchange), (int)strspn(key, "abcdefghijklmnopqrstuvwxyz_0123456789"),
                        key);
     }

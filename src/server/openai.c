@@ -188,7 +188,7 @@ static json_t *held_parameters(const struct generation *generation, const json_t
         }
         for (char *line = left_out.data, *end; line && (end = strchr(line, '\n')); line = end + 1) {
             *end = 0;
-            server_log("warning", "what a tool's schema asks for cannot be held and is left out", "id=%s tool=%zu %s",
+            server_log("warning", "a part of a tool's schema cannot be enforced and is ignored", "id=%s tool=%zu %s",
                        exchange_id(generation->job.exchange), index, line);
         }
         buffer_free(&left_out);
@@ -248,7 +248,7 @@ bool choose_tools(struct generation *generation, const char *choice, const char 
     if (!generation->forced)
         error_set(error, HYPURA_ERROR_ARGUMENT,
                   name ? "\"tool_choice\" names a function that is not among the tools"
-                       : "\"tool_choice\" wants a call, and none of the tools is a function that could be called");
+                       : "\"tool_choice\" requires a call, and none of the tools is a function");
     return generation->forced != NULL;
 }
 

@@ -142,7 +142,7 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
             continue;
         }
         if (!json_is_string(json_object_get(json_object_get(tool, "function"), "name"))) {
-            error_set(error, HYPURA_ERROR_ARGUMENT, "tools[%zu] is no function with a name", i);
+            error_set(error, HYPURA_ERROR_ARGUMENT, "tools[%zu] is not a function with a name", i);
             return false;
         }
         json_array_append_new(generation->tools, json_deep_copy(tool));

@@ -215,7 +215,7 @@ hypura_status manifest_read(const char *path, json_t **out, hypura_error *error)
     }
     json_decref(manifest);
     return error_set(error, HYPURA_ERROR_FORMAT,
-                     "the manifest %s cannot be read (%s): mend the file, or delete the model", path, reason);
+                     "the manifest %s cannot be read (%s): repair the file, or delete the model", path, reason);
 }
 
 bool manifest_weights(const struct registry *registry, const char *name, const json_t *manifest, char *out, size_t room)

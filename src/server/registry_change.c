@@ -108,7 +108,7 @@ static hypura_status remove_file(const char *path, hypura_error *error)
 static void drop(const char *path)
 {
     if (unlink(path) && errno != ENOENT)
-        log_write(LOG_WARNING, "cannot delete %s, which nobody needs any more: %s", path, strerror(errno));
+        log_write(LOG_WARNING, "cannot delete %s, which is no longer needed: %s", path, strerror(errno));
 }
 
 /* The weights that the manifest names, or all that have been without one for long. */

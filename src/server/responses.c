@@ -456,7 +456,7 @@ static bool read_tools(struct generation *generation, const json_t *json, hypura
             continue;
         }
         if (!type || !json_is_string(name)) {
-            error_set(error, HYPURA_ERROR_ARGUMENT, "tools[%zu] is no function with a name", i);
+            error_set(error, HYPURA_ERROR_ARGUMENT, "tools[%zu] is not a function with a name", i);
             return false;
         }
         add_tool(generation, name, json_object_get(tool, "description"), json_object_get(tool, "parameters"),

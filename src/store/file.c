@@ -51,7 +51,7 @@ hypura_status store_file_open(struct store_file *file, const char *path, bool al
 #endif
         log_write(
             LOG_WARNING,
-            "the file system of %s does no direct I/O: weights pass through the page cache and are dropped behind",
+            "the file system of %s does no direct I/O: weights pass through the page cache and are dropped afterwards",
             path);
     }
     struct stat status;

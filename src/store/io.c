@@ -584,7 +584,7 @@ static void replace_reader(struct io *io)
     if (!io->stop) {
         pthread_mutex_unlock(&io->mutex);
         if (reader_threads_create(&threads, io->depth, NULL) == HYPURA_OK)
-            log_write(LOG_WARNING, "%s reads no more: %s; reading with threads instead", io_reader_name(io),
+            log_write(LOG_WARNING, "%s no longer reads: %s; reading with threads instead", io_reader_name(io),
                       strerror(io->broken));
         pthread_mutex_lock(&io->mutex);
     }

@@ -51,7 +51,7 @@ hypura_status store_check_files(struct store *store, hypura_error *error)
         if (store_file_changed(&store->files[i]))
             return error_set(error, HYPURA_ERROR_IO,
                              "%s was written to, or touched, while it was in use: what is in memory and what is read "
-                             "now may not belong together any more, and the model has to be opened anew",
+                             "now may not belong together any more, and the model has to be opened again",
                              store->files[i].path);
     }
     store->bytes_checked = bytes;
