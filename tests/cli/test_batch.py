@@ -237,7 +237,7 @@ def a_byte_order_mark_is_no_part_of_the_first_line():
             assert out[0]["custom_id"] == "a" and out[0]["response"]["status_code"] == 200, out
         if number == 5:
             assert [line["line"] for line in out] == [2, 3] and "error" not in out[0], out
-    assert out == [] and "all there are" in err, (out, err)
+    assert out == [] and "all of them" in err, (out, err)
     # It may come in pieces.
     process = subprocess.Popen(command("-", "pieces", "--max-tokens", 2), stdin=subprocess.PIPE, stderr=subprocess.PIPE,
                                env=environment())

@@ -91,7 +91,7 @@ def what_is_no_conversation_is_left_alone():
     for data in (b"", b"a shopping list\n", b"hypura session \n", b"hypura session x"):
         write("list", data)
         said = run(EMBEDDED, "--session", path("list"), "--prompt", "x", status=1)[1]
-        assert "no conversation of hypura" in said and contents("list") == data, said
+        assert "not a conversation of hypura" in said and contents("list") == data, said
     write("later", b"hypura session 99 5 0\n{}   \n")
     assert "another version" in run(EMBEDDED, "--session", path("later"), "--prompt", "x", status=1)[1]
     assert "--raw" in run(EMBEDDED, "--session", path("x"), "--raw", "--prompt", "x", status=2)[1]
@@ -130,7 +130,7 @@ def damage_is_told_and_costs_no_word():
             write("damaged", data)
             if place < begin:
                 said = run(EMBEDDED, "--session", path("damaged"), "--prompt", "Go on.", status=1)[1]
-                assert "damaged" in said or "version" in said or "no conversation" in said, (place, said)
+                assert "damaged" in said or "version" in said or "not a conversation" in said, (place, said)
                 assert contents("damaged") == data
             else:
                 text, said = run(EMBEDDED, "--session", path("damaged"), "--prompt", "Go on.")
