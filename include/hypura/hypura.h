@@ -10,34 +10,35 @@
  *     hypura_session_close(session);
  *     hypura_close(model);
  *
- * One idea a header:
+ * One idea per header:
  *
  *     version.h     the version, compiled and loaded       session.h     one text at a time, for one thread
  *     error.h       status and sentence                    generate.h    answers, and why they ended
- *     log.h         what else the library says             sampling.h    how tokens are chosen
+ *     log.h         what else it reports                   sampling.h    how tokens are chosen
  *     options.h     how a model is opened                  evaluate.h    logits, embeddings, scores, speed
  *     plan.h        what it would do here                  statistics.h  what it did, where weights are
  *     model.h       opened once, shared by threads         text.h        tokens and chat templates
  *
  * Who owns what
  *     - A program closes what it opened: sessions, then models. It frees plans with hypura_plan_free.
- *     - What a function gives through a pointer to a pointer of int32_t or char is the program's: hypura_free.
- *     - What is const is the library's; its header says how long it is valid.
- *     - The library keeps no pointer that it is given, but those of hypura_set_log.
+ *     - Tokens and texts that a function returns through an int32_t ** or char ** belong to the program: hypura_free.
+ *     - Everything const belongs to the library; its header says how long it is valid.
+ *     - The library keeps no pointer that it is given, except those of hypura_set_log.
  *
  * Threads
- *     - A model is for all threads. A session is for one at a time. hypura_cancel is for any, and for signal handlers.
- *     - Callbacks come on the thread that made the call; only hypura_log_sink may come on another.
+ *     - Any thread may use a model. One thread at a time may use a session. Any thread, and a signal handler, may call
+ *       hypura_cancel.
+ *     - Callbacks run on the thread that made the call. Only hypura_log_sink may run on another.
  *
  * Structs
- *     - One that a program fills begins with struct_size: set it to sizeof, leave the rest zero for the defaults. A
- *       newer library takes the smaller struct of an older program. A newer program's larger struct is refused by an
- *       older library when it sets a field that this one does not know.
- *     - One that the library hands out by pointer grows at its end: do not copy it by size, and do not make arrays of
- * it.
+ *     - Structs that a program fills begin with struct_size: set it to sizeof, and leave the rest zero for defaults.
+ *       A newer library accepts the smaller struct of an older program. An older library refuses a larger struct only
+ *       if a field is set that it does not know.
+ *     - Structs that the library hands out by pointer grow at their end: do not copy them by size, and do not make
+ *       arrays of them.
  *
- * Nothing here prints, exits or aborts. Strings are UTF-8. Memory is bounded, and every lack of it is an error. Link
- * with -lhypura (pkg-config hypura).
+ * Nothing here prints, exits or aborts. Strings are UTF-8. Memory is bounded, and a lack of it is an error. Link with
+ * -lhypura (pkg-config hypura).
  */
 #ifndef HYPURA_API_H
 #define HYPURA_API_H

@@ -1,4 +1,4 @@
-/* What the library has to say besides answers and errors. It is silent unless a program asks. */
+/* What the library reports in addition to answers and errors. It is silent unless a program asks. */
 #ifndef HYPURA_API_LOG_H
 #define HYPURA_API_LOG_H
 
@@ -17,8 +17,8 @@ typedef enum hypura_log_level {
  * it must not call the library. */
 typedef void (*hypura_log_sink)(void *context, hypura_log_level level, const char *message);
 
-/* Sends messages of this level and above to the sink; NULL: nowhere. Of the whole process: call it before the first
- * model is opened, and not while one is open. */
+/* Sends messages of this level and above to the sink; NULL: nowhere. It applies to the whole process: call it before
+ * the first model is opened, and not while one is open. */
 HYPURA_API void hypura_set_log(hypura_log_sink sink, void *context, hypura_log_level least);
 
 HYPURA_END

@@ -1,8 +1,8 @@
 /* A model: opened once, shared by all threads.
  *
  * Every function that takes a hypura_model may be called from any thread at any time between hypura_open and
- * hypura_close. A model has a thread of its own, which runs one pass over the weights for all sessions that want a
- * token: answers that run at once cost little more than one, and each has the bits that it would have alone.
+ * hypura_close. A model has a thread of its own, which runs one pass over the weights for all sessions that need a
+ * token. Several answers at once cost little more than one, and each has the bits that it would have alone.
  */
 #ifndef HYPURA_API_MODEL_H
 #define HYPURA_API_MODEL_H
@@ -15,12 +15,12 @@ HYPURA_BEGIN
 
 typedef struct hypura_model hypura_model;
 
-/* Opens a GGUF file (of a file in several parts the first), plans, and reads what the plan keeps in memory. options may
+/* Opens a GGUF file (the first one of a split model), plans, and reads what the plan keeps in memory. options may
  * be NULL. *out is the caller's: hypura_close. HYPURA_ERROR_MEMORY names the smallest budget that works. */
 HYPURA_API hypura_status hypura_open(hypura_model **out, const char *path, const hypura_options *options,
                                      hypura_error *error);
 
-/* Close all of its sessions first. Writes what is to outlast it (options.prefix_folder, usage). NULL is fine. */
+/* Close all of its sessions first. Saves what outlasts it (options.prefix_folder, usage). NULL is fine. */
 HYPURA_API void hypura_close(hypura_model *model);
 
 /* Instead of hypura_close, for a program that ends at once: keeps what is to outlast it, waits for no read, and frees
@@ -49,7 +49,7 @@ typedef struct hypura_model_info {
 
 HYPURA_API const hypura_model_info *hypura_get_info(const hypura_model *model);
 
-/* What it follows. The model's own; NULL with options.text_only. */
+/* The plan that it follows. Belongs to the model; NULL with options.text_only. */
 HYPURA_API const hypura_plan *hypura_get_plan(const hypura_model *model);
 
 /* Another memory budget while it runs, also in the middle of an answer; what was computed stays. 0: what this process

@@ -1,5 +1,5 @@
-/* What the library would do with a model on this machine, or does with one that is open: what stays in memory, what is
- * read when it is needed, and how fast that should be. */
+/* What the library would do with a model on this machine, or does with an open one: what stays in memory, what is read
+ * when it is needed, and how fast that should be. */
 #ifndef HYPURA_API_PLAN_H
 #define HYPURA_API_PLAN_H
 
@@ -22,7 +22,7 @@ typedef struct hypura_plan {
 
     uint64_t memory_bytes;                        /* the budget */
     uint64_t smallest_memory_bytes;               /* the least that this model runs with, with this context */
-    uint64_t gpu_bytes, ram_bytes, storage_bytes; /* weights by place; of the three one byte is in one only */
+    uint64_t gpu_bytes, ram_bytes, storage_bytes; /* weights by place; each byte counts once */
     uint64_t kv_bytes;                            /* keys and values, in memory */
     uint64_t cache_bytes;                         /* for experts that stream */
 

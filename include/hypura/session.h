@@ -25,7 +25,7 @@ HYPURA_API void hypura_session_close(hypura_session *session);
 
 /* true: the call of this session that runs ends as cancelled within some milliseconds, and so does every later one,
  * until it is called with false. So no cancel is lost, whenever it comes. From any thread; with true also from a signal
- * handler. Where an answer runs and its thread is not in hypura_next, it ends when hypura_next is called. */
+ * handler. If an answer runs and its thread is not in hypura_next, it ends when hypura_next is called. */
 HYPURA_API void hypura_cancel(hypura_session *session, bool cancel);
 
 /* What it holds. Belongs to the session, until its next call. */

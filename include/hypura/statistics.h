@@ -1,4 +1,4 @@
-/* What a model did so far, and where its weights are now. From any thread, also while it computes. */
+/* What a model has done so far, and where its weights are now. Any thread may ask, even while it computes. */
 #ifndef HYPURA_API_STATISTICS_H
 #define HYPURA_API_STATISTICS_H
 
@@ -13,16 +13,16 @@ typedef struct hypura_statistics {
     double load_seconds;
     uint64_t prompt_tokens, answer_tokens; /* computed */
     double prompt_seconds, answer_seconds;
-    uint64_t answer_passes;                   /* over the weights; fewer than tokens where they are shared */
-    uint64_t drafted_tokens, accepted_tokens; /* drafts, and those that came true */
+    uint64_t answer_passes;                   /* over the weights; fewer than tokens if sessions share them */
+    uint64_t drafted_tokens, accepted_tokens; /* drafts, and those that the model accepted */
 
-    uint64_t read_bytes;        /* from storage, everything, after it was opened */
+    uint64_t read_bytes;        /* everything from storage since it was opened */
     uint64_t loaded_bytes;      /* while it was opened */
     uint64_t demanded_bytes;    /* because a weight was needed */
     uint64_t prefetched_bytes;  /* before it was needed */
     uint64_t filled_bytes;      /* into free memory, between passes */
     uint64_t wasted_bytes;      /* prefetched and dropped unused */
-    uint64_t answer_read_bytes; /* while answers were written, without what was prefetched in vain */
+    uint64_t answer_read_bytes; /* while answers were written, without wasted prefetches */
     uint64_t expert_hits, expert_misses, expert_moves; /* uses; and experts that came to the GPU */
     uint64_t prefetches, prefetches_used;
     uint64_t rows_wanted, rows_cached; /* of tables and embeddings that are read by rows */
@@ -42,11 +42,11 @@ typedef struct hypura_statistics {
     double share_of_limit;         /* the longer of the disk's and the kernels' time over the time taken, 1 at the most;
                                     * below 0: not known */
     double share_of_both_limits;   /* the same with both at once */
-    double over_profile;           /* share_of_limit, above 1 where the machine was quicker than it was measured */
+    double over_profile;           /* share_of_limit, above 1 if the machine was faster than measured */
     double drive_bytes_per_second; /* that the drive gives, as measured or estimated */
 } hypura_statistics;
 
-/* Fills it as far as struct_size reaches, which is set before. */
+/* Set out->struct_size first. */
 HYPURA_API void hypura_get_statistics(hypura_model *model, hypura_statistics *out);
 
 /* The same and more as one JSON object, whose keys stay. *text is the caller's (hypura_free). */
@@ -55,12 +55,12 @@ HYPURA_API hypura_status hypura_statistics_json(hypura_model *model, char **text
 /* Weights of one layer by place. */
 typedef struct hypura_places {
     uint64_t gpu_bytes, ram_bytes;
-    uint64_t cached_bytes; /* in memory now, and may go */
+    uint64_t cached_bytes; /* in memory now, but may leave it */
     uint64_t storage_bytes;
 } hypura_places;
 
-/* Where the weights are now: rows[layers + 1], the last one for what belongs to no layer. room: of rows; fewer are
- * filled when it is smaller. Returns layers + 1. */
+/* Where the weights are now: rows[layers + 1], the last one for weights of no layer. room: how many rows there is
+ * room for; no more are filled. Returns layers + 1. */
 HYPURA_API size_t hypura_get_places(hypura_model *model, hypura_places *rows, size_t room);
 
 /* Which experts were used since the last call: used[layer * experts + expert]; room as above. Returns layers *

@@ -1,4 +1,4 @@
-/* Text into tokens and back, and chats into prompts. All of it also with options.text_only, and from any thread. */
+/* Text into tokens and back, and chats into prompts. Works from any thread, and with options.text_only too. */
 #ifndef HYPURA_API_TEXT_H
 #define HYPURA_API_TEXT_H
 
@@ -24,20 +24,20 @@ HYPURA_API hypura_status hypura_tokenize(const hypura_model *model, const char *
 HYPURA_API hypura_status hypura_count_tokens(const hypura_model *model, const char *text, size_t size, uint32_t flags,
                                              size_t *count, hypura_error *error);
 
-/* *text is the caller's (hypura_free): *size bytes and a NUL. The bytes of a few tokens may not be whole characters.
- * show_special: with the text of control tokens. HYPURA_ERROR_ARGUMENT for a token out of range. */
+/* *text is the caller's (hypura_free): *size bytes and a NUL. The bytes of a few tokens need not be whole
+ * characters. show_special: include the text of control tokens. HYPURA_ERROR_ARGUMENT for a token out of range. */
 HYPURA_API hypura_status hypura_detokenize(const hypura_model *model, const int32_t *tokens, size_t count,
                                            bool show_special, char **text, size_t *size, hypura_error *error);
 
 /* Whether an answer ends with this token. */
 HYPURA_API bool hypura_is_end(const hypura_model *model, int32_t token);
 
-/* The token that begins a text, where the model asks for one; else HYPURA_NO_TOKEN. */
+/* The token that begins a text, if the model asks for one; otherwise HYPURA_NO_TOKEN. */
 HYPURA_API int32_t hypura_begin_token(const hypura_model *model);
 
 /* ---- chats ------------------------------------------------------------------------------------------------------- */
 
-/* A conversation, as the model's template takes it. */
+/* A conversation, for the model's template. */
 typedef struct hypura_chat {
     size_t struct_size;
     const char *messages;  /* a JSON array: [{"role": "user", "content": "Hello"}, ...] */
