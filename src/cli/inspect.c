@@ -427,7 +427,7 @@ void print_summary(FILE *out, const struct model *model)
     fprintf(out, "  %u layers, embedding %u, vocabulary %u, trained for %u tokens\n", p->layers, p->embedding,
             p->vocabulary, p->context);
     if (p->experts)
-        fprintf(out, "  %u experts a layer, %u used for a token\n", p->experts, p->experts_used);
+        fprintf(out, "  %u experts per layer, %u used for a token\n", p->experts, p->experts_used);
 }
 
 /* Of the blocks behind the layers that predict further tokens; a file may have several, of which the first is used. */

@@ -564,7 +564,7 @@ def inspect_shows_the_plan():
     assert "qwen3moe.block_count                         %d\n" % plan["metadata"]["qwen3moe.block_count"] in out, out
     kept, info = plan["plan"]["kv_cache_bytes"], plan["plan"]  # what grows with the context, and nothing else here
     assert kept["keys_per_position"] * info["context"] == info["kv_bytes"] and kept["windows"] == kept["states"] == 0, kept
-    assert "keys and values" in out and " a position\n" in out, out
+    assert "keys and values" in out and " per position\n" in out, out
     out, _ = hypura("inspect", MODEL, "--memory", "1G")
     assert re.search(r"not needed +9\d\d MiB", out), out
     assert "not needed" not in hypura("inspect", MODEL, "--memory", "10M")[0]
@@ -682,7 +682,7 @@ def memory_changes_while_it_runs():
         file.write("12M")
     process.send_signal(signal.SIGUSR1)
     line = process.stderr.readline()
-    assert b"memory is 12.0 MiB from now on" in line, line
+    assert b"the memory budget is now 12.0 MiB" in line, line
     with open(path("budget"), "w") as file:
         file.write("1K")
     process.send_signal(signal.SIGUSR1)
