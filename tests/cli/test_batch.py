@@ -164,7 +164,7 @@ def after_an_interrupt_it_goes_on_and_nothing_is_lost_or_done_twice():
     process.send_signal(signal.SIGINT)
     begun = time.time()
     err = process.communicate(timeout=30 * PATIENCE)[1].decode()
-    assert process.returncode == 130 and "the same command goes on" in err, err
+    assert process.returncode == 130 and "the same command continues" in err, err
     assert time.time() - begun < 10 * PATIENCE
     kept = open(path("out")).readlines()
     assert len(kept) == 12 and all(json.loads(line)["answer"] for line in kept)
@@ -188,7 +188,7 @@ def a_full_disk_ends_it_with_whole_lines_only():
     source = write("in", LINES)
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
     err = batch(source, "out", "--max-tokens", 20, "--set", "temperature=0", status=1, before=limit)
-    assert "out" in err and "too large" in err and "goes on from there" in err, err
+    assert "out" in err and "too large" in err and "continues from there" in err, err
     kept = read("out")
     assert 0 < len(kept) < len(LINES)
     batch(source, "out", "--max-tokens", 20, "--set", "temperature=0")
@@ -206,9 +206,9 @@ def another_input_or_output_is_not_taken_for_its_own():
     for content in ("something\n", '{"prompt": "x"}', "{}\n"):
         with open(path("theirs"), "w") as file:
             file.write(content)
-        assert "no output of hypura batch" in batch(source, "theirs", status=2)
+        assert "not an output of hypura batch" in batch(source, "theirs", status=2)
         assert open(path("theirs")).read() == content
-    assert "no output of hypura batch" in batch(source, "in", status=2)
+    assert "not an output of hypura batch" in batch(source, "in", status=2)
     with open(path("out")) as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         assert "another process" in batch(source, "out", status=2)
@@ -282,7 +282,7 @@ def answers_may_go_to_standard_output():
     assert open(path("out")).read() == expected
     with open("/dev/full", "w") as full:
         err = to_standard_output(full, 1).stderr.decode()
-    assert "standard output" in err and "space" in err and "goes on from there" not in err, err
+    assert "standard output" in err and "space" in err and "continues from there" not in err, err
     help = subprocess.run([HYPURA, "batch", "--help"], capture_output=True).stdout.decode()
     assert "- is standard output" in " ".join(help.split("--output", 2)[2].split("--parallel")[0].split()), help
 
@@ -320,7 +320,7 @@ def memory_changes_while_it_runs():
     write("budget", ["12M"])
     process.send_signal(signal.SIGUSR1)
     line = process.stderr.readline()
-    assert b"memory is 12.0 MiB from now on" in line, line
+    assert b"the memory budget is now 12.0 MiB" in line, line
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30 * PATIENCE)
     assert process.returncode == 130

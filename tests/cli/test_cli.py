@@ -573,7 +573,7 @@ def inspect_shows_the_plan():
             with open(MODEL, "rb") as file:
                 copy.write(file.read())
             copy.flush()
-            assert "for want of direct I/O" in hypura("inspect", copy.name, "--memory", "10M")[0]
+            assert "there is no direct I/O" in hypura("inspect", copy.name, "--memory", "10M")[0]
             assert "does no direct I/O" in hypura("run", copy.name, "--prompt", "x", "--max-tokens", 2)[1]
     out, err = hypura("inspect", MODEL, "--gpu", 1000)  # said once, and planned without
     assert err.startswith("hypura: computing on the CPU: ") and err.count("\n") == 1 and "on the GPU" not in out, err
@@ -700,7 +700,7 @@ def memory_changes_while_it_runs():
     process = subprocess.Popen([HYPURA, *map(str, arguments), "--memory-file", path("budget")], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
     assert process.stdout.read(20)
-    for size, told in (("1G", b"memory is 1.00 GiB from now on"), ("8M", b"all weights are in memory for good")):
+    for size, told in (("1G", b"the memory budget is now 1.00 GiB"), ("8M", b"all weights are in memory for good")):
         with open(path("budget"), "w") as file:
             file.write(size)
         process.send_signal(signal.SIGUSR1)
@@ -716,13 +716,13 @@ def memory_changes_while_it_runs():
         time.sleep(0.01)
     process.send_signal(signal.SIGUSR1)
     _, err = process.communicate(b"The", timeout=60 * PATIENCE)
-    assert process.returncode == 0 and b"memory is 14.0 MiB from now on" in err, (process.returncode, err)
+    assert process.returncode == 0 and b"the memory budget is now 14.0 MiB" in err, (process.returncode, err)
     # Without a file: what is free.
     process = subprocess.Popen([HYPURA, *map(str, arguments), "--memory", "10M"], stdout=subprocess.PIPE,
                                stderr=subprocess.PIPE)
     assert process.stdout.read(20)
     process.send_signal(signal.SIGUSR1)
-    assert b"from now on" in process.stderr.readline()
+    assert b"budget is now" in process.stderr.readline()
     process.communicate(timeout=60 * PATIENCE)
     assert process.returncode == 0
 

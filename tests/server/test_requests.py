@@ -361,7 +361,7 @@ def what_cannot_be_held_of_a_tool_is_left_out_unless_it_is_strict():
         assert 1 <= len(arguments["headers"]) <= 2 and all(len(name) <= 4 for name in arguments["headers"]), arguments
         assert arguments["unit"] in ("C", "F"), arguments
     noted = SERVER.logged()[before:]
-    assert "look-around" in noted and "is left out" in noted, noted
+    assert "look-around" in noted and "is ignored" in noted, noted
     error = ask({**tool, "strict": True}, 400)["error"]["message"]
     assert "look-around" in error, error
     body = {"model": MODEL, "max_tokens": 50, "messages": [{"role": "user", "content": QUESTION}], "tool_choice": {"type": "any"},
