@@ -1,15 +1,15 @@
-/* chat_output: what a model wrote, taken apart into content, reasoning and calls of tools.
+/* chat_output: splits what a model wrote into content, reasoning and tool calls.
  *
- * Models mark these with texts of their own, most of them control tokens; which ones is seen from the chat template,
- * which writes them. The text that is parsed must therefore hold the text of control tokens. Known: <think> and its
+ * Models mark these with texts of their own, most of them control tokens; the chat template shows which ones,
+ * since it writes them. So the parsed text must contain the text of control tokens. Known: <think> and its
  * kin; tool calls as JSON in <tool_call> (Hermes, Qwen), as parameters (Qwen3-Coder, GLM, MiniMax), as JSON alone or
  * after <|python_tag|> (Llama 3), after [TOOL_CALLS] (Mistral), in the sections of DeepSeek and Kimi K2, in DSML
  * (DeepSeek V3.2 and V4), XTML (Kimi K3) and the tags of MiniMax M3 and Hunyuan, actions of Command R and A,
  * <function=NAME> (Functionary), <TOOLCALL> (Nemotron), call:NAME{} (Gemma 4), and the channels of gpt-oss.
  *
- * A parser takes the text in pieces and gives out what is certain by then: a piece that may begin a mark is held back
- * until it is decided. A call is given out when it is whole. What looks like a call and cannot be read is content, so
- * that no text is lost.
+ * A parser takes the text in pieces and gives out what is certain so far; a piece that may begin a mark is held back
+ * until that is decided. A call is given out when it is complete. Text that looks like a call and cannot be parsed is
+ * content, so that no text is lost.
  *
  * Threads: one parser on one thread at a time; a format is read-only once filled.
  */
@@ -26,12 +26,12 @@ enum { CHAT_MARKS = 20, CHAT_FRAMES = 12 };
 /* How a model writes. */
 struct chat_format {
     const char *think_start, *think_end;
-    bool thinking;             /* the prompt has begun the reasoning already */
+    bool thinking;             /* the prompt began the reasoning already */
     bool channels;             /* gpt-oss */
     bool bare_json;            /* an answer that is a JSON object with a name may be a call */
     uint8_t marks[CHAT_MARKS]; /* the kinds of calls, as chat_output.c lists them */
     size_t mark_count;
-    uint8_t frames[CHAT_FRAMES]; /* what stands around an answer, likewise */
+    uint8_t frames[CHAT_FRAMES]; /* marks around an answer, likewise */
     size_t frame_count;
 };
 

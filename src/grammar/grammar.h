@@ -10,7 +10,7 @@
  *
  * Ownership: a matcher borrows its grammar and its vocabulary. Threads: grammars and vocabularies are immutable; one
  * matcher on one thread at a time. Grammars and schemas are not trusted: their size, nesting and ambiguity are bounded,
- * and what is refused is named.
+ * and an error names what is refused.
  */
 #ifndef HYPURA_GRAMMAR_H
 #define HYPURA_GRAMMAR_H
@@ -34,20 +34,20 @@ hypura_status grammar_json(struct grammar **out, hypura_error *error);
 
 /* The JSON that a schema (draft 2020-12, or what draft 7 has) describes.
  *
- * Every text is valid for the schema. All keywords are held but for $dynamicRef with several meanings, the opposites
- * (within not, oneOf, if) of uniqueItems, format and the unevaluated ones, references to other documents, and patterns
- * with look-around, references to groups, word boundaries or classes of Unicode; what is not known or too much to be
- * held at once is refused too, by name. format: date, time, date-time, uuid and ipv4; others do not constrain.
+ * Every text is valid for the schema. All keywords are enforced, except $dynamicRef with several meanings, the
+ * opposites (within not, oneOf, if) of uniqueItems, format and the unevaluated ones, references to other documents, and
+ * patterns with look-around, references to groups, word boundaries or classes of Unicode; anything unknown, or too much
+ * to enforce at once, is refused by name too. format: date, time, date-time, uuid and ipv4; others do not constrain.
  *
  * Not every valid text is produced: properties come in the order of the schema; an object that lists properties has no
- * others unless additionalProperties says so, or it needs more; a schema that does not name types has those that it
- * speaks of; a list of items (prefixItems) is whole; white space is short; numbers have at most 16 digits before and
- * after the point, with limits at most 15 together; items that must be unique have no properties that are not listed,
- * and one way to be written. */
+ * others unless additionalProperties says so, or it needs more; a schema that does not name types has those that its
+ * keywords are about; a list of items (prefixItems) is whole; white space is short; numbers have at most 16 digits
+ * before and after the point, with limits at most 15 together; items that must be unique have no properties that are
+ * not listed, and one way to be written. */
 hypura_status grammar_from_schema(struct grammar **out, const json_t *schema, hypura_error *error);
 
-/* Takes out of a schema what grammar_from_schema would refuse, the smallest parts that can be told apart, and appends a
- * line to *left_out for each. What is left is not refused. */
+/* Removes from a schema what grammar_from_schema would refuse, in the smallest separable parts, and appends a line to
+ * *left_out for each. The rest is not refused. */
 hypura_status grammar_relax_schema(json_t *schema, struct buffer *left_out, hypura_error *error);
 
 /* The same as GBNF text, appended. !items and !names in it are no GBNF: those must differ. */
@@ -89,7 +89,7 @@ bool grammar_matcher_allows(struct grammar_matcher *matcher, int32_t token);
 /* Sets the bits (token % 32 of word token / 32) of all allowed tokens; the others are left. */
 hypura_status grammar_matcher_mask(struct grammar_matcher *matcher, uint32_t *bits, hypura_error *error);
 
-/* Goes on past a token, or bytes. HYPURA_ERROR_ARGUMENT, with the state as it was, when they are not allowed. */
+/* Advances past a token, or bytes. HYPURA_ERROR_ARGUMENT, with the state as it was, when they are not allowed. */
 hypura_status grammar_matcher_accept(struct grammar_matcher *matcher, int32_t token, hypura_error *error);
 hypura_status grammar_matcher_accept_bytes(struct grammar_matcher *matcher, const char *bytes, size_t size,
                                            hypura_error *error);
@@ -97,7 +97,7 @@ hypura_status grammar_matcher_accept_bytes(struct grammar_matcher *matcher, cons
 /* Whether the text so far is a whole text of the grammar. */
 bool grammar_matcher_is_complete(const struct grammar_matcher *matcher);
 
-/* What a sampler wants; valid as long as the matcher. */
+/* What a sampler needs; valid as long as the matcher. */
 struct token_constraint grammar_matcher_constraint(struct grammar_matcher *matcher);
 
 #endif

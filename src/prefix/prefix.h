@@ -1,20 +1,20 @@
-/* prefix: what was computed of texts, so that the same text is never read twice.
+/* prefix: keeps what was computed of texts, so that the same text is not computed twice.
  *
- * What a sequence knows at a position is data: *rows*, which it has of each position (keys, values and the like), and
- * where layers have a state or a window, a *checkpoint*, which holds at one position only. The store keeps both in a
+ * What a sequence knows at a position is data: *rows*, one per position (keys, values and the like), and, if layers
+ * have a state or a window, a *checkpoint*, which is valid at one position only. The store keeps both in a
  * tree. A node is a block of positions with its tokens, and a path from the root is the beginning of a text, so texts
- * with the same beginning share it. What is asked for is found by its tokens, all of them compared.
+ * with the same beginning share it. Texts are found by their tokens, all of which are compared.
  *
- * Memory. The store takes at most what it was allowed, and only when there is something to keep. What was used least
- * lately goes first; of one text its end goes before its beginning.
+ * Memory. The store takes at most what it is allowed, and only when there is something to keep. What was used longest
+ * ago goes first, and the end of a text goes before its beginning.
  *
- * Drive. With a folder, what leaves memory goes there, and so does the rest when the store is closed. A file is the run
- * of one text that has yet to be written, from where it parts from others to its end: so writes are large, and as few
- * and as late as can be. Files never change. One appears under its name as a whole or not at all, its header and each
- * part of it carry checksums, and it has the tokens of its text from the beginning. So a process that is killed leaves
- * nothing that misleads, several processes share a folder (one of them writes at a time), and files of other models,
- * formats and versions are ignored. Together they take at most what the folder may have: those that were used least
- * lately are removed, whoever wrote them. A drive that is full or fails costs a warning.
+ * Drive. With a folder, what leaves memory goes there, and so does the rest when the store is closed. A file holds the
+ * unwritten rest of one text, from where it parts from others to its end. So writes are large, few and late. Files
+ * never change. A file appears under its name as a whole or not at all; its header and each part carry checksums; and
+ * it has the tokens of its text from the beginning. So a killed process leaves nothing that misleads, several processes
+ * can share a folder (one of them writes at a time), and files of other models, formats and versions are ignored.
+ * Together they take at most what the folder may have: those used longest ago are removed, whoever wrote them. A drive
+ * that is full or fails costs a warning.
  *
  * Threads: one at a time; prefix_shrink and prefix_statistics from any, but not from inside what the store calls.
  */
@@ -42,7 +42,7 @@ struct prefix_options {
 /* A folder that cannot be used is an error. */
 hypura_status prefix_open(struct prefix_store **out, const struct prefix_options *options, hypura_error *error);
 
-/* Writes to the folder what is not there yet; "leave": what is in memory is given up instead. */
+/* Writes to the folder what is not there yet; "leave": drops what is in memory instead. */
 void prefix_close(struct prefix_store *store, bool leave);
 
 /* Whether what is kept is there after the store is closed. */
@@ -58,7 +58,7 @@ struct prefix_source {
 };
 
 /* Keeps the rows of positions first to count of a text, whose tokens are given from position 0 on; blocks that are kept
- * already are not read. What finds no room is left out. */
+ * already are not read. What does not fit is left out. */
 void prefix_save(struct prefix_store *store, const int32_t *tokens, uint32_t first, uint32_t count,
                  const struct prefix_source *source);
 
@@ -66,7 +66,7 @@ void prefix_save(struct prefix_store *store, const int32_t *tokens, uint32_t fir
 bool prefix_checkpoint(struct prefix_store *store, const int32_t *tokens, uint32_t count,
                        const struct prefix_source *source);
 
-/* Gives up the checkpoint there, which another has made needless. */
+/* Drops the checkpoint there, which another one has made needless. */
 void prefix_forget_checkpoint(struct prefix_store *store, const int32_t *tokens, uint32_t count);
 
 struct prefix_match {
@@ -93,7 +93,7 @@ struct prefix_target {
 hypura_status prefix_restore(struct prefix_store *store, const int32_t *tokens, const struct prefix_match *match,
                              const struct prefix_target *target, hypura_error *error);
 
-/* Somebody else wants the memory: the store keeps so much, and takes more again when it is lent. */
+/* Somebody else needs the memory: the store keeps this much, and takes more again when it is lent. */
 void prefix_shrink(struct prefix_store *store, uint64_t bytes);
 
 struct prefix_statistics {

@@ -2,14 +2,14 @@
  *
  * A sampler holds the settings, the random numbers and the tokens seen so far of one answer. It first changes logits
  * (bias, penalties, DRY), then takes tokens away (top-k and its kin), applies the temperature and draws. The defaults
- * and the order of the steps are llama.cpp's; what each step does is told with its options below.
+ * and the order of the steps are llama.cpp's; the options below explain each step.
  *
  * The same options, seed and logits give the same tokens. Ties in logits are broken by the lower id.
  *
  * Ownership: a sampler copies its options, but borrows `pieces` and the constraint. Threads: one sampler on one thread
  * at a time. Cost: a pass over the logits and a partial selection; no full sort unless a step needs more than the
- * likeliest 512 tokens. Memory: 4 bytes a token of the vocabulary with the default order of steps, 4 more with
- * penalties, 32 more where a step other than top-k comes first.
+ * likeliest 512 tokens. Memory: 4 bytes per token of the vocabulary with the default order of steps, 4 more with
+ * penalties, 32 more if a step other than top-k comes first.
  */
 #ifndef HYPURA_SAMPLER_H
 #define HYPURA_SAMPLER_H
@@ -55,8 +55,8 @@ struct sampler_options {
     float xtc_threshold;    /* 0.1 */
 
     float repeat_penalty;    /* 1: off. Divides positive and multiplies negative logits of tokens seen */
-    float frequency_penalty; /* 0: off. Taken off a logit for each time that the token was seen */
-    float presence_penalty;  /* 0: off. Taken off once when it was seen at all */
+    float frequency_penalty; /* 0: off. Subtracted from a logit for each time its token appeared */
+    float presence_penalty;  /* 0: off. Subtracted once if it appeared at all */
     int32_t repeat_last_n;   /* 64. How many last tokens count; 0: none, -1: all */
 
     float dry_multiplier;            /* 0: off. A token that would lengthen a repetition of length n by one loses */
@@ -73,7 +73,7 @@ struct sampler_options {
     const struct logit_bias *biases;
     size_t bias_count;
 
-    enum sampler_step steps[SAMPLER_STEP_COUNT]; /* in this order; what is not listed is not done */
+    enum sampler_step steps[SAMPLER_STEP_COUNT]; /* in this order; steps that are not listed are not done */
     size_t step_count;
 
     const struct token_piece *pieces; /* of every token, for dry_breakers; NULL: there are no breakers */

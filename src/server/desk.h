@@ -1,8 +1,8 @@
-/* desk: the threads that prepare what requests ask for, next to the one that speaks HTTP and the one that computes:
- * bodies become JSON, chats become tokens. Both may take seconds, and neither of the two may wait for that.
+/* desk: threads that prepare requests: bodies become JSON, chats become tokens. Both may take seconds, and neither the
+ * thread that speaks HTTP nor the one that computes may wait for that.
  *
- * Small tasks are done one after the other, in the order in which they come. Large ones have threads of their own, so
- * that nobody waits for them. */
+ * Small tasks are done one by one, in the order of their arrival. Large ones get threads of their own, so that nobody
+ * waits for them. */
 #ifndef HYPURA_SERVER_DESK_H
 #define HYPURA_SERVER_DESK_H
 
@@ -12,7 +12,7 @@ struct desk;
 
 struct desk_task {
     struct desk_task *next;
-    /* The task is not the desk's any more: it may free itself, or be submitted again. */
+    /* The desk is done with the task: it may free itself, or be submitted again. */
     void (*work)(struct desk_task *task);
     size_t bytes; /* of the request, more or less */
 };

@@ -33,17 +33,16 @@ void *exchange_kept(const struct exchange *exchange); /* or NULL */
 
 /* ---- answering ---- */
 
-/* What this thread makes for a request, from here to the next call of this, is whole or is not answered: where memory
- * was wanting for a part of it (core/core.h), whatever the thread then answers becomes 503, or the end of its stream.
- */
+/* From here to the next call of this: if memory was short for any part of what this thread makes for a request
+ * (core/core.h), its answer becomes 503, or the end of its stream. */
 void exchange_start_work(void);
-hypura_status exchange_check_work(hypura_error *error); /* HYPURA_ERROR_MEMORY where it was wanting since */
+hypura_status exchange_check_work(hypura_error *error); /* HYPURA_ERROR_MEMORY if memory was short since */
 
-/* Whoever answers later than in the handler holds the exchange until then. */
+/* To answer later than in the handler, hold the exchange until then. */
 void exchange_hold(struct exchange *exchange);
 void exchange_release(struct exchange *exchange);
 
-/* Calls work on a thread of its own, or on this one where there is none to be had; a server waits for it at its end. */
+/* Calls work on a thread of its own, or on this one if none can be started. A server that ends waits for it. */
 void exchange_aside(struct exchange *exchange, void (*work)(struct exchange *exchange));
 
 /* A whole answer. */
@@ -72,7 +71,7 @@ void exchange_open_account(struct exchange *exchange);
 bool exchange_lend_until_end(void *exchange, size_t bytes); /* until the account is closed; as work_watch has it */
 void exchange_close_account(struct exchange *exchange);
 
-/* It takes long to free: not on a thread that others wait for. */
+/* Freeing it takes long: do not do so on a thread that others wait for. */
 bool exchange_is_large(const struct exchange *exchange);
 
 /* Memory that an answer holds until it is sent, which all requests share; false: there is none left. */
@@ -86,8 +85,8 @@ void exchange_fail_for_memory(struct exchange *exchange);                       
 void exchange_fail_with(struct exchange *exchange, const hypura_error *error);
 unsigned status_of_error(const hypura_error *error);
 
-/* An answer in pieces. exchange_write begins it, and is false when nobody listens any more, or memory was wanting: then
- * the client is told so. */
+/* An answer in pieces. exchange_write begins it. It returns false if nobody listens any more, or if memory was short:
+ * then the client is told. */
 bool exchange_write(struct exchange *exchange, const char *type, const char *text, size_t size);
 bool exchange_write_line(struct exchange *exchange, json_t *json); /* NDJSON; takes the reference */
 /* A server-sent event; event may be NULL. Takes the reference. */
@@ -96,8 +95,9 @@ void exchange_end(struct exchange *exchange);
 
 /* False once the client has closed its end. */
 bool exchange_alive(struct exchange *exchange);
-bool exchange_is_awaited(struct exchange *exchange); /* and while the server goes on: what takes long asks this */
-bool exchange_begun(struct exchange *exchange);      /* some of the answer was given */
-size_t exchange_backlog(struct exchange *exchange);  /* bytes that wait to be sent */
+bool exchange_is_awaited(
+    struct exchange *exchange); /* and the server is not stopping: anything that takes long checks this */
+bool exchange_begun(struct exchange *exchange);     /* some of the answer was given */
+size_t exchange_backlog(struct exchange *exchange); /* bytes that wait to be sent */
 
 #endif

@@ -1,5 +1,5 @@
-/* One request for text, whatever API it came by: what was asked, and its answers while they are written. The API's file
- * fills it in at the desk and hands it over; its prompt is made there too, once the model is loaded; everything after
+/* One request for text, from any of the APIs: what was asked, and its answers while they are written. The API's file
+ * fills it in at the desk and hands it over. Its prompt is made there too, once the model is loaded. Everything after
  * that happens on the worker's thread. */
 #ifndef HYPURA_SERVER_GENERATION_H
 #define HYPURA_SERVER_GENERATION_H
@@ -30,7 +30,7 @@ struct choice {
     size_t text_offset;        /* the dialect's: of the next token in the text */
     bool begun;                /* the dialect's: its first chunk was written */
     bool ended;                /* by a token that ends an answer */
-    bool torn;                 /* memory was wanting for a part of it */
+    bool torn;                 /* memory was short for a part of it */
     bool done;
 };
 
@@ -108,7 +108,7 @@ struct generation {
 struct generation *generation_create(struct exchange *exchange, const struct dialect *dialect, bool stream_default);
 void generation_free(struct generation *generation);
 
-/* Fills in what was asked; false with an error, which is the answer then. */
+/* Fills in what was asked. False with an error, which is then the answer. */
 typedef bool (*request_reader)(struct generation *generation, json_t *json, hypura_error *error);
 
 /* Makes one under an id of its own, has it read the request, and submits it. */
@@ -122,12 +122,12 @@ void generation_handle_count(struct exchange *exchange, const char *object, requ
 void generation_refuse(struct generation *generation, const char *message);
 void generation_refuse_with(struct generation *generation, const hypura_error *error);
 
-/* False when memory was wanting for a part of what was asked: then it is answered and freed. */
+/* False if memory was short for a part of what was asked: then it is answered and freed. */
 bool generation_is_whole(struct generation *generation);
 
 void generation_submit(struct generation *generation);
 
-/* Answers a request that came to no prompt, or to no answer. */
+/* Answers a request that got no prompt, or no answer. */
 void generation_fail(struct generation *generation, const hypura_error *error);
 
 /* ---- generation_prompt.c ---- */

@@ -1,5 +1,5 @@
-/* A guard in front of the HTTP library: it takes connections, reads what comes over them to the letter (wire.h) and
- * hands on what is a request, whatever the library itself would let pass; answers go back as they are. One thread. */
+/* A guard in front of the HTTP library: it accepts connections, reads them to the letter (wire.h), and passes on only
+ * true requests, whatever the library itself would accept. Answers go back unchanged. One thread. */
 #ifndef HYPURA_SERVER_GUARD_H
 #define HYPURA_SERVER_GUARD_H
 
@@ -13,10 +13,10 @@ struct guarded; /* a connection */
 hypura_status guard_start(struct guard **out, int listening, uint32_t most, bool (*add)(void *context, int inner),
                           void *context, hypura_error *error);
 
-/* No more connections are taken; those that are there go on. From any thread. */
+/* Accepts no more connections; existing ones continue. From any thread. */
 void guard_take_no_more(struct guard *guard);
 
-/* Sends what the other side has left, if that takes no longer than a moment. */
+/* Sends what is left, if that takes no longer than a moment. */
 void guard_stop(struct guard *guard);
 
 /* By the socket that add was given, until it is released; NULL: its client has left. From any thread. */

@@ -1,13 +1,13 @@
 /* The models in memory. They share one budget, and the cores: the worker runs them in turn.
  *
- * What a model is given. The first takes what it can use of the budget. Another one takes what is left, when it is in
- * memory as a whole then. When it is not, a small one (at most a quarter of the budget) is made room for out of the
- * pools of models that stream, none of which loses more than half; otherwise models that nobody uses go, the one that
- * was used longest ago first, until it fits or those that are left hold no more than a quarter. One that is in use
- * never goes: then the request waits. Memory that becomes free goes to pools.
+ * How much memory a model gets: the first takes what it can use of the budget. Another one takes what is left, if all
+ * of it fits there. If not, pools of models that stream shrink for a small one (at most a quarter of the budget), none
+ * to less than half. Otherwise unused models are unloaded, the one used longest ago first, until it fits or the others
+ * hold no more than a quarter. A model in use is never unloaded: the request waits. Memory that becomes free goes to
+ * pools.
  *
- * Threads: the list is the worker's. Others look through loaded_each, and set the budget. loaded_open may run on a
- * thread of its own, one at a time. */
+ * Threads: the list belongs to the worker. Others look at it through loaded_each, and set the budget. loaded_open may
+ * run on a thread of its own, one at a time. */
 #ifndef HYPURA_SERVER_LOADED_H
 #define HYPURA_SERVER_LOADED_H
 
@@ -30,20 +30,20 @@ struct loaded_model {
     bool *ends;
 
     /* the worker's */
-    atomic_uint active; /* requests in work */
-    atomic_uint held;   /* requests that are prepared, or wait with their prompt for room: it does not go */
-    bool alone;         /* one that bears no other */
+    atomic_uint active; /* running requests */
+    atomic_uint held;   /* requests that are being prepared, or wait with their prompt for room: it is not unloaded */
+    bool alone;         /* no other model fits next to it */
     bool cut_noted;     /* the log has what cuts its prompts */
-    atomic_bool gone;   /* its name stands for something else, or for nothing: it goes when nobody uses it */
+    atomic_bool gone;   /* its name means something else, or nothing: it is unloaded when unused */
 
     /* its place among the others */
-    uint64_t number;    /* of its loading: another one each time */
-    uint64_t expires;   /* monotonic; UINT64_MAX: never */
-    uint64_t used;      /* when last */
-    uint64_t bytes;     /* of the budget: what it holds, and what it may come to hold */
+    uint64_t number;                       /* of its loading: another one each time */
+    uint64_t expires;                      /* monotonic; UINT64_MAX: never */
+    uint64_t used;                         /* when last */
+    uint64_t bytes;                        /* of the budget: what it holds, and what it may come to hold */
     uint64_t gpu_bytes[HARDWARE_MAX_GPUS]; /* of each device's memory */
     uint64_t all_gpu_bytes;
-    uint64_t streamed;  /* bytes that a pool could hold at most */
+    uint64_t streamed; /* bytes that a pool could hold at most */
     uint64_t opened_pool;
     uint64_t engine_budget; /* as its engine sees it */
 };
@@ -67,14 +67,14 @@ struct loaded_model *loaded_at(struct loaded_models *models, uint32_t index);
 
 /* Whether a model can be opened now. */
 enum loaded_room {
-    ROOM_NOW,   /* models that nobody uses may have gone for it */
+    ROOM_NOW,   /* unused models may have been unloaded for it */
     ROOM_LATER, /* once others are done */
-    ROOM_NEVER  /* not even alone, as the error says; nobody has gone for it */
+    ROOM_NEVER  /* too large to load on its own, as the error says; no other model was unloaded */
 };
 enum loaded_room loaded_make_room(struct loaded_models *models, const struct model_entry *entry, uint32_t context,
                                   hypura_error *error);
 
-/* Unloads the one that was used longest ago of those that nobody uses; false: there is none. */
+/* Unloads the unused model that was used longest ago; false: there is none. */
 bool loaded_drop_oldest(struct loaded_models *models);
 
 /* A model to be opened; takes the entry over. */
@@ -91,12 +91,12 @@ void loaded_unload(struct loaded_models *models, struct loaded_model *model);
 void loaded_spread(struct loaded_models *models);
 /* It was used now. keep: nanoseconds that it stays, negative: for good; NULL: as the server was told. */
 void loaded_keep(struct loaded_models *models, struct loaded_model *model, const int64_t *keep);
-/* Unloads those whose time is over, or whose file is another one or gone; the next time when there is one to unload,
+/* Unloads models whose time is over, or whose file was replaced or removed. Returns the time of the next one to unload,
  * UINT64_MAX: never. */
 uint64_t loaded_expire(struct loaded_models *models);
 
-/* Another budget, where it has to be (reloaded): unloads all and opens the one that was used last, under the old budget
- * if that does not work. */
+/* Changes the budget. If it must (reloaded), it unloads all models and opens the one used last, under the old budget if
+ * the new one does not work. */
 hypura_status loaded_reload(struct loaded_models *models, uint64_t budget, bool *reloaded, hypura_error *error);
 
 /* Sequences hold nothing afterwards: for what runs the engine without the generator. */
@@ -105,11 +105,11 @@ hypura_status loaded_grammar_vocabulary(struct loaded_model *loaded, hypura_erro
 
 /* ---- any thread ---- */
 
-/* Calls look with each, the one that was used last first; they stay while it does. */
+/* Calls look with each model, the one used last first. None is unloaded meanwhile. */
 void loaded_each(struct loaded_models *models, void (*look)(void *context, struct loaded_model *loaded), void *context);
 json_t *loaded_ps(struct loaded_models *models, hypura_error *error);
 
-/* At once where that is possible. HYPURA_ERROR_MEMORY: only by loading anew. */
+/* At once if possible. HYPURA_ERROR_MEMORY: only by loading again. */
 hypura_status loaded_set_budget(struct loaded_models *models, uint64_t bytes, hypura_error *error);
 uint64_t loaded_budget(struct loaded_models *models); /* 0: chosen when the first model is loaded */
 
@@ -120,10 +120,10 @@ enum loaded_room loaded_lend(struct loaded_models *models, uint64_t bytes, uint6
 void loaded_return(struct loaded_models *models, uint64_t bytes);
 uint64_t loaded_lendable(struct loaded_models *models);
 
-/* Of what the process holds now, what would be given back if no model were loaded. */
+/* How much of what the process holds now would be free if no model were loaded. */
 uint64_t loaded_resident(struct loaded_models *models);
 
-/* A name was made, deleted, or given to another file: who has stood for it until now goes when nobody uses it. */
+/* A name was created, deleted, or given to another file: the model that had it is unloaded when unused. */
 void loaded_names_changed(struct loaded_models *models);
 
 #endif

@@ -1,24 +1,24 @@
 /* The models that are known by name: those of the model folder, and files named on the command line. Functions may be
  * called from any thread.
  *
- * A model NAME of the folder is the file NAME.gguf that somebody put there or downloaded, or what the manifest NAME.json
- * says: its "weights" are a file of the folder "weights", which never changes once it has its name; its "file" is
- * elsewhere; and with neither it only adds something to NAME.gguf. What a name stands for is replaced by one rename, of
- * the manifest or of NAME.gguf where there is none, so that whatever ends a process or a machine leaves the old model or
- * the new one. One process at a time changes the folder: it has a lock on it. */
+ * A model NAME of the folder is the file NAME.gguf that somebody put there or downloaded, or what the manifest
+ * NAME.json says: its "weights" are a file of the folder "weights", which never changes once it has its name; its
+ * "file" is elsewhere; and with neither it only adds something to NAME.gguf. A model is replaced by one rename, of the
+ * manifest or, without one, of NAME.gguf. So whatever ends a process or a machine leaves the old model or the new one.
+ * One process at a time changes the folder, under a lock. */
 #ifndef HYPURA_SERVER_REGISTRY_H
 #define HYPURA_SERVER_REGISTRY_H
 
 #include "server/server.h"
 
-/* A model that was asked for. */
+/* A model that was found. */
 struct model_entry {
     char *name;       /* "manpage-moe-24m-Q4_K_M:latest" */
     char *path;       /* of the (first) GGUF file */
     json_t *manifest; /* what /api/create added: system, parameters, messages, template, license; NULL: nothing */
     uint64_t bytes;   /* of all its files */
     int64_t modified; /* seconds since 1970 */
-    uint64_t stamp;   /* another one when one of its files is replaced or written to */
+    uint64_t stamp;   /* changes when one of its files is replaced or written to */
     bool in_folder;
 };
 
@@ -38,7 +38,7 @@ hypura_status registry_find(struct registry *registry, const char *name, struct 
 
 hypura_status registry_copy(struct registry *registry, const char *from, const char *to, hypura_error *error);
 
-/* What a name is to stand for. */
+/* What a name will mean. */
 struct new_model {
     const struct model_entry *from; /* its weights; or NULL, and they come with: */
     const char *const *files;       /* a file, or the parts of a split model, of the model folder's drive. Nobody else
@@ -48,7 +48,7 @@ struct new_model {
     const char *adapter_blob; /* becomes the adapter that the manifest names; NULL: none is new */
 };
 
-/* Makes the model, or replaces the one that has the name. After an error that is as it was. */
+/* Creates the model, or replaces the one of that name. After an error nothing has changed. */
 hypura_status registry_create(struct registry *registry, const char *name, const struct new_model *model,
                               hypura_error *error);
 
@@ -66,7 +66,7 @@ void registry_path(const struct registry *registry, const char *name, const char
 /* The path of "sha256:DIGEST", whether it is there or not; false: that is no digest. */
 bool registry_blob(const struct registry *registry, const char *name, char *out, size_t room);
 
-/* Those that nobody has used for long. */
+/* Removes those unused for long. */
 void registry_forget_blobs(const struct registry *registry);
 
 /* ---- describe.c: what a file says of itself; remembered as long as the file stays as it is ---- */

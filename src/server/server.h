@@ -1,16 +1,18 @@
-/* server: HTTP in front of the engine: Ollama's API, OpenAI's, Anthropic's messages, metrics, events and a page.
+/* server: HTTP in front of the engine: the APIs of Ollama, OpenAI and Anthropic, metrics, events and a page.
  *
- * One thread takes connections and sees that what comes over them are requests to the letter (guard.h). Another
- * (libmicrohttpd's) speaks HTTP: it receives requests and sends answers. The threads of the desk read what
- * came as bodies, answer what needs no model, and put the rest as jobs into a bounded queue; they also make the
- * prompts, which may take seconds, once the model of a job is loaded. One thread, the worker, owns the engines of all
- * loaded models and runs their generators in turn, whose every step is one batch over all answers in work; a model is
- * opened on a thread of its own. Answers flow back through the exchange of their request, which is suspended while
- * there is nothing to send. Another thread ticks: it feeds the events, ends requests that take too long to arrive, and
- * each download has one of its own.
+ * Threads:
+ * - One takes connections and checks requests to the letter (guard.h).
+ * - libmicrohttpd's speaks HTTP: it receives requests and sends answers.
+ * - Those of the desk parse bodies, answer what needs no model, and put the rest as jobs into a bounded queue. They
+ * also make prompts, which may take seconds, once the model of a job is loaded.
+ * - The worker owns the engines of all loaded models and runs their generators in turn; each step is one batch over all
+ *   running answers. Answers flow back through the exchange of their request, which is suspended while there is nothing
+ *   to send.
+ * - One ticks: it feeds the events, and ends requests that take too long to arrive.
+ * - Each model is opened, and each download runs, on a thread of its own.
  *
- * Shapes: Ollama's API (docs/api.md of that project), OpenAI's and Anthropic's API references; what is ours is told in
- * docs/api.md here.
+ * Sources: Ollama's API (docs/api.md of that project), OpenAI's and Anthropic's API references. docs/api.md here lists
+ * what differs.
  *
  * Nothing that a request says becomes a path: models are found by name in the model folder, and names are made of
  * letters, digits, ".", "_", "-", "/" and ":" that are encoded into file names.
@@ -29,17 +31,17 @@ struct server_options {
     const char *host; /* "127.0.0.1" */
     uint16_t port;    /* 0: any that is free */
     const char *model_folder;
-    const char *const *models; /* files served besides those of the folder */
+    const char *const *models; /* files served in addition to those of the folder */
     size_t model_count;
     const char *preload;          /* loaded at once: a name, "": the first of these; NULL: none */
     struct engine_options engine; /* budget, context, threads ... of every model that is loaded */
-    uint32_t parallel;            /* answers in work at once, of each model, at most SERVER_MOST_PARALLEL */
+    uint32_t parallel;            /* running answers per model, at most SERVER_MOST_PARALLEL */
     uint32_t most_loaded;         /* models in memory at once, at most SERVER_MOST_LOADED */
     uint32_t queue;               /* requests that may wait */
-    const char *api_key;          /* NULL: none asked for */
+    const char *api_key;          /* NULL: none required */
     const char *const *origins;   /* of pages that may call; "*": all */
     size_t origin_count;
-    const char *const *allowed_hosts; /* names in Host that are taken besides this machine's, as from a proxy */
+    const char *const *allowed_hosts; /* names in Host that are accepted besides this machine's, as from a proxy */
     size_t allowed_host_count;
     bool allow_remote;        /* a host that is not loopback without a key */
     int64_t keep_alive;       /* seconds that an unused model stays; negative: for good */
@@ -47,21 +49,20 @@ struct server_options {
     uint32_t connections;     /* open at once */
     uint32_t request_seconds; /* that a request may take to arrive */
     bool log_prompts;
-    bool keep_volatile_headers; /* that clients put in front of a system message; else the model does not see them */
+    bool keep_volatile_headers; /* of clients, in front of a system message; otherwise the model does not see them */
 };
 
 void server_default_options(struct server_options *options);
 
-/* Serves until server_stop; ready (may be NULL) is called with the port once connections are taken. */
+/* Serves until server_stop. ready (may be NULL) is called with the port once connections are accepted. */
 hypura_status server_run(const struct server_options *options, void (*ready)(void *context, uint16_t port),
                          void *context, hypura_error *error);
 
-/* Asks server_run to end: no new requests, answers in work have ten seconds; the second call ends these too.
+/* Asks server_run to end: no new requests, ten seconds for running answers. The second call ends these too.
  * Async-signal-safe. */
 void server_stop(void);
 
-/* Another memory budget from now on, for the server that runs or the one that will; the log says how it went. From any
- * thread. */
+/* Changes the memory budget of the server that runs, or of the next one. The log says how it went. From any thread. */
 void server_set_budget(uint64_t bytes);
 
 /* ---- the same answers without HTTP, for hypura batch ---------------------------------------------------------------
@@ -70,10 +71,10 @@ void server_set_budget(uint64_t bytes);
 struct local_server;
 
 /* Loads the model that options->preload names before it returns, under options->engine.progress, which is not
- * called afterwards. Only warnings are said, through the log of the program. */
+ * called afterwards. Warnings go to the program's log. */
 hypura_status local_server_open(struct local_server **out, const struct server_options *options, hypura_error *error);
 
-/* Requests in work end at once, with status 503. NULL is fine. */
+/* Running requests end at once, with status 503. NULL is fine. */
 void local_server_close(struct local_server *local);
 
 /* POST of this body, whose reference is taken. answered is called once, with what a client would get: on another
@@ -82,7 +83,7 @@ hypura_status local_server_ask(struct local_server *local, const char *path, jso
                                void (*answered)(void *asker, unsigned status, const char *text, size_t size),
                                void *asker, hypura_error *error);
 
-/* Of its model; all zero while that is loaded anew. */
+/* Of its model; all zero while that is loaded again. */
 struct local_state {
     char name[256];
     enum plan_mode mode;
@@ -91,7 +92,7 @@ struct local_state {
     uint64_t tokens, bytes_read;   /* so far: of prompts and answers, from storage */
 };
 
-/* To be called some times per second: changes of the budget are made by this, too. */
+/* Call it some times per second: it also carries out changes of the budget. */
 void local_server_state(struct local_server *local, struct local_state *out);
 
 /* ---- the model folder, for the commands that work without a server --------------------------------------------------
@@ -108,7 +109,7 @@ hypura_status registry_open(struct registry **out, const char *folder, const cha
 void registry_close(struct registry *registry);
 
 /* {"models": [...]} as GET /api/tags gives it; a new reference. A model whose manifest cannot be read is left out, with
- * a warning in the log. NULL with an error when the rest would not be all of them. */
+ * a warning in the log. NULL with an error if others might be missing too. */
 json_t *registry_tags(struct registry *registry, hypura_error *error);
 
 /* The (first) file of a model, into path. HYPURA_ERROR_IO when there is none of that name. */
@@ -119,8 +120,8 @@ hypura_status registry_delete(struct registry *registry, const char *name, hypur
 /* Progress of a download: one object of POST /api/pull's answer, borrowed. False ends the download. */
 typedef bool (*pull_progress)(void *context, const json_t *event);
 
-/* Downloads a model: a URL of a GGUF file, "hf.co/USER/REPOSITORY[:QUANTISATION]", or a name of Ollama's library. What
- * was left by a download that broke off is taken up again. The engine options say what "fits" means. */
+/* Downloads a model: a URL of a GGUF file, "hf.co/USER/REPOSITORY[:QUANTISATION]", or a name of Ollama's library. An
+ * interrupted download continues. The engine options say what "fits" means. */
 hypura_status registry_pull(struct registry *registry, const char *reference, const struct engine_options *options,
                             pull_progress progress, void *context, hypura_error *error);
 
@@ -132,7 +133,7 @@ hypura_status registry_pull(struct registry *registry, const char *reference, co
  * refuses. */
 hypura_status server_ask(const char *path, const char *body, json_t **out, hypura_error *error);
 
-/* Has it delete a model of its own folder. */
+/* Asks it to delete a model of its own folder. */
 hypura_status server_delete(const char *name, hypura_error *error);
 
 #endif

@@ -1,5 +1,5 @@
-/* What a client sends over a connection, request after request, read to the letter (RFC 9112) and written anew in one
- * form, so that whoever reads that cannot see other requests in it than a proxy in front does. */
+/* What a client sends over a connection, request after request, read to the letter (RFC 9112) and rewritten in one
+ * form, so that nobody behind it can see other requests than a proxy in front does. */
 #ifndef HYPURA_SERVER_WIRE_H
 #define HYPURA_SERVER_WIRE_H
 
@@ -31,7 +31,7 @@ struct wire {
     const char *reason;
 };
 
-/* Takes all of it, and adds to out what is to go on. False: there is no memory. */
+/* Takes all of it, and adds to out what to pass on. False: no memory. */
 bool wire_take(struct wire *wire, const char *data, size_t size, struct buffer *out);
 void wire_free(struct wire *wire);
 

@@ -1,12 +1,12 @@
-/* The thread that computes. It takes jobs in the order of their arrival, has models loaded that they ask for, and runs
- * the generators of all loaded models in turn: two at once would only take the cores from one another.
+/* The thread that computes. It takes jobs in the order of their arrival, has the models loaded that they need, and runs
+ * the generators of all loaded models in turn: two at once would only take the cores from each other.
  *
- * What a job takes before it can compute (its prompt is rendered, and becomes tokens) happens at the desk, with its
- * model held, while others go on.
+ * What comes before computing (rendering and tokenizing the prompt) happens at the desk, with the model held, while
+ * others continue.
  *
- * A job waits for its model to have room for it; jobs for other models pass it meanwhile. A model is loaded on a thread
- * of its own, while answers of others go on. Only where a model has to wait until others make room for it, nobody
- * passes: its turn would never come. */
+ * A job waits until its model has room for it; jobs for other models overtake it meanwhile. A model is loaded on a
+ * thread of its own, while answers of others continue. But if a model waits for others to make room, no job overtakes:
+ * its turn would never come. */
 #ifndef HYPURA_SERVER_WORKER_H
 #define HYPURA_SERVER_WORKER_H
 
@@ -24,8 +24,8 @@ struct job {
     int64_t keep_alive;    /* nanoseconds; negative: for good */
     bool keep_alive_given; /* else the server's */
     bool needs_model;
-    bool alone; /* not while answers of its model are in work; where it names no model, of any */
-    bool brief; /* it is over when start returns, and the engine is not asked: next to any number of answers */
+    bool alone; /* not while its model answers or, if it names none, any model */
+    bool brief; /* done when start returns, without the engine: it may run next to any number of answers */
 
     /* On a thread of the desk, with the model that start gets: all that takes long and need not wait for others. It
      * ends soon once nobody waits for it; start says what came of it. It may come again, after the model went. Or NULL.
@@ -38,7 +38,7 @@ struct job {
     void (*step)(struct job *job, struct loaded_model *loaded);
     /* Of a job that was kept and uses the generator: its client has gone. */
     void (*cancel)(struct job *job, struct loaded_model *loaded);
-    /* The job cannot start, or go on: say so, and free it. */
+    /* The job cannot start, or continue: say so, and free it. */
     void (*refuse)(struct job *job, unsigned status, const char *message);
 
     /* the worker's */
@@ -54,7 +54,7 @@ void worker_stop(struct worker *worker); /* ends all jobs, unloads the models an
 void worker_destroy(struct worker *worker);
 bool worker_is_idle(struct worker *worker);
 
-/* Some times per second: ends passes that only clients share who have gone. Not next to worker_stop. */
+/* Some times per second: ends passes whose clients have all gone. Not at the same time as worker_stop. */
 void worker_look(struct worker *worker);
 
 /* Hands a job over, or refuses it (with Ollama's words) when the queue is full. */
@@ -69,7 +69,7 @@ void worker_done(struct worker *worker, struct job *job);
 
 /* ---- any thread ---- */
 
-/* Models whose names stand for something else now are unloaded, as soon as nobody uses them. */
+/* Unloads models whose names mean something else now, as soon as they are unused. */
 void worker_names_changed(struct worker *worker);
 bool worker_goes_on(struct worker *worker); /* false: what takes long should end */
 uint32_t worker_waiting(struct worker *worker);

@@ -2,16 +2,16 @@
  *
  * A template is parsed once and rendered many times; it owns its program and nothing else. Rendering reads it only, so
  * any number of threads may render one template at the same time. A template comes from a file that nobody vouches
- * for: it can reach no file and no network, its steps, its memory, its output and the depth of its calls are bounded,
- * and every refusal is an error that names the line.
+ * for. So it can reach no file and no network; its steps, memory, output and depth of calls are bounded; and every
+ * refusal is an error that names the line.
  *
  * The language is Jinja 3.1 as Hugging Face's transformers configure it: trim_blocks and lstrip_blocks on, autoescape
  * off, loop controls, {% generation %} blocks, raise_exception, strftime_now, and a tojson that escapes neither HTML
- * nor non-ASCII text. Values behave as Python's do (integers are 64 bits wide). Not there: import, include, extends,
+ * nor non-ASCII text. Values behave as in Python (integers have 64 bits). Not supported: import, include, extends,
  * translations, async. Source: https://jinja.palletsprojects.com/en/3.1.x/templates/.
  *
- * Text that came from a user must not turn into control tokens. Each byte of a rendered text therefore knows whether it
- * came out of the variables (user) or out of the template and the trusted variables. The origin follows the bytes
+ * Text that came from a user must not turn into control tokens. So each byte of a rendered text knows whether it
+ * came from the variables (user) or from the template and the trusted variables. The origin follows the bytes
  * through every operation. The one exception: the value of a key "role" that is a word of at most 64 letters, digits,
  * "_", "-" and "." counts as template text, since templates build tokens such as <|user|> from it.
  */
@@ -22,9 +22,9 @@
 
 #include <jansson.h>
 
-/* What a rendering gives. text is UTF-8 when its inputs were, NUL-terminated (it may hold NUL bytes before). user: the
- * ranges that came from the variables, sorted, apart from each other, none empty. They say only that no special token
- * may be parsed from these bytes; they are no boundaries of the text, which a tokenizer must see as a whole. */
+/* The result of rendering. text is UTF-8 if its inputs were, NUL-terminated (it may hold NUL bytes before). user: the
+ * ranges that came from the variables, sorted, apart from each other, none empty. They mean only that no special token
+ * may be parsed from these bytes. They are not boundaries: a tokenizer must see the text as a whole. */
 struct rendered_text {
     char *text;
     size_t size;
@@ -40,13 +40,13 @@ struct chat_template;
 hypura_status chat_template_parse(struct chat_template **out, const char *source, size_t size, hypura_error *error);
 void chat_template_free(struct chat_template *template);
 
-/* Whether the template's source has a text in it. */
+/* Whether the template's source contains a text. */
 bool chat_template_mentions(const struct chat_template *template, const char *text);
 
 /* Renders with the members of two JSON objects as variables: those of `variables` are user text, those of `trusted`
  * (may be NULL; it wins where both have a name) are as good as the template's own. now: what strftime_now formats, in
- * seconds since 1970-01-01 00:00 of the local wall clock. watch may be NULL; it is asked some thousand times per second.
- * HYPURA_ERROR_FORMAT where the template fails or refuses (raise_exception); *out is untouched then. */
+ * seconds since 1970-01-01 00:00 of the local wall clock. watch may be NULL; it is asked some thousand times per
+ * second. HYPURA_ERROR_FORMAT where the template fails or refuses (raise_exception); *out is untouched then. */
 hypura_status chat_template_render(const struct chat_template *template, const json_t *variables, const json_t *trusted,
                                    int64_t now, const struct work_watch *watch, struct rendered_text *out,
                                    hypura_error *error);
@@ -79,7 +79,7 @@ struct chat_input {
  *
  * With adapt, messages may come as any client sends them: arguments of calls as text or as objects, content as text, as
  * a list of parts or null, messages of the system anywhere. They are given to the template in the
- * form that it takes, which a small chat tells. Without, they are left alone.
+ * form that it expects, which rendering a small chat shows. Without adapt, they are left alone.
  *
  * Many templates write the BOS text at their start, and many tokenizers add BOS themselves; only one may. A caller
  * whose tokenizer adds it passes the text through chat_strip_bos, as llama.cpp does. */
