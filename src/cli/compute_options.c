@@ -360,6 +360,12 @@ void engine_prompt_line_start(struct engine *engine, uint32_t tokens)
     prompt_line_start(look_at_engine, engine, tokens);
 }
 
+static bool go_on_loading(void *context, uint64_t done, uint64_t total)
+{
+    (void)context, (void)done, (void)total;
+    return !interrupted();
+}
+
 hypura_status open_model(hypura_model **out, hypura_session **session, const char *model, hypura_error *error)
 {
     hypura_options options;
@@ -375,7 +381,8 @@ hypura_status open_model(hypura_model **out, hypura_session **session, const cha
     options.drafting = HYPURA_OFF; /* no text is generated */
     options.draft_path = NULL;
     load_line_start(&line, &line_options);
-    options.on_load = line_options.progress;
+    options.on_load =
+        line_options.progress ? line_options.progress : go_on_loading; /* all is there before it is used */
     options.on_load_context = line_options.progress_context;
     status = hypura_open(out, path, &options, error);
     memory_free(adapters);
