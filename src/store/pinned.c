@@ -58,8 +58,8 @@ static uint32_t join(const struct pinned_slice *slices, uint32_t count, struct t
     return ranges;
 }
 
-/* Where one transfer ends and the next begins: at what belongs to another layer, or after so much, so that an expert comes
- * with few others. */
+/* Where one transfer ends and the next begins: at what belongs to another layer, or after so much, so that an expert
+ * comes with few others. */
 #define LEAST_BYTES ((uint64_t)512 << 10)
 
 struct cuts {

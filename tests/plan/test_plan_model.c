@@ -84,7 +84,8 @@ static void every_unit_has_a_place_at_every_budget(void **state)
     assert_true(seen[PLAN_FULL_RESIDENT] && seen[PLAN_EXPERT_STREAMING] && seen[PLAN_FULL_STREAMING] && cut);
 }
 
-/* Nobody knows how experts are used before a run: between all alike and what is usual. After one there is one number. */
+/* Nobody knows how experts are used before a run: between all alike and what is usual. After one there is one number.
+ */
 static void unknown_routing_is_a_range(void **state)
 {
     (void)state;
