@@ -130,6 +130,25 @@ def a_quantised_model_predicts_as_before():
     assert abs(found[1] / found[0] - 1) < 0.02, found
 
 
+def importance_and_a_comparison_of_what_it_gives():
+    """Also that a model which streams is collected of as one in memory."""
+    if not os.path.exists(path("f16")):
+        quantize(EMBEDDED, "f16", "F16", "--allow-requantize")
+    with open(os.path.join(SOURCE, "models", "val.txt")) as file, open(path("some"), "w") as out:
+        out.write(file.read(6000))
+    hypura("imatrix", EMBEDDED, path("im"), "--text", path("some"), "--window", 128)
+    hypura("imatrix", EMBEDDED, path("im2"), "--text", path("some"), "--window", 128, "--memory", "40M", "--threads", 1)
+    assert content(path("im")) == content(path("im2"))
+    if PEER:
+        peer(path("f16"), "q2-peer", "Q2_K_S", "--imatrix", path("im"))
+    quantize(path("f16"), "q2", "Q2_K_S", "--imatrix", path("im"))
+    same = json.loads(hypura("compare", EMBEDDED, path("f16"), "--text", path("some"), "--window", 128, "--json")[0])
+    less = json.loads(hypura("compare", EMBEDDED, path("q2"), "--text", path("some"), "--window", 128, "--json")[0])
+    assert same["divergence"]["value"] < 0.01 < less["divergence"]["value"], (same, less)
+    assert same["agreement"]["value"] > less["agreement"]["value"] and same["counted_tokens"] == less["counted_tokens"]
+    assert less["divergence_median"] <= less["divergence_99"] <= less["divergence_greatest"]
+
+
 def tensors_get_the_types_that_were_asked_for():
     told = quantize(model("tiny-dense"), "mixed", "Q4_K_M", "--tensor-type", r"ffn_(up|gate)=q8_0", "--tensor-type", "ffn=Q6_K")
     types = {tensor["name"]: tensor["to"] for tensor in told["tensors"]}
