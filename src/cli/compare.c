@@ -1,6 +1,6 @@
 /* hypura compare: how far one model's predictions are from another's. */
 #include "tools/compare.h"
-#include "cli/cli.h"
+#include "cli/engine_cli.h"
 #include "tokenizer/vocabulary.h"
 
 #include <string.h>
