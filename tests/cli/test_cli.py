@@ -128,7 +128,7 @@ def options_of_llama_cpp_are_understood_or_answered():
     _, err = hypura("run", "--xyzzy", status=2)
     assert "perhaps" not in err and "hypura run --help" in err, err
     for given, hint in {"rum": "hypura run", "chat": "hypura run", "insepct": "hypura inspect", "-m": "after a command",
-                        "x.gguf": "hypura run x.gguf", "quantize": "llama-quantize"}.items():
+                        "x.gguf": "hypura run x.gguf"}.items():
         _, err = hypura(given, status=2)
         assert given in err and hint in err, err
     assert hypura("-v")[0] == hypura("--version")[0]
