@@ -258,7 +258,10 @@ hypura_status hypura_session_save(hypura_session *session, const char *path, hyp
     char partial[PATH_MAX], folder[PATH_MAX];
     if (snprintf(partial, sizeof partial, "%s.%ld.partial", path, (long)getpid()) >= (int)sizeof partial)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the path %.200s... is too long", path);
-    hypura_status status = save_to(session, partial, error);
+    hypura_status status = durable_may_replace(path, error);
+    if (status)
+        return status;
+    status = save_to(session, partial, error);
     if (!status && rename(partial, path))
         status = error_set_errno(error, errno, "cannot create %s", path);
     if (status) {

@@ -96,7 +96,7 @@ static hypura_status find_place(const char *path, char target[PATH_MAX], char pa
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the path %.200s... is too long", path);
     if (snprintf(partial, PATH_MAX, "%s.%ld.partial", target, (long)getpid()) >= PATH_MAX)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the path %.200s... is too long", path);
-    return HYPURA_OK;
+    return durable_may_replace(target, error);
 }
 
 hypura_status conversation_save(const struct conversation *chat, const char *path, enum conversation_state state,

@@ -33,6 +33,14 @@ hypura_status durable_folder(const char *folder, hypura_error *error)
     return fine ? HYPURA_OK : error_set_errno(error, number, "cannot write the folder %s", folder);
 }
 
+hypura_status durable_may_replace(const char *path, hypura_error *error)
+{
+    struct stat info;
+    if (stat(path, &info) || S_ISREG(info.st_mode))
+        return HYPURA_OK;
+    return error_set(error, HYPURA_ERROR_ARGUMENT, "%s is there and is not a file; it is not replaced", path);
+}
+
 /* The folder of a path, which has one. */
 static void folder_of(const char *path, char *out, size_t room)
 {
@@ -61,6 +69,8 @@ hypura_status durable_write(const char *path, const void *data, size_t size, boo
         *replaced = false;
     if (snprintf(partial, sizeof partial, "%s.partial", path) >= (int)sizeof partial)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the path %s is too long", path);
+    if (durable_may_replace(path, error))
+        return HYPURA_ERROR_ARGUMENT;
     int file = open(partial, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
     bool fine = file >= 0 && write_all(file, data, size) && bring(file) == 0;
     int number = errno;

@@ -11,6 +11,10 @@ hypura_status durable_file(int file, const char *path, hypura_error *error);
 /* The names in a folder are on the drive: those that came and those that went. */
 hypura_status durable_folder(const char *folder, hypura_error *error);
 
+/* Whether a file that is written under another name may be renamed to this one: there is none, or it is a regular file.
+ * A device, or a pipe, is never replaced: whoever runs as root would put a file where /dev/null was. */
+hypura_status durable_may_replace(const char *path, hypura_error *error);
+
 /* PATH.partial is written, brought to the drive and renamed; then the folder is brought there. replaced (may be NULL)
  * says after an error too whether the new file has the name by now. */
 hypura_status durable_write(const char *path, const void *data, size_t size, bool *replaced, hypura_error *error);

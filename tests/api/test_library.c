@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -455,6 +456,13 @@ static void a_session_is_forked_saved_and_loaded(void **state)
     hypura_session_tokens(session, &count);
     assert_int_equal(count, hypura_session_result(session)->prompt_tokens + 6);
     assert_done(hypura_session_save(session, path, &problem));
+    char pipe[128];
+    struct stat there;
+    snprintf(pipe, sizeof pipe, "%s/pipe", folder);
+    assert_int_equal(mkfifo(pipe, 0600), 0);
+    assert_int_equal(hypura_session_save(session, pipe, &problem), HYPURA_ERROR_ARGUMENT);
+    assert_true(stat(pipe, &there) == 0 && S_ISFIFO(there.st_mode));
+    unlink(pipe);
     assert_done(hypura_session_fork(&fork, session, &problem));
     hypura_request more = request_of(".");
     more.follows = true;

@@ -289,8 +289,8 @@ class Terminal:
 def whoever_waits_at_a_terminal_is_told_what_for():
     hypura("synth", "--preset", "llama-8b", "--layers", 2, "--vocabulary", 2000, "--type", "Q4_K", path("slow.gguf"))
     with open(path("slow.txt"), "w") as file:
-        file.write("A long prompt of many words. " * (5 if SANITIZED else 25))
-    arguments = ["run", path("slow.gguf"), "--file", path("slow.txt"), "--interactive", "--max-tokens", 1, "--context", 1024,
+        file.write("A long prompt of many words. " * (5 if SANITIZED else 100))
+    arguments = ["run", path("slow.gguf"), "--file", path("slow.txt"), "--interactive", "--max-tokens", 1, "--context", 2048,
                  "--threads", 1, "--memory", "130M", "--gpu", "none"]
     talk = Terminal(*arguments, columns=40)
     assert talk.end("/bye\r") == 0

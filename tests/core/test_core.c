@@ -1,6 +1,7 @@
 #include "test.h"
 
 #include "core/core.h"
+#include "core/durable.h"
 #include "core/half.h"
 
 #include <math.h>
@@ -246,6 +247,14 @@ static void hashes_are_fnv1a(void **state)
     assert_true(fnv1a(FNV1A_START, "\xff", 1) == (FNV1A_START ^ 0xff) * 0x100000001b3u);
 }
 
+static void a_device_is_not_replaced(void **state)
+{
+    (void)state;
+    assert_ok(durable_may_replace("/dev/null/none", &test_error));
+    assert_int_equal(durable_may_replace("/dev/null", &test_error), HYPURA_ERROR_ARGUMENT);
+    assert_int_equal(durable_may_replace("/", &test_error), HYPURA_ERROR_ARGUMENT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -255,7 +264,7 @@ int main(void)
         cmocka_unit_test(every_task_runs_once),       cmocka_unit_test(tasks_can_be_left_out),
         cmocka_unit_test(shares_are_everything_once), cmocka_unit_test(a_worker_that_is_held_up_keeps_one_part),
         cmocka_unit_test(random_numbers_repeat),      cmocka_unit_test(messages_quote_no_control_characters),
-        cmocka_unit_test(hashes_are_fnv1a),
+        cmocka_unit_test(hashes_are_fnv1a),           cmocka_unit_test(a_device_is_not_replaced),
     };
     return cmocka_run_group_tests_name("core", tests, NULL, NULL);
 }
