@@ -255,7 +255,7 @@ static hypura_status save_to(hypura_session *session, const char *partial, hypur
 
 hypura_status hypura_session_save(hypura_session *session, const char *path, hypura_error *error)
 {
-    char partial[PATH_MAX], folder[PATH_MAX];
+    char partial[PATH_MAX];
     if (snprintf(partial, sizeof partial, "%s.%ld.partial", path, (long)getpid()) >= (int)sizeof partial)
         return error_set(error, HYPURA_ERROR_ARGUMENT, "the path %.200s... is too long", path);
     hypura_status status = durable_may_replace(path, error);
@@ -268,11 +268,7 @@ hypura_status hypura_session_save(hypura_session *session, const char *path, hyp
         unlink(partial);
         return status;
     }
-    snprintf(folder, sizeof folder, "%s", path);
-    char *slash = strrchr(folder, '/');
-    if (slash)
-        slash[slash == folder] = '\0';
-    return durable_folder(slash ? folder : ".", error);
+    return durable_folder_of(path, error);
 }
 
 hypura_status hypura_session_load(hypura_session *session, const char *path, size_t *computed_tokens,

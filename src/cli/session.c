@@ -129,10 +129,7 @@ hypura_status conversation_save(const struct conversation *chat, const char *pat
             error_set_errno(&why, number, "%s", path);
         return error_set(error, why.status, "the conversation could not be kept: %s", why.message);
     }
-    char *slash = strrchr(target, '/');
-    if (slash)
-        slash[slash == target] = '\0';
-    return durable_folder(slash ? target : ".", error);
+    return durable_folder_of(target, error);
 }
 
 /* ---- reading -------------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ hypura_status durable_may_replace(const char *path, hypura_error *error)
     struct stat info;
     if (stat(path, &info) || S_ISREG(info.st_mode))
         return HYPURA_OK;
-    return error_set(error, HYPURA_ERROR_ARGUMENT, "%s is there and is not a file; it is not replaced", path);
+    return error_set(error, HYPURA_ERROR_ARGUMENT, "%.300s is there and is not a file; it is not replaced", path);
 }
 
 /* The folder of a path, which has one. */
@@ -46,6 +46,13 @@ static void folder_of(const char *path, char *out, size_t room)
 {
     const char *slash = strrchr(path, '/');
     snprintf(out, room, "%.*s", slash && slash > path ? (int)(slash - path) : 1, slash ? path : ".");
+}
+
+hypura_status durable_folder_of(const char *path, hypura_error *error)
+{
+    char folder[PATH_MAX];
+    folder_of(path, folder, sizeof folder);
+    return durable_folder(folder, error);
 }
 
 static bool write_all(int file, const char *data, size_t size)
@@ -64,7 +71,7 @@ static bool write_all(int file, const char *data, size_t size)
 
 hypura_status durable_write(const char *path, const void *data, size_t size, bool *replaced, hypura_error *error)
 {
-    char partial[PATH_MAX], folder[PATH_MAX];
+    char partial[PATH_MAX];
     if (replaced)
         *replaced = false;
     if (snprintf(partial, sizeof partial, "%s.partial", path) >= (int)sizeof partial)
@@ -88,8 +95,7 @@ hypura_status durable_write(const char *path, const void *data, size_t size, boo
     }
     if (replaced)
         *replaced = true;
-    folder_of(path, folder, sizeof folder);
-    return durable_folder(folder, error);
+    return durable_folder_of(path, error);
 }
 
 hypura_status durable_make_folder(const char *folder, hypura_error *error)

@@ -11,6 +11,9 @@ hypura_status durable_file(int file, const char *path, hypura_error *error);
 /* The names in a folder are on the drive: those that came and those that went. */
 hypura_status durable_folder(const char *folder, hypura_error *error);
 
+/* The same of the folder that holds this path. */
+hypura_status durable_folder_of(const char *path, hypura_error *error);
+
 /* Whether a file that is written under another name may be renamed to this one: there is none, or it is a regular file.
  * A device, or a pipe, is never replaced: whoever runs as root would put a file where /dev/null was. */
 hypura_status durable_may_replace(const char *path, hypura_error *error);

@@ -1,5 +1,7 @@
 #include "format/format_private.h"
 
+#include "core/durable.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -70,14 +72,8 @@ hypura_status gguf_writer_create(struct gguf_writer **out, const char *path, uin
         (status = ALLOCATE(&writer->buffer, WRITE_BYTES, "write buffer", error)))
         goto failed;
     snprintf(writer->partial_path, room, "%s.partial", path);
-    /* The finished file takes the name: a device that has it would be gone. */
-    struct stat there;
-    if (stat(path, &there) == 0 && !S_ISREG(there.st_mode)) {
-        char shown[PATH_TEXT_ROOM];
-        status = error_set(error, HYPURA_ERROR_ARGUMENT, "%s is there and is not a file; it is not replaced",
-                           path_text(shown, path));
+    if ((status = durable_may_replace(path, error)))
         goto failed;
-    }
     writer->file = open(writer->partial_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (writer->file < 0) {
         char shown[PATH_TEXT_ROOM];

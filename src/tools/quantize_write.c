@@ -286,9 +286,7 @@ static hypura_status check_target(const struct quantize *quantize, const char *p
     for (size_t i = 0; i < gguf_file_count(quantize->file); i++)
         if (there.st_dev == quantize->sources[i].info.st_dev && there.st_ino == quantize->sources[i].info.st_ino)
             return error_set(error, HYPURA_ERROR_ARGUMENT, "%.200s is the model itself, which is never written to", path);
-    if (!S_ISREG(there.st_mode))
-        return error_set(error, HYPURA_ERROR_ARGUMENT, "%.200s is there and is not a file; it is not replaced", path);
-    return HYPURA_OK;
+    return durable_may_replace(path, error);
 }
 
 static hypura_status check_room(const struct job *job, uint64_t bytes, hypura_error *error)
@@ -418,12 +416,7 @@ static hypura_status finish(struct job *job, const char *path, hypura_error *err
     if (rename(job->partial, path))
         return error_set_errno(error, errno, "cannot give %.200s its name", job->partial);
     unlink(job->list_path);
-    char folder[4096];
-    snprintf(folder, sizeof folder, "%s", path);
-    char *slash = strrchr(folder, '/');
-    if (slash)
-        slash[slash == folder] = 0;
-    return durable_folder(slash ? folder : ".", error);
+    return durable_folder_of(path, error);
 }
 
 /* ---- the whole ----------------------------------------------------------------------------------------------------- */
