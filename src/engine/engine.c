@@ -97,6 +97,16 @@ uint64_t engine_room(const struct engine *engine)
     return engine->batch.kv.room;
 }
 
+uint64_t engine_room_of(const struct engine *engine, const uint32_t *positions)
+{
+    return kv_cache_room_of(&engine->batch.kv, positions);
+}
+
+bool engine_can_share(const struct engine *engine)
+{
+    return engine->batch.kv.can_share;
+}
+
 bool engine_truncate(struct engine *engine, uint32_t sequence, uint32_t positions)
 {
     if (sequence >= engine->batch.kv.sequences)

@@ -273,9 +273,15 @@ hypura_status engine_state_digest(uint64_t *out, const struct engine *engine, hy
 /* Whether layers have states, so that engine_truncate cannot go back at all. */
 bool engine_has_states(const struct engine *engine);
 
-/* Where sequences share room, all that they hold together, each rounded up to whole blocks of PLAN_KV_BLOCK, is at most
- * this; a batch that needs more fails with HYPURA_ERROR_MEMORY. UINT64_MAX: every sequence has room for its context. */
+/* Where sequences share room, all that they hold together, in whole blocks of PLAN_KV_BLOCK of which shared ones count
+ * once, is at most this; a batch that needs more fails with HYPURA_ERROR_MEMORY. UINT64_MAX: every sequence has room for its context. */
 uint64_t engine_room(const struct engine *engine);
+
+/* What of the room sequences take with so many positions each: positions [sequences]. What they share counts once. */
+uint64_t engine_room_of(const struct engine *engine, const uint32_t *positions);
+
+/* Whether engine_share_rows can be. */
+bool engine_can_share(const struct engine *engine);
 
 /* Makes a running forward return HYPURA_ERROR_CANCELLED within some milliseconds, and the next ones at once, until
  * called with false. Async-signal-safe with true. */

@@ -256,6 +256,7 @@ struct kv_cache {
     uint16_t *places;  /* [sequences][blocks] in whose region a block of a sequence lies, as its own or as theirs */
     uint32_t *claimed; /* [sequences] up to where the batch at hand writes; 0: it does not */
     bool *parted;      /* [sequences] some block lies in the region of another one */
+    uint32_t *counted; /* [sequences] of places: the block at which one was last counted, and one more */
     bool can_share;    /* all rows are keys and values in host memory, so that blocks may be shared */
 };
 
@@ -310,6 +311,10 @@ bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type);
 /* Before a batch: takes room for its positions, from what sequences do not hold any more if need be. False: there is
  * too little. */
 bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32_t count);
+
+/* Positions of the room that sequences take with so many each: positions [sequences]. Whole blocks that several have in
+ * one place count once. */
+uint64_t kv_cache_room_of(const struct kv_cache *cache, const uint32_t *positions);
 
 /* Before that: the blocks of positions first to end become the sequence's alone, with the rows before first; others
  * that share them keep theirs. */

@@ -26,6 +26,8 @@ hypura_status generator_create(struct generator **out, struct engine *engine, co
         status = ALLOCATE(&generator->slots[s].history, plan->positions, "token history", error);
     }
     if (!status)
+        status = ALLOCATE(&generator->wanted, plan->sequences, "sequence table", error);
+    if (!status)
         status = ALLOCATE(&generator->due, plan->sequences, "batch", error);
     if (!status)
         status = ALLOCATE(&generator->batch_tokens, plan->chunk, "batch", error);
@@ -68,6 +70,7 @@ void generator_destroy(struct generator *generator)
         task_end(task, FINISH_CANCELLED);
     }
     memory_free(generator->slots);
+    memory_free(generator->wanted);
     memory_free(generator->batch_tokens);
     memory_free(generator->batch_positions);
     memory_free(generator->batch_sequences);

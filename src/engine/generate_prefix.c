@@ -158,7 +158,7 @@ static hypura_status write_checkpoint(void *context, uint32_t position, const vo
                                    checkpoint, error);
 }
 
-/* The slot, other than this one, that has most of the text. */
+/* The slot, other than this one, that has most of the text; among equals one that runs, since its rows stay. */
 static struct slot *find_other(struct generator *generator, const struct slot *slot, uint32_t *same)
 {
     const struct task *task = slot->task;
@@ -167,7 +167,7 @@ static struct slot *find_other(struct generator *generator, const struct slot *s
     for (uint32_t s = 0; s < generator->slot_count; s++) {
         struct slot *other = &generator->slots[s];
         uint32_t most = other == slot ? 0 : common(other->history, other->held, task->tokens, task->count - 1);
-        if (most > *same) {
+        if (most > *same || (most && most == *same && !best->task && other->task)) {
             best = other;
             *same = most;
         }
@@ -246,6 +246,40 @@ bool prefix_is_coming(struct generator *generator, const struct task *task)
     return true;
 }
 
+uint32_t prefix_shared(const struct generator *generator, const struct task *task)
+{
+    uint32_t most = 0;
+    for (uint32_t s = 0; s < generator->slot_count && engine_can_share(generator->engine); s++)
+        if (generator->slots[s].task)
+            most = MAX(most, common(generator->slots[s].history, generator->slots[s].held, task->tokens,
+                                    task->count - 1));
+    if (most && engine_checkpoint_bytes(generator->engine))
+        most = generator->prefixes
+                   ? MIN(most, prefix_find(generator->prefixes, task->tokens, task->count - 1, most).position)
+                   : 0;
+    return (uint32_t)align_down(most, PLAN_KV_BLOCK);
+}
+
+/* What the engine holds of the text now. */
+static void note_held(struct generator *generator, struct slot *slot)
+{
+    slot->held = engine_positions(generator->engine, sequence_of(generator, slot));
+    memcpy(slot->history, slot->task->tokens, slot->held * sizeof *slot->history);
+}
+
+uint32_t slot_share(struct generator *generator, struct slot *slot, uint32_t same)
+{
+    uint32_t most;
+    struct slot *other = find_other(generator, slot, &most);
+    if (!other || most < slot->held + PLAN_KV_BLOCK)
+        return same;
+    if (share_with(generator, slot, other, most, &same))
+        note_held(generator, slot);
+    else if (generator->prefixes)
+        keep_of_other(generator, slot, other, slot->held, most);
+    return same;
+}
+
 void slot_bring(struct generator *generator, struct slot *slot, uint32_t same)
 {
     struct engine *engine = generator->engine;
@@ -254,11 +288,6 @@ void slot_bring(struct generator *generator, struct slot *slot, uint32_t same)
     struct of_sequence of = {generator, slot, task->tokens};
     struct prefix_target target = {write_rows, write_checkpoint, &of};
     slot->mark_count = 0;
-    uint32_t most;
-    struct slot *other = find_other(generator, slot, &most);
-    if (other && most >= slot->held + PLAN_KV_BLOCK && !share_with(generator, slot, other, most, &same) &&
-        generator->prefixes)
-        keep_of_other(generator, slot, other, slot->held, most);
     for (int i = 0; i < TRIES && generator->prefixes; i++) {
         hypura_error error;
         uint32_t there = MIN(same, engine_rows_there(engine, sequence));
@@ -271,6 +300,6 @@ void slot_bring(struct generator *generator, struct slot *slot, uint32_t same)
         engine_truncate(engine, sequence, 0);
         same = 0;
     }
-    slot->held = engine_positions(engine, sequence);
-    memcpy(slot->history, task->tokens, slot->held * sizeof *slot->history);
+    note_held(generator, slot);
+    engine_truncate(engine, sequence, slot->held); /* rows behind that are nobody's */
 }

@@ -57,6 +57,7 @@ struct generator {
 
     struct slot *slots;
     uint32_t slot_count;
+    uint32_t *wanted; /* [slot_count] positions, to ask engine_room_of */
     uint64_t clock;
 
     int32_t *batch_tokens;
@@ -86,8 +87,15 @@ uint32_t prefix_marks(const struct generator *generator);
 /* Before a sequence goes on with another text, which has the first so many tokens too: what would be lost is kept. */
 void slot_keep(struct generator *generator, struct slot *slot, uint32_t same);
 
-/* The sequence holds at most "same" positions of its request. Brings it further, by what is kept. */
+/* The sequence holds at most "same" positions of its request. Brings it further, by what another one has; returns how
+ * far its rows go then. */
+uint32_t slot_share(struct generator *generator, struct slot *slot, uint32_t same);
+
+/* And then by what is kept. */
 void slot_bring(struct generator *generator, struct slot *slot, uint32_t same);
+
+/* Positions of a request that take no room of their own, since one that runs has them. */
+uint32_t prefix_shared(const struct generator *generator, const struct task *task);
 
 /* Up to which token a prompt is to be fed before the rest. */
 uint32_t slot_prompt_end(const struct generator *generator, const struct task *task);

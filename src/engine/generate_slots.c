@@ -91,16 +91,23 @@ uint64_t whole_blocks(uint32_t tokens)
  * to generate is not counted, since few answers are as long as they may be; who came last makes room then. */
 static bool has_room(const struct generator *generator, const struct task *task)
 {
-    uint64_t taken = 0;
-    for (uint32_t s = 0; s < generator->slot_count; s++)
-        if (generator->slots[s].task)
-            taken += whole_blocks(MAX(generator->slots[s].held + 1, generator->slots[s].task->count + 1));
+    if (generator->room == UINT64_MAX)
+        return true;
+    for (uint32_t s = 0; s < generator->slot_count; s++) {
+        const struct slot *slot = &generator->slots[s];
+        generator->wanted[s] = slot->task ? MAX(slot->held + 1, slot->task->count + 1) : 0;
+    }
+    uint64_t taken = engine_room_of(generator->engine, generator->wanted);
+    if (taken == 0)
+        return true;
     uint32_t most = task->request.max_tokens, done = task->result.generated_tokens;
     uint32_t answer = most ? MIN(most - MIN(most, done), PLAN_KV_BLOCK) : PLAN_KV_BLOCK;
-    return taken == 0 || taken + whole_blocks(MIN(task->count + answer, generator->positions)) <= generator->room;
+    uint64_t more = whole_blocks(MIN(task->count + answer, generator->positions)) - prefix_shared(generator, task);
+    return taken + more <= generator->room;
 }
 
-static void start_task(struct generator *generator, struct slot *slot)
+/* False: it waits again, since there was less room than it seemed. */
+static bool start_task(struct generator *generator, struct slot *slot)
 {
     struct task *task = slot->task;
     uint32_t sequence = (uint32_t)(slot - generator->slots);
@@ -110,18 +117,20 @@ static void start_task(struct generator *generator, struct slot *slot)
         engine_truncate(generator->engine, sequence, same);
     /* Layers with a state cannot go back; then nothing is left. */
     slot->held = engine_positions(generator->engine, sequence);
-    slots_make_room(generator); /* for what may come back */
+    same = slot_share(generator, slot, same); /* takes no room */
+    slots_make_room(generator);               /* for what may come back */
     if (slot->task != task)
-        return; /* it waits again */
+        return false;
     slot_bring(generator, slot, same);
     task->fed = task->known = slot->held;
     if (task->started)
-        return; /* it made room for another */
+        return true; /* it made room for another */
     task->result.cached_tokens = slot->held;
     task->started = clock_nanoseconds();
     /* Penalties look back into the prompt too. */
     for (uint32_t i = 0; i < task->count; i++)
         sampler_accept(task->request.sampler, task->tokens[i]);
+    return true;
 }
 
 void slots_start_waiting(struct generator *generator)
@@ -141,9 +150,8 @@ void slots_start_waiting(struct generator *generator)
             task_end(task, FINISH_CANCELLED);
             continue;
         }
-        if (!slot)
+        if (!slot || !start_task(generator, slot))
             return;
-        start_task(generator, slot);
     }
 }
 
@@ -271,17 +279,16 @@ static uint32_t next_positions(const struct slot *slot)
 void slots_make_room(struct generator *generator)
 {
     while (generator->room != UINT64_MAX) {
-        uint64_t wanted = 0;
         struct slot *idle = NULL, *youngest = NULL;
         for (uint32_t s = 0; s < generator->slot_count; s++) {
             struct slot *slot = &generator->slots[s];
-            wanted += whole_blocks(next_positions(slot));
+            generator->wanted[s] = next_positions(slot);
             if (!slot->task && slot->held && (!idle || slot->last_used < idle->last_used))
                 idle = slot;
             if (slot->task && (!youngest || slot->task->id > youngest->task->id))
                 youngest = slot;
         }
-        if (wanted <= generator->room)
+        if (engine_room_of(generator->engine, generator->wanted) <= generator->room)
             return;
         if (idle)
             empty(generator, idle);

@@ -184,6 +184,7 @@ static hypura_status create(struct kv_cache *out, const struct geometry *geometr
     TRY(ALLOCATE(&out->resumed, geometry->sequences, "table of sequences", error));
     TRY(ALLOCATE(&out->claimed, geometry->sequences, "table of sequences", error));
     TRY(ALLOCATE(&out->parted, geometry->sequences, "table of sequences", error));
+    TRY(ALLOCATE(&out->counted, geometry->sequences, "table of sequences", error));
     TRY(create_places(out, error));
     TRY(ALLOCATE(&out->state, geometry->sequences, "table of sequences", error));
     out->can_share = geometry->sequences > 1 && geometry->sequences <= UINT16_MAX;
@@ -240,6 +241,7 @@ void kv_cache_destroy(struct kv_cache *cache)
     memory_free(cache->resumed);
     memory_free(cache->claimed);
     memory_free(cache->parted);
+    memory_free(cache->counted);
     memory_free(cache->touched);
     memory_free(cache->places);
     memory_free(cache->state);

@@ -163,6 +163,28 @@ static void give_all_back(struct kv_cache *cache)
     }
 }
 
+/* A block that a sequence has yet to fill becomes its own when it does. */
+static bool is_shareable(const struct kv_cache *cache, uint32_t sequence, uint32_t block)
+{
+    return (block + 1) * PLAN_KV_BLOCK <= MAX(cache->held[sequence], cache->there[sequence]);
+}
+
+uint64_t kv_cache_room_of(const struct kv_cache *cache, const uint32_t *positions)
+{
+    uint64_t blocks = 0;
+    memset(cache->counted, 0, cache->sequences * sizeof *cache->counted);
+    for (uint32_t b = 0; b < cache->blocks; b++)
+        for (uint32_t s = 0; s < cache->sequences; s++) {
+            uint32_t *counted = &cache->counted[*place_of(cache, s, b)];
+            const bool may = is_shareable(cache, s, b);
+            if (positions[s] <= b * PLAN_KV_BLOCK || (may && *counted == b + 1))
+                continue;
+            blocks++;
+            *counted = may ? b + 1 : *counted;
+        }
+    return blocks * PLAN_KV_BLOCK;
+}
+
 bool kv_cache_take_room(struct kv_cache *cache, const struct span *spans, uint32_t count)
 {
     bool grows = false;

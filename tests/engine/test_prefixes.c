@@ -320,6 +320,48 @@ static void who_makes_room_is_not_fed_again(void **state)
     engine_close(engine);
 }
 
+/* What several have of one beginning takes its room once: all run at the same time. */
+static void a_shared_beginning_takes_its_room_once(void **state)
+{
+    (void)state;
+    enum { BEGINNING = 20 * PLAN_KV_BLOCK, REQUESTS = 8 };
+    static struct text texts[REQUESTS];
+    struct answered answered[REQUESTS];
+    struct engine_options options;
+    engine_default_options(&options);
+    options.context = CONTEXT;
+    options.threads = 2;
+    options.sequences = REQUESTS;
+    options.shared_context = true;
+    struct engine *engine = open_smallest(model_path("embedded"), &options);
+    struct generator *generator = generator_of(engine);
+    assert_int_equal(engine_room(engine), CONTEXT); /* of which each of them alone takes two thirds */
+    for (size_t i = 0; i < REQUESTS; i++) {
+        random_tokens(&texts[i], 0, BEGINNING, 5);
+        random_tokens(&texts[i], BEGINNING, BEGINNING + 20, 30 + i);
+        submit(generator, engine, &texts[i], &answered[i]);
+    }
+    uint32_t most = 0;
+    while (generator_step(generator)) {
+        uint32_t held[REQUESTS], at_once = 0;
+        for (uint32_t s = 0; s < REQUESTS; s++) {
+            held[s] = engine_positions(engine, s);
+            at_once += held[s] > BEGINNING;
+        }
+        assert_true(engine_room_of(engine, held) <= engine_room(engine));
+        most = MAX(most, at_once);
+    }
+    assert_int_equal(most, REQUESTS);
+    for (size_t i = 0; i < REQUESTS; i++) {
+        end(&answered[i]);
+        struct answered alone = cold("embedded", &texts[i]);
+        assert_same("embedded", "with one beginning", &answered[i], &alone);
+        assert_int_equal(answered[i].cached, i ? BEGINNING : 0);
+    }
+    generator_destroy(generator);
+    engine_close(engine);
+}
+
 /* What is kept takes its memory from the pool, when there is something. */
 static void memory_is_lent_by_the_pool(void **state)
 {
@@ -361,6 +403,7 @@ int main(void)
         cmocka_unit_test(others_pass_who_waits),
         cmocka_unit_test(long_prompts_have_checkpoints_all_along),
         cmocka_unit_test(who_makes_room_is_not_fed_again),
+        cmocka_unit_test(a_shared_beginning_takes_its_room_once),
         cmocka_unit_test(memory_is_lent_by_the_pool),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
