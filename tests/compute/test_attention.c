@@ -6,6 +6,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <time.h>
 
 /* What attention promises: the softmax over the positions that a row sees, and the same bits for every instruction set,
  * every number of threads, and every way to cut a prompt into batches. */
@@ -40,6 +41,8 @@ static const struct shape shapes[] = {
     {"alibi", TENSOR_F32, TENSOR_F32, 8, 8, 64, 64, 150, 150, 192, 0, 0, 0, false, true, false, 0, 8},
     {"alibi, odd heads, groups", TENSOR_F16, TENSOR_F16, 6, 2, 64, 64, 1200, 100, 1216, 0, 0, 0, false, true, false, 0,
      8},
+    {"more spans than places for them", TENSOR_F16, TENSOR_F16, 8, 1, 32, 128, 24000, 1, 24000, 0, 0, 0, false, false,
+     false},
     {"latent", TENSOR_F16, TENSOR_F16, 16, 1, 576, 512, 1100, 9, 1152, 0, 0, 0, false, false, true},
 };
 
@@ -283,6 +286,38 @@ static void attention_is_right_and_repeats(void **state)
     teardown(&f);
 }
 
+static double processor_seconds(clockid_t clock)
+{
+    struct timespec time;
+    assert_int_equal(clock_gettime(clock, &time), 0);
+    return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+/* A prompt within one span, on more threads than it has large tiles for: the caller is not left alone with it. */
+static void many_threads_share_a_prompt(void **state)
+{
+    (void)state;
+    static const struct shape shape = {"prompt", TENSOR_F16, TENSOR_F16, 8, 2, 128,   128,   400,
+                                       400,      448,        0,          0, 0, false, false, false};
+    struct random random;
+    struct fixture f;
+    struct compute *compute;
+    random_seed(&random, 5);
+    setup(&f, &shape, &random);
+    assert_ok(compute_create(&compute, 24, compute_best_instructions(), &test_error));
+    double share = 1;
+    for (int round = 0; round < 30 && share > 0.9; round++) {
+        double own = processor_seconds(CLOCK_THREAD_CPUTIME_ID), all = processor_seconds(CLOCK_PROCESS_CPUTIME_ID);
+        for (int i = 0; i < 4; i++)
+            compute_attention(compute, &f.attention);
+        own = processor_seconds(CLOCK_THREAD_CPUTIME_ID) - own;
+        share = own / (processor_seconds(CLOCK_PROCESS_CPUTIME_ID) - all);
+    }
+    assert_true(share <= 0.9);
+    compute_destroy(compute);
+    teardown(&f);
+}
+
 static void cache_rows_keep_their_values(void **state)
 {
     (void)state;
@@ -319,10 +354,11 @@ static void cache_rows_keep_their_values(void **state)
 
 int main(void)
 {
-    struct CMUnitTest tests[COUNT_OF(shapes) + 1];
+    struct CMUnitTest tests[COUNT_OF(shapes) + 2];
     for (size_t i = 0; i < COUNT_OF(shapes); i++)
         tests[i] = (struct CMUnitTest){shapes[i].name, attention_is_right_and_repeats, NULL, NULL,
                                        (void *)(uintptr_t)&shapes[i]};
     tests[COUNT_OF(shapes)] = (struct CMUnitTest)cmocka_unit_test(cache_rows_keep_their_values);
+    tests[COUNT_OF(shapes) + 1] = (struct CMUnitTest)cmocka_unit_test(many_threads_share_a_prompt);
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,8 @@
 #include "compute/cpu/attention.h"
 #include "compute/cpu/kernels.h"
 
+#include <stdatomic.h>
+
 /* A worker's scratch holds the tile that it works on and, in the last fifth, states of spans that wait for their merge.
  */
 #define MOST_TILE_FLOATS ((size_t)(512 << 10) / sizeof(float))
@@ -9,8 +11,16 @@
 /* More queries share one unpacking of keys and values, but fill the second-level cache. */
 #define TILE_QUERIES ((size_t)192)
 
-/* Spans are spread over threads when there are fewer tiles than this a thread. */
-#define TILES_PER_THREAD 4
+/* With fewer tiles per thread than this, some threads would wait long for others: tiles get smaller, down to so many
+ * queries, and then spans are spread over threads. */
+#define TILES_PER_THREAD ((size_t)4)
+#define LEAST_TILE_QUERIES ((size_t)16)
+
+/* A section of the pool costs about as much as so many products of elements. */
+#define ALONE_PRODUCTS ((size_t)1 << 17)
+
+/* Tiles whose spans are under way together. */
+#define SPREAD_TILES ((size_t)256)
 
 const uint32_t *attention_chosen(const struct attention_tile *tile, size_t row)
 {
@@ -76,9 +86,14 @@ struct plan {
     struct compute *compute;
     size_t tile_queries;
 
-    /* Spread over spans: the tile, and the first of the spans that are on their way, with its slot. */
+    /* Spans spread over threads: how many a tile has at most, the first tile on its way, and how many spans of each are
+     * still to be walked. */
+    size_t spans, first_tile, state_floats;
+    atomic_size_t left[SPREAD_TILES];
+
+    /* Of a tile with more spans than there are slots: the first span on its way, with its slot. */
     const struct attention_tile *tile;
-    size_t first_span, first_slot, state_floats;
+    size_t first_span, first_slot;
 };
 
 /* Queries of one kv head that may share tiles: all rows', or one row's where each has its own positions. */
@@ -154,13 +169,51 @@ static void run_tile(void *context, size_t index, size_t worker)
     plan->kernels->finish(&tile, state);
 }
 
-/* ---- few tiles, many positions ----------------------------------------------------------------------------------- */
+/* ---- few tiles -----------------------------------------------------------------------------------------------------
+ */
 
 /* States of waiting spans go round the workers' scratch. */
 static float *span_state(const struct plan *plan, size_t slot)
 {
     size_t threads = plan->compute->threads;
     return worker_scratch(plan, slot % threads) + tile_floats(plan->compute) + slot / threads * plan->state_floats;
+}
+
+static size_t span_count(struct attention_range range)
+{
+    return range.last / ATTENTION_SPAN - range.first / ATTENTION_SPAN + 1;
+}
+
+/* Who walks the last span of a tile merges all of them, in order. */
+static void run_spread_span(void *context, size_t index, size_t worker)
+{
+    struct plan *plan = context;
+    size_t number = index / plan->spans, span = index % plan->spans, slot = number * plan->spans;
+    struct attention_tile tile = tile_at(plan, plan->first_tile + number);
+    struct attention_range range = tile_range(&tile);
+    size_t count = span_count(range);
+    if (span >= count)
+        return;
+    attend_span(plan, &tile, range, range.first / ATTENTION_SPAN + span, span_state(plan, slot + span),
+                worker_scratch(plan, worker));
+    if (atomic_fetch_sub_explicit(&plan->left[number], 1, memory_order_acq_rel) > 1)
+        return;
+    for (size_t i = 1; i < count; i++)
+        plan->kernels->merge(span_state(plan, slot), span_state(plan, slot + i), tile.count,
+                             plan->attention->value_size);
+    plan->kernels->finish(&tile, span_state(plan, slot));
+}
+
+static void run_spread(struct plan *plan, size_t tiles, size_t most_tiles)
+{
+    for (plan->first_tile = 0; plan->first_tile < tiles; plan->first_tile += most_tiles) {
+        size_t count = MIN(tiles - plan->first_tile, most_tiles);
+        for (size_t i = 0; i < count; i++) {
+            struct attention_tile tile = tile_at(plan, plan->first_tile + i);
+            atomic_init(&plan->left[i], span_count(tile_range(&tile)));
+        }
+        thread_pool_run(plan->compute->pool, run_spread_span, plan, count * plan->spans);
+    }
 }
 
 static void run_span(void *context, size_t index, size_t worker)
@@ -171,15 +224,13 @@ static void run_span(void *context, size_t index, size_t worker)
 }
 
 /* Waves of as many spans as there are slots. Slot 0 keeps what was merged, from one wave to the next. */
-static void run_tile_by_spans(struct plan *plan, const struct attention_tile *tile)
+static void run_tile_by_spans(struct plan *plan, const struct attention_tile *tile, size_t slots)
 {
     struct attention_range range = tile_range(tile);
     size_t value_size = plan->attention->value_size;
     plan->tile = tile;
-    plan->state_floats = attention_state_floats(tile->count, value_size);
     plan->first_span = range.first / ATTENTION_SPAN;
     plan->first_slot = 0;
-    size_t slots = span_floats(plan->compute) / plan->state_floats * plan->compute->threads;
     size_t end = range.last / ATTENTION_SPAN + 1;
     while (plan->first_span < end) {
         size_t count = MIN(slots - plan->first_slot, end - plan->first_span);
@@ -255,21 +306,81 @@ static size_t count_tiles(const struct plan *plan)
     return tiles;
 }
 
-void compute_attention(struct compute *compute, const struct attention *attention)
+/* Of all tiles: the most spans of one, and the products of elements. */
+static size_t survey(struct plan *plan, size_t tiles)
 {
-    struct plan plan = {.attention = attention,
-                        .kernels = kernels_of(compute),
-                        .compute = compute,
-                        .tile_queries = choose_tile_queries(compute, attention, false)};
-    size_t tiles = count_tiles(&plan);
-    if (tiles >= TILES_PER_THREAD * compute->threads || compute->threads == 1) {
-        thread_pool_run(compute->pool, run_tile, &plan, tiles);
+    size_t products = 0;
+    plan->spans = 1;
+    for (size_t i = 0; i < tiles; i++) {
+        struct attention_tile tile = tile_at(plan, i);
+        struct attention_range range = tile_range(&tile);
+        size_t positions = range.last >= range.first ? range.last - range.first + 1 : 0;
+        plan->spans = MAX(plan->spans, span_count(range));
+        products += positions * tile.count * (plan->attention->key_size + plan->attention->value_size);
+    }
+    return products;
+}
+
+/* The most queries that a tile could have. */
+static size_t most_queries(const struct attention *attention)
+{
+    size_t most = 1;
+    for (size_t i = 0; i < attention->sequence_count; i++)
+        most = MAX(most, shared_queries(attention, &attention->sequences[i]));
+    return most;
+}
+
+/* Tiles of fewer queries, down to least, until they have so many spans. */
+static size_t shrink_tiles(struct plan *plan, size_t wanted, size_t least)
+{
+    size_t tiles = count_tiles(plan);
+    while (tiles * plan->spans < wanted && plan->tile_queries > least) {
+        plan->tile_queries = MAX((plan->tile_queries + 1) / 2, least);
+        tiles = count_tiles(plan);
+    }
+    return tiles;
+}
+
+static void attend_by_few_tiles(struct plan *plan)
+{
+    struct compute *compute = plan->compute;
+    size_t wanted = TILES_PER_THREAD * compute->threads, tiles = count_tiles(plan);
+    if (survey(plan, tiles) < ALONE_PRODUCTS) {
+        for (size_t i = 0; i < tiles; i++)
+            run_tile(plan, i, 0);
         return;
     }
-    plan.tile_queries = choose_tile_queries(compute, attention, true);
-    tiles = count_tiles(&plan);
-    for (size_t i = 0; i < tiles; i++) {
-        struct attention_tile tile = tile_at(&plan, i);
-        run_tile_by_spans(&plan, &tile);
+    plan->tile_queries = MIN(plan->tile_queries, most_queries(plan->attention));
+    shrink_tiles(plan, wanted, LEAST_TILE_QUERIES);
+    tiles = shrink_tiles(plan, compute->threads, 1);
+    if (tiles >= wanted || plan->spans == 1) {
+        thread_pool_run(compute->pool, run_tile, plan, tiles);
+        return;
     }
+    plan->tile_queries = MIN(plan->tile_queries, choose_tile_queries(compute, plan->attention, true));
+    plan->state_floats = attention_state_floats(plan->tile_queries, plan->attention->value_size);
+    tiles = count_tiles(plan);
+    size_t slots = span_floats(compute) / plan->state_floats * compute->threads;
+    if (slots >= plan->spans) {
+        run_spread(plan, tiles, MIN(slots / plan->spans, SPREAD_TILES));
+        return;
+    }
+    for (size_t i = 0; i < tiles; i++) {
+        struct attention_tile tile = tile_at(plan, i);
+        run_tile_by_spans(plan, &tile, slots);
+    }
+}
+
+void compute_attention(struct compute *compute, const struct attention *attention)
+{
+    struct plan plan;
+    plan.attention = attention;
+    plan.kernels = kernels_of(compute);
+    plan.compute = compute;
+    plan.tile_queries = choose_tile_queries(compute, attention, false);
+    size_t tiles = count_tiles(&plan);
+    if (tiles >= TILES_PER_THREAD * compute->threads || compute->threads == 1)
+        thread_pool_run(compute->pool, run_tile, &plan, tiles);
+    else
+        attend_by_few_tiles(&plan);
 }
