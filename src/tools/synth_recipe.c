@@ -2,7 +2,7 @@
  * much for one set of numbers. A recipe is text, a line each:
  *
  *   u32|f32|bool|str KEY VALUE...      of the architecture; several values: an array
- *   u64 KEY VALUE...                   always an array
+ *   i32|u64 KEY VALUE...               always an array
  *   each u32|bool|f32 KEY A B : C D    an array with an element per layer: the first ones, then the others in turns
  *   kinds LETTERS                      what layers there are, a letter for each
  *   each u32|bool|f32 KEY L=A M=B      the same: A where the letter of the layer is L, B where it is M, else 0
@@ -84,7 +84,8 @@ static bool type_of(const char *word, enum gguf_value_type *out)
     static const struct {
         const char *word;
         enum gguf_value_type type;
-    } types[] = {{"u32", GGUF_UINT32}, {"u64", GGUF_UINT64}, {"f32", GGUF_FLOAT32}, {"bool", GGUF_BOOL}};
+    } types[] = {
+        {"u32", GGUF_UINT32}, {"i32", GGUF_INT32}, {"u64", GGUF_UINT64}, {"f32", GGUF_FLOAT32}, {"bool", GGUF_BOOL}};
     for (size_t i = 0; i < COUNT_OF(types); i++)
         if (strcmp(types[i].word, word) == 0) {
             *out = types[i].type;
@@ -95,7 +96,7 @@ static bool type_of(const char *word, enum gguf_value_type *out)
 
 static void put(struct values *values, size_t index, const char *word)
 {
-    if (values->type == GGUF_UINT32)
+    if (values->type == GGUF_UINT32 || values->type == GGUF_INT32)
         values->u32[index] = (uint32_t)strtoull(word, NULL, 0);
     else if (values->type == GGUF_UINT64)
         values->u64[index] = strtoull(word, NULL, 0);
@@ -157,8 +158,8 @@ hypura_status synth_recipe_metadata(struct gguf_writer *writer, const struct syn
             put_each(&values, &line, 3, kinds, count);
         for (size_t i = 0; !each && i < count; i++)
             put(&values, i, line.words[2 + i]);
-        status = gguf_writer_add(writer, key, values.type, values.u64, count,
-                                 each || count > 1 || values.type == GGUF_UINT64, error);
+        bool array = each || count > 1 || values.type == GGUF_INT32 || values.type == GGUF_UINT64;
+        status = gguf_writer_add(writer, key, values.type, values.u64, count, array, error);
     }
     return status;
 }

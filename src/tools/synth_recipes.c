@@ -214,7 +214,7 @@ const char synth_recipe_qwen38_flash_next[] =
     "u32 attention.indexer.key_length 128\n"
     "u32 attention.indexer.top_k 2048\n"
     "each u32 attention.compress_ratios : 0 0 0 4\n"
-    "u64 ple.layers 1\n"
+    "i32 ple.layers 1\n"
     "u32 ple.ngram_size 3\n"
     "u32 ple.heads_per_ngram 8\n"
     "u32 ple.conv_kernel 4\n"

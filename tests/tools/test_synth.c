@@ -6,8 +6,10 @@
 #include "tokenizer/vocabulary.h"
 #include "tools/synth.h"
 
+#include <glob.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -287,6 +289,63 @@ static void headers_alone_are_models(void **state)
     assert_true(recipes >= 16);
 }
 
+/* llama.cpp takes integers with a sign for those without, but none of another width. */
+static bool is_typed_alike(const struct gguf_value *a, const struct gguf_value *b)
+{
+    static const bool is_float[] = {[GGUF_FLOAT32] = true, [GGUF_FLOAT64] = true};
+    enum gguf_value_type x = a->type == GGUF_ARRAY ? a->element_type : a->type;
+    enum gguf_value_type y = b->type == GGUF_ARRAY ? b->element_type : b->type;
+    if (x == GGUF_STRING || y == GGUF_STRING || x == GGUF_BOOL || y == GGUF_BOOL)
+        return x == y;
+    bool wide = x == GGUF_UINT64 || x == GGUF_INT64, as_wide = y == GGUF_UINT64 || y == GGUF_INT64;
+    return is_float[x] == is_float[y] && wide == as_wide;
+}
+
+/* llama.cpp refuses a file whose keys are wider, or no arrays, where its own are: so a preset's are those of a
+ * reference. */
+static void keys_have_the_types_of_the_references(void **state)
+{
+    (void)state;
+    const char *whole = getenv("HYPURA_ORACLE");
+    char pattern[4200];
+    snprintf(pattern, sizeof pattern, "%s/models/*.gguf", whole && *whole ? whole : test_data("oracle"));
+    glob_t found;
+    assert_int_equal(glob(pattern, 0, NULL, &found), 0);
+    size_t compared = 0;
+    for (size_t i = 0; i < synth_preset_count(); i++) {
+        struct synth_options options = preset_options(synth_preset_at(i)->name);
+        int descriptor;
+        char path[32];
+        struct gguf *file;
+        assert_ok(synth_header(&descriptor, path, sizeof path, &options, &test_error));
+        assert_ok(gguf_open(&file, path, &test_error));
+        for (size_t f = 0; f < found.gl_pathc; f++) {
+            struct gguf *reference;
+            struct gguf_string name;
+            assert_ok(gguf_open(&reference, found.gl_pathv[f], &test_error));
+            bool same = gguf_get_string(reference, "general.architecture", &name) &&
+                        strlen(options.geometry.architecture) == name.size &&
+                        memcmp(name.data, options.geometry.architecture, name.size) == 0;
+            for (size_t v = 0; same && v < gguf_value_count(reference); v++) {
+                const struct gguf_value *its = gguf_value_at(reference, v);
+                char key[256];
+                snprintf(key, sizeof key, "%.*s", (int)its->key.size, its->key.data);
+                const struct gguf_value *ours = gguf_find(file, key);
+                if (ours && !is_typed_alike(ours, its))
+                    fail_msg("%s: \"%s\" is of type %d (of %d), in %s of %d (of %d)", synth_preset_at(i)->name, key,
+                             (int)ours->type, (int)ours->element_type, found.gl_pathv[f], (int)its->type,
+                             (int)its->element_type);
+                compared += ours != NULL;
+            }
+            gguf_close(reference);
+        }
+        gguf_close(file);
+        close(descriptor);
+    }
+    globfree(&found);
+    assert_true(compared >= 100);
+}
+
 static void sizes_are_those_of_published_files(void **state)
 {
     (void)state;
@@ -423,6 +482,7 @@ int main(void)
         cmocka_unit_test(skew_makes_expert_use_uneven),
         cmocka_unit_test(every_preset_is_a_model),
         cmocka_unit_test(headers_alone_are_models),
+        cmocka_unit_test(keys_have_the_types_of_the_references),
         cmocka_unit_test(sizes_are_those_of_published_files),
         cmocka_unit_test(vocabularies_are_whole),
         cmocka_unit_test(a_stopped_file_is_not_left),
