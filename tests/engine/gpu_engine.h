@@ -12,6 +12,7 @@
 #define UNUSED __attribute__((unused))
 
 static int device = -1;
+UNUSED static struct gpu_info device_info;
 static char number[16];
 UNUSED static unsigned complaints; /* of the validation layers, also while an engine closes */
 
@@ -21,6 +22,26 @@ UNUSED static void print_log(void *context, enum log_level level, const char *me
     complaints += strstr(message, "Vulkan validation") != NULL;
     if (level >= LOG_WARNING)
         fprintf(stderr, "# %s\n", message);
+}
+
+/* Whether the device opens as the tests want it. Without the validation layers they run on a real one without them, and
+ * not at all on the CPU, where whoever builds can install them. */
+UNUSED static bool opens(char *why, size_t bytes)
+{
+    const char *validate = getenv("HYPURA_GPU_VALIDATE");
+    struct gpu *gpu = NULL;
+    hypura_status status = gpu_open(&gpu, &(struct gpu_options){.index = (uint32_t)device}, &test_error);
+    if (status == HYPURA_ERROR_UNSUPPORTED && validate && strcmp(validate, "1") == 0 && device_info.kind != GPU_CPU) {
+        fprintf(stderr, "# without validation: %s\n", test_error.message);
+        setenv("HYPURA_GPU_VALIDATE", "0", 1);
+        status = gpu_open(&gpu, &(struct gpu_options){.index = (uint32_t)device}, &test_error);
+    }
+    if (status) {
+        snprintf(why, bytes, "%s", test_error.message);
+        return false;
+    }
+    gpu_close(gpu);
+    return true;
 }
 
 UNUSED static int find_device(void **state)
@@ -35,6 +56,10 @@ UNUSED static int find_device(void **state)
     for (size_t i = 0; i < count && i < COUNT_OF(infos) && device < 0; i++)
         if (wanted ? (size_t)atoi(wanted) == i : infos[i].lacks[0] == '\0')
             device = (int)i;
+    if (device >= 0) {
+        device_info = infos[device];
+        device = opens(why, sizeof why) ? device : -1;
+    }
     if (device < 0)
         fprintf(stderr, "# no GPU to test: %s\n", why);
     snprintf(number, sizeof number, "%d", device);
@@ -45,6 +70,16 @@ UNUSED static int find_device(void **state)
     do {                                                                                                               \
         if (device < 0)                                                                                                \
             skip();                                                                                                    \
+    } while (0)
+
+/* A card has memory of its own, in which nothing can be read where it stands in the host's. */
+#define shared_memory_or_skip()                                                                                        \
+    do {                                                                                                               \
+        device_or_skip();                                                                                              \
+        if (!device_info.unified) {                                                                                    \
+            fprintf(stderr, "# skipped: %s has memory of its own\n", device_info.name);                                \
+            skip();                                                                                                    \
+        }                                                                                                              \
     } while (0)
 
 struct setting {

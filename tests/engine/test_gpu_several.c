@@ -65,6 +65,8 @@ static void devices_give_the_bits_of_one(void **state)
                 engine_truncate(several, 0, 0);
                 float *logits = run_tokens(several);
                 compare(several, logits, expected, names[i]);
+                for (uint32_t d = 0; d < count; d++) /* of the last token its commands were there when it came */
+                    assert_true(several->batch.passes[d]->ahead.used);
                 free(logits);
             }
             close_silent(several);

@@ -219,7 +219,7 @@ static void copies_are_refused(void **state)
 static void reads_in_place(void **state)
 {
     (void)state;
-    device_or_skip();
+    shared_memory_or_skip();
     static const char *const names[] = {"embedded", "gpt-oss"};
     for (size_t m = 0; m < COUNT_OF(names); m++) {
         size_t vocabulary;
@@ -261,7 +261,7 @@ static void reads_in_place(void **state)
 static void imports_are_refused(void **state)
 {
     (void)state;
-    device_or_skip();
+    shared_memory_or_skip();
     size_t vocabulary;
     float *expected = run_on_cpu("mixtral", &vocabulary);
     for (int n = 1; n <= 2; n++) {

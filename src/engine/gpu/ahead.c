@@ -6,18 +6,16 @@
 /* A token that takes longer is sent in parts, so that a device which hangs is told from one that is slow. */
 #define MOST_SECONDS 2.0
 
-/* Whether the device computes all of a token, but perhaps the embedding. */
-bool pass_can_record_ahead(const struct batch *batch)
+/* Whether devices compute all of a token, but perhaps the embedding, and each is passed once. */
+bool pass_devices_do_all(const struct batch *batch)
 {
-    const struct gpu_pass *pass = batch->pass;
+    const struct plan_gpu *plan = batch->open->plan->gpu;
     const struct model_parameters *p = model_parameters(batch->open->model);
-    if (!pass->plan->output)
-        return false;
-    for (uint32_t i = 0; i < p->layers; i++)
-        if (!pass->plan->layers[i] ||
-            (steps_find(steps_of_layer(batch->open->steps, i), STEP_EXPERTS) && pass->slots[i].count < p->experts))
+    for (uint32_t i = 0; i < plan->layer_count; i++)
+        if (!plan->layers[i] || (i && plan->devices[i] < plan->devices[i - 1]) ||
+            (steps_find(steps_of_layer(batch->open->steps, i), STEP_EXPERTS) && plan->slots[i] < p->experts))
             return false;
-    return true;
+    return plan->parts[plan->devices[plan->layer_count - 1]].output;
 }
 
 /* Whether a batch is one token of each of a few sequences, with logits of all. */
@@ -47,13 +45,20 @@ void pass_expect(struct batch *batch)
     }
 }
 
+/* What the device at work does of a token, from what comes to it to what it leaves. */
 static hypura_status record(struct batch *batch)
 {
+    const struct gpu_pass *pass = batch->pass;
     bool done;
-    TRY(gpu_pass_embed(batch, NULL, &done, NULL)); /* or the CPU does it */
-    for (uint32_t i = 0; i < model_parameters(batch->open->model)->layers; i++)
-        TRY(gpu_pass_layer(batch, i, NULL));
-    return pass_record_output(batch, 0, batch->wanted, NULL);
+    if (pass->plan->layers[0])
+        TRY(gpu_pass_embed(batch, NULL, &done, NULL)); /* or the CPU does it */
+    for (uint32_t i = 0; i < pass->plan->layer_count; i++)
+        if (pass->plan->layers[i])
+            TRY(pass_run_layer(batch, i, NULL));
+    if (pass->plan->output)
+        return pass_record_output(batch, 0, batch->wanted, NULL);
+    pass_record_leaving(batch);
+    return HYPURA_OK;
 }
 
 void pass_record_ahead(struct batch *batch)

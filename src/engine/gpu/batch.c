@@ -12,7 +12,7 @@ void gpu_pass_begin(struct batch *batch)
         batch->pass = pass;
         pass->sent = 0;
         pass->again = false;
-        pass->latent.grouped = 0;
+        pass->latent.grouped = pass->first_row = 0;
         memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
         pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;
         pass_expect(batch);
@@ -61,6 +61,25 @@ static hypura_status finish(struct batch *batch, bool last, hypura_error *error)
     TRY(pass_finish(batch, error));
     pass->ahead.seconds = clock_seconds_since(pass->ahead.begun);
     return HYPURA_OK;
+}
+
+/* What the last layer left goes by the host to the device of the next one, where that is another. */
+static hypura_status hand_on(struct batch *batch, uint32_t layer, hypura_error *error)
+{
+    const struct gpu_pass *pass = batch->pass;
+    if (pass->on_device && batch->open->plan->gpu->devices[layer] != pass->number) {
+        pass_record_leaving(batch);
+        TRY(finish(batch, true, error));
+        pass_take_leaving(batch);
+    }
+    pass_choose(batch, layer);
+    return HYPURA_OK;
+}
+
+hypura_status gpu_pass_layer(struct batch *batch, uint32_t number, hypura_error *error)
+{
+    TRY(hand_on(batch, number, error));
+    return pass_run_layer(batch, number, error);
 }
 
 hypura_status gpu_pass_output(struct batch *batch, const struct engine_batch *asked, bool *done, hypura_error *error)

@@ -36,15 +36,26 @@ static bool runs_ahead(const struct gpu_pass *pass)
     return pass->ahead.used && !pass->ahead.recording;
 }
 
-static void send_part(struct gpu_pass *pass, struct gpu_range to, const struct shared_part *from, const void *bytes,
-                      size_t count)
+/* Where rows of so many bytes each begin in what both sides see: every part of a prompt has rows of its own there. */
+static struct shared_part at_first_row(const struct gpu_pass *pass, const struct shared_part *part, size_t row_bytes)
 {
-    if (count == 0)
+    struct shared_part at = *part;
+    at.range.offset += pass->first_row * row_bytes;
+    at.host = (uint8_t *)at.host + pass->first_row * row_bytes;
+    return at;
+}
+
+static void send_part(const struct batch *batch, struct gpu_range to, const struct shared_part *part, const void *bytes,
+                      size_t row_bytes)
+{
+    struct gpu_pass *pass = batch->pass;
+    const struct shared_part from = at_first_row(pass, part, row_bytes);
+    if (row_bytes == 0)
         return;
     if (!pass->ahead.recording)
-        memcpy(from->host, bytes, count);
+        memcpy(from.host, bytes, batch->rows * row_bytes);
     if (!runs_ahead(pass))
-        gpu_copy(pass->gpu, to, from->range, count);
+        gpu_copy(pass->gpu, to, from.range, batch->rows * row_bytes);
 }
 
 /* Whether some layer's experts follow from the token ids. */
@@ -79,25 +90,26 @@ static void send_inputs(struct batch *batch)
     const struct scratch *s = &batch->scratch;
     if (pass->inputs_sent)
         return;
-    send_part(pass, pass->rope[0], &pass->up_parts.rope[0], s->rope[0], batch->rows * p->rotary * sizeof(float));
+    send_part(batch, pass->rope[0], &pass->up_parts.rope[0], s->rope[0], p->rotary * sizeof(float));
     if (batch->open->rope_local.half)
-        send_part(pass, pass->rope[1], &pass->up_parts.rope[1], s->rope[1],
-                  batch->rows * p->rotary_local * sizeof(float));
+        send_part(batch, pass->rope[1], &pass->up_parts.rope[1], s->rope[1], p->rotary_local * sizeof(float));
     if (reads_tokens(batch))
-        send_part(pass, pass->tokens, &pass->up_parts.tokens, batch->asked->tokens, batch->rows * sizeof(int32_t));
+        send_part(batch, pass->tokens, &pass->up_parts.tokens, batch->asked->tokens, sizeof(int32_t));
     send_blocks(batch);
     if (p->attention_temperature_scale != 0.0f) {
+        const struct shared_part scales = at_first_row(pass, &pass->up_parts.scales, sizeof(float));
         if (!pass->ahead.recording)
-            fill_scales(batch, pass->up_parts.scales.host);
+            fill_scales(batch, scales.host);
         if (!runs_ahead(pass))
-            gpu_copy(pass->gpu, pass->scales, pass->up_parts.scales.range, batch->rows * sizeof(float));
+            gpu_copy(pass->gpu, pass->scales, scales.range, batch->rows * sizeof(float));
     }
     pass->inputs_sent = true;
 }
 
+/* Of a row. */
 static size_t carried_bytes(const struct batch *batch, size_t number)
 {
-    return batch->rows * batch->open->geometry.widths[pass_carried[number]] * sizeof(float);
+    return batch->open->geometry.widths[pass_carried[number]] * sizeof(float);
 }
 
 void pass_to_device(struct batch *batch)
@@ -109,26 +121,45 @@ void pass_to_device(struct batch *batch)
         return;
     send_inputs(batch);
     for (size_t i = 0; i < PASS_CARRIED && !pass->on_device; i++)
-        send_part(pass, pass->rows[pass_carried[i]], &pass->up_parts.carried[i],
+        send_part(batch, pass->rows[pass_carried[i]], &pass->up_parts.carried[i],
                   batch->scratch.buffers[pass_carried[i]], carried_bytes(batch, i));
     gpu_barrier(pass->gpu);
     pass->on_device = true;
 }
 
-hypura_status gpu_pass_to_host(struct batch *batch, hypura_error *error)
+void pass_record_leaving(struct batch *batch)
 {
     struct gpu_pass *pass = batch->pass;
-    if (!pass || !pass->on_device)
-        return HYPURA_OK;
+    if (runs_ahead(pass) && !pass->plan->output)
+        return; /* it was */
     pass_record(pass);
     pass_settle(pass);
     for (size_t i = 0; i < PASS_CARRIED; i++)
-        gpu_copy(pass->gpu, pass->back_parts.carried[i].range, pass->rows[pass_carried[i]], carried_bytes(batch, i));
-    TRY(pass_finish(batch, error));
+        gpu_copy(pass->gpu, at_first_row(pass, &pass->back_parts.carried[i], carried_bytes(batch, i)).range,
+                 pass->rows[pass_carried[i]], batch->rows * carried_bytes(batch, i));
+}
+
+const void *pass_left(const struct batch *batch, size_t number)
+{
+    return at_first_row(batch->pass, &batch->pass->back_parts.carried[number], carried_bytes(batch, number)).host;
+}
+
+void pass_take_leaving(struct batch *batch)
+{
     for (size_t i = 0; i < PASS_CARRIED; i++)
         if (carried_bytes(batch, i))
-            memcpy(batch->scratch.buffers[pass_carried[i]], pass->back_parts.carried[i].host, carried_bytes(batch, i));
-    pass->on_device = false;
+            memcpy(batch->scratch.buffers[pass_carried[i]], pass_left(batch, i),
+                   batch->rows * carried_bytes(batch, i));
+    batch->pass->on_device = false;
+}
+
+hypura_status gpu_pass_to_host(struct batch *batch, hypura_error *error)
+{
+    if (!batch->pass || !batch->pass->on_device)
+        return HYPURA_OK;
+    pass_record_leaving(batch);
+    TRY(pass_finish(batch, error));
+    pass_take_leaving(batch);
     return HYPURA_OK;
 }
 
@@ -154,11 +185,11 @@ hypura_status gpu_pass_embed(struct batch *batch, const int32_t *tokens, bool *d
         return HYPURA_OK;
     pass->on_device = true;
     if (runs_ahead(pass)) {
-        send_part(pass, pass->tokens, &pass->up_parts.tokens, tokens, batch->rows * sizeof *tokens);
+        send_part(batch, pass->tokens, &pass->up_parts.tokens, tokens, sizeof *tokens);
         return HYPURA_OK;
     }
     pass_record(pass);
-    send_part(pass, pass->tokens, &pass->up_parts.tokens, tokens, batch->rows * sizeof *tokens);
+    send_part(batch, pass->tokens, &pass->up_parts.tokens, tokens, sizeof *tokens);
     gpu_barrier(pass->gpu);
     gpu_embed(pass->gpu, &matrix, pass->tokens, pass->rows[BUFFER_HIDDEN], (uint32_t)batch->rows, embed->scale);
     gpu_barrier(pass->gpu);
@@ -172,17 +203,8 @@ static uint32_t layers_a_batch(const struct batch *batch)
     return seconds * LAYERS_A_BATCH > BATCH_SECONDS ? MAX((uint32_t)(BATCH_SECONDS / seconds), 1u) : LAYERS_A_BATCH;
 }
 
-hypura_status pass_hand_on(struct batch *batch, uint32_t layer, hypura_error *error)
+hypura_status pass_run_layer(struct batch *batch, uint32_t number, hypura_error *error)
 {
-    if (batch->open->plan->gpu->devices[layer] != batch->pass->number)
-        TRY(gpu_pass_to_host(batch, error));
-    pass_choose(batch, layer);
-    return HYPURA_OK;
-}
-
-hypura_status gpu_pass_layer(struct batch *batch, uint32_t number, hypura_error *error)
-{
-    TRY(pass_hand_on(batch, number, error));
     struct gpu_pass *pass = batch->pass;
     if (runs_ahead(pass)) {
         pass->open = !pass->on_device || !pass->inputs_sent;

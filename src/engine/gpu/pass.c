@@ -87,7 +87,7 @@ static hypura_status open_pass(struct batch *batch, uint32_t number, hypura_erro
     pass->layer_work = layer_work(batch);
     TRY(find_units(batch, error));
     TRY(pass_make_lists(batch, error));
-    pass->ahead.possible = pass_can_record_ahead(batch);
+    pass->ahead.possible = pass_devices_do_all(batch);
     TRY(pass_make_buffers(batch, error));
     return pass_try(batch, error);
 }

@@ -164,6 +164,7 @@ struct gpu_pass {
     bool open;              /* commands are being recorded */
     uint32_t recorded;      /* layers in the open batch */
     uint32_t sent;          /* batches of these tokens */
+    uint32_t first_row;     /* of the batch, of the part at work */
     uint32_t parts;         /* of the last batch that went through devices in parts, those that were sent */
     double layer_work;      /* multiplications and additions that a layer takes for a row, at most */
     bool again;             /* steps with a state run once more */
@@ -272,8 +273,14 @@ hypura_status pass_make_buffers(struct batch *batch, hypura_error *error);
 void pass_choose(struct batch *batch, uint32_t layer);
 struct gpu_pass *pass_with_output(const struct batch *batch);
 
-/* Brings what the last layer left to the host, where another device than that of the next layer has it. */
-hypura_status pass_hand_on(struct batch *batch, uint32_t layer, hypura_error *error);
+/* A layer of the device at work. */
+hypura_status pass_run_layer(struct batch *batch, uint32_t layer, hypura_error *error);
+
+/* What it left for the next layer, to where the host sees it, as commands; where that is when they are done
+ * (pass_carried's number); and to the scratch. */
+void pass_record_leaving(struct batch *batch);
+const void *pass_left(const struct batch *batch, size_t number);
+void pass_take_leaving(struct batch *batch);
 
 /* Opens a batch of commands if none is. */
 void pass_record(struct gpu_pass *pass);
@@ -283,9 +290,9 @@ hypura_status pass_finish(struct batch *batch, hypura_error *error); /* sends, a
 /* Norm, logits of rows first to first + count of those that are wanted, and their way back, as commands. */
 hypura_status pass_record_output(struct batch *batch, size_t first, size_t count, hypura_error *error);
 
-/* Whether the next token's commands can be recorded ahead at all; whether those that were fit the batch that begins;
- * and recording them, if that is worth while. */
-bool pass_can_record_ahead(const struct batch *batch);
+/* Whether the next token's commands can be recorded ahead at all, since devices do all of it; whether those that were
+ * fit the batch that begins; and recording those of the device at work, if that is worth while. */
+bool pass_devices_do_all(const struct batch *batch);
 void pass_expect(struct batch *batch);
 void pass_record_ahead(struct batch *batch);
 

@@ -1,8 +1,8 @@
 /* A prompt on several devices: while one has a part of the batch, the one before it has the next part.
  *
  * Parts go through all devices one after the other, each as a batch of its own: the batch is narrowed to the part's rows
- * (struct view), which nothing below it notices. All devices get their work of a turn, then all are waited for, and what
- * each left goes to the next one. Only a batch that the devices compute alone goes so, of one sequence, without states,
+ * (struct view), which nothing below it notices, and its rows have places of their own in what both sides see
+ * (gpu_pass.first_row). A device gets its next part while it has one, and what a part left goes on when it is done. Only a batch that the devices compute alone goes so, of one sequence, without states,
  * which a part would have to hand to the next, and whose rows' last states nobody wants but those of the last part. */
 #include "engine/gpu/pass.h"
 
@@ -91,103 +91,130 @@ static bool carries_more(const struct batch *batch)
     return widths[BUFFER_HIDDEN] != model_parameters(batch->open->model)->embedding;
 }
 
-/* Each device has a run of whole layers, the first one the first layer, and the last one the output. */
-static bool devices_do_all(const struct batch *batch)
-{
-    const struct plan_gpu *plan = batch->open->plan->gpu;
-    const struct model_parameters *p = model_parameters(batch->open->model);
-    for (uint32_t i = 0; i < plan->layer_count; i++) {
-        if (!plan->layers[i] || (i && plan->devices[i] < plan->devices[i - 1]))
-            return false;
-        if (steps_find(steps_of_layer(batch->open->steps, i), STEP_EXPERTS) &&
-            batch->passes[plan->devices[i]]->slots[i].count < p->experts)
-            return false;
-    }
-    return plan->output && plan->devices[0] != plan->devices[plan->layer_count - 1];
-}
-
 static size_t count_parts(const struct batch *batch)
 {
     size_t parts = MIN(batch->rows / PART_ROWS, (size_t)MOST_PARTS);
     const uint32_t *wanted = batch->scratch.wanted;
-    if (!batch->pass || parts < 2 || batch->span_count > 1 || batch->trace || batch->narrowing.layer == NO_LAYER ||
-        batch->open->geometry.look_up || keeps_states(batch) || carries_more(batch) || !devices_do_all(batch))
+    const uint8_t *devices = batch->pass ? batch->open->plan->gpu->devices : NULL;
+    if (!devices || parts < 2 || batch->span_count > 1 || batch->trace || batch->narrowing.layer == NO_LAYER ||
+        batch->open->geometry.look_up || keeps_states(batch) || carries_more(batch) || !pass_devices_do_all(batch) ||
+        devices[0] == devices[model_parameters(batch->open->model)->layers - 1])
         return 0;
     return batch->wanted && wanted[0] < (parts - 1) * (batch->rows / parts) ? 0 : parts;
 }
 
 /* ---- carrying it out ---------------------------------------------------------------------------------------------- */
 
-static void begin(struct gpu_pass *pass)
+/* Parts that a device may have before it: one to compute, and the next, so that it never waits for commands. */
+#define PARTS_AHEAD 2u
+
+/* A device, and how many parts it was given, and has done. */
+struct stage {
+    struct gpu_pass *pass;
+    size_t sent, taken;
+    gpu_ticket tickets[PARTS_AHEAD]; /* of the parts before it */
+};
+
+struct pipeline {
+    struct view whole;
+    struct stage stages[HARDWARE_MAX_GPUS];
+    size_t count, parts;
+};
+
+static struct part part_of(const struct pipeline *pipeline, size_t number)
+{
+    const size_t rows = pipeline->whole.rows / pipeline->parts, first = number * rows;
+    const bool last = number == pipeline->parts - 1;
+    return (struct part){first, last ? pipeline->whole.rows - first : rows, last};
+}
+
+static void begin(struct gpu_pass *pass, const struct part *part)
 {
     pass->sent = 0;
+    pass->first_row = (uint32_t)part->first;
     pass->latent.grouped = 0;
     memset(pass->state, 0, sizeof pass->state); /* ROWS_FLOATS */
     pass->on_device = pass->inputs_sent = pass->hidden_on_device = false;
 }
 
-/* Sends what a device does with a part; of all but the last device what the rows are then comes back. */
-static hypura_status send_stage(struct batch *batch, struct gpu_pass *pass, bool leaves, hypura_error *error)
+/* Gives a device what it does with its next part. */
+static hypura_status send_part(struct batch *batch, struct pipeline *pipeline, size_t number, hypura_error *error)
 {
-    const struct plan_gpu *plan = batch->open->plan->gpu;
+    struct stage *stage = &pipeline->stages[number];
+    struct gpu_pass *pass = stage->pass;
+    const struct part part = part_of(pipeline, stage->sent);
+    struct engine_batch asked;
     bool done;
+    show(batch, &pipeline->whole, &part, &asked);
+    if (number > 0) {
+        batch->pass = stage[-1].pass;
+        batch->pass->first_row = pass->first_row = (uint32_t)part.first;
+        batch->scratch.buffers[BUFFER_HIDDEN] = (float *)pass_left(batch, 0);
+    }
     batch->pass = pass;
-    begin(pass);
+    begin(pass, &part);
     if (pass->plan->layers[0]) /* or the CPU did for all rows */
         TRY(gpu_pass_embed(batch, batch->asked->tokens, &done, error));
-    batch->pass = pass;
-    for (uint32_t i = 0; i < plan->layer_count; i++)
+    for (uint32_t i = 0; i < pass->plan->layer_count; i++)
         if (pass->plan->layers[i])
-            TRY(gpu_pass_layer(batch, i, error));
-    if (leaves) {
-        pass_record(pass);
-        pass_settle(pass);
-        gpu_copy(pass->gpu, pass->back_parts.hidden.range, pass->rows[BUFFER_HIDDEN],
-                 batch->rows * batch->open->geometry.widths[BUFFER_HIDDEN] * sizeof(float));
-    }
+            TRY(pass_run_layer(batch, i, error));
+    if (number + 1 < pipeline->count)
+        pass_record_leaving(batch);
+    TRY(pass_send(pass, error));
     pass->parts++;
-    return pass_send(pass, error);
-}
-
-static hypura_status take_stage(struct batch *batch, struct gpu_pass *pass, bool leaves, hypura_error *error)
-{
-    TRY(gpu_wait(pass->gpu, pass->last, error));
-    pass->on_device = false;
-    if (leaves)
-        memcpy(batch->scratch.buffers[BUFFER_HIDDEN], pass->back_parts.hidden.host,
-               batch->rows * batch->open->geometry.widths[BUFFER_HIDDEN] * sizeof(float));
+    stage->tickets[stage->sent++ % PARTS_AHEAD] = pass->last;
     return HYPURA_OK;
 }
 
-static hypura_status run(struct batch *batch, const struct view *whole, size_t parts, hypura_error *error)
+/* Whether a device can be given its next part. */
+static bool is_ready(const struct pipeline *pipeline, size_t number)
 {
-    struct gpu_pass *passes[HARDWARE_MAX_GPUS];
-    struct engine_batch asked;
-    size_t devices = 0;
-    for (size_t d = 0; d < COUNT_OF(batch->passes); d++)
-        if (batch->passes[d] && batch->passes[d]->plan->taken)
-            passes[devices++] = batch->passes[d];
-    for (size_t d = 0; d < devices; d++)
-        passes[d]->parts = 0;
-    const size_t rows = whole->rows / parts;
-    for (size_t turn = 0; turn < parts + devices - 1; turn++) {
-        for (int take = 0; take < 2; take++) {
-            for (size_t d = devices; d-- > 0;) {
-                if (d > turn || turn - d >= parts)
-                    continue;
-                const size_t first = (turn - d) * rows;
-                const bool last = turn - d == parts - 1, leaves = d + 1 < devices;
-                show(batch, whole, &(struct part){first, last ? whole->rows - first : rows, last}, &asked);
-                TRY((take ? take_stage : send_stage)(batch, passes[d], leaves, error));
-            }
-        }
+    const struct stage *stage = &pipeline->stages[number];
+    return stage->sent < pipeline->parts && stage->sent - stage->taken < PARTS_AHEAD &&
+           (number == 0 || stage[-1].taken > stage->sent);
+}
+
+/* The device whose part is waited for: one that is done, else the one whose part is the farthest behind. */
+static struct stage *next_done(struct pipeline *pipeline)
+{
+    struct stage *next = NULL;
+    for (size_t d = 0; d < pipeline->count; d++) {
+        struct stage *stage = &pipeline->stages[d];
+        if (stage->taken == stage->sent)
+            continue;
+        if (gpu_done(stage->pass->gpu, stage->tickets[stage->taken % PARTS_AHEAD]))
+            return stage;
+        if (!next || stage->taken + d < next->taken + (size_t)(next - pipeline->stages))
+            next = stage;
+    }
+    return next;
+}
+
+static hypura_status run(struct batch *batch, struct pipeline *pipeline, hypura_error *error)
+{
+    for (size_t d = 0; d < COUNT_OF(batch->passes); d++) {
+        struct gpu_pass *pass = batch->passes[d];
+        if (!pass || !pass->plan->taken)
+            continue;
+        pass->parts = 0;
+        pipeline->stages[pipeline->count++].pass = pass;
+    }
+    struct stage *const last = &pipeline->stages[pipeline->count - 1];
+    while (last->sent < pipeline->parts) {
+        bool any = false;
+        for (size_t d = pipeline->count; d-- > 0;)
+            for (; is_ready(pipeline, d); any = true)
+                TRY(send_part(batch, pipeline, d, error));
+        struct stage *stage = any && last->sent == pipeline->parts ? NULL : next_done(pipeline);
+        if (!stage)
+            continue;
+        TRY(gpu_wait(stage->pass->gpu, stage->tickets[stage->taken % PARTS_AHEAD], error));
+        stage->taken++;
         if (batch_is_to_end(batch))
             return error_set(error, HYPURA_ERROR_CANCELLED, "cancelled");
     }
     /* The last part's rows are on the last device still. */
-    batch->asked = whole->asked;
-    batch->pass = passes[devices - 1];
-    batch->pass->on_device = true;
+    batch->asked = pipeline->whole.asked;
     return HYPURA_OK;
 }
 
@@ -202,18 +229,19 @@ bool gpu_pass_pipelines(const struct batch *batch, bool *embeds)
 
 hypura_status gpu_pass_pipeline(struct batch *batch, hypura_error *error)
 {
-    struct view whole;
-    const size_t parts = count_parts(batch), first = (parts - 1) * (batch->rows / parts);
+    struct pipeline pipeline = {.parts = count_parts(batch)};
+    struct view *whole = &pipeline.whole;
     bool done;
-    look(batch, &whole);
+    look(batch, whole);
+    const size_t first = part_of(&pipeline, pipeline.parts - 1).first;
     batch->narrowing.layer = NO_LAYER; /* a part is narrow */
-    for (size_t i = 0; i < whole.wanted; i++)
+    for (size_t i = 0; i < whole->wanted; i++)
         batch->scratch.wanted[i] -= (uint32_t)first;
-    hypura_status status = run(batch, &whole, parts, error);
-    if (!status && whole.wanted)
-        status = gpu_pass_output(batch, whole.asked, &done, error);
-    restore(batch, &whole);
-    for (size_t i = 0; i < whole.wanted; i++)
+    hypura_status status = run(batch, &pipeline, error);
+    if (!status)
+        status = whole->wanted ? gpu_pass_output(batch, whole->asked, &done, error) : gpu_pass_end(batch, error);
+    restore(batch, whole);
+    for (size_t i = 0; i < whole->wanted; i++)
         batch->scratch.wanted[i] += (uint32_t)first;
     return status;
 }

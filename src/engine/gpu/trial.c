@@ -45,7 +45,7 @@ static hypura_status run(struct batch *batch, hypura_error *error)
         if (!pass->plan->layers[i] || is_known(batch, i))
             continue;
         if (is_whole(batch, i)) {
-            TRY(gpu_pass_layer(batch, i, error));
+            TRY(pass_run_layer(batch, i, error));
         } else {
             pass_to_device(batch);
             TRY(pass_record_steps(batch, up_to_router(pass_steps(batch, i)), error));
