@@ -12,8 +12,14 @@
 #define MOST_CHUNK 2048u
 #define LEAST_CHUNK 64u
 
-/* Of the budget, at most this part is for experts that come for a long batch. */
+/* Of the budget, at most this part is for experts that come for a long batch. More than so many bytes at a time would
+ * not come any quicker. */
 #define VISIT_SHARE 4u
+#define VISIT_BYTES ((uint64_t)128 << 20)
+
+/* Of the budget, this part is for buffers; a smaller one where the drive has to read what has no room. */
+#define BUFFER_SHARE 8u
+#define BUFFER_SHARE_READING 10u
 
 /* Bytes of a unit in device memory. */
 static uint64_t unit_bytes(const struct unit *unit)
@@ -299,6 +305,27 @@ static uint64_t largest_slice(const struct unit *unit)
     return largest;
 }
 
+/* Whether the drive has to read some of each token's weights. */
+static bool drive_binds(const struct model *model, const struct plan_gpu_request *request)
+{
+    uint64_t room = request->memory;
+    for (uint32_t d = 0; d < request->device_count; d++)
+        room += request->budgets[d];
+    return model_bytes(model) > room;
+}
+
+/* The largest expert of all layers. */
+static uint64_t largest_expert(const struct gpu_planner *planner)
+{
+    uint64_t largest = 0;
+    for (uint32_t i = 0; i < planner->plan->layer_count; i++) {
+        unit_number first = plan_first_expert(planner->steps, i);
+        if (first != NO_UNIT)
+            largest = MAX(largest, unit_bytes(model_unit(planner->model, first)));
+    }
+    return largest;
+}
+
 /* Where not all experts fit, a part of the room is for those that come for a long batch: the scratch's. */
 static void take_visits(struct gpu_planner *planner, const struct candidate *candidates, size_t count)
 {
@@ -321,6 +348,12 @@ static void take_visits(struct gpu_planner *planner, const struct candidate *can
     uint64_t slots = MIN(planner->part->budget / VISIT_SHARE / (2 * largest), planner->request->max_allocation / slice);
     slots = MIN(slots, (uint64_t)model_parameters(planner->model)->experts);
     slots = MIN(slots, left_there(planner) / 2 / (2 * largest)); /* the other half is for those that stay */
+    slots = MIN(slots, MAX(VISIT_BYTES / largest, (uint64_t)1));
+    if (drive_binds(planner->model, planner->request)) {
+        uint64_t buffers = planner->part->budget / BUFFER_SHARE_READING;
+        buffers -= MIN(buffers, planner->part->scratch_bytes);
+        slots = MIN(slots, MAX(buffers / (2 * largest), (uint64_t)1));
+    }
     if (slots == 0 || !take(planner, 2 * slots * largest))
         return;
     planner->part->visit_slots = (uint32_t)slots;
@@ -411,7 +444,7 @@ static uint32_t longest_chunk(const struct plan_gpu_request *request, uint32_t p
     return MIN(longest, MAX(positions, LEAST_CHUNK));
 }
 
-/* The longest batch whose buffers take an eighth of the device at most. */
+/* The longest batch whose buffers take their share of the device at most. */
 static uint32_t choose_chunk(const struct gpu_planner *planner)
 {
     const struct plan_gpu_request *request = planner->request;
@@ -419,8 +452,10 @@ static uint32_t choose_chunk(const struct gpu_planner *planner)
     uint64_t budget = UINT64_MAX;
     for (uint32_t d = 0; d < request->device_count; d++)
         budget = MIN(budget, request->budgets[d] ? request->budgets[d] : UINT64_MAX);
-    while (chunk > LEAST_CHUNK &&
-           request->scratch_bytes(request->context, chunk, planner->positions) > budget / 8)
+    bool reading = drive_binds(planner->model, request);
+    uint64_t room = budget / (reading ? BUFFER_SHARE_READING : BUFFER_SHARE);
+    room -= reading ? MIN(room, 2 * largest_expert(planner)) : 0; /* an expert that comes, and the next */
+    while (chunk > LEAST_CHUNK && request->scratch_bytes(request->context, chunk, planner->positions) > room)
         chunk /= 2;
     return MAX(chunk, LEAST_CHUNK);
 }
@@ -570,6 +605,15 @@ static bool is_visited(const struct plan_gpu *plan, const struct model *model, c
     return any && plan->visit_slots > 0;
 }
 
+/* Whether the drive reads, and the buffers leave it more to read than they may. */
+static bool costs_reads(const struct plan_gpu *plan, const struct model *model, const struct plan_gpu_request *request)
+{
+    bool too_large = false;
+    for (uint32_t d = 0; d < plan->part_count; d++)
+        too_large |= plan->parts[d].scratch_bytes > plan->parts[d].budget / BUFFER_SHARE_READING;
+    return too_large && drive_binds(model, request);
+}
+
 /* A longer batch costs experts; never a layer. */
 static hypura_status lengthen(struct plan_gpu **plan, const struct model *model, const struct steps *steps,
                               const struct plan_gpu_request *request, hypura_error *error)
@@ -580,7 +624,7 @@ static hypura_status lengthen(struct plan_gpu **plan, const struct model *model,
         struct plan_gpu *longer = NULL;
         status = make(&longer, model, steps, request, chunk, error);
         bool better = longer && longer->taken == (*plan)->taken && longer->output == (*plan)->output &&
-                      longer->visit_slots > 0 &&
+                      longer->visit_slots > 0 && !costs_reads(longer, model, request) &&
                       plan_gpu_request_seconds(longer, model, steps, request) <
                           plan_gpu_request_seconds(*plan, model, steps, request);
         if (better) {

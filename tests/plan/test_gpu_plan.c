@@ -135,10 +135,12 @@ static void divided_mixtures_take_what_a_request_gains_by(void **state)
         struct plan_gpu *chosen = plan_for(&request);
         seen |= chosen->chunk;
         double seconds = plan_gpu_request_seconds(chosen, model, steps, &request);
-        assert_true(seconds > 0 && chosen->chunk >= shortest);
-        for (request.chunk = shortest; request.chunk <= 2048; request.chunk *= 2) {
+        assert_true(seconds > 0 && chosen->chunk >= (i / 32 ? shortest / 2 : shortest));
+        for (request.chunk = chosen->chunk < shortest ? shortest / 2 : shortest; request.chunk <= 2048;
+             request.chunk *= 2) {
             struct plan_gpu *other = plan_for(&request);
-            bool whole = other->taken == chosen->layer_count && other->output && other->visit_slots;
+            bool whole = other->taken == chosen->layer_count && other->output && other->visit_slots &&
+                         (i / 32 == 0 || other->scratch_bytes <= budget / 10);
             if (request.chunk == shortest)
                 assert_true(chosen->taken == other->taken && chosen->output == other->output);
             assert_true(!whole || seconds <= plan_gpu_request_seconds(other, model, steps, &request));
@@ -147,6 +149,28 @@ static void divided_mixtures_take_what_a_request_gains_by(void **state)
         plan_gpu_free(chosen);
     }
     assert_int_equal(seen & (shortest | 2048), shortest | 2048); /* both ends are best for somebody */
+}
+
+/* Where the drive reads what has no room, nine tenths of the device hold weights, or keys and values. */
+static void buffers_leave_room_where_the_drive_reads(void **state)
+{
+    (void)state;
+    struct hardware hardware = machine();
+    struct hardware_gpu device = {.upload_bytes_per_second = 1e10};
+    for (int part = 3; part < 8; part++) {
+        const uint64_t budget = model_bytes(model) * (uint64_t)part / 8;
+        struct plan_gpu_request request = request_for(budget);
+        request.positions = 1024;
+        request.hardware = &hardware;
+        request.devices = &device;
+        request.memory = 1 * MIB;
+        struct plan_gpu *plan = plan_for(&request);
+        const uint64_t held = plan->resident_bytes + plan->kv_bytes + plan->expert_bytes;
+        assert_true(plan->visit_slots > 0 && plan->expert_bytes > 0);
+        if (held < budget / 10 * 9)
+            fail_msg("%.3f of the device, %u tokens", (double)held / (double)budget, plan->chunk);
+        plan_gpu_free(plan);
+    }
 }
 
 /* A prompt that the CPU computes slowly, and that uploads of experts make no quicker, wants few batches; an answer
@@ -327,7 +351,7 @@ int main(void)
         cmocka_unit_test(divided_mixtures_take_what_a_request_gains_by),
         cmocka_unit_test(prompts_want_long_batches_and_answers_want_experts),
         cmocka_unit_test(every_share_of_the_cpu_is_handed_over),
-        cmocka_unit_test(a_visit_pays_by_the_tokens),
+        cmocka_unit_test(a_visit_pays_by_the_tokens), cmocka_unit_test(buffers_leave_room_where_the_drive_reads),
     };
     return cmocka_run_group_tests(tests, open_able_model, close_model);
 }
