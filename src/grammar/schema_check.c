@@ -37,6 +37,20 @@ bool schema_equal(const json_t *a, const json_t *b)
     return json_equal(a, b);
 }
 
+/* Keywords that say nothing of a value. */
+bool schema_is_annotation(const char *key)
+{
+    static const char *const names[] = {
+        "title",       "description",      "default",      "examples",    "example",        "$schema",
+        "$id",         "$comment",         "$defs",        "definitions", "deprecated",     "readOnly",
+        "writeOnly",   "$anchor",          "strict",       "name",        "$dynamicAnchor", "contentEncoding",
+        "$vocabulary", "contentMediaType", "contentSchema"};
+    for (size_t i = 0; i < COUNT_OF(names); i++)
+        if (strcmp(names[i], key) == 0)
+            return true;
+    return strncmp(key, "x-", 2) == 0;
+}
+
 struct checker {
     struct schema_writer *w;
     int depth;

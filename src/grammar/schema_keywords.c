@@ -4,20 +4,6 @@
 #include <math.h>
 #include <string.h>
 
-/* Keywords that say nothing of a value. */
-bool schema_is_annotation(const char *key)
-{
-    static const char *const names[] = {
-        "title",       "description",      "default",      "examples",    "example",        "$schema",
-        "$id",         "$comment",         "$defs",        "definitions", "deprecated",     "readOnly",
-        "writeOnly",   "$anchor",          "strict",       "name",        "$dynamicAnchor", "contentEncoding",
-        "$vocabulary", "contentMediaType", "contentSchema"};
-    for (size_t i = 0; i < COUNT_OF(names); i++)
-        if (strcmp(names[i], key) == 0)
-            return true;
-    return strncmp(key, "x-", 2) == 0;
-}
-
 enum key {
     KEY_TYPE,
     KEY_NULLABLE,

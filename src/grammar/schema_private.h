@@ -107,6 +107,9 @@ bool schema_text_rule(struct schema_writer *w, struct buffer *text, unsigned *ru
 /* A number for a rule that is written later. */
 unsigned schema_new_rule(struct schema_writer *w);
 bool schema_end_rule(struct schema_writer *w, unsigned rule, struct buffer *text);
+/* "{LOW,HIGH}"; high -1: no limit. */
+void schema_write_repeat(struct buffer *e, json_int_t low, json_int_t high);
+void schema_free_memory(struct schema_writer *w);
 
 /* ---- literals, goals, shapes --------------------------------------------------------------------------------------
  */
@@ -252,7 +255,6 @@ struct keyword {
 bool schema_hold_keyword(struct schema_writer *w, struct keyword *k);
 /* Adds the ways to break the schema's keyword to *ways. */
 bool schema_break_keyword(struct schema_writer *w, struct keyword *k, struct alternative **ways);
-bool schema_is_annotation(const char *key);
 
 /* schema_references.c */
 bool schema_index(struct schema_writer *w);
@@ -263,6 +265,8 @@ void schema_forget_index(struct schema_writer *w);
 /* schema_check.c: whether a value keeps a literal. */
 bool schema_check(struct schema_writer *w, struct literal literal, const json_t *value, bool *out);
 bool schema_equal(const json_t *a, const json_t *b);
+/* Keywords that say nothing of a value. */
+bool schema_is_annotation(const char *key);
 
 /* ---- writing ------------------------------------------------------------------------------------------------------
  */
@@ -279,7 +283,6 @@ bool schema_write_string(struct schema_writer *w, const struct goal *goal, const
 bool schema_write_number(struct schema_writer *w, const struct goal *goal, const struct shape *shape, unsigned types,
                          struct buffer *e);
 bool schema_write_constant(struct schema_writer *w, const json_t *value, bool canonical, struct buffer *e);
-void schema_write_repeat(struct buffer *e, json_int_t low, json_int_t high);
 
 /* A number, digit by digit. */
 struct decimal {

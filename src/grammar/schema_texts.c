@@ -66,14 +66,6 @@ bool schema_write_constant(struct schema_writer *w, const json_t *value, bool ca
     return schema_work(w, 10);
 }
 
-void schema_write_repeat(struct buffer *e, json_int_t low, json_int_t high)
-{
-    if (high < 0)
-        buffer_append_format(e, "{%lld,}", (long long)low);
-    else
-        buffer_append_format(e, "{%lld,%lld}", (long long)low, (long long)high);
-}
-
 /* What its parts leave of a text; an automaton that others may share. */
 static bool write_parts(struct schema_writer *w, const struct text_part *parts, size_t count, bool in_string,
                         struct buffer *e, bool *empty)

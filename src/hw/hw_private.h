@@ -54,6 +54,9 @@ size_t hw_cgroup_cores(const char *root);
  * is none. */
 void hw_choose_gpus(const struct gpu_info *gpus, size_t count, struct hardware_choice *out, char *why, size_t room);
 
+/* The one of hardware->gpus that is of this model and driver, NULL: none was measured. */
+struct hardware_gpu *hw_find_measured_gpu(const struct hardware *hardware, const struct gpu_info *info);
+
 /* ---- measuring ----------------------------------------------------------------------------------------------------
  */
 

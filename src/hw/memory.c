@@ -9,18 +9,6 @@
 #include <sys/sysctl.h>
 #endif
 
-bool hw_read_text(const char *path, char *text, size_t room)
-{
-    text[0] = '\0';
-    FILE *file = fopen(path, "re");
-    if (!file)
-        return false;
-    size_t size = fread(text, 1, room - 1, file);
-    fclose(file);
-    text[size] = '\0';
-    return true;
-}
-
 #ifdef __APPLE__
 void hw_detect_memory(struct hardware *out, const char *root)
 {

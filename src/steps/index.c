@@ -85,13 +85,13 @@ static void make_pooled_index(struct builder *b, enum step_buffer in)
     struct step *products = add_multiply(b, in, p->embedding);
     add_matrix(b, products, ROLE_INDEX_Q, BUFFER_INDEX_QUERY);
     add_matrix(b, products, ROLE_INDEX_K, BUFFER_INDEX_KEY);
-    add_step(b, STEP_HEADS)->heads = (struct step_heads){
-        .query = index_head(b, BUFFER_INDEX_QUERY, p->index_heads, unit_of(b, ROLE_INDEX_Q_NORM)),
-        .key = {.buffer = BUFFER_NONE, .norm = NO_UNIT},
-        .turns = true,
-        .layout = layout,
-        .rotary = p->rotary,
-        .epsilon = p->norm_epsilon};
+    add_step(b, STEP_HEADS)->heads =
+        (struct step_heads){.query = index_head(b, BUFFER_INDEX_QUERY, p->index_heads, unit_of(b, ROLE_INDEX_Q_NORM)),
+                            .key = {.buffer = BUFFER_NONE, .norm = NO_UNIT},
+                            .turns = true,
+                            .layout = layout,
+                            .rotary = p->rotary,
+                            .epsilon = p->norm_epsilon};
     add_step(b, STEP_POOL)->pool = (struct step_pool){.in = BUFFER_INDEX_KEY,
                                                       .out = BUFFER_INDEX_WEIGHT,
                                                       .plane = INDEX_PLANE,

@@ -5,6 +5,20 @@
 
 #include "steps/steps.h"
 
+struct part_of_list {
+    size_t first, count;
+};
+
+struct steps {
+    struct step *steps;
+    size_t count;
+    uint32_t layers;
+    bool predicting;       /* another list stands behind those of the layers */
+    enum step_buffer left; /* what that one leaves its rows in */
+    struct part_of_list before, after, pooled, *of_layer;
+    struct step_router *routers; /* [layers] */
+};
+
 struct builder {
     const struct model *model;
     const struct model_parameters *p;
@@ -25,21 +39,22 @@ struct step *add_step(struct builder *b, enum step_kind kind);
 unit_number unit_of(const struct builder *b, enum tensor_role role);
 
 /* The frequent ones: norms of parts of each row, and of a row as wide as the residual stream, nothing without a weight;
- * products, to which matrices are added by role, with their biases; and what a branch ends with. */
+ * products, to which matrices are added by role, with their biases. */
 struct step *add_groups_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight,
                              uint32_t groups, uint32_t width);
 void add_norm(struct builder *b, enum step_buffer in, enum step_buffer out, unit_number weight, unit_number bias);
 struct step *add_multiply(struct builder *b, enum step_buffer in, uint32_t columns);
 void add_matrix(struct builder *b, struct step *step, enum tensor_role role, enum step_buffer out);
-void add_residual(struct builder *b, enum step_buffer from, float scale);
+uint32_t unit_rows(const struct builder *b, unit_number unit);
 
-/* streams.c: before a branch the streams become one row; add_residual then gives them the branch back. */
+/* streams.c: before a branch the streams become one row; add_residual, which every branch ends with, gives it back to
+ * them, or to the one stream. */
 enum streams_of { STREAMS_OF_ATTENTION, STREAMS_OF_FFN, STREAMS_OF_OUTPUT };
 void add_gather(struct builder *b, enum streams_of where, enum step_buffer out);
 /* Reads the residual stream and what was kept of it, before layer "number" (and, behind, in it). */
 void add_recall(struct builder *b, enum tensor_role weight, uint32_t kept);
 void make_ngrams(struct builder *b);
-void add_scatter(struct builder *b, enum step_buffer from);
+void add_residual(struct builder *b, enum step_buffer from, float scale);
 
 /* uses.c: fills in what the step reads and writes. */
 void note_buffers(struct step *step);

@@ -108,7 +108,7 @@ void add_gather(struct builder *b, enum streams_of where, enum step_buffer out)
                                                             .magnitude = p->streams_magnitude};
 }
 
-void add_scatter(struct builder *b, enum step_buffer from)
+static void add_scatter(struct builder *b, enum step_buffer from)
 {
     add_step(b, STEP_SCATTER)->scatter = (struct step_scatter){.streams = BUFFER_HIDDEN,
                                                                .coefficients = BUFFER_COEFFICIENTS,
@@ -129,4 +129,14 @@ void add_recall(struct builder *b, enum tensor_role weight, uint32_t kept)
                                                             .room = room,
                                                             .width = b->p->embedding,
                                                             .epsilon = b->p->norm_epsilon};
+}
+
+void add_residual(struct builder *b, enum step_buffer from, float scale)
+{
+    if (b->p->streams > 1) {
+        add_scatter(b, from);
+        return;
+    }
+    add_step(b, STEP_ADD)->add =
+        (struct step_add){.to = BUFFER_HIDDEN, .from = from, .scale = scale * b->p->residual_scale};
 }

@@ -26,6 +26,8 @@ struct workspace {
     jmp_buf escape;
 };
 
+_Noreturn void jinja_fail_memory(struct workspace *w);
+
 /* Zeroed, aligned for any type; leaves through escape when the limit is passed or no memory is there. */
 void *jinja_allocate(struct workspace *w, size_t size);
 
@@ -393,6 +395,10 @@ void jinja_step(struct jinja *j, size_t cost); /* workspace_step */
 /* For what counts the characters of a text: one step for every 16 bytes that have to be looked at. */
 void jinja_step_characters(struct jinja *j, const struct string *text);
 void jinja_enter(struct jinja *j); /* counts depth; leave with j->depth-- */
+
+/* Runs a program with variables of a user's and trusted ones (or NULL), and writes into out. */
+void jinja_render(struct jinja *j, const struct node *program, const json_t *variables, const json_t *trusted,
+                  struct builder *out);
 
 struct value jinja_evaluate(struct jinja *j, const struct node *node);
 struct value jinja_binary(struct jinja *j, enum operation operation, struct value a, struct value b);

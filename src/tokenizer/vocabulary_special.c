@@ -220,7 +220,8 @@ void vocabulary_find_special(struct vocabulary *v, const struct gguf *file)
         go_on(v, find_text(v, "</s>"), TOKEN_NORMAL);
 }
 
-/* ---- white space next to tokens ----------------------------------------------------------------------------------- */
+/* ---- white space next to tokens -----------------------------------------------------------------------------------
+ */
 
 /* Whether the value of a key contains a text, letters' case ignored. */
 static bool key_contains(const struct gguf *file, const char *key, const char *wanted)
