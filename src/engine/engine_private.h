@@ -267,6 +267,9 @@ hypura_status kv_cache_create_predicting(struct kv_cache *out, const struct geom
                                          enum tensor_type type, hypura_error *error);
 void kv_cache_destroy(struct kv_cache *cache);
 uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences, enum tensor_type type);
+/* Where sequences have room for so many positions together. */
+uint64_t kv_cache_shared_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences,
+                               uint64_t kv_positions, enum tensor_type type);
 
 /* What a layer takes where it has memory of its own; UINT64_MAX when that cannot be said in 64 bits. */
 uint64_t kv_layer_bytes(const struct geometry *geometry, uint32_t layer, uint32_t positions, uint32_t sequences,
@@ -305,7 +308,7 @@ float *kv_cache_state(const struct kv_cache *cache, const struct step *step, uin
 /* The tokens of a sequence, by position; NULL where nobody looks back at them. */
 int32_t *kv_cache_tokens(const struct kv_cache *cache, uint32_t sequence);
 
-/* Whether blocks of positions are whole pages, so that sequences can give theirs back to others. */
+/* Whether blocks of positions are whole pages or more, so that sequences can give theirs back to others. */
 bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type);
 
 /* Before a batch: takes room for its positions, from what sequences do not hold any more if need be. False: there is

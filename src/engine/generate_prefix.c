@@ -251,8 +251,8 @@ uint32_t prefix_shared(const struct generator *generator, const struct task *tas
     uint32_t most = 0;
     for (uint32_t s = 0; s < generator->slot_count && engine_can_share(generator->engine); s++)
         if (generator->slots[s].task)
-            most = MAX(most, common(generator->slots[s].history, generator->slots[s].held, task->tokens,
-                                    task->count - 1));
+            most =
+                MAX(most, common(generator->slots[s].history, generator->slots[s].held, task->tokens, task->count - 1));
     if (most && engine_checkpoint_bytes(generator->engine))
         most = generator->prefixes
                    ? MIN(most, prefix_find(generator->prefixes, task->tokens, task->count - 1, most).position)

@@ -65,7 +65,7 @@ static bool add_region(uint64_t *total, uint64_t positions, uint64_t bytes, uint
 {
     uint64_t region;
     return !__builtin_mul_overflow(positions, bytes, &region) && !__builtin_mul_overflow(region, sequences, &region) &&
-           region < (UINT64_C(1) << 60) && !__builtin_add_overflow(*total, align_up(region, 64), total);
+           region < (UINT64_C(1) << 60) && !__builtin_add_overflow(*total, align_up(region, memory_page_size()), total);
 }
 
 /* Gives a layer its regions behind *total. */
@@ -124,6 +124,45 @@ uint64_t kv_cache_bytes(const struct geometry *geometry, uint32_t positions, uin
         struct kv_layer layer;
         layer_shape(&layer, geometry, i, type, positions);
         if (!is_on_gpu(geometry, i) && !lay_out(&layer, sequences, &total))
+            return UINT64_MAX;
+    }
+    return lay_out_tokens(geometry, positions, sequences, &total) ? align_up(total, memory_page_size()) : UINT64_MAX;
+}
+
+/* The most that the pages take in which a part of a block is. */
+static uint64_t part_bytes(uint64_t bytes)
+{
+    const uint64_t page = memory_page_size(), step = MIN(bytes & -bytes, page);
+    return bytes ? align_up(page - step + bytes, page) : 0;
+}
+
+/* A block of one layer of a sequence. */
+static uint64_t block_bytes(const struct kv_layer *layer)
+{
+    uint64_t bytes = layer->heads * part_bytes(PLAN_KV_BLOCK * layer->key_position_bytes);
+    if (!layer->values_in_keys)
+        bytes += layer->heads * part_bytes(PLAN_KV_BLOCK * layer->value_position_bytes);
+    for (size_t i = 0; i < KV_PLANES; i++)
+        if (layer->planes[i].width)
+            bytes += part_bytes(PLAN_KV_BLOCK / layer->planes[i].every * layer->planes[i].row_bytes);
+    return bytes;
+}
+
+uint64_t kv_cache_shared_bytes(const struct geometry *geometry, uint32_t positions, uint32_t sequences,
+                               uint64_t kv_positions, enum tensor_type type)
+{
+    uint64_t total = 0;
+    for (uint32_t i = 0; i < all_layers(geometry); i++) {
+        struct kv_layer layer;
+        uint64_t whole = 0, blocks = 0;
+        layer_shape(&layer, geometry, i, type, positions);
+        if (is_on_gpu(geometry, i))
+            continue;
+        /* States are a sequence's own; and windows are never more than each sequence's. */
+        if (!lay_out(&layer, sequences, &whole) ||
+            !add_region(&blocks, kv_positions / PLAN_KV_BLOCK, block_bytes(&layer), 1) ||
+            !add_region(&blocks, 2 * sizeof(float), layer.state_floats, sequences) ||
+            __builtin_add_overflow(total, MIN(whole, blocks), &total))
             return UINT64_MAX;
     }
     return lay_out_tokens(geometry, positions, sequences, &total) ? align_up(total, memory_page_size()) : UINT64_MAX;
@@ -364,18 +403,19 @@ void kv_cache_write_plane(struct kv_cache *cache, uint32_t layer, uint32_t plane
                     kv_cache_plane(cache, layer, plane, sequence) + first * p->row_bytes, p->row_bytes);
 }
 
+/* A page is then in two blocks at most. */
 bool kv_cache_can_share(const struct geometry *geometry, enum tensor_type type)
 {
-    size_t page = memory_page_size();
+    const size_t page = memory_page_size();
     for (uint32_t i = 0; i < all_layers(geometry); i++) {
         struct kv_layer layer;
         layer_shape(&layer, geometry, i, type, PLAN_KV_BLOCK);
-        if (layer.state_floats || layer.key_head_bytes % page || layer.value_head_bytes % page)
+        if (layer.every || (layer.heads && (layer.key_head_bytes < page || layer.value_head_bytes < page)))
             return false;
         for (size_t p = 0; p < KV_PLANES; p++) {
             const struct kv_plane *plane = &layer.planes[p];
             if (plane->width &&
-                (PLAN_KV_BLOCK % plane->every || PLAN_KV_BLOCK / plane->every * plane->row_bytes % page))
+                (PLAN_KV_BLOCK % plane->every || PLAN_KV_BLOCK / plane->every * plane->row_bytes < page))
                 return false;
         }
     }

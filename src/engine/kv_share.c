@@ -50,37 +50,67 @@ static void note_parted(struct kv_cache *cache, uint32_t sequence)
         cache->parted[sequence] = cache->parted[sequence] || *place_of(cache, sequence, b) != sequence;
 }
 
-/* Calls for all heads of a layer's part of a block in a sequence's region. */
-typedef void part_function(struct kv_cache *cache, uint64_t offset, uint64_t other, size_t bytes);
+static void copy_part(struct kv_cache *cache, uint64_t to, uint64_t from, size_t bytes)
+{
+    memcpy(cache->memory + to, cache->memory + from, bytes);
+}
 
-static void each_part(struct kv_cache *cache, uint32_t layer, uint32_t place, uint32_t other, uint32_t block,
-                      uint32_t rows, part_function *function)
+/* The first rows of a block of a layer, from the region of one sequence to that of another. */
+static void copy_rows(struct kv_cache *cache, uint32_t layer, uint32_t to, uint32_t from, uint32_t block, uint32_t rows)
 {
     const struct kv_layer *l = &cache->layers[layer];
-    const size_t first = (size_t)block * PLAN_KV_BLOCK;
-    if (l->heads == 0 || l->on_gpu || first >= l->ring)
+    const uint64_t first = (uint64_t)block * PLAN_KV_BLOCK;
+    if (l->on_gpu)
         return;
-    for (size_t h = 0; h < l->heads; h++) {
+    for (uint64_t h = 0; h < l->heads; h++) {
         uint64_t at = l->keys + h * l->key_head_bytes + first * l->key_position_bytes;
         uint64_t stride = l->heads * l->key_head_bytes;
-        function(cache, at + place * stride, at + other * stride, rows * l->key_position_bytes);
+        copy_part(cache, at + to * stride, at + from * stride, rows * l->key_position_bytes);
         if (l->values_in_keys)
             continue;
         at = l->values + h * l->value_head_bytes + first * l->value_position_bytes;
         stride = l->heads * l->value_head_bytes;
-        function(cache, at + place * stride, at + other * stride, rows * l->value_position_bytes);
+        copy_part(cache, at + to * stride, at + from * stride, rows * l->value_position_bytes);
     }
 }
 
-static void copy_part(struct kv_cache *cache, uint64_t offset, uint64_t other, size_t bytes)
+/* Whether memory of a block's neighbour may hold rows, which is noted where room is scarce; a head's last block lies
+ * before the next head's first. */
+static bool is_touched(const struct kv_cache *cache, uint32_t place, uint32_t block, int step, uint32_t head,
+                       uint32_t heads)
 {
-    memcpy(cache->memory + offset, cache->memory + other, bytes);
+    const uint32_t last = step < 0 ? 0 : cache->blocks - 1;
+    if (cache->room == UINT64_MAX)
+        return true;
+    if (block != last)
+        return *touched(cache, place, block + (uint32_t)step);
+    const bool another_head = head != (step < 0 ? 0 : heads - 1);
+    const bool another_place = place != (step < 0 ? 0 : cache->sequences - 1);
+    return (!another_head && !another_place) ||
+           *touched(cache, another_head ? place : place + (uint32_t)step, step < 0 ? cache->blocks - 1 : 0);
 }
 
-static void give_part_back(struct kv_cache *cache, uint64_t offset, uint64_t other, size_t bytes)
+/* The memory of a part of a block. The pages at its ends are its neighbours' too. */
+static void give_part_back(const struct kv_cache *cache, uint64_t offset, uint64_t bytes, bool before, bool after)
 {
-    (void)other;
-    memory_decommit(cache->memory + offset, bytes);
+    const uint64_t page = memory_page_size(), end = offset + bytes;
+    const uint64_t first = before ? align_up(offset, page) : align_down(offset, page);
+    const uint64_t last = after ? align_down(end, page) : MIN(align_up(end, page), cache->bytes);
+    if (first < last)
+        memory_decommit(cache->memory + first, last - first);
+}
+
+static void give_heads_back(const struct kv_cache *cache, uint32_t layer, bool values, uint32_t place, uint32_t block)
+{
+    const struct kv_layer *l = &cache->layers[layer];
+    const uint64_t row = values ? l->value_position_bytes : l->key_position_bytes;
+    const uint64_t head = values ? l->value_head_bytes : l->key_head_bytes;
+    const uint64_t first = (uint64_t)block * PLAN_KV_BLOCK;
+    const bool ring = kv_cache_is_ring(cache, layer);
+    for (uint32_t h = 0; h < l->heads && first < l->ring; h++)
+        give_part_back(cache, (values ? l->values : l->keys) + ((uint64_t)place * l->heads + h) * head + first * row,
+                       PLAN_KV_BLOCK * row, ring || is_touched(cache, place, block, -1, h, (uint32_t)l->heads),
+                       ring || is_touched(cache, place, block, 1, h, (uint32_t)l->heads));
 }
 
 /* Positions that a sequence holds, or is about to. */
@@ -95,14 +125,20 @@ static void give_back(struct kv_cache *cache, uint32_t place, uint32_t block)
     const bool ring_used = wanted(cache, place) > block * PLAN_KV_BLOCK;
     for (uint32_t i = 0; i < cache->layer_count; i++) {
         const struct kv_layer *l = &cache->layers[i];
-        if (!ring_used || !kv_cache_is_ring(cache, i))
-            each_part(cache, i, place, place, block, PLAN_KV_BLOCK, give_part_back);
-        for (uint32_t p = 0; p < KV_PLANES && !l->on_gpu; p++) {
+        if (l->on_gpu)
+            continue;
+        if (l->heads && (!ring_used || !kv_cache_is_ring(cache, i))) {
+            give_heads_back(cache, i, false, place, block);
+            if (!l->values_in_keys)
+                give_heads_back(cache, i, true, place, block);
+        }
+        for (uint32_t p = 0; p < KV_PLANES; p++) {
             const struct kv_plane *plane = &l->planes[p];
-            const uint64_t first = (uint64_t)block * PLAN_KV_BLOCK / MAX(plane->every, 1u);
-            if (plane->width)
-                memory_decommit(kv_cache_plane(cache, i, p + 1, place) + first * plane->row_bytes,
-                                PLAN_KV_BLOCK / plane->every * plane->row_bytes);
+            const uint64_t rows = plane->width ? PLAN_KV_BLOCK / plane->every : 0;
+            if (rows)
+                give_part_back(cache, plane->offset + (place * plane->rows + block * rows) * plane->row_bytes,
+                               rows * plane->row_bytes, is_touched(cache, place, block, -1, 0, 1),
+                               is_touched(cache, place, block, 1, 0, 1));
         }
     }
     *touched(cache, place, block) = 0;
@@ -118,7 +154,7 @@ void kv_cache_own(struct kv_cache *cache, uint32_t sequence, uint32_t first, uin
         const uint32_t own = free_place(cache, sequence, b), start = b * PLAN_KV_BLOCK;
         for (uint32_t i = 0; i < cache->layer_count && first > start; i++)
             if (!kv_cache_is_ring(cache, i))
-                each_part(cache, i, own, place, b, first - start, copy_part);
+                copy_rows(cache, i, own, place, b, first - start);
         *place_of(cache, sequence, b) = (uint16_t)own;
         moved = true;
     }

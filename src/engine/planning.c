@@ -16,6 +16,12 @@ static uint64_t planned_kv_bytes(const void *context, uint32_t positions, uint32
     return kv_cache_bytes(context, positions, sequences, type);
 }
 
+static uint64_t planned_shared_bytes(const void *context, uint32_t positions, uint32_t sequences,
+                                     uint64_t kv_positions, enum tensor_type type)
+{
+    return kv_cache_shared_bytes(context, positions, sequences, kv_positions, type);
+}
+
 static uint64_t planned_scratch_bytes(const void *context, uint32_t chunk, uint32_t positions)
 {
     return scratch_bytes(context, chunk, positions);
@@ -116,11 +122,12 @@ static hypura_status plan_rest(struct plan **out, struct plan_request *request, 
         .positions = asked.positions,
         .sequences = geometry->sequences,
         .chunk = gpu ? MIN(asked.chunk, gpu->chunk) : asked.chunk,
-        .shared_kv = options->shared_context && !encoder && kv_cache_can_share(geometry, options->kv_type),
         .kv_type = asked.kv_type,
         .working_set = {.kv_bytes = planned_kv_bytes, .scratch_bytes = planned_scratch_bytes, .context = geometry},
         .gpu = gpu,
         .devices = devices->infos};
+    if (options->shared_context && !encoder && kv_cache_can_share(geometry, options->kv_type))
+        request->working_set.shared_kv_bytes = planned_shared_bytes;
     if (gpu)
         request->overhead += gpu->host_bytes;
     char path[4096];

@@ -98,7 +98,7 @@ static uint64_t most_kv_positions(const struct plan_request *request, uint32_t p
 static uint64_t least_kv_positions(const struct plan_request *request, uint32_t positions)
 {
     uint64_t most = most_kv_positions(request, positions);
-    if (!request->shared_kv)
+    if (!request->working_set.shared_kv_bytes)
         return most;
     return MIN(most, align_up(positions, PLAN_KV_BLOCK));
 }
@@ -121,10 +121,9 @@ static struct setting make_setting(const struct plan_request *request, uint32_t 
     const struct plan_working_set *set = &request->working_set;
     struct setting setting = {.positions = positions, .kv_positions = kv_positions, .chunk = chunk};
     setting.kv = whole_kv(request, positions);
-    /* As if each block were a sequence of its own; layers with a window hold less than that. */
-    if (set->kv_bytes && kv_positions < most_kv_positions(request, positions))
-        setting.kv = MIN(setting.kv, set->kv_bytes(set->context, PLAN_KV_BLOCK,
-                                                   (uint32_t)(kv_positions / PLAN_KV_BLOCK), request->kv_type));
+    if (set->shared_kv_bytes && kv_positions < most_kv_positions(request, positions))
+        setting.kv = MIN(setting.kv, set->shared_kv_bytes(set->context, positions, sequences(request), kv_positions,
+                                                          request->kv_type));
     if (set->scratch_bytes)
         setting.scratch = set->scratch_bytes(set->context, chunk, positions);
     return setting;

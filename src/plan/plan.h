@@ -52,6 +52,9 @@ struct plan_working_set {
     uint64_t (*kv_bytes)(const void *context, uint32_t positions, uint32_t sequences, enum tensor_type kv_type);
     uint64_t (*scratch_bytes)(const void *context, uint32_t chunk, uint32_t positions);
     const void *context;
+    /* Where sequences share the room for positions, with so many of all together; NULL: each has its own. */
+    uint64_t (*shared_kv_bytes)(const void *context, uint32_t positions, uint32_t sequences, uint64_t kv_positions,
+                                enum tensor_type kv_type);
 };
 
 /* ---- the GPU -------------------------------------------------------------------------------------------------------
@@ -167,7 +170,6 @@ struct plan_request {
         positions; /* context length asked for; 0: the model's own up to 4096, or less when the budget wants that */
     uint32_t sequences;       /* parallel sequences; 0: 1 */
     uint32_t chunk;           /* tokens a batch; 0: chosen */
-    bool shared_kv;           /* sequences share the room for positions: it may be less than all contexts together */
     enum tensor_type kv_type; /* kept as asked: a smaller one changes the answer */
     const uint64_t *uses;     /* [model_unit_count] how often each expert was used in earlier runs; NULL: not known */
     struct plan_hit_curve hit_curve; /* as earlier runs showed */

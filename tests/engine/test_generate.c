@@ -34,7 +34,7 @@ static void submit(struct generator *generator, struct answer *answer, int numbe
     submit_with(generator, answer, number, false);
 }
 
-static struct engine *open_shared(const char *name, uint32_t sequences, bool shared)
+static struct engine *open_shared(const char *name, uint32_t sequences, bool shared, enum tensor_type type)
 {
     struct engine_options options;
     struct engine *engine = NULL;
@@ -43,19 +43,19 @@ static struct engine *open_shared(const char *name, uint32_t sequences, bool sha
     options.threads = 2;
     options.sequences = sequences;
     options.shared_context = shared;
+    options.kv_type = type;
     if (shared)
         return open_smallest(model_path(name), &options);
     assert_ok(engine_open(&engine, model_path(name), &options, &test_error));
     return engine;
 }
 
-static void answers_share_room(void **state)
+static void check_shared_room(enum tensor_type type)
 {
-    (void)state;
     static struct answer alone[ANSWERS], together[ANSWERS];
     const struct vocabulary *vocabulary;
     struct generator *generator;
-    struct engine *engine = open_shared("embedded", 1, false);
+    struct engine *engine = open_shared("embedded", 1, false, type);
     assert_int_equal(engine_room(engine), UINT64_MAX);
     assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
     assert_ok(generator_create(&generator, engine, vocabulary, &test_error));
@@ -70,7 +70,7 @@ static void answers_share_room(void **state)
     engine_close(engine);
     memory_give_back();
 
-    engine = open_shared("embedded", ANSWERS, true);
+    engine = open_shared("embedded", ANSWERS, true, type);
     assert_int_equal(engine_room(engine), CONTEXT);
     assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
     assert_ok(generator_create(&generator, engine, vocabulary, &test_error));
@@ -106,10 +106,17 @@ static void answers_share_room(void **state)
     engine_close(engine);
 }
 
+static void answers_share_room(void **state)
+{
+    (void)state;
+    check_shared_room(TENSOR_F16);
+    check_shared_room(TENSOR_Q8_0); /* whose blocks are no whole pages */
+}
+
 static void more_than_the_room_is_refused(void **state)
 {
     (void)state;
-    struct engine *engine = open_shared("embedded", ANSWERS, true);
+    struct engine *engine = open_shared("embedded", ANSWERS, true, TENSOR_F16);
     uint32_t room = (uint32_t)(engine_room(engine) / PLAN_KV_BLOCK), sequence = 0;
     int32_t tokens[PLAN_KV_BLOCK + 1] = {0};
     size_t vocabulary = model_parameters(engine_model(engine))->vocabulary;
@@ -149,7 +156,7 @@ static void what_nobody_waits_for_ends_within_a_batch(void **state)
     const struct vocabulary *vocabulary;
     struct looking looking = {0};
     pthread_t thread;
-    struct engine *engine = open_shared("embedded", 2, false);
+    struct engine *engine = open_shared("embedded", 2, false, TENSOR_F16);
     assert_ok(engine_vocabulary(&vocabulary, engine, &test_error));
     assert_ok(generator_create(&looking.generator, engine, vocabulary, &test_error));
     submit(looking.generator, &alone, 3);

@@ -102,7 +102,8 @@ static struct answered ask(struct generator *generator, struct engine *engine, c
     return answered;
 }
 
-static struct engine *open_with(const char *name, uint32_t sequences, const char *folder, bool keep)
+static struct engine *open_as(const char *name, uint32_t sequences, const char *folder, bool keep,
+                              enum tensor_type type)
 {
     struct engine_options options;
     struct engine *engine = NULL;
@@ -115,13 +116,19 @@ static struct engine *open_with(const char *name, uint32_t sequences, const char
     options.keep_prefixes = keep;
     options.prefix_path = folder;
     options.prefix_bytes = 256 << 20;
+    options.kv_type = type;
     assert_ok(engine_open(&engine, model_path(name), &options, &test_error));
     return engine;
 }
 
-static struct answered cold(const char *name, const struct text *text)
+static struct engine *open_with(const char *name, uint32_t sequences, const char *folder, bool keep)
 {
-    struct engine *engine = open_with(name, 1, NULL, false);
+    return open_as(name, sequences, folder, keep, TENSOR_F16);
+}
+
+static struct answered cold_with(const char *name, const struct text *text, enum tensor_type type)
+{
+    struct engine *engine = open_as(name, 1, NULL, false, type);
     struct generator *generator = generator_of(engine);
     struct answered answered = ask(generator, engine, text);
     assert_int_equal(answered.cached, 0);
@@ -140,6 +147,11 @@ static void assert_cached(const char *name, const char *what, const struct answe
 {
     if (answered->cached < least)
         fail_msg("%s, %s: %u tokens were there, of at least %u", name, what, answered->cached, least);
+}
+
+static struct answered cold(const char *name, const struct text *text)
+{
+    return cold_with(name, text, TENSOR_F16);
 }
 
 /* Goes on where the last one ended, as the next turn of a chat does. */
@@ -284,10 +296,10 @@ static void long_prompts_have_checkpoints_all_along(void **state)
     }
 }
 
-/* Who makes room for another comes back with what it had. */
-static void who_makes_room_is_not_fed_again(void **state)
+/* More sequences than there is room for: none is refused, and who makes room for another comes back with what it had,
+ * kept as the cache has it. */
+static void check_parking(const char *name, enum tensor_type type, const char *folder)
 {
-    (void)state;
     struct engine_options options;
     static struct text texts[6];
     struct answered answered[COUNT_OF(texts)];
@@ -296,28 +308,49 @@ static void who_makes_room_is_not_fed_again(void **state)
     options.threads = 2;
     options.sequences = COUNT_OF(texts);
     options.shared_context = true;
+    options.chunk = 384; /* all prompts pass at once, of answers for which there is too little room then */
+    options.kv_type = type;
     options.prefix_bytes = 8 << 20;
-    options.prefix_path = path_in_folder("parked");
-    struct engine *engine = open_above_smallest(model_path("embedded"), &options, 16 << 20);
+    options.prefix_path = folder;
+    struct engine *engine = open_smallest(model_path(name), &options);
+    assert_ok(engine_set_budget(engine, options.budget + (2 << 20), &test_error)); /* for what is kept */
     struct generator *generator = generator_of(engine);
-    if (engine_room(engine) == UINT64_MAX)
-        fail_msg("there is room for all");
+    assert_int_equal(engine_room(engine), options.context);
+    uint32_t most = 0;
     for (size_t i = 0; i < COUNT_OF(texts); i++) {
         random_tokens(&texts[i], 0, 60, 20 + i); /* the answers need a second block */
         submit(generator, engine, &texts[i], &answered[i]);
     }
-    while (generator_step(generator))
-        ;
+    while (generator_step(generator)) {
+        uint32_t held[COUNT_OF(texts)], at_once = 0;
+        for (uint32_t s = 0; s < COUNT_OF(texts); s++) {
+            held[s] = engine_positions(engine, s);
+            at_once += held[s] > 0;
+        }
+        assert_true(engine_room_of(engine, held) <= engine_room(engine));
+        most = MAX(most, at_once);
+    }
+    assert_true(most > 1);
     struct engine_statistics statistics;
     engine_statistics(engine, &statistics);
     for (size_t i = 0; i < COUNT_OF(texts); i++) {
         end(&answered[i]);
-        struct answered alone = cold("embedded", &texts[i]);
-        assert_same("embedded", "parked", &answered[i], &alone);
+        struct answered alone = cold_with(name, &texts[i], type);
+        assert_same(name, "parked", &answered[i], &alone);
     }
-    assert_true(statistics.prefix.restored_tokens >= texts[0].count);
+    if (statistics.prefix.restored_tokens < texts[0].count)
+        fail_msg("%s: nobody came back with what it had", name);
     generator_destroy(generator);
     engine_close(engine);
+}
+
+static void who_makes_room_is_not_fed_again(void **state)
+{
+    (void)state;
+    check_parking("embedded", TENSOR_F16, path_in_folder("parked"));
+    check_parking("embedded", TENSOR_F16, NULL);
+    check_parking("embedded", TENSOR_Q8_0, NULL);
+    check_parking("qwen35", TENSOR_F32, NULL);
 }
 
 /* What several have of one beginning takes its room once: all run at the same time. */

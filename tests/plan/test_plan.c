@@ -161,13 +161,27 @@ static uint64_t windowed_kv(const void *context, uint32_t positions, uint32_t se
     return (uint64_t)sequences * (positions + 5 * MIN(positions, 512u)) * 16 * KIB;
 }
 
-static struct plan *smallest_plan(struct plan_request request, bool shared)
+/* Each block in memory of its own. */
+static uint64_t shared_kv(const void *context, uint32_t positions, uint32_t sequences, uint64_t kv_positions,
+                          enum tensor_type type)
+{
+    (void)positions, (void)sequences;
+    return fake_kv(context, PLAN_KV_BLOCK, (uint32_t)(kv_positions / PLAN_KV_BLOCK), type);
+}
+
+static uint64_t shared_windowed_kv(const void *context, uint32_t positions, uint32_t sequences, uint64_t kv_positions,
+                                   enum tensor_type type)
+{
+    (void)positions, (void)sequences;
+    return windowed_kv(context, PLAN_KV_BLOCK, (uint32_t)(kv_positions / PLAN_KV_BLOCK), type);
+}
+
+static struct plan *smallest_plan(struct plan_request request)
 {
     static struct fake fake;
     struct hardware hardware = fake_hardware();
     struct plan *plan;
     fake_build(&fake, &fake_experts);
-    request.shared_kv = shared;
     request.positions = 4096;
     request.sequences = 2;
     assert_ok(plan_make_units(&plan, &fake.table, &hardware, &request, &test_error));
@@ -182,7 +196,9 @@ static void shared_room_takes_no_more_than_whole_contexts(void **state)
 {
     (void)state;
     struct plan_request request = make_request(8 * GIB);
-    struct plan *alone = smallest_plan(request, false), *shared = smallest_plan(request, true);
+    struct plan *alone = smallest_plan(request);
+    request.working_set.shared_kv_bytes = shared_kv;
+    struct plan *shared = smallest_plan(request);
     assert_int_equal(alone->kv_positions, 2 * 4096);
     assert_int_equal(shared->kv_positions, 4096);
     assert_int_equal(shared->kv_bytes * 2, alone->kv_bytes);
@@ -190,8 +206,10 @@ static void shared_room_takes_no_more_than_whole_contexts(void **state)
     plan_free(alone);
     plan_free(shared);
     request.working_set.kv_bytes = windowed_kv;
-    alone = smallest_plan(request, false);
-    shared = smallest_plan(request, true);
+    request.working_set.shared_kv_bytes = NULL;
+    alone = smallest_plan(request);
+    request.working_set.shared_kv_bytes = shared_windowed_kv;
+    shared = smallest_plan(request);
     assert_int_equal(shared->kv_positions, 2 * 4096);
     assert_int_equal(shared->kv_bytes, alone->kv_bytes);
     assert_int_equal(shared->smallest_budget, alone->smallest_budget);
